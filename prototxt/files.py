@@ -1,0 +1,49 @@
+"""Reading text without losing a byte, and writing files so that a crash never leaves half of one."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO, cast
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """The file's text with every byte kept: line ends and a BOM stay, bytes that are not UTF-8 become surrogates."""
+    return Path(path).read_bytes().decode("utf-8", "surrogateescape")
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write `text` (as `read_text` gives it) in place of the file, at once or not at all."""
+    with atomic_write(path) as file:
+        file.write(text.encode("utf-8", "surrogateescape"))
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A binary file that replaces `path` when the block ends, and vanishes when the block fails.
+
+    The temporary file lies beside `path`, so that the final rename never crosses a file system. An existing file's
+    mode is kept; a link is followed, so that it goes on pointing at the new content.
+    """
+    target = Path(os.path.realpath(path))
+    handle, name = tempfile.mkstemp(prefix=f".{target.name[:100]}.", suffix=".tmp", dir=target.parent)
+    try:
+        with cast("BinaryIO", os.fdopen(handle, "wb")) as file:
+            os.chmod(name, _mode(target))
+            yield file
+        os.replace(name, target)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(name)
+        raise
+
+
+def _mode(target: Path) -> int:
+    with suppress(FileNotFoundError):
+        return target.stat().st_mode & 0o777
+    umask = os.umask(0)
+    os.umask(umask)
+    return 0o666 & ~umask

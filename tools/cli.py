@@ -1,0 +1,36 @@
+"""How every command ends: our errors as one message and exit code 1, Ctrl-C as 130."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+from prototxt.errors import PrototxtError
+
+
+def run(command: Callable[[], int | None]) -> int:
+    """Run a command's work and turn its outcome into an exit code.
+
+    0 success, 1 an error that is the input's (message on stderr), 130 interrupted; anything else is a defect of ours
+    and keeps its traceback.
+    """
+    try:
+        return command() or 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has gone (`| head`): not an error, but stdout can no longer be flushed at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (PrototxtError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except Exception as error:
+        # fusion.errors is imported by then if the error is one of its family; importing it here would cost start-up.
+        family = getattr(sys.modules.get("fusion.errors"), "FusionError", ())
+        if not isinstance(error, family):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1
