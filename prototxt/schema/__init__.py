@@ -1,1 +1,1 @@
-"""To be described."""
+"""Caffe's schema: caffe.proto, forks.proto, and schema.binpb compiled from both by generate.py."""
