@@ -1,13 +1,13 @@
 """The errors of this package: each carries the place, what is wrong, and what to do about it.
 
-    FusionError
-    ├── BuildError       a net cannot be built from its description
-    ├── WeightsMismatch  trained weights do not fit the net they are given to
-    ├── ComposeError     the sources cannot be composed as asked
-    ├── MergeError       the fused net's weights cannot be taken from the sources as asked
-    ├── DataError        a list, an image or a database cannot be read
-    ├── TrainingError    a solver setting is refused, or training cannot go on
-    └── ReportError      predictions cannot be compared, or a report cannot be made
+FusionError
+├── BuildError       a net cannot be built from its description
+├── WeightsMismatch  trained weights do not fit the net they are given to
+├── ComposeError     the sources cannot be composed as asked
+├── MergeError       the fused net's weights cannot be taken from the sources as asked
+├── DataError        a list, an image or a database cannot be read
+├── TrainingError    a solver setting is refused, or training cannot go on
+└── ReportError      predictions cannot be compared, or a report cannot be made
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """The errors of this package: each carries the place, what is wrong, and what to do about it.
 
-    PrototxtError
-    ├── ParseError      the text is not in protobuf's text format
-    ├── EditError       an edit cannot be made on this text
-    ├── DecodeError     the text does not fit Caffe's schema
-    ├── UpgradeError    an old form of the file has no modern equivalent
-    ├── ShapeError      a blob or parameter cannot have the shape that the net asks for
-    ├── RenameError     a rename or a freeze would damage the net
-    └── WeightsError    a binary file is broken or holds something else
+PrototxtError
+├── ParseError      the text is not in protobuf's text format
+├── EditError       an edit cannot be made on this text
+├── DecodeError     the text does not fit Caffe's schema
+├── UpgradeError    an old form of the file has no modern equivalent
+├── ShapeError      a blob or parameter cannot have the shape that the net asks for
+├── RenameError     a rename or a freeze would damage the net
+└── WeightsError    a binary file is broken or holds something else
 """
 
 from __future__ import annotations

@@ -1,0 +1,142 @@
+"""The project's structure: imports go one way, light rooms stay light, and the public names are what they say."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+# In import order: a module imports only from its own room and from rooms above it. A folder is one room.
+ROOMS = (
+    *("prototxt.errors", "prototxt.files", "prototxt.tokens", "prototxt.tree", "prototxt.parser", "prototxt.editing"),
+    *("prototxt.schema", "prototxt.messages", "prototxt.places", "prototxt.forks", "prototxt.scalars"),
+    *("prototxt.decoding", "prototxt.encoding", "prototxt.upgrading", "prototxt.loading", "prototxt.phases"),
+    *("prototxt.params", "prototxt.shapes", "prototxt.freezing", "prototxt.renaming"),
+    *("prototxt.wire", "prototxt.blobs", "prototxt.caffemodel", "prototxt.hdf5", "prototxt.safetensors_file"),
+    *("prototxt.solverstate", "prototxt.weights", "prototxt"),
+    *("fusion.errors", "fusion.fillers", "fusion.composition", "fusion.merging", "fusion.registry", "fusion.data"),
+    *("fusion.pct", "fusion.layers", "fusion.nets", "fusion.weights", "fusion.trunk", "fusion.references"),
+    *("fusion.solver", "fusion.verification", "fusion.report", "fusion.export", "fusion"),
+    "tools",
+)
+TORCH_FREE = ("prototxt", "fusion.errors", "fusion.fillers", "fusion.composition", "fusion.merging", "fusion.report")
+SOURCES = sorted(path for package in ("prototxt", "fusion", "tools") for path in (ROOT / package).rglob("*.py"))
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = [module_name(path) for path in SOURCES]
+
+
+def room(module: str) -> int:
+    """The index of the most specific room that holds the module."""
+    if module in ("prototxt", "fusion"):
+        return ROOMS.index(module)
+    held = [name for name in ROOMS if name not in ("prototxt", "fusion") and (module + ".").startswith(name + ".")]
+    assert held, f"{module} belongs to no room: add it to ROOMS at its place in the import order"
+    return ROOMS.index(max(held, key=len))
+
+
+def is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def imports(tree: ast.AST) -> set[str]:
+    """All project modules imported anywhere in the tree but in blocks for type checkers."""
+    found: set[str] = set()
+    todo: list[ast.AST] = [tree]
+    while todo:
+        node = todo.pop()
+        if is_type_checking(node):
+            continue
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            module = (node.module or "").replace("fusion_tools", "tools")
+            found.update(f"{module}.{alias.name}" for alias in node.names)
+        todo.extend(ast.iter_child_nodes(node))
+    return {owner(name) for name in found if name.split(".")[0] in ("prototxt", "fusion", "tools")}
+
+
+def owner(name: str) -> str:
+    """The module that an imported name stands for: itself, or the module that it is an attribute of."""
+    return name if name in MODULES else name.rpartition(".")[0]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=MODULES)
+def test_imports_follow_the_arrow(path: Path) -> None:
+    here = room(module_name(path))
+    for imported in imports(ast.parse(path.read_text(encoding="utf-8"))):
+        if imported in ("prototxt", "fusion") and ROOMS.index(imported) > here:
+            pytest.fail(f"{module_name(path)} imports the whole package {imported}: name the module instead")
+        assert room(imported) <= here, f"{module_name(path)} imports {imported}, which comes after it"
+
+
+def test_no_cycles() -> None:
+    graph = {module_name(path): imports(ast.parse(path.read_text(encoding="utf-8"))) for path in SOURCES}
+    done: set[str] = set()
+
+    def visit(module: str, trail: tuple[str, ...]) -> None:
+        assert module not in trail, " -> ".join((*trail, module))
+        if module not in done:
+            for imported in sorted(graph.get(module, ()) - {module}):
+                visit(imported, (*trail, module))
+            done.add(module)
+
+    for module in graph:
+        visit(module, ())
+
+
+def run_python(code: str) -> str:
+    environment = {**os.environ, "PYTHONWARNINGS": "default"}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_light_rooms_never_import_torch() -> None:
+    light = [name for name in MODULES if (name + ".").startswith(tuple(f"{room}." for room in TORCH_FREE))]
+    imported = "\n".join(f"import {name}" for name in light)
+    assert run_python(f"{imported}\nimport sys; print('torch' in sys.modules)").strip() == "False"
+
+
+@pytest.mark.parametrize("package", ["prototxt", "fusion"])
+def test_importing_a_package_costs_nothing(package: str) -> None:
+    heavy = "{'torch', 'numpy', 'google.protobuf', 'onnx'}"
+    assert run_python(f"import {package}, sys; print({heavy} & set(sys.modules))").strip() == "set()"
+
+
+@pytest.mark.parametrize("name", ["rename", "compose", "merge", "train", "evaluate", "report"])
+def test_help_imports_nothing_heavy(name: str) -> None:
+    code = f"import sys\nfrom fusion_tools import {name} as tool\ntool.parser().format_help()\n"
+    assert run_python(code + "print({'torch', 'numpy', 'google.protobuf'} & set(sys.modules))").strip() == "set()"
+
+
+@pytest.mark.parametrize("package", ["prototxt", "fusion"])
+def test_public_names_survive_any_import_order(package: str) -> None:
+    module = importlib.import_module(package)
+    names = list(module.__all__)
+    assert names == sorted(names)
+    submodules = [name for name in MODULES if name.startswith(f"{package}.") and "onnx" not in name]
+    random.Random(0).shuffle(submodules)
+    code = f"""
+import importlib, types
+for name in {submodules!r}: importlib.import_module(name)
+package = importlib.import_module({package!r})
+for name in {names!r}:
+    value = getattr(package, name)
+    assert name == "pct" or not isinstance(value, types.ModuleType), name
+"""
+    run_python(code)
