@@ -1,1 +1,123 @@
-"""To be described."""
+"""Positive-congruent training: losses that keep what an old net knew, and measures of what a new net unlearnt.
+
+Losses need torch and are loaded on first use; metrics and predictions files work without it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fusion.pct.alignment import Pair, align
+    from fusion.pct.contrastive import cna
+    from fusion.pct.intervals import Interval, bootstrap, mcnemar
+    from fusion.pct.losses import bct, elodi, focal_distillation, kd, ldi, logit_matching, naive
+    from fusion.pct.metrics import (
+        Outcomes,
+        accuracy,
+        backward_error_compatibility,
+        backward_trust_compatibility,
+        error_rate,
+        expected_calibration_error,
+        flips,
+        margin_weighted_flips,
+        negative_flip_impact,
+        negative_flip_rate,
+        outcomes,
+        per_class,
+        per_slice,
+        positive_flip_rate,
+        relative_nfr,
+    )
+    from fusion.pct.predictions import Predictions, ensemble
+    from fusion.pct.provenance import check_fresh, file_hash
+    from fusion.pct.streaming import Accuracy, FlipRates
+    from fusion.pct.unions import union
+
+_HOMES = {
+    "align": "alignment",
+    "Pair": "alignment",
+    "cna": "contrastive",
+    "Interval": "intervals",
+    "bootstrap": "intervals",
+    "mcnemar": "intervals",
+    "bct": "losses",
+    "elodi": "losses",
+    "focal_distillation": "losses",
+    "kd": "losses",
+    "ldi": "losses",
+    "logit_matching": "losses",
+    "naive": "losses",
+    "Outcomes": "metrics",
+    "accuracy": "metrics",
+    "backward_error_compatibility": "metrics",
+    "backward_trust_compatibility": "metrics",
+    "error_rate": "metrics",
+    "expected_calibration_error": "metrics",
+    "flips": "metrics",
+    "margin_weighted_flips": "metrics",
+    "negative_flip_impact": "metrics",
+    "negative_flip_rate": "metrics",
+    "outcomes": "metrics",
+    "per_class": "metrics",
+    "per_slice": "metrics",
+    "positive_flip_rate": "metrics",
+    "relative_nfr": "metrics",
+    "Predictions": "predictions",
+    "ensemble": "predictions",
+    "check_fresh": "provenance",
+    "file_hash": "provenance",
+    "union": "unions",
+    "Accuracy": "streaming",
+    "FlipRates": "streaming",
+}
+__all__ = [  # noqa: RUF022 - losses first, then predictions, then measures
+    "bct",
+    "cna",
+    "elodi",
+    "focal_distillation",
+    "kd",
+    "ldi",
+    "logit_matching",
+    "naive",
+    "Predictions",
+    "Pair",
+    "align",
+    "check_fresh",
+    "ensemble",
+    "file_hash",
+    "union",
+    "Accuracy",
+    "FlipRates",
+    "Interval",
+    "Outcomes",
+    "accuracy",
+    "backward_error_compatibility",
+    "backward_trust_compatibility",
+    "bootstrap",
+    "error_rate",
+    "expected_calibration_error",
+    "flips",
+    "margin_weighted_flips",
+    "mcnemar",
+    "negative_flip_impact",
+    "negative_flip_rate",
+    "outcomes",
+    "per_class",
+    "per_slice",
+    "positive_flip_rate",
+    "relative_nfr",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

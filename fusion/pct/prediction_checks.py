@@ -1,0 +1,85 @@
+"""What makes a set of arrays a predictions file, and every way in which they can fail to be one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fusion.errors import FusionError, ReportError
+
+Array = npt.NDArray[Any]
+
+
+def pairs(keys: Array, variants: Array | None) -> list[tuple[str, str]]:
+    """(key, variant) of each sample; no variant is ''."""
+    names: list[str] = keys.tolist()
+    return list(zip(names, [""] * len(names) if variants is None else variants.tolist(), strict=True))
+
+
+def faults(
+    weight: float,
+    *,
+    keys: Array,
+    labels: Array,
+    logits: Array,
+    classes: Array,
+    variants: Array | None,
+    features: Array | None,
+) -> list[FusionError]:
+    """All that does not fit, in words; empty when the arrays are one net's predictions."""
+    if logits.ndim != 2 or logits.shape[1] == 0 or keys.ndim != 1:
+        return [
+            ReportError(f"logits of shape {logits.shape} with keys of shape {keys.shape}; [N, C] and [N] are needed")
+        ]
+    count, width = logits.shape
+    found: list[FusionError] = []
+    wanted = [
+        ("keys", keys, count),
+        ("labels", labels, count),
+        ("classes", classes, width),
+        ("variants", variants, count),
+    ]
+    for name, array, length in wanted:
+        if array is not None and array.shape != (length,):
+            found.append(ReportError(f"{name} of shape {array.shape} beside logits of shape {logits.shape}"))
+    if features is not None and (features.ndim < 2 or len(features) != count):
+        found.append(ReportError(f"features of shape {features.shape} beside logits of shape {logits.shape}"))
+    if len(np.unique(classes)) != len(classes):
+        found.append(ReportError(f"a class occurs twice among {classes.tolist()}"))
+    if not weight > 0:
+        found.append(ReportError(f"an ensemble weight of {weight}; it must be above 0"))
+    return found or [*_repeated(keys, variants), *_unusable(keys, logits)]
+
+
+def _repeated(keys: Array, variants: Array | None) -> list[FusionError]:
+    ids = pairs(keys, variants)
+    if len(set(ids)) == len(ids):
+        return []
+    seen: set[tuple[str, str]] = set()
+    first = next(key for key, variant in ids if (key, variant) in seen or seen.add((key, variant)))  # type: ignore[func-returns-value]
+    return [
+        ReportError(
+            f"{len(ids) - len(set(ids))} samples occur again, the first is {first!r}",
+            hint="give each copy of a sample its own variant",
+        )
+    ]
+
+
+def _unusable(keys: Array, logits: Array) -> list[FusionError]:
+    highest = logits.max(axis=1)
+    broken, unknown = np.flatnonzero(np.isnan(highest) | (highest == np.inf)), np.flatnonzero(highest == -np.inf)
+    found: list[FusionError] = []
+    if len(broken):
+        found.append(
+            ReportError(
+                f"{len(broken)} samples have NaN or infinite logits, the first is {str(keys[broken[0]])!r}",
+                hint="the net has diverged, or float16 is too narrow for its logits",
+            )
+        )
+    if len(unknown):
+        found.append(
+            ReportError(f"no class at all is known for {len(unknown)} samples, the first is {str(keys[unknown[0]])!r}")
+        )
+    return found

@@ -1,0 +1,258 @@
+"""What one net answered on a set of samples: the file that every comparison starts from."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fusion.errors import ReportError, raise_all
+from fusion.pct import mixing, prediction_checks, prediction_files
+
+Floats = npt.NDArray[np.floating]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+Strings = npt.NDArray[np.str_]
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """One net's logits over N samples and C classes.
+
+    keys      str [N]         names of the samples (image paths); with `variants`, each pair occurs once
+    labels    int64 [N]       true classes, in the label space that all compared nets share
+    logits    float32 or float16 [N, C]   -inf: the net does not know that class for that sample
+    classes   int64 [C]       the shared label space's id of each column; left out: 0 ... C-1
+    variants  str [N] or None tells apart several copies of a sample (augmented, corrupted)
+    features  float [N, F] or None
+    meta      JSON object: name, hashes of net, weights and preprocessing, commands
+    weight    share in ensembles
+    Raises: ReportError listing all that does not fit.
+    """
+
+    keys: Strings
+    labels: Ints
+    logits: Floats
+    classes: Ints = None  # type: ignore[assignment]  # __post_init__ fills in 0 ... C-1
+    variants: Strings | None = None
+    features: Floats | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    weight: float = 1.0
+    members: tuple[Predictions, ...] = field(default=(), repr=False)
+
+    def __post_init__(self) -> None:
+        logits = np.asarray(self.logits)
+        if logits.dtype not in (np.float16, np.float32):
+            logits = logits.astype(np.float32)
+        width = logits.shape[1] if logits.ndim == 2 else 0
+        classes = np.arange(width) if self.classes is None else self.classes
+        settled: dict[str, Any] = {
+            "keys": np.asarray(self.keys, dtype=np.str_),
+            "labels": np.asarray(self.labels).astype(np.int64),
+            "logits": logits,
+            "classes": np.asarray(classes, dtype=np.int64),
+            "variants": None if self.variants is None else np.asarray(self.variants, dtype=np.str_),
+            "features": None if self.features is None else np.asarray(self.features),
+        }
+        for name, value in settled.items():
+            object.__setattr__(self, name, value)
+        raise_all(prediction_checks.faults(self.weight, **settled))
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __repr__(self) -> str:
+        return f"Predictions({self.name!r}, {len(self)} samples, classes {self.classes.tolist()})"
+
+    @property
+    def name(self) -> str:
+        """What reports call this net; 'unnamed' when nobody said."""
+        return str(self.meta.get("name") or "unnamed")
+
+    @cached_property
+    def answers(self) -> Ints:
+        """The class with the highest logit, in the shared label space, int64 [N]; of equals the first column."""
+        return np.asarray(self.classes[self.logits.argmax(axis=1)])
+
+    @cached_property
+    def right(self) -> Bools:
+        """Whether the answer is the label, bool [N]."""
+        return np.asarray(self.answers == self.labels)
+
+    @cached_property
+    def probabilities(self) -> npt.NDArray[np.float32]:
+        """Softmax over the net's own classes, float32 [N, C]."""
+        return np.exp(mixing.log_softmax(self.logits)).astype(np.float32)
+
+    @cached_property
+    def confidence(self) -> npt.NDArray[np.float32]:
+        """The probability of the answer, float32 [N]."""
+        return np.asarray(self.probabilities.max(axis=1))
+
+    @cached_property
+    def covered(self) -> Bools:
+        """Whether the net knows the sample's class at all, bool [N]."""
+        column = mixing.columns(self.classes, self.labels)
+        return np.asarray((column >= 0) & np.isfinite(self.logits[np.arange(len(self)), column]))
+
+    @cached_property
+    def probability_of_label(self) -> npt.NDArray[np.float32]:
+        """The probability that the net gives to the true class, float32 [N]; 0 where it does not know the class."""
+        column = mixing.columns(self.classes, self.labels)
+        return np.where(column >= 0, self.probabilities[np.arange(len(self)), column], np.float32(0))
+
+    def take(self, rows: npt.ArrayLike) -> Predictions:
+        """The samples at these positions (int) or under this mask (bool), in that order."""
+        index = np.asarray(rows)
+        return replace(
+            self,
+            keys=self.keys[index],
+            labels=self.labels[index],
+            logits=self.logits[index],
+            variants=None if self.variants is None else self.variants[index],
+            features=None if self.features is None else self.features[index],
+            members=(),
+        )
+
+    def named(self, name: str, **meta: Any) -> Predictions:
+        """The same predictions under another name and with further entries in `meta`."""
+        return replace(self, meta={**self.meta, "name": name, **meta})
+
+    def relabelled(self, classes: Sequence[int]) -> Predictions:
+        """Move a net with its own label space into the shared one: its class i is `classes[i]` there.
+
+        The odd net answers 0 ... 4 and means 1, 3, 5, 7, 9: `odd.relabelled([1, 3, 5, 7, 9])`.
+        Raises: ReportError when the number of classes differs, or a label is outside the net's own space.
+        """
+        table = np.asarray(classes, dtype=np.int64)
+        own = mixing.columns(self.classes, self.labels)
+        if len(table) != len(self.classes) or (own < 0).any():
+            raise ReportError(
+                f"{self.name} has the classes {self.classes.tolist()}; they cannot become {table.tolist()}",
+                hint="name one class per column, and relabel before samples of other classes are added",
+            )
+        return replace(self, labels=table[own], classes=table, members=())
+
+    def weighted(self, weight: float) -> Predictions:
+        """The same predictions with another share in ensembles."""
+        return replace(self, weight=weight)
+
+    def __add__(self, other: object) -> Predictions:
+        if other == 0:
+            return self
+        return ensemble([self, other]) if isinstance(other, Predictions) else NotImplemented
+
+    __radd__ = __add__
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write an npz archive, or CSV for a name ending in .csv (without features); at once or not at all."""
+        optional = {"variants": self.variants, "features": self.features}
+        arrays = {
+            "keys": self.keys,
+            "labels": self.labels,
+            "logits": self.logits,
+            "classes": self.classes,
+            **{name: value for name, value in optional.items() if value is not None},
+            "meta": np.array(json.dumps({**self.meta, "weight": self.weight}, sort_keys=True)),
+        }
+        is_csv = Path(path).suffix.lower() == ".csv"
+        (prediction_files.write_csv if is_csv else prediction_files.write_npz)(path, arrays)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Predictions:
+        """Read what `save` wrote, or another program's npz or CSV with the same names; unnamed ones take the file's.
+
+        Raises: ReportError naming the file and what is wrong; OSError.
+        """
+        arrays: dict[str, Any] = prediction_files.read(path)
+        meta = {"name": Path(path).stem, **prediction_files.parse_meta(arrays.pop("meta", None), path)}
+        weight = meta.pop("weight", 1.0)
+        try:
+            return cls(**arrays, meta=meta, weight=float(weight))
+        except ReportError as error:
+            raise ReportError(str(error), place=str(path)) from None
+        except (ValueError, TypeError) as error:
+            raise ReportError(f"arrays of the wrong kind ({error})", place=str(path)) from None
+
+
+def ensemble(members: Sequence[Predictions], *, classes: Sequence[int] | None = None) -> Predictions:
+    """The members' weighted mean over the same samples, as one net; members may know different classes.
+
+    members  predictions over the same samples in any order; an ensemble among them counts as its own members
+    classes  label space of the result; left out: the first member's if all share it, else the sorted union
+    Nets with the same classes average logits, others log-probabilities (see `mixing.mix`).
+    Raises: ReportError when there are no members, or they are about different samples.
+    """
+    flat = [part for member in members for part in (member.members or (member,))]
+    if not flat:
+        raise ReportError("an ensemble needs at least one member")
+    first = flat[0]
+    aligned = [first, *(part.take(match(first, part)) for part in flat[1:])]
+    union_of = np.unique(np.concatenate([part.classes for part in aligned]))
+    own = first.classes if len(union_of) == len(first.classes) else union_of
+    space = own if classes is None else np.asarray(classes, dtype=np.int64)
+    logits = mixing.mix([mixing.Member(p.logits, p.classes, p.weight) for p in aligned], space)
+    name = " + ".join(part.name for part in flat)
+    return Predictions(
+        first.keys,
+        first.labels,
+        logits,
+        space,
+        first.variants,
+        meta={"name": name},
+        weight=sum(part.weight for part in flat),
+        members=tuple(flat),
+    )
+
+
+def match(first: Predictions, other: Predictions) -> Ints:
+    """Rows of `other` in the order of `first`'s samples, int64 [N].
+
+    Raises: ReportError saying which samples only one of them has, or whose labels differ.
+    """
+    rows = positions(other, first)
+    missing = np.flatnonzero(rows < 0)
+    extra = np.flatnonzero(positions(first, other) < 0)
+    if len(missing) or len(extra):
+        raise ReportError(
+            f"{first.name} and {other.name} are about different samples:{_only(first, missing)}{_only(other, extra)}",
+            hint="evaluate both on the same list",
+        )
+    check_labels(first, other.take(rows))
+    return rows
+
+
+def positions(within: Predictions, samples: Predictions) -> Ints:
+    """For each sample of `samples` its row in `within`, int64 [N]; -1 where it is absent."""
+    row = {key: i for i, key in enumerate(sample_ids(within))}
+    return np.fromiter((row.get(key, -1) for key in sample_ids(samples)), dtype=np.int64, count=len(samples))
+
+
+def sample_ids(predictions: Predictions) -> list[tuple[str, str]]:
+    """(key, variant) of each sample; no variant is ''."""
+    return prediction_checks.pairs(predictions.keys, predictions.variants)
+
+
+def check_labels(first: Predictions, other: Predictions) -> None:
+    """Raise ReportError with the first differing label of two predictions over the same samples in the same order."""
+    differ = np.flatnonzero(first.labels != other.labels)
+    if len(differ):
+        i = differ[0]
+        raise ReportError(
+            f"{first.name} and {other.name} give {len(differ)} of {len(first)} samples different labels; the first is "
+            f"{str(first.keys[i])!r}: {first.labels[i]} and {other.labels[i]}",
+            hint="bring both into one label space: Predictions.relabelled, or PATH@1,3,5 on the command line",
+        )
+
+
+def _only(predictions: Predictions, rows: Ints) -> str:
+    if not len(rows):
+        return ""
+    return f" {len(rows)} only in {predictions.name} (first {str(predictions.keys[rows[0]])!r})"

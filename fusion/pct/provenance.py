@@ -1,0 +1,29 @@
+"""Where predictions come from: hashes that tell a fresh file from a stale one."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from fusion.errors import ReportError
+from fusion.pct.predictions import Predictions
+
+
+def file_hash(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file in hexadecimal; kept in `meta`, it shows when a net or its weights have changed."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def check_fresh(predictions: Predictions, **hashes: str) -> None:
+    """Raise ReportError naming each of `hashes` (net, weights, preprocessing) that is absent from `meta` or differs."""
+    stale = [name for name, value in hashes.items() if predictions.meta.get(name) != value]
+    if stale:
+        raise ReportError(
+            f"the predictions of {predictions.name} were made with another {' and '.join(stale)}",
+            hint="make them again with fusion-test",
+        )
