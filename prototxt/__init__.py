@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from prototxt.caffemodel import Scan, scan
-    from prototxt.decoding import UnknownFieldWarning, decode, load_net, load_solver
+    from prototxt.decoding import UnknownFieldWarning, decode
     from prototxt.editing import Edits, find
     from prototxt.encoding import to_text
     from prototxt.errors import (
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         UpgradeError,
         WeightsError,
     )
+    from prototxt.loading import load_net, load_solver
     from prototxt.parser import parse, parse_file
     from prototxt.phases import filter_net
     from prototxt.renaming import rename
@@ -44,8 +45,8 @@ _HOMES = {
     "scan": "caffemodel",
     "UnknownFieldWarning": "decoding",
     "decode": "decoding",
-    "load_net": "decoding",
-    "load_solver": "decoding",
+    "load_net": "loading",
+    "load_solver": "loading",
     "Edits": "editing",
     "find": "editing",
     "to_text": "encoding",

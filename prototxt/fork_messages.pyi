@@ -12,3 +12,11 @@ class PoolingParameter(_message.Message):
     CEIL_MODE_FIELD_NUMBER: _ClassVar[int]
     ceil_mode: bool
     def __init__(self, ceil_mode: _Optional[bool] = ...) -> None: ...
+
+class UnknownField(_message.Message):
+    __slots__ = ("name", "text")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    text: str
+    def __init__(self, name: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...

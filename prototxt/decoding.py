@@ -1,0 +1,237 @@
+"""From the tree to Caffe's messages: typed, checked, and every mistake of a file reported at once.
+
+protobuf's own text_format stops at the first mistake, drops what it does not know, and is several times slower.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message as ProtobufMessage
+
+from prototxt import forks, messages
+from prototxt.errors import DecodeError, Place, raise_all
+from prototxt.scalars import BadValueError, Reader, closest, did_you_mean, reader
+from prototxt.tree import Document, Field, Message, Scalar
+
+MAX_HINTS = 100  # looking for similar names takes a millisecond each; a hostile file could ask for thousands
+
+
+class UnknownFieldWarning(UserWarning):
+    """Fields that Caffe itself does not know were found and kept: `fields` lists them with their places."""
+
+    def __init__(self, message: str, fields: Sequence[tuple[Place, str]] = ()) -> None:
+        super().__init__(message)
+        self.fields = tuple(fields)
+
+
+def decode(doc: Document, type_name: str, *, strict: bool = True) -> Any:
+    """The document as a message of the given type, "NetParameter" for instance; not upgraded, see `load_net`.
+
+    strict  refuse what no schema knows; otherwise it is kept as text (`forks.unknown`) and listed in a warning
+
+    Fields that a fork of Caffe is known to have are kept typed (`forks.fields`) and listed in the warning as well.
+
+    Raises: DecodeError with all mistakes. Warns: UnknownFieldWarning, once.
+    """
+    message = messages.POOL.FindMessageTypeByName(f"caffe.{type_name}")
+    result: ProtobufMessage = getattr(messages, message.name)()
+    decoder = _Decoder(doc, strict)
+    decoder.errors.extend(DecodeError(error.message, place=error.place, hint=error.hint) for error in doc.errors)
+    decoder.fill(result, doc.root, _plan(result.DESCRIPTOR))
+    raise_all(sorted(decoder.errors, key=_line_order))
+    decoder.warn()
+    return result
+
+
+def _line_order(error: Any) -> tuple[int, int]:
+    return (error.place.line, error.place.column) if isinstance(error.place, Place) else (0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class _FieldPlan:
+    """How to read one field: its literals by `read`, or its message by the plan of `descriptor`."""
+
+    name: str
+    repeated: bool
+    read: Reader | None
+    descriptor: Descriptor | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """How to read a message: its fields by name, the forks' fields by name, the required ones."""
+
+    descriptor: Descriptor
+    fields: dict[str, _FieldPlan]
+    forks: dict[str, _FieldPlan]
+    required: tuple[str, ...]
+
+
+@cache
+def _plan(descriptor: Descriptor) -> _Plan:
+    extension = forks.extension_of(descriptor)
+    return _Plan(
+        descriptor,
+        {field.name: _field_plan(field) for field in descriptor.fields},
+        {field.name: _field_plan(field) for field in extension.message_type.fields} if extension else {},
+        tuple(field.name for field in descriptor.fields if field.is_required),
+    )
+
+
+def _field_plan(field: FieldDescriptor) -> _FieldPlan:
+    is_message = field.message_type is not None
+    return _FieldPlan(
+        field.name, bool(field.is_repeated), None if is_message else reader(field), field.message_type or None
+    )
+
+
+class _Decoder:
+    """The state of one decoding: the mistakes and the strange fields found so far."""
+
+    def __init__(self, doc: Document, strict: bool) -> None:
+        self.doc = doc
+        self.strict = strict
+        self.errors: list[DecodeError] = []
+        self.forks: list[tuple[int, str]] = []
+        self.unknown: list[tuple[int, str]] = []
+        self.seen: set[str] = set()
+
+    def fill(self, target: Any, source: Message, plan: _Plan) -> None:
+        """Set the fields of `target` from those of `source`."""
+        known = plan.fields
+        for field in source.fields:
+            field_plan = known.get(field.name)
+            if field_plan is None:
+                self.strange(target, field, plan)
+            else:
+                self.set(target, field, field_plan, plan)
+        for name in plan.required:
+            if not target.HasField(name):
+                self.error(source.start, f"{plan.descriptor.name} needs the field {name!r}", f"add {name}: ...")
+
+    def set(self, target: Any, field: Field, field_plan: _FieldPlan, plan: _Plan) -> None:
+        """Set one field, or record why not."""
+        name, values = field_plan.name, field.values
+        if not field_plan.repeated:
+            if len(values) != 1 or field.end != values[0].end:
+                self.error(field.start, f"{name!r} takes one value, not a list")
+                return
+            if target.HasField(name):
+                hint = f"{plan.descriptor.name} has one {name!r}: remove this one or the one before it"
+                self.error(field.start, f"{name!r} is given twice", hint)
+                return
+        for value in values:
+            if field_plan.read is None:
+                self.set_message(target, field, value, field_plan)
+            elif isinstance(value, Message):
+                self.error(value.start, f"{name!r} takes a value, not a block", f"write {name}: ...")
+            else:
+                try:
+                    read = field_plan.read(value)
+                except BadValueError as error:
+                    self.bad_value(target, field, value, error, plan)
+                    continue
+                if field_plan.repeated:
+                    getattr(target, name).append(read)
+                else:
+                    setattr(target, name, read)
+
+    def set_message(self, target: Any, field: Field, value: Scalar | Message, field_plan: _FieldPlan) -> None:
+        """Fill a message field, or add one message to a repeated one."""
+        name = field_plan.name
+        if isinstance(value, Scalar):
+            self.error(value.start, f"{name!r} takes a block, not the value {value.raw[:60]}", f"write {name} {{ ... }}")
+            return
+        part = getattr(target, name)
+        if field_plan.repeated:
+            part = part.add()
+        else:
+            part.SetInParent()
+        if field_plan.descriptor is not None:
+            self.fill(part, value, _plan(field_plan.descriptor))
+
+    def strange(self, target: Any, field: Field, plan: _Plan) -> None:
+        """Take a field that Caffe does not know: a fork's, or nobody's."""
+        fork_plan = plan.forks.get(field.name)
+        if fork_plan is not None:
+            self.forks.append((field.start, _described(field.name, plan)))
+            self.set(forks.fields(target), field, fork_plan, plan)
+        elif self.strict:
+            message = f"{plan.descriptor.name} has no field {field.name!r}"
+            self.error(field.start, message, self.hint(field, plan))
+        else:
+            self.keep(target, field, plan)
+
+    def keep(self, target: Any, field: Field, plan: _Plan) -> None:
+        """Keep a field as text in the message."""
+        self.unknown.append((field.start, _described(field.name, plan)))
+        text = self.doc.text[field.name_start + len(field.name) : field.end].strip()
+        forks.keep_unknown(target, field.name, text.encode("utf-8", "replace").decode())
+
+    def bad_value(self, target: Any, field: Field, value: Scalar, error: BadValueError, plan: _Plan) -> None:
+        """A literal does not fit: a fork may know the enum's value, and enum values count as unknown when not strict."""
+        fork_plan = plan.forks.get(field.name)
+        if fork_plan is not None and fork_plan.read is not None:
+            try:
+                setattr(forks.fields(target), field.name, fork_plan.read(value))
+            except BadValueError:
+                pass
+            else:
+                self.forks.append((value.start, f"value {value.raw} of {_described(field.name, plan)}"))
+                return
+        descriptor = plan.descriptor.fields_by_name.get(field.name)
+        if not self.strict and value.kind == "identifier" and descriptor is not None and descriptor.enum_type:
+            self.keep(target, field, plan)
+            return
+        self.error(value.start, f"{field.name!r}: {error.message}", error.hint)
+
+    def hint(self, field: Field, plan: _Plan) -> str | None:
+        """What the writer of an unknown field may have meant."""
+        key = f"{plan.descriptor.full_name} {field.name}"
+        if key in self.seen or len(self.seen) > MAX_HINTS:
+            return None
+        self.seen.add(key)
+        near = closest(field.name, [*plan.fields, *plan.forks])
+        if near and near.replace("_", "").lower() == field.name.replace("_", "").lower():
+            return f"did you mean {near!r}?"
+        return _misplaced(field.name, plan.descriptor) or (f"did you mean {near!r}?" if near else None)
+
+    def error(self, offset: int, message: str, hint: str | None = None) -> None:
+        """Record a mistake."""
+        self.errors.append(DecodeError(message, place=self.doc.place(offset), hint=hint))
+
+    def warn(self) -> None:
+        """One warning for all strange fields."""
+        if not self.forks and not self.unknown:
+            return
+        parts = []
+        for found, what in ((self.forks, "of forks of Caffe"), (self.unknown, "that no schema knows")):
+            if found:
+                listed = "".join(f"\n  {self.doc.place(offset)}: {text}" for offset, text in found)
+                parts.append(f"{len(found)} fields or values {what} were kept, unused:{listed}")
+        places = [(self.doc.place(offset), text) for offset, text in sorted(self.forks + self.unknown)]
+        warnings.warn(UnknownFieldWarning("\n".join(parts), places), stacklevel=3)
+
+
+def _described(name: str, plan: _Plan) -> str:
+    return f"{name!r} of {plan.descriptor.name}"
+
+
+def _misplaced(name: str, descriptor: Descriptor) -> str | None:
+    """Where a field belongs that stands in the wrong message."""
+    inside = [field.name for field in descriptor.fields if field.message_type and name in field.message_type.fields_by_name]
+    if inside and descriptor.name == "LayerParameter":
+        return f"it belongs into a block: {', '.join(inside[:4])}"
+    for other in ("NetParameter", "SolverParameter", "LayerParameter", "V1LayerParameter", "V0LayerParameter"):
+        if other != descriptor.name and name in messages.POOL.FindMessageTypeByName(f"caffe.{other}").fields_by_name:
+            return f"it is a field of {other}"
+    return None
+
+
+__all__ = ["UnknownFieldWarning", "decode", "did_you_mean"]

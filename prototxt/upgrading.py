@@ -1,0 +1,383 @@
+"""Old nets and solvers in today's form, as Caffe itself upgrades them when it reads a file.
+
+V0 (2013)      layers { layer { name, type: "conv", ... } bottom, top }, padding as layers of their own
+V1 (2014)      layers { name, type: CONVOLUTION, blobs_lr, convolution_param { ... } }, transforms inside data_param
+V2             layer { name, type: "Convolution", param { lr_mult }, transform_param, convolution_param { ... } }
+inputs         input, input_dim, input_shape of the net became a layer of type Input
+BatchNorm      three params, which must not learn
+solver         solver_type: ADAM became type: "Adam"
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from prototxt import forks
+from prototxt.errors import Place, UpgradeError, raise_all
+from prototxt.messages import BlobShape, LayerParameter, NetParameter, ParamSpec, SolverParameter, V1LayerParameter
+from prototxt.scalars import did_you_mean
+
+V0_TYPES = {
+    "accuracy": "ACCURACY",
+    "bnll": "BNLL",
+    "concat": "CONCAT",
+    "conv": "CONVOLUTION",
+    "data": "DATA",
+    "dropout": "DROPOUT",
+    "euclidean_loss": "EUCLIDEAN_LOSS",
+    "flatten": "FLATTEN",
+    "hdf5_data": "HDF5_DATA",
+    "hdf5_output": "HDF5_OUTPUT",
+    "im2col": "IM2COL",
+    "images": "IMAGE_DATA",
+    "infogain_loss": "INFOGAIN_LOSS",
+    "innerproduct": "INNER_PRODUCT",
+    "lrn": "LRN",
+    "multinomial_logistic_loss": "MULTINOMIAL_LOGISTIC_LOSS",
+    "pool": "POOLING",
+    "relu": "RELU",
+    "sigmoid": "SIGMOID",
+    "softmax": "SOFTMAX",
+    "softmax_loss": "SOFTMAX_LOSS",
+    "split": "SPLIT",
+    "tanh": "TANH",
+    "window_data": "WINDOW_DATA",
+}
+PADDING = "padding"
+
+# V0 field -> V0 type ("" stands for any) -> where its value goes in V1.
+_PARAM = {"conv": "convolution_param", "innerproduct": "inner_product_param", "pool": "pooling_param"}
+_BATCHES = {"data": "data_param", "hdf5_data": "hdf5_data_param", "images": "image_data_param"}
+_BATCHES["window_data"] = "window_data_param"
+
+
+def _goes_to(name: str, *types: str) -> dict[str, str]:
+    return {kind: f"{(_PARAM | _BATCHES)[kind]}.{name}" for kind in types}
+
+
+V0_FIELDS: dict[str, dict[str, str]] = {
+    "name": {"": "name"},
+    "blobs": {"": "blobs"},
+    "blobs_lr": {"": "blobs_lr"},
+    "weight_decay": {"": "weight_decay"},
+    "num_output": _goes_to("num_output", "conv", "innerproduct"),
+    "biasterm": _goes_to("bias_term", "conv", "innerproduct"),
+    "weight_filler": _goes_to("weight_filler", "conv", "innerproduct"),
+    "bias_filler": _goes_to("bias_filler", "conv", "innerproduct"),
+    "pad": _goes_to("pad", "conv", "pool"),
+    "kernelsize": _goes_to("kernel_size", "conv", "pool"),
+    "group": _goes_to("group", "conv"),
+    "stride": _goes_to("stride", "conv", "pool"),
+    "pool": _goes_to("pool", "pool"),
+    "dropout_ratio": {"dropout": "dropout_param.dropout_ratio"},
+    "local_size": {"lrn": "lrn_param.local_size"},
+    "alpha": {"lrn": "lrn_param.alpha"},
+    "beta": {"lrn": "lrn_param.beta"},
+    "k": {"lrn": "lrn_param.k"},
+    "source": _goes_to("source", *_BATCHES) | {"infogain_loss": "infogain_loss_param.source"},
+    "scale": {"": "transform_param.scale"},
+    "meanfile": {"": "transform_param.mean_file"},
+    "batchsize": _goes_to("batch_size", *_BATCHES),
+    "cropsize": {"": "transform_param.crop_size"},
+    "mirror": {"": "transform_param.mirror"},
+    "rand_skip": _goes_to("rand_skip", "data", "images"),
+    "shuffle_images": _goes_to("shuffle", "images"),
+    "new_height": _goes_to("new_height", "images"),
+    "new_width": _goes_to("new_width", "images"),
+    "concat_dim": {"concat": "concat_param.concat_dim"},
+    "det_fg_threshold": _goes_to("fg_threshold", "window_data"),
+    "det_bg_threshold": _goes_to("bg_threshold", "window_data"),
+    "det_fg_fraction": _goes_to("fg_fraction", "window_data"),
+    "det_context_pad": _goes_to("context_pad", "window_data"),
+    "det_crop_mode": _goes_to("crop_mode", "window_data"),
+    "hdf5_output_param": {"hdf5_output": "hdf5_output_param"},
+}
+V1_TYPES = {
+    "NONE": "",
+    "ABSVAL": "AbsVal",
+    "ACCURACY": "Accuracy",
+    "ARGMAX": "ArgMax",
+    "BNLL": "BNLL",
+    "CONCAT": "Concat",
+    "CONTRASTIVE_LOSS": "ContrastiveLoss",
+    "CONVOLUTION": "Convolution",
+    "DATA": "Data",
+    "DECONVOLUTION": "Deconvolution",
+    "DROPOUT": "Dropout",
+    "DUMMY_DATA": "DummyData",
+    "ELTWISE": "Eltwise",
+    "EUCLIDEAN_LOSS": "EuclideanLoss",
+    "EXP": "Exp",
+    "FLATTEN": "Flatten",
+    "HDF5_DATA": "HDF5Data",
+    "HDF5_OUTPUT": "HDF5Output",
+    "HINGE_LOSS": "HingeLoss",
+    "IM2COL": "Im2col",
+    "IMAGE_DATA": "ImageData",
+    "INFOGAIN_LOSS": "InfogainLoss",
+    "INNER_PRODUCT": "InnerProduct",
+    "LRN": "LRN",
+    "MEMORY_DATA": "MemoryData",
+    "MULTINOMIAL_LOGISTIC_LOSS": "MultinomialLogisticLoss",
+    "MVN": "MVN",
+    "POOLING": "Pooling",
+    "POWER": "Power",
+    "RELU": "ReLU",
+    "SIGMOID": "Sigmoid",
+    "SIGMOID_CROSS_ENTROPY_LOSS": "SigmoidCrossEntropyLoss",
+    "SILENCE": "Silence",
+    "SLICE": "Slice",
+    "SOFTMAX": "Softmax",
+    "SOFTMAX_LOSS": "SoftmaxWithLoss",
+    "SPLIT": "Split",
+    "TANH": "TanH",
+    "THRESHOLD": "Threshold",
+    "WINDOW_DATA": "WindowData",
+}
+FORK_V1_TYPES = {"BN": "BN", "UNPOOLING": "Unpooling", "CROP": "Crop"}
+SOLVER_TYPES = {
+    "SGD": "SGD",
+    "NESTEROV": "Nesterov",
+    "ADAGRAD": "AdaGrad",
+    "RMSPROP": "RMSProp",
+    "ADADELTA": "AdaDelta",
+    "ADAM": "Adam",
+}
+_TRANSFORMED = {"DATA": "data_param", "IMAGE_DATA": "image_data_param", "WINDOW_DATA": "window_data_param"}
+_TRANSFORMS = ("scale", "mean_file", "crop_size", "mirror")
+
+
+class UpgradeWarning(UserWarning):
+    """Something of an old file has no place in today's form and was left out, as Caffe does."""
+
+
+@dataclass
+class _Report:
+    """What was found on the way, with the places of the old layers."""
+
+    places: Sequence[Place | None]
+    errors: list[UpgradeError] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
+
+    def place(self, index: int) -> Place | None:
+        return self.places[index] if index < len(self.places) else None
+
+    def error(self, index: int, message: str, hint: str | None = None) -> None:
+        self.errors.append(UpgradeError(message, place=self.place(index), hint=hint))
+
+    def drop(self, index: int, what: str) -> None:
+        place = self.place(index)
+        self.dropped.append(f"{place}: {what}" if place else what)
+
+
+def upgrade_net(net: NetParameter) -> NetParameter:
+    """A copy of the net in today's form, whatever its age; equal to what Caffe makes of it.
+
+    Raises: UpgradeError with all that Caffe would not take. Warns: UpgradeWarning, once, for what it leaves out.
+    """
+    return upgrade_with_origins(net)[0]
+
+
+def upgrade_with_origins(net: NetParameter, places: Sequence[Place | None] = ()) -> tuple[NetParameter, list[int | None]]:
+    """The upgraded copy, and for each of its layers the index of the old one (in `layers` if there are any, or `layer`).
+
+    places  where the old layers stand, for the errors; an Input layer made from the net's inputs has no origin
+    """
+    report = _Report(places)
+    result = NetParameter()
+    result.CopyFrom(net)
+    origins: list[int | None] = list(range(len(net.layers) or len(net.layer)))
+    if net.layers:
+        if net.layer:
+            report.drop(len(places), f"{len(net.layer)} blocks 'layer', ignored because there are blocks 'layers'")
+        old, origins = _without_padding(net, report)
+        new = [_v2_layer(_v1_layer(entry, index, report), index, report) for entry, index in zip(old, origins)]
+        del result.layers[:], result.layer[:]
+        result.layer.extend(new)
+    if net.input:
+        origins = _upgrade_inputs(result, report) + origins
+    for layer in result.layer:
+        _upgrade_batch_norm(layer)
+    raise_all(report.errors)
+    if report.dropped:
+        warnings.warn(UpgradeWarning("left out in the upgrade, as Caffe does:\n  " + "\n  ".join(report.dropped)), stacklevel=3)
+    return result, origins
+
+
+def upgrade_solver(solver: SolverParameter) -> SolverParameter:
+    """A copy with `type` in place of `solver_type` and its inline nets upgraded.
+
+    Raises: UpgradeError if both are given.
+    """
+    result = SolverParameter()
+    result.CopyFrom(solver)
+    if solver.HasField("solver_type"):
+        if solver.HasField("type"):
+            raise UpgradeError("both solver_type and type are given", hint="remove solver_type, the old form of type")
+        result.type = SOLVER_TYPES[SolverParameter.SolverType.Name(solver.solver_type)]
+        result.ClearField("solver_type")
+    for name in ("net_param", "train_net_param"):
+        if solver.HasField(name):
+            getattr(result, name).CopyFrom(upgrade_net(getattr(solver, name)))
+    for old, new in zip(solver.test_net_param, result.test_net_param):
+        new.CopyFrom(upgrade_net(old))
+    return result
+
+
+def _without_padding(net: NetParameter, report: _Report) -> tuple[list[V1LayerParameter], list[int]]:
+    """The old layers less V0's padding layers, whose amount moves into the convolution or pooling behind them."""
+    kept: list[V1LayerParameter] = []
+    origins: list[int] = []
+    producer: dict[str, V1LayerParameter] = {}
+    for index, layer in enumerate(net.layers):
+        if layer.layer.type != PADDING:
+            copy = V1LayerParameter()
+            copy.CopyFrom(layer)
+            _absorb_padding(copy, producer, index, report)
+            kept.append(copy)
+            origins.append(index)
+        for top in layer.top:
+            producer[top] = layer
+    return kept, origins
+
+
+def _absorb_padding(layer: V1LayerParameter, producer: dict[str, V1LayerParameter], index: int, report: _Report) -> None:
+    for position, bottom in enumerate(layer.bottom):
+        source = producer.get(bottom)
+        if source is None or source.layer.type != PADDING:
+            continue
+        if layer.layer.type not in ("conv", "pool") or len(layer.bottom) != 1 or len(source.bottom) != 1:
+            message = f"layer {layer.layer.name!r} takes its input from padding layer {source.layer.name!r}"
+            report.error(index, message, "only a convolution or a pooling with one bottom can")
+            continue
+        layer.layer.pad = source.layer.pad
+        layer.bottom[position] = source.bottom[0]
+
+
+def _v1_layer(old: V1LayerParameter, index: int, report: _Report) -> V1LayerParameter:
+    """A V0 layer as V1; a V1 layer with its transforms moved out of the data parameters."""
+    if old.HasField("layer"):
+        return _from_v0(old, index, report)
+    name = _TRANSFORMED.get(V1LayerParameter.LayerType.Name(old.type))
+    if name is not None and old.HasField(name):  # type: ignore[arg-type]
+        param = getattr(old, name)
+        for transform in _TRANSFORMS:
+            if param.HasField(transform):
+                setattr(old.transform_param, transform, getattr(param, transform))
+                param.ClearField(transform)
+    return old
+
+
+def _from_v0(old: V1LayerParameter, index: int, report: _Report) -> V1LayerParameter:
+    new = V1LayerParameter(bottom=old.bottom, top=old.top, include=old.include, exclude=old.exclude)
+    kind = old.layer.type
+    if kind in V0_TYPES:
+        new.type = V1LayerParameter.LayerType.Value(V0_TYPES[kind])
+    elif old.layer.HasField("type"):
+        message = f"layer {old.layer.name!r}: unknown V0 type {kind!r}"
+        report.error(index, message, did_you_mean(kind, V0_TYPES) or "V0 types are written like \"conv\"")
+    for descriptor, value in old.layer.ListFields():
+        if descriptor.name == "type":
+            continue
+        homes = V0_FIELDS.get(descriptor.name, {})
+        path = homes.get(kind) or homes.get("")
+        if path is None:
+            report.drop(index, f"{descriptor.name!r} of layer {old.layer.name!r}, which type {kind!r} does not have")
+        else:
+            _put(new, path, value)
+    return new
+
+
+def _put(message: Any, path: str, value: Any) -> None:
+    """Set the field at a dotted path; a repeated one is extended."""
+    *blocks, name = path.split(".")
+    for block in blocks:
+        message = getattr(message, block)
+    target = message.DESCRIPTOR.fields_by_name[name]
+    if target.is_repeated:
+        getattr(message, name).extend(value if hasattr(value, "__len__") else [value])
+    elif target.message_type:
+        getattr(message, name).CopyFrom(value)
+    else:
+        setattr(message, name, value)
+
+
+def _v2_layer(old: V1LayerParameter, index: int, report: _Report) -> LayerParameter:
+    new = LayerParameter()
+    known = LayerParameter.DESCRIPTOR.fields_by_name
+    for descriptor, value in old.ListFields():
+        target = known.get(descriptor.name)
+        if descriptor.is_extension or descriptor.name in ("type", "param") or target is None:
+            continue
+        if target.is_repeated:
+            getattr(new, target.name).extend(value)
+        elif target.message_type:
+            getattr(new, target.name).CopyFrom(value)
+        else:
+            setattr(new, target.name, value)
+    if old.HasField("type"):
+        new.type = V1_TYPES[V1LayerParameter.LayerType.Name(old.type)]
+    _upgrade_params(old, new)
+    _upgrade_fork_fields(old, new)
+    return new
+
+
+def _upgrade_params(old: V1LayerParameter, new: LayerParameter) -> None:
+    """V1's four parallel lists about parameters as one list of `param` blocks."""
+    modes = [V1LayerParameter.DimCheckMode.Name(mode) for mode in old.blob_share_mode]
+    columns = {
+        "name": list(old.param),
+        "share_mode": [ParamSpec.DimCheckMode.Value(mode) for mode in modes],
+        "lr_mult": list(old.blobs_lr),
+        "decay_mult": list(old.weight_decay),
+    }
+    for name, values in columns.items():
+        for index, value in enumerate(values):
+            while len(new.param) <= index:
+                new.param.add()
+            setattr(new.param[index], name, value)
+
+
+def _upgrade_fork_fields(old: V1LayerParameter, new: LayerParameter) -> None:
+    if forks.has_fields(old):
+        fork = forks.fields(new)
+        for descriptor, value in forks.fields(old).ListFields():
+            if descriptor.name == "type":
+                new.type = FORK_V1_TYPES[descriptor.enum_type.values_by_number[value].name]
+            else:
+                getattr(fork, descriptor.name).CopyFrom(value)
+    for name, text in forks.unknown(old):
+        forks.keep_unknown(new, name, text)
+
+
+def _upgrade_inputs(net: NetParameter, report: _Report) -> list[int | None]:
+    """Turn the net's inputs into a first layer of type Input; without any shapes they merely vanish, as in Caffe."""
+    names, shapes, dims = list(net.input), list(net.input_shape), list(net.input_dim)
+    if not shapes and dims:
+        shapes = [BlobShape(dim=dims[start : start + 4]) for start in range(0, len(dims), 4)]
+    made: list[int | None] = []
+    if shapes:
+        if len(shapes) < len(names) or (not net.input_shape and len(dims) < 4 * len(names)):
+            given = f"{len(shapes)} input_shape" if net.input_shape else f"{len(dims)} input_dim"
+            hint = "give one input_shape or four input_dim for each input"
+            report.errors.append(UpgradeError(f"{len(names)} input, but {given}", hint=hint))
+        layer = LayerParameter(name="input", type="Input", top=names)
+        layer.input_param.shape.extend(shapes[: len(names)])
+        rest = list(net.layer)
+        del net.layer[:]
+        net.layer.extend([layer, *rest])
+        made.append(None)
+    for name in ("input", "input_shape", "input_dim"):
+        net.ClearField(name)
+    return made
+
+
+def _upgrade_batch_norm(layer: LayerParameter) -> None:
+    """Old BatchNorm layers state the rates of their three statistics, which must be zero."""
+    if layer.type == "BatchNorm" and len(layer.param) == 3:
+        for param in layer.param:
+            param.lr_mult = 0
+            param.decay_mult = 0
