@@ -1,0 +1,36 @@
+"""Shapes of InnerProduct and Embed."""
+
+from __future__ import annotations
+
+from prototxt.errors import ShapeError
+from prototxt.messages import LayerParameter
+from prototxt.shapes.dimensions import UNKNOWN, Shape, canonical_axis, count
+from prototxt.shapes.registry import shape_function
+
+
+@shape_function("InnerProduct", bottoms=1, tops=1, unknown_rank="own")
+def inner_product(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+    """Axes from `axis` on become num_output; weights [num_output, inputs], or [inputs, num_output] with `transpose`."""
+    param, (bottom,) = layer.inner_product_param, bottoms
+    if param.num_output <= 0:
+        raise ShapeError("num_output must be at least 1", hint="set num_output to the number of outputs")
+    if bottom is UNKNOWN:
+        axis, inputs = param.axis, None
+        top: Shape = (*(None,) * axis, param.num_output) if axis >= 0 else UNKNOWN
+    else:
+        axis = canonical_axis(bottom, param.axis)
+        inputs = count(bottom, axis)
+        top = (*bottom[:axis], param.num_output)
+    weight: Shape = (inputs, param.num_output) if param.transpose else (param.num_output, inputs)
+    return [top], [weight, (param.num_output,)] if param.bias_term else [weight]
+
+
+@shape_function("Embed", bottoms=1, tops=1)
+def embed(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+    """One row of the weights [input_dim, num_output] for each index: the bottom's shape with num_output behind it."""
+    param, (bottom,) = layer.embed_param, bottoms
+    for name, value in (("num_output", param.num_output), ("input_dim", param.input_dim)):
+        if value <= 0:
+            raise ShapeError(f"{name} must be at least 1")
+    weight: Shape = (param.input_dim, param.num_output)
+    return [(*bottom, param.num_output)], [weight, (param.num_output,)] if param.bias_term else [weight]

@@ -1,0 +1,226 @@
+"""Shape inference over a whole net, with Caffe's checks on how layers connect; all errors are raised together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from prototxt.errors import ShapeError, raise_all
+from prototxt.messages import LayerParameter, NetParameter
+from prototxt.places import place_of
+from prototxt.shapes.dimensions import (
+    LARGEST_COUNT,
+    MOST_AXES,
+    UNKNOWN,
+    Shape,
+    count,
+    merge_shapes,
+    shapes_agree,
+    text,
+)
+from prototxt.shapes.registry import LayerType, layer_type
+from prototxt.shapes.sharing import check_shared_params
+
+
+@dataclass(frozen=True)
+class NetShapes:
+    """The shapes in a net; lists have one entry per layer, in the net's order.
+
+    blobs    blob name -> shape (of its last writer; in-place layers keep shapes)
+    bottoms  shapes of each layer's bottoms
+    tops     shapes of each layer's tops; a loss without a top has one, as Caffe adds it
+    params   shapes of each layer's parameters and statistics, in Caffe's order
+    """
+
+    blobs: dict[str, Shape]
+    bottoms: list[list[Shape]]
+    tops: list[list[Shape]]
+    params: list[list[Shape]]
+
+
+@dataclass
+class _State:
+    inputs: dict[str, Shape]
+    unknown: Literal["error", "ignore"]
+    shapes: NetShapes = field(default_factory=lambda: NetShapes({}, [], [], []))
+    errors: list[ShapeError] = field(default_factory=list)
+    unused: set[str] = field(default_factory=set)
+
+
+def infer(
+    net: NetParameter,
+    inputs: Mapping[str, Sequence[int | None]] | None = None,
+    *,
+    unknown: Literal["error", "ignore"] = "error",
+) -> NetShapes:
+    """Shapes of every blob and parameter of a net that is filtered for one phase (`prototxt.filter_net`).
+
+    inputs   shapes of blobs that data layers make, or that the description does not tell; they prevail over both
+    unknown  a layer type without a shape function is an error, or its tops are `UNKNOWN`
+
+    Raises: ShapeError with all that Caffe would refuse in the layers' parameters and connections, each with its place.
+    """
+    state = _State({name: tuple(shape) for name, shape in (inputs or {}).items()}, unknown)
+    state.unused = set(state.inputs)
+    for layer in net.layer:
+        _infer_layer(layer, state)
+    if state.unused and not state.errors:
+        known = ", ".join(sorted(state.shapes.blobs))[:300]
+        names = ", ".join(repr(name) for name in sorted(state.unused))
+        state.errors.append(ShapeError(f"shapes are given for {names}, which the net lacks", hint=f"its blobs are {known}"))
+    state.errors += check_shared_params(net, state.shapes.params)
+    raise_all(state.errors)
+    return state.shapes
+
+
+def infer_shapes(net: NetParameter, inputs: Mapping[str, Sequence[int | None]] | None = None) -> dict[str, Shape]:
+    """The shapes of a net's blobs by name, as `infer` finds them; None stands for a dimension that is not known."""
+    return infer(net, inputs).blobs
+
+
+def _infer_layer(layer: LayerParameter, state: _State) -> None:
+    _check_rules(layer, state)
+    bottoms = [_bottom(name, index, layer, state) for index, name in enumerate(layer.bottom)]
+    tops: list[Shape] = [UNKNOWN] * len(layer.top)
+    params: list[Shape] = []
+    kind: LayerType | None = None
+    try:
+        kind = layer_type(layer.type)
+    except ShapeError as error:
+        if state.unknown == "error":
+            state.errors.append(placed(error, layer, with_type=False))
+    try:
+        if kind is not None:
+            tops, params = _apply(kind, layer, bottoms, state)
+            _check_params(layer, params)
+    except ShapeError as error:
+        state.errors.append(placed(error, layer))
+    _write_tops(layer, tops, kind, state)
+    state.shapes.bottoms.append(bottoms)
+    state.shapes.tops.append(tops)
+    state.shapes.params.append(params)
+
+
+def placed(error: ShapeError, layer: LayerParameter, *, with_type: bool = True) -> ShapeError:
+    """The error with the layer's name, type and place."""
+    name = f"layer {layer.name!r}" if layer.name else "a layer without a name"
+    kind = f" ({layer.type})" if with_type else ""
+    return ShapeError(f"{name}{kind}: {error.message}", place=place_of(layer), hint=error.hint)
+
+
+def _bottom(name: str, index: int, layer: LayerParameter, state: _State) -> Shape:
+    if name not in state.shapes.blobs:
+        hint = "a layer before this one must have it as top, in the same phase"
+        state.errors.append(placed(ShapeError(f"unknown bottom blob {name!r} (bottom {index})", hint=hint), layer))
+        state.shapes.blobs[name] = UNKNOWN
+    return state.shapes.blobs[name]
+
+
+def _check_rules(layer: LayerParameter, state: _State) -> None:
+    problems = []
+    if layer.include and layer.exclude:
+        problems.append(ShapeError("include and exclude rules are both given", hint="keep one kind"))
+    if layer.propagate_down and len(layer.propagate_down) != len(layer.bottom):
+        problems.append(
+            ShapeError(
+                f"propagate_down is given {len(layer.propagate_down)} times for {len(layer.bottom)} bottoms",
+                hint="give none, or one per bottom",
+            )
+        )
+    state.errors += [placed(problem, layer) for problem in problems]
+
+
+def _apply(
+    kind: LayerType, layer: LayerParameter, bottoms: list[Shape], state: _State
+) -> tuple[list[Shape], list[Shape]]:
+    if kind.source and layer.top and all(top in state.inputs for top in layer.top):
+        return [UNKNOWN] * len(layer.top), []
+    _check_counts(kind, layer)
+    if kind.unknown_rank == "own" or UNKNOWN not in bottoms:
+        tops, params = kind.function(layer, bottoms)
+    else:
+        tops, params = _guess(kind, layer, bottoms)
+    _check_tops(kind, layer, tops)
+    return tops, params
+
+
+def _guess(kind: LayerType, layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+    """What can be said when a bottom's number of axes is not known: as for images, but the tops only if they are."""
+    images: list[Shape] = [(None,) * 4 if bottom is UNKNOWN else bottom for bottom in bottoms]
+    try:
+        tops, params = kind.function(layer, images)
+    except ShapeError:
+        if kind.unknown_rank == "image":
+            raise
+        return [UNKNOWN] * len(layer.top), []
+    return (tops if kind.unknown_rank == "image" else [UNKNOWN] * len(tops)), params
+
+
+def _check_counts(kind: LayerType, layer: LayerParameter) -> None:
+    tops = max(len(layer.top), kind.tops[0]) if kind.loss else len(layer.top)
+    for what, limits, number in (("bottom", kind.bottoms, len(layer.bottom)), ("top", kind.tops, tops)):
+        least, most = limits
+        if number < least or (most is not None and number > most):
+            takes = f"{least}" if least == most else f"{least} to {most}" if most is not None else f"at least {least}"
+            raise ShapeError(f"takes {takes} {what} blob{'s' * (takes != '1')}, but has {number}")
+    if kind.paired and len(layer.bottom) != len(layer.top):
+        raise ShapeError(f"needs as many tops as bottoms, but has {len(layer.bottom)} bottoms and {len(layer.top)} tops")
+
+
+def _check_tops(kind: LayerType, layer: LayerParameter, tops: list[Shape]) -> None:
+    if layer.loss_weight and len(layer.loss_weight) != len(tops):
+        raise ShapeError(
+            f"loss_weight is given {len(layer.loss_weight)} times for {len(tops)} tops", hint="give none, or one per top"
+        )
+    if not kind.in_place and set(layer.top) & set(layer.bottom):
+        raise ShapeError("cannot work in place", hint="give the top a name of its own")
+    for top in tops:
+        if len(top) > MOST_AXES:
+            raise ShapeError(f"a blob of {len(top)} axes is more than Caffe's {MOST_AXES}")
+        if any(dim is not None and dim <= 0 for dim in top):
+            raise ShapeError(f"the top would be empty: {text(top)}", hint="every dimension must be at least 1")
+        elements = count(top)
+        if elements is not None and elements > LARGEST_COUNT:
+            raise ShapeError(f"a blob of {text(top)} has {elements} elements, more than Caffe's {LARGEST_COUNT}")
+
+
+def _check_params(layer: LayerParameter, params: list[Shape]) -> None:
+    if len(layer.param) > len(params) and layer.type != "Python":
+        raise ShapeError(
+            f"{len(layer.param)} param blocks for {len(params)} parameters", hint="drop the param blocks that are too many"
+        )
+
+
+def _write_tops(layer: LayerParameter, tops: list[Shape], kind: LayerType | None, state: _State) -> None:
+    blobs = state.shapes.blobs
+    written: set[str] = set()
+    for index, name in enumerate(layer.top):
+        in_place = index < len(layer.bottom) and layer.bottom[index] == name
+        if name in written or (name in blobs and not in_place):
+            hint = "give one of them another name"
+            if layer.include or layer.exclude:
+                hint = "filter the net for one phase first (prototxt.filter_net), or " + hint
+            state.errors.append(placed(ShapeError(f"top blob {name!r} is made by another layer, too", hint=hint), layer))
+        written.add(name)
+        shape = tops[index] if index < len(tops) else UNKNOWN
+        if name in state.inputs and not in_place:
+            shape = _given(name, shape, kind, layer, state)
+            if index < len(tops):
+                tops[index] = shape
+        blobs[name] = shape
+
+
+def _given(name: str, shape: Shape, kind: LayerType | None, layer: LayerParameter, state: _State) -> Shape:
+    """The caller's shape for the blob; data layers yield to it, others must agree."""
+    given = state.inputs[name]
+    state.unused.discard(name)
+    if any(dim is not None and dim <= 0 for dim in given):
+        state.errors.append(placed(ShapeError(f"the shape given for blob {name!r} is empty: {text(given)}"), layer))
+    if kind is None or kind.source:
+        return given
+    if not shapes_agree(shape, given):
+        message = f"the shape given for blob {name!r} is {text(given)}, but it is {text(shape)}"
+        state.errors.append(placed(ShapeError(message, hint="give shapes for the net's inputs only"), layer))
+        return shape
+    return merge_shapes([shape, given])

@@ -1,0 +1,112 @@
+"""Shapes of Pooling and of SPP, which is made of it."""
+
+from __future__ import annotations
+
+from prototxt.errors import ShapeError
+from prototxt.messages import LayerParameter, PoolingParameter, SPPParameter
+from prototxt.shapes.dimensions import Dim, Shape, product, text
+from prototxt.shapes.registry import shape_function
+
+
+def pooled_size(size: Dim, kernel: int, stride: int, pad: int, *, clip: bool, floor: bool = False) -> Dim:
+    """Windows along one axis: rounded up, unlike torch; with `clip` the last one must begin inside the input or its pad.
+
+    Caffe clips both axes when either is padded, and none otherwise.
+    """
+    if size is None:
+        return None
+    span = size + 2 * pad - kernel
+    pooled = (int(span / stride) if floor or span < 0 else -(-span // stride)) + 1
+    if clip and (pooled - 1) * stride >= size + pad:
+        pooled -= 1
+    return pooled
+
+
+@shape_function("Pooling", bottoms=1, tops=(1, 2), unknown_rank="image")
+def pooling(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+    """[N, C, H, W] to [N, C, pooled H, pooled W]; MAX can have a second top, the mask of the same shape."""
+    param, (bottom,) = layer.pooling_param, bottoms
+    _check(param, layer, bottom)
+    if param.global_pooling:
+        return [(*bottom[:2], 1, 1)] * len(layer.top), []
+    kernel, stride, pad = _pair(param, "kernel"), _pair(param, "stride"), _pair(param, "pad")
+    floor = param.round_mode == PoolingParameter.FLOOR
+    sizes = [
+        pooled_size(size, *window, clip=any(pad), floor=floor)
+        for size, window in zip(bottom[2:], zip(kernel, stride, pad, strict=True), strict=True)
+    ]
+    if any(size is not None and size <= 0 for size in sizes):
+        raise ShapeError(
+            f"the kernel {kernel[0]}x{kernel[1]} does not fit the input {text(bottom[2:])}",
+            hint="use a smaller kernel, or global_pooling: true",
+        )
+    return [(*bottom[:2], *sizes)] * len(layer.top), []
+
+
+def _pair(param: PoolingParameter, short: str) -> tuple[int, int]:
+    square = {"kernel": "kernel_size", "stride": "stride", "pad": "pad"}[short]
+    if param.HasField(f"{short}_h"):  # type: ignore[arg-type]
+        return getattr(param, f"{short}_h"), getattr(param, f"{short}_w")
+    return getattr(param, square), getattr(param, square)
+
+
+def _check(param: PoolingParameter, layer: LayerParameter, bottom: Shape) -> None:
+    if len(layer.top) == 2 and param.pool != PoolingParameter.MAX:
+        raise ShapeError("only MAX pooling has a second top, the mask", hint="drop the second top")
+    if len(bottom) != 4:
+        raise ShapeError(f"the bottom must have 4 axes (num, channels, height, width), not {text(bottom)}")
+    both = param.HasField("kernel_h") and param.HasField("kernel_w")
+    either = param.HasField("kernel_h") or param.HasField("kernel_w")
+    if param.global_pooling:
+        if param.HasField("kernel_size") or either:
+            raise ShapeError("global_pooling takes its kernel from the input", hint="drop kernel_size, kernel_h, kernel_w")
+    elif param.HasField("kernel_size") == both or (either and not both):
+        raise ShapeError("the kernel must be kernel_size, or kernel_h and kernel_w", hint="give one of the two forms")
+    for short, square in (("pad", "pad"), ("stride", "stride")):
+        _check_pair(param, short, square)
+    if param.global_pooling:
+        _check_global(param)
+        return
+    kernel, stride, pad = _pair(param, "kernel"), _pair(param, "stride"), _pair(param, "pad")
+    if min(kernel) <= 0 or min(stride) <= 0:
+        raise ShapeError("kernel and stride must be at least 1")
+    if any(pad) and param.pool == PoolingParameter.STOCHASTIC:
+        raise ShapeError("STOCHASTIC pooling takes no pad", hint="set pad: 0")
+    if any(p >= k for p, k in zip(pad, kernel, strict=True)):
+        raise ShapeError(
+            f"the pad {pad[0]}x{pad[1]} must be smaller than the kernel {kernel[0]}x{kernel[1]}",
+            hint="use less pad, or a larger kernel",
+        )
+
+
+def _check_pair(param: PoolingParameter, short: str, square: str) -> None:
+    high, wide = param.HasField(f"{short}_h"), param.HasField(f"{short}_w")  # type: ignore[arg-type]
+    if high != wide or (high and param.HasField(square)):  # type: ignore[arg-type]
+        raise ShapeError(f"give either {square}, or both {short}_h and {short}_w")
+
+
+def _check_global(param: PoolingParameter) -> None:
+    if any(_pair(param, "pad")) or _pair(param, "stride") != (1, 1):
+        raise ShapeError("global_pooling takes pad 0 and stride 1 only", hint="drop pad and stride")
+
+
+@shape_function("SPP", bottoms=1, tops=1, unknown_rank="image")
+def spp(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+    """A pyramid of 1, 4, 16... poolings side by side: [N, C * (4^height - 1) / 3]; one level alone keeps [N, C, 1, 1]."""
+    param, (bottom,) = layer.spp_param, bottoms
+    if len(bottom) != 4:
+        raise ShapeError(f"the bottom must have 4 axes (num, channels, height, width), not {text(bottom)}")
+    if param.pyramid_height < 1:
+        raise ShapeError("pyramid_height must be at least 1")
+    if param.pool == SPPParameter.STOCHASTIC:
+        raise ShapeError("SPP pools by MAX or AVE only")
+    num, channels, height, width = bottom
+    if param.pyramid_height == 1:
+        return [(num, channels, 1, 1)], []
+    bins = 2 ** (param.pyramid_height - 1)
+    if any(size is not None and size < bins for size in (height, width)):
+        raise ShapeError(
+            f"the input {text(bottom[2:])} is smaller than the pyramid's finest level ({bins}x{bins})",
+            hint="use a smaller pyramid_height",
+        )
+    return [(num, product((channels, (4**param.pyramid_height - 1) // 3)))], []

@@ -1,0 +1,121 @@
+"""The size of the first record of a data source, when it is there and readable; None otherwise.
+
+The readers (Pillow, LMDB, LevelDB, HDF5) are imported when a source of their kind exists, and no sooner.
+"""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from prototxt.messages import Datum
+from prototxt.shapes.dimensions import Dim
+
+
+def listed_image(source: str, root_folder: str) -> tuple[Dim, Dim]:
+    """Height and width of the first picture of an image list (`path label` lines)."""
+    try:
+        with Path(source).open("rb") as file:
+            line = next(iter(file), b"").decode("utf-8", "surrogateescape").rstrip()
+        return _image_size(Path(root_folder + line.rpartition(" ")[0]))[1:]
+    except (OSError, ValueError):
+        return None, None
+
+
+def window_channels(source: str) -> Dim:
+    """Channels of the first image of a window file: the third line after `# 0`."""
+    try:
+        with Path(source).open(encoding="utf-8", errors="surrogateescape") as file:
+            lines = [next(file, "") for _ in range(3)]
+        return int(lines[2])
+    except (OSError, ValueError):
+        return None
+
+
+def hdf5_rows(source: str, names: list[str]) -> list[tuple[int, ...] | None]:
+    """Shape of one row of each data set in the first file that the list `source` names."""
+    unknown: list[tuple[int, ...] | None] = [None] * len(names)
+    try:
+        listed = Path(source).read_text(encoding="utf-8", errors="surrogateescape").split()
+        if not listed or not Path(listed[0]).is_file():
+            return unknown
+        import h5py
+
+        with h5py.File(listed[0], "r") as file:
+            return [_row(file.get(name)) for name in names]
+    except (ImportError, OSError, ValueError):
+        return unknown
+
+
+def _row(dataset: Any) -> tuple[int, ...] | None:
+    shape = getattr(dataset, "shape", None)
+    return tuple(int(dim) for dim in shape[1:]) if shape else None
+
+
+def database_record(source: str, lmdb: bool, forced_channels: Dim) -> tuple[Dim, Dim, Dim]:
+    """Channels, height and width of a database's first Datum; an encoded one is measured as the decoded picture."""
+    if not source or not Path(source).exists():
+        return forced_channels, None, None
+    record = _first_lmdb(source) if lmdb else _first_leveldb(source)
+    try:
+        datum = Datum.FromString(record or b"")
+        if datum.encoded:
+            channels, height, width = _image_size(io.BytesIO(datum.data))
+            return forced_channels or channels, height, width
+    except (OSError, ValueError):
+        return forced_channels, None, None
+    except Exception as error:  # protobuf's DecodeError derives from Exception alone
+        if type(error).__name__ != "DecodeError":
+            raise
+        return forced_channels, None, None
+    if not datum.channels:
+        return forced_channels, None, None
+    return datum.channels, datum.height, datum.width
+
+
+def _first_lmdb(source: str) -> bytes | None:
+    try:
+        import lmdb
+    except ImportError:
+        return None
+    try:
+        folder = Path(source).is_dir()
+        with lmdb.open(source, readonly=True, lock=False, subdir=folder) as env, env.begin(buffers=False) as view:
+            with view.cursor() as cursor:
+                return bytes(cursor.value()) if cursor.first() else None
+    except lmdb.Error:
+        return None
+
+
+def _first_leveldb(source: str) -> bytes | None:
+    try:
+        import plyvel
+    except ImportError:
+        return None
+    try:
+        with _untouched(Path(source)) as folder, plyvel.DB(folder, create_if_missing=False) as database:
+            return next((bytes(value) for _, value in database), None)
+    except (OSError, plyvel.Error):
+        return None
+
+
+@contextmanager
+def _untouched(source: Path) -> Iterator[str]:
+    """A folder of links to the database's files: LevelDB writes even when it only reads, and then writes there."""
+    with tempfile.TemporaryDirectory() as folder:
+        for file in source.iterdir():
+            if file.name not in ("LOCK", "LOG", "LOG.old"):
+                (Path(folder) / file.name).symlink_to(file.resolve())
+        yield folder
+
+
+def _image_size(file: Path | BinaryIO) -> tuple[int, int, int]:
+    """Channels, height and width from an image's header."""
+    from PIL import Image
+
+    with Image.open(file) as image:
+        return len(image.getbands()) if image.mode == "L" else 3, image.height, image.width

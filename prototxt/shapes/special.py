@@ -1,0 +1,108 @@
+"""Shapes of Parameter, Python, Onnx, and the losses of positive-congruent training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prototxt.errors import ShapeError
+from prototxt.messages import LayerParameter
+from prototxt.shapes.dimensions import UNKNOWN, Shape, agree, text
+from prototxt.shapes.registry import shape_function
+
+
+@shape_function("Parameter", bottoms=0, tops=1)
+def parameter(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+    """The parameter itself is the top."""
+    shape = tuple(int(dim) for dim in layer.parameter_param.shape.dim)
+    return [shape], [shape]
+
+
+@shape_function("Python", unknown_rank="own", source=True)
+def python(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+    """The user's class decides when it runs."""
+    return [UNKNOWN] * len(layer.top), []
+
+
+@shape_function("Onnx", bottoms=(1, None), tops=(1, None), unknown_rank="own")
+def onnx(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+    """What the file declares for its outputs, the first axis as the first bottom's; its weights stay in the file."""
+    file = layer.onnx_param.file
+    if not file:
+        raise ShapeError("onnx_param.file is missing", hint="name the ONNX file")
+    declared = _declared_outputs(file)
+    wanted = list(layer.onnx_param.output) or list(declared)
+    if declared and len(wanted) != len(layer.top):
+        raise ShapeError(f"{len(layer.top)} tops for {len(wanted)} outputs of {file}", hint="name them in onnx_param.output")
+    batch = None if bottoms[0] is UNKNOWN or not bottoms[0] else bottoms[0][0]
+    shapes = [declared.get(name, UNKNOWN) for name in wanted] or [UNKNOWN] * len(layer.top)
+    return [(batch, *shape[1:]) if shape and shape is not UNKNOWN else shape for shape in shapes], []
+
+
+def _declared_outputs(file: str) -> dict[str, Shape]:
+    """Output name -> shape of an ONNX file; empty when the file or the library is absent."""
+    if not Path(file).is_file():
+        return {}
+    try:
+        import onnx as library
+    except ImportError:
+        return {}
+    try:
+        graph = library.load(file, load_external_data=False).graph
+    except Exception as error:  # protobuf's DecodeError derives from Exception alone
+        raise ShapeError(f"{file} is no readable ONNX file: {error}") from error
+    return {value.name: _onnx_shape(value) for value in graph.output}
+
+
+def _onnx_shape(value: object) -> Shape:
+    tensor = value.type.tensor_type  # type: ignore[attr-defined]
+    if not tensor.HasField("shape"):
+        return UNKNOWN
+    return tuple(dim.dim_value if dim.dim_value > 0 else None for dim in tensor.shape.dim)
+
+
+@shape_function(
+    "KDLoss", "FocalDistillationLoss", "LogitMatchingLoss", "LDILoss", "ELODILoss", "NaivePCTLoss",
+    bottoms=(3, None), tops=1, loss=True, unknown_rank="own",
+)  # fmt: skip
+def reference_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+    """A scalar, from new logits [N, C], one or more references' logits, and labels [N]."""
+    new, *references, labels = bottoms
+    classes = list(layer.pct_param.classes)
+    covered = len(classes) if classes else new[1] if len(new) > 1 else None
+    for reference in references:
+        if UNKNOWN in (new, reference):
+            continue
+        if len(new) != 2 or len(reference) != 2:
+            raise ShapeError(f"logits must be [N, C], not {text(new)} and {text(reference)}")
+        if not agree(reference[0], new[0]) or not agree(reference[1], covered):
+            raise ShapeError(
+                f"the reference {text(reference)} does not fit the new logits {text(new)}"
+                + (f" with {len(classes)} classes" if classes else ""),
+                hint="say in pct_param.classes which of the new classes the reference knows",
+            )
+    _check_classes(classes, new)
+    _check_labels(new, labels)
+    return [()], []
+
+
+@shape_function("CNALoss", "BCTLoss", bottoms=(2, None), tops=1, loss=True, unknown_rank="own")
+def feature_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+    """A scalar, from features of the new net and what it is held to."""
+    for bottom in bottoms[1:]:
+        if not agree(bottom[0] if bottom else None, bottoms[0][0] if bottoms[0] else None):
+            raise ShapeError(f"bottoms must have one batch size, not {text(bottoms[0])} and {text(bottom)}")
+    return [()], []
+
+
+def _check_classes(classes: list[int], new: Shape) -> None:
+    size = None if len(new) != 2 else new[1]
+    if len(set(classes)) != len(classes):
+        raise ShapeError("pct_param.classes names a class twice")
+    if size is not None and any(index >= size for index in classes):
+        raise ShapeError(f"pct_param.classes names class {max(classes)}, but the new logits have {size} classes")
+
+
+def _check_labels(new: Shape, labels: Shape) -> None:
+    rows = None if new is UNKNOWN else new[0]
+    if labels is not UNKNOWN and not agree(labels[0] if labels else 1, rows):
+        raise ShapeError(f"labels {text(labels)} for {rows} rows of logits")
