@@ -39,6 +39,7 @@ def parse(text: str, name: str = "<text>", *, tolerant: bool = False) -> Documen
         if not tolerant:
             raise_all(errors)
         document.errors = errors
+        document.broken = tuple(parser.broken)
     return document
 
 
@@ -55,6 +56,8 @@ class _Parser:
         self.tape = Tape(text)
         self.open: list[int] = []  # records of the messages and lists that are not closed yet
         self.mistakes: list[tuple[int, str, str | None]] = []
+        self.broken: list[tuple[int, int]] = []  # spans that no node covers; an empty one for a bracket too many
+        self.cut = False  # whether reading stopped before the end
         self.value_end = -1  # behind the last field: a separator may follow it, once
         self.barrier = 0  # of the last separator or opening bracket
 
@@ -88,7 +91,7 @@ class _Parser:
                 add_kind(group - 2)  # type: ignore[operator]
                 if group == 5:
                     if len(self.open) >= MAX_DEPTH:
-                        self._mistake(pos - 1, f"brackets are nested more than {MAX_DEPTH} deep")
+                        self._too_deep(pos - 1)
                         break
                     self.open.append(count - 1)
                     self.barrier = pos
@@ -123,6 +126,11 @@ class _Parser:
         if len(self.mistakes) < MAX_ERRORS:
             self.mistakes.append((pos, message, hint))
 
+    def _too_deep(self, pos: int) -> None:
+        self._mistake(pos, f"brackets are nested more than {MAX_DEPTH} deep")
+        self.broken.append((pos, len(self.text)))
+        self.cut = True
+
     def _separator(self, pos: int) -> None:
         if self.value_end < self.barrier or self.value_end < 0:
             self._mistake(pos, f"{self.text[pos]!r} without a field before it", "remove it")
@@ -133,6 +141,8 @@ class _Parser:
         text, tape = self.text, self.tape
         self.value_end = pos + 1
         if not self.open:
+            if len(self.broken) < MAX_ERRORS:
+                self.broken.append((pos, pos + 1))
             self._mistake(pos, f"{text[pos]!r} closes nothing", "remove it, or add the opening bracket that is missing")
             return pos + 1
         record = self.open.pop()
@@ -153,7 +163,7 @@ class _Parser:
             return -1
         name = NAME.match(text, pos) or EXTENSION_NAME.match(text, pos)
         if name is None:
-            return self._broken(pos, f"expected a field name, found {_shown(text, pos)}")
+            return self._broken(pos, pos, f"expected a field name, found {_shown(text, pos)}")
         word = name[0] if name[0][0] != "[" else "[" + name[0][1:-1].strip() + "]"
         at = skip_blank(text, name.end())
         colon = text[at : at + 1] == ":"
@@ -165,24 +175,26 @@ class _Parser:
         if first == "[":
             return self._open_list(self._add(word, pos, at, at + 1, LIST), colon)
         if not colon:
-            return self._broken(at, f"expected ':' or '{{' after {word!r}, found {_shown(text, at)}")
+            return self._broken(pos, at, f"expected ':' or '{{' after {word!r}, found {_shown(text, at)}")
         scalar = scan_scalar(text, at)
         if scalar is None:
-            return self._bad_value(word, at)
+            return self._bad_value(word, pos, at)
         self._add(word, pos, at, scalar.end, _KIND[scalar.kind])
         self.value_end = scalar.end
         return scalar.end
 
-    def _bad_value(self, word: str, at: int) -> int:
+    def _bad_value(self, word: str, start: int, at: int) -> int:
         text = self.text
         if text[at : at + 1] in ('"', "'") and at < len(text):
-            return self._broken(at, f"the string of {word!r} is not closed on its line", f"add a {text[at]} at its end")
-        return self._broken(at, f"expected a value for {word!r}, found {_shown(text, at)}")
+            return self._broken(
+                start, at, f"the string of {word!r} is not closed on its line", f"add a {text[at]} at its end"
+            )
+        return self._broken(start, at, f"expected a value for {word!r}, found {_shown(text, at)}")
 
     def _open(self, record: int) -> int:
         pos = self.tape.value[record] + 1
         if len(self.open) >= MAX_DEPTH:
-            self._mistake(pos - 1, f"brackets are nested more than {MAX_DEPTH} deep")
+            self._too_deep(pos - 1)
             return -1
         self.open.append(record)
         self.barrier = pos
@@ -232,26 +244,24 @@ class _Parser:
         record = self.open.pop()
         self.tape.end[record] = pos
         self.tape.next[record] = len(self.tape.next)
-        return self._broken(pos, message)
+        return self._broken(self.tape.start[record], pos, message)
 
-    def _broken(self, pos: int, message: str, hint: str | None = None) -> int:
-        """Note a mistake and pass over the rest of its line, up to a bracket that belongs to the structure."""
+    def _broken(self, start: int, pos: int, message: str, hint: str | None = None) -> int:
+        """Note the mistake at `pos` in what began at `start` and pass over the rest of the line.
+
+        A bracket that belongs to the structure ends the broken span, so that the blocks around it stay in balance.
+        """
         text = self.text
         self._mistake(pos, message, hint)
+        opened = -1
         if text[pos : pos + 1] in ('"', "'") and pos < len(text):
             newline = text.find("\n", pos)  # an open string: brackets behind it are part of it
-            self.value_end = len(text) if newline < 0 else newline
-            return self.value_end
-        opened = -1
-        while True:
-            match = BROKEN.match(text, pos)
-            pos = match.end() if match else pos
-            mark = text[pos : pos + 1]
-            if mark not in ("{", "}") or (mark == "}" and opened < 0) or (mark == "{" and opened >= 0):
-                break
-            opened = pos if mark == "{" else -1
-            pos += 1
-        if opened >= 0:  # a block with a broken head: keep its brackets in the balance
+            pos = len(text) if newline < 0 else newline
+        else:
+            pos, opened = _end_of_broken(text, pos)
+        if len(self.broken) < MAX_ERRORS:
+            self.broken.append((start, pos if opened < 0 else opened))
+        if opened >= 0:
             return self._open(self._add("", opened, opened, opened + 1, MESSAGE))
         self.value_end = pos
         return pos
@@ -261,10 +271,24 @@ class _Parser:
         for record in reversed(self.open):
             tape.end[record] = len(self.text)
             tape.next[record] = len(tape.next)
-        if self.open and not self.mistakes or len(self.mistakes) < MAX_ERRORS and self.open:
-            record = self.open[-1]
-            opening = self.text[tape.value[record]]
-            self._mistake(tape.value[record], f"{opening!r} is never closed", f"add the missing {_CLOSING[opening]!r}")
+        if self.open and not self.cut:
+            at = tape.value[self.open[-1]]
+            opening = self.text[at]
+            self._mistake(at, f"{opening!r} is never closed", f"add the missing {_CLOSING[opening]!r}")
+            self.broken.append((at, at))
+
+
+def _end_of_broken(text: str, pos: int) -> tuple[int, int]:
+    """Where a broken span ends, and the offset of a block that opens in it and goes on behind its line, or -1."""
+    opened = -1
+    while True:
+        match = BROKEN.match(text, pos)
+        pos = match.end() if match else pos
+        mark = text[pos : pos + 1]
+        if mark not in ("{", "}") or (mark == "}" and opened < 0) or (mark == "{" and opened >= 0):
+            return pos, opened
+        opened = pos if mark == "{" else -1
+        pos += 1
 
 
 def _shown(text: str, pos: int) -> str:

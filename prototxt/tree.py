@@ -184,6 +184,7 @@ class Document:
         self.name = name
         self.root = root
         self.errors = errors
+        self.broken: tuple[tuple[int, int], ...] = ()  # spans that could not be read; an empty one for a bracket
 
     def __str__(self) -> str:
         return self.text

@@ -1,0 +1,155 @@
+"""How many blobs a layer learns or keeps, from its description alone: text or message, of any age.
+
+Freezing needs the exact number: Caffe aborts on a layer with more `param {}` blocks than blobs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from .tree import Message
+
+# V1's enum and V0's strings in the words of today.
+OLD_TYPES: Final = {
+    "ABSVAL": "AbsVal",
+    "ACCURACY": "Accuracy",
+    "ARGMAX": "ArgMax",
+    "BNLL": "BNLL",
+    "CONCAT": "Concat",
+    "CONTRASTIVE_LOSS": "ContrastiveLoss",
+    "CONVOLUTION": "Convolution",
+    "DATA": "Data",
+    "DECONVOLUTION": "Deconvolution",
+    "DROPOUT": "Dropout",
+    "DUMMY_DATA": "DummyData",
+    "EUCLIDEAN_LOSS": "EuclideanLoss",
+    "ELTWISE": "Eltwise",
+    "EXP": "Exp",
+    "FLATTEN": "Flatten",
+    "HDF5_DATA": "HDF5Data",
+    "HDF5_OUTPUT": "HDF5Output",
+    "HINGE_LOSS": "HingeLoss",
+    "IM2COL": "Im2col",
+    "IMAGE_DATA": "ImageData",
+    "INFOGAIN_LOSS": "InfogainLoss",
+    "INNER_PRODUCT": "InnerProduct",
+    "LRN": "LRN",
+    "MEMORY_DATA": "MemoryData",
+    "MULTINOMIAL_LOGISTIC_LOSS": "MultinomialLogisticLoss",
+    "MVN": "MVN",
+    "POOLING": "Pooling",
+    "POWER": "Power",
+    "RELU": "ReLU",
+    "SIGMOID": "Sigmoid",
+    "SIGMOID_CROSS_ENTROPY_LOSS": "SigmoidCrossEntropyLoss",
+    "SILENCE": "Silence",
+    "SOFTMAX": "Softmax",
+    "SOFTMAX_LOSS": "SoftmaxWithLoss",
+    "SPLIT": "Split",
+    "SLICE": "Slice",
+    "TANH": "TanH",
+    "WINDOW_DATA": "WindowData",
+    "THRESHOLD": "Threshold",
+    "conv": "Convolution",
+    "images": "ImageData",
+    "innerproduct": "InnerProduct",
+    "padding": "Padding",
+    "pool": "Pooling",
+    "softmax_loss": "SoftmaxWithLoss",
+}
+OLD_TYPES.update({old.lower(): new for old, new in OLD_TYPES.items() if old.isupper()})
+
+DATA_TYPES: Final = frozenset(
+    {"Data", "ImageData", "HDF5Data", "MemoryData", "DummyData", "WindowData", "Input", "AnnotatedData"}
+)
+# Layers without blobs: Caffe's, this project's, and those of the common forks whose every version has none.
+_NO_BLOBS: Final = (
+    frozenset(
+        """AbsVal Accuracy ArgMax BNLL BatchReindex Clip Concat ContrastiveLoss Crop Dropout ELU Eltwise EuclideanLoss Exp
+    Filter Flatten HDF5Output HingeLoss Im2col InfogainLoss LRN LSTMUnit Log MVN MultinomialLogisticLoss Padding Pooling Power
+    ReLU Reduction Reshape SPP Sigmoid SigmoidCrossEntropyLoss Silence Slice Softmax SoftmaxWithLoss Split Swish TanH
+    Threshold Tile
+    KDLoss FocalDistillationLoss LogitMatchingLoss LDILoss ELODILoss CNALoss BCTLoss NaivePCTLoss
+    Axpy BoxAnnotatorOHEM DetectionEvaluate DetectionOutput Interp MultiBoxLoss PSROIPooling Permute PriorBox ROIPooling
+    ReLU6 Reorg Reverse ShuffleChannel SmoothL1Loss SmoothL1LossOHEM SoftmaxWithLossOHEM Transpose Upsample""".split()
+    )
+    | DATA_TYPES
+)
+
+
+def modern_type(type_name: str) -> str:
+    """The type in the words of today: `CONVOLUTION` (V1) and `conv` (V0) are `Convolution`."""
+    return OLD_TYPES.get(type_name, type_name)
+
+
+def param_count(type_name: str, layer: Any) -> int | None:
+    """The number of blobs of a layer, or None where its description does not tell (Python, unknown types).
+
+    type_name  of any age
+    layer      what describes it: a `Message` of the text (of V0, the inner one) or a LayerParameter
+    """
+    kind = modern_type(type_name)
+    if kind in _NO_BLOBS:
+        return 0
+    count = _COUNTS.get(kind)
+    return count(layer) if count else None
+
+
+def _flag(layer: Any, block: str, name: str, default: bool) -> bool:
+    """A boolean of a parameter block; blocks that occur twice are merged, so the last word counts."""
+    if not isinstance(layer, Message):
+        return bool(getattr(getattr(layer, block), name))
+    for message in reversed(layer.messages(block)):
+        value = message.string(name)
+        if value is not None:
+            return value.lower() in ("true", "t", "1")
+    return default
+
+
+def _bottoms(layer: Any) -> int:
+    return len(layer.scalars("bottom")) if isinstance(layer, Message) else len(layer.bottom)
+
+
+def _with_bias(block: str) -> Callable[[Any], int]:
+    def count(layer: Any) -> int:
+        if isinstance(layer, Message) and layer.get("biasterm") is not None:  # V0
+            return 1 + (layer.string("biasterm") in ("true", "t", "1"))
+        return 1 + _flag(layer, block, "bias_term", True)
+
+    return count
+
+
+def _scale(layer: Any) -> int:
+    """Two bottoms: the second one is the factor, and only a bias would be learned."""
+    return (_bottoms(layer) < 2) + _flag(layer, "scale_param", "bias_term", False)
+
+
+def _recurrent(blobs: int, states: int) -> Callable[[Any], int]:
+    """Static input is one more bottom than x and cont (and the states, if they are exposed), and one more blob."""
+
+    def count(layer: Any) -> int:
+        exposed = _flag(layer, "recurrent_param", "expose_hidden", False)
+        return blobs + (_bottoms(layer) > 2 + (states if exposed else 0))
+
+    return count
+
+
+_COUNTS: Final[dict[str, Callable[[Any], int]]] = {
+    "BatchNorm": lambda layer: 3,
+    "Bias": lambda layer: int(_bottoms(layer) < 2),
+    "Convolution": _with_bias("convolution_param"),
+    "ConvolutionDepthwise": _with_bias("convolution_param"),
+    "Deconvolution": _with_bias("convolution_param"),
+    "DepthwiseConvolution": _with_bias("convolution_param"),
+    "Embed": _with_bias("embed_param"),
+    "InnerProduct": _with_bias("inner_product_param"),
+    "LSTM": _recurrent(3, 2),
+    "MarginInnerProduct": lambda layer: 1,
+    "Normalize": lambda layer: 1,
+    "PReLU": lambda layer: 1,
+    "Parameter": lambda layer: 1,
+    "RNN": _recurrent(5, 1),
+    "Scale": _scale,
+    "WeightedSum": lambda layer: 1,
+}
