@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from fusion.pct.alignment import Pair, align
     from fusion.pct.contrastive import cna
     from fusion.pct.intervals import Interval, bootstrap, mcnemar
-    from fusion.pct.losses import bct, elodi, focal_distillation, kd, ldi, logit_matching, naive
+    from fusion.pct.losses import bct, combine, elodi, focal_distillation, kd, ldi, logit_matching, naive
     from fusion.pct.metrics import (
         Outcomes,
         accuracy,
@@ -43,6 +43,7 @@ _HOMES = {
     "bootstrap": "intervals",
     "mcnemar": "intervals",
     "bct": "losses",
+    "combine": "losses",
     "elodi": "losses",
     "focal_distillation": "losses",
     "kd": "losses",
@@ -75,6 +76,7 @@ _HOMES = {
 __all__ = [  # noqa: RUF022 - losses first, then predictions, then measures
     "bct",
     "cna",
+    "combine",
     "elodi",
     "focal_distillation",
     "kd",

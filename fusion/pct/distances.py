@@ -1,0 +1,75 @@
+"""How far new logits are from reference logits, one number per sample; exact where the difference is small."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from fusion.pct.comparing import Compared
+
+SMALL = 0.25
+
+
+def kl(pair: Compared, temperature: float) -> Tensor:
+    """T^2 * KL(softmax(old / T) || softmax(new / T)) in nats, float [N].
+
+    With p the reference's probabilities and d = (new - old) / T less its mean under p, the divergence is
+    log1p(sum p (e^d - 1 - d)). No term is negative, so nothing cancels, while log p - log q loses all digits at
+    T = 100; the sum is kept as a logarithm, so that no e^d overflows and no small p is lost beside a large one.
+    """
+    log_p = torch.log_softmax(pair.old / temperature, 1)
+    d = (pair.new - pair.old) / temperature
+    d = d - (log_p.exp() * d).sum(1, keepdim=True)
+    values = functional.softplus(torch.logsumexp(log_p + log_excess(d), 1))
+    return torch.where((d == 0).all(1), 0.0, values) * temperature**2
+
+
+def log_excess(d: Tensor) -> Tensor:
+    """log(e^d - 1 - d) without cancellation: a series near 0 (relative error under 1e-10), e^d factored out above 1."""
+    small, large = d.abs() < SMALL, d > 1
+    x = torch.where(small, d, 0.0)
+    tail = 1 + x / 10
+    for n in range(9, 2, -1):
+        tail = 1 + x / n * tail
+    series = x * x / 2 * tail
+    middle = torch.where(small | large, 1.0, d)
+    floor = torch.finfo(d.dtype).tiny
+    below = torch.where(small, series, torch.expm1(middle) - middle).clamp_min(floor).log()
+    high = torch.where(large, d, 2.0)
+    return torch.where(large, high + torch.log1p(-(1 + high) * torch.exp(-high)), below)
+
+
+def squared(pair: Compared) -> Tensor:
+    """Half the mean squared difference of logits, float [N]: the limit of `kl` for T to infinity and centred logits."""
+    return (pair.new - pair.old).square().mean(1) / 2
+
+
+def logit_difference(
+    pair: Compared,
+    *,
+    margin: float,
+    p: float,
+    topk: int | None,
+    topk_by_reference: bool,
+    exclude_gt: bool,
+    one_sided: bool,
+    relative: bool,
+    p_norm: bool,
+) -> Tensor:
+    """Mean over classes of max(|new - old| - margin, 0)^p, float [N]; the options as in `losses.ldi`."""
+    d = pair.new - pair.old
+    if relative:
+        scale = pair.old.amax(1, keepdim=True)
+        d = torch.where(scale > 0, d / torch.where(scale > 0, scale, 1.0), 0.0)
+    over = ((d if one_sided else d.abs()) - margin).clamp_min(0)
+    terms = over if p == 1 else over**p
+    if exclude_gt:
+        terms = terms.masked_fill(torch.nn.functional.one_hot(pair.position, terms.shape[1]).bool(), 0.0)
+    if topk is not None:
+        chosen = (pair.old if topk_by_reference else pair.new).detach().topk(min(topk, terms.shape[1]), dim=1).indices
+        terms = terms.gather(1, chosen)
+    if not p_norm:
+        return terms.mean(1)
+    total = terms.sum(1)
+    return torch.where(total > 0, torch.where(total > 0, total, 1.0) ** (1 / p), 0.0)

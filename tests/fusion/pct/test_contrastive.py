@@ -1,0 +1,82 @@
+"""Neighbourhood alignment against loops over samples, and against one batch when two processes hold a half each."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from fusion import pct
+from fusion.errors import TrainingError
+
+
+def features(width: int, seed: int) -> torch.Tensor:
+    return torch.randn(7, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def direct(new: np.ndarray, old: np.ndarray, k: int, tau: float, inside: bool, members: list[int]) -> np.ndarray:
+    new, old = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (new, old))
+    values = np.zeros(len(new))
+    for i in members:
+        others = [j for j in members if j != i]
+        near = sorted(others, key=lambda j: -old[i] @ old[j])[:k]
+        s = {j: new[i] @ new[j] / tau for j in others}
+        everything = np.log(sum(np.exp(s[j]) for j in others))
+        if inside:
+            values[i] = everything - np.log(sum(np.exp(s[j]) for j in near))
+        else:
+            values[i] = np.mean([everything - s[j] for j in near])
+    return values
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize(("neighbours", "used"), [(1, 1), (3, 3), (50, 6)])
+def test_against_loops(neighbours: int, used: int, inside: bool) -> None:
+    new, old = features(4, 0).requires_grad_(), features(3, 1)
+    given = {"old": old, "tau": 0.1, "neighbours": neighbours, "inside": inside, "reduction": "none"}
+    expected = direct(new.detach().numpy(), old.numpy(), used, 0.1, inside, list(range(7)))
+    np.testing.assert_allclose(pct.cna(new=new, **given).detach().numpy(), expected, rtol=1e-9, atol=1e-9)
+    assert torch.autograd.gradcheck(lambda x: pct.cna(new=x, **given), (new,))
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("neighbours", [2, 5])
+def test_only_covered_samples_take_part(neighbours: int, inside: bool) -> None:
+    new, old = features(4, 0).requires_grad_(), features(3, 1)
+    target = torch.tensor([1, 0, 3, 2, 1, 0, 3])
+    given = {"old": old, "target": target, "classes": [1, 3], "tau": 0.1, "neighbours": neighbours, "inside": inside}
+    expected = direct(new.detach().numpy(), old.numpy(), neighbours, 0.1, inside, [0, 2, 4, 6])
+    loss = pct.cna(new=new, **given)
+    assert loss.item() == pytest.approx(expected.sum() / 7)
+    loss.backward()
+    assert not new.grad[[1, 3, 5]].any()
+    assert neighbours == 5 or new.grad[[0, 2, 4, 6]].abs().min() > 1e-6
+    assert torch.autograd.gradcheck(lambda x: pct.cna(new=x, **given), (new,))
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_too_few_samples_give_zero(count: int) -> None:
+    new = torch.ones(count, 4, requires_grad=True)
+    loss = pct.cna(new=new, old=torch.ones(count, 4))
+    loss.backward()
+    assert loss.item() == 0
+    assert not new.grad.any()
+
+
+def test_the_default_temperature_is_stable_in_half_precision() -> None:
+    new, old = features(4, 0).bfloat16().requires_grad_(), features(3, 1).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = pct.cna(new=new, old=old)
+    expected = pct.cna(new=new.double(), old=old.double())
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    loss.backward()
+    assert new.grad.isfinite().all()
+
+
+def test_refusals() -> None:
+    z = torch.zeros(4, 3)
+    with pytest.raises(TrainingError, match="features"):
+        pct.cna(new=z, old=torch.zeros(3, 3))
+    for settings in ({"tau": 0.0}, {"neighbours": 0}):
+        with pytest.raises(TrainingError, match="cna with"):
+            pct.cna(new=z, old=z, **settings)
