@@ -1,0 +1,111 @@
+"""BlobProto messages: where their values lie, without reading them.
+
+Source: Caffe's caffe.proto (BlobProto, BlobShape) and Blob::FromProto.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from prototxt.spans import BlobSpan
+from prototxt.wire import FIXED32, FIXED64, LENGTH, VARINT, Window, broken, fields, signed, varint
+
+if TYPE_CHECKING:
+    pass
+
+MAX_AXES = 32  # Caffe's kMaxBlobAxes
+
+
+def scan_blob(window: Window, start: int, end: int, what: str) -> BlobSpan:
+    """Find the shape and the values of the BlobProto in bytes `start` to `end`; `what` names it in errors.
+
+    Raises: WeightsError when the dims are negative or too many, or do not agree with the number of values.
+    """
+    dims: list[int] = []
+    old = [0, 0, 0, 0]
+    legacy = False
+    runs: dict[int, list[tuple[int, int, int]]] = {5: [], 8: []}
+    for number, wire, a, b in _blob_fields(window, start, end):
+        if number in runs:
+            runs[number].append((wire, a, b))
+        elif number == 7 and wire == LENGTH:
+            dims += _dims(window, a, b, what)
+        elif 1 <= number <= 4 and wire == VARINT:
+            old[number - 1], legacy = signed(a), True
+    shape = tuple(old if legacy else dims)
+    number, size = (8, 8) if runs[8] else (5, 4)
+    found = sum((b - a) // size if wire == LENGTH else (b - a + 1 + size) // (size + 1) for wire, a, b in runs[number])
+    _check_blob(window, start, shape, found, what)
+    packed = len(runs[number]) <= 1 and all(wire == LENGTH for wire, _, _ in runs[number])
+    if packed:
+        start, end = next(((a, b) for _, a, b in runs[number]), (start, start))
+        if (end - start) % size:
+            raise broken(window.path, start, f"{what}: {end - start} bytes are no whole number of {size}-byte values")
+    return BlobSpan(shape, f"<f{size}", start, end - start, packed, legacy)
+
+
+def _check_blob(window: Window, at: int, shape: tuple[int, ...], found: int, what: str) -> None:
+    if len(shape) > MAX_AXES:
+        raise broken(window.path, at, f"{what} has {len(shape)} dims; Caffe allows {MAX_AXES}")
+    if any(dim < 0 for dim in shape):
+        raise broken(window.path, at, f"{what} has a negative dim: {shape}")
+    count = math.prod(shape)
+    if found == count:
+        return
+    if found == 0:
+        hint = "the file describes a net without its weights, or a fork stored them in a form of its own"
+        raise broken(window.path, at, f"{what} of shape {shape} should hold {count} values, but holds none", hint)
+    raise broken(window.path, at, f"{what} of shape {shape} should hold {count} values, but holds {found}")
+
+
+def _dims(window: Window, start: int, end: int, what: str) -> list[int]:
+    dims: list[int] = []
+    for number, wire, a, b in fields(window, start, end):
+        if number != 1:
+            continue
+        if wire == VARINT:
+            dims.append(signed(a))
+        elif wire == LENGTH:
+            position = a
+            while position < b and len(dims) <= MAX_AXES:
+                value, position = varint(window, position, b)
+                dims.append(signed(value))
+        if len(dims) > MAX_AXES:
+            raise broken(window.path, start, f"{what} has more than the {MAX_AXES} dims that Caffe allows")
+    return dims
+
+
+def _blob_fields(window: Window, position: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+    """The fields of a BlobProto; a run of values that are not packed comes as one: first value to last."""
+    while position < end:
+        for number, wire, a, b in fields(window, position, end):
+            if wire in (FIXED32, FIXED64) and number in (5, 6, 8, 9):
+                position = _run_end(window, b, end, number << 3 | wire, b - a)
+                yield number, wire, a, position
+                break
+            yield number, wire, a, b
+        else:
+            return
+
+
+def _run_end(window: Window, position: int, end: int, key: int, size: int) -> int:
+    """Where the run of unpacked values ends that goes on at `position`: each is one key byte and `size` bytes."""
+    step = size + 1
+    mark = bytes([key])
+    while True:
+        units = min((end - position) // step, 1 << 16)
+        keys = window.read(position, position + units * step)[::step]
+        same = len(keys) - len(keys.lstrip(mark))
+        position += same * step
+        if same < units or units == 0:
+            return position
+
+
+def value_runs(window: Window, start: int, end: int, number: int) -> Iterator[tuple[int, bytes]]:
+    """The values of an unpacked or split blob message, run by run: (bytes from value to value, bytes of the run)."""
+    size = 8 if number == 8 else 4
+    for found, wire, a, b in _blob_fields(window, start, end):
+        if found == number:
+            yield (size, window.read(a, b)) if wire == LENGTH else (size + 1, window.read(a, b))

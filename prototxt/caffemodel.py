@@ -1,0 +1,217 @@
+"""Binary .caffemodel files: scanned by length only, whatever their version, and written as a stream.
+
+Read are V2 (`layer`, 100), V1 (`layers`, 2) and V0 (a `layer` inside it), blobs with a shape or with the old four
+dims, float or double, packed or not. Fields that are not needed are skipped, so forks with their own numbers read too.
+Source: Caffe's caffe.proto; the wire format is protobuf's.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from prototxt.blobs import scan_blob
+from prototxt.copying import Sink, Sources, Stretch
+from prototxt.errors import WeightsError
+from prototxt.files import atomic_write
+from prototxt.recognition import explain_message
+from prototxt.spans import BlobSpan, Entry, Scan, Stamp
+from prototxt.wire import LENGTH, VARINT, Window, broken, encode_varint, fields, length_field, tag, text_field
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+
+LIMIT = 2**31 - 1  # protobuf's bound for one message, which a caffemodel is
+
+_V1_TYPES = {
+    35: "AbsVal", 1: "Accuracy", 30: "ArgMax", 2: "BNLL", 3: "Concat", 37: "ContrastiveLoss", 4: "Convolution",
+    5: "Data", 39: "Deconvolution", 6: "Dropout", 32: "DummyData", 7: "EuclideanLoss", 25: "Eltwise", 38: "Exp",
+    8: "Flatten", 9: "HDF5Data", 10: "HDF5Output", 28: "HingeLoss", 11: "Im2col", 12: "ImageData", 13: "InfogainLoss",
+    14: "InnerProduct", 15: "LRN", 29: "MemoryData", 16: "MultinomialLogisticLoss", 34: "MVN", 17: "Pooling",
+    26: "Power", 18: "ReLU", 19: "Sigmoid", 27: "SigmoidCrossEntropyLoss", 36: "Silence", 20: "Softmax",
+    21: "SoftmaxWithLoss", 22: "Split", 33: "Slice", 23: "TanH", 24: "WindowData", 31: "Threshold",
+}  # fmt: skip
+_V0_TYPES = {
+    "conv": "Convolution", "innerproduct": "InnerProduct", "pool": "Pooling", "relu": "ReLU", "lrn": "LRN",
+    "images": "ImageData", "tanh": "TanH", "bnll": "BNLL", "softmax_loss": "SoftmaxWithLoss", "hdf5_data": "HDF5Data",
+    "hdf5_output": "HDF5Output", "euclidean_loss": "EuclideanLoss", "infogain_loss": "InfogainLoss",
+    "multinomial_logistic_loss": "MultinomialLogisticLoss", "window_data": "WindowData", "im2col": "Im2col",
+}  # fmt: skip
+
+
+class _Layout(NamedTuple):
+    """The field numbers of one version's layer message."""
+
+    name: int
+    type: int
+    bottom: int
+    top: int
+    blobs: int
+    nested: int = 0
+
+
+_V2 = _Layout(name=1, type=2, bottom=3, top=4, blobs=7)
+_V1 = _Layout(name=4, type=5, bottom=2, top=3, blobs=6, nested=1)
+_V0 = _Layout(name=1, type=2, bottom=0, top=0, blobs=50)
+
+
+def scan(path: str | os.PathLike[str]) -> Scan:
+    """List the layers and blobs of a caffemodel without reading a value.
+
+    Raises: WeightsError with the byte where the file stops making sense, or saying what the file is instead.
+    """
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        return scan_descriptor(fd, os.fspath(path))
+    finally:
+        os.close(fd)
+
+
+def scan_descriptor(fd: int, path: str) -> Scan:
+    """`scan` for a file that is already open."""
+    window = Window.over_file(fd, path)
+    name, entries = "", []
+    try:
+        for number, wire, a, b in fields(window, 0, window.size):
+            if number == 1:
+                name = _text(window, number, wire, a, b, "the net's name")
+            elif number in (2, 100):
+                _expect(window, number, wire, LENGTH, b, "a layer")
+                entries.append(_entry(window, a, b, _V2 if number == 100 else _V1))
+    except WeightsError as error:
+        raise explain_message(window) or error from None
+    if not entries:
+        raise explain_message(window) or broken(
+            path, window.size, "no layer from the start to here", "is this a caffemodel? nothing in it looks like one"
+        )
+    return Scan(path, "caffemodel", name, tuple(entries), Stamp.of(fd))
+
+
+def _entry(window: Window, start: int, end: int, layout: _Layout) -> Entry:
+    name = kind = ""
+    bottoms: list[str] = []
+    tops: list[str] = []
+    blobs: list[BlobSpan] = []
+    for number, wire, a, b in fields(window, start, end):
+        if number == layout.blobs:
+            _expect(window, number, wire, LENGTH, b, "a blob")
+            blobs.append(scan_blob(window, a, b, f"blob {len(blobs)} of layer '{name}'"))
+        elif number == layout.name:
+            name = _text(window, number, wire, a, b, "a layer's name")
+        elif number == layout.type:
+            kind = _type(window, wire, a, b, layout)
+        elif number == layout.bottom:
+            bottoms.append(_text(window, number, wire, a, b, "a bottom"))
+        elif number == layout.top:
+            tops.append(_text(window, number, wire, a, b, "a top"))
+        elif layout.nested and number == layout.nested:
+            _expect(window, number, wire, LENGTH, b, "a layer")
+            inner = _entry(window, a, b, _V0)
+            name, kind = inner.name, inner.type
+            blobs.extend(inner.blobs)
+    return Entry(name, kind, tuple(blobs), tuple(bottoms), tuple(tops))
+
+
+def _type(window: Window, wire: int, a: int, b: int, layout: _Layout) -> str:
+    if layout is _V1:
+        _expect(window, layout.type, wire, VARINT, b, "a layer's type")
+        return _V1_TYPES.get(a, "")
+    text = _text(window, layout.type, wire, a, b, "a layer's type")
+    return _V0_TYPES.get(text, text.title().replace("_", "")) if layout is _V0 else text
+
+
+def _text(window: Window, number: int, wire: int, a: int, b: int, what: str) -> str:
+    _expect(window, number, wire, LENGTH, b, what)
+    if b - a > 1 << 20:
+        raise broken(window.path, a, f"{what} is {b - a} bytes long")
+    return window.read(a, b).decode("utf-8", "surrogateescape")
+
+
+def _expect(window: Window, number: int, wire: int, wanted: int, at: int, what: str) -> None:
+    if wire != wanted:
+        raise broken(window.path, at, f"{what} (field {number}) has wire type {wire} instead of {wanted}")
+
+
+class Writer:
+    """Streams a V2 caffemodel into a temporary file, which takes its place when the `with` block ends without error.
+
+    The bytes depend on the arguments only: protobuf's canonical field order, as Caffe's own writer has it.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], name: str = "") -> None:
+        self.path = os.fspath(path)
+        self._name = name
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Writer:
+        self._file = self._stack.enter_context(atomic_write(self.path))
+        self._sources = self._stack.enter_context(Sources())
+        self._sink = Sink(self._file)
+        if self._name:
+            self._sink.write(text_field(1, self._name))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            with self._stack:
+                self._sink.flush()
+        else:
+            self._stack.__exit__(kind, error, trace)
+
+    def add_layer(
+        self,
+        name: str,
+        type: str = "",
+        bottoms: Sequence[str] = (),
+        tops: Sequence[str] = (),
+        blobs: Sequence[NDArray[Any] | Stretch] = (),
+    ) -> None:
+        """Append one layer; blobs are arrays, or stretches of other files that are copied as bytes.
+
+        Raises: WeightsError when the file would outgrow what protobuf can read back.
+        """
+        head = text_field(1, name) + (text_field(2, type) if type else b"")
+        head += b"".join(text_field(3, bottom) for bottom in bottoms) + b"".join(text_field(4, top) for top in tops)
+        framed = [frame_blob(7, blob) for blob in blobs]
+        length = len(head) + sum(len(before) + nbytes + len(after) for before, nbytes, after in framed)
+        check_size(self.path, self._sink.position + length + 16)
+        self._sink.write(tag(100, LENGTH) + encode_varint(length) + head)
+        for blob, (before, _, after) in zip(blobs, framed, strict=True):
+            self._sink.write(before)
+            self._sink.put(blob, self._sources)
+            self._sink.write(after)
+
+    def written(self) -> Scan:
+        """What the file holds so far, scanned from the disk before it takes its place."""
+        self._sink.flush()
+        return scan_descriptor(self._file.fileno(), self.path)
+
+
+def check_size(path: str, size: int) -> None:
+    """Raises: WeightsError when a caffemodel of `size` bytes could not be read back."""
+    if size > LIMIT:
+        raise WeightsError(
+            f"a binary caffemodel ends at 2 GiB, protobuf's limit, and this one would have {size / 2**30:.2f} GiB",
+            place=path,
+            hint="name the file .caffemodel.h5 or .safetensors: these formats have no such limit",
+        )
+
+
+def frame_blob(number: int, blob: NDArray[Any] | Stretch) -> tuple[bytes, int, bytes]:
+    """A BlobProto field without its values: bytes before them, their number of bytes, bytes after them."""
+    shape = blob.shape
+    nbytes = blob.blob.nbytes if isinstance(blob, Stretch) else blob.size * 4
+    before = tag(5, LENGTH) + encode_varint(nbytes) if nbytes else b""
+    after = b""
+    if isinstance(blob, Stretch) and blob.blob.legacy and shape == blob.blob.shape:
+        before = b"".join(tag(index, VARINT) + encode_varint(dim) for index, dim in enumerate(shape, 1)) + before
+    else:
+        dims = b"".join(encode_varint(dim) for dim in shape)
+        after = length_field(7, length_field(1, dims)) if dims else b""
+    return tag(number, LENGTH) + encode_varint(len(before) + nbytes + len(after)) + before, nbytes, after

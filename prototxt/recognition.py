@@ -1,0 +1,126 @@
+"""Which kind of file this is, told by its content, so that a wrong one is refused with a sentence that helps."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from prototxt.errors import WeightsError
+
+if TYPE_CHECKING:
+    from prototxt.wire import Window
+
+HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+_HEAD = 4096
+
+_TORCH = "it is a PyTorch or zip archive; save the weights from PyTorch as safetensors named '<layer>/<i>', or as ONNX"
+_ARCHIVE = "unpack it first"
+_MAGICS: tuple[tuple[bytes, str, str], ...] = (
+    (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "run 'git lfs pull' where it came from"),
+    (b"PK\x03\x04", "a zip archive (PyTorch, NumPy .npz, ...)", _TORCH),
+    (b"PK\x05\x06", "an empty zip archive", _ARCHIVE),
+    (b"\x93NUMPY", "a NumPy array", "use prototxt.write_weights to make a caffemodel of arrays"),
+    (b"\x1f\x8b", "a gzip archive", _ARCHIVE),
+    (b"BZh", "a bzip2 archive", _ARCHIVE),
+    (b"\xfd7zXZ", "an xz archive", _ARCHIVE),
+    (b"7z\xbc\xaf", "a 7z archive", _ARCHIVE),
+    (b"Rar!", "a RAR archive", _ARCHIVE),
+    (b"\x89PNG", "a PNG image", "give the weights file"),
+    (b"\xff\xd8\xff", "a JPEG image", "give the weights file"),
+    (b"\x7fELF", "a program", "give the weights file"),
+)
+_PICKLE = "pickles can run any code when opened, so none is read; save the weights as safetensors or HDF5 instead"
+
+
+def kind_of(path: str | os.PathLike[str]) -> str:
+    """The format of a weights file: "caffemodel", "hdf5" or "safetensors".
+
+    Raises: WeightsError saying what the file is, when it is none of these and that can be told.
+    """
+    place = os.fspath(path)
+    if os.path.isdir(place):
+        raise WeightsError("this is a folder, not a weights file", place=place, hint="give a file inside it")
+    try:
+        with open(place, "rb") as file:
+            head = file.read(_HEAD)
+            size = os.fstat(file.fileno()).st_size
+    except FileNotFoundError:
+        raise WeightsError("there is no such file", place=place, hint="check the path") from None
+    return _kind(head, size, place)
+
+
+def _kind(head: bytes, size: int, place: str) -> str:
+    if not head:
+        raise WeightsError("the file is empty", place=place, hint="the program that wrote it failed: write it again")
+    if head.startswith(HDF5_MAGIC):
+        return "hdf5"
+    if len(head) > 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8:
+        return "safetensors"
+    for magic, what, hint in _MAGICS:
+        if head.startswith(magic):
+            raise WeightsError(f"this is {what}", place=place, hint=hint)
+    if head[0] == 0x80 and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        raise WeightsError("this is a Python pickle (an old PyTorch file?)", place=place, hint=_PICKLE)
+    if head[257:262] == b"ustar":
+        raise WeightsError("this is a tar archive", place=place, hint=_ARCHIVE)
+    if not head.strip(b"\0") and size >= 16:
+        raise WeightsError("the file starts with nothing but zeros", place=place, hint="a copy failed: fetch it again")
+    _refuse_text(head, place)
+    return "caffemodel"
+
+
+def _refuse_text(head: bytes, place: str) -> None:
+    if head.translate(None, bytes(range(0x20, 0x7F)) + b"\t\n\r") or len(head) < 3:
+        with suppress(UnicodeDecodeError):
+            _refuse_utf8(head.decode("utf-8"), place)
+        return
+    _refuse_utf8(head.decode("ascii"), place)
+
+
+def _refuse_utf8(text: str, place: str) -> None:
+    if any(ord(c) < 0x20 and c not in "\t\n\r" for c in text) or len(text) < 3:
+        return
+    start = text.lstrip("\ufeff \t\r\n").lower()
+    if start.startswith(("<!doctype", "<html", "<?xml")):
+        raise WeightsError(
+            "this is a web page, not a weights file",
+            place=place,
+            hint="the download link led to a page: open it in a browser and fetch the file itself",
+        )
+    raise WeightsError(
+        "this is a text file; weights are binary",
+        place=place,
+        hint="a prototxt describes a net without its weights: give the .caffemodel that belongs to it",
+    )
+
+
+def explain_message(window: Window) -> WeightsError | None:
+    """What another protobuf message than a net this is, told by its fields; None when nothing fits."""
+    from prototxt.wire import fields
+
+    seen: set[tuple[int, int]] = set()
+    try:
+        for count, (number, wire, _, _) in enumerate(fields(window, 0, window.size)):
+            seen.add((number, wire))
+            if count > 1000:
+                break
+    except WeightsError:
+        return None
+    for what, hint, needed, allowed in _MESSAGES:
+        if needed <= seen <= allowed:
+            return WeightsError(f"this is {what}, not trained weights", place=window.path, hint=hint)
+    return None
+
+
+_BLOB = {(1, 0), (2, 0), (3, 0), (4, 0), (5, 2), (6, 2), (7, 2), (8, 2), (9, 2), (5, 5)}
+_STATE = {(1, 0), (2, 2), (3, 2), (4, 0)}
+_DATUM = {(1, 0), (2, 0), (3, 0), (4, 2), (5, 0), (6, 2), (6, 5), (7, 0)}
+_ONNX = {(n, w) for n in range(1, 32) for w in (0, 2)}
+_MESSAGES: tuple[tuple[str, str, set[tuple[int, int]], set[tuple[int, int]]], ...] = (
+    ("a solver state", "the weights are in the .caffemodel of the same iteration", {(1, 0), (2, 2)}, _STATE),
+    ("a solver state", "the weights are in the .caffemodel of the same iteration", {(1, 0), (3, 2)}, _STATE),
+    ("one blob, such as a mean image (.binaryproto)", "name it as mean_file in transform_param", {(5, 2)}, _BLOB),
+    ("one record of a database (Datum)", "give the .caffemodel", {(1, 0), (2, 0), (3, 0), (4, 2)}, _DATUM),
+    ("an ONNX model", "use it as a source of its own, without a weights file", {(1, 0), (7, 2)}, _ONNX),
+)

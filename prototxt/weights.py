@@ -1,0 +1,187 @@
+"""Trained weights in any of Caffe's forms: layer name -> arrays, read when asked for, written by the file's name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prototxt import caffemodel
+from prototxt.copying import Stretch
+from prototxt.errors import WeightsError
+from prototxt.reading import Array, Reader
+from prototxt.recognition import kind_of
+from prototxt.spans import Entry, Scan, Shape
+
+if TYPE_CHECKING:
+    from prototxt.messages import NetParameter
+
+_AXES = {"Convolution": 4, "Deconvolution": 4, "InnerProduct": 2, "Embed": 2}  # of blob 0, when all layers had four
+
+
+class Weights(Mapping[str, list[Array]]):
+    """A weights file as a mapping: layer name -> its blobs, float32 and read-only, in Caffe's order.
+
+    Only layers that hold blobs are in it. Each look-up makes new arrays (views of the file where possible), so that
+    what is not kept costs no memory. Blobs with the old four dims keep them: compare with `prototxt.spans.shape_fits`.
+    """
+
+    def __init__(self, scan: Scan) -> None:
+        self.scan = scan
+        self._entries = scan.with_blobs()
+        self._reader = _reader(scan)
+
+    def __getitem__(self, name: str) -> list[Array]:
+        return [self._reader.array(blob) for blob in self._entries[name].blobs]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def entry(self, name: str) -> Entry:
+        """The layer's type and the shapes of its blobs, without reading values."""
+        return self._entries[name]
+
+    def __repr__(self) -> str:
+        return f"<Weights {self.scan.path}: {len(self)} layers>"
+
+
+def scan_weights(path: str | os.PathLike[str]) -> Scan:
+    """List the layers and blobs of a weights file of any format, told by its content.
+
+    Raises: WeightsError when the file is damaged or something else, with what to do.
+    """
+    kind = kind_of(path)
+    if kind == "hdf5":
+        from prototxt import hdf5
+
+        return hdf5.scan(path)
+    if kind == "safetensors":
+        from prototxt import safetensors_file
+
+        return safetensors_file.scan(path)
+    return caffemodel.scan(path)
+
+
+def read_weights(path: str | os.PathLike[str]) -> Weights:
+    """Open a .caffemodel (V0, V1, V2), .caffemodel.h5 or .safetensors file; no value is read before it is asked for.
+
+    Raises: WeightsError when the file is damaged or something else, with what to do.
+    """
+    return Weights(scan_weights(path))
+
+
+def read_array(scan: Scan, entry: Entry, index: int) -> Array:
+    """One blob of a scanned file."""
+    return _reader(scan).array(entry.blobs[index])
+
+
+def _reader(scan: Scan) -> Any:
+    if scan.format == "hdf5":
+        from prototxt import hdf5
+
+        return hdf5.Reader(scan)
+    return Reader(scan)
+
+
+def write_weights(
+    path: str | os.PathLike[str],
+    weights: Mapping[str, Sequence[NDArray[Any]]],
+    *,
+    net: NetParameter | None = None,
+) -> None:
+    """Write weights as .caffemodel (V2), .h5 or .safetensors, by the name of `path`; in place at once or not at all.
+
+    weights  layer name -> arrays in Caffe's order; what `read_weights` gives is copied as bytes
+    net      gives the order of the layers, their types, bottoms and tops; without it the order is that of `weights`
+    Raises: WeightsError for a name with another ending, a layer that `net` lacks, or a caffemodel over 2 GiB.
+    """
+    save(path, layers_of(weights, net, os.fspath(path)), name=net.name if net is not None else "")
+
+
+def layers_of(
+    weights: Mapping[str, Sequence[NDArray[Any]]], net: NetParameter | None, place: str
+) -> list[tuple[Entry, Sequence[NDArray[Any] | Stretch]]]:
+    """Each layer to be written, with its blobs or none; blobs of a lazy mapping stay in their file."""
+    if net is None:
+        return [(_entry_of(weights, name), blobs_of(weights, name)) for name in weights]
+    entries = {
+        layer.name: Entry(layer.name, layer.type, (), tuple(layer.bottom), tuple(layer.top)) for layer in net.layer
+    }
+    unknown = [name for name in weights if name not in entries]
+    if unknown:
+        names = ", ".join(f"'{name}'" for name in unknown[:10])
+        hint = "give the net that the weights belong to, or leave these layers out"
+        raise WeightsError(f"the net '{net.name}' has no layer {names}", place=place, hint=hint)
+    return [(entry, blobs_of(weights, name) if name in weights else ()) for name, entry in entries.items()]
+
+
+def _entry_of(weights: Mapping[str, Any], name: str) -> Entry:
+    return weights.entry(name) if isinstance(weights, Weights) else Entry(name)
+
+
+def blobs_of(weights: Mapping[str, Sequence[NDArray[Any]]], name: str) -> Sequence[NDArray[Any] | Stretch]:
+    """A layer's blobs for writing: stretches of the file where the bytes can be copied, else arrays."""
+    if not isinstance(weights, Weights):
+        return [np.asarray(blob) for blob in weights[name]]
+    entry = weights.entry(name)
+    shapes = [modern_shape(entry, index) for index in range(len(entry.blobs))]
+    if all(blob.copyable for blob in entry.blobs):
+        return [Stretch(weights.scan, blob, shape) for blob, shape in zip(entry.blobs, shapes, strict=True)]
+    return [blob.reshape(shape) for blob, shape in zip(weights[name], shapes, strict=True)]
+
+
+def modern_shape(entry: Entry, index: int) -> Shape:
+    """A blob's shape in today's form: old four dims lose the leading ones that the layer's type does not have."""
+    blob = entry.blobs[index]
+    if not blob.legacy or not entry.type:
+        return blob.shape
+    axes = 1 if index else _AXES.get(entry.type, 1)
+    lead, tail = blob.shape[: 4 - axes], blob.shape[4 - axes :]
+    return tail if set(lead) <= {1} else blob.shape
+
+
+def save(
+    path: str | os.PathLike[str], layers: Sequence[tuple[Entry, Sequence[NDArray[Any] | Stretch]]], *, name: str = ""
+) -> None:
+    """Write layers in the format that the file's name asks for."""
+    place = os.fspath(path)
+    kind = format_by_name(place)
+    if kind == "caffemodel":
+        caffemodel.check_size(place, sum(payload_bytes(blob) for _, blobs in layers for blob in blobs))
+        with caffemodel.Writer(place, name) as writer:
+            for entry, blobs in layers:
+                writer.add_layer(entry.name, entry.type, entry.bottoms, entry.tops, blobs)
+    elif kind == "hdf5":
+        from prototxt import hdf5
+
+        hdf5.write(place, layers)
+    else:
+        from prototxt import safetensors_file
+
+        safetensors_file.write(place, layers, name=name)
+
+
+def payload_bytes(blob: NDArray[Any] | Stretch) -> int:
+    """How many bytes of float32 values a blob has."""
+    return blob.blob.nbytes if isinstance(blob, Stretch) else blob.size * 4
+
+
+def format_by_name(place: str) -> str:
+    """The format in which a file of this name is written.
+
+    Raises: WeightsError when the name does not say.
+    """
+    for ending, kind in ((".caffemodel", "caffemodel"), (".h5", "hdf5"), (".safetensors", "safetensors")):
+        if place.lower().endswith(ending):
+            return kind
+    hint = "end the name in .caffemodel, .caffemodel.h5 or .safetensors"
+    raise WeightsError("the name does not say in which format to write", place=place, hint=hint)

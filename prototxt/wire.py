@@ -1,0 +1,171 @@
+"""Protobuf's wire format, read through a small moving window and written piece by piece.
+
+Nothing is copied and no value is decoded that the caller does not ask for: a 500 MB blob is skipped by its length.
+A window instead of a mapping keeps memory flat: touching a mapped page makes it, and its neighbours, resident.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from prototxt.errors import WeightsError
+
+VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
+DAMAGED = "the file is cut off or damaged: fetch or copy it again, and compare its size or checksum with the original"
+
+_STEP = 4096
+_MARGIN = 20  # a tag and a value are varints of at most 10 bytes each
+
+
+def broken(path: str, offset: int, message: str, hint: str = DAMAGED) -> WeightsError:
+    """The error for a place in a binary file."""
+    return WeightsError(f"byte {offset}: {message}", place=path, hint=hint)
+
+
+class Window:
+    """Part of a file, moved along as the reader needs it; or bytes in memory, which never move."""
+
+    __slots__ = ("_fd", "buffer", "path", "size", "start", "stop")
+
+    def __init__(self, path: str, size: int, fd: int | None, data: bytes = b"") -> None:
+        self.path = path
+        self.size = size
+        self._fd = fd
+        self.buffer = data
+        self.start = 0
+        self.stop = len(data)
+
+    @classmethod
+    def over_file(cls, fd: int, path: str) -> Window:
+        """A window on an open file; the descriptor stays the caller's."""
+        return cls(path, os.fstat(fd).st_size, fd)
+
+    @classmethod
+    def over_bytes(cls, data: bytes, name: str) -> Window:
+        """A window on a message in memory; `name` stands for the path in errors."""
+        return cls(name, len(data), None, data)
+
+    def load(self, position: int) -> None:
+        """Move the window to start at `position`."""
+        if self._fd is None:
+            return
+        self.buffer = os.pread(self._fd, _STEP, position)
+        self.start = position
+        self.stop = position + len(self.buffer)
+        if not self.buffer or (len(self.buffer) < _STEP and self.stop < self.size):
+            raise broken(self.path, self.stop, "the file became shorter while it was read")
+
+    def read(self, start: int, end: int) -> bytes:
+        """The bytes from `start` to `end`, which lie inside the file."""
+        if self.start <= start and end <= self.stop:
+            return self.buffer[start - self.start : end - self.start]
+        if self._fd is None:
+            return b""
+        parts = []
+        while start < end:
+            part = os.pread(self._fd, end - start, start)
+            if not part:
+                raise broken(self.path, start, "the file became shorter while it was read")
+            parts.append(part)
+            start += len(part)
+        return b"".join(parts)
+
+
+def varint(window: Window, position: int, end: int) -> tuple[int, int]:
+    """The unsigned number at `position` and the position behind it.
+
+    Raises: WeightsError when it runs past `end` or past 64 bits.
+    """
+    if position < window.start or (position + _MARGIN > window.stop and window.stop < window.size):
+        window.load(position)
+    buffer, index = window.buffer, position - window.start
+    limit = min(end, window.stop) - window.start
+    value = shift = 0
+    while index < limit:
+        byte = buffer[index]
+        index += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            if value >> 64:
+                raise broken(window.path, position, "a number does not fit in 64 bits")
+            return value, window.start + index
+        shift += 7
+        if shift > 63:
+            raise broken(window.path, position, "a number is longer than the 10 bytes that protobuf allows")
+    raise broken(window.path, position, "the data ends inside a number")
+
+
+def fields(window: Window, position: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+    """The fields of the message in bytes `position` to `end`: (number, wire type, a, b).
+
+    For a number (wire type 0) `a` is its value, unsigned, and `b` the position behind it; for all others the value
+    lies in bytes `a` to `b`. The lengths have been checked against `end`.
+    Raises: WeightsError on anything that is not a whole field.
+    """
+    while position < end:
+        at = position
+        if position < window.start or (position + _MARGIN > window.stop and window.stop < window.size):
+            window.load(position)
+        key = window.buffer[position - window.start]
+        if key < 0x80:
+            position += 1
+        else:
+            key, position = varint(window, position, end)
+        number, wire = key >> 3, key & 7
+        if number == 0 or number > 0x1FFFFFFF:
+            raise broken(window.path, at, f"field number {number} does not exist in protobuf")
+        if wire == LENGTH:
+            length, position = varint(window, position, end)
+            if length > end - position:
+                raise _too_long(window, at, number, length, end - position)
+            yield number, wire, position, position + length
+            position += length
+        elif wire == VARINT:
+            value, position = varint(window, position, end)
+            yield number, wire, value, position
+        elif wire in (FIXED32, FIXED64):
+            length = 4 if wire == FIXED32 else 8
+            if length > end - position:
+                raise _too_long(window, at, number, length, end - position)
+            yield number, wire, position, position + length
+            position += length
+        else:
+            raise broken(window.path, at, f"wire type {wire} of field {number} is none that Caffe's files use")
+
+
+def signed(value: int) -> int:
+    """An int32 or int64 field's value from the unsigned number on the wire."""
+    return value - (1 << 64) if value >> 63 else value
+
+
+def _too_long(window: Window, at: int, number: int, length: int, left: int) -> WeightsError:
+    inside = "the file has" if at + left >= window.size - _MARGIN else "its message has"
+    return broken(window.path, at, f"field {number} claims {length} bytes, but {inside} only {left} left")
+
+
+def encode_varint(value: int) -> bytes:
+    """A number as protobuf writes it; negative ones take ten bytes."""
+    if value < 0:
+        value += 1 << 64
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def tag(number: int, wire: int) -> bytes:
+    """The key in front of a field."""
+    return encode_varint(number << 3 | wire)
+
+
+def length_field(number: int, content: bytes) -> bytes:
+    """A whole field of bytes, text, or a message."""
+    return tag(number, LENGTH) + encode_varint(len(content)) + content
+
+
+def text_field(number: int, text: str) -> bytes:
+    """A whole field of text; bytes that were not UTF-8 when read come out as they were."""
+    return length_field(number, text.encode("utf-8", "surrogateescape"))
