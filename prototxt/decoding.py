@@ -16,7 +16,7 @@ from google.protobuf.message import Message as ProtobufMessage
 
 from prototxt import forks, messages
 from prototxt.errors import DecodeError, Place, raise_all
-from prototxt.scalars import BadValueError, Reader, closest, did_you_mean, reader
+from prototxt.scalars import BadValueError, Reader, closest, reader
 from prototxt.tree import Document, Field, Message, Scalar
 
 MAX_HINTS = 100  # looking for similar names takes a millisecond each; a hostile file could ask for thousands
@@ -146,7 +146,8 @@ class _Decoder:
         """Fill a message field, or add one message to a repeated one."""
         name = field_plan.name
         if isinstance(value, Scalar):
-            self.error(value.start, f"{name!r} takes a block, not the value {value.raw[:60]}", f"write {name} {{ ... }}")
+            message = f"{name!r} takes a block, not the value {value.raw[:60]}"
+            self.error(value.start, message, f"write {name} {{ ... }}")
             return
         part = getattr(target, name)
         if field_plan.repeated:
@@ -175,7 +176,7 @@ class _Decoder:
         forks.keep_unknown(target, field.name, text.encode("utf-8", "replace").decode())
 
     def bad_value(self, target: Any, field: Field, value: Scalar, error: BadValueError, plan: _Plan) -> None:
-        """A literal does not fit: a fork may know the enum's value, and enum values count as unknown when not strict."""
+        """A literal does not fit: a fork may know the enum's value, and not strict, it is kept as unknown."""
         fork_plan = plan.forks.get(field.name)
         if fork_plan is not None and fork_plan.read is not None:
             try:
@@ -225,13 +226,11 @@ def _described(name: str, plan: _Plan) -> str:
 
 def _misplaced(name: str, descriptor: Descriptor) -> str | None:
     """Where a field belongs that stands in the wrong message."""
-    inside = [field.name for field in descriptor.fields if field.message_type and name in field.message_type.fields_by_name]
+    blocks = {field.name: field.message_type for field in descriptor.fields if field.message_type}
+    inside = [block for block, message in blocks.items() if name in message.fields_by_name]
     if inside and descriptor.name == "LayerParameter":
         return f"it belongs into a block: {', '.join(inside[:4])}"
     for other in ("NetParameter", "SolverParameter", "LayerParameter", "V1LayerParameter", "V0LayerParameter"):
         if other != descriptor.name and name in messages.POOL.FindMessageTypeByName(f"caffe.{other}").fields_by_name:
             return f"it is a field of {other}"
     return None
-
-
-__all__ = ["UnknownFieldWarning", "decode", "did_you_mean"]

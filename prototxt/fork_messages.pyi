@@ -4,7 +4,7 @@ from google.protobuf import message as _message
 from typing import ClassVar as _ClassVar, Optional as _Optional
 
 DESCRIPTOR: _descriptor.FileDescriptor
-POOLING_FIELD_NUMBER: _ClassVar[int]
+POOLING_FIELD_NUMBER: int
 pooling: _descriptor.FieldDescriptor
 
 class PoolingParameter(_message.Message):

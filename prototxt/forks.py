@@ -3,15 +3,15 @@
     fields(layer).permute_param.order       # a field of the SSD fork, empty where the layer has none
     unknown(layer)                          # [("my_param", "{ a: 1 }")]: fields of no known fork, as text
 
-A fork's fields are typed (fork_messages) and sit in extension 20000 of Caffe's message; unknown ones sit in protobuf's own
-store of unknown fields. Caffe skips both when it reads a binary file, so neither can clash with its numbers.
+A fork's fields are typed (fork_messages) and sit in extension 20000 of Caffe's message; unknown ones sit in protobuf's
+own store of unknown fields. Caffe skips both when it reads a binary file, so neither can clash with its numbers.
 """
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Iterable
+from typing import Any, cast
 
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
@@ -21,18 +21,19 @@ EXTENSION = 20000
 UNKNOWN = 20001
 _LENGTH_DELIMITED = 2
 
-_EXTENSIONS: dict[str, FieldDescriptor] = {
+_EXTENSIONS: dict[str, Any] = {
     extension.containing_type.full_name: extension
     for extension in fork_messages.DESCRIPTOR.extensions_by_name.values()
+    if extension.containing_type is not None
 }
 
 
-def extension_of(descriptor: Descriptor) -> FieldDescriptor | None:
+def extension_of(descriptor: Any) -> Any:
     """The extension that holds the forks' fields of this message type, None where no fork adds any."""
     return _EXTENSIONS.get(descriptor.full_name)
 
 
-def fields(message: Message) -> Message:
+def fields(message: Message) -> Any:
     """The forks' fields of a message; empty where it has none. Changes to it are kept.
 
     Raises: TypeError for a message type that no fork extends.
@@ -40,7 +41,7 @@ def fields(message: Message) -> Message:
     extension = extension_of(message.DESCRIPTOR)
     if extension is None:
         raise TypeError(f"no fork extends {message.DESCRIPTOR.name}")
-    return cast("Message", message.Extensions[extension])  # type: ignore[attr-defined]
+    return message.Extensions[extension]
 
 
 def has_fields(message: Message) -> bool:
@@ -58,7 +59,7 @@ def keep_unknown(message: Message, name: str, text: str) -> None:
 def unknown(message: Message) -> list[tuple[str, str]]:
     """The kept unknown fields of the message itself: names, and the texts of the values."""
     kept = []
-    for field in UnknownFieldSet(message):
+    for field in cast("Iterable[Any]", UnknownFieldSet(message)):
         if field.field_number == UNKNOWN and field.wire_type == _LENGTH_DELIMITED:
             content = fork_messages.UnknownField.FromString(field.data)
             kept.append((content.name, content.text))

@@ -40,18 +40,21 @@ def load_solver(source: Source, *, strict: bool = True) -> SolverParameter:
     for name in ("net_param", "train_net_param"):
         for root in doc.root.messages(name):
             getattr(result, name).CopyFrom(_upgraded(getattr(solver, name), doc, root))
-    for root, old, new in zip(doc.root.messages("test_net_param"), solver.test_net_param, result.test_net_param):
+    for root, old, new in zip(
+        doc.root.messages("test_net_param"), solver.test_net_param, result.test_net_param, strict=True
+    ):
         new.CopyFrom(_upgraded(old, doc, root))
     return result
 
 
 def _upgraded(net: NetParameter, doc: Document, root: Message) -> NetParameter:
     """Upgrade a decoded net, and remember where its layers stand."""
-    blocks = root.messages("layers") or root.messages("layer")
-    places = [doc.place(block.start) for block in blocks]
+    fields = root.all("layers") or root.all("layer")
+    starts = [[field.start] if len(field.values) == 1 else [value.start for value in field.values] for field in fields]
+    places = [doc.place(start) for of_field in starts for start in of_field]
     result, origins = upgrade_with_origins(net, places)
     inputs = root.get("input") or root.get("input_dim")
-    for layer, origin in zip(result.layer, origins):
+    for layer, origin in zip(result.layer, origins, strict=True):
         if origin is not None:
             remember(layer, places[origin])
         elif inputs is not None:

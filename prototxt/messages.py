@@ -27,8 +27,7 @@ def _names(file: FileDescriptor) -> dict[str, object]:
     for name, enum in file.enum_types_by_name.items():
         names[name] = EnumTypeWrapper(enum)
         names.update((value.name, value.number) for value in enum.values)
-    for name, extension in file.extensions_by_name.items():
-        names[name] = extension
+    names.update(file.extensions_by_name)
     return names
 
 

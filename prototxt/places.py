@@ -1,7 +1,7 @@
 """Where the layers of a decoded net stand in their file.
 
-Messages carry neither lines nor attributes, so a table keyed by a layer's content does: a copy of a layer, in a filtered
-net for instance, is found as well. The table is bounded; the oldest entries go first.
+Messages carry neither lines nor attributes, so a table keyed by a layer's content does: a copy of a layer, in a
+filtered net for instance, is found as well. The table is bounded; the oldest entries go first.
 """
 
 from __future__ import annotations

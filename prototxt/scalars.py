@@ -1,4 +1,4 @@
-"""From a literal in the text to the value of a scalar field, by the rules of protobuf's C++ text format, as Caffe reads.
+"""From a literal in the text to the value of a scalar field, by the rules of protobuf's C++ text format.
 
 Integers are decimal, hexadecimal or octal and in range; floats are decimal, may end in f, may be inf or nan, and may be
 written as integers; booleans are true, t, 1, false, f, 0; enums go by name or number; strings are quoted.
@@ -45,7 +45,7 @@ def reader(field: FieldDescriptor) -> Reader:
     """The function that reads this field's literals. It raises BadValueError."""
     if field.cpp_type in _RANGES:
         return _integer_reader(*_RANGES[field.cpp_type])
-    if field.cpp_type == FieldDescriptor.CPPTYPE_ENUM:
+    if field.enum_type is not None:
         return _enum_reader(field.enum_type)
     if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
         return _read_bool
@@ -178,5 +178,5 @@ def _read_string(scalar: Scalar) -> str:
         try:
             value.encode("utf-8")
         except UnicodeEncodeError:
-            raise BadValueError(f"string {ascii(_shown(scalar))} is not UTF-8", "save the file as UTF-8") from None
+            raise BadValueError(f"string {_shown(scalar)!a} is not UTF-8", "save the file as UTF-8") from None
     return value

@@ -19,133 +19,8 @@ from prototxt import forks
 from prototxt.errors import Place, UpgradeError, raise_all
 from prototxt.messages import BlobShape, LayerParameter, NetParameter, ParamSpec, SolverParameter, V1LayerParameter
 from prototxt.scalars import did_you_mean
+from prototxt.schema.legacy import FORK_V1_TYPES, PADDING, SOLVER_TYPES, V0_FIELDS, V0_TYPES, V1_TYPES
 
-V0_TYPES = {
-    "accuracy": "ACCURACY",
-    "bnll": "BNLL",
-    "concat": "CONCAT",
-    "conv": "CONVOLUTION",
-    "data": "DATA",
-    "dropout": "DROPOUT",
-    "euclidean_loss": "EUCLIDEAN_LOSS",
-    "flatten": "FLATTEN",
-    "hdf5_data": "HDF5_DATA",
-    "hdf5_output": "HDF5_OUTPUT",
-    "im2col": "IM2COL",
-    "images": "IMAGE_DATA",
-    "infogain_loss": "INFOGAIN_LOSS",
-    "innerproduct": "INNER_PRODUCT",
-    "lrn": "LRN",
-    "multinomial_logistic_loss": "MULTINOMIAL_LOGISTIC_LOSS",
-    "pool": "POOLING",
-    "relu": "RELU",
-    "sigmoid": "SIGMOID",
-    "softmax": "SOFTMAX",
-    "softmax_loss": "SOFTMAX_LOSS",
-    "split": "SPLIT",
-    "tanh": "TANH",
-    "window_data": "WINDOW_DATA",
-}
-PADDING = "padding"
-
-# V0 field -> V0 type ("" stands for any) -> where its value goes in V1.
-_PARAM = {"conv": "convolution_param", "innerproduct": "inner_product_param", "pool": "pooling_param"}
-_BATCHES = {"data": "data_param", "hdf5_data": "hdf5_data_param", "images": "image_data_param"}
-_BATCHES["window_data"] = "window_data_param"
-
-
-def _goes_to(name: str, *types: str) -> dict[str, str]:
-    return {kind: f"{(_PARAM | _BATCHES)[kind]}.{name}" for kind in types}
-
-
-V0_FIELDS: dict[str, dict[str, str]] = {
-    "name": {"": "name"},
-    "blobs": {"": "blobs"},
-    "blobs_lr": {"": "blobs_lr"},
-    "weight_decay": {"": "weight_decay"},
-    "num_output": _goes_to("num_output", "conv", "innerproduct"),
-    "biasterm": _goes_to("bias_term", "conv", "innerproduct"),
-    "weight_filler": _goes_to("weight_filler", "conv", "innerproduct"),
-    "bias_filler": _goes_to("bias_filler", "conv", "innerproduct"),
-    "pad": _goes_to("pad", "conv", "pool"),
-    "kernelsize": _goes_to("kernel_size", "conv", "pool"),
-    "group": _goes_to("group", "conv"),
-    "stride": _goes_to("stride", "conv", "pool"),
-    "pool": _goes_to("pool", "pool"),
-    "dropout_ratio": {"dropout": "dropout_param.dropout_ratio"},
-    "local_size": {"lrn": "lrn_param.local_size"},
-    "alpha": {"lrn": "lrn_param.alpha"},
-    "beta": {"lrn": "lrn_param.beta"},
-    "k": {"lrn": "lrn_param.k"},
-    "source": _goes_to("source", *_BATCHES) | {"infogain_loss": "infogain_loss_param.source"},
-    "scale": {"": "transform_param.scale"},
-    "meanfile": {"": "transform_param.mean_file"},
-    "batchsize": _goes_to("batch_size", *_BATCHES),
-    "cropsize": {"": "transform_param.crop_size"},
-    "mirror": {"": "transform_param.mirror"},
-    "rand_skip": _goes_to("rand_skip", "data", "images"),
-    "shuffle_images": _goes_to("shuffle", "images"),
-    "new_height": _goes_to("new_height", "images"),
-    "new_width": _goes_to("new_width", "images"),
-    "concat_dim": {"concat": "concat_param.concat_dim"},
-    "det_fg_threshold": _goes_to("fg_threshold", "window_data"),
-    "det_bg_threshold": _goes_to("bg_threshold", "window_data"),
-    "det_fg_fraction": _goes_to("fg_fraction", "window_data"),
-    "det_context_pad": _goes_to("context_pad", "window_data"),
-    "det_crop_mode": _goes_to("crop_mode", "window_data"),
-    "hdf5_output_param": {"hdf5_output": "hdf5_output_param"},
-}
-V1_TYPES = {
-    "NONE": "",
-    "ABSVAL": "AbsVal",
-    "ACCURACY": "Accuracy",
-    "ARGMAX": "ArgMax",
-    "BNLL": "BNLL",
-    "CONCAT": "Concat",
-    "CONTRASTIVE_LOSS": "ContrastiveLoss",
-    "CONVOLUTION": "Convolution",
-    "DATA": "Data",
-    "DECONVOLUTION": "Deconvolution",
-    "DROPOUT": "Dropout",
-    "DUMMY_DATA": "DummyData",
-    "ELTWISE": "Eltwise",
-    "EUCLIDEAN_LOSS": "EuclideanLoss",
-    "EXP": "Exp",
-    "FLATTEN": "Flatten",
-    "HDF5_DATA": "HDF5Data",
-    "HDF5_OUTPUT": "HDF5Output",
-    "HINGE_LOSS": "HingeLoss",
-    "IM2COL": "Im2col",
-    "IMAGE_DATA": "ImageData",
-    "INFOGAIN_LOSS": "InfogainLoss",
-    "INNER_PRODUCT": "InnerProduct",
-    "LRN": "LRN",
-    "MEMORY_DATA": "MemoryData",
-    "MULTINOMIAL_LOGISTIC_LOSS": "MultinomialLogisticLoss",
-    "MVN": "MVN",
-    "POOLING": "Pooling",
-    "POWER": "Power",
-    "RELU": "ReLU",
-    "SIGMOID": "Sigmoid",
-    "SIGMOID_CROSS_ENTROPY_LOSS": "SigmoidCrossEntropyLoss",
-    "SILENCE": "Silence",
-    "SLICE": "Slice",
-    "SOFTMAX": "Softmax",
-    "SOFTMAX_LOSS": "SoftmaxWithLoss",
-    "SPLIT": "Split",
-    "TANH": "TanH",
-    "THRESHOLD": "Threshold",
-    "WINDOW_DATA": "WindowData",
-}
-FORK_V1_TYPES = {"BN": "BN", "UNPOOLING": "Unpooling", "CROP": "Crop"}
-SOLVER_TYPES = {
-    "SGD": "SGD",
-    "NESTEROV": "Nesterov",
-    "ADAGRAD": "AdaGrad",
-    "RMSPROP": "RMSProp",
-    "ADADELTA": "AdaDelta",
-    "ADAM": "Adam",
-}
 _TRANSFORMED = {"DATA": "data_param", "IMAGE_DATA": "image_data_param", "WINDOW_DATA": "window_data_param"}
 _TRANSFORMS = ("scale", "mean_file", "crop_size", "mirror")
 
@@ -181,8 +56,10 @@ def upgrade_net(net: NetParameter) -> NetParameter:
     return upgrade_with_origins(net)[0]
 
 
-def upgrade_with_origins(net: NetParameter, places: Sequence[Place | None] = ()) -> tuple[NetParameter, list[int | None]]:
-    """The upgraded copy, and for each of its layers the index of the old one (in `layers` if there are any, or `layer`).
+def upgrade_with_origins(
+    net: NetParameter, places: Sequence[Place | None] = ()
+) -> tuple[NetParameter, list[int | None]]:
+    """The upgraded copy, and for each of its layers the index of the old one in `layers`, or `layer` if there are none.
 
     places  where the old layers stand, for the errors; an Input layer made from the net's inputs has no origin
     """
@@ -193,17 +70,18 @@ def upgrade_with_origins(net: NetParameter, places: Sequence[Place | None] = ())
     if net.layers:
         if net.layer:
             report.drop(len(places), f"{len(net.layer)} blocks 'layer', ignored because there are blocks 'layers'")
-        old, origins = _without_padding(net, report)
-        new = [_v2_layer(_v1_layer(entry, index, report), index, report) for entry, index in zip(old, origins)]
+        kept = _without_padding(net, report)
         del result.layers[:], result.layer[:]
-        result.layer.extend(new)
+        result.layer.extend(_v2_layer(_v1_layer(old, index, report)) for index, old in kept.items())
+        origins = list(kept)
     if net.input:
         origins = _upgrade_inputs(result, report) + origins
     for layer in result.layer:
         _upgrade_batch_norm(layer)
     raise_all(report.errors)
     if report.dropped:
-        warnings.warn(UpgradeWarning("left out in the upgrade, as Caffe does:\n  " + "\n  ".join(report.dropped)), stacklevel=3)
+        message = "left out in the upgrade, as Caffe does:\n  " + "\n  ".join(report.dropped)
+        warnings.warn(UpgradeWarning(message), stacklevel=3)
     return result, origins
 
 
@@ -222,29 +100,30 @@ def upgrade_solver(solver: SolverParameter) -> SolverParameter:
     for name in ("net_param", "train_net_param"):
         if solver.HasField(name):
             getattr(result, name).CopyFrom(upgrade_net(getattr(solver, name)))
-    for old, new in zip(solver.test_net_param, result.test_net_param):
+    for old, new in zip(solver.test_net_param, result.test_net_param, strict=True):
         new.CopyFrom(upgrade_net(old))
     return result
 
 
-def _without_padding(net: NetParameter, report: _Report) -> tuple[list[V1LayerParameter], list[int]]:
-    """The old layers less V0's padding layers, whose amount moves into the convolution or pooling behind them."""
-    kept: list[V1LayerParameter] = []
-    origins: list[int] = []
+def _without_padding(net: NetParameter, report: _Report) -> dict[int, V1LayerParameter]:
+    """The old layers by index, less V0's padding layers: their amount moves into the layer behind them."""
+    kept: dict[int, V1LayerParameter] = {}
     producer: dict[str, V1LayerParameter] = {}
     for index, layer in enumerate(net.layers):
         if layer.layer.type != PADDING:
             copy = V1LayerParameter()
             copy.CopyFrom(layer)
             _absorb_padding(copy, producer, index, report)
-            kept.append(copy)
-            origins.append(index)
+            kept[index] = copy
         for top in layer.top:
             producer[top] = layer
-    return kept, origins
+    return kept
 
 
-def _absorb_padding(layer: V1LayerParameter, producer: dict[str, V1LayerParameter], index: int, report: _Report) -> None:
+def _absorb_padding(
+    layer: V1LayerParameter, producer: dict[str, V1LayerParameter], index: int, report: _Report
+) -> None:
+    """Take over the pad of the padding layer that feeds this one."""
     for position, bottom in enumerate(layer.bottom):
         source = producer.get(bottom)
         if source is None or source.layer.type != PADDING:
@@ -262,7 +141,7 @@ def _v1_layer(old: V1LayerParameter, index: int, report: _Report) -> V1LayerPara
     if old.HasField("layer"):
         return _from_v0(old, index, report)
     name = _TRANSFORMED.get(V1LayerParameter.LayerType.Name(old.type))
-    if name is not None and old.HasField(name):  # type: ignore[arg-type]
+    if name is not None and old.HasField(name):
         param = getattr(old, name)
         for transform in _TRANSFORMS:
             if param.HasField(transform):
@@ -272,13 +151,14 @@ def _v1_layer(old: V1LayerParameter, index: int, report: _Report) -> V1LayerPara
 
 
 def _from_v0(old: V1LayerParameter, index: int, report: _Report) -> V1LayerParameter:
-    new = V1LayerParameter(bottom=old.bottom, top=old.top, include=old.include, exclude=old.exclude)
     kind = old.layer.type
-    if kind in V0_TYPES:
-        new.type = V1LayerParameter.LayerType.Value(V0_TYPES[kind])
-    elif old.layer.HasField("type"):
+    new = V1LayerParameter(bottom=old.bottom, top=old.top, type=V0_TYPES.get(kind))
+    for descriptor, _ in old.ListFields():
+        if descriptor.name not in ("layer", "bottom", "top"):
+            report.drop(index, f"{descriptor.name!r} beside the V0 block of layer {old.layer.name!r}")
+    if kind not in V0_TYPES and old.layer.HasField("type"):
         message = f"layer {old.layer.name!r}: unknown V0 type {kind!r}"
-        report.error(index, message, did_you_mean(kind, V0_TYPES) or "V0 types are written like \"conv\"")
+        report.error(index, message, did_you_mean(kind, V0_TYPES) or 'V0 types are written like "conv"')
     for descriptor, value in old.layer.ListFields():
         if descriptor.name == "type":
             continue
@@ -305,7 +185,7 @@ def _put(message: Any, path: str, value: Any) -> None:
         setattr(message, name, value)
 
 
-def _v2_layer(old: V1LayerParameter, index: int, report: _Report) -> LayerParameter:
+def _v2_layer(old: V1LayerParameter) -> LayerParameter:
     new = LayerParameter()
     known = LayerParameter.DESCRIPTOR.fields_by_name
     for descriptor, value in old.ListFields():
@@ -328,7 +208,7 @@ def _v2_layer(old: V1LayerParameter, index: int, report: _Report) -> LayerParame
 def _upgrade_params(old: V1LayerParameter, new: LayerParameter) -> None:
     """V1's four parallel lists about parameters as one list of `param` blocks."""
     modes = [V1LayerParameter.DimCheckMode.Name(mode) for mode in old.blob_share_mode]
-    columns = {
+    columns: dict[str, list[Any]] = {
         "name": list(old.param),
         "share_mode": [ParamSpec.DimCheckMode.Value(mode) for mode in modes],
         "lr_mult": list(old.blobs_lr),
@@ -346,7 +226,7 @@ def _upgrade_fork_fields(old: V1LayerParameter, new: LayerParameter) -> None:
         fork = forks.fields(new)
         for descriptor, value in forks.fields(old).ListFields():
             if descriptor.name == "type":
-                new.type = FORK_V1_TYPES[descriptor.enum_type.values_by_number[value].name]
+                new.type = FORK_V1_TYPES[type(forks.fields(old)).LayerType.Name(value)]
             else:
                 getattr(fork, descriptor.name).CopyFrom(value)
     for name, text in forks.unknown(old):

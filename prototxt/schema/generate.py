@@ -6,11 +6,13 @@ Needs grpcio-tools, which nothing else here does: what it makes (the descriptor 
 from __future__ import annotations
 
 import importlib
+import re
 import tempfile
 from pathlib import Path
 
 SCHEMA = Path(__file__).parent
 PROTOS = ("caffe.proto", "forks.proto")
+_POOL = b"from google.protobuf.descriptor_pool import DescriptorPool as _DescriptorPool\nPOOL: _DescriptorPool\n"
 STUBS = {"caffe_pb2.pyi": "messages.pyi", "forks_pb2.pyi": "fork_messages.pyi"}
 
 
@@ -22,10 +24,18 @@ def compile_schema(folder: Path) -> dict[str, bytes]:
         raise SystemExit(1)
     files = {"schema/schema.binpb": (folder / "schema.binpb").read_bytes()}
     for made, kept in STUBS.items():
-        text = (folder / made).read_text().replace("import caffe_pb2 as _caffe_pb2", "from prototxt import messages as _caffe_pb2")
-        files[kept] = text.encode()
-    files["messages.pyi"] += b"\nfrom google.protobuf import descriptor_pool as _descriptor_pool\nPOOL: _descriptor_pool.DescriptorPool\n"
+        files[kept] = _stub((folder / made).read_text()).encode()
+    files["messages.pyi"] += _POOL
     return files
+
+
+def _stub(text: str) -> str:
+    """protoc's stub, made to hold for `mypy --strict` and for where the classes are found here."""
+    text = text.replace("import caffe_pb2 as _caffe_pb2", "from prototxt import messages as _caffe_pb2")
+    text = text.replace("    Extensions: _python_message._ExtensionDict\n", "")
+    text = text.replace("_Mapping]", "_Mapping[str, _Any]]")
+    text = text.replace("_Optional, Union", "_Optional, Any as _Any, Union")
+    return re.sub(r"^(\w+_FIELD_NUMBER): _ClassVar\[int\]", r"\1: int", text, flags=re.MULTILINE)
 
 
 def main() -> None:
