@@ -1,0 +1,262 @@
+"""Weights as HDF5: /data/<layer>/<i>, as Caffe writes them; needs h5py, which is imported on first use.
+
+A layer name with a slash becomes nested groups, which Caffe itself neither writes nor reads: writing one warns.
+Contiguous float32 datasets are listed with their place in the file, so that they can be mapped and copied as bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prototxt.copying import Sources, Stretch, float_bytes
+from prototxt.errors import WeightsError
+from prototxt.files import atomic_write
+from prototxt.reading import Array
+from prototxt.reading import Reader as ByteReader
+from prototxt.spans import BlobSpan, Entry, Scan, Stamp
+
+_MAX_DEPTH = 32
+_MANY = 64 << 20  # bytes that a dataset may unfold to without further ado
+_RATIO = 64  # beyond that, how often its file's size: trained weights hardly compress at all
+_CHUNK = 1 << 20
+
+
+class SlashWarning(UserWarning):
+    """A file was written that this project reads and Caffe does not."""
+
+
+def h5py(place: str) -> Any:
+    """The h5py module.
+
+    Raises: WeightsError saying how to install it.
+    """
+    try:
+        import h5py as module
+    except ImportError:
+        hint = "pip install 'caffe-fusion[hdf5]'"
+        raise WeightsError("HDF5 files need the package h5py, which is not installed", place=place, hint=hint) from None
+    return module
+
+
+def open_file(path: str | os.PathLike[str]) -> Any:
+    """The h5py.File, open for reading.
+
+    Raises: WeightsError when HDF5's library cannot open it.
+    """
+    place = os.fspath(path)
+    try:
+        return h5py(place).File(place, "r")
+    except OSError as error:
+        reason = str(error).partition("(")[2].rstrip(")") or str(error)
+        hint = "the file is cut off or damaged: fetch or copy it again"
+        raise WeightsError(f"HDF5 cannot open the file: {reason}", place=place, hint=hint) from None
+
+
+def scan(path: str | os.PathLike[str]) -> Scan:
+    """List the layers of a Caffe weights file in HDF5; names are in HDF5's order, which is alphabetical.
+
+    Raises: WeightsError when the file holds something else, or a dataset that no trained weights look like.
+    """
+    place = os.fspath(path)
+    with open_file(path) as file:
+        try:
+            group = _data_group(file, place)
+            entries = tuple(_entries(group, "", place, 0, os.stat(path).st_size))
+        except (KeyError, RuntimeError, OSError, ValueError, TypeError) as error:
+            raise WeightsError(f"HDF5 cannot read the file: {error}", place=place, hint="fetch it again") from None
+    if not entries:
+        raise WeightsError("the file has a /data group without layers", place=place, hint="write it again")
+    return Scan(place, "hdf5", "", entries, Stamp.of(place))
+
+
+def _data_group(file: Any, place: str) -> Any:
+    names = list(file)
+    if {"iter", "history"} <= set(names):
+        hint = "the weights are in the .caffemodel.h5 of the same iteration"
+        raise WeightsError("this is a solver state, not trained weights", place=place, hint=hint)
+    link = file.get("data", getlink=True) if "data" in names else None
+    if link is not None and isinstance(link, h5py(place).HardLink) and hasattr(file["data"], "keys"):
+        return file["data"]
+    holds = ", ".join(names[:6]) or "nothing"
+    hint = (
+        "Caffe keeps weights in groups /data/<layer>/0, /data/<layer>/1; other programs' HDF5 must be converted first"
+    )
+    if link is not None:
+        hint = "it looks like the input of an HDF5Data layer: give the .caffemodel.h5"
+    raise WeightsError(f"this HDF5 file holds {holds}, but no layers of Caffe's", place=place, hint=hint)
+
+
+def _entries(group: Any, name: str, place: str, depth: int, size: int) -> Iterator[Entry]:
+    """The layer that a group is, if it is one, and those in its groups; only what lies in this very file."""
+    if depth > _MAX_DEPTH:
+        hint = "a group that contains itself is damage, or malice"
+        raise WeightsError(f"groups are nested deeper than {_MAX_DEPTH} at '{name[:80]}'", place=place, hint=hint)
+    links = {key: group.get(key, getlink=True) for key in group}
+    hard = h5py(place).HardLink
+    for key, link in links.items():
+        if not isinstance(link, hard):
+            raise WeightsError(
+                f"'{name}/{key}' is a link to another place or file", place=place, hint="copy the values"
+            )
+    members = {key: group[key] for key in links}
+    blobs = {key: member for key, member in members.items() if not hasattr(member, "keys")}
+    if name and (blobs or not members):
+        wanted = [str(index) for index in range(len(blobs))]
+        if set(blobs) != set(wanted):
+            hint = "Caffe numbers the blobs of a layer 0, 1, 2, ..."
+            raise WeightsError(f"layer '{name}' has datasets {', '.join(list(blobs)[:6])}", place=place, hint=hint)
+        spans = (_span(blobs[key], f"blob {key} of layer '{name}'", place, size) for key in wanted)
+        yield Entry(name, blobs=tuple(spans))
+    for key, member in members.items():
+        if hasattr(member, "keys"):
+            yield from _entries(member, f"{name}/{key}" if name else key, place, depth + 1, size)
+
+
+def _span(dataset: Any, what: str, place: str, size: int) -> BlobSpan:
+    if dataset.is_virtual or dataset.external:
+        raise WeightsError(f"{what} lies in another file", place=place, hint="copy its values into this one")
+    if dataset.shape is None or dataset.dtype.kind != "f":
+        hint = "weights are floating-point numbers"
+        raise WeightsError(f"{what} holds {dataset.dtype}, not floating-point numbers", place=place, hint=hint)
+    if dataset.nbytes > max(_MANY, _RATIO * size):
+        hint = "no trained weights compress like that: this is damage, or malice"
+        raise WeightsError(
+            f"{what} would unfold to {dataset.nbytes} bytes from a file of {size}", place=place, hint=hint
+        )
+    offset = dataset.id.get_offset()
+    if offset is None or dataset.dtype.str != "<f4":
+        return BlobSpan(dataset.shape, "<f4" if dataset.dtype.str == "<f4" else "other", 0, 0, packed=False)
+    return BlobSpan(dataset.shape, "<f4", offset, dataset.nbytes)
+
+
+class Reader:
+    """Arrays of an HDF5 file: mapped where a dataset lies in one run, read by h5py where not."""
+
+    def __init__(self, scan: Scan) -> None:
+        self._bytes = ByteReader(scan)
+        self._scan = scan
+        self._homes = {id(blob): (e.name, i) for e in scan.entries for i, blob in enumerate(e.blobs) if not blob.packed}
+
+    def array(self, blob: BlobSpan) -> Array:
+        """A blob's values, float32 and read-only."""
+        if blob.packed:
+            return self._bytes.array(blob)
+        layer, index = self._homes[id(blob)]
+        with open_file(self._scan.path) as file:
+            try:
+                values = np.asarray(file[f"data/{layer}/{index}"][()], np.float32)
+            except (OSError, KeyError) as error:
+                message = f"blob {index} of layer '{layer}' cannot be read: {error}"
+                raise WeightsError(message, place=self._scan.path, hint="fetch the file again") from None
+        values.flags.writeable = False
+        return values
+
+
+def write(path: str, layers: Sequence[tuple[Entry, Sequence[NDArray[Any] | Stretch]]]) -> None:
+    """Write /data/<layer>/<i>. The datasets are laid out first and filled as plain bytes, so memory stays flat.
+
+    Warns: SlashWarning when a layer's name has a slash. Raises: WeightsError when two names cannot both be groups.
+    """
+    slashed = [entry.name for entry, blobs in layers if "/" in entry.name and blobs]
+    if slashed:
+        message = f"{path}: Caffe does not load layers with '/' in their name from HDF5 ({slashed[0]}, ...)"
+        warnings.warn(f"{message}; for Caffe, write a .caffemodel", SlashWarning, stacklevel=4)
+    with atomic_write(path) as file, Sources() as sources:
+        places = _lay_out(h5py(path), file, layers, path)
+        for (_, blobs), offsets in zip(layers, places, strict=True):
+            for blob, offset in zip(blobs, offsets, strict=True):
+                if offset is not None:
+                    _fill(file.fileno(), offset, blob, sources)
+
+
+def _lay_out(
+    module: Any, file: Any, layers: Sequence[tuple[Entry, Sequence[NDArray[Any] | Stretch]]], path: str
+) -> list[list[int | None]]:
+    """Create all groups and datasets, allocated and not filled; the offset of each dataset's bytes."""
+    create = module.h5p.create(module.h5p.DATASET_CREATE)
+    create.set_alloc_time(module.h5d.ALLOC_TIME_EARLY)
+    create.set_fill_time(module.h5d.FILL_TIME_NEVER)
+    create.set_obj_track_times(False)
+    places: list[list[int | None]] = []
+    with module.File(_Named(file), "w") as target:
+        data = target.create_group("data")
+        for entry, blobs in layers:
+            try:
+                group = data.require_group(entry.name) if entry.name else data.create_group("(unnamed)")
+                sets = [_dataset(module, group, str(i), blob.shape, create) for i, blob in enumerate(blobs)]
+            except (ValueError, TypeError) as error:
+                hint = "one layer's name continues another's blob (a, a/0): write a .caffemodel"
+                raise WeightsError(f"layer '{entry.name}' cannot be a group: {error}", place=path, hint=hint) from None
+            places.append([dataset.get_offset() for dataset in sets])
+    return places
+
+
+def _dataset(module: Any, group: Any, name: str, shape: tuple[int, ...], create: Any) -> Any:
+    space = module.h5s.create_simple(shape) if shape else module.h5s.create(module.h5s.SCALAR)
+    return module.h5d.create(group.id, name.encode(), module.h5t.IEEE_F32LE, space, create)
+
+
+class _Named:
+    """h5py writes through a Python file object: the temporary file's, open for reading as well."""
+
+    def __init__(self, file: Any) -> None:
+        self._fd = file.fileno()
+        self._at = 0
+
+    def read(self, count: int = -1) -> bytes:
+        """Bytes from the current position; h5py takes for a file what has this method."""
+        data = os.pread(self._fd, count if count >= 0 else os.fstat(self._fd).st_size - self._at, self._at)
+        self._at += len(data)
+        return data
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill `buffer` from the current position."""
+        count = os.preadv(self._fd, [buffer], self._at)
+        self._at += count
+        return count
+
+    def write(self, data: Any) -> int:
+        """Write at the current position."""
+        count = os.pwrite(self._fd, data, self._at)
+        self._at += count
+        return count
+
+    def seek(self, position: int, whence: int = os.SEEK_SET) -> int:
+        """Move the current position."""
+        base = (0, self._at, os.fstat(self._fd).st_size)[whence]
+        self._at = base + position
+        return self._at
+
+    def tell(self) -> int:
+        """The current position."""
+        return self._at
+
+    def truncate(self, size: int | None = None) -> int:
+        """Set the file's length."""
+        size = self._at if size is None else size
+        os.ftruncate(self._fd, size)
+        return size
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+
+def _fill(fd: int, offset: int, blob: NDArray[Any] | Stretch, sources: Sources) -> None:
+    if not isinstance(blob, Stretch):
+        view, done = float_bytes(blob), 0
+        while done < len(view):
+            done += os.pwrite(fd, view[done : done + (_CHUNK << 6)], offset + done)
+        return
+    source, start, left = sources.descriptor(blob.scan), blob.blob.offset, blob.blob.nbytes
+    while left:
+        part = os.pread(source, min(left, _CHUNK), start)
+        if not part:
+            raise WeightsError(f"byte {start}: the file became shorter while it was copied", place=blob.scan.path)
+        os.pwrite(fd, part, offset)
+        start, offset, left = start + len(part), offset + len(part), left - len(part)
