@@ -26,7 +26,9 @@ def eltwise(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], l
     """As the bottoms, which have one shape."""
     param = layer.eltwise_param
     if param.coeff and len(param.coeff) != len(bottoms):
-        raise ShapeError(f"{len(param.coeff)} coefficients for {len(bottoms)} bottoms", hint="give one coeff per bottom")
+        raise ShapeError(
+            f"{len(param.coeff)} coefficients for {len(bottoms)} bottoms", hint="give one coeff per bottom"
+        )
     if param.coeff and param.operation == EltwiseParameter.PROD:
         raise ShapeError("a product takes no coefficients", hint="drop coeff, or use operation: SUM")
     return [equal_bottoms(bottoms)], []
@@ -68,7 +70,7 @@ def weighted_sum(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shap
 
 @shape_function("Gate", bottoms=(1, None), tops=1, unknown_rank="own")
 def gate(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """One weight per bottom and sample, from all bottoms' features: weights [bottoms, features of all], bias [bottoms]."""
+    """One weight per bottom and sample, from all features: weights [bottoms, features of all], bias [bottoms]."""
     shape = equal_bottoms(bottoms)
     features = count(shape, 1)
     width = None if features is None else features * len(bottoms)

@@ -52,12 +52,14 @@ def windows(param: ConvolutionParameter, axes: int) -> list[Window]:
 def _per_axis(param: ConvolutionParameter, field: str, short: str, axes: int, default: int | None) -> list[int]:
     values = [int(value) for value in getattr(param, field)]
     names = (f"{short}_h", f"{short}_w")
-    if not any(param.HasField(name) for name in names):  # type: ignore[arg-type]
+    if not any(param.HasField(name) for name in names):
         return _spread(values, field, axes, default)
     if values:
         raise ShapeError(f"{field} and {names[0]}/{names[1]} are both given", hint="give either one or the other")
     if axes != 2:
-        raise ShapeError(f"{names[0]} and {names[1]} need 2 spatial axes, but the bottom has {axes}", hint=f"use {field}")
+        raise ShapeError(
+            f"{names[0]} and {names[1]} need 2 spatial axes, but the bottom has {axes}", hint=f"use {field}"
+        )
     return [getattr(param, name) for name in names]
 
 
@@ -111,7 +113,7 @@ def _check_spatial(sizes: Sequence[Dim], geometry: _Geometry) -> None:
     if any(size is not None and size <= 0 for size in sizes):
         kernel = _join([window.extent for window in geometry.windows])
         raise ShapeError(
-            f"the kernel ({kernel} with its dilation) does not fit the padded input ({text(geometry.spatial)} unpadded)",
+            f"the kernel, {kernel} with its dilation, does not fit the input, {text(geometry.spatial)} without pad",
             hint="use a smaller kernel, more pad, or larger input",
         )
 

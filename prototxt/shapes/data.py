@@ -21,7 +21,9 @@ def _dims(shape: BlobShape) -> Shape:
 
 def _one_per_top(shapes: list[Shape], layer: LayerParameter, field: str) -> list[Shape]:
     if len(shapes) not in (1, len(layer.top)):
-        raise ShapeError(f"{field} is given {len(shapes)} times for {len(layer.top)} tops", hint="give one, or one per top")
+        raise ShapeError(
+            f"{field} is given {len(shapes)} times for {len(layer.top)} tops", hint="give one, or one per top"
+        )
     return shapes * len(layer.top) if len(shapes) == 1 else shapes
 
 
@@ -40,7 +42,9 @@ def dummy_data(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape]
     if param.shape and any(old):
         raise ShapeError("shape and num/channels/height/width are both given", hint="keep shape")
     if len(param.data_filler) not in (0, 1, len(layer.top)):
-        raise ShapeError(f"{len(param.data_filler)} fillers for {len(layer.top)} tops", hint="give none, one, or one per top")
+        raise ShapeError(
+            f"{len(param.data_filler)} fillers for {len(layer.top)} tops", hint="give none, one, or one per top"
+        )
     if param.shape:
         return _one_per_top([_dims(shape) for shape in param.shape], layer, "shape"), []
     if len({len(values) for values in old}) != 1 or not param.num:
@@ -99,7 +103,9 @@ def hdf5_data(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape],
     """Each top is the data set of its name: [batch, ...]."""
     param = layer.hdf5_data_param
     if layer.HasField("transform_param"):
-        raise ShapeError("HDF5Data does not transform data", hint="drop transform_param, and prepare the data beforehand")
+        raise ShapeError(
+            "HDF5Data does not transform data", hint="drop transform_param, and prepare the data beforehand"
+        )
     batch = _batch(param.batch_size)
     rows = sources.hdf5_rows(param.source, list(layer.top))
     return [UNKNOWN if row is None else (batch, *row) for row in rows], []
@@ -129,5 +135,7 @@ def _cropped(image: tuple[Dim, Dim, Dim], transform: TransformationParameter) ->
     if not crop:
         return image
     if any(size is not None and size < crop for size in (height, width)):
-        raise ShapeError(f"crop_size {crop} is larger than the pictures ({height}x{width})", hint="use a smaller crop_size")
+        raise ShapeError(
+            f"crop_size {crop} is larger than the pictures ({height}x{width})", hint="use a smaller crop_size"
+        )
     return channels, crop, crop

@@ -1,7 +1,7 @@
 """Arithmetic on dimensions of which some are not known.
 
-A shape is a tuple with one entry per axis; None stands for a dimension that the net's description does not tell, such as
-the height of pictures that are not there. `UNKNOWN` stands for a blob of which not even the number of axes is known.
+A shape is a tuple with one entry per axis; None stands for a dimension that the net's description does not tell, such
+as the height of pictures that are not there. `UNKNOWN` stands for a blob of which not even the number of axes is known.
 """
 
 from __future__ import annotations

@@ -44,7 +44,9 @@ def infogain_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Sha
     param, predictions = layer.infogain_loss_param, bottoms[0]
     _check_labels(predictions, bottoms[1], param.axis)
     if len(bottoms) == 2 and not param.source:
-        raise ShapeError("the infogain matrix is missing", hint="give it as third bottom or as infogain_loss_param.source")
+        raise ShapeError(
+            "the infogain matrix is missing", hint="give it as third bottom or as infogain_loss_param.source"
+        )
     if len(bottoms) == 3 and predictions is not UNKNOWN:
         classes = predictions[canonical_axis(predictions, param.axis)]
         if not agree(product((classes, classes)), count(bottoms[2])):

@@ -68,7 +68,9 @@ def infer(
     if state.unused and not state.errors:
         known = ", ".join(sorted(state.shapes.blobs))[:300]
         names = ", ".join(repr(name) for name in sorted(state.unused))
-        state.errors.append(ShapeError(f"shapes are given for {names}, which the net lacks", hint=f"its blobs are {known}"))
+        state.errors.append(
+            ShapeError(f"shapes are given for {names}, which the net lacks", hint=f"its blobs are {known}")
+        )
     state.errors += check_shared_params(net, state.shapes.params)
     raise_all(state.errors)
     return state.shapes
@@ -165,13 +167,16 @@ def _check_counts(kind: LayerType, layer: LayerParameter) -> None:
             takes = f"{least}" if least == most else f"{least} to {most}" if most is not None else f"at least {least}"
             raise ShapeError(f"takes {takes} {what} blob{'s' * (takes != '1')}, but has {number}")
     if kind.paired and len(layer.bottom) != len(layer.top):
-        raise ShapeError(f"needs as many tops as bottoms, but has {len(layer.bottom)} bottoms and {len(layer.top)} tops")
+        raise ShapeError(
+            f"needs as many tops as bottoms, but has {len(layer.bottom)} bottoms and {len(layer.top)} tops"
+        )
 
 
 def _check_tops(kind: LayerType, layer: LayerParameter, tops: list[Shape]) -> None:
     if layer.loss_weight and len(layer.loss_weight) != len(tops):
         raise ShapeError(
-            f"loss_weight is given {len(layer.loss_weight)} times for {len(tops)} tops", hint="give none, or one per top"
+            f"loss_weight is given {len(layer.loss_weight)} times for {len(tops)} tops",
+            hint="give none, or one per top",
         )
     if not kind.in_place and set(layer.top) & set(layer.bottom):
         raise ShapeError("cannot work in place", hint="give the top a name of its own")
@@ -188,7 +193,8 @@ def _check_tops(kind: LayerType, layer: LayerParameter, tops: list[Shape]) -> No
 def _check_params(layer: LayerParameter, params: list[Shape]) -> None:
     if len(layer.param) > len(params) and layer.type != "Python":
         raise ShapeError(
-            f"{len(layer.param)} param blocks for {len(params)} parameters", hint="drop the param blocks that are too many"
+            f"{len(layer.param)} param blocks for {len(params)} parameters",
+            hint="drop the param blocks that are too many",
         )
 
 
@@ -201,7 +207,9 @@ def _write_tops(layer: LayerParameter, tops: list[Shape], kind: LayerType | None
             hint = "give one of them another name"
             if layer.include or layer.exclude:
                 hint = "filter the net for one phase first (prototxt.filter_net), or " + hint
-            state.errors.append(placed(ShapeError(f"top blob {name!r} is made by another layer, too", hint=hint), layer))
+            state.errors.append(
+                placed(ShapeError(f"top blob {name!r} is made by another layer, too", hint=hint), layer)
+            )
         written.add(name)
         shape = tops[index] if index < len(tops) else UNKNOWN
         if name in state.inputs and not in_place:

@@ -57,7 +57,7 @@ def bias(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list
 
 
 def _operand(bottoms: list[Shape], axis: int, num_axes: int) -> Shape:
-    """The shape that is spread over bottom 0 from `axis` on: bottom 1's, or `num_axes` axes (-1: to the end) of bottom 0."""
+    """What is spread over bottom 0 from `axis` on: bottom 1, or a parameter of `num_axes` axes (-1: to the end)."""
     bottom = bottoms[0]
     if len(bottoms) == 1:
         if num_axes < -1:

@@ -9,7 +9,7 @@ from prototxt.shapes.registry import shape_function
 
 
 def pooled_size(size: Dim, kernel: int, stride: int, pad: int, *, clip: bool, floor: bool = False) -> Dim:
-    """Windows along one axis: rounded up, unlike torch; with `clip` the last one must begin inside the input or its pad.
+    """Windows along one axis: rounded up, unlike torch; with `clip` the last one must begin inside input or pad.
 
     Caffe clips both axes when either is padded, and none otherwise.
     """
@@ -45,7 +45,7 @@ def pooling(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], l
 
 def _pair(param: PoolingParameter, short: str) -> tuple[int, int]:
     square = {"kernel": "kernel_size", "stride": "stride", "pad": "pad"}[short]
-    if param.HasField(f"{short}_h"):  # type: ignore[arg-type]
+    if param.HasField(f"{short}_h"):
         return getattr(param, f"{short}_h"), getattr(param, f"{short}_w")
     return getattr(param, square), getattr(param, square)
 
@@ -59,7 +59,9 @@ def _check(param: PoolingParameter, layer: LayerParameter, bottom: Shape) -> Non
     either = param.HasField("kernel_h") or param.HasField("kernel_w")
     if param.global_pooling:
         if param.HasField("kernel_size") or either:
-            raise ShapeError("global_pooling takes its kernel from the input", hint="drop kernel_size, kernel_h, kernel_w")
+            raise ShapeError(
+                "global_pooling takes its kernel from the input", hint="drop kernel_size, kernel_h, kernel_w"
+            )
     elif param.HasField("kernel_size") == both or (either and not both):
         raise ShapeError("the kernel must be kernel_size, or kernel_h and kernel_w", hint="give one of the two forms")
     for short, square in (("pad", "pad"), ("stride", "stride")):
@@ -80,8 +82,8 @@ def _check(param: PoolingParameter, layer: LayerParameter, bottom: Shape) -> Non
 
 
 def _check_pair(param: PoolingParameter, short: str, square: str) -> None:
-    high, wide = param.HasField(f"{short}_h"), param.HasField(f"{short}_w")  # type: ignore[arg-type]
-    if high != wide or (high and param.HasField(square)):  # type: ignore[arg-type]
+    high, wide = param.HasField(f"{short}_h"), param.HasField(f"{short}_w")
+    if high != wide or (high and param.HasField(square)):
         raise ShapeError(f"give either {square}, or both {short}_h and {short}_w")
 
 
@@ -92,7 +94,7 @@ def _check_global(param: PoolingParameter) -> None:
 
 @shape_function("SPP", bottoms=1, tops=1, unknown_rank="image")
 def spp(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """A pyramid of 1, 4, 16... poolings side by side: [N, C * (4^height - 1) / 3]; one level alone keeps [N, C, 1, 1]."""
+    """A pyramid of 1, 4, 16... poolings: [N, C * (4^height - 1) / 3], but [N, C, 1, 1] for one level alone."""
     param, (bottom,) = layer.spp_param, bottoms
     if len(bottom) != 4:
         raise ShapeError(f"the bottom must have 4 axes (num, channels, height, width), not {text(bottom)}")

@@ -34,8 +34,8 @@ def _check(layer: LayerParameter, bottoms: list[Shape], states: int) -> tuple[in
         raise ShapeError("num_output must be at least 1")
     if len(bottoms) not in (2 + exposed, 3 + exposed) or len(layer.top) != 1 + exposed:
         raise ShapeError(
-            f"{len(bottoms)} bottoms and {len(layer.top)} tops, but it takes {2 + exposed} (or one more, the static input) "
-            f"and {1 + exposed}",
+            f"it takes {2 + exposed} bottoms (or one more, the static input) and {1 + exposed} tops, "
+            f"but has {len(bottoms)} and {len(layer.top)}",
             hint="expose_hidden adds the hidden state to both" if exposed else None,
         )
     x, cont = bottoms[:2]

@@ -30,7 +30,7 @@ class LayerType:
     bottoms, tops    least and greatest number (None: no limit)
     paired           as many tops as bottoms
     in_place         whether a top may bear the name of its bottom
-    loss             the first top counts 1 in the net's loss unless `loss_weight` says otherwise, and exists even unnamed
+    loss             the first top counts 1 in the loss unless `loss_weight` says otherwise, and exists even unnamed
     unknown_rank     what happens to a bottom of unknown rank: "image" takes it for 4 axes; "any" does so for the
                      parameters only and leaves the tops unknown; "own" hands it to the function
     source           the layer makes data, so that the caller may say the shapes of its tops

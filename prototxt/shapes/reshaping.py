@@ -16,6 +16,7 @@ from prototxt.shapes.dimensions import (
     is_known,
     known_of,
     product,
+    shapes_agree,
     text,
 )
 from prototxt.shapes.registry import shape_function
@@ -107,7 +108,7 @@ def concat(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], li
     axis = canonical_axis(first, param.concat_dim if param.HasField("concat_dim") else param.axis)
     top: list[Dim] = list(first)
     for bottom in ranked[1:]:
-        if len(bottom) != len(first) or not all(agree(a, b) for i, (a, b) in enumerate(zip(top, bottom)) if i != axis):
+        if not shapes_agree((*top[:axis], None, *top[axis + 1 :]), bottom):
             raise ShapeError(f"bottoms {text(tuple(first))} and {text(bottom)} differ outside axis {axis}")
         top = [known_of(a, b) for a, b in zip(top, bottom, strict=True)]
     sizes = [bottom[axis] for bottom in bottoms]
@@ -138,7 +139,9 @@ def _cut(size: Dim, points: list[int], tops: int) -> list[Dim]:
     if len(points) != tops - 1:
         raise ShapeError(f"{len(points)} slice points make {len(points) + 1} tops, but there are {tops}")
     if any(b <= a for a, b in pairwise((0, *points))) or (size is not None and points[-1] >= size):
-        raise ShapeError(f"the slice points {points} must rise, between 0 and the axis' size {'?' if size is None else size}")
+        raise ShapeError(
+            f"the slice points {points} must rise, between 0 and the axis' size {'?' if size is None else size}"
+        )
     edges = (0, *points)
     return [*(b - a for a, b in pairwise(edges)), None if size is None else size - points[-1]]
 
@@ -161,7 +164,9 @@ def crop(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list
     param, (bottom, reference) = layer.crop_param, bottoms
     start, offsets = canonical_axis(bottom, param.axis), [int(offset) for offset in param.offset]
     if len(offsets) > 1 and len(offsets) + start != len(bottom):
-        raise ShapeError(f"{len(offsets)} offsets for {len(bottom) - start} cropped axes", hint="give one, or one per axis")
+        raise ShapeError(
+            f"{len(offsets)} offsets for {len(bottom) - start} cropped axes", hint="give one, or one per axis"
+        )
     if len(reference) != len(bottom):
         raise ShapeError(f"bottoms must have as many axes as each other, not {text(bottom)} and {text(reference)}")
     top = list(bottom)

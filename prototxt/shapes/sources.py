@@ -84,9 +84,12 @@ def _first_lmdb(source: str) -> bytes | None:
         return None
     try:
         folder = Path(source).is_dir()
-        with lmdb.open(source, readonly=True, lock=False, subdir=folder) as env, env.begin(buffers=False) as view:
-            with view.cursor() as cursor:
-                return bytes(cursor.value()) if cursor.first() else None
+        with (
+            lmdb.open(source, readonly=True, lock=False, subdir=folder) as database,
+            database.begin() as view,
+            view.cursor() as cursor,
+        ):
+            return bytes(cursor.value()) if cursor.first() else None
     except lmdb.Error:
         return None
 

@@ -32,7 +32,9 @@ def onnx(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list
     declared = _declared_outputs(file)
     wanted = list(layer.onnx_param.output) or list(declared)
     if declared and len(wanted) != len(layer.top):
-        raise ShapeError(f"{len(layer.top)} tops for {len(wanted)} outputs of {file}", hint="name them in onnx_param.output")
+        raise ShapeError(
+            f"{len(layer.top)} tops for {len(wanted)} outputs of {file}", hint="name them in onnx_param.output"
+        )
     batch = None if bottoms[0] is UNKNOWN or not bottoms[0] else bottoms[0][0]
     shapes = [declared.get(name, UNKNOWN) for name in wanted] or [UNKNOWN] * len(layer.top)
     return [(batch, *shape[1:]) if shape and shape is not UNKNOWN else shape for shape in shapes], []
