@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 
-from .errors import EditError
-from .parser import parse
-from .tree import Document, Field, Message, Scalar
+from prototxt.errors import EditError
+from prototxt.parser import parse
+from prototxt.tree import Document, Field, Message, Scalar
 
 _TAIL = re.compile(r"[ \t]*([,;]?)[ \t]*")
 _INDENTED = re.compile(r"^([ \t]*)[^\n{}#]*\{[ \t]*(?:#[^\n]*)?\r?\n\1([ \t]+)[^\s}]", re.MULTILINE)

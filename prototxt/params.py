@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from .tree import Message
+from prototxt.tree import Message
 
 # V1's enum and V0's strings in the words of today.
 OLD_TYPES: Final = {
@@ -19,6 +19,7 @@ OLD_TYPES: Final = {
     "CONCAT": "Concat",
     "CONTRASTIVE_LOSS": "ContrastiveLoss",
     "CONVOLUTION": "Convolution",
+    "CROP": "Crop",
     "DATA": "Data",
     "DECONVOLUTION": "Deconvolution",
     "DROPOUT": "Dropout",
@@ -49,6 +50,7 @@ OLD_TYPES: Final = {
     "SPLIT": "Split",
     "SLICE": "Slice",
     "TANH": "TanH",
+    "UNPOOLING": "Unpooling",
     "WINDOW_DATA": "WindowData",
     "THRESHOLD": "Threshold",
     "conv": "Convolution",
@@ -63,18 +65,18 @@ OLD_TYPES.update({old.lower(): new for old, new in OLD_TYPES.items() if old.isup
 DATA_TYPES: Final = frozenset(
     {"Data", "ImageData", "HDF5Data", "MemoryData", "DummyData", "WindowData", "Input", "AnnotatedData"}
 )
-# Layers without blobs: Caffe's, this project's, and those of the common forks whose every version has none.
-_NO_BLOBS: Final = (
-    frozenset(
-        """AbsVal Accuracy ArgMax BNLL BatchReindex Clip Concat ContrastiveLoss Crop Dropout ELU Eltwise EuclideanLoss Exp
-    Filter Flatten HDF5Output HingeLoss Im2col InfogainLoss LRN LSTMUnit Log MVN MultinomialLogisticLoss Padding Pooling Power
-    ReLU Reduction Reshape SPP Sigmoid SigmoidCrossEntropyLoss Silence Slice Softmax SoftmaxWithLoss Split Swish TanH
-    Threshold Tile
-    KDLoss FocalDistillationLoss LogitMatchingLoss LDILoss ELODILoss CNALoss BCTLoss NaivePCTLoss
-    Axpy BoxAnnotatorOHEM DetectionEvaluate DetectionOutput Interp MultiBoxLoss PSROIPooling Permute PriorBox ROIPooling
-    ReLU6 Reorg Reverse ShuffleChannel SmoothL1Loss SmoothL1LossOHEM SoftmaxWithLossOHEM Transpose Upsample""".split()
-    )
-    | DATA_TYPES
+# Layers without blobs: Caffe's own, this project's, and those of the common forks of which no version has any.
+_NO_BLOBS: Final = DATA_TYPES.union(
+    ("AbsVal", "Accuracy", "ArgMax", "BNLL", "BatchReindex", "Clip", "Concat", "ContrastiveLoss", "Crop", "Dropout"),
+    ("ELU", "Eltwise", "EuclideanLoss", "Exp", "Filter", "Flatten", "HDF5Output", "HingeLoss", "Im2col"),
+    ("InfogainLoss", "LRN", "LSTMUnit", "Log", "MVN", "MultinomialLogisticLoss", "Padding", "Pooling", "Power", "ReLU"),
+    ("Reduction", "Reshape", "SPP", "Sigmoid", "SigmoidCrossEntropyLoss", "Silence", "Slice", "Softmax"),
+    ("SoftmaxWithLoss", "Split", "Swish", "TanH", "Threshold", "Tile"),
+    ("KDLoss", "FocalDistillationLoss", "LogitMatchingLoss", "LDILoss", "ELODILoss", "CNALoss", "BCTLoss"),
+    ("NaivePCTLoss",),
+    ("Axpy", "BoxAnnotatorOHEM", "DetectionEvaluate", "DetectionOutput", "Interp", "MultiBoxLoss", "PSROIPooling"),
+    ("Permute", "PriorBox", "ROIPooling", "ReLU6", "Reorg", "Reverse", "ShuffleChannel", "SmoothL1Loss"),
+    ("SmoothL1LossOHEM", "SoftmaxWithLossOHEM", "Transpose", "Unpooling", "Upsample"),
 )
 
 
@@ -143,6 +145,7 @@ _COUNTS: Final[dict[str, Callable[[Any], int]]] = {
     "Deconvolution": _with_bias("convolution_param"),
     "DepthwiseConvolution": _with_bias("convolution_param"),
     "Embed": _with_bias("embed_param"),
+    "Gate": _with_bias("gate_param"),
     "InnerProduct": _with_bias("inner_product_param"),
     "LSTM": _recurrent(3, 2),
     "MarginInnerProduct": lambda layer: 1,
@@ -153,3 +156,5 @@ _COUNTS: Final[dict[str, Callable[[Any], int]]] = {
     "Scale": _scale,
     "WeightedSum": lambda layer: 1,
 }
+
+KNOWN_TYPES: Final = _NO_BLOBS.union(_COUNTS)

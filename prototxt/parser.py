@@ -5,10 +5,10 @@ from __future__ import annotations
 import gc
 import os
 
-from .errors import ParseError, raise_all
-from .files import read_text
-from .tokens import BROKEN, EXTENSION_NAME, FIELD, IDENTIFIER, LIST, MESSAGE, NAME, NUMBER, STRING, skip_blank
-from .tree import Document, Message, Tape, scan_scalar
+from prototxt.errors import ParseError, raise_all
+from prototxt.files import read_text
+from prototxt.tokens import BROKEN, EXTENSION_NAME, FIELD, IDENTIFIER, LIST, MESSAGE, NAME, NUMBER, STRING, skip_blank
+from prototxt.tree import Document, Message, Tape, scan_scalar
 
 MAX_DEPTH = 100
 MAX_ERRORS = 100

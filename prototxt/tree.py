@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import NamedTuple
 
-from .errors import ParseError, Place
-from .tokens import ELEMENT, KINDS, LIST, MESSAGE, STRING, skip_blank, strings_end, unquote
-from .tokens import SCALAR as SCALAR_PATTERN
+from prototxt.errors import ParseError, Place
+from prototxt.tokens import ELEMENT, KINDS, LIST, MESSAGE, STRING, skip_blank, strings_end, unquote
+from prototxt.tokens import SCALAR as SCALAR_PATTERN
 
 
 class Tape:

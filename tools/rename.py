@@ -1,0 +1,101 @@
+"""fusion-rename: put a prefix before the names of a net's layers and blobs, and freeze it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from fusion_tools.cli import run
+
+if TYPE_CHECKING:
+    from prototxt.renaming import Renamed
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of fusion-rename."""
+    result = argparse.ArgumentParser(
+        prog="fusion-rename",
+        description="Put PREFIX/ before the names of a net's layers, blobs and shared parameters, and freeze the net. "
+        "Inputs and the tops of data layers keep their names, so that several nets can share them. Everything else in "
+        "the file keeps its bytes.",
+    )
+    add = result.add_argument
+    add("input", metavar="IN", help="the net's prototxt; - reads standard input")
+    add("output", metavar="OUT", help="where to write it; may be IN; - writes standard output")
+    add("prefix", metavar="PREFIX", help="e.g. odd: the layer conv1 becomes odd/conv1")
+    add("--no-freeze", action="store_true", help="rename only")
+    add("--freeze", metavar="RE", help="freeze only layers in whose (old) name this regular expression is found")
+    add("--thaw", metavar="RE", help="do not freeze layers in whose (old) name this regular expression is found")
+    add("--keep", metavar="BLOB", action="append", default=[], help="leave this blob's name alone too (repeatable)")
+    add("--all", action="store_true", help="rename the inputs and the tops of data layers as well")
+    add("--again", action="store_true", help="rename although every layer bears the prefix already")
+    add("--propagate-down", action="store_true", help="write propagate_down: false at the frozen boundary as well")
+    add("--weights", metavar="FILE", help="the net's weights: tells how many blobs a layer of unknown type has")
+    add("-q", "--quiet", action="store_true", help="do not list what was done")
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Rename and freeze; 0 on success, 1 if the net or a file stands against it, 2 for bad usage."""
+    options = parser().parse_args(argv)
+    if options.no_freeze and (options.freeze is not None or options.thaw is not None or options.propagate_down):
+        parser().error("--no-freeze cannot go with --freeze, --thaw or --propagate-down")
+    return run(lambda: _rename(options))
+
+
+def _rename(options: argparse.Namespace) -> int:
+    from prototxt.files import read_text, write_text
+    from prototxt.parser import parse
+    from prototxt.renaming import rename_reported
+
+    if options.input == "-":
+        text = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
+    else:
+        text = read_text(options.input)
+    document = parse(text, "<stdin>" if options.input == "-" else options.input, tolerant=True)
+    renamed = rename_reported(
+        document,
+        options.prefix,
+        freeze=not options.no_freeze,
+        freeze_pattern=options.freeze,
+        thaw_pattern=options.thaw,
+        keep=options.keep,
+        all=options.all,
+        again=options.again,
+        propagate_down=options.propagate_down,
+        blob_counts=_blob_counts(options.weights),
+    )
+    if options.output == "-":
+        sys.stdout.buffer.write(str(renamed.document).encode("utf-8", "surrogateescape"))
+        sys.stdout.buffer.flush()
+    else:
+        write_text(options.output, str(renamed.document))
+    for error in document.errors:
+        print(f"warning: left as it was: {error}", file=sys.stderr)
+    for note in renamed.notes:
+        print(f"warning: {note}", file=sys.stderr)
+    if not options.quiet:
+        print(report(renamed), file=sys.stderr if options.output == "-" else sys.stdout)
+    return 0
+
+
+def report(renamed: Renamed) -> str:
+    """What was done, a line per layer and a sum."""
+    width = max((len(change.renamed) for change in renamed.changes), default=0)
+    lines = [f"{change.renamed:<{min(width, 40)}}  {', '.join(change.done)}".rstrip() for change in renamed.changes]
+    frozen = sum(bool(change.done) for change in renamed.changes)
+    return "\n".join([*lines, f"{len(lines)} layers, {frozen} of them changed by freezing"])
+
+
+def _blob_counts(path: str | None) -> Mapping[str, int] | None:
+    if path is None:
+        return None
+    from prototxt.weights import read_weights
+
+    return {name: len(blobs) for name, blobs in read_weights(path).items()}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
