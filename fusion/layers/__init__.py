@@ -1,1 +1,29 @@
-"""To be described."""
+"""The modules of Caffe's layer types, one file per family; importing this package registers them all."""
+
+from fusion.layers import (
+    activation,
+    combining,
+    convolution,
+    dense,
+    dropout,
+    losses,
+    measures,
+    normalization,
+    pooling,
+    reshaping,
+    scale,
+)
+
+__all__ = [
+    "activation",
+    "combining",
+    "convolution",
+    "dense",
+    "dropout",
+    "losses",
+    "measures",
+    "normalization",
+    "pooling",
+    "reshaping",
+    "scale",
+]

@@ -1,0 +1,200 @@
+"""Layers that act on each element alone. Torch's own modules serve where they do what Caffe does, at kinks too."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fusion.registry import Context, layer
+
+if TYPE_CHECKING:
+    from prototxt.messages import LayerParameter
+
+
+@layer("ReLU", per_sample=True)
+def relu(layer: LayerParameter, context: Context) -> nn.Module:
+    """max(x, 0) + slope * min(x, 0); at 0 the gradient is the slope."""
+    slope = layer.relu_param.negative_slope
+    return nn.LeakyReLU(slope) if slope else nn.ReLU()
+
+
+@layer("ELU", per_sample=True)
+def elu(layer: LayerParameter, context: Context) -> nn.Module:
+    """x where x > 0, else alpha * (exp(x) - 1); at 0 the gradient is alpha."""
+    return nn.ELU(layer.elu_param.alpha)
+
+
+@layer("Sigmoid", per_sample=True)
+def sigmoid(layer: LayerParameter, context: Context) -> nn.Module:
+    """1 / (1 + exp(-x))."""
+    return nn.Sigmoid()
+
+
+@layer("TanH", per_sample=True)
+def tanh(layer: LayerParameter, context: Context) -> nn.Module:
+    """The hyperbolic tangent."""
+    return nn.Tanh()
+
+
+@layer("BNLL", per_sample=True)
+def bnll(layer: LayerParameter, context: Context) -> nn.Module:
+    """log(1 + exp(x)); beyond the threshold float32 cannot tell it from x."""
+    return nn.Softplus(threshold=50)
+
+
+class AbsVal(nn.Module):
+    """|x|, with gradient 0 at 0."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape to the same."""
+        return x.abs()
+
+
+@layer("AbsVal", per_sample=True)
+def abs_val(layer: LayerParameter, context: Context) -> nn.Module:
+    """|x|."""
+    return AbsVal()
+
+
+class Swish(nn.Module):
+    """x * sigmoid(beta * x)."""
+
+    def __init__(self, beta: float) -> None:
+        super().__init__()
+        self.beta = beta
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape to the same."""
+        return x * torch.sigmoid(x * self.beta)
+
+
+@layer("Swish", per_sample=True)
+def swish(layer: LayerParameter, context: Context) -> nn.Module:
+    """x * sigmoid(beta * x)."""
+    beta = layer.swish_param.beta
+    return nn.SiLU() if beta == 1 else Swish(beta)
+
+
+class Clip(nn.Module):
+    """x held between two bounds; the gradient passes at both of them, unlike in torch's Hardtanh."""
+
+    def __init__(self, low: float, high: float) -> None:
+        super().__init__()
+        self.low, self.high = low, high
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape to the same."""
+        return x.clamp(self.low, self.high)
+
+
+@layer("Clip", per_sample=True)
+def clip(layer: LayerParameter, context: Context) -> nn.Module:
+    """x held between `min` and `max`."""
+    return Clip(layer.clip_param.min, layer.clip_param.max)
+
+
+class Threshold(nn.Module):
+    """1 where x > threshold, else 0; without gradient."""
+
+    def __init__(self, threshold: float) -> None:
+        super().__init__()
+        self.threshold = threshold
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape to the same."""
+        return (x > self.threshold).to(x.dtype)
+
+
+@layer("Threshold", per_sample=True)
+def threshold(layer: LayerParameter, context: Context) -> nn.Module:
+    """1 where x > threshold, else 0."""
+    return Threshold(layer.threshold_param.threshold)
+
+
+class Power(nn.Module):
+    """(shift + scale * x) ^ power."""
+
+    def __init__(self, power: float, scale: float, shift: float) -> None:
+        super().__init__()
+        self.power, self.scale, self.shift = power, scale, shift
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape to the same."""
+        if self.scale != 1:
+            x = x * self.scale
+        if self.shift != 0:
+            x = x + self.shift
+        return x if self.power == 1 else x.pow(self.power)
+
+
+@layer("Power", per_sample=True)
+def power(layer: LayerParameter, context: Context) -> nn.Module:
+    """(shift + scale * x) ^ power."""
+    param = layer.power_param
+    return Power(param.power, param.scale, param.shift)
+
+
+class Exp(nn.Module):
+    """factor * exp(rate * x)."""
+
+    def __init__(self, rate: float, factor: float) -> None:
+        super().__init__()
+        self.rate, self.factor = rate, factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape to the same."""
+        y = (x * self.rate).exp()
+        return y if self.factor == 1 else y * self.factor
+
+
+@layer("Exp", per_sample=True)
+def exp(layer: LayerParameter, context: Context) -> nn.Module:
+    """base ^ (shift + scale * x); base -1 stands for e."""
+    param = layer.exp_param
+    logarithm = 1.0 if param.base == -1 else math.log(param.base)
+    return Exp(logarithm * param.scale, math.exp(logarithm * param.shift))
+
+
+class Log(nn.Module):
+    """factor * log(shift + scale * x)."""
+
+    def __init__(self, factor: float, scale: float, shift: float) -> None:
+        super().__init__()
+        self.factor, self.scale, self.shift = factor, scale, shift
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape to the same."""
+        y = (x * self.scale + self.shift).log()
+        return y if self.factor == 1 else y * self.factor
+
+
+@layer("Log", per_sample=True)
+def log(layer: LayerParameter, context: Context) -> nn.Module:
+    """The logarithm of shift + scale * x to the base; base -1 stands for e."""
+    param = layer.log_param
+    return Log(1.0 if param.base == -1 else 1 / math.log(param.base), param.scale, param.shift)
+
+
+class PReLU(nn.Module):
+    """max(x, 0) + weight[channel] * min(x, 0); channels lie on axis 1, and a weight without axes serves all of them."""
+
+    caffe_params = ("weight",)
+
+    def __init__(self, weight: nn.Parameter) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, ...] to the same."""
+        return F.prelu(x, self.weight)
+
+
+@layer("PReLU", per_sample=True)
+def prelu(layer: LayerParameter, context: Context) -> nn.Module:
+    """A ReLU that learns its slopes; they start at 0.25."""
+    param = layer.prelu_param
+    return PReLU(context.parameter(0, param.filler if param.HasField("filler") else 0.25))

@@ -1,0 +1,91 @@
+"""Convolution and Deconvolution over any number of spatial axes, and Im2col."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fusion.layers.axes import behind_batch, canonical
+from fusion.registry import Context, layer
+from prototxt.shapes.convolution import Window, windows
+
+if TYPE_CHECKING:
+    from prototxt.messages import ConvolutionParameter, LayerParameter
+
+
+class Convolution(nn.Module):
+    """Convolves every bottom with the same weights.
+
+    axis     where the channels lie; all axes before it are batch, all behind it are space
+    weight   [num_output, channels / group, *kernel]; of a deconvolution [channels, num_output / group, *kernel]
+    bias     [num_output] or None
+    """
+
+    def __init__(
+        self,
+        weight: nn.Parameter,
+        bias: nn.Parameter | None,
+        geometry: list[Window],
+        group: int,
+        axis: int,
+        transposed: bool,
+    ) -> None:
+        super().__init__()
+        self.weight, self.bias = weight, bias
+        self.caffe_params = ("weight",) if bias is None else ("weight", "bias")
+        self.stride = tuple(window.stride for window in geometry)
+        self.pad = tuple(window.pad for window in geometry)
+        self.dilation = tuple(window.dilation for window in geometry)
+        self.group, self.axis, self.transposed = group, axis, transposed
+
+    def forward(self, x: Tensor, *more: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """[N, channels, *space] each to [N, num_output, *space]."""
+        return (self._one(x), *(self._one(y) for y in more)) if more else self._one(x)
+
+    def _one(self, x: Tensor) -> Tensor:
+        if self.axis == 1 and len(self.stride) in (1, 2, 3):
+            return self._convolve(x)
+        batch, sample = x.shape[: self.axis], x.shape[self.axis :]
+        y = self._convolve(x.reshape(math.prod(batch), *sample))
+        return y.reshape(*batch, *y.shape[1:])
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        if not self.stride:
+            return F.linear(x, self.weight.T if self.transposed else self.weight, self.bias)
+        if self.transposed:
+            transposed = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[len(self.stride) - 1]
+            return transposed(x, self.weight, self.bias, self.stride, self.pad, 0, self.group, self.dilation)
+        plain = (F.conv1d, F.conv2d, F.conv3d)[len(self.stride) - 1]
+        return plain(x, self.weight, self.bias, self.stride, self.pad, self.dilation, self.group)
+
+    def extra_repr(self) -> str:
+        """What the weights do not tell."""
+        return f"stride={self.stride}, pad={self.pad}, dilation={self.dilation}, group={self.group}"
+
+
+def _channel_axis(layer: LayerParameter) -> int:
+    return layer.convolution_param.axis
+
+
+@layer("Convolution", per_sample=behind_batch(_channel_axis))
+def convolution(layer: LayerParameter, context: Context) -> nn.Module:
+    """Cross-correlation, as everywhere in deep learning."""
+    return _convolution(layer.convolution_param, context, transposed=False)
+
+
+@layer("Deconvolution", per_sample=behind_batch(_channel_axis))
+def deconvolution(layer: LayerParameter, context: Context) -> nn.Module:
+    """The transpose of a convolution."""
+    return _convolution(layer.convolution_param, context, transposed=True)
+
+
+def _convolution(param: ConvolutionParameter, context: Context, transposed: bool) -> nn.Module:
+    weight = context.parameter(0, param.weight_filler)
+    bias = context.parameter(1, param.bias_filler) if param.bias_term else None
+    geometry = windows(param, weight.dim() - 2)
+    axes = len(context.bottoms[0]) or weight.dim() - 1 + param.axis
+    return Convolution(weight, bias, geometry, param.group, canonical(param.axis, axes), transposed)

@@ -1,0 +1,35 @@
+"""Dropout."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fusion.registry import Context, layer
+
+if TYPE_CHECKING:
+    from prototxt.messages import LayerParameter
+
+
+class Dropout(nn.Module):
+    """Zeroes elements at random and scales the rest by 1 / (1 - ratio), whether the module is in training mode or not."""
+
+    def __init__(self, ratio: float) -> None:
+        super().__init__()
+        self.ratio = ratio
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape to the same."""
+        return F.dropout(x, self.ratio, training=True)
+
+
+def _is_identity(layer: LayerParameter, context: Context) -> bool:
+    return context.phase == "TEST" or layer.dropout_param.dropout_ratio == 0
+
+
+@layer("Dropout", per_sample=_is_identity)
+def dropout(layer: LayerParameter, context: Context) -> nn.Module:
+    """The identity in TEST, and at ratio 0."""
+    return nn.Identity() if _is_identity(layer, context) else Dropout(layer.dropout_param.dropout_ratio)

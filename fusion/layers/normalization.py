@@ -1,0 +1,150 @@
+"""LRN, BatchNorm and MVN."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fusion.errors import BuildError
+from fusion.layers.axes import full
+from fusion.registry import Context, layer
+
+if TYPE_CHECKING:
+    from prototxt.messages import LayerParameter
+
+
+class LRN(nn.Module):
+    """x / (k + alpha / size * sum of squares over the neighbouring channels) ^ beta."""
+
+    def __init__(self, size: int, alpha: float, beta: float, k: float) -> None:
+        super().__init__()
+        self.size, self.alpha, self.beta, self.k = size, alpha, beta, k
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] to the same."""
+        x = full(x)
+        half = self.size // 2
+        squares = F.pad(x.square(), (0, 0, 0, 0, half, half))
+        sums = F.avg_pool3d(squares.unsqueeze(1), (self.size, 1, 1), stride=1, divisor_override=1).squeeze(1)
+        return x * (sums * (self.alpha / self.size) + self.k).pow(-self.beta)
+
+
+class LRNWithin(nn.Module):
+    """x / (1 + alpha * mean of squares over a zero-padded window of the channel) ^ beta; there is no k, as in Caffe."""
+
+    def __init__(self, size: int, alpha: float, beta: float) -> None:
+        super().__init__()
+        self.size, self.alpha, self.beta = size, alpha, beta
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] to the same."""
+        x = full(x)
+        means = F.avg_pool2d(x.square(), self.size, stride=1, padding=self.size // 2)
+        return x * (means * self.alpha + 1).pow(-self.beta)
+
+
+@layer("LRN", per_sample=True)
+def lrn(layer: LayerParameter, context: Context) -> nn.Module:
+    """Local response normalisation."""
+    param = layer.lrn_param
+    if param.norm_region == param.WITHIN_CHANNEL:
+        return LRNWithin(param.local_size, param.alpha, param.beta)
+    return LRN(param.local_size, param.alpha, param.beta, param.k)
+
+
+class BatchNorm(nn.Module):
+    """(x - mean) / sqrt(variance + eps) per channel, axis 1; without scale and shift.
+
+    mean, variance  [C] sums over past batches, each weighted by a power of `fraction`
+    factor          [1] the sum of these weights, by which the two are divided; 0 makes both of them 0
+    use_global      take the stored statistics; otherwise the batch's own, which are then added to the stored ones
+    """
+
+    caffe_params = ("mean", "variance", "factor")
+    mean: Tensor
+    variance: Tensor
+    factor: Tensor
+
+    def __init__(self, channels: int, use_global: bool, fraction: float, eps: float) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("variance", torch.zeros(channels))
+        self.register_buffer("factor", torch.zeros(1))
+        self.use_global, self.fraction, self.eps = use_global, fraction, eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, ...] to the same."""
+        if x.dim() == 1:
+            return self.forward(x[:, None]).squeeze(1)
+        if self.use_global:
+            scale = torch.where(self.factor == 0, 0.0, 1 / self.factor)
+            return F.batch_norm(x, self.mean * scale, self.variance * scale, eps=self.eps)
+        mean, variance = torch.empty_like(self.mean), torch.empty_like(self.variance)
+        many = x.numel() > x.shape[1]
+        y = torch.batch_norm(x, None, None, mean, variance, True, 1.0, self.eps, torch.backends.cudnn.enabled)
+        self._add(mean, variance if many else torch.zeros_like(variance))
+        return y
+
+    @torch.no_grad()
+    def _add(self, mean: Tensor, variance: Tensor) -> None:
+        """Add a batch's mean and its variance, corrected by m / (m - 1)."""
+        self.mean.mul_(self.fraction).add_(mean)
+        self.variance.mul_(self.fraction).add_(variance)
+        self.factor.mul_(self.fraction).add_(1)
+
+    def extra_repr(self) -> str:
+        """What the statistics do not tell."""
+        return f"use_global={self.use_global}, fraction={self.fraction:g}, eps={self.eps:g}"
+
+
+def _uses_global(layer: LayerParameter, context: Context) -> bool:
+    param = layer.batch_norm_param
+    return param.use_global_stats if param.HasField("use_global_stats") else context.phase == "TEST"
+
+
+@layer("BatchNorm", per_sample=_uses_global)
+def batch_norm(layer: LayerParameter, context: Context) -> nn.Module:
+    """Normalisation by the batch's statistics in TRAIN, by the stored ones in TEST.
+
+    Raises: BuildError when a `param` block would let the solver change the statistics, as in Caffe.
+    """
+    if any(spec.lr_mult != 0 for spec in layer.param):
+        raise BuildError(
+            f"layer '{layer.name}': BatchNorm's statistics cannot be learned",
+            hint="set lr_mult: 0 in its param blocks, or remove them",
+        )
+    param = layer.batch_norm_param
+    channels = context.known_shape(0)[0]
+    return BatchNorm(channels, _uses_global(layer, context), param.moving_average_fraction, param.eps)
+
+
+class MVN(nn.Module):
+    """x minus its mean, over its standard deviation plus eps, for each sample and channel, or each sample.
+
+    The gradient takes the deviation's derivative at deviation + eps, as Caffe does, so a constant input gives none
+    instead of NaN.
+    """
+
+    def __init__(self, normalize_variance: bool, across_channels: bool, eps: float) -> None:
+        super().__init__()
+        self.normalize_variance, self.across_channels, self.eps = normalize_variance, across_channels, eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, ...] to the same."""
+        rows = full(x).flatten(1 if self.across_channels else 2)
+        rows = rows - rows.mean(-1, keepdim=True)
+        if self.normalize_variance:
+            variance = rows.square().mean(-1, keepdim=True)
+            divisor = (variance.sqrt() + self.eps).detach()
+            rows = rows / (divisor + (variance - variance.detach()) / (2 * divisor))
+        return rows.reshape(x.shape)
+
+
+@layer("MVN", per_sample=True)
+def mvn(layer: LayerParameter, context: Context) -> nn.Module:
+    """Mean-variance normalisation."""
+    param = layer.mvn_param
+    return MVN(param.normalize_variance, param.across_channels, param.eps)

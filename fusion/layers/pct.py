@@ -1,0 +1,199 @@
+"""Losses that hold the new net to its references, as prototxt layers on top of `fusion.pct.losses`.
+
+    layer {
+      name: "keep_odd" type: "FocalDistillationLoss"
+      bottom: "ip2" bottom: "odd/ip2" bottom: "label" top: "keep_odd"
+      loss_weight: 1
+      pct_param { classes: [1, 3, 5, 7, 9] alpha: 1 beta: 5 }
+    }
+
+Bottoms are the new logits, one or more references' logits, and the labels; `loss_weight` is the paper's lambda.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fusion.errors import BuildError
+from fusion.pct import contrastive, losses
+from fusion.registry import Context, layer
+from prototxt.messages import LayerParameter, PCTParameter
+from prototxt.places import place_of
+
+FILTERS = {number: name.lower() for name, number in PCTParameter.Filter.items()}
+WEIGHING = ("classes", "filter", "alpha", "beta", "reference_weight")
+DIFFERENCE = ("margin", "p", "topk", "topk_by_reference", "exclude_gt", "one_sided", "relative", "p_norm")
+ELSEWHERE = ("reference_weight", "distance")
+CONTRAST = ("tau", "neighbours", "inside")
+
+
+class ReferenceLoss(nn.Module):
+    """A loss towards each reference, summed with the references' shares (left out: equal ones that sum to 1)."""
+
+    def __init__(self, loss: Callable[..., Tensor], shares: Sequence[float], labelled: bool = True) -> None:
+        super().__init__()
+        self.loss = loss
+        self.shares = tuple(shares)
+        self.labelled = labelled
+
+    def forward(self, new: Tensor, *others: Tensor) -> Tensor:
+        """The loss, float []. Bottoms: new logits [N, C], references' [N, K], labels [N] of any number type."""
+        references, target = (others[:-1], indices(others[-1])) if self.labelled else (others, None)
+        shares = self.shares or (1 / len(references),) * len(references)
+        rows = new.flatten(1)
+        parts = [
+            share * self.loss(new=rows, old=old.flatten(1), target=target)
+            for share, old in zip(shares, references, strict=True)
+        ]
+        return torch.stack(parts).sum()
+
+
+class EnsembleLoss(nn.Module):
+    """A loss towards the mean of all references."""
+
+    def __init__(self, loss: Callable[..., Tensor], shares: Sequence[float]) -> None:
+        super().__init__()
+        self.loss = loss
+        self.shares = tuple(shares) or None
+
+    def forward(self, new: Tensor, *others: Tensor) -> Tensor:
+        """The loss, float []; bottoms as in ReferenceLoss."""
+        *references, label = others
+        old = [reference.flatten(1) for reference in references]
+        return self.loss(new=new.flatten(1), old=old, target=indices(label), reference_weights=self.shares)
+
+
+class CompatibilityLoss(nn.Module):
+    """Cross-entropy of what the old classifier, frozen in the graph, makes of the new features."""
+
+    def __init__(self, classes: Sequence[int]) -> None:
+        super().__init__()
+        self.classes = tuple(classes) or None
+
+    def forward(self, scores: Tensor, label: Tensor) -> Tensor:
+        """The loss, float []. Bottoms: the old classifier's scores [N, K] of the new features, labels [N]."""
+        return losses.cross_entropy(scores.flatten(1), indices(label), self.classes, "mean")
+
+
+def indices(label: Tensor) -> Tensor:
+    """Caffe's labels (float32, [N] or [N, 1, 1, 1]) as int64 [N]."""
+    return label.reshape(-1).to(torch.int64)
+
+
+@layer("KDLoss")
+def kd(layer: LayerParameter, context: Context) -> nn.Module:
+    """T^2 KL(old || new); T is 5 unless set."""
+    return _reference_loss(layer, losses.kd, ("temperature",))
+
+
+@layer("FocalDistillationLoss")
+def focal_distillation(layer: LayerParameter, context: Context) -> nn.Module:
+    """KL (T = 100), L2 or LI distance, weighed by the filter; `old_correct` unless set."""
+    distance = layer.pct_param.distance
+    choices: Mapping[int, tuple[Callable[..., Tensor], tuple[str, ...]]] = {
+        PCTParameter.KL: (losses.kd, ("temperature",)),
+        PCTParameter.L2: (losses.logit_matching, ()),
+        PCTParameter.LI: (losses.ldi, DIFFERENCE),
+    }
+    loss, names = choices[distance]
+    preset: dict[str, Any] = {"filter": "old_correct"}
+    if distance == PCTParameter.KL:
+        preset["temperature"] = 100.0
+    return _reference_loss(layer, loss, (*names, "distance"), preset)
+
+
+@layer("LogitMatchingLoss")
+def logit_matching(layer: LayerParameter, context: Context) -> nn.Module:
+    """Half the mean squared difference of logits."""
+    return _reference_loss(layer, losses.logit_matching, ())
+
+
+@layer("LDILoss")
+def ldi(layer: LayerParameter, context: Context) -> nn.Module:
+    """Logit difference inhibition."""
+    return _reference_loss(layer, losses.ldi, DIFFERENCE)
+
+
+@layer("NaivePCTLoss")
+def naive(layer: LayerParameter, context: Context) -> nn.Module:
+    """Cross-entropy on what the reference got right."""
+    settings = _settings(layer, ("classes", "reference_weight"))
+    return ReferenceLoss(_bound(losses.naive, settings), _shares(layer))
+
+
+@layer("ELODILoss")
+def elodi(layer: LayerParameter, context: Context) -> nn.Module:
+    """Logit difference inhibition towards the references' mean."""
+    return EnsembleLoss(_bound(losses.elodi, _settings(layer, (*WEIGHING, *DIFFERENCE))), _shares(layer))
+
+
+@layer("CNALoss")
+def cna(layer: LayerParameter, context: Context) -> nn.Module:
+    """Contrastive neighbourhood alignment of features [N, F]; the labels are needed only with `classes`."""
+    settings = _settings(layer, ("classes", "reference_weight", *CONTRAST))
+    last = context.bottoms[-1]
+    labelled = "classes" in settings or (len(context.bottoms) > 2 and len(last) == 1)
+    if labelled and len(layer.bottom) < 3:
+        raise _refused(layer, "pct_param.classes needs the labels", "give new features, reference features and labels")
+    return ReferenceLoss(_bound(contrastive.cna, settings), _shares(layer, len(layer.bottom) - 1 - labelled), labelled)
+
+
+@layer("BCTLoss")
+def bct(layer: LayerParameter, context: Context) -> nn.Module:
+    """Backward-compatible training; the old classifier is a frozen layer of the graph that reads the new features."""
+    settings = _settings(layer, ("classes", "classifier", "epsilon"))
+    if len(layer.bottom) != 2:
+        raise _refused(
+            layer, f"BCTLoss takes 2 bottoms, not {len(layer.bottom)}", "the old classifier's top, the labels"
+        )
+    return CompatibilityLoss(settings.get("classes", ()))
+
+
+def _reference_loss(
+    layer: LayerParameter, loss: Callable[..., Tensor], names: Sequence[str], preset: Mapping[str, Any] | None = None
+) -> nn.Module:
+    settings = {**(preset or {}), **_settings(layer, (*WEIGHING, *names))}
+    return ReferenceLoss(_bound(loss, settings), _shares(layer))
+
+
+def _settings(layer: LayerParameter, known: Sequence[str]) -> dict[str, Any]:
+    """The set fields of pct_param by the loss function's argument names.
+
+    Raises: BuildError for fields that this type has no use for.
+    """
+    present = {field.name: value for field, value in layer.pct_param.ListFields()}
+    foreign = [name for name in present if name not in known]
+    if foreign:
+        raise _refused(
+            layer,
+            f"{layer.type} has no use for pct_param.{', pct_param.'.join(foreign)}",
+            f"it reads {', '.join(known)}",
+        )
+    if "filter" in present:
+        present["filter"] = FILTERS[present["filter"]]
+    if "classes" in present:
+        present["classes"] = [int(index) for index in present["classes"]]
+    return present
+
+
+def _bound(loss: Callable[..., Tensor], settings: Mapping[str, Any]) -> Callable[..., Tensor]:
+    """The loss with its settings; a partial, so that a net can be pickled and copied."""
+    return partial(loss, **{name: value for name, value in settings.items() if name not in ELSEWHERE})
+
+
+def _shares(layer: LayerParameter, references: int | None = None) -> tuple[float, ...]:
+    """The references' weights; empty when none are given. Raises: BuildError unless there is one per reference."""
+    shares = tuple(layer.pct_param.reference_weight)
+    count = len(layer.bottom) - 2 if references is None else references
+    if shares and len(shares) != count:
+        raise _refused(layer, f"{len(shares)} reference weights for {count} references", "one per reference")
+    return shares
+
+
+def _refused(layer: LayerParameter, message: str, hint: str) -> BuildError:
+    return BuildError(f"layer '{layer.name}': {message}", place=place_of(layer), hint=hint)

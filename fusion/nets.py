@@ -1,0 +1,255 @@
+"""Building a net from its description, and what one asks of a net that is built."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+import fusion.layers  # noqa: F401 - registers every type that comes with the package
+from fusion.errors import FusionError, raise_all
+from fusion.graph import Call, Net, Param, Plan, run, submodule_paths, with_outputs
+from fusion.registry import Context, LayerType, Phase, find, unknown
+from fusion.sharing import Owner, settle, share, tensor_at
+from prototxt import messages
+from prototxt.loading import load_net
+from prototxt.phases import filter_net
+from prototxt.places import place_of
+from prototxt.shapes import infer
+from prototxt.shapes.registry import layer_type
+
+if TYPE_CHECKING:
+    from prototxt.messages import LayerParameter, NetParameter
+    from prototxt.shapes import NetShapes
+    from prototxt.tree import Document
+
+def build(
+    net: NetParameter | Document | str | os.PathLike[str],
+    phase: Phase = "TEST",
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    seed: int | None = None,
+) -> Net:
+    """The net of one phase, its parameters filled by the layers' fillers.
+
+    net     a decoded net, or a prototxt: text tree or path
+    shapes  shapes of inputs that the description leaves open, or other ones than it says
+    seed    of the fillers; None draws new numbers each time
+    The tops of data layers are the keys of the net's inputs. Under `with torch.device("meta")` nothing is allocated.
+
+    Raises: BuildError, naming every layer that cannot be built; prototxt's errors for the description itself.
+    """
+    message = _filtered(net, phase)
+    types = _types(message)
+    inferred = infer(message, inputs=shapes)
+    layers = [layer for layer, kind in zip(message.layer, types, strict=True) if kind is not None]
+    paths = iter(submodule_paths([(layer.name, layer.type) for layer in layers]))
+    values = _Values(message)
+    modules: dict[str, nn.Module] = {}
+    calls: list[Call] = []
+    params: list[Param] = []
+    owners: dict[str, Owner] = {}
+    weights: dict[str, float] = {}
+    errors: list[FusionError] = []
+    for index, (layer, kind) in enumerate(zip(message.layer, types, strict=True)):
+        if kind is None:
+            values.add_inputs(index, layer)
+            continue
+        path = next(paths)
+        context = _context(layer, inferred, index, phase, seed)
+        bottoms, tops = values.add_call(index, layer)
+        try:
+            modules[path], own = share(kind.build(layer, context), layer, path, owners)
+        except FusionError as error:
+            error.place = error.place or place_of(layer)
+            errors.append(error)
+            continue
+        params += own
+        portable = kind.keeps_samples_apart(layer, context)
+        blocked = () if message.force_backward else _blocked(layer)
+        calls.append(Call(layer.name, layer.type, path, bottoms, tops, blocked, portable))
+        weights.update(_loss_weights(layer, tops))
+    raise_all(errors)
+    params = settle(params, modules, owners)
+    plan = Plan(
+        name=message.name,
+        phase=phase,
+        calls=_frozen(calls, params),
+        inputs=tuple(values.inputs.items()),
+        outputs=_outputs(calls, weights),
+        blobs=tuple(values.current.items()),
+        loss_weights=tuple(weights.items()),
+        params=tuple(params),
+    )
+    return Net(modules, plan)
+
+
+def blobs(net: Net, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Every blob by Caffe's name, in its final version; gradients flow. Inputs that nothing needs may be left out."""
+    values = run(net, inputs)
+    return {blob: values[value] for blob, value in net.plan.blobs if value in values}
+
+
+def layers(net: Net) -> dict[str, nn.Module]:
+    """The submodule of every layer, by the layer's name; of several layers of one name the first."""
+    found: dict[str, nn.Module] = {}
+    for call in net.plan.calls:
+        found.setdefault(call.name, net.get_submodule(call.path))
+    return found
+
+
+def params(net: Net) -> dict[str, list[Tensor]]:
+    """Parameters and statistics of every layer that has some, in Caffe's order; a shared one with each of its layers.
+
+    A second layer of the same name appears as `name (2)`.
+    """
+    keys: dict[str, str] = {}
+    found: dict[str, list[Tensor]] = {}
+    for param in net.plan.params:
+        if param.path not in keys:
+            count = sum(1 for key in keys if _named(net, key) == param.layer) + 1
+            keys[param.path] = param.layer if count == 1 else f"{param.layer} ({count})"
+        found.setdefault(keys[param.path], []).append(tensor_at(net, param.attribute))
+    return found
+
+
+@dataclass(frozen=True)
+class Learnable:
+    """A blob as Caffe's solver sees it.
+
+    tensor      the parameter, or a statistic that the solver never changes (lr_mult 0)
+    layer       the layer that owns it, and `index` its place among the layer's blobs
+    """
+
+    tensor: Tensor
+    layer: str
+    index: int
+    lr_mult: float
+    decay_mult: float
+
+
+def learnable(net: Net) -> list[Learnable]:
+    """Every blob of the net once, in the order of Caffe's solver history: BatchNorm's statistics are among them."""
+    return [
+        Learnable(tensor_at(net, param.attribute), param.layer, param.index, param.lr_mult, param.decay_mult)
+        for param in net.plan.params
+        if not param.shared
+    ]
+
+
+def loss_weights(net: Net) -> dict[str, float]:
+    """The weight in the loss of every output that counts in it."""
+    weights = dict(net.plan.loss_weights)
+    return {key: weights[value] for key, value in net.plan.outputs if value in weights}
+
+
+def total_loss(net: Net, out: Mapping[str, Tensor]) -> Tensor:
+    """The loss that Caffe minimises: the weighted sum of the net's loss outputs, a scalar.
+
+    Raises: FusionError when the net has no loss.
+    """
+    weights = loss_weights(net)
+    if not weights:
+        raise FusionError(f"net '{net.plan.name}' has no loss", hint="add a loss layer, or a loss_weight to a top")
+    terms = [out[key].sum() if weight == 1 else out[key].sum() * weight for key, weight in weights.items()]
+    return functools.reduce(torch.add, terms)
+
+
+def outputs_of(net: Net, blobs: Iterable[str]) -> Net:
+    """A net of the same submodules that gives these blobs, and runs only what they need.
+
+    Raises: FusionError for a blob that the net does not have.
+    """
+    finals = dict(net.plan.blobs)
+    missing = [blob for blob in blobs if blob not in finals]
+    if missing:
+        near = difflib.get_close_matches(missing[0], finals, 1)
+        hint = f"did you mean '{near[0]}'?" if near else None
+        raise FusionError(f"net '{net.plan.name}' has no blob {', '.join(map(repr, missing))}", hint=hint)
+    return with_outputs(net, {blob: finals[blob] for blob in blobs})
+
+
+def _filtered(net: NetParameter | Document | str | os.PathLike[str], phase: Phase) -> NetParameter:
+    message = net if isinstance(net, messages.NetParameter) else load_net(net)
+    return filter_net(message, phase=phase, level=message.state.level, stages=tuple(message.state.stage))
+
+
+def _types(net: NetParameter) -> list[LayerType | None]:
+    """The builder of every layer, None for one that brings data. Raises: BuildError for all unknown types."""
+    types = [find(layer.type) for layer in net.layer]
+    errors = [
+        unknown(layer.type, layer.name, place_of(layer))
+        for layer, kind in zip(net.layer, types, strict=True)
+        if kind is None and layer.bottom
+    ]
+    raise_all(errors)
+    return types
+
+
+def _context(layer: LayerParameter, shapes: NetShapes, index: int, phase: Phase, seed: int | None) -> Context:
+    return Context(shapes.bottoms[index], shapes.tops[index], shapes.params[index], phase, seed, layer.name)
+
+
+def _blocked(layer: LayerParameter) -> tuple[int, ...]:
+    return tuple(index for index, down in enumerate(layer.propagate_down) if not down)
+
+
+def _loss_weights(layer: LayerParameter, tops: Sequence[str]) -> dict[str, float]:
+    """Weights by value. A loss layer's first top counts 1 unless the layer says otherwise."""
+    weights = list(layer.loss_weight)
+    if not weights and layer_type(layer.type).loss:
+        weights = [1.0]
+    return {top: weight for top, weight in zip(tops, weights, strict=False) if weight != 0}
+
+
+def _frozen(calls: Sequence[Call], params: Sequence[Param]) -> tuple[Call, ...]:
+    """The calls, portable only where nothing learns."""
+    learning = {param.path for param in params if param.lr_mult != 0}
+    return tuple(replace(call, portable=False) if call.path in learning else call for call in calls)
+
+
+def _outputs(calls: Sequence[Call], weights: Mapping[str, float]) -> tuple[tuple[str, str], ...]:
+    """Tops that nobody takes, and those that count in the loss: Caffe splits the latter off, so nobody takes the copy."""
+    taken = {value for call in calls for value in call.bottoms}
+    tops = [value for call in calls for value in call.tops]
+    return tuple((value, value) for value in tops if value not in taken or value in weights)
+
+
+def _named(net: Net, path: str) -> str:
+    return next(call.name for call in net.plan.calls if call.path == path)
+
+
+class _Values:
+    """Names for the versions of blobs while the layers are read in order.
+
+    inputs   blob -> value, for the tops of data layers
+    current  blob -> its latest value
+    """
+
+    def __init__(self, net: NetParameter) -> None:
+        self.inputs: dict[str, str] = {}
+        self.current: dict[str, str] = {}
+        self._last = {top: index for index, layer in enumerate(net.layer) for top in layer.top}
+
+    def add_inputs(self, index: int, layer: LayerParameter) -> None:
+        """Take the layer's tops as inputs of the net."""
+        for top in layer.top:
+            self.current[top] = self.inputs[top] = self._value(index, layer, top)
+
+    def add_call(self, index: int, layer: LayerParameter) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The values that the layer takes and makes; a loss layer without a top makes one that has no blob's name."""
+        bottoms = tuple(self.current[bottom] for bottom in layer.bottom)
+        for top in layer.top:
+            self.current[top] = self._value(index, layer, top)
+        tops = tuple(self.current[top] for top in layer.top)
+        if not tops and layer_type(layer.type).loss:
+            tops = (f"{layer.name} (automatic)",)
+        return bottoms, tops
+
+    def _value(self, index: int, layer: LayerParameter, top: str) -> str:
+        return top if self._last[top] == index else f"{top}@{layer.name or index}"

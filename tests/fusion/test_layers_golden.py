@@ -1,0 +1,131 @@
+"""Every layer against the numbers of BVLC Caffe: outputs, gradients, statistics, one and several steps."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import prototxt
+from fusion import graph, nets, registry
+from fusion.graph import Net
+
+LAYERS = Path(__file__).parents[1] / "golden" / "layers"
+RANDOM = {"dropout_train_random": "the mask is random: see test_random_dropout_keeps_or_zeroes"}
+CASES = sorted(folder.name for folder in LAYERS.iterdir())
+
+
+@dataclass
+class Case:
+    """A recorded case: its net, filled with the recorded parameters, and the arrays."""
+
+    net: Net
+    meta: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+
+    @property
+    def steps(self) -> list[str]:
+        return [f"s{step}:" for step in range(len(self.meta["loss"]))] if "s0:in:" in str(list(self.arrays)) else [""]
+
+    def inputs(self, step: str) -> dict[str, Tensor]:
+        start = f"{step}in:"
+        return {key.removeprefix(start): torch.from_numpy(a) for key, a in self.arrays.items() if key.startswith(start)}
+
+
+def load(name: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Case:
+    folder = LAYERS / name
+    meta = json.loads((folder / "meta.json").read_text())
+    with np.load(folder / "io.npz") as file:
+        arrays = dict(file)
+    description = prototxt.load_net(folder / "net.prototxt")
+    unknown = {layer.type for layer in description.layer if layer.bottom and registry.find(layer.type) is None}
+    if unknown:
+        pytest.skip(f"not built yet: {', '.join(sorted(unknown))}")
+    net = nets.build(description, meta["phase"], seed=0)
+    fill(net, arrays, "param:")
+    return Case(net.to(device=device, dtype=dtype), meta, arrays)
+
+
+def fill(net: Net, arrays: dict[str, np.ndarray], start: str) -> None:
+    for layer, tensors in nets.params(net).items():
+        for index, tensor in enumerate(tensors):
+            array = arrays[f"{start}{layer}:{index}"]
+            assert tensor.shape == array.shape
+            with torch.no_grad():
+                tensor.copy_(torch.from_numpy(array))
+
+
+def assert_close(actual: Tensor | None, expected: np.ndarray, what: str) -> None:
+    """Within 1e-4, or 1e-5 of the greatest magnitude; no gradient at all is a gradient of 0."""
+    found = np.zeros_like(expected) if actual is None else actual.detach().float().cpu().numpy()
+    assert found.shape == expected.shape, f"{what}: {found.shape} is not {expected.shape}"
+    finite = np.abs(expected[np.isfinite(expected)])
+    atol = 1e-5 * max(float(finite.max(initial=0.0)), 1e-6)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=atol, err_msg=what)
+
+
+def first_versions(net: Net) -> dict[str, str]:
+    """Blob -> its first value: an in-place layer writes the gradient of its bottom over that of its top."""
+    first: dict[str, str] = {key: value for key, value in net.plan.inputs}
+    for call in net.plan.calls:
+        for top in call.tops:
+            blob = top.rpartition("@")[0] or top
+            first.setdefault(blob, top)
+    return first
+
+
+def check(case: Case) -> None:
+    net, arrays = case.net, case.arrays
+    parameter = next(net.parameters(), torch.zeros(()))
+    for number, step in enumerate(case.steps):
+        inputs = {key: x.to(parameter.device) for key, x in case.inputs(step).items()}
+        inputs = {key: x.to(parameter.dtype).requires_grad_() for key, x in inputs.items()}
+        values = graph.run(net, inputs)
+        for value in values.values():
+            if value.requires_grad:
+                value.retain_grad()
+        for blob, value in net.plan.blobs:
+            assert_close(values[value], arrays[f"{step}out:{blob}"], f"{step}out:{blob}")
+        outputs = net({key: inputs[key] for key, _ in net.plan.inputs})
+        weights = nets.loss_weights(net)
+        if not any(key.startswith("s0") for key in case.steps) and number == 0 and weights:
+            total = sum(float(outputs[key].detach().sum()) * weight for key, weight in weights.items())
+            assert total == pytest.approx(case.meta["loss"][0], rel=1e-4, abs=1e-6)
+    check_statistics(case, step)
+    starts = {value: weight for value, weight in net.plan.loss_weights}
+    seeds: dict[str, Tensor] = {value: torch.full_like(values[value], weight) for value, weight in starts.items()}
+    finals = dict(net.plan.blobs)
+    for key in arrays:
+        if key.startswith("gout:"):
+            seeds[finals[key.removeprefix("gout:")]] = torch.from_numpy(arrays[key]).to(parameter)
+    roots = [(values[value], seed) for value, seed in seeds.items() if values[value].requires_grad]
+    if not roots:
+        return
+    torch.autograd.backward([root for root, _ in roots], [seed for _, seed in roots])
+    first = first_versions(net)
+    for key, expected in arrays.items():
+        kind, _, rest = key.partition(":")
+        if kind == "grad":
+            assert_close(values[first[rest]].grad, expected, key)
+        elif kind == "pgrad":
+            layer, _, index = rest.rpartition(":")
+            assert_close(nets.params(net)[layer][int(index)].grad, expected, key)
+
+
+def check_statistics(case: Case, step: str) -> None:
+    start = f"{step}param_after:"
+    for key, expected in case.arrays.items():
+        if key.startswith(start):
+            layer, _, index = key.removeprefix(start).rpartition(":")
+            assert_close(nets.params(case.net)[layer][int(index)], expected, key)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in RANDOM])
+def test_layer_gives_caffes_numbers(name: str) -> None:
+    check(load(name))
