@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -119,12 +120,13 @@ class _Decoder:
         """Set one field, or record why not."""
         name, values = field_plan.name, field.values
         if not field_plan.repeated:
-            if len(values) != 1 or field.end != values[0].end:
-                self.error(field.start, f"{name!r} takes one value, not a list")
-                return
-            if target.HasField(name):
-                hint = f"{plan.descriptor.name} has one {name!r}: remove this one or the one before it"
-                self.error(field.start, f"{name!r} is given twice", hint)
+            if (
+                target.HasField(name)
+                or len(values) != 1
+                or field.end != values[0].end
+                or self.is_widened(target, name, plan)
+            ):
+                self.too_many(target, field, plan)
                 return
         for value in values:
             if field_plan.read is None:
@@ -175,15 +177,34 @@ class _Decoder:
         text = self.doc.text[field.name_start + len(field.name) : field.end].strip()
         forks.keep_unknown(target, field.name, text.encode("utf-8", "replace").decode())
 
+    def is_widened(self, target: Any, name: str, plan: _Plan) -> bool:
+        """Whether several values of a singular field were found before, and are kept in a fork's repeated one."""
+        wider = plan.forks.get(name)
+        return wider is not None and wider.repeated and len(getattr(forks.fields(target), name)) > 0
+
+    def too_many(self, target: Any, field: Field, plan: _Plan) -> None:
+        """A singular field has several values: some fork may have made it repeated."""
+        name = field.name
+        twice = target.HasField(name)
+        wider = plan.forks.get(name)
+        if wider is not None and wider.repeated:
+            if twice:
+                getattr(forks.fields(target), name).append(getattr(target, name))
+                target.ClearField(name)
+            self.forks.append((field.start, f"several values of {_described(name, plan)}"))
+            self.set(forks.fields(target), field, wider, plan)
+        elif twice:
+            hint = f"{plan.descriptor.name} has one {name!r}: remove this one or the one before it"
+            self.error(field.start, f"{name!r} is given twice", hint)
+        else:
+            self.error(field.start, f"{name!r} takes one value, not a list")
+
     def bad_value(self, target: Any, field: Field, value: Scalar, error: BadValueError, plan: _Plan) -> None:
-        """A literal does not fit: a fork may know the enum's value, and not strict, it is kept as unknown."""
-        fork_plan = plan.forks.get(field.name)
-        if fork_plan is not None and fork_plan.read is not None:
-            try:
-                setattr(forks.fields(target), field.name, fork_plan.read(value))
-            except BadValueError:
-                pass
-            else:
+        """A literal does not fit: a fork's enum may have the value; not strict, an enum's value is kept as unknown."""
+        wider = plan.forks.get(field.name)
+        if wider is not None and wider.read is not None and value.kind == "identifier":
+            with suppress(BadValueError):
+                setattr(forks.fields(target), field.name, wider.read(value))
                 self.forks.append((value.start, f"value {value.raw} of {_described(field.name, plan)}"))
                 return
         descriptor = plan.descriptor.fields_by_name.get(field.name)
@@ -215,7 +236,7 @@ class _Decoder:
         for found, what in ((self.forks, "of forks of Caffe"), (self.unknown, "that no schema knows")):
             if found:
                 listed = "".join(f"\n  {self.doc.place(offset)}: {text}" for offset, text in found)
-                parts.append(f"{len(found)} fields or values {what} were kept, unused:{listed}")
+                parts.append(f"{len(found)} fields or values {what} were kept:{listed}")
         places = [(self.doc.place(offset), text) for offset, text in sorted(self.forks + self.unknown)]
         warnings.warn(UnknownFieldWarning("\n".join(parts), places), stacklevel=3)
 

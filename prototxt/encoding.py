@@ -53,12 +53,27 @@ def _lines(message: Message, indent: str) -> Iterator[str]:
         if descriptor.number in present:
             yield from _field_lines(descriptor, present[descriptor.number], indent)
     if forks.has_fields(message):
-        yield from _lines(forks.fields(message), indent)
+        yield from _fork_lines(message, indent)
     for name, text in forks.unknown(message):
-        yield f"{indent}{name}{text}" if text.startswith(":") else f"{indent}{name} {text}"
+        yield _unknown_line(name, text, indent)
 
 
-def _field_lines(descriptor: FieldDescriptor, value: Any, indent: str) -> Iterator[str]:
+def _fork_lines(message: Message, indent: str) -> Iterator[str]:
+    """The forks' fields; those that make one of Caffe's repeated are lists, so that they are read as such again."""
+    for descriptor, value in forks.fields(message).ListFields():
+        if descriptor.is_repeated and descriptor.name in message.DESCRIPTOR.fields_by_name:
+            yield f"{indent}{descriptor.name}: [{', '.join(_scalar(descriptor, item) for item in value)}]"
+        else:
+            yield from _field_lines(descriptor, value, indent)
+    for name, text in forks.unknown(forks.fields(message)):
+        yield _unknown_line(name, text, indent)
+
+
+def _unknown_line(name: str, text: str, indent: str) -> str:
+    return f"{indent}{name}{text}" if text.startswith(":") else f"{indent}{name} {text}"
+
+
+def _field_lines(descriptor: Any, value: Any, indent: str) -> Iterator[str]:
     for item in value if descriptor.is_repeated else (value,):
         if descriptor.message_type is None:
             yield f"{indent}{descriptor.name}: {_scalar(descriptor, item)}"
@@ -70,7 +85,7 @@ def _field_lines(descriptor: FieldDescriptor, value: Any, indent: str) -> Iterat
             yield f"{indent}{descriptor.name} {{}}"
 
 
-def _scalar(descriptor: FieldDescriptor, value: Any) -> str:
+def _scalar(descriptor: Any, value: Any) -> str:
     if descriptor.enum_type is not None:
         return str(descriptor.enum_type.values_by_number[value].name)
     if descriptor.cpp_type == FieldDescriptor.CPPTYPE_FLOAT:

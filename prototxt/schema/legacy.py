@@ -122,7 +122,21 @@ V1_TYPES = {
     "WINDOW_DATA": "WindowData",
 }
 # The same for values that only forks have.
-FORK_V1_TYPES = {"BN": "BN", "UNPOOLING": "Unpooling", "CROP": "Crop"}
+FORK_V1_TYPES = {
+    "BN": "BN",
+    "CROP": "Crop",
+    "DENSE_IMAGE_DATA": "DenseImageData",
+    "IMAGE_SEG_DATA": "ImageSegData",
+    "INTERP": "Interp",
+    "PRELU": "PReLU",
+    "PYTHON": "Python",
+    "RESHAPE": "Reshape",
+    "ROI_POOLING": "ROIPooling",
+    "SMOOTH_L1_LOSS": "SmoothL1Loss",
+    "UNPOOLING": "Unpooling",
+    "UPSAMPLE": "Upsample",
+    "UPSAMPLING": "Upsampling",
+}
 SOLVER_TYPES = {
     "SGD": "SGD",
     "NESTEROV": "Nesterov",
