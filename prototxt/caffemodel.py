@@ -10,37 +10,24 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from prototxt.blobs import scan_blob
-from prototxt.copying import Sink, Sources, Stretch
+from prototxt.copying import Payload, Sink, Sources, Stretch, payload_bytes
 from prototxt.errors import WeightsError
 from prototxt.files import atomic_write
+from prototxt.params import modern_type
 from prototxt.recognition import explain_message
+from prototxt.schema.legacy import V1_TYPES
 from prototxt.spans import BlobSpan, Entry, Scan, Stamp
 from prototxt.wire import LENGTH, VARINT, Window, broken, encode_varint, fields, length_field, tag, text_field
+
+__all__ = ["LIMIT", "Scan", "Writer", "check_size", "frame_blob", "scan", "scan_descriptor"]
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from numpy.typing import NDArray
-
 LIMIT = 2**31 - 1  # protobuf's bound for one message, which a caffemodel is
-
-_V1_TYPES = {
-    35: "AbsVal", 1: "Accuracy", 30: "ArgMax", 2: "BNLL", 3: "Concat", 37: "ContrastiveLoss", 4: "Convolution",
-    5: "Data", 39: "Deconvolution", 6: "Dropout", 32: "DummyData", 7: "EuclideanLoss", 25: "Eltwise", 38: "Exp",
-    8: "Flatten", 9: "HDF5Data", 10: "HDF5Output", 28: "HingeLoss", 11: "Im2col", 12: "ImageData", 13: "InfogainLoss",
-    14: "InnerProduct", 15: "LRN", 29: "MemoryData", 16: "MultinomialLogisticLoss", 34: "MVN", 17: "Pooling",
-    26: "Power", 18: "ReLU", 19: "Sigmoid", 27: "SigmoidCrossEntropyLoss", 36: "Silence", 20: "Softmax",
-    21: "SoftmaxWithLoss", 22: "Split", 33: "Slice", 23: "TanH", 24: "WindowData", 31: "Threshold",
-}  # fmt: skip
-_V0_TYPES = {
-    "conv": "Convolution", "innerproduct": "InnerProduct", "pool": "Pooling", "relu": "ReLU", "lrn": "LRN",
-    "images": "ImageData", "tanh": "TanH", "bnll": "BNLL", "softmax_loss": "SoftmaxWithLoss", "hdf5_data": "HDF5Data",
-    "hdf5_output": "HDF5Output", "euclidean_loss": "EuclideanLoss", "infogain_loss": "InfogainLoss",
-    "multinomial_logistic_loss": "MultinomialLogisticLoss", "window_data": "WindowData", "im2col": "Im2col",
-}  # fmt: skip
 
 
 class _Layout(NamedTuple):
@@ -119,9 +106,17 @@ def _entry(window: Window, start: int, end: int, layout: _Layout) -> Entry:
 def _type(window: Window, wire: int, a: int, b: int, layout: _Layout) -> str:
     if layout is _V1:
         _expect(window, layout.type, wire, VARINT, b, "a layer's type")
-        return _V1_TYPES.get(a, "")
+        return _v1_type(a)
     text = _text(window, layout.type, wire, a, b, "a layer's type")
-    return _V0_TYPES.get(text, text.title().replace("_", "")) if layout is _V0 else text
+    return modern_type(text) if layout is _V0 else text
+
+
+def _v1_type(value: int) -> str:
+    """The modern name of a V1 enum value, "" for one that Caffe does not have."""
+    from prototxt.messages import V1LayerParameter
+
+    names = V1LayerParameter.LayerType
+    return V1_TYPES.get(names.Name(value), "") if value in names.values() else ""
 
 
 def _text(window: Window, number: int, wire: int, a: int, b: int, what: str) -> str:
@@ -170,7 +165,7 @@ class Writer:
         type: str = "",
         bottoms: Sequence[str] = (),
         tops: Sequence[str] = (),
-        blobs: Sequence[NDArray[Any] | Stretch] = (),
+        blobs: Sequence[Payload] = (),
     ) -> None:
         """Append one layer; blobs are arrays, or stretches of other files that are copied as bytes.
 
@@ -192,6 +187,10 @@ class Writer:
         self._sink.flush()
         return scan_descriptor(self._file.fileno(), self.path)
 
+    def read(self, offset: int, count: int) -> bytes:
+        """Bytes of the file as they are on the disk."""
+        return os.pread(self._file.fileno(), count, offset)
+
 
 def check_size(path: str, size: int) -> None:
     """Raises: WeightsError when a caffemodel of `size` bytes could not be read back."""
@@ -203,10 +202,10 @@ def check_size(path: str, size: int) -> None:
         )
 
 
-def frame_blob(number: int, blob: NDArray[Any] | Stretch) -> tuple[bytes, int, bytes]:
+def frame_blob(number: int, blob: Payload) -> tuple[bytes, int, bytes]:
     """A BlobProto field without its values: bytes before them, their number of bytes, bytes after them."""
     shape = blob.shape
-    nbytes = blob.blob.nbytes if isinstance(blob, Stretch) else blob.size * 4
+    nbytes = payload_bytes(blob)
     before = tag(5, LENGTH) + encode_varint(nbytes) if nbytes else b""
     after = b""
     if isinstance(blob, Stretch) and blob.blob.legacy and shape == blob.blob.shape:

@@ -7,9 +7,11 @@ resident here; where neither works they pass through a small buffer.
 from __future__ import annotations
 
 import errno
+import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 from prototxt.errors import WeightsError
 from prototxt.spans import BlobSpan, Scan, Shape
@@ -31,6 +33,22 @@ class Stretch:
     scan: Scan
     blob: BlobSpan
     shape: Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Deferred:
+    """A blob whose values are made when it is written, and dropped after: only its shape is known before."""
+
+    shape: Shape
+    load: Callable[[], NDArray[Any]]
+
+
+Payload: TypeAlias = "NDArray[Any] | Stretch | Deferred"
+
+
+def payload_bytes(blob: Payload) -> int:
+    """How many bytes a blob takes as float32."""
+    return math.prod(blob.shape) * 4
 
 
 class Sources:
@@ -94,13 +112,13 @@ class Sink:
             _write_all(self._fd, memoryview(part))
             offset, count = offset + len(part), count - len(part)
 
-    def put(self, values: NDArray[Any] | Stretch, sources: Sources) -> None:
+    def put(self, blob: Payload, sources: Sources) -> None:
         """Append a blob's values as little-endian float32, copied or from memory."""
-        if isinstance(values, Stretch):
-            fd = sources.descriptor(values.scan)
-            self.copy(fd, values.blob.offset, values.blob.nbytes, values.scan.path)
-        elif values.size:
-            self.write(float_bytes(values))
+        if isinstance(blob, Stretch):
+            fd = sources.descriptor(blob.scan)
+            self.copy(fd, blob.blob.offset, blob.blob.nbytes, blob.scan.path)
+        elif payload_bytes(blob):
+            self.write(float_bytes(blob))
 
     def flush(self) -> None:
         """Hand what is buffered to the system."""
@@ -108,11 +126,12 @@ class Sink:
         self._buffer = bytearray()
 
 
-def float_bytes(values: NDArray[Any]) -> memoryview:
+def float_bytes(blob: NDArray[Any] | Deferred) -> memoryview:
     """The values in C order as little-endian float32, without a copy where they are that already."""
     import numpy as np
 
-    return memoryview(np.ascontiguousarray(values, "<f4").reshape(-1).view(np.uint8))
+    values = blob.load() if isinstance(blob, Deferred) else blob
+    return np.ascontiguousarray(values, "<f4").reshape(-1).view(np.uint8).data
 
 
 def _copy_file_range(source: int, target: int, offset: int, count: int) -> tuple[int, int]:

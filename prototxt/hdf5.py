@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from prototxt.copying import Sources, Stretch, float_bytes
+from prototxt.copying import Payload, Sources, Stretch, float_bytes, payload_bytes
 from prototxt.errors import WeightsError
 from prototxt.files import atomic_write
 from prototxt.reading import Array
@@ -111,14 +110,18 @@ def _entries(group: Any, name: str, place: str, depth: int, size: int) -> Iterat
         if set(blobs) != set(wanted):
             hint = "Caffe numbers the blobs of a layer 0, 1, 2, ..."
             raise WeightsError(f"layer '{name}' has datasets {', '.join(list(blobs)[:6])}", place=place, hint=hint)
-        spans = (_span(blobs[key], f"blob {key} of layer '{name}'", place, size) for key in wanted)
+        spans = (dataset_span(blobs[key], f"blob {key} of layer '{name}'", place, size) for key in wanted)
         yield Entry(name, blobs=tuple(spans))
     for key, member in members.items():
         if hasattr(member, "keys"):
             yield from _entries(member, f"{name}/{key}" if name else key, place, depth + 1, size)
 
 
-def _span(dataset: Any, what: str, place: str, size: int) -> BlobSpan:
+def dataset_span(dataset: Any, what: str, place: str, size: int) -> BlobSpan:
+    """Where a dataset's values lie; `what` names it in errors, `size` is the file's.
+
+    Raises: WeightsError when they lie elsewhere, are no floats, or unfold to far more than the file.
+    """
     if dataset.is_virtual or dataset.external:
         raise WeightsError(f"{what} lies in another file", place=place, hint="copy its values into this one")
     if dataset.shape is None or dataset.dtype.kind != "f":
@@ -158,7 +161,9 @@ class Reader:
         return values
 
 
-def write(path: str, layers: Sequence[tuple[Entry, Sequence[NDArray[Any] | Stretch]]]) -> None:
+def write(
+    path: str, layers: Sequence[tuple[Entry, Sequence[Payload]]], progress: Callable[[int], None] | None = None
+) -> None:
     """Write /data/<layer>/<i>. The datasets are laid out first and filled as plain bytes, so memory stays flat.
 
     Warns: SlashWarning when a layer's name has a slash. Raises: WeightsError when two names cannot both be groups.
@@ -173,10 +178,12 @@ def write(path: str, layers: Sequence[tuple[Entry, Sequence[NDArray[Any] | Stret
             for blob, offset in zip(blobs, offsets, strict=True):
                 if offset is not None:
                     _fill(file.fileno(), offset, blob, sources)
+                if progress:
+                    progress(payload_bytes(blob))
 
 
 def _lay_out(
-    module: Any, file: Any, layers: Sequence[tuple[Entry, Sequence[NDArray[Any] | Stretch]]], path: str
+    module: Any, file: Any, layers: Sequence[tuple[Entry, Sequence[Payload]]], path: str
 ) -> list[list[int | None]]:
     """Create all groups and datasets, allocated and not filled; the offset of each dataset's bytes."""
     create = module.h5p.create(module.h5p.DATASET_CREATE)
@@ -184,7 +191,7 @@ def _lay_out(
     create.set_fill_time(module.h5d.FILL_TIME_NEVER)
     create.set_obj_track_times(False)
     places: list[list[int | None]] = []
-    with module.File(_Named(file), "w") as target:
+    with module.File(SeekableFile(file), "w") as target:
         data = target.create_group("data")
         for entry, blobs in layers:
             try:
@@ -202,7 +209,7 @@ def _dataset(module: Any, group: Any, name: str, shape: tuple[int, ...], create:
     return module.h5d.create(group.id, name.encode(), module.h5t.IEEE_F32LE, space, create)
 
 
-class _Named:
+class SeekableFile:
     """h5py writes through a Python file object: the temporary file's, open for reading as well."""
 
     def __init__(self, file: Any) -> None:
@@ -247,7 +254,7 @@ class _Named:
         """Nothing is held back."""
 
 
-def _fill(fd: int, offset: int, blob: NDArray[Any] | Stretch, sources: Sources) -> None:
+def _fill(fd: int, offset: int, blob: Payload, sources: Sources) -> None:
     if not isinstance(blob, Stretch):
         view, done = float_bytes(blob), 0
         while done < len(view):

@@ -9,12 +9,10 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from numpy.typing import NDArray
-
-from prototxt.copying import Sink, Sources, Stretch
+from prototxt.copying import Payload, Sink, Sources, payload_bytes
 from prototxt.errors import WeightsError
 from prototxt.files import atomic_write
 from prototxt.spans import BlobSpan, Entry, Scan, Stamp
@@ -112,14 +110,20 @@ def _listed(metadata: dict[str, Any], place: str) -> list[Entry]:
         raise WeightsError("the list of layers in the metadata is damaged", place=place, hint=_DAMAGED) from None
 
 
-def write(path: str, layers: Sequence[tuple[Entry, Sequence[NDArray[Any] | Stretch]]], *, name: str = "") -> None:
+def write(
+    path: str,
+    layers: Sequence[tuple[Entry, Sequence[Payload]]],
+    *,
+    name: str = "",
+    progress: Callable[[int], None] | None = None,
+) -> None:
     """Write tensors <layer>/<i> in the order of the layers, and what each layer is in the metadata."""
     listed = json.dumps([[e.name, e.type, e.bottoms, e.tops] for e, _ in layers], separators=(",", ":"))
     header: dict[str, Any] = {"__metadata__": {"format": "caffe", "layers": listed, "name": name}}
     position = 0
     for entry, blobs in layers:
         for index, blob in enumerate(blobs):
-            end = position + math.prod(blob.shape) * 4
+            end = position + payload_bytes(blob)
             key = f"{entry.name}/{index}"
             header[key] = {"dtype": "F32", "shape": list(blob.shape), "data_offsets": [position, end]}
             position = end
@@ -131,4 +135,6 @@ def write(path: str, layers: Sequence[tuple[Entry, Sequence[NDArray[Any] | Stret
         for _, blobs in layers:
             for blob in blobs:
                 sink.put(blob, sources)
+                if progress:
+                    progress(payload_bytes(blob))
         sink.flush()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prototxt import caffemodel
-from prototxt.copying import Stretch
+from prototxt.copying import Payload, Stretch, payload_bytes
 from prototxt.errors import WeightsError
 from prototxt.reading import Array, Reader
 from prototxt.recognition import kind_of
@@ -81,7 +81,8 @@ def read_weights(path: str | os.PathLike[str]) -> Weights:
 
 def read_array(scan: Scan, entry: Entry, index: int) -> Array:
     """One blob of a scanned file."""
-    return _reader(scan).array(entry.blobs[index])
+    array: Array = _reader(scan).array(entry.blobs[index])
+    return array
 
 
 def _reader(scan: Scan) -> Any:
@@ -109,7 +110,7 @@ def write_weights(
 
 def layers_of(
     weights: Mapping[str, Sequence[NDArray[Any]]], net: NetParameter | None, place: str
-) -> list[tuple[Entry, Sequence[NDArray[Any] | Stretch]]]:
+) -> list[tuple[Entry, Sequence[Payload]]]:
     """Each layer to be written, with its blobs or none; blobs of a lazy mapping stay in their file."""
     if net is None:
         return [(_entry_of(weights, name), blobs_of(weights, name)) for name in weights]
@@ -128,7 +129,7 @@ def _entry_of(weights: Mapping[str, Any], name: str) -> Entry:
     return weights.entry(name) if isinstance(weights, Weights) else Entry(name)
 
 
-def blobs_of(weights: Mapping[str, Sequence[NDArray[Any]]], name: str) -> Sequence[NDArray[Any] | Stretch]:
+def blobs_of(weights: Mapping[str, Sequence[NDArray[Any]]], name: str) -> Sequence[Payload]:
     """A layer's blobs for writing: stretches of the file where the bytes can be copied, else arrays."""
     if not isinstance(weights, Weights):
         return [np.asarray(blob) for blob in weights[name]]
@@ -150,9 +151,19 @@ def modern_shape(entry: Entry, index: int) -> Shape:
 
 
 def save(
-    path: str | os.PathLike[str], layers: Sequence[tuple[Entry, Sequence[NDArray[Any] | Stretch]]], *, name: str = ""
+    path: str | os.PathLike[str],
+    layers: Sequence[tuple[Entry, Sequence[Payload]]],
+    *,
+    name: str = "",
+    check: Callable[[Scan, Callable[[int, int], bytes]], None] | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> None:
-    """Write layers in the format that the file's name asks for."""
+    """Write layers in the format that the file's name asks for.
+
+    check     called with the scan of what was written and a function (offset, count) -> bytes; what it raises leaves
+              an older caffemodel of this name untouched
+    progress  called with the number of bytes of each blob that was written
+    """
     place = os.fspath(path)
     kind = format_by_name(place)
     if kind == "caffemodel":
@@ -160,19 +171,22 @@ def save(
         with caffemodel.Writer(place, name) as writer:
             for entry, blobs in layers:
                 writer.add_layer(entry.name, entry.type, entry.bottoms, entry.tops, blobs)
-    elif kind == "hdf5":
+                if progress:
+                    progress(sum(map(payload_bytes, blobs)))
+            if check:
+                check(writer.written(), writer.read)
+        return
+    if kind == "hdf5":
         from prototxt import hdf5
 
-        hdf5.write(place, layers)
+        hdf5.write(place, layers, progress)
     else:
         from prototxt import safetensors_file
 
-        safetensors_file.write(place, layers, name=name)
-
-
-def payload_bytes(blob: NDArray[Any] | Stretch) -> int:
-    """How many bytes of float32 values a blob has."""
-    return blob.blob.nbytes if isinstance(blob, Stretch) else blob.size * 4
+        safetensors_file.write(place, layers, name=name, progress=progress)
+    if check:
+        with open(place, "rb") as file:
+            check(scan_weights(place), lambda offset, count: os.pread(file.fileno(), count, offset))
 
 
 def format_by_name(place: str) -> str:

@@ -1,0 +1,142 @@
+"""The .solverstate files of Caffe's solvers, binary and HDF5: iteration, weights file, history, step.
+
+Source: Caffe's SGDSolver::SnapshotSolverStateToBinaryProto and -ToHDF5.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from prototxt.blobs import scan_blob
+from prototxt.caffemodel import frame_blob
+from prototxt.copying import float_bytes
+from prototxt.errors import WeightsError
+from prototxt.files import atomic_write
+from prototxt.reading import Array, Reader
+from prototxt.recognition import explain_message, kind_of
+from prototxt.spans import BlobSpan, Scan, Stamp
+from prototxt.wire import LENGTH, VARINT, Window, broken, encode_varint, fields, signed, tag, text_field
+
+
+@dataclass(frozen=True, slots=True)
+class SolverState:
+    """What a solver needs to go on, beside the weights.
+
+    iter          iterations done
+    learned_net   path of the weights, as the solver wrote it; "" if it did not
+    history       float32 arrays of the update rule, in Caffe's order: per parameter, or twice that for Adam, AdaDelta
+    current_step  steps that the learning rate policy `multistep` has taken
+    """
+
+    iter: int
+    learned_net: str
+    history: Sequence[Array]
+    current_step: int = 0
+
+
+def read_solverstate(path: str | os.PathLike[str]) -> SolverState:
+    """Read a solver state, told by its content.
+
+    Raises: WeightsError when the file is damaged, or holds something else.
+    """
+    return _read_hdf5(path) if kind_of(path) == "hdf5" else _read_binary(path)
+
+
+def write_solverstate(path: str | os.PathLike[str], state: SolverState) -> None:
+    """Write a solver state as HDF5 if the name ends in .h5, else binary; in place at once or not at all."""
+    if os.fspath(path).endswith(".h5"):
+        _write_hdf5(os.fspath(path), state)
+        return
+    with atomic_write(path) as file:
+        file.write(tag(1, VARINT) + encode_varint(state.iter))
+        if state.learned_net:
+            file.write(text_field(2, state.learned_net))
+        for blob in state.history:
+            before, _, after = frame_blob(3, blob)
+            file.write(before)
+            file.write(float_bytes(blob))
+            file.write(after)
+        file.write(tag(4, VARINT) + encode_varint(state.current_step))
+
+
+def _read_binary(path: str | os.PathLike[str]) -> SolverState:
+    place = os.fspath(path)
+    numbers = {1: 0, 4: 0}
+    learned_net = ""
+    spans: list[BlobSpan] = []
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        window = Window.over_file(fd, place)
+        stamp = Stamp.of(fd)
+        for number, wire, a, b in fields(window, 0, window.size):
+            if number in (1, 2, 3, 4) and wire != (VARINT if number in numbers else LENGTH):
+                raise _not_a_state(window, b)
+            if number in numbers:
+                numbers[number] = signed(a)
+            elif number == 2:
+                learned_net = window.read(a, b).decode("utf-8", "surrogateescape")
+            elif number == 3:
+                spans.append(scan_blob(window, a, b, f"history blob {len(spans)}"))
+    finally:
+        os.close(fd)
+    if numbers[1] < 0:
+        raise WeightsError(f"the iteration is negative: {numbers[1]}", place=place, hint="the file is damaged")
+    reader = Reader(Scan(place, "solverstate", "", (), stamp))
+    return SolverState(numbers[1], learned_net, tuple(map(reader.array, spans)), numbers[4])
+
+
+def _not_a_state(window: Window, at: int) -> WeightsError:
+    other = explain_message(window)
+    hint = "a solver state ends in .solverstate; weights (.caffemodel) are given as such"
+    if other is not None:
+        return WeightsError(other.message.replace("trained weights", "a solver state"), place=window.path, hint=hint)
+    return broken(window.path, at, "this is not a solver state", hint)
+
+
+def _read_hdf5(path: str | os.PathLike[str]) -> SolverState:
+    from prototxt.hdf5 import dataset_span, open_file
+
+    place = os.fspath(path)
+    with open_file(path) as file:
+        if not {"iter", "history"} <= set(file):
+            hint = "a solver state holds iter, learned_net, current_step and history; give the .solverstate.h5"
+            raise WeightsError("this HDF5 file is not a solver state", place=place, hint=hint)
+        try:
+            history = file["history"]
+            sets = [history[str(index)] for index in range(len(history))]
+            for index, dataset in enumerate(sets):
+                dataset_span(dataset, f"history blob {index}", place, os.stat(path).st_size)
+            arrays = tuple(np.asarray(dataset[()], np.float32) for dataset in sets)
+            learned = file["learned_net"][()] if "learned_net" in file else b""
+            step = _number(file, "current_step") if "current_step" in file else 0
+            return SolverState(_number(file, "iter"), _text(learned), arrays, step)
+        except (KeyError, OSError, ValueError, TypeError, AttributeError) as error:
+            hint = "the file is cut off or damaged: fetch or copy it again"
+            raise WeightsError(f"the solver state cannot be read: {error}", place=place, hint=hint) from None
+
+
+def _number(file: Any, name: str) -> int:
+    return int(np.asarray(file[name][()]).reshape(-1)[0])
+
+
+def _text(value: Any) -> str:
+    return bytes(value).decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
+
+
+def _write_hdf5(path: str, state: SolverState) -> None:
+    from prototxt.hdf5 import SeekableFile, h5py
+
+    module = h5py(path)
+    with atomic_write(path) as file, module.File(SeekableFile(file), "w") as target:
+        target["iter"] = np.array([state.iter], np.int32)
+        learned = state.learned_net.encode("utf-8", "surrogateescape")
+        target["learned_net"] = np.array(learned, f"S{len(learned) + 1}")  # with the final zero, as a C string
+        target["current_step"] = np.array([state.current_step], np.int32)
+        history = target.create_group("history")
+        for index, blob in enumerate(state.history):
+            history.create_dataset(str(index), data=np.asarray(blob, "<f4"))
