@@ -89,7 +89,7 @@ def _geometry(layer: LayerParameter, bottoms: list[Shape]) -> _Geometry:
     param = layer.convolution_param
     if bottoms[0] is UNKNOWN:
         # A blob of unknown rank is taken for images, unless the kernel tells otherwise.
-        bottoms = [(None,) * (2 + max(2, len(param.kernel_size)))] * len(bottoms)
+        bottoms = [(None,) * (max(param.axis, 0) + 1 + max(2, len(param.kernel_size)))] * len(bottoms)
     for bottom in bottoms[1:]:
         if not shapes_agree(bottoms[0], bottom):
             raise ShapeError(f"all bottoms must have one shape, not {text(bottoms[0])} and {text(bottom)}")
@@ -144,7 +144,11 @@ def deconvolution(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Sha
 
 
 def _tops(bottoms: list[Shape], geometry: _Geometry, channels: int, sizes: Sequence[Dim]) -> list[Shape]:
-    return [(*(bottom[: geometry.axis] if bottom is not UNKNOWN else (None,)), channels, *sizes) for bottom in bottoms]
+    return [(*_leading(bottom, geometry), channels, *sizes) for bottom in bottoms]
+
+
+def _leading(bottom: Shape, geometry: _Geometry) -> Shape:
+    return (None,) * geometry.axis if bottom is UNKNOWN else bottom[: geometry.axis]
 
 
 def _with_bias(params: list[Shape], param: ConvolutionParameter) -> list[Shape]:
@@ -158,5 +162,4 @@ def im2col(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], li
     sizes = [window.convolved(size) for window, size in zip(geometry.windows, geometry.spatial, strict=True)]
     _check_spatial(sizes, geometry)
     positions = product(window.kernel for window in geometry.windows)
-    leading = bottoms[0][: geometry.axis] if bottoms[0] is not UNKNOWN else (None,)
-    return [(*leading, product((geometry.channels, positions)), *sizes)], []
+    return [(*_leading(bottoms[0], geometry), product((geometry.channels, positions)), *sizes)], []

@@ -61,7 +61,7 @@ def infer(
 
     Raises: ShapeError with all that Caffe would refuse in the layers' parameters and connections, each with its place.
     """
-    state = _State({name: tuple(shape) for name, shape in (inputs or {}).items()}, unknown)
+    state = _State({name: _as_shape(shape) for name, shape in (inputs or {}).items()}, unknown)
     state.unused = set(state.inputs)
     for layer in net.layer:
         _infer_layer(layer, state)
@@ -79,6 +79,10 @@ def infer(
 def infer_shapes(net: NetParameter, inputs: Mapping[str, Sequence[int | None]] | None = None) -> dict[str, Shape]:
     """The shapes of a net's blobs by name, as `infer` finds them; None stands for a dimension that is not known."""
     return infer(net, inputs).blobs
+
+
+def _as_shape(shape: Sequence[int | None]) -> Shape:
+    return UNKNOWN if shape is UNKNOWN else tuple(shape)
 
 
 def _infer_layer(layer: LayerParameter, state: _State) -> None:
