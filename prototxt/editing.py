@@ -13,8 +13,6 @@ from prototxt.tree import Document, Field, Message, Scalar
 
 _TAIL = re.compile(r"[ \t]*([,;]?)[ \t]*")
 _INDENTED = re.compile(r"^([ \t]*)[^\n{}#]*\{[ \t]*(?:#[^\n]*)?\r?\n\1([ \t]+)[^\s}]", re.MULTILINE)
-_SEGMENT = re.compile(r"(\w+|\[[\w./]+\])((?:\[[^\]]*\])*)(?:\.|$)", re.ASCII)
-_PREDICATE = re.compile(r"\[(?:(\w+)=)?(?:\"([^\"]*)\"|'([^']*)'|([^\]]*))\]")
 
 
 class Edits:
@@ -31,6 +29,7 @@ class Edits:
         self._spans: list[tuple[int, int, str]] = []
         self._newline = "\r\n" if "\r\n" in document.text[:10_000] else "\n"
         self._unit: str | None = None
+        self._laid: dict[tuple[str, str, bool], str] = {}
 
     def __len__(self) -> int:
         return len(self._spans)
@@ -46,7 +45,7 @@ class Edits:
     def insert_field(
         self, message: Message, text: str, *, before: Field | None = None, after: Field | None = None
     ) -> None:
-        """Insert a field, given as text (`param { lr_mult: 0 }`), beside a field of `message`, or at its end."""
+        """Insert one or several fields, given as text (`param { lr_mult: 0 }`), beside a field, or at the end."""
         if before is not None:
             self._insert_before(before, text)
             return
@@ -78,9 +77,9 @@ class Edits:
         line = self._line_start(field.start)
         alone_before = text[line : field.start].strip(" \t") == ""
         following = _skip_spaces(text, end)
-        newline = re.compile(r"\r?\n").match(text, following)
-        if alone_before and (newline or following >= len(text)):
-            self._spans.append((line, newline.end() if newline else len(text), ""))
+        if alone_before and text[following : following + 2].rstrip("\r\n") == "":
+            stop = text.find("\n", following)
+            self._spans.append((line, len(text) if stop < 0 else stop + 1, ""))
         elif alone_before:
             self._spans.append((field.start, following, ""))
         else:
@@ -168,11 +167,9 @@ class Edits:
 
     def _separator_of(self, message: Message) -> str:
         """The separator that this message writes between its fields, if it does."""
-        for field in message.fields[:2]:
-            tail = _TAIL.match(self._text, field.end)
-            if tail and tail[1]:
-                return tail[1]
-        return ""
+        first = next(iter(message), None)
+        tail = _TAIL.match(self._text, first.end) if first else None
+        return tail[1] if tail else ""
 
     def _indent_of(self, message: Message, field: Field) -> str:
         """The blanks before a field that starts a line: this one, or else its neighbours, or else its line."""
@@ -195,11 +192,18 @@ class Edits:
         return self._unit
 
     def _laid_out(self, message: Message, text: str, indent: str | None) -> str:
-        """`name { a: 1 b { .. } }` spread over lines if the blocks around it are; `indent` None: on one line."""
-        if indent is None or "{" not in text or "\n" in text or not self._spreads_blocks(message):
+        """A line per field, and blocks spread over lines if those around are; `indent` None: all on one line."""
+        if indent is None or "\n" in text:
             return text
-        fields = parse(text, "<inserted text>").root.fields
-        return (self._newline + indent).join(self._spread(text, field, indent) for field in fields)
+        spread = "{" in text and self._spreads_blocks(message)
+        key = (text, indent, spread)
+        if key not in self._laid:
+            parts = [
+                self._spread(text, field, indent) if spread else text[field.start : field.end]
+                for field in parse(text, "<inserted text>").root
+            ]
+            self._laid[key] = (self._newline + indent).join(parts)
+        return self._laid[key]
 
     def _spread(self, text: str, field: Field, indent: str) -> str:
         if not field.values or not isinstance(field.values[0], Message) or not field.values[0].fields:
@@ -210,8 +214,9 @@ class Edits:
         return f"{head}{self._newline}{inner}{(self._newline + inner).join(lines)}{self._newline}{indent}}}"
 
     def _spreads_blocks(self, message: Message) -> bool:
-        blocks = [value for field in message.fields for value in field.values if isinstance(value, Message)]
-        return not blocks or any(self._text.find("\n", block.start, block.end) >= 0 for block in blocks)
+        blocks = (field for field in message if field.values and isinstance(field.values[0], Message))
+        first = next(blocks, None)
+        return first is None or self._text.find("\n", first.start, first.end) >= 0
 
     def _line_start(self, offset: int) -> int:
         start = self._text.rfind("\n", 0, offset) + 1
@@ -225,15 +230,17 @@ def find(document: Document | Message, path: str) -> list[Field]:
 
     Raises: EditError for a path that cannot be read.
     """
+    segment_pattern = re.compile(r"(\w+|\[[\w./]+\])((?:\[[^\]]*\])*)(?:\.|$)", re.ASCII)
+    predicate = re.compile(r"\[(?:(\w+)=)?(?:\"([^\"]*)\"|'([^']*)'|([^\]]*))\]")
     messages = [document.root if isinstance(document, Document) else document]
     fields: list[Field] = []
     pos = 0
     while pos < len(path) or not pos:
-        segment = _SEGMENT.match(path, pos)
+        segment = segment_pattern.match(path, pos)
         if segment is None:
             raise EditError(f"cannot read the path {path!r} at {path[pos:]!r}", hint="e.g. layer[name=conv1].top")
         fields = [field for message in messages for field in message.all(segment[1])]
-        for key, double, single, bare in _PREDICATE.findall(segment[2]):
+        for key, double, single, bare in predicate.findall(segment[2]):
             wanted = double or single or bare
             if key:
                 fields = [field for field in fields if any(_has(value, key, wanted) for value in field.values)]

@@ -14,7 +14,7 @@ from prototxt.editing import Edits
 from prototxt.errors import PrototxtError, RenameError
 from prototxt.outline import TextLayer
 from prototxt.params import param_count
-from prototxt.tree import Document, Field, Message, Scalar
+from prototxt.tree import Document, Message, Scalar
 
 _ZERO = re.compile(r"-?\s*(?:0[xX]0+|(?:0+\.?0*|\.0+)(?:[eE][-+]?[0-9]+)?[fF]?)")
 _TRUE = ("true", "True", "t", "1")
@@ -104,58 +104,47 @@ def stop_gradients(
     losses. Returns what was done by `id(layer)`, and the reasons where it cannot be written.
     """
     stopped = {id(layer) for layer in frozen}
-    learning: dict[str, bool] = {}  # by blob: whether a gradient for it is of use; data needs none and blocks none
+    leaving = _leaving(layers)
+    learning: dict[str, bool] = {}  # by blob made inside the net: whether a gradient reaches something that learns
     done: dict[int, str] = {}
     errors: list[PrototxtError] = []
-    leaving = _leaving(layers)
     for layer in layers:
-        names = [bottom.value for bottom in layer.bottoms]
-        own = id(layer) not in stopped and not layer.is_data and param_count(layer.type, layer.body) != 0
-        useful = own or any(learning.get(name, False) for name in names)
-        made_here = [name in learning for name in names]
-        learning.update({top.value: useful for top in layer.tops} if not layer.is_data else {})
-        wanted = [
-            learning_of or not inside
-            for learning_of, inside in zip(
-                [
-                    learning.get(name, False) if name not in {top.value for top in layer.tops} else useful
-                    for name in names
-                ],
-                made_here,
-                strict=True,
-            )
-        ]
-        if useful and all(wanted):
+        if layer.is_data:
             continue
-        if not useful:
-            if id(layer) not in leaving or not names:
-                continue
-            wanted = [False] * len(names)
+        # What comes from outside needs no gradient, and Caffe knows it: true there, so that the flag says nothing new.
+        wanted = [learning.get(bottom.value, True) for bottom in layer.bottoms]
+        learns = id(layer) not in stopped and param_count(layer.type, layer.body) != 0
+        useful = learns or any(learning.get(bottom.value, False) for bottom in layer.bottoms)
+        learning.update((top.value, useful) for top in layer.tops)
+        if not useful and id(layer) in leaving:
+            wanted = [False] * len(wanted)
+        if all(wanted) or not (useful or id(layer) in leaving):
+            continue
         if layer.version < 2:
-            errors.append(
-                RenameError(
-                    f"layer {layer.name!r}: the old syntax has no propagate_down",
-                    place=edits.document.place(layer.message.start),
-                    hint="upgrade the file first: fusion-convert",
-                )
-            )
+            errors.append(_no_propagate_down(edits.document, layer))
         elif text := _write_propagate_down(edits, layer, wanted):
             done[id(layer)] = text
     return done, errors
 
 
 def _leaving(layers: Sequence[TextLayer]) -> set[int]:
-    """Layers with a top that no layer reads but losses, accuracies and the like; in-place followers count."""
-    last: dict[str, TextLayer] = {}
+    """Layers with a top that no other layer reads but losses, accuracies and the like."""
+    maker: dict[str, TextLayer] = {}
     used: set[int] = set()
     for layer in layers:
-        ends = layer.type.endswith("Loss") or "Loss" in layer.type or layer.type in _ENDS
-        for bottom in layer.bottoms:
-            if bottom.value in last and not ends:
-                used.add(id(last[bottom.value]))
-        if not ends:
-            last.update({top.value: layer for top in layer.tops})
-    return {id(layer) for layer in last.values() if id(layer) not in used and not layer.is_data}
+        if layer.is_data or "Loss" in layer.type or layer.type in _ENDS:
+            continue
+        used.update(id(maker[bottom.value]) for bottom in layer.bottoms if bottom.value in maker)
+        maker.update((top.value, layer) for top in layer.tops)
+    return {id(layer) for layer in maker.values()} - used
+
+
+def _no_propagate_down(document: Document, layer: TextLayer) -> PrototxtError:
+    return RenameError(
+        f"layer {layer.name!r}: the old syntax has no propagate_down",
+        place=document.place(layer.message.start),
+        hint="upgrade the file first: fusion-convert",
+    )
 
 
 def _write_propagate_down(edits: Edits, layer: TextLayer, wanted: list[bool]) -> str:
@@ -167,9 +156,9 @@ def _write_propagate_down(edits: Edits, layer: TextLayer, wanted: list[bool]) ->
                 edits.replace(scalar, "false")
                 changed += 1
         return f"{changed} propagate_down set to false" if changed else ""
-    for use in wanted:
-        _insert(edits, layer.body, f"propagate_down: {'true' if use else 'false'}", ())
-    return "propagate_down: " + ", ".join("true" if use else "false" for use in wanted)
+    words = ["true" if use else "false" for use in wanted]
+    _insert(edits, layer.body, " ".join(f"propagate_down: {word}" for word in words), "propagate_down")
+    return f"propagate_down: {', '.join(words)}"
 
 
 def _found(document: Document, layers: Sequence[TextLayer], pattern: str, option: str) -> list[TextLayer]:
@@ -208,8 +197,8 @@ def _stop_v2(edits: Edits, layer: TextLayer, count: int) -> list[str]:
             edits.append_field(block, "lr_mult: 0")
             added += 1
     missing = max(0, count - len(blocks))
-    for _ in range(missing):
-        _insert(edits, layer.body, "param { lr_mult: 0 }", ("param",))
+    if missing:
+        _insert(edits, layer.body, " ".join(["param { lr_mult: 0 }"] * missing), "param")
     return _told((changed, "lr_mult set to 0"), (added, "lr_mult: 0 added"), (missing, "param { lr_mult: 0 } added"))
 
 
@@ -218,8 +207,8 @@ def _stop_old(edits: Edits, layer: TextLayer, count: int) -> list[str]:
     rates = layer.body.scalars("blobs_lr")
     changed = _zero(edits, rates)
     missing = max(0, count - len(rates))
-    for _ in range(missing):
-        _insert(edits, layer.body, "blobs_lr: 0", ("blobs_lr",))
+    if missing:
+        _insert(edits, layer.body, " ".join(["blobs_lr: 0"] * missing), "blobs_lr")
     return _told((changed, "blobs_lr set to 0"), (missing, "blobs_lr: 0 added"))
 
 
@@ -232,15 +221,13 @@ def _zero(edits: Edits, scalars: Sequence[Scalar]) -> int:
     return changed
 
 
-def _insert(edits: Edits, body: Message, text: str, after: tuple[str, ...]) -> None:
-    """Insert a field behind the last field named in `after`, or else behind name, type, bottoms and tops."""
-    anchors = _last(body, after) or _last(body, _BEFORE_PARAMS)
-    edits.insert_field(body, text, after=anchors)
-
-
-def _last(body: Message, names: tuple[str, ...]) -> Field | None:
-    fields = [field for name in names for field in body.all(name)]
-    return max(fields, key=lambda field: field.start, default=None)
+def _insert(edits: Edits, body: Message, text: str, after: str) -> None:
+    """Insert fields behind the last one named `after`, or else behind name, type, bottoms and tops."""
+    anchor = body.get(after)
+    if anchor is None:
+        fields = [field for name in _BEFORE_PARAMS if (field := body.get(name))]
+        anchor = max(fields, key=lambda field: field.start, default=None)
+    edits.insert_field(body, text, after=anchor)
 
 
 def _set_flag(edits: Edits, body: Message, block: str, name: str) -> list[str]:

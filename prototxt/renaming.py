@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 
 from prototxt.editing import Edits
 from prototxt.errors import PrototxtError, RenameError, raise_all
@@ -231,6 +230,8 @@ def _collisions(doc: Document, found: list[TextLayer], names: _Names) -> list[Pr
 
 
 def _unknown_kept(doc: Document, keep: Collection[str], known: set[str]) -> list[PrototxtError]:
+    from difflib import get_close_matches  # not needed by most runs, which it would slow down
+
     errors: list[PrototxtError] = []
     for name in keep:
         if name not in known:

@@ -35,17 +35,22 @@ class Tape:
 
     def field(self, record: int) -> Field:
         """The field node of a record."""
-        kind, start, end = self.kind[record], self.value[record], self.end[record]
+        kind, start = self.kind[record], self.start[record]
         values: tuple[Scalar | Message, ...]
         if kind < MESSAGE:
-            values = (Scalar(start, end, KINDS[kind], self.text[start:end]),)
+            values = (self.scalar(record),)
         elif kind == MESSAGE:
             values = (Message(self, record),)
         else:
-            values = tuple(self._elements(record))
-        return Field(self.names[self.name[record]], self.start[record], end, self.start[record], values)
+            values = tuple(self.elements(record))
+        return Field(self.names[self.name[record]], start, self.end[record], start, values)
 
-    def _elements(self, record: int) -> Iterator[Scalar | Message]:
+    def scalar(self, record: int) -> Scalar:
+        """The value of a field that is one literal."""
+        start, end = self.value[record], self.end[record]
+        return Scalar(start, end, KINDS[self.kind[record]], self.text[start:end])
+
+    def elements(self, record: int) -> Iterator[Scalar | Message]:
         """The elements of a list: messages have records, scalars are read again from the text."""
         inner, stop = record + 1, self.next[record]
         if inner < stop:
@@ -125,46 +130,69 @@ class Message:
     @property
     def fields(self) -> tuple[Field, ...]:
         """The fields in the order of the text; made anew at each call."""
-        tape = self._tape
-        return tuple([tape.field(record) for record in self._records()])
+        return tuple(self)
+
+    def __iter__(self) -> Iterator[Field]:
+        tape, record, stop = self._tape, self._record + 1, self._stop
+        while record < stop:
+            yield tape.field(record)
+            record = tape.next[record]
 
     def all(self, name: str) -> list[Field]:
         """All fields of this name, in order."""
-        tape = self._tape
-        identifier = tape.ids.get(name, -1)
-        names = tape.name
-        return [tape.field(record) for record in self._records() if names[record] == identifier]
+        field = self._tape.field
+        return [field(record) for record in self._named(name)]
 
     def get(self, name: str) -> Field | None:
         """The last field of this name, which is the one that counts for a singular field."""
-        tape = self._tape
-        identifier = tape.ids.get(name, -1)
-        found = -1
-        for record in self._records():
-            if tape.name[record] == identifier:
-                found = record
-        return tape.field(found) if found >= 0 else None
+        records = self._named(name)
+        return self._tape.field(records[-1]) if records else None
 
     def scalars(self, name: str) -> list[Scalar]:
         """The scalars of all fields of this name, lists taken apart."""
-        return [value for field in self.all(name) for value in field.values if isinstance(value, Scalar)]
+        tape = self._tape
+        found: list[Scalar] = []
+        for record in self._named(name):
+            if tape.kind[record] < MESSAGE:
+                found.append(tape.scalar(record))
+            elif tape.kind[record] == LIST:
+                found += [value for value in tape.elements(record) if isinstance(value, Scalar)]
+        return found
 
     def messages(self, name: str) -> list[Message]:
         """The messages of all fields of this name, lists taken apart."""
-        return [value for field in self.all(name) for value in field.values if isinstance(value, Message)]
+        tape = self._tape
+        found: list[Message] = []
+        for record in self._named(name):
+            if tape.kind[record] == MESSAGE:
+                found.append(Message(tape, record))
+            elif tape.kind[record] == LIST:
+                found += [value for value in tape.elements(record) if isinstance(value, Message)]
+        return found
 
     def string(self, name: str, default: str | None = None) -> str | None:
         """The value of the last scalar of this name, as text."""
         scalars = self.scalars(name)
         return scalars[-1].value if scalars else default
 
-    def _records(self) -> Iterator[int]:
-        tape, record = self._tape, self._record + 1
-        following = tape.next
-        stop = following[self._record] if self._record >= 0 else len(following)
+    @property
+    def _stop(self) -> int:
+        return self._tape.next[self._record] if self._record >= 0 else len(self._tape.next)
+
+    def _named(self, name: str) -> list[int]:
+        """The records of the fields of this name."""
+        tape = self._tape
+        identifier = tape.ids.get(name)
+        if identifier is None:
+            return []
+        names, following = tape.name, tape.next
+        record, stop = self._record + 1, self._stop
+        found = []
         while record < stop:
-            yield record
+            if names[record] == identifier:
+                found.append(record)
             record = following[record]
+        return found
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Message) and self._tape is other._tape and self._record == other._record

@@ -42,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     if options.no_freeze and (options.freeze is not None or options.thaw is not None or options.propagate_down):
         parser().error("--no-freeze cannot go with --freeze, --thaw or --propagate-down")
-    return run(lambda: _rename(options))
+    code: int = run(lambda: _rename(options))
+    return code
 
 
 def _rename(options: argparse.Namespace) -> int:
