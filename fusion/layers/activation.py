@@ -80,7 +80,7 @@ def swish(layer: LayerParameter, context: Context) -> nn.Module:
 
 
 class Clip(nn.Module):
-    """x held between two bounds; the gradient passes at both of them, unlike in torch's Hardtanh."""
+    """x held between two bounds; the gradient passes at both of them, unlike torch.clamp's."""
 
     def __init__(self, low: float, high: float) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class Clip(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape to the same."""
-        return x.clamp(self.low, self.high)
+        return torch.where(x < self.low, self.low, torch.where(x > self.high, self.high, x))
 
 
 @layer("Clip", per_sample=True)

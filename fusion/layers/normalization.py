@@ -82,10 +82,12 @@ class BatchNorm(nn.Module):
         if self.use_global:
             scale = torch.where(self.factor == 0, 0.0, 1 / self.factor)
             return F.batch_norm(x, self.mean * scale, self.variance * scale, eps=self.eps)
+        if x.numel() == x.shape[1]:
+            self._add(x.detach().flatten(), torch.zeros_like(self.variance))
+            return x - x
         mean, variance = torch.empty_like(self.mean), torch.empty_like(self.variance)
-        many = x.numel() > x.shape[1]
         y = torch.batch_norm(x, None, None, mean, variance, True, 1.0, self.eps, torch.backends.cudnn.enabled)
-        self._add(mean, variance if many else torch.zeros_like(variance))
+        self._add(mean, variance)
         return y
 
     @torch.no_grad()

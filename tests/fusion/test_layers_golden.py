@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,13 +62,17 @@ def fill(net: Net, arrays: dict[str, np.ndarray], start: str) -> None:
                 tensor.copy_(torch.from_numpy(array))
 
 
-def assert_close(actual: Tensor | None, expected: np.ndarray, what: str) -> None:
+def magnitude(arrays: dict[str, np.ndarray], *kinds: str) -> float:
+    """The greatest finite magnitude of a case's arrays of some kinds."""
+    chosen = [a[np.isfinite(a)] for key, a in arrays.items() if any(f"{kind}:" in key for kind in kinds)]
+    return max((float(np.abs(a).max(initial=0.0)) for a in chosen), default=0.0)
+
+
+def assert_close(actual: Tensor | None, expected: np.ndarray, what: str, scale: float) -> None:
     """Within 1e-4, or 1e-5 of the greatest magnitude; no gradient at all is a gradient of 0."""
     found = np.zeros_like(expected) if actual is None else actual.detach().float().cpu().numpy()
     assert found.shape == expected.shape, f"{what}: {found.shape} is not {expected.shape}"
-    finite = np.abs(expected[np.isfinite(expected)])
-    atol = 1e-5 * max(float(finite.max(initial=0.0)), 1e-6)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=atol, err_msg=what)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * scale, err_msg=what)
 
 
 def first_versions(net: Net) -> dict[str, str]:
@@ -82,24 +87,27 @@ def first_versions(net: Net) -> dict[str, str]:
 
 def check(case: Case) -> None:
     net, arrays = case.net, case.arrays
+    outs = magnitude(arrays, "out")
+    grads = magnitude(arrays, "gout", "grad", "pgrad")
+    copied = copy.deepcopy(net)
     parameter = next(net.parameters(), torch.zeros(()))
     for number, step in enumerate(case.steps):
-        inputs = {key: x.to(parameter.device) for key, x in case.inputs(step).items()}
-        inputs = {key: x.to(parameter.dtype).requires_grad_() for key, x in inputs.items()}
+        inputs = {key: x.to(parameter).requires_grad_() for key, x in case.inputs(step).items()}
         values = graph.run(net, inputs)
         for value in values.values():
             if value.requires_grad:
                 value.retain_grad()
         for blob, value in net.plan.blobs:
-            assert_close(values[value], arrays[f"{step}out:{blob}"], f"{step}out:{blob}")
-        outputs = net({key: inputs[key] for key, _ in net.plan.inputs})
+            assert_close(values[value], arrays[f"{step}out:{blob}"], f"{step}out:{blob}", outs)
+        outputs = copied({key: inputs[key] for key, _ in net.plan.inputs})
+        for key, value in net.plan.outputs:
+            torch.testing.assert_close(outputs[key], values[value], equal_nan=True)
         weights = nets.loss_weights(net)
-        if not any(key.startswith("s0") for key in case.steps) and number == 0 and weights:
-            total = sum(float(outputs[key].detach().sum()) * weight for key, weight in weights.items())
-            assert total == pytest.approx(case.meta["loss"][0], rel=1e-4, abs=1e-6)
+        if weights:
+            total = float(nets.total_loss(net, outputs).detach())
+            assert total == pytest.approx(case.meta["loss"][number], rel=1e-4, abs=1e-6)
     check_statistics(case, step)
-    starts = {value: weight for value, weight in net.plan.loss_weights}
-    seeds: dict[str, Tensor] = {value: torch.full_like(values[value], weight) for value, weight in starts.items()}
+    seeds = {value: torch.full_like(values[value], weight) for value, weight in net.plan.loss_weights}
     finals = dict(net.plan.blobs)
     for key in arrays:
         if key.startswith("gout:"):
@@ -112,10 +120,10 @@ def check(case: Case) -> None:
     for key, expected in arrays.items():
         kind, _, rest = key.partition(":")
         if kind == "grad":
-            assert_close(values[first[rest]].grad, expected, key)
+            assert_close(values[first[rest]].grad, expected, key, grads)
         elif kind == "pgrad":
             layer, _, index = rest.rpartition(":")
-            assert_close(nets.params(net)[layer][int(index)].grad, expected, key)
+            assert_close(nets.params(net)[layer][int(index)].grad, expected, key, grads)
 
 
 def check_statistics(case: Case, step: str) -> None:
@@ -123,7 +131,7 @@ def check_statistics(case: Case, step: str) -> None:
     for key, expected in case.arrays.items():
         if key.startswith(start):
             layer, _, index = key.removeprefix(start).rpartition(":")
-            assert_close(nets.params(case.net)[layer][int(index)], expected, key)
+            assert_close(nets.params(case.net)[layer][int(index)], expected, key, magnitude(case.arrays, "param_after"))
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name not in RANDOM])
