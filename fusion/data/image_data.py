@@ -1,0 +1,98 @@
+"""`ImageData`: pictures named by a list file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import TYPE_CHECKING
+
+from fusion.data.lists import ImageList, read_list
+from fusion.data.order import Order, random_skip, shuffled
+from fusion.data.pictures import UndecodableError, decode
+from fusion.data.source import PictureSource
+from fusion.data.store import BUDGET, Fetch, Pixels, Store
+from fusion.data.transforms import read_transform
+from fusion.errors import DataError
+
+if TYPE_CHECKING:
+    from prototxt.messages import ImageDataParameter, LayerParameter
+
+
+def open_image_data(
+    layer: LayerParameter, phase: str, *, root: str | None = None, seed: int = 0, budget: int = BUDGET
+) -> PictureSource:
+    """The source of an `ImageData` layer.
+
+    root    replaces the layer's root_folder
+    seed    of shuffling, windows and flips
+    Raises  DataError
+    """
+    param = layer.image_data_param
+    name = f"layer '{layer.name}'"
+    if not param.batch_size:
+        raise DataError("batch_size must be at least 1", place=name)
+    if bool(param.new_height) != bool(param.new_width):
+        raise DataError("new_height and new_width must be given together", place=name, hint="give both, or neither")
+    listed = read_list(param.source)
+    folder = param.root_folder if root is None else os.path.join(root, "")
+    transform = read_transform(layer.transform_param, phase, name)
+    store = Store(_reader(listed, folder, param), len(listed.names), budget=budget)
+    transform.check(store.first.shape, listed.place(0))
+    order = Order(
+        len(listed.names),
+        param.batch_size,
+        skip=random_skip(param.rand_skip, seed),
+        permutation=shuffled(len(listed.names), seed) if param.shuffle else None,
+    )
+    settings = param.SerializeToString(deterministic=True) + layer.transform_param.SerializeToString(deterministic=True)
+    return PictureSource(
+        tops=tuple(layer.top),
+        store=store,
+        transform=transform,
+        sequence=order,
+        keys=listed.names,
+        labels=listed.labels,
+        where=listed.place,
+        hash=lambda: _fingerprint(listed, folder, settings + phase.encode()),
+        seed=seed,
+    )
+
+
+def _reader(listed: ImageList, folder: str, param: ImageDataParameter) -> Fetch:
+    size = (param.new_height, param.new_width) if param.new_height else None
+    color = param.is_color
+
+    def fetch(index: int) -> Pixels:
+        path = folder + listed.names[index]
+        try:
+            with open(path, "rb") as file:
+                data = file.read()
+        except OSError as error:
+            raise DataError(
+                f"cannot read the picture {path!r}: {error.strerror}",
+                place=listed.place(index),
+                hint="paths are root_folder followed by the name in the list, relative to the working directory",
+            ) from error
+        try:
+            return decode(data, color=color, size=size)
+        except UndecodableError as error:
+            raise DataError(
+                f"cannot decode the picture {path!r}: {error}",
+                place=listed.place(index),
+                hint="replace the file, or remove the line from the list",
+            ) from error
+
+    return fetch
+
+
+def _fingerprint(listed: ImageList, folder: str, settings: bytes) -> str:
+    """Names, labels, each file's size and time, and how they are transformed."""
+    digest = hashlib.sha256(settings)
+    digest.update(listed.labels.tobytes())
+    for name in listed.names:
+        try:
+            found = os.stat(folder + name)
+            digest.update(f"{name}\0{found.st_size}\0{found.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+        except OSError:
+            digest.update(f"{name}\0missing\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()

@@ -1,0 +1,80 @@
+"""Caffe's image lists: one `path label` per line, the last blank separating the two."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusion.errors import DataError, raise_all
+from prototxt.files import read_text
+
+_SHOWN = 20  # a list that is broken throughout need not be reported line by line
+
+
+@dataclass(frozen=True)
+class ImageList:
+    """The records of a list: names as they stand there, labels int64 [N], and each record's line number (from 1)."""
+
+    path: str
+    names: tuple[str, ...]
+    labels: NDArray[np.int64]
+    lines: NDArray[np.int64]
+
+    def place(self, index: int) -> str:
+        """Where record `index` stands, as `file:line`."""
+        return f"{self.path}:{self.lines[index]}"
+
+
+def read_list(path: str | os.PathLike[str]) -> ImageList:
+    """Read an image list, reporting all broken lines at once.
+
+    Raises: DataError for a missing or empty list, a line without a label, or a label that is not an integer.
+    """
+    place = os.fspath(path)
+    try:
+        text = read_text(path)
+    except OSError as error:
+        raise DataError(
+            f"cannot read the image list: {error.strerror}",
+            place=place,
+            hint="image_data_param.source is relative to the working directory",
+        ) from error
+    names: list[str] = []
+    labels: list[int] = []
+    lines: list[int] = []
+    errors: list[DataError] = []
+    for number, line in enumerate(text.split("\n"), 1):
+        stripped = line.strip("\r\ufeff")
+        if not stripped.strip():
+            continue
+        name, _, label = stripped.rstrip().rpartition(" ")
+        if not name:
+            errors.append(_broken(place, number, "the line has no label", stripped))
+        elif not _is_integer(label):
+            errors.append(_broken(place, number, f"the label {label!r} is not an integer", stripped))
+        else:
+            names.append(name)
+            labels.append(int(label))
+            lines.append(number)
+    _raise(errors)
+    if not names:
+        raise DataError("the image list is empty", place=place, hint="write one 'path label' per line")
+    return ImageList(place, tuple(names), np.array(labels, np.int64), np.array(lines, np.int64))
+
+
+def _is_integer(text: str) -> bool:
+    return text.lstrip("+-").isdecimal() and text.isascii() and len(text) < 12
+
+
+def _broken(place: str, number: int, message: str, line: str) -> DataError:
+    return DataError(f"{message}: {line[:80]!r}", place=f"{place}:{number}", hint="write 'path label', label from 0")
+
+
+def _raise(errors: list[DataError]) -> None:
+    shown = errors[:_SHOWN]
+    if len(errors) > _SHOWN:
+        shown.append(DataError(f"{len(errors) - _SHOWN} more lines like these"))
+    raise_all(shown)

@@ -1,0 +1,59 @@
+"""Which source a data layer's type gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from numpy.typing import ArrayLike
+
+from fusion.data.databases import open_data
+from fusion.data.dummy_data import open_dummy_data
+from fusion.data.hdf5_data import open_hdf5_data
+from fusion.data.image_data import open_image_data
+from fusion.data.memory_data import open_memory_data
+from fusion.data.source import Source
+from fusion.data.store import BUDGET
+from fusion.errors import DataError
+
+if TYPE_CHECKING:
+    from prototxt.messages import LayerParameter
+
+_OPENERS: dict[str, Callable[..., Source]] = {
+    "Data": open_data,
+    "DummyData": open_dummy_data,
+    "HDF5Data": open_hdf5_data,
+    "ImageData": open_image_data,
+}
+_HANDED_OVER = ("MemoryData", "Input")
+
+
+def open_source(
+    layer: LayerParameter,
+    phase: str,
+    *,
+    root: str | None = None,
+    seed: int = 0,
+    budget: int = BUDGET,
+    arrays: Mapping[str, ArrayLike] | None = None,
+) -> Source:
+    """The source of a data layer.
+
+    phase   "TRAIN" or "TEST": crops are random in TRAIN
+    root    replaces an ImageData layer's root_folder
+    seed    of everything that is drawn: shuffling, windows, flips, fillers
+    budget  bytes of decoded records to keep in memory
+    arrays  the rows of a MemoryData or Input layer, float32 [N, ...] for each top
+    Raises  DataError
+    """
+    if layer.type in _HANDED_OVER:
+        return open_memory_data(layer, arrays)
+    try:
+        opener = _OPENERS[layer.type]
+    except KeyError:
+        raise DataError(
+            f"layers of type '{layer.type}' cannot be read as a data source",
+            place=f"layer '{layer.name}'",
+            hint=f"known are {', '.join(sorted([*_OPENERS, *_HANDED_OVER]))}",
+        ) from None
+    return opener(layer, phase, root=root, seed=seed, budget=budget)

@@ -1,0 +1,57 @@
+"""OpenCV's bilinear resize of 8-bit pictures, bit for bit: Caffe resizes with it, and nets learned its rounding."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+_UNIT = 2048  # coefficients are fixed-point numbers with 11 bits behind the point
+
+
+def resize(picture: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """Resize as `cv::resize(..., INTER_LINEAR)` does.
+
+    picture  uint8 [H, W] or [H, W, C]
+    returns  uint8 [height, width] or [height, width, C]
+    """
+    rows, columns = picture.shape[:2]
+    if (rows, columns) == (height, width):
+        return picture
+    if (rows, columns) == (2 * height, 2 * width):
+        return _halve(picture)
+    left, right, near_left, near_right = _taps(columns, width, clamp=True)
+    above, below, near_above, near_below = _taps(rows, height, clamp=False)
+    source = picture.astype(np.int32)
+    ends = (1,) * (picture.ndim - 2)
+    across = source[:, left] * near_left.reshape(1, -1, *ends) + source[:, right] * near_right.reshape(1, -1, *ends)
+    across >>= 4
+    upper = (across[above] * near_above.reshape(-1, 1, *ends)) >> 16
+    lower = (across[below] * near_below.reshape(-1, 1, *ends)) >> 16
+    return ((upper + lower + 2) >> 2).astype(np.uint8)
+
+
+def _halve(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Exactly half the size: OpenCV then averages four pixels instead."""
+    wide = picture.astype(np.int32)
+    total = wide[0::2, 0::2] + wide[0::2, 1::2] + wide[1::2, 0::2] + wide[1::2, 1::2]
+    return ((total + 2) >> 2).astype(np.uint8)
+
+
+def _taps(
+    old: int, new: int, *, clamp: bool
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.int32], NDArray[np.int32]]:
+    """For each new position the two old ones and their fixed-point weights.
+
+    Along rows OpenCV gives all weight to the border pixel beyond the border (clamp); along columns it repeats the
+    border line and keeps both weights, which rounds differently.
+    """
+    scale = 1.0 / (new / old)
+    position = ((np.arange(new) + 0.5) * scale - 0.5).astype(np.float32)
+    first = np.floor(position).astype(np.intp)
+    fraction = position - first.astype(np.float32)
+    if clamp:
+        fraction[(first < 0) | (first >= old - 1)] = 0.0
+    one = np.float32(1.0)
+    near = np.rint((one - fraction) * np.float32(_UNIT)).astype(np.int32)
+    far = np.rint(fraction * np.float32(_UNIT)).astype(np.int32)
+    return np.clip(first, 0, old - 1), np.clip(first + 1, 0, old - 1), near, far

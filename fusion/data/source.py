@@ -1,0 +1,164 @@
+"""What a data layer becomes: records that can be asked for by number, and the order in which training asks."""
+
+# ruff: noqa: D102 - what the members are is said once, in Source
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fusion.data.order import Order
+from fusion.data.store import Progress, Store
+from fusion.data.transforms import Transform
+from fusion.errors import DataError, raise_all
+
+_SHOWN = 20
+_QUICK = 1 << 20  # bytes per batch that are transformed in less than a millisecond
+
+
+class Source(Protocol):
+    """The records of one data layer.
+
+    tops           the layer's blobs
+    batch_size     records per batch
+    shapes         the shape of each top for one batch
+    keys           one name per record (the path as the list has it, a database's key)
+    labels         int64 [N] where each record has one class, else None
+    deterministic  a record comes out the same each time (no random crop, flip or filler)
+    in_memory      a batch takes next to no time, once loaded
+    """
+
+    @property
+    def tops(self) -> tuple[str, ...]: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]: ...
+    @property
+    def keys(self) -> Sequence[str]: ...
+    @property
+    def labels(self) -> NDArray[np.int64] | None: ...
+    @property
+    def deterministic(self) -> bool: ...
+    @property
+    def in_memory(self) -> bool: ...
+    def __len__(self) -> int: ...
+    def load(self, progress: Progress | None = None) -> None:
+        """Read ahead what will be kept in memory; finds unreadable records before training starts."""
+
+    def batch(self, indices: NDArray[np.int64], draw: int = 0) -> dict[str, Tensor]:
+        """The tops for these records; `draw` numbers the batch and so seeds what is random in it."""
+
+    def order(self, start: int = 0) -> Iterator[NDArray[np.int64]]:
+        """Record numbers int64 [batch_size], batch after batch from batch number `start`, without end."""
+
+    def place(self, index: int) -> str:
+        """Where record `index` comes from, for messages."""
+
+    def fingerprint(self) -> str:
+        """A hash that changes when the records or their transform change."""
+
+
+@dataclass(frozen=True, eq=False)
+class PictureSource:
+    """Pictures and labels from a list or a database, transformed as the layer's `transform_param` says."""
+
+    tops: tuple[str, ...]
+    store: Store
+    transform: Transform
+    sequence: Order
+    keys: Sequence[str]
+    labels: NDArray[np.int64]
+    where: Callable[[int], str]
+    hash: Callable[[], str]
+    seed: int = 0
+
+    @property
+    def batch_size(self) -> int:
+        return self.sequence.batch_size
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        shapes = [(self.batch_size, *self.transform.shape(self.store.first.shape)), (self.batch_size,)]
+        return dict(zip(self.tops, shapes, strict=False))
+
+    @property
+    def deterministic(self) -> bool:
+        return self.transform.deterministic(self.store.first.shape)
+
+    @property
+    def in_memory(self) -> bool:
+        return self.store.keeps and self.store.first.nbytes * self.batch_size < _QUICK
+
+    def __len__(self) -> int:
+        return self.sequence.records
+
+    def load(self, progress: Progress | None = None) -> None:
+        self.store.load(progress)
+
+    def batch(self, indices: NDArray[np.int64], draw: int = 0) -> dict[str, Tensor]:
+        rng = None if self.transform.deterministic((0, 0, 0)) else np.random.default_rng((self.seed, 1, draw))
+        found = self.store.get(indices)
+        if isinstance(found, list):
+            values = self._from_sizes(found, indices, rng)
+        else:
+            if found.shape[1:] != self.store.first.shape:
+                self.transform.check(found.shape[1:], self.where(int(indices[0])))
+            values = self.transform.apply(found, rng)
+        tensors = (torch.from_numpy(values), torch.from_numpy(self.labels[indices].astype(np.float32)))
+        return dict(zip(self.tops, tensors, strict=False))
+
+    def order(self, start: int = 0) -> Iterator[NDArray[np.int64]]:
+        return self.sequence.batches(start)
+
+    def place(self, index: int) -> str:
+        return self.where(index)
+
+    def fingerprint(self) -> str:
+        return self.hash()
+
+    def _from_sizes(
+        self, pictures: list[NDArray[np.generic]], indices: NDArray[np.int64], rng: np.random.Generator | None
+    ) -> NDArray[np.float32]:
+        parts = []
+        for index, pixels in zip(indices.tolist(), pictures, strict=True):
+            self.transform.check(pixels.shape, self.where(index))
+            parts.append(self.transform.apply(pixels[None], rng))
+            if parts[-1].shape != parts[0].shape:
+                raise DataError(
+                    f"this picture is {_size(parts[-1])} and the batch's first one {_size(parts[0])}",
+                    place=self.where(index),
+                    hint="give new_height and new_width (or crop_size), or batch_size 1",
+                )
+        return np.concatenate(parts)
+
+
+def _size(batch: NDArray[np.float32]) -> str:
+    _, channels, height, width = batch.shape
+    return f"{channels}x{height}x{width}"
+
+
+def check_labels(source: Source, classes: int, *, ignore: int | None = None) -> None:
+    """Check that every record's label is a class of the net.
+
+    Raises: DataError naming the records whose label is not in 0 .. classes - 1.
+    """
+    if source.labels is None:
+        return
+    wrong = (source.labels < 0) | (source.labels >= classes)
+    if ignore is not None:
+        wrong &= source.labels != ignore
+    found = np.flatnonzero(wrong)
+    hint = f"labels count from 0, and the net has {classes} outputs: correct the list or num_output"
+    errors = [
+        DataError(f"label {source.labels[i]} is out of range 0..{classes - 1}", place=source.place(int(i)), hint=hint)
+        for i in found[:_SHOWN]
+    ]
+    if len(found) > _SHOWN:
+        errors.append(DataError(f"{len(found) - _SHOWN} more labels are out of range"))
+    raise_all(errors)

@@ -1,0 +1,153 @@
+"""Caffe's data transformer: crop, subtract the mean, scale, mirror; float32 arithmetic in Caffe's order."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusion.errors import DataError
+
+if TYPE_CHECKING:
+    from prototxt.messages import TransformationParameter
+
+
+@dataclass(frozen=True, eq=False)
+class Transform:
+    """What happens to a record's pixels.
+
+    mean         float32 [C, H, W] (a mean file), [C, 1, 1] (values), or None
+    crop         side of the square window, 0: none
+    random_crop  the window is drawn (TRAIN) or in the centre (TEST)
+    mirror       flip left to right with probability one half, in TEST too, as Caffe does
+    """
+
+    scale: np.float32 = np.float32(1.0)  # noqa: RUF009 - a NumPy scalar is immutable
+    mean: NDArray[np.float32] | None = None
+    crop: int = 0
+    random_crop: bool = False
+    mirror: bool = False
+
+    def deterministic(self, shape: tuple[int, ...]) -> bool:
+        """Whether records of shape (C, H, W) always come out the same."""
+        drawn = self.random_crop and self.crop and shape[1:] != (self.crop, self.crop)
+        return not (self.mirror or drawn)
+
+    def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape (C, H, W) that a record comes out with."""
+        return (shape[0], self.crop, self.crop) if self.crop else shape
+
+    def check(self, shape: tuple[int, ...], place: str) -> None:
+        """Raise DataError when a record of this shape (C, H, W) cannot be transformed."""
+        if self.crop and self.crop > min(shape[1:]):
+            raise DataError(
+                f"the picture is {shape[1]}x{shape[2]}, smaller than crop_size {self.crop}",
+                place=place,
+                hint="lower crop_size, or resize the pictures (new_height, new_width)",
+            )
+        if self.mean is None:
+            return
+        if self.mean.shape[1:] == (1, 1):
+            if self.mean.shape[0] not in (1, shape[0]):
+                raise DataError(
+                    f"{self.mean.shape[0]} mean values for {shape[0]} channels",
+                    place=place,
+                    hint="give one mean_value, or one per channel",
+                )
+        elif self.mean.shape != shape:
+            raise DataError(
+                f"the mean file has shape {self.mean.shape}, the picture {shape}",
+                place=place,
+                hint="use the mean of pictures of this size (before the crop)",
+            )
+
+    def apply(self, pixels: NDArray[np.generic], rng: np.random.Generator | None = None) -> NDArray[np.float32]:
+        """Transform records of one size.
+
+        pixels   uint8 or float32 [N, C, H, W]
+        rng      draws windows and flips; needed only if the transform is random
+        returns  float32 [N, C, h, w]
+        """
+        height, width = pixels.shape[2:]
+        if not self.crop:
+            out = self._values(pixels, slice(None), slice(None))
+        elif self.random_crop and (height, width) != (self.crop, self.crop):
+            assert rng is not None
+            out = self._random_windows(pixels, rng)
+        else:
+            top, left = (height - self.crop) // 2, (width - self.crop) // 2
+            out = self._values(pixels, slice(top, top + self.crop), slice(left, left + self.crop))
+        if self.mirror:
+            assert rng is not None
+            flipped = rng.integers(2, size=len(out)).astype(bool)
+            out[flipped] = out[flipped, :, :, ::-1]
+        return out
+
+    def _values(self, pixels: NDArray[np.generic], rows: slice, columns: slice) -> NDArray[np.float32]:
+        out = pixels[:, :, rows, columns].astype(np.float32)
+        if self.mean is not None:
+            whole = self.mean.shape[1:] == (1, 1)
+            out -= self.mean if whole else self.mean[:, rows, columns]
+        if self.scale != 1.0:
+            out *= self.scale
+        return out
+
+    def _random_windows(self, pixels: NDArray[np.generic], rng: np.random.Generator) -> NDArray[np.float32]:
+        height, width = pixels.shape[2:]
+        tops = rng.integers(height - self.crop + 1, size=len(pixels))
+        lefts = rng.integers(width - self.crop + 1, size=len(pixels))
+        windows = [
+            self._values(pixels[i : i + 1], slice(top, top + self.crop), slice(left, left + self.crop))
+            for i, (top, left) in enumerate(zip(tops.tolist(), lefts.tolist(), strict=True))
+        ]
+        return np.concatenate(windows)
+
+
+def read_transform(param: TransformationParameter, phase: str, place: str) -> Transform:
+    """The transform that a `transform_param` describes.
+
+    Raises: DataError when mean_file and mean_value are both given, or the mean file cannot be read.
+    """
+    if param.HasField("mean_file") and param.mean_value:
+        raise DataError("mean_file and mean_value are both given", place=place, hint="keep one of the two")
+    mean = None
+    if param.HasField("mean_file"):
+        mean = read_mean(param.mean_file)
+    elif param.mean_value:
+        mean = np.array(param.mean_value, np.float32).reshape(-1, 1, 1)
+    return Transform(
+        scale=np.float32(param.scale),
+        mean=mean,
+        crop=param.crop_size,
+        random_crop=phase == "TRAIN",
+        mirror=param.mirror,
+    )
+
+
+def read_mean(path: str | os.PathLike[str]) -> NDArray[np.float32]:
+    """A mean picture float32 [C, H, W] from a `.binaryproto` file.
+
+    Raises: DataError when the file is missing or no BlobProto.
+    """
+    from google.protobuf.message import DecodeError
+
+    from prototxt.messages import BlobProto
+
+    blob = BlobProto()
+    hint = "mean_file is relative to the working directory and holds a BlobProto (compute_image_mean)"
+    try:
+        with open(path, "rb") as file:
+            blob.ParseFromString(file.read())
+    except OSError as error:
+        raise DataError(f"cannot read the mean file: {error.strerror}", place=os.fspath(path), hint=hint) from error
+    except DecodeError as error:
+        raise DataError("this is no mean file", place=os.fspath(path), hint=hint) from error
+    shape = tuple(blob.shape.dim) or (blob.num, blob.channels, blob.height, blob.width)
+    values = np.array(blob.data or blob.double_data, np.float32)
+    if len(shape) not in (3, 4) or (len(shape) == 4 and shape[0] != 1) or values.size != int(np.prod(shape)):
+        what = f"this is no mean picture: {values.size} values, shape {shape}"
+        raise DataError(what, place=os.fspath(path), hint=hint)
+    return values.reshape(shape[-3:])
