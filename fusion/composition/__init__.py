@@ -1,1 +1,8 @@
-"""To be described."""
+"""Several nets into one description: what the tutorial pastes by hand. Torch-free."""
+
+from fusion.composition.composing import Composition, compose
+from fusion.composition.references import Pct
+from fusion.composition.solvers import Schedule
+from fusion.composition.sources import Source
+
+__all__ = ["Composition", "Pct", "Schedule", "Source", "compose"]

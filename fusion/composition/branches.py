@@ -1,0 +1,118 @@
+"""Which layers of a net belong to a blob: its ancestors, in every phase, by value and not by name."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+
+from fusion.composition.pieces import PHASES, Layer, Net
+from fusion.errors import ComposeError
+
+_LOSSES = frozenset(("SoftmaxWithLoss", "SoftmaxLoss", "MultinomialLogisticLoss", "HingeLoss", "InfogainLoss"))
+_ENDS = frozenset(("Accuracy", "Softmax", "ArgMax", "EuclideanLoss", "SigmoidCrossEntropyLoss", "Silence", "Python"))
+
+
+@dataclass(frozen=True)
+class Branch:
+    """The ancestors of some blobs.
+
+    layers  numbers of the layers, data layers not among them
+    inputs  the blobs from outside that these layers read, in order
+    """
+
+    layers: frozenset[int]
+    inputs: tuple[str, ...]
+
+
+def ancestors(net: Net, blobs: tuple[str, ...]) -> Branch:
+    """All layers that the final values of these blobs are computed by, in any phase.
+
+    The final value includes in-place layers on the blob. A layer that writes a blob which a later layer overwrites is
+    an ancestor only through what was read before.
+    """
+    found: set[int] = set()
+    inputs: set[str] = set()
+    for phase in PHASES:
+        writers: dict[str, Layer] = {}
+        read: dict[int, list[tuple[str, Layer | None]]] = {}
+        for layer in net.layers:
+            if phase in layer.phases:
+                read[layer.number] = [(bottom, writers.get(bottom)) for bottom in layer.bottoms]
+                writers.update(dict.fromkeys(layer.tops, layer))
+        todo = [(blob, writers.get(blob)) for blob in blobs]
+        while todo:
+            blob, writer = todo.pop()
+            if writer is None or writer.is_data:
+                inputs.add(blob)
+            else:
+                todo += read.pop(writer.number, [])
+                found.add(writer.number)
+    return Branch(frozenset(found), tuple(blob for blob in net.input_blobs if blob in inputs))
+
+
+def made(net: Net) -> list[str]:
+    """Blobs at which the net can be cut: computed by a layer, and no loss or measure; nearest to the output first."""
+    tops = [
+        top
+        for layer in net.layers
+        if not layer.is_data and layer.type not in _LOSSES | _ENDS and not layer.type.endswith("Loss")
+        for top in layer.tops
+    ]
+    return list(dict.fromkeys(reversed(tops)))
+
+
+def check_cut(net: Net, blob: str, prefix: str) -> ComposeError | None:
+    """What is wrong with cutting the net at this blob, or None."""
+    candidates = made(net)
+    if blob in candidates:
+        return None
+    if blob in net.input_blobs:
+        what = f"source '{prefix}': cut blob '{blob}' is an input of the net, so nothing of it would be left"
+    elif any(blob in layer.tops for layer in net.layers):
+        what = f"source '{prefix}': cut blob '{blob}' is a loss or a measure, not a feature"
+    else:
+        what = f"source '{prefix}': there is no blob '{blob}'"
+    near = difflib.get_close_matches(blob, candidates, n=1)
+    guess = f"did you mean '{near[0]}'? " if near else ""
+    shown = ", ".join(candidates[:12]) + (f" and {len(candidates) - 12} more" if len(candidates) > 12 else "")
+    place = net.document.place(net.layers[-1].start) if net.layers else net.document.name
+    return ComposeError(what, place=place, hint=f"{guess}cut at one of (output side first): {shown or 'none'}")
+
+
+def logits_of(net: Net) -> str | None:
+    """The blob that holds the net's class scores before any softmax: what its last loss, measure or softmax reads."""
+    for types in (_LOSSES, frozenset(("Accuracy",)), frozenset(("Softmax",))):
+        readers = [layer for layer in net.layers if layer.type in types and layer.bottoms]
+        if readers:
+            return readers[-1].bottoms[0]
+    blobs = made(net)
+    return blobs[0] if blobs else None
+
+
+def label_of(net: Net) -> str | None:
+    """The blob that the last loss or measure compares with."""
+    for layer in reversed(net.layers):
+        if (layer.type in _LOSSES or layer.type == "Accuracy") and len(layer.bottoms) > 1:
+            return layer.bottoms[1]
+    return None
+
+
+def writer_of(net: Net, blob: str) -> Layer | None:
+    """The layer that makes the blob, in-place layers passed over."""
+    makers = [layer for layer in net.layers if blob in layer.tops and blob not in layer.bottoms]
+    return makers[-1] if makers else None
+
+
+def before_classifier(net: Net) -> str | None:
+    """What the layer that makes the class scores reads: where to cut if nothing is said."""
+    logits = logits_of(net)
+    writer = writer_of(net, logits) if logits else None
+    if writer is None or writer.type not in ("InnerProduct", "Convolution") or not writer.bottoms:
+        return None
+    blob = writer.bottoms[0]
+    return None if blob in net.input_blobs else blob
+
+
+def readers_of(net: Net, blob: str) -> list[Layer]:
+    """The layers that read the blob and do not merely change it in place."""
+    return [layer for layer in net.layers if blob in layer.bottoms and blob not in layer.tops]

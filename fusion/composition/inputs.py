@@ -1,0 +1,290 @@
+"""Where the fused net's data comes from: one source's data layers, or given lists, and a copy per differing transform.
+
+Branches whose data layers prepare their pictures alike share one data layer. A branch that was trained at another
+size, colour order, mean or scale gets its own data layer over the same list, in step with the first; such lists may not
+be shuffled by the layers, because each would shuffle by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from fusion.composition.branches import label_of
+from fusion.composition.pieces import Layer, Net, excerpt, layer_text, quoted, reparse
+from fusion.composition.sources import Part
+from fusion.errors import ComposeError
+from prototxt.tree import Message, Scalar
+
+_PARAMS = {"ImageData": "image_data_param", "Data": "data_param", "HDF5Data": "hdf5_data_param"}
+# What says where the records come from and in which batches, not how one record is prepared.
+_ORDER = frozenset(("source", "batch_size", "shuffle", "rand_skip", "prefetch", "backend", "root_folder", "cache"))
+Shape = tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class Lists:
+    """Lists (or databases) and batch sizes that replace those of the data layers; None leaves them."""
+
+    train_list: str | None = None
+    val_list: str | None = None
+    train_batch: int | None = None
+    test_batch: int | None = None
+
+    def of(self, phase: str) -> tuple[str | None, int | None]:
+        """List and batch size of a phase."""
+        return (self.train_list, self.train_batch) if phase == "TRAIN" else (self.val_list, self.test_batch)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The fused net's data layers.
+
+    text   the layers
+    feeds  per prefix: the source's input blob -> the fused net's blob
+    label  the blob with the labels
+    """
+
+    text: str
+    feeds: Mapping[str, Mapping[str, str]]
+    label: str
+    notes: tuple[str, ...] = field(default=())
+
+
+def plan_inputs(parts: Sequence[Part], data_from: str | None, lists: Lists) -> Inputs:
+    """Choose the data layers and say which blob feeds which branch. Raises: ComposeError."""
+    main = _main(parts, data_from)
+    if main is None:
+        return _own_layers(parts, lists)
+    label = label_of(main.raw) or _second_top(main)
+    if label is None:
+        raise ComposeError(
+            f"the data layers of source '{main.prefix}' give no labels",
+            place=main.raw.place(main.data_layers[0]),
+            hint="take the data from another source (data_from), or add a second top with the labels",
+        )
+    notes = [f"data: the layers of source '{main.prefix}', blobs {', '.join(_tops(main.data_layers))}"]
+    feeds: dict[str, dict[str, str]] = {}
+    separate = [part for part in parts if part is not main and _differs(part, main)]
+    text = [_adapted(main.raw, layer, lists, {}, shuffled=not separate) for layer in main.data_layers]
+    for part in parts:
+        if part in separate:
+            feeds[part.prefix] = {blob: f"{part.prefix}/{blob}" for blob in part.branch.inputs}
+            text += _second_data(part, main, lists, feeds[part.prefix], notes)
+        else:
+            feeds[part.prefix] = _feed(part, main, label)
+    if separate:
+        notes.append("data: shuffling inside the data layers is switched off, or their records would no longer match")
+    if lists.train_list is None:
+        notes += _doubtful(parts, main)
+    return Inputs("\n".join(text), feeds, label, tuple(notes))
+
+
+def _main(parts: Sequence[Part], data_from: str | None) -> Part | None:
+    """The source whose data layers are used: the named one, else the first that has any."""
+    if data_from is not None:
+        chosen = [part for part in parts if part.prefix == data_from]
+        if not chosen:
+            names = ", ".join(part.prefix for part in parts)
+            raise ComposeError(f"data_from names no source: '{data_from}'", hint=f"one of {names}")
+        if not chosen[0].data_layers:
+            raise ComposeError(f"source '{data_from}' has no data layer", place=chosen[0].raw.document.name)
+        return chosen[0]
+    return next((part for part in parts if part.data_layers), None)
+
+
+def _second_top(part: Part) -> str | None:
+    return next((layer.tops[1] for layer in part.data_layers if len(layer.tops) > 1), None)
+
+
+def _tops(layers: Sequence[Layer]) -> list[str]:
+    return list(dict.fromkeys(top for layer in layers for top in layer.tops))
+
+
+def _feed(part: Part, main: Part, label: str) -> dict[str, str]:
+    """The main source's blobs for a branch's inputs: by name, or the one picture blob for the one input."""
+    tops = [top for top in _tops(main.data_layers) if top != label]
+    inputs = part.branch.inputs
+    if all(blob in tops for blob in inputs):
+        return {blob: blob for blob in inputs}
+    if len(inputs) == 1 and len(tops) == 1:
+        return {inputs[0]: tops[0]}
+    raise ComposeError(
+        f"source '{part.prefix}' reads {', '.join(inputs)}, but the data layers of '{main.prefix}' give "
+        f"{', '.join(tops) or 'nothing but labels'}",
+        place=main.raw.document.name,
+        hint="give the blobs the same names in both files, or take the data from the other source (data_from)",
+    )
+
+
+def _differs(part: Part, main: Part) -> bool:
+    """Whether the two sources prepare their pictures differently."""
+    if not part.data_layers:
+        return False
+    mine, others = _preparation(part), _preparation(main)
+    return any(mine.get(phase, others.get(phase)) != others.get(phase, mine.get(phase)) for phase in ("TRAIN", "TEST"))
+
+
+def _preparation(part: Part) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for layer in part.data_layers:
+        if set(layer.tops) & set(part.branch.inputs):
+            content = _content(layer.message, top=True)
+            found.update(dict.fromkeys(layer.phases, (layer.type, content)))
+    return found
+
+
+def _content(message: Message, *, top: bool = False) -> tuple[object, ...]:
+    """The fields that say how a record is prepared, in an order and spelling that can be compared."""
+    skipped = ("name", "type", "top", "include", "exclude") if top else _ORDER
+    found: list[tuple[str, object]] = []
+    for item in message.fields:
+        if item.name not in skipped:
+            found += [(item.name, _plain(value)) for value in item.values]
+    return tuple(sorted(((name, value) for name, value in found if value != ()), key=repr))
+
+
+def _plain(value: Scalar | Message) -> object:
+    if isinstance(value, Message):
+        return _content(value)
+    try:
+        return float(value.value) if value.kind == "number" else value.value
+    except ValueError:
+        return value.value
+
+
+def _adapted(net: Net, layer: Layer, lists: Lists, names: Mapping[str, str], *, shuffled: bool) -> str:
+    """A data layer's text with the given list and batch size, other blob names, and shuffling off where it must be."""
+    from prototxt.editing import Edits
+
+    document = reparse(excerpt(net, layer), net.document.name)
+    found = document.root.messages("layer")[0]
+    edits = Edits(document)
+    param = _PARAMS.get(layer.type)
+    wanted, batch = lists.of(layer.phases[0]) if len(layer.phases) == 1 else lists.of("TRAIN")
+    if wanted is not None or batch is not None or not shuffled:
+        if param is None or found.get(param) is None:
+            raise ComposeError(
+                f"layer '{layer.name}' of type '{layer.type}' takes no list and no batch size from outside",
+                place=net.place(layer),
+                hint=f"give the data as one of {', '.join(_PARAMS)}",
+            )
+        block = found.messages(param)[-1]
+        if wanted is not None:
+            edits.set(block, "source", quoted(wanted))
+        if batch is not None:
+            edits.set(block, "batch_size", str(batch))
+        for switch in ("shuffle", "rand_skip"):
+            if not shuffled and block.get(switch) is not None:
+                edits.set(block, switch, "false" if switch == "shuffle" else "0")
+    for scalar in found.scalars("top"):
+        if scalar.value in names:
+            edits.replace(scalar, quoted(names[scalar.value]))
+    if names and found.get("name") is not None:
+        edits.set(found, "name", quoted(names["\0name"]))
+    return str(edits.apply())
+
+
+def _second_data(part: Part, main: Part, lists: Lists, feed: Mapping[str, str], notes: list[str]) -> list[str]:
+    """The data layers of a branch that prepares its pictures in its own way, over the main source's lists."""
+    text = []
+    silent: dict[str, None] = {}
+    for layer in part.data_layers:
+        if not set(layer.tops) & set(part.branch.inputs):
+            continue
+        phase = layer.phases[0]
+        other = next((item for item in main.data_layers if phase in item.phases), None)
+        if other is None or other.type != layer.type:
+            raise ComposeError(
+                f"source '{part.prefix}' prepares its pictures in its own way, but its {phase} data is "
+                f"'{layer.type}' and that of '{main.prefix}' is {repr(other.type) if other else 'missing'}",
+                place=part.raw.place(layer),
+                hint="give both sources data layers of one type, so that both can read the same list",
+            )
+        source, batch = _order_of(other)
+        own = Lists(lists.train_list or source, lists.val_list or source, lists.train_batch, lists.test_batch)
+        if own.of(phase)[1] is None:
+            own = Lists(own.train_list, own.val_list, batch, batch)
+        names = {top: feed.get(top, f"{part.prefix}/{top}") for top in layer.tops}
+        silent.update(dict.fromkeys(blob for top, blob in names.items() if top not in feed))
+        names["\0name"] = f"{part.prefix}/{layer.name.removeprefix(part.prefix + '/')}"
+        text.append(_adapted(part.raw, layer, own, names, shuffled=False))
+    if silent:
+        text.append(layer_text(f"{part.prefix}/labels", "Silence", list(silent), [], comment="The same labels again."))
+    notes.append(f"data: source '{part.prefix}' prepares its pictures in its own way and gets its own data layer")
+    return text
+
+
+def _order_of(layer: Layer) -> tuple[str | None, int | None]:
+    block = layer.message.messages(_PARAMS.get(layer.type, ""))
+    if not block:
+        return None, None
+    batch = block[-1].string("batch_size")
+    return block[-1].string("source"), int(batch) if batch else None
+
+
+def _doubtful(parts: Sequence[Part], main: Part) -> list[str]:
+    """A note if the sources were trained on other lists than the one that is now used for all."""
+    own = {_order_of(layer)[0] for layer in main.data_layers}
+    others = {_order_of(layer)[0] for part in parts for layer in part.data_layers} - own - {None}
+    if not others:
+        return []
+    return [
+        f"data: the lists are those of source '{main.prefix}'; other sources had "
+        f"{', '.join(sorted(map(str, others)))}. Give lists with all classes (--train-list, --val-list)"
+    ]
+
+
+def _own_layers(parts: Sequence[Part], lists: Lists) -> Inputs:
+    """Data layers of our own for sources that have none, such as deploy files. Raises: ComposeError."""
+    if lists.train_list is None or lists.val_list is None:
+        raise ComposeError(
+            "no source has a data layer",
+            place=parts[0].raw.document.name,
+            hint="give image lists (--train-list, --val-list), or a train_val prototxt as a source",
+        )
+    shapes = {part.prefix: input_shape(part) for part in parts}
+    known = [shape for shape in shapes.values() if shape is not None and len(shape) == 4]
+    if any(shape[1:] != known[0][1:] for shape in known):
+        raise ComposeError(
+            "the sources have no data layers and take pictures of different shapes: "
+            + ", ".join(f"{prefix} {shape}" for prefix, shape in shapes.items()),
+            hint="give their train_val prototxts, whose data layers say how each prepares its pictures",
+        )
+    body = []
+    if known:
+        _, channels, height, width = known[0]
+        body = [f"new_height: {height}", f"new_width: {width}", *(["is_color: false"] if channels == 1 else [])]
+    text = []
+    for phase in ("TRAIN", "TEST"):
+        source, batch = lists.of(phase)
+        block = [f"source: {quoted(source or '')}", f"batch_size: {batch or 50}", *body]
+        inner = "\n".join([f"include {{ phase: {phase} }}", "image_data_param {", *(f"  {x}" for x in block), "}"])
+        text.append(layer_text("data", "ImageData", [], ["data", "label"], inner))
+    feeds: dict[str, dict[str, str]] = {}
+    for part in parts:
+        if len(part.branch.inputs) > 1:
+            raise ComposeError(
+                f"source '{part.prefix}' has several inputs and no data layer", place=part.raw.document.name
+            )
+        feeds[part.prefix] = {part.branch.inputs[0]: "data"}
+    note = "data: image lists without any transform; add transform_param if the sources had a mean or a scale"
+    return Inputs("\n".join(text), feeds, "label", (note,))
+
+
+def input_shape(part: Part) -> tuple[int, ...] | None:
+    """The shape that the source's own Input layer, or its `input_dim`, gives its first input; None if it has none."""
+    for layer in part.raw.layers:
+        if layer.type == "Input" and part.branch.inputs[0] in layer.tops:
+            shapes = [shape for param in layer.message.messages("input_param") for shape in param.messages("shape")]
+            index = min(layer.tops.index(part.branch.inputs[0]), len(shapes) - 1)
+            return tuple(int(dim.value) for dim in shapes[index].scalars("dim")) if shapes else None
+    root = part.raw.document.root
+    if part.raw.inputs:
+        index = part.raw.inputs.index(part.branch.inputs[0])
+        shapes = root.messages("input_shape")
+        if len(shapes) > index:
+            return tuple(int(dim.value) for dim in shapes[index].scalars("dim"))
+        dims = [int(dim.value) for dim in root.scalars("input_dim")]
+        return tuple(dims[4 * index : 4 * index + 4]) or None
+    return None

@@ -1,0 +1,138 @@
+"""The sources' own classifiers as references, and the loss layers that hold the fused net to them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from fusion.composition.pieces import layer_text
+from fusion.errors import ComposeError
+
+# Name on the command line -> layer type, and what it is given unless the caller says otherwise.
+_KINDS: Final[Mapping[str, tuple[str, Mapping[str, str]]]] = {
+    "kd": ("KDLoss", {"temperature": "5"}),
+    "focal": (
+        "FocalDistillationLoss",
+        {"filter": "OLD_CORRECT", "alpha": "1", "beta": "5", "distance": "KL", "temperature": "100"},
+    ),
+    "lm": ("LogitMatchingLoss", {"filter": "OLD_CORRECT", "alpha": "1", "beta": "5"}),
+    "ldi": ("LDILoss", {"margin": "0.5", "p": "2"}),
+    "elodi": ("ELODILoss", {"margin": "0.2", "p": "2"}),
+    "naive": ("NaivePCTLoss", {}),
+}
+_ABOVE_FROZEN = ("cna", "bct")
+_OPTIONS: Final = frozenset(
+    (
+        *("distance", "filter", "alpha", "beta", "temperature", "margin", "p", "topk", "topk_by_reference"),
+        *("exclude_gt", "one_sided", "relative", "p_norm"),
+    )
+)
+
+
+@dataclass(frozen=True)
+class Pct:
+    """A positive-congruent loss against every reference.
+
+    kind     kd, focal, lm, ldi, elodi, or naive
+    weight   its factor beside the cross-entropy, which has factor 1
+    options  fields of PCTParameter, such as {"alpha": 1, "beta": 5, "temperature": 100, "filter": "NEG_FLIP"}
+    """
+
+    kind: str
+    weight: float = 1.0
+    options: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A source's frozen class scores: their blob, and the fused classes that they stand for, in their order."""
+
+    prefix: str
+    blob: str
+    classes: Sequence[int]
+
+
+def settle_classes(
+    prefix: str, blob: str, given: Sequence[int], width: int | None, num_output: int
+) -> tuple[Reference | None, list[ComposeError]]:
+    """The reference with its classes checked: as given, or the first ones if its width is that of the fused net.
+
+    width  scores per sample, None if it is not known
+    """
+    classes = tuple(given)
+    if not classes:
+        if width is None or width == num_output:
+            return Reference(prefix, blob, tuple(range(num_output))), []
+        what = f"source '{prefix}' scores {width} classes in '{blob}', the fused net {num_output}"
+        hint = f"say which fused classes they are, in the order of its scores: --classes {prefix}=1,3,5,7,9"
+        return None, [ComposeError(what, hint=hint)]
+    errors = []
+    if width is not None and len(classes) != width:
+        what = f"source '{prefix}' is given {len(classes)} classes, but scores {width} in '{blob}'"
+        errors.append(ComposeError(what, hint=f"name {width} classes, in the order of its scores"))
+    if len(set(classes)) != len(classes):
+        errors.append(ComposeError(f"source '{prefix}': a class is given twice: {_listed(classes)}"))
+    outside = [number for number in classes if not 0 <= number < num_output]
+    if outside:
+        what = f"source '{prefix}': class {outside[0]} is not among the fused net's 0 to {num_output - 1}"
+        errors.append(ComposeError(what, hint="classes count from 0; --num-output is the number of fused classes"))
+    return Reference(prefix, blob, classes), errors
+
+
+def check_pct(losses: Sequence[Pct]) -> list[ComposeError]:
+    """What is wrong with the losses that are asked for."""
+    errors = []
+    for loss in losses:
+        if loss.kind in _ABOVE_FROZEN:
+            what = f"loss '{loss.kind}' compares features, and the features of a composed net are frozen"
+            hint = f"use one on class scores ({', '.join(_KINDS)}), or write its layer into a net with thawed layers"
+            errors.append(ComposeError(what, hint=hint))
+        elif loss.kind not in _KINDS:
+            errors.append(ComposeError(f"there is no loss '{loss.kind}'", hint=f"one of {', '.join(_KINDS)}"))
+        errors += [
+            ComposeError(f"loss '{loss.kind}' has no option '{name}'", hint=f"one of {', '.join(sorted(_OPTIONS))}")
+            for name in loss.options
+            if name not in _OPTIONS
+        ]
+    return errors
+
+
+def loss_layers(losses: Sequence[Pct], references: Sequence[Reference], new: str, label: str, num_output: int) -> str:
+    """The loss layers as text: one per loss and reference, or one over all references where it takes their mean.
+
+    Raises: ComposeError if a mean is asked for over references that know different classes.
+    """
+    text = []
+    for loss in losses:
+        together = loss.kind == "elodi"
+        if together and len({tuple(reference.classes) for reference in references}) > 1:
+            raise ComposeError(
+                "loss 'elodi' takes the mean of its references, which must know the same classes",
+                hint="use focal, lm or ldi, which hold the net to each reference by itself",
+            )
+        for group in [references] if together else [[reference] for reference in references]:
+            name = f"{loss.kind}_{'mean' if together else group[0].prefix}"
+            bottoms = [new, *(reference.blob for reference in group), label]
+            body = _body(loss, group[0].classes, num_output)
+            text.append(layer_text(name, _KINDS[loss.kind][0], bottoms, [name], body))
+    return "\n".join(text)
+
+
+def _body(loss: Pct, classes: Sequence[int], num_output: int) -> str:
+    options = {**_KINDS[loss.kind][1], **{name: _literal(value) for name, value in loss.options.items()}}
+    lines = [f"  {name}: {value}" for name, value in options.items()]
+    if tuple(classes) != tuple(range(num_output)):
+        lines.insert(0, "  " + " ".join(f"classes: {number}" for number in classes))
+    head = [f"loss_weight: {loss.weight:.9g}", "include { phase: TRAIN }"]
+    return "\n".join([*head, *(["pct_param {", *lines, "}"] if lines else [])])
+
+
+def _literal(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f"{value:.9g}" if isinstance(value, float) else str(value)
+
+
+def _listed(classes: Sequence[int]) -> str:
+    return ",".join(map(str, classes))

@@ -1,0 +1,235 @@
+"""One net that goes into a fusion: read, brought to today's syntax, cut, renamed with its prefix, and frozen."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from fusion.composition.branches import Branch, ancestors, before_classifier, check_cut, logits_of, made, readers_of
+from fusion.composition.pieces import Layer, Net, only, read_net, reparse
+from fusion.errors import ComposeError
+from prototxt.tree import Document
+
+PathLike = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A net to be fused.
+
+    prefix    its layers and blobs become `prefix/name`
+    prototxt  its file (raw, or already renamed with the prefix), or a parsed document
+    at        the blob where it is cut, or several; None cuts before its classifier
+    weights   its trained weights; composing does not read them, merging does
+    classes   for its own classifier as a reference: the fused classes that its scores stand for, in their order
+    logits    the blob with its class scores, where that is not what its loss reads
+    """
+
+    prefix: str
+    prototxt: PathLike | Document
+    at: str | Sequence[str] | None = None
+    weights: PathLike | None = None
+    classes: Sequence[int] = ()
+    logits: str | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """A source made ready: its branch renamed and frozen, its data layers as they were.
+
+    raw         the whole net in today's syntax, names as in the file
+    net         the renamed and frozen net: data layers, the branch, and the classifier if it is a reference
+    branch      names are those of `net`
+    classifier  the layers between the cut and `logits`, for references
+    cuts        the cut blobs, renamed; `plain` are the same without the prefix
+    reader      plain name of the layer that reads the (first) cut in the source, if just one does
+    """
+
+    source: Source
+    raw: Net
+    net: Net
+    branch: Branch
+    classifier: frozenset[int]
+    cuts: tuple[str, ...]
+    plain: tuple[str, ...]
+    logits: str | None
+    reader: str | None
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def prefix(self) -> str:
+        """The source's prefix."""
+        return self.source.prefix
+
+    @property
+    def data_layers(self) -> tuple[Layer, ...]:
+        """The data layers of the source that feed it from a file or a database."""
+        return tuple(layer for layer in self.raw.layers if layer.is_data and layer.type != "Input")
+
+
+def read_part(source: Source, *, reference: bool) -> Part:
+    """Read a source and cut, rename and freeze its branch; with `reference` its classifier stays.
+
+    Raises: ComposeError, PrototxtError, OSError.
+    """
+    notes: list[str] = []
+    raw = _modern(_document(source.prototxt), source.prefix, notes)
+    renamed = is_renamed(raw, source.prefix)
+    if renamed:
+        notes.append(f"source '{source.prefix}': its names already start with '{source.prefix}/'")
+    cuts = _cuts(source, raw, renamed, notes)
+    branch = ancestors(raw, cuts)
+    if not branch.inputs:
+        raise ComposeError(f"source '{source.prefix}': blob '{cuts[0]}' does not depend on any input", place=_name(raw))
+    logits = _logits(source, raw, renamed) if reference else None
+    both = ancestors(raw, (*cuts, logits)) if logits else branch
+    classifier = both.layers - branch.layers
+    data = frozenset(layer.number for layer in raw.layers if layer.is_data)
+    net, numbers = _prefixed(raw, both.layers | data, source.prefix, renamed, notes)
+    prefixed = {name: _with_prefix(name, source.prefix, renamed) for name in (*cuts, *([logits] if logits else []))}
+    readers = {layer.name for layer in readers_of(raw, cuts[0]) if layer.name}
+    return Part(
+        source=source,
+        raw=raw,
+        net=net,
+        branch=Branch(frozenset(numbers[number] for number in branch.layers), branch.inputs),
+        classifier=frozenset(numbers[number] for number in classifier),
+        cuts=tuple(prefixed[name] for name in cuts),
+        plain=tuple(name.removeprefix(f"{source.prefix}/") for name in cuts),
+        logits=prefixed[logits] if logits else None,
+        reader=readers.pop().removeprefix(f"{source.prefix}/") if len(readers) == 1 else None,
+        notes=tuple(notes),
+    )
+
+
+def is_renamed(net: Net, prefix: str) -> bool:
+    """Whether every named layer that is not a data layer carries the prefix already."""
+    names = [layer.name for layer in net.layers if layer.name and not layer.is_data]
+    return bool(names) and all(name.startswith(f"{prefix}/") for name in names)
+
+
+def _document(prototxt: PathLike | Document) -> Document:
+    if isinstance(prototxt, Document):
+        return prototxt
+    from prototxt.parser import parse_file
+
+    return parse_file(prototxt)
+
+
+def _modern(document: Document, prefix: str, notes: list[str]) -> Net:
+    """The net in today's syntax: as it stands, or rewritten where it is of Caffe's first two."""
+    root = document.root
+    listed = any(len(field.values) != 1 for field in root.all("layer"))
+    if not listed and not root.all("layers") and not any(layer.all("layer") for layer in root.messages("layer")):
+        net = read_net(document)
+        if not net.layers:
+            raise ComposeError(f"source '{prefix}': this is no net: it has no layers", place=document.name)
+        return net
+    from prototxt.encoding import to_text
+    from prototxt.loading import load_net
+
+    notes.append(f"source '{prefix}': its old syntax is rewritten in today's, without the comments of the file")
+    return read_net(reparse(to_text(load_net(document)), document.name))
+
+
+def _cuts(source: Source, raw: Net, renamed: bool, notes: list[str]) -> tuple[str, ...]:
+    """The cut blobs by their names in the file. Raises: ComposeError for each that is none."""
+    if source.at is None:
+        found = before_classifier(raw)
+        if found is None:
+            hint = f"name the blob: '{source.prefix}=...@BLOB', one of {', '.join(made(raw)[:12])}"
+            raise ComposeError(f"source '{source.prefix}': no classifier was found to cut before", hint=hint)
+        notes.append(f"source '{source.prefix}': cut at '{found}', which is what its classifier reads")
+        return (found,)
+    wanted = (source.at,) if isinstance(source.at, str) else tuple(source.at)
+    cuts = tuple(_in_file(blob, raw, source.prefix, renamed) for blob in wanted)
+    errors = [error for blob in cuts if (error := check_cut(raw, blob, source.prefix))]
+    if errors:
+        raise errors[0]
+    return cuts
+
+
+def _in_file(blob: str, raw: Net, prefix: str, renamed: bool) -> str:
+    """A blob's name in the file, whether it was given with the prefix or without."""
+    names = made(raw)
+    if blob in names:
+        return blob
+    other = f"{prefix}/{blob}" if renamed else blob.removeprefix(f"{prefix}/")
+    return other if other in names else blob
+
+
+def _logits(source: Source, raw: Net, renamed: bool) -> str:
+    if source.logits is not None:
+        blob = _in_file(source.logits, raw, source.prefix, renamed)
+        error = check_cut(raw, blob, source.prefix)
+        if error:
+            raise error
+        return blob
+    found = logits_of(raw)
+    if found is None or found in raw.input_blobs:
+        raise ComposeError(
+            f"source '{source.prefix}': no classifier was found to keep as a reference",
+            place=_name(raw),
+            hint="name the blob with its class scores (Source.logits), or compose without references",
+        )
+    return found
+
+
+def _prefixed(
+    raw: Net, kept: frozenset[int], prefix: str, renamed: bool, notes: list[str]
+) -> tuple[Net, dict[int, int]]:
+    """The kept layers renamed and frozen, and the new number of each."""
+    from prototxt.renaming import rename_reported
+
+    document = only(raw, kept).document
+    if renamed:
+        document, done = _frozen(document)
+    else:
+        report = rename_reported(document, prefix, freeze=True)
+        document = report.document
+        done = {change.renamed: change.done for change in report.changes}
+        notes += [f"source '{prefix}': {note}" for note in report.notes]
+    notes += _told(prefix, done)
+    numbers = {old: new for new, old in enumerate(sorted(kept))}
+    return read_net(document), numbers
+
+
+def _frozen(document: Document) -> tuple[Document, dict[str, tuple[str, ...]]]:
+    """A document with all its layers frozen, and what was done per layer. Raises: RenameError."""
+    from prototxt.editing import Edits
+    from prototxt.errors import PrototxtError, raise_all
+    from prototxt.freezing import Choice, chosen, freeze, torn_shares
+    from prototxt.outline import layers
+
+    every = layers(document.root)
+    frozen = chosen(document, every, Choice(None, None))
+    errors: list[PrototxtError] = list(torn_shares(document, every, frozen))
+    edits = Edits(document)
+    done: dict[str, tuple[str, ...]] = {}
+    for layer in frozen:
+        steps, error = freeze(edits, layer, None)
+        done[layer.name] = tuple(steps)
+        errors += [error] if error else []
+    raise_all(errors)
+    return edits.apply(), done
+
+
+def _told(prefix: str, done: Mapping[str, Sequence[str]]) -> list[str]:
+    """What freezing did, one line per kind of change."""
+    changed: dict[str, list[str]] = {}
+    for name, steps in done.items():
+        for step in steps:
+            changed.setdefault(step, []).append(name)
+    return [
+        f"source '{prefix}': {step}: {', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''}"
+        for step, names in changed.items()
+    ]
+
+
+def _with_prefix(name: str, prefix: str, renamed: bool) -> str:
+    return name if renamed else f"{prefix}/{name}"
+
+
+def _name(net: Net) -> str:
+    return net.document.name
