@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fusion.pct.alignment import Pair, align
+    from fusion.pct.breakdowns import Flip, flip_matrix, flips, per_class, per_slice
+    from fusion.pct.calibration import expected_calibration_error, reliability
     from fusion.pct.contrastive import cna
     from fusion.pct.intervals import Interval, bootstrap, mcnemar
     from fusion.pct.losses import bct, combine, elodi, focal_distillation, kd, ldi, logit_matching, naive
@@ -19,16 +21,13 @@ if TYPE_CHECKING:
         backward_error_compatibility,
         backward_trust_compatibility,
         error_rate,
-        expected_calibration_error,
-        flips,
         margin_weighted_flips,
         negative_flip_impact,
         negative_flip_rate,
         outcomes,
-        per_class,
-        per_slice,
         positive_flip_rate,
         relative_nfr,
+        severity_weighted_nfr,
     )
     from fusion.pct.predictions import Predictions, ensemble
     from fusion.pct.provenance import check_fresh, file_hash
@@ -55,16 +54,20 @@ _HOMES = {
     "backward_error_compatibility": "metrics",
     "backward_trust_compatibility": "metrics",
     "error_rate": "metrics",
-    "expected_calibration_error": "metrics",
-    "flips": "metrics",
+    "expected_calibration_error": "calibration",
+    "flips": "breakdowns",
     "margin_weighted_flips": "metrics",
     "negative_flip_impact": "metrics",
     "negative_flip_rate": "metrics",
     "outcomes": "metrics",
-    "per_class": "metrics",
-    "per_slice": "metrics",
+    "per_class": "breakdowns",
+    "per_slice": "breakdowns",
     "positive_flip_rate": "metrics",
     "relative_nfr": "metrics",
+    "severity_weighted_nfr": "metrics",
+    "Flip": "breakdowns",
+    "flip_matrix": "breakdowns",
+    "reliability": "calibration",
     "Predictions": "predictions",
     "ensemble": "predictions",
     "check_fresh": "provenance",
@@ -100,6 +103,8 @@ __all__ = [  # noqa: RUF022 - losses first, then predictions, then measures
     "bootstrap",
     "error_rate",
     "expected_calibration_error",
+    "Flip",
+    "flip_matrix",
     "flips",
     "margin_weighted_flips",
     "mcnemar",
@@ -110,6 +115,8 @@ __all__ = [  # noqa: RUF022 - losses first, then predictions, then measures
     "per_slice",
     "positive_flip_rate",
     "relative_nfr",
+    "reliability",
+    "severity_weighted_nfr",
 ]
 
 

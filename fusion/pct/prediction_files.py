@@ -53,7 +53,7 @@ def write_csv(path: str | os.PathLike[str], arrays: Arrays) -> None:
 
 def _csv_lines(arrays: Arrays) -> Iterator[str]:
     variants = arrays.get("variants")
-    logits = arrays["logits"]
+    logits = arrays["logits"].astype(np.float32)
     row = io.StringIO()
     writer = csv.writer(row, lineterminator="\n")
     yield COMMENT + str(arrays["meta"]) + "\n"
@@ -70,7 +70,7 @@ def _csv_lines(arrays: Arrays) -> Iterator[str]:
 
 def _read_npz(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
             found = {name: archive[name] for name in (*REQUIRED, *OPTIONAL) if name in archive.files}
     except (ValueError, zipfile.BadZipFile, EOFError) as error:
         raise ReportError(

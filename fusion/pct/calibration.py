@@ -1,0 +1,46 @@
+"""Whether a net's confidence is what it claims to be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fusion.pct.predictions import Predictions
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Samples whose confidence lies in (low, high]: how many, their mean confidence, and the share of right answers."""
+
+    low: float
+    high: float
+    count: int
+    confidence: float | None
+    accuracy: float | None
+
+
+def reliability(predictions: Predictions, bins: int = 10) -> list[Bin]:
+    """Confidence against accuracy in equal steps of confidence."""
+    place = np.clip(np.ceil(predictions.confidence.astype(np.float64) * bins).astype(int) - 1, 0, bins - 1)
+    found = []
+    for i in range(bins):
+        rows = place == i
+        count = int(rows.sum())
+        confidence = float(predictions.confidence[rows].mean()) if count else None
+        found.append(
+            Bin(i / bins, (i + 1) / bins, count, confidence, float(predictions.right[rows].mean()) if count else None)
+        )
+    return found
+
+
+def expected_calibration_error(predictions: Predictions, bins: int = 10) -> float | None:
+    """ECE: mean over samples of |confidence - accuracy| of the sample's bin."""
+    if not len(predictions):
+        return None
+    parts = (
+        b.count * abs(b.confidence - b.accuracy)
+        for b in reliability(predictions, bins)
+        if b.confidence is not None and b.accuracy is not None
+    )
+    return sum(parts) / len(predictions)

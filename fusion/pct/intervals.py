@@ -1,0 +1,70 @@
+"""How sure a measured rate is: paired bootstrap intervals, and McNemar's exact test."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from fusion.errors import ReportError
+from fusion.pct.metrics import FORMULAS, Outcomes
+
+
+class Interval(NamedTuple):
+    """A value and the ends of its interval; all None where the metric is undefined."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+def bootstrap(
+    counted: Outcomes, metric: str = "negative_flip_rate", *, level: float = 0.95, draws: int = 10_000, seed: int = 0
+) -> Interval:
+    """Percentile interval from resampling the samples with their pair of answers.
+
+    metric  a name of metrics.FORMULAS, e.g. accuracy_difference
+    The four counts of a resample are multinomial, so drawing them is drawing the samples, at no cost per sample.
+    Raises: ReportError for an unknown metric.
+    """
+    value = counted.value(metric)
+    if value is None:
+        return Interval(None, None, None)
+    generator = np.random.default_rng(seed)
+    drawn = generator.multinomial(len(counted), counted.counts / len(counted), size=draws).astype(np.float64)
+    spread = FORMULAS[metric](drawn)
+    low, high = np.nanquantile(spread, [(1 - level) / 2, (1 + level) / 2]).tolist()
+    return Interval(value, low, high)
+
+
+def mcnemar(counted: Outcomes) -> float | None:
+    """Two-sided p of McNemar's exact test that both nets are equally often right; None without any flip."""
+    flipped = counted.negative + counted.positive
+    if flipped == 0:
+        return None
+    fewer = min(counted.negative, counted.positive)
+    logs = [
+        math.lgamma(flipped + 1) - math.lgamma(k + 1) - math.lgamma(flipped - k + 1) - flipped * math.log(2)
+        for k in range(fewer + 1)
+    ]
+    return min(1.0, 2 * math.fsum(map(math.exp, logs)))
+
+
+def paired_difference(
+    first: np.ndarray[tuple[int, ...], np.dtype[np.bool_]],
+    second: np.ndarray[tuple[int, ...], np.dtype[np.bool_]],
+    *,
+    level: float = 0.95,
+    draws: int = 10_000,
+    seed: int = 0,
+) -> Interval:
+    """Interval of the mean of `second` less that of `first`: what one new net spares against another, bool [N] each.
+
+    Raises: ReportError for arrays of different shapes.
+    """
+    if first.shape != second.shape:
+        raise ReportError(f"paired arrays of shapes {first.shape} and {second.shape}")
+    both, one, other = (int(x.sum()) for x in (first & second, first & ~second, ~first & second))
+    counted = Outcomes(both, one, other, len(first) - both - one - other)
+    return bootstrap(counted, "accuracy_difference", level=level, draws=draws, seed=seed)

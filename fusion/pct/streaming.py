@@ -1,0 +1,107 @@
+"""The same measures batch by batch, for training loops of one's own: update, compute, reset.
+
+Arrays or tensors, on any device; nothing but counts is kept. Partial results of several processes add up with `+`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fusion.errors import ReportError
+from fusion.pct.metrics import Outcomes
+
+
+class Accuracy:
+    """Share of right answers."""
+
+    def __init__(self) -> None:
+        self.right = 0
+        self.total = 0
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        self.__init__()  # type: ignore[misc]
+
+    def update(self, logits: Any, target: Any) -> None:
+        """Count a batch: logits [N, C], class indices [N]."""
+        scores, labels = _checked(logits, target)
+        self.right += int((scores.argmax(1) == labels).sum())
+        self.total += len(labels)
+
+    def compute(self) -> float | None:
+        """The accuracy so far; None before the first sample."""
+        return self.right / self.total if self.total else None
+
+    def __add__(self, other: Accuracy) -> Accuracy:
+        both = Accuracy()
+        both.right, both.total = self.right + other.right, self.total + other.total
+        return both
+
+
+class FlipRates:
+    """The outcomes of a new net against one reference.
+
+    classes  the new net's class of each of the reference's columns; left out: the same classes. Samples of other
+             classes are not counted.
+    """
+
+    def __init__(self, classes: Sequence[int] | None = None) -> None:
+        self.classes = None if classes is None else np.asarray(classes)
+        self.counts = np.zeros(4, dtype=np.int64)
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        self.counts = np.zeros(4, dtype=np.int64)
+
+    def update(self, *, old: Any, new: Any, target: Any) -> None:
+        """Count a batch: reference logits [N, K], new logits [N, C], class indices [N].
+
+        Raises: ReportError for shapes that do not fit.
+        """
+        before, labels = _checked(old, target)
+        after, _ = _checked(new, target)
+        width = before.shape[1]
+        classes = np.arange(width) if self.classes is None else self.classes
+        if len(classes) != width or (self.classes is None and after.shape[1] != width):
+            raise ReportError(
+                f"{width} reference columns for {len(classes)} classes of {after.shape[1]}",
+                hint="name the reference's classes: FlipRates(classes=[1, 3, 5, 7, 9])",
+            )
+        known = np.isin(labels, classes)
+        old_right = (classes[before.argmax(1)] == labels)[known]
+        new_right = (after.argmax(1) == labels)[known]
+        self.counts += np.bincount(2 * ~old_right + ~new_right, minlength=4)
+
+    def outcomes(self) -> Outcomes:
+        """The four counts so far."""
+        return Outcomes(*self.counts.tolist())
+
+    def compute(self) -> dict[str, float | None]:
+        """Every metric of metrics.FORMULAS; undefined ones are None."""
+        return self.outcomes().values()
+
+    def __add__(self, other: FlipRates) -> FlipRates:
+        both = FlipRates(self.classes.tolist() if self.classes is not None else None)
+        both.counts = self.counts + other.counts
+        return both
+
+
+def _checked(logits: Any, target: Any) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    scores, labels = _array(logits), _array(target).reshape(-1)
+    if scores.ndim != 2 or len(scores) != len(labels):
+        raise ReportError(
+            f"logits of shape {scores.shape} and targets of shape {labels.shape}; [N, C] and [N] are needed"
+        )
+    return scores, labels
+
+
+def _array(values: Any) -> npt.NDArray[Any]:
+    """An array of anything that holds numbers; a tensor leaves its graph and device, and half precision, first."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        values = values.float() if values.is_floating_point() else values
+    return np.asarray(values)

@@ -1,0 +1,58 @@
+"""The interval against resampling samples one by one, the test against the binomial written out."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from fusion import pct
+from fusion.errors import ReportError
+from fusion.pct.intervals import paired_difference
+
+COUNTED = pct.Outcomes(both_right=850, negative=40, positive=60, both_wrong=50)
+
+
+@pytest.mark.parametrize("metric", ["negative_flip_rate", "accuracy_difference", "relative_nfr"])
+def test_drawing_counts_is_drawing_samples(metric: str) -> None:
+    kinds = np.repeat(np.arange(4), COUNTED.counts.astype(int))
+    generator = np.random.default_rng(1)
+    drawn = [np.bincount(generator.choice(kinds, len(kinds)), minlength=4) for _ in range(3000)]
+    values = [pct.Outcomes(*counts.tolist()).value(metric) for counts in drawn]
+    interval = pct.bootstrap(COUNTED, metric)
+    spread = interval.high - interval.low
+    np.testing.assert_allclose([interval.low, interval.high], np.quantile(values, [0.025, 0.975]), atol=0.06 * spread)
+    assert interval.low < COUNTED.value(metric) == interval.value < interval.high
+
+
+def test_the_seed_settles_it() -> None:
+    assert pct.bootstrap(COUNTED, seed=3) == pct.bootstrap(COUNTED, seed=3)
+    assert pct.bootstrap(COUNTED, seed=3) != pct.bootstrap(COUNTED, seed=4)
+    wide, narrow = pct.bootstrap(COUNTED, level=0.99), pct.bootstrap(COUNTED, level=0.5)
+    assert wide.low < narrow.low < narrow.high < wide.high
+
+
+def test_undefined_is_none() -> None:
+    assert pct.bootstrap(pct.Outcomes(0, 0, 0, 0)) == (None, None, None)
+    assert pct.bootstrap(pct.Outcomes(5, 0, 0, 0), "relative_nfr") == (None, None, None)
+    assert pct.mcnemar(pct.Outcomes(5, 0, 0, 5)) is None
+    with pytest.raises(ReportError, match="unknown metric"):
+        pct.bootstrap(COUNTED, "nfr")
+
+
+@pytest.mark.parametrize(("negative", "positive"), [(1, 0), (0, 8), (3, 9), (40, 60), (7, 7)])
+def test_mcnemar(negative: int, positive: int) -> None:
+    n, fewer = negative + positive, min(negative, positive)
+    expected = min(1.0, 2 * sum(math.comb(n, k) for k in range(fewer + 1)) / 2**n)
+    assert pct.mcnemar(pct.Outcomes(100, negative, positive, 10)) == pytest.approx(expected)
+    assert pct.mcnemar(pct.Outcomes(1, positive, negative, 0)) == pytest.approx(expected)
+
+
+def test_difference_of_two_new_nets() -> None:
+    first, second = np.arange(100) % 4 == 0, np.arange(100) % 5 == 0
+    interval = paired_difference(first, second)
+    assert interval.value == pytest.approx(second.mean() - first.mean())
+    assert interval.low < interval.value < interval.high
+    with pytest.raises(ReportError, match="shapes"):
+        paired_difference(first, second[:-1])
