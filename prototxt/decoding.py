@@ -119,15 +119,10 @@ class _Decoder:
     def set(self, target: Any, field: Field, field_plan: _FieldPlan, plan: _Plan) -> None:
         """Set one field, or record why not."""
         name, values = field_plan.name, field.values
-        if not field_plan.repeated:
-            if (
-                target.HasField(name)
-                or len(values) != 1
-                or field.end != values[0].end
-                or self.is_widened(target, name, plan)
-            ):
-                self.too_many(target, field, plan)
-                return
+        one = len(values) == 1 and field.end == values[0].end
+        if not field_plan.repeated and (not one or target.HasField(name) or self.is_widened(target, name, plan)):
+            self.too_many(target, field, plan)
+            return
         for value in values:
             if field_plan.read is None:
                 self.set_message(target, field, value, field_plan)
