@@ -60,7 +60,9 @@ def closest(word: str, known: Iterable[str]) -> str | None:
     folded = {_fold(candidate): candidate for candidate in reversed(candidates)}
     if _fold(word) in folded:
         return folded[_fold(word)]
-    return next(iter(difflib.get_close_matches(word, candidates, n=1, cutoff=0.6)), None)
+    near = difflib.get_close_matches(word, candidates, n=1, cutoff=0.6)
+    parts = near or [candidate for candidate in candidates if word.lower() in candidate.lower().split("_")]
+    return parts[0] if len(parts) == 1 else None
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str | None:
