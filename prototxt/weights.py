@@ -46,6 +46,11 @@ class Weights(Mapping[str, list[Array]]):
     def __contains__(self, name: object) -> bool:
         return name in self._entries
 
+    def array(self, name: str, index: int) -> Array:
+        """One blob of a layer, read alone."""
+        blob: Array = self._reader.array(self._entries[name].blobs[index])
+        return blob
+
     def entry(self, name: str) -> Entry:
         """The layer's type and the shapes of its blobs, without reading values."""
         return self._entries[name]
@@ -77,12 +82,6 @@ def read_weights(path: str | os.PathLike[str]) -> Weights:
     Raises: WeightsError when the file is damaged or something else, with what to do.
     """
     return Weights(scan_weights(path))
-
-
-def read_array(scan: Scan, entry: Entry, index: int) -> Array:
-    """One blob of a scanned file."""
-    array: Array = _reader(scan).array(entry.blobs[index])
-    return array
 
 
 def _reader(scan: Scan) -> Any:

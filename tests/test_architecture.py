@@ -23,12 +23,17 @@ ROOMS = (
     *("prototxt.spans", "prototxt.wire", "prototxt.recognition", "prototxt.copying", "prototxt.blobs"),
     *("prototxt.reading", "prototxt.records", "prototxt.caffemodel", "prototxt.hdf5", "prototxt.safetensors_file"),
     *("prototxt.solverstate", "prototxt.weights", "prototxt"),
-    *("fusion.errors", "fusion.fillers", "fusion.composition", "fusion.merging", "fusion.registry", "fusion.data"),
+    *("fusion.errors", "fusion.fillers", "fusion.starts", "fusion.composition"),
+    *("fusion.merge_sources", "fusion.merge_plan", "fusion.merge_wanted", "fusion.merge_matching", "fusion.merging"),
+    *("fusion.registry", "fusion.data"),
     *("fusion.pct", "fusion.layers", "fusion.nets", "fusion.weights", "fusion.trunk", "fusion.references"),
     *("fusion.solver", "fusion.verification", "fusion.report", "fusion.export", "fusion"),
     "tools",
 )
-TORCH_FREE = ("prototxt", "fusion.errors", "fusion.fillers", "fusion.composition", "fusion.merging", "fusion.report")
+TORCH_FREE = (
+    *("prototxt", "fusion.errors", "fusion.fillers", "fusion.starts", "fusion.composition"),
+    *("fusion.merging", "fusion.report"),
+)
 SOURCES = sorted(path for package in ("prototxt", "fusion", "tools") for path in (ROOT / package).rglob("*.py"))
 
 

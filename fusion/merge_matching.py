@@ -1,0 +1,264 @@
+"""Which source blob each blob of a fused net takes, and everything that does not fit, in words that name the remedy."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+
+from fusion.errors import BuildError, MergeError
+from fusion.merge_plan import Filled, Taken, shapes_text
+from fusion.merge_sources import MergeSource
+from fusion.merge_wanted import WantedLayer
+from fusion.starts import start_of, start_text
+from prototxt.places import place_of
+from prototxt.spans import Shape, settled_shape, shape_fits
+
+Origin = Taken | Filled
+Found = tuple[tuple[Shape, ...], tuple[Origin, ...]]
+
+
+@dataclass
+class Matching:
+    """found: shapes and origins by layer; offered: the layers with weights of each source; errors: all of them."""
+
+    found: dict[str, Found] = field(default_factory=dict)
+    offered: dict[str, list[str]] = field(default_factory=dict)
+    errors: list[MergeError] = field(default_factory=list)
+    allowed: tuple[str, ...] = ()
+
+
+def match(wanted: Sequence[WantedLayer], sources: Mapping[str, MergeSource], allow: Sequence[str]) -> Matching:
+    """Match the fused net's layers with the sources' by prefix and name."""
+    result = Matching(offered={prefix: list(source.weights) for prefix, source in sources.items()})
+    postponed: list[WantedLayer] = []
+    allowed: list[str] = []
+    for item in wanted:
+        if item.shapes == ():
+            continue
+        permitted = any(fnmatchcase(item.layer.name, pattern) for pattern in allow)
+        source = owner_of(item.layer.name, sources)
+        if source is None:
+            _without_source(item, sources, permitted, result)
+            continue
+        problem = _take(item, source, result)
+        if problem is None:
+            continue
+        if _may_share(item):
+            postponed.append(item)
+        elif permitted:
+            allowed.append(item.layer.name)
+            _fill(item, result)
+        else:
+            result.errors.append(problem)
+    _share(wanted, postponed, sources, result)
+    result.allowed = tuple(allowed)
+    result.errors += _unused_arguments(wanted, sources, allow)
+    return result
+
+
+def owner_of(name: str, sources: Mapping[str, MergeSource]) -> MergeSource | None:
+    """The source whose prefix the fused layer bears, the longest first; "" as prefix takes what no other does."""
+    for prefix, source in sources.items():
+        if not prefix or name.startswith(f"{prefix}/"):
+            return source
+    return None
+
+
+def _take(item: WantedLayer, source: MergeSource, result: Matching) -> MergeError | None:
+    """Take the layer's blobs from its source; what is wrong if they do not fit."""
+    name = source.own_name(item.layer.name)
+    if source.layers is not None and name not in source.layers:
+        return _missing(item, source, name, source.prototxt, source.layers)
+    if name not in source.weights:
+        return _missing(item, source, name, source.label, source.weights)
+    have = source.shapes(name)
+    want = item.shapes
+    kinds = (source.layers[name].type if source.layers is not None else "") or source.blob_type(name)
+    if kinds and kinds != item.layer.type:
+        return _error(
+            item,
+            f"is of type {item.layer.type} in the fused net, but '{name}' in {source.label} is of type {kinds}",
+            "the weights of one type mean something else in another: rename the layer or correct its type",
+        )
+    if want is None:
+        result.found[item.layer.name] = (tuple(have), _taken(source, name, len(have)))
+        return None
+    if len(have) != len(want) or not all(map(shape_fits, have, want)):
+        return _misfit(item, source, name, have, want)
+    shapes = tuple(settled_shape(h, w) for h, w in zip(have, want, strict=True))
+    result.found[item.layer.name] = (shapes, _taken(source, name, len(have)))
+    return None
+
+
+def _taken(source: MergeSource, name: str, count: int) -> tuple[Origin, ...]:
+    return tuple(Taken(source.prefix, name, index) for index in range(count))
+
+
+def _missing(item: WantedLayer, source: MergeSource, name: str, where: str, names: Mapping[str, object]) -> MergeError:
+    near = get_close_matches(name, [known for known in names if known in source.weights], n=1)
+    guess = f"did you mean '{near[0]}'? else " if near else ""
+    needs = f" of shape {shapes_text(item.shapes)}" if item.shapes else ""
+    return _error(
+        item,
+        f"needs weights{needs} from source '{source.prefix}', but {where} has no layer '{name}'",
+        f"{guess}give the weights of the net that the branch was made of, or allow it to start from its filler: "
+        f"--allow-missing {item.layer.name}",
+    )
+
+
+def _misfit(
+    item: WantedLayer, source: MergeSource, name: str, have: Sequence[Shape], want: Sequence[Sequence[int | None]]
+) -> MergeError:
+    return _error(
+        item,
+        f"needs blobs of shape {shapes_text(want)}, but '{name}' in {source.label} has {shapes_text(have)}",
+        "are these the weights of another net? to start the layer from its filler instead: "
+        f"--allow-missing {item.layer.name}",
+    )
+
+
+def _without_source(item: WantedLayer, sources: Mapping[str, MergeSource], permitted: bool, result: Matching) -> None:
+    """A new layer is filled; but one that looks like a forgotten source's, frozen and prefixed, is not."""
+    prefix, slash, _ = item.layer.name.partition("/")
+    if slash and item.frozen and not permitted and not _fixed_by_design(item):
+        known = ", ".join(f"'{name}'" for name in sorted(sources)) or "none"
+        result.errors.append(
+            _error(
+                item,
+                f"is frozen, and no source has its prefix '{prefix}' (sources: {known})",
+                f"add {prefix}=WEIGHTS, or allow it to start from its filler: --allow-missing {item.layer.name}",
+            )
+        )
+        return
+    _fill(item, result)
+
+
+def _fixed_by_design(item: WantedLayer) -> bool:
+    """Layers that people freeze at their start on purpose: upsampling by interpolation."""
+    return item.layer.type == "Deconvolution" and item.layer.convolution_param.weight_filler.type == "bilinear"
+
+
+def _fill(item: WantedLayer, result: Matching) -> None:
+    layer = item.layer
+    if item.shapes is None:
+        if layer.param:
+            hint = "give weights for it by a source with its prefix"
+            result.errors.append(_error(item, "has blobs whose shapes its description does not tell", hint))
+        return
+    unknown = [index for index, shape in enumerate(item.shapes) if None in shape]
+    if unknown:
+        result.errors.append(
+            _error(
+                item,
+                f"is new, but the shape of its blob {unknown[0]} is not known: {shapes_text(item.shapes)}",
+                "say the shape of the net's input: --input data=1,3,224,224",
+            )
+        )
+        return
+    shapes = tuple(tuple(int(dim or 0) for dim in shape) for shape in item.shapes)
+    try:
+        for index, shape in enumerate(shapes):
+            start_of(layer, index, len(shape))
+        fills = (Filled(layer.name, i, start_text(layer, i, len(shape))) for i, shape in enumerate(shapes))
+        result.found[layer.name] = (shapes, tuple(fills))
+    except BuildError as error:
+        result.errors.append(MergeError(error.message, place=place_of(layer), hint=error.hint))
+
+
+def _may_share(item: WantedLayer) -> bool:
+    return bool(item.shapes) and all(item.share_name(index) for index in range(len(item.shapes or ())))
+
+
+def _share(
+    wanted: Sequence[WantedLayer],
+    postponed: Sequence[WantedLayer],
+    sources: Mapping[str, MergeSource],
+    result: Matching,
+) -> None:
+    """One name, one blob: layers that share by `param { name }` get the first one's, and must not disagree."""
+    owners: dict[str, tuple[str, int]] = {}
+    for item in wanted:
+        if item.layer.name in result.found:
+            for index in range(len(result.found[item.layer.name][0])):
+                if item.share_name(index):
+                    _agree(item, index, owners, sources, result)
+    for item in postponed:
+        homes = [owners.get(item.share_name(index)) for index in range(len(item.shapes or ()))]
+        if any(home is None for home in homes):
+            source = owner_of(item.layer.name, sources)
+            if source is not None:
+                problem = _take(item, source, result)
+                result.errors += [problem] if problem else []
+            continue
+        shapes = tuple(
+            settled_shape(result.found[home[0]][0][home[1]], want)
+            for home, want in zip(homes, item.shapes or (), strict=True)
+            if home is not None
+        )
+        origins = tuple(result.found[home[0]][1][home[1]] for home in homes if home is not None)
+        result.found[item.layer.name] = (shapes, origins)
+
+
+def _agree(
+    item: WantedLayer,
+    index: int,
+    owners: dict[str, tuple[str, int]],
+    sources: Mapping[str, MergeSource],
+    result: Matching,
+) -> None:
+    name = item.share_name(index)
+    owner = owners.setdefault(name, (item.layer.name, index))
+    if owner == (item.layer.name, index):
+        return
+    shapes, origins = result.found[item.layer.name]
+    theirs = result.found[owner[0]][1][owner[1]]
+    ours = origins[index]
+    if isinstance(ours, Filled):
+        result.found[item.layer.name] = (shapes, (*origins[:index], theirs, *origins[index + 1 :]))
+    elif isinstance(theirs, Filled) or not _same_values(sources, ours, theirs):
+        result.errors.append(
+            _error(
+                item,
+                f"shares parameter '{name}' with layer '{owner[0]}', but the two would get different weights",
+                "two branches must not share by one name: rename the sources with fusion-rename, which prefixes it",
+            )
+        )
+
+
+def _same_values(sources: Mapping[str, MergeSource], ours: Taken, theirs: Taken) -> bool:
+    if ours == theirs:
+        return True
+    first = sources[ours.prefix].weights[ours.layer][ours.index]
+    second = sources[theirs.prefix].weights[theirs.layer][theirs.index]
+    return first.size == second.size and first.tobytes() == second.tobytes()
+
+
+def _unused_arguments(
+    wanted: Sequence[WantedLayer], sources: Mapping[str, MergeSource], allow: Sequence[str]
+) -> list[MergeError]:
+    names = [item.layer.name for item in wanted]
+    found = sorted({name.partition("/")[0] for name in names if "/" in name})
+    errors = []
+    for prefix, source in sources.items():
+        if prefix and not any(name.startswith(f"{prefix}/") for name in names):
+            hint = f"the prefixes in it are {', '.join(found)}" if found else "no layer in it has a prefix"
+            errors.append(
+                MergeError(
+                    f"source '{prefix}': no layer of the fused net begins with '{prefix}/'",
+                    place=os.fspath(source.label),
+                    hint=hint,
+                )
+            )
+    for pattern in allow:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            near = get_close_matches(pattern, names, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else "name a layer of the fused net"
+            errors.append(MergeError(f"--allow-missing {pattern}: the fused net has no such layer", hint=hint))
+    return errors
+
+
+def _error(item: WantedLayer, message: str, hint: str) -> MergeError:
+    return MergeError(f"layer '{item.layer.name}' {message}", place=place_of(item.layer), hint=hint)

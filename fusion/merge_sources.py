@@ -1,0 +1,92 @@
+"""The trained nets that a fused net takes its weights from: a file or arrays, and the net's prototxt if given."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusion.errors import FusionError, MergeError
+from prototxt.copying import Deferred, Payload, Stretch
+from prototxt.errors import PrototxtError
+from prototxt.loading import load_net
+from prototxt.spans import Shape
+from prototxt.weights import Weights, read_weights
+
+if TYPE_CHECKING:
+    from prototxt.messages import LayerParameter
+
+Path: TypeAlias = "str | os.PathLike[str]"
+Arrays: TypeAlias = "Mapping[str, Sequence[NDArray[Any]]]"
+SourceLike: TypeAlias = "Path | Arrays | tuple[Path, Path]"
+
+
+@dataclass(frozen=True, eq=False)
+class MergeSource:
+    """One opened source.
+
+    label   what it is called in tables and errors: the path of the weights
+    layers  the layers of its prototxt by name; None where none was given
+    """
+
+    prefix: str
+    label: str
+    weights: Arrays
+    prototxt: str = ""
+    layers: Mapping[str, LayerParameter] | None = None
+
+    def own_name(self, fused: str) -> str:
+        """What the fused net's layer is called in this source, which may bear the prefix already."""
+        bare = fused.removeprefix(f"{self.prefix}/") if self.prefix else fused
+        known = self.weights if self.layers is None else self.layers
+        return fused if bare not in known and fused in known else bare
+
+    def shapes(self, name: str) -> list[Shape]:
+        """The shapes of a layer's blobs, without reading them."""
+        if isinstance(self.weights, Weights):
+            return [blob.shape for blob in self.weights.entry(name).blobs]
+        return [tuple(np.shape(blob)) for blob in self.weights[name]]
+
+    def blob_type(self, name: str) -> str:
+        """The layer's type as the weights file states it, or ""."""
+        return self.weights.entry(name).type if isinstance(self.weights, Weights) else ""
+
+    def payload(self, name: str, index: int, shape: Shape) -> Payload:
+        """A blob to be written in `shape`: copied as bytes where the file has it as they are needed."""
+        if not isinstance(self.weights, Weights):
+            return np.asarray(self.weights[name][index], np.float32).reshape(shape)
+        blob = self.weights.entry(name).blobs[index]
+        if blob.copyable:
+            return Stretch(self.weights.scan, blob, shape)
+        weights = self.weights
+        return Deferred(shape, lambda: weights.array(name, index).reshape(shape))
+
+
+def open_sources(sources: Mapping[str, SourceLike]) -> tuple[dict[str, MergeSource], list[MergeError]]:
+    """The sources by prefix, the longest prefix first, and what is wrong with those that cannot be opened."""
+    opened: dict[str, MergeSource] = {}
+    errors: list[MergeError] = []
+    for prefix in sorted(sources, key=lambda prefix: (-len(prefix), prefix)):
+        clean = prefix.rstrip("/")
+        try:
+            opened[clean] = _opened(clean, sources[prefix])
+        except (PrototxtError, FusionError) as error:
+            errors += [MergeError(part.message, place=part.place, hint=part.hint) for part in error.errors]
+        except OSError as error:
+            errors.append(MergeError(f"{error.strerror}", place=str(error.filename), hint="check the path"))
+    return opened, errors
+
+
+def _opened(prefix: str, source: SourceLike) -> MergeSource:
+    if isinstance(source, Mapping):
+        label = source.scan.path if isinstance(source, Weights) else f"arrays of '{prefix}'"
+        return MergeSource(prefix, label, source)
+    if not isinstance(source, tuple):
+        return MergeSource(prefix, os.fspath(source), read_weights(source))
+    prototxt, weights = (os.fspath(path) for path in source)
+    net = load_net(prototxt)
+    return MergeSource(prefix, weights, read_weights(weights), prototxt, {layer.name: layer for layer in net.layer})

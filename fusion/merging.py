@@ -1,0 +1,153 @@
+"""Build the first weights of a fused net: a plan of what comes from where, all misfits at once; then a stream of bytes.
+
+    plan = plan_merge(load_net("fused.prototxt"), {"odd": "odd.caffemodel", "even": "even.caffemodel"})
+    print(plan.table())
+    apply_merge(plan, "init.caffemodel")
+
+Nothing is partial and silent: a layer of a prefixed branch without fitting weights is an error unless it is named.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+
+from fusion.errors import MergeError, raise_all
+from fusion.merge_matching import Matching, match
+from fusion.merge_plan import Filled, MergePlan, PlannedLayer, Taken
+from fusion.merge_sources import SourceLike, open_sources
+from fusion.merge_wanted import wanted_layers
+from fusion.starts import started
+from prototxt.copying import Deferred, Payload, Stretch
+from prototxt.messages import NetParameter
+from prototxt.spans import Entry, Scan, Shape
+from prototxt.weights import save
+
+__all__ = ["MergePlan", "apply_merge", "plan_merge"]
+
+_SAMPLE = 4096  # bytes at either end of each copied blob that are compared after writing
+
+
+def plan_merge(
+    fused_net: NetParameter,
+    sources: Mapping[str, SourceLike],
+    *,
+    seed: int = 0,
+    allow_missing: Sequence[str] = (),
+    inputs: Mapping[str, Sequence[int | None]] | None = None,
+) -> MergePlan:
+    """Find for every blob of the fused net where it comes from.
+
+    fused_net      decoded; of one phase, or with the layers of all
+    sources        prefix -> weights file, or arrays by layer name, or (prototxt, weights file). The fused layer
+                   `odd/conv1` takes `conv1` of source `odd`, or `odd/conv1` if that is its name there
+    seed           of the fillers of new layers; `fusion.build` with the same seed fills them with the same numbers
+    allow_missing  names of layers (or shell patterns) that may start from their fillers instead of a source's weights
+    inputs         shapes of input blobs, where the net does not tell them and a new layer's size depends on them
+
+    Raises: MergeError with all that does not fit; ShapeError when the fused net itself is wrong.
+    """
+    opened, errors = open_sources(sources)
+    raise_all(errors)
+    wanted = wanted_layers(fused_net, inputs)
+    matching = match(wanted, opened, tuple(allow_missing))
+    raise_all(matching.errors)
+    layers = tuple(
+        PlannedLayer(
+            item.layer.name,
+            item.layer.type,
+            tuple(item.layer.bottom),
+            tuple(item.layer.top),
+            *matching.found.get(item.layer.name, ((), ())),
+        )
+        for item in wanted
+    )
+    messages = {item.layer.name: item.layer for item in wanted}
+    return MergePlan(
+        fused_net.name, layers, _unused(matching, layers, opened), matching.allowed, seed, opened, messages
+    )
+
+
+def apply_merge(
+    plan: MergePlan, path: str | os.PathLike[str], *, progress: Callable[[int, int], None] | None = None
+) -> None:
+    """Write the planned weights as .caffemodel, .caffemodel.h5 or .safetensors, and check them against the plan.
+
+    Source blobs are copied as bytes, so memory does not grow with them. The same plan gives the same bytes.
+
+    progress  called with the bytes written so far and their sum
+
+    Raises: WeightsError when a source has changed since it was planned, or the format cannot hold the result;
+            MergeError when what was written is not what was planned; OSError.
+    """
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress:
+            progress(done, plan.nbytes)
+
+    layers = [
+        (Entry(layer.name, layer.type, (), layer.bottoms, layer.tops), _payloads(plan, layer)) for layer in plan.layers
+    ]
+
+    def check(scan: Scan, read: Callable[[int, int], bytes]) -> None:
+        _check(layers, scan, read)
+
+    save(path, layers, name=plan.name, check=check, progress=advance)
+
+
+def _unused(
+    matching: Matching, layers: Sequence[PlannedLayer], sources: Mapping[str, object]
+) -> dict[str, tuple[str, ...]]:
+    taken = {(o.prefix, o.layer) for layer in layers for o in layer.origins if isinstance(o, Taken)}
+    return {
+        prefix: tuple(name for name in matching.offered[prefix] if (prefix, name) not in taken)
+        for prefix in sorted(sources)
+    }
+
+
+def _payloads(plan: MergePlan, layer: PlannedLayer) -> list[Payload]:
+    return [_payload(plan, origin, shape) for origin, shape in zip(layer.origins, layer.shapes, strict=True)]
+
+
+def _payload(plan: MergePlan, origin: Taken | Filled, shape: Shape) -> Payload:
+    if isinstance(origin, Taken):
+        return plan.sources[origin.prefix].payload(origin.layer, origin.index, shape)
+    message = plan.messages[origin.layer]
+    return Deferred(shape, lambda: started(message, origin.index, shape, plan.seed))
+
+
+def _check(layers: Sequence[tuple[Entry, Sequence[Payload]]], scan: Scan, read: Callable[[int, int], bytes]) -> None:
+    """Compare what was written with what was planned: layers, shapes, and the ends of every copied blob.
+
+    Raises: MergeError naming what differs.
+    """
+    written = {entry.name: entry for entry in scan.entries}
+    errors = []
+    handles: dict[str, int] = {}
+    try:
+        for entry, blobs in layers:
+            found = written[entry.name].blobs if entry.name in written else ()
+            if [blob.shape for blob in found] != [tuple(blob.shape) for blob in blobs]:
+                errors.append(f"layer '{entry.name}' has other shapes than planned")
+                continue
+            for index, (blob, span) in enumerate(zip(blobs, found, strict=True)):
+                if not isinstance(blob, Stretch):
+                    continue
+                source = blob.scan.path
+                if source not in handles:
+                    handles[source] = os.open(source, os.O_RDONLY)
+                ends = {0, max(0, span.nbytes - _SAMPLE)}
+                count = min(_SAMPLE, span.nbytes)
+                if any(
+                    os.pread(handles[source], count, blob.blob.offset + end) != read(span.offset + end, count)
+                    for end in ends
+                ):
+                    errors.append(f"blob {index} of layer '{entry.name}' is not what '{source}' holds")
+    finally:
+        for handle in handles.values():
+            os.close(handle)
+    hint = "a source was changed during the merge, or the disk is failing: merge again"
+    raise_all([MergeError(f"after writing, {error}", place=scan.path, hint=hint) for error in errors])
