@@ -108,11 +108,11 @@ def params(net: Net) -> dict[str, list[Tensor]]:
 
     A second layer of the same name appears as `name (2)`.
     """
-    keys: dict[str, str] = {}
     found: dict[str, list[Tensor]] = {}
+    keys: dict[str, str] = {}
     for param in net.plan.params:
         if param.path not in keys:
-            count = sum(1 for key in keys if _named(net, key) == param.layer) + 1
+            count = sum(key == param.layer or key.startswith(f"{param.layer} (") for key in found) + 1
             keys[param.path] = param.layer if count == 1 else f"{param.layer} ({count})"
         found.setdefault(keys[param.path], []).append(tensor_at(net, param.attribute))
     return found
@@ -218,10 +218,6 @@ def _outputs(calls: Sequence[Call], weights: Mapping[str, float]) -> tuple[tuple
     taken = {value for call in calls for value in call.bottoms}
     tops = [value for call in calls for value in call.tops]
     return tuple((value, value) for value in tops if value not in taken or value in weights)
-
-
-def _named(net: Net, path: str) -> str:
-    return next(call.name for call in net.plan.calls if call.path == path)
 
 
 class _Values:

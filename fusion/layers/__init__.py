@@ -5,14 +5,17 @@ from fusion.layers import (
     combining,
     convolution,
     dense,
+    distances,
     dropout,
     losses,
     measures,
     normalization,
     pct,
     pooling,
+    recurrent,
     reshaping,
     scale,
+    selecting,
 )
 
 __all__ = [
@@ -20,12 +23,15 @@ __all__ = [
     "combining",
     "convolution",
     "dense",
+    "distances",
     "dropout",
     "losses",
     "measures",
     "normalization",
     "pct",
     "pooling",
+    "recurrent",
     "reshaping",
     "scale",
+    "selecting",
 ]

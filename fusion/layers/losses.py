@@ -1,14 +1,17 @@
-"""Losses against labels: SoftmaxWithLoss, and how losses are divided."""
+"""Losses against labels, and what they are divided by."""
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
+from google.protobuf.message import DecodeError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fusion.errors import BuildError
 from fusion.layers.axes import canonical, full
 from fusion.registry import Context, layer
 
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
 Normalization = Literal["FULL", "VALID", "BATCH_SIZE", "NONE"]
 LARGEST = -math.log(torch.finfo(torch.float32).tiny)
 """The loss of a probability that Caffe raises to FLT_MIN."""
+FLOOR = math.log(1e-20)
+"""The logarithm of the least probability in the other losses."""
 
 
 def normalization(param: LossParameter, default: Normalization) -> Normalization:
@@ -54,7 +59,7 @@ def divide(total: Tensor, mode: Normalization, batch: int, every: int, valid: Te
 class SoftmaxWithLoss(nn.Module):
     """The mean of -log softmax(x)[label], with a floor of FLT_MIN under the probability that the gradient ignores.
 
-    probabilities  whether a second top gives the softmax
+    probabilities  whether a second top gives the softmax, without gradient
     """
 
     def __init__(self, axis: int, ignore_label: int | None, mode: Normalization, probabilities: bool) -> None:
@@ -73,7 +78,7 @@ class SoftmaxWithLoss(nn.Module):
         each = each + (each.clamp(max=LARGEST) - each).detach()
         valid = None if self.ignore_label is None else (target != self.ignore_label).sum()
         loss = divide(each.sum(), self.mode, rows.shape[0], target.numel(), valid)
-        return (loss, log_probability.exp()) if self.probabilities else loss
+        return (loss, log_probability.detach().exp()) if self.probabilities else loss
 
 
 @layer("SoftmaxWithLoss")
@@ -82,3 +87,99 @@ def softmax_with_loss(layer: LayerParameter, context: Context) -> nn.Module:
     param = layer.loss_param
     mode = normalization(param, "VALID")
     return SoftmaxWithLoss(layer.softmax_param.axis, ignored(param), mode, probabilities=len(layer.top) > 1)
+
+
+class InfogainLoss(nn.Module):
+    """The mean of -sum over classes of H[label, class] * log softmax(x)[class]; the floor is 1e-20, and not differentiated.
+
+    matrix         H [C, C], or None where it is the third bottom
+    probabilities  whether a second top gives the softmax, without gradient
+    """
+
+    def __init__(
+        self, axis: int, ignore_label: int | None, mode: Normalization, probabilities: bool, matrix: Tensor | None
+    ) -> None:
+        super().__init__()
+        self.axis, self.ignore_label, self.mode, self.probabilities = axis, ignore_label, mode, probabilities
+        self.register_buffer("matrix", matrix, persistent=False)
+
+    def forward(self, x: Tensor, label: Tensor, given: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        """Scores [*outer, C, *inner] and labels [outer * inner], of any dtype, to a scalar."""
+        x = full(x)
+        axis = canonical(self.axis, x.dim())
+        matrix = self.matrix if given is None else given
+        assert matrix is not None
+        log_probability = x.log_softmax(axis)
+        rows = log_probability.reshape(math.prod(x.shape[:axis]), x.shape[axis], -1)
+        floored = rows + (rows.clamp(min=FLOOR) - rows).detach()
+        target = label.reshape(rows.shape[0], rows.shape[2]).long()
+        counts = torch.ones_like(target, dtype=torch.bool) if self.ignore_label is None else target != self.ignore_label
+        gains = matrix.reshape(x.shape[axis], x.shape[axis])[torch.where(counts, target, 0)]
+        each = -(gains * floored.transpose(1, 2)).sum(-1) * counts
+        valid = None if self.ignore_label is None else counts.sum()
+        loss = divide(each.sum(), self.mode, rows.shape[0], target.numel(), valid)
+        return (loss, log_probability.detach().exp()) if self.probabilities else loss
+
+
+@layer("InfogainLoss")
+def infogain_loss(layer: LayerParameter, context: Context) -> nn.Module:
+    """The multinomial logistic loss with a gain for every pair of classes, from a file or the third bottom."""
+    param = layer.loss_param
+    matrix = None if len(layer.bottom) > 2 else _matrix(layer.infogain_loss_param.source)
+    mode = normalization(param, "VALID")
+    return InfogainLoss(layer.infogain_loss_param.axis, ignored(param), mode, len(layer.top) > 1, matrix)
+
+
+def _matrix(path: str) -> Tensor:
+    """A blob from a binary BlobProto file, as Caffe writes it."""
+    from prototxt.messages import BlobProto
+
+    try:
+        blob = BlobProto.FromString(Path(path).read_bytes())
+    except (OSError, DecodeError) as error:
+        hint = "infogain_loss_param { source } must be a BlobProto of C x C gains, or give H as the third bottom"
+        raise BuildError(f"the infogain matrix cannot be read: {error}", place=path, hint=hint) from None
+    return torch.tensor(blob.data or blob.double_data, dtype=torch.float32)
+
+
+class MultinomialLogisticLoss(nn.Module):
+    """The mean of -log(probability of the label), floored at 1e-20 in the gradient as in the value."""
+
+    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+        """Probabilities [N, C, ...] and labels [N], of any dtype, to a scalar."""
+        rows = full(x).flatten(1)
+        chosen = rows.gather(1, label.reshape(-1, 1).long())
+        floored = chosen + (chosen.clamp(min=1e-20) - chosen).detach()
+        return -floored.log().sum() / rows.shape[0]
+
+
+@layer("MultinomialLogisticLoss")
+def multinomial_logistic_loss(layer: LayerParameter, context: Context) -> nn.Module:
+    """The logistic loss of probabilities."""
+    return MultinomialLogisticLoss()
+
+
+class SigmoidCrossEntropyLoss(nn.Module):
+    """The summed cross entropy of sigmoid(x) and targets in [0, 1]; no gradient to the targets."""
+
+    def __init__(self, ignore_label: int | None, mode: Normalization) -> None:
+        super().__init__()
+        self.ignore_label, self.mode = ignore_label, mode
+
+    def forward(self, x: Tensor, target: Tensor) -> Tensor:
+        """Scores [N, ...] and as many targets to a scalar."""
+        x = full(x)
+        target = target.detach().reshape(x.shape).to(x.dtype)
+        each = F.binary_cross_entropy_with_logits(x, target, reduction="none")
+        valid = None
+        if self.ignore_label is not None:
+            counts = target.trunc() != self.ignore_label
+            each, valid = torch.where(counts, each, 0), counts.sum()
+        return divide(each.sum(), self.mode, x.shape[0], x.numel(), valid)
+
+
+@layer("SigmoidCrossEntropyLoss")
+def sigmoid_cross_entropy_loss(layer: LayerParameter, context: Context) -> nn.Module:
+    """The cross entropy of many yes-or-no questions."""
+    param = layer.loss_param
+    return SigmoidCrossEntropyLoss(ignored(param), normalization(param, "BATCH_SIZE"))

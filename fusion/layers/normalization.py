@@ -85,7 +85,7 @@ class BatchNorm(nn.Module):
         if x.numel() == x.shape[1]:
             self._add(x.detach().flatten(), torch.zeros_like(self.variance))
             return x - x
-        mean, variance = torch.empty_like(self.mean), torch.empty_like(self.variance)
+        mean, variance = torch.zeros_like(self.mean), torch.zeros_like(self.variance)
         y = torch.batch_norm(x, None, None, mean, variance, True, 1.0, self.eps, torch.backends.cudnn.enabled)
         self._add(mean, variance)
         return y
