@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fusion.composition.deploying import deploy_text
+from fusion.composition.assembling import Plan, branch_texts, deploy_document, train_val_document
 from fusion.composition.heads import HEADS, NEEDS_SCORES, Features, Head, Request
-from fusion.composition.inputs import Inputs, Lists, input_shape, plan_inputs
-from fusion.composition.pieces import Layer, excerpt, layer_text, quoted, reparse
-from fusion.composition.references import Pct, Reference, check_pct, loss_layers, settle_classes
+from fusion.composition.inputs import Inputs, Lists, plan_inputs
+from fusion.composition.measuring import Shape, blob_shapes, check_whole
+from fusion.composition.pieces import quoted, read_net, reparse
+from fusion.composition.references import Pct, Reference, check_pct, settle_classes
 from fusion.composition.solvers import Schedule, check_schedule, solver_text
 from fusion.composition.sources import Part, PathLike, Source, read_part
 from fusion.errors import ComposeError, raise_all
 from prototxt.errors import PrototxtError
 from prototxt.tree import Document
-
-Shape = tuple[int | None, ...]
 
 
 @dataclass(frozen=True)
@@ -99,20 +97,20 @@ def compose(
     parts = _read_parts(sources, reference=side_outputs or head in NEEDS_SCORES)
     inputs = plan_inputs(parts, data_from, lists)
     notes = [note for part in parts for note in part.notes] + list(inputs.notes)
-    branches = {part.prefix: _branch_text(part, inputs) for part in parts}
-    given = (
-        {blob: (None, *input_shape) for feed in inputs.feeds.values() for blob in feed.values()} if input_shape else {}
-    )
-    shapes = _shapes(parts, inputs, branches, given)
-    scores = _references(parts, shapes, num_output) if side_outputs or head in NEEDS_SCORES else []
-    joined = _head(parts, head, num_output, shapes, scores, hidden, inputs)
+    branches = {part.prefix: branch_texts(part, inputs) for part in parts}
+    blobs = [blob for feed in inputs.feeds.values() for blob in feed.values()] if input_shape else []
+    given: dict[str, Shape] = dict.fromkeys(blobs, (None, *(input_shape or ())))
+    shapes = blob_shapes(parts, inputs, branches, given)
+    kept = _references(parts, shapes, num_output) if side_outputs or head in NEEDS_SCORES else []
+    joined = _head(parts, head, num_output, shapes, kept, hidden, inputs)
     notes += joined.notes
-    title = name or "+".join(dict.fromkeys(part.raw.name for part in parts if part.raw.name)) or "fused"
-    train_val = _train_val(title, parts, inputs, branches, joined, scores, losses, num_output)
     if side_outputs:
-        notes += [f"reference: '{item.blob}' scores classes {', '.join(map(str, item.classes))}" for item in scores]
-    _check_whole(train_val, given)
-    deploy = _deploy(title, parts, inputs, joined, shapes, notes, with_scores=head in NEEDS_SCORES)
+        notes += [f"reference: '{item.blob}' scores classes {', '.join(map(str, item.classes))}" for item in kept]
+    title = name or "+".join(dict.fromkeys(part.raw.name for part in parts if part.raw.name)) or "fused"
+    plan = Plan(title, num_output, parts, inputs, branches, joined, kept, losses, head in NEEDS_SCORES)
+    train_val = train_val_document(plan)
+    check_whole(train_val, given)
+    deploy = deploy_document(plan, shapes, notes)
     test_iter = schedule.test_iter or _test_iter(train_val, notes)
     solver = reparse(solver_text(schedule, test_iter), "solver.prototxt")
     return Composition(train_val, deploy, solver, tuple(notes))
@@ -157,72 +155,18 @@ def _read_parts(sources: Sequence[Source], *, reference: bool) -> list[Part]:
     return parts
 
 
-def _branch_text(part: Part, inputs: Inputs) -> dict[int, str]:
-    """The text of each layer of the branch and its classifier, reading the fused net's data blobs."""
-    from prototxt.editing import Edits
-
-    feed = inputs.feeds[part.prefix]
-    texts = {}
-    for layer in part.net.layers:
-        if layer.number not in part.branch.layers | part.classifier:
-            continue
-        text = excerpt(part.net, layer)
-        changed = {blob: new for blob, new in feed.items() if blob != new and blob in layer.bottoms + layer.tops}
-        if changed:
-            document = reparse(text, part.net.document.name)
-            edits = Edits(document)
-            block = document.root.messages("layer")[0]
-            for scalar in block.scalars("bottom") + block.scalars("top"):
-                if scalar.value in changed:
-                    edits.replace(scalar, quoted(changed[scalar.value]))
-            text = str(edits.apply())
-        texts[layer.number] = text
-    return texts
-
-
-def _shapes(
-    parts: Sequence[Part], inputs: Inputs, branches: dict[str, dict[int, str]], given: dict[str, Shape]
-) -> dict[str, Shape]:
-    """Shapes of all blobs of data and branches, as far as they can be known. Raises: ShapeError."""
-    body = "\n".join([inputs.text, *(text for branch in branches.values() for text in branch.values())])
-    known = dict(given)
-    for part in parts:
-        own = input_shape(part)
-        if own is not None and len(own) == 4:
-            for blob in part.branch.inputs[:1]:
-                known.setdefault(inputs.feeds[part.prefix][blob], (None, *own[1:]))
-    return _inferred(reparse(body, "<branches>"), "TEST", known)
-
-
-def _inferred(document: Document, phase: str, given: dict[str, Shape]) -> dict[str, Shape]:
-    from prototxt.loading import load_net
-    from prototxt.phases import filter_net
-    from prototxt.shapes import infer
-
-    net = filter_net(load_net(document, strict=False), phase=phase)
-    tops = {top for layer in net.layer for top in layer.top}
-    return infer(net, {blob: shape for blob, shape in given.items() if blob in tops}, unknown="ignore").blobs
-
-
 def _references(parts: Sequence[Part], shapes: dict[str, Shape], num_output: int) -> list[Reference]:
     references, errors = [], []
     for part in parts:
         if part.logits is None:
             continue
-        shape = _known(shapes.get(part.logits))
-        width = shape[1] if shape is not None and len(shape) == 2 else None
+        shape = shapes.get(part.logits, ())
+        width = shape[1] if len(shape) == 2 else None
         found, wrong = settle_classes(part.prefix, part.logits, part.source.classes, width, num_output)
         references += [found] if found else []
         errors += wrong
     raise_all(errors)
     return references
-
-
-def _known(shape: Shape | None) -> Shape | None:
-    """The shape, or None if even its rank is unknown."""
-    from prototxt.shapes import UNKNOWN
-
-    return None if shape is None or shape is UNKNOWN else shape
 
 
 def _head(
@@ -234,7 +178,7 @@ def _head(
     hidden: int | None,
     inputs: Inputs,
 ) -> Head:
-    features = [Features(part.prefix, cut, _known(shapes.get(cut))) for part in parts for cut in part.cuts]
+    features = [Features(part.prefix, cut, shapes.get(cut)) for part in parts for cut in part.cuts]
     plain = {cut for part in parts for cut in part.plain}
     readers = {part.reader for part in parts}
     taken = {blob for feed in inputs.feeds.values() for blob in feed.values()} | {inputs.label}
@@ -253,84 +197,8 @@ def _head(
     return HEADS[head](request)
 
 
-def _train_val(
-    title: str,
-    parts: Sequence[Part],
-    inputs: Inputs,
-    branches: dict[str, dict[int, str]],
-    head: Head,
-    scores: Sequence[Reference],
-    losses: Sequence[Pct],
-    num_output: int,
-) -> Document:
-    pieces = [f"name: {quoted(title)}\n", inputs.text]
-    for part in parts:
-        pieces += _branch_pieces(part, branches[part.prefix])
-    pieces += [head.text, layer_text("accuracy", "Accuracy", [head.logits, inputs.label], ["accuracy"], _TEST)]
-    pieces.append(layer_text("loss", "SoftmaxWithLoss", [head.logits, inputs.label], ["loss"]))
-    if losses:
-        pieces.append(loss_layers(losses, scores, head.logits, inputs.label, num_output))
-    return reparse("\n".join(pieces), "train_val.prototxt")
-
-
-_TEST = "include { phase: TEST }"
-
-
-def _branch_pieces(part: Part, texts: dict[int, str], *, classifier: bool = True, test_only: bool = False) -> list[str]:
-    """The branch's layers in the order of the file, under a line that says where they are from."""
-
-    def wanted(layer: Layer) -> bool:
-        kept = layer.number in texts and (classifier or layer.number not in part.classifier)
-        return kept and (not test_only or "TEST" in layer.phases)
-
-    file = os.path.basename(part.raw.document.name)
-    head = f"# ---- {part.prefix}: {file}, cut at {', '.join(part.plain)}; frozen ----\n"
-    return [head + "\n".join(texts[layer.number] for layer in part.net.layers if wanted(layer))]
-
-
-def _check_whole(train_val: Document, given: dict[str, Shape]) -> None:
-    """Raises: ComposeError if the fused net would be refused in either phase."""
-    for phase in ("TRAIN", "TEST"):
-        try:
-            _inferred(train_val, phase, given)
-        except PrototxtError as error:
-            raise_all([ComposeError(part.message, place=part.place, hint=part.hint) for part in error.errors])
-
-
-def _deploy(
-    title: str,
-    parts: Sequence[Part],
-    inputs: Inputs,
-    head: Head,
-    shapes: dict[str, Shape],
-    notes: list[str],
-    *,
-    with_scores: bool,
-) -> Document | None:
-    """The deploy net, or None with a note if an input's shape is not known."""
-    blobs = dict.fromkeys(blob for feed in inputs.feeds.values() for blob in feed.values())
-    sizes: dict[str, tuple[int, ...]] = {}
-    for blob in blobs:
-        shape = _known(shapes.get(blob))
-        dims = [] if shape is None else [dim for dim in shape[1:] if dim is not None]
-        if shape is None or len(dims) < len(shape) - 1:
-            notes.append(
-                f"deploy: not written, because the shape of '{blob}' is not known; give it as --input-shape C,H,W, "
-                "or compose where the first image of the lists can be read"
-            )
-            return None
-        sizes[blob] = (1, *dims)
-    branches = []
-    for part in parts:
-        branches += _branch_pieces(part, _branch_text(part, inputs), classifier=with_scores, test_only=True)
-    text = deploy_text(title, sizes, "\n".join(branches), head.text, head.logits)
-    return reparse(text, "deploy.prototxt")
-
-
 def _test_iter(train_val: Document, notes: list[str]) -> int:
     """Batches that go once through the validation list, if it can be read; else 500, with a note."""
-    from fusion.composition.pieces import read_net
-
     for layer in read_net(train_val).layers:
         if layer.is_data and "TEST" in layer.phases:
             for param in layer.message.messages("image_data_param"):

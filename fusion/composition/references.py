@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -22,12 +23,15 @@ _KINDS: Final[Mapping[str, tuple[str, Mapping[str, str]]]] = {
     "naive": ("NaivePCTLoss", {}),
 }
 _ABOVE_FROZEN = ("cna", "bct")
-_OPTIONS: Final = frozenset(
-    (
-        *("distance", "filter", "alpha", "beta", "temperature", "margin", "p", "topk", "topk_by_reference"),
-        *("exclude_gt", "one_sided", "relative", "p_norm"),
-    )
-)
+_NUMBER = re.compile(r"\d+(\.\d*)?([eE][-+]?\d+)?")
+# Each option of PCTParameter that may be given, and what its value is: a number, a switch, or one of some words.
+_SWITCH = ("true", "false")
+_OPTIONS: Final[Mapping[str, tuple[str, ...] | None]] = {
+    "distance": ("KL", "L2", "LI"),
+    "filter": ("ALL_PASS", "OLD_CORRECT", "NEW_INCORRECT", "NEG_FLIP"),
+    **dict.fromkeys(("alpha", "beta", "temperature", "margin", "p", "topk")),
+    **dict.fromkeys(("topk_by_reference", "exclude_gt", "one_sided", "relative", "p_norm"), _SWITCH),
+}
 
 
 @dataclass(frozen=True)
@@ -90,12 +94,21 @@ def check_pct(losses: Sequence[Pct]) -> list[ComposeError]:
             errors.append(ComposeError(what, hint=hint))
         elif loss.kind not in _KINDS:
             errors.append(ComposeError(f"there is no loss '{loss.kind}'", hint=f"one of {', '.join(_KINDS)}"))
-        errors += [
-            ComposeError(f"loss '{loss.kind}' has no option '{name}'", hint=f"one of {', '.join(sorted(_OPTIONS))}")
-            for name in loss.options
-            if name not in _OPTIONS
-        ]
+        errors += [error for name, value in loss.options.items() if (error := _check_option(loss.kind, name, value))]
     return errors
+
+
+def _check_option(kind: str, name: str, value: object) -> ComposeError | None:
+    if name not in _OPTIONS:
+        return ComposeError(
+            f"loss '{kind}' has no option '{name}'", hint=f"one of weight, {', '.join(sorted(_OPTIONS))}"
+        )
+    words, literal = _OPTIONS[name], _literal(value)
+    if words is not None and literal not in words:
+        return ComposeError(f"loss '{kind}': {name} cannot be {literal!r}", hint=f"one of {', '.join(words)}")
+    if words is None and not _NUMBER.fullmatch(literal):
+        return ComposeError(f"loss '{kind}': {name} is a number, not {literal!r}")
+    return None
 
 
 def loss_layers(losses: Sequence[Pct], references: Sequence[Reference], new: str, label: str, num_output: int) -> str:

@@ -1,0 +1,91 @@
+"""Unpack MNIST into JPEG images and the lists that Caffe reads, split as the tutorial splits it.
+
+    python prepare.py [DIRECTORY] [--limit N]
+
+Of the 60,000 training images the first 50,000 are for training (mnist/train/000000_5.jpg and so on), the last 10,000 for
+validation. Lists name them with their labels: `*_all.txt` all digits, `*_odd.txt` and `*_even.txt` half of them, with
+label // 2 as the class. The example's nets and solvers are copied beside the lists, so that everything runs in there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import shutil
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+HERE = Path(__file__).resolve().parent
+SPLITS = {"train": slice(0, 50_000), "val": slice(50_000, 60_000)}
+CHUNK = 2_500
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    options.add_argument("directory", type=Path, nargs="?", default=Path(), help="where to (default: here)")
+    options.add_argument("--limit", type=int, help="take only the first N images of each split")
+    arguments = options.parse_args(argv)
+    prepare(arguments.directory, arguments.limit)
+    return 0
+
+
+def prepare(directory: Path, limit: int | None = None) -> None:
+    """Write images, lists, nets and solvers; images that are there already stay."""
+    labels = read_idx(HERE / "data" / "train-labels-idx1-ubyte.gz")
+    for split, part in SPLITS.items():
+        chosen = labels[part][:limit]
+        names = [f"mnist/{split}/{number:06d}_{label}.jpg" for number, label in enumerate(chosen)]
+        write_images(directory, split, names)
+        for kind, lines in lists(names, chosen.tolist()).items():
+            (directory / f"{split}_{kind}.txt").write_text("".join(lines), encoding="utf-8")
+            print(f"{split}_{kind}.txt: {len(lines):,} images")
+    for path in sorted(HERE.glob("lenet_*.prototxt")):
+        shutil.copyfile(path, directory / path.name)
+        print(path.name)
+
+
+def lists(names: list[str], labels: list[int]) -> dict[str, list[str]]:
+    """The lines of the three lists of a split."""
+    pairs = list(zip(names, labels, strict=True))
+    return {
+        "all": [f"{name} {label}\n" for name, label in pairs],
+        "odd": [f"{name} {label // 2}\n" for name, label in pairs if label % 2 == 1],
+        "even": [f"{name} {label // 2}\n" for name, label in pairs if label % 2 == 0],
+    }
+
+
+def write_images(directory: Path, split: str, names: list[str]) -> None:
+    """Write a split's images as JPEG of quality 75, in two processes, unless the last one is there already."""
+    done = directory / f"mnist/.{split}_{len(names)}"
+    if done.exists():
+        return
+    (directory / "mnist" / split).mkdir(parents=True, exist_ok=True)
+    pixels = read_idx(HERE / "data" / "train-images-idx3-ubyte.gz")[SPLITS[split]]
+    jobs = [(directory, names[at : at + CHUNK], pixels[at : at + CHUNK]) for at in range(0, len(names), CHUNK)]
+    if len(jobs) == 1:
+        write_chunk(jobs[0])
+    else:
+        with ProcessPoolExecutor(2) as pool:
+            for _ in pool.map(write_chunk, jobs):
+                pass
+    done.touch()
+
+
+def write_chunk(job: tuple[Path, list[str], np.ndarray]) -> None:
+    directory, names, pixels = job
+    for name, image in zip(names, pixels, strict=False):
+        Image.fromarray(image).save(directory / name, quality=75)
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """An array of bytes in MNIST's own format: two zeros, the type (8), the number of dims, the dims, the values."""
+    content = gzip.decompress(path.read_bytes())
+    dims = np.frombuffer(content, ">i4", count=content[3], offset=4)
+    return np.frombuffer(content, np.uint8, offset=4 + 4 * content[3]).reshape(dims)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

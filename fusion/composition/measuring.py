@@ -1,0 +1,52 @@
+"""Shapes of the parts and of the whole, as far as sources, lists and given sizes tell them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+
+from fusion.composition.inputs import Inputs, input_shape
+from fusion.composition.pieces import reparse
+from fusion.composition.sources import Part
+from fusion.errors import ComposeError, raise_all
+from prototxt.errors import PrototxtError
+from prototxt.tree import Document
+
+Shape = tuple[int | None, ...]
+
+
+def blob_shapes(
+    parts: Sequence[Part], inputs: Inputs, branches: Mapping[str, Mapping[int, str]], given: Mapping[str, Shape]
+) -> dict[str, Shape]:
+    """Shapes of the blobs of data and branches; those of unknown rank are left out. Raises: ShapeError."""
+    from prototxt.shapes import UNKNOWN
+
+    body = "\n".join([inputs.text, *(text for branch in branches.values() for text in branch.values())])
+    known = dict(given)
+    for part in parts:
+        own = input_shape(part)
+        if own is not None and len(own) == 4:
+            known.setdefault(inputs.feeds[part.prefix][part.branch.inputs[0]], (None, *own[1:]))
+    shapes = _inferred(reparse(body, "the branches"), "TEST", known)
+    return {blob: shape for blob, shape in shapes.items() if shape is not UNKNOWN}
+
+
+def check_whole(train_val: Document, given: Mapping[str, Shape]) -> None:
+    """Raises: ComposeError with all that Caffe would refuse in the fused net, in either phase."""
+    for phase in ("TRAIN", "TEST"):
+        try:
+            _inferred(train_val, phase, given)
+        except PrototxtError as error:
+            raise_all([ComposeError(part.message, place=part.place, hint=part.hint) for part in error.errors])
+
+
+def _inferred(document: Document, phase: str, given: Mapping[str, Shape]) -> dict[str, Shape]:
+    from prototxt.loading import load_net
+    from prototxt.phases import filter_net
+    from prototxt.shapes import infer
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # fields of a fork stay in the text; whoever builds the net is told of them
+        net = filter_net(load_net(document, strict=False), phase=phase)
+    tops = {top for layer in net.layer for top in layer.top}
+    return infer(net, {blob: shape for blob, shape in given.items() if blob in tops}, unknown="ignore").blobs

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import prototxt
+from fusion import ComposeError
+from fusion.composition import Source, compose
+from fusion.composition.pieces import read_net
+
+Make = Callable[..., Path]
+
+
+def data_layers(document: prototxt.Document) -> list[tuple[str, tuple[str, ...], str | None, str | None]]:
+    found = []
+    for layer in read_net(document).layers:
+        if layer.type == "ImageData":
+            block = layer.message.messages("image_data_param")[0]
+            found.append((layer.name, layer.tops, block.string("source"), block.string("shuffle")))
+    return found
+
+
+def test_sources_that_prepare_alike_share_one_data_layer(make: Make) -> None:
+    sources = [Source("a", make("one"), at="fc"), Source("b", make("two"), at="fc")]
+    composed = compose(sources, num_output=3)
+    assert data_layers(composed.train_val) == [
+        ("images", ("data", "label"), "train_one.txt", "true"),
+        ("images", ("data", "label"), "val_one.txt", None),
+    ]
+    assert any("train_two.txt" in note for note in composed.notes)  # other lists than b was trained on
+
+
+def test_data_from_another_source_and_given_lists(make: Make) -> None:
+    sources = [Source("a", make("one"), at="fc"), Source("b", make("two"), at="fc")]
+    assert data_layers(compose(sources, num_output=3, data_from="b").train_val)[0][2] == "train_two.txt"
+    composed = compose(sources, num_output=3, train_list="t.txt", val_list="v.txt", train_batch=32, test_batch=16)
+    net = prototxt.load_net(composed.train_val)
+    assert [(x.image_data_param.source, x.image_data_param.batch_size) for x in net.layer[:2]] == [
+        ("t.txt", 32),
+        ("v.txt", 16),
+    ]
+    assert not any("trained" in note or "other sources" in note for note in composed.notes)
+
+
+def test_a_branch_with_another_transform_gets_its_own_data_in_step(make: Make) -> None:
+    other = make("two", transform="mean_value: 10", image="is_color: true new_height: 9 new_width: 9")
+    composed = compose([Source("a", make("one"), at="fc"), Source("b", other, at="fc")], num_output=3)
+    assert data_layers(composed.train_val) == [
+        ("images", ("data", "label"), "train_one.txt", "false"),
+        ("images", ("data", "label"), "val_one.txt", None),
+        ("b/images", ("b/data", "b/label"), "train_one.txt", "false"),
+        ("b/images", ("b/data", "b/label"), "val_one.txt", None),
+    ]
+    batches = [layer.image_data_param.batch_size for layer in prototxt.load_net(composed.train_val).layer[:4]]
+    assert batches == [8, 4, 8, 4]
+    net = prototxt.filter_net(prototxt.load_net(composed.train_val), phase="TRAIN")
+    shapes = prototxt.infer_shapes(net)
+    assert (shapes["data"][1:], shapes["b/data"][1:]) == ((1, 8, 8), (3, 9, 9))
+    assert next(layer for layer in net.layer if layer.name == "b/conv").bottom == ["b/data"]
+    assert [layer.type for layer in prototxt.load_net(composed.deploy).layer[:2]] == ["Input", "Input"]
+    assert any("shuffling" in note for note in composed.notes)
+
+
+def test_spelling_of_a_transform_does_not_matter(make: Make) -> None:
+    other = make("two", transform="scale: 5e-1")
+    composed = compose([Source("a", make("one"), at="fc"), Source("b", other, at="fc")], num_output=3)
+    assert len(data_layers(composed.train_val)) == 2
+
+
+def test_inputs_of_other_names_are_led_to_the_shared_blob(make: Make, tmp_path: Path) -> None:
+    path = tmp_path / "renamed.prototxt"
+    path.write_text(make("two").read_text().replace('"data"', '"pictures"'))
+    composed = compose([Source("a", make("one"), at="fc"), Source("b", path, at="fc")], num_output=3)
+    conv = next(layer for layer in read_net(composed.train_val).layers if layer.name == "b/conv")
+    assert conv.bottoms == ("data",)
+
+
+def test_lists_of_another_kind_are_refused_for_a_separate_branch(make: Make, tmp_path: Path) -> None:
+    path = tmp_path / "lmdb.prototxt"
+    text = make("two", transform="mean_value: 10").read_text().replace("ImageData", "Data")
+    path.write_text(
+        text.replace("image_data_param", "data_param").replace("is_color: false new_height: 8 new_width: 8", "")
+    )
+    with pytest.raises(ComposeError, match="data layers of one type"):
+        compose([Source("a", make("one"), at="fc"), Source("b", path, at="fc")], num_output=3)
+
+
+def test_a_source_without_data_needs_lists(tmp_path: Path) -> None:
+    path = tmp_path / "deploy.prototxt"
+    path.write_text(
+        'layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 1 dim: 1 dim: 4 dim: 4 } } }\n'
+        'layer { name: "fc" type: "InnerProduct" bottom: "x" top: "fc" inner_product_param { num_output: 2 } }\n'
+    )
+    with pytest.raises(ComposeError, match="no source has a data layer"):
+        compose([Source("a", path, at="fc")], num_output=2)
+    composed = compose([Source("a", path, at="fc")], num_output=2, train_list="t", val_list="v")
+    layer = read_net(composed.train_val).layers[0]
+    assert (layer.type, layer.tops) == ("ImageData", ("data", "label"))
+    assert layer.message.messages("image_data_param")[0].string("is_color") == "false"

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import prototxt
+from fusion_tools.compose import main
+
+NET = Path(__file__).parents[2] / "examples" / "mnist_odd_even"
+
+
+def arguments(*more: str) -> list[str]:
+    nets = [f"--source={name}={NET / f'lenet_{name}_train_val.prototxt'}@ip1" for name in ("odd", "even")]
+    return [*nets, "--num-output", "10", "-o", "fused", *more]
+
+
+def test_writes_three_files_and_tells_its_choices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lists = ["--train-list", "t.txt", "--val-list", "v.txt", "--train-batch", "50", "--test-batch", "20"]
+    classes = ["--classes", "odd=1,3,5,7,9", "--classes", "even=0,2,4,6,8"]
+    pct = ["--pct", "focal,weight=0.5,temperature=1", "--pct", "naive"]
+    schedule = ["--max-iter", "40", "--base-lr", "0.02", "--random-seed", "7"]
+    assert main(arguments(*lists, *classes, *pct, *schedule, "--input-shape", "1,28,28")) == 0
+    output = capsys.readouterr().out
+    assert "wrote fused/deploy.prototxt" in output
+    assert "reference: 'odd/ip2' scores classes 1, 3, 5, 7, 9" in output
+    solver = prototxt.load_solver("fused/solver.prototxt")
+    assert (solver.max_iter, solver.base_lr, solver.random_seed) == (40, pytest.approx(0.02), 7)
+    focal = [layer for layer in prototxt.load_net("fused/train_val.prototxt").layer if layer.name == "focal_odd"]
+    assert focal[0].pct_param.temperature == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--source", "third"], "expected PREFIX="),
+        (["--classes", "third=1"], "--classes names no source: 'third'"),
+        (["--classes", "odd=1,x"], "'x' is no number"),
+        (["--pct", "focal,weight"], "'weight' has no value"),
+        (["--pct", "focal,weight=much"], "is no number"),
+        (["--source", "odd=other.prototxt"], "two sources have the prefix 'odd'"),
+        (["--head", "concat_fc"], "there is no head"),
+    ],
+)
+def test_bad_usage_is_one_message(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    more: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments(*more)) == 1
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_lenets_take_little_and_no_torch(tmp_path: Path) -> None:
+    code = "import sys, resource; from fusion_tools.compose import main; main(sys.argv[1:]); "
+    code += "print('torch' in sys.modules, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    begin = time.perf_counter()
+    command = [sys.executable, "-c", code, *arguments()]
+    output = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert time.perf_counter() - begin < 10  # generous: the goal is 0.5 s on an idle machine
+    torch, peak = output.split()[-2:]
+    assert torch == "False"
+    assert int(peak) < 80 * 1024
