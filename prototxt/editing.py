@@ -77,7 +77,7 @@ class Edits:
         line = self._line_start(field.start)
         alone_before = text[line : field.start].strip(" \t") == ""
         following = _skip_spaces(text, end)
-        if alone_before and text[following : following + 2].rstrip("\r\n") == "":
+        if alone_before and (following == len(text) or text.startswith(("\n", "\r\n"), following)):
             stop = text.find("\n", following)
             self._spans.append((line, len(text) if stop < 0 else stop + 1, ""))
         elif alone_before:

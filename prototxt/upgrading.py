@@ -21,8 +21,8 @@ from prototxt.messages import BlobShape, LayerParameter, NetParameter, ParamSpec
 from prototxt.scalars import did_you_mean
 from prototxt.schema.legacy import FORK_V1_TYPES, PADDING, SOLVER_TYPES, V0_FIELDS, V0_TYPES, V1_TYPES
 
-_TRANSFORMED = {"DATA": "data_param", "IMAGE_DATA": "image_data_param", "WINDOW_DATA": "window_data_param"}
-_TRANSFORMS = ("scale", "mean_file", "crop_size", "mirror")
+TRANSFORMED = {"DATA": "data_param", "IMAGE_DATA": "image_data_param", "WINDOW_DATA": "window_data_param"}
+TRANSFORMS = ("scale", "mean_file", "crop_size", "mirror")
 
 
 class UpgradeWarning(UserWarning):
@@ -140,10 +140,10 @@ def _v1_layer(old: V1LayerParameter, index: int, report: _Report) -> V1LayerPara
     """A V0 layer as V1; a V1 layer with its transforms moved out of the data parameters."""
     if old.HasField("layer"):
         return _from_v0(old, index, report)
-    name = _TRANSFORMED.get(V1LayerParameter.LayerType.Name(old.type))
+    name = TRANSFORMED.get(V1LayerParameter.LayerType.Name(old.type))
     if name is not None and old.HasField(name):
         param = getattr(old, name)
-        for transform in _TRANSFORMS:
+        for transform in TRANSFORMS:
             if param.HasField(transform):
                 setattr(old.transform_param, transform, getattr(param, transform))
                 param.ClearField(transform)
