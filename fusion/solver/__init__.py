@@ -1,1 +1,14 @@
-"""To be described."""
+"""Training from a solver file, with Caffe's semantics and torch's machinery.
+
+    solver = Solver("solver.prototxt", weights="init.caffemodel")
+    solver.train()                 # to max_iter, with tests, displays and snapshots; or
+    solver.step(100)
+    solver.net                     # the net in training
+"""
+
+from __future__ import annotations
+
+from fusion.solver.loop import Solver
+from fusion.solver.updates import SGD, AdaDelta, AdaGrad, Adam, CaffeOptimizer, Nesterov, RMSProp
+
+__all__ = ["SGD", "AdaDelta", "AdaGrad", "Adam", "CaffeOptimizer", "Nesterov", "RMSProp", "Solver"]

@@ -1,0 +1,154 @@
+"""What a net eats: a batch of every data layer per iteration, read live or taken from cached rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from fusion.data import Source, check_labels, open_source
+from fusion.data.store import BUDGET, Progress
+from fusion.solver.prefetch import ahead
+
+if TYPE_CHECKING:
+    from fusion.graph import Net
+    from prototxt.messages import LayerParameter, NetParameter
+
+Blobs = dict[str, Tensor]
+
+
+class Feed(Protocol):
+    """Batches for one net; `position` counts those handed out and is all that a snapshot needs of it."""
+
+    position: int
+
+    def take(self) -> Blobs:
+        """The next batch, on the net's device."""
+
+
+def open_sources(
+    net: NetParameter, phase: str, *, seed: int, arrays: Mapping[str, ArrayLike] | None = None, budget: int = BUDGET
+) -> list[Source]:
+    """The sources of a net's data layers, in order. Raises: DataError."""
+    return [
+        open_source(layer, phase, seed=seed, arrays=arrays, budget=budget)
+        for layer in net.layer
+        if layer.top and not layer.bottom and layer.type in DATA_TYPES
+    ]
+
+
+DATA_TYPES = frozenset({"Data", "DummyData", "HDF5Data", "ImageData", "Input", "MemoryData", "WindowData"})
+_JUDGES = ("SoftmaxWithLoss", "Accuracy", "MultinomialLogisticLoss", "HingeLoss", "InfogainLoss")
+
+
+def shapes_of(sources: Sequence[Source]) -> dict[str, tuple[int, ...]]:
+    """The shape of each top for one batch."""
+    return {top: shape for source in sources for top, shape in source.shapes.items()}
+
+
+def check_classes(net: NetParameter, sources: Sequence[Source], shapes: Mapping[str, Sequence[int | None]]) -> None:
+    """Check labels against the number of classes wherever a layer judges a data layer's label.
+
+    shapes  of the net's blobs
+    Raises  DataError
+    """
+    for layer in net.layer:
+        if layer.type not in _JUDGES or len(layer.bottom) < 2:
+            continue
+        for source in sources:
+            if layer.bottom[1] in source.tops and source.tops.index(layer.bottom[1]) == 1:
+                classes = _classes(layer, shapes.get(layer.bottom[0], ()))
+                if classes is not None:
+                    check_labels(source, classes, ignore=_ignored(layer))
+
+
+def _classes(layer: LayerParameter, shape: Sequence[int | None]) -> int | None:
+    axis = layer.accuracy_param.axis if layer.type == "Accuracy" else layer.softmax_param.axis
+    return shape[axis] if -len(shape) <= axis < len(shape) else None
+
+
+def _ignored(layer: LayerParameter) -> int | None:
+    param = layer.accuracy_param if layer.type == "Accuracy" else layer.loss_param
+    return param.ignore_label if param.HasField("ignore_label") else None
+
+
+@dataclass(eq=False)
+class LiveFeed:
+    """Batches read from the sources as they are needed, ahead of time where reading takes time."""
+
+    sources: Sequence[Source]
+    device: torch.device
+    position: int = 0
+    _running: Iterator[Blobs] | None = None
+    _expected: int = 0
+
+    def take(self) -> Blobs:
+        """The next batch."""
+        if self._running is None or self._expected != self.position:
+            slow = any(not source.in_memory for source in self.sources)
+            batches = self._batches(self.position)
+            self._running = ahead(batches) if slow or self.device.type == "cuda" else batches
+            self._expected = self.position
+        blobs = next(self._running)
+        self.position += 1
+        self._expected += 1
+        if self.device.type == "cpu":
+            return blobs
+        return {top: tensor.to(self.device, non_blocking=True) for top, tensor in blobs.items()}
+
+    def _batches(self, number: int) -> Iterator[Blobs]:
+        orders = [source.order(number) for source in self.sources]
+        while True:
+            blobs: Blobs = {}
+            for source, order in zip(self.sources, orders, strict=True):
+                blobs.update(source.batch(next(order), draw=number))
+            if self.device.type == "cuda":
+                blobs = {top: tensor.pin_memory() for top, tensor in blobs.items()}
+            yield blobs
+            number += 1
+
+
+@dataclass(eq=False)
+class CachedFeed:
+    """Batches taken from rows that were computed once: a view where records follow each other, a copy otherwise.
+
+    rows  what the head needs, one row per record, on the net's device
+    """
+
+    rows: Blobs
+    source: Source
+    position: int = 0
+    _order: Iterator[NDArray[np.int64]] | None = None
+    _expected: int = 0
+
+    def take(self) -> Blobs:
+        """The next batch."""
+        return self.take_many(1)
+
+    def take_many(self, count: int) -> Blobs:
+        """The next `count` batches in one."""
+        if self._order is None or self._expected != self.position:
+            self._order = self.source.order(self.position)
+        indices = next(self._order) if count == 1 else np.concatenate([next(self._order) for _ in range(count)])
+        self.position += count
+        self._expected = self.position
+        return self.pick(indices)
+
+    def pick(self, indices: NDArray[np.int64]) -> Blobs:
+        """The rows of these records."""
+        first, count = int(indices[0]), len(indices)
+        if int(indices[-1]) - first == count - 1 and (count < 3 or bool((np.diff(indices) == 1).all())):
+            return {key: rows[first : first + count] for key, rows in self.rows.items()}
+        chosen = torch.from_numpy(indices)
+        return {key: rows[chosen.to(rows.device)] for key, rows in self.rows.items()}
+
+
+def load_all(sources: Sequence[Source], progress: Progress | None = None) -> None:
+    """Read into memory what will be kept there, which finds unreadable records before training starts."""
+    for source in sources:
+        source.load(progress)

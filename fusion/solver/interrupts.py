@@ -1,0 +1,45 @@
+"""Ctrl-C and hang-up, as Caffe treats them: snapshot and stop; snapshot and go on."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+
+@dataclass
+class Requests:
+    """What the user has asked for since it was last looked at."""
+
+    stop: bool = False
+    snapshot: bool = False
+
+
+@contextmanager
+def requests() -> Iterator[Requests]:
+    """Collect SIGINT, SIGTERM (stop) and SIGHUP (snapshot) while the block runs; a second Ctrl-C interrupts at once."""
+    asked = Requests()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if asked.stop:
+            raise KeyboardInterrupt
+        asked.stop = True
+
+    def snapshot(number: int, frame: FrameType | None) -> None:
+        asked.snapshot = True
+
+    handlers = {signal.SIGINT: stop, signal.SIGTERM: stop}
+    if hasattr(signal, "SIGHUP"):
+        handlers[signal.SIGHUP] = snapshot
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

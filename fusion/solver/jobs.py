@@ -1,0 +1,75 @@
+"""One net of a solver with its data: built, checked, and told what runs in each iteration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from numpy.typing import ArrayLike
+
+from fusion.data import Source
+from fusion.graph import Net
+from fusion.nets import build
+from fusion.registry import Phase
+from fusion.solver.feeds import Feed, LiveFeed, check_classes, open_sources, shapes_of
+from prototxt.shapes import infer
+
+if TYPE_CHECKING:
+    from prototxt.messages import NetParameter
+
+
+@dataclass(eq=False)
+class Job:
+    """A net and its data.
+
+    message  the filtered description
+    net      the whole net
+    runs     what an iteration runs: the whole net, or the head behind a cached trunk
+    feed     what `runs` takes
+    """
+
+    message: NetParameter
+    net: Net
+    sources: Sequence[Source]
+    runs: Net
+    feed: Feed
+
+
+def open_job(
+    message: NetParameter,
+    phase: Phase,
+    *,
+    seed: int,
+    device: torch.device,
+    arrays: Mapping[str, ArrayLike] | None = None,
+) -> Job:
+    """Open the data, build the net on the device, and check that labels are classes of it.
+
+    Raises: DataError, BuildError; prototxt's ShapeError.
+    """
+    sources = open_sources(message, phase, seed=seed, arrays=arrays)
+    shapes = shapes_of(sources)
+    net = build(message, phase, shapes=shapes, seed=seed)
+    check_classes(message, sources, infer(message, inputs=shapes).blobs)
+    net.to(device)
+    return Job(message, net, sources, net, LiveFeed(sources, device))
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that a name means; "auto" takes a GPU where there is one.
+
+    Raises: TrainingError for a device that is not there.
+    """
+    from fusion.errors import TrainingError
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise TrainingError(f"unknown device '{name}'", hint="give auto, cpu, cuda or cuda:1") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise TrainingError("this machine or this torch build has no CUDA device", hint="use --device cpu")
+    return device

@@ -1,0 +1,343 @@
+"""Training as Caffe trains: the loop, its tests, its displays and its snapshots."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from fusion.errors import TrainingError
+from fusion.graph import Net
+from fusion.nets import loss_weights, total_loss
+from fusion.solver import snapshot as files
+from fusion.solver.arena import lay_out
+from fusion.solver.descriptions import read_nets
+from fusion.solver.display import Display, Outputs, for_stream, number, output_lines
+from fusion.solver.feeds import load_all
+from fusion.solver.histories import histories, restore_histories
+from fusion.solver.interrupts import Requests, requests
+from fusion.solver.jobs import choose_device, open_job
+from fusion.solver.losses import Losses
+from fusion.solver.policies import advance, learning_rate
+from fusion.solver.settings import Settings, read_settings
+from fusion.solver.testing import Average, Test, averages_records, measure
+from fusion.solver.trunks import DEFAULT_BUDGET, cache_trunk
+from fusion.solver.updates import RULES, CaffeOptimizer
+from fusion.weights import load_weights, save_weights, share_weights
+from prototxt.loading import load_solver
+from prototxt.messages import SolverParameter
+from prototxt.solverstate import SolverState, read_solverstate, write_solverstate
+
+if TYPE_CHECKING:
+    from fusion.solver.arena import Arena
+
+Path = str | os.PathLike[str]
+
+
+class Solver:
+    """A solver file at work.
+
+    solver        a solver file, or its message
+    weights       start from these: a path or several, later ones win; else from the solver's own `weights`
+    device        "auto", "cpu", "cuda", "cuda:1"
+    max_iter      instead of the solver's
+    cache_budget  bytes for the frozen trunk's outputs; 0 computes them anew in each iteration
+    display       where to report; by default a progress bar on a terminal, Caffe's lines elsewhere, on stderr
+    arrays        rows for MemoryData and Input layers
+
+    net    the net in training; the test nets hold the same parameters
+    iter   iterations done
+
+    Raises: TrainingError, DataError, BuildError, WeightsMismatch; prototxt's errors for its files.
+    """
+
+    def __init__(
+        self,
+        solver: SolverParameter | Path,
+        weights: Path | Sequence[Path] | None = None,
+        *,
+        device: str = "auto",
+        max_iter: int | None = None,
+        cache_budget: int = DEFAULT_BUDGET,
+        display: Display | None = None,
+        arrays: Mapping[str, ArrayLike] | None = None,
+    ) -> None:
+        self.display = display or for_stream()
+        message, path = _read(solver, max_iter)
+        self.settings = read_settings(message, path=path)
+        nets = read_nets(message, path=path)
+        self.device = choose_device(device)
+        self.seed = int.from_bytes(os.urandom(4), "little") if self.settings.seed is None else self.settings.seed
+        torch.manual_seed(self.seed)
+        opened = partial(open_job, seed=self.seed, device=self.device, arrays=arrays)
+        self._train = opened(nets.train, "TRAIN")
+        self._tests = [opened(test, "TEST") for test in nets.tests]
+        self.iter = 0
+        self._step = 0
+        self._cache_budget = cache_budget
+        self._measured: list[Test] | None = None
+        self._last_good: str | None = None
+        self._losses = Losses(self.settings.average_loss)
+        self.load(self.settings.weights if weights is None else _paths(weights))
+        for test in self._tests:
+            share_weights(test.net, self._train.net)
+        self._arena = lay_out(self._train.net)
+        self.optimizer = _optimizer(self.settings, self._arena)
+
+    @property
+    def net(self) -> Net:
+        """The net in training."""
+        return self._train.net
+
+    def load(self, paths: Sequence[Path]) -> None:
+        """Copy trained weights into the layers of the same names, file after file; other layers keep theirs."""
+        for path in paths:
+            report = load_weights(self._train.net, path)
+            for test in self._tests:
+                load_weights(test.net, path)
+            self.display.say(f"weights from {os.fspath(path)}: {len(report.loaded)} layers")
+            for what, layers in (("keep their own", report.missing), ("are in the file only", report.unused)):
+                if layers:
+                    self.display.say(f"  {len(layers)} layers {what}: {_shorten(layers)}")
+
+    def train(self) -> None:
+        """Run to max_iter with tests, displays and snapshots.
+
+        Ctrl-C takes a snapshot and raises KeyboardInterrupt; SIGHUP takes one and goes on.
+
+        Raises: TrainingError for a loss that is not a number or a snapshot that cannot be written.
+        """
+        settings = self.settings
+        if settings.snapshot or settings.snapshot_after_train:
+            files.check_writable(settings.prefix)
+        self._get_ready()
+        self.display.start(self.iter, settings.max_iter)
+        try:
+            with requests() as asked:
+                self._run(settings.max_iter, asked)
+            self._finish()
+        finally:
+            self.display.close()
+
+    def step(self, count: int = 1) -> float:
+        """Run `count` iterations, with the tests, displays and snapshots that fall due; returns the averaged loss."""
+        self._get_ready()
+        self._run(self.iter + count, Requests())
+        return self._losses.mean
+
+    def test(self) -> list[Average]:
+        """Measure and report all test nets."""
+        averages = []
+        for index, test in enumerate(self._get_ready()):
+            self.display.say(f"Iteration {self.iter}, Testing net (#{index})")
+            averages.append(measure(test))
+            if self.settings.test_compute_loss:
+                self.display.say(f"Test loss: {number(averages[-1].loss)}")
+            for line in output_lines("Test", averages[-1].outputs):
+                self.display.say(line)
+        return averages
+
+    def snapshot(self) -> str:
+        """Write the weights and the state; returns the solverstate's path.
+
+        Raises: TrainingError when they cannot be written; an earlier snapshot is left as it was.
+        """
+        losses = self._losses.recent
+        model, state, exact = files.names(self.settings.prefix, self.iter, hdf5=self.settings.snapshot_hdf5)
+        content = SolverState(self.iter, model, histories(self._arena, self.optimizer), self._step)
+        ours = files.Exact(
+            iteration=self.iter,
+            positions=tuple(job.feed.position for job in (self._train, *self._tests)),
+            losses=losses,
+            seed=self.seed,
+            weights=files.checksum(self._arena.flats),
+        )
+        files.write_all(
+            [
+                (model, lambda path: save_weights(self.net, path)),
+                (exact, lambda path: files.write_exact(path, ours)),
+                (state, lambda path: write_solverstate(path, content)),
+            ],
+            last_good=self._last_good,
+        )
+        self._last_good = state
+        self.display.say(f"Snapshotting to {model} and {state}")
+        return state
+
+    def restore(self, path: Path) -> None:
+        """Go on from a solverstate: exactly, with our own file beside it; else as Caffe does, data from its start.
+
+        Raises: TrainingError when the state is that of another net; WeightsError when the file is none.
+        """
+        place = os.fspath(path)
+        state = read_solverstate(place)
+        self.load([_weights_of(state, place)])
+        restore_histories(self._arena, self.optimizer, state.history, place)
+        self.iter, self._step = state.iter, state.current_step
+        self.optimizer.updates = state.iter
+        exact = files.read_exact(files.exact_beside(place), state.iter, files.checksum(self._arena.flats))
+        if exact is not None:
+            self._losses = Losses(self.settings.average_loss, exact.losses)
+            for job, position in zip((self._train, *self._tests), exact.positions, strict=False):
+                job.feed.position = position
+        self._last_good = place
+        how = "exactly" if exact is not None else "as Caffe does: the data starts anew"
+        self.display.say(f"Restored iteration {self.iter} from {place}, {how}")
+
+    def _get_ready(self) -> list[Test]:
+        """Read the data ahead, and compute the frozen trunk once where there is one."""
+        if self._measured is None:
+            for job in (self._train, *self._tests):
+                phase = job.net.plan.phase
+                load_all(job.sources, partial(self.display.progress, f"decoding ({phase})"))
+                position = job.feed.position
+                outcome = cache_trunk(job, self._cache_budget, self.display, self.device)
+                job.feed.position = position
+                self.display.say(f"{phase} net: {outcome}")
+            self._measured = [
+                Test(job.runs, job.feed, count, averages_records(job.message))
+                for job, count in zip(self._tests, self.settings.test_iter, strict=True)
+            ]
+        return self._measured
+
+    def _run(self, stop: int, asked: Requests) -> None:
+        """The loop, in Caffe's order: test, forward and backward, show, update, snapshot."""
+        settings = self.settings
+        shown, started = self.iter, time.perf_counter()
+        while self.iter < stop:
+            if self._due(settings.test_interval) and (self.iter > 0 or settings.test_initialization):
+                self.test()
+            out = self._forward_backward()
+            self._step = advance(settings.schedule, self.iter, self._step)
+            rate = learning_rate(settings.schedule, self.iter, self._step)
+            if self._due(settings.display):
+                now = time.perf_counter()
+                self._show(out, rate, self.iter - shown, now - started)
+                shown, started = self.iter, now
+            elif self._losses.due:
+                self._look()
+                self.display.tick(self.iter)
+            self._update(rate)
+            self.iter += 1
+            if asked.stop or asked.snapshot or self._due(settings.snapshot):
+                self._look()
+                self.snapshot()
+                asked.snapshot = False
+            if asked.stop:
+                raise KeyboardInterrupt
+
+    def _due(self, interval: int) -> bool:
+        return interval > 0 and self.iter % interval == 0
+
+    def _forward_backward(self) -> dict[str, Tensor]:
+        """Add up the gradients of iter_size batches, and note the loss without waiting for it."""
+        self._arena.zero()
+        net, feed, size = self._train.runs, self._train.feed, self.settings.iter_size
+        total: Tensor | None = None
+        out: dict[str, Tensor] = {}
+        for _ in range(size):
+            out = net(feed.take())
+            loss = total_loss(net, out)
+            loss.backward()  # type: ignore[no-untyped-call]
+            total = loss.detach() if total is None else total + loss.detach()
+        assert total is not None
+        self._losses.add(self.iter, total if size == 1 else total / size)
+        return out
+
+    @torch.no_grad()
+    def _update(self, rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.update()
+
+    def _look(self) -> None:
+        try:
+            self._losses.look()
+        except TrainingError as error:
+            left = f"; go on with --snapshot {self._last_good}" if self._last_good else ""
+            raise TrainingError(error.message, hint=f"{error.hint}{left}") from None
+
+    def _show(self, out: Mapping[str, Tensor], rate: float, iterations: int, seconds: float) -> None:
+        self._look()
+        speed = f" ({number(iterations / seconds)} iter/s, {number(seconds)}s/{iterations} iters)" if iterations else ""
+        self.display.say(f"Iteration {self.iter}{speed}, loss = {number(self._losses.mean)}")
+        for line in output_lines("Train", _values(self._train.runs, out)):
+            self.display.say(line)
+        self.display.say(f"Iteration {self.iter}, lr = {number(rate)}")
+        self.display.tick(self.iter, self._losses.mean, rate)
+
+    @torch.no_grad()
+    def _finish(self) -> None:
+        """What Caffe does behind the last iteration: snapshot, show, test."""
+        settings = self.settings
+        self._look()
+        if settings.snapshot_after_train and not (settings.snapshot and self._due(settings.snapshot)):
+            self.snapshot()
+        if self._due(settings.display):
+            out = self._train.runs(self._train.feed.take())
+            self._losses.add(self.iter, total_loss(self._train.runs, out).detach())
+            self.display.say(f"Iteration {self.iter}, loss = {number(self._losses.mean)}")
+        if self._due(settings.test_interval):
+            self.test()
+        self.display.say("Optimization Done.")
+
+
+def _read(solver: SolverParameter | Path, max_iter: int | None) -> tuple[SolverParameter, str | None]:
+    if isinstance(solver, SolverParameter):
+        message = SolverParameter()
+        message.CopyFrom(solver)
+        path = None
+    else:
+        path = os.fspath(solver)
+        message = load_solver(path)
+    if max_iter is not None:
+        message.max_iter = max_iter
+    return message, path
+
+
+def _paths(weights: Path | Sequence[Path]) -> Sequence[Path]:
+    return [weights] if isinstance(weights, (str, os.PathLike)) else weights
+
+
+def _optimizer(settings: Settings, arena: Arena) -> CaffeOptimizer:
+    return RULES[settings.type](
+        arena.groups,
+        settings.schedule.base_lr,
+        momentum=settings.momentum,
+        momentum2=settings.momentum2,
+        weight_decay=settings.weight_decay,
+        regularization=settings.regularization,
+        delta=settings.delta,
+        rms_decay=settings.rms_decay,
+        clip_gradients=settings.clip_gradients,
+        iter_size=settings.iter_size,
+    )
+
+
+def _weights_of(state: SolverState, path: str) -> str:
+    """The weights that a state names, or those beside it where the files have been moved together."""
+    if os.path.exists(state.learned_net):
+        return state.learned_net
+    beside = os.path.join(os.path.dirname(path), os.path.basename(state.learned_net))
+    if state.learned_net and os.path.exists(beside):
+        return beside
+    raise TrainingError(
+        f"the weights of this state are missing: {state.learned_net or '(not named)'}",
+        place=path,
+        hint="keep the caffemodel beside its solverstate",
+    )
+
+
+def _values(net: Net, out: Mapping[str, Tensor]) -> Outputs:
+    weights = loss_weights(net)
+    return [(name, out[name].detach().reshape(-1).tolist(), weights.get(name, 0.0)) for name in sorted(out)]
+
+
+def _shorten(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")

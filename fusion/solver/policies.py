@@ -1,0 +1,81 @@
+"""Caffe's learning-rate policies: the rate as a function of the iteration."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The fields of a solver file that the policies read; `steps` are the stepvalues of "multistep"."""
+
+    policy: str
+    base_lr: float
+    gamma: float = 0.0
+    power: float = 0.0
+    stepsize: int = 0
+    steps: tuple[int, ...] = ()
+    max_iter: int = 0
+
+
+def advance(schedule: Schedule, iteration: int, current_step: int) -> int:
+    """The step to count with in this iteration.
+
+    "multistep" advances by at most one step per iteration, so two equal stepvalues take effect one after the other,
+    and the step survives in a solverstate.
+    """
+    if schedule.policy == "step":
+        return iteration // schedule.stepsize
+    due = current_step < len(schedule.steps) and iteration >= schedule.steps[current_step]
+    return current_step + 1 if schedule.policy == "multistep" and due else current_step
+
+
+def learning_rate(schedule: Schedule, iteration: int, current_step: int = 0) -> float:
+    """The learning rate of an iteration, rounded to float32 as Caffe holds it; `current_step` as `advance` gives it."""
+    return float(np.float32(POLICIES[schedule.policy](schedule, iteration, current_step)))
+
+
+def _fixed(s: Schedule, iteration: int, step: int) -> float:
+    return s.base_lr
+
+
+def _step(s: Schedule, iteration: int, step: int) -> float:
+    return s.base_lr * _power(s.gamma, step)
+
+
+def _exp(s: Schedule, iteration: int, step: int) -> float:
+    return s.base_lr * _power(s.gamma, iteration)
+
+
+def _inv(s: Schedule, iteration: int, step: int) -> float:
+    return s.base_lr * _power(1.0 + s.gamma * iteration, -s.power)
+
+
+def _poly(s: Schedule, iteration: int, step: int) -> float:
+    return s.base_lr * _power(1.0 - iteration / s.max_iter, s.power)
+
+
+def _sigmoid(s: Schedule, iteration: int, step: int) -> float:
+    exponent = -s.gamma * (iteration - s.stepsize)
+    return s.base_lr / (1.0 + math.exp(exponent)) if exponent < 700.0 else 0.0
+
+
+def _power(base: float, exponent: float) -> float:
+    """As C's pow: a negative base gives NaN and an overflow infinity, where Python gives a complex number or raises."""
+    with np.errstate(all="ignore"):
+        return float(np.power(np.float64(base), np.float64(exponent)))
+
+
+POLICIES: dict[str, Callable[[Schedule, int, int], float]] = {
+    "fixed": _fixed,
+    "step": _step,
+    "exp": _exp,
+    "inv": _inv,
+    "multistep": _step,
+    "poly": _poly,
+    "sigmoid": _sigmoid,
+}

@@ -1,0 +1,133 @@
+"""A solver file's settings, checked as Caffe checks them but all at once."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fusion.errors import TrainingError, raise_all
+from fusion.solver.policies import POLICIES, Schedule
+from fusion.solver.updates import RULES
+
+if TYPE_CHECKING:
+    from prototxt.messages import SolverParameter
+
+REGULARIZATIONS = ("L1", "L2")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What training needs to know, in Caffe's names.
+
+    prefix  of snapshot files
+    seed    None: drawn when training starts
+    """
+
+    schedule: Schedule
+    type: str
+    momentum: float
+    momentum2: float
+    weight_decay: float
+    regularization: str
+    delta: float
+    rms_decay: float
+    clip_gradients: float
+    iter_size: int
+    max_iter: int
+    average_loss: int
+    display: int
+    test_iter: tuple[int, ...]
+    test_interval: int
+    test_initialization: bool
+    test_compute_loss: bool
+    snapshot: int
+    prefix: str
+    snapshot_hdf5: bool
+    snapshot_after_train: bool
+    seed: int | None
+    weights: tuple[str, ...]
+
+
+def read_settings(solver: SolverParameter, *, path: str | None = None) -> Settings:
+    """The settings of a solver message; `path` is its file, for messages and the default snapshot prefix.
+
+    Raises: TrainingError naming every setting that Caffe would refuse.
+    """
+    raise_all(_mistakes(solver, path))
+    return Settings(
+        schedule=Schedule(
+            policy=solver.lr_policy,
+            base_lr=solver.base_lr,
+            gamma=solver.gamma,
+            power=solver.power,
+            stepsize=solver.stepsize,
+            steps=tuple(solver.stepvalue),
+            max_iter=solver.max_iter,
+        ),
+        type=solver.type,
+        momentum=solver.momentum,
+        momentum2=solver.momentum2,
+        weight_decay=solver.weight_decay,
+        regularization=solver.regularization_type,
+        delta=solver.delta,
+        rms_decay=solver.rms_decay,
+        clip_gradients=solver.clip_gradients,
+        iter_size=solver.iter_size,
+        max_iter=solver.max_iter,
+        average_loss=solver.average_loss,
+        display=solver.display,
+        test_iter=tuple(solver.test_iter),
+        test_interval=solver.test_interval,
+        test_initialization=solver.test_initialization,
+        test_compute_loss=solver.test_compute_loss,
+        snapshot=solver.snapshot,
+        prefix=_prefix(solver.snapshot_prefix, path),
+        snapshot_hdf5=solver.snapshot_format == solver.HDF5,
+        snapshot_after_train=solver.snapshot_after_train,
+        seed=solver.random_seed if solver.random_seed >= 0 else None,
+        weights=tuple(part for item in solver.weights for part in item.split(",") if part),
+    )
+
+
+def _prefix(prefix: str, path: str | None) -> str:
+    """As Caffe completes it: without a prefix the solver file's name, in a folder that name."""
+    stem = os.path.splitext(path)[0] if path else "snapshot"
+    if not prefix:
+        return stem
+    return os.path.join(prefix, os.path.basename(stem)) if os.path.isdir(prefix) else prefix
+
+
+def _mistakes(solver: SolverParameter, path: str | None) -> list[TrainingError]:
+    found: list[TrainingError] = []
+
+    def refuse(message: str, hint: str) -> None:
+        found.append(TrainingError(message, place=path, hint=hint))
+
+    if solver.type not in RULES:
+        refuse(f"unknown solver type '{solver.type}'", _suggest(solver.type, tuple(RULES)))
+    if solver.lr_policy not in POLICIES:
+        refuse(f"unknown learning rate policy '{solver.lr_policy}'", _suggest(solver.lr_policy, tuple(POLICIES)))
+    if solver.regularization_type not in REGULARIZATIONS:
+        refuse(f"unknown regularization type '{solver.regularization_type}'", "known are L1 and L2")
+    if solver.lr_policy == "step" and solver.stepsize <= 0:
+        refuse('lr_policy "step" needs a positive stepsize', "add stepsize: 1000")
+    if solver.lr_policy == "poly" and solver.max_iter <= 0:
+        refuse('lr_policy "poly" needs max_iter', "add max_iter")
+    if solver.type in ("AdaGrad", "RMSProp") and solver.momentum != 0:
+        refuse(f"momentum cannot be used with {solver.type}", "remove momentum, or set it to 0")
+    if solver.type == "RMSProp" and not 0 <= solver.rms_decay < 1:
+        refuse(f"rms_decay must lie in [0, 1), not {solver.rms_decay:g}", "try 0.98")
+    for name in ("iter_size", "average_loss"):
+        if getattr(solver, name) < 1:
+            refuse(f"{name} must be at least 1, not {getattr(solver, name)}", f"remove {name}")
+    for name in ("max_iter", "display", "test_interval", "snapshot"):
+        if getattr(solver, name) < 0:
+            refuse(f"{name} must not be negative: {getattr(solver, name)}", f"set {name} to 0 or more")
+    return found
+
+
+def _suggest(name: str, known: tuple[str, ...]) -> str:
+    near = difflib.get_close_matches(name, known, 1, 0.5)
+    return f"did you mean '{near[0]}'?" if near else f"known are {', '.join(known)}"

@@ -1,0 +1,92 @@
+"""Measuring a test net: the average of its outputs over test_iter batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from fusion.graph import Net
+from fusion.nets import loss_weights
+from fusion.solver.feeds import Blobs, CachedFeed, Feed
+
+if TYPE_CHECKING:
+    from prototxt.messages import LayerParameter, NetParameter
+
+_AVERAGED = ("Accuracy", "SoftmaxWithLoss", "EuclideanLoss", "MultinomialLogisticLoss", "HingeLoss")
+_CHUNK = 1 << 14  # records evaluated at once where that gives the same averages
+
+
+@dataclass(eq=False)
+class Test:
+    """A test net with its data.
+
+    net         what runs: the net, or its head where the trunk is cached
+    batches     test_iter
+    averaging   its outputs are means over the records of a batch, so that batches of equal size may be joined
+    """
+
+    net: Net
+    feed: Feed
+    batches: int
+    averaging: bool = False
+
+
+@dataclass(frozen=True)
+class Average:
+    """Mean outputs: values by name, in the order that Caffe prints, and each output's weight in the loss."""
+
+    outputs: tuple[tuple[str, list[float], float], ...]
+
+    @property
+    def loss(self) -> float:
+        """The mean of the total loss."""
+        return sum(weight * value for _, values, weight in self.outputs for value in values)
+
+    def __getitem__(self, name: str) -> float:
+        return next(values[0] for output, values, _ in self.outputs if output == name)
+
+
+@torch.no_grad()
+def measure(test: Test) -> Average:
+    """Run `test_iter` batches and average. The data goes on where the last test ended, as in Caffe."""
+    totals: dict[str, Tensor] = {}
+    for blobs, batches in _joined(test):
+        for name, value in test.net(blobs).items():
+            part = value.detach().to(torch.float64).reshape(-1) * batches
+            totals[name] = totals[name] + part if name in totals else part
+    weights = loss_weights(test.net)
+    return Average(
+        tuple((name, (totals[name] / test.batches).tolist(), weights.get(name, 0.0)) for name in sorted(totals))
+    )
+
+
+def _joined(test: Test) -> Iterator[tuple[Blobs, int]]:
+    """Inputs, and how many batches each stands for."""
+    feed = test.feed
+    if not (test.averaging and isinstance(feed, CachedFeed)):
+        for _ in range(test.batches):
+            yield feed.take(), 1
+        return
+    together = max(1, _CHUNK // feed.source.batch_size)
+    for done in range(0, test.batches, together):
+        count = min(together, test.batches - done)
+        yield feed.take_many(count), count
+
+
+def averages_records(net: NetParameter) -> bool:
+    """Whether every output is a mean over the records of a batch, each counting the same."""
+    taken = {bottom for layer in net.layer for bottom in layer.bottom}
+    ends = [layer for layer in net.layer if layer.bottom and not (set(layer.top) & taken)]
+    return bool(ends) and all(_is_mean(layer) for layer in ends)
+
+
+def _is_mean(layer: LayerParameter) -> bool:
+    if layer.type not in _AVERAGED or len(layer.top) > 1:
+        return False
+    if layer.accuracy_param.HasField("ignore_label") or layer.loss_param.HasField("ignore_label"):
+        return False
+    return layer.loss_param.normalization != layer.loss_param.NONE

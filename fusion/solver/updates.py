@@ -1,0 +1,221 @@
+"""Caffe's update rules as torch optimizers.
+
+Caffe's SGD keeps `history = momentum * history + lr * gradient`, so a falling learning rate acts later than in torch's.
+Every rule here takes Caffe's constants and keeps Caffe's history, blob for blob, so that a solverstate fits both.
+
+A param group may hold `lr_mult` and `decay_mult`; `lr` is the rate before `lr_mult`.
+"""
+
+# ruff: noqa: D102 - each rule is described by its class
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+
+Tensors = list[Tensor]
+
+
+class CaffeOptimizer(torch.optim.Optimizer):
+    """Regularise, then update by one of Caffe's rules.
+
+    params            tensors or groups as torch takes them
+    lr                the learning rate; set `optimizer.param_groups[i]["lr"]` or pass a new one before each step
+    momentum          SGD, Nesterov; Adam's beta1; AdaDelta's decay
+    momentum2         Adam's beta2
+    weight_decay      times each group's decay_mult
+    regularization    "L2" (decay * w) or "L1" (decay * sign(w))
+    delta             the constant that keeps divisions finite
+    rms_decay         RMSProp's decay
+    clip_gradients    largest global L2 norm of all gradients, or a negative number for none; applied before dividing
+                      by iter_size, as Caffe does
+    iter_size         how many backward passes the gradients add up
+    """
+
+    histories = 1
+
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        lr: float = 0.01,
+        *,
+        momentum: float = 0.0,
+        momentum2: float = 0.999,
+        weight_decay: float = 0.0,
+        regularization: str = "L2",
+        delta: float = 1e-8,
+        rms_decay: float = 0.99,
+        clip_gradients: float = -1.0,
+        iter_size: int = 1,
+    ) -> None:
+        self.momentum = momentum
+        self.momentum2 = momentum2
+        self.weight_decay = weight_decay
+        self.regularization = regularization
+        self.delta = delta
+        self.rms_decay = rms_decay
+        self.clip_gradients = clip_gradients
+        self.iter_size = iter_size
+        self.updates = 0
+        super().__init__(params, {"lr": lr, "lr_mult": 1.0, "decay_mult": 1.0})
+
+    def history(self, parameter: Tensor) -> Tensors:
+        """The parameter's history tensors, zero at first: one for SGD, two for AdaDelta and Adam."""
+        state = self.state[parameter]
+        if "history" not in state:
+            state["history"] = [torch.zeros_like(parameter) for _ in range(self.histories)]
+        found: Tensors = state["history"]
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """As torch's, with the number of updates made (Adam counts them)."""
+        return {**super().state_dict(), "updates": self.updates}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what `state_dict` gave."""
+        super().load_state_dict({key: value for key, value in state_dict.items() if key != "updates"})
+        self.updates = state_dict.get("updates", 0)
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Update all parameters from their gradients, which are overwritten (clipped, divided, regularised)."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self.update()
+        return loss
+
+    def update(self) -> None:
+        """`step` for those who have switched gradients off themselves, without torch's hooks and profiling."""
+        if self.clip_gradients >= 0.0:
+            self._clip()
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if params:
+                self._update(params, group)
+        self.updates += 1
+
+    def rule(self, params: Tensors, gradients: Tensors, histories: list[Tensors], lr: float) -> None:
+        """The update itself: changes params and histories in place."""
+        raise NotImplementedError
+
+    def _update(self, params: Tensors, group: dict[str, Any]) -> None:
+        gradients = [p.grad for p in params if p.grad is not None]
+        if self.iter_size != 1:
+            torch._foreach_mul_(gradients, 1.0 / self.iter_size)
+        decay = self.weight_decay * group["decay_mult"]
+        if decay:
+            weights = torch._foreach_sign(params) if self.regularization == "L1" else params
+            torch._foreach_add_(gradients, weights, alpha=decay)
+        histories = [[self.history(p)[i] for p in params] for i in range(self.histories)]
+        self.rule(params, gradients, histories, group["lr"] * group["lr_mult"])
+
+    def _clip(self) -> None:
+        """Scale all gradients down together, without waiting for the device."""
+        gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        if not gradients:
+            return
+        norm = torch.stack(torch._foreach_norm(gradients)).norm()
+        scale = torch.where(norm > self.clip_gradients, self.clip_gradients / norm, torch.ones_like(norm))
+        torch._foreach_mul_(gradients, scale)
+
+
+class SGD(CaffeOptimizer):
+    """history = momentum * history + lr * gradient; w -= history."""
+
+    def rule(self, params: Tensors, gradients: Tensors, histories: list[Tensors], lr: float) -> None:
+        (history,) = histories
+        torch._foreach_mul_(history, self.momentum)
+        torch._foreach_add_(history, gradients, alpha=lr)
+        torch._foreach_sub_(params, history)
+
+
+class Nesterov(CaffeOptimizer):
+    """As SGD, but w -= (1 + momentum) * history - momentum * previous history."""
+
+    def rule(self, params: Tensors, gradients: Tensors, histories: list[Tensors], lr: float) -> None:
+        (history,) = histories
+        previous = torch._foreach_mul(history, self.momentum)
+        torch._foreach_mul_(history, self.momentum)
+        torch._foreach_add_(history, gradients, alpha=lr)
+        torch._foreach_add_(params, history, alpha=-(1.0 + self.momentum))
+        torch._foreach_add_(params, previous)
+
+
+class AdaGrad(CaffeOptimizer):
+    """history += gradient^2; w -= lr * gradient / (sqrt(history) + delta)."""
+
+    def rule(self, params: Tensors, gradients: Tensors, histories: list[Tensors], lr: float) -> None:
+        (history,) = histories
+        torch._foreach_addcmul_(history, gradients, gradients)
+        _descend(params, gradients, history, lr, self.delta)
+
+
+class RMSProp(CaffeOptimizer):
+    """history = rms_decay * history + (1 - rms_decay) * gradient^2; w -= lr * gradient / (sqrt(history) + delta)."""
+
+    def rule(self, params: Tensors, gradients: Tensors, histories: list[Tensors], lr: float) -> None:
+        (history,) = histories
+        torch._foreach_mul_(history, self.rms_decay)
+        torch._foreach_addcmul_(history, gradients, gradients, 1.0 - self.rms_decay)
+        _descend(params, gradients, history, lr, self.delta)
+
+
+class AdaDelta(CaffeOptimizer):
+    """Zeiler 2012, with delta added inside both roots; the update is multiplied by lr."""
+
+    histories = 2
+
+    def rule(self, params: Tensors, gradients: Tensors, histories: list[Tensors], lr: float) -> None:
+        squares, updates = histories
+        torch._foreach_mul_(squares, self.momentum)
+        torch._foreach_addcmul_(squares, gradients, gradients, 1.0 - self.momentum)
+        ratio = torch._foreach_add(updates, self.delta)
+        torch._foreach_div_(ratio, torch._foreach_add(squares, self.delta))
+        torch._foreach_sqrt_(ratio)
+        torch._foreach_mul_(ratio, gradients)
+        torch._foreach_mul_(updates, self.momentum)
+        torch._foreach_addcmul_(updates, ratio, ratio, 1.0 - self.momentum)
+        torch._foreach_add_(params, ratio, alpha=-lr)
+
+
+class Adam(CaffeOptimizer):
+    """Kingma and Ba 2015, the variant with the bias correction in the rate: delta is added to the uncorrected root."""
+
+    histories = 2
+
+    def rule(self, params: Tensors, gradients: Tensors, histories: list[Tensors], lr: float) -> None:
+        first, second = histories
+        count = self.updates + 1
+        torch._foreach_mul_(first, self.momentum)
+        torch._foreach_add_(first, gradients, alpha=1.0 - self.momentum)
+        torch._foreach_mul_(second, self.momentum2)
+        torch._foreach_addcmul_(second, gradients, gradients, 1.0 - self.momentum2)
+        correction = math.sqrt(1.0 - self.momentum2**count) / (1.0 - self.momentum**count)
+        _descend(params, first, second, lr * correction, self.delta)
+
+
+def _descend(params: Tensors, steps: Tensors, squares: Tensors, lr: float, delta: float) -> None:
+    """w -= lr * step / (sqrt(squares) + delta)."""
+    roots = torch._foreach_sqrt(squares)
+    torch._foreach_add_(roots, delta)
+    torch._foreach_addcdiv_(params, steps, roots, -lr)
+
+
+RULES: dict[str, type[CaffeOptimizer]] = {
+    "SGD": SGD,
+    "Nesterov": Nesterov,
+    "AdaGrad": AdaGrad,
+    "RMSProp": RMSProp,
+    "AdaDelta": AdaDelta,
+    "Adam": Adam,
+}
