@@ -17,8 +17,9 @@ ROOT = Path(__file__).parent.parent
 # In import order: a module imports only from its own room and from rooms above it. A folder is one room.
 ROOMS = (
     *("prototxt.errors", "prototxt.files", "prototxt.tokens", "prototxt.tree", "prototxt.parser", "prototxt.editing"),
-    *("prototxt.schema", "prototxt.messages", "prototxt.places", "prototxt.forks", "prototxt.scalars"),
-    *("prototxt.decoding", "prototxt.encoding", "prototxt.upgrading", "prototxt.loading", "prototxt.modernizing", "prototxt.phases"),
+    *("prototxt.schema", "prototxt.messages", "prototxt.fork_messages", "prototxt.places", "prototxt.forks"),
+    *("prototxt.scalars", "prototxt.decoding", "prototxt.encoding", "prototxt.upgrading", "prototxt.loading"),
+    *("prototxt.modernizing", "prototxt.phases"),
     *("prototxt.params", "prototxt.shapes", "prototxt.outline", "prototxt.freezing", "prototxt.renaming"),
     *("prototxt.spans", "prototxt.wire", "prototxt.recognition", "prototxt.copying", "prototxt.blobs"),
     *("prototxt.reading", "prototxt.records", "prototxt.caffemodel", "prototxt.hdf5", "prototxt.safetensors_file"),
