@@ -12,6 +12,8 @@ from prototxt.shapes import (  # noqa: F401 - each registers its family
     convolution,
     data,
     dense,
+    detection,
+    fork_layers,
     losses,
     normalization,
     pooling,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from prototxt import forks
 from prototxt.errors import ShapeError
 from prototxt.messages import ConvolutionParameter, LayerParameter
 from prototxt.shapes.dimensions import UNKNOWN, Dim, Shape, canonical_axis, product, shapes_agree, text
@@ -42,11 +44,19 @@ def windows(param: ConvolutionParameter, axes: int) -> list[Window]:
     kernels = _per_axis(param, "kernel_size", "kernel", axes, None)
     strides = _per_axis(param, "stride", "stride", axes, 1)
     pads = _per_axis(param, "pad", "pad", axes, 0)
-    dilations = _spread(list(param.dilation), "dilation", axes, 1)
+    dilations = _dilations(param, axes)
     for name, values in (("kernel", kernels), ("stride", strides), ("dilation", dilations)):
         if any(value <= 0 for value in values):
             raise ShapeError(f"{name} sizes must be at least 1, not {_join(values)}", hint=f"set {name} for every axis")
     return [Window(*values) for values in zip(kernels, strides, pads, dilations, strict=True)]
+
+
+def _dilations(param: ConvolutionParameter, axes: int) -> list[int]:
+    """Caffe's `dilation`, or `hole`, its name in DeepLab."""
+    fork: Any = forks.fields(param)
+    if fork.HasField("hole_h") or fork.HasField("hole_w"):
+        return _spread([fork.hole_h or 1, fork.hole_w or 1], "hole_h and hole_w", axes, 1)
+    return _spread(list(param.dilation) or list(fork.hole), "dilation", axes, 1)
 
 
 def _per_axis(param: ConvolutionParameter, field: str, short: str, axes: int, default: int | None) -> list[int]:

@@ -66,7 +66,7 @@ def memory_data(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape
 def data(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """[batch, channels, height, width] of the database's first record after cropping, and [batch] labels."""
     param = layer.data_param
-    batch = _batch(param.batch_size)
+    batch = batch_size(param.batch_size)
     color = _forced_channels(layer.transform_param)
     image = sources.database_record(param.source, param.backend == param.LMDB, color)
     return [(batch, *_cropped(image, layer.transform_param)), (batch,)][: len(layer.top)], []
@@ -78,7 +78,7 @@ def image_data(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape]
     param = layer.image_data_param
     if (param.new_height > 0) != (param.new_width > 0):
         raise ShapeError("new_height and new_width must be given together")
-    batch, channels = _batch(param.batch_size), 3 if param.is_color else 1
+    batch, channels = batch_size(param.batch_size), 3 if param.is_color else 1
     if param.new_height:
         size: tuple[Dim, Dim] = (param.new_height, param.new_width)
     elif layer.transform_param.crop_size:
@@ -94,7 +94,7 @@ def window_data(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape
     param, crop = layer.window_data_param, layer.transform_param.crop_size or layer.window_data_param.crop_size
     if crop <= 0:
         raise ShapeError("crop_size must be at least 1", hint="windows are warped to crop_size x crop_size")
-    batch = _batch(param.batch_size)
+    batch = batch_size(param.batch_size)
     return [(batch, sources.window_channels(param.source), crop, crop), (batch,)], []
 
 
@@ -106,7 +106,7 @@ def hdf5_data(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape],
         raise ShapeError(
             "HDF5Data does not transform data", hint="drop transform_param, and prepare the data beforehand"
         )
-    batch = _batch(param.batch_size)
+    batch = batch_size(param.batch_size)
     rows = sources.hdf5_rows(param.source, list(layer.top))
     return [UNKNOWN if row is None else (batch, *row) for row in rows], []
 
@@ -117,7 +117,11 @@ def hdf5_output(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape
     return [], []
 
 
-def _batch(size: int) -> int:
+def batch_size(size: int) -> int:
+    """The size itself.
+
+    Raises: ShapeError when it is not at least 1.
+    """
     if size <= 0:
         raise ShapeError("batch_size must be at least 1", hint="set batch_size")
     return size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from prototxt import forks
 from prototxt.errors import ShapeError
 from prototxt.messages import LayerParameter
 from prototxt.shapes.dimensions import Shape, agree, canonical_axis, text
@@ -10,15 +11,19 @@ from prototxt.shapes.registry import shape_function
 
 @shape_function("BatchNorm", bottoms=1, tops=1)
 def batch_norm(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """Statistics, not weights: sums of means [C] and variances [C], and their common divisor [1]."""
+    """Statistics, not weights: sums of means [C] and variances [C], and their common divisor [1].
+
+    NVCaffe's `scale_bias` adds scale [C] and bias [C], which are weights.
+    """
     (bottom,) = bottoms
     channels = bottom[canonical_axis(bottom, 1)]
-    if any(param.lr_mult != 0 for param in layer.param):
+    if any(param.lr_mult != 0 for param in layer.param[:3]):
         raise ShapeError(
             "the statistics are not learned, so their lr_mult must be 0",
             hint="write `param { lr_mult: 0 }` three times, or none at all",
         )
-    return [bottom], [(channels,), (channels,), (1,)]
+    affine = forks.fields(layer.batch_norm_param).scale_bias
+    return [bottom], [(channels,), (channels,), (1,), *[(channels,)] * (2 * affine)]
 
 
 @shape_function("LRN", bottoms=1, tops=1, unknown_rank="image")

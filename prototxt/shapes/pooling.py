@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from prototxt import forks
 from prototxt.errors import ShapeError
 from prototxt.messages import LayerParameter, PoolingParameter, SPPParameter
 from prototxt.shapes.dimensions import Dim, Shape, product, text
@@ -30,7 +31,7 @@ def pooling(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], l
     if param.global_pooling:
         return [(*bottom[:2], 1, 1)] * len(layer.top), []
     kernel, stride, pad = _pair(param, "kernel"), _pair(param, "stride"), _pair(param, "pad")
-    floor = param.round_mode == PoolingParameter.FLOOR
+    floor = rounds_down(param)
     sizes = [
         pooled_size(size, *window, clip=any(pad), floor=floor)
         for size, window in zip(bottom[2:], zip(kernel, stride, pad, strict=True), strict=True)
@@ -41,6 +42,13 @@ def pooling(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], l
             hint="use a smaller kernel, or global_pooling: true",
         )
     return [(*bottom[:2], *sizes)] * len(layer.top), []
+
+
+def rounds_down(param: PoolingParameter) -> bool:
+    """Whether sizes are rounded down as in torch: Caffe's round_mode, or a fork's ceil_mode or torch_pooling."""
+    fork = forks.fields(param)
+    down: bool = param.round_mode == PoolingParameter.FLOOR or not fork.ceil_mode or fork.torch_pooling
+    return down
 
 
 def _pair(param: PoolingParameter, short: str) -> tuple[int, int]:

@@ -85,7 +85,7 @@ def test_the_unknown_shape_equals_no_other() -> None:
     scalar: Shape = ()
     assert UNKNOWN == copy.deepcopy(UNKNOWN) == pickle.loads(pickle.dumps(UNKNOWN))
     assert scalar != UNKNOWN
-    assert UNKNOWN != tuple(scalar)
+    assert scalar not in [UNKNOWN]
     assert UNKNOWN[5] is None
     assert UNKNOWN[1:] is UNKNOWN
     assert count(UNKNOWN) is None
