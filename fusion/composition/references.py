@@ -15,7 +15,7 @@ _KINDS: Final[Mapping[str, tuple[str, Mapping[str, str]]]] = {
     "kd": ("KDLoss", {"temperature": "5"}),
     "focal": (
         "FocalDistillationLoss",
-        {"filter": "OLD_CORRECT", "alpha": "1", "beta": "5", "distance": "KL", "temperature": "100"},
+        {"distance": "KL", "filter": "OLD_CORRECT", "alpha": "1", "beta": "5", "temperature": "100"},
     ),
     "lm": ("LogitMatchingLoss", {"filter": "OLD_CORRECT", "alpha": "1", "beta": "5"}),
     "ldi": ("LDILoss", {"margin": "0.5", "p": "2"}),
@@ -24,6 +24,7 @@ _KINDS: Final[Mapping[str, tuple[str, Mapping[str, str]]]] = {
 }
 _ABOVE_FROZEN = ("cna", "bct")
 _NUMBER = re.compile(r"\d+(\.\d*)?([eE][-+]?\d+)?")
+_DIFFERENCE: Final = ("margin", "p", "topk", "topk_by_reference", "exclude_gt", "one_sided", "relative", "p_norm")
 # Each option of PCTParameter that may be given, and what its value is: a number, a switch, or one of some words.
 _SWITCH = ("true", "false")
 _OPTIONS: Final[Mapping[str, tuple[str, ...] | None]] = {
@@ -92,14 +93,31 @@ def check_pct(losses: Sequence[Pct]) -> list[ComposeError]:
             what = f"loss '{loss.kind}' compares features, and the features of a composed net are frozen"
             hint = f"use one on class scores ({', '.join(_KINDS)}), or write its layer into a net with thawed layers"
             errors.append(ComposeError(what, hint=hint))
-        elif loss.kind not in _KINDS:
+            continue
+        if loss.kind not in _KINDS:
             errors.append(ComposeError(f"there is no loss '{loss.kind}'", hint=f"one of {', '.join(_KINDS)}"))
-        errors += [error for name, value in loss.options.items() if (error := _check_option(loss.kind, name, value))]
+            continue
+        errors += [error for name, value in loss.options.items() if (error := _check_option(loss, name, value))]
     return errors
 
 
-def _check_option(kind: str, name: str, value: object) -> ComposeError | None:
-    if name not in _OPTIONS:
+def _options_of(loss: Pct) -> tuple[str, ...]:
+    """The options that this loss has a use for."""
+    distance = _literal(loss.options.get("distance", "KL"))
+    if loss.kind == "naive":
+        return ()
+    if loss.kind in ("ldi", "elodi") or (loss.kind == "focal" and distance == "LI"):
+        further: tuple[str, ...] = _DIFFERENCE
+    elif loss.kind == "kd" or (loss.kind == "focal" and distance == "KL"):
+        further = ("temperature",)
+    else:
+        further = ()
+    return ("filter", "alpha", "beta", *(["distance"] if loss.kind == "focal" else []), *further)
+
+
+def _check_option(loss: Pct, name: str, value: object) -> ComposeError | None:
+    kind, known = loss.kind, _options_of(loss)
+    if name not in known:
         return ComposeError(
             f"loss '{kind}' has no option '{name}'", hint=f"one of weight, {', '.join(sorted(_OPTIONS))}"
         )
@@ -134,6 +152,8 @@ def loss_layers(losses: Sequence[Pct], references: Sequence[Reference], new: str
 
 def _body(loss: Pct, classes: Sequence[int], num_output: int) -> str:
     options = {**_KINDS[loss.kind][1], **{name: _literal(value) for name, value in loss.options.items()}}
+    if options.get("distance", "KL") != "KL" and "temperature" not in loss.options:
+        options.pop("temperature", None)
     lines = [f"  {name}: {value}" for name, value in options.items()]
     if tuple(classes) != tuple(range(num_output)):
         lines.insert(0, "  " + " ".join(f"classes: {number}" for number in classes))

@@ -6,9 +6,9 @@ import time
 from pathlib import Path
 
 import pytest
+from fusion_tools.compose import main
 
 import prototxt
-from fusion_tools.compose import main
 
 NET = Path(__file__).parents[2] / "examples" / "mnist_odd_even"
 

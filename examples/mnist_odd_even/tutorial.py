@@ -1,0 +1,177 @@
+"""Two LeNets, one for odd and one for even digits, become one net for all ten that does not unlearn what they knew.
+
+    python examples/mnist_odd_even/tutorial.py [--full] [--work DIR] [--iterations N] [--device cpu|cuda]
+
+Every step is printed as the command that you could type yourself in the work directory. No network connection is made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+import sys
+import time
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+
+import prepare
+
+HERE = Path(__file__).resolve().parent
+ODD, EVEN = "1,3,5,7,9", "0,2,4,6,8"
+TITLES = {
+    "odd": "odd LeNet (odd digits)",
+    "even": "even LeNet (even digits)",
+    "fused": "fused, trained plainly",
+    "fused_pct": "fused, trained with PCT",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
+    begin = time.perf_counter()
+    iterations = arguments.iterations or (30_000 if arguments.full else 4_000)
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    print(f"$ cd {_shown(arguments.work)}")
+    os.chdir(arguments.work)
+    prepare_data(iterations, arguments.limit)
+    train_sources(iterations, arguments.device)
+    fuse(iterations)
+    train_heads(iterations, arguments.device)
+    evaluate(iterations, arguments.device)
+    report()
+    print_table(time.perf_counter() - begin)
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    add = result.add_argument
+    add("--full", action="store_true", help="train each net for the original 30,000 iterations instead of 4,000")
+    add("--iterations", type=int, metavar="N", help="train each net for N iterations")
+    add("--work", type=Path, default=HERE / "work", metavar="DIR", help="where everything goes (default: work, here)")
+    add("--device", default="auto", help="auto (default), cpu or cuda")
+    add("--limit", type=int, metavar="N", help="use only N images for training and N for validation, for a quick look")
+    return result
+
+
+def prepare_data(iterations: int, limit: int | None) -> None:
+    say("1. MNIST as images, and lists of them: 50,000 to train on, 10,000 to validate")
+    options = ["--limit", str(limit)] if limit else []
+    command(["python", str(HERE / "prepare.py"), ".", *options], lambda: prepare.main([".", *options]))
+    if iterations != 4_000:
+        solvers = ["lenet_odd_solver.prototxt", "lenet_even_solver.prototxt"]
+        edit = f"s/^(max_iter|snapshot): .*/\\1: {iterations}/"
+        command(["sed", "-E", "-i", edit, *solvers], lambda: set_iterations(solvers, iterations))
+
+
+def train_sources(iterations: int, device: str) -> None:
+    for number, parity in ((2, "odd"), (3, "even")):
+        say(f"{number}. Train a LeNet on the {parity} digits alone: five classes")
+        if not Path(weights(parity, iterations)).exists():
+            tool("train", "--solver", f"lenet_{parity}_solver.prototxt", "--device", device)
+        else:
+            print(f"{weights(parity, iterations)} is there already")
+
+
+def fuse(iterations: int) -> None:
+    say("4. What a renamed, frozen net looks like (composing does this by itself)")
+    tool("rename", "lenet_odd_train_val.prototxt", "odd_renamed.prototxt", "odd")
+
+    say("5. Compose: both bodies up to ip1, frozen, one new layer with ten outputs on top")
+    nets = [f"--source={parity}=lenet_{parity}_train_val.prototxt@ip1" for parity in ("odd", "even")]
+    data = "--train-list train_all.txt --val-list val_all.txt --train-batch 50 --test-batch 20".split()
+    head = ["--head", "concat-fc", "--num-output", "10", *data, "--max-iter", str(iterations)]
+    tool("compose", *nets, *head, "-o", "fused")
+
+    say("6. The same with the originals' classifiers as references, and losses that hold the new net to them")
+    classes = ["--classes", f"odd={ODD}", "--classes", f"even={EVEN}"]
+    losses = ["--pct", "focal,distance=L2,weight=0.002", "--pct", "naive"]
+    tool("compose", *nets, *head, *classes, *losses, "-o", "fused_pct")
+
+    say("7. Merge: the trained weights by layer name; the new layer starts from its filler")
+    pairs = [f"{p}=lenet_{p}_train_val.prototxt:{weights(p, iterations)}" for p in ("odd", "even")]
+    tool("merge", "fused_pct/train_val.prototxt", *pairs, "-o", "init.caffemodel", "--seed", "1")
+
+
+def train_heads(iterations: int, device: str) -> None:
+    say("8. Train the new layer, plainly and with PCT, from the same start; the branches are computed once")
+    for net in ("fused", "fused_pct"):
+        tool("train", "--solver", f"{net}/solver.prototxt", "--weights", "init.caffemodel", "--device", device)
+
+
+def evaluate(iterations: int, device: str) -> None:
+    say("9. What each net answers on the validation images")
+    for parity, classes in (("odd", ODD), ("even", EVEN)):
+        model = ["--model", f"lenet_{parity}_train_val.prototxt", "--weights", weights(parity, iterations)]
+        tool("evaluate", *model, "--classes", classes, "--predictions", f"{parity}.npz", "--device", device)
+    for net in ("fused", "fused_pct"):
+        model = ["--model", f"{net}/train_val.prototxt", "--weights", f"{net}/fused_iter_{iterations}.caffemodel"]
+        tool("evaluate", *model, "--predictions", f"{net}.npz", "--device", device)
+
+
+def report() -> None:
+    say("10. What the fused nets gained and what they unlearnt, as a page with the images that flipped")
+    tool("report", "--old", "odd.npz", "even.npz", "--new", "fused.npz", "fused_pct.npz", "--html", "report.html")
+
+
+def print_table(seconds: float) -> None:
+    """One line per net: accuracy, and the images that an original got right and the fused net gets wrong."""
+    from fusion import pct
+
+    nets = {name: pct.Predictions.load(f"{name}.npz") for name in TITLES}
+    print(f"\n{'net':28}{'accuracy':>10}{'unlearnt: odd':>16}{'even':>8}{'together':>10}")
+    for name, answers in nets.items():
+        line = f"{TITLES[name]:28}{100 * pct.accuracy(answers):>8.2f} %"
+        if name.startswith("fused"):
+            flips = [len(pct.flips(old=nets[parity], new=answers)) for parity in ("odd", "even")]
+            line += f"{flips[0]:>16}{flips[1]:>8}{sum(flips):>10}"
+        print(line)
+    print("(unlearnt: images that the original net got right and the fused net gets wrong)")
+    print(f"\n{seconds / 60:.1f} minutes. The report: {_shown(Path('report.html').resolve())}")
+
+
+def weights(parity: str, iterations: int) -> str:
+    return f"lenet_{parity}_iter_{iterations}.caffemodel"
+
+
+def say(text: str) -> None:
+    print(f"\n--- {text}", flush=True)
+
+
+def tool(name: str, *arguments: str) -> None:
+    """Print a command and run it, in this process, so that torch is imported once."""
+    module = import_module(f"fusion_tools.{name}")
+    program = {"evaluate": "fusion-test"}.get(name, f"fusion-{name}")
+    command([program, *arguments], lambda: module.main(list(arguments)))
+
+
+def command(words: Sequence[str], run: Callable[[], int | None]) -> None:
+    print(f"$ {shlex.join(words)}", flush=True)
+    code = run()
+    if code:
+        print(f"the tutorial stops here: the command ended with exit code {code}", file=sys.stderr)
+        raise SystemExit(code)
+
+
+def set_iterations(solvers: Sequence[str], iterations: int) -> None:
+    """What the printed `sed` does."""
+    for path in map(Path, solvers):
+        text = re.sub(r"^(max_iter|snapshot): .*", rf"\g<1>: {iterations}", path.read_text(), flags=re.MULTILINE)
+        path.write_text(text)
+
+
+def _shown(path: Path) -> str:
+    """The path as short as it can be said from where the tutorial was started."""
+    try:
+        return str(path.resolve().relative_to(START))
+    except ValueError:
+        return str(path)
+
+
+START = Path.cwd()
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,66 @@
+"""The tutorial: its data as the recorded ones, and the whole of it in small."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import subprocess
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from PIL import Image
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "mnist_odd_even"
+
+
+@pytest.fixture(scope="module")
+def prepare() -> ModuleType:
+    spec = spec_from_file_location("prepare_mnist", EXAMPLE / "prepare.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_checksums_are_those_of_the_readme() -> None:
+    listed = dict(re.findall(r"`([\w-]+\.gz)` \| `([0-9a-f]{64})`", (EXAMPLE / "README.md").read_text()))
+    found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (EXAMPLE / "data").glob("*.gz")}
+    assert found == listed
+
+
+def test_lists_and_images_are_the_recorded_ones(prepare: ModuleType, golden: Path, tmp_path: Path) -> None:
+    prepare.prepare(tmp_path, limit=200)
+    for name in ("train_all", "train_odd", "val_all"):
+        want = (golden / "tutorial" / f"head_{name}.txt").read_text().splitlines()
+        have = (tmp_path / f"{name}.txt").read_text().splitlines()
+        shared = min(len(want), len(have))
+        assert shared > 50
+        assert have[:shared] == want[:shared]
+    for name, recorded in (("train_all", "decoded_train_all_first5000"), ("val_all", "decoded_val_all_first1000")):
+        images = np.load(golden / "tutorial" / f"{recorded}.npz")["images"][:200]
+        paths = [line.split()[0] for line in (tmp_path / f"{name}.txt").read_text().splitlines()]
+        assert all((np.asarray(Image.open(tmp_path / p)) == i).all() for p, i in zip(paths, images, strict=True))
+
+
+def test_what_is_there_is_not_written_again(prepare: ModuleType, tmp_path: Path) -> None:
+    prepare.prepare(tmp_path, limit=3)
+    image = tmp_path / "mnist" / "train" / "000000_5.jpg"
+    before = image.stat().st_mtime_ns
+    prepare.prepare(tmp_path, limit=3)
+    assert image.stat().st_mtime_ns == before
+
+
+def test_the_tutorial_in_small(tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "error", str(EXAMPLE / "tutorial.py"), "--work", str(tmp_path)]
+    options = ["--limit", "300", "--iterations", "20", "--device", "cpu"]
+    result = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    for name in ("rename", "compose", "merge", "train", "test", "report"):
+        assert f"$ fusion-{name} " in result.stdout
+    assert re.search(r"fused, trained with PCT +\d+\.\d\d %", result.stdout)
+    assert (tmp_path / "report.html").stat().st_size > 1000
