@@ -2,9 +2,9 @@
 
     python prepare.py [DIRECTORY] [--limit N]
 
-Of the 60,000 training images the first 50,000 are for training (mnist/train/000000_5.jpg and so on), the last 10,000 for
-validation. Lists name them with their labels: `*_all.txt` all digits, `*_odd.txt` and `*_even.txt` half of them, with
-label // 2 as the class. The example's nets and solvers are copied beside the lists, so that everything runs in there.
+Of the 60,000 training images the first 50,000 are for training (mnist/train/000000_5.jpg and so on), the other 10,000
+for validation. Lists name them with their labels: `*_all.txt` all digits, `*_odd.txt` and `*_even.txt` half of them
+with label // 2 as the class. The example's nets and solvers are copied beside the lists, so that everything runs there.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ def fuse(iterations: int) -> None:
 
     say("5. Compose: both bodies up to ip1, frozen, one new layer with ten outputs on top")
     nets = [f"--source={parity}=lenet_{parity}_train_val.prototxt@ip1" for parity in ("odd", "even")]
-    data = "--train-list train_all.txt --val-list val_all.txt --train-batch 50 --test-batch 20".split()
+    data = ["--train-list", "train_all.txt", "--val-list", "val_all.txt", "--train-batch", "50", "--test-batch", "20"]
     head = ["--head", "concat-fc", "--num-output", "10", *data, "--max-iter", str(iterations)]
     tool("compose", *nets, *head, "-o", "fused")
 
