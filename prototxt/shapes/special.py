@@ -6,7 +6,7 @@ from pathlib import Path
 
 from prototxt.errors import ShapeError
 from prototxt.messages import LayerParameter
-from prototxt.shapes.dimensions import UNKNOWN, Shape, agree, text
+from prototxt.shapes.dimensions import UNKNOWN, Dim, Shape, agree, count, text
 from prototxt.shapes.registry import shape_function
 
 
@@ -70,41 +70,48 @@ def reference_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Sh
     """A scalar, from new logits [N, C], one or more references' logits, and labels [N]."""
     new, *references, labels = bottoms
     classes = list(layer.pct_param.classes)
-    covered = len(classes) if classes else new[1] if len(new) > 1 else None
+    covered = len(classes) if classes else count(new, 1)
     for reference in references:
-        if UNKNOWN in (new, reference):
-            continue
-        if len(new) != 2 or len(reference) != 2:
-            raise ShapeError(f"logits must be [N, C], not {text(new)} and {text(reference)}")
-        if not agree(reference[0], new[0]) or not agree(reference[1], covered):
+        if not agree(_rows(reference), _rows(new)) or not agree(count(reference, 1), covered):
             raise ShapeError(
                 f"the reference {text(reference)} does not fit the new logits {text(new)}"
-                + (f" with {len(classes)} classes" if classes else ""),
+                + (f" at {len(classes)} classes" if classes else ""),
                 hint="say in pct_param.classes which of the new classes the reference knows",
             )
-    _check_classes(classes, new)
-    _check_labels(new, labels)
+    _check_classes(classes, count(new, 1))
+    if not agree(count(labels), _rows(new)):
+        raise ShapeError(f"labels {text(labels)} for logits {text(new)}", hint="one label per row")
     return [()], []
 
 
-@shape_function("CNALoss", "BCTLoss", bottoms=(2, None), tops=1, loss=True, unknown_rank="own")
-def feature_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """A scalar, from features of the new net and what it is held to."""
+@shape_function("CNALoss", bottoms=(2, None), tops=1, loss=True, unknown_rank="own")
+def neighbourhood_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+    """A scalar, from features of the new net and of its references, and labels if there are classes."""
     for bottom in bottoms[1:]:
-        if not agree(bottom[0] if bottom else None, bottoms[0][0] if bottoms[0] else None):
+        if not agree(_rows(bottom), _rows(bottoms[0])):
             raise ShapeError(f"bottoms must have one batch size, not {text(bottoms[0])} and {text(bottom)}")
     return [()], []
 
 
-def _check_classes(classes: list[int], new: Shape) -> None:
-    size = None if len(new) != 2 else new[1]
+@shape_function("BCTLoss", bottoms=2, tops=1, loss=True, unknown_rank="own")
+def compatibility_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+    """A scalar, from the old classifier's scores [N, K] of the new features, and labels [N]."""
+    scores, labels = bottoms
+    classes = list(layer.pct_param.classes)
+    if classes and not agree(count(scores, 1), len(classes)):
+        raise ShapeError(f"the scores {text(scores)} are not of the {len(classes)} classes in pct_param.classes")
+    if not agree(count(labels), _rows(scores)):
+        raise ShapeError(f"labels {text(labels)} for scores {text(scores)}", hint="one label per row")
+    _check_classes(classes, None)
+    return [()], []
+
+
+def _rows(shape: Shape) -> Dim:
+    return shape[0] if shape else None
+
+
+def _check_classes(classes: list[int], size: Dim) -> None:
     if len(set(classes)) != len(classes):
         raise ShapeError("pct_param.classes names a class twice")
     if size is not None and any(index >= size for index in classes):
         raise ShapeError(f"pct_param.classes names class {max(classes)}, but the new logits have {size} classes")
-
-
-def _check_labels(new: Shape, labels: Shape) -> None:
-    rows = None if new is UNKNOWN else new[0]
-    if labels is not UNKNOWN and not agree(labels[0] if labels else 1, rows):
-        raise ShapeError(f"labels {text(labels)} for {rows} rows of logits")

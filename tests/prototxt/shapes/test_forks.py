@@ -145,8 +145,8 @@ def test_tops_and_params(bottoms: str, layer: str, tops: list[Shape], params: li
             [(4, 3, 321, 321), (4, 1, 321, 321), (4, 1, 1, 2)],
         ),
         (
-            'type: "AnnotatedData" data_param { batch_size: 8 } transform_param { resize_param { height: 300 width: 300 }}',
-            [(8, 3, 300, 300), (1, 1, None, 8)],
+            'type: "AnnotatedData" data_param { batch_size: 8 } transform_param { resize_param { height: 9 width: 9 }}',
+            [(8, 3, 9, 9), (1, 1, None, 8)],
         ),
     ],
 )

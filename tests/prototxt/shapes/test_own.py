@@ -1,0 +1,87 @@
+"""The layer types of this project: losses towards references, learned sums, and ONNX files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import prototxt
+from prototxt.shapes import UNKNOWN, Shape, infer
+
+
+def run(bottoms: list[str], layer: str, tops: int = 1) -> tuple[list[Shape], list[Shape]]:
+    """Tops and parameters of the layer over bottoms of the given shapes, such as `2x10`."""
+    text, given = "", {}
+    for index, shape in enumerate(bottoms):
+        text += f'layer {{ name: "in{index}" type: "Input" top: "b{index}" }}\n'
+        if shape != "?":
+            given[f"b{index}"] = tuple(None if dim == "?" else int(dim) for dim in shape.split("x"))
+    text += 'layer { name: "l" ' + "".join(f'bottom: "b{index}" ' for index in range(len(bottoms)))
+    text += "".join(f'top: "t{i}" ' for i in range(tops)) + layer + " }"
+    shapes = infer(prototxt.load_net(prototxt.parse(text, name="net.prototxt")), given)
+    return shapes.tops[-1], shapes.params[-1]
+
+
+ODD = "pct_param { classes: [1, 3, 5, 7, 9] }"
+
+
+@pytest.mark.parametrize("kind", ["KDLoss", "FocalDistillationLoss", "LogitMatchingLoss", "LDILoss", "ELODILoss"])
+def test_losses_towards_references(kind: str) -> None:
+    assert run(["4x10", "4x10", "4"], f'type: "{kind}"') == ([()], [])
+    assert run(["4x10", "4x10", "4x10", "4"], f'type: "{kind}"') == ([()], [])
+    assert run(["?x10", "4x5x1x1", "4x1x1x1"], f'type: "{kind}" {ODD}') == ([()], [])
+    assert run(["?", "?", "?"], f'type: "{kind}" {ODD}') == ([()], [])
+
+
+@pytest.mark.parametrize(
+    ("bottoms", "layer", "message"),
+    [
+        (["4x10", "4x5", "4"], 'type: "KDLoss"', "the reference 4x5 does not fit the new logits 4x10"),
+        (["4x10", "4x10", "4"], f'type: "KDLoss" {ODD}', "does not fit the new logits 4x10 at 5 classes"),
+        (["4x9", "4x5", "4"], f'type: "KDLoss" {ODD}', "names class 9, but the new logits have 9 classes"),
+        (["4x10", "4x2", "4"], 'type: "KDLoss" pct_param { classes: [3, 3] }', "names a class twice"),
+        (["4x10", "4x10", "5"], 'type: "KDLoss"', "labels 5 for logits 4x10"),
+        (["4x10", "4x10"], 'type: "KDLoss"', "takes at least 3 bottom blobs, but has 2"),
+        (["4x8", "5x8"], 'type: "CNALoss"', "bottoms must have one batch size"),
+        (["4x8", "4"], f'type: "BCTLoss" {ODD}', "the scores 4x8 are not of the 5 classes"),
+        (["4x8", "5"], 'type: "BCTLoss"', "labels 5 for scores 4x8"),
+        (["4x8", "4x9"], 'type: "WeightedSum"', "bottom 0 is 4x8 and bottom 1 is 4x9"),
+        (["4x8"], 'type: "Onnx"', "onnx_param.file is missing"),
+    ],
+)
+def test_refused(bottoms: list[str], layer: str, message: str) -> None:
+    with pytest.raises(prototxt.ShapeError) as caught:
+        run(bottoms, layer)
+    assert message in caught.value.message
+
+
+def test_learned_sums() -> None:
+    assert run(["4x8", "?x8", "4x?"], 'type: "WeightedSum"') == ([(4, 8)], [(3,)])
+    assert run(["4x8", "4x8"], 'type: "Gate"') == ([(4, 8)], [(2, 16), (2,)])
+    assert run(["4x8x2x2", "4x8x2x2"], 'type: "Gate" gate_param { bias_term: false }') == ([(4, 8, 2, 2)], [(2, 64)])
+
+
+def test_features_and_old_classifiers() -> None:
+    assert run(["4x8", "4x8"], 'type: "CNALoss"') == ([()], [])
+    assert run(["4x5", "4"], f'type: "BCTLoss" {ODD}') == ([()], [])
+
+
+def test_an_onnx_file_tells_its_outputs(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    path = tmp_path / "net.onnx"
+    values = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name, shape in (("x", ["N", 3]), ("y", ["N", 3]), ("z", [7, "M"]))
+    ]
+    nodes = [onnx.helper.make_node("Relu", ["x"], [name]) for name in "yz"]
+    onnx.save(onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", values[:1], values[1:])), path)
+
+    assert run(["5x3"], f'type: "Onnx" onnx_param {{ file: "{path}" }}', 2)[0] == [(5, 3), (5, None)]
+    assert run(["5x3"], f'type: "Onnx" onnx_param {{ file: "{path}" output: "z" }}')[0] == [(5, None)]
+    assert run(["5x3"], f'type: "Onnx" onnx_param {{ file: "{tmp_path}/none.onnx" }}')[0] == [UNKNOWN]
+    with pytest.raises(prototxt.ShapeError, match="1 tops for 2 outputs"):
+        run(["5x3"], f'type: "Onnx" onnx_param {{ file: "{path}" }}')
+    (tmp_path / "broken.onnx").write_bytes(b"\xff\xff\xff")
+    with pytest.raises(prototxt.ShapeError, match=r"broken\.onnx is no readable ONNX file"):
+        run(["5x3"], f'type: "Onnx" onnx_param {{ file: "{tmp_path}/broken.onnx" }}')
