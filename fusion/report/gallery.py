@@ -1,0 +1,99 @@
+"""The samples whose answer changed, with their pictures and what each net said."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fusion import pct
+from fusion.pct.predictions import sample_ids
+from fusion.report.gathering import Report
+from fusion.report.images import Album
+from fusion.report.markup import Markup, join, tag
+from fusion.report.wording import number, percent, plural
+
+SHOWN = {False: 48, True: 24}
+ANSWERS = 3
+
+
+class Answers:
+    """What every net says of a sample: its most probable classes."""
+
+    def __init__(self, report: Report) -> None:
+        nets = [(report.old, "old"), *((c.net, "new") for c in report.candidates)]
+        self.rows = [{sample: row for row, sample in enumerate(sample_ids(net))} for net, _ in nets]
+        self.nets = [net for net, _ in nets]
+        self.names = ["before", *(candidate.name for candidate in report.candidates)]
+
+    def of(self, key: str, variant: str) -> list[tuple[str, list[tuple[int, float]]]]:
+        """Net's name, and its (class, probability) with the highest first; a net without the sample is left out."""
+        found = []
+        for name, net, rows in zip(self.names, self.nets, self.rows, strict=True):
+            row = rows.get((key, variant))
+            if row is not None:
+                best = np.argsort(-net.probabilities[row], kind="stable")[:ANSWERS]
+                shares = net.probabilities[row][best].tolist()
+                found.append((name, list(zip(net.classes[best].tolist(), shares, strict=True))))
+        return found
+
+
+def gallery(report: Report, album: Album, *, positive: bool = False) -> Markup:
+    """The featured net's negative (or positive) flips as cards, the most confident new answers first."""
+    pair = report.featured.whole.pair
+    found = pct.flips(old=pair.old, new=pair.new, positive=positive)
+    shown = found[: SHOWN[positive]]
+    answers = Answers(report)
+    cards = [_card(flip, answers, album) for flip in shown]
+    return join(_caption(len(found), len(shown), positive), tag("div", *cards, class_="cards") if cards else None)
+
+
+def _caption(count: int, shown: int, positive: bool) -> Markup:
+    kind = "positive" if positive else "negative"
+    if not count:
+        return tag("p", f"No {kind} flips.", class_="quiet")
+    order = "the most confident new answers first"
+    said = (
+        f"All {number(count)}, {order}." if shown == count else f"{number(shown)} of {plural(count, 'flip')}, {order}."
+    )
+    return tag("p", said if count > 1 else "The only one.", class_="quiet")
+
+
+def _card(flip: pct.Flip, answers: Answers, album: Album) -> Markup:
+    said = [_said(name, best, flip.label) for name, best in answers.of(flip.key, flip.variant)]
+    variant = f" ({flip.variant})" if flip.variant else ""
+    change = tag(
+        "p", "is ", tag("b", flip.label), ", ", tag("span", f"{flip.old_answer} → {flip.new_answer}", class_="change")
+    )
+    name = tag("p", flip.key.rsplit("/", 1)[-1], variant, class_="key", title=flip.key)
+    return tag("figure", _image(flip, album), tag("figcaption", change, tag("dl", *said), name), class_="card")
+
+
+def _said(name: str, best: Sequence[tuple[int, float]], label: int) -> Markup:
+    (first, share), rest = best[0], best[1:]
+    others = " ".join(f"{c} {percent(p, 0)}" for c, p in rest if p >= 0.005)
+    verdict = "right" if first == label else "wrong"
+    bar = tag("span", class_=f"share {verdict}", style=f"--p:{share:.3f}")
+    return tag("div", tag("dt", name, title=name), tag("dd", bar, tag("b", first), f" {percent(share, 0)} ",
+                                                       tag("small", others) if others else None))  # fmt: skip
+
+
+def _image(flip: pct.Flip, album: Album) -> Markup:
+    picture = album.picture(flip.key)
+    if picture is None:
+        return tag("div", "no picture", class_="picture absent", role="img", aria_label=f"no picture of {flip.key}")
+    small = "picture pixels" if max(picture.width, picture.height) <= 64 else "picture"
+    alt = f"Sample of class {flip.label}: {flip.key}"
+    return tag(
+        "img", src=picture.uri, alt=alt, width=picture.width, height=picture.height, loading="lazy", class_=small
+    )
+
+
+def missing(album: Album) -> Markup | None:
+    """Which pictures are not there, and why."""
+    parts = []
+    if album.absent:
+        parts.append(f"{plural(album.absent, 'picture was', 'pictures were')} not found under {album.root}")
+    if album.left_out:
+        parts.append(f"{plural(album.left_out, 'picture')} did not fit into the page's budget")
+    return tag("p", "; ".join(parts) + ".", class_="quiet") if parts else None

@@ -1,0 +1,135 @@
+"""The budget that a release must keep, and whether it does."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fusion import pct
+from fusion.errors import FusionError, ReportError, raise_all
+from fusion.report.gathering import Candidate, Report
+from fusion.report.wording import percent
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Limits as fractions; None: no limit.
+
+    max_nfr           negative flips against all originals together
+    min_accuracy      accuracy over all samples
+    max_weighted_nfr  negative flips weighed by `severity` (class -> weight, left out: 1)
+    references        original's name -> max_nfr over the samples that it covers
+    classes           class -> max_nfr over the samples of that class
+    """
+
+    max_nfr: float | None = None
+    min_accuracy: float | None = None
+    max_weighted_nfr: float | None = None
+    severity: Mapping[int, float] = field(default_factory=dict)
+    references: Mapping[str, float] = field(default_factory=dict)
+    classes: Mapping[int, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One limit held against one net."""
+
+    what: str
+    value: float | None
+    limit: float
+    least: bool
+    passed: bool
+
+    def __str__(self) -> str:
+        bound = "at least" if self.least else "at most"
+        verdict = "kept" if self.passed else "BROKEN"
+        return f"{verdict}: {self.what} is {percent(self.value)}, {bound} {percent(self.limit)} allowed"
+
+
+def check(report: Report, budget: Budget) -> list[Check]:
+    """Every limit against every new net but the baseline. An undefined value keeps no limit.
+
+    Raises: ReportError for a limit on an original or a class that the report does not have.
+    """
+    known = {net.name for net in report.references}
+    foreign = [f"original {name!r}" for name in budget.references if name not in known]
+    foreign += [f"class {c}" for c in budget.classes if c not in report.old.classes]
+    raise_all([ReportError(f"the budget limits {name}, which is not in this report") for name in foreign])
+    return [found for candidate in report.candidates if candidate.role == "new" for found in _checks(candidate, budget)]
+
+
+def read_budget(path: str | os.PathLike[str]) -> Budget:
+    """A budget from JSON: the fields of Budget, rates as fractions or as texts like "0.5%".
+
+    Raises: ReportError listing all that is wrong; OSError.
+    """
+    try:
+        given = json.loads(Path(path).read_text("utf-8"))
+    except ValueError as error:
+        raise ReportError(f"no JSON: {error}", place=str(path)) from None
+    if not isinstance(given, dict):
+        raise ReportError(
+            "a budget is a JSON object", place=str(path), hint='{"max_nfr": "0.5%", "min_accuracy": 0.98}'
+        )
+    errors: list[FusionError] = []
+    fields: dict[str, Any] = {}
+    for name, value in given.items():
+        try:
+            fields[name] = _field(name, value)
+        except (ReportError, ValueError, TypeError, AttributeError) as error:
+            errors.append(ReportError(f"{name}: {error}", place=str(path)))
+    raise_all(errors)
+    return Budget(**fields)
+
+
+def rate(text: str | float) -> float:
+    """A fraction, from 0.005 or "0.5%". Raises: ValueError unless it is between 0 and 1."""
+    value = float(text[:-1]) / 100 if isinstance(text, str) and text.strip().endswith("%") else float(text)
+    if not 0 <= value <= 1:
+        raise ValueError(f"{text} is not between 0 and 1; a percentage takes its sign: {text}%")
+    return value
+
+
+def _field(name: str, value: Any) -> Any:
+    if name in ("max_nfr", "min_accuracy", "max_weighted_nfr"):
+        return rate(value)
+    if name == "severity":
+        return {int(c): float(weight) for c, weight in value.items()}
+    if name == "references":
+        return {str(reference): rate(limit) for reference, limit in value.items()}
+    if name == "classes":
+        return {int(c): rate(limit) for c, limit in value.items()}
+    raise ReportError("no such limit", hint="max_nfr, min_accuracy, max_weighted_nfr, severity, references, classes")
+
+
+def _checks(candidate: Candidate, budget: Budget) -> list[Check]:
+    name, whole = candidate.name, candidate.whole
+    found: list[Check] = []
+    if budget.min_accuracy is not None:
+        found.append(_least(f"accuracy of {name}", candidate.accuracy.value, budget.min_accuracy))
+    if budget.max_nfr is not None:
+        found.append(_most(f"NFR of {name}", whole.outcomes.value("negative_flip_rate"), budget.max_nfr))
+    if budget.max_weighted_nfr is not None:
+        weighted = pct.severity_weighted_nfr(old=whole.pair.old, new=whole.pair.new, severity=budget.severity)
+        found.append(_most(f"severity-weighted NFR of {name}", weighted, budget.max_weighted_nfr))
+    for comparison in candidate.each or (whole,):
+        if comparison.old.name in budget.references:
+            value = comparison.outcomes.value("negative_flip_rate")
+            found.append(
+                _most(f"NFR of {name} against {comparison.old.name}", value, budget.references[comparison.old.name])
+            )
+    for c, limit in budget.classes.items():
+        found.append(_most(f"NFR of {name} on class {c}", whole.per_class[c].value("negative_flip_rate"), limit))
+    return found
+
+
+def _most(what: str, value: float | None, limit: float) -> Check:
+    return Check(what, value, limit, False, value is not None and value <= limit)
+
+
+def _least(what: str, value: float | None, limit: float) -> Check:
+    return Check(what, value, limit, True, value is not None and value >= limit)

@@ -1,0 +1,44 @@
+"""HTML and SVG as nested calls; every text is escaped unless it is Markup already."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TypeAlias
+
+VOID = frozenset({"br", "hr", "img", "link", "meta", "line", "circle", "rect", "path"})
+
+
+class Markup(str):
+    """Text that is HTML already."""
+
+    __slots__ = ()
+
+
+Child: TypeAlias = "str | int | float | list[Child] | tuple[Child, ...] | None"
+
+
+def tag(name: str, /, *children: Child, **attributes: str | float | bool | None) -> Markup:
+    """An element; `class_` and `for_` lose their underscore, other underscores become hyphens; None leaves one out."""
+    parts = []
+    for key, value in attributes.items():
+        if value is None or value is False:
+            continue
+        label = key.rstrip("_").replace("_", "-") if key != "viewBox" else key
+        parts.append(f" {label}" if value is True else f' {label}="{escape(str(value))}"')
+    opening = f"<{name}{''.join(parts)}>"
+    return Markup(opening if name in VOID and not children else f"{opening}{join(*children)}</{name}>")
+
+
+def join(*children: Child) -> Markup:
+    """The children one after the other, texts escaped, None left out."""
+    return Markup("".join(_one(child) for child in children))
+
+
+def _one(child: Child) -> str:
+    if child is None:
+        return ""
+    if isinstance(child, Markup):
+        return child
+    if isinstance(child, (list, tuple)):
+        return join(*child)
+    return escape(str(child))

@@ -1,0 +1,113 @@
+"""The report as one HTML page that needs nothing else: no network, no script."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib.resources import files
+
+from fusion.pct.predictions import Predictions
+from fusion.report import sections
+from fusion.report.gallery import gallery, missing
+from fusion.report.gate import Check
+from fusion.report.gathering import Report
+from fusion.report.images import Album
+from fusion.report.markup import Child, Markup, join, tag
+from fusion.report.wording import number
+
+MEANINGS = (
+    (
+        "Negative flip",
+        "The old net was right and the new one is wrong: something was unlearnt. NFR is their share of the samples.",
+    ),
+    ("Positive flip", "The old net was wrong and the new one is right: something was learnt."),
+    (
+        "Relative NFR",
+        "NFR over what a new net of the same accuracy would show if it had nothing in common with the old one.",
+    ),
+    ("Trust kept (BTC)", "The share of the old net's right answers that are still right."),
+    ("p", "McNemar's exact test: how likely a difference this large would be if both nets were equally often right."),
+    ("Interval", "95 %, from a paired bootstrap over the samples (10,000 draws, fixed seed)."),
+    ("Calibration error", "How far confidence and accuracy lie apart, averaged over ten steps of confidence."),
+)
+
+
+def page(report: Report, checks: Sequence[Check] = (), album: Album | None = None, command: str | None = None) -> str:
+    """The whole page.
+
+    album    where pictures come from; None: no pictures
+    command  the command line that makes the report again
+    """
+    parts = _parts(report, album, command)
+    style = files("fusion.report").joinpath("style.css").read_text("utf-8")
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name="color-scheme", content="light dark"),
+        tag("meta", name="generator", content="fusion-report"),
+        tag("link", rel="icon", href="data:,"),
+        tag("title", report.title),
+        tag("style", Markup(style)),
+    )
+    nav = tag("nav", *(tag("a", title, href=f"#{name}") for name, title, _ in parts), aria_label="Sections")
+    body = tag(
+        "body",
+        tag("a", "Skip to the figures", href="#figures", class_="skip"),
+        tag("main", sections.verdict(report, checks), nav, *(_section(*part) for part in parts)),
+    )
+    return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
+
+
+def _parts(report: Report, album: Album | None, command: str | None) -> list[tuple[str, str, Markup]]:
+    featured = report.featured.name
+    parts = [("figures", "Figures", join(sections.balance(report), sections.comparison_table(report)))]
+    by_class = tag("div", tag("div", tag("h3", "What became of what"), sections.flip_matrix(report)),
+                   tag("div", tag("h3", "Share by class"), sections.classes(report)), class_="pair")  # fmt: skip
+    intro = tag(
+        "p", f"Answers that {featured} unlearnt, by true class (rows) and new answer (columns).", class_="quiet"
+    )
+    parts.append(("classes", "Where it forgets", join(intro, by_class)))
+    by_slice = sections.slices(report)
+    if by_slice is not None:
+        parts.append(("slices", "By slice", by_slice))
+    album = album or Album(files("fusion.report"), budget=0)  # type: ignore[arg-type]
+    forgot, learnt = gallery(report, album), gallery(report, album, positive=True)
+    more = tag("details", tag("summary", "Positive flips: what it learnt"), learnt)
+    parts.append(
+        ("flips", "The flips", join(tag("h3", "Negative flips: what it forgot"), forgot, more, missing(album)))
+    )
+    drawn = [
+        tag("figure", tag("h3", title), chart, tag("figcaption", note)) for title, note, chart in sections.plots(report)
+    ]
+    parts.append(("charts", "Confidence and trade-off", tag("div", *drawn, class_="charts")))
+    parts.append(("again", "Made from", _provenance(report, command)))
+    meanings = tag("dl", *(join(tag("dt", word), tag("dd", meaning)) for word, meaning in MEANINGS), class_="meanings")
+    parts.append(("words", "What the words mean", meanings))
+    return parts
+
+
+def _section(name: str, title: str, content: Markup) -> Markup:
+    return tag("section", tag("h2", title), content, id=name, aria_label=title)
+
+
+def _provenance(report: Report, command: str | None) -> Markup:
+    nets = [("old", net) for net in report.references] + [(c.role, c.net) for c in report.candidates]
+    again = (
+        join(tag("p", "This page, once more:"), sections.scrolling("Command", tag("pre", tag("code", command))))
+        if command
+        else None
+    )
+    return join(*(_net(role, net) for role, net in nets), again)
+
+
+def _net(role: str, net: Predictions) -> Markup:
+    known = ", ".join(map(str, net.classes.tolist()[:20])) + (", …" if len(net.classes) > 20 else "")
+    rows: list[Child] = [_entry("samples", number(len(net))), _entry("classes", f"{len(net.classes)}: {known}")]
+    rows += [_entry(key, value) for key, value in sorted(net.meta.items()) if key != "name"]
+    return tag("details", tag("summary", tag("b", net.name), f" {role}"), tag("dl", *rows, class_="facts"))
+
+
+def _entry(key: str, value: object) -> Markup:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return tag("div", tag("dt", key), tag("dd", tag("code", text)))

@@ -1,0 +1,281 @@
+"""The page's sections: tables and figures in HTML, each a function of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fusion import pct
+from fusion.pct.metrics import Outcomes
+from fusion.report import charts
+from fusion.report.gate import Check
+from fusion.report.gathering import Candidate, Comparison, Report
+from fusion.report.markup import Child, Markup, join, tag
+from fusion.report.wording import (
+    NONE,
+    explanation,
+    headline,
+    number,
+    p_value,
+    percent,
+    plural,
+    points,
+    signed,
+    span,
+)
+
+MATRIX_CLASSES = 24
+BAR_CLASSES = 30
+
+
+def verdict(report: Report, checks: Sequence[Check]) -> Markup:
+    """The headline in words, the figures that carry it, and whether the budget is kept."""
+    whole = report.featured.whole
+    nfr, change = whole.intervals["negative_flip_rate"], whole.intervals["accuracy_difference"]
+    tiles = [
+        _tile("Negative flips", percent(nfr.value), span(nfr), "neg"),
+        _tile("Positive flips", percent(whole.outcomes.value("positive_flip_rate")),
+              span(whole.intervals["positive_flip_rate"]), "pos"),
+        _tile("Accuracy", percent(report.featured.accuracy.value), span(report.featured.accuracy), ""),
+        _tile("Change of accuracy", points(change.value), span(change), ""),
+        _tile("Relative NFR", percent(whole.outcomes.value("relative_nfr"), 1), "100 % = unrelated nets", ""),
+    ]  # fmt: skip
+    return tag(
+        "header",
+        tag("p", report.title, class_="kicker"),
+        tag("h1", headline(report)),
+        tag("p", " ".join(explanation(report)), class_="lead"),
+        gate(checks),
+        tag("div", *tiles, class_="tiles"),
+    )
+
+
+def gate(checks: Sequence[Check]) -> Markup | None:
+    """Whether the release keeps its budget, limit by limit."""
+    if not checks:
+        return None
+    broken = [check for check in checks if not check.passed]
+    said = (
+        f"The budget is broken: {len(broken)} of {plural(len(checks), 'limit')}." if broken else "The budget is kept."
+    )
+    rows = [tag("li", str(check), class_="kept" if check.passed else "broken") for check in checks]
+    return tag(
+        "div", tag("strong", said), tag("ul", *rows), class_=f"gate {'broken' if broken else 'kept'}", role="status"
+    )
+
+
+def balance(report: Report) -> Markup:
+    """Negative flips to the left, positive ones to the right, for every new net."""
+    most = max([1, *(max(c.whole.outcomes.negative, c.whole.outcomes.positive) for c in report.candidates)])
+    rows = [_balance_row(c, c.whole.outcomes, most, report) for c in report.candidates]
+    head = tag(
+        "div",
+        tag("span"),
+        tag("span", "forgot", class_="left"),
+        tag("span", "learnt", class_="right"),
+        class_="row head",
+    )
+    return tag("div", head, *rows, class_="balance")
+
+
+def comparison_table(report: Report) -> Markup:
+    """Every new net against all originals together and against each, with intervals."""
+    head = ("", "samples", "old accuracy", "new accuracy", "negative flips", "positive flips", "relative NFR",
+            "trust kept (BTC)", "p")  # fmt: skip
+    rows = []
+    for candidate in report.candidates:
+        role = " (baseline)" if candidate.role == "baseline" else ""
+        rows.append(_comparison_row(candidate.name + role, candidate.whole, f"net {colour(report, candidate)}"))
+        rows += [_comparison_row(f"against {c.old.name}", c, "part") for c in candidate.each]
+    return scrolling("Figures against each original", table(head, rows))
+
+
+def flip_matrix(report: Report) -> Markup:
+    """Negative flips of the featured net by true class and new answer."""
+    pair = report.featured.whole.pair
+    classes, counts = pct.flip_matrix(old=pair.old, new=pair.new)
+    most = int(counts.max(initial=0))
+    if most == 0:
+        return tag("p", "No answer was unlearnt, in any class.", class_="quiet")
+    if len(classes) > MATRIX_CLASSES:
+        return _worst_pairs(classes, counts.tolist())
+    head = tag(
+        "tr",
+        tag("th", "is \\ now", scope="col"),
+        *(tag("th", c, scope="col") for c in classes),
+        tag("th", "all", scope="col"),
+    )
+    rows = []
+    for c, row in zip(classes, counts.tolist(), strict=True):
+        cells = [_heat(value, most, own=c == answer) for answer, value in zip(classes, row, strict=True)]
+        rows.append(tag("tr", tag("th", c, scope="row"), *cells, tag("td", number(sum(row)), class_="sum")))
+    return scrolling("Negative flips by class", tag("table", tag("thead", head), tag("tbody", *rows), class_="matrix"))
+
+
+def classes(report: Report) -> Markup:
+    """NFR by true class, the featured net beside the base."""
+    shown = [c for c in (report.base, report.featured) if c is not None]
+    found = [candidate.whole.per_class for candidate in shown]
+    order = sorted(found[-1], key=lambda c: (-(found[-1][c].value("negative_flip_rate") or 0), c))
+    order = sorted(order[:BAR_CLASSES])
+    values = [counted[c].value("negative_flip_rate") or 0 for counted in found for c in order]
+    most = max([*values, 1e-9])
+    rows = []
+    for c in order:
+        bars = [
+            _bar(counted[c], most, colour(report, candidate)) for candidate, counted in zip(shown, found, strict=True)
+        ]
+        rows.append(
+            tag(
+                "tr",
+                tag("th", c, scope="row"),
+                tag("td", number(len(found[-1][c])), class_="n"),
+                tag("td", *bars, class_="bars"),
+            )
+        )
+    note = f"The {BAR_CLASSES} classes with most." if len(found[-1]) > BAR_CLASSES else None
+    head = tag(
+        "tr",
+        tag("th", "class", scope="col"),
+        tag("th", "samples", scope="col"),
+        tag("th", "negative flips", scope="col"),
+    )
+    body = tag("table", tag("thead", head), tag("tbody", *rows), class_="classes")
+    return join(
+        legend(report, shown, old=False) if len(shown) > 1 else None,
+        body,
+        tag("p", note, class_="quiet") if note else None,
+    )
+
+
+def slices(report: Report) -> Markup | None:
+    """The featured net by variant of the samples; None when there is one only."""
+    found = report.featured.whole.per_slice
+    if not found:
+        return None
+    head = ("slice", "samples", "old accuracy", "new accuracy", "negative flips", "positive flips")
+    rows = []
+    for name, counted in found.items():
+        metrics = ("accuracy_old", "accuracy_new", "negative_flip_rate", "positive_flip_rate")
+        cells = [percent(counted.value(metric)) for metric in metrics]
+        rows.append(
+            tag(
+                "tr",
+                tag("th", name or "original", scope="row"),
+                tag("td", number(len(counted))),
+                *(tag("td", x) for x in cells),
+            )
+        )
+    return scrolling("By slice", table(head, rows))
+
+
+def plots(report: Report) -> list[tuple[str, str, Markup]]:
+    """(title, what to see, chart) of the charts that there is data for."""
+    found = []
+    if len(report.candidates) > 1:
+        marks = [
+            charts.Point(
+                c.name, c.whole.intervals["error_rate_new"], c.whole.intervals["negative_flip_rate"], colour(report, c)
+            )
+            for c in report.candidates
+        ]
+        note = (
+            "Each new net with its 95 % intervals. Down and to the left is better; the line joins the nets that none "
+            "beats in both."
+        )
+        found.append(("Flips against error", note, charts.pareto(marks)))
+    pair = report.featured.whole.pair
+    change = charts.confidence_change(pair.old.probability_of_label, pair.new.probability_of_label)
+    note = f"How far {report.featured.name} moved the probability of the true class; counts on a logarithmic scale."
+    found.append(("Change of confidence", note, change))
+    nets = [(report.old.name, "c-old", pct.reliability(report.old))]
+    nets += [(c.name, colour(report, c), c.reliability) for c in report.candidates]
+    errors = ", ".join(f"{c.name} {percent(c.calibration, 1)}" for c in report.candidates)
+    note = f"Below the dashed line a net claims more than it keeps. Expected calibration error: {errors}."
+    found.append(("Calibration", note, join(charts.calibration(nets), legend(report, report.candidates))))
+    return found
+
+
+def legend(report: Report, candidates: Sequence[Candidate], old: bool = True) -> Markup:
+    """Which colour is which net."""
+    entries = [("before", "c-old")] if old else []
+    entries += [(c.name, colour(report, c)) for c in candidates]
+    return tag("ul", *(tag("li", tag("i", class_=f"swatch {c}"), name) for name, c in entries), class_="legend")
+
+
+def colour(report: Report, candidate: Candidate) -> str:
+    """The style class that colours a new net everywhere on the page."""
+    if candidate is report.featured:
+        return "c-new"
+    place = next(i for i, other in enumerate(report.candidates) if other is candidate)
+    return f"c-{place % 6}"
+
+
+def table(head: Sequence[str], rows: Sequence[Child]) -> Markup:
+    """A table with its column heads."""
+    columns = tag("tr", *(tag("th", name, scope="col") if name else tag("td") for name in head))
+    return tag("table", tag("thead", columns), tag("tbody", *rows))
+
+
+def scrolling(label: str, content: Markup) -> Markup:
+    """A wide table that scrolls in its own frame, by keyboard as well."""
+    return tag("div", content, class_="scroll", role="region", aria_label=label, tabindex="0")
+
+
+def _tile(name: str, value: str, below: str, kind: str) -> Markup:
+    return tag("div", tag("p", name), tag("strong", value, class_=kind or None), tag("small", below), class_="tile")
+
+
+def _balance_row(candidate: Candidate, counted: Outcomes, most: int, report: Report) -> Markup:
+    left = tag(
+        "span", tag("b", number(counted.negative)), tag("i", style=f"--w:{counted.negative / most:.3f}"), class_="left"
+    )
+    right = tag(
+        "span", tag("i", style=f"--w:{counted.positive / most:.3f}"), tag("b", number(counted.positive)), class_="right"
+    )
+    name = tag("span", tag("i", class_=f"swatch {colour(report, candidate)}"), candidate.name, class_="name")
+    return tag("div", name, left, right, class_="row")
+
+
+def _comparison_row(name: str, comparison: Comparison, kind: str) -> Markup:
+    found = comparison.intervals
+    flips = [_with_interval(comparison, metric) for metric in ("negative_flip_rate", "positive_flip_rate")]
+    return tag(
+        "tr",
+        tag("th", name, scope="row"),
+        tag("td", number(len(comparison.outcomes))),
+        tag("td", percent(found["accuracy_old"].value)),
+        tag("td", percent(found["accuracy_new"].value), tag("small", f"{signed(found['accuracy_difference'].value)}")
+            if found["accuracy_difference"].value is not None else None),
+        *flips,
+        tag("td", percent(found["relative_nfr"].value, 1)),
+        tag("td", percent(found["backward_trust_compatibility"].value)),
+        tag("td", p_value(comparison.p_value)),
+        class_=kind,
+    )  # fmt: skip
+
+
+def _with_interval(comparison: Comparison, metric: str) -> Markup:
+    interval = comparison.intervals[metric]
+    return tag("td", percent(interval.value), tag("small", span(interval)) if interval.value is not None else None)
+
+
+def _heat(value: int, most: int, own: bool) -> Markup:
+    if own:
+        return tag("td", class_="own")
+    return tag("td", number(value) if value else "", style=f"--h:{(value / most) ** 0.7:.3f}" if value else None)
+
+
+def _worst_pairs(names: Sequence[int], counts: list[list[int]], most: int = 20) -> Markup:
+    pairs = [(value, names[i], names[j]) for i, row in enumerate(counts) for j, value in enumerate(row) if value]
+    rows = [
+        tag("tr", tag("th", label, scope="row"), tag("td", answer), tag("td", number(value)))
+        for value, label, answer in sorted(pairs, key=lambda pair: (-pair[0], pair[1], pair[2]))[:most]
+    ]
+    note = tag("p", f"The {len(rows)} most frequent of {plural(len(pairs), 'pair')}.", class_="quiet")
+    return join(scrolling("Negative flips by class", table(("is", "now", "flips"), rows)), note)
+
+
+def _bar(counted: Outcomes, most: float, kind: str) -> Markup:
+    value = counted.value("negative_flip_rate")
+    text = NONE if value is None else f"{percent(value)} ({number(counted.negative)})"
+    return tag("span", tag("i", class_=kind, style=f"--w:{(value or 0) / most:.3f}"), tag("b", text))

@@ -1,0 +1,56 @@
+"""The report for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fusion.report.gate import Check
+from fusion.report.gathering import Comparison, Report
+from fusion.report.wording import explanation, headline, number, p_value, percent, span
+
+HEAD = ("", "samples", "accuracy", "NFR", "95 % interval", "PFR", "relative NFR", "BTC", "p")
+
+
+def to_text(report: Report, checks: Sequence[Check] = ()) -> str:
+    """Title, table, verdict and gate as plain text."""
+    rows = [HEAD, _old_row(report.old.name, report)]
+    for candidate in report.candidates:
+        rows.append(_row(candidate.name, candidate.whole))
+        rows += [_row(f"  against {comparison.old.name}", comparison) for comparison in candidate.each]
+    lines = [report.title, "", *columns(rows), "", headline(report), *explanation(report)]
+    if checks:
+        lines += ["", *map(str, checks)]
+    return "\n".join(line.rstrip() for line in lines).replace("\u00a0", " ") + "\n"
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The rows with their cells under one another, the first column to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if i else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+
+
+def _old_row(name: str, report: Report) -> tuple[str, ...]:
+    whole = report.featured.whole
+    accuracy = percent(whole.outcomes.value("accuracy_old"))
+    return (f"{name} (old)", number(len(whole.outcomes)), accuracy, *[""] * (len(HEAD) - 3))
+
+
+def _row(name: str, comparison: Comparison) -> tuple[str, ...]:
+    found = comparison.intervals
+    return (
+        name,
+        number(len(comparison.outcomes)),
+        percent(found["accuracy_new"].value),
+        percent(found["negative_flip_rate"].value),
+        span(found["negative_flip_rate"]),
+        percent(found["positive_flip_rate"].value),
+        percent(found["relative_nfr"].value, 1),
+        percent(found["backward_trust_compatibility"].value),
+        p_value(comparison.p_value),
+    )

@@ -1,0 +1,153 @@
+"""fusion-report: what a new net unlearnt, as text, JSON and one HTML page, and a gate for releases."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fusion_tools.cli import run
+
+if TYPE_CHECKING:
+    from fusion.pct import Predictions
+    from fusion.report import Budget
+
+BROKEN = 3
+_EPILOG = """FILE is what fusion-test writes (npz), or a CSV with the columns key, label, logit:0, logit:1, ...
+  NAME=FILE          calls the net NAME
+  FILE@1,3,5,7,9     says which classes of the new net the file's columns and labels stand for
+
+examples:
+  fusion-report --old odd.npz@1,3,5,7,9 even.npz@0,2,4,6,8 --new plain.npz focal.npz --html report.html
+  fusion-report --old v1=old.npz --new v2=new.npz --max-nfr 0.5% --min-accuracy 98%      (exit code 3 when broken)
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    result = argparse.ArgumentParser(
+        prog="fusion-report",
+        description="Compare a new net with the nets it replaces, sample by sample: accuracy, what it unlearnt "
+        "(negative flips) and learnt, with intervals, against each original and against all together.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = result.add_argument
+    add("--old", nargs="+", required=True, metavar="FILE", help="predictions of the originals")
+    add("--new", nargs="+", required=True, metavar="FILE", help="predictions of new nets; the last one is featured")
+    add("--baseline", metavar="FILE", help="a new net to hold the featured one against (default: the first of several)")
+    add("--title")
+    add("--html", metavar="OUT", help="write the page: one file, no network, no script")
+    add(
+        "--json",
+        nargs="?",
+        const="-",
+        metavar="OUT",
+        help="write all figures; without OUT, to stdout in place of the table",
+    )
+    add("--images", default=".", metavar="ROOT", help="folder that the sample keys are relative to (default: here)")
+    add(
+        "--image-bytes",
+        type=int,
+        default=2_500_000,
+        metavar="N",
+        help="room for pictures in the page (default: 2500000)",
+    )
+    gate = result.add_argument_group("gate", f"exit code {BROKEN} when a new net (not the baseline) breaks a limit")
+    gate.add_argument("--max-nfr", metavar="X", help="most negative flips, as 0.005 or 0.5%%")
+    gate.add_argument("--min-accuracy", metavar="Y", help="least accuracy, as 0.98 or 98%%")
+    fields = "max_nfr, min_accuracy, max_weighted_nfr with severity, references, classes"
+    gate.add_argument("--budget", metavar="FILE", help=f"limits as JSON: {fields}")
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    given = sys.argv[1:] if argv is None else argv
+    usage = parser()
+    arguments = usage.parse_args(given)
+    for name in ("max_nfr", "min_accuracy"):
+        try:
+            setattr(arguments, name, _rate(getattr(arguments, name)))
+        except ValueError as error:
+            usage.error(f"--{name.replace('_', '-')}: {error}")
+    return run(lambda: _report(arguments, given))
+
+
+def _report(arguments: argparse.Namespace, given: Sequence[str]) -> int:
+    from fusion import report
+    from prototxt.files import write_text
+
+    budget = _budget(arguments)
+    found = report.gather(
+        old=[_load(name) for name in arguments.old],
+        new=[_load(name) for name in arguments.new],
+        baseline=_load(arguments.baseline) if arguments.baseline else None,
+        title=arguments.title,
+    )
+    checks = report.check(found, budget)
+    if arguments.html:
+        album = report.Album(Path(arguments.images), arguments.image_bytes)
+        write_text(arguments.html, report.page(found, checks, album, shlex.join(["fusion-report", *given])))
+    if arguments.json and arguments.json != "-":
+        write_text(arguments.json, report.to_json(found, checks))
+    sys.stdout.write(report.to_json(found, checks) if arguments.json == "-" else report.to_text(found, checks))
+    for path in (arguments.html, arguments.json):
+        if path and path != "-":
+            print(f"wrote {path}", file=sys.stderr)
+    return 0 if all(check.passed for check in checks) else BROKEN
+
+
+def _load(name: str) -> Predictions:
+    """Predictions from 'FILE', 'NAME=FILE' and either with '@1,3,5'; their file and its hash go into the meta data."""
+    from fusion.errors import ReportError
+    from fusion.pct import Predictions, file_hash
+
+    label, path, classes = _parts(name)
+    net = Predictions.load(path)
+    if classes is not None:
+        try:
+            net = net.relabelled([int(c) for c in classes.split(",")])
+        except ValueError:
+            raise ReportError(
+                f"'{classes}' is no list of classes", place=path, hint="as in odd.npz@1,3,5,7,9"
+            ) from None
+    return net.named(label or net.name, file=path, file_sha256=file_hash(path))
+
+
+def _parts(name: str) -> tuple[str | None, str, str | None]:
+    """Label, path and classes; a file that exists under the whole name is taken as it is."""
+    if os.path.exists(name):
+        return None, name, None
+    label, equals, rest = name.partition("=")
+    path = rest if equals else name
+    if os.path.exists(path):
+        return (label if equals else None), path, None
+    path, _, classes = path.rpartition("@")
+    return (label if equals else None), path or rest or name, classes if path else None
+
+
+def _budget(arguments: argparse.Namespace) -> Budget:
+    from dataclasses import replace
+
+    from fusion.report import Budget, read_budget
+
+    budget = read_budget(arguments.budget) if arguments.budget else Budget()
+    limits = {name: getattr(arguments, name) for name in ("max_nfr", "min_accuracy")}
+    return replace(budget, **{name: limit for name, limit in limits.items() if limit is not None})
+
+
+def _rate(text: str | None) -> float | None:
+    if text is None:
+        return None
+    from fusion.report import rate
+
+    return rate(text)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
