@@ -1,7 +1,8 @@
-"""Learnable parameters side by side in a few flat tensors, so that an update is a handful of operations.
+"""Where a net's learnable parameters lie for the update: small ones side by side in a few flat tensors.
 
-Parameters with one pair of rates share a flat tensor; each becomes a view of it, and so does its gradient. The
-parameters stay the same objects, hence nets that hold them see every update.
+Small parameters with one pair of rates share a flat tensor; each becomes a view of it, and so does its gradient, so
+that an update is a handful of operations. The parameters stay the same objects, hence nets that hold them see every
+update. Large parameters stay where they are: adding up gradients in place would cost more than the operations saved.
 """
 
 from __future__ import annotations
@@ -17,40 +18,47 @@ from fusion.errors import TrainingError
 from fusion.graph import Net
 from fusion.nets import Learnable, learnable
 
-Home = tuple[nn.Parameter, int]  # a flat tensor and where in it a blob starts
+Home = tuple[nn.Parameter, int]  # the tensor that is updated, and where in it a blob starts
+_SMALL = 1 << 17  # numbers in a group up to which flat tensors are quicker
 
 
 @dataclass(frozen=True, eq=False)
 class Arena:
-    """The flat tensors of a net.
+    """The tensors of a net that are updated.
 
-    groups  for an optimizer: {"params": [flat], "lr_mult", "decay_mult"}
+    groups  for an optimizer: {"params": [tensor, ...], "lr_mult", "decay_mult"}
     blobs   all blobs that have a history in Caffe, in its order
     homes   where each of them lies; None: gradients never change it
+    flat    tensors that hold several parameters
+    single  parameters that stand alone
     """
 
     groups: list[dict[str, Any]]
     blobs: tuple[Learnable, ...]
     homes: tuple[Home | None, ...]
+    flat: tuple[nn.Parameter, ...]
+    single: tuple[nn.Parameter, ...]
 
     @property
-    def flats(self) -> list[nn.Parameter]:
-        """The flat tensors."""
-        return [group["params"][0] for group in self.groups]
+    def updated(self) -> list[nn.Parameter]:
+        """The tensors that are updated, each once."""
+        return [tensor for group in self.groups for tensor in group["params"]]
 
     def zero(self) -> None:
-        """Set all gradients to zero."""
-        for flat in self.flats:
-            if flat.grad is not None:
-                flat.grad.zero_()
+        """Make ready for the next gradients."""
+        for tensor in self.flat:
+            if tensor.grad is not None:
+                tensor.grad.zero_()
+        for tensor in self.single:
+            tensor.grad = None
 
-    def view(self, flat: Mapping[nn.Parameter, Tensor], index: int) -> Tensor:
-        """The part of flat tensors that belongs to blob `index`, in its shape; zeros where it has no home."""
+    def view(self, values: Mapping[nn.Parameter, Tensor], index: int) -> Tensor:
+        """The part of `values`, one per updated tensor, that is blob `index`'s; zeros where it has no home."""
         tensor, home = self.blobs[index].tensor, self.homes[index]
         if home is None:
             return torch.zeros_like(tensor)
         whole, start = home
-        return flat[whole][start : start + tensor.numel()].view(tensor.shape)
+        return values[whole].view(-1)[start : start + tensor.numel()].view(tensor.shape)
 
 
 def lay_out(net: Net) -> Arena:
@@ -68,10 +76,19 @@ def lay_out(net: Net) -> Arena:
         raise TrainingError(f"net '{net.plan.name}' has nothing to learn: every lr_mult is 0", hint=hint)
     homes: dict[Tensor, Home] = {}
     result = []
+    flat: list[nn.Parameter] = []
+    single: list[nn.Parameter] = []
     for (lr_mult, decay_mult), members in groups.items():
-        flat = _flatten(members, homes)
-        result.append({"params": [flat], "lr_mult": lr_mult, "decay_mult": decay_mult})
-    return Arena(result, tuple(blobs), tuple(homes.get(blob.tensor) for blob in blobs))
+        if sum(tensor.numel() for tensor in members) <= _SMALL:
+            updated = [_flatten(members, homes)]
+            flat += updated
+        else:
+            updated = members
+            single += updated
+            homes.update((tensor, (tensor, 0)) for tensor in members)
+        result.append({"params": updated, "lr_mult": lr_mult, "decay_mult": decay_mult})
+    where = tuple(homes.get(blob.tensor) for blob in blobs)
+    return Arena(result, tuple(blobs), where, tuple(flat), tuple(single))
 
 
 def _flatten(members: Sequence[nn.Parameter], homes: dict[Tensor, Home]) -> nn.Parameter:

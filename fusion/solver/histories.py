@@ -56,5 +56,5 @@ def restore_histories(
 
 
 def _moments(arena: Arena, optimizer: CaffeOptimizer) -> list[Flat]:
-    kept = {flat: optimizer.history(flat) for flat in arena.flats}
+    kept = {flat: optimizer.history(flat) for flat in arena.updated}
     return [{flat: tensors[moment] for flat, tensors in kept.items()} for moment in range(optimizer.histories)]

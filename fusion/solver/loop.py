@@ -156,7 +156,7 @@ class Solver:
             positions=tuple(job.feed.position for job in (self._train, *self._tests)),
             losses=losses,
             seed=self.seed,
-            weights=files.checksum(self._arena.flats),
+            weights=files.checksum(self._arena.updated),
         )
         files.write_all(
             [
@@ -181,7 +181,7 @@ class Solver:
         restore_histories(self._arena, self.optimizer, state.history, place)
         self.iter, self._step = state.iter, state.current_step
         self.optimizer.updates = state.iter
-        exact = files.read_exact(files.exact_beside(place), state.iter, files.checksum(self._arena.flats))
+        exact = files.read_exact(files.exact_beside(place), state.iter, files.checksum(self._arena.updated))
         if exact is not None:
             self._losses = Losses(self.settings.average_loss, exact.losses)
             for job, position in zip((self._train, *self._tests), exact.positions, strict=False):
