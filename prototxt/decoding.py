@@ -17,10 +17,10 @@ from google.protobuf.message import Message as ProtobufMessage
 
 from prototxt import forks, messages
 from prototxt.errors import DecodeError, Place, raise_all
-from prototxt.scalars import BadValueError, Reader, closest, reader
+from prototxt.scalars import BadValueError, Reader, closest, is_repeated, is_required, reader
 from prototxt.tree import Document, Field, Message, Scalar
 
-MAX_HINTS = 100  # looking for similar names takes a millisecond each; a hostile file could ask for thousands
+MAX_LISTED = 100  # mistakes, strange fields and hints of one file: a hostile one could ask for millions
 
 
 class UnknownFieldWarning(UserWarning):
@@ -45,7 +45,10 @@ def decode(doc: Document, type_name: str, *, strict: bool = True) -> Any:
     decoder = _Decoder(doc, strict)
     decoder.errors.extend(DecodeError(error.message, place=error.place, hint=error.hint) for error in doc.errors)
     decoder.fill(result, doc.root, _plan(result.DESCRIPTOR))
-    raise_all(sorted(decoder.errors, key=_line_order))
+    errors = sorted(decoder.errors, key=_line_order)
+    if decoder.more:
+        errors.append(DecodeError(f"{decoder.more} more mistakes", place=doc.name))
+    raise_all(errors)
     decoder.warn()
     return result
 
@@ -81,15 +84,13 @@ def _plan(descriptor: Descriptor) -> _Plan:
         descriptor,
         {field.name: _field_plan(field) for field in descriptor.fields},
         {field.name: _field_plan(field) for field in extension.message_type.fields} if extension else {},
-        tuple(field.name for field in descriptor.fields if field.is_required),
+        tuple(field.name for field in descriptor.fields if is_required(field)),
     )
 
 
 def _field_plan(field: FieldDescriptor) -> _FieldPlan:
     is_message = field.message_type is not None
-    return _FieldPlan(
-        field.name, bool(field.is_repeated), None if is_message else reader(field), field.message_type or None
-    )
+    return _FieldPlan(field.name, is_repeated(field), None if is_message else reader(field), field.message_type or None)
 
 
 class _Decoder:
@@ -102,11 +103,12 @@ class _Decoder:
         self.forks: list[tuple[int, str]] = []
         self.unknown: list[tuple[int, str]] = []
         self.seen: set[str] = set()
+        self.more = 0
 
     def fill(self, target: Any, source: Message, plan: _Plan) -> None:
         """Set the fields of `target` from those of `source`."""
         known = plan.fields
-        for field in source.fields:
+        for field in source:
             field_plan = known.get(field.name)
             if field_plan is None:
                 self.strange(target, field, plan)
@@ -211,7 +213,7 @@ class _Decoder:
     def hint(self, field: Field, plan: _Plan) -> str | None:
         """What the writer of an unknown field may have meant."""
         key = f"{plan.descriptor.full_name} {field.name}"
-        if key in self.seen or len(self.seen) > MAX_HINTS:
+        if key in self.seen or len(self.seen) > MAX_LISTED:
             return None
         self.seen.add(key)
         near = closest(field.name, [*plan.fields, *plan.forks])
@@ -220,7 +222,10 @@ class _Decoder:
         return _misplaced(field.name, plan.descriptor) or (f"did you mean {near!r}?" if near else None)
 
     def error(self, offset: int, message: str, hint: str | None = None) -> None:
-        """Record a mistake."""
+        """Record a mistake; of very many, only count the rest."""
+        if len(self.errors) >= MAX_LISTED:
+            self.more += 1
+            return
         self.errors.append(DecodeError(message, place=self.doc.place(offset), hint=hint))
 
     def warn(self) -> None:
@@ -230,7 +235,8 @@ class _Decoder:
         parts = []
         for found, what in ((self.forks, "of forks of Caffe"), (self.unknown, "that no schema knows")):
             if found:
-                listed = "".join(f"\n  {self.doc.place(offset)}: {text}" for offset, text in found)
+                listed = "".join(f"\n  {self.doc.place(offset)}: {text}" for offset, text in found[:MAX_LISTED])
+                listed += f"\n  and {len(found) - MAX_LISTED} more" if len(found) > MAX_LISTED else ""
                 parts.append(f"{len(found)} fields or values {what} were kept:{listed}")
         places = [(self.doc.place(offset), text) for offset, text in sorted(self.forks + self.unknown)]
         warnings.warn(UnknownFieldWarning("\n".join(parts), places), stacklevel=3)

@@ -12,6 +12,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from prototxt import forks
+from prototxt.scalars import is_repeated
 
 _SPECIAL = re.compile(r'[\x00-\x1f"\\\x7f]')
 _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
@@ -61,7 +62,7 @@ def _lines(message: Message, indent: str) -> Iterator[str]:
 def _fork_lines(message: Message, indent: str) -> Iterator[str]:
     """The forks' fields; those that make one of Caffe's repeated are lists, so that they are read as such again."""
     for descriptor, value in forks.fields(message).ListFields():
-        if descriptor.is_repeated and descriptor.name in message.DESCRIPTOR.fields_by_name:
+        if is_repeated(descriptor) and descriptor.name in message.DESCRIPTOR.fields_by_name:
             yield f"{indent}{descriptor.name}: [{', '.join(_scalar(descriptor, item) for item in value)}]"
         else:
             yield from _field_lines(descriptor, value, indent)
@@ -74,7 +75,7 @@ def _unknown_line(name: str, text: str, indent: str) -> str:
 
 
 def _field_lines(descriptor: Any, value: Any, indent: str) -> Iterator[str]:
-    for item in value if descriptor.is_repeated else (value,):
+    for item in value if is_repeated(descriptor) else (value,):
         if descriptor.message_type is None:
             yield f"{indent}{descriptor.name}: {_scalar(descriptor, item)}"
         elif item.ListFields() or forks.unknown(item):

@@ -10,6 +10,7 @@ import difflib
 import math
 import re
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 
@@ -39,6 +40,16 @@ _RANGES = {
     FieldDescriptor.CPPTYPE_UINT32: (0, 2**32 - 1),
     FieldDescriptor.CPPTYPE_UINT64: (0, 2**64 - 1),
 }
+
+
+def is_repeated(field: Any) -> bool:
+    """Whether a field is repeated; protobuf before 6.31 has another word for it."""
+    return bool(field.is_repeated if hasattr(field, "is_repeated") else field.label == field.LABEL_REPEATED)
+
+
+def is_required(field: Any) -> bool:
+    """Whether a field is required."""
+    return bool(field.is_required if hasattr(field, "is_required") else field.label == field.LABEL_REQUIRED)
 
 
 def reader(field: FieldDescriptor) -> Reader:

@@ -18,7 +18,7 @@ from typing import Any
 from prototxt import forks
 from prototxt.errors import Place, UpgradeError, raise_all
 from prototxt.messages import BlobShape, LayerParameter, NetParameter, ParamSpec, SolverParameter, V1LayerParameter
-from prototxt.scalars import did_you_mean
+from prototxt.scalars import did_you_mean, is_repeated
 from prototxt.schema.legacy import FORK_V1_TYPES, PADDING, SOLVER_TYPES, V0_FIELDS, V0_TYPES, V1_TYPES
 
 TRANSFORMED = {"DATA": "data_param", "IMAGE_DATA": "image_data_param", "WINDOW_DATA": "window_data_param"}
@@ -177,7 +177,7 @@ def _put(message: Any, path: str, value: Any) -> None:
     for block in blocks:
         message = getattr(message, block)
     target = message.DESCRIPTOR.fields_by_name[name]
-    if target.is_repeated:
+    if is_repeated(target):
         getattr(message, name).extend(value if hasattr(value, "__len__") else [value])
     elif target.message_type:
         getattr(message, name).CopyFrom(value)
@@ -192,7 +192,7 @@ def _v2_layer(old: V1LayerParameter) -> LayerParameter:
         target = known.get(descriptor.name)
         if descriptor.is_extension or descriptor.name in ("type", "param") or target is None:
             continue
-        if target.is_repeated:
+        if is_repeated(target):
             getattr(new, target.name).extend(value)
         elif target.message_type:
             getattr(new, target.name).CopyFrom(value)

@@ -143,11 +143,17 @@ def test_hints(text: str, hint: str) -> None:
     assert hint in str(caught.value)
 
 
-def test_hints_are_not_looked_for_without_end() -> None:
+def test_mistakes_are_not_listed_without_end() -> None:
     text = "\n".join(f"unknown_field_{index}: 1" for index in range(3000))
     with pytest.raises(DecodeError) as caught:
         decode(parse(text), "NetParameter")
-    assert len(caught.value.errors) == 3000
+    assert len(caught.value.errors) == 101
+    assert str(caught.value).endswith("<text>: 2900 more mistakes")
+    with pytest.warns(UnknownFieldWarning, match="and 2900 more") as warned:
+        decode(parse(text), "NetParameter", strict=False)
+    found = warned[0].message
+    assert isinstance(found, UnknownFieldWarning)
+    assert len(found.fields) == 3000
 
 
 def test_extension_names_are_unknown_fields() -> None:
