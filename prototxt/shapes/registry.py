@@ -5,14 +5,16 @@
         return [bottoms[0]], []
 
 A shape function gets the layer's message and the shapes of its bottoms, and returns the shapes of its tops and of its
-parameters in Caffe's order. It raises ShapeError without a place; `infer` adds the layer and its place.
+parameters in Caffe's order. It raises ShapeError without a place; `infer` adds the layer and its place. Packages
+announce shape functions by the entry point group `caffe_fusion.shapes`, whose entries are modules to import or
+functions to call.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
+from functools import cache
 from typing import Literal, TypeAlias
 
 from prototxt.errors import ShapeError
@@ -47,6 +49,7 @@ class LayerType:
     source: bool
 
 
+ENTRY_POINTS = "caffe_fusion.shapes"
 LAYER_TYPES: dict[str, LayerType] = {}
 
 
@@ -78,14 +81,26 @@ def shape_function(
 
 
 def layer_type(name: str) -> LayerType:
-    """The registered type.
+    """The registered type, from installed packages too.
 
     Raises: ShapeError with the nearest name when there is none.
     """
+    if name not in LAYER_TYPES:
+        _load_entry_points()
     try:
         return LAYER_TYPES[name]
     except KeyError:
         raise ShapeError(f"unknown type {name!r}", hint=_suggestion(name)) from None
+
+
+@cache
+def _load_entry_points() -> None:
+    from importlib import metadata  # a tenth of the whole start-up, and rarely needed
+
+    for entry in metadata.entry_points(group=ENTRY_POINTS):
+        found = entry.load()
+        if callable(found):
+            found()
 
 
 def _limits(count: Count) -> tuple[int, int | None]:
@@ -93,6 +108,8 @@ def _limits(count: Count) -> tuple[int, int | None]:
 
 
 def _suggestion(name: str) -> str:
+    from difflib import get_close_matches
+
     by_lower_case = {known.lower(): known for known in LAYER_TYPES}
     near = get_close_matches(name.lower(), by_lower_case, n=1)
     if near:

@@ -6,7 +6,6 @@ The readers (Pillow, LMDB, LevelDB, HDF5) are imported when a source of their ki
 from __future__ import annotations
 
 import io
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -109,6 +108,8 @@ def _first_leveldb(source: str) -> bytes | None:
 @contextmanager
 def _untouched(source: Path) -> Iterator[str]:
     """A folder of links to the database's files: LevelDB writes even when it only reads, and then writes there."""
+    import tempfile
+
     with tempfile.TemporaryDirectory() as folder:
         for file in source.iterdir():
             if file.name not in ("LOCK", "LOG", "LOG.old"):

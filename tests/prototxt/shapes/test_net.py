@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from importlib import metadata
+
 import pytest
 
 import prototxt
 from prototxt.errors import ShapeError
 from prototxt.messages import LayerParameter, NetParameter
-from prototxt.shapes import LAYER_TYPES, UNKNOWN, Shape, infer, infer_shapes, shape_function
+from prototxt.shapes import LAYER_TYPES, UNKNOWN, Shape, infer, infer_shapes, registry, shape_function
 
 DATA = 'layer { name: "d" type: "Input" top: "x" input_param { shape { dim: 2 dim: 3 dim: 8 dim: 8 } } }\n'
 
@@ -122,3 +124,18 @@ def test_a_user_registers_a_type() -> None:
             shape_function("Twice")(twice)
     finally:
         del LAYER_TYPES["Twice"]
+
+
+def test_an_installed_package_registers_a_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    def announce() -> None:
+        shape_function("Thrice", bottoms=1, tops=1)(lambda layer, bottoms: ([(*bottoms[0], 3)], []))
+
+    entry = metadata.EntryPoint("thrice", "somewhere:announce", registry.ENTRY_POINTS)
+    monkeypatch.setattr(metadata.EntryPoint, "load", lambda self: announce)
+    monkeypatch.setattr(metadata, "entry_points", lambda group: [entry])
+    registry._load_entry_points.cache_clear()
+    try:
+        assert infer(net_of('layer { name: "t" type: "Thrice" bottom: "x" top: "t" }')).blobs["t"] == (2, 3, 8, 8, 3)
+    finally:
+        LAYER_TYPES.pop("Thrice", None)
+        registry._load_entry_points.cache_clear()
