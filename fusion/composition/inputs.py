@@ -9,17 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from fusion.composition.branches import label_of
 from fusion.composition.pieces import Layer, Net, excerpt, layer_text, quoted, reparse
+from fusion.composition.preparation import differs, input_shape, stated_size
 from fusion.composition.sources import Part
 from fusion.errors import ComposeError
-from prototxt.tree import Message, Scalar
 
-_PARAMS = {"ImageData": "image_data_param", "Data": "data_param", "HDF5Data": "hdf5_data_param"}
-# What says where the records come from and in which batches, not how one record is prepared.
-_ORDER = frozenset(("source", "batch_size", "shuffle", "rand_skip", "prefetch", "backend", "root_folder", "cache"))
-Shape = tuple[int | None, ...]
+_PARAMS: Final = {"ImageData": "image_data_param", "Data": "data_param", "HDF5Data": "hdf5_data_param"}
 
 
 @dataclass(frozen=True)
@@ -65,13 +63,14 @@ def plan_inputs(parts: Sequence[Part], data_from: str | None, lists: Lists) -> I
         )
     notes = [f"data: the layers of source '{main.prefix}', blobs {', '.join(_tops(main.data_layers))}"]
     feeds: dict[str, dict[str, str]] = {}
-    separate = [part for part in parts if part is not main and _differs(part, main)]
+    separate = [part for part in parts if part is not main and differs(part, main)]
     text = [_adapted(main.raw, layer, lists, {}, shuffled=not separate) for layer in main.data_layers]
     for part in parts:
         if part in separate:
             feeds[part.prefix] = {blob: f"{part.prefix}/{blob}" for blob in part.branch.inputs}
             text += _second_data(part, main, lists, feeds[part.prefix], notes)
         else:
+            _check_size(part, main)
             feeds[part.prefix] = _feed(part, main, label)
     if separate:
         notes.append("data: shuffling inside the data layers is switched off, or their records would no longer match")
@@ -117,40 +116,20 @@ def _feed(part: Part, main: Part, label: str) -> dict[str, str]:
     )
 
 
-def _differs(part: Part, main: Part) -> bool:
-    """Whether the two sources prepare their pictures differently."""
-    if not part.data_layers:
-        return False
-    mine, others = _preparation(part), _preparation(main)
-    return any(mine.get(phase, others.get(phase)) != others.get(phase, mine.get(phase)) for phase in ("TRAIN", "TEST"))
-
-
-def _preparation(part: Part) -> dict[str, object]:
-    found: dict[str, object] = {}
-    for layer in part.data_layers:
-        if set(layer.tops) & set(part.branch.inputs):
-            content = _content(layer.message, top=True)
-            found.update(dict.fromkeys(layer.phases, (layer.type, content)))
-    return found
-
-
-def _content(message: Message, *, top: bool = False) -> tuple[object, ...]:
-    """The fields that say how a record is prepared, in an order and spelling that can be compared."""
-    skipped = ("name", "type", "top", "include", "exclude") if top else _ORDER
-    found: list[tuple[str, object]] = []
-    for item in message.fields:
-        if item.name not in skipped:
-            found += [(item.name, _plain(value)) for value in item.values]
-    return tuple(sorted(((name, value) for name, value in found if value != ()), key=repr))
-
-
-def _plain(value: Scalar | Message) -> object:
-    if isinstance(value, Message):
-        return _content(value)
-    try:
-        return float(value.value) if value.kind == "number" else value.value
-    except ValueError:
-        return value.value
+def _check_size(part: Part, main: Part) -> None:
+    """Raises: ComposeError if a source without data layers takes pictures of another shape than the data gives."""
+    shape = input_shape(part)
+    if part.data_layers or shape is None or len(shape) != 4:
+        return
+    for layer in main.data_layers:
+        given = stated_size(layer)
+        if any(wanted != known for wanted, known in zip(shape[1:], given, strict=True) if known is not None):
+            raise ComposeError(
+                f"source '{part.prefix}' takes pictures of {'x'.join(map(str, shape[1:]))}, but the data of "
+                f"'{main.prefix}' has {'x'.join('?' if dim is None else str(dim) for dim in given)}",
+                place=main.raw.place(layer),
+                hint=f"give the train_val prototxt of '{part.prefix}', whose data layer says how to prepare them",
+            )
 
 
 def _adapted(net: Net, layer: Layer, lists: Lists, names: Mapping[str, str], *, shuffled: bool) -> str:
@@ -236,55 +215,47 @@ def _doubtful(parts: Sequence[Part], main: Part) -> list[str]:
 
 
 def _own_layers(parts: Sequence[Part], lists: Lists) -> Inputs:
-    """Data layers of our own for sources that have none, such as deploy files. Raises: ComposeError."""
+    """Data layers of our own for sources that have none, such as deploy files: one per picture shape.
+
+    Raises: ComposeError without lists, or for a source with several inputs.
+    """
     if lists.train_list is None or lists.val_list is None:
         raise ComposeError(
             "no source has a data layer",
             place=parts[0].raw.document.name,
             hint="give image lists (--train-list, --val-list), or a train_val prototxt as a source",
         )
-    shapes = {part.prefix: input_shape(part) for part in parts}
-    known = [shape for shape in shapes.values() if shape is not None and len(shape) == 4]
-    if any(shape[1:] != known[0][1:] for shape in known):
-        raise ComposeError(
-            "the sources have no data layers and take pictures of different shapes: "
-            + ", ".join(f"{prefix} {shape}" for prefix, shape in shapes.items()),
-            hint="give their train_val prototxts, whose data layers say how each prepares its pictures",
-        )
+    tops: dict[tuple[int, ...] | None, str] = {}
+    feeds: dict[str, dict[str, str]] = {}
+    text = []
+    for part in parts:
+        if len(part.branch.inputs) > 1:
+            what = f"source '{part.prefix}' has several inputs and no data layer"
+            raise ComposeError(what, place=part.raw.document.name, hint="give its train_val prototxt")
+        shape = input_shape(part)
+        size = shape[1:] if shape is not None and len(shape) == 4 else None
+        if size not in tops:
+            tops[size] = f"{part.prefix}/data" if tops else "data"
+            text += _image_lists(lists, tops[size], size)
+        feeds[part.prefix] = {part.branch.inputs[0]: tops[size]}
+    notes = ["data: image lists without any transform; add transform_param if the sources had a mean or a scale"]
+    if len(tops) > 1:
+        notes.append(f"data: the sources take pictures of {len(tops)} shapes, each gets its own data layer")
+    return Inputs("\n".join(text), feeds, "label", tuple(notes))
+
+
+def _image_lists(lists: Lists, top: str, size: tuple[int, ...] | None) -> list[str]:
+    """ImageData layers for both phases; but for the first blob, `data`, the labels come to nothing."""
     body = []
-    if known:
-        _, channels, height, width = known[0]
-        body = [f"new_height: {height}", f"new_width: {width}", *(["is_color: false"] if channels == 1 else [])]
+    if size is not None:
+        body = [f"  new_height: {size[1]}", f"  new_width: {size[2]}", *(["  is_color: false"] if size[0] == 1 else [])]
+    label = "label" if top == "data" else f"{top}_label"
     text = []
     for phase in ("TRAIN", "TEST"):
         source, batch = lists.of(phase)
-        block = [f"source: {quoted(source or '')}", f"batch_size: {batch or 50}", *body]
-        inner = "\n".join([f"include {{ phase: {phase} }}", "image_data_param {", *(f"  {x}" for x in block), "}"])
-        text.append(layer_text("data", "ImageData", [], ["data", "label"], inner))
-    feeds: dict[str, dict[str, str]] = {}
-    for part in parts:
-        if len(part.branch.inputs) > 1:
-            raise ComposeError(
-                f"source '{part.prefix}' has several inputs and no data layer", place=part.raw.document.name
-            )
-        feeds[part.prefix] = {part.branch.inputs[0]: "data"}
-    note = "data: image lists without any transform; add transform_param if the sources had a mean or a scale"
-    return Inputs("\n".join(text), feeds, "label", (note,))
-
-
-def input_shape(part: Part) -> tuple[int, ...] | None:
-    """The shape that the source's own Input layer, or its `input_dim`, gives its first input; None if it has none."""
-    for layer in part.raw.layers:
-        if layer.type == "Input" and part.branch.inputs[0] in layer.tops:
-            shapes = [shape for param in layer.message.messages("input_param") for shape in param.messages("shape")]
-            index = min(layer.tops.index(part.branch.inputs[0]), len(shapes) - 1)
-            return tuple(int(dim.value) for dim in shapes[index].scalars("dim")) if shapes else None
-    root = part.raw.document.root
-    if part.raw.inputs:
-        index = part.raw.inputs.index(part.branch.inputs[0])
-        shapes = root.messages("input_shape")
-        if len(shapes) > index:
-            return tuple(int(dim.value) for dim in shapes[index].scalars("dim"))
-        dims = [int(dim.value) for dim in root.scalars("input_dim")]
-        return tuple(dims[4 * index : 4 * index + 4]) or None
-    return None
+        block = [f"  source: {quoted(source or '')}", f"  batch_size: {batch or 50}", *body]
+        inner = "\n".join([f"include {{ phase: {phase} }}", "image_data_param {", *block, "}"])
+        text.append(layer_text(top, "ImageData", [], [top, label], inner))
+    if top != "data":
+        text.append(layer_text(f"{label}s", "Silence", [label], [], comment="The same labels again."))
+    return text

@@ -5,8 +5,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 
-from fusion.composition.inputs import Inputs, input_shape
+from fusion.composition.inputs import Inputs
 from fusion.composition.pieces import reparse
+from fusion.composition.preparation import input_shape
 from fusion.composition.sources import Part
 from fusion.errors import ComposeError, raise_all
 from prototxt.errors import PrototxtError

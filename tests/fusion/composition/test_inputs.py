@@ -87,15 +87,39 @@ def test_lists_of_another_kind_are_refused_for_a_separate_branch(make: Make, tmp
         compose([Source("a", make("one"), at="fc"), Source("b", path, at="fc")], num_output=3)
 
 
+DEPLOY = (
+    'layer {{ name: "x" type: "Input" top: "x" input_param {{ shape {{ dim: 1 dim: 1 dim: {size} dim: {size} }} }} }}\n'
+    'layer {{ name: "fc" type: "InnerProduct" bottom: "x" top: "fc" inner_product_param {{ num_output: 2 }} }}\n'
+)
+
+
+def deploy(tmp_path: Path, size: int) -> Path:
+    path = tmp_path / f"deploy_{size}.prototxt"
+    path.write_text(DEPLOY.format(size=size))
+    return path
+
+
 def test_a_source_without_data_needs_lists(tmp_path: Path) -> None:
-    path = tmp_path / "deploy.prototxt"
-    path.write_text(
-        'layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 1 dim: 1 dim: 4 dim: 4 } } }\n'
-        'layer { name: "fc" type: "InnerProduct" bottom: "x" top: "fc" inner_product_param { num_output: 2 } }\n'
-    )
+    source = Source("a", deploy(tmp_path, 4), at="fc")
     with pytest.raises(ComposeError, match="no source has a data layer"):
-        compose([Source("a", path, at="fc")], num_output=2)
-    composed = compose([Source("a", path, at="fc")], num_output=2, train_list="t", val_list="v")
+        compose([source], num_output=2)
+    composed = compose([source], num_output=2, train_list="t", val_list="v")
     layer = read_net(composed.train_val).layers[0]
     assert (layer.type, layer.tops) == ("ImageData", ("data", "label"))
     assert layer.message.messages("image_data_param")[0].string("is_color") == "false"
+
+
+def test_sources_without_data_and_of_two_sizes_get_a_data_layer_each(tmp_path: Path) -> None:
+    sources = [Source(prefix, deploy(tmp_path, size), at="fc") for prefix, size in (("a", 4), ("b", 6), ("c", 6))]
+    composed = compose(sources, num_output=2, train_list="t", val_list="v")
+    assert [tops for _, tops, _, _ in data_layers(composed.train_val)] == [
+        *([("data", "label")] * 2),
+        *([("b/data", "b/data_label")] * 2),
+    ]
+    shapes = prototxt.infer_shapes(prototxt.load_net(composed.deploy))
+    assert (shapes["data"], shapes["b/data"], shapes["prob"]) == ((1, 1, 4, 4), (1, 1, 6, 6), (1, 2))
+
+
+def test_a_source_of_another_size_and_no_data_is_refused(make: Make, tmp_path: Path) -> None:
+    with pytest.raises(ComposeError, match=r"takes pictures of 1x4x4, but the data of 'a' has 1x8x8"):
+        compose([Source("a", make("one"), at="fc"), Source("b", deploy(tmp_path, 4), at="fc")], num_output=2)
