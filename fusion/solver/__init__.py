@@ -1,9 +1,9 @@
 """Training from a solver file, with Caffe's semantics and torch's machinery.
 
-    solver = Solver("solver.prototxt", weights="init.caffemodel")
-    solver.train()                 # to max_iter, with tests, displays and snapshots; or
-    solver.step(100)
-    solver.net                     # the net in training
+solver = Solver("solver.prototxt", weights="init.caffemodel")
+solver.train()                 # to max_iter, with tests, displays and snapshots; or
+solver.step(100)
+solver.net                     # the net in training
 """
 
 from __future__ import annotations

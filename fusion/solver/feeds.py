@@ -16,7 +16,6 @@ from fusion.data.store import BUDGET, Progress
 from fusion.solver.prefetch import ahead
 
 if TYPE_CHECKING:
-    from fusion.graph import Net
     from prototxt.messages import LayerParameter, NetParameter
 
 Blobs = dict[str, Tensor]

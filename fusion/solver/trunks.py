@@ -45,14 +45,17 @@ def cache_trunk(job: Job, budget: int, display: Display, device: torch.device) -
         )
     rows = _rows(found, keys, source, first, display, device)
     job.runs, job.feed = found.head, CachedFeed(rows, source)
-    return f"frozen trunk computed once: {', '.join(found.boundary)} kept for {len(source)} records, {size / 2**20:.0f} MiB"
+    kept = ", ".join(found.boundary)
+    return f"frozen trunk computed once: {kept} kept for {len(source)} records, {size / 2**20:.0f} MiB"
 
 
 def _rows(
     split: Split, keys: list[str], source: Source, first: Blobs, display: Display, device: torch.device
 ) -> dict[str, Tensor]:
     count = len(source)
-    rows = {key: torch.empty((count, *tensor.shape[1:]), dtype=tensor.dtype, device=device) for key, tensor in first.items()}
+    rows = {
+        key: torch.empty((count, *tensor.shape[1:]), dtype=tensor.dtype, device=device) for key, tensor in first.items()
+    }
     what = f"frozen trunk ({'TRAIN' if split.trunk.plan.phase == 'TRAIN' else 'TEST'})"
     for start in range(0, count, _CHUNK):
         end = min(start + _CHUNK, count)

@@ -50,7 +50,7 @@ def test_run(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
             compare_weights(solver, run, f"w{iteration}:")
         if f"hist{iteration}:0" in run:
             for index, history in enumerate(histories(solver._arena, solver.optimizer)):
-                # Caffe's Adam notes weight decay for frozen blobs too, where it changes nothing; we keep no history there.
+                # Caffe's Adam notes weight decay for frozen blobs too, where it changes nothing; we keep none there.
                 if solver._arena.homes[index % len(solver._arena.homes)] is not None:
                     close(history, run[f"hist{iteration}:{index}"], f"hist{iteration}:{index}")
     if solver.settings.iter_size == 1:

@@ -1,0 +1,161 @@
+"""A trained net on its own data: averages as `caffe test` prints them, and what it answers on every record once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from fusion.data import Source
+from fusion.errors import DataError, FusionError
+from fusion.nets import outputs_of
+from fusion.pct.predictions import Predictions
+from fusion.pct.provenance import file_hash
+from fusion.registry import Phase
+from fusion.solver.display import Display, Silent
+from fusion.solver.feeds import load_all
+from fusion.solver.jobs import Job, choose_device, open_job
+from fusion.solver.testing import Average, Test, measure
+from fusion.weights import load_weights
+from prototxt.loading import load_net
+from prototxt.phases import filter_net
+
+Path = str | os.PathLike[str]
+_CHUNK = 500
+_FIXED_BATCH = frozenset({"Reshape", "LSTM", "RNN", "Python", "BatchReindex", "Filter", "Parameter", "DummyData"})
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """A net with weights and data, ready to be measured.
+
+    paths  of the description and the weights, for the hashes in a predictions file
+    """
+
+    job: Job
+    device: torch.device
+    display: Display
+    paths: tuple[str, tuple[str, ...]]
+
+    @property
+    def batches(self) -> int:
+        """How many batches it takes to see every record."""
+        return max(-(-len(source) // source.batch_size) for source in self.job.sources)
+
+    def average(self, iterations: int | None = None) -> Average:
+        """The mean outputs over so many batches from the start of the data; by default until every record was seen."""
+        self._load()
+        self.job.feed.position = 0
+        return measure(Test(self.job.net, self.job.feed, iterations or self.batches))
+
+    def predict(self, logits: str, *, classes: Sequence[int] | None = None, name: str | None = None) -> Predictions:
+        """The blob `logits` for every record once, in the order of the list.
+
+        classes  the shared label space's id of each logit; labels go through it as well
+        Raises   DataError without exactly one labelled source, FusionError for a blob that is no [N, C]
+        """
+        source = self._labelled()
+        labels = source.labels
+        assert labels is not None
+        values = np.concatenate(list(self._rows(source, logits)))
+        keys = np.array(source.keys, np.str_)
+        found = Predictions(
+            keys, labels, values, np.arange(values.shape[1]), _variants(source.keys), meta=self._meta(name, logits)
+        )
+        return found if classes is None else found.relabelled(classes)
+
+    def _rows(self, source: Source, blob: str) -> Iterator[NDArray[np.float32]]:
+        self._load()
+        net = outputs_of(self.job.net, [blob])
+        fixed = any(call.type in _FIXED_BATCH for call in net.plan.calls)
+        size, count = source.batch_size if fixed else _CHUNK, len(source)
+        for start in range(0, count, size):
+            indices = (
+                np.minimum(np.arange(start, start + size), count - 1)
+                if fixed
+                else np.arange(start, min(start + size, count))
+            )
+            inputs = {top: tensor.to(self.device) for top, tensor in source.batch(indices, draw=start).items()}
+            with torch.no_grad():
+                out = net(inputs)[blob].float().cpu().numpy()
+            out = out.reshape(len(out), -1) if out.ndim > 2 and out[0].size == out.shape[1] else out
+            if out.ndim != 2 or len(out) != len(indices):
+                shape = "x".join(map(str, out.shape))
+                raise FusionError(
+                    f"blob '{blob}' is {shape}, not one row of logits per record", hint="name the classifier's blob"
+                )
+            yield out[: count - start]
+            self.display.progress("predicting", min(start + size, count), count)
+
+    def _labelled(self) -> Source:
+        sources = [source for source in self.job.sources if source.labels is not None]
+        if len(sources) != 1 or len(self.job.sources) != 1:
+            message = (
+                f"predictions need one data layer with labels; this net has {len(sources)} of {len(self.job.sources)}"
+            )
+            raise DataError(message, place=self.paths[0], hint="is --phase right?")
+        return sources[0]
+
+    def _load(self) -> None:
+        load_all(self.job.sources, lambda done, total: self.display.progress("decoding", done, total))
+
+    def _meta(self, name: str | None, logits: str) -> dict[str, object]:
+        net, weights = self.paths
+        own = os.path.splitext(os.path.basename(weights[-1] if weights else net))[0]
+        return {
+            "name": name or own,
+            "logits": logits,
+            "net": file_hash(net),
+            "weights": hashlib.sha256("".join(map(file_hash, weights)).encode()).hexdigest()
+            if len(weights) != 1
+            else file_hash(weights[0]),
+            "preprocessing": self.job.sources[0].fingerprint(),
+        }
+
+
+def open_evaluation(
+    net: Path,
+    weights: Sequence[Path],
+    *,
+    phase: Phase = "TEST",
+    level: int = 0,
+    stages: Sequence[str] = (),
+    device: str = "auto",
+    seed: int = 0,
+    display: Display | None = None,
+    arrays: Mapping[str, ArrayLike] | None = None,
+) -> Evaluation:
+    """Open a net's data, build it, and load trained weights.
+
+    Raises: DataError, BuildError, WeightsMismatch; prototxt's errors for the files.
+    """
+    chosen = choose_device(device)
+    message = filter_net(load_net(net), phase, level, tuple(stages))
+    job = open_job(message, phase, seed=seed, device=chosen, arrays=arrays)
+    if not job.sources:
+        hint = f"is phase {phase} right? A deploy net (Input layers) has none"
+        raise DataError("the net has no data layer to read from", place=os.fspath(net), hint=hint)
+    display = display or Silent()
+    for path in weights:
+        report = load_weights(job.net, path)
+        if report.missing:
+            display.say(f"warning: no weights for {', '.join(report.missing)}: these layers are untrained")
+    return Evaluation(job, chosen, display, (os.fspath(net), tuple(os.fspath(path) for path in weights)))
+
+
+def _variants(keys: Sequence[str]) -> NDArray[np.str_] | None:
+    """What tells records of one name apart; None where all names differ."""
+    if len(set(keys)) == len(keys):
+        return None
+    seen: Counter[str] = Counter()
+    variants = []
+    for key in keys:
+        seen[key] += 1
+        variants.append("" if seen[key] == 1 else str(seen[key]))
+    return np.array(variants, np.str_)

@@ -1,0 +1,112 @@
+"""fusion-test: measure a trained net on its own data, as `caffe test` does, and write down what it answers."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from fusion_tools.cli import run
+
+if TYPE_CHECKING:
+    from fusion.solver.testing import Average
+
+_EXAMPLE = """example:
+  fusion-test --model lenet_odd.prototxt --weights odd.caffemodel
+  fusion-test --model lenet_odd.prototxt --weights odd.caffemodel --predictions odd.npz --logits ip2 --classes 1,3,5,7,9
+
+A predictions file holds every record of the data layer once, named as in its list; fusion-report compares such files.
+With --classes, class i of the net (and label i of its list) is CLASSES[i] in the label space that compared nets share.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    result = argparse.ArgumentParser(
+        prog="fusion-test",
+        description="Measure a trained net on its own data.",
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = result.add_argument
+    add("--model", required=True, metavar="NET.prototxt", help="the net, with its data layer")
+    add("--weights", required=True, metavar="W[,W]", help="trained weights; later ones win")
+    add("--iterations", type=int, metavar="N", help="batches to average (default: until every record was seen)")
+    add("--phase", choices=("TEST", "TRAIN"), default="TEST", help="which phase's layers to take (default TEST)")
+    add("--level", type=int, default=0, metavar="N", help="the net state's level")
+    add("--stage", action="append", default=[], metavar="STAGE", help="a stage of the net state (repeatable)")
+    add("--device", default="auto", metavar="DEVICE", help="auto (default), cpu, cuda, cuda:1")
+    add("--predictions", metavar="OUT", help="write logits and labels of every record, .npz or .csv")
+    add("--logits", metavar="BLOB", help="the blob with the logits (needed with --predictions)")
+    add("--classes", type=_numbers, metavar="C,C", help="the shared label space's class of each logit")
+    add("--name", metavar="NAME", help="what reports call the net (default: the weights' file name)")
+    add("--json", action="store_true", help="print the averages as JSON")
+    add("-q", "--quiet", action="store_true", help="report no progress")
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure; 0 on success, 1 for bad input, 2 for bad usage."""
+    options = parser().parse_args(argv)
+    if bool(options.predictions) != bool(options.logits):
+        parser().error("--predictions and --logits go together")
+    if options.classes and not options.predictions:
+        parser().error("--classes needs --predictions")
+    if options.iterations is not None and options.iterations < 1:
+        parser().error("--iterations must be at least 1")
+    code: int = run(lambda: _evaluate(options))
+    return code
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from fusion.solver.display import Silent, for_stream
+    from fusion.solver.evaluation import open_evaluation
+
+    display = Silent() if options.quiet else for_stream()
+    evaluation = open_evaluation(
+        options.model,
+        options.weights.split(","),
+        phase=options.phase,
+        level=options.level,
+        stages=options.stage,
+        device=options.device,
+        display=display,
+    )
+    try:
+        average = evaluation.average(options.iterations)
+        if options.predictions:
+            predictions = evaluation.predict(options.logits, classes=options.classes, name=options.name)
+            predictions.save(options.predictions)
+    finally:
+        display.close()
+    _print(average, options.json)
+    if options.predictions:
+        print(f"{len(predictions)} predictions written to {options.predictions}", file=sys.stderr)
+    return 0
+
+
+def _print(average: Average, as_json: bool) -> None:
+    from fusion.solver.display import number
+
+    if as_json:
+        import json
+
+        print(json.dumps({name: values if len(values) > 1 else values[0] for name, values, _ in average.outputs}))
+        return
+    print(f"Loss: {number(average.loss)}")
+    for name, values, weight in average.outputs:
+        for value in values:
+            part = f" (* {number(weight)} = {number(weight * value)} loss)" if weight else ""
+            print(f"{name} = {number(value)}{part}")
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"not a list of class numbers: {text!r}") from None
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
