@@ -31,7 +31,10 @@ class BadValueError(ValueError):
 
 _INTEGER = re.compile(r"-?(?:(0[xX][0-9a-fA-F]+)|(0[0-7]*)|([1-9][0-9]*))\Z")
 _FLOAT = re.compile(r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?[fF]?\Z")
-_LEADING_ZERO = re.compile(r"-?0[0-9]+\Z")
+_LEADING_ZERO = re.compile(r"-?0[0-9]")
+_ESCAPE = re.compile(
+    r"\\(?:([abfnrtv\\'\"?0-7]|[xX][0-9a-fA-F]|u[0-9a-fA-F]{4}|U00(?:0[0-9a-fA-F]|10)[0-9a-fA-F]{4})|.|\Z)", re.DOTALL
+)
 _BOOLS = {"true": True, "True": True, "t": True, "false": False, "False": False, "f": False}
 _NOT_FINITE = {"inf": math.inf, "infinity": math.inf, "nan": math.nan, "inff": math.inf, "nanf": math.nan}
 _RANGES = {
@@ -132,7 +135,7 @@ def _read_float(scalar: Scalar) -> float:
     text = _literal(scalar)
     if scalar.kind == "number" and _FLOAT.match(text):
         if _LEADING_ZERO.match(text):
-            raise BadValueError(f"expected a decimal number, found octal {_shown(scalar)}", "drop the leading zeros")
+            raise BadValueError(f"expected a decimal number, found {_shown(scalar)}", "drop the leading zeros")
         return float(text.rstrip("fF"))
     if scalar.kind != "string":
         value = _NOT_FINITE.get(text.lstrip("-").lower())
@@ -177,16 +180,22 @@ def _listed(names: Iterable[str]) -> str:
     return "allowed are " + ", ".join(known if len(known) <= 12 else [*known[:12], "..."])
 
 
-def _read_bytes(scalar: Scalar) -> bytes:
+def _string(scalar: Scalar) -> str:
     if scalar.kind != "string":
         raise BadValueError(f"expected a string, found {_shown(scalar)}", "put it into quotes")
-    return scalar.value.encode("utf-8", "surrogateescape")
+    if "\\" in scalar.raw:
+        wrong = next((match[0] for match in _ESCAPE.finditer(scalar.raw) if not match[1]), None)
+        if wrong is not None:
+            raise BadValueError(f"unknown escape {wrong} in {_shown(scalar)}", "write \\\\ for a backslash, / in paths")
+    return scalar.value
+
+
+def _read_bytes(scalar: Scalar) -> bytes:
+    return _string(scalar).encode("utf-8", "surrogateescape")
 
 
 def _read_string(scalar: Scalar) -> str:
-    if scalar.kind != "string":
-        raise BadValueError(f"expected a string, found {_shown(scalar)}", "put it into quotes")
-    value = scalar.value
+    value = _string(scalar)
     if not value.isascii():
         try:
             value.encode("utf-8")
