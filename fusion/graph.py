@@ -100,7 +100,7 @@ class Net(fx.GraphModule):
         try:
             result: dict[str, Tensor] = super().__call__(inputs)
         except KeyError:
-            missing = [key for key, _ in self.plan.inputs if key not in inputs]
+            missing = [key for key in needed_inputs(self.plan) if key not in inputs]
             if not missing:
                 raise
             raise FusionError(
@@ -169,12 +169,14 @@ def sub_net(
 
 
 def emit(plan: Plan) -> fx.Graph:
-    """The straight-line program of the plan: one line per call, tops of several unpacked."""
+    """The straight-line program of the plan: one line per input that is needed and per call, several tops unpacked."""
     graph = fx.Graph()
     nodes: dict[str, fx.Node] = {}
     inputs = graph.placeholder("inputs", dict[str, Tensor])
+    needed = needed_inputs(plan)
     for key, value in plan.inputs:
-        nodes[value] = _item(graph, inputs, key, key)
+        if key in needed:
+            nodes[value] = _item(graph, inputs, key, key)
     for call in plan.calls:
         bottoms = [nodes[value] for value in call.bottoms]
         for index in call.blocked:
@@ -189,6 +191,12 @@ def emit(plan: Plan) -> fx.Graph:
                 nodes[value] = _item(graph, node, index, value)
     graph.output({key: nodes[value] for key, value in plan.outputs})
     return graph
+
+
+def needed_inputs(plan: Plan) -> tuple[str, ...]:
+    """Keys of the inputs that a layer takes or that are given back."""
+    taken = {value for call in plan.calls for value in call.bottoms} | {value for _, value in plan.outputs}
+    return tuple(key for key, value in plan.inputs if value in taken)
 
 
 def _item(graph: fx.Graph, source: fx.Node, key: str | int, name: str) -> fx.Node:
@@ -235,4 +243,3 @@ def _identifier(part: str) -> str:
     if text[0].isdigit():
         text = f"_{text}"
     return f"{text}_" if text in _RESERVED or keyword.iskeyword(text) else text
-

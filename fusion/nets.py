@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 import fusion.layers  # noqa: F401 - registers every type that comes with the package
 from fusion.errors import FusionError, raise_all
-from fusion.graph import Call, Net, Param, Plan, run, submodule_paths, with_outputs
+from fusion.graph import Call, Param, Plan, run, submodule_paths, with_outputs
+from fusion.graph import Net as Net
 from fusion.registry import Context, LayerType, Phase, find, unknown
 from fusion.sharing import Owner, settle, share, tensor_at
 from prototxt import messages
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from prototxt.messages import LayerParameter, NetParameter
     from prototxt.shapes import NetShapes
     from prototxt.tree import Document
+
 
 def build(
     net: NetParameter | Document | str | os.PathLike[str],
@@ -214,7 +216,7 @@ def _frozen(calls: Sequence[Call], params: Sequence[Param]) -> tuple[Call, ...]:
 
 
 def _outputs(calls: Sequence[Call], weights: Mapping[str, float]) -> tuple[tuple[str, str], ...]:
-    """Tops that nobody takes, and those that count in the loss: Caffe splits the latter off, so nobody takes the copy."""
+    """Tops that nobody takes, and those that count in the loss: Caffe splits a copy off, which nobody takes."""
     taken = {value for call in calls for value in call.bottoms}
     tops = [value for call in calls for value in call.tops]
     return tuple((value, value) for value in tops if value not in taken or value in weights)

@@ -151,8 +151,9 @@ def known_types() -> tuple[str, ...]:
 
 def unknown(name: str, layer_name: str, place: Place | None) -> BuildError:
     """The error for a type that nobody registered, with the nearest known one."""
-    near = difflib.get_close_matches(name, known_types(), 1)
-    hint = f"did you mean '{near[0]}'?" if near else "register a builder with fusion.registry.layer"
+    spellings = {known.lower(): known for known in known_types()}
+    near = difflib.get_close_matches(name.lower(), spellings, 1)
+    hint = f"did you mean '{spellings[near[0]]}'?" if near else "register a builder with fusion.registry.layer"
     return BuildError(f"layer '{layer_name}': unknown type '{name}'", place=place, hint=hint)
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from fusion.errors import BuildError
 from fusion.graph import Param
 
 if TYPE_CHECKING:
@@ -65,22 +64,18 @@ def tensor_at(module: nn.Module, attribute: str) -> Tensor:
     return tensor
 
 
-def share(module: nn.Module, layer: LayerParameter, path: str, owners: dict[str, Owner]) -> tuple[nn.Module, list[Param]]:
+def share(
+    module: nn.Module, layer: LayerParameter, path: str, owners: dict[str, Owner]
+) -> tuple[nn.Module, list[Param]]:
     """Give the module the shared tensors that its `param` blocks name, and tell its blobs.
 
     module  as built
     owners  by name; grows
     returns the module, wrapped where a shared blob has another shape, and its blobs in Caffe's order
 
-    Raises: BuildError for more `param` blocks than blobs, unlike shapes, and rates that contradict each other.
+    That the shapes and rates agree is shape inference's to check.
     """
-    names = caffe_params(module)
-    if len(layer.param) > len(names):
-        raise BuildError(
-            f"layer '{layer.name}': has {len(layer.param)} param blocks, but {len(names)} blobs",
-            hint="remove those that have no blob",
-        )
-    shared = [_join(module, layer, index, owners) for index in range(len(names))]
+    shared = [_join(module, layer, index, owners) for index in range(len(caffe_params(module)))]
     for index, owner in enumerate(shared):
         if owner is not None and owner.tensor is not tensor_at(module, caffe_params(module)[index]):
             module = _adopt(module, index, owner.tensor)
@@ -90,8 +85,15 @@ def share(module: nn.Module, layer: LayerParameter, path: str, owners: dict[str,
         learns = isinstance(tensor_at(module, attribute), nn.Parameter)
         lr_mult = (spec.lr_mult if spec else 1.0) if learns else 0.0
         params.append(
-            Param(layer.name, path, index, f"{path}.{attribute}", lr_mult, spec.decay_mult if spec else 1.0,
-                  spec.name if spec else "")
+            Param(
+                layer.name,
+                path,
+                index,
+                f"{path}.{attribute}",
+                lr_mult,
+                spec.decay_mult if spec else 1.0,
+                spec.name if spec else "",
+            )
         )
     return module, params
 
@@ -133,20 +135,6 @@ def _agree(owner: Owner | None, layer: LayerParameter, index: int, tensor: Tenso
     decay_mult = spec.decay_mult if spec.HasField("decay_mult") else None
     if owner is None:
         return Owner(layer.name, index, tensor, lr_mult, decay_mult)
-    permissive = spec.share_mode == spec.PERMISSIVE
-    if owner.tensor.numel() != tensor.numel() or (not permissive and owner.tensor.shape != tensor.shape):
-        raise BuildError(
-            f"layer '{layer.name}': shares '{spec.name}' with '{owner.layer}', but its shape is "
-            f"{tuple(tensor.shape)} and the owner's {tuple(owner.tensor.shape)}",
-            hint="share_mode: PERMISSIVE lets shapes of equal size differ" if not permissive else None,
-        )
-    for field, ours, theirs in (("lr_mult", lr_mult, owner.lr_mult), ("decay_mult", decay_mult, owner.decay_mult)):
-        if ours is not None and theirs is not None and ours != theirs:
-            raise BuildError(
-                f"layer '{layer.name}': {field} of the shared '{spec.name}' is {ours:g} here and {theirs:g} in "
-                f"'{owner.layer}'",
-                hint="state it once, or the same in both",
-            )
     return Owner(
         owner.layer,
         owner.index,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fusion.graph import Net, sub_net
+from fusion.graph import Call, Net, sub_net
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,14 @@ class Split:
 
 
 def split(net: Net) -> Split | None:
-    """The net's frozen trunk and its head, or None when no layer with parameters is frozen all the way up from the inputs.
+    """The net's frozen trunk and its head, or None when no layer with parameters is frozen up to the inputs.
 
     Running the trunk, then the head on the trunk's boundary and the rest of the inputs gives the net's numbers.
     """
     fixed = {value for _, value in net.plan.inputs}
     weighted = dict(net.plan.loss_weights)
-    trunk, head = [], []
+    trunk: list[Call] = []
+    head: list[Call] = []
     for call in net.plan.calls:
         portable = call.portable and fixed.issuperset(call.bottoms) and weighted.keys().isdisjoint(call.tops)
         (trunk if portable else head).append(call)

@@ -113,7 +113,9 @@ def _misfits(
 ) -> list[FusionError]:
     if len(tensors) != len(arrays):
         hint = "the layer has bias_term or axes that its source had not, or is of another type"
-        return [WeightsMismatch(f"layer '{name}': needs {len(tensors)} blobs, given {len(arrays)}", place=place, hint=hint)]
+        return [
+            WeightsMismatch(f"layer '{name}': needs {len(tensors)} blobs, given {len(arrays)}", place=place, hint=hint)
+        ]
     return [
         _misfit(name, index, tensor.shape, array.shape, place)
         for index, (tensor, array) in enumerate(zip(tensors, arrays, strict=True))

@@ -101,7 +101,7 @@ class ArgMax(nn.Module):
         self.top_k, self.axis, self.values = top_k, axis, values
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, ...] to [N, 1 or 2, top_k, 1, ...] (as many axes as x, 3 at least), or top_k in place of the axis's size."""
+        """[N, ...] to [N, 1 or 2, top_k, 1, ...] of x's rank, or of 3 axes; or top_k in place of the axis's size."""
         axis = 1 if self.axis is None else self.axis
         rows = x.flatten(1) if self.axis is None else x
         backwards = rows.detach().flip(axis)
@@ -115,7 +115,10 @@ class ArgMax(nn.Module):
         return stacked.reshape(stacked.shape + (1,) * max(x.dim() - 3, 0))
 
 
-@layer("ArgMax", per_sample=behind_batch(lambda layer: layer.argmax_param.axis if layer.argmax_param.HasField("axis") else 1))
+@layer(
+    "ArgMax",
+    per_sample=behind_batch(lambda layer: layer.argmax_param.axis if layer.argmax_param.HasField("axis") else 1),
+)
 def arg_max(layer: LayerParameter, context: Context) -> nn.Module:
     """Where the greatest elements are, and what they are."""
     param = layer.argmax_param

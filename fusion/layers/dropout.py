@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Dropout(nn.Module):
-    """Zeroes elements at random and scales the rest by 1 / (1 - ratio), whether the module is in training mode or not."""
+    """Zeroes elements at random and scales the rest by 1 / (1 - ratio); train() and eval() make no difference."""
 
     def __init__(self, ratio: float) -> None:
         super().__init__()

@@ -90,11 +90,15 @@ def softmax_with_loss(layer: LayerParameter, context: Context) -> nn.Module:
 
 
 class InfogainLoss(nn.Module):
-    """The mean of -sum over classes of H[label, class] * log softmax(x)[class]; the floor is 1e-20, and not differentiated.
+    """The mean of -sum over classes of H[label, class] * log softmax(x)[class].
+
+    Under the probabilities lies a floor of 1e-20, which the gradient ignores.
 
     matrix         H [C, C], or None where it is the third bottom
     probabilities  whether a second top gives the softmax, without gradient
     """
+
+    matrix: Tensor | None
 
     def __init__(
         self, axis: int, ignore_label: int | None, mode: Normalization, probabilities: bool, matrix: Tensor | None

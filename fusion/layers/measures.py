@@ -40,7 +40,9 @@ class Accuracy(nn.Module):
         if not self.per_class:
             return accuracy
         hits, seen = (
-            torch.zeros(rows.shape[1], dtype=dtype, device=x.device).index_add_(0, target.flatten(), flags.flatten().to(dtype))
+            torch.zeros(rows.shape[1], dtype=dtype, device=x.device).index_add_(
+                0, target.flatten(), flags.flatten().to(dtype)
+            )
             for flags in (right, counts)
         )
         return accuracy, hits / seen.clamp(min=1)

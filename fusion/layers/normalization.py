@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fusion.errors import BuildError
 from fusion.layers.axes import full
 from fusion.registry import Context, layer
 
@@ -109,15 +108,7 @@ def _uses_global(layer: LayerParameter, context: Context) -> bool:
 
 @layer("BatchNorm", per_sample=_uses_global)
 def batch_norm(layer: LayerParameter, context: Context) -> nn.Module:
-    """Normalisation by the batch's statistics in TRAIN, by the stored ones in TEST.
-
-    Raises: BuildError when a `param` block would let the solver change the statistics, as in Caffe.
-    """
-    if any(spec.lr_mult != 0 for spec in layer.param):
-        raise BuildError(
-            f"layer '{layer.name}': BatchNorm's statistics cannot be learned",
-            hint="set lr_mult: 0 in its param blocks, or remove them",
-        )
+    """Normalisation by the batch's statistics in TRAIN, by the stored ones in TEST."""
     param = layer.batch_norm_param
     channels = context.known_shape(0)[0]
     return BatchNorm(channels, _uses_global(layer, context), param.moving_average_fraction, param.eps)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -34,8 +34,7 @@ class Windows:
             pooled_size(size, *geometry, clip=any(self.pad), floor=self.floor)
             for size, *geometry in zip(x.shape[2:], self.kernel, self.stride, self.pad, strict=True)
         )
-        assert height is not None and width is not None
-        return height, width
+        return cast("Pair", (height, width))
 
     def fit_torch(self) -> bool:
         """Whether torch's pooling places the same windows: none may be empty, and it pads by half a kernel at most.

@@ -56,7 +56,7 @@ class LSTM(nn.Module):
         self.register_buffer("cell", None, persistent=False)
 
     def forward(self, x: Tensor, cont: Tensor, *more: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """[T, N, ...], markers [T, N], perhaps a static input [N, ...], perhaps states, to [T, N, D] and perhaps states."""
+        """[T, N, ...], markers [T, N], then a static input [N, ...] and states, if any, to [T, N, D] and states."""
         gates = F.linear(x.flatten(2), self.weight_x, self.bias)
         if self.weight_static is not None:
             gates = gates + F.linear(more[0].flatten(1), self.weight_static)
@@ -98,7 +98,7 @@ class RNN(nn.Module):
         self.register_buffer("hidden", None, persistent=False)
 
     def forward(self, x: Tensor, cont: Tensor, *more: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """[T, N, ...], markers [T, N], perhaps a static input [N, ...], perhaps a state, to [T, N, D] and perhaps a state."""
+        """[T, N, ...], markers [T, N], then a static input [N, ...] and a state, if any, to [T, N, D] and a state."""
         inputs = F.linear(x.flatten(2), self.weight_x, self.bias)
         if self.weight_static is not None:
             inputs = inputs + F.linear(more[0].flatten(1), self.weight_static)

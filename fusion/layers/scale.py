@@ -55,7 +55,7 @@ class Bias(nn.Module):
 
 
 def _scale_apart(layer: LayerParameter, context: Context) -> bool:
-    """A second bottom that meets axis 0 has a row for each sample; a learned one has a row for each place in the batch."""
+    """A second bottom that meets axis 0 has a row for each sample; a learned one, for each place in the batch."""
     return (len(layer.bottom) > 1) == (canonical(layer.scale_param.axis, len(context.bottoms[0])) == 0)
 
 

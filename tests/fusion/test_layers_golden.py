@@ -77,7 +77,7 @@ def assert_close(actual: Tensor | None, expected: np.ndarray, what: str, scale: 
 
 def first_versions(net: Net) -> dict[str, str]:
     """Blob -> its first value: an in-place layer writes the gradient of its bottom over that of its top."""
-    first: dict[str, str] = {key: value for key, value in net.plan.inputs}
+    first = dict(net.plan.inputs)
     for call in net.plan.calls:
         for top in call.tops:
             blob = top.rpartition("@")[0] or top
@@ -94,9 +94,9 @@ def check(case: Case) -> None:
     for number, step in enumerate(case.steps):
         inputs = {key: x.to(parameter).requires_grad_() for key, x in case.inputs(step).items()}
         values = graph.run(net, inputs)
-        for value in values.values():
-            if value.requires_grad:
-                value.retain_grad()
+        for tensor in values.values():
+            if tensor.requires_grad:
+                tensor.retain_grad()
         for blob, value in net.plan.blobs:
             assert_close(values[value], arrays[f"{step}out:{blob}"], f"{step}out:{blob}", outs)
         outputs = copied({key: inputs[key] for key, _ in net.plan.inputs})
@@ -109,13 +109,13 @@ def check(case: Case) -> None:
     check_statistics(case, step)
     seeds = {value: torch.full_like(values[value], weight) for value, weight in net.plan.loss_weights}
     finals = dict(net.plan.blobs)
-    for key in arrays:
+    for key, array in arrays.items():
         if key.startswith("gout:"):
-            seeds[finals[key.removeprefix("gout:")]] = torch.from_numpy(arrays[key]).to(parameter)
-    roots = [(values[value], seed) for value, seed in seeds.items() if values[value].requires_grad]
+            seeds[finals[key.removeprefix("gout:")]] = torch.from_numpy(array).to(parameter)
+    roots = [value for value in seeds if values[value].requires_grad]
     if not roots:
         return
-    torch.autograd.backward([root for root, _ in roots], [seed for _, seed in roots])
+    torch.autograd.backward([values[root] for root in roots], [seeds[root] for root in roots])
     first = first_versions(net)
     for key, expected in arrays.items():
         kind, _, rest = key.partition(":")
