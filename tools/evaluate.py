@@ -20,6 +20,8 @@ A predictions file holds every record of the data layer once, named as in its li
 With --classes, class i of the net (and label i of its list) is CLASSES[i] in the label space that compared nets share.
 """
 
+MANY = 16  # an output of more values is summed up in a line
+
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
@@ -96,6 +98,9 @@ def _print(average: Average, as_json: bool) -> None:
         return
     print(f"Loss: {number(average.loss)}")
     for name, values, weight in average.outputs:
+        if len(values) > MANY:  # a side output, such as the class scores of a source that is kept as a reference
+            print(f"{name}: {len(values)} values, mean {number(sum(values) / len(values))}")
+            continue
         for value in values:
             part = f" (* {number(weight)} = {number(weight * value)} loss)" if weight else ""
             print(f"{name} = {number(value)}{part}")

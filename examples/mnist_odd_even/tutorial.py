@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import shlex
 import sys
 import time
@@ -36,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.work.mkdir(parents=True, exist_ok=True)
     print(f"$ cd {_shown(arguments.work)}")
     os.chdir(arguments.work)
-    prepare_data(iterations, arguments.limit)
+    prepare_data(arguments.limit)
     train_sources(iterations, arguments.device)
     fuse(iterations)
     train_heads(iterations, arguments.device)
@@ -57,21 +56,18 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def prepare_data(iterations: int, limit: int | None) -> None:
+def prepare_data(limit: int | None) -> None:
     say("1. MNIST as images, and lists of them: 50,000 to train on, 10,000 to validate")
     options = ["--limit", str(limit)] if limit else []
     command(["python", str(HERE / "prepare.py"), ".", *options], lambda: prepare.main([".", *options]))
-    if iterations != 4_000:
-        solvers = ["lenet_odd_solver.prototxt", "lenet_even_solver.prototxt"]
-        edit = f"s/^(max_iter|snapshot): .*/\\1: {iterations}/"
-        command(["sed", "-E", "-i", edit, *solvers], lambda: set_iterations(solvers, iterations))
 
 
 def train_sources(iterations: int, device: str) -> None:
     for number, parity in ((2, "odd"), (3, "even")):
         say(f"{number}. Train a LeNet on the {parity} digits alone: five classes")
         if not Path(weights(parity, iterations)).exists():
-            tool("train", "--solver", f"lenet_{parity}_solver.prototxt", "--device", device)
+            solver = f"lenet_{parity}_solver.prototxt"
+            tool("train", "--solver", solver, "--max-iter", str(iterations), "--device", device)
         else:
             print(f"{weights(parity, iterations)} is there already")
 
@@ -106,10 +102,12 @@ def evaluate(iterations: int, device: str) -> None:
     say("9. What each net answers on the validation images")
     for parity, classes in (("odd", ODD), ("even", EVEN)):
         model = ["--model", f"lenet_{parity}_train_val.prototxt", "--weights", weights(parity, iterations)]
-        tool("evaluate", *model, "--classes", classes, "--predictions", f"{parity}.npz", "--device", device)
+        answers = ["--logits", "ip2", "--classes", classes, "--predictions", f"{parity}.npz", "--name", parity]
+        tool("evaluate", *model, *answers, "--device", device)
     for net in ("fused", "fused_pct"):
         model = ["--model", f"{net}/train_val.prototxt", "--weights", f"{net}/fused_iter_{iterations}.caffemodel"]
-        tool("evaluate", *model, "--predictions", f"{net}.npz", "--device", device)
+        answers = ["--logits", "ip2", "--predictions", f"{net}.npz", "--name", net]
+        tool("evaluate", *model, *answers, "--device", device)
 
 
 def report() -> None:
@@ -154,13 +152,6 @@ def command(words: Sequence[str], run: Callable[[], int | None]) -> None:
     if code:
         print(f"the tutorial stops here: the command ended with exit code {code}", file=sys.stderr)
         raise SystemExit(code)
-
-
-def set_iterations(solvers: Sequence[str], iterations: int) -> None:
-    """What the printed `sed` does."""
-    for path in map(Path, solvers):
-        text = re.sub(r"^(max_iter|snapshot): .*", rf"\g<1>: {iterations}", path.read_text(), flags=re.MULTILINE)
-        path.write_text(text)
 
 
 def _shown(path: Path) -> str:

@@ -11,6 +11,9 @@ from fusion.errors import ComposeError
 _LOSSES = frozenset(("SoftmaxWithLoss", "SoftmaxLoss", "MultinomialLogisticLoss", "HingeLoss", "InfogainLoss"))
 _ENDS = frozenset(("Accuracy", "Softmax", "ArgMax", "EuclideanLoss", "SigmoidCrossEntropyLoss", "Silence", "Python"))
 
+_SCORING = frozenset(("InnerProduct", "Convolution"))
+_PASSING = frozenset(("Pooling", "Flatten", "Reshape", "ReLU", "Dropout"))
+
 
 @dataclass(frozen=True)
 class Branch:
@@ -104,13 +107,21 @@ def writer_of(net: Net, blob: str) -> Layer | None:
 
 
 def before_classifier(net: Net) -> str | None:
-    """What the layer that makes the class scores reads: where to cut if nothing is said."""
-    logits = logits_of(net)
-    writer = writer_of(net, logits) if logits else None
-    if writer is None or writer.type not in ("InnerProduct", "Convolution") or not writer.bottoms:
-        return None
-    blob = writer.bottoms[0]
-    return None if blob in net.input_blobs else blob
+    """What the layer that scores the classes reads: where to cut if nothing is said.
+
+    That layer may be followed by others without weights, such as the pooling that ends a fully convolutional net.
+    """
+    blob = logits_of(net)
+    for _ in net.layers:
+        writer = writer_of(net, blob) if blob else None
+        if writer is None or len(writer.bottoms) != 1:
+            return None
+        blob = writer.bottoms[0]
+        if writer.type in _SCORING:
+            return None if blob in net.input_blobs else blob
+        if writer.type not in _PASSING:
+            return None
+    return None
 
 
 def readers_of(net: Net, blob: str) -> list[Layer]:

@@ -12,7 +12,7 @@ from fusion.composition.heads import HEADS, NEEDS_SCORES, Features, Head, Reques
 from fusion.composition.inputs import Inputs, Lists, plan_inputs
 from fusion.composition.measuring import Shape, blob_shapes, check_whole
 from fusion.composition.pieces import quoted, read_net, reparse
-from fusion.composition.references import Pct, Reference, check_pct, settle_classes
+from fusion.composition.references import Pct, Reference, check_pct, listed, settle_classes
 from fusion.composition.solvers import Schedule, check_schedule, solver_text
 from fusion.composition.sources import Part, PathLike, Source, read_part
 from fusion.errors import ComposeError, raise_all
@@ -105,7 +105,7 @@ def compose(
     joined = _head(parts, head, num_output, shapes, kept, hidden, inputs)
     notes += joined.notes
     if side_outputs:
-        notes += [f"reference: '{item.blob}' scores classes {', '.join(map(str, item.classes))}" for item in kept]
+        notes += [f"reference: '{item.blob}' scores classes {listed(item.classes)}" for item in kept]
     title = name or "+".join(dict.fromkeys(part.raw.name for part in parts if part.raw.name)) or "fused"
     plan = Plan(title, num_output, parts, inputs, branches, joined, kept, losses, head in NEEDS_SCORES)
     train_val = train_val_document(plan)

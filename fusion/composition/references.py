@@ -77,7 +77,7 @@ def settle_classes(
         what = f"source '{prefix}' is given {len(classes)} classes, but scores {width} in '{blob}'"
         errors.append(ComposeError(what, hint=f"name {width} classes, in the order of its scores"))
     if len(set(classes)) != len(classes):
-        errors.append(ComposeError(f"source '{prefix}': a class is given twice: {_listed(classes)}"))
+        errors.append(ComposeError(f"source '{prefix}': a class is given twice: {listed(classes)}"))
     outside = [number for number in classes if not 0 <= number < num_output]
     if outside:
         what = f"source '{prefix}': class {outside[0]} is not among the fused net's 0 to {num_output - 1}"
@@ -167,5 +167,8 @@ def _literal(value: object) -> str:
     return f"{value:.9g}" if isinstance(value, float) else str(value)
 
 
-def _listed(classes: Sequence[int]) -> str:
+def listed(classes: Sequence[int]) -> str:
+    """`1,3,5`, or `0-999` for a run."""
+    if len(classes) > 2 and tuple(classes) == tuple(range(classes[0], classes[-1] + 1)):
+        return f"{classes[0]}-{classes[-1]}"
     return ",".join(map(str, classes))

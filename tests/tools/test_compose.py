@@ -29,7 +29,7 @@ def test_writes_three_files_and_tells_its_choices(
     assert main(arguments(*lists, *classes, *pct, *schedule, "--input-shape", "1,28,28")) == 0
     output = capsys.readouterr().out
     assert "wrote fused/deploy.prototxt" in output
-    assert "reference: 'odd/ip2' scores classes 1, 3, 5, 7, 9" in output
+    assert "reference: 'odd/ip2' scores classes 1,3,5,7,9" in output
     solver = prototxt.load_solver("fused/solver.prototxt")
     assert (solver.max_iter, solver.base_lr, solver.random_seed) == (40, pytest.approx(0.02), 7)
     focal = [layer for layer in prototxt.load_net("fused/train_val.prototxt").layer if layer.name == "focal_odd"]
