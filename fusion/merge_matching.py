@@ -22,10 +22,16 @@ Found = tuple[tuple[Shape, ...], tuple[Origin, ...]]
 
 @dataclass
 class Matching:
-    """found: shapes and origins by layer; offered: the layers with weights of each source; errors: all of them."""
+    """What was found so far.
+
+    found    shapes and origins by layer
+    offered  the layers with weights of each source
+    orphans  frozen layers by prefixes that no source has
+    """
 
     found: dict[str, Found] = field(default_factory=dict)
     offered: dict[str, list[str]] = field(default_factory=dict)
+    orphans: dict[str, list[WantedLayer]] = field(default_factory=dict)
     errors: list[MergeError] = field(default_factory=list)
     allowed: tuple[str, ...] = ()
 
@@ -55,6 +61,7 @@ def match(wanted: Sequence[WantedLayer], sources: Mapping[str, MergeSource], all
             result.errors.append(problem)
     _share(wanted, postponed, sources, result)
     result.allowed = tuple(allowed)
+    result.errors += [_orphaned(prefix, items, sources) for prefix, items in result.orphans.items()]
     result.errors += _unused_arguments(wanted, sources, allow)
     return result
 
@@ -124,16 +131,20 @@ def _without_source(item: WantedLayer, sources: Mapping[str, MergeSource], permi
     """A new layer is filled; but one that looks like a forgotten source's, frozen and prefixed, is not."""
     prefix, slash, _ = item.layer.name.partition("/")
     if slash and item.frozen and not permitted and not _fixed_by_design(item):
-        known = ", ".join(f"'{name}'" for name in sorted(sources)) or "none"
-        result.errors.append(
-            _error(
-                item,
-                f"is frozen, and no source has its prefix '{prefix}' (sources: {known})",
-                f"add {prefix}=WEIGHTS, or allow it to start from its filler: --allow-missing {item.layer.name}",
-            )
-        )
-        return
-    _fill(item, result)
+        result.orphans.setdefault(prefix, []).append(item)
+    else:
+        _fill(item, result)
+
+
+def _orphaned(prefix: str, items: Sequence[WantedLayer], sources: Mapping[str, MergeSource]) -> MergeError:
+    """One error for all layers of a branch whose source was not given."""
+    known = ", ".join(f"'{name}'" for name in sorted(sources)) or "none"
+    subject = f"and {len(items) - 1} more of '{prefix}/' are" if len(items) > 1 else "is"
+    return _error(
+        items[0],
+        f"{subject} frozen, and no source has the prefix '{prefix}' (given: {known})",
+        f"add {prefix}=WEIGHTS, or allow them to start from their fillers: --allow-missing '{prefix}/*'",
+    )
 
 
 def _fixed_by_design(item: WantedLayer) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from prototxt.spans import BlobSpan
-from prototxt.wire import FIXED32, FIXED64, LENGTH, VARINT, Window, broken, fields, signed, varint
+from prototxt.wire import LENGTH, VARINT, Window, broken, fields, signed, varint
 
 if TYPE_CHECKING:
     pass
@@ -27,7 +27,7 @@ def scan_blob(window: Window, start: int, end: int, what: str) -> BlobSpan:
     old = [0, 0, 0, 0]
     legacy = False
     runs: dict[int, list[tuple[int, int, int]]] = {5: [], 8: []}
-    for number, wire, a, b in _blob_fields(window, start, end):
+    for number, wire, a, b in fields(window, start, end):
         if number in runs:
             runs[number].append((wire, a, b))
         elif number == 7 and wire == LENGTH:
@@ -61,7 +61,9 @@ def _check_blob(window: Window, at: int, shape: tuple[int, ...], found: int, wha
 
 
 def _dims(window: Window, start: int, end: int, what: str) -> list[int]:
-    dims: list[int] = []
+    dims = _few_small_dims(window.read(start, min(end, start + 64)), end - start)
+    if dims:
+        return dims
     for number, wire, a, b in fields(window, start, end):
         if number != 1:
             continue
@@ -77,35 +79,26 @@ def _dims(window: Window, start: int, end: int, what: str) -> list[int]:
     return dims
 
 
-def _blob_fields(window: Window, position: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """The fields of a BlobProto; a run of values that are not packed comes as one: first value to last."""
-    while position < end:
-        for number, wire, a, b in fields(window, position, end):
-            if wire in (FIXED32, FIXED64) and number in (5, 6, 8, 9):
-                position = _run_end(window, b, end, number << 3 | wire, b - a)
-                yield number, wire, a, position
-                break
-            yield number, wire, a, b
-        else:
-            return
-
-
-def _run_end(window: Window, position: int, end: int, key: int, size: int) -> int:
-    """Where the run of unpacked values ends that goes on at `position`: each is one key byte and `size` bytes."""
-    step = size + 1
-    mark = bytes([key])
-    while True:
-        units = min((end - position) // step, 1 << 16)
-        keys = window.read(position, position + units * step)[::step]
-        same = len(keys) - len(keys.lstrip(mark))
-        position += same * step
-        if same < units or units == 0:
-            return position
+def _few_small_dims(content: bytes, size: int) -> list[int]:
+    """The usual case at once, because large nets have thousands: one packed run of numbers below 2**28."""
+    dims: list[int] = []
+    if size > 64 or size < 3 or content[0] != 0x0A or content[1] != size - 2:
+        return dims
+    value = shift = 0
+    for byte in content[2:]:
+        value |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            dims.append(value)
+            value = shift = 0
+        elif shift > 21:
+            return []
+    return [] if shift else dims
 
 
 def value_runs(window: Window, start: int, end: int, number: int) -> Iterator[tuple[int, bytes]]:
     """The values of an unpacked or split blob message, run by run: (bytes from value to value, bytes of the run)."""
     size = 8 if number == 8 else 4
-    for found, wire, a, b in _blob_fields(window, start, end):
+    for found, wire, a, b in fields(window, start, end):
         if found == number:
             yield (size, window.read(a, b)) if wire == LENGTH else (size + 1, window.read(a, b))

@@ -208,7 +208,7 @@ def frame_blob(number: int, blob: Payload) -> tuple[bytes, int, bytes]:
     nbytes = payload_bytes(blob)
     before = tag(5, LENGTH) + encode_varint(nbytes) if nbytes else b""
     after = b""
-    if isinstance(blob, Stretch) and blob.blob.legacy and shape == blob.blob.shape:
+    if isinstance(blob, Stretch) and blob.legacy:
         before = b"".join(tag(index, VARINT) + encode_varint(dim) for index, dim in enumerate(shape, 1)) + before
     else:
         dims = b"".join(encode_varint(dim) for dim in shape)

@@ -108,9 +108,10 @@ def read_datum(record: bytes, name: str = "record") -> Datum:
         elif wire == LENGTH and number == 4:
             data = record[a:b]
         elif number == 6 and wire in (LENGTH, FIXED32):
-            if (b - a) % 4:
+            step = 4 if wire == LENGTH else 5
+            if wire == LENGTH and (b - a) % 4:
                 raise broken(name, a, f"{b - a} bytes are no whole number of floats")
-            floats.append(np.frombuffer(record, "<f4", (b - a) // 4, a))
+            floats.append(np.ndarray(((b - a + step - 4) // step,), "<f4", record, a, (step,)))
     float_data = np.concatenate(floats) if floats and not data else None
     return Datum(numbers[1], numbers[2], numbers[3], numbers[5], bool(numbers[7]), data, float_data)
 

@@ -135,7 +135,11 @@ def blobs_of(weights: Mapping[str, Sequence[NDArray[Any]]], name: str) -> Sequen
     entry = weights.entry(name)
     shapes = [modern_shape(entry, index) for index in range(len(entry.blobs))]
     if all(blob.copyable for blob in entry.blobs):
-        return [Stretch(weights.scan, blob, shape) for blob, shape in zip(entry.blobs, shapes, strict=True)]
+        old = not entry.type
+        return [
+            Stretch(weights.scan, blob, shape, old and blob.legacy)
+            for blob, shape in zip(entry.blobs, shapes, strict=True)
+        ]
     return [blob.reshape(shape) for blob, shape in zip(weights[name], shapes, strict=True)]
 
 

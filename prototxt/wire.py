@@ -100,7 +100,8 @@ def fields(window: Window, position: int, end: int) -> Iterator[tuple[int, int, 
     """The fields of the message in bytes `position` to `end`: (number, wire type, a, b).
 
     For a number (wire type 0) `a` is its value, unsigned, and `b` the position behind it; for all others the value
-    lies in bytes `a` to `b`. The lengths have been checked against `end`.
+    lies in bytes `a` to `b`. The lengths have been checked against `end`. Values of fixed width that repeat the same
+    field (floats that are not packed) come as one: from the first value to the end of the last, a key between each two.
     Raises: WeightsError on anything that is not a whole field.
     """
     while position < end:
@@ -116,22 +117,42 @@ def fields(window: Window, position: int, end: int) -> Iterator[tuple[int, int, 
         if number == 0 or number > 0x1FFFFFFF:
             raise broken(window.path, at, f"field number {number} does not exist in protobuf")
         if wire == LENGTH:
-            length, position = varint(window, position, end)
+            if position < end and (length := window.buffer[position - window.start]) < 0x80:
+                position += 1
+            else:
+                length, position = varint(window, position, end)
             if length > end - position:
                 raise _too_long(window, at, number, length, end - position)
             yield number, wire, position, position + length
             position += length
         elif wire == VARINT:
-            value, position = varint(window, position, end)
+            if position < end and (value := window.buffer[position - window.start]) < 0x80:
+                position += 1
+            else:
+                value, position = varint(window, position, end)
             yield number, wire, value, position
         elif wire in (FIXED32, FIXED64):
             length = 4 if wire == FIXED32 else 8
             if length > end - position:
                 raise _too_long(window, at, number, length, end - position)
-            yield number, wire, position, position + length
-            position += length
+            first, position = position, run_end(window, position + length, end, key, length)
+            yield number, wire, first, position
         else:
             raise broken(window.path, at, f"wire type {wire} of field {number} is none that Caffe's files use")
+
+
+def run_end(window: Window, position: int, end: int, key: int, size: int) -> int:
+    """Where the run of values ends that goes on at `position`: each is its key and `size` bytes."""
+    step = size + 1
+    mark = bytes((key,)) if key < 0x80 else b""
+    while mark and end - position >= step and window.read(position, position + 1) == mark:
+        units = min((end - position) // step, 1 << 16)
+        keys = window.read(position, position + units * step)[::step]
+        same = len(keys) - len(keys.lstrip(mark))
+        position += same * step
+        if same < units:
+            break
+    return position
 
 
 def signed(value: int) -> int:
@@ -146,6 +167,8 @@ def _too_long(window: Window, at: int, number: int, length: int, left: int) -> W
 
 def encode_varint(value: int) -> bytes:
     """A number as protobuf writes it; negative ones take ten bytes."""
+    if 0 <= value < 0x80:
+        return bytes((value,))
     if value < 0:
         value += 1 << 64
     out = bytearray()

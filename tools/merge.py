@@ -1,0 +1,156 @@
+"""fusion-merge: build the first weights of a fused net from the weights of its sources."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import warnings
+from typing import TYPE_CHECKING, TextIO
+
+from fusion_tools.cli import run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from fusion.merging import MergePlan
+
+_EXAMPLE = """example:
+  fusion-merge fused/train_val.prototxt odd=lenet_odd.prototxt:odd.caffemodel even=even.caffemodel -o init.caffemodel
+
+The fused layer odd/conv1 takes the weights of conv1 of the source odd (or of odd/conv1, if that is its name there).
+Layers without a prefix are new and start as their fillers say. A source layer that does not fit is an error.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    result = argparse.ArgumentParser(
+        prog="fusion-merge",
+        description="Build the first weights of a fused net from the weights of its sources.",
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    result.add_argument("fused", metavar="FUSED.prototxt", help="the fused net (train_val or deploy)")
+    result.add_argument(
+        "sources",
+        metavar="P=[NET.prototxt:]WEIGHTS",
+        nargs="+",
+        type=_source,
+        help="a prefix of the fused net, and the weights its layers take; the source's own prototxt is checked as well",
+    )
+    result.add_argument("-o", "--output", metavar="OUT", help="OUT.caffemodel, OUT.caffemodel.h5 or OUT.safetensors")
+    result.add_argument("--dry-run", action="store_true", help="print the plan and write nothing")
+    result.add_argument("--json", action="store_true", help="print the plan as JSON")
+    result.add_argument("--seed", type=int, default=0, metavar="N", help="seed of new layers' fillers (default 0)")
+    result.add_argument(
+        "--allow-missing",
+        action="append",
+        default=[],
+        metavar="LAYER",
+        help="this layer (or pattern, odd/fc*) may start from its filler although a source should have it",
+    )
+    result.add_argument(
+        "--input",
+        action="append",
+        default=[],
+        type=_input,
+        metavar="BLOB=N,C,H,W",
+        help="shape of an input blob, where a new layer's size depends on it and the net does not tell",
+    )
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code."""
+    options = parser()
+    arguments = options.parse_args(argv)
+    if not arguments.output and not arguments.dry_run:
+        options.error("say where to write with -o OUT.caffemodel, or only show the plan with --dry-run")
+    if arguments.seed < 0:
+        options.error("--seed is 0 or more")
+    prefixes = [prefix for prefix, _ in arguments.sources]
+    if twice := sorted({prefix for prefix in prefixes if prefixes.count(prefix) > 1}):
+        options.error(f"prefix given twice: {', '.join(twice)}")
+    code: int = run(lambda: _merge(arguments))
+    return code
+
+
+def _merge(arguments: argparse.Namespace) -> None:
+    from fusion.merging import apply_merge, plan_merge
+    from prototxt.loading import load_net
+    from prototxt.weights import format_by_name
+
+    if arguments.output:
+        format_by_name(arguments.output)
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning  # type: ignore[assignment]
+        plan = plan_merge(
+            load_net(arguments.fused),
+            dict(arguments.sources),
+            seed=arguments.seed,
+            allow_missing=arguments.allow_missing,
+            inputs=dict(arguments.input),
+        )
+        print(plan.to_json() if arguments.json else plan.table(), flush=True)
+        if not arguments.dry_run:
+            apply_merge(plan, arguments.output, progress=progress_on(sys.stderr))
+            print(f"wrote {arguments.output}: {_summary(plan)}", file=sys.stderr)
+
+
+def _summary(plan: MergePlan) -> str:
+    layers = [layer for layer in plan.layers if layer.shapes]
+    return f"{len(layers)} layers, {plan.nbytes / 1e6:.1f} MB, checked against the plan"
+
+
+def _source(text: str) -> tuple[str, str | tuple[str, str]]:
+    prefix, equals, rest = text.partition("=")
+    if not equals or not rest:
+        raise argparse.ArgumentTypeError(f"'{text}' is not PREFIX=WEIGHTS or PREFIX=NET.prototxt:WEIGHTS")
+    head, colon, weights = rest.rpartition(":")
+    if colon and not head.endswith((".prototxt", ".pbtxt", ".txt")):
+        # a colon inside one path, such as a drive letter
+        return prefix, rest
+    return prefix, (head, weights) if colon else rest
+
+
+def _input(text: str) -> tuple[str, tuple[int, ...]]:
+    blob, _, dims = text.rpartition("=")
+    try:
+        shape = tuple(int(dim) for dim in dims.replace("x", ",").split(","))
+    except ValueError:
+        shape = ()
+    if not blob or not shape or min(shape) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not BLOB=N,C,H,W")
+    return blob, shape
+
+
+def progress_on(stream: TextIO, *, after: float = 1.0) -> Callable[[int, int], None] | None:
+    """A bar on a terminal, for work that takes longer than `after` seconds; None elsewhere."""
+    if not stream.isatty():
+        return None
+    start = time.monotonic()
+    shown = 0.0
+
+    def show(done: int, total: int) -> None:
+        nonlocal shown
+        now = time.monotonic()
+        if now - start < after or (now - shown < 0.1 and done < total):
+            return
+        shown = now
+        part = done / total if total else 1.0
+        bar = "#" * round(30 * part)
+        rate = done / 1e6 / (now - start)
+        end = "\n" if done >= total else ""
+        stream.write(f"\r[{bar:<30}] {part:4.0%}  {done / 1e6:,.0f} of {total / 1e6:,.0f} MB, {rate:,.0f} MB/s{end}")
+        stream.flush()
+
+    return show
+
+
+def _show_warning(message: Warning | str, *_: object) -> None:
+    print(f"warning: {message}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
