@@ -12,7 +12,7 @@ from prototxt.parser import parse
 from prototxt.tree import Document, Field, Message, Scalar
 
 _TAIL = re.compile(r"[ \t]*([,;]?)[ \t]*")
-_INDENTED = re.compile(r"^([ \t]*)[^\n{}#]*\{[ \t]*(?:#[^\n]*)?\r?\n\1([ \t]+)[^\s}]", re.MULTILINE)
+_INDENTED = re.compile(r"^([ \t]*)(?![ \t])[^\n{}#]*\{[ \t]*(?:#[^\n]*)?\r?\n\1([ \t]+)[^\s}]", re.MULTILINE)
 
 
 class Edits:
@@ -187,7 +187,7 @@ class Edits:
     def _indent_unit(self) -> str:
         """The document's first indentation, two blanks if it has none."""
         if self._unit is None:
-            match = _INDENTED.search(self._text, 0, 100_000)
+            match = _INDENTED.search(self._text, 0, 20_000)
             self._unit = match[2] if match else "  "
         return self._unit
 

@@ -16,7 +16,7 @@ from prototxt.outline import TextLayer
 from prototxt.params import param_count
 from prototxt.tree import Document, Message, Scalar
 
-_ZERO = re.compile(r"-?\s*(?:0[xX]0+|(?:0+\.?0*|\.0+)(?:[eE][-+]?[0-9]+)?[fF]?)")
+_ZERO = re.compile(r"-?\s*(?:0[xX]0+|(?:0+(?:\.0*)?|\.0+)(?:[eE][-+]?[0-9]+)?[fF]?)")
 _TRUE = ("true", "True", "t", "1")
 _BEFORE_PARAMS = ("name", "type", "bottom", "top")
 _ENDS = ("Accuracy", "Silence", "HDF5Output")

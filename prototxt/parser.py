@@ -7,7 +7,19 @@ import os
 
 from prototxt.errors import ParseError, raise_all
 from prototxt.files import read_text
-from prototxt.tokens import BROKEN, EXTENSION_NAME, FIELD, IDENTIFIER, LIST, MESSAGE, NAME, NUMBER, STRING, skip_blank
+from prototxt.tokens import (
+    BROKEN,
+    ELEMENT,
+    EXTENSION_NAME,
+    FIELD,
+    IDENTIFIER,
+    LIST,
+    MESSAGE,
+    NAME,
+    NUMBER,
+    STRING,
+    skip_blank,
+)
 from prototxt.tree import Document, Message, Tape, scan_scalar
 
 MAX_DEPTH = 100
@@ -79,7 +91,7 @@ class _Parser:
                 continue
             group = match.lastindex
             pos = match.end()
-            if group < 6:  # type: ignore[operator]
+            if group < 7:  # type: ignore[operator]
                 word = match[1]
                 identifier = ids.get(word)
                 add_name(self._name(word) if identifier is None else identifier)
@@ -88,8 +100,8 @@ class _Parser:
                 add_end(pos)
                 count += 1
                 add_next(count)
-                add_kind(group - 2)  # type: ignore[operator]
-                if group == 5:
+                add_kind(group - 2 if group < 6 else MESSAGE)  # type: ignore[operator]
+                if group >= 5:  # type: ignore[operator]
                     if len(self.open) >= MAX_DEPTH:
                         self._too_deep(pos - 1)
                         break
@@ -97,10 +109,10 @@ class _Parser:
                     self.barrier = pos
                 else:
                     self.value_end = pos
-            elif group == 6:
+            elif group == 7:
                 pos = self._close(pos - 1)
                 count = len(tape.next)
-            elif group == 8:
+            elif group == 9:
                 self._separator(pos - 1)
         self._finish()
 
@@ -216,6 +228,10 @@ class _Parser:
         """Read elements of the innermost list from `pos` on."""
         text, tape, record = self.text, self.tape, self.open[-1]
         while True:
+            while record + 1 == len(tape.next) and (match := ELEMENT.match(text, pos)):
+                pos = match.end()
+                if text[pos - 1] == "]":
+                    return self._close(pos - 1)
             pos = skip_blank(text, pos)
             if text[pos : pos + 1] in ("{", "<") and pos < len(text):
                 if record + 1 == len(tape.next) and skip_blank(text, tape.value[record] + 1) != pos:

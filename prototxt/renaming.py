@@ -196,7 +196,7 @@ def _check_readable(doc: Document) -> None:
 
 
 def _matters(doc: Document, start: int, end: int) -> bool:
-    return start == end or _ESSENTIAL.search(doc.text, start, min(end, start + 10_000)) is not None
+    return start == end or _ESSENTIAL.search(doc.text[start : min(end, start + 10_000)]) is not None
 
 
 def _check_not_prefixed(doc: Document, every: list[TextLayer], prefix: str) -> None:

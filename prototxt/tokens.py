@@ -1,7 +1,8 @@
 """The lexical side of protobuf's text format: patterns, string escapes, scanning over blanks and strings.
 
-Patterns that repeat a group are avoided on purpose: the regex engine keeps a record per repetition, and a ten-megabyte
-line of escapes or comments must cost neither gigabytes nor a stack. What repeats is looped over in Python instead.
+Two rules keep hostile texts cheap. No pattern repeats a group: the regex engine keeps a record per repetition, and a
+ten-megabyte line of escapes or comments must not cost gigabytes; what repeats is looped over in Python. And no two
+neighbouring parts of a pattern match the same characters, or a failing match would try every way to divide them.
 """
 
 from __future__ import annotations
@@ -11,17 +12,18 @@ import re
 STRING, NUMBER, IDENTIFIER, MESSAGE, LIST = range(5)
 KINDS = ("string", "number", "identifier")
 
-_NUMBER = r"(?:0[xX][0-9a-fA-F]+|(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?[fF]?)"
+_NUMBER = r"(?:0[xX][0-9a-fA-F]+|(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?[fF]?)"
 
 # One whole field of the usual shape, or one other token. Group 1 is the field's name, 2 to 4 its scalar by kind,
-# 5 an opening bracket; then alone: 6 a closing bracket, 7 a comment, 8 a separator. Whatever this does not match
+# 5 or 6 an opening bracket; then alone: 7 a closing bracket, 8 a comment, 9 a separator. Whatever this does not match
 # (lists, adjacent strings, escapes, comments inside a field, mistakes) takes the slow road in parser.py.
 FIELD = re.compile(
-    rf"""\s*(?:([A-Za-z_]\w*)[ \t]*
+    rf"""\s*(?:([A-Za-z_]\w*)\s*
             (?: :\s*(?: ("[^"\\\n]*"|'[^'\\\n]*')(?!\s*["'\#])
                       | (-?{_NUMBER}|-(?:inf|nan|infinity))(?![\w.])
-                      | ([A-Za-z_]\w*)(?![\w.]) )
-              | :?\s*([{{<]) )
+                      | ([A-Za-z_]\w*)(?![\w.])
+                      | ([{{<]) )
+              | ([{{<]) )
           | ([}}>]) | (\#[^\n]*) | ([,;]) )""",
     re.ASCII | re.VERBOSE,
 )
