@@ -30,8 +30,11 @@ def align(*, old: Predictions, new: Predictions) -> Pair:
             f"{old.name} knows the classes {foreign}, which {new.name} does not have",
             hint="bring both into one label space: Predictions.relabelled, or PATH@1,3,5 on the command line",
         )
-    gone = np.flatnonzero(positions(new, old) < 0)
     rows = positions(old, new)
+    kept = np.flatnonzero(rows >= 0)
+    before, after = old.take(rows[kept]), new.take(kept)
+    check_labels(before, after)  # first: labels of another space also make samples look absent
+    gone = np.flatnonzero(positions(new, old) < 0)
     unanswered = np.flatnonzero((rows < 0) & np.isin(new.labels, old.classes))
     if len(gone) or len(unanswered):
         raise ReportError(
@@ -39,9 +42,6 @@ def align(*, old: Predictions, new: Predictions) -> Pair:
             f"{_listed(old, gone, 'only in the old')}{_listed(new, unanswered, 'only in the new')}",
             hint="evaluate both on the same list; an old net may leave out only samples of classes it does not know",
         )
-    kept = np.flatnonzero(rows >= 0)
-    before, after = old.take(rows[kept]), new.take(kept)
-    check_labels(before, after)
     known = before.covered
     return Pair(before.take(known), after.take(known), len(new))
 

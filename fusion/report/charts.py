@@ -16,6 +16,7 @@ from fusion.report.wording import number, percent
 
 WIDTH, HEIGHT = 360, 300
 LEFT, RIGHT, TOP, BOTTOM = 46, 14, 14, 42
+ENOUGH = 10
 
 
 class Point(NamedTuple):
@@ -73,14 +74,16 @@ def calibration(nets: Sequence[tuple[str, str, Sequence[Bin]]]) -> Markup:
     drawn.append(tag("line", x1=x.at(0), y1=y.at(0), x2=x.at(1), y2=y.at(1), class_="diagonal"))
     for name, colour, bins in nets:
         filled = [
-            (b.confidence, b.accuracy, b.count) for b in bins if b.confidence is not None and b.accuracy is not None
+            (b.confidence, b.accuracy, b.count)
+            for b in bins
+            if b.confidence is not None and b.accuracy is not None and b.count >= ENOUGH
         ]
         line = " ".join(f"{x.at(c)},{y.at(a)}" for c, a, _ in filled)
         drawn.append(tag("polyline", points=line, class_=f"curve {colour}"))
         for c, a, count in filled:
             about = f"{name}: {number(count)} samples of confidence {percent(c, 0)}, {percent(a, 0)} right"
             drawn.append(tag("circle", tag("title", about), cx=x.at(c), cy=y.at(a), r=2.6, class_=f"dot {colour}"))
-    return _chart("Calibration", "Accuracy over confidence, in ten steps.", drawn)
+    return _chart("Calibration", f"Accuracy over confidence, in ten steps of at least {ENOUGH} samples.", drawn)
 
 
 def confidence_change(before: npt.NDArray[np.floating], after: npt.NDArray[np.floating], steps: int = 20) -> Markup:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -14,7 +14,9 @@ from fusion.report.markup import Markup, join, tag
 from fusion.report.wording import number, percent, plural
 
 SHOWN = {False: 48, True: 24}
+AT_ONCE = 24
 ANSWERS = 3
+WORTH_SAYING = 0.05
 
 
 class Answers:
@@ -24,6 +26,7 @@ class Answers:
         nets = [(report.old, "old"), *((c.net, "new") for c in report.candidates)]
         self.rows = [{sample: row for row, sample in enumerate(sample_ids(net))} for net, _ in nets]
         self.nets = [net for net, _ in nets]
+        self.named = report.class_name
         self.names = ["before", *(candidate.name for candidate in report.candidates)]
 
     def of(self, key: str, variant: str) -> list[tuple[str, list[tuple[int, float]]]]:
@@ -44,8 +47,12 @@ def gallery(report: Report, album: Album, *, positive: bool = False) -> Markup:
     found = pct.flips(old=pair.old, new=pair.new, positive=positive)
     shown = found[: SHOWN[positive]]
     answers = Answers(report)
-    cards = [_card(flip, answers, album) for flip in shown]
-    return join(_caption(len(found), len(shown), positive), tag("div", *cards, class_="cards") if cards else None)
+    cards = [_card(flip, answers, album, positive) for flip in shown]
+    first, rest = cards[:AT_ONCE], cards[AT_ONCE:]
+    more = (
+        tag("details", tag("summary", f"{number(len(rest))} more"), tag("div", *rest, class_="cards")) if rest else None
+    )
+    return join(_caption(len(found), len(shown), positive), tag("div", *first, class_="cards") if first else None, more)
 
 
 def _caption(count: int, shown: int, positive: bool) -> Markup:
@@ -59,23 +66,30 @@ def _caption(count: int, shown: int, positive: bool) -> Markup:
     return tag("p", said if count > 1 else "The only one.", class_="quiet")
 
 
-def _card(flip: pct.Flip, answers: Answers, album: Album) -> Markup:
-    said = [_said(name, best, flip.label) for name, best in answers.of(flip.key, flip.variant)]
+def _card(flip: pct.Flip, answers: Answers, album: Album, positive: bool) -> Markup:
+    named = answers.named
+    said = [_said(name, best, flip.label, named) for name, best in answers.of(flip.key, flip.variant)]
+    if positive:
+        change = tag(
+            "p", tag("b", named(flip.label)), ", no longer ", tag("b", named(flip.old_answer)), class_="change learnt"
+        )
+    else:
+        change = tag("p", tag("b", named(flip.label)), " taken for ", tag("b", named(flip.new_answer)), class_="change")
     variant = f" ({flip.variant})" if flip.variant else ""
-    change = tag(
-        "p", "is ", tag("b", flip.label), ", ", tag("span", f"{flip.old_answer} → {flip.new_answer}", class_="change")
-    )
     name = tag("p", flip.key.rsplit("/", 1)[-1], variant, class_="key", title=flip.key)
-    return tag("figure", _image(flip, album), tag("figcaption", change, tag("dl", *said), name), class_="card")
+    caption = tag("figcaption", change, tag("dl", *said), name)
+    return tag("figure", _image(flip, album), caption, class_="card")
 
 
-def _said(name: str, best: Sequence[tuple[int, float]], label: int) -> Markup:
+def _said(name: str, best: Sequence[tuple[int, float]], label: int, named: Callable[[int], str]) -> Markup:
     (first, share), rest = best[0], best[1:]
-    others = " ".join(f"{c} {percent(p, 0)}" for c, p in rest if p >= 0.005)
+    others = ", ".join(f"{named(c)} ({percent(p, 0)})" for c, p in rest if p >= WORTH_SAYING)
     verdict = "right" if first == label else "wrong"
-    bar = tag("span", class_=f"share {verdict}", style=f"--p:{share:.3f}")
-    return tag("div", tag("dt", name, title=name), tag("dd", bar, tag("b", first), f" {percent(share, 0)} ",
-                                                       tag("small", others) if others else None))  # fmt: skip
+    answer = tag("dd", tag("b", named(first)), f" {percent(share, 0)}")
+    bar = tag("dd", class_=f"share {verdict}", style=f"--p:{share:.3f}")
+    return tag(
+        "div", tag("dt", name, title=name), answer, bar, tag("dd", f"or {others}", class_="or") if others else None
+    )
 
 
 def _image(flip: pct.Flip, album: Album) -> Markup:

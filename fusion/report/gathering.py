@@ -109,6 +109,13 @@ class Report:
         """Samples of classes that no original knows."""
         return len(self.featured.net) - len(self.featured.whole.pair.new)
 
+    def class_name(self, index: int) -> str:
+        """What to call a class: the featured net's `class_names` (a list, or by number as text), else its number."""
+        names = self.featured.net.meta.get("class_names")
+        if isinstance(names, list) and 0 <= index < len(names):
+            return str(names[index])
+        return str(names.get(str(index), index)) if isinstance(names, dict) else str(index)
+
     @property
     def originals(self) -> str:
         """How sentences call the old side."""

@@ -57,7 +57,8 @@ def gate(checks: Sequence[Check]) -> Markup | None:
     said = (
         f"The budget is broken: {len(broken)} of {plural(len(checks), 'limit')}." if broken else "The budget is kept."
     )
-    rows = [tag("li", str(check), class_="kept" if check.passed else "broken") for check in checks]
+    order = sorted(checks, key=lambda check: check.passed)
+    rows = [tag("li", str(check), class_="kept" if check.passed else "broken") for check in order]
     return tag(
         "div", tag("strong", said), tag("ul", *rows), class_=f"gate {'broken' if broken else 'kept'}", role="status"
     )
@@ -97,17 +98,19 @@ def flip_matrix(report: Report) -> Markup:
     if most == 0:
         return tag("p", "No answer was unlearnt, in any class.", class_="quiet")
     if len(classes) > MATRIX_CLASSES:
-        return _worst_pairs(classes, counts.tolist())
+        return _worst_pairs([report.class_name(c) for c in classes], counts.tolist())
     head = tag(
         "tr",
         tag("th", "is \\ now", scope="col"),
-        *(tag("th", c, scope="col") for c in classes),
+        *(tag("th", report.class_name(c), scope="col") for c in classes),
         tag("th", "all", scope="col"),
     )
     rows = []
     for c, row in zip(classes, counts.tolist(), strict=True):
         cells = [_heat(value, most, own=c == answer) for answer, value in zip(classes, row, strict=True)]
-        rows.append(tag("tr", tag("th", c, scope="row"), *cells, tag("td", number(sum(row)), class_="sum")))
+        rows.append(
+            tag("tr", tag("th", report.class_name(c), scope="row"), *cells, tag("td", number(sum(row)), class_="sum"))
+        )
     return scrolling("Negative flips by class", tag("table", tag("thead", head), tag("tbody", *rows), class_="matrix"))
 
 
@@ -127,7 +130,7 @@ def classes(report: Report) -> Markup:
         rows.append(
             tag(
                 "tr",
-                tag("th", c, scope="row"),
+                tag("th", report.class_name(c), scope="row"),
                 tag("td", number(len(found[-1][c])), class_="n"),
                 tag("td", *bars, class_="bars"),
             )
@@ -265,7 +268,7 @@ def _heat(value: int, most: int, own: bool) -> Markup:
     return tag("td", number(value) if value else "", style=f"--h:{(value / most) ** 0.7:.3f}" if value else None)
 
 
-def _worst_pairs(names: Sequence[int], counts: list[list[int]], most: int = 20) -> Markup:
+def _worst_pairs(names: Sequence[str], counts: list[list[int]], most: int = 20) -> Markup:
     pairs = [(value, names[i], names[j]) for i, row in enumerate(counts) for j, value in enumerate(row) if value]
     rows = [
         tag("tr", tag("th", label, scope="row"), tag("td", answer), tag("td", number(value)))

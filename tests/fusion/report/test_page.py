@@ -1,0 +1,183 @@
+"""The page: well-formed, self-contained, escaped, within its budget of pictures."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fusion import pct
+from fusion.report import Album, Budget, check, gather, page
+from fusion.report.charts import Axis, _ticks, frontier
+from fusion.report.images import embed
+from fusion.report.markup import Markup, join, tag
+
+Nets = dict[str, pct.Predictions]
+VOID = {"meta", "link", "img", "br"}
+
+
+class Reader(HTMLParser):
+    """Checks that tags are closed in order, and keeps what the tests look at."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.found if name == tag]
+
+
+def whole(nets: Nets, folder: Path, **rest: object) -> str:
+    found = gather(old=[nets["odd"], nets["even"]], new=[nets["plain"], nets["focal"]])
+    return page(found, check(found, Budget(max_nfr=0.01)), Album(folder), "fusion-report --old ...", **rest)
+
+
+def test_the_page_stands_alone(nets: Nets, folder: Path) -> None:
+    text = whole(nets, folder)
+    read = Reader(text)
+    links = [value for _, attributes in read.found for name, value in attributes.items() if name in ("src", "href")]
+    assert all(link.startswith(("#", "data:")) for link in links)
+    assert not read.all("script")
+    assert "url(" not in text
+    assert "@import" not in text
+    targets = {attributes["id"] for _, attributes in read.found if "id" in attributes}
+    assert {link[1:] for link in links if link.startswith("#")} <= targets
+    assert "prefers-color-scheme: dark" in text
+    assert all(image["alt"] for image in read.all("img"))
+    assert all(chart["aria-label"] for chart in read.all("svg"))
+    assert len(read.all("svg")) == 3
+    assert text == whole(nets, folder)
+
+
+def test_a_page_that_says_nan_is_wrong(nets: Nets, folder: Path) -> None:
+    for old, new in (("odd", "focal"), ("focal", "focal")):
+        text = page(gather(old=[nets[old]], new=[nets[new]]), album=Album(folder))
+        assert not re.search(r"\bnan\b|None|inf\b", " ".join(Reader(text).text))
+
+
+def test_pictures_and_placeholders(nets: Nets, folder: Path) -> None:
+    read = Reader(whole(nets, folder))
+    pictures = [image["src"] for image in read.all("img")]
+    assert pictures
+    assert all(source.startswith("data:image/png;base64,") for source in pictures)
+    empty = Reader(whole(nets, folder / "nowhere"))
+    assert not empty.all("img")
+    assert any("not found under" in text for text in empty.text)
+    found = gather(old=[nets["odd"]], new=[nets["focal"]])
+    assert not Reader(page(found)).all("img")
+
+
+def test_the_budget_of_bytes(nets: Nets, folder: Path) -> None:
+    found = gather(old=[nets["odd"], nets["even"]], new=[nets["plain"]])
+    album = Album(folder, budget=500)
+    text = page(found, album=album)
+    assert 0 < album.spent <= 500
+    assert "did not fit" in text
+
+
+def test_names_from_strangers_are_escaped(folder: Path) -> None:
+    evil = '<script>alert("x")</script>&'
+    net = pct.Predictions(
+        [evil, "b"], [0, 1], np.eye(2), variants=[evil, ""], meta={"name": evil, "class_names": [evil, "b"]}
+    )
+    other = pct.Predictions(
+        [evil, "b"],
+        [0, 1],
+        1 - np.eye(2),
+        variants=[evil, ""],
+        meta={"name": evil, evil: [evil], "class_names": [evil]},
+    )
+    text = page(gather(old=[net, net], new=[other, other], title=evil), album=Album(folder), command=evil)
+    read = Reader(text)
+    assert not read.all("script")
+    assert "alert(" in text
+
+
+def test_ten_thousand_samples_stay_small(folder: Path) -> None:
+    generator = np.random.default_rng(0)
+    noise = generator.integers(0, 255, (300, 300, 3), np.uint8)
+    Image.fromarray(noise).save(folder / "large.png")
+    keys = [f"val/{i}.png" for i in range(10_000)]
+    labels = generator.integers(0, 10, 10_000)
+    old, new = (
+        pct.Predictions(keys, labels, generator.normal(size=(10_000, 10)) + 2 * np.eye(10)[labels], meta={"name": name})
+        for name in "ab"
+    )
+    for key in keys[:200]:
+        (folder / key).unlink(missing_ok=True)
+        (folder / key).symlink_to(folder / "large.png")
+    assert len(page(gather(old=[old], new=[new]), album=Album(folder)).encode()) < 5_000_000
+
+
+def test_many_classes_become_a_list_of_pairs(folder: Path) -> None:
+    labels = np.arange(300) % 100
+    keys = [str(i) for i in range(300)]
+    old = pct.Predictions(keys, labels, np.eye(100)[labels], meta={"name": "old"})
+    new = pct.Predictions(keys, labels, np.eye(100)[(labels + labels % 7) % 100], meta={"name": "new"})
+    text = page(gather(old=[old], new=[new]), album=Album(folder))
+    assert "The 20 most frequent of" in text
+    assert "The 30 classes with most." in text
+
+
+def test_slices_have_their_table(folder: Path) -> None:
+    nets = [pct.Predictions(["a", "a"], [0, 0], [[1, 0], [0, i]], variants=["", "noise"]) for i in (0, 1)]
+    assert "By slice" in page(gather(old=nets[:1], new=nets[1:]), album=Album(folder))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "CMYK", "I;16", "RGBA"])
+def test_any_kind_of_picture_is_embedded(tmp_path: Path, mode: str) -> None:
+    for name in ("a.png", "a.tif", "a.jpg"):
+        image = Image.new(mode, (400, 20))
+        try:
+            image.save(tmp_path / name)
+        except (OSError, KeyError):
+            continue
+        picture = embed(tmp_path / name)
+        assert picture is not None
+        assert picture.uri.startswith("data:image/")
+
+
+def test_what_is_no_picture(tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("hello", "utf-8")
+    (tmp_path / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n1234")
+    for name in ("text.png", "cut.png", "absent.png", ".", "nul\0"):
+        assert embed(tmp_path / name) is None
+
+
+def test_markup() -> None:
+    assert tag("p", "a < b", Markup("<br>"), ["c", None, 1], class_="x", hidden=True, title='"') == (
+        '<p class="x" hidden title="&quot;">a &lt; b<br>c1</p>'
+    )
+    assert tag("line", x1=1, stroke_width=2) == '<line x1="1" stroke-width="2"></line>'
+    assert join() == ""
+
+
+def test_the_frontier() -> None:
+    assert frontier([(3, 1), (1, 3), (2, 2), (3, 3), (2, 4), (1, 3)]) == [(1, 3), (2, 2), (3, 1)]
+    assert frontier([]) == []
+
+
+@pytest.mark.parametrize("span", [1e-4, 0.013, 0.5, 1.0, 7.0])
+def test_ticks_are_few_and_inside(span: float) -> None:
+    ticks = _ticks(Axis(0.3, 0.3 + span, 0, 100))
+    assert 2 <= len(ticks) <= 6
+    assert all(0.3 - 1e-9 <= tick <= 0.3 + span + 1e-9 for tick in ticks)

@@ -1,0 +1,112 @@
+"""fusion-report as typed: files, names, classes, outputs, exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fusion_tools.report import main
+
+from fusion import pct
+
+
+@pytest.fixture
+def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The two files that every command here compares."""
+    labels = np.arange(60) % 4
+    keys = [f"{i}.png" for i in range(60)]
+    odd = labels % 2 == 1
+    shifted = np.where(np.arange(60) < 6, (labels + 2) % 4, labels)
+    pct.Predictions(np.array(keys)[odd], labels[odd] // 2, np.eye(2)[labels[odd] // 2]).save(tmp_path / "odd.npz")
+    pct.Predictions(keys, labels, np.eye(4)[shifted] * 3).save(tmp_path / "new.npz")
+    monkeypatch.chdir(tmp_path)
+    return ["--old", "odd.npz@1,3", "--new", "fused=new.npz"]
+
+
+def test_table_page_and_json(typed: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*typed, "--html", "r.html", "--json", "r.json", "--title", "Digits"]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("Digits\n")
+    assert "fused forgets 3 of the 30 answers that odd had right." in out
+    assert err == "wrote r.html\nwrote r.json\n"
+    page = (tmp_path / "r.html").read_text("utf-8")
+    assert "fusion-report --old odd.npz@1,3 --new fused=new.npz --html r.html" in page
+    read = json.loads((tmp_path / "r.json").read_text("utf-8"))
+    assert read["references"][0]["meta"]["file_sha256"] == pct.file_hash("odd.npz")
+    assert read["references"][0]["classes"] == [1, 3]
+
+
+def test_json_to_stdout(typed: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*typed, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["featured"] == "fused"
+
+
+@pytest.mark.parametrize(
+    ("limits", "code"),
+    [
+        (["--max-nfr", "10%"], 0),
+        (["--max-nfr", "0.09"], 3),
+        (["--min-accuracy", "90%"], 0),
+        (["--min-accuracy", "0.91"], 3),
+        (["--budget", "budget.json"], 3),
+        (["--budget", "budget.json", "--max-nfr", "20%"], 0),
+    ],
+)
+def test_the_gate(typed: list[str], limits: list[str], code: int, tmp_path: Path) -> None:
+    (tmp_path / "budget.json").write_text('{"max_nfr": "1%"}', "utf-8")
+    assert main([*typed, *limits]) == code
+
+
+def test_a_broken_budget_still_writes_the_page(typed: list[str], tmp_path: Path) -> None:
+    assert main([*typed, "--max-nfr", "0", "--html", "r.html"]) == 3
+    assert "The budget is broken" in (tmp_path / "r.html").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--old", "absent.npz", "--new", "new.npz"], "absent.npz"),
+        (["--old", "odd.npz", "--new", "new.npz"], "different labels"),
+        (["--old", "odd.npz@1,x", "--new", "new.npz"], "no list of classes"),
+        (["--old", "odd.npz@1,3,5", "--new", "new.npz"], "cannot become"),
+        (["--old", "new.npz", "--new", "new.npz", "--budget", "none.json"], "none.json"),
+        (["--old", "new.npz", "--new", "new.npz", "--html", "no/where.html"], "no"),
+    ],
+)
+def test_errors_are_one_message(
+    typed: list[str], arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert message in err
+
+
+def test_bad_usage(typed: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in ([], [*typed, "--max-nfr", "5"]):
+        with pytest.raises(SystemExit) as stopped:
+            main(arguments)
+        assert stopped.value.code == 2
+    assert "between 0 and 1" in capsys.readouterr().err
+
+
+def test_a_name_with_signs_is_a_file_first(
+    typed: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a=b@1.npz").write_bytes((tmp_path / "new.npz").read_bytes())
+    assert main(["--old", "a=b@1.npz", "--new", "x=a=b@1.npz"]) == 0
+    assert "x forgets none of the 54 answers that a=b@1 had right." in capsys.readouterr().out
+
+
+def test_help_needs_no_numpy() -> None:
+    code = (
+        "import sys; from fusion_tools.report import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "assert not {'numpy', 'torch', 'PIL', 'google.protobuf'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
