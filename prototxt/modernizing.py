@@ -63,7 +63,7 @@ def _anew(doc: Document, text: str) -> Document:
 def _solver_text(doc: Document, strict: bool) -> Document:
     expected = load_solver(doc, strict=strict)
     edits = Edits(doc)
-    for field in doc.root.all("solver_type"):
+    for field in doc.root.all("solver_type") if expected.HasField("type") else ():
         edits.replace(field, f'type: "{expected.type}"')
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -139,7 +139,7 @@ def _edit_v1(edits: Edits, doc: Document, field: Field, layer: LayerParameter) -
     block = field.value
     assert isinstance(block, Message)  # decoded before
     edits.replace(_name_of(field), "layer")
-    for inner in block.all("type"):
+    for inner in block.all("type") if layer.HasField("type") else ():
         edits.replace(inner, f"type: {quote(layer.type)}")
     rates = [inner for inner in block if inner.name in _V1_PARAM_FIELDS]
     for position, inner in enumerate(rates):
@@ -178,7 +178,8 @@ def _move_transforms(edits: Edits, block: Message, field: Field, layer: LayerPar
     source = field.value
     if not isinstance(source, Message):
         return
-    moved = {inner.name: inner for inner in source if inner.name in TRANSFORMS}
+    kept = {descriptor.name for descriptor, _ in getattr(layer, field.name).ListFields()}
+    moved = {inner.name: inner for inner in source if inner.name in TRANSFORMS and inner.name not in kept}
     if not moved:
         return
     for inner in moved.values():

@@ -230,7 +230,10 @@ def _upgrade_fork_fields(old: V1LayerParameter, new: LayerParameter) -> None:
             else:
                 getattr(fork, descriptor.name).CopyFrom(value)
     for name, text in forks.unknown(old):
-        forks.keep_unknown(new, name, text)
+        if name == "type":  # a value that no enum has; types of today are free text
+            new.type = text.lstrip(": ")
+        else:
+            forks.keep_unknown(new, name, text)
 
 
 def _upgrade_inputs(net: NetParameter, report: _Report) -> list[int | None]:

@@ -113,8 +113,9 @@ def test_unknown_fields_beside_a_missing_required_one() -> None:
 
 def test_unknown_enum_values_are_kept_when_not_strict() -> None:
     net = load_net(parse("layers { name: 'x' type: MY_TYPE }"), strict=False)
-    assert net.layer[0].type == ""
-    assert forks.unknown(net.layer[0]) == [("type", ": MY_TYPE")]
+    assert net.layer[0].type == "MY_TYPE"
+    layer = decoded("pooling_param { pool: MEDIAN }", strict=False)
+    assert forks.unknown(layer.pooling_param) == [("pool", ": MEDIAN")]
 
 
 def test_a_message_that_no_fork_extends() -> None:

@@ -148,6 +148,16 @@ def test_solvers() -> None:
     assert load_solver(new) == load_solver(parse(old))
 
 
+@pytest.mark.filterwarnings("ignore::prototxt.decoding.UnknownFieldWarning")
+@pytest.mark.parametrize(
+    "text",
+    ["layers { name: 'a' type: DAT data_param { scale: 2 } } # x\n", "base_lr: 1\nsolver_type: ADAMM\n"],
+)
+def test_values_that_nobody_knows_stay(text: str) -> None:
+    expected = text.replace("layers", "layer").replace("DAT", '"DAT"')
+    assert str(upgrade_text(parse(text), strict=False)) == expected
+
+
 def test_mistakes_are_reported() -> None:
     with pytest.raises(PrototxtError, match="1:10: "):
         upgrade_text(parse("layers { tpe: RELU }"))
