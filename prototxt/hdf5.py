@@ -168,10 +168,6 @@ def write(
 
     Warns: SlashWarning when a layer's name has a slash. Raises: WeightsError when two names cannot both be groups.
     """
-    slashed = [entry.name for entry, blobs in layers if "/" in entry.name and blobs]
-    if slashed:
-        message = f"{path}: Caffe does not load layers with '/' in their name from HDF5 ({slashed[0]}, ...)"
-        warnings.warn(f"{message}; for Caffe, write a .caffemodel", SlashWarning, stacklevel=4)
     with atomic_write(path) as file, Sources() as sources:
         places = _lay_out(h5py(path), file, layers, path)
         for (_, blobs), offsets in zip(layers, places, strict=True):
@@ -180,6 +176,10 @@ def write(
                     _fill(file.fileno(), offset, blob, sources)
                 if progress:
                     progress(payload_bytes(blob))
+    slashed = [entry.name for entry, blobs in layers if "/" in entry.name and blobs]
+    if slashed:
+        message = f"{path}: Caffe does not load layers with '/' in their name from HDF5 ({slashed[0]}, ...)"
+        warnings.warn(f"{message}; for Caffe, write a .caffemodel", SlashWarning, stacklevel=4)
 
 
 def _lay_out(

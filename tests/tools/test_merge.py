@@ -1,0 +1,115 @@
+"""fusion-merge as a person uses it: the plan on stdout, progress and errors on stderr, exit codes."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fusion_tools.merge import main, parser, progress_on
+
+from prototxt.weights import read_weights, write_weights
+
+NET = """
+layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 6 } } }
+layer { name: "odd/ip" type: "InnerProduct" bottom: "data" top: "odd/ip" inner_product_param { num_output: 4 } }
+layer { name: "fc" type: "InnerProduct" bottom: "odd/ip" top: "fc"
+  inner_product_param { num_output: 2 weight_filler { type: "xavier" } } }
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    Path("fused.prototxt").write_text(NET)
+    Path("odd.prototxt").write_text(NET[: NET.index('layer { name: "fc"')].replace("odd/", ""))
+    write_weights("odd.caffemodel", {"ip": [np.ones((4, 6)), np.zeros(4)]})
+    return tmp_path
+
+
+def test_it_writes_and_says_what_it_did(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fused.prototxt", "odd=odd.prototxt:odd.caffemodel", "-o", "init.caffemodel"]) == 0
+    out, err = capsys.readouterr()
+    assert "odd/ip  InnerProduct  4x6, 4  odd: ip" in out
+    assert err == "wrote init.caffemodel: 2 layers, 0.0 MB, checked against the plan\n"
+    assert read_weights(folder / "init.caffemodel")["odd/ip"][0].sum() == 24
+
+
+def test_a_dry_run_writes_nothing_and_json_is_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fused.prototxt", "odd=odd.caffemodel", "--dry-run", "--json", "-o", "init.caffemodel"]) == 0
+    assert json.loads(capsys.readouterr().out)["layers"][1]["name"] == "fc"
+    assert not (folder / "init.caffemodel").exists()
+
+
+def test_errors_are_one_message_and_leave_the_old_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "init.caffemodel").write_bytes(b"old")
+    write_weights("odd.caffemodel", {"ip": [np.ones((4, 5)), np.zeros(4)]})
+    assert main(["fused.prototxt", "odd=odd.caffemodel", "-o", "init.caffemodel"]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: fused.prototxt:3:1: layer 'odd/ip' needs blobs of shape 4x6, 4, but 'ip' in odd.caff")
+    assert "--allow-missing odd/ip" in err
+    assert (folder / "init.caffemodel").read_bytes() == b"old"
+    assert main(["fused.prototxt", "odd=odd.caffemodel", "-o", "init.caffemodel", "--allow-missing", "odd/ip"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["absent.prototxt", "odd=odd.caffemodel", "-o", "o.caffemodel"], "absent.prototxt"),
+        (["fused.prototxt", "odd=absent.caffemodel", "-o", "o.caffemodel"], "absent.caffemodel: there is no such file"),
+        (["fused.prototxt", "odd=odd.prototxt", "-o", "o.caffemodel"], "this is a text file; weights are binary"),
+        (["fused.prototxt", "odd=odd.caffemodel", "-o", "o.pth"], "o.pth: the name does not say in which format"),
+        (["fused.prototxt", "odd=odd.caffemodel", "-o", "absent/o.caffemodel"], "absent"),
+        (["fused.prototxt", "odd=odd.caffemodel", "--input", "dta=1,6", "-o", "o.caffemodel"], "'dta'"),
+    ],
+)
+def test_bad_input_is_one_message(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
+) -> None:
+    assert main(arguments) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert says in err
+    assert not list(folder.glob("*o.caffemodel*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["fused.prototxt", "odd=odd.caffemodel"], "say where to write with -o OUT.caffemodel, or only show the plan"),
+        (["fused.prototxt", "odd.caffemodel", "-o", "o.caffemodel"], "is not PREFIX=WEIGHTS"),
+        (["fused.prototxt", "odd=a", "odd=b", "-o", "o.caffemodel"], "prefix given twice: odd"),
+        (["fused.prototxt", "odd=a", "-o", "o.caffemodel", "--input", "data"], "is not BLOB=N,C,H,W"),
+        (["fused.prototxt", "odd=a", "-o", "o.caffemodel", "--seed", "-1"], "--seed is 0 or more"),
+    ],
+)
+def test_bad_usage_is_exit_2(capsys: pytest.CaptureFixture[str], arguments: list[str], says: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert says in capsys.readouterr().err
+
+
+def test_sources_are_split_at_the_colon_behind_a_prototxt() -> None:
+    arguments = parser().parse_args(["f", "a=net.prototxt:w.caffemodel", "b=C:/w.caffemodel", "c=w", "-o", "o"])
+    assert arguments.sources == [("a", ("net.prototxt", "w.caffemodel")), ("b", "C:/w.caffemodel"), ("c", "w")]
+
+
+def test_the_bar_shows_on_a_terminal_and_only_for_long_work() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    assert progress_on(io.StringIO()) is None
+    short, long = Terminal(), Terminal()
+    quiet, loud = progress_on(short), progress_on(long, after=0.0)
+    assert quiet is not None
+    assert loud is not None
+    quiet(1, 2)
+    loud(500_000, 1_000_000)
+    loud(1_000_000, 1_000_000)
+    assert short.getvalue() == ""
+    assert "100%" in long.getvalue()
+    assert long.getvalue().endswith("\n")
