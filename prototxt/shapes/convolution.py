@@ -9,7 +9,17 @@ from typing import Any
 from prototxt import forks
 from prototxt.errors import ShapeError
 from prototxt.messages import ConvolutionParameter, LayerParameter
-from prototxt.shapes.dimensions import UNKNOWN, Dim, Shape, canonical_axis, product, shapes_agree, text
+from prototxt.shapes.dimensions import (
+    MOST_AXES,
+    UNKNOWN,
+    Dim,
+    Shape,
+    canonical_axis,
+    number,
+    product,
+    shapes_agree,
+    text,
+)
 from prototxt.shapes.registry import shape_function
 
 
@@ -78,7 +88,8 @@ def _spread(values: list[int], field: str, axes: int, default: int | None) -> li
         return [default] * axes
     if len(values) not in (1, axes):
         raise ShapeError(
-            f"{field} is given {len(values)} times for {axes} spatial axes", hint=f"give {field} once, or once per axis"
+            f"{field} is given {number(len(values), 'time')} for {axes} spatial axes",
+            hint=f"give {field} once, or once per axis",
         )
     return values * axes if len(values) == 1 else values
 
@@ -99,13 +110,19 @@ def _geometry(layer: LayerParameter, bottoms: list[Shape]) -> _Geometry:
     param = layer.convolution_param
     if bottoms[0] is UNKNOWN:
         # A blob of unknown rank is taken for images, unless the kernel tells otherwise.
-        bottoms = [(None,) * (max(param.axis, 0) + 1 + max(2, len(param.kernel_size)))] * len(bottoms)
+        bottoms = [(None,) * (_sane_axis(param.axis) + 1 + max(2, len(param.kernel_size)))] * len(bottoms)
     for bottom in bottoms[1:]:
         if not shapes_agree(bottoms[0], bottom):
             raise ShapeError(f"all bottoms must have one shape, not {text(bottoms[0])} and {text(bottom)}")
     axis = canonical_axis(bottoms[0], param.axis)
     spatial = bottoms[0][axis + 1 :]
     return _Geometry(axis, bottoms[0][axis], windows(param, len(spatial)), spatial)
+
+
+def _sane_axis(axis: int) -> int:
+    if axis >= MOST_AXES:
+        raise ShapeError(f"axis {axis} is out of range: Caffe's blobs have {MOST_AXES} axes at most")
+    return max(axis, 0)
 
 
 def _check_channels(num_output: int, channels: Dim, group: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prototxt.errors import ShapeError
 from prototxt.messages import LayerParameter
-from prototxt.shapes.dimensions import UNKNOWN, Shape, canonical_axis, count
+from prototxt.shapes.dimensions import MOST_AXES, UNKNOWN, Shape, canonical_axis, count
 from prototxt.shapes.registry import shape_function
 
 
@@ -16,7 +16,7 @@ def inner_product(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Sha
         raise ShapeError("num_output must be at least 1", hint="set num_output to the number of outputs")
     if bottom is UNKNOWN:
         axis, inputs = param.axis, None
-        top: Shape = (*(None,) * axis, param.num_output) if axis >= 0 else UNKNOWN
+        top: Shape = (*(None,) * axis, param.num_output) if 0 <= axis < MOST_AXES else UNKNOWN
     else:
         axis = canonical_axis(bottom, param.axis)
         inputs = count(bottom, axis)

@@ -120,6 +120,11 @@ def merge_shapes(shapes: Sequence[Shape]) -> Shape:
     return merged
 
 
+def number(count: int, noun: str) -> str:
+    """The count with its noun: 1 top, 2 tops."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def text(shape: Shape) -> str:
     """The shape as people write it: 64x3x224x?; a single number's shape is 'scalar'."""
     if shape is UNKNOWN:

@@ -13,7 +13,18 @@ from prototxt.messages import LayerParameter
 from prototxt.shapes.activation import elementwise
 from prototxt.shapes.convolution import convolution
 from prototxt.shapes.data import batch_size
-from prototxt.shapes.dimensions import UNKNOWN, Dim, Shape, agree, canonical_axis, count, product, shapes_agree, text
+from prototxt.shapes.dimensions import (
+    UNKNOWN,
+    Dim,
+    Shape,
+    agree,
+    canonical_axis,
+    count,
+    number,
+    product,
+    shapes_agree,
+    text,
+)
 from prototxt.shapes.registry import shape_function
 
 
@@ -177,7 +188,7 @@ def transpose(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape],
     dims = list(fork_param(layer, "transpose_param").dim)
     if len(dims) != len(bottoms[0]):
         raise ShapeError(
-            f"transpose_param has {len(dims)} dims for {len(bottoms[0])} axes", hint="name every axis once"
+            f"transpose_param has {number(len(dims), 'dim')} for {text(bottoms[0])}", hint="name every axis once"
         )
     return [_reordered(bottoms[0], dims, "dim")], []
 
@@ -203,8 +214,8 @@ def lstm(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list
     if len(bottom) < 2:
         raise ShapeError(f"the input must be [T, N, ...] or [T * N, ...], not {text(bottom)}")
     hidden = param.num_output
-    if hidden <= 0:
-        raise ShapeError("num_output must be at least 1")
+    if hidden <= 0 or param.batch_size <= 0:
+        raise ShapeError("num_output and batch_size must be at least 1")
     if len(bottom) == 2:
         time = None if bottom[0] is None else bottom[0] // param.batch_size
         top, inputs = (time, param.batch_size, hidden), bottom[1]

@@ -16,6 +16,7 @@ from prototxt.shapes.dimensions import (
     Shape,
     count,
     merge_shapes,
+    number,
     shapes_agree,
     text,
 )
@@ -63,6 +64,8 @@ def infer(
     """
     state = _State({name: _as_shape(shape) for name, shape in (inputs or {}).items()}, unknown)
     state.unused = set(state.inputs)
+    if net.layers or net.input:
+        raise ShapeError("the net is in an old form", hint="load it with prototxt.load_net, which upgrades it")
     for layer in net.layer:
         _infer_layer(layer, state)
     if state.unused and not state.errors:
@@ -130,7 +133,8 @@ def _check_rules(layer: LayerParameter, state: _State) -> None:
     if layer.propagate_down and len(layer.propagate_down) != len(layer.bottom):
         problems.append(
             ShapeError(
-                f"propagate_down is given {len(layer.propagate_down)} times for {len(layer.bottom)} bottoms",
+                f"propagate_down is given {number(len(layer.propagate_down), 'time')} "
+                f"for {number(len(layer.bottom), 'bottom')}",
                 hint="give none, or one per bottom",
             )
         )
@@ -165,21 +169,23 @@ def _guess(kind: LayerType, layer: LayerParameter, bottoms: list[Shape]) -> tupl
 
 def _check_counts(kind: LayerType, layer: LayerParameter) -> None:
     tops = max(len(layer.top), kind.tops[0]) if kind.loss else len(layer.top)
-    for what, limits, number in (("bottom", kind.bottoms, len(layer.bottom)), ("top", kind.tops, tops)):
+    for what, limits, given in (("bottom", kind.bottoms, len(layer.bottom)), ("top", kind.tops, tops)):
         least, most = limits
-        if number < least or (most is not None and number > most):
-            takes = f"{least}" if least == most else f"{least} to {most}" if most is not None else f"at least {least}"
-            raise ShapeError(f"takes {takes} {what} blob{'s' * (takes != '1')}, but has {number}")
+        if given < least or (most is not None and given > most):
+            few = f"at least {least}" if most is None else f"{least} to {most}"
+            takes = number(least, f"{what} blob") if least == most else f"{few} {what} blobs"
+            raise ShapeError(f"takes {takes}, but has {given}")
     if kind.paired and len(layer.bottom) != len(layer.top):
         raise ShapeError(
-            f"needs as many tops as bottoms, but has {len(layer.bottom)} bottoms and {len(layer.top)} tops"
+            f"needs as many tops as bottoms, but has {number(len(layer.bottom), 'bottom')} "
+            f"and {number(len(layer.top), 'top')}"
         )
 
 
 def _check_tops(kind: LayerType, layer: LayerParameter, tops: list[Shape]) -> None:
     if layer.loss_weight and len(layer.loss_weight) != len(tops):
         raise ShapeError(
-            f"loss_weight is given {len(layer.loss_weight)} times for {len(tops)} tops",
+            f"loss_weight is given {number(len(layer.loss_weight), 'time')} for {number(len(tops), 'top')}",
             hint="give none, or one per top",
         )
     if not kind.in_place and set(layer.top) & set(layer.bottom):

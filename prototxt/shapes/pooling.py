@@ -8,6 +8,9 @@ from prototxt.messages import LayerParameter, PoolingParameter, SPPParameter
 from prototxt.shapes.dimensions import Dim, Shape, product, text
 from prototxt.shapes.registry import shape_function
 
+MOST_LEVELS = 16
+"""Of a pyramid: one more would have more bins than a blob can have elements."""
+
 
 def pooled_size(size: Dim, kernel: int, stride: int, pad: int, *, clip: bool, floor: bool = False) -> Dim:
     """Windows along one axis: rounded up, unlike torch; with `clip` the last one must begin inside input or pad.
@@ -17,7 +20,7 @@ def pooled_size(size: Dim, kernel: int, stride: int, pad: int, *, clip: bool, fl
     if size is None:
         return None
     span = size + 2 * pad - kernel
-    pooled = (int(span / stride) if floor or span < 0 else -(-span // stride)) + 1
+    pooled = (span // stride if floor else -(-span // stride)) + 1
     if clip and (pooled - 1) * stride >= size + pad:
         pooled -= 1
     return pooled
@@ -113,6 +116,8 @@ def spp(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[
     num, channels, height, width = bottom
     if param.pyramid_height == 1:
         return [(num, channels, 1, 1)], []
+    if param.pyramid_height > MOST_LEVELS:
+        raise ShapeError(f"pyramid_height must be at most {MOST_LEVELS}, not {param.pyramid_height}")
     bins = 2 ** (param.pyramid_height - 1)
     if any(size is not None and size < bins for size in (height, width)):
         raise ShapeError(

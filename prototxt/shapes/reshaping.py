@@ -15,6 +15,7 @@ from prototxt.shapes.dimensions import (
     count,
     is_known,
     known_of,
+    number,
     product,
     shapes_agree,
     text,
@@ -127,9 +128,11 @@ def slice_(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], li
     if points:
         sizes = _cut(size, points, tops)
     elif size is None:
-        sizes = [None if tops > 1 else size] * tops
+        sizes = [None] * tops
     elif size % tops:
-        raise ShapeError(f"axis {axis} of size {size} does not divide into {tops} tops", hint="give slice_point")
+        raise ShapeError(
+            f"axis {axis} of size {size} does not divide into {number(tops, 'top')}", hint="give slice_point"
+        )
     else:
         sizes = [size // tops] * tops
     return [(*bottom[:axis], part, *bottom[axis + 1 :]) for part in sizes], []
@@ -137,7 +140,7 @@ def slice_(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], li
 
 def _cut(size: Dim, points: list[int], tops: int) -> list[Dim]:
     if len(points) != tops - 1:
-        raise ShapeError(f"{len(points)} slice points make {len(points) + 1} tops, but there are {tops}")
+        raise ShapeError(f"{number(len(points), 'slice point')} make {len(points) + 1} tops, but there are {tops}")
     if any(b <= a for a, b in pairwise((0, *points))) or (size is not None and points[-1] >= size):
         raise ShapeError(
             f"the slice points {points} must rise, between 0 and the axis' size {'?' if size is None else size}"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from prototxt.errors import ShapeError
 from prototxt.messages import LayerParameter
-from prototxt.shapes.dimensions import UNKNOWN, Dim, Shape, agree, count, text
+from prototxt.shapes.dimensions import UNKNOWN, Dim, Shape, agree, count, number, text
 from prototxt.shapes.registry import shape_function
 
 
@@ -33,7 +33,8 @@ def onnx(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list
     wanted = list(layer.onnx_param.output) or list(declared)
     if declared and len(wanted) != len(layer.top):
         raise ShapeError(
-            f"{len(layer.top)} tops for {len(wanted)} outputs of {file}", hint="name them in onnx_param.output"
+            f"{number(len(layer.top), 'top')} for {number(len(wanted), 'output')} of {file}",
+            hint="name them in onnx_param.output",
         )
     batch = None if bottoms[0] is UNKNOWN or not bottoms[0] else bottoms[0][0]
     shapes = [declared.get(name, UNKNOWN) for name in wanted] or [UNKNOWN] * len(layer.top)

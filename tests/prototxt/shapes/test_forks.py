@@ -159,7 +159,7 @@ def test_data(layer: str, tops: list[Shape]) -> None:
     [
         (X, 'type: "ShuffleChannel" shuffle_channel_param { group: 5 }', "the 12 channels do not divide into 5 groups"),
         (X, 'type: "Permute" permute_param { order: 1 order: 1 }', "order names an axis twice"),
-        (X, 'type: "Transpose" transpose_param { dim: 1 }', "has 1 dims for 4 axes"),
+        (X, 'type: "Transpose" transpose_param { dim: 1 }', "has 1 dim for 2x12x8x6"),
         (X, 'type: "Reorg" reorg_param { stride: 5 }', "8 does not divide by 5"),
         (X, 'type: "Interp" interp_param { pad_beg: 1 }', "must be 0 or less"),
         (X, 'type: "Interp"', "neither factors nor height and width"),

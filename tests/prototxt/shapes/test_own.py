@@ -80,7 +80,7 @@ def test_an_onnx_file_tells_its_outputs(tmp_path: Path) -> None:
     assert run(["5x3"], f'type: "Onnx" onnx_param {{ file: "{path}" }}', 2)[0] == [(5, 3), (5, None)]
     assert run(["5x3"], f'type: "Onnx" onnx_param {{ file: "{path}" output: "z" }}')[0] == [(5, None)]
     assert run(["5x3"], f'type: "Onnx" onnx_param {{ file: "{tmp_path}/none.onnx" }}')[0] == [UNKNOWN]
-    with pytest.raises(prototxt.ShapeError, match="1 tops for 2 outputs"):
+    with pytest.raises(prototxt.ShapeError, match="1 top for 2 outputs"):
         run(["5x3"], f'type: "Onnx" onnx_param {{ file: "{path}" }}')
     (tmp_path / "broken.onnx").write_bytes(b"\xff\xff\xff")
     with pytest.raises(prototxt.ShapeError, match=r"broken\.onnx is no readable ONNX file"):
