@@ -18,6 +18,7 @@ from google.protobuf.message import Message as ProtobufMessage
 from prototxt import forks, messages
 from prototxt.errors import DecodeError, Place, raise_all
 from prototxt.scalars import BadValueError, Reader, closest, is_repeated, is_required, reader
+from prototxt.schema.layer_types import KNOWN_TYPES
 from prototxt.tree import Document, Field, Message, Scalar
 
 MAX_LISTED = 100  # mistakes, strange fields and hints of one file: a hostile one could ask for millions
@@ -114,6 +115,8 @@ class _Decoder:
                 self.strange(target, field, plan)
             else:
                 self.set(target, field, field_plan, plan)
+        if not self.strict and plan.descriptor.name == "LayerParameter":
+            self.check_type(target, source)
         for name in plan.required:
             if not target.HasField(name):
                 self.error(source.start, f"{plan.descriptor.name} needs the field {name!r}", f"add {name}: ...")
@@ -210,6 +213,14 @@ class _Decoder:
             return
         self.error(value.start, f"{field.name!r}: {error.message}", error.hint)
 
+    def check_type(self, layer: Any, source: Message) -> None:
+        """List a layer type that is not known by name; only building the net must know it."""
+        field = source.get("type")
+        if field is not None and layer.type and layer.type not in KNOWN_TYPES:
+            near = closest(layer.type, KNOWN_TYPES) if len(self.unknown) < MAX_LISTED else None
+            guess = f"; did you mean {near!r}?" if near else ""
+            self.unknown.append((field.start, f"type {layer.type!r} of layer {layer.name!r}{guess}"))
+
     def hint(self, field: Field, plan: _Plan) -> str | None:
         """What the writer of an unknown field may have meant."""
         key = f"{plan.descriptor.full_name} {field.name}"
@@ -237,7 +248,7 @@ class _Decoder:
             if found:
                 listed = "".join(f"\n  {self.doc.place(offset)}: {text}" for offset, text in found[:MAX_LISTED])
                 listed += f"\n  and {len(found) - MAX_LISTED} more" if len(found) > MAX_LISTED else ""
-                parts.append(f"{len(found)} fields or values {what} were kept:{listed}")
+                parts.append(f"{len(found)} fields, values or types {what} were kept:{listed}")
         places = [(self.doc.place(offset), text) for offset, text in sorted(self.forks + self.unknown)]
         warnings.warn(UnknownFieldWarning("\n".join(parts), places), stacklevel=3)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from google.protobuf import text_format
 
 from prototxt import messages
 from prototxt.decoding import UnknownFieldWarning, decode
+from prototxt.encoding import to_text
 from prototxt.errors import DecodeError, PrototxtError
 from prototxt.loading import load_net
 from prototxt.messages import LayerParameter, NetParameter
@@ -174,6 +177,49 @@ def test_not_strict_warns_once_with_places() -> None:
         ("n:6:3", "'other' of LayerParameter"),
     ]
     assert [layer.name for layer in net.layer] == ["a", ""]
+
+
+def test_not_strict_lists_unknown_layer_types() -> None:
+    text = 'layer { name: "a" type: "InerProduct" }\nlayer { type: "Axpy" }\nlayer { type: "ReLU" }'
+    with pytest.warns(
+        UnknownFieldWarning, match=r"n:1:19: type 'InerProduct' of layer 'a'; did you mean 'InnerProduct'"
+    ):
+        net = decode(parse(text, "n"), "NetParameter", strict=False)
+    assert net.layer[0].type == "InerProduct"
+    assert decode(parse(text), "NetParameter") == net, "strict is about fields: types may be added by programs"
+
+
+def test_damaged_files_are_errors_and_never_crashes(golden: Path) -> None:
+    """Random damage, by seed: whatever it does to the text, the outcome is a net or our error."""
+    words = [
+        "{",
+        "}",
+        "[",
+        "]",
+        "<",
+        ":",
+        '"',
+        "#",
+        "layers",
+        "layer",
+        "input",
+        "input_dim",
+        "type",
+        "-1",
+        "\x00",
+        "\udcff",
+    ]
+    texts = [path.read_text() for path in sorted((golden / "layers").glob("*/net.prototxt"))[::10]]
+    random_ = random.Random(5)
+    for text in texts * 10:
+        for _ in range(random_.choice([1, 2, 4])):
+            start = random_.randrange(len(text) + 1)
+            text = text[:start] + random_.choice(words) + text[start + random_.choice([0, 1, 9]) :]
+        for strict in (True, False):
+            with warnings.catch_warnings(), suppress(PrototxtError):
+                warnings.simplefilter("ignore")
+                net = load_net(parse(text, tolerant=not strict), strict=strict)
+                assert load_net(parse(to_text(net)), strict=strict) == net or "nan" in text
 
 
 def test_a_tolerant_document_keeps_its_mistakes() -> None:

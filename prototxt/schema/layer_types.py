@@ -1,0 +1,32 @@
+"""The layer types that are known by name: Caffe's, this project's own, and those of common forks.
+
+A type that is not here is no mistake in itself: nets can be edited, renamed and merged without knowing it.
+"""
+
+from __future__ import annotations
+
+_CAFFE = """
+    AbsVal Accuracy ArgMax BNLL BatchNorm BatchReindex Bias Clip Concat ContrastiveLoss Convolution Crop Data
+    Deconvolution Dropout DummyData ELU Eltwise Embed EuclideanLoss Exp Filter Flatten HDF5Data HDF5Output HingeLoss
+    Im2col ImageData InfogainLoss InnerProduct Input LRN LSTM LSTMUnit Log MVN MemoryData MultinomialLogisticLoss
+    PReLU Parameter Pooling Power Python RNN ReLU Reduction Reshape SPP Scale Sigmoid SigmoidCrossEntropyLoss
+    Silence Slice Softmax SoftmaxWithLoss Split Swish TanH Threshold Tile WindowData
+"""
+_OWN = """
+    BCTLoss CNALoss ELODILoss FocalDistillationLoss Gate KDLoss LDILoss LogitMatchingLoss NaivePCTLoss Onnx
+    WeightedSum
+"""
+_FORK = """
+    AnnotatedData ApplyDeformation Axpy BN BatchReduction BoxAnnotatorOHEM CTCBeamSearchDecoder CTCGreedyDecoder
+    CTCLoss CenterLoss ContinuationIndicator ConvolutionDepthWise ConvolutionDepthwise CreateDeformation CtcLoss
+    DenseImageData DepthwiseConvolution DetectionEvaluate DetectionOutput FocalLoss ImageLabelmapData ImageSegData
+    Interp LabelsequenceAccuracy Lstm MarginInnerProduct Mish MultiBoxLoss Normalize PSROIPooling Permute PriorBox
+    Proposal ROIAlign ROIPooling ReLU6 RegionLoss Reorg Reverse SegAccuracy ShuffleChannel SmoothL1Loss
+    SmoothL1LossOHEM SoftmaxWithLossOHEM SpatialDropout Transpose TripletLoss Unpooling Upsample Upsampling
+    VideoData YoloDetectionOutput YoloLoss Yolov3 Yolov3DetectionOutput
+"""
+
+CAFFE_TYPES = frozenset(_CAFFE.split())
+OWN_TYPES = frozenset(_OWN.split())
+FORK_TYPES = frozenset(_FORK.split())
+KNOWN_TYPES = CAFFE_TYPES | OWN_TYPES | FORK_TYPES
