@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         relative_nfr,
         severity_weighted_nfr,
     )
+    from fusion.pct.posthoc import bayesian, blend_weights, confusion, fit_margin, gated, within_budget
     from fusion.pct.predictions import Predictions, ensemble
     from fusion.pct.provenance import check_fresh, file_hash
     from fusion.pct.streaming import Accuracy, FlipRates
@@ -68,6 +69,12 @@ _HOMES = {
     "Flip": "breakdowns",
     "flip_matrix": "breakdowns",
     "reliability": "calibration",
+    "bayesian": "posthoc",
+    "blend_weights": "posthoc",
+    "confusion": "posthoc",
+    "fit_margin": "posthoc",
+    "gated": "posthoc",
+    "within_budget": "posthoc",
     "Predictions": "predictions",
     "ensemble": "predictions",
     "check_fresh": "provenance",
@@ -93,6 +100,12 @@ __all__ = [  # noqa: RUF022 - losses first, then predictions, then measures
     "ensemble",
     "file_hash",
     "union",
+    "bayesian",
+    "blend_weights",
+    "confusion",
+    "fit_margin",
+    "gated",
+    "within_budget",
     "Accuracy",
     "FlipRates",
     "Interval",

@@ -101,7 +101,7 @@ def confidence_change(before: npt.NDArray[np.floating], after: npt.NDArray[np.fl
             low, high = -1 + 2 * i / steps, -1 + 2 * (i + 1) / steps
             height = y.at(math.log10(count + 1) if count > 1 else 0.31)
             about = f"{number(count)} samples: {low:+.1f} to {high:+.1f}"
-            kind = "neg" if i < steps / 2 else "pos"
+            kind = "even" if i in (steps // 2 - 1, steps // 2) else "neg" if i < steps // 2 else "pos"
             box = {"x": x.at(low) + 0.75, "width": x.at(high) - x.at(low) - 1.5, "height": HEIGHT - BOTTOM - height}
             drawn.append(tag("rect", tag("title", about), y=height, rx=1.5, class_=f"bar {kind}", **box))
     signs = {-1: "\u22121", -0.5: "\u22120.5", 0: "0", 0.5: "+0.5", 1: "+1"}
