@@ -129,12 +129,16 @@ def names(stub: bytes) -> list[str]:
 
 
 def test_a_users_own_caffe_pb2_does_not_clash() -> None:
-    from google.protobuf import descriptor_pb2, descriptor_pool
-
-    other = descriptor_pb2.FileDescriptorProto(name="caffe.proto", package="caffe", syntax="proto2")
-    other.message_type.add(name="NetParameter").field.add(name="name", number=7, label=1, type=9)
-    descriptor_pool.Default().Add(other)
-    assert messages.NetParameter.DESCRIPTOR.fields_by_name["name"].number == 1
+    code = """
+from google.protobuf import descriptor_pb2, descriptor_pool
+other = descriptor_pb2.FileDescriptorProto(name="caffe.proto", package="caffe", syntax="proto2")
+other.message_type.add(name="NetParameter").field.add(name="name", number=7, label=1, type=9)
+descriptor_pool.Default().AddSerializedFile(other.SerializeToString())
+from prototxt import messages
+assert messages.NetParameter.DESCRIPTOR.fields_by_name["name"].number == 1
+assert descriptor_pool.Default().FindMessageTypeByName("caffe.NetParameter").fields_by_name["name"].number == 7
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_fork_messages_ride_in_the_messages_they_extend() -> None:
