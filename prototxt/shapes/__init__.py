@@ -14,6 +14,7 @@ from prototxt.shapes import (  # noqa: F401 - each registers its family
     dense,
     detection,
     fork_layers,
+    fork_sequences,
     losses,
     normalization,
     pooling,

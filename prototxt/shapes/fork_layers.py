@@ -1,6 +1,6 @@
-"""Shapes of the layer types that forks of Caffe add: normalisation, resizing, reordering, recurrent, losses.
+"""Shapes of the layer types that forks of Caffe add: normalisation, resizing, reordering, losses, data.
 
-Each function names the fork whose source it follows. Detection has its own module.
+Each function names the fork whose source it follows. Detection and sequences have their own modules.
 """
 
 from __future__ import annotations
@@ -200,37 +200,6 @@ def _reordered(bottom: Shape, order: list[int], field: str) -> Shape:
     return tuple(bottom[axis] for axis in (*axes, *(axis for axis in range(len(bottom)) if axis not in axes)))
 
 
-@shape_function("Reverse", bottoms=(1, 2), tops=1)
-def reverse(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """As the bottom; a second bottom holds sequence lengths or markers."""
-    canonical_axis(bottoms[0], fork_param(layer, "reverse_param").axis)
-    return [bottoms[0]], []
-
-
-@shape_function("Lstm", bottoms=(1, 2), tops=1)
-def lstm(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """[T, N, ...] to [T, N, H]; input weights, hidden weights, bias (junhyukoh/caffe-lstm)."""
-    param, bottom = fork_param(layer, "lstm_param"), bottoms[0]
-    if len(bottom) < 2:
-        raise ShapeError(f"the input must be [T, N, ...] or [T * N, ...], not {text(bottom)}")
-    hidden = param.num_output
-    if hidden <= 0 or param.batch_size <= 0:
-        raise ShapeError("num_output and batch_size must be at least 1")
-    if len(bottom) == 2:
-        time = None if bottom[0] is None else bottom[0] // param.batch_size
-        top, inputs = (time, param.batch_size, hidden), bottom[1]
-    else:
-        top, inputs = (bottom[0], bottom[1], hidden), count(bottom, 2)
-    return [top], [(4 * hidden, inputs), (4 * hidden, hidden), (4 * hidden,)]
-
-
-@shape_function("ContinuationIndicator", bottoms=0, tops=1)
-def continuation_indicator(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """Markers [T, N] for LSTM (yalecyu/crnn.caffe)."""
-    param = fork_param(layer, "continuation_indicator_param")
-    return [(param.time_step, param.batch_size)], []
-
-
 @shape_function("MarginInnerProduct", bottoms=2, tops=(1, 2))
 def margin_inner_product(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """As InnerProduct without bias; the second top is the current lambda (SphereFace)."""
@@ -261,24 +230,12 @@ def smooth_l1_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Sh
 
 
 @shape_function(
-    "CtcLoss", "CTCLoss", "WarpCTCLoss", "WarpCtcLoss", "TripletLoss", "FocalLoss", "SoftmaxWithFocalLoss",
+    "L1Loss", "CtcLoss", "CTCLoss", "WarpCTCLoss", "WarpCtcLoss", "TripletLoss", "FocalLoss", "SoftmaxWithFocalLoss",
     bottoms=(2, 4), tops=(1, 2), loss=True, unknown_rank="own",
 )  # fmt: skip
 def scalar_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """A scalar, and if asked something of the predictions' shape."""
     return [(), bottoms[0]][: max(1, len(layer.top))], []
-
-
-@shape_function("LabelsequenceAccuracy", "SegAccuracy", bottoms=(2, 3), tops=(1, 3), unknown_rank="own")
-def scalar_measure(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """A scalar first; what follows is of no known shape."""
-    return [(), UNKNOWN, UNKNOWN][: len(layer.top)], []
-
-
-@shape_function("CTCGreedyDecoder", "CTCBeamSearchDecoder", bottoms=(1, 3), tops=(1, 2), unknown_rank="own")
-def ctc_decoder(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """Sequences whose length the data decides."""
-    return [UNKNOWN] * len(layer.top), []
 
 
 @shape_function("DenseImageData", "ImageSegData", "ImageLabelmapData", bottoms=0, tops=(1, 3), source=True)
@@ -291,6 +248,14 @@ def dense_image_data(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[
     num, channels = batch_size(param.batch_size), 3 if param.is_color else 1
     tops: list[Shape] = [(num, channels, *size), (num, 1, *size), (num, 1, 1, 2)]
     return tops[: len(layer.top)], []
+
+
+@shape_function("VideoData", bottoms=0, tops=(1, 2), source=True)
+def video_data(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+    """Stacked frames and labels (TSN, SSD), whose number depends on the fork."""
+    param, crop = fork_param(layer, "video_data_param"), layer.transform_param.crop_size
+    frames: Shape = (None, None, crop or param.new_height or None, crop or param.new_width or None)
+    return [frames, (None,)][: len(layer.top)], []
 
 
 @shape_function("CreateDeformation", bottoms=(0, 1), tops=1)

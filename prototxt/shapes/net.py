@@ -120,10 +120,18 @@ def placed(error: ShapeError, layer: LayerParameter, *, with_type: bool = True) 
 
 def _bottom(name: str, index: int, layer: LayerParameter, state: _State) -> Shape:
     if name not in state.shapes.blobs:
-        hint = "a layer before this one must have it as top, in the same phase"
+        hint = _blob_hint(name, state)
         state.errors.append(placed(ShapeError(f"unknown bottom blob {name!r} (bottom {index})", hint=hint), layer))
-        state.shapes.blobs[name] = UNKNOWN
-    return state.shapes.blobs[name]
+    return state.shapes.blobs.get(name, UNKNOWN)
+
+
+def _blob_hint(name: str, state: _State) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, state.shapes.blobs, n=1, cutoff=0.75)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    return "a layer before this one must have it as top, in the same phase and stage"
 
 
 def _check_rules(layer: LayerParameter, state: _State) -> None:

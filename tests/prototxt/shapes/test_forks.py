@@ -145,6 +145,10 @@ def test_tops_and_params(bottoms: str, layer: str, tops: list[Shape], params: li
             [(4, 3, 321, 321), (4, 1, 321, 321), (4, 1, 1, 2)],
         ),
         (
+            'type: "VideoData" video_data_param { batch_size: 4 } transform_param { crop_size: 224 }',
+            [(None, None, 224, 224), (None,)],
+        ),
+        (
             'type: "AnnotatedData" data_param { batch_size: 8 } transform_param { resize_param { height: 9 width: 9 }}',
             [(8, 3, 9, 9), (1, 1, None, 8)],
         ),

@@ -43,6 +43,27 @@ def test_all_errors_are_raised_at_once_with_their_places() -> None:
     assert "hint: did you mean 'InnerProduct'?" in errors[2]
 
 
+def test_a_misspelt_bottom_is_guessed() -> None:
+    errors = errors_of(
+        'layer { name: "conv1" type: "ReLU" bottom: "x" top: "conv1" }'
+        'layer { name: "r" type: "ReLU" bottom: "convl" top: "r" }'
+    )
+    assert [error.splitlines()[1] for error in errors] == ["  hint: did you mean 'conv1'?"]
+
+
+def test_a_blob_may_not_be_used_before_it_is_made() -> None:
+    (error,) = errors_of(
+        'layer { name: "a" type: "ReLU" bottom: "late" top: "a" }'
+        'layer { name: "b" type: "ReLU" bottom: "x" top: "late" }'
+    )
+    assert "layer 'a' (ReLU): unknown bottom blob 'late'" in error
+
+
+def test_a_net_in_an_old_form_is_refused() -> None:
+    with pytest.raises(ShapeError, match="old form"):
+        infer(NetParameter(input=["data"]))
+
+
 def test_an_error_is_not_reported_again_further_down() -> None:
     errors = errors_of(
         'layer { name: "a" type: "Convolution" bottom: "x" top: "a" convolution_param { num_output: 2 kernel_size: 9 }}'
