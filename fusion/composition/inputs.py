@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from fusion.composition.branches import label_of
-from fusion.composition.pieces import Layer, Net, excerpt, layer_text, quoted, reparse
+from fusion.composition.pieces import PHASES, Layer, Net, excerpt, layer_text, quoted, reparse
 from fusion.composition.preparation import differs, input_shape, stated_size
 from fusion.composition.sources import Part
 from fusion.errors import ComposeError
@@ -64,7 +64,12 @@ def plan_inputs(parts: Sequence[Part], data_from: str | None, lists: Lists) -> I
     notes = [f"data: the layers of source '{main.prefix}', blobs {', '.join(_tops(main.data_layers))}"]
     feeds: dict[str, dict[str, str]] = {}
     separate = [part for part in parts if part is not main and differs(part, main)]
-    text = [_adapted(main.raw, layer, lists, {}, shuffled=not separate) for layer in main.data_layers]
+    _check_phases(main, label)
+    text = [
+        _adapted(main.raw, layer, phases, _Change(lists, step=bool(separate)))
+        for layer in main.data_layers
+        for phases in _split(layer, lists)
+    ]
     for part in parts:
         if part in separate:
             feeds[part.prefix] = {blob: f"{part.prefix}/{blob}" for blob in part.branch.inputs}
@@ -132,16 +137,52 @@ def _check_size(part: Part, main: Part) -> None:
             )
 
 
-def _adapted(net: Net, layer: Layer, lists: Lists, names: Mapping[str, str], *, shuffled: bool) -> str:
-    """A data layer's text with the given list and batch size, other blob names, and shuffling off where it must be."""
+def _check_phases(main: Part, label: str) -> None:
+    """Raises: ComposeError if pictures or labels are missing in a phase."""
+    for phase in PHASES:
+        tops = {top for layer in main.data_layers if phase in layer.phases for top in layer.tops}
+        missing = [blob for blob in (*main.branch.inputs, label) if blob not in tops]
+        if missing:
+            raise ComposeError(
+                f"source '{main.prefix}' has no data layer that gives '{missing[0]}' in phase {phase}",
+                place=main.raw.document.name,
+                hint="take the data from a source with layers for both phases (data_from), or add one to this file",
+            )
+
+
+def _split(layer: Layer, lists: Lists) -> list[tuple[str, ...]]:
+    """The phases of each copy of a data layer: one copy, or one per phase where the phases have different lists."""
+    if len(layer.phases) == 2 and lists.of("TRAIN") != lists.of("TEST"):
+        return [(phase,) for phase in layer.phases]
+    return [layer.phases] if layer.phases else []
+
+
+@dataclass(frozen=True)
+class _Change:
+    """What becomes of a source's data layer.
+
+    lists   its list and batch size
+    step    records must come in the order of the list, because another layer reads the same one
+    name    its new name, None to keep it
+    blobs   new names of its tops
+    """
+
+    lists: Lists
+    step: bool
+    name: str | None = None
+    blobs: Mapping[str, str] = field(default_factory=dict)
+
+
+def _adapted(net: Net, layer: Layer, phases: tuple[str, ...], change: _Change) -> str:
+    """A data layer's text after the change, for these of its phases. Raises: ComposeError if it takes no list."""
     from prototxt.editing import Edits
 
     document = reparse(excerpt(net, layer), net.document.name)
     found = document.root.messages("layer")[0]
     edits = Edits(document)
     param = _PARAMS.get(layer.type)
-    wanted, batch = lists.of(layer.phases[0]) if len(layer.phases) == 1 else lists.of("TRAIN")
-    if wanted is not None or batch is not None or not shuffled:
+    wanted, batch = change.lists.of(phases[0])
+    if wanted is not None or batch is not None or change.step:
         if param is None or found.get(param) is None:
             raise ComposeError(
                 f"layer '{layer.name}' of type '{layer.type}' takes no list and no batch size from outside",
@@ -154,13 +195,15 @@ def _adapted(net: Net, layer: Layer, lists: Lists, names: Mapping[str, str], *, 
         if batch is not None:
             edits.set(block, "batch_size", str(batch))
         for switch in ("shuffle", "rand_skip"):
-            if not shuffled and block.get(switch) is not None:
+            if change.step and block.get(switch) is not None:
                 edits.set(block, switch, "false" if switch == "shuffle" else "0")
+    if phases != layer.phases:
+        edits.append_field(found, f"include {{ phase: {phases[0]} }}")
     for scalar in found.scalars("top"):
-        if scalar.value in names:
-            edits.replace(scalar, quoted(names[scalar.value]))
-    if names and found.get("name") is not None:
-        edits.set(found, "name", quoted(names["\0name"]))
+        if scalar.value in change.blobs:
+            edits.replace(scalar, quoted(change.blobs[scalar.value]))
+    if change.name is not None and found.get("name") is not None:
+        edits.set(found, "name", quoted(change.name))
     return str(edits.apply())
 
 
@@ -171,7 +214,21 @@ def _second_data(part: Part, main: Part, lists: Lists, feed: Mapping[str, str], 
     for layer in part.data_layers:
         if not set(layer.tops) & set(part.branch.inputs):
             continue
-        phase = layer.phases[0]
+        silent.update(dict.fromkeys(f"{part.prefix}/{top}" for top in layer.tops if top not in feed))
+        names = {top: feed.get(top, f"{part.prefix}/{top}") for top in layer.tops}
+        name = f"{part.prefix}/{layer.name.removeprefix(part.prefix + '/')}"
+        change = _Change(_lists_of(part, layer, main, lists), step=True, name=name, blobs=names)
+        text += [_adapted(part.raw, layer, phases, change) for phases in _split(layer, change.lists)]
+    if silent:
+        text.append(layer_text(f"{part.prefix}/labels", "Silence", list(silent), [], comment="The same labels again."))
+    notes.append(f"data: source '{part.prefix}' prepares its pictures in its own way and gets its own data layer")
+    return text
+
+
+def _lists_of(part: Part, layer: Layer, main: Part, lists: Lists) -> Lists:
+    """The lists and batch sizes that the main source's data layers have in the end. Raises: ComposeError."""
+    found: dict[str, tuple[str | None, int | None]] = {}
+    for phase in layer.phases:
         other = next((item for item in main.data_layers if phase in item.phases), None)
         if other is None or other.type != layer.type:
             raise ComposeError(
@@ -180,18 +237,10 @@ def _second_data(part: Part, main: Part, lists: Lists, feed: Mapping[str, str], 
                 place=part.raw.place(layer),
                 hint="give both sources data layers of one type, so that both can read the same list",
             )
-        source, batch = _order_of(other)
-        own = Lists(lists.train_list or source, lists.val_list or source, lists.train_batch, lists.test_batch)
-        if own.of(phase)[1] is None:
-            own = Lists(own.train_list, own.val_list, batch, batch)
-        names = {top: feed.get(top, f"{part.prefix}/{top}") for top in layer.tops}
-        silent.update(dict.fromkeys(blob for top, blob in names.items() if top not in feed))
-        names["\0name"] = f"{part.prefix}/{layer.name.removeprefix(part.prefix + '/')}"
-        text.append(_adapted(part.raw, layer, own, names, shuffled=False))
-    if silent:
-        text.append(layer_text(f"{part.prefix}/labels", "Silence", list(silent), [], comment="The same labels again."))
-    notes.append(f"data: source '{part.prefix}' prepares its pictures in its own way and gets its own data layer")
-    return text
+        (source, batch), (wanted, size) = _order_of(other), lists.of(phase)
+        found[phase] = (wanted or source, size or batch)
+    (train, train_batch), (test, test_batch) = (found.get(phase, (None, None)) for phase in PHASES)
+    return Lists(train, test, train_batch, test_batch)
 
 
 def _order_of(layer: Layer) -> tuple[str | None, int | None]:

@@ -238,3 +238,37 @@ def test_broken_text_is_reported_with_its_place(tmp_path: Path) -> None:
     path.write_text('layer { name: "x"\n')
     with pytest.raises(ComposeError, match=r"broken\.prototxt:1:7"):
         compose([Source("a", path)], num_output=2)
+
+
+def test_the_classifier_is_found_below_a_final_pooling(tmp_path: Path) -> None:
+    path = tmp_path / "convolutional.prototxt"
+    path.write_text(
+        'layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 1 dim: 3 dim: 8 dim: 8 } } }\n'
+        'layer { name: "a" type: "Convolution" bottom: "x" top: "a"\n'
+        "  convolution_param { num_output: 4 kernel_size: 3 } }\n"
+        'layer { name: "b" type: "Convolution" bottom: "a" top: "b"\n'
+        "  convolution_param { num_output: 2 kernel_size: 1 } }\n"
+        'layer { name: "p" type: "Pooling" bottom: "b" top: "p" pooling_param { pool: AVE global_pooling: true } }\n'
+        'layer { name: "prob" type: "Softmax" bottom: "p" top: "prob" }\n'
+    )
+    composed = compose([Source("s", path)], num_output=2, train_list="t", val_list="v", references=True)
+    assert "source 's': cut at 'a', which is what its classifier reads" in composed.notes
+    assert {"s/b", "s/p"} < {layer.name for layer in read_net(composed.train_val).layers}
+
+
+def test_a_layer_of_one_phase_stays_in_its_phase(tmp_path: Path, make: Make) -> None:
+    path = tmp_path / "phases.prototxt"
+    extra = 'layer { name: "noise" type: "Power" bottom: "fc" top: "fc" include { phase: TRAIN } }\n'
+    path.write_text(make("one").read_text().replace('layer { name: "drop"', f'{extra}layer {{ name: "drop"'))
+    composed = compose([Source("a", path, at="fc")], num_output=2)
+    assert "a/noise" in {layer.name for layer in read_net(composed.train_val).layers}
+    assert "a/noise" not in {layer.name for layer in read_net(composed.deploy).layers}
+
+
+def test_a_source_without_validation_data_is_refused(make: Make, tmp_path: Path) -> None:
+    path = tmp_path / "train_only.prototxt"
+    path.write_text(
+        make("one").read_text().replace("include { phase: TEST }\n  transform", 'include { stage: "x" }\n  transform')
+    )
+    with pytest.raises(ComposeError, match="no data layer that gives 'data' in phase TEST"):
+        compose([Source("a", path, at="fc")], num_output=2)

@@ -123,3 +123,15 @@ def test_sources_without_data_and_of_two_sizes_get_a_data_layer_each(tmp_path: P
 def test_a_source_of_another_size_and_no_data_is_refused(make: Make, tmp_path: Path) -> None:
     with pytest.raises(ComposeError, match=r"takes pictures of 1x4x4, but the data of 'a' has 1x8x8"):
         compose([Source("a", make("one"), at="fc"), Source("b", deploy(tmp_path, 4), at="fc")], num_output=2)
+
+
+def test_a_data_layer_of_both_phases_is_split_for_two_lists(make: Make, tmp_path: Path) -> None:
+    path = tmp_path / "both.prototxt"
+    first, _, rest = make("one").read_text().partition("layer {\n")
+    data, _, body = rest.partition("layer {\n")[2].partition("\n\n# edges")
+    data = "layer {\n" + data.replace("  include { phase: TEST }\n", "")
+    path.write_text(f"{first}{data}\n\n# edges{body}")
+    assert len(data_layers(compose([Source("a", path, at="fc")], num_output=2).train_val)) == 1
+    composed = compose([Source("a", path, at="fc")], num_output=2, train_list="t", val_list="v")
+    assert [source for _, _, source, _ in data_layers(composed.train_val)] == ["t", "v"]
+    assert [layer.phases for layer in read_net(composed.train_val).layers[:2]] == [("TRAIN",), ("TEST",)]
