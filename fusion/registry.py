@@ -62,7 +62,8 @@ class Context:
         shape = self.known_shape(index)
         value = float(filler) if isinstance(filler, (int, float)) else _constant(filler)
         if value is not None:
-            return nn.Parameter(torch.full(shape, value, dtype=torch.float32))
+            zeros = torch.zeros(shape, dtype=torch.float32)  # costs no time until it is written to
+            return nn.Parameter(zeros.fill_(value) if value else zeros)
         if torch.get_default_device().type == "meta":
             return nn.Parameter(torch.empty(shape, dtype=torch.float32))
         from fusion.fillers import fill

@@ -27,7 +27,8 @@ ROOMS = (
     *("fusion.errors", "fusion.fillers", "fusion.starts", "fusion.composition"),
     *("fusion.merge_sources", "fusion.merge_plan", "fusion.merge_wanted", "fusion.merge_matching", "fusion.merging"),
     *("fusion.registry", "fusion.data"),
-    *("fusion.pct", "fusion.layers", "fusion.nets", "fusion.weights", "fusion.trunk", "fusion.references"),
+    *("fusion.pct", "fusion.layers", "fusion.graph", "fusion.sharing", "fusion.nets", "fusion.weights"),
+    *("fusion.trunk", "fusion.references"),
     *("fusion.solver", "fusion.verification", "fusion.report", "fusion.export", "fusion"),
     "tools",
 )

@@ -240,10 +240,8 @@ def test_a_net_without_a_loss_says_so() -> None:
 
 
 def test_unknown_types_are_all_reported_with_place_and_suggestion() -> None:
-    text = (
-        INPUT
-        + '\nlayer { name: "a" type: "InerProduct" bottom: "x" top: "a" }\n  layer { type: "Relu" bottom: "a" top: "b" }'
-    )
+    text = INPUT + '\nlayer { name: "a" type: "InerProduct" bottom: "x" top: "a" }'
+    text += '\n  layer { type: "Relu" bottom: "a" top: "b" }'
     with pytest.raises(BuildError, match="InerProduct") as caught:
         build(text)
     message = str(caught.value)

@@ -154,7 +154,7 @@ def test_versions_of_one_blob_on_the_boundary_have_keys_of_their_own() -> None:
         DATA
         + branch("odd")
         + (
-            'layer { name: "early" type: "InnerProduct" bottom: "odd/conv" top: "early" inner_product_param { num_output: 2 } }'
+            'layer { name: "e" type: "InnerProduct" bottom: "odd/conv" top: "e" inner_product_param { num_output: 2 } }'
             'layer { name: "late" type: "ReLU" bottom: "odd/conv" top: "odd/conv" relu_param { negative_slope: 2 } }'
             'layer { name: "p" type: "InnerProduct" bottom: "odd/conv" top: "p" inner_product_param { num_output: 2 } }'
             'layer { name: "in place" type: "Power" bottom: "data" top: "data" power_param { shift: 1 } }'
