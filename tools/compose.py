@@ -32,6 +32,8 @@ def parser() -> argparse.ArgumentParser:
     add = result.add_argument
     add("--source", action="append", required=True, metavar="P=NET[@BLOB,...]",
         help="a net, its prefix, and the blob to cut it at (default: what its classifier reads)")  # fmt: skip
+    add("--weights", action="append", default=[], metavar="P=FILE",
+        help="a source's weights, to freeze layers whose type does not tell how many blobs they have")  # fmt: skip
     add("-o", "--output", required=True, metavar="DIR", help="where the three files go")
     add("--num-output", type=int, required=True, metavar="N", help="classes of the fused net")
     add("--head", default="concat-fc", help="concat-fc (default), concat-mlp, sum, mean, max, logits, zero-init")
@@ -77,7 +79,8 @@ def _add_schedule(group: argparse._ArgumentGroup) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
     arguments = parser().parse_args(argv)
-    return run(lambda: _compose(arguments))
+    code: int = run(lambda: _compose(arguments))
+    return code
 
 
 def _compose(arguments: argparse.Namespace) -> int:
@@ -108,17 +111,20 @@ def _compose(arguments: argparse.Namespace) -> int:
 
 def _sources(arguments: argparse.Namespace) -> list[Source]:
     """The sources with their classes and class scores. Raises: ComposeError."""
+    from dataclasses import replace
+
     from fusion.composition import Source
 
     classes = {prefix: _numbers("--classes", text) for prefix, text in _pairs("--classes", arguments.classes)}
     logits = dict(_pairs("--logits", arguments.logits))
+    weights = dict(_pairs("--weights", arguments.weights))
     sources = []
     for prefix, text in _pairs("--source", arguments.source):
         path, _, blobs = text.rpartition("@") if "@" in text else (text, "", "")
         at = tuple(blob.strip() for blob in blobs.split(",") if blob.strip())
-        source = Source(prefix, path, at or None, classes=classes.pop(prefix, ()), logits=logits.pop(prefix, None))
-        sources.append(source)
-    for option, left in (("--classes", classes), ("--logits", logits)):
+        found = Source(prefix, path, at or None, weights.pop(prefix, None), classes.pop(prefix, ()))
+        sources.append(replace(found, logits=logits.pop(prefix, None)))
+    for option, left in (("--classes", classes), ("--logits", logits), ("--weights", weights)):
         for prefix in left:
             _refuse(f"{option} names no source: '{prefix}'", f"one of {', '.join(s.prefix for s in sources)}")
     return sources

@@ -21,7 +21,7 @@ class Source:
     prefix    its layers and blobs become `prefix/name`
     prototxt  its file (raw, or already renamed with the prefix), or a parsed document
     at        the blob where it is cut, or several; None cuts before its classifier
-    weights   its trained weights; composing does not read them, merging does
+    weights   its trained weights; composing looks only how many blobs each layer has, where the type does not tell
     classes   for its own classifier as a reference: the fused classes that its scores stand for, in their order
     logits    the blob with its class scores, where that is not what its loss reads
     """
@@ -86,7 +86,7 @@ def read_part(source: Source, *, reference: bool) -> Part:
     both = ancestors(raw, (*cuts, logits)) if logits else branch
     classifier = both.layers - branch.layers
     data = frozenset(layer.number for layer in raw.layers if layer.is_data)
-    net, numbers = _prefixed(raw, both.layers | data, source.prefix, renamed, notes)
+    net, numbers = _prefixed(raw, both.layers | data, source, renamed, notes)
     prefixed = {name: _with_prefix(name, source.prefix, renamed) for name in (*cuts, *([logits] if logits else []))}
     readers = {layer.name for layer in readers_of(raw, cuts[0]) if layer.name}
     return Part(
@@ -177,16 +177,17 @@ def _logits(source: Source, raw: Net, renamed: bool) -> str:
 
 
 def _prefixed(
-    raw: Net, kept: frozenset[int], prefix: str, renamed: bool, notes: list[str]
+    raw: Net, kept: frozenset[int], source: Source, renamed: bool, notes: list[str]
 ) -> tuple[Net, dict[int, int]]:
     """The kept layers renamed and frozen, and the new number of each."""
     from prototxt.renaming import rename_reported
 
-    document = only(raw, kept).document
+    document, prefix = only(raw, kept).document, source.prefix
+    counts = _blob_counts(source) if source.weights is not None else None
     if renamed:
-        document, done = _frozen(document)
+        document, done = _frozen(document, counts)
     else:
-        report = rename_reported(document, prefix, freeze=True)
+        report = rename_reported(document, prefix, freeze=True, blob_counts=counts)
         document = report.document
         done = {change.renamed: change.done for change in report.changes}
         notes += [f"source '{prefix}': {note}" for note in report.notes]
@@ -195,7 +196,15 @@ def _prefixed(
     return read_net(document), numbers
 
 
-def _frozen(document: Document) -> tuple[Document, dict[str, tuple[str, ...]]]:
+def _blob_counts(source: Source) -> dict[str, int]:
+    """How many blobs each layer has in the weights, with and without the prefix. Raises: WeightsError, OSError."""
+    from prototxt.weights import scan_weights
+
+    counts = {name: len(entry.blobs) for name, entry in scan_weights(source.weights or "").with_blobs().items()}
+    return {**{f"{source.prefix}/{name}": count for name, count in counts.items()}, **counts}
+
+
+def _frozen(document: Document, counts: Mapping[str, int] | None) -> tuple[Document, dict[str, tuple[str, ...]]]:
     """A document with all its layers frozen, and what was done per layer. Raises: RenameError."""
     from prototxt.editing import Edits
     from prototxt.errors import PrototxtError, raise_all
@@ -208,7 +217,7 @@ def _frozen(document: Document) -> tuple[Document, dict[str, tuple[str, ...]]]:
     edits = Edits(document)
     done: dict[str, tuple[str, ...]] = {}
     for layer in frozen:
-        steps, error = freeze(edits, layer, None)
+        steps, error = freeze(edits, layer, counts)
         done[layer.name] = tuple(steps)
         errors += [error] if error else []
     raise_all(errors)

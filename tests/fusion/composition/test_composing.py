@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import prototxt
@@ -272,3 +273,14 @@ def test_a_source_without_validation_data_is_refused(make: Make, tmp_path: Path)
     )
     with pytest.raises(ComposeError, match="no data layer that gives 'data' in phase TEST"):
         compose([Source("a", path, at="fc")], num_output=2)
+
+
+def test_weights_tell_how_many_blobs_an_unknown_layer_has(make: Make, tmp_path: Path) -> None:
+    path, weights = tmp_path / "strange.prototxt", tmp_path / "strange.caffemodel"
+    path.write_text(make("one").read_text().replace('type: "ReLU"', 'type: "Strange"'))
+    with pytest.raises(ComposeError, match="Strange"):
+        compose([Source("a", path, at="fc")], num_output=2)
+    prototxt.write_weights(weights, {"relu": [np.zeros(2, np.float32), np.zeros(3, np.float32)]})
+    composed = compose([Source("a", path, at="fc", weights=weights)], num_output=2)
+    relu = next(layer for layer in read_net(composed.train_val).layers if layer.name == "a/relu")
+    assert [block.string("lr_mult") for block in relu.message.messages("param")] == ["0", "0"]
