@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -57,18 +58,25 @@ def open_file(path: str | os.PathLike[str]) -> Any:
         raise WeightsError(f"HDF5 cannot open the file: {reason}", place=place, hint=hint) from None
 
 
+@contextmanager
+def refusing_damage(place: str) -> Iterator[None]:
+    """Turn what h5py raises on damaged files, which is many things, into a WeightsError."""
+    try:
+        yield
+    except (LookupError, RuntimeError, OSError, ValueError, TypeError, AttributeError, OverflowError) as error:
+        hint = "the file is cut off or damaged: fetch or copy it again"
+        raise WeightsError(f"HDF5 cannot read the file: {error}", place=place, hint=hint) from None
+
+
 def scan(path: str | os.PathLike[str]) -> Scan:
     """List the layers of a Caffe weights file in HDF5; names are in HDF5's order, which is alphabetical.
 
     Raises: WeightsError when the file holds something else, or a dataset that no trained weights look like.
     """
     place = os.fspath(path)
-    with open_file(path) as file:
-        try:
-            group = _data_group(file, place)
-            entries = tuple(_entries(group, "", place, 0, os.stat(path).st_size))
-        except (KeyError, RuntimeError, OSError, ValueError, TypeError) as error:
-            raise WeightsError(f"HDF5 cannot read the file: {error}", place=place, hint="fetch it again") from None
+    with open_file(path) as file, refusing_damage(place):
+        group = _data_group(file, place)
+        entries = tuple(_entries(group, "", place, 0, os.stat(path).st_size))
     if not entries:
         raise WeightsError("the file has a /data group without layers", place=place, hint="write it again")
     return Scan(place, "hdf5", "", entries, Stamp.of(place))
@@ -151,12 +159,8 @@ class Reader:
         if blob.packed:
             return self._bytes.array(blob)
         layer, index = self._homes[id(blob)]
-        with open_file(self._scan.path) as file:
-            try:
-                values = np.asarray(file[f"data/{layer}/{index}"][()], np.float32)
-            except (OSError, KeyError) as error:
-                message = f"blob {index} of layer '{layer}' cannot be read: {error}"
-                raise WeightsError(message, place=self._scan.path, hint="fetch the file again") from None
+        with open_file(self._scan.path) as file, refusing_damage(self._scan.path):
+            values = np.asarray(file[f"data/{layer}/{index}"][()], np.float32)
         values.flags.writeable = False
         return values
 

@@ -99,25 +99,21 @@ def _not_a_state(window: Window, at: int) -> WeightsError:
 
 
 def _read_hdf5(path: str | os.PathLike[str]) -> SolverState:
-    from prototxt.hdf5 import dataset_span, open_file
+    from prototxt.hdf5 import dataset_span, open_file, refusing_damage
 
     place = os.fspath(path)
-    with open_file(path) as file:
+    with open_file(path) as file, refusing_damage(place):
         if not {"iter", "history"} <= set(file):
             hint = "a solver state holds iter, learned_net, current_step and history; give the .solverstate.h5"
             raise WeightsError("this HDF5 file is not a solver state", place=place, hint=hint)
-        try:
-            history = file["history"]
-            sets = [history[str(index)] for index in range(len(history))]
-            for index, dataset in enumerate(sets):
-                dataset_span(dataset, f"history blob {index}", place, os.stat(path).st_size)
-            arrays = tuple(np.asarray(dataset[()], np.float32) for dataset in sets)
-            learned = file["learned_net"][()] if "learned_net" in file else b""
-            step = _number(file, "current_step") if "current_step" in file else 0
-            return SolverState(_number(file, "iter"), _text(learned), arrays, step)
-        except (KeyError, OSError, ValueError, TypeError, AttributeError) as error:
-            hint = "the file is cut off or damaged: fetch or copy it again"
-            raise WeightsError(f"the solver state cannot be read: {error}", place=place, hint=hint) from None
+        history = file["history"]
+        sets = [history[str(index)] for index in range(len(history))]
+        for index, dataset in enumerate(sets):
+            dataset_span(dataset, f"history blob {index}", place, os.stat(path).st_size)
+        arrays = tuple(np.asarray(dataset[()], np.float32) for dataset in sets)
+        learned = file["learned_net"][()] if "learned_net" in file else b""
+        step = _number(file, "current_step") if "current_step" in file else 0
+        return SolverState(_number(file, "iter"), _text(learned), arrays, step)
 
 
 def _number(file: Any, name: str) -> int:

@@ -12,6 +12,7 @@ import pytest
 
 from prototxt.errors import WeightsError
 from prototxt.hdf5 import SlashWarning
+from prototxt.solverstate import read_solverstate
 from prototxt.weights import read_weights, write_weights
 
 h5py = pytest.importorskip("h5py")
@@ -148,3 +149,21 @@ def test_bfloat16(tmp_path: Path) -> None:
     text = json.dumps({"a/0": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]}}).encode()
     (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + b"\x80\x3f\x00\xc0")
     assert read_weights(tmp_path / "x.safetensors")["a"][0].tolist() == [1.0, -2.0]
+
+
+def test_hdf5_that_is_damaged_inside_is_refused(golden: Path, tmp_path: Path) -> None:
+    sources = [golden / "formats/small/net.caffemodel.h5", golden / "solvers/resume_sgd/snaph5_iter_10.solverstate.h5"]
+    rng = np.random.default_rng(0)
+    path = tmp_path / "x.h5"
+    refused = 0
+    for source in sources * 60:
+        content = bytearray(source.read_bytes())
+        for position in rng.integers(0, 2000, 4):
+            content[position] = rng.integers(0, 256)
+        path.write_bytes(content)
+        for read in (read_weights, read_solverstate):
+            try:
+                read(path)
+            except WeightsError as error:
+                refused += str(path) in str(error)
+    assert refused > 60
