@@ -57,6 +57,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="room for pictures in the page (default: 2500000)",
     )
+    add(
+        "--log",
+        nargs="+",
+        default=[],
+        metavar="[NAME=]LOG",
+        help="training logs (Caffe's or fusion-train's) for the page's curves",
+    )
     gate = result.add_argument_group("gate", f"exit code {BROKEN} when a new net (not the baseline) breaks a limit")
     gate.add_argument("--max-nfr", metavar="X", help="most negative flips, as 0.005 or 0.5%%")
     gate.add_argument("--min-accuracy", metavar="Y", help="least accuracy, as 0.98 or 98%%")
@@ -92,7 +99,9 @@ def _report(arguments: argparse.Namespace, given: Sequence[str]) -> int:
     checks = report.check(found, budget)
     if arguments.html:
         album = report.Album(Path(arguments.images), arguments.image_bytes)
-        write_text(arguments.html, report.page(found, checks, album, shlex.join(["fusion-report", *given])))
+        curves = [report.read_log(path, name) for name, path, _ in map(_parts, arguments.log)]
+        command = shlex.join(["fusion-report", *given])
+        write_text(arguments.html, report.page(found, checks, album, command, curves))
     if arguments.json and arguments.json != "-":
         write_text(arguments.json, report.to_json(found, checks))
     sys.stdout.write(report.to_json(found, checks) if arguments.json == "-" else report.to_text(found, checks))

@@ -7,6 +7,7 @@ print(text(found, checks)); Path("report.html").write_text(page(found, checks, A
 
 from __future__ import annotations
 
+from fusion.report.curves import Curve, read_log
 from fusion.report.figures import figures, to_json
 from fusion.report.gate import Budget, Check, check, rate, read_budget
 from fusion.report.gathering import Report, gather
@@ -18,6 +19,7 @@ __all__ = [
     "Album",
     "Budget",
     "Check",
+    "Curve",
     "Report",
     "check",
     "figures",
@@ -25,6 +27,7 @@ __all__ = [
     "page",
     "rate",
     "read_budget",
+    "read_log",
     "to_json",
     "to_text",
 ]

@@ -12,10 +12,22 @@ import numpy.typing as npt
 from fusion.pct.calibration import Bin
 from fusion.pct.intervals import Interval
 from fusion.report.markup import Child, Markup, join, tag
+from fusion.report.plotting import (
+    BOTTOM,
+    HEIGHT,
+    LEFT,
+    RIGHT,
+    TOP,
+    WIDTH,
+    Axis,
+    across,
+    axis_over,
+    frame,
+    label,
+    upward,
+)
 from fusion.report.wording import number, percent
 
-WIDTH, HEIGHT = 360, 300
-LEFT, RIGHT, TOP, BOTTOM = 46, 14, 14, 42
 ENOUGH = 10
 
 
@@ -28,34 +40,19 @@ class Point(NamedTuple):
     colour: str
 
 
-class Axis(NamedTuple):
-    """A range of values laid over a range of pixels."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-
-    def at(self, value: float) -> float:
-        """The pixel of a value."""
-        return round(self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start), 2)
-
-
 def pareto(points: Sequence[Point]) -> Markup:
     """Negative flip rate over error rate, with intervals; nets that no other beats in both are joined."""
     shown = [point for point in points if point.error.value is not None and point.nfr.value is not None]
-    x = _axis([v for p in shown for v in p.error if v is not None], LEFT, WIDTH - RIGHT)
-    y = _axis([v for p in shown for v in p.nfr if v is not None], HEIGHT - BOTTOM, TOP)
+    x = axis_over([v for p in shown for v in p.error if v is not None], LEFT, WIDTH - RIGHT)
+    y = axis_over([v for p in shown for v in p.nfr if v is not None], HEIGHT - BOTTOM, TOP)
     best = frontier([(p.error.value or 0.0, p.nfr.value or 0.0) for p in shown])
     steps = " ".join(f"{x.at(a)},{y.at(b)}" for a, b in best)
     marks = [_mark(point, x, y) for point in shown]
     names = _labels([(x.at(p.error.value or 0.0), y.at(p.nfr.value or 0.0), p) for p in shown])
     listed = "; ".join(f"{p.name}: error {percent(p.error.value)}, NFR {percent(p.nfr.value)}" for p in shown)
-    return _chart(
-        "Negative flips against error", f"Lower left is better. {listed}.",
-        [*_grid(x, y, "error rate", "negative flip rate"), tag("polyline", points=steps, class_="frontier"), *marks,
-         *names],
-    )  # fmt: skip
+    line = tag("polyline", points=steps, class_="frontier")
+    drawn = [*across(x, y, "error rate"), *upward(x, y, "negative flip rate"), line, *marks, *names]
+    return frame("Negative flips against error", f"Lower left is better. {listed}.", drawn)
 
 
 def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -70,7 +67,8 @@ def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
 def calibration(nets: Sequence[tuple[str, str, Sequence[Bin]]]) -> Markup:
     """Accuracy over confidence for (name, colour, bins); on the diagonal confidence is honest."""
     x, y = Axis(0, 1, LEFT, WIDTH - RIGHT), Axis(0, 1, HEIGHT - BOTTOM, TOP)
-    drawn: list[Child] = [*_grid(x, y, "confidence", "accuracy", ticks=[0, 0.2, 0.4, 0.6, 0.8, 1], digits=0)]
+    fifths = [0, 0.2, 0.4, 0.6, 0.8, 1]
+    drawn: list[Child] = [*across(x, y, "confidence", fifths, 0), *upward(x, y, "accuracy", fifths, 0)]
     drawn.append(tag("line", x1=x.at(0), y1=y.at(0), x2=x.at(1), y2=y.at(1), class_="diagonal"))
     for name, colour, bins in nets:
         filled = [
@@ -83,7 +81,7 @@ def calibration(nets: Sequence[tuple[str, str, Sequence[Bin]]]) -> Markup:
         for c, a, count in filled:
             about = f"{name}: {number(count)} samples of confidence {percent(c, 0)}, {percent(a, 0)} right"
             drawn.append(tag("circle", tag("title", about), cx=x.at(c), cy=y.at(a), r=2.6, class_=f"dot {colour}"))
-    return _chart("Calibration", f"Accuracy over confidence, in ten steps of at least {ENOUGH} samples.", drawn)
+    return frame("Calibration", f"Accuracy over confidence, in ten steps of at least {ENOUGH} samples.", drawn)
 
 
 def confidence_change(before: npt.NDArray[np.floating], after: npt.NDArray[np.floating], steps: int = 20) -> Markup:
@@ -95,7 +93,7 @@ def confidence_change(before: npt.NDArray[np.floating], after: npt.NDArray[np.fl
     drawn: list[Child] = []
     for power in range(top + 1):
         drawn.append(tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y.at(power), y2=y.at(power), class_="grid"))
-        drawn.append(_text(number(10**power) if power else "0", LEFT - 6, y.at(power) + 4, "end"))
+        drawn.append(label(number(10**power) if power else "0", LEFT - 6, y.at(power) + 4, "end"))
     for i, count in enumerate(counts):
         if count:
             low, high = -1 + 2 * i / steps, -1 + 2 * (i + 1) / steps
@@ -105,13 +103,13 @@ def confidence_change(before: npt.NDArray[np.floating], after: npt.NDArray[np.fl
             box = {"x": x.at(low) + 0.75, "width": x.at(high) - x.at(low) - 1.5, "height": HEIGHT - BOTTOM - height}
             drawn.append(tag("rect", tag("title", about), y=height, rx=1.5, class_=f"bar {kind}", **box))
     signs = {-1: "\u22121", -0.5: "\u22120.5", 0: "0", 0.5: "+0.5", 1: "+1"}
-    drawn += [_text(text, x.at(value), HEIGHT - BOTTOM + 16, "middle") for value, text in signs.items()]
+    drawn += [label(text, x.at(value), HEIGHT - BOTTOM + 16, "middle") for value, text in signs.items()]
     drawn.append(
-        _text("change of the true class's probability", (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, "middle", "label")
+        label("change of the true class's probability", (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, "middle", "label")
     )
     lost, won = int((change < -0.5).sum()), int((change > 0.5).sum())
     about = f"{number(lost)} samples lost more than half, {number(won)} gained as much."
-    return _chart("Confidence in the true class", about, drawn)
+    return frame("Confidence in the true class", about, drawn)
 
 
 def _mark(point: Point, x: Axis, y: Axis) -> Markup:
@@ -138,62 +136,5 @@ def _labels(points: Sequence[tuple[float, float, Point]]) -> list[Markup]:
         placed.append(height)
         left = cx > WIDTH * 0.66
         name = point.name if len(point.name) <= 22 else point.name[:21] + "…"
-        labels.append(_text(name, cx + (-9 if left else 9), height, "end" if left else "start", f"name {point.colour}"))
+        labels.append(label(name, cx + (-9 if left else 9), height, "end" if left else "start", f"name {point.colour}"))
     return labels
-
-
-def _axis(values: Sequence[float], start: float, end: float) -> Axis:
-    low, high = (min(values), max(values)) if values else (0.0, 1.0)
-    room = max((high - low) * 0.15, 0.0005)
-    return Axis(max(0.0, low - room), high + room, start, end)
-
-
-def _ticks(axis: Axis, most: int = 5) -> list[float]:
-    span = axis.high - axis.low
-    step = 10 ** math.floor(math.log10(span))
-    for factor in (0.1, 0.2, 0.5, 1, 2):
-        if span / (step * factor) <= most:
-            step *= factor
-            break
-    first = math.ceil(axis.low / step - 1e-9)
-    return [round(i * step, 10) for i in range(first, math.floor(axis.high / step + 1e-9) + 1)]
-
-
-def _grid(
-    x: Axis, y: Axis, across: str, upward: str, ticks: Sequence[float] | None = None, digits: int = 1
-) -> list[Markup]:
-    drawn = []
-    for value in ticks if ticks is not None else _ticks(y):
-        drawn.append(tag("line", x1=x.start, x2=x.end, y1=y.at(value), y2=y.at(value), class_="grid"))
-        drawn.append(_text(_short(value, digits), x.start - 6, y.at(value) + 4, "end"))
-    for value in ticks if ticks is not None else _ticks(x):
-        drawn.append(tag("line", x1=x.at(value), x2=x.at(value), y1=y.start, y2=y.end, class_="grid"))
-        drawn.append(_text(_short(value, digits), x.at(value), y.start + 16, "middle"))
-    drawn.append(_text(f"{across} (%)", (x.start + x.end) / 2, HEIGHT - 6, "middle", "label"))
-    middle = (y.start + y.end) / 2
-    drawn.append(
-        tag(
-            "text",
-            f"{upward} (%)",
-            x=11,
-            y=middle,
-            class_="label",
-            text_anchor="middle",
-            transform=f"rotate(-90 11 {middle})",
-        )
-    )
-    return drawn
-
-
-def _short(value: float, digits: int) -> str:
-    text = f"{100 * value:.{digits + 2}f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def _text(text: str, x: float, y: float, anchor: str, kind: str = "tick") -> Markup:
-    return tag("text", text, x=round(x, 2), y=round(y, 2), text_anchor=anchor, class_=kind)
-
-
-def _chart(title: str, about: str, children: Sequence[Child]) -> Markup:
-    label = f"{title}. {about}"
-    return tag("svg", *children, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=label, class_="chart")

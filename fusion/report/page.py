@@ -8,6 +8,7 @@ from importlib.resources import files
 
 from fusion.pct.predictions import Predictions
 from fusion.report import sections
+from fusion.report.curves import Curve
 from fusion.report.gallery import gallery, missing
 from fusion.report.gate import Check
 from fusion.report.gathering import Report
@@ -32,13 +33,20 @@ MEANINGS = (
 )
 
 
-def page(report: Report, checks: Sequence[Check] = (), album: Album | None = None, command: str | None = None) -> str:
+def page(
+    report: Report,
+    checks: Sequence[Check] = (),
+    album: Album | None = None,
+    command: str | None = None,
+    curves: Sequence[Curve] = (),
+) -> str:
     """The whole page.
 
     album    where pictures come from; None: no pictures
     command  the command line that makes the report again
+    curves   of training; one that bears a new net's name takes its colour
     """
-    parts = _parts(report, album, command)
+    parts = _parts(report, album, command, curves)
     style = files("fusion.report").joinpath("style.css").read_text("utf-8")
     head = tag(
         "head",
@@ -59,7 +67,9 @@ def page(report: Report, checks: Sequence[Check] = (), album: Album | None = Non
     return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
 
 
-def _parts(report: Report, album: Album | None, command: str | None) -> list[tuple[str, str, Markup]]:
+def _parts(
+    report: Report, album: Album | None, command: str | None, curves: Sequence[Curve]
+) -> list[tuple[str, str, Markup]]:
     featured = report.featured.name
     parts = [("figures", "Figures", join(sections.balance(report), sections.comparison_table(report)))]
     by_class = tag("div", tag("div", tag("h3", "What became of what"), sections.flip_matrix(report)),
@@ -77,10 +87,9 @@ def _parts(report: Report, album: Album | None, command: str | None) -> list[tup
     parts.append(
         ("flips", "The flips", join(tag("h3", "Negative flips: what it forgot"), forgot, more, missing(album)))
     )
-    drawn = [
-        tag("figure", tag("h3", title), chart, tag("figcaption", note)) for title, note, chart in sections.plots(report)
-    ]
-    parts.append(("charts", "Confidence and trade-off", tag("div", *drawn, class_="charts")))
+    parts.append(("charts", "Confidence and trade-off", sections.figures(sections.plots(report))))
+    if curves:
+        parts.append(("training", "Training", sections.training(report, curves)))
     parts.append(("again", "Made from", _provenance(report, command)))
     meanings = tag("dl", *(join(tag("dt", word), tag("dd", meaning)) for word, meaning in MEANINGS), class_="meanings")
     parts.append(("words", "What the words mean", meanings))

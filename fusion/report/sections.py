@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from fusion import pct
 from fusion.pct.metrics import Outcomes
 from fusion.report import charts
+from fusion.report.curves import Curve, accuracies, losses
 from fusion.report.gate import Check
 from fusion.report.gathering import Candidate, Comparison, Report
 from fusion.report.markup import Child, Markup, join, tag
@@ -196,6 +197,26 @@ def plots(report: Report) -> list[tuple[str, str, Markup]]:
     note = f"Below the dashed line a net claims more than it keeps. Expected calibration error: {errors}."
     found.append(("Calibration", note, join(charts.calibration(nets), legend(report, report.candidates))))
     return found
+
+
+def training(report: Report, curves: Sequence[Curve]) -> Markup:
+    """Loss and accuracy over the iterations of each run whose log is there."""
+    colours = {candidate.name: colour(report, candidate) for candidate in report.candidates}
+    shown = [(curve, colours.get(curve.name, f"c-{(i + 3) % 6}")) for i, curve in enumerate(curves)]
+    found = [("Training loss", "Smoothed by the solver, on a logarithmic scale.", losses(shown))]
+    accuracy = accuracies(shown)
+    if accuracy is not None:
+        found.append(
+            ("Test accuracy", "Measured while training; the test before the first step is left out.", accuracy)
+        )
+    names = tag("ul", *(tag("li", tag("i", class_=f"swatch {c}"), curve.name) for curve, c in shown), class_="legend")
+    return join(names, figures(found))
+
+
+def figures(found: Sequence[tuple[str, str, Markup]]) -> Markup:
+    """Charts side by side, each with its title and what to see in it."""
+    drawn = [tag("figure", tag("h3", title), chart, tag("figcaption", note)) for title, note, chart in found]
+    return tag("div", *drawn, class_="charts")
 
 
 def legend(report: Report, candidates: Sequence[Candidate], old: bool = True) -> Markup:

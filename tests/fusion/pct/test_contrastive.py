@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -80,3 +84,42 @@ def test_refusals() -> None:
     for settings in ({"tau": 0.0}, {"neighbours": 0}):
         with pytest.raises(TrainingError, match="cna with"):
             pct.cna(new=z, old=z, **settings)
+
+
+TWO_PROCESSES = """
+import sys, torch
+from fusion import pct
+from fusion.errors import TrainingError
+rank, address, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+data = torch.load(f"{folder}/in.pt")
+rows = slice(0, 3) if rank == 0 else slice(3, 6)
+new = data["new"][rows].requires_grad_()
+loss = pct.cna(new=new, old=data["old"][rows], target=data["target"][rows], classes=[0, 2], tau=0.1, neighbours=2)
+loss.backward()
+torch.save({"loss": loss.detach(), "grad": new.grad}, f"{folder}/out{rank}.pt")
+message = ""
+try:
+    pct.cna(new=torch.ones(2 + rank, 3), old=torch.ones(2 + rank, 3))
+except TrainingError as error:
+    message = str(error)
+assert "batches of [2, 3] samples" in message, message
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_see_one_batch(tmp_path: Path) -> None:
+    """Each holds half the batch; their mean loss and gradients are those of one process with all of it."""
+    new, old, target = features(4, 0)[:6], features(3, 1)[:6], torch.tensor([0, 1, 2, 2, 0, 2])
+    torch.save({"new": new, "old": old, "target": target}, tmp_path / "in.pt")
+    address = f"file://{tmp_path}/meeting"
+    commands = [[sys.executable, "-W", "ignore", "-c", TWO_PROCESSES, str(r), address, str(tmp_path)] for r in range(2)]
+    processes = [subprocess.Popen(command) for command in commands]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    halves = [torch.load(tmp_path / f"out{rank}.pt") for rank in range(2)]
+    whole = new.clone().requires_grad_()
+    loss = pct.cna(new=whole, old=old, target=target, classes=[0, 2], tau=0.1, neighbours=2)
+    loss.backward()
+    torch.testing.assert_close((halves[0]["loss"] + halves[1]["loss"]) / 2, loss.detach())
+    torch.testing.assert_close(torch.cat([half["grad"] for half in halves]) / 2, whole.grad)

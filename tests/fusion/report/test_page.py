@@ -12,9 +12,10 @@ from PIL import Image
 
 from fusion import pct
 from fusion.report import Album, Budget, check, gather, page
-from fusion.report.charts import Axis, _ticks, frontier
+from fusion.report.charts import frontier
 from fusion.report.images import embed
 from fusion.report.markup import Markup, join, tag
+from fusion.report.plotting import Axis, ticks
 
 Nets = dict[str, pct.Predictions]
 VOID = {"meta", "link", "img", "br"}
@@ -178,6 +179,6 @@ def test_the_frontier() -> None:
 
 @pytest.mark.parametrize("span", [1e-4, 0.013, 0.5, 1.0, 7.0])
 def test_ticks_are_few_and_inside(span: float) -> None:
-    ticks = _ticks(Axis(0.3, 0.3 + span, 0, 100))
-    assert 2 <= len(ticks) <= 6
-    assert all(0.3 - 1e-9 <= tick <= 0.3 + span + 1e-9 for tick in ticks)
+    found = ticks(Axis(0.3, 0.3 + span, 0, 100))
+    assert 2 <= len(found) <= 6
+    assert all(0.3 - 1e-9 <= tick <= 0.3 + span + 1e-9 for tick in found)

@@ -1,0 +1,127 @@
+"""Training curves, read from the log of a solver: Caffe's own or fusion-train's, which are alike."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fusion.errors import ReportError
+from fusion.report.markup import Child, Markup, tag
+from fusion.report.plotting import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, frame, label, ticks, upward
+from fusion.report.wording import number
+
+_LOSS = re.compile(r"\bIteration (\d+)\b.*\bloss = ([-+.\deE]+)\s*$")
+_TESTING = re.compile(r"\bIteration (\d+), Testing net \(#(\d+)\)")
+_OUTPUT = re.compile(r"\bTest net output #\d+: (.+?) = ([-+.\deE]+)")
+_MOST = 240
+Series = list[tuple[int, float]]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One run: (iteration, smoothed training loss), and per test output (iteration, value)."""
+
+    name: str
+    loss: Series
+    tests: dict[str, Series] = field(default_factory=dict)
+
+
+def read_log(path: str | os.PathLike[str], name: str | None = None) -> Curve:
+    """The curves in a solver's log; a resumed run's repeated iterations count once, the later ones win.
+
+    Raises: ReportError when no loss is found; OSError.
+    """
+    loss: dict[int, float] = {}
+    tests: dict[str, dict[int, float]] = {}
+    testing: int | None = None
+    for line in Path(path).read_bytes().decode("utf-8", "replace").splitlines():
+        if found := _TESTING.search(line):
+            testing = int(found[1]) if found[2] == "0" else None
+        elif found := _LOSS.search(line):
+            loss[int(found[1])] = _float(found[2])
+        elif testing is not None and (found := _OUTPUT.search(line)):
+            tests.setdefault(found[1], {})[testing] = _float(found[2])
+    if not loss:
+        raise ReportError(
+            "no line like 'Iteration 100, loss = 0.5'", place=str(path), hint="give the log of a training run"
+        )
+    return Curve(name or Path(path).stem, _sorted(loss), {output: _sorted(values) for output, values in tests.items()})
+
+
+def losses(curves: Sequence[tuple[Curve, str]]) -> Markup:
+    """Training loss over iterations on a logarithmic scale, for (curve, colour)."""
+    values = [value for curve, _ in curves for _, value in curve.loss if value > 0 and math.isfinite(value)]
+    low, high = (math.log10(min(values)), math.log10(max(values))) if values else (-1.0, 0.0)
+    y = Axis(math.floor(low), max(math.ceil(high), math.floor(low) + 1), HEIGHT - BOTTOM, TOP)
+    x = _iterations([curve.loss for curve, _ in curves])
+    drawn: list[Child] = []
+    for power in range(int(y.low), int(y.high) + 1):
+        drawn.append(tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y.at(power), y2=y.at(power), class_="grid"))
+        drawn.append(label(f"{10.0**power:g}", LEFT - 6, y.at(power) + 4, "end"))
+    drawn += _below(x)
+    for curve, colour in curves:
+        shown = [(i, math.log10(v)) for i, v in _thinned(curve.loss) if v > 0 and math.isfinite(v)]
+        drawn.append(
+            tag("polyline", points=" ".join(f"{x.at(i)},{y.at(v)}" for i, v in shown), class_=f"curve {colour}")
+        )
+    said = "; ".join(f"{curve.name} ends at {curve.loss[-1][1]:.4g}" for curve, _ in curves)
+    return frame("Training loss", f"{said}.", drawn)
+
+
+def accuracies(curves: Sequence[tuple[Curve, str]]) -> Markup | None:
+    """Test accuracy over iterations; None when no log has one."""
+    series = [(curve, colour, _accuracy(curve)) for curve, colour in curves]
+    series = [(curve, colour, values) for curve, colour, values in series if values]
+    if not series:
+        return None
+    # from the second test on: the first one, before any training, would press all others against the top
+    late = [v for _, _, values in series for _, v in (values[1:] or values)]
+    room = max(0.15 * (max(late) - min(late)), 0.002)
+    y = Axis(max(0.0, min(late) - room), min(1.0, max(late) + room), HEIGHT - BOTTOM, TOP)
+    x = _iterations([values for _, _, values in series])
+    drawn: list[Child] = [*upward(x, y, "test accuracy"), *_below(x)]
+    for _, colour, values in series:
+        shown = [(i, v) for i, v in _thinned(values) if v >= y.low]
+        drawn.append(
+            tag("polyline", points=" ".join(f"{x.at(i)},{y.at(v)}" for i, v in shown), class_=f"curve {colour}")
+        )
+    said = "; ".join(f"{curve.name} ends at {100 * values[-1][1]:.2f} %" for curve, _, values in series)
+    return frame("Test accuracy", f"{said}.", drawn)
+
+
+def _accuracy(curve: Curve) -> Series:
+    return next((values for output, values in curve.tests.items() if output.lower().startswith("acc")), [])
+
+
+def _iterations(series: Sequence[Series]) -> Axis:
+    last = max((values[-1][0] for values in series if values), default=0)
+    return Axis(0, max(last, 1), LEFT, WIDTH - RIGHT)
+
+
+def _below(x: Axis) -> list[Markup]:
+    marks = [label(number(round(value)), x.at(value), HEIGHT - BOTTOM + 16, "middle") for value in ticks(x, 4)]
+    return [*marks, label("iteration", (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, "middle", "label")]
+
+
+def _thinned(series: Series) -> Series:
+    """At most _MOST points: means of neighbours, so that a page does not carry every display line of a long run."""
+    step = math.ceil(len(series) / _MOST)
+    if step <= 1:
+        return series
+    chunks = [series[i : i + step] for i in range(0, len(series), step)]
+    return [(chunk[-1][0], sum(v for _, v in chunk) / len(chunk)) for chunk in chunks]
+
+
+def _sorted(values: dict[int, float]) -> Series:
+    return sorted(values.items())
+
+
+def _float(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
