@@ -272,34 +272,34 @@ def test_damaged_texts_are_read_or_refused(text: str, at: int, damage: str) -> N
 # -- hostile texts -----------------------------------------------------------------------------------------------------
 
 HOSTILE = {
-    "nesting": "a{" * 20_000,
-    "closed nesting": "a{" * 20_000 + "}" * 20_000,
+    "nesting": "a{" * 10_000,
+    "closed nesting": "a{" * 10_000 + "}" * 20_000,
     "lists": "a:" + "[" * 30_000,
     "closing": "}" * 30_000,
-    "quotes": 'a:"' * 20_000,
+    "quotes": 'a:"' * 10_000,
     "one string": 'a: "' + "x" * 1_000_000 + '"',
     "escapes": 'a: "' + "\\n" * 30_000 + '"',
-    "many strings": "a: " + '"x" ' * 20_000,
+    "many strings": "a: " + '"x" ' * 10_000,
     "open string": 'a: "' + "\\n" * 30_000,
-    "comments": "#\n" * 20_000 + "x",
+    "comments": "#\n" * 10_000 + "x",
     "comment": "#" * 1_000_000,
-    "comments inside": "a " + "#\n" * 20_000 + ": 1",
+    "comments inside": "a " + "#\n" * 10_000 + ": 1",
     "blanks": "a" + " " * 500_000 + "!",
     "blank lines": "a:\n" + "\n" * 50_000 + "!",
-    "one line": "a: 1 " * 20_000,
-    "dense": "a:1 " * 20_000,
-    "empty blocks": "a{}" * 20_000,
-    "list": "a: [" + "1," * 20_000 + "1]",
-    "block list": "a: [" + "{}," * 20_000 + "{}]",
-    "brackets in junk": "x}" * 20_000,
-    "pairs in junk": "!" + "{}" * 20_000,
-    "junk lines": "!\n" * 20_000,
+    "one line": "a: 1 " * 10_000,
+    "dense": "a:1 " * 10_000,
+    "empty blocks": "a{}" * 10_000,
+    "list": "a: [" + "1," * 10_000 + "1]",
+    "block list": "a: [" + "{}," * 10_000 + "{}]",
+    "brackets in junk": "x}" * 10_000,
+    "pairs in junk": "!" + "{}" * 10_000,
+    "junk lines": "!\n" * 10_000,
     "zeros": "\0" * 30_000,
-    "separators": ",;" * 20_000,
+    "separators": ",;" * 10_000,
     "digits": "a: " + "9" * 500_000,
     "digits and a letter": "a: " + "9" * 500_000 + "x",
     "blanks before nothing": "a:" + " " * 500_000,
-    "minus": "a: " + "-\n" * 20_000,
+    "minus": "a: " + "-\n" * 10_000,
     "names": " ".join(f"n{i}:1" for i in range(10_000)),
 }
 
@@ -315,7 +315,7 @@ def test_hostile_texts_cost_little(text: str) -> None:
     tracemalloc.start()
     try:
         parse(text, tolerant=True)
-        assert tracemalloc.get_traced_memory()[1] < 60 * len(text) + 1_000_000
+        assert tracemalloc.get_traced_memory()[1] < 60 * len(text) + 300_000
     finally:
         tracemalloc.stop()
 
