@@ -56,9 +56,7 @@ def test_a_state_without_weights_or_history(tmp_path: Path) -> None:
 
 def test_weights_are_no_solver_state(golden: Path) -> None:
     small = golden / "formats" / "small"
-    with pytest.raises(
-        WeightsError, match=r"byte \d+: this is not a solver state\n  hint: a solver state"
-    ):
+    with pytest.raises(WeightsError, match=r"byte \d+: this is not a solver state\n  hint: a solver state"):
         read_solverstate(small / "net.caffemodel")
     with pytest.raises(WeightsError, match="this HDF5 file is not a solver state"):
         read_solverstate(small / "net.caffemodel.h5")
