@@ -11,8 +11,10 @@ import operator
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import TracebackType
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from fusion.errors import FusionError
@@ -96,7 +98,7 @@ class Net(fx.GraphModule):
         self.train(plan.phase == "TRAIN")
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Run the net. Raises: FusionError naming inputs that are missing."""
+        """Run the net. Raises: FusionError naming inputs that are missing, or the layer whose bottoms do not fit it."""
         try:
             result: dict[str, Tensor] = super().__call__(inputs)
         except KeyError:
@@ -107,7 +109,22 @@ class Net(fx.GraphModule):
                 f"net '{self.plan.name}' needs the inputs {', '.join(map(repr, missing))}",
                 hint=f"it was given {', '.join(map(repr, inputs)) or 'none'}",
             ) from None
+        except (RuntimeError, IndexError, ValueError) as error:
+            call = self._failing(error.__traceback__)
+            if call is None or isinstance(error, torch.OutOfMemoryError):
+                raise
+            bottoms = ", ".join(map(repr, call.bottoms))
+            raise FusionError(f"layer '{call.name}' ({call.type}) fails on {bottoms}: {error}") from error
         return result
+
+    def _failing(self, trace: TracebackType | None) -> Call | None:
+        """The layer that was running, going by the modules on the stack."""
+        calls = {id(self.get_submodule(call.path)): call for call in self.plan.calls}
+        found = None
+        while trace is not None and found is None:
+            found = calls.get(id(trace.tb_frame.f_locals.get("self")))
+            trace = trace.tb_next
+        return found
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Net:
         copied: Net = super().__deepcopy__(memo)  # type: ignore[assignment]

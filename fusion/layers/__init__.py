@@ -16,6 +16,7 @@ from fusion.layers import (
     reshaping,
     scale,
     selecting,
+    weighted,
 )
 
 __all__ = [
@@ -34,4 +35,5 @@ __all__ = [
     "reshaping",
     "scale",
     "selecting",
+    "weighted",
 ]

@@ -89,6 +89,24 @@ def test_missing_inputs_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"data": torch.zeros(2, 3, 12, 12), "label": torch.zeros(2)}, r"layer 'odd/conv1' \(Convolution\).*'data'"),
+        (
+            {"data": torch.zeros(2, 1, 12, 12), "label": torch.tensor([1, 7])},
+            r"layer 'loss'.*Target 7 is out of bounds",
+        ),
+    ],
+)
+def test_what_does_not_fit_names_the_layer(
+    inputs: dict[str, Tensor], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(FusionError, match=message):
+        build(LENET)(inputs)
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("way", ["deepcopy", "pickle", "save"])
 def test_copies_are_nets_that_share_nothing(way: str) -> None:
     net = build(LENET, "TRAIN")
