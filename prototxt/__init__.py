@@ -16,7 +16,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prototxt.caffemodel import Scan, scan
     from prototxt.decoding import UnknownFieldWarning, decode
     from prototxt.editing import Edits, find
     from prototxt.encoding import to_text
@@ -32,17 +31,19 @@ if TYPE_CHECKING:
         WeightsError,
     )
     from prototxt.loading import load_net, load_solver
+    from prototxt.modernizing import upgrade_text
     from prototxt.parser import parse, parse_file
     from prototxt.phases import filter_net
+    from prototxt.records import read_mean
     from prototxt.renaming import rename
     from prototxt.shapes import infer, infer_shapes
     from prototxt.solverstate import SolverState, read_solverstate, write_solverstate
+    from prototxt.spans import Scan
     from prototxt.tree import Document
-    from prototxt.weights import read_weights, write_weights
+    from prototxt.upgrading import UpgradeWarning
+    from prototxt.weights import read_weights, scan_weights, write_weights
 
 _HOMES = {
-    "Scan": "caffemodel",
-    "scan": "caffemodel",
     "UnknownFieldWarning": "decoding",
     "decode": "decoding",
     "load_net": "loading",
@@ -69,6 +70,11 @@ _HOMES = {
     "read_solverstate": "solverstate",
     "write_solverstate": "solverstate",
     "Document": "tree",
+    "Scan": "spans",
+    "UpgradeWarning": "upgrading",
+    "read_mean": "records",
+    "scan_weights": "weights",
+    "upgrade_text": "modernizing",
     "read_weights": "weights",
     "write_weights": "weights",
 }
@@ -87,6 +93,7 @@ __all__ = [
     "SolverState",
     "UnknownFieldWarning",
     "UpgradeError",
+    "UpgradeWarning",
     "WeightsError",
     "decode",
     "filter_net",
@@ -97,11 +104,13 @@ __all__ = [
     "load_solver",
     "parse",
     "parse_file",
+    "read_mean",
     "read_solverstate",
     "read_weights",
     "rename",
-    "scan",
+    "scan_weights",
     "to_text",
+    "upgrade_text",
     "write_solverstate",
     "write_weights",
 ]

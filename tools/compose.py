@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
-from fusion_tools.cli import run
+from .cli import run
 
 if TYPE_CHECKING:
     from fusion.composition import Pct, Schedule, Source

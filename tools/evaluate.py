@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from fusion_tools.cli import run
+from .cli import run
 
 if TYPE_CHECKING:
     from fusion.solver.testing import Average

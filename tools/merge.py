@@ -8,7 +8,7 @@ import time
 import warnings
 from typing import TYPE_CHECKING, TextIO
 
-from fusion_tools.cli import run
+from .cli import run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

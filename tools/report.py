@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fusion_tools.cli import run
+from .cli import run
 
 if TYPE_CHECKING:
     from fusion.pct import Predictions

@@ -6,7 +6,7 @@ import argparse
 import re
 from collections.abc import Sequence
 
-from fusion_tools.cli import run
+from .cli import run
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _EXAMPLE = """example:
