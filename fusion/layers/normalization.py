@@ -27,8 +27,32 @@ class LRN(nn.Module):
         x = full(x)
         half = self.size // 2
         squares = F.pad(x.square(), (0, 0, 0, 0, half, half))
-        sums = F.avg_pool3d(squares.unsqueeze(1), (self.size, 1, 1), stride=1, divisor_override=1).squeeze(1)
-        return x * (sums * (self.alpha / self.size) + self.k).pow(-self.beta)
+        return x * _root(_sliding_sum(squares, self.size) * (self.alpha / self.size) + self.k, self.beta)
+
+
+def _sliding_sum(x: Tensor, size: int) -> Tensor:
+    """Sums of `size` neighbours along axis 1, in about log2(size) additions: many times faster than pooling."""
+    count = x.shape[1] - size + 1
+    total, start, width = None, 0, 1
+    while size:
+        if size % 2:
+            part = x.narrow(1, start, count)
+            total = part if total is None else total + part
+            start += width
+        size //= 2
+        if size:
+            x = x[:, :-width] + x[:, width:]
+            width *= 2
+    assert total is not None
+    return total
+
+
+def _root(x: Tensor, beta: float) -> Tensor:
+    """x ^ -beta, for the usual beta by square roots, which are much faster than powers."""
+    if beta != 0.75:
+        return x.pow(-beta)
+    root = x.rsqrt()
+    return root * root.sqrt()
 
 
 class LRNWithin(nn.Module):
@@ -42,7 +66,7 @@ class LRNWithin(nn.Module):
         """[N, C, H, W] to the same."""
         x = full(x)
         means = F.avg_pool2d(x.square(), self.size, stride=1, padding=self.size // 2)
-        return x * (means * self.alpha + 1).pow(-self.beta)
+        return x * _root(means * self.alpha + 1, self.beta)
 
 
 @layer("LRN", per_sample=True)

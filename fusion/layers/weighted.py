@@ -19,7 +19,7 @@ EPSILON = 1e-4
 class WeightedSum(nn.Module):
     """The sum of the bottoms with one share each.
 
-    weight   [bottoms]; shares are relu(v) / (sum of relu(v) + 1e-4), as in EfficientDet (Tan et al. 2020), or softmax(v)
+    weight   [bottoms]; shares are relu(v) / (sum of relu(v) + 1e-4), as in EfficientDet (Tan et al. 2020), or softmax
     softmax  which of the two; the first gives a branch nothing, and no gradient, once its v is below 0
     """
 

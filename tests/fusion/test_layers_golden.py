@@ -29,6 +29,7 @@ class Case:
     net: Net
     meta: dict[str, Any]
     arrays: dict[str, np.ndarray]
+    like: Tensor
 
     @property
     def steps(self) -> list[str]:
@@ -36,7 +37,10 @@ class Case:
 
     def inputs(self, step: str) -> dict[str, Tensor]:
         start = f"{step}in:"
-        return {key.removeprefix(start): torch.from_numpy(a) for key, a in self.arrays.items() if key.startswith(start)}
+        return {key.removeprefix(start): self.tensor(a) for key, a in self.arrays.items() if key.startswith(start)}
+
+    def tensor(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(self.like)
 
 
 def load(name: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Case:
@@ -50,7 +54,7 @@ def load(name: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> 
         pytest.skip(f"not built yet: {', '.join(sorted(unknown))}")
     net = nets.build(description, meta["phase"], seed=0)
     fill(net, arrays, "param:")
-    return Case(net.to(device=device, dtype=dtype), meta, arrays)
+    return Case(net.to(device=device, dtype=dtype), meta, arrays, torch.empty((), device=device, dtype=dtype))
 
 
 def fill(net: Net, arrays: dict[str, np.ndarray], start: str) -> None:
@@ -90,9 +94,8 @@ def check(case: Case) -> None:
     outs = magnitude(arrays, "out")
     grads = magnitude(arrays, "gout", "grad", "pgrad")
     copied = copy.deepcopy(net)
-    parameter = next(net.parameters(), torch.zeros(()))
     for number, step in enumerate(case.steps):
-        inputs = {key: x.to(parameter).requires_grad_() for key, x in case.inputs(step).items()}
+        inputs = {key: x.requires_grad_() for key, x in case.inputs(step).items()}
         values = graph.run(net, inputs)
         for tensor in values.values():
             if tensor.requires_grad:
@@ -111,7 +114,7 @@ def check(case: Case) -> None:
     finals = dict(net.plan.blobs)
     for key, array in arrays.items():
         if key.startswith("gout:"):
-            seeds[finals[key.removeprefix("gout:")]] = torch.from_numpy(array).to(parameter)
+            seeds[finals[key.removeprefix("gout:")]] = case.tensor(array)
     roots = [value for value in seeds if values[value].requires_grad]
     if not roots:
         return
@@ -134,6 +137,33 @@ def check_statistics(case: Case, step: str) -> None:
             assert_close(nets.params(case.net)[layer][int(index)], expected, key, magnitude(case.arrays, "param_after"))
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name not in RANDOM])
+STEADY = [name for name in CASES if name not in RANDOM]
+
+
+@pytest.mark.parametrize("name", STEADY)
 def test_layer_gives_caffes_numbers(name: str) -> None:
     check(load(name))
+
+
+@pytest.mark.parametrize("name", STEADY)
+def test_layer_gives_caffes_numbers_in_float64(name: str) -> None:
+    check(load(name, dtype=torch.float64))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", STEADY)
+def test_layer_gives_caffes_numbers_on_a_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    check(load(name, device="cuda"))
+
+
+def test_random_dropout_keeps_or_zeroes() -> None:
+    """The mask is drawn; what is kept grows by 1 / (1 - ratio), and gradients take the same way."""
+    case = load("dropout_train_random")
+    x = case.inputs("")["data"].requires_grad_()
+    (y,) = case.net({"data": x}).values()
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    ratio = prototxt.load_net(LAYERS / "dropout_train_random" / "net.prototxt").layer[-1].dropout_param.dropout_ratio
+    torch.testing.assert_close(y, x * gradient)
+    assert gradient.unique().tolist() == [0.0, pytest.approx(1 / (1 - ratio))]
+    assert abs(float((gradient == 0).float().mean()) - ratio) < 0.2

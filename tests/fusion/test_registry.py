@@ -1,0 +1,95 @@
+"""Layer types of one's own, and what is told of those that nobody knows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib import metadata
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import prototxt
+from fusion import nets, registry
+from fusion.errors import BuildError
+from fusion.registry import Context, layer
+from prototxt.messages import FillerParameter, LayerParameter
+from prototxt.shapes import LAYER_TYPES, Shape, shape_function
+
+TEXT = """
+layer { name: "in" type: "Input" top: "x" input_param { shape { dim: 2 dim: 3 } } }
+layer { name: "own" type: "Twice" bottom: "x" top: "y" loss_weight: 1 }
+"""
+
+
+class Twice(nn.Module):
+    caffe_params = ("weight",)
+
+    def __init__(self, weight: nn.Parameter) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight
+
+
+@pytest.fixture
+def twice() -> Iterator[None]:
+    """A type registered as a user would, and taken away again."""
+
+    @shape_function("Twice", bottoms=1, tops=1)
+    def shapes(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+        return [bottoms[0]], [(1,)]
+
+    @layer("Twice", per_sample=True)
+    def build(layer: LayerParameter, context: Context) -> nn.Module:
+        return Twice(context.parameter(0, 2.0))
+
+    yield
+    del LAYER_TYPES["Twice"], registry._registry.types["Twice"]
+
+
+@pytest.mark.usefixtures("twice")
+def test_a_layer_of_one_s_own_builds_runs_and_learns() -> None:
+    net = nets.build(prototxt.parse(TEXT), "TRAIN")
+    out = net({"x": torch.ones(2, 3)})
+    nets.total_loss(net, out).backward()
+    assert float(out["y"].detach().sum()) == 12
+    assert float(nets.params(net)["own"][0].grad) == 6  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("twice")
+def test_a_second_builder_is_an_error() -> None:
+    with pytest.raises(BuildError, match="'Twice' has a builder already"):
+        layer("Twice")(lambda layer, context: nn.Identity())
+
+
+def test_packages_bring_types_by_entry_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    class Entry:
+        def load(self) -> object:
+            return lambda: calls.append("registered")
+
+    monkeypatch.setattr(metadata, "entry_points", lambda group: [Entry()] if group == registry.ENTRY_POINTS else [])
+    monkeypatch.setattr(registry._registry, "searched", False)
+    assert registry.find("NoSuchType") is None
+    assert registry.find("NorThis") is None
+    assert calls == ["registered"]
+
+
+def test_fillers_depend_on_seed_name_and_index_alone() -> None:
+    filler = FillerParameter(type="gaussian", std=1)
+
+    def draw(seed: int, name: str, index: int) -> Tensor:
+        context = Context(params=((4, 3), (4, 3)), seed=seed, name=name)
+        return context.parameter(index, filler).detach()
+
+    assert torch.equal(draw(1, "a", 0), draw(1, "a", 0))
+    others = [draw(2, "a", 0), draw(1, "b", 0), draw(1, "a", 1)]
+    assert not any(torch.equal(draw(1, "a", 0), other) for other in others)
+
+
+def test_a_parameter_of_unknown_size_asks_for_shapes() -> None:
+    with pytest.raises(BuildError, match="blob 0"):
+        Context(params=((4, None),), name="ip").parameter(0)
