@@ -20,7 +20,6 @@ from fusion.report.wording import (
     percent,
     plural,
     points,
-    signed,
     span,
 )
 
@@ -81,8 +80,17 @@ def balance(report: Report) -> Markup:
 
 def comparison_table(report: Report) -> Markup:
     """Every new net against all originals together and against each, with intervals."""
-    head = ("", "samples", "old accuracy", "new accuracy", "negative flips", "positive flips", "relative NFR",
-            "trust kept (BTC)", "p")  # fmt: skip
+    head = (
+        "",
+        "negative flips",
+        "positive flips",
+        "accuracy",
+        "before",
+        "relative NFR",
+        "trust kept (BTC)",
+        "p",
+        "samples",
+    )
     rows = []
     for candidate in report.candidates:
         role = " (baseline)" if candidate.role == "baseline" else ""
@@ -234,10 +242,10 @@ def colour(report: Report, candidate: Candidate) -> str:
     return f"c-{place % 6}"
 
 
-def table(head: Sequence[str], rows: Sequence[Child]) -> Markup:
+def table(head: Sequence[str], rows: Sequence[Child], kind: str | None = None) -> Markup:
     """A table with its column heads."""
     columns = tag("tr", *(tag("th", name, scope="col") if name else tag("td") for name in head))
-    return tag("table", tag("thead", columns), tag("tbody", *rows))
+    return tag("table", tag("thead", columns), tag("tbody", *rows), class_=kind)
 
 
 def scrolling(label: str, content: Markup) -> Markup:
@@ -266,16 +274,15 @@ def _comparison_row(name: str, comparison: Comparison, kind: str) -> Markup:
     return tag(
         "tr",
         tag("th", name, scope="row"),
-        tag("td", number(len(comparison.outcomes))),
-        tag("td", percent(found["accuracy_old"].value)),
-        tag("td", percent(found["accuracy_new"].value), tag("small", f"{signed(found['accuracy_difference'].value)}")
-            if found["accuracy_difference"].value is not None else None),
         *flips,
+        tag("td", percent(found["accuracy_new"].value), tag("small", points(found["accuracy_difference"].value))),
+        tag("td", percent(found["accuracy_old"].value)),
         tag("td", percent(found["relative_nfr"].value, 1)),
         tag("td", percent(found["backward_trust_compatibility"].value)),
         tag("td", p_value(comparison.p_value)),
+        tag("td", number(len(comparison.outcomes))),
         class_=kind,
-    )  # fmt: skip
+    )
 
 
 def _with_interval(comparison: Comparison, metric: str) -> Markup:
@@ -296,7 +303,7 @@ def _worst_pairs(names: Sequence[str], counts: list[list[int]], most: int = 20) 
         for value, label, answer in sorted(pairs, key=lambda pair: (-pair[0], pair[1], pair[2]))[:most]
     ]
     note = tag("p", f"The {len(rows)} most frequent of {plural(len(pairs), 'pair')}.", class_="quiet")
-    return join(scrolling("Negative flips by class", table(("is", "now", "flips"), rows)), note)
+    return join(scrolling("Negative flips by class", table(("is", "now", "flips"), rows, "names")), note)
 
 
 def _bar(counted: Outcomes, most: float, kind: str) -> Markup:
