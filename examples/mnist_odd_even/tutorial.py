@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from io import TextIOWrapper
 from pathlib import Path
 
 import prepare
@@ -31,6 +32,8 @@ TITLES = {
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     begin = time.perf_counter()
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # results and progress stay in order when both go to one file
     iterations = arguments.iterations or (30_000 if arguments.full else 4_000)
     arguments.work.mkdir(parents=True, exist_ok=True)
     print(f"$ cd {_shown(arguments.work)}")
