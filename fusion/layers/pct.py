@@ -147,10 +147,6 @@ def cna(layer: LayerParameter, context: Context) -> nn.Module:
 def bct(layer: LayerParameter, context: Context) -> nn.Module:
     """Backward-compatible training; the old classifier is a frozen layer of the graph that reads the new features."""
     settings = _settings(layer, ("classes", "classifier", "epsilon"))
-    if len(layer.bottom) != 2:
-        raise _refused(
-            layer, f"BCTLoss takes 2 bottoms, not {len(layer.bottom)}", "the old classifier's top, the labels"
-        )
     return CompatibilityLoss(settings.get("classes", ()))
 
 

@@ -55,7 +55,7 @@ def _csv_lines(arrays: Arrays) -> Iterator[str]:
     variants = arrays.get("variants")
     logits = arrays["logits"].astype(np.float32)
     row = io.StringIO()
-    writer = csv.writer(row, lineterminator="\n")
+    writer = csv.writer(row, lineterminator="\r\n")  # RFC 4180; with "\n" alone a key that holds "\r" would go unquoted
     yield COMMENT + str(arrays["meta"]) + "\n"
     head = ["key", *(["variant"] if variants is not None else []), "label"]
     writer.writerow([*head, *(f"logit:{c}" for c in arrays["classes"].tolist())])

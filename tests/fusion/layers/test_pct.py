@@ -107,7 +107,6 @@ def test_bct_holds_new_features_to_the_old_classifier() -> None:
         ("LDILoss", "temperature: 3 tau: 1", "t label", "pct_param.temperature, pct_param.tau"),
         ("KDLoss", "reference_weight: [1, 2]", "t label", "2 reference weights for 1 references"),
         ("CNALoss", "classes: [1, 3]", "t", "needs the labels"),
-        ("BCTLoss", "", "t label", "takes 2 bottoms, not 3"),
     ],
 )
 def test_refusals(kind: str, settings: str, bottoms: str, message: str) -> None:

@@ -104,6 +104,7 @@ try:
 except TrainingError as error:
     message = str(error)
 assert "batches of [2, 3] samples" in message, message
+torch.distributed.barrier()
 torch.distributed.destroy_process_group()
 """
 
