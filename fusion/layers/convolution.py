@@ -43,10 +43,10 @@ class Convolution(nn.Module):
 
     def forward(self, x: Tensor, *more: Tensor) -> Tensor | tuple[Tensor, ...]:
         """[N, channels, *space] each to [N, num_output, *space]."""
-        return (self._one(x), *(self._one(y) for y in more)) if more else self._one(x)
+        return tuple(self._one(y) for y in (x, *more)) if more else self._one(x)
 
     def _one(self, x: Tensor) -> Tensor:
-        if self.axis == 1 and len(self.stride) in (1, 2, 3):
+        if self.axis == 1 and self.stride:
             return self._convolve(x)
         batch, sample = x.shape[: self.axis], x.shape[self.axis :]
         y = self._convolve(x.reshape(math.prod(batch), *sample))

@@ -70,12 +70,13 @@ class SoftmaxWithLoss(nn.Module):
         """Scores [*outer, C, *inner] and labels [outer * inner], of any dtype, to a scalar."""
         x = full(x)
         axis = canonical(self.axis, x.dim())
-        log_probability = x.log_softmax(axis)
-        rows = log_probability.reshape(math.prod(x.shape[:axis]), x.shape[axis], -1)
-        target = label.reshape(rows.shape[0], rows.shape[2]).long()
+        rows = log_probability = x.log_softmax(axis)
+        if x.dim() > 2 or axis != 1:
+            rows = rows.reshape(math.prod(x.shape[:axis]), x.shape[axis], -1)
+        target = label.reshape(rows.shape[0], *rows.shape[2:]).long()
         absent = -100 if self.ignore_label is None else self.ignore_label
         each = F.nll_loss(rows, target, ignore_index=absent, reduction="none")
-        each = each + (each.clamp(max=LARGEST) - each).detach()
+        each = each - F.softshrink(each.detach(), LARGEST)
         valid = None if self.ignore_label is None else (target != self.ignore_label).sum()
         loss = divide(each.sum(), self.mode, rows.shape[0], target.numel(), valid)
         return (loss, log_probability.detach().exp()) if self.probabilities else loss

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, cast
 
 import torch
@@ -21,12 +21,27 @@ FLT_MAX = torch.finfo(torch.float32).max
 
 @dataclass(frozen=True)
 class Windows:
-    """Where the windows lie, as (height, width); `floor` leaves out a last window that hangs over."""
+    """Where the windows lie, as (height, width).
+
+    floor      leaves out a last window that hangs over
+    fit_torch  torch's own pooling makes the same of them
+    """
 
     kernel: Pair
     stride: Pair
     pad: Pair
     floor: bool = False
+    fit_torch: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Whether torch's pooling places the same windows: none may be empty, and it pads by half a kernel at most.
+
+        Torch drops a window that starts beyond the edge always, Caffe only if there is padding.
+        """
+        fit = all(2 * p <= k for p, k in zip(self.pad, self.kernel, strict=True)) and (
+            self.floor or any(self.pad) or all(s <= k for s, k in zip(self.stride, self.kernel, strict=True))
+        )
+        object.__setattr__(self, "fit_torch", fit)
 
     def sizes(self, x: Tensor) -> Pair:
         """The number of windows down and across."""
@@ -36,26 +51,17 @@ class Windows:
         )
         return cast("Pair", (height, width))
 
-    def fit_torch(self) -> bool:
-        """Whether torch's pooling places the same windows: none may be empty, and it pads by half a kernel at most.
-
-        Torch drops a window that starts beyond the edge always, Caffe only if there is padding.
-        """
-        return all(2 * p <= k for p, k in zip(self.pad, self.kernel, strict=True)) and (
-            self.floor or any(self.pad) or all(s <= k for s, k in zip(self.stride, self.kernel, strict=True))
-        )
-
 
 def max_pool(x: Tensor, windows: Windows) -> Tensor:
     """The greatest element of every window; the first of equals gets the gradient. An empty window gives -FLT_MAX."""
-    if windows.fit_torch():
+    if windows.fit_torch:
         return F.max_pool2d(x, windows.kernel, windows.stride, windows.pad, 1, not windows.floor)
     return F.max_pool2d(_pad(x, windows, -FLT_MAX), windows.kernel, windows.stride)
 
 
 def max_pool_mask(x: Tensor, windows: Windows) -> tuple[Tensor, Tensor]:
     """`max_pool`, and where each element was found: height index * width + width index, -1 in an empty window."""
-    if windows.fit_torch():
+    if windows.fit_torch:
         y, index = F.max_pool2d(
             x, windows.kernel, windows.stride, windows.pad, 1, not windows.floor, return_indices=True
         )
@@ -69,7 +75,7 @@ def max_pool_mask(x: Tensor, windows: Windows) -> tuple[Tensor, Tensor]:
 
 def average_pool(x: Tensor, windows: Windows) -> Tensor:
     """The mean over every window; padding counts, but only up to one pad beyond the far edge. No element gives NaN."""
-    if windows.fit_torch():
+    if windows.fit_torch:
         return F.avg_pool2d(x, windows.kernel, windows.stride, windows.pad, not windows.floor)
     sums = F.avg_pool2d(_pad(x, windows, 0.0), windows.kernel, windows.stride, divisor_override=1)
     spans = []

@@ -120,3 +120,12 @@ def test_published_lenets_load(reference: Path) -> None:
     net = nets.build(folder / "lenet_odd_train_val.prototxt", shapes={"data": (1, 1, 28, 28), "label": (1,)}, seed=0)
     report = load_weights(net, folder / "mnist_lenet_odd_iter_30000.caffemodel")
     assert not report.missing
+
+
+@pytest.mark.parametrize(
+    ("case", "message"), [("blob_count_mismatch", "needs 1 blobs, given 2"), ("shape_mismatch", "blob 0 has the shape")]
+)
+def test_what_caffe_refuses_is_refused(case: str, message: str, golden: Path) -> None:
+    folder = golden / "errors" / "weights"
+    with pytest.raises(WeightsMismatch, match=f"src.caffemodel: layer 'ip': {message}"):
+        load_weights(nets.build(folder / f"{case}.prototxt", seed=0), folder / "src.caffemodel")
