@@ -6,7 +6,7 @@ import difflib
 import functools
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -49,46 +49,67 @@ def build(
     message = _filtered(net, phase)
     types = _types(message)
     inferred = infer(message, inputs=shapes)
-    layers = [layer for layer, kind in zip(message.layer, types, strict=True) if kind is not None]
-    paths = iter(submodule_paths([(layer.name, layer.type) for layer in layers]))
-    values = _Values(message)
-    modules: dict[str, nn.Module] = {}
-    calls: list[Call] = []
-    params: list[Param] = []
-    owners: dict[str, Owner] = {}
-    weights: dict[str, float] = {}
-    errors: list[FusionError] = []
+    parts = _Parts(_Values(message))
+    named = [(layer.name, layer.type) for layer, kind in zip(message.layer, types, strict=True) if kind is not None]
+    paths = iter(submodule_paths(named))
     for index, (layer, kind) in enumerate(zip(message.layer, types, strict=True)):
         if kind is None:
-            values.add_inputs(index, layer)
-            continue
-        path = next(paths)
-        context = _context(layer, inferred, index, phase, seed)
-        bottoms, tops = values.add_call(index, layer)
-        try:
-            modules[path], own = share(kind.build(layer, context), layer, path, owners)
-        except FusionError as error:
-            error.place = error.place or place_of(layer)
-            errors.append(error)
-            continue
-        params += own
-        portable = kind.keeps_samples_apart(layer, context)
-        blocked = () if message.force_backward else _blocked(layer)
-        calls.append(Call(layer.name, layer.type, path, bottoms, tops, blocked, portable))
-        weights.update(_loss_weights(layer, tops))
-    raise_all(errors)
-    params = settle(params, modules, owners)
-    plan = Plan(
-        name=message.name,
+            parts.values.add_inputs(index, layer)
+        else:
+            context = _context(layer, inferred, index, phase, seed)
+            _add_layer(parts, index, layer, kind, next(paths), context, message.force_backward)
+    raise_all(parts.errors)
+    return Net(parts.modules, _plan(parts, message.name, phase))
+
+
+@dataclass
+class _Parts:
+    """What the layers read so far have become."""
+
+    values: _Values
+    modules: dict[str, nn.Module] = field(default_factory=dict)
+    calls: list[Call] = field(default_factory=list)
+    params: list[Param] = field(default_factory=list)
+    owners: dict[str, Owner] = field(default_factory=dict)
+    weights: dict[str, float] = field(default_factory=dict)
+    errors: list[FusionError] = field(default_factory=list)
+
+
+def _add_layer(
+    parts: _Parts,
+    index: int,
+    layer: LayerParameter,
+    kind: LayerType,
+    path: str,
+    context: Context,
+    force_backward: bool,
+) -> None:
+    bottoms, tops = parts.values.add_call(index, layer)
+    try:
+        parts.modules[path], own = share(kind.build(layer, context), layer, path, parts.owners)
+    except FusionError as error:
+        error.place = error.place or place_of(layer)
+        parts.errors.append(error)
+        return
+    parts.params += own
+    portable = kind.keeps_samples_apart(layer, context)
+    blocked = () if force_backward else _blocked(layer)
+    parts.calls.append(Call(layer.name, layer.type, path, bottoms, tops, blocked, portable))
+    parts.weights.update(_loss_weights(layer, tops))
+
+
+def _plan(parts: _Parts, name: str, phase: Phase) -> Plan:
+    params = settle(parts.params, parts.modules, parts.owners)
+    return Plan(
+        name=name,
         phase=phase,
-        calls=_frozen(calls, params),
-        inputs=tuple(values.inputs.items()),
-        outputs=_outputs(calls, weights),
-        blobs=tuple(values.current.items()),
-        loss_weights=tuple(weights.items()),
+        calls=_frozen(parts.calls, params),
+        inputs=tuple(parts.values.inputs.items()),
+        outputs=_outputs(parts.calls, parts.weights),
+        blobs=tuple(parts.values.current.items()),
+        loss_weights=tuple(parts.weights.items()),
         params=tuple(params),
     )
-    return Net(modules, plan)
 
 
 def blobs(net: Net, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
