@@ -33,7 +33,7 @@ def read_nets(solver: SolverParameter, *, path: str | None = None) -> Descriptio
     tests = own_tests + (generic * max(0, len(solver.test_iter) - len(own_tests)))
     raise_all(_mistakes(solver, len(train), len(own_tests), len(tests), path))
     loaded: dict[str, NetParameter] = {}
-    states = list(solver.test_state) or [None] * len(tests)
+    states: list[NetState | None] = [*solver.test_state] or [None] * len(tests)
     return Descriptions(
         train=_filtered(_load(train[0], loaded), "TRAIN", solver.train_state),
         tests=tuple(_filtered(_load(net, loaded), "TEST", state) for net, state in zip(tests, states, strict=True)),

@@ -148,7 +148,7 @@ def output_lines(phase: str, outputs: Outputs) -> list[str]:
 
     phase  "Train" or "Test"
     """
-    lines = []
+    lines: list[str] = []
     for name, values, weight in outputs:
         for value in values:
             part = f" (* {number(weight)} = {number(weight * value)} loss)" if weight else ""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from prototxt.messages import LayerParameter, NetParameter
 
 Blobs = dict[str, Tensor]
+_PLANNED = 64  # batches whose records are looked up together
 
 
 class Feed(Protocol):
@@ -112,39 +113,56 @@ class LiveFeed:
             number += 1
 
 
-@dataclass(eq=False)
 class CachedFeed:
     """Batches taken from rows that were computed once: a view where records follow each other, a copy otherwise.
 
     rows  what the head needs, one row per record, on the net's device
     """
 
-    rows: Blobs
-    source: Source
-    position: int = 0
-    _order: Iterator[NDArray[np.int64]] | None = None
-    _expected: int = 0
+    def __init__(self, rows: Blobs, source: Source) -> None:
+        self.rows = rows
+        self.source = source
+        self.position = 0
+        self._planned: Iterator[tuple[int | None, NDArray[np.int64]]] | None = None
+        self._expected = 0
 
     def take(self) -> Blobs:
         """The next batch."""
-        return self.take_many(1)
+        if self._planned is None or self._expected != self.position:
+            self._planned = self._plan(self.position)
+        start, indices = next(self._planned)
+        self.position += 1
+        self._expected = self.position
+        return self._view(start, len(indices)) if start is not None else self._copy(indices)
 
     def take_many(self, count: int) -> Blobs:
         """The next `count` batches in one."""
-        if self._order is None or self._expected != self.position:
-            self._order = self.source.order(self.position)
-        indices = next(self._order) if count == 1 else np.concatenate([next(self._order) for _ in range(count)])
+        order = self.source.order(self.position)
+        indices = np.concatenate([next(order) for _ in range(count)])
         self.position += count
-        self._expected = self.position
         return self.pick(indices)
 
     def pick(self, indices: NDArray[np.int64]) -> Blobs:
         """The rows of these records."""
-        first, count = int(indices[0]), len(indices)
-        if int(indices[-1]) - first == count - 1 and (count < 3 or bool((np.diff(indices) == 1).all())):
-            return {key: rows[first : first + count] for key, rows in self.rows.items()}
+        if (np.diff(indices) == 1).all():
+            return self._view(int(indices[0]), len(indices))
+        return self._copy(indices)
+
+    def _plan(self, number: int) -> Iterator[tuple[int | None, NDArray[np.int64]]]:
+        """Each batch's records, and the first of them where they follow each other; worked out for many at once."""
+        order = self.source.order(number)
+        while True:
+            many = np.stack([next(order) for _ in range(_PLANNED)])
+            follow = (np.diff(many, axis=1) == 1).all(axis=1).tolist()
+            for start, straight, indices in zip(many[:, 0].tolist(), follow, many, strict=True):
+                yield (start if straight else None), indices
+
+    def _view(self, start: int, count: int) -> Blobs:
+        return {key: rows.narrow(0, start, count) for key, rows in self.rows.items()}
+
+    def _copy(self, indices: NDArray[np.int64]) -> Blobs:
         chosen = torch.from_numpy(indices)
-        return {key: rows[chosen.to(rows.device)] for key, rows in self.rows.items()}
+        return {key: rows.index_select(0, chosen.to(rows.device)) for key, rows in self.rows.items()}
 
 
 def load_all(sources: Sequence[Source], progress: Progress | None = None) -> None:

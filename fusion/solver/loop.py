@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
@@ -19,13 +20,14 @@ from fusion.solver import snapshot as files
 from fusion.solver.arena import lay_out
 from fusion.solver.descriptions import read_nets
 from fusion.solver.display import Display, Outputs, for_stream, number, output_lines
-from fusion.solver.feeds import load_all
+from fusion.solver.feeds import CachedFeed, load_all
 from fusion.solver.histories import histories, restore_histories
 from fusion.solver.interrupts import Requests, requests
 from fusion.solver.jobs import choose_device, open_job
 from fusion.solver.losses import Losses
 from fusion.solver.policies import advance, learning_rate
 from fusion.solver.settings import Settings, read_settings
+from fusion.solver.stepping import eager, traced
 from fusion.solver.testing import Average, Test, averages_records, measure
 from fusion.solver.trunks import DEFAULT_BUDGET, cache_trunk
 from fusion.solver.updates import RULES, CaffeOptimizer
@@ -200,11 +202,23 @@ class Solver:
                 outcome = cache_trunk(job, self._cache_budget, self.display, self.device)
                 job.feed.position = position
                 self.display.say(f"{phase} net: {outcome}")
+            self._choose_step()
             self._measured = [
                 Test(job.runs, job.feed, count, averages_records(job.message))
                 for job, count in zip(self._tests, self.settings.test_iter, strict=True)
             ]
         return self._measured
+
+    def _choose_step(self) -> None:
+        """A traced step for small heads on cached rows, else autograd."""
+        job, feed = self._train, self._train.feed
+        self._forward_step, self._is_traced = eager(job.runs, self._arena), False
+        if self.settings.iter_size == 1 and isinstance(feed, CachedFeed):
+            records, batch = len(feed.source), feed.source.batch_size
+            samples = [feed.pick(np.arange(start, start + batch) % records) for start in (0, batch)]
+            found = traced(job.runs, self._arena, (samples[0], samples[1]))
+            if found is not None:
+                self._forward_step, self._is_traced = found, True
 
     def _run(self, stop: int, asked: Requests) -> None:
         """The loop, in Caffe's order: test, forward and backward, show, update, snapshot."""
@@ -237,16 +251,15 @@ class Solver:
 
     def _forward_backward(self) -> dict[str, Tensor]:
         """Add up the gradients of iter_size batches, and note the loss without waiting for it."""
-        self._arena.zero()
-        net, feed, size = self._train.runs, self._train.feed, self.settings.iter_size
-        total: Tensor | None = None
-        out: dict[str, Tensor] = {}
-        for _ in range(size):
-            out = net(feed.take())
-            loss = total_loss(net, out)
-            loss.backward()  # type: ignore[no-untyped-call]
-            total = loss.detach() if total is None else total + loss.detach()
-        assert total is not None
+        step, feed, size = self._forward_step, self._train.feed, self.settings.iter_size
+        if size == 1 and self._is_traced:
+            out, total = step(feed.take())
+        else:
+            self._arena.zero()
+            out, total = step(feed.take())
+            for _ in range(size - 1):
+                out, loss = step(feed.take())
+                total = total + loss
         self._losses.add(self.iter, total if size == 1 else total / size)
         return out
 

@@ -66,8 +66,12 @@ def _sigmoid(s: Schedule, iteration: int, step: int) -> float:
 
 def _power(base: float, exponent: float) -> float:
     """As C's pow: a negative base gives NaN and an overflow infinity, where Python gives a complex number or raises."""
-    with np.errstate(all="ignore"):
-        return float(np.power(np.float64(base), np.float64(exponent)))
+    try:
+        return math.pow(base, exponent)
+    except ValueError:
+        return math.nan if base < 0 else math.inf
+    except OverflowError:
+        return math.inf
 
 
 POLICIES: dict[str, Callable[[Schedule, int, int], float]] = {

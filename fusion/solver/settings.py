@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from prototxt.messages import SolverParameter
 
 REGULARIZATIONS = ("L1", "L2")
+_FALLING = ("step", "exp", "inv", "multistep", "sigmoid")
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,10 @@ def _mistakes(solver: SolverParameter, path: str | None) -> list[TrainingError]:
         refuse(f"unknown learning rate policy '{solver.lr_policy}'", _suggest(solver.lr_policy, tuple(POLICIES)))
     if solver.regularization_type not in REGULARIZATIONS:
         refuse(f"unknown regularization type '{solver.regularization_type}'", "known are L1 and L2")
-    if solver.lr_policy == "step" and solver.stepsize <= 0:
-        refuse('lr_policy "step" needs a positive stepsize', "add stepsize: 1000")
+    if solver.lr_policy in ("step", "sigmoid") and solver.stepsize <= 0:
+        refuse(f'lr_policy "{solver.lr_policy}" needs a positive stepsize', "add stepsize: 1000")
+    if solver.lr_policy in _FALLING and solver.gamma < 0:
+        refuse(f"gamma must not be negative: {solver.gamma:g}", "try 0.1")
     if solver.lr_policy == "poly" and solver.max_iter <= 0:
         refuse('lr_policy "poly" needs max_iter', "add max_iter")
     if solver.type in ("AdaGrad", "RMSProp") and solver.momentum != 0:

@@ -95,7 +95,7 @@ def write_exact(path: str, exact: Exact) -> None:
         "meta": np.frombuffer(json.dumps(meta).encode(), np.uint8),
         "cpu": torch.get_rng_state().numpy(),
     }
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         arrays["cuda"] = torch.cuda.get_rng_state().numpy()
     with atomic_write(path) as file:
         np.savez(file, **arrays)

@@ -66,7 +66,7 @@ def _rows(
 
 
 @torch.no_grad()
-def _outputs(split: Split, keys: list[str], source: Source, indices: np.ndarray, device: torch.device) -> Blobs:  # type: ignore[type-arg]
+def _outputs(split: Split, keys: list[str], source: Source, indices: np.ndarray, device: torch.device) -> Blobs:
     """What the head takes, for these records: outputs of the trunk, and data that it takes as it is."""
     blobs = {top: tensor.to(device) for top, tensor in source.batch(indices).items()}
     out = split.trunk(blobs)

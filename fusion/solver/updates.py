@@ -101,22 +101,21 @@ class CaffeOptimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             if params:
-                self._update(params, group)
+                self._update(params, [p.grad for p in params], group)
         self.updates += 1
 
     def rule(self, params: Tensors, gradients: Tensors, histories: list[Tensors], lr: float) -> None:
         """The update itself: changes params and histories in place."""
         raise NotImplementedError
 
-    def _update(self, params: Tensors, group: dict[str, Any]) -> None:
-        gradients = [p.grad for p in params if p.grad is not None]
+    def _update(self, params: Tensors, gradients: Tensors, group: dict[str, Any]) -> None:
         if self.iter_size != 1:
             torch._foreach_mul_(gradients, 1.0 / self.iter_size)
         decay = self.weight_decay * group["decay_mult"]
         if decay:
             weights = torch._foreach_sign(params) if self.regularization == "L1" else params
             torch._foreach_add_(gradients, weights, alpha=decay)
-        histories = [[self.history(p)[i] for p in params] for i in range(self.histories)]
+        histories = [list(moment) for moment in zip(*(self.history(p) for p in params), strict=True)]
         self.rule(params, gradients, histories, group["lr"] * group["lr_mult"])
 
     def _clip(self) -> None:

@@ -1,0 +1,91 @@
+"""fusion-test as a program: averages, and predictions of every record once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fusion_tools.evaluate import main
+from PIL import Image
+
+from fusion.nets import build
+from fusion.pct import Predictions
+from fusion.weights import save_weights
+
+NET = """
+layer { name: "data" type: "ImageData" top: "data" top: "label"
+  image_data_param { source: "list.txt" batch_size: 4 is_color: false } transform_param { scale: 0.01 } }
+layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip"
+  inner_product_param { num_output: 2 weight_filler { type: "xavier" } } }
+layer { name: "accuracy" type: "Accuracy" bottom: "ip" bottom: "label" top: "accuracy" }
+layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" }
+"""
+ARGUMENTS = ["--model", "net.prototxt", "--weights", "net.caffemodel", "-q", "--device", "cpu"]
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for index in range(8):
+        Image.fromarray(rng.integers(0, 255, (5, 6)).astype(np.uint8)).save(f"{index}.png")
+    Path("list.txt").write_text("".join(f"{index}.png {index % 2}\n" for index in range(8)))
+    Path("net.prototxt").write_text(NET)
+    save_weights(build("net.prototxt", shapes={"data": (4, 1, 5, 6), "label": (4,)}, seed=1), "net.caffemodel")
+
+
+def test_prints_as_caffe_does(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(ARGUMENTS) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("Loss: ")
+    assert lines[1].startswith("accuracy = ")
+    assert lines[2].startswith("loss = ")
+    assert lines[2].endswith(" loss)")
+
+
+def test_predictions_agree_with_the_averages(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*ARGUMENTS, "--json", "--predictions", "out.npz", "--logits", "ip", "--classes", "1,3"]) == 0
+    average = json.loads(capsys.readouterr().out)
+    found = Predictions.load("out.npz")
+    assert found.keys.tolist() == [f"{index}.png" for index in range(8)]
+    assert found.labels.tolist() == [1, 3] * 4
+    assert found.classes.tolist() == [1, 3]
+    assert found.logits.shape == (8, 2)
+    assert float(found.right.mean()) == pytest.approx(average["accuracy"])
+    assert found.name == "net"
+    assert {"net", "weights", "preprocessing"} <= set(found.meta)
+
+
+def test_records_that_fill_no_whole_batch_and_occur_twice(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("list.txt").write_text("0.png 0\n1.png 1\n0.png 0\n")
+    assert main([*ARGUMENTS, "--predictions", "out.npz", "--logits", "ip"]) == 0
+    found = Predictions.load("out.npz")
+    assert len(found) == 3
+    np.testing.assert_allclose(found.logits[0], found.logits[2])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([*ARGUMENTS, "--predictions", "o.npz", "--logits", "ipp"], "did you mean 'ip'?"),
+        ([*ARGUMENTS, "--predictions", "o.npz", "--logits", "accuracy"], "not one row of logits per record"),
+        ([*ARGUMENTS, "--predictions", "o.npz", "--logits", "ip", "--classes", "1,2,3"], "cannot become"),
+        (["--model", "net.prototxt", "--weights", "absent.caffemodel"], "absent.caffemodel"),
+    ],
+)
+def test_bad_input_is_one_message(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert not Path("o.npz").exists()
+
+
+@pytest.mark.parametrize(
+    "extra", [["--predictions", "o.npz"], ["--logits", "ip"], ["--classes", "1"], ["--iterations", "0"]]
+)
+def test_bad_usage(extra: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([*ARGUMENTS, *extra])
+    assert end.value.code == 2

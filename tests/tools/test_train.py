@@ -1,0 +1,107 @@
+"""fusion-train as a program: exit codes, messages, what it leaves behind."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fusion_tools.train import main
+
+from prototxt import read_weights
+
+NET = """
+layer { name: "data" type: "HDF5Data" top: "data" top: "label" hdf5_data_param { source: "list.txt" batch_size: 4 } }
+layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip"
+  inner_product_param { num_output: 3 weight_filler { type: "xavier" } } }
+layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" }
+"""
+SOLVER = """
+net: "net.prototxt" base_lr: 0.05 momentum: 0.9 lr_policy: "fixed" display: 5 max_iter: 12 snapshot: 6
+snapshot_prefix: "net" random_seed: 1
+"""
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    h5py = pytest.importorskip("h5py")
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    with h5py.File("data.h5", "w") as file:
+        file["data"] = rng.standard_normal((10, 4)).astype(np.float32)
+        file["label"] = (np.arange(10) % 3).astype(np.float32)
+    Path("list.txt").write_text("data.h5\n")
+    Path("net.prototxt").write_text(NET)
+    Path("solver.prototxt").write_text(SOLVER)
+
+
+def test_trains_and_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--solver", "solver.prototxt", "--device", "cpu"]) == 0
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert "Iteration 10" in output.err
+    assert output.err.endswith("Optimization Done.\n")
+    whole = read_weights("net_iter_12.caffemodel")["ip"][0].copy()
+    Path("net_iter_12.caffemodel").unlink()
+    assert main(["--solver", "solver.prototxt", "--snapshot", "net_iter_6.solverstate", "-q"]) == 0
+    np.testing.assert_array_equal(read_weights("net_iter_12.caffemodel")["ip"][0], whole)
+    assert capsys.readouterr().err == ""
+
+
+def test_max_iter_and_weights() -> None:
+    assert main(["--solver", "solver.prototxt", "--max-iter", "3", "-q"]) == 0
+    assert main(["--solver", "solver.prototxt", "--weights", "net_iter_3.caffemodel", "--max-iter", "1", "-q"]) == 0
+    assert Path("net_iter_1.solverstate").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--solver", "absent.prototxt"], "absent.prototxt"),
+        (["--solver", "solver.prototxt", "--weights", "absent.caffemodel"], "absent.caffemodel"),
+        (["--solver", "solver.prototxt", "--weights", "net.prototxt"], "net.prototxt"),
+        (["--solver", "solver.prototxt", "--snapshot", "net.prototxt"], "net.prototxt"),
+        (["--solver", "solver.prototxt", "--device", "quantum"], "quantum"),
+        (["--solver", "net.prototxt"], "net.prototxt:2:1"),
+    ],
+)
+def test_bad_input_is_one_message(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert not list(Path.cwd().glob("*.caffemodel"))
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["--solver", "s", "--max-iter", "0"], ["--solver", "s", "--cache-budget", "x"]]
+)
+def test_bad_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+
+
+def test_ctrl_c_takes_a_snapshot() -> None:
+    Path("solver.prototxt").write_text(SOLVER.replace("max_iter: 12", "max_iter: 100000000").replace("snapshot: 6", ""))
+    command = [sys.executable, "-m", "fusion_tools.train", "--solver", "solver.prototxt"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("Iteration 10"):
+                break
+        time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        process.stderr.read()
+        assert process.wait(60) == 130
+    (state,) = Path.cwd().glob("*.solverstate")
+    assert main(["--solver", "solver.prototxt", "--snapshot", str(state), "--max-iter", "1", "-q"]) == 0
+
+
+def test_help_is_quick_and_needs_no_torch() -> None:
+    code = "import sys, fusion_tools.train as t; t.parser(); sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
