@@ -6,7 +6,7 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
     add("--new", nargs="+", required=True, metavar="FILE", help="predictions of new nets; the last one is featured")
     add("--baseline", metavar="FILE", help="a new net to hold the featured one against (default: the first of several)")
     add("--title")
+    add("--slices", metavar="REGEX", help="figures by slice: the first group found in a sample's key, e.g. '^([^/]+)/'")
     add("--html", metavar="OUT", help="write the page: one file, no network, no script")
     add(
         "--json",
@@ -95,6 +96,7 @@ def _report(arguments: argparse.Namespace, given: Sequence[str]) -> int:
         new=[_load(name) for name in arguments.new],
         baseline=_load(arguments.baseline) if arguments.baseline else None,
         title=arguments.title,
+        slices=_slices(arguments.slices),
     )
     checks = report.check(found, budget)
     if arguments.html:
@@ -109,6 +111,26 @@ def _report(arguments: argparse.Namespace, given: Sequence[str]) -> int:
         if path and path != "-":
             print(f"wrote {path}", file=sys.stderr)
     return 0 if all(check.passed for check in checks) else BROKEN
+
+
+def _slices(pattern: str | None) -> Callable[[str, str], str | None] | None:
+    """The slice of a sample: the pattern's first group (or all that it matches) in the key."""
+    if pattern is None:
+        return None
+    import re
+
+    from fusion.errors import ReportError
+
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise ReportError(f"--slices {pattern}: {error}") from None
+
+    def by(key: str, variant: str) -> str | None:
+        found = compiled.search(key)
+        return None if found is None else found[1 if compiled.groups else 0]
+
+    return by
 
 
 def _load(name: str) -> Predictions:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fusion.errors import BuildError
+from fusion.errors import BuildError, TrainingError
 from fusion.pct import contrastive, losses
 from fusion.registry import Context, layer
 from prototxt.messages import LayerParameter, PCTParameter
@@ -66,6 +66,29 @@ class EnsembleLoss(nn.Module):
         *references, label = others
         old = [reference.flatten(1) for reference in references]
         return self.loss(new=new.flatten(1), old=old, target=indices(label), reference_weights=self.shares)
+
+
+class Anchored(nn.Module):
+    """A feature loss that says so when nothing below it learns, instead of training on without it.
+
+    blob   the bottom that the new net's features come from, named in the message
+    """
+
+    def __init__(self, loss: nn.Module, name: str, blob: str) -> None:
+        super().__init__()
+        self.loss = loss
+        self.name = name
+        self.blob = blob
+
+    def forward(self, new: Tensor, *others: Tensor) -> Tensor:
+        """The loss, float []. Raises: TrainingError where gradients are wanted and the features cannot take any."""
+        if torch.is_grad_enabled() and not new.requires_grad:
+            raise TrainingError(
+                f"layer '{self.name}': no learnable parameter lies below '{self.blob}', where the frozen part ends",
+                hint="thaw layers below it (lr_mult above 0), or leave this loss out",
+            )
+        value: Tensor = self.loss(new, *others)
+        return value
 
 
 class CompatibilityLoss(nn.Module):
@@ -140,14 +163,19 @@ def cna(layer: LayerParameter, context: Context) -> nn.Module:
     labelled = "classes" in settings or (len(context.bottoms) > 2 and len(last) == 1)
     if labelled and len(layer.bottom) < 3:
         raise _refused(layer, "pct_param.classes needs the labels", "give new features, reference features and labels")
-    return ReferenceLoss(_bound(contrastive.cna, settings), _shares(layer, len(layer.bottom) - 1 - labelled), labelled)
+    shares = _shares(layer, len(layer.bottom) - 1 - labelled)
+    return _anchored(ReferenceLoss(_bound(contrastive.cna, settings), shares, labelled), layer, context)
 
 
 @layer("BCTLoss")
 def bct(layer: LayerParameter, context: Context) -> nn.Module:
     """Backward-compatible training; the old classifier is a frozen layer of the graph that reads the new features."""
     settings = _settings(layer, ("classes", "classifier", "epsilon"))
-    return CompatibilityLoss(settings.get("classes", ()))
+    return _anchored(CompatibilityLoss(settings.get("classes", ())), layer, context)
+
+
+def _anchored(loss: nn.Module, layer: LayerParameter, context: Context) -> nn.Module:
+    return Anchored(loss, layer.name, layer.bottom[0]) if context.phase == "TRAIN" else loss
 
 
 def _reference_loss(

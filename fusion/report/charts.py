@@ -29,6 +29,7 @@ from fusion.report.plotting import (
 from fusion.report.wording import number, percent
 
 ENOUGH = 10
+NAMED = 12
 
 
 class Point(NamedTuple):
@@ -48,7 +49,9 @@ def pareto(points: Sequence[Point]) -> Markup:
     best = frontier([(p.error.value or 0.0, p.nfr.value or 0.0) for p in shown])
     steps = " ".join(f"{x.at(a)},{y.at(b)}" for a, b in best)
     marks = [_mark(point, x, y) for point in shown]
-    names = _labels([(x.at(p.error.value or 0.0), y.at(p.nfr.value or 0.0), p) for p in shown])
+    places = {(p.error.value, p.nfr.value): p for p in shown}
+    named = shown if len(shown) <= NAMED else [p for place, p in places.items() if place in best or p is shown[-1]]
+    names = _labels([(x.at(p.error.value or 0.0), y.at(p.nfr.value or 0.0), p) for p in named])
     listed = "; ".join(f"{p.name}: error {percent(p.error.value)}, NFR {percent(p.nfr.value)}" for p in shown)
     line = tag("polyline", points=steps, class_="frontier")
     drawn = [*across(x, y, "error rate"), *upward(x, y, "negative flip rate"), line, *marks, *names]

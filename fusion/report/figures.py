@@ -22,7 +22,7 @@ def figures(report: Report, checks: Sequence[Check] = ()) -> dict[str, Any]:
         "verdict": headline(report),
         "references": [_net(net) for net in report.references],
         "old": {**_net(report.old), "accuracy": pct.accuracy(report.old)},
-        "new": [_candidate(candidate) for candidate in report.candidates],
+        "new": [_candidate(candidate, report) for candidate in report.candidates],
         "featured": report.featured.name,
         "base": report.base.name if report.base else None,
         "nfr_difference": _interval(report.spared) if report.spared else None,
@@ -43,18 +43,18 @@ def _net(net: pct.Predictions) -> dict[str, Any]:
     return {"name": net.name, "samples": len(net), "classes": net.classes.tolist(), "meta": meta}
 
 
-def _candidate(candidate: Candidate) -> dict[str, Any]:
+def _candidate(candidate: Candidate, report: Report) -> dict[str, Any]:
     return {
         **_net(candidate.net),
         "role": candidate.role,
         "accuracy": _interval(candidate.accuracy),
         "expected_calibration_error": candidate.calibration,
-        "against_all": _comparison(candidate.whole),
-        "against": {comparison.old.name: _comparison(comparison) for comparison in candidate.each},
+        "against_all": _comparison(candidate.whole, report),
+        "against": {comparison.old.name: _comparison(comparison, report) for comparison in candidate.each},
     }
 
 
-def _comparison(comparison: Comparison) -> dict[str, Any]:
+def _comparison(comparison: Comparison, report: Report) -> dict[str, Any]:
     pair = comparison.pair
     return {
         "samples": len(pair.new),
@@ -63,7 +63,7 @@ def _comparison(comparison: Comparison) -> dict[str, Any]:
         "mcnemar_p": comparison.p_value,
         "margin_weighted_flips": comparison.margin_weighted,
         "per_class": {str(c): _outcomes(counted) for c, counted in comparison.per_class.items()},
-        "per_slice": {name: _outcomes(counted) for name, counted in comparison.per_slice.items()},
+        "per_slice": {name: _outcomes(counted) for name, counted in comparison.per_slice(report.slices).items()},
         "negative_flips": [_flip(flip) for flip in pct.flips(old=pair.old, new=pair.new)],
     }
 

@@ -23,11 +23,11 @@ class Answers:
     """What every net says of a sample: its most probable classes."""
 
     def __init__(self, report: Report) -> None:
-        nets = [(report.old, "old"), *((c.net, "new") for c in report.candidates)]
+        nets = [(report.old, "old"), *((c.net, "new") for c in report.shown)]
         self.rows = [{sample: row for row, sample in enumerate(sample_ids(net))} for net, _ in nets]
         self.nets = [net for net, _ in nets]
         self.named = report.class_name
-        self.names = ["before", *(candidate.name for candidate in report.candidates)]
+        self.names = ["before", *(candidate.name for candidate in report.shown)]
 
     def of(self, key: str, variant: str) -> list[tuple[str, list[tuple[int, float]]]]:
         """Net's name, and its (class, probability) with the highest first; a net without the sample is left out."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,8 @@ from fusion.pct.calibration import Bin
 from fusion.pct.intervals import Interval, paired_difference
 from fusion.pct.metrics import FORMULAS, Outcomes
 from fusion.pct.predictions import positions
+
+FEW = 5
 
 
 @dataclass(frozen=True)
@@ -46,11 +49,10 @@ class Comparison:
         """The counts by true class."""
         return pct.per_class(old=self.pair.old, new=self.pair.new)
 
-    @cached_property
-    def per_slice(self) -> dict[str, Outcomes]:
-        """The counts by variant of the samples; empty when there is one only."""
-        found: dict[str, Outcomes] = pct.per_slice(old=self.pair.old, new=self.pair.new)
-        return found if len(found) > 1 else {}
+    def per_slice(self, by: Callable[[str, str], Any] | None) -> dict[str, Outcomes]:
+        """The counts by slice, in alphabetical order; empty when there is one only."""
+        found = pct.per_slice(old=self.pair.old, new=self.pair.new, by=by)
+        return {str(name): found[name] for name in sorted(found, key=str)} if len(found) > 1 else {}
 
     @cached_property
     def margin_weighted(self) -> float | None:
@@ -97,7 +99,7 @@ class Report:
     candidates: tuple[Candidate, ...]
     base: Candidate | None
     spared: Interval | None
-    severity: Mapping[int, float]
+    slices: Callable[[str, str], Any] | None = None
 
     @property
     def featured(self) -> Candidate:
@@ -108,6 +110,12 @@ class Report:
     def unknown(self) -> int:
         """Samples of classes that no original knows."""
         return len(self.featured.net) - len(self.featured.whole.pair.new)
+
+    @property
+    def shown(self) -> tuple[Candidate, ...]:
+        """The new nets that fit side by side: all of a few, else the base and the featured one."""
+        few = len(self.candidates) <= FEW or self.base is None
+        return self.candidates if few else (self.base, self.featured)  # type: ignore[return-value]
 
     def class_name(self, index: int) -> str:
         """What to call a class: the featured net's `class_names` (a list, or by number as text), else its number."""
@@ -128,13 +136,13 @@ def gather(
     new: Sequence[pct.Predictions],
     baseline: pct.Predictions | None = None,
     title: str | None = None,
-    severity: Mapping[int, float] | None = None,
+    slices: Callable[[str, str], Any] | None = None,
 ) -> Report:
     """Work out a report's figures.
 
     old       the originals, each over the classes it knows
     new       candidates; the last one is featured, and held against `baseline` (left out: the first of several)
-    severity  weight of a flip by true class
+    slices    names the slice of a sample from its (key, variant), None: in no slice; left out: its variant
     Raises: ReportError when there is no net on a side, or predictions cannot be aligned.
     """
     if not old or not new:
@@ -147,7 +155,7 @@ def gather(
     base = candidates[0] if len(candidates) > 1 else None
     spared = _spared(base, candidates[-1]) if base else None
     heading = title or f"{candidates[-1].name} against {', '.join(net.name for net in references)}"
-    return Report(heading, references, whole, candidates, base, spared, severity or {})
+    return Report(heading, references, whole, candidates, base, spared, slices)
 
 
 def distinct(nets: Sequence[pct.Predictions]) -> list[pct.Predictions]:

@@ -66,8 +66,8 @@ def gate(checks: Sequence[Check]) -> Markup | None:
 
 def balance(report: Report) -> Markup:
     """Negative flips to the left, positive ones to the right, for every new net."""
-    most = max([1, *(max(c.whole.outcomes.negative, c.whole.outcomes.positive) for c in report.candidates)])
-    rows = [_balance_row(c, c.whole.outcomes, most, report) for c in report.candidates]
+    most = max([1, *(max(c.whole.outcomes.negative, c.whole.outcomes.positive) for c in report.shown)])
+    rows = [_balance_row(c, c.whole.outcomes, most, report) for c in report.shown]
     head = tag(
         "div",
         tag("span"),
@@ -95,7 +95,8 @@ def comparison_table(report: Report) -> Markup:
     for candidate in report.candidates:
         role = " (baseline)" if candidate.role == "baseline" else ""
         rows.append(_comparison_row(candidate.name + role, candidate.whole, f"net {colour(report, candidate)}"))
-        rows += [_comparison_row(f"against {c.old.name}", c, "part") for c in candidate.each]
+        if candidate in report.shown:
+            rows += [_comparison_row(f"against {c.old.name}", c, "part") for c in candidate.each]
     return scrolling("Figures against each original", table(head, rows))
 
 
@@ -161,7 +162,7 @@ def classes(report: Report) -> Markup:
 
 def slices(report: Report) -> Markup | None:
     """The featured net by variant of the samples; None when there is one only."""
-    found = report.featured.whole.per_slice
+    found = report.featured.whole.per_slice(report.slices)
     if not found:
         return None
     head = ("slice", "samples", "old accuracy", "new accuracy", "negative flips", "positive flips")
@@ -200,10 +201,10 @@ def plots(report: Report) -> list[tuple[str, str, Markup]]:
     note = f"How far {report.featured.name} moved the probability of the true class; counts on a logarithmic scale."
     found.append(("Change of confidence", note, change))
     nets = [(report.old.name, "c-old", pct.reliability(report.old))]
-    nets += [(c.name, colour(report, c), c.reliability) for c in report.candidates]
-    errors = ", ".join(f"{c.name} {percent(c.calibration, 1)}" for c in report.candidates)
+    nets += [(c.name, colour(report, c), c.reliability) for c in report.shown]
+    errors = ", ".join(f"{c.name} {percent(c.calibration, 1)}" for c in report.shown)
     note = f"Below the dashed line a net claims more than it keeps. Expected calibration error: {errors}."
-    found.append(("Calibration", note, join(charts.calibration(nets), legend(report, report.candidates))))
+    found.append(("Calibration", note, join(charts.calibration(nets), legend(report, report.shown))))
     return found
 
 

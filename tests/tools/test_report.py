@@ -40,6 +40,15 @@ def test_table_page_and_json(typed: list[str], tmp_path: Path, capsys: pytest.Ca
     assert read["references"][0]["classes"] == [1, 3]
 
 
+def test_slices_by_key(typed: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*typed, "--json", "--slices", "^([0-9])"]) == 0
+    slices = json.loads(capsys.readouterr().out)["new"][0]["against_all"]["per_slice"]
+    assert list(slices) == list("1234579")
+    assert sum(s["both_right"] + s["negative"] for s in slices.values()) == 30
+    assert main([*typed, "--slices", "("]) == 1
+    assert "--slices (" in capsys.readouterr().err
+
+
 def test_json_to_stdout(typed: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*typed, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["featured"] == "fused"

@@ -25,6 +25,7 @@ def tensors(width: int) -> dict[str, torch.Tensor]:
     draw = {
         name: torch.randn(6, columns, generator=generator) for name, columns in (("z", 5), ("t", width), ("u", width))
     }
+    draw["z"].requires_grad_()
     return {**draw, "label": LABELS.float()}
 
 
@@ -79,6 +80,18 @@ def test_several_references() -> None:
     features = [pct.cna(new=new, old=t, tau=0.1) for t in old]
     torch.testing.assert_close(net("CNALoss", "tau: 0.1", 5, "t u label")(inputs)["loss"], sum(features) / 2)
     torch.testing.assert_close(net("CNALoss", "tau: 0.1", 5, "t u")(inputs)["loss"], sum(features) / 2)
+
+
+@pytest.mark.parametrize(("kind", "bottoms"), [("CNALoss", "t"), ("BCTLoss", "label")])
+def test_a_feature_loss_above_a_frozen_trunk_is_refused(kind: str, bottoms: str) -> None:
+    inputs = {name: tensor.detach() for name, tensor in tensors(5).items()}
+    built = net(kind, "", 5, bottoms)
+    with pytest.raises(fusion.TrainingError, match="layer 'fit': no learnable parameter lies below 'z'"):
+        built(inputs)
+    with torch.no_grad():
+        assert built(inputs)["loss"].isfinite()
+    inputs["z"].requires_grad_()
+    assert built(inputs)["loss"].isfinite()
 
 
 def test_bct_holds_new_features_to_the_old_classifier() -> None:

@@ -139,6 +139,16 @@ def test_many_classes_become_a_list_of_pairs(folder: Path) -> None:
     assert "The 30 classes with most." in text
 
 
+def test_a_sweep_of_many_nets_stays_readable(nets: Nets, folder: Path) -> None:
+    many = [nets["focal"].named(f"net-{i}") for i in range(40)]
+    found = gather(old=[nets["odd"], nets["even"]], new=[nets["plain"], *many])
+    assert [candidate.name for candidate in found.shown] == ["plain", "net-39"]
+    text = page(found, album=Album(folder))
+    assert text.count(">against odd<") == 2
+    assert text.count('class="name c-') <= 3
+    assert len(text) < 600_000
+
+
 def test_slices_have_their_table(folder: Path) -> None:
     nets = [pct.Predictions(["a", "a"], [0, 0], [[1, 0], [0, i]], variants=["", "noise"]) for i in (0, 1)]
     assert "By slice" in page(gather(old=nets[:1], new=nets[1:]), album=Album(folder))
