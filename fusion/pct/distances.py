@@ -26,12 +26,14 @@ def kl(pair: Compared, temperature: float) -> Tensor:
 
 
 def log_excess(d: Tensor) -> Tensor:
-    """log(e^d - 1 - d) without cancellation: a series near 0 (relative error under 1e-10), e^d factored out above 1."""
+    """log(e^d - 1 - d) without cancellation: a series near 0 as long as the type's digits, e^d factored out above 1."""
     small, large = d.abs() < SMALL, d > 1
     x = torch.where(small, d, 0.0)
-    tail = 1 + x / 10
-    for n in range(9, 2, -1):
-        tail = 1 + x / n * tail
+    one = x.new_ones(())
+    terms = 10 if d.dtype == torch.float64 else 7
+    tail = 1 + x / terms
+    for n in range(terms - 1, 2, -1):
+        tail = torch.addcmul(one, x, tail, value=1 / n)
     series = x * x / 2 * tail
     middle = torch.where(small | large, 1.0, d)
     floor = torch.finfo(d.dtype).tiny
