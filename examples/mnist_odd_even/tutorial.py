@@ -10,9 +10,11 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from io import TextIOWrapper
 from pathlib import Path
@@ -66,43 +68,48 @@ def prepare_data(limit: int | None) -> None:
 
 
 def train_sources(iterations: int, device: str) -> None:
-    for number, parity in ((2, "odd"), (3, "even")):
-        say(f"{number}. Train a LeNet on the {parity} digits alone: five classes")
-        if not Path(weights(parity, iterations)).exists():
-            solver = f"lenet_{parity}_solver.prototxt"
-            tool("train", "--solver", solver, "--max-iter", str(iterations), "--device", device)
-        else:
+    say("2. Train a LeNet on the odd digits and one on the even digits: five classes each, a core each")
+    commands = {}
+    for parity in ("odd", "even"):
+        if Path(weights(parity, iterations)).exists():
             print(f"{weights(parity, iterations)} is there already")
+            continue
+        options = ["--solver", f"lenet_{parity}_solver.prototxt", "--max-iter", str(iterations), "--device", device]
+        print(f"$ OMP_NUM_THREADS=1 {shlex.join(['fusion-train', *options])} &")
+        commands[parity] = [sys.executable, "-m", "fusion_tools.train", *options]
+    if commands:
+        print("$ wait", flush=True)
+        stop_unless_zero(side_by_side(commands))
 
 
 def fuse(iterations: int) -> None:
-    say("4. What a renamed, frozen net looks like (composing does this by itself)")
+    say("3. What a renamed, frozen net looks like (composing does this by itself)")
     tool("rename", "lenet_odd_train_val.prototxt", "odd_renamed.prototxt", "odd")
 
-    say("5. Compose: both bodies up to ip1, frozen, one new layer with ten outputs on top")
+    say("4. Compose: both bodies up to ip1, frozen, one new layer with ten outputs on top")
     nets = [f"--source={parity}=lenet_{parity}_train_val.prototxt@ip1" for parity in ("odd", "even")]
     data = ["--train-list", "train_all.txt", "--val-list", "val_all.txt", "--train-batch", "50", "--test-batch", "20"]
     head = ["--head", "concat-fc", "--num-output", "10", *data, "--max-iter", str(iterations)]
     tool("compose", *nets, *head, "-o", "fused")
 
-    say("6. The same with the originals' classifiers as references, and losses that hold the new net to them")
+    say("5. The same with the originals' classifiers as references, and losses that hold the new net to them")
     classes = ["--classes", f"odd={ODD}", "--classes", f"even={EVEN}"]
     losses = ["--pct", "focal,distance=L2,weight=0.002", "--pct", "naive"]
     tool("compose", *nets, *head, *classes, *losses, "-o", "fused_pct")
 
-    say("7. Merge: the trained weights by layer name; the new layer starts from its filler")
+    say("6. Merge: the trained weights by layer name; the new layer starts from its filler")
     pairs = [f"{p}=lenet_{p}_train_val.prototxt:{weights(p, iterations)}" for p in ("odd", "even")]
     tool("merge", "fused_pct/train_val.prototxt", *pairs, "-o", "init.caffemodel", "--seed", "1")
 
 
 def train_heads(iterations: int, device: str) -> None:
-    say("8. Train the new layer, plainly and with PCT, from the same start; the branches are computed once")
+    say("7. Train the new layer, plainly and with PCT, from the same start; the branches are computed once")
     for net in ("fused", "fused_pct"):
         tool("train", "--solver", f"{net}/solver.prototxt", "--weights", "init.caffemodel", "--device", device)
 
 
 def evaluate(iterations: int, device: str) -> None:
-    say("9. What each net answers on the validation images")
+    say("8. What each net answers on the validation images")
     for parity, classes in (("odd", ODD), ("even", EVEN)):
         model = ["--model", f"lenet_{parity}_train_val.prototxt", "--weights", weights(parity, iterations)]
         answers = ["--logits", "ip2", "--classes", classes, "--predictions", f"{parity}.npz", "--name", parity]
@@ -114,7 +121,7 @@ def evaluate(iterations: int, device: str) -> None:
 
 
 def report() -> None:
-    say("10. What the fused nets gained and what they unlearnt, as a page with the images that flipped")
+    say("9. What the fused nets gained and what they unlearnt, as a page with the images that flipped")
     tool("report", "--old", "odd.npz", "even.npz", "--new", "fused.npz", "fused_pct.npz", "--html", "report.html")
 
 
@@ -151,10 +158,31 @@ def tool(name: str, *arguments: str) -> None:
 
 def command(words: Sequence[str], run: Callable[[], int | None]) -> None:
     print(f"$ {shlex.join(words)}", flush=True)
-    code = run()
+    stop_unless_zero(run() or 0)
+
+
+def stop_unless_zero(code: int) -> None:
     if code:
         print(f"the tutorial stops here: the command ended with exit code {code}", file=sys.stderr)
         raise SystemExit(code)
+
+
+def side_by_side(commands: Mapping[str, Sequence[str]]) -> int:
+    """Run commands at once, one thread each, their lines marked by name; the first exit code that is not 0."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    running = {
+        name: subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for name, words in commands.items()
+    }
+    with ThreadPoolExecutor(len(running)) as pool:
+        codes = list(pool.map(_follow, running, running.values()))
+    return next((code for code in codes if code), 0)
+
+
+def _follow(name: str, process: subprocess.Popen[str]) -> int:
+    for line in process.stdout or ():
+        print(f"{name:>4} | {line}", end="", flush=True)
+    return process.wait()
 
 
 def _shown(path: Path) -> str:
@@ -168,4 +196,7 @@ def _shown(path: Path) -> str:
 START = Path.cwd()
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    try:
+        raise SystemExit(main())
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
