@@ -34,7 +34,7 @@ def upgrade_text(doc: Document, *, strict: bool = True) -> Document:
 
     Raises: ParseError, DecodeError, UpgradeError with all mistakes. Warns: UnknownFieldWarning, UpgradeWarning.
     """
-    if _is_solver(doc):
+    if is_solver(doc):
         return _solver_text(doc, strict)
     expected = load_net(doc, strict=strict)
     with warnings.catch_warnings():
@@ -48,7 +48,8 @@ def upgrade_text(doc: Document, *, strict: bool = True) -> Document:
     return _anew(doc, to_text(expected))
 
 
-def _is_solver(doc: Document) -> bool:
+def is_solver(doc: Document) -> bool:
+    """Whether the text is a solver's: it has a field that only solvers have."""
     solver, net = SolverParameter.DESCRIPTOR.fields_by_name, NetParameter.DESCRIPTOR.fields_by_name
     return any(field.name in solver and field.name not in net for field in doc.root)
 

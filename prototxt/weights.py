@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prototxt import caffemodel
-from prototxt.copying import Payload, Stretch, payload_bytes
+from prototxt.copying import Deferred, Payload, Stretch, payload_bytes
 from prototxt.errors import WeightsError
 from prototxt.reading import Array, Reader
 from prototxt.recognition import kind_of
@@ -129,7 +129,7 @@ def _entry_of(weights: Mapping[str, Any], name: str) -> Entry:
 
 
 def blobs_of(weights: Mapping[str, Sequence[NDArray[Any]]], name: str) -> Sequence[Payload]:
-    """A layer's blobs for writing: stretches of the file where the bytes can be copied, else arrays."""
+    """A layer's blobs for writing: stretches of the file where the bytes can be copied, else read one by one."""
     if not isinstance(weights, Weights):
         return [np.asarray(blob) for blob in weights[name]]
     entry = weights.entry(name)
@@ -140,7 +140,10 @@ def blobs_of(weights: Mapping[str, Sequence[NDArray[Any]]], name: str) -> Sequen
             Stretch(weights.scan, blob, shape, old and blob.legacy)
             for blob, shape in zip(entry.blobs, shapes, strict=True)
         ]
-    return [blob.reshape(shape) for blob, shape in zip(weights[name], shapes, strict=True)]
+    return [
+        Deferred(shape, lambda index=index, shape=shape: weights.array(name, index).reshape(shape))  # type: ignore[misc]
+        for index, shape in enumerate(shapes)
+    ]
 
 
 def modern_shape(entry: Entry, index: int) -> Shape:

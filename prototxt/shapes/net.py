@@ -62,6 +62,18 @@ def infer(
 
     Raises: ShapeError with all that Caffe would refuse in the layers' parameters and connections, each with its place.
     """
+    shapes, errors = infer_partly(net, inputs, unknown=unknown)
+    raise_all(errors)
+    return shapes
+
+
+def infer_partly(
+    net: NetParameter,
+    inputs: Mapping[str, Sequence[int | None]] | None = None,
+    *,
+    unknown: Literal["error", "ignore"] = "ignore",
+) -> tuple[NetShapes, list[ShapeError]]:
+    """As `infer`, but what can be told in spite of errors comes back together with them; the rest is `UNKNOWN`."""
     state = _State({name: _as_shape(shape) for name, shape in (inputs or {}).items()}, unknown)
     state.unused = set(state.inputs)
     if net.layers or net.input:
@@ -75,8 +87,7 @@ def infer(
             ShapeError(f"shapes are given for {names}, which the net lacks", hint=f"its blobs are {known}")
         )
     state.errors += check_shared_params(net, state.shapes.params)
-    raise_all(state.errors)
-    return state.shapes
+    return state.shapes, state.errors
 
 
 def infer_shapes(net: NetParameter, inputs: Mapping[str, Sequence[int | None]] | None = None) -> dict[str, Shape]:

@@ -1,0 +1,99 @@
+"""fusion-convert: any of Caffe's files in another form: upgraded, deployed, text or binary, HDF5, safetensors."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Sequence
+
+from fusion_tools.cli import run
+
+_EPILOG = """What IN is shows its content; what OUT becomes says its name:
+  .prototxt .pbtxt .txt -        text (- is standard output)
+  .caffemodel .binaryproto .pb   protobuf
+  .solverstate                   protobuf, of a solver state
+  .h5                            HDF5, of weights or a solver state
+  .safetensors                   weights
+  .npy                           a mean image
+
+examples:
+  fusion-convert old.prototxt new.prototxt --upgrade              V0 or V1 text to today's, comments kept
+  fusion-convert old.caffemodel new.caffemodel --upgrade          the same for weights
+  fusion-convert train_val.prototxt deploy.prototxt --deploy --input-shape data=1,3,227,227
+  fusion-convert net.caffemodel net.safetensors                   and back, and .h5; streamed, of any size
+  fusion-convert net.caffemodel - | less                          the description inside, without values
+  fusion-convert solver.prototxt solver.binaryproto
+  fusion-convert mean.binaryproto mean.npy
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    result = argparse.ArgumentParser(
+        prog="fusion-convert",
+        description="Convert a file of Caffe's to another form. OUT is replaced at once or not at all, and may be IN.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = result.add_argument
+    add("input", metavar="IN", help="a net, solver, mean image, weights or solver state, in any form")
+    add("output", metavar="OUT", help="where to write it; its ending says in which form")
+    add("--upgrade", action="store_true", help="bring V0 and V1 up to date, as Caffe does when it reads them")
+    add("--deploy", action="store_true", help="make the net for use: inputs for data, scores for losses")
+    add("--input-shape", action="append", default=[], type=shape, metavar="[BLOB=]N,C,H,W",
+        help="with --deploy: an input's shape, where the data is not here to tell it")  # fmt: skip
+    add("--output", action="append", default=[], dest="outputs", metavar="BLOB",
+        help="with --deploy: a blob to compute (default: what the losses judge, and the net's outputs)")  # fmt: skip
+    add("--stage", action="append", default=[], help="with --deploy: a stage of the net's state (repeatable)")
+    add("--net", metavar="NET", help="for weights: the net that gives the order, types, bottoms and tops of layers")
+    add("-q", "--quiet", action="store_true", help="say nothing but errors")
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Convert; 0 on success, 1 if a file stands against it, 2 for bad usage."""
+    options = parser()
+    arguments = options.parse_args(argv)
+    if not arguments.deploy and (arguments.input_shape or arguments.outputs or arguments.stage):
+        options.error("--input-shape, --output and --stage go with --deploy")
+    code: int = run(lambda: _convert(arguments))
+    return code
+
+
+def _convert(arguments: argparse.Namespace) -> None:
+    from prototxt.converting import Request, convert
+
+    warnings.showwarning = _show
+    warnings.simplefilter("ignore" if arguments.quiet else "always")
+    request = Request(
+        upgrade=arguments.upgrade,
+        deploy=arguments.deploy,
+        inputs=dict(arguments.input_shape),
+        outputs=arguments.outputs,
+        stages=arguments.stage,
+        net=arguments.net,
+    )
+    done = convert(arguments.input, arguments.output, request)
+    if not arguments.quiet:
+        stream = sys.stderr if arguments.output == "-" else sys.stdout
+        print(f"{arguments.output}: {done.target}, from {done.source}", file=stream)
+        for note in done.notes:
+            print(f"  {note}", file=stream)
+
+
+def shape(text: str) -> tuple[str, tuple[int, ...]]:
+    """A blob's name and shape from `data=1,3,224,224`; the name is empty if it is not given."""
+    name, _, dims = text.rpartition("=")
+    sizes = dims.replace("x", ",").split(",")
+    if not all(size.strip().isdecimal() and int(size) > 0 for size in sizes):
+        raise argparse.ArgumentTypeError(f"not a shape: {text!r} (give data=1,3,224,224)")
+    return name, tuple(map(int, sizes))
+
+
+def _show(message: Warning | str, *_: object) -> None:
+    print(f"warning: {message}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
