@@ -16,6 +16,7 @@ import fusion.layers  # noqa: F401 - registers every type that comes with the pa
 from fusion.errors import FusionError, raise_all
 from fusion.graph import Call, Param, Plan, run, submodule_paths, with_outputs
 from fusion.graph import Net as Net
+from fusion.layers.forks.variants import vary
 from fusion.registry import Context, LayerType, Phase, find, unknown
 from fusion.sharing import Owner, settle, share, tensor_at
 from prototxt import messages
@@ -86,7 +87,7 @@ def _add_layer(
 ) -> None:
     bottoms, tops = parts.values.add_call(index, layer)
     try:
-        parts.modules[path], own = share(kind.build(layer, context), layer, path, parts.owners)
+        parts.modules[path], own = share(vary(layer, context, kind.build(layer, context)), layer, path, parts.owners)
     except FusionError as error:
         error.place = error.place or place_of(layer)
         parts.errors.append(error)

@@ -66,8 +66,8 @@ class SoftmaxWithLoss(nn.Module):
         super().__init__()
         self.axis, self.ignore_label, self.mode, self.probabilities = axis, ignore_label, mode, probabilities
 
-    def forward(self, x: Tensor, label: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Scores [*outer, C, *inner] and labels [outer * inner], of any dtype, to a scalar."""
+    def forward(self, x: Tensor, label: Tensor, weight: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        """Scores [*outer, C, *inner], labels [outer * inner], of any dtype, and perhaps weights [C], to a scalar."""
         x = full(x)
         axis = canonical(self.axis, x.dim())
         rows = log_probability = x.log_softmax(axis)
@@ -77,6 +77,8 @@ class SoftmaxWithLoss(nn.Module):
         absent = -100 if self.ignore_label is None else self.ignore_label
         each = F.nll_loss(rows, target, ignore_index=absent, reduction="none")
         each = each - F.softshrink(each.detach(), LARGEST)
+        if weight is not None:
+            each = each * weight[target.clamp(0, len(weight) - 1)]
         valid = None if self.ignore_label is None else (target != self.ignore_label).sum()
         loss = divide(each.sum(), self.mode, rows.shape[0], target.numel(), valid)
         return (loss, log_probability.detach().exp()) if self.probabilities else loss

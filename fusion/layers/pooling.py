@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fusion.registry import Context, layer
-from prototxt.shapes.pooling import pooled_size
+from prototxt.shapes.pooling import pooled_size, rounds_down
 
 if TYPE_CHECKING:
     from prototxt.messages import LayerParameter, PoolingParameter
@@ -142,7 +142,7 @@ def pooling_windows(param: PoolingParameter) -> Windows | None:
         _pair(param, "kernel", "kernel_size"),
         _pair(param, "stride", "stride"),
         _pair(param, "pad", "pad"),
-        param.round_mode == param.FLOOR,
+        rounds_down(param),
     )
 
 

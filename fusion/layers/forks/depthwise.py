@@ -1,0 +1,27 @@
+"""Convolutions of one channel each.
+
+Sources: farmingyard/ShuffleNet (ConvolutionDepthwise), yonghenglh6/DepthwiseConvolution, Howard et al. 2017.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from fusion.layers.convolution import Convolution
+from fusion.registry import Context, layer
+from prototxt.shapes.convolution import windows
+
+if TYPE_CHECKING:
+    from prototxt.messages import LayerParameter
+
+
+@layer("ConvolutionDepthwise", "DepthwiseConvolution", "ConvolutionDepthWise", per_sample=True)
+def depthwise(layer: LayerParameter, context: Context) -> nn.Module:
+    """Every channel with filters of its own, whatever `group` says; weights [num_output, 1, *kernel]."""
+    param = layer.convolution_param
+    weight = context.parameter(0, param.weight_filler)
+    bias = context.parameter(1, param.bias_filler) if param.bias_term else None
+    channels = context.bottoms[0][1] or weight.shape[0]
+    return Convolution(weight, bias, windows(param, weight.dim() - 2), channels, 1, transposed=False)

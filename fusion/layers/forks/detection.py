@@ -1,0 +1,201 @@
+"""SSD's default boxes and its detections.
+
+Source: Liu et al. 2016; weiliu89/caffe at branch ssd (prior_box_layer.cpp, detection_output_layer.cpp).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from fusion.errors import BuildError
+from fusion.layers.axes import full
+from fusion.layers.forks.boxes import corners, suppress
+from fusion.registry import Context, layer
+from prototxt.shapes.fork_layers import fork_param
+
+if TYPE_CHECKING:
+    from prototxt.messages import LayerParameter
+
+
+class PriorBox(nn.Module):
+    """Boxes of several sizes around the centre of every place of a map, in shares of the image.
+
+    sizes     [(width, height)] in pixels, at every place
+    variance  four numbers that go with every box
+    image     height and width in pixels; None: of the second bottom
+    step      pixels between places, down and across; None: the image's size over the map's
+    offset    of the centre from the place's corner, in places
+    clip      whether boxes end at the image's edges
+    """
+
+    def __init__(
+        self,
+        sizes: list[tuple[float, float]],
+        variance: list[float],
+        image: tuple[int, int] | None,
+        step: tuple[float, float] | None,
+        offset: float,
+        clip: bool,
+    ) -> None:
+        super().__init__()
+        self.sizes, self.variance, self.image, self.step = sizes, variance, image, step
+        self.offset, self.clip = offset, clip
+
+    def forward(self, x: Tensor, picture: Tensor) -> Tensor:
+        """A map [N, C, H, W] and the image [N, C, height, width] to [1, 2, H * W * boxes * 4]: corners, variances."""
+        height, width = self.image or (picture.shape[2], picture.shape[3])
+        down, across = self.step or (height / x.shape[2], width / x.shape[3])
+        like = full(x)
+        centre_y = (torch.arange(x.shape[2], device=like.device, dtype=like.dtype) + self.offset) * down
+        centre_x = (torch.arange(x.shape[3], device=like.device, dtype=like.dtype) + self.offset) * across
+        half = torch.tensor(self.sizes, device=like.device, dtype=like.dtype) / 2
+        shape = (x.shape[2], x.shape[3], len(self.sizes))
+        cx, cy = centre_x[None, :, None].expand(shape), centre_y[:, None, None].expand(shape)
+        edges = [(cx - half[:, 0]) / width, (cy - half[:, 1]) / height]
+        edges += [(cx + half[:, 0]) / width, (cy + half[:, 1]) / height]
+        boxes = torch.stack(edges, -1).flatten()
+        variance = torch.tensor(self.variance, device=like.device, dtype=like.dtype).repeat(boxes.shape[0] // 4)
+        return torch.stack([boxes.clamp(0, 1) if self.clip else boxes, variance])[None]
+
+
+@layer("PriorBox")
+def prior_box(layer: LayerParameter, context: Context) -> nn.Module:
+    """Default boxes. The fork cuts sizes down to whole pixels."""
+    param = fork_param(layer, "prior_box_param")
+    variance = list(param.variance) or [0.1]
+    if len(variance) not in (1, 4):
+        raise BuildError(f"layer '{layer.name}': {len(variance)} variances instead of 1 or 4")
+    image = (param.img_h, param.img_w) if param.img_h and param.img_w else None
+    if param.img_size:
+        image = (param.img_size, param.img_size)
+    step = (param.step_h, param.step_w) if param.step_h and param.step_w else None
+    if param.step:
+        step = (param.step, param.step)
+    return PriorBox(_sizes(param), variance * (4 // len(variance)), image, step, param.offset, param.clip)
+
+
+def _sizes(param: Any) -> list[tuple[float, float]]:
+    """Width and height of every box at one place, in the fork's order."""
+    ratios: list[float] = [1.0]
+    for ratio in param.aspect_ratio:
+        if all(abs(ratio - known) >= 1e-6 for known in ratios):
+            ratios += [ratio, 1 / ratio] if param.flip else [ratio]
+    sizes: list[tuple[float, float]] = []
+    for index, least in enumerate(param.min_size):
+        side = float(int(least))
+        sizes.append((side, side))
+        if param.max_size:
+            between = math.sqrt(side * int(param.max_size[index]))
+            sizes.append((between, between))
+        others = [ratio for ratio in ratios if abs(ratio - 1) >= 1e-6]
+        sizes += [(side * math.sqrt(ratio), side / math.sqrt(ratio)) for ratio in others]
+    return sizes
+
+
+@dataclass(frozen=True)
+class Detection:
+    """How detections are chosen.
+
+    background  the class that is none; -1: there is none such
+    kind        code of the offsets; `encoded`: they have taken the variance in
+    threshold   least score, not counted itself
+    per_class   how many boxes of a class are looked at; negative: all
+    in_all      how many detections of an image stay; negative: all
+    """
+
+    classes: int
+    shared: bool
+    background: int
+    kind: str
+    encoded: bool
+    threshold: float
+    nms: float
+    eta: float
+    per_class: int
+    in_all: int
+
+
+class DetectionOutput(nn.Module):
+    """Decoded boxes with good scores that no better box of their class covers."""
+
+    def __init__(self, rule: Detection) -> None:
+        super().__init__()
+        self.rule = rule
+
+    @torch.no_grad()
+    def forward(self, location: Tensor, score: Tensor, prior: Tensor, *unused: Tensor) -> Tensor:
+        """Offsets [N, P * 4], scores [N, P * C] and priors [1, 2, P * 4] to [1, 1, detections, 7].
+
+        A row is image, class, score, corners. Without any detection there is one row per image: its number and -1.
+        """
+        rule = self.rule
+        prior, variance = full(prior).reshape(2, -1, 4)
+        count = prior.shape[0]
+        code = full(location).reshape(location.shape[0], count, 1 if rule.shared else rule.classes, 4).transpose(1, 2)
+        boxes = corners(code, prior, torch.ones_like(variance) if rule.encoded else variance, rule.kind)
+        scores = full(score).reshape(score.shape[0], count, rule.classes).transpose(1, 2)
+        rows = [self._one(index, boxes[index], scores[index]) for index in range(location.shape[0])]
+        found = torch.cat(rows)
+        if len(found) == 0:
+            found = boxes.new_full((location.shape[0], 7), -1)
+            found[:, 0] = torch.arange(location.shape[0], device=found.device)
+        return found[None, None]
+
+    def _one(self, image: int, boxes: Tensor, scores: Tensor) -> Tensor:
+        rule = self.rule
+        rows = []
+        for kind in range(rule.classes):
+            if kind == rule.background:
+                continue
+            order = scores[kind].argsort(descending=True, stable=True)
+            order = order[scores[kind][order] > rule.threshold]
+            order = order if rule.per_class < 0 else order[: rule.per_class]
+            candidates = boxes[0 if rule.shared else kind][order]
+            kept = suppress(candidates, rule.nms, -1, rule.eta)
+            head = boxes.new_tensor([image, kind]).expand(len(kept), 2)
+            rows.append(torch.cat([head, scores[kind][order][kept, None], candidates[kept]], 1))
+        found = torch.cat(rows) if rows else boxes.new_zeros(0, 7)
+        if 0 <= rule.in_all < len(found):
+            best = found[:, 2].argsort(descending=True, stable=True)[: rule.in_all]
+            found = found[best[found[best, 1].argsort(stable=True)]]
+        return found
+
+
+@layer("DetectionOutput")
+def detection_output(layer: LayerParameter, context: Context) -> nn.Module:
+    """Detections; nothing is saved or shown."""
+    param = fork_param(layer, "detection_output_param")
+    if not param.num_classes:
+        raise BuildError(f"layer '{layer.name}': detection_output_param.num_classes is missing")
+    if param.save_output_param.output_directory or param.visualize:
+        raise BuildError(
+            f"layer '{layer.name}': detections are a blob here, and not saved or shown",
+            hint="remove save_output_param and visualize",
+        )
+    if len(layer.bottom) > 3:
+        raise BuildError(f"layer '{layer.name}': three bottoms are known: locations, scores, priors")
+    nms = param.nms_param
+    return DetectionOutput(
+        Detection(
+            classes=param.num_classes,
+            shared=param.share_location,
+            background=param.background_label_id,
+            kind=_code(param.code_type),
+            encoded=param.variance_encoded_in_target,
+            threshold=param.confidence_threshold if param.HasField("confidence_threshold") else -math.inf,
+            nms=nms.nms_threshold,
+            eta=nms.eta,
+            per_class=nms.top_k if nms.HasField("top_k") else -1,
+            in_all=param.keep_top_k,
+        )
+    )
+
+
+def _code(value: int) -> str:
+    """The name of a CodeType."""
+    return {1: "CORNER", 2: "CENTER_SIZE", 3: "CORNER_SIZE"}[value]
