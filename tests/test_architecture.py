@@ -28,7 +28,7 @@ ROOMS = (
     *("prototxt.contents", "prototxt.skeletons", "prototxt.converting", "prototxt"),
     *("fusion.errors", "fusion.fillers", "fusion.starts", "fusion.composition"),
     *("fusion.merge_sources", "fusion.merge_plan", "fusion.merge_wanted", "fusion.merge_matching", "fusion.merging"),
-    *("fusion.registry", "fusion.data"),
+    *("fusion.registry", "fusion.data", "fusion.inputs", "fusion.differences"),
     *("fusion.pct", "fusion.layers", "fusion.graph", "fusion.sharing", "fusion.nets", "fusion.weights"),
     *("fusion.trunk", "fusion.references"),
     *("fusion.solver", "fusion.verification", "fusion.report", "fusion.export", "fusion"),
@@ -130,7 +130,7 @@ def test_importing_a_package_costs_nothing(package: str) -> None:
     assert run_python(f"import {package}, sys; print({heavy} & set(sys.modules))").strip() == "set()"
 
 
-@pytest.mark.parametrize("name", ["rename", "compose", "merge", "train", "evaluate", "report", "convert"])
+@pytest.mark.parametrize("name", ["rename", "compose", "merge", "train", "evaluate", "report", "convert", "verify"])
 def test_help_imports_nothing_heavy(name: str) -> None:
     code = f"import sys\nfrom fusion_tools import {name} as tool\ntool.parser().format_help()\n"
     assert run_python(code + "print({'torch', 'numpy', 'google.protobuf'} & set(sys.modules))").strip() == "set()"

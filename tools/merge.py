@@ -8,6 +8,7 @@ import time
 import warnings
 from typing import TYPE_CHECKING, TextIO
 
+from .arguments import shape_argument, source_argument
 from .cli import run
 
 if TYPE_CHECKING:
@@ -36,12 +37,13 @@ def parser() -> argparse.ArgumentParser:
         "sources",
         metavar="P=[NET.prototxt:]WEIGHTS",
         nargs="+",
-        type=_source,
+        type=source_argument,
         help="a prefix of the fused net, and the weights its layers take; the source's own prototxt is checked as well",
     )
     result.add_argument("-o", "--output", metavar="OUT", help="OUT.caffemodel, OUT.caffemodel.h5 or OUT.safetensors")
     result.add_argument("--dry-run", action="store_true", help="print the plan and write nothing")
     result.add_argument("--json", action="store_true", help="print the plan as JSON")
+    result.add_argument("--verify", action="store_true", help="then run each source and its branch and compare them")
     result.add_argument("--seed", type=int, default=0, metavar="N", help="seed of new layers' fillers (default 0)")
     result.add_argument(
         "--allow-missing",
@@ -54,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
         "--input",
         action="append",
         default=[],
-        type=_input,
+        type=shape_argument,
         metavar="BLOB=N,C,H,W",
         help="shape of an input blob, where a new layer's size depends on it and the net does not tell",
     )
@@ -67,6 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = options.parse_args(argv)
     if not arguments.output and not arguments.dry_run:
         options.error("say where to write with -o OUT.caffemodel, or only show the plan with --dry-run")
+    if arguments.dry_run and arguments.verify:
+        options.error("--verify compares what was written, and --dry-run writes nothing")
     if arguments.seed < 0:
         options.error("--seed is 0 or more")
     prefixes = [prefix for prefix, _ in arguments.sources]
@@ -76,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def _merge(arguments: argparse.Namespace) -> None:
+def _merge(arguments: argparse.Namespace) -> int:
     from fusion.merging import apply_merge, plan_merge
     from prototxt.loading import load_net
     from prototxt.weights import format_by_name
@@ -96,33 +100,23 @@ def _merge(arguments: argparse.Namespace) -> None:
         if not arguments.dry_run:
             apply_merge(plan, arguments.output, progress=progress_on(sys.stderr))
             print(f"wrote {arguments.output}: {_summary(plan)}", file=sys.stderr)
+    return _verify(arguments) if arguments.verify else 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    """Compare branches with sources; torch is imported only here."""
+    from .verify import comparisons
+
+    stream = sys.stderr if arguments.json else sys.stdout
+    found = comparisons(arguments.fused, arguments.output, arguments.sources, shapes=dict(arguments.input))
+    for item in found:
+        print(f"verified {item.verdict()}" if item.first is None else f"error: {item.verdict()}", file=stream)
+    return 1 if any(item.first for item in found) else 0
 
 
 def _summary(plan: MergePlan) -> str:
     layers = [layer for layer in plan.layers if layer.shapes]
     return f"{len(layers)} layers, {plan.nbytes / 1e6:.1f} MB, checked against the plan"
-
-
-def _source(text: str) -> tuple[str, str | tuple[str, str]]:
-    prefix, equals, rest = text.partition("=")
-    if not equals or not rest:
-        raise argparse.ArgumentTypeError(f"'{text}' is not PREFIX=WEIGHTS or PREFIX=NET.prototxt:WEIGHTS")
-    head, colon, weights = rest.rpartition(":")
-    if colon and not head.endswith((".prototxt", ".pbtxt", ".txt")):
-        # a colon inside one path, such as a drive letter
-        return prefix, rest
-    return prefix, (head, weights) if colon else rest
-
-
-def _input(text: str) -> tuple[str, tuple[int, ...]]:
-    blob, _, dims = text.rpartition("=")
-    try:
-        shape = tuple(int(dim) for dim in dims.replace("x", ",").split(","))
-    except ValueError:
-        shape = ()
-    if not blob or not shape or min(shape) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not BLOB=N,C,H,W")
-    return blob, shape
 
 
 def progress_on(stream: TextIO, *, after: float = 1.0) -> Callable[[int, int], None] | None:

@@ -1,0 +1,224 @@
+"""Branches against sources: equal after a merge, else the first layer that differs, by name."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fusion.differences import Comparison, difference
+from fusion.errors import DataError, FusionError, WeightsMismatch
+from fusion.inputs import input_shapes, noise, pictures_in, preparation
+from fusion.merging import apply_merge, plan_merge
+from fusion.nets import build
+from fusion.verification import Feed, verify_branches, verify_nets, verify_weights
+from fusion.weights import save_weights
+from prototxt.loading import load_net
+from prototxt.parser import parse
+from prototxt.weights import read_weights, write_weights
+
+DATA = """layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 1 dim: 8 dim: 8 } } }
+"""
+BODY = """layer { name: "conv" type: "Convolution" bottom: "data" top: "conv"
+  convolution_param { num_output: 3 kernel_size: 3 weight_filler { type: "xavier" } bias_filler { value: 0.1 } } }
+layer { name: "relu" type: "ReLU" bottom: "conv" top: "conv" }
+layer { name: "ip" type: "InnerProduct" bottom: "conv" top: "ip"
+  inner_product_param { num_output: 4 weight_filler { type: "xavier" } } }
+"""
+END = """layer { name: "score" type: "InnerProduct" bottom: "ip" top: "score" inner_product_param { num_output: 2 } }
+"""
+
+
+def prefixed(text: str, prefix: str) -> str:
+    for name in ("conv", "relu", "ip", "score"):
+        text = text.replace(f'"{name}"', f'"{prefix}/{name}"')
+    return text
+
+
+def head(bottoms: str = 'bottom: "a/ip" bottom: "b/ip"') -> str:
+    return f"""layer {{ name: "join" type: "Concat" {bottoms} top: "join" }}
+layer {{ name: "fc" type: "InnerProduct" bottom: "join" top: "fc" inner_product_param {{ num_output: 5 }} }}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for seed, name in enumerate("ab"):
+        Path(f"{name}.prototxt").write_text(DATA + BODY + END)
+        save_weights(build(f"{name}.prototxt", seed=seed), f"{name}.caffemodel")
+    Path("fused.prototxt").write_text(DATA + prefixed(BODY, "a") + prefixed(BODY, "b") + head())
+    plan = plan_merge(load_net("fused.prototxt"), {name: f"{name}.caffemodel" for name in "ab"})
+    apply_merge(plan, "fused.caffemodel")
+    return tmp_path
+
+
+def branches(feed: Feed = Feed()) -> list[Comparison]:  # noqa: B008 - frozen
+    sources = {name: (f"{name}.prototxt", f"{name}.caffemodel") for name in "ab"}
+    return verify_branches("fused.prototxt", "fused.caffemodel", sources, feed)
+
+
+def test_a_merge_keeps_every_blob_bit_for_bit(folder: Path) -> None:
+    found = branches()
+    assert [item.name for item in found] == ["a", "b"]
+    for item in found:
+        assert item.first is None
+        assert item.largest == 0
+        assert [row.layer for row in item.differences] == [f"{item.name}/{n}" for n in ("conv", "relu", "ip")]
+        assert item.skipped == ("score",)
+        assert item.differences[0].shape == (2, 3, 6, 6)
+
+
+def test_the_first_layer_that_differs_is_named(folder: Path) -> None:
+    weights = {name: [np.array(blob) for blob in blobs] for name, blobs in read_weights("fused.caffemodel").items()}
+    weights["b/ip"][0][1, 2] += 0.01
+    write_weights("fused.caffemodel", weights)
+    good, bad = branches()
+    assert good.first is None
+    assert bad.first is not None
+    assert bad.first.layer == "b/ip"
+    assert 1e-5 < bad.first.relative < 1
+    assert bad.verdict().startswith("b: differs first in layer 'b/ip', blob 'b/ip': absolute ")
+
+
+def test_a_branch_wired_to_the_other_branch_differs(folder: Path) -> None:
+    text = Path("fused.prototxt").read_text()
+    at = text.index('name: "b/ip"')
+    Path("fused.prototxt").write_text(text[:at] + text[at:].replace('bottom: "b/conv"', 'bottom: "a/conv"', 1))
+    assert [item.first.layer if item.first else None for item in branches()] == [None, "b/ip"]
+
+
+def test_pictures_are_prepared_alike_for_both(folder: Path) -> None:
+    Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save("one.png")
+    found = branches(Feed(pictures=["one.png"]))
+    assert found[0].differences[0].shape[0] == 1
+    assert found[0].first is None
+    assert "1 pictures" in found[0].what
+
+
+def test_two_nets_by_layer_names_or_by_outputs(folder: Path) -> None:
+    same = verify_nets(("a.prototxt", "a.caffemodel"), ("a.prototxt", "a.caffemodel"))
+    assert same.first is None
+    assert len(same.differences) == 4
+    other = verify_nets(("a.prototxt", "a.caffemodel"), ("b.prototxt", "b.caffemodel"))
+    assert other.first is not None
+    assert other.first.layer == "conv"
+    Path("c.prototxt").write_text((DATA + prefixed(BODY + END, "c")).replace('"data"', '"image"'))
+    write_weights("c.caffemodel", {f"c/{name}": blobs for name, blobs in read_weights("a.caffemodel").items()})
+    renamed = verify_nets(("a.prototxt", "a.caffemodel"), ("c.prototxt", "c.caffemodel"))
+    assert [row.layer for row in renamed.differences] == ["c/score"]
+    assert renamed.first is None
+
+
+def test_weights_against_weights(folder: Path) -> None:
+    (found,) = verify_weights("fused.caffemodel", {"a": "a.caffemodel"})
+    assert found.first is None
+    assert found.skipped == ("score",)
+    (found,) = verify_weights("fused.caffemodel", {"b": "a.caffemodel"})
+    assert found.first is not None
+    assert found.first.layer == "b/conv"
+    (found,) = verify_weights("a.caffemodel", {"": "a.caffemodel"})
+    assert found.first is None
+    with pytest.raises(WeightsMismatch, match=r"no layer of 'c' is in fused\.caffemodel"):
+        verify_weights("fused.caffemodel", {"c": "a.caffemodel"})
+
+
+def test_a_wrong_prefix_is_an_error(folder: Path) -> None:
+    with pytest.raises(FusionError, match=r"'c': a.prototxt with .* have no layer in common"):
+        verify_branches("fused.prototxt", "fused.caffemodel", {"c": ("a.prototxt", "a.caffemodel")})
+
+
+def test_a_branch_without_weights_is_an_error(folder: Path) -> None:
+    weights = dict(read_weights("fused.caffemodel"))
+    del weights["a/ip"]
+    write_weights("fused.caffemodel", weights)
+    with pytest.raises(WeightsMismatch, match="has no weights for layer 'a/ip'"):
+        branches()
+
+
+def test_another_description_of_a_layer_is_an_error(folder: Path) -> None:
+    text = Path("a.prototxt").read_text()
+    Path("a.prototxt").write_text(text.replace("num_output: 4", "num_output: 4 bias_term: false"))
+    write_weights("a.caffemodel", {"ip": [read_weights("a.caffemodel")["ip"][0]]})
+    with pytest.raises(WeightsMismatch, match=r"layer 'a/ip' has parameters of shape \[\(4, 108\), \(4,\)\]"):
+        verify_branches("fused.prototxt", "fused.caffemodel", {"a": ("a.prototxt", "a.caffemodel")})
+
+
+def test_a_branch_that_reads_more_than_its_source_is_an_error(folder: Path) -> None:
+    Path("fused.prototxt").write_text(
+        DATA.replace('"data"', '"other"') + DATA + prefixed(BODY, "a")
+        + prefixed(BODY, "b").replace('name: "b/ip" type: "InnerProduct" bottom: "b/conv"',
+                                      'name: "b/ip" type: "InnerProduct" bottom: "other"')
+        + head()
+    )  # fmt: skip
+    weights = dict(read_weights("fused.caffemodel"))
+    weights["b/ip"] = [np.zeros((4, 64)), np.zeros(4)]
+    write_weights("fused.caffemodel", weights)
+    with pytest.raises((DataError, WeightsMismatch)):
+        branches()
+
+
+@pytest.mark.parametrize(
+    ("expected", "found", "absolute", "relative"),
+    [
+        ([1.0, 2.0], [1.0, 2.5], 0.5, 0.25),
+        ([0.0, 0.0], [0.0, 0.5], 0.5, math.inf),
+        ([math.nan, 1.0], [math.nan, 1.0], 0.0, 0.0),
+        ([math.nan, 1.0], [1.0, 1.0], math.inf, math.inf),
+        ([math.inf, 1.0], [math.inf, 1.5], 0.5, 0.5),
+        ([math.inf], [-math.inf], math.inf, math.inf),
+        ([1.0], [1.0, 1.0], math.inf, math.inf),
+        ([], [], 0.0, 0.0),
+    ],
+)
+def test_differences(expected: list[float], found: list[float], absolute: float, relative: float) -> None:
+    row = difference("l", "b", np.array(expected, np.float32), np.array(found, np.float32))
+    assert (row.absolute, row.relative) == (absolute, relative)
+
+
+def test_shapes_that_are_not_known_are_listed_with_the_option() -> None:
+    text = (
+        'layer { name: "d" type: "ImageData" top: "data" top: "label" image_data_param { source: "x" batch_size: 9 } }'
+    )
+    net = load_net(parse(text))
+    with pytest.raises(DataError, match="the shape of the input 'data' is not known") as caught:
+        input_shapes(net, batch=2)
+    assert "--input data=2,3,?,?" in str(caught.value)
+    assert input_shapes(net, batch=2, given={"data": (2, 3, 4, 5)}) == {"data": (2, 3, 4, 5), "label": (2,)}
+
+
+def test_noise_depends_on_seed_and_blob_only() -> None:
+    assert noise("data", (2, 3), 1).equal(noise("data", (2, 3), 1))
+    assert not noise("data", (2, 3), 1).equal(noise("data", (2, 3), 2))
+    assert not noise("data", (2, 3), 1).equal(noise("other", (2, 3), 1))
+
+
+def test_pictures_go_through_the_data_layers_transform(tmp_path: Path) -> None:
+    text = """layer { name: "d" type: "ImageData" top: "data" top: "label"
+      transform_param { crop_size: 4 scale: 0.5 mean_value: 10 mean_value: 20 mean_value: 30 mirror: true }
+      image_data_param { source: "x" batch_size: 9 new_height: 6 new_width: 6 } }"""
+    Image.new("RGB", (6, 6), (50, 60, 70)).save(tmp_path / "a.png")
+    how = preparation(load_net(parse(text)), "data", (1, 3, 4, 4))
+    found = how.tensor([str(tmp_path / "a.png")])
+    assert found.shape == (1, 3, 4, 4)
+    assert found[0, :, 0, 0].tolist() == [30.0, 20.0, 10.0]  # blue first, less its mean, halved
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match="this is no picture that can be read"):
+        how.tensor([str(tmp_path / "b.png")])
+    with pytest.raises(DataError, match="takes no pictures"):
+        preparation(load_net(parse(text)), "label", (9,))
+
+
+def test_paths_to_pictures(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    for name in ("b.png", "a.jpg", "sub/c.JPG", "d.txt"):
+        (tmp_path / name).write_bytes(b"")
+    names = [Path(path).relative_to(tmp_path).as_posix() for path in pictures_in([tmp_path])]
+    assert names == ["a.jpg", "b.png", "sub/c.JPG"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError) as caught:
+        pictures_in([tmp_path / "empty", tmp_path / "absent"])
+    assert len(caught.value.errors) == 2

@@ -1,0 +1,127 @@
+"""fusion-verify, and fusion-merge --verify, as a person uses them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fusion_tools import merge
+from fusion_tools.verify import main
+
+from prototxt.weights import read_weights, write_weights
+
+NET = """
+layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 6 } } }
+layer { name: "odd/ip" type: "InnerProduct" bottom: "data" top: "odd/ip" inner_product_param { num_output: 4 } }
+layer { name: "fc" type: "InnerProduct" bottom: "odd/ip" top: "fc"
+  inner_product_param { num_output: 2 weight_filler { type: "xavier" } } }
+"""
+SOURCE = "odd=odd.prototxt:odd.caffemodel"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    Path("fused.prototxt").write_text(NET)
+    Path("odd.prototxt").write_text(NET[: NET.index('layer { name: "fc"')].replace("odd/", ""))
+    write_weights("odd.caffemodel", {"ip": [np.arange(24.0).reshape(4, 6), np.zeros(4)]})
+    assert merge.main(["fused.prototxt", SOURCE, "-o", "init.caffemodel"]) == 0
+    return tmp_path
+
+
+def change() -> None:
+    weights = {name: [np.array(blob) for blob in blobs] for name, blobs in read_weights("init.caffemodel").items()}
+    weights["odd/ip"][1][3] = 5
+    write_weights("init.caffemodel", weights)
+
+
+def test_agreement_is_exit_0_with_a_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fused.prototxt", "init.caffemodel", SOURCE]) == 0
+    out = capsys.readouterr().out
+    assert "odd/ip  odd/ip  2x4    0             0" in out
+    assert "odd: all 1 blobs agree bit for bit" in out
+
+
+def test_a_difference_is_exit_1_and_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    change()
+    capsys.readouterr()
+    assert main(["fused.prototxt", "init.caffemodel", SOURCE]) == 1
+    out, err = capsys.readouterr()
+    assert "DIFFERS" in out
+    assert err.startswith("error: odd: differs first in layer 'odd/ip', blob 'odd/ip': absolute 5.00e+00, relative ")
+    assert main(["fused.prototxt", "init.caffemodel", SOURCE, "--rtol", "10"]) == 0
+
+
+def test_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    change()
+    capsys.readouterr()
+    assert main(["fused.prototxt", "init.caffemodel", SOURCE, "--json"]) == 1
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found["first_difference"] == "odd/ip"
+    assert found["blobs"][0]["absolute"] == pytest.approx(5.0)
+
+
+def test_weights_alone_must_be_equal(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fused.prototxt", "init.caffemodel", "odd=odd.caffemodel"]) == 0
+    change()
+    assert main(["fused.prototxt", "init.caffemodel", "odd=odd.caffemodel"]) == 1
+    assert "blob 'weights 1'" in capsys.readouterr().err
+
+
+def test_two_nets(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["odd.prototxt", "odd.caffemodel", "--against", "odd.prototxt:odd.caffemodel"]) == 0
+    assert "nets: all 1 blobs agree" in capsys.readouterr().out
+
+
+def test_merge_verifies_what_it_wrote(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert merge.main(["fused.prototxt", SOURCE, "-o", "init.caffemodel", "--verify"]) == 0
+    assert capsys.readouterr().out.endswith("verified odd: all 1 blobs agree bit for bit\n")
+    assert merge.main(["fused.prototxt", SOURCE, "-o", "init.caffemodel", "--verify", "--json"]) == 0
+    out, err = capsys.readouterr()
+    json.loads(out)
+    assert "verified odd" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["absent.prototxt", "init.caffemodel", SOURCE], "absent.prototxt"),
+        (["fused.prototxt", "absent.caffemodel", SOURCE], "absent.caffemodel: there is no such file"),
+        (["fused.prototxt", "init.caffemodel", "even=odd.prototxt:odd.caffemodel"], "have no layer in common"),
+        (["fused.prototxt", "init.caffemodel", "even=odd.caffemodel"], "no layer of 'even' is in init.caffemodel"),
+        (
+            ["fused.prototxt", "init.caffemodel", SOURCE, "--images", "absent"],
+            "absent: there is no such file or folder",
+        ),
+        (["fused.prototxt", "init.caffemodel", SOURCE, "--images", "odd.prototxt"], "of shape 1x6 takes no pictures"),
+        (["fused.prototxt", "odd.caffemodel", SOURCE], "none of its 1 layers is one of net"),
+    ],
+)
+def test_bad_input_is_one_message(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
+) -> None:
+    capsys.readouterr()
+    assert main(arguments) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert says in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["f", "w"], "give sources"),
+        (["f", "w", SOURCE, "--against", "a:b"], "give sources"),
+        (["f", "w", SOURCE, SOURCE], "prefix given twice: odd"),
+        (["f", "w", SOURCE, "--batch", "0"], "--batch is at least 1"),
+        (["f", "w", SOURCE, "--rtol", "nan"], "--rtol at least 0"),
+        (["f", "w", SOURCE, "--input", "data"], "is not BLOB=N,C,H,W"),
+    ],
+)
+def test_bad_usage_is_exit_2(capsys: pytest.CaptureFixture[str], arguments: list[str], says: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert says in capsys.readouterr().err

@@ -1,0 +1,121 @@
+"""fusion-verify: does a fused net still compute what its sources computed? Blob by blob, with the first difference."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from .arguments import shape_argument, source_argument
+from .cli import run
+
+if TYPE_CHECKING:
+    from fusion.differences import Comparison
+
+_EXAMPLE = """example:
+  fusion-verify fused/train_val.prototxt init.caffemodel odd=odd.prototxt:odd.caffemodel even=ev.prototxt:ev.caffemodel
+  fusion-verify fused/train_val.prototxt trained.caffemodel odd=odd.caffemodel       (only the weights, bit for bit)
+  fusion-verify net.prototxt net.caffemodel --against other.prototxt:other.caffemodel
+
+Relative differences are the largest difference in a blob over the largest magnitude in it. The exit code is 1 when any
+exceeds --rtol.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    result = argparse.ArgumentParser(
+        prog="fusion-verify",
+        description="Run each source and its branch of the fused net on the same inputs and compare them blob by blob.",
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = result.add_argument
+    add("net", metavar="FUSED.prototxt", help="the fused net (train_val or deploy)")
+    add("weights", metavar="WEIGHTS", help="its weights")
+    add("sources", metavar="P=[NET.prototxt:]WEIGHTS", nargs="*", type=source_argument,
+        help="a branch's prefix and its source; without a prototxt only the weights are compared")  # fmt: skip
+    add("--against", metavar="NET.prototxt:WEIGHTS", help="compare with another net instead")
+    add("--images", nargs="+", metavar="PATH", help="pictures (files or folders) as inputs, instead of noise")
+    add("--batch", type=int, default=2, metavar="N", help="samples of noise (default 2)")
+    add("--seed", type=int, default=0, metavar="N", help="seed of the noise (default 0)")
+    add("--input", action="append", default=[], type=shape_argument, metavar="BLOB=N,C,H,W",
+        help="shape of an input, where the net does not tell it")  # fmt: skip
+    add("--rtol", type=float, default=1e-5, metavar="X", help="relative difference allowed (default 1e-5)")
+    add("--json", action="store_true", help="print the comparison as JSON")
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; 0 if all agree, 1 if not."""
+    options = parser()
+    arguments = options.parse_args(argv)
+    if bool(arguments.sources) == bool(arguments.against):
+        options.error("give sources (P=NET.prototxt:WEIGHTS), or another net with --against")
+    if arguments.batch < 1 or arguments.seed < 0 or not arguments.rtol >= 0:
+        options.error("--batch is at least 1, --seed and --rtol at least 0")
+    prefixes = [prefix for prefix, _ in arguments.sources]
+    if twice := sorted({prefix for prefix in prefixes if prefixes.count(prefix) > 1}):
+        options.error(f"prefix given twice: {', '.join(twice)}")
+    code: int = run(lambda: _verify(arguments))
+    return code
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from fusion.inputs import pictures_in
+    from fusion.verification import Feed, verify_nets
+
+    shapes = dict(arguments.input)
+    if not arguments.against:
+        found = comparisons(
+            arguments.net,
+            arguments.weights,
+            arguments.sources,
+            shapes=shapes,
+            pictures=arguments.images or (),
+            batch=arguments.batch,
+            seed=arguments.seed,
+            rtol=arguments.rtol,
+        )
+        return _show(found, as_json=arguments.json)
+    feed = Feed(pictures_in(arguments.images or ()), arguments.batch, arguments.seed, shapes)
+    net, _, weights = arguments.against.rpartition(":")
+    found = [verify_nets((arguments.net, arguments.weights), (net, weights), feed, arguments.rtol)]
+    return _show(found, as_json=arguments.json)
+
+
+def comparisons(
+    net: str,
+    weights: str,
+    sources: Sequence[tuple[str, str | tuple[str, str]]],
+    *,
+    shapes: Mapping[str, tuple[int, ...]],
+    pictures: Sequence[str] = (),
+    batch: int = 2,
+    seed: int = 0,
+    rtol: float = 1e-5,
+) -> list[Comparison]:
+    """Each source against its branch: run, where its prototxt is given; else its weights alone, which must be equal."""
+    from fusion.inputs import pictures_in
+    from fusion.verification import Feed, verify_branches, verify_weights
+
+    whole = {prefix: source for prefix, source in sources if isinstance(source, tuple)}
+    bare = {prefix: source for prefix, source in sources if isinstance(source, str)}
+    feed = Feed(pictures_in(pictures), batch, seed, shapes)
+    return [*verify_branches(net, weights, whole, feed, rtol), *verify_weights(weights, bare)]
+
+
+def _show(comparisons: Sequence[Comparison], *, as_json: bool) -> int:
+    """Print what was found; the exit code."""
+    from fusion.differences import table, to_json
+
+    print(to_json(comparisons) if as_json else table(comparisons), flush=True)
+    wrong = [item for item in comparisons if item.first is not None]
+    for item in wrong:
+        print(f"error: {item.verdict()}", file=sys.stderr)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
