@@ -103,7 +103,7 @@ def test_no_cycles() -> None:
     def visit(module: str, trail: tuple[str, ...]) -> None:
         assert module not in trail, " -> ".join((*trail, module))
         if module not in done:
-            for imported in sorted(graph.get(module, ()) - {module}):
+            for imported in sorted(graph.get(module, set()) - {module}):
                 visit(imported, (*trail, module))
             done.add(module)
 
