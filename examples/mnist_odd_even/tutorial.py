@@ -64,22 +64,19 @@ def parser() -> argparse.ArgumentParser:
 def prepare_data(limit: int | None) -> None:
     say("1. MNIST as images, and lists of them: 50,000 to train on, 10,000 to validate")
     options = ["--limit", str(limit)] if limit else []
-    command(["python", str(HERE / "prepare.py"), ".", *options], lambda: prepare.main([".", *options]))
+    command(["python", os.path.relpath(HERE / "prepare.py"), ".", *options], lambda: prepare.main([".", *options]))
 
 
 def train_sources(iterations: int, device: str) -> None:
-    say("2. Train a LeNet on the odd digits and one on the even digits: five classes each, a core each")
+    say("2. Train a LeNet on the odd digits and one on the even digits: five classes each")
     commands = {}
     for parity in ("odd", "even"):
         if Path(weights(parity, iterations)).exists():
             print(f"{weights(parity, iterations)} is there already")
-            continue
-        options = ["--solver", f"lenet_{parity}_solver.prototxt", "--max-iter", str(iterations), "--device", device]
-        print(f"$ OMP_NUM_THREADS=1 {shlex.join(['fusion-train', *options])} &")
-        commands[parity] = [sys.executable, "-m", "fusion_tools.train", *options]
-    if commands:
-        print("$ wait", flush=True)
-        stop_unless_zero(side_by_side(commands))
+        else:
+            solver = ["--solver", f"lenet_{parity}_solver.prototxt", "--max-iter", str(iterations)]
+            commands[parity] = ["train", *solver, "--device", device]
+    side_by_side(commands)
 
 
 def fuse(iterations: int) -> None:
@@ -87,7 +84,7 @@ def fuse(iterations: int) -> None:
     tool("rename", "lenet_odd_train_val.prototxt", "odd_renamed.prototxt", "odd")
 
     say("4. Compose: both bodies up to ip1, frozen, one new layer with ten outputs on top")
-    nets = [f"--source={parity}=lenet_{parity}_train_val.prototxt@ip1" for parity in ("odd", "even")]
+    nets = ["--source", "odd=lenet_odd_train_val.prototxt@ip1", "--source", "even=lenet_even_train_val.prototxt@ip1"]
     data = ["--train-list", "train_all.txt", "--val-list", "val_all.txt", "--train-batch", "50", "--test-batch", "20"]
     head = ["--head", "concat-fc", "--num-output", "10", *data, "--max-iter", str(iterations)]
     tool("compose", *nets, *head, "-o", "fused")
@@ -100,12 +97,13 @@ def fuse(iterations: int) -> None:
     say("6. Merge: the trained weights by layer name; the new layer starts from its filler")
     pairs = [f"{p}=lenet_{p}_train_val.prototxt:{weights(p, iterations)}" for p in ("odd", "even")]
     tool("merge", "fused_pct/train_val.prototxt", *pairs, "-o", "init.caffemodel", "--seed", "1")
+    tool("verify", "fused_pct/train_val.prototxt", "init.caffemodel", *pairs)
 
 
 def train_heads(iterations: int, device: str) -> None:
     say("7. Train the new layer, plainly and with PCT, from the same start; the branches are computed once")
-    for net in ("fused", "fused_pct"):
-        tool("train", "--solver", f"{net}/solver.prototxt", "--weights", "init.caffemodel", "--device", device)
+    start = ["--weights", "init.caffemodel", "--device", device]
+    side_by_side({net: ["train", "--solver", f"{net}/solver.prototxt", *start] for net in ("fused", "fused_pct")})
 
 
 def evaluate(iterations: int, device: str) -> None:
@@ -150,10 +148,9 @@ def say(text: str) -> None:
 
 
 def tool(name: str, *arguments: str) -> None:
-    """Print a command and run it, in this process, so that torch is imported once."""
+    """Print a command and run it, in this process."""
     module = import_module(f"fusion_tools.{name}")
-    program = {"evaluate": "fusion-test"}.get(name, f"fusion-{name}")
-    command([program, *arguments], lambda: module.main(list(arguments)))
+    command([_program(name), *arguments], lambda: module.main(list(arguments)))
 
 
 def command(words: Sequence[str], run: Callable[[], int | None]) -> None:
@@ -167,22 +164,34 @@ def stop_unless_zero(code: int) -> None:
         raise SystemExit(code)
 
 
-def side_by_side(commands: Mapping[str, Sequence[str]]) -> int:
-    """Run commands at once, one thread each, their lines marked by name; the first exit code that is not 0."""
+def side_by_side(commands: Mapping[str, Sequence[str]]) -> None:
+    """Print two commands and run them at once, a core each, their lines marked by name.
+
+    Nets this small gain little from a second thread, and two threads suffer much from anything else that runs.
+    """
+    for tool_name, *arguments in commands.values():
+        print(f"$ OMP_NUM_THREADS=1 {_program(tool_name)} {shlex.join(arguments)} &")
+    if commands:
+        print("$ wait", flush=True)
+        with ThreadPoolExecutor(2) as pool:
+            codes = list(pool.map(_follow, commands, commands.values()))
+        stop_unless_zero(next((code for code in codes if code), 0))
+
+
+def _program(name: str) -> str:
+    return {"evaluate": "fusion-test"}.get(name, f"fusion-{name}")
+
+
+def _follow(name: str, words: Sequence[str]) -> int:
+    """Run a command in a process of its own and print its lines; the exit code."""
+    line = [sys.executable, "-m", f"fusion_tools.{words[0]}", *words[1:]]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    running = {
-        name: subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        for name, words in commands.items()
-    }
-    with ThreadPoolExecutor(len(running)) as pool:
-        codes = list(pool.map(_follow, running, running.values()))
-    return next((code for code in codes if code), 0)
-
-
-def _follow(name: str, process: subprocess.Popen[str]) -> int:
-    for line in process.stdout or ():
-        print(f"{name:>4} | {line}", end="", flush=True)
-    return process.wait()
+    with subprocess.Popen(
+        line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        for text in process.stdout or ():
+            print(f"{name:>9} | {text}", end="", flush=True)
+    return process.returncode
 
 
 def _shown(path: Path) -> str:

@@ -64,7 +64,7 @@ def test_the_tutorial_in_small(tmp_path: Path) -> None:
     options = ["--limit", "300", "--iterations", "20", "--device", "cpu"]
     result = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
-    for name in ("rename", "compose", "merge", "train", "test", "report"):
-        assert f"$ fusion-{name} " in result.stdout
+    for name in ("rename", "compose", "merge", "verify", "train", "test", "report"):
+        assert re.search(rf"^\$ .*\bfusion-{name} ", result.stdout, re.MULTILINE), name
     assert re.search(r"fused, trained with PCT +\d+\.\d\d %", result.stdout)
     assert (tmp_path / "report.html").stat().st_size > 1000
