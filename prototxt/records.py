@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from prototxt.blobs import scan_blob
+from prototxt.blobs import MAX_RUNS, scan_blob
 from prototxt.errors import WeightsError
 from prototxt.files import atomic_write
 from prototxt.reading import Array, Reader
@@ -108,6 +108,8 @@ def read_datum(record: bytes, name: str = "record") -> Datum:
         elif wire == LENGTH and number == 4:
             data = record[a:b]
         elif number == 6 and wire in (LENGTH, FIXED32):
+            if len(floats) == MAX_RUNS:
+                raise broken(name, a, f"the values come in more than {MAX_RUNS} pieces")
             step = 4 if wire == LENGTH else 5
             if wire == LENGTH and (b - a) % 4:
                 raise broken(name, a, f"{b - a} bytes are no whole number of floats")
@@ -121,6 +123,7 @@ def write_datum(datum: Datum) -> bytes:
     parts = [
         tag(number, VARINT) + encode_varint(value)
         for number, value in ((1, datum.channels), (2, datum.height), (3, datum.width))
+        if value or not datum.encoded  # an encoded picture's size is told by its own bytes
     ]
     if datum.float_data is None:
         parts.append(length_field(4, datum.data))

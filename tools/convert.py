@@ -7,7 +7,8 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from fusion_tools.cli import run
+from . import convert_data
+from .cli import run
 
 _EPILOG = """What IN is shows its content; what OUT becomes says its name:
   .prototxt .pbtxt .txt -        text (- is standard output)
@@ -24,6 +25,7 @@ examples:
   fusion-convert net.caffemodel net.safetensors                   and back, and .h5; streamed, of any size
   fusion-convert net.caffemodel - | less                          the description inside, without values
   fusion-convert solver.prototxt solver.binaryproto
+  fusion-convert images list.txt images/ train_lmdb --lmdb        and `fusion-convert mean`: see their --help
   fusion-convert mean.binaryproto mean.npy
 """
 
@@ -53,8 +55,11 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Convert; 0 on success, 1 if a file stands against it, 2 for bad usage."""
+    given = sys.argv[1:] if argv is None else argv
+    if given and given[0] in convert_data.COMMANDS:
+        return convert_data.main(given)
     options = parser()
-    arguments = options.parse_args(argv)
+    arguments = options.parse_args(given)
     if not arguments.deploy and (arguments.input_shape or arguments.outputs or arguments.stage):
         options.error("--input-shape, --output and --stage go with --deploy")
     code: int = run(lambda: _convert(arguments))
@@ -91,7 +96,7 @@ def shape(text: str) -> tuple[str, tuple[int, ...]]:
     return name, tuple(map(int, sizes))
 
 
-def _show(message: Warning | str, *_: object) -> None:
+def _show(message: Warning | str, *_: object, **__: object) -> None:
     print(f"warning: {message}", file=sys.stderr)
 
 

@@ -1,0 +1,133 @@
+"""fusion-convert images, fusion-convert mean: databases and mean pictures for training, made without Caffe."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from .cli import run
+
+if TYPE_CHECKING:
+    from fusion.data.writing import Progress, Written
+
+COMMANDS = ("images", "mean")
+_SHOWN = 5
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of both."""
+    result = argparse.ArgumentParser(
+        prog="fusion-convert", description="Make the files that a net is trained with, as Caffe's tools do."
+    )
+    commands = result.add_subparsers(dest="command", required=True)
+    images = commands.add_parser(
+        "images",
+        help="pictures of a list into an LMDB or LevelDB",
+        description="Write the pictures of LIST (lines 'path label') into a new database, as convert_imageset does.",
+    )
+    add = images.add_argument
+    add("list", metavar="LIST", help="the list of pictures")
+    add("root", metavar="ROOT", help="stands before every path of the list, as it is ('images/'; '' for none)")
+    add("output", metavar="OUT", help="the database's folder, which must not exist yet")
+    kind = images.add_mutually_exclusive_group(required=True)
+    kind.add_argument("--lmdb", action="store_true", help="write an LMDB")
+    kind.add_argument("--leveldb", action="store_true", help="write a LevelDB")
+    _add_picture_options(images)
+    add("--encoded", action="store_true", help="store compressed pictures: the files themselves where nothing changes")
+    add("--encode-type", default="", metavar="TYPE", help="png or jpg for all (implies --encoded; default: as files)")
+    add("--shuffle", nargs="?", type=int, const=0, metavar="SEED", help="shuffle the list, by a seed (default 0)")
+    add("--check-size", action="store_true", help="refuse pictures that differ in size from the first")
+    mean = commands.add_parser(
+        "mean",
+        help="the mean picture of a database or a list",
+        description="Write the mean over all records as a .binaryproto file, as compute_image_mean does.",
+    )
+    add = mean.add_argument
+    add("source", metavar="DB|LIST", help="an LMDB's or LevelDB's folder, or a list of pictures")
+    add("output", metavar="OUT.binaryproto", help="the mean file")
+    add("--root", default="", metavar="ROOT", help="for a list: stands before every path, as it is")
+    _add_picture_options(mean)
+    return result
+
+
+def _add_picture_options(to: argparse.ArgumentParser) -> None:
+    add = to.add_argument
+    add("--resize", type=size, metavar="HxW", help="resize to this height and width, as OpenCV does")
+    add("--gray", action="store_true", help="one channel instead of three")
+    add("--on-bad-record", choices=("fail", "skip"), default="fail", help="what to do about unreadable records")
+    add("-q", "--quiet", action="store_true", help="say nothing but errors")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Convert; 0 on success, 1 if a file stands against it, 2 for bad usage."""
+    options = parser().parse_args(argv)
+    work = _images if options.command == "images" else _mean
+    code: int = run(lambda: _report(work(options), options))
+    return code
+
+
+def _images(options: argparse.Namespace) -> Written:
+    from fusion.data.writing import Images, write_images
+
+    how = Images(
+        size=options.resize,
+        gray=options.gray,
+        encoded=options.encoded or bool(options.encode_type),
+        encode_type=options.encode_type,
+        shuffle=options.shuffle,
+        check_size=options.check_size,
+    )
+    return write_images(
+        options.list,
+        options.root,
+        options.output,
+        how,
+        lmdb=options.lmdb,
+        on_bad_record=options.on_bad_record,
+        progress=_progress(options.quiet),
+    )
+
+
+def _mean(options: argparse.Namespace) -> Written:
+    from fusion.data.writing import write_mean_image
+
+    return write_mean_image(
+        options.source,
+        options.output,
+        root=options.root,
+        size=options.resize,
+        gray=options.gray,
+        on_bad_record=options.on_bad_record,
+        progress=_progress(options.quiet),
+    )
+
+
+def _report(written: Written, options: argparse.Namespace) -> None:
+    if written.skipped:
+        print(f"warning: {len(written.skipped)} records could not be read and were left out:", file=sys.stderr)
+        for error in written.skipped[:_SHOWN]:
+            print(f"  {error.place}: {error.message}", file=sys.stderr)
+    if not options.quiet:
+        what = "the mean of " if options.command == "mean" else ""
+        print(f"{options.output}: {what}{written.records} records")
+
+
+def _progress(quiet: bool) -> Progress | None:
+    if quiet or not sys.stderr.isatty():
+        return None
+    return lambda done, total: print(f"\r{done} of {total}", end="\n" if done == total else "", file=sys.stderr)
+
+
+def size(text: str) -> tuple[int, int]:
+    """Height and width from a text like 256x256."""
+    found = re.fullmatch(r"(\d+)[xX,](\d+)", text)
+    if found is None or not int(found[1]) or not int(found[2]):
+        raise argparse.ArgumentTypeError(f"not a size: {text!r} (give HEIGHTxWIDTH, such as 256x256)")
+    return int(found[1]), int(found[2])
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
