@@ -16,6 +16,7 @@ import fusion.layers  # noqa: F401 - registers every type that comes with the pa
 from fusion.errors import FusionError, raise_all
 from fusion.graph import Call, Param, Plan, run, submodule_paths, with_outputs
 from fusion.graph import Net as Net
+from fusion.layers import python
 from fusion.layers.forks.variants import vary
 from fusion.registry import Context, LayerType, Phase, find, unknown
 from fusion.sharing import Owner, settle, share, tensor_at
@@ -37,17 +38,25 @@ def build(
     phase: Phase = "TEST",
     shapes: Mapping[str, Sequence[int]] | None = None,
     seed: int | None = None,
+    allow_python: bool | None = None,
 ) -> Net:
     """The net of one phase, its parameters filled by the layers' fillers.
 
     net     a decoded net, or a prototxt: text tree or path
     shapes  shapes of inputs that the description leaves open, or other ones than it says
     seed    of the fillers; None draws new numbers each time
+    allow_python  whether Python layers may run their code; None: as FUSION_ALLOW_PYTHON says. Those without bottoms are
+                  data layers where they may not
     The tops of data layers are the keys of the net's inputs. Under `with torch.device("meta")` nothing is allocated.
 
     Raises: BuildError, naming every layer that cannot be built; prototxt's errors for the description itself.
     """
     message = _filtered(net, phase)
+    with python.session(python.allowed(allow_python), phase):
+        return _build(message, phase, shapes, seed)
+
+
+def _build(message: NetParameter, phase: Phase, shapes: Mapping[str, Sequence[int]] | None, seed: int | None) -> Net:
     types = _types(message)
     inferred = infer(message, inputs=shapes)
     parts = _Parts(_Values(message))
@@ -205,7 +214,7 @@ def _filtered(net: NetParameter | Document | str | os.PathLike[str], phase: Phas
 
 def _types(net: NetParameter) -> list[LayerType | None]:
     """The builder of every layer, None for one that brings data. Raises: BuildError for all unknown types."""
-    types = [find(layer.type) for layer in net.layer]
+    types = [None if python.brings_data(layer) else find(layer.type) for layer in net.layer]
     errors = [
         unknown(layer.type, layer.name, place_of(layer))
         for layer, kind in zip(net.layer, types, strict=True)

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextvars import ContextVar
 from pathlib import Path
+from typing import TypeAlias
 
 from prototxt.errors import ShapeError
 from prototxt.messages import LayerParameter
 from prototxt.shapes.dimensions import UNKNOWN, Dim, Shape, agree, count, number, text
 from prototxt.shapes.registry import shape_function
+
+PythonShapes: TypeAlias = "Callable[[LayerParameter, list[Shape]], tuple[list[Shape], list[Shape]]]"
+python_shapes: ContextVar[PythonShapes | None] = ContextVar("python_shapes", default=None)
+"""Asks users' classes for the shapes of Python layers, while someone lets them run."""
 
 
 @shape_function("Parameter", bottoms=0, tops=1)
@@ -20,6 +27,9 @@ def parameter(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape],
 @shape_function("Python", unknown_rank="own", source=True)
 def python(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """The user's class decides when it runs."""
+    ask = python_shapes.get()
+    if ask is not None:
+        return ask(layer, bottoms)
     return [UNKNOWN] * len(layer.top), []
 
 

@@ -1,0 +1,228 @@
+"""The Python layer: a user's class, with Caffe's protocol of setup, reshape, forward and backward.
+
+It runs the user's code, so it wants a word: `fusion.build(..., allow_python=True)`, `--allow-python` of the commands,
+or FUSION_ALLOW_PYTHON=1 in the environment.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fusion.errors import BuildError, FusionError
+from fusion.layers.pycaffe import TEST, TRAIN, Blob, Layer, UserLayer, stand_in
+from fusion.registry import Context, Phase, layer
+from prototxt.errors import ShapeError
+from prototxt.shapes.dimensions import is_known
+from prototxt.shapes.special import python_shapes
+
+if TYPE_CHECKING:
+    from prototxt.messages import LayerParameter
+    from prototxt.shapes.dimensions import Shape
+
+VARIABLE = "FUSION_ALLOW_PYTHON"
+
+
+@dataclass
+class Instance:
+    """A user's object with its blobs, set up and waiting for its module."""
+
+    user: UserLayer
+    bottoms: list[Blob]
+    tops: list[Blob]
+
+
+@dataclass
+class _Session:
+    """One building of a net: shape inference sets the layers up, the builders take them over in the same order."""
+
+    phase: Phase
+    waiting: dict[bytes, list[Instance]] = field(default_factory=dict)
+
+    def shapes(self, layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+        """Shapes of tops and blobs, as the user's `setup` and `reshape` leave them."""
+        if not all(is_known(shape) for shape in bottoms):
+            raise ShapeError(
+                "the sizes of its bottoms depend on data that is not here",
+                hint="give the net's input shapes, e.g. shapes={'data': (1, 3, 224, 224)}",
+            )
+        try:
+            found = self._set_up(layer, [cast("tuple[int, ...]", shape) for shape in bottoms])
+        except BuildError as error:
+            raise ShapeError(error.message, hint=error.hint) from error
+        self.waiting.setdefault(layer.SerializeToString(deterministic=True), []).append(found)
+        return [top.shape for top in found.tops], [blob.shape for blob in found.user.blobs]
+
+    def take(self, layer: LayerParameter) -> Instance:
+        """The instance that shape inference has set up for this layer."""
+        return self.waiting[layer.SerializeToString(deterministic=True)].pop(0)
+
+    def _set_up(self, layer: LayerParameter, shapes: Sequence[tuple[int, ...]]) -> Instance:
+        param = layer.python_param
+        user = load(param.module, param.layer)
+        user.param_str, user.phase = param.param_str, TRAIN if self.phase == "TRAIN" else TEST
+        bottoms, tops = [Blob(*shape) for shape in shapes], [Blob() for _ in layer.top]
+        with stand_in(), _blame(layer.name, "setup"):
+            user.setup(bottoms, tops)
+            user.reshape(bottoms, tops)
+        return Instance(user, bottoms, tops)
+
+
+_session: ContextVar[_Session | None] = ContextVar("python_layers", default=None)
+
+
+def allowed(allow: bool | None) -> bool:
+    """Whether Python layers may run: as asked, or else as the environment says."""
+    return os.environ.get(VARIABLE, "").lower() in ("1", "true", "yes") if allow is None else allow
+
+
+@contextmanager
+def session(allow: bool, phase: Phase) -> Iterator[None]:
+    """While this lasts, shape inference and builders run Python layers, if they may."""
+    current = _Session(phase) if allow else None
+    token = _session.set(current)
+    shapes = python_shapes.set(current.shapes if current else None)
+    try:
+        yield
+    finally:
+        python_shapes.reset(shapes)
+        _session.reset(token)
+
+
+def load(module: str, name: str) -> UserLayer:
+    """A new object of the class.
+
+    Raises: BuildError for a module or class that is not there, or is no layer.
+    """
+    with stand_in():
+        try:
+            loaded = importlib.import_module(module)
+        except ImportError as error:
+            raise BuildError(
+                f"module '{module}' of a Python layer: {error}", hint="put its folder into PYTHONPATH"
+            ) from error
+        kind = getattr(loaded, name, None)
+        if not isinstance(kind, type) or not issubclass(kind, Layer):
+            raise BuildError(
+                f"module '{module}' has no class '{name}' that derives from caffe.Layer",
+                hint="import it after fusion if it was imported with another caffe",
+            )
+        missing = [method for method in ("setup", "reshape", "forward") if not hasattr(kind, method)]
+        if missing:
+            raise BuildError(f"class '{name}' of module '{module}' has no {' and no '.join(missing)}")
+        return cast("UserLayer", kind())
+
+
+@contextmanager
+def _blame(name: str, method: str) -> Iterator[None]:
+    """Name the layer in whatever the user's code raises."""
+    try:
+        yield
+    except FusionError:
+        raise
+    except Exception as error:
+        raise BuildError(f"layer '{name}': {method}: {type(error).__name__}: {error}") from error
+
+
+class PythonLayer(nn.Module):
+    """A user's object as a module; its blobs are parameters."""
+
+    def __init__(self, instance: Instance, name: str) -> None:
+        super().__init__()
+        self.instance, self.name = instance, name
+        self.caffe_params = tuple(f"blob{index}" for index in range(len(instance.user.blobs)))
+        for attribute, blob in zip(self.caffe_params, instance.user.blobs, strict=True):
+            filled = torch.from_numpy(blob.data.copy()).to(torch.get_default_device())
+            setattr(self, attribute, nn.Parameter(filled))
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def forward(self, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Any shapes to what the user's class makes of them."""
+        parameters = [getattr(self, attribute) for attribute in self.caffe_params]
+        tops: tuple[Tensor, ...] = _Run.apply(self, len(bottoms), *bottoms, *parameters)
+        return tops[0] if len(tops) == 1 else tops
+
+
+class _Run(torch.autograd.Function):
+    """One forward of the user's object, and its backward with the numbers of that forward."""
+
+    @staticmethod
+    def forward(ctx: Any, module: PythonLayer, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Bottoms, `count` of them, and blobs, to tops."""
+        instance, arrays = module.instance, [_array(tensor) for tensor in tensors]
+        _hold(instance.bottoms, arrays[:count])
+        _hold(instance.user.blobs, arrays[count:])
+        precision = np.result_type(np.float32, *(array.dtype for array in arrays))
+        _hold(instance.tops, [np.zeros(top.shape, precision) for top in instance.tops])
+        with stand_in(), _blame(module.name, "forward"):
+            instance.user.reshape(instance.bottoms, instance.tops)
+            instance.user.forward(instance.bottoms, instance.tops)
+        for tensor, blob in zip(tensors[count:], instance.user.blobs, strict=True):
+            if not np.array_equal(blob.data, _array(tensor), equal_nan=True):
+                tensor.copy_(torch.from_numpy(blob.data))
+        ctx.module, ctx.count, ctx.likes = module, count, tensors
+        ctx.arrays = [blob.data.copy() for blob in (*instance.bottoms, *instance.tops)]
+        device = tensors[0].device if tensors else None
+        return tuple(torch.from_numpy(top.data.copy()).to(device) for top in instance.tops)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of bottoms and blobs."""
+        instance, count = ctx.module.instance, ctx.count
+        _hold(instance.bottoms, ctx.arrays[:count])
+        _hold(instance.tops, ctx.arrays[count:])
+        _hold(instance.user.blobs, [_array(tensor) for tensor in ctx.likes[count:]])
+        for top, gradient in zip(instance.tops, gradients, strict=True):
+            top.set_gradient(_array(gradient).astype(top.data.dtype, copy=False))
+        wanted = list(ctx.needs_input_grad[2:])
+        if not hasattr(instance.user, "backward"):
+            raise FusionError(
+                f"layer '{ctx.module.name}': its class has no backward", hint="write one, or propagate_down: false"
+            )
+        with stand_in(), _blame(ctx.module.name, "backward"):
+            instance.user.backward(instance.tops, wanted[:count], instance.bottoms)
+        blobs = (*instance.bottoms, *instance.user.blobs)
+        found = [
+            torch.from_numpy(blob.diff.copy()).to(like) if want else None
+            for blob, like, want in zip(blobs, ctx.likes, wanted, strict=True)
+        ]
+        return (None, None, *found)
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    """A copy in float64 for float64, else in float32."""
+    dtype = torch.float64 if tensor.dtype == torch.float64 else torch.float32
+    array: np.ndarray = tensor.detach().to("cpu", dtype).contiguous().numpy().copy()
+    return array
+
+
+def _hold(blobs: Sequence[Blob], arrays: Sequence[np.ndarray]) -> None:
+    for blob, array in zip(blobs, arrays, strict=True):
+        blob.hold(array)
+
+
+def brings_data(layer: LayerParameter) -> bool:
+    """Whether the layer is a Python layer that makes data, and may not run: its tops are then inputs of the net."""
+    return layer.type == "Python" and not layer.bottom and _session.get() is None
+
+
+@layer("Python")
+def python(layer: LayerParameter, context: Context) -> nn.Module:
+    """A user's layer, if it may run."""
+    current = _session.get()
+    if current is None:
+        param = layer.python_param
+        raise BuildError(
+            f"layer '{layer.name}' runs Python code of its own, {param.module}.{param.layer}, which is not allowed",
+            hint=f"if you trust it: fusion.build(..., allow_python=True), --allow-python, or {VARIABLE}=1",
+        )
+    return PythonLayer(current.take(layer), layer.name)
