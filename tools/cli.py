@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from prototxt.errors import PrototxtError
 
@@ -34,3 +36,16 @@ def run(command: Callable[[], int | None]) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return 1
+
+
+def allow_python(parser: argparse.ArgumentParser) -> None:
+    """Add the switch that lets Python layers of a net run their code."""
+    parser.add_argument("--allow-python", action=_AllowPython, nargs=0, help="let Python layers run their code "
+        "(or set FUSION_ALLOW_PYTHON=1)")  # fmt: skip
+
+
+class _AllowPython(argparse.Action):
+    """Says so in the environment, where worker processes find it too."""
+
+    def __call__(self, *args: Any) -> None:
+        os.environ["FUSION_ALLOW_PYTHON"] = "1"

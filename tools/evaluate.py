@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .cli import run
+from .cli import allow_python, run
 
 if TYPE_CHECKING:
     from fusion.solver.testing import Average
@@ -44,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
     add("--classes", type=_numbers, metavar="C,C", help="the shared label space's class of each logit")
     add("--name", metavar="NAME", help="what reports call the net (default: the weights' file name)")
     add("--json", action="store_true", help="print the averages as JSON")
+    allow_python(result)
     add("-q", "--quiet", action="store_true", help="report no progress")
     return result
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -131,8 +132,8 @@ def test_a_layer_without_bottoms_is_data_unless_it_may_run() -> None:
     fed = nets.build(prototxt.parse(text), shapes={"x": (2, 3)}, allow_python=False)
     assert float(fed({"x": torch.ones(2, 3)})["y"].sum()) == 6
     runs = nets.build(prototxt.parse(text), allow_python=True)
-    assert [float(runs({})["y"][0, 0]) for _ in range(3)] == [1, 2, 3]
-    assert float(nets.params(runs)["d"][0]) == 3
+    assert [float(runs({})["y"][0, 0].detach()) for _ in range(3)] == [1, 2, 3]
+    assert float(nets.params(runs)["d"][0].detach()) == 3
 
 
 def test_the_tops_shapes_reach_the_layers_behind() -> None:
@@ -230,3 +231,12 @@ def test_blobs_look_like_pycaffe_s() -> None:
     blob.reshape(5)
     assert blob.shape == blob.diff.shape == (5,)
     assert float(blob.data.sum()) == 0
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_commands_have_a_switch(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FUSION_ALLOW_PYTHON", "0")
+    parser = importlib.import_module(f"fusion_tools.{command}").parser()
+    given = {"train": ["--solver", "s"], "evaluate": ["--model", "m", "--weights", "w"]}[command]
+    parser.parse_args([*given, "--allow-python"])
+    assert os.environ["FUSION_ALLOW_PYTHON"] == "1"
