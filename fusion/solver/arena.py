@@ -2,7 +2,8 @@
 
 Small parameters with one pair of rates share a flat tensor; each becomes a view of it, and so does its gradient, so
 that an update is a handful of operations. The parameters stay the same objects, hence nets that hold them see every
-update. Large parameters stay where they are: adding up gradients in place would cost more than the operations saved.
+update. Large parameters stay where they are, because adding up gradients in place would cost more than the operations
+saved, and so do filters, which have a memory layout of their own.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ class Arena:
         if home is None:
             return torch.zeros_like(tensor)
         whole, start = home
-        return values[whole].view(-1)[start : start + tensor.numel()].view(tensor.shape)
+        if whole is tensor:
+            return values[whole]
+        return values[whole][start : start + tensor.numel()].view(tensor.shape)
 
 
 def lay_out(net: Net) -> Arena:
@@ -79,14 +82,15 @@ def lay_out(net: Net) -> Arena:
     flat: list[nn.Parameter] = []
     single: list[nn.Parameter] = []
     for (lr_mult, decay_mult), members in groups.items():
-        if sum(tensor.numel() for tensor in members) <= _SMALL:
-            updated = [_flatten(members, homes)]
-            flat += updated
-        else:
-            updated = members
-            single += updated
-            homes.update((tensor, (tensor, 0)) for tensor in members)
-        result.append({"params": updated, "lr_mult": lr_mult, "decay_mult": decay_mult})
+        together = [tensor for tensor in members if tensor.dim() <= 2]
+        if not together or sum(tensor.numel() for tensor in together) > _SMALL:
+            together = []
+        alone = [tensor for tensor in members if not together or tensor.dim() > 2]
+        joined = [_flatten(together, homes)] if together else []
+        flat += joined
+        single += alone
+        homes.update((tensor, (tensor, 0)) for tensor in alone)
+        result.append({"params": joined + alone, "lr_mult": lr_mult, "decay_mult": decay_mult})
     where = tuple(homes.get(blob.tensor) for blob in blobs)
     return Arena(result, tuple(blobs), where, tuple(flat), tuple(single))
 

@@ -9,15 +9,18 @@ import torch
 from torch import Tensor
 
 from fusion.data import Source
+from fusion.sharing import tensor_at
 from fusion.solver.feeds import Blobs, CachedFeed
 
 if TYPE_CHECKING:
+    from fusion.graph import Net
     from fusion.solver.display import Display
     from fusion.solver.jobs import Job
     from fusion.trunk import Split
 
 DEFAULT_BUDGET = 4 << 30
 _CHUNK = 500
+_FOREIGN = ("Python", "Onnx")
 
 
 def cache_trunk(job: Job, budget: int, display: Display, device: torch.device) -> str:
@@ -43,6 +46,8 @@ def cache_trunk(job: Job, budget: int, display: Display, device: torch.device) -
             f"the frozen trunk runs in each iteration: its outputs take {size / 2**20:.0f} MiB, "
             f"the cache budget is {budget / 2**20:.0f} MiB (--cache-budget)"
         )
+    if device.type == "cpu":
+        _channels_last(found.trunk)
     rows = _rows(found, keys, source, first, display, device)
     job.runs, job.feed = found.head, CachedFeed(rows, source)
     kept = ", ".join(found.boundary)
@@ -71,3 +76,20 @@ def _outputs(split: Split, keys: list[str], source: Source, indices: np.ndarray,
     blobs = {top: tensor.to(device) for top, tensor in source.batch(indices).items()}
     out = split.trunk(blobs)
     return {key: out[key] if key in out else blobs[key] for key in keys}
+
+
+def _channels_last(net: Net) -> None:
+    """Lay the trunk's filters out with the channels last, in place: a CPU convolves and pools in half the time so.
+
+    Blobs between layers follow the filters. Layers of other people's code may rely on the usual layout, so a net that
+    has some keeps it, and so do filters that several layers share. What learns is left as it is: training then rounds
+    as Caffe does.
+    """
+    if any(call.type in _FOREIGN for call in net.plan.calls):
+        return
+    filters = {call.path for call in net.plan.calls if call.type in ("Convolution", "Deconvolution")}
+    shared = {id(tensor_at(net, param.attribute)) for param in net.plan.params if param.shared}
+    for param in net.plan.params:
+        tensor = tensor_at(net, param.attribute)
+        if param.path in filters and tensor.dim() == 4 and id(tensor) not in shared:
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
