@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     pass
 
 MAX_AXES = 32  # Caffe's kMaxBlobAxes
+MAX_RUNS = 10_000  # protobuf lets values come in any number of pieces, and every writer makes one
 
 
 def scan_blob(window: Window, start: int, end: int, what: str) -> BlobSpan:
@@ -29,6 +30,8 @@ def scan_blob(window: Window, start: int, end: int, what: str) -> BlobSpan:
     runs: dict[int, list[tuple[int, int, int]]] = {5: [], 8: []}
     for number, wire, a, b in fields(window, start, end):
         if number in runs:
+            if len(runs[number]) == MAX_RUNS:
+                raise broken(window.path, a, f"{what}: its values come in more than {MAX_RUNS} pieces")
             runs[number].append((wire, a, b))
         elif number == 7 and wire == LENGTH:
             dims += _dims(window, a, b, what)

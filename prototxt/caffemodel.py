@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 LIMIT = 2**31 - 1  # protobuf's bound for one message, which a caffemodel is
+# An empty layer takes two bytes in the file and hundreds in memory: above this many, they must be of some length.
+_MANY_LAYERS, _LAYER_BYTES = 20_000, 256
 
 
 class _Layout(NamedTuple):
@@ -61,13 +63,16 @@ def scan(path: str | os.PathLike[str]) -> Scan:
 def scan_descriptor(fd: int, path: str) -> Scan:
     """`scan` for a file that is already open."""
     window = Window.over_file(fd, path)
-    name, entries = "", []
+    most = max(_MANY_LAYERS, window.size // _LAYER_BYTES)
+    name, entries = "", list[Entry]()
     try:
         for number, wire, a, b in fields(window, 0, window.size):
             if number == 1:
                 name = _text(window, number, wire, a, b, "the net's name")
             elif number in (2, 100):
                 _expect(window, number, wire, LENGTH, b, "a layer")
+                if len(entries) == most:
+                    raise broken(path, a, f"more than {most} layers in a file of {window.size} bytes")
                 entries.append(_entry(window, a, b, _V2 if number == 100 else _V1))
     except WeightsError as error:
         raise explain_message(window) or error from None

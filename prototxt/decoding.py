@@ -22,6 +22,10 @@ from prototxt.schema.layer_types import KNOWN_TYPES
 from prototxt.tree import Document, Field, Message, Scalar
 
 MAX_LISTED = 100  # mistakes, strange fields and hints of one file: a hostile one could ask for millions
+MAX_PLACES = 10_000  # strange fields whose places the warning holds
+# A message of a layer takes kilobytes, `layer{}` seven characters: above this many layers, they must be of some length.
+MANY_LAYERS, LAYER_LENGTH = 20_000, 64
+_LARGE = ("LayerParameter", "V1LayerParameter", "V0LayerParameter", "NetParameter")
 
 
 class UnknownFieldWarning(UserWarning):
@@ -94,6 +98,22 @@ def _field_plan(field: FieldDescriptor) -> _FieldPlan:
     return _FieldPlan(field.name, is_repeated(field), None if is_message else reader(field), field.message_type or None)
 
 
+class _Listing:
+    """Strange fields: how many, and of the first ones offset and description."""
+
+    __slots__ = ("count", "items")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.items: list[tuple[int, str]] = []
+
+    def add(self, item: tuple[int, str]) -> None:
+        """Count one more, and keep it if there is room."""
+        self.count += 1
+        if self.count <= MAX_PLACES:
+            self.items.append(item)
+
+
 class _Decoder:
     """The state of one decoding: the mistakes and the strange fields found so far."""
 
@@ -101,10 +121,12 @@ class _Decoder:
         self.doc = doc
         self.strict = strict
         self.errors: list[DecodeError] = []
-        self.forks: list[tuple[int, str]] = []
-        self.unknown: list[tuple[int, str]] = []
+        self.forks = _Listing()
+        self.unknown = _Listing()
         self.seen: set[str] = set()
         self.more = 0
+        self.large = 0
+        self.most = max(MANY_LAYERS, len(doc.text) // LAYER_LENGTH)
 
     def fill(self, target: Any, source: Message, plan: _Plan) -> None:
         """Set the fields of `target` from those of `source`."""
@@ -152,6 +174,8 @@ class _Decoder:
             self.error(value.start, message, f"write {name} {{ ... }}")
             return
         part = getattr(target, name)
+        if field_plan.descriptor is not None and field_plan.descriptor.name in _LARGE and not self.has_room(value):
+            return
         if field_plan.repeated:
             part = part.add()
         else:
@@ -159,11 +183,19 @@ class _Decoder:
         if field_plan.descriptor is not None:
             self.fill(part, value, _plan(field_plan.descriptor))
 
+    def has_room(self, value: Message) -> bool:
+        """Count a layer or a net; whether a text of this length may hold so many."""
+        self.large += 1
+        if self.large == self.most + 1:
+            message = f"more than {self.most} layers in a text of {len(self.doc.text)} characters"
+            self.error(value.start, message, "no net has so many layers that say so little: is the file damaged?")
+        return self.large <= self.most
+
     def strange(self, target: Any, field: Field, plan: _Plan) -> None:
         """Take a field that Caffe does not know: a fork's, or nobody's."""
         fork_plan = plan.forks.get(field.name)
         if fork_plan is not None:
-            self.forks.append((field.start, _described(field.name, plan)))
+            self.forks.add((field.start, _described(field.name, plan)))
             self.set(forks.fields(target), field, fork_plan, plan)
         elif self.strict:
             message = f"{plan.descriptor.name} has no field {field.name!r}"
@@ -173,7 +205,7 @@ class _Decoder:
 
     def keep(self, target: Any, field: Field, plan: _Plan) -> None:
         """Keep a field as text in the message."""
-        self.unknown.append((field.start, _described(field.name, plan)))
+        self.unknown.add((field.start, _described(field.name, plan)))
         text = self.doc.text[field.name_start + len(field.name) : field.end].strip()
         forks.keep_unknown(target, field.name, text.encode("utf-8", "replace").decode())
 
@@ -191,7 +223,7 @@ class _Decoder:
             if twice:
                 getattr(forks.fields(target), name).append(getattr(target, name))
                 target.ClearField(name)
-            self.forks.append((field.start, f"several values of {_described(name, plan)}"))
+            self.forks.add((field.start, f"several values of {_described(name, plan)}"))
             self.set(forks.fields(target), field, wider, plan)
         elif twice:
             hint = f"{plan.descriptor.name} has one {name!r}: remove this one or the one before it"
@@ -205,7 +237,7 @@ class _Decoder:
         if wider is not None and wider.read is not None and value.kind == "identifier":
             with suppress(BadValueError):
                 setattr(forks.fields(target), field.name, wider.read(value))
-                self.forks.append((value.start, f"value {value.raw} of {_described(field.name, plan)}"))
+                self.forks.add((value.start, f"value {value.raw} of {_described(field.name, plan)}"))
                 return
         descriptor = plan.descriptor.fields_by_name.get(field.name)
         if not self.strict and value.kind == "identifier" and descriptor is not None and descriptor.enum_type:
@@ -217,9 +249,9 @@ class _Decoder:
         """List a layer type that is not known by name; only building the net must know it."""
         field = source.get("type")
         if field is not None and layer.type and layer.type not in KNOWN_TYPES:
-            near = closest(layer.type, KNOWN_TYPES) if len(self.unknown) < MAX_LISTED else None
+            near = closest(layer.type, KNOWN_TYPES) if self.unknown.count < MAX_LISTED else None
             guess = f"; did you mean {near!r}?" if near else ""
-            self.unknown.append((field.start, f"type {layer.type!r} of layer {layer.name!r}{guess}"))
+            self.unknown.add((field.start, f"type {layer.type!r} of layer {layer.name!r}{guess}"))
 
     def hint(self, field: Field, plan: _Plan) -> str | None:
         """What the writer of an unknown field may have meant."""
@@ -241,15 +273,15 @@ class _Decoder:
 
     def warn(self) -> None:
         """One warning for all strange fields."""
-        if not self.forks and not self.unknown:
+        if not self.forks.count and not self.unknown.count:
             return
         parts = []
         for found, what in ((self.forks, "of forks of Caffe"), (self.unknown, "that no schema knows")):
-            if found:
-                listed = "".join(f"\n  {self.doc.place(offset)}: {text}" for offset, text in found[:MAX_LISTED])
-                listed += f"\n  and {len(found) - MAX_LISTED} more" if len(found) > MAX_LISTED else ""
-                parts.append(f"{len(found)} fields, values or types {what} were kept:{listed}")
-        places = [(self.doc.place(offset), text) for offset, text in sorted(self.forks + self.unknown)]
+            if found.count:
+                listed = "".join(f"\n  {self.doc.place(offset)}: {text}" for offset, text in found.items[:MAX_LISTED])
+                listed += f"\n  and {found.count - MAX_LISTED} more" if found.count > MAX_LISTED else ""
+                parts.append(f"{found.count} fields, values or types {what} were kept:{listed}")
+        places = [(self.doc.place(offset), text) for offset, text in sorted(self.forks.items + self.unknown.items)]
         warnings.warn(UnknownFieldWarning("\n".join(parts), places), stacklevel=3)
 
 

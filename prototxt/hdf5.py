@@ -6,6 +6,7 @@ Contiguous float32 datasets are listed with their place in the file, so that the
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from prototxt.chunks import read_chunked
 from prototxt.copying import Payload, Sources, Stretch, float_bytes, payload_bytes
 from prototxt.errors import WeightsError
 from prototxt.files import atomic_write
@@ -22,8 +24,8 @@ from prototxt.reading import Reader as ByteReader
 from prototxt.spans import BlobSpan, Entry, Scan, Stamp
 
 _MAX_DEPTH = 32
-_MANY = 64 << 20  # bytes that a dataset may unfold to without further ado
-_RATIO = 64  # beyond that, how often its file's size: trained weights hardly compress at all
+_MANY = 16 << 20  # bytes that compressed datasets may unfold to without further ado
+_RATIO = 8  # beyond that, how often their file's size: trained weights hardly compress at all
 _CHUNK = 1 << 20
 
 
@@ -76,7 +78,7 @@ def scan(path: str | os.PathLike[str]) -> Scan:
     place = os.fspath(path)
     with open_file(path) as file, refusing_damage(place):
         group = _data_group(file, place)
-        entries = tuple(_entries(group, "", place, 0, os.stat(path).st_size))
+        entries = tuple(_entries(group, "", place, 0, Unfolding(place, os.stat(path).st_size)))
     if not entries:
         raise WeightsError("the file has a /data group without layers", place=place, hint="write it again")
     return Scan(place, "hdf5", "", entries, Stamp.of(place))
@@ -99,7 +101,7 @@ def _data_group(file: Any, place: str) -> Any:
     raise WeightsError(f"this HDF5 file holds {holds}, but no layers of Caffe's", place=place, hint=hint)
 
 
-def _entries(group: Any, name: str, place: str, depth: int, size: int) -> Iterator[Entry]:
+def _entries(group: Any, name: str, place: str, depth: int, unfolding: Unfolding) -> Iterator[Entry]:
     """The layer that a group is, if it is one, and those in its groups; only what lies in this very file."""
     if depth > _MAX_DEPTH:
         hint = "a group that contains itself is damage, or malice"
@@ -118,32 +120,59 @@ def _entries(group: Any, name: str, place: str, depth: int, size: int) -> Iterat
         if set(blobs) != set(wanted):
             hint = "Caffe numbers the blobs of a layer 0, 1, 2, ..."
             raise WeightsError(f"layer '{name}' has datasets {', '.join(list(blobs)[:6])}", place=place, hint=hint)
-        spans = (dataset_span(blobs[key], f"blob {key} of layer '{name}'", place, size) for key in wanted)
+        spans = (dataset_span(blobs[key], f"blob {key} of layer '{name}'", unfolding) for key in wanted)
         yield Entry(name, blobs=tuple(spans))
     for key, member in members.items():
         if hasattr(member, "keys"):
-            yield from _entries(member, f"{name}/{key}" if name else key, place, depth + 1, size)
+            yield from _entries(member, f"{name}/{key}" if name else key, place, depth + 1, unfolding)
 
 
-def dataset_span(dataset: Any, what: str, place: str, size: int) -> BlobSpan:
-    """Where a dataset's values lie; `what` names it in errors, `size` is the file's.
+class Unfolding:
+    """How many bytes the datasets of a file unfold to that do not lie in it as they are, held to a bound."""
+
+    def __init__(self, place: str, size: int) -> None:
+        self.place = place
+        self.size = size
+        self.total = 0
+
+    def add(self, dataset: Any, what: str) -> None:
+        """Count a dataset: what it holds, or one chunk where that is more. Raises: WeightsError beyond the bound."""
+        chunk = math.prod(dataset.chunks) * dataset.dtype.itemsize if dataset.chunks else 0
+        before, self.total = self.total, self.total + max(dataset.nbytes, chunk)
+        if self.total > max(_MANY, _RATIO * self.size):
+            hint = "no trained weights compress like that: this is damage, or malice"
+            whole = f"{what} and those before it" if before else what
+            message = f"{whole} would unfold to {self.total} bytes from a file of {self.size}"
+            raise WeightsError(message, place=self.place, hint=hint)
+
+
+def dataset_span(dataset: Any, what: str, unfolding: Unfolding) -> BlobSpan:
+    """Where a dataset's values lie; `what` names it in errors.
 
     Raises: WeightsError when they lie elsewhere, are no floats, or unfold to far more than the file.
     """
+    place = unfolding.place
     if dataset.is_virtual or dataset.external:
         raise WeightsError(f"{what} lies in another file", place=place, hint="copy its values into this one")
     if dataset.shape is None or dataset.dtype.kind != "f":
         hint = "weights are floating-point numbers"
         raise WeightsError(f"{what} holds {dataset.dtype}, not floating-point numbers", place=place, hint=hint)
-    if dataset.nbytes > max(_MANY, _RATIO * size):
-        hint = "no trained weights compress like that: this is damage, or malice"
-        raise WeightsError(
-            f"{what} would unfold to {dataset.nbytes} bytes from a file of {size}", place=place, hint=hint
-        )
     offset = dataset.id.get_offset()
     if offset is None or dataset.dtype.str != "<f4":
+        unfolding.add(dataset, what)
         return BlobSpan(dataset.shape, "<f4" if dataset.dtype.str == "<f4" else "other", 0, 0, packed=False)
     return BlobSpan(dataset.shape, "<f4", offset, dataset.nbytes)
+
+
+def read_dataset(dataset: Any, place: str) -> Array:
+    """A dataset's values as float32."""
+    if not dataset.chunks:
+        return np.asarray(dataset[()], np.float32)
+    fd = os.open(place, os.O_RDONLY)
+    try:
+        return np.asarray(read_chunked(dataset, fd, place), np.float32)
+    finally:
+        os.close(fd)
 
 
 class Reader:
@@ -160,7 +189,7 @@ class Reader:
             return self._bytes.array(blob)
         layer, index = self._homes[id(blob)]
         with open_file(self._scan.path) as file, refusing_damage(self._scan.path):
-            values = np.asarray(file[f"data/{layer}/{index}"][()], np.float32)
+            values = read_dataset(file[f"data/{layer}/{index}"], self._scan.path)
         values.flags.writeable = False
         return values
 

@@ -18,6 +18,7 @@ from prototxt.files import atomic_write
 from prototxt.spans import BlobSpan, Entry, Scan, Stamp
 
 _MAX_HEADER = 100_000_000  # the reference implementation's own bound
+_HEADER, _SHARE = 2 << 20, 16  # JSON takes twenty times its size when read: above this size, this part of the file
 _TYPES = {"F32": ("<f4", 4), "F64": ("<f8", 8), "F16": ("<f2", 2), "BF16": ("bfloat16", 2)}
 _DAMAGED = "the file is cut off or damaged: fetch or copy it again"
 _NAMING = "name the tensors <layer>/0, <layer>/1, ... in Caffe's order of blobs"
@@ -32,7 +33,7 @@ def scan(path: str | os.PathLike[str]) -> Scan:
     with open(path, "rb") as file:
         stamp = Stamp.of(file.fileno())
         start = int.from_bytes(file.read(8), "little") + 8
-        if start > min(stamp.size, _MAX_HEADER):
+        if start > min(stamp.size, _MAX_HEADER, max(_HEADER, stamp.size // _SHARE)):
             raise WeightsError(f"byte 0: a header of {start - 8} bytes does not fit", place=place, hint=_DAMAGED)
         header = _header(file.read(start - 8), place)
     metadata = header.pop("__metadata__", {})
@@ -76,18 +77,21 @@ def _blobs(header: dict[str, Any], start: int, size: int, place: str) -> dict[st
     for layer, blobs in found.items():
         if sorted(blobs) != list(range(len(blobs))):
             raise WeightsError(f"layer '{layer}' has blobs {sorted(blobs)}", place=place, hint=_NAMING)
+    _check_apart([span for blobs in found.values() for span in blobs.values()], place)
     return {layer: [blobs[index] for index in sorted(blobs)] for layer, blobs in found.items()}
 
 
 def _span(tensor: str, about: Any, start: int, size: int, place: str) -> BlobSpan:
     try:
         kind, shape, (begin, end) = about["dtype"], about["shape"], about["data_offsets"]
-        whole = all(type(value) is int and value >= 0 for value in (*shape, begin, end))
+        whole = isinstance(shape, list) and all(
+            type(value) is int and 0 <= value < 1 << 63 for value in (*shape, begin, end)
+        )
     except (TypeError, KeyError, ValueError):
         whole = False
     if not whole:
         raise WeightsError(f"tensor '{tensor[:80]}' has a damaged description", place=place, hint=_DAMAGED)
-    if kind not in _TYPES:
+    if not isinstance(kind, str) or kind not in _TYPES:
         hint = f"weights are one of {', '.join(_TYPES)}"
         raise WeightsError(f"tensor '{tensor[:80]}' has type {str(kind)[:40]}", place=place, hint=hint)
     dtype, width = _TYPES[kind]
@@ -98,6 +102,15 @@ def _span(tensor: str, about: Any, start: int, size: int, place: str) -> BlobSpa
         message = f"tensor '{tensor[:80]}' ends at byte {start + end}, but the file has {size}"
         raise WeightsError(f"byte {start + begin}: {message}", place=place, hint=_DAMAGED)
     return BlobSpan(tuple(shape), dtype, start + begin, end - begin)
+
+
+def _check_apart(spans: list[BlobSpan], place: str) -> None:
+    """Refuse tensors that share bytes, as the format does: a small file could unfold to any size."""
+    end = 0
+    for span in sorted((span for span in spans if span.nbytes), key=lambda span: span.offset):
+        if span.offset < end:
+            raise WeightsError(f"byte {span.offset}: two tensors share bytes", place=place, hint=_DAMAGED)
+        end = span.offset + span.nbytes
 
 
 def _listed(metadata: dict[str, Any], place: str) -> list[Entry]:

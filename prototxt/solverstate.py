@@ -99,7 +99,7 @@ def _not_a_state(window: Window, at: int) -> WeightsError:
 
 
 def _read_hdf5(path: str | os.PathLike[str]) -> SolverState:
-    from prototxt.hdf5 import dataset_span, open_file, refusing_damage
+    from prototxt.hdf5 import Unfolding, dataset_span, open_file, read_dataset, refusing_damage
 
     place = os.fspath(path)
     with open_file(path) as file, refusing_damage(place):
@@ -108,9 +108,10 @@ def _read_hdf5(path: str | os.PathLike[str]) -> SolverState:
             raise WeightsError("this HDF5 file is not a solver state", place=place, hint=hint)
         history = file["history"]
         sets = [history[str(index)] for index in range(len(history))]
+        unfolding = Unfolding(place, os.stat(path).st_size)
         for index, dataset in enumerate(sets):
-            dataset_span(dataset, f"history blob {index}", place, os.stat(path).st_size)
-        arrays = tuple(np.asarray(dataset[()], np.float32) for dataset in sets)
+            dataset_span(dataset, f"history blob {index}", unfolding)
+        arrays = tuple(read_dataset(dataset, place) for dataset in sets)
         learned = file["learned_net"][()] if "learned_net" in file else b""
         step = _number(file, "current_step") if "current_step" in file else 0
         return SolverState(_number(file, "iter"), _text(learned), arrays, step)

@@ -21,11 +21,19 @@ ROOMS = (
     *("prototxt.scalars", "prototxt.decoding", "prototxt.encoding", "prototxt.upgrading", "prototxt.loading"),
     *("prototxt.modernizing", "prototxt.phases"),
     *("prototxt.params", "prototxt.shapes", "prototxt.outline", "prototxt.freezing", "prototxt.renaming"),
-    *("prototxt.deploy_plan", "prototxt.deploying"),
+    *("prototxt.deploy_plan", "prototxt.deploying", "prototxt.partial", "prototxt.summaries", "prototxt.listing"),
     *("prototxt.spans", "prototxt.wire", "prototxt.recognition", "prototxt.copying", "prototxt.blobs"),
-    *("prototxt.reading", "prototxt.records", "prototxt.caffemodel", "prototxt.hdf5", "prototxt.safetensors_file"),
+    *(
+        "prototxt.reading",
+        "prototxt.records",
+        "prototxt.caffemodel",
+        "prototxt.chunks",
+        "prototxt.hdf5",
+        "prototxt.safetensors_file",
+    ),
     *("prototxt.solverstate", "prototxt.weights"),
-    *("prototxt.contents", "prototxt.skeletons", "prototxt.converting", "prototxt"),
+    *("prototxt.contents", "prototxt.skeletons", "prototxt.converting", "prototxt.statistics", "prototxt.inventory"),
+    *("prototxt.tables", "prototxt.drawing", "prototxt"),
     *("fusion.errors", "fusion.fillers", "fusion.starts", "fusion.composition"),
     *("fusion.merge_sources", "fusion.merge_plan", "fusion.merge_wanted", "fusion.merge_matching", "fusion.merging"),
     *("fusion.registry", "fusion.data", "fusion.inputs", "fusion.differences"),
@@ -130,7 +138,9 @@ def test_importing_a_package_costs_nothing(package: str) -> None:
     assert run_python(f"import {package}, sys; print({heavy} & set(sys.modules))").strip() == "set()"
 
 
-@pytest.mark.parametrize("name", ["rename", "compose", "merge", "train", "evaluate", "report", "convert", "verify"])
+@pytest.mark.parametrize(
+    "name", ["rename", "compose", "merge", "train", "evaluate", "report", "convert", "show", "verify", "export"]
+)
 def test_help_imports_nothing_heavy(name: str) -> None:
     code = f"import sys\nfrom fusion_tools import {name} as tool\ntool.parser().format_help()\n"
     assert run_python(code + "print({'torch', 'numpy', 'google.protobuf'} & set(sys.modules))").strip() == "set()"

@@ -18,8 +18,7 @@ from prototxt.shapes.dimensions import Dim
 def listed_image(source: str, root_folder: str) -> tuple[Dim, Dim]:
     """Height and width of the first picture of an image list (`path label` lines)."""
     try:
-        with Path(source).open("rb") as file:
-            line = next(iter(file), b"").decode("utf-8", "surrogateescape").rstrip()
+        line = _first_lines(source, 1)[0].rstrip()
         return _image_size(Path(root_folder + line.rpartition(" ")[0]))[1:]
     except (OSError, ValueError):
         return None, None
@@ -28,9 +27,7 @@ def listed_image(source: str, root_folder: str) -> tuple[Dim, Dim]:
 def window_channels(source: str) -> Dim:
     """Channels of the first image of a window file: the third line after `# 0`."""
     try:
-        with Path(source).open(encoding="utf-8", errors="surrogateescape") as file:
-            lines = [next(file, "") for _ in range(3)]
-        return int(lines[2])
+        return int(_first_lines(source, 3)[2])
     except (OSError, ValueError):
         return None
 
@@ -39,15 +36,26 @@ def hdf5_rows(source: str, names: list[str]) -> list[tuple[int, ...] | None]:
     """Shape of one row of each data set in the first file that the list `source` names."""
     unknown: list[tuple[int, ...] | None] = [None] * len(names)
     try:
-        listed = Path(source).read_text(encoding="utf-8", errors="surrogateescape").split()
+        listed = " ".join(_first_lines(source, 100)).split()
         if not listed or not Path(listed[0]).is_file():
             return unknown
         import h5py
 
         with h5py.File(listed[0], "r") as file:
             return [_row(file.get(name)) for name in names]
-    except (ImportError, OSError, ValueError):
+    except (ImportError, LookupError, RuntimeError, OSError, ValueError, TypeError):  # h5py on damaged files
         return unknown
+
+
+def _first_lines(source: str, count: int) -> list[str]:
+    """The first lines of a regular file (a device or pipe named as a source may never end), "" behind its end.
+
+    Raises: OSError, ValueError.
+    """
+    if not Path(source).is_file():
+        raise FileNotFoundError(source)
+    with Path(source).open("rb") as file:
+        return [file.readline(1 << 16).decode("utf-8", "surrogateescape") for _ in range(count)]
 
 
 def _row(dataset: Any) -> tuple[int, ...] | None:
@@ -121,5 +129,10 @@ def _image_size(file: Path | BinaryIO) -> tuple[int, int, int]:
     """Channels, height and width from an image's header."""
     from PIL import Image
 
-    with Image.open(file) as image:
-        return len(image.getbands()) if image.mode == "L" else 3, image.height, image.width
+    if isinstance(file, Path) and not file.is_file():
+        raise FileNotFoundError(file)
+    try:
+        with Image.open(file) as image:
+            return len(image.getbands()) if image.mode == "L" else 3, image.height, image.width
+    except Image.DecompressionBombError as error:
+        raise ValueError(str(error)) from None

@@ -1,0 +1,38 @@
+"""The fuzz runner itself, for a moment; every input that it ever found; and no pickle anywhere."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+TESTS = Path(__file__).parent.parent
+ROOT = TESTS.parent
+
+
+def fuzz(*arguments: str, folder: Path) -> str:
+    command = [sys.executable, str(TESTS / "fuzz_files.py"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_a_thousand_inputs(tmp_path: Path) -> None:
+    assert ", 0 findings" in fuzz("--inputs", "1000", "--seed", "7", "--minutes", "4", folder=tmp_path)
+
+
+def test_what_was_once_found_stays_fixed(tmp_path: Path) -> None:
+    kept = sorted((TESTS / "fuzz" / "findings").iterdir())
+    assert f"{len(kept)} inputs, 0 findings" in fuzz("--replay", *map(str, kept), folder=tmp_path)
+
+
+def test_no_pickle_anywhere() -> None:
+    unpickling = re.compile(
+        r"^\s*(?:import|from) (?:c?[pP]ickle|_pickle|dill|cloudpickle|joblib|shelve|marshal)\b"
+        r"|\bpickle\.|allow_pickle=True|weights_only=False|torch\.load\((?![^)\n]*weights_only=True)"
+    )
+    for package in ("prototxt", "fusion", "tools"):
+        for path in (ROOT / package).rglob("*.py"):
+            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+                assert not unpickling.search(line), f"{path}:{number}: {line}"
