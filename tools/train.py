@@ -6,12 +6,13 @@ import argparse
 import re
 from collections.abc import Sequence
 
-from .cli import run
+from .cli import allow_python, run
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _EXAMPLE = """example:
   fusion-train --solver solver.prototxt --weights init.caffemodel
   fusion-train --solver solver.prototxt --snapshot net_iter_1000.solverstate
+  fusion-train --solver solver.prototxt --reference old.prototxt:old.caffemodel --pct focal,weight=0.01
 
 Frozen layers next to the data are computed once and kept in memory, where the data is not random. Ctrl-C takes a
 snapshot and stops; SIGHUP takes one and goes on.
@@ -37,6 +38,16 @@ def parser() -> argparse.ArgumentParser:
     add("--max-iter", type=_positive, metavar="N", help="instead of the solver's max_iter")
     add("--cache-budget", type=_size, metavar="SIZE", help="memory for the frozen layers' outputs (default 4G)")
     add("--no-cache", action="store_true", help="compute the frozen layers anew in each iteration")
+    held = result.add_argument_group("references (without editing the prototxt)")
+    held.add_argument("--reference", action="append", default=[], metavar="REF", help="hold the net to another: "
+        "NET.prototxt:WEIGHTS[@BLOB], NET.onnx, FILE.npz (logits by record) or @BLOB of this net, with "
+        "[,classes=1,3,5][,weight=W][,start=N][,warmup=N][,name=N][,ensemble=N][,cache=FILE.npz][,half][,live]; "
+        "repeatable")  # fmt: skip
+    held.add_argument("--pct", action="append", default=[], metavar="KIND[,weight=W,OPTION=VALUE...]",
+        help="the loss towards them: kd, focal, lm, ldi, elodi, naive or cna (on=BLOB), with options of pct_param "
+        "(alpha, beta, temperature, filter, ...) and of=NAME+NAME; repeatable")  # fmt: skip
+    held.add_argument("--kd-alpha", type=float, metavar="A", help="the loss is (1 - A) * own + A * weight * pct")
+    allow_python(result)
     add("-q", "--quiet", action="store_true", help="report nothing but errors")
     return result
 
@@ -61,6 +72,9 @@ def _train(options: argparse.Namespace) -> int:
         max_iter=options.max_iter,
         cache_budget=0 if options.no_cache else budget,
         display=Silent() if options.quiet else None,
+        references=options.reference,
+        pct=options.pct,
+        kd_alpha=options.kd_alpha,
     )
     if options.snapshot:
         solver.restore(options.snapshot)

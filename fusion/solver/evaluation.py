@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ from fusion.errors import DataError, FusionError
 from fusion.nets import outputs_of
 from fusion.pct.predictions import Predictions
 from fusion.pct.provenance import file_hash
+from fusion.references.tables import variants
 from fusion.registry import Phase
 from fusion.solver.display import Display, Silent
 from fusion.solver.feeds import load_all
@@ -66,7 +66,7 @@ class Evaluation:
         values = np.concatenate(list(self._rows(source, logits)))
         keys = np.array(source.keys, np.str_)
         found = Predictions(
-            keys, labels, values, np.arange(values.shape[1]), _variants(source.keys), meta=self._meta(name, logits)
+            keys, labels, values, np.arange(values.shape[1]), variants(source.keys), meta=self._meta(name, logits)
         )
         return found if classes is None else found.relabelled(classes)
 
@@ -147,15 +147,3 @@ def open_evaluation(
         if report.missing:
             display.say(f"warning: no weights for {', '.join(report.missing)}: these layers are untrained")
     return Evaluation(job, chosen, display, (os.fspath(net), tuple(os.fspath(path) for path in weights)))
-
-
-def _variants(keys: Sequence[str]) -> NDArray[np.str_] | None:
-    """What tells records of one name apart; None where all names differ."""
-    if len(set(keys)) == len(keys):
-        return None
-    seen: Counter[str] = Counter()
-    variants = []
-    for key in keys:
-        seen[key] += 1
-        variants.append("" if seen[key] == 1 else str(seen[key]))
-    return np.array(variants, np.str_)

@@ -12,11 +12,13 @@ from numpy.typing import ArrayLike
 from fusion.data import Source
 from fusion.graph import Net
 from fusion.nets import build
+from fusion.references import Model, Ramp, ramp_layers
 from fusion.registry import Phase
 from fusion.solver.feeds import Feed, LiveFeed, check_classes, open_sources, shapes_of
 from prototxt.shapes import infer
 
 if TYPE_CHECKING:
+    from fusion.references import Held
     from prototxt.messages import NetParameter
 
 
@@ -26,6 +28,8 @@ class Job:
 
     message  the filtered description
     net      the whole net
+    ramps    losses whose weight grows
+    models   the references that the net is held to
     runs     what an iteration runs: the whole net, or the head behind a cached trunk
     feed     what `runs` takes
     """
@@ -35,6 +39,8 @@ class Job:
     sources: Sequence[Source]
     runs: Net
     feed: Feed
+    ramps: Sequence[Ramp] = ()
+    models: Sequence[Model] = ()
 
 
 def open_job(
@@ -44,17 +50,25 @@ def open_job(
     seed: int,
     device: torch.device,
     arrays: Mapping[str, ArrayLike] | None = None,
+    held: Held | None = None,
 ) -> Job:
     """Open the data, build the net on the device, and check that labels are classes of it.
+
+    held  what references the net is held to, and how
 
     Raises: DataError, BuildError; prototxt's ShapeError.
     """
     sources = open_sources(message, phase, seed=seed, arrays=arrays)
+    models: Sequence[Model] = ()
+    schedules: Mapping[str, tuple[int, int]] = {}
+    if held is not None:
+        message, sources, models, schedules = held.to_net(message, sources, device)
     shapes = shapes_of(sources)
     net = build(message, phase, shapes=shapes, seed=seed)
     check_classes(message, sources, infer(message, inputs=shapes).blobs)
+    ramps = ramp_layers(net, schedules)
     net.to(device)
-    return Job(message, net, sources, net, LiveFeed(sources, device))
+    return Job(message, net, sources, net, LiveFeed(sources, device), ramps, models)
 
 
 def choose_device(name: str) -> torch.device:

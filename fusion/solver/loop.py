@@ -16,6 +16,7 @@ from torch import Tensor
 from fusion.errors import TrainingError
 from fusion.graph import Net
 from fusion.nets import loss_weights, total_loss
+from fusion.references import ask
 from fusion.solver import snapshot as files
 from fusion.solver.arena import lay_out
 from fusion.solver.descriptions import read_nets
@@ -37,6 +38,7 @@ from prototxt.messages import SolverParameter
 from prototxt.solverstate import SolverState, read_solverstate, write_solverstate
 
 if TYPE_CHECKING:
+    from fusion.references import Objective, Reference
     from fusion.solver.arena import Arena
 
 Path = str | os.PathLike[str]
@@ -52,6 +54,9 @@ class Solver:
     cache_budget  bytes for the frozen trunk's outputs; 0 computes them anew in each iteration
     display       where to report; by default a progress bar on a terminal, Caffe's lines elsewhere, on stderr
     arrays        rows for MemoryData and Input layers
+    references    nets that this one is held to (fusion.references.Reference, or as on the command line)
+    pct           losses towards them: "focal,weight=0.01", or fusion.references.Objective
+    kd_alpha      a: the loss is (1 - a) * the net's own + a * weight * pct; None: both in full
 
     net    the net in training; the test nets hold the same parameters
     iter   iterations done
@@ -69,6 +74,9 @@ class Solver:
         cache_budget: int = DEFAULT_BUDGET,
         display: Display | None = None,
         arrays: Mapping[str, ArrayLike] | None = None,
+        references: Sequence[Reference | str] = (),
+        pct: Sequence[Objective | str] = (),
+        kd_alpha: float | None = None,
     ) -> None:
         self.display = display or for_stream()
         message, path = _read(solver, max_iter)
@@ -78,7 +86,7 @@ class Solver:
         self.seed = int.from_bytes(os.urandom(4), "little") if self.settings.seed is None else self.settings.seed
         torch.manual_seed(self.seed)
         opened = partial(open_job, seed=self.seed, device=self.device, arrays=arrays)
-        self._train = opened(nets.train, "TRAIN")
+        self._train = opened(nets.train, "TRAIN", held=ask(references, pct, kd_alpha))
         self._tests = [opened(test, "TEST") for test in nets.tests]
         self.iter = 0
         self._step = 0
@@ -252,6 +260,8 @@ class Solver:
     def _forward_backward(self) -> dict[str, Tensor]:
         """Add up the gradients of iter_size batches, and note the loss without waiting for it."""
         step, feed, size = self._forward_step, self._train.feed, self.settings.iter_size
+        for ramp in self._train.ramps:
+            ramp.set(self.iter)
         if size == 1 and self._is_traced:
             out, total = step(feed.take())
         else:

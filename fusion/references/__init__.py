@@ -1,0 +1,35 @@
+"""What a net in training is held to: other nets, their ensembles, blobs of its own graph, and files of logits.
+
+    held = [Reference("old.prototxt", weights=("old.caffemodel",)), Reference("odd.npz", classes=(1, 3, 5, 7, 9))]
+    Solver("solver.prototxt", references=held, pct=["focal,weight=0.01"]).train()
+
+References see the very batch that the net in training sees, in phase TEST and without gradients. Where the data is not
+random, each record is answered once and its logits are kept.
+"""
+
+from __future__ import annotations
+
+from fusion.references.attaching import Task, attach, find_task
+from fusion.references.holding import Held, ask
+from fusion.references.models import Model, open_models
+from fusion.references.ramps import Ramp, ramp_layers
+from fusion.references.specs import Objective, Reference, parse_pct, parse_reference
+from fusion.references.tables import ReferencedSource, hold
+
+__all__ = [
+    "Held",
+    "Model",
+    "Objective",
+    "Ramp",
+    "Reference",
+    "ReferencedSource",
+    "Task",
+    "ask",
+    "attach",
+    "find_task",
+    "hold",
+    "open_models",
+    "parse_pct",
+    "parse_reference",
+    "ramp_layers",
+]

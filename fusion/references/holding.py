@@ -1,0 +1,76 @@
+"""References and losses as they are asked for, brought to a net and its data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from fusion.data import Source
+from fusion.errors import TrainingError
+from fusion.references.attaching import attach, find_task
+from fusion.references.models import Model, open_models
+from fusion.references.specs import Objective, Reference, parse_pct, parse_reference
+from fusion.references.tables import hold
+from prototxt.shapes import infer
+
+if TYPE_CHECKING:
+    from prototxt.messages import NetParameter
+
+
+class Brought(NamedTuple):
+    """A net with losses towards references, and its data with what they say."""
+
+    net: NetParameter
+    sources: list[Source]
+    models: list[Model]
+    schedules: Mapping[str, tuple[int, int]]
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """What a net is held to.
+
+    references  several at once
+    objectives  the losses; without one the references are only asked, as a sweep wants it
+    kd_alpha    None: task + weight * loss; a: (1 - a) * task + a * weight * loss
+    """
+
+    references: tuple[Reference, ...]
+    objectives: tuple[Objective, ...] = ()
+    kd_alpha: float | None = None
+
+    def to_net(self, net: NetParameter, sources: Sequence[Source], device: torch.device) -> Brought:
+        """Bring the references to the net and its data. Raises: TrainingError, and the files' own errors."""
+        source = _pictures(sources)
+        models = open_models(self.references, dict(source.shapes), device)
+        held = hold(source, models)
+        inputs = {top: shape for one in sources for top, shape in one.shapes.items()}
+        task = find_task(net, infer(net, inputs=inputs).blobs)
+        attached = attach(net, task, models, self.objectives, self.kd_alpha)
+        brought = [held if one is source else one for one in sources]
+        return Brought(attached.net, brought, models, attached.schedules)
+
+
+def ask(
+    references: Sequence[Reference | str], pct: Sequence[Objective | str], kd_alpha: float | None = None
+) -> Held | None:
+    """References and losses, given as such or as on a command line. Raises: TrainingError."""
+    if not references and not pct:
+        return None
+    return Held(
+        tuple(parse_reference(item) if isinstance(item, str) else item for item in references),
+        tuple(parse_pct(item) if isinstance(item, str) else item for item in pct),
+        kd_alpha,
+    )
+
+
+def _pictures(sources: Sequence[Source]) -> Source:
+    if len(sources) != 1:
+        raise TrainingError(
+            f"references need one data layer to read from; this net has {len(sources)}",
+            hint="let one layer give the data and the labels",
+        )
+    return sources[0]

@@ -1,0 +1,219 @@
+"""References opened: what answers a batch, in the label space that it was given, and where it comes from."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fusion.errors import TrainingError
+from fusion.graph import needed_inputs
+from fusion.nets import build, outputs_of
+from fusion.pct.losses import mean_logits
+from fusion.pct.predictions import Predictions
+from fusion.pct.provenance import file_hash
+from fusion.references.specs import Reference, named
+from fusion.weights import load_weights
+from prototxt.loading import load_net
+from prototxt.phases import filter_net
+
+if TYPE_CHECKING:
+    from prototxt.messages import NetParameter, TransformationParameter
+
+Blobs = dict[str, Tensor]
+Shapes = dict[str, tuple[int, ...]]
+Answer = Callable[[Blobs], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A reference, or several as one.
+
+    members      what answers: logits of several are averaged
+    classes      the new net's class of each logit; empty: the same classes
+    """
+
+    name: str
+    members: tuple[Member, ...]
+    classes: tuple[int, ...]
+
+    @property
+    def spec(self) -> Reference:
+        """What was asked for; of an ensemble, of its first member."""
+        return self.members[0].spec
+
+    @property
+    def blob(self) -> str:
+        """The blob in the graph in training that holds its logits."""
+        return self.spec.blob or "" if self.members[0].inside else f"reference/{self.name}"
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """One net or file.
+
+    answer     from the batch's blobs to logits [N, K] on the CPU; None for a file and for a blob of the graph
+    file       predictions that were made before
+    hashes     of net and weights, kept beside cached logits
+    transform  what its own data layer does to pictures, where it has one
+    """
+
+    spec: Reference
+    answer: Answer | None = None
+    file: Predictions | None = None
+    hashes: dict[str, str] = field(default_factory=dict)
+    transform: TransformationParameter | None = None
+
+    @property
+    def inside(self) -> bool:
+        """Whether it is a blob of the graph in training."""
+        return self.answer is None and self.file is None
+
+
+def open_models(references: Sequence[Reference], shapes: Shapes, device: torch.device) -> list[Model]:
+    """Open all references; those of one ensemble become one model.
+
+    shapes  of the blobs that the data layer gives, the picture first
+    Raises: TrainingError; prototxt's and torch's errors for the files.
+    """
+    groups: dict[str, list[Member]] = {}
+    for spec in named(references):
+        groups.setdefault(spec.ensemble or spec.name, []).append(_open(spec, shapes, device))
+    return [_model(name, members) for name, members in groups.items()]
+
+
+def combine(model: Model, logits: Sequence[Tensor]) -> Tensor:
+    """The members' logits [N, K] as the model's; those of different classes are averaged as log-probabilities."""
+    shares = [member.spec.weight for member in model.members]
+    if len(logits) == 1:
+        return logits[0]
+    if len({tuple(member.spec.classes) for member in model.members}) == 1:
+        return mean_logits(logits, shares)
+    total = torch.zeros(len(logits[0]), len(model.classes))
+    weight = torch.zeros(len(model.classes))
+    for member, values, share in zip(model.members, logits, shares, strict=True):
+        columns = torch.tensor([model.classes.index(c) for c in member.spec.classes])
+        total[:, columns] += share * torch.log_softmax(values.float(), 1)
+        weight[columns] += share
+    return total / weight
+
+
+def _model(name: str, members: list[Member]) -> Model:
+    sets = [tuple(member.spec.classes) for member in members]
+    if len(members) > 1 and any(member.inside for member in members):
+        raise TrainingError(f"ensemble '{name}': a blob of the graph cannot be a member", hint="use --pct elodi")
+    if len(set(sets)) == 1:
+        return Model(name, tuple(members), sets[0])
+    if not all(sets):
+        raise TrainingError(f"ensemble '{name}': members of different classes", hint="give each its classes=...")
+    return Model(name, tuple(members), tuple(sorted({c for classes in sets for c in classes})))
+
+
+def _open(spec: Reference, shapes: Shapes, device: torch.device) -> Member:
+    net = spec.net
+    if net is None:
+        return Member(spec)
+    if isinstance(net, Predictions):
+        return Member(spec, file=net)
+    if isinstance(net, nn.Module):
+        return Member(
+            spec, _from_module(net, spec, shapes, device), hashes={"net": _class(net), "weights": _state(net)}
+        )
+    path = os.fspath(net)
+    if path.endswith((".npz", ".csv")):
+        return Member(spec, file=Predictions.load(path))
+    if path.endswith(".onnx"):
+        from onnx2torch import convert
+
+        answer = _from_module(convert(path), spec, shapes, device)
+        return Member(spec, answer, hashes={"net": file_hash(path), "weights": file_hash(path)})
+    return _caffe(spec, path, shapes, device)
+
+
+def _caffe(spec: Reference, path: str, shapes: Shapes, device: torch.device) -> Member:
+    message = filter_net(load_net(path), "TEST")
+    data = [layer for layer in message.layer if layer.top and not layer.bottom]
+    tops = [top for layer in data for top in layer.top]
+    known = {top: shapes.get(top) or next(iter(shapes.values())) for top in tops[:1]}
+    net = build(message, "TEST", shapes={**known, **{top: shapes[top] for top in tops if top in shapes}})
+    for weights in spec.weights:
+        report = load_weights(net, weights)
+        if report.missing:
+            raise TrainingError(
+                f"reference '{spec.name}': no weights for {', '.join(report.missing)}",
+                place=os.fspath(weights),
+                hint="a reference must be trained; give the weights that belong to its prototxt",
+            )
+    part = outputs_of(net, [spec.blob or judged(message, path)])
+    part.requires_grad_(False).to(device)
+    needed = needed_inputs(part.plan)
+    sources = _sources(spec, needed, shapes)
+    (output,) = (key for key, _ in part.plan.outputs)
+
+    @torch.no_grad()
+    def answer(blobs: Blobs) -> Tensor:
+        return part({key: blobs[top].to(device) for key, top in sources.items()})[output].flatten(1).float().cpu()
+
+    hashes = {
+        "net": file_hash(path),
+        "weights": hashlib.sha256("".join(map(file_hash, spec.weights)).encode()).hexdigest()
+        if len(spec.weights) != 1
+        else file_hash(spec.weights[0]),
+    }
+    own = next((layer.transform_param for layer in data if layer.HasField("transform_param")), None)
+    return Member(spec, answer, hashes=hashes, transform=own)
+
+
+def judged(message: NetParameter, path: str | None = None) -> str:
+    """The blob that the net's losses, or else its Softmax, read. Raises: TrainingError unless it is one."""
+    for types in (("SoftmaxWithLoss",), ("Accuracy",), ("Softmax",)):
+        found = {layer.bottom[0] for layer in message.layer if layer.type in types}
+        if len(found) == 1:
+            return found.pop()
+    raise TrainingError("which blob holds the class scores?", place=path, hint="name it: NET.prototxt:WEIGHTS@BLOB")
+
+
+def _sources(spec: Reference, needed: Sequence[str], shapes: Shapes) -> dict[str, str]:
+    """Which blob of the data layer each of the reference's inputs takes."""
+    if len(needed) == 1:
+        return {needed[0]: needed[0] if needed[0] in shapes else next(iter(shapes))}
+    absent = [key for key in needed if key not in shapes]
+    if absent:
+        raise TrainingError(
+            f"reference '{spec.name}' needs {', '.join(absent)}; the data layer gives {', '.join(shapes)}"
+        )
+    return {key: key for key in needed}
+
+
+def _from_module(module: nn.Module, spec: Reference, shapes: Shapes, device: torch.device) -> Answer:
+    module.eval().requires_grad_(False).to(device)
+    top = next(iter(shapes))
+
+    @torch.no_grad()
+    def answer(blobs: Blobs) -> Tensor:
+        out: Any = module(blobs[top].to(device))
+        if isinstance(out, dict):
+            out = out[spec.blob or next(iter(out))]
+        elif isinstance(out, (tuple, list)):
+            out = out[int(spec.blob or 0)]
+        return torch.as_tensor(out).flatten(1).float().cpu()
+
+    return answer
+
+
+def _class(module: nn.Module) -> str:
+    return hashlib.sha256(repr(module).encode()).hexdigest()
+
+
+def _state(module: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(tensor.detach().cpu().numpy()).tobytes())
+    return digest.hexdigest()

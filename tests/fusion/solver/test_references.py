@@ -1,0 +1,238 @@
+"""Training towards references that the prototxt does not know: live, kept, from files, several at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fusion.errors import ComposeError, FusionError, TrainingError
+from fusion.pct.predictions import Predictions
+from fusion.references import Reference, parse_pct, parse_reference
+from fusion.solver import Solver
+from fusion.solver.display import Silent
+
+OLD = """
+layer { name: "data" type: "ImageData" top: "data" top: "label"
+  image_data_param { source: "train.txt" batch_size: 5 is_color: false } transform_param { scale: 0.01 } }
+layer { name: "old" type: "InnerProduct" bottom: "data" top: "scores"
+  inner_product_param { num_output: OUTPUTS weight_filler { type: "xavier" } } }
+layer { name: "loss" type: "SoftmaxWithLoss" bottom: "scores" bottom: "label" top: "loss" }
+"""
+SPEC = "old.prototxt:old.caffemodel"
+
+
+def write_old(outputs: int = 3, seed: int = 5, name: str = "old") -> None:
+    from fusion import build, save_weights
+
+    Path(f"{name}.prototxt").write_text(OLD.replace("OUTPUTS", str(outputs)))
+    save_weights(
+        build(f"{name}.prototxt", shapes={"data": (1, 1, 5, 6), "label": (1,)}, seed=seed), f"{name}.caffemodel"
+    )
+
+
+@pytest.fixture
+def solver(project) -> Path:  # type: ignore[no-untyped-def]
+    path: Path = project(snapshot=0)
+    write_old()
+    return path
+
+
+def losses(
+    solver: Path, *references: object, pct: object = ("focal,weight=0.5",), count: int = 6, **options: object
+) -> list[float]:
+    made = Solver(solver, device="cpu", display=Silent(), references=references, pct=pct, **options)  # type: ignore[arg-type]
+    made._losses = type(made._losses)(1)
+    return [made.step() for _ in range(count)]
+
+
+def test_kept_and_live_references_give_the_same_loss(solver: Path) -> None:
+    kept = losses(solver, SPEC)
+    np.testing.assert_allclose(losses(solver, SPEC + ",live"), kept, rtol=1e-5)
+    np.testing.assert_allclose(losses(solver, SPEC, cache_budget=0), kept, rtol=1e-5)
+    np.testing.assert_allclose(losses(solver, SPEC + ",half"), kept, rtol=1e-2)
+    assert not np.allclose(losses(solver, pct=()), kept, rtol=1e-3)
+
+
+def test_the_loss_is_the_functions(solver: Path) -> None:
+    from fusion import blobs, pct
+
+    made = Solver(solver, device="cpu", display=Silent(), references=[SPEC], pct=["focal,weight=0.5,distance=l2"])
+    source = made._train.sources[0]
+    batch = source.batch(np.arange(4))
+    values = blobs(made.net, batch)
+    expected = pct.logit_matching(
+        new=values["ip"], old=batch["reference/old"], target=batch["label"].long(), filter="old_correct"
+    )
+    np.testing.assert_allclose(values["focal_old"].item(), expected.item(), rtol=1e-6)
+
+
+def test_shares_of_task_and_reference(solver: Path) -> None:
+    task, both = losses(solver, SPEC, pct=(), count=1)[0], losses(solver, SPEC, pct=["kd,weight=0.5"], count=1)[0]
+    mixed = losses(solver, SPEC, pct=["kd,weight=0.5"], count=1, kd_alpha=0.8)[0]
+    np.testing.assert_allclose(mixed, 0.2 * task + 0.8 * (both - task), rtol=1e-5)
+
+
+def test_a_file_of_logits_stands_for_its_net(solver: Path) -> None:
+    kept = losses(solver, SPEC + ",cache=old.npz")
+    assert Predictions.load("old.npz").meta["weights"]
+    assert losses(solver, SPEC + ",cache=old.npz") == kept
+    np.testing.assert_allclose(losses(solver, "old.npz"), kept, rtol=1e-6)
+
+
+def test_stale_logits_are_refused(solver: Path) -> None:
+    losses(solver, SPEC + ",cache=old.npz", count=1)
+    fresh = Path("old.caffemodel").read_bytes()
+    write_old(seed=6)
+    with pytest.raises(TrainingError, match="made with another weights"):
+        losses(solver, SPEC + ",cache=old.npz", count=1)
+    Path("old.caffemodel").write_bytes(fresh)
+    net = Path("net.prototxt").read_text()
+    Path("net.prototxt").write_text(net.replace("scale: 0.01", "scale: 0.02", 1))
+    with pytest.raises(TrainingError, match="made with another preprocessing"):
+        losses(solver, SPEC + ",cache=old.npz", count=1)
+    with pytest.raises(TrainingError, match="other data or another transform"):
+        losses(solver, "old.npz", count=1)
+    assert losses(solver, "old.npz,unchecked", count=1)
+    Path("net.prototxt").write_text(net.replace("scale: 0.01", "scale: 0.01 mirror: true", 1))
+    with pytest.raises(TrainingError, match="other views"):
+        losses(solver, "old.npz,unchecked", count=1)
+
+
+def test_random_pictures_are_answered_as_the_net_sees_them(solver: Path) -> None:
+    net = Path("net.prototxt").read_text()
+    Path("net.prototxt").write_text(net.replace("scale: 0.01", "scale: 0.01 mirror: true", 1))
+    made = Solver(solver, device="cpu", display=Silent(), references=[SPEC], pct=["kd"])
+    made.step()
+    source = made._train.sources[0]
+    seen = [source.batch(np.arange(4), draw=draw) for draw in range(8)]
+    assert any(not torch.equal(seen[0]["reference/old"], batch["reference/old"]) for batch in seen)
+    from fusion import build, load_weights
+    from fusion.nets import outputs_of
+
+    old = build("old.prototxt", shapes={"data": (4, 1, 5, 6), "label": (4,)})
+    load_weights(old, "old.caffemodel")
+    for batch in seen:
+        torch.testing.assert_close(
+            outputs_of(old, ["scores"])({"data": batch["data"]})["scores"], batch["reference/old"]
+        )
+
+
+def test_modules_ensembles_and_subsets_of_classes(solver: Path) -> None:
+    write_old(outputs=2, seed=7, name="pair")
+    module = nn.Sequential(nn.Flatten(), nn.Linear(30, 3))
+    pair = "pair.prototxt:pair.caffemodel,classes=0,2"
+    assert losses(solver, Reference(module, name="mine"), SPEC, pair, pct=["ldi,weight=0.1", "naive"])
+    same = losses(solver, SPEC + ",ensemble=two", SPEC + ",ensemble=two", pct=["kd"])
+    np.testing.assert_allclose(same, losses(solver, SPEC, pct=["kd"]), rtol=1e-5)
+    np.testing.assert_allclose(
+        losses(solver, SPEC, SPEC, pct=["elodi,margin=0.1"]), losses(solver, SPEC, pct=["ldi,margin=0.1"]), rtol=1e-5
+    )
+
+
+def test_members_of_different_classes_are_averaged_where_they_know_them(solver: Path) -> None:
+    write_old(outputs=2, seed=7, name="pair")
+    pair = "pair.prototxt:pair.caffemodel"
+    made = Solver(
+        solver,
+        device="cpu",
+        display=Silent(),
+        references=[f"{pair},classes=0,2,ensemble=x", f"{pair},classes=1,2,ensemble=x", f"{pair},classes=0,2,name=one"],
+        pct=["kd"],
+    )
+    assert made._train.models[0].classes == (0, 1, 2)
+    batch = made._train.sources[0].batch(np.arange(4))
+    one = torch.log_softmax(batch["reference/one"], 1)
+    torch.testing.assert_close(batch["reference/x"], one[:, [0, 0, 1]])
+
+
+def test_an_onnx_model(solver: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    rng = np.random.default_rng(0)
+    weight = onnx.numpy_helper.from_array(rng.standard_normal((3, 30)).astype(np.float32), "w")
+    nodes = [
+        onnx.helper.make_node("Flatten", ["x"], ["f"]),
+        onnx.helper.make_node("Gemm", ["f", "w"], ["y"], transB=1),
+    ]
+    x = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 1, 5, 6])
+    y = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["n", 3])
+    graph = onnx.helper.make_graph(nodes, "g", [x], [y], [weight])
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)]), "old.onnx")
+    made = Solver(solver, device="cpu", display=Silent(), references=["old.onnx"], pct=["kd"])
+    made.step()
+    batch = made._train.sources[0].batch(np.arange(4))
+    expected = batch["data"].flatten(1) @ torch.from_numpy(onnx.numpy_helper.to_array(weight).copy()).T
+    torch.testing.assert_close(batch["reference/old"], expected)
+
+
+def test_weights_grow(solver: Path) -> None:
+    task = losses(solver, pct=(), count=1)[0]
+    full = losses(solver, SPEC, pct=["kd"], count=1)[0]
+    late = losses(solver, SPEC + ",start=2,warmup=2", pct=["kd"], count=4)
+    assert late[:2] == pytest.approx(losses(solver, pct=(), count=2))
+    first = losses(solver, SPEC + ",warmup=4", pct=["kd"], count=1)[0]
+    assert first == pytest.approx(task + (full - task) / 4, rel=1e-5)
+    made = Solver(solver, device="cpu", display=Silent(), references=[SPEC + ",warmup=4"], pct=["kd"])
+    made.step(6)
+    assert made._is_traced
+    assert [made._train.ramps[0].at(i) for i in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
+
+
+def test_a_blob_of_the_graph(solver: Path) -> None:
+    net = Path("net.prototxt").read_text()
+    side = """layer { name: "side" type: "InnerProduct" bottom: "trunk" top: "side" param { lr_mult: 0 }
+      param { lr_mult: 0 } inner_product_param { num_output: 2 weight_filler { type: "xavier" } } }"""
+    Path("net.prototxt").write_text(net + side)
+    assert losses(solver, "@side,classes=0,2", pct=["lm,weight=0.1"]) != losses(solver, pct=())
+
+
+@pytest.mark.parametrize(
+    ("references", "pct", "message"),
+    [
+        ([], ["kd"], "without a reference"),
+        ([SPEC], ["kd,of=nobody"], "no reference is called nobody"),
+        ([SPEC], ["kdd"], "no loss 'kdd'"),
+        ([SPEC], ["kd,margin=1"], "no option 'margin'"),
+        ([SPEC + ",classes=0,1"], ["kd"], "3] values per record for 2 classes"),
+        (["old.prototxt"], ["kd"], "needs trained weights"),
+        ([SPEC + ",color=red"], ["kd"], "unknown option 'color'"),
+        ([SPEC + ",weight=red"], ["kd"], "weight is a number"),
+        ([SPEC + "@nothing"], ["kd"], "no blob 'nothing'"),
+        ([SPEC], ["cna"], "needs on=BLOB"),
+        ([SPEC], ["cna,on=trunk"], "where the frozen part ends"),
+    ],
+)
+def test_mistakes_are_named(solver: Path, references: list[str], pct: list[str], message: str) -> None:
+    with pytest.raises(FusionError) as caught:
+        losses(solver, *references, pct=pct, count=1)
+    assert message in str(caught.value)
+    assert isinstance(caught.value, (TrainingError, ComposeError, FusionError))
+
+
+def test_a_run_is_continued_exactly(project) -> None:  # type: ignore[no-untyped-def]
+    solver = project(snapshot=4, max_iter=8)
+    write_old()
+    options = {"device": "cpu", "display": Silent(), "references": [SPEC + ",warmup=6"], "pct": ["kd,weight=0.1"]}
+    whole = Solver(solver, **options)
+    whole.train()
+    expected = whole.net.ip.weight.detach().clone()
+    again = Solver(solver, **options)
+    again.restore("small_iter_4.solverstate")
+    again.train()
+    assert torch.equal(again.net.ip.weight, expected)
+
+
+def test_command_lines() -> None:
+    reference = parse_reference("a.prototxt:a.caffemodel+b.caffemodel@ip2,classes=1,3-5,weight=0.5,half,start=3")
+    assert (reference.net, reference.weights, reference.blob) == ("a.prototxt", ("a.caffemodel", "b.caffemodel"), "ip2")
+    assert (reference.classes, reference.weight, reference.half, reference.start) == ((1, 3, 4, 5), 0.5, True, 3)
+    objective = parse_pct("focal,distance=l2,weight=2,of=a+b,on=ip")
+    assert (objective.pct.weight, objective.pct.options, objective.of, objective.on) == (
+        2,
+        {"distance": "L2"},
+        ("a", "b"),
+        "ip",
+    )
