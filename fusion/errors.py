@@ -7,6 +7,7 @@ FusionError
 ├── MergeError       the fused net's weights cannot be taken from the sources as asked
 ├── DataError        a list, an image or a database cannot be read
 ├── TrainingError    a solver setting is refused, or training cannot go on
+├── ExportError      a net cannot be exported, or what was exported is not the net
 └── ReportError      predictions cannot be compared, or a report cannot be made
 """
 
@@ -61,6 +62,10 @@ class DataError(FusionError):
 
 class TrainingError(FusionError):
     """A solver setting is refused, or training cannot go on."""
+
+
+class ExportError(FusionError):
+    """A net cannot be exported, or what was exported is not the net."""
 
 
 class ReportError(FusionError):

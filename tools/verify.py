@@ -17,6 +17,7 @@ _EXAMPLE = """example:
   fusion-verify fused/train_val.prototxt init.caffemodel odd=odd.prototxt:odd.caffemodel even=ev.prototxt:ev.caffemodel
   fusion-verify fused/train_val.prototxt trained.caffemodel odd=odd.caffemodel       (only the weights, bit for bit)
   fusion-verify net.prototxt net.caffemodel --against other.prototxt:other.caffemodel
+  fusion-verify net.prototxt net.caffemodel --against net.onnx
 
 Relative differences are the largest difference in a blob over the largest magnitude in it. The exit code is 1 when any
 exceeds --rtol.
@@ -36,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     add("weights", metavar="WEIGHTS", help="its weights")
     add("sources", metavar="P=[NET.prototxt:]WEIGHTS", nargs="*", type=source_argument,
         help="a branch's prefix and its source; without a prototxt only the weights are compared")  # fmt: skip
-    add("--against", metavar="NET.prototxt:WEIGHTS", help="compare with another net instead")
+    add("--against", metavar="NET.prototxt:WEIGHTS|NET.onnx", help="compare with another net instead")
     add("--images", nargs="+", metavar="PATH", help="pictures (files or folders) as inputs, instead of noise")
     add("--batch", type=int, default=2, metavar="N", help="samples of noise (default 2)")
     add("--seed", type=int, default=0, metavar="N", help="seed of the noise (default 0)")
@@ -53,6 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = options.parse_args(argv)
     if bool(arguments.sources) == bool(arguments.against):
         options.error("give sources (P=NET.prototxt:WEIGHTS), or another net with --against")
+    if arguments.against and arguments.images and arguments.against.lower().endswith(".onnx"):
+        options.error("an ONNX model is compared on noise, not on --images")
+    if arguments.against and not arguments.against.lower().endswith(".onnx") and ":" not in arguments.against:
+        options.error("--against takes NET.prototxt:WEIGHTS or NET.onnx")
     if arguments.batch < 1 or arguments.seed < 0 or not arguments.rtol >= 0:
         options.error("--batch is at least 1, --seed and --rtol at least 0")
     prefixes = [prefix for prefix, _ in arguments.sources]
@@ -79,10 +84,25 @@ def _verify(arguments: argparse.Namespace) -> int:
             rtol=arguments.rtol,
         )
         return _show(found, as_json=arguments.json)
+    if arguments.against.lower().endswith(".onnx"):
+        return _show([_against_onnx(arguments, shapes)], as_json=arguments.json)
     feed = Feed(pictures_in(arguments.images or ()), arguments.batch, arguments.seed, shapes)
     net, _, weights = arguments.against.rpartition(":")
     found = [verify_nets((arguments.net, arguments.weights), (net, weights), feed, arguments.rtol)]
     return _show(found, as_json=arguments.json)
+
+
+def _against_onnx(arguments: argparse.Namespace, shapes: Mapping[str, tuple[int, ...]]) -> Comparison:
+    from fusion.export import verify_onnx
+    from prototxt.deploying import deploy
+    from prototxt.loading import load_net
+    from prototxt.parser import parse_file
+    from prototxt.phases import filter_net
+
+    net = filter_net(load_net(deploy(parse_file(arguments.net), shapes).document), phase="TEST")
+    batches = (arguments.batch,)
+    weights, model = arguments.weights, arguments.against
+    return verify_onnx(net, weights, model, batches=batches, seed=arguments.seed, rtol=arguments.rtol, inputs=shapes)
 
 
 def comparisons(

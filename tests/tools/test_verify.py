@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fusion_tools import merge
+from fusion_tools import export, merge
 from fusion_tools.verify import main
 
 from prototxt.weights import read_weights, write_weights
@@ -75,6 +75,14 @@ def test_two_nets(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "nets: all 1 blobs agree" in capsys.readouterr().out
 
 
+def test_an_export(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert export.main(["odd.prototxt", "odd.caffemodel", "-o", "odd.onnx"]) == 0
+    assert main(["odd.prototxt", "odd.caffemodel", "--against", "odd.onnx"]) == 0
+    assert "onnx: all 1 blobs agree" in capsys.readouterr().out
+    write_weights("odd.caffemodel", {"ip": [np.ones((4, 6)), np.zeros(4)]})
+    assert main(["odd.prototxt", "odd.caffemodel", "--against", "odd.onnx"]) == 1
+
+
 def test_merge_verifies_what_it_wrote(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert merge.main(["fused.prototxt", SOURCE, "-o", "init.caffemodel", "--verify"]) == 0
     assert capsys.readouterr().out.endswith("verified odd: all 1 blobs agree bit for bit\n")
@@ -114,6 +122,8 @@ def test_bad_input_is_one_message(
     [
         (["f", "w"], "give sources"),
         (["f", "w", SOURCE, "--against", "a:b"], "give sources"),
+        (["f", "w", "--against", "a"], "--against takes NET.prototxt:WEIGHTS or NET.onnx"),
+        (["f", "w", "--against", "a.onnx", "--images", "p"], "compared on noise"),
         (["f", "w", SOURCE, SOURCE], "prefix given twice: odd"),
         (["f", "w", SOURCE, "--batch", "0"], "--batch is at least 1"),
         (["f", "w", SOURCE, "--rtol", "nan"], "--rtol at least 0"),

@@ -1,0 +1,228 @@
+"""A whole net as an ONNX model: its deploy form, its weights as constants, the batch left open."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper
+
+import fusion.export.elements
+import fusion.export.shaping
+import fusion.export.windows  # noqa: F401 - each registers converters
+from fusion.errors import ExportError, FusionError, WeightsMismatch, raise_all
+from fusion.export.graph import CONVERTERS, Dims, Graph, Step
+from prototxt.deploying import deploy
+from prototxt.errors import ShapeError
+from prototxt.files import atomic_write
+from prototxt.loading import load_net
+from prototxt.messages import LayerParameter, NetParameter
+from prototxt.parser import parse_file
+from prototxt.phases import filter_net
+from prototxt.places import place_of
+from prototxt.scalars import closest
+from prototxt.shapes.net import NetShapes, infer
+from prototxt.spans import shape_fits
+from prototxt.weights import read_weights
+
+Path = str | os.PathLike[str]
+OPSET = 17
+OLDEST = 13
+"""From here on Softmax works along one axis, as Caffe's does, and Split takes its sizes as an input."""
+_BATCHES = (2, 3)
+_LARGEST = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An ONNX model of a net.
+
+    net      the deploy net that it was made of, phase TEST
+    inputs   blob -> shape, None where it follows the batch
+    outputs  blobs
+    notes    what was decided, one sentence each
+    """
+
+    model: onnx.ModelProto
+    net: NetParameter
+    inputs: dict[str, Dims]
+    outputs: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def save(self, path: Path) -> None:
+        """Write the model, at once or not at all. Raises: ExportError beyond 2 GB, OSError."""
+        if self.model.ByteSize() > _LARGEST:
+            hint = "save it with onnx.save_model(exported.model, path, save_as_external_data=True)"
+            raise ExportError("the model is larger than the 2 GB of one ONNX file", place=os.fspath(path), hint=hint)
+        with atomic_write(path) as file:
+            file.write(self.model.SerializeToString(deterministic=True))
+
+
+def to_onnx(
+    net: Path,
+    weights: Path | Mapping[str, Sequence[NDArray[np.float32]]],
+    *,
+    opset: int = OPSET,
+    inputs: Mapping[str, Sequence[int]] | None = None,
+    outputs: Sequence[str] = (),
+) -> Exported:
+    """Convert a net with its weights.
+
+    net      a deploy or train_val prototxt of any age: data layers become inputs, losses scores
+    inputs   shapes of inputs that the net does not tell, by blob, or by "" for the only one
+    outputs  blobs to give; by default what no layer reads
+    Raises: ExportError naming every layer that cannot be exported; WeightsMismatch for weights that are missing or do
+            not fit; the errors of prototxt.deploying.
+    """
+    newest = onnx.defs.onnx_opset_version()
+    if not OLDEST <= opset <= newest:
+        raise ExportError(f"opset {opset} is not one of {OLDEST} to {newest}", hint=f"the default is {OPSET}")
+    deployed = deploy(parse_file(net), inputs, outputs=outputs)
+    message = filter_net(load_net(deployed.document), phase="TEST")
+    shapes, notes = _shapes(message)
+    arrays = weights if isinstance(weights, Mapping) else read_weights(weights)
+    place = "the weights" if isinstance(weights, Mapping) else os.fspath(weights)
+    graph, values = Graph(opset), _Values(message)
+    graph.reserve(values.final)
+    errors: list[FusionError] = []
+    for index, layer in enumerate(message.layer):
+        try:
+            _convert(graph, values, layer, index, shapes, arrays, place)
+        except FusionError as error:
+            error.place = error.place or place_of(layer)
+            errors.append(error)
+    raise_all(errors)
+    given = {top: shapes.top(index, n) for index, layer in enumerate(message.layer) if layer.type == "Input"
+             for n, top in enumerate(layer.top)}  # fmt: skip
+    made = {name: shapes.blob(name) for name in outputs or values.unread(message)}
+    model = _model(graph, message.name, given, made)
+    return Exported(model, message, given, tuple(made), (*deployed.notes, *notes))
+
+
+@dataclass(frozen=True)
+class _Shapes:
+    """Shapes for two batch sizes; a size that differs follows the batch."""
+
+    one: NetShapes
+    other: NetShapes
+
+    def top(self, layer: int, index: int) -> Dims:
+        return _merged(self.one.tops[layer][index], self.other.tops[layer][index])
+
+    def bottom(self, layer: int, index: int) -> Dims:
+        return _merged(self.one.bottoms[layer][index], self.other.bottoms[layer][index])
+
+    def blob(self, name: str) -> Dims:
+        return _merged(self.one.blobs[name], self.other.blobs[name])
+
+
+def _merged(one: Dims, other: Dims) -> Dims:
+    return tuple(a if a == b else None for a, b in zip(one, other, strict=True))
+
+
+def _shapes(net: NetParameter) -> tuple[_Shapes, tuple[str, ...]]:
+    """The net's shapes with the batch left open; if a layer fixes the batch, then with the batch as it is."""
+    declared = infer(net)
+    given = {top: shape for layer, tops in zip(net.layer, declared.tops, strict=True) if layer.type == "Input"
+             for top, shape in zip(layer.top, tops, strict=True)}  # fmt: skip
+    try:
+        found = [
+            infer(net, {blob: (batch, *shape[1:]) for blob, shape in given.items() if shape}) for batch in _BATCHES
+        ]
+    except ShapeError as error:
+        return _Shapes(declared, declared), (f"the batch stays as it is, because the net fixes it: {error.message}",)
+    if found[0].params != found[1].params:
+        return _Shapes(declared, declared), ("the batch stays as it is, because weights depend on it",)
+    return _Shapes(*found), ()
+
+
+class _Values:
+    """Names for the versions of blobs: the last one bears the blob's name, as the model's outputs do."""
+
+    def __init__(self, net: NetParameter) -> None:
+        self.current: dict[str, str] = {}
+        self.read: set[str] = set()
+        self._last = {top: index for index, layer in enumerate(net.layer) for top in layer.top}
+        self.final = set(self._last)
+
+    def bottoms(self, layer: LayerParameter) -> list[str]:
+        """The values that the layer takes."""
+        taken = [self.current[name] for name in layer.bottom]
+        self.read.update(taken)
+        return taken
+
+    def tops(self, layer: LayerParameter, index: int) -> list[str]:
+        """The values that it makes."""
+        names = [top if self._last[top] == index else f"{top}@{layer.name or index}" for top in layer.top]
+        self.current.update(zip(layer.top, names, strict=True))
+        return names
+
+    def unread(self, net: NetParameter) -> list[str]:
+        """The net's outputs, in order."""
+        made = dict.fromkeys(top for layer in net.layer if layer.type != "Input" for top in layer.top)
+        return [top for top in made if top not in self.read]
+
+
+def _convert(
+    graph: Graph, values: _Values, layer: LayerParameter, index: int, shapes: _Shapes, weights: Any, place: str
+) -> None:
+    bottoms, tops = values.bottoms(layer), values.tops(layer, index)
+    if layer.type == "Input":
+        return
+    if layer.type not in CONVERTERS:
+        near = closest(layer.type, list(CONVERTERS))
+        hint = f"can be exported: {', '.join(sorted(CONVERTERS))}" if near is None else f"similar to it is '{near}'"
+        what = f"layer '{layer.name}' cannot be exported: there is no converter for the type '{layer.type}'"
+        raise ExportError(what, hint=hint)
+    step = Step(
+        layer,
+        bottoms,
+        tops,
+        [shapes.bottom(index, number) for number in range(len(bottoms))],
+        [shapes.top(index, number) for number in range(len(tops))],
+        _arrays(layer, shapes.one.params[index], weights, place),
+    )
+    CONVERTERS[layer.type](graph, step)
+
+
+def _arrays(
+    layer: LayerParameter, wanted: Sequence[Dims], weights: Mapping[str, Sequence[Any]], place: str
+) -> list[NDArray[np.float32]]:
+    """The layer's blobs in the shapes that the net gives them. Raises: WeightsMismatch."""
+    if not wanted:
+        return []
+    if layer.name not in weights:
+        near = closest(layer.name, list(weights))
+        hint = f"they have '{near}'" if near else f"they have {', '.join(list(weights)[:5])}, ..."
+        raise WeightsMismatch(f"layer '{layer.name}' has no weights in {place}", hint=hint)
+    found = [np.asarray(blob, np.float32) for blob in weights[layer.name]]
+    if len(found) != len(wanted) or not all(
+        shape_fits(blob.shape, shape) for blob, shape in zip(found, wanted, strict=True)
+    ):
+        message = f"layer '{layer.name}' needs blobs of shape {[tuple(shape) for shape in wanted]}"
+        raise WeightsMismatch(f"{message}, but {place} has {[blob.shape for blob in found]}")
+    return [blob.reshape([dim or -1 for dim in shape]) for blob, shape in zip(found, wanted, strict=True)]
+
+
+def _model(graph: Graph, name: str, inputs: Mapping[str, Dims], outputs: Mapping[str, Dims]) -> onnx.ModelProto:
+    infos = [
+        [helper.make_tensor_value_info(blob, onnx.TensorProto.FLOAT, [dim or "N" for dim in dims])
+         for blob, dims in side.items()]
+        for side in (inputs, outputs)
+    ]  # fmt: skip
+    proto = helper.make_graph(graph.nodes, name or "net", infos[0], infos[1], graph.initializers())
+    imports = [helper.make_opsetid("", graph.opset)]
+    model = helper.make_model(
+        proto,
+        opset_imports=imports,
+        producer_name="caffe-fusion",
+        ir_version=helper.find_min_ir_version_for(imports),
+    )
+    if model.ByteSize() <= _LARGEST:
+        onnx.checker.check_model(model)
+    return model

@@ -1,0 +1,77 @@
+"""fusion-export as a person uses it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fusion_tools.export import main
+
+from prototxt.weights import write_weights
+
+NET = """
+layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 6 } } }
+layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip" inner_product_param { num_output: 4 } }
+"""
+INDEX = 'layer { name: "i" type: "Input" top: "i" input_param { shape { dim: 1 } } }\n'
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    Path("net.prototxt").write_text(NET)
+    Path("other.prototxt").write_text(
+        NET + INDEX + 'layer { name: "f" type: "BatchReindex" bottom: "ip" bottom: "i" top: "f" }\n'
+    )
+    write_weights("net.caffemodel", {"ip": [np.arange(24.0).reshape(4, 6), np.zeros(4)]})
+    return tmp_path
+
+
+def test_it_writes_checks_and_tells(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["net.prototxt", "net.caffemodel", "-o", "net.onnx", "--check"]) == 0
+    out, err = capsys.readouterr()
+    assert "onnx: all 2 blobs agree" in out
+    assert err == "wrote net.onnx: data [N, 6] to ip, 1 nodes, opset 17\n"
+    assert main(["net.prototxt", "net.caffemodel", "-o", "net.onnx", "--check", "--json", "--opset", "13"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["agrees"] is True
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["absent.prototxt", "net.caffemodel", "-o", "o.onnx"], "absent.prototxt"),
+        (["net.prototxt", "absent.caffemodel", "-o", "o.onnx"], "absent.caffemodel: there is no such file"),
+        (["net.prototxt", "net.prototxt", "-o", "o.onnx"], "this is a text file; weights are binary"),
+        (["net.prototxt", "net.caffemodel", "-o", "absent/o.onnx"], "absent"),
+        (["net.prototxt", "net.caffemodel", "-o", "o.onnx", "--opset", "9"], "opset 9 is not one of 13 to"),
+        (["net.prototxt", "net.caffemodel", "-o", "o.onnx", "--output", "pi"], "has no blob 'pi' when it is in use"),
+        (["net.prototxt", "net.caffemodel", "-o", "o.onnx", "--input-shape", "dta=1,6"], "'dta', which is no input"),
+        (["net.prototxt", "net.caffemodel", "-o", "o.onnx", "--input-shape", "data=1,7"], "needs blobs of shape"),
+        (["other.prototxt", "net.caffemodel", "-o", "o.onnx"], "there is no converter for the type 'BatchReindex'"),
+    ],
+)
+def test_bad_input_is_one_message(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
+) -> None:
+    assert main(arguments) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert says in err
+    assert not list(folder.glob("*o.onnx*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["n", "w"], "required: -o"),
+        (["n", "w", "-o", "net.pb"], "ends in .onnx"),
+        (["n", "w", "-o", "o.onnx", "--input-shape", "data"], "is not BLOB=N,C,H,W"),
+    ],
+)
+def test_bad_usage_is_exit_2(capsys: pytest.CaptureFixture[str], arguments: list[str], says: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert says in capsys.readouterr().err

@@ -1,0 +1,87 @@
+"""fusion-export: a trained net as an ONNX model, with an open batch, checked against ONNX Runtime on request."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from .arguments import shape_argument
+from .cli import run
+
+_EXAMPLE = """example:
+  fusion-export fused/deploy.prototxt fused.caffemodel -o fused.onnx --check
+  fusion-export train_val.prototxt net.caffemodel -o net.onnx --opset 13 --input-shape data=1,3,224,224 --output fc8
+
+Inputs and outputs bear the blobs' names. The first axis of each input is left open unless a layer fixes it. Pictures
+must be prepared as for Caffe: channels blue, green, red, mean and scale as the data layer says.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    result = argparse.ArgumentParser(
+        prog="fusion-export",
+        description="Write a trained net as an ONNX model.",
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = result.add_argument
+    add("net", metavar="NET.prototxt", help="the net; of a train_val file its deploy form is exported")
+    add("weights", metavar="WEIGHTS", help="its weights")
+    add("-o", "--output-file", dest="onnx", required=True, metavar="OUT.onnx", help="the model to write")
+    add("--opset", type=int, default=17, metavar="N", help="ONNX operator set, 13 or later (default 17)")
+    add("--input-shape", action="append", default=[], type=shape_argument, metavar="BLOB=N,C,H,W",
+        help="shape of an input that the net does not tell")  # fmt: skip
+    add("--output", action="append", default=[], metavar="BLOB", help="a blob to give (default: the net's outputs)")
+    add("--check", action="store_true", help="run the model in ONNX Runtime and compare it with the net")
+    add("--rtol", type=float, default=1e-5, metavar="X", help="relative difference that --check allows (default 1e-5)")
+    add("--json", action="store_true", help="print what was found by --check as JSON")
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; 0 on success, 1 for bad input or a model that differs."""
+    options = parser()
+    arguments = options.parse_args(argv)
+    if not arguments.onnx.lower().endswith(".onnx"):
+        options.error("the name of the model to write ends in .onnx")
+    code: int = run(lambda: _export(arguments))
+    return code
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from fusion.export import to_onnx
+
+    exported = to_onnx(
+        arguments.net,
+        arguments.weights,
+        opset=arguments.opset,
+        inputs=dict(arguments.input_shape),
+        outputs=arguments.output,
+    )
+    for note in exported.notes:
+        print(f"note: {note}", file=sys.stderr)
+    exported.save(arguments.onnx)
+    ends = ", ".join(_shown(blob, shape) for blob, shape in exported.inputs.items())
+    count = len(exported.model.graph.node)
+    line = f"wrote {arguments.onnx}: {ends} to {', '.join(exported.outputs)}, {count} nodes, opset {arguments.opset}"
+    print(line, file=sys.stderr)
+    if not arguments.check:
+        return 0
+    from fusion.differences import table, to_json
+    from fusion.export import verify_onnx
+
+    found = verify_onnx(exported.net, arguments.weights, arguments.onnx, rtol=arguments.rtol)
+    print(to_json([found]) if arguments.json else table([found]))
+    if found.first is not None:
+        print(f"error: {found.verdict()}", file=sys.stderr)
+    return 0 if found.first is None else 1
+
+
+def _shown(blob: str, shape: Sequence[int | None]) -> str:
+    return f"{blob} [{', '.join('N' if dim is None else str(dim) for dim in shape)}]"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
