@@ -60,6 +60,8 @@ def freeze(
     done = _stop_v2(edits, layer, count) if layer.version == 2 else _stop_old(edits, layer, count)
     if layer.type == "BatchNorm":
         done += _set_flag(edits, layer.body, "batch_norm_param", "use_global_stats")
+    if layer.type == "BN" and count == 4 and not _has(layer, "bn_param", "decay", "moving_average"):
+        done += _set_flag(edits, layer.body, "bn_param", "frozen")
     if layer.type == "Dropout":
         done += _stop_dropout(edits, layer)
     return done, None
@@ -244,6 +246,10 @@ def _set_flag(edits: Edits, body: Message, block: str, name: str) -> list[str]:
         if scalar.value not in _TRUE:
             edits.replace(scalar, "true")
     return [f"{name}: true"]
+
+
+def _has(layer: TextLayer, block: str, *names: str) -> bool:
+    return any(message.get(name) for message in layer.body.messages(block) for name in names)
 
 
 def _stop_dropout(edits: Edits, layer: TextLayer) -> list[str]:

@@ -63,7 +63,8 @@ OLD_TYPES: Final = {
 OLD_TYPES.update({old.lower(): new for old, new in OLD_TYPES.items() if old.isupper()})
 
 DATA_TYPES: Final = frozenset(
-    {"Data", "ImageData", "HDF5Data", "MemoryData", "DummyData", "WindowData", "Input", "AnnotatedData"}
+    ("Data", "ImageData", "HDF5Data", "MemoryData", "DummyData", "WindowData", "Input", "AnnotatedData")
+    + ("DenseImageData", "ImageLabelmapData", "ImageSegData", "VideoData")
 )
 # Layers without blobs: Caffe's own, this project's, and those of the common forks of which no version has any.
 _NO_BLOBS: Final = DATA_TYPES.union(
@@ -73,7 +74,12 @@ _NO_BLOBS: Final = DATA_TYPES.union(
     ("Reduction", "Reshape", "SPP", "Sigmoid", "SigmoidCrossEntropyLoss", "Silence", "Slice", "Softmax"),
     ("SoftmaxWithLoss", "Split", "Swish", "TanH", "Threshold", "Tile"),
     ("KDLoss", "FocalDistillationLoss", "LogitMatchingLoss", "LDILoss", "ELODILoss", "CNALoss", "BCTLoss"),
-    ("NaivePCTLoss",),
+    ("NaivePCTLoss", "Onnx"),  # an Onnx layer's weights stay in its file
+    ("ApplyDeformation", "BatchReduction", "CTCBeamSearchDecoder", "CTCGreedyDecoder", "CTCLoss", "CtcLoss"),
+    ("ContinuationIndicator", "CreateDeformation", "FocalLoss", "HardSigmoid", "HardSwish", "L1Loss", "L2Norm"),
+    ("L2Normalization", "L2Normalize", "LabelsequenceAccuracy", "Mish", "Proposal", "ROIAlign", "RegionLoss"),
+    ("SegAccuracy", "SoftmaxWithFocalLoss", "SpatialDropout", "TripletLoss", "Upsampling", "WarpCTCLoss"),
+    ("WarpCtcLoss", "YoloDetectionOutput", "YoloLoss", "Yolov3", "Yolov3DetectionOutput"),
     ("Axpy", "BoxAnnotatorOHEM", "DetectionEvaluate", "DetectionOutput", "Interp", "MultiBoxLoss", "PSROIPooling"),
     ("Permute", "PriorBox", "ROIPooling", "ReLU6", "Reorg", "Reverse", "ShuffleChannel", "SmoothL1Loss"),
     ("SmoothL1LossOHEM", "SoftmaxWithLossOHEM", "Transpose", "Unpooling", "Upsample"),
@@ -137,10 +143,30 @@ def _recurrent(blobs: int, states: int) -> Callable[[Any], int]:
     return count
 
 
+# What only the BN of PSPNet and TSN has, which keeps mean and variance behind scale and shift; SegNet's has two blobs.
+BN_STATISTICS: Final = ("slope_filler", "momentum", "frozen", "icnet", "moving_average")
+
+
+def _bn(layer: Any) -> int:
+    if isinstance(layer, Message):
+        stated = any(block.get(name) for block in layer.messages("bn_param") for name in BN_STATISTICS)
+        blobs = max(len(layer.messages("param")), len(layer.scalars("blobs_lr")))
+    else:
+        from prototxt import forks  # needs protobuf, which reading a text does not
+
+        param = forks.fields(layer).bn_param
+        stated = any(param.HasField(name) for name in BN_STATISTICS)
+        blobs = max(len(layer.param), len(getattr(layer, "blobs_lr", ())))
+    return 4 if stated or blobs > 2 else 2
+
+
 _COUNTS: Final[dict[str, Callable[[Any], int]]] = {
+    "BN": _bn,
     "BatchNorm": lambda layer: 3,
     "Bias": lambda layer: int(_bottoms(layer) < 2),
+    "CenterLoss": lambda layer: 1,
     "Convolution": _with_bias("convolution_param"),
+    "ConvolutionDepthWise": _with_bias("convolution_param"),
     "ConvolutionDepthwise": _with_bias("convolution_param"),
     "Deconvolution": _with_bias("convolution_param"),
     "DepthwiseConvolution": _with_bias("convolution_param"),
@@ -148,6 +174,7 @@ _COUNTS: Final[dict[str, Callable[[Any], int]]] = {
     "Gate": _with_bias("gate_param"),
     "InnerProduct": _with_bias("inner_product_param"),
     "LSTM": _recurrent(3, 2),
+    "Lstm": lambda layer: 3,
     "MarginInnerProduct": lambda layer: 1,
     "Normalize": lambda layer: 1,
     "PReLU": lambda layer: 1,

@@ -10,6 +10,7 @@ from typing import Any
 from prototxt import forks
 from prototxt.errors import ShapeError
 from prototxt.messages import LayerParameter
+from prototxt.params import param_count
 from prototxt.shapes.activation import elementwise
 from prototxt.shapes.convolution import convolution
 from prototxt.shapes.data import batch_size
@@ -66,11 +67,9 @@ def bn(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[S
 
     The two families share the type's name; the second is told by its own parameters, or by more than two param blocks.
     """
-    param, bottom = fork_param(layer, "bn_param"), bottoms[0]
-    own = ("slope_filler", "momentum", "frozen", "icnet", "moving_average")
-    with_statistics = len(layer.param) > 2 or any(param.HasField(name) for name in own)
+    (bottom,) = bottoms
     statistic: Shape = (1, bottom[canonical_axis(bottom, 1)], 1, 1)
-    return [bottom, statistic, statistic][: len(layer.top)], [statistic] * (4 if with_statistics else 2)
+    return [bottom, statistic, statistic][: len(layer.top)], [statistic] * (param_count("BN", layer) or 0)
 
 
 @shape_function("Normalize", bottoms=1, tops=1)

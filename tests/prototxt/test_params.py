@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from prototxt import load_net, parse, parse_file
-from prototxt.params import KNOWN_TYPES, modern_type, param_count
+from prototxt import PrototxtError, infer, load_net, parse, parse_file
+from prototxt.params import DATA_TYPES, KNOWN_TYPES, modern_type, param_count
+from prototxt.schema import layer_types
+from prototxt.shapes import LAYER_TYPES
 
 
 def test_counts_equal_caffe_s(golden: Path) -> None:
@@ -42,7 +45,14 @@ def test_counts_equal_caffe_s(golden: Path) -> None:
         ('type: "Gate" bottom: "a" bottom: "b" gate_param { bias_term: false }', 1),
         ('type: "KDLoss"', 0),
         ('type: "Python"', None),
-        ('type: "BN"', None),
+        ('type: "BN"', 2),
+        ('type: "BN" bn_param { slope_filler { value: 1 } } bn_param { eps: 1 }', 4),
+        ('type: "BN" bn_param { bn_mode: INFERENCE }', 2),
+        ('type: "BN" param { } param { } param { }', 4),
+        ("type: BN blobs_lr: [0, 0, 0, 0]", 4),
+        ('type: "Lstm"', 3),
+        ('type: "Mish"', 0),
+        ('type: "Onnx"', 0),
         ('type: "Nonsense"', None),
         ("", None),
     ],
@@ -61,3 +71,27 @@ def test_old_names() -> None:
     ]
     assert "Convolution" in KNOWN_TYPES
     assert "Python" not in KNOWN_TYPES
+
+
+def test_every_type_that_is_known_anywhere_is_known_here() -> None:
+    with_shapes = {name for name, kind in LAYER_TYPES.items() if kind.function.__module__.startswith("prototxt.")}
+    assert KNOWN_TYPES - {"Padding"} == (with_shapes | layer_types.KNOWN_TYPES) - {"Python"}  # Padding is V0's
+    assert {name for name in with_shapes if LAYER_TYPES[name].source} - {"Python"} == DATA_TYPES
+
+
+def test_counts_equal_the_shapes_of_public_nets(shared: Path) -> None:
+    """As many as `infer` finds, which knows the bottoms too."""
+    checked = 0
+    for path in sorted((shared / "reference" / "corpus").glob("*.p*t*")):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                net = load_net(path, strict=False)
+                shapes = infer(net)
+            except PrototxtError:
+                continue
+        for layer, params in zip(net.layer, shapes.params, strict=True):
+            if layer.type != "Python":
+                assert param_count(layer.type, layer) == len(params), f"{path.name}: {layer.name} {layer.type}"
+                checked += 1
+    assert checked > 1000

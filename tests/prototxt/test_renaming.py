@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from prototxt import PrototxtError, RenameError, decode, parse, parse_file, rename
+from prototxt import PrototxtError, RenameError, decode, forks, parse, parse_file, rename
 from prototxt.errors import ParseError
 from prototxt.params import DATA_TYPES, KNOWN_TYPES, modern_type, param_count
 from prototxt.renaming import rename_reported
@@ -84,6 +84,9 @@ CONV = 'layer { name: "c" type: "Convolution" bottom: "b" top: "c" %s}'
         ('layer { type: "Bias" bottom: "a" bottom: "b" top: "s" }', 'layer { type: "Bias" bottom: "p/a" bottom: "p/b" top: "p/s" }'),
         # BatchNorm: three blobs and stored statistics
         ('layer { name: "n" type: "BatchNorm" bottom: "a" top: "a" param { lr_mult: 0 } param { lr_mult: 0 } param { lr_mult: 0 } batch_norm_param { use_global_stats: false } }', 'layer { name: "p/n" type: "BatchNorm" bottom: "p/a" top: "p/a" param { lr_mult: 0 } param { lr_mult: 0 } param { lr_mult: 0 } batch_norm_param { use_global_stats: true } }'),
+        # a fork's BN that keeps statistics uses them; SegNet's keeps none
+        ('layer { name: "n" type: "BN" bottom: "a" top: "b" bn_param { slope_filler { value: 1 } } }', 'layer { name: "p/n" type: "BN" bottom: "p/a" top: "p/b" param { lr_mult: 0 } param { lr_mult: 0 } param { lr_mult: 0 } param { lr_mult: 0 } bn_param { slope_filler { value: 1 } frozen: true } }'),
+        ('layer { name: "n" type: "BN" bottom: "a" top: "b" }', 'layer { name: "p/n" type: "BN" bottom: "p/a" top: "p/b" param { lr_mult: 0 } param { lr_mult: 0 } }'),
         # Dropout becomes the identity; an explicit 0 keeps its bytes
         ('layer { name: "d" type: "Dropout" bottom: "a" top: "a" }', 'layer { name: "p/d" type: "Dropout" bottom: "p/a" top: "p/a" dropout_param { dropout_ratio: 0 } }'),
         ('layer { name: "d" type: "Dropout" bottom: "a" top: "a" dropout_param { dropout_ratio: 0.0 } }', 'layer { name: "p/d" type: "Dropout" bottom: "p/a" top: "p/a" dropout_param { dropout_ratio: 0.0 } }'),
@@ -256,6 +259,8 @@ def type_of(layer: Any, version: int) -> str:
         return str(layer.type)
     if layer.HasField("layer"):
         return modern_type(layer.layer.type)
+    if forks.has_fields(layer) and (fork := forks.fields(layer)).HasField("type"):
+        return modern_type(fork.DESCRIPTOR.fields_by_name["type"].enum_type.values_by_number[fork.type].name)
     return modern_type(layer.DESCRIPTOR.fields_by_name["type"].enum_type.values_by_number[layer.type].name)
 
 
@@ -291,6 +296,8 @@ def freeze(layer: Any, body: Any, version: int) -> None:
         body.blobs_lr[:] = [0.0] * max(count, len(body.blobs_lr))
     if kind == "BatchNorm":
         layer.batch_norm_param.use_global_stats = True
+    if kind == "BN" and count == 4:
+        forks.fields(layer).bn_param.frozen = True
     if kind == "Dropout":
         (layer.dropout_param if body is layer else body).dropout_ratio = 0
 
