@@ -27,3 +27,12 @@ def shape_argument(text: str) -> tuple[str, tuple[int, ...]]:
     if not blob or not shape or min(shape) < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is not BLOB=N,C,H,W")
     return blob, shape
+
+
+def input_argument(text: str) -> tuple[str, tuple[int, ...]]:
+    """`[BLOB=]N,C,H,W`; without a name, which is for the only input, it is empty."""
+    blob, equals, _ = text.rpartition("=")
+    try:
+        return blob, shape_argument(text if equals and blob else f"only={text}")[1]
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"'{text}' is no shape such as data=1,3,224,224") from None

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Sequence
 
 from . import convert_data
+from .arguments import input_argument
 from .cli import run
 
 _EPILOG = """What IN is shows its content; what OUT becomes says its name:
@@ -43,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     add("output", metavar="OUT", help="where to write it; its ending says in which form")
     add("--upgrade", action="store_true", help="bring V0 and V1 up to date, as Caffe does when it reads them")
     add("--deploy", action="store_true", help="make the net for use: inputs for data, scores for losses")
-    add("--input-shape", action="append", default=[], type=shape, metavar="[BLOB=]N,C,H,W",
+    add("--input-shape", action="append", default=[], type=input_argument, metavar="[BLOB=]N,C,H,W",
         help="with --deploy: an input's shape, where the data is not here to tell it")  # fmt: skip
     add("--output", action="append", default=[], dest="outputs", metavar="BLOB",
         help="with --deploy: a blob to compute (default: what the losses judge, and the net's outputs)")  # fmt: skip
@@ -69,8 +70,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _convert(arguments: argparse.Namespace) -> None:
     from prototxt.converting import Request, convert
 
-    warnings.showwarning = _show
-    warnings.simplefilter("ignore" if arguments.quiet else "always")
     request = Request(
         upgrade=arguments.upgrade,
         deploy=arguments.deploy,
@@ -79,21 +78,15 @@ def _convert(arguments: argparse.Namespace) -> None:
         stages=arguments.stage,
         net=arguments.net,
     )
-    done = convert(arguments.input, arguments.output, request)
+    with warnings.catch_warnings():
+        warnings.showwarning = _show
+        warnings.simplefilter("ignore" if arguments.quiet else "always")
+        done = convert(arguments.input, arguments.output, request)
     if not arguments.quiet:
         stream = sys.stderr if arguments.output == "-" else sys.stdout
         print(f"{arguments.output}: {done.target}, from {done.source}", file=stream)
         for note in done.notes:
             print(f"  {note}", file=stream)
-
-
-def shape(text: str) -> tuple[str, tuple[int, ...]]:
-    """A blob's name and shape from `data=1,3,224,224`; the name is empty if it is not given."""
-    name, _, dims = text.rpartition("=")
-    sizes = dims.replace("x", ",").split(",")
-    if not all(size.strip().isdecimal() and int(size) > 0 for size in sizes):
-        raise argparse.ArgumentTypeError(f"not a shape: {text!r} (give data=1,3,224,224)")
-    return name, tuple(map(int, sizes))
 
 
 def _show(message: Warning | str, *_: object, **__: object) -> None:

@@ -1,0 +1,24 @@
+"""A graph in Graphviz's language, for who wants to lay it out with other tools."""
+
+from __future__ import annotations
+
+from prototxt.drawing.nodes import Graph
+from prototxt.drawing.svg import colours
+
+
+def to_dot(graph: Graph) -> str:
+    """The graph as DOT; colours and marks are those of the SVG."""
+    lines = [f"digraph {_quoted(graph.name or 'net')} {{", "  rankdir=TB;"]
+    lines.append('  node [shape=box, style="rounded,filled", fontname="Helvetica", fontsize=11];')
+    for number, node in enumerate(graph.nodes):
+        fill, stroke = colours(node.kind)
+        label = _quoted("\n".join([node.title, *node.lines, *(["(frozen)"] if node.frozen else [])]))
+        style = ', style="rounded,filled,dashed"' if node.frozen else ""
+        lines.append(f'  n{number} [label={label}, fillcolor="{fill}", color="{stroke}"{style}];')
+    lines += [f"  n{edge.source} -> n{edge.target} [tooltip={_quoted(edge.blob)}];" for edge in graph.edges]
+    return "\n".join([*lines, "}"]) + "\n"
+
+
+def _quoted(text: str) -> str:
+    inner = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return '"' + inner.encode("utf-8", "replace").decode() + '"'

@@ -1,0 +1,88 @@
+"""The command itself: tables, JSON, pictures, exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from fusion_tools import show
+
+from prototxt.weights import write_weights
+
+NET = """name: "n"
+layer { name: "d" type: "Input" top: "d" input_param { shape { dim: 2 dim: 3 } } }
+layer { name: "ip" type: "InnerProduct" bottom: "d" top: "ip" inner_product_param { num_output: 4 } }
+layer { name: "m" type: "Mystery" bottom: "ip" top: "m" }
+"""
+
+
+@pytest.fixture
+def net(tmp_path: Path) -> Path:
+    path = tmp_path / "net.prototxt"
+    path.write_text(NET)
+    return path
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    path = tmp_path / "w.caffemodel"
+    write_weights(path, {"ip": [np.ones((4, 3)), np.zeros(4)]})
+    return path
+
+
+def test_table(net: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert show.main([str(net)]) == 0
+    out = capsys.readouterr().out
+    assert "ip     InnerProduct       d       ip   2x4" in out
+    assert "3 layers, at least 24 MACs, at least 16 parameters" in out
+    assert "not known: type 'Mystery'" in out
+
+
+def test_json_with_weights(net: Path, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert show.main([str(net), "--json", "--weights", str(weights), "--input", "d=5,3"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["layers"][1]["macs"] == 5 * 12
+    assert found["weights"]["blobs"][0]["statistics"]["mean"] == 1.0
+    assert found["weights"]["misfits"] == []
+
+
+def test_pictures(net: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = [tmp_path / f"n.{ending}" for ending in ("dot", "svg", "html")]
+    assert show.main([str(net), *(part for name in names for part in (f"--{name.suffix[1:]}", str(name)))]) == 0
+    assert names[0].read_text().startswith("digraph")
+    ElementTree.parse(names[1])
+    assert "<!DOCTYPE html>" in names[2].read_text()
+    assert capsys.readouterr().err.count("wrote") == 3
+
+
+def test_binary_files(weights: Path, golden: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert show.main([str(weights)]) == 0
+    assert "1 layers, 2 blobs, 16 values (64 B)" in capsys.readouterr().out
+    assert show.main([str(weights), "--stats"]) == 0
+    assert "zeros" in capsys.readouterr().out
+    assert show.main([str(weights), "--phase", "TEST"]) == 0, "the description inside"
+    assert "net without a name" in capsys.readouterr().out
+    assert show.main([str(golden / "solvers" / "resume_sgd" / "snap_iter_10.solverstate"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["iteration"] == 10
+
+
+def test_solver(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "s.prototxt"
+    path.write_text('net: "n"\nbase_lr: 0.01\nstepvalue: 1\nstepvalue: 2\nsolver_type: ADAM\n')
+    assert show.main([str(path)]) == 0
+    out = capsys.readouterr().out
+    assert "base_lr    0.01" in out
+    assert "stepvalue  1, 2" in out
+    assert "Adam" in out
+
+
+def test_errors(net: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert show.main([str(tmp_path / "none")]) == 1
+    assert show.main([str(net), "--input", "x=1"]) == 1
+    assert "'x', which the net lacks" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as caught:
+        show.main([str(net), "--input", "d=0"])
+    assert caught.value.code == 2

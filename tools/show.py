@@ -1,0 +1,188 @@
+"""fusion-show: what is in a file of Caffe's: a net's layers, shapes and cost, weights and their statistics, a graph."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from .arguments import input_argument
+from .cli import run
+
+if TYPE_CHECKING:
+    from prototxt.contents import Content
+    from prototxt.listing import Listing
+    from prototxt.partial import Partial
+
+_EPILOG = """examples:
+  fusion-show train_val.prototxt                            layers, shapes, parameters, MACs, memory, what is frozen
+  fusion-show deploy.prototxt --input data=1,3,227,227      where the data is not here to tell its shape
+  fusion-show deploy.prototxt --html net.html --svg net.svg --dot net.dot
+  fusion-show net.caffemodel                                its layers and blobs; no value is read
+  fusion-show net.caffemodel --stats                        and their least, greatest, mean, deviation, zeros, NaN
+  fusion-show deploy.prototxt --weights net.caffemodel      both, and whether they fit each other
+
+A net with mistakes or unknown types is shown as far as it is known, and what is not is told.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    result = argparse.ArgumentParser(
+        prog="fusion-show",
+        description="Show a net, solver, weights, solver state or mean image, in any of their forms.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = result.add_argument
+    add("input", metavar="FILE", help="what to show, told by its content")
+    add("--json", action="store_true", help="as JSON on standard output")
+    net = result.add_argument_group("of a net")
+    add = net.add_argument
+    add("--phase", type=str.upper, choices=("TRAIN", "TEST"), help="only this phase (pictures: TEST by default)")
+    add("--stage", action="append", default=[], help="a stage of the net's state (repeatable)")
+    add("--level", type=int, default=0, metavar="N", help="the level of the net's state")
+    add("--input", action="append", default=[], dest="inputs", type=input_argument, metavar="[BLOB=]N,C,H,W",
+        help="a blob's shape, where the net does not tell (repeatable)")  # fmt: skip
+    add("--weights", metavar="W", help="weights to show beside the net, with statistics, and to compare with it")
+    add("--dot", metavar="OUT", help="write the graph in Graphviz's language")
+    add("--svg", metavar="OUT", help="write the graph as a picture")
+    add("--html", metavar="OUT", help="write the graph as a page to zoom and search in")
+    binary = result.add_argument_group("of a binary file")
+    binary.add_argument("--stats", action="store_true", help="statistics of each blob's values; reads all of the file")
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Show; 0 on success, 1 if the file cannot be read, 2 for bad usage."""
+    arguments = parser().parse_args(argv)
+    code: int = run(lambda: _show(arguments))
+    return code
+
+
+def _show(arguments: argparse.Namespace) -> None:
+    from prototxt.contents import BINARY, NET, SOLVER, TEXT, contents_of
+
+    content = contents_of(arguments.input)
+    if content.what == SOLVER:
+        _show_solver(arguments, content)
+    elif content.what == NET and (content.form == TEXT or (content.form == BINARY and _wants_net(arguments))):
+        _show_net(arguments, content)
+    else:
+        _show_binary(arguments, content)
+
+
+def _wants_net(arguments: argparse.Namespace) -> bool:
+    """Whether the description inside a caffemodel is asked for, and not its blobs."""
+    drawn = arguments.dot or arguments.svg or arguments.html
+    return bool(drawn or arguments.phase or arguments.inputs or arguments.weights)
+
+
+def _show_net(arguments: argparse.Namespace, content: Content) -> None:
+    from dataclasses import replace
+
+    from prototxt import listing as listings
+    from prototxt.contents import TEXT
+    from prototxt.partial import Partial, load_partly
+    from prototxt.tables import net_text
+
+    if content.form == TEXT:
+        partial = load_partly(arguments.input)
+    else:
+        from prototxt.skeletons import read_skeleton
+        from prototxt.upgrading import upgrade_net
+
+        partial = Partial(upgrade_net(read_skeleton(arguments.input).net), (), ())
+    listing = listings.list_net(
+        partial.net, arguments.phase, dict(arguments.inputs), level=arguments.level, stages=arguments.stage
+    )
+    listing = replace(listing, problems=(*partial.problems, *listing.problems))
+    report: dict[str, Any] = {"file": arguments.input, "kind": "net", **listings.to_json(listing)}
+    report["strange"] = [f"{place}: {told}" if place else told for place, told in partial.strange]
+    text = net_text(listing, partial.strange)
+    if arguments.weights:
+        more, weights = _weights(arguments, listing)
+        report["weights"], text = weights, f"{text}\n{more}"
+    _print(arguments, report, text)
+    if arguments.dot or arguments.svg or arguments.html:
+        _draw(arguments, partial, listing)
+
+
+def _weights(arguments: argparse.Namespace, listing: Listing) -> tuple[str, dict[str, object]]:
+    """The weights beside a net, as text and as data."""
+    from prototxt.contents import contents_of
+    from prototxt.inventory import misfits, take_inventory, to_json
+    from prototxt.tables import inventory_text
+
+    found = take_inventory(arguments.weights, contents_of(arguments.weights), statistics=True)
+    wrong = misfits(found, listing.rows)
+    told = "".join(f"does not fit: {line}\n" for line in wrong) or "every blob of the net finds its weights\n"
+    return inventory_text(found) + told, {"file": arguments.weights, **to_json(found), "misfits": wrong}
+
+
+def _draw(arguments: argparse.Namespace, partial: Partial, listing: Listing) -> None:
+    """Write the pictures, of one phase."""
+    from prototxt.drawing.nodes import graph_of
+    from prototxt.files import write_text
+    from prototxt.listing import list_net
+    from prototxt.tables import totals_text
+
+    shown = listing
+    if arguments.phase is None:
+        inputs = dict(arguments.inputs)
+        shown = list_net(partial.net, "TEST", inputs, level=arguments.level, stages=arguments.stage)
+    graph = graph_of(shown)
+    note = totals_text(shown)
+    if arguments.dot:
+        from prototxt.drawing.dot import to_dot
+
+        write_text(arguments.dot, to_dot(graph))
+    if arguments.svg:
+        from prototxt.drawing.svg import to_svg
+
+        write_text(arguments.svg, to_svg(graph, note))
+    if arguments.html:
+        from prototxt.drawing.page import to_html
+
+        write_text(arguments.html, to_html(graph, note, listing.problems))
+    for path in filter(None, (arguments.dot, arguments.svg, arguments.html)):
+        print(f"wrote {path}", file=sys.stderr)
+
+
+def _show_solver(arguments: argparse.Namespace, content: Content) -> None:
+    """A solver's settings; of nets inside it, only that they are there."""
+    from prototxt.contents import SOLVER, TEXT
+
+    if content.form == TEXT:
+        from prototxt.loading import load_solver
+
+        solver: Any = load_solver(arguments.input, strict=False)
+    else:
+        from prototxt.converting import read_message
+        from prototxt.upgrading import upgrade_solver
+
+        solver = upgrade_solver(read_message(arguments.input, SOLVER))
+    from prototxt.tables import settings, settings_text
+
+    found = settings(solver)
+    _print(arguments, {"file": arguments.input, "kind": "solver", **found}, "solver\n" + settings_text(found))
+
+
+def _show_binary(arguments: argparse.Namespace, content: Content) -> None:
+    from prototxt.inventory import take_inventory, to_json
+    from prototxt.tables import inventory_text
+
+    found = take_inventory(arguments.input, content, statistics=arguments.stats)
+    _print(arguments, {"file": arguments.input, **to_json(found)}, inventory_text(found))
+
+
+def _print(arguments: argparse.Namespace, report: dict[str, Any], text: str) -> None:
+    if arguments.json:
+        text = json.dumps(report, indent=1, ensure_ascii=True) + "\n"
+    sys.stdout.write(text.encode(sys.stdout.encoding or "utf-8", "replace").decode(sys.stdout.encoding or "utf-8"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
