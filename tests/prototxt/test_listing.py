@@ -83,7 +83,7 @@ def test_unknown_types() -> None:
 
 
 def test_mistakes_are_left_out() -> None:
-    broken = NET.replace("stride: 2", "stride: TWO").replace("lr_mult: 0 }\n", "lr_mult: }\n")
+    broken = NET.replace("stride: 2", "stride: TWO").replace("lr_mult: 0 }\n  conv", "lr_mult: }\n  conv")
     partial = load_partly(parse(broken, tolerant=True))
     assert len(partial.problems) == 2
     assert [layer.name for layer in partial.net.layer] == ["train", "test", "c", "r", "ip", "loss"]
