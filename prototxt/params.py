@@ -62,10 +62,9 @@ OLD_TYPES: Final = {
 }
 OLD_TYPES.update({old.lower(): new for old, new in OLD_TYPES.items() if old.isupper()})
 
-DATA_TYPES: Final = frozenset(
-    ("Data", "ImageData", "HDF5Data", "MemoryData", "DummyData", "WindowData", "Input", "AnnotatedData")
-    + ("DenseImageData", "ImageLabelmapData", "ImageSegData", "VideoData")
-)
+_CAFFE_DATA = ("Data", "ImageData", "HDF5Data", "MemoryData", "DummyData", "WindowData", "Input")
+_FORK_DATA = ("AnnotatedData", "DenseImageData", "ImageLabelmapData", "ImageSegData", "VideoData")
+DATA_TYPES: Final = frozenset((*_CAFFE_DATA, *_FORK_DATA))
 # Layers without blobs: Caffe's own, this project's, and those of the common forks of which no version has any.
 _NO_BLOBS: Final = DATA_TYPES.union(
     ("AbsVal", "Accuracy", "ArgMax", "BNLL", "BatchReindex", "Clip", "Concat", "ContrastiveLoss", "Crop", "Dropout"),
