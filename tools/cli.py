@@ -26,7 +26,11 @@ def run(command: Callable[[], int | None]) -> int:
         # The reader of our output has gone (`| head`): not an error, but stdout can no longer be flushed at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (PrototxtError, OSError) as error:
+    except OSError as error:
+        named = f"{os.fsdecode(error.filename)}: {error.strerror}" if error.filename and error.strerror else error
+        print(f"error: {named}", file=sys.stderr)
+        return 1
+    except PrototxtError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except Exception as error:
