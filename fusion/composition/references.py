@@ -101,7 +101,7 @@ def check_pct(losses: Sequence[Pct]) -> list[ComposeError]:
     return errors
 
 
-def _options_of(loss: Pct) -> tuple[str, ...]:
+def options_of(loss: Pct) -> tuple[str, ...]:
     """The options that this loss has a use for."""
     distance = _literal(loss.options.get("distance", "KL"))
     if loss.kind == "naive":
@@ -116,11 +116,9 @@ def _options_of(loss: Pct) -> tuple[str, ...]:
 
 
 def _check_option(loss: Pct, name: str, value: object) -> ComposeError | None:
-    kind, known = loss.kind, _options_of(loss)
+    kind, known = loss.kind, options_of(loss)
     if name not in known:
-        return ComposeError(
-            f"loss '{kind}' has no option '{name}'", hint=f"one of weight, {', '.join(sorted(_OPTIONS))}"
-        )
+        return ComposeError(f"loss '{kind}' has no option '{name}'", hint=f"one of {', '.join(('weight', *known))}")
     words, literal = _OPTIONS[name], _literal(value)
     if words is not None and literal not in words:
         return ComposeError(f"loss '{kind}': {name} cannot be {literal!r}", hint=f"one of {', '.join(words)}")
