@@ -198,7 +198,7 @@ def _prefixed(
 
 def _blob_counts(source: Source) -> dict[str, int]:
     """How many blobs each layer has in the weights, with and without the prefix. Raises: WeightsError, OSError."""
-    from prototxt.weights import scan_weights
+    from prototxt.scanning import scan_weights
 
     counts = {name: len(entry.blobs) for name, entry in scan_weights(source.weights or "").with_blobs().items()}
     return {**{f"{source.prefix}/{name}": count for name, count in counts.items()}, **counts}
