@@ -1,13 +1,39 @@
 """Data layers as sources: records by number, in Caffe's order, with Caffe's pixels.
 
 source = open_source(layer, "TRAIN", seed=5)
-for indices in source.order():
-    blobs = source.batch(indices)          # {"data": float32 [N, C, H, W], "label": float32 [N]}
+for blobs in batches(source, workers=2):       # {"data": float32 [N, C, H, W], "label": float32 [N]}
+    ...
+for indices in source.order():                 # or record by record
+    blobs = source.batch(indices)
 """
 
 from __future__ import annotations
 
-from fusion.data.opening import open_source
-from fusion.data.source import Source, check_labels
+import importlib
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Source", "check_labels", "open_source"]
+if TYPE_CHECKING:
+    from fusion.data.opening import open_source
+    from fusion.data.reading import bad_records, batches
+    from fusion.data.recipes import Reading
+    from fusion.data.source import Source, check_labels
+
+_HOMES = {
+    "Reading": "recipes",
+    "Source": "source",
+    "bad_records": "reading",
+    "batches": "reading",
+    "check_labels": "source",
+    "open_source": "opening",
+}
+
+__all__ = ["Reading", "Source", "bad_records", "batches", "check_labels", "open_source"]
+
+
+def __getattr__(name: str) -> Any:
+    """Loaded on first use, so that a reading process does not import what it does not need."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

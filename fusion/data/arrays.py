@@ -6,15 +6,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from fusion.data.order import Order
 from fusion.data.store import Progress
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +66,8 @@ class ArraySource:
         """Nothing to do: arrays are at hand."""
 
     def batch(self, indices: NDArray[np.int64], draw: int = 0) -> dict[str, Tensor]:
+        import torch
+
         return {
             top: torch.from_numpy(np.ascontiguousarray(_rows(array, indices), np.float32))
             for top, array in zip(self.tops, self.arrays, strict=True)

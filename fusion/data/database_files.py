@@ -17,6 +17,7 @@ from fusion.errors import DataError
 Put = Callable[[bytes, bytes], None]
 _AT_ONCE = 1000  # records per transaction, as convert_imageset commits them
 _FIRST_SIZE = 64 << 20
+_open: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()  # a process may open an LMDB once only
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,10 +79,15 @@ def is_lmdb(path: str) -> bool:
 
 def _open_lmdb(path: str) -> Database:
     lmdb = _import_lmdb(path)
-    try:
-        handle = lmdb.open(path, readonly=True, lock=False, readahead=False, create=False, subdir=os.path.isdir(path))
-    except lmdb.Error as error:
-        raise _unreadable(path, error) from error
+    where = os.path.realpath(path)
+    handle = _open.get(where)
+    if handle is None:
+        folder = os.path.isdir(path)
+        try:
+            handle = lmdb.open(where, readonly=True, lock=False, readahead=False, create=False, subdir=folder)
+        except lmdb.Error as error:
+            raise _unreadable(path, error) from error
+        _open[where] = handle
     with handle.begin() as transaction:
         keys = [bytes(key) for key in transaction.cursor().iternext(keys=True, values=False)]
     return Database(path, keys, handle, lmdb=True)

@@ -2,54 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from fusion.data.database_files import Database, open_database
 from fusion.data.order import Order, random_skip
 from fusion.data.pictures import UndecodableError, decode
-from fusion.data.source import PictureSource
+from fusion.data.recipes import Recipe
+from fusion.data.source import PictureSource, check_against
 from fusion.data.store import BUDGET, Pixels, Store
 from fusion.data.transforms import read_transform
-from fusion.errors import DataError
+from fusion.errors import DataError, raise_all
 
-if TYPE_CHECKING:
-    from prototxt.messages import LayerParameter
-
-
-@dataclass(frozen=True, eq=False)
-class Database:
-    """A database opened for reading: its keys in order, and how to get a value."""
-
-    path: str
-    keys: list[bytes]
-    handle: Any
-    lmdb: bool
-
-    def get(self, index: int) -> bytes:
-        """The value of record `index`."""
-        key = self.keys[index]
-        if not self.lmdb:
-            value: bytes = self.handle.get(key)
-            return value
-        with self.handle.begin() as transaction:
-            return bytes(transaction.get(key))
-
-    def place(self, index: int) -> str:
-        """Where record `index` stands, for messages."""
-        return f"{self.path}:{_name(self.keys[index])}"
+_SHOWN = 20
+_LABEL = 5 << 3  # Datum.label's tag: a number
+_VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 
 
-def open_data(
-    layer: LayerParameter, phase: str, *, root: str | None = None, seed: int = 0, budget: int = BUDGET
-) -> PictureSource:
+def open_data(recipe: Recipe, *, budget: int = BUDGET) -> PictureSource:
     """The source of a `Data` layer.
 
     Raises: DataError for a database that cannot be opened or is empty, and for settings that do not fit its records.
     """
+    layer, phase, seed = recipe.layer, recipe.phase, recipe.seed
     param = layer.data_param
     name = f"layer '{layer.name}'"
     if not param.batch_size:
@@ -57,34 +34,44 @@ def open_data(
     force_color, force_gray = layer.transform_param.force_color, layer.transform_param.force_gray
     if force_color and force_gray:
         raise DataError("force_color and force_gray are both set", place=name, hint="keep one of the two")
-    database = _open_lmdb(param.source) if param.backend == param.LMDB else _open_leveldb(param.source)
-    if not database.keys:
-        raise DataError("the database is empty", place=param.source)
+    database = open_database(param.source, lmdb=param.backend == param.LMDB)
     color = True if force_color or param.force_encoded_color else False if force_gray else None
     transform = read_transform(layer.transform_param, phase, name)
-    labels = np.zeros(len(database.keys), np.int64)
-
-    def fetch(index: int) -> Pixels:
-        pixels, _ = _decode(database, index, color)
-        return pixels
-
-    for index in range(len(database.keys)):
-        labels[index] = _datum(database, index).label
-    store = Store(fetch, len(database.keys), budget=budget)
+    store = Store(
+        lambda index: _decode(database, index, color),
+        len(database.keys),
+        budget=budget,
+        skip=recipe.skips,
+        check=check_against(transform, database.place, alone=param.batch_size == 1),
+    )
     transform.check(store.first.shape, database.place(0))
-    skip = random_skip(param.rand_skip, seed)
     settings = layer.transform_param.SerializeToString(deterministic=True) + phase.encode()
     return PictureSource(
         tops=tuple(layer.top),
         store=store,
         transform=transform,
-        sequence=Order(len(database.keys), param.batch_size, skip=skip),
-        keys=[_name(key) for key in database.keys],
-        labels=labels,
+        sequence=Order(len(database.keys), param.batch_size, skip=random_skip(param.rand_skip, seed)),
+        keys=[database.name(index) for index in range(len(database.keys))],
+        read_labels=lambda: _labels(database, skip=recipe.skips),
         where=database.place,
-        hash=lambda: _fingerprint(database, settings),
+        hash=lambda: database.fingerprint(settings),
+        recipe=recipe,
         seed=seed,
     )
+
+
+def _decode(database: Database, index: int, color: bool | None) -> Pixels:
+    datum = _datum(database, index)
+    if datum.encoded:
+        try:
+            return decode(datum.data, color=color)
+        except UndecodableError as error:
+            raise DataError(f"cannot decode the picture: {error}", place=database.place(index)) from error
+    shape = (datum.channels, datum.height, datum.width)
+    values: Pixels = np.frombuffer(datum.data, np.uint8) if datum.data else np.array(datum.float_data, np.float32)
+    if values.size != int(np.prod(shape)) or not values.size:
+        raise DataError(f"{values.size} values for the shape {shape}", place=database.place(index))
+    return values.reshape(shape)
 
 
 def _datum(database: Database, index: int) -> Any:
@@ -92,74 +79,69 @@ def _datum(database: Database, index: int) -> Any:
 
     from prototxt.messages import Datum
 
-    datum = Datum()
     try:
-        datum.ParseFromString(database.get(index))
+        return Datum.FromString(database.get(index))
     except DecodeError as error:
-        hint = "write the database with convert_imageset"
-        raise DataError("the record is no Datum", place=database.place(index), hint=hint) from error
-    return datum
+        raise _no_datum(database, index) from error
 
 
-def _decode(database: Database, index: int, color: bool | None) -> tuple[Pixels, int]:
-    datum = _datum(database, index)
-    if datum.encoded:
+def _no_datum(database: Database, index: int) -> DataError:
+    hint = "write the database with `fusion-convert images`"
+    return DataError("the record is no Datum", place=database.place(index), hint=hint)
+
+
+def _labels(database: Database, *, skip: bool) -> NDArray[np.int64]:
+    """All labels int64 [N], found without reading the pictures; 0 for what is no Datum and will be skipped.
+
+    Raises: DataError
+    """
+    labels = np.zeros(len(database.keys), np.int64)
+    errors: list[DataError] = []
+    for index, value in enumerate(database.values()):
         try:
-            return decode(datum.data, color=color), datum.label
-        except UndecodableError as error:
-            raise DataError(f"cannot decode the picture: {error}", place=database.place(index)) from error
-    shape = (datum.channels, datum.height, datum.width)
-    values: Pixels = np.frombuffer(datum.data, np.uint8) if datum.data else np.array(datum.float_data, np.float32)
-    if values.size != int(np.prod(shape)) or not values.size:
-        raise DataError(f"{values.size} values for the shape {shape}", place=database.place(index))
-    return values.reshape(shape), datum.label
+            labels[index] = label_of(value)
+        except (IndexError, ValueError, OverflowError):
+            errors.append(_no_datum(database, index))
+        if len(errors) > _SHOWN and not skip:
+            break
+    if not skip:
+        raise_all(errors)
+    return labels
 
 
-def _open_lmdb(path: str) -> Database:
-    try:
-        import lmdb
-    except ImportError as error:
-        raise DataError("LMDB needs the package lmdb", place=path, hint="pip install 'caffe-fusion[lmdb]'") from error
-    try:
-        handle = lmdb.open(path, readonly=True, lock=False, readahead=False, create=False)
-    except lmdb.Error as error:
-        raise _unreadable(path, error) from error
-    with handle.begin() as transaction:
-        keys = [bytes(key) for key in transaction.cursor().iternext(keys=True, values=False)]
-    return Database(path, keys, handle, lmdb=True)
+def label_of(record: bytes | memoryview) -> int:
+    """The label of a Datum; its other fields are passed over unread.
+
+    Raises: ValueError or IndexError for what is no Datum
+    """
+    at, end, label = 0, len(record), 0
+    while at < end:
+        key, at = _varint(record, at)
+        kind = key & 7
+        if kind == _VARINT:
+            value, at = _varint(record, at)
+            if key == _LABEL:
+                label = (value & 0xFFFFFFFF) - ((value & 0x80000000) << 1)
+        elif kind == _LENGTH:
+            length, at = _varint(record, at)
+            at += length
+        elif kind in (_FIXED32, _FIXED64):
+            at += 4 if kind == _FIXED32 else 8
+        else:
+            raise ValueError("no Datum")
+    if at != end:
+        raise ValueError("no Datum")
+    return label
 
 
-def _open_leveldb(path: str) -> Database:
-    try:
-        import plyvel
-    except ImportError as error:
-        hint = "pip install 'caffe-fusion[leveldb]', or set backend: LMDB if this is an LMDB"
-        raise DataError("LevelDB needs the package plyvel", place=path, hint=hint) from error
-    try:
-        handle = plyvel.DB(path, create_if_missing=False)
-    except (plyvel.Error, OSError) as error:
-        raise _unreadable(path, error) from error
-    return Database(path, list(handle.iterator(include_value=False)), handle, lmdb=False)
-
-
-def _unreadable(path: str, error: Exception) -> DataError:
-    if not os.path.isdir(path):
-        hint = "data_param.source is a folder, relative to the working directory"
-    elif os.path.exists(os.path.join(path, "data.mdb")):
-        hint = "this is an LMDB: is backend: LMDB set?"
-    else:
-        hint = "is the database of the kind that data_param.backend names, and closed by its writer?"
-    return DataError(f"cannot open the database: {error}", place=path, hint=hint)
-
-
-def _name(key: bytes) -> str:
-    return key.decode("utf-8", "backslashreplace")
-
-
-def _fingerprint(database: Database, settings: bytes) -> str:
-    digest = hashlib.sha256(settings)
-    for entry in sorted(os.scandir(database.path), key=lambda entry: entry.name):
-        if entry.name.endswith((".mdb", ".ldb", ".sst")) and not entry.name.startswith("lock"):
-            found = entry.stat()
-            digest.update(f"{entry.name}\0{found.st_size}\0{found.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
+def _varint(record: bytes | memoryview, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = record[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+        if shift > 63:
+            raise ValueError("no Datum")

@@ -9,15 +9,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from fusion.data.recipes import Recipe
 from fusion.data.store import BUDGET, Progress
 from fusion.errors import DataError
 from prototxt.messages import FillerParameter
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from prototxt.messages import DummyDataParameter, LayerParameter
 
 
@@ -62,6 +63,8 @@ class DummySource:
         """Nothing to read."""
 
     def batch(self, indices: NDArray[np.int64], draw: int = 0) -> dict[str, Tensor]:
+        import torch
+
         blobs = {}
         for number, (top, shape) in enumerate(self.shapes.items()):
             values = _fill(self.fillers[number], shape, (self.seed, number, draw))
@@ -81,13 +84,12 @@ class DummySource:
         return hashlib.sha256(self.layer.SerializeToString(deterministic=True)).hexdigest()
 
 
-def open_dummy_data(
-    layer: LayerParameter, phase: str, *, root: str | None = None, seed: int = 0, budget: int = BUDGET
-) -> DummySource:
+def open_dummy_data(recipe: Recipe, *, budget: int = BUDGET) -> DummySource:
     """The source of a `DummyData` layer: one shape and one filler for all tops, or one each; no filler means zeros.
 
     Raises: DataError
     """
+    layer = recipe.layer
     param = layer.dummy_data_param
     name = f"layer '{layer.name}'"
     shapes, tops = _shapes(param), len(layer.top)
@@ -97,7 +99,7 @@ def open_dummy_data(
     if len(fillers) not in (1, tops):
         raise DataError(f"{len(fillers)} fillers for {tops} tops", place=name, hint="give none, one, or one per top")
     shapes, fillers = (list(items) * tops if len(items) == 1 else list(items) for items in (shapes, fillers))  # type: ignore[assignment]
-    return DummySource(layer, dict(zip(layer.top, shapes, strict=True)), tuple(fillers), seed)
+    return DummySource(layer, dict(zip(layer.top, shapes, strict=True)), tuple(fillers), recipe.seed)
 
 
 def _shapes(param: DummyDataParameter) -> list[tuple[int, ...]]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fusion.data.arrays import ArraySource
 from fusion.data.order import Order, Permutation
+from fusion.data.recipes import Recipe
 from fusion.data.store import BUDGET
 from fusion.errors import DataError, raise_all
 from prototxt.files import read_text
@@ -20,13 +21,12 @@ if TYPE_CHECKING:
     from prototxt.messages import LayerParameter
 
 
-def open_hdf5_data(
-    layer: LayerParameter, phase: str, *, root: str | None = None, seed: int = 0, budget: int = BUDGET
-) -> ArraySource:
+def open_hdf5_data(recipe: Recipe, *, budget: int = BUDGET) -> ArraySource:
     """The source of an `HDF5Data` layer; each top is the data set of its name.
 
     Raises: DataError
     """
+    layer, seed = recipe.layer, recipe.seed
     param = layer.hdf5_data_param
     name = f"layer '{layer.name}'"
     _check(layer, name)
@@ -126,7 +126,7 @@ def _shuffled_files(counts: list[int], seed: int) -> Permutation:
 
 
 def _fingerprint(paths: list[str], layer: LayerParameter) -> str:
-    digest = hashlib.sha256(" ".join(layer.top).encode() + str(layer.hdf5_data_param.batch_size).encode())
+    digest = hashlib.sha256(" ".join(layer.top).encode())
     for path in paths:
         found = os.stat(path)
         digest.update(f"{path}\0{found.st_size}\0{found.st_mtime_ns}\n".encode())

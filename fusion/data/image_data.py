@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from fusion.data.lists import ImageList, read_list
 from fusion.data.order import Order, random_skip, shuffled
 from fusion.data.pictures import UndecodableError, decode
-from fusion.data.source import PictureSource
+from fusion.data.recipes import Recipe
+from fusion.data.source import PictureSource, check_against
 from fusion.data.store import BUDGET, Fetch, Pixels, Store
 from fusion.data.transforms import read_transform
 from fusion.errors import DataError
@@ -18,15 +19,9 @@ if TYPE_CHECKING:
     from prototxt.messages import ImageDataParameter, LayerParameter
 
 
-def open_image_data(
-    layer: LayerParameter, phase: str, *, root: str | None = None, seed: int = 0, budget: int = BUDGET
-) -> PictureSource:
-    """The source of an `ImageData` layer.
-
-    root    replaces the layer's root_folder
-    seed    of shuffling, windows and flips
-    Raises  DataError
-    """
+def open_image_data(recipe: Recipe, *, budget: int = BUDGET) -> PictureSource:
+    """The source of an `ImageData` layer. Raises: DataError."""
+    layer, phase, root, seed = recipe.layer, recipe.phase, recipe.root, recipe.seed
     param = layer.image_data_param
     name = f"layer '{layer.name}'"
     if not param.batch_size:
@@ -36,7 +31,13 @@ def open_image_data(
     listed = read_list(param.source)
     folder = param.root_folder if root is None else os.path.join(root, "")
     transform = read_transform(layer.transform_param, phase, name)
-    store = Store(_reader(listed, folder, param), len(listed.names), budget=budget)
+    store = Store(
+        _reader(listed, folder, param),
+        len(listed.names),
+        budget=budget,
+        skip=recipe.skips,
+        check=check_against(transform, listed.place, alone=param.batch_size == 1),
+    )
     transform.check(store.first.shape, listed.place(0))
     order = Order(
         len(listed.names),
@@ -44,16 +45,18 @@ def open_image_data(
         skip=random_skip(param.rand_skip, seed),
         permutation=shuffled(len(listed.names), seed) if param.shuffle else None,
     )
-    settings = param.SerializeToString(deterministic=True) + layer.transform_param.SerializeToString(deterministic=True)
+    fixed = transform.deterministic(store.first.shape)
+    settings = _settings(layer) + (b"" if fixed else phase.encode())
     return PictureSource(
         tops=tuple(layer.top),
         store=store,
         transform=transform,
         sequence=order,
         keys=listed.names,
-        labels=listed.labels,
+        read_labels=lambda: listed.labels,
         where=listed.place,
-        hash=lambda: _fingerprint(listed, folder, settings + phase.encode()),
+        hash=lambda: _fingerprint(listed, folder, settings),
+        recipe=recipe,
         seed=seed,
     )
 
@@ -79,10 +82,20 @@ def _reader(listed: ImageList, folder: str, param: ImageDataParameter) -> Fetch:
             raise DataError(
                 f"cannot decode the picture {path!r}: {error}",
                 place=listed.place(index),
-                hint="replace the file, or remove the line from the list",
+                hint="replace the file, remove the line from the list, or skip bad records",
             ) from error
 
     return fetch
+
+
+def _settings(layer: LayerParameter) -> bytes:
+    """What decides how one record comes out: not in which batch, or from where its name was read."""
+    param = type(layer.image_data_param)()
+    param.CopyFrom(layer.image_data_param)
+    for name in ("source", "batch_size", "shuffle", "rand_skip", "root_folder"):
+        param.ClearField(name)
+    settings: bytes = param.SerializeToString(deterministic=True)
+    return settings + layer.transform_param.SerializeToString(deterministic=True)
 
 
 def _fingerprint(listed: ImageList, folder: str, settings: bytes) -> str:

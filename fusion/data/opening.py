@@ -12,8 +12,10 @@ from fusion.data.dummy_data import open_dummy_data
 from fusion.data.hdf5_data import open_hdf5_data
 from fusion.data.image_data import open_image_data
 from fusion.data.memory_data import open_memory_data
+from fusion.data.recipes import OnBadRecord, Recipe
 from fusion.data.source import Source
 from fusion.data.store import BUDGET
+from fusion.data.window_data import open_window_data
 from fusion.errors import DataError
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ _OPENERS: dict[str, Callable[..., Source]] = {
     "DummyData": open_dummy_data,
     "HDF5Data": open_hdf5_data,
     "ImageData": open_image_data,
+    "WindowData": open_window_data,
 }
 _HANDED_OVER = ("MemoryData", "Input")
 
@@ -36,18 +39,27 @@ def open_source(
     seed: int = 0,
     budget: int = BUDGET,
     arrays: Mapping[str, ArrayLike] | None = None,
+    on_bad_record: OnBadRecord = "fail",
 ) -> Source:
     """The source of a data layer.
 
-    phase   "TRAIN" or "TEST": crops are random in TRAIN
-    root    replaces an ImageData layer's root_folder
-    seed    of everything that is drawn: shuffling, windows, flips, fillers
-    budget  bytes of decoded records to keep in memory
-    arrays  the rows of a MemoryData or Input layer, float32 [N, ...] for each top
-    Raises  DataError
+    phase          "TRAIN" or "TEST": crops are random in TRAIN
+    root           replaces the root_folder of an ImageData or WindowData layer
+    seed           of everything that is drawn: shuffling, windows, flips, fillers
+    budget         bytes of decoded records to keep in memory
+    arrays         the rows of a MemoryData or Input layer, float32 [N, ...] for each top
+    on_bad_record  "fail": a picture or Datum that cannot be read, or has another size, is an error;
+                   "skip": the next good record stands in for it, see `bad_records`
+    Raises         DataError
     """
     if layer.type in _HANDED_OVER:
         return open_memory_data(layer, arrays)
+    return reopen(Recipe(layer, phase, root, seed, on_bad_record), budget=budget)
+
+
+def reopen(recipe: Recipe, *, budget: int = BUDGET) -> Source:
+    """The source that a recipe describes. Raises: DataError."""
+    layer = recipe.layer
     try:
         opener = _OPENERS[layer.type]
     except KeyError:
@@ -56,4 +68,4 @@ def open_source(
             place=f"layer '{layer.name}'",
             hint=f"known are {', '.join(sorted([*_OPENERS, *_HANDED_OVER]))}",
         ) from None
-    return opener(layer, phase, root=root, seed=seed, budget=budget)
+    return opener(recipe, budget=budget)

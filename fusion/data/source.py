@@ -5,17 +5,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from fusion.data.order import Order
-from fusion.data.store import Progress, Store
-from fusion.data.transforms import Transform
+from fusion.data.store import Check, Pixels, Progress, Store
 from fusion.errors import DataError, raise_all
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fusion.data.recipes import Recipe
 
 _SHOWN = 20
 _QUICK = 1 << 20  # bytes per batch that are transformed in less than a millisecond
@@ -64,19 +66,46 @@ class Source(Protocol):
         """A hash that changes when the records or their transform change."""
 
 
+class Sequenced(Protocol):
+    """In which order records are visited; see `Order`."""
+
+    @property
+    def records(self) -> int: ...
+    @property
+    def batch_size(self) -> int: ...
+    def batches(self, start: int = 0) -> Iterator[NDArray[np.int64]]: ...
+
+
+class Transforming(Protocol):
+    """What happens to pixels; see `Transform`."""
+
+    def deterministic(self, shape: tuple[int, ...]) -> bool: ...
+    def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]: ...
+    def check(self, shape: tuple[int, ...], place: str) -> None: ...
+    def apply(self, pixels: NDArray[np.generic], rng: np.random.Generator | None = None) -> NDArray[np.float32]: ...
+
+
 @dataclass(frozen=True, eq=False)
 class PictureSource:
-    """Pictures and labels from a list or a database, transformed as the layer's `transform_param` says."""
+    """Pictures and labels from a list or a database, transformed as the layer's `transform_param` says.
+
+    recipe  how another process opens the same source
+    """
 
     tops: tuple[str, ...]
     store: Store
-    transform: Transform
-    sequence: Order
+    transform: Transforming
+    sequence: Sequenced
     keys: Sequence[str]
-    labels: NDArray[np.int64]
+    read_labels: Callable[[], NDArray[np.int64]]
     where: Callable[[int], str]
     hash: Callable[[], str]
+    recipe: Recipe
     seed: int = 0
+
+    @cached_property
+    def labels(self) -> NDArray[np.int64]:
+        return self.read_labels()
 
     @property
     def batch_size(self) -> int:
@@ -101,17 +130,29 @@ class PictureSource:
     def load(self, progress: Progress | None = None) -> None:
         self.store.load(progress)
 
+    @property
+    def bad(self) -> dict[int, DataError]:
+        return self.store.bad
+
     def batch(self, indices: NDArray[np.int64], draw: int = 0) -> dict[str, Tensor]:
+        return self.finish(*self.values(indices, draw))
+
+    def values(self, indices: NDArray[np.int64], draw: int = 0) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The pictures float32 [N, C, H, W], and which records they are: others where records were skipped."""
         rng = None if self.transform.deterministic((0, 0, 0)) else np.random.default_rng((self.seed, 1, draw))
-        found = self.store.get(indices)
+        found, indices = self.store.get(indices)
         if isinstance(found, list):
-            values = self._from_sizes(found, indices, rng)
-        else:
-            if found.shape[1:] != self.store.first.shape:
-                self.transform.check(found.shape[1:], self.where(int(indices[0])))
-            values = self.transform.apply(found, rng)
-        tensors = (torch.from_numpy(values), torch.from_numpy(self.labels[indices].astype(np.float32)))
-        return dict(zip(self.tops, tensors, strict=False))
+            return self._from_sizes(found, indices, rng), indices
+        if found.shape[1:] != self.store.first.shape:
+            self.transform.check(found.shape[1:], self.where(int(indices[0])))
+        return self.transform.apply(found, rng), indices
+
+    def finish(self, values: NDArray[np.float32], indices: NDArray[np.int64]) -> dict[str, Tensor]:
+        """The tops of a batch, from what `values` gave."""
+        import torch
+
+        arrays = (values, self.labels[indices].astype(np.float32))
+        return {top: torch.from_numpy(array) for top, array in zip(self.tops, arrays, strict=False)}
 
     def order(self, start: int = 0) -> Iterator[NDArray[np.int64]]:
         return self.sequence.batches(start)
@@ -141,6 +182,21 @@ class PictureSource:
 def _size(batch: NDArray[np.float32]) -> str:
     _, channels, height, width = batch.shape
     return f"{channels}x{height}x{width}"
+
+
+def check_against(transform: Transforming, place: Callable[[int], str], *, alone: bool) -> Check:
+    """What decides whether a record can be trained with, where unfit ones are skipped.
+
+    alone  batches hold one record, so that sizes may differ
+    """
+
+    def check(index: int, pixels: Pixels, first: Pixels | None) -> None:
+        transform.check(pixels.shape, place(index))
+        shape = transform.shape(pixels.shape)
+        if first is not None and not alone and shape != transform.shape(first.shape):
+            raise DataError(f"the record is {shape}, the first one {transform.shape(first.shape)}", place=place(index))
+
+    return check
 
 
 def check_labels(source: Source, classes: int, *, ignore: int | None = None) -> None:

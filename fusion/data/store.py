@@ -13,6 +13,7 @@ from fusion.errors import DataError, raise_all
 
 Pixels = NDArray[np.generic]  # uint8 or float32 [C, H, W]
 Fetch = Callable[[int], Pixels]  # decodes one record; raises DataError
+Check = Callable[[int, Pixels, "Pixels | None"], None]  # number, record, first record; raises DataError if unfit
 Progress = Callable[[int, int], None]  # records done, records in all
 
 BUDGET = 4 << 30  # bytes of decoded records kept by default
@@ -24,14 +25,25 @@ _SMALL = 64 << 10
 class Store:
     """Records by number, each decoded by `fetch` when first asked for and kept while the budget allows.
 
-    Decoders release the interpreter lock, so large records are decoded by several threads; for small ones the lock
-    changes hands so often that one thread is twice as fast.
+    skip     the next good record stands in for one that cannot be decoded or does not pass `check`; else it is an error
+    first    the first good record
+    bad      what is wrong with the records that were met and skipped
+    threads  how many decode large records: decoders release the interpreter lock; for small ones it changes hands so
+             often that one thread is twice as fast
     """
 
-    def __init__(self, fetch: Fetch, count: int, *, budget: int = BUDGET) -> None:
+    def __init__(
+        self, fetch: Fetch, count: int, *, budget: int = BUDGET, skip: bool = False, check: Check | None = None
+    ) -> None:
+        self.bad: dict[int, DataError] = {}
+        self.threads = min(16, (os.cpu_count() or 1) + 1)
         self._fetch = fetch
         self._count = count
-        self.first = fetch(0)
+        self._skip = skip
+        self._check = check
+        self._first: Pixels | None = None
+        self.first = self._find_first()
+        self._first = self.first
         self._pixels: Pixels | None = None
         self._known = np.zeros(count, bool)
         self._known_all = False
@@ -59,58 +71,93 @@ class Store:
                 progress(min(at + 20 * _CHUNK, len(missing)), len(missing))
         self._known_all = True
 
-    def get(self, indices: NDArray[np.int64]) -> Pixels | list[Pixels]:
-        """Records [N, C, H, W], or a list of [C, H, W] where their sizes differ."""
+    def get(self, indices: NDArray[np.int64]) -> tuple[Pixels | list[Pixels], NDArray[np.int64]]:
+        """Records [N, C, H, W], or a list of [C, H, W] where their sizes differ; and which records they are."""
         if self._pixels is None:
-            parts = self._fetch_many(indices)
-            return np.stack(parts) if len({part.shape for part in parts}) == 1 else parts
-        if not self._known_all and not self._known[indices].all():
-            self._decode(indices[~self._known[indices]])
-        if self._ragged and any(int(i) in self._ragged for i in indices):
-            return [self._ragged[i] if i in self._ragged else self._pixels[i] for i in indices.tolist()]
+            found: dict[int, Pixels] = {}
+            indices = self._settle(indices, lambda wanted: self._fetch_into(found, wanted))
+            parts = [found[index] for index in indices.tolist()]
+            return (np.stack(parts) if len({part.shape for part in parts}) == 1 else parts), indices
+        indices = self._settle(indices, self._decode_missing)
+        if self._ragged and any(index in self._ragged for index in indices.tolist()):
+            return [self._ragged[i] if i in self._ragged else self._pixels[i] for i in indices.tolist()], indices
         first, last = int(indices[0]), int(indices[-1])
         if last - first == len(indices) - 1 and (np.diff(indices) == 1).all():
-            return self._pixels[first : last + 1]
-        return self._pixels[indices]
+            return self._pixels[first : last + 1], indices
+        return self._pixels[indices], indices
+
+    def _find_first(self) -> Pixels:
+        for index in range(self._count):
+            found = self._try(index)
+            if not isinstance(found, DataError):
+                return found
+            self.bad[index] = found
+            if not self._skip:
+                raise found
+        worst = self.bad[0]
+        raise DataError(f"none of {self._count} records can be read: {worst.message}", place=worst.place)
+
+    def _try(self, index: int) -> Pixels | DataError:
+        try:
+            found = self._fetch(index)
+            if self._skip and self._check is not None:
+                self._check(index, found, self._first)
+        except DataError as error:
+            return error
+        return found
+
+    def _settle(self, indices: NDArray[np.int64], read: Callable[[NDArray[np.int64]], None]) -> NDArray[np.int64]:
+        """Read records until all of them are good, each bad one giving way to the next good one."""
+        while True:
+            read(indices)
+            if not self.bad:
+                return indices
+            moved = np.array([self._next(index) for index in indices.tolist()], np.int64)
+            if (moved == indices).all():
+                return indices
+            indices = moved
+
+    def _next(self, index: int) -> int:
+        while index in self.bad:
+            index = (index + 1) % self._count
+        return index
+
+    def _fetch_into(self, found: dict[int, Pixels], indices: NDArray[np.int64]) -> None:
+        wanted = [index for index in dict.fromkeys(indices.tolist()) if index not in found and index not in self.bad]
+        found.update(self._good(wanted))
+
+    def _decode_missing(self, indices: NDArray[np.int64]) -> None:
+        if not self._known_all and not self._known[indices].all():
+            self._decode(np.unique(indices[~self._known[indices]]))
 
     def _decode(self, indices: NDArray[np.int64]) -> None:
         assert self._pixels is not None
-        for index, pixels in zip(indices.tolist(), self._fetch_many(indices), strict=True):
+        for index, pixels in self._good(indices.tolist()):
             if pixels.shape == self.first.shape and pixels.dtype == self.first.dtype:
                 self._pixels[index] = pixels
             else:
                 self._ragged[index] = pixels
-            self._known[index] = True
+        self._known[indices] = True
 
-    def _fetch_many(self, indices: NDArray[np.int64]) -> list[Pixels]:
-        if len(indices) == 1:
-            return [self._fetch(int(indices[0]))]
-        if self.first.nbytes < _SMALL:
-            return _all_or_raise([self._fetch_chunk(indices.tolist())])
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(min(16, (os.cpu_count() or 1) + 1), thread_name_prefix="decode")
-        step = max(1, min(_CHUNK, len(indices) // 4))
-        chunks = [indices[at : at + step].tolist() for at in range(0, len(indices), step)]
-        return _all_or_raise(self._pool.map(self._fetch_chunk, chunks))
-
-    def _fetch_chunk(self, indices: list[int]) -> tuple[list[Pixels], list[DataError]]:
-        found: list[Pixels] = []
+    def _good(self, indices: list[int]) -> list[tuple[int, Pixels]]:
+        """Those of the records that can be read; the others are noted, or raised."""
+        good: list[tuple[int, Pixels]] = []
         errors: list[DataError] = []
-        for index in indices:
-            try:
-                found.append(self._fetch(index))
-            except DataError as error:
-                errors.append(error)
-        return found, errors
+        for index, found in zip(indices, self._try_many(indices), strict=True):
+            if not isinstance(found, DataError):
+                good.append((index, found))
+            elif self._skip:
+                self.bad[index] = found
+            else:
+                errors.append(found)
+        if len(errors) > _SHOWN:
+            errors = [*errors[:_SHOWN], DataError(f"{len(errors) - _SHOWN} more records like these")]
+        raise_all(errors)
+        return good
 
-
-def _all_or_raise(chunks: Iterable[tuple[list[Pixels], list[DataError]]]) -> list[Pixels]:
-    found: list[Pixels] = []
-    errors: list[DataError] = []
-    for pixels, failed in chunks:
-        found += pixels
-        errors += failed
-    if len(errors) > _SHOWN:
-        errors = [*errors[:_SHOWN], DataError(f"{len(errors) - _SHOWN} more records like these")]
-    raise_all(errors)
-    return found
+    def _try_many(self, indices: list[int]) -> Iterable[Pixels | DataError]:
+        if len(indices) < 2 or self.first.nbytes < _SMALL or self.threads < 2:
+            return map(self._try, indices)
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="decode")
+        return self._pool.map(self._try, indices)

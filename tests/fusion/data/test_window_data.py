@@ -1,0 +1,139 @@
+"""WindowData: Caffe's warped windows, found among all windows of their kind, since Caffe drew them at random."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fusion.data import open_source
+from fusion.data.source import PictureSource
+from fusion.errors import DataError
+from prototxt import load_net
+from prototxt.messages import LayerParameter
+
+
+def layer_of(path: Path) -> LayerParameter:
+    return load_net(path).layer[0]
+
+
+def windows(source: object) -> np.ndarray:
+    assert isinstance(source, PictureSource)
+    return source.batch(np.arange(len(source)))["data"].numpy()
+
+
+def test_windows_of_caffe(golden: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(golden / "misc" / "windowdata")
+    source = open_source(layer_of(Path("net.prototxt")), "TRAIN")
+    expected = np.load("io.npz")
+    assert source.labels is not None
+    assert source.labels.tolist() == [1, 0, 0, 2, 0, 0]
+    ours = windows(source)
+    for window, label in zip(expected["data"], expected["label"], strict=True):
+        same = [i for i in range(6) if np.array_equal(ours[i], window) and source.labels[i] == label]
+        assert same, "no window of ours is this one"
+    batch = source.batch(next(source.order()))
+    assert [bool(label) for label in batch["label"].tolist()] == [bool(label) for label in expected["label"].tolist()]
+
+
+@pytest.fixture
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LayerParameter:
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 24, 3)).astype(np.uint8)).save("a.png")
+    Path("w.txt").write_text(
+        "# 0\na.png\n3\n20\n24\n4\n3 0.8 2 3 12 14\n0 0.1 0 0 9 9\n1 0.4 5 5 9 9\n5 0.5 8 8 23 19\n"
+    )
+    layer = LayerParameter(name="d", type="WindowData", top=["data", "label"])
+    layer.window_data_param.source = "w.txt"
+    layer.window_data_param.batch_size = 8
+    layer.window_data_param.bg_threshold = 0.3
+    layer.transform_param.crop_size = 8
+    return layer
+
+
+def test_thresholds_and_proportion(made: LayerParameter) -> None:
+    source = open_source(made, "TRAIN", seed=3)
+    assert source.labels is not None
+    assert source.labels.tolist() == [3, 0, 5]
+    assert list(source.keys) == ["a.png:2,3,12,14", "a.png:0,0,9,9", "a.png:8,8,23,19"]
+    drawn = np.stack(list(islice(source.order(), 50)))
+    assert (source.labels[drawn[:, :6]] == 0).all()
+    assert set(drawn[:, 6:].ravel()) == {0, 2}
+    np.testing.assert_array_equal(next(source.order(17)), drawn[17])
+    made.window_data_param.fg_threshold = 0.6
+    source = open_source(made, "TRAIN")
+    assert source.labels is not None
+    assert source.labels.tolist() == [3, 0]
+
+
+def test_mean_scale_and_cache(made: LayerParameter) -> None:
+    plain = windows(open_source(made, "TRAIN"))
+    made.transform_param.mean_value.extend([10, 20, 30])
+    made.window_data_param.scale = 0.5
+    made.window_data_param.cache_images = True
+    mean = np.array([10, 20, 30], np.float32).reshape(3, 1, 1)
+    np.testing.assert_array_equal(windows(open_source(made, "TRAIN")), (plain - mean) * np.float32(0.5))
+
+
+def test_padding_stays_zero_and_mirrors(made: LayerParameter) -> None:
+    made.window_data_param.context_pad = 3
+    made.transform_param.mean_value.append(200)
+    one = windows(open_source(made, "TRAIN"))
+    assert (one[1, :, :3] == 0).all(), "the window at the corner has nothing above it"
+    assert (one[1, :, :, :3] == 0).all()
+    made.transform_param.mirror = True
+    source = open_source(made, "TRAIN", seed=1)
+    assert not source.deterministic
+    flipped = [source.batch(np.arange(3), draw=draw)["data"].numpy() for draw in range(8)]
+    for draws in flipped:
+        for index in range(3):
+            assert any(np.array_equal(draws[index], form) for form in (one[index], one[index, :, :, ::-1]))
+    assert any(not np.array_equal(draws, one) for draws in flipped)
+
+
+def test_square_keeps_the_aspect(made: LayerParameter) -> None:
+    made.window_data_param.crop_mode = "square"
+    square = windows(open_source(made, "TRAIN"))
+    made.window_data_param.crop_mode = "warp"
+    warped = windows(open_source(made, "TRAIN"))
+    assert not np.array_equal(square[2], warped[2])
+    assert (square[2, :, -1] == 0).all(), "16 wide and 12 high, at the lower edge: beyond it is nothing"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "no foreground window among 0"),
+        ("# 0\na.png\n3\n20\n24\n1\n0 0.1 0 0 9 9\n", "no foreground window among 1"),
+        ("# 0\na.png\n3\n20\n24\n1\n1 0.9 0 0 9 9\n", "no background window among 1"),
+        ("# 1\na.png\n3\n20\n24\n0\n", "w.txt:1: the picture's number is 1"),
+        ("# 0\na.png\n1\n20\n24\n0\n", "said to have 1 channels"),
+        ("# 0\na.png\n3\n", "w.txt:1: a picture's six lines were expected here"),
+        ("# 0\na.png\n3\n20\n24\n2\n1 0.9 0 0 9 9\n", "w.txt:8: a window was expected here: ''"),
+        ("# 0\na.png\n3\n20\n24\n1\n0 0.9 0 0 9 9\n", "w.txt:7: the label is 0"),
+        ("# 0\na.png\n3\n20\n24\n2\n1 0.9 0 0 30 9\n0 0.1 1 1 2 2\n", "w.txt:7: the window 0,0,30,9 does not lie in"),
+        ("# 0\nb.png\n3\n20\n24\n2\n1 0.9 0 0 3 9\n0 0.1 1 1 2 2\n", "w.txt:7: cannot read the picture 'b.png'"),
+    ],
+)
+def test_broken_files(text: str, message: str, made: LayerParameter) -> None:
+    Path("w.txt").write_text(text)
+    with pytest.raises(DataError) as error:
+        open_source(made, "TRAIN")
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("crop_mode", "round", "unknown crop_mode"),
+        ("context_pad", 4, "leaves nothing"),
+        ("batch_size", 0, "at least 1"),
+    ],
+)
+def test_bad_settings(field: str, value: object, message: str, made: LayerParameter) -> None:
+    setattr(made.window_data_param, field, value)
+    with pytest.raises(DataError, match=message):
+        open_source(made, "TRAIN")
