@@ -18,7 +18,7 @@ from prototxt.caffemodel import Writer
 # In a program of its own, so that the memory of this one does not count.
 PROGRAM = """
 import resource, sys, time
-from prototxt.weights import scan_weights
+from prototxt.scanning import scan_weights
 start = time.perf_counter()
 layers = scan_weights(sys.argv[1]).entries
 print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, len(layers))

@@ -36,12 +36,13 @@ if TYPE_CHECKING:
     from prototxt.phases import filter_net
     from prototxt.records import read_mean
     from prototxt.renaming import rename
+    from prototxt.scanning import scan_weights
     from prototxt.shapes import infer, infer_shapes
     from prototxt.solverstate import SolverState, read_solverstate, write_solverstate
     from prototxt.spans import Scan
     from prototxt.tree import Document
     from prototxt.upgrading import UpgradeWarning
-    from prototxt.weights import read_weights, scan_weights, write_weights
+    from prototxt.weights import read_weights, write_weights
 
 _HOMES = {
     "UnknownFieldWarning": "decoding",
@@ -73,7 +74,7 @@ _HOMES = {
     "Scan": "spans",
     "UpgradeWarning": "upgrading",
     "read_mean": "records",
-    "scan_weights": "weights",
+    "scan_weights": "scanning",
     "upgrade_text": "modernizing",
     "read_weights": "weights",
     "write_weights": "weights",

@@ -86,6 +86,8 @@ def _hdf5_kind(path: str | os.PathLike[str]) -> str:
 def _message_kind(path: str) -> str:
     """What a binary message is, by its outermost fields. A net of a fork may have any, so a net is the last guess."""
     seen = _outer_fields(path)
+    if (100, 2) in seen:
+        return NET
     if (1, 0) in seen and seen <= {(1, 0), (2, 2), (3, 2), (4, 0)} and seen & {(2, 2), (3, 2)}:
         return STATE
     if seen & {(5, 2), (5, 5), (8, 2), (8, 1)} and seen <= _wires(BLOB) and not seen <= {(8, 2)}:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 from prototxt.contents import BLOB, NUMPY, STATE, Content
 from prototxt.errors import WeightsError
-from prototxt.listing import Row
-from prototxt.shapes import UNKNOWN
 from prototxt.spans import Entry, Scan, shape_fits
-from prototxt.statistics import Statistics, array_statistics, blob_statistics
+
+if TYPE_CHECKING:
+    from prototxt.listing import Row
+    from prototxt.statistics import Statistics
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ def take_inventory(path: str | os.PathLike[str], content: Content, *, statistics
         return _state(path, statistics)
     if content.what == BLOB:
         return _mean(path, content)
-    from prototxt.weights import scan_weights
+    from prototxt.scanning import scan_weights
 
     scan = scan_weights(path)
     blobs = [blob for entry in scan.entries for blob in _blobs(scan, entry, statistics)]
@@ -66,6 +68,8 @@ def take_inventory(path: str | os.PathLike[str], content: Content, *, statistics
 
 
 def _blobs(scan: Scan, entry: Entry, statistics: bool) -> list[Blob]:
+    if statistics:
+        from prototxt.statistics import blob_statistics
     return [
         Blob(
             entry.name,
@@ -81,6 +85,7 @@ def _blobs(scan: Scan, entry: Entry, statistics: bool) -> list[Blob]:
 
 def _state(path: str | os.PathLike[str], statistics: bool) -> Inventory:
     from prototxt.solverstate import read_solverstate
+    from prototxt.statistics import array_statistics
 
     state = read_solverstate(path)
     blobs = [
@@ -96,6 +101,7 @@ def _mean(path: str | os.PathLike[str], content: Content) -> Inventory:
     import numpy as np
 
     from prototxt.records import read_mean
+    from prototxt.statistics import array_statistics
 
     place = os.fspath(path)
     if content.form == NUMPY:
@@ -117,6 +123,8 @@ def _mean(path: str | os.PathLike[str], content: Content) -> Inventory:
 
 def misfits(inventory: Inventory, rows: Sequence[Row]) -> list[str]:
     """What stands between the weights and the net of these layers, one sentence each."""
+    from prototxt.shapes import UNKNOWN
+
     held: dict[str, list[Blob]] = {}
     for blob in inventory.blobs:
         held.setdefault(blob.layer, []).append(blob)

@@ -13,7 +13,7 @@ from prototxt import caffemodel
 from prototxt.copying import Deferred, Payload, Stretch, payload_bytes
 from prototxt.errors import WeightsError
 from prototxt.reading import Array, Reader
-from prototxt.recognition import kind_of
+from prototxt.scanning import scan_weights
 from prototxt.spans import Entry, Scan, Shape
 
 if TYPE_CHECKING:
@@ -57,23 +57,6 @@ class Weights(Mapping[str, list[Array]]):
 
     def __repr__(self) -> str:
         return f"<Weights {self.scan.path}: {len(self)} layers>"
-
-
-def scan_weights(path: str | os.PathLike[str]) -> Scan:
-    """List the layers and blobs of a weights file of any format, told by its content.
-
-    Raises: WeightsError when the file is damaged or something else, with what to do.
-    """
-    kind = kind_of(path)
-    if kind == "hdf5":
-        from prototxt import hdf5
-
-        return hdf5.scan(path)
-    if kind == "safetensors":
-        from prototxt import safetensors_file
-
-        return safetensors_file.scan(path)
-    return caffemodel.scan(path)
 
 
 def read_weights(path: str | os.PathLike[str]) -> Weights:

@@ -31,11 +31,12 @@ ROOMS = (
         "prototxt.hdf5",
         "prototxt.safetensors_file",
     ),
-    *("prototxt.solverstate", "prototxt.weights"),
+    *("prototxt.scanning", "prototxt.solverstate", "prototxt.weights"),
     *("prototxt.contents", "prototxt.skeletons", "prototxt.converting", "prototxt.statistics", "prototxt.inventory"),
-    *("prototxt.tables", "prototxt.drawing", "prototxt"),
+    *("prototxt.tables", "prototxt.net_tables", "prototxt.drawing", "prototxt"),
     *("fusion.errors", "fusion.fillers", "fusion.starts", "fusion.composition"),
     *("fusion.merge_sources", "fusion.merge_plan", "fusion.merge_wanted", "fusion.merge_matching", "fusion.merging"),
+    *("fusion.outcome", "fusion.folding", "fusion.surgery"),
     *("fusion.registry", "fusion.data", "fusion.inputs", "fusion.differences"),
     *("fusion.pct", "fusion.layers", "fusion.graph", "fusion.sharing", "fusion.nets", "fusion.weights"),
     *("fusion.trunk", "fusion.references"),
@@ -44,7 +45,7 @@ ROOMS = (
 )
 TORCH_FREE = (
     *("prototxt", "fusion.errors", "fusion.fillers", "fusion.starts", "fusion.composition"),
-    *("fusion.merging", "fusion.report"),
+    *("fusion.merging", "fusion.folding", "fusion.surgery", "fusion.report"),
 )
 SOURCES = sorted(path for package in ("prototxt", "fusion", "tools") for path in (ROOT / package).rglob("*.py"))
 
@@ -139,7 +140,7 @@ def test_importing_a_package_costs_nothing(package: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["rename", "compose", "merge", "train", "evaluate", "report", "convert", "show", "verify", "export"]
+    "name", ["rename", "compose", "merge", "train", "evaluate", "report", "convert", "show", "verify", "export", "surgery"]
 )
 def test_help_imports_nothing_heavy(name: str) -> None:
     code = f"import sys\nfrom fusion_tools import {name} as tool\ntool.parser().format_help()\n"

@@ -85,8 +85,8 @@ def _show_net(arguments: argparse.Namespace, content: Content) -> None:
 
     from prototxt import listing as listings
     from prototxt.contents import TEXT
+    from prototxt.net_tables import net_text
     from prototxt.partial import Partial, load_partly
-    from prototxt.tables import net_text
 
     if content.form == TEXT:
         partial = load_partly(arguments.input)
@@ -127,7 +127,7 @@ def _draw(arguments: argparse.Namespace, partial: Partial, listing: Listing) -> 
     from prototxt.drawing.nodes import graph_of
     from prototxt.files import write_text
     from prototxt.listing import list_net
-    from prototxt.tables import totals_text
+    from prototxt.net_tables import totals_text
 
     shown = listing
     if arguments.phase is None:
@@ -164,7 +164,7 @@ def _show_solver(arguments: argparse.Namespace, content: Content) -> None:
         from prototxt.upgrading import upgrade_solver
 
         solver = upgrade_solver(read_message(arguments.input, SOLVER))
-    from prototxt.tables import settings, settings_text
+    from prototxt.net_tables import settings, settings_text
 
     found = settings(solver)
     _print(arguments, {"file": arguments.input, "kind": "solver", **found}, "solver\n" + settings_text(found))

@@ -141,7 +141,7 @@ def _legend(graph: Graph) -> list[str]:
 
 
 def _head_width(graph: Graph, note: str) -> float:
-    return max(text_width(graph.name or "net", 15) * 1.1, min(text_width(note, 11), 900.0), 420.0)
+    return max(text_width(graph.name or "net", 15) * 1.1, min(text_width(note, 11), 560.0), 420.0)
 
 
 def _head(graph: Graph, note: str, width: float) -> tuple[str, float]:

@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prototxt import inventory, listing, statistics, tables
+from prototxt import inventory, listing, net_tables, statistics, tables
 from prototxt.contents import contents_of
 from prototxt.errors import ShapeError
 from prototxt.loading import load_net
 from prototxt.messages import LayerParameter
 from prototxt.parser import parse
 from prototxt.partial import load_partly
-from prototxt.weights import scan_weights, write_weights
+from prototxt.scanning import scan_weights
+from prototxt.weights import write_weights
 
 NET = """name: "n"
 layer { name: "train" type: "ImageData" top: "data" top: "label" include { phase: TRAIN }
@@ -54,7 +55,7 @@ def test_both_phases_in_one_table() -> None:
 def test_one_phase_and_the_text() -> None:
     found = listed(phase="TEST", inputs={"": (5, 3, 8, 8)})
     assert [row.name for row in found.rows] == ["test", "c", "r", "ip", "loss"]
-    text = tables.net_text(found)
+    text = net_tables.net_text(found)
     assert "in place" in text
     assert "phase" not in text
     assert "242 parameters, 112 of them frozen" in text
@@ -64,7 +65,7 @@ def test_what_is_not_known_is_told() -> None:
     found = listed()
     assert [problem for problem in found.problems if "--input data=" in problem]
     assert not found.totals["TRAIN"].complete
-    assert "at least" in tables.net_text(found)
+    assert "at least" in net_tables.net_text(found)
     report = json.loads(json.dumps(listing.to_json(found)))
     assert report["layers"][2]["top_shapes"] == [[5, 4, None, None]]
     with pytest.raises(ShapeError, match="'x', which the net lacks"):
@@ -77,7 +78,7 @@ def test_unknown_types() -> None:
     found = listing.list_net(partial.net, "TEST", {"data": (5, 3, 8, 8)})
     assert [row.name for row in found.rows if not row.known] == ["m"]
     assert "type 'Mystery' is not known" in found.problems[0]
-    told = tables.net_text(found, partial.strange)
+    told = net_tables.net_text(found, partial.strange)
     assert "Mystery (unknown)" in told
     assert "not Caffe's: 'mystery_param' of LayerParameter at <text>:12:" in told
 
@@ -103,7 +104,7 @@ def test_public_nets_are_all_listed(reference: Path) -> None:
         partial = load_partly(path)
         found = listing.list_net(partial.net)
         assert json.dumps(listing.to_json(found))
-        assert tables.net_text(found, partial.strange)
+        assert net_tables.net_text(found, partial.strange)
 
 
 @pytest.mark.parametrize("ending", ["caffemodel", "safetensors", "h5"])

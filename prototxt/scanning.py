@@ -1,0 +1,26 @@
+"""The list of what a weights file of any format holds; needs no NumPy, so that a listing costs milliseconds."""
+
+from __future__ import annotations
+
+import os
+
+from prototxt import caffemodel
+from prototxt.recognition import kind_of
+from prototxt.spans import Scan
+
+
+def scan_weights(path: str | os.PathLike[str]) -> Scan:
+    """List the layers and blobs of a weights file of any format, told by its content.
+
+    Raises: WeightsError when the file is damaged or something else, with what to do.
+    """
+    kind = kind_of(path)
+    if kind == "hdf5":
+        from prototxt import hdf5
+
+        return hdf5.scan(path)
+    if kind == "safetensors":
+        from prototxt import safetensors_file
+
+        return safetensors_file.scan(path)
+    return caffemodel.scan(path)
