@@ -55,6 +55,15 @@ class _Side:
     missing: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class _Match:
+    """A value of the one net, the value of the other that must equal it, and the layer to name if it does not."""
+
+    layer: str
+    here: str
+    there: str
+
+
 def verify_branches(
     fused: Path,
     weights: Path,
@@ -72,8 +81,20 @@ def verify_branches(
     for prefix, (description, trained) in sources.items():
         source = _opened(description, trained, feed)
         whole = _opened(fused, weights, feed, fallback=source.shapes, prefix=prefix)
+        computed = _computed(source)
         pairs = _pairs(source.net, whole.net, prefix)
-        found.append(_compared(prefix, source, whole, pairs, feed, rtol))
+        pairs = [pair for pair in pairs if pair[0].tops and computed.issuperset(pair[0].tops)]
+        if not pairs:
+            raise _nothing_in_common(prefix, source, whole)
+        _check_weights(prefix, pairs, source, whole)
+        matches = [
+            _Match(theirs.name, here, there)
+            for ours, theirs in pairs
+            for here, there in zip(ours.tops, theirs.tops, strict=False)
+        ]
+        both = {ours.name for ours, _ in pairs}
+        skipped = tuple(dict.fromkeys(call.name for call in source.net.plan.calls if call.name not in both))
+        found.append(_compared(prefix, source, whole, matches, pairs, feed, rtol, skipped))
     return found
 
 
@@ -83,15 +104,22 @@ def verify_nets(
     feed: Feed = Feed(),
     rtol: float = RTOL,
 ) -> Comparison:
-    """Run two nets on the same inputs and compare the layers of equal names; without any, their outputs in order.
+    """Run two nets on the same inputs and compare the blobs of equal names; without any, their outputs in order.
 
     first, second  (prototxt, weights)
     Raises: as verify_branches.
     """
     one = _opened(*first, feed)
     other = _opened(*second, feed, fallback=one.shapes)
-    pairs = _pairs(one.net, other.net, "") or list(zip(_last(one), _last(other), strict=False))
-    return _compared("nets", one, other, pairs, feed, rtol)
+    values = _blobs_of_equal_names(one, other) or list(zip(_outputs(one), _outputs(other), strict=False))
+    if not values:
+        raise _nothing_in_common("nets", one, other)
+    makers = {top: call.name for call in one.net.plan.calls for top in call.tops}
+    matches = [_Match(makers[here], here, there) for here, there in values]
+    _check_missing("nets", [(one, one.missing), (other, other.missing)])
+    names = dict(one.net.plan.blobs)
+    skipped = tuple(name for name, value in names.items() if value in makers and value not in dict(values))
+    return _compared("nets", one, other, matches, [], feed, rtol, skipped)
 
 
 def verify_weights(
@@ -181,36 +209,43 @@ def _pairs(source: Net, fused: Net, prefix: str) -> Pairs:
     return pairs
 
 
-def _last(side: _Side) -> list[Call]:
-    """The layers that make the net's outputs."""
-    outputs = {value for _, value in side.net.plan.outputs} & _computed(side)
-    return [call for call in side.net.plan.calls if outputs.intersection(call.tops)]
+def _blobs_of_equal_names(one: _Side, other: _Side) -> list[tuple[str, str]]:
+    """The final values of blobs that both nets compute, in the order of the first."""
+    theirs = {blob: value for blob, value in other.net.plan.blobs if value in _computed(other)}
+    names = {value: blob for blob, value in one.net.plan.blobs if value in _computed(one)}
+    made = [top for call in one.net.plan.calls for top in call.tops if top in names]
+    return [(value, theirs[names[value]]) for value in made if names[value] in theirs]
 
 
-def _compared(name: str, source: _Side, fused: _Side, pairs: Pairs, feed: Feed, rtol: float) -> Comparison:
-    computed = _computed(source)
-    pairs = [pair for pair in pairs if pair[0].tops and computed.issuperset(pair[0].tops)]
-    if not pairs:
-        raise _nothing_in_common(name, source, fused)
-    wanted = {top: theirs for ours, others in pairs for top, theirs in zip(ours.tops, others.tops, strict=False)}
-    one = with_outputs(source.net, {value: value for value in wanted})
-    other = with_outputs(fused.net, {value: value for value in wanted.values()})
-    _check_weights(name, pairs, source, fused)
+def _outputs(side: _Side) -> list[str]:
+    computed = _computed(side)
+    return [value for _, value in side.net.plan.outputs if value in computed]
+
+
+def _compared(
+    name: str,
+    source: _Side,
+    fused: _Side,
+    matches: Sequence[_Match],
+    pairs: Pairs,
+    feed: Feed,
+    rtol: float,
+    skipped: tuple[str, ...],
+) -> Comparison:
+    """Run both sides for the values that are matched; `pairs` tell which input of the one is which of the other."""
+    one = with_outputs(source.net, {match.here: match.here for match in matches})
+    other = with_outputs(fused.net, {match.there: match.there for match in matches})
     inputs = _inputs(source, one, feed)
     with torch.no_grad():
         expected = run(one, inputs)
         found = run(other, _handed_over(name, pairs, source.net, other, inputs))
     rows = [
-        difference(theirs.name, _blob(there), expected[here].numpy(), found[there].numpy())
-        for ours, theirs in pairs
-        for here, there in zip(ours.tops, theirs.tops, strict=False)
+        difference(match.layer, _blob(match.there), expected[match.here].numpy(), found[match.there].numpy())
+        for match in matches
     ]
-    both = {ours.name for ours, _ in pairs}
-    skipped = tuple(dict.fromkeys(call.name for call in source.net.plan.calls if call.name not in both))
-    notes = _differing_preparation(pairs, source, fused)
     given = f"{len(feed.pictures)} pictures" if feed.pictures else f"noise with seed {feed.seed}"
     what = f"{source.label} against {fused.label}, on {given}"
-    return Comparison(name, what, tuple(rows), skipped, notes, rtol)
+    return Comparison(name, what, tuple(rows), skipped, _differing_preparation(pairs, source, fused), rtol)
 
 
 def _computed(side: _Side) -> set[str]:
@@ -232,12 +267,13 @@ def _nothing_in_common(name: str, source: _Side, fused: _Side) -> FusionError:
 def _check_weights(name: str, pairs: Pairs, source: _Side, fused: _Side) -> None:
     """Raises: WeightsMismatch naming layers without weights, or whose parameters have other shapes on the two sides."""
     mine, theirs = params(source.net), params(fused.net)
-    errors = [
-        WeightsMismatch(f"'{name}': {side.label} has no weights for layer '{call.name}'", hint="merge again")
-        for pair in pairs
-        for call, side in zip(pair, (source, fused), strict=True)
-        if call.name in side.missing
-    ]
+    names = [{call.name for call in calls} for calls in zip(*pairs, strict=True)]
+    _check_missing(
+        name,
+        [(side, tuple(lost for lost in side.missing if lost in mine))
+         for side, mine in zip((source, fused), names, strict=True)],
+    )  # fmt: skip
+    errors: list[FusionError] = []
     for ours, other in pairs:
         shapes = [[tuple(tensor.shape) for tensor in side.get(key, [])]
                   for side, key in ((mine, ours.name), (theirs, other.name))]  # fmt: skip
@@ -245,6 +281,17 @@ def _check_weights(name: str, pairs: Pairs, source: _Side, fused: _Side) -> None
             message = f"'{name}': layer '{other.name}' has parameters of shape {shapes[1]}, its source {shapes[0]}"
             errors.append(WeightsMismatch(message, hint="the two prototxts describe different layers"))
     raise_all(errors)
+
+
+def _check_missing(name: str, sides: Sequence[tuple[_Side, Sequence[str]]]) -> None:
+    """Raises: WeightsMismatch naming the layers that the weights lack."""
+    raise_all(
+        [
+            WeightsMismatch(f"'{name}': {side.label} has no weights for layer '{layer}'", hint="merge again")
+            for side, missing in sides
+            for layer in missing
+        ]
+    )
 
 
 def _inputs(source: _Side, net: Net, feed: Feed) -> dict[str, Tensor]:
@@ -266,6 +313,8 @@ def _handed_over(name: str, pairs: Pairs, source: Net, branch: Net, inputs: Mapp
         for here, there in zip(ours.bottoms, others.bottoms, strict=False):
             if mine.get(here) in inputs and there in theirs:
                 handed[theirs[there]] = inputs[mine[here]]
+    if not pairs:
+        handed = {key: inputs[key] for key in theirs.values() if key in inputs}
     if not handed and len(inputs) == len(theirs) == 1:
         handed = dict(zip(theirs.values(), inputs.values(), strict=True))
     missing = [key for key in theirs.values() if key not in handed]

@@ -1,0 +1,163 @@
+"""Dense layers as convolutions and back: the same numbers, for pictures of other sizes (Long et al. 2015)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusion.errors import FusionError
+from fusion.outcome import Outcome, Weights
+from prototxt.editing import Edits
+from prototxt.loading import load_net
+from prototxt.messages import LayerParameter
+from prototxt.phases import filter_net
+from prototxt.shapes.convolution import windows
+from prototxt.shapes.dimensions import Shape
+from prototxt.shapes.net import infer
+from prototxt.tree import Document, Field, Message, Scalar
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A layer's text and content with its bottom's shape."""
+
+    block: Message
+    layer: LayerParameter
+    bottom: Shape
+
+
+def to_convolution(
+    document: Document,
+    weights: Weights,
+    match: str = ".*",
+    inputs: Mapping[str, Sequence[int]] | None = None,
+) -> Outcome:
+    """InnerProduct layers as convolutions whose kernel is as large as the blob they read.
+
+    match   a regular expression for the names of the layers to convert
+    inputs  shapes of inputs that the net does not tell
+    Raises: FusionError when no layer matches; ShapeError for the net itself.
+    """
+    edits, made, changed, left = Edits(document), dict(weights), {}, {}
+    converted: set[str] = set()
+    for part in _parts(document, "InnerProduct", match, inputs):
+        param, name = part.layer.inner_product_param, part.layer.name
+        # behind a layer that was converted there are two more axes, of size 1
+        sizes = part.bottom if len(part.bottom) == 4 else (*part.bottom, 1, 1)
+        reason = _no_convolution(part, weights)
+        if reason is None and len(part.bottom) == 2 and not converted.intersection(part.layer.bottom):
+            reason = "its bottom has no height and width"
+        if reason is not None:
+            left[name] = reason
+            continue
+        _, channels, height, width = (int(dim or 0) for dim in sizes)
+        matrix = np.asarray(weights[name][0]).reshape(np.asarray(weights[name][0]).shape[-2:])
+        matrix = matrix.T if param.transpose else matrix
+        made[name] = [np.ascontiguousarray(matrix).reshape(-1, channels, height, width), *weights[name][1:]]
+        kernel = f"kernel_size: {height}" if height == width else f"kernel_h: {height} kernel_w: {width}"
+        _retype(edits, part, "Convolution", "inner_product_param", "convolution_param", kernel)
+        changed[name] = f"InnerProduct to Convolution, kernel {height}x{width}"
+        converted.update(part.layer.top)
+    return Outcome(edits.apply(), made, tuple(n for n in made if n not in changed), changed, (), left)
+
+
+def to_dense(
+    document: Document,
+    weights: Weights,
+    match: str = ".*",
+    inputs: Mapping[str, Sequence[int]] | None = None,
+) -> Outcome:
+    """Convolutions whose kernel covers all of the blob they read, as InnerProduct layers; the top loses two axes of 1.
+
+    Raises: as to_convolution.
+    """
+    edits, made, changed, left = Edits(document), dict(weights), {}, {}
+    for part in _parts(document, "Convolution", match, inputs):
+        name = part.layer.name
+        reason = _no_dense(part, weights)
+        if reason is not None:
+            left[name] = reason
+            continue
+        matrix = np.asarray(weights[name][0])
+        made[name] = [matrix.reshape(matrix.shape[0], -1), *weights[name][1:]]
+        _retype(edits, part, "InnerProduct", "convolution_param", "inner_product_param", "")
+        changed[name] = f"Convolution to InnerProduct, {matrix.shape[0]} outputs"
+    return Outcome(edits.apply(), made, tuple(n for n in made if n not in changed), changed, (), left)
+
+
+def _parts(document: Document, kind: str, match: str, inputs: Mapping[str, Sequence[int]] | None) -> list[_Part]:
+    try:
+        pattern = re.compile(match)
+    except re.error as error:
+        raise FusionError(f"'{match}' is no regular expression: {error}", hint="e.g. 'fc[67]'") from error
+    net = load_net(document)
+    fields = document.root.all("layer")
+    messages = list(net.layer)[len(net.layer) - len(fields) :]
+    if any(message.include or message.exclude for message in messages) or document.root.all("layers"):
+        hint = "make its deploy form first: fusion-convert NET.prototxt OUT.prototxt --deploy"
+        raise FusionError("only a deploy net in today's syntax can be converted", place=document.name, hint=hint)
+    shapes = infer(filter_net(net, phase="TEST"), inputs).bottoms[len(net.layer) - len(fields) :]
+    found = [
+        _Part(_block(field), message, bottoms[0])
+        for field, message, bottoms in zip(fields, messages, shapes, strict=True)
+        if message.type == kind and pattern.fullmatch(message.name) and bottoms
+    ]
+    if not found:
+        names = ", ".join(message.name for message in messages if message.type == kind) or "none"
+        raise FusionError(f"no {kind} layer matches '{match}'", place=document.name, hint=f"there are {names[:300]}")
+    return found
+
+
+def _no_convolution(part: _Part, weights: Weights) -> str | None:
+    if part.layer.name not in weights:
+        return "it has no weights"
+    if part.layer.inner_product_param.axis != 1:
+        return "its axis is not 1"
+    if len(part.bottom) not in (2, 4) or None in part.bottom[1:]:
+        return "its bottom is no blob of pictures of a known size"
+    return None
+
+
+def _no_dense(part: _Part, weights: Weights) -> str | None:
+    param = part.layer.convolution_param
+    if part.layer.name not in weights:
+        return "it has no weights"
+    if param.axis != 1 or len(part.bottom) != 4 or None in part.bottom[1:]:
+        return "its bottom is no blob of pictures of a known size"
+    if param.group != 1:
+        return "it has groups"
+    geometry = windows(param, 2)
+    if [window.extent for window in geometry] != list(part.bottom[2:]) or any(
+        w.pad or w.dilation > 1 for w in geometry
+    ):
+        return "its kernel does not cover its bottom exactly"
+    if len(part.layer.bottom) != 1:
+        return "it has several bottoms"
+    return None
+
+
+def _block(field: Field) -> Message:
+    value = field.values[0]
+    assert isinstance(value, Message)
+    return value
+
+
+def _retype(edits: Edits, part: _Part, kind: str, old: str, new: str, kernel: str) -> None:
+    """Another type, and its parameters under their other name: outputs, bias and fillers have the same ones in both."""
+    edits.set(part.block, "type", f'"{kind}"')
+    kept = ("num_output", "bias_term", "weight_filler", "bias_filler")
+    (field, *_) = part.block.all(old)
+    text = edits.document.text
+    inner = [
+        text[item.start : item.end].strip()
+        for item in _block(field).fields
+        if item.name in kept and isinstance(item.values[0], (Scalar, Message))
+    ]
+    edits.replace(field, f"{new} {{ {' '.join([*inner, *([kernel] if kernel else [])])} }}")

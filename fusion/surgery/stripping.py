@@ -1,0 +1,64 @@
+"""Snapshots that hold only what was learned: frozen weights taken out, and put back from where they came from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from numpy.typing import NDArray
+
+from fusion.errors import FusionError, WeightsMismatch, raise_all
+from fusion.merge_wanted import WantedLayer, wanted_layers
+from fusion.outcome import Outcome, Weights
+from prototxt.messages import NetParameter
+from prototxt.spans import shape_fits
+
+
+def strip(net: NetParameter, weights: Weights) -> Outcome:
+    """Drop the weights of all layers that nothing is ever learned in (learning rate 0, BatchNorm's statistics).
+
+    net  with its training phase, whose lr_mult tell what is frozen
+    Raises: FusionError when nothing would be left, or nothing is frozen.
+    """
+    wanted = {item.layer.name: item for item in wanted_layers(net) if item.shapes != ()}
+    frozen = [name for name in weights if name in wanted and wanted[name].frozen]
+    made = {name: weights[name] for name in weights if name not in frozen}
+    if not frozen:
+        hint = "give the net that was trained (train_val.prototxt), in which frozen layers have lr_mult 0"
+        raise FusionError(f"nothing in net '{net.name}' is frozen", hint=hint)
+    if not made:
+        raise FusionError(f"all of net '{net.name}' is frozen: nothing would be left", hint="keep the whole file")
+    return Outcome(None, made, tuple(made), dropped=tuple(frozen))
+
+
+def restore(net: NetParameter, head: Weights, base: Weights) -> Outcome:
+    """The weights of a whole net from a stripped snapshot and the weights that it was trained from.
+
+    Raises: WeightsMismatch naming every layer that neither has, or whose shape does not fit.
+    """
+    made: dict[str, Sequence[NDArray[Any]]] = {}
+    errors: list[FusionError] = []
+    changed: dict[str, str] = {}
+    for item in wanted_layers(net):
+        name = item.layer.name
+        if item.shapes == ():
+            continue
+        source = head if name in head else base
+        if name not in source:
+            hint = "give the weights that training began with (init.caffemodel)"
+            errors.append(WeightsMismatch(f"layer '{name}' is in neither of the two files", hint=hint))
+            continue
+        errors += _misfit(item, source[name])
+        made[name] = source[name]
+        changed[name] = "from the snapshot" if source is head else "from the base"
+    raise_all(errors)
+    unused = tuple(name for name in dict.fromkeys([*head, *base]) if name not in made)
+    return Outcome(None, made, (), changed, unused)
+
+
+def _misfit(item: WantedLayer, blobs: Sequence[NDArray[Any]]) -> list[FusionError]:
+    have = [tuple(blob.shape) for blob in blobs]
+    if item.shapes is None or (len(have) == len(item.shapes) and all(map(shape_fits, have, item.shapes))):
+        return []
+    message = f"layer '{item.layer.name}' needs blobs of shape {list(item.shapes)}, given {have}"
+    return [WeightsMismatch(message, hint="these are the weights of another net")]

@@ -1,0 +1,193 @@
+"""Heads replaced, layers reshaped, weights stripped, restored and averaged; what is listed, and what is refused."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fusion.errors import BuildError, FusionError, WeightsMismatch
+from fusion.nets import build, params
+from fusion.outcome import Outcome
+from fusion.surgery import (
+    average,
+    greedy_soup,
+    interpolate,
+    parse_filler,
+    replace_head,
+    restore,
+    strip,
+    to_convolution,
+    to_dense,
+)
+from fusion.weights import load_weights
+from prototxt.loading import load_net
+from prototxt.parser import parse
+from prototxt.tree import Document
+
+DATA = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 3 dim: 6 dim: 8 } } }\n'
+CONV = 'layer { name: "conv" type: "Convolution" bottom: "data" top: "conv" %s convolution_param { num_output: 4 ' \
+    'kernel_size: 3 } }\n'  # fmt: skip
+BODY = """layer { name: "fc" type: "InnerProduct" bottom: "conv" top: "fc"
+  inner_product_param { num_output: 5 weight_filler { type: "xavier" } } }
+layer { name: "relu" type: "ReLU" bottom: "fc" top: "fc" }
+layer { name: "score" type: "InnerProduct" bottom: "fc" top: "score"
+  inner_product_param { num_output: 3 weight_filler { type: "gaussian" std: 0.1 } } }
+"""
+NET = DATA + CONV % "" + BODY
+FROZEN = DATA + CONV % "param { lr_mult: 0 } param { lr_mult: 0 }" + BODY
+Arrays = dict[str, Any]
+
+
+def weights_of(text: str, seed: int = 0) -> Arrays:
+    random = np.random.default_rng(seed)
+    return {
+        name: [random.normal(0, 1, tuple(tensor.shape)).astype(np.float32) for tensor in tensors]
+        for name, tensors in params(build(parse(text), seed=0)).items()
+    }
+
+
+def output(document: Document, weights: Arrays) -> np.ndarray:
+    net = build(document, seed=0)
+    load_weights(net, weights, strict=True)
+    data = torch.from_numpy(np.random.default_rng(1).normal(0, 1, (2, 3, 6, 8)).astype(np.float32))
+    with torch.no_grad():
+        return net({"data": data})["score"].numpy()
+
+
+def document_of(outcome: Outcome) -> Document:
+    assert outcome.document is not None
+    return outcome.document
+
+
+def test_a_head_with_other_outputs() -> None:
+    outcome = replace_head(parse(NET), weights_of(NET), "score", num_output=7, reinit="constant,value=2", seed=1)
+    assert "num_output: 7" in str(outcome.document)
+    assert outcome.kept == ("conv", "fc")
+    assert outcome.dropped == ("score",)
+    assert outcome.changed == {"score": "filled anew, 7x5 and 7"}
+    assert (outcome.weights["score"][0] == 2).all()
+    assert output(document_of(outcome), outcome.weights).shape == (2, 7)
+    again = replace_head(parse(NET), weights_of(NET), "score", num_output=7, seed=1)
+    same = replace_head(parse(NET), weights_of(NET), "score", num_output=7, seed=1)
+    assert np.array_equal(again.weights["score"][0], same.weights["score"][0])
+
+
+@pytest.mark.parametrize(
+    ("drop", "options", "says"),
+    [
+        ("scores", {}, "no layer's name matches 'scores'"),
+        ("(", {}, "is no regular expression"),
+        ("score", {"num_output": 0}, "num_output must be at least 1"),
+        ("relu", {"num_output": 3}, "has outputs to count"),
+        ("score", {"reinit": "xavier,sdt=1"}, "is none of value, min, max, mean, std"),
+        ("score", {"reinit": "gaussian,std=much"}, "'much' is no number"),
+        ("score", {"reinit": "xaver"}, "xaver"),
+        ("fc", {"num_output": 9}, "layer 'score' needs blobs of shape [(3, 9), (3,)] after the change"),
+    ],
+)
+def test_heads_that_cannot_be_replaced(drop: str, options: Arrays, says: str) -> None:
+    with pytest.raises((FusionError, BuildError), match=re.escape(says)):
+        replace_head(parse(NET), weights_of(NET), drop, **options)
+
+
+def test_fillers() -> None:
+    filler = parse_filler("uniform, min=-1,max=1")
+    assert (filler.type, filler.min, filler.max) == ("uniform", -1.0, 1.0)
+
+
+@pytest.mark.parametrize("transpose", [False, True])
+def test_dense_layers_as_convolutions_and_back(transpose: bool) -> None:
+    text = NET.replace("num_output: 5", "num_output: 5 transpose: true") if transpose else NET
+    weights = weights_of(text)
+    before = output(parse(text), weights)
+    outcome = to_convolution(parse(text), weights)
+    assert outcome.changed == {
+        "fc": "InnerProduct to Convolution, kernel 4x6",
+        "score": "InnerProduct to Convolution, kernel 1x1",
+    }
+    assert outcome.weights["fc"][0].shape == (5, 4, 4, 6)
+    full = output(document_of(outcome), outcome.weights)
+    np.testing.assert_allclose(full[:, :, 0, 0], before, rtol=1e-4, atol=1e-4)
+    back = to_dense(document_of(outcome), outcome.weights, "fc|score")
+    assert back.kept == ("conv",)
+    np.testing.assert_allclose(output(document_of(back), back.weights), before, rtol=1e-4, atol=1e-4)
+
+
+def test_convolutions_that_do_not_cover_their_bottom_stay() -> None:
+    outcome = to_dense(parse(NET), weights_of(NET))
+    assert outcome.mismatched == {"conv": "its kernel does not cover its bottom exactly"}
+    with pytest.raises(FusionError, match="no Convolution layer matches 'fc'"):
+        to_dense(parse(NET), weights_of(NET), "fc")
+    assert to_convolution(parse(NET), {}).mismatched["fc"] == "it has no weights"
+
+
+def test_strip_and_restore() -> None:
+    weights = weights_of(FROZEN)
+    net = load_net(parse(FROZEN))
+    head = strip(net, weights)
+    assert head.kept == ("fc", "score")
+    assert head.dropped == ("conv",)
+    base = {**weights_of(FROZEN, 1), "conv": weights["conv"]}
+    whole = restore(net, head.weights, base)
+    assert whole.changed == {"conv": "from the base", "fc": "from the snapshot", "score": "from the snapshot"}
+    assert all(
+        np.array_equal(a, b) for name in weights for a, b in zip(whole.weights[name], weights[name], strict=True)
+    )
+
+
+def test_what_cannot_be_stripped_or_restored() -> None:
+    with pytest.raises(FusionError, match="nothing in net '' is frozen"):
+        strip(load_net(parse(NET)), weights_of(NET))
+    frozen = re.sub(r'top: "(fc|score)"\n', r'top: "\1" param { lr_mult: 0 } param { lr_mult: 0 }\n', FROZEN)
+    with pytest.raises(FusionError, match="nothing would be left"):
+        strip(load_net(parse(frozen)), weights_of(frozen))
+    with pytest.raises(WeightsMismatch) as caught:
+        restore(load_net(parse(FROZEN)), {"fc": [np.zeros((2, 2))]}, {"conv": weights_of(NET)["conv"]})
+    assert len(caught.value.errors) == 2
+
+
+def test_means() -> None:
+    nets = [weights_of(NET, seed) for seed in range(3)]
+    mean = average(nets)
+    np.testing.assert_allclose(mean.weights["fc"][0], np.mean([net["fc"][0] for net in nets], 0), rtol=1e-5, atol=1e-6)
+    half = interpolate(nets[0], nets[1], 0.25)
+    np.testing.assert_allclose(
+        half.weights["fc"][1], 0.75 * nets[0]["fc"][1] + 0.25 * nets[1]["fc"][1], rtol=1e-5, atol=1e-6
+    )
+    assert np.array_equal(interpolate(nets[0], nets[1], 0).weights["conv"][0], nets[0]["conv"][0])
+    assert average([nets[0], {**nets[1], "more": [np.ones(1)]}]).dropped == ("more",)
+
+
+def test_statistics_are_divided_by_their_factors() -> None:
+    one = {"bn": [np.full(2, 4.0), np.full(2, 8.0), np.full(1, 2.0)]}
+    other = {"bn": [np.full(2, 40.0), np.full(2, 80.0), np.full(1, 10.0)]}
+    mean, variance, factor = average([one, other]).weights["bn"]
+    assert (mean.tolist(), variance.tolist(), factor.tolist()) == ([3.0, 3.0], [6.0, 6.0], [1.0])
+
+
+def test_a_greedy_soup_takes_what_helps() -> None:
+    nets = [{"a": [np.array([value])]} for value in (1.0, 9.0, 3.0)]
+    best, chosen = greedy_soup(nets, lambda weights: -abs(float(weights["a"][0][0]) - 2.0))
+    assert chosen == (0, 2)
+    assert best.weights["a"][0].tolist() == [2.0]
+
+
+@pytest.mark.parametrize(
+    ("nets", "shares", "says"),
+    [
+        ([], None, "nothing to average"),
+        ([{"a": [np.ones(1)]}, {"b": [np.ones(1)]}], None, "no layer in common"),
+        ([{"a": [np.ones(1)]}, {"a": [np.ones(2)]}], None, "net 1 has blobs [(1,)], net 2 [(2,)]"),
+        ([{"a": [np.ones(1)]}], [1, 2], "shares [1.0, 2.0] for 1 nets"),
+        ([{"a": [np.ones(1)]}], [-1], "shares [-1.0]"),
+    ],
+)
+def test_what_cannot_be_averaged(nets: list[Arrays], shares: list[float] | None, says: str) -> None:
+    with pytest.raises(FusionError, match=re.escape(says)):
+        average(nets, shares)
+    with pytest.raises(FusionError, match="is not between 0 and 1"):
+        interpolate({}, {}, 2)

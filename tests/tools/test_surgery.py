@@ -1,0 +1,94 @@
+"""fusion-surgery as a person uses it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fusion_tools.surgery import main
+from fusion_tools.verify import main as verify
+
+from prototxt.weights import read_weights, write_weights
+
+NET = """# a comment
+layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 2 dim: 4 dim: 4 } } }
+layer { name: "conv" type: "Convolution" bottom: "data" top: "conv" param { lr_mult: 0 }
+  convolution_param { num_output: 3 kernel_size: 3 bias_term: false } }
+layer { name: "bn" type: "BatchNorm" bottom: "conv" top: "conv" }
+layer { name: "fc" type: "InnerProduct" bottom: "conv" top: "fc" inner_product_param { num_output: 2 } }
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    Path("net.prototxt").write_text(NET)
+    random = np.random.default_rng(0)
+    shapes = {"conv": [(3, 2, 3, 3)], "bn": [(3,), (3,), (1,)], "fc": [(2, 12), (2,)]}
+    weights = {name: [np.abs(random.normal(1, 1, shape)) for shape in blobs] for name, blobs in shapes.items()}
+    write_weights("net.caffemodel", weights)
+    return tmp_path
+
+
+def test_fold(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fold", "net.prototxt", "net.caffemodel", "-o", "folded"]) == 0
+    out, err = capsys.readouterr()
+    assert out == "kept: fc\nchanged: conv: took in bn\ndropped: bn\n"
+    assert err == "wrote folded.caffemodel and folded.prototxt\n"
+    assert Path("folded.prototxt").read_text().startswith("# a comment\n")
+    against = ["--against", "folded.prototxt:folded.caffemodel", "--batch", "3"]
+    assert verify(["net.prototxt", "net.caffemodel", *against]) == 0
+    assert "nets: all 2 blobs agree" in capsys.readouterr().out
+
+
+def test_head_as_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--drop", "fc", "--num-output", "5", "--reinit", "xavier", "--json"]
+    assert main(["head", "net.prototxt", "net.caffemodel", *options, "-o", "new.safetensors"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["dropped"] == ["fc"]
+    assert found["written"] == ["new.safetensors", "new.prototxt"]
+    assert read_weights("new.safetensors")["fc"][0].shape == (5, 12)
+
+
+def test_dense_and_back(folder: Path) -> None:
+    assert main(["convolve", "net.prototxt", "net.caffemodel", "-o", "full"]) == 0
+    assert read_weights("full.caffemodel")["fc"][0].shape == (2, 3, 2, 2)
+    assert main(["dense", "full.prototxt", "full.caffemodel", "--layers", "fc", "-o", "back"]) == 0
+    assert np.array_equal(read_weights("back.caffemodel")["fc"][0], read_weights("net.caffemodel")["fc"][0])
+
+
+def test_strip_and_restore_give_the_same_bytes(folder: Path) -> None:
+    assert main(["strip", "net.prototxt", "net.caffemodel", "-o", "head"]) == 0
+    assert list(read_weights("head.caffemodel")) == ["fc"]
+    assert main(["restore", "net.prototxt", "head.caffemodel", "net.caffemodel", "-o", "whole"]) == 0
+    for name, blobs in read_weights("net.caffemodel").items():
+        for one, other in zip(blobs, read_weights("whole.caffemodel")[name], strict=True):
+            assert np.array_equal(one, other)
+
+
+def test_average(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["average", "net.caffemodel", "net.caffemodel", "--share", "1", "--share", "3", "-o", "mean"]) == 0
+    assert "changed: conv: mean of 2" in capsys.readouterr().out
+    np.testing.assert_allclose(read_weights("mean.caffemodel")["fc"][0], read_weights("net.caffemodel")["fc"][0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["fold", "absent.prototxt", "net.caffemodel"], "absent.prototxt"),
+        (["head", "net.prototxt", "net.caffemodel", "--drop", "ip"], "no layer's name matches 'ip'"),
+        (["dense", "net.prototxt", "net.caffemodel", "--layers", "fc"], "no Convolution layer matches 'fc'"),
+        (["average", "net.caffemodel", "--share", "0"], "shares [0.0] for 1 nets"),
+        (["restore", "net.prototxt", "net.caffemodel", "absent.caffemodel"], "there is no such file"),
+    ],
+)
+def test_bad_input_is_one_message(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
+) -> None:
+    assert main([*arguments, "-o", "out"]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert says in err
+    assert not list(folder.glob("out*"))

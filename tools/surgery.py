@@ -1,0 +1,195 @@
+"""fusion-surgery: fold, re-head, reshape, strip and average trained nets, and list what was kept and what not."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from .arguments import shape_argument
+from .cli import run
+
+if TYPE_CHECKING:
+    from fusion.outcome import Outcome
+    from prototxt.tree import Document
+
+_EXAMPLE = """examples:
+  fusion-surgery fold deploy.prototxt net.caffemodel -o folded                  BatchNorm, Scale, Bias into convolutions
+  fusion-surgery head train_val.prototxt net.caffemodel --drop fc8 --num-output 20 --reinit xavier -o new
+  fusion-surgery convolve deploy.prototxt net.caffemodel -o full                dense layers as convolutions
+  fusion-surgery dense deploy.prototxt full.caffemodel -o back                  and back
+  fusion-surgery strip fused/train_val.prototxt trained.caffemodel -o head      only what was learned
+  fusion-surgery restore fused/train_val.prototxt head.caffemodel init.caffemodel -o whole
+  fusion-surgery average a.caffemodel b.caffemodel c.caffemodel --share 2 --share 1 --share 1 -o mean
+
+-o NAME writes NAME.caffemodel, and NAME.prototxt where the net itself changes; NAME.safetensors and NAME.caffemodel.h5
+are written in that format.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    result = argparse.ArgumentParser(
+        prog="fusion-surgery",
+        description="Change trained nets without training them. Every layer kept, changed, dropped or left is listed.",
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = result.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add(commands, "fold", "fold BatchNorm, Scale and Bias into the layer in front")
+    head = _add(commands, "head", "drop layers' weights, and give them another number of outputs and fillers")
+    head.add_argument("--drop", required=True, metavar="REGEX", help="names of the layers (whole names)")
+    head.add_argument("--num-output", type=int, metavar="N", help="their number of outputs")
+    head.add_argument("--reinit", metavar="FILLER", help="their filler: xavier, or gaussian,std=0.01")
+    head.add_argument("--seed", type=int, default=0, metavar="N", help="of the fillers (default 0)")
+    for name, what in (
+        ("convolve", "make dense layers convolutions"),
+        ("dense", "make full convolutions dense layers"),
+    ):
+        added = _add(commands, name, what)
+        added.add_argument("--layers", default=".*", metavar="REGEX", help="names of the layers (default: all)")
+        added.add_argument("--input", action="append", default=[], type=shape_argument, metavar="BLOB=N,C,H,W",
+            help="shape of an input that the net does not tell")  # fmt: skip
+    _add(commands, "strip", "drop the weights of frozen layers")
+    restore = _add(commands, "restore", "put the frozen weights back")
+    restore.add_argument("base", metavar="BASE", help="the weights that training began with")
+    average = commands.add_parser("average", help="average the weights of nets of one architecture")
+    average.add_argument("files", metavar="WEIGHTS", nargs="+", help="weights files")
+    average.add_argument("--share", action="append", type=float, metavar="X", help="one per file (default: equal)")
+    for each in commands.choices.values():
+        each.add_argument("-o", "--output", required=True, metavar="NAME", help="what to write")
+        each.add_argument("--json", action="store_true", help="print the listing as JSON")
+    return result
+
+
+def _add(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, what: str
+) -> argparse.ArgumentParser:
+    added: argparse.ArgumentParser = commands.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.")
+    added.add_argument("net", metavar="NET.prototxt", help="the net")
+    added.add_argument("weights", metavar="WEIGHTS", help="its weights")
+    return added
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; 0 on success, 1 for bad input, 2 for bad usage."""
+    arguments = parser().parse_args(argv)
+    code: int = run(lambda: _operate(arguments))
+    return code
+
+
+def _operate(arguments: argparse.Namespace) -> None:
+    from prototxt.weights import format_by_name
+
+    weights_path, net_path = _paths(arguments.output)
+    format_by_name(weights_path)
+    outcome = _OPERATIONS[arguments.command](arguments)
+    _write(outcome, arguments, weights_path, net_path)
+
+
+def _paths(output: str) -> tuple[str, str]:
+    """Where the weights and the net go."""
+    for ending in (".caffemodel.h5", ".caffemodel", ".h5", ".safetensors"):
+        if output.lower().endswith(ending):
+            return output, output[: -len(ending)] + ".prototxt"
+    return f"{output}.caffemodel", f"{output}.prototxt"
+
+
+def _write(outcome: Outcome, arguments: argparse.Namespace, weights_path: str, net_path: str) -> None:
+    from prototxt.files import write_text
+    from prototxt.loading import load_net
+    from prototxt.weights import write_weights
+
+    net = None
+    if outcome.document is not None:
+        net = load_net(outcome.document)
+    elif getattr(arguments, "net", None):
+        net = load_net(arguments.net)
+    write_weights(weights_path, outcome.weights, net=net)
+    written = [weights_path]
+    if outcome.document is not None:
+        write_text(net_path, str(outcome.document))
+        written.append(net_path)
+    if arguments.json:
+        import json
+
+        print(json.dumps({**outcome.to_json(), "written": written}, indent=2))
+    else:
+        print(outcome.listing())
+    print(f"wrote {' and '.join(written)}", file=sys.stderr)
+
+
+def _document(arguments: argparse.Namespace) -> Document:
+    from prototxt.parser import parse_file
+
+    document: Document = parse_file(arguments.net)
+    return document
+
+
+def _fold(arguments: argparse.Namespace) -> Outcome:
+    from fusion.folding import fold
+    from prototxt.weights import read_weights
+
+    return fold(_document(arguments), read_weights(arguments.weights))
+
+
+def _head(arguments: argparse.Namespace) -> Outcome:
+    from fusion.surgery.heads import replace_head
+    from prototxt.weights import read_weights
+
+    return replace_head(
+        _document(arguments),
+        read_weights(arguments.weights),
+        arguments.drop,
+        num_output=arguments.num_output,
+        reinit=arguments.reinit,
+        seed=arguments.seed,
+    )
+
+
+def _convolve(arguments: argparse.Namespace) -> Outcome:
+    from fusion.surgery.dense import to_convolution, to_dense
+    from prototxt.weights import read_weights
+
+    operation = to_convolution if arguments.command == "convolve" else to_dense
+    weights = read_weights(arguments.weights)
+    return operation(_document(arguments), weights, arguments.layers, dict(arguments.input) or None)
+
+
+def _strip(arguments: argparse.Namespace) -> Outcome:
+    from fusion.surgery.stripping import strip
+    from prototxt.loading import load_net
+    from prototxt.weights import read_weights
+
+    return strip(load_net(arguments.net), read_weights(arguments.weights))
+
+
+def _restore(arguments: argparse.Namespace) -> Outcome:
+    from fusion.surgery.stripping import restore
+    from prototxt.loading import load_net
+    from prototxt.weights import read_weights
+
+    return restore(load_net(arguments.net), read_weights(arguments.weights), read_weights(arguments.base))
+
+
+def _average(arguments: argparse.Namespace) -> Outcome:
+    from fusion.surgery.averaging import average
+    from prototxt.weights import read_weights
+
+    return average([read_weights(path) for path in arguments.files], arguments.share)
+
+
+_OPERATIONS: dict[str, Callable[[argparse.Namespace], Outcome]] = {
+    "average": _average,
+    "convolve": _convolve,
+    "dense": _convolve,
+    "fold": _fold,
+    "head": _head,
+    "restore": _restore,
+    "strip": _strip,
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
