@@ -67,7 +67,7 @@ class ROIPooling(nn.Module):
         extent = (edge[:, 2:] - edge[:, :2] + 1).clamp(min=1)
         across = inside(edge[:, 0], extent[:, 0], self.size[1], x.shape[3])
         down = inside(edge[:, 1], extent[:, 1], self.size[0], x.shape[2])
-        pooled = [self._one(x[image[r]], down[r], across[r]) for r in range(boxes.shape[0])]
+        pooled = [self._one(x.index_select(0, image[r : r + 1])[0], down[r], across[r]) for r in range(boxes.shape[0])]
         return torch.stack(pooled) if pooled else x.new_zeros(0, x.shape[1], *self.size)
 
     @staticmethod
@@ -112,7 +112,10 @@ class PSROIPooling(nn.Module):
         across = inside(start[:, 0], extent[:, 0], self.group, x.shape[3]).to(x.dtype)
         down = inside(start[:, 1], extent[:, 1], self.group, x.shape[2]).to(x.dtype)
         maps = x.reshape(x.shape[0], self.size, self.group, self.group, *x.shape[2:])
-        sums = [torch.einsum("ih,dijhw,jw->dij", down[r], maps[image[r]], across[r]) for r in range(boxes.shape[0])]
+        sums = [
+            torch.einsum("ih,dijhw,jw->dij", down[r], maps.index_select(0, image[r : r + 1])[0], across[r])
+            for r in range(boxes.shape[0])
+        ]
         counts = down.sum(2)[:, :, None] * across.sum(2)[:, None]
         total = torch.stack(sums) if sums else x.new_zeros(0, self.size, self.group, self.group)
         return total / counts.clamp(min=1)[:, None]

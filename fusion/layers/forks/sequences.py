@@ -149,8 +149,7 @@ def _targets(scores: Tensor, others: list[Tensor], blank: int) -> tuple[Tensor, 
     if len(others) == 1:
         labels = others[0].reshape(batch, -1).long()
         used = labels != blank
-        order = (~used).long().argsort(dim=1, stable=True)
-        return labels.gather(1, order), used.sum(1), times
+        return _packed(labels, used, labels.shape[1]).clamp(min=0), used.sum(1), times
     if len(others) == 2:
         markers, labels = others[0].reshape(time, batch), others[1].reshape(-1, batch).T
         starts = (markers[1:] < 0.5).long()
@@ -189,11 +188,19 @@ class LabelsequenceAccuracy(nn.Module):
     @torch.no_grad()
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
         """Scores [N, T, C] and labels [N, L], padded with the blank, to a scalar: the share of samples spelt right."""
-        best, hits = x.flatten(2).argmax(2), []
-        for row, wanted in zip(best, label.reshape(x.shape[0], -1).long(), strict=True):
-            spelt = torch.unique_consecutive(row)
-            hits.append(torch.equal(spelt[spelt != self.blank], wanted[wanted != self.blank]))
-        return torch.tensor(hits, dtype=torch.float32, device=x.device).mean()
+        best, wanted = x.flatten(2).argmax(2), label.reshape(x.shape[0], -1).long()
+        new = torch.ones_like(best, dtype=torch.bool)
+        new[:, 1:] = best[:, 1:] != best[:, :-1]
+        width = max(best.shape[1], wanted.shape[1])
+        spelt = _packed(best, new & (best != self.blank), width)
+        return (spelt == _packed(wanted, wanted != self.blank, width)).all(1).to(full(x).dtype).mean()
+
+
+def _packed(labels: Tensor, used: Tensor, width: int) -> Tensor:
+    """The labels [N, L] that are used, from the left on, and -1 behind: [N, width]."""
+    order = (~used).long().argsort(dim=1, stable=True)
+    packed = labels.gather(1, order).masked_fill(~used.gather(1, order), -1)
+    return F.pad(packed, (0, width - labels.shape[1]), value=-1)
 
 
 @layer("LabelsequenceAccuracy")

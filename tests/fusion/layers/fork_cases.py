@@ -479,6 +479,7 @@ TEXTS = one_hot_rows([[0, 2, 1, 1], [1, 2, 2, 0]], 3)
 SCORES = normal(4, 2, 3, seed=11)
 CODES, CONFIDENCES = 0.3 * normal(2, 24, seed=12), np.abs(normal(2, 18, seed=13))
 DATA = "how many boxes come out depends on the data"
+LENGTHS = "the lengths of the labels depend on the data"
 
 CASES = [
     *(
@@ -659,9 +660,17 @@ CASES = [
         (SCORES, LABELS),
         ctc_padded(2),
         derivative=False,
+        dynamic=LENGTHS,
     ),
     *(
-        Case(kind, "ctc_loss_param { blank_index: 2 }", (SCORES, LABELS), ctc_padded(2), derivative=False)
+        Case(
+            kind,
+            "ctc_loss_param { blank_index: 2 }",
+            (SCORES, LABELS),
+            ctc_padded(2),
+            derivative=False,
+            dynamic=LENGTHS,
+        )
         for kind in ("WarpCTCLoss", "WarpCtcLoss")
     ),
     Case(
@@ -669,6 +678,7 @@ CASES = [
         "",
         (SCORES, np.array([[0, 0], [1, 1], [1, 1], [1, 0.0]]), np.array([[0, 1], [1, 0], [-1, -1], [-1, -1.0]])),
         ctc_marked,
+        dynamic=LENGTHS,
     ),
     Case(
         "LabelsequenceAccuracy",
