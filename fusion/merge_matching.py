@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -36,13 +36,21 @@ class Matching:
     allowed: tuple[str, ...] = ()
 
 
-def match(wanted: Sequence[WantedLayer], sources: Mapping[str, MergeSource], allow: Sequence[str]) -> Matching:
-    """Match the fused net's layers with the sources' by prefix and name."""
+def match(
+    wanted: Sequence[WantedLayer],
+    sources: Mapping[str, MergeSource],
+    allow: Sequence[str],
+    fresh: Collection[str] = (),
+) -> Matching:
+    """Match the fused net's layers with the sources' by prefix and name; those in `fresh` start from their fillers."""
     result = Matching(offered={prefix: list(source.weights) for prefix, source in sources.items()})
     postponed: list[WantedLayer] = []
     allowed: list[str] = []
     for item in wanted:
         if item.shapes == ():
+            continue
+        if item.layer.name in fresh:
+            _fill(item, result)
             continue
         permitted = any(fnmatchcase(item.layer.name, pattern) for pattern in allow)
         source = owner_of(item.layer.name, sources)

@@ -10,7 +10,7 @@ Nothing is partial and silent: a layer of a prefixed branch without fitting weig
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from fusion.errors import MergeError, raise_all
 from fusion.merge_matching import Matching, match
@@ -35,6 +35,7 @@ def plan_merge(
     seed: int = 0,
     allow_missing: Sequence[str] = (),
     inputs: Mapping[str, Sequence[int | None]] | None = None,
+    fresh: Collection[str] = (),
 ) -> MergePlan:
     """Find for every blob of the fused net where it comes from.
 
@@ -44,13 +45,14 @@ def plan_merge(
     seed           of the fillers of new layers; `fusion.build` with the same seed fills them with the same numbers
     allow_missing  names of layers (or shell patterns) that may start from their fillers instead of a source's weights
     inputs         shapes of input blobs, where the net does not tell them and a new layer's size depends on them
+    fresh          names of layers that start from their fillers whatever the sources have
 
     Raises: MergeError with all that does not fit; ShapeError when the fused net itself is wrong.
     """
     opened, errors = open_sources(sources)
     raise_all(errors)
     wanted = wanted_layers(fused_net, inputs)
-    matching = match(wanted, opened, tuple(allow_missing))
+    matching = match(wanted, opened, tuple(allow_missing), fresh)
     raise_all(matching.errors)
     layers = tuple(
         PlannedLayer(

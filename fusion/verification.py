@@ -7,7 +7,7 @@ for found in verify_branches("fused.prototxt", "init.caffemodel", {"odd": ("odd.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -70,9 +70,11 @@ def verify_branches(
     sources: Mapping[str, tuple[Path, Path]],
     feed: Feed = Feed(),
     rtol: float = RTOL,
+    without: Collection[str] = (),
 ) -> list[Comparison]:
     """Run each source and its branch of the fused net on the same inputs and compare every blob they both make.
 
+    without  layers of the fused net that are meant to differ
     sources  prefix -> (prototxt, weights); the fused layer `odd/conv1` is `conv1` of source `odd`
     Raises: FusionError when a branch and its source have no layer in common, or the branch reads something else;
             WeightsMismatch when weights are missing or do not fit; DataError for inputs.
@@ -83,7 +85,9 @@ def verify_branches(
         whole = _opened(fused, weights, feed, fallback=source.shapes, prefix=prefix)
         computed = _computed(source)
         pairs = _pairs(source.net, whole.net, prefix)
-        pairs = [pair for pair in pairs if pair[0].tops and computed.issuperset(pair[0].tops)]
+        pairs = [
+            pair for pair in pairs if pair[0].tops and computed.issuperset(pair[0].tops) and pair[1].name not in without
+        ]
         if not pairs:
             raise _nothing_in_common(prefix, source, whole)
         _check_weights(prefix, pairs, source, whole)
@@ -123,19 +127,19 @@ def verify_nets(
 
 
 def verify_weights(
-    weights: Path, sources: Mapping[str, Path], rtol: float = 0.0, layers: Sequence[str] | None = None
+    weights: Path, sources: Mapping[str, Path], rtol: float = 0.0, without: Collection[str] = ()
 ) -> list[Comparison]:
     """Compare the weights of each source with those of its branch in another weights file.
 
-    layers  the source's layers that must be there; None: those that both have
+    without  layers of the fused net that are meant to differ
     Raises: WeightsMismatch when they have no layer in common.
     """
     whole = read_weights(weights)
     found = []
     for prefix, path in sources.items():
         source = read_weights(path)
-        names = {name: _fused_name(name, prefix, whole) for name in source if layers is None or name in layers}
-        both = {name: fused for name, fused in names.items() if fused is not None}
+        names = {name: _fused_name(name, prefix, whole) for name in source}
+        both = {name: fused for name, fused in names.items() if fused is not None and fused not in without}
         if not both:
             own = ", ".join(list(source)[:4])
             hint = f"the source's layers are {own}, ...; the other's {', '.join(list(whole)[:4])}, ..."

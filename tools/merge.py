@@ -60,6 +60,11 @@ def parser() -> argparse.ArgumentParser:
         metavar="BLOB=N,C,H,W",
         help="shape of an input blob, where a new layer's size depends on it and the net does not tell",
     )
+    head = result.add_argument_group("another head")
+    head.add_argument("--drop", metavar="REGEX", help="layers that start from their fillers whatever the sources have")
+    head.add_argument("--num-output", type=int, metavar="N", help="number of outputs of the dropped layers")
+    head.add_argument("--reinit", metavar="FILLER", help="filler of the dropped layers: xavier, or gaussian,std=0.01")
+    head.add_argument("--net-output", metavar="NET.prototxt", help="where the net goes with its other head")
     return result
 
 
@@ -69,6 +74,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = options.parse_args(argv)
     if not arguments.output and not arguments.dry_run:
         options.error("say where to write with -o OUT.caffemodel, or only show the plan with --dry-run")
+    changes = arguments.num_output is not None or arguments.reinit is not None
+    if changes and not arguments.drop:
+        options.error("--num-output and --reinit say what becomes of the layers that --drop names")
+    if bool(arguments.net_output) != changes and not arguments.dry_run:
+        options.error("--num-output and --reinit change the net: say where it goes with --net-output")
     if arguments.dry_run and arguments.verify:
         options.error("--verify compares what was written, and --dry-run writes nothing")
     if arguments.seed < 0:
@@ -82,33 +92,47 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _merge(arguments: argparse.Namespace) -> int:
     from fusion.merging import apply_merge, plan_merge
+    from prototxt.files import write_text
     from prototxt.loading import load_net
+    from prototxt.parser import parse_file
     from prototxt.weights import format_by_name
 
     if arguments.output:
         format_by_name(arguments.output)
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning  # type: ignore[assignment]
+        document, fresh = parse_file(arguments.fused), frozenset[str]()
+        if arguments.drop:
+            from fusion.surgery.heads import edit_head
+
+            document, fresh = edit_head(
+                document, arguments.drop, num_output=arguments.num_output, reinit=arguments.reinit
+            )
         plan = plan_merge(
-            load_net(arguments.fused),
+            load_net(document),
             dict(arguments.sources),
             seed=arguments.seed,
             allow_missing=arguments.allow_missing,
             inputs=dict(arguments.input),
+            fresh=fresh,
         )
         print(plan.to_json() if arguments.json else plan.table(), flush=True)
         if not arguments.dry_run:
             apply_merge(plan, arguments.output, progress=progress_on(sys.stderr))
             print(f"wrote {arguments.output}: {_summary(plan)}", file=sys.stderr)
-    return _verify(arguments) if arguments.verify else 0
+            if arguments.net_output:
+                write_text(arguments.net_output, str(document))
+                print(f"wrote {arguments.net_output}: {', '.join(sorted(fresh))} changed", file=sys.stderr)
+    return _verify(arguments, fresh) if arguments.verify else 0
 
 
-def _verify(arguments: argparse.Namespace) -> int:
+def _verify(arguments: argparse.Namespace, fresh: frozenset[str]) -> int:
     """Compare branches with sources; torch is imported only here."""
     from .verify import comparisons
 
     stream = sys.stderr if arguments.json else sys.stdout
-    found = comparisons(arguments.fused, arguments.output, arguments.sources, shapes=dict(arguments.input))
+    net = arguments.net_output or arguments.fused
+    found = comparisons(net, arguments.output, arguments.sources, shapes=dict(arguments.input), without=fresh)
     for item in found:
         print(f"verified {item.verdict()}" if item.first is None else f"error: {item.verdict()}", file=stream)
     return 1 if any(item.first for item in found) else 0

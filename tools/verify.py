@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from .arguments import shape_argument, source_argument
@@ -115,6 +115,7 @@ def comparisons(
     batch: int = 2,
     seed: int = 0,
     rtol: float = 1e-5,
+    without: Collection[str] = (),
 ) -> list[Comparison]:
     """Each source against its branch: run, where its prototxt is given; else its weights alone, which must be equal."""
     from fusion.inputs import pictures_in
@@ -123,7 +124,10 @@ def comparisons(
     whole = {prefix: source for prefix, source in sources if isinstance(source, tuple)}
     bare = {prefix: source for prefix, source in sources if isinstance(source, str)}
     feed = Feed(pictures_in(pictures), batch, seed, shapes)
-    return [*verify_branches(net, weights, whole, feed, rtol), *verify_weights(weights, bare)]
+    return [
+        *verify_branches(net, weights, whole, feed, rtol, without),
+        *verify_weights(weights, bare, without=without),
+    ]
 
 
 def _show(comparisons: Sequence[Comparison], *, as_json: bool) -> int:

@@ -54,9 +54,27 @@ def test_errors_are_one_message_and_leave_the_old_file(folder: Path, capsys: pyt
     assert main(["fused.prototxt", "odd=odd.caffemodel", "-o", "init.caffemodel", "--allow-missing", "odd/ip"]) == 0
 
 
+def test_another_head(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_weights("whole.caffemodel", {"odd/ip": [np.ones((4, 6)), np.ones(4)], "fc": [np.ones((2, 4)), np.ones(2)]})
+    head = ["--drop", "fc", "--num-output", "7", "--reinit", "constant,value=3", "--net-output", "new.prototxt"]
+    assert main(["fused.prototxt", "=whole.caffemodel", "-o", "init.caffemodel", *head, "--verify"]) == 0
+    out, err = capsys.readouterr()
+    assert "fc      InnerProduct  7x4, 7  filled: constant 3, constant 0" in out
+    assert "wrote new.prototxt: fc changed" in err
+    assert "num_output: 7" in Path("new.prototxt").read_text()
+    assert (read_weights("init.caffemodel")["fc"][0] == 3).all()
+    assert (read_weights("init.caffemodel")["odd/ip"][0] == 1).all()
+    assert main(["fused.prototxt", "=whole.caffemodel", "-o", "init.caffemodel", "--drop", "fc"]) == 0
+    assert not (read_weights("init.caffemodel")["fc"][0] == 1).any()
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
+        (
+            ["fused.prototxt", "odd=odd.caffemodel", "--drop", "ip", "-o", "o.caffemodel"],
+            "no layer's name matches 'ip'",
+        ),
         (["absent.prototxt", "odd=odd.caffemodel", "-o", "o.caffemodel"], "absent.prototxt"),
         (["fused.prototxt", "odd=absent.caffemodel", "-o", "o.caffemodel"], "absent.caffemodel: there is no such file"),
         (["fused.prototxt", "odd=odd.prototxt", "-o", "o.caffemodel"], "this is a text file; weights are binary"),
@@ -82,6 +100,9 @@ def test_bad_input_is_one_message(
         (["fused.prototxt", "odd.caffemodel", "-o", "o.caffemodel"], "is not PREFIX=WEIGHTS"),
         (["fused.prototxt", "odd=a", "odd=b", "-o", "o.caffemodel"], "prefix given twice: odd"),
         (["fused.prototxt", "odd=a", "-o", "o.caffemodel", "--input", "data"], "is not BLOB=N,C,H,W"),
+        (["fused.prototxt", "odd=a", "-o", "o.caffemodel", "--num-output", "3"], "the layers that --drop names"),
+        (["fused.prototxt", "odd=a", "-o", "o", "--drop", "fc", "--reinit", "msra"], "say where it goes"),
+        (["fused.prototxt", "odd=a", "--dry-run", "--verify"], "--dry-run writes nothing"),
         (["fused.prototxt", "odd=a", "-o", "o.caffemodel", "--seed", "-1"], "--seed is 0 or more"),
     ],
 )
