@@ -16,7 +16,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from prototxt.converting import convert
     from prototxt.decoding import UnknownFieldWarning, decode
+    from prototxt.deploying import deploy
     from prototxt.editing import Edits, find
     from prototxt.encoding import to_text
     from prototxt.errors import (
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
     from prototxt.weights import read_weights, write_weights
 
 _HOMES = {
+    "convert": "converting",
+    "deploy": "deploying",
     "UnknownFieldWarning": "decoding",
     "decode": "decoding",
     "load_net": "loading",
@@ -96,7 +100,9 @@ __all__ = [
     "UpgradeError",
     "UpgradeWarning",
     "WeightsError",
+    "convert",
     "decode",
+    "deploy",
     "filter_net",
     "find",
     "infer",

@@ -18,7 +18,7 @@ TEXT, BINARY, HDF5, SAFETENSORS, NUMPY = "text", "binary", "hdf5", "safetensors"
 MESSAGES = {NET: "NetParameter", SOLVER: "SolverParameter", STATE: "SolverState", BLOB: "BlobProto"}
 
 _BINARY_BYTES = bytes(set(range(0x20)) - set(b"\t\n\v\f\r")) + b"\x7f"
-_FOREIGN = ("<!doctype", "<html", "<?xml", "version https://git-lfs")
+_FOREIGN = ("<!doctype", "<html", "<?xml", "<svg", "version https://git-lfs")
 _WIRES = {1: 1, 2: 5, 6: 1, 7: 5, 9: 2, 11: 2, 12: 2, 15: 5, 16: 1}  # descriptor types; all others are varints
 
 

@@ -27,7 +27,7 @@ def net_text(listing: Listing, strange: Sequence[tuple[str, str]] = ()) -> str:
         names = ["" if len(row.phases) > 1 else row.phases[0] for row in listing.rows]
         rows = [[*cells, name] for cells, name in zip(rows, names, strict=True)]
     parts = [f"net {listing.name!r}" if listing.name else "a net without a name"]
-    parts.append(table(head, rows, right=("params", "MACs", "blobs")))
+    parts.append(table(head, rows, right=("params", "MACs", "blobs")) if rows else "no layers")
     parts.append(totals_text(listing))
     body = "".join(f"{part}\n" for part in parts if part)
     return body + problems_text(listing.problems) + _strange_text(strange)

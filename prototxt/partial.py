@@ -48,6 +48,9 @@ def load_partly(source: str | os.PathLike[str] | Document) -> Partial:
                 doc = _without(doc, error)
                 problems += [f"left out: {part}" for part in error.errors]
                 continue
+        if problems and not net.layer:
+            message = f"no layer can be read: {problems[0]}"
+            raise PrototxtError(message, hint=None if "hint:" in message else "is this a net's prototxt at all?")
         return Partial(net, tuple(problems), tuple(part for warning in caught for part in _strange(warning.message)))
     raise PrototxtError(f"too many mistakes: {problems[-1]}", place=doc.name, hint="mend these first")
 

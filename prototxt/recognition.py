@@ -82,7 +82,7 @@ def _refuse_utf8(text: str, place: str) -> None:
     if any(ord(c) < 0x20 and c not in "\t\n\r" for c in text) or len(text) < 3:
         return
     start = text.lstrip("\ufeff \t\r\n").lower()
-    if start.startswith(("<!doctype", "<html", "<?xml")):
+    if start.startswith(("<!doctype", "<html", "<?xml", "<svg")):
         raise WeightsError(
             "this is a web page, not a weights file",
             place=place,

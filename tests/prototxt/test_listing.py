@@ -11,7 +11,7 @@ import pytest
 
 from prototxt import inventory, listing, net_tables, statistics, tables
 from prototxt.contents import contents_of
-from prototxt.errors import ShapeError
+from prototxt.errors import PrototxtError, ShapeError
 from prototxt.loading import load_net
 from prototxt.messages import LayerParameter
 from prototxt.parser import parse
@@ -90,6 +90,13 @@ def test_mistakes_are_left_out() -> None:
     assert [layer.name for layer in partial.net.layer] == ["train", "test", "c", "r", "ip", "loss"]
     assert partial.net.layer[2].convolution_param.pad[0] == 1
     assert not partial.net.layer[2].convolution_param.stride
+
+
+def test_texts_without_a_net() -> None:
+    assert "no layers" in net_tables.net_text(listed(""))
+    for text in ("<svg><path/></svg>", "Dear reader,\nthis is prose.", "{", "layer"):
+        with pytest.raises(PrototxtError, match="no layer can be read"):
+            load_partly(parse(text, tolerant=True))
 
 
 def test_batch_norm_moves_until_frozen() -> None:
