@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from prototxt.editing import Edits
 from prototxt.errors import PrototxtError, RenameError
 from prototxt.outline import TextLayer
-from prototxt.params import param_count
+from prototxt.params import KNOWN_TYPES, param_count
 from prototxt.tree import Document, Message, Scalar
 
 _ZERO = re.compile(r"-?\s*(?:0[xX]0+|(?:0+(?:\.0*)?|\.0+)(?:[eE][-+]?[0-9]+)?[fF]?)")
@@ -22,8 +22,7 @@ _BEFORE_PARAMS = ("name", "type", "bottom", "top")
 _ENDS = ("Accuracy", "Silence", "HDF5Output")
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(NamedTuple):
     """Which layers to freeze: those that `freeze` finds, or all; but none that `thaw` finds. Patterns are searched."""
 
     freeze: str | None = None
@@ -179,12 +178,16 @@ def _found(document: Document, layers: Sequence[TextLayer], pattern: str, option
 
 
 def _unknown(document: Document, layer: TextLayer) -> PrototxtError:
+    import difflib  # on use: errors are rare, and commands start often
+
     kind = f"of type {layer.type!r}" if layer.type else "without a type"
     escaped = re.escape(layer.name) if layer.name else ""
+    near = difflib.get_close_matches(layer.type, KNOWN_TYPES, 1) if layer.type not in KNOWN_TYPES else []
+    asked = f"did you mean {near[0]!r}? else " if near else ""
     return RenameError(
         f"layer {layer.name!r} {kind} cannot be frozen: its description does not tell how many blobs it has",
         place=document.place(layer.message.start),
-        hint=f"leave it as it is with --thaw '^{escaped}$', or give the net's weights with --weights",
+        hint=f"{asked}leave it as it is with --thaw '^{escaped}$', or give the net's weights with --weights",
     )
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,25 +96,38 @@ def compose(
     lists = Lists(train_list, val_list, train_batch, test_batch)
     side_outputs = references or bool(losses)
     parts = _read_parts(sources, reference=side_outputs or head in NEEDS_SCORES)
-    inputs = plan_inputs(parts, data_from, lists)
-    notes = [note for part in parts for note in part.notes] + list(inputs.notes)
-    branches = {part.prefix: branch_texts(part, inputs) for part in parts}
-    blobs = [blob for feed in inputs.feeds.values() for blob in feed.values()] if input_shape else []
-    given: dict[str, Shape] = dict.fromkeys(blobs, (None, *(input_shape or ())))
-    shapes = blob_shapes(parts, inputs, branches, given)
-    kept = _references(parts, shapes, num_output) if side_outputs or head in NEEDS_SCORES else []
-    joined = _head(parts, head, num_output, shapes, kept, hidden, inputs)
-    notes += joined.notes
-    if side_outputs:
-        notes += [f"reference: '{item.blob}' scores classes {listed(item.classes)}" for item in kept]
-    title = name or "+".join(dict.fromkeys(part.raw.name for part in parts if part.raw.name)) or "fused"
-    plan = Plan(title, num_output, parts, inputs, branches, joined, kept, losses, head in NEEDS_SCORES)
-    train_val = train_val_document(plan)
-    check_whole(train_val, given)
-    deploy = deploy_document(plan, shapes, notes)
-    test_iter = schedule.test_iter or _test_iter(train_val, notes)
-    solver = reparse(solver_text(schedule, test_iter), "solver.prototxt")
-    return Composition(train_val, deploy, solver, tuple(notes))
+    with _doubts(parts):
+        inputs = plan_inputs(parts, data_from, lists)
+        notes = [note for part in parts for note in (*part.unknown, *part.notes)] + list(inputs.notes)
+        branches = {part.prefix: branch_texts(part, inputs) for part in parts}
+        blobs = [blob for feed in inputs.feeds.values() for blob in feed.values()] if input_shape else []
+        given: dict[str, Shape] = dict.fromkeys(blobs, (None, *(input_shape or ())))
+        shapes = blob_shapes(parts, inputs, branches, given)
+        kept = _references(parts, shapes, num_output) if side_outputs or head in NEEDS_SCORES else []
+        joined = _head(parts, head, num_output, shapes, kept, hidden, inputs)
+        notes += joined.notes
+        if side_outputs:
+            notes += [f"reference: '{item.blob}' scores classes {listed(item.classes)}" for item in kept]
+        title = name or "+".join(dict.fromkeys(part.raw.name for part in parts if part.raw.name)) or "fused"
+        plan = Plan(title, num_output, parts, inputs, branches, joined, kept, losses, head in NEEDS_SCORES)
+        train_val = train_val_document(plan)
+        check_whole(train_val, given)
+        deploy = deploy_document(plan, shapes, notes)
+        test_iter = schedule.test_iter or _test_iter(train_val, notes)
+        solver = reparse(solver_text(schedule, test_iter), "solver.prototxt")
+        return Composition(train_val, deploy, solver, tuple(notes))
+
+
+@contextmanager
+def _doubts(parts: Sequence[Part]) -> Iterator[None]:
+    """Add to an error what no schema knows in the sources: a misspelt field is often its cause."""
+    try:
+        yield
+    except (ComposeError, PrototxtError) as error:
+        last = error.errors[-1]
+        unknown = [doubt for part in parts for doubt in part.unknown]
+        last.hint = "\n        ".join([*([last.hint] if last.hint else []), *unknown]) or None
+        raise
 
 
 def _check_request(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -44,6 +45,7 @@ class Part:
     classifier  the layers between the cut and `logits`, for references
     cuts        the cut blobs, renamed; `plain` are the same without the prefix
     reader      plain name of the layer that reads the (first) cut in the source, if just one does
+    unknown     fields that no schema knows, with their places: a fork's, or misspelt
     """
 
     source: Source
@@ -56,6 +58,7 @@ class Part:
     logits: str | None
     reader: str | None
     notes: tuple[str, ...] = field(default=())
+    unknown: tuple[str, ...] = field(default=())
 
     @property
     def prefix(self) -> str:
@@ -74,7 +77,8 @@ def read_part(source: Source, *, reference: bool) -> Part:
     Raises: ComposeError, PrototxtError, OSError.
     """
     notes: list[str] = []
-    raw = _modern(_document(source.prototxt), source.prefix, notes)
+    document = _document(source.prototxt)
+    raw = _modern(document, source.prefix, notes)
     renamed = is_renamed(raw, source.prefix)
     if renamed:
         notes.append(f"source '{source.prefix}': its names already start with '{source.prefix}/'")
@@ -100,6 +104,7 @@ def read_part(source: Source, *, reference: bool) -> Part:
         logits=prefixed[logits] if logits else None,
         reader=readers.pop().removeprefix(f"{source.prefix}/") if len(readers) == 1 else None,
         notes=tuple(notes),
+        unknown=_unknown_fields(document),
     )
 
 
@@ -115,6 +120,18 @@ def _document(prototxt: PathLike | Document) -> Document:
     from prototxt.parser import parse_file
 
     return parse_file(prototxt)
+
+
+def _unknown_fields(document: Document) -> tuple[str, ...]:
+    """What no schema knows is kept as it stands, and said: it may be a fork's, or misspelt."""
+    from prototxt.decoding import UnknownFieldWarning
+    from prototxt.loading import load_net
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        load_net(document, strict=False)
+    said = [warning.message for warning in caught if isinstance(warning.message, UnknownFieldWarning)]
+    return tuple(f"{place}: no schema knows {text}" for warning in said for place, text in warning.fields)
 
 
 def _modern(document: Document, prefix: str, notes: list[str]) -> Net:
