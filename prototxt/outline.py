@@ -6,7 +6,7 @@ decoded, so fields that no schema knows are no hindrance.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from prototxt.params import DATA_TYPES, KNOWN_TYPES, modern_type
 from prototxt.tree import Document, Message, Scalar
@@ -14,8 +14,7 @@ from prototxt.tree import Document, Message, Scalar
 NET_FIELDS = ("net_param", "train_net_param", "test_net_param")  # a solver may hold its nets in its own text
 
 
-@dataclass(frozen=True, slots=True)
-class TextLayer:
+class TextLayer(NamedTuple):
     """One layer of a text.
 
     message  what holds `bottom` and `top`

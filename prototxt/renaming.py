@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from prototxt.editing import Edits
 from prototxt.errors import PrototxtError, RenameError, raise_all
@@ -22,8 +22,7 @@ _ESSENTIAL = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class LayerChange:
+class LayerChange(NamedTuple):
     """What was done to one layer: its name before and after, its type, and the freezing in words."""
 
     name: str
@@ -32,8 +31,7 @@ class LayerChange:
     done: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Renamed:
+class Renamed(NamedTuple):
     """A renamed document, what was done per layer, and what the reader should know."""
 
     document: Document
@@ -41,13 +39,15 @@ class Renamed:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(slots=True)
 class _Names:
     """The names of one net by role: layers, blobs and shared parameters, each old -> new."""
 
-    prefix: str
-    fixed: set[str]
-    blobs: dict[str, str] = field(default_factory=dict)
+    __slots__ = ("blobs", "fixed", "prefix")
+
+    def __init__(self, prefix: str, fixed: set[str]) -> None:
+        self.prefix = prefix
+        self.fixed = fixed
+        self.blobs: dict[str, str] = {}
 
     def prefixed(self, name: str) -> str:
         return f"{self.prefix}/{name}" if name else name

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from fusion_tools import rename
 
+from prototxt import parse_file
+
 NET = 'input: "data"\nlayer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip" param { lr_mult: 1 } }\n'
 FROZEN = (
     'input: "data"\nlayer { name: "odd/ip" type: "InnerProduct" bottom: "data" top: "odd/ip" param { lr_mult: 0 } '
@@ -103,3 +105,17 @@ def test_broken_parts_are_kept_and_told(net: Path, tmp_path: Path, capsys: pytes
     assert rename.main([str(net), str(out), "odd"]) == 0
     assert out.read_text() == FROZEN + "own_param { source: /a/b\n}\n"
     assert "warning: left as it was: " in capsys.readouterr().err
+
+
+def test_weights_tell_the_blobs_of_types_that_nobody_knows(tmp_path: Path, reference: Path) -> None:
+    folder = reference / "tutorial"
+    text = (folder / "lenet_odd_train_val.prototxt").read_text(encoding="utf-8")
+    source, out = tmp_path / "net.prototxt", tmp_path / "out.prototxt"
+    source.write_text(text.replace('type: "InnerProduct"', 'type: "Homemade"'), encoding="utf-8")
+    assert rename.main([str(source), str(out), "odd"]) == 1
+    weights = folder / "mnist_lenet_odd_iter_30000.caffemodel"
+    assert rename.main([str(source), str(out), "odd", "--weights", str(weights), "-q"]) == 0
+    layers = parse_file(out).root.messages("layer")
+    homemade = [layer for layer in layers if layer.string("type") == "Homemade"]
+    rates = [[param.string("lr_mult") for param in layer.messages("param")] for layer in homemade]
+    assert rates == [["0", "0"], ["0", "0"]]
