@@ -8,6 +8,7 @@ import pytest
 
 import prototxt
 from fusion.composition import Source, compose
+from fusion.errors import ComposeError
 from prototxt.errors import PrototxtError
 
 LENET = Path(__file__).parents[3] / "examples" / "mnist_odd_even" / "lenet_odd_train_val.prototxt"
@@ -32,5 +33,5 @@ def test_named_beside_the_error_that_it_causes() -> None:
 
 
 def test_a_misspelt_type_is_guessed() -> None:
-    with pytest.raises(PrototxtError, match="did you mean 'InnerProduct'"):
+    with pytest.raises(ComposeError, match="did you mean 'InnerProduct'"):
         compose([Source("odd", damaged('"InnerProduct"', '"InerProduct"'), at="ip1")], num_output=10)
