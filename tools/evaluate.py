@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .cli import allow_python, run
+from .reading_options import add_reading_options, reading_of
 
 if TYPE_CHECKING:
     from fusion.solver.testing import Average
@@ -44,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
     add("--classes", type=_numbers, metavar="C,C", help="the shared label space's class of each logit")
     add("--name", metavar="NAME", help="what reports call the net (default: the weights' file name)")
     add("--json", action="store_true", help="print the averages as JSON")
+    add_reading_options(result)
     allow_python(result)
     add("-q", "--quiet", action="store_true", help="report no progress")
     return result
@@ -75,12 +77,15 @@ def _evaluate(options: argparse.Namespace) -> int:
         stages=options.stage,
         device=options.device,
         display=display,
+        reading=reading_of(options),
     )
     try:
         average = evaluation.average(options.iterations)
         if options.predictions:
             predictions = evaluation.predict(options.logits, classes=options.classes, name=options.name)
             predictions.save(options.predictions)
+        for line in evaluation.skipped:
+            display.say(line)
     finally:
         display.close()
     _print(average, options.json)

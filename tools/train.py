@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Sequence
 
 from .cli import allow_python, run
+from .reading_options import add_reading_options, reading_of, size
 
-_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _EXAMPLE = """example:
   fusion-train --solver solver.prototxt --weights init.caffemodel
   fusion-train --solver solver.prototxt --snapshot net_iter_1000.solverstate
   fusion-train --solver solver.prototxt --reference old.prototxt:old.caffemodel --pct focal,weight=0.01
+  fusion-train --solver solver.prototxt --reference old.prototxt:old.caffemodel --sweep loss=kd,focal \
+    --sweep weight=0.001,0.01,0.1 --sweep seed=1,2,3 --out sweep
 
 Frozen layers next to the data are computed once and kept in memory, where the data is not random. Ctrl-C takes a
 snapshot and stops; SIGHUP takes one and goes on.
@@ -36,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     start.add_argument("--snapshot", metavar="STATE", help="go on from this .solverstate")
     add("--device", default="auto", metavar="DEVICE", help="auto (default), cpu, cuda, cuda:1")
     add("--max-iter", type=_positive, metavar="N", help="instead of the solver's max_iter")
-    add("--cache-budget", type=_size, metavar="SIZE", help="memory for the frozen layers' outputs (default 4G)")
+    add("--cache-budget", type=size, metavar="SIZE", help="memory for the frozen layers' outputs (default 4G)")
     add("--no-cache", action="store_true", help="compute the frozen layers anew in each iteration")
     held = result.add_argument_group("references (without editing the prototxt)")
     held.add_argument("--reference", action="append", default=[], metavar="REF", help="hold the net to another: "
@@ -47,6 +48,16 @@ def parser() -> argparse.ArgumentParser:
         help="the loss towards them: kd, focal, lm, ldi, elodi, naive or cna (on=BLOB), with options of pct_param "
         "(alpha, beta, temperature, filter, ...) and of=NAME+NAME; repeatable")  # fmt: skip
     held.add_argument("--kd-alpha", type=float, metavar="A", help="the loss is (1 - A) * own + A * weight * pct")
+    add_reading_options(result)
+    many = result.add_argument_group("sweeps (many heads on one frozen trunk, trained together)")
+    many.add_argument("--sweep", action="append", default=[], metavar="AXIS=V,V|FILE", help="train a head for every "
+        "combination of these values: loss (kd, focal, lm, ldi, elodi, naive, none), weight, lr, seed and the losses' "
+        "options; a TOML or JSON file holds lists; repeatable")  # fmt: skip
+    many.add_argument("--select-on", default="0.1", metavar="SHARE|LIST",
+        help="choose on this share of the training records, kept back, or on a list (default 0.1)")  # fmt: skip
+    many.add_argument("--slack", type=float, default=0.003, metavar="A",
+        help="choose the fewest negative flips among settings so much below the best accuracy (0.003)")  # fmt: skip
+    many.add_argument("--out", default="sweep", metavar="DIR", help="predictions, tables and the best head's weights")
     allow_python(result)
     add("-q", "--quiet", action="store_true", help="report nothing but errors")
     return result
@@ -55,7 +66,9 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Train; 0 on success, 1 for bad input or a run that cannot go on, 2 for bad usage, 130 after Ctrl-C."""
     options = parser().parse_args(argv)
-    code: int = run(lambda: _train(options))
+    if options.sweep and (options.snapshot or options.pct or options.no_cache):
+        parser().error("--sweep tries its own losses from the start, on kept rows: no --pct, --snapshot or --no-cache")
+    code: int = run(lambda: _sweep(options) if options.sweep else _train(options))
     return code
 
 
@@ -75,6 +88,7 @@ def _train(options: argparse.Namespace) -> int:
         references=options.reference,
         pct=options.pct,
         kd_alpha=options.kd_alpha,
+        reading=reading_of(options),
     )
     if options.snapshot:
         solver.restore(options.snapshot)
@@ -82,18 +96,44 @@ def _train(options: argparse.Namespace) -> int:
     return 0
 
 
+def _sweep(options: argparse.Namespace) -> int:
+    from fusion.solver.display import Silent
+    from fusion.solver.trunks import DEFAULT_BUDGET
+    from fusion.sweep import read_axes, sweep
+
+    result = sweep(
+        options.solver,
+        read_axes(options.sweep),
+        references=options.reference,
+        weights=options.weights.split(",") if options.weights else None,
+        kd_alpha=options.kd_alpha,
+        select_on=_share(options.select_on),
+        slack=options.slack,
+        out=options.out,
+        device=options.device,
+        max_iter=options.max_iter,
+        cache_budget=DEFAULT_BUDGET if options.cache_budget is None else options.cache_budget,
+        display=Silent() if options.quiet else None,
+    )
+    print(f"{len(result.entries)} heads in {options.out}/table.csv; chosen: {result.best.name}")
+    print(
+        f"  fusion-report --old {options.out}/old/*.npz --new {options.out}/new/*.npz --html {options.out}/report.html"
+    )
+    return 0
+
+
+def _share(text: str) -> float | str:
+    """A share of the training records, or the path of a list."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
 def _positive(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"not a positive number: {text!r}")
     return int(text)
-
-
-def _size(text: str) -> int:
-    """Bytes from a text like 512M or 4G."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMG]?)(?:i?B)?", text.strip(), re.IGNORECASE)
-    if found is None:
-        raise argparse.ArgumentTypeError(f"not a size: {text!r} (give 512M or 4G)")
-    return int(float(found[1]) * _UNITS[found[2].upper()])
 
 
 if __name__ == "__main__":

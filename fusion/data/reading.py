@@ -50,7 +50,8 @@ def bad_records(sources: Sequence[Source]) -> dict[str, DataError]:
     """The records that were skipped so far, by where they stand (`list.txt:7`), and what is wrong with each."""
     found: dict[str, DataError] = {}
     for source in sources:
-        bad: Mapping[int, DataError] = getattr(source, "bad", {})
+        inner = getattr(source, "source", source)  # a source may be wrapped to add blobs
+        bad: Mapping[int, DataError] = getattr(inner, "bad", {})
         found.update((source.place(index), error) for index, error in sorted(bad.items()))
     return found
 

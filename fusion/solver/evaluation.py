@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from fusion.data import Source
+from fusion.data import Reading, Source
+from fusion.data.reading import skipped_lines
 from fusion.errors import DataError, FusionError
 from fusion.nets import outputs_of
 from fusion.pct.predictions import Predictions
@@ -54,6 +55,11 @@ class Evaluation:
         self.job.feed.position = 0
         return measure(Test(self.job.net, self.job.feed, iterations or self.batches))
 
+    @property
+    def skipped(self) -> list[str]:
+        """What to tell about bad records that were skipped; nothing where there were none."""
+        return skipped_lines(self.job.sources)
+
     def predict(self, logits: str, *, classes: Sequence[int] | None = None, name: str | None = None) -> Predictions:
         """The blob `logits` for every record once, in the order of the list.
 
@@ -64,7 +70,8 @@ class Evaluation:
         labels = source.labels
         assert labels is not None
         values = np.concatenate(list(self._rows(source, logits)))
-        keys = np.array(source.keys, np.str_)
+        good = np.setdiff1d(np.arange(len(labels)), list(getattr(source, "bad", ())))
+        keys, labels, values = np.array(source.keys, np.str_)[good], labels[good], values[good]
         found = Predictions(
             keys, labels, values, np.arange(values.shape[1]), variants(source.keys), meta=self._meta(name, logits)
         )
@@ -130,6 +137,7 @@ def open_evaluation(
     seed: int = 0,
     display: Display | None = None,
     arrays: Mapping[str, ArrayLike] | None = None,
+    reading: Reading | None = None,
 ) -> Evaluation:
     """Open a net's data, build it, and load trained weights.
 
@@ -137,7 +145,7 @@ def open_evaluation(
     """
     chosen = choose_device(device)
     message = filter_net(load_net(net), phase, level, tuple(stages))
-    job = open_job(message, phase, seed=seed, device=chosen, arrays=arrays)
+    job = open_job(message, phase, seed=seed, device=chosen, arrays=arrays, reading=reading)
     if not job.sources:
         hint = f"is phase {phase} right? A deploy net (Input layers) has none"
         raise DataError("the net has no data layer to read from", place=os.fspath(net), hint=hint)

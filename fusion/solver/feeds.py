@@ -11,8 +11,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from fusion.data import Source, check_labels, open_source
-from fusion.data.store import BUDGET, Progress
+from fusion.data import Reading, Source, batches, check_labels, open_source
+from fusion.data.store import Progress
 from fusion.solver.prefetch import ahead
 
 if TYPE_CHECKING:
@@ -32,11 +32,17 @@ class Feed(Protocol):
 
 
 def open_sources(
-    net: NetParameter, phase: str, *, seed: int, arrays: Mapping[str, ArrayLike] | None = None, budget: int = BUDGET
+    net: NetParameter,
+    phase: str,
+    *,
+    seed: int,
+    arrays: Mapping[str, ArrayLike] | None = None,
+    reading: Reading | None = None,
 ) -> list[Source]:
     """The sources of a net's data layers, in order. Raises: DataError."""
+    how = reading or Reading()
     return [
-        open_source(layer, phase, seed=seed, arrays=arrays, budget=budget)
+        open_source(layer, phase, seed=seed, arrays=arrays, budget=how.budget, on_bad_record=how.on_bad_record)
         for layer in net.layer
         if layer.top and not layer.bottom and layer.type in DATA_TYPES
     ]
@@ -79,11 +85,15 @@ def _ignored(layer: LayerParameter) -> int | None:
 
 @dataclass(eq=False)
 class LiveFeed:
-    """Batches read from the sources as they are needed, ahead of time where reading takes time."""
+    """Batches read from the sources as they are needed, ahead of time where reading takes time.
+
+    workers  processes for each source that does not fit into memory
+    """
 
     sources: Sequence[Source]
     device: torch.device
     position: int = 0
+    workers: int = 0
     _running: Iterator[Blobs] | None = None
     _expected: int = 0
 
@@ -102,15 +112,14 @@ class LiveFeed:
         return {top: tensor.to(self.device, non_blocking=True) for top, tensor in blobs.items()}
 
     def _batches(self, number: int) -> Iterator[Blobs]:
-        orders = [source.order(number) for source in self.sources]
+        readers = [batches(source, number, workers=self.workers) for source in self.sources]
         while True:
             blobs: Blobs = {}
-            for source, order in zip(self.sources, orders, strict=True):
-                blobs.update(source.batch(next(order), draw=number))
+            for reader in readers:
+                blobs.update(next(reader))
             if self.device.type == "cuda":
                 blobs = {top: tensor.pin_memory() for top, tensor in blobs.items()}
             yield blobs
-            number += 1
 
 
 class CachedFeed:

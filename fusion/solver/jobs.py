@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from numpy.typing import ArrayLike
 
-from fusion.data import Source
+from fusion.data import Reading, Source
 from fusion.graph import Net
 from fusion.nets import build
 from fusion.references import Model, Ramp, ramp_layers
@@ -51,14 +51,17 @@ def open_job(
     device: torch.device,
     arrays: Mapping[str, ArrayLike] | None = None,
     held: Held | None = None,
+    reading: Reading | None = None,
 ) -> Job:
     """Open the data, build the net on the device, and check that labels are classes of it.
 
-    held  what references the net is held to, and how
+    held     what references the net is held to, and how
+    reading  how data is read
 
     Raises: DataError, BuildError; prototxt's ShapeError.
     """
-    sources = open_sources(message, phase, seed=seed, arrays=arrays)
+    reading = reading or Reading()
+    sources = open_sources(message, phase, seed=seed, arrays=arrays, reading=reading)
     models: Sequence[Model] = ()
     schedules: Mapping[str, tuple[int, int]] = {}
     if held is not None:
@@ -68,7 +71,7 @@ def open_job(
     check_classes(message, sources, infer(message, inputs=shapes).blobs)
     ramps = ramp_layers(net, schedules)
     net.to(device)
-    return Job(message, net, sources, net, LiveFeed(sources, device), ramps, models)
+    return Job(message, net, sources, net, LiveFeed(sources, device, workers=reading.processes), ramps, models)
 
 
 def choose_device(name: str) -> torch.device:

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from fusion.data.reading import skipped_lines
 from fusion.errors import TrainingError
 from fusion.graph import Net
 from fusion.nets import loss_weights, total_loss
@@ -38,6 +39,7 @@ from prototxt.messages import SolverParameter
 from prototxt.solverstate import SolverState, read_solverstate, write_solverstate
 
 if TYPE_CHECKING:
+    from fusion.data import Reading
     from fusion.references import Objective, Reference
     from fusion.solver.arena import Arena
 
@@ -56,6 +58,7 @@ class Solver:
     arrays        rows for MemoryData and Input layers
     references    nets that this one is held to (fusion.references.Reference, or as on the command line)
     pct           losses towards them: "focal,weight=0.01", or fusion.references.Objective
+    reading       how data is read: workers, memory, bad records (fusion.data.Reading)
     kd_alpha      a: the loss is (1 - a) * the net's own + a * weight * pct; None: both in full
 
     net    the net in training; the test nets hold the same parameters
@@ -77,6 +80,7 @@ class Solver:
         references: Sequence[Reference | str] = (),
         pct: Sequence[Objective | str] = (),
         kd_alpha: float | None = None,
+        reading: Reading | None = None,
     ) -> None:
         self.display = display or for_stream()
         message, path = _read(solver, max_iter)
@@ -85,7 +89,7 @@ class Solver:
         self.device = choose_device(device)
         self.seed = int.from_bytes(os.urandom(4), "little") if self.settings.seed is None else self.settings.seed
         torch.manual_seed(self.seed)
-        opened = partial(open_job, seed=self.seed, device=self.device, arrays=arrays)
+        opened = partial(open_job, seed=self.seed, device=self.device, arrays=arrays, reading=reading)
         self._train = opened(nets.train, "TRAIN", held=ask(references, pct, kd_alpha))
         self._tests = [opened(test, "TEST") for test in nets.tests]
         self.iter = 0
@@ -308,6 +312,8 @@ class Solver:
             self.display.say(f"Iteration {self.iter}, loss = {number(self._losses.mean)}")
         if self._due(settings.test_interval):
             self.test()
+        for line in skipped_lines([source for job in (self._train, *self._tests) for source in job.sources]):
+            self.display.say(line)
         self.display.say("Optimization Done.")
 
 
