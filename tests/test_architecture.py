@@ -40,7 +40,8 @@ ROOMS = (
     *("fusion.registry", "fusion.data", "fusion.inputs", "fusion.differences"),
     *("fusion.pct", "fusion.layers", "fusion.graph", "fusion.sharing", "fusion.nets", "fusion.weights"),
     *("fusion.trunk", "fusion.references"),
-    *("fusion.solver", "fusion.verification", "fusion.report", "fusion.export", "fusion"),
+    *("fusion.solver", "fusion.sweep", "fusion.verification", "fusion.prediction"),
+    *("fusion.report", "fusion.export", "fusion"),
     "tools",
 )
 TORCH_FREE = (
@@ -140,7 +141,21 @@ def test_importing_a_package_costs_nothing(package: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["rename", "compose", "merge", "train", "evaluate", "report", "convert", "show", "verify", "export", "surgery"]
+    "name",
+    [
+        "rename",
+        "compose",
+        "merge",
+        "train",
+        "evaluate",
+        "report",
+        "convert",
+        "show",
+        "verify",
+        "export",
+        "surgery",
+        "predict",
+    ],
 )
 def test_help_imports_nothing_heavy(name: str) -> None:
     code = f"import sys\nfrom fusion_tools import {name} as tool\ntool.parser().format_help()\n"

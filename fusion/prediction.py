@@ -1,0 +1,147 @@
+"""What a trained net answers for pictures: prepared as its data layer says, or as one is told.
+
+predictor = open_predictor("fused/train_val.prototxt", "trained.caffemodel")
+for answer in predict(predictor, ["digit.png"], top=3):
+    print(answer.output, answer.classes, answer.scores)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from fusion.data.transforms import Transform
+from fusion.errors import DataError, FusionError, raise_all
+from fusion.graph import Net, needed_inputs
+from fusion.inputs import Preparation, preparation
+from fusion.nets import build, outputs_of
+from fusion.weights import load_weights
+from prototxt.deploying import deploy
+from prototxt.loading import load_net
+from prototxt.parser import parse_file
+from prototxt.phases import filter_net
+from prototxt.shapes.net import infer
+
+Path = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Told:
+    """How to prepare pictures for a net whose data layer does not say; None leaves what it says.
+
+    mean   one value per channel, or one for all, in the net's channel order
+    size   (height, width) to resize to
+    rgb    the net wants red first; Caffe's nets want blue first
+    """
+
+    mean: Sequence[float] | None = None
+    scale: float | None = None
+    size: tuple[int, int] | None = None
+    rgb: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Predictor:
+    """A net ready to answer.
+
+    inputs  how each input is prepared
+    notes   what was decided, one sentence each
+    """
+
+    net: Net
+    inputs: Mapping[str, Preparation]
+    outputs: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One output's best classes for one picture, the best first."""
+
+    picture: str
+    output: str
+    classes: tuple[int, ...]
+    scores: tuple[float, ...]
+
+
+def open_predictor(
+    net: Path,
+    weights: Path,
+    *,
+    outputs: Sequence[str] = (),
+    told: Told = Told(),
+    shapes: Mapping[str, Sequence[int]] | None = None,
+) -> Predictor:
+    """Build the deploy form of a net and load its weights.
+
+    outputs  blobs with class scores; by default the net's outputs
+    shapes   of inputs that the net does not tell
+    Raises: DataError for inputs that take no pictures; what deploying, building and loading raise.
+    """
+    document = parse_file(net)
+    training = filter_net(load_net(document), phase="TEST")
+    message = filter_net(load_net(deploy(document, shapes, outputs=outputs).document), phase="TEST")
+    built = build(message, seed=0)
+    missing = load_weights(built, weights).missing
+    if missing:
+        hint = "give the weights of this net"
+        raise FusionError(f"no weights for {', '.join(missing)}", place=os.fspath(weights), hint=hint)
+    chosen = tuple(outputs) or tuple(key for key, _ in built.plan.outputs)
+    running = outputs_of(built, chosen)
+    known = infer(message).blobs
+    inputs = {key: preparation(training, key, [dim or 1 for dim in known[key]]) for key in needed_inputs(running.plan)}
+    notes = [
+        f"input '{key}' takes pixels as they are, 0 to 255, {'blue first' if item.color else 'gray'}: no data layer "
+        "says how to prepare them"
+        for key, item in inputs.items()
+        if not item.told and told == Told()
+    ]
+    return Predictor(running, {key: _as_told(item, told) for key, item in inputs.items()}, chosen, tuple(notes))
+
+
+def _as_told(how: Preparation, told: Told) -> Preparation:
+    old = how.transform
+    mean = old.mean if told.mean is None else np.array(told.mean, np.float32).reshape(-1, 1, 1)
+    scale = old.scale if told.scale is None else np.float32(told.scale)
+    return replace(how, size=told.size or how.size, rgb=told.rgb, transform=Transform(scale, mean, old.crop))
+
+
+def predict(
+    predictor: Predictor, pictures: Sequence[str | bytes], *, top: int = 5, names: Sequence[str] | None = None
+) -> list[Answer]:
+    """The best classes for each picture, all outputs of one picture together.
+
+    pictures  paths, or the content of picture files
+    names     what the pictures are called in the answers; by default their paths
+    Raises: DataError naming every picture that cannot be read; FusionError for an output that is no row of scores.
+    """
+    called = list(names or (item if isinstance(item, str) else f"picture {n + 1}" for n, item in enumerate(pictures)))
+    errors: list[FusionError] = []
+    fed = {}
+    for key, how in predictor.inputs.items():
+        try:
+            fed[key] = how.tensor(pictures)
+        except DataError as error:
+            errors.append(error)
+    raise_all(errors)
+    with torch.no_grad():
+        out = predictor.net(fed)
+    scores = {blob: _rows(blob, out[blob].float().numpy(), len(pictures)) for blob in predictor.outputs}
+    return [_answer(name, blob, rows[index], top) for index, name in enumerate(called) for blob, rows in scores.items()]
+
+
+def _rows(blob: str, array: np.ndarray, count: int) -> np.ndarray:
+    rows = array.reshape(len(array), -1) if array.ndim > 2 and array[0].size == array.shape[1] else array
+    if rows.ndim != 2 or len(rows) != count:
+        shape = "x".join(map(str, array.shape))
+        raise FusionError(f"blob '{blob}' is {shape}, not one row of scores per picture", hint="name it with --output")
+    return rows
+
+
+def _answer(picture: str, blob: str, row: np.ndarray, top: int) -> Answer:
+    order = np.argsort(-row, kind="stable")[:top]
+    return Answer(picture, blob, tuple(map(int, order)), tuple(float(row[index]) for index in order))

@@ -1,0 +1,116 @@
+"""fusion-predict as a person uses it: files, folders, standard input; text, CSV and JSON."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fusion_tools.predict import main
+from PIL import Image
+
+from prototxt.weights import write_weights
+
+NET = """
+layer { name: "d" type: "ImageData" top: "data" top: "label" transform_param { mean_value: 100 scale: 0.5 }
+  image_data_param { source: "absent" batch_size: 4 new_height: 2 new_width: 2 is_color: false } }
+layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip" inner_product_param { num_output: 3 } }
+layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" }
+"""
+NETS = ["net.prototxt", "net.caffemodel"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    Path("net.prototxt").write_text(NET)
+    weights = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 1]])
+    write_weights("net.caffemodel", {"ip": [weights, np.zeros(3)]})
+    Path("pictures").mkdir()
+    Image.fromarray(np.array([[110, 100], [100, 100]], np.uint8)).save("pictures/a.png")
+    Image.fromarray(np.array([[100, 120], [100, 100]], np.uint8)).save("pictures/b.png")
+    Path("labels.txt").write_text("zero\none\ntwo\n")
+    return tmp_path
+
+
+def test_a_folder_prepared_as_the_data_layer_says(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*NETS, "pictures", "--output", "ip", "--top", "2", "--labels", "labels.txt"]) == 0
+    out, err = capsys.readouterr()
+    assert out == "pictures/a.png  ip: 0 zero 5, 1 one 0\npictures/b.png  ip: 1 one 10, 0 zero 0\n"
+    assert err == ""
+
+
+def test_scores_are_probabilities_by_default(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*NETS, "pictures/a.png", "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found["output"] == "prob"
+    assert sum(item["score"] for item in found["top"]) == pytest.approx(1)
+    assert found["top"][0]["class"] == 0
+
+
+def test_csv_goes_on_past_bad_pictures(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("pictures/aa.png").write_bytes(b"no picture")
+    assert main([*NETS, "pictures", "--output", "ip", "--top", "1", "--csv"]) == 1
+    out, err = capsys.readouterr()
+    assert out == "picture,output,rank,class,label,score\npictures/a.png,ip,1,0,,5\npictures/b.png,ip,1,1,,10\n"
+    assert err.startswith("error: pictures/aa.png: this is no picture that can be read")
+
+
+@pytest.mark.parametrize("what", ["picture", "paths"])
+def test_standard_input(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    content = Path("pictures/b.png").read_bytes() if what == "picture" else b"pictures/b.png\n\n"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    assert main([*NETS, "-", "--output", "ip", "--top", "1"]) == 0
+    name = "-" if what == "picture" else "pictures/b.png"
+    assert capsys.readouterr().out == f"{name}  ip: 1 10\n"
+
+
+def test_a_deploy_net_is_told_how(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = 'layer { name: "d" type: "Input" top: "data" input_param { shape { dim: 1 dim: 1 dim: 2 dim: 2 } } }\n'
+    Path("deploy.prototxt").write_text(text + NET.splitlines()[3])
+    asked = ["deploy.prototxt", "net.caffemodel", "pictures/a.png", "--top", "1"]
+    assert main(asked) == 0
+    assert "takes pixels as they are" in capsys.readouterr().err
+    assert main([*asked, "--mean", "100", "--scale", "0.5", "--resize", "2,2"]) == 0
+    assert capsys.readouterr() == ("pictures/a.png  ip: 0 5\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([*NETS, "absent.png"], "absent.png: there is no such file or folder"),
+        ([*NETS, "pictures", "--output", "pi"], "no blob 'pi'"),
+        ([*NETS, "pictures", "--labels", "absent.txt"], "absent.txt"),
+        (["absent.prototxt", "net.caffemodel", "pictures"], "absent.prototxt"),
+        (["net.prototxt", "net.prototxt", "pictures"], "this is a text file; weights are binary"),
+        ([*NETS, "pictures", "--mean", "1,2"], "2 mean values for 1 channels"),
+    ],
+)
+def test_bad_input_is_one_message(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
+) -> None:
+    assert main(arguments) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert says in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["n", "w", "p", "--top", "0"], "--top and --batch are at least 1"),
+        (["n", "w", "p", "--resize", "3"], "is not HEIGHT,WIDTH"),
+        (["n", "w", "p", "--mean", "a"], "is not a list of numbers"),
+        (["n", "w", "p", "--json", "--csv"], "not allowed with"),
+    ],
+)
+def test_bad_usage_is_exit_2(capsys: pytest.CaptureFixture[str], arguments: list[str], says: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert says in capsys.readouterr().err

@@ -1,0 +1,181 @@
+"""fusion-predict: what a trained net answers for pictures, folders of them, or what comes from standard input."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .arguments import shape_argument
+from .cli import run
+
+if TYPE_CHECKING:
+    from fusion.prediction import Answer, Predictor
+
+_EXAMPLE = """examples:
+  fusion-predict fused/train_val.prototxt fused.caffemodel digits/ --top 3
+  fusion-predict deploy.prototxt net.caffemodel cat.jpg --mean 104,117,123 --labels synset_words.txt --json
+  cat cat.jpg | fusion-predict deploy.prototxt net.caffemodel -
+  find . -name '*.png' | fusion-predict train_val.prototxt net.caffemodel - --csv > answers.csv
+
+Pictures are prepared as the net's data layer says (for phase TEST); a deploy net does not say, so tell with --mean,
+--scale, --resize and --rgb. A picture that cannot be read is reported, the others are answered, and the exit code is 1.
+"""
+_PICTURE = (b"\xff\xd8", b"\x89PNG", b"BM", b"RIFF", b"GIF8", b"II*\0", b"MM\0*", b"P5", b"P6")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    result = argparse.ArgumentParser(
+        prog="fusion-predict",
+        description="Ask a trained net for the classes of pictures.",
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = result.add_argument
+    add("net", metavar="NET.prototxt", help="the net, train_val or deploy")
+    add("weights", metavar="WEIGHTS", help="its weights")
+    add("pictures", metavar="PATH", nargs="+", help="pictures or folders; - is standard input: a picture, or paths")
+    add("--top", type=int, default=5, metavar="K", help="classes to tell (default 5)")
+    add("--output", action="append", default=[], metavar="BLOB", help="class scores (default: the net's outputs)")
+    add("--labels", metavar="FILE", help="names of the classes, one per line")
+    add("--mean", type=_numbers, metavar="X[,X,X]", help="mean to subtract, per channel in the net's order")
+    add("--scale", type=float, metavar="X", help="factor after the mean")
+    add("--resize", type=_size, metavar="H,W", help="size to resize to before the crop")
+    add("--rgb", action="store_true", help="the net wants red first")
+    add("--input", action="append", default=[], type=shape_argument, metavar="BLOB=N,C,H,W",
+        help="shape of an input that the net does not tell")  # fmt: skip
+    add("--batch", type=int, default=32, metavar="N", help="pictures at a time (default 32)")
+    form = result.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print JSON")
+    form.add_argument("--csv", action="store_true", help="print CSV")
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; 0 on success, 1 for bad input or pictures that could not be read."""
+    options = parser()
+    arguments = options.parse_args(argv)
+    if arguments.top < 1 or arguments.batch < 1:
+        options.error("--top and --batch are at least 1")
+    code: int = run(lambda: _predict(arguments))
+    return code
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    from fusion.prediction import Told, open_predictor
+
+    labels = _labels(arguments.labels)
+    pictures = list(_pictures(arguments.pictures))
+    predictor = open_predictor(
+        arguments.net,
+        arguments.weights,
+        outputs=arguments.output,
+        told=Told(arguments.mean, arguments.scale, arguments.resize, arguments.rgb),
+        shapes=dict(arguments.input) or None,
+    )
+    for note in predictor.notes:
+        print(f"note: {note}", file=sys.stderr)
+    answers: list[Answer] = []
+    failed = 0
+    for start in range(0, len(pictures), arguments.batch):
+        found, wrong = _batch(predictor, pictures[start : start + arguments.batch], arguments.top)
+        answers += found
+        failed += wrong
+    _print(answers, labels, arguments)
+    return 1 if failed else 0
+
+
+def _batch(predictor: Predictor, pictures: Sequence[tuple[str, str | bytes]], top: int) -> tuple[list[Answer], int]:
+    """The answers of a batch; if a picture in it is bad, of the others one by one, and how many were bad."""
+    from fusion.errors import DataError
+    from fusion.prediction import predict
+
+    try:
+        return predict(predictor, [item for _, item in pictures], top=top, names=[name for name, _ in pictures]), 0
+    except DataError as error:
+        if len(pictures) == 1:
+            print(f"error: {error}", file=sys.stderr)
+            return [], 1
+    parts = [_batch(predictor, [picture], top) for picture in pictures]
+    return [answer for found, _ in parts for answer in found], sum(wrong for _, wrong in parts)
+
+
+def _pictures(paths: Sequence[str]) -> Iterator[tuple[str, str | bytes]]:
+    """Names, with paths or contents."""
+    from fusion.inputs import pictures_in
+
+    for path in paths:
+        if path != "-":
+            yield from ((found, found) for found in pictures_in([path]))
+            continue
+        content = sys.stdin.buffer.read()
+        if content.startswith(_PICTURE) or b"\0" in content:
+            yield "-", content
+        else:
+            lines = [line.strip() for line in content.decode("utf-8", "surrogateescape").splitlines() if line.strip()]
+            yield from ((found, found) for found in pictures_in(lines))
+
+
+def _labels(path: str | None) -> list[str]:
+    if path is None:
+        return []
+    from pathlib import Path
+
+    return [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def _print(answers: Sequence[Answer], labels: Sequence[str], arguments: argparse.Namespace) -> None:
+    def label(number: int) -> str:
+        return labels[number] if number < len(labels) else ""
+
+    if arguments.json:
+        import json
+
+        print(json.dumps([_entry(answer, label) for answer in answers], indent=2))
+        return
+    if arguments.csv:
+        import csv
+
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(["picture", "output", "rank", "class", "label", "score"])
+        for answer in answers:
+            for rank, (number, score) in enumerate(zip(answer.classes, answer.scores, strict=True), 1):
+                writer.writerow([answer.picture, answer.output, rank, number, label(number), f"{score:.6g}"])
+        return
+    for answer in answers:
+        best = ", ".join(
+            f"{number}{f' {label(number)}' if label(number) else ''} {score:.4g}"
+            for number, score in zip(answer.classes, answer.scores, strict=True)
+        )
+        print(f"{answer.picture}  {answer.output}: {best}")
+
+
+def _entry(answer: Answer, label: Any) -> dict[str, object]:
+    best = [
+        {"class": number, **({"label": label(number)} if label(number) else {}), "score": score}
+        for number, score in zip(answer.classes, answer.scores, strict=True)
+    ]
+    return {"picture": answer.picture, "output": answer.output, "top": best}
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a list of numbers such as 104,117,123") from None
+
+
+def _size(text: str) -> tuple[int, int]:
+    try:
+        height, width = (int(part) for part in text.replace("x", ",").split(","))
+    except ValueError:
+        height = width = 0
+    if min(height, width) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not HEIGHT,WIDTH")
+    return height, width
+
+
+if __name__ == "__main__":
+    sys.exit(main())
