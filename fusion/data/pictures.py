@@ -7,7 +7,7 @@ import struct
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fusion.data.resizing import resize
 
@@ -80,6 +80,8 @@ def _by_pillow(data: bytes, color: bool | None) -> NDArray[np.uint8]:
             opened.load()
             picture = ImageOps.exif_transpose(opened) if opened.format == "JPEG" else opened
             return _pixels(picture, color)
+    except UnidentifiedImageError as error:
+        raise UndecodableError("it is in no format that Pillow knows") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UndecodableError(str(error)) from error
 
