@@ -280,14 +280,17 @@ def read_message(path: PathLike, what: str) -> Any:
     from google.protobuf.message import DecodeError
 
     from prototxt import messages
+    from prototxt.skeletons import mend_strings
 
     with open(path, "rb") as file:
         data = file.read()
     try:
-        return getattr(messages, MESSAGES[what]).FromString(data)
+        message = getattr(messages, MESSAGES[what]).FromString(data)
     except DecodeError as error:
         hint = "the file is cut off or damaged: fetch or copy it again"
         raise WeightsError(f"this is not {MESSAGES[what]}: {error}", place=os.fspath(path), hint=hint) from None
+    mend_strings(message, os.fspath(path))
+    return message
 
 
 def _write_message(target: str, message: Any) -> None:

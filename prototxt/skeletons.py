@@ -6,6 +6,7 @@ So a net of any size is upgraded, or printed as text, with no value in memory; b
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +17,12 @@ from prototxt.copying import Sink
 from prototxt.errors import WeightsError
 from prototxt.files import atomic_write
 from prototxt.messages import LayerParameter, NetParameter
+from prototxt.scalars import is_repeated
 from prototxt.upgrading import upgrade_with_origins
-from prototxt.wire import DAMAGED, LENGTH, Window, encode_varint, fields, length_field, tag
+from prototxt.wire import DAMAGED, LENGTH, Window, broken, encode_varint, fields, length_field, tag
 
 _BLOBS = 7
+_MOST = 64 << 20  # bytes of a description without its weights; the largest public nets have less than one
 Span = tuple[int, int]
 
 
@@ -60,7 +63,7 @@ def read_skeleton(path: str | os.PathLike[str]) -> Skeleton:
                 parts.append(length_field(number, body))
                 blobs[number].append(found)
             else:
-                parts.append(window.read(position, b))
+                parts.append(_kept(window, position, b))
             position = b
     finally:
         os.close(fd)
@@ -68,7 +71,33 @@ def read_skeleton(path: str | os.PathLike[str]) -> Skeleton:
         net = NetParameter.FromString(b"".join(parts))
     except DecodeError as error:
         raise WeightsError(f"this is no net: {error}", place=place, hint=DAMAGED) from None
+    mend_strings(net, place)
     return Skeleton(place, net, blobs[2] if net.layers else blobs[100])
+
+
+def mend_strings(message: Any, place: str) -> None:
+    """Replace what is not UTF-8 in a message read from a file; protobuf hands such strings out as bytes. Warns."""
+    mended = _mended(message)
+    if mended:
+        names = ", ".join(mended[:3])
+        warnings.warn(f"{place}: not UTF-8, so that marks stand for the bytes: {names}", UserWarning, stacklevel=3)
+
+
+def _mended(message: Any) -> list[str]:
+    found: list[str] = []
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for part in value if is_repeated(field) else (value,):
+                found += _mended(part)
+        elif is_repeated(field) and field.type == field.TYPE_STRING:
+            for index, item in enumerate(value):
+                if isinstance(item, bytes):
+                    value[index] = item.decode("utf-8", "replace")
+                    found.append(value[index])
+        elif isinstance(value, bytes) and field.type == field.TYPE_STRING and not field.is_extension:
+            setattr(message, field.name, value.decode("utf-8", "replace"))
+            found.append(getattr(message, field.name))
+    return found
 
 
 def _without_blobs(window: Window, start: int, end: int, blobs: int, found: list[Span], *, nested: bool) -> bytes:
@@ -81,9 +110,16 @@ def _without_blobs(window: Window, start: int, end: int, blobs: int, found: list
         elif nested and number == 1 and wire == LENGTH:
             parts.append(length_field(1, _without_blobs(window, a, b, 50, found, nested=False)))
         else:
-            parts.append(window.read(position, b))
+            parts.append(_kept(window, position, b))
         position = b
     return b"".join(parts)
+
+
+def _kept(window: Window, start: int, end: int) -> bytes:
+    """Bytes of the description. Raises: WeightsError for more than any description has."""
+    if end - start > _MOST:
+        raise broken(window.path, start, f"a field of {end - start} bytes that is no weights", DAMAGED)
+    return window.read(start, end)
 
 
 def write_upgraded(skeleton: Skeleton, path: str | os.PathLike[str]) -> int:

@@ -187,3 +187,22 @@ def test_more_than_protobuf_can_hold(model: Path, tmp_path: Path, monkeypatch: p
 def test_forms() -> None:
     assert converting.form_of("a.caffemodel.h5") == "hdf5"
     assert converting.form_of("-") == "text"
+
+
+def test_names_that_are_not_utf8(tmp_path: Path) -> None:
+    """protobuf hands such names out as bytes; a V0 type among them once ended in a TypeError."""
+    net = NetParameter(name="n")
+    net.layers.add(bottom=["abc"]).layer.type = "relu"
+    data = net.SerializeToString().replace(b"abc", b"a\xffc").replace(b"relu", b"re\xfeu")
+    (tmp_path / "n.caffemodel").write_bytes(data)
+    with pytest.warns(UserWarning, match="not UTF-8"):
+        convert(tmp_path / "n.caffemodel", tmp_path / "n.prototxt")
+    assert 'bottom: "a\ufffdc"' in (tmp_path / "n.prototxt").read_text()
+    with pytest.warns(UserWarning, match="not UTF-8"), pytest.raises(PrototxtError, match="unknown V0 type"):
+        convert(tmp_path / "n.caffemodel", tmp_path / "n.prototxt", Request(upgrade=True))
+
+
+def test_a_description_of_absurd_size(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prototxt.skeletons._MOST", 2)
+    with pytest.raises(PrototxtError, match="no weights"):
+        convert(model, tmp_path / "n.prototxt")
