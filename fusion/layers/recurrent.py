@@ -123,10 +123,9 @@ def _carried(state: Tensor | None, like: Tensor) -> Tensor:
 def reset(net: nn.Module) -> None:
     """Forget the hidden states of all recurrent layers, so that the next call starts as the first one did."""
     for module in net.modules():
-        if isinstance(module, (LSTM, RNN)):
-            module.hidden = None
-        if isinstance(module, LSTM):
-            module.cell = None
+        for state in ("hidden", "cell"):
+            if state in module._buffers:
+                setattr(module, state, None)
 
 
 def _parameters(layer: LayerParameter, context: Context) -> list[nn.Parameter]:

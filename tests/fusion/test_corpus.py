@@ -43,7 +43,7 @@ REASONS: dict[str, str] = {
     "py-faster-rcnn__train": "its Python layers are not here",
     "pva-faster-rcnn__faster_rcnn_train_test_21cls": "its Python layers are not here",
     "net-archive__vanilla_train": "its Python layers are not here",
-    "net-archive__s2vt": "its data layers ask for a stage, and in part of them for no phase that the others have",
+    "net-archive__s2vt": "its data layers ask for stages",
     "caffe__mnist_autoencoder TEST": "its data layer asks for a stage",
 }
 LARGEST = 80_000_000
