@@ -46,7 +46,7 @@ ROOMS = (
 )
 TORCH_FREE = (
     *("prototxt", "fusion.errors", "fusion.fillers", "fusion.starts", "fusion.composition"),
-    *("fusion.merging", "fusion.folding", "fusion.surgery", "fusion.report"),
+    *("fusion.merging", "fusion.folding", "fusion.surgery", "fusion.report", "fusion.data"),
 )
 SOURCES = sorted(path for package in ("prototxt", "fusion", "tools") for path in (ROOT / package).rglob("*.py"))
 
