@@ -3,6 +3,8 @@
 Everywhere: references get no gradient; arithmetic is float32 or float64 whatever autocast says; with `classes` a
 reference speaks only for samples whose label is among them; "mean" divides by the batch size, so samples without a
 say count 0 and an empty batch gives 0.
+
+Under `torch.func.vmap`, alpha, beta, temperature and margin may be tensors; numbers alone are checked.
 """
 
 from __future__ import annotations
@@ -135,7 +137,8 @@ def ldi(
     p_norm             (sum over classes)^(1/p) instead of the mean
     Raises: TrainingError for shapes or settings that do not fit.
     """
-    if p < 1 or margin < 0 or (topk is not None and topk < 1):
+    below = isinstance(margin, (int, float)) and margin < 0
+    if p < 1 or below or (topk is not None and topk < 1):
         raise TrainingError(f"ldi with p {p}, margin {margin}, topk {topk}", hint="p >= 1, margin >= 0, topk >= 1")
     if exclude_gt and target is None:
         raise TrainingError("exclude_gt needs the target")
@@ -278,5 +281,5 @@ def _compare(new: Tensor, old: Tensor, target: Tensor | None, classes: Classes, 
 
 
 def _check_temperature(temperature: float) -> None:
-    if not temperature > 0:
+    if isinstance(temperature, (int, float)) and not temperature > 0:
         raise TrainingError(f"a temperature of {temperature}; it must be above 0")

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from fusion.references.attaching import Task, attach, find_task
 from fusion.references.holding import Held, ask
-from fusion.references.models import Model, open_models
+from fusion.references.models import Model, judged, open_models
 from fusion.references.ramps import Ramp, ramp_layers
 from fusion.references.specs import Objective, Reference, parse_pct, parse_reference
-from fusion.references.tables import ReferencedSource, hold
+from fusion.references.tables import ReferencedSource, hold, predictions, variants
 
 __all__ = [
     "Held",
@@ -28,8 +28,11 @@ __all__ = [
     "attach",
     "find_task",
     "hold",
+    "judged",
     "open_models",
     "parse_pct",
     "parse_reference",
+    "predictions",
     "ramp_layers",
+    "variants",
 ]

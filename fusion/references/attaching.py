@@ -35,10 +35,15 @@ class Task:
 
 @dataclass(frozen=True)
 class Attached:
-    """The description with the losses in it, and those whose weight grows: layer -> start, iterations to the full."""
+    """The description with the losses in it.
+
+    schedules  losses whose weight grows: layer -> start, iterations to the full
+    layers     the names of each objective's layers
+    """
 
     net: NetParameter
     schedules: Mapping[str, tuple[int, int]]
+    layers: tuple[tuple[str, ...], ...]
 
 
 def find_task(net: NetParameter, shapes: Mapping[str, Shape]) -> Task:
@@ -73,7 +78,9 @@ def attach(
     outside = [model.blob for model in models if not model.members[0].inside]
     inputs = [LayerParameter(name=blob, type="Input", top=[blob]) for blob in outside]
     schedules = {}
+    made: list[tuple[str, ...]] = []
     for objective in objectives:
+        before = len(result.layer)
         chosen = [model for model in models if not objective.of or model.name in objective.of]
         for layer, spec in _losses(objective, chosen, task):
             layer.name = _fresh(layer.name, names)
@@ -82,10 +89,11 @@ def attach(
             if spec.start or spec.warmup:
                 schedules[layer.name] = (spec.start, spec.warmup)
             result.layer.append(layer)
+        made.append(tuple(layer.name for layer in result.layer[before:]))
     layers = list(result.layer)
     del result.layer[:]
     result.layer.extend([*inputs, *layers])
-    return Attached(result, schedules)
+    return Attached(result, schedules, tuple(made))
 
 
 def _losses(objective: Objective, models: Sequence[Model], task: Task) -> list[tuple[LayerParameter, Reference]]:

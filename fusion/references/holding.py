@@ -27,6 +27,7 @@ class Brought(NamedTuple):
     sources: list[Source]
     models: list[Model]
     schedules: Mapping[str, tuple[int, int]]
+    layers: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +52,7 @@ class Held:
         task = find_task(net, infer(net, inputs=inputs).blobs)
         attached = attach(net, task, models, self.objectives, self.kd_alpha)
         brought = [held if one is source else one for one in sources]
-        return Brought(attached.net, brought, models, attached.schedules)
+        return Brought(attached.net, brought, models, attached.schedules, attached.layers)
 
 
 def ask(

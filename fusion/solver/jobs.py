@@ -30,6 +30,7 @@ class Job:
     net      the whole net
     ramps    losses whose weight grows
     models   the references that the net is held to
+    losses   the names of the layers of each loss towards them
     runs     what an iteration runs: the whole net, or the head behind a cached trunk
     feed     what `runs` takes
     """
@@ -41,6 +42,7 @@ class Job:
     feed: Feed
     ramps: Sequence[Ramp] = ()
     models: Sequence[Model] = ()
+    losses: tuple[tuple[str, ...], ...] = ()
 
 
 def open_job(
@@ -63,15 +65,16 @@ def open_job(
     reading = reading or Reading()
     sources = open_sources(message, phase, seed=seed, arrays=arrays, reading=reading)
     models: Sequence[Model] = ()
+    losses: tuple[tuple[str, ...], ...] = ()
     schedules: Mapping[str, tuple[int, int]] = {}
     if held is not None:
-        message, sources, models, schedules = held.to_net(message, sources, device)
+        message, sources, models, schedules, losses = held.to_net(message, sources, device)
     shapes = shapes_of(sources)
     net = build(message, phase, shapes=shapes, seed=seed)
     check_classes(message, sources, infer(message, inputs=shapes).blobs)
     ramps = ramp_layers(net, schedules)
     net.to(device)
-    return Job(message, net, sources, net, LiveFeed(sources, device, workers=reading.processes), ramps, models)
+    return Job(message, net, sources, net, LiveFeed(sources, device, workers=reading.processes), ramps, models, losses)
 
 
 def choose_device(name: str) -> torch.device:

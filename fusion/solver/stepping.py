@@ -19,7 +19,7 @@ from fusion.solver.feeds import Blobs
 Step = Callable[[Blobs], tuple[dict[str, Tensor], Tensor]]  # outputs and loss; gradients are left in the arena
 
 # Layers without randomness and without a memory of earlier calls, so that one trace stands for all iterations.
-_TRACEABLE = frozenset(
+TRACEABLE = frozenset(
     {
         *("AbsVal", "Accuracy", "BNLL", "BCTLoss", "Bias", "Clip", "Concat", "ELODILoss", "ELU", "Eltwise"),
         *("EuclideanLoss", "Exp", "Flatten", "FocalDistillationLoss", "HingeLoss", "InnerProduct", "KDLoss", "LDILoss"),
@@ -48,7 +48,7 @@ def traced(net: Net, arena: Arena, samples: tuple[Blobs, Blobs]) -> Step | None:
 
     samples  two batches: the trace is made with one and must give autograd's gradients for both
     """
-    if arena.single or not {call.type for call in net.plan.calls} <= _TRACEABLE:
+    if arena.single or not {call.type for call in net.plan.calls} <= TRACEABLE:
         return None
     params = [blob.tensor for blob, home in zip(arena.blobs, arena.homes, strict=True) if home is not None]
     if not all(isinstance(param, nn.Parameter) for param in params):

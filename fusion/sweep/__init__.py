@@ -1,0 +1,14 @@
+"""Many heads on one frozen trunk, trained together: which loss, how strong, at which rate, from which start.
+
+result = sweep("solver.prototxt", {"loss": ["kd", "focal"], "weight": [0.001, 0.01], "seed": [1, 2, 3]},
+               references=["old.prototxt:old.caffemodel"], weights="init.caffemodel", out="sweep")
+result.best.name
+"""
+
+from __future__ import annotations
+
+from fusion.sweep.grid import Cell, cells, read_axes
+from fusion.sweep.results import Entry, Result
+from fusion.sweep.running import sweep
+
+__all__ = ["Cell", "Entry", "Result", "cells", "read_axes", "sweep"]

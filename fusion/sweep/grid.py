@@ -1,0 +1,133 @@
+"""What a sweep tries: axes of values, and the heads that they make."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+
+from fusion.composition import Pct
+from fusion.composition.references import check_pct, options_of
+from fusion.errors import TrainingError, raise_all
+
+Value = str | float | int
+Axes = Mapping[str, Sequence[Value]]
+NONE = "none"
+OWN = ("loss", "weight", "lr", "seed")
+TENSORS = ("alpha", "beta", "temperature", "margin")  # numbers that may differ between heads of one step
+_SHORT = {"weight": "w", "temperature": "T", "seed": "s", "lr": "lr", "alpha": "a", "beta": "b", "margin": "m"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One head: its loss, the options of it, its weight, its learning rate and the seed of its fillers.
+
+    lr, seed  None: the solver's
+    """
+
+    loss: str
+    options: tuple[tuple[str, Value], ...] = ()
+    weight: float = 1.0
+    lr: float | None = None
+    seed: int | None = None
+
+    @property
+    def setting(self) -> Cell:
+        """The cell without its seed: what is chosen."""
+        return Cell(self.loss, self.options, self.weight, self.lr)
+
+    @property
+    def structure(self) -> tuple[str, tuple[tuple[str, Value], ...], float | None]:
+        """What heads that are trained in one step have in common."""
+        return self.loss, tuple(pair for pair in self.options if pair[0] not in TENSORS), self.lr
+
+    @property
+    def name(self) -> str:
+        """A file name: `focal_b5_w0.01_s1`."""
+        parts = [(_SHORT.get(key, key), value) for key, value in self.options]
+        if self.loss != NONE:
+            parts.append(("w", self.weight))
+        parts += [(key, value) for key, value in (("lr", self.lr), ("s", self.seed)) if value is not None]
+        return "_".join([self.loss, *(f"{key}{_plain(value)}" for key, value in parts)])
+
+
+def read_axes(texts: Sequence[str]) -> dict[str, list[Value]]:
+    """Axes from `loss=kd,focal`, or from a TOML or JSON file of lists. Raises: TrainingError."""
+    axes: dict[str, list[Value]] = {}
+    for text in texts:
+        key, equals, values = text.partition("=")
+        if not equals:
+            axes.update(_read_file(text))
+        else:
+            axes[key.strip()] = [_value(value.strip()) for value in values.split(",") if value.strip()]
+    return axes
+
+
+def cells(axes: Axes) -> list[Cell]:
+    """All combinations; options that a loss has no use for are left out of it, and what is then equal is tried once.
+
+    Raises: TrainingError for unknown axes; ComposeError for unknown losses and values.
+    """
+    empty = [key for key, values in axes.items() if not values]
+    if not axes or empty:
+        raise TrainingError(f"a sweep over nothing: {', '.join(empty) or 'no axis'}", hint="e.g. loss=kd,focal")
+    losses = [str(loss) for loss in axes.get("loss", [NONE])]
+    raise_all(check_pct([Pct(loss) for loss in losses if loss != NONE]))
+    options = [key for key in axes if key not in OWN]
+    found: dict[Cell, None] = {}
+    used: set[str] = set()
+    for loss in losses:
+        for values in itertools.product(*(axes[key] for key in options)):
+            given = {key: _upper(key, value) for key, value in zip(options, values, strict=True)}
+            known = () if loss == NONE else options_of(Pct(loss, 1.0, given))
+            kept = {key: value for key, value in given.items() if key in known}
+            used.update(kept)
+            if loss != NONE:
+                raise_all(check_pct([Pct(loss, 1.0, kept)]))
+            weights = [1.0] if loss == NONE else [float(w) for w in axes.get("weight", [1.0])]
+            for weight, lr, seed in itertools.product(weights, axes.get("lr", [None]), axes.get("seed", [None])):
+                rate = None if lr is None else float(lr)
+                found[Cell(loss, tuple(kept.items()), weight, rate, None if seed is None else int(seed))] = None
+    unused = [key for key in options if key not in used]
+    if unused:
+        raise TrainingError(f"no loss of the sweep takes {', '.join(unused)}", hint=f"losses: {', '.join(losses)}")
+    return list(found)
+
+
+def _upper(key: str, value: Value) -> Value:
+    return str(value).upper() if key in ("distance", "filter") else value
+
+
+def _value(text: str) -> Value:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _plain(value: Value) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _read_file(path: str) -> dict[str, list[Value]]:
+    with open(path, "rb") as file:
+        data = file.read()
+    try:
+        found = json.loads(data) if os.path.splitext(path)[1] == ".json" else _toml(data, path)
+    except ValueError as error:
+        raise TrainingError(f"not a table of lists: {error}", place=path) from None
+    found = found.get("sweep", found) if isinstance(found, dict) else {}
+    return {key: list(value) if isinstance(value, list) else [value] for key, value in found.items()}
+
+
+def _toml(data: bytes, path: str) -> object:
+    try:
+        tomllib = import_module("tomllib")
+    except ImportError as error:
+        raise TrainingError("TOML needs Python 3.11", place=path, hint="write the same as JSON") from error
+    return tomllib.loads(data.decode())

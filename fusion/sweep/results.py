@@ -1,0 +1,112 @@
+"""What a sweep found: a line per head, the chosen setting, and the files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fusion.pct.alignment import align
+from fusion.pct.metrics import outcomes
+from fusion.pct.predictions import Predictions
+from fusion.pct.unions import union
+from fusion.sweep.grid import Cell
+from prototxt.files import write_text
+
+FIGURES = ("accuracy", "negative_flip_rate", "relative_nfr", "positive_flip_rate")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A head and its figures, on the records that choose and on those that are reported; None where undefined."""
+
+    cell: Cell
+    loss: float
+    chosen_on: dict[str, float | None]
+    reported: dict[str, float | None]
+    chosen: bool = False
+
+
+@dataclass(frozen=True)
+class Result:
+    """All heads, and the setting that was chosen without a look at what is reported.
+
+    best  of the chosen setting's heads the first
+    """
+
+    entries: tuple[Entry, ...]
+    best: Cell
+
+    def table(self) -> list[dict[str, Any]]:
+        """A flat line per head."""
+        return [
+            {
+                "name": entry.cell.name,
+                "loss": entry.cell.loss,
+                **dict(entry.cell.options),
+                "weight": entry.cell.weight,
+                "lr": entry.cell.lr,
+                "seed": entry.cell.seed,
+                "training_loss": entry.loss if math.isfinite(entry.loss) else None,
+                **{f"select_{name}": value for name, value in entry.chosen_on.items()},
+                **entry.reported,
+                "chosen": entry.chosen,
+            }
+            for entry in self.entries
+        ]
+
+    def write(self, folder: Path) -> None:
+        """`table.json` and `table.csv`."""
+        rows = self.table()
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(folder / "table.csv", text.getvalue())
+        write_text(folder / "table.json", json.dumps({"best": self.best.name, "heads": rows}, indent=1) + "\n")
+
+
+class Judge:
+    """Figures of many nets over the same records: who was right before is worked out once.
+
+    records  any predictions over these records
+    """
+
+    def __init__(self, records: Predictions, references: Sequence[Predictions]) -> None:
+        self.labels = records.labels
+        self._rows = np.empty(0, np.int64)
+        self._before = np.empty(0, np.bool_)
+        if references:
+            numbered = replace(records, features=np.arange(len(records), dtype=np.float64)[:, None])
+            pair = align(old=union(references), new=numbered)
+            assert pair.new.features is not None
+            self._rows, self._before = pair.new.features[:, 0].astype(np.int64), pair.old.right
+
+    def figures(self, answers: np.ndarray[Any, np.dtype[np.int64]]) -> dict[str, float | None]:
+        """Accuracy over all records, flips over those that a reference knows; answers int64 [N]."""
+        right = answers == self.labels
+        counted = outcomes(old=self._before, new=right[self._rows])
+        found: dict[str, float | None] = {"accuracy": float(right.mean()) if len(right) else None}
+        return {**found, **{name: counted.value(name) if len(self._rows) else None for name in FIGURES[1:]}}
+
+
+def choose(entries: Sequence[Entry], slack: float) -> Cell:
+    """Of the settings at most `slack` below the best accuracy that with the fewest negative flips; means over seeds."""
+    groups: dict[Cell, list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault(entry.cell.setting, []).append(entry)
+
+    def mean(setting: Cell, name: str) -> float:
+        return float(np.mean([entry.chosen_on[name] or 0.0 for entry in groups[setting]]))
+
+    best = max(mean(setting, "accuracy") for setting in groups)
+    able = [setting for setting in groups if mean(setting, "accuracy") >= best - slack - 1e-12]
+    return min(able, key=lambda setting: (mean(setting, "negative_flip_rate"), -mean(setting, "accuracy")))

@@ -1,0 +1,161 @@
+"""A sweep gives each head what a run by itself gives it, and chooses without a look at what it reports."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fusion_tools.train import main
+
+from fusion import build, save_weights
+from fusion.composition import Pct
+from fusion.errors import ComposeError, FusionError, TrainingError
+from fusion.pct.predictions import Predictions
+from fusion.references import Objective
+from fusion.solver import Solver
+from fusion.solver.display import Silent
+from fusion.sweep import Cell, Entry, cells, read_axes, sweep
+from fusion.sweep import running as running_module
+from fusion.sweep.results import choose
+
+OLD = """
+layer { name: "data" type: "ImageData" top: "data" top: "label"
+  image_data_param { source: "train.txt" batch_size: 5 is_color: false } transform_param { scale: 0.01 } }
+layer { name: "old" type: "InnerProduct" bottom: "data" top: "scores"
+  inner_product_param { num_output: 3 weight_filler { type: "xavier" } } }
+layer { name: "loss" type: "SoftmaxWithLoss" bottom: "scores" bottom: "label" top: "loss" }
+"""
+SPEC = "old.prototxt:old.caffemodel"
+
+
+@pytest.fixture
+def solver(project) -> Path:  # type: ignore[no-untyped-def]
+    path: Path = project(snapshot=0)
+    Path("old.prototxt").write_text(OLD)
+    save_weights(build("old.prototxt", shapes={"data": (1, 1, 5, 6), "label": (1,)}, seed=5), "old.caffemodel")
+    return path
+
+
+def alone(solver: Path, cell: Cell, iterations: int, kd_alpha: float | None = None) -> torch.Tensor:
+    """The head's weights after a run by itself."""
+    text = solver.read_text()
+    Path("own.prototxt").write_text(text.replace("random_seed: 3", f"random_seed: {cell.seed or 3}"))
+    if cell.lr is not None:
+        own = Path("own.prototxt").read_text().replace("base_lr: 0.05", f"base_lr: {cell.lr}")
+        Path("own.prototxt").write_text(own)
+    pct = [] if cell.loss == "none" else [Objective(Pct(cell.loss, cell.weight, dict(cell.options)))]
+    references = [SPEC] if pct else []
+    made = Solver("own.prototxt", device="cpu", display=Silent(), references=references, pct=pct,
+                  kd_alpha=kd_alpha if pct else None)  # fmt: skip
+    save_weights(made.net, "start.caffemodel")
+    made.load(["trunk.caffemodel"])
+    made.step(iterations)
+    return made.net.ip.weight.detach().clone()
+
+
+@pytest.mark.parametrize("kd_alpha", [None, 0.7])
+def test_each_head_is_the_run_by_itself(solver: Path, kd_alpha: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    trunk = Solver(solver, device="cpu", display=Silent())
+    save_weights(trunk.net, "whole.caffemodel")
+    from prototxt import read_weights, write_weights
+
+    write_weights("trunk.caffemodel", {"trunk": list(read_weights("whole.caffemodel")["trunk"])})
+    monkeypatch.setattr(running_module, "_held_back", lambda count, share, seed: np.empty(0, np.int64))
+    kept = {}
+    original = running_module._judged
+
+    def judged(bench, groups, *rest):  # type: ignore[no-untyped-def]
+        for group in groups:
+            kept.update(zip(group.cells, group.heads.params["ip.weight"], strict=True))
+        return original(bench, groups, *rest)
+
+    monkeypatch.setattr(running_module, "_judged", judged)
+    axes = {"loss": ["none", "kd", "focal", "ldi", "naive"], "temperature": [2, 50], "margin": [0.1, 0.5],
+            "weight": [0.1, 1.0], "beta": [2.0], "lr": [0.05, 0.01], "seed": [3, 4]}  # fmt: skip
+    sweep(solver, axes, references=[SPEC], weights="trunk.caffemodel", max_iter=7, device="cpu",
+          display=Silent(), kd_alpha=kd_alpha, select_on="test.txt")  # fmt: skip
+    wanted = [cell for number, cell in enumerate(kept) if number % 5 == 0]
+    assert {cell.loss for cell in wanted} == {"none", "kd", "focal", "ldi", "naive"}
+    for cell in wanted:
+        torch.testing.assert_close(kept[cell], alone(solver, cell, 7, kd_alpha), rtol=2e-5, atol=2e-6, msg=cell.name)
+
+
+def test_the_command_leaves_files_for_a_report(solver: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--sweep", "loss=none,kd", "--sweep", "weight=0.1,1", "--sweep", "seed=1,2", "--select-on", "0.25"]
+    assert main(["--solver", str(solver), "--reference", SPEC, *words, "--out", "out", "--device", "cpu", "-q"]) == 0
+    assert "6 heads" in capsys.readouterr().out
+    rows = list(csv.DictReader(Path("out/table.csv").read_text().splitlines()))
+    assert len(rows) == 6
+    found = json.loads(Path("out/table.json").read_text())
+    assert found["best"] in {row["name"] for row in rows if row["chosen"] == "True"}
+    for row in rows:
+        answers = Predictions.load(f"out/new/{row['name']}.npz")
+        assert answers.right.mean() == pytest.approx(float(row["accuracy"]))
+    assert len(Predictions.load("out/old/old.npz")) == 12
+    from fusion_tools.report import main as report
+
+    new = [str(path) for path in sorted(Path("out/new").glob("*.npz"))]
+    assert report(["--old", "out/old/old.npz", "--new", *new, "--html", "out/report.html"]) == 0
+    best = Predictions.load(f"out/new/{found['best']}.npz")
+    made = Solver(solver, weights="out/best.caffemodel", device="cpu", display=Silent())
+    source = made._tests[0].sources[0]
+    from fusion import blobs
+
+    own = blobs(made._tests[0].net, source.batch(np.arange(12)))["ip"]
+    np.testing.assert_allclose(own.detach().numpy(), best.logits, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_kept_back_is_not_trained_on(solver: Path) -> None:
+    source = Solver(solver, device="cpu", display=Silent())._train.sources[0]
+    held = np.array([1, 5, 9])
+    batches = running_module._batches(source, held)
+    seen = np.concatenate([next(batches) for _ in range(19)])
+    assert not set(seen) & set(held)
+    assert set(seen) == set(range(22)) - set(held)
+
+
+def test_axes_become_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("axes.json").write_text(json.dumps({"sweep": {"loss": ["kd", "none"], "weight": [0.1, 1]}}))
+    axes = read_axes(["axes.json", "temperature=2,5", "seed=1,2,3"])
+    found = cells(axes)
+    assert len(found) == 2 * 2 * 3 + 3
+    assert len({cell.name for cell in found}) == len(found)
+    for wrong, message in (
+        ({"loss": ["kdd"]}, "no loss"),
+        ({"loss": ["kd"], "color": ["red"]}, "takes color"),
+        ({}, "nothing"),
+    ):
+        with pytest.raises((TrainingError, ComposeError), match=message):
+            cells(wrong)  # type: ignore[arg-type]
+
+
+def test_toml(tmp_path: Path) -> None:
+    pytest.importorskip("tomllib")
+    path = tmp_path / "axes.toml"
+    path.write_text('loss = ["kd"]\nweight = [0.1, 1]\n')
+    assert read_axes([str(path)]) == {"loss": ["kd"], "weight": [0.1, 1]}
+
+
+def test_the_choice_is_fewest_flips_near_the_best() -> None:
+    def entry(weight: float, accuracy: float, flips: float) -> Entry:
+        return Entry(Cell("kd", (), weight, None, 1), 0.0, {"accuracy": accuracy, "negative_flip_rate": flips}, {})
+
+    entries = [entry(1, 0.990, 0.010), entry(2, 0.988, 0.004), entry(3, 0.980, 0.001)]
+    assert choose(entries, 0.003).weight == 2
+    assert choose(entries, 0.0).weight == 1
+
+
+def test_what_cannot_be_swept_is_refused(project) -> None:  # type: ignore[no-untyped-def]
+    axes = {"loss": ["none"], "seed": [1, 2]}
+    for options, message in (
+        ({"frozen": False}, "frozen trunk"),
+        ({"iter_size": 2}, "iter_size"),
+        ({"clip_gradients": 1}, "clip_gradients"),
+    ):
+        with pytest.raises(FusionError, match=message):
+            sweep(project(**options), axes, device="cpu", display=Silent())
