@@ -14,7 +14,7 @@ from fusion import nets, registry
 
 ROOT = Path(__file__).parents[1]
 TABLE = ROOT / "docs" / "layer-support.md"
-APART = {"Python", "Onnx"}
+APART = {"Python", "Onnx", "HDF5Output"}
 
 
 @pytest.fixture(scope="module")
