@@ -213,7 +213,7 @@ def table(chosen: list[Subject]) -> str:
         lines.append(f"| {subject.kind} | {subject.origin} | " + " | ".join(cells[name] for name in COLUMNS) + " |")
     lines += [
         "",
-        "Not in the table: `Python` runs a user's class, `Onnx` a file, `HDF5Output` writes one; data layers are no modules.",
+        "Not in the table: `Python` runs a user's class, `Onnx` a file, `HDF5Output` writes one; data is no module.",
         "",
     ]
     return "\n".join(lines)
