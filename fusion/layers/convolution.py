@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fusion.layers.axes import behind_batch, canonical
+from fusion.layers.many_axes import convolve, deconvolve
 from fusion.registry import Context, layer
 from prototxt.shapes.convolution import Window, windows
 
@@ -55,11 +56,9 @@ class Convolution(nn.Module):
     def _convolve(self, x: Tensor) -> Tensor:
         if not self.stride:
             return F.linear(x, self.weight.T if self.transposed else self.weight, self.bias)
-        if self.transposed:
-            transposed = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[len(self.stride) - 1]
-            return transposed(x, self.weight, self.bias, self.stride, self.pad, 0, self.group, self.dilation)
-        plain = (F.conv1d, F.conv2d, F.conv3d)[len(self.stride) - 1]
-        return plain(x, self.weight, self.bias, self.stride, self.pad, self.dilation, self.group)
+        geometry = list(zip(self.stride, self.pad, self.dilation, strict=True))
+        over = deconvolve if self.transposed else convolve
+        return over(x, self.weight, self.bias, geometry, self.group)
 
     def extra_repr(self) -> str:
         """What the weights do not tell."""
