@@ -92,4 +92,4 @@ def _channels_last(net: Net) -> None:
     for param in net.plan.params:
         tensor = tensor_at(net, param.attribute)
         if param.path in filters and tensor.dim() == 4 and id(tensor) not in shared:
-            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+            tensor.data = tensor.data.to(memory_format=torch.channels_last)  # contiguous() would leave one channel as it is
