@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fusion.composition.branches import Branch, ancestors, before_classifier, check_cut, logits_of, made, readers_of
 from fusion.composition.pieces import Layer, Net, only, read_net, reparse
+from fusion.composition.readings import read_source
 from fusion.errors import ComposeError
 from prototxt.tree import Document
 
@@ -20,7 +21,7 @@ class Source:
     """A net to be fused.
 
     prefix    its layers and blobs become `prefix/name`
-    prototxt  its file (raw, or already renamed with the prefix), or a parsed document
+    prototxt  its file (raw, or already renamed with the prefix), or a parsed document; or an ONNX file
     at        the blob where it is cut, or several; None cuts before its classifier
     weights   its trained weights; composing looks only how many blobs each layer has, where the type does not tell
     classes   for its own classifier as a reference: the fused classes that its scores stand for, in their order
@@ -76,8 +77,10 @@ def read_part(source: Source, *, reference: bool) -> Part:
 
     Raises: ComposeError, PrototxtError, OSError.
     """
-    notes: list[str] = []
-    document = _document(source.prototxt)
+    reading = read_source(source, reference=reference)
+    source = replace(source, at=reading.at, logits=reading.logits)
+    notes = list(reading.notes)
+    document = reading.document
     raw = _modern(document, source.prefix, notes)
     renamed = is_renamed(raw, source.prefix)
     if renamed:
@@ -112,14 +115,6 @@ def is_renamed(net: Net, prefix: str) -> bool:
     """Whether every named layer that is not a data layer carries the prefix already."""
     names = [layer.name for layer in net.layers if layer.name and not layer.is_data]
     return bool(names) and all(name.startswith(f"{prefix}/") for name in names)
-
-
-def _document(prototxt: PathLike | Document) -> Document:
-    if isinstance(prototxt, Document):
-        return prototxt
-    from prototxt.parser import parse_file
-
-    return parse_file(prototxt)
 
 
 def _unknown_fields(document: Document) -> tuple[str, ...]:

@@ -1,0 +1,52 @@
+"""A source's file as a description in prototxt, whatever its format: the rest of composing sees nothing else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from prototxt.tree import Document
+
+if TYPE_CHECKING:
+    from fusion.composition.sources import Source
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What was read.
+
+    document  the net, as the file has it or as it was described from another format
+    at        blobs of the document to cut at; None: before the classifier
+    logits    the blob with the class scores, where that is known
+    notes     what was decided, one sentence each
+    """
+
+    document: Document
+    at: str | Sequence[str] | None = None
+    logits: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+def read_source(source: Source, *, reference: bool) -> Reading:
+    """Read a source's file.
+
+    reference  whether its class scores are wanted, beside the blobs to cut at
+    Raises: ComposeError, PrototxtError, OSError.
+    """
+    net = source.prototxt
+    if isinstance(net, Document):
+        return Reading(net, source.at, source.logits)
+    if is_onnx(net):
+        from fusion.composition.onnx_sources import read_onnx
+
+        return read_onnx(source, reference=reference)
+    from prototxt.parser import parse_file
+
+    return Reading(parse_file(net), source.at, source.logits)
+
+
+def is_onnx(path: str | os.PathLike[str]) -> bool:
+    """Whether the name is that of an ONNX file."""
+    return os.fspath(path).lower().endswith(".onnx")
