@@ -7,6 +7,7 @@ FusionError
 ├── MergeError       the fused net's weights cannot be taken from the sources as asked
 ├── DataError        a list, an image or a database cannot be read
 ├── TrainingError    a solver setting is refused, or training cannot go on
+├── OnnxError        an ONNX file cannot be read, cut or run as a layer
 ├── ExportError      a net cannot be exported, or what was exported is not the net
 └── ReportError      predictions cannot be compared, or a report cannot be made
 """
@@ -62,6 +63,10 @@ class DataError(FusionError):
 
 class TrainingError(FusionError):
     """A solver setting is refused, or training cannot go on."""
+
+
+class OnnxError(FusionError):
+    """An ONNX file cannot be read, cut or run as a layer."""
 
 
 class ExportError(FusionError):

@@ -34,18 +34,18 @@ ROOMS = (
     *("prototxt.scanning", "prototxt.solverstate", "prototxt.weights"),
     *("prototxt.contents", "prototxt.skeletons", "prototxt.converting", "prototxt.statistics", "prototxt.inventory"),
     *("prototxt.tables", "prototxt.net_tables", "prototxt.drawing", "prototxt"),
-    *("fusion.errors", "fusion.fillers", "fusion.starts", "fusion.composition"),
+    *("fusion.errors", "fusion.fillers", "fusion.starts", "fusion.onnx_graphs", "fusion.composition"),
     *("fusion.merge_sources", "fusion.merge_plan", "fusion.merge_wanted", "fusion.merge_matching", "fusion.merging"),
     *("fusion.outcome", "fusion.folding", "fusion.surgery"),
     *("fusion.registry", "fusion.data", "fusion.inputs", "fusion.differences"),
-    *("fusion.pct", "fusion.layers", "fusion.graph", "fusion.sharing", "fusion.nets", "fusion.weights"),
+    *("fusion.pct", "fusion.onnx_nets", "fusion.layers", "fusion.graph", "fusion.sharing", "fusion.nets", "fusion.weights"),
     *("fusion.trunk", "fusion.references"),
     *("fusion.solver", "fusion.sweep", "fusion.verification", "fusion.prediction"),
     *("fusion.report", "fusion.export", "fusion"),
     "tools",
 )
 TORCH_FREE = (
-    *("prototxt", "fusion.errors", "fusion.fillers", "fusion.starts", "fusion.composition"),
+    *("prototxt", "fusion.errors", "fusion.fillers", "fusion.starts", "fusion.onnx_graphs", "fusion.composition"),
     *("fusion.merging", "fusion.folding", "fusion.surgery", "fusion.report", "fusion.data"),
 )
 SOURCES = sorted(path for package in ("prototxt", "fusion", "tools") for path in (ROOT / package).rglob("*.py"))
