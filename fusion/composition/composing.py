@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fusion.composition.assembling import Plan, branch_texts, deploy_document, train_val_document
-from fusion.composition.heads import HEADS, NEEDS_SCORES, Features, Head, Request
+from fusion.composition.features import MAPS, Features, Request
+from fusion.composition.heads import HEADS, NEEDS_SCORES
 from fusion.composition.inputs import Inputs, Lists, plan_inputs
 from fusion.composition.measuring import Shape, blob_shapes, check_whole
 from fusion.composition.pieces import quoted, read_net, reparse
@@ -73,6 +74,9 @@ def compose(
     references: bool = False,
     pct: str | Pct | Sequence[str | Pct] = (),
     hidden: int | None = None,
+    project: int | None = None,
+    batch_norm: bool = False,
+    maps: str = "pool",
     input_shape: Sequence[int] | None = None,
     schedule: Schedule | None = None,
     name: str | None = None,
@@ -83,7 +87,11 @@ def compose(
     train_list, val_list, train_batch, test_batch   replace the lists and batch sizes of these data layers
     references   keep each source's own classifier as a frozen side output
     pct          positive-congruent losses against these references, which they imply
-    hidden       width of a hidden layer or of projections, where the head has them
+    hidden       width of the head's hidden layer
+    project      width that every source's features are projected to by a layer that learns
+    batch_norm   whether every source's features get a BatchNorm that learns, behind their projection if they have one
+    maps         features that are maps of several sizes: "pool" averages each over its positions, "upsample" brings
+                 them to the largest, "levels" joins the first cuts of all sources, the second ones, ... by themselves
     input_shape  C, H, W of the input blobs, for the deploy net, where the sources do not tell
     schedule     the solver's settings
     name         the fused net's name
@@ -93,6 +101,7 @@ def compose(
     losses = [Pct(item) if isinstance(item, str) else item for item in ([pct] if isinstance(pct, (str, Pct)) else pct)]
     schedule = schedule or Schedule()
     _check_request(sources, head, num_output, losses, schedule)
+    _check_widths(hidden, project, maps)
     lists = Lists(train_list, val_list, train_batch, test_batch)
     side_outputs = references or bool(losses)
     parts = _read_parts(sources, reference=side_outputs or head in NEEDS_SCORES)
@@ -104,7 +113,18 @@ def compose(
         given: dict[str, Shape] = dict.fromkeys(blobs, (None, *(input_shape or ())))
         shapes = blob_shapes(parts, inputs, branches, given)
         kept = _references(parts, shapes, num_output) if side_outputs or head in NEEDS_SCORES else []
-        joined = _head(parts, head, num_output, shapes, kept, hidden, inputs)
+        joined = HEADS[head](
+            Request(
+                features=_features(parts, shapes),
+                num_output=num_output,
+                **_names(parts, inputs),
+                hidden=hidden,
+                project=project,
+                batch_norm=batch_norm,
+                maps=maps,
+                scores={item.prefix: (item.blob, item.classes) for item in kept},
+            )
+        )
         notes += joined.notes
         if side_outputs:
             notes += [f"reference: '{item.blob}' scores classes {listed(item.classes)}" for item in kept]
@@ -152,6 +172,17 @@ def _check_request(
     raise_all(errors)
 
 
+def _check_widths(hidden: int | None, project: int | None, maps: str) -> None:
+    errors = [
+        ComposeError(f"{name} is a width, not {width}", hint="give 1 or more")
+        for name, width in (("hidden", hidden), ("project", project))
+        if width is not None and width < 1
+    ]
+    if maps not in MAPS:
+        errors.append(ComposeError(f"maps cannot be joined by '{maps}'", hint=f"one of {', '.join(MAPS)}"))
+    raise_all(errors)
+
+
 def _read_parts(sources: Sequence[Source], *, reference: bool) -> list[Part]:
     """All sources, or all that is wrong with them."""
     parts, errors = [], []
@@ -183,16 +214,17 @@ def _references(parts: Sequence[Part], shapes: dict[str, Shape], num_output: int
     return references
 
 
-def _head(
-    parts: Sequence[Part],
-    head: str,
-    num_output: int,
-    shapes: dict[str, Shape],
-    scores: Sequence[Reference],
-    hidden: int | None,
-    inputs: Inputs,
-) -> Head:
-    features = [Features(part.prefix, cut, shapes.get(cut)) for part in parts for cut in part.cuts]
+def _features(parts: Sequence[Part], shapes: dict[str, Shape]) -> list[Features]:
+    """All cut blobs, and what the head calls its layers on each."""
+    return [
+        Features(part.prefix if len(part.cuts) == 1 else f"{part.prefix}_{plain}", cut, shapes.get(cut), level)
+        for part in parts
+        for level, (cut, plain) in enumerate(zip(part.cuts, part.plain, strict=True))
+    ]
+
+
+def _names(parts: Sequence[Part], inputs: Inputs) -> dict[str, str]:
+    """What the blob of all features and the classifier are called: as in the sources, if these agree."""
     plain = {cut for part in parts for cut in part.plain}
     readers = {part.reader for part in parts}
     taken = {blob for feed in inputs.feeds.values() for blob in feed.values()} | {inputs.label}
@@ -200,15 +232,7 @@ def _head(
     joined = f"{plain.pop()}_fused" if len(plain) == 1 else "features"
     if classifier is None or classifier in taken | {"concat", "join", "hidden", joined, "loss", "accuracy"}:
         classifier = "scores"
-    request = Request(
-        features=features,
-        num_output=num_output,
-        joined=joined,
-        classifier=classifier,
-        hidden=hidden,
-        scores={item.prefix: (item.blob, item.classes) for item in scores},
-    )
-    return HEADS[head](request)
+    return {"joined": joined, "classifier": classifier}
 
 
 def _test_iter(train_val: Document, notes: list[str]) -> int:

@@ -15,6 +15,7 @@ _POLICIES = ("fixed", "step", "exp", "inv", "multistep", "poly", "sigmoid")
 class Schedule:
     """How the head is to be trained; the defaults are the tutorial's.
 
+    test_interval  0 for no tests
     further  more fields of SolverParameter, such as {"random_seed": 1}
     """
 
@@ -55,10 +56,7 @@ def solver_text(schedule: Schedule, test_iter: int) -> str:
         "# How the head of the fused net is trained; the branches are frozen.",
         'net: "train_val.prototxt"',
         "",
-        f"test_iter: {test_iter}",
-        f"test_interval: {schedule.test_interval}",
-        "test_initialization: false",
-        "",
+        *_tests(schedule, test_iter),
         f"base_lr: {schedule.base_lr:.9g}",
         f"momentum: {schedule.momentum:.9g}",
         f"weight_decay: {schedule.weight_decay:.9g}",
@@ -79,3 +77,15 @@ def solver_text(schedule: Schedule, test_iter: int) -> str:
         f"{name}: {value if not isinstance(value, str) else quoted(value)}" for name, value in schedule.further.items()
     ]
     return "\n".join(lines) + "\n"
+
+
+def _tests(schedule: Schedule, test_iter: int) -> list[str]:
+    """When the net is tested; nothing for an interval of 0, with which Caffe takes no test_iter either."""
+    if not schedule.test_interval:
+        return []
+    return [
+        f"test_iter: {test_iter}",
+        f"test_interval: {schedule.test_interval}",
+        "test_initialization: false",
+        "",
+    ]

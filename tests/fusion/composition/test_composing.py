@@ -88,7 +88,7 @@ def test_without_a_blob_the_cut_is_before_the_classifier(make: Make) -> None:
 def test_several_cut_blobs_of_one_source(make: Make) -> None:
     composed = compose([Source("a", make("one"), at=("conv", "fc"))], num_output=5)
     concat = next(layer for layer in read_net(composed.train_val).layers if layer.type == "Concat")
-    assert concat.bottoms == ("a_flat", "a/fc")
+    assert concat.bottoms == ("a_conv_flat", "a/fc")
 
 
 def test_the_same_file_twice_under_two_prefixes(make: Make) -> None:

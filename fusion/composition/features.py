@@ -1,0 +1,227 @@
+"""The branches' features made fit to be joined: maps of one size, projected to one width, on one scale."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from fusion.composition.pieces import layer_text
+from fusion.errors import ComposeError
+
+Shape = tuple[int | None, ...]
+MAPS: Final = ("pool", "upsample", "levels")
+_GLOBAL = "pooling_param { pool: AVE global_pooling: true }"
+
+
+@dataclass(frozen=True)
+class Features:
+    """A blob to be joined.
+
+    stem   what the layers that the head puts on it are called after
+    shape  None if not even its rank is known
+    level  its place among the cuts of its source
+    """
+
+    stem: str
+    blob: str
+    shape: Shape | None
+    level: int = 0
+
+    @property
+    def width(self) -> int | None:
+        """Values per sample, None if unknown."""
+        width: int | None = 1
+        for dim in self.shape[1:] if self.shape else (None,):
+            width = None if dim is None or width is None else width * dim
+        return width
+
+    @property
+    def is_map(self) -> bool:
+        """Whether it has a height and a width."""
+        return self.shape is not None and len(self.shape) > 2
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a head is asked for.
+
+    features    the cut blobs
+    num_output  classes of the fused net
+    joined      name of the blob that holds all features
+    classifier  name of the layer and blob with the class scores
+    hidden      width of the hidden layer, None for the head's own choice
+    project     width that each blob is projected to; None only where they must be equal and are not
+    batch_norm  whether each blob, projected or not, is brought to mean 0 and variance 1 and scaled anew
+    maps        what becomes of maps of several sizes: pooled, upsampled to the largest, or joined level by level
+    scores      per source its blob with class scores, and the fused classes that these stand for
+    """
+
+    features: Sequence[Features]
+    num_output: int
+    joined: str
+    classifier: str
+    hidden: int | None = None
+    project: int | None = None
+    batch_norm: bool = False
+    maps: str = "pool"
+    scores: Mapping[str, tuple[str, Sequence[int]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Layers as text, the blobs that they make, and what was chosen."""
+
+    features: tuple[Features, ...]
+    text: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def make_ready(features: Sequence[Features], request: Request, *, equal: bool) -> Ready:
+    """Blobs that an axis 1 Concat can join, or, if `equal`, an Eltwise. Raises: ComposeError."""
+    sized = _upsampled(features) if request.maps == "upsample" else _pooled_if_sizes_differ(features)
+    width = _target(sized.features, request, equal)
+    if width is not None:
+        done = [_projected(item, width, request.batch_norm) for item in sized.features]
+        widths = [_channels(item) for item in sized.features]
+        notes = [f"head: features of widths {widths} are each projected to {width}"]
+    elif request.batch_norm:
+        done = [_normalized(item) for item in sized.features]
+        notes = []
+    else:
+        return sized
+    if request.batch_norm:
+        notes.append("head: each source's features are normalised by a BatchNorm of their own, which learns")
+    text = [piece for _, pieces in done for piece in pieces]
+    return Ready(tuple(item for item, _ in done), (*sized.text, *text), (*sized.notes, *notes))
+
+
+def pooled(item: Features) -> tuple[Features, list[str]]:
+    """The mean of a map over its positions, as a row per sample, and the layers that take it."""
+    shape = item.shape or (None, None)
+    pool, flat = f"{item.stem}_pooled", f"{item.stem}_flat"
+    text = [layer_text(pool, "Pooling", [item.blob], [pool], _GLOBAL), layer_text(flat, "Flatten", [pool], [flat])]
+    return Features(item.stem, flat, shape[:2], item.level), text
+
+
+def shown(shape: Shape) -> str:
+    """A shape as people write it: `?x3x8x8`."""
+    return "x".join("?" if dim is None else str(dim) for dim in shape)
+
+
+def _pooled_if_sizes_differ(features: Sequence[Features]) -> Ready:
+    unknown = [item for item in features if item.shape is None]
+    notes = [f"head: the shape of '{item.blob}' is not known; it is joined as it is" for item in unknown]
+    if len({item.shape[2:] for item in features if item.shape is not None}) < 2:
+        return Ready(tuple(features), (), tuple(notes))
+    found, text = [], []
+    for item in features:
+        if item.is_map:
+            notes.append(f"head: '{item.blob}' {shown(item.shape or ())} is averaged over its positions")
+            item, pieces = pooled(item)
+            text += pieces
+        found.append(item)
+    return Ready(tuple(found), tuple(text), tuple(notes))
+
+
+def _upsampled(features: Sequence[Features]) -> Ready:
+    """All maps as large as the largest, by bilinear interpolation with whole factors. Raises: ComposeError."""
+    sizes = [_size(item) for item in features]
+    height, width = max(size[0] for size in sizes), max(size[1] for size in sizes)
+    found, text, notes = [], [], []
+    for item, size in zip(features, sizes, strict=True):
+        factor = height // size[0]
+        if (size[0] * factor, size[1] * factor) != (height, width):
+            raise ComposeError(
+                f"maps of {size[0]}x{size[1]} ('{item.blob}') cannot be brought to {height}x{width} by a whole factor",
+                hint="cut where the sizes are multiples of each other, or let maps be pooled (--maps pool)",
+            )
+        if factor > 1:
+            top = f"{item.stem}_upsampled"
+            text.append(_interpolation(top, item, factor))
+            notes.append(f"head: '{item.blob}' {shown(item.shape or ())} is upsampled {factor} times")
+            item = Features(item.stem, top, (*(item.shape or ())[:2], height, width), item.level)
+        found.append(item)
+    return Ready(tuple(found), tuple(text), tuple(notes))
+
+
+def _size(item: Features) -> tuple[int, int]:
+    shape = item.shape or ()
+    if len(shape) != 4 or shape[1] is None or shape[2] is None or shape[3] is None:
+        what = f"'{item.blob}' {shown(shape)} is no map" if shape and len(shape) != 4 else f"no size of '{item.blob}'"
+        raise ComposeError(
+            f"maps cannot be upsampled: {what} is known" if what.startswith("no") else f"{what} to be upsampled",
+            hint="cut all sources at maps, give --input-shape C,H,W, or let maps be pooled (--maps pool)",
+        )
+    return shape[2], shape[3]
+
+
+def _interpolation(name: str, item: Features, factor: int) -> str:
+    """Caffe's own recipe for bilinear upsampling by a Deconvolution that is never trained."""
+    channels = (item.shape or ())[1]
+    kernel, pad = 2 * factor - factor % 2, factor // 2
+    body = f"""param {{ lr_mult: 0 decay_mult: 0 }}
+convolution_param {{
+  num_output: {channels} group: {channels}
+  kernel_size: {kernel} stride: {factor} pad: {pad}
+  bias_term: false
+  weight_filler {{ type: "bilinear" }}
+}}"""
+    return layer_text(name, "Deconvolution", [item.blob], [name], body)
+
+
+def _target(features: Sequence[Features], request: Request, equal: bool) -> int | None:
+    """The width to project to, None for none. Raises: ComposeError where it must be said and is not."""
+    asked = request.project or (request.hidden if equal else None)
+    if asked is not None or not equal:
+        return asked
+    shapes = {item.shape[1:] if item.shape is not None else None for item in features}
+    if len(shapes) == 1 and (shapes != {None}) and not any(None in shape for shape in shapes if shape):
+        return None
+    widths = [_channels(item) for item in features]
+    known = [width for width in widths if width is not None]
+    if len(known) < len(widths):
+        raise ComposeError(
+            "the widths of the features are not known, so they cannot be projected to one width",
+            hint="give the width (--project), or sources whose input shapes are known",
+        )
+    return max(known)
+
+
+def _channels(item: Features) -> int | None:
+    """What a projection replaces: the channels of a map, the width of anything else."""
+    return item.shape[1] if _spread(item) and item.shape is not None else item.width
+
+
+def _spread(item: Features) -> bool:
+    """Whether it is a map of more than one position."""
+    return item.shape is not None and len(item.shape) == 4 and item.shape[2:] != (1, 1)
+
+
+def _projected(item: Features, width: int, batch_norm: bool) -> tuple[Features, list[str]]:
+    name = f"{item.stem}_projection"
+    bias = ["  bias_term: false"] if batch_norm else ['  bias_filler { type: "constant" }']
+    inner = [f"  num_output: {width}", '  weight_filler { type: "xavier" }', *bias]
+    rates = ["param { lr_mult: 1 }", *([] if batch_norm else ["param { lr_mult: 2 }"])]
+    if _spread(item):
+        kind, block = "Convolution", ["convolution_param {", "  kernel_size: 1", *inner, "}"]
+        shape: Shape = (None, width, *(item.shape or ())[2:])
+    else:
+        kind, block, shape = "InnerProduct", ["inner_product_param {", *inner, "}"], (None, width)
+    text = [layer_text(name, kind, [item.blob], [name], "\n".join([*rates, *block]))]
+    text += _batch_norm(item.stem, name, name) if batch_norm else []
+    return Features(item.stem, name, shape, item.level), text
+
+
+def _normalized(item: Features) -> tuple[Features, list[str]]:
+    top = f"{item.stem}_normalized"
+    return Features(item.stem, top, item.shape, item.level), _batch_norm(item.stem, item.blob, top)
+
+
+def _batch_norm(stem: str, bottom: str, top: str) -> list[str]:
+    """BatchNorm with the batch's own statistics in training, and the Scale that Caffe keeps apart from it."""
+    rates = "\n".join(["param { lr_mult: 0 }"] * 3)
+    return [
+        layer_text(f"{stem}_batch_norm", "BatchNorm", [bottom], [top], rates),
+        layer_text(f"{stem}_scale", "Scale", [top], [top], "scale_param { bias_term: true }"),
+    ]
