@@ -21,13 +21,15 @@ from fusion.references import ask
 from fusion.solver import snapshot as files
 from fusion.solver.arena import lay_out
 from fusion.solver.descriptions import read_nets
-from fusion.solver.display import Display, Outputs, for_stream, number, output_lines
+from fusion.solver.display import Display, for_stream
 from fusion.solver.feeds import CachedFeed, load_all
 from fusion.solver.histories import histories, restore_histories
 from fusion.solver.interrupts import Requests, requests
 from fusion.solver.jobs import choose_device, open_job
 from fusion.solver.losses import Losses
+from fusion.solver.observers import Observer, Observers, Outputs, Shown
 from fusion.solver.policies import advance, learning_rate
+from fusion.solver.reporting import Report
 from fusion.solver.settings import Settings, read_settings
 from fusion.solver.stepping import eager, traced
 from fusion.solver.testing import Average, Test, averages_records, measure
@@ -60,6 +62,7 @@ class Solver:
     pct           losses towards them: "focal,weight=0.01", or fusion.references.Objective
     reading       how data is read: workers, memory, bad records (fusion.data.Reading)
     kd_alpha      a: the loss is (1 - a) * the net's own + a * weight * pct; None: both in full
+    observers     what watches the run besides the display (fusion.solver.observers)
 
     net    the net in training; the test nets hold the same parameters
     iter   iterations done
@@ -81,8 +84,10 @@ class Solver:
         pct: Sequence[Objective | str] = (),
         kd_alpha: float | None = None,
         reading: Reading | None = None,
+        observers: Sequence[Observer] = (),
     ) -> None:
         self.display = display or for_stream()
+        self.observers = Observers([Report(self.display), *observers])
         message, path = _read(solver, max_iter)
         self.settings = read_settings(message, path=path)
         nets = read_nets(message, path=path)
@@ -97,6 +102,7 @@ class Solver:
         self._cache_budget = cache_budget
         self._measured: list[Test] | None = None
         self._last_good: str | None = None
+        self._ending = False
         self._losses = Losses(self.settings.average_loss)
         self.load(self.settings.weights if weights is None else _paths(weights))
         for test in self._tests:
@@ -137,7 +143,13 @@ class Solver:
                 self._run(settings.max_iter, asked)
             self._finish()
         finally:
+            self.observers.call("end")
             self.display.close()
+
+    def stop(self, why: str) -> None:
+        """End the run behind the present iteration, as if it were the last one."""
+        self.display.say(why)
+        self._ending = True
 
     def step(self, count: int = 1) -> float:
         """Run `count` iterations, with the tests, displays and snapshots that fall due; returns the averaged loss."""
@@ -147,14 +159,12 @@ class Solver:
 
     def test(self) -> list[Average]:
         """Measure and report all test nets."""
-        averages = []
-        for index, test in enumerate(self._get_ready()):
-            self.display.say(f"Iteration {self.iter}, Testing net (#{index})")
+        nets, averages = self._get_ready(), []
+        self.observers.call("testing", self.iter)
+        for index, test in enumerate(nets):
             averages.append(measure(test))
-            if self.settings.test_compute_loss:
-                self.display.say(f"Test loss: {number(averages[-1].loss)}")
-            for line in output_lines("Test", averages[-1].outputs):
-                self.display.say(line)
+            self.observers.call("measured", self.iter, index, averages[-1])
+        self.observers.call("tested", self.iter)
         return averages
 
     def snapshot(self) -> str:
@@ -182,6 +192,7 @@ class Solver:
         )
         self._last_good = state
         self.display.say(f"Snapshotting to {model} and {state}")
+        self.observers.call("saved", self.iter, (model, exact, state))
         return state
 
     def restore(self, path: Path) -> None:
@@ -219,6 +230,7 @@ class Solver:
                 Test(job.runs, job.feed, count, averages_records(job.message))
                 for job, count in zip(self._tests, self.settings.test_iter, strict=True)
             ]
+            self.observers.call("begin", self)
         return self._measured
 
     def _choose_step(self) -> None:
@@ -236,7 +248,7 @@ class Solver:
         """The loop, in Caffe's order: test, forward and backward, show, update, snapshot."""
         settings = self.settings
         shown, started = self.iter, time.perf_counter()
-        while self.iter < stop:
+        while self.iter < stop and not self._ending:
             if self._due(settings.test_interval) and (self.iter > 0 or settings.test_initialization):
                 self.test()
             out = self._forward_backward()
@@ -248,9 +260,11 @@ class Solver:
                 shown, started = self.iter, now
             elif self._losses.due:
                 self._look()
-                self.display.tick(self.iter)
+                self.observers.call("ticked", self.iter)
             self._update(rate)
             self.iter += 1
+            for updated in self.observers.updated:
+                updated(self.iter)
             if asked.stop or asked.snapshot or self._due(settings.snapshot):
                 self._look()
                 self.snapshot()
@@ -292,12 +306,8 @@ class Solver:
 
     def _show(self, out: Mapping[str, Tensor], rate: float, iterations: int, seconds: float) -> None:
         self._look()
-        speed = f" ({number(iterations / seconds)} iter/s, {number(seconds)}s/{iterations} iters)" if iterations else ""
-        self.display.say(f"Iteration {self.iter}{speed}, loss = {number(self._losses.mean)}")
-        for line in output_lines("Train", _values(self._train.runs, out)):
-            self.display.say(line)
-        self.display.say(f"Iteration {self.iter}, lr = {number(rate)}")
-        self.display.tick(self.iter, self._losses.mean, rate)
+        outputs = _values(self._train.runs, out)
+        self.observers.call("shown", Shown(self.iter, self._losses.mean, rate, outputs, iterations, seconds))
 
     @torch.no_grad()
     def _finish(self) -> None:
@@ -309,7 +319,7 @@ class Solver:
         if self._due(settings.display):
             out = self._train.runs(self._train.feed.take())
             self._losses.add(self.iter, total_loss(self._train.runs, out).detach())
-            self.display.say(f"Iteration {self.iter}, loss = {number(self._losses.mean)}")
+            self.observers.call("shown", Shown(self.iter, self._losses.mean))
         if self._due(settings.test_interval):
             self.test()
         for line in skipped_lines([source for job in (self._train, *self._tests) for source in job.sources]):
