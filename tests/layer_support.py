@@ -1,4 +1,4 @@
-"""Make docs/layer-support.md, what each layer type passes: `python tests/layer_support.py docs/layer-support.md`.
+"""Make docs/layer-support.md, what each layer type passes: `python -m tests.layer_support docs/layer-support.md`.
 
 Caffe's types are held to a recorded case, those of forks to plain loops, the project's own to themselves.
 """
@@ -24,17 +24,20 @@ from fusion.layers.recurrent import reset
 from prototxt.shapes import infer
 
 TESTS = Path(__file__).parent / "fusion"
-COLUMNS = ("forward", "backward", "shape", "gradcheck", "float64", "bf16", "compile", "export")
+COLUMNS = ("forward", "backward", "shape", "gradcheck", "float64", "bf16", "channels last", "compile", "export")
 YES, NONE = "yes", "–"
+LAST = torch.channels_last
 HEAD = """# Which layer supports what
 
-Made by `python tests/layer_support.py docs/layer-support.md`; a slow test makes it anew and compares.
+Made by `python -m tests.layer_support docs/layer-support.md`; a slow test makes it anew and compares.
 
 - **forward**, **backward**: the numbers are those that BVLC Caffe recorded, or, for forks, those of loops in NumPy; the
   project's own losses have tests of their own
 - **shape**: what the net gives has the shape that shape inference told before
 - **gradcheck**: gradients are derivatives, by differences in float64; "rule": the fork's own rule, which is none
-- **float64**, **bf16**: runs in float64, and under bfloat16 autocast on the CPU within 3 % of the largest number
+- **float64**, **bf16**: runs in float64, and under bfloat16 autocast on the CPU within 3 % of the largest number,
+  gradients too
+- **channels last**: blobs and weights laid out so give the same numbers and gradients
 - **compile**: `torch.compile(fullgraph=True)` with the backend aot_eager; **export**: `torch.export`; the numbers agree
 
 – stands where there is nothing to check: no gradient, or random numbers.
@@ -196,7 +199,8 @@ def row(subject: Subject) -> dict[str, str]:
     else:
         cells["gradcheck"] = _tried(lambda: _check_gradients(subject)) if flows and not subject.random else NONE
     cells["float64"] = _tried(lambda: _check_double(subject))
-    cells["bf16"] = NONE if subject.random else _tried(lambda: _check_half(subject))
+    for column, check in (("bf16", _check_half), ("channels last", _check_layout)):
+        cells[column] = NONE if subject.random else _tried(lambda run=check: run(subject))  # type: ignore[misc]
     for column, check in (("compile", _check_compile), ("export", _check_export)):
         if subject.random:
             cells[column] = NONE
@@ -272,14 +276,43 @@ def _check_double(subject: Subject) -> None:
 
 
 def _check_half(subject: Subject) -> None:
-    net, inputs = subject.make(torch.float32)
-    expected = net(inputs)
-    net, inputs = subject.make(torch.float32)
+    expected, slopes = _with_gradients(subject, *subject.make(torch.float32))
     with torch.autocast("cpu", torch.bfloat16):
-        found = net(inputs)
+        found, half = _with_gradients(subject, *subject.make(torch.float32))
+    assert half.keys() == slopes.keys(), "other gradients"
+    _near(found, expected, 3e-2)
+    _near(half, slopes, 3e-2)
+
+
+def _check_layout(subject: Subject) -> None:
+    expected, slopes = _with_gradients(subject, *subject.make(torch.float32))
+    net, inputs = subject.make(torch.float32)
+    inputs = {key: x.contiguous(memory_format=LAST) if x.dim() == 4 else x for key, x in inputs.items()}
+    found, other = _with_gradients(subject, net.to(memory_format=LAST), inputs)
+    assert other.keys() == slopes.keys(), "other gradients"
+    _near(found, expected, 1e-5)
+    _near(other, slopes, 1e-4)
+
+
+def _with_gradients(
+    subject: Subject, net: Net, inputs: dict[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Outputs, and the gradients of a random mix of them; backward runs outside of autocast, as it should."""
+    free, draw = _free(subject, inputs), torch.Generator().manual_seed(0)
+    out = dict(net(free))
+    with torch.autocast("cpu", enabled=False):
+        parts = [(x * torch.randn(x.shape, generator=draw)).sum() for x in out.values() if x.requires_grad]
+        if parts:
+            torch.stack(parts).sum().backward()  # type: ignore[no-untyped-call]
+    named = {**free, **dict(net.named_parameters())}
+    return out, {key: value.grad for key, value in named.items() if value.grad is not None}
+
+
+def _near(found: dict[str, Tensor], expected: dict[str, Tensor], part: float) -> None:
+    """Within a part of each number and of the largest one."""
     for key, tensor in expected.items():
         scale = float(tensor.detach().abs().max()) if tensor.numel() else 0.0
-        torch.testing.assert_close(found[key].to(tensor.dtype), tensor, rtol=3e-2, atol=3e-2 * scale, equal_nan=True)
+        torch.testing.assert_close(found[key].to(tensor.dtype), tensor, rtol=part, atol=part * scale, equal_nan=True)
 
 
 def _check_compile(subject: Subject) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fusion.errors import BuildError, FusionError
+from fusion.errors import BuildError, FusionError, raise_all
 from fusion.layers.pycaffe import TEST, TRAIN, Blob, Layer, UserLayer, stand_in
 from fusion.registry import Context, Phase, layer
 from prototxt.errors import ShapeError
@@ -26,7 +26,7 @@ from prototxt.shapes.dimensions import is_known
 from prototxt.shapes.special import python_shapes
 
 if TYPE_CHECKING:
-    from prototxt.messages import LayerParameter
+    from prototxt.messages import LayerParameter, NetParameter
     from prototxt.shapes.dimensions import Shape
 
 VARIABLE = "FUSION_ALLOW_PYTHON"
@@ -215,14 +215,24 @@ def brings_data(layer: LayerParameter) -> bool:
     return layer.type == "Python" and not layer.bottom and _session.get() is None
 
 
+def check_data_layers(net: NetParameter) -> None:
+    """Raise BuildError for Python layers that should make the data of a training, where they may not run."""
+    made = [layer for layer in net.layer if layer.type == "Python" and not layer.bottom]
+    raise_all([] if allowed(None) else [_refusal(layer) for layer in made])
+
+
+def _refusal(layer: LayerParameter) -> BuildError:
+    param = layer.python_param
+    return BuildError(
+        f"layer '{layer.name}' runs Python code of its own, {param.module}.{param.layer}, which is not allowed",
+        hint=f"if you trust it: fusion.build(..., allow_python=True), --allow-python, or {VARIABLE}=1",
+    )
+
+
 @layer("Python")
 def python(layer: LayerParameter, context: Context) -> nn.Module:
     """A user's layer, if it may run."""
     current = _session.get()
     if current is None:
-        param = layer.python_param
-        raise BuildError(
-            f"layer '{layer.name}' runs Python code of its own, {param.module}.{param.layer}, which is not allowed",
-            hint=f"if you trust it: fusion.build(..., allow_python=True), --allow-python, or {VARIABLE}=1",
-        )
+        raise _refusal(layer)
     return PythonLayer(current.take(layer), layer.name)

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from fusion.data import Reading, Source
 from fusion.graph import Net
+from fusion.layers.python import check_data_layers
 from fusion.nets import build
 from fusion.references import Model, Ramp, ramp_layers
 from fusion.registry import Phase
@@ -62,6 +63,7 @@ def open_job(
 
     Raises: DataError, BuildError; prototxt's ShapeError.
     """
+    check_data_layers(message)
     reading = reading or Reading()
     sources = open_sources(message, phase, seed=seed, arrays=arrays, reading=reading)
     models: Sequence[Model] = ()

@@ -60,6 +60,7 @@ class Margin(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         """The fork's rule."""
         x, weight, label = ctx.saved_tensors
+        gradient = gradient.to(x.dtype)  # autocast multiplies in half precision on the way in, but not on the way back
         by_weight = gradient.T @ x
         if ctx.margin == 1:
             return gradient @ weight, by_weight, None, None, None
