@@ -11,6 +11,7 @@ from .reading_options import add_reading_options, reading_of, size
 _EXAMPLE = """example:
   fusion-train --solver solver.prototxt --weights init.caffemodel
   fusion-train --solver solver.prototxt --snapshot net_iter_1000.solverstate
+  fusion-train --solver solver.prototxt --weights init.caffemodel --resume
   fusion-train --solver solver.prototxt --reference old.prototxt:old.caffemodel --pct focal,weight=0.01
   fusion-train --solver solver.prototxt --reference old.prototxt:old.caffemodel --sweep loss=kd,focal \
     --sweep weight=0.001,0.01,0.1 --sweep seed=1,2,3 --out sweep
@@ -35,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
         "--weights", metavar="W[,W]", help="start from these weights (.caffemodel, .h5, .safetensors); later ones win"
     )
     start.add_argument("--snapshot", metavar="STATE", help="go on from this .solverstate")
+    add("--resume", action="store_true", help="go on from the newest complete snapshot; without one, start anew")
     add("--device", default="auto", metavar="DEVICE", help="auto (default), cpu, cuda, cuda:1")
     add("--max-iter", type=_positive, metavar="N", help="instead of the solver's max_iter")
     add("--cache-budget", type=size, metavar="SIZE", help="memory for the frozen layers' outputs (default 4G)")
@@ -68,6 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     if options.sweep and (options.snapshot or options.pct or options.no_cache):
         parser().error("--sweep tries its own losses from the start, on kept rows: no --pct, --snapshot or --no-cache")
+    if options.resume and (options.snapshot or options.sweep):
+        parser().error("--resume finds the snapshot itself, and a sweep takes none: leave --snapshot and --sweep out")
     code: int = run(lambda: _sweep(options) if options.sweep else _train(options))
     return code
 
@@ -92,6 +96,8 @@ def _train(options: argparse.Namespace) -> int:
     )
     if options.snapshot:
         solver.restore(options.snapshot)
+    elif options.resume:
+        solver.resume()
     solver.train()
     return 0
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+
+_AGAIN = 1.0  # seconds within which a second signal is the same wish: a terminal and a launcher may both send one
 
 
 @dataclass
@@ -22,13 +25,16 @@ class Requests:
 def requests() -> Iterator[Requests]:
     """Collect SIGINT, SIGTERM (stop) and SIGHUP (snapshot) while the block runs; a second Ctrl-C interrupts at once."""
     asked = Requests()
+    first = 0.0
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if asked.stop:
+        nonlocal first
+        if asked.stop and number == signal.SIGINT and time.monotonic() > first + _AGAIN:
             raise KeyboardInterrupt
+        first = first or time.monotonic()
         asked.stop = True
 
     def snapshot(number: int, frame: FrameType | None) -> None:

@@ -6,11 +6,11 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from fusion.data.reading import skipped_lines
@@ -22,23 +22,26 @@ from fusion.solver import snapshot as files
 from fusion.solver.arena import lay_out
 from fusion.solver.descriptions import read_nets
 from fusion.solver.display import Display, for_stream
+from fusion.solver.exact import Exact, below, carried, carry, generators, set_generators, undrawn, write_exact
 from fusion.solver.feeds import CachedFeed, load_all
 from fusion.solver.histories import histories, restore_histories
 from fusion.solver.interrupts import Requests, requests
-from fusion.solver.jobs import choose_device, open_job
+from fusion.solver.jobs import Job, choose_device, open_job
 from fusion.solver.losses import Losses
 from fusion.solver.observers import Observer, Observers, Outputs, Shown
 from fusion.solver.policies import advance, learning_rate
 from fusion.solver.reporting import Report
+from fusion.solver.resuming import Found, open_snapshot
 from fusion.solver.settings import Settings, read_settings
 from fusion.solver.stepping import eager, traced
 from fusion.solver.testing import Average, Test, averages_records, measure
 from fusion.solver.trunks import DEFAULT_BUDGET, cache_trunk
 from fusion.solver.updates import RULES, CaffeOptimizer
 from fusion.weights import load_weights, save_weights, share_weights
+from prototxt.errors import WeightsError
 from prototxt.loading import load_solver
 from prototxt.messages import SolverParameter
-from prototxt.solverstate import SolverState, read_solverstate, write_solverstate
+from prototxt.solverstate import SolverState, write_solverstate
 
 if TYPE_CHECKING:
     from fusion.data import Reading
@@ -136,6 +139,7 @@ class Solver:
         settings = self.settings
         if settings.snapshot or settings.snapshot_after_train:
             files.check_writable(settings.prefix)
+            files.sweep_up(settings.prefix)
         self._get_ready()
         self.display.start(self.iter, settings.max_iter)
         try:
@@ -175,17 +179,19 @@ class Solver:
         losses = self._losses.recent
         model, state, exact = files.names(self.settings.prefix, self.iter, hdf5=self.settings.snapshot_hdf5)
         content = SolverState(self.iter, model, histories(self._arena, self.optimizer), self._step)
-        ours = files.Exact(
+        ours = Exact(
             iteration=self.iter,
-            positions=tuple(job.feed.position for job in (self._train, *self._tests)),
+            positions=tuple(job.feed.position for job in self._jobs),
             losses=losses,
             seed=self.seed,
             weights=files.checksum(self._arena.updated),
+            generators=generators(),
+            kept=self._kept(),
         )
         files.write_all(
             [
                 (model, lambda path: save_weights(self.net, path)),
-                (exact, lambda path: files.write_exact(path, ours)),
+                (exact, lambda path: write_exact(path, ours)),
                 (state, lambda path: write_solverstate(path, content)),
             ],
             last_good=self._last_good,
@@ -200,38 +206,88 @@ class Solver:
 
         Raises: TrainingError when the state is that of another net; WeightsError when the file is none.
         """
-        place = os.fspath(path)
-        state = read_solverstate(place)
-        self.load([_weights_of(state, place)])
-        restore_histories(self._arena, self.optimizer, state.history, place)
+        found = open_snapshot(path)
+        self._go_on(found, exactly=self._take_over(found))
+
+    def resume(self) -> bool:
+        """Go on from the newest complete snapshot of the solver's prefix; returns whether there is one.
+
+        Raises: TrainingError when the snapshots are those of another net, or none of them can be used.
+        """
+        paths = files.states(self.settings.prefix)
+        for path in paths:
+            try:
+                found = open_snapshot(path)
+                exactly = self._take_over(found)
+            except (WeightsError, OSError) as error:
+                self.display.say(f"passing over {path}, which is damaged: {error}")
+                continue
+            if found.exact is not None and not exactly:
+                self.display.say(f"passing over {path}: the files beside it belong to another run")
+                continue
+            self._go_on(found, exactly)
+            return True
+        if paths:
+            hint = "remove them, or change snapshot_prefix, to start anew"
+            raise TrainingError(f"none of {len(paths)} snapshots can be used", place=self.settings.prefix, hint=hint)
+        self.display.say(f"no snapshot of {self.settings.prefix} to go on from: training starts anew")
+        return False
+
+    def _take_over(self, found: Found) -> bool:
+        """Take over weights and history; returns whether our own part belongs to them."""
+        self.load([found.weights])
+        restore_histories(self._arena, self.optimizer, found.state.history, found.path)
+        return found.exact is not None and found.exact.weights == files.checksum(self._arena.updated)
+
+    def _go_on(self, found: Found, exactly: bool) -> None:
+        """Take over the rest of a snapshot."""
+        state = found.state
         self.iter, self._step = state.iter, state.current_step
         self.optimizer.updates = state.iter
-        exact = files.read_exact(files.exact_beside(place), state.iter, files.checksum(self._arena.updated))
-        if exact is not None:
+        how = "as Caffe does: the data starts anew"
+        if found.exact is not None and exactly:
+            exact, how = found.exact, "exactly"
             self._losses = Losses(self.settings.average_loss, exact.losses)
-            for job, position in zip((self._train, *self._tests), exact.positions, strict=False):
+            set_generators(exact.generators)
+            for job, position in zip(self._jobs, exact.positions, strict=False):
                 job.feed.position = position
-        self._last_good = place
-        how = "exactly" if exact is not None else "as Caffe does: the data starts anew"
-        self.display.say(f"Restored iteration {self.iter} from {place}, {how}")
+            for number, job in enumerate(self._jobs):
+                carry(job.net, below(exact.kept, f"{number}/"), self.device)
+        self.observers.restore(below(found.exact.kept, "observers/") if found.exact is not None and exactly else {})
+        self._last_good = found.path
+        self.display.say(f"Restored iteration {self.iter} from {found.path}, {how}")
+
+    @property
+    def _jobs(self) -> tuple[Job, ...]:
+        return (self._train, *self._tests)
+
+    def _kept(self) -> dict[str, NDArray[Any]]:
+        """What recurrent layers carry over, by the number of their net, and what the observers keep."""
+        parts = {str(number): carried(job.net) for number, job in enumerate(self._jobs)}
+        parts["observers"] = self.observers.state()
+        return {f"{part}/{name}": values for part, arrays in parts.items() for name, values in arrays.items()}
 
     def _get_ready(self) -> list[Test]:
-        """Read the data ahead, and compute the frozen trunk once where there is one."""
+        """Read the data ahead, and compute the frozen trunk once where there is one; nothing of it counts as drawn."""
         if self._measured is None:
-            for job in (self._train, *self._tests):
-                phase = job.net.plan.phase
-                load_all(job.sources, partial(self.display.progress, f"decoding ({phase})"))
-                position = job.feed.position
-                outcome = cache_trunk(job, self._cache_budget, self.display, self.device)
-                job.feed.position = position
-                self.display.say(f"{phase} net: {outcome}")
-            self._choose_step()
-            self._measured = [
-                Test(job.runs, job.feed, count, averages_records(job.message))
-                for job, count in zip(self._tests, self.settings.test_iter, strict=True)
-            ]
+            with undrawn():
+                self._measured = self._prepare()
             self.observers.call("begin", self)
         return self._measured
+
+    def _prepare(self) -> list[Test]:
+        for job in self._jobs:
+            phase = job.net.plan.phase
+            load_all(job.sources, partial(self.display.progress, f"decoding ({phase})"))
+            position = job.feed.position
+            outcome = cache_trunk(job, self._cache_budget, self.display, self.device)
+            job.feed.position = position
+            self.display.say(f"{phase} net: {outcome}")
+        self._choose_step()
+        return [
+            Test(job.runs, job.feed, count, averages_records(job.message))
+            for job, count in zip(self._tests, self.settings.test_iter, strict=True)
+        ]
 
     def _choose_step(self) -> None:
         """A traced step for small heads on cached rows, else autograd."""
@@ -322,7 +378,7 @@ class Solver:
             self.observers.call("shown", Shown(self.iter, self._losses.mean))
         if self._due(settings.test_interval):
             self.test()
-        for line in skipped_lines([source for job in (self._train, *self._tests) for source in job.sources]):
+        for line in skipped_lines([source for job in self._jobs for source in job.sources]):
             self.display.say(line)
         self.display.say("Optimization Done.")
 
@@ -356,20 +412,6 @@ def _optimizer(settings: Settings, arena: Arena) -> CaffeOptimizer:
         rms_decay=settings.rms_decay,
         clip_gradients=settings.clip_gradients,
         iter_size=settings.iter_size,
-    )
-
-
-def _weights_of(state: SolverState, path: str) -> str:
-    """The weights that a state names, or those beside it where the files have been moved together."""
-    if os.path.exists(state.learned_net):
-        return state.learned_net
-    beside = os.path.join(os.path.dirname(path), os.path.basename(state.learned_net))
-    if state.learned_net and os.path.exists(beside):
-        return beside
-    raise TrainingError(
-        f"the weights of this state are missing: {state.learned_net or '(not named)'}",
-        place=path,
-        hint="keep the caffemodel beside its solverstate",
     )
 
 

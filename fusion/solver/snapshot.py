@@ -4,49 +4,25 @@
     PREFIX_iter_N.solverstate   iteration, history, step of the learning rate, as Caffe reads them
     PREFIX_iter_N.fusionstate   position in the data, random generators, recent losses (a NumPy archive, no pickle)
 
-The solverstate is written last: where it exists, the others are complete.
+The solverstate appears last, and goes first where a snapshot is replaced: where it exists, the others belong to it, no
+matter when the process was killed.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import zipfile
+import re
+import shutil
 import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from fusion.errors import TrainingError
-from prototxt.files import atomic_write
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-
-@dataclass(frozen=True)
-class Exact:
-    """What Caffe's files do not hold.
-
-    iteration  when it was taken
-    positions  batches handed out so far, of the net to train and of each test net
-    losses     the recent losses that average_loss shows
-    seed       of data and fillers
-    weights    checksum of the learnable weights, to tell whether they are those of this state
-    threads    and `engine`: bits are the same only with the same ones
-    """
-
-    iteration: int
-    positions: tuple[int, ...]
-    losses: tuple[float, ...]
-    seed: int
-    weights: int
-    threads: int = field(default_factory=torch.get_num_threads)
-    engine: str = field(default_factory=lambda: f"torch {torch.__version__}")
+_STATE = r"_iter_(\d+)\.solverstate(\.h5)?"
+_UNFINISHED = ".snapshot-"  # a folder of files that are being written bears this and the prefix's name
 
 
 def names(prefix: str, iteration: int, *, hdf5: bool = False) -> tuple[str, str, str]:
@@ -66,64 +42,63 @@ def check_writable(prefix: str) -> None:
 
 
 def write_all(writers: Sequence[tuple[str, Callable[[str], None]]], *, last_good: str | None) -> None:
-    """Write files in order, each at once or not at all; on failure remove those of this snapshot.
+    """Write the files of one snapshot, all or none: the last one appears last, and an older one of its name goes first.
 
     Raises: TrainingError saying which snapshot is left.
     """
-    written: list[str] = []
+    last = writers[-1][0]
     try:
-        for path, write in writers:
-            existed = os.path.exists(path)
-            write(path)
-            if not existed:
-                written.append(path)
+        with _unfinished(last) as folder:
+            for path, write in writers:
+                write(os.path.join(folder, os.path.basename(path)))
+            with suppress(FileNotFoundError):
+                os.unlink(last)
+            for path, _ in writers:
+                os.replace(os.path.join(folder, os.path.basename(path)), path)
     except OSError as error:
-        for name in written:
-            os.unlink(name)
         left = f"the last complete snapshot is {last_good}" if last_good else "there is no earlier snapshot"
         raise TrainingError(
             f"cannot write the snapshot: {error.strerror or error}",
-            place=path,
+            place=last,
             hint=f"{left}; make room, or change snapshot_prefix, and go on with --snapshot",
         ) from error
 
 
-def write_exact(path: str, exact: Exact) -> None:
-    """Write a fusionstate, with the present state of torch's random generators."""
-    meta = {**vars(exact), "positions": list(exact.positions), "losses": list(exact.losses)}
-    arrays: dict[str, Any] = {
-        "meta": np.frombuffer(json.dumps(meta).encode(), np.uint8),
-        "cpu": torch.get_rng_state().numpy(),
-    }
-    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        arrays["cuda"] = torch.cuda.get_rng_state().numpy()
-    with atomic_write(path) as file:
-        np.savez(file, **arrays)
+@contextmanager
+def _unfinished(path: str) -> Iterator[str]:
+    """A folder beside `path` that is gone when the block ends."""
+    stem = os.path.basename(path).partition("_iter_")[0]
+    folder = os.path.join(os.path.dirname(path), f"{_UNFINISHED}{stem}-{os.urandom(6).hex()}")
+    os.mkdir(folder)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep_up(prefix: str) -> None:
+    """Remove what killed processes left half written."""
+    folder, stem = os.path.split(prefix)
+    with suppress(OSError):
+        for name in os.listdir(folder or "."):
+            if re.fullmatch(re.escape(f"{_UNFINISHED}{stem}-") + "[0-9a-f]{12}", name):
+                shutil.rmtree(os.path.join(folder, name), ignore_errors=True)
+
+
+def states(prefix: str) -> list[str]:
+    """The solverstates of a prefix, the newest iteration first."""
+    folder, stem = os.path.split(prefix)
+    try:
+        names = os.listdir(folder or ".")
+    except FileNotFoundError:
+        return []
+    found = [(match, name) for name in names if (match := re.fullmatch(re.escape(stem) + _STATE, name))]
+    return [os.path.join(folder, name) for _, name in sorted(found, key=lambda pair: (-int(pair[0][1]), pair[1]))]
 
 
 def exact_beside(solverstate: str) -> str:
     """The fusionstate that belongs to a solverstate."""
     return solverstate.removesuffix(".h5").removesuffix(".solverstate") + ".fusionstate"
-
-
-def read_exact(path: str, iteration: int, weights: int) -> Exact | None:
-    """Read the fusionstate of this iteration and these weights, and set torch's random generators as it says.
-
-    Returns None where there is no such file, or it belongs to another state.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            meta = json.loads(archive["meta"].tobytes())
-            exact = Exact(**{**meta, "positions": tuple(meta["positions"]), "losses": tuple(meta["losses"])})
-            generators: dict[str, NDArray[Any]] = {key: archive[key] for key in archive.files if key != "meta"}
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
-        return None
-    if exact.iteration != iteration or exact.weights != weights:
-        return None
-    torch.set_rng_state(torch.from_numpy(generators["cpu"]))
-    if "cuda" in generators and torch.cuda.is_available():
-        torch.cuda.set_rng_state(torch.from_numpy(generators["cuda"]))
-    return exact
 
 
 def checksum(tensors: Sequence[Tensor]) -> int:

@@ -1,0 +1,54 @@
+"""Finding the state that a run can go on from, and reading it whole before anything is changed."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from fusion.errors import TrainingError
+from fusion.solver.exact import Exact, read_exact
+from fusion.solver.snapshot import exact_beside
+from prototxt.solverstate import SolverState, read_solverstate
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """A snapshot that has been read, but for its weights.
+
+    path     of the solverstate
+    weights  path of the weights
+    exact    our own part, None where there is none; whether it belongs to the weights is yet to be seen
+    """
+
+    path: str
+    state: SolverState
+    weights: str
+    exact: Exact | None
+
+
+def open_snapshot(path: str | os.PathLike[str]) -> Found:
+    """Read a snapshot by its solverstate.
+
+    Raises: TrainingError when its weights are missing; prototxt's WeightsError when the file is damaged or no state.
+    """
+    place = os.fspath(path)
+    state = read_solverstate(place)
+    weights = _weights_of(state, place)
+    state = replace(state, history=[np.asarray(array, np.float32) for array in state.history])
+    exact = read_exact(exact_beside(place))
+    return Found(place, state, weights, exact if exact is not None and exact.iteration == state.iter else None)
+
+
+def _weights_of(state: SolverState, path: str) -> str:
+    """The weights beside the state, as Caffe names them, or those that it names: they may have been moved together."""
+    beside = os.path.join(os.path.dirname(path), os.path.basename(state.learned_net))
+    for candidate in (beside, state.learned_net):
+        if state.learned_net and os.path.exists(candidate):
+            return candidate
+    raise TrainingError(
+        f"the weights of this state are missing: {state.learned_net or '(not named)'}",
+        place=path,
+        hint="keep the caffemodel beside its solverstate",
+    )
