@@ -111,12 +111,19 @@ class CaffeOptimizer(torch.optim.Optimizer):
     def _update(self, params: Tensors, gradients: Tensors, group: dict[str, Any]) -> None:
         if self.iter_size != 1:
             torch._foreach_mul_(gradients, 1.0 / self.iter_size)
-        decay = self.weight_decay * group["decay_mult"]
+        histories = [list(moment) for moment in zip(*(self.history(p) for p in params), strict=True)]
+        self.decay_and_update(
+            params, gradients, histories, group["lr"] * group["lr_mult"], self.weight_decay * group["decay_mult"]
+        )
+
+    def decay_and_update(
+        self, params: Tensors, gradients: Tensors, histories: list[Tensors], lr: float, decay: float
+    ) -> None:
+        """Add the decay to the gradients, then `rule`."""
         if decay:
             weights = torch._foreach_sign(params) if self.regularization == "L1" else params
             torch._foreach_add_(gradients, weights, alpha=decay)
-        histories = [list(moment) for moment in zip(*(self.history(p) for p in params), strict=True)]
-        self.rule(params, gradients, histories, group["lr"] * group["lr_mult"])
+        self.rule(params, gradients, histories, lr)
 
     def _clip(self) -> None:
         """Scale all gradients down together, without waiting for the device."""
@@ -129,7 +136,31 @@ class CaffeOptimizer(torch.optim.Optimizer):
 
 
 class SGD(CaffeOptimizer):
-    """history = momentum * history + lr * gradient; w -= history."""
+    """history = momentum * history + lr * gradient; w -= history.
+
+    In one pass over memory where it can be: torch's fused SGD keeps m * history + (1 - dampening) * gradient and
+    subtracts lr times that, so 1 - dampening plays Caffe's learning rate, and torch's is 1.
+    """
+
+    def decay_and_update(
+        self, params: Tensors, gradients: Tensors, histories: list[Tensors], lr: float, decay: float
+    ) -> None:
+        (history,) = histories
+        if not self.momentum or (decay and self.regularization == "L1") or not _laid_out_alike(params, gradients):
+            super().decay_and_update(params, gradients, histories, lr, decay)
+            return
+        torch._fused_sgd_(
+            params,
+            gradients,
+            history,
+            weight_decay=decay,
+            momentum=self.momentum,
+            lr=1.0,
+            dampening=1.0 - lr,
+            nesterov=False,
+            maximize=False,
+            is_first_step=False,
+        )
 
     def rule(self, params: Tensors, gradients: Tensors, histories: list[Tensors], lr: float) -> None:
         (history,) = histories
@@ -201,6 +232,14 @@ class Adam(CaffeOptimizer):
         torch._foreach_addcmul_(second, gradients, gradients, 1.0 - self.momentum2)
         correction = math.sqrt(1.0 - self.momentum2**count) / (1.0 - self.momentum**count)
         _descend(params, first, second, lr * correction, self.delta)
+
+
+def _laid_out_alike(params: Tensors, gradients: Tensors) -> bool:
+    """Whether fused updates apply: they walk through memory, and histories are laid out as their parameters."""
+    return all(
+        param.dtype == gradient.dtype and param.stride() == gradient.stride() and param.device.type in ("cpu", "cuda")
+        for param, gradient in zip(params, gradients, strict=True)
+    )
 
 
 def _descend(params: Tensors, steps: Tensors, squares: Tensors, lr: float, delta: float) -> None:
