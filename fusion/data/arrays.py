@@ -57,7 +57,7 @@ class ArraySource:
 
     @property
     def in_memory(self) -> bool:
-        return True
+        return all(isinstance(array, np.ndarray) for array in self.arrays)
 
     def __len__(self) -> int:
         return self.sequence.records

@@ -1,9 +1,16 @@
-"""`HDF5Data`: arrays from the files that a list names; a batch runs across file ends and wraps."""
+"""`HDF5Data`: arrays from the files that a list names; a batch runs across file ends and wraps.
+
+What fits into the budget is read at once. Else Caffe's way is gone: one file after the other is read whole, and a file
+that is too large for that row by row.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -31,17 +38,15 @@ def open_hdf5_data(recipe: Recipe, *, budget: int = BUDGET) -> ArraySource:
     name = f"layer '{layer.name}'"
     _check(layer, name)
     paths = _read_list(param.source)
-    files = [_open(path) for path in paths]
-    arrays: list[Any] = []
-    for top in layer.top:
-        parts = [_data_set(file, top, path) for file, path in zip(files, paths, strict=True)]
-        _agree(parts, paths, top)
-        arrays.append(np.concatenate([np.asarray(part[:], np.float32) for part in parts]))
-    counts = [len(_data_set(file, layer.top[0], path)) for file, path in zip(files, paths, strict=True)]
-    _same_length(arrays, layer, name)
-    for file in files:
-        file.close()
+    files = _look(paths, tuple(layer.top))
+    counts = _same_length(files, layer, name)
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]]).tolist()
+    sizes = [sum(part.nbytes for part in file) for file in files]
+    arrays: list[Any] = []
+    for number, top in enumerate(layer.top):
+        shape = (sum(counts), *files[0][number].row)
+        rows = Rows(top, paths, np.array(starts), shape, keeps_files=2 * max(sizes) <= budget)
+        arrays.append(rows[:] if sum(sizes) <= budget else rows)
     order = Order(sum(counts), param.batch_size, permutation=_shuffled_files(counts, seed) if param.shuffle else None)
     return ArraySource(
         tops=tuple(layer.top),
@@ -93,24 +98,88 @@ def _data_set(file: Any, top: str, path: str) -> Any:
     return found
 
 
-def _agree(parts: list[Any], paths: list[str], top: str) -> None:
+@dataclass(frozen=True)
+class _Part:
+    """A data set of one file: how many rows, and the shape of each."""
+
+    count: int
+    row: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return 4 * self.count * math.prod(self.row)
+
+
+def _look(paths: list[str], tops: tuple[str, ...]) -> list[list[_Part]]:
+    """What each file holds for each top. Raises: DataError naming every file whose rows have another shape."""
+    found = []
+    for path in paths:
+        with _open(path) as file:
+            sets = [_data_set(file, top, path) for top in tops]
+            found.append([_Part(len(item), tuple(item.shape[1:])) for item in sets])
     raise_all(
         [
-            DataError(
-                f"data set '{top}' has rows of shape {part.shape[1:]}, the first file {parts[0].shape[1:]}", place=path
-            )
-            for part, path in zip(parts, paths, strict=True)
-            if part.shape[1:] != parts[0].shape[1:]
+            DataError(f"data set '{top}' has rows of shape {part.row}, the first file {first.row}", place=path)
+            for path, parts in zip(paths, found, strict=True)
+            for top, part, first in zip(tops, parts, found[0], strict=True)
+            if part.row != first.row
         ]
     )
+    return found
 
 
-def _same_length(arrays: list[Any], layer: LayerParameter, name: str) -> None:
-    lengths = {top: len(array) for top, array in zip(layer.top, arrays, strict=True)}
+def _same_length(files: list[list[_Part]], layer: LayerParameter, name: str) -> list[int]:
+    """The number of rows of each file."""
+    lengths = {top: sum(parts[number].count for parts in files) for number, top in enumerate(layer.top)}
     if len(set(lengths.values())) > 1:
         raise DataError(f"the data sets differ in length: {lengths}", place=name)
-    if not arrays or not len(arrays[0]):
+    if not lengths or not any(lengths.values()):
         raise DataError("the files hold no rows", place=name)
+    return [parts[0].count for parts in files]
+
+
+@dataclass(eq=False)
+class Rows:
+    """One top's rows, float32 [N, ...], read from its files when they are asked for.
+
+    starts       the number of each file's first row
+    keeps_files  a file is read whole, as Caffe does, and the last two that were visited are kept; else rows are read
+                 one by one
+    """
+
+    top: str
+    paths: Sequence[str]
+    starts: NDArray[np.int64]
+    shape: tuple[int, ...]
+    keeps_files: bool
+    kept: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, wanted: NDArray[np.int64] | slice) -> NDArray[np.float32]:
+        """These rows; numbers ascend and differ."""
+        numbers = np.arange(len(self))[wanted] if isinstance(wanted, slice) else wanted
+        files = np.searchsorted(self.starts, numbers, side="right") - 1
+        found = np.empty((len(numbers), *self.shape[1:]), np.float32)
+        for file in np.unique(files).tolist():
+            here = files == file
+            found[here] = self._of_file(file, numbers[here] - self.starts[file])
+        return found
+
+    def _of_file(self, file: int, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        kept = self.kept.get(file)
+        if kept is not None:
+            return kept[rows]
+        straight = int(rows[-1] - rows[0]) == len(rows) - 1
+        chosen: Any = slice(int(rows[0]), int(rows[-1]) + 1) if straight else rows
+        with _open(self.paths[file]) as opened:
+            stored = _data_set(opened, self.top, self.paths[file])
+            if not self.keeps_files:
+                return np.asarray(stored[chosen], np.float32)
+            whole = np.asarray(stored[:], np.float32)
+        self.kept = {**dict(list(self.kept.items())[-1:]), file: whole}
+        return whole[rows]
 
 
 def _shuffled_files(counts: list[int], seed: int) -> Permutation:

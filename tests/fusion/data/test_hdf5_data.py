@@ -1,0 +1,88 @@
+"""HDF5Data larger than the memory that it may use: the same batches, read file by file or row by row."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fusion.data import open_source
+from fusion.data.arrays import ArraySource
+from fusion.data.hdf5_data import Rows
+from fusion.errors import DataError
+from prototxt.messages import LayerParameter
+
+h5py = pytest.importorskip("h5py")
+COUNTS = (5, 0, 7, 4)
+ROW = 4 * (2 * 3 + 1)  # bytes of a row's data and label
+
+
+def write(name: str, start: int, count: int, row: tuple[int, ...] = (2, 3)) -> None:
+    with h5py.File(name, "w") as file:
+        numbers = np.arange(start, start + count)
+        file["data"] = np.broadcast_to(numbers.reshape(-1, *[1] * len(row)), (count, *row)).astype(np.float64) / 8
+        file["label"] = (numbers % 5).astype(np.int32)
+
+
+@pytest.fixture
+def layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LayerParameter:
+    monkeypatch.chdir(tmp_path)
+    start = 0
+    for number, count in enumerate(COUNTS):
+        write(f"{number}.h5", start, count)
+        start += count
+    Path("list.txt").write_text("".join(f"{number}.h5\n" for number in range(len(COUNTS))))
+    found = LayerParameter(name="data", type="HDF5Data", top=["data", "label"])
+    found.hdf5_data_param.source, found.hdf5_data_param.batch_size = "list.txt", 6
+    return found
+
+
+def open_with(layer: LayerParameter, budget: int) -> ArraySource:
+    source = open_source(layer, "TRAIN", seed=3, budget=budget)
+    assert isinstance(source, ArraySource)
+    return source
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("budget", [0, 2 * 7 * ROW], ids=["rows", "files"])
+def test_the_batches_do_not_depend_on_the_memory(layer: LayerParameter, budget: int, shuffle: bool) -> None:
+    layer.hdf5_data_param.shuffle = shuffle
+    whole, parts = open_with(layer, 1 << 20), open_with(layer, budget)
+    assert whole.in_memory
+    assert not parts.in_memory
+    assert len(parts) == sum(COUNTS)
+    assert parts.shapes == whole.shapes == {"data": (6, 2, 3), "label": (6,)}
+    assert parts.fingerprint() == whole.fingerprint()
+    np.testing.assert_array_equal(parts.labels, np.arange(16) % 5)
+    for one, other in islice(zip(whole.order(), parts.order(), strict=True), 9):
+        np.testing.assert_array_equal(one, other)
+        expected, found = whole.batch(one), parts.batch(other)
+        np.testing.assert_array_equal(found["data"][:, 0, 0], other / 8)
+        for top in ("data", "label"):
+            np.testing.assert_array_equal(found[top], expected[top])
+
+
+def test_two_files_are_kept_at_most(layer: LayerParameter) -> None:
+    source = open_with(layer, 2 * 7 * ROW)
+    for indices in islice(source.order(), 12):
+        source.batch(indices)
+        for rows in source.arrays:
+            assert isinstance(rows, Rows)
+            assert sum(kept.nbytes for kept in rows.kept.values()) <= 2 * 7 * ROW
+            assert len(rows.kept) <= 2
+    assert source.place(6) == "2.h5:1"
+
+
+def test_files_that_do_not_fit_each_other_are_all_named(layer: LayerParameter) -> None:
+    write("0.h5", 0, 5, (2, 4))
+    write("3.h5", 0, 5, (2, 2))
+    with pytest.raises(DataError, match=r"2\.h5(.|\n)*rows of shape \(2, 3\), the first file \(2, 4\)(.|\n)*3\.h5"):
+        open_with(layer, 0)
+
+
+def test_a_file_cut_off_is_an_error(layer: LayerParameter) -> None:
+    Path("2.h5").write_bytes(Path("2.h5").read_bytes()[:900])
+    with pytest.raises(DataError, match=r"2\.h5: cannot read the file"):
+        open_with(layer, 0)
