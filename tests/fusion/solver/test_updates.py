@@ -24,7 +24,7 @@ def run(kind: type[SGD], *, layout: torch.memory_format = torch.contiguous_forma
     for rate in RATES:
         blob.grad = torch.randn(8, 4, 3, 3, generator=generator).contiguous(memory_format=layout)
         optimizer.param_groups[0]["lr"] = rate
-        optimizer.update()
+        optimizer.step()
     return blob.detach()
 
 
