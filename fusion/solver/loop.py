@@ -21,9 +21,10 @@ from fusion.references import ask
 from fusion.solver import snapshot as files
 from fusion.solver.arena import lay_out
 from fusion.solver.descriptions import read_nets
-from fusion.solver.display import Display, for_stream
+from fusion.solver.display import Display
 from fusion.solver.exact import Exact, below, carried, carry, generators, set_generators, undrawn, write_exact
 from fusion.solver.feeds import CachedFeed, load_all
+from fusion.solver.glog import for_training
 from fusion.solver.histories import histories, restore_histories
 from fusion.solver.interrupts import Requests, requests
 from fusion.solver.jobs import Job, choose_device, open_job
@@ -59,7 +60,7 @@ class Solver:
     device        "auto", "cpu", "cuda", "cuda:1"
     max_iter      instead of the solver's
     cache_budget  bytes for the frozen trunk's outputs; 0 computes them anew in each iteration
-    display       where to report; by default a progress bar on a terminal, Caffe's lines elsewhere, on stderr
+    display       where to report; by default a progress bar on a terminal, Caffe's log elsewhere, on stderr
     arrays        rows for MemoryData and Input layers
     references    nets that this one is held to (fusion.references.Reference, or as on the command line)
     pct           losses towards them: "focal,weight=0.01", or fusion.references.Objective
@@ -89,8 +90,8 @@ class Solver:
         reading: Reading | None = None,
         observers: Sequence[Observer] = (),
     ) -> None:
-        self.display = display or for_stream()
-        self.observers = Observers([Report(self.display), *observers])
+        self.display = display or for_training()
+        self.observers = Observers([Report(self), *observers])
         message, path = _read(solver, max_iter)
         self.settings = read_settings(message, path=path)
         nets = read_nets(message, path=path)
@@ -166,6 +167,7 @@ class Solver:
         nets, averages = self._get_ready(), []
         self.observers.call("testing", self.iter)
         for index, test in enumerate(nets):
+            self.observers.call("measuring", self.iter, index)
             averages.append(measure(test))
             self.observers.call("measured", self.iter, index, averages[-1])
         self.observers.call("tested", self.iter)
@@ -197,7 +199,6 @@ class Solver:
             last_good=self._last_good,
         )
         self._last_good = state
-        self.display.say(f"Snapshotting to {model} and {state}")
         self.observers.call("saved", self.iter, (model, exact, state))
         return state
 
@@ -380,7 +381,7 @@ class Solver:
             self.test()
         for line in skipped_lines([source for job in self._jobs for source in job.sources]):
             self.display.say(line)
-        self.display.say("Optimization Done.")
+        self.observers.call("finished", self.iter)
 
 
 def _read(solver: SolverParameter | Path, max_iter: int | None) -> tuple[SolverParameter, str | None]:

@@ -63,6 +63,9 @@ class Observer:
     def testing(self, iteration: int) -> None:
         """The test nets are measured next."""
 
+    def measuring(self, iteration: int, index: int) -> None:
+        """Test net `index` is next."""
+
     def measured(self, iteration: int, index: int, average: Average) -> None:
         """Test net `index` was measured."""
 
@@ -71,6 +74,9 @@ class Observer:
 
     def saved(self, iteration: int, files: Sequence[str]) -> None:
         """A snapshot was written: caffemodel, fusionstate and solverstate."""
+
+    def finished(self, iteration: int) -> None:
+        """The last iteration, test and snapshot are behind us."""
 
     def end(self) -> None:
         """The run is over, also when it failed or was interrupted."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fusion.solver.display import Display, number, output_lines
+from fusion.solver.memory import peak_memory
 from fusion.solver.observers import Observer, Shown
 
 if TYPE_CHECKING:
@@ -13,17 +15,20 @@ if TYPE_CHECKING:
 
 
 class Report(Observer):
-    """What Caffe's solver logs: losses, outputs, learning rates, tests."""
+    """What Caffe's solver logs: losses, outputs, learning rates, tests, snapshots."""
 
-    def __init__(self, display: Display) -> None:
-        self.display = display
-        self._every = 0
-        self._loss_too = False
+    def __init__(self, run: Solver) -> None:
+        self._run = run
+
+    @property
+    def display(self) -> Display:
+        """The run's present display."""
+        return self._run.display
 
     def begin(self, run: Solver) -> None:
-        """Note how often it shows."""
-        self.display = run.display
-        self._every, self._loss_too = run.settings.display, run.settings.test_compute_loss
+        """What Caffe says in front of the first iteration; its log parsers count the time from there."""
+        self.display.say(f"Solving {run.net.plan.name}")
+        self.display.say(f"Learning Rate Policy: {run.settings.schedule.policy}")
 
     def ticked(self, iteration: int) -> None:
         """Move the bar on."""
@@ -34,17 +39,32 @@ class Report(Observer):
         if shown.rate is None:
             self.display.say(f"Iteration {shown.iteration}, loss = {number(shown.loss)}")
             return
-        speed = f"{number(shown.speed)} iter/s, {number(shown.seconds)}s/{self._every} iters"
+        speed = f"{number(shown.speed)} iter/s, {number(shown.seconds)}s/{self._run.settings.display} iters"
         self.display.say(f"Iteration {shown.iteration} ({speed}), loss = {number(shown.loss)}")
         for line in output_lines("Train", shown.outputs):
             self.display.say(line)
         self.display.say(f"Iteration {shown.iteration}, lr = {number(shown.rate)}")
         self.display.tick(shown.iteration, shown.loss, shown.rate)
 
+    def measuring(self, iteration: int, index: int) -> None:
+        """Which test net comes next."""
+        self.display.say(f"Iteration {iteration}, Testing net (#{index})")
+
     def measured(self, iteration: int, index: int, average: Average) -> None:
         """A test net's outputs."""
-        self.display.say(f"Iteration {iteration}, Testing net (#{index})")
-        if self._loss_too:
+        if self._run.settings.test_compute_loss:
             self.display.say(f"Test loss: {number(average.loss)}")
         for line in output_lines("Test", average.outputs):
             self.display.say(line)
+
+    def saved(self, iteration: int, files: Sequence[str]) -> None:
+        """Where the snapshot is."""
+        form = "HDF5 file" if self._run.settings.snapshot_hdf5 else "binary proto file"
+        model, _, state = files
+        self.display.say(f"Snapshotting to {form} {model}")
+        self.display.say(f"Snapshotting solver state to {form} {state}")
+
+    def finished(self, iteration: int) -> None:
+        """The most memory that was in use, and Caffe's last line."""
+        self.display.say(f"Peak memory: {peak_memory(self._run.device)}")
+        self.display.say("Optimization Done.")

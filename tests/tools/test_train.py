@@ -92,7 +92,7 @@ def test_ctrl_c_takes_a_snapshot() -> None:
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         for line in process.stderr:
-            if line.startswith("Iteration 10"):
+            if "] Iteration 10" in line:
                 break
         time.sleep(0.1)
         process.send_signal(signal.SIGINT)

@@ -99,7 +99,7 @@ def test_lines_are_caffes(project: Make) -> None:
     assert "\n    Test net output #1: loss = " in text
     assert "Iteration 0, lr = 0.05\n" in text
     assert "Iteration 10, lr = 0.025\n" in text
-    assert "Snapshotting to small_iter_10.caffemodel and small_iter_10.solverstate" in text
+    assert "Snapshotting to binary proto file small_iter_10.caffemodel\n" in text
     assert text.endswith("Optimization Done.\n")
     assert "loss = " in text.split("Iteration 20, ")[1]
     assert "frozen trunk computed once" in text
