@@ -1,4 +1,4 @@
-"""Caffe's learning-rate policies: the rate as a function of the iteration."""
+"""Learning-rate policies: the rate as a function of the iteration. Caffe's, and beyond it cosine and warm-up."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Schedule:
-    """The fields of a solver file that the policies read; `steps` are the stepvalues of "multistep"."""
+    """The fields of a solver file that the policies read; `steps` are the stepvalues of "multistep".
+
+    warmup  in so many first iterations the policy's rate is multiplied by (iteration + 1) / warmup; Caffe has no such
+            field
+    """
 
     policy: str
     base_lr: float
@@ -20,6 +24,7 @@ class Schedule:
     stepsize: int = 0
     steps: tuple[int, ...] = ()
     max_iter: int = 0
+    warmup: int = 0
 
 
 def advance(schedule: Schedule, iteration: int, current_step: int) -> int:
@@ -36,7 +41,10 @@ def advance(schedule: Schedule, iteration: int, current_step: int) -> int:
 
 def learning_rate(schedule: Schedule, iteration: int, current_step: int = 0) -> float:
     """The learning rate of an iteration, rounded to float32 as Caffe holds it; `current_step` as `advance` gives it."""
-    return float(np.float32(POLICIES[schedule.policy](schedule, iteration, current_step)))
+    rate = _ALL[schedule.policy](schedule, iteration, current_step)
+    if iteration < schedule.warmup:
+        rate *= (iteration + 1) / schedule.warmup
+    return float(np.float32(rate))
 
 
 def _fixed(s: Schedule, iteration: int, step: int) -> float:
@@ -64,6 +72,11 @@ def _sigmoid(s: Schedule, iteration: int, step: int) -> float:
     return s.base_lr / (1.0 + math.exp(exponent)) if exponent < 700.0 else 0.0
 
 
+def _cosine(s: Schedule, iteration: int, step: int) -> float:
+    """Half a wave from base_lr down to 0 at max_iter (Loshchilov and Hutter 2017, without restarts)."""
+    return s.base_lr * 0.5 * (1.0 + math.cos(math.pi * min(iteration / s.max_iter, 1.0)))
+
+
 def _power(base: float, exponent: float) -> float:
     """As C's pow: a negative base gives NaN and an overflow infinity, where Python gives a complex number or raises."""
     try:
@@ -83,3 +96,6 @@ POLICIES: dict[str, Callable[[Schedule, int, int], float]] = {
     "poly": _poly,
     "sigmoid": _sigmoid,
 }
+BEYOND: dict[str, Callable[[Schedule, int, int], float]] = {"cosine": _cosine}
+"""Policies that Caffe does not know: a solver file cannot name them."""
+_ALL = {**POLICIES, **BEYOND}

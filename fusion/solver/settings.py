@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fusion.errors import TrainingError, raise_all
-from fusion.solver.policies import POLICIES, Schedule
+from fusion.solver.policies import BEYOND, POLICIES, Schedule
 from fusion.solver.updates import RULES
 
 if TYPE_CHECKING:
@@ -51,21 +51,28 @@ class Settings:
     weights: tuple[str, ...]
 
 
-def read_settings(solver: SolverParameter, *, path: str | None = None) -> Settings:
-    """The settings of a solver message; `path` is its file, for messages and the default snapshot prefix.
+def read_settings(
+    solver: SolverParameter, *, path: str | None = None, policy: str | None = None, warmup: int = 0
+) -> Settings:
+    """The settings of a solver message.
+
+    path    its file, for messages and the default snapshot prefix
+    policy  instead of its lr_policy, also one that Caffe does not know
+    warmup  iterations of linear warm-up, which Caffe does not know either
 
     Raises: TrainingError naming every setting that Caffe would refuse.
     """
-    raise_all(_mistakes(solver, path))
+    raise_all(_mistakes(solver, path, policy, warmup))
     return Settings(
         schedule=Schedule(
-            policy=solver.lr_policy,
+            policy=policy or solver.lr_policy,
             base_lr=solver.base_lr,
             gamma=solver.gamma,
             power=solver.power,
             stepsize=solver.stepsize,
             steps=tuple(solver.stepvalue),
             max_iter=solver.max_iter,
+            warmup=warmup,
         ),
         type=solver.type,
         momentum=solver.momentum,
@@ -100,24 +107,34 @@ def _prefix(prefix: str, path: str | None) -> str:
     return os.path.join(prefix, os.path.basename(stem)) if os.path.isdir(prefix) else prefix
 
 
-def _mistakes(solver: SolverParameter, path: str | None) -> list[TrainingError]:
+def _mistakes(
+    solver: SolverParameter, path: str | None, policy: str | None = None, warmup: int = 0
+) -> list[TrainingError]:
     found: list[TrainingError] = []
+    policies = (*POLICIES, *BEYOND) if policy else tuple(POLICIES)
+    policy = policy or solver.lr_policy
 
     def refuse(message: str, hint: str) -> None:
         found.append(TrainingError(message, place=path, hint=hint))
 
     if solver.type not in RULES:
         refuse(f"unknown solver type '{solver.type}'", _suggest(solver.type, tuple(RULES)))
-    if solver.lr_policy not in POLICIES:
-        refuse(f"unknown learning rate policy '{solver.lr_policy}'", _suggest(solver.lr_policy, tuple(POLICIES)))
+    if policy in BEYOND and policy not in policies:
+        refuse(
+            f"Caffe knows no learning rate policy '{policy}'", f"take it out of the file and give --lr-policy {policy}"
+        )
+    elif policy not in policies:
+        refuse(f"unknown learning rate policy '{policy}'", _suggest(policy, policies))
+    if warmup < 0:
+        refuse(f"warm-up must not be negative: {warmup}", "give the number of iterations")
     if solver.regularization_type not in REGULARIZATIONS:
         refuse(f"unknown regularization type '{solver.regularization_type}'", "known are L1 and L2")
-    if solver.lr_policy in ("step", "sigmoid") and solver.stepsize <= 0:
-        refuse(f'lr_policy "{solver.lr_policy}" needs a positive stepsize', "add stepsize: 1000")
-    if solver.lr_policy in _FALLING and solver.gamma < 0:
+    if policy in ("step", "sigmoid") and solver.stepsize <= 0:
+        refuse(f'lr_policy "{policy}" needs a positive stepsize', "add stepsize: 1000")
+    if policy in _FALLING and solver.gamma < 0:
         refuse(f"gamma must not be negative: {solver.gamma:g}", "try 0.1")
-    if solver.lr_policy == "poly" and solver.max_iter <= 0:
-        refuse('lr_policy "poly" needs max_iter', "add max_iter")
+    if policy in ("poly", "cosine") and solver.max_iter <= 0:
+        refuse(f'lr_policy "{policy}" needs max_iter', "add max_iter")
     if solver.type in ("AdaGrad", "RMSProp") and solver.momentum != 0:
         refuse(f"momentum cannot be used with {solver.type}", "remove momentum, or set it to 0")
     if solver.type == "RMSProp" and not 0 <= solver.rms_decay < 1:
