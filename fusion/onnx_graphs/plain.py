@@ -1,0 +1,170 @@
+"""Nodes of opset 17 in forms that convert exactly: explicit pads, dense layers with rows of weights, one output."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from fusion.onnx_graphs.facts import Facts, Rule
+from fusion.onnx_graphs.graph import OWN, attributes, made
+
+_WINDOWED: Final = frozenset(("Conv", "MaxPool", "AveragePool"))
+
+
+def plain(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto]:
+    """The node, or nodes that say the same more plainly."""
+    if node.domain:
+        return [node]
+    if node.op_type in _WINDOWED:
+        node = _explicit_pads(node, facts)
+    rule = _RULES.get(node.op_type)
+    found = rule(node, facts) if rule else None
+    return [node] if found is None else found
+
+
+def _explicit_pads(node: onnx.NodeProto, facts: Facts) -> onnx.NodeProto:
+    """SAME as the pads that it stands for, where the sizes are known; VALID as none."""
+    values = attributes(node)
+    mode = values.pop("auto_pad", "NOTSET")
+    if mode == "NOTSET":
+        return node
+    if mode == "VALID":
+        values.pop("pads", None)
+        return made(node.op_type, node.input, node.output, **values)
+    dims = facts.dims(node.input[0])
+    weight = facts.dims(node.input[1]) if node.op_type == "Conv" else None
+    kernel = values.get("kernel_shape") or (weight or ())[2:]
+    if dims is None or None in dims[2:] or None in kernel or not kernel:
+        return node
+    count = len(kernel)
+    strides, dilations = values.get("strides", [1] * count), values.get("dilations", [1] * count)
+    pads = np.zeros((2, count), np.int64)
+    for axis, (size, reach, stride, spread) in enumerate(zip(dims[2:], kernel, strides, dilations, strict=True)):
+        span = (-(-int(size or 0) // stride) - 1) * stride + (int(reach or 0) - 1) * spread + 1
+        total = max(0, span - int(size or 0))
+        small, large = total // 2, total - total // 2
+        pads[:, axis] = (small, large) if mode == "SAME_UPPER" else (large, small)
+    return made(node.op_type, node.input, node.output, **{**values, "pads": [int(pad) for pad in pads.reshape(-1)]})
+
+
+def _average(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
+    """Pads that differ at the two ends: zeros around, means over whole windows, then each window's own share."""
+    values = attributes(node)
+    pads = values.pop("pads", None)
+    if pads is None or values.get("ceil_mode"):
+        return None
+    half = len(pads) // 2
+    before, behind = pads[:half], pads[half:]
+    if before == behind:
+        return None
+    kernel = values["kernel_shape"]
+    strides = values.get("strides", [1] * half)
+    counts_pads = values.pop("count_include_pad", 0)
+    dims = facts.dims(node.input[0])
+    name = node.output[0]
+    padded, means = f"{name}:padded", f"{name}:means"
+    ends = facts.add(f"{name}:pads", [0, 0, *before, 0, 0, *behind])
+    pad = made("Pad", [node.input[0], ends], [padded])
+    pool = made("AveragePool", [padded], [name if counts_pads else means], kernel_shape=kernel, strides=strides)
+    if counts_pads:
+        return [pad, pool]
+    if dims is None or None in dims[2:]:
+        return None
+    spans = []
+    for size, reach, stride, first, last in zip(dims[2:], kernel, strides, before, behind, strict=True):
+        length = int(size or 0)
+        starts = np.arange((length + first + last - reach) // stride + 1) * stride - first
+        spans.append(np.minimum(starts + reach, length) - np.maximum(starts, 0))
+    inside: NDArray[Any] = spans[0]
+    for span in spans[1:]:
+        inside = np.multiply.outer(inside, span)
+    share = facts.add(f"{name}:share", np.prod(kernel) / inside, np.float32)
+    return [pad, pool, made("Mul", [means, share], [name])]
+
+
+def _normalization(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
+    """One output: the running statistics are kept by whoever runs the node."""
+    values = attributes(node)
+    values.pop("training_mode", None)
+    values.pop("is_test", None)
+    values.pop("spatial", None)
+    return [made("BatchNormalization", node.input, node.output[:1], **values)]
+
+
+def _dropout(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
+    """Its ratio as an attribute, without the mask."""
+    ratio = facts.constant(node.input[1]) if len(node.input) > 1 and node.input[1] else None
+    share = float(ratio) if ratio is not None else float(attributes(node).get("ratio", 0.5))
+    return [made("Dropout", node.input[:1], node.output[:1], domain=OWN, ratio=share)]
+
+
+def _gemm(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
+    """Constant weights as rows of one output each, the bias as a vector, both factors multiplied in."""
+    values = attributes(node)
+    weight = facts.constant(node.input[1])
+    has_bias = len(node.input) > 2 and bool(node.input[2])
+    bias = facts.constant(node.input[2]) if has_bias else None
+    if weight is None or values.get("transA") or (has_bias and bias is None) or weight.dtype != np.float32:
+        return None
+    rows = weight if values.get("transB") else weight.T
+    alpha, beta = values.get("alpha", 1.0), values.get("beta", 1.0)
+    inputs = [node.input[0], _kept(facts, node.input[1], weight, rows if alpha == 1 else rows * np.float32(alpha))]
+    if bias is not None:
+        if bias.size not in (1, len(rows)) or bias.ndim > 2 or (bias.ndim == 2 and bias.shape[0] != 1):
+            return None
+        vector = np.broadcast_to(bias.reshape(-1), (len(rows),))
+        inputs.append(_kept(facts, node.input[2], bias, vector if beta == 1 else vector * np.float32(beta)))
+    return [made("Gemm", inputs, node.output, transB=1)]
+
+
+def _kept(facts: Facts, name: str, old: NDArray[Any], new: NDArray[Any]) -> str:
+    """The constant's own name where nothing about it changed, or only this node reads it."""
+    new = np.ascontiguousarray(new, np.float32)
+    if new.shape == old.shape and np.array_equal(new, old):
+        return name
+    if facts.uses.get(name, 0) != 1:
+        return facts.add(f"{name}:rows", new, np.float32)
+    facts.constants[name] = new
+    for probe in facts.probes:
+        probe.know(name, new)
+    return name
+
+
+def _global_max(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
+    dims = facts.dims(node.input[0])
+    if dims is None:
+        return None
+    return [made("ReduceMax", node.input, node.output, axes=list(range(2, len(dims))), keepdims=1)]
+
+
+def _cast_like(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
+    kind = facts.probes[0].types.get(node.input[1])
+    return None if kind is None else [made("Cast", node.input[:1], node.output, to=kind)]
+
+
+def _first_output(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
+    """Without the further outputs that nobody reads."""
+    if len(node.output) == 1 or any(facts.uses.get(name) for name in node.output[1:] if name):
+        return None
+    return [made(node.op_type, node.input, node.output[:1], **attributes(node))]
+
+
+def _layer_norm(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
+    values = attributes(node)
+    values.pop("stash_type", None)
+    return [made(node.op_type, [name for name in node.input if name], node.output[:1], **values)]
+
+
+_RULES: Final[dict[str, Rule]] = {
+    "AveragePool": _average,
+    "BatchNormalization": _normalization,
+    "CastLike": _cast_like,
+    "Dropout": _dropout,
+    "Gemm": _gemm,
+    "GlobalMaxPool": _global_max,
+    "LayerNormalization": _layer_norm,
+    "MaxPool": _first_output,
+}

@@ -1,0 +1,91 @@
+"""Converters for onnx2torch's registry: operators that opset 17 has no words for, under a domain of our own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own name for it
+from onnx2torch.node_converters.registry import add_converter
+from onnx2torch.utils.common import OnnxMapping, OperationConverterResult
+from torch import Tensor, nn
+
+from fusion.onnx_graphs.graph import OWN
+
+
+class GroupNorm(nn.Module):
+    """GroupNormalization of opset 21: one scale and shift per channel."""
+
+    def __init__(self, groups: int, epsilon: float) -> None:
+        super().__init__()
+        self.groups, self.epsilon = groups, epsilon
+
+    def forward(self, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+        """float [N, C, ...] normalized within each group of channels."""
+        return F.group_norm(x, self.groups, scale, bias, self.epsilon)
+
+
+class RMSNorm(nn.Module):
+    """RMSNormalization: divided by the root of the mean square over all axes from `axis` on."""
+
+    def __init__(self, axis: int, epsilon: float) -> None:
+        super().__init__()
+        self.axis, self.epsilon = axis, epsilon
+
+    def forward(self, x: Tensor, scale: Tensor) -> Tensor:
+        """float of any shape; scale broadcasts over the last axes."""
+        start = self.axis % x.dim()
+        power = x.square().mean(tuple(range(start, x.dim())), keepdim=True)
+        return x * torch.rsqrt(power + self.epsilon) * scale
+
+
+class Swish(nn.Module):
+    """x * sigmoid(alpha * x)."""
+
+    def __init__(self, alpha: float) -> None:
+        super().__init__()
+        self.alpha = alpha
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Element by element."""
+        return x * torch.sigmoid(self.alpha * x)
+
+
+def _result(node: Any, module: nn.Module) -> Any:
+    return OperationConverterResult(module, OnnxMapping(inputs=node.input_values, outputs=node.output_values))
+
+
+@add_converter(operation_type="Dropout", version=1, domain=OWN)
+def dropout(node: Any, graph: Any) -> Any:
+    """Dropout, in TRAIN alone."""
+    return _result(node, nn.Dropout(node.attributes.get("ratio", 0.5)))
+
+
+@add_converter(operation_type="Gelu", version=1, domain=OWN)
+def gelu(node: Any, graph: Any) -> Any:
+    """Gelu, exact or by tanh."""
+    return _result(node, nn.GELU(node.attributes.get("approximate", "none")))
+
+
+@add_converter(operation_type="GroupNormalization", version=1, domain=OWN)
+def group_normalization(node: Any, graph: Any) -> Any:
+    """GroupNormalization."""
+    return _result(node, GroupNorm(node.attributes["num_groups"], node.attributes.get("epsilon", 1e-5)))
+
+
+@add_converter(operation_type="Mish", version=1, domain=OWN)
+def mish(node: Any, graph: Any) -> Any:
+    """Mish."""
+    return _result(node, nn.Mish())
+
+
+@add_converter(operation_type="RMSNormalization", version=1, domain=OWN)
+def rms_normalization(node: Any, graph: Any) -> Any:
+    """RMSNormalization."""
+    return _result(node, RMSNorm(node.attributes.get("axis", -1), node.attributes.get("epsilon", 1e-5)))
+
+
+@add_converter(operation_type="Swish", version=1, domain=OWN)
+def swish(node: Any, graph: Any) -> Any:
+    """Swish."""
+    return _result(node, Swish(node.attributes.get("alpha", 1.0)))
