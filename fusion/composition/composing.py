@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fusion.composition.assembling import Plan, branch_texts, deploy_document, train_val_document
-from fusion.composition.features import MAPS, Features, Request
+from fusion.composition.checking import check_request, check_widths
+from fusion.composition.features import Features, Request
+from fusion.composition.folds import expand
 from fusion.composition.heads import HEADS, NEEDS_SCORES
 from fusion.composition.inputs import Inputs, Lists, plan_inputs
 from fusion.composition.measuring import Shape, blob_shapes, check_whole
+from fusion.composition.overview import Overview, overview_of
 from fusion.composition.pieces import quoted, read_net, reparse
-from fusion.composition.references import Pct, Reference, check_pct, listed, settle_classes
-from fusion.composition.solvers import Schedule, check_schedule, solver_text
+from fusion.composition.references import Pct, Reference, listed, settle_classes
+from fusion.composition.solvers import Schedule, solver_text
 from fusion.composition.sources import Part, PathLike, Source, read_part
 from fusion.errors import ComposeError, raise_all
 from prototxt.errors import PrototxtError
@@ -30,12 +33,14 @@ class Composition:
     deploy     the same without them; None if the shape of its input is not known
     solver     how to train the head; its paths are as if run in its own directory, `write` adjusts them
     notes      every choice that was made, one sentence each
+    overview   the branches and the head at a glance
     """
 
     train_val: Document
     deploy: Document | None
     solver: Document
     notes: tuple[str, ...]
+    overview: Overview
 
     def write(self, directory: PathLike) -> tuple[Path, ...]:
         """Write the files into a directory, made if needed; the solver's paths then are relative to the working one.
@@ -100,8 +105,9 @@ def compose(
     """
     losses = [Pct(item) if isinstance(item, str) else item for item in ([pct] if isinstance(pct, (str, Pct)) else pct)]
     schedule = schedule or Schedule()
-    _check_request(sources, head, num_output, losses, schedule)
-    _check_widths(hidden, project, maps)
+    sources = _expanded(sources)
+    check_request(sources, head, num_output, losses, schedule)
+    check_widths(hidden, project, maps)
     lists = Lists(train_list, val_list, train_batch, test_batch)
     side_outputs = references or bool(losses)
     parts = _read_parts(sources, reference=side_outputs or head in NEEDS_SCORES)
@@ -135,7 +141,7 @@ def compose(
         deploy = deploy_document(plan, shapes, notes)
         test_iter = schedule.test_iter or _test_iter(train_val, notes)
         solver = reparse(solver_text(schedule, test_iter), "solver.prototxt")
-        return Composition(train_val, deploy, solver, tuple(notes))
+        return Composition(train_val, deploy, solver, tuple(notes), overview_of(plan, head, shapes))
 
 
 @contextmanager
@@ -150,37 +156,17 @@ def _doubts(parts: Sequence[Part]) -> Iterator[None]:
         raise
 
 
-def _check_request(
-    sources: Sequence[Source], head: str, num_output: int, losses: Sequence[Pct], schedule: Schedule
-) -> None:
-    errors = [*check_pct(losses), *check_schedule(schedule)]
-    if not sources:
-        errors.append(ComposeError("there is nothing to fuse", hint="give sources: --source odd=odd.prototxt@ip1"))
-    prefixes = [source.prefix for source in sources]
-    for prefix in dict.fromkeys(prefixes):
-        if prefixes.count(prefix) > 1:
-            what = f"two sources have the prefix '{prefix}'"
-            errors.append(ComposeError(what, hint="give each its own; one file may come twice under two prefixes"))
-        if not prefix or prefix.strip("/") != prefix or not prefix.isprintable() or '"' in prefix or "\\" in prefix:
-            errors.append(ComposeError(f"{prefix!r} is no prefix", hint="use a word such as odd"))
-        if any(other.startswith(f"{prefix}/") for other in prefixes):
-            errors.append(ComposeError(f"the prefix '{prefix}' begins another source's prefix", hint="rename one"))
-    if head not in HEADS:
-        errors.append(ComposeError(f"there is no head '{head}'", hint=f"one of {', '.join(HEADS)}"))
-    if num_output < 1:
-        errors.append(ComposeError(f"num_output is the number of classes, not {num_output}"))
+def _expanded(sources: Sequence[Source]) -> list[Source]:
+    """The sources with patterns and folders taken apart. Raises: ComposeError with all that match nothing."""
+    found: list[Source] = []
+    errors: list[ComposeError] = []
+    for source in sources:
+        try:
+            found += expand(source)
+        except ComposeError as error:
+            errors.append(error)
     raise_all(errors)
-
-
-def _check_widths(hidden: int | None, project: int | None, maps: str) -> None:
-    errors = [
-        ComposeError(f"{name} is a width, not {width}", hint="give 1 or more")
-        for name, width in (("hidden", hidden), ("project", project))
-        if width is not None and width < 1
-    ]
-    if maps not in MAPS:
-        errors.append(ComposeError(f"maps cannot be joined by '{maps}'", hint=f"one of {', '.join(MAPS)}"))
-    raise_all(errors)
+    return found
 
 
 def _read_parts(sources: Sequence[Source], *, reference: bool) -> list[Part]:

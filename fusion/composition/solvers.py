@@ -16,7 +16,7 @@ class Schedule:
     """How the head is to be trained; the defaults are the tutorial's.
 
     test_interval  0 for no tests
-    further  more fields of SolverParameter, such as {"random_seed": 1}
+    further  more fields of SolverParameter, such as {"random_seed": 1} or {"stepvalue": [10, 20]}
     """
 
     base_lr: float = 0.01
@@ -73,9 +73,7 @@ def solver_text(schedule: Schedule, test_iter: int) -> str:
         f"snapshot: {schedule.snapshot or schedule.max_iter}",
         'snapshot_prefix: "fused"',
     ]
-    lines += [
-        f"{name}: {value if not isinstance(value, str) else quoted(value)}" for name, value in schedule.further.items()
-    ]
+    lines += [f"{name}: {text}" for name, value in schedule.further.items() for text in _literals(name, value)]
     return "\n".join(lines) + "\n"
 
 
@@ -89,3 +87,17 @@ def _tests(schedule: Schedule, test_iter: int) -> list[str]:
         "test_initialization: false",
         "",
     ]
+
+
+def _literals(name: str, value: object) -> list[str]:
+    """A field's value in text format; one per element of a list."""
+    if isinstance(value, (list, tuple)):
+        return [text for item in value for text in _literals(name, item)]
+    if isinstance(value, bool):
+        return ["true" if value else "false"]
+    if not isinstance(value, str):
+        return [str(value)]
+    from prototxt.messages import SolverParameter
+
+    field = SolverParameter.DESCRIPTOR.fields_by_name.get(name)
+    return [value if field is not None and field.enum_type is not None else quoted(value)]

@@ -135,16 +135,17 @@ def _gate(message: LayerParameter, maps: bool) -> list[str]:
     name, bottoms = message.name, list(message.bottom)
     rows = [f"{name}/row_{number}" for number, _ in enumerate(bottoms, 1)] if maps else bottoms
     cut = [f"{name}/share_{number}" for number, _ in enumerate(bottoms, 1)]
-    inner = [f"    num_output: {len(bottoms)}", *([] if message.gate_param.bias_term else ["    bias_term: false"])]
+    bias = [] if message.gate_param.bias_term else ["    bias_term: false"]
+    inner = ["  inner_product_param {", f"    num_output: {len(bottoms)}", *bias, "  }"]
     texts = []
     if maps:
         texts = [_layer(row, "Flatten", [blob], [row], []) for row, blob in zip(rows, bottoms, strict=True)]
     texts += [
         _layer(f"{name}/all", "Concat", rows, [f"{name}/all"], ["  concat_param { axis: 1 }"]),
-        _layer(f"{name}/gate", "InnerProduct", [f"{name}/all"], [f"{name}/gate"], ["  inner_product_param {", *inner, "  }"]),
+        _layer(f"{name}/gate", "InnerProduct", [f"{name}/all"], [f"{name}/gate"], inner),
         _layer(f"{name}/shares", "Softmax", [f"{name}/gate"], [f"{name}/shares"], []),
         _layer(f"{name}/slice", "Slice", [f"{name}/shares"], cut, ["  slice_param { axis: 1 }"]),
-    ]  # fmt: skip
+    ]
     weighted = []
     for number, (blob, share) in enumerate(zip(bottoms, cut, strict=True), 1):
         weighted.append(f"{name}/weighted_{number}")
@@ -157,9 +158,15 @@ def _gate(message: LayerParameter, maps: bool) -> list[str]:
 
 
 def _layer(
-    name: str, kind: str, bottoms: Sequence[str], tops: Sequence[str], lines: Sequence[str],
+    name: str,
+    kind: str,
+    bottoms: Sequence[str],
+    tops: Sequence[str],
+    lines: Sequence[str],
     like: LayerParameter | None = None,
-) -> str:  # fmt: skip
-    rules = [f"  include {{ phase: {'TRAIN' if rule.phase == 0 else 'TEST'} }}" for rule in like.include] if like else []
+) -> str:
+    """A layer's text, in the phases of the layer that it stands for."""
+    phases = [rule.phase for rule in like.include] if like else []
+    rules = [f"  include {{ phase: {'TRAIN' if phase == 0 else 'TEST'} }}" for phase in phases]
     ends = [f"  bottom: {quote(blob)}" for blob in bottoms] + [f"  top: {quote(blob)}" for blob in tops]
     return "\n".join(["layer {", f"  name: {quote(name)}", f"  type: {quote(kind)}", *ends, *rules, *lines, "}"])
