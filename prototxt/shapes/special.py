@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
-from pathlib import Path
 from typing import TypeAlias
 
 from prototxt.errors import ShapeError
 from prototxt.messages import LayerParameter
 from prototxt.shapes.dimensions import UNKNOWN, Dim, Shape, agree, count, number, text
+from prototxt.shapes.onnx_files import value_shapes
 from prototxt.shapes.registry import shape_function
 
 PythonShapes: TypeAlias = "Callable[[LayerParameter, list[Shape]], tuple[list[Shape], list[Shape]]]"
@@ -35,42 +35,24 @@ def python(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], li
 
 @shape_function("Onnx", bottoms=(1, None), tops=(1, None), unknown_rank="own")
 def onnx(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """What the file declares for its outputs, the first axis as the first bottom's; its weights stay in the file."""
+    """What the file's values have for these bottoms, the first axis as the first bottom's; its weights are no blobs."""
     file = layer.onnx_param.file
     if not file:
         raise ShapeError("onnx_param.file is missing", hint="name the ONNX file")
-    declared = _declared_outputs(file)
+    inputs = list(layer.onnx_param.input)
+    if inputs and len(inputs) != len(bottoms):
+        what = f"{number(len(bottoms), 'bottom')} for {number(len(inputs), 'name')} in onnx_param.input"
+        raise ShapeError(what, hint="name one value of the file for each bottom")
+    declared, known = value_shapes(file, inputs, bottoms)
     wanted = list(layer.onnx_param.output) or list(declared)
-    if declared and len(wanted) != len(layer.top):
+    if (declared or layer.onnx_param.output) and len(wanted) != len(layer.top):
         raise ShapeError(
             f"{number(len(layer.top), 'top')} for {number(len(wanted), 'output')} of {file}",
             hint="name them in onnx_param.output",
         )
     batch = None if bottoms[0] is UNKNOWN or not bottoms[0] else bottoms[0][0]
-    shapes = [declared.get(name, UNKNOWN) for name in wanted] or [UNKNOWN] * len(layer.top)
+    shapes = [known.get(name, UNKNOWN) for name in wanted] or [UNKNOWN] * len(layer.top)
     return [(batch, *shape[1:]) if shape and shape is not UNKNOWN else shape for shape in shapes], []
-
-
-def _declared_outputs(file: str) -> dict[str, Shape]:
-    """Output name -> shape of an ONNX file; empty when the file or the library is absent."""
-    if not Path(file).is_file():
-        return {}
-    try:
-        import onnx as library
-    except ImportError:
-        return {}
-    try:
-        graph = library.load(file, load_external_data=False).graph
-    except Exception as error:  # protobuf's DecodeError derives from Exception alone
-        raise ShapeError(f"{file} is no readable ONNX file: {error}") from error
-    return {value.name: _onnx_shape(value) for value in graph.output}
-
-
-def _onnx_shape(value: object) -> Shape:
-    tensor = value.type.tensor_type  # type: ignore[attr-defined]
-    if not tensor.HasField("shape"):
-        return UNKNOWN
-    return tuple(dim.dim_value if dim.dim_value > 0 else None for dim in tensor.shape.dim)
 
 
 @shape_function(

@@ -77,11 +77,15 @@ def test_an_onnx_file_tells_its_outputs(tmp_path: Path) -> None:
     nodes = [onnx.helper.make_node("Relu", ["x"], [name]) for name in "yz"]
     onnx.save(onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", values[:1], values[1:])), path)
 
-    assert run(["5x3"], f'type: "Onnx" onnx_param {{ file: "{path}" }}', 2)[0] == [(5, 3), (5, None)]
-    assert run(["5x3"], f'type: "Onnx" onnx_param {{ file: "{path}" output: "z" }}')[0] == [(5, None)]
+    assert run(["5x3"], f'type: "Onnx" onnx_param {{ file: "{path}" }}', 2)[0] == [(5, 3), (5, 3)]
+    assert run(["5x3"], f'type: "Onnx" onnx_param {{ file: "{path}" output: "z" }}')[0] == [(5, 3)]
     assert run(["5x3"], f'type: "Onnx" onnx_param {{ file: "{tmp_path}/none.onnx" }}')[0] == [UNKNOWN]
     with pytest.raises(prototxt.ShapeError, match="1 top for 2 outputs"):
         run(["5x3"], f'type: "Onnx" onnx_param {{ file: "{path}" }}')
+    with pytest.raises(prototxt.ShapeError, match="takes .x3, not 5x4"):
+        run(["5x4"], f'type: "Onnx" onnx_param {{ file: "{path}" }}', 2)
+    with pytest.raises(prototxt.ShapeError, match="2 bottoms for 1 inputs"):
+        run(["5x3", "5x3"], f'type: "Onnx" onnx_param {{ file: "{path}" }}', 2)
     (tmp_path / "broken.onnx").write_bytes(b"\xff\xff\xff")
     with pytest.raises(prototxt.ShapeError, match=r"broken\.onnx is no readable ONNX file"):
         run(["5x3"], f'type: "Onnx" onnx_param {{ file: "{tmp_path}/broken.onnx" }}')

@@ -1,0 +1,116 @@
+"""Shapes of values in an ONNX file, for inputs of given shapes, by onnx's own inference; no weight is read."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from prototxt.errors import ShapeError
+from prototxt.shapes.dimensions import UNKNOWN, Shape, text
+
+_SMALL = 1024  # elements: constants up to this size may be shapes, larger ones are weights
+
+
+def value_shapes(
+    file: str, inputs: Sequence[str], bottoms: Sequence[Shape]
+) -> tuple[tuple[str, ...], dict[str, Shape]]:
+    """The names of the file's outputs, and the shapes of its values, as far as they can be known.
+
+    inputs   the values that the bottoms feed, in order; empty: the file's own inputs
+    bottoms  their shapes
+    Without the file, or without the library, nothing is known. The first axis is the batch, and is as the file has it.
+    Raises: ShapeError for a file that is no ONNX file, and for bottoms that do not fit, in shape or number.
+    """
+    if not Path(file).is_file():
+        return (), {}
+    try:
+        import onnx  # noqa: F401
+    except ImportError:
+        return (), {}
+    stat = os.stat(file)
+    return _value_shapes(file, stat.st_mtime_ns, stat.st_size, tuple(inputs), tuple(map(_key, bottoms)))
+
+
+def _key(shape: Shape) -> tuple[int | None, ...] | None:
+    return None if shape is UNKNOWN else tuple(shape)
+
+
+@lru_cache(maxsize=16)
+def _value_shapes(
+    file: str, modified: int, size: int, inputs: tuple[str, ...], bottoms: tuple[tuple[int | None, ...] | None, ...]
+) -> tuple[tuple[str, ...], dict[str, Shape]]:
+    model, own = _light(file)
+    outputs = tuple(value.name for value in model.graph.output)
+    if not inputs:
+        _feed(own, bottoms)
+    return outputs, {value.name: _dims(value) for value in _inferred(model)}
+
+
+def _light(file: str) -> tuple[Any, list[Any]]:
+    """The model with its weights as inputs of their shapes, and the inputs that are none."""
+    import onnx
+
+    try:
+        model = onnx.load(file, load_external_data=False)
+    except Exception as error:  # protobuf's DecodeError derives from Exception alone
+        raise ShapeError(f"{file} is no readable ONNX file: {error}") from error
+    graph = model.graph
+    constants = {tensor.name for tensor in graph.initializer}
+    own = [value for value in graph.input if value.name not in constants]
+    large = [tensor for tensor in graph.initializer
+             if math.prod(tensor.dims) > _SMALL or tensor.data_location == onnx.TensorProto.EXTERNAL]  # fmt: skip
+    infos = [onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)) for tensor in large]
+    names = {tensor.name for tensor in large}
+    small = [tensor for tensor in graph.initializer if tensor.name not in names]
+    del graph.initializer[:], graph.input[:]
+    graph.initializer.extend(small)
+    graph.input.extend([*own, *infos])
+    return model, list(graph.input)[: len(own)]
+
+
+def _feed(values: Sequence[Any], bottoms: Sequence[tuple[int | None, ...] | None]) -> None:
+    """Write what the bottoms say into the inputs' shapes. Raises: ShapeError."""
+    if len(values) != len(bottoms):
+        names = ", ".join(value.name for value in values)
+        raise ShapeError(
+            f"{len(bottoms)} bottoms for {len(values)} inputs of the ONNX file ({names})",
+            hint="name in onnx_param.input those that the bottoms feed",
+        )
+    for value, bottom in zip(values, bottoms, strict=True):
+        tensor = value.type.tensor_type
+        if bottom is None or not tensor.HasField("shape"):
+            continue
+        dims = tensor.shape.dim
+        declared = _dims(value)
+        fits = len(dims) == len(bottom) and all(
+            mine is None or other is None or mine == other for mine, other in zip(declared[1:], bottom[1:], strict=True)
+        )
+        if not fits:
+            raise ShapeError(
+                f"input '{value.name}' of the ONNX file takes {text(declared)}, not {text(bottom)}",
+                hint="prepare the pictures as it wants them: their size and number of channels",
+            )
+        for dim, size in list(zip(dims, bottom, strict=True))[1:]:
+            if size is not None:
+                dim.dim_value = size
+
+
+def _inferred(model: Any) -> list[Any]:
+    import onnx
+
+    try:
+        found = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    except Exception:  # what it cannot infer, the file may still declare
+        found = model.graph
+    return [*found.input, *found.value_info, *found.output]
+
+
+def _dims(value: Any) -> Shape:
+    tensor = value.type.tensor_type
+    if not tensor.HasField("shape"):
+        return UNKNOWN
+    return tuple(dim.dim_value if dim.dim_value > 0 else None for dim in tensor.shape.dim)
