@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -31,8 +32,6 @@ def convert(graph: Graph) -> tuple[fx.GraphModule, dict[str, list[str]]]:
 
 def _with_ends(graph: Graph) -> Graph:
     """The graph with a node of its own for each output: onnx2torch gives back nodes, not values."""
-    from dataclasses import replace
-
     names = [f"output {index}" for index in range(len(graph.outputs))]
     ends = [made("Identity", [value], [name]) for value, name in zip(graph.outputs, names, strict=True)]
     known = {name: dims for value, name in zip(graph.outputs, names, strict=True)
@@ -43,7 +42,7 @@ def _with_ends(graph: Graph) -> Graph:
 
 
 def _converted(model: onnx.ModelProto, graph: Graph) -> fx.GraphModule:
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), torch.device("cpu"):
         warnings.simplefilter("ignore")  # its own doubts about Resize; what is not exact has been refused
         import onnx2torch
 

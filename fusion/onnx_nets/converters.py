@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - torch's own name for it
+import torch.nn.functional as F
 from onnx2torch.node_converters.registry import add_converter
 from onnx2torch.utils.common import OnnxMapping, OperationConverterResult
 from torch import Tensor, nn
@@ -55,37 +55,42 @@ def _result(node: Any, module: nn.Module) -> Any:
     return OperationConverterResult(module, OnnxMapping(inputs=node.input_values, outputs=node.output_values))
 
 
-@add_converter(operation_type="Dropout", version=1, domain=OWN)
 def dropout(node: Any, graph: Any) -> Any:
     """Dropout, in TRAIN alone."""
     return _result(node, nn.Dropout(node.attributes.get("ratio", 0.5)))
 
 
-@add_converter(operation_type="Gelu", version=1, domain=OWN)
 def gelu(node: Any, graph: Any) -> Any:
     """Gelu, exact or by tanh."""
     return _result(node, nn.GELU(node.attributes.get("approximate", "none")))
 
 
-@add_converter(operation_type="GroupNormalization", version=1, domain=OWN)
 def group_normalization(node: Any, graph: Any) -> Any:
     """GroupNormalization."""
     return _result(node, GroupNorm(node.attributes["num_groups"], node.attributes.get("epsilon", 1e-5)))
 
 
-@add_converter(operation_type="Mish", version=1, domain=OWN)
 def mish(node: Any, graph: Any) -> Any:
     """Mish."""
     return _result(node, nn.Mish())
 
 
-@add_converter(operation_type="RMSNormalization", version=1, domain=OWN)
 def rms_normalization(node: Any, graph: Any) -> Any:
     """RMSNormalization."""
     return _result(node, RMSNorm(node.attributes.get("axis", -1), node.attributes.get("epsilon", 1e-5)))
 
 
-@add_converter(operation_type="Swish", version=1, domain=OWN)
 def swish(node: Any, graph: Any) -> Any:
     """Swish."""
     return _result(node, Swish(node.attributes.get("alpha", 1.0)))
+
+
+for _name, _convert in (
+    ("Dropout", dropout),
+    ("Gelu", gelu),
+    ("GroupNormalization", group_normalization),
+    ("Mish", mish),
+    ("RMSNormalization", rms_normalization),
+    ("Swish", swish),
+):
+    add_converter(operation_type=_name, version=1, domain=OWN)(_convert)

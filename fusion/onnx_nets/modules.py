@@ -42,7 +42,9 @@ class OnnxNet(nn.Module):
             return _plain(self.program(*inputs))
         if len(inputs[0]) % self.batch:
             raise ValueError(f"the ONNX file fixes a batch of {self.batch}, and {len(inputs[0])} is no multiple of it")
-        pieces = [_plain(self.program(*part)) for part in zip(*(x.split(self.batch) for x in inputs), strict=True)]
+        pieces = [
+            _plain(self.program(*part)) for part in zip(*(torch.split(x, self.batch) for x in inputs), strict=True)
+        ]
         if isinstance(pieces[0], Tensor):
             return torch.cat([piece for piece in pieces if isinstance(piece, Tensor)])
         return tuple(torch.cat(column) for column in zip(*pieces, strict=True))
