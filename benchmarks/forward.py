@@ -25,9 +25,10 @@ Forward = Callable[[Tensor], Tensor]
 def convolution(
     name: str, bottom: str, outputs: int, kernel: int, stride: int = 1, pad: int = 0, more: str = ""
 ) -> str:
+    param = f"num_output: {outputs} kernel_size: {kernel} stride: {stride} pad: {pad} {more}"
     return (
-        f'layer {{ name: "{name}" type: "Convolution" bottom: "{bottom}" top: "{name}" convolution_param {{ num_output: '
-        f'{outputs} kernel_size: {kernel} stride: {stride} pad: {pad} weight_filler {{ type: "msra" }} {more} }} }}\n'
+        f'layer {{ name: "{name}" type: "Convolution" bottom: "{bottom}" top: "{name}" '
+        f'convolution_param {{ {param} weight_filler {{ type: "msra" }} }} }}\n'
     )
 
 
@@ -103,10 +104,9 @@ def copy_lenet(net: Net, twin: nn.Module) -> None:
 
 @torch.no_grad()
 def copy_resnet(net: Net, twin: ResNet) -> None:
-    """Draw statistics for the built net, then copy all its blobs into torchvision's modules, which come in one order."""
+    """Draw statistics for the built net, then copy its blobs to torchvision's modules, whose order is the same."""
     found = params(net)
     names = [name for name in found if not name.startswith(("bn-", "scale-", "fc"))]
-    # torchvision registers a block's shortcut behind both of its convolutions, as the description does
     convolutions = [module for module in twin.modules() if isinstance(module, nn.Conv2d)]
     norms = [module for module in twin.modules() if isinstance(module, nn.BatchNorm2d)]
     for name, convolved, norm in zip(names, convolutions, norms, strict=True):
@@ -114,6 +114,7 @@ def copy_resnet(net: Net, twin: ResNet) -> None:
         mean.normal_(0, 0.1)
         variance.uniform_(0.5, 1.5)
         factor.fill_(1.0)
+        found[f"scale-{name}"][0].uniform_(0.5, 1.5)
         convolved.weight.copy_(found[name][0])
         for target, tensor in (
             (norm.running_mean, mean), (norm.running_var, variance),
@@ -167,15 +168,14 @@ def main() -> None:
         ("ResNet-18", resnet_text(), resnet18(), copy_resnet, (3, 224, 224), (1, 8)),
     ):
         net = build(prototxt.parse(text), seed=0)
-        copy(net, twin)  # type: ignore[operator]
+        copy(net, twin)
         for batch in batches:
             x = torch.randn(batch, *shape, device=chosen.device)
             quick = rate(twin.eval().to(x.device), x, 3) * chosen.seconds / batch
             rows.append(compare(name, net, twin, x, max(1, int(quick)), chosen.rounds))
     print(table(("net", "ours, pictures/s", "by hand, pictures/s", "ratio", "difference"), rows))
-    print(
-        f"\n{machine()}, torch {torch.__version__}, {chosen.device}, {chosen.threads} threads, medians of {chosen.rounds}"
-    )
+    where = f"torch {torch.__version__}, {chosen.device}, {chosen.threads} threads"
+    print(f"\n{machine()}, {where}, medians of {chosen.rounds}")
 
 
 if __name__ == "__main__":
