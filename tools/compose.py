@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 from .cli import run
 
 if TYPE_CHECKING:
-    from fusion.composition import Pct, Schedule, Source
+    from fusion.composition import Composition, Pct, Recipe, Source
 
 _EPILOG = """example:
   fusion-compose --source odd=lenet_odd.prototxt@ip1 --source even=lenet_even.prototxt@ip1 \\
@@ -17,6 +17,13 @@ _EPILOG = """example:
 
 with the originals as references for positive-congruent training:
   ... --classes odd=1,3,5,7,9 --classes even=0,2,4,6,8 --pct focal,weight=0.5,temperature=1
+
+five folds of one net, as branches fold1 to fold5:
+  ... --source 'fold=net.prototxt@fc7' --weights 'fold=folds/*.caffemodel'
+
+the same as a file, and from it; flags count more than the file:
+  ... --write-toml fusion.toml
+  fusion-compose fusion.toml --head gated --dry-run
 """
 
 
@@ -30,19 +37,34 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = result.add_argument
-    add("--source", action="append", required=True, metavar="P=NET[@BLOB,...]",
-        help="a net, its prefix, and the blob to cut it at (default: what its classifier reads)")  # fmt: skip
+    add("recipe", nargs="?", metavar="FUSION.toml", help="a file that says the same as these flags")
+    add("--source", action="append", default=[], metavar="P=NET[@BLOB,...]",
+        help="a net, its prefix, and the blob to cut it at (default: what its classifier reads); a pattern or a folder "
+        "of nets gives branches P1, P2, ...")  # fmt: skip
     add("--weights", action="append", default=[], metavar="P=FILE",
-        help="a source's weights, to freeze layers whose type does not tell how many blobs they have")  # fmt: skip
-    add("-o", "--output", required=True, metavar="DIR", help="where the three files go")
-    add("--num-output", type=int, required=True, metavar="N", help="classes of the fused net")
-    add("--head", default="concat-fc", help="concat-fc (default), concat-mlp, sum, mean, max, logits, zero-init")
-    add("--hidden", type=int, metavar="N", help="width of the head's hidden layer or projections")
+        help="a source's weights, to freeze layers whose type does not tell how many blobs they have; a pattern or a "
+        "folder of weights gives branches P1, P2, ... of one net")  # fmt: skip
+    add("-o", "--output", metavar="DIR", help="where the three files go")
+    add("--num-output", type=int, metavar="N", help="classes of the fused net")
     add("--name", help="the fused net's name")
+    add("--dry-run", action="store_true", help="print the plan as a table and a picture, and write nothing")
+    add("--svg", metavar="OUT", help="write a picture of the fused net's layers, with --dry-run too")
+    add("--write-toml", metavar="OUT", help="write the flags, over those of FUSION.toml, as such a file")
+    _add_head(result.add_argument_group("head"))
     _add_data(result.add_argument_group("data"))
     _add_references(result.add_argument_group("references (positive-congruent training)"))
     _add_schedule(result.add_argument_group("solver"))
     return result
+
+
+def _add_head(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--head", help="concat-fc (default), concat-mlp, sum, mean, max, fastnorm, softmax, gated, logits, zero-init")
+    add("--hidden", type=int, metavar="N", help="width of the head's hidden layer")
+    add("--project", type=int, metavar="N", help="project each source's features to this width")
+    add("--batch-norm", action="store_true", help="give each source's features a BatchNorm of their own")
+    add("--maps", help="what becomes of maps of several sizes: pool (default), upsample, or levels, which joins the "
+        "first cuts of all sources, the second ones, ... by themselves")  # fmt: skip
 
 
 def _add_data(group: argparse._ArgumentGroup) -> None:
@@ -67,13 +89,17 @@ def _add_references(group: argparse._ArgumentGroup) -> None:
         "pct_param (alpha, beta, temperature, filter, ...); may be repeated")  # fmt: skip
 
 
+_SOLVER = {
+    **dict.fromkeys(("base_lr", "momentum", "weight_decay", "gamma"), float),
+    "lr_policy": str,
+    **dict.fromkeys(("stepsize", "max_iter", "test_interval", "test_iter", "display", "snapshot", "random_seed"), int),
+}
+
+
 def _add_schedule(group: argparse._ArgumentGroup) -> None:
-    for name, kind in (
-        *(("base-lr", float), ("momentum", float), ("weight-decay", float), ("lr-policy", str), ("gamma", float)),
-        *(("stepsize", int), ("max-iter", int), ("test-interval", int), ("test-iter", int), ("display", int)),
-        *(("snapshot", int), ("random-seed", int)),
-    ):
-        group.add_argument(f"--{name}", type=kind, metavar="N" if kind is int else "X")
+    for name, kind in _SOLVER.items():
+        words = {float: "X", str: "WORD", int: "N"}
+        group.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=words[kind])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -86,27 +112,68 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _compose(arguments: argparse.Namespace) -> int:
     from fusion.composition import compose
 
-    composition = compose(
-        _sources(arguments),
-        arguments.head,
-        num_output=arguments.num_output,
-        data_from=arguments.data_from,
-        train_list=arguments.train_list,
-        val_list=arguments.val_list,
-        train_batch=arguments.train_batch,
-        test_batch=arguments.test_batch,
-        references=arguments.references,
-        pct=[_pct(text) for text in arguments.pct],
-        hidden=arguments.hidden,
-        input_shape=_numbers("--input-shape", arguments.input_shape) if arguments.input_shape else None,
-        schedule=_schedule(arguments),
-        name=arguments.name,
-    )
+    recipe = _recipe(arguments)
+    composition = compose(recipe.sources, **recipe.options, pct=recipe.pct, schedule=recipe.schedule)
+    if arguments.dry_run:
+        print(f"{composition.overview.table()}\n\n{composition.overview.picture()}\n")
     for note in composition.notes:
         print(note)
-    for path in composition.write(arguments.output):
-        print(f"wrote {path}")
+    if not arguments.dry_run:
+        for path in composition.write(recipe.output or "."):
+            print(f"wrote {path}")
+    if arguments.svg:
+        _draw(composition, arguments.svg)
+    if arguments.write_toml:
+        _write_toml(recipe, arguments.write_toml)
     return 0
+
+
+def _recipe(arguments: argparse.Namespace) -> Recipe:
+    """The flags over the file. Raises: ComposeError for what neither says, and everything that is wrong in the file."""
+    from fusion.composition import Recipe, read_recipe
+
+    below = read_recipe(arguments.recipe) if arguments.recipe else Recipe()
+    names = ("data_from", "train_list", "val_list", "train_batch", "test_batch", "num_output", "head", "hidden")
+    options = {
+        name: getattr(arguments, name) for name in (*names, "project", "maps", "name", "references", "batch_norm")
+    }
+    if arguments.input_shape:
+        options["input_shape"] = list(_numbers("--input-shape", arguments.input_shape))
+    recipe = Recipe(
+        sources=tuple(_sources(arguments)),
+        options={name: value for name, value in options.items() if value is not None and value is not False},
+        pct=tuple(_pct(text) for text in arguments.pct),
+        solver={name: value for name in _SOLVER if (value := getattr(arguments, name)) is not None},
+        output=arguments.output,
+    ).over(below)
+    if not recipe.sources:
+        _refuse("there is nothing to fuse", "give sources: --source odd=odd.prototxt@ip1, or a file FUSION.toml")
+    if "num_output" not in recipe.options:
+        _refuse("how many classes the fused net has is not said", "give --num-output N, or num_output in the file")
+    if recipe.output is None and not arguments.dry_run:
+        _refuse("where to write is not said", "give -o DIR, or output in the file, or only look with --dry-run")
+    return recipe
+
+
+def _draw(composition: Composition, path: str) -> None:
+    """Write the fused net's graph of phase TEST as a picture."""
+    from prototxt.drawing.nodes import graph_of
+    from prototxt.drawing.svg import to_svg
+    from prototxt.files import write_text
+    from prototxt.listing import list_net
+    from prototxt.loading import load_net
+
+    net = load_net(composition.deploy if composition.deploy is not None else composition.train_val, strict=False)
+    write_text(path, to_svg(graph_of(list_net(net, "TEST", {})), composition.overview.title))
+    print(f"wrote {path}")
+
+
+def _write_toml(recipe: Recipe, path: str) -> None:
+    from fusion.composition import to_toml
+    from prototxt.files import write_text
+
+    write_text(path, to_toml(recipe))
+    print(f"wrote {path}")
 
 
 def _sources(arguments: argparse.Namespace) -> list[Source]:
@@ -167,18 +234,6 @@ def _pct(text: str) -> Pct:
         return Pct(kind, float(weight), values)
     except ValueError:
         _refuse(f"--pct {text}: the weight '{weight}' is no number", None)
-
-
-def _schedule(arguments: argparse.Namespace) -> Schedule:
-    """The tutorial's schedule with what the command line changes."""
-    from dataclasses import fields
-
-    from fusion.composition import Schedule
-
-    names = [field.name for field in fields(Schedule) if field.name != "further"]
-    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
-    further = {} if arguments.random_seed is None else {"random_seed": arguments.random_seed}
-    return Schedule(**given, further=further)
 
 
 def _refuse(message: str, hint: str | None) -> NoReturn:
