@@ -1,0 +1,114 @@
+"""An ONNX file as a source: described as `Onnx` layers, one up to the cut and one from there to the class scores."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from fusion.composition.pieces import layer_text, quoted, reparse
+from fusion.composition.readings import Reading
+from fusion.errors import ComposeError, OnnxError
+from prototxt.tree import Document
+
+if TYPE_CHECKING:
+    from fusion.composition.sources import Source
+    from fusion.onnx_graphs import Graph
+
+
+def read_onnx(source: Source, *, reference: bool) -> Reading:
+    """Describe the file's net. Values keep their names as blobs, without a slash in front.
+
+    Raises: ComposeError when it cannot be cut as asked, or holds operators that cannot be run; OSError.
+    """
+    from fusion.onnx_graphs import load
+
+    path = os.fspath(source.prototxt) if not isinstance(source.prototxt, Document) else ""
+    try:
+        graph = load(path)
+        cuts, notes = _cuts(source, graph)
+        logits = _logits(source, graph) if reference else None
+        document, blob = _document(source, graph, path, cuts, logits)
+    except OnnxError as error:
+        raise ComposeError(f"source '{source.prefix}': {error.message}", place=error.place, hint=error.hint) from error
+    told = [f"source '{source.prefix}': {note}" for note in (*graph.notes, *notes)]
+    return Reading(document, tuple(map(_blob, cuts)), blob, tuple(told))
+
+
+def _cuts(source: Source, graph: Graph) -> tuple[list[str], list[str]]:
+    """The values to cut at, and what was decided. Raises: OnnxError listing where else it can be cut."""
+    from fusion.onnx_graphs import before_classifier
+    from fusion.onnx_graphs.cutting import listed
+
+    if source.at is None:
+        found = before_classifier(graph)
+        if found is None:
+            hint = f"name the value: '{source.prefix}=...@VALUE', one of {listed(graph)}"
+            raise OnnxError("no classifier was found to cut before", place=graph.place, hint=hint)
+        return [found], [f"cut at '{_blob(found)}', which is what its classifier reads"]
+    wanted: Sequence[str] = (source.at,) if isinstance(source.at, str) else source.at
+    return [_value(graph, name.removeprefix(f"{source.prefix}/")) for name in wanted], []
+
+
+def _value(graph: Graph, name: str) -> str:
+    from fusion.onnx_graphs import tensor
+    from fusion.onnx_graphs.cutting import listed, missing_value
+
+    found = tensor(graph, name)
+    if found is None:
+        error = missing_value(graph, name)
+        raise OnnxError(f"cut blob '{name}': {error.message}", place=graph.place, hint=error.hint)
+    if found in graph.inputs:
+        what = f"cut blob '{name}' is an input of the net, so nothing of it would be left"
+        raise OnnxError(what, place=graph.place, hint=f"cut at one of (output side first): {listed(graph)}")
+    return found
+
+
+def _logits(source: Source, graph: Graph) -> str:
+    from fusion.onnx_graphs import scores
+
+    return _value(graph, source.logits) if source.logits is not None else scores(graph)
+
+
+def _document(
+    source: Source, graph: Graph, path: str, cuts: list[str], logits: str | None
+) -> tuple[Document, str | None]:
+    """The description, and the blob with the class scores. Raises: OnnxError."""
+    from fusion.onnx_graphs import check_support, cut
+
+    body = cut(graph, cuts)
+    check_support(body)
+    name = os.path.splitext(os.path.basename(path))[0]
+    text = [f"name: {quoted(name)}\n"]
+    text += [_input(value, graph) for value in body.inputs]
+    inputs = list(graph.inputs) != list(body.inputs)
+    text.append(_layer("onnx", path, list(body.inputs), cuts, explicit=inputs))
+    if logits is None or logits in cuts:
+        return reparse("\n".join(text), path), _blob(logits) if logits else None
+    try:
+        rest = cut(graph, [logits], cuts)
+    except OnnxError:
+        rest = cut(graph, [logits])  # it needs more than the cut values: the whole net runs again
+    check_support(rest)
+    text.append(_layer("classifier", path, list(rest.inputs), [logits], explicit=True))
+    return reparse("\n".join(text), path), _blob(logits)
+
+
+def _input(value: str, graph: Graph) -> str:
+    """An Input layer; without a shape where the file leaves sizes open."""
+    dims = graph.inputs[value]
+    known = dims and None not in dims[1:]
+    body = f"input_param {{ shape {{ {' '.join(f'dim: {dim}' for dim in (1, *dims[1:]))} }} }}" if known else ""
+    return layer_text(_blob(value), "Input", [], [_blob(value)], body)
+
+
+def _layer(name: str, path: str, inputs: list[str], outputs: list[str], *, explicit: bool) -> str:
+    lines = [f"  file: {quoted(path)}"]
+    lines += [f"  input: {quoted(value)}" for value in inputs] if explicit else []
+    lines += [f"  output: {quoted(value)}" for value in outputs]
+    body = "\n".join(["onnx_param {", *lines, "}"])
+    return layer_text(name, "Onnx", list(map(_blob, inputs)), list(map(_blob, outputs)), body)
+
+
+def _blob(value: str) -> str:
+    return value.lstrip("/")

@@ -1,0 +1,24 @@
+"""Onnx: a part of a net that is kept in an ONNX file, frozen or trained."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from fusion.registry import Context, layer
+from prototxt.messages import LayerParameter
+from prototxt.shapes.dimensions import UNKNOWN
+
+
+def _per_sample(layer: LayerParameter, context: Context) -> bool:
+    """Frozen parts, and all in TEST: what is trained may hold BatchNorm, which looks at its batch in TRAIN."""
+    return bool(layer.onnx_param.frozen) or context.phase == "TEST"
+
+
+@layer("Onnx", per_sample=_per_sample)
+def onnx(layer: LayerParameter, context: Context) -> nn.Module:
+    """The graph of the file, or the part of it between `input` and `output`; starts with the file's weights."""
+    from fusion.onnx_graphs.layers import layer_graph
+    from fusion.onnx_nets import onnx_net
+
+    bottoms = [() if shape is UNKNOWN else tuple(shape) for shape in context.bottoms]
+    return onnx_net(layer_graph(layer, [shape for shape in bottoms if shape]), frozen=layer.onnx_param.frozen)
