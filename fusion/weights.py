@@ -11,13 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fusion.companions import ONNX, read_pair, write_companion
 from fusion.errors import FusionError, WeightsMismatch, raise_all
 from fusion.graph import Net
 from fusion.nets import params
 from fusion.sharing import tensor_at
 from prototxt.messages import LayerParameter, NetParameter
 from prototxt.spans import shape_fits
-from prototxt.weights import read_weights, write_weights
+from prototxt.weights import layers_of, save
 
 Weights = Mapping[str, Sequence[NDArray[np.float32]]]
 
@@ -45,16 +46,18 @@ class LoadReport:
 def load_weights(net: Net, source: str | os.PathLike[str] | Weights, *, strict: bool = False) -> LoadReport:
     """Copy weights into the layers that bear their names; nothing is copied unless everything fits.
 
-    source  a .caffemodel, .h5 or .safetensors file, or layer name -> arrays in Caffe's order
+    source  a .caffemodel, .h5 or .safetensors file, or layer name -> arrays in Caffe's order. Weights of Onnx layers
+            are read from the file beside it; without any they stay those of their ONNX files, and are not missing
     strict  whether a layer of the net without weights is an error
 
     Raises: WeightsMismatch listing every blob that does not fit, or when no name fits at all.
     """
-    weights = source if isinstance(source, Mapping) else read_weights(source)
+    weights = source if isinstance(source, Mapping) else read_pair(source)
     place = None if isinstance(source, Mapping) else os.fspath(source)
     own = params(net)
     fitting = [name for name in weights if name in own]
-    missing = tuple(name for name in own if name not in weights)
+    kept = _onnx_layers(net)
+    missing = tuple(name for name in own if name not in weights and name not in kept)
     errors = [error for name in fitting for error in _misfits(name, own[name], weights[name], place)]
     if strict:
         errors += [WeightsMismatch(f"layer '{name}': no weights for it", place=place) for name in missing]
@@ -74,6 +77,7 @@ def load_weights(net: Net, source: str | os.PathLike[str] | Weights, *, strict: 
 def save_weights(net: Net, path: str | os.PathLike[str]) -> None:
     """Write the parameters and statistics of all layers, in the format that the name's ending says.
 
+    Those of Onnx layers go to a safetensors file beside it, see `fusion.companions`.
     Raises: prototxt.WeightsError for an ending that is none, or a layer that the format cannot hold.
     """
     arrays = {name: [_array(tensor) for tensor in tensors] for name, tensors in params(net).items()}
@@ -85,7 +89,8 @@ def save_weights(net: Net, path: str | os.PathLike[str]) -> None:
         description.layer.append(layer)
     named = {layer.name for layer in description.layer}
     description.layer.extend(LayerParameter(name=name) for name in arrays if name not in named)
-    write_weights(path, arrays, net=description)
+    layers = layers_of(arrays, description, os.fspath(path))
+    save(path, write_companion(path, layers, name=description.name), name=description.name)
 
 
 def share_weights(net: Net, owner: Net) -> None:
@@ -106,6 +111,10 @@ def share_weights(net: Net, owner: Net) -> None:
         if tensor is not None:
             folder, _, name = param.attribute.rpartition(".")
             setattr(net.get_submodule(folder), name, tensor)
+
+
+def _onnx_layers(net: Net) -> frozenset[str]:
+    return frozenset(call.name for call in net.plan.calls if call.type == ONNX)
 
 
 def _misfits(
