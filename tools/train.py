@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 
 from .cli import allow_python, run
@@ -51,6 +52,11 @@ def parser() -> argparse.ArgumentParser:
         "(alpha, beta, temperature, filter, ...) and of=NAME+NAME; repeatable")  # fmt: skip
     held.add_argument("--kd-alpha", type=float, metavar="A", help="the loss is (1 - A) * own + A * weight * pct")
     add_reading_options(result)
+    several = result.add_argument_group("several processes (started by torchrun; see docs/scale.md)").add_argument
+    several("--batch-norm", choices=("sync", "local"), default="sync", help="statistics of BatchNorm over the batches "
+        "of all processes, as one process would take them (default), or over each one's own share")  # fmt: skip
+    several("--auto-scale", action="store_true", help="each process takes whole batches of the solver's size, and the "
+        "learning rate is multiplied by their number; otherwise they divide each batch among them")  # fmt: skip
     many = result.add_argument_group("sweeps (many heads on one frozen trunk, trained together)")
     many.add_argument("--sweep", action="append", default=[], metavar="AXIS=V,V|FILE", help="train a head for every "
         "combination of these values: loss (kd, focal, lm, ldi, elodi, naive, none), weight, lr, seed and the losses' "
@@ -72,11 +78,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser().error("--sweep tries its own losses from the start, on kept rows: no --pct, --snapshot or --no-cache")
     if options.resume and (options.snapshot or options.sweep):
         parser().error("--resume finds the snapshot itself, and a sweep takes none: leave --snapshot and --sweep out")
+    if options.sweep and int(os.environ.get("WORLD_SIZE") or 1) > 1:
+        parser().error("a sweep runs in one process: start it without torchrun")
     code: int = run(lambda: _sweep(options) if options.sweep else _train(options))
     return code
 
 
 def _train(options: argparse.Namespace) -> int:
+    from fusion.processes import session
+
+    with session():
+        return _run(options)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from fusion.processes import Teamwork
     from fusion.solver import Solver
     from fusion.solver.display import Silent
     from fusion.solver.trunks import DEFAULT_BUDGET
@@ -93,6 +109,7 @@ def _train(options: argparse.Namespace) -> int:
         pct=options.pct,
         kd_alpha=options.kd_alpha,
         reading=reading_of(options),
+        teamwork=Teamwork(options.batch_norm, options.auto_scale),
     )
     if options.snapshot:
         solver.restore(options.snapshot)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from fusion.data.opening import reopen
 from fusion.data.recipes import Recipe
+from fusion.data.shards import Part
 from fusion.data.source import PictureSource
 from fusion.errors import DataError, FusionError
 
@@ -34,10 +35,10 @@ def main() -> None:
         source = reopen(Recipe.from_json(job["recipe"]), budget=0)
         assert isinstance(source, PictureSource)
         source.store.threads = 1
-        order, step = source.order(job["first"]), job["step"]
-        number = job["first"]
+        part, step, number = Part(**job["part"]), job["step"], job["first"]
+        order = part.of(source.order(part.first(number)))
         while True:
-            values, indices = source.values(next(order), draw=number)
+            values, indices = source.values(next(order), draw=part.draw(number))
             waiting.put(({**_news(source.bad, told), "shape": values.shape, "errors": []}, (indices, values)))
             for _ in range(step - 1):
                 next(order)

@@ -20,6 +20,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from fusion.data.shards import Part, Shard
 from fusion.data.source import PictureSource, Source
 from fusion.errors import DataError, raise_all
 
@@ -40,8 +41,9 @@ def batches(
     patience  seconds without a sign of life after which a worker is given up
     Raises    DataError for records that cannot be read, and when a worker dies
     """
-    if workers > 0 and isinstance(source, PictureSource) and not source.store.keeps:
-        yield from _by_workers(source, start, workers, patience)
+    whole, part = (source.source, source.part) if isinstance(source, Shard) else (source, Part())
+    if workers > 0 and isinstance(whole, PictureSource) and not whole.store.keeps:
+        yield from _by_workers(whole, part, start, workers, patience)
     for number, indices in enumerate(source.order(start), start):
         yield source.batch(indices, draw=number)
 
@@ -66,11 +68,13 @@ def skipped_lines(sources: Sequence[Source]) -> list[str]:
     return lines + ([f"  and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else [])
 
 
-def _by_workers(source: PictureSource, start: int, workers: int, patience: float) -> Iterator[dict[str, Tensor]]:
+def _by_workers(
+    source: PictureSource, part: Part, start: int, workers: int, patience: float
+) -> Iterator[dict[str, Tensor]]:
     running: list[subprocess.Popen[bytes]] = []
     try:
         for number in range(workers):
-            running.append(_start(source, start + number, workers))  # noqa: PERF401 - started ones must be known
+            running.append(_start(source, part, start + number, workers))  # noqa: PERF401 - started ones must be known
         while True:
             for worker in running:
                 yield source.finish(*_receive(worker, source, patience))
@@ -81,15 +85,16 @@ def _by_workers(source: PictureSource, start: int, workers: int, patience: float
                 pass
 
 
-def _start(source: PictureSource, first: int, step: int) -> subprocess.Popen[bytes]:
+def _start(source: PictureSource, part: Part, first: int, step: int) -> subprocess.Popen[bytes]:
     """A worker that makes the batches first, first + step, ..."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     worker = subprocess.Popen(
         [sys.executable, "-m", "fusion.data.reader"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
     )
     _widen(worker.stdout)
+    job = {"recipe": source.recipe.to_json(), "part": vars(part), "first": first, "step": step}
     with suppress(BrokenPipeError), cast("IO[bytes]", worker.stdin) as pipe:
-        pipe.write(json.dumps({"recipe": source.recipe.to_json(), "first": first, "step": step}).encode())
+        pipe.write(json.dumps(job).encode())
     return worker
 
 

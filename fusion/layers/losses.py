@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fusion import processes
 from fusion.errors import BuildError
 from fusion.layers.axes import canonical, full
 from fusion.registry import Context, layer
@@ -50,9 +51,16 @@ def divide(total: Tensor, mode: Normalization, batch: int, every: int, valid: Te
 
     batch, every  number of samples, and of places that have a label
     valid         how many of these count; None: all
+
+    Where several processes share a batch, the mean of what they get is the loss of the whole batch.
     """
+    world = processes.now()
     if mode == "VALID" and valid is not None:
+        if world is not None:
+            return total / world.mean(valid.to(total.dtype)).clamp(min=1 / world.size)
         return total / valid.clamp(min=1)
+    if mode == "NONE" and world is not None:
+        return total * world.size
     return total / max({"VALID": every, "FULL": every, "BATCH_SIZE": batch, "NONE": 1}[mode], 1)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fusion import processes
 from fusion.errors import TrainingError
 from fusion.pct.comparing import Classes, Reduction, compare, described, full_precision, reduce, widen
 
@@ -80,7 +81,8 @@ def _global(student: Tensor, teacher: Tensor, covered: Tensor) -> tuple[Tensor, 
     Raises: TrainingError when the processes hold batches of different sizes.
     """
     distributed = torch.distributed
-    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
+    joined = distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+    if not joined or processes.alone():
         return student, teacher, covered, 0
     from torch.distributed.nn import functional as collective
 

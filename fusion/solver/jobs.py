@@ -10,6 +10,7 @@ import torch
 from numpy.typing import ArrayLike
 
 from fusion.data import Reading, Source
+from fusion.data.shards import Part, shard
 from fusion.graph import Net
 from fusion.layers.python import check_data_layers
 from fusion.nets import build
@@ -19,6 +20,7 @@ from fusion.solver.feeds import Feed, LiveFeed, check_classes, open_sources, sha
 from prototxt.shapes import infer
 
 if TYPE_CHECKING:
+    from fusion.processes import World
     from fusion.references import Held
     from prototxt.messages import NetParameter
 
@@ -55,17 +57,21 @@ def open_job(
     arrays: Mapping[str, ArrayLike] | None = None,
     held: Held | None = None,
     reading: Reading | None = None,
+    part: Part | None = None,
 ) -> Job:
     """Open the data, build the net on the device, and check that labels are classes of it.
 
     held     what references the net is held to, and how
     reading  how data is read
+    part     of the batches, where several processes share them
 
     Raises: DataError, BuildError; prototxt's ShapeError.
     """
     check_data_layers(message)
     reading = reading or Reading()
-    sources = open_sources(message, phase, seed=seed, arrays=arrays, reading=reading)
+    sources: Sequence[Source] = open_sources(message, phase, seed=seed, arrays=arrays, reading=reading)
+    if part is not None:
+        sources = [shard(source, part) for source in sources]
     models: Sequence[Model] = ()
     losses: tuple[tuple[str, ...], ...] = ()
     schedules: Mapping[str, tuple[int, int]] = {}
@@ -95,3 +101,10 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise TrainingError("this machine or this torch build has no CUDA device", hint="use --device cpu")
     return device
+
+
+def place(device: torch.device, world: World | None) -> torch.device:
+    """The device of this process: on a machine with GPUs each has its own."""
+    if world is None or device.type != "cuda":
+        return device
+    return torch.device("cuda", world.local_rank)

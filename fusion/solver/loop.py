@@ -17,17 +17,18 @@ from fusion.data.reading import skipped_lines
 from fusion.errors import TrainingError
 from fusion.graph import Net
 from fusion.nets import loss_weights, total_loss
+from fusion.processes import Teamwork, join, together
 from fusion.references import ask
 from fusion.solver import snapshot as files
 from fusion.solver.arena import lay_out
 from fusion.solver.descriptions import read_nets
-from fusion.solver.display import Display
+from fusion.solver.display import Display, Silent
 from fusion.solver.exact import Exact, below, carried, carry, generators, set_generators, undrawn, write_exact
 from fusion.solver.feeds import CachedFeed, load_all
 from fusion.solver.glog import for_training
 from fusion.solver.histories import histories, restore_histories
 from fusion.solver.interrupts import Requests, requests
-from fusion.solver.jobs import Job, choose_device, open_job
+from fusion.solver.jobs import Job, choose_device, open_job, place
 from fusion.solver.losses import Losses
 from fusion.solver.observers import Observer, Observers, Outputs, Shown
 from fusion.solver.policies import advance, learning_rate
@@ -35,6 +36,7 @@ from fusion.solver.reporting import Report
 from fusion.solver.resuming import Found, open_snapshot
 from fusion.solver.settings import Settings, read_settings
 from fusion.solver.stepping import eager, traced
+from fusion.solver.team import Team, part, traceable
 from fusion.solver.testing import Average, Test, averages_records, measure
 from fusion.solver.trunks import DEFAULT_BUDGET, cache_trunk
 from fusion.solver.updates import RULES, CaffeOptimizer
@@ -67,6 +69,7 @@ class Solver:
     reading       how data is read: workers, memory, bad records (fusion.data.Reading)
     kd_alpha      a: the loss is (1 - a) * the net's own + a * weight * pct; None: both in full
     observers     what watches the run besides the display (fusion.solver.observers)
+    teamwork      how several processes that torchrun has started work together (fusion.processes)
 
     net    the net in training; the test nets hold the same parameters
     iter   iterations done
@@ -89,17 +92,24 @@ class Solver:
         kd_alpha: float | None = None,
         reading: Reading | None = None,
         observers: Sequence[Observer] = (),
+        teamwork: Teamwork | None = None,
     ) -> None:
-        self.display = display or for_training()
+        self.device = choose_device(device)
+        self._world, how = join(self.device.type), teamwork or Teamwork()
+        self.device = place(self.device, self._world)
+        self.display = Silent() if self._world is not None and not self._world.first else display or for_training()
         self.observers = Observers([Report(self), *observers])
         message, path = _read(solver, max_iter)
+        if self._world is not None and how.auto_scale:
+            message.base_lr *= self._world.size
         self.settings = read_settings(message, path=path)
         nets = read_nets(message, path=path)
-        self.device = choose_device(device)
         self.seed = int.from_bytes(os.urandom(4), "little") if self.settings.seed is None else self.settings.seed
+        if self._world is not None:
+            self.seed = self._world.told(self.seed)
         torch.manual_seed(self.seed)
         opened = partial(open_job, seed=self.seed, device=self.device, arrays=arrays, reading=reading)
-        self._train = opened(nets.train, "TRAIN", held=ask(references, pct, kd_alpha))
+        self._train = opened(nets.train, "TRAIN", held=ask(references, pct, kd_alpha), part=part(self._world, how))
         self._tests = [opened(test, "TEST") for test in nets.tests]
         self.iter = 0
         self._step = 0
@@ -113,6 +123,10 @@ class Solver:
             share_weights(test.net, self._train.net)
         self._arena = lay_out(self._train.net)
         self.optimizer = _optimizer(self.settings, self._arena)
+        self._team = None if self._world is None else Team(self._world, self._train.net, self._arena, how)
+        if self._team is not None:
+            torch.manual_seed(self.seed + self._team.world.rank)
+            self.display.say(self._team.describe())
 
     @property
     def net(self) -> Net:
@@ -140,7 +154,8 @@ class Solver:
         settings = self.settings
         if settings.snapshot or settings.snapshot_after_train:
             files.check_writable(settings.prefix)
-            files.sweep_up(settings.prefix)
+            if self._world is None or self._world.first:
+                files.sweep_up(settings.prefix)
         self._get_ready()
         self.display.start(self.iter, settings.max_iter)
         try:
@@ -165,10 +180,12 @@ class Solver:
     def test(self) -> list[Average]:
         """Measure and report all test nets."""
         nets, averages = self._get_ready(), []
+        if self._team is not None:
+            self._team.settle()
         self.observers.call("testing", self.iter)
         for index, test in enumerate(nets):
             self.observers.call("measuring", self.iter, index)
-            averages.append(measure(test))
+            averages.append(measure(test, self._world))
             self.observers.call("measured", self.iter, index, averages[-1])
         self.observers.call("tested", self.iter)
         return averages
@@ -179,6 +196,9 @@ class Solver:
         Raises: TrainingError when they cannot be written; an earlier snapshot is left as it was.
         """
         losses = self._losses.recent
+        if self._team is not None:
+            self._team.settle()
+        drawn = generators() if self._team is None else self._team.generators()
         model, state, exact = files.names(self.settings.prefix, self.iter, hdf5=self.settings.snapshot_hdf5)
         content = SolverState(self.iter, model, histories(self._arena, self.optimizer), self._step)
         ours = Exact(
@@ -187,19 +207,21 @@ class Solver:
             losses=losses,
             seed=self.seed,
             weights=files.checksum(self._arena.updated),
-            generators=generators(),
+            choices={"processes": str(1 if self._world is None else self._world.size)},
+            generators=drawn,
             kept=self._kept(),
         )
-        files.write_all(
-            [
-                (model, lambda path: save_weights(self.net, path)),
-                (exact, lambda path: write_exact(path, ours)),
-                (state, lambda path: write_solverstate(path, content)),
-            ],
-            last_good=self._last_good,
-        )
+        if self._world is None or self._world.first:
+            files.write_all(
+                [
+                    (model, lambda path: save_weights(self.net, path)),
+                    (exact, lambda path: write_exact(path, ours)),
+                    (state, lambda path: write_solverstate(path, content)),
+                ],
+                last_good=self._last_good,
+            )
+            self.observers.call("saved", self.iter, (model, exact, state))
         self._last_good = state
-        self.observers.call("saved", self.iter, (model, exact, state))
         return state
 
     def restore(self, path: Path) -> None:
@@ -249,7 +271,10 @@ class Solver:
         if found.exact is not None and exactly:
             exact, how = found.exact, "exactly"
             self._losses = Losses(self.settings.average_loss, exact.losses)
-            set_generators(exact.generators)
+            set_generators(exact.generators if self._team is None else self._team.own(exact.generators))
+            processes = "1" if self._world is None else str(self._world.size)
+            if exact.choices.get("processes", "1") != processes:
+                how = f"but not what is drawn at random: {exact.choices['processes']} processes wrote it"
             for job, position in zip(self._jobs, exact.positions, strict=False):
                 job.feed.position = position
             for number, job in enumerate(self._jobs):
@@ -273,6 +298,8 @@ class Solver:
         if self._measured is None:
             with undrawn():
                 self._measured = self._prepare()
+            if self._team is not None:
+                self._team.begin()
             self.observers.call("begin", self)
         return self._measured
 
@@ -284,7 +311,8 @@ class Solver:
             outcome = cache_trunk(job, self._cache_budget, self.display, self.device)
             job.feed.position = position
             self.display.say(f"{phase} net: {outcome}")
-        self._choose_step()
+        with together(self._world):
+            self._choose_step()
         return [
             Test(job.runs, job.feed, count, averages_records(job.message))
             for job, count in zip(self._tests, self.settings.test_iter, strict=True)
@@ -297,9 +325,12 @@ class Solver:
         if self.settings.iter_size == 1 and isinstance(feed, CachedFeed):
             records, batch = len(feed.source), feed.source.batch_size
             samples = [feed.pick(np.arange(start, start + batch) % records) for start in (0, batch)]
-            found = traced(job.runs, self._arena, (samples[0], samples[1]))
+            may = self._team is None or traceable(job.runs)
+            found = traced(job.runs, self._arena, (samples[0], samples[1])) if may else None
             if found is not None:
                 self._forward_step, self._is_traced = found, True
+        if self._team is not None:
+            self._forward_step = self._team.together(self._forward_step)
 
     def _run(self, stop: int, asked: Requests) -> None:
         """The loop, in Caffe's order: test, forward and backward, show, update, snapshot."""
@@ -308,7 +339,7 @@ class Solver:
         while self.iter < stop and not self._ending:
             if self._due(settings.test_interval) and (self.iter > 0 or settings.test_initialization):
                 self.test()
-            out = self._forward_backward()
+            out = self._forward_backward(asked)
             self._step = advance(settings.schedule, self.iter, self._step)
             rate = learning_rate(settings.schedule, self.iter, self._step)
             if self._due(settings.display):
@@ -322,17 +353,18 @@ class Solver:
             self.iter += 1
             for updated in self.observers.updated:
                 updated(self.iter)
-            if asked.stop or asked.snapshot or self._due(settings.snapshot):
+            wishes = asked if self._team is None else self._team.wishes
+            if wishes.stop or wishes.snapshot or self._due(settings.snapshot):
                 self._look()
                 self.snapshot()
-                asked.snapshot = False
-            if asked.stop:
+                wishes.snapshot = False
+            if wishes.stop:
                 raise KeyboardInterrupt
 
     def _due(self, interval: int) -> bool:
         return interval > 0 and self.iter % interval == 0
 
-    def _forward_backward(self) -> dict[str, Tensor]:
+    def _forward_backward(self, asked: Requests) -> dict[str, Tensor]:
         """Add up the gradients of iter_size batches, and note the loss without waiting for it."""
         step, feed, size = self._forward_step, self._train.feed, self.settings.iter_size
         for ramp in self._train.ramps:
@@ -345,6 +377,8 @@ class Solver:
             for _ in range(size - 1):
                 out, loss = step(feed.take())
                 total = total + loss
+        if self._team is not None:
+            total = self._team.average(total, asked, self.iter)
         self._losses.add(self.iter, total if size == 1 else total / size)
         return out
 
@@ -363,7 +397,7 @@ class Solver:
 
     def _show(self, out: Mapping[str, Tensor], rate: float, iterations: int, seconds: float) -> None:
         self._look()
-        outputs = _values(self._train.runs, out)
+        outputs = _values(self._train.runs, out if self._team is None else self._team.mean(out))
         self.observers.call("shown", Shown(self.iter, self._losses.mean, rate, outputs, iterations, seconds))
 
     @torch.no_grad()
@@ -374,7 +408,9 @@ class Solver:
         if settings.snapshot_after_train and not (settings.snapshot and self._due(settings.snapshot)):
             self.snapshot()
         if self._due(settings.display):
-            out = self._train.runs(self._train.feed.take())
+            runs = self._train.runs if self._team is None else self._team.together(self._train.runs)
+            out = runs(self._train.feed.take())
+            out = out if self._team is None else self._team.mean(out)
             self._losses.add(self.iter, total_loss(self._train.runs, out).detach())
             self.observers.call("shown", Shown(self.iter, self._losses.mean))
         if self._due(settings.test_interval):

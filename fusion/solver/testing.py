@@ -14,6 +14,7 @@ from fusion.nets import loss_weights
 from fusion.solver.feeds import Blobs, CachedFeed, Feed
 
 if TYPE_CHECKING:
+    from fusion.processes import World
     from prototxt.messages import LayerParameter, NetParameter
 
 _AVERAGED = ("Accuracy", "SoftmaxWithLoss", "EuclideanLoss", "MultinomialLogisticLoss", "HingeLoss")
@@ -51,29 +52,40 @@ class Average:
 
 
 @torch.no_grad()
-def measure(test: Test) -> Average:
-    """Run `test_iter` batches and average. The data goes on where the last test ended, as in Caffe."""
+def measure(test: Test, world: World | None = None) -> Average:
+    """Run `test_iter` batches and average. The data goes on where the last test ended, as in Caffe.
+
+    world  several processes share the batches out, where there is one for each
+    """
     totals: dict[str, Tensor] = {}
-    for blobs, batches in _joined(test):
+    shared = world if world is not None and test.batches >= world.size else None
+    start = test.feed.position
+    first, last = shared.share(test.batches) if shared is not None else (0, test.batches)
+    if first:
+        test.feed.position += first
+    for blobs, batches in _joined(test, last - first):
         for name, value in test.net(blobs).items():
             part = value.detach().to(torch.float64).reshape(-1) * batches
             totals[name] = totals[name] + part if name in totals else part
+    if shared is not None:
+        totals = {name: shared.add(totals[name]) for name in sorted(totals)}
+        test.feed.position = start + test.batches
     weights = loss_weights(test.net)
     return Average(
         tuple((name, (totals[name] / test.batches).tolist(), weights.get(name, 0.0)) for name in sorted(totals))
     )
 
 
-def _joined(test: Test) -> Iterator[tuple[Blobs, int]]:
-    """Inputs, and how many batches each stands for."""
+def _joined(test: Test, batches: int) -> Iterator[tuple[Blobs, int]]:
+    """Inputs of so many batches, and how many each stands for."""
     feed = test.feed
     if not (test.averaging and isinstance(feed, CachedFeed)):
-        for _ in range(test.batches):
+        for _ in range(batches):
             yield feed.take(), 1
         return
     together = max(1, _CHUNK // feed.source.batch_size)
-    for done in range(0, test.batches, together):
-        count = min(together, test.batches - done)
+    for done in range(0, batches, together):
+        count = min(together, batches - done)
         yield feed.take_many(count), count
 
 
