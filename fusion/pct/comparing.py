@@ -145,6 +145,5 @@ def _positions(target: Tensor, index: Tensor | None, width: int) -> Tensor:
     inside = (target >= 0) & (target < width)
     if index is None:
         return torch.where(inside, target, -1)
-    table = torch.full((width,), -1, dtype=torch.int64, device=target.device)
-    table[index] = torch.arange(len(index), device=target.device)
-    return torch.where(inside, table[target.clamp(0, width - 1)], -1)
+    same = target[:, None] == index
+    return torch.where(inside & same.any(1), same.to(torch.uint8).argmax(1), -1)

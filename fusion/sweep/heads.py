@@ -21,6 +21,7 @@ from fusion.references import Ramp
 from fusion.solver.feeds import Blobs
 from fusion.solver.policies import Schedule, advance, learning_rate
 from fusion.solver.updates import CaffeOptimizer
+from fusion.sweep.programs import shorten
 
 Stack = dict[str, Tensor]  # parameters by name, [heads, ...] each
 Step = Callable[[Blobs], tuple[Tensor, list[Tensor]]]
@@ -66,7 +67,7 @@ class Heads:
     def __len__(self) -> int:
         return len(next(iter(self.params.values())))
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def train(self, blobs: Blobs) -> Tensor:
         """One iteration of all heads; returns their losses [H]."""
         if self._step is None:
@@ -107,20 +108,23 @@ class Heads:
         names, numbers = list(self.params), list(self._hyper)
         every = vmap(grad_and_value(self._loss), in_dims=(0, 0, None))
 
-        def whole(params: list[Tensor], hyper: list[Tensor], values: list[Tensor]) -> list[Tensor]:
-            gradients, losses = every(
-                dict(zip(names, params, strict=True)),
-                dict(zip(numbers, hyper, strict=True)),
-                dict(zip(keys, values, strict=True)),
+        def whole(*tensors: Tensor) -> list[Tensor]:
+            split = len(names), len(names) + len(numbers)
+            parts = tensors[: split[0]], tensors[split[0] : split[1]], tensors[split[1] :]
+            own = (
+                dict(zip(group, part, strict=True)) for group, part in zip((names, numbers, keys), parts, strict=True)
             )
+            gradients, losses = every(*own)
             return [losses, *(gradients[name] for name in names)]
 
-        params, hyper = list(self.params.values()), list(self._hyper.values())
-        with torch.enable_grad():
-            program = make_fx(whole)(params, hyper, [sample[key] for key in keys])
+        fixed = [*self.params.values(), *self._hyper.values()]
+        with torch.inference_mode(False), torch.enable_grad():
+            program = make_fx(whole)(*fixed, *(sample[key] for key in keys))
+        shorten(program)
+        run = program.forward
 
         def step(blobs: Blobs) -> tuple[Tensor, list[Tensor]]:
-            losses, *gradients = program(params, hyper, [blobs[key] for key in keys])
+            losses, *gradients = run(*fixed, *[blobs[key] for key in keys])
             return losses, [gradient.contiguous() for gradient in gradients]
 
         return step

@@ -21,6 +21,7 @@ from fusion.solver.display import Silent
 from fusion.sweep import Cell, Entry, cells, read_axes, sweep
 from fusion.sweep import running as running_module
 from fusion.sweep.results import choose
+from fusion.sweep.training import batches_of
 
 OLD = """
 layer { name: "data" type: "ImageData" top: "data" top: "label"
@@ -64,16 +65,16 @@ def test_each_head_is_the_run_by_itself(solver: Path, kd_alpha: float | None, mo
     from prototxt import read_weights, write_weights
 
     write_weights("trunk.caffemodel", {"trunk": list(read_weights("whole.caffemodel")["trunk"])})
-    monkeypatch.setattr(running_module, "_held_back", lambda count, share, seed: np.empty(0, np.int64))
+    monkeypatch.setattr(running_module, "held_back", lambda count, share, seed: np.empty(0, np.int64))
     kept = {}
-    original = running_module._judged
+    original = running_module.judge
 
     def judged(bench, groups, *rest):  # type: ignore[no-untyped-def]
         for group in groups:
             kept.update(zip(group.cells, group.heads.params["ip.weight"], strict=True))
         return original(bench, groups, *rest)
 
-    monkeypatch.setattr(running_module, "_judged", judged)
+    monkeypatch.setattr(running_module, "judge", judged)
     axes = {"loss": ["none", "kd", "focal", "ldi", "naive"], "temperature": [2, 50], "margin": [0.1, 0.5],
             "weight": [0.1, 1.0], "beta": [2.0], "lr": [0.05, 0.01], "seed": [3, 4]}  # fmt: skip
     sweep(solver, axes, references=[SPEC], weights="trunk.caffemodel", max_iter=7, device="cpu",
@@ -112,7 +113,7 @@ def test_the_command_leaves_files_for_a_report(solver: Path, capsys: pytest.Capt
 def test_what_is_kept_back_is_not_trained_on(solver: Path) -> None:
     source = Solver(solver, device="cpu", display=Silent())._train.sources[0]
     held = np.array([1, 5, 9])
-    batches = running_module._batches(source, held)
+    batches = batches_of(source, held)
     seen = np.concatenate([next(batches) for _ in range(19)])
     assert not set(seen) & set(held)
     assert set(seen) == set(range(22)) - set(held)

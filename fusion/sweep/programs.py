@@ -1,0 +1,120 @@
+"""A traced step made shorter: what is constant is computed once, what is alike once per step, and heads that read the
+same rows share one matrix product."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+aten = torch.ops.aten
+_FILLED = frozenset({aten.new_ones.default, aten.new_zeros.default, aten.new_full.default, aten.ones_like.default,
+                     aten.zeros_like.default})  # fmt: skip
+_NOTHING = frozenset({aten.alias.default, aten.detach.default, aten.lift_fresh_copy.default})
+
+
+def shorten(program: fx.GraphModule) -> None:
+    """Rewrite a trace in place; its results stay the same but for rounding. One that writes into tensors is kept."""
+    if any(node.target._schema.is_mutable for node in program.graph.nodes if node.op == "call_function"):
+        return
+    _drop(program.graph)
+    _fold(program)
+    _merge(program.graph)
+    for node in program.graph.find_nodes(op="call_function", target=aten.bmm.default):
+        _join(program.graph, node)
+    program.graph.eliminate_dead_code()
+    program.recompile()
+
+
+def _drop(graph: fx.Graph) -> None:
+    """Take out what changes nothing."""
+    for node in graph.nodes:
+        if node.op != "call_function" or not node.args or not isinstance(node.args[0], fx.Node):
+            continue
+        source = node.args[0]
+        same = "val" in node.meta and "val" in source.meta and node.meta["val"].shape == source.meta["val"].shape
+        if node.target in _NOTHING or (same and node.target in (aten.view.default, aten._unsafe_view.default)):
+            node.replace_all_uses_with(source)
+    graph.eliminate_dead_code()
+
+
+def _fold(program: fx.GraphModule) -> None:
+    """Compute what depends on no input."""
+    known: dict[fx.Node, Tensor] = {}
+    for node in program.graph.nodes:
+        if node.op == "get_attr":
+            known[node] = getattr(program, str(node.target))
+        elif node.op == "call_function" and isinstance(node.meta.get("val"), Tensor):
+            if node.target in _FILLED:
+                known[node] = _filled(node)
+            elif all(source in known for source in node.all_input_nodes):
+                args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda source: known[source])
+                known[node] = node.target(*args, **kwargs)
+    for number, (node, value) in enumerate(known.items()):
+        if node.op == "call_function" and any(user not in known for user in node.users):
+            name = f"known{number}"
+            program.register_buffer(name, value)
+            with program.graph.inserting_before(node):
+                node.replace_all_uses_with(program.graph.get_attr(name))
+    program.graph.eliminate_dead_code()
+
+
+def _merge(graph: fx.Graph) -> None:
+    """Keep one of equal operations on equal arguments."""
+    seen: dict[str, fx.Node] = {}
+    for node in graph.nodes:
+        if node.op != "call_function":
+            continue
+        first = seen.setdefault(f"{node.target} {node.args} {node.kwargs}", node)
+        if first is not node:
+            node.replace_all_uses_with(first)
+            graph.erase_node(node)
+
+
+def _filled(node: fx.Node) -> Tensor:
+    """The tensor that a `new_ones` or `zeros_like` makes, whose size alone comes from its argument."""
+    val: Tensor = node.meta["val"]
+    number: Any = 1
+    if node.target in (aten.new_zeros.default, aten.zeros_like.default):
+        number = 0
+    elif node.target is aten.new_full.default:
+        number = node.args[2]
+    return torch.full(val.shape, number, dtype=val.dtype, device=val.device)
+
+
+def _join(graph: fx.Graph, node: fx.Node) -> None:
+    """H products that share a factor [N, K] become one.
+
+    rows @ w[h] for all h   is   rows @ [w[0] ... w[H]]
+    g[h] @ rows for all h   is   [g[0]; ...; g[H]] @ rows
+    """
+    left, right = node.args
+    assert isinstance(left, fx.Node)
+    assert isinstance(right, fx.Node)
+    heads, m, k = left.meta["val"].shape
+    n = right.meta["val"].shape[2]
+    call = graph.call_function
+    with graph.inserting_before(node):
+        if (rows := _shared(left)) is not None:
+            flipped = call(aten.transpose.int, (right, 1, 2))
+            stacked = call(aten.reshape.default, (flipped, [heads * n, k]))
+            product = call(aten.mm.default, (rows, call(aten.t.default, (stacked,))))
+            parts = call(aten.view.default, (product, [m, heads, n]))
+            joined = call(aten.clone.default, (call(aten.transpose.int, (parts, 0, 1)),),
+                          {"memory_format": torch.contiguous_format})  # fmt: skip
+        elif (rows := _shared(right)) is not None:
+            stacked = call(aten.reshape.default, (left, [heads * m, k]))
+            joined = call(aten.view.default, (call(aten.mm.default, (stacked, rows)), [heads, m, n]))
+        else:
+            return
+    joined.meta["val"] = node.meta["val"]
+    node.replace_all_uses_with(joined)
+
+
+def _shared(node: fx.Node) -> fx.Node | None:
+    """The matrix that is repeated for every head, if the node is one."""
+    if node.target is not aten.expand.default or not isinstance(node.args[0], fx.Node):
+        return None
+    source = node.args[0]
+    return source if source.meta["val"].dim() == 2 else None

@@ -1,0 +1,86 @@
+"""All heads of a sweep through all iterations, on the records that are not kept back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fusion.data import Source
+from fusion.errors import TrainingError
+from fusion.solver.display import Display
+from fusion.solver.feeds import CachedFeed
+from fusion.solver.settings import Settings
+from fusion.sweep.grid import Cell
+from fusion.sweep.preparing import Bench, Group
+
+
+def held_back(count: int, select_on: float | str | os.PathLike[str], seed: int) -> NDArray[np.int64]:
+    """The training records that are kept back, in ascending order; none where a list is given."""
+    if not isinstance(select_on, float):
+        return np.empty(0, np.int64)
+    number = round(select_on * count)
+    if not 0 < number < count:
+        raise TrainingError(f"a share of {select_on:g} of {count} training records to choose on", hint="e.g. 0.1")
+    return np.sort(np.random.default_rng((seed, 0x5E1)).choice(count, number, replace=False))
+
+
+def train(
+    bench: Bench, groups: Sequence[Group], held: NDArray[np.int64], settings: Settings, display: Display
+) -> dict[Cell, float]:
+    """Train all; returns each head's mean loss over the last hundred iterations."""
+    feed, job = bench.train.feed, bench.train
+    assert isinstance(feed, CachedFeed)
+    batches = batches_of(feed.source, held)
+    totals = [torch.zeros(len(group.heads), device=bench.device) for group in groups]
+    last = max(0, settings.max_iter - 100)
+    display.say(f"{sum(len(g.cells) for g in groups)} heads in {len(groups)} groups, {settings.max_iter} iterations")
+    display.start(0, settings.max_iter)
+    try:
+        for iteration in range(settings.max_iter):
+            blobs = feed.pick(next(batches))
+            for ramp in job.ramps:
+                ramp.set(iteration)
+            for group, total in zip(groups, totals, strict=True):
+                losses = group.heads.train(blobs)
+                if iteration >= last:
+                    total += losses
+            display.tick(iteration + 1)
+    finally:
+        display.close()
+    count = max(1, settings.max_iter - last)
+    return {
+        cell: value / count
+        for group, total in zip(groups, totals, strict=True)
+        for cell, value in zip(group.cells, total.tolist(), strict=True)
+    }
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread for torch's CPU operations: hundreds of small ones per step gain nothing from a second, which makes
+    them wait for each other as soon as anything else runs."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def batches_of(source: Source, held: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    """The source's order without the records that are kept back, in batches of the usual size."""
+    if not len(held):
+        yield from source.order()
+    kept = np.ones(len(source), bool)
+    kept[held] = False
+    waiting = np.empty(0, np.int64)
+    for indices in source.order():
+        waiting = np.concatenate([waiting, indices[kept[indices]]])
+        while len(waiting) >= source.batch_size:
+            yield waiting[: source.batch_size]
+            waiting = waiting[source.batch_size :]

@@ -1,0 +1,117 @@
+"""How the trained heads do: figures on two splits, the choice, and the files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fusion.nets import outputs_of
+from fusion.pct.predictions import Predictions
+from fusion.references import judged
+from fusion.solver.display import Display
+from fusion.solver.feeds import CachedFeed
+from fusion.sweep.grid import Cell
+from fusion.sweep.heads import Stack, answers
+from fusion.sweep.judging import Panel, known_answers, records_of
+from fusion.sweep.preparing import Bench, Group
+from fusion.sweep.results import Entry, Judge, Result, choose
+from fusion.weights import save_weights
+
+if TYPE_CHECKING:
+    from prototxt.messages import NetParameter
+
+PathLike = str | os.PathLike[str]
+_CHUNK = 2000
+
+
+def selecting(
+    bench: Bench, test: NetParameter, held: NDArray[np.int64], select_on: float | PathLike, display: Display
+) -> Panel:
+    """The records to choose on: those kept back, or those of a list read as the test net reads its own."""
+    if isinstance(select_on, float):
+        return Panel(bench.train, held)
+    message = type(test)()
+    message.CopyFrom(test)
+    for layer in message.layer:
+        for name in ("image_data_param", "data_param", "hdf5_data_param"):
+            if layer.HasField(name):
+                getattr(layer, name).source = os.fspath(select_on)
+    job = bench.open_test(message)
+    display.say(f"choosing on {select_on}: {len(job.sources[0])} records")
+    return Panel(job, np.arange(len(job.sources[0])))
+
+
+def judge(
+    bench: Bench,
+    groups: Sequence[Group],
+    losses: dict[Cell, float],
+    select: Panel,
+    report: Panel,
+    slack: float,
+    out: Path | None,
+) -> Result:
+    """Each head on the records that choose and on those that are reported; with `out` all files of the sweep."""
+    logits = judged(bench.train.message)
+    judges = []
+    for panel in (select, report):
+        old = known_answers(panel, bench.held, bench.device)
+        judges.append(Judge(records_of(panel), old))
+        if panel is report and out is not None:
+            _save(old, out / "old")
+    entries = []
+    for group in groups:
+        chosen, shown = (_logits(panel, logits, group.heads.params) for panel in (select, report))
+        for index, cell in enumerate(group.cells):
+            kept_back, reported = (
+                judge.figures(values[index].argmax(1)) for judge, values in zip(judges, (chosen, shown), strict=True)
+            )
+            entries.append(Entry(cell, losses[cell], kept_back, reported))
+        if out is not None:
+            base = records_of(report)
+            meta = {"preprocessing": report.job.sources[0].fingerprint()}
+            _save([replace(base, logits=v, classes=None, meta={"name": c.name, **meta})  # type: ignore[arg-type]
+                   for c, v in zip(group.cells, shown, strict=True)], out / "new")  # fmt: skip
+    setting = choose(entries, slack)
+    best = next(entry.cell for entry in entries if entry.cell.setting == setting)
+    result = Result(tuple(replace(entry, chosen=entry.cell.setting == setting) for entry in entries), best)
+    if out is not None:
+        result.write(out)
+        _write_best(bench, groups, best, out / "best.caffemodel")
+    return result
+
+
+def _save(nets: Sequence[Predictions], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for net in nets:
+        net.save(folder / f"{net.name}.npz")
+
+
+def _logits(panel: Panel, blob: str, params: Stack) -> NDArray[np.float32]:
+    """Logits of all heads, float32 [H, N, C]."""
+    feed = panel.job.feed
+    assert isinstance(feed, CachedFeed)
+    net = outputs_of(panel.job.runs, [blob])
+    parts = [
+        answers(net, params, feed.pick(panel.rows[at : at + _CHUNK])).flatten(2).cpu().numpy()
+        for at in range(0, len(panel.rows), _CHUNK)
+    ]
+    return np.concatenate(parts, axis=1)
+
+
+@torch.no_grad()
+def _write_best(bench: Bench, groups: Sequence[Group], best: Cell, path: Path) -> None:
+    for group in groups:
+        if best in group.cells:
+            index = group.cells.index(best)
+            for name, values in group.heads.params.items():
+                target: Tensor = bench.train.net.get_parameter(name)
+                target.copy_(values[index])
+    save_weights(bench.train.net, path)
