@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from fusion.data.transforms import Transform
 from fusion.errors import DataError, FusionError, raise_all
@@ -27,6 +28,7 @@ from prototxt.phases import filter_net
 from prototxt.shapes.net import infer
 
 Path = str | os.PathLike[str]
+_SUM = 1e-3  # how far from 1 the sum of a softmax may be
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,12 @@ def predict(
     Raises: DataError naming every picture that cannot be read; FusionError for an output that is no row of scores.
     """
     called = list(names or (item if isinstance(item, str) else f"picture {n + 1}" for n, item in enumerate(pictures)))
+    found = scores(predictor, pictures)
+    return [_answer(name, blob, rows[index], top) for index, name in enumerate(called) for blob, rows in found.items()]
+
+
+def scores(predictor: Predictor, pictures: Sequence[str | bytes]) -> dict[str, NDArray[np.float32]]:
+    """All scores, float32 [pictures, classes] for each output. Raises: as `predict` does."""
     errors: list[FusionError] = []
     fed = {}
     for key, how in predictor.inputs.items():
@@ -130,8 +138,15 @@ def predict(
     raise_all(errors)
     with torch.no_grad():
         out = predictor.net(fed)
-    scores = {blob: _rows(blob, out[blob].float().numpy(), len(pictures)) for blob in predictor.outputs}
-    return [_answer(name, blob, rows[index], top) for index, name in enumerate(called) for blob, rows in scores.items()]
+    return {blob: _rows(blob, out[blob].float().numpy(), len(pictures)) for blob in predictor.outputs}
+
+
+def shares(row: NDArray[np.float32]) -> tuple[NDArray[np.float32], bool]:
+    """Scores of one picture as shares that add up to 1, and whether they were so already; others go through softmax."""
+    if (row >= 0).all() and abs(float(row.sum()) - 1) < _SUM:
+        return row, True
+    raised = np.exp(row - row.max())
+    return raised / raised.sum(), False
 
 
 def _rows(blob: str, array: np.ndarray, count: int) -> np.ndarray:

@@ -1,4 +1,5 @@
-"""fusion-predict: what a trained net answers for pictures, folders of them, or what comes from standard input."""
+"""fusion-predict: what a trained net answers for pictures, folders of them, what comes from standard input, or on a
+web page of this machine's own."""
 
 from __future__ import annotations
 
@@ -7,17 +8,19 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .arguments import shape_argument
+from .arguments import shape_argument, source_argument
 from .cli import run
 
 if TYPE_CHECKING:
     from fusion.prediction import Answer, Predictor
+    from fusion.serving import Server
 
 _EXAMPLE = """examples:
   fusion-predict fused/train_val.prototxt fused.caffemodel digits/ --top 3
   fusion-predict deploy.prototxt net.caffemodel cat.jpg --mean 104,117,123 --labels synset_words.txt --json
   cat cat.jpg | fusion-predict deploy.prototxt net.caffemodel -
   find . -name '*.png' | fusion-predict train_val.prototxt net.caffemodel - --csv > answers.csv
+  fusion-predict fused/train_val.prototxt fused.caffemodel --serve --beside odd=odd.prototxt:odd.caffemodel
 
 Pictures are prepared as the net's data layer says (for phase TEST); a deploy net does not say, so tell with --mean,
 --scale, --resize and --rgb. A picture that cannot be read is reported, the others are answered, and the exit code is 1.
@@ -36,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     add = result.add_argument
     add("net", metavar="NET.prototxt", help="the net, train_val or deploy")
     add("weights", metavar="WEIGHTS", help="its weights")
-    add("pictures", metavar="PATH", nargs="+", help="pictures or folders; - is standard input: a picture, or paths")
+    add("pictures", metavar="PATH", nargs="*", help="pictures or folders; - is standard input: a picture, or paths")
     add("--top", type=int, default=5, metavar="K", help="classes to tell (default 5)")
     add("--output", action="append", default=[], metavar="BLOB", help="class scores (default: the net's outputs)")
     add("--labels", metavar="FILE", help="names of the classes, one per line")
@@ -50,6 +53,12 @@ def parser() -> argparse.ArgumentParser:
     form = result.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print JSON")
     form.add_argument("--csv", action="store_true", help="print CSV")
+    page = result.add_argument_group("web page")
+    page.add_argument("--serve", action="store_true", help="answer on a web page, to which pictures are dropped")
+    page.add_argument("--beside", action="append", default=[], type=_beside, metavar="NAME=NET.prototxt:WEIGHTS",
+        help="another net whose answers stand beside, e.g. a source on its own; may be repeated")  # fmt: skip
+    page.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine only)")
+    page.add_argument("--port", type=int, default=8765, help="port to listen at (default 8765; 0: a free one)")
     return result
 
 
@@ -59,24 +68,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = options.parse_args(argv)
     if arguments.top < 1 or arguments.batch < 1:
         options.error("--top and --batch are at least 1")
+    if bool(arguments.pictures) == arguments.serve:
+        options.error("name pictures, or --serve to be asked on a web page; not both")
+    if arguments.beside and not arguments.serve:
+        options.error("--beside is for --serve")
+    if not 0 <= arguments.port < 1 << 16:
+        options.error("--port is from 0 to 65535")
     code: int = run(lambda: _predict(arguments))
     return code
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    from fusion.prediction import Told, open_predictor
-
     labels = _labels(arguments.labels)
+    if arguments.serve:
+        return _serve(arguments, labels)
     pictures = list(_pictures(arguments.pictures))
-    predictor = open_predictor(
-        arguments.net,
-        arguments.weights,
-        outputs=arguments.output,
-        told=Told(arguments.mean, arguments.scale, arguments.resize, arguments.rgb),
-        shapes=dict(arguments.input) or None,
-    )
-    for note in predictor.notes:
-        print(f"note: {note}", file=sys.stderr)
+    predictor = _open(arguments.net, arguments.weights, arguments, outputs=arguments.output)
     answers: list[Answer] = []
     failed = 0
     for start in range(0, len(pictures), arguments.batch):
@@ -85,6 +92,49 @@ def _predict(arguments: argparse.Namespace) -> int:
         failed += wrong
     _print(answers, labels, arguments)
     return 1 if failed else 0
+
+
+def _open(net: str, weights: str, arguments: argparse.Namespace, outputs: Sequence[str] = ()) -> Predictor:
+    from fusion.prediction import Told, open_predictor
+
+    told = Told(arguments.mean, arguments.scale, arguments.resize, arguments.rgb)
+    found = open_predictor(net, weights, outputs=outputs, told=told, shapes=dict(arguments.input) or None)
+    for note in found.notes:
+        print(f"note: {note}", file=sys.stderr)
+    return found
+
+
+def _serve(arguments: argparse.Namespace, labels: Sequence[str]) -> int:
+    """Answer on the web page until Ctrl-C."""
+    with page_server(arguments, labels) as server:
+        print(f"drop pictures at {server.url} (Ctrl-C ends)", flush=True)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            print("ended", file=sys.stderr)
+    return 0
+
+
+def page_server(arguments: argparse.Namespace, labels: Sequence[str] = ()) -> Server:
+    """The web page's server, listening but not answering yet."""
+    from fusion.serving import Panel, open_server
+    from fusion.serving.guards import is_loopback
+
+    nets = [(_title(arguments.net), _open(arguments.net, arguments.weights, arguments, outputs=arguments.output))]
+    nets += [(name, _open(net, weights, arguments)) for name, (net, weights) in arguments.beside]
+    panel = Panel(nets, labels, arguments.top)
+    server = open_server(panel.answer, panel.about(), host=arguments.host, port=arguments.port)
+    if not is_loopback(arguments.host):
+        print("note: whoever reaches this machine may ask; there is no password", file=sys.stderr)
+    return server
+
+
+def _title(net: str) -> str:
+    """What a net is called on the page: its file, and the folder of a file that is called like many others."""
+    from pathlib import Path
+
+    path = Path(net)
+    return path.parent.name if path.stem in ("train_val", "deploy") and path.parent.name else path.stem
 
 
 def _batch(predictor: Predictor, pictures: Sequence[tuple[str, str | bytes]], top: int) -> tuple[list[Answer], int]:
@@ -158,6 +208,13 @@ def _entry(answer: Answer, label: Any) -> dict[str, object]:
         for number, score in zip(answer.classes, answer.scores, strict=True)
     ]
     return {"picture": answer.picture, "output": answer.output, "top": best}
+
+
+def _beside(text: str) -> tuple[str, tuple[str, str]]:
+    name, found = source_argument(text)
+    if not name or isinstance(found, str):
+        raise argparse.ArgumentTypeError(f"'{text}' is not NAME=NET.prototxt:WEIGHTS")
+    return name, found
 
 
 def _numbers(text: str) -> list[float]:

@@ -1,0 +1,215 @@
+"""The web server of the page: a handful of fixed addresses, and one that takes a picture's bytes.
+
+It reads its own page once at the start, and no file after that: an address is looked up in a table and never becomes a
+path. Requests are bounded in number, size and time, and nothing of them is kept.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import resources
+from socketserver import TCPServer
+from typing import Any, cast
+
+from fusion.errors import FusionError
+from fusion.serving.guards import body_length, check_host, check_origin
+from fusion.serving.pictures import MOST_BYTES, Refusal, check_picture
+
+Answer = Callable[[bytes], dict[str, Any]]
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src blob: data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cache-Control": "no-store",
+    "Connection": "close",
+}
+PATIENCE = 30.0  # seconds for a request to arrive
+_PAGES = {
+    "/": ("page.html", "text/html"),
+    "/style.css": ("style.css", "text/css"),
+    "/script.js": ("script.js", "text/javascript"),
+}
+_AT_ONCE = 16
+_LINGER = 2.0
+_PIECE = 1 << 16
+
+
+class Server(ThreadingHTTPServer):
+    """Answers for the page until `shutdown`.
+
+    answer  a picture's bytes to what the page shows; may raise FusionError
+    about   what the page shows from the start
+    """
+
+    daemon_threads = True
+
+    def __init__(self, address: tuple[str, int], answer: Answer, about: dict[str, Any], family: int) -> None:
+        self.address_family = cast("socket.AddressFamily", family)
+        self.host, self.answer = address[0], answer
+        files = resources.files("fusion.serving")
+        self.pages = {path: (files.joinpath(name).read_bytes(), kind) for path, (name, kind) in _PAGES.items()}
+        self.pages["/about"] = (_json({**about, "limit": MOST_BYTES}), "application/json")
+        self._slots = threading.BoundedSemaphore(_AT_ONCE)
+        super().__init__(address, Handler)
+
+    def server_bind(self) -> None:
+        """Bind without asking the name service who we are."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = self.host, self.server_address[1]
+
+    @property
+    def url(self) -> str:
+        """Where the page is."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.server_port}/"
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer in a thread of its own, or drop it when too many are being answered."""
+        if not self._slots.acquire(timeout=1.0):
+            self.shutdown_request(request)
+            return
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Answer, and make room for the next."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._slots.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that goes away early is nobody's fault."""
+        import sys
+
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One request."""
+
+    server: Server
+    protocol_version = "HTTP/1.1"
+    server_version, sys_version = "fusion-predict", ""
+    timeout = PATIENCE
+    _unread = False
+
+    def do_GET(self) -> None:
+        """The page and its parts."""
+        self._guarded(self._page)
+
+    do_HEAD = do_GET  # noqa: N815
+
+    def do_POST(self) -> None:
+        """A picture to `/answer`."""
+        self._guarded(self._answer)
+
+    def _wrong_method(self) -> None:
+        self._guarded(self._refuse_method)
+
+    do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_TRACE = do_CONNECT = _wrong_method  # noqa: N815
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        try:
+            check_host(self.headers, self.server.host)
+            work()
+        except Refusal as refusal:
+            self._unread = "Content-Length" in self.headers
+            self._send(refusal.status, _json({"error": refusal.message}), "application/json")
+
+    def finish(self) -> None:
+        """Let a refused client finish sending, within bounds: closed at once, it would not get to read why."""
+        super().finish()
+        if not self._unread:
+            return
+        with suppress(OSError):
+            self.request.shutdown(socket.SHUT_WR)
+            self.request.settimeout(_LINGER)
+            end, left = time.monotonic() + _LINGER, 2 * MOST_BYTES
+            while left > 0 and time.monotonic() < end and (part := self.request.recv(_PIECE)):
+                left -= len(part)
+
+    def _page(self) -> None:
+        path = self.path.partition("?")[0]
+        if path == "/answer":
+            self._refuse_method()
+        if path not in self.server.pages:
+            raise Refusal(404, "There is no such page.")
+        self._send(200, *self.server.pages[path])
+
+    def _answer(self) -> None:
+        if self.path != "/answer":
+            raise Refusal(405 if self.path in self.server.pages else 404, "Pictures go to /answer.")
+        check_origin(self.headers)
+        picture = self._body(body_length(self.headers))
+        check_picture(picture)
+        try:
+            found = self.server.answer(picture)
+        except FusionError as error:
+            raise Refusal(422, error.message) from error
+        self._send(200, _json(found), "application/json")
+
+    def _body(self, length: int) -> bytes:
+        """The request's bytes. Raises: Refusal when they do not come in time."""
+        parts, missing, end = [], length, time.monotonic() + PATIENCE
+        while missing:
+            part = self.rfile.read1(min(missing, _PIECE))
+            if not part or time.monotonic() > end:
+                raise Refusal(400 if not part else 408, "The picture did not arrive whole.")
+            parts.append(part)
+            missing -= len(part)
+        return b"".join(parts)
+
+    def _refuse_method(self) -> None:
+        raise Refusal(405, f"{self.command} is not allowed here.")
+
+    def _send(self, status: int, content: bytes, kind: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", f"{kind}; charset=utf-8")
+        self.send_header("Content-Length", str(len(content)))
+        if status == 405:
+            self.send_header("Allow", "POST" if self.path == "/answer" else "GET, HEAD")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    def end_headers(self) -> None:
+        """Every answer, also to what is no proper request, bears the same guards."""
+        for name, value in HEADERS.items():
+            self.send_header(name, value)
+        self.close_connection = True
+        super().end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing is written down of who asked for what."""
+
+
+def open_server(answer: Answer, about: dict[str, Any], *, host: str = "127.0.0.1", port: int = 0) -> Server:
+    """A server that listens; `serve_forever` answers.
+
+    port    0 takes a free one
+    Raises  FusionError for a host or port that cannot be had
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
+        return Server((host, port), answer, about, family)
+    except OSError as error:
+        hint = "is another server there? --port 0 takes a free port"
+        raise FusionError(f"cannot listen at {host}, port {port}: {error.strerror}", hint=hint) from error
+
+
+def _json(value: dict[str, Any]) -> bytes:
+    return json.dumps(value).encode()
