@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from fusion.data.loading import hasten
 from fusion.data.store import Check, Pixels, Progress, Store
 from fusion.errors import DataError, raise_all
 
@@ -128,6 +129,7 @@ class PictureSource:
         return self.sequence.records
 
     def load(self, progress: Progress | None = None) -> None:
+        hasten(self, progress)
         self.store.load(progress)
 
     @property

@@ -19,7 +19,7 @@ Progress = Callable[[int, int], None]  # records done, records in all
 BUDGET = 4 << 30  # bytes of decoded records kept by default
 _SHOWN = 20
 _CHUNK = 256
-_SMALL = 64 << 10
+SMALL = 64 << 10  # bytes of a record up to which threads do not pay
 
 
 class Store:
@@ -64,12 +64,30 @@ class Store:
         """
         if self._pixels is None:
             return
-        missing = np.flatnonzero(~self._known)
+        missing = self.missing
         for at in range(0, len(missing), 20 * _CHUNK):
             self._decode(missing[at : at + 20 * _CHUNK])
             if progress is not None:
                 progress(min(at + 20 * _CHUNK, len(missing)), len(missing))
         self._known_all = True
+
+    @property
+    def missing(self) -> NDArray[np.int64]:
+        """The records that will be kept and are not decoded yet."""
+        return np.flatnonzero(~self._known) if self.keeps else np.empty(0, np.int64)
+
+    def fit(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], Pixels]:
+        """Those of the records that are sound and like the first, and their pixels [N, C, H, W]; never raises."""
+        numbered = [(index, self._try(index)) for index in indices.tolist()]
+        good = [(index, found) for index, found in numbered if not isinstance(found, DataError) and self._fits(found)]
+        pixels = np.stack([found for _, found in good]) if good else self.first[None][:0]
+        return np.array([index for index, _ in good], np.int64), pixels
+
+    def accept(self, indices: NDArray[np.int64], pixels: Pixels) -> None:
+        """Keep these records, which `fit` of a store like this one gave."""
+        assert self._pixels is not None
+        self._pixels[indices] = pixels
+        self._known[indices] = True
 
     def get(self, indices: NDArray[np.int64]) -> tuple[Pixels | list[Pixels], NDArray[np.int64]]:
         """Records [N, C, H, W], or a list of [C, H, W] where their sizes differ; and which records they are."""
@@ -133,11 +151,14 @@ class Store:
     def _decode(self, indices: NDArray[np.int64]) -> None:
         assert self._pixels is not None
         for index, pixels in self._good(indices.tolist()):
-            if pixels.shape == self.first.shape and pixels.dtype == self.first.dtype:
+            if self._fits(pixels):
                 self._pixels[index] = pixels
             else:
                 self._ragged[index] = pixels
         self._known[indices] = True
+
+    def _fits(self, pixels: Pixels) -> bool:
+        return pixels.shape == self.first.shape and pixels.dtype == self.first.dtype
 
     def _good(self, indices: list[int]) -> list[tuple[int, Pixels]]:
         """Those of the records that can be read; the others are noted, or raised."""
@@ -156,7 +177,7 @@ class Store:
         return good
 
     def _try_many(self, indices: list[int]) -> Iterable[Pixels | DataError]:
-        if len(indices) < 2 or self.first.nbytes < _SMALL or self.threads < 2:
+        if len(indices) < 2 or self.first.nbytes < SMALL or self.threads < 2:
             return map(self._try, indices)
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="decode")
