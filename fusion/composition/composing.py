@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fusion.composition.assembling import Plan, branch_texts, deploy_document, train_val_document
 from fusion.composition.checking import check_request, check_widths
 from fusion.composition.features import Features, Request
-from fusion.composition.folds import expand
 from fusion.composition.heads import HEADS, NEEDS_SCORES
 from fusion.composition.inputs import Inputs, Lists, plan_inputs
 from fusion.composition.measuring import Shape, blob_shapes, check_whole
@@ -21,6 +21,7 @@ from fusion.composition.references import Pct, Reference, listed, settle_classes
 from fusion.composition.solvers import Schedule, solver_text
 from fusion.composition.sources import Part, PathLike, Source, read_part
 from fusion.errors import ComposeError, raise_all
+from fusion.folds import folds
 from prototxt.errors import PrototxtError
 from prototxt.tree import Document
 
@@ -162,11 +163,19 @@ def _expanded(sources: Sequence[Source]) -> list[Source]:
     errors: list[ComposeError] = []
     for source in sources:
         try:
-            found += expand(source)
+            found += _folds(source)
         except ComposeError as error:
             errors.append(error)
     raise_all(errors)
     return found
+
+
+def _folds(source: Source) -> list[Source]:
+    if isinstance(source.prototxt, Document):
+        return [source]
+    weights = os.fspath(source.weights) if source.weights is not None else None
+    every = folds(source.prefix, os.fspath(source.prototxt), weights)
+    return [replace(source, prefix=one.prefix, prototxt=one.net or "", weights=one.weights) for one in every]
 
 
 def _read_parts(sources: Sequence[Source], *, reference: bool) -> list[Part]:
