@@ -128,10 +128,8 @@ def _open(spec: Reference, shapes: Shapes, device: torch.device) -> Member:
     path = os.fspath(net)
     if path.endswith((".npz", ".csv")):
         return Member(spec, file=Predictions.load(path))
-    if path.endswith(".onnx"):
-        from onnx2torch import convert
-
-        answer = _from_module(convert(path), spec, shapes, device)
+    if path.lower().endswith(".onnx"):
+        answer = _from_module(_onnx(spec, path, shapes), spec, shapes, device)
         return Member(spec, answer, hashes={"net": file_hash(path), "weights": file_hash(path)})
     return _caffe(spec, path, shapes, device)
 
@@ -168,6 +166,20 @@ def _caffe(spec: Reference, path: str, shapes: Shapes, device: torch.device) -> 
     }
     own = next((layer.transform_param for layer in data if layer.HasField("transform_param")), None)
     return Member(spec, answer, hashes=hashes, transform=own)
+
+
+def _onnx(spec: Reference, path: str, shapes: Shapes) -> nn.Module:
+    """The file's net up to the value that is named, or to the class scores before any softmax. Raises: OnnxError."""
+    from fusion.onnx_graphs import cut, load, scores
+    from fusion.onnx_nets import onnx_net
+
+    graph = load(path)
+    if len(graph.inputs) == 1:
+        graph = load(path, {next(iter(graph.inputs)): (None, *next(iter(shapes.values()))[1:])})
+    blob = spec.blob or scores(graph)
+    if blob.isdecimal() and int(blob) < len(graph.outputs) and blob not in graph.shapes:
+        blob = graph.outputs[int(blob)]  # outputs may be named by number
+    return onnx_net(cut(graph, [blob]), frozen=True)
 
 
 def judged(message: NetParameter, path: str | None = None) -> str:
