@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fusion.companions import read_pair
 from fusion.differences import RTOL, Comparison, Difference, difference
 from fusion.errors import ExportError
 from fusion.inputs import noise
 from fusion.nets import build, outputs_of
 from fusion.weights import load_weights
 from prototxt.messages import NetParameter
-from prototxt.weights import read_weights
 
 Path = str | os.PathLike[str]
 
@@ -62,7 +62,7 @@ def verify_onnx(
     Raises: ExportError when the model's inputs or outputs are not those of the net.
     """
     runtime = session(model)
-    arrays = weights if isinstance(weights, Mapping) else read_weights(weights)
+    arrays = weights if isinstance(weights, Mapping) else read_pair(weights)
     shapes = {
         item.name: tuple(dim if isinstance(dim, int) else None for dim in item.shape) for item in runtime.get_inputs()
     }

@@ -10,13 +10,17 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper
+from onnx import helper, version_converter
 
 import fusion.export.elements
+import fusion.export.onnx_layers
 import fusion.export.shaping
 import fusion.export.windows  # noqa: F401 - each registers converters
+from fusion.companions import ONNX, read_pair
 from fusion.errors import ExportError, FusionError, WeightsMismatch, raise_all
 from fusion.export.graph import CONVERTERS, Dims, Graph, Step
+from fusion.onnx_graphs import weights as onnx_weights
+from fusion.onnx_graphs.layers import layer_graph
 from prototxt.deploying import deploy
 from prototxt.errors import ShapeError
 from prototxt.files import atomic_write
@@ -28,7 +32,6 @@ from prototxt.places import place_of
 from prototxt.scalars import closest
 from prototxt.shapes.net import NetShapes, infer
 from prototxt.spans import shape_fits
-from prototxt.weights import read_weights
 
 Path = str | os.PathLike[str]
 OPSET = 17
@@ -85,9 +88,10 @@ def to_onnx(
     deployed = deploy(parse_file(net), inputs, outputs=outputs)
     message = filter_net(load_net(deployed.document), phase="TEST")
     shapes, notes = _shapes(message)
-    arrays = weights if isinstance(weights, Mapping) else read_weights(weights)
+    arrays = weights if isinstance(weights, Mapping) else read_pair(weights)
     place = "the weights" if isinstance(weights, Mapping) else os.fspath(weights)
-    graph, values = Graph(opset), _Values(message)
+    nested = any(layer.type == ONNX for layer in message.layer)
+    graph, values = Graph(OPSET if nested else opset), _Values(message)
     graph.reserve(values.final)
     errors: list[FusionError] = []
     for index, layer in enumerate(message.layer):
@@ -101,7 +105,20 @@ def to_onnx(
              for n, top in enumerate(layer.top)}  # fmt: skip
     made = {name: shapes.blob(name) for name in outputs or values.unread(message)}
     model = _model(graph, message.name, given, made)
+    if graph.opset != opset:
+        model = _converted(model, opset)
     return Exported(model, message, given, tuple(made), (*deployed.notes, *notes))
+
+
+def _converted(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+    """The model in another opset: graphs of ONNX files are kept in that of `OPSET`. Raises: ExportError."""
+    try:
+        found: onnx.ModelProto = version_converter.convert_version(model, opset)
+        onnx.checker.check_model(found)
+    except Exception as error:  # its exceptions have no base class of their own
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ExportError(f"onnx cannot bring the model to opset {opset}: {reason}", hint=f"use {OPSET}") from error
+    return found
 
 
 @dataclass(frozen=True)
@@ -185,9 +202,21 @@ def _convert(
         tops,
         [shapes.bottom(index, number) for number in range(len(bottoms))],
         [shapes.top(index, number) for number in range(len(tops))],
-        _arrays(layer, shapes.one.params[index], weights, place),
+        _nested(layer, weights) if layer.type == ONNX else _arrays(layer, shapes.one.params[index], weights, place),
     )
     CONVERTERS[layer.type](graph, step)
+
+
+def _nested(layer: LayerParameter, weights: Mapping[str, Sequence[Any]]) -> list[NDArray[np.float32]]:
+    """The weights of an Onnx layer where there are any beside those of its file. Raises: WeightsMismatch."""
+    if layer.name not in weights:
+        return []
+    found = [np.asarray(blob, np.float32) for blob in weights[layer.name]]
+    wanted = [array.shape for array in onnx_weights(layer_graph(layer)).values()]
+    if [blob.shape for blob in found] != wanted:
+        what = f"layer '{layer.name}' has other weights than the graph of {layer.onnx_param.file}"
+        raise WeightsMismatch(what, hint="give the weights that were merged or trained for this net")
+    return found
 
 
 def _arrays(

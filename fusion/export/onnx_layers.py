@@ -1,0 +1,69 @@
+"""Onnx layers of a net: the nodes of their graphs, with the weights that they have now."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+
+from fusion.export.graph import Graph, Step, converter
+from fusion.onnx_graphs import graph as graphs
+from fusion.onnx_graphs.graph import attributes
+
+
+@converter("Onnx")
+def onnx_layer(graph: Graph, step: Step) -> None:
+    """The graph between the layer's bottoms and tops; its values bear the layer's name in front."""
+    from fusion.onnx_graphs import weights
+    from fusion.onnx_graphs.layers import layer_graph
+
+    part = layer_graph(step.layer, step.bottom_dims)
+    if part.batch is not None and step.bottom_dims[0][0] is None:
+        raise step.refusal(f"its file fixes the batch at {part.batch}", "export that file again with an open batch")
+    own = weights(part)
+    trained = dict(zip(own, step.weights, strict=True)) if step.weights else own
+    names = dict(zip(part.inputs, step.bottoms, strict=True))
+    for name, array in part.constants.items():
+        values = trained.get(name, array)
+        names[name] = graph.constant(f"{step.name}:{name}", values, values.dtype)
+    for node in part.nodes:
+        for plain in _standard(graph, step, node):
+            inputs = [names.get(name, f"{step.name}/{name}") if name else "" for name in plain.input]
+            outputs = [f"{step.name}/{name}" if name else "" for name in plain.output]
+            graph.node(plain.op_type, inputs, outputs, **attributes(plain))
+    for value, top in zip(part.outputs, step.tops, strict=True):
+        graph.node("Identity", [names.get(value, f"{step.name}/{value}")], top)
+
+
+def _standard(graph: Graph, step: Step, node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
+    """The node in the words of opset 17. Raises: ExportError for an operator that these cannot say."""
+    values, x, y = attributes(node), node.input[0], node.output[0]
+    if node.domain != graphs.OWN:
+        yield node
+    elif node.op_type == "Dropout":
+        yield graphs.made("Identity", [x], [y])
+    elif node.op_type == "Mish":
+        yield graphs.made("Softplus", [x], [f"{y}:softplus"])
+        yield graphs.made("Tanh", [f"{y}:softplus"], [f"{y}:tanh"])
+        yield graphs.made("Mul", [x, f"{y}:tanh"], [y])
+    elif node.op_type == "Swish" and values.get("alpha", 1.0) == 1:
+        yield graphs.made("Sigmoid", [x], [f"{y}:sigmoid"])
+        yield graphs.made("Mul", [x, f"{y}:sigmoid"], [y])
+    elif node.op_type == "Gelu" and values.get("approximate", "none") == "none":
+        yield from _gelu(step, x, y)
+    else:
+        raise step.refusal(f"opset 17 has no words for its {node.op_type}", "cut the net before it")
+
+
+def _gelu(step: Step, x: str, y: str) -> Iterator[onnx.NodeProto]:
+    """x * (1 + erf(x / sqrt 2)) / 2."""
+    for name, value in (("root", 1 / math.sqrt(2)), ("one", 1.0), ("half", 0.5)):
+        tensor = onnx.numpy_helper.from_array(np.asarray(value, np.float32))
+        yield graphs.made("Constant", [], [f"{y}:{name}"], value=tensor)
+    yield graphs.made("Mul", [x, f"{y}:root"], [f"{y}:scaled"])
+    yield graphs.made("Erf", [f"{y}:scaled"], [f"{y}:erf"])
+    yield graphs.made("Add", [f"{y}:erf", f"{y}:one"], [f"{y}:sum"])
+    yield graphs.made("Mul", [x, f"{y}:sum"], [f"{y}:product"])
+    yield graphs.made("Mul", [f"{y}:product", f"{y}:half"], [y])
