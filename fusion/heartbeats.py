@@ -68,6 +68,15 @@ class Heart:
         gone = [self._name(rank) for rank, a, b in zip(others, before, after, strict=True) if a == b]
         return f"{', '.join(gone)} {'is' if len(gone) == 1 else 'are'} gone" if gone else ""
 
+    def done(self, what: str) -> None:
+        """Tell those who wait for it."""
+        self.store.set(what, "1")
+
+    def wait(self, what: str) -> None:
+        """Wait for what another process does, for as long as it takes."""
+        while not self.store.check([what]):
+            time.sleep(BEAT / 4)
+
     def give_up(self, why: str) -> None:
         """Tell the others why this process ends."""
         self._stopped.set()

@@ -106,6 +106,20 @@ class World:
             ) from error
 
 
+@contextmanager
+def in_turn(what: str) -> Iterator[None]:
+    """Let the first process of each machine do something before the others do it."""
+    if _joined is None:
+        yield
+        return
+    key = f"fusion/turn/{socket.gethostname()}/{what}"
+    if _joined.local_rank:
+        _joined.heart.wait(key)
+    yield
+    if not _joined.local_rank:
+        _joined.heart.done(key)
+
+
 def wanted() -> int:
     """How many processes the launcher has started; 1 without one."""
     return int(os.environ.get("WORLD_SIZE") or 1)

@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,60 +17,10 @@ from fusion.solver.snapshot import states
 from prototxt import read_weights
 
 Make = Callable[..., Path]
+Starter = Any  # see conftest.py
 
-# Imports what training needs once, then makes a real process of its own for every command line that it reads.
-_STARTER = """
-import os, sys
-from fusion_tools.train import main
-import fusion.solver
-for line in sys.stdin:
-    log, *arguments = line.split()
-    child = os.fork()
-    if not child:
-        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
-        code = 70
-        try:
-            code = main(arguments)
-        finally:
-            os._exit(code)
-    print(child, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
 _DROPPED = """layer { name: "drop" type: "Dropout" bottom: "trunk" top: "trunk" }
 layer { name: "ip" type: "InnerProduct" """
-
-
-class Starter:
-    """Starts training processes, one at a time."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self.process = process
-        self.to, self.of = cast("IO[str]", process.stdin), cast("IO[str]", process.stdout)
-
-    def start(self, prefix: str, *options: str) -> int:
-        """Train with snapshots under this prefix and messages in PREFIX.log; returns the process's number."""
-        solver = f"{prefix}.prototxt"
-        Path(solver).write_text(Path("solver.prototxt").read_text().replace('"small"', f'"{prefix}"'))
-        self.to.write(" ".join([f"{prefix}.log", "--solver", solver, "--device", "cpu", *options]) + "\n")
-        self.to.flush()
-        return int(self.of.readline())
-
-    def wait(self) -> int:
-        """The process's exit code, below 0 for a signal."""
-        return int(self.of.readline())
-
-
-@pytest.fixture
-def starter(project: Make) -> Iterator[Starter]:
-    """In the project's folder, with one thread."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", _STARTER]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    ) as process:
-        yield Starter(process)
-        cast("IO[str]", process.stdin).close()
-        process.wait(60)
 
 
 def make_random(project: Make, iterations: int) -> None:
@@ -85,21 +33,19 @@ def make_random(project: Make, iterations: int) -> None:
 def kill_often(starter: Starter, kills: int, longest: float, dice: random.Random) -> None:
     """Start, kill after a random while, start again with --resume, and so on."""
     for turn in range(kills):
-        process, seen = starter.start("killed", "--resume"), len(states("killed"))
+        (process,), seen = starter.start("killed", "--resume"), len(states("killed"))
         while turn % 2 == 0 and len(states("killed")) <= seen:
             time.sleep(0.005)
         time.sleep(dice.uniform(0, longest))
         os.kill(process, signal.SIGKILL)
-        assert starter.wait() == -signal.SIGKILL, Path("killed.log").read_text()
+        assert starter.wait() == [-signal.SIGKILL], Path("killed.log").read_text()
 
 
 def series(starter: Starter, iterations: int, kills: int, longest: float, seed: int) -> None:
     """An undisturbed run and one that is killed again and again end with the same weights, bit for bit."""
-    starter.start("whole")
-    assert starter.wait() == 0, Path("whole.log").read_text()
+    starter.run("whole")
     kill_often(starter, kills, longest, random.Random(seed))
-    starter.start("killed", "--resume")
-    assert starter.wait() == 0, Path("killed.log").read_text()
+    starter.run("killed", "--resume")
     expected, found = (read_weights(f"{prefix}_iter_{iterations}.caffemodel") for prefix in ("whole", "killed"))
     for name in expected:
         for one, other in zip(expected[name], found[name], strict=True):
@@ -109,9 +55,6 @@ def series(starter: Starter, iterations: int, kills: int, longest: float, seed: 
     assert "damaged" not in log
     assert "as Caffe does" not in log
     assert not list(Path.cwd().glob(".snapshot-*"))
-
-
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="POSIX only")
 
 
 def test_killed_twice(project: Make, starter: Starter) -> None:
