@@ -68,7 +68,10 @@ class SoftmaxWithLoss(nn.Module):
     """The mean of -log softmax(x)[label], with a floor of FLT_MIN under the probability that the gradient ignores.
 
     probabilities  whether a second top gives the softmax, without gradient
+    smoothing      share of each target that is spread evenly over all classes (label smoothing); Caffe has none
     """
+
+    smoothing = 0.0
 
     def __init__(self, axis: int, ignore_label: int | None, mode: Normalization, probabilities: bool) -> None:
         super().__init__()
@@ -85,6 +88,9 @@ class SoftmaxWithLoss(nn.Module):
         absent = -100 if self.ignore_label is None else self.ignore_label
         each = F.nll_loss(rows, target, ignore_index=absent, reduction="none")
         each = each - F.softshrink(each.detach(), LARGEST)
+        if self.smoothing:
+            evenly = -rows.mean(1)
+            each = each + self.smoothing * torch.where(target == absent, 0.0, evenly - each)
         if weight is not None:
             each = each * weight[target.clamp(0, len(weight) - 1)]
         valid = None if self.ignore_label is None else (target != self.ignore_label).sum()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,6 +34,7 @@ class Job:
     ramps    losses whose weight grows
     models   the references that the net is held to
     losses   the names of the layers of each loss towards them
+    live     why the whole net must run in each iteration; "" where its frozen trunk may be computed once
     runs     what an iteration runs: the whole net, or the head behind a cached trunk
     feed     what `runs` takes
     """
@@ -46,6 +47,7 @@ class Job:
     ramps: Sequence[Ramp] = ()
     models: Sequence[Model] = ()
     losses: tuple[tuple[str, ...], ...] = ()
+    live: str = ""
 
 
 def open_job(
@@ -57,12 +59,14 @@ def open_job(
     arrays: Mapping[str, ArrayLike] | None = None,
     held: Held | None = None,
     reading: Reading | None = None,
+    narrow: Callable[[Source], Source] | None = None,
     part: Part | None = None,
 ) -> Job:
     """Open the data, build the net on the device, and check that labels are classes of it.
 
     held     what references the net is held to, and how
     reading  how data is read
+    narrow   makes a source one of some of its records
     part     of the batches, where several processes share them
 
     Raises: DataError, BuildError; prototxt's ShapeError.
@@ -70,6 +74,8 @@ def open_job(
     check_data_layers(message)
     reading = reading or Reading()
     sources: Sequence[Source] = open_sources(message, phase, seed=seed, arrays=arrays, reading=reading)
+    if narrow is not None:
+        sources = [narrow(source) for source in sources]
     if part is not None:
         sources = [shard(source, part) for source in sources]
     models: Sequence[Model] = ()

@@ -21,16 +21,19 @@ from fusion.processes import Teamwork, join, together
 from fusion.references import ask
 from fusion.solver import snapshot as files
 from fusion.solver.arena import lay_out
+from fusion.solver.debugging import Watched
 from fusion.solver.descriptions import read_nets
 from fusion.solver.display import Display, Silent
 from fusion.solver.exact import Exact, below, carried, carry, generators, set_generators, undrawn, write_exact
-from fusion.solver.feeds import CachedFeed, load_all
+from fusion.solver.extras import Extras
+from fusion.solver.feeds import Blobs, CachedFeed, load_all
 from fusion.solver.glog import for_training
 from fusion.solver.histories import histories, restore_histories
 from fusion.solver.interrupts import Requests, requests
 from fusion.solver.jobs import Job, choose_device, open_job, place
 from fusion.solver.losses import Losses
 from fusion.solver.observers import Observer, Observers, Outputs, Shown
+from fusion.solver.overrides import override
 from fusion.solver.policies import advance, learning_rate
 from fusion.solver.reporting import Report
 from fusion.solver.resuming import Found, open_snapshot
@@ -69,6 +72,8 @@ class Solver:
     reading       how data is read: workers, memory, bad records (fusion.data.Reading)
     kd_alpha      a: the loss is (1 - a) * the net's own + a * weight * pct; None: both in full
     observers     what watches the run besides the display (fusion.solver.observers)
+    extras        what Caffe does not offer: warm-up, averaged weights, mixup, ... (fusion.solver.extras)
+    overrides     fields set instead of the solver's: "base_lr=0.1", "stepvalue=100,200"
     teamwork      how several processes that torchrun has started work together (fusion.processes)
 
     net    the net in training; the test nets hold the same parameters
@@ -92,25 +97,43 @@ class Solver:
         kd_alpha: float | None = None,
         reading: Reading | None = None,
         observers: Sequence[Observer] = (),
+        extras: Extras | None = None,
+        overrides: Sequence[str] = (),
         teamwork: Teamwork | None = None,
     ) -> None:
         self.device = choose_device(device)
         self._world, how = join(self.device.type), teamwork or Teamwork()
         self.device = place(self.device, self._world)
         self.display = Silent() if self._world is not None and not self._world.first else display or for_training()
-        self.observers = Observers([Report(self), *observers])
-        message, path = _read(solver, max_iter)
+        self.extras = extras or Extras()
+        self.observers = Observers([Report(self), *self.extras.observers(), *observers])
+        message, path = _read(solver, max_iter, overrides)
         if self._world is not None and how.auto_scale:
             message.base_lr *= self._world.size
-        self.settings = read_settings(message, path=path)
-        nets = read_nets(message, path=path)
+        self.settings = read_settings(message, path=path, policy=self.extras.lr_policy, warmup=self.extras.warmup)
+        self.extras.check(self.settings)
+        nets = self.extras.nets(read_nets(message, path=path))
         self.seed = int.from_bytes(os.urandom(4), "little") if self.settings.seed is None else self.settings.seed
         if self._world is not None:
             self.seed = self._world.told(self.seed)
         torch.manual_seed(self.seed)
         opened = partial(open_job, seed=self.seed, device=self.device, arrays=arrays, reading=reading)
-        self._train = opened(nets.train, "TRAIN", held=ask(references, pct, kd_alpha), part=part(self._world, how))
+        learning = opened(
+            nets.train,
+            "TRAIN",
+            held=ask(references, pct, kd_alpha),
+            part=part(self._world, how),
+            narrow=self.extras.rest(self.seed),
+        )
+        self._train = self.extras.prepared(learning, self.seed)
         self._tests = [opened(test, "TEST") for test in nets.tests]
+        chooser = self.extras.choosing_net(nets)
+        if chooser is not None:
+            self._tests.append(opened(chooser, "TEST", narrow=self.extras.held_back(self.seed)))
+        self.settings = self.extras.interval(self.settings, self._train)
+        if self.settings.debug_info:
+            for job in self._jobs:
+                job.live = "debug_info shows all of its layers"
         self.iter = 0
         self._step = 0
         self._cache_budget = cache_budget
@@ -132,6 +155,21 @@ class Solver:
     def net(self) -> Net:
         """The net in training."""
         return self._train.net
+
+    @property
+    def jobs(self) -> tuple[Job, ...]:
+        """The net in training and each test net with its data; a test net to choose by comes last."""
+        return self._jobs
+
+    @property
+    def arena(self) -> Arena:
+        """Where the parameters lie that are updated."""
+        return self._arena
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process is the one that writes files."""
+        return self._world is None or self._world.first
 
     def load(self, paths: Sequence[Path]) -> None:
         """Copy trained weights into the layers of the same names, file after file; other layers keep theirs."""
@@ -184,6 +222,10 @@ class Solver:
             self._team.settle()
         self.observers.call("testing", self.iter)
         for index, test in enumerate(nets):
+            if index == len(self.settings.test_iter):
+                test.feed.position = 0
+                self.observers.call("judged", self.iter, measure(test, self._world))
+                break
             self.observers.call("measuring", self.iter, index)
             averages.append(measure(test, self._world))
             self.observers.call("measured", self.iter, index, averages[-1])
@@ -207,7 +249,7 @@ class Solver:
             losses=losses,
             seed=self.seed,
             weights=files.checksum(self._arena.updated),
-            choices={"processes": str(1 if self._world is None else self._world.size)},
+            choices={"processes": str(1 if self._world is None else self._world.size), **self.extras.to_choices()},
             generators=drawn,
             kept=self._kept(),
         )
@@ -271,6 +313,8 @@ class Solver:
         if found.exact is not None and exactly:
             exact, how = found.exact, "exactly"
             self._losses = Losses(self.settings.average_loss, exact.losses)
+            for line in self.extras.differences(exact.choices):
+                self.display.say(f"warning: {line}, so the run goes on otherwise than it began")
             set_generators(exact.generators if self._team is None else self._team.own(exact.generators))
             processes = "1" if self._world is None else str(self._world.size)
             if exact.choices.get("processes", "1") != processes:
@@ -313,15 +357,24 @@ class Solver:
             self.display.say(f"{phase} net: {outcome}")
         with together(self._world):
             self._choose_step()
+        debug = self.settings.debug_info
         return [
-            Test(job.runs, job.feed, count, averages_records(job.message))
-            for job, count in zip(self._tests, self.settings.test_iter, strict=True)
+            Test(job.runs, job.feed, count, averages_records(job.message), self._watched(job) if debug else None)
+            for job, count in zip(self._tests, self._batches(), strict=True)
         ]
+
+    def _batches(self) -> list[int]:
+        """How many batches each test takes: all records once where the test is one to choose by."""
+        counts = list(self.settings.test_iter)
+        choosers = self._tests[len(counts) :]
+        return counts + [max(-(-len(source) // source.batch_size) for source in job.sources) for job in choosers]
 
     def _choose_step(self) -> None:
         """A traced step for small heads on cached rows, else autograd."""
         job, feed = self._train, self._train.feed
         self._forward_step, self._is_traced = eager(job.runs, self._arena), False
+        if self.settings.debug_info:
+            self._watch()
         if self.settings.iter_size == 1 and isinstance(feed, CachedFeed):
             records, batch = len(feed.source), feed.source.batch_size
             samples = [feed.pick(np.arange(start, start + batch) % records) for start in (0, batch)]
@@ -331,6 +384,15 @@ class Solver:
                 self._forward_step, self._is_traced = found, True
         if self._team is not None:
             self._forward_step = self._team.together(self._forward_step)
+
+    def _watch(self) -> None:
+        """Tell what each layer makes, where a display falls due and in all tests, as Caffe's debug_info does."""
+        plain, watched = self._forward_step, self._watched(self._train)
+
+        def step(blobs: Blobs) -> tuple[dict[str, Tensor], Tensor]:
+            return watched.step(blobs) if self._due(self.settings.display) else plain(blobs)
+
+        self._forward_step = step
 
     def _run(self, stop: int, asked: Requests) -> None:
         """The loop, in Caffe's order: test, forward and backward, show, update, snapshot."""
@@ -360,6 +422,9 @@ class Solver:
                 wishes.snapshot = False
             if wishes.stop:
                 raise KeyboardInterrupt
+
+    def _watched(self, job: Job) -> Watched:
+        return Watched(job.runs, job.message, lambda text: self.display.say(text))
 
     def _due(self, interval: int) -> bool:
         return interval > 0 and self.iter % interval == 0
@@ -408,8 +473,9 @@ class Solver:
         if settings.snapshot_after_train and not (settings.snapshot and self._due(settings.snapshot)):
             self.snapshot()
         if self._due(settings.display):
-            runs = self._train.runs if self._team is None else self._team.together(self._train.runs)
-            out = runs(self._train.feed.take())
+            told = settings.debug_info and (self.iter - 1) % settings.display == 0  # as the last iteration was
+            runs = self._watched(self._train) if told else self._train.runs
+            out = (runs if self._team is None else self._team.together(runs))(self._train.feed.take())
             out = out if self._team is None else self._team.mean(out)
             self._losses.add(self.iter, total_loss(self._train.runs, out).detach())
             self.observers.call("shown", Shown(self.iter, self._losses.mean))
@@ -420,7 +486,9 @@ class Solver:
         self.observers.call("finished", self.iter)
 
 
-def _read(solver: SolverParameter | Path, max_iter: int | None) -> tuple[SolverParameter, str | None]:
+def _read(
+    solver: SolverParameter | Path, max_iter: int | None, overrides: Sequence[str]
+) -> tuple[SolverParameter, str | None]:
     if isinstance(solver, SolverParameter):
         message = SolverParameter()
         message.CopyFrom(solver)
@@ -428,6 +496,7 @@ def _read(solver: SolverParameter | Path, max_iter: int | None) -> tuple[SolverP
     else:
         path = os.fspath(solver)
         message = load_solver(path)
+    override(message, overrides)
     if max_iter is not None:
         message.max_iter = max_iter
     return message, path

@@ -69,6 +69,9 @@ class Observer:
     def measured(self, iteration: int, index: int, average: Average) -> None:
         """Test net `index` was measured."""
 
+    def judged(self, iteration: int, average: Average) -> None:
+        """The records to choose by were measured."""
+
     def tested(self, iteration: int) -> None:
         """All test nets were measured. Called in the reverse order of `testing`."""
 
@@ -99,8 +102,8 @@ class Observers:
         )
 
     def call(self, hook: str, *arguments: Any) -> None:
-        """Call one hook of all, in order; `tested` and `end` in reverse order."""
-        for member in reversed(self.members) if hook in ("tested", "end") else self.members:
+        """Call one hook of all, in order; `tested`, `finished` and `end` in reverse order."""
+        for member in reversed(self.members) if hook in ("tested", "finished", "end") else self.members:
             getattr(member, hook)(*arguments)
 
     def state(self) -> dict[str, NDArray[Any]]:

@@ -49,6 +49,7 @@ class Settings:
     snapshot_after_train: bool
     seed: int | None
     weights: tuple[str, ...]
+    debug_info: bool = False
 
 
 def read_settings(
@@ -96,6 +97,7 @@ def read_settings(
         snapshot_after_train=solver.snapshot_after_train,
         seed=solver.random_seed if solver.random_seed >= 0 else None,
         weights=tuple(part for item in solver.weights for part in item.split(",") if part),
+        debug_info=solver.debug_info,
     )
 
 

@@ -12,9 +12,11 @@ from torch import Tensor
 from fusion.graph import Net
 from fusion.nets import loss_weights
 from fusion.solver.feeds import Blobs, CachedFeed, Feed
+from fusion.solver.trunk_files import MappedFeed
 
 if TYPE_CHECKING:
     from fusion.processes import World
+    from fusion.solver.debugging import Watched
     from prototxt.messages import LayerParameter, NetParameter
 
 _AVERAGED = ("Accuracy", "SoftmaxWithLoss", "EuclideanLoss", "MultinomialLogisticLoss", "HingeLoss")
@@ -28,12 +30,14 @@ class Test:
     net         what runs: the net, or its head where the trunk is cached
     batches     test_iter
     averaging   its outputs are means over the records of a batch, so that batches of equal size may be joined
+    watched     what runs instead of the net, if each layer is to be told of
     """
 
     net: Net
     feed: Feed
     batches: int
     averaging: bool = False
+    watched: Watched | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ def measure(test: Test, world: World | None = None) -> Average:
     if first:
         test.feed.position += first
     for blobs, batches in _joined(test, last - first):
-        for name, value in test.net(blobs).items():
+        for name, value in (test.watched or test.net)(blobs).items():
             part = value.detach().to(torch.float64).reshape(-1) * batches
             totals[name] = totals[name] + part if name in totals else part
     if shared is not None:
@@ -79,7 +83,8 @@ def measure(test: Test, world: World | None = None) -> Average:
 def _joined(test: Test, batches: int) -> Iterator[tuple[Blobs, int]]:
     """Inputs of so many batches, and how many each stands for."""
     feed = test.feed
-    if not (test.averaging and isinstance(feed, CachedFeed)):
+    joined = test.averaging and isinstance(feed, CachedFeed) and not isinstance(feed, MappedFeed)
+    if test.watched is not None or not joined:
         for _ in range(batches):
             yield feed.take(), 1
         return

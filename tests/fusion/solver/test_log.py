@@ -110,3 +110,12 @@ def test_bar_on_a_terminal_and_log_elsewhere(project: Callable[..., Path]) -> No
     assert "Iteration 20, loss = " in log.getvalue()
     assert "training" in screen.getvalue()
     assert re.search(r"it/s|ETA|0:00:0", screen.getvalue())
+
+
+def test_debug_info_as_caffes(logged: Path) -> None:
+    ours, caffes = spoken(with_year(run("solver_debug.prototxt"))), spoken(Path("debug.log").read_text())
+    assert caffes.pop() == ("caffe.cpp:250", "Optimization Done.")
+    assert [place for place, _ in ours] == [place for place, _ in caffes]
+    assert sum("[Backward]" in message for _, message in ours) == 16
+    for (_, mine), (_, theirs) in zip(ours, caffes, strict=True):
+        same(mine, theirs)

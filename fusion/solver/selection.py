@@ -1,0 +1,85 @@
+"""The best weights so far, judged on records that are not those reported, and an end when nothing gets better."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fusion.solver.display import number
+from fusion.solver.observers import Arrays, Observer
+from fusion.weights import save_weights
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from fusion.solver.loop import Solver
+    from fusion.solver.testing import Average
+
+
+class Selection(Observer):
+    """Writes PREFIX_best.caffemodel when the records to choose on are answered better than ever before.
+
+    Better is a higher accuracy where the test net has an Accuracy layer, else a lower loss.
+
+    patience  ends the run after so many tests in a row without anything better; 0: never
+    """
+
+    name = "best"
+
+    def __init__(self, patience: int = 0) -> None:
+        self.patience = patience
+        self._run: Solver | None = None
+        self._output: str | None = None
+        self._best, self._when, self._waited = -np.inf, 0, 0
+
+    def begin(self, run: Solver) -> None:
+        """Find what to judge by."""
+        self._run = run
+        plan = run.jobs[-1].net.plan
+        tops = [call.tops[0] for call in plan.calls if call.type == "Accuracy" and call.tops]
+        given = dict(plan.outputs).values()
+        self._output = next((top for top in tops if top in given), None)
+
+    @property
+    def path(self) -> str:
+        """Of the best weights."""
+        assert self._run is not None
+        return f"{self._run.settings.prefix}_best.caffemodel{'.h5' if self._run.settings.snapshot_hdf5 else ''}"
+
+    def judged(self, iteration: int, average: Average) -> None:
+        """Keep the weights if they are the best, else count."""
+        assert self._run is not None
+        value = average.loss if self._output is None else average[self._output]
+        score = -value if self._output is None else value
+        said = f"Iteration {iteration}, to choose by: {self._output or 'loss'} = {number(value)}"
+        if score > self._best:
+            self._best, self._when, self._waited = score, iteration, 0
+            if self._run.writes:
+                save_weights(self._run.net, self.path)
+            self._run.display.say(f"{said}, the best so far: {self.path}")
+            return
+        self._waited += 1
+        self._run.display.say(f"{said}; the best was {self._said()}")
+        if self.patience and self._waited >= self.patience:
+            self._run.stop(f"Early stopping: nothing better in {self._waited} tests")
+
+    def finished(self, iteration: int) -> None:
+        """Say which weights were best."""
+        if np.isfinite(self._best):
+            assert self._run is not None
+            self._run.display.say(f"Best weights: {self._said()}: {self.path}")
+
+    def state(self) -> dict[str, NDArray[np.float64]]:
+        """What was best, when, and how many tests ago."""
+        return {"found": np.array([self._best, self._when, self._waited], np.float64)}
+
+    def restore(self, state: Arrays) -> None:
+        """Go on with it."""
+        if "found" in state:
+            best, when, waited = state["found"].tolist()
+            self._best, self._when, self._waited = best, int(when), int(waited)
+
+    def _said(self) -> str:
+        value = -self._best if self._output is None else self._best
+        return f"{number(value)} in iteration {self._when}"
