@@ -8,15 +8,17 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
+from fusion.companions import ONNX
 from fusion.errors import BuildError, MergeError
-from fusion.merge_plan import Filled, Taken, shapes_text
+from fusion.merge_onnx import match_onnx
+from fusion.merge_plan import Filled, Origin, Taken, shapes_text
+from fusion.merge_settings import settings_that_differ
 from fusion.merge_sources import MergeSource
 from fusion.merge_wanted import WantedLayer
 from fusion.starts import start_of, start_text
 from prototxt.places import place_of
 from prototxt.spans import Shape, settled_shape, shape_fits
 
-Origin = Taken | Filled
 Found = tuple[tuple[Shape, ...], tuple[Origin, ...]]
 
 
@@ -27,12 +29,14 @@ class Matching:
     found    shapes and origins by layer
     offered  the layers with weights of each source
     orphans  frozen layers by prefixes that no source has
+    differing  layers with other settings than in their source, as far as the weights do not depend on them
     """
 
     found: dict[str, Found] = field(default_factory=dict)
     offered: dict[str, list[str]] = field(default_factory=dict)
     orphans: dict[str, list[WantedLayer]] = field(default_factory=dict)
     errors: list[MergeError] = field(default_factory=list)
+    differing: dict[str, tuple[str, ...]] = field(default_factory=dict)
     allowed: tuple[str, ...] = ()
 
 
@@ -47,6 +51,13 @@ def match(
     postponed: list[WantedLayer] = []
     allowed: list[str] = []
     for item in wanted:
+        if item.layer.name not in fresh:
+            _compare_settings(item, owner_of(item.layer.name, sources), result)
+        if item.layer.type == ONNX and not _given(item, sources):
+            found, errors = match_onnx(item, owner_of(item.layer.name, sources))
+            result.found.update({item.layer.name: found} if found else {})
+            result.errors += errors
+            continue
         if item.shapes == ():
             continue
         if item.layer.name in fresh:
@@ -74,12 +85,33 @@ def match(
     return result
 
 
+def _given(item: WantedLayer, sources: Mapping[str, MergeSource]) -> bool:
+    """Whether a source's weights hold those of the Onnx layer, instead of an ONNX file."""
+    source = owner_of(item.layer.name, sources)
+    return source is not None and source.own_name(item.layer.name) in source.weights
+
+
 def owner_of(name: str, sources: Mapping[str, MergeSource]) -> MergeSource | None:
     """The source whose prefix the fused layer bears, the longest first; "" as prefix takes what no other does."""
     for prefix, source in sources.items():
         if not prefix or name.startswith(f"{prefix}/"):
             return source
     return None
+
+
+def _compare_settings(item: WantedLayer, source: MergeSource | None, result: Matching) -> None:
+    """Note, or refuse, settings that are not those of the layer in its source's description, where that was given."""
+    if source is None or source.layers is None:
+        return
+    theirs = source.layers.get(source.own_name(item.layer.name))
+    if theirs is None:
+        return
+    grave, slight = settings_that_differ(item.layer, theirs)
+    if grave:
+        message = f"would read its weights in another way: {'; '.join(grave)} ({source.prototxt})"
+        result.errors.append(_error(item, message, "give both descriptions the same setting"))
+    if slight:
+        result.differing[item.layer.name] = tuple(slight)
 
 
 def _take(item: WantedLayer, source: MergeSource, result: Matching) -> MergeError | None:
@@ -237,7 +269,7 @@ def _agree(
     ours = origins[index]
     if isinstance(ours, Filled):
         result.found[item.layer.name] = (shapes, (*origins[:index], theirs, *origins[index + 1 :]))
-    elif isinstance(theirs, Filled) or not _same_values(sources, ours, theirs):
+    elif not isinstance(ours, Taken) or not isinstance(theirs, Taken) or not _same_values(sources, ours, theirs):
         result.errors.append(
             _error(
                 item,

@@ -6,10 +6,13 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from fusion.merge_sources import MergeSource
 from prototxt.messages import LayerParameter
 from prototxt.spans import Shape
+
+_MOST = 8  # blobs of a layer whose shapes a line can hold; Caffe's layers have at most so many
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,22 @@ class Filled:
 
 
 @dataclass(frozen=True, slots=True)
+class Kept:
+    """A weight of an Onnx layer as an ONNX file has it.
+
+    name  of the weight in the file's graph
+    """
+
+    file: str
+    layer: str
+    index: int
+    name: str
+
+
+Origin: TypeAlias = "Taken | Filled | Kept"
+
+
+@dataclass(frozen=True, slots=True)
 class PlannedLayer:
     """One layer of the fused net: its blobs' shapes and where each comes from; none of both for most types."""
 
@@ -39,7 +58,13 @@ class PlannedLayer:
     bottoms: tuple[str, ...] = ()
     tops: tuple[str, ...] = ()
     shapes: tuple[Shape, ...] = ()
-    origins: tuple[Taken | Filled, ...] = ()
+    origins: tuple[Origin, ...] = ()
+
+    def shapes_text(self) -> str:
+        """The shapes of the blobs; of an ONNX graph, which has many, how many they are."""
+        if len(self.shapes) > _MOST:
+            return f"{len(self.shapes)} weights, {sum(map(math.prod, self.shapes)):,} values"
+        return shapes_text(self.shapes)
 
     def origin_text(self) -> str:
         """Where the blobs come from, in a few words."""
@@ -47,6 +72,8 @@ class PlannedLayer:
         for origin in self.origins:
             if isinstance(origin, Taken):
                 words[f"{origin.prefix or 'source'}: {origin.layer}"] = None
+            elif isinstance(origin, Kept):
+                words[origin.file] = None
             else:
                 owner = f" (shared with {origin.layer})" if origin.layer != self.name else ""
                 words[f"filled: {origin.filler}{owner}"] = None
@@ -62,6 +89,7 @@ class MergePlan:
     unused   source prefix -> its layers with weights that the fused net does not have (normal beyond the cut)
     allowed  layers that start from their fillers although a source was expected to have them
     seed     of the fillers
+    differing  layer -> settings that are not those of its source, such as a stride: the branch computes something else
     """
 
     name: str
@@ -71,6 +99,7 @@ class MergePlan:
     seed: int
     sources: dict[str, MergeSource] = field(repr=False)
     messages: dict[str, LayerParameter] = field(repr=False)
+    differing: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def filled(self) -> tuple[str, ...]:
@@ -85,9 +114,7 @@ class MergePlan:
     def table(self) -> str:
         """The plan as text: one line per layer with blobs, then what stays unused, then the sums."""
         rows = [("layer", "type", "blobs", "from")]
-        rows += [
-            (layer.name, layer.type, shapes_text(layer.shapes), layer.origin_text()) for layer in self._with_blobs()
-        ]
+        rows += [(layer.name, layer.type, layer.shapes_text(), layer.origin_text()) for layer in self._with_blobs()]
         widths = [max(len(row[column]) for row in rows) for column in range(3)]
         lines = [
             "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]) for row in rows
@@ -98,6 +125,7 @@ class MergePlan:
                 lines.append(f"not used of {prefix or 'source'} ({self.sources[prefix].label}): {', '.join(names)}")
         if self.allowed:
             lines.append(f"allowed to start from fillers: {', '.join(self.allowed)}")
+        lines += [f"warning: layer '{name}': {'; '.join(words)}" for name, words in self.differing.items()]
         count = len(self._with_blobs())
         filled = len(self.filled)
         lines.append(
@@ -130,6 +158,7 @@ class MergePlan:
             "layers": layers,
             "unused": {prefix: list(names) for prefix, names in self.unused.items()},
             "allowed": list(self.allowed),
+            "differing": {name: list(words) for name, words in self.differing.items()},
         }
         return json.dumps(content, indent=2)
 
@@ -142,7 +171,9 @@ def shapes_text(shapes: Sequence[Sequence[int | None]]) -> str:
     return ", ".join("x".join("?" if dim is None else str(dim) for dim in shape) or "scalar" for shape in shapes)
 
 
-def _origin_json(origin: Taken | Filled) -> dict[str, object]:
+def _origin_json(origin: Origin) -> dict[str, object]:
+    if isinstance(origin, Kept):
+        return {"onnx": origin.file, "weight": origin.name}
     if isinstance(origin, Taken):
         return {"source": origin.prefix, "layer": origin.layer, "index": origin.index}
     return {"filled": origin.filler, "layer": origin.layer}

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusion.errors import FusionError, MergeError
+from fusion.folds import folds
 from prototxt.copying import Deferred, Payload, Stretch
 from prototxt.errors import PrototxtError
 from prototxt.loading import load_net
@@ -31,6 +32,7 @@ class MergeSource:
 
     label   what it is called in tables and errors: the path of the weights
     layers  the layers of its prototxt by name; None where none was given
+    onnx    the ONNX file that it is, or ""
     """
 
     prefix: str
@@ -38,6 +40,7 @@ class MergeSource:
     weights: Arrays
     prototxt: str = ""
     layers: Mapping[str, LayerParameter] | None = None
+    onnx: str = ""
 
     def own_name(self, fused: str) -> str:
         """What the fused net's layer is called in this source, which may bear the prefix already."""
@@ -66,6 +69,22 @@ class MergeSource:
         return Deferred(shape, lambda: weights.array(name, index).reshape(shape))
 
 
+def unfolded(sources: Mapping[str, SourceLike]) -> dict[str, SourceLike]:
+    """The sources with patterns and folders of weights taken apart: `fold` becomes `fold1`, `fold2`, ...
+
+    Raises: ComposeError, as `fusion.folds.folds`.
+    """
+    found: dict[str, SourceLike] = {}
+    for prefix, source in sources.items():
+        if isinstance(source, Mapping):
+            found[prefix] = source
+            continue
+        net, weights = source if isinstance(source, tuple) else (None, source)
+        for one in folds(prefix, None if net is None else os.fspath(net), os.fspath(weights)):
+            found[one.prefix] = one.weights or "" if one.net is None else (one.net, one.weights or "")
+    return found
+
+
 def open_sources(sources: Mapping[str, SourceLike]) -> tuple[dict[str, MergeSource], list[MergeError]]:
     """The sources by prefix, the longest prefix first, and what is wrong with those that cannot be opened."""
     opened: dict[str, MergeSource] = {}
@@ -86,6 +105,9 @@ def _opened(prefix: str, source: SourceLike) -> MergeSource:
         label = source.scan.path if isinstance(source, Weights) else f"arrays of '{prefix}'"
         return MergeSource(prefix, label, source)
     if not isinstance(source, tuple):
+        if os.fspath(source).lower().endswith(".onnx"):
+            os.stat(source)
+            return MergeSource(prefix, os.fspath(source), {}, onnx=os.fspath(source))
         return MergeSource(prefix, os.fspath(source), read_weights(source))
     prototxt, weights = (os.fspath(path) for path in source)
     net = load_net(prototxt)

@@ -12,10 +12,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 
+from fusion.companions import write_companion
 from fusion.errors import MergeError, raise_all
 from fusion.merge_matching import Matching, match
-from fusion.merge_plan import Filled, MergePlan, PlannedLayer, Taken
-from fusion.merge_sources import SourceLike, open_sources
+from fusion.merge_onnx import onnx_weights
+from fusion.merge_plan import Filled, Kept, MergePlan, PlannedLayer, Taken
+from fusion.merge_sources import SourceLike, open_sources, unfolded
 from fusion.merge_wanted import wanted_layers
 from fusion.starts import started
 from prototxt.copying import Deferred, Payload, Stretch
@@ -41,7 +43,8 @@ def plan_merge(
 
     fused_net      decoded; of one phase, or with the layers of all
     sources        prefix -> weights file, or arrays by layer name, or (prototxt, weights file). The fused layer
-                   `odd/conv1` takes `conv1` of source `odd`, or `odd/conv1` if that is its name there
+                   `odd/conv1` takes `conv1` of source `odd`, or `odd/conv1` if that is its name there. A pattern or
+                   folder of weights, `fold`, is the sources `fold1`, `fold2`, ..., as in composing
     seed           of the fillers of new layers; `fusion.build` with the same seed fills them with the same numbers
     allow_missing  names of layers (or shell patterns) that may start from their fillers instead of a source's weights
     inputs         shapes of input blobs, where the net does not tell them and a new layer's size depends on them
@@ -49,7 +52,7 @@ def plan_merge(
 
     Raises: MergeError with all that does not fit; ShapeError when the fused net itself is wrong.
     """
-    opened, errors = open_sources(sources)
+    opened, errors = open_sources(unfolded(sources))
     raise_all(errors)
     wanted = wanted_layers(fused_net, inputs)
     matching = match(wanted, opened, tuple(allow_missing), fresh)
@@ -65,15 +68,16 @@ def plan_merge(
         for item in wanted
     )
     messages = {item.layer.name: item.layer for item in wanted}
-    return MergePlan(
-        fused_net.name, layers, _unused(matching, layers, opened), matching.allowed, seed, opened, messages
-    )
+    unused = _unused(matching, layers, opened)
+    return MergePlan(fused_net.name, layers, unused, matching.allowed, seed, opened, messages, matching.differing)
 
 
 def apply_merge(
     plan: MergePlan, path: str | os.PathLike[str], *, progress: Callable[[int, int], None] | None = None
 ) -> None:
     """Write the planned weights as .caffemodel, .caffemodel.h5 or .safetensors, and check them against the plan.
+
+    Those of Onnx layers go to a safetensors file beside it, see `fusion.companions`.
 
     Source blobs are copied as bytes, so memory does not grow with them. The same plan gives the same bytes.
 
@@ -90,9 +94,10 @@ def apply_merge(
         if progress:
             progress(done, plan.nbytes)
 
-    layers = [
+    every = [
         (Entry(layer.name, layer.type, (), layer.bottoms, layer.tops), _payloads(plan, layer)) for layer in plan.layers
     ]
+    layers = write_companion(path, every, name=plan.name, progress=advance)
 
     def check(scan: Scan, read: Callable[[int, int], bytes]) -> None:
         _check(layers, scan, read)
@@ -111,7 +116,12 @@ def _unused(
 
 
 def _payloads(plan: MergePlan, layer: PlannedLayer) -> list[Payload]:
-    return [_payload(plan, origin, shape) for origin, shape in zip(layer.origins, layer.shapes, strict=True)]
+    files = {origin.file for origin in layer.origins if isinstance(origin, Kept)}
+    arrays = {file: onnx_weights(plan.messages[layer.name], file) for file in files}
+    return [
+        arrays[origin.file][origin.name] if isinstance(origin, Kept) else _payload(plan, origin, shape)
+        for origin, shape in zip(layer.origins, layer.shapes, strict=True)
+    ]
 
 
 def _payload(plan: MergePlan, origin: Taken | Filled, shape: Shape) -> Payload:
