@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +16,7 @@ from torch import Tensor
 from fusion.data import Source
 from fusion.sharing import tensor_at
 from fusion.solver.feeds import Blobs, CachedFeed
+from fusion.solver.trunk_files import MappedFeed, TrunkFiles, kept, origin, room
 
 if TYPE_CHECKING:
     from fusion.graph import Net
@@ -19,63 +25,109 @@ if TYPE_CHECKING:
     from fusion.trunk import Split
 
 DEFAULT_BUDGET = 4 << 30
-_CHUNK = 500
+_CHUNK = 250  # records
+_BYTES = 32 << 20  # of input at once
 _FOREIGN = ("Python", "Onnx")
 
 
-def cache_trunk(job: Job, budget: int, display: Display, device: torch.device) -> str:
+def cache_trunk(job: Job, budget: int, display: Display, device: torch.device, files: TrunkFiles | None = None) -> str:
     """Make the job run its head on cached rows where that gives the same numbers; returns what was decided, and why.
 
-    budget  bytes of rows to keep; 0: none
+    budget  bytes of rows to keep in memory; 0: none at all
+    files   where more of them are kept, and whether they are kept for later runs
+    Raises  TrainingError when the file that was asked for cannot be written
     """
     from fusion.trunk import split
 
-    if job.live:
-        return f"the whole net runs in each iteration: {job.live}"
+--
     if budget <= 0:
         return "the whole net runs in each iteration: the cache is switched off"
     found = split(job.net)
     if found is None:
         return "the whole net runs in each iteration: no frozen layers to compute once"
     if len(job.sources) != 1 or not job.sources[0].deterministic:
-        return "the frozen trunk runs in each iteration: its data is random or comes from several layers"
+        why = "it comes from several layers" if len(job.sources) != 1 else "it is cropped, mirrored or made at random"
+        return (
+            f"the frozen trunk runs in each iteration and cannot be kept: its data is not the same each time, or {why}"
+        )
     source = job.sources[0]
     keys = [key for key, _ in found.head.plan.inputs]
-    first = _outputs(found, keys, source, np.arange(1), device)
+    first = _outputs(found, keys, source.batch(np.arange(1)), device)
     size = len(source) * sum(tensor[0].nbytes for tensor in first.values())
-    if size > budget:
+    on_disk = files if files is not None and (size > budget or files.asked) else None
+    if size > budget and (on_disk is None or size > room(on_disk)):
+        where = f", and there is no room for them in {on_disk.folder} (--cache-dir)" if on_disk is not None else ""
         return (
             f"the frozen trunk runs in each iteration: its outputs take {size / 2**20:.0f} MiB, "
-            f"the cache budget is {budget / 2**20:.0f} MiB (--cache-budget)"
+            f"the cache budget is {budget / 2**20:.0f} MiB (--cache-budget){where}"
         )
+    count, where = len(source), "kept in memory"
+    if on_disk is not None:
+        made_of = origin(job.message, found.trunk, source, device)
     if device.type == "cpu":
         _channels_last(found.trunk)
-    rows = _rows(found, keys, source, first, display, device)
-    job.runs, job.feed = found.head, CachedFeed(rows, source)
-    kept = ", ".join(found.boundary)
-    return f"frozen trunk computed once: {kept} kept for {len(source)} records, {size / 2**20:.0f} MiB"
+    if on_disk is None:
+        rows = {key: torch.empty((count, *t.shape[1:]), dtype=t.dtype, device=device) for key, t in first.items()}
+        _fill(rows, found, keys, source, display, device)
+    else:
+        fill = partial(_fill, split=found, keys=keys, source=source, display=display, device=device)
+        rows, where = kept(on_disk, made_of, first, count, fill)
+    if size > budget:
+        feed: CachedFeed = MappedFeed(rows, source, device)
+    else:
+        feed = CachedFeed({key: tensor.to(device) for key, tensor in rows.items()}, source)
+    job.runs, job.feed = found.head, feed
+    what = ", ".join(found.boundary)
+    return f"frozen trunk computed once: {what} for {count} records, {size / 2**20:.0f} MiB, {where}"
 
 
-def _rows(
-    split: Split, keys: list[str], source: Source, first: Blobs, display: Display, device: torch.device
-) -> dict[str, Tensor]:
+def _fill(
+    rows: dict[str, Tensor], split: Split, keys: list[str], source: Source, display: Display, device: torch.device
+) -> None:
+    """Compute the trunk for all records."""
     count = len(source)
-    rows = {
-        key: torch.empty((count, *tensor.shape[1:]), dtype=tensor.dtype, device=device) for key, tensor in first.items()
-    }
     what = f"frozen trunk ({'TRAIN' if split.trunk.plan.phase == 'TRAIN' else 'TEST'})"
-    for start in range(0, count, _CHUNK):
-        end = min(start + _CHUNK, count)
-        for key, tensor in _outputs(split, keys, source, np.arange(start, end), device).items():
+    size = _chunk(source)
+    starts = range(0, count, size)
+    reading = Lock()
+
+    def compute(start: int) -> int:
+        end = min(start + size, count)
+        with reading:
+            blobs = source.batch(np.arange(start, end))
+        for key, tensor in _outputs(split, keys, blobs, device).items():
             rows[key][start:end] = tensor
+        return end
+
+    threads = 1 if device.type != "cpu" or _has_foreign(split.trunk) else torch.get_num_threads()
+    for end in map(compute, starts) if threads == 1 else _side_by_side(compute, starts, threads):
         display.progress(what, end, count)
-    return rows
+
+
+def _chunk(source: Source) -> int:
+    """How many records to take at once: few enough for the caches where they are large."""
+    record = sum(4 * math.prod(shape[1:]) for shape in source.shapes.values())
+    return max(1, min(_CHUNK, _BYTES // max(1, record)))
+
+
+def _side_by_side(compute: Callable[[int], int], starts: Sequence[int], threads: int) -> Iterator[int]:
+    """Chunks in threads of their own, one core each: no layer waits for a core that does something else.
+
+    Where another process takes a core away, this goes on at the speed of the rest; a layer split over the cores
+    would wait at its end for the slowest, and convolutions of small maps are not even faster so.
+    """
+    with ThreadPoolExecutor(threads, "trunk", torch.set_num_threads, (1,)) as pool:
+        try:
+            yield from pool.map(compute, starts)
+        finally:
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(threads)  # what new threads begin with
 
 
 @torch.no_grad()
-def _outputs(split: Split, keys: list[str], source: Source, indices: np.ndarray, device: torch.device) -> Blobs:
-    """What the head takes, for these records: outputs of the trunk, and data that it takes as it is."""
-    blobs = {top: tensor.to(device) for top, tensor in source.batch(indices).items()}
+def _outputs(split: Split, keys: list[str], blobs: Blobs, device: torch.device) -> Blobs:
+    """What the head takes, for this batch: outputs of the trunk, and data that it takes as it is."""
+    blobs = {top: tensor.to(device) for top, tensor in blobs.items()}
     out = split.trunk(blobs)
     return {key: out[key] if key in out else blobs[key] for key in keys}
 
@@ -87,11 +139,17 @@ def _channels_last(net: Net) -> None:
     has some keeps it, and so do filters that several layers share. What learns is left as it is: training then rounds
     as Caffe does.
     """
-    if any(call.type in _FOREIGN for call in net.plan.calls):
+    if _has_foreign(net):
         return
     filters = {call.path for call in net.plan.calls if call.type in ("Convolution", "Deconvolution")}
     shared = {id(tensor_at(net, param.attribute)) for param in net.plan.params if param.shared}
     for param in net.plan.params:
         tensor = tensor_at(net, param.attribute)
         if param.path in filters and tensor.dim() == 4 and id(tensor) not in shared:
-            tensor.data = tensor.data.to(memory_format=torch.channels_last)  # contiguous() would leave one channel as it is
+            tensor.data = tensor.data.to(
+                memory_format=torch.channels_last
+            )  # contiguous() would leave one channel as it is
+
+
+def _has_foreign(net: Net) -> bool:
+    return any(call.type in _FOREIGN for call in net.plan.calls)
