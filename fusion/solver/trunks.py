@@ -39,7 +39,8 @@ def cache_trunk(job: Job, budget: int, display: Display, device: torch.device, f
     """
     from fusion.trunk import split
 
---
+    if job.live:
+        return f"the whole net runs in each iteration: {job.live}"
     if budget <= 0:
         return "the whole net runs in each iteration: the cache is switched off"
     found = split(job.net)
