@@ -41,6 +41,8 @@ def parser() -> argparse.ArgumentParser:
     add("--device", default="auto", metavar="DEVICE", help="auto (default), cpu, cuda, cuda:1")
     add("--max-iter", type=_positive, metavar="N", help="instead of the solver's max_iter")
     add("--cache-budget", type=size, metavar="SIZE", help="memory for the frozen layers' outputs (default 4G)")
+    add("--cache-dir", metavar="DIR", help="keep these outputs in files for later runs too (by default only those "
+        "beyond --cache-budget are written, beside the snapshots)")  # fmt: skip
     add("--no-cache", action="store_true", help="compute the frozen layers anew in each iteration")
     held = result.add_argument_group("references (without editing the prototxt)")
     held.add_argument("--reference", action="append", default=[], metavar="REF", help="hold the net to another: "
@@ -104,6 +106,7 @@ def _run(options: argparse.Namespace) -> int:
         device=options.device,
         max_iter=options.max_iter,
         cache_budget=0 if options.no_cache else budget,
+        cache_dir=options.cache_dir,
         display=Silent() if options.quiet else None,
         references=options.reference,
         pct=options.pct,

@@ -41,6 +41,7 @@ from fusion.solver.settings import Settings, read_settings
 from fusion.solver.stepping import eager, traced
 from fusion.solver.team import Team, part, traceable
 from fusion.solver.testing import Average, Test, averages_records, measure
+from fusion.solver.trunk_files import trunk_files
 from fusion.solver.trunks import DEFAULT_BUDGET, cache_trunk
 from fusion.solver.updates import RULES, CaffeOptimizer
 from fusion.weights import load_weights, save_weights, share_weights
@@ -64,7 +65,9 @@ class Solver:
     weights       start from these: a path or several, later ones win; else from the solver's own `weights`
     device        "auto", "cpu", "cuda", "cuda:1"
     max_iter      instead of the solver's
-    cache_budget  bytes for the frozen trunk's outputs; 0 computes them anew in each iteration
+    cache_budget  bytes of memory for the frozen trunk's outputs; 0 computes them anew in each iteration
+    cache_dir     folder in which they are kept for later runs; without one, only those beyond the budget are written,
+                  beside the snapshots
     display       where to report; by default a progress bar on a terminal, Caffe's log elsewhere, on stderr
     arrays        rows for MemoryData and Input layers
     references    nets that this one is held to (fusion.references.Reference, or as on the command line)
@@ -90,6 +93,7 @@ class Solver:
         device: str = "auto",
         max_iter: int | None = None,
         cache_budget: int = DEFAULT_BUDGET,
+        cache_dir: Path | None = None,
         display: Display | None = None,
         arrays: Mapping[str, ArrayLike] | None = None,
         references: Sequence[Reference | str] = (),
@@ -137,6 +141,7 @@ class Solver:
         self.iter = 0
         self._step = 0
         self._cache_budget = cache_budget
+        self._trunk_files = trunk_files(cache_dir, self.settings.prefix)
         self._measured: list[Test] | None = None
         self._last_good: str | None = None
         self._ending = False
@@ -352,7 +357,7 @@ class Solver:
             phase = job.net.plan.phase
             load_all(job.sources, partial(self.display.progress, f"decoding ({phase})"))
             position = job.feed.position
-            outcome = cache_trunk(job, self._cache_budget, self.display, self.device)
+            outcome = cache_trunk(job, self._cache_budget, self.display, self.device, self._trunk_files)
             job.feed.position = position
             self.display.say(f"{phase} net: {outcome}")
         with together(self._world):

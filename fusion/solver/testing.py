@@ -83,8 +83,8 @@ def measure(test: Test, world: World | None = None) -> Average:
 def _joined(test: Test, batches: int) -> Iterator[tuple[Blobs, int]]:
     """Inputs of so many batches, and how many each stands for."""
     feed = test.feed
-    joined = test.averaging and isinstance(feed, CachedFeed) and not isinstance(feed, MappedFeed)
-    if test.watched is not None or not joined:
+    apart = test.watched is not None or not test.averaging or isinstance(feed, MappedFeed)
+    if apart or not isinstance(feed, CachedFeed):
         for _ in range(batches):
             yield feed.take(), 1
         return

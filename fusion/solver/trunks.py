@@ -46,11 +46,10 @@ def cache_trunk(job: Job, budget: int, display: Display, device: torch.device, f
     found = split(job.net)
     if found is None:
         return "the whole net runs in each iteration: no frozen layers to compute once"
-    if len(job.sources) != 1 or not job.sources[0].deterministic:
-        why = "it comes from several layers" if len(job.sources) != 1 else "it is cropped, mirrored or made at random"
-        return (
-            f"the frozen trunk runs in each iteration and cannot be kept: its data is not the same each time, or {why}"
-        )
+    if len(job.sources) != 1:
+        return "the frozen trunk runs in each iteration: its data comes from several layers"
+    if not job.sources[0].deterministic:
+        return "the frozen trunk runs in each iteration: random crops, mirrors or fillers make other data each time"
     source = job.sources[0]
     keys = [key for key, _ in found.head.plan.inputs]
     first = _outputs(found, keys, source.batch(np.arange(1)), device)
@@ -62,24 +61,26 @@ def cache_trunk(job: Job, budget: int, display: Display, device: torch.device, f
             f"the frozen trunk runs in each iteration: its outputs take {size / 2**20:.0f} MiB, "
             f"the cache budget is {budget / 2**20:.0f} MiB (--cache-budget){where}"
         )
-    count, where = len(source), "kept in memory"
-    if on_disk is not None:
-        made_of = origin(job.message, found.trunk, source, device)
+    made_of = None if on_disk is None else origin(job.message, found.trunk, source, device)
     if device.type == "cpu":
         _channels_last(found.trunk)
-    if on_disk is None:
-        rows = {key: torch.empty((count, *t.shape[1:]), dtype=t.dtype, device=device) for key, t in first.items()}
-        _fill(rows, found, keys, source, display, device)
+    fill = partial(_fill, split=found, keys=keys, source=source, display=display, device=device)
+    if on_disk is None or made_of is None:
+        rows, where = _empty(first, len(source), device), "kept in memory"
+        fill(rows)
     else:
-        fill = partial(_fill, split=found, keys=keys, source=source, display=display, device=device)
-        rows, where = kept(on_disk, made_of, first, count, fill)
+        rows, where = kept(on_disk, made_of, first, len(source), fill)
     if size > budget:
-        feed: CachedFeed = MappedFeed(rows, source, device)
+        job.feed = MappedFeed(rows, source, device)
     else:
-        feed = CachedFeed({key: tensor.to(device) for key, tensor in rows.items()}, source)
-    job.runs, job.feed = found.head, feed
+        job.feed = CachedFeed({key: tensor.to(device) for key, tensor in rows.items()}, source)
+    job.runs = found.head
     what = ", ".join(found.boundary)
-    return f"frozen trunk computed once: {what} for {count} records, {size / 2**20:.0f} MiB, {where}"
+    return f"frozen trunk computed once: {what} for {len(source)} records, {size / 2**20:.0f} MiB, {where}"
+
+
+def _empty(first: Blobs, count: int, device: torch.device) -> dict[str, Tensor]:
+    return {key: torch.empty((count, *t.shape[1:]), dtype=t.dtype, device=device) for key, t in first.items()}
 
 
 def _fill(
