@@ -130,7 +130,7 @@ class MergePlan:
         filled = len(self.filled)
         lines.append(
             f"{count} layers with {self.nbytes // 4:,} values ({self.nbytes / 1e6:.1f} MB): "
-            f"{count - filled} from {len(self.sources)} sources, {filled} filled with seed {self.seed}"
+            f"{count - filled} from {self._origin_count()} sources, {filled} filled with seed {self.seed}"
         )
         return "\n".join(lines)
 
@@ -161,6 +161,11 @@ class MergePlan:
             "differing": {name: list(words) for name, words in self.differing.items()},
         }
         return json.dumps(content, indent=2)
+
+    def _origin_count(self) -> int:
+        """Sources, and ONNX files that are none of them."""
+        files = {origin.file for layer in self.layers for origin in layer.origins if isinstance(origin, Kept)}
+        return len({source.label for source in self.sources.values()} | files)
 
     def _with_blobs(self) -> list[PlannedLayer]:
         return [layer for layer in self.layers if layer.shapes]

@@ -13,17 +13,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fusion.companions import read_pair
 from fusion.differences import RTOL, Comparison, Difference, difference
 from fusion.errors import DataError, FusionError, WeightsMismatch, raise_all
 from fusion.graph import Call, Net, run, with_outputs
 from fusion.inputs import input_shapes, noise, preparation
 from fusion.nets import build, params
+from fusion.onnx_runtime import run_file
 from fusion.weights import load_weights
 from prototxt.loading import load_net
 from prototxt.messages import NetParameter
 from prototxt.phases import filter_net
 from prototxt.shapes.registry import layer_type
-from prototxt.weights import read_weights
 
 Path = str | os.PathLike[str]
 Pairs = list[tuple[Call, Call]]
@@ -67,7 +68,7 @@ class _Match:
 def verify_branches(
     fused: Path,
     weights: Path,
-    sources: Mapping[str, tuple[Path, Path]],
+    sources: Mapping[str, tuple[Path, Path] | Path],
     feed: Feed = Feed(),
     rtol: float = RTOL,
     without: Collection[str] = (),
@@ -75,12 +76,17 @@ def verify_branches(
     """Run each source and its branch of the fused net on the same inputs and compare every blob they both make.
 
     without  layers of the fused net that are meant to differ
-    sources  prefix -> (prototxt, weights); the fused layer `odd/conv1` is `conv1` of source `odd`
+    sources  prefix -> (prototxt, weights), or an ONNX file, which ONNX Runtime runs; the fused layer `odd/conv1` is
+             `conv1` of source `odd`
     Raises: FusionError when a branch and its source have no layer in common, or the branch reads something else;
             WeightsMismatch when weights are missing or do not fit; DataError for inputs.
     """
     found = []
-    for prefix, (description, trained) in sources.items():
+    for prefix, given in sources.items():
+        if not isinstance(given, tuple):
+            found.append(_verify_onnx(prefix, given, _opened(fused, weights, feed, prefix=prefix), feed, rtol, without))
+            continue
+        description, trained = given
         source = _opened(description, trained, feed)
         whole = _opened(fused, weights, feed, fallback=source.shapes, prefix=prefix)
         computed = _computed(source)
@@ -100,6 +106,28 @@ def verify_branches(
         skipped = tuple(dict.fromkeys(call.name for call in source.net.plan.calls if call.name not in both))
         found.append(_compared(prefix, source, whole, matches, pairs, feed, rtol, skipped))
     return found
+
+
+def _verify_onnx(
+    prefix: str, path: Path, whole: _Side, feed: Feed, rtol: float, without: Collection[str]
+) -> Comparison:
+    """What the Onnx layers of a branch make against what their file makes in ONNX Runtime."""
+    from fusion.onnx_branches import branch_values
+
+    matches = branch_values(whole.message, whole.net, prefix, path, without)
+    if not matches:
+        raise FusionError(f"'{prefix}': {whole.label} has no Onnx layers of this prefix", hint="is the prefix right?")
+    fused = with_outputs(whole.net, {match.top: match.top for match in matches})
+    inputs = _inputs(whole, fused, feed)
+    with torch.no_grad():
+        found = run(fused, inputs)
+    fed = {name: found[value].numpy() for match in matches for name, value in match.inputs}
+    expected = run_file(path, [match.value for match in matches], fed)
+    rows = [difference(match.layer, _blob(match.top), expected[match.value], found[match.top].numpy())
+            for match in matches]  # fmt: skip
+    given = f"{len(feed.pictures)} pictures" if feed.pictures else f"noise with seed {feed.seed}"
+    what = f"ONNX Runtime on {os.fspath(path)} against {whole.label}, on {given}"
+    return Comparison(prefix, what, tuple(rows), rtol=rtol)
 
 
 def verify_nets(
@@ -134,10 +162,10 @@ def verify_weights(
     without  layers of the fused net that are meant to differ
     Raises: WeightsMismatch when they have no layer in common.
     """
-    whole = read_weights(weights)
+    whole = read_pair(weights)
     found = []
     for prefix, path in sources.items():
-        source = read_weights(path)
+        source = read_pair(path)
         names = {name: _fused_name(name, prefix, whole) for name in source}
         both = {name: fused for name, fused in names.items() if fused is not None and fused not in without}
         if not both:

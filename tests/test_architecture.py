@@ -51,7 +51,8 @@ ROOMS = (
         "fusion.weights",
     ),
     *("fusion.trunk", "fusion.references"),
-    *("fusion.solver", "fusion.sweep", "fusion.verification", "fusion.prediction", "fusion.serving"),
+    *("fusion.solver", "fusion.sweep", "fusion.onnx_runtime", "fusion.onnx_branches", "fusion.verification"),
+    *("fusion.prediction", "fusion.serving"),
     *("fusion.report", "fusion.export", "fusion"),
     "tools",
 )

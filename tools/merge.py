@@ -148,7 +148,8 @@ def _sources(arguments: argparse.Namespace) -> list[tuple[str, str | tuple[str, 
         from fusion.composition import read_recipe
 
         for one in read_recipe(source).sources:
-            if one.weights is None and not os.path.isdir(str(one.prototxt)):
+            whole = os.path.isdir(str(one.prototxt)) or str(one.prototxt).lower().endswith(".onnx")
+            if one.weights is None and not whole:
                 hint = f'add weights = "..." to it, or give {one.prefix}=WEIGHTS here'
                 raise MergeError(f"source '{one.prefix}' has no weights", place=source, hint=hint)
             found[one.prefix] = str(one.prototxt) if one.weights is None else (str(one.prototxt), str(one.weights))

@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     add = result.add_argument
     add("net", metavar="FUSED.prototxt", help="the fused net (train_val or deploy)")
     add("weights", metavar="WEIGHTS", help="its weights")
-    add("sources", metavar="P=[NET.prototxt:]WEIGHTS", nargs="*", type=source_argument,
+    add("sources", metavar="P=[NET.prototxt:]WEIGHTS|P=NET.onnx", nargs="*", type=source_argument,
         help="a branch's prefix and its source; without a prototxt only the weights are compared")  # fmt: skip
     add("--against", metavar="NET.prototxt:WEIGHTS|NET.onnx", help="compare with another net instead")
     add("--images", nargs="+", metavar="PATH", help="pictures (files or folders) as inputs, instead of noise")
@@ -121,8 +121,10 @@ def comparisons(
     from fusion.inputs import pictures_in
     from fusion.verification import Feed, verify_branches, verify_weights
 
-    whole = {prefix: source for prefix, source in sources if isinstance(source, tuple)}
-    bare = {prefix: source for prefix, source in sources if isinstance(source, str)}
+    bare = {
+        prefix: source for prefix, source in sources if isinstance(source, str) and not source.lower().endswith(".onnx")
+    }
+    whole = {prefix: source for prefix, source in sources if prefix not in bare}
     feed = Feed(pictures_in(pictures), batch, seed, shapes)
     return [
         *verify_branches(net, weights, whole, feed, rtol, without),

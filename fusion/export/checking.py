@@ -15,33 +15,11 @@ from fusion.differences import RTOL, Comparison, Difference, difference
 from fusion.errors import ExportError
 from fusion.inputs import noise
 from fusion.nets import build, outputs_of
+from fusion.onnx_runtime import session
 from fusion.weights import load_weights
 from prototxt.messages import NetParameter
 
 Path = str | os.PathLike[str]
-
-
-def session(model: Path | bytes) -> Any:
-    """ONNX Runtime's session for a model, on the CPU, its warnings off.
-
-    Raises: ExportError when ONNX Runtime is not installed, or cannot load the model.
-    """
-    place = None if isinstance(model, bytes) else os.fspath(model)
-    try:
-        import onnxruntime as ort
-    except ImportError as error:
-        hint = 'pip install "caffe-fusion[onnxruntime]"'
-        raise ExportError("checking needs ONNX Runtime, which is not installed", hint=hint) from error
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    threads = int(os.environ.get("OMP_NUM_THREADS", "0") or 0)
-    options.intra_op_num_threads = threads
-    try:
-        return ort.InferenceSession(model if isinstance(model, bytes) else place, options, ["CPUExecutionProvider"])
-    except Exception as error:  # its exceptions have no base class of their own
-        message = str(error).splitlines()[0] if str(error) else type(error).__name__
-        hint = "is it an ONNX file, of an opset that the runtime knows? a lower --opset may help"
-        raise ExportError(f"ONNX Runtime cannot load the model: {message}", place=place, hint=hint) from error
 
 
 def verify_onnx(

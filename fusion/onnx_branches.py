@@ -1,0 +1,48 @@
+"""Which blobs of a fused net are which values of an ONNX file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from fusion.companions import ONNX
+from fusion.graph import Net
+from fusion.onnx_graphs import load
+from fusion.onnx_graphs.layers import layer_graph
+from prototxt.messages import NetParameter
+
+
+@dataclass(frozen=True)
+class BranchValue:
+    """A value of the net that an Onnx layer makes, and what it is in the file.
+
+    inputs  the file's inputs, and the values of the net that feed them
+    """
+
+    layer: str
+    top: str
+    value: str
+    inputs: tuple[tuple[str, str], ...]
+
+
+def branch_values(
+    message: NetParameter, net: Net, prefix: str, path: str | os.PathLike[str], without: Collection[str]
+) -> list[BranchValue]:
+    """The tops of the Onnx layers with this prefix, in the net's order. Raises: OnnxError.
+
+    message  the net's description, of one phase
+    """
+    described = {layer.name: layer for layer in message.layer if layer.type == ONNX}
+    own = load(path).inputs
+    calls = [call for call in net.plan.calls if call.type == ONNX and call.name not in without
+             and (not prefix or call.name.startswith(f"{prefix}/"))]  # fmt: skip
+    graphs = {call.name: layer_graph(described[call.name]) for call in calls}
+    fed = {name: value for call in calls
+           for name, value in zip(graphs[call.name].inputs, call.bottoms, strict=True) if name in own}  # fmt: skip
+    found = []
+    for call in calls:
+        names = list(described[call.name].onnx_param.output) or list(graphs[call.name].outputs)
+        found += [BranchValue(call.name, top, name, tuple(fed.items()))
+                  for top, name in zip(call.tops, names, strict=True)]  # fmt: skip
+    return found
