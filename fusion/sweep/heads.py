@@ -21,7 +21,7 @@ from fusion.references import Ramp
 from fusion.solver.feeds import Blobs
 from fusion.solver.policies import Schedule, advance, learning_rate
 from fusion.solver.updates import CaffeOptimizer
-from fusion.sweep.programs import shorten
+from fusion.solver.programs import shorten
 
 Stack = dict[str, Tensor]  # parameters by name, [heads, ...] each
 Step = Callable[[Blobs], tuple[Tensor, list[Tensor]]]

@@ -1,8 +1,9 @@
 """A traced step made shorter: what is constant is computed once, what is alike once per step, and heads that read the
-same rows share one matrix product."""
+same rows share one matrix product. What follows from a record alone can be taken out and kept beside its row."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -14,12 +15,15 @@ _FILLED = frozenset({aten.new_ones.default, aten.new_zeros.default, aten.new_ful
 _NOTHING = frozenset({aten.alias.default, aten.detach.default, aten.lift_fresh_copy.default})
 
 
-def shorten(program: fx.GraphModule) -> None:
-    """Rewrite a trace in place; its results stay the same but for rounding. One that writes into tensors is kept."""
+def shorten(program: fx.GraphModule, living: Collection[Tensor] = ()) -> None:
+    """Rewrite a trace in place; its results stay the same but for rounding. One that writes into tensors is kept.
+
+    living  tensors in the trace whose values change between steps
+    """
     if any(node.target._schema.is_mutable for node in program.graph.nodes if node.op == "call_function"):
         return
     _drop(program.graph)
-    _fold(program)
+    _fold(program, {tensor.data_ptr() for tensor in living})
     _merge(program.graph)
     for node in program.graph.find_nodes(op="call_function", target=aten.bmm.default):
         _join(program.graph, node)
@@ -39,12 +43,14 @@ def _drop(graph: fx.Graph) -> None:
     graph.eliminate_dead_code()
 
 
-def _fold(program: fx.GraphModule) -> None:
-    """Compute what depends on no input."""
+def _fold(program: fx.GraphModule, living: Collection[int]) -> None:
+    """Compute what depends on no input and on no tensor that lies at one of these addresses."""
     known: dict[fx.Node, Tensor] = {}
     for node in program.graph.nodes:
         if node.op == "get_attr":
-            known[node] = getattr(program, str(node.target))
+            tensor = getattr(program, str(node.target))
+            if tensor.data_ptr() not in living:
+                known[node] = tensor
         elif node.op == "call_function" and isinstance(node.meta.get("val"), Tensor):
             if node.target in _FILLED:
                 known[node] = _filled(node)
