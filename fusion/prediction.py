@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -26,6 +27,9 @@ from prototxt.loading import load_net
 from prototxt.parser import parse_file
 from prototxt.phases import filter_net
 from prototxt.shapes.net import infer
+
+if TYPE_CHECKING:
+    from prototxt.tree import Document
 
 Path = str | os.PathLike[str]
 _SUM = 1e-3  # how far from 1 the sum of a softmax may be
@@ -50,14 +54,16 @@ class Told:
 class Predictor:
     """A net ready to answer.
 
-    inputs  how each input is prepared
-    notes   what was decided, one sentence each
+    inputs   how each input is prepared
+    notes    what was decided, one sentence each
+    classes  for outputs that know some of the net's classes only, such as those of a fused net's sources: which
     """
 
     net: Net
     inputs: Mapping[str, Preparation]
     outputs: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    classes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -102,7 +108,15 @@ def open_predictor(
         for key, item in inputs.items()
         if not item.told and told == Told()
     ]
-    return Predictor(running, {key: _as_told(item, told) for key, item in inputs.items()}, chosen, tuple(notes))
+    prepared = {key: _as_told(item, told) for key, item in inputs.items()}
+    return Predictor(running, prepared, chosen, tuple(notes), _classes(document))
+
+
+def _classes(document: Document) -> dict[str, tuple[int, ...]]:
+    """Which classes the references have, as the losses towards them say; in the order of their scores."""
+    layers = filter_net(load_net(document), phase="TRAIN").layer
+    held = [layer for layer in layers if layer.pct_param.classes and len(layer.bottom) > 2]
+    return {blob: tuple(layer.pct_param.classes) for layer in held for blob in layer.bottom[1:-1]}
 
 
 def _as_told(how: Preparation, told: Told) -> Preparation:

@@ -47,7 +47,8 @@ def parser() -> argparse.ArgumentParser:
     add("--scale", type=float, metavar="X", help="factor after the mean")
     add("--resize", type=_size, metavar="H,W", help="size to resize to before the crop")
     add("--rgb", action="store_true", help="the net wants red first")
-    add("--input", action="append", default=[], type=shape_argument, metavar="BLOB=N,C,H,W",
+    add("--input-shape", "--input", dest="input", action="append", default=[], type=shape_argument,
+        metavar="BLOB=N,C,H,W",
         help="shape of an input that the net does not tell")  # fmt: skip
     add("--batch", type=int, default=32, metavar="N", help="pictures at a time (default 32)")
     form = result.add_mutually_exclusive_group()
@@ -57,6 +58,9 @@ def parser() -> argparse.ArgumentParser:
     page.add_argument("--serve", action="store_true", help="answer on a web page, to which pictures are dropped")
     page.add_argument("--beside", action="append", default=[], type=_beside, metavar="NAME=NET.prototxt:WEIGHTS",
         help="another net whose answers stand beside, e.g. a source on its own; may be repeated")  # fmt: skip
+    page.add_argument("--classes", action="append", default=[], type=_classes, metavar="NAME=N,N,...",
+        help="the classes that a net or an output knows, in the order of its scores (default: all, or as the net's "
+        "losses towards its references say)")  # fmt: skip
     page.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine only)")
     page.add_argument("--port", type=int, default=8765, help="port to listen at (default 8765; 0: a free one)")
     return result
@@ -70,8 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.error("--top and --batch are at least 1")
     if bool(arguments.pictures) == arguments.serve:
         options.error("name pictures, or --serve to be asked on a web page; not both")
-    if arguments.beside and not arguments.serve:
-        options.error("--beside is for --serve")
+    if (arguments.beside or arguments.classes) and not arguments.serve:
+        options.error("--beside and --classes are for --serve")
     if not 0 <= arguments.port < 1 << 16:
         options.error("--port is from 0 to 65535")
     code: int = run(lambda: _predict(arguments))
@@ -122,7 +126,8 @@ def page_server(arguments: argparse.Namespace, labels: Sequence[str] = ()) -> Se
 
     nets = [(_title(arguments.net), _open(arguments.net, arguments.weights, arguments, outputs=arguments.output))]
     nets += [(name, _open(net, weights, arguments)) for name, (net, weights) in arguments.beside]
-    panel = Panel(nets, labels, arguments.top)
+    panel = Panel(nets, labels, arguments.top, dict(arguments.classes))
+    panel.rehearse()
     server = open_server(panel.answer, panel.about(), host=arguments.host, port=arguments.port)
     if not is_loopback(arguments.host):
         print("note: whoever reaches this machine may ask; there is no password", file=sys.stderr)
@@ -214,6 +219,17 @@ def _beside(text: str) -> tuple[str, tuple[str, str]]:
     name, found = source_argument(text)
     if not name or isinstance(found, str):
         raise argparse.ArgumentTypeError(f"'{text}' is not NAME=NET.prototxt:WEIGHTS")
+    return name, found
+
+
+def _classes(text: str) -> tuple[str, list[int]]:
+    name, _, numbers = text.rpartition("=")
+    try:
+        found = [int(part) for part in numbers.split(",")]
+    except ValueError:
+        found = []
+    if not name or not found or min(found) < 0:
+        raise argparse.ArgumentTypeError(f"'{text}' is not NAME=CLASS,CLASS,...")
     return name, found
 
 

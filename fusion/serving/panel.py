@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
+from fusion.errors import FusionError
 from fusion.prediction import Predictor, scores, shares
 
 
@@ -17,14 +21,23 @@ from fusion.prediction import Predictor, scores, shares
 class Panel:
     """Nets by name, each with one output or several: a fused net answers for its sources too where it kept them.
 
-    labels  names of the classes, or nothing
-    top     how many classes are told
+    labels   names of the classes, or nothing
+    top      how many classes are told
+    classes  which of them a net or an output knows, by its name, in the order of its scores; by default all, or what
+             the net says of its references
     """
 
     nets: Sequence[tuple[str, Predictor]]
     labels: Sequence[str] = ()
     top: int = 5
+    classes: Mapping[str, Sequence[int]] = field(default_factory=dict)
     _turn: threading.Lock = field(default_factory=threading.Lock)
+
+    def rehearse(self) -> None:
+        """Answer for a gray picture, so that what cannot be answered is known at once. Raises: as `answer` does."""
+        content = io.BytesIO()
+        Image.new("L", (64, 64), 128).save(content, "PNG")
+        self.answer(content.getvalue())
 
     def about(self) -> dict[str, Any]:
         """What the page tells before it is asked: the nets, how they take pictures, and notes."""
@@ -48,17 +61,26 @@ class Panel:
         answers = [self._answer(name, blob, rows[0]) for name, outputs in found for blob, rows in outputs.items()]
         return {"answers": answers, "milliseconds": round(1000 * seconds)}
 
-    def _answer(self, net: str, output: str, row: np.ndarray) -> dict[str, Any]:
+    def _answer(self, name: str, output: str, row: NDArray[np.float32]) -> dict[str, Any]:
         parts, own = shares(row)
         best = np.argsort(-parts, kind="stable")[: self.top].tolist()
-        return {
-            "net": net,
-            "output": output,
-            "softmax": not own,
-            "top": [
-                {"class": n, "label": self._label(n), "share": float(parts[n]), "score": float(row[n])} for n in best
-            ],
-        }
+        told = self._told(name, output, len(row))
+        known: Sequence[int] = range(len(row)) if told is None else told
+        top = [
+            {"class": known[n], "label": self._label(known[n]), "share": float(parts[n]), "score": float(row[n])}
+            for n in best
+        ]
+        knows = None if told is None else [self._label(n) or n for n in told]
+        return {"net": name, "output": output, "softmax": not own, "knows": knows, "top": top}
+
+    def _told(self, name: str, output: str, count: int) -> Sequence[int] | None:
+        """The class of each score; None: all, in order. Raises: FusionError when they are not as many as the scores."""
+        told = self.classes.get(output, self.classes.get(name))
+        if told is None:
+            told = dict(self.nets)[name].classes.get(output)
+        if told is not None and len(told) != count:
+            raise FusionError(f"{len(told)} classes are told for '{output}' of {name}, which has {count} scores")
+        return told
 
     def _label(self, number: int) -> str:
         return self.labels[number] if number < len(self.labels) else ""

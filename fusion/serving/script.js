@@ -2,7 +2,7 @@
 
 const HUES = 8;
 const at = (id) => document.getElementById(id);
-const seen = new Map(); // class -> the number of its colour, in the order in which classes are met
+const seen = new Map(); // class -> the number of its colour, in the order in which they are met
 let limit = 16 << 20;
 let turn = 0; // of several pictures in a row, the answer to the last one counts
 
@@ -45,11 +45,15 @@ function row(best) {
   return item;
 }
 
-function card(answer, several) {
+// A net is called by its name where one of its outputs alone knows all classes; its other outputs by theirs.
+function card(answer, answers) {
+  const rivals = answers.filter((other) => other.net === answer.net && Boolean(other.knows) === Boolean(answer.knows));
+  const whole = answers.filter((other) => other.net === answer.net).length === 1 || (rivals.length === 1 && !answer.knows);
   const node = make("article", "card");
-  node.append(make("h2", "", several ? answer.output : answer.net));
-  const from = [several ? answer.net : answer.output];
+  node.append(make("h2", "", whole ? answer.net : answer.output));
+  const from = [whole ? answer.output : answer.net];
   if (answer.softmax) from.push("shares by softmax");
+  if (answer.knows) from.push(knowledge(answer.knows));
   node.append(make("p", "quiet", from.join(" · ")));
   const best = make("p", "best", called(answer.top[0]));
   best.style.color = hue(answer.top[0].class);
@@ -59,17 +63,22 @@ function card(answer, several) {
   return node;
 }
 
+function knowledge(classes) {
+  return classes.length > 8 ? `knows ${classes.length} classes` : `knows ${classes.join(", ")} only`;
+}
+
+// Who knows a part of the classes must answer with one of them, so it has no vote.
 function verdict(answers) {
-  const votes = new Set(answers.map((answer) => answer.top[0].class));
-  if (answers.length < 2) return "";
-  return votes.size === 1 ? ` All ${answers.length} say ${called(answers[0].top[0])}.` : " They disagree.";
+  const voters = answers.filter((answer) => !answer.knows);
+  const votes = new Set(voters.map((answer) => answer.top[0].class));
+  if (voters.length < 2) return "";
+  const who = voters.length === answers.length ? "All answers" : "Those who know all classes";
+  return ` ${who} ${votes.size === 1 ? "agree" : "do not agree"}.`;
 }
 
 function show(found) {
-  const outputs = new Map();
-  for (const answer of found.answers) outputs.set(answer.net, (outputs.get(answer.net) || 0) + 1);
   seen.clear();
-  at("answers").replaceChildren(...found.answers.map((answer) => card(answer, outputs.get(answer.net) > 1)));
+  at("answers").replaceChildren(...found.answers.map((answer) => card(answer, found.answers)));
   say(`Answered in ${found.milliseconds} ms.${verdict(found.answers)}`);
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from fusion_tools.predict import main
 from PIL import Image
 
+from fusion.serving import Server
 from prototxt.weights import write_weights
 
 NET = """
@@ -80,6 +82,34 @@ def test_a_deploy_net_is_told_how(folder: Path, capsys: pytest.CaptureFixture[st
     assert capsys.readouterr() == ("pictures/a.png  ip: 0 5\n", "")
 
 
+def test_a_web_page_until_ctrl_c(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(server: Server) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Server, "serve_forever", interrupted)
+    assert main([*NETS, "--serve", "--port", "0", "--beside", "twin=net.prototxt:net.caffemodel"]) == 0
+    out, err = capsys.readouterr()
+    assert re.fullmatch(r"drop pictures at http://127\.0\.0\.1:\d+/ \(Ctrl-C ends\)\n", out)
+    assert err == "ended\n"
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--classes", "prob=1,2"], "2 classes are told for 'prob'"),
+        (["--host", "203.0.113.7"], "cannot listen at 203.0.113.7, port 0"),
+        (["--beside", "a=absent.prototxt:net.caffemodel"], "absent.prototxt"),
+    ],
+)
+def test_what_no_page_can_answer_is_said_at_the_start(
+    folder: Path, capsys: pytest.CaptureFixture[str], more: list[str], says: str
+) -> None:
+    assert main([*NETS, "--serve", "--port", "0", *more]) == 1
+    assert says in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -107,6 +137,12 @@ def test_bad_input_is_one_message(
         (["n", "w", "p", "--resize", "3"], "is not HEIGHT,WIDTH"),
         (["n", "w", "p", "--mean", "a"], "is not a list of numbers"),
         (["n", "w", "p", "--json", "--csv"], "not allowed with"),
+        (["n", "w"], "name pictures, or --serve"),
+        (["n", "w", "p", "--serve"], "not both"),
+        (["n", "w", "p", "--beside", "a=n.prototxt:w"], "are for --serve"),
+        (["n", "w", "--serve", "--beside", "a=w"], "is not NAME=NET.prototxt:WEIGHTS"),
+        (["n", "w", "--serve", "--classes", "a=1,x"], "is not NAME=CLASS,CLASS,..."),
+        (["n", "w", "--serve", "--port", "65536"], "--port is from 0 to 65535"),
     ],
 )
 def test_bad_usage_is_exit_2(capsys: pytest.CaptureFixture[str], arguments: list[str], says: str) -> None:

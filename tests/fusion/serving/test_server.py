@@ -1,0 +1,223 @@
+"""What the web server answers, and what it refuses: strangers' hosts and pages, sizes, methods, what is no picture."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from email.message import Message
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from fusion.errors import DataError, FusionError
+from fusion.serving import Server, open_server, pictures, server
+from fusion.serving.guards import check_host
+from fusion.serving.pictures import MOST_BYTES, Refusal, check_picture
+
+
+def png(width: int = 3, height: int = 2) -> bytes:
+    content = io.BytesIO()
+    Image.new("L", (width, height), 7).save(content, "PNG")
+    return content.getvalue()
+
+
+def answer(picture: bytes) -> dict[str, Any]:
+    if len(picture) > 1000:
+        raise DataError("the net does not take it", place="picture 1")
+    return {"answers": [len(picture)]}
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Server]:
+    with open_server(answer, {"nets": [], "notes": []}) as found:
+        thread = threading.Thread(target=found.serve_forever, args=(0.05,))
+        thread.start()
+        yield found
+        found.shutdown()
+        thread.join()
+
+
+def ask(
+    running: Server, method: str = "POST", path: str = "/answer", body: bytes | None = None, **headers: str
+) -> tuple[int, dict[str, str], bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", running.server_port, timeout=10)
+    try:
+        connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
+        reply = connection.getresponse()
+        return reply.status, {name.lower(): value for name, value in reply.getheaders()}, reply.read()
+    finally:
+        connection.close()
+
+
+def test_a_picture_is_answered(running: Server) -> None:
+    status, headers, body = ask(running, body=png())
+    assert (status, json.loads(body)) == (200, {"answers": [len(png())]})
+    assert headers["content-type"].startswith("application/json")
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "says"),
+    [("/", "text/html", b"<title>"), ("/?x=1", "text/html", b"script.js"), ("/style.css", "text/css", b"--paper"),
+     ("/script.js", "text/javascript", b"fetch"), ("/about", "application/json", str(MOST_BYTES).encode())],
+)  # fmt: skip
+def test_the_page_and_its_parts(running: Server, path: str, kind: str, says: bytes) -> None:
+    status, headers, body = ask(running, "GET", path)
+    assert status == 200
+    assert headers["content-type"].startswith(kind)
+    assert says in body
+    assert ask(running, "HEAD", path)[2] == b""
+
+
+def test_every_answer_is_guarded(running: Server) -> None:
+    for method, path in (("GET", "/"), ("GET", "/nowhere"), ("POST", "/answer"), ("BREW", "/")):
+        _, headers, _ = ask(running, method, path)
+        assert "default-src 'none'" in headers["content-security-policy"]
+        assert "unsafe" not in headers["content-security-policy"]
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["cross-origin-resource-policy"] == "same-origin"
+        assert "access-control-allow-origin" not in headers
+        assert "Python" not in headers["server"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/nowhere", "/../pyproject.toml", "/%2e%2e/etc/passwd", "//etc/passwd", "/page.html", "/server.py",
+             "http://127.0.0.1/", "/style.css/.."],
+)  # fmt: skip
+def test_no_path_reaches_a_file(running: Server, path: str) -> None:
+    status, _, body = ask(running, "GET", path)
+    assert (status, json.loads(body)) == (404, {"error": "There is no such page."})
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [("GET", "/answer", "POST"), ("PUT", "/answer", "POST"), ("POST", "/", "GET, HEAD"), ("DELETE", "/", "GET, HEAD"),
+     ("OPTIONS", "/answer", "POST")],
+)  # fmt: skip
+def test_wrong_methods(running: Server, method: str, path: str, allowed: str) -> None:
+    status, headers, _ = ask(running, method, path, b"x" if method == "POST" else None)
+    assert (status, headers["allow"]) == (405, allowed)
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "10.0.0.1", "localhost@x"]
+)
+def test_strange_hosts_are_refused(running: Server, host: str) -> None:
+    for method, path in (("GET", "/"), ("POST", "/answer")):
+        status, _, body = ask(running, method, path, png() if method == "POST" else None, Host=host)
+        assert status in (400, 403)
+        assert b"error" in body
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:9", "127.0.0.1:1", "[::1]:80", "127.1.2.3"])
+def test_this_machine_is_answered(running: Server, host: str) -> None:
+    assert ask(running, "GET", "/", Host=host)[0] == 200
+
+
+def test_a_machine_that_serves_others_knows_its_own_name_only() -> None:
+    def says(host: str) -> None:
+        headers = Message()
+        headers["Host"] = host
+        check_host(headers, "0.0.0.0")
+
+    for host in ("192.168.1.5:8765", socket.gethostname(), "localhost"):
+        says(host)
+    with pytest.raises(Refusal, match=r"does not answer for the host 'evil\.example'"):
+        says("evil.example")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"Origin": "http://evil.example"}, {"Origin": "null"}, {"Sec_Fetch_Site": "cross-site"},
+     {"Sec_Fetch_Site": "same-site"}, {"Origin": "http://localhost:1"}],
+)  # fmt: skip
+def test_other_sites_pages_may_not_ask(running: Server, headers: dict[str, str]) -> None:
+    status, _, body = ask(running, body=png(), **headers)
+    assert (status, json.loads(body)) == (403, {"error": "Only this server's own page may ask."})
+
+
+def test_its_own_page_may_ask(running: Server) -> None:
+    own = running.url.rstrip("/")
+    assert ask(running, body=png(), Origin=own, Sec_Fetch_Site="same-origin")[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [({"Content_Length": str(MOST_BYTES + 1)}, 413), ({"Content_Length": "9" * 30}, 400),
+     ({"Content_Length": "0"}, 400), ({"Content_Length": "-1"}, 400), ({"Transfer_Encoding": "chunked"}, 411)],
+)  # fmt: skip
+def test_sizes_are_bounded_before_anything_is_read(running: Server, headers: dict[str, str], status: int) -> None:
+    assert ask(running, body=None, **headers)[0] == status
+
+
+def test_a_large_picture_gets_to_know_why(running: Server) -> None:
+    status, _, body = ask(running, body=bytes(MOST_BYTES + 1))
+    assert (status, json.loads(body)) == (413, {"error": "The picture is larger than 16 MB."})
+
+
+def test_a_body_that_ends_early(running: Server) -> None:
+    with socket.create_connection(("127.0.0.1", running.server_port), 5) as connection:
+        connection.sendall(b"POST /answer HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nhalf")
+        connection.shutdown(socket.SHUT_WR)
+        assert connection.recv(1000).startswith(b"HTTP/1.1 400 ")
+
+
+def test_who_sends_nothing_is_given_up(running: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server.Handler, "timeout", 0.2)
+    with socket.create_connection(("127.0.0.1", running.server_port), 5) as connection:
+        connection.sendall(b"POST /answer HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nhalf")
+        assert b"200" not in connection.recv(1000)
+    assert ask(running, body=png())[0] == 200
+
+
+def test_many_at_once(running: Server) -> None:
+    found: list[int] = []
+    threads = [threading.Thread(target=lambda: found.append(ask(running, body=png())[0])) for _ in range(30)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [200] * 30
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "says"),
+    [
+        (b"no picture at all", 415, "no picture of a known kind"),
+        (b"%PDF-1.4 and so on", 415, "no picture of a known kind"),
+        (png()[:20], 415, "picture"),
+        (png(1000, 1000) + bytes(2000), 422, "the net does not take it"),
+    ],
+)
+def test_what_cannot_be_answered(running: Server, body: bytes, status: int, says: str) -> None:
+    found, _, text = ask(running, body=body)
+    assert found == status
+    assert says in json.loads(text)["error"]
+
+
+def test_few_bytes_of_very_many_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Refusal, match="more than 40 million pixels") as caught:
+        check_picture(b"P5 9000 9000 255\n")
+    assert caught.value.status == 413
+    with pytest.raises(Refusal, match="more than 40 million pixels"):
+        check_picture(b"P5 900000 900000 255\n")
+    monkeypatch.setattr(pictures, "MOST_PIXELS", 5)
+    with pytest.raises(Refusal):
+        check_picture(png(3, 2))
+
+
+def test_a_port_that_is_taken(running: Server) -> None:
+    with pytest.raises(FusionError, match=r"cannot listen at 127\.0\.0\.1, port \d+(.|\n)*--port 0"):
+        open_server(answer, {}, port=running.server_port)
+
+
+def test_an_address_of_six() -> None:
+    try:
+        with open_server(answer, {}, host="::1") as found:
+            assert found.url.startswith("http://[::1]:")
+    except FusionError:
+        pytest.skip("this machine has no IPv6")
