@@ -5,126 +5,164 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
-from .cli import allow_python, run
-from .reading_options import add_reading_options, reading_of, size
+from .cli import run
+from .reading_options import reading_of
+from .training_options import check, extras_of, overrides_of, parser
 
-_EXAMPLE = """example:
-  fusion-train --solver solver.prototxt --weights init.caffemodel
-  fusion-train --solver solver.prototxt --snapshot net_iter_1000.solverstate
-  fusion-train --solver solver.prototxt --weights init.caffemodel --resume
-  fusion-train --solver solver.prototxt --reference old.prototxt:old.caffemodel --pct focal,weight=0.01
-  fusion-train --solver solver.prototxt --reference old.prototxt:old.caffemodel --sweep loss=kd,focal \
-    --sweep weight=0.001,0.01,0.1 --sweep seed=1,2,3 --out sweep
-
-Frozen layers next to the data are computed once and kept in memory, where the data is not random. Ctrl-C takes a
-snapshot and stops; SIGHUP takes one and goes on.
-"""
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    result = argparse.ArgumentParser(
-        prog="fusion-train",
-        description="Train a net as its solver file says.",
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = result.add_argument
-    add("--solver", required=True, metavar="SOLVER.prototxt", help="the solver file")
-    start = result.add_mutually_exclusive_group()
-    start.add_argument(
-        "--weights", metavar="W[,W]", help="start from these weights (.caffemodel, .h5, .safetensors); later ones win"
-    )
-    start.add_argument("--snapshot", metavar="STATE", help="go on from this .solverstate")
-    add("--resume", action="store_true", help="go on from the newest complete snapshot; without one, start anew")
-    add("--device", default="auto", metavar="DEVICE", help="auto (default), cpu, cuda, cuda:1")
-    add("--max-iter", type=_positive, metavar="N", help="instead of the solver's max_iter")
-    add("--cache-budget", type=size, metavar="SIZE", help="memory for the frozen layers' outputs (default 4G)")
-    add("--cache-dir", metavar="DIR", help="keep these outputs in files for later runs too (by default only those "
-        "beyond --cache-budget are written, beside the snapshots)")  # fmt: skip
-    add("--no-cache", action="store_true", help="compute the frozen layers anew in each iteration")
-    held = result.add_argument_group("references (without editing the prototxt)")
-    held.add_argument("--reference", action="append", default=[], metavar="REF", help="hold the net to another: "
-        "NET.prototxt:WEIGHTS[@BLOB], NET.onnx, FILE.npz (logits by record) or @BLOB of this net, with "
-        "[,classes=1,3,5][,weight=W][,start=N][,warmup=N][,name=N][,ensemble=N][,cache=FILE.npz][,half][,live]; "
-        "repeatable")  # fmt: skip
-    held.add_argument("--pct", action="append", default=[], metavar="KIND[,weight=W,OPTION=VALUE...]",
-        help="the loss towards them: kd, focal, lm, ldi, elodi, naive or cna (on=BLOB), with options of pct_param "
-        "(alpha, beta, temperature, filter, ...) and of=NAME+NAME; repeatable")  # fmt: skip
-    held.add_argument("--kd-alpha", type=float, metavar="A", help="the loss is (1 - A) * own + A * weight * pct")
-    add_reading_options(result)
-    several = result.add_argument_group("several processes (started by torchrun; see docs/scale.md)").add_argument
-    several("--batch-norm", choices=("sync", "local"), default="sync", help="statistics of BatchNorm over the batches "
-        "of all processes, as one process would take them (default), or over each one's own share")  # fmt: skip
-    several("--auto-scale", action="store_true", help="each process takes whole batches of the solver's size, and the "
-        "learning rate is multiplied by their number; otherwise they divide each batch among them")  # fmt: skip
-    many = result.add_argument_group("sweeps (many heads on one frozen trunk, trained together)")
-    many.add_argument("--sweep", action="append", default=[], metavar="AXIS=V,V|FILE", help="train a head for every "
-        "combination of these values: loss (kd, focal, lm, ldi, elodi, naive, none), weight, lr, seed and the losses' "
-        "options; a TOML or JSON file holds lists; repeatable")  # fmt: skip
-    many.add_argument("--select-on", default="0.1", metavar="SHARE|LIST",
-        help="choose on this share of the training records, kept back, or on a list (default 0.1)")  # fmt: skip
-    many.add_argument("--slack", type=float, default=0.003, metavar="A",
-        help="choose the fewest negative flips among settings so much below the best accuracy (0.003)")  # fmt: skip
-    many.add_argument("--out", default="sweep", metavar="DIR", help="predictions, tables and the best head's weights")
-    allow_python(result)
-    add("-q", "--quiet", action="store_true", help="report nothing but errors")
-    return result
+if TYPE_CHECKING:
+    from fusion.solver import Solver
+    from fusion.solver.display import Display
+    from fusion.solver.extras import Extras
+    from fusion.solver.observers import Observer
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train; 0 on success, 1 for bad input or a run that cannot go on, 2 for bad usage, 130 after Ctrl-C."""
-    options = parser().parse_args(argv)
-    if options.sweep and (options.snapshot or options.pct or options.no_cache):
-        parser().error("--sweep tries its own losses from the start, on kept rows: no --pct, --snapshot or --no-cache")
-    if options.resume and (options.snapshot or options.sweep):
-        parser().error("--resume finds the snapshot itself, and a sweep takes none: leave --snapshot and --sweep out")
+    usage = parser()
+    options = usage.parse_args(argv)
+    check(options, usage)
     if options.sweep and int(os.environ.get("WORLD_SIZE") or 1) > 1:
-        parser().error("a sweep runs in one process: start it without torchrun")
-    code: int = run(lambda: _sweep(options) if options.sweep else _train(options))
+        usage.error("a sweep runs in one process: start it without torchrun")
+    work = _sweep if options.sweep else _time if options.time else _train
+    code: int = run(lambda: work(options))
     return code
 
 
 def _train(options: argparse.Namespace) -> int:
     from fusion.processes import session
 
-    with session():
-        return _run(options)
+    with session(), ExitStack() as closing:
+        solver = _open(options, _display(options, closing))
+        if options.snapshot:
+            solver.restore(options.snapshot)
+        elif options.resume:
+            solver.resume()
+        if options.dry_run:
+            return _plan(solver, _budget(options))
+        solver.train()
+    return 0
 
 
-def _run(options: argparse.Namespace) -> int:
+def _open(options: argparse.Namespace, display: Display | None) -> Solver:
     from fusion.processes import Teamwork
     from fusion.solver import Solver
-    from fusion.solver.display import Silent
-    from fusion.solver.trunks import DEFAULT_BUDGET
 
-    budget = DEFAULT_BUDGET if options.cache_budget is None else options.cache_budget
-    solver = Solver(
+    return Solver(
         options.solver,
         weights=options.weights.split(",") if options.weights else [] if options.snapshot else None,
         device=options.device,
         max_iter=options.max_iter,
-        cache_budget=0 if options.no_cache else budget,
+        cache_budget=_budget(options),
         cache_dir=options.cache_dir,
-        display=Silent() if options.quiet else None,
+        display=display,
         references=options.reference,
         pct=options.pct,
         kd_alpha=options.kd_alpha,
         reading=reading_of(options),
+        observers=_observers(options),
+        extras=_extras(options),
+        overrides=overrides_of(options),
         teamwork=Teamwork(options.batch_norm, options.auto_scale),
     )
-    if options.snapshot:
-        solver.restore(options.snapshot)
-    elif options.resume:
-        solver.resume()
-    solver.train()
+
+
+def _budget(options: argparse.Namespace) -> int:
+    from fusion.solver.trunks import DEFAULT_BUDGET
+
+    if options.no_cache:
+        return 0
+    return DEFAULT_BUDGET if options.cache_budget is None else int(options.cache_budget)
+
+
+def _writes() -> bool:
+    """Whether this process is the one that writes files, of those that torchrun has started."""
+    return not int(os.environ.get("RANK") or 0)
+
+
+def _display(options: argparse.Namespace, closing: ExitStack) -> Display | None:
+    """Where to report; None: a bar or a log, as the solver chooses."""
+    from fusion.solver.display import Silent
+    from fusion.solver.glog import Both, CaffeLog, for_training
+
+    shown = Silent() if options.quiet or options.dry_run else None
+    if not options.log or options.dry_run or not _writes():
+        return shown
+    mode = "a" if options.snapshot or options.resume else "w"
+    file = closing.enter_context(open(options.log, mode, encoding="utf-8"))
+    return Both(shown or for_training(), CaffeLog(file))
+
+
+def _observers(options: argparse.Namespace) -> list[Observer]:
+    found: list[Observer] = []
+    if options.dry_run or not _writes():
+        return found
+    if options.log_json:
+        from fusion.solver.jsonlog import JsonLog
+
+        found.append(JsonLog(options.log_json))
+    if options.tensorboard:
+        from fusion.solver.tensorboard import TensorBoard
+
+        found.append(TensorBoard(options.tensorboard))
+    if options.plot:
+        from .watching import Plot
+
+        found.append(Plot(options.plot))
+    return found
+
+
+def _extras(options: argparse.Namespace) -> Extras:
+    """The options given, completed by those that the snapshot was trained with."""
+    from fusion.solver.extras import recorded
+    from fusion.solver.overrides import override
+    from fusion.solver.settings import prefix_of
+    from fusion.solver.snapshot import states
+    from prototxt.loading import load_solver
+
+    given = extras_of(options)
+    state = options.snapshot
+    if options.resume:
+        message = load_solver(options.solver)
+        override(message, overrides_of(options))
+        state = next(iter(states(prefix_of(message, options.solver))), None)
+    return given.completed(recorded(state)) if state else given
+
+
+def _plan(solver: Solver, budget: int) -> int:
+    from fusion.solver.planning import plan_of
+    from fusion.solver.snapshot import check_writable
+
+    print("\n".join(plan_of(solver, budget)))
+    if solver.settings.snapshot or solver.settings.snapshot_after_train:
+        check_writable(solver.settings.prefix)
+    return 0
+
+
+def _time(options: argparse.Namespace) -> int:
+    from fusion.solver.descriptions import read_nets
+    from fusion.solver.glog import CaffeLog
+    from fusion.solver.overrides import override
+    from fusion.solver.timing import time_net
+    from prototxt.loading import load_solver
+
+    net = options.model
+    if options.solver:
+        message = load_solver(options.solver)
+        override(message, overrides_of(options))
+        net = extras_of(options).nets(read_nets(message, path=options.solver)).train
+    weights = options.weights.split(",") if options.weights else []
+    found = time_net(net, weights, device=options.device, iterations=options.iterations)
+    log = CaffeLog()
+    for line in found.lines():
+        log.say(line)
     return 0
 
 
 def _sweep(options: argparse.Namespace) -> int:
     from fusion.solver.display import Silent
-    from fusion.solver.trunks import DEFAULT_BUDGET
     from fusion.sweep import read_axes, sweep
 
     result = sweep(
@@ -133,12 +171,12 @@ def _sweep(options: argparse.Namespace) -> int:
         references=options.reference,
         weights=options.weights.split(",") if options.weights else None,
         kd_alpha=options.kd_alpha,
-        select_on=_share(options.select_on),
+        select_on=options.select_on,
         slack=options.slack,
         out=options.out,
         device=options.device,
         max_iter=options.max_iter,
-        cache_budget=DEFAULT_BUDGET if options.cache_budget is None else options.cache_budget,
+        cache_budget=_budget(options),
         display=Silent() if options.quiet else None,
     )
     print(f"{len(result.entries)} heads in {options.out}/table.csv; chosen: {result.best.name}")
@@ -146,20 +184,6 @@ def _sweep(options: argparse.Namespace) -> int:
         f"  fusion-report --old {options.out}/old/*.npz --new {options.out}/new/*.npz --html {options.out}/report.html"
     )
     return 0
-
-
-def _share(text: str) -> float | str:
-    """A share of the training records, or the path of a list."""
-    try:
-        return float(text)
-    except ValueError:
-        return text
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"not a positive number: {text!r}")
-    return int(text)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,7 @@ from fusion.solver.settings import Settings, read_settings
 from fusion.solver.stepping import eager, traced
 from fusion.solver.team import Team, part, traceable
 from fusion.solver.testing import Average, Test, averages_records, measure
+from fusion.solver.threads import Asked, Threads, sample, untouched
 from fusion.solver.trunk_files import trunk_files
 from fusion.solver.trunks import DEFAULT_BUDGET, cache_trunk
 from fusion.solver.updates import RULES, CaffeOptimizer
@@ -78,6 +79,7 @@ class Solver:
     extras        what Caffe does not offer: warm-up, averaged weights, mixup, ... (fusion.solver.extras)
     overrides     fields set instead of the solver's: "base_lr=0.1", "stepvalue=100,200"
     teamwork      how several processes that torchrun has started work together (fusion.processes)
+    threads       CPU threads of the loop: a number, "auto" to measure at the start, None to leave torch's as it is
 
     net    the net in training; the test nets hold the same parameters
     iter   iterations done
@@ -104,6 +106,7 @@ class Solver:
         extras: Extras | None = None,
         overrides: Sequence[str] = (),
         teamwork: Teamwork | None = None,
+        threads: Asked = None,
     ) -> None:
         self.device = choose_device(device)
         self._world, how = join(self.device.type), teamwork or Teamwork()
@@ -145,6 +148,7 @@ class Solver:
         self._measured: list[Test] | None = None
         self._last_good: str | None = None
         self._ending = False
+        self._threads = Threads(threads)
         self._losses = Losses(self.settings.average_loss)
         self.load(self.settings.weights if weights is None else _paths(weights))
         for test in self._tests:
@@ -322,6 +326,7 @@ class Solver:
                 self.display.say(f"warning: {line}, so the run goes on otherwise than it began")
             set_generators(exact.generators if self._team is None else self._team.own(exact.generators))
             processes = "1" if self._world is None else str(self._world.size)
+            self._threads.replayed = exact.threads
             if exact.choices.get("processes", "1") != processes:
                 how = f"but not what is drawn at random: {exact.choices['processes']} processes wrote it"
             for job, position in zip(self._jobs, exact.positions, strict=False):
@@ -362,11 +367,27 @@ class Solver:
             self.display.say(f"{phase} net: {outcome}")
         with together(self._world):
             self._choose_step()
+        if said := self._threads.settle(self._trial()):
+            self.display.say(said)
         debug = self.settings.debug_info
         return [
             Test(job.runs, job.feed, count, averages_records(job.message), self._watched(job) if debug else None)
             for job, count in zip(self._tests, self._batches(), strict=True)
         ]
+
+    def _trial(self) -> Callable[[], object] | None:
+        """Forward and backward of one batch, to be timed; what it leaves in the net is undone."""
+        blobs = sample(self._train) if self.device.type == "cpu" and self._team is None else None
+        if blobs is None:
+            return None
+
+        def step() -> None:
+            with untouched(self._train.net):
+                self._arena.zero()
+                self._forward_step(blobs)
+                self._arena.zero()
+
+        return step
 
     def _batches(self) -> list[int]:
         """How many batches each test takes: all records once where the test is one to choose by."""
