@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import onnx
@@ -52,16 +53,34 @@ def _standard(graph: Graph, step: Step, node: onnx.NodeProto) -> Iterator[onnx.N
         yield graphs.made("Sigmoid", [x], [f"{y}:sigmoid"])
         yield graphs.made("Mul", [x, f"{y}:sigmoid"], [y])
     elif node.op_type == "Gelu" and values.get("approximate", "none") == "none":
-        yield from _gelu(step, x, y)
+        yield from _gelu(x, y)
+    elif node.op_type == "Resize":
+        yield from _resize(x, y, values)
     else:
         raise step.refusal(f"opset 17 has no words for its {node.op_type}", "cut the net before it")
 
 
-def _gelu(step: Step, x: str, y: str) -> Iterator[onnx.NodeProto]:
+def _resize(x: str, y: str, values: dict[str, Any]) -> Iterator[onnx.NodeProto]:
+    """Factors or sizes of all axes; batch and channels keep theirs."""
+    scales, sizes = values.pop("scales", None), values.pop("sizes", None)
+    if scales is not None:
+        yield _fixed(f"{y}:scales", np.asarray([1, 1, *scales], np.float32))
+        yield graphs.made("Resize", [x, "", f"{y}:scales"], [y], **values)
+        return
+    yield _fixed(f"{y}:space", np.asarray(sizes, np.int64))
+    yield graphs.made("Shape", [x], [f"{y}:front"], end=2)
+    yield graphs.made("Concat", [f"{y}:front", f"{y}:space"], [f"{y}:sizes"], axis=0)
+    yield graphs.made("Resize", [x, "", "", f"{y}:sizes"], [y], **values)
+
+
+def _fixed(name: str, array: np.ndarray[Any, Any]) -> onnx.NodeProto:
+    return graphs.made("Constant", [], [name], value=onnx.numpy_helper.from_array(array))
+
+
+def _gelu(x: str, y: str) -> Iterator[onnx.NodeProto]:
     """x * (1 + erf(x / sqrt 2)) / 2."""
     for name, value in (("root", 1 / math.sqrt(2)), ("one", 1.0), ("half", 0.5)):
-        tensor = onnx.numpy_helper.from_array(np.asarray(value, np.float32))
-        yield graphs.made("Constant", [], [f"{y}:{name}"], value=tensor)
+        yield _fixed(f"{y}:{name}", np.asarray(value, np.float32))
     yield graphs.made("Mul", [x, f"{y}:root"], [f"{y}:scaled"])
     yield graphs.made("Erf", [f"{y}:scaled"], [f"{y}:erf"])
     yield graphs.made("Add", [f"{y}:erf", f"{y}:one"], [f"{y}:sum"])

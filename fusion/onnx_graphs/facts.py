@@ -18,14 +18,16 @@ from fusion.onnx_graphs.probing import Probe
 class Facts:
     """Constants so far, and the probes.
 
-    probes  one per batch size; one alone where the batch is fixed
-    uses    how many nodes of the file read each value
+    probes    one per batch size; one alone where the batch is fixed
+    uses      how many nodes of the file read each value
+    declared  the probe of the batch that the file fixes, if it is to be opened
     """
 
     constants: dict[str, NDArray[Any]]
     probes: tuple[Probe, ...]
     opset: int
     uses: Mapping[str, int]
+    declared: Probe | None = None
 
     def constant(self, name: str) -> NDArray[Any] | None:
         """The value of a constant, None for anything else."""
@@ -46,10 +48,14 @@ class Facts:
         while fresh in self.constants:
             count += 1
             fresh = f"{name}_{count}"
-        self.constants[fresh] = np.asarray(values, dtype)
-        for probe in self.probes:
-            probe.know(fresh, self.constants[fresh])
+        self.know(fresh, np.asarray(values, dtype))
         return fresh
+
+    def know(self, name: str, array: NDArray[Any]) -> None:
+        """Take a constant to the notes, or a new value of it."""
+        self.constants[name] = array
+        for probe in (*self.probes, *([self.declared] if self.declared else [])):
+            probe.know(name, array)
 
 
 Rule: TypeAlias = "Callable[[onnx.NodeProto, Facts], list[onnx.NodeProto] | None]"

@@ -83,17 +83,17 @@ def _filled(graph: Graph, name: str, dims: Dims, given: Dims | None) -> Dims:
 
 @dataclass
 class _State:
-    """A pass over the nodes.
-
-    declared  the probe of the batch that the file fixes, if it is to be opened
-    """
+    """A pass over the nodes."""
 
     graph: Graph
     facts: Facts
-    declared: Probe | None
     aliases: dict[str, str] = field(default_factory=dict)
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     newer: set[str] = field(default_factory=set)
+
+    @property
+    def declared(self) -> Probe | None:
+        return self.facts.declared
 
     @property
     def every(self) -> tuple[Probe, ...]:
@@ -104,8 +104,8 @@ def _pass(graph: Graph, inputs: Mapping[str, Dims], batches: tuple[int, ...], de
     probes = tuple(Probe(batch) for batch in batches)
     uses = Counter(name for node in graph.nodes for name in node.input)
     uses.update(graph.outputs)
-    state = _State(graph, Facts(dict(graph.constants), probes, min(graph.opset, KEPT), uses),
-                   Probe(declared) if declared is not None else None)  # fmt: skip
+    opened = Probe(declared) if declared is not None else None
+    state = _State(graph, Facts(dict(graph.constants), probes, min(graph.opset, KEPT), uses, opened))
     for probe in state.every:
         for name, dims in inputs.items():
             probe.types[name] = graph.types.get(name, 1)
@@ -116,6 +116,9 @@ def _pass(graph: Graph, inputs: Mapping[str, Dims], batches: tuple[int, ...], de
         _visit(state, node)
     outputs = tuple(state.aliases.get(name, name) for name in graph.outputs)
     nodes = pruned(state.nodes, outputs)
+    fixed = [name for name in outputs if (_dims(state, name) or (None,))[0] is not None]
+    if declared is not None and fixed:
+        raise _FixedError(f"the output '{fixed[0]}'")
     used = {name for node in nodes for name in node.input} | set(outputs)
     return replace(
         graph,
@@ -198,7 +201,10 @@ def _append(state: _State, node: onnx.NodeProto, opset: int) -> None:
     sound = [probe.infer(node, opset, state.graph.imports) for probe in state.facts.probes]
     if state.declared is not None:
         whole = state.declared.infer(node, opset, state.graph.imports)
-        if whole and not all(sound):
+        known = [
+            all(name in probe.shapes for name in node.output if name) for probe in (*state.facts.probes, state.declared)
+        ]
+        if whole and not (all(sound) and all(known[:-1]) >= known[-1]):
             raise _FixedError(f"node '{node.name or node.output[0]}' ({node.op_type})")
         _check_batch(state, node)
     state.nodes.append(node)
@@ -217,9 +223,7 @@ def _check_batch(state: _State, node: onnx.NodeProto) -> None:
 def _folded(state: _State, node: onnx.NodeProto) -> bool:
     """Whether the node's outputs are known without running the graph; if so they are noted."""
     if node.op_type == "Constant" and not node.domain:
-        state.facts.constants[node.output[0]] = array = _constant(node)
-        for probe in state.every:
-            probe.know(node.output[0], array)
+        state.facts.know(node.output[0], _constant(node))
         return True
     if node.op_type in ("Shape", "Size") and not node.domain:
         return _noted(state, node, [shape_of(node, probe) for probe in state.facts.probes])
@@ -249,9 +253,7 @@ def _fold_constants(state: _State, node: onnx.NodeProto) -> bool:
     if found is None:
         return False
     for name, array in zip(node.output, found, strict=True):
-        state.facts.constants[name] = array
-        for each in state.every:
-            each.know(name, array)
+        state.facts.know(name, array)
     return True
 
 
@@ -271,9 +273,7 @@ def _noted(state: _State, node: onnx.NodeProto, found: list[NDArray[Any] | None]
     if state.declared is not None:
         _note_declared(state, node)
     if all(array.shape == known[0].shape and np.array_equal(array, known[0]) for array in known):
-        state.facts.constants[name] = known[0]
-        for probe in state.every:
-            probe.know(name, known[0])
+        state.facts.know(name, known[0])
         return True
     for probe, array in zip(state.facts.probes, known, strict=True):
         probe.know(name, array)

@@ -47,7 +47,9 @@ def lowered(node: onnx.NodeProto, facts: Facts, opset: int) -> list[onnx.NodePro
         return _own(node) if version >= NEWER[node.op_type] else None
     if node.op_type in REDUCTIONS:
         return _reduction(node, facts)
-    if node.op_type in ("Pad", "Resize", "Split"):
+    if node.op_type == "Resize":
+        return _resize(node, facts)
+    if node.op_type in ("Pad", "Split"):
         node = _RULES[node.op_type](node, facts) or node
     return _checked(node, opset) if node.op_type in SAME else None
 
@@ -122,30 +124,12 @@ def _split(node: onnx.NodeProto, facts: Facts) -> onnx.NodeProto | None:
     return made("Split", [node.input[0], facts.add(f"{node.output[0]}:split", sizes)], node.output, **values)
 
 
-def _resize(node: onnx.NodeProto, facts: Facts) -> onnx.NodeProto | None:
-    """Scales and sizes may be those of some axes since opset 18."""
+def _resize(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
+    """As it is, its axes included, where it says nothing that opset 17 could not."""
     values = attributes(node)
-    axes = values.pop("axes", None)
-    if axes is None:
+    if values.pop("antialias", 0) or values.pop("keep_aspect_ratio_policy", "stretch") != "stretch":
         return None
-    dims = facts.dims(node.input[0])
-    scales = facts.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
-    sizes = facts.constant(node.input[3]) if len(node.input) > 3 and node.input[3] else None
-    inputs = [*node.input[:1], ""]
-    if dims is None:
-        return None
-    if scales is not None and scales.size:
-        every = np.ones(len(dims), np.float32)
-        every[list(axes)] = scales
-        inputs.append(facts.add(f"{node.output[0]}:scales", every, np.float32))
-    elif sizes is not None and None not in (rest := [dim for axis, dim in enumerate(dims) if axis not in axes]):
-        del rest
-        whole = np.asarray([dim or 0 for dim in dims], np.int64)
-        whole[list(axes)] = sizes
-        inputs += ["", facts.add(f"{node.output[0]}:sizes", whole)]
-    else:
-        return None
-    return made("Resize", inputs, node.output, **values)
+    return [made("Resize", node.input, node.output, **values)]
 
 
-_RULES = {"Pad": _pad, "Resize": _resize, "Split": _split}
+_RULES = {"Pad": _pad, "Split": _split}

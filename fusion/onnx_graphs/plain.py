@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fusion.onnx_graphs.facts import Facts, Rule
 from fusion.onnx_graphs.graph import OWN, attributes, made
+from fusion.onnx_graphs.probing import Probe
 
 _WINDOWED: Final = frozenset(("Conv", "MaxPool", "AveragePool"))
 
@@ -127,9 +128,7 @@ def _kept(facts: Facts, name: str, old: NDArray[Any], new: NDArray[Any]) -> str:
         return name
     if facts.uses.get(name, 0) != 1:
         return facts.add(f"{name}:rows", new, np.float32)
-    facts.constants[name] = new
-    for probe in facts.probes:
-        probe.know(name, new)
+    facts.know(name, new)
     return name
 
 
@@ -158,6 +157,41 @@ def _layer_norm(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | No
     return [made(node.op_type, [name for name in node.input if name], node.output[:1], **values)]
 
 
+def _resize(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
+    """Its sizes or factors as attributes, of the axes behind batch and channels, which stay as they are."""
+    values = attributes(node)
+    dims = [probe.shapes.get(node.input[0]) for probe in facts.probes]
+    if any(shape is None for shape in dims) or any(name and name not in facts.constants for name in node.input[1:3]):
+        return None
+    shape = dims[0] or ()
+    axes = values.pop("axes", list(range(len(shape))))
+    scales = facts.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
+    if scales is not None and scales.size:
+        factors = {axis % len(shape): float(scale) for axis, scale in zip(axes, scales, strict=True)}
+        if any(factors.get(axis, 1.0) != 1 for axis in (0, 1)):
+            return None
+        values["scales"] = [factors.get(axis, 1.0) for axis in range(2, len(shape))]
+    else:
+        found = [_resized(node, probe, axes) for probe in facts.probes]
+        if found[0] is None or any(sizes != found[0] for sizes in found):
+            return None
+        values["sizes"] = found[0]
+    return [made("Resize", node.input[:1], node.output, domain=OWN, **values)]
+
+
+def _resized(node: onnx.NodeProto, probe: Probe, axes: list[int]) -> list[int] | None:
+    """Sizes behind batch and channels for one batch; None where they are not known, or these two change."""
+    wanted, dims = probe.values.get(node.input[3]) if len(node.input) > 3 else None, probe.shapes[node.input[0]]
+    if wanted is None:
+        return None
+    sizes = {axis % len(dims): int(size) for axis, size in zip(axes, wanted.reshape(-1), strict=True)}
+    if sizes.get(1, dims[1]) != dims[1] or any(
+        axis not in sizes and dims[axis] is None for axis in range(2, len(dims))
+    ):
+        return None
+    return [sizes.get(axis, dims[axis] or 0) for axis in range(2, len(dims))]
+
+
 _RULES: Final[dict[str, Rule]] = {
     "AveragePool": _average,
     "BatchNormalization": _normalization,
@@ -167,4 +201,5 @@ _RULES: Final[dict[str, Rule]] = {
     "GlobalMaxPool": _global_max,
     "LayerNormalization": _layer_norm,
     "MaxPool": _first_output,
+    "Resize": _resize,
 }

@@ -16,7 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import defs, helper, numpy_helper, shape_inference
 
-from fusion.onnx_graphs.graph import OWN, Dims
+from fusion.onnx_graphs.graph import OWN, Dims, attributes
 
 _DATA = 1024  # integers of this many elements at most are followed; shapes and indices are short
 _FEW = 8  # factors of Resize and the like
@@ -46,7 +46,7 @@ class Probe:
     def infer(self, node: onnx.NodeProto, opset: int, imports: Mapping[str, int]) -> bool:
         """Note the types and shapes of the node's outputs; False where they contradict each other."""
         if node.domain == OWN:
-            return self._like_input(node)
+            return self._own(node)
         try:
             schema = defs.get_schema(
                 node.op_type, opset if not node.domain else imports.get(node.domain, 1), node.domain
@@ -64,6 +64,8 @@ class Probe:
             found = shape_inference.infer_node_outputs(schema, node, types, data, opset_imports=imported)
         except Exception:
             return False
+        if node.op_type == "Concat" and not self._joinable(node):
+            return False
         for name, kind in found.items():
             tensor = kind.tensor_type
             self.types[name] = tensor.elem_type
@@ -73,12 +75,26 @@ class Probe:
                 )
         return True
 
-    def _like_input(self, node: onnx.NodeProto) -> bool:
-        first = node.input[0]
+    def _joinable(self, node: onnx.NodeProto) -> bool:
+        """Whether the pieces agree on all axes but one, which onnx's inference does not insist on."""
+        shapes = [self.shapes[name] for name in node.input if name in self.shapes]
+        axis = attributes(node)["axis"]
+        rest = [dims[:axis] + (dims[axis + 1 :] if axis != -1 else ()) for dims in shapes]
+        columns = zip(*rest, strict=False)
+        return all(len({dim for dim in column if dim is not None}) < 2 for column in columns)
+
+    def _own(self, node: onnx.NodeProto) -> bool:
+        """An operator of our own: all keep their input's shape but Resize."""
+        first, top = node.input[0], node.output[0]
         if first in self.types:
-            self.types[node.output[0]] = self.types[first]
+            self.types[top] = self.types[first]
         if first in self.shapes:
-            self.shapes[node.output[0]] = self.shapes[first]
+            dims, values = self.shapes[first], attributes(node)
+            scales = values.get("scales", [1.0] * len(dims))
+            rest = [None if dim is None else math.floor(dim * scale)
+                    for dim, scale in zip(dims[2:], scales, strict=False)]  # fmt: skip
+            resized = (*dims[:2], *values.get("sizes", rest))
+            self.shapes[top] = resized if node.op_type == "Resize" else dims
         return True
 
     def _type(self, name: str) -> onnx.TypeProto:

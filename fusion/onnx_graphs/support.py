@@ -23,7 +23,7 @@ Resize RoiAlign Round ScatterND Selu Shape Sigmoid Sign Sin Slice Softmax Softpl
 Sub Sum Tan Tanh Tile TopK Transpose Unsqueeze Where Xor
 """
 KNOWN: Final = frozenset(_KNOWN_NAMES.split())
-OWN_KNOWN: Final = frozenset(("Dropout", "Gelu", "GroupNormalization", "Mish", "RMSNormalization", "Swish"))
+OWN_KNOWN: Final = frozenset(("Dropout", "Gelu", "GroupNormalization", "Mish", "RMSNormalization", "Resize", "Swish"))
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,7 @@ def check_support(graph: Graph) -> None:
 
 def _reasons(graph: Graph, node: onnx.NodeProto) -> Iterator[str]:
     if node.domain == OWN:
+        yield from _resize_limits(graph, node, attributes(node)) if node.op_type == "Resize" else ()
         return
     if node.domain:
         yield f"the domain '{node.domain}' is not ONNX's own"
@@ -135,7 +136,7 @@ def _limits(graph: Graph, node: onnx.NodeProto) -> Iterator[str]:
     if node.op_type == "MaxPool" and (len(node.output) > 1 or values.get("storage_order")):
         yield "indices of the maxima"
     if node.op_type == "Resize":
-        yield from _resize_limits(graph, node, values)
+        yield "sizes computed at run time, or of batch and channels"
     if node.op_type == "InstanceNormalization" and any(name not in graph.constants for name in node.input[1:]):
         yield "its weights are computed at run time"
 

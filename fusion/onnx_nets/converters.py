@@ -39,6 +39,19 @@ class RMSNorm(nn.Module):
         return x * torch.rsqrt(power + self.epsilon) * scale
 
 
+class Resize(nn.Module):
+    """Resize of the axes behind the channels, in the modes that torch has."""
+
+    def __init__(self, mode: str, sizes: list[int] | None, scales: list[float] | None, corners: bool | None) -> None:
+        super().__init__()
+        self.mode, self.sizes, self.scales, self.corners = mode, sizes, scales, corners
+
+    def forward(self, x: Tensor) -> Tensor:
+        """float [N, C, ...]."""
+        mode = {"linear": {1: "linear", 2: "bilinear", 3: "trilinear"}.get(x.dim() - 2), "cubic": "bicubic"}
+        return F.interpolate(x, self.sizes, self.scales, mode.get(self.mode) or "nearest", self.corners)
+
+
 class Swish(nn.Module):
     """x * sigmoid(alpha * x)."""
 
@@ -75,6 +88,14 @@ def mish(node: Any, graph: Any) -> Any:
     return _result(node, nn.Mish())
 
 
+def resize(node: Any, graph: Any) -> Any:
+    """Resize, nearest, linear or cubic; which of ONNX's modes are torch's has been checked before."""
+    values = node.attributes
+    mode = values.get("mode", "nearest")
+    corners = None if mode == "nearest" else values.get("coordinate_transformation_mode") == "align_corners"
+    return _result(node, Resize(mode, values.get("sizes"), values.get("scales"), corners))
+
+
 def rms_normalization(node: Any, graph: Any) -> Any:
     """RMSNormalization."""
     return _result(node, RMSNorm(node.attributes.get("axis", -1), node.attributes.get("epsilon", 1e-5)))
@@ -90,6 +111,7 @@ for _name, _convert in (
     ("Gelu", gelu),
     ("GroupNormalization", group_normalization),
     ("Mish", mish),
+    ("Resize", resize),
     ("RMSNormalization", rms_normalization),
     ("Swish", swish),
 ):
