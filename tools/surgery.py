@@ -21,6 +21,10 @@ _EXAMPLE = """examples:
   fusion-surgery dense deploy.prototxt full.caffemodel -o back                  and back
   fusion-surgery strip fused/train_val.prototxt trained.caffemodel -o head      only what was learned
   fusion-surgery restore fused/train_val.prototxt head.caffemodel init.caffemodel -o whole
+  fusion-surgery bake fused/deploy.prototxt trained.caffemodel -o plain         learned shares as layers of Caffe's
+  fusion-surgery group fused/deploy.prototxt trained.caffemodel --branches odd even -o grouped     side by side
+  fusion-surgery soup train_val.prototxt a.caffemodel b.caffemodel c.caffemodel -o soup            greedy
+  fusion-surgery interpolate train_val.prototxt old.caffemodel new.caffemodel --max-nfr 0.01 -o between
   fusion-surgery average a.caffemodel b.caffemodel c.caffemodel --share 2 --share 1 --share 1 -o mean
 
 -o NAME writes NAME.caffemodel, and NAME.prototxt where the net itself changes; NAME.safetensors and NAME.caffemodel.h5
@@ -54,6 +58,13 @@ def parser() -> argparse.ArgumentParser:
     _add(commands, "strip", "drop the weights of frozen layers")
     restore = _add(commands, "restore", "put the frozen weights back")
     restore.add_argument("base", metavar="BASE", help="the weights that training began with")
+    _add(commands, "bake", "make learned shares (heads fastnorm and softmax, Gate layers) layers of Caffe's")
+    group = _add(commands, "group", "fuse branches of one architecture side by side into grouped convolutions")
+    group.add_argument("--branches", nargs="+", required=True, metavar="P", help="the prefixes of the branches")
+    group.add_argument("--dense", action="store_true", help="dense layers too, which is rarely faster on CPUs")
+    group.add_argument("--input", action="append", default=[], type=shape_argument, metavar="BLOB=N,C,H,W",
+        help="shape of an input that the net does not tell")  # fmt: skip
+    _add_measured(commands)
     average = commands.add_parser("average", help="average the weights of nets of one architecture")
     average.add_argument("files", metavar="WEIGHTS", nargs="+", help="weights files")
     average.add_argument("--share", action="append", type=float, metavar="X", help="one per file (default: equal)")
@@ -72,9 +83,28 @@ def _add(
     return added
 
 
+def _add_measured(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """What asks the net's own validation data which weights to take."""
+    soup = commands.add_parser("soup", help="average the nets that make the average better, from the best on")
+    soup.add_argument("net", metavar="NET.prototxt", help="the net with its validation data (phase TEST)")
+    soup.add_argument("files", metavar="WEIGHTS", nargs="+", help="weights files of that net")
+    between = commands.add_parser("interpolate", help="a point between an old and a new net's weights")
+    between.add_argument("net", metavar="NET.prototxt", help="the net, with validation data for --max-nfr")
+    between.add_argument("old", metavar="OLD", help="weights of the old net")
+    between.add_argument("new", metavar="NEW", help="weights of the new one, trained from the old one")
+    between.add_argument("--share", type=float, metavar="X", help="how far from the old (0) to the new (1)")
+    between.add_argument("--max-nfr", type=float, metavar="RATE",
+        help="the most accurate of eleven points whose negative flip rate is at most this")  # fmt: skip
+    for each in (soup, between):
+        each.add_argument("--logits", metavar="BLOB", help="the blob with the class scores, where that is not clear")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0 on success, 1 for bad input, 2 for bad usage."""
-    arguments = parser().parse_args(argv)
+    options = parser()
+    arguments = options.parse_args(argv)
+    if arguments.command == "interpolate" and (arguments.share is None) == (arguments.max_nfr is None):
+        options.error("say how far with --share, or how many flips are allowed with --max-nfr")
     code: int = run(lambda: _operate(arguments))
     return code
 
@@ -180,13 +210,53 @@ def _average(arguments: argparse.Namespace) -> Outcome:
     return average([read_weights(path) for path in arguments.files], arguments.share)
 
 
+def _bake(arguments: argparse.Namespace) -> Outcome:
+    import warnings
+
+    from fusion.surgery.baking import bake
+    from prototxt.weights import read_weights
+
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+        return bake(_document(arguments), read_weights(arguments.weights))
+
+
+def _group(arguments: argparse.Namespace) -> Outcome:
+    from fusion.surgery.horizontal import fuse_horizontally
+    from prototxt.weights import read_weights
+
+    inputs, weights = dict(arguments.input) or None, read_weights(arguments.weights)
+    return fuse_horizontally(_document(arguments), weights, arguments.branches, inputs, dense=arguments.dense)
+
+
+def _soup(arguments: argparse.Namespace) -> Outcome:
+    from .soups import soup
+
+    return soup(arguments.net, arguments.files, arguments.logits)
+
+
+def _interpolate(arguments: argparse.Namespace) -> Outcome:
+    if arguments.share is None:
+        from .soups import within
+
+        return within(arguments.net, arguments.old, arguments.new, arguments.max_nfr, arguments.logits)
+    from fusion.surgery.averaging import interpolate
+    from prototxt.weights import read_weights
+
+    return interpolate(read_weights(arguments.old), read_weights(arguments.new), arguments.share)
+
+
 _OPERATIONS: dict[str, Callable[[argparse.Namespace], Outcome]] = {
     "average": _average,
+    "bake": _bake,
     "convolve": _convolve,
     "dense": _convolve,
     "fold": _fold,
+    "group": _group,
     "head": _head,
+    "interpolate": _interpolate,
     "restore": _restore,
+    "soup": _soup,
     "strip": _strip,
 }
 

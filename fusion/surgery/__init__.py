@@ -4,11 +4,13 @@ from fusion.surgery.averaging import average, greedy_soup, interpolate
 from fusion.surgery.baking import bake
 from fusion.surgery.dense import to_convolution, to_dense
 from fusion.surgery.heads import parse_filler, replace_head
+from fusion.surgery.horizontal import fuse_horizontally
 from fusion.surgery.stripping import restore, strip
 
 __all__ = [
     "average",
     "bake",
+    "fuse_horizontally",
     "greedy_soup",
     "interpolate",
     "parse_filler",

@@ -15,13 +15,13 @@ from prototxt.spans import shape_fits
 
 
 def strip(net: NetParameter, weights: Weights) -> Outcome:
-    """Drop the weights of all layers that nothing is ever learned in (learning rate 0, BatchNorm's statistics).
+    """Drop the weights of all layers that training leaves alone: learning rate 0, BatchNorm on global statistics.
 
     net  with its training phase, whose lr_mult tell what is frozen
     Raises: FusionError when nothing would be left, or nothing is frozen.
     """
     wanted = {item.layer.name: item for item in wanted_layers(net) if item.shapes != ()}
-    frozen = [name for name in weights if name in wanted and wanted[name].frozen]
+    frozen = [name for name in weights if name in wanted and _fixed(wanted[name])]
     made = {name: weights[name] for name in weights if name not in frozen}
     if not frozen:
         hint = "give the net that was trained (train_val.prototxt), in which frozen layers have lr_mult 0"
@@ -54,6 +54,11 @@ def restore(net: NetParameter, head: Weights, base: Weights) -> Outcome:
     raise_all(errors)
     unused = tuple(name for name in dict.fromkeys([*head, *base]) if name not in made)
     return Outcome(None, made, (), changed, unused)
+
+
+def _fixed(item: WantedLayer) -> bool:
+    """Whether training leaves the layer's blobs alone; BatchNorm's statistics move unless it is told not to."""
+    return item.frozen and (item.layer.type != "BatchNorm" or item.layer.batch_norm_param.use_global_stats)
 
 
 def _misfit(item: WantedLayer, blobs: Sequence[NDArray[Any]]) -> list[FusionError]:

@@ -61,7 +61,7 @@ def test_dense_and_back(folder: Path) -> None:
 
 def test_strip_and_restore_give_the_same_bytes(folder: Path) -> None:
     assert main(["strip", "net.prototxt", "net.caffemodel", "-o", "head"]) == 0
-    assert list(read_weights("head.caffemodel")) == ["fc"]
+    assert list(read_weights("head.caffemodel")) == ["bn", "fc"]  # its statistics move in training
     assert main(["restore", "net.prototxt", "head.caffemodel", "net.caffemodel", "-o", "whole"]) == 0
     for name, blobs in read_weights("net.caffemodel").items():
         for one, other in zip(blobs, read_weights("whole.caffemodel")[name], strict=True):

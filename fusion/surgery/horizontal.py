@@ -1,0 +1,236 @@
+"""Branches of one architecture as one branch with grouped convolutions: the same numbers from fewer, larger layers.
+
+    outcome = fuse_horizontally(parse_file("deploy.prototxt"), read_weights("fused.caffemodel"), ["odd", "even"])
+
+The channels of all branches lie side by side in one blob. A convolution of each becomes one with as many groups, a
+dense layer a grouped convolution over all it reads; pooling and activations become one layer. Where that is not exact
+(LRN across channels, Softmax, settings that differ), blobs are sliced, the layers stay as they are, and what follows is
+joined again. The outcome is plain Caffe. Source of the idea: HFTA (Wang et al. 2021), here for frozen branches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusion.errors import FusionError
+from fusion.outcome import Outcome, Weights
+from fusion.surgery.siblings import Unit, units
+from fusion.surgery.stacking import Stacked, dense_as_convolution, stack
+from prototxt.encoding import to_text
+from prototxt.loading import load_net
+from prototxt.messages import LayerParameter, NetParameter
+from prototxt.parser import parse
+from prototxt.phases import filter_net
+from prototxt.shapes import infer
+from prototxt.tree import Document
+
+Array = NDArray[Any]
+Key = tuple[str, ...]
+
+
+@dataclass
+class _Draft:
+    """The net as it grows.
+
+    shapes    of the blobs of the net that is fused
+    joined    per blob of each branch: the blob with the channels of all, while that is up to date
+    separate  blobs of branches that are up to date by themselves
+    """
+
+    layers: Sequence[LayerParameter]
+    weights: Weights
+    shapes: Mapping[str, tuple[int | None, ...]]
+    prefix: str
+    dense: bool
+    pieces: list[LayerParameter] = field(default_factory=list)
+    made: dict[str, Sequence[Array]] = field(default_factory=dict)
+    joined: dict[Key, str] = field(default_factory=dict)
+    homes: dict[str, Key] = field(default_factory=dict)
+    separate: set[str] = field(default_factory=set)
+    taken: set[str] = field(default_factory=set)
+    changed: dict[str, str] = field(default_factory=dict)
+    left: dict[str, str] = field(default_factory=dict)
+
+
+def fuse_horizontally(
+    document: Document,
+    weights: Weights,
+    prefixes: Sequence[str],
+    inputs: Mapping[str, Sequence[int]] | None = None,
+    *,
+    dense: bool = False,
+) -> Outcome:
+    """Fuse the branches with these prefixes; layers that must stay apart are told with the reason.
+
+    document  a deploy net in today's syntax
+    weights   layer name -> blobs in Caffe's order
+    inputs    shapes of inputs that the net does not tell
+    dense     make dense layers grouped convolutions too; large ones are slower so on CPUs
+    Raises: FusionError for a net with phase rules, fewer than two prefixes, or branches that have nothing in common;
+            ShapeError for the net itself.
+    """
+    hint = "make its deploy form first: fusion-convert NET.prototxt OUT.prototxt --deploy"
+    if len(set(prefixes)) < 2:
+        raise FusionError("there is nothing to fuse side by side", hint="give two prefixes or more: odd even")
+    net = load_net(document)
+    if any(layer.include or layer.exclude for layer in net.layer):
+        raise FusionError("a net with phases cannot be fused horizontally", place=document.name, hint=hint)
+    shapes = infer(filter_net(net, phase="TEST"), inputs, unknown="ignore").blobs
+    draft = _Draft(list(net.layer), weights, shapes, "+".join(prefixes), dense)
+    draft.taken.update(blob for layer in net.layer for blob in (layer.name, *layer.top))
+    for unit in units(draft.layers, prefixes):
+        if len(unit.members) == 1 or not _together(draft, unit):
+            for index in unit.members:
+                _alone(draft, draft.layers[index])
+    made = NetParameter()
+    made.CopyFrom(net)
+    del made.layer[:]
+    made.layer.extend(draft.pieces)
+    kept = tuple(name for name in draft.made if name in weights)
+    dropped = tuple(name for name in weights if name not in draft.made)
+    text = f"# Branches {', '.join(prefixes)} side by side, as groups.\n{to_text(made)}"
+    return Outcome(parse(text, document.name), draft.made, kept, draft.changed, dropped, draft.left)
+
+
+def _together(draft: _Draft, unit: Unit) -> bool:
+    """Emit one layer for all members, if that is exact; with blobs joined before it where they are not yet."""
+    members = [draft.layers[index] for index in unit.members]
+    first = members[0]
+    keys = [tuple(blobs) for blobs in zip(*(layer.bottom for layer in members), strict=True)]
+    tops = tuple(layer.top[0] for layer in members) if len(first.top) == 1 else ()
+    shared = len(keys) == 1 and len(set(keys[0])) == 1
+    if any(layer.top[0] in layer.bottom for layer in members if layer.top) and not _fresh(draft, keys[0]):
+        return False
+    stacked, reason = _stacked(draft, members, keys, shared)
+    if stacked is None or not tops:
+        draft.left[", ".join(layer.name for layer in members)] = reason
+        return False
+    layer, arrays = stacked
+    name = _new(draft, f"{draft.prefix}/{first.name.partition('/')[2]}")
+    bottoms = [key[0] for key in keys] if shared else [_join(draft, key) for key in keys]
+    in_place = first.top[0] in first.bottom
+    top = bottoms[list(first.bottom).index(first.top[0])] if in_place else _new_blob(draft, tops, name)
+    convolved = first.type == "InnerProduct" and layer.type == "Convolution"
+    if convolved and len(draft.shapes.get(keys[0][0], ())) == 2:
+        bottoms = [_add(draft, f"{name}_map", "Reshape", bottoms, reshape=(0, -1, 1, 1))]
+    layer.name = name
+    del layer.bottom[:], layer.top[:]
+    layer.bottom.extend(bottoms)
+    layer.top.append(f"{name}_out" if convolved else top)
+    draft.pieces.append(layer)
+    if convolved:
+        _add(draft, f"{name}_flat", "Flatten", [f"{name}_out"], top=top)
+    if arrays:
+        draft.made[name] = arrays
+    draft.changed[name] = f"{len(members)} {first.type} layers" + (", as grouped convolution" if convolved else "")
+    _now(draft, tops, top)
+    return True
+
+
+def _stacked(
+    draft: _Draft, members: Sequence[LayerParameter], keys: Sequence[Key], shared: bool
+) -> tuple[Stacked | None, str]:
+    """What stands for all members, or why nothing does."""
+    first = members[0]
+    if any(len(set(key)) not in (1, len(key)) for key in keys) or (not shared and any(len(set(k)) == 1 for k in keys)):
+        return None, "some branches read one blob, others not"
+    shapes = {key: [draft.shapes.get(blob) for blob in key] for key in keys}
+    if any(len(set(known)) > 1 or known[0] is None for known in shapes.values()):
+        return None, "the branches' shapes differ or are not known"
+    blobs = [draft.weights.get(layer.name, []) for layer in members]
+    if len({tuple(np.shape(blob) for blob in own) for own in blobs}) > 1:
+        return None, "the branches' weights have different shapes"
+    if first.type == "InnerProduct" and not shared and blobs[0]:
+        if not draft.dense:
+            return None, "dense layers on blobs of their own stay apart, unless they are asked for"
+        found = dense_as_convolution(first, blobs, shapes[keys[0]][0] or ())
+    else:
+        found = stack(first, blobs, shared=shared)
+    return found, f"a {first.type} layer cannot stand for several with these settings"
+
+
+def _alone(draft: _Draft, layer: LayerParameter) -> None:
+    """Emit a layer as it is; a Concat of all branches reads their joined blob."""
+    copy = LayerParameter()
+    copy.CopyFrom(layer)
+    del copy.bottom[:]
+    bottoms = list(layer.bottom)
+    while bottoms:
+        key = draft.homes.get(bottoms[0])
+        if layer.type == "Concat" and layer.concat_param.axis == 1 and key == tuple(bottoms[: len(key or ())]):
+            copy.bottom.append(draft.joined[key])
+            bottoms = bottoms[len(key) :]
+        else:
+            copy.bottom.append(_split(draft, bottoms.pop(0)))
+    draft.pieces.append(copy)
+    if layer.name in draft.weights:
+        draft.made[layer.name] = draft.weights[layer.name]
+    for top in layer.top:
+        key = draft.homes.pop(top, None)
+        if key is not None:
+            draft.joined.pop(key, None)
+        draft.separate.add(top)
+
+
+def _fresh(draft: _Draft, key: Key) -> bool:
+    """Whether the blobs exist joined only, so that changing them in place leaves no stale copy behind."""
+    return key in draft.joined and not draft.separate.intersection(key)
+
+
+def _join(draft: _Draft, key: Key) -> str:
+    """The blob with the channels of all branches."""
+    if key not in draft.joined:
+        blobs = [_split(draft, blob) for blob in key]
+        name = _new(draft, f"{draft.prefix}/{key[0].rpartition('/')[2]}_joined")
+        draft.joined[key] = _add(draft, name, "Concat", blobs)
+        draft.homes.update(dict.fromkeys(key, key))
+    return draft.joined[key]
+
+
+def _split(draft: _Draft, blob: str) -> str:
+    """The blob of one branch by itself."""
+    key = draft.homes.get(blob)
+    if key is not None and blob not in draft.separate:
+        name = _new(draft, f"{draft.joined[key]}_slice")
+        layer = LayerParameter(name=name, type="Slice", bottom=[draft.joined[key]], top=list(key))
+        layer.slice_param.axis = 1
+        draft.pieces.append(layer)
+        draft.separate.update(key)
+    return blob
+
+
+def _now(draft: _Draft, tops: Key, joined: str) -> None:
+    """The tops are made, joined only."""
+    draft.joined[tops] = joined
+    draft.homes.update(dict.fromkeys(tops, tops))
+    draft.separate.difference_update(tops)
+
+
+def _add(
+    draft: _Draft, name: str, kind: str, bottoms: Sequence[str], top: str = "", reshape: Sequence[int] = ()
+) -> str:
+    layer = LayerParameter(name=name, type=kind, bottom=bottoms, top=[top or name])
+    if reshape:
+        layer.reshape_param.shape.dim.extend(reshape)
+    draft.pieces.append(layer)
+    return top or name
+
+
+def _new_blob(draft: _Draft, tops: Key, name: str) -> str:
+    return (
+        name
+        if tops[0].rpartition("/")[2] == name.rpartition("/")[2]
+        else _new(draft, f"{draft.prefix}/{tops[0].partition('/')[2]}")
+    )
+
+
+def _new(draft: _Draft, name: str) -> str:
+    while name in draft.taken:
+        name += "_"
+    draft.taken.add(name)
+    return name
