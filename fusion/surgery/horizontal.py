@@ -87,6 +87,8 @@ def fuse_horizontally(
         if len(unit.members) == 1 or not _together(draft, unit):
             for index in unit.members:
                 _alone(draft, draft.layers[index])
+    for blob in _outputs(draft.layers):
+        _split(draft, blob)
     made = NetParameter()
     made.CopyFrom(net)
     del made.layer[:]
@@ -95,6 +97,16 @@ def fuse_horizontally(
     dropped = tuple(name for name in weights if name not in draft.made)
     text = f"# Branches {', '.join(prefixes)} side by side, as groups.\n{to_text(made)}"
     return Outcome(parse(text, document.name), draft.made, kept, draft.changed, dropped, draft.left)
+
+
+def _outputs(layers: Sequence[LayerParameter]) -> list[str]:
+    """The blobs that the net gives: what no layer reads."""
+    unread: dict[str, None] = {}
+    for layer in layers:
+        for blob in layer.bottom:
+            unread.pop(blob, None)
+        unread.update(dict.fromkeys(layer.top))
+    return list(unread)
 
 
 def _together(draft: _Draft, unit: Unit) -> bool:
