@@ -6,7 +6,8 @@ import argparse
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO, cast
 
 from .cli import run
 from .reading_options import reading_of
@@ -57,6 +58,7 @@ def _open(options: argparse.Namespace, display: Display | None) -> Solver:
         max_iter=options.max_iter,
         cache_budget=_budget(options),
         cache_dir=options.cache_dir,
+        threads=options.threads or (None if "OMP_NUM_THREADS" in os.environ else "auto"),
         display=display,
         references=options.reference,
         pct=options.pct,
@@ -90,9 +92,9 @@ def _display(options: argparse.Namespace, closing: ExitStack) -> Display | None:
     shown = Silent() if options.quiet or options.dry_run else None
     if not options.log or options.dry_run or not _writes():
         return shown
-    mode = "a" if options.snapshot or options.resume else "w"
-    file = closing.enter_context(open(options.log, mode, encoding="utf-8"))
-    return Both(shown or for_training(), CaffeLog(file))
+    going_on = bool(options.snapshot or options.resume)
+    file = closing.enter_context(Path(options.log).open("a" if going_on else "w", encoding="utf-8"))  # noqa: SIM115
+    return Both(shown or for_training(), CaffeLog(cast("TextIO", file)))
 
 
 def _observers(options: argparse.Namespace) -> list[Observer]:

@@ -1,7 +1,8 @@
-"""Training curves, read from the log of a solver: Caffe's own or fusion-train's, which are alike."""
+"""Training curves, read from the log of a solver: Caffe's own, fusion-train's, which is alike, or its JSON."""
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -15,6 +16,7 @@ from fusion.report.plotting import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis
 from fusion.report.wording import number
 
 _LOSS = re.compile(r"\bIteration (\d+)\b.*\bloss = ([-+.\deE]+)\s*$")
+_RATE = re.compile(r"\bIteration (\d+), lr = ([-+.\deE]+)")
 _TESTING = re.compile(r"\bIteration (\d+), Testing net \(#(\d+)\)")
 _OUTPUT = re.compile(r"\bTest net output #\d+: (.+?) = ([-+.\deE]+)")
 _MOST = 240
@@ -23,11 +25,12 @@ Series = list[tuple[int, float]]
 
 @dataclass(frozen=True)
 class Curve:
-    """One run: (iteration, smoothed training loss), and per test output (iteration, value)."""
+    """One run: (iteration, smoothed training loss), per test output (iteration, value), and the learning rates."""
 
     name: str
     loss: Series
     tests: dict[str, Series] = field(default_factory=dict)
+    rates: Series = field(default_factory=list)
 
 
 def read_log(path: str | os.PathLike[str], name: str | None = None) -> Curve:
@@ -35,41 +38,89 @@ def read_log(path: str | os.PathLike[str], name: str | None = None) -> Curve:
 
     Raises: ReportError when no loss is found; OSError.
     """
-    loss: dict[int, float] = {}
-    tests: dict[str, dict[int, float]] = {}
+    points = Points()
     testing: int | None = None
     for line in Path(path).read_bytes().decode("utf-8", "replace").splitlines():
-        if found := _TESTING.search(line):
+        if line.startswith("{"):
+            _add_json(points, line)
+        elif found := _TESTING.search(line):
             testing = int(found[1]) if found[2] == "0" else None
         elif found := _LOSS.search(line):
-            loss[int(found[1])] = _float(found[2])
+            points.loss[int(found[1])] = _float(found[2])
+        elif found := _RATE.search(line):
+            points.rates[int(found[1])] = _float(found[2])
         elif testing is not None and (found := _OUTPUT.search(line)):
-            tests.setdefault(found[1], {})[testing] = _float(found[2])
-    if not loss:
+            points.tests.setdefault(found[1], {})[testing] = _float(found[2])
+    if not points.loss:
         raise ReportError(
             "no line like 'Iteration 100, loss = 0.5'", place=str(path), hint="give the log of a training run"
         )
-    return Curve(name or Path(path).stem, _sorted(loss), {output: _sorted(values) for output, values in tests.items()})
+    return points.curve(name or Path(path).stem)
+
+
+@dataclass(eq=False)
+class Points:
+    """A run while it is gathered, by iteration; later values replace earlier ones."""
+
+    loss: dict[int, float] = field(default_factory=dict)
+    tests: dict[str, dict[int, float]] = field(default_factory=dict)
+    rates: dict[int, float] = field(default_factory=dict)
+
+    def curve(self, name: str) -> Curve:
+        """What was gathered."""
+        tests = {output: _sorted(values) for output, values in self.tests.items()}
+        return Curve(name, _sorted(self.loss), tests, _sorted(self.rates))
+
+
+def _add_json(points: Points, line: str) -> None:
+    """Take a line of --log-json; others are passed over."""
+    try:
+        record = json.loads(line)
+        kind, iteration = record["kind"], int(record["iter"])
+    except (ValueError, KeyError, TypeError):
+        return
+    if kind == "train":
+        for values, key in ((points.loss, "loss"), (points.rates, "lr")):
+            if record.get(key) is not None:
+                values[iteration] = float(record[key])
+    elif kind == "test" and record.get("test_net") == 0:
+        for output, value in record["outputs"].items():
+            if isinstance(value, (int, float)):
+                points.tests.setdefault(output, {})[iteration] = float(value)
 
 
 def losses(curves: Sequence[tuple[Curve, str]]) -> Markup:
     """Training loss over iterations on a logarithmic scale, for (curve, colour)."""
-    values = [value for curve, _ in curves for _, value in curve.loss if value > 0 and math.isfinite(value)]
+    said = "; ".join(f"{curve.name} ends at {curve.loss[-1][1]:.4g}" for curve, _ in curves if curve.loss)
+    return frame("Training loss", f"{said}.", _powers([(curve.loss, colour) for curve, colour in curves]))
+
+
+def rates(curves: Sequence[tuple[Curve, str]]) -> Markup | None:
+    """Learning rates over iterations on a logarithmic scale; None when no log has one."""
+    shown = [(curve, colour) for curve, colour in curves if curve.rates]
+    if not shown:
+        return None
+    said = "; ".join(f"{curve.name} ends at {curve.rates[-1][1]:.4g}" for curve, _ in shown)
+    return frame("Learning rate", f"{said}.", _powers([(curve.rates, colour) for curve, colour in shown]))
+
+
+def _powers(series: Sequence[tuple[Series, str]]) -> list[Child]:
+    """Lines over powers of ten, for (values, colour)."""
+    values = [value for points, _ in series for _, value in points if value > 0 and math.isfinite(value)]
     low, high = (math.log10(min(values)), math.log10(max(values))) if values else (-1.0, 0.0)
     y = Axis(math.floor(low), max(math.ceil(high), math.floor(low) + 1), HEIGHT - BOTTOM, TOP)
-    x = _iterations([curve.loss for curve, _ in curves])
+    x = _iterations([points for points, _ in series])
     drawn: list[Child] = []
     for power in range(int(y.low), int(y.high) + 1):
         drawn.append(tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y.at(power), y2=y.at(power), class_="grid"))
         drawn.append(label(f"{10.0**power:g}", LEFT - 6, y.at(power) + 4, "end"))
     drawn += _below(x)
-    for curve, colour in curves:
-        shown = [(i, math.log10(v)) for i, v in _thinned(curve.loss) if v > 0 and math.isfinite(v)]
+    for points, colour in series:
+        shown = [(i, math.log10(v)) for i, v in _thinned(points) if v > 0 and math.isfinite(v)]
         drawn.append(
             tag("polyline", points=" ".join(f"{x.at(i)},{y.at(v)}" for i, v in shown), class_=f"curve {colour}")
         )
-    said = "; ".join(f"{curve.name} ends at {curve.loss[-1][1]:.4g}" for curve, _ in curves)
-    return frame("Training loss", f"{said}.", drawn)
+    return drawn
 
 
 def accuracies(curves: Sequence[tuple[Curve, str]]) -> Markup | None:
@@ -125,3 +176,22 @@ def _float(text: str) -> float:
         return float(text)
     except ValueError:
         return math.nan
+
+
+def write_plot(path: str | os.PathLike[str], curve: Curve) -> None:
+    """Write loss, test accuracy and learning rate of a run as a picture.
+
+    Raises: ReportError for a form that Pillow does not write; OSError.
+    """
+    from fusion.report.raster import paint
+    from prototxt.files import atomic_write
+
+    one = [(curve, "c-new")]
+    charts = [("Training loss", losses(one)), ("Test accuracy", accuracies(one)), ("Learning rate", rates(one))]
+    form = Path(path).suffix.lower().lstrip(".") or "png"
+    picture = paint([(name, chart) for name, chart in charts if chart is not None])
+    with atomic_write(path) as file:
+        try:
+            picture.save(file, {"jpg": "jpeg"}.get(form, form))
+        except KeyError:
+            raise ReportError(f"a plot cannot be written as .{form}", place=str(path), hint="name it .png") from None

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from fusion import pct
 from fusion.pct.metrics import Outcomes
 from fusion.report import charts
-from fusion.report.curves import Curve, accuracies, losses
+from fusion.report.curves import Curve, accuracies, losses, rates
 from fusion.report.gate import Check
 from fusion.report.gathering import Candidate, Comparison, Report
 from fusion.report.markup import Child, Markup, join, tag
@@ -218,6 +218,9 @@ def training(report: Report, curves: Sequence[Curve]) -> Markup:
         found.append(
             ("Test accuracy", "Measured while training; the test before the first step is left out.", accuracy)
         )
+    rate = rates(shown)
+    if rate is not None:
+        found.append(("Learning rate", "On a logarithmic scale.", rate))
     names = tag("ul", *(tag("li", tag("i", class_=f"swatch {c}"), curve.name) for curve, c in shown), class_="legend")
     return join(names, figures(found))
 

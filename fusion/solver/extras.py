@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING
@@ -12,11 +13,13 @@ import numpy as np
 
 from fusion.errors import TrainingError
 from fusion.solver.averaging import Averaged
+from fusion.solver.exact import read_exact
 from fusion.solver.freezing import frozen
 from fusion.solver.keeping import Keep, SaveInit
 from fusion.solver.mixup import mix_up
 from fusion.solver.observers import Observer
 from fusion.solver.selection import Selection
+from fusion.solver.snapshot import exact_beside
 from fusion.solver.splits import Chosen, held_back, listed, reading_alike
 
 if TYPE_CHECKING:
@@ -93,8 +96,14 @@ class Extras:
 
     def nets(self, nets: Descriptions) -> Descriptions:
         """The nets, with the layers frozen that are not to learn."""
-        train = frozen(nets.train, self.freeze) if self.freeze else nets.train
-        return replace(nets, train=train)
+        if not self.freeze:
+            return nets
+        train, pattern = frozen(nets.train, self.freeze), self.freeze
+        tests = (
+            frozen(test, pattern) if any(re.search(pattern, layer.name) for layer in test.layer) else test
+            for test in nets.tests
+        )
+        return replace(nets, train=train, tests=tuple(tests))
 
     def choosing_net(self, nets: Descriptions) -> NetParameter | None:
         """The net that answers the records to choose on: the first test net, reading these."""
@@ -146,6 +155,12 @@ class Extras:
         if self.save_init:
             found.append(SaveInit(self.save_init))
         return found
+
+
+def recorded(state: str) -> Mapping[str, str]:
+    """The choices in the snapshot of a solverstate; empty where it has none."""
+    exact = read_exact(exact_beside(state))
+    return {} if exact is None else exact.choices
 
 
 def _smooth(job: Job, share: float) -> None:

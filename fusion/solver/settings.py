@@ -92,7 +92,7 @@ def read_settings(
         test_initialization=solver.test_initialization,
         test_compute_loss=solver.test_compute_loss,
         snapshot=solver.snapshot,
-        prefix=_prefix(solver.snapshot_prefix, path),
+        prefix=prefix_of(solver, path),
         snapshot_hdf5=solver.snapshot_format == solver.HDF5,
         snapshot_after_train=solver.snapshot_after_train,
         seed=solver.random_seed if solver.random_seed >= 0 else None,
@@ -101,8 +101,9 @@ def read_settings(
     )
 
 
-def _prefix(prefix: str, path: str | None) -> str:
-    """As Caffe completes it: without a prefix the solver file's name, in a folder that name."""
+def prefix_of(solver: SolverParameter, path: str | None) -> str:
+    """Of snapshots, as Caffe completes it: without one the solver file's name, in a folder that name."""
+    prefix = solver.snapshot_prefix
     stem = os.path.splitext(path)[0] if path else "snapshot"
     if not prefix:
         return stem

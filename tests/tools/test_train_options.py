@@ -1,0 +1,192 @@
+"""fusion-train's options beyond the solver file: reports, plans, timing, what goes together."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fusion_tools.train import main
+from PIL import Image
+
+from fusion.report.curves import read_log
+from prototxt import read_weights
+
+NET = """
+name: "three"
+layer { name: "data" type: "HDF5Data" top: "data" top: "label" hdf5_data_param { source: "list.txt" batch_size: 4 } }
+layer { name: "trunk" type: "InnerProduct" bottom: "data" top: "trunk"
+  inner_product_param { num_output: 6 weight_filler { type: "xavier" } } }
+layer { name: "relu" type: "ReLU" bottom: "trunk" top: "trunk" }
+layer { name: "ip" type: "InnerProduct" bottom: "trunk" top: "ip"
+  inner_product_param { num_output: 3 weight_filler { type: "xavier" } } }
+layer { name: "acc" type: "Accuracy" bottom: "ip" bottom: "label" top: "acc" include { phase: TEST } }
+layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" }
+"""
+SOLVER = """
+net: "net.prototxt" base_lr: 0.05 momentum: 0.9 lr_policy: "fixed" display: 5 max_iter: 12 snapshot: 6
+snapshot_prefix: "net" random_seed: 1 test_iter: 2 test_interval: 4
+"""
+TRAIN = ("--solver", "solver.prototxt", "--device", "cpu")
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    h5py = pytest.importorskip("h5py")
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    with h5py.File("data.h5", "w") as file:
+        file["data"] = rng.standard_normal((20, 4)).astype(np.float32)
+        file["label"] = (np.arange(20) % 3).astype(np.float32)
+    Path("list.txt").write_text("data.h5\n")
+    Path("net.prototxt").write_text(NET)
+    Path("solver.prototxt").write_text(SOLVER)
+
+
+def records(path: str = "run.jsonl") -> list[dict[str, object]]:
+    return [json.loads(line) for line in Path(path).read_text().splitlines()]
+
+
+def test_log_files_agree_and_are_drawn(capsys: pytest.CaptureFixture[str]) -> None:
+    files = ["--log", "run.log", "--log-json", "run.jsonl", "--plot", "run.png"]
+    assert main([*TRAIN, *files, "-q"]) == 0
+    assert capsys.readouterr().err == ""
+    found = records()
+    assert [record["kind"] for record in found] == [
+        *("start", "test", "train", "test", "train", "snapshot", "test", "train", "snapshot", "test", "end"),
+    ]  # fmt: skip
+    start, train = found[0], found[4]
+    assert (start["version"], start["net"], start["max_iter"], start["device"]) == (1, "three", 12, "cpu")
+    assert (train["iter"], train["lr"]) == (5, pytest.approx(0.05))
+    assert set(train) == {"kind", "iter", "loss", "lr", "it_s", "outputs", "time", "seconds", "memory"}
+    assert train["memory"]["resident"] > 1e6  # type: ignore[index]
+    assert set(found[1]["outputs"]) == {"acc", "loss"}  # type: ignore[call-overload]
+    text, objects = read_log("run.log", "run"), read_log("run.jsonl", "run")
+    for one, other in (
+        (text.loss, objects.loss),
+        (text.rates, objects.rates),
+        (text.tests["acc"], objects.tests["acc"]),
+    ):
+        assert [i for i, _ in one] == [i for i, _ in other]
+        np.testing.assert_allclose([v for _, v in one], [v for _, v in other], rtol=1e-5)
+    with Image.open("run.png") as picture:
+        assert picture.size == (2160, 652)
+        assert len(set(picture.convert("L").resize((200, 60)).tobytes())) > 5
+
+
+def test_a_resumed_run_goes_on_with_its_log_and_options() -> None:
+    assert main([*TRAIN, "--log-json", "run.jsonl", "--warmup", "8", "--lr-policy", "cosine", "-q"]) == 0
+    whole = read_weights("net_iter_12.caffemodel")["ip"][0].copy()
+    before = len(records())
+    Path("net_iter_12.solverstate").unlink()
+    assert main([*TRAIN, "--resume", "--log-json", "run.jsonl", "-q"]) == 0
+    np.testing.assert_array_equal(read_weights("net_iter_12.caffemodel")["ip"][0], whole)
+    assert [record["iter"] for record in records()[before:]][:2] == [6, 8]
+    assert main([*TRAIN, "--snapshot", "net_iter_6.solverstate", "--lr-policy", "fixed", "-q"]) == 0
+    assert not np.array_equal(read_weights("net_iter_12.caffemodel")["ip"][0], whole)
+
+
+def test_tensorboard(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    assert main([*TRAIN, "--tensorboard", "events", "-q"]) == 0
+    events = accumulator.EventAccumulator("events")
+    events.Reload()
+    assert {"train/loss", "train/lr", "train/it/s", "test0/acc", "test0/loss"} <= set(events.Tags()["scalars"])
+    assert [event.step for event in events.Scalars("test0/acc")] == [0, 4, 8, 12]
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    assert main([*TRAIN, "--tensorboard", "events"]) == 1
+    assert "pip install caffe-fusion[tensorboard]" in capsys.readouterr().err
+
+
+def test_plan_without_training(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*TRAIN, "--dry-run", "--freeze", "trunk", "--best-on", "0.2", "--lr", "0.1", "--warmup", "3"]) == 0
+    text = capsys.readouterr().out
+    assert "Net: three, SGD on 1 threads of the CPU" in text or "Net: three, SGD on" in text
+    assert "learns 21 values in 1 layers: ip" in text
+    assert "keeps 30 values in 1 layers: trunk" in text
+    assert "16 records in batches of 4 to data, label" in text
+    assert "3 passes over them in all" in text
+    assert "frozen trunk up to trunk: computed once, 0.0 MiB in memory" in text
+    assert "Data to choose by:\n  4 records in batches of 4" in text
+    assert "12 iterations, from 0 to 12\n  learning rate 0.1, fixed, rising in the first 3" in text
+    assert "snapshots every 6 iterations: net_iter_N.caffemodel" in text
+    assert re.search(r"Memory, about: \d+ MiB \(", text)
+    assert not list(Path().glob("net_*"))
+    assert main([*TRAIN, "--dry-run", "--set", "snapshot_prefix=nowhere/x"]) == 1
+    assert "does not exist: nowhere" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("what", [["--solver", "solver.prototxt"], ["--model", "net.prototxt"]], ids=str)
+def test_time_as_caffe_prints_it(what: list[str], golden: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*what, "--time", "--iterations", "3", "--device", "cpu"]) == 0
+    caffes = (golden / "misc" / "solverlog" / "run" / "time.log").read_text().splitlines()
+    said = [line.split("] ", 1)[1] for line in caffes if re.search(r" caffe\.cpp:[34]\d\d\] ", line)]
+    expected = [re.sub(r"\bconv\b", "trunk", form(line)) for line in said]
+    ours = [form(line.split("] ", 1)[1]) for line in capsys.readouterr().err.splitlines()]
+    assert [line.strip() for line in ours] == [line.strip() for line in expected]
+
+
+def form(line: str) -> str:
+    return re.sub(r"(?<![\w.])-?\d+(?:\.\d+)?(?:e[-+]\d+)?", "#", line)
+
+
+def test_a_deploy_net_can_be_timed(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("deploy.prototxt").write_text(
+        'layer { name: "in" type: "Input" top: "data" input_param { shape { dim: 2 dim: 4 } } }\n'
+        + "".join(part for part in re.split(r"(?=^layer)", NET, flags=re.MULTILINE) if "label" not in part)
+    )
+    assert main(["--model", "deploy.prototxt", "--time", "--iterations", "1", "--device", "cpu"]) == 0
+    assert "        ip\tbackward: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("setting", "message"), [
+    ("base_lrr=1", "SolverParameter has no field 'base_lrr'"),
+    ("base_lr", "not KEY=VALUE"),
+    ("base_lr=fast", "fast"),
+    ("train_state=a", "train_state is a block (NetState)"),
+    ("train_state.stag=a", "NetState has no field 'stag'"),
+    ("test_state.stage=a", "test_state may occur several times"),
+    ("base_lr.x=1", "base_lr has no fields of its own"),
+    ("type=SDG", "unknown solver type 'SDG'"),
+    ("iter_size=0", "iter_size must be at least 1"),
+])  # fmt: skip
+def test_settings_that_are_none(setting: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*TRAIN, "--set", setting]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_settings_are_set(capsys: pytest.CaptureFixture[str]) -> None:
+    values = ["lr_policy=multistep", "stepvalue=2, 4", "gamma=0.5", "max_iter=6", "snapshot_prefix=other", "momentum=0"]
+    assert main([*TRAIN, *(part for value in values for part in ("--set", value)), "--lr", "0.4"]) == 0
+    text = capsys.readouterr().err
+    assert "Iteration 0, lr = 0.4" in text
+    assert "Iteration 5, lr = 0.1" in text
+    assert Path("other_iter_6.caffemodel").exists()
+    assert main([*TRAIN, "--set", "base_lrr=1", "--set", "gama=2"]) == 1
+    error = capsys.readouterr().err
+    assert "did you mean 'base_lr'?" in error
+    assert "did you mean 'gamma'?" in error
+
+
+def test_init_only_names_and_best(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*TRAIN, "--save-init", "init.caffemodel", "--best-on", "0.25", "--keep", "1", "-q"]) == 0
+    assert {path.name for path in Path().glob("*.caffemodel")} == {
+        *("init.caffemodel", "net_best.caffemodel", "net_iter_12.caffemodel"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", [
+    [], ["--model", "net.prototxt"], ["--model", "net.prototxt", "--solver", "solver.prototxt", "--time"],
+    [*TRAIN, "--sweep", "loss=kd", "--ema", "0.9"], [*TRAIN, "--time", "--dry-run"], [*TRAIN, "--keep", "0"],
+    [*TRAIN, "--lr-policy", "cosin"], [*TRAIN, "--resume", "--snapshot", "x"],
+], ids=str)  # fmt: skip
+def test_what_does_not_go_together(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+    assert "usage: fusion-train" in capsys.readouterr().err

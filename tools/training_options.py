@@ -1,0 +1,205 @@
+"""The command line of fusion-train, in groups."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from .cli import allow_python
+from .reading_options import add_reading_options, size
+
+if TYPE_CHECKING:
+    from fusion.solver.extras import Extras
+
+_EXAMPLE = """examples:
+  fusion-train --solver solver.prototxt --weights init.caffemodel
+  fusion-train --solver solver.prototxt --weights init.caffemodel --resume
+  fusion-train --solver solver.prototxt --lr 0.1 --lr-policy cosine --warmup 500 --set weight_decay=1e-4
+  fusion-train --solver solver.prototxt --best-on 0.1 --early-stopping 5 --ema 0.999 --log-json run.jsonl --plot run.png
+  fusion-train --solver solver.prototxt --dry-run
+  fusion-train --model train_val.prototxt --time --iterations 20
+  fusion-train --solver solver.prototxt --reference old.prototxt:old.caffemodel --pct focal,weight=0.01
+  fusion-train --solver solver.prototxt --reference old.prototxt:old.caffemodel --sweep loss=kd,focal \\
+    --sweep weight=0.001,0.01,0.1 --sweep seed=1,2,3 --out sweep
+
+Frozen layers next to the data are computed once and kept, where the data is not random. Ctrl-C takes a snapshot and
+stops; SIGHUP takes one and goes on. docs/train.md tells more.
+"""
+POLICIES = ("fixed", "step", "exp", "inv", "multistep", "poly", "sigmoid", "cosine")
+_ALONE = (
+    *("lr", "lr_policy", "warmup", "set", "freeze", "label_smoothing", "mixup", "ema", "best_on", "early_stopping"),
+    *("save_init", "snapshot_epochs", "keep", "log_json", "tensorboard", "plot", "dry_run", "time", "snapshot", "pct"),
+    *("no_cache", "log"),
+)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    result = argparse.ArgumentParser(
+        prog="fusion-train",
+        usage="fusion-train --solver SOLVER.prototxt [--weights W[,W] | --snapshot STATE] [options]",
+        description="Train a net as its solver file says.",
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_run(result)
+    _add_settings(result)
+    _add_frozen(result)
+    _add_reports(result)
+    _add_references(result)
+    add_reading_options(result)
+    _add_processes(result)
+    _add_sweep(result)
+    allow_python(result)
+    return result
+
+
+def _add_run(result: argparse.ArgumentParser) -> None:
+    add = result.add_argument
+    add("--solver", metavar="SOLVER.prototxt", help="the solver file")
+    start = result.add_mutually_exclusive_group()
+    start.add_argument(
+        "--weights", metavar="W[,W]", help="start from these weights (.caffemodel, .h5, .safetensors); later ones win"
+    )
+    start.add_argument("--snapshot", metavar="STATE", help="go on from this .solverstate")
+    add("--resume", action="store_true", help="go on from the newest complete snapshot; without one, start anew")
+    add("--device", default="auto", metavar="DEVICE", help="auto (default), cpu, cuda, cuda:1")
+    add("--threads", type=_threads, metavar="N", help="CPU threads; auto: measured at the start, or those that the "
+        "snapshot was written with (default: auto, or OMP_NUM_THREADS)")  # fmt: skip
+    other = result.add_argument_group("instead of training").add_argument
+    other("--dry-run", action="store_true", help="print what would be trained on what, with the memory it takes")
+    other("--time", action="store_true", help="time each layer forward and backward, as `caffe time` does")
+    other("--model", metavar="NET.prototxt", help="with --time: a net instead of a solver (its TRAIN phase)")
+    other("--iterations", type=_positive, default=50, metavar="N", help="with --time: how many (default 50)")
+
+
+def _add_settings(result: argparse.ArgumentParser) -> None:
+    add = result.add_argument_group("settings instead of the solver's").add_argument
+    add("--max-iter", type=_positive, metavar="N", help="the number of iterations")
+    add("--lr", type=float, metavar="RATE", help="base_lr")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="any field: momentum=0.95, stepvalue=100,200, "
+        "train_state.stage=a; repeatable")  # fmt: skip
+    add = result.add_argument_group("settings that Caffe does not have (kept by snapshots)").add_argument
+    add(
+        "--lr-policy", choices=POLICIES, metavar="POLICY", help="instead of the solver's; cosine falls to 0 at max_iter"
+    )
+    add("--warmup", type=_positive, metavar="N", help="let the learning rate rise linearly in the first N iterations")
+    add("--label-smoothing", type=float, metavar="S", help="spread this share of each target over all classes")
+    add("--mixup", type=float, metavar="ALPHA", help="mix pairs of inputs, with shares from Beta(ALPHA, ALPHA)")
+    add("--ema", type=float, metavar="DECAY", help="test averaged weights, and write them beside the snapshots")
+    add("--best-on", type=share, metavar="SHARE|LIST", help="at each test, measure on this share of the training "
+        "records, kept back, or on a list, and write the best weights to PREFIX_best.caffemodel")  # fmt: skip
+    add("--early-stopping", type=_positive, metavar="PATIENCE", help="with --best-on: stop after so many tests without "
+        "anything better")  # fmt: skip
+    add = result.add_argument_group("snapshots").add_argument
+    add("--save-init", metavar="FILE", help="write the weights before the first step")
+    add("--snapshot-epochs", type=_positive, metavar="N", help="a snapshot every N passes over the training records")
+    add("--keep", type=_positive, metavar="N", help="keep the newest N snapshots of this run, remove its older ones")
+
+
+def _add_frozen(result: argparse.ArgumentParser) -> None:
+    add = result.add_argument_group("frozen layers").add_argument
+    add("--freeze", metavar="REGEX", help="layers whose name this finds do not learn")
+    add("--cache-budget", type=size, metavar="SIZE", help="memory for the frozen layers' outputs (default 4G)")
+    add("--cache-dir", metavar="DIR", help="keep these outputs in files for later runs too (by default only those "
+        "beyond --cache-budget are written, beside the snapshots)")  # fmt: skip
+    add("--no-cache", action="store_true", help="compute the frozen layers anew in each iteration")
+
+
+def _add_reports(result: argparse.ArgumentParser) -> None:
+    add = result.add_argument_group("reports").add_argument
+    add("--log", metavar="FILE", help="write Caffe's log there too (without a terminal it goes to stderr)")
+    add("--log-json", metavar="FILE", help="write one JSON object per line")
+    add("--tensorboard", metavar="DIR", help="write event files (needs the package tensorboard)")
+    add("--plot", metavar="FILE.png", help="draw loss, accuracy and learning rate, after each test")
+    add("-q", "--quiet", action="store_true", help="report nothing but errors")
+
+
+def _add_references(result: argparse.ArgumentParser) -> None:
+    add = result.add_argument_group("references (without editing the prototxt)").add_argument
+    add("--reference", action="append", default=[], metavar="REF", help="hold the net to another: "
+        "NET.prototxt:WEIGHTS[@BLOB], NET.onnx, FILE.npz (logits by record) or @BLOB of this net, with "
+        "[,classes=1,3,5][,weight=W][,start=N][,warmup=N][,name=N][,ensemble=N][,cache=FILE.npz][,half][,live]; "
+        "repeatable")  # fmt: skip
+    add("--pct", action="append", default=[], metavar="KIND[,weight=W,OPTION=VALUE...]",
+        help="the loss towards them: kd, focal, lm, ldi, elodi, naive or cna (on=BLOB), with options of pct_param "
+        "(alpha, beta, temperature, filter, ...) and of=NAME+NAME; repeatable")  # fmt: skip
+    add("--kd-alpha", type=float, metavar="A", help="the loss is (1 - A) * own + A * weight * pct")
+
+
+def _add_processes(result: argparse.ArgumentParser) -> None:
+    add = result.add_argument_group("several processes (started by torchrun; see docs/scale.md)").add_argument
+    add("--batch-norm", choices=("sync", "local"), default="sync", help="statistics of BatchNorm over the batches "
+        "of all processes, as one process would take them (default), or over each one's own share")  # fmt: skip
+    add("--auto-scale", action="store_true", help="each process takes whole batches of the solver's size, and the "
+        "learning rate is multiplied by their number; otherwise they divide each batch among them")  # fmt: skip
+
+
+def _add_sweep(result: argparse.ArgumentParser) -> None:
+    add = result.add_argument_group("sweeps (many heads on one frozen trunk, trained together)").add_argument
+    add("--sweep", action="append", default=[], metavar="AXIS=V,V|FILE", help="train a head for every "
+        "combination of these values: loss (kd, focal, lm, ldi, elodi, naive, none), weight, lr, seed and the losses' "
+        "options; a TOML or JSON file holds lists; repeatable")  # fmt: skip
+    add("--select-on", type=share, default=0.1, metavar="SHARE|LIST",
+        help="choose on this share of the training records, kept back, or on a list (default 0.1)")  # fmt: skip
+    add("--slack", type=float, default=0.003, metavar="A",
+        help="choose the fewest negative flips among settings so much below the best accuracy (0.003)")  # fmt: skip
+    add("--out", default="sweep", metavar="DIR", help="predictions, tables and the best head's weights")
+
+
+def check(options: argparse.Namespace, usage: argparse.ArgumentParser) -> None:
+    """End with a usage error where options do not go together."""
+    if options.model and not options.time:
+        usage.error("--model goes with --time; a solver file names its net itself")
+    if bool(options.solver) == bool(options.model):
+        usage.error("give --solver SOLVER.prototxt" + (" or --model, not both" if options.model else ""))
+    if options.sweep:
+        wrong = [f"--{name.replace('_', '-')}" for name in _ALONE if getattr(options, name)]
+        if wrong:
+            usage.error(f"--sweep tries its own losses and rates from the start, on kept rows: no {', '.join(wrong)}")
+    if options.resume and (options.snapshot or options.sweep):
+        usage.error("--resume finds the snapshot itself, and a sweep takes none: leave --snapshot and --sweep out")
+    if options.time and (options.dry_run or options.snapshot or options.resume):
+        usage.error("--time neither plans nor goes on with a run: no --dry-run, --snapshot or --resume")
+
+
+def extras_of(options: argparse.Namespace) -> Extras:
+    """What Caffe does not have; 0 and None where it is not given."""
+    from fusion.solver.extras import Extras
+
+    return Extras(
+        lr_policy=options.lr_policy,
+        warmup=options.warmup or 0,
+        freeze=options.freeze,
+        label_smoothing=options.label_smoothing or 0.0,
+        mixup=options.mixup or 0.0,
+        ema=options.ema or 0.0,
+        best_on=options.best_on,
+        early_stopping=options.early_stopping or 0,
+        snapshot_epochs=options.snapshot_epochs or 0,
+        keep=options.keep or 0,
+        save_init=options.save_init,
+    )
+
+
+def overrides_of(options: argparse.Namespace) -> list[str]:
+    """Fields to set in the solver; --lr after --set."""
+    return [*options.set, *([f"base_lr={options.lr}"] if options.lr is not None else [])]
+
+
+def share(text: str) -> float | str:
+    """A share of the training records, or the path of a list."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _threads(text: str) -> int | str:
+    return text if text == "auto" else _positive(text)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"not a positive number: {text!r}")
+    return int(text)
