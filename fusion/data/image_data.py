@@ -68,7 +68,7 @@ def _reader(listed: ImageList, folder: str, param: ImageDataParameter) -> Fetch:
     def fetch(index: int) -> Pixels:
         path = folder + listed.names[index]
         try:
-            with open(path, "rb") as file:
+            with open(path, "rb", buffering=0) as file:
                 data = file.read()
         except OSError as error:
             raise DataError(
