@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from fusion.companions import companion
 from fusion.solver import averaging
 from fusion.solver.observers import Observer
 from fusion.weights import save_weights
@@ -28,7 +29,8 @@ class Keep(Observer):
     def saved(self, iteration: int, files: Sequence[str]) -> None:
         """Remove what is too many, the solverstate first: without it the rest is no snapshot."""
         model, exact, state = files
-        found = (state, exact, model, averaging.beside(model))
+        mean = averaging.beside(model)
+        found = (state, exact, model, mean, *(name for path in (model, mean) if (name := companion(path))))
         self._written = [*(other for other in self._written if other != found), found]
         while len(self._written) > self.count:
             for path in self._written.pop(0):

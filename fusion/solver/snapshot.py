@@ -53,6 +53,9 @@ def write_all(writers: Sequence[tuple[str, Callable[[str], None]]], *, last_good
                 write(os.path.join(folder, os.path.basename(path)))
             with suppress(FileNotFoundError):
                 os.unlink(last)
+            named = {os.path.basename(path) for path, _ in writers}
+            for name in sorted(set(os.listdir(folder)) - named):  # what belongs to one of them, such as ONNX weights
+                os.replace(os.path.join(folder, name), os.path.join(os.path.dirname(last), name))
             for path, _ in writers:
                 os.replace(os.path.join(folder, os.path.basename(path)), path)
     except OSError as error:
