@@ -48,13 +48,14 @@ def only(batches: Iterable[NDArray[np.int64]], chosen: NDArray[np.bool_], size: 
 
 
 def listed(net: NetParameter, path: str | os.PathLike[str]) -> NetParameter:
-    """The net, reading another list (or database) as it reads its own."""
+    """The net, reading another list (or database) as it reads its own. Raises: TrainingError where it reads none."""
     message = type(net)()
     message.CopyFrom(net)
-    for layer in message.layer:
-        for name in _LISTED:
-            if layer.HasField(name):
-                getattr(layer, name).source = os.fspath(path)
+    blocks = [getattr(layer, name) for layer in message.layer for name in _LISTED if layer.HasField(name)]
+    if not blocks:
+        raise TrainingError(f"net '{net.name}' reads no list, so none can be given to choose on", hint="give a share")
+    for block in blocks:
+        block.source = os.fspath(path)
     return message
 
 

@@ -16,12 +16,13 @@ from fusion.solver.descriptions import read_nets
 from fusion.solver.display import Display, for_stream
 from fusion.solver.jobs import choose_device
 from fusion.solver.settings import Settings, read_settings
+from fusion.solver.splits import held_back
 from fusion.solver.trunks import DEFAULT_BUDGET
 from fusion.sweep.grid import Axes, cells
 from fusion.sweep.judging import Panel
 from fusion.sweep.preparing import PathLike, groups_of, prepare
 from fusion.sweep.results import Result
-from fusion.sweep.training import held_back, one_thread, train
+from fusion.sweep.training import one_thread, train
 from fusion.sweep.verdicts import judge, selecting
 from prototxt.loading import load_solver
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -11,22 +10,12 @@ import torch
 from numpy.typing import NDArray
 
 from fusion.data import Source
-from fusion.errors import TrainingError
 from fusion.solver.display import Display
 from fusion.solver.feeds import CachedFeed
 from fusion.solver.settings import Settings
+from fusion.solver.splits import only
 from fusion.sweep.grid import Cell
 from fusion.sweep.preparing import Bench, Group
-
-
-def held_back(count: int, select_on: float | str | os.PathLike[str], seed: int) -> NDArray[np.int64]:
-    """The training records that are kept back, in ascending order; none where a list is given."""
-    if not isinstance(select_on, float):
-        return np.empty(0, np.int64)
-    number = round(select_on * count)
-    if not 0 < number < count:
-        raise TrainingError(f"a share of {select_on:g} of {count} training records to choose on", hint="e.g. 0.1")
-    return np.sort(np.random.default_rng((seed, 0x5E1)).choice(count, number, replace=False))
 
 
 def train(
@@ -75,12 +64,7 @@ def one_thread() -> Iterator[None]:
 def batches_of(source: Source, held: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
     """The source's order without the records that are kept back, in batches of the usual size."""
     if not len(held):
-        yield from source.order()
+        return source.order()
     kept = np.ones(len(source), bool)
     kept[held] = False
-    waiting = np.empty(0, np.int64)
-    for indices in source.order():
-        waiting = np.concatenate([waiting, indices[kept[indices]]])
-        while len(waiting) >= source.batch_size:
-            yield waiting[: source.batch_size]
-            waiting = waiting[source.batch_size :]
+    return only(source.order(), kept, source.batch_size)

@@ -18,6 +18,7 @@ from fusion.pct.predictions import Predictions
 from fusion.references import judged
 from fusion.solver.display import Display
 from fusion.solver.feeds import CachedFeed
+from fusion.solver.splits import listed
 from fusion.sweep.grid import Cell
 from fusion.sweep.heads import Stack, answers
 from fusion.sweep.judging import Panel, known_answers, records_of
@@ -38,13 +39,7 @@ def selecting(
     """The records to choose on: those kept back, or those of a list read as the test net reads its own."""
     if isinstance(select_on, float):
         return Panel(bench.train, held)
-    message = type(test)()
-    message.CopyFrom(test)
-    for layer in message.layer:
-        for name in ("image_data_param", "data_param", "hdf5_data_param"):
-            if layer.HasField(name):
-                getattr(layer, name).source = os.fspath(select_on)
-    job = bench.open_test(message)
+    job = bench.open_test(listed(test, select_on))
     display.say(f"choosing on {select_on}: {len(job.sources[0])} records")
     return Panel(job, np.arange(len(job.sources[0])))
 
