@@ -36,6 +36,47 @@ def test_writes_three_files_and_tells_its_choices(
     assert focal[0].pct_param.temperature == 1
 
 
+def test_a_dry_run_shows_the_plan_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    classes = ["--classes", "odd=1,3,5,7,9", "--classes", "even=0,2,4,6,8", "--references"]
+    assert main(arguments(*classes, "--head", "gated", "--dry-run", "--input-shape", "1,28,28")) == 0
+    output = capsys.readouterr().out
+    assert "odd/ip1 [?x500]   odd/ip2 [?x5], classes 1,3,5,7,9" in output
+    assert (
+        "data [?x1x28x28] ─┬─ odd (6 layers) ──▶ odd/ip1 [?x500] ──┬─▶ gated ─▶ ip2 [?x10]\n"
+        "                  │  └▶ odd/ip2 [?x5]                     │\n"
+        "                  └─ even (6 layers) ─▶ even/ip1 [?x500] ─┘\n"
+        "                     └▶ even/ip2 [?x5]\n"
+    ) in output
+    assert not list(tmp_path.iterdir())
+
+
+def test_flags_as_a_file_and_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    more = ["--head", "sum", "--base-lr", "0.02", "--train-list", "t.txt", "--pct", "focal,weight=0.5,temperature=1"]
+    more += ["--classes", "odd=1,3,5,7,9", "--classes", "even=0,2,4,6,8", "--project", "9", "--batch-norm"]
+    assert main(arguments(*more, "--write-toml", "fusion.toml", "--svg", "fused.svg")) == 0
+    first = {path.name: path.read_text() for path in Path("fused").iterdir()}
+    assert Path("fused.svg").read_text().lstrip().startswith(("<svg", "<?xml"))
+    assert main(["fusion.toml"]) == 0
+    assert {path.name: path.read_text() for path in Path("fused").iterdir()} == first
+    assert main(["fusion.toml", "--head", "max", "-o", "other"]) == 0
+    assert "operation: MAX" in Path("other/train_val.prototxt").read_text()
+
+
+def test_what_must_be_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    nets = arguments()[:2]
+    assert main([]) == main(nets) == main([*nets, "--num-output", "3"]) == 1
+    error = capsys.readouterr().err
+    assert "there is nothing to fuse" in error
+    assert "how many classes the fused net has is not said" in error
+    assert "where to write is not said" in error
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

@@ -54,6 +54,16 @@ def test_errors_are_one_message_and_leave_the_old_file(folder: Path, capsys: pyt
     assert main(["fused.prototxt", "odd=odd.caffemodel", "-o", "init.caffemodel", "--allow-missing", "odd/ip"]) == 0
 
 
+def test_the_sources_of_a_fusion_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = '[[source]]\nprefix = "odd"\nnet = "odd.prototxt"\n'
+    Path("fusion.toml").write_text(source + 'weights = "odd.caffemodel"\n')
+    assert main(["fused.prototxt", "fusion.toml", "-o", "init.caffemodel"]) == 0
+    assert read_weights(folder / "init.caffemodel")["odd/ip"][0].sum() == 24
+    Path("fusion.toml").write_text(source)
+    assert main(["fused.prototxt", "fusion.toml", "-o", "init.caffemodel"]) == 1
+    assert "source 'odd' has no weights" in capsys.readouterr().err
+
+
 def test_another_head(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_weights("whole.caffemodel", {"odd/ip": [np.ones((4, 6)), np.ones(4)], "fc": [np.ones((2, 4)), np.ones(2)]})
     head = ["--drop", "fc", "--num-output", "7", "--reinit", "constant,value=3", "--net-output", "new.prototxt"]
