@@ -11,6 +11,8 @@ from .cli import allow_python, run
 from .reading_options import add_reading_options, reading_of
 
 if TYPE_CHECKING:
+    from fusion.pct import Predictions
+    from fusion.solver.evaluation import Evaluation
     from fusion.solver.testing import Average
 
 _EXAMPLE = """example:
@@ -41,7 +43,10 @@ def parser() -> argparse.ArgumentParser:
     add("--stage", action="append", default=[], metavar="STAGE", help="a stage of the net state (repeatable)")
     add("--device", default="auto", metavar="DEVICE", help="auto (default), cpu, cuda, cuda:1")
     add("--predictions", metavar="OUT", help="write logits and labels of every record, .npz or .csv")
-    add("--logits", metavar="BLOB", help="the blob with the logits (needed with --predictions)")
+    add("--logits", metavar="BLOB[,BLOB]", help="the blob with the logits (needed with --predictions), or with --heads "
+        "several")  # fmt: skip
+    add("--heads", choices=("mean", "max"), help="take several classifiers together: the mean or the highest of their "
+        "probabilities; those of --logits, or all that are judged by the label")  # fmt: skip
     add("--classes", type=_numbers, metavar="C,C", help="the shared label space's class of each logit")
     add("--name", metavar="NAME", help="what reports call the net (default: the weights' file name)")
     add("--json", action="store_true", help="print the averages as JSON")
@@ -54,8 +59,10 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure; 0 on success, 1 for bad input, 2 for bad usage."""
     options = parser().parse_args(argv)
-    if bool(options.predictions) != bool(options.logits):
+    if not options.heads and bool(options.predictions) != bool(options.logits):
         parser().error("--predictions and --logits go together")
+    if not options.heads and options.logits and "," in options.logits:
+        parser().error("several --logits need --heads mean or --heads max")
     if options.classes and not options.predictions:
         parser().error("--classes needs --predictions")
     if options.iterations is not None and options.iterations < 1:
@@ -81,26 +88,43 @@ def _evaluate(options: argparse.Namespace) -> int:
     )
     try:
         average = evaluation.average(options.iterations)
+        told, predictions = _heads(evaluation, options) if options.heads else ([], None)
         if options.predictions:
-            predictions = evaluation.predict(options.logits, classes=options.classes, name=options.name)
+            if predictions is None:
+                predictions = evaluation.predict(options.logits, classes=options.classes, name=options.name)
             predictions.save(options.predictions)
         for line in evaluation.skipped:
             display.say(line)
     finally:
         display.close()
-    _print(average, options.json)
-    if options.predictions:
+    _print(average, options.json, told)
+    if options.predictions and predictions is not None:
         print(f"{len(predictions)} predictions written to {options.predictions}", file=sys.stderr)
     return 0
 
 
-def _print(average: Average, as_json: bool) -> None:
+def _heads(evaluation: Evaluation, options: argparse.Namespace) -> tuple[list[tuple[str, float]], Predictions]:
+    """The accuracy of each head and of all together, by name; and what all together say."""
+    from dataclasses import replace
+
+    from fusion.solver.heads import classifiers, combine
+
+    blobs = options.logits.split(",") if options.logits else classifiers(evaluation.job.message)
+    every = evaluation.scores(blobs, classes=options.classes, name=options.name)
+    joined = replace(every[0], logits=combine([one.logits for one in every], options.heads))
+    told = [(f"accuracy of {blob}", float(one.right.mean())) for blob, one in zip(blobs, every, strict=True)]
+    return [*told, (f"accuracy of their {options.heads}", float(joined.right.mean()))], joined
+
+
+def _print(average: Average, as_json: bool, more: Sequence[tuple[str, float]]) -> None:
+    """The averages, and what else was found."""
     from fusion.solver.display import number
 
     if as_json:
         import json
 
-        print(json.dumps({name: values if len(values) > 1 else values[0] for name, values, _ in average.outputs}))
+        found = {name: values if len(values) > 1 else values[0] for name, values, _ in average.outputs}
+        print(json.dumps({**found, **dict(more)}))
         return
     print(f"Loss: {number(average.loss)}")
     for name, values, weight in average.outputs:
@@ -110,6 +134,8 @@ def _print(average: Average, as_json: bool) -> None:
         for value in values:
             part = f" (* {number(weight)} = {number(weight * value)} loss)" if weight else ""
             print(f"{name} = {number(value)}{part}")
+    for name, value in more:
+        print(f"{name} = {number(value)}")
 
 
 def _numbers(text: str) -> list[int]:

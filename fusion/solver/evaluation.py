@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from fusion.data import Reading, Source
 from fusion.data.reading import skipped_lines
@@ -66,20 +67,28 @@ class Evaluation:
         classes  the shared label space's id of each logit; labels go through it as well
         Raises   DataError without exactly one labelled source, FusionError for a blob that is no [N, C]
         """
+        return self.scores([logits], classes=classes, name=name)[0]
+
+    def scores(
+        self, blobs: Sequence[str], *, classes: Sequence[int] | None = None, name: str | None = None
+    ) -> list[Predictions]:
+        """Several blobs for every record once, in one pass over the data; see `predict`."""
         source = self._labelled()
         labels = source.labels
         assert labels is not None
-        values = np.concatenate(list(self._rows(source, logits)))
+        every = [np.concatenate(parts) for parts in zip(*self._rows(source, blobs), strict=True)]
         good = np.setdiff1d(np.arange(len(labels)), list(getattr(source, "bad", ())))
-        keys, labels, values = np.array(source.keys, np.str_)[good], labels[good], values[good]
-        found = Predictions(
-            keys, labels, values, np.arange(values.shape[1]), variants(source.keys), meta=self._meta(name, logits)
-        )
-        return found if classes is None else found.relabelled(classes)
+        keys, labels, others = np.array(source.keys, np.str_)[good], labels[good], variants(source.keys)
+        found = [
+            Predictions(keys, labels, rows[good], np.arange(rows.shape[1]), others, meta=self._meta(name, blob))
+            for blob, rows in zip(blobs, every, strict=True)
+        ]
+        return found if classes is None else [one.relabelled(classes) for one in found]
 
-    def _rows(self, source: Source, blob: str) -> Iterator[NDArray[np.float32]]:
+    def _rows(self, source: Source, blobs: Sequence[str]) -> Iterator[list[NDArray[np.float32]]]:
+        """Chunk after chunk, the rows of each blob."""
         self._load()
-        net = outputs_of(self.job.net, [blob])
+        net = outputs_of(self.job.net, blobs)
         fixed = any(call.type in _FIXED_BATCH for call in net.plan.calls)
         size, count = source.batch_size if fixed else _CHUNK, len(source)
         for start in range(0, count, size):
@@ -90,14 +99,8 @@ class Evaluation:
             )
             inputs = {top: tensor.to(self.device) for top, tensor in source.batch(indices, draw=start).items()}
             with torch.no_grad():
-                out = net(inputs)[blob].float().cpu().numpy()
-            out = out.reshape(len(out), -1) if out.ndim > 2 and out[0].size == out.shape[1] else out
-            if out.ndim != 2 or len(out) != len(indices):
-                shape = "x".join(map(str, out.shape))
-                raise FusionError(
-                    f"blob '{blob}' is {shape}, not one row of logits per record", hint="name the classifier's blob"
-                )
-            yield out[: count - start]
+                found = net(inputs)
+            yield [_flat(found[blob], blob, len(indices))[: count - start] for blob in blobs]
             self.display.progress("predicting", min(start + size, count), count)
 
     def _labelled(self) -> Source:
@@ -124,6 +127,17 @@ class Evaluation:
             else file_hash(weights[0]),
             "preprocessing": self.job.sources[0].fingerprint(),
         }
+
+
+def _flat(values: Tensor, blob: str, records: int) -> NDArray[np.float32]:
+    """One row of scores per record, float32 [N, C]. Raises: FusionError."""
+    out: NDArray[np.float32] = values.float().cpu().numpy()
+    out = out.reshape(len(out), -1) if out.ndim > 2 and out[0].size == out.shape[1] else out
+    if out.ndim != 2 or len(out) != records:
+        shape = "x".join(map(str, out.shape))
+        hint = "name the classifier's blob"
+        raise FusionError(f"blob '{blob}' is {shape}, not one row of logits per record", hint=hint)
+    return out
 
 
 def open_evaluation(

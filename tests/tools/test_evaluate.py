@@ -89,3 +89,63 @@ def test_bad_usage(extra: list[str], capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(SystemExit) as end:
         main([*ARGUMENTS, *extra])
     assert end.value.code == 2
+
+
+TWO = """
+layer { name: "other" type: "InnerProduct" bottom: "data" top: "other"
+  inner_product_param { num_output: 2 weight_filler { type: "gaussian" std: 0.1 } } }
+layer { name: "loss2" type: "SoftmaxWithLoss" bottom: "other" bottom: "label" top: "loss2" }
+"""
+
+
+@pytest.mark.parametrize("how", ["mean", "max"])
+def test_heads_together(how: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("net.prototxt").write_text(NET + TWO)
+    save_weights(build("net.prototxt", shapes={"data": (4, 1, 5, 6), "label": (4,)}, seed=1), "net.caffemodel")
+    assert main([*ARGUMENTS, "--heads", how, "--predictions", "both.npz"]) == 0
+    lines = dict(line.split(" = ") for line in capsys.readouterr().out.splitlines() if line.startswith("accuracy of"))
+    one, other = (predicted(blob) for blob in ("ip", "other"))
+    both = Predictions.load("both.npz")
+    shares = [np.exp(p.logits - p.logits.max(1, keepdims=True)) for p in (one, other)]
+    shares = [share / share.sum(1, keepdims=True) for share in shares]
+    expected = np.mean(shares, 0) if how == "mean" else np.max(shares, 0) / np.max(shares, 0).sum(1, keepdims=True)
+    found = np.exp(both.logits)
+    np.testing.assert_allclose(found / found.sum(1, keepdims=True), expected, rtol=1e-5)
+    assert float(lines["accuracy of ip"]) == pytest.approx(float(one.right.mean()))
+    assert float(lines["accuracy of other"]) == pytest.approx(float(other.right.mean()))
+    assert float(lines[f"accuracy of their {how}"]) == pytest.approx(float(both.right.mean()))
+
+
+def predicted(blob: str) -> Predictions:
+    assert main([*ARGUMENTS, "--predictions", f"{blob}.npz", "--logits", blob]) == 0
+    return Predictions.load(f"{blob}.npz")
+
+
+def test_heads_that_do_not_belong_together(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*ARGUMENTS, "--heads", "mean"]) == 1
+    assert "judges only 'ip' by its label" in capsys.readouterr().err
+    assert main([*ARGUMENTS, "--heads", "mean", "--logits", "ip,accuracy"]) == 1
+    assert "not one row of logits" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*ARGUMENTS, "--predictions", "o.npz", "--logits", "ip,ip"])
+
+
+def test_the_batches_of_caffe(
+    golden: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("h5py")
+    monkeypatch.chdir(golden / "misc" / "solverlog" / "run")
+    arguments = [
+        "--model",
+        "net.prototxt",
+        "--weights",
+        "init.caffemodel",
+        "--iterations",
+        "3",
+        "-q",
+        "--device",
+        "cpu",
+    ]
+    assert main(arguments) == 0
+    log = Path("test.log").read_text().splitlines()
+    assert capsys.readouterr().out.splitlines() == [line.split("] ", 1)[1] for line in log[-3:]]
