@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from onnx2torch.node_converters import get_converter
 from onnx2torch.node_converters.registry import add_converter
 from onnx2torch.utils.common import OnnxMapping, OperationConverterResult
 from torch import Tensor, nn
@@ -116,3 +117,5 @@ for _name, _convert in (
     ("Swish", swish),
 ):
     add_converter(operation_type=_name, version=1, domain=OWN)(_convert)
+for _name in ("GreaterOrEqual", "LessOrEqual"):  # opset 16 lets them compare bfloat16, and changes nothing else
+    add_converter(operation_type=_name, version=16)(get_converter(operation_type=_name, version=12))
