@@ -1,7 +1,9 @@
 """LeNet pictures per second that two processes read, beside a plain PyTorch DataLoader that does the same work.
 
-Random 28x28 gray pictures: an LMDB of pixels and a shuffled list of JPEG files; each batch of 64 becomes float32
-tensors times 1/256. Nothing is kept in memory. The rivals take turns; medians.
+Random 28x28 gray pictures: an LMDB of pixels, and shuffled lists of JPEG and of PNG files; each batch of 64 becomes
+float32 tensors times 1/256. Nothing is kept in memory. The rivals take turns; medians. The bare loop is what Pillow or
+the database gives on one core when nothing is done with the pixels. CPU time per picture is that of our reading in this
+process.
 """
 
 from __future__ import annotations
@@ -68,20 +70,23 @@ def make(count: int) -> None:
     rng = np.random.default_rng(0)
     for index in range(count):
         rough = rng.integers(0, 255, (7, 7)).astype(np.uint8)
-        Image.fromarray(np.repeat(np.repeat(rough, 4, 0), 4, 1)).save(f"{index}.jpg")
-    Path("list.txt").write_text("".join(f"{index}.jpg {index % 10}\n" for index in range(count)))
-    write_images("list.txt", "", "lmdb", Images(gray=True))
+        picture = Image.fromarray(np.repeat(np.repeat(rough, 4, 0), 4, 1))
+        for kind in ("jpg", "png"):
+            picture.save(f"{index}.{kind}")
+    for kind in ("jpg", "png"):
+        Path(f"{kind}.txt").write_text("".join(f"{index}.{kind} {index % 10}\n" for index in range(count)))
+    write_images("jpg.txt", "", "lmdb", Images(gray=True))
 
 
-def layer_of(kind: str) -> LayerParameter:
-    """The data layer."""
-    layer = LayerParameter(name="data", type=kind, top=["data", "label"])
+def layer_of(source: str) -> LayerParameter:
+    """The data layer that reads "lmdb", or a list of "jpg" or "png" files."""
+    layer = LayerParameter(name="data", type="Data" if source == "lmdb" else "ImageData", top=["data", "label"])
     layer.transform_param.scale = SCALE
-    if kind == "Data":
+    if source == "lmdb":
         layer.data_param.source, layer.data_param.batch_size = "lmdb", BATCH
         layer.data_param.backend = layer.data_param.LMDB
     else:
-        layer.image_data_param.source, layer.image_data_param.batch_size = "list.txt", BATCH
+        layer.image_data_param.source, layer.image_data_param.batch_size = f"{source}.txt", BATCH
         layer.image_data_param.shuffle, layer.image_data_param.is_color = True, False
     return layer
 
@@ -99,37 +104,76 @@ def rate(batches_: Iterator[Any], count: int) -> float:
     return count * BATCH / seconds
 
 
-def ours(kind: str, workers: int, count: int) -> float:
-    return rate(batches(open_source(layer_of(kind), "TRAIN", budget=0), workers=workers), count)
+def ours(source: str, workers: int, count: int) -> float:
+    return rate(batches(open_source(layer_of(source), "TRAIN", budget=0), workers=workers), count)
 
 
-def plain(kind: str, workers: int, count: int, records: int) -> float:
-    data = StoredRecords("lmdb", records) if kind == "Data" else ListedFiles("list.txt")
-    loader: DataLoader[Any] = DataLoader(data, BATCH, shuffle=kind != "Data", num_workers=workers)
+def plain(source: str, workers: int, count: int, records: int) -> float:
+    data = StoredRecords("lmdb", records) if source == "lmdb" else ListedFiles(f"{source}.txt")
+    loader: DataLoader[Any] = DataLoader(data, BATCH, shuffle=source != "lmdb", num_workers=workers)
     return rate(iter(loader), count)
+
+
+def bare(source: str, count: int) -> float:
+    """Pictures per second of nothing but getting at the bytes and decoding them, in this process."""
+    if source == "lmdb":
+        import lmdb
+
+        with lmdb.open("lmdb", readonly=True, lock=False).begin() as transaction:
+            start = time.perf_counter()
+            for value in islice(transaction.cursor().iternext(keys=False), count):
+                Datum.FromString(value)
+            return count / (time.perf_counter() - start)
+    order = np.random.default_rng(0).permutation(count).tolist()
+    start = time.perf_counter()
+    for index in order:
+        np.asarray(Image.open(f"{index}.{source}"))
+    return count / (time.perf_counter() - start)
+
+
+def microseconds(source: str, count: int) -> float:
+    """CPU time per picture of our reading in this process."""
+    found = batches(open_source(layer_of(source), "TRAIN", budget=0))
+    next(found)
+    start = time.process_time()
+    for _ in islice(found, count):
+        pass
+    return (time.process_time() - start) / (count * BATCH) * 1e6
+
+
+def compare(source: str, name: str, records: int, rounds: int) -> list[tuple[object, ...]]:
+    """A row for reading in this process, and one for two workers."""
+    count = records // BATCH - 8
+    rows = []
+    for workers in (0, 2):
+        rivals = {
+            "ours": partial(ours, source, workers, count),
+            "plain": partial(plain, source, workers, count, records),
+            "bare": partial(bare, source, records // 4),
+            "cpu": partial(microseconds, source, count // 4),
+        }
+        found = interleaved(rivals, rounds=rounds)
+        speeds = [f"{found[key]:,.0f}" for key in ("ours", "plain", "bare")]
+        rows.append((name, workers, *speeds, f"{found['ours'] / found['plain']:.1f}x", f"{found['cpu']:.0f} us"))
+    return rows
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--records", type=int, default=30000)
     options.add_argument("--rounds", type=int, default=5)
+    options.add_argument("--only", default="", help="lmdb, jpg or png")
     chosen = options.parse_args()
-    count = chosen.records // BATCH - 8
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         make(chosen.records)
-        for kind, name in (("Data", "LMDB"), ("ImageData", "shuffled list of JPEGs")):
-            for workers in (0, 2):
-                rivals = {
-                    "ours": partial(ours, kind, workers, count),
-                    "plain": partial(plain, kind, workers, count, chosen.records),
-                }
-                found = interleaved(rivals, rounds=chosen.rounds)
-                ratio = found["ours"] / found["plain"]
-                rows.append((name, workers, f"{found['ours']:,.0f}", f"{found['plain']:,.0f}", f"{ratio:.1f}x"))
+        for source, name in (("lmdb", "LMDB"), ("jpg", "list of JPEGs"), ("png", "list of PNGs")):
+            if chosen.only in source:
+                rows += compare(source, name, chosen.records, chosen.rounds)
         os.chdir("/")
-    print(table(("from", "workers", "ours, pictures/s", "DataLoader, pictures/s", "ratio"), rows))
+    speeds = ("ours, pictures/s", "DataLoader, pictures/s", "bare loop on one core")
+    print(table(("from", "workers", *speeds, "ours/DataLoader", "CPU per picture"), rows))
     print(f"\n{machine()}, torch {torch.__version__}, medians of {chosen.rounds}")
 
 
