@@ -237,3 +237,25 @@ def test_mixup_runs_the_trunk_live_and_wants_classes(project: Make) -> None:
     assert "layer 'loss' (HingeLoss)" in str(error.value)
     with pytest.raises(TrainingError, match="label smoothing needs a SoftmaxWithLoss"):
         solver(path, label_smoothing=0.1)
+
+
+def test_smoothing_on_kept_rows_is_that_of_the_live_net(project: Make) -> None:
+    path = project()
+    kept = solver(path, label_smoothing=0.3)
+    live = Solver(path, device="cpu", display=Silent(), cache_budget=0, extras=Extras(label_smoothing=0.3))
+    plain = solver(path)
+    for _ in range(6):
+        loss = kept.step()
+        assert loss == pytest.approx(live.step(), rel=1e-5)
+        assert abs(loss - plain.step()) > 1e-3
+    assert kept.test()[0].loss == pytest.approx(live.test()[0].loss, rel=1e-5)
+
+
+def test_references_answer_the_records_that_are_left(project: Make) -> None:
+    path = project()
+    solver(path).train()
+    run = Solver(path, device="cpu", display=Silent(), extras=Extras(best_on=0.25), pct=["kd,weight=0.5"],
+                 references=["net.prototxt:small_iter_20.caffemodel@ip"])  # fmt: skip
+    run.train()
+    assert len(run.jobs[0].sources[0]) == 16
+    assert Path("small_best.caffemodel").exists()

@@ -45,3 +45,18 @@ def test_rates_that_overflow_are_infinite_or_no_numbers() -> None:
     assert learning_rate(Schedule("exp", 1.0, gamma=10.0), 1000) == math.inf
     assert math.isnan(learning_rate(Schedule("inv", 1.0, gamma=-1.0, power=0.5), 10))
     assert learning_rate(Schedule("sigmoid", 1.0, gamma=-5.0, stepsize=0), 10**6) == 0
+
+
+def test_cosine_falls_from_the_base_rate_to_zero() -> None:
+    schedule = Schedule("cosine", 0.4, max_iter=100)
+    rates = [learning_rate(schedule, iteration) for iteration in (0, 25, 50, 75, 100, 101)]
+    half = 0.2 * math.sqrt(0.5)
+    np.testing.assert_allclose(rates, [0.4, 0.2 + half, 0.2, 0.2 - half, 0, 0], atol=1e-7)
+
+
+def test_warm_up_rises_to_what_the_policy_says() -> None:
+    for policy in ("fixed", "exp", "cosine"):
+        plain = Schedule(policy, 1.0, gamma=0.9, max_iter=20)
+        rising = Schedule(policy, 1.0, gamma=0.9, max_iter=20, warmup=4)
+        shares = [learning_rate(rising, i) / learning_rate(plain, i) for i in range(7)]
+        np.testing.assert_allclose(shares, [0.25, 0.5, 0.75, 1, 1, 1, 1], rtol=1e-6)
