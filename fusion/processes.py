@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fusion.heartbeats import Heart
 
 PATIENCE = timedelta(minutes=30)  # the longest that one process may let the others wait, if it is alive
+_MEETING = timedelta(minutes=5)  # within which all have to come
 BatchNorms = Literal["sync", "local"]
 _joined: World | None = None
 _together: World | None = None
@@ -164,7 +165,9 @@ def session() -> Iterator[None]:
 
 
 def _meet(kind: str) -> World:
-    from fusion.heartbeats import start
+    from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+
+    from fusion.heartbeats import open_store, start, start_number
 
     rank, size, local = (int(os.environ.get(name, "-1")) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     if not 0 <= rank < size or "MASTER_ADDR" not in os.environ:
@@ -177,7 +180,10 @@ def _meet(kind: str) -> World:
         torch.cuda.set_device(max(local, 0))
     backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
     try:
-        torch.distributed.init_process_group(backend, rank=rank, world_size=size, timeout=PATIENCE)
+        kept_by_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        store = open_store(keeps=rank == 0 and not kept_by_launcher, timeout=_MEETING)
+        own = PrefixStore(f"group/{start_number()}", store)
+        torch.distributed.init_process_group(backend, store=own, rank=rank, world_size=size, timeout=PATIENCE)
         heart = start(rank, size, socket.gethostname())
     except (RuntimeError, ValueError) as error:
         address = f"{os.environ['MASTER_ADDR']}:{os.environ.get('MASTER_PORT')}"
