@@ -84,6 +84,8 @@ def _add_references(group: argparse._ArgumentGroup) -> None:
         help="the fused classes that a source's own scores stand for, in their order")  # fmt: skip
     add("--logits", action="append", default=[], metavar="P=BLOB",
         help="the blob with a source's class scores, where it is not what its loss reads")  # fmt: skip
+    add("--pixels", action="append", default=[], metavar="P=KIND",
+        help="how an ONNX source wants pictures: rgb, unit (0 to 1), centered (-1 to 1), torchvision")  # fmt: skip
     add("--pct", action="append", default=[], metavar="KIND[,weight=W,OPTION=VALUE...]",
         help="hold the fused net to the references: kd, focal, lm, ldi, elodi or naive; options are those of "
         "pct_param (alpha, beta, temperature, filter, ...); may be repeated")  # fmt: skip
@@ -185,13 +187,15 @@ def _sources(arguments: argparse.Namespace) -> list[Source]:
     classes = {prefix: _numbers("--classes", text) for prefix, text in _pairs("--classes", arguments.classes)}
     logits = dict(_pairs("--logits", arguments.logits))
     weights = dict(_pairs("--weights", arguments.weights))
+    pixels = dict(_pairs("--pixels", arguments.pixels))
     sources = []
     for prefix, text in _pairs("--source", arguments.source):
         path, _, blobs = text.rpartition("@") if "@" in text else (text, "", "")
         at = tuple(blob.strip() for blob in blobs.split(",") if blob.strip())
         found = Source(prefix, path, at or None, weights.pop(prefix, None), classes.pop(prefix, ()))
-        sources.append(replace(found, logits=logits.pop(prefix, None)))
-    for option, left in (("--classes", classes), ("--logits", logits), ("--weights", weights)):
+        sources.append(replace(found, logits=logits.pop(prefix, None), pixels=pixels.pop(prefix, None)))
+    named = (("--classes", classes), ("--logits", logits), ("--weights", weights), ("--pixels", pixels))
+    for option, left in named:
         for prefix in left:
             _refuse(f"{option} names no source: '{prefix}'", f"one of {', '.join(s.prefix for s in sources)}")
     return sources

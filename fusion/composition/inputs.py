@@ -17,6 +17,7 @@ from fusion.composition.preparation import differs, input_shape, stated_size
 from fusion.composition.sources import Part
 from fusion.errors import ComposeError
 
+_PICTURE = 4  # axes of a blob of pictures
 _PARAMS: Final = {"ImageData": "image_data_param", "Data": "data_param", "HDF5Data": "hdf5_data_param"}
 
 
@@ -64,20 +65,24 @@ def plan_inputs(parts: Sequence[Part], data_from: str | None, lists: Lists) -> I
     notes = [f"data: the layers of source '{main.prefix}', blobs {', '.join(_tops(main.data_layers))}"]
     feeds: dict[str, dict[str, str]] = {}
     separate = [part for part in parts if part is not main and differs(part, main)]
+    raw = [part for part in parts if part is not main and part.source.pixels and not part.data_layers]
     _check_phases(main, label)
     text = [
-        _adapted(main.raw, layer, phases, _Change(lists, step=bool(separate)))
+        _adapted(main.raw, layer, phases, _Change(lists, step=bool(separate or raw)))
         for layer in main.data_layers
         for phases in _split(layer, lists)
     ]
     for part in parts:
-        if part in separate:
+        if part in raw:
+            feeds[part.prefix] = {part.branch.inputs[0]: f"{part.prefix}/data"}
+            text += _pixel_data(part, main, lists, label, notes)
+        elif part in separate:
             feeds[part.prefix] = {blob: f"{part.prefix}/{blob}" for blob in part.branch.inputs}
             text += _second_data(part, main, lists, feeds[part.prefix], notes)
         else:
             _check_size(part, main)
             feeds[part.prefix] = _feed(part, main, label)
-    if separate:
+    if separate or raw:
         notes.append("data: shuffling inside the data layers is switched off, or their records would no longer match")
     if lists.train_list is None:
         notes += _doubtful(parts, main)
@@ -225,6 +230,40 @@ def _second_data(part: Part, main: Part, lists: Lists, feed: Mapping[str, str], 
     return text
 
 
+def _pixel_data(part: Part, main: Part, lists: Lists, label: str, notes: list[str]) -> list[str]:
+    """The main source's data layers again, giving pixels as they are, in the size that the source takes."""
+    from prototxt.editing import Edits
+
+    text: list[str] = []
+    silent: dict[str, None] = {}
+    shape = input_shape(part)
+    for layer in main.data_layers:
+        picture = next((top for top in layer.tops if top != label), None)
+        if picture is None:
+            continue
+        names = {top: f"{part.prefix}/{'data' if top == picture else top}" for top in layer.tops}
+        silent.update(dict.fromkeys(name for top, name in names.items() if top != picture))
+        change = _Change(lists, step=True, name=f"{part.prefix}/data", blobs=names)
+        for phases in _split(layer, lists):
+            document = reparse(_adapted(main.raw, layer, phases, change), main.raw.document.name)
+            edits = Edits(document)
+            found = document.root.messages("layer")[0]
+            for block in found.all("transform_param"):
+                edits.remove(block)
+            if layer.type == "ImageData" and shape is not None and len(shape) == _PICTURE:
+                pictures = found.messages("image_data_param")[-1]
+                for name, value in (("new_height", shape[2]), ("new_width", shape[3])):
+                    edits.set(pictures, name, str(value))
+                edits.set(pictures, "is_color", "true" if shape[1] > 1 else "false")
+            text.append(str(edits.apply()))
+    if silent:
+        text.append(layer_text(f"{part.prefix}/labels", "Silence", list(silent), [], comment="The same labels again."))
+    notes.append(
+        f"data: source '{part.prefix}' takes pixels as they are ({part.source.pixels}), from its own data layer"
+    )
+    return text
+
+
 def _lists_of(part: Part, layer: Layer, main: Part, lists: Lists) -> Lists:
     """The lists and batch sizes that the main source's data layers have in the end. Raises: ComposeError."""
     found: dict[str, tuple[str | None, int | None]] = {}
@@ -287,7 +326,9 @@ def _own_layers(parts: Sequence[Part], lists: Lists) -> Inputs:
             tops[size] = f"{part.prefix}/data" if tops else "data"
             text += _image_lists(lists, tops[size], size)
         feeds[part.prefix] = {part.branch.inputs[0]: tops[size]}
-    notes = ["data: image lists without any transform; add transform_param if the sources had a mean or a scale"]
+    notes = []
+    if not all(part.source.pixels for part in parts):
+        notes = ["data: image lists without any transform; add transform_param if the sources had a mean or a scale"]
     if len(tops) > 1:
         notes.append(f"data: the sources take pictures of {len(tops)} shapes, each gets its own data layer")
     return Inputs("\n".join(text), feeds, "label", tuple(notes))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from fusion.composition.pieces import layer_text, quoted, reparse
+from fusion.composition.pixels import pixel_layers
 from fusion.composition.readings import Reading
 from fusion.errors import ComposeError, OnnxError
 from prototxt.tree import Document
@@ -81,8 +82,13 @@ def _document(
     name = os.path.splitext(os.path.basename(path))[0]
     text = [f"name: {quoted(name)}\n"]
     text += [_input(value, graph) for value in body.inputs]
+    fed = {value: _blob(value) for value in body.inputs}
+    for value in fed if source.pixels else ():
+        dims = body.inputs[value]
+        front, fed[value] = pixel_layers(source.pixels or "", source.prefix, _blob(value), (*dims, None, None)[1])
+        text += front
     inputs = list(graph.inputs) != list(body.inputs)
-    text.append(_layer("onnx", path, list(body.inputs), cuts, explicit=inputs))
+    text.append(_layer("onnx", path, fed, cuts, explicit=inputs))
     if logits is None or logits in cuts:
         return reparse("\n".join(text), path), _blob(logits) if logits else None
     try:
@@ -90,7 +96,8 @@ def _document(
     except OnnxError:
         rest = cut(graph, [logits])  # it needs more than the cut values: the whole net runs again
     check_support(rest)
-    text.append(_layer("classifier", path, list(rest.inputs), [logits], explicit=True))
+    made = {value: fed.get(value, _blob(value)) for value in rest.inputs}
+    text.append(_layer("classifier", path, made, [logits], explicit=True))
     return reparse("\n".join(text), path), _blob(logits)
 
 
@@ -102,12 +109,13 @@ def _input(value: str, graph: Graph) -> str:
     return layer_text(_blob(value), "Input", [], [_blob(value)], body)
 
 
-def _layer(name: str, path: str, inputs: list[str], outputs: list[str], *, explicit: bool) -> str:
+def _layer(name: str, path: str, fed: Mapping[str, str], outputs: list[str], *, explicit: bool) -> str:
+    """fed: the values of the graph at which it starts, and the blobs that they take."""
     lines = [f"  file: {quoted(path)}"]
-    lines += [f"  input: {quoted(value)}" for value in inputs] if explicit else []
+    lines += [f"  input: {quoted(value)}" for value in fed] if explicit else []
     lines += [f"  output: {quoted(value)}" for value in outputs]
     body = "\n".join(["onnx_param {", *lines, "}"])
-    return layer_text(name, "Onnx", list(map(_blob, inputs)), list(map(_blob, outputs)), body)
+    return layer_text(name, "Onnx", list(fed.values()), list(map(_blob, outputs)), body)
 
 
 def _blob(value: str) -> str:

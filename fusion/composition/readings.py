@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fusion.errors import ComposeError
 from prototxt.tree import Document
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ def read_source(source: Source, *, reference: bool) -> Reading:
     Raises: ComposeError, PrototxtError, OSError.
     """
     net = source.prototxt
+    if source.pixels is not None and (isinstance(net, Document) or not is_onnx(net)):
+        what = f"source '{source.prefix}': pixels are for ONNX files; a prototxt says in its data layer what it wants"
+        raise ComposeError(what, hint="give its train_val prototxt")
     if isinstance(net, Document):
         return Reading(net, source.at, source.logits)
     if is_onnx(net):

@@ -62,6 +62,7 @@ _SOURCE: Final[Mapping[str, tuple[type, ...]]] = {
     "weights": (str,),
     "classes": (list,),
     "logits": (str,),
+    "pixels": (str,),
 }
 _SOLVER: Final[Mapping[str, tuple[type, ...]]] = {
     item.name: _NUMBER if "float" in str(item.type) else (str,) if "str" in str(item.type) else (int,)
@@ -194,6 +195,7 @@ def _source(table: dict[str, Any], number: int, place: str, errors: list[Compose
         weights=good.get("weights"),
         classes=tuple(good.get("classes", ())),
         logits=good.get("logits"),
+        pixels=good.get("pixels"),
     )
 
 

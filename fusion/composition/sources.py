@@ -26,6 +26,7 @@ class Source:
     weights   its trained weights; composing looks only how many blobs each layer has, where the type does not tell
     classes   for its own classifier as a reference: the fused classes that its scores stand for, in their order
     logits    the blob with its class scores, where that is not what its loss reads
+    pixels    for an ONNX file: how it wants its pictures, one of `fusion.composition.pixels.PIXELS`
     """
 
     prefix: str
@@ -34,6 +35,7 @@ class Source:
     weights: PathLike | None = None
     classes: Sequence[int] = ()
     logits: str | None = None
+    pixels: str | None = None
 
 
 @dataclass(frozen=True)

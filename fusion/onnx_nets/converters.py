@@ -118,4 +118,7 @@ for _name, _convert in (
 ):
     add_converter(operation_type=_name, version=1, domain=OWN)(_convert)
 for _name in ("GreaterOrEqual", "LessOrEqual"):  # opset 16 lets them compare bfloat16, and changes nothing else
-    add_converter(operation_type=_name, version=16)(get_converter(operation_type=_name, version=12))
+    try:
+        get_converter(operation_type=_name, version=16)
+    except NotImplementedError:
+        add_converter(operation_type=_name, version=16)(get_converter(operation_type=_name, version=12))

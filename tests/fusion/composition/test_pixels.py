@@ -1,0 +1,85 @@
+"""ONNX sources that want other pixels than Caffe's data layers give."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from fusion.composition import Source, compose
+from fusion.composition.pixels import PIXELS
+from fusion.errors import ComposeError
+from fusion.nets import blobs, build
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "onnx_graphs"))  # the helper of the tests of that room
+from graphs import draw, model, node
+
+Make = Callable[..., Path]
+
+
+def part(folder: Path, channels: int = 3, size: int = 10) -> Path:
+    nodes = [node("Conv", "x w", "c"), node("GlobalAveragePool", "c", "g"), node("Flatten", "g", "f"),
+             node("Gemm", "f k", "y", transB=1)]  # fmt: skip
+    path = folder / "net.onnx"
+    constants = {"w": draw(4, channels, 3, 3), "k": draw(3, 4)}
+    onnx.save(model(nodes, constants, shape=("N", channels, size, size)), path)
+    return path
+
+
+@pytest.mark.parametrize("kind", PIXELS)
+def test_the_branch_prepares_its_pixels(tmp_path: Path, kind: str) -> None:
+    composed = compose([Source("b", part(tmp_path), pixels=kind)], num_output=3, train_list="t", val_list="v")
+    assert not any("without any transform" in note for note in composed.notes)
+    assert composed.deploy is not None
+    blue_first = torch.randint(0, 256, (2, 3, 10, 10)).float()
+    found = blobs(build(composed.deploy), {"data": blue_first})
+    red_first = blue_first.flip(1)
+    expected = {
+        "rgb": red_first,
+        "unit": red_first / 255,
+        "centered": red_first / 127.5 - 1,
+        "torchvision": (red_first / 255 - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1))
+        / torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1),
+    }[kind]
+    torch.testing.assert_close(found["b/pixels"], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_it_gets_a_data_layer_without_the_other_nets_transform(make: Make, tmp_path: Path) -> None:
+    caffe = make("odd", transform="scale: 0.5 mirror: true")
+    composed = compose([Source("a", caffe), Source("b", part(tmp_path, 1, 12), pixels="unit")], num_output=3)
+    layers = [layer for layer in composed.train_val.root.messages("layer") if layer.string("type") == "ImageData"]
+    own = [layer for layer in layers if layer.string("name") == "b/data"]
+    assert len(layers) == 4
+    for layer in own:
+        pictures = layer.messages("image_data_param")[0]
+        assert not layer.messages("transform_param")
+        assert [pictures.string(name) for name in ("new_height", "new_width", "is_color")] == ["12", "12", "false"]
+    assert own[0].messages("image_data_param")[0].string("source") == "train_odd.txt"
+    assert any("'b' takes pixels as they are" in note for note in composed.notes)
+    assert np.isclose(
+        float(composed.train_val.root.messages("layer")[0].messages("transform_param")[0].string("scale") or 0), 0.5
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "channels", "message"),
+    [
+        ("bgr", 3, r"there are no pixels 'bgr'[\s\S]*one of rgb, unit, centered, torchvision"),
+        ("torchvision", 1, "are of three colours, and its input has one channel"),
+        ("unit", 2, "have 3 channels, its input 2"),
+    ],
+)
+def test_pixels_that_do_not_suit(tmp_path: Path, kind: str, channels: int, message: str) -> None:
+    source = Source("b", part(tmp_path, channels), pixels=kind)
+    with pytest.raises(ComposeError, match=message):
+        compose([source], num_output=3, train_list="t", val_list="v")
+
+
+def test_pixels_are_for_onnx_files(make: Make) -> None:
+    with pytest.raises(ComposeError, match="pixels are for ONNX files"):
+        compose([Source("a", make("odd"), pixels="unit")], num_output=3)
