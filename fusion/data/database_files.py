@@ -87,10 +87,22 @@ def _open_lmdb(path: str) -> Database:
             handle = lmdb.open(where, readonly=True, lock=False, readahead=False, create=False, subdir=folder)
         except lmdb.Error as error:
             raise _unreadable(path, error) from error
+        _check_whole(path, handle)
         _open[where] = handle
     with handle.begin() as transaction:
         keys = [bytes(key) for key in transaction.cursor().iternext(keys=True, values=False)]
     return Database(path, keys, handle, lmdb=True)
+
+
+def _check_whole(path: str, handle: Any) -> None:
+    """An LMDB is mapped into memory: to touch a page that its file lacks would end the process without a word."""
+    where = handle.path()
+    there = os.path.getsize(os.path.join(where, "data.mdb") if os.path.isdir(where) else where)
+    needed = (handle.info()["last_pgno"] + 1) * handle.stat()["psize"]
+    if there < needed:
+        handle.close()
+        what = f"the database is cut off: {there} of {needed} bytes are there"
+        raise DataError(what, place=path, hint="copy it again, or write it again from its source")
 
 
 def _open_leveldb(path: str) -> Database:

@@ -156,6 +156,14 @@ def test_a_record_of_another_size_fails_by_default(pictures: Path) -> None:
             take(open_source(layer, "TEST", budget=0), 4, workers)
 
 
+@pytest.mark.parametrize("part", [0.9, 0.3, 0.01])
+def test_an_lmdb_cut_off_is_an_error_and_no_crash(part: float, pictures: Path) -> None:
+    layer = make_database(lmdb=True)
+    os.truncate("db/data.mdb", int(part * os.path.getsize("db/data.mdb")))
+    with pytest.raises(DataError, match=r"db: (the database is cut off: \d+ of \d+ bytes|cannot open the database)"):
+        open_source(layer, "TRAIN")
+
+
 def test_two_sources_of_one_database(pictures: Path) -> None:
     layer = make_database(lmdb=True)
     one, other = (open_source(layer, phase, seed=1) for phase in ("TRAIN", "TEST"))
