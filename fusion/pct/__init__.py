@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from fusion.pct.breakdowns import Flip, flip_matrix, flips, per_class, per_slice
     from fusion.pct.calibration import expected_calibration_error, reliability
     from fusion.pct.contrastive import cna
-    from fusion.pct.intervals import Interval, bootstrap, mcnemar
+    from fusion.pct.intervals import Interval, bootstrap, mcnemar, mean_interval
     from fusion.pct.losses import bct, combine, elodi, focal_distillation, kd, ldi, logit_matching, naive
     from fusion.pct.metrics import (
         Outcomes,
@@ -42,6 +42,7 @@ _HOMES = {
     "Interval": "intervals",
     "bootstrap": "intervals",
     "mcnemar": "intervals",
+    "mean_interval": "intervals",
     "bct": "losses",
     "combine": "losses",
     "elodi": "losses",
@@ -121,6 +122,7 @@ __all__ = [  # noqa: RUF022 - losses first, then predictions, then measures
     "flips",
     "margin_weighted_flips",
     "mcnemar",
+    "mean_interval",
     "negative_flip_impact",
     "negative_flip_rate",
     "outcomes",

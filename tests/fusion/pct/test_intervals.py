@@ -56,3 +56,13 @@ def test_difference_of_two_new_nets() -> None:
     assert interval.low < interval.value < interval.high
     with pytest.raises(ReportError, match="shapes"):
         paired_difference(first, second[:-1])
+
+
+def test_the_mean_of_runs_has_students_interval() -> None:
+    found = pct.mean_interval([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert found == pytest.approx((3.0, 3 - 2.776 * math.sqrt(0.5), 3 + 2.776 * math.sqrt(0.5)))
+    assert pct.mean_interval([2.0]) == (2.0, None, None)
+    assert pct.mean_interval([]) == (None, None, None)
+    wide = pct.mean_interval([float(n) for n in range(100)])
+    assert wide.high is not None
+    assert wide.high - 49.5 == pytest.approx(1.984 * 29.011 / 10, rel=1e-3)

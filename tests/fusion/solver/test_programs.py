@@ -44,3 +44,27 @@ def test_a_trace_that_writes_is_left_alone() -> None:
     shorten(program)
     assert program.code == before
     torch.testing.assert_close(program(torch.ones(3)), torch.tensor([1.0, 3.0, 1.0]))
+
+
+def test_several_losses_pass_one_softmax_together() -> None:
+    weight = torch.randn(C, K, generator=torch.Generator().manual_seed(1))
+    rows, wanted = torch.randn(N, K), torch.tensor([0, 4, 2, 1])
+
+    def step(weight: Tensor, rows: Tensor, wanted: Tensor) -> Tensor:
+        leaf = weight.detach().requires_grad_()
+        scores = rows @ leaf.t()
+        some = scores[:, torch.tensor([3, 1])]
+        each = functional.cross_entropy(scores, wanted, reduction="none")
+        other = functional.cross_entropy(scores, wanted.flip(0), reduction="none")
+        total = each.sum() + 0.5 * other.sum() + (some - 1.0).square().sum()
+        return torch.autograd.grad(total, leaf)[0]
+
+    program = make_fx(step)(weight, rows, wanted)
+    expected = program(weight, rows, wanted)
+    shorten(program)
+    targets = [node.target for node in program.graph.nodes]
+    aten = torch.ops.aten
+    assert targets.count(aten._log_softmax_backward_data.default) == 1
+    assert aten.nll_loss_forward.default not in targets, "only a mean needs the total weight"
+    assert aten.index_put.default not in targets
+    torch.testing.assert_close(program(weight, rows, wanted), expected)

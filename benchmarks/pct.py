@@ -1,0 +1,94 @@
+"""Does positive-congruent training work? Updates of small LeNets on MNIST with little data, ten methods, many seeds.
+
+    python benchmarks/pct.py [--write docs/study.md] [--work DIR] [--processes 2]
+
+Each net is trained by the project's solver from a prototxt, with references and losses as fusion-train takes them;
+predictions files are what is compared. Weights of losses are chosen on training images that no net is trained on, with
+nets that are not reported; reported are the 10,000 test images. All is seeded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"  # a core per process
+
+from study.figures import Figures, choose, measure
+from study.plan import METHODS, SAME, Method, Pair, Size, candidates, reported
+from study.tables import page
+from study.training import Job, run
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    options.add_argument("--write", type=Path, metavar="FILE", help="replace the tables in this page, and its picture")
+    options.add_argument(
+        "--work", type=Path, metavar="DIR", help="keep nets and predictions here; what is there is not redone"
+    )
+    options.add_argument("--processes", type=int, default=2)
+    arguments = options.parse_args(argv)
+    with tempfile.TemporaryDirectory() as kept:
+        study(Size(), arguments.work or Path(kept), arguments.processes, arguments.write)
+    return 0
+
+
+def study(size: Size, folder: Path, processes: int, write: Path | None = None) -> str:
+    """Train, choose, report; returns the tables."""
+    start = time.perf_counter()
+    folder.mkdir(parents=True, exist_ok=True)
+    trying = candidates(size)
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+        _train(pool, [one for weights in trying.values() for pairs in weights.values() for one in pairs], folder)
+        tried = {m: {w: measure(pairs, folder) for w, pairs in weights.items()} for m, weights in trying.items()}
+        chosen = choose(tried)
+        wanted = reported(size, chosen)
+        _train(pool, [one for pairs in wanted.values() for one in pairs], folder)
+    found = {key: measure(pairs, folder) for key, pairs in wanted.items()}
+    print(f"\n{(time.perf_counter() - start) / 60:.1f} minutes in {processes} processes", file=sys.stderr)
+    tables = page(size, tried, chosen, found)
+    print(tables)
+    if write is not None:
+        _write(write, tables, tried, found)
+    return tables
+
+
+def _train(pool: ProcessPoolExecutor, pairs: Iterable[Pair], folder: Path) -> None:
+    """All nets of the pairs, those that others learn from first."""
+    jobs = dict.fromkeys(job for one in pairs for job in (*one.old, *one.new))
+    needed = dict.fromkeys(old for job in jobs for old in job.needs)
+    for stage in (needed, [job for job in jobs if job not in needed]):
+        order = sorted(stage, key=_effort, reverse=True)
+        for number, name in enumerate(pool.map(partial(run, folder=folder), order), 1):
+            if sys.stderr.isatty():
+                print(f"\r{number} of {len(order)} nets ({name})\033[K", end="", file=sys.stderr, flush=True)
+
+
+def _effort(job: Job) -> float:
+    """Long ones first, so that no process ends alone."""
+    return 0.0 if job.bodies else job.widths.conv1 + 2 * len(job.references)
+
+
+def _write(path: Path, tables: str, tried: Mapping[Method, Mapping[float, Figures]], found: Mapping) -> None:  # type: ignore[type-arg]
+    from study.picture import draw
+
+    text = path.read_text(encoding="utf-8")
+    before, opening, rest = text.partition("<!-- tables -->\n")
+    _, closing, after = rest.partition("<!-- end of tables -->")
+    if not opening or not closing:
+        raise SystemExit(f"{path}: the marks <!-- tables --> and <!-- end of tables --> are missing")
+    path.write_text(before + opening + tables + closing + after, encoding="utf-8")
+    same = {method.title: found[SAME, method] for method in METHODS}
+    draw(same, {m.title: list(w.values()) for m, w in tried.items()}, path.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,57 @@
+"""MNIST from the example's four files, cut so that no image serves two purposes."""
+
+from __future__ import annotations
+
+import gzip
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+DATA = Path(__file__).resolve().parents[2] / "examples" / "mnist_odd_even" / "data"
+ROOM = 8000
+SELECTION = slice(50_000, 55_000)  # of the training images: what weights of losses are chosen on
+
+
+class Digits(NamedTuple):
+    """Images float32 [N, 1, 28, 28] of about -0.5 to 0.5, labels int64 [N], and keys, str [N]."""
+
+    images: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    keys: NDArray[np.str_]
+
+    def take(self, rows: slice | NDArray[np.int64] | NDArray[np.bool_]) -> Digits:
+        """These images in this order."""
+        return Digits(self.images[rows], self.labels[rows], self.keys[rows])
+
+    def of(self, classes: tuple[int, ...]) -> Digits:
+        """The images of these digits."""
+        return self.take(np.isin(self.labels, classes))
+
+
+def training(subset: int, rows: int) -> Digits:
+    """The first `rows` images of the subset of that number, 0 to 5; subsets of up to ROOM images do not overlap."""
+    return _read("train").take(slice(subset * ROOM, subset * ROOM + rows))
+
+
+def judging(split: str, limit: int | None = None) -> Digits:
+    """`selection`: 5,000 training images that no net is trained on; `report`: the 10,000 test images."""
+    found = _read("train").take(SELECTION) if split == "selection" else _read("t10k")
+    return found.take(slice(limit))
+
+
+@cache
+def _read(name: str) -> Digits:
+    images, labels = (_idx(DATA / f"{name}-{what}-ubyte.gz") for what in ("images-idx3", "labels-idx1"))
+    scaled = ((images.astype(np.float32) - 128) / 256)[:, None]
+    return Digits(scaled, labels.astype(np.int64), np.array([f"{name}/{number:05d}" for number in range(len(labels))]))
+
+
+def _idx(path: Path) -> NDArray[np.uint8]:
+    with gzip.open(path) as file:
+        data = file.read()
+    dimensions = data[3]
+    shape = np.frombuffer(data, ">i4", dimensions, 4)
+    return np.frombuffer(data, np.uint8, offset=4 + 4 * dimensions).reshape(shape)

@@ -1,0 +1,150 @@
+"""What is trained: updates of old nets to new ones, methods, weights to choose from, and the nets that each needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from study.lenets import BIG, SMALL, Widths
+from study.training import ALL, Job
+
+ODD, EVEN = (1, 3, 5, 7, 9), (0, 2, 4, 6, 8)
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large the study is.
+
+    rows, iterations  training images and iterations per net; twice the images where data grows
+    members           nets per ensemble
+    seeds, fewer      pairs of old and new for the first update, and for the others
+    candidates        weights per method to choose from
+    limit             judge on so many images only
+    """
+
+    rows: int = 4000
+    iterations: int = 400
+    members: int = 8
+    seeds: int = 5
+    fewer: int = 3
+    candidates: int = 3
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to train the new net; `spec` is its loss towards references, where it has one."""
+
+    title: str
+    spec: str = ""
+    weights: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Update:
+    """From old nets to a new one."""
+
+    key: str
+    title: str
+    old_classes: tuple[tuple[int, ...], ...] = (ALL,)
+    widths: Widths = SMALL
+    more: int = 1
+    fused: bool = False
+
+
+NONE, ENSEMBLE, ELODI = Method("none"), Method("ensemble"), Method("ELODI", "elodi", (10, 3, 1))
+METHODS = (
+    NONE,
+    Method("naive", "naive", (1, 2)),
+    Method("KD", "kd", (3, 1, 10)),
+    Method("FD-KL", "focal", (0.3, 1, 0.1)),
+    Method("FD-LM", "focal,distance=l2", (0.3, 1, 0.1)),
+    Method("LDI", "ldi", (3, 1, 10)),
+    ELODI,
+    Method("CNA", "cna,on=ip1,tau=0.1", (0.1, 0.3)),
+    Method("BCT", "bct", (1, 0.3)),
+    ENSEMBLE,
+)
+FOUR = tuple(method for method in METHODS if method.title in ("none", "FD-KL", "FD-LM", "LDI"))
+SAME = Update("same", "same architecture")
+OTHERS = (
+    Update("bigger", "bigger architecture (16, 32, 128)", widths=BIG),
+    Update("data", "twice the data", more=2),
+    Update("classes", "eight classes to ten", (ALL[:8],)),
+    Update("fusion", "odd and even net fused", (ODD, EVEN), fused=True),
+)
+CHOOSING = 5  # the subset whose nets weights are chosen with
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An old net, or several of different classes or as an ensemble, and the new one."""
+
+    old: tuple[Job, ...]
+    new: tuple[Job, ...]
+
+
+def plain(size: Size, update: Update, subset: int, member: int = 0, *, old: bool, split: str = "report") -> list[Job]:
+    """Untreated nets: the old one (or one per set of classes), or the new one."""
+    kind = "old" if old else update.key
+    common = {"subset": subset, "split": split, "iterations": size.iterations, "limit": size.limit}
+    seed = 1 + 1000 * subset + 100 * (not old) + member
+    if old:
+        sets = [(f"{kind}{len(c)}{c[0]}", c) for c in update.old_classes]
+        return [Job(f"{name}_{subset}_{member}", seed, rows=size.rows, classes=c, **common) for name, c in sets]  # type: ignore[arg-type]
+    made = partial(Job, f"{kind}_{subset}_{member}", seed, rows=size.rows * update.more, widths=update.widths)
+    if update.fused:
+        return [made(bodies=tuple(plain(size, update, subset, old=True, split=split)), **common)]
+    return [made(**common)]
+
+
+def pair(
+    size: Size, update: Update, method: Method, weight: float, subset: int, split: str = "report", member: int = 0
+) -> Pair:
+    """The nets that show what a method does in an update."""
+    make = partial(plain, size, update, subset, split=split)
+    old, (new,) = tuple(make(member, old=True)), make(member, old=False)
+    if method == NONE:
+        return Pair(old, (new,))
+    if method == ENSEMBLE:
+        numbers = range(size.members)
+        return Pair(*(tuple(make(n, old=kind)[0] for n in numbers) for kind in (True, False)))
+    spec = f"{method.spec},weight={weight:g}"
+    if method == ELODI:
+        members = range(size.members)
+        taught = [
+            replace(job, name=f"{job.name}_elodi_{weight:g}", pct=spec,
+                    references=tuple(make(n, old=kind)[0] for n in members))
+            for job, kind in ((old[0], True), (new, False))
+        ]  # fmt: skip
+        return Pair((taught[0],), (taught[1],))
+    name = f"{new.name}_{method.title}_{weight:g}"
+    return Pair(old, (replace(new, name=name, pct=spec, references=() if update.fused else old),))
+
+
+def candidates(size: Size) -> dict[Method, dict[float, list[Pair]]]:
+    """For each method its weights to choose from, tried in the first update on a subset of its own, with two seeds.
+
+    ELODI, which costs most, is tried with one seed, and with half of the ensemble.
+    """
+    half = replace(size, members=max(1, size.members // 2))
+    return {
+        method: {
+            weight: [pair(half, SAME, method, weight, CHOOSING, "selection", n) for n in range(1 + (method != ELODI))]
+            for weight in method.weights[: size.candidates] or (0.0,)
+        }
+        for method in METHODS
+        if method != ENSEMBLE
+    }
+
+
+def reported(size: Size, chosen: Mapping[Method, float]) -> dict[tuple[Update, Method], list[Pair]]:
+    """All pairs of the report."""
+    found = {}
+    for update in (SAME, *OTHERS):
+        methods: Sequence[Method] = METHODS if update == SAME else FOUR
+        subsets = range(size.seeds if update == SAME else size.fewer)
+        for method in methods:
+            found[update, method] = [pair(size, update, method, chosen.get(method, 0.0), s) for s in subsets]
+    return found

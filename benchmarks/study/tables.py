@@ -1,0 +1,80 @@
+"""The study's tables in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from study.figures import Figures, cuts, shown
+from study.plan import ENSEMBLE, FOUR, METHODS, NONE, OTHERS, SAME, Method, Size, Update
+from timing import machine, table
+
+Found = Mapping[tuple[Update, Method], Figures]
+# Error and relative NFR in per cent, ImageNet: Yan et al. 2021, ResNet-18 to ResNet-18, as far as they were published.
+PUBLISHED = {
+    "none": (30.29, 6.44, 30.5),
+    "naive": (29.34, 5.72, 28.0),
+    "BCT": (29.66, 6.39, 30.9),
+    "FD-KL": (30.63, 2.50, 11.7),
+    "FD-LM": (30.47, 2.35, 11.1),
+    "ensemble": (25.98, 1.70, 8.9),
+}
+_HEAD = ("method", "weight", "error old, %", "error new, %", "NFR, %", "relative NFR, %", "NFR cut by, %")
+
+
+def page(
+    size: Size, tried: Mapping[Method, Mapping[float, Figures]], chosen: Mapping[Method, float], found: Found
+) -> str:
+    """All tables, each under a line that says what it is."""
+    parts = [
+        f"**Same architecture** ({size.seeds} pairs of nets; ± is the 95 % interval over pairs):",
+        same_table(chosen, found),
+        "**Other updates** (weights as chosen above; cut and intervals within the update):",
+        others_table(size, found),
+        "**What weights were chosen from** (pairs that are not reported, judged on 5,000 kept-back training images):",
+        tried_table(tried, chosen),
+        machine(),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def same_table(chosen: Mapping[Method, float], found: Found) -> str:
+    """Every method, beside what was published."""
+    rows = []
+    for method in METHODS:
+        published = PUBLISHED.get(method.title)
+        beside = f"{100 * (1 - published[1] / PUBLISHED['none'][1]):.0f}" if published else "not given"
+        rows.append([*_row(method, chosen.get(method), found[SAME, method], found[SAME, NONE]), beside])
+    return table([*_HEAD, "published cut, %"], rows)
+
+
+def others_table(size: Size, found: Found) -> str:
+    """The four methods that all updates have, and what does not apply."""
+    rows = []
+    for update in OTHERS:
+        for method in FOUR:
+            cells = _row(method, None, found[update, method], found[update, NONE])
+            rows.append([update.title, cells[0], *cells[2:]])
+        absent = [method for method in METHODS if method not in FOUR]
+        if update.fused:
+            rows.append([update.title, "CNA, BCT", *["n/a: the bodies are frozen"], *["n/a"] * 4])
+            absent = [method for method in absent if method.title not in ("CNA", "BCT")]
+        rows.append([update.title, ", ".join(method.title for method in absent), *["not run"] * 5])
+    return table(["update", *_HEAD[:1], *_HEAD[2:]], rows)
+
+
+def tried_table(tried: Mapping[Method, Mapping[float, Figures]], chosen: Mapping[Method, float]) -> str:
+    """Weights with their figures; the chosen ones bold."""
+    rows = []
+    for method, weights in tried.items():
+        for weight, figures in sorted(weights.items()):
+            mark = "**" if method.weights and chosen[method] == weight else ""
+            rows.append([method.title, f"{mark}{weight:g}{mark}" if method.weights else "-",
+                         shown(figures.error), shown(figures.nfr)])  # fmt: skip
+    return table(["method", "weight", "error new, %", "NFR, %"], rows)
+
+
+def _row(method: Method, weight: float | None, figures: Figures, untreated: Figures) -> list[str]:
+    given = f"{weight:g}" if weight and method not in (NONE, ENSEMBLE) else "-"
+    cut = "-" if method == NONE else shown(cuts(figures, untreated), 0)
+    return [method.title, given, shown(figures.error_old), shown(figures.error), shown(figures.nfr),
+            shown(figures.relative, 1), cut]  # fmt: skip

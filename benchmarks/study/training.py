@@ -1,0 +1,132 @@
+"""One net of the study: trained by the project's solver, judged, and left as files for those that are held to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from study.digits import Digits, judging, training
+from study.lenets import BATCH, SMALL, Widths, compatible, lenet, solver
+
+from fusion import Solver, Source, apply_merge, compose, plan_merge, save_weights
+from fusion.nets import Net, outputs_of
+from fusion.pct import Predictions
+from fusion.references import Reference
+from fusion.solver.display import Silent
+from prototxt import load_net, read_weights, write_weights
+
+ALL = tuple(range(10))
+_CHUNK = 500
+
+
+@dataclass(frozen=True)
+class Job:
+    """A net to train.
+
+    subset, rows  its training images: the first so many of the subset of that number
+    split         what it is judged on: "selection" or "report"
+    classes       the digits that it knows, in the order of its scores
+    references    trained nets that it is held to
+    pct           losses towards them, as on the command line; "bct,weight=W" puts the first one's classifier in
+    limit         judge on so many images only
+    bodies        trained nets whose frozen bodies it stands on, instead of one of its own
+    """
+
+    name: str
+    seed: int
+    subset: int
+    rows: int
+    split: str
+    iterations: int
+    widths: Widths = SMALL
+    classes: tuple[int, ...] = ALL
+    references: tuple[Job, ...] = ()
+    pct: str = ""
+    bodies: tuple[Job, ...] = ()
+    limit: int | None = None
+
+    @property
+    def needs(self) -> tuple[Job, ...]:
+        """What must be trained before."""
+        return (*self.references, *self.bodies)
+
+
+def run(job: Job, folder: Path) -> str:
+    """Train and judge; NAME.prototxt, NAME.caffemodel and NAME.npz are left in the folder. Returns the name."""
+    torch.set_num_threads(1)
+    if not (folder / f"{job.name}.npz").exists():
+        made = _fused(job, folder) if job.bodies else _own(job, folder)
+        made.step(job.iterations)
+        save_weights(made.net, folder / f"{job.name}.caffemodel")
+        answer(job, made.net, judging(job.split, job.limit).of(job.classes)).save(folder / f"{job.name}.npz")
+    return job.name
+
+
+def answer(job: Job, net: Net, digits: Digits) -> Predictions:
+    """What the net says of the images."""
+    last = outputs_of(net, ["ip2"])
+    with torch.no_grad():
+        parts = [
+            last({"data": torch.from_numpy(digits.images[at : at + _CHUNK])})["ip2"].numpy()
+            for at in range(0, len(digits.labels), _CHUNK)
+        ]
+    logits = np.concatenate(parts)
+    return Predictions(digits.keys, digits.labels, logits, np.array(job.classes), meta={"name": job.name})
+
+
+def _own(job: Job, folder: Path) -> Solver:
+    """A LeNet from its fillers on."""
+    text = lenet(job.widths, len(job.classes))
+    (folder / f"{job.name}.prototxt").write_text(text)
+    kind, _, options = job.pct.partition(",")
+    if kind == "bct":
+        (old,) = job.references
+        classifier = folder / f"{job.name}_old.caffemodel"
+        write_weights(classifier, {"old": list(read_weights(folder / f"{old.name}.caffemodel")["ip2"])})
+        text += "\n" + compatible(len(old.classes), float(options.removeprefix("weight=")))
+        return _solver(text, job, [classifier])
+    blob = "ip1" if kind == "cna" else "ip2"
+    references = [
+        Reference(folder / f"{old.name}.prototxt", [folder / f"{old.name}.caffemodel"], blob, _shared(old, job))
+        for old in job.references
+    ]
+    return _solver(text, job, [], references)
+
+
+def _fused(job: Job, folder: Path) -> Solver:
+    """A classifier on the frozen bodies, which the originals' own classifiers stay beside as references."""
+    files = {old.name: (folder / f"{old.name}.prototxt", folder / f"{old.name}.caffemodel") for old in job.bodies}
+    sources = [Source(old.name, files[old.name][0], "ip1", classes=_shared(old, job)) for old in job.bodies]
+    made = compose(sources, num_output=len(job.classes), references=True)
+    net = folder / f"{job.name}.prototxt"
+    net.write_text(str(made.train_val))
+    start = folder / f"{job.name}_start.caffemodel"
+    apply_merge(plan_merge(load_net(net), files, seed=job.seed), start)
+    references = [Reference(None, blob=f"{old.name}/ip2", classes=_shared(old, job)) for old in job.bodies]
+    return _solver(net.read_text(), job, [start], references if job.pct else [])
+
+
+def _solver(text: str, job: Job, weights: Sequence[Path], references: Sequence[Reference] = ()) -> Solver:
+    """The solver on the job's images, in an order of its own seed."""
+    digits = training(job.subset, job.rows).of(job.classes)
+    whole = len(digits.labels) // BATCH * BATCH
+    digits = digits.take(np.random.default_rng(job.seed).permutation(len(digits.labels))[:whole])
+    labels = np.searchsorted(job.classes, digits.labels)
+    pct = [job.pct] if references else []
+    return Solver(
+        solver(text, job.seed, job.iterations),
+        weights,
+        device="cpu",
+        display=Silent(),
+        arrays={"data": digits.images, "label": labels.astype(np.float32)},
+        references=references,
+        pct=pct,
+    )
+
+
+def _shared(old: Job, job: Job) -> tuple[int, ...]:
+    """Which of the net's scores are those of the old one; none are named where they are the same."""
+    return () if old.classes == job.classes else tuple(job.classes.index(digit) for digit in old.classes)
