@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from prototxt.messages import NetParameter
 
 How = Literal["mean", "max"]
-_JUDGES = ("Accuracy", "SoftmaxWithLoss", "Softmax")
+_JUDGES = ("Accuracy", "SoftmaxWithLoss")
 _LEAST = float(np.finfo(np.float32).tiny)
 
 

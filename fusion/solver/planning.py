@@ -42,7 +42,14 @@ def plan_of(run: Solver, budget: int) -> list[str]:
 
 
 def _where(device: torch.device) -> str:
-    return f"{torch.get_num_threads()} threads of the CPU" if device.type == "cpu" else str(device)
+    threads = torch.get_num_threads()
+    return f"the CPU ({threads} thread{'s' * (threads != 1)})" if device.type == "cpu" else str(device)
+
+
+def _size(count: int) -> str:
+    """Bytes in MiB, with three digits."""
+    value = count / MIB
+    return f"{value:.0f} MiB" if value >= 100 else f"{value:.3g} MiB"
 
 
 def _layers(run: Solver) -> list[str]:
@@ -86,8 +93,8 @@ def _trunk(job: Job, budget: int) -> str:
         return f"frozen trunk up to {boundary}: runs in each iteration, for the cache is switched off"
     if size > budget:
         where = "more than the budget, so it goes to a file where there is room"
-        return f"frozen trunk up to {boundary}: computed once, {size / MIB:.0f} MiB, {where}"
-    return f"frozen trunk up to {boundary}: computed once, {size / MIB:.1f} MiB in memory"
+        return f"frozen trunk up to {boundary}: computed once, {_size(size)}, {where}"
+    return f"frozen trunk up to {boundary}: computed once, {_size(size)} in memory"
 
 
 def _kept(job: Job, budget: int) -> int:
@@ -129,8 +136,8 @@ def _memory(run: Solver, budget: int) -> str:
     rows = sum(_kept(job, budget) for job in run.jobs)
     if rows:
         parts["rows of the trunk"] = rows
-    listed = ", ".join(f"{size / MIB:.0f} MiB for {what}" for what, size in parts.items())
-    return f"{sum(parts.values()) / MIB:.0f} MiB ({listed}), besides the data and the libraries themselves"
+    listed = ", ".join(f"{_size(size)} for {what}" for what, size in parts.items())
+    return f"{_size(sum(parts.values()))} ({listed}), besides the data and the libraries themselves"
 
 
 def _blobs(job: Job) -> int:
