@@ -115,6 +115,15 @@ def test_local_statistics_end_equal_and_go_on_exactly(project: Make, starter: St
     agree(stored("whole"), stored("half"), 0.0)
 
 
+def test_one_process_writes_the_trunk_and_all_read_it(project: Make, starter: Starter) -> None:
+    path = project(shuffle=True)
+    log = starter.run("two", "--cache-dir", "kept", processes=2)
+    assert "trunk for 22 records, 0 MiB, written to kept/" in log
+    assert len(list(Path("kept").iterdir())) == 2
+    Solver(path, device="cpu", display=Silent()).train()
+    agree(stored("small"), stored("two"), 1e-5)
+
+
 def test_batches_that_cannot_be_divided(project: Make, starter: Starter) -> None:
     project()
     rewrite(("batch_size: 4", "batch_size: 5"))
