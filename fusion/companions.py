@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from numpy.typing import NDArray
 
@@ -18,7 +18,10 @@ from fusion.errors import WeightsMismatch
 from prototxt import safetensors_file
 from prototxt.copying import Payload
 from prototxt.spans import Entry
-from prototxt.weights import Weights, format_by_name, read_weights
+from prototxt.weights import Weights, format_by_name, layers_of, read_weights, save
+
+if TYPE_CHECKING:
+    from prototxt.messages import NetParameter
 
 Path: TypeAlias = "str | os.PathLike[str]"
 Planned: TypeAlias = "Sequence[tuple[Entry, Sequence[Payload]]]"
@@ -83,8 +86,20 @@ def write_companion(
     """
     format_by_name(os.fspath(path))
     other = companion(path)
-    apart = [(entry, blobs) for entry, blobs in layers if entry.type == ONNX and blobs]
-    if other is None or not apart:
+    if other is None:
         return layers
-    safetensors_file.write(other, apart, name=name, progress=progress)
-    return [(entry, () if entry.type == ONNX else blobs) for entry, blobs in layers]
+    apart = [(entry, blobs) for entry, blobs in layers if entry.type == ONNX and blobs]
+    if apart:
+        safetensors_file.write(other, apart, name=name, progress=progress)
+    return [
+        (entry, () if entry.type == ONNX else blobs)
+        for entry, blobs in layers
+        if entry.type != ONNX or blobs  # one that is named promises a file beside it
+    ]
+
+
+def write_pair(path: Path, weights: Mapping[str, Sequence[NDArray[Any]]], *, net: NetParameter | None = None) -> None:
+    """Write weights as `prototxt.write_weights` does, those of Onnx layers beside it. Raises: WeightsError, OSError."""
+    name = net.name if net is not None else ""
+    layers = layers_of(weights, net, os.fspath(path))
+    save(path, write_companion(path, layers, name=name), name=name)

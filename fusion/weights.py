@@ -11,14 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fusion.companions import ONNX, read_pair, write_companion
+from fusion.companions import ONNX, read_pair, write_pair
 from fusion.errors import FusionError, WeightsMismatch, raise_all
 from fusion.graph import Net
 from fusion.nets import params
 from fusion.sharing import tensor_at
 from prototxt.messages import LayerParameter, NetParameter
 from prototxt.spans import shape_fits
-from prototxt.weights import layers_of, save
 
 Weights = Mapping[str, Sequence[NDArray[np.float32]]]
 
@@ -89,8 +88,7 @@ def save_weights(net: Net, path: str | os.PathLike[str]) -> None:
         description.layer.append(layer)
     named = {layer.name for layer in description.layer}
     description.layer.extend(LayerParameter(name=name) for name in arrays if name not in named)
-    layers = layers_of(arrays, description, os.fspath(path))
-    save(path, write_companion(path, layers, name=description.name), name=description.name)
+    write_pair(path, arrays, net=description)
 
 
 def share_weights(net: Net, owner: Net) -> None:

@@ -65,6 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _show(arguments: argparse.Namespace) -> None:
     from prototxt.contents import BINARY, NET, SOLVER, TEXT, contents_of
 
+    if arguments.input.lower().endswith(".onnx"):
+        _show_onnx(arguments)
+        return
     content = contents_of(arguments.input)
     if content.what == SOLVER:
         _show_solver(arguments, content)
@@ -176,6 +179,15 @@ def _show_binary(arguments: argparse.Namespace, content: Content) -> None:
 
     found = take_inventory(arguments.input, content, statistics=arguments.stats)
     _print(arguments, {"file": arguments.input, **to_json(found)}, inventory_text(found))
+
+
+def _show_onnx(arguments: argparse.Namespace) -> None:
+    """An ONNX file: where it can be cut, and every operator that cannot be run."""
+    from fusion.onnx_graphs import load
+    from fusion.onnx_graphs.overview import overview, overview_text
+
+    graph = load(arguments.input, {name: tuple(shape) for name, shape in arguments.inputs})
+    _print(arguments, {"file": arguments.input, "kind": "onnx", **overview(graph)}, overview_text(graph))
 
 
 def _print(arguments: argparse.Namespace, report: dict[str, Any], text: str) -> None:

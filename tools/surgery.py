@@ -127,16 +127,16 @@ def _paths(output: str) -> tuple[str, str]:
 
 
 def _write(outcome: Outcome, arguments: argparse.Namespace, weights_path: str, net_path: str) -> None:
+    from fusion.companions import write_pair
     from prototxt.files import write_text
     from prototxt.loading import load_net
-    from prototxt.weights import write_weights
 
     net = None
     if outcome.document is not None:
         net = load_net(outcome.document)
     elif getattr(arguments, "net", None):
         net = load_net(arguments.net)
-    write_weights(weights_path, outcome.weights, net=net)
+    write_pair(weights_path, outcome.weights, net=net)
     written = [weights_path]
     if outcome.document is not None:
         write_text(net_path, str(outcome.document))
@@ -158,19 +158,19 @@ def _document(arguments: argparse.Namespace) -> Document:
 
 
 def _fold(arguments: argparse.Namespace) -> Outcome:
+    from fusion.companions import read_pair
     from fusion.folding import fold
-    from prototxt.weights import read_weights
 
-    return fold(_document(arguments), read_weights(arguments.weights))
+    return fold(_document(arguments), read_pair(arguments.weights))
 
 
 def _head(arguments: argparse.Namespace) -> Outcome:
+    from fusion.companions import read_pair
     from fusion.surgery.heads import replace_head
-    from prototxt.weights import read_weights
 
     return replace_head(
         _document(arguments),
-        read_weights(arguments.weights),
+        read_pair(arguments.weights),
         arguments.drop,
         num_output=arguments.num_output,
         reinit=arguments.reinit,
@@ -179,53 +179,53 @@ def _head(arguments: argparse.Namespace) -> Outcome:
 
 
 def _convolve(arguments: argparse.Namespace) -> Outcome:
+    from fusion.companions import read_pair
     from fusion.surgery.dense import to_convolution, to_dense
-    from prototxt.weights import read_weights
 
     operation = to_convolution if arguments.command == "convolve" else to_dense
-    weights = read_weights(arguments.weights)
+    weights = read_pair(arguments.weights)
     return operation(_document(arguments), weights, arguments.layers, dict(arguments.input) or None)
 
 
 def _strip(arguments: argparse.Namespace) -> Outcome:
+    from fusion.companions import read_pair
     from fusion.surgery.stripping import strip
     from prototxt.loading import load_net
-    from prototxt.weights import read_weights
 
-    return strip(load_net(arguments.net), read_weights(arguments.weights))
+    return strip(load_net(arguments.net), read_pair(arguments.weights))
 
 
 def _restore(arguments: argparse.Namespace) -> Outcome:
+    from fusion.companions import read_pair
     from fusion.surgery.stripping import restore
     from prototxt.loading import load_net
-    from prototxt.weights import read_weights
 
-    return restore(load_net(arguments.net), read_weights(arguments.weights), read_weights(arguments.base))
+    return restore(load_net(arguments.net), read_pair(arguments.weights), read_pair(arguments.base))
 
 
 def _average(arguments: argparse.Namespace) -> Outcome:
+    from fusion.companions import read_pair
     from fusion.surgery.averaging import average
-    from prototxt.weights import read_weights
 
-    return average([read_weights(path) for path in arguments.files], arguments.share)
+    return average([read_pair(path) for path in arguments.files], arguments.share)
 
 
 def _bake(arguments: argparse.Namespace) -> Outcome:
     import warnings
 
+    from fusion.companions import read_pair
     from fusion.surgery.baking import bake
-    from prototxt.weights import read_weights
 
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
-        return bake(_document(arguments), read_weights(arguments.weights))
+        return bake(_document(arguments), read_pair(arguments.weights))
 
 
 def _group(arguments: argparse.Namespace) -> Outcome:
+    from fusion.companions import read_pair
     from fusion.surgery.horizontal import fuse_horizontally
-    from prototxt.weights import read_weights
 
-    inputs, weights = dict(arguments.input) or None, read_weights(arguments.weights)
+    inputs, weights = dict(arguments.input) or None, read_pair(arguments.weights)
     return fuse_horizontally(_document(arguments), weights, arguments.branches, inputs, dense=arguments.dense)
 
 
@@ -240,10 +240,10 @@ def _interpolate(arguments: argparse.Namespace) -> Outcome:
         from .soups import within
 
         return within(arguments.net, arguments.old, arguments.new, arguments.max_nfr, arguments.logits)
+    from fusion.companions import read_pair
     from fusion.surgery.averaging import interpolate
-    from prototxt.weights import read_weights
 
-    return interpolate(read_weights(arguments.old), read_weights(arguments.new), arguments.share)
+    return interpolate(read_pair(arguments.old), read_pair(arguments.new), arguments.share)
 
 
 _OPERATIONS: dict[str, Callable[[argparse.Namespace], Outcome]] = {
