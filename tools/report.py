@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fusion.report import Budget
 
 BROKEN = 3
-_EPILOG = """FILE is what fusion-test writes (npz), or a CSV with the columns key, label, logit:0, logit:1, ...
+_EPILOG = """FILE is what fusion-test writes (npz), or CSV or Parquet with the columns key, label, logit:0, logit:1, ...
   NAME=FILE          calls the net NAME
   FILE@1,3,5,7,9     says which classes of the new net the file's columns and labels stand for
 

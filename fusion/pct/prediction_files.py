@@ -1,4 +1,4 @@
-"""Predictions on disk: npz that no pickle can hide in, and CSV for everything else. Arrays in, arrays out."""
+"""Predictions on disk: npz that no pickle can hide in, CSV and Parquet for everything else. Arrays in, arrays out."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fusion.errors import ReportError
+from fusion.pct import parquet_files
 from prototxt.files import atomic_write
 
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -25,13 +26,24 @@ EARLIEST = (1980, 1, 1, 0, 0, 0)
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:
-    """The named arrays of a predictions file; a zip archive is read as npz, anything else as CSV.
+    """The named arrays of a predictions file; a zip archive is read as npz, Parquet as such, anything else as CSV.
 
     Raises: ReportError naming the file when it is neither, or when an array is absent or holds objects; OSError.
     """
     with Path(path).open("rb") as file:
-        is_zip = file.read(4) == b"PK\x03\x04"
-    return _read_npz(path) if is_zip else _read_csv(path)
+        start = file.read(4)
+    if start == parquet_files.MAGIC:
+        return _read_parquet(path)
+    return _read_npz(path) if start == b"PK\x03\x04" else _read_csv(path)
+
+
+def write(path: str | os.PathLike[str], arrays: Arrays) -> None:
+    """Write the form that the name's ending says: .csv, .parquet, and npz for all others; at once or not at all.
+
+    Raises: ReportError for Parquet without pyarrow.
+    """
+    forms = {".csv": write_csv, ".parquet": parquet_files.write_parquet}
+    forms.get(Path(path).suffix.lower(), write_npz)(path, arrays)
 
 
 def write_npz(path: str | os.PathLike[str], arrays: Arrays) -> None:
@@ -118,6 +130,29 @@ def _read_csv(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:
     return arrays
 
 
+def _read_parquet(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:
+    head, columns, meta = parquet_files.read_parquet(path)
+    classes = _classes(head, path)
+    logits = [columns[head[i]] for i in classes]
+    kept = all(column.dtype == np.float16 for column in logits)
+    try:
+        arrays = {
+            "keys": columns["key"].astype(np.str_),
+            "labels": columns["label"].astype(np.int64),
+            "logits": np.stack(logits, axis=1).astype(np.float16 if kept else np.float32),
+            "classes": np.array(list(classes.values()), dtype=np.int64),
+            "meta": np.array(meta),
+        }
+        features = [columns[name] for name in head if name.startswith("feature:")]
+        if features:
+            arrays["features"] = np.stack(features, axis=1)
+    except (ValueError, TypeError) as error:
+        raise ReportError(f"a number was expected: {error}", place=str(path)) from None
+    if "variant" in columns:
+        arrays["variants"] = columns["variant"].astype(np.str_)
+    return arrays
+
+
 def _classes(head: list[str], path: str | os.PathLike[str]) -> dict[int, int]:
     """Column -> class id, of the columns called `logit:3`, `logit_3` or plainly `3`."""
     classes = {}
@@ -127,9 +162,9 @@ def _classes(head: list[str], path: str | os.PathLike[str]) -> dict[int, int]:
             classes[column] = int(number)
     if "key" not in head or "label" not in head or not classes:
         raise ReportError(
-            "this is neither an npz archive nor a CSV of predictions",
+            "this is neither an npz archive nor a CSV or Parquet table of predictions",
             place=str(path),
-            hint="a CSV needs a header with the columns key, label and logit:0, logit:1, ...",
+            hint="a table needs the columns key, label and logit:0, logit:1, ...",
         )
     return classes
 

@@ -152,7 +152,10 @@ class Predictions:
     __radd__ = __add__
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write an npz archive, or CSV for a name ending in .csv (without features); at once or not at all."""
+        """Write an npz archive, or a table for a name ending in .parquet or .csv (no features); at once or not at all.
+
+        Raises: ReportError for Parquet without pyarrow.
+        """
         optional = {"variants": self.variants, "features": self.features}
         arrays = {
             "keys": self.keys,
@@ -162,12 +165,11 @@ class Predictions:
             **{name: value for name, value in optional.items() if value is not None},
             "meta": np.array(json.dumps({**self.meta, "weight": self.weight}, sort_keys=True)),
         }
-        is_csv = Path(path).suffix.lower() == ".csv"
-        (prediction_files.write_csv if is_csv else prediction_files.write_npz)(path, arrays)
+        prediction_files.write(path, arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Predictions:
-        """Read what `save` wrote, or another program's npz or CSV with the same names; unnamed ones take the file's.
+        """Read what `save` wrote, or another program's npz, Parquet or CSV with the same names; unnamed ones take the file's.
 
         Raises: ReportError naming the file and what is wrong; OSError.
         """

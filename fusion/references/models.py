@@ -126,7 +126,7 @@ def _open(spec: Reference, shapes: Shapes, device: torch.device) -> Member:
             spec, _from_module(net, spec, shapes, device), hashes={"net": _class(net), "weights": _state(net)}
         )
     path = os.fspath(net)
-    if path.endswith((".npz", ".csv")):
+    if path.endswith((".npz", ".csv", ".parquet")):
         return Member(spec, file=Predictions.load(path))
     if path.lower().endswith(".onnx"):
         answer = _from_module(_onnx(spec, path, shapes), spec, shapes, device)

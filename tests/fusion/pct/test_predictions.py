@@ -61,6 +61,38 @@ def test_round_trip(tmp_path: Path, name: str, dtype: type) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_parquet(tmp_path: Path, dtype: type) -> None:
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    plain = net(variants=["", "noise"] * 3)
+    written = pct.Predictions(
+        plain.keys, plain.labels, plain.logits.astype(dtype), plain.classes, plain.variants,
+        np.arange(24, dtype=np.float32).reshape(6, 4), {"name": "a"}, 2.0,
+    )  # fmt: skip
+    path = tmp_path / "p.parquet"
+    written.save(path)
+    read = pct.Predictions.load(path)
+    assert same(written, read)
+    assert (read.meta, read.weight) == ({"name": "a"}, 2.0)
+    theirs = pyarrow.table({"label": [1, 0], "key": ["x", "y"], "logit_0": [1.0, 0.5], "logit_1": [2.0, 0.0]})
+    parquet.write_table(theirs, path)
+    read = pct.Predictions.load(path)
+    assert (read.name, read.right.tolist(), read.logits.dtype) == ("p", [True, True], np.float32)
+    parquet.write_table(pyarrow.table({"key": ["x"]}), path)
+    with pytest.raises(ReportError, match="neither an npz"):
+        pct.Predictions.load(path)
+    path.write_bytes(b"PAR1 and no more")
+    with pytest.raises(ReportError, match="not a readable Parquet"):
+        pct.Predictions.load(path)
+
+
+def test_parquet_without_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ReportError, match=r"need pyarrow.*\n.*caffe-fusion\[parquet\]"):
+        net().save(tmp_path / "p.parquet")
+    assert not list(tmp_path.iterdir())
+
+
 @given(
     keys=st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0")), unique=True, max_size=5),
     values=st.lists(st.floats(-(2.0**99), 2.0**99, width=32, allow_subnormal=False), min_size=5, max_size=5),

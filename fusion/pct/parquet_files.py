@@ -1,0 +1,68 @@
+"""Predictions as Parquet, for tables of other programs: the columns of the CSV form, with features and half precision.
+
+Needs the extra `parquet` (pyarrow).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fusion.errors import ReportError
+from prototxt.files import atomic_write
+
+MAGIC = b"PAR1"
+_META = b"caffe-fusion predictions"
+
+
+def write_parquet(path: str | os.PathLike[str], arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Write a row per sample: key, variant (if any), label, `logit:CLASS` columns, `feature:NUMBER` columns.
+
+    Raises: ReportError without pyarrow.
+    """
+    pyarrow, parquet = _pyarrow(path)
+    columns: dict[str, Any] = {"key": arrays["keys"].tolist()}
+    if "variants" in arrays:
+        columns["variant"] = arrays["variants"].tolist()
+    columns["label"] = arrays["labels"]
+    for name, numbers, values in (
+        ("logit", arrays["classes"].tolist(), arrays["logits"]),
+        ("feature", range(arrays["features"].shape[1] if "features" in arrays else 0), arrays.get("features")),
+    ):
+        for at, number in enumerate(numbers):
+            columns[f"{name}:{number}"] = np.ascontiguousarray(values[:, at])  # type: ignore[index]
+    table = pyarrow.table(columns).replace_schema_metadata({_META: str(arrays["meta"]).encode()})
+    with atomic_write(path) as file:
+        parquet.write_table(table, file)
+
+
+def read_parquet(path: str | os.PathLike[str]) -> tuple[list[str], dict[str, npt.NDArray[Any]], str]:
+    """Names of the columns in their order, the columns, and the JSON text of `meta`.
+
+    Raises: ReportError without pyarrow, or when the file is damaged.
+    """
+    pyarrow, parquet = _pyarrow(path)
+    try:
+        with open(path, "rb") as file:
+            table = parquet.read_table(file)
+        columns = {name: table.column(name).to_numpy() for name in table.column_names}
+    except pyarrow.ArrowException as error:
+        raise ReportError(f"not a readable Parquet file ({error})", place=str(path)) from None
+    meta = (table.schema.metadata or {}).get(_META, b"{}").decode()
+    return list(table.column_names), columns, meta
+
+
+def _pyarrow(path: str | os.PathLike[str]) -> tuple[Any, Any]:
+    try:
+        return import_module("pyarrow"), import_module("pyarrow.parquet")
+    except ImportError:
+        raise ReportError(
+            "Parquet files need pyarrow, which is not installed",
+            place=os.fspath(path),
+            hint="pip install 'caffe-fusion[parquet]', or use npz or CSV",
+        ) from None
