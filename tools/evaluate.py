@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     add("--level", type=int, default=0, metavar="N", help="the net state's level")
     add("--stage", action="append", default=[], metavar="STAGE", help="a stage of the net state (repeatable)")
     add("--device", default="auto", metavar="DEVICE", help="auto (default), cpu, cuda, cuda:1")
-    add("--predictions", metavar="OUT", help="write logits and labels of every record, .npz or .csv")
+    add("--predictions", metavar="OUT", help="write logits and labels of every record, .npz, .csv or .parquet")
     add("--logits", metavar="BLOB[,BLOB]", help="the blob with the logits (needed with --predictions), or with --heads "
         "several")  # fmt: skip
     add("--heads", choices=("mean", "max"), help="take several classifiers together: the mean or the highest of their "
