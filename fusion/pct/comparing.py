@@ -65,8 +65,8 @@ def compare(new: Tensor, old: Tensor, target: Tensor | None, classes: Classes) -
     position = _positions(target, index, new.shape[1])
     covered = position >= 0
     position = position.clamp_min(0)
-    reference = torch.where(covered[:, None], reference, here.detach())
     old_right = covered & (reference.argmax(1) == position)
+    reference = torch.where(covered[:, None], reference, here.detach())
     return Compared(here, reference, covered, position, old_right, wide.argmax(1) != target)
 
 

@@ -135,14 +135,20 @@ class CachedFeed:
         self._planned: Iterator[tuple[int | None, NDArray[np.int64]]] | None = None
         self._expected = 0
 
-    def take(self) -> Blobs:
-        """The next batch."""
+    def add(self, columns: Sequence[Tensor]) -> list[str]:
+        """Keep more rows, and return their keys."""
+        keys = [f"column {len(self.rows) + number}" for number in range(len(columns))]
+        self.rows.update(zip(keys, columns, strict=True))
+        return keys
+
+    def take(self, keys: Sequence[str] | None = None) -> Blobs:
+        """The next batch, of these rows at least."""
         if self._planned is None or self._expected != self.position:
             self._planned = self._plan(self.position)
         start, indices = next(self._planned)
         self.position += 1
         self._expected = self.position
-        return self._view(start, len(indices)) if start is not None else self._copy(indices)
+        return self._view(start, len(indices), keys) if start is not None else self._copy(indices, keys)
 
     def take_many(self, count: int) -> Blobs:
         """The next `count` batches in one."""
@@ -166,12 +172,14 @@ class CachedFeed:
             for start, straight, indices in zip(many[:, 0].tolist(), follow, many, strict=True):
                 yield (start if straight else None), indices
 
-    def _view(self, start: int, count: int) -> Blobs:
-        return {key: rows.narrow(0, start, count) for key, rows in self.rows.items()}
+    def _view(self, start: int, count: int, keys: Sequence[str] | None = None) -> Blobs:
+        return {key: self.rows[key].narrow(0, start, count) for key in keys or self.rows}
 
-    def _copy(self, indices: NDArray[np.int64]) -> Blobs:
+    def _copy(self, indices: NDArray[np.int64], keys: Sequence[str] | None = None) -> Blobs:
         chosen = torch.from_numpy(indices)
-        return {key: rows.index_select(0, chosen.to(rows.device)) for key, rows in self.rows.items()}
+        return {
+            key: rows.index_select(0, chosen.to(rows.device)) for key in keys or self.rows for rows in [self.rows[key]]
+        }
 
 
 def load_all(sources: Sequence[Source], progress: Progress | None = None) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
@@ -31,14 +30,14 @@ from fusion.solver.glog import for_training
 from fusion.solver.histories import histories, restore_histories
 from fusion.solver.interrupts import Requests, requests
 from fusion.solver.jobs import Job, choose_device, open_job, place
-from fusion.solver.losses import Losses
+from fusion.solver.losses import EVERY, Losses
 from fusion.solver.observers import Observer, Observers, Outputs, Shown
 from fusion.solver.overrides import override
 from fusion.solver.policies import advance, learning_rate
 from fusion.solver.reporting import Report
 from fusion.solver.resuming import Found, open_snapshot
 from fusion.solver.settings import Settings, read_settings
-from fusion.solver.stepping import eager, traced
+from fusion.solver.stepping import Traced, eager, traced
 from fusion.solver.team import Team, part, traceable
 from fusion.solver.testing import Average, Test, averages_records, measure
 from fusion.solver.threads import Asked, Threads, sample, untouched
@@ -150,6 +149,7 @@ class Solver:
         self._ending = False
         self._threads = Threads(threads)
         self._losses = Losses(self.settings.average_loss)
+        self._traced: Traced | None = None
         self.load(self.settings.weights if weights is None else _paths(weights))
         for test in self._tests:
             share_weights(test.net, self._train.net)
@@ -398,16 +398,13 @@ class Solver:
     def _choose_step(self) -> None:
         """A traced step for small heads on cached rows, else autograd."""
         job, feed = self._train, self._train.feed
-        self._forward_step, self._is_traced = eager(job.runs, self._arena), False
+        self._forward_step = eager(job.runs, self._arena)
         if self.settings.debug_info:
             self._watch()
-        if self.settings.iter_size == 1 and isinstance(feed, CachedFeed):
-            records, batch = len(feed.source), feed.source.batch_size
-            samples = [feed.pick(np.arange(start, start + batch) % records) for start in (0, batch)]
+        elif self.settings.iter_size == 1 and isinstance(feed, CachedFeed):
             may = self._team is None or traceable(job.runs)
-            found = traced(job.runs, self._arena, (samples[0], samples[1])) if may else None
-            if found is not None:
-                self._forward_step, self._is_traced = found, True
+            self._traced = traced(job.runs, self._arena, feed) if may else None
+            self._forward_step = self._traced or self._forward_step
         if self._team is not None:
             self._forward_step = self._team.together(self._forward_step)
 
@@ -427,14 +424,15 @@ class Solver:
         while self.iter < stop and not self._ending:
             if self._due(settings.test_interval) and (self.iter > 0 or settings.test_initialization):
                 self.test()
-            out = self._forward_backward(asked)
+            unseen = self._is_unseen(stop, asked)
+            out = self._forward_backward(asked, unseen)
             self._step = advance(settings.schedule, self.iter, self._step)
             rate = learning_rate(settings.schedule, self.iter, self._step)
             if self._due(settings.display):
                 now = time.perf_counter()
                 self._show(out, rate, self.iter - shown, now - started)
                 shown, started = self.iter, now
-            elif self._losses.due:
+            elif self.iter % EVERY == EVERY - 1:
                 self._look()
                 self.observers.call("ticked", self.iter)
             self._update(rate)
@@ -442,6 +440,8 @@ class Solver:
             for updated in self.observers.updated:
                 updated(self.iter)
             wishes = asked if self._team is None else self._team.wishes
+            if unseen:
+                continue
             if wishes.stop or wishes.snapshot or self._due(settings.snapshot):
                 self._look()
                 self.snapshot()
@@ -455,12 +455,25 @@ class Solver:
     def _due(self, interval: int) -> bool:
         return interval > 0 and self.iter % interval == 0
 
-    def _forward_backward(self, asked: Requests) -> dict[str, Tensor]:
-        """Add up the gradients of iter_size batches, and note the loss without waiting for it."""
+    def _is_unseen(self, stop: int, asked: Requests) -> bool:
+        """Whether nothing will ask for this iteration's loss, so that its gradients are enough."""
+        settings, after = self.settings, self.iter + 1
+        if self._traced is None or self._team is not None or settings.average_loss > 1 or asked.stop or asked.snapshot:
+            return False
+        if after == stop or after % EVERY == 0 or self._due(settings.display):
+            return False
+        return not any(interval and after % interval == 0 for interval in (settings.snapshot, settings.test_interval))
+
+    def _forward_backward(self, asked: Requests, unseen: bool) -> dict[str, Tensor]:
+        """Add up the gradients of iter_size batches, and note the loss, if it will be seen, without waiting for it."""
         step, feed, size = self._forward_step, self._train.feed, self.settings.iter_size
         for ramp in self._train.ramps:
             ramp.set(self.iter)
-        if size == 1 and self._is_traced:
+        if self._traced is not None:
+            if unseen:
+                assert isinstance(feed, CachedFeed)
+                self._traced.learn(feed)
+                return {}
             out, total = step(feed.take())
         else:
             self._arena.zero()

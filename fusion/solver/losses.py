@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fusion.errors import TrainingError
 
-_LOOK = 100  # losses that may wait
+EVERY = 100  # iterations after which losses should be looked at
 
 
 class Losses:
@@ -19,30 +19,22 @@ class Losses:
 
     def __init__(self, window: int, recent: Iterable[float] = ()) -> None:
         self._recent: deque[float] = deque(recent, maxlen=window)
-        self._waiting: list[Tensor] = []
-        self._first = 0
+        self._waiting: list[tuple[int, Tensor]] = []
 
     def add(self, iteration: int, loss: Tensor) -> None:
         """Note an iteration's loss, a scalar."""
-        if not self._waiting:
-            self._first = iteration
-        self._waiting.append(loss)
-
-    @property
-    def due(self) -> bool:
-        """Whether so many wait that they should be looked at."""
-        return len(self._waiting) >= _LOOK
+        self._waiting.append((iteration, loss))
 
     def look(self) -> None:
         """Read those that wait. Raises: TrainingError naming the iteration of the first that is not a number."""
         if not self._waiting:
             return
-        values = torch.stack(self._waiting).tolist()
+        iterations, losses = zip(*self._waiting, strict=True)
         self._waiting.clear()
-        for offset, value in enumerate(values):
+        for iteration, value in zip(iterations, torch.stack(losses).tolist(), strict=True):
             if not math.isfinite(value):
                 raise TrainingError(
-                    f"the loss is {value} in iteration {self._first + offset}",
+                    f"the loss is {value} in iteration {iteration}",
                     hint="lower base_lr, set clip_gradients, or look for broken inputs",
                 )
             self._recent.append(value)

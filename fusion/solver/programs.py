@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from fusion.solver.simplifying import simplify, sum_before_softmax
+
 aten = torch.ops.aten
 _FILLED = frozenset({aten.new_ones.default, aten.new_zeros.default, aten.new_full.default, aten.ones_like.default,
                      aten.zeros_like.default})  # fmt: skip
@@ -20,11 +22,13 @@ def shorten(program: fx.GraphModule, living: Collection[Tensor] = ()) -> None:
 
     living  tensors in the trace whose values change between steps
     """
-    if any(node.target._schema.is_mutable for node in program.graph.nodes if node.op == "call_function"):
+    if any(getattr(getattr(node.target, "_schema", None), "is_mutable", False) for node in program.graph.nodes):
         return
     _drop(program.graph)
     _fold(program, {tensor.data_ptr() for tensor in living})
+    simplify(program)
     _merge(program.graph)
+    sum_before_softmax(program.graph)
     for node in program.graph.find_nodes(op="call_function", target=aten.bmm.default):
         _join(program.graph, node)
     program.graph.eliminate_dead_code()
@@ -32,15 +36,41 @@ def shorten(program: fx.GraphModule, living: Collection[Tensor] = ()) -> None:
 
 
 def _drop(graph: fx.Graph) -> None:
-    """Take out what changes nothing."""
+    """Take out what changes nothing, and make a view of a view one view."""
     for node in graph.nodes:
-        if node.op != "call_function" or not node.args or not isinstance(node.args[0], fx.Node):
+        if node.op != "call_function" or not node.args:
             continue
-        source = node.args[0]
-        same = "val" in node.meta and "val" in source.meta and node.meta["val"].shape == source.meta["val"].shape
-        if node.target in _NOTHING or (same and node.target in (aten.view.default, aten._unsafe_view.default)):
+        source = _unwrapped(node)
+        if isinstance(source, fx.Node) and (node.target in _NOTHING or (_alike(node, source) and _is_idle(node))):
             node.replace_all_uses_with(source)
+        elif node.target is aten.view.default and isinstance(source, fx.Node) and source.target is aten.view.default:
+            node.args = (source.args[0], *node.args[1:])
     graph.eliminate_dead_code()
+
+
+def _unwrapped(node: fx.Node) -> object:
+    """The first argument, or the only member of the list that it is."""
+    first = node.args[0]
+    return first[0] if isinstance(first, (list, tuple)) and len(first) == 1 else first
+
+
+def _alike(node: fx.Node, source: fx.Node) -> bool:
+    """Whether two nodes have one shape and number type."""
+    one, other = node.meta.get("val"), source.meta.get("val")
+    return (
+        isinstance(one, Tensor) and isinstance(other, Tensor) and (one.shape, one.dtype) == (other.shape, other.dtype)
+    )
+
+
+def _is_idle(node: fx.Node) -> bool:
+    """Whether a node whose result looks like its argument is its argument."""
+    if node.target in (aten.mul.Tensor, aten.div.Tensor, aten.mul.Scalar, aten.div.Scalar):
+        return isinstance(node.args[1], (int, float)) and node.args[1] == 1
+    if node.target is aten.sum.default:
+        return bool(node.meta["val"].dim() == 0)
+    if node.target is aten.pow.Tensor_Scalar:
+        return bool(node.args[1] == 1)
+    return node.target in (aten.view.default, aten._unsafe_view.default)
 
 
 def _fold(program: fx.GraphModule, living: Collection[int]) -> None:

@@ -6,15 +6,19 @@ the same operations in a straight line.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from fusion.graph import Net
 from fusion.nets import total_loss
 from fusion.solver.arena import Arena
-from fusion.solver.feeds import Blobs
+from fusion.solver.columns import fill, take_out
+from fusion.solver.feeds import Blobs, CachedFeed
+from fusion.solver.programs import shorten
 
 Step = Callable[[Blobs], tuple[dict[str, Tensor], Tensor]]  # outputs and loss; gradients are left in the arena
 
@@ -43,26 +47,97 @@ def eager(net: Net, arena: Arena) -> Step:
     return step
 
 
-def traced(net: Net, arena: Arena, samples: tuple[Blobs, Blobs]) -> Step | None:
-    """The same, from a trace; it overwrites the gradients. None where the net does not allow it.
+def traced(net: Net, arena: Arena, feed: CachedFeed) -> Traced | None:
+    """The same, from a trace; it overwrites the gradients. None where the net or the number of records do not allow it.
 
-    samples  two batches: the trace is made with one and must give autograd's gradients for both
+    The trace is made with the feed's first batch and must give autograd's gradients for this and the next. What
+    follows from a record alone becomes further rows of the feed.
     """
-    if arena.single or not {call.type for call in net.plan.calls} <= TRACEABLE:
+    size, records = feed.source.batch_size, len(feed.source)
+    if arena.single or records < size or not {call.type for call in net.plan.calls} <= TRACEABLE:
         return None
     params = [blob.tensor for blob, home in zip(arena.blobs, arena.homes, strict=True) if home is not None]
     if not all(isinstance(param, nn.Parameter) for param in params):
         return None
     try:
-        step = _trace(net, arena, params, samples[0])
-        agrees = all(_agrees(net, arena, step, blobs) for blobs in samples)
+        step = _trace(net, arena, params, feed)
+        agrees = all(
+            _agrees(net, arena, step, feed.pick(np.arange(start, start + size) % records)) for start in (0, size)
+        )
     except Exception:  # whatever a layer does that cannot be traced, autograd can do it
         agrees = False
     arena.zero()
     return step if agrees else None
 
 
-def _trace(net: Net, arena: Arena, params: list[Tensor], sample: Blobs) -> Step:
+class Traced:
+    """A traced step.
+
+    program  gives the outputs, the loss and the gradients for rows with these keys
+    names    of the outputs
+    targets  each flat gradient, and the numbers of the parameters that lie in it
+    """
+
+    def __init__(
+        self,
+        program: fx.GraphModule,
+        keys: Sequence[str],
+        names: Sequence[str],
+        targets: list[tuple[Tensor, list[int]]],
+    ) -> None:
+        self._names, self._targets = tuple(names), targets
+        self._whole = _part(program, keys, 0)
+        self._quick = _part(program, keys, len(names) + 1)
+
+    def __call__(self, blobs: Blobs) -> tuple[dict[str, Tensor], Tensor]:
+        """Outputs and loss; leaves the gradients in the arena."""
+        with torch.inference_mode():
+            results = self._whole(blobs)
+            count = len(self._names)
+            self._leave(results[count + 1 :])
+        return dict(zip(self._names, results, strict=False)), results[count]
+
+    def gradients(self, blobs: Blobs) -> None:
+        """Leave the gradients in the arena, and work out nothing else."""
+        with torch.inference_mode():
+            self._leave(self._quick(blobs))
+
+    def learn(self, feed: CachedFeed) -> None:
+        """`gradients` for the feed's next batch, of which it takes only the rows that they follow from."""
+        self.gradients(feed.take(self._quick.keys))
+
+    def _leave(self, gradients: Sequence[Tensor]) -> None:
+        for flat, members in self._targets:
+            torch.cat([gradients[i].reshape(-1) for i in members], out=flat)
+
+
+class _Part(NamedTuple):
+    """Some of a program's results, and the keys of the rows that they follow from."""
+
+    keys: tuple[str, ...]
+    run: Callable[..., list[Tensor]]
+
+    def __call__(self, blobs: Blobs) -> list[Tensor]:
+        return self.run(*[blobs[key] for key in self.keys])
+
+
+def _part(program: fx.GraphModule, keys: Sequence[str], start: int) -> _Part:
+    """The results from number `start` on."""
+    graph = fx.Graph()
+    results = graph.graph_copy(program.graph, {})
+    assert isinstance(results, (list, tuple))
+    graph.output(list(results[start:]))
+    graph.eliminate_dead_code()
+    used = []
+    for key, node in zip(keys, graph.find_nodes(op="placeholder"), strict=True):
+        if node.users:
+            used.append(key)
+        else:
+            graph.erase_node(node)
+    return _Part(tuple(used), fx.GraphModule(program, graph).forward)
+
+
+def _trace(net: Net, arena: Arena, params: list[Tensor], feed: CachedFeed) -> Traced:
     from torch.fx.experimental.proxy_tensor import make_fx
 
     keys = [key for key, _ in net.plan.inputs]
@@ -76,20 +151,15 @@ def _trace(net: Net, arena: Arena, params: list[Tensor], sample: Blobs) -> Step:
         used = [torch.zeros_like(p) if g is None else g for p, g in zip(params, gradients, strict=True)]
         return [*out.values(), loss.detach(), *used]
 
+    size = feed.source.batch_size
+    sample = feed.pick(np.arange(size))
     program = make_fx(whole)(*(sample[key] for key in keys))
-    _tidy(program)
-    forward, count = program.forward, len(names)
-    targets = _targets(arena)
-
-    def step(blobs: Blobs) -> tuple[dict[str, Tensor], Tensor]:
-        with torch.inference_mode():
-            results = forward(*[blobs[key] for key in keys])
-            gradients = results[count + 1 :]
-            for flat, members in targets:
-                torch.cat([gradients[i].reshape(-1) for i in members], out=flat)
-        return dict(zip(names, results, strict=False)), results[count]
-
-    return step
+    living = [*net.parameters(), *net.buffers()]
+    shorten(program, living)
+    maker = take_out(program, size, living)
+    if maker is not None:
+        keys += feed.add(fill(maker, [feed.rows[key] for key in keys], size))
+    return Traced(program, keys, names, _targets(arena))
 
 
 def _targets(arena: Arena) -> list[tuple[Tensor, list[int]]]:
@@ -101,60 +171,20 @@ def _targets(arena: Arena) -> list[tuple[Tensor, list[int]]]:
     return [(flat.grad, [i for _, i in sorted(members)]) for flat, members in found.items() if flat.grad is not None]
 
 
-def _tidy(program: torch.fx.GraphModule) -> None:
-    """Drop what changes nothing, and compute once what is constant."""
-    aten = torch.ops.aten
-    constants: dict[torch.fx.Node, Tensor] = {}
-    for node in list(program.graph.nodes):
-        if node.op != "call_function":
-            continue
-        value = node.meta.get("val")
-        if node.target in (aten.alias.default, aten.detach.default) or _sums_scalar(node):
-            node.replace_all_uses_with(node.args[0])
-        elif node.target is aten.view.default:
-            _shorten_view(node)
-        if node.target is aten.ones_like.default and value is not None:
-            constants[node] = torch.ones(value.shape, dtype=value.dtype, device=value.device)
-        elif node.all_input_nodes and all(source in constants for source in node.all_input_nodes):
-            args = torch.fx.node.map_arg(node.args, lambda source: constants[source])
-            constants[node] = node.target(*args, **node.kwargs)
-    for number, (node, tensor) in enumerate(constants.items()):
-        program.register_buffer(f"constant{number}", tensor)
-        with program.graph.inserting_before(node):
-            node.replace_all_uses_with(program.graph.get_attr(f"constant{number}"))
-    program.graph.eliminate_dead_code()
-    program.recompile()
-
-
-def _sums_scalar(node: torch.fx.Node) -> bool:
-    if node.target is not torch.ops.aten.sum.default or not isinstance(node.args[0], torch.fx.Node):
-        return False
-    value = node.args[0].meta.get("val")
-    return value is not None and value.dim() == 0
-
-
-def _shorten_view(node: torch.fx.Node) -> None:
-    """A view of a view is a view; one to the shape that is there already is nothing."""
-    source = node.args[0]
-    while isinstance(source, torch.fx.Node) and source.target is torch.ops.aten.view.default:
-        source = source.args[0]
-    assert isinstance(source, torch.fx.Node)
-    node.args = (source, *node.args[1:])
-    before, after = source.meta.get("val"), node.meta.get("val")
-    if before is not None and after is not None and before.shape == after.shape:
-        node.replace_all_uses_with(source)
-
-
-def _agrees(net: Net, arena: Arena, step: Step, blobs: Blobs) -> bool:
-    """Whether the traced step gives autograd's loss and gradients for this batch."""
+def _agrees(net: Net, arena: Arena, step: Traced, blobs: Blobs) -> bool:
+    """Whether the traced step gives autograd's loss and gradients for this batch, with and without outputs."""
     arena.zero()
     _, expected = eager(net, arena)(blobs)
     gradients = [flat.grad.clone() for flat in arena.flat if flat.grad is not None]
-    arena.zero()
-    _, loss = step(blobs)
-    own = [flat.grad for flat in arena.flat if flat.grad is not None]
-    pairs = [(loss, expected), *zip(own, gradients, strict=True)]
-    return all(_close(ours, theirs) for ours, theirs in pairs)
+    for run in (step, step.gradients):
+        arena.zero()
+        result = run(blobs)
+        pairs = zip([flat.grad for flat in arena.flat if flat.grad is not None], gradients, strict=True)
+        if not all(_close(ours, theirs) for ours, theirs in pairs):
+            return False
+        if result is not None and not _close(result[1], expected):
+            return False
+    return True
 
 
 def _close(ours: Tensor, theirs: Tensor) -> bool:

@@ -13,7 +13,7 @@ import json
 import mmap
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -130,7 +130,7 @@ class MappedFeed(CachedFeed):
         self.device = device
         self._running: Iterator[Blobs] | None = None
 
-    def take(self) -> Blobs:
+    def take(self, keys: Sequence[str] | None = None) -> Blobs:
         """The next batch, on the device."""
         if self._running is None or self._expected != self.position:
             self._running = ahead(map(self._read, self.source.order(self.position)))
