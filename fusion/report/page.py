@@ -118,5 +118,7 @@ def _net(role: str, net: Predictions) -> Markup:
 
 
 def _entry(key: str, value: object) -> Markup:
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        value = ", ".join(value) or "none"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return tag("div", tag("dt", key), tag("dd", tag("code", text)))

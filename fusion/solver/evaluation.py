@@ -15,7 +15,7 @@ from torch import Tensor
 from fusion.data import Reading, Source
 from fusion.data.reading import skipped_lines
 from fusion.errors import DataError, FusionError
-from fusion.nets import outputs_of
+from fusion.nets import frozen_layers, outputs_of
 from fusion.pct.predictions import Predictions
 from fusion.pct.provenance import file_hash
 from fusion.references.tables import variants
@@ -126,6 +126,7 @@ class Evaluation:
             if len(weights) != 1
             else file_hash(weights[0]),
             "preprocessing": self.job.sources[0].fingerprint(),
+            "frozen": frozen_layers(self.job.net),
         }
 
 

@@ -56,6 +56,14 @@ def test_predictions_agree_with_the_averages(capsys: pytest.CaptureFixture[str])
     assert float(found.right.mean()) == pytest.approx(average["accuracy"])
     assert found.name == "net"
     assert {"net", "weights", "preprocessing"} <= set(found.meta)
+    assert found.meta["frozen"] == []
+
+
+def test_predictions_say_what_was_frozen() -> None:
+    frozen = "param { lr_mult: 0 } param { lr_mult: 0 }"
+    Path("net.prototxt").write_text(NET.replace("inner_product_param", f"{frozen} inner_product_param", 1))
+    assert main([*ARGUMENTS, "--predictions", "out.npz", "--logits", "ip"]) == 0
+    assert Predictions.load("out.npz").meta["frozen"] == ["ip"]
 
 
 def test_records_that_fill_no_whole_batch_and_occur_twice(capsys: pytest.CaptureFixture[str]) -> None:
