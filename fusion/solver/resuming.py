@@ -31,9 +31,15 @@ class Found:
 def open_snapshot(path: str | os.PathLike[str]) -> Found:
     """Read a snapshot by its solverstate.
 
-    Raises: TrainingError when its weights are missing; prototxt's WeightsError when the file is damaged or no state.
+    Raises: TrainingError when it is another file of a snapshot, or its weights are missing; prototxt's WeightsError when
+    the file is damaged or no state.
     """
     place = os.fspath(path)
+    if place.endswith(".fusionstate"):
+        state_beside = f"{place.removesuffix('.fusionstate')}.solverstate"
+        raise TrainingError(
+            "this is what Caffe's files do not hold of a snapshot", place=place, hint=f"give {state_beside}"
+        )
     state = read_solverstate(place)
     weights = _weights_of(state, place)
     state = replace(state, history=[np.asarray(array, np.float32) for array in state.history])
