@@ -17,6 +17,7 @@ from fusion.errors import DataError
 Put = Callable[[bytes, bytes], None]
 _AT_ONCE = 1000  # records per transaction, as convert_imageset commits them
 _FIRST_SIZE = 64 << 20
+_DAMAGED = "the database is damaged: copy it again, or skip bad records"
 _open: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()  # a process may open an LMDB once only
 
 
@@ -30,13 +31,19 @@ class Database:
     lmdb: bool
 
     def get(self, index: int) -> bytes:
-        """The value of record `index`."""
+        """The value of record `index`. Raises: DataError when the database is damaged there."""
         key = self.keys[index]
-        if not self.lmdb:
-            value: bytes = self.handle.get(key)
-            return value
-        with self.handle.begin() as transaction:
-            return bytes(transaction.get(key))
+        try:
+            if self.lmdb:
+                with self.handle.begin() as transaction:
+                    value = transaction.get(key)
+            else:
+                value = self.handle.get(key)
+        except Exception as error:  # the drivers have families of errors of their own
+            raise DataError(f"the record cannot be read: {error}", place=self.place(index), hint=_DAMAGED) from error
+        if value is None:
+            raise DataError("the record is listed but not there", place=self.place(index), hint=_DAMAGED)
+        return bytes(value)
 
     def values(self) -> Iterator[bytes | memoryview]:
         """All values in the order of the keys; those of an LMDB are views that die with the next one."""
@@ -89,8 +96,11 @@ def _open_lmdb(path: str) -> Database:
             raise _unreadable(path, error) from error
         _check_whole(path, handle)
         _open[where] = handle
-    with handle.begin() as transaction:
-        keys = [bytes(key) for key in transaction.cursor().iternext(keys=True, values=False)]
+    try:
+        with handle.begin() as transaction:
+            keys = [bytes(key) for key in transaction.cursor().iternext(keys=True, values=False)]
+    except lmdb.Error as error:
+        raise _unreadable(path, error) from error
     return Database(path, keys, handle, lmdb=True)
 
 
@@ -117,7 +127,12 @@ def _open_leveldb(path: str) -> Database:
     except (plyvel.Error, OSError) as error:
         shutil.rmtree(links, ignore_errors=True)
         raise _unreadable(path, error) from error
-    found = Database(path, list(handle.iterator(include_value=False)), handle, lmdb=False)
+    try:
+        keys = list(handle.iterator(include_value=False))
+    except plyvel.Error as error:
+        shutil.rmtree(links, ignore_errors=True)
+        raise _unreadable(path, error) from error
+    found = Database(path, keys, handle, lmdb=False)
     weakref.finalize(found, shutil.rmtree, links, ignore_errors=True)
     return found
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from fusion.data import Source, bad_records, batches, open_source
-from fusion.data.database_files import open_database, write_database
+from fusion.data.database_files import Database, open_database, write_database
 from fusion.data.reading import skipped_lines
 from fusion.data.writing import Images, write_images
 from fusion.errors import DataError
@@ -162,6 +162,22 @@ def test_an_lmdb_cut_off_is_an_error_and_no_crash(part: float, pictures: Path) -
     os.truncate("db/data.mdb", int(part * os.path.getsize("db/data.mdb")))
     with pytest.raises(DataError, match=r"db: (the database is cut off: \d+ of \d+ bytes|cannot open the database)"):
         open_source(layer, "TRAIN")
+
+
+class Damaged:
+    """A database whose keys say more than it holds."""
+
+    def get(self, key: bytes) -> bytes | None:
+        if key == b"worse":
+            raise RuntimeError("checksum mismatch")
+        return None
+
+
+@pytest.mark.parametrize(("index", "says"), [(0, "is listed but not there"), (1, "cannot be read: checksum mismatch")])
+def test_a_damaged_record_is_named(index: int, says: str) -> None:
+    database = Database("db", [b"gone", b"worse"], Damaged(), lmdb=False)
+    with pytest.raises(DataError, match=rf"db:(gone|worse): the record {says}(.|\n)*skip bad records"):
+        database.get(index)
 
 
 def test_two_sources_of_one_database(pictures: Path) -> None:
