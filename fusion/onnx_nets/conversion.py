@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 
 from fusion.errors import OnnxError, raise_all
 from fusion.onnx_graphs import Graph, check_support, to_model, weights
-from fusion.onnx_graphs.graph import made
+from fusion.onnx_graphs.graph import OWN, made
 
 _INITIALIZERS = "initializers"
 
@@ -25,7 +25,7 @@ def convert(graph: Graph) -> tuple[fx.GraphModule, dict[str, list[str]]]:
     Raises: OnnxError listing all that cannot be converted.
     """
     check_support(graph)
-    model = to_model(_with_ends(graph))
+    model = to_model(_static(_with_ends(graph)))
     module = _converted(model, graph)
     return module, _places(module, model, graph)
 
@@ -39,6 +39,18 @@ def _with_ends(graph: Graph) -> Graph:
     types = {name: graph.types[value] for value, name in zip(graph.outputs, names, strict=True) if value in graph.types}
     return replace(graph, nodes=(*graph.nodes, *ends), outputs=tuple(names), shapes={**graph.shapes, **known},
                    types={**graph.types, **types})  # fmt: skip
+
+
+def _static(graph: Graph) -> Graph:
+    """The graph with constant targets of Reshape as attributes: no tensor is looked at while it runs."""
+    nodes = []
+    for node in graph.nodes:
+        target = graph.constants.get(node.input[1]) if node.op_type == "Reshape" and not node.domain else None
+        if target is not None:
+            sizes = [int(size) for size in target]
+            node = made("Reshape", node.input[:1], node.output, domain=OWN, shape=sizes or None, scalar=int(not sizes))
+        nodes.append(node)
+    return replace(graph, nodes=tuple(nodes))
 
 
 def _converted(model: onnx.ModelProto, graph: Graph) -> fx.GraphModule:
@@ -114,6 +126,13 @@ def _tensors(part: nn.Module) -> list[tuple[str, Tensor]]:
 
 def _holds(tensor: Tensor, array: np.ndarray[Any, Any]) -> bool:
     return tuple(tensor.shape) == array.shape and bool(np.array_equal(tensor.detach().numpy(), array, equal_nan=True))
+
+
+def tensor_at(module: nn.Module, path: str) -> Tensor:
+    """The parameter or buffer at a dotted path."""
+    folder, _, attribute = path.rpartition(".")
+    tensor: Tensor = getattr(module.get_submodule(folder), attribute)
+    return tensor
 
 
 def assigned(module: nn.Module, places: Mapping[str, list[str]], name: str, tensor: Tensor) -> None:

@@ -40,6 +40,18 @@ class RMSNorm(nn.Module):
         return x * torch.rsqrt(power + self.epsilon) * scale
 
 
+class Reshape(nn.Module):
+    """Reshape to sizes that are known; 0 keeps a size, -1 is worked out."""
+
+    def __init__(self, sizes: list[int]) -> None:
+        super().__init__()
+        self.sizes = sizes
+
+    def forward(self, x: Tensor) -> Tensor:
+        """float of any shape."""
+        return x.reshape([x.shape[axis] if size == 0 else size for axis, size in enumerate(self.sizes)])
+
+
 class Resize(nn.Module):
     """Resize of the axes behind the channels, in the modes that torch has."""
 
@@ -89,6 +101,11 @@ def mish(node: Any, graph: Any) -> Any:
     return _result(node, nn.Mish())
 
 
+def reshape(node: Any, graph: Any) -> Any:
+    """Reshape to a constant target, which of a scalar is empty."""
+    return _result(node, Reshape([] if node.attributes.get("scalar") else node.attributes["shape"]))
+
+
 def resize(node: Any, graph: Any) -> Any:
     """Resize, nearest, linear or cubic; which of ONNX's modes are torch's has been checked before."""
     values = node.attributes
@@ -112,6 +129,7 @@ for _name, _convert in (
     ("Gelu", gelu),
     ("GroupNormalization", group_normalization),
     ("Mish", mish),
+    ("Reshape", reshape),
     ("Resize", resize),
     ("RMSNormalization", rms_normalization),
     ("Swish", swish),

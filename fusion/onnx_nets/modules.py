@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from fusion.onnx_graphs import Graph, weights
 from fusion.onnx_graphs.trained import statistics
-from fusion.onnx_nets.conversion import assigned, convert
+from fusion.onnx_nets.conversion import assigned, convert, tensor_at
 
 
 class OnnxNet(nn.Module):
@@ -29,6 +29,7 @@ class OnnxNet(nn.Module):
             learns = not frozen and name not in kept
             assigned(self.program, places, name, nn.Parameter(tensor) if learns else tensor)
         self.caffe_params = tuple(f"program.{places[name][0]}" for name in self.names)
+        self._tied = tuple(tuple(paths) for paths in places.values() if len(paths) > 1)
         self.train(not frozen)
 
     def train(self, mode: bool = True) -> OnnxNet:
@@ -38,6 +39,7 @@ class OnnxNet(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         """float [N, ...] each; one output or a tuple."""
+        self._tie()
         if self.batch is None or len(inputs[0]) == self.batch:
             return _plain(self.program(*inputs))
         if len(inputs[0]) % self.batch:
@@ -48,6 +50,14 @@ class OnnxNet(nn.Module):
         if isinstance(pieces[0], Tensor):
             return torch.cat([piece for piece in pieces if isinstance(piece, Tensor)])
         return tuple(torch.cat(column) for column in zip(*pieces, strict=True))
+
+    def _tie(self) -> None:
+        """Give all places of a weight the tensor of its first one, which others may have put there."""
+        for first, *others in self._tied:
+            tensor = tensor_at(self.program, first)
+            for path in others:
+                if tensor_at(self.program, path) is not tensor:
+                    assigned(self.program, {"": [path]}, "", tensor)
 
 
 def _plain(found: Tensor | list[Tensor] | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:

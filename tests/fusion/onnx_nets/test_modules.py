@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
+import torch.fx.experimental.proxy_tensor
+from torch import nn
 
 from fusion.errors import OnnxError
 from fusion.onnx_graphs import Graph, normalize, support, weights
@@ -212,6 +216,17 @@ def test_a_weight_that_two_nodes_read_is_one_parameter() -> None:
     with torch.no_grad():
         next(iter(module.parameters())).zero_()
     assert module(torch.ones(1, 3, 8, 8)).abs().max() == 0
+    module.program.n1_Conv.weight = nn.Parameter(torch.ones(3, 3, 3, 3))
+    assert module(torch.ones(1, 3, 8, 8)).abs().max() == 0  # the first place counts
+
+
+def test_it_can_be_traced_and_copied() -> None:
+    module = onnx_net(opened(CASES["shape subgraph"]), frozen=True)
+    x = torch.from_numpy(draw(2, 3, 8, 8))
+    traced = torch.fx.experimental.proxy_tensor.make_fx(copy.deepcopy(module))(x)
+    assert torch.equal(traced(x), module(x))
+    again = pickle.loads(pickle.dumps(normalized().eval()))
+    assert torch.equal(again(x), normalized().eval()(x))
 
 
 def test_settings_are_no_weights() -> None:
