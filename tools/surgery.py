@@ -214,9 +214,10 @@ def _bake(arguments: argparse.Namespace) -> Outcome:
     import warnings
 
     from fusion.companions import read_pair
-    from fusion.surgery.baking import bake
+    from fusion.surgery.baking import DeadShares, bake
 
     with warnings.catch_warnings():
+        warnings.simplefilter("always", DeadShares)
         warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
         return bake(_document(arguments), read_pair(arguments.weights))
 

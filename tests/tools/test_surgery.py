@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from fusion_tools.surgery import main
 from fusion_tools.verify import main as verify
+from PIL import Image
 
 from prototxt.weights import read_weights, write_weights
 
@@ -92,3 +93,58 @@ def test_bad_input_is_one_message(
     assert err.startswith("error: ")
     assert says in err
     assert not list(folder.glob("out*"))
+
+
+BRANCHES = """
+layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 2 dim: 4 dim: 4 } } }
+layer { name: "a/conv" type: "Convolution" bottom: "data" top: "a/conv"
+  convolution_param { num_output: 3 kernel_size: 3 } }
+layer { name: "b/conv" type: "Convolution" bottom: "data" top: "b/conv"
+  convolution_param { num_output: 3 kernel_size: 3 } }
+layer { name: "join" type: "WeightedSum" bottom: "a/conv" bottom: "b/conv" top: "join" }
+"""
+
+
+def test_grouped_and_baked(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("two.prototxt").write_text(BRANCHES)
+    random = np.random.default_rng(0)
+    conv = {f"{name}/conv": [random.normal(size=(3, 2, 3, 3)), random.normal(size=3)] for name in "ab"}
+    write_weights("two.caffemodel", {**conv, "join": [np.array([0.5, 1.5])]})
+    assert main(["bake", "two.prototxt", "two.caffemodel", "-o", "plain"]) == 0
+    assert "changed: join: Eltwise with coeff 0.249988, 0.749963" in capsys.readouterr().out
+    assert main(["group", "plain.prototxt", "plain.caffemodel", "--branches", "a", "b", "-o", "grouped"]) == 0
+    assert "changed: a+b/conv: 2 Convolution layers" in capsys.readouterr().out
+    assert verify(["two.prototxt", "two.caffemodel", "--against", "grouped.prototxt:grouped.caffemodel"]) == 0
+    write_weights("two.caffemodel", {**conv, "join": [np.array([-0.5, -1.5])]})
+    assert main(["bake", "two.prototxt", "two.caffemodel", "-o", "plain"]) == 0
+    assert "warning: layer 'join': all shares are 0" in capsys.readouterr().err
+
+
+LABELLED = """
+layer { name: "data" type: "ImageData" top: "data" top: "label" include { phase: TEST }
+  image_data_param { source: "list.txt" batch_size: 4 is_color: false } }
+layer { name: "fc" type: "InnerProduct" bottom: "data" top: "fc" inner_product_param { num_output: 2 } }
+layer { name: "loss" type: "SoftmaxWithLoss" bottom: "fc" bottom: "label" top: "loss" }
+"""
+
+
+def test_soup_and_a_point_within_a_budget(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("net.prototxt").write_text(LABELLED)
+    lines = []
+    for index in range(8):  # bright pictures are of class 1
+        Image.fromarray(np.full((2, 2), 30 * index, np.uint8)).save(f"{index}.png")
+        lines.append(f"{index}.png {index // 4}\n")
+    Path("list.txt").write_text("".join(lines))
+    for name, threshold in (("old", 150), ("new", 400), ("other", 110)):
+        write_weights(f"{name}.caffemodel", {"fc": [np.array([[0.0] * 4, [0.25] * 4]), np.array([threshold, 0.0])]})
+    assert main(["soup", "net.prototxt", "old.caffemodel", "new.caffemodel", "other.caffemodel", "-o", "soup"]) == 0
+    error = capsys.readouterr().err
+    assert "accuracy alone: old.caffemodel 0.7500, new.caffemodel 0.5000, other.caffemodel 1.0000" in error
+    assert "averaged other.caffemodel\n" in error
+    interpolate = ["interpolate", "net.prototxt", "old.caffemodel", "new.caffemodel", "-o", "between"]
+    assert main([*interpolate, "--max-nfr", "0.13"]) == 0
+    assert "share 0.0: accuracy 0.7500, negative flip rate 0.0000 <- taken" in capsys.readouterr().err
+    assert main([*interpolate, "--share", "0.5"]) == 0
+    assert read_weights("between.caffemodel")["fc"][1].tolist() == [275, 0]
+    with pytest.raises(SystemExit):
+        main(interpolate)
