@@ -33,22 +33,22 @@ class Digits(NamedTuple):
 
 def training(subset: int, rows: int) -> Digits:
     """The first `rows` images of the subset of that number, 0 to 5; subsets of up to ROOM images do not overlap."""
-    return _read("train").take(slice(subset * ROOM, subset * ROOM + rows))
+    return _read("train", slice(subset * ROOM, subset * ROOM + rows))
 
 
 def judging(split: str, limit: int | None = None) -> Digits:
     """`selection`: 5,000 training images that no net is trained on; `report`: the 10,000 test images."""
-    found = _read("train").take(SELECTION) if split == "selection" else _read("t10k")
+    found = _read("train", SELECTION) if split == "selection" else _read("t10k", slice(None))
     return found.take(slice(limit))
 
 
+def _read(name: str, rows: slice) -> Digits:
+    images, labels = (_idx(DATA / f"{name}-{what}-ubyte.gz")[rows] for what in ("images-idx3", "labels-idx1"))
+    keys = np.array([f"{name}/{number:05d}" for number in range(60_000)[rows][: len(labels)]])
+    return Digits(((images.astype(np.float32) - 128) / 256)[:, None], labels.astype(np.int64), keys)
+
+
 @cache
-def _read(name: str) -> Digits:
-    images, labels = (_idx(DATA / f"{name}-{what}-ubyte.gz") for what in ("images-idx3", "labels-idx1"))
-    scaled = ((images.astype(np.float32) - 128) / 256)[:, None]
-    return Digits(scaled, labels.astype(np.int64), np.array([f"{name}/{number:05d}" for number in range(len(labels))]))
-
-
 def _idx(path: Path) -> NDArray[np.uint8]:
     with gzip.open(path) as file:
         data = file.read()

@@ -3,8 +3,9 @@
     python prepare.py [DIRECTORY] [--limit N]
 
 Of the 60,000 training images the first 50,000 are for training (mnist/train/000000_5.jpg and so on), the other 10,000
-for validation. Lists name them with their labels: `*_all.txt` all digits, `*_odd.txt` and `*_even.txt` half of them
-with label // 2 as the class. The example's nets and solvers are copied beside the lists, so that everything runs there.
+for validation; the 10,000 test images are for the last word. Lists name them with their labels: `*_all.txt` all digits,
+`*_odd.txt` and `*_even.txt` half of them with label // 2 as the class. The example's nets and solvers are copied beside
+the lists, so that everything runs there.
 """
 
 from __future__ import annotations
@@ -19,7 +20,11 @@ import numpy as np
 from PIL import Image
 
 HERE = Path(__file__).resolve().parent
-SPLITS = {"train": slice(0, 50_000), "val": slice(50_000, 60_000)}
+SPLITS = {
+    "train": ("train", slice(0, 50_000)),
+    "val": ("train", slice(50_000, 60_000)),
+    "test": ("t10k", slice(10_000)),
+}
 CHUNK = 2_500
 
 
@@ -34,9 +39,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def prepare(directory: Path, limit: int | None = None) -> None:
     """Write images, lists, nets and solvers; images that are there already stay."""
-    labels = read_idx(HERE / "data" / "train-labels-idx1-ubyte.gz")
-    for split, part in SPLITS.items():
-        chosen = labels[part][:limit]
+    for split, (file, part) in SPLITS.items():
+        chosen = read_idx(HERE / "data" / f"{file}-labels-idx1-ubyte.gz")[part][:limit]
         names = [f"mnist/{split}/{number:06d}_{label}.jpg" for number, label in enumerate(chosen)]
         write_images(directory, split, names)
         for kind, lines in lists(names, chosen.tolist()).items():
@@ -63,7 +67,8 @@ def write_images(directory: Path, split: str, names: list[str]) -> None:
     if done.exists():
         return
     (directory / "mnist" / split).mkdir(parents=True, exist_ok=True)
-    pixels = read_idx(HERE / "data" / "train-images-idx3-ubyte.gz")[SPLITS[split]]
+    file, part = SPLITS[split]
+    pixels = read_idx(HERE / "data" / f"{file}-images-idx3-ubyte.gz")[part]
     jobs = [(directory, names[at : at + CHUNK], pixels[at : at + CHUNK]) for at in range(0, len(names), CHUNK)]
     if len(jobs) == 1:
         write_chunk(jobs[0])

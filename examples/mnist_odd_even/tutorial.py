@@ -62,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def prepare_data(limit: int | None) -> None:
-    say("1. MNIST as images, and lists of them: 50,000 to train on, 10,000 to validate")
+    say("1. MNIST as images, and lists of them: 50,000 to train on, 10,000 to validate, 10,000 to test")
     options = ["--limit", str(limit)] if limit else []
     command(["python", os.path.relpath(HERE / "prepare.py"), ".", *options], lambda: prepare.main([".", *options]))
 
@@ -107,15 +107,29 @@ def train_heads(iterations: int, device: str) -> None:
 
 
 def evaluate(iterations: int, device: str) -> None:
-    say("8. What each net answers on the validation images")
+    say("8. What each net answers on the test images, which nothing was trained or chosen on")
     for parity, classes in (("odd", ODD), ("even", EVEN)):
-        model = ["--model", f"lenet_{parity}_train_val.prototxt", "--weights", weights(parity, iterations)]
+        model = [
+            "--model",
+            on_test_images(f"lenet_{parity}_train_val.prototxt"),
+            "--weights",
+            weights(parity, iterations),
+        ]
         answers = ["--logits", "ip2", "--classes", classes, "--predictions", f"{parity}.npz", "--name", parity]
         tool("evaluate", *model, *answers, "--device", device)
     for net in ("fused", "fused_pct"):
-        model = ["--model", f"{net}/train_val.prototxt", "--weights", f"{net}/fused_iter_{iterations}.caffemodel"]
+        trained = f"{net}/fused_iter_{iterations}.caffemodel"
+        model = ["--model", on_test_images(f"{net}/train_val.prototxt"), "--weights", trained]
         answers = ["--logits", "ip2", "--predictions", f"{net}.npz", "--name", net]
         tool("evaluate", *model, *answers, "--device", device)
+
+
+def on_test_images(net: str) -> str:
+    """The net's description with the test images in place of those for validation; its path."""
+    path = net.replace("train_val", "test")
+    print(f"$ sed 's/\"val_/\"test_/' {net} > {path}")
+    Path(path).write_text(Path(net).read_text(encoding="utf-8").replace('"val_', '"test_'), encoding="utf-8")
+    return path
 
 
 def report() -> None:

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fusion.pct import Predictions
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "mnist_odd_even"
 
 
@@ -36,6 +38,7 @@ def test_checksums_are_those_of_the_readme() -> None:
 HEADS = {
     "train_all": ["000000_5.jpg 5", "000001_0.jpg 0", "000002_4.jpg 4", "000003_1.jpg 1", "000004_9.jpg 9"],
     "train_odd": ["000000_5.jpg 2", "000003_1.jpg 0", "000004_9.jpg 4", "000006_1.jpg 0", "000007_3.jpg 1"],
+    "test_all": ["000000_7.jpg 7", "000001_2.jpg 2", "000002_1.jpg 1", "000003_0.jpg 0", "000004_4.jpg 4"],
     "val_all": ["000000_3.jpg 3", "000001_8.jpg 8", "000002_6.jpg 6", "000003_9.jpg 9", "000004_6.jpg 6"],
 }
 
@@ -67,4 +70,9 @@ def test_the_tutorial_in_small(tmp_path: Path) -> None:
     for name in ("rename", "compose", "merge", "verify", "train", "test", "report"):
         assert re.search(rf"^\$ .*\bfusion-{name} ", result.stdout, re.MULTILINE), name
     assert re.search(r"fused, trained with PCT +\d+\.\d\d %", result.stdout)
+    assert {path.name for path in tmp_path.glob("*test.prototxt")} == {
+        "lenet_odd_test.prototxt",
+        "lenet_even_test.prototxt",
+    }
+    assert Predictions.load(tmp_path / "fused_pct.npz").keys[0].startswith("mnist/test/")
     assert (tmp_path / "report.html").stat().st_size > 1000
