@@ -7,6 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from fusion.companions import ONNX
 from fusion.errors import FusionError, WeightsMismatch, raise_all
 from fusion.merge_wanted import WantedLayer, wanted_layers
 from fusion.outcome import Outcome, Weights
@@ -20,7 +21,7 @@ def strip(net: NetParameter, weights: Weights) -> Outcome:
     net  with its training phase, whose lr_mult tell what is frozen
     Raises: FusionError when nothing would be left, or nothing is frozen.
     """
-    wanted = {item.layer.name: item for item in wanted_layers(net) if item.shapes != ()}
+    wanted = {item.layer.name: item for item in wanted_layers(net) if _holds(item)}
     frozen = [name for name in weights if name in wanted and _fixed(wanted[name])]
     made = {name: weights[name] for name in weights if name not in frozen}
     if not frozen:
@@ -41,9 +42,9 @@ def restore(net: NetParameter, head: Weights, base: Weights) -> Outcome:
     changed: dict[str, str] = {}
     for item in wanted_layers(net):
         name = item.layer.name
-        if item.shapes == ():
-            continue
         source = head if name in head else base
+        if not _holds(item) or (item.layer.type == ONNX and name not in source):
+            continue
         if name not in source:
             hint = "give the weights that training began with (init.caffemodel)"
             errors.append(WeightsMismatch(f"layer '{name}' is in neither of the two files", hint=hint))
@@ -56,14 +57,21 @@ def restore(net: NetParameter, head: Weights, base: Weights) -> Outcome:
     return Outcome(None, made, (), changed, unused)
 
 
+def _holds(item: WantedLayer) -> bool:
+    """Whether the layer has weights; those of an Onnx layer are no blobs, and may also stay in its file."""
+    return item.shapes != () or item.layer.type == ONNX
+
+
 def _fixed(item: WantedLayer) -> bool:
     """Whether training leaves the layer's blobs alone; BatchNorm's statistics move unless it is told not to."""
+    if item.layer.type == ONNX:
+        return bool(item.layer.onnx_param.frozen)
     return item.frozen and (item.layer.type != "BatchNorm" or item.layer.batch_norm_param.use_global_stats)
 
 
 def _misfit(item: WantedLayer, blobs: Sequence[NDArray[Any]]) -> list[FusionError]:
     have = [tuple(blob.shape) for blob in blobs]
-    if item.shapes is None or (len(have) == len(item.shapes) and all(map(shape_fits, have, item.shapes))):
+    if not item.shapes or (len(have) == len(item.shapes) and all(map(shape_fits, have, item.shapes))):
         return []
     message = f"layer '{item.layer.name}' needs blobs of shape {list(item.shapes)}, given {have}"
     return [WeightsMismatch(message, hint="these are the weights of another net")]

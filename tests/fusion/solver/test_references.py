@@ -168,6 +168,26 @@ def test_an_onnx_model(solver: Path) -> None:
     torch.testing.assert_close(batch["reference/old"], expected)
 
 
+def test_an_onnx_model_is_read_up_to_its_softmax(solver: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    weight = onnx.numpy_helper.from_array(np.random.default_rng(0).standard_normal((3, 30)).astype(np.float32), "w")
+    nodes = [
+        onnx.helper.make_node("Flatten", ["x"], ["f"]),
+        onnx.helper.make_node("Gemm", ["f", "w"], ["z"], transB=1),
+        onnx.helper.make_node("Softmax", ["z"], ["y"]),
+    ]
+    values = [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 1, 5, 6]),
+              onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 3])]  # fmt: skip
+    graph = onnx.helper.make_graph(nodes, "g", values[:1], values[1:], [weight])
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=9), "old.onnx")
+    made = Solver(solver, device="cpu", display=Silent(), references=["old.onnx", "old.onnx@y,name=p"], pct=["kd"])
+    made.step()
+    batch = made._train.sources[0].batch(np.arange(4))
+    expected = batch["data"].flatten(1) @ torch.from_numpy(onnx.numpy_helper.to_array(weight).copy()).T
+    torch.testing.assert_close(batch["reference/old"], expected)
+    torch.testing.assert_close(batch["reference/p"], expected.softmax(1))
+
+
 def test_weights_grow(solver: Path) -> None:
     task = losses(solver, pct=(), count=1)[0]
     full = losses(solver, SPEC, pct=["kd"], count=1)[0]

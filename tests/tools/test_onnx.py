@@ -1,0 +1,89 @@
+"""ONNX files through the commands, as a person would fuse them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from fusion_tools import compose, export, merge, show, surgery, verify
+
+from fusion.nets import build
+from fusion.weights import save_weights
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "fusion" / "onnx_graphs"))  # the helper of the tests of that room
+from graphs import draw, model, node
+
+pytest.importorskip("onnxruntime")
+CAFFE = """name: "small"
+layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 8 dim: 8 } } }
+layer { name: "ip1" type: "InnerProduct" bottom: "data" top: "ip1"
+  inner_product_param { num_output: 6 weight_filler { type: "xavier" } } }
+layer { name: "ip2" type: "InnerProduct" bottom: "ip1" top: "ip2"
+  inner_product_param { num_output: 3 weight_filler { type: "xavier" } } }
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    Path("a.prototxt").write_text(CAFFE)
+    save_weights(build("a.prototxt", seed=1), "a.caffemodel")
+    nodes = [node("Conv", "x w", "c"), node("Relu", "c", "r"), node("GlobalAveragePool", "r", "g"),
+             node("Reshape", "g s", "f"), node("Gemm", "f k", "y", transB=1)]  # fmt: skip
+    constants = {"w": draw(4, 3, 3, 3), "s": np.array([1, -1]), "k": draw(3, 4)}
+    onnx.save(model(nodes, constants, shape=(1, 3, 8, 8)), "b.onnx")
+    return tmp_path
+
+
+def test_from_two_files_to_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lists = ["--train-list", "t.txt", "--val-list", "v.txt"]
+    sources = ["--source", "a=a.prototxt", "--source", "b=b.onnx", "--pixels", "b=unit"]
+    assert compose.main([*sources, *lists, "--num-output", "3", "-o", "fused"]) == 0
+    assert "source 'b': cut at 'f', which is what its classifier reads" in capsys.readouterr().out
+    whole = ["fused/deploy.prototxt", "a=a.prototxt:a.caffemodel", "b=b.onnx"]
+    assert merge.main([*whole, "-o", "init.caffemodel", "--verify"]) == 0
+    out, err = capsys.readouterr()
+    assert "b.onnx" in out
+    assert "verified b: all 1 blobs agree" in out
+    assert Path("init.onnx.safetensors").is_file(), err
+    assert verify.main(["fused/deploy.prototxt", "init.caffemodel", *whole[1:], "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)
+    assert export.main(["fused/deploy.prototxt", "init.caffemodel", "-o", "fused.onnx", "--check"]) == 0
+    assert "agree" in capsys.readouterr().out
+
+
+def test_stripped_and_restored(folder: Path) -> None:
+    lists = ["--train-list", "t.txt", "--val-list", "v.txt"]
+    compose.main(["--source", "a=a.prototxt", "--source", "b=b.onnx", *lists, "--num-output", "3", "-o", "fused"])
+    merge.main(["fused/deploy.prototxt", "a=a.caffemodel", "-o", "init.caffemodel"])
+    assert surgery.main(["strip", "fused/deploy.prototxt", "init.caffemodel", "-o", "head"]) == 0
+    assert surgery.main(["restore", "fused/deploy.prototxt", "head.caffemodel", "init.caffemodel", "-o", "again"]) == 0
+    for name in ("caffemodel", "onnx.safetensors"):
+        assert Path(f"again.{name}").read_bytes() == Path(f"init.{name}").read_bytes()
+
+
+def test_an_onnx_file_is_shown(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert show.main(["b.onnx"]) == 0
+    out = capsys.readouterr().out
+    for part in ("input   x  Nx3x8x8", "cut     f", "  r  Nx4x6x6", "operators: all can be run", "is open"):
+        assert part in out
+    assert show.main(["b.onnx", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["cut"] == "f"
+    assert found["operators"]["Conv"] == {"count": 1, "reasons": []}
+    onnx.save(model([node("GRU", "x q r", "y", hidden_size=2)], {"q": draw(1, 6, 3), "r": draw(1, 6, 2)}), "g.onnx")
+    assert show.main(["g.onnx"]) == 0
+    assert "operators: 1 cannot be run\n  GRU     1  no converter (y)" in capsys.readouterr().out
+
+
+def test_errors_are_one_line_each(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ["--source", "b=b.onnx@nothing", "--train-list", "t", "--val-list", "v", "--num-output", "3", "-o", "f"]
+    assert compose.main(common) == 1
+    assert "b.onnx: source 'b': cut blob 'nothing': there is no value 'nothing'" in capsys.readouterr().err
+    assert compose.main([*common[:1], "b=b.onnx", *common[2:], "--pixels", "c=unit"]) == 1
+    assert "--pixels names no source: 'c'" in capsys.readouterr().err
+    assert not Path("f").exists()
