@@ -60,7 +60,7 @@ def listed(net: NetParameter, path: str | os.PathLike[str]) -> NetParameter:
 
 
 def reading_alike(net: NetParameter, train: NetParameter) -> NetParameter:
-    """A test net that reads the training net's records, in their order, and transforms them as it does its own.
+    """A test net that reads the training net's records as listed, and transforms and groups them as it does its own.
 
     Raises: TrainingError unless each net has one data layer.
     """
@@ -81,6 +81,8 @@ def reading_alike(net: NetParameter, train: NetParameter) -> NetParameter:
     for block in (*_LISTED, "memory_data_param"):
         if not theirs.HasField(block):
             own.ClearField(block)
+        elif kept.HasField(block) and block in _LISTED:
+            getattr(own, block).batch_size = getattr(kept, block).batch_size
     return message
 
 
