@@ -31,8 +31,8 @@ class Found:
 def open_snapshot(path: str | os.PathLike[str]) -> Found:
     """Read a snapshot by its solverstate.
 
-    Raises: TrainingError when it is another file of a snapshot, or its weights are missing; prototxt's WeightsError when
-    the file is damaged or no state.
+    Raises: TrainingError when it is another file of a snapshot, or its weights are missing; prototxt's WeightsError
+    when the file is damaged or no state.
     """
     place = os.fspath(path)
     if place.endswith(".fusionstate"):
