@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from fusion.composition.branches import Branch, ancestors, before_classifier, check_cut, logits_of, made, readers_of
+from fusion.composition.onnx_sources import read_onnx
 from fusion.composition.pieces import Layer, Net, only, read_net, reparse
-from fusion.composition.readings import read_source
+from fusion.composition.readings import Reading, is_onnx
 from fusion.errors import ComposeError
 from prototxt.tree import Document
 
@@ -79,7 +80,7 @@ def read_part(source: Source, *, reference: bool) -> Part:
 
     Raises: ComposeError, PrototxtError, OSError.
     """
-    reading = read_source(source, reference=reference)
+    reading = _read_source(source, reference=reference)
     source = replace(source, at=reading.at, logits=reading.logits)
     notes = list(reading.notes)
     document = reading.document
@@ -111,6 +112,34 @@ def read_part(source: Source, *, reference: bool) -> Part:
         notes=tuple(notes),
         unknown=_unknown_fields(document),
     )
+
+
+def _read_source(source: Source, *, reference: bool) -> Reading:
+    """Read a source's file.
+
+    reference  whether its class scores are wanted, beside the blobs to cut at
+    Raises: ComposeError, PrototxtError, OSError.
+    """
+    net = source.prototxt
+    if source.pixels is not None and (isinstance(net, Document) or not is_onnx(net)):
+        what = f"source '{source.prefix}': pixels are for ONNX files; a prototxt says in its data layer what it wants"
+        raise ComposeError(what, hint="give its train_val prototxt")
+    if isinstance(net, Document):
+        return Reading(net, source.at, source.logits)
+    if is_onnx(net):
+        return read_onnx(source, reference=reference)
+    from prototxt.parser import parse_file
+
+    _check_text(source.prefix, os.fspath(net))
+    return Reading(parse_file(net), source.at, source.logits)
+
+
+def _check_text(prefix: str, path: str) -> None:
+    """Raises: ComposeError for a binary file, which would be one error of syntax per line."""
+    with open(path, "rb") as file:
+        if b"\0" in file.read(4096):
+            hint = f"give the net's description: '{prefix}=NET.prototxt'; its weights go to the merge"
+            raise ComposeError(f"source '{prefix}': this is no text, but binary", place=path, hint=hint)
 
 
 def is_renamed(net: Net, prefix: str) -> bool:

@@ -82,7 +82,7 @@ def test_an_onnx_file_tells_its_outputs(tmp_path: Path) -> None:
     assert run(["5x3"], f'type: "Onnx" onnx_param {{ file: "{tmp_path}/none.onnx" }}')[0] == [UNKNOWN]
     with pytest.raises(prototxt.ShapeError, match="1 top for 2 outputs"):
         run(["5x3"], f'type: "Onnx" onnx_param {{ file: "{path}" }}')
-    with pytest.raises(prototxt.ShapeError, match="takes .x3, not 5x4"):
+    with pytest.raises(prototxt.ShapeError, match=r"takes .x3, not 5x4"):
         run(["5x4"], f'type: "Onnx" onnx_param {{ file: "{path}" }}', 2)
     with pytest.raises(prototxt.ShapeError, match="2 bottoms for 1 inputs"):
         run(["5x3", "5x3"], f'type: "Onnx" onnx_param {{ file: "{path}" }}', 2)
