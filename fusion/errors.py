@@ -14,31 +14,25 @@ FusionError
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from prototxt.errors import PlacedError, raise_all
 
-from prototxt.errors import Place
+__all__ = [
+    "BuildError",
+    "ComposeError",
+    "DataError",
+    "ExportError",
+    "FusionError",
+    "MergeError",
+    "OnnxError",
+    "ReportError",
+    "TrainingError",
+    "WeightsMismatch",
+    "raise_all",
+]
 
 
-class FusionError(Exception):
-    """Base of all errors that this package raises on purpose.
-
-    message  what is wrong, in one sentence
-    place    where: a prototxt.Place, a path, or nothing
-    hint     what the reader can do about it
-    """
-
-    def __init__(self, message: str, *, place: Place | str | None = None, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.place = place
-        self.hint = hint
-        self.errors: tuple[FusionError, ...] = (self,)
-
-    def __str__(self) -> str:
-        if len(self.errors) > 1:
-            return "\n".join(str(error) for error in self.errors)
-        text = f"{self.place}: {self.message}" if self.place is not None else self.message
-        return f"{text}\n  hint: {self.hint}" if self.hint else text
+class FusionError(PlacedError):
+    """Base of the errors of this package."""
 
 
 class BuildError(FusionError):
@@ -75,18 +69,3 @@ class ExportError(FusionError):
 
 class ReportError(FusionError):
     """Predictions cannot be compared, or a report cannot be made."""
-
-
-def raise_all(errors: Sequence[FusionError]) -> None:
-    """Raise the collected errors as one; with none, return.
-
-    Raises: the single error itself, or an error of the first one's class whose text lists all and whose `errors`
-    holds them.
-    """
-    if not errors:
-        return
-    if len(errors) == 1:
-        raise errors[0]
-    combined = type(errors[0])(errors[0].message, place=errors[0].place, hint=errors[0].hint)
-    combined.errors = tuple(part for error in errors for part in error.errors)
-    raise combined

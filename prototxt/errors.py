@@ -1,5 +1,6 @@
-"""The errors of this package: each carries the place, what is wrong, and what to do about it.
+"""Errors that carry the place, what is wrong, and what to do about it.
 
+PlacedError          also the base of what fusion raises
 PrototxtError
 ├── ParseError      the text is not in protobuf's text format
 ├── EditError       an edit cannot be made on this text
@@ -27,8 +28,8 @@ class Place(NamedTuple):
         return f"{self.file}:{self.line}:{self.column}"
 
 
-class PrototxtError(Exception):
-    """Base of all errors that this package raises on purpose.
+class PlacedError(Exception):
+    """Base of all errors that are raised on purpose.
 
     message  what is wrong, in one sentence
     place    where: a Place, a path, or nothing
@@ -40,13 +41,17 @@ class PrototxtError(Exception):
         self.message = message
         self.place = place
         self.hint = hint
-        self.errors: tuple[PrototxtError, ...] = (self,)
+        self.errors: tuple[PlacedError, ...] = (self,)
 
     def __str__(self) -> str:
         if len(self.errors) > 1:
             return "\n".join(str(error) for error in self.errors)
         text = f"{self.place}: {self.message}" if self.place is not None else self.message
         return f"{text}\n  hint: {self.hint}" if self.hint else text
+
+
+class PrototxtError(PlacedError):
+    """Base of the errors of this package."""
 
 
 class ParseError(PrototxtError):
@@ -77,7 +82,7 @@ class WeightsError(PrototxtError):
     """A binary file is broken, or holds something else."""
 
 
-def raise_all(errors: Sequence[PrototxtError]) -> None:
+def raise_all(errors: Sequence[PlacedError]) -> None:
     """Raise the collected errors as one; with none, return.
 
     Raises: the single error itself, or an error of the first one's class whose text lists all and whose `errors`

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from prototxt.errors import PrototxtError
+from prototxt.errors import PlacedError
 
 
 def run(command: Callable[[], int | None]) -> int:
@@ -30,14 +30,7 @@ def run(command: Callable[[], int | None]) -> int:
         named = f"{os.fsdecode(error.filename)}: {error.strerror}" if error.filename and error.strerror else error
         print(f"error: {named}", file=sys.stderr)
         return 1
-    except PrototxtError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except Exception as error:
-        # fusion.errors is imported by then if the error is one of its family; importing it here would cost start-up.
-        family = getattr(sys.modules.get("fusion.errors"), "FusionError", ())
-        if not isinstance(error, family):
-            raise
+    except PlacedError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 
