@@ -93,7 +93,8 @@ def generators() -> dict[str, NDArray[Any]]:
         "python": np.array([version, *words, np.nan if kept is None else kept], np.float64),
     }
     if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        found["cuda"] = torch.cuda.get_rng_state().numpy()
+        for number, state in enumerate(torch.cuda.get_rng_state_all()):
+            found[f"cuda{number}"] = state.numpy()
     return found
 
 
@@ -101,8 +102,9 @@ def set_generators(states: Arrays) -> None:
     """Set those generators whose state is given."""
     if "cpu" in states:
         torch.set_rng_state(torch.from_numpy(np.array(states["cpu"], np.uint8)))
-    if "cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state(torch.from_numpy(np.array(states["cuda"], np.uint8)))
+    for number in range(torch.cuda.device_count()):
+        if f"cuda{number}" in states:
+            torch.cuda.set_rng_state(torch.from_numpy(np.array(states[f"cuda{number}"], np.uint8)), number)
     if "numpy" in states:
         *keys, at, has_gauss, gauss = states["numpy"].tolist()
         np.random.set_state(("MT19937", np.array(keys, np.uint32), int(at), int(has_gauss), gauss))

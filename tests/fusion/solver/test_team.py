@@ -115,6 +115,13 @@ def test_local_statistics_end_equal_and_go_on_exactly(project: Make, starter: St
     agree(stored("whole"), stored("half"), 0.0)
 
 
+def test_neighbours_are_looked_for_in_the_whole_batch(project: Make, starter: Starter) -> None:
+    path = project(shuffle=True)
+    starter.run("two", "--reference", "@trunk", "--pct", "cna,on=ip,weight=0.1", processes=2)
+    Solver(path, device="cpu", display=Silent(), references=["@trunk"], pct=["cna,on=ip,weight=0.1"]).train()
+    agree(stored("small"), stored("two"), 1e-4)
+
+
 def test_one_process_writes_the_trunk_and_all_read_it(project: Make, starter: Starter) -> None:
     path = project(shuffle=True)
     log = starter.run("two", "--cache-dir", "kept", processes=2)
