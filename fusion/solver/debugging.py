@@ -13,6 +13,7 @@ from fusion.nets import total_loss
 from fusion.sharing import tensor_at
 from fusion.solver.display import number
 from fusion.solver.feeds import Blobs
+from fusion.solver.stepping import Step
 
 if TYPE_CHECKING:
     from prototxt.messages import NetParameter
@@ -46,6 +47,10 @@ class Watched:
             self._tell_gradients(call, bottoms)
         self._tell_all()
         return out, loss.detach()
+
+    def instead(self, plain: Step, due: Callable[[], bool]) -> Step:
+        """The step that tells where a display falls due, and is the plain one otherwise."""
+        return lambda blobs: self.step(blobs) if due() else plain(blobs)
 
     def _forward(self, blobs: Blobs) -> tuple[dict[str, Tensor], list[tuple[Call, Sequence[Tensor]]]]:
         plan = self._net.plan

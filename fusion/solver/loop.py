@@ -25,28 +25,26 @@ from fusion.solver.descriptions import read_nets
 from fusion.solver.display import Display, Silent
 from fusion.solver.exact import Exact, below, carried, carry, generators, set_generators, undrawn, write_exact
 from fusion.solver.extras import Extras
-from fusion.solver.feeds import Blobs, CachedFeed, load_all
+from fusion.solver.feeds import CachedFeed, load_all
 from fusion.solver.glog import for_training
 from fusion.solver.histories import histories, restore_histories
 from fusion.solver.interrupts import Requests, requests
 from fusion.solver.jobs import Job, choose_device, open_job, place
 from fusion.solver.losses import EVERY, Losses
 from fusion.solver.observers import Observer, Observers, Outputs, Shown
-from fusion.solver.overrides import override
+from fusion.solver.opening import optimizer_of, paths_of, read_message
 from fusion.solver.policies import advance, learning_rate
 from fusion.solver.reporting import Report
 from fusion.solver.resuming import Found, open_snapshot
-from fusion.solver.settings import Settings, read_settings
+from fusion.solver.settings import read_settings
 from fusion.solver.stepping import Traced, eager, traced
 from fusion.solver.team import Team, part, traceable
 from fusion.solver.testing import Average, Test, averages_records, measure
 from fusion.solver.threads import Asked, Threads, sample, untouched
 from fusion.solver.trunk_files import trunk_files
 from fusion.solver.trunks import DEFAULT_BUDGET, cache_trunk
-from fusion.solver.updates import RULES, CaffeOptimizer
 from fusion.weights import load_weights, save_weights, share_weights
 from prototxt.errors import WeightsError
-from prototxt.loading import load_solver
 from prototxt.messages import SolverParameter
 from prototxt.solverstate import SolverState, write_solverstate
 
@@ -113,7 +111,7 @@ class Solver:
         self.display = Silent() if self._world is not None and not self._world.first else display or for_training()
         self.extras = extras or Extras()
         self.observers = Observers([Report(self), *self.extras.observers(), *observers])
-        message, path = _read(solver, max_iter, overrides)
+        message, path = read_message(solver, max_iter, overrides)
         if self._world is not None and how.auto_scale:
             message.base_lr *= self._world.size
         self.settings = read_settings(message, path=path, policy=self.extras.lr_policy, warmup=self.extras.warmup)
@@ -150,11 +148,11 @@ class Solver:
         self._threads = Threads(threads)
         self._losses = Losses(self.settings.average_loss)
         self._traced: Traced | None = None
-        self.load(self.settings.weights if weights is None else _paths(weights))
+        self.load(self.settings.weights if weights is None else paths_of(weights))
         for test in self._tests:
             share_weights(test.net, self._train.net)
         self._arena = lay_out(self._train.net)
-        self.optimizer = _optimizer(self.settings, self._arena)
+        self.optimizer = optimizer_of(self.settings, self._arena)
         self._team = None if self._world is None else Team(self._world, self._train.net, self._arena, how)
         if self._team is not None:
             torch.manual_seed(self.seed + self._team.world.rank)
@@ -400,22 +398,15 @@ class Solver:
         job, feed = self._train, self._train.feed
         self._forward_step = eager(job.runs, self._arena)
         if self.settings.debug_info:
-            self._watch()
+            self._forward_step = self._watched(job).instead(
+                self._forward_step, lambda: self._due(self.settings.display)
+            )
         elif self.settings.iter_size == 1 and isinstance(feed, CachedFeed):
             may = self._team is None or traceable(job.runs)
             self._traced = traced(job.runs, self._arena, feed) if may else None
             self._forward_step = self._traced or self._forward_step
         if self._team is not None:
             self._forward_step = self._team.together(self._forward_step)
-
-    def _watch(self) -> None:
-        """Tell what each layer makes, where a display falls due and in all tests, as Caffe's debug_info does."""
-        plain, watched = self._forward_step, self._watched(self._train)
-
-        def step(blobs: Blobs) -> tuple[dict[str, Tensor], Tensor]:
-            return watched.step(blobs) if self._due(self.settings.display) else plain(blobs)
-
-        self._forward_step = step
 
     def _run(self, stop: int, asked: Requests) -> None:
         """The loop, in Caffe's order: test, forward and backward, show, update, snapshot."""
@@ -523,41 +514,6 @@ class Solver:
         for line in skipped_lines([source for job in self._jobs for source in job.sources]):
             self.display.say(line)
         self.observers.call("finished", self.iter)
-
-
-def _read(
-    solver: SolverParameter | Path, max_iter: int | None, overrides: Sequence[str]
-) -> tuple[SolverParameter, str | None]:
-    if isinstance(solver, SolverParameter):
-        message = SolverParameter()
-        message.CopyFrom(solver)
-        path = None
-    else:
-        path = os.fspath(solver)
-        message = load_solver(path)
-    override(message, overrides)
-    if max_iter is not None:
-        message.max_iter = max_iter
-    return message, path
-
-
-def _paths(weights: Path | Sequence[Path]) -> Sequence[Path]:
-    return [weights] if isinstance(weights, (str, os.PathLike)) else weights
-
-
-def _optimizer(settings: Settings, arena: Arena) -> CaffeOptimizer:
-    return RULES[settings.type](
-        arena.groups,
-        settings.schedule.base_lr,
-        momentum=settings.momentum,
-        momentum2=settings.momentum2,
-        weight_decay=settings.weight_decay,
-        regularization=settings.regularization,
-        delta=settings.delta,
-        rms_decay=settings.rms_decay,
-        clip_gradients=settings.clip_gradients,
-        iter_size=settings.iter_size,
-    )
 
 
 def _values(net: Net, out: Mapping[str, Tensor]) -> Outputs:

@@ -1,0 +1,56 @@
+"""What a solver is made from: its message, its start weights, its update rule."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from fusion.solver.overrides import override
+from fusion.solver.updates import RULES, CaffeOptimizer
+from prototxt.loading import load_solver
+from prototxt.messages import SolverParameter
+
+if TYPE_CHECKING:
+    from fusion.solver.arena import Arena
+    from fusion.solver.settings import Settings
+
+Path = str | os.PathLike[str]
+
+
+def read_message(
+    solver: SolverParameter | Path, max_iter: int | None, overrides: Sequence[str]
+) -> tuple[SolverParameter, str | None]:
+    """A solver's message, to be changed at will, and its path; with fields set from outside."""
+    if isinstance(solver, SolverParameter):
+        message = SolverParameter()
+        message.CopyFrom(solver)
+        path = None
+    else:
+        path = os.fspath(solver)
+        message = load_solver(path)
+    override(message, overrides)
+    if max_iter is not None:
+        message.max_iter = max_iter
+    return message, path
+
+
+def paths_of(weights: Path | Sequence[Path]) -> Sequence[Path]:
+    """One path or several as several."""
+    return [weights] if isinstance(weights, (str, os.PathLike)) else weights
+
+
+def optimizer_of(settings: Settings, arena: Arena) -> CaffeOptimizer:
+    """The update rule with its settings, on a net's parameters."""
+    return RULES[settings.type](
+        arena.groups,
+        settings.schedule.base_lr,
+        momentum=settings.momentum,
+        momentum2=settings.momentum2,
+        weight_decay=settings.weight_decay,
+        regularization=settings.regularization,
+        delta=settings.delta,
+        rms_decay=settings.rms_decay,
+        clip_gradients=settings.clip_gradients,
+        iter_size=settings.iter_size,
+    )
