@@ -43,6 +43,7 @@ _PAGES = {
     "/script.js": ("script.js", "text/javascript"),
 }
 _AT_ONCE = 16
+_QUEUE = 5.0  # seconds to wait for one of them to end
 _LINGER = 2.0
 _PIECE = 1 << 16
 
@@ -55,6 +56,7 @@ class Server(ThreadingHTTPServer):
     """
 
     daemon_threads = True
+    request_queue_size = 64
 
     def __init__(self, address: tuple[str, int], answer: Answer, about: dict[str, Any], family: int) -> None:
         self.address_family = cast("socket.AddressFamily", family)
@@ -78,7 +80,7 @@ class Server(ThreadingHTTPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Answer in a thread of its own, or drop it when too many are being answered."""
-        if not self._slots.acquire(timeout=1.0):
+        if not self._slots.acquire(timeout=_QUEUE):
             self.shutdown_request(request)
             return
         super().process_request(request, client_address)
