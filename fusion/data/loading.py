@@ -1,7 +1,7 @@
 """Decoding what is kept in memory with all cores: child processes hasten it, and nothing else depends on them.
 
 Small pictures are decoded in tens of microseconds, too short for threads of one interpreter to share them. Where the
-rest would take seconds, each child (`python -m fusion.data.loading`) opens the same source, decodes every Nth chunk of
+rest would take seconds, each child (`python -m fusion.data.decoder`) opens the same source, decodes every Nth chunk of
 records and writes them to a pipe as NumPy arrays. Records that are unfit are left out, and so is everything from a
 child that fails: the store decodes what is missing, and finds the words for what cannot be decoded.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -21,8 +20,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from fusion.data.recipes import Recipe
-from fusion.data.store import SMALL, Progress, Store
+from fusion.data.store import SMALL, Progress
 
 if TYPE_CHECKING:
     from fusion.data.source import PictureSource
@@ -57,10 +55,10 @@ def _by_children(source: PictureSource, records: NDArray[np.int64], processes: i
         for number, child in enumerate(running):
             with cast("IO[bytes]", child.stdin) as pipe:
                 pipe.write(json.dumps(source.recipe.to_json()).encode() + b"\n")
-                _send(pipe, np.stack([(chunk[0], chunk[-1] + 1) for chunk in chunks[number::processes]]))
+                send(pipe, np.stack([(chunk[0], chunk[-1] + 1) for chunk in chunks[number::processes]]))
         for number, chunk in enumerate(chunks):
             pipe = cast("IO[bytes]", running[number % processes].stdout)
-            source.store.accept(_receive(pipe), _receive(pipe))
+            source.store.accept(receive(pipe), receive(pipe))
             done += len(chunk)
             if progress is not None:
                 progress(done, len(records))
@@ -74,7 +72,7 @@ def _by_children(source: PictureSource, records: NDArray[np.int64], processes: i
 def _start() -> subprocess.Popen[bytes]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     return subprocess.Popen(
-        [sys.executable, "-m", "fusion.data.loading"],
+        [sys.executable, "-m", "fusion.data.decoder"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -82,7 +80,7 @@ def _start() -> subprocess.Popen[bytes]:
     )
 
 
-def _send(pipe: IO[bytes], array: NDArray[Any]) -> None:
+def send(pipe: IO[bytes], array: NDArray[Any]) -> None:
     """One array as a .npy file, behind its length: NumPy itself reads and writes only files that can be wound back."""
     packed = BytesIO()
     np.save(packed, array, allow_pickle=False)
@@ -90,26 +88,8 @@ def _send(pipe: IO[bytes], array: NDArray[Any]) -> None:
     pipe.write(packed.getbuffer())
 
 
-def _receive(pipe: IO[bytes]) -> NDArray[Any]:
-    """What `_send` sent. Raises: ValueError, EOFError where the other side has ended."""
+def receive(pipe: IO[bytes]) -> NDArray[Any]:
+    """What `send` sent. Raises: ValueError, EOFError where the other side has ended."""
     packed = BytesIO(pipe.read(int.from_bytes(pipe.read(8), "little")))
     array: NDArray[Any] = np.load(packed, allow_pickle=False)
     return array
-
-
-def main() -> None:
-    """Decode the chunks of records that stdin names."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that reads from here
-    from fusion.data.opening import reopen
-
-    recipe = Recipe.from_json(json.loads(sys.stdin.buffer.readline()))
-    store: Store = cast("PictureSource", reopen(recipe, budget=0)).store
-    out = sys.stdout.buffer
-    for start, stop in _receive(sys.stdin.buffer).tolist():
-        for array in store.fit(np.arange(start, stop)):
-            _send(out, array)
-        out.flush()
-
-
-if __name__ == "__main__":
-    main()
