@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from fusion.companions import ONNX
 from fusion.graph import Net
-from fusion.onnx_graphs import load
+from fusion.onnx_graphs import entries, load
 from fusion.onnx_graphs.layers import layer_graph
 from prototxt.messages import NetParameter
 
@@ -17,13 +17,13 @@ from prototxt.messages import NetParameter
 class BranchValue:
     """A value of the net that an Onnx layer makes, and what it is in the file.
 
-    inputs  the file's inputs, and the values of the net that feed them
+    inputs  the file's inputs, the values of the net that feed them, and whether the file takes channels last
     """
 
     layer: str
     top: str
     value: str
-    inputs: tuple[tuple[str, str], ...]
+    inputs: tuple[tuple[str, str, bool], ...]
 
 
 def branch_values(
@@ -34,15 +34,17 @@ def branch_values(
     message  the net's description, of one phase
     """
     described = {layer.name: layer for layer in message.layer if layer.type == ONNX}
-    own = load(path).inputs
+    starts = {value: (name, name != value) for name, value in entries(load(path)).items()}
+    starts.update({name: (name, False) for name in load(path).inputs})
     calls = [call for call in net.plan.calls if call.type == ONNX and call.name not in without
              and (not prefix or call.name.startswith(f"{prefix}/"))]  # fmt: skip
     graphs = {call.name: layer_graph(described[call.name]) for call in calls}
-    fed = {name: value for call in calls
-           for name, value in zip(graphs[call.name].inputs, call.bottoms, strict=True) if name in own}  # fmt: skip
+    fed = {starts[name][0]: (value, starts[name][1]) for call in calls
+           for name, value in zip(graphs[call.name].inputs, call.bottoms, strict=True) if name in starts}  # fmt: skip
+    inputs = tuple((name, value, last) for name, (value, last) in fed.items())
     found = []
     for call in calls:
         names = list(described[call.name].onnx_param.output) or list(graphs[call.name].outputs)
-        found += [BranchValue(call.name, top, name, tuple(fed.items()))
+        found += [BranchValue(call.name, top, name, inputs)
                   for top, name in zip(call.tops, names, strict=True)]  # fmt: skip
     return found

@@ -121,7 +121,8 @@ def _verify_onnx(
     inputs = _inputs(whole, fused, feed)
     with torch.no_grad():
         found = run(fused, inputs)
-    fed = {name: found[value].numpy() for match in matches for name, value in match.inputs}
+    fed = {name: (found[value].movedim(1, -1) if last else found[value]).numpy()
+           for match in matches for name, value, last in match.inputs}  # fmt: skip
     expected = run_file(path, [match.value for match in matches], fed)
     rows = [difference(match.layer, _blob(match.top), expected[match.value], found[match.top].numpy())
             for match in matches]  # fmt: skip

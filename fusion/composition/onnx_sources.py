@@ -75,13 +75,15 @@ def _document(
     source: Source, graph: Graph, path: str, cuts: list[str], logits: str | None
 ) -> tuple[Document, str | None]:
     """The description, and the blob with the class scores. Raises: OnnxError."""
-    from fusion.onnx_graphs import check_support, cut
+    from fusion.onnx_graphs import check_support, cut, entries
 
-    body = cut(graph, cuts)
+    entered = entries(graph)
+    begins = [name if entered[name] in cuts else entered[name] for name in cut(graph, cuts).inputs]
+    body = cut(graph, cuts, begins)
     check_support(body)
     name = os.path.splitext(os.path.basename(path))[0]
     text = [f"name: {quoted(name)}\n"]
-    text += [_input(value, graph) for value in body.inputs]
+    text += [_input(value, dims) for value, dims in body.inputs.items()]
     fed = {value: _blob(value) for value in body.inputs}
     for value in fed if source.pixels else ():
         dims = body.inputs[value]
@@ -94,16 +96,15 @@ def _document(
     try:
         rest = cut(graph, [logits], cuts)
     except OnnxError:
-        rest = cut(graph, [logits])  # it needs more than the cut values: the whole net runs again
+        rest = cut(graph, [logits], begins)  # it needs more than the cut values: the whole net runs again
     check_support(rest)
     made = {value: fed.get(value, _blob(value)) for value in rest.inputs}
     text.append(_layer("classifier", path, made, [logits], explicit=True))
     return reparse("\n".join(text), path), _blob(logits)
 
 
-def _input(value: str, graph: Graph) -> str:
+def _input(value: str, dims: Sequence[int | None]) -> str:
     """An Input layer; without a shape where the file leaves sizes open."""
-    dims = graph.inputs[value]
     known = dims and None not in dims[1:]
     body = f"input_param {{ shape {{ {' '.join(f'dim: {dim}' for dim in (1, *dims[1:]))} }} }}" if known else ""
     return layer_text(_blob(value), "Input", [], [_blob(value)], body)

@@ -5,7 +5,7 @@ print(support(graph).table())
 part = cut(graph, outputs=["flatten"])
 """
 
-from fusion.onnx_graphs.cutting import before_classifier, candidates, cut, scores, tensor
+from fusion.onnx_graphs.cutting import before_classifier, candidates, cut, entries, scores, tensor
 from fusion.onnx_graphs.graph import Graph, to_model
 from fusion.onnx_graphs.normalizing import load, normalize
 from fusion.onnx_graphs.reading import read
@@ -19,6 +19,7 @@ __all__ = [
     "candidates",
     "check_support",
     "cut",
+    "entries",
     "load",
     "normalize",
     "read",

@@ -10,8 +10,9 @@ from typing import Final
 import onnx
 
 from fusion.errors import OnnxError
-from fusion.onnx_graphs.graph import Dims, Graph, pruned
+from fusion.onnx_graphs.graph import Dims, Graph, attributes, pruned
 
+CHANNELS_FIRST: Final = [0, 3, 1, 2]
 _SCORING: Final = frozenset(("Gemm", "MatMul", "Conv"))
 _ENDS: Final = frozenset(("Softmax", "LogSoftmax", "ArgMax", "Sigmoid", "Cast"))
 _PASSING: Final = frozenset(
@@ -60,6 +61,22 @@ def before_classifier(graph: Graph) -> str | None:
             return None
         name = features[0]
     return None
+
+
+def entries(graph: Graph) -> dict[str, str]:
+    """Each input, and the value at which pictures of Caffe's order (N, C, H, W) enter.
+
+    That is the input itself; or, where the file takes channels last, as TensorFlow's do, and begins by turning them to
+    the front, what comes of that.
+    """
+    found = {}
+    for name in graph.inputs:
+        readers = [node for node in graph.nodes if name in node.input]
+        turned = len(readers) == 1 and readers[0].op_type == "Transpose" and name not in graph.outputs
+        found[name] = name
+        if turned and list(attributes(readers[0]).get("perm", ())) == CHANNELS_FIRST:
+            found[name] = readers[0].output[0]
+    return found
 
 
 def cut(graph: Graph, outputs: Sequence[str] = (), inputs: Sequence[str] = ()) -> Graph:

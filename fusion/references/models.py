@@ -170,16 +170,16 @@ def _caffe(spec: Reference, path: str, shapes: Shapes, device: torch.device) -> 
 
 def _onnx(spec: Reference, path: str, shapes: Shapes) -> nn.Module:
     """The file's net up to the value that is named, or to the class scores before any softmax. Raises: OnnxError."""
-    from fusion.onnx_graphs import cut, load, scores
+    from fusion.onnx_graphs import cut, entries, load, scores
     from fusion.onnx_nets import onnx_net
 
     graph = load(path)
-    if len(graph.inputs) == 1:
+    if len(graph.inputs) == 1 and entries(graph).keys() == set(entries(graph).values()):
         graph = load(path, {next(iter(graph.inputs)): (None, *next(iter(shapes.values()))[1:])})
     blob = spec.blob or scores(graph)
     if blob.isdecimal() and int(blob) < len(graph.outputs) and blob not in graph.shapes:
         blob = graph.outputs[int(blob)]  # outputs may be named by number
-    return onnx_net(cut(graph, [blob]), frozen=True)
+    return onnx_net(cut(graph, [blob], [entries(graph)[name] for name in cut(graph, [blob]).inputs]), frozen=True)
 
 
 def judged(message: NetParameter, path: str | None = None) -> str:

@@ -47,7 +47,10 @@ def _value_shapes(
     outputs = tuple(value.name for value in model.graph.output)
     if not inputs:
         _feed(own, bottoms)
-    return outputs, {value.name: _dims(value) for value in _inferred(model)}
+    shapes = {value.name: _dims(value) for value in _inferred(model)}
+    for name, bottom in zip(inputs, bottoms, strict=False):
+        _check_fits(name, shapes.get(name, UNKNOWN), bottom)
+    return outputs, shapes
 
 
 def _light(file: str) -> tuple[Any, list[Any]]:
@@ -85,18 +88,24 @@ def _feed(values: Sequence[Any], bottoms: Sequence[tuple[int | None, ...] | None
         if bottom is None or not tensor.HasField("shape"):
             continue
         dims = tensor.shape.dim
-        declared = _dims(value)
-        fits = len(dims) == len(bottom) and all(
-            mine is None or other is None or mine == other for mine, other in zip(declared[1:], bottom[1:], strict=True)
-        )
-        if not fits:
-            raise ShapeError(
-                f"input '{value.name}' of the ONNX file takes {text(declared)}, not {text(bottom)}",
-                hint="prepare the pictures as it wants them: their size and number of channels",
-            )
+        _check_fits(value.name, _dims(value), bottom)
         for dim, size in list(zip(dims, bottom, strict=True))[1:]:
             if size is not None:
                 dim.dim_value = size
+
+
+def _check_fits(name: str, declared: Shape, bottom: tuple[int | None, ...] | None) -> None:
+    """Raises: ShapeError for a bottom that is not of the value's shape, whatever the batch."""
+    if bottom is None or declared is UNKNOWN:
+        return
+    fits = len(declared) == len(bottom) and all(
+        mine is None or other is None or mine == other for mine, other in zip(declared[1:], bottom[1:], strict=True)
+    )
+    if not fits:
+        raise ShapeError(
+            f"input '{name}' of the ONNX file takes {text(declared)}, not {text(bottom)}",
+            hint="prepare the pictures as it wants them: their size and number of channels",
+        )
 
 
 def _inferred(model: Any) -> list[Any]:

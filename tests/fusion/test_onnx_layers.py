@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -59,16 +60,17 @@ class LeNet(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """float [N, 1, 28, 28] to float [N, 3]."""
         x = torch.max_pool2d(torch.relu(self.norm(self.conv1(x))), 2)
-        return self.ip2(torch.relu(self.ip1(x.view(x.size(0), -1))))
+        scores: torch.Tensor = self.ip2(torch.relu(self.ip1(x.view(x.size(0), -1))))
+        return scores
 
 
 def export(path: str, *, dynamo: bool = False, training: bool = False, seed: int = 0) -> LeNet:
     torch.manual_seed(seed)
     net = LeNet()
-    nn.init.normal_(net.norm.running_mean)
-    nn.init.normal_(net.norm.bias)
+    for name in ("running_mean", "bias"):
+        nn.init.normal_(getattr(net.norm, name))
     mode = torch.onnx.TrainingMode.TRAINING if training else torch.onnx.TrainingMode.EVAL
-    options = {} if dynamo else {"training": mode, "do_constant_folding": not training}
+    options: dict[str, Any] = {} if dynamo else {"training": mode, "do_constant_folding": not training}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
@@ -308,3 +310,35 @@ def test_composing_and_merging_never_import_torch(folder: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_a_net_of_tensorflow_takes_channels_last(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    arrays = {
+        "k": rng.standard_normal((3, 3, 1, 4)), "dense": rng.standard_normal((4, 3)), "bias": rng.standard_normal(3),
+    }  # fmt: skip
+    made = onnx.helper.make_node
+    nodes = [
+        made("Transpose", ["images:0"], ["first:0"], perm=[0, 3, 1, 2]),
+        made("Transpose", ["k"], ["kernel:0"], perm=[3, 2, 0, 1]),
+        made("Conv", ["first:0", "kernel:0"], ["conv:0"], auto_pad="SAME_UPPER", strides=[2, 2]),
+        made("Transpose", ["conv:0"], ["last:0"], perm=[0, 2, 3, 1]),
+        made("Relu", ["last:0"], ["relu:0"]),
+        made("ReduceMean", ["relu:0", "axes"], ["mean:0"], keepdims=0),
+        made("MatMul", ["mean:0", "dense"], ["mul:0"]),
+        made("Add", ["mul:0", "bias"], ["Identity:0"]),
+    ]
+    held = [onnx.numpy_helper.from_array(array.astype(np.float32), name) for name, array in arrays.items()]
+    held.append(onnx.numpy_helper.from_array(np.array([1, 2]), "axes"))
+    values = [onnx.helper.make_tensor_value_info("images:0", 1, ["unk__1", 28, 28, 1]),
+              onnx.helper.make_tensor_value_info("Identity:0", 1, ["unk__2", 3])]  # fmt: skip
+    graph = onnx.helper.make_graph(nodes, "tf", values[:1], values[1:], held)
+    onnx.save(
+        onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9), "lenet.onnx"
+    )
+    composed = fuse(references=True)
+    assert "source 'b': cut at 'mean:0', which is what its classifier reads" in composed.notes
+    merge()
+    (found,) = verify_branches("fused/train_val.prototxt", "fused/init.caffemodel", {"b": "lenet.onnx"})
+    assert found.first is None, found.verdict()
+    assert [item.blob for item in found.differences] == ["b/mean:0", "b/Identity:0"]

@@ -83,3 +83,16 @@ def test_pixels_that_do_not_suit(tmp_path: Path, kind: str, channels: int, messa
 def test_pixels_are_for_onnx_files(make: Make) -> None:
     with pytest.raises(ComposeError, match="pixels are for ONNX files"):
         compose([Source("a", make("odd"), pixels="unit")], num_output=3)
+
+
+def test_scores_that_need_more_than_the_cut_run_from_the_start(tmp_path: Path) -> None:
+    nodes = [node("GlobalAveragePool", "x", "g"), node("Flatten", "g", "f"), node("Gemm", "f k", "z", transB=1),
+             node("GlobalMaxPool", "x", "h"), node("Flatten", "h", "i"), node("Add", "z i", "y")]  # fmt: skip
+    path = tmp_path / "net.onnx"
+    onnx.save(model(nodes, {"k": draw(3, 3)}), path)
+    source = Source("b", path, "f", pixels="unit")
+    composed = compose([source], num_output=3, train_list="t", val_list="v", references=True)
+    (scores,) = (layer for layer in composed.train_val.root.messages("layer") if layer.string("name") == "b/classifier")
+    assert [scalar.value for scalar in scores.scalars("bottom")] == ["b/pixels"]
+    net = build(composed.train_val, shapes={"data": (2, 3, 8, 8), "label": (2,)})
+    assert blobs(net, {"data": torch.zeros(2, 3, 8, 8), "label": torch.zeros(2)})["b/y"].shape == (2, 3)
