@@ -15,8 +15,9 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -46,12 +47,12 @@ def study(size: Size, folder: Path, processes: int, write: Path | None = None) -
     start = time.perf_counter()
     folder.mkdir(parents=True, exist_ok=True)
     trying = candidates(size)
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        _train(pool, [one for weights in trying.values() for pairs in weights.values() for one in pairs], folder)
+    with _workers(processes) as work:
+        _train(work, [one for weights in trying.values() for pairs in weights.values() for one in pairs], folder)
         tried = {m: {w: measure(pairs, folder) for w, pairs in weights.items()} for m, weights in trying.items()}
         chosen = choose(tried)
         wanted = reported(size, chosen)
-        _train(pool, [one for pairs in wanted.values() for one in pairs], folder)
+        _train(work, [one for pairs in wanted.values() for one in pairs], folder)
     found = {key: measure(pairs, folder) for key, pairs in wanted.items()}
     print(f"\n{(time.perf_counter() - start) / 60:.1f} minutes in {processes} processes", file=sys.stderr)
     tables = page(size, tried, chosen, found)
@@ -61,13 +62,23 @@ def study(size: Size, folder: Path, processes: int, write: Path | None = None) -
     return tables
 
 
-def _train(pool: ProcessPoolExecutor, pairs: Iterable[Pair], folder: Path) -> None:
+@contextmanager
+def _workers(processes: int) -> Iterator[Callable[..., Iterable[str]]]:
+    """A `map` over so many processes; one is this one."""
+    if processes == 1:
+        yield map
+        return
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield pool.map
+
+
+def _train(work: Callable[..., Iterable[str]], pairs: Iterable[Pair], folder: Path) -> None:
     """All nets of the pairs, those that others learn from first."""
     jobs = dict.fromkeys(job for one in pairs for job in (*one.old, *one.new))
     needed = dict.fromkeys(old for job in jobs for old in job.needs)
     for stage in (needed, [job for job in jobs if job not in needed]):
         order = sorted(stage, key=_effort, reverse=True)
-        for number, name in enumerate(pool.map(partial(run, folder=folder), order), 1):
+        for number, name in enumerate(work(partial(run, folder=folder), order), 1):
             if sys.stderr.isatty():
                 print(f"\r{number} of {len(order)} nets ({name})\033[K", end="", file=sys.stderr, flush=True)
 
