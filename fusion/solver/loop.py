@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +23,10 @@ from fusion.solver.arena import lay_out
 from fusion.solver.debugging import Watched
 from fusion.solver.descriptions import read_nets
 from fusion.solver.display import Display, Silent
+from fusion.solver.engine import Engine
 from fusion.solver.exact import Exact, below, carried, carry, generators, set_generators, undrawn, write_exact
 from fusion.solver.extras import Extras
-from fusion.solver.feeds import CachedFeed, load_all
+from fusion.solver.feeds import load_all
 from fusion.solver.glog import for_training
 from fusion.solver.histories import histories, restore_histories
 from fusion.solver.interrupts import Requests, requests
@@ -37,10 +38,9 @@ from fusion.solver.policies import advance, learning_rate
 from fusion.solver.reporting import Report
 from fusion.solver.resuming import Found, open_snapshot
 from fusion.solver.settings import read_settings
-from fusion.solver.stepping import Traced, eager, traced
-from fusion.solver.team import Team, part, traceable
+from fusion.solver.team import Team, part
 from fusion.solver.testing import Average, Test, averages_records, measure
-from fusion.solver.threads import Asked, Threads, sample, untouched
+from fusion.solver.threads import Asked, Threads
 from fusion.solver.trunk_files import trunk_files
 from fusion.solver.trunks import DEFAULT_BUDGET, cache_trunk
 from fusion.weights import load_weights, save_weights, share_weights
@@ -147,7 +147,7 @@ class Solver:
         self._ending = False
         self._threads = Threads(threads)
         self._losses = Losses(self.settings.average_loss)
-        self._traced: Traced | None = None
+        self._engine: Engine | None = None
         self.load(self.settings.weights if weights is None else paths_of(weights))
         for test in self._tests:
             share_weights(test.net, self._train.net)
@@ -363,29 +363,16 @@ class Solver:
             outcome = cache_trunk(job, self._cache_budget, self.display, self.device, self._trunk_files)
             job.feed.position = position
             self.display.say(f"{phase} net: {outcome}")
-        with together(self._world):
-            self._choose_step()
-        if said := self._threads.settle(self._trial()):
-            self.display.say(said)
         debug = self.settings.debug_info
+        watched = (self._watched(self._train), lambda: self._due(self.settings.display)) if debug else None
+        with together(self._world):
+            self._engine = Engine(self._train, self._arena, self.settings, self._team, watched)
+        if said := self._threads.settle(self._engine.trial()):
+            self.display.say(said)
         return [
             Test(job.runs, job.feed, count, averages_records(job.message), self._watched(job) if debug else None)
             for job, count in zip(self._tests, self._batches(), strict=True)
         ]
-
-    def _trial(self) -> Callable[[], object] | None:
-        """Forward and backward of one batch, to be timed; what it leaves in the net is undone."""
-        blobs = sample(self._train) if self.device.type == "cpu" and self._team is None else None
-        if blobs is None:
-            return None
-
-        def step() -> None:
-            with untouched(self._train.net):
-                self._arena.zero()
-                self._forward_step(blobs)
-                self._arena.zero()
-
-        return step
 
     def _batches(self) -> list[int]:
         """How many batches each test takes: all records once where the test is one to choose by."""
@@ -393,30 +380,21 @@ class Solver:
         choosers = self._tests[len(counts) :]
         return counts + [max(-(-len(source) // source.batch_size) for source in job.sources) for job in choosers]
 
-    def _choose_step(self) -> None:
-        """A traced step for small heads on cached rows, else autograd."""
-        job, feed = self._train, self._train.feed
-        self._forward_step = eager(job.runs, self._arena)
-        if self.settings.debug_info:
-            self._forward_step = self._watched(job).instead(
-                self._forward_step, lambda: self._due(self.settings.display)
-            )
-        elif self.settings.iter_size == 1 and isinstance(feed, CachedFeed):
-            may = self._team is None or traceable(job.runs)
-            self._traced = traced(job.runs, self._arena, feed) if may else None
-            self._forward_step = self._traced or self._forward_step
-        if self._team is not None:
-            self._forward_step = self._team.together(self._forward_step)
-
     def _run(self, stop: int, asked: Requests) -> None:
         """The loop, in Caffe's order: test, forward and backward, show, update, snapshot."""
-        settings = self.settings
+        settings, engine = self.settings, self._engine
+        assert engine is not None, "made when the data was prepared"
         shown, started = self.iter, time.perf_counter()
+        out: dict[str, Tensor] = {}
         while self.iter < stop and not self._ending:
             if self._due(settings.test_interval) and (self.iter > 0 or settings.test_initialization):
                 self.test()
-            unseen = self._is_unseen(stop, asked)
-            out = self._forward_backward(asked, unseen)
+            unseen = engine.is_unseen(self.iter, stop, asked)
+            if unseen:
+                engine.learn(self.iter)
+            else:
+                out, loss = engine.run(self.iter, asked)
+                self._losses.add(self.iter, loss)
             self._step = advance(settings.schedule, self.iter, self._step)
             rate = learning_rate(settings.schedule, self.iter, self._step)
             if self._due(settings.display):
@@ -445,37 +423,6 @@ class Solver:
 
     def _due(self, interval: int) -> bool:
         return interval > 0 and self.iter % interval == 0
-
-    def _is_unseen(self, stop: int, asked: Requests) -> bool:
-        """Whether nothing will ask for this iteration's loss, so that its gradients are enough."""
-        settings, after = self.settings, self.iter + 1
-        if self._traced is None or self._team is not None or settings.average_loss > 1 or asked.stop or asked.snapshot:
-            return False
-        if after == stop or after % EVERY == 0 or self._due(settings.display):
-            return False
-        return not any(interval and after % interval == 0 for interval in (settings.snapshot, settings.test_interval))
-
-    def _forward_backward(self, asked: Requests, unseen: bool) -> dict[str, Tensor]:
-        """Add up the gradients of iter_size batches, and note the loss, if it will be seen, without waiting for it."""
-        step, feed, size = self._forward_step, self._train.feed, self.settings.iter_size
-        for ramp in self._train.ramps:
-            ramp.set(self.iter)
-        if self._traced is not None:
-            if unseen:
-                assert isinstance(feed, CachedFeed)
-                self._traced.learn(feed)
-                return {}
-            out, total = step(feed.take())
-        else:
-            self._arena.zero()
-            out, total = step(feed.take())
-            for _ in range(size - 1):
-                out, loss = step(feed.take())
-                total = total + loss
-        if self._team is not None:
-            total = self._team.average(total, asked, self.iter)
-        self._losses.add(self.iter, total if size == 1 else total / size)
-        return out
 
     @torch.no_grad()
     def _update(self, rate: float) -> None:

@@ -50,7 +50,8 @@ def test_cached_trunk_gives_the_numbers_of_the_live_one(project: Make) -> None:
 def test_small_heads_run_traced_and_learn(project: Make) -> None:
     run = solver(project())
     first = run.step()
-    assert run._traced is not None
+    assert run._engine is not None
+    assert run._engine.traced is not None
     run.step(60)
     assert run.test()[0]["acc"] > 0.9
     assert run.step() < first

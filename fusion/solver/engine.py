@@ -1,0 +1,95 @@
+"""Forward and backward of an iteration, by the quickest way that gives the same gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from fusion.solver.feeds import CachedFeed
+from fusion.solver.losses import EVERY
+from fusion.solver.stepping import Step, Traced, eager, traced
+from fusion.solver.team import Team, traceable
+from fusion.solver.threads import sample, untouched
+
+if TYPE_CHECKING:
+    from fusion.solver.arena import Arena
+    from fusion.solver.debugging import Watched
+    from fusion.solver.interrupts import Requests
+    from fusion.solver.jobs import Job
+    from fusion.solver.settings import Settings
+
+
+class Engine:
+    """A traced step for small heads on cached rows, else autograd; with the other processes, where there are some.
+
+    traced  the traced step, or None
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        arena: Arena,
+        settings: Settings,
+        team: Team | None,
+        watched: tuple[Watched, Callable[[], bool]] | None,
+    ) -> None:
+        self._job, self._arena, self._settings, self._team = job, arena, settings, team
+        self.traced: Traced | None = None
+        step: Step = eager(job.runs, arena)
+        if watched is not None:
+            layers, asked = watched
+            step = layers.instead(step, asked)
+        elif settings.iter_size == 1 and isinstance(job.feed, CachedFeed) and (team is None or traceable(job.runs)):
+            self.traced = traced(job.runs, arena, job.feed)
+            step = self.traced or step
+        self._step = step if team is None else team.together(step)
+
+    def trial(self) -> Callable[[], object] | None:
+        """A step on one batch, to be timed on a CPU; what it leaves in the net is undone."""
+        blobs = sample(self._job) if self._team is None and self._arena.updated[0].device.type == "cpu" else None
+        if blobs is None:
+            return None
+
+        def step() -> None:
+            with untouched(self._job.net):
+                self._arena.zero()
+                self._step(blobs)
+                self._arena.zero()
+
+        return step
+
+    def is_unseen(self, iteration: int, stop: int, asked: Requests) -> bool:
+        """Whether nothing will ask for an iteration's loss, so that its gradients are enough."""
+        settings, after = self._settings, iteration + 1
+        if self.traced is None or self._team is not None or settings.average_loss > 1 or asked.stop or asked.snapshot:
+            return False
+        if after == stop or after % EVERY == 0 or (settings.display and iteration % settings.display == 0):
+            return False
+        return not any(interval and after % interval == 0 for interval in (settings.snapshot, settings.test_interval))
+
+    def learn(self, iteration: int) -> None:
+        """Leave the gradients of the next batch in the arena."""
+        assert self.traced is not None
+        assert isinstance(self._job.feed, CachedFeed)
+        self._set_ramps(iteration)
+        self.traced.learn(self._job.feed)
+
+    def run(self, iteration: int, asked: Requests) -> tuple[dict[str, Tensor], Tensor]:
+        """Add up the gradients of iter_size batches; returns the last one's outputs and the mean loss."""
+        self._set_ramps(iteration)
+        feed, size = self._job.feed, self._settings.iter_size
+        if self.traced is None:
+            self._arena.zero()
+        out, total = self._step(feed.take())
+        for _ in range(size - 1):
+            out, loss = self._step(feed.take())
+            total = total + loss
+        if self._team is not None:
+            total = self._team.average(total, asked, iteration)
+        return out, total if size == 1 else total / size
+
+    def _set_ramps(self, iteration: int) -> None:
+        for ramp in self._job.ramps:
+            ramp.set(iteration)
