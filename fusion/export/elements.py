@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fusion.export.graph import Dims, Graph, Step, converter
+from fusion.surgery.baking import shares
 from prototxt.shapes.fork_layers import fork_param
 
 _UNARY = {"AbsVal": "Abs", "BNLL": "Softplus", "Sigmoid": "Sigmoid", "TanH": "Tanh", "HardSwish": "HardSwish"}
@@ -120,21 +121,15 @@ def eltwise(graph: Graph, step: Step) -> None:
 
 @converter("WeightedSum")
 def weighted_sum(graph: Graph, step: Step) -> None:
-    """The trained shares as constants."""
-    values = step.weights[0].astype(np.float64)
-    if step.layer.weighted_sum_param.normalization == step.layer.weighted_sum_param.SOFTMAX:
-        raised = np.exp(values - values.max())
-        shares = raised / raised.sum()
-    else:
-        positive = np.maximum(values, 0)
-        shares = positive / (positive.sum() + 1e-4)
-    _weighted(graph, step, shares.tolist())
+    """The trained shares as constants. Warns: DeadShares when all are 0."""
+    softmax = step.layer.weighted_sum_param.normalization == step.layer.weighted_sum_param.SOFTMAX
+    _weighted(graph, step, shares(step.weights[0], softmax=softmax, name=step.layer.name).tolist())
 
 
-def _weighted(graph: Graph, step: Step, shares: list[float]) -> None:
+def _weighted(graph: Graph, step: Step, coefficients: list[float]) -> None:
     terms = [
         name if share == 1 else graph.made("Mul", [name, graph.constant(f"{step.name}:coeff", share)])
-        for name, share in zip(step.bottoms, shares, strict=True)
+        for name, share in zip(step.bottoms, coefficients, strict=True)
     ]
     if len(terms) == 2:
         graph.node("Add", terms, step.tops)
