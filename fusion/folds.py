@@ -109,7 +109,9 @@ def _chosen(prefix: str, home: Path) -> str:
 
 
 def _files(folder: Path, endings: Sequence[str]) -> list[str]:
-    return _in_order([str(path) for path in folder.iterdir() if path.is_file() and path.name.endswith(tuple(endings))])
+    """The files with these endings, but for the ONNX weights beside a caffemodel, which belong to it."""
+    found = [path for path in folder.iterdir() if path.is_file() and path.name.endswith(tuple(endings))]
+    return _in_order([str(path) for path in found if not path.name.endswith(".onnx.safetensors")])
 
 
 def _paired(prefix: str, nets: Sequence[str | None], weights: Sequence[str]) -> list[tuple[str | None, str | None]]:

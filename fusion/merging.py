@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from fusion.companions import write_companion
+from fusion.companions import ONNX, companion, write_companion
 from fusion.errors import MergeError, raise_all
 from fusion.merge_matching import Matching, match
 from fusion.merge_onnx import onnx_weights
@@ -22,6 +22,7 @@ from fusion.merge_wanted import wanted_layers
 from fusion.starts import started
 from prototxt.copying import Deferred, Payload, Stretch
 from prototxt.messages import NetParameter
+from prototxt.scanning import scan_weights
 from prototxt.spans import Entry, Scan, Shape
 from prototxt.weights import save
 
@@ -98,11 +99,21 @@ def apply_merge(
         (Entry(layer.name, layer.type, (), layer.bottoms, layer.tops), _payloads(plan, layer)) for layer in plan.layers
     ]
     layers = write_companion(path, every, name=plan.name, progress=advance)
+    _check_companion(path, every)
 
     def check(scan: Scan, read: Callable[[int, int], bytes]) -> None:
         _check(layers, scan, read)
 
     save(path, layers, name=plan.name, check=check, progress=advance)
+
+
+def _check_companion(path: str | os.PathLike[str], layers: Sequence[tuple[Entry, Sequence[Payload]]]) -> None:
+    """Compare what was written beside the file with what was planned. Raises: MergeError."""
+    other = companion(path)
+    apart = [(entry, blobs) for entry, blobs in layers if entry.type == ONNX and blobs]
+    if other is not None and apart:
+        with open(other, "rb") as file:
+            _check(apart, scan_weights(other), lambda offset, count: os.pread(file.fileno(), count, offset))
 
 
 def _unused(

@@ -128,7 +128,7 @@ def _merge(arguments: argparse.Namespace) -> int:
         print(plan.to_json() if arguments.json else plan.table(), flush=True)
         if not arguments.dry_run:
             apply_merge(plan, arguments.output, progress=progress_on(sys.stderr))
-            print(f"wrote {arguments.output}: {_summary(plan)}", file=sys.stderr)
+            print(f"wrote {_written(arguments.output, plan)}: {_summary(plan)}", file=sys.stderr)
             if arguments.net_output:
                 write_text(arguments.net_output, str(document))
                 print(f"wrote {arguments.net_output}: {', '.join(sorted(fresh))} changed", file=sys.stderr)
@@ -170,6 +170,14 @@ def _verify(arguments: argparse.Namespace, fresh: frozenset[str]) -> int:
     for item in found:
         print(f"verified {item.verdict()}" if item.first is None else f"error: {item.verdict()}", file=stream)
     return 1 if any(item.first for item in found) else 0
+
+
+def _written(output: str, plan: MergePlan) -> str:
+    """The file, and the one beside it with the weights of Onnx layers."""
+    from fusion.companions import ONNX, companion
+
+    other = companion(output) if any(layer.type == ONNX and layer.shapes for layer in plan.layers) else None
+    return f"{output} and {other}" if other else output
 
 
 def _summary(plan: MergePlan) -> str:

@@ -127,7 +127,7 @@ def test_lenet_and_an_onnx_lenet_fused(folder: Path) -> None:
     assert checked.first is None, checked.verdict()
 
 
-@pytest.mark.parametrize("dynamo", [False, True])
+@pytest.mark.parametrize("dynamo", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_both_exporters_of_torch(folder: Path, dynamo: bool) -> None:
     if dynamo:
         pytest.importorskip("onnxscript")
