@@ -142,11 +142,11 @@ def test_batches_that_cannot_be_divided(project: Make, starter: Starter) -> None
 
 
 def test_one_asks_and_all_stop_with_a_snapshot(project: Make, starter: Starter) -> None:
-    project(max_iter=10**6, snapshot=0, test_interval=0, test_iter=None, display=0)
+    project(max_iter=10**6, snapshot=0, test_interval=0, test_iter=None, display=1000)
     path = Path("solver.prototxt")
     path.write_text("\n".join(line for line in path.read_text().splitlines() if "test_" not in line))
     processes = starter.start("asked", processes=2)
-    wait_for(lambda: "Solving" in Path("asked.log").read_text())
+    wait_for(lambda: "Iteration 0, lr" in Path("asked.log").read_text())
     os.kill(processes[1], signal.SIGHUP)
     wait_for(lambda: list(Path.cwd().glob("asked_iter_*.solverstate")))
     os.kill(processes[1], signal.SIGINT)
