@@ -139,7 +139,7 @@ def test_a_snapshot_is_replaced_whole_or_not_at_all(project: Make, monkeypatch: 
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("fusion.solver.loop.write_solverstate", full)
+    monkeypatch.setattr("prototxt.solverstate.atomic_write", full)
     with pytest.raises(TrainingError, match="No space left on device"):
         run.snapshot()
     assert {path.name: path.read_bytes() for path in Path.cwd().glob("small_iter_10.*")} == before

@@ -157,7 +157,7 @@ def test_full_disk(project: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("fusion.solver.loop.write_solverstate", full)
+    monkeypatch.setattr("prototxt.solverstate.atomic_write", full)
     with pytest.raises(TrainingError, match="No space left on device") as error:
         run.step(10)
     assert "small_iter_10.solverstate" in str(error.value)
