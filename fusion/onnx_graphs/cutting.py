@@ -12,6 +12,7 @@ import onnx
 from fusion.errors import OnnxError
 from fusion.onnx_graphs.graph import Dims, Graph, attributes, pruned
 
+_STEPS: Final = (":apart", ":means", ":padded", ":turned")  # values that the file does not have
 CHANNELS_FIRST: Final = [0, 3, 1, 2]
 _SCORING: Final = frozenset(("Gemm", "MatMul", "Conv"))
 _ENDS: Final = frozenset(("Softmax", "LogSoftmax", "ArgMax", "Sigmoid", "Cast"))
@@ -34,7 +35,7 @@ def candidates(graph: Graph) -> list[tuple[str, Dims]]:
     """Values that are features, with their shapes: float, one row per sample; nearest to the output first."""
     found = [(name, dims) for node in reversed(graph.nodes) for name in node.output
              if (dims := graph.shapes.get(name)) is not None and len(dims) > 1 and dims[0] is None
-             and graph.types.get(name) == onnx.TensorProto.FLOAT]  # fmt: skip
+             and graph.types.get(name) == onnx.TensorProto.FLOAT and not name.endswith(_STEPS)]  # fmt: skip
     return list(dict.fromkeys(found))
 
 

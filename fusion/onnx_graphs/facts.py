@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -21,6 +21,7 @@ class Facts:
     probes    one per batch size; one alone where the batch is fixed
     uses      how many nodes of the file read each value
     declared  the probe of the batch that the file fixes, if it is to be opened
+    notes     what was decided, one sentence each
     """
 
     constants: dict[str, NDArray[Any]]
@@ -28,6 +29,7 @@ class Facts:
     opset: int
     uses: Mapping[str, int]
     declared: Probe | None = None
+    notes: dict[str, None] = field(default_factory=dict)
 
     def constant(self, name: str) -> NDArray[Any] | None:
         """The value of a constant, None for anything else."""

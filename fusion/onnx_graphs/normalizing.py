@@ -131,6 +131,7 @@ def _pass(graph: Graph, inputs: Mapping[str, Dims], batches: tuple[int, ...], de
         shapes={name: known for name in probes[0].shapes if (known := _dims(state, name)) is not None},
         aliases=state.aliases,
         newer=frozenset(state.newer),
+        notes=(*graph.notes, *state.facts.notes),
     )
 
 

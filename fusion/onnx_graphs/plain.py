@@ -89,7 +89,8 @@ def _average(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
 def _normalization(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
     """One output: the running statistics are kept by whoever runs the node."""
     values = attributes(node)
-    values.pop("training_mode", None)
+    if values.pop("training_mode", 0):
+        facts.notes["BatchNormalization, exported as in training, uses its statistics except in TRAIN"] = None
     values.pop("is_test", None)
     values.pop("spatial", None)
     return [made("BatchNormalization", node.input, node.output[:1], **values)]
@@ -137,6 +138,45 @@ def _global_max(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | No
     if dims is None:
         return None
     return [made("ReduceMax", node.input, node.output, axes=list(range(2, len(dims))), keepdims=1)]
+
+
+def _flatten(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
+    """To one row, which onnx2torch gets wrong."""
+    if attributes(node).get("axis", 1) != 0:
+        return None
+    return [made("Reshape", [node.input[0], facts.add(f"{node.output[0]}:row", [1, -1])], node.output)]
+
+
+def _depth_to_space(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
+    """Reshape, Transpose, Reshape: onnx2torch knows but one of the two modes."""
+    values, dims = attributes(node), facts.dims(node.input[0])
+    size = values["blocksize"]
+    if dims is None or None in dims[1:] or values.get("mode", "DCR") != "DCR":
+        return None
+    channels, height, width = (int(dim or 0) for dim in dims[1:])
+    apart = [0, size, size, channels // size**2, height, width]
+    return _turned(node, facts, apart, [0, 3, 4, 1, 5, 2], [0, channels // size**2, height * size, width * size])
+
+
+def _space_to_depth(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
+    size, dims = attributes(node)["blocksize"], facts.dims(node.input[0])
+    if dims is None or None in dims[1:]:
+        return None
+    channels, height, width = (int(dim or 0) for dim in dims[1:])
+    apart = [0, channels, height // size, size, width // size, size]
+    return _turned(node, facts, apart, [0, 3, 5, 1, 2, 4], [0, channels * size**2, height // size, width // size])
+
+
+def _turned(
+    node: onnx.NodeProto, facts: Facts, apart: list[int], order: list[int], together: list[int]
+) -> list[onnx.NodeProto]:
+    name = node.output[0]
+    first, last = facts.add(f"{name}:apart:shape", apart), facts.add(f"{name}:shape", together)
+    return [
+        made("Reshape", [node.input[0], first], [f"{name}:apart"]),
+        made("Transpose", [f"{name}:apart"], [f"{name}:turned"], perm=order),
+        made("Reshape", [f"{name}:turned", last], [name]),
+    ]
 
 
 def _cast_like(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
@@ -196,10 +236,13 @@ _RULES: Final[dict[str, Rule]] = {
     "AveragePool": _average,
     "BatchNormalization": _normalization,
     "CastLike": _cast_like,
+    "DepthToSpace": _depth_to_space,
     "Dropout": _dropout,
+    "Flatten": _flatten,
     "Gemm": _gemm,
     "GlobalMaxPool": _global_max,
     "LayerNormalization": _layer_norm,
     "MaxPool": _first_output,
     "Resize": _resize,
+    "SpaceToDepth": _space_to_depth,
 }

@@ -11,13 +11,14 @@ import onnx
 from fusion.errors import OnnxError
 from fusion.onnx_graphs.graph import OWN, Graph, attributes
 
-# Operators whose opset 17 form onnx2torch converts exactly; a test holds the list to its registry.
+# Operators whose opset 17 form onnx2torch converts exactly; tests hold the list to its registry and to ONNX Runtime.
+# CumSum and NonZero, which it also has, compute something else.
 _KNOWN_NAMES = """
 Abs Acos Add And ArgMax ArgMin Asin Atan AveragePool BatchNormalization Cast Ceil Celu Clip Concat
-ConstantOfShape Conv ConvTranspose Cos CumSum DepthToSpace Div Einsum Elu Equal Erf Exp Expand EyeLike Flatten
+ConstantOfShape Conv ConvTranspose Cos DepthToSpace Div Einsum Elu Equal Erf Exp Expand EyeLike Flatten
 Floor Gather GatherElements GatherND Gemm GlobalAveragePool Greater GreaterOrEqual HardSigmoid HardSwish
 InstanceNormalization IsInf IsNaN LRN LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax MatMul Max
-MaxPool Mean Min Mod Mul Neg NonMaxSuppression NonZero Not Or PRelu Pad Pow Range Reciprocal ReduceL1 ReduceL2
+MaxPool Mean Min Mod Mul Neg NonMaxSuppression Not Or PRelu Pad Pow Range Reciprocal ReduceL1 ReduceL2
 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape
 Resize RoiAlign Round ScatterND Selu Shape Sigmoid Sign Sin Slice Softmax Softplus Softsign Split Sqrt Squeeze
 Sub Sum Tan Tanh Tile TopK Transpose Unsqueeze Where Xor
@@ -131,6 +132,8 @@ def _limits(graph: Graph, node: onnx.NodeProto) -> Iterator[str]:
         pads = values.get("pads", [])
         if pads[: len(pads) // 2] != pads[len(pads) // 2 :]:
             yield "pads that differ at the two ends, with ceil_mode or an unknown size"
+    if node.op_type == "DepthToSpace" and values.get("mode", "DCR") == "DCR":
+        yield "mode DCR where the size of its input is not known"
     if node.op_type == "Reshape" and values.get("allowzero"):
         yield "a size of 0 computed at run time"
     if node.op_type == "MaxPool" and (len(node.output) > 1 or values.get("storage_order")):

@@ -42,13 +42,18 @@ def _with_ends(graph: Graph) -> Graph:
 
 
 def _static(graph: Graph) -> Graph:
-    """The graph with constant targets of Reshape as attributes: no tensor is looked at while it runs."""
+    """The graph with constant settings of Reshape and Slice as attributes: no tensor is looked at while it runs."""
     nodes = []
     for node in graph.nodes:
         target = graph.constants.get(node.input[1]) if node.op_type == "Reshape" and not node.domain else None
         if target is not None:
             sizes = [int(size) for size in target]
             node = made("Reshape", node.input[:1], node.output, domain=OWN, shape=sizes or None, scalar=int(not sizes))
+        settings = [graph.constants.get(name) for name in node.input[1:]]
+        if node.op_type == "Slice" and not node.domain and all(array is not None for array in settings):
+            lists = [[int(value) for value in array] for array in settings if array is not None]
+            values = dict(zip(("starts", "ends", "axes", "steps"), lists, strict=False))
+            node = made("Slice", node.input[:1], node.output, domain=OWN, **values)
         nodes.append(node)
     return replace(graph, nodes=tuple(nodes))
 

@@ -65,6 +65,25 @@ class Resize(nn.Module):
         return F.interpolate(x, self.sizes, self.scales, mode.get(self.mode) or "nearest", self.corners)
 
 
+class Slice(nn.Module):
+    """Every step-th element of some axes, counted from the end for negative steps."""
+
+    def __init__(self, starts: list[int], ends: list[int], axes: list[int], steps: list[int]) -> None:
+        super().__init__()
+        self.cuts = tuple(zip(axes, starts, ends, steps, strict=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """float of any shape."""
+        for axis, *cut in self.cuts:
+            found = range(*slice(*cut).indices(x.shape[axis]))
+            forward = found if found.step > 0 else found[::-1]
+            where = [slice(None)] * x.dim()
+            where[axis] = slice(forward.start, forward.stop, forward.step) if forward else slice(0, 0)
+            x = x[tuple(where)]
+            x = x if found.step > 0 else x.flip(axis)
+        return x
+
+
 class Swish(nn.Module):
     """x * sigmoid(alpha * x)."""
 
@@ -119,6 +138,14 @@ def rms_normalization(node: Any, graph: Any) -> Any:
     return _result(node, RMSNorm(node.attributes.get("axis", -1), node.attributes.get("epsilon", 1e-5)))
 
 
+def slice_(node: Any, graph: Any) -> Any:
+    """Slice by known numbers."""
+    values = node.attributes
+    starts, ends = values["starts"], values["ends"]
+    axes = values.get("axes", list(range(len(starts))))
+    return _result(node, Slice(starts, ends, axes, values.get("steps", [1] * len(starts))))
+
+
 def swish(node: Any, graph: Any) -> Any:
     """Swish."""
     return _result(node, Swish(node.attributes.get("alpha", 1.0)))
@@ -132,6 +159,7 @@ for _name, _convert in (
     ("Reshape", reshape),
     ("Resize", resize),
     ("RMSNormalization", rms_normalization),
+    ("Slice", slice_),
     ("Swish", swish),
 ):
     add_converter(operation_type=_name, version=1, domain=OWN)(_convert)

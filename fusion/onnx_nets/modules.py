@@ -22,6 +22,8 @@ class OnnxNet(nn.Module):
         super().__init__()
         self.frozen, self.batch = frozen, graph.batch
         self.program, places = convert(graph)
+        for path, parameter in list(self.program.named_parameters()):
+            assigned(self.program, {"": [path]}, "", parameter.detach())  # such as a bias of zeros that no file has
         kept = statistics(graph)
         self.names = tuple(weights(graph))
         for name, array in weights(graph).items():
