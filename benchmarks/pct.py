@@ -24,8 +24,8 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"  # a core per process
 
 from study.figures import Figures, choose, measure
-from study.plan import METHODS, SAME, Method, Pair, Size, candidates, reported
-from study.tables import page
+from study.plan import METHODS, SAME, Method, Pair, Size, candidates, fused_candidates, reported
+from study.tables import Chosen, page
 from study.training import Job, run
 
 
@@ -46,16 +46,20 @@ def study(size: Size, folder: Path, processes: int, write: Path | None = None) -
     """Train, choose, report; returns the tables."""
     start = time.perf_counter()
     folder.mkdir(parents=True, exist_ok=True)
-    trying = candidates(size)
+    trying = [candidates(size), fused_candidates(size)]
     with _workers(processes) as work:
-        _train(work, [one for weights in trying.values() for pairs in weights.values() for one in pairs], folder)
-        tried = {m: {w: measure(pairs, folder) for w, pairs in weights.items()} for m, weights in trying.items()}
-        chosen = choose(tried)
-        wanted = reported(size, chosen)
+        listed = [pairs for methods in trying for weights in methods.values() for pairs in weights.values()]
+        _train(work, [one for pairs in listed for one in pairs], folder)
+        tried, tried_fused = (
+            {m: {w: measure(pairs, folder) for w, pairs in weights.items()} for m, weights in methods.items()}
+            for methods in trying
+        )
+        chosen, fused = choose(tried), choose(tried_fused)
+        wanted = reported(size, chosen, fused)
         _train(work, [one for pairs in wanted.values() for one in pairs], folder)
     found = {key: measure(pairs, folder) for key, pairs in wanted.items()}
     print(f"\n{(time.perf_counter() - start) / 60:.1f} minutes in {processes} processes", file=sys.stderr)
-    tables = page(size, tried, chosen, found)
+    tables = page(size, Chosen(tried, chosen), Chosen(tried_fused, fused), found)
     print(tables)
     if write is not None:
         _write(write, tables, tried, found)

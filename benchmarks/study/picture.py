@@ -11,7 +11,21 @@ from PIL import Image, ImageDraw, ImageFont
 from study.figures import Figures
 
 SIZE, MARGIN, FINE = (760, 520), (64, 24, 24, 52), 2  # pixels; left, top, right, bottom; drawn larger by FINE
-COLOURS = ("#444444", "#c26b00", "#0b6fb8", "#7a3fb0", "#b0226f", "#15803d", "#b91c1c", "#64748b", "#8a6d00", "#0e7490")
+COLOURS = (
+    "#444444",
+    "#c26b00",
+    "#0b6fb8",
+    "#7a3fb0",
+    "#b0226f",
+    "#15803d",
+    "#b91c1c",
+    "#64748b",
+    "#8a6d00",
+    "#0e7490",
+    "#4d7c0f",
+    "#9333ea",
+    "#be123c",
+)
 Point = tuple[float, float]
 
 
@@ -23,7 +37,8 @@ def draw(reported: Mapping[str, Figures], tried: Mapping[str, Sequence[Figures]]
     image = Image.new("RGB", (SIZE[0] * FINE, SIZE[1] * FINE), "white")
     pen = ImageDraw.Draw(image)
     place = _axes(pen, every)
-    for name, colour in zip(dots, COLOURS, strict=False):
+    labels: list[Point] = []
+    for name, colour in sorted(zip(dots, COLOURS, strict=False), key=lambda pair: -dots[pair[0]][1]):
         line = [place(point) for point in lines.get(name, [])]
         if len(line) > 1:
             pen.line(line, fill=colour, width=FINE)
@@ -31,7 +46,11 @@ def draw(reported: Mapping[str, Figures], tried: Mapping[str, Sequence[Figures]]
             _dot(pen, at, 3, colour)
         at = place(dots[name])
         _dot(pen, at, 7, colour)
-        pen.text((at[0] + 11 * FINE, at[1] - 8 * FINE), name, fill=colour, font=_font(13))
+        y = at[1]
+        while any(abs(at[0] - x) < 60 * FINE and abs(y - other) < 14 * FINE for x, other in labels):
+            y += FINE
+        labels.append((at[0], y))
+        pen.text((at[0] + 11 * FINE, y - 8 * FINE), name, fill=colour, font=_font(13))
     image.resize(SIZE, Image.Resampling.LANCZOS).quantize(64).save(path, optimize=True)
 
 

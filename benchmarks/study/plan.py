@@ -34,11 +34,17 @@ class Size:
 
 @dataclass(frozen=True)
 class Method:
-    """A way to train the new net; `spec` is its loss towards references, where it has one."""
+    """A way to train the new net.
+
+    spec     its loss towards references, where it has one
+    weights  those that one is chosen from
+    share    a: the loss is (1 - a) * task + a * weight * loss; None: task + weight * loss
+    """
 
     title: str
     spec: str = ""
     weights: tuple[float, ...] = ()
+    share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,9 @@ METHODS = (
     Method("FD-KL", "focal", (0.3, 1, 0.1)),
     Method("FD-LM", "focal,distance=l2", (0.3, 1, 0.1)),
     Method("LDI", "ldi", (3, 1, 10)),
+    Method("FD-KL, a = 0.8", "focal", (0.3, 1, 0.1), 0.8),
+    Method("FD-LM, a = 0.8", "focal,distance=l2", (0.3, 1, 0.1), 0.8),
+    Method("LDI, a = 0.8", "ldi", (3, 1, 10), 0.8),
     ELODI,
     Method("CNA", "cna,on=ip1,tau=0.1", (0.1, 0.3)),
     Method("BCT", "bct", (1, 0.3)),
@@ -68,11 +77,12 @@ METHODS = (
 )
 FOUR = tuple(method for method in METHODS if method.title in ("none", "FD-KL", "FD-LM", "LDI"))
 SAME = Update("same", "same architecture")
+FUSED = Update("fusion", "odd and even net fused", (ODD, EVEN), fused=True)
 OTHERS = (
     Update("bigger", "bigger architecture (16, 32, 128)", widths=BIG),
     Update("data", "twice the data", more=2),
     Update("classes", "eight classes to ten", (ALL[:8],)),
-    Update("fusion", "odd and even net fused", (ODD, EVEN), fused=True),
+    FUSED,
 )
 CHOOSING = 5  # the subset whose nets weights are chosen with
 
@@ -119,8 +129,20 @@ def pair(
             for job, kind in ((old[0], True), (new, False))
         ]  # fmt: skip
         return Pair((taught[0],), (taught[1],))
-    name = f"{new.name}_{method.title}_{weight:g}"
-    return Pair(old, (replace(new, name=name, pct=spec, references=() if update.fused else old),))
+    name = f"{new.name}_{method.title.replace(', a = ', '_')}_{weight:g}"
+    references = () if update.fused else old
+    return Pair(old, (replace(new, name=name, pct=spec, kd_alpha=method.share, references=references),))
+
+
+def fused_candidates(size: Size) -> dict[Method, dict[float, list[Pair]]]:
+    """The same for a new layer on frozen bodies, which takes far smaller weights."""
+    return {
+        method: {
+            weight / 100: [pair(size, FUSED, method, weight / 100, CHOOSING, "selection")]
+            for weight in method.weights[: size.candidates] or (0.0,)
+        }
+        for method in FOUR
+    }
 
 
 def candidates(size: Size) -> dict[Method, dict[float, list[Pair]]]:
@@ -139,12 +161,15 @@ def candidates(size: Size) -> dict[Method, dict[float, list[Pair]]]:
     }
 
 
-def reported(size: Size, chosen: Mapping[Method, float]) -> dict[tuple[Update, Method], list[Pair]]:
-    """All pairs of the report."""
+def reported(
+    size: Size, chosen: Mapping[Method, float], fused: Mapping[Method, float]
+) -> dict[tuple[Update, Method], list[Pair]]:
+    """All pairs of the report, with the weights chosen for most updates and for the fused one."""
     found = {}
     for update in (SAME, *OTHERS):
         methods: Sequence[Method] = METHODS if update == SAME else FOUR
         subsets = range(size.seeds if update == SAME else size.fewer)
+        weights = fused if update.fused else chosen
         for method in methods:
-            found[update, method] = [pair(size, update, method, chosen.get(method, 0.0), s) for s in subsets]
+            found[update, method] = [pair(size, update, method, weights.get(method, 0.0), s) for s in subsets]
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from study.figures import Figures, cuts, shown
 from study.plan import ENSEMBLE, FOUR, METHODS, NONE, OTHERS, SAME, Method, Size, Update
@@ -21,17 +22,24 @@ PUBLISHED = {
 _HEAD = ("method", "weight", "error old, %", "error new, %", "NFR, %", "relative NFR, %", "NFR cut by, %")
 
 
-def page(
-    size: Size, tried: Mapping[Method, Mapping[float, Figures]], chosen: Mapping[Method, float], found: Found
-) -> str:
+class Chosen(NamedTuple):
+    """Figures of all weights that were tried, and the weight that was taken."""
+
+    tried: Mapping[Method, Mapping[float, Figures]]
+    weights: Mapping[Method, float]
+
+
+def page(size: Size, most: Chosen, fused: Chosen, found: Found) -> str:
     """All tables, each under a line that says what it is."""
     parts = [
         f"**Same architecture** ({size.seeds} pairs of nets; ± is the 95 % interval over pairs):",
-        same_table(chosen, found),
-        "**Other updates** (weights as chosen above; cut and intervals within the update):",
-        others_table(size, found),
+        same_table(most.weights, found),
+        f"**Other updates** ({size.fewer} pairs each; weights as above, for the fused net its own):",
+        others_table(most, fused, found),
         "**What weights were chosen from** (pairs that are not reported, judged on 5,000 kept-back training images):",
-        tried_table(tried, chosen),
+        tried_table(most),
+        "The same for the fused net:",
+        tried_table(fused),
         machine(),
     ]
     return "\n\n".join(parts) + "\n"
@@ -47,24 +55,25 @@ def same_table(chosen: Mapping[Method, float], found: Found) -> str:
     return table([*_HEAD, "published cut, %"], rows)
 
 
-def others_table(size: Size, found: Found) -> str:
+def others_table(most: Chosen, fused: Chosen, found: Found) -> str:
     """The four methods that all updates have, and what does not apply."""
     rows = []
     for update in OTHERS:
         for method in FOUR:
-            cells = _row(method, None, found[update, method], found[update, NONE])
-            rows.append([update.title, cells[0], *cells[2:]])
-        absent = [method for method in METHODS if method not in FOUR]
+            weight = (fused if update.fused else most).weights.get(method)
+            rows.append([update.title, *_row(method, weight, found[update, method], found[update, NONE])])
+        absent = [method for method in METHODS if method not in FOUR and method.share is None]
         if update.fused:
-            rows.append([update.title, "CNA, BCT", *["n/a: the bodies are frozen"], *["n/a"] * 4])
+            rows.append([update.title, "CNA, BCT", "n/a: the bodies are frozen", *["n/a"] * 5])
             absent = [method for method in absent if method.title not in ("CNA", "BCT")]
-        rows.append([update.title, ", ".join(method.title for method in absent), *["not run"] * 5])
-    return table(["update", *_HEAD[:1], *_HEAD[2:]], rows)
+        rows.append([update.title, ", ".join(method.title for method in absent), *["not run"] * 6])
+    return table(["update", *_HEAD], rows)
 
 
-def tried_table(tried: Mapping[Method, Mapping[float, Figures]], chosen: Mapping[Method, float]) -> str:
+def tried_table(of: Chosen) -> str:
     """Weights with their figures; the chosen ones bold."""
     rows = []
+    tried, chosen = of
     for method, weights in tried.items():
         for weight, figures in sorted(weights.items()):
             mark = "**" if method.weights and chosen[method] == weight else ""

@@ -32,6 +32,7 @@ class Job:
     references    trained nets that it is held to
     pct           losses towards them, as on the command line; "bct,weight=W" puts the first one's classifier in
     limit         judge on so many images only
+    kd_alpha      a: its loss is (1 - a) * its own + a * weight * pct; None: both in full
     bodies        trained nets whose frozen bodies it stands on, instead of one of its own
     """
 
@@ -45,6 +46,7 @@ class Job:
     classes: tuple[int, ...] = ALL
     references: tuple[Job, ...] = ()
     pct: str = ""
+    kd_alpha: float | None = None
     bodies: tuple[Job, ...] = ()
     limit: int | None = None
 
@@ -124,6 +126,7 @@ def _solver(text: str, job: Job, weights: Sequence[Path], references: Sequence[R
         arrays={"data": digits.images, "label": labels.astype(np.float32)},
         references=references,
         pct=pct,
+        kd_alpha=job.kd_alpha if pct else None,
     )
 
 
