@@ -6,10 +6,10 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from fusion.data.reading import skipped_lines
@@ -18,17 +18,17 @@ from fusion.graph import Net
 from fusion.nets import loss_weights, total_loss
 from fusion.processes import Teamwork, join, together
 from fusion.references import ask
+from fusion.solver import runs
 from fusion.solver import snapshot as files
 from fusion.solver.arena import lay_out
 from fusion.solver.debugging import Watched
 from fusion.solver.descriptions import read_nets
 from fusion.solver.display import Display, Silent
 from fusion.solver.engine import Engine
-from fusion.solver.exact import Exact, below, carried, carry, generators, set_generators, undrawn, write_exact
+from fusion.solver.exact import undrawn
 from fusion.solver.extras import Extras
 from fusion.solver.feeds import load_all
 from fusion.solver.glog import for_training
-from fusion.solver.histories import histories, restore_histories
 from fusion.solver.interrupts import Requests, requests
 from fusion.solver.jobs import Job, choose_device, open_job, place
 from fusion.solver.losses import EVERY, Losses
@@ -36,22 +36,18 @@ from fusion.solver.observers import Observer, Observers, Outputs, Shown
 from fusion.solver.opening import optimizer_of, paths_of, read_message
 from fusion.solver.policies import advance, learning_rate
 from fusion.solver.reporting import Report
-from fusion.solver.resuming import Found, open_snapshot
 from fusion.solver.settings import read_settings
 from fusion.solver.team import Team, part
 from fusion.solver.testing import Average, Test, averages_records, measure
 from fusion.solver.threads import Asked, Threads
 from fusion.solver.trunk_files import trunk_files
 from fusion.solver.trunks import DEFAULT_BUDGET, cache_trunk
-from fusion.weights import load_weights, save_weights, share_weights
-from prototxt.errors import WeightsError
+from fusion.weights import load_weights, share_weights
 from prototxt.messages import SolverParameter
-from prototxt.solverstate import SolverState, write_solverstate
 
 if TYPE_CHECKING:
     from fusion.data import Reading
     from fusion.references import Objective, Reference
-    from fusion.solver.arena import Arena
 
 Path = str | os.PathLike[str]
 
@@ -78,8 +74,12 @@ class Solver:
     teamwork      how several processes that torchrun has started work together (fusion.processes)
     threads       CPU threads of the loop: a number, "auto" to measure at the start, None to leave torch's as it is
 
-    net    the net in training; the test nets hold the same parameters
-    iter   iterations done
+    iter      iterations done
+    net       the net in training; the test nets hold the same parameters
+    jobs      it and each test net with its data; a test net to choose by comes last
+    arena     where the parameters lie that are updated
+    progress  how far the run is (fusion.solver.runs)
+    team      the processes that train together, or None
 
     Raises: TrainingError, DataError, BuildError, WeightsMismatch; prototxt's errors for its files.
     """
@@ -136,27 +136,29 @@ class Solver:
             self._tests.append(opened(chooser, "TEST", narrow=self.extras.held_back(self.seed)))
         self.settings = self.extras.interval(self.settings, self._train)
         if self.settings.debug_info:
-            for job in self._jobs:
+            for job in self.jobs:
                 job.live = "debug_info shows all of its layers"
-        self.iter = 0
-        self._step = 0
         self._cache_budget = cache_budget
         self._trunk_files = trunk_files(cache_dir, self.settings.prefix)
         self._measured: list[Test] | None = None
-        self._last_good: str | None = None
         self._ending = False
-        self._threads = Threads(threads)
-        self._losses = Losses(self.settings.average_loss)
+        self.threads = Threads(threads)
+        self.progress = runs.Progress(Losses(self.settings.average_loss))
         self._engine: Engine | None = None
         self.load(self.settings.weights if weights is None else paths_of(weights))
         for test in self._tests:
             share_weights(test.net, self._train.net)
-        self._arena = lay_out(self._train.net)
-        self.optimizer = optimizer_of(self.settings, self._arena)
-        self._team = None if self._world is None else Team(self._world, self._train.net, self._arena, how)
-        if self._team is not None:
-            torch.manual_seed(self.seed + self._team.world.rank)
-            self.display.say(self._team.describe())
+        self.arena = lay_out(self._train.net)
+        self.optimizer = optimizer_of(self.settings, self.arena)
+        self.team = None if self._world is None else Team(self._world, self._train.net, self.arena, how)
+        if self.team is not None:
+            torch.manual_seed(self.seed + self.team.world.rank)
+            self.display.say(self.team.describe())
+
+    @property
+    def iter(self) -> int:
+        """Iterations done."""
+        return self.progress.iteration
 
     @property
     def net(self) -> Net:
@@ -166,12 +168,7 @@ class Solver:
     @property
     def jobs(self) -> tuple[Job, ...]:
         """The net in training and each test net with its data; a test net to choose by comes last."""
-        return self._jobs
-
-    @property
-    def arena(self) -> Arena:
-        """Where the parameters lie that are updated."""
-        return self._arena
+        return (self._train, *self._tests)
 
     @property
     def writes(self) -> bool:
@@ -220,13 +217,13 @@ class Solver:
         """Run `count` iterations, with the tests, displays and snapshots that fall due; returns the averaged loss."""
         self._get_ready()
         self._run(self.iter + count, Requests())
-        return self._losses.mean
+        return self.progress.losses.mean
 
     def test(self) -> list[Average]:
         """Measure and report all test nets."""
         nets, averages = self._get_ready(), []
-        if self._team is not None:
-            self._team.settle()
+        if self.team is not None:
+            self.team.settle()
         self.observers.call("testing", self.iter)
         for index, test in enumerate(nets):
             if index == len(self.settings.test_iter):
@@ -244,119 +241,34 @@ class Solver:
 
         Raises: TrainingError when they cannot be written; an earlier snapshot is left as it was.
         """
-        losses = self._losses.recent
-        if self._team is not None:
-            self._team.settle()
-        drawn = generators() if self._team is None else self._team.generators()
-        model, state, exact = files.names(self.settings.prefix, self.iter, hdf5=self.settings.snapshot_hdf5)
-        content = SolverState(self.iter, model, histories(self._arena, self.optimizer), self._step)
-        ours = Exact(
-            iteration=self.iter,
-            positions=tuple(job.feed.position for job in self._jobs),
-            losses=losses,
-            seed=self.seed,
-            weights=files.checksum(self._arena.updated),
-            choices={"processes": str(1 if self._world is None else self._world.size), **self.extras.to_choices()},
-            generators=drawn,
-            kept=self._kept(),
-        )
-        if self._world is None or self._world.first:
-            files.write_all(
-                [
-                    (model, lambda path: save_weights(self.net, path)),
-                    (exact, lambda path: write_exact(path, ours)),
-                    (state, lambda path: write_solverstate(path, content)),
-                ],
-                last_good=self._last_good,
-            )
-            self.observers.call("saved", self.iter, (model, exact, state))
-        self._last_good = state
-        return state
+        return runs.take(self)
 
     def restore(self, path: Path) -> None:
         """Go on from a solverstate: exactly, with our own file beside it; else as Caffe does, data from its start.
 
         Raises: TrainingError when the state is that of another net; WeightsError when the file is none.
         """
-        found = open_snapshot(path)
-        self._go_on(found, exactly=self._take_over(found))
+        runs.restore(self, path)
 
     def resume(self) -> bool:
         """Go on from the newest complete snapshot of the solver's prefix; returns whether there is one.
 
         Raises: TrainingError when the snapshots are those of another net, or none of them can be used.
         """
-        paths = files.states(self.settings.prefix)
-        for path in paths:
-            try:
-                found = open_snapshot(path)
-                exactly = self._take_over(found)
-            except (WeightsError, OSError) as error:
-                self.display.say(f"passing over {path}, which is damaged: {error}")
-                continue
-            if found.exact is not None and not exactly:
-                self.display.say(f"passing over {path}: the files beside it belong to another run")
-                continue
-            self._go_on(found, exactly)
-            return True
-        if paths:
-            hint = "remove them, or change snapshot_prefix, to start anew"
-            raise TrainingError(f"none of {len(paths)} snapshots can be used", place=self.settings.prefix, hint=hint)
-        self.display.say(f"no snapshot of {self.settings.prefix} to go on from: training starts anew")
-        return False
-
-    def _take_over(self, found: Found) -> bool:
-        """Take over weights and history; returns whether our own part belongs to them."""
-        self.load([found.weights])
-        restore_histories(self._arena, self.optimizer, found.state.history, found.path)
-        return found.exact is not None and found.exact.weights == files.checksum(self._arena.updated)
-
-    def _go_on(self, found: Found, exactly: bool) -> None:
-        """Take over the rest of a snapshot."""
-        state = found.state
-        self.iter, self._step = state.iter, state.current_step
-        self.optimizer.updates = state.iter
-        how = "as Caffe does: the data starts anew"
-        if found.exact is not None and exactly:
-            exact, how = found.exact, "exactly"
-            self._losses = Losses(self.settings.average_loss, exact.losses)
-            for line in self.extras.differences(exact.choices):
-                self.display.say(f"warning: {line}, so the run goes on otherwise than it began")
-            set_generators(exact.generators if self._team is None else self._team.own(exact.generators))
-            processes = "1" if self._world is None else str(self._world.size)
-            self._threads.replayed = exact.threads
-            if exact.choices.get("processes", "1") != processes:
-                how = f"but not what is drawn at random: {exact.choices['processes']} processes wrote it"
-            for job, position in zip(self._jobs, exact.positions, strict=False):
-                job.feed.position = position
-            for number, job in enumerate(self._jobs):
-                carry(job.net, below(exact.kept, f"{number}/"), self.device)
-        self.observers.restore(below(found.exact.kept, "observers/") if found.exact is not None and exactly else {})
-        self._last_good = found.path
-        self.display.say(f"Restored iteration {self.iter} from {found.path}, {how}")
-
-    @property
-    def _jobs(self) -> tuple[Job, ...]:
-        return (self._train, *self._tests)
-
-    def _kept(self) -> dict[str, NDArray[Any]]:
-        """What recurrent layers carry over, by the number of their net, and what the observers keep."""
-        parts = {str(number): carried(job.net) for number, job in enumerate(self._jobs)}
-        parts["observers"] = self.observers.state()
-        return {f"{part}/{name}": values for part, arrays in parts.items() for name, values in arrays.items()}
+        return runs.resume(self)
 
     def _get_ready(self) -> list[Test]:
         """Read the data ahead, and compute the frozen trunk once where there is one; nothing of it counts as drawn."""
         if self._measured is None:
             with undrawn():
                 self._measured = self._prepare()
-            if self._team is not None:
-                self._team.begin()
+            if self.team is not None:
+                self.team.begin()
             self.observers.call("begin", self)
         return self._measured
 
     def _prepare(self) -> list[Test]:
-        for job in self._jobs:
+        for job in self.jobs:
             phase = job.net.plan.phase
             load_all(job.sources, partial(self.display.progress, f"decoding ({phase})"))
             position = job.feed.position
@@ -366,8 +278,8 @@ class Solver:
         debug = self.settings.debug_info
         watched = (self._watched(self._train), lambda: self._due(self.settings.display)) if debug else None
         with together(self._world):
-            self._engine = Engine(self._train, self._arena, self.settings, self._team, watched)
-        if said := self._threads.settle(self._engine.trial()):
+            self._engine = Engine(self._train, self.arena, self.settings, self.team, watched)
+        if said := self.threads.settle(self._engine.trial()):
             self.display.say(said)
         return [
             Test(job.runs, job.feed, count, averages_records(job.message), self._watched(job) if debug else None)
@@ -394,9 +306,9 @@ class Solver:
                 engine.learn(self.iter)
             else:
                 out, loss = engine.run(self.iter, asked)
-                self._losses.add(self.iter, loss)
-            self._step = advance(settings.schedule, self.iter, self._step)
-            rate = learning_rate(settings.schedule, self.iter, self._step)
+                self.progress.losses.add(self.iter, loss)
+            self.progress.step = advance(settings.schedule, self.iter, self.progress.step)
+            rate = learning_rate(settings.schedule, self.iter, self.progress.step)
             if self._due(settings.display):
                 now = time.perf_counter()
                 self._show(out, rate, self.iter - shown, now - started)
@@ -405,10 +317,10 @@ class Solver:
                 self._look()
                 self.observers.call("ticked", self.iter)
             self._update(rate)
-            self.iter += 1
+            self.progress.iteration += 1
             for updated in self.observers.updated:
                 updated(self.iter)
-            wishes = asked if self._team is None else self._team.wishes
+            wishes = asked if self.team is None else self.team.wishes
             if unseen:
                 continue
             if wishes.stop or wishes.snapshot or self._due(settings.snapshot):
@@ -432,15 +344,15 @@ class Solver:
 
     def _look(self) -> None:
         try:
-            self._losses.look()
+            self.progress.losses.look()
         except TrainingError as error:
-            left = f"; go on with --snapshot {self._last_good}" if self._last_good else ""
+            left = f"; go on with --snapshot {self.progress.last_good}" if self.progress.last_good else ""
             raise TrainingError(error.message, hint=f"{error.hint}{left}") from None
 
     def _show(self, out: Mapping[str, Tensor], rate: float, iterations: int, seconds: float) -> None:
         self._look()
-        outputs = _values(self._train.runs, out if self._team is None else self._team.mean(out))
-        self.observers.call("shown", Shown(self.iter, self._losses.mean, rate, outputs, iterations, seconds))
+        outputs = _values(self._train.runs, out if self.team is None else self.team.mean(out))
+        self.observers.call("shown", Shown(self.iter, self.progress.losses.mean, rate, outputs, iterations, seconds))
 
     @torch.no_grad()
     def _finish(self) -> None:
@@ -452,13 +364,13 @@ class Solver:
         if self._due(settings.display):
             told = settings.debug_info and (self.iter - 1) % settings.display == 0  # as the last iteration was
             runs = self._watched(self._train) if told else self._train.runs
-            out = (runs if self._team is None else self._team.together(runs))(self._train.feed.take())
-            out = out if self._team is None else self._team.mean(out)
-            self._losses.add(self.iter, total_loss(self._train.runs, out).detach())
-            self.observers.call("shown", Shown(self.iter, self._losses.mean))
+            out = (runs if self.team is None else self.team.together(runs))(self._train.feed.take())
+            out = out if self.team is None else self.team.mean(out)
+            self.progress.losses.add(self.iter, total_loss(self._train.runs, out).detach())
+            self.observers.call("shown", Shown(self.iter, self.progress.losses.mean))
         if self._due(settings.test_interval):
             self.test()
-        for line in skipped_lines([source for job in self._jobs for source in job.sources]):
+        for line in skipped_lines([source for job in self.jobs for source in job.sources]):
             self.display.say(line)
         self.observers.call("finished", self.iter)
 

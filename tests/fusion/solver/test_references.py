@@ -45,7 +45,7 @@ def losses(
     solver: Path, *references: object, pct: object = ("focal,weight=0.5",), count: int = 6, **options: object
 ) -> list[float]:
     made = Solver(solver, device="cpu", display=Silent(), references=references, pct=pct, **options)  # type: ignore[arg-type]
-    made._losses = type(made._losses)(1)
+    made.progress.losses = type(made.progress.losses)(1)
     return [made.step() for _ in range(count)]
 
 

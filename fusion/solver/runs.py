@@ -1,0 +1,158 @@
+"""A run: how far it is, snapshots of it, and going on from them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from fusion.errors import TrainingError
+from fusion.solver import snapshot as files
+from fusion.solver.exact import Exact, below, carried, carry, generators, set_generators, write_exact
+from fusion.solver.histories import histories, restore_histories
+from fusion.solver.losses import Losses
+from fusion.solver.resuming import Found, open_snapshot
+from fusion.weights import save_weights
+from prototxt.errors import WeightsError
+from prototxt.solverstate import SolverState, write_solverstate
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from fusion.solver.loop import Solver
+
+
+@dataclass(eq=False)
+class Progress:
+    """How far a run is.
+
+    iteration  iterations done
+    step       of the learning rate's policy
+    losses     the recent ones
+    last_good  the newest complete snapshot
+    """
+
+    losses: Losses
+    iteration: int = 0
+    step: int = 0
+    last_good: str | None = field(default=None)
+
+
+def take(solver: Solver) -> str:
+    """Write the weights and the state; returns the solverstate's path.
+
+    Raises: TrainingError when they cannot be written; an earlier snapshot is left as it was.
+    """
+    run, team, settings = solver.progress, solver.team, solver.settings
+    losses = run.losses.recent
+    if team is not None:
+        team.settle()
+    drawn = generators() if team is None else team.generators()
+    model, state, exact = files.names(settings.prefix, run.iteration, hdf5=settings.snapshot_hdf5)
+    content = SolverState(run.iteration, model, histories(solver.arena, solver.optimizer), run.step)
+    ours = Exact(
+        iteration=run.iteration,
+        positions=tuple(job.feed.position for job in solver.jobs),
+        losses=losses,
+        seed=solver.seed,
+        weights=files.checksum(solver.arena.updated),
+        choices={"processes": str(_processes(solver)), **solver.extras.to_choices()},
+        generators=drawn,
+        kept=_kept(solver),
+    )
+    if solver.writes:
+        files.write_all(
+            [
+                (model, lambda path: save_weights(solver.net, path)),
+                (exact, lambda path: write_exact(path, ours)),
+                (state, lambda path: write_solverstate(path, content)),
+            ],
+            last_good=run.last_good,
+        )
+        solver.observers.call("saved", run.iteration, (model, exact, state))
+    run.last_good = state
+    return state
+
+
+def restore(solver: Solver, path: str | os.PathLike[str]) -> None:
+    """Go on from a solverstate: exactly, with our own file beside it; else as Caffe does, data from its start.
+
+    Raises: TrainingError when the state is that of another net; WeightsError when the file is none.
+    """
+    found = open_snapshot(path)
+    _go_on(solver, found, exactly=_take_over(solver, found))
+
+
+def resume(solver: Solver) -> bool:
+    """Go on from the newest complete snapshot of the solver's prefix; returns whether there is one.
+
+    Raises: TrainingError when the snapshots are those of another net, or none of them can be used.
+    """
+    say, prefix = solver.display.say, solver.settings.prefix
+    paths = files.states(prefix)
+    for path in paths:
+        try:
+            found = open_snapshot(path)
+            exactly = _take_over(solver, found)
+        except (WeightsError, OSError) as error:
+            say(f"passing over {path}, which is damaged: {error}")
+            continue
+        if found.exact is not None and not exactly:
+            say(f"passing over {path}: the files beside it belong to another run")
+            continue
+        _go_on(solver, found, exactly)
+        return True
+    if paths:
+        hint = "remove them, or change snapshot_prefix, to start anew"
+        raise TrainingError(f"none of {len(paths)} snapshots can be used", place=prefix, hint=hint)
+    say(f"no snapshot of {prefix} to go on from: training starts anew")
+    return False
+
+
+def _take_over(solver: Solver, found: Found) -> bool:
+    """Take over weights and history; returns whether our own part belongs to them."""
+    solver.load([found.weights])
+    restore_histories(solver.arena, solver.optimizer, found.state.history, found.path)
+    return found.exact is not None and found.exact.weights == files.checksum(solver.arena.updated)
+
+
+def _go_on(solver: Solver, found: Found, exactly: bool) -> None:
+    """Take over the rest of a snapshot."""
+    run, state = solver.progress, found.state
+    run.iteration, run.step, run.last_good = state.iter, state.current_step, found.path
+    solver.optimizer.updates = state.iter
+    how = "as Caffe does: the data starts anew"
+    kept: dict[str, NDArray[Any]] = {}
+    if found.exact is not None and exactly:
+        how = _take_over_exactly(solver, found.exact)
+        kept = below(found.exact.kept, "observers/")
+    solver.observers.restore(kept)
+    solver.display.say(f"Restored iteration {state.iter} from {found.path}, {how}")
+
+
+def _take_over_exactly(solver: Solver, exact: Exact) -> str:
+    """Take over what Caffe's files do not hold; returns how exactly the run goes on."""
+    team = solver.team
+    solver.progress.losses = Losses(solver.settings.average_loss, exact.losses)
+    for line in solver.extras.differences(exact.choices):
+        solver.display.say(f"warning: {line}, so the run goes on otherwise than it began")
+    set_generators(exact.generators if team is None else team.own(exact.generators))
+    solver.threads.replayed = exact.threads
+    for job, position in zip(solver.jobs, exact.positions, strict=False):
+        job.feed.position = position
+    for number, job in enumerate(solver.jobs):
+        carry(job.net, below(exact.kept, f"{number}/"), solver.device)
+    processes = exact.choices.get("processes", "1")
+    same = processes == str(_processes(solver))
+    return "exactly" if same else f"but not what is drawn at random: {processes} processes wrote it"
+
+
+def _processes(solver: Solver) -> int:
+    return 1 if solver.team is None else solver.team.world.size
+
+
+def _kept(solver: Solver) -> dict[str, NDArray[Any]]:
+    """What recurrent layers carry over, by the number of their net, and what the observers keep."""
+    parts = {str(number): carried(job.net) for number, job in enumerate(solver.jobs)}
+    parts["observers"] = solver.observers.state()
+    return {f"{part}/{name}": values for part, arrays in parts.items() for name, values in arrays.items()}
