@@ -169,7 +169,7 @@ class Predictions:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Predictions:
-        """Read what `save` wrote, or another program's npz, Parquet or CSV with the same names; unnamed ones take the file's.
+        """Read what `save` wrote, or another program's npz, Parquet or CSV with the same names; unnamed: by the file.
 
         Raises: ReportError naming the file and what is wrong; OSError.
         """

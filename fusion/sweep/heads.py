@@ -20,8 +20,8 @@ from fusion.nets import loss_weights
 from fusion.references import Ramp
 from fusion.solver.feeds import Blobs
 from fusion.solver.policies import Schedule, advance, learning_rate
-from fusion.solver.updates import CaffeOptimizer
 from fusion.solver.programs import shorten
+from fusion.solver.updates import CaffeOptimizer
 
 Stack = dict[str, Tensor]  # parameters by name, [heads, ...] each
 Step = Callable[[Blobs], tuple[Tensor, list[Tensor]]]
