@@ -46,8 +46,6 @@ REASONS: dict[str, str] = {
     "net-archive__s2vt": "its data layers ask for stages",
     "caffe__mnist_autoencoder TEST": "its data layer asks for a stage",
 }
-LARGEST = 80_000_000
-"""Parameters of the nets that are run."""
 
 
 def decodable() -> list[Path]:
@@ -93,10 +91,6 @@ def test_it_runs_at_batch_1(path: Path) -> None:
     if reason(path, phase):
         pytest.skip(str(reason(path, phase)))
     inputs = feed(description, phase, GIVEN.get(path.stem, {}))
-    with torch.device("meta"):
-        large = sum(p.numel() for p in nets.build(description, phase, shapes_of(inputs)).parameters())
-    if large > LARGEST or sum(x.numel() for x in inputs.values()) > 1_500_000:
-        pytest.skip(f"too large for this machine: {large:,} parameters")
     net = nets.build(description, phase, shapes_of(inputs), seed=0)
     with torch.no_grad():
         out = net({key: inputs[key] for key, _ in net.plan.inputs})
