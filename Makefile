@@ -13,7 +13,7 @@ test: check  ## Lint, types, and every test but the slow ones.
 	$(BIN)/python -m pytest -n 2 -m "not slow" $(ARGS)
 
 test-slow: $(VENV)/.installed-dev  ## What takes longer than the everyday run allows.
-	$(BIN)/python -m pytest -n 2 -m slow $(ARGS)
+	$(BIN)/python -m pytest -m slow $(ARGS)
 
 check: $(VENV)/.installed-dev  ## ruff and mypy --strict.
 	$(BIN)/ruff check .
