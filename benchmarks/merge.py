@@ -120,7 +120,7 @@ layer { name: "ip2" type: "InnerProduct" bottom: "both" top: "ip2"
     (folder / "fused.prototxt").write_text(data + lenet("a/") + lenet("b/") + head)
 
 
-def measure(title: str, folder: Path, rounds: int = 5) -> list[object]:
+def measure(title: str, folder: Path, rounds: int = 11) -> list[object]:
     """One row: sizes, seconds of the whole merge, of its start-up, of cat, their ratio, and the peak of memory."""
     merge = [sys.executable, "-m", "fusion_tools.merge", *ARGUMENTS]
     cwd = str(folder)

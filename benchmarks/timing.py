@@ -27,11 +27,14 @@ class Run:
 def process(command: Sequence[str], *, cwd: str | None = None, warnings: bool = False) -> Run:
     """Run a command to its end and take the operating system's account of it.
 
+    As after any usual installation, modules are compiled once and not each time.
+
     Raises: subprocess.CalledProcessError when it fails.
     """
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     start = time.perf_counter()
     child = subprocess.Popen(
-        command, cwd=cwd, stdout=subprocess.DEVNULL, stderr=None if warnings else subprocess.DEVNULL
+        command, cwd=cwd, env=env, stdout=subprocess.DEVNULL, stderr=None if warnings else subprocess.DEVNULL
     )
     _, status, usage = os.wait4(child.pid, 0)
     wall = time.perf_counter() - start

@@ -29,16 +29,14 @@ def settings_that_differ(fused: LayerParameter, source: LayerParameter) -> tuple
         return [], []
     grave: list[str] = []
     slight: list[str] = []
-    for descriptor in fused.DESCRIPTOR.fields:
-        if not descriptor.name.endswith("_param") or descriptor.name in _APART:
+    for name in sorted({field.name for layer in (fused, source) for field, _ in layer.ListFields()}):
+        if not name.endswith("_param") or name in _APART:
             continue
-        if not fused.HasField(descriptor.name) and not source.HasField(descriptor.name):
-            continue
-        mine, theirs = (_settings(getattr(layer, descriptor.name)) for layer in (fused, source))
-        for name in mine:
-            if mine[name] != theirs[name]:
-                words = f"{name} is {_shown(mine[name])}, and {_shown(theirs[name])} in the source"
-                (grave if name in _MEANING else slight).append(words)
+        mine, theirs = (_settings(getattr(layer, name)) for layer in (fused, source))
+        for setting in mine:
+            if mine[setting] != theirs[setting]:
+                words = f"{setting} is {_shown(mine[setting])}, and {_shown(theirs[setting])} in the source"
+                (grave if setting in _MEANING else slight).append(words)
     return grave, slight
 
 

@@ -140,15 +140,18 @@ class Writer:
     """Streams a V2 caffemodel into a temporary file, which takes its place when the `with` block ends without error.
 
     The bytes depend on the arguments only: protobuf's canonical field order, as Caffe's own writer has it.
+
+    least  bytes of blobs that will be written at the least, see `atomic_write`
     """
 
-    def __init__(self, path: str | os.PathLike[str], name: str = "") -> None:
+    def __init__(self, path: str | os.PathLike[str], name: str = "", *, least: int = 0) -> None:
         self.path = os.fspath(path)
         self._name = name
+        self._least = least
         self._stack = ExitStack()
 
     def __enter__(self) -> Writer:
-        self._file = self._stack.enter_context(atomic_write(self.path))
+        self._file = self._stack.enter_context(atomic_write(self.path, least=self._least))
         self._sources = self._stack.enter_context(Sources())
         self._sink = Sink(self._file)
         if self._name:

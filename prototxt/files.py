@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,8 +22,11 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 @contextmanager
-def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+def atomic_write(path: str | os.PathLike[str], *, least: int = 0) -> Iterator[BinaryIO]:
     """A binary file that replaces `path` when the block ends, and vanishes when the block fails.
+
+    least  bytes that the file will have at the least: their room on the disk is taken before the first is written, so
+           that a full disk is told at once, and the system need not look for room page by page
 
     The temporary file lies beside `path`, so that the final rename never crosses a file system. An existing file's
     mode is kept; a link is followed, so that it goes on pointing at the new content.
@@ -34,12 +38,23 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     try:
         with cast("BinaryIO", os.fdopen(handle, "wb")) as file:
             os.chmod(name, _mode(target))
+            _take_room(handle, least)
             yield file
         os.replace(name, target)
     except BaseException:
         with suppress(FileNotFoundError):
             os.unlink(name)
         raise
+
+
+def _take_room(handle: int, size: int) -> None:
+    """Raises: OSError when the disk has too little room; a file system that cannot tell is asked nothing."""
+    if size and hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(handle, 0, size)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENODEV, errno.ENOSYS):
+                raise
 
 
 def _mode(target: Path) -> int:

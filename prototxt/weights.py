@@ -156,8 +156,9 @@ def save(
     place = os.fspath(path)
     kind = format_by_name(place)
     if kind == "caffemodel":
-        caffemodel.check_size(place, sum(payload_bytes(blob) for _, blobs in layers for blob in blobs))
-        with caffemodel.Writer(place, name) as writer:
+        least = sum(payload_bytes(blob) for _, blobs in layers for blob in blobs)
+        caffemodel.check_size(place, least)
+        with caffemodel.Writer(place, name, least=least) as writer:
             for entry, blobs in layers:
                 writer.add_layer(entry.name, entry.type, entry.bottoms, entry.tops, blobs)
                 if progress:
