@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from fusion.nets import params
 from fusion.solver import Solver
-from fusion.solver.display import Silent
+from fusion.solver.watching.display import Silent
 from prototxt.loading import load_solver
 from prototxt.messages import SolverParameter
 

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_BUFFER = 1 << 18  # measured: half of it is a tenth slower; with 1 MiB the system looks long for pages that lie together
+_BUFFER = (
+    1 << 18
+)  # measured: half of it is a tenth slower; with 1 MiB the system looks long for pages that lie together
 
 
 @dataclass(frozen=True, slots=True)

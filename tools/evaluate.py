@@ -72,8 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from fusion.solver.display import Silent, for_stream
     from fusion.solver.evaluation import open_evaluation
+    from fusion.solver.watching.display import Silent, for_stream
 
     display = Silent() if options.quiet else for_stream()
     evaluation = open_evaluation(
@@ -107,7 +107,7 @@ def _heads(evaluation: Evaluation, options: argparse.Namespace) -> tuple[list[tu
     """The accuracy of each head and of all together, by name; and what all together say."""
     from dataclasses import replace
 
-    from fusion.solver.heads import classifiers, combine
+    from fusion.solver.options.heads import classifiers, combine
 
     blobs = options.logits.split(",") if options.logits else classifiers(evaluation.job.message)
     every = evaluation.scores(blobs, classes=options.classes, name=options.name)
@@ -118,7 +118,7 @@ def _heads(evaluation: Evaluation, options: argparse.Namespace) -> tuple[list[tu
 
 def _print(average: Average, as_json: bool, more: Sequence[tuple[str, float]]) -> None:
     """The averages, and what else was found."""
-    from fusion.solver.display import number
+    from fusion.solver.watching.display import number
 
     if as_json:
         import json

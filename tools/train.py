@@ -15,9 +15,9 @@ from .training_options import check, extras_of, overrides_of, parser
 
 if TYPE_CHECKING:
     from fusion.solver import Solver
-    from fusion.solver.display import Display
-    from fusion.solver.extras import Extras
-    from fusion.solver.observers import Observer
+    from fusion.solver.options.extras import Extras
+    from fusion.solver.watching.display import Display
+    from fusion.solver.watching.observers import Observer
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -86,8 +86,8 @@ def _writes() -> bool:
 
 def _display(options: argparse.Namespace, closing: ExitStack) -> Display | None:
     """Where to report; None: a bar or a log, as the solver chooses."""
-    from fusion.solver.display import Silent
-    from fusion.solver.glog import Both, CaffeLog, for_training
+    from fusion.solver.watching.display import Silent
+    from fusion.solver.watching.glog import Both, CaffeLog, for_training
 
     shown = Silent() if options.quiet or options.dry_run else None
     if not options.log or options.dry_run or not _writes():
@@ -102,11 +102,11 @@ def _observers(options: argparse.Namespace) -> list[Observer]:
     if options.dry_run or not _writes():
         return found
     if options.log_json:
-        from fusion.solver.jsonlog import JsonLog
+        from fusion.solver.watching.jsonlog import JsonLog
 
         found.append(JsonLog(options.log_json))
     if options.tensorboard:
-        from fusion.solver.tensorboard import TensorBoard
+        from fusion.solver.watching.tensorboard import TensorBoard
 
         found.append(TensorBoard(options.tensorboard))
     if options.plot:
@@ -118,10 +118,10 @@ def _observers(options: argparse.Namespace) -> list[Observer]:
 
 def _extras(options: argparse.Namespace) -> Extras:
     """The options given, completed by those that the snapshot was trained with."""
-    from fusion.solver.extras import recorded
-    from fusion.solver.overrides import override
+    from fusion.solver.options.extras import recorded
+    from fusion.solver.options.overrides import override
     from fusion.solver.settings import prefix_of
-    from fusion.solver.snapshot import states
+    from fusion.solver.states.snapshot import states
     from prototxt.loading import load_solver
 
     given = extras_of(options)
@@ -135,7 +135,7 @@ def _extras(options: argparse.Namespace) -> Extras:
 
 def _plan(solver: Solver, budget: int) -> int:
     from fusion.solver.planning import plan_of
-    from fusion.solver.snapshot import check_writable
+    from fusion.solver.states.snapshot import check_writable
 
     print("\n".join(plan_of(solver, budget)))
     if solver.settings.snapshot or solver.settings.snapshot_after_train:
@@ -145,9 +145,9 @@ def _plan(solver: Solver, budget: int) -> int:
 
 def _time(options: argparse.Namespace) -> int:
     from fusion.solver.descriptions import read_nets
-    from fusion.solver.glog import CaffeLog
-    from fusion.solver.overrides import override
-    from fusion.solver.timing import time_net
+    from fusion.solver.options.overrides import override
+    from fusion.solver.watching.glog import CaffeLog
+    from fusion.solver.watching.timing import time_net
     from prototxt.loading import load_solver
 
     net = options.model
@@ -164,7 +164,7 @@ def _time(options: argparse.Namespace) -> int:
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    from fusion.solver.display import Silent
+    from fusion.solver.watching.display import Silent
     from fusion.sweep import read_axes, sweep
 
     result = sweep(

@@ -9,7 +9,7 @@ from .cli import allow_python
 from .reading_options import add_reading_options, size
 
 if TYPE_CHECKING:
-    from fusion.solver.extras import Extras
+    from fusion.solver.options.extras import Extras
 
 _EXAMPLE = """examples:
   fusion-train --solver solver.prototxt --weights init.caffemodel
@@ -165,7 +165,7 @@ def check(options: argparse.Namespace, usage: argparse.ArgumentParser) -> None:
 
 def extras_of(options: argparse.Namespace) -> Extras:
     """What Caffe does not have; 0 and None where it is not given."""
-    from fusion.solver.extras import Extras
+    from fusion.solver.options.extras import Extras
 
     return Extras(
         lr_policy=options.lr_policy,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fusion.report.curves import Points, write_plot
-from fusion.solver.observers import Observer, Shown
+from fusion.solver.watching.observers import Observer, Shown
 
 if TYPE_CHECKING:
     from fusion.solver.testing import Average

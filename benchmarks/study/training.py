@@ -15,7 +15,7 @@ from fusion import Solver, Source, apply_merge, compose, plan_merge, save_weight
 from fusion.nets import Net, outputs_of
 from fusion.pct import Predictions
 from fusion.references import Reference
-from fusion.solver.display import Silent
+from fusion.solver.watching.display import Silent
 from prototxt import load_net, read_weights, write_weights
 
 ALL = tuple(range(10))

@@ -8,8 +8,8 @@ solver.net                     # the net in training
 
 from __future__ import annotations
 
-from fusion.solver.extras import Extras
 from fusion.solver.loop import Solver
+from fusion.solver.options.extras import Extras
 from fusion.solver.updates import SGD, AdaDelta, AdaGrad, Adam, CaffeOptimizer, Nesterov, RMSProp
 
 __all__ = ["SGD", "AdaDelta", "AdaGrad", "Adam", "CaffeOptimizer", "Extras", "Nesterov", "RMSProp", "Solver"]

@@ -20,10 +20,10 @@ from fusion.pct.predictions import Predictions
 from fusion.pct.provenance import file_hash
 from fusion.references.tables import variants
 from fusion.registry import Phase
-from fusion.solver.display import Display, Silent
 from fusion.solver.feeds import load_all
 from fusion.solver.jobs import Job, choose_device, open_job
 from fusion.solver.testing import Average, Test, measure
+from fusion.solver.watching.display import Display, Silent
 from fusion.weights import load_weights
 from prototxt.loading import load_net
 from prototxt.phases import filter_net

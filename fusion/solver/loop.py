@@ -18,30 +18,30 @@ from fusion.graph import Net
 from fusion.nets import loss_weights, total_loss
 from fusion.processes import Teamwork, join, together
 from fusion.references import ask
-from fusion.solver import runs
-from fusion.solver import snapshot as files
-from fusion.solver.arena import lay_out
-from fusion.solver.debugging import Watched
 from fusion.solver.descriptions import read_nets
-from fusion.solver.display import Display, Silent
-from fusion.solver.engine import Engine
-from fusion.solver.exact import undrawn
-from fusion.solver.extras import Extras
 from fusion.solver.feeds import load_all
-from fusion.solver.glog import for_training
 from fusion.solver.interrupts import Requests, requests
 from fusion.solver.jobs import Job, choose_device, open_job, place
-from fusion.solver.losses import EVERY, Losses
-from fusion.solver.observers import Observer, Observers, Outputs, Shown
 from fusion.solver.opening import optimizer_of, paths_of, read_message
+from fusion.solver.options.extras import Extras
 from fusion.solver.policies import advance, learning_rate
-from fusion.solver.reporting import Report
 from fusion.solver.settings import read_settings
+from fusion.solver.states import runs
+from fusion.solver.states import snapshot as files
+from fusion.solver.states.exact import undrawn
+from fusion.solver.steps.arena import lay_out
+from fusion.solver.steps.engine import Engine
+from fusion.solver.steps.losses import EVERY, Losses
+from fusion.solver.steps.threads import Asked, Threads
 from fusion.solver.team import Team, part
 from fusion.solver.testing import Average, Test, averages_records, measure
-from fusion.solver.threads import Asked, Threads
 from fusion.solver.trunk_files import trunk_files
 from fusion.solver.trunks import DEFAULT_BUDGET, cache_trunk
+from fusion.solver.watching.debugging import Watched
+from fusion.solver.watching.display import Display, Silent
+from fusion.solver.watching.glog import for_training
+from fusion.solver.watching.observers import Observer, Observers, Outputs, Shown
+from fusion.solver.watching.reporting import Report
 from fusion.weights import load_weights, share_weights
 from prototxt.messages import SolverParameter
 
@@ -68,8 +68,8 @@ class Solver:
     pct           losses towards them: "focal,weight=0.01", or fusion.references.Objective
     reading       how data is read: workers, memory, bad records (fusion.data.Reading)
     kd_alpha      a: the loss is (1 - a) * the net's own + a * weight * pct; None: both in full
-    observers     what watches the run besides the display (fusion.solver.observers)
-    extras        what Caffe does not offer: warm-up, averaged weights, mixup, ... (fusion.solver.extras)
+    observers     what watches the run besides the display (fusion.solver.watching.observers)
+    extras        what Caffe does not offer: warm-up, averaged weights, mixup, ... (fusion.solver.options.extras)
     overrides     fields set instead of the solver's: "base_lr=0.1", "stepvalue=100,200"
     teamwork      how several processes that torchrun has started work together (fusion.processes)
     threads       CPU threads of the loop: a number, "auto" to measure at the start, None to leave torch's as it is
@@ -78,7 +78,7 @@ class Solver:
     net       the net in training; the test nets hold the same parameters
     jobs      it and each test net with its data; a test net to choose by comes last
     arena     where the parameters lie that are updated
-    progress  how far the run is (fusion.solver.runs)
+    progress  how far the run is (fusion.solver.states.runs)
     team      the processes that train together, or None
 
     Raises: TrainingError, DataError, BuildError, WeightsMismatch; prototxt's errors for its files.

@@ -6,14 +6,14 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from fusion.solver.overrides import override
+from fusion.solver.options.overrides import override
 from fusion.solver.updates import RULES, CaffeOptimizer
 from prototxt.loading import load_solver
 from prototxt.messages import SolverParameter
 
 if TYPE_CHECKING:
-    from fusion.solver.arena import Arena
     from fusion.solver.settings import Settings
+    from fusion.solver.steps.arena import Arena
 
 Path = str | os.PathLike[str]
 

@@ -10,7 +10,7 @@ import torch
 
 from fusion.nets import learnable, params
 from fusion.solver.feeds import shapes_of
-from fusion.solver.memory import MIB
+from fusion.solver.watching.memory import MIB
 from fusion.trunk import split
 from prototxt.shapes import infer
 

@@ -14,10 +14,10 @@ from fusion.errors import TrainingError
 from fusion.graph import Net
 from fusion.nets import params
 from fusion.processes import Teamwork, World, together
-from fusion.solver.arena import Arena
-from fusion.solver.batch_norm import average_statistics, synchronize, trained_norms
-from fusion.solver.exact import below, generators
 from fusion.solver.interrupts import Requests
+from fusion.solver.options.batch_norm import average_statistics, synchronize, trained_norms
+from fusion.solver.states.exact import below, generators
+from fusion.solver.steps.arena import Arena
 
 T = TypeVar("T")
 _WISHES = 2

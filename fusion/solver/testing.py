@@ -16,7 +16,7 @@ from fusion.solver.trunk_files import MappedFeed
 
 if TYPE_CHECKING:
     from fusion.processes import World
-    from fusion.solver.debugging import Watched
+    from fusion.solver.watching.debugging import Watched
     from prototxt.messages import LayerParameter, NetParameter
 
 _AVERAGED = ("Accuracy", "SoftmaxWithLoss", "EuclideanLoss", "MultinomialLogisticLoss", "HingeLoss")

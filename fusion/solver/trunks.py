@@ -20,8 +20,8 @@ from fusion.solver.trunk_files import MappedFeed, TrunkFiles, kept, origin, room
 
 if TYPE_CHECKING:
     from fusion.graph import Net
-    from fusion.solver.display import Display
     from fusion.solver.jobs import Job
+    from fusion.solver.watching.display import Display
     from fusion.trunk import Split
 
 DEFAULT_BUDGET = 4 << 30

@@ -20,7 +20,7 @@ from fusion.nets import loss_weights
 from fusion.references import Ramp
 from fusion.solver.feeds import Blobs
 from fusion.solver.policies import Schedule, advance, learning_rate
-from fusion.solver.programs import shorten
+from fusion.solver.steps.programs import shorten
 from fusion.solver.updates import CaffeOptimizer
 
 Stack = dict[str, Tensor]  # parameters by name, [heads, ...] each

@@ -15,13 +15,13 @@ from fusion.composition import Pct
 from fusion.errors import TrainingError
 from fusion.nets import build, learnable, loss_weights
 from fusion.references import Held, Objective, Reference, ask
-from fusion.solver.display import Display
 from fusion.solver.feeds import CachedFeed, load_all, shapes_of
 from fusion.solver.jobs import Job, open_job
 from fusion.solver.settings import Settings
-from fusion.solver.stepping import TRACEABLE
+from fusion.solver.steps.stepping import TRACEABLE
 from fusion.solver.trunks import cache_trunk
 from fusion.solver.updates import RULES
+from fusion.solver.watching.display import Display
 from fusion.sweep.grid import NONE, TENSORS, Cell
 from fusion.sweep.heads import Heads, Stack, check_head
 from fusion.weights import load_weights, share_weights

@@ -13,11 +13,11 @@ import numpy as np
 from fusion.errors import TrainingError
 from fusion.references import Reference
 from fusion.solver.descriptions import read_nets
-from fusion.solver.display import Display, for_stream
 from fusion.solver.jobs import choose_device
+from fusion.solver.options.splits import held_back
 from fusion.solver.settings import Settings, read_settings
-from fusion.solver.splits import held_back
 from fusion.solver.trunks import DEFAULT_BUDGET
+from fusion.solver.watching.display import Display, for_stream
 from fusion.sweep.grid import Axes, cells
 from fusion.sweep.judging import Panel
 from fusion.sweep.preparing import PathLike, groups_of, prepare

@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from fusion.data import Source
-from fusion.solver.display import Display
 from fusion.solver.feeds import CachedFeed
+from fusion.solver.options.splits import only
 from fusion.solver.settings import Settings
-from fusion.solver.splits import only
+from fusion.solver.watching.display import Display
 from fusion.sweep.grid import Cell
 from fusion.sweep.preparing import Bench, Group
 

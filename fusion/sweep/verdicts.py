@@ -16,9 +16,9 @@ from torch import Tensor
 from fusion.nets import outputs_of
 from fusion.pct.predictions import Predictions
 from fusion.references import judged
-from fusion.solver.display import Display
 from fusion.solver.feeds import CachedFeed
-from fusion.solver.splits import listed
+from fusion.solver.options.splits import listed
+from fusion.solver.watching.display import Display
 from fusion.sweep.grid import Cell
 from fusion.sweep.heads import Stack, answers
 from fusion.sweep.judging import Panel, known_answers, records_of

@@ -10,8 +10,8 @@ import pytest
 
 from fusion.nets import params
 from fusion.solver import Solver
-from fusion.solver.display import Silent
-from fusion.solver.histories import histories
+from fusion.solver.states.histories import histories
+from fusion.solver.watching.display import Silent
 
 FOLDER = Path(__file__).parents[2] / "golden" / "solvers"
 CASES = sorted(path.parent.name for path in FOLDER.glob("*/run.npz"))

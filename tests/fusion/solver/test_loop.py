@@ -15,8 +15,8 @@ import torch
 from fusion.errors import DataError, FusionError, TrainingError
 from fusion.nets import params
 from fusion.solver import Solver
-from fusion.solver.display import Bar, Lines, Silent
-from fusion.solver.snapshot import names
+from fusion.solver.states.snapshot import names
+from fusion.solver.watching.display import Bar, Lines, Silent
 from prototxt import read_solverstate, read_weights
 
 Make = Callable[..., Path]

@@ -13,7 +13,7 @@ import pytest
 from fusion.errors import FusionError
 from fusion.nets import params
 from fusion.solver import Solver
-from fusion.solver.display import Silent
+from fusion.solver.watching.display import Silent
 from prototxt.messages import SolverParameter
 
 MODULE = """

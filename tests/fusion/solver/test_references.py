@@ -13,7 +13,7 @@ from fusion.errors import ComposeError, FusionError, TrainingError
 from fusion.pct.predictions import Predictions
 from fusion.references import Reference, parse_pct, parse_reference
 from fusion.solver import Solver
-from fusion.solver.display import Silent
+from fusion.solver.watching.display import Silent
 
 OLD = """
 layer { name: "data" type: "ImageData" top: "data" top: "label"

@@ -17,7 +17,7 @@ from fusion.errors import ComposeError, FusionError, TrainingError
 from fusion.pct.predictions import Predictions
 from fusion.references import Objective
 from fusion.solver import Solver
-from fusion.solver.display import Silent
+from fusion.solver.watching.display import Silent
 from fusion.sweep import Cell, Entry, cells, read_axes, sweep
 from fusion.sweep import running as running_module
 from fusion.sweep.results import choose

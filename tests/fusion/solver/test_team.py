@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from fusion.solver import Solver
-from fusion.solver.display import Silent
+from fusion.solver.watching.display import Silent
 from prototxt import read_weights
 
 Make = Callable[..., Path]

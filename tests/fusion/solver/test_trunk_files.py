@@ -14,8 +14,8 @@ import torch
 from fusion.errors import TrainingError
 from fusion.nets import params
 from fusion.solver import Solver
-from fusion.solver.display import Lines, Silent
 from fusion.solver.trunk_files import MappedFeed
+from fusion.solver.watching.display import Lines, Silent
 
 Make = Callable[..., Path]
 SMALL = 300  # bytes: less than the trunk's outputs

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fusion.errors import TrainingError
-from fusion.solver.observers import Arrays, Observer
+from fusion.solver.watching.observers import Arrays, Observer
 from fusion.weights import save_weights
 
 if TYPE_CHECKING:

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fusion.errors import TrainingError
-from fusion.solver import snapshot as files
-from fusion.solver.exact import Exact, below, carried, carry, generators, set_generators, write_exact
-from fusion.solver.histories import histories, restore_histories
-from fusion.solver.losses import Losses
-from fusion.solver.resuming import Found, open_snapshot
+from fusion.solver.states import snapshot as files
+from fusion.solver.states.exact import Exact, below, carried, carry, generators, set_generators, write_exact
+from fusion.solver.states.histories import histories, restore_histories
+from fusion.solver.states.resuming import Found, open_snapshot
+from fusion.solver.steps.losses import Losses
 from fusion.weights import save_weights
 from prototxt.errors import WeightsError
 from prototxt.solverstate import SolverState, write_solverstate

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fusion.errors import TrainingError
-from fusion.solver.observers import Observer, Outputs, Shown
+from fusion.solver.watching.observers import Observer, Outputs, Shown
 
 if TYPE_CHECKING:
     from fusion.solver.loop import Solver

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from fusion.solver import Solver
-from fusion.solver.display import Lines
-from fusion.solver.threads import Threads, candidates, fewest, untouched
+from fusion.solver.steps.threads import Threads, candidates, fewest, untouched
+from fusion.solver.watching.display import Lines
 
 Make = Callable[..., Path]
 

@@ -15,10 +15,10 @@ from torch import Tensor, fx, nn
 
 from fusion.graph import Net
 from fusion.nets import total_loss
-from fusion.solver.arena import Arena
-from fusion.solver.columns import fill, take_out
 from fusion.solver.feeds import Blobs, CachedFeed
-from fusion.solver.programs import shorten
+from fusion.solver.steps.arena import Arena
+from fusion.solver.steps.columns import fill, take_out
+from fusion.solver.steps.programs import shorten
 
 Step = Callable[[Blobs], tuple[dict[str, Tensor], Tensor]]  # outputs and loss; gradients are left in the arena
 

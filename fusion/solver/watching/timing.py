@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from fusion.nets import total_loss
-from fusion.solver.display import number
 from fusion.solver.jobs import Job, choose_device, open_job
+from fusion.solver.watching.display import number
 from fusion.weights import load_weights
 from prototxt.loading import load_net
 from prototxt.phases import filter_net

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from fusion.solver.simplifying import simplify, sum_before_softmax
+from fusion.solver.steps.simplifying import simplify, sum_before_softmax
 
 aten = torch.ops.aten
 _FILLED = frozenset({aten.new_ones.default, aten.new_zeros.default, aten.new_full.default, aten.ones_like.default,

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fusion.errors import TrainingError
-from fusion.solver.exact import Exact, read_exact
-from fusion.solver.snapshot import exact_beside
+from fusion.solver.states.exact import Exact, read_exact
+from fusion.solver.states.snapshot import exact_beside
 from prototxt.solverstate import SolverState, read_solverstate
 
 

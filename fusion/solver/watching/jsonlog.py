@@ -8,8 +8,8 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
-from fusion.solver.memory import peak_allocated, peak_resident
-from fusion.solver.observers import Observer, Outputs, Shown
+from fusion.solver.watching.memory import peak_allocated, peak_resident
+from fusion.solver.watching.observers import Observer, Outputs, Shown
 
 if TYPE_CHECKING:
     from fusion.solver.loop import Solver

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fusion.errors import TrainingError
-from fusion.solver.averaging import Averaged
-from fusion.solver.exact import read_exact
-from fusion.solver.freezing import frozen
-from fusion.solver.keeping import Keep, SaveInit
-from fusion.solver.mixup import mix_up
-from fusion.solver.observers import Observer
-from fusion.solver.selection import Selection
-from fusion.solver.snapshot import exact_beside
-from fusion.solver.splits import Chosen, held_back, listed, reading_alike
+from fusion.solver.options.averaging import Averaged
+from fusion.solver.options.freezing import frozen
+from fusion.solver.options.mixup import mix_up
+from fusion.solver.options.selection import Selection
+from fusion.solver.options.splits import Chosen, held_back, listed, reading_alike
+from fusion.solver.states.exact import read_exact
+from fusion.solver.states.keeping import Keep, SaveInit
+from fusion.solver.states.snapshot import exact_beside
+from fusion.solver.watching.observers import Observer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -10,7 +10,7 @@ from PIL import Image
 
 from fusion.nets import params
 from fusion.solver import Solver
-from fusion.solver.display import Silent
+from fusion.solver.watching.display import Silent
 
 NET = """
 name: "LeNet"

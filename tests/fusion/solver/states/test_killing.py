@@ -19,9 +19,9 @@ import torch
 from fusion.errors import TrainingError
 from fusion.nets import params
 from fusion.solver import Solver
-from fusion.solver.display import Lines
-from fusion.solver.exact import carried, carry, generators, read_exact, set_generators, write_exact
-from fusion.solver.snapshot import states
+from fusion.solver.states.exact import carried, carry, generators, read_exact, set_generators, write_exact
+from fusion.solver.states.snapshot import states
+from fusion.solver.watching.display import Lines
 from prototxt import read_weights
 from prototxt.errors import WeightsError
 

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from fusion.solver.feeds import CachedFeed
-from fusion.solver.losses import EVERY
-from fusion.solver.stepping import Step, Traced, eager, traced
+from fusion.solver.steps.losses import EVERY
+from fusion.solver.steps.stepping import Step, Traced, eager, traced
+from fusion.solver.steps.threads import sample, untouched
 from fusion.solver.team import Team, traceable
-from fusion.solver.threads import sample, untouched
 
 if TYPE_CHECKING:
-    from fusion.solver.arena import Arena
-    from fusion.solver.debugging import Watched
     from fusion.solver.interrupts import Requests
     from fusion.solver.jobs import Job
     from fusion.solver.settings import Settings
+    from fusion.solver.steps.arena import Arena
+    from fusion.solver.watching.debugging import Watched
 
 
 class Engine:

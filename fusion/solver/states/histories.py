@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fusion.errors import TrainingError
-from fusion.solver.arena import Arena
+from fusion.solver.steps.arena import Arena
 from fusion.solver.updates import CaffeOptimizer
 
 Flat = dict[nn.Parameter, Tensor]

@@ -8,7 +8,7 @@ import sys
 from datetime import datetime
 from typing import TextIO
 
-from fusion.solver.display import Bar, Display, Lines
+from fusion.solver.watching.display import Bar, Display, Lines
 
 # Which line of Caffe's sources says what; parsers take any, and people find them by it.
 _PLACES = tuple(

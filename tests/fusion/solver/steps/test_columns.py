@@ -10,8 +10,8 @@ from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from fusion import pct
-from fusion.solver.columns import fill, take_out
-from fusion.solver.programs import shorten
+from fusion.solver.steps.columns import fill, take_out
+from fusion.solver.steps.programs import shorten
 
 BATCH, RECORDS, CLASSES = 4, 10, 6
 SHIFT = torch.full((1,), 2.0)

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from fusion.solver import Solver
-from fusion.solver.display import Lines
-from fusion.solver.glog import Both, CaffeLog, for_training
+from fusion.solver.watching.display import Lines
+from fusion.solver.watching.glog import Both, CaffeLog, for_training
 
 PREFIX = re.compile(r"[IWE](\d{2})(\d{2}) (\d{2}):(\d{2}):(\d{2})\.(\d{6}) +\d+ (\S+\.cpp:\d+|fusion\.py:1)\] ")
 CAFFES = re.compile(r"[IE]\d{8} [\d:.]+ +\d+ (\S+)\] (.*)")

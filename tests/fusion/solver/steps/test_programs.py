@@ -8,7 +8,7 @@ from torch.func import grad_and_value, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional
 
-from fusion.solver.programs import shorten
+from fusion.solver.steps.programs import shorten
 
 H, N, K, C = 3, 4, 6, 5
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from fusion.solver.display import Display, number, output_lines
-from fusion.solver.memory import peak_memory
-from fusion.solver.observers import Observer, Shown
+from fusion.solver.watching.display import Display, number, output_lines
+from fusion.solver.watching.memory import peak_memory
+from fusion.solver.watching.observers import Observer, Shown
 
 if TYPE_CHECKING:
     from fusion.solver.loop import Solver

@@ -14,9 +14,9 @@ from fusion.errors import FusionError, TrainingError
 from fusion.layers.losses import SoftmaxWithLoss
 from fusion.nets import params
 from fusion.solver import Solver
-from fusion.solver.display import Lines, Silent
-from fusion.solver.extras import Extras
-from fusion.solver.mixup import Mix, MixedLoss
+from fusion.solver.options.extras import Extras
+from fusion.solver.options.mixup import Mix, MixedLoss
+from fusion.solver.watching.display import Lines, Silent
 from prototxt import read_weights
 from prototxt.errors import RenameError
 

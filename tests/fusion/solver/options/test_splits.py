@@ -11,7 +11,7 @@ import pytest
 
 from fusion.data import open_source
 from fusion.errors import TrainingError
-from fusion.solver.splits import Chosen, held_back, listed, reading_alike
+from fusion.solver.options.splits import Chosen, held_back, listed, reading_alike
 from prototxt import load_net
 from prototxt.messages import NetParameter
 from prototxt.phases import filter_net

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fusion.solver.display import number
-from fusion.solver.observers import Arrays, Observer
+from fusion.solver.watching.display import number
+from fusion.solver.watching.observers import Arrays, Observer
 from fusion.weights import save_weights
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from torch import Tensor
 from fusion.graph import Call, Net, Param
 from fusion.nets import total_loss
 from fusion.sharing import tensor_at
-from fusion.solver.display import number
 from fusion.solver.feeds import Blobs
-from fusion.solver.stepping import Step
+from fusion.solver.steps.stepping import Step
+from fusion.solver.watching.display import number
 
 if TYPE_CHECKING:
     from prototxt.messages import NetParameter

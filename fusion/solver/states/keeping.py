@@ -8,8 +8,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from fusion.companions import companion
-from fusion.solver import averaging
-from fusion.solver.observers import Observer
+from fusion.solver.options import averaging
+from fusion.solver.watching.observers import Observer
 from fusion.weights import save_weights
 
 if TYPE_CHECKING:

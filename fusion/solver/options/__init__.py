@@ -1,0 +1,1 @@
+"""What training offers beyond what a solver file can say."""

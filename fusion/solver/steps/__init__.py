@@ -1,0 +1,1 @@
+"""One iteration's forward and backward, as quick as the net allows."""
