@@ -65,7 +65,7 @@ class Comparison:
         if self.first is None:
             count = len(self.differences)
             exact = "bit for bit" if self.largest == 0 else f"within {self.largest:.1e} relative"
-            return f"{self.name}: all {count} blobs agree {exact}"
+            return f"{self.name}: {'1 blob agrees' if count == 1 else f'all {count} blobs agree'} {exact}"
         return (
             f"{self.name}: differs first in layer '{self.first.layer}', blob '{self.first.blob}': "
             f"absolute {_figure(self.first.absolute)}, relative {_figure(self.first.relative)} (allowed {self.rtol:g})"

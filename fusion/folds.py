@@ -2,7 +2,8 @@
 
     fold=net.prototxt with weights 'folds/*.caffemodel'      one description, as many branches as weights
     fold='folds/*/train_val.prototxt'                        a description each
-    fold=folds                                               a folder of either
+    fold='folds/*.onnx'                                      an ONNX file each, which is both
+    fold=folds                                               a folder of any of these
 
 They get the prefixes fold1, fold2, ... in the order of their names, in which numbers count as numbers.
 """
@@ -84,14 +85,20 @@ def _matching(prefix: str, pattern: str) -> list[str]:
 
 
 def _in_folder(prefix: str, folder: Path) -> tuple[list[str | None], list[str]]:
-    """A net of the folder with all weights in it, or else a net of each folder in it with the weights there."""
+    """A net of the folder with all weights in it, or all its ONNX files, or else the same of each folder in it."""
     inner = _in_order([str(path) for path in folder.iterdir() if path.is_dir()])
     homes = [folder] if _files(folder, _NETS) else [Path(path) for path in inner if _files(Path(path), _NETS)]
     if not homes:
         hint = f"it, or each folder in it, holds a net ({', '.join(_NETS)}) and its weights"
         raise ComposeError(f"source '{prefix}': there is no net in the folder {folder}", hint=hint)
-    nets: list[str | None] = [_chosen(prefix, home) for home in homes]
+    nets: list[str | None] = [net for home in homes for net in _described(prefix, home)]
     return nets, [weights for home in homes for weights in _files(home, _WEIGHTS)]
+
+
+def _described(prefix: str, home: Path) -> list[str]:
+    """The net of a folder; ONNX files bring their weights along, so each of them is a net of its own."""
+    whole = _files(home, (".onnx",))
+    return whole if whole == _files(home, _NETS) else [_chosen(prefix, home)]
 
 
 def _chosen(prefix: str, home: Path) -> str:

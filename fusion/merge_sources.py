@@ -81,7 +81,10 @@ def unfolded(sources: Mapping[str, SourceLike]) -> dict[str, SourceLike]:
             continue
         net, weights = source if isinstance(source, tuple) else (None, source)
         for one in folds(prefix, None if net is None else os.fspath(net), os.fspath(weights)):
-            found[one.prefix] = one.weights or "" if one.net is None else (one.net, one.weights or "")
+            if one.net is None or one.weights is None:
+                found[one.prefix] = one.weights or one.net or ""
+            else:
+                found[one.prefix] = (one.net, one.weights)
     return found
 
 

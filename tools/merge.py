@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 import warnings
 from typing import TYPE_CHECKING, TextIO
 
-from .arguments import shape_argument, source_argument
+from .arguments import shape_argument
 from .cli import run
+from .sources import check_apart, named_sources, source_or_recipe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from fusion.merge_sources import SourceLike
     from fusion.merging import MergePlan
 
 _EXAMPLE = """example:
@@ -39,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
         "sources",
         metavar="P=[NET.prototxt:]WEIGHTS",
         nargs="+",
-        type=_source,
+        type=source_or_recipe,
         help="a prefix of the fused net, and the weights its layers take; its own prototxt is checked as well. "
         "A pattern or a folder gives P1, P2, ...; FUSION.toml stands for the sources that it names",
     )
@@ -71,11 +70,6 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def _source(text: str) -> tuple[str, str | tuple[str, str]]:
-    """A source, or the file that fusion-compose was given, under no prefix."""
-    return ("", text) if text.endswith(".toml") and "=" not in text else source_argument(text)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
     options = parser()
@@ -91,9 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.error("--verify compares what was written, and --dry-run writes nothing")
     if arguments.seed < 0:
         options.error("--seed is 0 or more")
-    prefixes = [prefix for prefix, source in arguments.sources if prefix or not str(source).endswith(".toml")]
-    if twice := sorted({prefix for prefix in prefixes if prefixes.count(prefix) > 1}):
-        options.error(f"prefix given twice: {', '.join(twice)}")
+    check_apart(options, arguments.sources)
     code: int = run(lambda: _merge(arguments))
     return code
 
@@ -105,7 +97,7 @@ def _merge(arguments: argparse.Namespace) -> int:
     from prototxt.parser import parse_file
     from prototxt.weights import format_by_name
 
-    arguments.sources = _sources(arguments)
+    arguments.sources = named_sources(arguments.sources)
     if arguments.output:
         format_by_name(arguments.output)
     with warnings.catch_warnings():
@@ -133,31 +125,6 @@ def _merge(arguments: argparse.Namespace) -> int:
                 write_text(arguments.net_output, str(document))
                 print(f"wrote {arguments.net_output}: {', '.join(sorted(fresh))} changed", file=sys.stderr)
     return _verify(arguments, fresh) if arguments.verify else 0
-
-
-def _sources(arguments: argparse.Namespace) -> list[tuple[str, str | tuple[str, str]]]:
-    """All sources, with fusion files, patterns and folders taken apart. Raises: MergeError, ComposeError, OSError."""
-    from fusion.errors import MergeError
-    from fusion.merge_sources import unfolded
-
-    found: dict[str, str | tuple[str, str]] = {}
-    for prefix, source in arguments.sources:
-        if prefix or not str(source).endswith(".toml"):
-            found[prefix] = source
-            continue
-        from fusion.composition import read_recipe
-
-        for one in read_recipe(source).sources:
-            whole = os.path.isdir(str(one.prototxt)) or str(one.prototxt).lower().endswith(".onnx")
-            if one.weights is None and not whole:
-                hint = f'add weights = "..." to it, or give {one.prefix}=WEIGHTS here'
-                raise MergeError(f"source '{one.prefix}' has no weights", place=source, hint=hint)
-            found[one.prefix] = str(one.prototxt) if one.weights is None else (str(one.prototxt), str(one.weights))
-    return [(prefix, _paths(source)) for prefix, source in unfolded(found).items()]
-
-
-def _paths(source: SourceLike) -> str | tuple[str, str]:
-    return (str(source[0]), str(source[1])) if isinstance(source, tuple) else str(source)
 
 
 def _verify(arguments: argparse.Namespace, fresh: frozenset[str]) -> int:

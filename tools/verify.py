@@ -7,8 +7,9 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from .arguments import shape_argument, source_argument
+from .arguments import shape_argument
 from .cli import run
+from .sources import Named, check_apart, named_sources, source_or_recipe
 
 if TYPE_CHECKING:
     from fusion.differences import Comparison
@@ -35,8 +36,9 @@ def parser() -> argparse.ArgumentParser:
     add = result.add_argument
     add("net", metavar="FUSED.prototxt", help="the fused net (train_val or deploy)")
     add("weights", metavar="WEIGHTS", help="its weights")
-    add("sources", metavar="P=[NET.prototxt:]WEIGHTS|P=NET.onnx", nargs="*", type=source_argument,
-        help="a branch's prefix and its source; without a prototxt only the weights are compared")  # fmt: skip
+    add("sources", metavar="P=[NET.prototxt:]WEIGHTS|P=NET.onnx", nargs="*", type=source_or_recipe,
+        help="a branch's prefix and its source; without a prototxt only the weights are compared. "
+        "A pattern or a folder gives P1, P2, ...; FUSION.toml stands for the sources that it names")  # fmt: skip
     add("--against", metavar="NET.prototxt:WEIGHTS|NET.onnx", help="compare with another net instead")
     add("--images", nargs="+", metavar="PATH", help="pictures (files or folders) as inputs, instead of noise")
     add("--batch", type=int, default=2, metavar="N", help="samples of noise (default 2)")
@@ -60,9 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.error("--against takes NET.prototxt:WEIGHTS or NET.onnx")
     if arguments.batch < 1 or arguments.seed < 0 or not arguments.rtol >= 0:
         options.error("--batch is at least 1, --seed and --rtol at least 0")
-    prefixes = [prefix for prefix, _ in arguments.sources]
-    if twice := sorted({prefix for prefix in prefixes if prefixes.count(prefix) > 1}):
-        options.error(f"prefix given twice: {', '.join(twice)}")
+    check_apart(options, arguments.sources)
     code: int = run(lambda: _verify(arguments))
     return code
 
@@ -76,7 +76,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         found = comparisons(
             arguments.net,
             arguments.weights,
-            arguments.sources,
+            named_sources(arguments.sources),
             shapes=shapes,
             pictures=arguments.images or (),
             batch=arguments.batch,
@@ -108,7 +108,7 @@ def _against_onnx(arguments: argparse.Namespace, shapes: Mapping[str, tuple[int,
 def comparisons(
     net: str,
     weights: str,
-    sources: Sequence[tuple[str, str | tuple[str, str]]],
+    sources: Sequence[Named],
     *,
     shapes: Mapping[str, tuple[int, ...]],
     pictures: Sequence[str] = (),

@@ -49,6 +49,13 @@ def test_a_folder_of_weights_beside_their_net(here: Path) -> None:
     assert folds("f", "k", None) == [Fold(f"f{n}", "k/net.prototxt", f"k/{n}.caffemodel") for n in (1, 2)]
 
 
+def test_onnx_files_are_nets_with_weights(here: Path) -> None:
+    touch(*(f"k/{number}.onnx" for number in (10, 9)), "n/1/net.onnx", "n/2/net.onnx")
+    expected = [Fold("f1", "k/9.onnx", None), Fold("f2", "k/10.onnx", None)]
+    assert folds("f", "k", None) == folds("f", "k/*.onnx", None) == folds("f", None, "k") == expected
+    assert [one.net for one in folds("f", "n", None)] == ["n/1/net.onnx", "n/2/net.onnx"]
+
+
 @pytest.mark.parametrize(
     ("net", "weights", "says"),
     [

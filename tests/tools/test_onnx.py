@@ -48,7 +48,7 @@ def test_from_two_files_to_one(folder: Path, capsys: pytest.CaptureFixture[str])
     assert merge.main([*whole, "-o", "init.caffemodel", "--verify"]) == 0
     out, err = capsys.readouterr()
     assert "b.onnx" in out
-    assert "verified b: all 1 blobs agree" in out
+    assert "verified b: 1 blob agrees" in out
     assert Path("init.onnx.safetensors").is_file(), err
     assert verify.main(["fused/deploy.prototxt", "init.caffemodel", *whole[1:], "--json"]) == 0
     assert json.loads(capsys.readouterr().out)
@@ -87,3 +87,38 @@ def test_errors_are_one_line_each(folder: Path, capsys: pytest.CaptureFixture[st
     assert compose.main([*common[:1], "b=b.onnx", *common[2:], "--pixels", "c=unit"]) == 1
     assert "--pixels names no source: 'c'" in capsys.readouterr().err
     assert not Path("f").exists()
+
+
+def lenet(seed: int) -> onnx.ModelProto:
+    """The tutorial's LeNet with weights of its own."""
+    shapes = {"w1": (20, 1, 5, 5), "b1": (20,), "w2": (50, 20, 5, 5), "b2": (50,), "w3": (500, 800), "b3": (500,),
+              "w4": (10, 500), "b4": (10,)}  # fmt: skip
+    constants = {name: draw(*shape, seed=seed) / np.prod(shape[1:]) ** 0.5 for name, shape in shapes.items()}
+    pool = {"kernel_shape": [2, 2], "strides": [2, 2]}
+    nodes = [node("Conv", "x w1 b1", "c1"), node("MaxPool", "c1", "p1", **pool),
+             node("Conv", "p1 w2 b2", "c2"), node("MaxPool", "c2", "p2", **pool), node("Flatten", "p2", "f"),
+             node("Gemm", "f w3 b3", "ip1", transB=1), node("Relu", "ip1", "r"),
+             node("Gemm", "r w4 b4", "ip2", transB=1)]  # fmt: skip
+    return model(nodes, constants, shape=(1, 1, 28, 28), outputs=("ip2",))
+
+
+@pytest.mark.parametrize("given", ["folds/*.onnx", "folds", "fusion.toml"])
+def test_five_folds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], given: str
+                    ) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    Path("folds").mkdir()
+    for seed in range(5):
+        onnx.save(lenet(seed), f"folds/{seed + 7}.onnx")  # 7 to 11: their order is that of numbers
+    net = "folds" if given.endswith(".toml") else given
+    lists = ["--train-list", "t.txt", "--val-list", "v.txt", "--input-shape", "1,28,28"]
+    command = ["--source", f"fold={net}", *lists, "--num-output", "10", "--write-toml", "fusion.toml", "-o", "fused"]
+    assert compose.main(command) == 0
+    assert "source 'fold5': cut at 'r', which is what its classifier reads" in capsys.readouterr().out
+    sources = [given if given.endswith(".toml") else f"fold={given}"]
+    assert merge.main(["fused/train_val.prototxt", *sources, "-o", "init.caffemodel"]) == 0
+    assert "folds/11.onnx" in capsys.readouterr().out.splitlines()[6]
+    assert verify.main(["fused/deploy.prototxt", "init.caffemodel", *sources, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [item["name"] for item in found] == [f"fold{number}" for number in range(1, 6)]
+    assert all(item["agrees"] and len(item["blobs"]) == 1 for item in found)
+    assert len({item["blobs"][0]["absolute"] for item in found}) > 1
