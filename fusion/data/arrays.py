@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fusion.data.order import Order
 from fusion.data.store import Progress
+from fusion.errors import DataError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,6 +59,10 @@ class ArraySource:
     @property
     def in_memory(self) -> bool:
         return all(isinstance(array, np.ndarray) for array in self.arrays)
+
+    @property
+    def bad(self) -> Mapping[int, DataError]:
+        return {}
 
     def __len__(self) -> int:
         return self.sequence.records

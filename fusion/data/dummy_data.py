@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -55,6 +55,10 @@ class DummySource:
     @property
     def in_memory(self) -> bool:
         return True
+
+    @property
+    def bad(self) -> Mapping[int, DataError]:
+        return {}
 
     def __len__(self) -> int:
         return self.batch_size

@@ -13,7 +13,7 @@ import os
 import select
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Any, cast
 
@@ -52,9 +52,7 @@ def bad_records(sources: Sequence[Source]) -> dict[str, DataError]:
     """The records that were skipped so far, by where they stand (`list.txt:7`), and what is wrong with each."""
     found: dict[str, DataError] = {}
     for source in sources:
-        inner = getattr(source, "source", source)  # a source may be wrapped to add blobs
-        bad: Mapping[int, DataError] = getattr(inner, "bad", {})
-        found.update((source.place(index), error) for index, error in sorted(bad.items()))
+        found.update((source.place(index), error) for index, error in sorted(source.bad.items()))
     return found
 
 

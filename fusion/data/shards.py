@@ -3,7 +3,7 @@
 # ruff: noqa: D102 - what the members are is said once, in Source
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusion.data.source import Source
-from fusion.data.store import Progress
+from fusion.data.wrapped import Wrapped
 from fusion.errors import DataError
 
 if TYPE_CHECKING:
@@ -47,15 +47,10 @@ class Part:
 
 
 @dataclass(frozen=True, eq=False)
-class Shard:
+class Shard(Wrapped):
     """A source as one of several processes sees it: all records, but only its part of every common batch."""
 
-    source: Source
     part: Part
-
-    @property
-    def tops(self) -> tuple[str, ...]:
-        return self.source.tops
 
     @property
     def batch_size(self) -> int:
@@ -65,45 +60,12 @@ class Shard:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {top: (self.batch_size, *shape[1:]) for top, shape in self.source.shapes.items()}
 
-    @property
-    def keys(self) -> Sequence[str]:
-        return self.source.keys
-
-    @property
-    def labels(self) -> NDArray[np.int64] | None:
-        return self.source.labels
-
-    @property
-    def deterministic(self) -> bool:
-        return self.source.deterministic
-
-    @property
-    def in_memory(self) -> bool:
-        return self.source.in_memory
-
-    @property
-    def bad(self) -> dict[int, DataError]:
-        found: dict[int, DataError] = getattr(self.source, "bad", {})
-        return found
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def load(self, progress: Progress | None = None) -> None:
-        self.source.load(progress)
-
     def batch(self, indices: NDArray[np.int64], draw: int = 0) -> dict[str, Tensor]:
         blobs = self.source.batch(indices, self.part.draw(draw))
         return {top: tensor[: len(indices)] for top, tensor in blobs.items()}
 
     def order(self, start: int = 0) -> Iterator[NDArray[np.int64]]:
         return self.part.of(self.source.order(self.part.first(start)))
-
-    def place(self, index: int) -> str:
-        return self.source.place(index)
-
-    def fingerprint(self) -> str:
-        return self.source.fingerprint()
 
 
 def shard(source: Source, part: Part) -> Shard:

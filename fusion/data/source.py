@@ -3,7 +3,7 @@
 # ruff: noqa: D102 - what the members are is said once, in Source
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
@@ -34,6 +34,7 @@ class Source(Protocol):
     labels         int64 [N] where each record has one class, else None
     deterministic  a record comes out the same each time (no random crop, flip or filler)
     in_memory      a batch takes next to no time, once loaded
+    bad            the records that were skipped so far, and what is wrong with each
     """
 
     @property
@@ -50,6 +51,8 @@ class Source(Protocol):
     def deterministic(self) -> bool: ...
     @property
     def in_memory(self) -> bool: ...
+    @property
+    def bad(self) -> Mapping[int, DataError]: ...
     def __len__(self) -> int: ...
     def load(self, progress: Progress | None = None) -> None:
         """Read ahead what will be kept in memory; finds unreadable records before training starts."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fusion.data import Source
 from fusion.data.store import Progress
+from fusion.data.wrapped import Wrapped
 from fusion.errors import ReportError, TrainingError
 from fusion.pct.predictions import Predictions, positions
 from fusion.pct.provenance import check_fresh
@@ -24,20 +25,21 @@ from fusion.references.models import Blobs, Member, Model, combine
 _CHUNK = 500
 
 
-@dataclass(eq=False)
-class ReferencedSource:
+@dataclass(frozen=True, eq=False)
+class ReferencedSource(Wrapped):
     """A source whose batches also hold the logits of references, float32 [N, K] under each model's blob.
 
     tables  logits of all records, once they are computed; a model without one answers each batch anew
     """
 
-    source: Source
     models: Sequence[Model]
     tables: dict[str, Tensor] = field(default_factory=dict)
     _widths: dict[str, int] = field(default_factory=dict)
+    _files: dict[int, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._files = {id(m): _rows_of(m, self.source) for model in self.models for m in model.members if m.file}
+        members = [member for model in self.models for member in model.members if member.file]
+        self._files.update((id(member), _rows_of(member, self.source)) for member in members)
         first = np.arange(1)
         blobs = self.source.batch(first)
         for model in self.models:
@@ -55,31 +57,12 @@ class ReferencedSource:
         return (*self.source.tops, *(model.blob for model in self.models))
 
     @property
-    def batch_size(self) -> int:
-        return self.source.batch_size
-
-    @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {**self.source.shapes, **{blob: (self.batch_size, width) for blob, width in self._widths.items()}}
 
     @property
-    def keys(self) -> Sequence[str]:
-        return self.source.keys
-
-    @property
-    def labels(self) -> NDArray[np.int64] | None:
-        return self.source.labels
-
-    @property
-    def deterministic(self) -> bool:
-        return self.source.deterministic
-
-    @property
     def in_memory(self) -> bool:
         return self.source.in_memory and all(self._keeps(model) for model in self.models)
-
-    def __len__(self) -> int:
-        return len(self.source)
 
     def load(self, progress: Progress | None = None) -> None:
         self.source.load(progress)
@@ -95,12 +78,6 @@ class ReferencedSource:
             logits = self._answer(model, indices, blobs) if table is None else table[chosen].float()
             blobs[model.blob] = logits
         return blobs
-
-    def order(self, start: int = 0) -> Iterator[NDArray[np.int64]]:
-        return self.source.order(start)
-
-    def place(self, index: int) -> str:
-        return self.source.place(index)
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256(self.source.fingerprint().encode())

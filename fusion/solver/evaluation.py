@@ -77,7 +77,7 @@ class Evaluation:
         labels = source.labels
         assert labels is not None
         every = [np.concatenate(parts) for parts in zip(*self._rows(source, blobs), strict=True)]
-        good = np.setdiff1d(np.arange(len(labels)), list(getattr(source, "bad", ())))
+        good = np.setdiff1d(np.arange(len(labels)), list(source.bad))
         keys, labels, others = np.array(source.keys, np.str_)[good], labels[good], variants(source.keys)
         found = [
             Predictions(keys, labels, rows[good], np.arange(rows.shape[1]), others, meta=self._meta(name, blob))

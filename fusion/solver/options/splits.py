@@ -5,21 +5,21 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fusion.data.wrapped import Wrapped
 from fusion.errors import TrainingError
 from fusion.solver.feeds import DATA_TYPES
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fusion.data import Source
-    from fusion.data.store import Progress
     from fusion.errors import DataError
     from prototxt.messages import LayerParameter, NetParameter
 
@@ -96,70 +96,51 @@ def _data_layer(net: NetParameter) -> LayerParameter:
     return found[0]
 
 
-class Chosen:
+@dataclass(frozen=True, eq=False)
+class Chosen(Wrapped):
     """Some records of a source, in the order in which the source visits them.
 
-    records  their numbers in the whole, ascending, int64 [N]
+    records  their numbers in the source, ascending, int64 [N]
     """
 
-    def __init__(self, whole: Source, records: NDArray[np.int64]) -> None:
-        self.whole = whole
-        self.records = records
-        self._number = np.full(len(whole), -1, np.int64)
-        self._number[records] = np.arange(len(records))
+    records: NDArray[np.int64]
 
-    @property
-    def tops(self) -> tuple[str, ...]:
-        return self.whole.tops
-
-    @property
-    def batch_size(self) -> int:
-        return self.whole.batch_size
-
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        return self.whole.shapes
+    @cached_property
+    def _number(self) -> NDArray[np.int64]:
+        """The number of each of the source's records among the chosen ones, -1 for others."""
+        numbers = np.full(len(self.source), -1, np.int64)
+        numbers[self.records] = np.arange(len(self.records))
+        return numbers
 
     @cached_property
     def keys(self) -> Sequence[str]:
-        keys = self.whole.keys
+        keys = self.source.keys
         return [keys[record] for record in self.records.tolist()]
 
     @property
     def labels(self) -> NDArray[np.int64] | None:
-        labels = self.whole.labels
+        labels = self.source.labels
         return None if labels is None else labels[self.records]
 
     @property
-    def deterministic(self) -> bool:
-        return self.whole.deterministic
-
-    @property
-    def in_memory(self) -> bool:
-        return self.whole.in_memory
-
-    @property
-    def bad(self) -> dict[int, DataError]:
-        found: dict[int, DataError] = getattr(self.whole, "bad", {})
-        return {int(self._number[record]): error for record, error in found.items() if self._number[record] >= 0}
+    def bad(self) -> Mapping[int, DataError]:
+        numbers = self._number
+        return {int(numbers[record]): error for record, error in self.source.bad.items() if numbers[record] >= 0}
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def load(self, progress: Progress | None = None) -> None:
-        self.whole.load(progress)
-
     def batch(self, indices: NDArray[np.int64], draw: int = 0) -> dict[str, Tensor]:
-        return self.whole.batch(self.records[indices], draw)
+        return self.source.batch(self.records[indices], draw)
 
     def order(self, start: int = 0) -> Iterator[NDArray[np.int64]]:
-        found = only(self.whole.order(), self._number >= 0, self.batch_size)
+        found = only(self.source.order(), self._number >= 0, self.batch_size)
         for number, records in enumerate(found):
             if number >= start:
                 yield self._number[records]
 
     def place(self, index: int) -> str:
-        return self.whole.place(int(self.records[index]))
+        return self.source.place(int(self.records[index]))
 
     def fingerprint(self) -> str:
-        return hashlib.sha256(self.whole.fingerprint().encode() + self.records.tobytes()).hexdigest()
+        return hashlib.sha256(self.source.fingerprint().encode() + self.records.tobytes()).hexdigest()
