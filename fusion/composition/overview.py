@@ -82,7 +82,7 @@ class Overview:
     def picture(self) -> str:
         """The branches as arrows from their inputs to the head, which stands behind the first."""
         starts = [_listed(branch.inputs) for branch in self.branches]
-        stems = [f"{branch.prefix} ({branch.layers} layers)" for branch in self.branches]
+        stems = [f"{branch.prefix} ({branch.layers} layer{'s' * (branch.layers != 1)})" for branch in self.branches]
         ends = [_listed(branch.cuts) for branch in self.branches]
         first, second, third = (max(map(len, column)) for column in (starts, stems, ends))
         lines = []
