@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip"
 layer { name: "accuracy" type: "Accuracy" bottom: "ip" bottom: "label" top: "accuracy" }
 layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" }
 """
+Check = Callable[..., object]
 ARGUMENTS = ["--model", "net.prototxt", "--weights", "net.caffemodel", "-q", "--device", "cpu"]
 
 
@@ -83,20 +85,16 @@ def test_records_that_fill_no_whole_batch_and_occur_twice(capsys: pytest.Capture
         (["--model", "net.prototxt", "--weights", "absent.caffemodel"], "absent.caffemodel"),
     ],
 )
-def test_bad_input_is_one_message(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(arguments) == 1
-    error = capsys.readouterr().err
-    assert message in error
+def test_bad_input_is_one_message(arguments: list[str], message: str, refused: Check) -> None:
+    refused(main, arguments, message)
     assert not Path("o.npz").exists()
 
 
 @pytest.mark.parametrize(
     "extra", [["--predictions", "o.npz"], ["--logits", "ip"], ["--classes", "1"], ["--iterations", "0"]]
 )
-def test_bad_usage(extra: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as end:
-        main([*ARGUMENTS, *extra])
-    assert end.value.code == 2
+def test_bad_usage(extra: list[str], misused: Check) -> None:
+    misused(main, [*ARGUMENTS, *extra])
 
 
 TWO = """
@@ -129,13 +127,10 @@ def predicted(blob: str) -> Predictions:
     return Predictions.load(f"{blob}.npz")
 
 
-def test_heads_that_do_not_belong_together(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*ARGUMENTS, "--heads", "mean"]) == 1
-    assert "judges only 'ip' by its label" in capsys.readouterr().err
-    assert main([*ARGUMENTS, "--heads", "mean", "--logits", "ip,accuracy"]) == 1
-    assert "not one row of logits" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        main([*ARGUMENTS, "--predictions", "o.npz", "--logits", "ip,ip"])
+def test_heads_that_do_not_belong_together(refused: Check, misused: Check) -> None:
+    refused(main, [*ARGUMENTS, "--heads", "mean"], "judges only 'ip' by its label")
+    refused(main, [*ARGUMENTS, "--heads", "mean", "--logits", "ip,accuracy"], "not one row of logits")
+    misused(main, [*ARGUMENTS, "--predictions", "o.npz", "--logits", "ip,ip"])
 
 
 def test_the_batches_of_caffe(
