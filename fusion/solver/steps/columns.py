@@ -12,6 +12,8 @@ from math import prod
 import torch
 from torch import Tensor, fx
 
+from fusion.solver.steps.affine import gather
+
 aten = torch.ops.aten
 LARGEST = 256  # bytes per record of a column: those that are larger are worked out anew
 
@@ -44,8 +46,9 @@ def take_out(program: fx.GraphModule, batch: int, living: Collection[Tensor]) ->
     returns  a program that makes those inputs from the trace's own; None where there are none
     """
     changing = {tensor.data_ptr() for tensor in living}
-    _pass_factors(program.graph, _of_record(program, batch, changing))
-    of_record = _of_record(program, batch, changing)
+    _pass_factors(program.graph, _of_record(program, batch, changing)[0])
+    gather(program, *_of_record(program, batch, changing), LARGEST)
+    of_record, _ = _of_record(program, batch, changing)
     taken = _needed(of_record)
     if not taken:
         return None
@@ -78,6 +81,22 @@ def fill(maker: fx.GraphModule, inputs: Sequence[Tensor], batch: int) -> list[Te
     return columns
 
 
+def settle(program: fx.GraphModule, columns: Sequence[Tensor], batch: int) -> list[Tensor]:
+    """Make columns that are the same for every record constants of the program, in place; returns the others."""
+    left = []
+    places = program.graph.find_nodes(op="placeholder")[-len(columns) :] if columns else []
+    for node, column in zip(places, columns, strict=True):
+        if not bool((column == column[:1]).all()):
+            left.append(column)
+            continue
+        program.register_buffer(f"same_{node.name}", column[:batch].clone())
+        with program.graph.inserting_before(node):
+            node.replace_all_uses_with(program.graph.get_attr(f"same_{node.name}"))
+        program.graph.erase_node(node)
+    program.recompile()
+    return left
+
+
 def _pass_factors(graph: fx.Graph, of_record: Collection[fx.Node]) -> None:
     """Where a record's value is multiplied by a number times another value, multiply the record's by the number."""
     for node in graph.find_nodes(op="call_function", target=aten.mul.Tensor):
@@ -102,8 +121,10 @@ def _maker(program: fx.GraphModule, of_record: Collection[fx.Node], taken: Seque
     return fx.GraphModule(program, graph)
 
 
-def _of_record(program: fx.GraphModule, batch: int, living: Collection[int]) -> dict[fx.Node, None]:
-    """The inputs, and the nodes [batch, ...] whose row i follows from row i of the inputs alone."""
+def _of_record(
+    program: fx.GraphModule, batch: int, living: Collection[int]
+) -> tuple[dict[fx.Node, None], set[fx.Node]]:
+    """The inputs and the nodes [batch, ...] whose row i follows from row i of the inputs alone; and fixed tensors."""
     found: dict[fx.Node, None] = {}
     fixed: set[fx.Node] = set()
     for node in program.graph.nodes:
@@ -117,7 +138,7 @@ def _of_record(program: fx.GraphModule, batch: int, living: Collection[int]) -> 
         per_record = isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == batch
         if per_record and (node.op == "placeholder" or _keeps_records(node, found, fixed)):
             found[node] = None
-    return found
+    return found, fixed
 
 
 def _keeps_records(node: fx.Node, of_record: Collection[fx.Node], fixed: Collection[fx.Node]) -> bool:
@@ -132,6 +153,8 @@ def _keeps_records(node: fx.Node, of_record: Collection[fx.Node], fixed: Collect
     first = node.args[0]
     if first not in of_record:
         return False
+    if node.target is aten.mm.default:
+        return node.args[1] in fixed
     if node.target in _ALONG:
         return len(node.args) > 1 and _lowest_axis(node) >= 1 and not any(source in of_record for source in sources[1:])
     return node.target in _VIEWS

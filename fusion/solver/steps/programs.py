@@ -45,6 +45,8 @@ def _drop(graph: fx.Graph) -> None:
             node.replace_all_uses_with(source)
         elif node.target is aten.view.default and isinstance(source, fx.Node) and source.target is aten.view.default:
             node.args = (source.args[0], *node.args[1:])
+        elif node.target is aten.t.default and isinstance(source, fx.Node) and source.target is aten.t.default:
+            node.replace_all_uses_with(source.args[0])
     graph.eliminate_dead_code()
 
 
@@ -92,7 +94,9 @@ def _fold(program: fx.GraphModule, living: Collection[int]) -> None:
             name = f"known{number}"
             program.register_buffer(name, value)
             with program.graph.inserting_before(node):
-                node.replace_all_uses_with(program.graph.get_attr(name))
+                constant = program.graph.get_attr(name)
+                constant.meta["val"] = value
+                node.replace_all_uses_with(constant)
     program.graph.eliminate_dead_code()
 
 

@@ -17,7 +17,7 @@ from fusion.graph import Net
 from fusion.nets import total_loss
 from fusion.solver.feeds import Blobs, CachedFeed
 from fusion.solver.steps.arena import Arena
-from fusion.solver.steps.columns import fill, take_out
+from fusion.solver.steps.columns import fill, settle, take_out
 from fusion.solver.steps.programs import shorten
 
 Step = Callable[[Blobs], tuple[dict[str, Tensor], Tensor]]  # outputs and loss; gradients are left in the arena
@@ -158,7 +158,8 @@ def _trace(net: Net, arena: Arena, params: list[Tensor], feed: CachedFeed) -> Tr
     shorten(program, living)
     maker = take_out(program, size, living)
     if maker is not None:
-        keys += feed.add(fill(maker, [feed.rows[key] for key in keys], size))
+        columns = fill(maker, [feed.rows[key] for key in keys], size)
+        keys += feed.add(settle(program, columns, size))
     return Traced(program, keys, names, _targets(arena))
 
 
