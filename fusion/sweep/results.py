@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from fusion.errors import TrainingError
 from fusion.pct.alignment import align
 from fusion.pct.metrics import outcomes
 from fusion.pct.predictions import Predictions
@@ -25,13 +26,19 @@ FIGURES = ("accuracy", "negative_flip_rate", "relative_nfr", "positive_flip_rate
 
 @dataclass(frozen=True)
 class Entry:
-    """A head and its figures, on the records that choose and on those that are reported; None where undefined."""
+    """A head and its figures, on the records that choose and on those that are reported; None where undefined, as all
+    are for a head that has diverged."""
 
     cell: Cell
     loss: float
     chosen_on: dict[str, float | None]
     reported: dict[str, float | None]
     chosen: bool = False
+
+    @property
+    def diverged(self) -> bool:
+        """Whether its logits are no numbers."""
+        return self.chosen_on["accuracy"] is None
 
 
 @dataclass(frozen=True)
@@ -90,16 +97,21 @@ class Judge:
             assert pair.new.features is not None
             self._rows, self._before = pair.new.features[:, 0].astype(np.int64), pair.old.right
 
-    def figures(self, answers: np.ndarray[Any, np.dtype[np.int64]]) -> dict[str, float | None]:
-        """Accuracy over all records, flips over those that a reference knows; answers int64 [N]."""
-        right = answers == self.labels
+    def figures(self, logits: np.ndarray[Any, np.dtype[np.float32]]) -> dict[str, float | None]:
+        """Accuracy over all records, flips over those that a reference knows; logits [N, C], not all finite: None."""
+        if not np.isfinite(logits).all():
+            return dict.fromkeys(FIGURES)
+        right = logits.argmax(1) == self.labels
         counted = outcomes(old=self._before, new=right[self._rows])
         found: dict[str, float | None] = {"accuracy": float(right.mean()) if len(right) else None}
         return {**found, **{name: counted.value(name) if len(self._rows) else None for name in FIGURES[1:]}}
 
 
 def choose(entries: Sequence[Entry], slack: float) -> Cell:
-    """Of the settings at most `slack` below the best accuracy that with the fewest negative flips; means over seeds."""
+    """Of the settings at most `slack` below the best accuracy that with the fewest negative flips; means over seeds.
+
+    A setting of which a head has diverged is not chosen. Raises: TrainingError when that is so of all.
+    """
     groups: dict[Cell, list[Entry]] = {}
     for entry in entries:
         groups.setdefault(entry.cell.setting, []).append(entry)
@@ -107,6 +119,9 @@ def choose(entries: Sequence[Entry], slack: float) -> Cell:
     def mean(setting: Cell, name: str) -> float:
         return float(np.mean([entry.chosen_on[name] or 0.0 for entry in groups[setting]]))
 
-    best = max(mean(setting, "accuracy") for setting in groups)
-    able = [setting for setting in groups if mean(setting, "accuracy") >= best - slack - 1e-12]
+    sound = [setting for setting, heads in groups.items() if not any(head.diverged for head in heads)]
+    if not sound:
+        raise TrainingError("every setting of the sweep has diverged", hint="try lower learning rates (lr) and weights")
+    best = max(mean(setting, "accuracy") for setting in sound)
+    able = [setting for setting in sound if mean(setting, "accuracy") >= best - slack - 1e-12]
     return min(able, key=lambda setting: (mean(setting, "negative_flip_rate"), -mean(setting, "accuracy")))

@@ -76,6 +76,9 @@ def sweep(
     select = selecting(bench, nets.tests[0], held, select_on, display)
     report = Panel(bench.test, np.arange(len(bench.test.sources[0])))
     result = judge(bench, groups, losses, select, report, slack, None if out is None else Path(out))
+    lost = [entry.cell.name for entry in result.entries if entry.diverged]
+    if lost:
+        display.say(f"diverged, without figures or predictions: {', '.join(lost)}")
     display.say(f"chosen: {result.best.name}")
     return result
 

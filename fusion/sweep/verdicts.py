@@ -66,14 +66,16 @@ def judge(
         chosen, shown = (_logits(panel, logits, group.heads.params) for panel in (select, report))
         for index, cell in enumerate(group.cells):
             kept_back, reported = (
-                judge.figures(values[index].argmax(1)) for judge, values in zip(judges, (chosen, shown), strict=True)
+                judge.figures(values[index]) for judge, values in zip(judges, (chosen, shown), strict=True)
             )
+            if None in (kept_back["accuracy"], reported["accuracy"]):
+                kept_back, reported = dict.fromkeys(kept_back), dict.fromkeys(reported)
             entries.append(Entry(cell, losses[cell], kept_back, reported))
         if out is not None:
             base = records_of(report)
             meta = {"preprocessing": report.job.sources[0].fingerprint()}
             _save([replace(base, logits=v, classes=None, meta={"name": c.name, **meta})  # type: ignore[arg-type]
-                   for c, v in zip(group.cells, shown, strict=True)], out / "new")  # fmt: skip
+                   for c, v in zip(group.cells, shown, strict=True) if np.isfinite(v).all()], out / "new")  # fmt: skip
     setting = choose(entries, slack)
     best = next(entry.cell for entry in entries if entry.cell.setting == setting)
     result = Result(tuple(replace(entry, chosen=entry.cell.setting == setting) for entry in entries), best)

@@ -151,6 +151,22 @@ def test_the_choice_is_fewest_flips_near_the_best() -> None:
     assert choose(entries, 0.0).weight == 1
 
 
+def test_a_head_that_diverges_does_not_take_the_others_with_it(
+    solver: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--sweep", "lr=0.05,1e30", "--sweep", "seed=1,2", "--select-on", "0.25", "--out", "out", "--device", "cpu"]
+    assert main(["--solver", str(solver), *words]) == 0
+    found = json.loads(Path("out/table.json").read_text())
+    figures = {row["name"]: (row["accuracy"], row["select_accuracy"], row["chosen"]) for row in found["heads"]}
+    assert figures["none_lr1e+30_s2"] == (None, None, False)
+    assert figures["none_lr0.05_s1"][2]
+    assert sorted(path.name for path in Path("out/new").iterdir()) == ["none_lr0.05_s1.npz", "none_lr0.05_s2.npz"]
+    assert "diverged, without figures or predictions: none_lr1e+30_s1, none_lr1e+30_s2" in capsys.readouterr().err
+    words[1] = "lr=1e30"
+    assert main(["--solver", str(solver), *words]) == 1
+    assert "every setting of the sweep has diverged" in capsys.readouterr().err
+
+
 def test_what_cannot_be_swept_is_refused(project) -> None:  # type: ignore[no-untyped-def]
     axes = {"loss": ["none"], "seed": [1, 2]}
     for options, message in (
