@@ -266,10 +266,10 @@ class _Reader:
         """A factor for some columns as one for all, 0 elsewhere."""
         if isinstance(factor, fx.Node) and factor.meta["val"].shape[1] == len(places):
             return self._call(aten.mm.default, factor, self._constant(places), size=self._size)
-        if factor == 0.0:
-            return 0.0
-        row = self._constant(places.sum(0, keepdim=True))
-        return self._multiply(row, factor)
+        row = places.sum(0, keepdim=True)
+        if isinstance(factor, fx.Node):
+            return self._multiply(self._constant(row), factor)
+        return self._constant(row * factor) if factor else 0.0
 
     def _as_node(self, factor: Factor) -> fx.Node:
         if isinstance(factor, fx.Node):
