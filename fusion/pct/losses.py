@@ -9,8 +9,9 @@ Under `torch.func.vmap`, alpha, beta, temperature and margin may be tensors; num
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -55,10 +56,10 @@ def kd(
     returns float []      in nats (float [N] under reduction "none")
     Raises: TrainingError for shapes or settings that do not fit.
     """
-    _check_temperature(temperature)
-    with full_precision(new):
-        pair = _compare(new, old, target, classes, filter)
-        return reduce(weights(pair, filter, alpha, beta) * distances.kl(pair, temperature), reduction)
+    if isinstance(temperature, (int, float)) and not temperature > 0:
+        raise TrainingError(f"a temperature of {temperature}; it must be above 0")
+    distance = partial(distances.kl, temperature=temperature)
+    return _weighed(distance, new, old, target, _Weighing(classes, filter, alpha, beta, reduction))
 
 
 def focal_distillation(
@@ -76,11 +77,9 @@ def focal_distillation(
 ) -> Tensor:
     """Pull the new net towards the old one, hardest where the old one was right (Yan et al. 2021, eq. 5-8).
 
-    new     float [N, C]  logits of the net in training
-    old     float [N, K]  logits of the reference, K = C or one per entry of `classes`
-    target  int64 [N]     class indices
-    returns float []      mean over N of (alpha + beta * [old right]) * d; d is T^2 * KL(old || new) in nats ("kl",
-                          FD-KL), or half the mean squared difference of logits ("l2", FD-LM)
+    new, old, target   as in `kd`
+    returns float []   mean over N of (alpha + beta * [old right]) * d; d is T^2 * KL(old || new) in nats ("kl",
+                       FD-KL), or half the mean squared difference of logits ("l2", FD-LM)
     Raises: TrainingError for shapes or settings that do not fit.
     """
     options = {"target": target, "filter": filter, "alpha": alpha, "beta": beta, "classes": classes}
@@ -103,9 +102,7 @@ def logit_matching(
     reduction: Reduction = "mean",
 ) -> Tensor:
     """Half the mean squared difference of logits; tensors as in `kd`."""
-    with full_precision(new):
-        pair = _compare(new, old, target, classes, filter)
-        return reduce(weights(pair, filter, alpha, beta) * distances.squared(pair), reduction)
+    return _weighed(distances.squared, new, old, target, _Weighing(classes, filter, alpha, beta, reduction))
 
 
 def ldi(
@@ -142,20 +139,18 @@ def ldi(
         raise TrainingError(f"ldi with p {p}, margin {margin}, topk {topk}", hint="p >= 1, margin >= 0, topk >= 1")
     if exclude_gt and target is None:
         raise TrainingError("exclude_gt needs the target")
-    with full_precision(new):
-        pair = _compare(new, old, target, classes, filter)
-        values = distances.logit_difference(
-            pair,
-            margin=margin,
-            p=p,
-            topk=topk,
-            topk_by_reference=topk_by_reference,
-            exclude_gt=exclude_gt,
-            one_sided=one_sided,
-            relative=relative,
-            p_norm=p_norm,
-        )
-        return reduce(weights(pair, filter, alpha, beta) * values, reduction)
+    distance = partial(
+        distances.logit_difference,
+        margin=margin,
+        p=p,
+        topk=topk,
+        topk_by_reference=topk_by_reference,
+        exclude_gt=exclude_gt,
+        one_sided=one_sided,
+        relative=relative,
+        p_norm=p_norm,
+    )
+    return _weighed(distance, new, old, target, _Weighing(classes, filter, alpha, beta, reduction))
 
 
 def elodi(
@@ -254,8 +249,7 @@ def cross_entropy(logits: Tensor, target: Tensor, classes: Classes, reduction: R
     with full_precision(logits):
         space = logits.new_zeros(len(logits), width)
         pair = compare(space, logits, target, classes)
-        values = functional.cross_entropy(widen(logits), pair.position, reduction="none")
-        return reduce(torch.where(pair.covered, values, 0.0), reduction)
+        return _entropy(logits, pair.position, pair.covered, reduction)
 
 
 def naive(
@@ -264,9 +258,7 @@ def naive(
     """Cross-entropy again, on the samples that the reference got right; tensors as in `kd`."""
     with full_precision(new):
         pair = compare(new, old, target, classes)
-        kept = torch.where(pair.covered, target, 0)
-        values = functional.cross_entropy(widen(new), kept, reduction="none")
-        return reduce(torch.where(pair.old_right, values, 0.0), reduction)
+        return _entropy(new, torch.where(pair.covered, target, 0), pair.old_right, reduction)
 
 
 def combine(*, task: Tensor, pct: Tensor, weight: float = 1.0, kd_alpha: float | None = None) -> Tensor:
@@ -274,12 +266,28 @@ def combine(*, task: Tensor, pct: Tensor, weight: float = 1.0, kd_alpha: float |
     return task + weight * pct if kd_alpha is None else (1 - kd_alpha) * task + kd_alpha * weight * pct
 
 
-def _compare(new: Tensor, old: Tensor, target: Tensor | None, classes: Classes, filter: Filter) -> Compared:
-    if target is None and filter != "all_pass":
-        raise TrainingError(f"the filter {filter!r} needs the target")
-    return compare(new, old, target, classes)
+class _Weighing(NamedTuple):
+    """What becomes of the distances; the settings that `kd` has."""
+
+    classes: Classes
+    filter: Filter
+    alpha: float
+    beta: float
+    reduction: Reduction
 
 
-def _check_temperature(temperature: float) -> None:
-    if isinstance(temperature, (int, float)) and not temperature > 0:
-        raise TrainingError(f"a temperature of {temperature}; it must be above 0")
+def _weighed(
+    distance: Callable[[Compared], Tensor], new: Tensor, old: Tensor, target: Tensor | None, how: _Weighing
+) -> Tensor:
+    """The distances [N] where the reference has a say, each times its weight, reduced."""
+    if target is None and how.filter != "all_pass":
+        raise TrainingError(f"the filter {how.filter!r} needs the target")
+    with full_precision(new):
+        pair = compare(new, old, target, how.classes)
+        return reduce(weights(pair, how.filter, how.alpha, how.beta) * distance(pair), how.reduction)
+
+
+def _entropy(logits: Tensor, position: Tensor, counted: Tensor, reduction: Reduction) -> Tensor:
+    """The cross-entropy at each sample's position, 0 where it is not counted, reduced."""
+    values = functional.cross_entropy(widen(logits), position, reduction="none")
+    return reduce(torch.where(counted, values, 0.0), reduction)
