@@ -53,7 +53,7 @@ def _open(options: argparse.Namespace, display: Display | None) -> Solver:
 
     return Solver(
         options.solver,
-        weights=options.weights.split(",") if options.weights else [] if options.snapshot else None,
+        weights=_weights(options) or ([] if options.snapshot else None),
         device=options.device,
         max_iter=options.max_iter,
         cache_budget=_budget(options),
@@ -69,6 +69,10 @@ def _open(options: argparse.Namespace, display: Display | None) -> Solver:
         overrides=overrides_of(options),
         teamwork=Teamwork(options.batch_norm, options.auto_scale),
     )
+
+
+def _weights(options: argparse.Namespace) -> list[str]:
+    return options.weights.split(",") if options.weights else []
 
 
 def _budget(options: argparse.Namespace) -> int:
@@ -155,8 +159,7 @@ def _time(options: argparse.Namespace) -> int:
         message = load_solver(options.solver)
         override(message, overrides_of(options))
         net = extras_of(options).nets(read_nets(message, path=options.solver)).train
-    weights = options.weights.split(",") if options.weights else []
-    found = time_net(net, weights, device=options.device, iterations=options.iterations)
+    found = time_net(net, _weights(options), device=options.device, iterations=options.iterations)
     log = CaffeLog()
     for line in found.lines():
         log.say(line)
@@ -171,7 +174,7 @@ def _sweep(options: argparse.Namespace) -> int:
         options.solver,
         read_axes(options.sweep),
         references=options.reference,
-        weights=options.weights.split(",") if options.weights else None,
+        weights=_weights(options) or None,
         kd_alpha=options.kd_alpha,
         select_on=options.select_on,
         slack=options.slack,

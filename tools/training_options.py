@@ -164,22 +164,13 @@ def check(options: argparse.Namespace, usage: argparse.ArgumentParser) -> None:
 
 
 def extras_of(options: argparse.Namespace) -> Extras:
-    """What Caffe does not have; 0 and None where it is not given."""
+    """What Caffe does not have: each option as it is given, else its default."""
+    from dataclasses import fields
+
     from fusion.solver.options.extras import Extras
 
-    return Extras(
-        lr_policy=options.lr_policy,
-        warmup=options.warmup or 0,
-        freeze=options.freeze,
-        label_smoothing=options.label_smoothing or 0.0,
-        mixup=options.mixup or 0.0,
-        ema=options.ema or 0.0,
-        best_on=options.best_on,
-        early_stopping=options.early_stopping or 0,
-        snapshot_epochs=options.snapshot_epochs or 0,
-        keep=options.keep or 0,
-        save_init=options.save_init,
-    )
+    given = {field.name: getattr(options, field.name) for field in fields(Extras)}
+    return Extras(**{name: value for name, value in given.items() if value is not None})
 
 
 def overrides_of(options: argparse.Namespace) -> list[str]:
