@@ -101,12 +101,12 @@ def _fold(program: fx.GraphModule, living: Collection[int]) -> None:
 
 
 def _merge(graph: fx.Graph) -> None:
-    """Keep one of equal operations on equal arguments."""
+    """Keep one of equal operations on equal arguments, and one name of each tensor."""
     seen: dict[str, fx.Node] = {}
     for node in graph.nodes:
-        if node.op != "call_function":
+        if node.op not in ("call_function", "get_attr"):
             continue
-        first = seen.setdefault(f"{node.target} {node.args} {node.kwargs}", node)
+        first = seen.setdefault(f"{node.op} {node.target} {node.args} {node.kwargs}", node)
         if first is not node:
             node.replace_all_uses_with(first)
             graph.erase_node(node)
