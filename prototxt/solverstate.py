@@ -126,7 +126,8 @@ def _text(value: Any) -> str:
 
 
 def _write_hdf5(path: str, state: SolverState) -> None:
-    from prototxt.hdf5 import SeekableFile, h5py
+    from prototxt.hdf5 import h5py
+    from prototxt.hdf5_writing import SeekableFile
 
     module = h5py(path)
     with atomic_write(path) as file, module.File(SeekableFile(file), "w") as target:

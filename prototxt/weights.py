@@ -167,9 +167,9 @@ def save(
                 check(writer.written(), writer.read)
         return
     if kind == "hdf5":
-        from prototxt import hdf5
+        from prototxt import hdf5_writing
 
-        hdf5.write(place, layers, progress)
+        hdf5_writing.write(place, layers, progress)
     else:
         from prototxt import safetensors_file
 

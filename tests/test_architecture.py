@@ -29,6 +29,7 @@ ROOMS = (
         "prototxt.caffemodel",
         "prototxt.chunks",
         "prototxt.hdf5",
+        "prototxt.hdf5_writing",
         "prototxt.safetensors_file",
     ),
     *("prototxt.scanning", "prototxt.solverstate", "prototxt.weights"),

@@ -16,7 +16,7 @@ from fusion.merge_plan import Filled, Taken
 from fusion.merging import apply_merge, plan_merge
 from prototxt.caffemodel import Writer, scan
 from prototxt.errors import WeightsError
-from prototxt.hdf5 import SlashWarning
+from prototxt.hdf5_writing import SlashWarning
 from prototxt.loading import load_net
 from prototxt.messages import NetParameter
 from prototxt.parser import parse

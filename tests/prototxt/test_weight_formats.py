@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from prototxt.errors import WeightsError
-from prototxt.hdf5 import SlashWarning
+from prototxt.hdf5_writing import SlashWarning
 from prototxt.solverstate import read_solverstate
 from prototxt.weights import read_weights, write_weights
 

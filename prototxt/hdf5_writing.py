@@ -1,0 +1,131 @@
+"""Weights to HDF5: /data/<layer>/<i>, as Caffe reads them; datasets are laid out by h5py and filled as plain bytes.
+
+A layer name with a slash becomes nested groups, which Caffe itself neither writes nor reads: writing one warns.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from prototxt.copying import Payload, Sources, Stretch, float_bytes, payload_bytes
+from prototxt.errors import WeightsError
+from prototxt.files import atomic_write
+from prototxt.hdf5 import h5py
+from prototxt.spans import Entry
+
+_CHUNK = 1 << 20
+
+
+class SlashWarning(UserWarning):
+    """A file was written that this project reads and Caffe does not."""
+
+
+def write(
+    path: str, layers: Sequence[tuple[Entry, Sequence[Payload]]], progress: Callable[[int], None] | None = None
+) -> None:
+    """Write all layers; the datasets are laid out first and filled then, so memory stays flat.
+
+    Warns: SlashWarning when a layer's name has a slash. Raises: WeightsError when two names cannot both be groups.
+    """
+    with atomic_write(path) as file, Sources() as sources:
+        places = _lay_out(h5py(path), file, layers, path)
+        for (_, blobs), offsets in zip(layers, places, strict=True):
+            for blob, offset in zip(blobs, offsets, strict=True):
+                if offset is not None:
+                    _fill(file.fileno(), offset, blob, sources)
+                if progress:
+                    progress(payload_bytes(blob))
+    slashed = [entry.name for entry, blobs in layers if "/" in entry.name and blobs]
+    if slashed:
+        message = f"{path}: Caffe does not load layers with '/' in their name from HDF5 ({slashed[0]}, ...)"
+        warnings.warn(f"{message}; for Caffe, write a .caffemodel", SlashWarning, stacklevel=4)
+
+
+def _lay_out(
+    module: Any, file: Any, layers: Sequence[tuple[Entry, Sequence[Payload]]], path: str
+) -> list[list[int | None]]:
+    """Create all groups and datasets, allocated and not filled; the offset of each dataset's bytes."""
+    create = module.h5p.create(module.h5p.DATASET_CREATE)
+    create.set_alloc_time(module.h5d.ALLOC_TIME_EARLY)
+    create.set_fill_time(module.h5d.FILL_TIME_NEVER)
+    create.set_obj_track_times(False)
+    places: list[list[int | None]] = []
+    with module.File(SeekableFile(file), "w") as target:
+        data = target.create_group("data")
+        for entry, blobs in layers:
+            try:
+                group = data.require_group(entry.name) if entry.name else data.create_group("(unnamed)")
+                sets = [_dataset(module, group, str(i), blob.shape, create) for i, blob in enumerate(blobs)]
+            except (ValueError, TypeError) as error:
+                hint = "one layer's name continues another's blob (a, a/0): write a .caffemodel"
+                raise WeightsError(f"layer '{entry.name}' cannot be a group: {error}", place=path, hint=hint) from None
+            places.append([dataset.get_offset() for dataset in sets])
+    return places
+
+
+def _dataset(module: Any, group: Any, name: str, shape: tuple[int, ...], create: Any) -> Any:
+    space = module.h5s.create_simple(shape) if shape else module.h5s.create(module.h5s.SCALAR)
+    return module.h5d.create(group.id, name.encode(), module.h5t.IEEE_F32LE, space, create)
+
+
+class SeekableFile:
+    """h5py writes through a Python file object: the temporary file's, open for reading as well."""
+
+    def __init__(self, file: Any) -> None:
+        self._fd = file.fileno()
+        self._at = 0
+
+    def read(self, count: int = -1) -> bytes:
+        """Bytes from the current position; h5py takes for a file what has this method."""
+        data = os.pread(self._fd, count if count >= 0 else os.fstat(self._fd).st_size - self._at, self._at)
+        self._at += len(data)
+        return data
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill `buffer` from the current position."""
+        count = os.preadv(self._fd, [buffer], self._at)
+        self._at += count
+        return count
+
+    def write(self, data: Any) -> int:
+        """Write at the current position."""
+        count = os.pwrite(self._fd, data, self._at)
+        self._at += count
+        return count
+
+    def seek(self, position: int, whence: int = os.SEEK_SET) -> int:
+        """Move the current position."""
+        base = (0, self._at, os.fstat(self._fd).st_size)[whence]
+        self._at = base + position
+        return self._at
+
+    def tell(self) -> int:
+        """The current position."""
+        return self._at
+
+    def truncate(self, size: int | None = None) -> int:
+        """Set the file's length."""
+        size = self._at if size is None else size
+        os.ftruncate(self._fd, size)
+        return size
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+
+def _fill(fd: int, offset: int, blob: Payload, sources: Sources) -> None:
+    if not isinstance(blob, Stretch):
+        view, done = float_bytes(blob), 0
+        while done < len(view):
+            done += os.pwrite(fd, view[done : done + (_CHUNK << 6)], offset + done)
+        return
+    source, start, left = sources.descriptor(blob.scan), blob.blob.offset, blob.blob.nbytes
+    while left:
+        part = os.pread(source, min(left, _CHUNK), start)
+        if not part:
+            raise WeightsError(f"byte {start}: the file became shorter while it was copied", place=blob.scan.path)
+        os.pwrite(fd, part, offset)
+        start, offset, left = start + len(part), offset + len(part), left - len(part)
