@@ -11,9 +11,10 @@ from pathlib import Path
 
 from fusion.composition.assembling import Plan, branch_texts, deploy_document, train_val_document
 from fusion.composition.checking import check_request, check_widths
+from fusion.composition.data_layers import Lists
 from fusion.composition.features import Features, Request
 from fusion.composition.heads import HEADS, NEEDS_SCORES
-from fusion.composition.inputs import Inputs, Lists, plan_inputs
+from fusion.composition.inputs import Inputs, plan_inputs
 from fusion.composition.measuring import Shape, blob_shapes, check_whole
 from fusion.composition.overview import Overview, overview_of
 from fusion.composition.pieces import quoted, read_net, reparse
