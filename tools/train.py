@@ -181,7 +181,12 @@ def _sweep(options: argparse.Namespace) -> int:
         out=options.out,
         device=options.device,
         max_iter=options.max_iter,
+        overrides=overrides_of(options),
+        extras=extras_of(options),
         cache_budget=_budget(options),
+        cache_dir=options.cache_dir,
+        reading=reading_of(options),
+        threads=options.threads if isinstance(options.threads, int) else 1,
         display=Silent() if options.quiet else None,
     )
     print(f"{len(result.entries)} heads in {options.out}/table.csv; chosen: {result.best.name}")

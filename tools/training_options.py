@@ -26,11 +26,15 @@ Frozen layers next to the data are computed once and kept, where the data is not
 stops; SIGHUP takes one and goes on. docs/train.md tells more.
 """
 POLICIES = ("fixed", "step", "exp", "inv", "multistep", "poly", "sigmoid", "cosine")
-_ALONE = (
-    *("lr", "lr_policy", "warmup", "set", "freeze", "label_smoothing", "mixup", "ema", "best_on", "early_stopping"),
-    *("save_init", "snapshot_epochs", "keep", "log_json", "tensorboard", "plot", "dry_run", "time", "snapshot", "pct"),
-    *("no_cache", "log"),
-)
+# Why a sweep takes these options not.
+_WITHOUT_SWEEP = {
+    "losses are values to try (--sweep loss=kd,focal)": ("pct",),
+    "the records to choose on are those of --select-on": ("best_on", "early_stopping"),
+    "it takes no snapshots": ("snapshot", "resume", "snapshot_epochs", "keep", "save_init"),
+    "its figures are in DIR/table.csv": ("log", "log_json", "tensorboard", "plot"),
+    "heads learn from the trunk's kept outputs": ("no_cache", "mixup"),
+    "it only trains": ("dry_run", "time"),
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -154,13 +158,21 @@ def check(options: argparse.Namespace, usage: argparse.ArgumentParser) -> None:
     if bool(options.solver) == bool(options.model):
         usage.error("give --solver SOLVER.prototxt" + (" or --model, not both" if options.model else ""))
     if options.sweep:
-        wrong = [f"--{name.replace('_', '-')}" for name in _ALONE if getattr(options, name)]
-        if wrong:
-            usage.error(f"--sweep tries its own losses and rates from the start, on kept rows: no {', '.join(wrong)}")
-    if options.resume and (options.snapshot or options.sweep):
-        usage.error("--resume finds the snapshot itself, and a sweep takes none: leave --snapshot and --sweep out")
+        _check_sweep(options, usage)
+    if options.resume and options.snapshot:
+        usage.error("--resume finds the snapshot itself: leave --snapshot out")
     if options.time and (options.dry_run or options.snapshot or options.resume):
         usage.error("--time neither plans nor goes on with a run: no --dry-run, --snapshot or --resume")
+
+
+def _check_sweep(options: argparse.Namespace, usage: argparse.ArgumentParser) -> None:
+    wrong = []
+    for reason, names in _WITHOUT_SWEEP.items():
+        given = [f"--{name.replace('_', '-')}" for name in names if getattr(options, name)]
+        if given:
+            wrong.append(f"no {', '.join(given)}: {reason}")
+    if wrong:
+        usage.error(f"a sweep takes {'; '.join(wrong)}")
 
 
 def extras_of(options: argparse.Namespace) -> Extras:

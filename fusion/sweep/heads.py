@@ -19,6 +19,7 @@ from fusion.graph import Net, with_outputs
 from fusion.nets import loss_weights
 from fusion.references import Ramp
 from fusion.solver.feeds import Blobs
+from fusion.solver.options.averaging import averaging_decay
 from fusion.solver.policies import Schedule, advance, learning_rate
 from fusion.solver.steps.programs import shorten
 from fusion.solver.updates import CaffeOptimizer
@@ -36,6 +37,7 @@ class Heads:
     hyper      numbers per head, float32 [H]: "weight" of the latter, and options of their loss function
     shares     factors of the net's own losses and of those towards references (kd_alpha)
     optimizer  makes the update rule for groups of tensors
+    ema        decay of averaged weights, which then are what is judged; 0: none
     """
 
     def __init__(
@@ -49,8 +51,11 @@ class Heads:
         rates: Mapping[str, tuple[float, float]],
         optimizer: Callable[[list[dict[str, Any]]], CaffeOptimizer],
         schedule: Schedule,
+        ema: float = 0.0,
     ) -> None:
         self.params = {name: tensor.clone() for name, tensor in params.items()}
+        self.trained = {name: tensor.clone() for name, tensor in params.items()} if ema else self.params
+        self._ema = ema
         values = dict(head.plan.outputs)
         self._net = with_outputs(head, {key: values[key] for key in (*task, *pct)})
         self._weights = loss_weights(head)
@@ -81,6 +86,9 @@ class Heads:
             group["lr"] = rate
         self._optimizer.update()
         self._iteration += 1
+        if self._ema:
+            share = 1 - averaging_decay(self._ema, self._iteration)
+            torch._foreach_lerp_(list(self.trained.values()), list(self.params.values()), share)
         return losses
 
     def _loss(self, params: Stack, hyper: Stack, blobs: Blobs) -> Tensor:

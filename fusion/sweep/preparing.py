@@ -17,8 +17,10 @@ from fusion.nets import build, learnable, loss_weights
 from fusion.references import Held, Objective, Reference, ask
 from fusion.solver.feeds import CachedFeed, load_all, shapes_of
 from fusion.solver.jobs import Job, open_job
+from fusion.solver.options.extras import Extras
 from fusion.solver.settings import Settings
 from fusion.solver.steps.stepping import TRACEABLE
+from fusion.solver.trunk_files import TrunkFiles
 from fusion.solver.trunks import cache_trunk
 from fusion.solver.updates import RULES
 from fusion.solver.watching.display import Display
@@ -27,10 +29,24 @@ from fusion.sweep.heads import Heads, Stack, check_head
 from fusion.weights import load_weights, share_weights
 
 if TYPE_CHECKING:
+    from fusion.data import Reading
     from prototxt.messages import NetParameter
 
 PathLike = str | os.PathLike[str]
 _TOGETHER = 256  # heads per step at most
+
+
+@dataclass(frozen=True, eq=False)
+class Opening:
+    """How nets and data are opened, and where what is computed once is kept (as in Solver)."""
+
+    seed: int
+    device: torch.device
+    extras: Extras
+    reading: Reading | None
+    budget: int
+    files: TrunkFiles
+    display: Display
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,36 +78,34 @@ def prepare(
     todo: Sequence[Cell],
     references: Sequence[Reference | str],
     weights: Sequence[PathLike],
-    settings: Settings,
-    device: torch.device,
-    budget: int,
-    display: Display,
+    opening: Opening,
 ) -> Bench:
     """Build the nets, ask the references and compute the trunk once. Raises: TrainingError without such a trunk."""
     kinds = list(dict.fromkeys(_kind(cell) for cell in todo if cell.loss != NONE))
     objectives = [Objective(Pct(kind.loss, 1.0, dict(kind.options))) for kind in kinds]
     held = ask(references, objectives)
-    seed = settings.seed or 0
-    job = open_job(train, "TRAIN", seed=seed, device=device, held=held)
+    opened = partial(open_job, seed=opening.seed, device=opening.device, reading=opening.reading)
+    job = opening.extras.prepared(opened(train, "TRAIN", held=held), opening.seed)
     for path in weights:
         load_weights(job.net, path)
 
     def open_test(message: NetParameter) -> Job:
-        made = open_job(message, "TEST", seed=seed, device=device)
+        made = opened(message, "TEST")
         for path in weights:
             load_weights(made.net, path)
         share_weights(made.net, job.net)
-        _keep(made, budget, display, device)
+        _keep(made, opening)
         return made
 
-    _keep(job, budget, display, device)
+    _keep(job, opening)
     check_head(job.runs, TRACEABLE)
-    return Bench(job, open_test(test), held, {kind: i for i, kind in enumerate(kinds)}, device, open_test)
+    return Bench(job, open_test(test), held, {kind: i for i, kind in enumerate(kinds)}, opening.device, open_test)
 
 
-def _keep(job: Job, budget: int, display: Display, device: torch.device) -> None:
+def _keep(job: Job, opening: Opening) -> None:
+    display = opening.display
     load_all(job.sources, partial(display.progress, f"decoding ({job.net.plan.phase})"))
-    outcome = cache_trunk(job, budget, display, device)
+    outcome = cache_trunk(job, opening.budget, display, opening.device, opening.files)
     if not isinstance(job.feed, CachedFeed):
         raise TrainingError(
             f"a sweep needs a frozen trunk that is computed once; {outcome}",
@@ -104,8 +118,10 @@ def _kind(cell: Cell) -> Cell:
     return Cell(cell.loss, tuple(pair for pair in cell.options if pair[0] not in TENSORS))
 
 
-def groups_of(bench: Bench, todo: Sequence[Cell], settings: Settings, kd_alpha: float | None) -> list[Group]:
-    """Heads that differ in numbers and seeds alone, side by side."""
+def groups_of(
+    bench: Bench, todo: Sequence[Cell], settings: Settings, kd_alpha: float | None, ema: float = 0.0
+) -> list[Group]:
+    """Heads that differ in numbers and seeds alone, side by side; `ema` is the decay of averaged weights."""
     parts: dict[Any, list[Cell]] = {}
     for cell in todo:
         parts.setdefault(cell.structure, []).append(cell)
@@ -114,11 +130,13 @@ def groups_of(bench: Bench, todo: Sequence[Cell], settings: Settings, kd_alpha: 
     for members in parts.values():
         for first in range(0, len(members), _TOGETHER):
             chosen = members[first : first + _TOGETHER]
-            found.append(Group(tuple(chosen), _heads(bench, chosen, starts, settings, kd_alpha)))
+            found.append(Group(tuple(chosen), _heads(bench, chosen, starts, settings, kd_alpha, ema)))
     return found
 
 
-def _heads(bench: Bench, chosen: Sequence[Cell], starts: _Starts, settings: Settings, kd_alpha: float | None) -> Heads:
+def _heads(
+    bench: Bench, chosen: Sequence[Cell], starts: _Starts, settings: Settings, kd_alpha: float | None, ema: float
+) -> Heads:
     job, first = bench.train, chosen[0]
     ours = {name for names in job.losses for name in names}
     task = [key for key in loss_weights(job.runs) if key not in ours]
@@ -147,6 +165,7 @@ def _heads(bench: Bench, chosen: Sequence[Cell], starts: _Starts, settings: Sett
             rms_decay=settings.rms_decay,
         ),
         schedule,
+        ema,
     )
 
 

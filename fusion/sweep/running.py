@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,20 +15,25 @@ from fusion.errors import TrainingError
 from fusion.references import Reference
 from fusion.solver.descriptions import read_nets
 from fusion.solver.jobs import choose_device
+from fusion.solver.opening import paths_of, read_message
+from fusion.solver.options.averaging import Averaged
+from fusion.solver.options.extras import Extras
 from fusion.solver.options.splits import held_back
 from fusion.solver.settings import Settings, read_settings
+from fusion.solver.trunk_files import trunk_files
 from fusion.solver.trunks import DEFAULT_BUDGET
 from fusion.solver.watching.display import Display, for_stream
 from fusion.sweep.grid import Axes, cells
 from fusion.sweep.judging import Panel
-from fusion.sweep.preparing import PathLike, groups_of, prepare
+from fusion.sweep.preparing import Opening, PathLike, groups_of, prepare
 from fusion.sweep.results import Result
-from fusion.sweep.training import one_thread, train
+from fusion.sweep.training import threads_of, train
 from fusion.sweep.verdicts import judge, selecting
-from prototxt.loading import load_solver
 
 if TYPE_CHECKING:
-    from prototxt.messages import SolverParameter
+    from fusion.data import Reading
+
+_APPLIED = ("lr_policy", "warmup", "freeze", "label_smoothing", "ema")  # of Extras
 
 
 def sweep(
@@ -42,7 +48,12 @@ def sweep(
     out: PathLike | None = None,
     device: str = "auto",
     max_iter: int | None = None,
+    overrides: Sequence[str] = (),
+    extras: Extras | None = None,
     cache_budget: int = DEFAULT_BUDGET,
+    cache_dir: PathLike | None = None,
+    reading: Reading | None = None,
+    threads: int = 1,
     display: Display | None = None,
 ) -> Result:
     """Train a head for every combination of the axes and choose a setting.
@@ -52,26 +63,31 @@ def sweep(
                reported are the records of the solver's (first) test net
     slack      a setting may be chosen up to so much below the best accuracy
     out        folder for new/NAME.npz, old/NAME.npz, table.csv, table.json and best.caffemodel
-    `seed` is that of the fillers of the head, which then wins over `weights`; the records come in the solver's order.
+    overrides  fields set instead of the solver's: "base_lr=0.1", "momentum=0.95"; the axis lr wins
+    extras     learning rate policy, warm-up, layers to freeze, label smoothing, averaged weights; no others
+    threads    CPU threads of the heads' steps
+    The rest as in Solver. `seed` is that of the fillers of the head, which then wins over `weights`; the records come
+    in the solver's order.
 
     Raises: TrainingError for what cannot be swept; the errors of Solver.
     """
     display = display or for_stream()
-    message: SolverParameter = load_solver(solver)
-    if max_iter is not None:
-        message.max_iter = max_iter
-    settings = read_settings(message, path=os.fspath(solver))
-    _check(settings)
+    extras = extras or Extras()
+    message, path = read_message(solver, max_iter, overrides)
+    settings = read_settings(message, path=path, policy=extras.lr_policy, warmup=extras.warmup)
+    _check(settings, extras)
     todo = cells(axes)
-    nets = read_nets(message, path=os.fspath(solver))
+    nets = extras.nets(read_nets(message, path=path))
     if not nets.tests:
         raise TrainingError("a sweep reports on the solver's test net, and there is none", place=os.fspath(solver))
-    start = settings.weights if weights is None else [weights] if isinstance(weights, (str, os.PathLike)) else weights
     chosen = choose_device(device)
-    bench = prepare(nets.train, nets.tests[0], todo, references, start, settings, chosen, cache_budget, display)
+    files = trunk_files(cache_dir, settings.prefix)
+    opening = Opening(settings.seed or 0, chosen, extras, reading, cache_budget, files, display)
+    start = settings.weights if weights is None else paths_of(weights)
+    bench = prepare(nets.train, nets.tests[0], todo, references, start, opening)
     held = held_back(len(bench.train.sources[0]), select_on, settings.seed or 0)
-    groups = groups_of(bench, todo, settings, kd_alpha)
-    with one_thread() if chosen.type == "cpu" else nullcontext():
+    groups = groups_of(bench, todo, settings, kd_alpha, extras.ema)
+    with threads_of(threads) if chosen.type == "cpu" else nullcontext():
         losses = train(bench, groups, held, settings, display)
     select = selecting(bench, nets.tests[0], held, select_on, display)
     report = Panel(bench.test, np.arange(len(bench.test.sources[0])))
@@ -83,7 +99,13 @@ def sweep(
     return result
 
 
-def _check(settings: Settings) -> None:
+def _check(settings: Settings, extras: Extras) -> None:
+    extras.check(settings)
+    if extras.ema:
+        Averaged(extras.ema)  # refuses what is no decay
+    for field in fields(extras):
+        if field.name not in _APPLIED and getattr(extras, field.name):
+            raise TrainingError(f"a sweep has no use for {field.name}", hint=f"it applies {', '.join(_APPLIED)}")
     for name, wrong in (
         ("iter_size above 1", settings.iter_size != 1),
         ("clip_gradients", settings.clip_gradients >= 0),

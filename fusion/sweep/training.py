@@ -50,11 +50,11 @@ def train(
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """One thread for torch's CPU operations: hundreds of small ones per step gain nothing from a second, which makes
-    them wait for each other as soon as anything else runs."""
+def threads_of(count: int) -> Iterator[None]:
+    """So many threads for torch's CPU operations. One is best: hundreds of small ones per step gain nothing from a
+    second, which makes them wait for each other as soon as anything else runs."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(count)
     try:
         yield
     finally:

@@ -63,7 +63,7 @@ def judge(
             _save(old, out / "old")
     entries = []
     for group in groups:
-        chosen, shown = (_logits(panel, logits, group.heads.params) for panel in (select, report))
+        chosen, shown = (_logits(panel, logits, group.heads.trained) for panel in (select, report))
         for index, cell in enumerate(group.cells):
             kept_back, reported = (
                 judge.figures(values[index]) for judge, values in zip(judges, (chosen, shown), strict=True)
@@ -108,7 +108,7 @@ def _write_best(bench: Bench, groups: Sequence[Group], best: Cell, path: Path) -
     for group in groups:
         if best in group.cells:
             index = group.cells.index(best)
-            for name, values in group.heads.params.items():
+            for name, values in group.heads.trained.items():
                 target: Tensor = bench.train.net.get_parameter(name)
                 target.copy_(values[index])
     save_weights(bench.train.net, path)

@@ -175,8 +175,13 @@ def test_init_only_names_and_best(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("arguments", [
     [], ["--model", "net.prototxt"], ["--model", "net.prototxt", "--solver", "solver.prototxt", "--time"],
-    [*TRAIN, "--sweep", "loss=kd", "--ema", "0.9"], [*TRAIN, "--time", "--dry-run"], [*TRAIN, "--keep", "0"],
+    [*TRAIN, "--sweep", "loss=kd", "--mixup", "0.9"], [*TRAIN, "--time", "--dry-run"], [*TRAIN, "--keep", "0"],
     [*TRAIN, "--lr-policy", "cosin"], [*TRAIN, "--resume", "--snapshot", "x"],
 ], ids=str)  # fmt: skip
 def test_what_does_not_go_together(arguments: list[str], misused: Callable[..., object]) -> None:
     misused(main, arguments)
+
+
+def test_a_sweep_says_why_it_takes_an_option_not(misused: Callable[..., object]) -> None:
+    words = [*TRAIN, "--sweep", "loss=kd", "--pct", "kd", "--keep", "2", "--resume", "--plot", "run.png"]
+    misused(main, words, "losses are values to try (--sweep loss=kd,focal); no --resume, --keep: it takes no snapshots")

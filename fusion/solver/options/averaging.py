@@ -25,6 +25,11 @@ def beside(model: str) -> str:
     return f"{stem}.ema{dot}{ending}"
 
 
+def averaging_decay(decay: float, updates: int) -> float:
+    """The decay after so many updates: lower at the start, to forget where the weights came from."""
+    return min(decay, (1 + updates) / (10 + updates))
+
+
 class Averaged(Observer):
     """average = d * average + (1 - d) * weights after each update, d = min(decay, (1 + n) / (10 + n)) in the n-th.
 
@@ -58,8 +63,7 @@ class Averaged(Observer):
     @torch.no_grad()
     def updated(self, iteration: int) -> None:
         """Move the average."""
-        decay = min(self.decay, (1 + iteration) / (10 + iteration))
-        torch._foreach_lerp_(self._average, self._now, 1 - decay)
+        torch._foreach_lerp_(self._average, self._now, 1 - averaging_decay(self.decay, iteration))
 
     def testing(self, iteration: int) -> None:
         """Put the average in the weights' place."""

@@ -17,6 +17,8 @@ from fusion.errors import ComposeError, FusionError, TrainingError
 from fusion.pct.predictions import Predictions
 from fusion.references import Objective
 from fusion.solver import Solver
+from fusion.solver.options.averaging import Averaged
+from fusion.solver.options.extras import Extras
 from fusion.solver.watching.display import Silent
 from fusion.sweep import Cell, Entry, cells, read_axes, sweep
 from fusion.sweep import running as running_module
@@ -41,8 +43,10 @@ def solver(project) -> Path:  # type: ignore[no-untyped-def]
     return path
 
 
-def alone(solver: Path, cell: Cell, iterations: int, kd_alpha: float | None = None) -> torch.Tensor:
-    """The head's weights after a run by itself."""
+def alone(
+    solver: Path, cell: Cell, iterations: int, kd_alpha: float | None = None, extras: Extras | None = None
+) -> torch.Tensor:
+    """The head's weights, or their average, after a run by itself."""
     text = solver.read_text()
     Path("own.prototxt").write_text(text.replace("random_seed: 3", f"random_seed: {cell.seed or 3}"))
     if cell.lr is not None:
@@ -51,10 +55,13 @@ def alone(solver: Path, cell: Cell, iterations: int, kd_alpha: float | None = No
     pct = [] if cell.loss == "none" else [Objective(Pct(cell.loss, cell.weight, dict(cell.options)))]
     references = [SPEC] if pct else []
     made = Solver("own.prototxt", device="cpu", display=Silent(), references=references, pct=pct,
-                  kd_alpha=kd_alpha if pct else None)  # fmt: skip
+                  kd_alpha=kd_alpha if pct else None, extras=extras)  # fmt: skip
     save_weights(made.net, "start.caffemodel")
     made.load(["trunk.caffemodel"])
     made.step(iterations)
+    for each in made.observers.members:
+        if isinstance(each, Averaged):
+            each.testing(iterations)
     return made.net.ip.weight.detach().clone()
 
 
@@ -83,6 +90,21 @@ def test_each_head_is_the_run_by_itself(solver: Path, kd_alpha: float | None, mo
     assert {cell.loss for cell in wanted} == {"none", "kd", "focal", "ldi", "naive"}
     for cell in wanted:
         torch.testing.assert_close(kept[cell], alone(solver, cell, 7, kd_alpha), rtol=2e-5, atol=2e-6, msg=cell.name)
+
+
+def test_options_of_training_reach_every_head(solver: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rates, warm-up, smoothing and averages do to a head in a sweep what they do in a run by itself."""
+    extras = Extras(lr_policy="cosine", warmup=3, label_smoothing=0.1, ema=0.9)
+    monkeypatch.setattr(running_module, "held_back", lambda count, share, seed: np.empty(0, np.int64))
+    made = Solver(solver, device="cpu", display=Silent())
+    save_weights(made.net, "trunk.caffemodel")
+    Path("tuned.prototxt").write_text(solver.read_text().replace("max_iter: 20", "max_iter: 7"))
+    sweep("tuned.prototxt", {"loss": ["kd"]}, references=[SPEC], weights="trunk.caffemodel", device="cpu", out="out",
+          display=Silent(), select_on="test.txt", extras=extras, overrides=["base_lr=0.02"])  # fmt: skip
+    own = alone(Path("tuned.prototxt"), Cell("kd", lr=0.02), 7, extras=extras)
+    from prototxt import read_weights
+
+    np.testing.assert_allclose(read_weights("out/best.caffemodel")["ip"][0], own.numpy(), rtol=2e-5, atol=2e-6)
 
 
 def test_the_command_leaves_files_for_a_report(solver: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -176,3 +198,6 @@ def test_what_cannot_be_swept_is_refused(project) -> None:  # type: ignore[no-un
     ):
         with pytest.raises(FusionError, match=message):
             sweep(project(**options), axes, device="cpu", display=Silent())
+    for extras, message in ((Extras(mixup=0.2), "no use for mixup"), (Extras(ema=1.0), "must lie between 0 and 1")):
+        with pytest.raises(TrainingError, match=message):
+            sweep("solver.prototxt", axes, device="cpu", display=Silent(), extras=extras)
