@@ -1,17 +1,16 @@
-"""Which source blob each blob of a fused net takes, and everything that does not fit, in words that name the remedy."""
+"""Which source blob each blob of a fused net takes, and what does not fit."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from fusion.companions import ONNX
 from fusion.errors import BuildError, MergeError
 from fusion.merge_onnx import match_onnx
 from fusion.merge_plan import Filled, Origin, Taken, shapes_text
+from fusion.merge_refusals import misfit, missing, orphaned, refusal, unused_arguments
 from fusion.merge_settings import settings_that_differ
 from fusion.merge_sources import MergeSource
 from fusion.merge_wanted import WantedLayer
@@ -80,8 +79,8 @@ def match(
             result.errors.append(problem)
     _share(wanted, postponed, sources, result)
     result.allowed = tuple(allowed)
-    result.errors += [_orphaned(prefix, items, sources) for prefix, items in result.orphans.items()]
-    result.errors += _unused_arguments(wanted, sources, allow)
+    result.errors += [orphaned(prefix, items, sources) for prefix, items in result.orphans.items()]
+    result.errors += unused_arguments(wanted, sources, allow)
     return result
 
 
@@ -109,7 +108,7 @@ def _compare_settings(item: WantedLayer, source: MergeSource | None, result: Mat
     grave, slight = settings_that_differ(item.layer, theirs)
     if grave:
         message = f"would read its weights in another way: {'; '.join(grave)} ({source.prototxt})"
-        result.errors.append(_error(item, message, "give both descriptions the same setting"))
+        result.errors.append(refusal(item, message, "give both descriptions the same setting"))
     if slight:
         result.differing[item.layer.name] = tuple(slight)
 
@@ -118,14 +117,14 @@ def _take(item: WantedLayer, source: MergeSource, result: Matching) -> MergeErro
     """Take the layer's blobs from its source; what is wrong if they do not fit."""
     name = source.own_name(item.layer.name)
     if source.layers is not None and name not in source.layers:
-        return _missing(item, source, name, source.prototxt, source.layers)
+        return missing(item, source, name, source.prototxt, source.layers)
     if name not in source.weights:
-        return _missing(item, source, name, source.label, source.weights)
+        return missing(item, source, name, source.label, source.weights)
     have = source.shapes(name)
     want = item.shapes
     kinds = (source.layers[name].type if source.layers is not None else "") or source.blob_type(name)
     if kinds and kinds != item.layer.type:
-        return _error(
+        return refusal(
             item,
             f"is of type {item.layer.type} in the fused net, but '{name}' in {source.label} is of type {kinds}",
             "the weights of one type mean something else in another: rename the layer or correct its type",
@@ -134,7 +133,7 @@ def _take(item: WantedLayer, source: MergeSource, result: Matching) -> MergeErro
         result.found[item.layer.name] = (tuple(have), _taken(source, name, len(have)))
         return None
     if len(have) != len(want) or not all(map(shape_fits, have, want)):
-        return _misfit(item, source, name, have, want)
+        return misfit(item, source, name, have, want)
     shapes = tuple(settled_shape(h, w) for h, w in zip(have, want, strict=True))
     result.found[item.layer.name] = (shapes, _taken(source, name, len(have)))
     return None
@@ -144,29 +143,6 @@ def _taken(source: MergeSource, name: str, count: int) -> tuple[Origin, ...]:
     return tuple(Taken(source.prefix, name, index) for index in range(count))
 
 
-def _missing(item: WantedLayer, source: MergeSource, name: str, where: str, names: Mapping[str, object]) -> MergeError:
-    near = get_close_matches(name, [known for known in names if known in source.weights], n=1)
-    guess = f"did you mean '{near[0]}'? else " if near else ""
-    needs = f" of shape {shapes_text(item.shapes)}" if item.shapes else ""
-    return _error(
-        item,
-        f"needs weights{needs} from source '{source.prefix}', but {where} has no layer '{name}'",
-        f"{guess}give the weights of the net that the branch was made of, or allow it to start from its filler: "
-        f"--allow-missing {item.layer.name}",
-    )
-
-
-def _misfit(
-    item: WantedLayer, source: MergeSource, name: str, have: Sequence[Shape], want: Sequence[Sequence[int | None]]
-) -> MergeError:
-    return _error(
-        item,
-        f"needs blobs of shape {shapes_text(want)}, but '{name}' in {source.label} has {shapes_text(have)}",
-        "are these the weights of another net? to start the layer from its filler instead: "
-        f"--allow-missing {item.layer.name}",
-    )
-
-
 def _without_source(item: WantedLayer, sources: Mapping[str, MergeSource], permitted: bool, result: Matching) -> None:
     """A new layer is filled; but one that looks like a forgotten source's, frozen and prefixed, is not."""
     prefix, slash, _ = item.layer.name.partition("/")
@@ -174,17 +150,6 @@ def _without_source(item: WantedLayer, sources: Mapping[str, MergeSource], permi
         result.orphans.setdefault(prefix, []).append(item)
     else:
         _fill(item, result)
-
-
-def _orphaned(prefix: str, items: Sequence[WantedLayer], sources: Mapping[str, MergeSource]) -> MergeError:
-    """One error for all layers of a branch whose source was not given."""
-    known = ", ".join(f"'{name}'" for name in sorted(sources)) or "none"
-    subject = f"and {len(items) - 1} more of '{prefix}/' are" if len(items) > 1 else "is"
-    return _error(
-        items[0],
-        f"{subject} frozen, and no source has the prefix '{prefix}' (given: {known})",
-        f"add {prefix}=WEIGHTS, or allow them to start from their fillers: --allow-missing '{prefix}/*'",
-    )
 
 
 def _fixed_by_design(item: WantedLayer) -> bool:
@@ -197,12 +162,12 @@ def _fill(item: WantedLayer, result: Matching) -> None:
     if item.shapes is None:
         if layer.param:
             hint = "give weights for it by a source with its prefix"
-            result.errors.append(_error(item, "has blobs whose shapes its description does not tell", hint))
+            result.errors.append(refusal(item, "has blobs whose shapes its description does not tell", hint))
         return
     unknown = [index for index, shape in enumerate(item.shapes) if None in shape]
     if unknown:
         result.errors.append(
-            _error(
+            refusal(
                 item,
                 f"is new, but the shape of its blob {unknown[0]} is not known: {shapes_text(item.shapes)}",
                 "say the shape of the net's input: --input data=1,3,224,224",
@@ -271,7 +236,7 @@ def _agree(
         result.found[item.layer.name] = (shapes, (*origins[:index], theirs, *origins[index + 1 :]))
     elif not isinstance(ours, Taken) or not isinstance(theirs, Taken) or not _same_values(sources, ours, theirs):
         result.errors.append(
-            _error(
+            refusal(
                 item,
                 f"shares parameter '{name}' with layer '{owner[0]}', but the two would get different weights",
                 "two branches must not share by one name: rename the sources with fusion-rename, which prefixes it",
@@ -285,31 +250,3 @@ def _same_values(sources: Mapping[str, MergeSource], ours: Taken, theirs: Taken)
     first = sources[ours.prefix].weights[ours.layer][ours.index]
     second = sources[theirs.prefix].weights[theirs.layer][theirs.index]
     return first.size == second.size and first.tobytes() == second.tobytes()
-
-
-def _unused_arguments(
-    wanted: Sequence[WantedLayer], sources: Mapping[str, MergeSource], allow: Sequence[str]
-) -> list[MergeError]:
-    names = [item.layer.name for item in wanted]
-    found = sorted({name.partition("/")[0] for name in names if "/" in name})
-    errors = []
-    for prefix, source in sources.items():
-        if prefix and not any(name.startswith(f"{prefix}/") for name in names):
-            hint = f"the prefixes in it are {', '.join(found)}" if found else "no layer in it has a prefix"
-            errors.append(
-                MergeError(
-                    f"source '{prefix}': no layer of the fused net begins with '{prefix}/'",
-                    place=os.fspath(source.label),
-                    hint=hint,
-                )
-            )
-    for pattern in allow:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            near = get_close_matches(pattern, names, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else "name a layer of the fused net"
-            errors.append(MergeError(f"--allow-missing {pattern}: the fused net has no such layer", hint=hint))
-    return errors
-
-
-def _error(item: WantedLayer, message: str, hint: str) -> MergeError:
-    return MergeError(f"layer '{item.layer.name}' {message}", place=place_of(item.layer), hint=hint)

@@ -38,7 +38,7 @@ ROOMS = (
     *("fusion.errors", "fusion.folds", "fusion.fillers", "fusion.starts", "fusion.companions", "fusion.onnx_graphs"),
     *("fusion.composition",),
     *("fusion.merge_sources", "fusion.merge_plan", "fusion.merge_wanted", "fusion.merge_settings"),
-    *("fusion.merge_onnx", "fusion.merge_matching", "fusion.merging"),
+    *("fusion.merge_onnx", "fusion.merge_refusals", "fusion.merge_matching", "fusion.merging"),
     *("fusion.outcome", "fusion.folding", "fusion.surgery"),
     *("fusion.heartbeats", "fusion.processes"),
     *("fusion.registry", "fusion.data", "fusion.inputs", "fusion.differences"),
