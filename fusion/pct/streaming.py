@@ -1,10 +1,13 @@
 """The same measures batch by batch, for training loops of one's own: update, compute, reset.
 
-Arrays or tensors, on any device; nothing but counts is kept. Partial results of several processes add up with `+`.
+Arrays or tensors, on any device; nothing but counts is kept. Where several processes of torch.distributed are at work,
+`compute` and `outcomes` are about the samples of all, and all must call them; with `sync=False` each is about its own.
+Partial results gathered in other ways add up with `+`.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,15 +19,16 @@ from fusion.pct.metrics import Outcomes
 
 
 class Accuracy:
-    """Share of right answers."""
+    """Share of right answers; `sync`: of all processes."""
 
-    def __init__(self) -> None:
+    def __init__(self, sync: bool = True) -> None:
+        self.sync = sync
         self.right = 0
         self.total = 0
 
     def reset(self) -> None:
         """Forget all batches."""
-        self.__init__()  # type: ignore[misc]
+        self.right = self.total = 0
 
     def update(self, logits: Any, target: Any) -> None:
         """Count a batch: logits [N, C], class indices [N]."""
@@ -34,10 +38,12 @@ class Accuracy:
 
     def compute(self) -> float | None:
         """The accuracy so far; None before the first sample."""
-        return self.right / self.total if self.total else None
+        counts = np.array([self.right, self.total])
+        right, total = (_of_all(counts) if self.sync else counts).tolist()
+        return right / total if total else None
 
     def __add__(self, other: Accuracy) -> Accuracy:
-        both = Accuracy()
+        both = Accuracy(self.sync)
         both.right, both.total = self.right + other.right, self.total + other.total
         return both
 
@@ -47,9 +53,11 @@ class FlipRates:
 
     classes  the new net's class of each of the reference's columns; left out: the same classes. Samples of other
              classes are not counted.
+    sync     whether `outcomes` and `compute` are about the samples of all processes
     """
 
-    def __init__(self, classes: Sequence[int] | None = None) -> None:
+    def __init__(self, classes: Sequence[int] | None = None, sync: bool = True) -> None:
+        self.sync = sync
         self.classes = None if classes is None else np.asarray(classes)
         self.counts = np.zeros(4, dtype=np.int64)
 
@@ -77,17 +85,31 @@ class FlipRates:
         self.counts += np.bincount(2 * ~old_right + ~new_right, minlength=4)
 
     def outcomes(self) -> Outcomes:
-        """The four counts so far."""
-        return Outcomes(*self.counts.tolist())
+        """The four counts so far; `pct.bootstrap` and `pct.mcnemar` take them."""
+        return Outcomes(*(_of_all(self.counts) if self.sync else self.counts).tolist())
 
     def compute(self) -> dict[str, float | None]:
         """Every metric of metrics.FORMULAS; undefined ones are None."""
         return self.outcomes().values()
 
     def __add__(self, other: FlipRates) -> FlipRates:
-        both = FlipRates(self.classes.tolist() if self.classes is not None else None)
+        both = FlipRates(self.classes.tolist() if self.classes is not None else None, self.sync)
         both.counts = self.counts + other.counts
         return both
+
+
+def _of_all(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The counts summed over all processes that torch.distributed has joined; who has not loaded torch is alone."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is None or not distributed.is_available() or not distributed.is_initialized():
+        return counts
+    import torch
+
+    device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
+    summed = torch.from_numpy(counts.copy()).to(device)
+    distributed.all_reduce(summed)
+    total: npt.NDArray[np.int64] = summed.cpu().numpy()
+    return total
 
 
 def _checked(logits: Any, target: Any) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:

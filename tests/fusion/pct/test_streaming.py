@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -39,6 +43,33 @@ def test_before_the_first_sample_and_after_a_reset() -> None:
     accuracy.reset()
     rates.reset()
     assert accuracy.compute() is rates.compute()["accuracy_new"] is None
+
+
+HALF = """
+import sys, numpy as np, torch
+from fusion import pct
+rank = int(sys.argv[1])
+torch.distributed.init_process_group("gloo", init_method=sys.argv[2], rank=rank, world_size=2)
+accuracy, rates, own = pct.Accuracy(), pct.FlipRates(), pct.FlipRates(sync=False)
+answers = np.eye(3)[[0, 1, 2, 0] if rank else [1, 1, 1]]
+labels = [0, 1, 2, 2] if rank else [1, 0, 1]
+accuracy.update(answers, labels)
+for each in (rates, own):
+    each.update(old=np.eye(3)[labels], new=answers, target=labels)
+assert accuracy.compute() == 5 / 7, accuracy.compute()
+assert rates.outcomes() == rates.outcomes() == pct.Outcomes(5, 2, 0, 0), rates.outcomes()
+assert rates.compute()["negative_flip_rate"] == 2 / 7
+assert len(own.outcomes()) == len(labels)
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_several_processes_count_together(tmp_path: Path) -> None:
+    """Each sees its own batches, of other sizes; asking twice counts nothing twice."""
+    words = [sys.executable, "-W", "ignore", "-c", HALF]
+    halves = [subprocess.Popen([*words, str(rank), f"file://{tmp_path}/meeting"]) for rank in range(2)]
+    assert [half.wait(timeout=120) for half in halves] == [0, 0]
 
 
 def test_refusals() -> None:
