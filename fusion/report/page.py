@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from importlib.resources import files
 
 from fusion.pct.predictions import Predictions
-from fusion.report import sections
+from fusion.report import breakdowns, sections
 from fusion.report.curves import Curve
 from fusion.report.gallery import gallery, missing
 from fusion.report.gate import Check
 from fusion.report.gathering import Report
 from fusion.report.images import Album
 from fusion.report.markup import Child, Markup, join, tag
+from fusion.report.pieces import figures, scrolling
 from fusion.report.wording import number
 
 MEANINGS = (
@@ -72,13 +73,13 @@ def _parts(
 ) -> list[tuple[str, str, Markup]]:
     featured = report.featured.name
     parts = [("figures", "Figures", join(sections.balance(report), sections.comparison_table(report)))]
-    by_class = tag("div", tag("div", tag("h3", "What became of what"), sections.flip_matrix(report)),
-                   tag("div", tag("h3", "Share by class"), sections.classes(report)), class_="pair")  # fmt: skip
+    by_class = tag("div", tag("div", tag("h3", "What became of what"), breakdowns.flip_matrix(report)),
+                   tag("div", tag("h3", "Share by class"), breakdowns.classes(report)), class_="pair")  # fmt: skip
     intro = tag(
         "p", f"Answers that {featured} unlearnt, by true class (rows) and new answer (columns).", class_="quiet"
     )
     parts.append(("classes", "Where it forgets", join(intro, by_class)))
-    by_slice = sections.slices(report)
+    by_slice = breakdowns.slices(report)
     if by_slice is not None:
         parts.append(("slices", "By slice", by_slice))
     album = album or Album(files("fusion.report"), budget=0)  # type: ignore[arg-type]
@@ -87,7 +88,7 @@ def _parts(
     parts.append(
         ("flips", "The flips", join(tag("h3", "Negative flips: what it forgot"), forgot, more, missing(album)))
     )
-    parts.append(("charts", "Confidence and trade-off", sections.figures(sections.plots(report))))
+    parts.append(("charts", "Confidence and trade-off", figures(sections.plots(report))))
     if curves:
         parts.append(("training", "Training", sections.training(report, curves)))
     parts.append(("again", "Made from", _provenance(report, command)))
@@ -103,7 +104,7 @@ def _section(name: str, title: str, content: Markup) -> Markup:
 def _provenance(report: Report, command: str | None) -> Markup:
     nets = [("old", net) for net in report.references] + [(c.role, c.net) for c in report.candidates]
     again = (
-        join(tag("p", "This page, once more:"), sections.scrolling("Command", tag("pre", tag("code", command))))
+        join(tag("p", "This page, once more:"), scrolling("Command", tag("pre", tag("code", command))))
         if command
         else None
     )

@@ -1,4 +1,4 @@
-"""The page's sections: tables and figures in HTML, each a function of the report."""
+"""The page's sections about whole nets: verdict, figures, charts; each a function of the report."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from fusion.report import charts
 from fusion.report.curves import Curve, accuracies, losses, rates
 from fusion.report.gate import Check
 from fusion.report.gathering import Candidate, Comparison, Report
-from fusion.report.markup import Child, Markup, join, tag
+from fusion.report.markup import Markup, join, tag
+from fusion.report.pieces import colour, figures, legend, scrolling, table
 from fusion.report.wording import (
-    NONE,
     explanation,
     headline,
     number,
@@ -22,9 +22,6 @@ from fusion.report.wording import (
     points,
     span,
 )
-
-MATRIX_CLASSES = 24
-BAR_CLASSES = 30
 
 
 def verdict(report: Report, checks: Sequence[Check]) -> Markup:
@@ -100,87 +97,6 @@ def comparison_table(report: Report) -> Markup:
     return scrolling("Figures against each original", table(head, rows))
 
 
-def flip_matrix(report: Report) -> Markup:
-    """Negative flips of the featured net by true class and new answer."""
-    pair = report.featured.whole.pair
-    classes, counts = pct.flip_matrix(old=pair.old, new=pair.new)
-    most = int(counts.max(initial=0))
-    if most == 0:
-        return tag("p", "No answer was unlearnt, in any class.", class_="quiet")
-    if len(classes) > MATRIX_CLASSES:
-        return _worst_pairs([report.class_name(c) for c in classes], counts.tolist())
-    head = tag(
-        "tr",
-        tag("th", "is \\ now", scope="col"),
-        *(tag("th", report.class_name(c), scope="col") for c in classes),
-        tag("th", "all", scope="col"),
-    )
-    rows = []
-    for c, row in zip(classes, counts.tolist(), strict=True):
-        cells = [_heat(value, most, own=c == answer) for answer, value in zip(classes, row, strict=True)]
-        rows.append(
-            tag("tr", tag("th", report.class_name(c), scope="row"), *cells, tag("td", number(sum(row)), class_="sum"))
-        )
-    return scrolling("Negative flips by class", tag("table", tag("thead", head), tag("tbody", *rows), class_="matrix"))
-
-
-def classes(report: Report) -> Markup:
-    """NFR by true class, the featured net beside the base."""
-    shown = [c for c in (report.base, report.featured) if c is not None]
-    found = [candidate.whole.per_class for candidate in shown]
-    order = sorted(found[-1], key=lambda c: (-(found[-1][c].value("negative_flip_rate") or 0), c))
-    order = sorted(order[:BAR_CLASSES])
-    values = [counted[c].value("negative_flip_rate") or 0 for counted in found for c in order]
-    most = max([*values, 1e-9])
-    rows = []
-    for c in order:
-        bars = [
-            _bar(counted[c], most, colour(report, candidate)) for candidate, counted in zip(shown, found, strict=True)
-        ]
-        rows.append(
-            tag(
-                "tr",
-                tag("th", report.class_name(c), scope="row"),
-                tag("td", number(len(found[-1][c])), class_="n"),
-                tag("td", *bars, class_="bars"),
-            )
-        )
-    note = f"The {BAR_CLASSES} classes with most." if len(found[-1]) > BAR_CLASSES else None
-    head = tag(
-        "tr",
-        tag("th", "class", scope="col"),
-        tag("th", "samples", scope="col"),
-        tag("th", "negative flips", scope="col"),
-    )
-    body = tag("table", tag("thead", head), tag("tbody", *rows), class_="classes")
-    return join(
-        legend(report, shown, old=False) if len(shown) > 1 else None,
-        body,
-        tag("p", note, class_="quiet") if note else None,
-    )
-
-
-def slices(report: Report) -> Markup | None:
-    """The featured net by variant of the samples; None when there is one only."""
-    found = report.featured.whole.per_slice(report.slices)
-    if not found:
-        return None
-    head = ("slice", "samples", "old accuracy", "new accuracy", "negative flips", "positive flips")
-    rows = []
-    for name, counted in found.items():
-        metrics = ("accuracy_old", "accuracy_new", "negative_flip_rate", "positive_flip_rate")
-        cells = [percent(counted.value(metric)) for metric in metrics]
-        rows.append(
-            tag(
-                "tr",
-                tag("th", name or "original", scope="row"),
-                tag("td", number(len(counted))),
-                *(tag("td", x) for x in cells),
-            )
-        )
-    return scrolling("By slice", table(head, rows))
-
-
 def plots(report: Report) -> list[tuple[str, str, Markup]]:
     """(title, what to see, chart) of the charts that there is data for."""
     found = []
@@ -225,38 +141,6 @@ def training(report: Report, curves: Sequence[Curve]) -> Markup:
     return join(names, figures(found))
 
 
-def figures(found: Sequence[tuple[str, str, Markup]]) -> Markup:
-    """Charts side by side, each with its title and what to see in it."""
-    drawn = [tag("figure", tag("h3", title), chart, tag("figcaption", note)) for title, note, chart in found]
-    return tag("div", *drawn, class_="charts")
-
-
-def legend(report: Report, candidates: Sequence[Candidate], old: bool = True) -> Markup:
-    """Which colour is which net."""
-    entries = [("before", "c-old")] if old else []
-    entries += [(c.name, colour(report, c)) for c in candidates]
-    return tag("ul", *(tag("li", tag("i", class_=f"swatch {c}"), name) for name, c in entries), class_="legend")
-
-
-def colour(report: Report, candidate: Candidate) -> str:
-    """The style class that colours a new net everywhere on the page."""
-    if candidate is report.featured:
-        return "c-new"
-    place = next(i for i, other in enumerate(report.candidates) if other is candidate)
-    return f"c-{place % 6}"
-
-
-def table(head: Sequence[str], rows: Sequence[Child], kind: str | None = None) -> Markup:
-    """A table with its column heads."""
-    columns = tag("tr", *(tag("th", name, scope="col") if name else tag("td") for name in head))
-    return tag("table", tag("thead", columns), tag("tbody", *rows), class_=kind)
-
-
-def scrolling(label: str, content: Markup) -> Markup:
-    """A wide table that scrolls in its own frame, by keyboard as well."""
-    return tag("div", content, class_="scroll", role="region", aria_label=label, tabindex="0")
-
-
 def _tile(name: str, value: str, below: str, kind: str) -> Markup:
     return tag("div", tag("p", name), tag("strong", value, class_=kind or None), tag("small", below), class_="tile")
 
@@ -292,25 +176,3 @@ def _comparison_row(name: str, comparison: Comparison, kind: str) -> Markup:
 def _with_interval(comparison: Comparison, metric: str) -> Markup:
     interval = comparison.intervals[metric]
     return tag("td", percent(interval.value), tag("small", span(interval)) if interval.value is not None else None)
-
-
-def _heat(value: int, most: int, own: bool) -> Markup:
-    if own:
-        return tag("td", class_="own")
-    return tag("td", number(value) if value else "", style=f"--h:{(value / most) ** 0.7:.3f}" if value else None)
-
-
-def _worst_pairs(names: Sequence[str], counts: list[list[int]], most: int = 20) -> Markup:
-    pairs = [(value, names[i], names[j]) for i, row in enumerate(counts) for j, value in enumerate(row) if value]
-    rows = [
-        tag("tr", tag("th", label, scope="row"), tag("td", answer), tag("td", number(value)))
-        for value, label, answer in sorted(pairs, key=lambda pair: (-pair[0], pair[1], pair[2]))[:most]
-    ]
-    note = tag("p", f"The {len(rows)} most frequent of {plural(len(pairs), 'pair')}.", class_="quiet")
-    return join(scrolling("Negative flips by class", table(("is", "now", "flips"), rows, "names")), note)
-
-
-def _bar(counted: Outcomes, most: float, kind: str) -> Markup:
-    value = counted.value("negative_flip_rate")
-    text = NONE if value is None else f"{percent(value)} ({number(counted.negative)})"
-    return tag("span", tag("i", class_=kind, style=f"--w:{(value or 0) / most:.3f}"), tag("b", text))
