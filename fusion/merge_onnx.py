@@ -10,12 +10,14 @@ from fusion.errors import MergeError, OnnxError
 from fusion.merge_plan import Kept, shapes_text
 from fusion.merge_sources import MergeSource
 from fusion.merge_wanted import WantedLayer
+from prototxt.copying import Payload
 from prototxt.messages import LayerParameter
 from prototxt.places import place_of
 from prototxt.spans import Shape
 
 if TYPE_CHECKING:
     from fusion.merge_matching import Found
+    from fusion.onnx_graphs import Graph
 
 
 def match_onnx(item: WantedLayer, source: MergeSource | None) -> tuple[Found | None, list[MergeError]]:
@@ -38,8 +40,26 @@ def match_onnx(item: WantedLayer, source: MergeSource | None) -> tuple[Found | N
 
 
 def onnx_weights(layer: LayerParameter, file: str = "") -> dict[str, NDArray[Any]]:
-    """The weights of an Onnx layer by name, float32, in their graph's order. Raises: OnnxError."""
+    """The weights of an Onnx layer by name, float32, in their graph's order; large ones are mapped, not read.
+
+    file  whose weights, if not those of the layer's own
+    Raises: OnnxError.
+    """
     from fusion.onnx_graphs import weights
+
+    return dict(weights(_graph(layer, file)))
+
+
+def onnx_payloads(layer: LayerParameter, file: str = "") -> dict[str, Payload]:
+    """The same, to be written: copied from the file where they lie in it as they are needed. Raises: OnnxError."""
+    from fusion.onnx_graphs import weights
+    from fusion.onnx_graphs.mapping import payload
+
+    graph = _graph(layer, file)
+    return {name: payload(array, graph.files) for name, array in weights(graph).items()}
+
+
+def _graph(layer: LayerParameter, file: str) -> Graph:
     from fusion.onnx_graphs.layers import layer_graph
 
     if file:
@@ -47,7 +67,7 @@ def onnx_weights(layer: LayerParameter, file: str = "") -> dict[str, NDArray[Any
         copied.CopyFrom(layer)
         copied.onnx_param.file = file
         layer = copied
-    return dict(weights(layer_graph(layer)))
+    return layer_graph(layer)
 
 
 def _unlike(

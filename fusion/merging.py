@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from fusion.companions import ONNX, companion, write_companion
 from fusion.errors import MergeError, raise_all
 from fusion.merge_matching import Matching, match
-from fusion.merge_onnx import onnx_weights
+from fusion.merge_onnx import onnx_payloads
 from fusion.merge_plan import Filled, Kept, MergePlan, PlannedLayer, Taken
 from fusion.merge_sources import SourceLike, open_sources, unfolded
 from fusion.merge_wanted import wanted_layers
@@ -80,7 +80,8 @@ def apply_merge(
 
     Those of Onnx layers go to a safetensors file beside it, see `fusion.companions`.
 
-    Source blobs are copied as bytes, so memory does not grow with them. The same plan gives the same bytes.
+    Source blobs are copied as bytes, those of ONNX files too, so memory does not grow with them. The same plan gives
+    the same bytes.
 
     progress  called with the bytes written so far and their sum
 
@@ -128,9 +129,13 @@ def _unused(
 
 def _payloads(plan: MergePlan, layer: PlannedLayer) -> list[Payload]:
     files = {origin.file for origin in layer.origins if isinstance(origin, Kept)}
-    arrays = {file: onnx_weights(plan.messages[layer.name], file) for file in files}
+    kept = {file: onnx_payloads(plan.messages[layer.name], file) for file in files}
+    for origin, shape in zip(layer.origins, layer.shapes, strict=True):
+        if isinstance(origin, Kept) and getattr(kept[origin.file].get(origin.name), "shape", None) != shape:
+            what = f"its weight '{origin.name}' is not what it was when the merge was planned"
+            raise MergeError(what, place=origin.file, hint="it was written anew in the meantime: merge again")
     return [
-        arrays[origin.file][origin.name] if isinstance(origin, Kept) else _payload(plan, origin, shape)
+        kept[origin.file][origin.name] if isinstance(origin, Kept) else _payload(plan, origin, shape)
         for origin, shape in zip(layer.origins, layer.shapes, strict=True)
     ]
 

@@ -20,9 +20,10 @@ ROOMS = (
     *("prototxt.schema", "prototxt.messages", "prototxt.fork_messages", "prototxt.places", "prototxt.forks"),
     *("prototxt.scalars", "prototxt.decoding", "prototxt.encoding", "prototxt.upgrading", "prototxt.loading"),
     *("prototxt.modernizing", "prototxt.phases"),
+    *("prototxt.wire", "prototxt.onnx_outline"),
     *("prototxt.params", "prototxt.shapes", "prototxt.outline", "prototxt.freezing", "prototxt.renaming"),
     *("prototxt.deploy_plan", "prototxt.deploying", "prototxt.partial", "prototxt.summaries", "prototxt.listing"),
-    *("prototxt.spans", "prototxt.wire", "prototxt.recognition", "prototxt.copying", "prototxt.blobs"),
+    *("prototxt.spans", "prototxt.recognition", "prototxt.copying", "prototxt.blobs"),
     *(
         "prototxt.reading",
         "prototxt.records",

@@ -11,6 +11,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from prototxt.spans import Scan
+
 Dims: TypeAlias = "tuple[int | None, ...]"
 Constants: TypeAlias = "Mapping[str, NDArray[Any]]"
 OWN = "caffe_fusion"
@@ -30,6 +32,7 @@ class Graph:
     batch      the batch size that the graph fixes; None: any
     newer      first outputs of nodes whose meaning opset 17 cannot say
     notes      what was changed, one sentence each
+    files      of whose bytes large constants are views, as they were then
     """
 
     place: str
@@ -46,6 +49,7 @@ class Graph:
     batch: int | None = None
     newer: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
+    files: tuple[Scan, ...] = ()
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:

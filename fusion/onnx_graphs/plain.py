@@ -123,9 +123,11 @@ def _gemm(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
 
 
 def _kept(facts: Facts, name: str, old: NDArray[Any], new: NDArray[Any]) -> str:
-    """The constant's own name where nothing about it changed, or only this node reads it."""
-    new = np.ascontiguousarray(new, np.float32)
-    if new.shape == old.shape and np.array_equal(new, old):
+    """The constant's own name where nothing about it changed, or only this node reads it.
+
+    Matrices are not compared value by value: they may be large and lie in a file.
+    """
+    if new is old or (new.ndim == 1 and np.array_equal(new, old)):
         return name
     if facts.uses.get(name, 0) != 1:
         return facts.add(f"{name}:rows", new, np.float32)

@@ -9,7 +9,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from prototxt.errors import ShapeError
+from prototxt.errors import ShapeError, WeightsError
+from prototxt.onnx_outline import outline
 from prototxt.shapes.dimensions import UNKNOWN, Shape, text
 
 _SMALL = 1024  # elements: constants up to this size may be shapes, larger ones are weights
@@ -58,7 +59,7 @@ def _light(file: str) -> tuple[Any, list[Any]]:
     import onnx
 
     try:
-        model = onnx.load(file, load_external_data=False)
+        model = _model(file)
     except Exception as error:  # protobuf's DecodeError derives from Exception alone
         raise ShapeError(f"{file} is no readable ONNX file: {error}") from error
     graph = model.graph
@@ -73,6 +74,18 @@ def _light(file: str) -> tuple[Any, list[Any]]:
     graph.initializer.extend(small)
     graph.input.extend([*own, *infos])
     return model, list(graph.input)[: len(own)]
+
+
+def _model(file: str) -> Any:
+    """The model; large values are not even read, unless it is in another format than protobuf's."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        with open(file, "rb") as opened:
+            return onnx.ModelProto.FromString(outline(opened).content)
+    except (WeightsError, DecodeError):
+        return onnx.load(file, load_external_data=False)
 
 
 def _feed(values: Sequence[Any], bottoms: Sequence[tuple[int | None, ...] | None]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -122,3 +123,24 @@ def test_five_folds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert [item["name"] for item in found] == [f"fold{number}" for number in range(1, 6)]
     assert all(item["agrees"] and len(item["blobs"]) == 1 for item in found)
     assert len({item["blobs"][0]["absolute"] for item in found}) > 1
+
+
+# A child's peak counts from what its parent had: a small process in between.
+PEAK = """import resource, subprocess, sys
+subprocess.run([sys.executable, "-m", *sys.argv[1:]], check=True, stdout=subprocess.DEVNULL)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"""
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    peaks = {}
+    for rows in (64, 65536):
+        nodes = [node("Flatten", "x", "f"), node("Gemm", "f w", "h", transB=1), node("Gemm", "h v", "y")]
+        onnx.save(model(nodes, {"w": draw(rows, 192), "v": draw(rows, 3)}), f"{rows}.onnx")
+        lists = ["--train-list", "t", "--val-list", "v", "--num-output", "3"]
+        assert compose.main(["--source", f"b={rows}.onnx", *lists, "-o", f"{rows}"]) == 0
+        command = ["fusion_tools.merge", f"{rows}/deploy.prototxt", f"b={rows}.onnx", "-o", f"{rows}.caffemodel"]
+        done = subprocess.run([sys.executable, "-c", PEAK, *command], capture_output=True, text=True, check=True)
+        peaks[rows] = int(done.stdout) / 1024
+    assert Path("65536.onnx").stat().st_size > 48e6
+    assert peaks[65536] < peaks[64] + 16, peaks
