@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -47,18 +48,19 @@ class Check:
     def __str__(self) -> str:
         bound = "at least" if self.least else "at most"
         verdict = "kept" if self.passed else "BROKEN"
-        return f"{verdict}: {self.what} is {percent(self.value)}, {bound} {percent(self.limit)} allowed"
+        digits = next((n for n in (2, 3, 4) if percent(self.value, n) != percent(self.limit, n)), 2)
+        return f"{verdict}: {self.what} is {percent(self.value, digits)}, {bound} {percent(self.limit, digits)} allowed"
 
 
 def check(report: Report, budget: Budget) -> list[Check]:
     """Every limit against every new net but the baseline. An undefined value keeps no limit.
 
-    Raises: ReportError for a limit on an original or a class that the report does not have.
+    Raises: ReportError for a limit on (or a severity of) what the report does not have.
     """
     known = {net.name for net in report.references}
     foreign = [f"original {name!r}" for name in budget.references if name not in known]
-    foreign += [f"class {c}" for c in budget.classes if c not in report.old.classes]
-    raise_all([ReportError(f"the budget limits {name}, which is not in this report") for name in foreign])
+    foreign += [f"class {c}" for c in {**budget.classes, **budget.severity} if c not in report.old.classes]
+    raise_all([ReportError(f"the budget names {name}, which is not in this report") for name in foreign])
     return [found for candidate in report.candidates if candidate.role == "new" for found in _checks(candidate, budget)]
 
 
@@ -75,6 +77,8 @@ def read_budget(path: str | os.PathLike[str]) -> Budget:
         raise ReportError(
             "a budget is a JSON object", place=str(path), hint='{"max_nfr": "0.5%", "min_accuracy": 0.98}'
         )
+    if not given:
+        raise ReportError("this budget limits nothing", place=str(path), hint='{"max_nfr": "0.5%"}')
     errors: list[FusionError] = []
     fields: dict[str, Any] = {}
     for name, value in given.items():
@@ -82,15 +86,28 @@ def read_budget(path: str | os.PathLike[str]) -> Budget:
             fields[name] = _field(name, value)
         except (ReportError, ValueError, TypeError, AttributeError) as error:
             errors.append(ReportError(f"{name}: {error}", place=str(path)))
+    if fields.get("severity") and "max_weighted_nfr" not in given:
+        hint = 'limit the weighted negative flips too: "max_weighted_nfr": "0.5%"'
+        errors.append(ReportError("severity: it weighs nothing without a limit", place=str(path), hint=hint))
     raise_all(errors)
     return Budget(**fields)
 
 
 def rate(text: str | float) -> float:
-    """A fraction, from 0.005 or "0.5%". Raises: ValueError unless it is between 0 and 1."""
-    value = float(text[:-1]) / 100 if isinstance(text, str) and text.strip().endswith("%") else float(text)
+    """A fraction, from 0.005 or "0.5%"; a bare 1 might mean either. Raises: ValueError unless it is between 0 and 1."""
+    signed = isinstance(text, str) and text.strip().endswith("%")
+    value = float(text.strip()[:-1]) / 100 if isinstance(text, str) and signed else float(text)
+    if value == 1 and not signed:
+        raise ValueError(f"{text} may be taken for 1%; write 1% or 100%")
     if not 0 <= value <= 1:
         raise ValueError(f"{text} is not between 0 and 1; a percentage takes its sign: {text}%")
+    return value
+
+
+def _weight(given: str | float) -> float:
+    value = float(given)
+    if not 0 <= value < math.inf:
+        raise ValueError(f"a weight of {given}; it must be 0 or more")
     return value
 
 
@@ -98,7 +115,7 @@ def _field(name: str, value: Any) -> Any:
     if name in ("max_nfr", "min_accuracy", "max_weighted_nfr"):
         return rate(value)
     if name == "severity":
-        return {int(c): float(weight) for c, weight in value.items()}
+        return {int(c): _weight(weight) for c, weight in value.items()}
     if name == "references":
         return {str(reference): rate(limit) for reference, limit in value.items()}
     if name == "classes":

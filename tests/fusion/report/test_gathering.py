@@ -11,6 +11,7 @@ import pytest
 from fusion import pct
 from fusion.errors import ReportError
 from fusion.report import Budget, Report, check, figures, gather, rate, read_budget, to_json, to_text
+from fusion.report.gate import Check
 from fusion.report.wording import explanation, headline, p_value, percent, points, span
 
 Nets = dict[str, pct.Predictions]
@@ -130,8 +131,8 @@ def test_an_undefined_value_keeps_no_limit(nets: Nets) -> None:
 
 def test_limits_on_what_is_not_there(nets: Nets) -> None:
     with pytest.raises(ReportError) as caught:
-        check(report(nets), Budget(references={"old": 0.1}, classes={9: 0.1}))
-    assert len(caught.value.errors) == 2
+        check(report(nets), Budget(references={"old": 0.1}, classes={9: 0.1}, max_weighted_nfr=1, severity={8: 2}))
+    assert len(caught.value.errors) == 3
 
 
 def test_a_budget_file(tmp_path: Path) -> None:
@@ -150,16 +151,26 @@ def test_a_budget_file(tmp_path: Path) -> None:
     with pytest.raises(ReportError) as caught:
         read_budget(path)
     assert [str(error).split(": ")[1] for error in caught.value.errors] == ["max_nfr", "min_acuracy", "severity"]
-    for text in ("[]", "{"):
-        path.write_text(text, "utf-8")
-        with pytest.raises(ReportError, match="JSON"):
+    for weights, message in (('{"3": 5}', "weighs nothing"), ('{"3": -1}', "0 or more"), ('{"3": NaN}', "0 or more")):
+        path.write_text(f'{{"severity": {weights}}}', "utf-8")
+        with pytest.raises(ReportError, match=message):
             read_budget(path)
+    for text, message in (("[]", "JSON"), ("{", "JSON"), ("{}", "limits nothing")):
+        path.write_text(text, "utf-8")
+        with pytest.raises(ReportError, match=message):
+            read_budget(path)
+
+
+def test_a_limit_just_missed_reads_so() -> None:
+    missed = Check("NFR", 0.00501, 0.005, False, False)
+    assert str(missed) == "BROKEN: NFR is 0.501\u00a0%, at most 0.500\u00a0% allowed"
+    assert str(Check("NFR", 0.005, 0.005, False, True)).endswith("0.50\u00a0%, at most 0.50\u00a0% allowed")
 
 
 def test_rates() -> None:
     assert [rate(x) for x in ("0.5%", "0.005", 0, "100 %")] == [0.005, 0.005, 0, 1]
-    for wrong in ("2", "-1%", "many"):
-        with pytest.raises(ValueError, match=r"between|could not convert"):
+    for wrong in ("2", "-1%", "many", "1", 1):
+        with pytest.raises(ValueError, match=r"between|could not convert|write 1% or 100%"):
             rate(wrong)
 
 
