@@ -9,29 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from prototxt.contents import BINARY, BLOB, HDF5, MESSAGES, NET, NUMPY, SAFETENSORS, SOLVER, STATE, TEXT, Content
+from prototxt.contents import BINARY, BLOB, MESSAGES, NUMPY, SOLVER, STATE, TEXT, Content
 from prototxt.errors import WeightsError
+from prototxt.forms import STREAM, check, described, form_of
 
 PathLike = str | os.PathLike[str]
-STREAM = "-"
-_ENDINGS = (
-    ((".prototxt", ".pbtxt", ".txt", ".pt"), TEXT),
-    ((".caffemodel", ".binaryproto", ".solverstate", ".pb", ".bin"), BINARY),
-    ((".h5", ".hdf5"), HDF5),
-    ((".safetensors",), SAFETENSORS),
-    ((".npy",), NUMPY),
-)
-_NAMES = {
-    NET: {
-        TEXT: "a net's text",
-        BINARY: "a caffemodel (binary net)",
-        HDF5: "weights in HDF5",
-        SAFETENSORS: "weights in safetensors",
-    },
-    SOLVER: {TEXT: "a solver's text", BINARY: "a binary solver"},
-    STATE: {TEXT: "a solver state as text", BINARY: "a solver state", HDF5: "a solver state in HDF5"},
-    BLOB: {TEXT: "a blob as text", BINARY: "a mean image", NUMPY: "a NumPy array"},
-}
 
 
 @dataclass(frozen=True)
@@ -73,7 +55,7 @@ def convert(source: PathLike, target: PathLike, request: Request | None = None) 
     place = os.fspath(target)
     content = contents_of(source)
     form = form_of(place)
-    _check(content, form, os.fspath(source), place, request)
+    check(content, os.fspath(source), place, upgrade=request.upgrade, deploy=request.deploy)
     if content.what == STATE:
         notes = _state(source, target)
     elif content.what == BLOB:
@@ -86,54 +68,7 @@ def convert(source: PathLike, target: PathLike, request: Request | None = None) 
         notes = _upgraded(source, place)
     else:
         notes = _weights(source, target, request)
-    return Conversion(_NAMES[content.what][content.form], _NAMES[content.what][form], tuple(notes))
-
-
-def form_of(name: str) -> str:
-    """The form that a file of this name has.
-
-    Raises: WeightsError when the name does not say.
-    """
-    if name == STREAM:
-        return TEXT
-    for endings, form in _ENDINGS:
-        if name.lower().endswith(endings):
-            return form
-    hint = (
-        "end it in .prototxt (text), .caffemodel, .binaryproto or .solverstate (protobuf), .h5, .safetensors, "
-        "or .npy (a mean image)"
-    )
-    raise WeightsError("the name does not say in which form to write", place=name, hint=hint)
-
-
-def _check(content: Content, form: str, source: str, target: str, request: Request) -> None:
-    """Raises: WeightsError for what cannot be, or has no point."""
-    what = _NAMES[content.what].get(content.form, "this")
-
-    def refuse(message: str, hint: str) -> WeightsError:
-        return WeightsError(message, place=source, hint=hint)
-
-    if request.deploy and not (content.what == NET and content.form in (TEXT, BINARY)):
-        raise refuse(f"this is {what}; only a net can be deployed", "give the net to train (train_val.prototxt)")
-    if form not in _NAMES[content.what] or (content.what == STATE and TEXT in (content.form, form)):
-        known = {STATE: ".solverstate or .solverstate.h5", BLOB: ".binaryproto, .prototxt or .npy"}
-        hint = known.get(content.what, ".prototxt, .caffemodel, .h5 or .safetensors")
-        if content.what == SOLVER:
-            hint = ".prototxt or .binaryproto"
-        raise refuse(f"this is {what}, which cannot be written as {target}", f"name the target {hint}")
-    if content.what == NET and form == TEXT and content.form in (HDF5, SAFETENSORS):
-        raise refuse(f"this is {what}: it does not describe the net", "fusion-show lists what it holds")
-    if content.what == NET and content.form == TEXT and form in (HDF5, SAFETENSORS):
-        raise refuse("a net's text holds no weights", "give the .caffemodel that belongs to it")
-    if request.deploy and form not in (TEXT, BINARY):
-        raise refuse("--deploy makes a net's description, not weights", "name the target .prototxt")
-    if content.form == form and not (request.upgrade or request.deploy):
-        hint = "give --upgrade for today's form, or --deploy for the net in use"
-        if content.what in (STATE, BLOB) or form in (HDF5, SAFETENSORS):
-            hint = "copy it, or give the target another ending"
-        raise refuse(f"there is nothing to do: both are {what}", hint)
-    if request.upgrade and content.what in (STATE, BLOB):
-        raise refuse(f"{what} has one form only", "leave out --upgrade")
+    return Conversion(described(content), described(Content(content.what, form)), tuple(notes))
 
 
 def _text(what: str, form: str, source: PathLike, target: str, request: Request) -> list[str]:

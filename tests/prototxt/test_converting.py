@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prototxt import converting
 from prototxt.contents import Content, contents_of
 from prototxt.converting import Request, convert
 from prototxt.errors import PrototxtError
@@ -182,11 +181,6 @@ def test_more_than_protobuf_can_hold(model: Path, tmp_path: Path, monkeypatch: p
     with pytest.raises(PrototxtError, match=r"\.safetensors"):
         convert(model, tmp_path / "big.caffemodel", Request(upgrade=True))
     assert not (tmp_path / "big.caffemodel").exists()
-
-
-def test_forms() -> None:
-    assert converting.form_of("a.caffemodel.h5") == "hdf5"
-    assert converting.form_of("-") == "text"
 
 
 def test_names_that_are_not_utf8(tmp_path: Path) -> None:
