@@ -20,6 +20,7 @@ BROKEN = 3
 _EPILOG = """FILE is what fusion-test writes (npz), or CSV or Parquet with the columns key, label, logit:0, logit:1, ...
   NAME=FILE          calls the net NAME
   FILE@1,3,5,7,9     says which classes of the new net the file's columns and labels stand for
+  FILE+FILE+FILE     is the ensemble of these nets: the mean of their logits
 
 examples:
   fusion-report --old odd.npz@1,3,5,7,9 even.npz@0,2,4,6,8 --new plain.npz focal.npz --html report.html
@@ -38,7 +39,8 @@ def parser() -> argparse.ArgumentParser:
     )
     add = result.add_argument
     add("--old", nargs="+", required=True, metavar="FILE", help="predictions of the originals")
-    add("--new", nargs="+", required=True, metavar="FILE", help="predictions of new nets; the last one is featured")
+    add("--new", nargs="+", required=True, metavar="FILE", help="predictions of new nets")
+    add("--featured", metavar="FILE", help="the new net that the verdict is about (default: the last of --new)")
     add("--baseline", metavar="FILE", help="a new net to hold the featured one against (default: the first of several)")
     add("--title")
     add("--slices", metavar="REGEX", help="figures by slice: the first group found in a sample's key, e.g. '^([^/]+)/'")
@@ -91,13 +93,17 @@ def _report(arguments: argparse.Namespace, given: Sequence[str]) -> int:
     from prototxt.files import write_text
 
     budget = _budget(arguments)
+    apart = (arguments.baseline, arguments.featured)
+    new = [name for name in arguments.new if name not in apart]
     found = report.gather(
         old=[_load(name) for name in arguments.old],
-        new=[_load(name) for name in arguments.new],
+        new=[_load(name) for name in (*new, *([arguments.featured] if arguments.featured else []))],
         baseline=_load(arguments.baseline) if arguments.baseline else None,
         title=arguments.title,
         slices=_slices(arguments.slices),
     )
+    if arguments.slices and not any(found.featured.whole.per_slice(found.slices)):
+        print(f"--slices {arguments.slices}: all samples are in one slice or in none", file=sys.stderr)
     checks = report.check(found, budget)
     if arguments.html:
         album = report.Album(Path(arguments.images), arguments.image_bytes)
@@ -134,7 +140,22 @@ def _slices(pattern: str | None) -> Callable[[str, str], str | None] | None:
 
 
 def _load(name: str) -> Predictions:
-    """Predictions from 'FILE', 'NAME=FILE' and either with '@1,3,5'; their file and its hash go into the meta data."""
+    """Predictions from 'FILE', 'NAME=FILE', either with '@1,3,5', or the ensemble of several with '+' between them."""
+    label, equals, rest = name.partition("=")
+    labelled = bool(equals) and not os.path.exists(name)
+    whole = rest if labelled else name
+    if "+" not in whole or os.path.exists(whole) or os.path.exists(whole.rpartition("@")[0]):
+        return _load_file(name)
+    from fusion.pct import ensemble
+
+    members = [_load_file(part) for part in whole.split("+")]
+    about = {key: [str(member.meta[key]) for member in members] for key in ("file", "file_sha256")}
+    together = ensemble(members)
+    return together.named(label if labelled else together.name, **about)
+
+
+def _load_file(name: str) -> Predictions:
+    """One file's predictions; the file and its hash go into the meta data."""
     from fusion.errors import ReportError
     from fusion.pct import Predictions, file_hash
 

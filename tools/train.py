@@ -190,9 +190,9 @@ def _sweep(options: argparse.Namespace) -> int:
         display=Silent() if options.quiet else None,
     )
     print(f"{len(result.entries)} heads in {options.out}/table.csv; chosen: {result.best.name}")
-    print(
-        f"  fusion-report --old {options.out}/old/*.npz --new {options.out}/new/*.npz --html {options.out}/report.html"
-    )
+    new = f"{options.out}/new"
+    print(f"  fusion-report --old {options.out}/old/*.npz --new {new}/*.npz --featured {new}/{result.best.name}.npz "
+          f"--html {options.out}/report.html")  # fmt: skip
     return 0
 
 

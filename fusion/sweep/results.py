@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -70,8 +71,10 @@ class Result:
         ]
 
     def write(self, folder: Path) -> None:
-        """`table.json` and `table.csv`."""
+        """`table.json` and `table.csv`; predictions of heads that only an earlier sweep in this folder had go."""
         rows = self.table()
+        for name in former_heads(folder) - {entry.cell.name for entry in self.entries if not entry.diverged}:
+            (folder / "new" / f"{name}.npz").unlink(missing_ok=True)
         columns = list(dict.fromkeys(key for row in rows for key in row))
         text = io.StringIO()
         writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
@@ -79,6 +82,16 @@ class Result:
         writer.writerows(rows)
         write_text(folder / "table.csv", text.getvalue())
         write_text(folder / "table.json", json.dumps({"best": self.best.name, "heads": rows}, indent=1) + "\n")
+
+
+def former_heads(folder: Path) -> set[str]:
+    """The names of the heads in a folder's `table.json`; none where there is no such table."""
+    try:
+        heads = json.loads((folder / "table.json").read_text("utf-8"))["heads"]
+        names = {str(head["name"]) for head in heads}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+    return {name for name in names if os.path.basename(name) == name}
 
 
 class Judge:

@@ -52,6 +52,36 @@ def test_slices_by_key(typed: list[str], capsys: pytest.CaptureFixture[str]) -> 
     assert "--slices (" in capsys.readouterr().err
 
 
+def test_slices_that_are_none_are_told(typed: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*typed, "--slices", "jpg"]) == 0
+    assert "--slices jpg: all samples are in one slice or in none" in capsys.readouterr().err
+
+
+def test_an_ensemble_of_files(typed: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    new = pct.Predictions.load("new.npz")
+    right = pct.Predictions(new.keys, new.labels, np.eye(4)[new.labels] * 9)
+    right.save("right.npz")
+    assert main([*typed[:2], "--new", "both=new.npz+right.npz", "new.npz+right.npz", "--json"]) == 0
+    read = json.loads(capsys.readouterr().out)
+    assert [net["name"] for net in read["new"]] == ["both", "new + right"]
+    assert read["new"][0]["against_all"]["outcomes"]["negative"] == 0
+    assert read["new"][0]["meta"]["file"] == ["new.npz", "right.npz"]
+    (tmp_path / "a+b.npz").write_bytes((tmp_path / "new.npz").read_bytes())
+    assert main([*typed[:2], "--new", "a+b.npz", "x=a+b.npz"]) == 0
+
+
+def test_the_featured_net_and_the_baseline_are_listed_once(
+    typed: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / f"{name}.npz").write_bytes((tmp_path / "new.npz").read_bytes())
+    words = [*typed[:2], "--new", "a.npz", "b.npz", "c.npz", "--featured", "b.npz", "--baseline", "c.npz", "--json"]
+    assert main(words) == 0
+    read = json.loads(capsys.readouterr().out)
+    assert [(net["name"], net["role"]) for net in read["new"]] == [("c", "baseline"), ("a", "new"), ("b", "new")]
+    assert read["featured"] == "b"
+
+
 def test_json_to_stdout(typed: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*typed, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["featured"] == "fused"

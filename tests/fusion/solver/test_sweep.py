@@ -183,6 +183,10 @@ def test_a_head_that_diverges_does_not_take_the_others_with_it(
     assert figures["none_lr1e+30_s2"] == (None, None, False)
     assert figures["none_lr0.05_s1"][2]
     assert sorted(path.name for path in Path("out/new").iterdir()) == ["none_lr0.05_s1.npz", "none_lr0.05_s2.npz"]
+    Path("out/new/mine.npz").touch()
+    assert main(["--solver", str(solver), "--sweep", "seed=1", *words[4:]]) == 0
+    left = sorted(path.name for path in Path("out/new").iterdir())
+    assert left == ["mine.npz", "none_s1.npz"], "an earlier sweep's heads stay out of the report"
     assert "diverged, without figures or predictions: none_lr1e+30_s1, none_lr1e+30_s2" in capsys.readouterr().err
     words[1] = "lr=1e30"
     assert main(["--solver", str(solver), *words]) == 1
