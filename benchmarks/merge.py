@@ -1,7 +1,8 @@
-"""Merging two ResNet-101, and four times that, against `cat a b > c`; and two LeNets: whole process and its memory.
+"""Composing and merging two ResNet-101, four times that, and two LeNets: whole processes, beside `cat a b > c`.
 
 The source nets are made here with random weights; `cat` and the merge take turns, without fsync. The merge's start-up
-(the same command with --dry-run) is measured and taken off for the comparison with `cat`, as the claim says.
+(the same command with --dry-run) is measured and taken off for the comparison with `cat`, as the claim says. Neither
+command may import torch: one that does fails.
 """
 
 from __future__ import annotations
@@ -61,7 +62,10 @@ def resnet(prefix: str, width: int = 64, depths: tuple[int, ...] = (3, 4, 23, 3)
     return "\n".join(parts), pool
 
 
-ARGUMENTS = ["fused.prototxt", "a=a.prototxt:a.caffemodel", "b=b.prototxt:b.caffemodel"]
+RUN = "import sys; from fusion_tools.{} import main; sys.exit(main(sys.argv[1:]) or 'torch' in sys.modules)"
+MERGE = [sys.executable, "-c", RUN.format("merge"), "fused.prototxt"]
+MERGE += ["a=a.prototxt:a.caffemodel", "b=b.prototxt:b.caffemodel"]
+COMPOSE = [sys.executable, "-c", RUN.format("compose"), "--num-output", "10", "--train-list", "t", "--val-list", "v"]
 INPUT = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 224 dim: 224 } } }\n'
 
 
@@ -120,15 +124,18 @@ layer { name: "ip2" type: "InnerProduct" bottom: "both" top: "ip2"
     (folder / "fused.prototxt").write_text(data + lenet("a/") + lenet("b/") + head)
 
 
-def measure(title: str, folder: Path, rounds: int = 11) -> list[object]:
-    """One row: sizes, seconds of the whole merge, of its start-up, of cat, their ratio, and the peak of memory."""
-    merge = [sys.executable, "-m", "fusion_tools.merge", *ARGUMENTS]
+def measure(title: str, folder: Path, cut: str, rounds: int = 11) -> list[object]:
+    """One row: sizes, seconds of composing, of the whole merge, of its start-up, of cat, their ratio; peak of memory.
+
+    cut  the blob at which the two nets are cut for composing
+    """
+    compose = [*COMPOSE, "--source", f"a=a.prototxt@{cut}", "--source", f"b=b.prototxt@{cut}", "-o", "composed"]
     cwd = str(folder)
     peaks: list[float] = []
 
     def merged() -> float:
         (folder / "out.caffemodel").unlink(missing_ok=True)
-        run = process([*merge, "-o", "out.caffemodel"], cwd=cwd)
+        run = process([*MERGE, "-o", "out.caffemodel"], cwd=cwd)
         peaks.append(run.peak_mib)
         return run.wall
 
@@ -136,25 +143,32 @@ def measure(title: str, folder: Path, rounds: int = 11) -> list[object]:
         (folder / "out.cat").unlink(missing_ok=True)
         return process(["sh", "-c", "cat a.caffemodel b.caffemodel > out.cat"], cwd=cwd).wall
 
-    figures = interleaved(
-        {"merge": merged, "start": lambda: process([*merge, "--dry-run"], cwd=cwd).wall, "cat": concatenated},
-        rounds=rounds,
-    )
+    rivals = {
+        "compose": lambda: process(compose, cwd=cwd).wall,
+        "merge": merged,
+        "start": lambda: process([*MERGE, "--dry-run"], cwd=cwd).wall,
+        "cat": concatenated,
+    }
+    figures = interleaved(rivals, rounds=rounds)
     size = sum((folder / f"{name}.caffemodel").stat().st_size for name in "ab") / 1e6
     beyond = figures["merge"] - figures["start"]
     ratio = f"{beyond / figures['cat']:.2f}x" if size > 100 else "-"
-    seconds = [f"{value:.2f} s" for value in (figures["merge"], figures["start"], figures["cat"])]
+    seconds = [f"{figures[name]:.2f} s" for name in rivals]
     return [title, f"{size:.0f} MB", *seconds, ratio, f"{max(peaks):.0f} MiB"]
 
 
 def main() -> None:
     rows = []
-    for title, width in (("two LeNets", 0), ("two ResNet-101", 64), ("four times that", 128)):
+    for title, width, cut in (
+        ("two LeNets", 0, "ip1"),
+        ("two ResNet-101", 64, "pool"),
+        ("four times that", 128, "pool"),
+    ):
         with tempfile.TemporaryDirectory() as name:
             # In a process of its own: a child's peak of memory counts from what its parent had when it was forked.
             subprocess.run([sys.executable, __file__, name, str(width)], check=True)
-            rows.append(measure(title, Path(name)))
-    header = ["merge of", "sources", "merge", "start-up", "cat", "beyond start-up", "peak memory"]
+            rows.append(measure(title, Path(name), cut))
+    header = ["nets", "sources", "compose", "merge", "start-up", "cat", "beyond start-up", "peak memory"]
     print(table(header, rows))
     print(f"\n{machine()}")
 
