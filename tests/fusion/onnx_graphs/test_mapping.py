@@ -15,7 +15,8 @@ from graphs import draw, model, node
 from fusion.errors import OnnxError
 from fusion.onnx_graphs import normalize, read, weights
 from fusion.onnx_graphs.mapping import payload, read_mapped
-from prototxt.copying import Deferred, Stretch, float_bytes
+from fusion.onnx_graphs.reading import from_model
+from prototxt.copying import Deferred, Payload, Stretch, float_bytes
 from prototxt.errors import WeightsError
 
 
@@ -26,7 +27,7 @@ def large(transposed: int = 1, opset: int = 20) -> onnx.ModelProto:
     return model(nodes, constants, opset=opset)
 
 
-def written(payload: Stretch | Deferred | np.ndarray) -> bytes:  # type: ignore[type-arg]
+def written(payload: Payload) -> bytes:
     if isinstance(payload, Stretch):
         with open(payload.scan.path, "rb") as file:
             return os.pread(file.fileno(), payload.blob.nbytes, payload.blob.offset)
@@ -40,7 +41,7 @@ def test_large_weights_stay_in_their_file(tmp_path: Path, outside: bool, transpo
     onnx.save(large(transposed), path, save_as_external_data=outside, location="net.data", size_threshold=4)
     graph = normalize(read(path))
     assert [scan.path for scan in graph.files] == [str(tmp_path / ("net.data" if outside else "net.onnx"))]
-    found, expected = weights(graph), weights(normalize(read_whole(path)))
+    found, expected = weights(graph), weights(normalize(from_model(onnx.load(path))))
     assert list(found) == list(expected) == ["w", "b", "v"]
     for name, array in found.items():
         made = payload(array, graph.files)
@@ -49,12 +50,6 @@ def test_large_weights_stay_in_their_file(tmp_path: Path, outside: bool, transpo
     kinds = [type(payload(array, graph.files)) for array in found.values()]
     assert kinds[0] is (Stretch if transposed else Deferred)
     assert np.ndarray not in kinds[:1]
-
-
-def read_whole(path: Path) -> object:
-    from fusion.onnx_graphs.reading import from_model
-
-    return from_model(onnx.load(path))
 
 
 def test_floats_in_the_message_itself_and_other_types(tmp_path: Path) -> None:
