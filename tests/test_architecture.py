@@ -144,6 +144,14 @@ def test_no_cycles() -> None:
         visit(module, ())
 
 
+def test_every_folder_is_packaged() -> None:
+    """setuptools is given a list; a folder that it lacks would be missing once the project is installed."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    listed = ast.literal_eval(text[text.index("packages = [") :].partition("=")[2].partition("]")[0].strip() + "]")
+    folders = {".".join(path.parent.relative_to(ROOT).parts) for path in SOURCES}
+    assert sorted(listed) == sorted({*folders - {"tools"}, "fusion_tools"})
+
+
 def run_python(code: str) -> str:
     environment = {**os.environ, "PYTHONWARNINGS": "default"}
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
