@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from fusion.differences import Comparison, difference
+from fusion.differences import Comparison
 from fusion.errors import DataError, FusionError, WeightsMismatch
-from fusion.inputs import input_shapes, noise, pictures_in, preparation
 from fusion.merging import apply_merge, plan_merge
 from fusion.nets import build
 from fusion.verification import Feed, verify_branches, verify_nets, verify_weights
 from fusion.weights import save_weights
 from prototxt.loading import load_net
-from prototxt.parser import parse
 from prototxt.weights import read_weights, write_weights
 
 DATA = """layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 1 dim: 8 dim: 8 } } }
@@ -160,66 +157,3 @@ def test_a_branch_that_reads_more_than_its_source_is_an_error(folder: Path) -> N
     write_weights("fused.caffemodel", weights)
     with pytest.raises((DataError, WeightsMismatch)):
         branches()
-
-
-@pytest.mark.parametrize(
-    ("expected", "found", "absolute", "relative"),
-    [
-        ([1.0, 2.0], [1.0, 2.5], 0.5, 0.25),
-        ([0.0, 0.0], [0.0, 0.5], 0.5, math.inf),
-        ([math.nan, 1.0], [math.nan, 1.0], 0.0, 0.0),
-        ([math.nan, 1.0], [1.0, 1.0], math.inf, math.inf),
-        ([math.inf, 1.0], [math.inf, 1.5], 0.5, 0.5),
-        ([math.inf], [-math.inf], math.inf, math.inf),
-        ([1.0], [1.0, 1.0], math.inf, math.inf),
-        ([], [], 0.0, 0.0),
-    ],
-)
-def test_differences(expected: list[float], found: list[float], absolute: float, relative: float) -> None:
-    row = difference("l", "b", np.array(expected, np.float32), np.array(found, np.float32))
-    assert (row.absolute, row.relative) == (absolute, relative)
-
-
-def test_shapes_that_are_not_known_are_listed_with_the_option() -> None:
-    text = (
-        'layer { name: "d" type: "ImageData" top: "data" top: "label" image_data_param { source: "x" batch_size: 9 } }'
-    )
-    net = load_net(parse(text))
-    with pytest.raises(DataError, match="the shape of the input 'data' is not known") as caught:
-        input_shapes(net, batch=2)
-    assert "--input data=2,3,?,?" in str(caught.value)
-    assert input_shapes(net, batch=2, given={"data": (2, 3, 4, 5)}) == {"data": (2, 3, 4, 5), "label": (2,)}
-
-
-def test_noise_depends_on_seed_and_blob_only() -> None:
-    assert noise("data", (2, 3), 1).equal(noise("data", (2, 3), 1))
-    assert not noise("data", (2, 3), 1).equal(noise("data", (2, 3), 2))
-    assert not noise("data", (2, 3), 1).equal(noise("other", (2, 3), 1))
-
-
-def test_pictures_go_through_the_data_layers_transform(tmp_path: Path) -> None:
-    text = """layer { name: "d" type: "ImageData" top: "data" top: "label"
-      transform_param { crop_size: 4 scale: 0.5 mean_value: 10 mean_value: 20 mean_value: 30 mirror: true }
-      image_data_param { source: "x" batch_size: 9 new_height: 6 new_width: 6 } }"""
-    Image.new("RGB", (6, 6), (50, 60, 70)).save(tmp_path / "a.png")
-    how = preparation(load_net(parse(text)), "data", (1, 3, 4, 4))
-    found = how.tensor([str(tmp_path / "a.png")])
-    assert found.shape == (1, 3, 4, 4)
-    assert found[0, :, 0, 0].tolist() == [30.0, 20.0, 10.0]  # blue first, less its mean, halved
-    (tmp_path / "b.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match="this is no picture that can be read"):
-        how.tensor([str(tmp_path / "b.png")])
-    with pytest.raises(DataError, match="takes no pictures"):
-        preparation(load_net(parse(text)), "label", (9,))
-
-
-def test_paths_to_pictures(tmp_path: Path) -> None:
-    (tmp_path / "sub").mkdir()
-    for name in ("b.png", "a.jpg", "sub/c.JPG", "d.txt"):
-        (tmp_path / name).write_bytes(b"")
-    names = [Path(path).relative_to(tmp_path).as_posix() for path in pictures_in([tmp_path])]
-    assert names == ["a.jpg", "b.png", "sub/c.JPG"]
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError) as caught:
-        pictures_in([tmp_path / "empty", tmp_path / "absent"])
-    assert len(caught.value.errors) == 2

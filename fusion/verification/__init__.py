@@ -1,0 +1,11 @@
+"""Proof that a fused net still computes what its sources computed, layer by layer; and of weights, and of two nets.
+
+for found in verify_branches("fused.prototxt", "init.caffemodel", {"odd": ("odd.prototxt", "odd.caffemodel")}):
+    print(found.verdict())
+"""
+
+from fusion.verification.runs import verify_branches, verify_nets
+from fusion.verification.sides import Feed
+from fusion.verification.stored import verify_weights
+
+__all__ = ["Feed", "verify_branches", "verify_nets", "verify_weights"]

@@ -1,0 +1,150 @@
+"""Two nets on the same inputs: branches of a fused net against their sources, and one net against another."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from fusion.differences import RTOL, Comparison, difference
+from fusion.errors import FusionError
+from fusion.graph import run, with_outputs
+from fusion.onnx_runtime import run_file
+from fusion.verification.pairs import (
+    Pairs,
+    blobs_of_equal_names,
+    check_missing,
+    check_weights,
+    differing_preparation,
+    handed_over,
+    nothing_in_common,
+    paired,
+)
+from fusion.verification.sides import NOISE, Feed, Path, Side, computed_values, inputs_of, opened, output_values
+
+
+@dataclass(frozen=True)
+class _Match:
+    """A value of the one net, the value of the other that must equal it, and the layer to name if it does not."""
+
+    layer: str
+    here: str
+    there: str
+
+
+def verify_branches(
+    fused: Path,
+    weights: Path,
+    sources: Mapping[str, tuple[Path, Path] | Path],
+    feed: Feed = NOISE,
+    rtol: float = RTOL,
+    without: Collection[str] = (),
+) -> list[Comparison]:
+    """Run each source and its branch of the fused net on the same inputs and compare every blob they both make.
+
+    without  layers of the fused net that are meant to differ
+    sources  prefix -> (prototxt, weights), or an ONNX file, which ONNX Runtime runs; the fused layer `odd/conv1` is
+             `conv1` of source `odd`
+    Raises: FusionError when a branch and its source have no layer in common, or the branch reads something else;
+            WeightsMismatch when weights are missing or do not fit; DataError for inputs.
+    """
+    found = []
+    for prefix, given in sources.items():
+        if not isinstance(given, tuple):
+            found.append(_verify_onnx(prefix, given, opened(fused, weights, feed, prefix=prefix), feed, rtol, without))
+            continue
+        description, trained = given
+        source = opened(description, trained, feed)
+        whole = opened(fused, weights, feed, fallback=source.shapes, prefix=prefix)
+        computed = computed_values(source)
+        pairs = paired(source.net, whole.net, prefix)
+        pairs = [
+            pair for pair in pairs if pair[0].tops and computed.issuperset(pair[0].tops) and pair[1].name not in without
+        ]
+        if not pairs:
+            raise nothing_in_common(prefix, source, whole)
+        check_weights(prefix, pairs, source, whole)
+        matches = [
+            _Match(theirs.name, here, there)
+            for ours, theirs in pairs
+            for here, there in zip(ours.tops, theirs.tops, strict=False)
+        ]
+        both = {ours.name for ours, _ in pairs}
+        skipped = tuple(dict.fromkeys(call.name for call in source.net.plan.calls if call.name not in both))
+        found.append(_compared(prefix, source, whole, matches, pairs, feed, rtol, skipped))
+    return found
+
+
+def verify_nets(
+    first: tuple[Path, Path],
+    second: tuple[Path, Path],
+    feed: Feed = NOISE,
+    rtol: float = RTOL,
+) -> Comparison:
+    """Run two nets on the same inputs and compare the blobs of equal names; without any, their outputs in order.
+
+    first, second  (prototxt, weights)
+    Raises: as verify_branches.
+    """
+    one = opened(*first, feed)
+    other = opened(*second, feed, fallback=one.shapes)
+    values = blobs_of_equal_names(one, other) or list(zip(output_values(one), output_values(other), strict=False))
+    if not values:
+        raise nothing_in_common("nets", one, other)
+    makers = {top: call.name for call in one.net.plan.calls for top in call.tops}
+    matches = [_Match(makers[here], here, there) for here, there in values]
+    check_missing("nets", [(one, one.missing), (other, other.missing)])
+    names = dict(one.net.plan.blobs)
+    skipped = tuple(name for name, value in names.items() if value in makers and value not in dict(values))
+    return _compared("nets", one, other, matches, [], feed, rtol, skipped)
+
+
+def _verify_onnx(prefix: str, path: Path, whole: Side, feed: Feed, rtol: float, without: Collection[str]) -> Comparison:
+    """What the Onnx layers of a branch make against what their file makes in ONNX Runtime."""
+    from fusion.onnx_branches import branch_values
+
+    matches = branch_values(whole.message, whole.net, prefix, path, without)
+    if not matches:
+        raise FusionError(f"'{prefix}': {whole.label} has no Onnx layers of this prefix", hint="is the prefix right?")
+    fused = with_outputs(whole.net, {match.top: match.top for match in matches})
+    inputs = inputs_of(whole, fused, feed)
+    with torch.no_grad():
+        found = run(fused, inputs)
+    fed = {name: (found[value].movedim(1, -1) if last else found[value]).numpy()
+           for match in matches for name, value, last in match.inputs}  # fmt: skip
+    expected = run_file(path, [match.value for match in matches], fed)
+    rows = [difference(match.layer, _blob(match.top), expected[match.value], found[match.top].numpy())
+            for match in matches]  # fmt: skip
+    what = f"ONNX Runtime on {os.fspath(path)} against {whole.label}, on {feed.words}"
+    return Comparison(prefix, what, tuple(rows), rtol=rtol)
+
+
+def _compared(
+    name: str,
+    source: Side,
+    fused: Side,
+    matches: Sequence[_Match],
+    pairs: Pairs,
+    feed: Feed,
+    rtol: float,
+    skipped: tuple[str, ...],
+) -> Comparison:
+    """Run both sides for the values that are matched; `pairs` tell which input of the one is which of the other."""
+    one = with_outputs(source.net, {match.here: match.here for match in matches})
+    other = with_outputs(fused.net, {match.there: match.there for match in matches})
+    inputs = inputs_of(source, one, feed)
+    with torch.no_grad():
+        expected = run(one, inputs)
+        found = run(other, handed_over(name, pairs, source.net, other, inputs))
+    rows = [
+        difference(match.layer, _blob(match.there), expected[match.here].numpy(), found[match.there].numpy())
+        for match in matches
+    ]
+    what = f"{source.label} against {fused.label}, on {feed.words}"
+    return Comparison(name, what, tuple(rows), skipped, differing_preparation(pairs, source, fused), rtol)
+
+
+def _blob(value: str) -> str:
+    return value.replace("@", " after ")

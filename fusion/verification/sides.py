@@ -1,0 +1,106 @@
+"""A net with its weights, and what it is fed to be compared with another."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from fusion.graph import Net
+from fusion.inputs import input_shapes, noise, preparation
+from fusion.nets import build
+from fusion.weights import load_weights
+from prototxt.loading import load_net
+from prototxt.messages import NetParameter
+from prototxt.phases import filter_net
+from prototxt.shapes.registry import layer_type
+
+Path = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Feed:
+    """What both sides are given.
+
+    pictures  files; without any, standard normal noise
+    batch     samples of noise
+    shapes    of inputs that a net does not tell
+    """
+
+    pictures: Sequence[str] = ()
+    batch: int = 2
+    seed: int = 0
+    shapes: Mapping[str, Sequence[int]] | None = None
+
+    @property
+    def words(self) -> str:
+        """What it is, for a message."""
+        return f"{len(self.pictures)} pictures" if self.pictures else f"noise with seed {self.seed}"
+
+
+NOISE = Feed()
+
+
+@dataclass(frozen=True)
+class Side:
+    """A net with its weights, its description, what to call it, and its layers that the weights lack."""
+
+    net: Net
+    message: NetParameter
+    shapes: Mapping[str, tuple[int, ...]]
+    label: str
+    missing: tuple[str, ...]
+
+
+def opened(
+    description: Path,
+    weights: Path,
+    feed: Feed,
+    *,
+    fallback: Mapping[str, Sequence[int]] | None = None,
+    prefix: str = "",
+) -> Side:
+    """A net in phase TEST with its weights, for batches as long as the feed's.
+
+    fallback  shapes of the other net's inputs, for inputs of the same name, with the prefix or without
+    """
+    place = os.fspath(description)
+    message = filter_net(load_net(description), phase="TEST")
+    batch = len(feed.pictures) or feed.batch
+    given = {**(fallback or {}), **{f"{prefix}/{blob}": shape for blob, shape in (fallback or {}).items()}}
+    given.update({blob: (batch, *shape[1:]) for blob, shape in (feed.shapes or {}).items()})
+    tops = {top for layer in message.layer if not layer.bottom for top in layer.top}
+    shapes = input_shapes(
+        message, batch=batch, given={blob: shape for blob, shape in given.items() if blob in tops}, place=place
+    )
+    net = build(message, shapes=shapes, seed=0)
+    missing = load_weights(net, weights).missing
+    return Side(net, message, shapes, f"{place} with {os.fspath(weights)}", missing)
+
+
+def inputs_of(source: Side, net: Net, feed: Feed) -> dict[str, Tensor]:
+    """What the inputs of a net are fed that computes values of this side's net."""
+    made = {}
+    for key, _ in net.plan.inputs:
+        if feed.pictures:
+            made[key] = preparation(source.message, key, source.shapes[key]).tensor(feed.pictures)
+        else:
+            made[key] = noise(key, source.shapes[key], feed.seed)
+    return made
+
+
+def computed_values(side: Side) -> set[str]:
+    """Values that follow from pictures alone and are neither a loss nor a measure: labels are not at hand."""
+    known = {value for key, value in side.net.plan.inputs if len(side.shapes[key]) > 1}
+    for call in side.net.plan.calls:
+        if known.issuperset(call.bottoms) and call.type != "Accuracy" and not layer_type(call.type).loss:
+            known.update(call.tops)
+    return known
+
+
+def output_values(side: Side) -> list[str]:
+    """The net's outputs, as far as they are `computed_values`."""
+    computed = computed_values(side)
+    return [value for _, value in side.net.plan.outputs if value in computed]
