@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from fusion.pct.breakdowns import Flip, flip_matrix, flips, per_class, per_slice
     from fusion.pct.calibration import expected_calibration_error, reliability
     from fusion.pct.contrastive import cna
-    from fusion.pct.intervals import Interval, bootstrap, mcnemar, mean_interval
+    from fusion.pct.intervals import Interval, bootstrap, mcnemar, mean_interval, share_interval
     from fusion.pct.losses import bct, combine, elodi, focal_distillation, kd, ldi, logit_matching, naive
     from fusion.pct.metrics import (
         Outcomes,
@@ -43,6 +43,7 @@ _HOMES = {
     "bootstrap": "intervals",
     "mcnemar": "intervals",
     "mean_interval": "intervals",
+    "share_interval": "intervals",
     "bct": "losses",
     "combine": "losses",
     "elodi": "losses",
@@ -132,6 +133,7 @@ __all__ = [  # noqa: RUF022 - losses first, then predictions, then measures
     "relative_nfr",
     "reliability",
     "severity_weighted_nfr",
+    "share_interval",
 ]
 
 

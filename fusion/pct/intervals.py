@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,16 @@ from fusion.pct.metrics import FORMULAS, Outcomes
 # Student's t at 97.5 % for 1 to 20 degrees of freedom.
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
       2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086)  # fmt: skip
+
+
+# Metrics that are a share of samples: which of the four counts these are (both right, negative, positive, both wrong).
+_AMONG = {
+    **dict.fromkeys(("accuracy_old", "accuracy_new", "error_rate_old", "error_rate_new"), (0, 1, 2, 3)),
+    **dict.fromkeys(("negative_flip_rate", "positive_flip_rate"), (0, 1, 2, 3)),
+    "negative_flip_impact": (1, 3),
+    "backward_trust_compatibility": (0, 1),
+    "backward_error_compatibility": (1, 3),
+}
 
 
 class Interval(NamedTuple):
@@ -30,17 +41,33 @@ def bootstrap(
     """Percentile interval from resampling the samples with their pair of answers.
 
     metric  a name of metrics.FORMULAS, e.g. accuracy_difference
-    The four counts of a resample are multinomial, so drawing them is drawing the samples, at no cost per sample.
+    The four counts of a resample are multinomial, so drawing them is drawing the samples, at no cost per sample. A
+    share of 0 or 1 is the same in every resample, which is no certainty: such a share gets Wilson's interval.
     Raises: ReportError for an unknown metric.
     """
     value = counted.value(metric)
     if value is None:
         return Interval(None, None, None)
+    if metric in _AMONG and value in (0, 1):
+        total = int(counted.counts[list(_AMONG[metric])].sum())
+        return share_interval(round(value * total), total, level=level)
     generator = np.random.default_rng(seed)
     drawn = generator.multinomial(len(counted), counted.counts / len(counted), size=draws).astype(np.float64)
     spread = FORMULAS[metric](drawn)
     low, high = np.nanquantile(spread, [(1 - level) / 2, (1 + level) / 2]).tolist()
     return Interval(value, low, high)
+
+
+def share_interval(count: int, total: int, *, level: float = 0.95) -> Interval:
+    """A share of samples with Wilson's score interval, which is sound for few samples and for shares of 0 and 1."""
+    if not total:
+        return Interval(None, None, None)
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    share, shrunk = count / total, 1 + z * z / total
+    middle = (share + z * z / (2 * total)) / shrunk
+    half = z / shrunk * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    low, high = (0.0 if count == 0 else middle - half), (1.0 if count == total else middle + half)
+    return Interval(share, low, high)
 
 
 def mean_interval(values: Sequence[float]) -> Interval:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fusion import pct
+from fusion.pct.intervals import share_interval
 from fusion.pct.metrics import Outcomes
 from fusion.report.gathering import Report
 from fusion.report.markup import Markup, join, tag
-from fusion.report.pieces import colour, legend, scrolling, table
+from fusion.report.pieces import colour, legend, measured, scrolling, table
 from fusion.report.wording import NONE, number, percent, plural
 
 MATRIX_CLASSES = 24
@@ -69,14 +70,15 @@ def slices(report: Report) -> Markup | None:
     head = ("slice", "samples", "old accuracy", "new accuracy", "negative flips", "positive flips")
     rows = []
     for name, counted in found.items():
-        metrics = ("accuracy_old", "accuracy_new", "negative_flip_rate", "positive_flip_rate")
-        cells = [percent(counted.value(metric)) for metric in metrics]
+        metrics = ("accuracy_old", "accuracy_new", "positive_flip_rate")
+        old, new, learnt = (tag("td", percent(counted.value(metric))) for metric in metrics)
+        forgot = measured(share_interval(counted.negative, len(counted)))
         rows.append(
             tag(
                 "tr",
                 tag("th", name or "original", scope="row"),
                 tag("td", number(len(counted))),
-                *(tag("td", x) for x in cells),
+                *(old, new, forgot, learnt),
             )
         )
     return scrolling("By slice", table(head, rows))

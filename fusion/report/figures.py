@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from fusion import pct
-from fusion.pct.intervals import Interval
+from fusion.pct.intervals import Interval, share_interval
 from fusion.pct.metrics import Outcomes
 from fusion.report.gate import Check
 from fusion.report.gathering import Candidate, Comparison, Report
@@ -69,7 +69,8 @@ def _comparison(comparison: Comparison, report: Report) -> dict[str, Any]:
 
 
 def _outcomes(counted: Outcomes) -> dict[str, Any]:
-    return {**asdict(counted), "negative_flip_rate": counted.value("negative_flip_rate")}
+    interval = share_interval(counted.negative, len(counted))
+    return {**asdict(counted), "negative_flip_rate": interval.value, "interval": [interval.low, interval.high]}
 
 
 def _flip(flip: pct.Flip) -> dict[str, Any]:

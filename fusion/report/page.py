@@ -29,7 +29,11 @@ MEANINGS = (
     ),
     ("Trust kept (BTC)", "The share of the old net's right answers that are still right."),
     ("p", "McNemar's exact test: how likely a difference this large would be if both nets were equally often right."),
-    ("Interval", "95 %, from a paired bootstrap over the samples (10,000 draws, fixed seed)."),
+    (
+        "Interval",
+        "95 %, from a paired bootstrap over the samples (10,000 draws, fixed seed); Wilson's for slices and for shares "
+        "of 0 and 100 %, where resampling shows no spread.",
+    ),
     ("Calibration error", "How far confidence and accuracy lie apart, averaged over ten steps of confidence."),
 )
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fusion.pct.intervals import Interval
 from fusion.report.gathering import Candidate, Report
 from fusion.report.markup import Child, Markup, tag
+from fusion.report.wording import percent, span
 
 
 def figures(found: Sequence[tuple[str, str, Markup]]) -> Markup:
@@ -33,6 +35,12 @@ def table(head: Sequence[str], rows: Sequence[Child], kind: str | None = None) -
     """A table with its column heads."""
     columns = tag("tr", *(tag("th", name, scope="col") if name else tag("td") for name in head))
     return tag("table", tag("thead", columns), tag("tbody", *rows), class_=kind)
+
+
+def measured(interval: Interval, digits: int = 2) -> Markup:
+    """A table's cell: a share with the ends of its interval below."""
+    ends = tag("small", span(interval, digits)) if interval.low is not None else None
+    return tag("td", percent(interval.value, digits), ends)
 
 
 def scrolling(label: str, content: Markup) -> Markup:

@@ -11,7 +11,7 @@ from fusion.report.curves import Curve, accuracies, losses, rates
 from fusion.report.gate import Check
 from fusion.report.gathering import Candidate, Comparison, Report
 from fusion.report.markup import Markup, join, tag
-from fusion.report.pieces import colour, figures, legend, scrolling, table
+from fusion.report.pieces import colour, figures, legend, measured, scrolling, table
 from fusion.report.wording import (
     explanation,
     headline,
@@ -158,21 +158,16 @@ def _balance_row(candidate: Candidate, counted: Outcomes, most: int, report: Rep
 
 def _comparison_row(name: str, comparison: Comparison, kind: str) -> Markup:
     found = comparison.intervals
-    flips = [_with_interval(comparison, metric) for metric in ("negative_flip_rate", "positive_flip_rate")]
+    flips = [measured(found[metric]) for metric in ("negative_flip_rate", "positive_flip_rate")]
     return tag(
         "tr",
         tag("th", name, scope="row"),
         *flips,
         tag("td", percent(found["accuracy_new"].value), tag("small", points(found["accuracy_difference"].value))),
         tag("td", percent(found["accuracy_old"].value)),
-        tag("td", percent(found["relative_nfr"].value, 1)),
-        tag("td", percent(found["backward_trust_compatibility"].value)),
+        measured(found["relative_nfr"], 1),
+        measured(found["backward_trust_compatibility"]),
         tag("td", p_value(comparison.p_value)),
         tag("td", number(len(comparison.outcomes))),
         class_=kind,
     )
-
-
-def _with_interval(comparison: Comparison, metric: str) -> Markup:
-    interval = comparison.intervals[metric]
-    return tag("td", percent(interval.value), tag("small", span(interval)) if interval.value is not None else None)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fusion.pct.intervals import share_interval
+from fusion.pct.metrics import Outcomes
 from fusion.report.gate import Check
 from fusion.report.gathering import Comparison, Report
 from fusion.report.wording import explanation, headline, number, p_value, percent, span
 
 HEAD = ("", "samples", "accuracy", "NFR", "95 % interval", "PFR", "relative NFR", "BTC", "p")
+
+SLICE_HEAD = ("slice", "samples", "old accuracy", "accuracy", "NFR", "95 % interval", "PFR")
 
 
 def to_text(report: Report, checks: Sequence[Check] = ()) -> str:
@@ -18,6 +22,9 @@ def to_text(report: Report, checks: Sequence[Check] = ()) -> str:
         rows.append(_row(candidate.name, candidate.whole))
         rows += [_row(f"  against {comparison.old.name}", comparison) for comparison in candidate.each]
     lines = [report.title, "", *columns(rows), "", headline(report), *explanation(report)]
+    sliced = report.featured.whole.per_slice(report.slices)
+    if sliced:
+        lines += ["", *columns([SLICE_HEAD, *(_slice_row(name, counted) for name, counted in sliced.items())])]
     if checks:
         lines += ["", *map(str, checks)]
     return "\n".join(line.rstrip() for line in lines).replace("\u00a0", " ") + "\n"
@@ -39,6 +46,12 @@ def _old_row(name: str, report: Report) -> tuple[str, ...]:
     whole = report.featured.whole
     accuracy = percent(whole.outcomes.value("accuracy_old"))
     return (f"{name} (old)", number(len(whole.outcomes)), accuracy, *[""] * (len(HEAD) - 3))
+
+
+def _slice_row(name: str, counted: Outcomes) -> tuple[str, ...]:
+    nfr = share_interval(counted.negative, len(counted))
+    old, new, flips = (percent(counted.value(x)) for x in ("accuracy_old", "accuracy_new", "positive_flip_rate"))
+    return (name or "original", number(len(counted)), old, new, percent(nfr.value), span(nfr), flips)
 
 
 def _row(name: str, comparison: Comparison) -> tuple[str, ...]:

@@ -49,6 +49,27 @@ def test_mcnemar(negative: int, positive: int) -> None:
     assert pct.mcnemar(pct.Outcomes(1, positive, negative, 0)) == pytest.approx(expected)
 
 
+def test_no_flip_among_few_samples_is_no_certainty() -> None:
+    none, all_right = pct.Outcomes(200, 0, 0, 0), pct.Outcomes(0, 0, 0, 7)
+    value, low, high = pct.bootstrap(none, "negative_flip_rate")
+    assert (value, low, high) == (0, 0, pytest.approx(0.018845, abs=1e-6))
+    assert pct.bootstrap(none, "accuracy_new") == (1, pytest.approx(1 - high), 1)
+    assert pct.bootstrap(pct.Outcomes(3, 0, 1, 2), "backward_trust_compatibility").low == pytest.approx(
+        0.438503, abs=1e-6
+    )
+    assert pct.bootstrap(all_right, "accuracy_difference") == (0, 0, 0)
+    assert pct.bootstrap(none, "relative_nfr") == (None, None, None)
+
+
+def test_wilsons_interval() -> None:
+    """Wilson's own formula, worked out by hand for 3 of 20 and z = 1.96."""
+    found = pct.share_interval(3, 20)
+    assert found == pytest.approx((0.15, 0.052369, 0.360419), abs=1e-5)
+    assert pct.share_interval(0, 0) == (None, None, None)
+    wider = pct.share_interval(3, 20, level=0.99)
+    assert wider.low < found.low < found.high < wider.high
+
+
 def test_difference_of_two_new_nets() -> None:
     first, second = np.arange(100) % 4 == 0, np.arange(100) % 5 == 0
     interval = paired_difference(first, second)
