@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -23,7 +24,11 @@ class Convolution(nn.Module):
     axis     where the channels lie; all axes before it are batch, all behind it are space
     weight   [num_output, channels / group, *kernel]; of a deconvolution [channels, num_output / group, *kernel]
     bias     [num_output] or None
+
+    channels_last  whether to work in that layout, which layers behind take over; the same numbers but for rounding
     """
+
+    channels_last = False
 
     def __init__(
         self,
@@ -58,7 +63,10 @@ class Convolution(nn.Module):
             return F.linear(x, self.weight.T if self.transposed else self.weight, self.bias)
         geometry = list(zip(self.stride, self.pad, self.dilation, strict=True))
         over = deconvolve if self.transposed else convolve
-        return over(x, self.weight, self.bias, geometry, self.group)
+        weight: Tensor = self.weight
+        if self.channels_last and weight.dim() == 4:
+            weight = weight.to(memory_format=torch.channels_last)  # contiguous() would leave one channel as it is
+        return over(x, weight, self.bias, geometry, self.group)
 
     def extra_repr(self) -> str:
         """What the weights do not tell."""

@@ -31,8 +31,9 @@ from fusion.solver.states import snapshot as files
 from fusion.solver.states.exact import undrawn
 from fusion.solver.steps.arena import lay_out
 from fusion.solver.steps.engine import Engine
+from fusion.solver.steps.layouts import has_filters, set_layout
 from fusion.solver.steps.losses import EVERY, Losses
-from fusion.solver.steps.threads import Asked, Threads
+from fusion.solver.steps.pace import Asked, Pacemaker
 from fusion.solver.team import Team, part
 from fusion.solver.testing import Average, Test, averages_records, measure
 from fusion.solver.trunk_files import trunk_files
@@ -72,7 +73,8 @@ class Solver:
     extras        what Caffe does not offer: warm-up, averaged weights, mixup, ... (fusion.solver.options.extras)
     overrides     fields set instead of the solver's: "base_lr=0.1", "stepvalue=100,200"
     teamwork      how several processes that torchrun has started work together (fusion.processes)
-    threads       CPU threads of the loop: a number, "auto" to measure at the start, None to leave torch's as it is
+    threads       CPU threads of the loop: a number, None to leave torch's as it is, or "auto" to measure at the start
+                  how many are fastest, and whether the channels had better come last in memory
 
     iter      iterations done
     net       the net in training; the test nets hold the same parameters
@@ -142,7 +144,7 @@ class Solver:
         self._trunk_files = trunk_files(cache_dir, self.settings.prefix)
         self._measured: list[Test] | None = None
         self._ending = False
-        self.threads = Threads(threads)
+        self.pacemaker = Pacemaker(threads)
         self.progress = runs.Progress(Losses(self.settings.average_loss))
         self._engine: Engine | None = None
         self.load(self.settings.weights if weights is None else paths_of(weights))
@@ -279,12 +281,17 @@ class Solver:
         watched = (self._watched(self._train), lambda: self._due(self.settings.display)) if debug else None
         with together(self._world):
             self._engine = Engine(self._train, self.arena, self.settings, self.team, watched)
-        if said := self.threads.settle(self._engine.trial()):
+        arrange = self._set_layout if self.device.type == "cpu" and has_filters(self._train.runs) else None
+        if said := self.pacemaker.settle(self._engine.trial(), arrange):
             self.display.say(said)
         return [
             Test(job.runs, job.feed, count, averages_records(job.message), self._watched(job) if debug else None)
             for job, count in zip(self._tests, self._batches(), strict=True)
         ]
+
+    def _set_layout(self, channels_last: bool) -> None:
+        for job in self.jobs:
+            set_layout(job.net, channels_last)
 
     def _batches(self) -> list[int]:
         """How many batches each test takes: all records once where the test is one to choose by."""

@@ -12,6 +12,7 @@ from fusion.solver.states.exact import Exact, below, carried, carry, generators,
 from fusion.solver.states.histories import histories, restore_histories
 from fusion.solver.states.resuming import Found, open_snapshot
 from fusion.solver.steps.losses import Losses
+from fusion.solver.steps.pace import Pace
 from fusion.weights import save_weights
 from prototxt.errors import WeightsError
 from prototxt.solverstate import SolverState, write_solverstate
@@ -56,7 +57,11 @@ def take(solver: Solver) -> str:
         losses=losses,
         seed=solver.seed,
         weights=files.checksum(solver.arena.updated),
-        choices={"processes": str(_processes(solver)), **solver.extras.to_choices()},
+        choices={
+            "processes": str(_processes(solver)),
+            "channels_last": str(solver.pacemaker.channels_last),
+            **solver.extras.to_choices(),
+        },
         generators=drawn,
         kept=_kept(solver),
     )
@@ -137,7 +142,7 @@ def _take_over_exactly(solver: Solver, exact: Exact) -> str:
     for line in solver.extras.differences(exact.choices):
         solver.display.say(f"warning: {line}, so the run goes on otherwise than it began")
     set_generators(exact.generators if team is None else team.own(exact.generators))
-    solver.threads.replayed = exact.threads
+    solver.pacemaker.replayed = Pace(exact.threads, exact.choices.get("channels_last") == "True")
     for job, position in zip(solver.jobs, exact.positions, strict=False):
         job.feed.position = position
     for number, job in enumerate(solver.jobs):

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from fusion.solver.feeds import CachedFeed
 from fusion.solver.steps.losses import EVERY
+from fusion.solver.steps.pace import sample, untouched
 from fusion.solver.steps.stepping import Step, Traced, eager, traced
-from fusion.solver.steps.threads import sample, untouched
 from fusion.solver.team import Team, traceable
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The number of CPU threads: measured, told, kept in snapshots."""
+"""Threads and layout on a CPU: measured, told, kept in snapshots."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fusion.solver import Solver
-from fusion.solver.steps.threads import Threads, candidates, fewest, untouched
+from fusion.solver.steps.pace import Pace, Pacemaker, best, candidates, untouched
 from fusion.solver.watching.display import Lines
 
 Make = Callable[..., Path]
@@ -32,8 +32,13 @@ def test_candidates() -> None:
 
 
 def test_fewest_of_those_that_are_alike() -> None:
-    assert fewest({4: 1.0, 2: 1.02, 1: 1.9}) == 2
-    assert fewest({4: 1.0, 2: 1.3, 1: 1.9}) == 4
+    assert best({Pace(4): 1.0, Pace(2): 1.02, Pace(1): 1.9}) == Pace(2)
+    assert best({Pace(4): 1.0, Pace(2): 1.3, Pace(1): 1.9}) == Pace(4)
+
+
+def test_another_layout_for_a_gain_only() -> None:
+    assert best({Pace(2): 1.0, Pace(1): 1.9, Pace(2, True): 0.97, Pace(1, True): 1.8}) == Pace(2)
+    assert best({Pace(2): 1.0, Pace(1): 1.9, Pace(2, True): 0.9, Pace(1, True): 0.91}) == Pace(1, True)
 
 
 def test_the_faster_number_is_taken_and_told() -> None:
@@ -41,27 +46,49 @@ def test_the_faster_number_is_taken_and_told() -> None:
         for _ in range(1000 * torch.get_num_threads()):
             pass
 
-    said = Threads("auto").settle(step)
+    said = Pacemaker("auto").settle(step)
     assert said.startswith("threads: 1 of 2 (time of a step by threads: 1: ")
     assert torch.get_num_threads() == 1
+
+
+def test_the_faster_layout_is_taken_and_told() -> None:
+    layouts = [False]
+
+    def step() -> None:
+        for _ in range(20 if layouts[-1] else 20_000):
+            pass
+
+    pacemaker = Pacemaker("auto")
+    said = pacemaker.settle(step, layouts.append)
+    assert ", channels last (time of a step by threads: 1: " in said
+    assert pacemaker.channels_last
+    assert layouts[-1]
+
+
+def test_a_snapshots_layout_is_taken_over() -> None:
+    layouts: list[bool] = []
+    pacemaker = Pacemaker(None)
+    pacemaker.replayed = Pace(torch.get_num_threads(), channels_last=True)
+    assert pacemaker.settle(None, layouts.append) == ""
+    assert layouts == [True]
 
 
 def test_a_number_that_is_given_is_not_measured() -> None:
     def step() -> None:
         pytest.fail("measured")
 
-    assert Threads(1).settle(step) == ""
+    assert Pacemaker(1).settle(step) == ""
     assert torch.get_num_threads() == 1
-    assert Threads(None).settle(step) == ""
+    assert Pacemaker(None).settle(step) == ""
 
 
 def test_a_snapshots_number_is_taken_over() -> None:
-    threads = Threads("auto")
-    threads.replayed = 1
+    threads = Pacemaker("auto")
+    threads.replayed = Pace(1)
     assert threads.settle(None) == "threads: 1, as the snapshot was written with"
     assert torch.get_num_threads() == 1
-    threads = Threads(2)
-    threads.replayed = 1
+    threads = Pacemaker(2)
+    threads.replayed = Pace(1)
     assert threads.settle(None) == "threads: 2, but the snapshot was written with 1: the last bits may differ"
 
 
