@@ -8,59 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from prototxt.schema.legacy import FORK_V1_TYPES, PADDING, V0_TYPES, V1_TYPES
 from prototxt.tree import Message
 
-# V1's enum and V0's strings in the words of today.
+# V1's enum and V0's strings in the words of today; some files write the enum in small letters.
 OLD_TYPES: Final = {
-    "ABSVAL": "AbsVal",
-    "ACCURACY": "Accuracy",
-    "ARGMAX": "ArgMax",
-    "BNLL": "BNLL",
-    "CONCAT": "Concat",
-    "CONTRASTIVE_LOSS": "ContrastiveLoss",
-    "CONVOLUTION": "Convolution",
-    "CROP": "Crop",
-    "DATA": "Data",
-    "DECONVOLUTION": "Deconvolution",
-    "DROPOUT": "Dropout",
-    "DUMMY_DATA": "DummyData",
-    "EUCLIDEAN_LOSS": "EuclideanLoss",
-    "ELTWISE": "Eltwise",
-    "EXP": "Exp",
-    "FLATTEN": "Flatten",
-    "HDF5_DATA": "HDF5Data",
-    "HDF5_OUTPUT": "HDF5Output",
-    "HINGE_LOSS": "HingeLoss",
-    "IM2COL": "Im2col",
-    "IMAGE_DATA": "ImageData",
-    "INFOGAIN_LOSS": "InfogainLoss",
-    "INNER_PRODUCT": "InnerProduct",
-    "LRN": "LRN",
-    "MEMORY_DATA": "MemoryData",
-    "MULTINOMIAL_LOGISTIC_LOSS": "MultinomialLogisticLoss",
-    "MVN": "MVN",
-    "POOLING": "Pooling",
-    "POWER": "Power",
-    "RELU": "ReLU",
-    "SIGMOID": "Sigmoid",
-    "SIGMOID_CROSS_ENTROPY_LOSS": "SigmoidCrossEntropyLoss",
-    "SILENCE": "Silence",
-    "SOFTMAX": "Softmax",
-    "SOFTMAX_LOSS": "SoftmaxWithLoss",
-    "SPLIT": "Split",
-    "SLICE": "Slice",
-    "TANH": "TanH",
-    "UNPOOLING": "Unpooling",
-    "WINDOW_DATA": "WindowData",
-    "THRESHOLD": "Threshold",
-    "conv": "Convolution",
-    "images": "ImageData",
-    "innerproduct": "InnerProduct",
-    "padding": "Padding",
-    "pool": "Pooling",
-    "softmax_loss": "SoftmaxWithLoss",
+    **FORK_V1_TYPES,
+    **V1_TYPES,
+    **{old.lower(): new for old, new in V1_TYPES.items()},
+    **{old: V1_TYPES[new] for old, new in V0_TYPES.items()},
+    PADDING: "Padding",
 }
-OLD_TYPES.update({old.lower(): new for old, new in OLD_TYPES.items() if old.isupper()})
 
 _CAFFE_DATA = ("Data", "ImageData", "HDF5Data", "MemoryData", "DummyData", "WindowData", "Input")
 _FORK_DATA = ("AnnotatedData", "DenseImageData", "ImageLabelmapData", "ImageSegData", "VideoData")
@@ -87,7 +45,7 @@ _NO_BLOBS: Final = DATA_TYPES.union(
 
 def modern_type(type_name: str) -> str:
     """The type in the words of today: `CONVOLUTION` (V1) and `conv` (V0) are `Convolution`."""
-    return OLD_TYPES.get(type_name, type_name)
+    return OLD_TYPES.get(type_name) or type_name
 
 
 def param_count(type_name: str, layer: Any) -> int | None:

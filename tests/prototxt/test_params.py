@@ -63,12 +63,9 @@ def test_counts(text: str, count: int | None) -> None:
 
 
 def test_old_names() -> None:
-    assert [modern_type(name) for name in ("CONVOLUTION", "conv", "tanh", "Odd")] == [
-        "Convolution",
-        "Convolution",
-        "TanH",
-        "Odd",
-    ]
+    old = ("CONVOLUTION", "conv", "tanh", "IMAGE_SEG_DATA", "PRELU", "padding", "NONE", "Odd")
+    new = ["Convolution", "Convolution", "TanH", "ImageSegData", "PReLU", "Padding", "NONE", "Odd"]
+    assert [modern_type(name) for name in old] == new
     assert "Convolution" in KNOWN_TYPES
     assert "Python" not in KNOWN_TYPES
 
