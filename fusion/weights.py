@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fusion.companions import ONNX, read_pair, write_pair
+from fusion.dead_shares import warn_of_dead_shares
 from fusion.errors import FusionError, WeightsMismatch, raise_all
 from fusion.graph import Net
 from fusion.nets import params
@@ -50,6 +51,7 @@ def load_weights(net: Net, source: str | os.PathLike[str] | Weights, *, strict: 
     strict  whether a layer of the net without weights is an error
 
     Raises: WeightsMismatch listing every blob that does not fit, or when no name fits at all.
+    Warns: DeadShares.
     """
     weights = source if isinstance(source, Mapping) else read_pair(source)
     place = None if isinstance(source, Mapping) else os.fspath(source)
@@ -70,6 +72,7 @@ def load_weights(net: Net, source: str | os.PathLike[str] | Weights, *, strict: 
     for name in fitting:
         for tensor, array in zip(own[name], weights[name], strict=True):
             _copy(tensor, array)
+    warn_of_dead_shares(net)
     return LoadReport(tuple(fitting), missing, tuple(name for name in weights if name not in own))
 
 
@@ -78,7 +81,9 @@ def save_weights(net: Net, path: str | os.PathLike[str]) -> None:
 
     Those of Onnx layers go to a safetensors file beside it, see `fusion.companions`.
     Raises: prototxt.WeightsError for an ending that is none, or a layer that the format cannot hold.
+    Warns: DeadShares.
     """
+    warn_of_dead_shares(net)
     arrays = {name: [_array(tensor) for tensor in tensors] for name, tensors in params(net).items()}
     description = NetParameter(name=net.plan.name)
     for call in net.plan.calls:

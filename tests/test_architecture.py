@@ -51,6 +51,7 @@ ROOMS = (
         "fusion.graph",
         "fusion.sharing",
         "fusion.nets",
+        "fusion.dead_shares",
         "fusion.weights",
     ),
     *("fusion.trunk", "fusion.references"),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from prototxt.errors import PlacedError
@@ -18,7 +20,8 @@ def run(command: Callable[[], int | None]) -> int:
     and keeps its traceback.
     """
     try:
-        return command() or 0
+        with _own_warnings():
+            return command() or 0
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -33,6 +36,22 @@ def run(command: Callable[[], int | None]) -> int:
     except PlacedError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+
+
+@contextmanager
+def _own_warnings() -> Iterator[None]:
+    """Our own warnings as one message each, without the line of code that Python shows with a warning."""
+    with warnings.catch_warnings():
+        before = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> None:
+            if category.__module__.startswith(("prototxt.", "fusion.")):
+                print(f"warning: {message}", file=sys.stderr)
+            else:
+                before(message, category, *rest, **named)
+
+        warnings.showwarning = show
+        yield
 
 
 def allow_python(parser: argparse.ArgumentParser) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-import warnings
 from typing import TYPE_CHECKING, TextIO
 
 from .arguments import shape_argument
@@ -100,30 +99,26 @@ def _merge(arguments: argparse.Namespace) -> int:
     arguments.sources = named_sources(arguments.sources)
     if arguments.output:
         format_by_name(arguments.output)
-    with warnings.catch_warnings():
-        warnings.showwarning = _show_warning  # type: ignore[assignment]
-        document, fresh = parse_file(arguments.fused), frozenset[str]()
-        if arguments.drop:
-            from fusion.surgery.heads import edit_head
+    document, fresh = parse_file(arguments.fused), frozenset[str]()
+    if arguments.drop:
+        from fusion.surgery.heads import edit_head
 
-            document, fresh = edit_head(
-                document, arguments.drop, num_output=arguments.num_output, reinit=arguments.reinit
-            )
-        plan = plan_merge(
-            load_net(document),
-            dict(arguments.sources),
-            seed=arguments.seed,
-            allow_missing=arguments.allow_missing,
-            inputs=dict(arguments.input),
-            fresh=fresh,
-        )
-        print(plan.to_json() if arguments.json else plan.table(), flush=True)
-        if not arguments.dry_run:
-            apply_merge(plan, arguments.output, progress=progress_on(sys.stderr))
-            print(f"wrote {_written(arguments.output, plan)}: {_summary(plan)}", file=sys.stderr)
-            if arguments.net_output:
-                write_text(arguments.net_output, str(document))
-                print(f"wrote {arguments.net_output}: {', '.join(sorted(fresh))} changed", file=sys.stderr)
+        document, fresh = edit_head(document, arguments.drop, num_output=arguments.num_output, reinit=arguments.reinit)
+    plan = plan_merge(
+        load_net(document),
+        dict(arguments.sources),
+        seed=arguments.seed,
+        allow_missing=arguments.allow_missing,
+        inputs=dict(arguments.input),
+        fresh=fresh,
+    )
+    print(plan.to_json() if arguments.json else plan.table(), flush=True)
+    if not arguments.dry_run:
+        apply_merge(plan, arguments.output, progress=progress_on(sys.stderr))
+        print(f"wrote {_written(arguments.output, plan)}: {_summary(plan)}", file=sys.stderr)
+        if arguments.net_output:
+            write_text(arguments.net_output, str(document))
+            print(f"wrote {arguments.net_output}: {', '.join(sorted(fresh))} changed", file=sys.stderr)
     return _verify(arguments, fresh) if arguments.verify else 0
 
 
@@ -173,10 +168,6 @@ def progress_on(stream: TextIO, *, after: float = 1.0) -> Callable[[int, int], N
         stream.flush()
 
     return show
-
-
-def _show_warning(message: Warning | str, *_: object) -> None:
-    print(f"warning: {message}", file=sys.stderr)
 
 
 if __name__ == "__main__":

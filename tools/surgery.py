@@ -211,15 +211,10 @@ def _average(arguments: argparse.Namespace) -> Outcome:
 
 
 def _bake(arguments: argparse.Namespace) -> Outcome:
-    import warnings
-
     from fusion.companions import read_pair
-    from fusion.surgery.baking import DeadShares, bake
+    from fusion.surgery.baking import bake
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", DeadShares)
-        warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
-        return bake(_document(arguments), read_pair(arguments.weights))
+    return bake(_document(arguments), read_pair(arguments.weights))
 
 
 def _group(arguments: argparse.Namespace) -> Outcome:

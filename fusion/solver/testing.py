@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from fusion.dead_shares import warn_of_dead_shares
 from fusion.graph import Net
 from fusion.nets import loss_weights
 from fusion.solver.feeds import Blobs, CachedFeed, Feed
@@ -60,7 +61,9 @@ def measure(test: Test, world: World | None = None) -> Average:
     """Run `test_iter` batches and average. The data goes on where the last test ended, as in Caffe.
 
     world  several processes share the batches out, where there is one for each
+    Warns: DeadShares.
     """
+    warn_of_dead_shares(test.net)
     totals: dict[str, Tensor] = {}
     shared = world if world is not None and test.batches >= world.size else None
     start = test.feed.position

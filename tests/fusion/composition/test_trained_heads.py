@@ -18,6 +18,7 @@ from fusion.composition import Schedule, Source, compose
 from fusion.composition.heads import HEADS
 from fusion.export import to_onnx, verify_onnx
 from fusion.surgery import bake
+from fusion.surgery.baking import DeadShares
 
 NETS = Path(__file__).parents[3] / "examples" / "mnist_odd_even"
 CLASSES = {"odd": (0, 2, 4), "even": (1, 3, 4)}  # overlapping on purpose
@@ -119,3 +120,19 @@ def test_a_gate_gives_each_sample_its_own_shares(folder: Path, monkeypatch: pyte
     assert found.shape == (3, 2)
     torch.testing.assert_close(found.sum(1), torch.ones(3))
     assert found.std(0).min() > 0
+
+
+def test_a_head_that_falls_silent_is_told_of_while_it_trains(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    prepared(folder, "fastnorm", CLASSES)
+    target = folder / "fastnorm0"
+    (target / "tested.prototxt").write_text(
+        (target / "solver.prototxt").read_text() + "test_iter: 1 test_interval: 2\n"
+    )
+    solver = fusion.Solver(target / "tested.prototxt", weights=target / "init.caffemodel", device="cpu")
+    solver.step(1)
+    with torch.no_grad():
+        fusion.params(solver.net)["join"][0].fill_(-0.1)
+    with pytest.warns(DeadShares, match="layer 'join': all shares are 0") as told:
+        solver.step(3)
+    assert len({str(item.message) for item in told}) == 1

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import pytest
 import torch
 
 import prototxt
 from fusion import nets
 from fusion.graph import Net
+from fusion.surgery.baking import DeadShares
+from fusion.weights import load_weights, save_weights
 
 INPUTS = "".join(
     f'layer {{ name: "{name}" type: "Input" top: "{name}" input_param {{ shape {{ dim: 2 dim: 3 dim: 4 }} }} }}'
@@ -38,6 +45,18 @@ def test_fastnorm_leaves_out_what_falls_below_zero() -> None:
         nets.params(net)["sum"][0].copy_(torch.tensor([1.0, -2.0, 3.0]))
     x = blobs()
     torch.testing.assert_close(net(x)["y"], (x["a"] + 3 * x["c"]) / 4.0001)
+
+
+def test_a_silent_sum_is_told_of_wherever_weights_come_and_go(tmp_path: Path) -> None:
+    net = build('type: "WeightedSum"')
+    for v, dead in (([-1.0, 0.0, -0.5], True), ([-1.0, 1e-6, -0.5], False)):
+        weights = {"sum": [np.array(v, np.float32)]}
+        for act in (lambda weights=weights: load_weights(net, weights), lambda: save_weights(net, tmp_path / "w.h5")):
+            with pytest.warns(DeadShares, match="layer 'sum': all shares are 0, because") if dead else nullcontext():
+                act()
+    assert float(net(blobs())["y"].detach().abs().max()) > 0
+    softmax = build('type: "WeightedSum" weighted_sum_param { normalization: SOFTMAX }')
+    load_weights(softmax, {"sum": [np.full(3, -1, np.float32)]})
 
 
 def test_a_gate_starts_as_the_mean_and_learns_per_sample() -> None:
