@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import tempfile
@@ -12,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from fusion.data.stamps import stamped
 from fusion.errors import DataError
 
 Put = Callable[[bytes, bytes], None]
@@ -63,12 +63,9 @@ class Database:
 
     def fingerprint(self, settings: bytes) -> str:
         """A hash of the files' sizes and times, and of the settings."""
-        digest = hashlib.sha256(settings)
-        for entry in sorted(os.scandir(self.path), key=lambda entry: entry.name):
-            if entry.name.endswith((".mdb", ".ldb", ".sst", ".log")) and not entry.name.startswith("lock"):
-                found = entry.stat()
-                digest.update(f"{entry.name}\0{found.st_size}\0{found.st_mtime_ns}\n".encode())
-        return digest.hexdigest()
+        files = (name for name in sorted(os.listdir(self.path)) if not name.startswith("lock"))
+        kept = (name for name in files if name.endswith((".mdb", ".ldb", ".sst", ".log")))
+        return stamped(settings, kept, os.path.join(self.path, ""))
 
 
 def open_database(path: str, *, lmdb: bool) -> Database:

@@ -6,9 +6,7 @@ that is too large for that row by row.
 
 from __future__ import annotations
 
-import hashlib
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -20,6 +18,7 @@ from numpy.typing import NDArray
 from fusion.data.arrays import ArraySource
 from fusion.data.order import Order, Permutation
 from fusion.data.recipes import Recipe
+from fusion.data.stamps import stamped
 from fusion.data.store import BUDGET
 from fusion.errors import DataError, raise_all
 from prototxt.files import read_text
@@ -53,7 +52,7 @@ def open_hdf5_data(recipe: Recipe, *, budget: int = BUDGET) -> ArraySource:
         arrays=arrays,
         sequence=order,
         name=name,
-        hash=_fingerprint(paths, layer),
+        hash=stamped(" ".join(layer.top).encode(), paths),
         starts=tuple(zip(starts, paths, strict=True)),
     )
 
@@ -192,11 +191,3 @@ def _shuffled_files(counts: list[int], seed: int) -> Permutation:
         return np.concatenate([starts[i] + rng.permutation(counts[i]) for i in rng.permutation(len(counts))])
 
     return permutation
-
-
-def _fingerprint(paths: list[str], layer: LayerParameter) -> str:
-    digest = hashlib.sha256(" ".join(layer.top).encode())
-    for path in paths:
-        found = os.stat(path)
-        digest.update(f"{path}\0{found.st_size}\0{found.st_mtime_ns}\n".encode())
-    return digest.hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ from fusion.data.order import Order, random_skip, shuffled
 from fusion.data.pictures import UndecodableError, decode
 from fusion.data.recipes import Recipe
 from fusion.data.source import PictureSource, check_against
+from fusion.data.stamps import stamped
 from fusion.data.store import BUDGET, Fetch, Pixels, Store
 from fusion.data.transforms import read_transform
 from fusion.errors import DataError
@@ -55,7 +55,7 @@ def open_image_data(recipe: Recipe, *, budget: int = BUDGET) -> PictureSource:
         keys=listed.names,
         read_labels=lambda: listed.labels,
         where=listed.place,
-        hash=lambda: _fingerprint(listed, folder, settings),
+        hash=lambda: stamped(settings + listed.labels.tobytes(), listed.names, folder),
         recipe=recipe,
         seed=seed,
     )
@@ -96,16 +96,3 @@ def _settings(layer: LayerParameter) -> bytes:
         param.ClearField(name)
     settings: bytes = param.SerializeToString(deterministic=True)
     return settings + layer.transform_param.SerializeToString(deterministic=True)
-
-
-def _fingerprint(listed: ImageList, folder: str, settings: bytes) -> str:
-    """Names, labels, each file's size and time, and how they are transformed."""
-    digest = hashlib.sha256(settings)
-    digest.update(listed.labels.tobytes())
-    for name in listed.names:
-        try:
-            found = os.stat(folder + name)
-            digest.update(f"{name}\0{found.st_size}\0{found.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
-        except OSError:
-            digest.update(f"{name}\0missing\n".encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()

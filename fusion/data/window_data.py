@@ -5,7 +5,6 @@ Source: BVLC Caffe's window_data_layer.cpp (the R-CNN data layer), whose arithme
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from fusion.data.pictures import UndecodableError, decode
 from fusion.data.recipes import Recipe
 from fusion.data.resizing import resize
 from fusion.data.source import PictureSource
+from fusion.data.stamps import stamped
 from fusion.data.store import BUDGET, Fetch, Pixels, Store
 from fusion.data.transforms import read_transform
 from fusion.data.window_files import Box, WindowList, read_windows
@@ -120,7 +120,7 @@ def open_window_data(recipe: Recipe, *, budget: int = BUDGET) -> PictureSource:
         keys=[f"{listed.images[box.image]}:{box.x1},{box.y1},{box.x2},{box.y2}" for box in listed.boxes],
         read_labels=lambda: listed.labels,
         where=listed.place,
-        hash=lambda: _fingerprint(listed, folder, settings),
+        hash=lambda: stamped(settings + _described(listed), listed.images, folder),
         recipe=recipe,
         seed=recipe.seed,
     )
@@ -243,13 +243,5 @@ def _round(value: np.float32) -> int:
     return int(math.copysign(math.floor(abs(float(value)) + 0.5), value))
 
 
-def _fingerprint(listed: WindowList, folder: str, settings: bytes) -> str:
-    digest = hashlib.sha256(settings)
-    digest.update(repr((listed.boxes, listed.labels.tolist())).encode())
-    for name in listed.images:
-        try:
-            found = os.stat(folder + name)
-            digest.update(f"{name}\0{found.st_size}\0{found.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
-        except OSError:
-            digest.update(f"{name}\0missing\n".encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
+def _described(listed: WindowList) -> bytes:
+    return repr((listed.boxes, listed.labels.tolist())).encode()
