@@ -16,7 +16,7 @@ import fusion.layers  # noqa: F401 - registers every type that comes with the pa
 from fusion.errors import FusionError, raise_all
 from fusion.graph import Call, Param, Plan, run, submodule_paths, with_outputs
 from fusion.graph import Net as Net
-from fusion.layers import python
+from fusion.layers import pct, python
 from fusion.layers.forks.variants import vary
 from fusion.registry import Context, LayerType, Phase, find, unknown
 from fusion.sharing import Owner, settle, share, tensor_at
@@ -68,7 +68,7 @@ def _build(message: NetParameter, phase: Phase, shapes: Mapping[str, Sequence[in
         else:
             context = _context(layer, inferred, index, phase, seed)
             _add_layer(parts, index, layer, kind, next(paths), context, message.force_backward)
-    raise_all(parts.errors)
+    raise_all([*parts.errors, *(pct.check_classifiers(message) if phase == "TRAIN" else [])])
     return Net(parts.modules, _plan(parts, message.name, phase))
 
 

@@ -126,8 +126,8 @@ def _add_references(result: argparse.ArgumentParser) -> None:
         "[,classes=1,3,5][,weight=W][,start=N][,warmup=N][,name=N][,ensemble=N][,cache=FILE.npz][,half][,live]; "
         "repeatable")  # fmt: skip
     add("--pct", action="append", default=[], metavar="KIND[,weight=W,OPTION=VALUE...]",
-        help="the loss towards them: kd, focal, lm, ldi, elodi, naive or cna (on=BLOB), with options of pct_param "
-        "(alpha, beta, temperature, filter, ...) and of=NAME+NAME; repeatable")  # fmt: skip
+        help="the loss towards them: kd, focal, lm, ldi, elodi, naive, or on features (on=BLOB) cna, bct; with options "
+        "of pct_param (alpha, beta, temperature, filter, ...) and of=NAME+NAME; repeatable")  # fmt: skip
     add("--kd-alpha", type=float, metavar="A", help="the loss is (1 - A) * own + A * weight * pct")
 
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from fusion.errors import BuildError, TrainingError
 from fusion.pct import contrastive, losses
 from fusion.registry import Context, layer
-from prototxt.messages import LayerParameter, PCTParameter
+from prototxt.messages import LayerParameter, NetParameter, PCTParameter
 from prototxt.places import place_of
 
 FILTERS = {number: name.lower() for name, number in PCTParameter.Filter.items()}
@@ -170,8 +170,30 @@ def cna(layer: LayerParameter, context: Context) -> nn.Module:
 @layer("BCTLoss")
 def bct(layer: LayerParameter, context: Context) -> nn.Module:
     """Backward-compatible training; the old classifier is a frozen layer of the graph that reads the new features."""
-    settings = _settings(layer, ("classes", "classifier", "epsilon"))
+    settings = _settings(layer, ("classes", "classifier"))
     return _anchored(CompatibilityLoss(settings.get("classes", ())), layer, context)
+
+
+def check_classifiers(net: NetParameter) -> list[BuildError]:
+    """Every BCTLoss of a filtered net whose bottom does not come from an old classifier that is frozen."""
+    found = []
+    makers: dict[str, LayerParameter] = {}
+    for each in net.layer:
+        maker = makers.get(each.bottom[0]) if each.type == "BCTLoss" and each.bottom else None
+        named = each.pct_param.classifier
+        if maker is not None and named and maker.name != named:
+            message = f"'{each.bottom[0]}' is not what a classifier '{named}' gives"
+            found.append(_refused(each, message, "let it read the scores of the old net's last layer"))
+        elif maker is not None and maker.type == "InnerProduct" and _learns(maker):
+            message = f"its old classifier '{maker.name}' would learn"
+            found.append(_refused(each, message, "freeze it, with weights and bias: param { lr_mult: 0 }"))
+        makers.update((top, each) for top in each.top)
+    return found
+
+
+def _learns(layer: LayerParameter) -> bool:
+    blobs = 2 if layer.inner_product_param.bias_term else 1
+    return len(layer.param) < blobs or any(param.lr_mult for param in layer.param)
 
 
 def _anchored(loss: nn.Module, layer: LayerParameter, context: Context) -> nn.Module:

@@ -10,6 +10,7 @@ from fusion.composition import Pct
 from fusion.composition.references import Reference as Scores
 from fusion.composition.references import check_pct, loss_layers
 from fusion.errors import TrainingError, raise_all
+from fusion.references.classifiers import Classifier, classifier_of
 from fusion.references.models import Model, judged
 from fusion.references.specs import Objective, Reference
 from prototxt.decoding import decode
@@ -18,10 +19,16 @@ from prototxt.parser import parse
 from prototxt.shapes.registry import layer_type
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from prototxt.shapes.dimensions import Shape
 
-_FEATURES = "cna"
-_CONTRAST = ("tau", "neighbours", "inside")
+_FEATURES = {"cna": ("tau", "neighbours", "inside"), "bct": ()}  # losses that compare features, and their options
+_EXAMPLES = {
+    "cna": "e.g. cna,on=ip1,tau=0.1 with --reference NET:WEIGHTS@ip1",
+    "bct": "e.g. bct,on=ip1 with --reference NET:WEIGHTS",
+}
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,7 @@ class Task:
 class Attached:
     """The description with the losses in it.
 
+    weights    of the layers in it that are an old net's
     schedules  losses whose weight grows: layer -> start, iterations to the full
     layers     the names of each objective's layers
     """
@@ -44,6 +52,7 @@ class Attached:
     net: NetParameter
     schedules: Mapping[str, tuple[int, int]]
     layers: tuple[tuple[str, ...], ...]
+    weights: Mapping[str, list[NDArray[np.float32]]]
 
 
 def find_task(net: NetParameter, shapes: Mapping[str, Shape]) -> Task:
@@ -62,26 +71,36 @@ def attach(
     models: Sequence[Model],
     objectives: Sequence[Objective],
     kd_alpha: float | None = None,
+    shapes: Mapping[str, Shape] | None = None,
 ) -> Attached:
     """The net with an input per reference from outside and a loss per objective and reference.
 
     kd_alpha  a: the net's own losses count (1 - a) and the new ones a times their weight; None: both in full
+    shapes    of the net's blobs, where they are known
     Raises: TrainingError naming every objective that does not fit; ComposeError for unknown losses and options.
     """
-    raise_all(check_pct([o.pct for o in objectives if o.pct.kind != _FEATURES]))
+    raise_all(check_pct([o.pct for o in objectives if o.pct.kind not in _FEATURES]))
     raise_all(_mistakes(models, objectives, kd_alpha))
+    shapes = shapes or {}
     result = NetParameter()
     result.CopyFrom(net)
     if kd_alpha is not None:
         _scale(result, 1 - kd_alpha)
     names = {layer.name for layer in net.layer}
-    outside = [model.blob for model in models if not model.members[0].inside]
+    outside = [model.blob for model in asked(models, objectives) if not model.members[0].inside]
     inputs = [LayerParameter(name=blob, type="Input", top=[blob]) for blob in outside]
     schedules = {}
     made: list[tuple[str, ...]] = []
+    old: dict[str, Classifier] = {}
     for objective in objectives:
+        chosen = [model for model in models if _about(objective, model)]
+        if objective.pct.kind == "bct":
+            features = str(objective.on)
+            width = shapes[features][1] if len(shapes.get(features, ())) == 2 else None
+            heads = [classifier_of(model, features, width) for model in chosen]
+            result.layer.extend(head.layer for head in heads if head.scores not in old)
+            old.update((head.scores, head) for head in heads)
         before = len(result.layer)
-        chosen = [model for model in models if not objective.of or model.name in objective.of]
         for layer, spec in _losses(objective, chosen, task):
             layer.name = _fresh(layer.name, names)
             layer.top[0] = layer.name
@@ -93,7 +112,18 @@ def attach(
     layers = list(result.layer)
     del result.layer[:]
     result.layer.extend([*inputs, *layers])
-    return Attached(result, schedules, tuple(made))
+    weights = {head.layer.name: head.weights for head in old.values()}
+    return Attached(result, schedules, tuple(made), weights)
+
+
+def asked(models: Sequence[Model], objectives: Sequence[Objective]) -> list[Model]:
+    """The models whose answers are needed: not those that lend their classifier alone. Without losses all."""
+    loud = [objective for objective in objectives if objective.pct.kind != "bct"]
+    return [m for m in models if not objectives or any(_about(objective, m) for objective in loud)]
+
+
+def _about(objective: Objective, model: Model) -> bool:
+    return not objective.of or model.name in objective.of
 
 
 def _losses(objective: Objective, models: Sequence[Model], task: Task) -> list[tuple[LayerParameter, Reference]]:
@@ -106,8 +136,10 @@ def _losses(objective: Objective, models: Sequence[Model], task: Task) -> list[t
     found = []
     for model in models:
         weighted = Pct(pct.kind, pct.weight * _weight(model), pct.options)
-        if pct.kind == _FEATURES:
-            found.append((_contrast(weighted, model, on, task), model.spec))
+        if pct.kind == "cna":
+            found.append((_feature_loss("CNALoss", weighted, model, [on, model.blob, task.label]), model.spec))
+        elif pct.kind == "bct":
+            found.append((_feature_loss("BCTLoss", weighted, model, [f"{on}/as/{model.name}", task.label]), model.spec))
         else:
             found.append((_layer(weighted, [_scores(model, task)], on, task), model.spec))
     return found
@@ -126,13 +158,13 @@ def _layer(pct: Pct, scores: Sequence[Scores], on: str, task: Task) -> LayerPara
     return _decoded(loss_layers([pct], scores, on, task.label, task.classes))
 
 
-def _contrast(pct: Pct, model: Model, on: str, task: Task) -> LayerParameter:
+def _feature_loss(kind: str, pct: Pct, model: Model, blobs: Sequence[str]) -> LayerParameter:
     lines = [f"{name}: {value}" for name, value in pct.options.items()]
     lines += [f"classes: {number}" for number in model.classes]
-    bottoms = " ".join(f'bottom: "{blob}"' for blob in (on, model.blob, task.label))
-    name = f"cna_{model.name}"
+    bottoms = " ".join(f'bottom: "{blob}"' for blob in blobs)
+    name = f"{pct.kind}_{model.name}"
     body = f"loss_weight: {pct.weight:.9g} pct_param {{ {' '.join(lines)} }}"
-    return _decoded(f'layer {{ name: "{name}" type: "CNALoss" {bottoms} top: "{name}" {body} }}')
+    return _decoded(f'layer {{ name: "{name}" type: "{kind}" {bottoms} top: "{name}" {body} }}')
 
 
 def _decoded(text: str) -> LayerParameter:
@@ -171,8 +203,9 @@ def _mistakes(models: Sequence[Model], objectives: Sequence[Objective], kd_alpha
         if absent:
             message = f"--pct {objective.pct.kind}: no reference is called {', '.join(absent)}"
             found.append(TrainingError(message, hint=f"there are {', '.join(sorted(names)) or 'none'}"))
-        foreign = [name for name in objective.pct.options if name not in _CONTRAST]
-        if objective.pct.kind == _FEATURES and (foreign or objective.on is None):
-            message = f"--pct cna compares features: it needs on=BLOB and takes {', '.join(_CONTRAST)}"
-            found.append(TrainingError(message, hint="e.g. cna,on=ip1,tau=0.1 with --reference NET:WEIGHTS@ip1"))
+        kind = objective.pct.kind
+        known = _FEATURES.get(kind)
+        if known is not None and (objective.on is None or not set(objective.pct.options) <= set(known)):
+            message = f"--pct {kind} compares features: it needs on=BLOB and takes {', '.join(('weight', *known))}"
+            found.append(TrainingError(message, hint=_EXAMPLES[kind]))
     return found

@@ -10,24 +10,28 @@ import torch
 
 from fusion.data import Source
 from fusion.errors import TrainingError
-from fusion.references.attaching import attach, find_task
+from fusion.references.attaching import asked, attach, find_task
 from fusion.references.models import Model, open_models
 from fusion.references.specs import Objective, Reference, parse_pct, parse_reference
 from fusion.references.tables import hold
 from prototxt.shapes import infer
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from prototxt.messages import NetParameter
 
 
 class Brought(NamedTuple):
-    """A net with losses towards references, and its data with what they say."""
+    """A net with losses towards references, its data with what they say, and the weights of layers that are theirs."""
 
     net: NetParameter
     sources: list[Source]
     models: list[Model]
     schedules: Mapping[str, tuple[int, int]]
     layers: tuple[tuple[str, ...], ...]
+    weights: Mapping[str, list[NDArray[np.float32]]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,12 +51,12 @@ class Held:
         """Bring the references to the net and its data. Raises: TrainingError, and the files' own errors."""
         source = _pictures(sources)
         models = open_models(self.references, dict(source.shapes), device)
-        held = hold(source, models)
+        held = hold(source, asked(models, self.objectives))
         inputs = {top: shape for one in sources for top, shape in one.shapes.items()}
-        task = find_task(net, infer(net, inputs=inputs).blobs)
-        attached = attach(net, task, models, self.objectives, self.kd_alpha)
+        shapes = infer(net, inputs=inputs).blobs
+        attached = attach(net, find_task(net, shapes), models, self.objectives, self.kd_alpha, shapes)
         brought = [held if one is source else one for one in sources]
-        return Brought(attached.net, brought, models, attached.schedules, attached.layers)
+        return Brought(attached.net, brought, models, attached.schedules, attached.layers, attached.weights)
 
 
 def ask(

@@ -58,7 +58,7 @@ class Reference:
 class Objective:
     """A loss towards references.
 
-    pct   kind, weight and options, as `compose` takes them; also `cna` (tau, neighbours, inside) on features
+    pct   kind, weight and options, as `compose` takes them; on features also `cna` (tau, neighbours, inside) and `bct`
     on    the new net's blob that it compares; left out: what the task loss reads
     of    names of the references that it is about; left out: all
     """

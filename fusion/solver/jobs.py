@@ -17,6 +17,7 @@ from fusion.nets import build
 from fusion.references import Model, Ramp, ramp_layers
 from fusion.registry import Phase
 from fusion.solver.feeds import Feed, LiveFeed, check_classes, open_sources, shapes_of
+from fusion.weights import Weights, load_weights
 from prototxt.shapes import infer
 
 if TYPE_CHECKING:
@@ -81,10 +82,13 @@ def open_job(
     models: Sequence[Model] = ()
     losses: tuple[tuple[str, ...], ...] = ()
     schedules: Mapping[str, tuple[int, int]] = {}
+    lent: Weights = {}
     if held is not None:
-        message, sources, models, schedules, losses = held.to_net(message, sources, device)
+        message, sources, models, schedules, losses, lent = held.to_net(message, sources, device)
     shapes = shapes_of(sources)
     net = build(message, phase, shapes=shapes, seed=seed)
+    if lent:
+        load_weights(net, lent)
     check_classes(message, sources, infer(message, inputs=shapes).blobs)
     ramps = ramp_layers(net, schedules)
     net.to(device)

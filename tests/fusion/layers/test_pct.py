@@ -113,6 +113,35 @@ def test_bct_holds_new_features_to_the_old_classifier() -> None:
     assert weight.grad is None
 
 
+FROZEN = "param { lr_mult: 0 } param { lr_mult: 0 }"
+
+
+@pytest.mark.parametrize(
+    ("param", "settings", "message"),
+    [
+        ("", "", "layer 'fit': its old classifier 'old' would learn"),
+        ("param { lr_mult: 0 }", "", "would learn"),
+        (
+            FROZEN,
+            'classifier: "odd"',
+            "'scores' is not what a classifier 'odd' gives",
+        ),
+        (FROZEN, "epsilon: 0.1", "no use for pct_param.epsilon"),
+    ],
+)
+def test_an_old_classifier_that_is_none_is_refused(param: str, settings: str, message: str) -> None:
+    text = f"""
+    layer {{ name: "in" type: "Input" top: "features" top: "label"
+            input_param {{ shape {{ dim: 6 dim: 4 }} shape {{ dim: 6 }} }} }}
+    layer {{ name: "new" type: "InnerProduct" bottom: "features" top: "new" inner_product_param {{ num_output: 4 }} }}
+    layer {{ name: "old" type: "InnerProduct" bottom: "new" top: "scores" {param}
+            inner_product_param {{ num_output: 3 }} }}
+    layer {{ name: "fit" type: "BCTLoss" bottom: "scores" bottom: "label" top: "loss" pct_param {{ {settings} }} }}
+    """
+    with pytest.raises(fusion.BuildError, match=message):
+        fusion.build(prototxt.load_net(prototxt.parse(text)), phase="TRAIN", seed=0)
+
+
 @pytest.mark.parametrize(
     ("kind", "settings", "bottoms", "message"),
     [

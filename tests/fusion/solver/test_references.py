@@ -202,6 +202,33 @@ def test_weights_grow(solver: Path) -> None:
     assert [made._train.ramps[0].at(i) for i in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
 
 
+def test_new_features_are_held_to_the_old_classifier(project) -> None:  # type: ignore[no-untyped-def]
+    """The old classifier is there with its weights, does not learn, and costs what the function says."""
+    solver = project(frozen=False, snapshot=20)
+    text = Path("net.prototxt").read_text()
+    Path("old.prototxt").write_text(text)
+    held = {"device": "cpu", "display": Silent()}
+    old = Solver(solver, **held)  # type: ignore[arg-type]
+    old.train()
+    spec = "old.prototxt:small_iter_20.caffemodel,name=old,classes=2,0,1"
+    made = Solver(solver, references=[spec], pct=["bct,on=trunk,weight=0.5"], **held)  # type: ignore[arg-type]
+    plain = Solver(solver, **held)  # type: ignore[arg-type]
+    weight, bias = old.net.ip.weight.detach(), old.net.ip.bias.detach()
+    source = plain._train.sources[0]
+    batch = source.batch(next(source.order()))
+    from fusion import blobs, params, pct
+
+    kept = params(made.net)["trunk/as/old"]
+    assert torch.equal(kept[0], weight)
+    assert torch.equal(kept[1], bias)
+    target = batch["label"].long()
+    added = pct.bct(new=blobs(plain.net, batch)["trunk"], weight=weight, bias=bias, target=target, classes=[2, 0, 1])
+    assert made.step() == pytest.approx(plain.step() + 0.5 * added.item(), rel=1e-6)
+    made.step(5)
+    assert torch.equal(params(made.net)["trunk/as/old"][0], weight)
+    assert made._train.sources[0].tops == ("data", "label"), "nobody asks the old net for its answers"
+
+
 def test_a_blob_of_the_graph(solver: Path) -> None:
     net = Path("net.prototxt").read_text()
     side = """layer { name: "side" type: "InnerProduct" bottom: "trunk" top: "side" param { lr_mult: 0 }
@@ -224,6 +251,11 @@ def test_a_blob_of_the_graph(solver: Path) -> None:
         ([SPEC + "@nothing"], ["kd"], "no blob 'nothing'"),
         ([SPEC], ["cna"], "needs on=BLOB"),
         ([SPEC], ["cna,on=trunk"], "where the frozen part ends"),
+        ([SPEC], ["bct"], "needs on=BLOB"),
+        ([SPEC], ["bct,on=trunk,tau=1"], "takes weight"),
+        ([SPEC], ["bct,on=trunk"], "'trunk' has 8 features, the classifier of 'old' reads 30"),
+        ([SPEC + "@data"], ["bct,on=trunk"], "a ImageData layer gives 'data', not an InnerProduct"),
+        ([SPEC + ",ensemble=a", SPEC + ",ensemble=a"], ["bct,on=trunk"], "old classifier's weights, which 'a' has not"),
     ],
 )
 def test_mistakes_are_named(solver: Path, references: list[str], pct: list[str], message: str) -> None:
