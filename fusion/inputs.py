@@ -30,6 +30,7 @@ def input_shapes(
     *,
     batch: int | None = None,
     given: Mapping[str, Sequence[int]] | None = None,
+    otherwise: Mapping[str, Shape] | None = None,
     place: str | None = None,
 ) -> dict[str, tuple[int, ...]]:
     """The shape of every blob that the net's data and Input layers make.
@@ -37,18 +38,20 @@ def input_shapes(
     net    of one phase
     batch  replaces the first dimension of all that are not given
     given  shapes that prevail, also for what the net does not tell; names of other blobs are left alone
+    otherwise  shapes of what neither tells
     Raises: DataError naming every input whose shape is not known.
     """
     given = given or {}
-    sources = NetParameter(state=net.state)
-    sources.layer.extend(layer for layer in net.layer if not layer.bottom)
-    known = infer_partly(sources)[0].blobs
+    known = known_inputs(net)
+    for blob, shape in (otherwise or {}).items():
+        if blob in known and (known[blob] is UNKNOWN or None in known[blob][1:]):
+            known[blob] = shape
     shapes: dict[str, tuple[int, ...]] = {}
     errors = []
-    for blob in (top for layer in sources.layer for top in layer.top):
-        shape = tuple(given.get(blob, known.get(blob, UNKNOWN)))
+    for blob in known:
+        shape = tuple(given.get(blob, known[blob]))
         sized = (batch or (shape[0] if shape else None) or 1, *shape[1:]) if blob not in given else shape
-        if known.get(blob) is UNKNOWN and blob not in given:
+        if known[blob] is UNKNOWN and blob not in given:
             errors.append(_unknown(blob, (None, None, None, None), place))
         elif any(dim is None for dim in sized):
             errors.append(_unknown(blob, sized, place))
@@ -56,6 +59,14 @@ def input_shapes(
             shapes[blob] = tuple(int(dim) for dim in sized if dim is not None)
     raise_all(errors)
     return shapes
+
+
+def known_inputs(net: NetParameter) -> dict[str, Shape]:
+    """What the description of a net of one phase, and its data if that is here, tells of the shapes of its inputs."""
+    sources = NetParameter(state=net.state)
+    sources.layer.extend(layer for layer in net.layer if not layer.bottom)
+    shapes = infer_partly(sources)[0].blobs
+    return {top: shapes.get(top, UNKNOWN) for layer in sources.layer for top in layer.top}
 
 
 def _unknown(blob: str, shape: Shape, place: str | None) -> DataError:

@@ -22,7 +22,17 @@ from fusion.verification.pairs import (
     nothing_in_common,
     paired,
 )
-from fusion.verification.sides import NOISE, Feed, Path, Side, computed_values, inputs_of, opened, output_values
+from fusion.verification.sides import (
+    NOISE,
+    Feed,
+    Path,
+    Side,
+    branch_inputs,
+    computed_values,
+    inputs_of,
+    opened,
+    output_values,
+)
 
 
 @dataclass(frozen=True)
@@ -56,7 +66,7 @@ def verify_branches(
             found.append(_verify_onnx(prefix, given, opened(fused, weights, feed, prefix=prefix), feed, rtol, without))
             continue
         description, trained = given
-        source = opened(description, trained, feed)
+        source = opened(description, trained, feed, otherwise=branch_inputs(fused, prefix))
         whole = opened(fused, weights, feed, fallback=source.shapes, prefix=prefix)
         computed = computed_values(source)
         pairs = paired(source.net, whole.net, prefix)

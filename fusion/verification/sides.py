@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from fusion.graph import Net
-from fusion.inputs import input_shapes, noise, preparation
+from fusion.inputs import input_shapes, known_inputs, noise, preparation
 from fusion.nets import build
 from fusion.weights import load_weights
 from prototxt.loading import load_net
 from prototxt.messages import NetParameter
 from prototxt.phases import filter_net
+from prototxt.shapes.dimensions import UNKNOWN, Shape
 from prototxt.shapes.registry import layer_type
 
 Path = str | os.PathLike[str]
@@ -60,11 +61,13 @@ def opened(
     feed: Feed,
     *,
     fallback: Mapping[str, Sequence[int]] | None = None,
+    otherwise: Mapping[str, Shape] | None = None,
     prefix: str = "",
 ) -> Side:
     """A net in phase TEST with its weights, for batches as long as the feed's.
 
     fallback  shapes of the other net's inputs, for inputs of the same name, with the prefix or without
+    otherwise  shapes of inputs that the net itself does not tell, its data not being here
     """
     place = os.fspath(description)
     message = filter_net(load_net(description), phase="TEST")
@@ -72,12 +75,19 @@ def opened(
     given = {**(fallback or {}), **{f"{prefix}/{blob}": shape for blob, shape in (fallback or {}).items()}}
     given.update({blob: (batch, *shape[1:]) for blob, shape in (feed.shapes or {}).items()})
     tops = {top for layer in message.layer if not layer.bottom for top in layer.top}
-    shapes = input_shapes(
-        message, batch=batch, given={blob: shape for blob, shape in given.items() if blob in tops}, place=place
-    )
+    mine = {blob: shape for blob, shape in given.items() if blob in tops}
+    shapes = input_shapes(message, batch=batch, given=mine, otherwise=otherwise, place=place)
     net = build(message, shapes=shapes, seed=0)
     missing = load_weights(net, weights).missing
     return Side(net, message, shapes, f"{place} with {os.fspath(weights)}", missing)
+
+
+def branch_inputs(fused: Path, prefix: str) -> dict[str, Shape]:
+    """What the fused net feeds a branch, by the source's names of the blobs, as far as its description tells."""
+    message = filter_net(load_net(fused), phase="TEST")
+    known = {blob: shape for blob, shape in known_inputs(message).items() if shape is not UNKNOWN}
+    own = {blob.removeprefix(f"{prefix}/"): shape for blob, shape in known.items() if blob.startswith(f"{prefix}/")}
+    return {**known, **own}
 
 
 def inputs_of(source: Side, net: Net, feed: Feed) -> dict[str, Tensor]:

@@ -69,6 +69,18 @@ def test_a_merge_keeps_every_blob_bit_for_bit(folder: Path) -> None:
         assert item.differences[0].shape == (2, 3, 6, 6)
 
 
+def test_a_source_without_its_data_is_fed_as_its_branch_is(folder: Path) -> None:
+    lost = """layer { name: "data" type: "ImageData" top: "data" top: "label"
+      image_data_param { source: "lost.txt" batch_size: 4 is_color: false } }"""
+    for name in "ab":
+        Path(f"{name}.prototxt").write_text(lost + BODY + END)
+    assert [item.largest for item in branches()] == [0, 0]
+    text = Path("fused.prototxt").read_text()
+    Path("fused.prototxt").write_text(lost + text[len(DATA) :])
+    with pytest.raises(DataError, match="a.prototxt: the shape of the input 'data' is not known"):
+        branches()
+
+
 def test_the_first_layer_that_differs_is_named(folder: Path) -> None:
     weights = {name: [np.array(blob) for blob in blobs] for name, blobs in read_weights("fused.caffemodel").items()}
     weights["b/ip"][0][1, 2] += 0.01
