@@ -190,9 +190,11 @@ def _sweep(options: argparse.Namespace) -> int:
         display=Silent() if options.quiet else None,
     )
     print(f"{len(result.entries)} heads in {options.out}/table.csv; chosen: {result.best.name}")
-    new = f"{options.out}/new"
-    print(f"  fusion-report --old {options.out}/old/*.npz --new {new}/*.npz --featured {new}/{result.best.name}.npz "
-          f"--html {options.out}/report.html")  # fmt: skip
+    new, best = f"{options.out}/new", result.best.name
+    plain = next((e.cell.name for e in result.entries if e.cell.loss == "none" and not (e.diverged or e.chosen)), None)
+    words = ["fusion-report", "--old", f"{options.out}/old/*.npz", "--new", f"{new}/*.npz"]
+    words += ["--baseline", f"{new}/{plain}.npz"] if plain else []
+    print("  " + " ".join([*words, "--featured", f"{new}/{best}.npz", "--html", f"{options.out}/report.html"]))
     return 0
 
 

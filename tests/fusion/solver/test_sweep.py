@@ -110,7 +110,8 @@ def test_options_of_training_reach_every_head(solver: Path, monkeypatch: pytest.
 def test_the_command_leaves_files_for_a_report(solver: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--sweep", "loss=none,kd", "--sweep", "weight=0.1,1", "--sweep", "seed=1,2", "--select-on", "0.25"]
     assert main(["--solver", str(solver), "--reference", SPEC, *words, "--out", "out", "--device", "cpu", "-q"]) == 0
-    assert "6 heads" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "6 heads" in said
     rows = list(csv.DictReader(Path("out/table.csv").read_text().splitlines()))
     assert len(rows) == 6
     found = json.loads(Path("out/table.json").read_text())
@@ -123,6 +124,9 @@ def test_the_command_leaves_files_for_a_report(solver: Path, capsys: pytest.Capt
 
     new = [str(path) for path in sorted(Path("out/new").glob("*.npz"))]
     assert report(["--old", "out/old/old.npz", "--new", *new, "--html", "out/report.html"]) == 0
+    words = said.splitlines()[1].split()
+    assert words[words.index("--featured") + 1] == f"out/new/{found['best']}.npz"
+    assert ("--baseline" in words) == (not found["best"].startswith("none"))
     best = Predictions.load(f"out/new/{found['best']}.npz")
     made = Solver(solver, weights="out/best.caffemodel", device="cpu", display=Silent())
     source = made._tests[0].sources[0]
