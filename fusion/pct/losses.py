@@ -33,7 +33,7 @@ from fusion.pct.comparing import (
     widen,
 )
 
-Distance = Literal["kl", "l2"]
+Distance = Literal["kl", "l2", "li"]
 
 
 def kd(
@@ -79,7 +79,7 @@ def focal_distillation(
 
     new, old, target   as in `kd`
     returns float []   mean over N of (alpha + beta * [old right]) * d; d is T^2 * KL(old || new) in nats ("kl",
-                       FD-KL), or half the mean squared difference of logits ("l2", FD-LM)
+                       FD-KL), half the mean squared difference of logits ("l2", FD-LM), or as in `ldi` ("li")
     Raises: TrainingError for shapes or settings that do not fit.
     """
     options = {"target": target, "filter": filter, "alpha": alpha, "beta": beta, "classes": classes}
@@ -87,7 +87,9 @@ def focal_distillation(
         return kd(new=new, old=old, temperature=temperature, reduction=reduction, **options)  # type: ignore[arg-type]
     if distance == "l2":
         return logit_matching(new=new, old=old, reduction=reduction, **options)  # type: ignore[arg-type]
-    raise TrainingError(f"unknown distance {distance!r}", hint="kl or l2")
+    if distance == "li":
+        return ldi(new=new, old=old, reduction=reduction, **options)  # type: ignore[arg-type]
+    raise TrainingError(f"unknown distance {distance!r}", hint="kl, l2 or li")
 
 
 def logit_matching(
