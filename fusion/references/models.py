@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -206,10 +205,11 @@ def _sources(spec: Reference, needed: Sequence[str], shapes: Shapes) -> dict[str
 def _from_module(module: nn.Module, spec: Reference, shapes: Shapes, device: torch.device) -> Answer:
     module.eval().requires_grad_(False).to(device)
     top = next(iter(shapes))
+    kind = next((tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()), torch.float32)
 
     @torch.no_grad()
     def answer(blobs: Blobs) -> Tensor:
-        out: Any = module(blobs[top].to(device))
+        out: Any = module(blobs[top].to(device, kind))
         if isinstance(out, dict):
             out = out[spec.blob or next(iter(out))]
         elif isinstance(out, (tuple, list)):
@@ -225,7 +225,10 @@ def _class(module: nn.Module) -> str:
 
 def _state(module: nn.Module) -> str:
     digest = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
+    for name, value in module.state_dict().items():
         digest.update(name.encode())
-        digest.update(np.ascontiguousarray(tensor.detach().cpu().numpy()).tobytes())
+        if isinstance(value, Tensor):  # by its bytes: NumPy has no bfloat16
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        else:
+            digest.update(repr(value).encode())
     return digest.hexdigest()

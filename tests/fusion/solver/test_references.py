@@ -126,6 +126,11 @@ def test_modules_ensembles_and_subsets_of_classes(solver: Path) -> None:
     module = nn.Sequential(nn.Flatten(), nn.Linear(30, 3))
     pair = "pair.prototxt:pair.caffemodel,classes=0,2"
     assert losses(solver, Reference(module, name="mine"), SPEC, pair, pct=["ldi,weight=0.1", "naive"])
+    half = nn.Sequential(nn.Flatten(), nn.Linear(30, 3)).bfloat16()
+    half.load_state_dict(module.state_dict())
+    whole, rounded = (losses(solver, Reference(each), pct=["kd"]) for each in (module, half))
+    np.testing.assert_allclose(rounded, whole, rtol=0.05)
+    assert rounded != whole
     same = losses(solver, SPEC + ",ensemble=two", SPEC + ",ensemble=two", pct=["kd"])
     np.testing.assert_allclose(same, losses(solver, SPEC, pct=["kd"]), rtol=1e-5)
     np.testing.assert_allclose(
