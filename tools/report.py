@@ -21,6 +21,7 @@ _EPILOG = """FILE is what fusion-test writes (npz), or CSV or Parquet with the c
   NAME=FILE          calls the net NAME
   FILE@1,3,5,7,9     says which classes of the new net the file's columns and labels stand for
   FILE+FILE+FILE     is the ensemble of these nets: the mean of their logits
+  0.9*FILE+0.1*FILE  is an ensemble with these shares
 
 examples:
   fusion-report --old odd.npz@1,3,5,7,9 even.npz@0,2,4,6,8 --new plain.npz focal.npz --html report.html
@@ -148,10 +149,24 @@ def _load(name: str) -> Predictions:
         return _load_file(name)
     from fusion.pct import ensemble
 
-    members = [_load_file(part) for part in whole.split("+")]
+    members = [_load_member(part) for part in whole.split("+")]
     about = {key: [str(member.meta[key]) for member in members] for key in ("file", "file_sha256")}
     together = ensemble(members)
     return together.named(label if labelled else together.name, **about)
+
+
+def _load_member(part: str) -> Predictions:
+    """A file of an ensemble, perhaps with its share in front."""
+    share, star, path = part.partition("*")
+    if not star or os.path.exists(part):
+        return _load_file(part)
+    from fusion.errors import ReportError
+
+    try:
+        weight = float(share)
+    except ValueError:
+        raise ReportError(f"'{share}' is no share of an ensemble", hint="as in 0.9*new.npz+0.1*old.npz") from None
+    return _load_file(path).weighted(weight)
 
 
 def _load_file(name: str) -> Predictions:

@@ -66,6 +66,11 @@ def test_an_ensemble_of_files(typed: list[str], tmp_path: Path, capsys: pytest.C
     assert [net["name"] for net in read["new"]] == ["both", "new + right"]
     assert read["new"][0]["against_all"]["outcomes"]["negative"] == 0
     assert read["new"][0]["meta"]["file"] == ["new.npz", "right.npz"]
+    assert main([*typed[:2], "--new", "mostly=0.1*new.npz+9*right.npz", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["new"][0]["against_all"]["outcomes"]["negative"] == 0
+    for wrong, message in (("x*new.npz+right.npz", "'x' is no share"), ("0*new.npz+right.npz", "it must be above 0")):
+        assert main([*typed[:2], "--new", wrong]) == 1
+        assert message in capsys.readouterr().err
     (tmp_path / "a+b.npz").write_bytes((tmp_path / "new.npz").read_bytes())
     assert main([*typed[:2], "--new", "a+b.npz", "x=a+b.npz"]) == 0
 
