@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 from fusion.data.transforms import Transform
 from fusion.errors import DataError, FusionError, raise_all
 from fusion.graph import Net, needed_inputs
-from fusion.inputs import Preparation, preparation
+from fusion.inputs import Preparation, known_inputs, preparation
 from fusion.nets import build, outputs_of
 from fusion.weights import load_weights
 from prototxt.deploying import deploy
 from prototxt.loading import load_net
 from prototxt.parser import parse_file
 from prototxt.phases import filter_net
+from prototxt.shapes.dimensions import UNKNOWN
 from prototxt.shapes.net import infer
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class Predictor:
     inputs   how each input is prepared
     notes    what was decided, one sentence each
     classes  for outputs that know some of the net's classes only, such as those of a fused net's sources: which
+    shapes   of the inputs
     """
 
     net: Net
@@ -64,6 +66,7 @@ class Predictor:
     outputs: tuple[str, ...]
     notes: tuple[str, ...] = ()
     classes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -83,16 +86,21 @@ def open_predictor(
     outputs: Sequence[str] = (),
     told: Told = Told(),
     shapes: Mapping[str, Sequence[int]] | None = None,
+    otherwise: Mapping[str, Sequence[int]] | None = None,
 ) -> Predictor:
     """Build the deploy form of a net and load its weights.
 
     outputs  blobs with class scores; by default the net's outputs
     shapes   of inputs that the net does not tell
+    otherwise  shapes of what neither tells: those of a net beside it
     Raises: DataError for inputs that take no pictures; what deploying, building and loading raise.
     """
     document = parse_file(net)
     training = filter_net(load_net(document), phase="TEST")
-    message = filter_net(load_net(deploy(document, shapes, outputs=outputs).document), phase="TEST")
+    lacking = {blob for blob, shape in known_inputs(training).items() if shape is UNKNOWN or None in shape[1:]}
+    lent = {blob: (1, *shape[1:]) for blob, shape in (otherwise or {}).items() if blob in lacking}
+    given = {**lent, **(shapes or {})} or None
+    message = filter_net(load_net(deploy(document, given, outputs=outputs).document), phase="TEST")
     built = build(message, seed=0)
     missing = load_weights(built, weights).missing
     if missing:
@@ -109,7 +117,8 @@ def open_predictor(
         if not item.told and told == Told()
     ]
     prepared = {key: _as_told(item, told) for key, item in inputs.items()}
-    return Predictor(running, prepared, chosen, tuple(notes), _classes(document))
+    sizes = {key: tuple(dim or 1 for dim in known[key]) for key in inputs}
+    return Predictor(running, prepared, chosen, tuple(notes), _classes(document), sizes)
 
 
 def _classes(document: Document) -> dict[str, tuple[int, ...]]:

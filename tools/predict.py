@@ -98,11 +98,18 @@ def _predict(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _open(net: str, weights: str, arguments: argparse.Namespace, outputs: Sequence[str] = ()) -> Predictor:
+def _open(
+    net: str,
+    weights: str,
+    arguments: argparse.Namespace,
+    outputs: Sequence[str] = (),
+    beside: Predictor | None = None,
+) -> Predictor:
     from fusion.prediction import Told, open_predictor
 
     told = Told(arguments.mean, arguments.scale, arguments.resize, arguments.rgb)
-    found = open_predictor(net, weights, outputs=outputs, told=told, shapes=dict(arguments.input) or None)
+    shapes, lent = dict(arguments.input), beside.shapes if beside is not None else None
+    found = open_predictor(net, weights, outputs=outputs, told=told, shapes=shapes, otherwise=lent)
     for note in found.notes:
         print(f"note: {note}", file=sys.stderr)
     return found
@@ -124,8 +131,9 @@ def page_server(arguments: argparse.Namespace, labels: Sequence[str] = ()) -> Se
     from fusion.serving import Panel, open_server
     from fusion.serving.guards import is_loopback
 
-    nets = [(_title(arguments.net), _open(arguments.net, arguments.weights, arguments, outputs=arguments.output))]
-    nets += [(name, _open(net, weights, arguments)) for name, (net, weights) in arguments.beside]
+    first = _open(arguments.net, arguments.weights, arguments, outputs=arguments.output)
+    nets = [(_title(arguments.net), first)]
+    nets += [(name, _open(net, weights, arguments, beside=first)) for name, (net, weights) in arguments.beside]
     panel = Panel(nets, labels, arguments.top, dict(arguments.classes))
     panel.rehearse()
     server = open_server(panel.answer, panel.about(), host=arguments.host, port=arguments.port)
