@@ -98,8 +98,15 @@ def write_companion(
     ]
 
 
-def write_pair(path: Path, weights: Mapping[str, Sequence[NDArray[Any]]], *, net: NetParameter | None = None) -> None:
-    """Write weights as `prototxt.write_weights` does, those of Onnx layers beside it. Raises: WeightsError, OSError."""
+def write_pair(
+    path: Path, weights: Mapping[str, Sequence[NDArray[Any]]], *, net: NetParameter | None = None
+) -> list[str]:
+    """Write weights as `prototxt.write_weights` does, those of Onnx layers beside it; the paths of both.
+
+    Raises: WeightsError, OSError.
+    """
     name = net.name if net is not None else ""
     layers = layers_of(weights, net, os.fspath(path))
     save(path, write_companion(path, layers, name=name), name=name)
+    other = companion(path) if any(entry.type == ONNX and blobs for entry, blobs in layers) else None
+    return [os.fspath(path), *([other] if other is not None else [])]

@@ -33,6 +33,7 @@ class Outcome:
     def listing(self) -> str:
         """One line per group, and per layer that was changed or left alone."""
         lines = [f"kept: {', '.join(self.kept) or 'none'}"]
+        lines += [] if self.changed or self.dropped else ["changed: none"]
         lines += [f"changed: {name}: {what}" for name, what in self.changed.items()]
         lines += [f"dropped: {', '.join(self.dropped)}"] if self.dropped else []
         lines += [f"left alone: {name}: {why}" for name, why in self.mismatched.items()]

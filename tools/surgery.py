@@ -136,8 +136,7 @@ def _write(outcome: Outcome, arguments: argparse.Namespace, weights_path: str, n
         net = load_net(outcome.document)
     elif getattr(arguments, "net", None):
         net = load_net(arguments.net)
-    write_pair(weights_path, outcome.weights, net=net)
-    written = [weights_path]
+    written = write_pair(weights_path, outcome.weights, net=net)
     if outcome.document is not None:
         write_text(net_path, str(outcome.document))
         written.append(net_path)

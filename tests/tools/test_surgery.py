@@ -93,6 +93,19 @@ def test_bad_input_is_one_message(folder: Path, refused: Check, arguments: list[
     assert not list(folder.glob("out*"))
 
 
+PLAIN = """
+layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 2 } } }
+layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip" inner_product_param { num_output: 3 } }
+"""
+
+
+def test_nothing_to_do_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("plain.prototxt").write_text(PLAIN)
+    write_weights("plain.caffemodel", {"ip": [np.ones((3, 2)), np.ones(3)]})
+    assert main(["fold", "plain.prototxt", "plain.caffemodel", "-o", "same"]) == 0
+    assert capsys.readouterr().out.splitlines() == ["kept: ip", "changed: none"]
+
+
 BRANCHES = """
 layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 2 dim: 4 dim: 4 } } }
 layer { name: "a/conv" type: "Convolution" bottom: "data" top: "a/conv"
