@@ -37,6 +37,8 @@ Path = str | os.PathLike[str]
 OPSET = 17
 OLDEST = 13
 """From here on Softmax works along one axis, as Caffe's does, and Split takes its sizes as an input."""
+_NO_WAY_BACK = ("Add", "Div", "Identity", "Mul", "Relu", "Reshape", "Sub")
+"""What mean the same from opset 13 to 17, but have no way back in onnx's converter: to it they are another operator."""
 _BATCHES = (2, 3)
 _LARGEST = 2**31 - 1
 
@@ -112,13 +114,26 @@ def to_onnx(
 
 def _converted(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     """The model in another opset: graphs of ONNX files are kept in that of `OPSET`. Raises: ExportError."""
+    no_way = _NO_WAY_BACK if opset < OPSET else ()
+    kept = {node.output[0]: node.op_type for node in model.graph.node if node.op_type in no_way}
     try:
-        found: onnx.ModelProto = version_converter.convert_version(model, opset)
+        found: onnx.ModelProto = version_converter.convert_version(_named(model, dict.fromkeys(kept, "Abs")), opset)
+        found = _named(found, kept)
+        del found.graph.value_info[:]  # shapes that the converter inferred, of the other operators
         onnx.checker.check_model(found)
     except Exception as error:  # its exceptions have no base class of their own
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rpartition("Assertion `false` failed: ")[2]
         raise ExportError(f"onnx cannot bring the model to opset {opset}: {reason}", hint=f"use {OPSET}") from error
     return found
+
+
+def _named(model: onnx.ModelProto, operators: Mapping[str, str]) -> onnx.ModelProto:
+    """The model with other operators for some outputs."""
+    renamed = onnx.ModelProto()
+    renamed.CopyFrom(model)
+    for node in renamed.graph.node:
+        node.op_type = operators.get(node.output[0], node.op_type)
+    return renamed
 
 
 @dataclass(frozen=True)

@@ -53,16 +53,19 @@ def test_from_two_files_to_one(folder: Path, capsys: pytest.CaptureFixture[str])
     assert Path("init.onnx.safetensors").is_file(), err
     assert verify.main(["fused/deploy.prototxt", "init.caffemodel", *whole[1:], "--json"]) == 0
     assert json.loads(capsys.readouterr().out)
-    assert export.main(["fused/deploy.prototxt", "init.caffemodel", "-o", "fused.onnx", "--check"]) == 0
-    assert "agree" in capsys.readouterr().out
+    for opset in ("13", "17", "21"):
+        command = ["fused/deploy.prototxt", "init.caffemodel", "-o", "fused.onnx", "--check", "--opset", opset]
+        assert export.main(command) == 0
+        assert "agree" in capsys.readouterr().out
 
 
-def test_stripped_and_restored(folder: Path) -> None:
+def test_stripped_and_restored(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lists = ["--train-list", "t.txt", "--val-list", "v.txt"]
     compose.main(["--source", "a=a.prototxt", "--source", "b=b.onnx", *lists, "--num-output", "3", "-o", "fused"])
     merge.main(["fused/deploy.prototxt", "a=a.caffemodel", "-o", "init.caffemodel"])
     assert surgery.main(["strip", "fused/deploy.prototxt", "init.caffemodel", "-o", "head"]) == 0
     assert surgery.main(["restore", "fused/deploy.prototxt", "head.caffemodel", "init.caffemodel", "-o", "again"]) == 0
+    assert "wrote again.caffemodel and again.onnx.safetensors" in capsys.readouterr().err
     for name in ("caffemodel", "onnx.safetensors"):
         assert Path(f"again.{name}").read_bytes() == Path(f"init.{name}").read_bytes()
 
