@@ -4,8 +4,8 @@
 
 Rivals take turns in one process and medians are compared, of wall time and, for busy machines, of CPU time. Each has
 the number of threads that it would have on its own: ours measures at the start (or takes --threads), what is written by
-hand takes torch's. MNIST comes with the examples; its pictures are unpacked to a temporary folder, or to --work, where
-they are found again.
+hand takes torch's. Nets with and without references go at one pace. MNIST comes with the examples; its pictures are
+unpacked to a temporary folder, or to --work, where they are found again.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from fusion.nets import params
 from fusion.solver import Solver
+from fusion.solver.steps.pace import Pace
 from fusion.solver.watching.display import Silent
 from prototxt.loading import load_solver
 from prototxt.messages import SolverParameter
@@ -149,18 +150,27 @@ class Bench:
 
         return run
 
-    def steps(self, net: str, budget: int = 4 << 30) -> Loop:
-        """Steps of a solver that is ready, with the threads that it has chosen."""
+    def steps(self, net: str) -> Loop:
+        """Steps of a solver that is ready, at the pace that it has chosen."""
+        return self._ready(self.solver(f"{net}/train_val.prototxt"))[0]
+
+    def pair(self, net: str, plain: str, budget: int) -> tuple[Loop, Loop]:
+        """Steps of two nets at the pace that suits the second."""
+        second, pace = self._ready(self.solver(f"{plain}/train_val.prototxt", budget))
+        first = self.solver(f"{net}/train_val.prototxt", budget)
+        first.pacemaker.replayed = pace
+        return self._ready(first)[0], second
+
+    def _ready(self, run: Solver) -> tuple[Loop, Pace]:
         torch.set_num_threads(self.torchs)
-        run = self.solver(f"{net}/train_val.prototxt", budget)
         run.step(20)
-        chosen = torch.get_num_threads()
+        pace = Pace(torch.get_num_threads(), run.pacemaker.channels_last)
 
         def loop(count: int) -> None:
-            torch.set_num_threads(chosen)
+            torch.set_num_threads(pace.threads)
             run.step(count)
 
-        return loop
+        return loop, pace
 
 
 def rows(bench: Bench) -> Iterator[Row]:
@@ -171,8 +181,10 @@ def rows(bench: Bench) -> Iterator[Row]:
             f"{name} head on a kept trunk, batch 50", "by hand", ">= 1.3", 2000, lambda net=net: heads(bench, net)
         )
     for how, wanted, count, budget in (("live", "<= 1.05", 60, 0), ("kept", "<= 1.5", 2000, 4 << 30)):
-        pair = lambda budget=budget: (bench.steps("pct", budget), bench.steps("linear", budget))  # noqa: E731
-        yield Row(f"two shared references, {how} trunk", "without them", wanted, count, pair, costs=True)
+        yield Row(
+            f"two shared references, {how} trunk", "without them", wanted, count,
+            lambda budget=budget: bench.pair("pct", "linear", budget), costs=True,
+        )  # fmt: skip
 
 
 def scratch(bench: Bench) -> tuple[Loop, Loop]:

@@ -97,6 +97,45 @@ def settle(program: fx.GraphModule, columns: Sequence[Tensor], batch: int) -> li
     return left
 
 
+def tabulate(program: fx.GraphModule, batch: int, living: Collection[Tensor], place: int, count: int) -> None:
+    """Look up what follows from a record's label alone in tables that are made now, in place.
+
+    place  the number of the input that holds the labels, [batch] whole numbers from 0 to count - 1
+    """
+    places = program.graph.find_nodes(op="placeholder")
+    label = places[place]
+    if label.meta["val"].shape != (batch,):
+        return
+    of_label, _ = _of_record(program, batch, {tensor.data_ptr() for tensor in living}, only=label)
+    taken = [node for node in _needed(of_label) if not _is_label(node, label)]
+    if not taken:
+        return
+    maker = _maker(program, of_label, taken)
+    inputs = [
+        torch.zeros((count + batch, *node.meta["val"].shape[1:]), dtype=node.meta["val"].dtype) for node in places
+    ]
+    inputs[place] = torch.arange(count + batch).clamp(max=count - 1).to(label.meta["val"].dtype)
+    device = label.meta["val"].device
+    tables = fill(maker, [rows.to(device) for rows in inputs], batch)
+    with program.graph.inserting_after(places[-1]):
+        number = program.graph.call_function(aten._to_copy.default, (label,), {"dtype": torch.int64})
+    number.meta["val"] = torch.empty(batch, dtype=torch.int64, device="meta")
+    for index, (node, table) in enumerate(zip(taken, tables, strict=True)):
+        program.register_buffer(f"table{index}", table[:count].clone())
+        with program.graph.inserting_before(node):
+            rows = program.graph.get_attr(f"table{index}")
+            looked_up = program.graph.call_function(aten.index_select.default, (rows, 0, number))
+        looked_up.meta["val"] = node.meta["val"]
+        node.replace_all_uses_with(looked_up)
+    program.graph.eliminate_dead_code()
+    program.recompile()
+
+
+def _is_label(node: fx.Node, label: fx.Node) -> bool:
+    """Whether a node is the label itself in another number type."""
+    return node.target is aten._to_copy.default and node.args[0] is label
+
+
 def _pass_factors(graph: fx.Graph, of_record: Collection[fx.Node]) -> None:
     """Where a record's value is multiplied by a number times another value, multiply the record's by the number."""
     for node in graph.find_nodes(op="call_function", target=aten.mul.Tensor):
@@ -122,9 +161,12 @@ def _maker(program: fx.GraphModule, of_record: Collection[fx.Node], taken: Seque
 
 
 def _of_record(
-    program: fx.GraphModule, batch: int, living: Collection[int]
+    program: fx.GraphModule, batch: int, living: Collection[int], only: fx.Node | None = None
 ) -> tuple[dict[fx.Node, None], set[fx.Node]]:
-    """The inputs and the nodes [batch, ...] whose row i follows from row i of the inputs alone; and fixed tensors."""
+    """The inputs and the nodes [batch, ...] whose row i follows from row i of the inputs alone; and fixed tensors.
+
+    only  the one input that counts
+    """
     found: dict[fx.Node, None] = {}
     fixed: set[fx.Node] = set()
     for node in program.graph.nodes:
@@ -136,7 +178,8 @@ def _of_record(
                 node.meta["val"] = tensor
             continue
         per_record = isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == batch
-        if per_record and (node.op == "placeholder" or _keeps_records(node, found, fixed)):
+        given = node.op == "placeholder" and only in (None, node)
+        if per_record and (given or _keeps_records(node, found, fixed)):
             found[node] = None
     return found, fixed
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from fusion.solver.feeds import CachedFeed
+from fusion.solver.feeds import CachedFeed, LiveFeed
 from fusion.solver.steps.losses import EVERY
 from fusion.solver.steps.pace import sample, untouched
-from fusion.solver.steps.stepping import Step, Traced, eager, traced
+from fusion.solver.steps.stepping import Behind, Step, Traced, eager, traced, traced_behind
 from fusion.solver.team import Team, traceable
+from fusion.trunk import split
 
 if TYPE_CHECKING:
     from fusion.solver.interrupts import Requests
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from fusion.solver.settings import Settings
     from fusion.solver.steps.arena import Arena
     from fusion.solver.watching.debugging import Watched
+
+
+_MOST = 4096  # labels that are worth a table
 
 
 class Engine:
@@ -36,14 +41,15 @@ class Engine:
         watched: tuple[Watched, Callable[[], bool]] | None,
     ) -> None:
         self._job, self._arena, self._settings, self._team = job, arena, settings, team
-        self.traced: Traced | None = None
+        self.traced: Traced | Behind | None = None
+        self._learn: Callable[[], None] | None = None
         step: Step = eager(job.runs, arena)
         if watched is not None:
             layers, asked = watched
             step = layers.instead(step, asked)
-        elif settings.iter_size == 1 and isinstance(job.feed, CachedFeed) and (team is None or traceable(job.runs)):
-            self.traced = traced(job.runs, arena, job.feed)
-            step = self.traced or step
+        elif settings.iter_size == 1 and (team is None or traceable(job.runs)):
+            self._learn, found = _traced(job, arena, alone=team is None)
+            self.traced, step = found, found or step
         self._step = step if team is None else team.together(step)
 
     def trial(self) -> Callable[[], object] | None:
@@ -71,10 +77,9 @@ class Engine:
 
     def learn(self, iteration: int) -> None:
         """Leave the gradients of the next batch in the arena."""
-        assert self.traced is not None
-        assert isinstance(self._job.feed, CachedFeed)
         self._set_ramps(iteration)
-        self.traced.learn(self._job.feed)
+        assert self._learn is not None, "there is a traced step"
+        self._learn()
 
     def run(self, iteration: int, asked: Requests) -> tuple[dict[str, Tensor], Tensor]:
         """Add up the gradients of iter_size batches; returns the last one's outputs and the mean loss."""
@@ -93,3 +98,30 @@ class Engine:
     def _set_ramps(self, iteration: int) -> None:
         for ramp in self._job.ramps:
             ramp.set(iteration)
+
+
+def _traced(job: Job, arena: Arena, alone: bool) -> tuple[Callable[[], None], Traced | Behind] | tuple[None, None]:
+    """A traced step for the head, where the net has a frozen trunk; and what leaves the next batch's gradients.
+
+    alone  whether no other process trains with this one
+    """
+    feed = job.feed
+    if isinstance(feed, CachedFeed):
+        head = traced(job.runs, arena, feed)
+        return (None, None) if head is None else (partial(head.learn, feed), head)
+    found = split(job.net) if alone and not job.live and isinstance(feed, LiveFeed) else None
+    if found is None or not isinstance(feed, LiveFeed):
+        return None, None
+    batch = sample(job)
+    whole = None if batch is None else traced_behind(found, arena, [batch], _labels(job))
+    return (None, None) if whole is None else (partial(whole.learn, feed), whole)
+
+
+def _labels(job: Job) -> dict[str, int]:
+    """The blobs that hold labels known from the start, and how many different ones there can be."""
+    found = {}
+    for source in job.sources:
+        labels = source.labels
+        if labels is not None and len(source.tops) > 1 and len(labels) and labels.min() >= 0 and labels.max() < _MOST:
+            found[source.tops[1]] = int(labels.max()) + 1
+    return found

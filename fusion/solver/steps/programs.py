@@ -14,6 +14,7 @@ from fusion.solver.steps.simplifying import simplify, sum_before_softmax
 aten = torch.ops.aten
 _FILLED = frozenset({aten.new_ones.default, aten.new_zeros.default, aten.new_full.default, aten.ones_like.default,
                      aten.zeros_like.default})  # fmt: skip
+_SMALL = 4096  # numbers of a constant that is compared with others
 _NOTHING = frozenset({aten.alias.default, aten.detach.default, aten.lift_fresh_copy.default})
 
 
@@ -27,7 +28,7 @@ def shorten(program: fx.GraphModule, living: Collection[Tensor] = ()) -> None:
     _drop(program.graph)
     _fold(program, {tensor.data_ptr() for tensor in living})
     simplify(program)
-    _merge(program.graph)
+    _merge(program, {tensor.data_ptr() for tensor in living})
     sum_before_softmax(program.graph)
     for node in program.graph.find_nodes(op="call_function", target=aten.bmm.default):
         _join(program.graph, node)
@@ -100,16 +101,26 @@ def _fold(program: fx.GraphModule, living: Collection[int]) -> None:
     program.graph.eliminate_dead_code()
 
 
-def _merge(graph: fx.Graph) -> None:
-    """Keep one of equal operations on equal arguments, and one name of each tensor."""
-    seen: dict[str, fx.Node] = {}
-    for node in graph.nodes:
-        if node.op not in ("call_function", "get_attr"):
+def _merge(program: fx.GraphModule, living: Collection[int]) -> None:
+    """Keep one of equal operations on equal arguments, and one of equal tensors that do not change."""
+    seen: dict[object, fx.Node] = {}
+    for node in program.graph.nodes:
+        key: object = f"{node.target} {node.args} {node.kwargs}"
+        if node.op == "get_attr":
+            key = _content(getattr(program, str(node.target)), living) or (node.op, node.target)
+        elif node.op != "call_function":
             continue
-        first = seen.setdefault(f"{node.op} {node.target} {node.args} {node.kwargs}", node)
+        first = seen.setdefault(key, node)
         if first is not node:
             node.replace_all_uses_with(first)
-            graph.erase_node(node)
+            program.graph.erase_node(node)
+
+
+def _content(tensor: Tensor, living: Collection[int]) -> object:
+    """What two equal small tensors have in common; None for what changes or is large."""
+    if tensor.data_ptr() in living or tensor.numel() > _SMALL:
+        return None
+    return tensor.dtype, tensor.device, tuple(tensor.shape), tuple(tensor.flatten().tolist())
 
 
 def _filled(node: fx.Node) -> Tensor:

@@ -6,7 +6,8 @@ the same operations in a straight line.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -15,11 +16,14 @@ from torch import Tensor, fx, nn
 
 from fusion.graph import Net
 from fusion.nets import total_loss
-from fusion.solver.feeds import Blobs, CachedFeed
+from fusion.solver.feeds import Blobs, CachedFeed, LiveFeed
 from fusion.solver.steps.arena import Arena
-from fusion.solver.steps.columns import fill, settle, take_out
+from fusion.solver.steps.columns import fill, settle, tabulate, take_out
 from fusion.solver.steps.programs import shorten
+from fusion.trunk import Split
 
+# Makes a trace shorter, given its inputs' keys and tensors that change between steps; returns keys of further inputs.
+Prepare = Callable[[fx.GraphModule, list[str], Sequence[Tensor]], list[str]]
 Step = Callable[[Blobs], tuple[dict[str, Tensor], Tensor]]  # outputs and loss; gradients are left in the arena
 
 # Layers without randomness and without a memory of earlier calls, so that one trace stands for all iterations.
@@ -54,20 +58,52 @@ def traced(net: Net, arena: Arena, feed: CachedFeed) -> Traced | None:
     follows from a record alone becomes further rows of the feed.
     """
     size, records = feed.source.batch_size, len(feed.source)
-    if arena.single or records < size or not {call.type for call in net.plan.calls} <= TRACEABLE:
+    if records < size:
+        return None
+
+    def batches() -> list[Blobs]:
+        return [feed.pick(np.arange(start, start + size) % records) for start in (0, size)]
+
+    return _checked(net, arena, batches, partial(_take_columns, feed))
+
+
+def traced_behind(found: Split, arena: Arena, batches: Sequence[Blobs], labels: Mapping[str, int]) -> Behind | None:
+    """The same for the head of a net whose frozen trunk runs in each iteration.
+
+    batches  some, of what the whole net takes; the trace is made with the first and checked with all
+    labels   which blobs hold labels from 0 on, and how many different ones there are
+    """
+    with torch.no_grad():
+        taken = [{**blobs, **_made(found.trunk, blobs)} for blobs in batches]
+
+    def look_up(program: fx.GraphModule, keys: Sequence[str], living: Sequence[Tensor]) -> list[str]:
+        for key in labels.keys() & set(keys):
+            tabulate(program, len(taken[0][key]), living, keys.index(key), labels[key])
+        return []
+
+    head = _checked(found.head, arena, lambda: taken, look_up)
+    return None if head is None else Behind(found, head)
+
+
+def _checked(net: Net, arena: Arena, batches: Callable[[], Sequence[Blobs]], prepare: Prepare) -> Traced | None:
+    """A trace that gives autograd's gradients for all of these batches, or None."""
+    if arena.single or not {call.type for call in net.plan.calls} <= TRACEABLE:
         return None
     params = [blob.tensor for blob, home in zip(arena.blobs, arena.homes, strict=True) if home is not None]
     if not all(isinstance(param, nn.Parameter) for param in params):
         return None
     try:
-        step = _trace(net, arena, params, feed)
-        agrees = all(
-            _agrees(net, arena, step, feed.pick(np.arange(start, start + size) % records)) for start in (0, size)
-        )
+        step = _trace(net, arena, params, batches()[0], prepare)
+        agrees = all(_agrees(net, arena, step, blobs) for blobs in batches())
     except Exception:  # whatever a layer does that cannot be traced, autograd can do it
         agrees = False
     arena.zero()
     return step if agrees else None
+
+
+def _made(trunk: Net, blobs: Blobs) -> Blobs:
+    """The trunk's outputs; a trace reads them in the usual layout."""
+    return {key: tensor.contiguous() for key, tensor in trunk(blobs).items()}
 
 
 class Traced:
@@ -111,6 +147,30 @@ class Traced:
             torch.cat([gradients[i].reshape(-1) for i in members], out=flat)
 
 
+class Behind:
+    """A traced head behind a trunk that runs in each iteration."""
+
+    def __init__(self, found: Split, head: Traced) -> None:
+        self._trunk, self._head = found.trunk, head
+        boundary = set(found.boundary)
+        self._sides = [key for key, _ in found.trunk.plan.outputs if key not in boundary]
+
+    def __call__(self, blobs: Blobs) -> tuple[dict[str, Tensor], Tensor]:
+        """Outputs of the whole net, and loss; leaves the gradients in the arena."""
+        made = self._pass(blobs)
+        out, loss = self._head({**blobs, **made})
+        return {**{key: made[key] for key in self._sides}, **out}, loss
+
+    def learn(self, feed: LiveFeed) -> None:
+        """Leave the gradients of the feed's next batch in the arena, and work out nothing else."""
+        blobs = feed.take()
+        self._head.gradients({**blobs, **self._pass(blobs)})
+
+    def _pass(self, blobs: Blobs) -> Blobs:
+        with torch.inference_mode():
+            return _made(self._trunk, blobs)
+
+
 class _Part(NamedTuple):
     """Some of a program's results, and the keys of the rows that they follow from."""
 
@@ -137,7 +197,7 @@ def _part(program: fx.GraphModule, keys: Sequence[str], start: int) -> _Part:
     return _Part(tuple(used), fx.GraphModule(program, graph).forward)
 
 
-def _trace(net: Net, arena: Arena, params: list[Tensor], feed: CachedFeed) -> Traced:
+def _trace(net: Net, arena: Arena, params: list[Tensor], sample: Blobs, prepare: Prepare) -> Traced:
     from torch.fx.experimental.proxy_tensor import make_fx
 
     keys = [key for key, _ in net.plan.inputs]
@@ -151,16 +211,23 @@ def _trace(net: Net, arena: Arena, params: list[Tensor], feed: CachedFeed) -> Tr
         used = [torch.zeros_like(p) if g is None else g for p, g in zip(params, gradients, strict=True)]
         return [*out.values(), loss.detach(), *used]
 
-    size = feed.source.batch_size
-    sample = feed.pick(np.arange(size))
     program = make_fx(whole)(*(sample[key] for key in keys))
     living = [*net.parameters(), *net.buffers()]
     shorten(program, living)
-    maker = take_out(program, size, living)
-    if maker is not None:
-        columns = fill(maker, [feed.rows[key] for key in keys], size)
-        keys += feed.add(settle(program, columns, size))
+    keys += prepare(program, keys, living)
     return Traced(program, keys, names, _targets(arena))
+
+
+def _take_columns(
+    feed: CachedFeed, program: fx.GraphModule, keys: Sequence[str], living: Sequence[Tensor]
+) -> list[str]:
+    """Keep what follows from each record beside the feed's rows; returns the keys of the new ones."""
+    size = feed.source.batch_size
+    maker = take_out(program, size, living)
+    if maker is None:
+        return []
+    columns = fill(maker, [feed.rows[key] for key in keys], size)
+    return feed.add(settle(program, columns, size))
 
 
 def _targets(arena: Arena) -> list[tuple[Tensor, list[int]]]:

@@ -1,0 +1,61 @@
+"""A head behind a trunk that runs in each iteration is traced, and gives what autograd gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from fusion.solver import Solver
+from fusion.solver.steps import stepping
+from fusion.solver.steps.stepping import Behind
+from fusion.solver.watching.display import Silent
+
+Make = Callable[..., Path]
+SIDE = """
+layer { name: "side" type: "InnerProduct" bottom: "trunk" top: "side" param { lr_mult: 0 } param { lr_mult: 0 }
+  inner_product_param { num_output: 2 weight_filler { type: "xavier" } } }
+layer { name: "held" type: "FocalDistillationLoss" bottom: "ip" bottom: "side" bottom: "label" top: "held"
+  loss_weight: 0.5 include { phase: TRAIN } pct_param { classes: 2 classes: 0 distance: L2 } }
+layer { name: "again" type: "NaivePCTLoss" bottom: "ip" bottom: "side" bottom: "label" top: "again"
+  include { phase: TRAIN } pct_param { classes: 2 classes: 0 } }
+"""
+
+
+def run(path: Path) -> tuple[Solver, list[torch.Tensor]]:
+    """A solver behind some iterations, and its learnable weights."""
+    solver = Solver(path, device="cpu", display=Silent(), cache_budget=0)
+    solver.step(12)
+    return solver, [blob.tensor.detach().clone() for blob in solver.arena.blobs]
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_the_same_as_autograd(project: Make, monkeypatch: pytest.MonkeyPatch, held: bool) -> None:
+    path = project(frozen=True, shuffle=True, snapshot=0)
+    if held:
+        Path("net.prototxt").write_text(Path("net.prototxt").read_text() + SIDE)
+    traced, ours = run(path)
+    assert isinstance(traced._engine and traced._engine.traced, Behind)
+    blobs = traced._train.feed.take()
+    out, loss = traced._engine._step(blobs)  # type: ignore[union-attr]
+    assert set(out) == {key for key, _ in traced.net.plan.outputs}
+    monkeypatch.setattr(stepping, "TRACEABLE", frozenset())
+    plain, theirs = run(path)
+    assert plain._engine is not None
+    assert plain._engine.traced is None
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(loss, plain._engine._step(blobs)[1], rtol=1e-4, atol=1e-6)
+
+
+def test_labels_are_looked_up(project: Make) -> None:
+    path = project(frozen=True, snapshot=0)
+    Path("net.prototxt").write_text(Path("net.prototxt").read_text() + SIDE)
+    solver, _ = run(path)
+    assert solver._engine is not None
+    assert isinstance(solver._engine.traced, Behind)
+    code = solver._engine.traced._head._quick.run.__self__.code  # type: ignore[attr-defined]
+    assert "table0" in code
+    assert "any" not in code
