@@ -126,11 +126,10 @@ class MergePlan:
         if self.allowed:
             lines.append(f"allowed to start from fillers: {', '.join(self.allowed)}")
         lines += [f"warning: layer '{name}': {'; '.join(words)}" for name, words in self.differing.items()]
-        count = len(self._with_blobs())
-        filled = len(self.filled)
+        count, filled, origins = len(self._with_blobs()), len(self.filled), self._origin_count()
         lines.append(
             f"{count} layers with {self.nbytes // 4:,} values ({self.nbytes / 1e6:.1f} MB): "
-            f"{count - filled} from {self._origin_count()} sources, {filled} filled with seed {self.seed}"
+            f"{count - filled} from {origins} source{'s' * (origins != 1)}, {filled} filled with seed {self.seed}"
         )
         return "\n".join(lines)
 

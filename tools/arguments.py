@@ -9,7 +9,8 @@ def source_argument(text: str) -> tuple[str, str | tuple[str, str]]:
     """`P=WEIGHTS` or `P=NET.prototxt:WEIGHTS`."""
     prefix, equals, rest = text.partition("=")
     if not equals or not rest:
-        raise argparse.ArgumentTypeError(f"'{text}' is not PREFIX=WEIGHTS or PREFIX=NET.prototxt:WEIGHTS")
+        hint = f"for layers without a prefix: '={text}'" if not equals else "name the file behind the equals sign"
+        raise argparse.ArgumentTypeError(f"'{text}' is not PREFIX=WEIGHTS or PREFIX=NET.prototxt:WEIGHTS; {hint}")
     head, colon, weights = rest.rpartition(":")
     if colon and not head.endswith((".prototxt", ".pbtxt", ".txt")):
         # a colon inside one path, such as a drive letter

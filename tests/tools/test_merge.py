@@ -20,6 +20,7 @@ def test_it_writes_and_says_what_it_did(fused: Path, capsys: pytest.CaptureFixtu
     assert main(["fused.prototxt", "odd=odd.prototxt:odd.caffemodel", "-o", "init.caffemodel"]) == 0
     out, err = capsys.readouterr()
     assert "odd/ip  InnerProduct  4x6, 4  odd: ip" in out
+    assert "1 from 1 source, 1 filled with seed 0" in out
     assert err == "wrote init.caffemodel: 2 layers, 0.0 MB, checked against the plan\n"
     assert read_weights(fused / "init.caffemodel")["odd/ip"][0].sum() == 276
 
@@ -89,7 +90,7 @@ def test_bad_input_is_one_message(fused: Path, refused: Check, arguments: list[s
     ("arguments", "says"),
     [
         (["fused.prototxt", "odd=odd.caffemodel"], "say where to write with -o OUT.caffemodel, or only show the plan"),
-        (["fused.prototxt", "odd.caffemodel", "-o", "o.caffemodel"], "is not PREFIX=WEIGHTS"),
+        (["fused.prototxt", "odd.caffemodel", "-o", "o.caffemodel"], "without a prefix: '=odd.caffemodel'"),
         (["fused.prototxt", "odd=a", "odd=b", "-o", "o.caffemodel"], "prefix given twice: odd"),
         (["fused.prototxt", "odd=a", "-o", "o.caffemodel", "--input", "data"], "is not BLOB=N,C,H,W"),
         (["fused.prototxt", "odd=a", "-o", "o.caffemodel", "--num-output", "3"], "the layers that --drop names"),
