@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -55,14 +56,19 @@ class Cell:
 
 
 def read_axes(texts: Sequence[str]) -> dict[str, list[Value]]:
-    """Axes from `loss=kd,focal`, or from a TOML or JSON file of lists. Raises: TrainingError."""
+    """Axes from `loss=kd,focal`, or from a TOML or JSON file of lists. Raises: TrainingError; OSError."""
     axes: dict[str, list[Value]] = {}
     for text in texts:
         key, equals, values = text.partition("=")
-        if not equals:
-            axes.update(_read_file(text))
-        else:
-            axes[key.strip()] = [_value(value.strip()) for value in values.split(",") if value.strip()]
+        if not equals and not os.path.splitext(text)[1]:
+            raise TrainingError(f"--sweep {text} names no values", hint=f"--sweep {text}=V,V or a TOML or JSON file")
+        given = [_value(value.strip()) for value in values.split(",") if value.strip()]
+        found = {key.strip(): given} if equals else _read_file(text)
+        again = [name for name in found if name in axes]
+        if again:
+            hint = "give all of an axis's values at once: loss=kd,focal"
+            raise TrainingError(f"the axis {', '.join(again)} is given twice", hint=hint)
+        axes.update(found)
     return axes
 
 
@@ -75,6 +81,7 @@ def cells(axes: Axes) -> list[Cell]:
     if not axes or empty:
         raise TrainingError(f"a sweep over nothing: {', '.join(empty) or 'no axis'}", hint="e.g. loss=kd,focal")
     losses = [str(loss) for loss in axes.get("loss", [NONE])]
+    raise_all(_mistakes(axes, losses))
     raise_all(check_pct([Pct(loss) for loss in losses if loss != NONE]))
     options = [key for key in axes if key not in OWN]
     found: dict[Cell, None] = {}
@@ -95,6 +102,23 @@ def cells(axes: Axes) -> list[Cell]:
     if unused:
         raise TrainingError(f"no loss of the sweep takes {', '.join(unused)}", hint=f"losses: {', '.join(losses)}")
     return list(found)
+
+
+def _mistakes(axes: Axes, losses: Sequence[str]) -> list[TrainingError]:
+    """Values that cannot be what their axis is about."""
+    found = []
+    for loss in sorted({"cna", "bct"} & set(losses)):
+        hint = "train with it by itself: fusion-train --pct"
+        found.append(TrainingError(f"loss '{loss}' compares features, which a sweep's frozen trunk gives", hint=hint))
+    for axis, least in (("weight", "0 or more"), ("lr", "above 0"), ("seed", "a whole number, 0 or more")):
+        for value in axes.get(axis, ()):
+            number = value if isinstance(value, (int, float)) and not isinstance(value, bool) else -1
+            if not 0 <= number < math.inf or (axis == "lr" and number == 0) or (axis == "seed" and number % 1):
+                found.append(TrainingError(f"axis {axis}: {value!r} is not {least}"))
+    if set(losses) == {NONE} and "weight" in axes:
+        hint = "name losses: --sweep loss=none,kd,focal"
+        found.append(TrainingError("weights without a loss that they weigh", hint=hint))
+    return found
 
 
 def _upper(key: str, value: Value) -> Value:

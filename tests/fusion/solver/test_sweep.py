@@ -155,10 +155,24 @@ def test_axes_become_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     for wrong, message in (
         ({"loss": ["kdd"]}, "no loss"),
         ({"loss": ["kd"], "color": ["red"]}, "takes color"),
+        ({"loss": ["kd"], "weight": ["heavy"]}, "axis weight: 'heavy' is not 0 or more"),
+        ({"loss": ["kd"], "lr": [0.1, 0]}, "axis lr: 0 is not above 0"),
+        ({"loss": ["kd"], "seed": [1.5]}, "axis seed: 1.5 is not a whole number"),
+        ({"weight": [1]}, "without a loss"),
+        ({"loss": ["cna"]}, "frozen trunk gives"),
         ({}, "nothing"),
     ):
         with pytest.raises((TrainingError, ComposeError), match=message):
             cells(wrong)  # type: ignore[arg-type]
+
+
+def test_axes_are_given_once_and_with_values() -> None:
+    for words, message in (
+        (["loss=kd", "loss=ldi"], "loss is given twice"),
+        (["loss"], "--sweep loss names no values"),
+    ):
+        with pytest.raises(TrainingError, match=message):
+            read_axes(words)
 
 
 def test_toml(tmp_path: Path) -> None:
