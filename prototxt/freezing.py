@@ -50,7 +50,7 @@ def freeze(
     blob_counts  the number of blobs by layer name, from its weights, for types whose description does not tell it
     """
     if layer.type == "Onnx":
-        return _set_flag(edits, layer.body, "onnx_param", "frozen"), None
+        return ["weights frozen"] if _set_flag(edits, layer.body, "onnx_param", "frozen") else [], None
     count = param_count(layer.type, layer.body)
     if count is None:
         count = (blob_counts or {}).get(layer.name)

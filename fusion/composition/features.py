@@ -84,7 +84,7 @@ def make_ready(features: Sequence[Features], request: Request, *, equal: bool) -
     if width is not None:
         done = [_projected(item, width, request.batch_norm) for item in sized.features]
         widths = [_channels(item) for item in sized.features]
-        notes = [f"head: features of widths {widths} are each projected to {width}"]
+        notes = [f"head: features of widths {', '.join(map(str, widths))} are each projected to {width}"]
     elif request.batch_norm:
         done = [_normalized(item) for item in sized.features]
         notes = []

@@ -7,6 +7,7 @@ be shuffled by the layers, because each would shuffle by itself.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -70,10 +71,12 @@ def plan_inputs(parts: Sequence[Part], data_from: str | None, lists: Lists) -> I
         else:
             _check_size(part, main)
             feeds[part.prefix] = _feed(part, main, label)
+            notes += _fed_alike(part, main)
     if separate or raw:
         notes.append("data: shuffling inside the data layers is switched off, or their records would no longer match")
     if lists.train_list is None:
         notes += _doubtful(parts, main)
+    notes += _absent(lists)
     return Inputs("\n".join(text), feeds, label, tuple(notes))
 
 
@@ -112,6 +115,15 @@ def _feed(part: Part, main: Part, label: str) -> dict[str, str]:
         place=main.raw.document.name,
         hint="give the blobs the same names in both files, or take the data from the other source (data_from)",
     )
+
+
+def _fed_alike(part: Part, main: Part) -> list[str]:
+    """A note where nothing tells how a source's pictures are to be prepared."""
+    if part.data_layers:
+        return []
+    told = f"data: source '{part.prefix}' has no data layer and is fed what '{main.prefix}' is, mean and scale included"
+    onnx = str(part.source.prototxt).lower().endswith(".onnx")
+    return [f"{told}; if it was trained on other values, say so: --pixels {part.prefix}=unit" if onnx else told]
 
 
 def _check_size(part: Part, main: Part) -> None:
@@ -184,4 +196,10 @@ def _own_layers(parts: Sequence[Part], lists: Lists) -> Inputs:
         notes = ["data: image lists without any transform; add transform_param if the sources had a mean or a scale"]
     if len(tops) > 1:
         notes.append(f"data: the sources take pictures of {len(tops)} shapes, each gets its own data layer")
-    return Inputs("\n".join(text), feeds, "label", tuple(notes))
+    return Inputs("\n".join(text), feeds, "label", (*notes, *_absent(lists)))
+
+
+def _absent(lists: Lists) -> list[str]:
+    """A note for lists that were given and are not there, which a slip of the pen may be the reason for."""
+    given = (lists.train_list, lists.val_list)
+    return [f"data: there is no {path} here yet" for path in dict.fromkeys(given) if path and not os.path.exists(path)]

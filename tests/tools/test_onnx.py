@@ -44,7 +44,10 @@ def test_from_two_files_to_one(folder: Path, capsys: pytest.CaptureFixture[str])
     lists = ["--train-list", "t.txt", "--val-list", "v.txt"]
     sources = ["--source", "a=a.prototxt", "--source", "b=b.onnx", "--pixels", "b=unit"]
     assert compose.main([*sources, *lists, "--num-output", "3", "-o", "fused"]) == 0
-    assert "source 'b': cut at 'f', which is what its classifier reads" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "source 'b': cut at 'f', which is what its classifier reads" in out
+    assert "source 'b': weights frozen: b/onnx" in out
+    assert "data: there is no t.txt here yet" in out
     whole = ["fused/deploy.prototxt", "a=a.prototxt:a.caffemodel", "b=b.onnx"]
     assert merge.main([*whole, "-o", "init.caffemodel", "--verify"]) == 0
     out, err = capsys.readouterr()
