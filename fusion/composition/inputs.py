@@ -122,8 +122,13 @@ def _fed_alike(part: Part, main: Part) -> list[str]:
     if part.data_layers:
         return []
     told = f"data: source '{part.prefix}' has no data layer and is fed what '{main.prefix}' is, mean and scale included"
-    onnx = str(part.source.prototxt).lower().endswith(".onnx")
-    return [f"{told}; if it was trained on other values, say so: --pixels {part.prefix}=unit" if onnx else told]
+    return [
+        f"{told}; if it was trained on other values, say so: --pixels {part.prefix}=unit" if _is_onnx(part) else told
+    ]
+
+
+def _is_onnx(part: Part) -> bool:
+    return str(part.source.prototxt).lower().endswith(".onnx")
 
 
 def _check_size(part: Part, main: Part) -> None:
@@ -138,7 +143,9 @@ def _check_size(part: Part, main: Part) -> None:
                 f"source '{part.prefix}' takes pictures of {'x'.join(map(str, shape[1:]))}, but the data of "
                 f"'{main.prefix}' has {'x'.join('?' if dim is None else str(dim) for dim in given)}",
                 place=main.raw.place(layer),
-                hint=f"give the train_val prototxt of '{part.prefix}', whose data layer says how to prepare them",
+                hint=f"say what its pixels are, which gives it a data layer of its own: --pixels {part.prefix}=unit"
+                if _is_onnx(part)
+                else f"give the train_val prototxt of '{part.prefix}', whose data layer says how to prepare them",
             )
 
 
