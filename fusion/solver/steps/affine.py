@@ -26,11 +26,18 @@ Factor = float | fx.Node  # the same for all records, or [N, 1] or [N, C] of eac
 
 
 class Basis(NamedTuple):
-    """What a coefficient multiplies: scores, or their softmax, or some of their columns."""
+    """What a coefficient multiplies.
+
+    scores   as they are, or of these:
+    columns  only some columns
+    softmax  their softmax
+    into     and the product is added to these columns
+    """
 
     scores: fx.Node
     columns: fx.Node | None = None
     softmax: bool = False
+    into: fx.Node | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,7 @@ def gather(program: fx.GraphModule, of_record: Collection[fx.Node], fixed: Colle
                 forms[node] = form
     for node, form in forms.items():
         if form.terms and any(user not in forms for user in node.users) and _pays(form):
-            _write(program.graph, node, form)
+            _write(program, node, form)
     program.graph.eliminate_dead_code()
 
 
@@ -153,14 +160,19 @@ class _Reader:
         mine, theirs, numbers = self._of(base), self._of(values), self._fixed(chosen)
         if axis != 1 or mine is None or theirs is None or numbers is None:
             return None
-        if any(basis.columns is not chosen for basis in theirs.terms):
+        if any(basis.columns not in (None, chosen) or basis.softmax or basis.into for basis in theirs.terms):
             return None
+        assert isinstance(chosen, fx.Node)
         places = torch.zeros(len(numbers), self._size[1], dtype=self._dtype, device=numbers.device)
         places[torch.arange(len(numbers)), numbers] = 1
         terms = dict(mine.terms)
         for basis, factor in theirs.terms.items():
-            whole = Basis(basis.scores)
-            terms[whole] = self._add(terms.get(whole, 0.0), self._placed(factor, places))
+            if basis.columns is None:
+                placed = basis._replace(into=chosen)
+                terms[placed] = self._add(terms.get(placed, 0.0), factor)
+            else:
+                whole = Basis(basis.scores)
+                terms[whole] = self._add(terms.get(whole, 0.0), self._placed(factor, places))
         rest = self._add(mine.rest, self._placed(theirs.rest, places))
         return Form(terms, rest, mine.replaced | theirs.replaced | {self._node})
 
@@ -278,11 +290,7 @@ class _Reader:
         return self._constant(torch.full((1, 1), factor, dtype=self._dtype, device=device))
 
     def _constant(self, value: Tensor) -> fx.Node:
-        name = next(f"row{number}" for number in count() if not hasattr(self._program, f"row{number}"))
-        self._program.register_buffer(name, value)
-        node = self._program.graph.get_attr(name)
-        node.meta["val"] = value
-        return node
+        return _constant(self._program, value)
 
     def _call(
         self, target: Any, *args: Any, size: tuple[int, int] | None = None, dtype: torch.dtype | None = None
@@ -310,25 +318,53 @@ _RULES: dict[Any, Callable[..., Form | None]] = {
 }
 
 
-def _write(graph: fx.Graph, node: fx.Node, form: Form) -> None:
+def _write(program: fx.GraphModule, node: fx.Node, form: Form) -> None:
     """Put the form in the node's place."""
-    result = form.rest
-    value = node.meta["val"]
+    graph, result, value = program.graph, form.rest, node.meta["val"]
     with graph.inserting_before(node):
-        for basis, factor in form.terms.items():
-            part = basis.scores
-            if basis.columns is not None:
-                part = graph.call_function(aten.index_select.default, (part, 1, basis.columns))
-            elif basis.softmax:
-                part = graph.call_function(aten._softmax.default, (part, 1, False))
-            part.meta.setdefault("val", value)
-            if isinstance(factor, float) and isinstance(result, fx.Node):
-                result = graph.call_function(aten.add.Tensor, (result, part), {"alpha": factor})
-            elif isinstance(result, fx.Node):
-                result = graph.call_function(aten.addcmul.default, (result, part, factor))
+        for basis, factor in sorted(form.terms.items(), key=lambda term: term[0].into is not None):
+            if basis.into is not None:
+                result = _add_to_columns(program, result, basis, factor, value)
             else:
-                scaled = graph.call_function(aten.mul.Tensor, (part, factor))  # takes a number as well
-                result = scaled if result == 0.0 else graph.call_function(aten.add.Scalar, (scaled, result))
+                result = _add_product(graph, result, _part(graph, basis, value), factor)
             result.meta["val"] = value
     assert isinstance(result, fx.Node)
     node.replace_all_uses_with(result)
+
+
+def _part(graph: fx.Graph, basis: Basis, value: Tensor) -> fx.Node:
+    part = basis.scores
+    if basis.columns is not None:
+        part = graph.call_function(aten.index_select.default, (part, 1, basis.columns))
+    elif basis.softmax:
+        part = graph.call_function(aten._softmax.default, (part, 1, False))
+    part.meta.setdefault("val", value)
+    return part
+
+
+def _add_product(graph: fx.Graph, result: Factor, part: fx.Node, factor: Factor) -> fx.Node:
+    """result + part * factor."""
+    if isinstance(result, fx.Node):
+        if isinstance(factor, float):
+            return graph.call_function(aten.add.Tensor, (result, part), {"alpha": factor})
+        return graph.call_function(aten.addcmul.default, (result, part, factor))
+    scaled = graph.call_function(aten.mul.Tensor, (part, factor))  # takes a number as well
+    scaled.meta["val"] = part.meta["val"]
+    return scaled if result == 0.0 else graph.call_function(aten.add.Scalar, (scaled, result))
+
+
+def _add_to_columns(program: fx.GraphModule, result: Factor, basis: Basis, factor: Factor, value: Tensor) -> fx.Node:
+    """The result with scores * factor added to some of its columns."""
+    graph = program.graph
+    if not isinstance(result, fx.Node):
+        result = _constant(program, torch.full(value.shape, result, dtype=value.dtype, device=value.device))
+    part = _add_product(graph, 0.0, basis.scores, factor)
+    return graph.call_function(aten.index_add.default, (result, 1, basis.into, part))
+
+
+def _constant(program: fx.GraphModule, value: Tensor) -> fx.Node:
+    name = next(f"row{number}" for number in count() if not hasattr(program, f"row{number}"))
+    program.register_buffer(name, value)
+    node = program.graph.get_attr(name)
+    node.meta["val"] = value
+    return node

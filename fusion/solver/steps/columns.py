@@ -46,13 +46,13 @@ def take_out(program: fx.GraphModule, batch: int, living: Collection[Tensor]) ->
     returns  a program that makes those inputs from the trace's own; None where there are none
     """
     changing = {tensor.data_ptr() for tensor in living}
-    _pass_factors(program.graph, _of_record(program, batch, changing)[0])
-    gather(program, *_of_record(program, batch, changing), LARGEST)
-    of_record, _ = _of_record(program, batch, changing)
-    taken = _needed(of_record)
+    _pass_factors(program.graph, of_record(program, batch, changing)[0])
+    gather(program, *of_record(program, batch, changing), LARGEST)
+    of_each, _ = of_record(program, batch, changing)
+    taken = needed(of_each)
     if not taken:
         return None
-    maker = _maker(program, of_record, taken)
+    maker = extracted(program, of_each, taken)
     last = program.graph.find_nodes(op="placeholder")[-1]
     for number, node in enumerate(taken):
         with program.graph.inserting_after(last):
@@ -97,45 +97,6 @@ def settle(program: fx.GraphModule, columns: Sequence[Tensor], batch: int) -> li
     return left
 
 
-def tabulate(program: fx.GraphModule, batch: int, living: Collection[Tensor], place: int, count: int) -> None:
-    """Look up what follows from a record's label alone in tables that are made now, in place.
-
-    place  the number of the input that holds the labels, [batch] whole numbers from 0 to count - 1
-    """
-    places = program.graph.find_nodes(op="placeholder")
-    label = places[place]
-    if label.meta["val"].shape != (batch,):
-        return
-    of_label, _ = _of_record(program, batch, {tensor.data_ptr() for tensor in living}, only=label)
-    taken = [node for node in _needed(of_label) if not _is_label(node, label)]
-    if not taken:
-        return
-    maker = _maker(program, of_label, taken)
-    inputs = [
-        torch.zeros((count + batch, *node.meta["val"].shape[1:]), dtype=node.meta["val"].dtype) for node in places
-    ]
-    inputs[place] = torch.arange(count + batch).clamp(max=count - 1).to(label.meta["val"].dtype)
-    device = label.meta["val"].device
-    tables = fill(maker, [rows.to(device) for rows in inputs], batch)
-    with program.graph.inserting_after(places[-1]):
-        number = program.graph.call_function(aten._to_copy.default, (label,), {"dtype": torch.int64})
-    number.meta["val"] = torch.empty(batch, dtype=torch.int64, device="meta")
-    for index, (node, table) in enumerate(zip(taken, tables, strict=True)):
-        program.register_buffer(f"table{index}", table[:count].clone())
-        with program.graph.inserting_before(node):
-            rows = program.graph.get_attr(f"table{index}")
-            looked_up = program.graph.call_function(aten.index_select.default, (rows, 0, number))
-        looked_up.meta["val"] = node.meta["val"]
-        node.replace_all_uses_with(looked_up)
-    program.graph.eliminate_dead_code()
-    program.recompile()
-
-
-def _is_label(node: fx.Node, label: fx.Node) -> bool:
-    """Whether a node is the label itself in another number type."""
-    return node.target is aten._to_copy.default and node.args[0] is label
-
-
 def _pass_factors(graph: fx.Graph, of_record: Collection[fx.Node]) -> None:
     """Where a record's value is multiplied by a number times another value, multiply the record's by the number."""
     for node in graph.find_nodes(op="call_function", target=aten.mul.Tensor):
@@ -148,24 +109,28 @@ def _pass_factors(graph: fx.Graph, of_record: Collection[fx.Node]) -> None:
                 break
 
 
-def _maker(program: fx.GraphModule, of_record: Collection[fx.Node], taken: Sequence[fx.Node]) -> fx.GraphModule:
-    """The part of a trace that makes some of its values from its inputs."""
+def extracted(
+    program: fx.GraphModule, of_each: Collection[fx.Node], taken: Sequence[fx.Node], given: Sequence[fx.Node] = ()
+) -> fx.GraphModule:
+    """The part of a trace that makes some of its values from its inputs, or from these nodes."""
     graph = fx.Graph()
-    copies: dict[fx.Node, fx.Node] = {}
+    copies: dict[fx.Node, fx.Node] = {node: graph.placeholder(node.name) for node in given}
     for node in program.graph.nodes:
-        if node in of_record or node.op in ("placeholder", "get_attr"):
+        inner = node in of_each or node.op == "get_attr" or (node.op == "placeholder" and not given)
+        if inner and node not in copies:
             copies[node] = graph.node_copy(node, copies.__getitem__)
     graph.output([copies[node] for node in taken])
     graph.eliminate_dead_code()
     return fx.GraphModule(program, graph)
 
 
-def _of_record(
-    program: fx.GraphModule, batch: int, living: Collection[int], only: fx.Node | None = None
+def of_record(
+    program: fx.GraphModule, batch: int, living: Collection[int], given: Collection[fx.Node] = ()
 ) -> tuple[dict[fx.Node, None], set[fx.Node]]:
     """The inputs and the nodes [batch, ...] whose row i follows from row i of the inputs alone; and fixed tensors.
 
-    only  the one input that counts
+    living  addresses of tensors in the trace whose values change between steps
+    given   nodes that are taken for the inputs
     """
     found: dict[fx.Node, None] = {}
     fixed: set[fx.Node] = set()
@@ -178,8 +143,8 @@ def _of_record(
                 node.meta["val"] = tensor
             continue
         per_record = isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == batch
-        given = node.op == "placeholder" and only in (None, node)
-        if per_record and (given or _keeps_records(node, found, fixed)):
+        is_input = node in given if given else node.op == "placeholder"
+        if per_record and (is_input or _keeps_records(node, found, fixed)):
             found[node] = None
     return found, fixed
 
@@ -217,12 +182,13 @@ def _lowest_axis(node: fx.Node) -> int:
     return min((axis % dims for axis in listed if isinstance(axis, int)), default=-1)
 
 
-def _needed(of_record: Collection[fx.Node]) -> list[fx.Node]:
+def needed(of_each: Collection[fx.Node], given: Collection[fx.Node] = ()) -> list[fx.Node]:
     """Those that the rest of a trace needs and that are small; a large one is worked out in each step, from others."""
     taken: list[fx.Node] = []
     anew: set[fx.Node] = set()
-    for node in reversed(list(of_record)):
-        if node.op == "placeholder" or all(user in of_record and user not in anew for user in node.users):
+    for node in reversed(list(of_each)):
+        is_input = node in given if given else node.op == "placeholder"
+        if is_input or all(user in of_each and user not in anew for user in node.users):
             continue
         value = node.meta["val"]
         if prod(value.shape[1:]) * value.element_size() <= LARGEST:

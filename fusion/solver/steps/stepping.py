@@ -18,8 +18,9 @@ from fusion.graph import Net
 from fusion.nets import total_loss
 from fusion.solver.feeds import Blobs, CachedFeed, LiveFeed
 from fusion.solver.steps.arena import Arena
-from fusion.solver.steps.columns import fill, settle, tabulate, take_out
+from fusion.solver.steps.columns import fill, settle, take_out
 from fusion.solver.steps.programs import shorten
+from fusion.solver.steps.tables import tabulate
 from fusion.trunk import Split
 
 # Makes a trace shorter, given its inputs' keys and tensors that change between steps; returns keys of further inputs.

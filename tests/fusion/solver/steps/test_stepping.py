@@ -57,5 +57,5 @@ def test_labels_are_looked_up(project: Make) -> None:
     assert solver._engine is not None
     assert isinstance(solver._engine.traced, Behind)
     code = solver._engine.traced._head._quick.run.__self__.code  # type: ignore[attr-defined]
-    assert "table0" in code
+    assert "table_" in code
     assert "any" not in code
