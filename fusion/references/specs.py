@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -153,9 +154,10 @@ def _classes(text: str, part: str) -> tuple[int, ...]:
 
 def _number(text: str, key: str, value: str) -> float:
     try:
-        return _NUMBERS[key](value)
+        number = _NUMBERS[key](value)
     except ValueError:
         _refuse(text, f"{key} is a number, not '{value}'")
+    return number if 0 <= number < math.inf else _refuse(text, f"{key} is 0 or more, not {value}")
 
 
 def _refuse(text: str, message: str, hint: str | None = None) -> NoReturn:
