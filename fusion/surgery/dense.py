@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fusion.errors import FusionError
 from fusion.outcome import Outcome, Weights
 from prototxt.editing import Edits
+from prototxt.errors import ShapeError
 from prototxt.loading import load_net
 from prototxt.messages import LayerParameter
 from prototxt.phases import filter_net
@@ -43,7 +44,7 @@ def to_convolution(
 
     match   a regular expression for the names of the layers to convert
     inputs  shapes of inputs that the net does not tell
-    Raises: FusionError when no layer matches; ShapeError for the net itself.
+    Raises: FusionError when no layer matches, or a layer behind one would not fit; ShapeError for the net itself.
     """
     edits, made, changed, left = Edits(document), dict(weights), {}, {}
     converted: set[str] = set()
@@ -65,7 +66,7 @@ def to_convolution(
         _retype(edits, part, "Convolution", "inner_product_param", "convolution_param", kernel)
         changed[name] = f"InnerProduct to Convolution, kernel {height}x{width}"
         converted.update(part.layer.top)
-    return Outcome(edits.apply(), made, tuple(n for n in made if n not in changed), changed, (), left)
+    return Outcome(_whole(edits, inputs), made, tuple(n for n in made if n not in changed), changed, (), left)
 
 
 def to_dense(
@@ -89,7 +90,18 @@ def to_dense(
         made[name] = [matrix.reshape(matrix.shape[0], -1), *weights[name][1:]]
         _retype(edits, part, "InnerProduct", "convolution_param", "inner_product_param", "")
         changed[name] = f"Convolution to InnerProduct, {matrix.shape[0]} outputs"
-    return Outcome(edits.apply(), made, tuple(n for n in made if n not in changed), changed, (), left)
+    return Outcome(_whole(edits, inputs), made, tuple(n for n in made if n not in changed), changed, (), left)
+
+
+def _whole(edits: Edits, inputs: Mapping[str, Sequence[int]] | None) -> Document:
+    """The net after the changes. Raises: FusionError when its layers do not fit together any more."""
+    document = edits.apply()
+    try:
+        infer(filter_net(load_net(document), phase="TEST"), inputs, unknown="ignore")
+    except ShapeError as error:
+        hint = "what it reads has two axes of size 1 more, or fewer, than before: choose layers with --layers REGEX"
+        raise FusionError(f"after the change {error.errors[0].message}", place=document.name, hint=hint) from error
+    return document
 
 
 def _parts(document: Document, kind: str, match: str, inputs: Mapping[str, Sequence[int]] | None) -> list[_Part]:

@@ -19,9 +19,10 @@ def strip(net: NetParameter, weights: Weights) -> Outcome:
     """Drop the weights of all layers that training leaves alone: learning rate 0, BatchNorm on global statistics.
 
     net  with its training phase, whose lr_mult tell what is frozen
-    Raises: FusionError when nothing would be left, or nothing is frozen.
+    Raises: FusionError when nothing would be left, or nothing is frozen; WeightsMismatch for those of another net.
     """
     wanted = {item.layer.name: item for item in wanted_layers(net) if _holds(item)}
+    _check_names(net, weights, list(wanted), "the weights")
     frozen = [name for name in weights if name in wanted and _fixed(wanted[name])]
     made = {name: weights[name] for name in weights if name not in frozen}
     if not frozen:
@@ -35,8 +36,9 @@ def strip(net: NetParameter, weights: Weights) -> Outcome:
 def restore(net: NetParameter, head: Weights, base: Weights) -> Outcome:
     """The weights of a whole net from a stripped snapshot and the weights that it was trained from.
 
-    Raises: WeightsMismatch naming every layer that neither has, or whose shape does not fit.
+    Raises: WeightsMismatch naming every layer that neither has, or whose shape does not fit; or a file of another net.
     """
+    _check_names(net, head, [item.layer.name for item in wanted_layers(net) if _holds(item)], "the snapshot")
     made: dict[str, Sequence[NDArray[Any]]] = {}
     errors: list[FusionError] = []
     changed: dict[str, str] = {}
@@ -55,6 +57,14 @@ def restore(net: NetParameter, head: Weights, base: Weights) -> Outcome:
     raise_all(errors)
     unused = tuple(name for name in dict.fromkeys([*head, *base]) if name not in made)
     return Outcome(None, made, (), changed, unused)
+
+
+def _check_names(net: NetParameter, weights: Weights, own: Sequence[str], what: str) -> None:
+    """Raises: WeightsMismatch when no layer is one of the net's."""
+    if not set(own).intersection(weights):
+        names = [", ".join(list(given)[:5]) for given in (own, weights)]
+        hint = f"the net's begin with {names[0]}; those of {what} with {names[1]}"
+        raise WeightsMismatch(f"no layer of {what} is one of net '{net.name}'", hint=hint)
 
 
 def _holds(item: WantedLayer) -> bool:

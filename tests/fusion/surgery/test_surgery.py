@@ -125,6 +125,18 @@ def test_convolutions_that_do_not_cover_their_bottom_stay() -> None:
     assert to_convolution(parse(NET), {}).mismatched["fc"] == "it has no weights"
 
 
+def test_what_would_not_fit_together_is_refused() -> None:
+    text = DATA + CONV % "" + BODY[: BODY.index('layer { name: "score"')]
+    text += 'layer { name: "other" type: "Convolution" bottom: "data" top: "other" convolution_param { num_output: 5 '
+    text += "kernel_h: 6 kernel_w: 8 } }\n"
+    flat = 'layer { name: "flat" type: "Flatten" bottom: "other" top: "flat" }\n'
+    both = text + flat + 'layer { name: "both" type: "Concat" bottom: "fc" bottom: "flat" top: "both" }'
+    with pytest.raises(
+        FusionError, match=r"after the change layer 'both' \(Concat\)(.|\n)*choose layers with --layers"
+    ):
+        to_convolution(parse(both), weights_of(both))
+
+
 def test_strip_and_restore() -> None:
     weights = weights_of(FROZEN)
     net = load_net(parse(FROZEN))
@@ -148,6 +160,13 @@ def test_what_cannot_be_stripped_or_restored() -> None:
     with pytest.raises(WeightsMismatch) as caught:
         restore(load_net(parse(FROZEN)), {"fc": [np.zeros((2, 2))]}, {"conv": weights_of(NET)["conv"]})
     assert len(caught.value.errors) == 2
+    other = {"ip": [np.zeros(2)]}
+    with pytest.raises(
+        WeightsMismatch, match=r"no layer of the weights is one of net ''(.|\n)*those of the weights with ip"
+    ):
+        strip(load_net(parse(FROZEN)), other)
+    with pytest.raises(WeightsMismatch, match="no layer of the snapshot is one of net ''"):
+        restore(load_net(parse(FROZEN)), other, weights_of(FROZEN))
 
 
 def test_means() -> None:
