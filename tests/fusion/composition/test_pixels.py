@@ -68,11 +68,13 @@ def test_it_gets_a_data_layer_without_the_other_nets_transform(make: Make, tmp_p
 
 def test_without_them_it_is_said_what_it_is_fed(make: Make, tmp_path: Path) -> None:
     caffe = make("odd", transform="scale: 0.5")
-    composed = compose([Source("a", caffe), Source("b", part(tmp_path, 1, 12))], num_output=3, input_shape=(1, 12, 12))
+    composed = compose([Source("a", caffe), Source("b", part(tmp_path, 1, 8))], num_output=3)
     expected = (
         "data: source 'b' has no data layer and is fed what 'a' is, mean and scale included; if it was trained on"
     )
     assert any(note.startswith(expected) and note.endswith("--pixels b=unit") for note in composed.notes)
+    with pytest.raises(ComposeError, match=r"source 'b' takes pictures of 1x12x12, but(.|\n)*hint: .* --pixels b=unit"):
+        compose([Source("a", caffe), Source("b", part(tmp_path, 1, 12))], num_output=3)
 
 
 @pytest.mark.parametrize(
