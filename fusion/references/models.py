@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 Blobs = dict[str, Tensor]
 Shapes = dict[str, tuple[int, ...]]
 Answer = Callable[[Blobs], Tensor]
+_WEIGHTS = (".caffemodel", ".h5", ".safetensors", ".pt", ".pth")
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,6 +131,9 @@ def _open(spec: Reference, shapes: Shapes, device: torch.device) -> Member:
     if path.lower().endswith(".onnx"):
         answer = _from_module(_onnx(spec, path, shapes), spec, shapes, device)
         return Member(spec, answer, hashes={"net": file_hash(path), "weights": file_hash(path)})
+    if path.lower().endswith(_WEIGHTS):
+        hint = "give NET.prototxt:WEIGHTS or NET.onnx; in Python a Reference takes any module"
+        raise TrainingError("a reference needs its net, not its weights alone", place=path, hint=hint)
     return _caffe(spec, path, shapes, device)
 
 
