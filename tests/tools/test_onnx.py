@@ -12,8 +12,11 @@ import onnx
 import pytest
 from fusion_tools import compose, export, merge, show, surgery, verify
 
+from fusion.errors import MergeError
+from fusion.merging import apply_merge, plan_merge
 from fusion.nets import build
 from fusion.weights import save_weights
+from prototxt.loading import load_net
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "fusion" / "onnx_graphs"))  # the helper of the tests of that room
 from graphs import draw, model, node
@@ -129,6 +132,18 @@ def test_five_folds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert [item["name"] for item in found] == [f"fold{number}" for number in range(1, 6)]
     assert all(item["agrees"] and len(item["blobs"]) == 1 for item in found)
     assert len({item["blobs"][0]["absolute"] for item in found}) > 1
+
+
+def test_a_file_that_was_written_anew_is_not_merged(folder: Path) -> None:
+    lists = ["--train-list", "t.txt", "--val-list", "v.txt"]
+    assert compose.main(["--source", "b=b.onnx", *lists, "--num-output", "3", "-o", "fused"]) == 0
+    plan = plan_merge(load_net("fused/deploy.prototxt"), {"b": "b.onnx"})
+    nodes = [node("Conv", "x w", "r"), node("GlobalAveragePool", "r", "g"), node("Flatten", "g", "f"),
+             node("Gemm", "f k", "y", transB=1)]  # fmt: skip
+    onnx.save(model(nodes, {"w": draw(5, 3, 3, 3), "k": draw(3, 5)}, shape=(1, 3, 8, 8)), "b.onnx")
+    with pytest.raises(MergeError, match=r"b.onnx: its weight 'w' is not what it was when the merge was planned"):
+        apply_merge(plan, "init.caffemodel")
+    assert not list(folder.glob("init*"))
 
 
 # A child's peak counts from what its parent had: a small process in between.
