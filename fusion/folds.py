@@ -91,8 +91,9 @@ def _in_folder(prefix: str, folder: Path) -> tuple[list[str | None], list[str]]:
     if not homes:
         hint = f"it, or each folder in it, holds a net ({', '.join(_NETS)}) and its weights"
         raise ComposeError(f"source '{prefix}': there is no net in the folder {folder}", hint=hint)
-    nets: list[str | None] = [net for home in homes for net in _described(prefix, home)]
-    return nets, [weights for home in homes for weights in _files(home, _WEIGHTS)]
+    found = [net for home in homes for net in _described(prefix, home)]
+    whole = all(net.endswith(".onnx") for net in found)  # what lies beside such nets is not theirs
+    return [*found], [] if whole else [weights for home in homes for weights in _files(home, _WEIGHTS)]
 
 
 def _described(prefix: str, home: Path) -> list[str]:

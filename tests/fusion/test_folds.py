@@ -54,6 +54,8 @@ def test_onnx_files_are_nets_with_weights(here: Path) -> None:
     expected = [Fold("f1", "k/9.onnx", None), Fold("f2", "k/10.onnx", None)]
     assert folds("f", "k", None) == folds("f", "k/*.onnx", None) == folds("f", None, "k") == expected
     assert [one.net for one in folds("f", "n", None)] == ["n/1/net.onnx", "n/2/net.onnx"]
+    touch("k/merged.caffemodel")
+    assert folds("f", "k", None) == expected
 
 
 @pytest.mark.parametrize(
