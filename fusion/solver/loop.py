@@ -19,25 +19,24 @@ from fusion.nets import loss_weights, total_loss
 from fusion.processes import Teamwork, join, together
 from fusion.references import ask
 from fusion.solver.descriptions import read_nets
-from fusion.solver.feeds import load_all
 from fusion.solver.interrupts import Requests, requests
 from fusion.solver.jobs import Job, choose_device, open_job, place
 from fusion.solver.opening import optimizer_of, paths_of, read_message
 from fusion.solver.options.extras import Extras
 from fusion.solver.policies import advance, learning_rate
+from fusion.solver.preparing import layout_setter, read_ahead, tests_of
 from fusion.solver.settings import read_settings
 from fusion.solver.states import runs
 from fusion.solver.states import snapshot as files
 from fusion.solver.states.exact import undrawn
 from fusion.solver.steps.arena import lay_out
 from fusion.solver.steps.engine import Engine
-from fusion.solver.steps.layouts import has_filters, set_layout
 from fusion.solver.steps.losses import EVERY, Losses
 from fusion.solver.steps.pace import Asked, Pacemaker
 from fusion.solver.team import Team, part
-from fusion.solver.testing import Average, Test, averages_records, measure
+from fusion.solver.testing import Average, Test, measure
 from fusion.solver.trunk_files import trunk_files
-from fusion.solver.trunks import DEFAULT_BUDGET, cache_trunk
+from fusion.solver.trunks import DEFAULT_BUDGET
 from fusion.solver.watching.debugging import Watched
 from fusion.solver.watching.display import Display, Silent
 from fusion.solver.watching.glog import for_training
@@ -270,34 +269,14 @@ class Solver:
         return self._measured
 
     def _prepare(self) -> list[Test]:
-        for job in self.jobs:
-            phase = job.net.plan.phase
-            load_all(job.sources, partial(self.display.progress, f"decoding ({phase})"))
-            position = job.feed.position
-            outcome = cache_trunk(job, self._cache_budget, self.display, self.device, self._trunk_files)
-            job.feed.position = position
-            self.display.say(f"{phase} net: {outcome}")
+        read_ahead(self.jobs, self._cache_budget, self._trunk_files, self.display, self.device)
         debug = self.settings.debug_info
         watched = (self._watched(self._train), lambda: self._due(self.settings.display)) if debug else None
         with together(self._world):
             self._engine = Engine(self._train, self.arena, self.settings, self.team, watched)
-        arrange = self._set_layout if self.device.type == "cpu" and has_filters(self._train.runs) else None
-        if said := self.pacemaker.settle(self._engine.trial(), arrange):
+        if said := self.pacemaker.settle(self._engine.trial(), layout_setter(self.jobs, self.device)):
             self.display.say(said)
-        return [
-            Test(job.runs, job.feed, count, averages_records(job.message), self._watched(job) if debug else None)
-            for job, count in zip(self._tests, self._batches(), strict=True)
-        ]
-
-    def _set_layout(self, channels_last: bool) -> None:
-        for job in self.jobs:
-            set_layout(job.net, channels_last)
-
-    def _batches(self) -> list[int]:
-        """How many batches each test takes: all records once where the test is one to choose by."""
-        counts = list(self.settings.test_iter)
-        choosers = self._tests[len(counts) :]
-        return counts + [max(-(-len(source) // source.batch_size) for source in job.sources) for job in choosers]
+        return tests_of(self._tests, self.settings.test_iter, self._watched if debug else None)
 
     def _run(self, stop: int, asked: Requests) -> None:
         """The loop, in Caffe's order: test, forward and backward, show, update, snapshot."""

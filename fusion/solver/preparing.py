@@ -1,0 +1,57 @@
+"""What comes in front of the first iteration: data is read, frozen trunks are computed, tests are counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+
+from fusion.solver.feeds import load_all
+from fusion.solver.steps.layouts import has_filters, set_layout
+from fusion.solver.testing import Test, averages_records
+from fusion.solver.trunks import cache_trunk
+
+if TYPE_CHECKING:
+    from fusion.solver.jobs import Job
+    from fusion.solver.trunk_files import TrunkFiles
+    from fusion.solver.watching.debugging import Watched
+    from fusion.solver.watching.display import Display
+
+
+def read_ahead(
+    jobs: Sequence[Job], budget: int, files: TrunkFiles | None, display: Display, device: torch.device
+) -> None:
+    """Read what fits into memory, and keep the outputs of frozen trunks (`trunks.cache_trunk`); no feed moves on."""
+    for job in jobs:
+        phase = job.net.plan.phase
+        load_all(job.sources, partial(display.progress, f"decoding ({phase})"))
+        position = job.feed.position
+        outcome = cache_trunk(job, budget, display, device, files)
+        job.feed.position = position
+        display.say(f"{phase} net: {outcome}")
+
+
+def layout_setter(jobs: Sequence[Job], device: torch.device) -> Callable[[bool], None] | None:
+    """What lays the nets out with the channels last, or not; None where that makes no difference to training.
+
+    jobs  the net in training comes first
+    """
+    if device.type != "cpu" or not has_filters(jobs[0].runs):
+        return None
+
+    def arrange(channels_last: bool) -> None:
+        for job in jobs:
+            set_layout(job.net, channels_last)
+
+    return arrange
+
+
+def tests_of(jobs: Sequence[Job], iterations: Sequence[int], watched: Callable[[Job], Watched] | None) -> list[Test]:
+    """The test nets; one that has no number of iterations is one to choose by, which sees all records once."""
+    rest = [max(-(-len(source) // source.batch_size) for source in job.sources) for job in jobs[len(iterations) :]]
+    return [
+        Test(job.runs, job.feed, count, averages_records(job.message), watched(job) if watched else None)
+        for job, count in zip(jobs, [*iterations, *rest], strict=True)
+    ]
