@@ -180,7 +180,7 @@ def rows(bench: Bench) -> Iterator[Row]:
         yield Row(
             f"{name} head on a kept trunk, batch 50", "by hand", ">= 1.3", 2000, lambda net=net: heads(bench, net)
         )
-    for how, wanted, count, budget in (("live", "<= 1.05", 60, 0), ("kept", "<= 1.5", 2000, 4 << 30)):
+    for how, wanted, count, budget in (("live", "<= 1.05", 300, 0), ("kept", "<= 1.5", 2000, 4 << 30)):
         yield Row(
             f"two shared references, {how} trunk", "without them", wanted, count,
             lambda budget=budget: bench.pair("pct", "linear", budget), costs=True,
