@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -140,6 +140,10 @@ class CachedFeed:
         keys = [f"column {len(self.rows) + number}" for number in range(len(columns))]
         self.rows.update(zip(keys, columns, strict=True))
         return keys
+
+    def keep(self, keys: Collection[str]) -> None:
+        """Forget all other rows."""
+        self.rows = {key: rows for key, rows in self.rows.items() if key in keys}
 
     def take(self, keys: Sequence[str] | None = None) -> Blobs:
         """The next batch, of these rows at least."""

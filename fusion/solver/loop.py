@@ -59,7 +59,8 @@ class Solver:
     weights       start from these: a path or several, later ones win; else from the solver's own `weights`
     device        "auto", "cpu", "cuda", "cuda:1"
     max_iter      instead of the solver's
-    cache_budget  bytes of memory for the frozen trunk's outputs; 0 computes them anew in each iteration
+    cache_budget  bytes of memory for the frozen trunk's outputs; 0 computes them anew in each iteration. Up to 0.5 GiB
+                  more are taken for what losses need to know of each record
     cache_dir     folder in which they are kept for later runs; without one, only those beyond the budget are written,
                   beside the snapshots
     display       where to report; by default a progress bar on a terminal, Caffe's log elsewhere, on stderr
@@ -274,6 +275,7 @@ class Solver:
         watched = (self._watched(self._train), lambda: self._due(self.settings.display)) if debug else None
         with together(self._world):
             self._engine = Engine(self._train, self.arena, self.settings, self.team, watched)
+        self.progress.compare(self._engine.traced is not None, self.display)
         if said := self.pacemaker.settle(self._engine.trial(), layout_setter(self.jobs, self.device)):
             self.display.say(said)
         return tests_of(self._tests, self.settings.test_iter, self._watched if debug else None)

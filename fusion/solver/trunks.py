@@ -61,7 +61,7 @@ def cache_trunk(job: Job, budget: int, display: Display, device: torch.device, f
         )
     made_of = None if on_disk is None else origin(job.message, found.trunk, source, device)
     if device.type == "cpu":
-        set_layout(found.trunk, channels_last=True)
+        set_layout(found.trunk, channels_last=True, whole=job.net)
     fill = partial(_fill, split=found, keys=keys, source=source, display=display, device=device)
     if on_disk is None or made_of is None:
         rows, where = _empty(first, len(source), device), "kept in memory"

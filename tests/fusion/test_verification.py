@@ -77,7 +77,7 @@ def test_a_source_without_its_data_is_fed_as_its_branch_is(folder: Path) -> None
     assert [item.largest for item in branches()] == [0, 0]
     text = Path("fused.prototxt").read_text()
     Path("fused.prototxt").write_text(lost + text[len(DATA) :])
-    with pytest.raises(DataError, match="a.prototxt: the shape of the input 'data' is not known"):
+    with pytest.raises(DataError, match=r"a\.prototxt: the shape of the input 'data' is not known"):
         branches()
 
 

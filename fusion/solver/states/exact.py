@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     Arrays = Mapping[str, NDArray[Any]]
 
+ENGINE = f"torch {torch.__version__}"
 _PLAIN = ("generators", "kept")  # fields that are arrays by name, in the archive as FIELD/NAME
 _CARRIED = ("hidden", "cell")  # buffers of recurrent layers: what one batch leaves to the next
 
@@ -49,7 +50,7 @@ class Exact:
     seed: int
     weights: int
     threads: int = field(default_factory=torch.get_num_threads)
-    engine: str = field(default_factory=lambda: f"torch {torch.__version__}")
+    engine: str = ENGINE
     choices: Mapping[str, str] = field(default_factory=dict)
     generators: Arrays = field(default_factory=dict)
     kept: Arrays = field(default_factory=dict)

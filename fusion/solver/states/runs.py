@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusion.errors import TrainingError
 from fusion.solver.states import snapshot as files
-from fusion.solver.states.exact import Exact, below, carried, carry, generators, set_generators, write_exact
+from fusion.solver.states.exact import ENGINE, Exact, below, carried, carry, generators, set_generators, write_exact
 from fusion.solver.states.histories import histories, restore_histories
 from fusion.solver.states.resuming import Found, open_snapshot
 from fusion.solver.steps.losses import Losses
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fusion.solver.loop import Solver
+    from fusion.solver.watching.display import Display
 
 
 @dataclass(eq=False)
@@ -31,12 +32,20 @@ class Progress:
     step       of the learning rate's policy
     losses     the recent ones
     last_good  the newest complete snapshot
+    traced     whether the loop runs a traced step; None before it is made, unless a snapshot tells
     """
 
     losses: Losses
     iteration: int = 0
     step: int = 0
     last_good: str | None = field(default=None)
+    traced: bool | None = None
+
+    def compare(self, traced: bool, display: Display) -> None:
+        """Note whether the loop runs a traced step, and say where it did otherwise before the snapshot."""
+        if self.traced is not None and self.traced != traced:
+            display.say("warning: the snapshot was written by another kind of loop: the last bits may differ")
+        self.traced = traced
 
 
 def take(solver: Solver) -> str:
@@ -60,6 +69,7 @@ def take(solver: Solver) -> str:
         choices={
             "processes": str(_processes(solver)),
             "channels_last": str(solver.pacemaker.channels_last),
+            "traced": str(run.traced),
             **solver.extras.to_choices(),
         },
         generators=drawn,
@@ -148,8 +158,12 @@ def _take_over_exactly(solver: Solver, exact: Exact) -> str:
     for number, job in enumerate(solver.jobs):
         carry(job.net, below(exact.kept, f"{number}/"), solver.device)
     processes = exact.choices.get("processes", "1")
-    same = processes == str(_processes(solver))
-    return "exactly" if same else f"but not what is drawn at random: {processes} processes wrote it"
+    solver.progress.traced = {"True": True, "False": False}.get(exact.choices.get("traced", ""))
+    if processes != str(_processes(solver)):
+        return f"but not what is drawn at random: {processes} processes wrote it"
+    if exact.engine != ENGINE:
+        return f"but perhaps not to the last bit: {exact.engine} wrote it, this is {ENGINE}"
+    return "exactly"
 
 
 def _processes(solver: Solver) -> int:

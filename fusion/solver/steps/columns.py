@@ -6,7 +6,7 @@ much the record counts. None of that changes while the head learns.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from math import prod
 
 import torch
@@ -36,13 +36,17 @@ _ALONG = frozenset({
     aten.sum.dim_IntList, aten.mean.dim, aten.logsumexp.default, aten._softmax.default, aten._log_softmax.default,
     aten.unsqueeze.default, aten.squeeze.dim, aten.select.int, aten.slice.Tensor, aten.index_select.default,
 })  # fmt: skip
+_JUDGED = (aten.nll_loss_backward.default, aten.nll_loss2d_backward.default)
 _VIEWS = frozenset({aten.view.default, aten._unsafe_view.default, aten.reshape.default, aten.expand.default})
 
 
-def take_out(program: fx.GraphModule, batch: int, living: Collection[Tensor]) -> fx.GraphModule | None:
+def take_out(
+    program: fx.GraphModule, batch: int, living: Collection[Tensor], most: int = 1 << 20
+) -> fx.GraphModule | None:
     """Make a trace on `batch` records take what follows from each of them as further inputs, in place.
 
     living   tensors in the trace whose values change between steps
+    most     bytes per record that all of it may take
     returns  a program that makes those inputs from the trace's own; None where there are none
     """
     changing = {tensor.data_ptr() for tensor in living}
@@ -50,7 +54,7 @@ def take_out(program: fx.GraphModule, batch: int, living: Collection[Tensor]) ->
     gather(program, *of_record(program, batch, changing), LARGEST)
     of_each, _ = of_record(program, batch, changing)
     taken = needed(of_each)
-    if not taken:
+    if not taken or sum(prod(value.shape[1:]) * value.element_size() for value in _values(taken)) > most:
         return None
     maker = extracted(program, of_each, taken)
     last = program.graph.find_nodes(op="placeholder")[-1]
@@ -64,16 +68,43 @@ def take_out(program: fx.GraphModule, batch: int, living: Collection[Tensor]) ->
     return maker
 
 
-def fill(maker: fx.GraphModule, inputs: Sequence[Tensor], batch: int) -> list[Tensor]:
+def check_labels(
+    program: fx.GraphModule, batch: int, living: Collection[Tensor], given: Mapping[fx.Node, Tensor]
+) -> None:
+    """Make sure that every label is a class or ignored: the gradient alone is worked out without asking.
+
+    given   inputs of the trace, and rows [N, ...] of all values that they take, at least `batch`; a label may follow
+            from all of them together
+    Raises  ValueError
+    """
+    changing = {tensor.data_ptr() for tensor in living}
+    each, _ = of_record(program, batch, changing, tuple(given))
+    asked = [node for target in _JUDGED for node in program.graph.find_nodes(op="call_function", target=target)]
+    labels = [node.args[2] for node in asked if isinstance(node.args[2], fx.Node)]
+    device = next((tensor.device for tensor in living), None)
+    if not all(label in each for label in labels) or (labels and not given):
+        raise ValueError("a label does not follow from its record alone")
+    made = fill(extracted(program, each, labels, tuple(given)), list(given.values()), batch, device) if labels else []
+    for node, label in zip(asked, made, strict=True):
+        scores, ignored = node.args[1], node.args[5]
+        assert isinstance(scores, fx.Node)
+        if not bool((((label >= 0) & (label < scores.meta["val"].shape[1])) | (label == ignored)).all()):
+            raise ValueError("a label is none of the classes")
+
+
+def fill(
+    maker: fx.GraphModule, inputs: Sequence[Tensor], batch: int, device: torch.device | None = None
+) -> list[Tensor]:
     """Run what makes columns over all records.
 
     inputs   the rows of all records, N of them and at least `batch`
+    device   where the maker runs; None: where the rows are
     returns  a tensor [N, ...] for each column
     """
     count = len(inputs[0])
     columns: list[Tensor] = []
     for start in [*range(0, count - batch, batch), count - batch]:
-        parts = maker(*(rows[start : start + batch] for rows in inputs))
+        parts = maker(*(rows[start : start + batch].to(device or rows.device) for rows in inputs))
         if not columns:
             columns = [part.new_empty((count, *part.shape[1:])) for part in parts]
         for column, part in zip(columns, parts, strict=True):
@@ -95,6 +126,10 @@ def settle(program: fx.GraphModule, columns: Sequence[Tensor], batch: int) -> li
         program.graph.erase_node(node)
     program.recompile()
     return left
+
+
+def _values(nodes: Sequence[fx.Node]) -> Iterator[Tensor]:
+    return (node.meta["val"] for node in nodes)
 
 
 def _pass_factors(graph: fx.Graph, of_record: Collection[fx.Node]) -> None:

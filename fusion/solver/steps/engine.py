@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from fusion.solver.feeds import CachedFeed, LiveFeed
+from fusion.solver.steps.layouts import has_foreign
 from fusion.solver.steps.losses import EVERY
 from fusion.solver.steps.pace import sample, untouched
 from fusion.solver.steps.stepping import Behind, Step, Traced, eager, traced, traced_behind
@@ -54,7 +55,9 @@ class Engine:
 
     def trial(self) -> Callable[[], object] | None:
         """A step on one batch, to be timed on a CPU; what it leaves in the net is undone."""
-        blobs = sample(self._job) if self._team is None and self._arena.updated[0].device.type == "cpu" else None
+        on_cpu = self._arena.updated[0].device.type == "cpu"
+        own = self._team is None and on_cpu and not has_foreign(self._job.net)  # others' code may count its calls
+        blobs = sample(self._job) if own else None
         if blobs is None:
             return None
 

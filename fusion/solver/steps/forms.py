@@ -68,6 +68,7 @@ class Reader:
         self._of_record, self._constants = of_record, fixed
         self._size: tuple[int, int] = tuple(node.meta["val"].shape)
         self._dtype: torch.dtype = node.meta["val"].dtype
+        self._device: torch.device = node.meta["val"].device
 
     def form(self) -> Form | None:
         """The node's form, or None."""
@@ -174,7 +175,7 @@ class Reader:
         rows, classes = self._size
         assert isinstance(label, fx.Node)
         column = self._call(aten.unsqueeze.default, label, 1, size=(rows, 1), dtype=torch.int64)
-        numbers = torch.arange(classes, device=label.meta["val"].device)[None]
+        numbers = torch.arange(classes, device=self._device)[None]
         hit = self._call(aten.eq.Tensor, column, self._constant(numbers), dtype=torch.bool)
         if isinstance(ignored, int) and ignored >= 0:
             counts = self._call(aten.ne.Scalar, column, ignored, size=(rows, 1), dtype=torch.bool)
@@ -247,8 +248,7 @@ class Reader:
     def _as_node(self, factor: Factor) -> fx.Node:
         if isinstance(factor, fx.Node):
             return factor
-        device = self._node.meta["val"].device
-        return self._constant(torch.full((1, 1), factor, dtype=self._dtype, device=device))
+        return self._constant(torch.full((1, 1), factor, dtype=self._dtype, device=self._device))
 
     def _constant(self, value: Tensor) -> fx.Node:
         return constant(self._program, value)
@@ -260,7 +260,7 @@ class Reader:
         values = [arg.meta["val"] for arg in args if isinstance(arg, fx.Node)]
         shape = size or torch.broadcast_shapes(*(value.shape for value in values))  # type: ignore[no-untyped-call]
         node = self._program.graph.call_function(target, args)
-        node.meta["val"] = torch.empty(shape, dtype=dtype or self._dtype, device="meta")
+        node.meta["val"] = torch.empty(shape, dtype=dtype or self._dtype, device=self._device)
         return node
 
 

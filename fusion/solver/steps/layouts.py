@@ -21,16 +21,19 @@ def has_filters(net: Net) -> bool:
     return not has_foreign(net) and bool(_planar(net))
 
 
-def set_layout(net: Net, channels_last: bool) -> None:
+def set_layout(net: Net, channels_last: bool, whole: Net | None = None) -> None:
     """Let all convolutions over two axes work in this layout; blobs between layers follow them.
 
     The same numbers come out but for rounding. Filters that never change are laid out once, others in each call. A net
     with layers of other people's code is left as it is, and so are filters that several layers share.
+
+    whole  the net that this one is a part of, with which it may share filters
     """
     if has_foreign(net):
         return
     form = torch.channels_last if channels_last else torch.contiguous_format
-    shared = {id(tensor_at(net, param.attribute)) for param in net.plan.params if param.shared}
+    owner = whole or net
+    shared = {id(tensor_at(owner, param.attribute)) for param in owner.plan.params if param.shared}
     for module in _planar(net):
         module.channels_last = channels_last
         if not module.weight.requires_grad and id(module.weight) not in shared:

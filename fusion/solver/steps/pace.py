@@ -59,15 +59,17 @@ class Pacemaker:
         """
         self._arrange = arrange
         most, before = torch.get_num_threads(), self.replayed
-        if before is not None:
-            self._set(Pace(most, before.channels_last))
+        self.channels_last = before is not None and before.channels_last
+        if arrange is not None:
+            arrange(self.channels_last)  # whatever ran before, such as a trunk of shared filters, may have left another
         if isinstance(self.asked, int):
             torch.set_num_threads(self.asked)
         elif self.asked == "auto" and before is not None and before.threads <= (os.cpu_count() or before.threads):
             self._set(before)
             return f"threads: {before}, as the snapshot was written with"
         elif self.asked == "auto" and step is not None:
-            return self._fastest(step, most)
+            less = f"; the snapshot was written with {before.threads}: the last bits may differ" if before else ""
+            return self._fastest(step, most) + less
         now = torch.get_num_threads()
         if before is not None and before.threads != now:
             return f"threads: {now}, but the snapshot was written with {before.threads}: the last bits may differ"
@@ -154,7 +156,8 @@ def sample(job: Job) -> Blobs | None:
     if isinstance(feed, LiveFeed):
         blobs: Blobs = {}
         for source in feed.sources:
-            blobs.update(source.batch(next(source.order(0))))
+            batch = source.batch(next(source.order(0)))
+            blobs.update({top: tensor.to(feed.device) for top, tensor in batch.items()})
         return blobs
     return None
 

@@ -6,7 +6,8 @@ the same operations in a straight line.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from fusion.graph import Net
 from fusion.nets import total_loss
 from fusion.solver.feeds import Blobs, CachedFeed, LiveFeed
 from fusion.solver.steps.arena import Arena
-from fusion.solver.steps.columns import fill, settle, take_out
+from fusion.solver.steps.columns import check_labels, fill, settle, take_out
 from fusion.solver.steps.programs import shorten
 from fusion.solver.steps.tables import tabulate
 from fusion.trunk import Split
@@ -38,6 +39,7 @@ TRACEABLE = frozenset(
     }
 )
 _CLOSE = 1e-5
+_ROOM = 1 << 29  # bytes for what is kept beside the records of a feed
 
 
 def eager(net: Net, arena: Arena) -> Step:
@@ -65,7 +67,11 @@ def traced(net: Net, arena: Arena, feed: CachedFeed) -> Traced | None:
     def batches() -> list[Blobs]:
         return [feed.pick(np.arange(start, start + size) % records) for start in (0, size)]
 
-    return _checked(net, arena, batches, partial(_take_columns, feed))
+    before = set(feed.rows)
+    step = _checked(net, arena, batches, partial(_take_columns, feed))
+    if step is None:
+        feed.keep(before)
+    return step
 
 
 def traced_behind(found: Split, arena: Arena, batches: Sequence[Blobs], labels: Mapping[str, int]) -> Behind | None:
@@ -78,8 +84,14 @@ def traced_behind(found: Split, arena: Arena, batches: Sequence[Blobs], labels: 
         taken = [{**blobs, **_made(found.trunk, blobs)} for blobs in batches]
 
     def look_up(program: fx.GraphModule, keys: Sequence[str], living: Sequence[Tensor]) -> list[str]:
-        for key in labels.keys() & set(keys):
-            tabulate(program, len(taken[0][key]), living, keys.index(key), labels[key])
+        places = program.graph.find_nodes(op="placeholder")
+        known = [(place, labels[key]) for place, key in enumerate(keys) if key in labels]
+        batch = len(taken[0][keys[0]])
+        rows = max((batch, *(count for _, count in known)))
+        every = {places[place]: _every(count, rows, places[place]) for place, count in known}
+        check_labels(program, batch, living, every)
+        for place, count in known:
+            tabulate(program, batch, living, place, count)
         return []
 
     head = _checked(found.head, arena, lambda: taken, look_up)
@@ -87,7 +99,11 @@ def traced_behind(found: Split, arena: Arena, batches: Sequence[Blobs], labels: 
 
 
 def _checked(net: Net, arena: Arena, batches: Callable[[], Sequence[Blobs]], prepare: Prepare) -> Traced | None:
-    """A trace that gives autograd's gradients for all of these batches, or None."""
+    """A trace that gives autograd's gradients for all of these batches, or None.
+
+    It is tried at small weights of its own, so that a run that goes on from a snapshot decides as it did at its start:
+    where a net is nearly perfect, its gradients are as small as their rounding.
+    """
     if arena.single or not {call.type for call in net.plan.calls} <= TRACEABLE:
         return None
     params = [blob.tensor for blob, home in zip(arena.blobs, arena.homes, strict=True) if home is not None]
@@ -95,11 +111,35 @@ def _checked(net: Net, arena: Arena, batches: Callable[[], Sequence[Blobs]], pre
         return None
     try:
         step = _trace(net, arena, params, batches()[0], prepare)
-        agrees = all(_agrees(net, arena, step, blobs) for blobs in batches())
+        with _weights_of_its_own(arena):
+            agrees = all(_agrees(net, arena, step, blobs) for blobs in batches())
     except Exception:  # whatever a layer does that cannot be traced, autograd can do it
         agrees = False
     arena.zero()
     return step if agrees else None
+
+
+@contextmanager
+def _weights_of_its_own(arena: Arena) -> Iterator[None]:
+    """In the block all that learns has small values, the same each time; behind it, its own again."""
+    before = [flat.detach().clone() for flat in arena.flat]
+    generator = torch.Generator().manual_seed(0)
+    try:
+        with torch.no_grad():
+            for flat in arena.flat:
+                flat.copy_(0.01 * torch.randn(flat.shape, generator=generator, dtype=flat.dtype))
+        yield
+    finally:
+        with torch.no_grad():
+            for flat, values in zip(arena.flat, before, strict=True):
+                flat.copy_(values)
+
+
+def _every(count: int, rows: int, label: fx.Node) -> Tensor:
+    """Labels from 0 to count - 1, again and again, in so many rows."""
+    value = label.meta["val"]
+    numbers = torch.arange(rows, device=value.device) % count
+    return numbers.to(value.dtype).reshape(-1, *[1] * (value.dim() - 1)).expand(-1, *value.shape[1:])
 
 
 def _made(trunk: Net, blobs: Blobs) -> Blobs:
@@ -224,10 +264,13 @@ def _take_columns(
 ) -> list[str]:
     """Keep what follows from each record beside the feed's rows; returns the keys of the new ones."""
     size = feed.source.batch_size
-    maker = take_out(program, size, living)
+    rows = dict(zip(program.graph.find_nodes(op="placeholder"), (feed.rows[key] for key in keys), strict=True))
+    check_labels(program, size, living, rows)
+    maker = take_out(program, size, living, _ROOM // len(feed.source))
     if maker is None:
         return []
-    columns = fill(maker, [feed.rows[key] for key in keys], size)
+    device = next(tensor.device for tensor in living)
+    columns = fill(maker, [feed.rows[key] for key in keys], size, device)
     return feed.add(settle(program, columns, size))
 
 

@@ -90,7 +90,8 @@ def _tables(maker: fx.GraphModule, batch: int, label: Tensor, count: int, truths
 
 def _number(graph: fx.Graph, label: fx.Node, truths: Sequence[fx.Node], last: fx.Node) -> fx.Node:
     """A record's row in the tables: the label in the high bits, the truths in the low ones."""
-    whole = torch.empty(label.meta["val"].shape, dtype=torch.int64, device="meta")
+    value = label.meta["val"]
+    whole = torch.empty(value.shape, dtype=torch.int64, device=value.device)
     with graph.inserting_before(last.next):
         number = graph.call_function(aten._to_copy.default, (label,), {"dtype": torch.int64})
         number.meta["val"] = whole

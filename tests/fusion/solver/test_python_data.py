@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from fusion.errors import FusionError
 from fusion.nets import params
@@ -88,6 +89,15 @@ def test_the_numbers_are_those_of_the_same_arrays() -> None:
     np.testing.assert_allclose(
         params(own.net)["ip"][0].detach(), params(other.net)["ip"][0].detach(), rtol=1e-6, atol=1e-7
     )
+
+
+def test_measuring_the_pace_draws_no_data() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert solver(threads="auto").step() == pytest.approx(solver().step(), rel=1e-6)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_without_permission_the_layer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

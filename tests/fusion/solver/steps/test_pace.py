@@ -130,3 +130,16 @@ def test_buffers_stay() -> None:
     assert before is not None
     assert torch.equal(module.running_mean, before)
     assert module.hidden is None
+
+
+def test_the_layout_is_set_from_the_start() -> None:
+    """Something else, such as a trunk of shared filters, may have left another."""
+    layouts: list[bool] = []
+    Pacemaker(None).settle(None, layouts.append)
+    assert layouts == [False]
+
+
+def test_fewer_processors_than_before_are_told() -> None:
+    pacemaker = Pacemaker("auto")
+    pacemaker.replayed = Pace(10_000)
+    assert pacemaker.settle(lambda: None).endswith("was written with 10000: the last bits may differ")

@@ -59,3 +59,38 @@ def test_labels_are_looked_up(project: Make) -> None:
     code = solver._engine.traced._head._quick.run.__self__.code  # type: ignore[attr-defined]
     assert "table_" in code
     assert "any" not in code
+
+
+def test_a_label_that_is_no_class_is_found_when_its_turn_comes(project: Make) -> None:
+    """The gradient alone would be worked out without asking: such a net is not traced."""
+    path = project(frozen=True, snapshot=0)
+    lines = Path("train.txt").read_text().splitlines()
+    sliced = Path("net.prototxt").read_text().replace('bottom: "label" top: "loss"', 'bottom: "shifted" top: "loss"')
+    shift = 'layer { name: "shift" type: "Power" bottom: "label" top: "shifted" power_param { shift: 1 } }\n'
+    Path("net.prototxt").write_text(sliced.replace('layer { name: "acc"', shift + 'layer { name: "acc"'))
+    Path("train.txt").write_text("\n".join(f"{line.split()[0]} {0 if n < 8 else 2}" for n, line in enumerate(lines)))
+    solver = Solver(path, device="cpu", display=Silent())
+    with pytest.raises(Exception, match=r"out of bounds|classes"):
+        solver.step(len(lines))
+    assert solver._engine is not None
+    assert solver._engine.traced is None
+
+
+def test_the_decision_to_trace_does_not_follow_from_the_weights(project: Make) -> None:
+    """A net that is nearly perfect has gradients as small as their rounding."""
+    solver = Solver(project(frozen=True, snapshot=0), device="cpu", display=Silent())
+    with torch.no_grad():
+        for flat in solver.arena.flat:
+            flat.mul_(1e3)
+    solver.step(1)
+    assert solver._engine is not None
+    assert solver._engine.traced is not None
+
+
+def test_a_trace_that_fails_leaves_nothing_behind(project: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = project(frozen=True, snapshot=0)
+    Path("net.prototxt").write_text(Path("net.prototxt").read_text() + SIDE)
+    monkeypatch.setattr(stepping, "_agrees", lambda *_: False)
+    solver = Solver(path, device="cpu", display=Silent())
+    solver.step(1)
+    assert not [key for key in solver._train.feed.rows if key.startswith("column")]  # type: ignore[attr-defined]
