@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from fusion.errors import BuildError, FusionError, raise_all
 from fusion.layers.pycaffe import TEST, TRAIN, Blob, Layer, UserLayer, stand_in
+from fusion.layers.uncompiled import keep_from_compiler
 from fusion.registry import Context, Phase, layer
 from prototxt.errors import ShapeError
 from prototxt.shapes.dimensions import is_known
@@ -138,13 +139,13 @@ class PythonLayer(nn.Module):
 
     def __init__(self, instance: Instance, name: str) -> None:
         super().__init__()
+        keep_from_compiler(PythonLayer)
         self.instance, self.name = instance, name
         self.caffe_params = tuple(f"blob{index}" for index in range(len(instance.user.blobs)))
         for attribute, blob in zip(self.caffe_params, instance.user.blobs, strict=True):
             filled = torch.from_numpy(blob.data.copy()).to(torch.get_default_device())
             setattr(self, attribute, nn.Parameter(filled))
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Any shapes to what the user's class makes of them."""
         parameters = [getattr(self, attribute) for attribute in self.caffe_params]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fusion.solver.jobs import Job
 
 Asked = int | Literal["auto"] | None
-_SECONDS = 0.6  # for all measurements together
+_SHARE = 0.05  # seconds of a measurement; each pace has one in each round
 _ROUNDS = 3
 _LONG = 0.25  # seconds of a step that is left to all threads: so large a net keeps them busy
 _TOO_LONG = 5.0  # seconds of a step that is not worth repeating in another layout
@@ -97,11 +97,10 @@ class Pacemaker:
                 alike = [other for other in paces if other.threads == pace.threads and other != pace]
                 others = alike if elapsed <= _TOO_LONG else []
                 return {pace: elapsed, **{other: self._once(step, other) for other in others}}
-        share = _SECONDS / (len(paces) * _ROUNDS)
         for _ in range(_ROUNDS):
             for pace in paces:
                 self._set(pace)
-                found[pace] = min(found[pace], _time(step, share))
+                found[pace] = min(found[pace], _time(step, _SHARE))
         return found
 
     def _once(self, step: Callable[[], object], pace: Pace) -> float:
