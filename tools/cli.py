@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import atexit
-import gc
 import os
 import sys
 import warnings
@@ -13,9 +11,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from prototxt.errors import PlacedError
-
-# The interpreter ends by searching all that is alive for cycles: with torch loaded that takes a second, for nothing.
-atexit.register(gc.freeze)
 
 
 def run(command: Callable[[], int | None]) -> int:
