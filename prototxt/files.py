@@ -38,7 +38,7 @@ def atomic_write(path: str | os.PathLike[str], *, least: int = 0) -> Iterator[Bi
     try:
         with cast("BinaryIO", os.fdopen(handle, "wb")) as file:
             os.chmod(name, _mode(target))
-            _take_room(handle, least)
+            _take_room(handle, least, target)
             yield file
         os.replace(name, target)
     except BaseException:
@@ -47,14 +47,14 @@ def atomic_write(path: str | os.PathLike[str], *, least: int = 0) -> Iterator[Bi
         raise
 
 
-def _take_room(handle: int, size: int) -> None:
+def _take_room(handle: int, size: int, target: Path) -> None:
     """Raises: OSError when the disk has too little room; a file system that cannot tell is asked nothing."""
     if size and hasattr(os, "posix_fallocate"):
         try:
             os.posix_fallocate(handle, 0, size)
         except OSError as error:
             if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENODEV, errno.ENOSYS):
-                raise
+                raise OSError(error.errno, f"{error.strerror} ({size / 1e6:.1f} MB are needed)", str(target)) from None
 
 
 def _mode(target: Path) -> int:
