@@ -210,8 +210,3 @@ for name in {names!r}:
     assert name == "pct" or not isinstance(value, types.ModuleType), name
 """
     run_python(code)
-
-
-def test_training_does_not_wait_for_the_compiler() -> None:
-    code = "import fusion.solver, fusion.nets, sys; print('torch._dynamo' in sys.modules)"
-    assert run_python(code).strip() == "False"

@@ -9,6 +9,7 @@ A param group may hold `lr_mult` and `decay_mult`; `lr` is the rate before `lr_m
 # ruff: noqa: D102 - each rule is described by its class
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterable
 from typing import Any, overload
@@ -61,6 +62,10 @@ class CaffeOptimizer(torch.optim.Optimizer):
         self.iter_size = iter_size
         self.updates = 0
         super().__init__(params, {"lr": lr, "lr_mult": 1.0, "decay_mult": 1.0})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As torch's, which imports torch's compiler to be kept from it: a second or two, and 100 MB."""
+        inspect.unwrap(torch.optim.Optimizer.add_param_group)(self, param_group)
 
     def history(self, parameter: Tensor) -> Tensors:
         """The parameter's history tensors, zero at first: one for SGD, two for AdaDelta and Adam."""

@@ -22,6 +22,7 @@ from fusion.solver.feeds import Blobs
 from fusion.solver.options.averaging import averaging_decay
 from fusion.solver.policies import Schedule, advance, learning_rate
 from fusion.solver.steps.programs import shorten
+from fusion.solver.steps.recording import record
 from fusion.solver.updates import CaffeOptimizer
 
 Stack = dict[str, Tensor]  # parameters by name, [heads, ...] each
@@ -110,8 +111,6 @@ class Heads:
 
     def _trace(self, sample: Blobs) -> Step:
         """The step as a straight line of operations on stacked tensors."""
-        from torch.fx.experimental.proxy_tensor import make_fx
-
         keys = [key for key, _ in self._net.plan.inputs]
         names, numbers = list(self.params), list(self._hyper)
         every = vmap(grad_and_value(self._loss), in_dims=(0, 0, None))
@@ -127,7 +126,7 @@ class Heads:
 
         fixed = [*self.params.values(), *self._hyper.values()]
         with torch.inference_mode(False), torch.enable_grad():
-            program = make_fx(whole)(*fixed, *(sample[key] for key in keys))
+            program = record(whole, *fixed, *(sample[key] for key in keys))
         shorten(program)
         run = program.forward
 

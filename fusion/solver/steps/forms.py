@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any, NamedTuple, TypeGuard
 
+import numpy as np
 import torch
 from torch import Tensor, fx
 
@@ -258,7 +259,7 @@ class Reader:
     ) -> fx.Node:
         """A new operation; its size is that of its arguments together, unless it is told."""
         values = [arg.meta["val"] for arg in args if isinstance(arg, fx.Node)]
-        shape = size or torch.broadcast_shapes(*(value.shape for value in values))  # type: ignore[no-untyped-call]
+        shape = size or np.broadcast_shapes(*(tuple(value.shape) for value in values))  # torch's own imports SymPy
         node = self._program.graph.call_function(target, args)
         node.meta["val"] = torch.empty(shape, dtype=dtype or self._dtype, device=self._device)
         return node

@@ -21,6 +21,7 @@ from fusion.solver.feeds import Blobs, CachedFeed, LiveFeed
 from fusion.solver.steps.arena import Arena
 from fusion.solver.steps.columns import check_labels, fill, settle, take_out
 from fusion.solver.steps.programs import shorten
+from fusion.solver.steps.recording import record
 from fusion.solver.steps.tables import tabulate
 from fusion.trunk import Split
 
@@ -239,8 +240,6 @@ def _part(program: fx.GraphModule, keys: Sequence[str], start: int) -> _Part:
 
 
 def _trace(net: Net, arena: Arena, params: list[Tensor], sample: Blobs, prepare: Prepare) -> Traced:
-    from torch.fx.experimental.proxy_tensor import make_fx
-
     keys = [key for key, _ in net.plan.inputs]
     names: list[str] = []
 
@@ -252,7 +251,7 @@ def _trace(net: Net, arena: Arena, params: list[Tensor], sample: Blobs, prepare:
         used = [torch.zeros_like(p) if g is None else g for p, g in zip(params, gradients, strict=True)]
         return [*out.values(), loss.detach(), *used]
 
-    program = make_fx(whole)(*(sample[key] for key in keys))
+    program = record(whole, *(sample[key] for key in keys))
     living = [*net.parameters(), *net.buffers()]
     shorten(program, living)
     keys += prepare(program, keys, living)

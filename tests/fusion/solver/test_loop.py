@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,6 +57,19 @@ def test_small_heads_run_traced_and_learn(project: Make) -> None:
     run.step(60)
     assert run.test()[0]["acc"] > 0.9
     assert run.step() < first
+
+
+def test_a_run_does_not_wait_for_the_compiler(project: Make) -> None:
+    """Whole, with a traced step: torch's compiler takes longer to import than small nets to train."""
+    code = f"""
+import sys
+from fusion.solver import Solver
+solver = Solver({str(project())!r})
+solver.train()
+print(solver._engine.traced is not None, "torch._dynamo" in sys.modules)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == "True False"
 
 
 @pytest.mark.parametrize("frozen", [True, False])

@@ -7,12 +7,12 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, fx
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional
 
 from fusion import pct
 from fusion.solver.steps.columns import fill, settle, take_out
 from fusion.solver.steps.programs import shorten
+from fusion.solver.steps.recording import record
 
 BATCH, RECORDS, FEATURES, CLASSES = 4, 12, 6, 5
 EVEN = [0, 2, 4]
@@ -43,7 +43,7 @@ def gathered(loss: Loss) -> tuple[set[str], list[Tensor]]:
     """The operations left in the step, and its columns; that it gives what autograd gives is asserted."""
     weight = torch.randn(CLASSES, FEATURES, generator=torch.Generator().manual_seed(5))
     inputs, gradient = rows(), step(loss, weight)
-    program: fx.GraphModule = make_fx(gradient)(*(value[:BATCH] for value in inputs))
+    program: fx.GraphModule = record(gradient, *(value[:BATCH] for value in inputs))
     shorten(program, [weight])
     maker = take_out(program, BATCH, [weight])
     columns = [] if maker is None else settle(program, fill(maker, inputs, BATCH), BATCH)
@@ -117,7 +117,7 @@ def test_wide_scores_keep_their_labels() -> None:
         leaf = weight.detach().requires_grad_()
         return torch.autograd.grad(functional.cross_entropy(features @ leaf.t(), labels, reduction="sum"), leaf)[0]
 
-    program = make_fx(gradient)(features[:BATCH], labels[:BATCH])
+    program = record(gradient, features[:BATCH], labels[:BATCH])
     shorten(program, [weight])
     take_out(program, BATCH, [weight])
     torch.testing.assert_close(program(features[:BATCH], labels[:BATCH]), gradient(features[:BATCH], labels[:BATCH]))

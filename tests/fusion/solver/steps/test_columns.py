@@ -7,11 +7,11 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, fx
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from fusion import pct
 from fusion.solver.steps.columns import fill, take_out
 from fusion.solver.steps.programs import shorten
+from fusion.solver.steps.recording import record
 
 BATCH, RECORDS, CLASSES = 4, 10, 6
 SHIFT = torch.full((1,), 2.0)
@@ -31,7 +31,7 @@ def split(function: Callable[..., Tensor], weight: Tensor) -> tuple[fx.GraphModu
     """The trace behind taking out, its columns for all records, and the records' rows."""
     inputs = rows()
     living = [weight, SHIFT]
-    program = make_fx(lambda *values: function(weight, *values))(*(value[:BATCH] for value in inputs))
+    program = record(lambda *values: function(weight, *values), *(value[:BATCH] for value in inputs))
     shorten(program, living)
     maker = take_out(program, BATCH, living)
     return program, [] if maker is None else fill(maker, inputs, BATCH), inputs
@@ -93,6 +93,6 @@ def test_what_lives_stays() -> None:
 
 @pytest.mark.parametrize("count", [BATCH, BATCH + 1, 3 * BATCH])
 def test_every_record_is_filled(count: int) -> None:
-    maker = make_fx(lambda x: [x * 2])(torch.ones(BATCH, 3))
+    maker = record(lambda x: [x * 2], torch.ones(BATCH, 3))
     values = torch.arange(float(count * 3)).reshape(count, 3)
     torch.testing.assert_close(fill(maker, [values], BATCH)[0], values * 2)

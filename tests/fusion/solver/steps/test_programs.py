@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.func import grad_and_value, vmap
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional
 
 from fusion.solver.steps.programs import shorten
+from fusion.solver.steps.recording import record
 
 H, N, K, C = 3, 4, 6, 5
 
@@ -23,7 +23,7 @@ def test_a_shortened_step_gives_the_same_with_one_product_for_all_heads() -> Non
     generator = torch.Generator().manual_seed(0)
     tensors = [torch.randn(shape, generator=generator) for shape in ((H, C, K), (H, C), (N, K), (N, C))]
     every = vmap(grad_and_value(loss, argnums=(0, 1)), in_dims=(0, 0, None, None))
-    program = make_fx(every)(*tensors)
+    program = record(every, *tensors)
     expected, before = program(*tensors), len(program.graph.nodes)
     shorten(program)
     targets = [node.target for node in program.graph.nodes]
@@ -39,7 +39,7 @@ def test_a_trace_that_writes_is_left_alone() -> None:
         kept[1] = 2.0
         return x + kept
 
-    program = make_fx(write)(torch.ones(3))
+    program = record(write, torch.ones(3))
     before = program.code
     shorten(program)
     assert program.code == before
@@ -59,7 +59,7 @@ def test_several_losses_pass_one_softmax_together() -> None:
         total = each.sum() + 0.5 * other.sum() + (some - 1.0).square().sum()
         return torch.autograd.grad(total, leaf)[0]
 
-    program = make_fx(step)(weight, rows, wanted)
+    program = record(step, weight, rows, wanted)
     expected = program(weight, rows, wanted)
     shorten(program)
     targets = [node.target for node in program.graph.nodes]

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional
 
 from fusion import pct
 from fusion.solver.steps.programs import shorten
+from fusion.solver.steps.recording import record
 from fusion.solver.steps.tables import tabulate
 
 BATCH, FEATURES, CLASSES = 4, 6, 5
@@ -48,7 +48,7 @@ def looked_up(loss: Loss) -> set[str]:
         features, old = (torch.randn(BATCH, width, generator=generator) for width in (FEATURES, len(EVEN)))
         return features, old, torch.randint(0, CLASSES, (BATCH,), generator=generator).float()
 
-    program = make_fx(gradient)(*batch())
+    program = record(gradient, *batch())
     shorten(program, [weight])
     tabulate(program, BATCH, [weight], 2, CLASSES)
     for _ in range(20):
