@@ -17,6 +17,7 @@ from fusion.errors import FusionError, raise_all
 from fusion.graph import Call, Param, Plan, run, submodule_paths, with_outputs
 from fusion.graph import Net as Net
 from fusion.layers import pct, python
+from fusion.layers.axes import full
 from fusion.layers.forks.variants import vary
 from fusion.registry import Context, LayerType, Phase, find, unknown
 from fusion.sharing import Owner, settle, share, tensor_at
@@ -198,7 +199,8 @@ def total_loss(net: Net, out: Mapping[str, Tensor]) -> Tensor:
     weights = loss_weights(net)
     if not weights:
         raise FusionError(f"net '{net.plan.name}' has no loss", hint="add a loss layer, or a loss_weight to a top")
-    terms = [out[key].sum() if weight == 1 else out[key].sum() * weight for key, weight in weights.items()]
+    sums = {key: full(out[key]).sum() for key in weights}
+    terms = [sums[key] if weight == 1 else sums[key] * weight for key, weight in weights.items()]
     return functools.reduce(torch.add, terms)
 
 

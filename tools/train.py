@@ -58,6 +58,7 @@ def _open(options: argparse.Namespace, display: Display | None) -> Solver:
         max_iter=options.max_iter,
         cache_budget=_budget(options),
         cache_dir=options.cache_dir,
+        compile=options.compile,
         threads=options.threads or (None if "OMP_NUM_THREADS" in os.environ else "auto"),
         display=display,
         references=options.reference,

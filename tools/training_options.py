@@ -70,6 +70,8 @@ def _add_run(result: argparse.ArgumentParser) -> None:
     add("--device", default="auto", metavar="DEVICE", help="auto (default), cpu, cuda, cuda:1")
     add("--threads", type=_threads, metavar="N", help="CPU threads; auto: measured at the start, or those that the "
         "snapshot was written with (default: auto, or OMP_NUM_THREADS)")  # fmt: skip
+    add("--compile", action="store_true", help="let torch's compiler make what runs in each iteration, where a "
+        "measurement at the start finds it faster; on a GPU as CUDA graphs")  # fmt: skip
     other = result.add_argument_group("instead of training").add_argument
     other("--dry-run", action="store_true", help="print what would be trained on what, with the memory it takes")
     other("--time", action="store_true", help="time each layer forward and backward, as `caffe time` does")
@@ -91,6 +93,8 @@ def _add_settings(result: argparse.ArgumentParser) -> None:
     add("--label-smoothing", type=float, metavar="S", help="spread this share of each target over all classes")
     add("--mixup", type=float, metavar="ALPHA", help="mix pairs of inputs, with shares from Beta(ALPHA, ALPHA)")
     add("--ema", type=float, metavar="DECAY", help="test averaged weights, and write them beside the snapshots")
+    add("--amp", choices=("bf16", "fp16", "off"), help="products and convolutions of training in half precision "
+        "(torch.amp): weights, losses, updates and tests stay in float32")  # fmt: skip
     add("--best-on", type=share, metavar="SHARE|LIST", help="at each test, measure on this share of the training "
         "records, kept back, or on a list, and write the best weights to PREFIX_best.caffemodel")  # fmt: skip
     add("--early-stopping", type=_positive, metavar="PATIENCE", help="with --best-on: stop after so many tests without "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +17,7 @@ from fusion.nets import build
 from fusion.references import Model, Ramp, ramp_layers
 from fusion.registry import Phase
 from fusion.solver.feeds import Feed, LiveFeed, check_classes, open_sources, shapes_of
+from fusion.solver.options.precision import Precision
 from fusion.weights import Weights, load_weights
 from prototxt.shapes import infer
 
@@ -38,6 +39,7 @@ class Job:
     live     why the whole net must run in each iteration; "" where its frozen trunk may be computed once
     runs     what an iteration runs: the whole net, or the head behind a cached trunk
     feed     what `runs` takes
+    precision  what its forward passes reckon in
     """
 
     message: NetParameter
@@ -49,6 +51,7 @@ class Job:
     models: Sequence[Model] = ()
     losses: tuple[tuple[str, ...], ...] = ()
     live: str = ""
+    precision: Precision = field(default_factory=Precision)
 
 
 def open_job(

@@ -23,6 +23,7 @@ from fusion.solver.interrupts import Requests, requests
 from fusion.solver.jobs import Job, choose_device, open_job, place
 from fusion.solver.opening import optimizer_of, paths_of, read_message
 from fusion.solver.options.extras import Extras
+from fusion.solver.options.precision import Precision
 from fusion.solver.policies import advance, learning_rate
 from fusion.solver.preparing import layout_setter, read_ahead, tests_of
 from fusion.solver.settings import read_settings
@@ -75,6 +76,7 @@ class Solver:
     teamwork      how several processes that torchrun has started work together (fusion.processes)
     threads       CPU threads of the loop: a number, None to leave torch's as it is, or "auto" to measure at the start
                   how many are fastest, and whether the channels had better come last in memory
+    compile       let torch's compiler make what runs in each iteration, where it makes it faster
 
     iter      iterations done
     net       the net in training; the test nets hold the same parameters
@@ -106,6 +108,7 @@ class Solver:
         overrides: Sequence[str] = (),
         teamwork: Teamwork | None = None,
         threads: Asked = None,
+        compile: bool = False,
     ) -> None:
         self.device = choose_device(device)
         self._world, how = join(self.device.type), teamwork or Teamwork()
@@ -131,7 +134,7 @@ class Solver:
             part=part(self._world, how),
             narrow=self.extras.rest(self.seed),
         )
-        self._train = self.extras.prepared(learning, self.seed)
+        self._train = self.extras.prepared(learning, self.seed, self.device)
         self._tests = [opened(test, "TEST") for test in nets.tests]
         chooser = self.extras.choosing_net(nets)
         if chooser is not None:
@@ -145,6 +148,7 @@ class Solver:
         self._measured: list[Test] | None = None
         self._ending = False
         self.pacemaker = Pacemaker(threads)
+        self._compile = compile
         self.progress = runs.Progress(Losses(self.settings.average_loss))
         self._engine: Engine | None = None
         self.load(self.settings.weights if weights is None else paths_of(weights))
@@ -171,6 +175,11 @@ class Solver:
     def jobs(self) -> tuple[Job, ...]:
         """The net in training and each test net with its data; a test net to choose by comes last."""
         return (self._train, *self._tests)
+
+    @property
+    def precision(self) -> Precision:
+        """What the gradients are worked out in."""
+        return self._train.precision if self._engine is None else self._engine.precision
 
     @property
     def writes(self) -> bool:
@@ -276,8 +285,14 @@ class Solver:
         with together(self._world):
             self._engine = Engine(self._train, self.arena, self.settings, self.team, watched)
         self.progress.compare(self._engine.traced is not None, self.display)
-        if said := self.pacemaker.settle(self._engine.trial(), layout_setter(self.jobs, self.device)):
+        if self._train.precision.dtype is not None:
+            self.display.say(self._train.precision.describe(self._engine.traced is not None))
+        trial = self._engine.trial() if self.device.type == "cpu" else None
+        if said := self.pacemaker.settle(trial, layout_setter(self.jobs, self.device)):
             self.display.say(said)
+        if self._compile or self.progress.compiled:
+            self.display.say(self._engine.compile(self.progress.compiled))
+            self.progress.compiled = self._engine.compiled
         return tests_of(self._tests, self.settings.test_iter, self._watched if debug else None)
 
     def _run(self, stop: int, asked: Requests) -> None:
@@ -319,7 +334,7 @@ class Solver:
                 raise KeyboardInterrupt
 
     def _watched(self, job: Job) -> Watched:
-        return Watched(job.runs, job.message, lambda text: self.display.say(text))
+        return Watched(job.runs, job.message, lambda text: self.display.say(text), job.precision)
 
     def _due(self, interval: int) -> bool:
         return interval > 0 and self.iter % interval == 0
@@ -328,7 +343,7 @@ class Solver:
     def _update(self, rate: float) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.optimizer.update()
+        self.precision.update(self.optimizer)
 
     def _look(self) -> None:
         try:
@@ -351,7 +366,7 @@ class Solver:
             self.snapshot()
         if self._due(settings.display):
             told = settings.debug_info and (self.iter - 1) % settings.display == 0  # as the last iteration was
-            runs = self._watched(self._train) if told else self._train.runs
+            runs = partial(self.precision.outputs, self._watched(self._train) if told else self._train.runs)
             out = (runs if self.team is None else self.team.together(runs))(self._train.feed.take())
             out = out if self.team is None else self.team.mean(out)
             self.progress.losses.add(self.iter, total_loss(self._train.runs, out).detach())

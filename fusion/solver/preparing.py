@@ -26,6 +26,8 @@ def read_ahead(
     """Read what fits into memory, and keep the outputs of frozen trunks (`trunks.cache_trunk`); no feed moves on."""
     for job in jobs:
         phase = job.net.plan.phase
+        if device.type == "cuda" and job.precision.dtype is not None:
+            set_layout(job.net, channels_last=True)  # what its matrix units work on; a CPU's layout is measured
         load_all(job.sources, partial(display.progress, f"decoding ({phase})"))
         position = job.feed.position
         outcome = cache_trunk(job, budget, display, device, files)

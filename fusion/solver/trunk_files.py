@@ -29,10 +29,16 @@ from fusion.solver.prefetch import ahead
 
 if TYPE_CHECKING:
     from fusion.data import Source
+    from fusion.solver.options.precision import Precision
     from prototxt.messages import NetParameter
 
 _PAGE = 4096
-_PARTS = {"trunk": "another net", "weights": "other weights", "data": "other data", "torch": "another torch or device"}
+_PARTS = {
+    "trunk": "another net",
+    "weights": "other weights",
+    "data": "other data",
+    "torch": "another torch, device or precision",
+}
 Rows = dict[str, Tensor]
 
 
@@ -63,7 +69,9 @@ class Origin:
         return hashlib.sha256(json.dumps(dict(self.parts), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def origin(message: NetParameter, trunk: nn.Module, source: Source, device: torch.device) -> Origin:
+def origin(
+    message: NetParameter, trunk: nn.Module, source: Source, device: torch.device, precision: Precision
+) -> Origin:
     """What the trunk's outputs for this source follow from.
 
     message  the filtered description
@@ -84,7 +92,7 @@ def origin(message: NetParameter, trunk: nn.Module, source: Source, device: torc
         "trunk": layers.hexdigest(),
         "weights": weights.hexdigest(),
         "data": source.fingerprint(),
-        "torch": f"{torch.__version__} {kind} {torch.get_default_dtype()}",
+        "torch": f"{torch.__version__} {kind} {precision.dtype or torch.get_default_dtype()}",
     }
     return Origin(str(plan.phase), parts)
 

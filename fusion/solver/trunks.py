@@ -20,6 +20,7 @@ from fusion.solver.trunk_files import MappedFeed, TrunkFiles, kept, origin, room
 
 if TYPE_CHECKING:
     from fusion.solver.jobs import Job
+    from fusion.solver.options.precision import Precision
     from fusion.solver.watching.display import Display
     from fusion.trunk import Split
 
@@ -50,7 +51,7 @@ def cache_trunk(job: Job, budget: int, display: Display, device: torch.device, f
         return "the frozen trunk runs in each iteration: random crops, mirrors or fillers make other data each time"
     source = job.sources[0]
     keys = [key for key, _ in found.head.plan.inputs]
-    first = _outputs(found, keys, source.batch(np.arange(1)), device)
+    first = _outputs(found, keys, source.batch(np.arange(1)), device, job.precision)
     size = len(source) * sum(tensor[0].nbytes for tensor in first.values())
     on_disk = files if files is not None and (size > budget or files.asked) else None
     if size > budget and (on_disk is None or size > room(on_disk)):
@@ -59,10 +60,11 @@ def cache_trunk(job: Job, budget: int, display: Display, device: torch.device, f
             f"the frozen trunk runs in each iteration: its outputs take {size / 2**20:.0f} MiB, "
             f"the cache budget is {budget / 2**20:.0f} MiB (--cache-budget){where}"
         )
-    made_of = None if on_disk is None else origin(job.message, found.trunk, source, device)
-    if device.type == "cpu":
+    made_of = None if on_disk is None else origin(job.message, found.trunk, source, device, job.precision)
+    if device.type == "cpu" or job.precision.dtype is not None:
         set_layout(found.trunk, channels_last=True, whole=job.net)
-    fill = partial(_fill, split=found, keys=keys, source=source, display=display, device=device)
+    outputs = partial(_outputs, found, keys, device=device, precision=job.precision)
+    fill = partial(_fill, split=found, outputs=outputs, source=source, display=display, device=device)
     if on_disk is None or made_of is None:
         rows, where = _empty(first, len(source), device), "kept in memory"
         fill(rows)
@@ -82,7 +84,12 @@ def _empty(first: Blobs, count: int, device: torch.device) -> dict[str, Tensor]:
 
 
 def _fill(
-    rows: dict[str, Tensor], split: Split, keys: list[str], source: Source, display: Display, device: torch.device
+    rows: dict[str, Tensor],
+    split: Split,
+    outputs: Callable[[Blobs], Blobs],
+    source: Source,
+    display: Display,
+    device: torch.device,
 ) -> None:
     """Compute the trunk for all records."""
     count = len(source)
@@ -95,7 +102,7 @@ def _fill(
         end = min(start + size, count)
         with reading:
             blobs = source.batch(np.arange(start, end))
-        for key, tensor in _outputs(split, keys, blobs, device).items():
+        for key, tensor in outputs(blobs).items():
             rows[key][start:end] = tensor
         return end
 
@@ -125,8 +132,8 @@ def _side_by_side(compute: Callable[[int], int], starts: Sequence[int], threads:
 
 
 @torch.no_grad()
-def _outputs(split: Split, keys: list[str], blobs: Blobs, device: torch.device) -> Blobs:
+def _outputs(split: Split, keys: list[str], blobs: Blobs, device: torch.device, precision: Precision) -> Blobs:
     """What the head takes, for this batch: outputs of the trunk, and data that it takes as it is."""
     blobs = {top: tensor.to(device) for top, tensor in blobs.items()}
-    out = split.trunk(blobs)
+    out = precision.outputs(split.trunk, blobs)
     return {key: out[key] if key in out else blobs[key] for key in keys}

@@ -85,7 +85,7 @@ def prepare(
     objectives = [Objective(Pct(kind.loss, 1.0, dict(kind.options))) for kind in kinds]
     held = ask(references, objectives)
     opened = partial(open_job, seed=opening.seed, device=opening.device, reading=opening.reading)
-    job = opening.extras.prepared(opened(train, "TRAIN", held=held), opening.seed)
+    job = opening.extras.prepared(opened(train, "TRAIN", held=held), opening.seed, opening.device)
     for path in weights:
         load_weights(job.net, path)
 

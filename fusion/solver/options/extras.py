@@ -15,6 +15,7 @@ from fusion.errors import TrainingError
 from fusion.solver.options.averaging import Averaged
 from fusion.solver.options.freezing import frozen
 from fusion.solver.options.mixup import mix_up
+from fusion.solver.options.precision import Scaling, precision_of
 from fusion.solver.options.selection import Selection
 from fusion.solver.options.splits import Chosen, held_back, listed, reading_alike
 from fusion.solver.states.exact import read_exact
@@ -23,6 +24,7 @@ from fusion.solver.states.snapshot import exact_beside
 from fusion.solver.watching.observers import Observer
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import NDArray
 
     from fusion.data import Source
@@ -44,6 +46,7 @@ class Extras:
     label_smoothing  share of the target that all classes have in common, for SoftmaxWithLoss in training
     mixup            alpha of mixup; 0: none
     ema              decay of averaged weights; 0: none
+    amp              "bf16" or "fp16": training in mixed precision; "off" or None: in float32
     best_on          choose the best weights on this share of the training records, kept back, or on a list
     early_stopping   end after so many tests without a better choice; 0: never
     snapshot_epochs  snapshots by passes over the training records instead of iterations
@@ -57,6 +60,7 @@ class Extras:
     label_smoothing: float = 0.0
     mixup: float = 0.0
     ema: float = 0.0
+    amp: str | None = None
     best_on: float | str | None = None
     early_stopping: int = 0
     snapshot_epochs: int = 0
@@ -128,12 +132,13 @@ class Extras:
             return None
         return lambda source: Chosen(source, pick(len(source), held_back(len(source), share, seed)))
 
-    def prepared(self, job: Job, seed: int) -> Job:
-        """The training job with smoothed labels and mixed batches."""
+    def prepared(self, job: Job, seed: int, device: torch.device) -> Job:
+        """The training job with smoothed labels, mixed batches and its precision."""
         if self.label_smoothing:
             _smooth(job, self.label_smoothing)
         if self.mixup:
             mix_up(job, self.mixup, seed)
+        job.precision = precision_of(self.amp, device)
         return job
 
     def interval(self, settings: Settings, job: Job) -> Settings:
@@ -148,6 +153,8 @@ class Extras:
         found: list[Observer] = []
         if self.ema:
             found.append(Averaged(self.ema))
+        if self.amp == "fp16":
+            found.append(Scaling())
         if self.best_on is not None:
             found.append(Selection(self.early_stopping))
         if self.keep:

@@ -33,6 +33,7 @@ class Progress:
     losses     the recent ones
     last_good  the newest complete snapshot
     traced     whether the loop runs a traced step; None before it is made, unless a snapshot tells
+    compiled   whether torch's compiler has made the step; None where nobody asked for it
     """
 
     losses: Losses
@@ -40,6 +41,7 @@ class Progress:
     step: int = 0
     last_good: str | None = field(default=None)
     traced: bool | None = None
+    compiled: bool | None = None
 
     def compare(self, traced: bool, display: Display) -> None:
         """Note whether the loop runs a traced step, and say where it did otherwise before the snapshot."""
@@ -70,6 +72,7 @@ def take(solver: Solver) -> str:
             "processes": str(_processes(solver)),
             "channels_last": str(solver.pacemaker.channels_last),
             "traced": str(run.traced),
+            "compiled": str(run.compiled),
             **solver.extras.to_choices(),
         },
         generators=drawn,
@@ -158,7 +161,9 @@ def _take_over_exactly(solver: Solver, exact: Exact) -> str:
     for number, job in enumerate(solver.jobs):
         carry(job.net, below(exact.kept, f"{number}/"), solver.device)
     processes = exact.choices.get("processes", "1")
-    solver.progress.traced = {"True": True, "False": False}.get(exact.choices.get("traced", ""))
+    told = {"True": True, "False": False}
+    solver.progress.traced = told.get(exact.choices.get("traced", ""))
+    solver.progress.compiled = told.get(exact.choices.get("compiled", ""))
     if processes != str(_processes(solver)):
         return f"but not what is drawn at random: {processes} processes wrote it"
     if exact.engine != ENGINE:

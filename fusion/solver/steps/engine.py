@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from fusion.solver.feeds import CachedFeed, LiveFeed
+from fusion.solver.options.precision import Precision
+from fusion.solver.steps.compiling import Compilable
 from fusion.solver.steps.layouts import has_foreign
 from fusion.solver.steps.losses import EVERY
 from fusion.solver.steps.pace import sample, untouched
-from fusion.solver.steps.stepping import Behind, Step, Traced, eager, traced, traced_behind
+from fusion.solver.steps.plain import Step, eager
+from fusion.solver.steps.stepping import Behind, Traced, traced, traced_behind
 from fusion.solver.team import Team, traceable
 from fusion.trunk import split
 
@@ -30,7 +33,8 @@ _MOST = 4096  # labels that are worth a table
 class Engine:
     """A traced step for small heads on cached rows, else autograd; with the other processes, where there are some.
 
-    traced  the traced step, or None
+    traced     the traced step, or None
+    precision  of the gradients: a traced head reckons in float32, for it waits for the start of its operations
     """
 
     def __init__(
@@ -42,21 +46,63 @@ class Engine:
         watched: tuple[Watched, Callable[[], bool]] | None,
     ) -> None:
         self._job, self._arena, self._settings, self._team = job, arena, settings, team
+        self.precision = job.precision
         self.traced: Traced | Behind | None = None
         self._learn: Callable[[], None] | None = None
-        step: Step = eager(job.runs, arena)
+        self._large: Compilable | None = None if watched else Compilable(job.runs)
+        step: Step = eager(job.runs, job.precision, self._large)
+        self._measured = step
         if watched is not None:
             layers, asked = watched
             step = layers.instead(step, asked)
         elif settings.iter_size == 1 and (team is None or traceable(job.runs)):
-            self._learn, found = _traced(job, arena, alone=team is None)
-            self.traced, step = found, found or step
+            self._measured = step = self._trace() or step
         self._step = step if team is None else team.together(step)
 
+    def _trace(self) -> Traced | Behind | None:
+        """A traced step for the head, where the net has a frozen trunk, and what leaves the next batch's gradients."""
+        job, feed = self._job, self._job.feed
+        if isinstance(feed, CachedFeed):
+            head = traced(job.runs, self._arena, feed)
+            if head is not None:
+                self._learn, self._large = partial(head.learn, feed), None
+            self.traced = head
+        elif isinstance(feed, LiveFeed) and self._team is None and not job.live:
+            found, batch = split(job.net), sample(job)
+            if found is not None and batch is not None:
+                trunk = Compilable(found.trunk)
+                run = partial(job.precision.outputs, trunk)
+                whole = traced_behind(found, run, self._arena, [batch], _labels(job))
+                if whole is not None:
+                    self._learn, self._large = partial(whole.learn, feed), trunk
+                self.traced = whole
+        if self.traced is not None:
+            self.precision = Precision()
+        return self.traced
+
+    @property
+    def compiled(self) -> bool:
+        """Whether torch's compiler has made what runs in each iteration."""
+        return self._large is not None and self._large.compiled
+
+    def compile(self, before: bool | None) -> str:
+        """Compile what runs in each iteration where that is faster; returns what to say.
+
+        before  what a snapshot was written with, which is done again; None: there is none
+        """
+        if before is False:
+            return "not compiled, as the snapshot was written"
+        if self._large is None:
+            whole = "the head is a straight list of operations already" if self.traced else "debug_info shows layers"
+            return f"not compiled: {whole}"
+        step = self.trial()
+        if step is None:
+            return f"not compiled: {'several processes' if self._team else 'other code than ours'} runs in it"
+        return self._large.choose(step, self._arena.updated[0].device, sure=before is True)
+
     def trial(self) -> Callable[[], object] | None:
-        """A step on one batch, to be timed on a CPU; what it leaves in the net is undone."""
-        on_cpu = self._arena.updated[0].device.type == "cpu"
-        own = self._team is None and on_cpu and not has_foreign(self._job.net)  # others' code may count its calls
+        """A step on one batch, to be timed; what it leaves in the net is undone. None where it may not be repeated."""
+        own = self._team is None and not has_foreign(self._job.net)  # others' code may count its calls
         blobs = sample(self._job) if own else None
         if blobs is None:
             return None
@@ -64,7 +110,7 @@ class Engine:
         def step() -> None:
             with untouched(self._job.net):
                 self._arena.zero()
-                self._step(blobs)
+                self._measured(blobs)
                 self._arena.zero()
 
         return step
@@ -101,23 +147,6 @@ class Engine:
     def _set_ramps(self, iteration: int) -> None:
         for ramp in self._job.ramps:
             ramp.set(iteration)
-
-
-def _traced(job: Job, arena: Arena, alone: bool) -> tuple[Callable[[], None], Traced | Behind] | tuple[None, None]:
-    """A traced step for the head, where the net has a frozen trunk; and what leaves the next batch's gradients.
-
-    alone  whether no other process trains with this one
-    """
-    feed = job.feed
-    if isinstance(feed, CachedFeed):
-        head = traced(job.runs, arena, feed)
-        return (None, None) if head is None else (partial(head.learn, feed), head)
-    found = split(job.net) if alone and not job.live and isinstance(feed, LiveFeed) else None
-    if found is None or not isinstance(feed, LiveFeed):
-        return None, None
-    batch = sample(job)
-    whole = None if batch is None else traced_behind(found, arena, [batch], _labels(job))
-    return (None, None) if whole is None else (partial(whole.learn, feed), whole)
 
 
 def _labels(job: Job) -> dict[str, int]:

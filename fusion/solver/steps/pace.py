@@ -84,7 +84,7 @@ class Pacemaker:
         seconds = self._measured(step, paces)
         chosen = best(seconds)
         self._set(chosen)
-        times = "; ".join(f"{pace}: {_spoken(seconds[pace])}" for pace in sorted(seconds))
+        times = "; ".join(f"{pace}: {spoken(seconds[pace])}" for pace in sorted(seconds))
         layout = ", channels last" * chosen.channels_last
         return f"threads: {chosen.threads} of {most}{layout} (time of a step by threads: {times})"
 
@@ -100,7 +100,7 @@ class Pacemaker:
         for _ in range(_ROUNDS):
             for pace in paces:
                 self._set(pace)
-                found[pace] = min(found[pace], _time(step, _SHARE))
+                found[pace] = min(found[pace], timed(step, _SHARE))
         return found
 
     def _once(self, step: Callable[[], object], pace: Pace) -> float:
@@ -132,12 +132,13 @@ def best(seconds: Mapping[Pace, float]) -> Pace:
     return min(p for p, value in seconds.items() if p.channels_last == last and value <= least[last] * _ALIKE)
 
 
-def _spoken(seconds: float) -> str:
+def spoken(seconds: float) -> str:
+    """Seconds as milliseconds or microseconds, with three digits."""
     return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.3g} us"
 
 
-def _time(step: Callable[[], object], share: float) -> float:
-    """The mean over about so many seconds."""
+def timed(step: Callable[[], object], share: float) -> float:
+    """Seconds of a step: the mean over about `share` seconds."""
     steps, start = 0, time.perf_counter()
     while True:
         step()

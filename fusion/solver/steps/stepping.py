@@ -1,4 +1,4 @@
-"""Forward and backward of one iteration: through autograd, or as a flat list of operations traced once.
+"""Forward and backward of one iteration as a flat list of operations, traced once.
 
 A small head spends more time in autograd's and the modules' bookkeeping than in arithmetic. Traced, an iteration is
 the same operations in a straight line.
@@ -20,6 +20,7 @@ from fusion.nets import total_loss
 from fusion.solver.feeds import Blobs, CachedFeed, LiveFeed
 from fusion.solver.steps.arena import Arena
 from fusion.solver.steps.columns import check_labels, fill, settle, take_out
+from fusion.solver.steps.plain import Run, eager
 from fusion.solver.steps.programs import shorten
 from fusion.solver.steps.recording import record
 from fusion.solver.steps.tables import tabulate
@@ -27,7 +28,6 @@ from fusion.trunk import Split
 
 # Makes a trace shorter, given its inputs' keys and tensors that change between steps; returns keys of further inputs.
 Prepare = Callable[[fx.GraphModule, list[str], Sequence[Tensor]], list[str]]
-Step = Callable[[Blobs], tuple[dict[str, Tensor], Tensor]]  # outputs and loss; gradients are left in the arena
 
 # Layers without randomness and without a memory of earlier calls, so that one trace stands for all iterations.
 TRACEABLE = frozenset(
@@ -43,20 +43,8 @@ _CLOSE = 1e-5
 _ROOM = 1 << 29  # bytes for what is kept beside the records of a feed
 
 
-def eager(net: Net, arena: Arena) -> Step:
-    """Through autograd; gradients are added to what the arena holds."""
-
-    def step(blobs: Blobs) -> tuple[dict[str, Tensor], Tensor]:
-        out = net(blobs)
-        loss = total_loss(net, out)
-        loss.backward()  # type: ignore[no-untyped-call]
-        return out, loss.detach()
-
-    return step
-
-
 def traced(net: Net, arena: Arena, feed: CachedFeed) -> Traced | None:
-    """The same, from a trace; it overwrites the gradients. None where the net or the number of records do not allow it.
+    """A step from a trace; it overwrites the gradients. None where the net or the number of records do not allow it.
 
     The trace is made with the feed's first batch and must give autograd's gradients for this and the next. What
     follows from a record alone becomes further rows of the feed.
@@ -75,14 +63,17 @@ def traced(net: Net, arena: Arena, feed: CachedFeed) -> Traced | None:
     return step
 
 
-def traced_behind(found: Split, arena: Arena, batches: Sequence[Blobs], labels: Mapping[str, int]) -> Behind | None:
+def traced_behind(
+    found: Split, trunk: Run, arena: Arena, batches: Sequence[Blobs], labels: Mapping[str, int]
+) -> Behind | None:
     """The same for the head of a net whose frozen trunk runs in each iteration.
 
+    trunk    runs it
     batches  some, of what the whole net takes; the trace is made with the first and checked with all
     labels   which blobs hold labels from 0 on, and how many different ones there are
     """
     with torch.no_grad():
-        taken = [{**blobs, **_made(found.trunk, blobs)} for blobs in batches]
+        taken = [{**blobs, **_made(trunk, blobs)} for blobs in batches]
 
     def look_up(program: fx.GraphModule, keys: Sequence[str], living: Sequence[Tensor]) -> list[str]:
         places = program.graph.find_nodes(op="placeholder")
@@ -96,7 +87,7 @@ def traced_behind(found: Split, arena: Arena, batches: Sequence[Blobs], labels: 
         return []
 
     head = _checked(found.head, arena, lambda: taken, look_up)
-    return None if head is None else Behind(found, head)
+    return None if head is None else Behind(found, trunk, head)
 
 
 def _checked(net: Net, arena: Arena, batches: Callable[[], Sequence[Blobs]], prepare: Prepare) -> Traced | None:
@@ -143,7 +134,7 @@ def _every(count: int, rows: int, label: fx.Node) -> Tensor:
     return numbers.to(value.dtype).reshape(-1, *[1] * (value.dim() - 1)).expand(-1, *value.shape[1:])
 
 
-def _made(trunk: Net, blobs: Blobs) -> Blobs:
+def _made(trunk: Run, blobs: Blobs) -> Blobs:
     """The trunk's outputs; a trace reads them in the usual layout."""
     return {key: tensor.contiguous() for key, tensor in trunk(blobs).items()}
 
@@ -192,8 +183,8 @@ class Traced:
 class Behind:
     """A traced head behind a trunk that runs in each iteration."""
 
-    def __init__(self, found: Split, head: Traced) -> None:
-        self._trunk, self._head = found.trunk, head
+    def __init__(self, found: Split, trunk: Run, head: Traced) -> None:
+        self._trunk, self._head = trunk, head
         boundary = set(found.boundary)
         self._sides = [key for key, _ in found.trunk.plan.outputs if key not in boundary]
 
@@ -285,7 +276,7 @@ def _targets(arena: Arena) -> list[tuple[Tensor, list[int]]]:
 def _agrees(net: Net, arena: Arena, step: Traced, blobs: Blobs) -> bool:
     """Whether the traced step gives autograd's loss and gradients for this batch, with and without outputs."""
     arena.zero()
-    _, expected = eager(net, arena)(blobs)
+    _, expected = eager(net)(blobs)
     gradients = [flat.grad.clone() for flat in arena.flat if flat.grad is not None]
     for run in (step, step.gradients):
         arena.zero()

@@ -12,10 +12,11 @@ from fusion.graph import Call, Net, Param
 from fusion.nets import total_loss
 from fusion.sharing import tensor_at
 from fusion.solver.feeds import Blobs
-from fusion.solver.steps.stepping import Step
+from fusion.solver.steps.plain import Step
 from fusion.solver.watching.display import number
 
 if TYPE_CHECKING:
+    from fusion.solver.options.precision import Precision
     from prototxt.messages import NetParameter
 
 Say = Callable[[str], None]
@@ -27,8 +28,8 @@ class Watched:
     Caffe inserts layers that copy a blob for each layer that takes it; there are none here, so no lines about them.
     """
 
-    def __init__(self, net: Net, message: NetParameter, say: Say) -> None:
-        self._net, self._say = net, say
+    def __init__(self, net: Net, message: NetParameter, say: Say, precision: Precision) -> None:
+        self._net, self._say, self._precision = net, say, precision
         self._brings = {top: layer.name for layer in message.layer if not layer.bottom for top in layer.top}
         self._params: dict[str, list[Param]] = {}
         for param in net.plan.params:
@@ -39,10 +40,11 @@ class Watched:
         return self._forward(blobs)[0]
 
     def step(self, blobs: Blobs) -> tuple[dict[str, Tensor], Tensor]:
-        """Forward and backward: outputs and loss; gradients are added to what is there."""
-        out, edges = self._forward(blobs)
-        loss = total_loss(self._net, out)
-        loss.backward()  # type: ignore[no-untyped-call]
+        """Forward and backward: outputs and loss; gradients (of fp16 scaled ones) are added to what is there."""
+        with self._precision.cast():
+            out, edges = self._forward(blobs)
+            loss = total_loss(self._net, out)
+        self._precision.backward(loss)
         for call, bottoms in reversed(edges):
             self._tell_gradients(call, bottoms)
         self._tell_all()

@@ -44,6 +44,8 @@ def same(one: dict[str, list[np.ndarray]], other: dict[str, list[np.ndarray]]) -
         {"label_smoothing": 0.2},
         {"mixup": 0.4},
         {"best_on": 0.25},
+        {"amp": "bf16"},
+        {"amp": "fp16", "ema": 0.9},
         {"freeze": "^trunk$", "ema": 0.5, "best_on": 0.25, "early_stopping": 9},
     ],
     ids=str,
