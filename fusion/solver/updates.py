@@ -10,7 +10,6 @@ A param group may hold `lr_mult` and `decay_mult`; `lr` is the rate before `lr_m
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Iterable
 from typing import Any, overload
 
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 Tensors = list[Tensor]
+Rate = float | Tensor
 
 
 class CaffeOptimizer(torch.optim.Optimizer):
@@ -34,6 +34,8 @@ class CaffeOptimizer(torch.optim.Optimizer):
     clip_gradients    largest global L2 norm of all gradients, or a negative number for none; applied before dividing
                       by iter_size, as Caffe does
     iter_size         how many backward passes the gradients add up
+    capturable        a step asks the device for nothing and may be captured in a CUDA graph: each group's "lr" is a
+                      tensor, to be filled anew between replays, and updates are counted on the device
     """
 
     histories = 1
@@ -51,6 +53,7 @@ class CaffeOptimizer(torch.optim.Optimizer):
         rms_decay: float = 0.99,
         clip_gradients: float = -1.0,
         iter_size: int = 1,
+        capturable: bool = False,
     ) -> None:
         self.momentum = momentum
         self.momentum2 = momentum2
@@ -60,12 +63,36 @@ class CaffeOptimizer(torch.optim.Optimizer):
         self.rms_decay = rms_decay
         self.clip_gradients = clip_gradients
         self.iter_size = iter_size
-        self.updates = 0
+        self.capturable = capturable
+        self._updates: Rate = 0
         super().__init__(params, {"lr": lr, "lr_mult": 1.0, "decay_mult": 1.0})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As torch's, which imports torch's compiler to be kept from it: a second or two, and 100 MB."""
         inspect.unwrap(torch.optim.Optimizer.add_param_group)(self, param_group)
+        if self.capturable:
+            self._settle(self.param_groups[-1])
+
+    def _settle(self, group: dict[str, Any]) -> None:
+        """Put on the device what a captured step finds there again."""
+        device = group["params"][0].device
+        group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32, device=device)
+        if not isinstance(self._updates, Tensor):
+            self._updates = torch.full((), self._updates, dtype=torch.float64, device=device)
+        for parameter in group["params"]:
+            self.history(parameter)
+
+    @property
+    def updates(self) -> int:
+        """Updates made so far; of a capturable optimizer it waits for the device."""
+        return int(self._updates)
+
+    @updates.setter
+    def updates(self, count: int) -> None:
+        if isinstance(self._updates, Tensor):
+            self._updates.fill_(count)
+        else:
+            self._updates = count
 
     def history(self, parameter: Tensor) -> Tensors:
         """The parameter's history tensors, zero at first: one for SGD, two for AdaDelta and Adam."""
@@ -107,9 +134,9 @@ class CaffeOptimizer(torch.optim.Optimizer):
             params = [p for p in group["params"] if p.grad is not None]
             if params:
                 self._update(params, [p.grad for p in params], group)
-        self.updates += 1
+        self._updates += 1
 
-    def rule(self, params: Tensors, gradients: Tensors, histories: list[Tensors], lr: float) -> None:
+    def rule(self, params: Tensors, gradients: Tensors, histories: list[Tensors], lr: Rate) -> None:
         """The update itself: changes params and histories in place."""
         raise NotImplementedError
 
@@ -122,7 +149,7 @@ class CaffeOptimizer(torch.optim.Optimizer):
         )
 
     def decay_and_update(
-        self, params: Tensors, gradients: Tensors, histories: list[Tensors], lr: float, decay: float
+        self, params: Tensors, gradients: Tensors, histories: list[Tensors], lr: Rate, decay: float
     ) -> None:
         """Add the decay to the gradients, then `rule`."""
         if decay:
@@ -148,10 +175,11 @@ class SGD(CaffeOptimizer):
     """
 
     def decay_and_update(
-        self, params: Tensors, gradients: Tensors, histories: list[Tensors], lr: float, decay: float
+        self, params: Tensors, gradients: Tensors, histories: list[Tensors], lr: Rate, decay: float
     ) -> None:
         (history,) = histories
-        if not self.momentum or (decay and self.regularization == "L1") or not _laid_out_alike(params, gradients):
+        by_rule = not self.momentum or (decay and self.regularization == "L1") or not _laid_out_alike(params, gradients)
+        if isinstance(lr, Tensor) or by_rule:
             super().decay_and_update(params, gradients, histories, lr, decay)
             return
         torch._fused_sgd_(
@@ -167,21 +195,21 @@ class SGD(CaffeOptimizer):
             is_first_step=False,
         )
 
-    def rule(self, params: Tensors, gradients: Tensors, histories: list[Tensors], lr: float) -> None:
+    def rule(self, params: Tensors, gradients: Tensors, histories: list[Tensors], lr: Rate) -> None:
         (history,) = histories
         torch._foreach_mul_(history, self.momentum)
-        torch._foreach_add_(history, gradients, alpha=lr)
+        _add(history, gradients, lr)
         torch._foreach_sub_(params, history)
 
 
 class Nesterov(CaffeOptimizer):
     """As SGD, but w -= (1 + momentum) * history - momentum * previous history."""
 
-    def rule(self, params: Tensors, gradients: Tensors, histories: list[Tensors], lr: float) -> None:
+    def rule(self, params: Tensors, gradients: Tensors, histories: list[Tensors], lr: Rate) -> None:
         (history,) = histories
         previous = torch._foreach_mul(history, self.momentum)
         torch._foreach_mul_(history, self.momentum)
-        torch._foreach_add_(history, gradients, alpha=lr)
+        _add(history, gradients, lr)
         torch._foreach_add_(params, history, alpha=-(1.0 + self.momentum))
         torch._foreach_add_(params, previous)
 
@@ -189,7 +217,7 @@ class Nesterov(CaffeOptimizer):
 class AdaGrad(CaffeOptimizer):
     """history += gradient^2; w -= lr * gradient / (sqrt(history) + delta)."""
 
-    def rule(self, params: Tensors, gradients: Tensors, histories: list[Tensors], lr: float) -> None:
+    def rule(self, params: Tensors, gradients: Tensors, histories: list[Tensors], lr: Rate) -> None:
         (history,) = histories
         torch._foreach_addcmul_(history, gradients, gradients)
         _descend(params, gradients, history, lr, self.delta)
@@ -198,7 +226,7 @@ class AdaGrad(CaffeOptimizer):
 class RMSProp(CaffeOptimizer):
     """history = rms_decay * history + (1 - rms_decay) * gradient^2; w -= lr * gradient / (sqrt(history) + delta)."""
 
-    def rule(self, params: Tensors, gradients: Tensors, histories: list[Tensors], lr: float) -> None:
+    def rule(self, params: Tensors, gradients: Tensors, histories: list[Tensors], lr: Rate) -> None:
         (history,) = histories
         torch._foreach_mul_(history, self.rms_decay)
         torch._foreach_addcmul_(history, gradients, gradients, 1.0 - self.rms_decay)
@@ -210,7 +238,7 @@ class AdaDelta(CaffeOptimizer):
 
     histories = 2
 
-    def rule(self, params: Tensors, gradients: Tensors, histories: list[Tensors], lr: float) -> None:
+    def rule(self, params: Tensors, gradients: Tensors, histories: list[Tensors], lr: Rate) -> None:
         squares, updates = histories
         torch._foreach_mul_(squares, self.momentum)
         torch._foreach_addcmul_(squares, gradients, gradients, 1.0 - self.momentum)
@@ -220,7 +248,7 @@ class AdaDelta(CaffeOptimizer):
         torch._foreach_mul_(ratio, gradients)
         torch._foreach_mul_(updates, self.momentum)
         torch._foreach_addcmul_(updates, ratio, ratio, 1.0 - self.momentum)
-        torch._foreach_add_(params, ratio, alpha=-lr)
+        _add(params, ratio, -lr)
 
 
 class Adam(CaffeOptimizer):
@@ -228,14 +256,14 @@ class Adam(CaffeOptimizer):
 
     histories = 2
 
-    def rule(self, params: Tensors, gradients: Tensors, histories: list[Tensors], lr: float) -> None:
+    def rule(self, params: Tensors, gradients: Tensors, histories: list[Tensors], lr: Rate) -> None:
         first, second = histories
-        count = self.updates + 1
+        count = self._updates + 1
         torch._foreach_mul_(first, self.momentum)
         torch._foreach_add_(first, gradients, alpha=1.0 - self.momentum)
         torch._foreach_mul_(second, self.momentum2)
         torch._foreach_addcmul_(second, gradients, gradients, 1.0 - self.momentum2)
-        correction = math.sqrt(1.0 - self.momentum2**count) / (1.0 - self.momentum**count)
+        correction = (1.0 - self.momentum2**count) ** 0.5 / (1.0 - self.momentum**count)
         _descend(params, first, second, lr * correction, self.delta)
 
 
@@ -247,11 +275,22 @@ def _laid_out_alike(params: Tensors, gradients: Tensors) -> bool:
     )
 
 
-def _descend(params: Tensors, steps: Tensors, squares: Tensors, lr: float, delta: float) -> None:
+def _add(targets: Tensors, steps: Tensors | tuple[Tensor, ...], rate: Rate) -> None:
+    """target += rate * step."""
+    if isinstance(rate, Tensor):
+        torch._foreach_add_(targets, torch._foreach_mul(steps, rate.to(steps[0].dtype)))
+    else:
+        torch._foreach_add_(targets, steps, alpha=rate)
+
+
+def _descend(params: Tensors, steps: Tensors, squares: Tensors, lr: Rate, delta: float) -> None:
     """w -= lr * step / (sqrt(squares) + delta)."""
     roots = torch._foreach_sqrt(squares)
     torch._foreach_add_(roots, delta)
-    torch._foreach_addcdiv_(params, steps, roots, -lr)
+    if isinstance(lr, Tensor):
+        _add(params, torch._foreach_div(steps, roots), -lr)
+    else:
+        torch._foreach_addcdiv_(params, steps, roots, -lr)
 
 
 RULES: dict[str, type[CaffeOptimizer]] = {

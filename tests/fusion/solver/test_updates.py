@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fusion.solver.updates import SGD, CaffeOptimizer
+from fusion.solver.steps.recording import record
+from fusion.solver.updates import RULES, SGD, CaffeOptimizer
 
 RATES = (0.1, 0.05, 0.0)
 
@@ -41,3 +42,57 @@ def run(kind: type[SGD], *, layout: torch.memory_format = torch.contiguous_forma
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_the_fused_update_is_the_rule(settings: dict[str, object], layout: torch.memory_format) -> None:
     torch.testing.assert_close(run(SGD, layout=layout, **settings), run(Plain, **settings), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", RULES)
+@pytest.mark.parametrize("more", [{}, {"weight_decay": 0.01, "regularization": "L1", "clip_gradients": 0.5}], ids=str)
+def test_a_capturable_step_is_the_same_when_it_is_replayed(kind: str, more: dict[str, object]) -> None:
+    """Recorded once, as a CUDA graph would be: rates, gradients and the count of updates are those of each replay."""
+    settings: dict[str, object] = {"momentum": 0.0 if kind in ("AdaGrad", "RMSProp") else 0.9, "delta": 1e-3, **more}
+
+    def made(capturable: bool) -> tuple[torch.nn.Parameter, CaffeOptimizer]:
+        blob = torch.nn.Parameter(torch.linspace(-1, 1, 12).reshape(3, 4))
+        blob.grad = torch.zeros(3, 4)
+        groups = [{"params": [blob], "lr_mult": 2.0}]
+        return blob, RULES[kind](groups, 0.1, capturable=capturable, **settings)  # type: ignore[arg-type]
+
+    (plain, optimizer), (replayed, captured) = made(False), made(True)
+    with torch.no_grad():
+        program = record(lambda: captured.update() or [replayed])
+        captured.updates = 0
+        replayed.copy_(plain)
+        for history in captured.history(replayed):
+            history.zero_()
+        generator = torch.Generator().manual_seed(0)
+        for rate in (0.1, 0.05, 0.02, 0.0):
+            optimizer.param_groups[0]["lr"] = rate
+            captured.param_groups[0]["lr"].fill_(rate)
+            gradient = torch.randn(3, 4, generator=generator)
+            for blob in (plain, replayed):
+                blob.grad.copy_(gradient)  # type: ignore[union-attr]
+            optimizer.update()
+            program()
+    torch.testing.assert_close(replayed, plain, rtol=1e-6, atol=1e-7)
+    assert captured.updates == optimizer.updates == 4
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("kind", RULES)
+def test_a_step_in_a_cuda_graph(kind: str) -> None:
+    blob = torch.nn.Parameter(torch.ones(5, device="cuda"))
+    blob.grad = torch.full((5,), 0.5, device="cuda")
+    optimizer = RULES[kind]([blob], 0.1, capturable=True)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        optimizer.step()
+    twin = torch.nn.Parameter(torch.ones(5))
+    other = RULES[kind]([twin], 0.1)
+    for rate in (0.1, 0.02):
+        optimizer.param_groups[0]["lr"].fill_(rate)
+        other.param_groups[0]["lr"] = rate
+        blob.grad.fill_(0.5)
+        twin.grad = torch.full((5,), 0.5)
+        graph.replay()
+        other.step()
+    torch.testing.assert_close(blob.detach().cpu(), twin.detach(), rtol=1e-5, atol=1e-6)
+    assert optimizer.updates == 2
