@@ -160,7 +160,7 @@ def _time(options: argparse.Namespace) -> int:
         message = load_solver(options.solver)
         override(message, overrides_of(options))
         net = extras_of(options).nets(read_nets(message, path=options.solver)).train
-    found = time_net(net, _weights(options), device=options.device, iterations=options.iterations)
+    found = time_net(net, _weights(options), device=options.device, iterations=options.iterations, amp=options.amp)
     log = CaffeLog()
     for line in found.lines():
         log.say(line)

@@ -33,6 +33,7 @@ _WITHOUT_SWEEP = {
     "it takes no snapshots": ("snapshot", "resume", "snapshot_epochs", "keep", "save_init"),
     "its figures are in DIR/table.csv": ("log", "log_json", "tensorboard", "plot"),
     "heads learn from the trunk's kept outputs": ("no_cache", "mixup"),
+    "heads are traced together": ("compile",),
     "it only trains": ("dry_run", "time"),
 }
 
@@ -167,6 +168,8 @@ def check(options: argparse.Namespace, usage: argparse.ArgumentParser) -> None:
         usage.error("--resume finds the snapshot itself: leave --snapshot out")
     if options.time and (options.dry_run or options.snapshot or options.resume):
         usage.error("--time neither plans nor goes on with a run: no --dry-run, --snapshot or --resume")
+    if options.time and options.compile:
+        usage.error("--time runs layer by layer, which the compiler would join: no --compile")
 
 
 def _check_sweep(options: argparse.Namespace, usage: argparse.ArgumentParser) -> None:

@@ -28,7 +28,8 @@ def plan_of(run: Solver, budget: int) -> list[str]:
     budget  bytes for the frozen trunk's outputs
     """
     settings = run.settings
-    lines = [f"Net: {run.net.plan.name or '(no name)'}, {settings.type} on {_where(run.device)}"]
+    half = "" if run.precision.dtype is None else f", in mixed precision ({run.extras.amp})"
+    lines = [f"Net: {run.net.plan.name or '(no name)'}, {settings.type} on {_where(run.device)}{half}"]
     lines += [f"  {text}" for text in _layers(run)]
     for index, job in enumerate(run.jobs):
         test = index - 1

@@ -82,6 +82,23 @@ def test_a_resumed_run_goes_on_with_its_log_and_options() -> None:
     assert not np.array_equal(read_weights("net_iter_12.caffemodel")["ip"][0], whole)
 
 
+def test_mixed_precision_from_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*TRAIN, "--amp", "bf16", "--dry-run"]) == 0
+    assert re.match(
+        r"Net: three, SGD on the CPU \(\d+ threads?\), in mixed precision \(bf16\)\n", capsys.readouterr().out
+    )
+    assert main([*TRAIN, "--amp", "bf16"]) == 0
+    text = capsys.readouterr().err
+    assert "mixed precision: products and convolutions in bfloat16; weights, losses, updates, tests in float32" in text
+    whole = read_weights("net_iter_12.caffemodel")["ip"][0].copy()
+    assert main([*TRAIN, "--snapshot", "net_iter_6.solverstate", "-q"]) == 0
+    np.testing.assert_array_equal(read_weights("net_iter_12.caffemodel")["ip"][0], whole)
+    assert main([*TRAIN, "-q"]) == 0
+    assert not np.array_equal(read_weights("net_iter_12.caffemodel")["ip"][0], whole)
+    assert main([*TRAIN, "--time", "--iterations", "1", "--amp", "bf16"]) == 0
+    assert "Average Forward-Backward" in capsys.readouterr().err
+
+
 def test_tensorboard(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     assert main([*TRAIN, "--tensorboard", "events", "-q"]) == 0
@@ -175,7 +192,8 @@ def test_init_only_names_and_best(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("arguments", [
     [], ["--model", "net.prototxt"], ["--model", "net.prototxt", "--solver", "solver.prototxt", "--time"],
-    [*TRAIN, "--sweep", "loss=kd", "--mixup", "0.9"], [*TRAIN, "--time", "--dry-run"], [*TRAIN, "--keep", "0"],
+    [*TRAIN, "--sweep", "loss=kd", "--mixup", "0.9"], [*TRAIN, "--time", "--dry-run"], [*TRAIN, "--time", "--compile"],
+    [*TRAIN, "--sweep", "loss=kd", "--compile"], [*TRAIN, "--amp", "half"], [*TRAIN, "--keep", "0"],
     [*TRAIN, "--lr-policy", "cosin"], [*TRAIN, "--resume", "--snapshot", "x"],
 ], ids=str)  # fmt: skip
 def test_what_does_not_go_together(arguments: list[str], misused: Callable[..., object]) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fusion.nets import total_loss
 from fusion.solver.jobs import Job, choose_device, open_job
+from fusion.solver.options.precision import precision_of
 from fusion.solver.watching.display import number
 from fusion.weights import load_weights
 from prototxt.loading import load_net
@@ -71,8 +72,9 @@ def time_net(
     phase: Phase = "TRAIN",
     device: str = "auto",
     iterations: int = 50,
+    amp: str | None = None,
 ) -> Timing:
-    """Time a net, filtered already or the layers of a phase. Input layers get zeros.
+    """Time a net, filtered already or the layers of a phase, in mixed precision if asked. Input layers get zeros.
 
     Raises: DataError, BuildError, WeightsMismatch; prototxt's errors for the files.
     """
@@ -80,6 +82,7 @@ def time_net(
     message = filter_net(load_net(net), phase) if isinstance(net, (str, os.PathLike)) else net
     torch.manual_seed(0)
     job = open_job(message, phase, seed=0, device=chosen, arrays=_zeros(message))
+    job.precision = precision_of(amp, chosen)
     for path in weights:
         load_weights(job.net, path)
     return time_job(job, iterations, chosen)
@@ -91,15 +94,15 @@ def time_job(job: Job, iterations: int, device: torch.device) -> Timing:
     for source in job.sources:
         source.load()
     with torch.no_grad():
-        out = net(job.feed.take())
+        out = job.precision.outputs(net, job.feed.take())
         loss = total_loss(net, out).item() if net.plan.loss_weights else 0.0
-    _pass(net, job.feed.take(), stop)  # the first one also sets memory and libraries up
+    _pass(job, job.feed.take(), stop)  # the first one also sets memory and libraries up
     sums = np.zeros((len(net.plan.calls) + 1, 2))
     steps = []
     for _ in range(iterations):
         began = stop()
         blobs = job.feed.take()
-        took = np.array([(stop() - began, 0.0), *_pass(net, blobs, stop)])
+        took = np.array([(stop() - began, 0.0), *_pass(job, blobs, stop)])
         steps.append((stop() - began) * 1e3)
         sums += took
     means = sums / iterations * 1e3
@@ -108,9 +111,9 @@ def time_job(job: Job, iterations: int, device: torch.device) -> Timing:
     return Timing([(name, *pair) for name, pair in zip(names, means.tolist(), strict=True)], steps, loss, device)
 
 
-def _pass(net: Net, blobs: Blobs, stop: Callable[[], float]) -> list[tuple[float, float]]:
+def _pass(job: Job, blobs: Blobs, stop: Callable[[], float]) -> list[tuple[float, float]]:
     """Seconds of every layer, forward and backward. Each layer starts from copies that know of no other layer."""
-    plan = net.plan
+    net, plan = job.net, job.net.plan
     values: dict[str, Tensor] = {value: blobs[key] for key, value in plan.inputs if key in blobs}
     done, forward = [], []
     for call in plan.calls:
@@ -119,7 +122,8 @@ def _pass(net: Net, blobs: Blobs, stop: Callable[[], float]) -> list[tuple[float
             for index, value in enumerate(call.bottoms)
         ]
         began = stop()
-        made = net.get_submodule(call.path)(*bottoms)
+        with job.precision.cast():
+            made = net.get_submodule(call.path)(*bottoms)
         forward.append(stop() - began)
         tops = (made,) if len(call.tops) == 1 else tuple(made)
         values.update(zip(call.tops, tops, strict=True))

@@ -103,6 +103,15 @@ def test_scaled_processes_train_as_one_with_larger_batches(project: Make, starte
     agree(stored("small"), stored("two"), 1e-5)
 
 
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_two_processes_in_mixed_precision(project: Make, starter: Starter, amp: str) -> None:
+    """They leave the same updates out, for what overflows in one overflows in the mean."""
+    project(frozen=False, base_lr=0.01)
+    starter.run("one", "--amp", amp)
+    starter.run("two", "--amp", amp, processes=2)
+    agree(stored("one"), stored("two"), 1e-2)
+
+
 def test_local_statistics_end_equal_and_go_on_exactly(project: Make, starter: Starter) -> None:
     project(frozen=False, shuffle=True)
     drop = 'layer { name: "drop" type: "Dropout" bottom: "trunk" top: "trunk" }\n'
