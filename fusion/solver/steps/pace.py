@@ -133,7 +133,9 @@ def best(seconds: Mapping[Pace, float]) -> Pace:
 
 
 def spoken(seconds: float) -> str:
-    """Seconds as milliseconds or microseconds, with three digits."""
+    """Seconds, or milli- or microseconds, with three digits."""
+    if seconds >= 1:
+        return f"{seconds:.3g} s"
     return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.3g} us"
 
 

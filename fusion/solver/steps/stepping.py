@@ -205,13 +205,14 @@ class Behind:
 
 
 class _Part(NamedTuple):
-    """Some of a program's results, and the keys of the rows that they follow from."""
+    """Some of a program's results, the keys of the rows that they follow from, and the tensors of its own."""
 
     keys: tuple[str, ...]
+    own: tuple[Tensor, ...]
     run: Callable[..., list[Tensor]]
 
     def __call__(self, blobs: Blobs) -> list[Tensor]:
-        return self.run(*[blobs[key] for key in self.keys])
+        return self.run(*[blobs[key] for key in self.keys], *self.own)
 
 
 def _part(program: fx.GraphModule, keys: Sequence[str], start: int) -> _Part:
@@ -221,13 +222,21 @@ def _part(program: fx.GraphModule, keys: Sequence[str], start: int) -> _Part:
     assert isinstance(results, (list, tuple))
     graph.output(list(results[start:]))
     graph.eliminate_dead_code()
+    places = graph.find_nodes(op="placeholder")
+    last, own = places[-1], []
+    for node in graph.find_nodes(op="get_attr"):  # as arguments, they need not be looked up in each call
+        own.append(getattr(program, str(node.target)))
+        with graph.inserting_after(last):
+            last = graph.placeholder(node.name)
+        node.replace_all_uses_with(last)
+        graph.erase_node(node)
     used = []
-    for key, node in zip(keys, graph.find_nodes(op="placeholder"), strict=True):
+    for key, node in zip(keys, places, strict=True):
         if node.users:
             used.append(key)
         else:
             graph.erase_node(node)
-    return _Part(tuple(used), fx.GraphModule(program, graph).forward)
+    return _Part(tuple(used), tuple(own), fx.GraphModule({}, graph).forward)
 
 
 def _trace(net: Net, arena: Arena, params: list[Tensor], sample: Blobs, prepare: Prepare) -> Traced:

@@ -7,6 +7,7 @@ a few dozen values, which are worked out once.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Collection, Sequence
 
 import torch
@@ -68,16 +69,33 @@ def _look_up(
         return
     tables = _tables(extracted(program, finite, taken, given), batch, label.meta["val"], count, len(truths))
     number = _number(program.graph, label, truths, last)
+    alike: dict[object, list[tuple[fx.Node, Tensor]]] = {}
     for node, table in zip(taken, tables, strict=True):
-        name = f"table_{node.name}"
-        program.register_buffer(name, table)
-        with program.graph.inserting_before(node):
-            looked_up = program.graph.call_function(
-                aten.index_select.default, (program.graph.get_attr(name), 0, number)
-            )
-        looked_up.meta["val"] = node.meta["val"]
-        node.replace_all_uses_with(looked_up)
+        alike.setdefault((table.dtype, table.dim()) if table.dim() <= 2 else node, []).append((node, table))
+    for members in alike.values():
+        _replace(program, members, number)
     program.graph.eliminate_dead_code()
+
+
+def _replace(program: fx.GraphModule, members: Sequence[tuple[fx.Node, Tensor]], number: fx.Node) -> None:
+    """Look up all of these nodes at once, in their tables side by side: a look-up costs more than what it finds."""
+    nodes, tables = zip(*members, strict=True)
+    name = f"table_{nodes[0].name}"
+    single, flat = len(members) == 1, tables[0].dim() == 1
+    program.register_buffer(name, tables[0] if single else torch.stack(tables, 1) if flat else torch.cat(tables, 1))
+    call = program.graph.call_function
+    with program.graph.inserting_before(nodes[0]):
+        row = call(aten.index_select.default, (program.graph.get_attr(name), 0, number))
+        row.meta["val"] = nodes[0].meta["val"]
+        parts = [row]
+        if not single:
+            sizes = [table.shape[-1] for table in tables]
+            whole = call(aten.unbind.int, (row, 1)) if flat else call(aten.split_with_sizes.default, (row, sizes, 1))
+            row.meta["val"] = row.meta["val"].new_empty((len(row.meta["val"]), len(tables) if flat else sum(sizes)))
+            parts = [call(operator.getitem, (whole, place)) for place in range(len(tables))]
+    for node, part in zip(nodes, parts, strict=True):
+        part.meta["val"] = node.meta["val"]
+        node.replace_all_uses_with(part)
 
 
 def _tables(maker: fx.GraphModule, batch: int, label: Tensor, count: int, truths: int) -> list[Tensor]:
