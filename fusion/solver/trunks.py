@@ -94,7 +94,7 @@ def _fill(
     """Compute the trunk for all records."""
     count = len(source)
     what = f"frozen trunk ({'TRAIN' if split.trunk.plan.phase == 'TRAIN' else 'TEST'})"
-    size = _chunk(source)
+    size = records_at_once(source)
     starts = range(0, count, size)
     reading = Lock()
 
@@ -111,8 +111,8 @@ def _fill(
         display.progress(what, end, count)
 
 
-def _chunk(source: Source) -> int:
-    """How many records to take at once: few enough for the caches where they are large."""
+def records_at_once(source: Source) -> int:
+    """How many records a trunk had better take at once: few enough for the caches where they are large."""
     record = sum(4 * math.prod(shape[1:]) for shape in source.shapes.values())
     return max(1, min(_CHUNK, _BYTES // max(1, record)))
 

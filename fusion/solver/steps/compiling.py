@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fusion.graph import Net
 from fusion.solver.feeds import Blobs
-from fusion.solver.steps.pace import spoken, timed
+from fusion.solver.steps.pace import Trial, spoken, timed
 
 _SHARE = 0.2  # seconds of a measurement, of which there are so many:
 _ROUNDS = 3
@@ -34,33 +34,34 @@ class Compilable:
         """The net's outputs."""
         return self._made(blobs) if self.compiled and self._made is not None else self.net(blobs)
 
-    def choose(self, step: Callable[[], object], device: torch.device, *, sure: bool = False) -> str:
-        """Compile where a step becomes faster by it; returns what to say.
+    def choose(self, trial: Trial, device: torch.device, *, sure: bool = False) -> str:
+        """Compile where steps become faster by it; returns what to say.
 
-        step  forward and backward of one batch, in which this net runs
-        sure  compile without comparing
+        trial  steps in which this net runs
+        sure   compile without comparing
         """
         start = time.perf_counter()
         self._made = _compiled(self.net, device)
         self.compiled = True
         try:
-            step()
+            trial.run()
         except Exception as error:  # whatever the compiler lacks or cannot do, the net can be run
             self.compiled = False
             return f"not compiled: {_first_line(error)}"
         took = f"{time.perf_counter() - start:.1f} s"
         if sure:
             return f"compiled in {took}, as the snapshot was written"
-        seconds = self._compare(step, device)
+        seconds = self._compare(trial, device)
         self.compiled = seconds[True] < _WORTH * seconds[False]
-        times = f"a step takes {spoken(seconds[True])} compiled, {spoken(seconds[False])} otherwise"
+        quick, plain = (spoken(seconds[way] / trial.steps) for way in (True, False))
+        times = f"a step takes {quick} compiled, {plain} otherwise"
         return f"compiled in {took}: {times}" if self.compiled else f"not compiled: {times}"
 
-    def _compare(self, step: Callable[[], object], device: torch.device) -> dict[bool, float]:
-        """Seconds of a step compiled and not, the best of a few rounds in turn."""
+    def _compare(self, trial: Trial, device: torch.device) -> dict[bool, float]:
+        """Seconds of a trial compiled and not, the best of a few rounds in turn."""
 
         def whole() -> None:
-            step()
+            trial.run()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
 

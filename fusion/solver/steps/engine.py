@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from fusion.solver.feeds import CachedFeed, LiveFeed
+from fusion.solver.feeds import Blobs, CachedFeed, LiveFeed
 from fusion.solver.options.precision import Precision
+from fusion.solver.steps.blocks import BlockFeed
 from fusion.solver.steps.compiling import Compilable
 from fusion.solver.steps.layouts import has_foreign
 from fusion.solver.steps.losses import EVERY
-from fusion.solver.steps.pace import sample, untouched
+from fusion.solver.steps.pace import Trial, sample, untouched
 from fusion.solver.steps.plain import Step, eager
-from fusion.solver.steps.stepping import Behind, Traced, traced, traced_behind
+from fusion.solver.steps.stepping import Traced, traced, traced_behind
 from fusion.solver.team import Team, traceable
 from fusion.trunk import split
 
@@ -47,8 +48,7 @@ class Engine:
     ) -> None:
         self._job, self._arena, self._settings, self._team = job, arena, settings, team
         self.precision = job.precision
-        self.traced: Traced | Behind | None = None
-        self._learn: Callable[[], None] | None = None
+        self.traced: Traced | None = None
         self._large: Compilable | None = None if watched else Compilable(job.runs)
         step: Step = eager(job.runs, job.precision, self._large)
         self._measured = step
@@ -59,26 +59,36 @@ class Engine:
             self._measured = step = self._trace() or step
         self._step = step if team is None else team.together(step)
 
-    def _trace(self) -> Traced | Behind | None:
-        """A traced step for the head, where the net has a frozen trunk, and what leaves the next batch's gradients."""
+    def _trace(self) -> Step | None:
+        """A traced step for the head, where the net has a frozen trunk that is kept or runs in each iteration."""
         job, feed = self._job, self._job.feed
+        step: Step | None = None
         if isinstance(feed, CachedFeed):
-            head = traced(job.runs, self._arena, feed)
-            if head is not None:
-                self._learn, self._large = partial(head.learn, feed), None
-            self.traced = head
+            self.traced = step = traced(job.runs, self._arena, feed)
+            self._large = self._large if step is None else None
         elif isinstance(feed, LiveFeed) and self._team is None and not job.live:
-            found, batch = split(job.net), sample(job)
-            if found is not None and batch is not None:
-                trunk = Compilable(found.trunk)
-                run = partial(job.precision.outputs, trunk)
-                whole = traced_behind(found, run, self._arena, [batch], _labels(job))
-                if whole is not None:
-                    self._learn, self._large = partial(whole.learn, feed), trunk
-                self.traced = whole
-        if self.traced is not None:
+            step = self._trace_behind(feed)
+        if step is not None:
             self.precision = Precision()
-        return self.traced
+        return step
+
+    def _trace_behind(self, feed: LiveFeed) -> Step | None:
+        job, found, batch = self._job, split(self._job.net), sample(feed)
+        if found is None or batch is None:
+            return None
+        trunk = Compilable(found.trunk)
+        blocks = BlockFeed(feed, found.trunk, partial(job.precision.outputs, trunk))
+        head = traced_behind(found.head, self._arena, blocks.computed([batch]), _labels(job))
+        if head is None:
+            return None
+        job.feed, self._large, self.traced = blocks, trunk, head
+        sides = [key for key, _ in found.trunk.plan.outputs if key not in found.boundary]
+
+        def step(blobs: Blobs) -> tuple[dict[str, Tensor], Tensor]:
+            out, loss = head(blobs)
+            return {**{key: blobs[key] for key in sides}, **out}, loss
+
+        return step
 
     @property
     def compiled(self) -> bool:
@@ -95,25 +105,30 @@ class Engine:
         if self._large is None:
             whole = "the head is a straight list of operations already" if self.traced else "debug_info shows layers"
             return f"not compiled: {whole}"
-        step = self.trial()
-        if step is None:
+        trial = self.trial()
+        if trial is None:
             return f"not compiled: {'several processes' if self._team else 'other code than ours'} runs in it"
-        return self._large.choose(step, self._arena.updated[0].device, sure=before is True)
+        return self._large.choose(trial, self._arena.updated[0].device, sure=before is True)
 
-    def trial(self) -> Callable[[], object] | None:
-        """A step on one batch, to be timed; what it leaves in the net is undone. None where it may not be repeated."""
+    def trial(self) -> Trial | None:
+        """Steps to be timed; what they leave in the net is undone. None where they may not be repeated."""
+        feed = self._job.feed
+        blocks = feed if isinstance(feed, BlockFeed) else None
         own = self._team is None and not has_foreign(self._job.net)  # others' code may count its calls
-        blobs = sample(self._job) if own else None
-        if blobs is None:
+        count = 1 if blocks is None else blocks.count
+        batches = [sample(feed if blocks is None else blocks.feed, number) for number in range(count)] if own else []
+        known = [blobs for blobs in batches if blobs is not None]
+        if not known:
             return None
 
-        def step() -> None:
+        def run() -> None:
             with untouched(self._job.net):
                 self._arena.zero()
-                self._measured(blobs)
+                for blobs in known if blocks is None else blocks.computed(known):
+                    self._measured(blobs)
                 self._arena.zero()
 
-        return step
+        return Trial(run, count)
 
     def is_unseen(self, iteration: int, stop: int, asked: Requests) -> bool:
         """Whether nothing will ask for an iteration's loss, so that its gradients are enough."""
@@ -127,8 +142,9 @@ class Engine:
     def learn(self, iteration: int) -> None:
         """Leave the gradients of the next batch in the arena."""
         self._set_ramps(iteration)
-        assert self._learn is not None, "there is a traced step"
-        self._learn()
+        assert self.traced is not None, "is_unseen has said so"
+        feed = self._job.feed
+        self.traced.gradients(feed.take(self.traced.needs) if isinstance(feed, CachedFeed) else feed.take())
 
     def run(self, iteration: int, asked: Requests) -> tuple[dict[str, Tensor], Tensor]:
         """Add up the gradients of iter_size batches; returns the last one's outputs and the mean loss."""

@@ -8,16 +8,13 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 
-from fusion.solver.feeds import Blobs, CachedFeed, LiveFeed
-
-if TYPE_CHECKING:
-    from fusion.solver.jobs import Job
+from fusion.solver.feeds import Blobs, CachedFeed, Feed, LiveFeed
 
 Asked = int | Literal["auto"] | None
 _SHARE = 0.05  # seconds of a measurement; each pace has one in each round
@@ -38,6 +35,13 @@ class Pace(NamedTuple):
         return f"{self.threads}{', channels last' * self.channels_last}"
 
 
+class Trial(NamedTuple):
+    """Forward and backward of so many batches, to be measured; it leaves nothing behind."""
+
+    run: Callable[[], object]
+    steps: int = 1
+
+
 class Pacemaker:
     """The pace of the loop.
 
@@ -51,10 +55,10 @@ class Pacemaker:
         self.replayed: Pace | None = None
         self._arrange: Callable[[bool], None] | None = None
 
-    def settle(self, step: Callable[[], object] | None, arrange: Callable[[bool], None] | None = None) -> str:
+    def settle(self, trial: Trial | None, arrange: Callable[[bool], None] | None = None) -> str:
         """Set the pace; returns what to say about it, or "".
 
-        step     forward and backward of one batch, to be measured; None where that cannot be done
+        trial    what to measure; None where that cannot be done
         arrange  sets the layout, channels last or not; None where that makes no difference
         """
         self._arrange = arrange
@@ -67,24 +71,24 @@ class Pacemaker:
         elif self.asked == "auto" and before is not None and before.threads <= (os.cpu_count() or before.threads):
             self._set(before)
             return f"threads: {before}, as the snapshot was written with"
-        elif self.asked == "auto" and step is not None:
+        elif self.asked == "auto" and trial is not None:
             less = f"; the snapshot was written with {before.threads}: the last bits may differ" if before else ""
-            return self._fastest(step, most) + less
+            return self._fastest(trial, most) + less
         now = torch.get_num_threads()
         if before is not None and before.threads != now:
             return f"threads: {now}, but the snapshot was written with {before.threads}: the last bits may differ"
         return ""
 
-    def _fastest(self, step: Callable[[], object], most: int) -> str:
+    def _fastest(self, trial: Trial, most: int) -> str:
         """Measure, set, and tell."""
         layouts = (False, True) if self._arrange is not None and self.replayed is None else (self.channels_last,)
         paces = [Pace(count, layout) for layout in layouts for count in candidates(most)]
         if len(paces) == 1:
             return ""
-        seconds = self._measured(step, paces)
+        seconds = self._measured(trial.run, paces)
         chosen = best(seconds)
         self._set(chosen)
-        times = "; ".join(f"{pace}: {spoken(seconds[pace])}" for pace in sorted(seconds))
+        times = "; ".join(f"{pace}: {spoken(seconds[pace] / trial.steps)}" for pace in sorted(seconds))
         layout = ", channels last" * chosen.channels_last
         return f"threads: {chosen.threads} of {most}{layout} (time of a step by threads: {times})"
 
@@ -150,15 +154,15 @@ def timed(step: Callable[[], object], share: float) -> float:
             return elapsed / steps
 
 
-def sample(job: Job) -> Blobs | None:
-    """A batch of what the job runs on, without moving its feed; None where there is no telling."""
-    feed = job.feed
+def sample(feed: Feed, number: int = 0) -> Blobs | None:
+    """A batch of a feed, by its number, without moving the feed on; None where there is no telling."""
     if isinstance(feed, CachedFeed):
-        return feed.pick(np.arange(feed.source.batch_size) % len(feed.source))
+        size, records = feed.source.batch_size, len(feed.source)
+        return feed.pick(np.arange(number * size, (number + 1) * size) % records)
     if isinstance(feed, LiveFeed):
         blobs: Blobs = {}
         for source in feed.sources:
-            batch = source.batch(next(source.order(0)))
+            batch = source.batch(next(source.order(number)), draw=number)
             blobs.update({top: tensor.to(feed.device) for top, tensor in batch.items()})
         return blobs
     return None

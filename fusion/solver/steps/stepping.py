@@ -17,14 +17,13 @@ from torch import Tensor, fx, nn
 
 from fusion.graph import Net
 from fusion.nets import total_loss
-from fusion.solver.feeds import Blobs, CachedFeed, LiveFeed
+from fusion.solver.feeds import Blobs, CachedFeed
 from fusion.solver.steps.arena import Arena
 from fusion.solver.steps.columns import check_labels, fill, settle, take_out
-from fusion.solver.steps.plain import Run, eager
+from fusion.solver.steps.plain import eager
 from fusion.solver.steps.programs import shorten
 from fusion.solver.steps.recording import record
 from fusion.solver.steps.tables import tabulate
-from fusion.trunk import Split
 
 # Makes a trace shorter, given its inputs' keys and tensors that change between steps; returns keys of further inputs.
 Prepare = Callable[[fx.GraphModule, list[str], Sequence[Tensor]], list[str]]
@@ -63,22 +62,17 @@ def traced(net: Net, arena: Arena, feed: CachedFeed) -> Traced | None:
     return step
 
 
-def traced_behind(
-    found: Split, trunk: Run, arena: Arena, batches: Sequence[Blobs], labels: Mapping[str, int]
-) -> Behind | None:
-    """The same for the head of a net whose frozen trunk runs in each iteration.
+def traced_behind(net: Net, arena: Arena, batches: Sequence[Blobs], labels: Mapping[str, int]) -> Traced | None:
+    """The same for a head whose records are not the same ones again and again: they come out of a trunk, or are drawn.
 
-    trunk    runs it
-    batches  some, of what the whole net takes; the trace is made with the first and checked with all
+    batches  some; the trace is made with the first and checked with all
     labels   which blobs hold labels from 0 on, and how many different ones there are
     """
-    with torch.no_grad():
-        taken = [{**blobs, **_made(trunk, blobs)} for blobs in batches]
 
     def look_up(program: fx.GraphModule, keys: Sequence[str], living: Sequence[Tensor]) -> list[str]:
         places = program.graph.find_nodes(op="placeholder")
         known = [(place, labels[key]) for place, key in enumerate(keys) if key in labels]
-        batch = len(taken[0][keys[0]])
+        batch = len(batches[0][keys[0]])
         rows = max((batch, *(count for _, count in known)))
         every = {places[place]: _every(count, rows, places[place]) for place, count in known}
         check_labels(program, batch, living, every)
@@ -86,8 +80,7 @@ def traced_behind(
             tabulate(program, batch, living, place, count)
         return []
 
-    head = _checked(found.head, arena, lambda: taken, look_up)
-    return None if head is None else Behind(found, trunk, head)
+    return _checked(net, arena, lambda: batches, look_up)
 
 
 def _checked(net: Net, arena: Arena, batches: Callable[[], Sequence[Blobs]], prepare: Prepare) -> Traced | None:
@@ -134,17 +127,14 @@ def _every(count: int, rows: int, label: fx.Node) -> Tensor:
     return numbers.to(value.dtype).reshape(-1, *[1] * (value.dim() - 1)).expand(-1, *value.shape[1:])
 
 
-def _made(trunk: Run, blobs: Blobs) -> Blobs:
-    """The trunk's outputs; a trace reads them in the usual layout."""
-    return {key: tensor.contiguous() for key, tensor in trunk(blobs).items()}
-
-
 class Traced:
     """A traced step.
 
     program  gives the outputs, the loss and the gradients for rows with these keys
     names    of the outputs
     targets  each flat gradient, and the numbers of the parameters that lie in it
+
+    needs    keys of the rows that the gradients follow from
     """
 
     def __init__(
@@ -157,6 +147,7 @@ class Traced:
         self._names, self._targets = tuple(names), targets
         self._whole = _part(program, keys, 0)
         self._quick = _part(program, keys, len(names) + 1)
+        self.needs = self._quick.keys
 
     def __call__(self, blobs: Blobs) -> tuple[dict[str, Tensor], Tensor]:
         """Outputs and loss; leaves the gradients in the arena."""
@@ -171,37 +162,9 @@ class Traced:
         with torch.inference_mode():
             self._leave(self._quick(blobs))
 
-    def learn(self, feed: CachedFeed) -> None:
-        """`gradients` for the feed's next batch, of which it takes only the rows that they follow from."""
-        self.gradients(feed.take(self._quick.keys))
-
     def _leave(self, gradients: Sequence[Tensor]) -> None:
         for flat, members in self._targets:
             torch.cat([gradients[i].reshape(-1) for i in members], out=flat)
-
-
-class Behind:
-    """A traced head behind a trunk that runs in each iteration."""
-
-    def __init__(self, found: Split, trunk: Run, head: Traced) -> None:
-        self._trunk, self._head = trunk, head
-        boundary = set(found.boundary)
-        self._sides = [key for key, _ in found.trunk.plan.outputs if key not in boundary]
-
-    def __call__(self, blobs: Blobs) -> tuple[dict[str, Tensor], Tensor]:
-        """Outputs of the whole net, and loss; leaves the gradients in the arena."""
-        made = self._pass(blobs)
-        out, loss = self._head({**blobs, **made})
-        return {**{key: made[key] for key in self._sides}, **out}, loss
-
-    def learn(self, feed: LiveFeed) -> None:
-        """Leave the gradients of the feed's next batch in the arena, and work out nothing else."""
-        blobs = feed.take()
-        self._head.gradients({**blobs, **self._pass(blobs)})
-
-    def _pass(self, blobs: Blobs) -> Blobs:
-        with torch.inference_mode():
-            return _made(self._trunk, blobs)
 
 
 class _Part(NamedTuple):

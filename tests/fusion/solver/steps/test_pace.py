@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fusion.solver import Solver
-from fusion.solver.steps.pace import Pace, Pacemaker, best, candidates, untouched
+from fusion.solver.steps.pace import Pace, Pacemaker, Trial, best, candidates, untouched
 from fusion.solver.watching.display import Lines
 
 Make = Callable[..., Path]
@@ -46,7 +46,7 @@ def test_the_faster_number_is_taken_and_told() -> None:
         for _ in range(1000 * torch.get_num_threads()):
             pass
 
-    said = Pacemaker("auto").settle(step)
+    said = Pacemaker("auto").settle(Trial(step))
     assert said.startswith("threads: 1 of 2 (time of a step by threads: 1: ")
     assert torch.get_num_threads() == 1
 
@@ -59,7 +59,7 @@ def test_the_faster_layout_is_taken_and_told() -> None:
             pass
 
     pacemaker = Pacemaker("auto")
-    said = pacemaker.settle(step, layouts.append)
+    said = pacemaker.settle(Trial(step), layouts.append)
     assert ", channels last (time of a step by threads: 1: " in said
     assert pacemaker.channels_last
     assert layouts[-1]
@@ -77,9 +77,9 @@ def test_a_number_that_is_given_is_not_measured() -> None:
     def step() -> None:
         pytest.fail("measured")
 
-    assert Pacemaker(1).settle(step) == ""
+    assert Pacemaker(1).settle(Trial(step)) == ""
     assert torch.get_num_threads() == 1
-    assert Pacemaker(None).settle(step) == ""
+    assert Pacemaker(None).settle(Trial(step)) == ""
 
 
 def test_a_snapshots_number_is_taken_over() -> None:
@@ -142,4 +142,4 @@ def test_the_layout_is_set_from_the_start() -> None:
 def test_fewer_processors_than_before_are_told() -> None:
     pacemaker = Pacemaker("auto")
     pacemaker.replayed = Pace(10_000)
-    assert pacemaker.settle(lambda: None).endswith("was written with 10000: the last bits may differ")
+    assert pacemaker.settle(Trial(lambda: None)).endswith("was written with 10000: the last bits may differ")
