@@ -21,7 +21,7 @@ from fusion.references import ask
 from fusion.solver.descriptions import read_nets
 from fusion.solver.interrupts import Requests, requests
 from fusion.solver.jobs import Job, choose_device, open_job, place
-from fusion.solver.opening import optimizer_of, paths_of, read_message
+from fusion.solver.opening import load_into, optimizer_of, paths_of, read_message
 from fusion.solver.options.extras import Extras
 from fusion.solver.options.precision import Precision
 from fusion.solver.policies import advance, learning_rate
@@ -43,7 +43,7 @@ from fusion.solver.watching.display import Display, Silent
 from fusion.solver.watching.glog import for_training
 from fusion.solver.watching.observers import Observer, Observers, Outputs, Shown
 from fusion.solver.watching.reporting import Report
-from fusion.weights import load_weights, share_weights
+from fusion.weights import share_weights
 from prototxt.messages import SolverParameter
 
 if TYPE_CHECKING:
@@ -189,13 +189,8 @@ class Solver:
     def load(self, paths: Sequence[Path]) -> None:
         """Copy trained weights into the layers of the same names, file after file; other layers keep theirs."""
         for path in paths:
-            report = load_weights(self._train.net, path)
-            for test in self._tests:
-                load_weights(test.net, path)
-            self.display.say(f"weights from {os.fspath(path)}: {len(report.loaded)} layers")
-            for what, layers in (("keep their own", report.missing), ("are in the file only", report.unused)):
-                if layers:
-                    self.display.say(f"  {len(layers)} layers {what}: {_shorten(layers)}")
+            for line in load_into([job.net for job in self.jobs], path):
+                self.display.say(line)
 
     def train(self) -> None:
         """Run to max_iter with tests, displays and snapshots.
@@ -381,7 +376,3 @@ class Solver:
 def _values(net: Net, out: Mapping[str, Tensor]) -> Outputs:
     weights = loss_weights(net)
     return [(name, out[name].detach().reshape(-1).tolist(), weights.get(name, 0.0)) for name in sorted(out)]
-
-
-def _shorten(names: Sequence[str]) -> str:
-    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")

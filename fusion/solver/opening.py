@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 from fusion.solver.options.overrides import override
 from fusion.solver.updates import RULES, CaffeOptimizer
+from fusion.weights import load_weights
 from prototxt.loading import load_solver
 from prototxt.messages import SolverParameter
 
 if TYPE_CHECKING:
+    from fusion.graph import Net
     from fusion.solver.settings import Settings
     from fusion.solver.steps.arena import Arena
 
@@ -38,6 +40,19 @@ def read_message(
 def paths_of(weights: Path | Sequence[Path]) -> Sequence[Path]:
     """One path or several as several."""
     return [weights] if isinstance(weights, (str, os.PathLike)) else weights
+
+
+def load_into(nets: Sequence[Net], path: Path) -> list[str]:
+    """Copy trained weights into the layers of the same names; returns what to say of those of the first net.
+
+    Raises: WeightsMismatch, WeightsError.
+    """
+    report, *_ = [load_weights(net, path) for net in nets]
+    lines = [f"weights from {os.fspath(path)}: {len(report.loaded)} layers"]
+    for what, layers in (("keep their own", report.missing), ("are in the file only", report.unused)):
+        if layers:
+            lines.append(f"  {len(layers)} layers {what}: {', '.join(layers[:8])}{', ...' * (len(layers) > 8)}")
+    return lines
 
 
 def optimizer_of(settings: Settings, arena: Arena) -> CaffeOptimizer:

@@ -1,0 +1,204 @@
+"""Training on a GPU beside PyTorch written by hand, and how far its numbers are from a CPU's: two tables.
+
+    python benchmarks/gpu.py [--device cuda|cpu] [--rounds N] [--batch N] [--size N] [--only TEXT]
+
+Rivals take turns in one process and medians are compared. One batch lies in memory and is taken again and again, so
+that steps alone are measured: forward, backward, update. "By hand" is what one writes: torch's modules or torchvision's
+ResNet-50, torch.optim.SGD, for bf16 autocast and channels last. Where there is no GPU the script says so and ends;
+`--device cpu --batch 2 --size 64 --rounds 1` shows whether it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import nets
+import numpy as np
+import timing
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+
+from fusion.nets import build, params, total_loss
+from fusion.solver import Extras, Solver
+from fusion.solver.watching.display import Silent
+from prototxt.messages import NetParameter, SolverParameter
+
+Loop = Callable[[int], None]
+SMALL = (64, 1, 28, 28)
+
+
+def main() -> None:
+    options = parser().parse_args()
+    if options.device.startswith("cuda") and not torch.cuda.is_available():
+        print("there is no GPU here, so nothing is measured")
+        return
+    bench = Bench(torch.device(options.device), (options.batch, 3, options.size, options.size))
+    lines = [measured(row, options.rounds) for row in rows(bench) if options.only in row.name]
+    print("\n" + timing.table(["what", "ours", "beside it", "ratio", "wanted"], lines))
+    subjects = [("LeNet", nets.lenet(SMALL[0]), SMALL)]
+    subjects.append(("ResNet-50", nets.resnet(4, options.size), (4, 3, options.size, options.size)))
+    apart = [(name, *differences(net, shape, bench.device)) for name, net, shape in subjects if options.only in name]
+    print("\n" + timing.table(["largest difference from a CPU", "outputs", "gradients"], apart))
+    where = torch.cuda.get_device_name(bench.device) if bench.device.type == "cuda" else timing.machine()
+    print(
+        f"\n{where}, torch {torch.__version__}; batches of {SMALL[0]} and {options.batch}; medians of {options.rounds}"
+    )
+
+
+def parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    result.add_argument("--device", default="cuda")
+    result.add_argument("--rounds", type=int, default=7)
+    result.add_argument("--batch", type=int, default=64, help="of ResNet-50 (LeNet's is 64)")
+    result.add_argument("--size", type=int, default=224, help="of ResNet-50's pictures, in pixels")
+    result.add_argument("--only", default="", metavar="TEXT", help="rows whose name has this in it")
+    return result
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all rows share: the device, and the shape of ResNet-50's batches."""
+
+    device: torch.device
+    large: tuple[int, int, int, int]
+
+    def ours(self, net: NetParameter, shape: Sequence[int], amp: str | None, compiled: bool) -> Loop:
+        """Steps of a solver; its trunk, where it has one, runs in each of them."""
+        pixels, labels = batch_of(shape)
+        solver = SolverParameter(
+            base_lr=0.001, momentum=0.9, weight_decay=5e-4, lr_policy="fixed", max_iter=10**9,
+            snapshot_after_train=False, random_seed=1, net_param=net,
+        )  # fmt: skip
+        run = Solver(
+            solver, device=str(self.device), arrays={"data": pixels, "label": labels}, display=Silent(),
+            cache_budget=0, extras=Extras(amp=amp), compile=compiled, threads="auto",
+        )  # fmt: skip
+        for (
+            call
+        ) in run.net.plan.calls:  # variances of 1, as torchvision's: those that nobody has trained are 0 in Caffe
+            if call.type == "BatchNorm":
+                for statistics in params(run.net)[call.name][1:]:
+                    statistics.fill_(1.0)
+        return self._ready(run.step)
+
+    def by_hand(
+        self, net: nn.Module, shape: Sequence[int], *, half: bool = False, frozen: nn.Module | None = None
+    ) -> Loop:
+        """Steps of a net, perhaps of a head behind a frozen trunk."""
+        pixels, labels = (torch.from_numpy(values).to(self.device) for values in batch_of(shape))
+        for part in (net, frozen):
+            if part is not None:
+                part.to(self.device, memory_format=torch.channels_last if half else torch.contiguous_format)
+        if half:
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
+        optimizer = torch.optim.SGD(net.parameters(), 0.001, momentum=0.9, weight_decay=5e-4)
+
+        def loop(count: int) -> None:
+            for _ in range(count):
+                optimizer.zero_grad()
+                with torch.autocast(self.device.type, torch.bfloat16) if half else nullcontext():
+                    with torch.no_grad():
+                        inputs = pixels if frozen is None else frozen(pixels)
+                    loss = F.cross_entropy(net(inputs), labels.long())
+                loss.backward()
+                optimizer.step()
+
+        return self._ready(loop)
+
+    def _ready(self, loop: Callable[[int], object]) -> Loop:
+        """The loop, warm, and waiting for the device at its end."""
+
+        def run(count: int) -> None:
+            loop(count)
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+
+        run(3)
+        return run
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table; `rivals` makes both loops, each call of which is a round of `count` steps."""
+
+    name: str
+    wanted: str
+    count: int
+    rivals: Callable[[], tuple[Loop, Loop]]
+
+
+def rows(bench: Bench) -> Iterator[Row]:
+    """Small nets wait for the start of their operations, large ones for arithmetic."""
+    ways = ((False, ""), (True, ", compiled"))
+    for compiled, how in ways:
+        yield Row(f"LeNet{how}", ">= 3" if compiled else ">= 1", 200, lambda c=compiled: (
+            bench.ours(nets.lenet(SMALL[0]), SMALL, None, c), bench.by_hand(nets.lenet_by_hand(), SMALL)))  # fmt: skip
+    batch, _, size, _ = bench.large
+    for amp in (None, "bf16"):
+        for compiled, how in ways:
+            yield Row(f"ResNet-50, {amp or 'float32'}{how}", ">= 1", 5, lambda a=amp, c=compiled: (
+                bench.ours(nets.resnet(batch, size), bench.large, a, c),
+                bench.by_hand(torchvision.models.resnet50(weights=None), bench.large, half=a is not None)))  # fmt: skip
+    for compiled, how in ways:
+        yield Row(f"classifier on a frozen ResNet-50, bf16{how}", ">= 0.9", 5, lambda c=compiled: (
+            bench.ours(nets.resnet(batch, size, frozen=True), bench.large, "bf16", c),
+            bench.by_hand(nn.Linear(2048, 1000), bench.large, half=True, frozen=trunk_by_hand())))  # fmt: skip
+
+
+def trunk_by_hand() -> nn.Module:
+    net = torchvision.models.resnet50(weights=None).eval()
+    net.fc = nn.Identity()
+    return net
+
+
+def measured(row: Row, rounds: int) -> Sequence[str]:
+    """Let the two take turns."""
+    ours, peer = row.rivals()
+    wall = timing.interleaved(
+        {
+            "ours": lambda: timing.seconds(lambda: ours(row.count)),
+            "peer": lambda: timing.seconds(lambda: peer(row.count)),
+        },
+        rounds=rounds,
+    )
+    speeds = [f"{row.count / wall[name]:,.4g} it/s" for name in ("ours", "peer")]
+    ratio = f"{wall['peer'] / wall['ours']:.2f}"
+    print(f"{row.name}: {ratio} ({row.wanted})", flush=True)
+    return row.name, speeds[0], f"{speeds[1]} by hand", ratio, row.wanted
+
+
+def batch_of(shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures and labels, float32, the same each time."""
+    rng = np.random.default_rng(0)
+    return rng.standard_normal(shape).astype(np.float32), rng.integers(0, 10, shape[0]).astype(np.float32)
+
+
+def differences(net: NetParameter, shape: Sequence[int], device: torch.device) -> tuple[str, str]:
+    """Of the net's outputs and of its gradients, as shares of each tensor's largest number; float32 without TF32."""
+    pixels, labels = (torch.from_numpy(values) for values in batch_of(shape))
+    found: list[tuple[list[Tensor], list[Tensor]]] = []
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        for where in (torch.device("cpu"), device):
+            made = build(net, phase="TRAIN", shapes={"data": shape, "label": shape[:1]}, seed=1).to(where)
+            out = made({"data": pixels.to(where), "label": labels.to(where)})
+            total_loss(made, out).backward()
+            gradients = [t.grad for tensors in params(made).values() for t in tensors if t.grad is not None]
+            found.append(([value.detach().cpu() for value in out.values()], [value.cpu() for value in gradients]))
+    outputs, gradients = (max(map(difference, *pair)) for pair in zip(*found, strict=True))
+    return f"{outputs:.2g}", f"{gradients:.2g}"
+
+
+def difference(one: Tensor, other: Tensor) -> float:
+    return float((one - other).abs().max() / one.abs().max().clamp_min(1e-12))
+
+
+if __name__ == "__main__":
+    start = time.perf_counter()
+    main()
+    print(f"{time.perf_counter() - start:.0f} s")
