@@ -79,10 +79,8 @@ class Bench:
             solver, device=str(self.device), arrays={"data": pixels, "label": labels}, display=Silent(),
             cache_budget=0, extras=Extras(amp=amp), compile=compiled, threads="auto",
         )  # fmt: skip
-        for (
-            call
-        ) in run.net.plan.calls:  # variances of 1, as torchvision's: those that nobody has trained are 0 in Caffe
-            if call.type == "BatchNorm":
+        for call in run.net.plan.calls:
+            if call.type == "BatchNorm":  # variances of 1, as torchvision's; those of untrained ones are 0 in Caffe
                 for statistics in params(run.net)[call.name][1:]:
                     statistics.fill_(1.0)
         return self._ready(run.step)

@@ -162,6 +162,8 @@ def _time(options: argparse.Namespace) -> int:
         net = extras_of(options).nets(read_nets(message, path=options.solver)).train
     found = time_net(net, _weights(options), device=options.device, iterations=options.iterations, amp=options.amp)
     log = CaffeLog()
+    if options.amp not in (None, "off"):
+        log.say(f"in mixed precision ({options.amp})")
     for line in found.lines():
         log.say(line)
     return 0

@@ -71,8 +71,9 @@ def _add_run(result: argparse.ArgumentParser) -> None:
     add("--device", default="auto", metavar="DEVICE", help="auto (default), cpu, cuda, cuda:1")
     add("--threads", type=_threads, metavar="N", help="CPU threads; auto: measured at the start, or those that the "
         "snapshot was written with (default: auto, or OMP_NUM_THREADS)")  # fmt: skip
-    add("--compile", action="store_true", help="let torch's compiler make what runs in each iteration, where a "
-        "measurement at the start finds it faster; on a GPU as CUDA graphs")  # fmt: skip
+    add("--compile", action=argparse.BooleanOptionalAction, help="let torch's compiler make what runs in each "
+        "iteration, where a measurement at the start finds it faster, on a GPU as CUDA graphs (default: as the "
+        "snapshot was written)")  # fmt: skip
     other = result.add_argument_group("instead of training").add_argument
     other("--dry-run", action="store_true", help="print what would be trained on what, with the memory it takes")
     other("--time", action="store_true", help="time each layer forward and backward, as `caffe time` does")

@@ -42,7 +42,12 @@ def hasten(source: PictureSource, progress: Progress | None = None) -> None:
     if (time.perf_counter() - started) * len(rest) / CHUNK < WORTH:
         return
     with suppress(OSError, ValueError, EOFError):
-        _by_children(source, rest, min(processes, -(-len(rest) // CHUNK)), progress)
+        _by_children(source, rest, min(processes, -(-len(rest) // CHUNK)), _beyond(progress, CHUNK))
+
+
+def _beyond(progress: Progress | None, done: int) -> Progress | None:
+    """Progress of what is left, told as that of all."""
+    return None if progress is None else lambda now, count: progress(now + done, count + done)
 
 
 def _by_children(source: PictureSource, records: NDArray[np.int64], processes: int, progress: Progress | None) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fusion.layers.axes import full
 from fusion.registry import Context, layer
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ class Power(nn.Module):
             x = x * self.scale
         if self.shift != 0:
             x = x + self.shift
-        return x if self.power == 1 else x.pow(self.power)
+        return x if self.power == 1 else full(x).pow(self.power)
 
 
 @layer("Power", per_sample=True)
@@ -147,7 +148,7 @@ class Exp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape to the same."""
-        y = (x * self.rate).exp()
+        y = (full(x) * self.rate).exp()
         return y if self.factor == 1 else y * self.factor
 
 
@@ -168,7 +169,7 @@ class Log(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape to the same."""
-        y = (x * self.scale + self.shift).log()
+        y = (full(x) * self.scale + self.shift).log()
         return y if self.factor == 1 else y * self.factor
 
 

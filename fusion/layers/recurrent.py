@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fusion.layers.axes import full
 from fusion.registry import Context, layer
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class LSTM(nn.Module):
             outputs.append(hidden)
         if self.expose_hidden:
             return torch.stack(outputs), hidden.detach().unsqueeze(0), cell.detach().unsqueeze(0)
-        self.hidden, self.cell = hidden.detach(), cell.detach()
+        self.hidden, self.cell = full(hidden.detach()), full(cell.detach())
         return torch.stack(outputs)
 
 
@@ -111,7 +112,7 @@ class RNN(nn.Module):
         outputs = torch.tanh(F.linear(torch.stack(states), self.weight_o, self.bias_o))
         if self.expose_hidden:
             return outputs, hidden.detach().unsqueeze(0)
-        self.hidden = hidden.detach()
+        self.hidden = full(hidden.detach())
         return outputs
 
 

@@ -88,12 +88,14 @@ class LiveFeed:
     """Batches read from the sources as they are needed, ahead of time where reading takes time.
 
     workers  processes for each source that does not fit into memory
+    depth    batches that are read ahead of time
     """
 
     sources: Sequence[Source]
     device: torch.device
     position: int = 0
     workers: int = 0
+    depth: int = 3
     _running: Iterator[Blobs] | None = None
     _expected: int = 0
 
@@ -102,7 +104,7 @@ class LiveFeed:
         if self._running is None or self._expected != self.position:
             slow = any(not source.in_memory for source in self.sources)
             batches = self._batches(self.position)
-            self._running = ahead(batches) if slow or self.device.type == "cuda" else batches
+            self._running = ahead(batches, self.depth) if slow or self.device.type == "cuda" else batches
             self._expected = self.position
         blobs = next(self._running)
         self.position += 1

@@ -76,7 +76,7 @@ class Solver:
     teamwork      how several processes that torchrun has started work together (fusion.processes)
     threads       CPU threads of the loop: a number, None to leave torch's as it is, or "auto" to measure at the start
                   how many are fastest, and whether the channels had better come last in memory
-    compile       let torch's compiler make what runs in each iteration, where it makes it faster
+    compile       let torch's compiler make what runs in each iteration, where it makes it faster; None: as a snapshot
 
     iter      iterations done
     net       the net in training; the test nets hold the same parameters
@@ -108,7 +108,7 @@ class Solver:
         overrides: Sequence[str] = (),
         teamwork: Teamwork | None = None,
         threads: Asked = None,
-        compile: bool = False,
+        compile: bool | None = None,
     ) -> None:
         self.device = choose_device(device)
         self._world, how = join(self.device.type), teamwork or Teamwork()
@@ -279,12 +279,15 @@ class Solver:
         watched = (self._watched(self._train), lambda: self._due(self.settings.display)) if debug else None
         with together(self._world):
             self._engine = Engine(self._train, self.arena, self.settings, self.team, watched)
-        self.progress.compare(self._engine.traced is not None, self.display)
+        self.progress.compare(self._engine.traced is not None, self._train.runs is not self._train.net, self.display)
         if self._train.precision.dtype is not None:
             self.display.say(self._train.precision.describe(self._engine.traced is not None))
-        trial = self._engine.trial() if self.device.type == "cpu" else None
+        trial = self._engine.trial if self.device.type == "cpu" else lambda: None
         if said := self.pacemaker.settle(trial, layout_setter(self.jobs, self.device)):
             self.display.say(said)
+        if self._compile is False and self.progress.compiled:
+            self.display.say("warning: a compiled step wrote the snapshot: the last bits may differ")
+            self.progress.compiled = None
         if self._compile or self.progress.compiled:
             self.display.say(self._engine.compile(self.progress.compiled))
             self.progress.compiled = self._engine.compiled
@@ -361,7 +364,8 @@ class Solver:
             self.snapshot()
         if self._due(settings.display):
             told = settings.debug_info and (self.iter - 1) % settings.display == 0  # as the last iteration was
-            runs = partial(self.precision.outputs, self._watched(self._train) if told else self._train.runs)
+            assert self._engine is not None, "the last iteration has run"
+            runs = partial(self.precision.outputs, self._watched(self._train)) if told else self._engine.outputs
             out = (runs if self.team is None else self.team.together(runs))(self._train.feed.take())
             out = out if self.team is None else self.team.mean(out)
             self.progress.losses.add(self.iter, total_loss(self._train.runs, out).detach())

@@ -29,7 +29,7 @@ def plan_of(run: Solver, budget: int) -> list[str]:
     """
     settings = run.settings
     half = "" if run.precision.dtype is None else f", in mixed precision ({run.extras.amp})"
-    lines = [f"Net: {run.net.plan.name or '(no name)'}, {settings.type} on {_where(run.device)}{half}"]
+    lines = [f"Net: {run.net.plan.name or '(no name)'}, {settings.type} on {_where(run)}{half}"]
     lines += [f"  {text}" for text in _layers(run)]
     for index, job in enumerate(run.jobs):
         test = index - 1
@@ -42,9 +42,10 @@ def plan_of(run: Solver, budget: int) -> list[str]:
     return lines
 
 
-def _where(device: torch.device) -> str:
-    threads = torch.get_num_threads()
-    return f"the CPU ({threads} thread{'s' * (threads != 1)})" if device.type == "cpu" else str(device)
+def _where(run: Solver) -> str:
+    asked = run.pacemaker.asked
+    threads = asked if isinstance(asked, int) else torch.get_num_threads()
+    return f"the CPU ({threads} thread{'s' * (threads != 1)})" if run.device.type == "cpu" else str(run.device)
 
 
 def _size(count: int) -> str:

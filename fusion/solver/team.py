@@ -84,6 +84,12 @@ class Team:
         return value
 
     @torch.no_grad()
+    def all(self, truth: bool) -> bool:
+        """Whether it is true in all processes. Raises: TrainingError when one is gone."""
+        device = self._arena.updated[0].device
+        return self.world.mean(torch.tensor([float(truth)], device=device)).item() == 1
+
+    @torch.no_grad()
     def mean(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The mean of each output over all processes."""
         return {name: self.world.mean(value.detach().clone().float()) for name, value in outputs.items()}

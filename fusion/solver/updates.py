@@ -109,6 +109,11 @@ class CaffeOptimizer(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what `state_dict` gave."""
         super().load_state_dict({key: value for key, value in state_dict.items() if key != "updates"})
+        for group in self.param_groups:
+            if self.capturable:
+                self._settle(group)
+            else:
+                group["lr"] = float(group["lr"])
         self.updates = state_dict.get("updates", 0)
 
     @overload

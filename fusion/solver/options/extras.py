@@ -15,7 +15,7 @@ from fusion.errors import TrainingError
 from fusion.solver.options.averaging import Averaged
 from fusion.solver.options.freezing import frozen
 from fusion.solver.options.mixup import mix_up
-from fusion.solver.options.precision import Scaling, precision_of
+from fusion.solver.options.precision import OFF, Scaling, precision_of
 from fusion.solver.options.selection import Selection
 from fusion.solver.options.splits import Chosen, held_back, listed, reading_alike
 from fusion.solver.states.exact import read_exact
@@ -79,7 +79,8 @@ class Extras:
 
     def to_choices(self) -> dict[str, str]:
         """What a snapshot holds of them."""
-        given = {key: value for key, value in asdict(self).items() if value and key not in _PASSING}
+        given = {key: value for key, value in asdict(self).items() if value not in (None, OFF) and value}
+        given = {key: value for key, value in given.items() if key not in _PASSING}
         return {"extras": json.dumps(given)} if given else {}
 
     def completed(self, choices: Mapping[str, str]) -> Extras:

@@ -74,6 +74,11 @@ class Precision:
         self.scaler.update()
         self.left_out += optimizer.updates == before
 
+    @property
+    def scale(self) -> float:
+        """What gradients are multiplied by; waits for the device."""
+        return 1.0 if self.scaler is None else float(self.scaler.get_scale())
+
     def to_state(self) -> dict[str, float]:
         """The scale and all that it will follow from; waits for the device."""
         return {} if self.scaler is None else self.scaler.state_dict()
@@ -110,18 +115,27 @@ class Scaling(Observer):
 
     def shown(self, shown: Shown) -> None:
         """Tell of updates left out since the last time."""
+        self._tell()
+
+    def ticked(self, iteration: int) -> None:
+        """Tell of them without displays, too."""
+        self._tell()
+
+    def finished(self, iteration: int) -> None:
+        """Tell of the last ones."""
+        self._tell()
+
+    def _tell(self) -> None:
         if self._run is None or self._run.precision.left_out == self._told:
             return
         count, self._told = self._run.precision.left_out - self._told, self._run.precision.left_out
-        scale = self._run.precision.to_state()["scale"]
+        scale = self._run.precision.scale
         updates = "1 update" if count == 1 else f"{count} updates"
         self._run.display.say(f"fp16: {updates} left out, for gradients overflowed; now scaled by {scale:g}")
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """The scale with its age, and the number of updates made, which Adam asks for."""
-        if self._run is None:
-            return {}
-        kept = {**self._run.precision.to_state(), "updates": self._run.optimizer.updates}
+        """The scale, with its age."""
+        kept = {} if self._run is None else self._run.precision.to_state()
         return {key: np.array(value) for key, value in kept.items()}
 
     def restore(self, state: Arrays) -> None:
@@ -131,7 +145,5 @@ class Scaling(Observer):
 
     def _take_over(self) -> None:
         if self._run is not None and self._restored:
-            state = {key: value.item() for key, value in self._restored.items()}
-            self._run.optimizer.updates = state.pop("updates")
-            self._run.precision.load_state(state)
+            self._run.precision.load_state({key: value.item() for key, value in self._restored.items()})
             self._restored = {}

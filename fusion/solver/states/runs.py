@@ -34,6 +34,7 @@ class Progress:
     last_good  the newest complete snapshot
     traced     whether the loop runs a traced step; None before it is made, unless a snapshot tells
     compiled   whether torch's compiler has made the step; None where nobody asked for it
+    kept       whether the frozen trunk's outputs are kept, not worked out in each iteration
     """
 
     losses: Losses
@@ -42,12 +43,16 @@ class Progress:
     last_good: str | None = field(default=None)
     traced: bool | None = None
     compiled: bool | None = None
+    kept: bool | None = None
 
-    def compare(self, traced: bool, display: Display) -> None:
-        """Note whether the loop runs a traced step, and say where it did otherwise before the snapshot."""
-        if self.traced is not None and self.traced != traced:
+    def compare(self, traced: bool, kept: bool, display: Display) -> None:
+        """Note how the loop runs, and say where it did otherwise before the snapshot."""
+        if self.kept is not None and self.kept != kept:
+            before = "kept the trunk's outputs" if self.kept else "ran the trunk in each iteration (--no-cache)"
+            display.say(f"warning: the run that wrote the snapshot {before}: the last bits may differ")
+        elif self.traced is not None and self.traced != traced:
             display.say("warning: the snapshot was written by another kind of loop: the last bits may differ")
-        self.traced = traced
+        self.traced, self.kept = traced, kept
 
 
 def take(solver: Solver) -> str:
@@ -73,6 +78,8 @@ def take(solver: Solver) -> str:
             "channels_last": str(solver.pacemaker.channels_last),
             "traced": str(run.traced),
             "compiled": str(run.compiled),
+            "kept": str(run.kept),
+            "updates": str(solver.optimizer.updates),
             **solver.extras.to_choices(),
         },
         generators=drawn,
@@ -160,10 +167,12 @@ def _take_over_exactly(solver: Solver, exact: Exact) -> str:
         job.feed.position = position
     for number, job in enumerate(solver.jobs):
         carry(job.net, below(exact.kept, f"{number}/"), solver.device)
+    solver.optimizer.updates = int(exact.choices.get("updates", exact.iteration))
     processes = exact.choices.get("processes", "1")
     told = {"True": True, "False": False}
     solver.progress.traced = told.get(exact.choices.get("traced", ""))
     solver.progress.compiled = told.get(exact.choices.get("compiled", ""))
+    solver.progress.kept = told.get(exact.choices.get("kept", ""))
     if processes != str(_processes(solver)):
         return f"but not what is drawn at random: {processes} processes wrote it"
     if exact.engine != ENGINE:

@@ -29,8 +29,10 @@ class BlockFeed:
     def __init__(self, feed: LiveFeed, trunk: Net, run: Run) -> None:
         self.feed, self.trunk, self.run = feed, trunk, run
         self.count = max(1, min(records_at_once(source) // source.batch_size for source in feed.sources))
+        feed.depth = max(feed.depth, self.count)  # the next block is read while the trunk is at this one
         self._position = feed.position
         self._block: list[Blobs] = []
+        self._error: Exception | None = None
 
     @property
     def position(self) -> int:
@@ -45,10 +47,21 @@ class BlockFeed:
         """The next batch, with the trunk's outputs."""
         place = self._position % self.count
         if not place or not self._block:
-            self.feed.position = self._position - place
-            self._block = self.computed([self.feed.take() for _ in range(self.count)])
+            self._read(self._position - place)
+        if place >= len(self._block) and self._error is not None:
+            raise self._error
         self._position += 1
         return self._block[place]
+
+    def _read(self, start: int) -> None:
+        """Compute the block; what cannot be read is an error when it is due."""
+        self.feed.position, self._error, batches = start, None, list[Blobs]()
+        try:
+            while len(batches) < self.count:
+                batches.append(self.feed.take())
+        except Exception as error:
+            self._error = error
+        self._block = self.computed(batches) if batches else []
 
     def computed(self, batches: Sequence[Blobs]) -> list[Blobs]:
         """These batches, each with the trunk's outputs, which a trace reads in the usual layout."""

@@ -6,7 +6,6 @@ On a GPU the compiler also makes CUDA graphs, which start a whole pass at once: 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from torch import Tensor
 from fusion.graph import Net
 from fusion.solver.feeds import Blobs
 from fusion.solver.steps.pace import Trial, spoken, timed
+from fusion.solver.steps.plain import Run
 
 _SHARE = 0.2  # seconds of a measurement, of which there are so many:
 _ROUNDS = 3
@@ -21,18 +21,20 @@ _WORTH = 0.97  # of the plain time: rounding and waiting for the compiler are pa
 
 
 class Compilable:
-    """A net that can be compiled.
-
-    compiled  whether it is
-    """
+    """A net that can be compiled."""
 
     def __init__(self, net: Net) -> None:
-        self.net, self.compiled = net, False
-        self._made: Callable[[Blobs], dict[str, Tensor]] | None = None
+        self._net = net
+        self._made: Run | None = None
+
+    @property
+    def compiled(self) -> bool:
+        """Whether it is."""
+        return self._made is not None
 
     def __call__(self, blobs: Blobs) -> dict[str, Tensor]:
         """The net's outputs."""
-        return self._made(blobs) if self.compiled and self._made is not None else self.net(blobs)
+        return self._net(blobs) if self._made is None else self._made(blobs)
 
     def choose(self, trial: Trial, device: torch.device, *, sure: bool = False) -> str:
         """Compile where steps become faster by it; returns what to say.
@@ -41,23 +43,22 @@ class Compilable:
         sure   compile without comparing
         """
         start = time.perf_counter()
-        self._made = _compiled(self.net, device)
-        self.compiled = True
+        made = self._made = _compiled(self._net, device)
         try:
             trial.run()
+            took = f"{time.perf_counter() - start:.1f} s"
+            if sure:
+                return f"compiled in {took}, as the snapshot was written"
+            quick, plain = self._compare(trial, device)
         except Exception as error:  # whatever the compiler lacks or cannot do, the net can be run
-            self.compiled = False
-            return f"not compiled: {_first_line(error)}"
-        took = f"{time.perf_counter() - start:.1f} s"
-        if sure:
-            return f"compiled in {took}, as the snapshot was written"
-        seconds = self._compare(trial, device)
-        self.compiled = seconds[True] < _WORTH * seconds[False]
-        quick, plain = (spoken(seconds[way] / trial.steps) for way in (True, False))
-        times = f"a step takes {quick} compiled, {plain} otherwise"
+            self._made = None
+            bits = "; a compiled step wrote the snapshot: the last bits may differ" if sure else ""
+            return f"{'warning: ' * sure}not compiled: {_first_line(error)}{bits}"
+        self._made = made if quick < _WORTH * plain else None
+        times = f"a step takes {spoken(quick / trial.steps)} compiled, {spoken(plain / trial.steps)} otherwise"
         return f"compiled in {took}: {times}" if self.compiled else f"not compiled: {times}"
 
-    def _compare(self, trial: Trial, device: torch.device) -> dict[bool, float]:
+    def _compare(self, trial: Trial, device: torch.device) -> tuple[float, float]:
         """Seconds of a trial compiled and not, the best of a few rounds in turn."""
 
         def whole() -> None:
@@ -65,15 +66,16 @@ class Compilable:
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
 
-        found = {True: float("inf"), False: float("inf")}
+        ways, found = (self._made, None), [float("inf"), float("inf")]
         for _ in range(_ROUNDS):
-            for self.compiled in found:
+            for way, made in enumerate(ways):
+                self._made = made
                 whole()
-                found[self.compiled] = min(found[self.compiled], timed(whole, _SHARE))
-        return found
+                found[way] = min(found[way], timed(whole, _SHARE))
+        return found[0], found[1]
 
 
-def _compiled(net: Net, device: torch.device) -> Callable[[Blobs], dict[str, Tensor]]:
+def _compiled(net: Net, device: torch.device) -> Run:
     if device.type != "cuda":
         return torch.compile(net, dynamic=False)
     made = torch.compile(net, dynamic=False, mode="reduce-overhead")
@@ -89,4 +91,5 @@ def _first_line(error: BaseException) -> str:
     """What went wrong at the root."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"
+    hint = " (install g++, or name one in CXX)" if "Cxx" in f"{type(error).__name__} {error}" else ""
+    return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}{hint}"

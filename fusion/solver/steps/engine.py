@@ -6,8 +6,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
+from fusion.errors import DataError
 from fusion.solver.feeds import Blobs, CachedFeed, LiveFeed
 from fusion.solver.options.precision import Precision
 from fusion.solver.steps.blocks import BlockFeed
@@ -64,8 +66,12 @@ class Engine:
         job, feed = self._job, self._job.feed
         step: Step | None = None
         if isinstance(feed, CachedFeed):
-            self.traced = step = traced(job.runs, self._arena, feed)
-            self._large = self._large if step is None else None
+            head = traced(job.runs, self._arena, feed)
+            if self._team is not None and not self._team.all(head is not None):
+                head = None  # gradients that are averaged must be in one precision
+            if head is not None:
+                self.traced = step = head
+                self._large = None
         elif isinstance(feed, LiveFeed) and self._team is None and not job.live:
             step = self._trace_behind(feed)
         if step is not None:
@@ -105,9 +111,13 @@ class Engine:
         if self._large is None:
             whole = "the head is a straight list of operations already" if self.traced else "debug_info shows layers"
             return f"not compiled: {whole}"
+        if self._team is not None:
+            return "not compiled: several processes train together"
+        if has_foreign(self._job.net):
+            return "not compiled: there is other people's code in the net, whose calls may count"
         trial = self.trial()
         if trial is None:
-            return f"not compiled: {'several processes' if self._team else 'other code than ours'} runs in it"
+            return "not compiled: no batch can be had to try it on"
         return self._large.choose(trial, self._arena.updated[0].device, sure=before is True)
 
     def trial(self) -> Trial | None:
@@ -116,7 +126,10 @@ class Engine:
         blocks = feed if isinstance(feed, BlockFeed) else None
         own = self._team is None and not has_foreign(self._job.net)  # others' code may count its calls
         count = 1 if blocks is None else blocks.count
-        batches = [sample(feed if blocks is None else blocks.feed, number) for number in range(count)] if own else []
+        try:
+            batches = [sample(feed if blocks is None else blocks.feed, number) for number in range(count if own else 0)]
+        except DataError:  # it is one when its batch is due
+            return None
         known = [blobs for blobs in batches if blobs is not None]
         if not known:
             return None
@@ -159,6 +172,13 @@ class Engine:
         if self._team is not None:
             total = self._team.average(total, asked, iteration)
         return out, total if size == 1 else total / size
+
+    @torch.no_grad()
+    def outputs(self, blobs: Blobs) -> dict[str, Tensor]:
+        """The net's outputs for a batch of its feed, worked out as in an iteration."""
+        if isinstance(self._job.feed, BlockFeed):
+            return self._step(blobs)[0]
+        return self.precision.outputs(self._job.runs, blobs)
 
     def _set_ramps(self, iteration: int) -> None:
         for ramp in self._job.ramps:

@@ -35,7 +35,7 @@ class Losses:
             if not math.isfinite(value):
                 raise TrainingError(
                     f"the loss is {value} in iteration {iteration}",
-                    hint="lower base_lr, set clip_gradients, or look for broken inputs",
+                    hint="lower base_lr, set clip_gradients, look for broken inputs, or take bf16 instead of fp16",
                 )
             self._recent.append(value)
 

@@ -19,8 +19,8 @@ from fusion.solver.feeds import Blobs, CachedFeed, Feed, LiveFeed
 Asked = int | Literal["auto"] | None
 _SHARE = 0.05  # seconds of a measurement; each pace has one in each round
 _ROUNDS = 3
-_LONG = 0.25  # seconds of a step that is left to all threads: so large a net keeps them busy
-_TOO_LONG = 5.0  # seconds of a step that is not worth repeating in another layout
+_LONG = 0.25  # seconds of a trial that is left to all threads: so large a net keeps them busy
+_TOO_LONG = 5.0  # seconds of a trial that is not worth repeating in another layout
 _ALIKE = 1.03  # so much slower is as good, and fewer threads leave room for those that read data
 _WORTH = 0.95  # of the usual layout's time, so that rounding changes for a gain only
 
@@ -55,10 +55,10 @@ class Pacemaker:
         self.replayed: Pace | None = None
         self._arrange: Callable[[bool], None] | None = None
 
-    def settle(self, trial: Trial | None, arrange: Callable[[bool], None] | None = None) -> str:
+    def settle(self, ask: Callable[[], Trial | None], arrange: Callable[[bool], None] | None = None) -> str:
         """Set the pace; returns what to say about it, or "".
 
-        trial    what to measure; None where that cannot be done
+        ask      gives what to measure; None where that cannot be done
         arrange  sets the layout, channels last or not; None where that makes no difference
         """
         self._arrange = arrange
@@ -71,7 +71,7 @@ class Pacemaker:
         elif self.asked == "auto" and before is not None and before.threads <= (os.cpu_count() or before.threads):
             self._set(before)
             return f"threads: {before}, as the snapshot was written with"
-        elif self.asked == "auto" and trial is not None:
+        elif self.asked == "auto" and (trial := ask()) is not None:
             less = f"; the snapshot was written with {before.threads}: the last bits may differ" if before else ""
             return self._fastest(trial, most) + less
         now = torch.get_num_threads()

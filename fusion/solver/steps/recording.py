@@ -10,12 +10,9 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
-
-aten = torch.ops.aten
 
 
 def record(function: Callable[..., Any], *inputs: Tensor) -> fx.GraphModule:
@@ -25,7 +22,8 @@ def record(function: Callable[..., Any], *inputs: Tensor) -> fx.GraphModule:
     become attributes of the program: the same tensors, so that it sees their present values. Each node's `meta["val"]`
     has the shape, the number type and the device of what the node makes, but neither its numbers nor its memory.
 
-    Raises: ValueError where the function asks a tensor for its number, for that would be the one of these inputs.
+    Raises: ValueError where the function asks a tensor for its number or compares whole tensors, for the answer would
+    be that of these inputs. `tolist` and `numpy` ask without being seen: check the program with other inputs.
     """
     recorder = _Recorder()
     for number, tensor in enumerate(inputs):
@@ -56,10 +54,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if func is aten._local_scalar_dense.default:
-            raise ValueError("a step that asks a tensor for its number cannot be recorded")
         given: tuple[Any, dict[str, Any]] = tree_map_only(Tensor, self.node, (tuple(args), dict(kwargs or {})))
         made = func(*args, **(kwargs or {}))
+        if isinstance(made, (bool, int, float)):
+            raise ValueError("a step that asks tensors for a number cannot be recorded")
         self.note(made, self.graph.call_function(func, *given))
         return made
 

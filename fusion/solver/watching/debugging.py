@@ -76,19 +76,23 @@ class Watched:
         return {key: values[value] for key, value in plan.outputs}, edges
 
     def _tell_gradients(self, call: Call, bottoms: Sequence[Tensor]) -> None:
+        scale = self._precision.scale
         for value, tensor in zip(call.bottoms, bottoms, strict=True):
             if tensor.grad is not None:
-                self._say(f"    [Backward] Layer {call.name}, bottom blob {_blob(value)} diff: {_mean(tensor.grad)}")
+                self._say(
+                    f"    [Backward] Layer {call.name}, bottom blob {_blob(value)} diff: {_mean(tensor.grad / scale)}"
+                )
         for param in self._params.get(call.path, ()):
             gradient = tensor_at(self._net, param.attribute).grad
             if gradient is not None:
-                self._say(f"    [Backward] Layer {call.name}, param blob {param.index} diff: {_mean(gradient)}")
+                self._say(f"    [Backward] Layer {call.name}, param blob {param.index} diff: {_mean(gradient / scale)}")
 
     def _tell_all(self) -> None:
         """The norms of all parameters together."""
         own = [param for params in self._params.values() for param in params if not param.shared]
         data = [tensor_at(self._net, param.attribute).detach() for param in own]
-        gradients = [g for param in own if (g := tensor_at(self._net, param.attribute).grad) is not None]
+        found = [g for param in own if (g := tensor_at(self._net, param.attribute).grad) is not None]
+        gradients = [gradient / self._precision.scale for gradient in found]
         one = f"({_sum(data, 1)}, {_sum(gradients, 1)})"
         two = f"({_sum(data, 2)}, {_sum(gradients, 2)})"
         self._say(f"    [Backward] All net params (data, diff): L1 norm = {one}; L2 norm = {two}")

@@ -59,6 +59,15 @@ def test_small_heads_run_traced_and_learn(project: Make) -> None:
     assert run.step() < first
 
 
+def test_a_trunk_that_is_kept_or_not_as_before_is_told(project: Make) -> None:
+    path, log = project(), io.StringIO()
+    solver(path, cache_budget=0).train()
+    run = solver(path, display=Lines(log))
+    run.restore("small_iter_10.solverstate")
+    run.step(1)
+    assert "snapshot ran the trunk in each iteration (--no-cache): the last bits may differ" in log.getvalue()
+
+
 def test_a_run_does_not_wait_for_the_compiler(project: Make) -> None:
     """Whole, with a traced step: torch's compiler takes longer to import than small nets to train."""
     code = f"""

@@ -76,6 +76,17 @@ def test_a_capturable_step_is_the_same_when_it_is_replayed(kind: str, more: dict
     assert captured.updates == optimizer.updates == 4
 
 
+def test_a_state_is_loaded_as_the_optimizer_keeps_it() -> None:
+    plain, captured = (SGD([torch.nn.Parameter(torch.ones(2))], 0.3, capturable=way) for way in (False, True))
+    rate = captured.param_groups[0]["lr"]
+    assert isinstance(rate, torch.Tensor)
+    captured.load_state_dict(plain.state_dict())
+    assert isinstance(captured.param_groups[0]["lr"], torch.Tensor)
+    plain.load_state_dict(captured.state_dict())
+    assert plain.param_groups[0]["lr"] == pytest.approx(0.3)
+    assert isinstance(plain.param_groups[0]["lr"], float)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("kind", RULES)
 def test_a_step_in_a_cuda_graph(kind: str) -> None:

@@ -17,6 +17,8 @@ from fusion.solver import Solver
 from fusion.solver.options.extras import Extras
 from fusion.solver.options.precision import Precision, precision_of
 from fusion.solver.watching.display import Lines, Silent
+from prototxt import load_net, parse
+from prototxt.messages import SolverParameter
 
 Make = Callable[..., Path]
 CPU = torch.device("cpu")
@@ -138,7 +140,49 @@ def test_snapshots_hold_it(project: Make) -> None:
     run = solver(path, "off", log)
     run.restore(Path("small_iter_10.solverstate"))
     assert run.precision.dtype is None
-    assert "warning: amp was bf16 and is now off" in log.getvalue()
+    assert "warning: amp was bf16 and is now not given" in log.getvalue()
+
+
+def test_off_without_it_before_is_no_difference() -> None:
+    assert Extras(amp="off").differences({}) == []
+
+
+def test_debug_info_tells_gradients_without_their_scale(project: Make) -> None:
+    told = []
+    for amp in (None, "fp16"):
+        log = io.StringIO()
+        solver(project(frozen=False, debug_info="true", display=1), amp, log).step(1)
+        (line,) = (line for line in log.getvalue().splitlines() if "All net params" in line)
+        told.append(float(line.rpartition(", ")[2].rstrip(")")))
+    assert told[1] == pytest.approx(told[0], rel=0.02)
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "RNN"])
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_what_recurrent_layers_carry_over_is_kept_in_float32(tmp_path: Path, kind: str, amp: str) -> None:
+    text = f"""
+layer {{ name: "data" type: "MemoryData" top: "x" top: "y" memory_data_param {{ batch_size: 4 channels: 2 height: 1 width: 3 }} }}
+layer {{ name: "cont" type: "DummyData" top: "cont" dummy_data_param {{ shape {{ dim: 4 dim: 2 }} data_filler {{ value: 1 }} }} }}
+layer {{ name: "memory" type: "{kind}" bottom: "x" bottom: "cont" top: "h"
+  recurrent_param {{ num_output: 3 weight_filler {{ type: "xavier" }} }} }}
+layer {{ name: "sum" type: "Reduction" bottom: "h" top: "sum" loss_weight: 1 reduction_param {{ operation: SUMSQ }} }}
+layer {{ name: "rest" type: "Silence" bottom: "y" }}
+"""  # noqa: E501
+    message = SolverParameter(base_lr=0.01, lr_policy="fixed", max_iter=4, snapshot=2, random_seed=1)
+    message.snapshot_prefix = str(tmp_path / "r")
+    message.net_param.CopyFrom(load_net(parse(text, name="net")))
+    x = np.random.default_rng(0).standard_normal((8, 2, 1, 3)).astype(np.float32)
+
+    def run() -> Solver:
+        arrays = {"x": x, "y": np.zeros(8, np.float32)}
+        return Solver(message, device="cpu", display=Silent(), extras=Extras(amp=amp), arrays=arrays)
+
+    whole = run()
+    whole.train()
+    resumed = run()
+    resumed.restore(tmp_path / "r_iter_2.solverstate")
+    resumed.train()
+    assert all(torch.equal(one, other) for one, other in zip(weights(whole), weights(resumed), strict=True))
 
 
 def test_names() -> None:

@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from fusion.data import Reading
+from fusion.errors import DataError
 from fusion.solver import Solver
 from fusion.solver.feeds import LiveFeed
 from fusion.solver.steps.blocks import BlockFeed
@@ -69,6 +71,43 @@ def test_as_many_batches_as_are_well_computed_together(project: Make) -> None:
     feed = run.jobs[0].feed
     assert isinstance(feed, BlockFeed)
     assert feed.count == 250 // 4
+
+
+def test_an_error_is_raised_when_its_batch_is_due(project: Make) -> None:
+    run = solver(project())
+    feed, _ = blocks_of(run, 4)
+    plain, taken = feed.feed.take, []
+
+    def take() -> Blobs:
+        if len(taken) == 6:
+            raise DataError("broken")
+        taken.append(plain())
+        return taken[-1]
+
+    feed.feed.take = take  # type: ignore[method-assign]
+    for _ in range(6):
+        feed.take()
+    with pytest.raises(DataError, match="broken"):
+        feed.take()
+    assert feed.position == 6
+
+
+def test_unreadable_records_that_are_not_needed_stop_nothing(project: Make) -> None:
+    path = project(max_iter=2, test_iter=1)
+    Path("train21.png").write_bytes(b"no picture")
+    run = Solver(
+        path, device="cpu", display=Silent(), cache_budget=0, reading=Reading(budget=0), threads="auto", max_iter=2
+    )
+    run.step(2)
+    assert isinstance(run.jobs[0].feed, BlockFeed)
+
+
+def test_as_much_is_read_ahead_as_a_block_takes(project: Make) -> None:
+    run = Solver(project(), device="cpu", display=Silent(), cache_budget=0, reading=Reading(budget=0))
+    run.step(1)
+    feed = run.jobs[0].feed
+    assert isinstance(feed, BlockFeed)
+    assert feed.feed.depth >= feed.count
 
 
 @pytest.mark.parametrize("random", [False, True])

@@ -44,7 +44,7 @@ def compiler(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
         return lambda blobs: {key: value * (1 + 1e-6) for key, value in net(blobs).items()}
 
     monkeypatch.setattr(compiling, "_compiled", compiled)
-    monkeypatch.setattr(compiling.Compilable, "_compare", lambda *_: {True: state["compiled"], False: state["plain"]})
+    monkeypatch.setattr(compiling.Compilable, "_compare", lambda *_: (state["compiled"], state["plain"]))
     return state
 
 
@@ -75,6 +75,14 @@ def test_a_resumed_run_decides_as_it_began(project: Make, compiler: dict[str, fl
     again = train(path, log, "small_iter_10.solverstate", compile=True)
     assert all(map(torch.equal, weights(whole), weights(again)))
     assert ("not compiled, as the snapshot was written" in log.getvalue()) != faster
+
+
+def test_compiling_can_be_given_up(project: Make, compiler: dict[str, float]) -> None:
+    path, log = project(frozen=False), io.StringIO()
+    train(path, io.StringIO(), compile=True)
+    run = train(path, log, "small_iter_10.solverstate", compile=False)
+    assert not run._engine.compiled  # type: ignore[union-attr]
+    assert "warning: a compiled step wrote the snapshot: the last bits may differ" in log.getvalue()
 
 
 def test_only_the_trunk_is_left_to_compile_behind_a_traced_head(project: Make, compiler: dict[str, float]) -> None:

@@ -46,7 +46,7 @@ def test_the_faster_number_is_taken_and_told() -> None:
         for _ in range(1000 * torch.get_num_threads()):
             pass
 
-    said = Pacemaker("auto").settle(Trial(step))
+    said = Pacemaker("auto").settle(lambda: Trial(step))
     assert said.startswith("threads: 1 of 2 (time of a step by threads: 1: ")
     assert torch.get_num_threads() == 1
 
@@ -59,7 +59,7 @@ def test_the_faster_layout_is_taken_and_told() -> None:
             pass
 
     pacemaker = Pacemaker("auto")
-    said = pacemaker.settle(Trial(step), layouts.append)
+    said = pacemaker.settle(lambda: Trial(step), layouts.append)
     assert ", channels last (time of a step by threads: 1: " in said
     assert pacemaker.channels_last
     assert layouts[-1]
@@ -69,7 +69,7 @@ def test_a_snapshots_layout_is_taken_over() -> None:
     layouts: list[bool] = []
     pacemaker = Pacemaker(None)
     pacemaker.replayed = Pace(torch.get_num_threads(), channels_last=True)
-    assert pacemaker.settle(None, layouts.append) == ""
+    assert pacemaker.settle(lambda: None, layouts.append) == ""
     assert layouts == [True]
 
 
@@ -77,19 +77,19 @@ def test_a_number_that_is_given_is_not_measured() -> None:
     def step() -> None:
         pytest.fail("measured")
 
-    assert Pacemaker(1).settle(Trial(step)) == ""
+    assert Pacemaker(1).settle(lambda: Trial(step)) == ""
     assert torch.get_num_threads() == 1
-    assert Pacemaker(None).settle(Trial(step)) == ""
+    assert Pacemaker(None).settle(lambda: Trial(step)) == ""
 
 
 def test_a_snapshots_number_is_taken_over() -> None:
     threads = Pacemaker("auto")
     threads.replayed = Pace(1)
-    assert threads.settle(None) == "threads: 1, as the snapshot was written with"
+    assert threads.settle(lambda: None) == "threads: 1, as the snapshot was written with"
     assert torch.get_num_threads() == 1
     threads = Pacemaker(2)
     threads.replayed = Pace(1)
-    assert threads.settle(None) == "threads: 2, but the snapshot was written with 1: the last bits may differ"
+    assert threads.settle(lambda: None) == "threads: 2, but the snapshot was written with 1: the last bits may differ"
 
 
 @pytest.mark.parametrize("frozen", [True, False])
@@ -135,11 +135,11 @@ def test_buffers_stay() -> None:
 def test_the_layout_is_set_from_the_start() -> None:
     """Something else, such as a trunk of shared filters, may have left another."""
     layouts: list[bool] = []
-    Pacemaker(None).settle(None, layouts.append)
+    Pacemaker(None).settle(lambda: None, layouts.append)
     assert layouts == [False]
 
 
 def test_fewer_processors_than_before_are_told() -> None:
     pacemaker = Pacemaker("auto")
     pacemaker.replayed = Pace(10_000)
-    assert pacemaker.settle(Trial(lambda: None)).endswith("was written with 10000: the last bits may differ")
+    assert pacemaker.settle(lambda: Trial(lambda: None)).endswith("was written with 10000: the last bits may differ")
