@@ -66,9 +66,11 @@ class Engine:
         job, feed = self._job, self._job.feed
         step: Step | None = None
         if isinstance(feed, CachedFeed):
+            before = set(feed.rows)
             head = traced(job.runs, self._arena, feed)
             if self._team is not None and not self._team.all(head is not None):
                 head = None  # gradients that are averaged must be in one precision
+                feed.keep(before)
             if head is not None:
                 self.traced = step = head
                 self._large = None

@@ -9,7 +9,11 @@ import pytest
 import torch
 
 from fusion.solver import Solver
+from fusion.solver.feeds import CachedFeed
+from fusion.solver.options.extras import Extras
 from fusion.solver.steps import stepping
+from fusion.solver.steps.engine import Engine
+from fusion.solver.steps.plain import Step
 from fusion.solver.watching.display import Silent
 
 Make = Callable[..., Path]
@@ -48,6 +52,32 @@ def test_the_same_as_autograd(project: Make, monkeypatch: pytest.MonkeyPatch, he
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(loss, plain._engine._step(blobs)[1], rtol=1e-4, atol=1e-6)
+
+
+class Divided:
+    """A team in which some other process cannot trace its step."""
+
+    def all(self, truth: bool) -> bool:
+        assert truth, "this one can"
+        return False
+
+    def together(self, step: Step) -> Step:
+        return step
+
+
+def test_no_process_traces_where_one_cannot(project: Make) -> None:
+    """Gradients of fp16 are scaled, those of a traced step are not: averaged, they would mean nothing."""
+    solver = Solver(project(), device="cpu", display=Silent(), extras=Extras(amp="fp16"))
+    solver.step(1)
+    job = solver._train
+    assert solver._engine is not None
+    assert solver._engine.traced is not None
+    assert isinstance(job.feed, CachedFeed)
+    job.feed.keep({"trunk", "label"})
+    engine = Engine(job, solver.arena, solver.settings, Divided(), None)  # type: ignore[arg-type]
+    assert engine.traced is None
+    assert engine.precision.scaler is not None
+    assert set(job.feed.rows) == {"trunk", "label"}, "and it keeps no columns for a step that it does not take"
 
 
 def test_labels_are_looked_up(project: Make) -> None:
