@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from prototxt.errors import EditError
 from prototxt.messages import TEST, LayerParameter, NetParameter, NetState
-from prototxt.params import DATA_TYPES, param_count
+from prototxt.params import makes_data, param_count
 from prototxt.phases import included
 from prototxt.scalars import closest
 from prototxt.shapes.registry import LAYER_TYPES
@@ -219,5 +219,4 @@ def _missing(net: NetParameter, flow: _Flow, needed: set[int], inputs: dict[int,
 
 
 def _is_source(layer: LayerParameter) -> bool:
-    known = LAYER_TYPES.get(layer.type)
-    return not layer.bottom and (layer.type in DATA_TYPES or known is None or known.source or layer.type == "Python")
+    return not layer.bottom and makes_data(layer.type, 0)

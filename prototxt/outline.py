@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from prototxt.params import DATA_TYPES, KNOWN_TYPES, modern_type
+from prototxt.params import makes_data, modern_type
 from prototxt.tree import Document, Message, Scalar
 
 NET_FIELDS = ("net_param", "train_net_param", "test_net_param")  # a solver may hold its nets in its own text
@@ -42,8 +42,8 @@ class TextLayer(NamedTuple):
 
     @property
     def is_data(self) -> bool:
-        """Whether it brings data in: by its type, or because it reads no blob and nobody knows its type."""
-        return self.type in DATA_TYPES or (self.type not in KNOWN_TYPES and not self.bottoms)
+        """Whether it brings data in."""
+        return makes_data(self.type, len(self.bottoms))
 
 
 def nets(document: Document) -> list[Message]:

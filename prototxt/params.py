@@ -43,6 +43,17 @@ _NO_BLOBS: Final = DATA_TYPES.union(
 )
 
 
+def makes_data(type_name: str, bottoms: int) -> bool:
+    """Return whether a layer brings data in: by its type, or because it reads no blob and nobody knows its type.
+
+    A Python layer without bottoms is such a layer: its module tells what it reads.
+
+    type_name  in the words of today
+    bottoms    how many blobs it reads
+    """
+    return type_name in DATA_TYPES or (type_name not in KNOWN_TYPES and not bottoms)
+
+
 def modern_type(type_name: str) -> str:
     """The type in the words of today: `CONVOLUTION` (V1) and `conv` (V0) are `Convolution`."""
     return OLD_TYPES.get(type_name) or type_name

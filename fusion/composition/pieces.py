@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from prototxt.errors import Place
-from prototxt.params import DATA_TYPES
+from prototxt.params import makes_data
 from prototxt.tree import Document, Message
 
 PHASES = ("TRAIN", "TEST")
@@ -36,8 +36,8 @@ class Layer:
 
     @property
     def is_data(self) -> bool:
-        """Whether it brings blobs into the net: a data layer, or an Input."""
-        return self.type in DATA_TYPES and not self.bottoms
+        """Whether it brings blobs into the net: a data layer, an Input, or a Python layer without bottoms."""
+        return makes_data(self.type, len(self.bottoms))
 
 
 @dataclass(frozen=True)

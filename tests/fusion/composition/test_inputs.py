@@ -135,3 +135,31 @@ def test_a_data_layer_of_both_phases_is_split_for_two_lists(make: Make, tmp_path
     composed = compose([Source("a", path, at="fc")], num_output=2, train_list="t", val_list="v")
     assert [source for _, _, source, _ in data_layers(composed.train_val)] == ["t", "v"]
     assert [layer.phases for layer in read_net(composed.train_val).layers[:2]] == [("TRAIN",), ("TEST",)]
+
+
+PYTHON_DATA = """
+layer { name: "data" type: "Python" top: "data" top: "label"
+  python_param { module: "voc_layers" layer: "VOCSegDataLayer" param_str: "{}" } }
+layer { name: "conv1" type: "Convolution" bottom: "data" top: "conv1"
+  convolution_param { num_output: 4 kernel_size: 3 } }
+layer { name: "score" type: "InnerProduct" bottom: "conv1" top: "score" inner_product_param { num_output: 3 } }
+layer { name: "loss" type: "SoftmaxWithLoss" bottom: "score" bottom: "label" top: "loss" }
+"""
+
+
+def test_a_python_layer_without_bottoms_is_data(tmp_path: Path) -> None:
+    path = tmp_path / "python.prototxt"
+    path.write_text(PYTHON_DATA)
+    composed = compose([Source("a", path), Source("b", path)], num_output=3, input_shape=(3, 8, 8))
+    layers = read_net(composed.train_val).layers
+    assert [(layer.name, layer.tops) for layer in layers if layer.is_data] == [("data", ("data", "label"))]
+    assert [layer.bottoms for layer in layers if layer.type == "Convolution"] == [("data",), ("data",)]
+    assert next(layer for layer in layers if layer.type == "SoftmaxWithLoss").bottoms[1] == "label"
+    assert prototxt.infer_shapes(prototxt.load_net(composed.deploy))["data"] == (1, 3, 8, 8)
+
+
+def test_a_python_data_layer_takes_no_list(tmp_path: Path) -> None:
+    path = tmp_path / "python.prototxt"
+    path.write_text(PYTHON_DATA)
+    with pytest.raises(ComposeError, match="Python"):
+        compose([Source("a", path)], num_output=3, train_list="t.txt", val_list="v.txt")
