@@ -160,7 +160,7 @@ def rename_reported(
 def _rename_layer(edits: Edits, layer: TextLayer, names: _Names) -> None:
     for scalar in layer.body.scalars("name"):
         _write(edits, scalar, names.prefixed(scalar.value))
-    for scalar in layer.bottoms + layer.tops:
+    for scalar in layer.bottoms + layer.tops + layer.body.scalars("in_step_with"):
         _write(edits, scalar, names.blob(scalar.value))
     named = shared_names(layer)
     for block in layer.body.messages("pct_param"):  # a loss may name the layer whose weights it compares with

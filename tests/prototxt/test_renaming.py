@@ -109,6 +109,8 @@ CONV = 'layer { name: "c" type: "Convolution" bottom: "b" top: "c" %s}'
         # quotes, adjacent strings, angle brackets, lists of blocks, unknown fields
         ("layer < name: 'a\\'' \"b\" type: \"ReLU\" bottom: \"x\"; top: \"y\"; own_param < k: 1 > >", "layer < name: 'p/a\\'' \"b\" type: \"ReLU\" bottom: \"p/x\"; top: \"p/y\"; own_param < k: 1 > >"),
         ('layer [{ name: "a" type: "PReLU" bottom: "x" top: "y" param [{ lr_mult: 3 }] }]', 'layer [{ name: "p/a" type: "PReLU" bottom: "p/x" top: "p/y" param [{ lr_mult: 0 }] }]'),
+        # a data layer in step with another's blob, which keeps its name
+        ('layer { name: "d" type: "ImageData" top: "d" in_step_with: "x" } layer { name: "e" type: "ImageData" top: "x" }', 'layer { name: "p/d" type: "ImageData" top: "d" in_step_with: "x" } layer { name: "p/e" type: "ImageData" top: "x" }'),
         # a loss that names a layer
         ('layer { name: "l" type: "BCTLoss" bottom: "a" pct_param { classifier: "fc" } }', 'layer { name: "p/l" type: "BCTLoss" bottom: "p/a" pct_param { classifier: "p/fc" } }'),
         ('layer { name: "o" type: "Onnx" bottom: "a" top: "b" onnx_param { file: "n.onnx" } }', 'layer { name: "p/o" type: "Onnx" bottom: "p/a" top: "p/b" onnx_param { file: "n.onnx" frozen: true } }'),
@@ -137,6 +139,11 @@ def test_options(options: dict[str, Any], expected: str) -> None:
 
 def ip(name: str, bottom: str, *, more: str = "") -> str:
     return f'layer {{ name: "{name}" type: "InnerProduct" bottom: "{bottom}" top: "{name}" {more}}}\n'
+
+
+def test_all_renames_the_blob_that_a_data_layer_is_in_step_with() -> None:
+    text = 'layer { type: "Data" top: "x" } layer { type: "Data" top: "y" in_step_with: "x" }'
+    assert str(rename(parse(text), "p", all=True)) == text.replace('"x"', '"p/x"').replace('"y"', '"p/y"')
 
 
 def test_propagate_down_stops_at_the_thawed_head() -> None:

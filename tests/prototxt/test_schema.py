@@ -24,7 +24,7 @@ TYPES = {
     FieldDescriptor.TYPE_STRING: "string",
     FieldDescriptor.TYPE_UINT32: "uint32",
 }
-OWN = {"onnx_param": 9001, "pct_param": 9002, "weighted_sum_param": 9003, "gate_param": 9004}
+OWN = {"onnx_param": 9001, "pct_param": 9002, "weighted_sum_param": 9003, "gate_param": 9004, "in_step_with": 9005}
 
 
 def label(field: FieldDescriptor) -> str:
