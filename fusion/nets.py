@@ -23,7 +23,7 @@ from fusion.registry import Context, LayerType, Phase, find, unknown
 from fusion.sharing import Owner, settle, share, tensor_at
 from prototxt import messages
 from prototxt.loading import load_net
-from prototxt.phases import filter_net
+from prototxt.phases import filter_whole
 from prototxt.places import place_of
 from prototxt.shapes import infer
 from prototxt.shapes.registry import layer_type
@@ -220,7 +220,7 @@ def outputs_of(net: Net, blobs: Iterable[str]) -> Net:
 
 def _filtered(net: NetParameter | Document | str | os.PathLike[str], phase: Phase) -> NetParameter:
     message = net if isinstance(net, messages.NetParameter) else load_net(net)
-    return filter_net(message, phase=phase, level=message.state.level, stages=tuple(message.state.stage))
+    return filter_whole(message, phase=phase, level=message.state.level, stages=tuple(message.state.stage))
 
 
 def _types(net: NetParameter) -> list[LayerType | None]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from prototxt.errors import PrototxtError, ShapeError
 from prototxt.messages import LayerParameter, NetParameter
 from prototxt.params import param_count
-from prototxt.phases import filter_net, included
+from prototxt.phases import filter_net, included, unmet_stages
 from prototxt.shapes import LAYER_TYPES, UNKNOWN, Shape, is_known
 from prototxt.shapes import text as shape_text
 from prototxt.shapes.costs import FLOAT_BYTES, Cost, layer_costs, net_cost, peak_activations
@@ -106,6 +106,8 @@ def list_net(
         except PrototxtError as error:
             problems[str(error)] = None
             continue
+        if (unmet := unmet_stages(net, kept)) is not None:
+            problems[str(unmet)] = None
         indices = [index for index, layer in enumerate(net.layer) if included(layer, kept.state)]
         present = {top for layer in kept.layer for top in layer.top}
         known = {blob: shape for blob, shape in given.items() if blob in present}

@@ -53,6 +53,49 @@ def holds(rule: NetStateRule, state: NetState) -> bool:
     return set(rule.stage) <= set(state.stage) and not set(rule.not_stage) & set(state.stage)
 
 
+def filter_whole(net: NetParameter, phase: str = "TEST", level: int = 0, stages: Iterable[str] = ()) -> NetParameter:
+    """Return `filter_net`'s result, for who is going to run it.
+
+    Raises: as filter_net; DecodeError too where a layer reads a blob that only layers of other stages make.
+    """
+    kept = filter_net(net, phase, level, stages)
+    error = unmet_stages(net, kept)
+    if error is not None:
+        raise error
+    return kept
+
+
+def stages_of(net: NetParameter) -> tuple[str, ...]:
+    """Return the stages that the net's rules name, in the order of the file."""
+    rules = [rule for layer in net.layer for rule in (*layer.include, *layer.exclude)]
+    return tuple(dict.fromkeys(stage for rule in rules for stage in (*rule.stage, *rule.not_stage)))
+
+
+def unmet_stages(net: NetParameter, kept: NetParameter) -> DecodeError | None:
+    """Return the error of a filtered net that reads a blob which only layers of other stages make, or None.
+
+    net   all layers
+    kept  those of one state, as `filter_net` gives them
+    """
+    ruled = [
+        layer for layer in net.layer if any(rule.stage or rule.not_stage for rule in (*layer.include, *layer.exclude))
+    ]
+    absent = [layer for layer in ruled if not included(layer, kept.state)]
+    made = set(net.input)
+    for layer in kept.layer:
+        for bottom in layer.bottom:
+            if bottom not in made and any(bottom in other.top for other in absent):
+                phase = Phase.Name(kept.state.phase)
+                message = (
+                    f"layer {layer.name!r} reads {bottom!r}, which in phase {phase} only layers of other stages make"
+                )
+                named = ", ".join(stages_of(net))
+                hint = f"name the stages that hold (--stage, or train_state and test_state of a solver): {named}"
+                return DecodeError(message, place=place_of(layer), hint=hint)
+        made.update(layer.top)
+    return None
+
+
 def _both(layer: LayerParameter) -> PrototxtError:
     message = f"layer {layer.name!r} has both include and exclude rules"
     return DecodeError(message, place=place_of(layer), hint="Caffe takes one kind: state the rules as include only")

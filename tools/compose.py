@@ -69,6 +69,9 @@ def _add_head(group: argparse._ArgumentGroup) -> None:
 
 def _add_data(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
+    add("--stage", action="append", default=[], metavar="[PHASE=]STAGE",
+        help="a stage of the sources' state, as DIGITS writes them: train holds in phase TRAIN, val and test in "
+        "TEST, any other in both, unless PHASE says it (repeatable)")  # fmt: skip
     add("--data-from", metavar="P", help="the source whose data layers are used (default: the first that has any)")
     add("--train-list", metavar="FILE", help="the list or database to train on, instead of that source's own")
     add("--val-list", metavar="FILE", help="the same for validation")
@@ -193,6 +196,7 @@ def _sources(arguments: argparse.Namespace) -> list[Source]:
         path, _, blobs = text.rpartition("@") if "@" in text else (text, "", "")
         at = tuple(blob.strip() for blob in blobs.split(",") if blob.strip())
         found = Source(prefix, path, at or None, weights.pop(prefix, None), classes.pop(prefix, ()))
+        found = replace(found, stages=tuple(arguments.stage))
         sources.append(replace(found, logits=logits.pop(prefix, None), pixels=pixels.pop(prefix, None)))
     named = (("--classes", classes), ("--logits", logits), ("--weights", weights), ("--pixels", pixels))
     for option, left in named:

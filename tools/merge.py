@@ -61,6 +61,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="BLOB=N,C,H,W",
         help="shape of an input blob, where a new layer's size depends on it and the net does not tell",
     )
+    result.add_argument(
+        "--stage", action="append", default=[], help="with --verify: a stage of the nets' state (repeatable)"
+    )
     head = result.add_argument_group("another head")
     head.add_argument("--drop", metavar="REGEX", help="layers that start from their fillers whatever the sources have")
     head.add_argument("--num-output", type=int, metavar="N", help="number of outputs of the dropped layers")
@@ -82,6 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.error("--num-output and --reinit change the net: say where it goes with --net-output")
     if arguments.dry_run and arguments.verify:
         options.error("--verify compares what was written, and --dry-run writes nothing")
+    if arguments.stage and not arguments.verify:
+        options.error("--stage goes with --verify")
     if arguments.seed < 0:
         options.error("--seed is 0 or more")
     check_apart(options, arguments.sources)
@@ -128,7 +133,8 @@ def _verify(arguments: argparse.Namespace, fresh: frozenset[str]) -> int:
 
     stream = sys.stderr if arguments.json else sys.stdout
     net = arguments.net_output or arguments.fused
-    found = comparisons(net, arguments.output, arguments.sources, shapes=dict(arguments.input), without=fresh)
+    further = {"shapes": dict(arguments.input), "without": fresh, "stages": arguments.stage}
+    found = comparisons(net, arguments.output, arguments.sources, **further)
     for item in found:
         print(f"verified {item.verdict()}" if item.first is None else f"error: {item.verdict()}", file=stream)
     return 1 if any(item.first for item in found) else 0

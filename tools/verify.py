@@ -45,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, metavar="N", help="seed of the noise (default 0)")
     add("--input", action="append", default=[], type=shape_argument, metavar="BLOB=N,C,H,W",
         help="shape of an input, where the net does not tell it")  # fmt: skip
+    add("--stage", action="append", default=[], help="a stage of the nets' state, as DIGITS writes them (repeatable)")
     add("--rtol", type=float, default=1e-5, metavar="X", help="relative difference allowed (default 1e-5)")
     add("--json", action="store_true", help="print the comparison as JSON")
     return result
@@ -82,11 +83,12 @@ def _verify(arguments: argparse.Namespace) -> int:
             batch=arguments.batch,
             seed=arguments.seed,
             rtol=arguments.rtol,
+            stages=arguments.stage,
         )
         return _show(found, as_json=arguments.json)
     if arguments.against.lower().endswith(".onnx"):
         return _show([_against_onnx(arguments, shapes)], as_json=arguments.json)
-    feed = Feed(pictures_in(arguments.images or ()), arguments.batch, arguments.seed, shapes)
+    feed = Feed(pictures_in(arguments.images or ()), arguments.batch, arguments.seed, shapes, arguments.stage)
     net, _, weights = arguments.against.rpartition(":")
     found = [verify_nets((arguments.net, arguments.weights), (net, weights), feed, arguments.rtol)]
     return _show(found, as_json=arguments.json)
@@ -116,6 +118,7 @@ def comparisons(
     seed: int = 0,
     rtol: float = 1e-5,
     without: Collection[str] = (),
+    stages: Sequence[str] = (),
 ) -> list[Comparison]:
     """Each source against its branch: run, where its prototxt is given; else its weights alone, which must be equal."""
     from fusion.inputs import pictures_in
@@ -125,7 +128,7 @@ def comparisons(
         prefix: source for prefix, source in sources if isinstance(source, str) and not source.lower().endswith(".onnx")
     }
     whole = {prefix: source for prefix, source in sources if prefix not in bare}
-    feed = Feed(pictures_in(pictures), batch, seed, shapes)
+    feed = Feed(pictures_in(pictures), batch, seed, shapes, stages)
     return [
         *verify_branches(net, weights, whole, feed, rtol, without),
         *verify_weights(weights, bare, without=without),

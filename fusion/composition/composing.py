@@ -21,6 +21,7 @@ from fusion.composition.pieces import quoted, read_net, reparse
 from fusion.composition.references import Pct, Reference, listed, settle_classes
 from fusion.composition.solvers import Schedule, solver_text
 from fusion.composition.sources import Part, PathLike, Source, read_part
+from fusion.composition.states import check_stages
 from fusion.errors import ComposeError, raise_all
 from fusion.folds import folds
 from prototxt.errors import PrototxtError
@@ -193,6 +194,8 @@ def _read_parts(sources: Sequence[Source], *, reference: bool) -> list[Part]:
         except ComposeError as error:
             errors.append(error)
     raise_all(errors)
+    stages = [stage for part in parts for stage in part.source.stages]
+    check_stages([part.prefix for part in parts], stages, [stage for part in parts for stage in part.stages])
     return parts
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -64,44 +64,67 @@ class Net:
         return tuple(dict.fromkeys([*self.inputs, *tops]))
 
 
-def read_net(document: Document) -> Net:
-    """Take a net's text, in today's syntax and with one layer per field, apart into layers."""
+def read_net(document: Document, stages: Mapping[str, Collection[str]] | None = None) -> Net:
+    """Take a net's text, in today's syntax and with one layer per field, apart into layers.
+
+    stages  per phase those that hold, beside the ones that the net's own `state` names
+    """
     layers: list[Layer] = []
+    states = {phase: _state(document, phase, (stages or {}).get(phase, ())) for phase in PHASES}
     for field in document.root.all("layer"):
         for value in field.values:
             if isinstance(value, Message):
-                layers.append(_layer(len(layers), value, field.start))
+                layers.append(_layer(len(layers), value, field.start, states))
     return Net(document, tuple(layers), tuple(scalar.value for scalar in document.root.scalars("input")))
 
 
-def _layer(number: int, message: Message, start: int) -> Layer:
+@dataclass(frozen=True)
+class _State:
+    """A net's state: what the rules of its layers are compared with."""
+
+    phase: str
+    level: int
+    stages: frozenset[str]
+
+
+def _state(document: Document, phase: str, stages: Collection[str]) -> _State:
+    own = document.root.messages("state")
+    levels = [text for block in own if (text := block.string("level"))]
+    named = [scalar.value for block in own for scalar in block.scalars("stage")]
+    return _State(phase, int(levels[-1], 0) if levels else 0, frozenset((*stages, *named)))
+
+
+def _layer(number: int, message: Message, start: int, states: Mapping[str, _State]) -> Layer:
     return Layer(
         number=number,
         name=message.string("name") or "",
         type=message.string("type") or "",
         bottoms=tuple(scalar.value for scalar in message.scalars("bottom")),
         tops=tuple(scalar.value for scalar in message.scalars("top")),
-        phases=tuple(phase for phase in PHASES if _present(message, phase)),
+        phases=tuple(phase for phase in PHASES if _present(message, states[phase])),
         message=message,
         start=start,
         end=message.end,
     )
 
 
-def _present(layer: Message, phase: str) -> bool:
-    """Whether the layer is there in this phase, at level 0 and without stages (Caffe's NetStateRule)."""
+def _present(layer: Message, state: _State) -> bool:
+    """Whether the layer is there in this state (Caffe's NetStateRule)."""
     include, exclude = layer.messages("include"), layer.messages("exclude")
     if include:
-        return any(_met(rule, phase) for rule in include)
-    return not any(_met(rule, phase) for rule in exclude)
+        return any(_met(rule, state) for rule in include)
+    return not any(_met(rule, state) for rule in exclude)
 
 
-def _met(rule: Message, phase: str) -> bool:
+def _met(rule: Message, state: _State) -> bool:
     wanted = rule.string("phase")
-    if wanted is not None and wanted not in (phase, str(PHASES.index(phase))):
+    if wanted is not None and wanted not in (state.phase, str(PHASES.index(state.phase))):
         return False
-    lowest, highest = int(rule.string("min_level") or 0), int(rule.string("max_level") or 0)
-    return lowest <= 0 <= highest and not rule.scalars("stage")
+    lowest, highest = rule.string("min_level"), rule.string("max_level")
+    if (lowest and state.level < int(lowest, 0)) or (highest and state.level > int(highest, 0)):
+        return False
+    stages, others = ({scalar.value for scalar in rule.scalars(name)} for name in ("stage", "not_stage"))
+    return stages <= state.stages and not others & state.stages
 
 
 def only(net: Net, kept: frozenset[int]) -> Net:

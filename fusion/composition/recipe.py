@@ -63,6 +63,7 @@ _SOURCE: Final[Mapping[str, tuple[type, ...]]] = {
     "classes": (list,),
     "logits": (str,),
     "pixels": (str,),
+    "stages": (list,),
 }
 _SOLVER: Final[Mapping[str, tuple[type, ...]]] = {
     item.name: _NUMBER if "float" in str(item.type) else (str,) if "str" in str(item.type) else (int,)
@@ -185,7 +186,7 @@ def _source(table: dict[str, Any], number: int, place: str, errors: list[Compose
         what = f"source {number} has no {' and no '.join(missing)}"
         errors.append(ComposeError(what, place=place, hint='e.g. prefix = "odd" and net = "odd.prototxt"'))
     at = good.get("at")
-    for key, kind in (("at", str), ("classes", int)):
+    for key, kind in (("at", str), ("classes", int), ("stages", str)):
         if any(not isinstance(item, kind) for item in good.get(key, []) if isinstance(good[key], list)):
             errors.append(ComposeError(f"'source.{key}' is a list of {_WORDS[kind][2:]}s", place=place))
     return Source(
@@ -196,6 +197,7 @@ def _source(table: dict[str, Any], number: int, place: str, errors: list[Compose
         classes=tuple(good.get("classes", ())),
         logits=good.get("logits"),
         pixels=good.get("pixels"),
+        stages=tuple(good.get("stages", ())),
     )
 
 
@@ -225,7 +227,13 @@ def to_toml(recipe: Recipe) -> str:
     lines += [_line("output", recipe.output)] if recipe.output else []
     for source in recipe.sources:
         lines += ["", "[[source]]", _line("prefix", source.prefix), _line("net", str(source.prototxt))]
-        entries = {"at": source.at, "weights": source.weights, "classes": source.classes, "logits": source.logits}
+        entries = {
+            "at": source.at,
+            "weights": source.weights,
+            "classes": source.classes,
+            "logits": source.logits,
+            "stages": source.stages,
+        }
         lines += [_line(key, value) for key, value in entries.items() if value]
     data = [_line(key, recipe.options[key]) for key in _DATA if key in recipe.options]
     lines += ["", "[data]", *data] if data else []

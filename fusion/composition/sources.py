@@ -11,6 +11,7 @@ from fusion.composition.branches import Branch, ancestors, before_classifier, ch
 from fusion.composition.onnx_sources import read_onnx
 from fusion.composition.pieces import Layer, Net, only, read_net, reparse
 from fusion.composition.readings import Reading, is_onnx
+from fusion.composition.states import settled
 from fusion.errors import ComposeError
 from prototxt.tree import Document
 
@@ -28,6 +29,7 @@ class Source:
     classes   for its own classifier as a reference: the fused classes that its scores stand for, in their order
     logits    the blob with its class scores, where that is not what its loss reads
     pixels    for an ONNX file: how it wants its pictures, one of `fusion.composition.pixels.PIXELS`
+    stages    of the net's state, as `fusion.composition.states.by_phase` reads them: "train", "val", "TEST=other"
     """
 
     prefix: str
@@ -37,6 +39,7 @@ class Source:
     classes: Sequence[int] = ()
     logits: str | None = None
     pixels: str | None = None
+    stages: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class Part:
     cuts        the cut blobs, renamed; `plain` are the same without the prefix
     reader      plain name of the layer that reads the (first) cut in the source, if just one does
     unknown     fields that no schema knows, with their places: a fork's, or misspelt
+    stages      those that the file's rules name
     """
 
     source: Source
@@ -63,6 +67,7 @@ class Part:
     reader: str | None
     notes: tuple[str, ...] = field(default=())
     unknown: tuple[str, ...] = field(default=())
+    stages: tuple[str, ...] = field(default=())
 
     @property
     def prefix(self) -> str:
@@ -84,7 +89,8 @@ def read_part(source: Source, *, reference: bool) -> Part:
     source = replace(source, at=reading.at, logits=reading.logits)
     notes = list(reading.notes)
     document = reading.document
-    raw = _modern(document, source.prefix, notes)
+    unknown = _unknown_fields(document)
+    raw, stages = settled(_modern(document, source.prefix, notes), source.prefix, source.stages, notes)
     renamed = is_renamed(raw, source.prefix)
     if renamed:
         notes.append(f"source '{source.prefix}': its names already start with '{source.prefix}/'")
@@ -110,7 +116,8 @@ def read_part(source: Source, *, reference: bool) -> Part:
         logits=prefixed[logits] if logits else None,
         reader=readers.pop().removeprefix(f"{source.prefix}/") if len(readers) == 1 else None,
         notes=tuple(notes),
-        unknown=_unknown_fields(document),
+        unknown=unknown,
+        stages=stages,
     )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from fusion.errors import TrainingError, raise_all
 from prototxt.loading import load_net
-from prototxt.phases import filter_net
+from prototxt.phases import filter_whole
 
 if TYPE_CHECKING:
     from prototxt.messages import NetParameter, NetState, SolverParameter
@@ -76,4 +76,4 @@ def _filtered(net: NetParameter, phase: str, state: NetState | None) -> NetParam
     level = net.state.level
     if state is not None and state.HasField("level"):
         level = state.level
-    return filter_net(net, phase, level, tuple(state.stage) if state is not None else ())
+    return filter_whole(net, phase, level, tuple(state.stage) if state is not None else ())

@@ -26,7 +26,7 @@ from fusion.solver.testing import Average, Test, measure
 from fusion.solver.watching.display import Display, Silent
 from fusion.weights import load_weights
 from prototxt.loading import load_net
-from prototxt.phases import filter_net
+from prototxt.phases import filter_whole
 
 Path = str | os.PathLike[str]
 _CHUNK = 500
@@ -159,7 +159,7 @@ def open_evaluation(
     Raises: DataError, BuildError, WeightsMismatch; prototxt's errors for the files.
     """
     chosen = choose_device(device)
-    message = filter_net(load_net(net), phase, level, tuple(stages))
+    message = filter_whole(load_net(net), phase, level, tuple(stages))
     job = open_job(message, phase, seed=seed, device=chosen, arrays=arrays, reading=reading)
     if not job.sources:
         hint = f"is phase {phase} right? A deploy net (Input layers) has none"

@@ -14,7 +14,7 @@ from fusion.nets import build
 from fusion.weights import load_weights
 from prototxt.loading import load_net
 from prototxt.messages import NetParameter
-from prototxt.phases import filter_net
+from prototxt.phases import filter_net, filter_whole
 from prototxt.shapes.dimensions import UNKNOWN, Shape
 from prototxt.shapes.registry import layer_type
 
@@ -28,12 +28,14 @@ class Feed:
     pictures  files; without any, standard normal noise
     batch     samples of noise
     shapes    of inputs that a net does not tell
+    stages    of the nets' state, as DIGITS writes them
     """
 
     pictures: Sequence[str] = ()
     batch: int = 2
     seed: int = 0
     shapes: Mapping[str, Sequence[int]] | None = None
+    stages: Sequence[str] = ()
 
     @property
     def words(self) -> str:
@@ -70,7 +72,7 @@ def opened(
     otherwise  shapes of inputs that the net itself does not tell, its data not being here
     """
     place = os.fspath(description)
-    message = filter_net(load_net(description), phase="TEST")
+    message = filter_whole(load_net(description), "TEST", stages=feed.stages)
     batch = len(feed.pictures) or feed.batch
     given = {**(fallback or {}), **{f"{prefix}/{blob}": shape for blob, shape in (fallback or {}).items()}}
     given.update({blob: (batch, *shape[1:]) for blob, shape in (feed.shapes or {}).items()})

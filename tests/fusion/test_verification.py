@@ -14,6 +14,7 @@ from fusion.merging import apply_merge, plan_merge
 from fusion.nets import build
 from fusion.verification import Feed, verify_branches, verify_nets, verify_weights
 from fusion.weights import save_weights
+from prototxt.errors import DecodeError
 from prototxt.loading import load_net
 from prototxt.weights import read_weights, write_weights
 
@@ -169,3 +170,11 @@ def test_a_branch_that_reads_more_than_its_source_is_an_error(folder: Path) -> N
     write_weights("fused.caffemodel", weights)
     with pytest.raises((DataError, WeightsMismatch)):
         branches()
+
+
+def test_sources_with_stages(folder: Path) -> None:
+    staged = DATA.replace('top: "data"', 'top: "data" include { stage: "val" }')
+    Path("a.prototxt").write_text(staged + BODY + END)
+    with pytest.raises(DecodeError, match="reads 'data', which in phase TEST only layers of other stages"):
+        branches()
+    assert all(found.first is None for found in branches(Feed(stages=("val",))))

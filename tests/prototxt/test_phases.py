@@ -11,7 +11,7 @@ from prototxt.errors import DecodeError
 from prototxt.loading import load_net
 from prototxt.messages import TRAIN, NetState, NetStateRule
 from prototxt.parser import parse
-from prototxt.phases import filter_net, holds
+from prototxt.phases import filter_net, filter_whole, holds, stages_of, unmet_stages
 
 
 def test_the_layers_that_caffe_keeps(golden: Path) -> None:
@@ -65,3 +65,16 @@ def test_an_unknown_phase() -> None:
 )
 def test_rules(rule: NetStateRule, state: NetState, expected: bool) -> None:
     assert holds(rule, state) is expected
+
+
+def test_a_blob_that_only_other_stages_make() -> None:
+    net = load_net(parse(
+        'layer { name: "d" type: "Input" top: "data" include { stage: "use" } }'
+        'layer { name: "e" type: "Input" top: "data" include { phase: TRAIN } }'
+        'layer { name: "r" type: "ReLU" bottom: "data" top: "r" }'
+    ))  # fmt: skip
+    assert stages_of(net) == ("use",)
+    assert unmet_stages(net, filter_net(net, "TRAIN")) is None
+    assert unmet_stages(net, filter_net(net, "TEST", stages=["use"])) is None
+    with pytest.raises(DecodeError, match="'r' reads 'data', which in phase TEST only"):
+        filter_whole(net, "TEST")
