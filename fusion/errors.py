@@ -14,6 +14,9 @@ FusionError
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from prototxt.errors import PlacedError, raise_all
 
 __all__ = [
@@ -28,6 +31,7 @@ __all__ = [
     "TrainingError",
     "WeightsMismatch",
     "raise_all",
+    "translated",
 ]
 
 
@@ -69,3 +73,20 @@ class ExportError(FusionError):
 
 class ReportError(FusionError):
     """Predictions cannot be compared, or a report cannot be made."""
+
+
+@contextmanager
+def translated(kind: type[FusionError], what: str, place: str, hint: str | None = None) -> Iterator[None]:
+    """Turn whatever a reader's libraries raise over a file into an error of `kind` with its place.
+
+    Damaged files make them raise a dozen types (tokenize's, zlib's, csv's ... among them), so none is listed here; our
+    own errors and OSError, which carry their places, pass.
+    """
+    try:
+        yield
+    except (PlacedError, OSError):
+        raise
+    except Exception as error:
+        reasons = {RecursionError: "nested too deeply", MemoryError: "it needs more memory than there is"}
+        reason = reasons.get(type(error)) or str(error) or type(error).__name__
+        raise kind(f"{what}: {reason}", place=place, hint=hint) from None

@@ -21,17 +21,16 @@ Paths are relative to the working directory, as everywhere.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
-from importlib import import_module
 from typing import Any, Final
 
 from fusion.composition.references import Pct
 from fusion.composition.solvers import Schedule
 from fusion.composition.sources import Source
 from fusion.errors import ComposeError, raise_all
+from fusion.structured_text import parse_toml
 
 PathLike = str | os.PathLike[str]
 _NUMBER: Final = (int, float)
@@ -126,14 +125,7 @@ def read_recipe(path: PathLike) -> Recipe:
 def _toml(place: str) -> dict[str, Any]:
     with open(place, "rb") as file:
         data = file.read()
-    name = "tomllib" if sys.version_info >= (3, 11) else "tomli"
-    try:
-        found: dict[str, Any] = import_module(name).loads(data.decode())
-    except ModuleNotFoundError as error:
-        raise ComposeError("reading TOML needs tomli on Python 3.10", place=place, hint="pip install tomli") from error
-    except ValueError as error:  # of the encoding, or TOMLDecodeError, which tells line and column
-        raise ComposeError(f"this is no TOML: {error}", place=place, hint='strings are quoted: head = "sum"') from error
-    return found
+    return parse_toml(data, place, ComposeError)
 
 
 def _table(found: Mapping[str, Any], key: str, place: str, errors: list[ComposeError]) -> Mapping[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,7 +67,7 @@ def read_list(path: str | os.PathLike[str]) -> ImageList:
 
 
 def _is_integer(text: str) -> bool:
-    return text.lstrip("+-").isdecimal() and text.isascii() and len(text) < 12
+    return re.fullmatch(r"[+-]?[0-9]{1,11}", text) is not None
 
 
 def _broken(place: str, number: int, message: str, line: str) -> DataError:

@@ -51,9 +51,11 @@ def read_parquet(path: str | os.PathLike[str]) -> tuple[list[str], dict[str, npt
         with open(path, "rb") as file:
             table = parquet.read_table(file)
         columns = {name: table.column(name).to_numpy() for name in table.column_names}
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, ValueError, OverflowError, MemoryError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         raise ReportError(f"not a readable Parquet file ({error})", place=str(path)) from None
-    meta = (table.schema.metadata or {}).get(_META, b"{}").decode()
+    meta = (table.schema.metadata or {}).get(_META, b"{}").decode("utf-8", "replace")
     return list(table.column_names), columns, meta
 
 

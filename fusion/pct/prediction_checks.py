@@ -18,6 +18,24 @@ def pairs(keys: Array, variants: Array | None) -> list[tuple[str, str]]:
     return list(zip(names, [""] * len(names) if variants is None else variants.tolist(), strict=True))
 
 
+def whole(name: str, values: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """The values as int64; casting alone would round fractions, and turn NaN and large numbers into others.
+
+    Raises: ReportError naming the first value that is no whole number of 64 bits.
+    """
+    given = np.asarray(values)
+    if given.dtype.kind not in "fc":
+        same = given.astype(np.int64)
+        wrong = given != same if given.dtype.kind == "u" else np.zeros(given.shape, bool)
+    else:
+        with np.errstate(invalid="ignore"):
+            same = given.real.astype(np.int64)
+        wrong = (given != same) | (np.abs(given) >= 2.0**63)
+    if wrong.any():
+        raise ReportError(f"{name}: {given[wrong][0]} is no class number", hint="classes are whole numbers of 64 bits")
+    return same
+
+
 def faults(
     weight: float,
     *,
@@ -48,8 +66,8 @@ def faults(
         found.append(ReportError(f"features of shape {features.shape} beside logits of shape {logits.shape}"))
     if len(np.unique(classes)) != len(classes):
         found.append(ReportError(f"a class occurs twice among {classes.tolist()}"))
-    if not weight > 0:
-        found.append(ReportError(f"an ensemble weight of {weight}; it must be above 0"))
+    if not 0 < weight < np.inf:
+        found.append(ReportError(f"an ensemble weight of {weight}; it must be above 0, and finite"))
     return found or [*_repeated(keys, variants), *_unusable(keys, logits)]
 
 

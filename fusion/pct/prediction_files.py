@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
+import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fusion.errors import ReportError
+from fusion.errors import ReportError, translated
 from fusion.pct import parquet_files
 from prototxt.files import atomic_write
 
@@ -22,6 +24,8 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 REQUIRED = ("keys", "labels", "logits", "classes")
 OPTIONAL = ("variants", "features", "meta")
 COMMENT = "# caffe-fusion predictions "
+_LARGE = 1 << 28  # bytes; smaller archives may expand as they like
+_MOST_EXPANSION = 200
 EARLIEST = (1980, 1, 1, 0, 0, 0)
 
 
@@ -81,15 +85,12 @@ def _csv_lines(arrays: Arrays) -> Iterator[str]:
 
 
 def _read_npz(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:
-    try:
-        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            found = {name: archive[name] for name in (*REQUIRED, *OPTIONAL) if name in archive.files}
-    except (ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise ReportError(
-            f"not a readable predictions file ({error})",
-            place=str(path),
-            hint="write it again, with fusion-test or Predictions.save",
-        ) from None
+    hint = "write it again, with fusion-test or Predictions.save"
+    with translated(ReportError, "not a readable predictions file", str(path), hint):
+        with zipfile.ZipFile(path) as archive:
+            check_headers(archive)
+        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            found = {name: arrays[name] for name in (*REQUIRED, *OPTIONAL) if name in arrays.files}
     missing = [name for name in REQUIRED if name not in found]
     if missing:
         raise ReportError(
@@ -100,27 +101,48 @@ def _read_npz(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:
     return found
 
 
+def check_headers(archive: zipfile.ZipFile) -> None:
+    """Hold the shapes that an npz archive's arrays claim against their entries, before any of them is allocated.
+
+    Raises: ValueError for an array that is longer or shorter than its entry, and for an archive that expands so far
+    that only a bomb does.
+    """
+    entries = [entry for entry in archive.infolist() if entry.filename.endswith(".npy")]
+    whole, packed = sum(entry.file_size for entry in entries), sum(entry.compress_size for entry in entries)
+    if whole > _LARGE and whole > _MOST_EXPANSION * packed:
+        raise ValueError(f"{packed} bytes would expand to {whole}")
+    for entry in entries:
+        with archive.open(entry) as member:
+            version = np.lib.format.read_magic(member)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = read(member)
+            size = math.prod(shape) * dtype.itemsize
+            if not dtype.hasobject and size != entry.file_size - member.tell():
+                held = entry.file_size - member.tell()
+                raise ValueError(f"{entry.filename} of shape {list(shape)} needs {size} bytes and holds {held}")
+
+
 def _read_csv(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:
     text = Path(path).read_bytes().decode("utf-8-sig", "surrogateescape")
     meta = "{}"
     if text.startswith(COMMENT):
         line, _, text = text.partition("\n")
         meta = line[len(COMMENT) :].strip()
-    rows = csv.reader(io.StringIO(text, newline=""))
-    head = [name.strip() for name in next(rows, [])]
+    with translated(ReportError, "not a readable table", str(path)):
+        rows = csv.reader(io.StringIO(text, newline=""))
+        head = [name.strip() for name in next(rows, [])]
+        body = [row for row in rows if row]
     classes = _classes(head, path)
-    body = [row for row in rows if row]
     for number, row in enumerate(body, start=1):
         if len(row) != len(head):
             raise ReportError(f"sample {number} has {len(row)} columns, the header has {len(head)}", place=str(path))
-    try:
-        labels = np.array([row[head.index("label")] for row in body], dtype=np.int64)
+    with translated(ReportError, "a number was expected", str(path)):
         logits = np.array([[row[i] for i in classes] for row in body], dtype=np.float32).reshape(-1, len(classes))
-    except ValueError as error:
-        raise ReportError(f"a number was expected: {error}", place=str(path)) from None
+    label = head.index("label")
+    labels = [_label(row[label], number, path) for number, row in enumerate(body, start=1)]
     arrays = {
         "keys": np.array([row[head.index("key")] for row in body], dtype=np.str_),
-        "labels": labels,
+        "labels": np.array(labels, dtype=np.int64),
         "logits": logits,
         "classes": np.array(list(classes.values()), dtype=np.int64),
         "meta": np.array(meta),
@@ -135,10 +157,10 @@ def _read_parquet(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:
     classes = _classes(head, path)
     logits = [columns[head[i]] for i in classes]
     kept = all(column.dtype == np.float16 for column in logits)
-    try:
+    with translated(ReportError, "a number was expected", str(path)):
         arrays = {
             "keys": columns["key"].astype(np.str_),
-            "labels": columns["label"].astype(np.int64),
+            "labels": columns["label"],
             "logits": np.stack(logits, axis=1).astype(np.float16 if kept else np.float32),
             "classes": np.array(list(classes.values()), dtype=np.int64),
             "meta": np.array(meta),
@@ -146,8 +168,6 @@ def _read_parquet(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:
         features = [columns[name] for name in head if name.startswith("feature:")]
         if features:
             arrays["features"] = np.stack(features, axis=1)
-    except (ValueError, TypeError) as error:
-        raise ReportError(f"a number was expected: {error}", place=str(path)) from None
     if "variant" in columns:
         arrays["variants"] = columns["variant"].astype(np.str_)
     return arrays
@@ -158,8 +178,8 @@ def _classes(head: list[str], path: str | os.PathLike[str]) -> dict[int, int]:
     classes = {}
     for column, name in enumerate(head):
         number = name.removeprefix("logit").lstrip(":_ ")
-        if number.isdecimal():
-            classes[column] = int(number)
+        if number.isdecimal() and number.isascii():
+            classes[column] = _label(number, None, path)
     if "key" not in head or "label" not in head or not classes:
         raise ReportError(
             "this is neither an npz archive nor a CSV or Parquet table of predictions",
@@ -167,6 +187,14 @@ def _classes(head: list[str], path: str | os.PathLike[str]) -> dict[int, int]:
             hint="a table needs the columns key, label and logit:0, logit:1, ...",
         )
     return classes
+
+
+def _label(text: str, sample: int | None, path: str | os.PathLike[str]) -> int:
+    """A class number of at most 64 bits, of a sample or of a column's head."""
+    if re.fullmatch(r"\s*[+-]?[0-9]{1,19}\s*", text) and abs(int(text)) < 1 << 63:
+        return int(text)
+    where = "a column's class" if sample is None else f"the label of sample {sample}"
+    raise ReportError(f"a number was expected: {where} is {text!r:.60}, not a whole one of 64 bits", place=str(path))
 
 
 def parse_meta(array: npt.NDArray[Any] | None, path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -178,7 +206,7 @@ def parse_meta(array: npt.NDArray[Any] | None, path: str | os.PathLike[str]) -> 
         return {}
     try:
         meta = json.loads(str(array))
-    except ValueError:
+    except (ValueError, RecursionError):
         meta = None
     if not isinstance(meta, dict):
         raise ReportError("the array 'meta' is no JSON object", place=str(path))

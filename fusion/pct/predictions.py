@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fusion.errors import ReportError, raise_all
+from fusion.errors import ReportError, raise_all, translated
 from fusion.pct import mixing, prediction_checks, prediction_files
 
 Floats = npt.NDArray[np.floating]
@@ -50,14 +50,15 @@ class Predictions:
     def __post_init__(self) -> None:
         logits = np.asarray(self.logits)
         if logits.dtype not in (np.float16, np.float32):
-            logits = logits.astype(np.float32)
+            with np.errstate(over="ignore"):  # what becomes infinite is refused below
+                logits = logits.astype(np.float32)
         width = logits.shape[1] if logits.ndim == 2 else 0
         classes = np.arange(width) if self.classes is None else self.classes
         settled: dict[str, Any] = {
             "keys": np.asarray(self.keys, dtype=np.str_),
-            "labels": np.asarray(self.labels).astype(np.int64),
+            "labels": prediction_checks.whole("labels", self.labels),
             "logits": logits,
-            "classes": np.asarray(classes, dtype=np.int64),
+            "classes": prediction_checks.whole("classes", classes),
             "variants": None if self.variants is None else np.asarray(self.variants, dtype=np.str_),
             "features": None if self.features is None else np.asarray(self.features),
         }
@@ -177,11 +178,12 @@ class Predictions:
         meta = {"name": Path(path).stem, **prediction_files.parse_meta(arrays.pop("meta", None), path)}
         weight = meta.pop("weight", 1.0)
         try:
-            return cls(**arrays, meta=meta, weight=float(weight))
+            with translated(ReportError, "arrays of the wrong kind", str(path)):
+                return cls(**arrays, meta=meta, weight=float(weight))
         except ReportError as error:
+            if error.place is not None:
+                raise
             raise ReportError(str(error), place=str(path)) from None
-        except (ValueError, TypeError) as error:
-            raise ReportError(f"arrays of the wrong kind ({error})", place=str(path)) from None
 
 
 def ensemble(members: Sequence[Predictions], *, classes: Sequence[int] | None = None) -> Predictions:

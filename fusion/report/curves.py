@@ -9,8 +9,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from fusion.errors import ReportError
+from fusion.errors import ReportError, translated
 from fusion.report.markup import Child, Markup, tag
 from fusion.report.plotting import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, frame, label, ticks, upward
 from fusion.report.wording import number
@@ -40,9 +41,9 @@ def read_log(path: str | os.PathLike[str], name: str | None = None) -> Curve:
     """
     points = Points()
     testing: int | None = None
-    for line in Path(path).read_bytes().decode("utf-8", "replace").splitlines():
+    for count, line in enumerate(Path(path).read_bytes().decode("utf-8", "replace").splitlines(), 1):
         if line.startswith("{"):
-            _add_json(points, line)
+            _add_json(points, line, f"{path}:{count}")
         elif found := _TESTING.search(line):
             testing = int(found[1]) if found[2] == "0" else None
         elif found := _LOSS.search(line):
@@ -72,13 +73,24 @@ class Points:
         return Curve(name, _sorted(self.loss), tests, _sorted(self.rates))
 
 
-def _add_json(points: Points, line: str) -> None:
-    """Take a line of --log-json; others are passed over."""
+def _add_json(points: Points, line: str, place: str) -> None:
+    """Take a line of --log-json; lines of other kinds, and those that a stopped run left unfinished, are passed over.
+
+    Raises: ReportError for a line of training or testing that lacks its figures, or has others than numbers.
+    """
     try:
         record = json.loads(line)
-        kind, iteration = record["kind"], int(record["iter"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, RecursionError):
         return
+    if isinstance(record, dict) and record.get("kind") in ("train", "test"):
+        with translated(ReportError, "not what fusion-train --log-json writes", place):
+            _add_record(points, record)
+
+
+def _add_record(points: Points, record: dict[str, Any]) -> None:
+    if missing := [key for key in ("iter", *(["outputs"] if record["kind"] == "test" else [])) if key not in record]:
+        raise ValueError(f"it has no {' and no '.join(map(repr, missing))}")
+    kind, iteration = record["kind"], int(record["iter"])
     if kind == "train":
         for values, key in ((points.loss, "loss"), (points.rates, "lr")):
             if record.get(key) is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from fusion import pct
 from fusion.errors import FusionError, ReportError, raise_all
 from fusion.report.gathering import Candidate, Report
 from fusion.report.wording import percent
+from fusion.structured_text import parse_json
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,7 @@ def read_budget(path: str | os.PathLike[str]) -> Budget:
 
     Raises: ReportError listing all that is wrong; OSError.
     """
-    try:
-        given = json.loads(Path(path).read_text("utf-8"))
-    except ValueError as error:
-        raise ReportError(f"no JSON: {error}", place=str(path)) from None
+    given = parse_json(Path(path).read_bytes(), str(path), ReportError)
     if not isinstance(given, dict):
         raise ReportError(
             "a budget is a JSON object", place=str(path), hint='{"max_nfr": "0.5%", "min_accuracy": 0.98}'
@@ -84,7 +81,7 @@ def read_budget(path: str | os.PathLike[str]) -> Budget:
     for name, value in given.items():
         try:
             fields[name] = _field(name, value)
-        except (ReportError, ValueError, TypeError, AttributeError) as error:
+        except (ReportError, ValueError, TypeError, AttributeError, OverflowError) as error:
             errors.append(ReportError(f"{name}: {error}", place=str(path)))
     if fields.get("severity") and "max_weighted_nfr" not in given:
         hint = 'limit the weighted negative flips too: "max_weighted_nfr": "0.5%"'

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 
 from fusion.composition import Pct
 from fusion.composition.references import check_pct, options_of
 from fusion.errors import TrainingError, raise_all
+from fusion.structured_text import parse_json, parse_toml
 
 Value = str | float | int
 Axes = Mapping[str, Sequence[Value]]
@@ -141,17 +140,13 @@ def _plain(value: Value) -> str:
 def _read_file(path: str) -> dict[str, list[Value]]:
     with open(path, "rb") as file:
         data = file.read()
-    try:
-        found = json.loads(data) if os.path.splitext(path)[1] == ".json" else _toml(data, path)
-    except ValueError as error:
-        raise TrainingError(f"not a table of lists: {error}", place=path) from None
-    found = found.get("sweep", found) if isinstance(found, dict) else {}
-    return {key: list(value) if isinstance(value, list) else [value] for key, value in found.items()}
-
-
-def _toml(data: bytes, path: str) -> object:
-    try:
-        tomllib = import_module("tomllib")
-    except ImportError as error:
-        raise TrainingError("TOML needs Python 3.11", place=path, hint="write the same as JSON") from error
-    return tomllib.loads(data.decode())
+    found = (parse_json if os.path.splitext(path)[1] == ".json" else parse_toml)(data, path)
+    table = found.get("sweep", found) if isinstance(found, dict) else found
+    if not isinstance(table, dict):
+        hint = '{"loss": ["kd", "focal"], "weight": [0.01, 0.1]}, alone or as "sweep"'
+        raise TrainingError(f"not a table of lists but {table!r:.60}", place=path, hint=hint)
+    axes = {key: list(value) if isinstance(value, list) else [value] for key, value in table.items()}
+    for key, values in axes.items():
+        if any(isinstance(value, bool) or not isinstance(value, (str, int, float)) for value in values):
+            raise TrainingError(f"axis '{key}' holds more than numbers and words", place=path)
+    return axes

@@ -89,7 +89,7 @@ def former_heads(folder: Path) -> set[str]:
     try:
         heads = json.loads((folder / "table.json").read_text("utf-8"))["heads"]
         names = {str(head["name"]) for head in heads}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return set()
     return {name for name in names if os.path.basename(name) == name}
 

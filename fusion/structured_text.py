@@ -1,0 +1,28 @@
+"""JSON and TOML from files of unknown origin: values, or our error with the place."""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib import import_module
+from typing import Any
+
+from fusion.errors import FusionError, TrainingError, translated
+
+
+def parse_json(text: str | bytes, place: str, kind: type[FusionError] = TrainingError) -> Any:
+    """Parse JSON. Raises: an error of `kind` for anything that is none, and for values nested too deeply."""
+    with translated(kind, "this is no JSON", place):
+        return json.loads(text)
+
+
+def parse_toml(data: bytes, place: str, kind: type[FusionError] = TrainingError) -> dict[str, Any]:
+    """Parse TOML. Raises: an error of `kind`, with line and column where the text is none."""
+    name = "tomllib" if sys.version_info >= (3, 11) else "tomli"
+    try:
+        loads = import_module(name).loads
+    except ModuleNotFoundError as error:
+        raise kind("reading TOML needs tomli on Python 3.10", place=place, hint="pip install tomli") from error
+    with translated(kind, "this is no TOML", place, hint='strings are quoted: head = "sum"'):
+        found: dict[str, Any] = loads(data.decode())
+    return found
