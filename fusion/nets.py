@@ -19,6 +19,7 @@ from fusion.graph import Net as Net
 from fusion.layers import pct, python
 from fusion.layers.axes import full
 from fusion.layers.forks.variants import vary
+from fusion.layers.pct_checks import check_references
 from fusion.registry import Context, LayerType, Phase, find, unknown
 from fusion.sharing import Owner, settle, share, tensor_at
 from prototxt import messages
@@ -70,6 +71,9 @@ def _build(message: NetParameter, phase: Phase, shapes: Mapping[str, Sequence[in
             context = _context(layer, inferred, index, phase, seed)
             _add_layer(parts, index, layer, kind, next(paths), context, message.force_backward)
     raise_all([*parts.errors, *(pct.check_classifiers(message) if phase == "TRAIN" else [])])
+    if phase == "TRAIN":
+        learning = {param.path for param in settle(parts.params, parts.modules, parts.owners) if param.lr_mult != 0}
+        raise_all(check_references(message, parts.calls, learning))
     return Net(parts.modules, _plan(parts, message.name, phase))
 
 
