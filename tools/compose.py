@@ -21,6 +21,9 @@ with the originals as references for positive-congruent training:
 five folds of one net, as branches fold1 to fold5:
   ... --source 'fold=net.prototxt@fc7' --weights 'fold=folds/*.caffemodel'
 
+several tasks, each with a classifier, a loss and a label of its own:
+  ... --task age=EuclideanLoss:age_label --task gender=SoftmaxWithLoss:gender_label,num_output=2
+
 the same as a file, and from it; flags count more than the file:
   ... --write-toml fusion.toml
   fusion-compose fusion.toml --head gated --dry-run
@@ -45,12 +48,13 @@ def parser() -> argparse.ArgumentParser:
         help="a source's weights, to freeze layers whose type does not tell how many blobs they have; a pattern or a "
         "folder of weights gives branches P1, P2, ... of one net")  # fmt: skip
     add("-o", "--output", metavar="DIR", help="where the three files go")
-    add("--num-output", type=int, metavar="N", help="classes of the fused net")
+    add("--num-output", type=int, metavar="N", help="classes of the fused net, or values where its loss takes values")
     add("--name", help="the fused net's name")
     add("--dry-run", action="store_true", help="print the plan as a table and a picture, and write nothing")
     add("--svg", metavar="OUT", help="write a picture of the fused net's layers, with --dry-run too")
     add("--write-toml", metavar="OUT", help="write the flags, over those of FUSION.toml, as such a file")
     _add_head(result.add_argument_group("head"))
+    _add_losses(result.add_argument_group("losses"))
     _add_data(result.add_argument_group("data"))
     _add_references(result.add_argument_group("references (positive-congruent training)"))
     _add_schedule(result.add_argument_group("solver"))
@@ -65,6 +69,16 @@ def _add_head(group: argparse._ArgumentGroup) -> None:
     add("--batch-norm", action="store_true", help="give each source's features a BatchNorm of their own")
     add("--maps", help="what becomes of maps of several sizes: pool (default), upsample, or levels, which joins the "
         "first cuts of all sources, the second ones, ... by themselves")  # fmt: skip
+
+
+def _add_losses(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--loss", metavar="TYPE[,PARAMETER=VALUE...]",
+        help="the loss instead of the sources' own, e.g. EuclideanLoss, or SoftmaxWithLoss,ignore_label=255; "
+        "label=BLOB names the blob that it compares the scores with")  # fmt: skip
+    add("--task", action="append", default=[], metavar="NAME=LOSS:LABEL[,num_output=N,PARAMETER=VALUE...]",
+        help="one of several classifiers on the joined features, with its loss and its label, e.g. "
+        "gender=SoftmaxWithLoss:gender_label,num_output=2,loss_weight=0.5; may be repeated")  # fmt: skip
 
 
 def _add_data(group: argparse._ArgumentGroup) -> None:
@@ -118,7 +132,9 @@ def _compose(arguments: argparse.Namespace) -> int:
     from fusion.composition import compose
 
     recipe = _recipe(arguments)
-    composition = compose(recipe.sources, **recipe.options, pct=recipe.pct, schedule=recipe.schedule)
+    composition = compose(
+        recipe.sources, **recipe.options, tasks=recipe.tasks, pct=recipe.pct, schedule=recipe.schedule
+    )
     if arguments.dry_run:
         print(f"{composition.overview.table()}\n\n{composition.overview.picture()}\n")
     for note in composition.notes:
@@ -136,9 +152,10 @@ def _compose(arguments: argparse.Namespace) -> int:
 def _recipe(arguments: argparse.Namespace) -> Recipe:
     """The flags over the file. Raises: ComposeError for what neither says, and everything that is wrong in the file."""
     from fusion.composition import Recipe, read_recipe
+    from fusion.composition.tasks import parse_task
 
     below = read_recipe(arguments.recipe) if arguments.recipe else Recipe()
-    names = ("data_from", "train_list", "val_list", "train_batch", "test_batch", "num_output", "head", "hidden")
+    names = ("data_from", "train_list", "val_list", "train_batch", "test_batch", "num_output", "head", "hidden", "loss")
     options = {
         name: getattr(arguments, name) for name in (*names, "project", "maps", "name", "references", "batch_norm")
     }
@@ -148,12 +165,13 @@ def _recipe(arguments: argparse.Namespace) -> Recipe:
         sources=tuple(_sources(arguments)),
         options={name: value for name, value in options.items() if value is not None and value is not False},
         pct=tuple(_pct(text) for text in arguments.pct),
+        tasks=tuple(parse_task(text) for text in arguments.task),
         solver={name: value for name in _SOLVER if (value := getattr(arguments, name)) is not None},
         output=arguments.output,
     ).over(below)
     if not recipe.sources:
         _refuse("there is nothing to fuse", "give sources: --source odd=odd.prototxt@ip1, or a file FUSION.toml")
-    if "num_output" not in recipe.options:
+    if not recipe.tasks and not {"num_output", "loss"} & recipe.options.keys():
         _refuse("how many classes the fused net has is not said", "give --num-output N, or num_output in the file")
     if recipe.output is None and not arguments.dry_run:
         _refuse("where to write is not said", "give -o DIR, or output in the file, or only look with --dry-run")

@@ -6,11 +6,15 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from fusion.composition.classifiers import Classifier
 from fusion.composition.heads import Head
 from fusion.composition.inputs import Inputs
+from fusion.composition.judgements import Measure
+from fusion.composition.losses import loss_layer, option
 from fusion.composition.pieces import Layer, excerpt, layer_text, quoted, reparse
 from fusion.composition.references import Pct, Reference, loss_layers
 from fusion.composition.sources import Part
+from fusion.composition.tails import softmax
 from prototxt.tree import Document
 
 Shape = tuple[int | None, ...]
@@ -22,12 +26,13 @@ class Plan:
     """All that is settled about a fused net.
 
     branches    per prefix: the text of each of its layers, by number
+    classifiers what it scores, and by which losses it learns
     references  the sources' class scores that are kept
     deployed    whether these are needed without the losses too
     """
 
     title: str
-    num_output: int
+    classifiers: Sequence[Classifier]
     parts: Sequence[Part]
     inputs: Inputs
     branches: Mapping[str, Mapping[int, str]]
@@ -61,22 +66,20 @@ def branch_texts(part: Part, inputs: Inputs) -> dict[int, str]:
 
 
 def train_val_document(plan: Plan) -> Document:
-    """The net with data layers, accuracy and losses."""
-    scores, label = plan.head.logits, plan.inputs.label
+    """The net with data layers, measures and losses."""
     pieces = [f"name: {quoted(plan.title)}\n", plan.inputs.text]
     pieces += [_branch(part, plan.branches[part.prefix]) for part in plan.parts]
-    pieces += [
-        plan.head.text,
-        layer_text("accuracy", "Accuracy", [scores, label], ["accuracy"], _TEST),
-        layer_text("loss", "SoftmaxWithLoss", [scores, label], ["loss"]),
-    ]
+    pieces.append(plan.head.text)
+    for classifier, scores in zip(plan.classifiers, plan.head.scores, strict=True):
+        pieces += _judged(classifier, scores)
     if plan.losses:
-        pieces.append(loss_layers(plan.losses, plan.references, scores, label, plan.num_output))
+        only = plan.classifiers[0]
+        pieces.append(loss_layers(plan.losses, plan.references, plan.head.scores[0], only.label, only.num_output))
     return reparse("\n".join(pieces), "train_val.prototxt")
 
 
 def deploy_document(plan: Plan, shapes: Mapping[str, Shape], notes: list[str]) -> Document | None:
-    """The net with an Input per picture blob and probabilities at the end; None, with a note, if a shape is unknown."""
+    """The net with an Input per picture blob and the classifiers' answers; None, with a note, if a shape is unknown."""
     pieces = [f"name: {quoted(plan.title)}\n"]
     for blob in dict.fromkeys(blob for feed in plan.inputs.feeds.values() for blob in feed.values()):
         dims = shapes.get(blob, (None, None))[1:]
@@ -89,8 +92,46 @@ def deploy_document(plan: Plan, shapes: Mapping[str, Shape], notes: list[str]) -
         shape = " ".join(f"dim: {dim}" for dim in (1, *dims))
         pieces.append(layer_text(blob, "Input", [], [blob], f"input_param {{ shape {{ {shape} }} }}"))
     pieces += [_branch(part, plan.branches[part.prefix], classifier=plan.deployed, phase="TEST") for part in plan.parts]
-    pieces += [plan.head.text, layer_text("prob", "Softmax", [plan.head.logits], ["prob"])]
+    pieces.append(plan.head.text)
+    for classifier, scores in zip(plan.classifiers, plan.head.scores, strict=True):
+        pieces += _answered(classifier, scores)
     return reparse("\n".join(pieces), "deploy.prototxt")
+
+
+def _judged(classifier: Classifier, scores: str) -> list[str]:
+    """The layers from a classifier's scores to its measures and its loss."""
+    text, end = classifier.tail.on(scores)
+    for number, measure in enumerate(classifier.measures):
+        plain = measure == Measure(1, measure.axis, measure.ignore_label) and not number
+        name = classifier.called("accuracy" if plain else f"accuracy_top{measure.top_k}")
+        text.append(
+            layer_text(name, "Accuracy", [end, classifier.label], [name], "\n".join([_TEST, *_params(measure)]))
+        )
+    if classifier.loss.type == "MultinomialLogisticLoss":
+        text.append(softmax(classifier.called("prob"), end))
+        end = classifier.called("prob")
+    return [*text, loss_layer(classifier.loss, classifier.called("loss"), end, classifier.label)]
+
+
+def _answered(classifier: Classifier, scores: str) -> list[str]:
+    """The layers from a classifier's scores to what the deployed net answers."""
+    text, end = classifier.tail.on(scores)
+    output = classifier.loss.kind.output
+    if output is not None:
+        axis = option(classifier.loss, "axis")
+        body = f"softmax_param {{ axis: {axis} }}" if output == "Softmax" and axis not in (None, "1") else ""
+        name = classifier.called("prob")
+        text.append(layer_text(name, output, [end], [name], body))
+    return text
+
+
+def _params(measure: Measure) -> list[str]:
+    lines = [
+        *([f"top_k: {measure.top_k}"] if measure.top_k != 1 else []),
+        *([f"axis: {measure.axis}"] if measure.axis != 1 else []),
+        *([f"ignore_label: {measure.ignore_label}"] if measure.ignore_label is not None else []),
+    ]
+    return [f"accuracy_param {{ {' '.join(lines)} }}"] if lines else []
 
 
 def _branch(part: Part, texts: Mapping[int, str], *, classifier: bool = True, phase: str | None = None) -> str:

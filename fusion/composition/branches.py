@@ -7,12 +7,16 @@ from dataclasses import dataclass
 
 from fusion.composition.pieces import PHASES, Layer, Net
 from fusion.errors import ComposeError
+from prototxt.shapes.loss_kinds import LOSS_KINDS
 
-_LOSSES = frozenset(("SoftmaxWithLoss", "SoftmaxLoss", "MultinomialLogisticLoss", "HingeLoss", "InfogainLoss"))
-_ENDS = frozenset(("Accuracy", "Softmax", "ArgMax", "EuclideanLoss", "SigmoidCrossEntropyLoss", "Silence", "Python"))
+_CLASSES = frozenset(name for name, kind in LOSS_KINDS.items() if kind.labels == "class")
+_OTHERS = frozenset(name for name, kind in LOSS_KINDS.items() if kind.labels in ("yes-no", "target"))
+_ENDS = frozenset(("Accuracy", "Softmax", "ArgMax", "Silence", "Python"))
 
 _SCORING = frozenset(("InnerProduct", "Convolution"))
-_PASSING = frozenset(("Pooling", "Flatten", "Reshape", "ReLU", "Dropout"))
+_PASSING = frozenset(
+    ("Pooling", "Flatten", "Reshape", "ReLU", "Dropout", "Sigmoid", "TanH", "Power", "Deconvolution", "Crop", "Interp")
+)
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ def made(net: Net) -> list[str]:
     tops = [
         top
         for layer in net.layers
-        if not layer.is_data and layer.type not in _LOSSES | _ENDS and not layer.type.endswith("Loss")
+        if not layer.is_data and layer.type not in _ENDS and not layer.type.endswith("Loss")
         for top in layer.tops
     ]
     return list(dict.fromkeys(reversed(tops)))
@@ -83,21 +87,19 @@ def check_cut(net: Net, blob: str, prefix: str) -> ComposeError | None:
 
 
 def logits_of(net: Net) -> str | None:
-    """The blob that holds the net's class scores before any softmax: what its last loss, measure or softmax reads."""
-    for types in (_LOSSES, frozenset(("Accuracy",)), frozenset(("Softmax",))):
+    """The blob that holds the net's scores before any softmax: what its last loss, measure or softmax reads.
+
+    Losses of classes come before measures, and these before losses of values, whose first two bottoms are alike.
+    """
+    for types in (_CLASSES, frozenset(("Accuracy",)), _OTHERS, frozenset(("Softmax",))):
         readers = [layer for layer in net.layers if layer.type in types and layer.bottoms]
         if readers:
-            return readers[-1].bottoms[0]
+            bottoms = readers[-1].bottoms
+            blob = next((bottom for bottom in bottoms[:2] if bottom not in net.input_blobs), bottoms[0])
+            writer = writer_of(net, blob)
+            return writer.bottoms[0] if writer is not None and writer.type == "Softmax" else blob
     blobs = made(net)
     return blobs[0] if blobs else None
-
-
-def label_of(net: Net) -> str | None:
-    """The blob that the last loss or measure compares with."""
-    for layer in reversed(net.layers):
-        if (layer.type in _LOSSES or layer.type == "Accuracy") and len(layer.bottoms) > 1:
-            return layer.bottoms[1]
-    return None
 
 
 def writer_of(net: Net, blob: str) -> Layer | None:
@@ -114,7 +116,7 @@ def before_classifier(net: Net) -> str | None:
     blob = logits_of(net)
     for _ in net.layers:
         writer = writer_of(net, blob) if blob else None
-        if writer is None or len(writer.bottoms) != 1:
+        if writer is None or (len(writer.bottoms) != 1 and writer.type != "Crop"):
             return None
         blob = writer.bottoms[0]
         if writer.type in _SCORING:

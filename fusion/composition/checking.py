@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fusion.composition.classifiers import Classifier
 from fusion.composition.features import MAPS
-from fusion.composition.heads import HEADS
+from fusion.composition.heads import HEADS, NEEDS_SCORES
 from fusion.composition.references import Pct, check_pct
 from fusion.composition.solvers import Schedule, check_schedule
 from fusion.composition.sources import Source
@@ -13,10 +14,15 @@ from fusion.errors import ComposeError, raise_all
 
 
 def check_request(
-    sources: Sequence[Source], head: str, num_output: int, losses: Sequence[Pct], schedule: Schedule
+    sources: Sequence[Source],
+    head: str,
+    num_output: int | None,
+    losses: Sequence[Pct],
+    schedule: Schedule,
+    further: Sequence[ComposeError] = (),
 ) -> None:
-    """Raises: ComposeError with all that is wrong with what is asked for."""
-    errors = [*check_pct(losses), *check_schedule(schedule)]
+    """Raises: ComposeError with all that is wrong with what is asked for, `further` errors among it."""
+    errors = [*check_pct(losses), *check_schedule(schedule), *further]
     if not sources:
         errors.append(ComposeError("there is nothing to fuse", hint="give sources: --source odd=odd.prototxt@ip1"))
     prefixes = [source.prefix for source in sources]
@@ -30,9 +36,38 @@ def check_request(
             errors.append(ComposeError(f"the prefix '{prefix}' begins another source's prefix", hint="rename one"))
     if head not in HEADS:
         errors.append(ComposeError(f"there is no head '{head}'", hint=f"one of {', '.join(HEADS)}"))
-    if num_output < 1:
+    if num_output is not None and num_output < 1:
         errors.append(ComposeError(f"num_output is the number of classes, not {num_output}"))
     raise_all(errors)
+
+
+def check_goals(
+    classifiers: Sequence[Classifier], head: str, maps: str, losses: Sequence[Pct], *, references: bool
+) -> None:
+    """Raises: ComposeError for heads and options that the classifiers' losses have no use for."""
+    first = classifiers[0]
+    asked = [f"--pct {loss.kind}" for loss in losses] + (["--references"] if references and not losses else [])
+    asked += [f"head '{head}'"] if head in NEEDS_SCORES else []
+    errors = []
+    for what in asked:
+        if len(classifiers) > 1:
+            reason = "compares the sources' scores with one classifier's, and there are several tasks"
+        elif first.loss.kind.labels != "class" and what != "head 'zero-init'":
+            reason = f"needs class scores, and {first.loss.type} gives {_GIVES[first.loss.kind.labels]}"
+        elif first.positions and what.startswith("--"):
+            reason = "compares scores of whole samples, and this net scores every position of a map"
+        elif first.tail.layers:
+            reason = f"works on scores that the loss reads, and layers follow these: {len(first.tail.layers)}"
+        else:
+            continue
+        errors.append(ComposeError(f"{what} {reason}", hint="leave it away, or take another head (concat-fc)"))
+    if first.positions and maps == "levels":
+        what = "--maps levels averages maps over their positions, each of which is to be scored"
+        errors.append(ComposeError(what, hint="leave it away, or bring maps to one size (--maps upsample)"))
+    raise_all(errors)
+
+
+_GIVES = {"yes-no": "a yes or no per output", "target": "values"}
 
 
 def check_widths(hidden: int | None, project: int | None, maps: str) -> None:

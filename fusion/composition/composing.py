@@ -10,11 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fusion.composition.assembling import Plan, branch_texts, deploy_document, train_val_document
-from fusion.composition.checking import check_request, check_widths
+from fusion.composition.checking import check_goals, check_request, check_widths
+from fusion.composition.classifiers import classifiers_of, labels_of
 from fusion.composition.data_layers import Lists
 from fusion.composition.features import Features, Request
 from fusion.composition.heads import HEADS, NEEDS_SCORES
-from fusion.composition.inputs import Inputs, plan_inputs
+from fusion.composition.inputs import Inputs, main_source, plan_inputs
+from fusion.composition.losses import Loss, checked, parse_loss
 from fusion.composition.measuring import Shape, blob_shapes, check_whole
 from fusion.composition.overview import Overview, overview_of
 from fusion.composition.pieces import quoted, read_net, reparse
@@ -22,6 +24,7 @@ from fusion.composition.references import Pct, Reference, listed, settle_classes
 from fusion.composition.solvers import Schedule, solver_text
 from fusion.composition.sources import Part, PathLike, Source, read_part
 from fusion.composition.states import check_stages
+from fusion.composition.tasks import Task, check_tasks, loss_notes, parse_task, settle
 from fusion.errors import ComposeError, raise_all
 from fusion.folds import folds
 from prototxt.errors import PrototxtError
@@ -73,7 +76,9 @@ def compose(
     sources: Sequence[Source],
     head: str = "concat-fc",
     *,
-    num_output: int,
+    num_output: int | None = None,
+    loss: str | Loss | None = None,
+    tasks: Sequence[str | Task] = (),
     data_from: str | None = None,
     train_list: str | None = None,
     val_list: str | None = None,
@@ -89,8 +94,11 @@ def compose(
     schedule: Schedule | None = None,
     name: str | None = None,
 ) -> Composition:
-    """Fuse nets: each cut at a blob, prefixed and frozen, joined by a head that scores `num_output` classes.
+    """Fuse nets: each cut at a blob, prefixed and frozen, joined by a head, which learns by the sources' loss.
 
+    num_output   classes of the fused net, or values for a loss on values; None: as many as the labels have
+    loss         instead of the sources' own, such as "SoftmaxWithLoss,ignore_label=255"
+    tasks        several classifiers, each with its loss and label: "gender=SoftmaxWithLoss:gender,num_output=2"
     data_from    prefix of the source whose data layers are used, the first that has any by default
     train_list, val_list, train_batch, test_batch   replace the lists and batch sizes of these data layers
     references   keep each source's own classifier as a frozen side output
@@ -109,24 +117,35 @@ def compose(
     losses = [Pct(item) if isinstance(item, str) else item for item in ([pct] if isinstance(pct, (str, Pct)) else pct)]
     schedule = schedule or Schedule()
     sources = _expanded(sources)
-    check_request(sources, head, num_output, losses, schedule)
+    wanted = _loss(loss)
+    asked = [parse_task(item) if isinstance(item, str) else _checked_task(item) for item in tasks]
+    check_request(sources, head, num_output, losses, schedule, check_tasks(wanted, asked))
     check_widths(hidden, project, maps)
     lists = Lists(train_list, val_list, train_batch, test_batch)
     side_outputs = references or bool(losses)
     parts = _read_parts(sources, reference=side_outputs or head in NEEDS_SCORES)
     with _doubts(parts):
-        inputs = plan_inputs(parts, data_from, lists)
+        aims = settle(parts, wanted, asked, num_output)
+        main = main_source(parts, data_from)
+        named = [aim.loss.label for aim in aims if aim.loss.label is not None]
+        inputs = plan_inputs(parts, data_from, lists, labels_of(main, aims) if main else named)
         notes = [note for part in parts for note in (*part.unknown, *part.notes)] + list(inputs.notes)
         branches = {part.prefix: branch_texts(part, inputs) for part in parts}
         blobs = [blob for feed in inputs.feeds.values() for blob in feed.values()] if input_shape else []
         given: dict[str, Shape] = dict.fromkeys(blobs, (None, *(input_shape or ())))
         shapes = blob_shapes(parts, inputs, branches, given)
-        kept = _references(parts, shapes, num_output) if side_outputs or head in NEEDS_SCORES else []
+        classifiers = classifiers_of(parts, aims, inputs, shapes, notes)
+        check_goals(classifiers, head, maps, losses, references=references)
+        notes += loss_notes(aims, {one.name: one.label for one in classifiers})
+        kept = _references(parts, shapes, classifiers[0].num_output) if side_outputs or head in NEEDS_SCORES else []
+        names = _names(parts, inputs)
+        called = [(one.called("score") if one.name else names["classifier"], one.num_output) for one in classifiers]
         joined = HEADS[head](
             Request(
                 features=_features(parts, shapes),
-                num_output=num_output,
-                **_names(parts, inputs),
+                classifiers=dict(called),
+                joined=names["joined"],
+                positions=classifiers[0].positions,
                 hidden=hidden,
                 project=project,
                 batch_norm=batch_norm,
@@ -138,7 +157,7 @@ def compose(
         if side_outputs:
             notes += [f"reference: '{item.blob}' scores classes {listed(item.classes)}" for item in kept]
         title = name or "+".join(dict.fromkeys(part.raw.name for part in parts if part.raw.name)) or "fused"
-        plan = Plan(title, num_output, parts, inputs, branches, joined, kept, losses, head in NEEDS_SCORES)
+        plan = Plan(title, classifiers, parts, inputs, branches, joined, kept, losses, head in NEEDS_SCORES)
         train_val = train_val_document(plan)
         check_whole(train_val, given)
         deploy = deploy_document(plan, shapes, notes)
@@ -157,6 +176,14 @@ def _doubts(parts: Sequence[Part]) -> Iterator[None]:
         unknown = [doubt for part in parts for doubt in part.unknown]
         last.hint = "\n        ".join([*([last.hint] if last.hint else []), *unknown]) or None
         raise
+
+
+def _loss(loss: str | Loss | None) -> Loss | None:
+    return parse_loss(loss) if isinstance(loss, str) else checked(loss) if loss is not None else None
+
+
+def _checked_task(task: Task) -> Task:
+    return replace(task, loss=checked(task.loss))
 
 
 def _expanded(sources: Sequence[Source]) -> list[Source]:
@@ -226,7 +253,7 @@ def _names(parts: Sequence[Part], inputs: Inputs) -> dict[str, str]:
     """What the blob of all features and the classifier are called: as in the sources, if these agree."""
     plain = {cut for part in parts for cut in part.plain}
     readers = {part.reader for part in parts}
-    taken = {blob for feed in inputs.feeds.values() for blob in feed.values()} | {inputs.label}
+    taken = {blob for feed in inputs.feeds.values() for blob in feed.values()} | set(inputs.labels)
     classifier = readers.pop() if len(readers) == 1 else None
     joined = f"{plain.pop()}_fused" if len(plain) == 1 else "features"
     if classifier is None or classifier in taken | {"concat", "join", "hidden", joined, "loss", "accuracy"}:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -107,7 +107,7 @@ def second_layers(part: Part, main: Part, lists: Lists, feed: Mapping[str, str],
     return text
 
 
-def pixel_layers(part: Part, main: Part, lists: Lists, label: str, notes: list[str]) -> list[str]:
+def pixel_layers(part: Part, main: Part, lists: Lists, labels: Sequence[str], notes: list[str]) -> list[str]:
     """The main source's data layers again, giving pixels as they are, in the size that the source takes."""
     from prototxt.editing import Edits
 
@@ -115,7 +115,7 @@ def pixel_layers(part: Part, main: Part, lists: Lists, label: str, notes: list[s
     silent: dict[str, None] = {}
     shape = input_shape(part)
     for layer in main.data_layers:
-        picture = next((top for top in layer.tops if top != label), None)
+        picture = next((top for top in layer.tops if top not in labels), None)
         if picture is None:
             continue
         names = {top: f"{part.prefix}/{'data' if top == picture else top}" for top in layer.tops}

@@ -47,9 +47,9 @@ class Request:
     """What a head is asked for.
 
     features    the cut blobs
-    num_output  classes of the fused net
+    classifiers names of the layers and blobs with scores, and how many scores each has
     joined      name of the blob that holds all features
-    classifier  name of the layer and blob with the class scores
+    positions   whether every position of the maps is scored by itself
     hidden      width of the hidden layer, None for the head's own choice
     project     width that each blob is projected to; None only where they must be equal and are not
     batch_norm  whether each blob, projected or not, is brought to mean 0 and variance 1 and scaled anew
@@ -58,14 +58,29 @@ class Request:
     """
 
     features: Sequence[Features]
-    num_output: int
+    classifiers: Mapping[str, int]
     joined: str
-    classifier: str
+    positions: bool = False
     hidden: int | None = None
     project: int | None = None
     batch_norm: bool = False
     maps: str = "pool"
     scores: Mapping[str, tuple[str, Sequence[int]]] = field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The classifiers' names."""
+        return tuple(self.classifiers)
+
+    @property
+    def classifier(self) -> str:
+        """The name of the only classifier, or the first."""
+        return next(iter(self.classifiers))
+
+    @property
+    def num_output(self) -> int:
+        """How many scores that one has."""
+        return next(iter(self.classifiers.values()))
 
 
 @dataclass(frozen=True)
@@ -79,7 +94,7 @@ class Ready:
 
 def make_ready(features: Sequence[Features], request: Request, *, equal: bool) -> Ready:
     """Blobs that an axis 1 Concat can join, or, if `equal`, an Eltwise. Raises: ComposeError."""
-    sized = _upsampled(features) if request.maps == "upsample" else _pooled_if_sizes_differ(features)
+    sized = _upsampled(features) if request.maps == "upsample" else _pooled_if_sizes_differ(features, request)
     width = _target(sized.features, request, equal)
     if width is not None:
         done = [_projected(item, width, request.batch_norm) for item in sized.features]
@@ -109,11 +124,16 @@ def shown(shape: Shape) -> str:
     return "x".join("?" if dim is None else str(dim) for dim in shape)
 
 
-def _pooled_if_sizes_differ(features: Sequence[Features]) -> Ready:
+def _pooled_if_sizes_differ(features: Sequence[Features], request: Request) -> Ready:
+    """Raises: ComposeError where that would lose the positions that are to be scored."""
     unknown = [item for item in features if item.shape is None]
     notes = [f"head: the shape of '{item.blob}' is not known; it is joined as it is" for item in unknown]
     if len({item.shape[2:] for item in features if item.shape is not None}) < 2:
         return Ready(tuple(features), (), tuple(notes))
+    if request.positions:
+        sizes = ", ".join(f"'{item.blob}' {shown(item.shape or ())}" for item in features)
+        what = f"every position is scored by itself, and the maps differ in size: {sizes}"
+        raise ComposeError(what, hint="bring them to one size (--maps upsample), or cut where they are alike")
     found, text = [], []
     for item in features:
         if item.is_map:

@@ -17,18 +17,17 @@ from fusion.errors import ComposeError
 
 @dataclass(frozen=True)
 class Head:
-    """A head's layers as text, the blob with the class scores, and what was chosen."""
+    """A head's layers as text, the blob with each classifier's scores, and what was chosen."""
 
     text: str
-    logits: str
+    scores: tuple[str, ...]
     notes: tuple[str, ...] = ()
 
 
 def concat_fc(request: Request) -> Head:
     """Concatenate the features and put one fully connected layer on top, as the tutorial does."""
     text, notes = _together(request)
-    classifier = _dense(request.classifier, request.joined, request.classifier, request.num_output)
-    return Head("\n".join([*text, classifier]), request.classifier, tuple(notes))
+    return Head("\n".join([*text, *_classifiers(request, request.joined)]), request.names, tuple(notes))
 
 
 def concat_mlp(request: Request) -> Head:
@@ -37,19 +36,18 @@ def concat_mlp(request: Request) -> Head:
     hidden = request.hidden or 500
     notes.append(f"head: hidden layer 'hidden' of width {hidden}")
     text += [
-        _dense("hidden", request.joined, "hidden", hidden),
+        _dense(request, "hidden", request.joined, hidden),
         layer_text("relu_hidden", "ReLU", ["hidden"], ["hidden"]),
-        _dense(request.classifier, "hidden", request.classifier, request.num_output),
+        *_classifiers(request, "hidden"),
     ]
-    return Head("\n".join(text), request.classifier, tuple(notes))
+    return Head("\n".join(text), request.names, tuple(notes))
 
 
 def combined(joiner: Joiner, note: str, request: Request) -> Head:
     """Features of one shape, projected to it where they differ, made one by the joiner, then scored."""
     ready = joined(request, joiner, "join", equal=True)
-    classifier = _dense(request.classifier, request.joined, request.classifier, request.num_output)
     notes = (*ready.notes, f"head: {', '.join(item.blob for item in request.features)} {note} as '{request.joined}'")
-    return Head("\n".join([*ready.text, classifier]), request.classifier, notes)
+    return Head("\n".join([*ready.text, *_classifiers(request, request.joined)]), request.names, notes)
 
 
 def logits(request: Request) -> Head:
@@ -61,7 +59,7 @@ def logits(request: Request) -> Head:
         hint = "leave --project and --batch-norm away, or take another head"
         raise ComposeError("head 'logits' trains nothing, so it has no projection", hint=hint)
     note = "head: the sources' own scores are averaged, untrained"
-    return Head(average_scores(request), request.classifier, (note,))
+    return Head(average_scores(request), request.names, (note,))
 
 
 def zero_init(request: Request) -> Head:
@@ -80,11 +78,11 @@ def zero_init(request: Request) -> Head:
         )
     text, notes = _together(request)
     text += [
-        _dense("correction", request.joined, "correction", request.num_output, filler='type: "constant"'),
+        _dense(request, "correction", request.joined, request.num_output, filler='type: "constant"'),
         layer_text(request.classifier, "Eltwise", [blob, "correction"], [request.classifier], _SUM),
     ]
     notes.append(f"head: starts equal to source '{prefix}'")
-    return Head("\n".join(text), request.classifier, tuple(notes))
+    return Head("\n".join(text), request.names, tuple(notes))
 
 
 _SUM = "eltwise_param { operation: SUM }"
@@ -114,12 +112,22 @@ def _together(request: Request) -> tuple[list[str], list[str]]:
     return list(ready.text), notes
 
 
-def _dense(name: str, bottom: str, top: str, num_output: int, filler: str = 'type: "xavier"') -> str:
-    body = f"""param {{ lr_mult: 1 }}
-param {{ lr_mult: 2 }}
-inner_product_param {{
-  num_output: {num_output}
-  weight_filler {{ {filler} }}
-  bias_filler {{ type: "constant" }}
-}}"""
-    return layer_text(name, "InnerProduct", [bottom], [top], body)
+def _classifiers(request: Request, bottom: str) -> list[str]:
+    """The layers that score, each on the same features."""
+    return [_dense(request, name, bottom, width) for name, width in request.classifiers.items()]
+
+
+def _dense(request: Request, name: str, bottom: str, num_output: int, filler: str = 'type: "xavier"') -> str:
+    """A fully connected layer, or the same for each position of a map."""
+    kind, block = ("Convolution", "convolution_param") if request.positions else ("InnerProduct", "inner_product_param")
+    body = [
+        "param { lr_mult: 1 }",
+        "param { lr_mult: 2 }",
+        f"{block} {{",
+        f"  num_output: {num_output}",
+        *(["  kernel_size: 1"] if request.positions else []),
+        f"  weight_filler {{ {filler} }}",
+        '  bias_filler { type: "constant" }',
+        "}",
+    ]
+    return layer_text(name, kind, [bottom], [name], "\n".join(body))

@@ -11,7 +11,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from fusion.composition.branches import label_of
 from fusion.composition.data_layers import (
     Change,
     Lists,
@@ -33,54 +32,52 @@ class Inputs:
 
     text   the layers
     feeds  per prefix: the source's input blob -> the fused net's blob
-    label  the blob with the labels
+    labels the blobs with labels, and others that the losses alone read
     """
 
     text: str
     feeds: Mapping[str, Mapping[str, str]]
-    label: str
+    labels: tuple[str, ...]
     notes: tuple[str, ...] = field(default=())
 
 
-def plan_inputs(parts: Sequence[Part], data_from: str | None, lists: Lists) -> Inputs:
-    """Choose the data layers and say which blob feeds which branch. Raises: ComposeError."""
-    main = _main(parts, data_from)
+def plan_inputs(parts: Sequence[Part], data_from: str | None, lists: Lists, labels: Sequence[str] = ()) -> Inputs:
+    """Choose the data layers and say which blob feeds which branch.
+
+    labels  the blobs that the losses read beside the scores; none: the only blob of the data that no branch reads
+    Raises: ComposeError.
+    """
+    main = main_source(parts, data_from)
     if main is None:
-        return _own_layers(parts, lists)
-    label = label_of(main.raw) or _second_top(main)
-    if label is None:
-        raise ComposeError(
-            f"the data layers of source '{main.prefix}' give no labels",
-            place=main.raw.place(main.data_layers[0]),
-            hint="take the data from another source (data_from), or add a second top with the labels",
-        )
+        return _own_layers(parts, lists, labels)
+    labels = tuple(dict.fromkeys(labels)) or (_only_label(main),)
     notes = [f"data: the layers of source '{main.prefix}', blobs {', '.join(_tops(main.data_layers))}"]
     feeds: dict[str, dict[str, str]] = {}
     separate = [part for part in parts if part is not main and differs(part, main)]
     raw = [part for part in parts if part is not main and part.source.pixels and not part.data_layers]
-    _check_phases(main, label)
+    _check_phases(main, labels)
     change = Change(lists, step=bool(separate or raw))
     text = [copy for layer in main.data_layers for copy in adapted(main.raw, layer, change)]
     for part in parts:
         if part in raw:
             feeds[part.prefix] = {part.branch.inputs[0]: f"{part.prefix}/data"}
-            text += pixel_layers(part, main, lists, label, notes)
+            text += pixel_layers(part, main, lists, labels, notes)
         elif part in separate:
             feeds[part.prefix] = {blob: f"{part.prefix}/{blob}" for blob in part.branch.inputs}
             text += second_layers(part, main, lists, feeds[part.prefix], notes)
         else:
             _check_size(part, main)
-            feeds[part.prefix] = _feed(part, main, label)
+            feeds[part.prefix] = _feed(part, main, labels)
             notes += _fed_alike(part, main)
     if separate or raw:
         notes.append("data: shuffling inside the data layers is switched off, or their records would no longer match")
     if lists.train_list is None:
         notes += _doubtful(parts, main)
     notes += _absent(lists)
-    return Inputs("\n".join(text), feeds, label, tuple(notes))
+    return Inputs("\n".join(text), feeds, labels, tuple(notes))
 
 
-def _main(parts: Sequence[Part], data_from: str | None) -> Part | None:
+def main_source(parts: Sequence[Part], data_from: str | None) -> Part | None:
     """The source whose data layers are used: the named one, else the first that has any."""
     if data_from is not None:
         chosen = [part for part in parts if part.prefix == data_from]
@@ -93,17 +90,32 @@ def _main(parts: Sequence[Part], data_from: str | None) -> Part | None:
     return next((part for part in parts if part.data_layers), None)
 
 
-def _second_top(part: Part) -> str | None:
-    return next((layer.tops[1] for layer in part.data_layers if len(layer.tops) > 1), None)
+def _only_label(main: Part) -> str:
+    """The blob of the data that the branch does not read. Raises: ComposeError unless it is one."""
+    free = [top for top in _tops(main.data_layers) if top not in main.branch.inputs]
+    if len(free) == 1:
+        return free[0]
+    place = main.raw.place(main.data_layers[0])
+    if not free:
+        raise ComposeError(
+            f"the data layers of source '{main.prefix}' give no labels",
+            place=place,
+            hint="take the data from another source (data_from), or add a second top with the labels",
+        )
+    raise ComposeError(
+        f"which blob of source '{main.prefix}' holds the labels is not known: {', '.join(free)}",
+        place=place,
+        hint=f"name it: --loss SoftmaxWithLoss,label={free[0]}",
+    )
 
 
 def _tops(layers: Sequence[Layer]) -> list[str]:
     return list(dict.fromkeys(top for layer in layers for top in layer.tops))
 
 
-def _feed(part: Part, main: Part, label: str) -> dict[str, str]:
+def _feed(part: Part, main: Part, labels: Sequence[str]) -> dict[str, str]:
     """The main source's blobs for a branch's inputs: by name, or the one picture blob for the one input."""
-    tops = [top for top in _tops(main.data_layers) if top != label]
+    tops = [top for top in _tops(main.data_layers) if top not in labels]
     inputs = part.branch.inputs
     if all(blob in tops for blob in inputs):
         return {blob: blob for blob in inputs}
@@ -149,11 +161,11 @@ def _check_size(part: Part, main: Part) -> None:
             )
 
 
-def _check_phases(main: Part, label: str) -> None:
+def _check_phases(main: Part, labels: Sequence[str]) -> None:
     """Raises: ComposeError if pictures or labels are missing in a phase."""
     for phase in PHASES:
         tops = {top for layer in main.data_layers if phase in layer.phases for top in layer.tops}
-        missing = [blob for blob in (*main.branch.inputs, label) if blob not in tops]
+        missing = [blob for blob in (*main.branch.inputs, *labels) if blob not in tops]
         if missing:
             raise ComposeError(
                 f"source '{main.prefix}' has no data layer that gives '{missing[0]}' in phase {phase}",
@@ -174,7 +186,7 @@ def _doubtful(parts: Sequence[Part], main: Part) -> list[str]:
     ]
 
 
-def _own_layers(parts: Sequence[Part], lists: Lists) -> Inputs:
+def _own_layers(parts: Sequence[Part], lists: Lists, labels: Sequence[str]) -> Inputs:
     """Data layers of our own for sources that have none, such as deploy files: one per picture shape.
 
     Raises: ComposeError without lists, or for a source with several inputs.
@@ -185,6 +197,9 @@ def _own_layers(parts: Sequence[Part], lists: Lists) -> Inputs:
             place=parts[0].raw.document.name,
             hint="give image lists (--train-list, --val-list), or a train_val prototxt as a source",
         )
+    if set(labels) - {"label"}:
+        what = f"no source has a data layer that gives {', '.join(labels)}; image lists give 'label' alone"
+        raise ComposeError(what, hint="give a source's train_val prototxt with such a data layer")
     tops: dict[tuple[int, ...] | None, str] = {}
     feeds: dict[str, dict[str, str]] = {}
     text = []
@@ -203,7 +218,7 @@ def _own_layers(parts: Sequence[Part], lists: Lists) -> Inputs:
         notes = ["data: image lists without any transform; add transform_param if the sources had a mean or a scale"]
     if len(tops) > 1:
         notes.append(f"data: the sources take pictures of {len(tops)} shapes, each gets its own data layer")
-    return Inputs("\n".join(text), feeds, "label", (*notes, *_absent(lists)))
+    return Inputs("\n".join(text), feeds, ("label",), (*notes, *_absent(lists)))
 
 
 def _absent(lists: Lists) -> list[str]:

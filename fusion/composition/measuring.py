@@ -32,6 +32,19 @@ def blob_shapes(
     return {blob: shape for blob, shape in shapes.items() if shape is not UNKNOWN}
 
 
+def source_shapes(part: Part, inputs: Inputs, shapes: Mapping[str, Shape]) -> Mapping[str, Shape]:
+    """Shapes of a source's own blobs under the fused net's data, those that are known."""
+    from prototxt.shapes import UNKNOWN
+
+    feed = inputs.feeds[part.prefix]
+    known = {blob: shapes[top] for blob, top in feed.items() if top in shapes}
+    try:
+        found = _inferred(part.raw.document, "TEST", known)
+    except PrototxtError:  # of its labels or losses, which are not those of the fused net
+        return {}
+    return {blob: shape for blob, shape in found.items() if shape is not UNKNOWN}
+
+
 def check_whole(train_val: Document, given: Mapping[str, Shape]) -> None:
     """Raises: ComposeError with all that Caffe would refuse in the fused net, in either phase."""
     for phase in ("TRAIN", "TEST"):

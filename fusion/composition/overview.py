@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from fusion.composition.assembling import Plan
 from fusion.composition.features import Shape, shown
+from fusion.composition.losses import described
 from fusion.composition.pieces import read_net, reparse
 from fusion.composition.references import listed
 
@@ -47,15 +48,15 @@ class Overview:
     """The fused net at a glance.
 
     head     the head's kind, and its layers as "name (type)", in order
-    scores   the fused net's class scores
-    losses   the positive-congruent losses, in words
+    scores   the fused net's scores, per classifier
+    losses   the losses in words, each classifier's first
     """
 
     title: str
     branches: tuple[BranchView, ...]
     head: str
     layers: tuple[str, ...]
-    scores: Blob
+    scores: tuple[Blob, ...]
     losses: tuple[str, ...] = ()
 
     def table(self) -> str:
@@ -75,7 +76,7 @@ class Overview:
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         lines.insert(1, "-" * min(max(map(len, lines)), 120))
-        lines.append(f"head {self.head}: {', '.join(self.layers)} to {self.scores}")
+        lines.append(f"head {self.head}: {', '.join(self.layers)} to {_listed(self.scores)}")
         lines += [f"loss {loss}" for loss in self.losses]
         return "\n".join(lines)
 
@@ -93,7 +94,7 @@ class Overview:
             stem, end = f"{stems[index]} ".ljust(second + 1, "─"), f"{ends[index]} ".ljust(third + 1, "─")
             below = index + 1 < len(starts)
             join = ("┬" if below else "─") if index == 0 else ("┤" if below else "┘")
-            tail = f"─▶ {self.head} ─▶ {self.scores}" if index == 0 else ""
+            tail = f"─▶ {self.head} ─▶ {_listed(self.scores)}" if index == 0 else ""
             lines.append(f"{lead} {stem}─▶ {end}─{join}{tail}")
             if branch.scores is not None:
                 rails = ("│" if below and starts[index + 1] == starts[index] else " ", "│" if below else "")
@@ -132,6 +133,10 @@ def overview_of(plan: Plan, head: str, shapes: Mapping[str, Shape]) -> Overview:
         for part in plan.parts
     ]
     layers = [f"{layer.name} ({layer.type})" for layer in read_net(reparse(plan.head.text, "the head")).layers]
-    scores = Blob(plan.head.logits, (None, plan.num_output))
-    losses = [f"{loss.kind}, weight {loss.weight:g}" for loss in plan.losses]
+    scores = tuple(
+        Blob(name, (None, one.num_output, *([None, None] if one.positions else [])))
+        for name, one in zip(plan.head.scores, plan.classifiers, strict=True)
+    )
+    losses = [f"{described(one.loss)} against {one.label}" for one in plan.classifiers]
+    losses += [f"{loss.kind}, weight {loss.weight:g}" for loss in plan.losses]
     return Overview(plan.title, tuple(branches), head, tuple(layers), scores, tuple(losses))

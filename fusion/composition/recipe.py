@@ -26,9 +26,11 @@ from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from typing import Any, Final
 
+from fusion.composition.losses import Loss, plain_options
 from fusion.composition.references import Pct
 from fusion.composition.solvers import Schedule
 from fusion.composition.sources import Source
+from fusion.composition.tasks import Task
 from fusion.errors import ComposeError, raise_all
 from fusion.structured_text import parse_toml
 
@@ -38,6 +40,7 @@ _NUMBER: Final = (int, float)
 _TOP: Final[Mapping[str, tuple[type, ...]]] = {
     "head": (str,),
     "num_output": (int,),
+    "loss": (str,),
     "output": (str,),
     "name": (str,),
     "hidden": (int,),
@@ -69,7 +72,8 @@ _SOLVER: Final[Mapping[str, tuple[type, ...]]] = {
     for item in fields(Schedule)
     if item.name != "further"
 }
-_TABLES: Final = ("source", "data", "pct", "solver")
+_TASK: Final[Mapping[str, tuple[type, ...]]] = {"name": (str,), "loss": (str,), "label": (str,), "num_output": (int,)}
+_TABLES: Final = ("source", "data", "task", "pct", "solver")
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,7 @@ class Recipe:
     """What `compose` is called with, and where its files go.
 
     options  keyword arguments of `compose` besides the sources, the losses and the schedule
+    tasks    classifiers with losses of their own
     solver   fields of Schedule, and others of SolverParameter
     output   the folder for the files
     """
@@ -86,6 +91,7 @@ class Recipe:
     pct: tuple[Pct, ...] = ()
     solver: Mapping[str, Any] = field(default_factory=dict)
     output: str | None = None
+    tasks: tuple[Task, ...] = ()
 
     @property
     def schedule(self) -> Schedule:
@@ -101,6 +107,7 @@ class Recipe:
             pct=self.pct or other.pct,
             solver={**other.solver, **self.solver},
             output=self.output or other.output,
+            tasks=self.tasks or other.tasks,
         )
 
 
@@ -116,10 +123,11 @@ def read_recipe(path: PathLike) -> Recipe:
         _source(item, number, place, errors) for number, item in enumerate(_tables(found, "source", place, errors), 1)
     ]
     losses = [_loss(item, number, place, errors) for number, item in enumerate(_tables(found, "pct", place, errors), 1)]
+    tasks = [_task(item, number, place, errors) for number, item in enumerate(_tables(found, "task", place, errors), 1)]
     solver = _solver(_table(found, "solver", place, errors), place, errors)
     raise_all(errors)
     output = options.pop("output", None)
-    return Recipe(tuple(sources), {**options, **data}, tuple(losses), solver, output)
+    return Recipe(tuple(sources), {**options, **data}, tuple(losses), solver, output, tuple(tasks))
 
 
 def _toml(place: str) -> dict[str, Any]:
@@ -205,6 +213,19 @@ def _loss(table: dict[str, Any], number: int, place: str, errors: list[ComposeEr
     return Pct(str(kind), float(weight), rest)
 
 
+def _task(table: dict[str, Any], number: int, place: str, errors: list[ComposeError]) -> Task:
+    """The loss's own parameters are checked where all losses are."""
+    good = _checked({key: table[key] for key in table if key in _TASK}, _TASK, place, "task.", errors)
+    missing = [key for key in ("name", "loss", "label") if key not in table]
+    if missing:
+        what = f"task {number} has no {' and no '.join(missing)}"
+        hint = 'e.g. name = "age", loss = "EuclideanLoss" and label = "age_label"'
+        errors.append(ComposeError(what, place=place, hint=hint))
+    rest = {key: value for key, value in table.items() if key not in _TASK}
+    loss = Loss(good.get("loss", ""), rest, good.get("label"))
+    return Task(good.get("name", ""), loss, good.get("num_output"))
+
+
 def _solver(table: Mapping[str, Any], place: str, errors: list[ComposeError]) -> dict[str, Any]:
     """Fields of Schedule; others go to the solver as they stand, if Caffe knows them."""
     from prototxt.messages import SolverParameter
@@ -229,6 +250,11 @@ def to_toml(recipe: Recipe) -> str:
         lines += [_line(key, value) for key, value in entries.items() if value]
     data = [_line(key, recipe.options[key]) for key in _DATA if key in recipe.options]
     lines += ["", "[data]", *data] if data else []
+    for task in recipe.tasks:
+        lines += ["", "[[task]]", _line("name", task.name), _line("loss", task.loss.type)]
+        lines += [_line("label", task.loss.label)] if task.loss.label else []
+        lines += [_line("num_output", task.num_output)] if task.num_output is not None else []
+        lines += [_line(name, value) for name, value in plain_options(task.loss).items()]
     for loss in recipe.pct:
         lines += ["", "[[pct]]", _line("kind", loss.kind), _line("weight", loss.weight)]
         lines += [_line(key, value) for key, value in loss.options.items()]

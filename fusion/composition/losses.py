@@ -1,0 +1,251 @@
+"""The fused net's losses: what one is, how it is written on a command line, read from a source, and compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from fusion.composition.pieces import Layer, layer_text, quoted
+from fusion.errors import ComposeError
+from prototxt.shapes.loss_kinds import LOSS_KINDS, LossKind
+
+SERVED: Final = tuple(name for name, kind in LOSS_KINDS.items() if kind.labels != "pair")
+CHOICES: Final = (
+    "--loss TYPE[,PARAMETER=VALUE...], where TYPE is SoftmaxWithLoss, InfogainLoss, MultinomialLogisticLoss or "
+    "HingeLoss for classes, SigmoidCrossEntropyLoss for a yes or no per output, EuclideanLoss or SmoothL1Loss for "
+    "values; e.g. --loss SoftmaxWithLoss,ignore_label=255"
+)
+_WEIGHT: Final = "loss_weight"
+_NAMES: Final = ("name", "type", "bottom", "top", "include", "exclude", "param", "propagate_down", "phase")
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss on a classifier's scores.
+
+    type     Caffe's layer type
+    options  its parameters by name, such as {"ignore_label": 255, "loss_weight": 3}
+    label    the blob that it compares the scores with; None: that of the source whose data is used
+    bottoms  further blobs that it reads, such as the matrix of an InfogainLoss
+    """
+
+    type: str
+    options: Mapping[str, object] = field(default_factory=dict)
+    label: str | None = None
+    bottoms: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> LossKind:
+        """What it takes its bottoms for."""
+        return LOSS_KINDS[self.type]
+
+
+def parse_loss(text: str) -> Loss:
+    """Read `SoftmaxWithLoss,ignore_label=255`, perhaps with `label=BLOB`. Raises: ComposeError."""
+    type_name, *rest = [part.strip() for part in text.split(",")]
+    options: dict[str, object] = {}
+    for item in rest:
+        name, equals, value = (part.strip() for part in item.partition("="))
+        if not equals or not name or not value:
+            raise ComposeError(f"loss '{text}': '{item}' has no value", hint="e.g. SoftmaxWithLoss,ignore_label=255")
+        before = options.get(name)
+        options[name] = value if before is None else [*(before if isinstance(before, list) else [before]), value]
+    label = options.pop("label", None)
+    return checked(Loss(type_name, options, None if label is None else str(label)))
+
+
+def checked(loss: Loss) -> Loss:
+    """The loss with its options under `block.name` and as literals of prototxt.
+
+    Raises: ComposeError for a type that no head serves, and for parameters that the type does not have.
+    """
+    if loss.type not in LOSS_KINDS or loss.kind.labels == "pair":
+        raise ComposeError(f"loss '{loss.type}': {why_not(loss.type)}", hint=f"one of {', '.join(SERVED)}")
+    options: dict[str, object] = {}
+    for name, value in loss.options.items():
+        key, descriptor = _found(loss.type, name)
+        values = value if isinstance(value, (list, tuple)) else (value,)
+        options[key] = tuple(_literal(loss.type, name, item, descriptor) for item in values)
+    return replace(loss, options=options)
+
+
+def why_not(type_name: str) -> str:
+    """Why no head can serve this type of loss."""
+    if type_name in LOSS_KINDS:
+        return "it compares the features of pairs of samples, and a classifier scores one sample at a time"
+    return "how it judges a classifier's scores is not known here"
+
+
+def read_loss(layer: Layer, label: str | None, bottoms: tuple[str, ...] = ()) -> Loss:
+    """A source's loss with all its parameters, as its file has them."""
+    options: dict[str, list[str]] = {}
+    for item in layer.message.fields:
+        if item.name in _NAMES:
+            continue
+        for value in item.values:
+            for key, raw in _scalars(item.name, value):
+                options.setdefault(key, []).append(raw)
+    options[_WEIGHT] = options.get(_WEIGHT, [])[:1]  # a second one is that of the probabilities
+    kept = {key: tuple(raws) if _repeated(key) else (raws[-1],) for key, raws in options.items() if raws}
+    return Loss(layer.type, kept, label, bottoms)
+
+
+def _scalars(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    """The literals in a field, under dotted names."""
+    from prototxt.tree import Message
+
+    if not isinstance(value, Message):
+        yield name, value.raw
+        return
+    for item in value.fields:
+        for inner in item.values:
+            yield from _scalars(f"{name}.{item.name}", inner)
+
+
+def _descriptor(key: str) -> Any:
+    """The schema's field of a dotted name in a layer, Caffe's or a fork's; None where no schema knows it."""
+    from prototxt.forks import extension_of
+    from prototxt.messages import LayerParameter
+
+    descriptor: Any = LayerParameter.DESCRIPTOR
+    found: Any = None
+    for name in key.split("."):
+        if descriptor is None:
+            return None
+        extension = extension_of(descriptor)
+        found = descriptor.fields_by_name.get(name)
+        if found is None and extension is not None:
+            found = extension.message_type.fields_by_name.get(name)
+        if found is None:
+            return None
+        descriptor = found.message_type
+    return found
+
+
+def _repeated(key: str) -> bool:
+    from prototxt.scalars import is_repeated
+
+    descriptor = _descriptor(key)
+    return descriptor is not None and is_repeated(descriptor)
+
+
+def _found(type_name: str, name: str) -> tuple[str, Any]:
+    """An option's dotted name and its field. Raises: ComposeError."""
+    keys = [name] if name == _WEIGHT or "." in name else [f"{block}.{name}" for block in LOSS_KINDS[type_name].blocks]
+    for key in keys:
+        known = key == _WEIGHT or key.partition(".")[0] in LOSS_KINDS[type_name].blocks
+        descriptor = _descriptor(key) if known else None
+        if descriptor is not None and descriptor.message_type is None:
+            return key, descriptor
+    names = [item.name for block in LOSS_KINDS[type_name].blocks for item in _descriptor(block).message_type.fields]
+    raise ComposeError(
+        f"loss '{type_name}' has no parameter '{name}'", hint=f"one of {', '.join([*names, _WEIGHT, 'label'])}"
+    )
+
+
+def _literal(type_name: str, name: str, value: object, descriptor: Any) -> str:
+    """A value as a literal that the field takes. Raises: ComposeError."""
+    from prototxt.scalars import BadValueError, reader
+    from prototxt.tree import scan_scalar
+
+    if isinstance(value, bool):
+        text = "true" if value else "false"
+    else:
+        text = f"{value:.9g}" if isinstance(value, float) else str(value)
+    if descriptor.cpp_type == descriptor.CPPTYPE_STRING and not text.startswith('"'):
+        text = quoted(text)
+    scalar = scan_scalar(text, 0)
+    try:
+        if scalar is None or scalar.end != len(text):
+            raise BadValueError(f"'{text}' is no value")
+        reader(descriptor)(scalar)
+    except BadValueError as error:
+        raise ComposeError(f"loss '{type_name}': {name}: {error.message}", hint=error.hint) from None
+    return text
+
+
+def canonical(loss: Loss) -> tuple[object, ...]:
+    """What two losses have in common if they are the same: defaults left out, old spellings in the words of today."""
+    values = {key: tuple(map(_value, [key] * len(raws), raws)) for key, raws in _literals(loss)}
+    kind = LOSS_KINDS.get(loss.type)
+    rest = {key: value for key, value in values.items() if not _irrelevant(key, value)}
+    if kind is not None and kind.normalization is not None:
+        rest["loss_param.normalization"] = (_normalization(values, kind.normalization),)
+        rest.pop("loss_param.normalize", None)
+    return (loss.type, len(loss.bottoms), tuple(sorted(rest.items(), key=repr)))
+
+
+def _literals(loss: Loss) -> Iterator[tuple[str, tuple[str, ...]]]:
+    for key, value in loss.options.items():
+        yield key, value if isinstance(value, tuple) else (str(value),)
+
+
+def _value(key: str, raw: str) -> object:
+    from prototxt.scalars import BadValueError, reader
+    from prototxt.tree import scan_scalar
+
+    descriptor, scalar = _descriptor(key), scan_scalar(raw, 0)
+    try:
+        return raw if descriptor is None or scalar is None else reader(descriptor)(scalar)
+    except BadValueError:
+        return raw
+
+
+def _irrelevant(key: str, value: tuple[object, ...]) -> bool:
+    """Whether the value is the default, or chooses among ways to compute the same."""
+    if key == _WEIGHT:
+        return value == (1.0,)
+    descriptor = _descriptor(key)
+    if descriptor is None:
+        return False
+    return key.endswith(".engine") or (bool(descriptor.has_default_value) and value == (descriptor.default_value,))
+
+
+def _normalization(values: Mapping[str, tuple[object, ...]], default: str) -> str:
+    """What the loss is divided by, as Caffe reads its two fields."""
+    modes = {int(value.number): value.name for value in _descriptor("loss_param.normalization").enum_type.values}
+    if "loss_param.normalization" in values:
+        return str(modes[int(str(values["loss_param.normalization"][0]))])
+    if "loss_param.normalize" in values:
+        return "VALID" if values["loss_param.normalize"][0] else "BATCH_SIZE"
+    return default
+
+
+def described(loss: Loss) -> str:
+    """The loss in words: `SoftmaxWithLoss, ignore_label 255`."""
+    words = [f"{key.rpartition('.')[2]} {' '.join(raws)}" for key, raws in _literals(loss)]
+    return ", ".join([loss.type, *words, *(f"further bottom '{blob}'" for blob in loss.bottoms)])
+
+
+def plain_options(loss: Loss) -> dict[str, object]:
+    """The parameters by their names without blocks, as a configuration file has them."""
+    found: dict[str, object] = {}
+    for key, raws in _literals(loss):
+        words = [raw.strip('"') for raw in raws]
+        found[key.rpartition(".")[2]] = words if len(words) > 1 else words[0]
+    return found
+
+
+def option(loss: Loss, name: str) -> str | None:
+    """The literal of a parameter, by its name without the block."""
+    return next((raws[-1] for key, raws in _literals(loss) if key.rpartition(".")[2] == name), None)
+
+
+def loss_layer(loss: Loss, name: str, scores: str, label: str) -> str:
+    """The layer as text."""
+    blocks: dict[str, list[str]] = {}
+    weight: list[str] = []
+    for key, raws in _literals(loss):
+        block, _, inner = key.partition(".")
+        if not inner:
+            weight += [f"{key}: {raw}" for raw in raws]
+        else:
+            *outer, leaf = inner.split(".")
+            for raw in raws:
+                text = f"{leaf}: {raw}"
+                for one in reversed(outer):
+                    text = f"{one} {{ {text} }}"
+                blocks.setdefault(block, []).append(text)
+    body = [*weight, *(f"{block} {{ {' '.join(lines)} }}" for block, lines in blocks.items())]
+    return layer_text(name, loss.type, [scores, label, *loss.bottoms], [name], "\n".join(body))

@@ -1,0 +1,200 @@
+"""What the fused net is trained to do: one loss, which is the sources' own, or several tasks that the user names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from fusion.composition import losses
+from fusion.composition.judgements import Judgement, judgements_of, listed
+from fusion.composition.losses import CHOICES, Loss, canonical, described
+from fusion.composition.sources import Part
+from fusion.errors import ComposeError, raise_all
+
+_NAME = re.compile(r"[A-Za-z]\w*")
+_EXAMPLE = "e.g. --task age=EuclideanLoss:age_label --task gender=SoftmaxWithLoss:gender_label,num_output=2"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One of several classifiers of the fused net, with its loss.
+
+    name        its layers are `score_NAME`, `loss_NAME`, `accuracy_NAME`, and `prob_NAME` to deploy
+    loss        its label must be named
+    num_output  classes, or values; None: as many as the label has, or as the whole net is given
+    """
+
+    name: str
+    loss: Loss
+    num_output: int | None = None
+
+
+@dataclass(frozen=True)
+class Aim:
+    """A task, and what the sources say about it.
+
+    name    "" for the only one
+    judges  per source the loss or end that judges its scores, where it has one
+    """
+
+    name: str
+    loss: Loss
+    num_output: int | None
+    judges: Mapping[str, Judgement]
+
+
+def parse_task(text: str) -> Task:
+    """Read `gender=SoftmaxWithLoss:gender_label,num_output=2`, with further parameters of the loss.
+
+    Raises: ComposeError.
+    """
+    name, equals, rest = text.partition("=")
+    head, _, options = rest.partition(",")
+    kind, colon, label = head.partition(":")
+    if not (equals and colon and name.strip() and kind.strip() and label.strip()):
+        raise ComposeError(f"task '{text}' is not NAME=LOSS:LABEL_BLOB[,num_output=N,...]", hint=_EXAMPLE)
+    items = [item.strip() for item in options.split(",") if item.strip()]
+    numbers = [item.partition("=")[2].strip() for item in items if item.partition("=")[0].strip() == "num_output"]
+    if numbers and not numbers[-1].isdecimal():
+        raise ComposeError(f"task '{name.strip()}': num_output is a number, not '{numbers[-1]}'", hint=_EXAMPLE)
+    others = [item for item in items if item.partition("=")[0].strip() != "num_output"]
+    loss = losses.parse_loss(",".join([kind.strip(), *others, f"label={label.strip()}"]))
+    return Task(name.strip(), loss, int(numbers[-1]) if numbers else None)
+
+
+def settle(parts: Sequence[Part], loss: Loss | None, tasks: Sequence[Task], num_output: int | None) -> list[Aim]:
+    """What the fused net is to learn: as asked for, else what the sources were trained to do.
+
+    Raises: ComposeError where the sources disagree, or no classifier can do it.
+    """
+    known = {part.prefix: judgements_of(part) for part in parts}
+    if tasks:
+        return [Aim(task.name, task.loss, task.num_output or num_output, _judges(known, task.loss)) for task in tasks]
+    if loss is None:
+        loss = _agreed(parts, known)
+    return [Aim("", loss, num_output, _judges(known, loss))]
+
+
+def check_tasks(loss: Loss | None, tasks: Sequence[Task]) -> list[ComposeError]:
+    """What is wrong with the tasks that are asked for."""
+    errors = []
+    if loss is not None and tasks:
+        errors.append(ComposeError("a loss for one classifier and tasks exclude each other", hint=_EXAMPLE))
+    names = [task.name for task in tasks]
+    for name in dict.fromkeys(names):
+        if names.count(name) > 1:
+            errors.append(ComposeError(f"two tasks are called '{name}'", hint=_EXAMPLE))
+        if not _NAME.fullmatch(name):
+            errors.append(ComposeError(f"{name!r} is no name of a task", hint="use a word such as age"))
+    errors += [
+        ComposeError(f"task '{task.name}' names no label", hint=_EXAMPLE) for task in tasks if not task.loss.label
+    ]
+    return errors
+
+
+def _judges(known: Mapping[str, Sequence[Judgement]], loss: Loss) -> dict[str, Judgement]:
+    """Of each source the judgement by the loss's label, or else its main one."""
+    return {
+        prefix: next((item for item in items if loss.label is not None and item.label == loss.label), items[0])
+        for prefix, items in known.items()
+        if items
+    }
+
+
+def _agreed(parts: Sequence[Part], known: Mapping[str, Sequence[Judgement]]) -> Loss:
+    """The loss of all sources that have one. Raises: ComposeError."""
+    found: dict[str, Loss] = {}
+    errors: list[ComposeError] = []
+    for part in parts:
+        try:
+            own = _own(part, known[part.prefix])
+        except ComposeError as error:
+            errors.append(error)
+            continue
+        if own is not None:
+            found[part.prefix] = own
+    raise_all(errors)
+    ends = {prefix: items[0] for prefix, items in known.items() if items and prefix not in found}
+    if not found:
+        return _default(ends)
+    first = next(iter(found.values()))
+    strangers = {prefix: item for prefix, item in ends.items() if item.labels not in (None, first.kind.labels)}
+    if strangers or len({canonical(loss) for loss in found.values()}) > 1:
+        said = [f"'{prefix}' has {described(loss)}" for prefix, loss in found.items()]
+        said += [f"'{prefix}' ends in {item.layer.type}" for prefix, item in strangers.items() if item.layer]
+        raise ComposeError(f"the sources have different losses: {'; '.join(said)}", hint=f"name one: {CHOICES}")
+    return replace(first, label=None)
+
+
+def _own(part: Part, items: Sequence[Judgement]) -> Loss | None:
+    """The loss of one source, None if it has none. Raises: ComposeError where it has several, or one of no head."""
+    own = [item for item in items if item.loss is not None]
+    if not own:
+        return None
+    place = part.raw.place(own[0].layer) if own[0].layer is not None else None
+    if len({item.label for item in own}) > 1:
+        raise ComposeError(
+            f"source '{part.prefix}' has losses of several labels: {listed(own)}",
+            place=place,
+            hint=f"name one (--loss {_servable(own)},label={own[0].label}), or several tasks: {_as_tasks(own)}",
+        )
+    served = [item for item in own if item.loss is not None and item.loss.type in losses.SERVED]
+    if not served:
+        what = f"source '{part.prefix}' has the loss {own[0].loss.type if own[0].loss else ''}"
+        reason = losses.why_not(own[0].loss.type if own[0].loss else "")
+        raise ComposeError(f"{what}, which a head cannot serve: {reason}", place=place, hint=f"name one: {CHOICES}")
+    loss = served[0].loss
+    assert loss is not None
+    if loss.label is None:
+        what = f"source '{part.prefix}': both bottoms of its {loss.type} are computed from the cut, so it has no label"
+        raise ComposeError(what, place=place, hint=f"name loss and label: {CHOICES},label=BLOB")
+    ignored = losses.option(loss, "ignore_label")
+    if part.source.classes and ignored is not None and 0 <= int(ignored, 0) < len(part.source.classes):
+        what = f"source '{part.prefix}' ignores label {ignored}, which is one of its own classes and not of the fused"
+        raise ComposeError(what, place=place, hint=f"say which fused label is ignored, if any: {CHOICES}")
+    return loss
+
+
+def _as_tasks(items: Sequence[Judgement]) -> str:
+    """The losses as the options that ask for them."""
+    found = []
+    for item in reversed(items):
+        name = item.classifier.name if item.classifier is not None else item.scores or ""
+        name = re.sub(r"\W", "_", name.removeprefix(f"{item.part.prefix}/"))
+        width = f",num_output={item.width}" if item.width is not None else ""
+        found.append(f"--task {name}={item.loss.type if item.loss is not None else ''}:{item.label}{width}")
+    return " ".join(found)
+
+
+def _servable(items: Sequence[Judgement]) -> str:
+    types = [item.loss.type for item in items if item.loss is not None and item.loss.type in losses.SERVED]
+    return types[0] if types else "TYPE"
+
+
+def _default(ends: Mapping[str, Judgement]) -> Loss:
+    """The loss where no source has one: that of classes, unless an end says otherwise. Raises: ComposeError."""
+    strangers = {prefix: item for prefix, item in ends.items() if item.labels not in (None, "class")}
+    if strangers:
+        prefix, item = next(iter(strangers.items()))
+        kind = item.layer.type if item.layer is not None else ""
+        what = f"source '{prefix}' ends in {kind}, and no source says by which loss the fused net learns"
+        raise ComposeError(what, hint=f"name one: {CHOICES}")
+    return Loss("SoftmaxWithLoss")
+
+
+def loss_notes(aims: Sequence[Aim], label_of: Mapping[str, str]) -> list[str]:
+    """What was decided about the losses, one sentence each.
+
+    label_of  per aim the fused net's blob with its labels
+    """
+    notes = []
+    words = {"class": "class numbers", "yes-no": "a 0 or 1 per output", "target": "target values"}
+    for aim in aims:
+        own = [item.loss for item in aim.judges.values() if item.loss is not None]
+        same = [loss for loss in own if loss.type in losses.SERVED and canonical(loss) == canonical(aim.loss)]
+        origin = "the sources' own" if same else "as asked for" if aim.loss.label or own else "no source has one"
+        task = f"task '{aim.name}': " if aim.name else ""
+        what = f"'{label_of[aim.name]}' holds {words[aim.loss.kind.labels]}"
+        notes.append(f"loss: {task}{described(aim.loss)} ({origin}); {what}")
+    return notes
