@@ -7,19 +7,22 @@ its stored statistics, Dropout becomes the identity.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from prototxt.editing import Edits
 from prototxt.errors import PrototxtError, RenameError
+from prototxt.notes import fold_notes
 from prototxt.outline import TextLayer
 from prototxt.params import KNOWN_TYPES, param_count
 from prototxt.tree import Document, Message, Scalar
+from prototxt.weightless import stated_count, used_by_weights, weightless_reason
 
 _ZERO = re.compile(r"-?\s*(?:0[xX]0+|(?:0+(?:\.0*)?|\.0+)(?:[eE][-+]?[0-9]+)?[fF]?)")
 _TRUE = ("true", "True", "t", "1")
 _BEFORE_PARAMS = ("name", "type", "bottom", "top")
 _ENDS = ("Accuracy", "Silence", "HDF5Output")
+_NVCAFFE = "frozen here; NVCaffe itself trains the scale and bias of its BatchNorm whatever lr_mult says"
 
 
 class Choice(NamedTuple):
@@ -42,20 +45,69 @@ def chosen(document: Document, layers: Sequence[TextLayer], choice: Choice) -> l
     return [layer for layer in keep if id(layer) not in thawed]
 
 
-def freeze(
-    edits: Edits, layer: TextLayer, blob_counts: Mapping[str, int] | None = None
-) -> tuple[list[str], PrototxtError | None]:
-    """Freeze one layer; returns what was done, and the reason if it cannot be done.
+class Freezing(NamedTuple):
+    """What freezing did by `id(layer)`, what the reader should know, and what stands against it."""
 
-    blob_counts  the number of blobs by layer name, from its weights, for types whose description does not tell it
+    done: dict[int, tuple[str, ...]]
+    notes: tuple[str, ...]
+    errors: tuple[PrototxtError, ...]
+
+
+def freeze(
+    edits: Edits,
+    layers: Sequence[TextLayer],
+    choice: Choice,
+    blob_counts: Mapping[str, int] | None = None,
+    outputs: Collection[str] = (),
+) -> Freezing:
+    """Freeze the chosen layers of a net.
+
+    A layer whose description does not tell how many blobs it has is frozen as its weights or its `param {}` blocks
+    say, left as it is with a note if it holds none in practice, and else refused.
+
+    blob_counts  the number of blobs by layer name, from the net's weights
+    outputs      blobs that layers outside of this net read, which may learn through it
+    Raises: RenameError for a pattern that is none, or that finds no layer.
     """
-    if layer.type == "Onnx":
-        return ["weights frozen"] if _set_flag(edits, layer.body, "onnx_param", "frozen") else [], None
+    frozen = chosen(edits.document, layers, choice)
+    errors = torn_shares(edits.document, layers, frozen)
+    used = used_by_weights(layers, blob_counts, outputs)
+    done: dict[int, tuple[str, ...]] = {}
+    notes: list[tuple[str, str]] = []
+    for layer in frozen:
+        count, note = _blob_count(layer, blob_counts, used)
+        if count is None:
+            errors.append(_unknown(edits.document, layer))
+            continue
+        done[id(layer)] = tuple(_freeze_layer(edits, layer, count))
+        notes += [(note, layer.name)] if note else []
+        if layer.type == "BatchNorm" and count == 5:
+            notes.append((_NVCAFFE, layer.name))
+    return Freezing(done, tuple(fold_notes(notes)), tuple(errors))
+
+
+def _blob_count(
+    layer: TextLayer, blob_counts: Mapping[str, int] | None, used: Collection[int]
+) -> tuple[int | None, str]:
+    """The number of blobs to freeze, None if the layer could hold more, and what was assumed about it, if anything."""
     count = param_count(layer.type, layer.body)
-    if count is None:
-        count = (blob_counts or {}).get(layer.name)
-    if count is None:
-        return [], _unknown(edits.document, layer)
+    if count is not None:
+        return count, ""
+    if blob_counts is not None and layer.name in blob_counts:
+        return blob_counts[layer.name], ""
+    stated = stated_count(layer)
+    if stated:
+        what = "param {} blocks" if layer.version == 2 else "blobs_lr"
+        return stated, f"its type is unknown: frozen as its {what} state; if it has more blobs, give --weights"
+    if reason := weightless_reason(layer, used):
+        return 0, f"left as it is: {reason}"
+    return None, ""
+
+
+def _freeze_layer(edits: Edits, layer: TextLayer, count: int) -> list[str]:
+    """Freeze one layer of `count` blobs; returns what was done."""
+    if layer.type == "Onnx":
+        return ["weights frozen"] if _set_flag(edits, layer.body, "onnx_param", "frozen") else []
     done = _stop_v2(edits, layer, count) if layer.version == 2 else _stop_old(edits, layer, count)
     if layer.type == "BatchNorm":
         done += _set_flag(edits, layer.body, "batch_norm_param", "use_global_stats")
@@ -63,7 +115,7 @@ def freeze(
         done += _set_flag(edits, layer.body, "bn_param", "frozen")
     if layer.type == "Dropout":
         done += _stop_dropout(edits, layer)
-    return done, None
+    return done
 
 
 def torn_shares(document: Document, layers: Sequence[TextLayer], frozen: Sequence[TextLayer]) -> list[PrototxtError]:
@@ -181,13 +233,14 @@ def _unknown(document: Document, layer: TextLayer) -> PrototxtError:
     import difflib  # on use: errors are rare, and commands start often
 
     kind = f"of type {layer.type!r}" if layer.type else "without a type"
-    escaped = re.escape(layer.name) if layer.name else ""
     near = difflib.get_close_matches(layer.type, KNOWN_TYPES, 1) if layer.type not in KNOWN_TYPES else []
     asked = f"did you mean {near[0]!r}? else " if near else ""
     return RenameError(
-        f"layer {layer.name!r} {kind} cannot be frozen: its description does not tell how many blobs it has",
+        f"layer {layer.name!r} {kind} cannot be frozen: its description does not tell how many blobs it has, and any "
+        "would go on learning",
         place=document.place(layer.message.start),
-        hint=f"{asked}leave it as it is with --thaw '^{escaped}$', or give the net's weights with --weights",
+        hint=f"{asked}give the net's weights with --weights, state a param {{}} block per blob, leave it as it is with "
+        f"--thaw '^{re.escape(layer.name)}$', or rename only with --no-freeze",
     )
 
 

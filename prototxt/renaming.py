@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from prototxt.editing import Edits
 from prototxt.errors import PrototxtError, RenameError, raise_all
-from prototxt.freezing import Choice, chosen, shared_names, stop_gradients, torn_shares
-from prototxt.freezing import freeze as freeze_layer
+from prototxt.freezing import Choice, chosen, shared_names, stop_gradients
+from prototxt.freezing import freeze as freeze_layers
 from prototxt.outline import TextLayer, layers, nets, outside_blobs
 from prototxt.tree import Document, Scalar
 
@@ -110,8 +110,12 @@ def rename_reported(
     again: bool = False,
     propagate_down: bool = False,
     blob_counts: Mapping[str, int] | None = None,
+    outputs: Collection[str] = (),
 ) -> Renamed:
-    """`rename`, with a report of what was done to each layer. Raises: as `rename`."""
+    """`rename`, with a report of what was done to each layer. Raises: as `rename`.
+
+    outputs  blobs that layers outside of this net will read, and learn through it
+    """
     prefix = _checked_prefix(prefix)
     _check_readable(doc)
     if not freeze and (freeze_pattern is not None or thaw_pattern is not None):
@@ -137,21 +141,20 @@ def rename_reported(
         errors += _collisions(doc, found, names)
         notes += [] if all else _shared_in_place(found, outside)
     errors += _unknown_kept(doc, keep, known)
-    done: dict[int, list[str]] = {id(layer): [] for layer in every}
+    done: dict[int, tuple[str, ...]] = {}
     if freeze:
-        frozen = chosen(doc, every, Choice(freeze_pattern, thaw_pattern))
-        errors += torn_shares(doc, every, frozen)
-        for layer in frozen:
-            done[id(layer)], error = freeze_layer(edits, layer, blob_counts)
-            errors += [error] if error else []
+        choice = Choice(freeze_pattern, thaw_pattern)
+        freezing = freeze_layers(edits, every, choice, blob_counts, outputs)
+        done = freezing.done
+        errors += freezing.errors
+        notes += freezing.notes
         if propagate_down:
-            written, refused = stop_gradients(edits, every, frozen)
+            written, refused = stop_gradients(edits, every, chosen(doc, every, choice))
             errors += refused
-            for key, text in written.items():
-                done[key].append(text)
+            done |= {key: (*done.get(key, ()), text) for key, text in written.items()}
     raise_all(errors)
     changes = tuple(
-        LayerChange(layer.name, f"{prefix}/{layer.name}" if layer.name else "", layer.type, tuple(done[id(layer)]))
+        LayerChange(layer.name, f"{prefix}/{layer.name}" if layer.name else "", layer.type, done.get(id(layer), ()))
         for layer in every
     )
     return Renamed(edits.apply(), changes, tuple(notes))

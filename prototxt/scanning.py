@@ -24,3 +24,14 @@ def scan_weights(path: str | os.PathLike[str]) -> Scan:
 
         return safetensors_file.scan(path)
     return caffemodel.scan(path)
+
+
+def blob_counts(path: str | os.PathLike[str]) -> dict[str, int]:
+    """How many blobs each layer that a weights file names has, 0 too: Caffe lists layers without blobs as well.
+
+    Raises: WeightsError as `scan_weights`.
+    """
+    counts: dict[str, int] = {}
+    for entry in scan_weights(path).entries:
+        counts[entry.name] = max(len(entry.blobs), counts.get(entry.name, 0))
+    return counts

@@ -93,9 +93,10 @@ def report(renamed: Renamed) -> str:
 def _blob_counts(path: str | None) -> Mapping[str, int] | None:
     if path is None:
         return None
-    from prototxt.weights import read_weights
+    from prototxt.scanning import blob_counts
 
-    return {name: len(blobs) for name, blobs in read_weights(path).items()}
+    counts: Mapping[str, int] = blob_counts(path)
+    return counts
 
 
 if __name__ == "__main__":

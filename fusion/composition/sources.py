@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from fusion.composition.branches import Branch, ancestors, before_classifier, check_cut, logits_of, made, readers_of
@@ -102,7 +102,8 @@ def read_part(source: Source, *, reference: bool) -> Part:
     both = ancestors(raw, (*cuts, logits)) if logits else branch
     classifier = both.layers - branch.layers
     data = frozenset(layer.number for layer in raw.layers if layer.is_data)
-    net, numbers = _prefixed(raw, both.layers | data, source, renamed, notes)
+    outputs = (*cuts, logits) if logits else cuts
+    net, numbers = _prefixed(raw, both.layers | data, source, renamed, outputs, notes)
     prefixed = {name: _with_prefix(name, source.prefix, renamed) for name in (*cuts, *([logits] if logits else []))}
     readers = {layer.name for layer in readers_of(raw, cuts[0]) if layer.name}
     return Part(
@@ -227,7 +228,7 @@ def _logits(source: Source, raw: Net, renamed: bool) -> str:
 
 
 def _prefixed(
-    raw: Net, kept: frozenset[int], source: Source, renamed: bool, notes: list[str]
+    raw: Net, kept: frozenset[int], source: Source, renamed: bool, outputs: Sequence[str], notes: list[str]
 ) -> tuple[Net, dict[int, int]]:
     """The kept layers renamed and frozen, and the new number of each."""
     from prototxt.renaming import rename_reported
@@ -235,12 +236,12 @@ def _prefixed(
     document, prefix = only(raw, kept).document, source.prefix
     counts = _blob_counts(source) if source.weights is not None else None
     if renamed:
-        document, done = _frozen(document, counts)
+        document, done, said = _frozen(document, counts, outputs)
     else:
-        report = rename_reported(document, prefix, freeze=True, blob_counts=counts)
-        document = report.document
+        report = rename_reported(document, prefix, freeze=True, blob_counts=counts, outputs=outputs)
+        document, said = report.document, report.notes
         done = {change.renamed: change.done for change in report.changes}
-        notes += [f"source '{prefix}': {note}" for note in report.notes]
+    notes += [f"source '{prefix}': {note}" for note in said]
     notes += _told(prefix, done)
     numbers = {old: new for new, old in enumerate(sorted(kept))}
     return read_net(document), numbers
@@ -248,30 +249,26 @@ def _prefixed(
 
 def _blob_counts(source: Source) -> dict[str, int]:
     """How many blobs each layer has in the weights, with and without the prefix. Raises: WeightsError, OSError."""
-    from prototxt.scanning import scan_weights
+    from prototxt.scanning import blob_counts
 
-    counts = {name: len(entry.blobs) for name, entry in scan_weights(source.weights or "").with_blobs().items()}
+    counts = blob_counts(source.weights or "")
     return {**{f"{source.prefix}/{name}": count for name, count in counts.items()}, **counts}
 
 
-def _frozen(document: Document, counts: Mapping[str, int] | None) -> tuple[Document, dict[str, tuple[str, ...]]]:
-    """A document with all its layers frozen, and what was done per layer. Raises: RenameError."""
+def _frozen(
+    document: Document, counts: Mapping[str, int] | None, outputs: Collection[str]
+) -> tuple[Document, dict[str, tuple[str, ...]], tuple[str, ...]]:
+    """A document with all its layers frozen, what was done per layer, and notes. Raises: RenameError."""
     from prototxt.editing import Edits
-    from prototxt.errors import PrototxtError, raise_all
-    from prototxt.freezing import Choice, chosen, freeze, torn_shares
+    from prototxt.errors import raise_all
+    from prototxt.freezing import Choice, freeze
     from prototxt.outline import layers
 
     every = layers(document.root)
-    frozen = chosen(document, every, Choice(None, None))
-    errors: list[PrototxtError] = list(torn_shares(document, every, frozen))
     edits = Edits(document)
-    done: dict[str, tuple[str, ...]] = {}
-    for layer in frozen:
-        steps, error = freeze(edits, layer, counts)
-        done[layer.name] = tuple(steps)
-        errors += [error] if error else []
-    raise_all(errors)
-    return edits.apply(), done
+    freezing = freeze(edits, every, Choice(), counts, outputs)
+    raise_all(freezing.errors)
+    return edits.apply(), {layer.name: freezing.done.get(id(layer), ()) for layer in every}, freezing.notes
 
 
 def _told(prefix: str, done: Mapping[str, Sequence[str]]) -> list[str]:

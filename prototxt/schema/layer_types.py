@@ -25,8 +25,29 @@ _FORK = """
     SmoothL1LossOHEM SoftmaxWithLossOHEM SpatialDropout Transpose TripletLoss Unpooling Upsample Upsampling
     VideoData YoloDetectionOutput YoloLoss Yolov3 Yolov3DetectionOutput
 """
+# Types of forks that nothing else here knows, none of which makes blobs in the sources of the forks that have it (C3D,
+# Caffe for Windows, DeepLab, FlowNet, MNC, MobileNet-YOLO, MS-CNN, NVCaffe, OpenPose, ParseNet, R-FCN, TSN and others).
+_WEIGHTLESS = """
+    Accum Arccos AssistedExcitation BatchContrastiveLoss BlackAugmentation BlackHole BoxOutput ChannelNorm
+    ConfidencePenaltyLoss Correlation Correlation1D CorrelationLoss Cosine DecodeBBox DeformablePSROIPooling DenseCRF
+    DetectNetTransformation DetectionLoss DomainTransform DownSampling Downsample EltwiseProduct EvalDetection
+    FLOWriter Flip FloatWriter FlowAugmentation FlowWarp Gather GaussianYolov3 GeneralContrastiveLoss
+    GeneralTripletLoss GenerateAugmentationParameters Gram Hotspot ImResize ImageDim ImgWriter Insanity
+    LabelSpecificAdd LpqLoss MaskPooling MaskResize MatWrite Mean NCALoss NegReLU Nms Noise PFMWriter PSROIAlign
+    Pairwise ParseEvaluate ParseOutput PixelShuffle Pooling3D PredictBox ProposalTarget ROIWarping ROIWarpingTest
+    Resample Resize SELU Scatter SeLu SeLuDropout Slope SoftContrastiveLoss SoftTruncation SpatialTransformer
+    SubRegion TRT Transformer Truncation UnPooling UniqueLabel VoxelCustomLoss VoxelSoftmax VoxelSoftmaxLoss YoloSeg
+"""
+# Classes of public Python layers that compute in the middle of a net and make no blobs (Faster R-CNN, R-FCN, MNC,
+# DetectNet).
+_WEIGHTLESS_PYTHON = """
+    AnchorTargetLayer CFMDataLayer ClusterDetections ClusterGroundtruth MaskLayer ProposalLayer ProposalTargetLayer
+    ScoreDetections StageBridgeLayer TorchImageTransformLayer mAP
+"""
 
 CAFFE_TYPES = frozenset(_CAFFE.split())
 OWN_TYPES = frozenset(_OWN.split())
 FORK_TYPES = frozenset(_FORK.split())
 KNOWN_TYPES = CAFFE_TYPES | OWN_TYPES | FORK_TYPES
+WEIGHTLESS_TYPES = frozenset(_WEIGHTLESS.split())
+WEIGHTLESS_PYTHON = frozenset(_WEIGHTLESS_PYTHON.split())

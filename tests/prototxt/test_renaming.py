@@ -13,6 +13,7 @@ import pytest
 
 from prototxt import PrototxtError, RenameError, decode, forks, parse, parse_file, rename
 from prototxt.errors import ParseError
+from prototxt.outline import layers
 from prototxt.params import DATA_TYPES, KNOWN_TYPES, modern_type, param_count
 from prototxt.renaming import rename_reported
 
@@ -162,6 +163,59 @@ def test_propagate_down_stops_where_a_frozen_branch_ends() -> None:
     assert str(rename(result, "p", propagate_down=True, again=True)).count("propagate_down") == 1
 
 
+PYTHON = 'layer { name: "q" type: "Python" bottom: "x" top: "y" python_param { module: "m" %s } }\n'
+IP = 'layer { name: "f" type: "InnerProduct" bottom: "y" top: "f" param { lr_mult: 0 } param { lr_mult: 0 } }\n'
+CUSTOM = 'layer { name: "c" type: "Own" bottom: "y" top: "c" %s}\n'
+PASS = 'layer { name: "s" type: "Softmax" bottom: "y" top: "s" }\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "counts", "note", "frozen"),
+    [
+        # Python layers: losses, ends, those of public repositories
+        (PYTHON % 'layer: "L"', None, "layer 'q': left as it is: Python layers at the net's end, taken to hold no weights", 0),
+        (PYTHON % 'layer: "L"' + PASS, None, "layer 'q': left as it is: Python layers at the net's end", 0),
+        (PYTHON.replace("top", "loss_weight: 0.5 top") % 'layer: "L"' + IP, None, "layer 'q': left as it is: Python losses", 0),
+        (PYTHON % 'layer: "ProposalLayer"' + IP, None, "layer 'q': left as it is: Python layers known to hold no weights", 0),
+        # types of forks, measures, stated blocks
+        (CUSTOM.replace("Own", "Correlation") % "", None, "layer 'c': left as it is: Correlation holds no weights in the forks", 0),
+        (CUSTOM.replace("Own", "MyAccuracy") % "", None, "layer 'c': left as it is: measures, which learn nothing", 0),
+        (CUSTOM % "param { lr_mult: 1 } param { } ", None, "layer 'c': its type is unknown: frozen as its param {} blocks state", 2),
+        (CUSTOM.replace("layer", "layers", 1).replace('"Own"', "OWN") % "blobs_lr: 1 ", None, "frozen as its blobs_lr state", 1),
+        # the weights tell, and are believed before all else
+        (PYTHON % 'layer: "L"' + IP, {"q": 0}, None, 0),
+        (PYTHON % 'layer: "L"' + IP, {"q": 1}, None, 1),
+        (CUSTOM % "param { } ", {"c": 3}, None, 3),
+    ],
+)  # fmt: skip
+def test_layers_of_unknown_count(text: str, counts: dict[str, int] | None, note: str | None, frozen: int) -> None:
+    found = rename_reported(parse(text), "p", blob_counts=counts)
+    notes = [line for line in found.notes if "changes the shared" not in line]
+    assert (notes == []) if note is None else (len(notes) == 1 and note in notes[0])
+    layer = next(
+        layer for layer in layers(found.document.root) if layer.name in ("p/q", "p/c") and layer.type != "Softmax"
+    )
+    rates = layer.body.scalars("blobs_lr") + [
+        rate for block in layer.body.messages("param") for rate in block.scalars("lr_mult")
+    ]
+    assert [rate.value for rate in rates] == ["0"] * frozen
+    assert len(layer.body.messages("param")) == (frozen if layer.version == 2 else 0)
+
+
+def test_what_leaves_the_net_may_learn_through_a_python_layer() -> None:
+    document = parse(PYTHON % 'layer: "L"')
+    with pytest.raises(RenameError, match=r"cannot be frozen.*\n.*--weights.*--thaw '\^q\$'.*--no-freeze"):
+        rename_reported(document, "p", outputs=("y",))
+    rename_reported(document, "p", outputs=("z",))
+
+
+def test_notes_of_one_kind_are_one_line() -> None:
+    text = "".join(CUSTOM.replace("Own", "Correlation").replace('"c"', f'"c{i}"') % "" for i in range(6))
+    found = rename_reported(parse(text), "p")
+    reason = "left as it is: Correlation holds no weights in the forks that have it"
+    assert found.notes == (f"layer 'c0', 'c1', 'c2', 'c3' and 2 more: {reason}",)
+
+
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [
@@ -174,7 +228,8 @@ def test_propagate_down_stops_where_a_frozen_branch_ends() -> None:
         (ip("a", "x"), {"thaw_pattern": "nix"}, "--thaw: 'nix' matches no layer"),
         (ip("a", "x"), {"thaw_pattern": "("}, "is not a regular expression"),
         (ip("a", "x"), {"freeze": False, "thaw_pattern": "a"}, "freezing is off"),
-        ('layer { name: "q" type: "Python" bottom: "x" top: "y" }', {}, "layer 'q' of type 'Python' cannot be frozen"),
+        (PYTHON % 'layer: "L"' + IP, {}, "layer 'q' of type 'Python' cannot be frozen"),
+        (PYTHON % 'layer: "L"' + CUSTOM % "", {}, "layer 'c' of type 'Own' cannot be frozen"),
         ('layer { name: "q" type: "Odd" bottom: "x" top: "y" }', {}, "layer 'q' of type 'Odd' cannot be frozen"),
         ('layer { name: "q" bottom: "x" top: "y" }', {}, "layer 'q' without a type cannot be frozen"),
         (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -110,7 +111,8 @@ def test_weights_tell_the_blobs_of_types_that_nobody_knows(tmp_path: Path, refer
     folder = reference / "tutorial"
     text = (folder / "lenet_odd_train_val.prototxt").read_text(encoding="utf-8")
     source, out = tmp_path / "net.prototxt", tmp_path / "out.prototxt"
-    source.write_text(text.replace('type: "InnerProduct"', 'type: "Homemade"'), encoding="utf-8")
+    text = re.sub(r"\bparam \{[^}]*\}", "", text).replace('type: "InnerProduct"', 'type: "Homemade"')
+    source.write_text(text, encoding="utf-8")
     assert rename.main([str(source), str(out), "odd"]) == 1
     weights = folder / "mnist_lenet_odd_iter_30000.caffemodel"
     assert rename.main([str(source), str(out), "odd", "--weights", str(weights), "-q"]) == 0

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from prototxt.decoding import decode
 from prototxt.editing import Edits
 from prototxt.encoding import to_text
-from prototxt.errors import PrototxtError, raise_all
-from prototxt.freezing import Choice, chosen, freeze, torn_shares
+from prototxt.errors import raise_all
+from prototxt.freezing import Choice, freeze
 from prototxt.outline import layers
 from prototxt.parser import parse
 from prototxt.places import place_of, remember
@@ -25,14 +25,8 @@ def frozen(net: NetParameter, pattern: str) -> NetParameter:
     """
     document = parse(to_text(net), "--freeze")
     found = layers(document.root)
-    picked = chosen(document, found, Choice(pattern))
     edits = Edits(document)
-    errors: list[PrototxtError] = torn_shares(document, found, picked)
-    for layer in picked:
-        _, error = freeze(edits, layer)
-        if error is not None:
-            errors.append(error)
-    raise_all(errors)
+    raise_all(freeze(edits, found, Choice(pattern)).errors)
     changed: NetParameter = decode(edits.apply(), "NetParameter")
     result = type(net)()
     result.CopyFrom(net)
