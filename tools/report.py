@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fusion.report import Budget
 
 BROKEN = 3
+_LIMITS = ("max_nfr", "max_nfr_upper", "min_accuracy")
 _EPILOG = """FILE is what fusion-test writes (npz), or CSV or Parquet with the columns key, label, logit:0, logit:1, ...
   NAME=FILE          calls the net NAME
   FILE@1,3,5,7,9     says which classes of the new net the file's columns and labels stand for
@@ -70,8 +71,11 @@ def parser() -> argparse.ArgumentParser:
     )
     gate = result.add_argument_group("gate", f"exit code {BROKEN} when a new net (not the baseline) breaks a limit")
     gate.add_argument("--max-nfr", metavar="X", help="most negative flips, as 0.005 or 0.5%%")
+    gate.add_argument(
+        "--max-nfr-upper", metavar="X", help="most that the 95 %% interval of the negative flips may reach up to"
+    )
     gate.add_argument("--min-accuracy", metavar="Y", help="least accuracy, as 0.98 or 98%%")
-    fields = "max_nfr, min_accuracy, max_weighted_nfr with severity, references, classes"
+    fields = "max_nfr, max_nfr_upper, min_accuracy, max_weighted_nfr with severity, references, classes"
     gate.add_argument("--budget", metavar="FILE", help=f"limits as JSON: {fields}")
     return result
 
@@ -81,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if argv is None else argv
     usage = parser()
     arguments = usage.parse_args(given)
-    for name in ("max_nfr", "min_accuracy"):
+    for name in _LIMITS:
         try:
             setattr(arguments, name, _rate(getattr(arguments, name)))
         except ValueError as error:
@@ -204,7 +208,7 @@ def _budget(arguments: argparse.Namespace) -> Budget:
     from fusion.report import Budget, read_budget
 
     budget = read_budget(arguments.budget) if arguments.budget else Budget()
-    limits = {name: getattr(arguments, name) for name in ("max_nfr", "min_accuracy")}
+    limits = {name: getattr(arguments, name) for name in _LIMITS}
     return replace(budget, **{name: limit for name, limit in limits.items() if limit is not None})
 
 

@@ -13,13 +13,22 @@ if TYPE_CHECKING:
     from fusion.pct.breakdowns import Flip, flip_matrix, flips, per_class, per_slice
     from fusion.pct.calibration import expected_calibration_error, reliability
     from fusion.pct.contrastive import cna
-    from fusion.pct.intervals import Interval, bootstrap, mcnemar, mean_interval, share_interval
+    from fusion.pct.intervals import (
+        Interval,
+        bootstrap,
+        difference_interval,
+        mcnemar,
+        mean_interval,
+        metric_interval,
+        share_interval,
+    )
     from fusion.pct.losses import bct, combine, elodi, focal_distillation, kd, ldi, logit_matching, naive
     from fusion.pct.metrics import (
         Outcomes,
         accuracy,
         backward_error_compatibility,
         backward_trust_compatibility,
+        churn,
         error_rate,
         margin_weighted_flips,
         negative_flip_impact,
@@ -41,8 +50,10 @@ _HOMES = {
     "cna": "contrastive",
     "Interval": "intervals",
     "bootstrap": "intervals",
+    "difference_interval": "intervals",
     "mcnemar": "intervals",
     "mean_interval": "intervals",
+    "metric_interval": "intervals",
     "share_interval": "intervals",
     "bct": "losses",
     "combine": "losses",
@@ -56,6 +67,7 @@ _HOMES = {
     "accuracy": "metrics",
     "backward_error_compatibility": "metrics",
     "backward_trust_compatibility": "metrics",
+    "churn": "metrics",
     "error_rate": "metrics",
     "expected_calibration_error": "calibration",
     "flips": "breakdowns",
@@ -116,6 +128,8 @@ __all__ = [  # noqa: RUF022 - losses first, then predictions, then measures
     "backward_error_compatibility",
     "backward_trust_compatibility",
     "bootstrap",
+    "churn",
+    "difference_interval",
     "error_rate",
     "expected_calibration_error",
     "Flip",
@@ -124,6 +138,7 @@ __all__ = [  # noqa: RUF022 - losses first, then predictions, then measures
     "margin_weighted_flips",
     "mcnemar",
     "mean_interval",
+    "metric_interval",
     "negative_flip_impact",
     "negative_flip_rate",
     "outcomes",

@@ -145,6 +145,15 @@ def backward_error_compatibility(*, old: Answers, new: Answers) -> float | None:
     return outcomes(old=old, new=new).value("backward_error_compatibility")
 
 
+def churn(*, old: Predictions, new: Predictions) -> float | None:
+    """Share of samples that the two nets answer differently, right or wrong: flips, and one error for another.
+
+    Predictions alone say this; whether answers are right does not.
+    """
+    pair = align(old=old, new=new)
+    return float((pair.old.answers != pair.new.answers).mean()) if len(pair.new) else None
+
+
 def margin_weighted_flips(*, old: Predictions, new: Predictions) -> float | None:
     """Sum over negative flips of (highest new probability - that of the label), over N."""
     pair = align(old=old, new=new)

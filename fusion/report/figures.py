@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from fusion import pct
-from fusion.pct.intervals import Interval, share_interval
+from fusion.pct.intervals import MCNEMAR, Interval, share_interval
 from fusion.pct.metrics import Outcomes
 from fusion.report.gate import Check
 from fusion.report.gathering import Candidate, Comparison, Report
@@ -26,6 +26,7 @@ def figures(report: Report, checks: Sequence[Check] = ()) -> dict[str, Any]:
         "featured": report.featured.name,
         "base": report.base.name if report.base else None,
         "nfr_difference": _interval(report.spared) if report.spared else None,
+        "tests": {"mcnemar_p": MCNEMAR},
         "samples_of_unknown_classes": report.unknown,
         "gate": {"passed": all(check.passed for check in checks), "checks": [asdict(check) for check in checks]}
         if checks
@@ -60,6 +61,7 @@ def _comparison(comparison: Comparison, report: Report) -> dict[str, Any]:
         "samples": len(pair.new),
         "outcomes": asdict(comparison.outcomes),
         "metrics": {name: _interval(interval) for name, interval in comparison.intervals.items()},
+        "churn": _interval(comparison.churn),
         "mcnemar_p": comparison.p_value,
         "margin_weighted_flips": comparison.margin_weighted,
         "per_class": {str(c): _outcomes(counted) for c, counted in comparison.per_class.items()},

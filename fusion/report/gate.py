@@ -12,7 +12,7 @@ from typing import Any
 from fusion import pct
 from fusion.errors import FusionError, ReportError, raise_all
 from fusion.report.gathering import Candidate, Report
-from fusion.report.wording import percent
+from fusion.report.wording import percent, plural
 from fusion.structured_text import parse_json
 
 
@@ -25,6 +25,7 @@ class Budget:
     max_weighted_nfr  negative flips weighed by `severity` (class -> weight, left out: 1)
     references        original's name -> max_nfr over the samples that it covers
     classes           class -> max_nfr over the samples of that class
+    max_nfr_upper     upper end of the 95 % interval of max_nfr's rate, which few samples cannot keep by luck
     """
 
     max_nfr: float | None = None
@@ -33,6 +34,7 @@ class Budget:
     severity: Mapping[int, float] = field(default_factory=dict)
     references: Mapping[str, float] = field(default_factory=dict)
     classes: Mapping[int, float] = field(default_factory=dict)
+    max_nfr_upper: float | None = None
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def _weight(given: str | float) -> float:
 
 
 def _field(name: str, value: Any) -> Any:
-    if name in ("max_nfr", "min_accuracy", "max_weighted_nfr"):
+    if name in ("max_nfr", "max_nfr_upper", "min_accuracy", "max_weighted_nfr"):
         return rate(value)
     if name == "severity":
         return {int(c): _weight(weight) for c, weight in value.items()}
@@ -117,16 +119,22 @@ def _field(name: str, value: Any) -> Any:
         return {str(reference): rate(limit) for reference, limit in value.items()}
     if name == "classes":
         return {int(c): rate(limit) for c, limit in value.items()}
-    raise ReportError("no such limit", hint="max_nfr, min_accuracy, max_weighted_nfr, severity, references, classes")
+    raise ReportError(
+        "no such limit", hint="max_nfr, max_nfr_upper, min_accuracy, max_weighted_nfr, severity, references, classes"
+    )
 
 
 def _checks(candidate: Candidate, budget: Budget) -> list[Check]:
     name, whole = candidate.name, candidate.whole
     found: list[Check] = []
     if budget.min_accuracy is not None:
-        found.append(_least(f"accuracy of {name}", candidate.accuracy.value, budget.min_accuracy))
+        over = f" over all {plural(len(candidate.net), 'sample')}" if len(candidate.net) > len(whole.outcomes) else ""
+        found.append(_least(f"accuracy of {name}{over}", candidate.accuracy.value, budget.min_accuracy))
     if budget.max_nfr is not None:
         found.append(_most(f"NFR of {name}", whole.outcomes.value("negative_flip_rate"), budget.max_nfr))
+    if budget.max_nfr_upper is not None:
+        high = whole.intervals["negative_flip_rate"].high
+        found.append(_most(f"upper end of the 95\u00a0% interval of the NFR of {name}", high, budget.max_nfr_upper))
     if budget.max_weighted_nfr is not None:
         weighted = pct.severity_weighted_nfr(old=whole.pair.old, new=whole.pair.new, severity=budget.severity)
         found.append(_most(f"severity-weighted NFR of {name}", weighted, budget.max_weighted_nfr))

@@ -37,7 +37,13 @@ class Comparison:
     @cached_property
     def intervals(self) -> dict[str, Interval]:
         """Every metric of FORMULAS with its 95 % interval."""
-        return {metric: pct.bootstrap(self.outcomes, metric) for metric in FORMULAS}
+        return {metric: pct.metric_interval(self.outcomes, metric) for metric in FORMULAS}
+
+    @cached_property
+    def churn(self) -> Interval:
+        """The share of samples that the two nets answer differently, with its 95 % interval."""
+        changed = self.pair.old.answers != self.pair.new.answers
+        return pct.share_interval(int(changed.sum()), len(changed))
 
     @cached_property
     def p_value(self) -> float | None:
@@ -67,7 +73,10 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A new net: against all originals together (`whole`), and against each (empty when there is one only)."""
+    """A new net: against all originals together (`whole`), and against each (empty when there is one only).
+
+    accuracy  with its interval, over all samples of the net's file, also those of classes that no original knows
+    """
 
     net: pct.Predictions
     role: str
@@ -176,8 +185,8 @@ def _candidate(
     each = [Comparison(old, net, pct.align(old=old, new=net)) for old in references]
     together = Comparison(whole, net, pct.align(old=whole, new=net)) if len(each) > 1 else each[0]
     return Candidate(
-        net, role, pct.bootstrap(counted, "accuracy_new"), pct.expected_calibration_error(net), pct.reliability(net),
-        together, tuple(each) if len(each) > 1 else (),
+        net, role, pct.metric_interval(counted, "accuracy_new"), pct.expected_calibration_error(net),
+        pct.reliability(net), together, tuple(each) if len(each) > 1 else (),
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from importlib.resources import files
 
+from fusion.pct.intervals import MCNEMAR
 from fusion.pct.predictions import Predictions
 from fusion.report import breakdowns, sections
 from fusion.report.curves import Curve
@@ -28,11 +29,16 @@ MEANINGS = (
         "NFR over what a new net of the same accuracy would show if it had nothing in common with the old one.",
     ),
     ("Trust kept (BTC)", "The share of the old net's right answers that are still right."),
-    ("p", "McNemar's exact test: how likely a difference this large would be if both nets were equally often right."),
+    ("Churn", "The share of samples that the two nets answer differently: flips, and one wrong answer for another."),
+    (
+        "p",
+        f"{MCNEMAR}: how likely so unequal a number of negative and positive flips would be. It is about accuracy: "
+        "many flips that balance have a large p.",
+    ),
     (
         "Interval",
-        "95 %, from a paired bootstrap over the samples (10,000 draws, fixed seed); Wilson's for slices and for shares "
-        "of 0 and 100 %, where resampling shows no spread.",
+        "95 %: Wilson's for shares, Tango's for differences of paired shares, and for the relative NFR a paired "
+        "bootstrap over the samples (10,000 draws, fixed seed). All have a width where no flip was seen.",
     ),
     ("Calibration error", "How far confidence and accuracy lie apart, averaged over ten steps of confidence."),
 )

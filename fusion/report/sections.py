@@ -28,14 +28,22 @@ def verdict(report: Report, checks: Sequence[Check]) -> Markup:
     """The headline in words, the figures that carry it, and whether the budget is kept."""
     whole = report.featured.whole
     nfr, change = whole.intervals["negative_flip_rate"], whole.intervals["accuracy_difference"]
+    accuracy, positive = whole.intervals["accuracy_new"], whole.intervals["positive_flip_rate"]
     tiles = [
         _tile("Negative flips", percent(nfr.value), span(nfr), "neg"),
-        _tile("Positive flips", percent(whole.outcomes.value("positive_flip_rate")),
-              span(whole.intervals["positive_flip_rate"]), "pos"),
-        _tile("Accuracy", percent(report.featured.accuracy.value), span(report.featured.accuracy), ""),
+        _tile("Positive flips", percent(positive.value), span(positive), "pos"),
+        _tile("Accuracy", percent(accuracy.value), span(accuracy), ""),
         _tile("Change of accuracy", points(change.value), span(change), ""),
         _tile("Relative NFR", percent(whole.outcomes.value("relative_nfr"), 1), "100 % = unrelated nets", ""),
-    ]  # fmt: skip
+        _tile("Churn", percent(whole.churn.value), span(whole.churn), ""),
+    ]
+    samples = f"Over {plural(len(whole.outcomes), 'sample')}"
+    if report.unknown:
+        samples += f" of classes that {report.originals} {'know' if len(report.references) > 1 else 'knows'}"
+        every = report.featured.accuracy
+        below = f"{span(every)}, over all {plural(len(report.featured.net), 'sample')}"
+        tiles.append(_tile("Accuracy on all classes", percent(every.value), below, ""))
+        samples += "; the last card is over all"
     return tag(
         "header",
         tag("p", report.title, class_="kicker"),
@@ -43,6 +51,7 @@ def verdict(report: Report, checks: Sequence[Check]) -> Markup:
         tag("p", " ".join(explanation(report)), class_="lead"),
         gate(checks),
         tag("div", *tiles, class_="tiles"),
+        tag("p", f"{samples}.", class_="quiet"),
     )
 
 
@@ -84,8 +93,9 @@ def comparison_table(report: Report) -> Markup:
         "accuracy",
         "before",
         "relative NFR",
+        "churn",
         "trust kept (BTC)",
-        "p",
+        "p (McNemar)",
         "samples",
     )
     rows = []
@@ -120,6 +130,8 @@ def plots(report: Report) -> list[tuple[str, str, Markup]]:
     nets += [(c.name, colour(report, c), c.reliability) for c in report.shown]
     errors = ", ".join(f"{c.name} {percent(c.calibration, 1)}" for c in report.shown)
     note = f"Below the dashed line a net claims more than it keeps. Expected calibration error: {errors}."
+    if report.unknown:
+        note += f" The old side is over {number(len(report.old))} samples, the new nets over all of their files."
     found.append(("Calibration", note, join(charts.calibration(nets), legend(report, report.shown))))
     return found
 
@@ -166,6 +178,7 @@ def _comparison_row(name: str, comparison: Comparison, kind: str) -> Markup:
         tag("td", percent(found["accuracy_new"].value), tag("small", points(found["accuracy_difference"].value))),
         tag("td", percent(found["accuracy_old"].value)),
         measured(found["relative_nfr"], 1),
+        measured(comparison.churn),
         measured(found["backward_trust_compatibility"]),
         tag("td", p_value(comparison.p_value)),
         tag("td", number(len(comparison.outcomes))),

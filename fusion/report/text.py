@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fusion.pct.intervals import share_interval
+from fusion.pct.intervals import MCNEMAR, share_interval
 from fusion.pct.metrics import Outcomes
 from fusion.report.gate import Check
 from fusion.report.gathering import Comparison, Report
 from fusion.report.wording import explanation, headline, number, p_value, percent, span
 
-HEAD = ("", "samples", "accuracy", "NFR", "95 % interval", "PFR", "relative NFR", "BTC", "p")
+HEAD = ("", "samples", "accuracy", "NFR", "95 % interval", "PFR", "churn", "relative NFR", "BTC", "p")
 
 SLICE_HEAD = ("slice", "samples", "old accuracy", "accuracy", "NFR", "95 % interval", "PFR")
 
@@ -21,7 +21,7 @@ def to_text(report: Report, checks: Sequence[Check] = ()) -> str:
     for candidate in report.candidates:
         rows.append(_row(candidate.name, candidate.whole))
         rows += [_row(f"  against {comparison.old.name}", comparison) for comparison in candidate.each]
-    lines = [report.title, "", *columns(rows), "", headline(report), *explanation(report)]
+    lines = [report.title, "", *columns(rows), "", f"p: {MCNEMAR}.", headline(report), *explanation(report)]
     sliced = report.featured.whole.per_slice(report.slices)
     if sliced:
         lines += ["", *columns([SLICE_HEAD, *(_slice_row(name, counted) for name, counted in sliced.items())])]
@@ -63,6 +63,7 @@ def _row(name: str, comparison: Comparison) -> tuple[str, ...]:
         percent(found["negative_flip_rate"].value),
         span(found["negative_flip_rate"]),
         percent(found["positive_flip_rate"].value),
+        percent(comparison.churn.value),
         percent(found["relative_nfr"].value, 1),
         percent(found["backward_trust_compatibility"].value),
         p_value(comparison.p_value),

@@ -97,6 +97,8 @@ def test_json_to_stdout(typed: list[str], capsys: pytest.CaptureFixture[str]) ->
     [
         (["--max-nfr", "10%"], 0),
         (["--max-nfr", "0.09"], 3),
+        (["--max-nfr-upper", "30%"], 0),
+        (["--max-nfr-upper", "10%"], 3),
         (["--min-accuracy", "90%"], 0),
         (["--min-accuracy", "0.91"], 3),
         (["--budget", "budget.json"], 3),

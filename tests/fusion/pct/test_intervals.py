@@ -57,7 +57,8 @@ def test_no_flip_among_few_samples_is_no_certainty() -> None:
     assert pct.bootstrap(pct.Outcomes(3, 0, 1, 2), "backward_trust_compatibility").low == pytest.approx(
         0.438503, abs=1e-6
     )
-    assert pct.bootstrap(all_right, "accuracy_difference") == (0, 0, 0)
+    widest = pytest.approx(3.841459 / (7 + 3.841459), abs=1e-6)
+    assert pct.bootstrap(all_right, "accuracy_difference")[1:] == (pytest.approx(-widest.expected, abs=1e-6), widest)
     assert pct.bootstrap(none, "relative_nfr") == (None, None, None)
 
 
@@ -87,3 +88,69 @@ def test_the_mean_of_runs_has_students_interval() -> None:
     wide = pct.mean_interval([float(n) for n in range(100)])
     assert wide.high is not None
     assert wide.high - 49.5 == pytest.approx(1.984 * 29.011 / 10, rel=1e-3)
+
+
+def test_tangos_interval_at_its_ends() -> None:
+    assert pct.difference_interval(pct.Outcomes(0, 0, 0, 0)) == (None, None, None)
+    assert pct.difference_interval(pct.Outcomes(0, 4, 0, 0)) == pytest.approx((-1, -1, 0.0206), abs=0.05)
+
+
+def test_tangos_interval_is_what_the_score_test_allows() -> None:
+    """The ends against the test's own definition, with the constrained likelihood maximised on a grid."""
+    counted, z = pct.Outcomes(70, 3, 11, 16), 1.959964
+    found = pct.difference_interval(counted)
+    for end, sign in ((found.low, 1), (found.high, -1)):
+        grid = np.linspace(max(0, -end) + 1e-9, (1 - abs(end)) / 2 + max(0, -end) - 1e-9, 200_001)
+        rest = 1 - 2 * grid - end
+        usable = (rest > 0) & (grid + end > 0)
+        likely = 3 * np.log(grid[usable]) + 11 * np.log((grid + end)[usable]) + 86 * np.log(rest[usable])
+        share = grid[usable][likely.argmax()]
+        score = (11 - 3 - 100 * end) / math.sqrt(100 * (2 * share + end - end * end))
+        assert score == pytest.approx(sign * z, abs=1e-3)
+    assert found.value == pytest.approx(0.08)
+    assert found.low < found.value < found.high
+    mirrored = pct.difference_interval(pct.Outcomes(70, 11, 3, 16))
+    assert (mirrored.low, mirrored.high) == (pytest.approx(-found.high), pytest.approx(-found.low))
+
+
+@pytest.mark.parametrize(("total", "negative", "positive"), [(20, 0.01, 0.01), (50, 0.04, 0.0), (200, 0.004, 0.02),
+                                                             (100, 0.1, 0.15), (400, 0.002, 0.002)])  # fmt: skip
+def test_intervals_hold_what_they_promise(total: int, negative: float, positive: float) -> None:
+    """Of many samples the 95 % intervals of differences, and the upper ends of NFR, miss the truth rarely."""
+    generator = np.random.default_rng(5)
+    drawn = generator.multinomial(total, [0.8 - negative, negative, positive, 0.2 - positive], size=2000)
+    kinds, times = np.unique(drawn, axis=0, return_counts=True)
+    held = above = 0
+    for counts, often in zip(kinds.tolist(), times.tolist(), strict=True):
+        counted = pct.Outcomes(*counts)
+        difference = pct.metric_interval(counted, "accuracy_difference")
+        held += often * (difference.low <= positive - negative <= difference.high)
+        above += often * (pct.metric_interval(counted, "negative_flip_rate").high >= negative)
+    assert held / 2000 > 0.935
+    assert above / 2000 > 0.955
+
+
+def test_no_interval_is_a_point_where_nothing_was_seen() -> None:
+    still = pct.Outcomes(12, 0, 0, 8)
+    for metric in ("negative_flip_rate", "positive_flip_rate", "accuracy_difference", "relative_nfr"):
+        for found in (pct.metric_interval(still, metric), pct.bootstrap(still, metric)):
+            assert found.value == 0
+            assert found.high > 0.1
+    assert pct.metric_interval(still, "negative_flip_rate").high == pytest.approx(0.161125, abs=1e-6)
+    assert pct.metric_interval(still, "accuracy_difference")[1:] == (pytest.approx(-0.161125), pytest.approx(0.161125))
+    # 0.161125 of negative flips: 0.161125 / (0.6 * 0.838875 + 0.161125) / (0.161125 + 0.4 * 0.838875)
+    assert pct.metric_interval(still, "relative_nfr").high == pytest.approx(0.488, abs=1e-3)
+
+
+def test_shares_get_wilsons_interval() -> None:
+    assert pct.metric_interval(COUNTED, "negative_flip_rate") == pct.share_interval(40, 1000)
+    assert pct.metric_interval(COUNTED, "accuracy_new") == pct.share_interval(910, 1000)
+    assert pct.metric_interval(COUNTED, "negative_flip_impact") == pct.share_interval(40, 90)
+    assert pct.metric_interval(COUNTED, "backward_trust_compatibility") == pct.share_interval(850, 890)
+    assert pct.metric_interval(COUNTED, "backward_error_compatibility", level=0.9) == pct.share_interval(
+        50, 90, level=0.9
+    )
+    assert pct.metric_interval(COUNTED, "relative_nfr") == pct.bootstrap(COUNTED, "relative_nfr")
+    assert pct.metric_interval(pct.Outcomes(0, 0, 0, 0)) == (None, None, None)
+    with pytest.raises(ReportError, match="unknown metric"):
+        pct.metric_interval(COUNTED, "nfr")

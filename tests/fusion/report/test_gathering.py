@@ -105,6 +105,14 @@ def test_json_is_complete_and_finite(nets: Nets) -> None:
         (Budget(), []),
         (Budget(max_nfr=0.9, min_accuracy=0.1), []),
         (Budget(max_nfr=0.1), ["NFR of plain"]),
+        (Budget(max_nfr_upper=0.15), ["upper end of the 95\u00a0% interval of the NFR of plain"]),
+        (
+            Budget(max_nfr=0.06, max_nfr_upper=0.06),
+            [
+                "NFR of plain",
+                *(f"upper end of the 95\u00a0% interval of the NFR of {name}" for name in ("plain", "focal")),
+            ],
+        ),
         (Budget(min_accuracy=0.9), ["accuracy of plain"]),
         (Budget(min_accuracy=1.0), ["accuracy of plain", "accuracy of focal"]),
         (Budget(max_weighted_nfr=0.3, severity={1: 1e9}), []),
@@ -179,3 +187,57 @@ def test_figures_in_words() -> None:
     assert percent(None) == points(None) == span(pct.Interval(None, None, None)) == p_value(None) == "–"
     assert points(-0.0031) == "−0.31\u00a0points"
     assert [p_value(x) for x in (1e-9, 0.00312, 0.5)] == ["< 0.0001", "0.0031", "0.50"]
+
+
+def still(count: int, right: int) -> pct.Predictions:
+    """A net that is right on the first samples."""
+    labels = np.arange(count) % 2
+    answers = np.where(np.arange(count) < right, labels, 1 - labels)
+    return pct.Predictions([str(i) for i in range(count)], labels, np.eye(2)[answers], meta={"name": "still"})
+
+
+def test_no_flip_among_few_samples_keeps_no_upper_limit() -> None:
+    found = gather(old=[still(20, 12)], new=[still(20, 12)])
+    measured, upper = check(found, Budget(max_nfr=0.01, max_nfr_upper=0.01))
+    assert (measured.passed, measured.value) == (True, 0)
+    assert (upper.passed, upper.value) == (False, pytest.approx(0.161125, abs=1e-6))
+    assert check(found, Budget(max_nfr_upper=0.17))[0].passed
+    change = found.featured.whole.intervals["accuracy_difference"]
+    assert (change.low, change.high) == (pytest.approx(-0.161125), pytest.approx(0.161125))
+    assert "(+0.00\u00a0points, interval \u221216.11 to +16.11\u00a0%)" in explanation(found)[1]
+
+
+def test_the_gate_has_passed_where_every_check_has(nets: Nets) -> None:
+    found = report(nets)
+    for limits, passed in (((0.9, 0.1), True), ((0.0, 0.1), False), ((0.9, 1.0), False), ((0.0, 1.0), False)):
+        checks = check(found, Budget(max_nfr=limits[0], min_accuracy=limits[1]))
+        assert figures(found, checks)["gate"]["passed"] is passed
+    assert figures(found)["gate"] is None
+
+
+def test_churn_counts_every_changed_answer() -> None:
+    labels = [0, 0, 0, 0, 2]
+    old = pct.Predictions(list("abcde"), labels, np.eye(3)[[0, 1, 1, 2, 2]], meta={"name": "old"})
+    new = pct.Predictions(list("edcba"), labels[::-1], np.eye(3)[[2, 2, 2, 0, 0]], meta={"name": "new"})
+    # a stays right, b is learnt, c changes from one wrong answer to another, d stays wrong, e stays right
+    assert pct.churn(old=old, new=new) == pytest.approx(2 / 5)
+    assert pct.negative_flip_rate(old=old, new=new) == 0
+    found = gather(old=[old], new=[new])
+    assert found.featured.whole.churn == pct.share_interval(2, 5)
+    assert figures(found)["new"][0]["against_all"]["churn"]["value"] == pytest.approx(0.4)
+    head, _, row = to_text(found).splitlines()[2:5]
+    assert row[head.index("churn") - 3 : head.index("churn") + 5].split() == ["40.00", "%"]
+    none = pct.Predictions([], [], np.empty((0, 3)))
+    assert pct.churn(old=none, new=none) is None
+
+
+def test_a_p_says_what_it_is_of(nets: Nets) -> None:
+    found = report(nets)
+    assert "p: McNemar's exact test, two-sided, that both nets are equally often right." in to_text(found)
+    assert figures(found)["tests"]["mcnemar_p"].startswith("McNemar's exact test, two-sided")
+
+
+def test_accuracy_of_a_gate_names_its_samples(nets: Nets) -> None:
+    (one,) = check(gather(old=[nets["odd"]], new=[nets["focal"]]), Budget(min_accuracy=0.1))
+    assert one.what == "accuracy of focal over all 200 samples"
+    assert one.value == pct.accuracy(nets["focal"])

@@ -11,11 +11,12 @@ import pytest
 from PIL import Image
 
 from fusion import pct
-from fusion.report import Album, Budget, check, gather, page
+from fusion.report import Album, Budget, check, gather, page, sections
 from fusion.report.charts import frontier
 from fusion.report.images import embed
 from fusion.report.markup import Markup, join, tag
 from fusion.report.plotting import Axis, ticks
+from fusion.report.wording import percent
 
 Nets = dict[str, pct.Predictions]
 VOID = {"meta", "link", "img", "br"}
@@ -192,3 +193,18 @@ def test_ticks_are_few_and_inside(span: float) -> None:
     found = ticks(Axis(0.3, 0.3 + span, 0, 100))
     assert 2 <= len(found) <= 6
     assert all(0.3 - 1e-9 <= tick <= 0.3 + span + 1e-9 for tick in found)
+
+
+def test_cards_are_over_the_samples_that_they_name(nets: Nets) -> None:
+    found = gather(old=[nets["odd"]], new=[nets["focal"]])
+    text = sections.verdict(found, [])
+    known = nets["focal"].take(nets["focal"].labels % 2 == 1)
+    assert pct.accuracy(known) != pct.accuracy(nets["focal"])
+    card = r"<p>{}</p><strong>{}</strong><small>[^<]*{}</small>"
+    assert re.search(card.format("Accuracy", percent(pct.accuracy(known)), ""), text)
+    every = card.format("Accuracy on all classes", percent(pct.accuracy(nets["focal"])), "over all 200 samples")
+    assert re.search(every, text)
+    assert "Over 100 samples of classes that odd knows; the last card is over all." in text
+    whole = sections.verdict(gather(old=[nets["plain"]], new=[nets["focal"]]), [])
+    assert "Over 200 samples." in whole
+    assert "Accuracy on all classes" not in whole
