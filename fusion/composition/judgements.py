@@ -170,6 +170,11 @@ def listed(items: Sequence[Judgement]) -> str:
     """The losses with their labels, in words."""
     return ", ".join(
         f"'{item.layer.name}' ({item.layer.type} of '{item.scores}' against '{item.label}')"
-        for item in items
+        for item in in_order(items)
         if item.layer is not None
     )
+
+
+def in_order(items: Sequence[Judgement]) -> list[Judgement]:
+    """As their layers stand in the file."""
+    return sorted(items, key=lambda item: item.layer.number if item.layer is not None else -1)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fusion.composition import losses
-from fusion.composition.judgements import Judgement, judgements_of, listed
+from fusion.composition.judgements import Judgement, in_order, judgements_of, listed
 from fusion.composition.losses import CHOICES, Loss, canonical, described
 from fusion.composition.sources import Part
 from fusion.errors import ComposeError, raise_all
@@ -159,7 +159,7 @@ def _own(part: Part, items: Sequence[Judgement]) -> Loss | None:
 def _as_tasks(items: Sequence[Judgement]) -> str:
     """The losses as the options that ask for them."""
     found = []
-    for item in reversed(items):
+    for item in in_order(items):
         name = item.classifier.name if item.classifier is not None else item.scores or ""
         name = re.sub(r"\W", "_", name.removeprefix(f"{item.part.prefix}/"))
         width = f",num_output={item.width}" if item.width is not None else ""

@@ -1,0 +1,161 @@
+"""Several tasks on the joined features: a classifier, a loss and a label each, trained and deployed together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from fusion_tools.compose import main
+
+import fusion
+import prototxt
+from fusion import ComposeError
+from fusion.composition import Loss, Schedule, Source, Task, compose, read_recipe
+
+NET = """
+name: "faces"
+layer { name: "data" type: "HDF5Data" top: "data" top: "age" top: "gender" top: "tags"
+  hdf5_data_param { source: "list.txt" batch_size: 8 } }
+layer { name: "conv1" type: "Convolution" bottom: "data" top: "conv1"
+  convolution_param { num_output: 4 kernel_size: 3 weight_filler { type: "xavier" } } }
+layer { name: "fc1" type: "InnerProduct" bottom: "conv1" top: "fc1"
+  inner_product_param { num_output: 6 weight_filler { type: "xavier" } } }
+layer { name: "relu" type: "ReLU" bottom: "fc1" top: "fc1" }
+layer { name: "fc_age" type: "InnerProduct" bottom: "fc1" top: "fc_age" inner_product_param { num_output: 1 } }
+layer { name: "fc_gender" type: "InnerProduct" bottom: "fc1" top: "fc_gender" inner_product_param { num_output: 2 } }
+layer { name: "l1" type: "EuclideanLoss" bottom: "fc_age" bottom: "age" top: "l1" }
+layer { name: "l2" type: "SoftmaxWithLoss" bottom: "fc_gender" bottom: "gender" top: "l2" loss_weight: 0.5 }
+"""
+SHAPES = {"data": (8, 1, 6, 6), "age": (8, 1), "gender": (8,), "tags": (8, 3)}
+TASKS = (
+    "age=EuclideanLoss:age",
+    "gender=SoftmaxWithLoss:gender,num_output=2,loss_weight=0.25",
+    "tags=SigmoidCrossEntropyLoss:tags",
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Sixteen records whose labels can be read off the picture, and the net."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    data = rng.normal(size=(16, 1, 6, 6)).astype(np.float32)
+    mean = data.mean((1, 2, 3))
+    with h5py.File("records.h5", "w") as file:
+        file["data"] = data
+        file["age"] = mean[:, None] * 3
+        file["gender"] = (mean > 0).astype(np.float32)
+        file["tags"] = (data[:, 0, 0, :3] > 0).astype(np.float32)
+    Path("list.txt").write_text("records.h5\n")
+    Path("net.prototxt").write_text(NET)
+    net = fusion.build(prototxt.load_net("net.prototxt"), "TRAIN", SHAPES, seed=1)
+    fusion.save_weights(net, "net.caffemodel")
+    return tmp_path
+
+
+def sources() -> list[Source]:
+    return [Source("a", "net.prototxt", at="fc1"), Source("b", "net.prototxt", at="fc1")]
+
+
+@pytest.mark.parametrize("head", ["concat-fc", "concat-mlp", "mean", "gated"])
+def test_tasks_are_trained_and_deployed_together(folder: Path, head: str) -> None:
+    schedule = Schedule(max_iter=60, test_interval=60, test_iter=2, display=0, base_lr=0.01)
+    composed = compose(sources(), head, tasks=TASKS, schedule=schedule)
+    composed.write("fused")
+    train = prototxt.load_net("fused/train_val.prototxt")
+    own = {layer.name: layer for layer in train.layer if layer.name.startswith(("score_", "loss_", "accuracy_"))}
+    assert list(own) == [
+        "score_age",
+        "score_gender",
+        "score_tags",
+        "loss_age",
+        "accuracy_gender",
+        "loss_gender",
+        "loss_tags",
+    ]
+    assert [own[f"score_{name}"].inner_product_param.num_output for name in ("age", "gender", "tags")] == [1, 2, 3]
+    assert [(own[f"loss_{name}"].type, list(own[f"loss_{name}"].bottom)) for name in ("age", "gender", "tags")] == [
+        ("EuclideanLoss", ["score_age", "age"]),
+        ("SoftmaxWithLoss", ["score_gender", "gender"]),
+        ("SigmoidCrossEntropyLoss", ["score_tags", "tags"]),
+    ]
+    assert list(own["loss_gender"].loss_weight) == [0.25]
+    fusion.apply_merge(fusion.plan_merge(train, {"a": "net.caffemodel", "b": "net.caffemodel"}), "init.caffemodel")
+    start = dict(prototxt.read_weights("init.caffemodel"))
+    assert np.ptp(start["score_tags"][0]) > 0
+    solver = fusion.Solver("fused/solver.prototxt", weights="init.caffemodel", device="cpu")
+    (before,) = solver.test()
+    solver.step(60)
+    (after,) = solver.test()
+    assert {name for name, _, _ in after.outputs} == {"loss_age", "loss_gender", "loss_tags", "accuracy_gender"}
+    for name in ("loss_age", "loss_gender", "loss_tags"):
+        assert after[name] < before[name]
+    weights = {name: weight for name, _, weight in after.outputs}
+    assert weights == {"loss_age": 1, "loss_gender": 0.25, "loss_tags": 1, "accuracy_gender": 0}
+
+
+def test_the_deployed_net_answers_every_task(folder: Path) -> None:
+    composed = compose(sources(), tasks=TASKS)
+    assert composed.deploy is not None
+    net = fusion.build(prototxt.load_net(composed.deploy), seed=3)
+    found = net({"data": torch.ones(2, 1, 6, 6)})
+    assert {name: tuple(found[name].shape) for name in found} == {
+        "score_age": (2, 1),
+        "prob_gender": (2, 2),
+        "prob_tags": (2, 3),
+    }
+    assert found["prob_gender"].sum(1).tolist() == pytest.approx([1, 1])
+    assert ((found["prob_tags"] > 0) & (found["prob_tags"] < 1)).all()
+
+
+def test_tasks_in_python_in_toml_and_on_the_command_line_are_the_same(folder: Path) -> None:
+    flags = [f"--task={text}" for text in TASKS]
+    command = ["--source=a=net.prototxt@fc1", "--source=b=net.prototxt@fc1", *flags, "-o", "one"]
+    assert main([*command, "--write-toml", "fusion.toml"]) == 0
+    assert main(["fusion.toml", "-o", "two"]) == 0
+    python = compose(
+        sources(),
+        tasks=[
+            Task("age", Loss("EuclideanLoss", label="age"), 1),
+            Task("gender", Loss("SoftmaxWithLoss", {"loss_weight": 0.25}, "gender"), 2),
+            Task("tags", Loss("SigmoidCrossEntropyLoss", label="tags"), 3),
+        ],
+    )
+    texts = [Path(name, "train_val.prototxt").read_text() for name in ("one", "two")]
+    assert texts[0] == texts[1] == str(python.train_val)
+    assert [task.num_output for task in read_recipe("fusion.toml").tasks] == [None, 2, None]
+
+
+@pytest.mark.parametrize(
+    ("tasks", "options", "message"),
+    [
+        (["age"], {}, "is not NAME=LOSS:LABEL_BLOB"),
+        (["age=EuclideanLoss"], {}, "is not NAME=LOSS:LABEL_BLOB"),
+        (["age=EuclideanLoss:age,num_output=x"], {}, "num_output is a number"),
+        (["age=EuclideanLoss:age", "age=HingeLoss:gender,num_output=2"], {}, "two tasks are called 'age'"),
+        (["a/b=EuclideanLoss:age"], {}, "is no name of a task"),
+        ([Task("age", Loss("EuclideanLoss"))], {}, "names no label"),
+        (["age=EuclideanLoss:age,num_output=2"], {}, "one output per value of its label, 1, not 2"),
+        (["gender=SoftmaxWithLoss:gender"], {}, "task 'gender': how many classes there are is not said"),
+        (["age=EuclideanLoss:years"], {}, "gives 'years' in phase TRAIN"),
+        (TASKS, {"loss": "EuclideanLoss"}, "exclude each other"),
+        (TASKS, {"pct": "kd"}, "there are several tasks"),
+        (TASKS, {"head": "logits"}, "there are several tasks"),
+    ],
+)
+def test_tasks_that_cannot_be(folder: Path, tasks: list[str | Task], options: dict[str, str], message: str) -> None:
+    with pytest.raises(ComposeError, match=message):
+        compose(sources(), tasks=tasks, **options)  # type: ignore[arg-type]
+
+
+def test_a_source_of_several_losses_is_asked_about(folder: Path) -> None:
+    with pytest.raises(ComposeError, match="losses of several labels") as error:
+        compose(sources(), num_output=2)
+    asked = "--task fc_age=EuclideanLoss:age,num_output=1 --task fc_gender=SoftmaxWithLoss:gender,num_output=2"
+    assert asked in str(error.value)
+    own = compose(sources(), num_output=2, loss="SoftmaxWithLoss,label=gender")
+    final = prototxt.load_net(own.train_val).layer[-1]
+    assert (final.type, list(final.bottom)) == ("SoftmaxWithLoss", ["scores", "gender"])
