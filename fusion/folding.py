@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from fusion.errors import FusionError
 from fusion.outcome import Outcome, Weights
+from prototxt.duplicates import check_layer_names
 from prototxt.editing import Edits
 from prototxt.loading import load_net
 from prototxt.messages import LayerParameter
@@ -76,6 +77,7 @@ def fold(document: Document, weights: Weights) -> Outcome:
 
 def _layers(document: Document) -> list[_Layer]:
     net = load_net(document)
+    check_layer_names(net)
     fields = document.root.all("layer")
     messages = list(net.layer)[len(net.layer) - len(fields) :]
     hint = "make its deploy form first: fusion-convert NET.prototxt OUT.prototxt --deploy"

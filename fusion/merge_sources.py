@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fusion.errors import FusionError, MergeError
 from fusion.folds import folds
 from prototxt.copying import Deferred, Payload, Stretch
+from prototxt.duplicates import check_layer_names
 from prototxt.errors import PrototxtError
 from prototxt.loading import load_net
 from prototxt.spans import Shape
@@ -114,4 +115,5 @@ def _opened(prefix: str, source: SourceLike) -> MergeSource:
         return MergeSource(prefix, os.fspath(source), read_weights(source))
     prototxt, weights = (os.fspath(path) for path in source)
     net = load_net(prototxt)
+    check_layer_names(net)
     return MergeSource(prefix, weights, read_weights(weights), prototxt, {layer.name: layer for layer in net.layer})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from prototxt.duplicates import check_layer_names
 from prototxt.errors import PrototxtError
 from prototxt.messages import LayerParameter, NetParameter
 from prototxt.params import param_count
@@ -41,8 +42,9 @@ class WantedLayer:
 def wanted_layers(net: NetParameter, inputs: Mapping[str, Sequence[int | None]] | None = None) -> list[WantedLayer]:
     """The layers of all phases in the net's order, each name once: the one with blobs, if any.
 
-    Raises: ShapeError with all that is wrong in the net.
+    Raises: ShapeError with all that is wrong in the net; WeightsError for several layers of one name with weights.
     """
+    check_layer_names(net)
     found: dict[str, WantedLayer] = {}
     failed: list[tuple[NetParameter, PrototxtError]] = []
     seen: list[bytes] = []
@@ -79,13 +81,13 @@ def _known(
 
 def _add(found: dict[str, WantedLayer], layer: LayerParameter, params: Sequence[Shape]) -> None:
     known: tuple[Shape, ...] | None = tuple(params)
-    if not params and param_count(layer.type, layer) is None:
+    if not params and param_count(layer.type, layer) != 0:
         known = None
     before = found.get(layer.name)
     if before is not None and before.shapes:
         if not known:
             return
         if len(known) != len(before.shapes) or not all(map(shapes_agree, before.shapes, known)):
-            return  # two layers of one name: weights go to the first, as in Caffe
+            return  # another layer of that name in the other phase: weights go to the first, as in Caffe
         known = tuple(merge_shapes(pair) for pair in zip(before.shapes, known, strict=True))
     found[layer.name] = WantedLayer(layer, known)

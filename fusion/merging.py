@@ -51,7 +51,8 @@ def plan_merge(
     inputs         shapes of input blobs, where the net does not tell them and a new layer's size depends on them
     fresh          names of layers that start from their fillers whatever the sources have
 
-    Raises: MergeError with all that does not fit; ShapeError when the fused net itself is wrong.
+    Raises: MergeError with all that does not fit; ShapeError when the fused net itself is wrong, WeightsError when
+            layers of one name hold weights.
     """
     opened, errors = open_sources(unfolded(sources))
     raise_all(errors)

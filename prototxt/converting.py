@@ -141,11 +141,14 @@ def _upgraded(source: PathLike, target: str) -> list[str]:
 
 
 def _weights(source: PathLike, target: PathLike, request: Request) -> list[str]:
+    from prototxt.duplicates import check_layer_names
     from prototxt.loading import load_net
     from prototxt.weights import layers_of, read_weights, save
 
     weights = read_weights(source)
     net = load_net(request.net, strict=False) if request.net is not None else None
+    if net is not None:
+        check_layer_names(net)
     layers = layers_of(weights, net, os.fspath(target))
     save(os.fspath(target), layers, name=net.name if net is not None else weights.scan.name)
     return [f"{sum(bool(blobs) for _, blobs in layers)} layers, {sum(len(blobs) for _, blobs in layers)} blobs"]

@@ -33,6 +33,7 @@ class Weights(Mapping[str, list[Array]]):
         self.scan = scan
         self._entries = scan.with_blobs()
         self._reader = _reader(scan)
+        self._check_names()
 
     def __getitem__(self, name: str) -> list[Array]:
         return [self._reader.array(blob) for blob in self._entries[name].blobs]
@@ -54,6 +55,17 @@ class Weights(Mapping[str, list[Array]]):
     def entry(self, name: str) -> Entry:
         """The layer's type and the shapes of its blobs, without reading values."""
         return self._entries[name]
+
+    def _check_names(self) -> None:
+        """Raises: WeightsError when two layers of one name hold different blobs, of which one would be lost."""
+        seen: dict[str, Entry] = {}
+        for entry in self.scan.entries if len(self._entries) < len(self.scan.entries) else ():
+            if entry.blobs and (other := seen.setdefault(entry.name, entry)) is not entry:
+                pairs = [[self._reader.array(blob) for blob in one.blobs] for one in (other, entry)]
+                if len(pairs[0]) != len(pairs[1]) or not all(map(np.array_equal, *pairs)):
+                    what = f"two layers named '{entry.name}' hold different weights, and layers are told apart by name"
+                    hint = "give one of them another name, in the net and in its weights (Caffe would load the last)"
+                    raise WeightsError(what, place=self.scan.path, hint=hint)
 
     def __repr__(self) -> str:
         return f"<Weights {self.scan.path}: {len(self)} layers>"

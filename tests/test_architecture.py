@@ -21,7 +21,7 @@ ROOMS = (
     *("prototxt.scalars", "prototxt.decoding", "prototxt.encoding", "prototxt.upgrading", "prototxt.loading"),
     *("prototxt.modernizing", "prototxt.phases"),
     *("prototxt.wire", "prototxt.onnx_outline"),
-    *("prototxt.params", "prototxt.shapes", "prototxt.outline", "prototxt.weightless"),
+    *("prototxt.params", "prototxt.shapes", "prototxt.outline", "prototxt.weightless", "prototxt.duplicates"),
     *("prototxt.notes", "prototxt.freezing", "prototxt.renaming"),
     *("prototxt.deploy_plan", "prototxt.deploying", "prototxt.partial", "prototxt.summaries", "prototxt.listing"),
     *("prototxt.spans", "prototxt.recognition", "prototxt.copying", "prototxt.blobs"),

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from fusion.errors import FusionError, WeightsMismatch, raise_all
 from fusion.outcome import Outcome, Weights
+from prototxt.duplicates import check_layer_names
 from prototxt.editing import Edits
 from prototxt.loading import load_net
 from prototxt.messages import LayerParameter
@@ -92,6 +93,7 @@ def shares(weight: Array, *, softmax: bool, name: str = "") -> Array:
 
 def _own_layers(document: Document) -> list[_Own]:
     net = load_net(document)
+    check_layer_names(net)
     fields = document.root.all("layer")
     messages = list(net.layer)[len(net.layer) - len(fields) :]
     return [_Own(*pair) for pair in zip(fields, messages, strict=True) if pair[1].type in ("WeightedSum", "Gate")]

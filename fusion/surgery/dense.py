@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fusion.errors import FusionError
 from fusion.outcome import Outcome, Weights
+from prototxt.duplicates import check_layer_names
 from prototxt.editing import Edits
 from prototxt.errors import ShapeError
 from prototxt.loading import load_net
@@ -110,6 +111,7 @@ def _parts(document: Document, kind: str, match: str, inputs: Mapping[str, Seque
     except re.error as error:
         raise FusionError(f"'{match}' is no regular expression: {error}", hint="e.g. 'fc[67]'") from error
     net = load_net(document)
+    check_layer_names(net)
     fields = document.root.all("layer")
     messages = list(net.layer)[len(net.layer) - len(fields) :]
     if any(message.include or message.exclude for message in messages) or document.root.all("layers"):

@@ -21,6 +21,7 @@ from fusion.errors import FusionError
 from fusion.outcome import Outcome, Weights
 from fusion.surgery.siblings import Unit, units
 from fusion.surgery.stacking import Stacked, dense_as_convolution, stack
+from prototxt.duplicates import check_layer_names
 from prototxt.encoding import to_text
 from prototxt.loading import load_net
 from prototxt.messages import LayerParameter, NetParameter
@@ -78,6 +79,7 @@ def fuse_horizontally(
     if len(set(prefixes)) < 2:
         raise FusionError("there is nothing to fuse side by side", hint="give two prefixes or more: odd even")
     net = load_net(document)
+    check_layer_names(net)
     if any(layer.include or layer.exclude for layer in net.layer):
         raise FusionError("a net with phases cannot be fused horizontally", place=document.name, hint=hint)
     shapes = infer(filter_net(net, phase="TEST"), inputs, unknown="ignore").blobs
