@@ -22,6 +22,7 @@ from fusion.graph import Net, needed_inputs
 from fusion.inputs import Preparation, known_inputs, preparation
 from fusion.nets import build, outputs_of
 from fusion.weights import load_weights
+from prototxt.class_names import ClassNames, class_names_of, name_of
 from prototxt.deploying import deploy
 from prototxt.loading import load_net
 from prototxt.parser import parse_file
@@ -59,6 +60,7 @@ class Predictor:
     notes    what was decided, one sentence each
     classes  for outputs that know some of the net's classes only, such as those of a fused net's sources: which
     shapes   of the inputs
+    named    what the net's text says of its classes
     """
 
     net: Net
@@ -67,16 +69,38 @@ class Predictor:
     notes: tuple[str, ...] = ()
     classes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    named: ClassNames = field(default_factory=ClassNames)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One output's best classes for one picture, the best first."""
+    """One output's best classes for one picture, the best first; a label is "" where a class has no name.
+
+    note  what to say of the classes, "" for nothing
+    """
 
     picture: str
     output: str
     classes: tuple[int, ...]
     scores: tuple[float, ...]
+    labels: tuple[str, ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What the scores of an output stand for.
+
+    numbers  the class of each
+    labels   its name, "" where it has none
+    part     whether these are some of the classes, as was told
+    note     what to say where these are numbers of the output's own: which of the named classes they are is not known
+    """
+
+    numbers: tuple[int, ...]
+    labels: tuple[str, ...]
+    part: bool = False
+    note: str = ""
 
 
 def open_predictor(
@@ -118,7 +142,14 @@ def open_predictor(
     ]
     prepared = {key: _as_told(item, told) for key, item in inputs.items()}
     sizes = {key: tuple(dim or 1 for dim in known[key]) for key in inputs}
-    return Predictor(running, prepared, chosen, tuple(notes), _classes(document), sizes)
+    named = class_names_of(document)
+    widths = {blob: shape[1] if shape is not UNKNOWN and len(shape) > 1 else None for blob, shape in known.items()}
+    classes = _classes(document)
+    for blob in chosen:
+        found = named.numbers_of(blob)
+        if found is not None and widths.get(blob) == len(found):
+            classes[blob] = found
+    return Predictor(running, prepared, chosen, tuple(notes), classes, sizes, named)
 
 
 def _classes(document: Document) -> dict[str, tuple[int, ...]]:
@@ -126,6 +157,33 @@ def _classes(document: Document) -> dict[str, tuple[int, ...]]:
     layers = filter_net(load_net(document), phase="TRAIN").layer
     held = [layer for layer in layers if layer.pct_param.classes and len(layer.bottom) > 2]
     return {blob: tuple(layer.pct_param.classes) for layer in held for blob in layer.bottom[1:-1]}
+
+
+def scored(
+    predictor: Predictor, output: str, count: int, labels: Sequence[str] = (), told: Sequence[int] | None = None
+) -> Scored:
+    """Return what the scores of an output stand for.
+
+    count   how many there are
+    labels  names of the classes that are answered in; by default the net's own
+    told    the class of each score; by default as the net says, or all in order
+    Raises: FusionError where there are not as many classes as scores.
+    """
+    names = tuple(labels) or predictor.named.names
+    numbers = predictor.classes.get(output) if told is None else tuple(told)
+    if numbers is None:
+        if not names or len(names) == count:
+            return Scored(tuple(range(count)), names or ("",) * count)
+        own = predictor.named.names
+        note = (
+            f"'{output}' has {count} scores, and {len(names)} classes are named: its numbers are its own; say which "
+            f"classes they are with --classes {output}=N,N,..."
+        )
+        return Scored(tuple(range(count)), own if len(own) == count else ("",) * count, note=note)
+    if len(numbers) != count:
+        what = f"{len(numbers)} classes are told for '{output}', which has {count} scores"
+        raise FusionError(what, hint="name one class per score, in their order")
+    return Scored(tuple(numbers), tuple(name_of(names, number) for number in numbers), part=True)
 
 
 def _as_told(how: Preparation, told: Told) -> Preparation:
@@ -136,17 +194,32 @@ def _as_told(how: Preparation, told: Told) -> Preparation:
 
 
 def predict(
-    predictor: Predictor, pictures: Sequence[str | bytes], *, top: int = 5, names: Sequence[str] | None = None
+    predictor: Predictor,
+    pictures: Sequence[str | bytes],
+    *,
+    top: int = 5,
+    names: Sequence[str] | None = None,
+    labels: Sequence[str] = (),
+    classes: Mapping[str, Sequence[int] | None] | None = None,
 ) -> list[Answer]:
     """The best classes for each picture, all outputs of one picture together.
 
     pictures  paths, or the content of picture files
     names     what the pictures are called in the answers; by default their paths
+    labels    names of the classes; by default the net's own
+    classes   for outputs that know some of the classes only: the class of each score; by default as the net says
     Raises: DataError naming every picture that cannot be read; FusionError for an output that is no row of scores.
     """
     called = list(names or (item if isinstance(item, str) else f"picture {n + 1}" for n, item in enumerate(pictures)))
     found = scores(predictor, pictures)
-    return [_answer(name, blob, rows[index], top) for index, name in enumerate(called) for blob, rows in found.items()]
+    known = {
+        blob: scored(predictor, blob, rows.shape[1], labels, (classes or {}).get(blob)) for blob, rows in found.items()
+    }
+    return [
+        _answer(name, blob, rows[index], top, known[blob])
+        for index, name in enumerate(called)
+        for blob, rows in found.items()
+    ]
 
 
 def scores(predictor: Predictor, pictures: Sequence[str | bytes]) -> dict[str, NDArray[np.float32]]:
@@ -180,6 +253,7 @@ def _rows(blob: str, array: np.ndarray, count: int) -> np.ndarray:
     return rows
 
 
-def _answer(picture: str, blob: str, row: np.ndarray, top: int) -> Answer:
-    order = np.argsort(-row, kind="stable")[:top]
-    return Answer(picture, blob, tuple(map(int, order)), tuple(float(row[index]) for index in order))
+def _answer(picture: str, blob: str, row: np.ndarray, top: int, known: Scored) -> Answer:
+    order = np.argsort(-row, kind="stable")[:top].tolist()
+    numbers, labels = (tuple(values[index] for index in order) for values in (known.numbers, known.labels))
+    return Answer(picture, blob, numbers, tuple(float(row[index]) for index in order), labels, known.note)

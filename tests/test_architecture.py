@@ -19,7 +19,7 @@ ROOMS = (
     *("prototxt.errors", "prototxt.files", "prototxt.tokens", "prototxt.tree", "prototxt.parser", "prototxt.editing"),
     *("prototxt.schema", "prototxt.messages", "prototxt.fork_messages", "prototxt.places", "prototxt.forks"),
     *("prototxt.scalars", "prototxt.decoding", "prototxt.encoding", "prototxt.upgrading", "prototxt.loading"),
-    *("prototxt.modernizing", "prototxt.phases"),
+    *("prototxt.modernizing", "prototxt.phases", "prototxt.class_names"),
     *("prototxt.wire", "prototxt.onnx_outline"),
     *("prototxt.params", "prototxt.shapes", "prototxt.outline", "prototxt.weightless", "prototxt.duplicates"),
     *("prototxt.notes", "prototxt.freezing", "prototxt.renaming"),

@@ -49,6 +49,8 @@ def parser() -> argparse.ArgumentParser:
         "folder of weights gives branches P1, P2, ... of one net")  # fmt: skip
     add("-o", "--output", metavar="DIR", help="where the three files go")
     add("--num-output", type=int, metavar="N", help="classes of the fused net, or values where its loss takes values")
+    add("--labels", metavar="FILE", help="names of the classes, one per line, that of class 0 first; they are kept in "
+        "the written nets, for fusion-predict, fusion-test and their reports")  # fmt: skip
     add("--name", help="the fused net's name")
     add("--dry-run", action="store_true", help="print the plan as a table and a picture, and write nothing")
     add("--svg", metavar="OUT", help="write a picture of the fused net's layers, with --dry-run too")
@@ -157,7 +159,8 @@ def _recipe(arguments: argparse.Namespace) -> Recipe:
     below = read_recipe(arguments.recipe) if arguments.recipe else Recipe()
     names = ("data_from", "train_list", "val_list", "train_batch", "test_batch", "num_output", "head", "hidden", "loss")
     options = {
-        name: getattr(arguments, name) for name in (*names, "project", "maps", "name", "references", "batch_norm")
+        name: getattr(arguments, name)
+        for name in (*names, "project", "maps", "labels", "name", "references", "batch_norm")
     }
     if arguments.input_shape:
         options["input_shape"] = list(_numbers("--input-shape", arguments.input_shape))

@@ -48,6 +48,8 @@ def parser() -> argparse.ArgumentParser:
     add("--heads", choices=("mean", "max"), help="take several classifiers together: the mean or the highest of their "
         "probabilities; those of --logits, or all that are judged by the label")  # fmt: skip
     add("--classes", type=_numbers, metavar="C,C", help="the shared label space's class of each logit")
+    add("--labels", metavar="FILE", help="names of the shared classes for reports, one per line, that of class 0 first "
+        "(default: those that the net's text keeps)")  # fmt: skip
     add("--name", metavar="NAME", help="what reports call the net (default: the weights' file name)")
     add("--json", action="store_true", help="print the averages as JSON")
     add_reading_options(result)
@@ -63,8 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser().error("--predictions and --logits go together")
     if not options.heads and options.logits and "," in options.logits:
         parser().error("several --logits need --heads mean or --heads max")
-    if options.classes and not options.predictions:
-        parser().error("--classes needs --predictions")
+    if (options.classes or options.labels) and not options.predictions:
+        parser().error("--classes and --labels need --predictions")
     if options.iterations is not None and options.iterations < 1:
         parser().error("--iterations must be at least 1")
     code: int = run(lambda: _evaluate(options))
@@ -75,6 +77,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from fusion.solver.evaluation import open_evaluation
     from fusion.solver.watching.display import Silent, for_stream
 
+    options.labels = _labels(options.labels)
     display = Silent() if options.quiet else for_stream()
     evaluation = open_evaluation(
         options.model,
@@ -91,7 +94,9 @@ def _evaluate(options: argparse.Namespace) -> int:
         told, predictions = _heads(evaluation, options) if options.heads else ([], None)
         if options.predictions:
             if predictions is None:
-                predictions = evaluation.predict(options.logits, classes=options.classes, name=options.name)
+                predictions = evaluation.predict(
+                    options.logits, classes=options.classes, name=options.name, names=options.labels
+                )
             predictions.save(options.predictions)
         for line in evaluation.skipped:
             display.say(line)
@@ -103,6 +108,12 @@ def _evaluate(options: argparse.Namespace) -> int:
     return 0
 
 
+def _labels(path: str | None) -> tuple[str, ...]:
+    from prototxt.class_names import read_names
+
+    return read_names(path) if path else ()
+
+
 def _heads(evaluation: Evaluation, options: argparse.Namespace) -> tuple[list[tuple[str, float]], Predictions]:
     """The accuracy of each head and of all together, by name; and what all together say."""
     from dataclasses import replace
@@ -110,7 +121,7 @@ def _heads(evaluation: Evaluation, options: argparse.Namespace) -> tuple[list[tu
     from fusion.solver.options.heads import classifiers, combine
 
     blobs = options.logits.split(",") if options.logits else classifiers(evaluation.job.message)
-    every = evaluation.scores(blobs, classes=options.classes, name=options.name)
+    every = evaluation.scores(blobs, classes=options.classes, name=options.name, names=options.labels)
     joined = replace(every[0], logits=combine([one.logits for one in every], options.heads))
     told = [(f"accuracy of {blob}", float(one.right.mean())) for blob, one in zip(blobs, every, strict=True)]
     return [*told, (f"accuracy of their {options.heads}", float(joined.right.mean()))], joined

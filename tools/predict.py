@@ -42,7 +42,11 @@ def parser() -> argparse.ArgumentParser:
     add("pictures", metavar="PATH", nargs="*", help="pictures or folders; - is standard input: a picture, or paths")
     add("--top", type=int, default=5, metavar="K", help="classes to tell (default 5)")
     add("--output", action="append", default=[], metavar="BLOB", help="class scores (default: the net's outputs)")
-    add("--labels", metavar="FILE", help="names of the classes, one per line")
+    add("--labels", metavar="FILE", help="names of the classes, one per line, that of class 0 first "
+        "(default: those that the net's text keeps)")  # fmt: skip
+    add("--classes", action="append", default=[], type=_classes, metavar="NAME=N,N,...",
+        help="the classes that an output or a net knows, in the order of its scores (default: all, or "
+        "as the net's text says)")  # fmt: skip
     add("--mean", type=_numbers, metavar="X[,X,X]", help="mean to subtract, per channel in the net's order")
     add("--scale", type=float, metavar="X", help="factor after the mean")
     add("--resize", type=_size, metavar="H,W", help="size to resize to before the crop")
@@ -58,9 +62,6 @@ def parser() -> argparse.ArgumentParser:
     page.add_argument("--serve", action="store_true", help="answer on a web page, to which pictures are dropped")
     page.add_argument("--beside", action="append", default=[], type=_beside, metavar="NAME=NET.prototxt:WEIGHTS",
         help="another net whose answers stand beside, e.g. a source on its own; may be repeated")  # fmt: skip
-    page.add_argument("--classes", action="append", default=[], type=_classes, metavar="NAME=N,N,...",
-        help="the classes that a net or an output knows, in the order of its scores (default: all, or as the net's "
-        "losses towards its references say)")  # fmt: skip
     page.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine only)")
     page.add_argument("--port", type=int, default=8765, help="port to listen at (default 8765; 0: a free one)")
     return result
@@ -74,8 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.error("--top and --batch are at least 1")
     if bool(arguments.pictures) == arguments.serve:
         options.error("name pictures, or --serve to be asked on a web page; not both")
-    if (arguments.beside or arguments.classes) and not arguments.serve:
-        options.error("--beside and --classes are for --serve")
+    if arguments.beside and not arguments.serve:
+        options.error("--beside is for --serve")
     if not 0 <= arguments.port < 1 << 16:
         options.error("--port is from 0 to 65535")
     code: int = run(lambda: _predict(arguments))
@@ -88,13 +89,19 @@ def _predict(arguments: argparse.Namespace) -> int:
         return _serve(arguments, labels)
     pictures = list(_pictures(arguments.pictures))
     predictor = _open(arguments.net, arguments.weights, arguments, outputs=arguments.output)
+    title = _title(arguments.net)
+    told = _told_classes(arguments.classes, [title, *predictor.outputs])
+    classes = {output: told.get(output, told.get(title)) for output in predictor.outputs}
+    asked = {"top": arguments.top, "labels": labels, "classes": classes}
     answers: list[Answer] = []
     failed = 0
     for start in range(0, len(pictures), arguments.batch):
-        found, wrong = _batch(predictor, pictures[start : start + arguments.batch], arguments.top)
+        found, wrong = _batch(predictor, pictures[start : start + arguments.batch], asked)
         answers += found
         failed += wrong
-    _print(answers, labels, arguments)
+    for note in dict.fromkeys(answer.note for answer in answers if answer.note):
+        print(f"note: {note}", file=sys.stderr)
+    _print(answers, arguments)
     return 1 if failed else 0
 
 
@@ -134,7 +141,8 @@ def page_server(arguments: argparse.Namespace, labels: Sequence[str] = ()) -> Se
     first = _open(arguments.net, arguments.weights, arguments, outputs=arguments.output)
     nets = [(_title(arguments.net), first)]
     nets += [(name, _open(net, weights, arguments, beside=first)) for name, (net, weights) in arguments.beside]
-    panel = Panel(nets, labels, arguments.top, dict(arguments.classes))
+    names = [*(name for name, _ in nets), *(output for _, net in nets for output in net.outputs)]
+    panel = Panel(nets, labels, arguments.top, _told_classes(arguments.classes, names))
     panel.rehearse()
     server = open_server(panel.answer, panel.about(), host=arguments.host, port=arguments.port)
     if not is_loopback(arguments.host):
@@ -150,18 +158,31 @@ def _title(net: str) -> str:
     return path.parent.name if path.stem in ("train_val", "deploy") and path.parent.name else path.stem
 
 
-def _batch(predictor: Predictor, pictures: Sequence[tuple[str, str | bytes]], top: int) -> tuple[list[Answer], int]:
+def _told_classes(told: Sequence[tuple[str, list[int]]], names: Sequence[str]) -> dict[str, list[int]]:
+    """The classes by net or output. Raises: FusionError for names of neither."""
+    from fusion.errors import FusionError
+
+    strange = [name for name, _ in told if name not in names]
+    if strange:
+        hint = f"one of {', '.join(dict.fromkeys(names))}"
+        raise FusionError(f"--classes names no net or output: '{strange[0]}'", hint=hint)
+    return dict(told)
+
+
+def _batch(
+    predictor: Predictor, pictures: Sequence[tuple[str, str | bytes]], asked: dict[str, Any]
+) -> tuple[list[Answer], int]:
     """The answers of a batch; if a picture in it is bad, of the others one by one, and how many were bad."""
     from fusion.errors import DataError
     from fusion.prediction import predict
 
     try:
-        return predict(predictor, [item for _, item in pictures], top=top, names=[name for name, _ in pictures]), 0
+        return predict(predictor, [item for _, item in pictures], names=[name for name, _ in pictures], **asked), 0
     except DataError as error:
         if len(pictures) == 1:
             print(f"error: {error}", file=sys.stderr)
             return [], 1
-    parts = [_batch(predictor, [picture], top) for picture in pictures]
+    parts = [_batch(predictor, [picture], asked) for picture in pictures]
     return [answer for found, _ in parts for answer in found], sum(wrong for _, wrong in parts)
 
 
@@ -181,22 +202,19 @@ def _pictures(paths: Sequence[str]) -> Iterator[tuple[str, str | bytes]]:
             yield from ((found, found) for found in pictures_in(lines))
 
 
-def _labels(path: str | None) -> list[str]:
+def _labels(path: str | None) -> tuple[str, ...]:
     if path is None:
-        return []
-    from pathlib import Path
+        return ()
+    from prototxt.class_names import read_names
 
-    return [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+    return read_names(path)
 
 
-def _print(answers: Sequence[Answer], labels: Sequence[str], arguments: argparse.Namespace) -> None:
-    def label(number: int) -> str:
-        return labels[number] if number < len(labels) else ""
-
+def _print(answers: Sequence[Answer], arguments: argparse.Namespace) -> None:
     if arguments.json:
         import json
 
-        print(json.dumps([_entry(answer, label) for answer in answers], indent=2))
+        print(json.dumps([_entry(answer) for answer in answers], indent=2))
         return
     if arguments.csv:
         import csv
@@ -204,21 +222,24 @@ def _print(answers: Sequence[Answer], labels: Sequence[str], arguments: argparse
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(["picture", "output", "rank", "class", "label", "score"])
         for answer in answers:
-            for rank, (number, score) in enumerate(zip(answer.classes, answer.scores, strict=True), 1):
-                writer.writerow([answer.picture, answer.output, rank, number, label(number), f"{score:.6g}"])
+            for rank, (number, label, score) in enumerate(_best(answer), 1):
+                writer.writerow([answer.picture, answer.output, rank, number, label, f"{score:.6g}"])
         return
     for answer in answers:
         best = ", ".join(
-            f"{number}{f' {label(number)}' if label(number) else ''} {score:.4g}"
-            for number, score in zip(answer.classes, answer.scores, strict=True)
+            f"{number}{f' {label}' if label else ''} {score:.4g}" for number, label, score in _best(answer)
         )
         print(f"{answer.picture}  {answer.output}: {best}")
 
 
-def _entry(answer: Answer, label: Any) -> dict[str, object]:
+def _best(answer: Answer) -> Iterator[tuple[int, str, float]]:
+    return zip(answer.classes, answer.labels, answer.scores, strict=True)
+
+
+def _entry(answer: Answer) -> dict[str, object]:
     best = [
-        {"class": number, **({"label": label(number)} if label(number) else {}), "score": score}
-        for number, score in zip(answer.classes, answer.scores, strict=True)
+        {"class": number, **({"label": label} if label else {}), "score": score}
+        for number, label, score in _best(answer)
     ]
     return {"picture": answer.picture, "output": answer.output, "top": best}
 

@@ -46,6 +46,8 @@ def parser() -> argparse.ArgumentParser:
     add("--baseline", metavar="FILE", help="a new net to hold the featured one against (default: the first of several)")
     add("--title")
     add("--slices", metavar="REGEX", help="figures by slice: the first group found in a sample's key, e.g. '^([^/]+)/'")
+    add("--labels", metavar="FILE", help="names of the classes, one per line, that of class 0 first (default: those in "
+        "the predictions files)")  # fmt: skip
     add("--html", metavar="OUT", help="write the page: one file, no network, no script")
     add(
         "--json",
@@ -106,6 +108,7 @@ def _report(arguments: argparse.Namespace, given: Sequence[str]) -> int:
         baseline=_load(arguments.baseline) if arguments.baseline else None,
         title=arguments.title,
         slices=_slices(arguments.slices),
+        labels=_labels(arguments.labels),
     )
     if arguments.slices and not any(found.featured.whole.per_slice(found.slices)):
         print(f"--slices {arguments.slices}: all samples are in one slice or in none", file=sys.stderr)
@@ -122,6 +125,12 @@ def _report(arguments: argparse.Namespace, given: Sequence[str]) -> int:
         if path and path != "-":
             print(f"wrote {path}", file=sys.stderr)
     return 0 if all(check.passed for check in checks) else BROKEN
+
+
+def _labels(path: str | None) -> tuple[str, ...]:
+    from prototxt.class_names import read_names
+
+    return read_names(path) if path else ()
 
 
 def _slices(pattern: str | None) -> Callable[[str, str], str | None] | None:

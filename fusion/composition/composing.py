@@ -18,6 +18,7 @@ from fusion.composition.heads import HEADS, NEEDS_SCORES
 from fusion.composition.inputs import Inputs, main_source, plan_inputs
 from fusion.composition.losses import Loss, checked, parse_loss
 from fusion.composition.measuring import Shape, blob_shapes, check_whole
+from fusion.composition.naming import Labels, commented, named_classes
 from fusion.composition.overview import Overview, overview_of
 from fusion.composition.pieces import quoted, read_net, reparse
 from fusion.composition.references import Pct, Reference, listed, settle_classes
@@ -91,6 +92,7 @@ def compose(
     batch_norm: bool = False,
     maps: str = "pool",
     input_shape: Sequence[int] | None = None,
+    labels: Labels | None = None,
     schedule: Schedule | None = None,
     name: str | None = None,
 ) -> Composition:
@@ -109,6 +111,7 @@ def compose(
     maps         features that are maps of several sizes: "pool" averages each over its positions, "upsample" brings
                  them to the largest, "levels" joins the first cuts of all sources, the second ones, ... by themselves
     input_shape  C, H, W of the input blobs, for the deploy net, where the sources do not tell
+    labels       names of the classes, that of class 0 first, or a file with a name per line; kept in the written nets
     schedule     the solver's settings
     name         the fused net's name
 
@@ -136,6 +139,7 @@ def compose(
         shapes = blob_shapes(parts, inputs, branches, given)
         classifiers = classifiers_of(parts, aims, inputs, shapes, notes)
         check_goals(classifiers, head, maps, losses, references=references)
+        classes = named_classes(labels, sources, classifiers)
         notes += loss_notes(aims, {one.name: one.label for one in classifiers})
         kept = _references(parts, shapes, classifiers[0].num_output) if side_outputs or head in NEEDS_SCORES else []
         names = _names(parts, inputs)
@@ -158,9 +162,10 @@ def compose(
             notes += [f"reference: '{item.blob}' scores classes {listed(item.classes)}" for item in kept]
         title = name or "+".join(dict.fromkeys(part.raw.name for part in parts if part.raw.name)) or "fused"
         plan = Plan(title, classifiers, parts, inputs, branches, joined, kept, losses, head in NEEDS_SCORES)
-        train_val = train_val_document(plan)
+        train_val = commented(train_val_document(plan), classes)
         check_whole(train_val, given)
         deploy = deploy_document(plan, shapes, notes)
+        deploy = commented(deploy, classes) if deploy is not None else None
         test_iter = schedule.test_iter or _test_iter(train_val, notes)
         solver = reparse(solver_text(schedule, test_iter), "solver.prototxt")
         return Composition(train_val, deploy, solver, tuple(notes), overview_of(plan, head, shapes))

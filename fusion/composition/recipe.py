@@ -49,6 +49,7 @@ _TOP: Final[Mapping[str, tuple[type, ...]]] = {
     "maps": (str,),
     "references": (bool,),
     "input_shape": (list,),
+    "labels": (str,),
 }
 _DATA: Final[Mapping[str, tuple[type, ...]]] = {
     "data_from": (str,),

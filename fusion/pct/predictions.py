@@ -129,7 +129,8 @@ class Predictions:
     def relabelled(self, classes: Sequence[int]) -> Predictions:
         """Move a net with its own label space into the shared one: its class i is `classes[i]` there.
 
-        The odd net answers 0 ... 4 and means 1, 3, 5, 7, 9: `odd.relabelled([1, 3, 5, 7, 9])`.
+        The odd net answers 0 ... 4 and means 1, 3, 5, 7, 9: `odd.relabelled([1, 3, 5, 7, 9])`. Names of its classes go
+        with them.
         Raises: ReportError when the number of classes differs, or a label is outside the net's own space.
         """
         table = np.asarray(classes, dtype=np.int64)
@@ -139,7 +140,14 @@ class Predictions:
                 f"{self.name} has the classes {self.classes.tolist()}; they cannot become {table.tolist()}",
                 hint="name one class per column, and relabel before samples of other classes are added",
             )
-        return replace(self, labels=table[own], classes=table, members=())
+        meta = dict(self.meta)
+        if "class_names" in meta:
+            old = self.classes.tolist()
+            pairs = (
+                (str(new), named(meta["class_names"], number)) for number, new in zip(old, table.tolist(), strict=True)
+            )
+            meta["class_names"] = {new: name for new, name in pairs if name}
+        return replace(self, labels=table[own], classes=table, members=(), meta=meta)
 
     def weighted(self, weight: float) -> Predictions:
         """The same predictions with another share in ensembles."""
@@ -184,6 +192,13 @@ class Predictions:
             if error.place is not None:
                 raise
             raise ReportError(str(error), place=str(path)) from None
+
+
+def named(names: object, index: int) -> str:
+    """Return a class's name in `class_names` of the meta data, a list or by number as text; "" where it has none."""
+    if isinstance(names, list):
+        return str(names[index]) if 0 <= index < len(names) else ""
+    return str(names.get(str(index), "")) if isinstance(names, dict) else ""
 
 
 def ensemble(members: Sequence[Predictions], *, classes: Sequence[int] | None = None) -> Predictions:

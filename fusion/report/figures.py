@@ -17,8 +17,11 @@ from fusion.report.wording import headline
 
 def figures(report: Report, checks: Sequence[Check] = ()) -> dict[str, Any]:
     """All figures of the report; rates are fractions, intervals [low, high] at 95 %."""
+    known = {str(c): report.class_name(c) for c in sorted({c for net in _nets(report) for c in net.classes.tolist()})}
+    names = {c: name for c, name in known.items() if name != c}
     return {
         "title": report.title,
+        **({"class_names": names} if names else {}),
         "verdict": headline(report),
         "references": [_net(net) for net in report.references],
         "old": {**_net(report.old), "accuracy": pct.accuracy(report.old)},
@@ -32,6 +35,10 @@ def figures(report: Report, checks: Sequence[Check] = ()) -> dict[str, Any]:
         if checks
         else None,
     }
+
+
+def _nets(report: Report) -> list[pct.Predictions]:
+    return [*report.references, *(candidate.net for candidate in report.candidates)]
 
 
 def to_json(report: Report, checks: Sequence[Check] = ()) -> str:

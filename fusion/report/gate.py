@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,8 @@ def check(report: Report, budget: Budget) -> list[Check]:
     foreign = [f"original {name!r}" for name in budget.references if name not in known]
     foreign += [f"class {c}" for c in {**budget.classes, **budget.severity} if c not in report.old.classes]
     raise_all([ReportError(f"the budget names {name}, which is not in this report") for name in foreign])
-    return [found for candidate in report.candidates if candidate.role == "new" for found in _checks(candidate, budget)]
+    new = [candidate for candidate in report.candidates if candidate.role == "new"]
+    return [found for candidate in new for found in _checks(candidate, budget, report.class_name)]
 
 
 def read_budget(path: str | os.PathLike[str]) -> Budget:
@@ -124,7 +125,7 @@ def _field(name: str, value: Any) -> Any:
     )
 
 
-def _checks(candidate: Candidate, budget: Budget) -> list[Check]:
+def _checks(candidate: Candidate, budget: Budget, named: Callable[[int], str]) -> list[Check]:
     name, whole = candidate.name, candidate.whole
     found: list[Check] = []
     if budget.min_accuracy is not None:
@@ -145,7 +146,8 @@ def _checks(candidate: Candidate, budget: Budget) -> list[Check]:
                 _most(f"NFR of {name} against {comparison.old.name}", value, budget.references[comparison.old.name])
             )
     for c, limit in budget.classes.items():
-        found.append(_most(f"NFR of {name} on class {c}", whole.per_class[c].value("negative_flip_rate"), limit))
+        value = whole.per_class[c].value("negative_flip_rate")
+        found.append(_most(f"NFR of {name} on class {named(c)}", value, limit))
     return found
 
 

@@ -16,7 +16,8 @@ from fusion.pct.alignment import Pair
 from fusion.pct.calibration import Bin
 from fusion.pct.intervals import Interval, paired_difference
 from fusion.pct.metrics import FORMULAS, Outcomes
-from fusion.pct.predictions import positions
+from fusion.pct.predictions import named, positions
+from prototxt.class_names import name_of
 
 FEW = 5
 
@@ -100,6 +101,7 @@ class Report:
     candidates  the new nets, the baseline first; the last one is featured
     base        the new net that the featured one is held against, if there is one
     spared      the featured net's NFR less the base's, paired by sample
+    labels      names of the classes, that of class 0 first; by default what the nets say
     """
 
     title: str
@@ -109,6 +111,7 @@ class Report:
     base: Candidate | None
     spared: Interval | None
     slices: Callable[[str, str], Any] | None = None
+    labels: Sequence[str] = ()
 
     @property
     def featured(self) -> Candidate:
@@ -127,11 +130,14 @@ class Report:
         return self.candidates if few else (self.base, self.featured)  # type: ignore[return-value]
 
     def class_name(self, index: int) -> str:
-        """What to call a class: the featured net's `class_names` (a list, or by number as text), else its number."""
-        names = self.featured.net.meta.get("class_names")
-        if isinstance(names, list) and 0 <= index < len(names):
-            return str(names[index])
-        return str(names.get(str(index), index)) if isinstance(names, dict) else str(index)
+        """What to call a class: by `labels`, else a net's `class_names`, the featured one's first; else its number."""
+        if self.labels:
+            return name_of(self.labels, index) or str(index)
+        for net in (self.featured.net, *(other.net for other in self.candidates), *self.references):
+            name = named(net.meta.get("class_names"), index)
+            if name:
+                return name
+        return str(index)
 
     @property
     def originals(self) -> str:
@@ -146,12 +152,14 @@ def gather(
     baseline: pct.Predictions | None = None,
     title: str | None = None,
     slices: Callable[[str, str], Any] | None = None,
+    labels: Sequence[str] = (),
 ) -> Report:
     """Work out a report's figures.
 
     old       the originals, each over the classes it knows
     new       candidates; the last one is featured, and held against `baseline` (left out: the first of several)
     slices    names the slice of a sample from its (key, variant), None: in no slice; left out: its variant
+    labels    names of the classes, that of class 0 first; left out: as the predictions files say
     Raises: ReportError when there is no net on a side, or predictions cannot be aligned.
     """
     if not old or not new:
@@ -164,7 +172,7 @@ def gather(
     base = candidates[0] if len(candidates) > 1 else None
     spared = _spared(base, candidates[-1]) if base else None
     heading = title or f"{candidates[-1].name} against {', '.join(net.name for net in references)}"
-    return Report(heading, references, whole, candidates, base, spared, slices)
+    return Report(heading, references, whole, candidates, base, spared, slices, tuple(labels))
 
 
 def distinct(nets: Sequence[pct.Predictions]) -> list[pct.Predictions]:

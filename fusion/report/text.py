@@ -12,6 +12,8 @@ from fusion.report.wording import explanation, headline, number, p_value, percen
 
 HEAD = ("", "samples", "accuracy", "NFR", "95 % interval", "PFR", "churn", "relative NFR", "BTC", "p")
 
+CLASSES = 5
+
 SLICE_HEAD = ("slice", "samples", "old accuracy", "accuracy", "NFR", "95 % interval", "PFR")
 
 
@@ -25,9 +27,20 @@ def to_text(report: Report, checks: Sequence[Check] = ()) -> str:
     sliced = report.featured.whole.per_slice(report.slices)
     if sliced:
         lines += ["", *columns([SLICE_HEAD, *(_slice_row(name, counted) for name, counted in sliced.items())])]
+    lines += _forgotten(report)
     if checks:
         lines += ["", *map(str, checks)]
     return "\n".join(line.rstrip() for line in lines).replace("\u00a0", " ") + "\n"
+
+
+def _forgotten(report: Report) -> list[str]:
+    """The classes with the most negative flips, where their names are known."""
+    counted = {c: found for c, found in report.featured.whole.per_class.items() if found.negative}
+    worst = sorted(counted, key=lambda c: (-counted[c].negative, c))[:CLASSES]
+    if not worst or all(report.class_name(c) == str(c) for c in worst):
+        return []
+    said = [f"{report.class_name(c)} ({c}) {number(counted[c].negative)} of {number(len(counted[c]))}" for c in worst]
+    return ["", f"Most negative flips by class: {', '.join(said)}."]
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:

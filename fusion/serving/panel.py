@@ -13,18 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fusion.errors import FusionError
-from fusion.prediction import Predictor, scores, shares
+from fusion.prediction import Predictor, Scored, scored, scores, shares
 
 
 @dataclass(frozen=True, eq=False)
 class Panel:
     """Nets by name, each with one output or several: a fused net answers for its sources too where it kept them.
 
-    labels   names of the classes, or nothing
+    labels   names of the classes; by default those of the first net
     top      how many classes are told
     classes  which of them a net or an output knows, by its name, in the order of its scores; by default all, or what
-             the net says of its references
+             the net, or the first one of a net that is called like a source of it, says
     """
 
     nets: Sequence[tuple[str, Predictor]]
@@ -32,12 +31,16 @@ class Panel:
     top: int = 5
     classes: Mapping[str, Sequence[int]] = field(default_factory=dict)
     _turn: threading.Lock = field(default_factory=threading.Lock)
+    _notes: list[str] = field(default_factory=list)
 
     def rehearse(self) -> None:
         """Answer for a gray picture, so that what cannot be answered is known at once. Raises: as `answer` does."""
         content = io.BytesIO()
         Image.new("L", (64, 64), 128).save(content, "PNG")
-        self.answer(content.getvalue())
+        for name, net in self.nets:
+            for output, rows in scores(net, [content.getvalue()]).items():
+                note = self._scored(name, output, rows.shape[1]).note
+                self._notes.extend([f"{name}: {note}"] if note else [])
 
     def about(self) -> dict[str, Any]:
         """What the page tells before it is asked: the nets, how they take pictures, and notes."""
@@ -46,7 +49,7 @@ class Panel:
                 {"name": name, "outputs": list(net.outputs), "inputs": [_described(how) for how in net.inputs.values()]}
                 for name, net in self.nets
             ],
-            "notes": [f"{name}: {note}" for name, net in self.nets for note in net.notes],
+            "notes": [f"{name}: {note}" for name, net in self.nets for note in net.notes] + self._notes,
         }
 
     def answer(self, picture: bytes) -> dict[str, Any]:
@@ -64,26 +67,23 @@ class Panel:
     def _answer(self, name: str, output: str, row: NDArray[np.float32]) -> dict[str, Any]:
         parts, own = shares(row)
         best = np.argsort(-parts, kind="stable")[: self.top].tolist()
-        told = self._told(name, output, len(row))
-        known: Sequence[int] = range(len(row)) if told is None else told
+        known = self._scored(name, output, len(row))
         top = [
-            {"class": known[n], "label": self._label(known[n]), "share": float(parts[n]), "score": float(row[n])}
+            {"class": known.numbers[n], "label": known.labels[n], "share": float(parts[n]), "score": float(row[n])}
             for n in best
         ]
-        knows = None if told is None else [self._label(n) or n for n in told]
-        return {"net": name, "output": output, "softmax": not own, "knows": knows, "top": top}
+        knows = [label or n for n, label in zip(known.numbers, known.labels, strict=True)] if known.part else None
+        told = {"knows": knows, "foreign": bool(known.note), "top": top}
+        return {"net": name, "output": output, "softmax": not own, **told}
 
-    def _told(self, name: str, output: str, count: int) -> Sequence[int] | None:
-        """The class of each score; None: all, in order. Raises: FusionError when they are not as many as the scores."""
+    def _scored(self, name: str, output: str, count: int) -> Scored:
+        """What the scores of a net's output stand for, in the classes of the first net. Raises: FusionError."""
+        first, net = self.nets[0][1], dict(self.nets)[name]
         told = self.classes.get(output, self.classes.get(name))
-        if told is None:
-            told = dict(self.nets)[name].classes.get(output)
-        if told is not None and len(told) != count:
-            raise FusionError(f"{len(told)} classes are told for '{output}' of {name}, which has {count} scores")
-        return told
-
-    def _label(self, number: int) -> str:
-        return self.labels[number] if number < len(self.labels) else ""
+        if told is None and net is not first and output not in net.classes:
+            given = first.named.numbers.get(name)
+            told = given if given is not None and len(given) == count else None
+        return scored(net, output, count, self.labels or first.named.names, told)
 
 
 def _described(how: Any) -> str:

@@ -24,7 +24,7 @@ function hue(number) {
 }
 
 function called(best) {
-  return best.label || `class ${best.class}`;
+  return best.label || `class ${best.class}${best.foreign ? " of its own" : ""}`;
 }
 
 function percent(share) {
@@ -47,6 +47,7 @@ function row(best) {
 
 // A net is called by its name where one of its outputs alone knows all classes; its other outputs by theirs.
 function card(answer, answers) {
+  for (const best of answer.top) best.foreign = answer.foreign;
   const rivals = answers.filter((other) => other.net === answer.net && Boolean(other.knows) === Boolean(answer.knows));
   const whole = answers.filter((other) => other.net === answer.net).length === 1 || (rivals.length === 1 && !answer.knows);
   const node = make("article", "card");
@@ -54,6 +55,7 @@ function card(answer, answers) {
   const from = [whole ? answer.output : answer.net];
   if (answer.softmax) from.push("shares by softmax");
   if (answer.knows) from.push(knowledge(answer.knows));
+  if (answer.foreign) from.push("its own classes");
   node.append(make("p", "quiet", from.join(" · ")));
   const best = make("p", "best", called(answer.top[0]));
   best.style.color = hue(answer.top[0].class);
@@ -67,9 +69,9 @@ function knowledge(classes) {
   return classes.length > 8 ? `knows ${classes.length} classes` : `knows ${classes.join(", ")} only`;
 }
 
-// Who knows a part of the classes must answer with one of them, so it has no vote.
+// Who knows a part of the classes must answer with one of them, so it has no vote; nor has who answers in its own.
 function verdict(answers) {
-  const voters = answers.filter((answer) => !answer.knows);
+  const voters = answers.filter((answer) => !answer.knows && !answer.foreign);
   const votes = new Set(voters.map((answer) => answer.top[0].class));
   if (voters.length < 2) return "";
   const who = voters.length === answers.length ? "All answers" : "Those who know all classes";

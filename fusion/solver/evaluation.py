@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -25,7 +25,9 @@ from fusion.solver.jobs import Job, choose_device, open_job
 from fusion.solver.testing import Average, Test, measure
 from fusion.solver.watching.display import Display, Silent
 from fusion.weights import load_weights
+from prototxt.class_names import ClassNames, class_names_of
 from prototxt.loading import load_net
+from prototxt.parser import parse_file
 from prototxt.phases import filter_whole
 
 Path = str | os.PathLike[str]
@@ -37,6 +39,7 @@ _FIXED_BATCH = frozenset({"Reshape", "LSTM", "RNN", "Python", "BatchReindex", "F
 class Evaluation:
     """A net with weights and data, ready to be measured.
 
+    named  what the net's text says of its classes
     paths  of the description and the weights, for the hashes in a predictions file
     """
 
@@ -44,6 +47,7 @@ class Evaluation:
     device: torch.device
     display: Display
     paths: tuple[str, tuple[str, ...]]
+    named: ClassNames = field(default_factory=ClassNames)
 
     @property
     def batches(self) -> int:
@@ -61,16 +65,30 @@ class Evaluation:
         """What to tell about bad records that were skipped; nothing where there were none."""
         return skipped_lines(self.job.sources)
 
-    def predict(self, logits: str, *, classes: Sequence[int] | None = None, name: str | None = None) -> Predictions:
+    def predict(
+        self,
+        logits: str,
+        *,
+        classes: Sequence[int] | None = None,
+        name: str | None = None,
+        names: Sequence[str] = (),
+    ) -> Predictions:
         """The blob `logits` for every record once, in the order of the list.
 
-        classes  the shared label space's id of each logit; labels go through it as well
+        classes  the shared label space's id of each logit; labels go through it as well. By default those that the
+                 net's text says of the blob, with labels as they are, or all in order
+        names    of the shared classes; by default the net's own
         Raises   DataError without exactly one labelled source, FusionError for a blob that is no [N, C]
         """
-        return self.scores([logits], classes=classes, name=name)[0]
+        return self.scores([logits], classes=classes, name=name, names=names)[0]
 
     def scores(
-        self, blobs: Sequence[str], *, classes: Sequence[int] | None = None, name: str | None = None
+        self,
+        blobs: Sequence[str],
+        *,
+        classes: Sequence[int] | None = None,
+        name: str | None = None,
+        names: Sequence[str] = (),
     ) -> list[Predictions]:
         """Several blobs for every record once, in one pass over the data; see `predict`."""
         source = self._labelled()
@@ -79,11 +97,17 @@ class Evaluation:
         every = [np.concatenate(parts) for parts in zip(*self._rows(source, blobs), strict=True)]
         good = np.setdiff1d(np.arange(len(labels)), list(source.bad))
         keys, labels, others = np.array(source.keys, np.str_)[good], labels[good], variants(source.keys)
-        found = [
-            Predictions(keys, labels, rows[good], np.arange(rows.shape[1]), others, meta=self._meta(name, blob))
-            for blob, rows in zip(blobs, every, strict=True)
-        ]
-        return found if classes is None else [one.relabelled(classes) for one in found]
+        found = []
+        for blob, rows in zip(blobs, every, strict=True):
+            width, known = rows.shape[1], self.named.numbers_of(blob) if classes is None else None
+            own = known if known is not None and len(known) == width else range(width)
+            meta = self._meta(name, blob)
+            if own is known or len(self.named.names) == width:
+                meta["class_names"] = list(self.named.names)
+            one = Predictions(keys, labels, rows[good], np.array(own), others, meta=meta)
+            one = one if classes is None else one.relabelled(classes)
+            found.append(replace(one, meta={**one.meta, "class_names": list(names)}) if names else one)
+        return found
 
     def _rows(self, source: Source, blobs: Sequence[str]) -> Iterator[list[NDArray[np.float32]]]:
         """Chunk after chunk, the rows of each blob."""
@@ -159,7 +183,8 @@ def open_evaluation(
     Raises: DataError, BuildError, WeightsMismatch; prototxt's errors for the files.
     """
     chosen = choose_device(device)
-    message = filter_whole(load_net(net), phase, level, tuple(stages))
+    document = parse_file(net)
+    message = filter_whole(load_net(document), phase, level, tuple(stages))
     job = open_job(message, phase, seed=seed, device=chosen, arrays=arrays, reading=reading)
     if not job.sources:
         hint = f"is phase {phase} right? A deploy net (Input layers) has none"
@@ -169,4 +194,6 @@ def open_evaluation(
         report = load_weights(job.net, path)
         if report.missing:
             display.say(f"warning: no weights for {', '.join(report.missing)}: these layers are untrained")
-    return Evaluation(job, chosen, display, (os.fspath(net), tuple(os.fspath(path) for path in weights)))
+    return Evaluation(
+        job, chosen, display, (os.fspath(net), tuple(os.fspath(path) for path in weights)), class_names_of(document)
+    )

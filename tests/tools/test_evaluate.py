@@ -61,6 +61,32 @@ def test_predictions_agree_with_the_averages(capsys: pytest.CaptureFixture[str])
     assert found.meta["frozen"] == []
 
 
+def names_of(*more: str, logits: str = "ip") -> Predictions:
+    assert main([*ARGUMENTS, "--predictions", "out.npz", "--logits", logits, *more]) == 0
+    return Predictions.load("out.npz")
+
+
+def test_predictions_carry_the_names_of_classes() -> None:
+    assert "class_names" not in names_of().meta
+    Path("net.prototxt").write_text('# class-names: ["one", "three"]\n' + NET)
+    assert names_of().meta["class_names"] == ["one", "three"]
+    assert names_of("--classes", "1,3").meta["class_names"] == {"1": "one", "3": "three"}
+    Path("names.txt").write_text("null\neins\nzwei\ndrei\n")
+    found = names_of("--classes", "1,3", "--labels", "names.txt")
+    assert (found.classes.tolist(), found.meta["class_names"]) == ([1, 3], ["null", "eins", "zwei", "drei"])
+
+
+def test_the_net_says_which_classes_a_sources_scores_are() -> None:
+    head = '# class-names: ["a", "b", "c"]\n# class-numbers: {"ip": [2, 1]}\n'
+    Path("net.prototxt").write_text(head + NET)
+    found = names_of()
+    assert (found.classes.tolist(), found.labels.tolist()) == ([2, 1], [0, 1] * 4)
+    assert found.meta["class_names"] == ["a", "b", "c"]
+    Path("net.prototxt").write_text(head.replace('"ip"', '"other"') + NET)
+    found = names_of()
+    assert (found.classes.tolist(), "class_names" in found.meta) == ([0, 1], False)
+
+
 def test_predictions_say_what_was_frozen() -> None:
     frozen = "param { lr_mult: 0 } param { lr_mult: 0 }"
     Path("net.prototxt").write_text(NET.replace("inner_product_param", f"{frozen} inner_product_param", 1))

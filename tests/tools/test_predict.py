@@ -47,6 +47,32 @@ def test_a_folder_prepared_as_the_data_layer_says(folder: Path, capsys: pytest.C
     assert err == ""
 
 
+def test_own_classes_get_no_name_of_others(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = [*NETS, "pictures/b.png", "--output", "ip", "--top", "1"]
+    Path("ten.txt").write_text("zero\none\ntwo\nthree\nfour\nfive\nsix\nseven\neight\nnine\n")
+    assert main([*asked, "--labels", "ten.txt"]) == 0
+    out, err = capsys.readouterr()
+    assert out == "pictures/b.png  ip: 1 10\n"
+    assert err == (
+        "note: 'ip' has 3 scores, and 10 classes are named: its numbers are its own; say which classes they are with "
+        "--classes ip=N,N,...\n"
+    )
+    assert main([*asked, "--labels", "ten.txt", "--classes", "ip=1,3,5"]) == 0
+    assert capsys.readouterr() == ("pictures/b.png  ip: 3 three 10\n", "")
+    assert main([*asked, "--classes", "pi=1,3,5"]) == 1
+    assert "--classes names no net or output: 'pi'" in capsys.readouterr().err
+
+
+def test_the_net_keeps_names_and_numbers(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    head = '# class-names: ["zero", "one", "two", "three"]\n# class-numbers: {"ip": [3, 1, 0]}\n'
+    Path("net.prototxt").write_text(head + NET)
+    assert main([*NETS, "pictures/b.png", "--output", "ip", "--top", "1"]) == 0
+    assert capsys.readouterr() == ("pictures/b.png  ip: 1 one 10\n", "")
+    Path("labels.txt").write_text("null\n\nzwei\ndrei\n")
+    assert main([*NETS, "pictures/a.png", "--output", "ip", "--top", "2", "--labels", "labels.txt", "--csv"]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == ["pictures/a.png,ip,1,3,drei,5", "pictures/a.png,ip,2,1,,0"]
+
+
 def test_scores_are_probabilities_by_default(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*NETS, "pictures/a.png", "--json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)
@@ -102,6 +128,7 @@ def test_a_web_page_until_ctrl_c(
     ("more", "says"),
     [
         (["--classes", "prob=1,2"], "2 classes are told for 'prob'"),
+        (["--classes", "porb=1,2"], "--classes names no net or output: 'porb'"),
         (["--host", "203.0.113.7"], "cannot listen at 203.0.113.7, port 0"),
         (["--beside", "a=absent.prototxt:net.caffemodel"], "absent.prototxt"),
     ],
@@ -137,7 +164,7 @@ def test_bad_input_is_one_message(folder: Path, refused: Check, arguments: list[
         (["n", "w", "p", "--json", "--csv"], "not allowed with"),
         (["n", "w"], "name pictures, or --serve"),
         (["n", "w", "p", "--serve"], "not both"),
-        (["n", "w", "p", "--beside", "a=n.prototxt:w"], "are for --serve"),
+        (["n", "w", "p", "--beside", "a=n.prototxt:w"], "is for --serve"),
         (["n", "w", "--serve", "--beside", "a=w"], "is not NAME=NET.prototxt:WEIGHTS"),
         (["n", "w", "--serve", "--classes", "a=1,x"], "is not NAME=CLASS,CLASS,..."),
         (["n", "w", "--serve", "--port", "65536"], "--port is from 0 to 65535"),

@@ -43,6 +43,37 @@ def test_table_page_and_json(typed: list[str], tmp_path: Path, capsys: pytest.Ca
     assert read["references"][0]["classes"] == [1, 3]
 
 
+@pytest.mark.parametrize("where", ["file", "new", "old"])
+def test_names_of_classes(typed: list[str], capsys: pytest.CaptureFixture[str], where: str) -> None:
+    names = ["null", "eins", "zwei", "drei"]
+    more = []
+    if where == "file":
+        Path("names.txt").write_text("\n".join(names))
+        more = ["--labels", "names.txt"]
+    elif where == "new":
+        found = pct.Predictions.load("new.npz")
+        found.named("new", class_names=names).save("new.npz")
+    else:  # names of the source's own two classes, which `@1,3` moves
+        found = pct.Predictions.load("odd.npz")
+        found.named("odd", class_names=["eins", "drei"]).save("odd.npz")
+    Path("budget.json").write_text('{"classes": {"3": 0.5}}')
+    assert main([*typed, *more, "--html", "r.html", "--json", "r.json", "--budget", "budget.json"]) == 0
+    out = capsys.readouterr().out
+    assert "Most negative flips by class: eins (1) 2 of 15, drei (3) 1 of 15.\n" in out
+    assert "NFR of fused on class drei" in out
+    read = json.loads(Path("r.json").read_text("utf-8"))
+    assert read["class_names"]["1"] == "eins"
+    page = Path("r.html").read_text("utf-8")
+    assert "<b>eins</b> taken for <b>drei</b>" in page
+
+
+def test_classes_without_names_stay_numbers(typed: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*typed, "--json"]) == 0
+    assert "class_names" not in json.loads(capsys.readouterr().out)
+    assert main(typed) == 0
+    assert "by class" not in capsys.readouterr().out
+
+
 def test_slices_by_key(typed: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*typed, "--json", "--slices", "^([0-9])"]) == 0
     slices = json.loads(capsys.readouterr().out)["new"][0]["against_all"]["per_slice"]

@@ -269,7 +269,7 @@ def test_a_layer_of_one_phase_stays_in_its_phase(tmp_path: Path, make: Make) -> 
 def test_a_source_without_validation_data_is_refused(make: Make, tmp_path: Path) -> None:
     path = tmp_path / "train_only.prototxt"
     path.write_text(
-        make("one").read_text().replace("include { phase: TEST }\n  transform", 'include { stage: "x" }\n  transform')
+        make("one").read_text().replace("include { phase: TEST }\n  transform", "include { min_level: 1 }\n  transform")
     )
     with pytest.raises(ComposeError, match="no data layer that gives 'data' in phase TEST"):
         compose([Source("a", path, at="fc")], num_output=2)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from fusion.errors import DataError, FusionError
-from fusion.prediction import open_predictor, shares
+from fusion.prediction import Predictor, open_predictor, shares
 from fusion.serving import Panel
 from prototxt.weights import write_weights
 
@@ -36,7 +36,9 @@ def panel(tmp_path: Path) -> Panel:
     (tmp_path / "net.prototxt").write_text(NET)
     new, old = np.array([[1, 0], [0, 1], [0, 0]]) / 8, np.array([[0, 1], [1, 0]]) / 8
     write_weights(tmp_path / "net.caffemodel", {"new": [new, np.zeros(3)], "old": [old, np.array([0, 1])]})
-    return Panel([("net", open_predictor(tmp_path / "net.prototxt", tmp_path / "net.caffemodel"))], ["a", "b"], top=2)
+    return Panel(
+        [("net", open_predictor(tmp_path / "net.prototxt", tmp_path / "net.caffemodel"))], ["a", "b", ""], top=2
+    )
 
 
 def test_answers_stand_side_by_side(panel: Panel) -> None:
@@ -59,7 +61,7 @@ def test_what_is_said_at_the_start(panel: Panel) -> None:
 def test_classes_may_be_told_anew(panel: Panel) -> None:
     told = Panel(panel.nets, panel.labels, 2, {"old": (1, 0)})
     assert told.answer(picture(16, 8))["answers"][0]["knows"] == ["b", "a"]
-    with pytest.raises(FusionError, match="3 classes are told for 'old' of net, which has 2 scores"):
+    with pytest.raises(FusionError, match="3 classes are told for 'old', which has 2 scores"):
         Panel(panel.nets, (), 2, {"old": (1, 0, 2)}).rehearse()
 
 
@@ -73,3 +75,44 @@ def test_shares_of_any_scores() -> None:
     assert (row.tolist(), own) == ([0.25, 0.75], True)
     row, own = shares(np.array([1000.0, 1000.0, -1000.0], np.float32))
     assert (row.tolist(), own) == ([0.5, 0.5, 0.0], False)
+
+
+ODD = """# class-names: ["zero", "one", "two"]
+# class-numbers: {"old": [2, 1], "alone": [1, 2]}
+layer { name: "d" type: "Input" top: "data" input_param { shape { dim: 1 dim: 1 dim: 1 dim: 2 } } }
+layer { name: "new" type: "InnerProduct" bottom: "data" top: "new" inner_product_param { num_output: 3 } }
+layer { name: "old/ip" type: "InnerProduct" bottom: "data" top: "old/ip" inner_product_param { num_output: 2 } }
+"""
+ALONE = ODD[ODD.index("layer") :].replace("num_output: 3", "num_output: 2")
+
+
+@pytest.fixture
+def named(tmp_path: Path) -> list[tuple[str, Predictor]]:
+    (tmp_path / "net.prototxt").write_text(ODD)
+    (tmp_path / "one.prototxt").write_text(ALONE.split("\n")[0] + "\n" + ALONE.split("\n")[1])
+    new, old = np.array([[1, 0], [0, 1], [0, 0]]), np.array([[0, 1], [1, 0]])
+    write_weights(tmp_path / "net.caffemodel", {"new": [new, np.zeros(3)], "old/ip": [old, np.zeros(2)]})
+    write_weights(tmp_path / "one.caffemodel", {"new": [old, np.zeros(2)]})
+    return [
+        ("net", open_predictor(tmp_path / "net.prototxt", tmp_path / "net.caffemodel")),
+        ("alone", open_predictor(tmp_path / "one.prototxt", tmp_path / "one.caffemodel")),
+    ]
+
+
+def test_a_source_answers_in_the_classes_of_the_fused_net(named: list[tuple[str, Predictor]]) -> None:
+    panel = Panel(named, top=1)
+    panel.rehearse()
+    whole, old, alone = panel.answer(picture(9, 5))["answers"]
+    assert [(item["output"], item["top"][0]["class"], item["top"][0]["label"]) for item in (whole, old, alone)] == [
+        ("new", 0, "zero"), ("old/ip", 1, "one"), ("new", 2, "two")]  # fmt: skip
+    assert [item["knows"] for item in (whole, old, alone)] == [None, ["two", "one"], ["one", "two"]]
+    assert not any("its own" in note for note in panel.about()["notes"])
+
+
+def test_classes_that_nobody_told_have_no_name_and_no_vote(named: list[tuple[str, Predictor]]) -> None:
+    panel = Panel([named[0], ("stranger", named[1][1])], top=1)
+    panel.rehearse()
+    answers = panel.answer(picture(9, 5))["answers"]
+    assert [item["foreign"] for item in answers] == [False, False, True]
+    assert (answers[2]["top"][0]["class"], answers[2]["top"][0]["label"]) == (1, "")
+    assert any(note.startswith("stranger: 'new' has 2 scores, and 3 classes") for note in panel.about()["notes"])
