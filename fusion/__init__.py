@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fusion.errors import (
         BuildError,
         ComposeError,
+        ComposeWarning,
         DataError,
         FusionError,
         MergeError,
@@ -40,6 +41,7 @@ _HOMES = {
     "compose": "composition",
     "BuildError": "errors",
     "ComposeError": "errors",
+    "ComposeWarning": "errors",
     "DataError": "errors",
     "FusionError": "errors",
     "MergeError": "errors",
@@ -62,6 +64,7 @@ _HOMES = {
 __all__ = [
     "BuildError",
     "ComposeError",
+    "ComposeWarning",
     "Composition",
     "DataError",
     "FusionError",

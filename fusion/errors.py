@@ -22,6 +22,7 @@ from prototxt.errors import PlacedError, raise_all
 __all__ = [
     "BuildError",
     "ComposeError",
+    "ComposeWarning",
     "DataError",
     "ExportError",
     "FusionError",
@@ -49,6 +50,10 @@ class WeightsMismatch(FusionError):  # noqa: N818 - the name says what happened,
 
 class ComposeError(FusionError):
     """The sources cannot be composed as asked."""
+
+
+class ComposeWarning(UserWarning):
+    """A fusion that composes, and will hardly do what was meant."""
 
 
 class MergeError(FusionError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import keyword
 import operator
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
@@ -155,15 +155,20 @@ def modules_of(net: Net) -> dict[str, nn.Module]:
     return {call.path: net.get_submodule(call.path) for call in net.plan.calls}
 
 
-def with_outputs(net: Net, outputs: Mapping[str, str]) -> Net:
-    """A net of the same submodules that gives these values under these keys, and makes only the calls they need."""
+def with_outputs(net: Net, outputs: Mapping[str, str], given: Collection[str] = ()) -> Net:
+    """A net of the same submodules that gives these values under these keys, and makes only the calls they need.
+
+    given  values that are handed over under their own names, and not computed
+    """
     needed = set(outputs.values())
     calls = []
     for call in reversed(net.plan.calls):
-        if needed.intersection(call.tops):
+        if needed.intersection(call.tops) and not needed.intersection(call.tops) <= set(given):
             needed.update(call.bottoms)
             calls.append(call)
-    return sub_net(net, calls[::-1], [pair for pair in net.plan.inputs if pair[1] in needed], outputs.items())
+    inputs = [pair for pair in net.plan.inputs if pair[1] in needed]
+    inputs += [(value, value) for value in given if value in needed and value not in dict(inputs).values()]
+    return sub_net(net, calls[::-1], inputs, outputs.items())
 
 
 def sub_net(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from .cli import run
+from .list_options import given_lists
 
 if TYPE_CHECKING:
     from fusion.composition import Composition, Pct, Recipe, Source
@@ -89,8 +90,10 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
         help="a stage of the sources' state, as DIGITS writes them: train holds in phase TRAIN, val and test in "
         "TEST, any other in both, unless PHASE says it (repeatable)")  # fmt: skip
     add("--data-from", metavar="P", help="the source whose data layers are used (default: the first that has any)")
-    add("--train-list", metavar="FILE", help="the list or database to train on, instead of that source's own")
-    add("--val-list", metavar="FILE", help="the same for validation")
+    add("--train-list", action="append", default=[], metavar="[P[/LAYER]=]FILE",
+        help="the list or database to train on, instead of the sources' own: FILE for all, P=FILE for one source, "
+        "P/LAYER=FILE for one of its data layers, by its name or that of its top (repeatable)")  # fmt: skip
+    add("--val-list", action="append", default=[], metavar="[P[/LAYER]=]FILE", help="the same for validation")
     add("--train-batch", type=int, metavar="N")
     add("--test-batch", type=int, metavar="N")
     add("--input-shape", metavar="C,H,W", help="shape of the input, for the deploy net, where nothing else tells it")
@@ -157,15 +160,17 @@ def _recipe(arguments: argparse.Namespace) -> Recipe:
     from fusion.composition.tasks import parse_task
 
     below = read_recipe(arguments.recipe) if arguments.recipe else Recipe()
-    names = ("data_from", "train_list", "val_list", "train_batch", "test_batch", "num_output", "head", "hidden", "loss")
+    names = ("data_from", "train_batch", "test_batch", "num_output", "head", "hidden", "loss")
     options = {
         name: getattr(arguments, name)
         for name in (*names, "project", "maps", "labels", "name", "references", "batch_norm")
     }
+    sources, lists = given_lists(_sources(arguments) or below.sources, arguments)
+    options.update(lists)
     if arguments.input_shape:
         options["input_shape"] = list(_numbers("--input-shape", arguments.input_shape))
     recipe = Recipe(
-        sources=tuple(_sources(arguments)),
+        sources=sources,
         options={name: value for name, value in options.items() if value is not None and value is not False},
         pct=tuple(_pct(text) for text in arguments.pct),
         tasks=tuple(parse_task(text) for text in arguments.task),

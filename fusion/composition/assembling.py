@@ -68,7 +68,7 @@ def branch_texts(part: Part, inputs: Inputs) -> dict[int, str]:
 def train_val_document(plan: Plan) -> Document:
     """The net with data layers, measures and losses."""
     pieces = [f"name: {quoted(plan.title)}\n", plan.inputs.text]
-    pieces += [_branch(part, plan.branches[part.prefix]) for part in plan.parts]
+    pieces += [_branch(plan, part) for part in plan.parts]
     pieces.append(plan.head.text)
     for classifier, scores in zip(plan.classifiers, plan.head.scores, strict=True):
         pieces += _judged(classifier, scores)
@@ -81,7 +81,7 @@ def train_val_document(plan: Plan) -> Document:
 def deploy_document(plan: Plan, shapes: Mapping[str, Shape], notes: list[str]) -> Document | None:
     """The net with an Input per picture blob and the classifiers' answers; None, with a note, if a shape is unknown."""
     pieces = [f"name: {quoted(plan.title)}\n"]
-    for blob in dict.fromkeys(blob for feed in plan.inputs.feeds.values() for blob in feed.values()):
+    for blob in dict.fromkeys(blob for part in plan.parts for blob in plan.inputs.blobs(part.prefix)):
         dims = shapes.get(blob, (None, None))[1:]
         if None in dims:
             notes.append(
@@ -91,7 +91,7 @@ def deploy_document(plan: Plan, shapes: Mapping[str, Shape], notes: list[str]) -
             return None
         shape = " ".join(f"dim: {dim}" for dim in (1, *dims))
         pieces.append(layer_text(blob, "Input", [], [blob], f"input_param {{ shape {{ {shape} }} }}"))
-    pieces += [_branch(part, plan.branches[part.prefix], classifier=plan.deployed, phase="TEST") for part in plan.parts]
+    pieces += [_branch(plan, part, classifier=plan.deployed, phase="TEST") for part in plan.parts]
     pieces.append(plan.head.text)
     for classifier, scores in zip(plan.classifiers, plan.head.scores, strict=True):
         pieces += _answered(classifier, scores)
@@ -134,8 +134,9 @@ def _params(measure: Measure) -> list[str]:
     return [f"accuracy_param {{ {' '.join(lines)} }}"] if lines else []
 
 
-def _branch(part: Part, texts: Mapping[int, str], *, classifier: bool = True, phase: str | None = None) -> str:
+def _branch(plan: Plan, part: Part, *, classifier: bool = True, phase: str | None = None) -> str:
     """The branch's layers in the order of the file, under a line that says where they are from."""
+    texts, front = plan.branches[part.prefix], plan.inputs.front.get(part.prefix)
 
     def wanted(layer: Layer) -> bool:
         kept = layer.number in texts and (classifier or layer.number not in part.classifier)
@@ -143,4 +144,8 @@ def _branch(part: Part, texts: Mapping[int, str], *, classifier: bool = True, ph
 
     file = os.path.basename(part.raw.document.name)
     head = f"# ---- {part.prefix}: {file}, cut at {', '.join(part.plain)}; frozen ----\n"
-    return head + "\n".join(texts[layer.number] for layer in part.net.layers if wanted(layer))
+    return (
+        head
+        + (f"{front}\n" if front else "")
+        + "\n".join(texts[layer.number] for layer in part.net.layers if wanted(layer))
+    )

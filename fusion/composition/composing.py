@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,10 +13,10 @@ from pathlib import Path
 from fusion.composition.assembling import Plan, branch_texts, deploy_document, train_val_document
 from fusion.composition.checking import check_goals, check_request, check_widths
 from fusion.composition.classifiers import classifiers_of, labels_of
-from fusion.composition.data_layers import Lists
 from fusion.composition.features import Features, Request
 from fusion.composition.heads import HEADS, NEEDS_SCORES
 from fusion.composition.inputs import Inputs, main_source, plan_inputs
+from fusion.composition.lists import Lists
 from fusion.composition.losses import Loss, checked, parse_loss
 from fusion.composition.measuring import Shape, blob_shapes, check_whole
 from fusion.composition.naming import Labels, commented, named_classes
@@ -26,7 +27,7 @@ from fusion.composition.solvers import Schedule, solver_text
 from fusion.composition.sources import Part, PathLike, Source, read_part
 from fusion.composition.states import check_stages
 from fusion.composition.tasks import Task, check_tasks, loss_notes, parse_task, settle
-from fusion.errors import ComposeError, raise_all
+from fusion.errors import ComposeError, ComposeWarning, raise_all
 from fusion.folds import folds
 from prototxt.errors import PrototxtError
 from prototxt.tree import Document
@@ -131,10 +132,14 @@ def compose(
         aims = settle(parts, wanted, asked, num_output)
         main = main_source(parts, data_from)
         named = [aim.loss.label for aim in aims if aim.loss.label is not None]
-        inputs = plan_inputs(parts, data_from, lists, labels_of(main, aims) if main else named)
+        labels = labels_of(main, aims) if main else named
+        known = num_output if len(aims) == 1 and aims[0].loss.kind.labels == "class" else None
+        inputs = plan_inputs(parts, data_from, lists, labels, known)
+        for text in inputs.warnings:
+            warnings.warn(text, ComposeWarning, stacklevel=2)
         notes = [note for part in parts for note in (*part.unknown, *part.notes)] + list(inputs.notes)
         branches = {part.prefix: branch_texts(part, inputs) for part in parts}
-        blobs = [blob for feed in inputs.feeds.values() for blob in feed.values()] if input_shape else []
+        blobs = [blob for part in parts for blob in inputs.blobs(part.prefix)] if input_shape else []
         given: dict[str, Shape] = dict.fromkeys(blobs, (None, *(input_shape or ())))
         shapes = blob_shapes(parts, inputs, branches, given)
         classifiers = classifiers_of(parts, aims, inputs, shapes, notes)
@@ -168,7 +173,7 @@ def compose(
         deploy = commented(deploy, classes) if deploy is not None else None
         test_iter = schedule.test_iter or _test_iter(train_val, notes)
         solver = reparse(solver_text(schedule, test_iter), "solver.prototxt")
-        return Composition(train_val, deploy, solver, tuple(notes), overview_of(plan, head, shapes))
+        return Composition(train_val, deploy, solver, tuple(dict.fromkeys(notes)), overview_of(plan, head, shapes))
 
 
 @contextmanager
@@ -258,7 +263,7 @@ def _names(parts: Sequence[Part], inputs: Inputs) -> dict[str, str]:
     """What the blob of all features and the classifier are called: as in the sources, if these agree."""
     plain = {cut for part in parts for cut in part.plain}
     readers = {part.reader for part in parts}
-    taken = {blob for feed in inputs.feeds.values() for blob in feed.values()} | set(inputs.labels)
+    taken = {blob for part in parts for blob in inputs.blobs(part.prefix)} | set(inputs.labels)
     classifier = readers.pop() if len(readers) == 1 else None
     joined = f"{plain.pop()}_fused" if len(plain) == 1 else "features"
     if classifier is None or classifier in taken | {"concat", "join", "hidden", joined, "loss", "accuracy"}:

@@ -1,28 +1,25 @@
-"""Where the fused net's data comes from: one source's data layers, or given lists, and a copy per differing transform.
+"""Where the fused net's data comes from: one source's data layers, or given lists, and what serves each other branch.
 
-Branches whose data layers prepare their pictures alike share one data layer. A branch that was trained at another
-size, colour order, mean or scale gets its own data layer over the same list, in step with the first; such lists may not
-be shuffled by the layers, because each would shuffle by itself.
+A branch is fed by a data layer of another source only if that reads what its own reads and prepares it alike. Where
+mean, scale or the order of channels alone differ, plain layers make the one from the other. What is left (another size,
+a mean file, another list) gets a data layer of its own, in step with the first, from which it takes the order of the
+records and all that is drawn. Lists that nobody named stand side by side only if their labels are seen to be the same.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from fusion.composition.data_layers import (
-    Change,
-    Lists,
-    adapted,
-    image_lists,
-    list_and_batch,
-    pixel_layers,
-    second_layers,
-)
+from fusion.composition.data_layers import adapted, image_lists
+from fusion.composition.feeding import feeds_of
+from fusion.composition.layout import Copy, Layout, streams_of
+from fusion.composition.lists import Lists, choose, own_lists
 from fusion.composition.pieces import PHASES, Layer
-from fusion.composition.preparation import differs, input_shape, stated_size
 from fusion.composition.sources import Part
+from fusion.composition.steps import check_image_lists, check_steps
+from fusion.composition.undescribed import only_input, picture_size
 from fusion.errors import ComposeError
 
 
@@ -30,51 +27,61 @@ from fusion.errors import ComposeError
 class Inputs:
     """The fused net's data layers.
 
-    text   the layers
-    feeds  per prefix: the source's input blob -> the fused net's blob
-    labels the blobs with labels, and others that the losses alone read
+    text     the layers
+    feeds    per prefix: the source's input blob -> the fused net's blob
+    labels   the blobs with labels, and others that the losses alone read
+    front    per prefix: layers that make its blobs from those of data layers
+    origins  the blobs that these make, and the data layers' blobs that they are made from
     """
 
     text: str
     feeds: Mapping[str, Mapping[str, str]]
     labels: tuple[str, ...]
     notes: tuple[str, ...] = field(default=())
+    warnings: tuple[str, ...] = field(default=())
+    front: Mapping[str, str] = field(default_factory=dict)
+    origins: Mapping[str, str] = field(default_factory=dict)
+
+    def blobs(self, prefix: str) -> tuple[str, ...]:
+        """The data layers' blobs that a branch reads, itself or through layers at its front."""
+        return tuple(self.origins.get(blob, blob) for blob in self.feeds[prefix].values())
 
 
-def plan_inputs(parts: Sequence[Part], data_from: str | None, lists: Lists, labels: Sequence[str] = ()) -> Inputs:
+def plan_inputs(
+    parts: Sequence[Part],
+    data_from: str | None,
+    lists: Lists,
+    labels: Sequence[str] = (),
+    classes: int | None = None,
+) -> Inputs:
     """Choose the data layers and say which blob feeds which branch.
 
-    labels  the blobs that the losses read beside the scores; none: the only blob of the data that no branch reads
+    labels   the blobs that the losses read beside the scores; none: the only blob of the data that no branch reads
+    classes  how many there are, where labels are classes
     Raises: ComposeError.
     """
     main = main_source(parts, data_from)
     if main is None:
-        return _own_layers(parts, lists, labels)
+        return _image_layers(parts, lists, labels)
     labels = tuple(dict.fromkeys(labels)) or (_only_label(main),)
-    notes = [f"data: the layers of source '{main.prefix}', blobs {', '.join(_tops(main.data_layers))}"]
-    feeds: dict[str, dict[str, str]] = {}
-    separate = [part for part in parts if part is not main and differs(part, main)]
-    raw = [part for part in parts if part is not main and part.source.pixels and not part.data_layers]
     _check_phases(main, labels)
-    change = Change(lists, step=bool(separate or raw))
-    text = [copy for layer in main.data_layers for copy in adapted(main.raw, layer, change)]
-    for part in parts:
-        if part in raw:
-            feeds[part.prefix] = {part.branch.inputs[0]: f"{part.prefix}/data"}
-            text += pixel_layers(part, main, lists, labels, notes)
-        elif part in separate:
-            feeds[part.prefix] = {blob: f"{part.prefix}/{blob}" for blob in part.branch.inputs}
-            text += second_layers(part, main, lists, feeds[part.prefix], notes)
-        else:
-            _check_size(part, main)
-            feeds[part.prefix] = _feed(part, main, labels)
-            notes += _fed_alike(part, main)
-    if separate or raw:
-        notes.append("data: shuffling inside the data layers is switched off, or their records would no longer match")
-    if lists.train_list is None:
-        notes += _doubtful(parts, main)
-    notes += _absent(lists)
-    return Inputs("\n".join(text), feeds, labels, tuple(notes))
+    layout = Layout(main, labels, choose(parts, main, data_from, lists))
+    layout.notes.append(f"data: the layers of source '{main.prefix}', blobs {', '.join(_tops(main.data_layers))}")
+    for layer in main.data_layers:
+        layout.copies.append(Copy(main, layer))
+        for top in layer.tops:
+            layout.streams.setdefault(top, {}).update(streams_of(main, layer, top, layout.chosen))
+    feeds = {part.prefix: feeds_of(part, layout) for part in parts}
+    check_steps(layout, classes)
+    text = [piece for copy in layout.copies for piece in _text(copy, layout)] + layout.further
+    if "in_step_with" in "".join(text):
+        layout.notes.append(
+            "data: the data layers draw at random, so they are held in step by in_step_with, which Caffe does not know"
+        )
+    front = {prefix: "\n".join(layers) for prefix, layers in layout.front.items()}
+    given = [*(part.source.train_list for part in parts), *(part.source.val_list for part in parts)]
+    notes = dict.fromkeys([*layout.notes, *_absent([lists.train_list, lists.val_list, *given])])
+    return Inputs("\n".join(text), feeds, labels, tuple(notes), tuple(layout.warnings), front, layout.origins)
 
 
 def main_source(parts: Sequence[Part], data_from: str | None) -> Part | None:
@@ -100,7 +107,7 @@ def _only_label(main: Part) -> str:
         raise ComposeError(
             f"the data layers of source '{main.prefix}' give no labels",
             place=place,
-            hint="take the data from another source (data_from), or add a second top with the labels",
+            hint="take the data from another source (--data-from), or add a second top with the labels",
         )
     raise ComposeError(
         f"which blob of source '{main.prefix}' holds the labels is not known: {', '.join(free)}",
@@ -113,54 +120,6 @@ def _tops(layers: Sequence[Layer]) -> list[str]:
     return list(dict.fromkeys(top for layer in layers for top in layer.tops))
 
 
-def _feed(part: Part, main: Part, labels: Sequence[str]) -> dict[str, str]:
-    """The main source's blobs for a branch's inputs: by name, or the one picture blob for the one input."""
-    tops = [top for top in _tops(main.data_layers) if top not in labels]
-    inputs = part.branch.inputs
-    if all(blob in tops for blob in inputs):
-        return {blob: blob for blob in inputs}
-    if len(inputs) == 1 and len(tops) == 1:
-        return {inputs[0]: tops[0]}
-    raise ComposeError(
-        f"source '{part.prefix}' reads {', '.join(inputs)}, but the data layers of '{main.prefix}' give "
-        f"{', '.join(tops) or 'nothing but labels'}",
-        place=main.raw.document.name,
-        hint="give the blobs the same names in both files, or take the data from the other source (data_from)",
-    )
-
-
-def _fed_alike(part: Part, main: Part) -> list[str]:
-    """A note where nothing tells how a source's pictures are to be prepared."""
-    if part.data_layers:
-        return []
-    told = f"data: source '{part.prefix}' has no data layer and is fed what '{main.prefix}' is, mean and scale included"
-    return [
-        f"{told}; if it was trained on other values, say so: --pixels {part.prefix}=unit" if _is_onnx(part) else told
-    ]
-
-
-def _is_onnx(part: Part) -> bool:
-    return str(part.source.prototxt).lower().endswith(".onnx")
-
-
-def _check_size(part: Part, main: Part) -> None:
-    """Raises: ComposeError if a source without data layers takes pictures of another shape than the data gives."""
-    shape = input_shape(part)
-    if part.data_layers or shape is None or len(shape) != 4:
-        return
-    for layer in main.data_layers:
-        given = stated_size(layer)
-        if any(wanted != known for wanted, known in zip(shape[1:], given, strict=True) if known is not None):
-            raise ComposeError(
-                f"source '{part.prefix}' takes pictures of {'x'.join(map(str, shape[1:]))}, but the data of "
-                f"'{main.prefix}' has {'x'.join('?' if dim is None else str(dim) for dim in given)}",
-                place=main.raw.place(layer),
-                hint=f"say what its pixels are, which gives it a data layer of its own: --pixels {part.prefix}=unit"
-                if _is_onnx(part)
-                else f"give the train_val prototxt of '{part.prefix}', whose data layer says how to prepare them",
-            )
-
-
 def _check_phases(main: Part, labels: Sequence[str]) -> None:
     """Raises: ComposeError if pictures or labels are missing in a phase."""
     for phase in PHASES:
@@ -170,58 +129,61 @@ def _check_phases(main: Part, labels: Sequence[str]) -> None:
             raise ComposeError(
                 f"source '{main.prefix}' has no data layer that gives '{missing[0]}' in phase {phase}",
                 place=main.raw.document.name,
-                hint="take the data from a source with layers for both phases (data_from), or add one to this file",
+                hint="take the data from a source with layers for both phases (--data-from), or add one to this file",
             )
 
 
-def _doubtful(parts: Sequence[Part], main: Part) -> list[str]:
-    """A note if the sources were trained on other lists than the one that is now used for all."""
-    own = {list_and_batch(layer)[0] for layer in main.data_layers}
-    others = {list_and_batch(layer)[0] for part in parts for layer in part.data_layers} - own - {None}
-    if not others:
-        return []
-    return [
-        f"data: the lists are those of source '{main.prefix}'; other sources had "
-        f"{', '.join(sorted(map(str, others)))}. Give lists with all classes (--train-list, --val-list)"
-    ]
+def _text(copy: Copy, layout: Layout) -> list[str]:
+    """A data layer's text, or one for each phase; layers beside those of the main source take its batch sizes."""
+    lists = layout.chosen.of(copy.part, copy.layer)
+    if copy.part is not layout.main:
+        train, test = (layout.chosen.source(copy.part, copy.layer, phase) for phase in PHASES)
+        lists = Lists(train, test, *(layout.batch(phase) for phase in PHASES))
+    first = copy.change.name is None
+    step = {} if first else layout.step(copy.part, copy.layer)
+    return adapted(copy.part.raw, copy.layer, replace(copy.change, lists=lists, follows=not first, step=step))
 
 
-def _own_layers(parts: Sequence[Part], lists: Lists, labels: Sequence[str]) -> Inputs:
-    """Data layers of our own for sources that have none, such as deploy files: one per picture shape.
+def _image_layers(parts: Sequence[Part], lists: Lists, labels: Sequence[str]) -> Inputs:
+    """Data layers of our own for sources that have none, such as deploy files: one per picture shape and lists.
 
     Raises: ComposeError without lists, or for a source with several inputs.
     """
-    if lists.train_list is None or lists.val_list is None:
-        raise ComposeError(
-            "no source has a data layer",
-            place=parts[0].raw.document.name,
-            hint="give image lists (--train-list, --val-list), or a train_val prototxt as a source",
-        )
     if set(labels) - {"label"}:
         what = f"no source has a data layer that gives {', '.join(labels)}; image lists give 'label' alone"
         raise ComposeError(what, hint="give a source's train_val prototxt with such a data layer")
-    tops: dict[tuple[int, ...] | None, str] = {}
+    tops: dict[tuple[object, ...], str] = {}
     feeds: dict[str, dict[str, str]] = {}
-    text = []
+    text: list[str] = []
+    read: list[tuple[Part, Lists]] = []
     for part in parts:
-        if len(part.branch.inputs) > 1:
-            what = f"source '{part.prefix}' has several inputs and no data layer"
-            raise ComposeError(what, place=part.raw.document.name, hint="give its train_val prototxt")
-        shape = input_shape(part)
-        size = shape[1:] if shape is not None and len(shape) == 4 else None
-        if size not in tops:
-            tops[size] = f"{part.prefix}/data" if tops else "data"
-            text += image_lists(lists, tops[size], size)
-        feeds[part.prefix] = {part.branch.inputs[0]: tops[size]}
-    notes = []
+        own = own_lists(part) or lists
+        if own.train_list is None or own.val_list is None:
+            raise ComposeError(
+                "no source has a data layer",
+                place=part.raw.document.name,
+                hint="give image lists (--train-list, --val-list), or a train_val prototxt as a source",
+            )
+        own = replace(own, train_batch=lists.train_batch, test_batch=lists.test_batch)
+        blob, size = only_input(part), picture_size(part)
+        if (size, own) not in tops:
+            tops[size, own] = f"{part.prefix}/data" if tops else "data"
+            text += image_lists(own, tops[size, own], size)
+            read.append((part, own))
+        feeds[part.prefix] = {blob: tops[size, own]}
+    notes = list(check_image_lists(read))
     if not all(part.source.pixels for part in parts):
-        notes = ["data: image lists without any transform; add transform_param if the sources had a mean or a scale"]
-    if len(tops) > 1:
-        notes.append(f"data: the sources take pictures of {len(tops)} shapes, each gets its own data layer")
-    return Inputs("\n".join(text), feeds, ("label",), (*notes, *_absent(lists)))
+        notes.append(
+            "data: image lists without any transform; add transform_param if the sources had a mean or a scale"
+        )
+    sizes = {size for size, _ in tops}
+    if len(sizes) > 1:
+        notes.append(f"data: the sources take pictures of {len(sizes)} shapes, each gets its own data layer")
+    notes += _absent([path for _, own in read for path in (own.train_list, own.val_list)])
+    return Inputs("\n".join(text), feeds, ("label",), tuple(notes))
 
 
-def _absent(lists: Lists) -> list[str]:
+def _absent(given: Sequence[str | Mapping[str, str] | None]) -> list[str]:
     """A note for lists that were given and are not there, which a slip of the pen may be the reason for."""
-    given = (lists.train_list, lists.val_list)
-    return [f"data: there is no {path} here yet" for path in dict.fromkeys(given) if path and not os.path.exists(path)]
+    paths = [path for item in given if item for path in (item.values() if isinstance(item, Mapping) else (item,))]
+    return [f"data: there is no {path} here yet" for path in dict.fromkeys(paths) if not os.path.exists(path)]

@@ -22,12 +22,14 @@ def blob_shapes(
     """Shapes of the blobs of data and branches; those of unknown rank are left out. Raises: ShapeError."""
     from prototxt.shapes import UNKNOWN
 
-    body = "\n".join([inputs.text, *(text for branch in branches.values() for text in branch.values())])
+    body = "\n".join(
+        [inputs.text, *inputs.front.values(), *(text for branch in branches.values() for text in branch.values())]
+    )
     known = dict(given)
     for part in parts:
         own = input_shape(part)
         if own is not None and len(own) == 4:
-            known.setdefault(inputs.feeds[part.prefix][part.branch.inputs[0]], (None, *own[1:]))
+            known.setdefault(inputs.blobs(part.prefix)[0], (None, *own[1:]))
     shapes = _inferred(reparse(body, "the branches"), "TEST", known)
     return {blob: shape for blob, shape in shapes.items() if shape is not UNKNOWN}
 

@@ -124,7 +124,7 @@ def overview_of(plan: Plan, head: str, shapes: Mapping[str, Shape]) -> Overview:
         BranchView(
             part.prefix,
             part.raw.document.name,
-            tuple(map(blob, plan.inputs.feeds[part.prefix].values())),
+            tuple(map(blob, plan.inputs.blobs(part.prefix))),
             len(part.branch.layers),
             tuple(map(blob, part.cuts)),
             next((blob(item.blob) for item in plan.references if item.prefix == part.prefix), None),

@@ -1,16 +1,20 @@
 """How nets outside Caffe want their pictures, as plain Caffe layers in front of a branch: data layers give blue first.
 
-A branch with such layers takes pixels as they are, 0 to 255, whatever the other sources' data layers make of them.
+A branch with such layers takes pixels as they are, 0 to 255, whatever the other sources' data layers make of them: one
+data layer serves branches with several means and scales, since each is an affine map of the pixels of the other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from fusion.composition.pieces import layer_text
 from fusion.errors import ComposeError
+
+if TYPE_CHECKING:
+    from fusion.composition.preparation import Affine
 
 _COLORS = 3
 
@@ -61,16 +65,42 @@ def pixel_layers(kind: str, prefix: str, blob: str, channels: int | None) -> tup
 
 
 def _colored(known: Pixels, blob: str) -> list[str]:
-    blue_first = ["blue", "green", "red"]
-    text = [layer_text("colors", "Slice", [blob], blue_first, "slice_param { axis: 1 slice_point: 1 slice_point: 2 }",
-                       comment=f"From blue first, 0 to 255, to {known.said}.")]  # fmt: skip
-    red_first: Sequence[str] = blue_first[::-1]
-    if known.scale != (1.0,) * 3 or known.shift != (0.0,) * 3:
-        for name, scale, shift in zip(red_first, known.scale, known.shift, strict=True):
-            text.append(_power(f"{name}_scaled", name, f"{name}_scaled", scale, shift))
-        red_first = [f"{name}_scaled" for name in red_first]
-    return [*text, layer_text("pixels", "Concat", red_first, ["pixels"], "concat_param { axis: 1 }")]
+    comment = f"From blue first, 0 to 255, to {known.said}."
+    names = {"slice": "colors", "parts": ["blue", "green", "red"], "join": "pixels"}
+    return _by_channel(names, blob, known.scale[::-1], known.shift[::-1], comment, turned=True)
 
 
-def _power(name: str, bottom: str, top: str, scale: float, shift: float) -> str:
-    return layer_text(name, "Power", [bottom], [top], f"power_param {{ scale: {scale:.9g} shift: {shift:.9g} }}")
+def affine_layers(stem: str, blob: str, affine: Affine, comment: str) -> list[str]:
+    """The layers that map the values of a blob of pictures to those of the blob `stem`."""
+    if len(affine.scale) == 1:
+        return [_power(stem, blob, stem, affine.scale[0], affine.shift[0], comment)]
+    parts = [f"{stem}_{channel}" for channel in range(len(affine.scale))]
+    names = {"slice": f"{stem}_channels", "parts": parts, "join": stem}
+    return _by_channel(names, blob, affine.scale, affine.shift, comment)
+
+
+def _by_channel(
+    names: Mapping[str, Any],
+    blob: str,
+    scale: Sequence[float],
+    shift: Sequence[float],
+    comment: str,
+    *,
+    turned: bool = False,
+) -> list[str]:
+    """Slice, a Power for each channel that changes, and Concat, in the order of the channels or turned."""
+    parts: list[str] = names["parts"]
+    points = " ".join(f"slice_point: {point}" for point in range(1, len(parts)))
+    text = [layer_text(names["slice"], "Slice", [blob], parts, f"slice_param {{ axis: 1 {points} }}", comment)]
+    joined = list(parts)
+    if set(scale) != {1.0} or set(shift) != {0.0}:
+        joined = [f"{name}_scaled" for name in parts]
+        for part, name, factor, offset in zip(parts, joined, scale, shift, strict=True):
+            text.append(_power(name, part, name, factor, offset))
+    joined = joined[::-1] if turned else joined
+    return [*text, layer_text(names["join"], "Concat", joined, [names["join"]], "concat_param { axis: 1 }")]
+
+
+def _power(name: str, bottom: str, top: str, scale: float, shift: float, comment: str = "") -> str:
+    body = f"power_param {{ scale: {scale:.9g} shift: {shift:.9g} }}"
+    return layer_text(name, "Power", [bottom], [top], body, comment)

@@ -1,53 +1,216 @@
-"""How a source prepares its pictures, as far as its text tells: shapes, and whether two sources do it alike."""
+"""What a source's data layers read and how they prepare it: two blobs hold the same if their streams are equal."""
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from fusion.composition.pieces import Layer
 from fusion.composition.sources import Part
 from prototxt.tree import Message, Scalar
 
-# What says where the records come from and in which batches, not how one record is prepared.
+if TYPE_CHECKING:
+    from google.protobuf.descriptor import Descriptor, FieldDescriptor
+
+PARAMS: Final = {
+    "ImageData": "image_data_param",
+    "Data": "data_param",
+    "HDF5Data": "hdf5_data_param",
+    "WindowData": "window_data_param",
+}
+# What says where the records come from, in which batches and in which order, not how one record is prepared.
 _ORDER: Final = frozenset(
-    ("source", "batch_size", "shuffle", "rand_skip", "prefetch", "backend", "root_folder", "cache")
+    ("source", "batch_size", "shuffle", "rand_skip", "prefetch", "backend", "root_folder", "cache", "cache_images")
 )
+_LAYER: Final = frozenset(("name", "type", "top", "include", "exclude", "phase"))
+_VALUES: Final = frozenset(("mean_value", "mean_file", "scale"))
+_CAFFE_TRANSFORM: Final = _VALUES | {"mirror", "crop_size", "force_color", "force_gray"}
 
 
-def differs(part: Part, main: Part) -> bool:
-    """Whether the two sources prepare their pictures differently."""
-    if not part.data_layers:
-        return False
-    mine, others = _preparation(part), _preparation(main)
-    return any(mine.get(phase, others.get(phase)) != others.get(phase, mine.get(phase)) for phase in ("TRAIN", "TEST"))
+@dataclass(frozen=True)
+class Values:
+    """What becomes of a pixel: (pixel - mean) * scale.
+
+    mean  one number, one per channel, or the name of a mean file
+    """
+
+    mean: tuple[float, ...] | str = (0.0,)
+    scale: float = 1.0
 
 
-def _preparation(part: Part) -> dict[str, object]:
-    found: dict[str, object] = {}
-    for layer in part.data_layers:
-        if set(layer.tops) & set(part.branch.inputs):
-            content = _content(layer.message, top=True)
-            found.update(dict.fromkeys(layer.phases, (layer.type, content)))
-    return found
+@dataclass(frozen=True)
+class Stream:
+    """A top of a data layer in one phase.
+
+    records   what is read: equal tuples are the same records in the same order
+    top       which part of a record: the name of an HDF5 dataset, else the place among the layer's tops
+    prepared  how a record is prepared, but for `values`
+    values    None where pixels are not mapped one by one
+    """
+
+    records: tuple[object, ...]
+    top: int | str
+    prepared: tuple[object, ...] = ()
+    values: Values | None = None
 
 
-def _content(message: Message, *, top: bool = False) -> tuple[object, ...]:
-    """The fields that say how a record is prepared, in an order and spelling that can be compared."""
-    skipped = ("name", "type", "top", "include", "exclude") if top else _ORDER
+@dataclass(frozen=True)
+class Affine:
+    """A map of pixel values: value * scale + shift, one of each, or one per channel."""
+
+    scale: tuple[float, ...]
+    shift: tuple[float, ...]
+
+    @property
+    def identity(self) -> bool:
+        """Whether it changes nothing."""
+        return set(self.scale) == {1.0} and set(self.shift) == {0.0}
+
+
+def stream(layer: Layer, top: str, source: str | None) -> Stream:
+    """Describe a top of a data layer that reads `source`, which may be another than its own."""
+    index, message = layer.tops.index(top), layer.message
+    param = PARAMS.get(layer.type)
+    if param is None:
+        return Stream((layer.type, *_content(message, _descriptor(), _LAYER, frozenset())), index)
+    block = _last(message, param)
+    place = tuple(_text(block, name) for name in ("backend", "root_folder"))
+    records = (layer.type, source, *place)
+    if layer.type == "HDF5Data":
+        return Stream(records, top)
+    if index:
+        return Stream(records, index)
+    known = all(item.name in _CAFFE_TRANSFORM for item in _fields(message, "transform_param"))
+    affine = layer.type != "WindowData" and known  # WindowData pads with zeros after it has subtracted the mean
+    inner = _ORDER | (_VALUES if affine else frozenset())
+    prepared = _content(message, _descriptor(), _LAYER, inner)
+    return Stream(records, index, prepared, _values(message) if affine else None)
+
+
+def between(given: Stream, wanted: Stream) -> Affine | None:
+    """The map from the values of one stream to those of another, None where there is none."""
+    if given == wanted:
+        return Affine((1.0,), (0.0,))
+    alike = (given.records, given.top, given.prepared) == (wanted.records, wanted.top, wanted.prepared)
+    if not alike or given.values is None or wanted.values is None:
+        return None
+    return values_between(given.values, wanted.values)
+
+
+def values_between(given: Values, wanted: Values) -> Affine | None:
+    """The map from pixels with one mean and scale to those with another, None where it is not one number a channel."""
+    if given.scale == 0:
+        return None
+    ratio = wanted.scale / given.scale
+    if given.mean == wanted.mean:
+        return Affine((ratio,), (0.0,))
+    if isinstance(given.mean, str) or isinstance(wanted.mean, str):
+        return None
+    channels = max(len(given.mean), len(wanted.mean))
+    if {len(given.mean), len(wanted.mean)} - {1, channels}:
+        return None
+    means = [mean * channels if len(mean) == 1 else mean for mean in (given.mean, wanted.mean)]
+    shifts = tuple((old - new) * wanted.scale for old, new in zip(*means, strict=True))
+    return Affine((ratio,) * len(shifts), shifts) if len(set(shifts)) > 1 else Affine((ratio,), shifts[:1])
+
+
+def list_and_batch(layer: Layer) -> tuple[str | None, int | None]:
+    """What a data layer reads, and how many records at a time; None where it does not say."""
+    block = _last(layer.message, PARAMS.get(layer.type, ""))
+    batch = block.string("batch_size") if block is not None else None
+    return (block.string("source") if block is not None else None), int(batch) if batch else None
+
+
+def draws(layer: Layer, phase: str) -> bool:
+    """Whether a data layer draws anything at random: the order of its records, flips, or the place of a crop."""
+    return bool(_switched_on(layer) & {"shuffle", "rand_skip", "mirror"}) or draws_crops(layer, phase)
+
+
+def draws_crops(layer: Layer, phase: str) -> bool:
+    """Whether a data layer draws the place of a crop."""
+    return phase == "TRAIN" and "crop_size" in _switched_on(layer)
+
+
+def mirrors(layer: Layer) -> bool:
+    """Whether a data layer flips pictures at random."""
+    return "mirror" in _switched_on(layer)
+
+
+def _switched_on(layer: Layer) -> set[str]:
+    block = _last(layer.message, PARAMS.get(layer.type, ""))
+    blocks = [*([block] if block is not None else []), *layer.message.messages("transform_param")]
+    return {item.name for part in blocks for item in part.fields if part.string(item.name) not in ("false", "0", None)}
+
+
+def _last(message: Message, name: str) -> Message | None:
+    blocks = message.messages(name) if name else []
+    return blocks[-1] if blocks else None
+
+
+def _fields(message: Message, name: str) -> list[Any]:
+    return [item for block in message.messages(name) for item in block.fields]
+
+
+def _values(message: Message) -> Values:
+    scale, mean, file = 1.0, [], None
+    for block in message.messages("transform_param"):
+        scale = float(block.string("scale") or scale)
+        mean += [float(item.value) for item in block.scalars("mean_value")]
+        file = block.string("mean_file") or file
+    return Values(file if file is not None else tuple(mean) if any(mean) else (0.0,), scale)
+
+
+def _text(block: Message | None, name: str) -> object:
+    """A field of a data layer's block; None where it is not written or at its default."""
+    found = block.string(name) if block is not None else None
+    return None if found in (None, "", "LEVELDB", "0") else {"1": "LMDB"}.get(str(found), found)
+
+
+def _descriptor() -> Descriptor:
+    from prototxt.messages import LayerParameter
+
+    return cast("Descriptor", LayerParameter.DESCRIPTOR)
+
+
+def _content(
+    message: Message, known: Descriptor | None, skipped: frozenset[str], inner: frozenset[str]
+) -> tuple[object, ...]:
+    """The fields in an order and spelling that can be compared, without those that say what is the default anyway.
+
+    skipped  names of fields that are left out; `inner` likewise in the messages inside
+    """
+    fields: Mapping[str, FieldDescriptor] = known.fields_by_name if known is not None else {}
     found: list[tuple[str, object]] = []
     for item in message.fields:
+        about = fields.get(item.name)
         if item.name not in skipped:
-            found += [(item.name, _plain(value)) for value in item.values]
-    return tuple(sorted(((name, value) for name, value in found if value != ()), key=repr))
+            values = [_plain(value, about, inner) for value in item.values]
+            found += [(item.name, value) for value in values if value != () and value != _default(about)]
+    return tuple(sorted(found, key=repr))
 
 
-def _plain(value: Scalar | Message) -> object:
+def _plain(value: Scalar | Message, about: FieldDescriptor | None, inner: frozenset[str]) -> object:
     if isinstance(value, Message):
-        return _content(value)
+        return _content(value, about.message_type if about is not None else None, inner, inner)
+    if about is not None and about.enum_type is not None and value.value.isdigit():
+        return about.enum_type.values_by_number[int(value.value)].name
+    if about is not None and about.type == about.TYPE_BOOL:
+        return value.value in ("true", "True", "t", "1")
     try:
         return float(value.value) if value.kind == "number" else value.value
     except ValueError:
         return value.value
+
+
+def _default(about: FieldDescriptor | None) -> object:
+    """The value that a field has where it is not written; a repeated field and a message have none."""
+    if about is None or about.message_type is not None or isinstance(about.default_value, (list, tuple)):
+        return None
+    if about.enum_type is not None:
+        return about.enum_type.values_by_number[about.default_value].name
+    plain = isinstance(about.default_value, (bool, str, bytes))
+    return about.default_value if plain else float(about.default_value)
 
 
 def input_shape(part: Part) -> tuple[int, ...] | None:

@@ -67,6 +67,8 @@ _SOURCE: Final[Mapping[str, tuple[type, ...]]] = {
     "logits": (str,),
     "pixels": (str,),
     "stages": (list,),
+    "train_list": (str, dict),
+    "val_list": (str, dict),
 }
 _SOLVER: Final[Mapping[str, tuple[type, ...]]] = {
     item.name: _NUMBER if "float" in str(item.type) else (str,) if "str" in str(item.type) else (int,)
@@ -177,7 +179,14 @@ def _checked(
     return good
 
 
-_WORDS: Final = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", list: "a list"}
+_WORDS: Final = {
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    list: "a list",
+    dict: "a table",
+}
 
 
 def _source(table: dict[str, Any], number: int, place: str, errors: list[ComposeError]) -> Source:
@@ -187,6 +196,11 @@ def _source(table: dict[str, Any], number: int, place: str, errors: list[Compose
         what = f"source {number} has no {' and no '.join(missing)}"
         errors.append(ComposeError(what, place=place, hint='e.g. prefix = "odd" and net = "odd.prototxt"'))
     at = good.get("at")
+    errors += [
+        ComposeError(f"'source.{key}' has a text for each layer", place=place)
+        for key in ("train_list", "val_list")
+        if isinstance(good.get(key), dict) and any(not isinstance(item, str) for item in good[key].values())
+    ]
     for key, kind in (("at", str), ("classes", int), ("stages", str)):
         if any(not isinstance(item, kind) for item in good.get(key, []) if isinstance(good[key], list)):
             errors.append(ComposeError(f"'source.{key}' is a list of {_WORDS[kind][2:]}s", place=place))
@@ -199,6 +213,8 @@ def _source(table: dict[str, Any], number: int, place: str, errors: list[Compose
         logits=good.get("logits"),
         pixels=good.get("pixels"),
         stages=tuple(good.get("stages", ())),
+        train_list=good.get("train_list"),
+        val_list=good.get("val_list"),
     )
 
 
@@ -241,13 +257,7 @@ def to_toml(recipe: Recipe) -> str:
     lines += [_line("output", recipe.output)] if recipe.output else []
     for source in recipe.sources:
         lines += ["", "[[source]]", _line("prefix", source.prefix), _line("net", str(source.prototxt))]
-        entries = {
-            "at": source.at,
-            "weights": source.weights,
-            "classes": source.classes,
-            "logits": source.logits,
-            "stages": source.stages,
-        }
+        entries = {key: getattr(source, key) for key in _SOURCE if key not in ("prefix", "net")}
         lines += [_line(key, value) for key, value in entries.items() if value]
     data = [_line(key, recipe.options[key]) for key in _DATA if key in recipe.options]
     lines += ["", "[data]", *data] if data else []
@@ -276,5 +286,7 @@ def _value(value: object) -> str:
         return repr(value)
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(_value, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{ {', '.join(f'{_value(key)} = {_value(item)}' for key, item in value.items())} }}"
     escaped = os.fspath(str(value)).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
     return f'"{escaped}"'

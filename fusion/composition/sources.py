@@ -30,6 +30,8 @@ class Source:
     logits    the blob with its class scores, where that is not what its loss reads
     pixels    for an ONNX file: how it wants its pictures, one of `fusion.composition.pixels.PIXELS`
     stages    of the net's state, as `fusion.composition.states.by_phase` reads them: "train", "val", "TEST=other"
+    train_list, val_list  what its data layers read instead of their own lists: one list or database where it has one
+              data layer per phase, else one for each by the name of the layer or of its top
     """
 
     prefix: str
@@ -40,6 +42,8 @@ class Source:
     logits: str | None = None
     pixels: str | None = None
     stages: Sequence[str] = ()
+    train_list: str | Mapping[str, str] | None = None
+    val_list: str | Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)

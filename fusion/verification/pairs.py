@@ -56,6 +56,15 @@ def handed_over(name: str, pairs: Pairs, source: Net, branch: Net, inputs: Mappi
     return handed
 
 
+def made_at_the_front(pairs: Pairs, source: Net, fused: Net) -> tuple[str, ...]:
+    """The values that stand for the source's inputs in the fused net and are computed there, from another's pixels."""
+    outside = {value for _, value in source.plan.inputs}
+    makers = {top for call in fused.plan.calls for top in call.tops}
+    found = [there for ours, others in pairs for here, there in zip(ours.bottoms, others.bottoms, strict=False)
+             if here in outside and there in makers]  # fmt: skip
+    return tuple(dict.fromkeys(found))
+
+
 def check_weights(name: str, pairs: Pairs, source: Side, fused: Side) -> None:
     """Raises: WeightsMismatch naming layers without weights, or whose parameters have other shapes on the two sides."""
     mine, theirs = params(source.net), params(fused.net)

@@ -19,6 +19,7 @@ from fusion.verification.pairs import (
     check_weights,
     differing_preparation,
     handed_over,
+    made_at_the_front,
     nothing_in_common,
     paired,
 )
@@ -143,7 +144,8 @@ def _compared(
 ) -> Comparison:
     """Run both sides for the values that are matched; `pairs` tell which input of the one is which of the other."""
     one = with_outputs(source.net, {match.here: match.here for match in matches})
-    other = with_outputs(fused.net, {match.there: match.there for match in matches})
+    front = made_at_the_front(pairs, source.net, fused.net)
+    other = with_outputs(fused.net, {match.there: match.there for match in matches}, front)
     inputs = inputs_of(source, one, feed)
     with torch.no_grad():
         expected = run(one, inputs)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fusion.composition import Source, compose
 from fusion.differences import Comparison
 from fusion.errors import DataError, FusionError, WeightsMismatch
 from fusion.merging import apply_merge, plan_merge
@@ -178,3 +179,25 @@ def test_sources_with_stages(folder: Path) -> None:
     with pytest.raises(DecodeError, match="reads 'data', which in phase TEST only layers of other stages"):
         branches()
     assert all(found.first is None for found in branches(Feed(stages=("val",))))
+
+
+def test_a_branch_whose_pixels_are_made_from_another_ones(folder: Path) -> None:
+    data = """layer { name: "data" type: "ImageData" top: "data" top: "label"
+      transform_param { scale: %s mean_value: 3 }
+      image_data_param { source: "list.txt" batch_size: 4 is_color: false } }
+    """
+    end = 'layer { name: "loss" type: "SoftmaxWithLoss" bottom: "score" bottom: "label" top: "loss" }\n'
+    for name, scale in (("a", "0.5"), ("b", "4")):
+        Path(f"{name}.prototxt").write_text(data % scale + BODY + END + end)
+    random = np.random.default_rng(3)
+    for number in range(3):
+        pixels = random.integers(0, 256, (8, 8), np.uint8)
+        Image.fromarray(pixels).save(f"{number}.png")
+    Path("list.txt").write_text("0.png 0\n1.png 1\n2.png 0\n")
+    compose([Source(name, f"{name}.prototxt") for name in "ab"], num_output=2).write(".")
+    Path("train_val.prototxt").rename("fused.prototxt")
+    files = {name: (f"{name}.prototxt", f"{name}.caffemodel") for name in "ab"}
+    apply_merge(plan_merge(load_net("fused.prototxt"), files), "fused.caffemodel")
+    assert [item.largest for item in branches()] == [0, 0]
+    pictures = Feed(pictures=["0.png", "1.png"])
+    assert [item.largest for item in branches(pictures)] == [0, 0]

@@ -41,7 +41,8 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     classes = ["--classes", "odd=1,3,5,7,9", "--classes", "even=0,2,4,6,8", "--references"]
-    assert main(arguments(*classes, "--head", "gated", "--dry-run", "--input-shape", "1,28,28")) == 0
+    more = ["--head", "gated", "--dry-run", "--input-shape", "1,28,28", "--data-from", "odd"]
+    assert main(arguments(*classes, *more)) == 0
     output = capsys.readouterr().out
     assert "odd/ip1 [?x500]   odd/ip2 [?x5], classes 1,3,5,7,9" in output
     assert (
@@ -57,7 +58,8 @@ def test_flags_as_a_file_and_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    more = ["--head", "sum", "--base-lr", "0.02", "--train-list", "t.txt", "--pct", "focal,weight=0.5,temperature=1"]
+    more = ["--head", "sum", "--base-lr", "0.02", "--train-list", "t.txt", "--val-list", "v.txt"]
+    more += ["--pct", "focal,weight=0.5,temperature=1"]
     more += ["--classes", "odd=1,3,5,7,9", "--classes", "even=0,2,4,6,8", "--project", "9", "--batch-norm"]
     assert main(arguments(*more, "--write-toml", "fusion.toml", "--svg", "fused.svg")) == 0
     first = {path.name: path.read_text() for path in Path("fused").iterdir()}

@@ -16,7 +16,7 @@ layer {{
   top: "label"
   include {{ phase: TRAIN }}
   transform_param {{ {transform} }}
-  image_data_param {{ source: "train_{name}.txt" batch_size: 8 shuffle: true {image} }}
+  image_data_param {{ source: "train_{list}.txt" batch_size: 8 shuffle: true {image} }}
 }}
 layer {{
   name: "images"
@@ -25,7 +25,7 @@ layer {{
   top: "label"
   include {{ phase: TEST }}
   transform_param {{ {transform} }}
-  image_data_param {{ source: "val_{name}.txt" batch_size: 4 {image} }}
+  image_data_param {{ source: "val_{list}.txt" batch_size: 4 {image} }}
 }}
 
 # edges and corners
@@ -64,11 +64,19 @@ Make = Callable[..., Path]
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    """Write a net; returns its file."""
+    """Write a net that reads `train_all.txt` and `val_all.txt`, or lists of another name; returns its file."""
 
     def write(name: str, **values: object) -> Path:
         image = "is_color: false new_height: 8 new_width: 8"
-        settings = {"transform": "scale: 0.5", "image": image, "maps": 2, "width": 6, "outputs": 3, **values}
+        settings = {
+            "list": "all",
+            "transform": "scale: 0.5",
+            "image": image,
+            "maps": 2,
+            "width": 6,
+            "outputs": 3,
+            **values,
+        }
         path = tmp_path / f"{name}.prototxt"
         path.write_text(NET.format(name=name, **settings))
         return path

@@ -22,45 +22,48 @@ def data_layers(document: prototxt.Document) -> list[tuple[str, tuple[str, ...],
     return found
 
 
-def test_sources_that_prepare_alike_share_one_data_layer(make: Make) -> None:
+def test_sources_that_read_and_prepare_alike_share_one_data_layer(make: Make) -> None:
     sources = [Source("a", make("one"), at="fc"), Source("b", make("two"), at="fc")]
     composed = compose(sources, num_output=3)
     assert data_layers(composed.train_val) == [
-        ("images", ("data", "label"), "train_one.txt", "true"),
-        ("images", ("data", "label"), "val_one.txt", None),
+        ("images", ("data", "label"), "train_all.txt", "true"),
+        ("images", ("data", "label"), "val_all.txt", None),
     ]
-    assert any("train_two.txt" in note for note in composed.notes)  # other lists than b was trained on
 
 
 def test_data_from_another_source_and_given_lists(make: Make) -> None:
-    sources = [Source("a", make("one"), at="fc"), Source("b", make("two"), at="fc")]
-    assert data_layers(compose(sources, num_output=3, data_from="b").train_val)[0][2] == "train_two.txt"
+    sources = [Source("a", make("one", list="one"), at="fc"), Source("b", make("two", list="two"), at="fc")]
+    assert data_layers(compose(sources, num_output=3, data_from="b").train_val) == [
+        ("images", ("data", "label"), "train_two.txt", "true"),
+        ("images", ("data", "label"), "val_two.txt", None),
+    ]
     composed = compose(sources, num_output=3, train_list="t.txt", val_list="v.txt", train_batch=32, test_batch=16)
     net = prototxt.load_net(composed.train_val)
     assert [(x.image_data_param.source, x.image_data_param.batch_size) for x in net.layer[:2]] == [
         ("t.txt", 32),
         ("v.txt", 16),
     ]
-    assert not any("trained" in note or "other sources" in note for note in composed.notes)
+    assert len(data_layers(composed.train_val)) == 2
 
 
-def test_a_branch_with_another_transform_gets_its_own_data_in_step(make: Make) -> None:
+def test_a_branch_of_another_size_gets_its_own_data_in_step(make: Make) -> None:
     other = make("two", transform="mean_value: 10", image="is_color: true new_height: 9 new_width: 9")
     composed = compose([Source("a", make("one"), at="fc"), Source("b", other, at="fc")], num_output=3)
     assert data_layers(composed.train_val) == [
-        ("images", ("data", "label"), "train_one.txt", "false"),
-        ("images", ("data", "label"), "val_one.txt", None),
-        ("b/images", ("b/data", "b/label"), "train_one.txt", "false"),
-        ("b/images", ("b/data", "b/label"), "val_one.txt", None),
+        ("images", ("data", "label"), "train_all.txt", "true"),
+        ("images", ("data", "label"), "val_all.txt", None),
+        ("b/images", ("b/data", "b/label"), "train_all.txt", "false"),
+        ("b/images", ("b/data", "b/label"), "val_all.txt", None),
     ]
-    batches = [layer.image_data_param.batch_size for layer in prototxt.load_net(composed.train_val).layer[:4]]
-    assert batches == [8, 4, 8, 4]
+    layers = prototxt.load_net(composed.train_val).layer[:4]
+    assert [layer.image_data_param.batch_size for layer in layers] == [8, 4, 8, 4]
+    assert [layer.in_step_with for layer in layers] == ["", "", "data", ""]  # only in TRAIN is anything drawn
     net = prototxt.filter_net(prototxt.load_net(composed.train_val), phase="TRAIN")
     shapes = prototxt.infer_shapes(net)
     assert (shapes["data"][1:], shapes["b/data"][1:]) == ((1, 8, 8), (3, 9, 9))
     assert next(layer for layer in net.layer if layer.name == "b/conv").bottom == ["b/data"]
     assert [layer.type for layer in prototxt.load_net(composed.deploy).layer[:2]] == ["Input", "Input"]
-    assert any("shuffling" in note for note in composed.notes)
+    assert any("in_step_with, which Caffe does not know" in note for note in composed.notes)
 
 
 def test_spelling_of_a_transform_does_not_matter(make: Make) -> None:
@@ -83,7 +86,7 @@ def test_lists_of_another_kind_are_refused_for_a_separate_branch(make: Make, tmp
     path.write_text(
         text.replace("image_data_param", "data_param").replace("is_color: false new_height: 8 new_width: 8", "")
     )
-    with pytest.raises(ComposeError, match="data layers of one type"):
+    with pytest.raises(ComposeError, match="the sources read different data"):
         compose([Source("a", make("one"), at="fc"), Source("b", path, at="fc")], num_output=3)
 
 

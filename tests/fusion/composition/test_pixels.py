@@ -59,7 +59,8 @@ def test_it_gets_a_data_layer_without_the_other_nets_transform(make: Make, tmp_p
         pictures = layer.messages("image_data_param")[0]
         assert not layer.messages("transform_param")
         assert [pictures.string(name) for name in ("new_height", "new_width", "is_color")] == ["12", "12", "false"]
-    assert own[0].messages("image_data_param")[0].string("source") == "train_odd.txt"
+    assert own[0].messages("image_data_param")[0].string("source") == "train_all.txt"
+    assert [layer.string("in_step_with") for layer in own] == ["data", "data"]  # which flips pictures
     assert any("'b' takes pixels as they are" in note for note in composed.notes)
     assert np.isclose(
         float(composed.train_val.root.messages("layer")[0].messages("transform_param")[0].string("scale") or 0), 0.5

@@ -38,7 +38,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
     for index in range(8):
         Image.fromarray(rng.integers(0, 255, (28, 28)).astype(np.uint8)).save(path / f"{index}.png")
-    (path / "list.txt").write_text("".join(f"{index}.png {index % 3}\n" for index in range(8)))
+    for count in (3, 5):
+        (path / f"list{count}.txt").write_text("".join(f"{index}.png {index % count}\n" for index in range(8)))
     for seed, name in enumerate(CLASSES):
         (path / f"{name}.prototxt").write_text(lenet(name))
         net = prototxt.load_net(path / f"{name}.prototxt")
@@ -58,9 +59,10 @@ def scores(document: prototxt.Document, weights: Weights) -> NDArray[np.float32]
 def prepared(folder: Path, head: str, classes: dict[str, Sequence[int]], **options: Any) -> tuple[Any, Weights]:
     """The composed net, and its weights after a few steps."""
     sources = [Source(p, f"{p}.prototxt", "ip1", classes=known) for p, known in classes.items()]
+    count = max(max(known, default=2) for known in classes.values()) + 1
     composed = compose(
-        sources, head, num_output=max(max(known, default=2) for known in classes.values()) + 1,
-        train_list="list.txt", val_list="list.txt", train_batch=4, test_batch=4,
+        sources, head, num_output=count, train_list=f"list{count}.txt", val_list=f"list{count}.txt",
+        train_batch=4, test_batch=4,
         schedule=Schedule(max_iter=9, test_interval=0, display=0), **options,
     )  # fmt: skip
     target = folder / f"{head}{len(options)}"
@@ -101,7 +103,9 @@ def test_every_head_trains_and_matches_after_export(
 def test_zero_init_starts_with_the_very_scores_of_its_source(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     sources = [Source(p, f"{p}.prototxt", "ip1") for p in CLASSES]
-    composed = compose(sources, "zero-init", num_output=3, train_list="list.txt", val_list="list.txt", batch_norm=True)
+    composed = compose(
+        sources, "zero-init", num_output=3, train_list="list3.txt", val_list="list3.txt", batch_norm=True
+    )
     plan = fusion.plan_merge(prototxt.load_net(composed.train_val), {p: f"{p}.caffemodel" for p in CLASSES})
     fusion.apply_merge(plan, "zero.caffemodel")
     net = fusion.build(prototxt.filter_net(prototxt.load_net(composed.deploy), phase="TEST"))

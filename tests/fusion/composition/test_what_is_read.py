@@ -1,0 +1,263 @@
+"""What feeds each branch: lists and databases, datasets, and maps of pixel values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import prototxt
+from fusion import ComposeError, ComposeWarning
+from fusion.composition import Composition, Source, compose
+from fusion.composition.pieces import Layer, read_net
+from fusion.composition.preparation import Affine, Values, values_between
+from fusion.nets import blobs, build
+
+Make = Callable[..., Path]
+
+
+def data(composed: Composition) -> list[tuple[str, tuple[str, ...], str | None]]:
+    """Name, tops and source of each data layer of phase TRAIN."""
+    return [(layer.name, layer.tops, source_of(layer)) for layer in read_net(composed.train_val).layers
+            if layer.is_data and "TRAIN" in layer.phases]  # fmt: skip
+
+
+def source_of(layer: Layer) -> str | None:
+    blocks = [block for name in ("image_data_param", "data_param", "hdf5_data_param")
+              for block in layer.message.messages(name)]  # fmt: skip
+    return blocks[-1].string("source") if blocks else None
+
+
+def bottom(composed: Composition, name: str) -> tuple[str, ...]:
+    return next(layer.bottoms for layer in read_net(composed.train_val).layers if layer.name == name)
+
+
+def sources(make: Make, *names: str, **settings: str) -> list[Source]:
+    """Sources with lists of their own."""
+    return [Source(name, make(name, list=name, **settings)) for name in names]
+
+
+def write_lists(folder: Path, **labels: str) -> None:
+    for name, row in labels.items():
+        for phase in ("train", "val"):
+            (folder / f"{phase}_{name}.txt").write_text("".join(f"{name}{n}.png {c}\n" for n, c in enumerate(row)))
+
+
+def test_different_lists_are_asked_for_with_the_choices(make: Make) -> None:
+    with pytest.raises(ComposeError, match="the sources read different data") as caught:
+        compose(sources(make, "rgb", "depth"), num_output=3)
+    message = str(caught.value)
+    assert "TRAIN: 'rgb' train_rgb.txt, 'depth' train_depth.txt; TEST: 'rgb' val_rgb.txt" in message
+    for choice in ("--train-list FILE --val-list FILE", "--val-list depth=val_depth.txt", "--data-from rgb"):
+        assert choice in message
+
+
+def test_lists_of_the_same_labels_are_kept_in_step(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_lists(tmp_path, rgb="0120", depth="0120")
+    composed = compose(sources(make, "rgb", "depth"), num_output=3)
+    assert data(composed) == [
+        ("images", ("data", "label"), "train_rgb.txt"),
+        ("depth/images", ("depth/data", "depth/label"), "train_depth.txt"),
+    ]
+    assert bottom(composed, "depth/conv") == ("depth/data",)
+    assert any("'depth' train_depth.txt is read in step with 'rgb' train_rgb.txt" in note for note in composed.notes)
+    with pytest.raises(ComposeError, match="the sources read different data"):  # these may be two halves of six classes
+        compose(sources(make, "rgb", "depth"), num_output=6)
+
+
+@pytest.mark.parametrize(
+    ("labels", "reason"),
+    [("012", "has 4 records and train_depth.txt 3"), ("0110", "record 3 has the label 2 in train_rgb.txt and 1 in")],
+)
+def test_named_lists_that_are_not_in_step(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, labels: str, reason: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_lists(tmp_path, rgb="0120", depth=labels)
+    depth = Source("depth", make("depth", list="x"), train_list="train_depth.txt", val_list="val_rgb.txt")
+    with pytest.raises(ComposeError, match=reason):
+        compose([*sources(make, "rgb"), depth], num_output=3)
+
+
+def test_a_list_for_one_source_goes_to_that_source_alone(make: Make) -> None:
+    first, second = sources(make, "rgb", "depth")
+    named = Source("depth", second.prototxt, train_list="d.txt", val_list="e.txt")
+    composed = compose([first, named], num_output=3)
+    assert [source for *_, source in data(composed)] == ["train_rgb.txt", "d.txt"]
+    assert any("whether they have the same labels is not seen here" in note for note in composed.notes)
+    composed = compose([first, named], num_output=3, train_list="t.txt", val_list="v.txt")
+    assert [source for *_, source in data(composed)] == ["t.txt", "d.txt"]
+
+
+TWIN = """
+layer {{ name: "rgb" type: "ImageData" top: "rgb" top: "label" {transform} include {{ phase: TRAIN }}
+  image_data_param {{ source: "rgb_tr.txt" batch_size: 8 {size} }} }}
+layer {{ name: "rgb" type: "ImageData" top: "rgb" top: "label" {transform} include {{ phase: TEST }}
+  image_data_param {{ source: "rgb_va.txt" batch_size: 8 {size} }} }}
+layer {{ name: "dep" type: "ImageData" top: "dep" top: "label2" {transform} include {{ phase: TRAIN }}
+  image_data_param {{ source: "dep_tr.txt" batch_size: 8 {size} }} }}
+layer {{ name: "dep" type: "ImageData" top: "dep" top: "label2" {transform} include {{ phase: TEST }}
+  image_data_param {{ source: "dep_va.txt" batch_size: 8 {size} }} }}
+layer {{ name: "sil" type: "Silence" bottom: "label2" }}
+layer {{ name: "cat" type: "Concat" bottom: "rgb" bottom: "dep" top: "cat" }}
+layer {{ name: "conv1" type: "Convolution" bottom: "cat" top: "conv1"
+  convolution_param {{ num_output: 4 kernel_size: 3 }} }}
+layer {{ name: "fc2" type: "InnerProduct" bottom: "conv1" top: "fc2" inner_product_param {{ num_output: 4 }} }}
+layer {{ name: "loss" type: "SoftmaxWithLoss" bottom: "fc2" bottom: "label" top: "loss" }}
+"""
+
+
+def twin(folder: Path, name: str, transform: str = "", size: str = "new_height: 8 new_width: 8") -> Path:
+    path = folder / f"{name}.prototxt"
+    path.write_text(TWIN.format(transform=f"transform_param {{ {transform} }}" if transform else "", size=size))
+    return path
+
+
+def test_each_layer_of_a_source_keeps_its_list(tmp_path: Path) -> None:
+    pair = [Source("a", twin(tmp_path, "one")), Source("b", twin(tmp_path, "two", "scale: 0.5"))]
+    composed = compose(pair, num_output=4)
+    assert [source for *_, source in data(composed)] == ["rgb_tr.txt", "dep_tr.txt"]
+    assert bottom(composed, "b/cat") == ("b/rgb_prepared", "b/dep_prepared")
+    assert (bottom(composed, "b/rgb_prepared"), bottom(composed, "b/dep_prepared")) == (("rgb",), ("dep",))
+    larger = Source("b", twin(tmp_path, "two", "scale: 0.5", "new_height: 9 new_width: 9"))
+    composed = compose([pair[0], larger], num_output=4)
+    assert data(composed)[2:] == [
+        ("b/rgb", ("b/rgb", "b/label"), "rgb_tr.txt"),
+        ("b/dep", ("b/dep", "b/label2"), "dep_tr.txt"),
+    ]
+
+
+def test_a_list_for_a_source_of_several_data_layers_needs_the_name_of_one(tmp_path: Path) -> None:
+    path = twin(tmp_path, "one")
+    with pytest.raises(ComposeError, match=r"several data layers in phase TRAIN.*\n.*--train-list a/rgb=FILE"):
+        compose([Source("a", path)], num_output=4, train_list="t.txt")
+    with pytest.raises(ComposeError, match="not clear which"):
+        compose([Source("a", path, train_list="t.txt")], num_output=4)
+    composed = compose([Source("a", path, train_list={"dep": "d.txt"})], num_output=4)
+    assert [source for *_, source in data(composed)] == ["rgb_tr.txt", "d.txt"]
+    composed = compose([Source("a", path, train_list={"label2": "d.txt"})], num_output=4, train_list="t.txt")
+    assert [source for *_, source in data(composed)] == ["t.txt", "d.txt"]
+    write_lists(tmp_path, one="0123", two="0122")
+    swapped = {"rgb": str(tmp_path / "train_one.txt"), "dep": str(tmp_path / "train_two.txt")}
+    with pytest.raises(ComposeError, match="the lists of 'a/rgb' and 'a/dep' are not in step in phase TRAIN: record 4"):
+        compose([Source("a", path, train_list=swapped)], num_output=4)
+    with pytest.raises(ComposeError, match=r"no data layer 'red' in phase TRAIN[\s\S]*a/rgb \(rgb, label\)"):
+        compose([Source("a", path, train_list={"red": "d.txt"})], num_output=4)
+
+
+HDF5 = """
+layer {{ name: "data" type: "HDF5Data" top: "{top}" top: "label" hdf5_data_param {{ source: "{list}" batch_size: 8 }} }}
+layer {{ name: "conv1" type: "Convolution" bottom: "{top}" top: "conv1"
+  convolution_param {{ num_output: 4 kernel_size: 3 }} }}
+layer {{ name: "fc2" type: "InnerProduct" bottom: "conv1" top: "fc2" inner_product_param {{ num_output: 4 }} }}
+layer {{ name: "loss" type: "SoftmaxWithLoss" bottom: "fc2" bottom: "label" top: "loss" }}
+"""
+
+
+def hdf5(folder: Path, name: str, top: str, files: str = "h5.txt") -> Path:
+    path = folder / f"{name}.prototxt"
+    path.write_text(HDF5.format(top=top, list=files))
+    return path
+
+
+def test_the_top_of_hdf5_data_is_the_data(tmp_path: Path) -> None:
+    pair = [Source("a", hdf5(tmp_path, "one", "left")), Source("b", hdf5(tmp_path, "two", "right"))]
+    composed = compose(pair, num_output=4, input_shape=(3, 8, 8))
+    assert data(composed) == [("data", ("left", "label", "right"), "h5.txt")]
+    assert (bottom(composed, "a/conv1"), bottom(composed, "b/conv1")) == (("left",), ("right",))
+    assert [layer.top[0] for layer in prototxt.load_net(composed.deploy).layer[:2]] == ["left", "right"]
+    same = compose([pair[0], Source("b", hdf5(tmp_path, "two", "left"))], num_output=4, input_shape=(3, 8, 8))
+    assert data(same) == [("data", ("left", "label"), "h5.txt")]
+
+
+def test_datasets_of_other_files_are_not_mixed_up(tmp_path: Path) -> None:
+    first = Source("a", hdf5(tmp_path, "one", "left"))
+    other = Source("b", hdf5(tmp_path, "two", "right", "other.txt"), train_list="p.txt", val_list="q.txt")
+    composed = compose([first, other], num_output=4, input_shape=(3, 8, 8))
+    assert data(composed) == [("data", ("left", "label"), "h5.txt"), ("b/data", ("right",), "p.txt")]
+    alike = Source("b", hdf5(tmp_path, "two", "left", "other.txt"), train_list="p.txt", val_list="q.txt")
+    with pytest.raises(ComposeError, match="the dataset 'left' from different HDF5 files"):
+        compose([first, alike], num_output=4)
+
+
+def test_a_database_takes_no_list_and_a_list_no_folder(make: Make, tmp_path: Path) -> None:
+    path = tmp_path / "lmdb.prototxt"
+    text = make("one", image="").read_text().replace("ImageData", "Data").replace("image_data_param", "data_param")
+    path.write_text(text.replace("shuffle: true", ""))
+    (tmp_path / "list.txt").write_text("a.png 0\n")
+    for given in (str(tmp_path / "list.txt"), "absent.txt"):
+        with pytest.raises(ComposeError, match=r"reads a database, and .* is a list[\s\S]*fusion-convert images"):
+            compose([Source("a", path)], num_output=3, train_list=given, val_list="v_lmdb")
+    assert data(compose([Source("a", path)], num_output=3, train_list="t_lmdb", val_list="v_lmdb"))[0][2] == "t_lmdb"
+    with pytest.raises(ComposeError, match=r"of type 'ImageData' reads a list, and .* is a folder"):
+        compose([Source("a", make("two"))], num_output=3, train_list=str(tmp_path), val_list="v.txt")
+    (tmp_path / "files.txt").write_text("a.h5\n")
+    with pytest.raises(ComposeError, match=r"reads 'path label' per line, and .* begins 'a.h5"):
+        compose([Source("a", make("two"))], num_output=3, train_list=str(tmp_path / "files.txt"), val_list="v.txt")
+    files = hdf5(tmp_path, "h", "left")
+    with pytest.raises(ComposeError, match="reads one HDF5 file per line, and"):
+        compose([Source("a", files)], num_output=3, train_list=str(tmp_path / "list.txt"), val_list="v.txt")
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ("scale: 0.5", "scale: 2"),
+        ("mean_value: 128 scale: 0.00390625", "mean_value: 100"),
+        ("mean_value: 104 mean_value: 117 mean_value: 123", "mean_value: 110 scale: 0.017"),
+        ("mean_value: 104 mean_value: 117 mean_value: 123 scale: 0.1", "mean_value: 1 mean_value: 2 mean_value: 3"),
+        ('mean_file: "m" scale: 0.1', 'mean_file: "m"'),
+        ("", "scale: 0.5 mirror: false crop_size: 0"),
+    ],
+)
+def test_another_mean_or_scale_is_made_by_layers_from_one_data_layer(make: Make, given: str, wanted: str) -> None:
+    image = "new_height: 8 new_width: 8"
+    pair = [
+        Source("a", make("one", transform=given, image=image)),
+        Source("b", make("two", transform=wanted, image=image)),
+    ]
+    composed = compose(pair, num_output=3)
+    assert len(data(composed)) == 1
+    assert composed.deploy is not None
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 8, 8)).astype(np.float32)
+    net = build(composed.deploy, shapes={"data": (2, 3, 8, 8)})
+    found = blobs(net, {"data": torch.from_numpy(prepared(pixels, given))})
+    torch.testing.assert_close(found["b/data_prepared"].numpy(), prepared(pixels, wanted), rtol=1e-5, atol=1e-4)
+
+
+def prepared(pixels: np.ndarray, transform: str) -> np.ndarray:
+    param = prototxt.load_net(prototxt.parse(f'layer {{ type: "ImageData" transform_param {{ {transform} }} }}'))
+    block = param.layer[0].transform_param
+    mean = np.array(block.mean_value or [7.0 if block.mean_file else 0.0], np.float32).reshape(-1, 1, 1)
+    return np.asarray((pixels - mean) * np.float32(block.scale))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ('mean_file: "m"', 'mean_file: "n"'),
+        ('mean_file: "m"', "mean_value: 3"),
+        ("scale: 0.5", "scale: 0.5 crop_size: 6"),
+        ("scale: 0", "scale: 1"),
+    ],
+)
+def test_what_no_layer_can_make_is_read_again(make: Make, one: str, other: str) -> None:
+    pair = [Source("a", make("one", transform=one)), Source("b", make("two", transform=other))]
+    assert [name for name, *_ in data(compose(pair, num_output=3))] == ["images", "b/images"]
+
+
+def test_means_of_other_numbers_of_channels_have_no_map() -> None:
+    assert values_between(Values((1.0, 2.0)), Values((1.0, 2.0, 3.0))) is None
+    assert values_between(Values((4.0,), 0.5), Values((1.0, 2.0), 2.0)) == Affine((4.0, 4.0), (6.0, 4.0))
+
+
+def test_a_list_without_all_classes_is_told(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_lists(tmp_path, all="0120")
+    with pytest.warns(ComposeWarning, match=r"train_all.txt holds 3 of the 10 classes \(0, 1, 2\)"):
+        compose([Source("a", make("one"))], num_output=10)
+    compose([Source("a", make("one"))], num_output=3)
