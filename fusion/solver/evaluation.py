@@ -58,7 +58,10 @@ class Evaluation:
         """The mean outputs over so many batches from the start of the data; by default until every record was seen."""
         self._load()
         self.job.feed.position = 0
-        return measure(Test(self.job.net, self.job.feed, iterations or self.batches))
+        try:
+            return measure(Test(self.job.net, self.job.feed, iterations or self.batches))
+        finally:
+            self.job.feed.close()
 
     @property
     def skipped(self) -> list[str]:

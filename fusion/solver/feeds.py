@@ -30,6 +30,9 @@ class Feed(Protocol):
     def take(self) -> Blobs:
         """The next batch, on the net's device."""
 
+    def close(self) -> None:
+        """Stop reading ahead; the next batch begins to again."""
+
 
 def open_sources(
     net: NetParameter,
@@ -113,6 +116,10 @@ class LiveFeed:
             return blobs
         return {top: tensor.to(self.device, non_blocking=True) for top, tensor in blobs.items()}
 
+    def close(self) -> None:
+        """Stop reading ahead."""
+        self._running = None
+
     def _batches(self, number: int) -> Iterator[Blobs]:
         readers = [batches(source, number, workers=self.workers) for source in self.sources]
         while True:
@@ -155,6 +162,9 @@ class CachedFeed:
         self.position += 1
         self._expected = self.position
         return self._view(start, len(indices), keys) if start is not None else self._copy(indices, keys)
+
+    def close(self) -> None:
+        """Nothing is read ahead."""
 
     def take_many(self, count: int) -> Blobs:
         """The next `count` batches in one."""

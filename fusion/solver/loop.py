@@ -211,6 +211,8 @@ class Solver:
                 self._run(settings.max_iter, asked)
             self._finish()
         finally:
+            for job in self.jobs:
+                job.feed.close()
             self.observers.call("end")
             self.display.close()
 

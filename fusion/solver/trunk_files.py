@@ -147,6 +147,10 @@ class MappedFeed(CachedFeed):
         self._expected = self.position
         return blobs if self.device.type == "cpu" else {key: rows.to(self.device) for key, rows in blobs.items()}
 
+    def close(self) -> None:
+        """Stop reading ahead."""
+        self._running = None
+
     def pick(self, indices: np.ndarray) -> Blobs:
         """The rows of these records, on the device."""
         return {key: rows.to(self.device) for key, rows in self._read(indices).items()}

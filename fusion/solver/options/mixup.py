@@ -66,6 +66,10 @@ class MixedFeed:
         self.mix.draw(number, len(first), first.device)
         return {top: blob if top in self.labels else self.mix.apply(blob) for top, blob in blobs.items()}
 
+    def close(self) -> None:
+        """Stop reading ahead."""
+        self.feed.close()
+
 
 class MixedLoss(nn.Module):
     """A loss layer towards the labels of both partners."""

@@ -53,6 +53,10 @@ class BlockFeed:
         self._position += 1
         return self._block[place]
 
+    def close(self) -> None:
+        """Stop reading ahead."""
+        self.feed.close()
+
     def _read(self, start: int) -> None:
         """Compute the block; what cannot be read is an error when it is due."""
         self.feed.position, self._error, batches = start, None, list[Blobs]()

@@ -1,0 +1,74 @@
+"""Reading ahead: order, errors, and threads that are gone when nobody reads any more."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from fusion.solver.prefetch import ahead
+
+_ENDS_EARLY = """
+import itertools, torch
+from fusion.solver.prefetch import ahead
+x = torch.randn(800, 800)
+items = ahead(x @ x for _ in itertools.count())
+for _ in range(5):
+    next(items)
+"""
+
+
+def readers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "prefetch"]
+
+
+def test_items_come_in_order_and_the_thread_ends_with_them() -> None:
+    assert list(ahead(iter(range(10)), depth=2)) == list(range(10))
+    assert not readers()
+
+
+def test_an_error_comes_where_its_item_was_due_and_again_afterwards() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        raise ValueError("second")
+
+    read = ahead(items())
+    assert next(read) == 1
+    for _ in range(2):
+        with pytest.raises(ValueError, match="second"):
+            next(read)
+    assert not readers()
+
+
+def test_closing_stops_the_thread_and_the_items() -> None:
+    closed = []
+
+    def items() -> Iterator[int]:
+        try:
+            yield from itertools.count()
+        finally:
+            closed.append(True)
+
+    read = ahead(items(), depth=2)
+    assert next(read) == 0
+    read.close()
+    assert not readers()
+    assert closed == [True]
+    assert list(read) == []
+
+
+def test_a_reader_that_is_forgotten_leaves_no_thread() -> None:
+    read = ahead(itertools.count(), depth=1)
+    next(read)
+    del read
+    assert not readers()
+
+
+def test_a_process_that_ends_while_a_batch_is_computed_ends_well() -> None:
+    for _ in range(3):  # without the join, every one of them was aborted
+        ended = subprocess.run([sys.executable, "-c", _ENDS_EARLY], capture_output=True, text=True, check=False)
+        assert (ended.returncode, ended.stderr) == (0, "")
