@@ -132,9 +132,9 @@ def compose(
         aims = settle(parts, wanted, asked, num_output)
         main = main_source(parts, data_from)
         named = [aim.loss.label for aim in aims if aim.loss.label is not None]
-        labels = labels_of(main, aims) if main else named
+        compared = labels_of(main, aims) if main else named
         known = num_output if len(aims) == 1 and aims[0].loss.kind.labels == "class" else None
-        inputs = plan_inputs(parts, data_from, lists, labels, known)
+        inputs = plan_inputs(parts, data_from, lists, compared, known)
         for text in inputs.warnings:
             warnings.warn(text, ComposeWarning, stacklevel=2)
         notes = [note for part in parts for note in (*part.unknown, *part.notes)] + list(inputs.notes)
