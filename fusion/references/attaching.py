@@ -16,6 +16,7 @@ from fusion.references.specs import Objective, Reference
 from prototxt.decoding import decode
 from prototxt.messages import LayerParameter, NetParameter
 from prototxt.parser import parse
+from prototxt.shapes.loss_kinds import class_label
 from prototxt.shapes.registry import layer_type
 
 if TYPE_CHECKING:
@@ -58,10 +59,13 @@ class Attached:
 def find_task(net: NetParameter, shapes: Mapping[str, Shape]) -> Task:
     """What the net's own loss compares. Raises: TrainingError unless that is clear."""
     logits = judged(net)
-    label = next((layer.bottom[1] for layer in net.layer if len(layer.bottom) > 1 and layer.bottom[0] == logits), None)
+    label = class_label(net, logits)
     width = shapes[logits][1] if len(shapes.get(logits, ())) > 1 else None
     if label is None or width is None:
-        raise TrainingError(f"no loss compares '{logits}' with labels", hint="references need a SoftmaxWithLoss layer")
+        raise TrainingError(
+            f"no loss compares '{logits}' with labels",
+            hint="references need a loss on classes, such as SoftmaxWithLoss",
+        )
     return Task(logits, label, width)
 
 

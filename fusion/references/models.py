@@ -17,6 +17,7 @@ from fusion.nets import build, outputs_of
 from fusion.pct.losses import mean_logits
 from fusion.pct.predictions import Predictions
 from fusion.pct.provenance import file_hash
+from fusion.references.class_scores import check_class_scores
 from fusion.references.specs import Reference, named
 from fusion.weights import load_weights
 from prototxt.loading import load_net
@@ -151,7 +152,9 @@ def _caffe(spec: Reference, path: str, shapes: Shapes, device: torch.device) -> 
                 place=os.fspath(weights),
                 hint="a reference must be trained; give the weights that belong to its prototxt",
             )
-    part = outputs_of(net, [spec.blob or judged(message, path)])
+    blob = spec.blob or judged(message, path)
+    check_class_scores(message, blob, path)
+    part = outputs_of(net, [blob])
     part.requires_grad_(False).to(device)
     needed = needed_inputs(part.plan)
     sources = _sources(spec, needed, shapes)
@@ -186,11 +189,14 @@ def _onnx(spec: Reference, path: str, shapes: Shapes) -> nn.Module:
 
 
 def judged(message: NetParameter, path: str | None = None) -> str:
-    """The blob that the net's losses, or else its Softmax, read. Raises: TrainingError unless it is one."""
-    for types in (("SoftmaxWithLoss",), ("Accuracy",), ("Softmax",)):
+    """The blob that the net's losses on classes, or else its Softmax, read. Raises: TrainingError unless it is one."""
+    for types in (("SoftmaxWithLoss", "InfogainLoss", "HingeLoss"), ("Accuracy",), ("Softmax",)):
         found = {layer.bottom[0] for layer in message.layer if layer.type in types}
         if len(found) == 1:
             return found.pop()
+    for layer in message.layer:
+        if layer.bottom and not found:
+            check_class_scores(message, layer.bottom[0], path)
     raise TrainingError("which blob holds the class scores?", place=path, hint="name it: NET.prototxt:WEIGHTS@BLOB")
 
 

@@ -22,6 +22,7 @@ from fusion.references.tables import variants
 from fusion.registry import Phase
 from fusion.solver.feeds import load_all
 from fusion.solver.jobs import Job, choose_device, open_job
+from fusion.solver.labels import labelled
 from fusion.solver.testing import Average, Test, measure
 from fusion.solver.watching.display import Display, Silent
 from fusion.weights import load_weights
@@ -94,9 +95,7 @@ class Evaluation:
         names: Sequence[str] = (),
     ) -> list[Predictions]:
         """Several blobs for every record once, in one pass over the data; see `predict`."""
-        source = self._labelled()
-        labels = source.labels
-        assert labels is not None
+        source, labels = labelled(self.job, blobs, self.paths[0])
         every = [np.concatenate(parts) for parts in zip(*self._rows(source, blobs), strict=True)]
         good = np.setdiff1d(np.arange(len(labels)), list(source.bad))
         keys, labels, others = np.array(source.keys, np.str_)[good], labels[good], variants(source.keys)
@@ -129,15 +128,6 @@ class Evaluation:
                 found = net(inputs)
             yield [_flat(found[blob], blob, len(indices))[: count - start] for blob in blobs]
             self.display.progress("predicting", min(start + size, count), count)
-
-    def _labelled(self) -> Source:
-        sources = [source for source in self.job.sources if source.labels is not None]
-        if len(sources) != 1 or len(self.job.sources) != 1:
-            message = (
-                f"predictions need one data layer with labels; this net has {len(sources)} of {len(self.job.sources)}"
-            )
-            raise DataError(message, place=self.paths[0], hint="is --phase right?")
-        return sources[0]
 
     def _load(self) -> None:
         load_all(self.job.sources, lambda done, total: self.display.progress("decoding", done, total))

@@ -15,7 +15,9 @@ from fusion.errors import TrainingError
 from fusion.nets import outputs_of
 from fusion.pct.predictions import Predictions
 from fusion.references import Held, Model, ReferencedSource, hold, open_models, predictions, variants
+from fusion.references.models import judged
 from fusion.solver.jobs import Job
+from fusion.solver.labels import labelled
 
 _CHUNK = 500
 
@@ -29,13 +31,11 @@ class Panel:
 
 
 def records_of(panel: Panel) -> Predictions:
-    """Keys and labels of the records, with empty logits. Raises: TrainingError for data without labels."""
-    source = panel.job.sources[0]
-    if source.labels is None:
-        raise TrainingError("heads are judged by labels, and this data has none")
-    empty = np.zeros((len(source), 1 + int(source.labels.max())), np.float32)
+    """Keys and labels of the records, with empty logits. Raises: DataError for data without labels."""
+    source, labels = labelled(panel.job, [judged(panel.job.message)])
+    empty = np.zeros((len(source), 1 + int(labels.max())), np.float32)
     keys = np.array(source.keys, np.str_)
-    return Predictions(keys, source.labels, empty, variants=variants(source.keys)).take(panel.rows)
+    return Predictions(keys, labels, empty, variants=variants(source.keys)).take(panel.rows)
 
 
 def known_answers(panel: Panel, held: Held | None, device: torch.device) -> list[Predictions]:

@@ -38,7 +38,18 @@ LOSS_KINDS: Final = {
     "SmoothL1Loss": LossKind("target", ("smooth_l1_loss_param",)),
     "ContrastiveLoss": LossKind("pair", ("contrastive_loss_param",)),
 }
-_ACTIVATIONS: Final = ("Sigmoid", "TanH", "ReLU", "Power", "Flatten", "Reshape")
+_FOLLOWED: Final = (
+    "Sigmoid",
+    "TanH",
+    "ReLU",
+    "Power",
+    "Softmax",
+    "Flatten",
+    "Reshape",
+    "Deconvolution",
+    "Crop",
+    "Interp",
+)
 
 
 def judges_classes(layer: LayerParameter) -> bool:
@@ -57,11 +68,18 @@ def other_judge(net: NetParameter, blob: str) -> LayerParameter | None:
     return other
 
 
+def class_label(net: NetParameter, blob: str) -> str | None:
+    """The blob with the class numbers that losses or measures compare these scores with, where they name one."""
+    return next(
+        (layer.bottom[1] for layer in _judges(net, {blob}) if judges_classes(layer) and len(layer.bottom) > 1), None
+    )
+
+
 def _judges(net: NetParameter, blobs: set[str]) -> Iterator[LayerParameter]:
-    """The losses and measures that read one of the blobs, or an activation of it, before their last bottom."""
+    """The losses and measures that read one of the blobs, or what layers without learning make of it."""
     for layer in net.layer:
         read = blobs.intersection(layer.bottom)
-        if read and layer.type in _ACTIVATIONS:
+        if read and layer.type in _FOLLOWED:
             blobs.update(layer.top)
         elif read and (layer.type in LOSS_KINDS or layer.type == "Accuracy"):
             yield layer

@@ -9,6 +9,7 @@ import numpy as np
 from fusion.solver.watching.display import number
 from fusion.solver.watching.observers import Arrays, Observer
 from fusion.weights import save_weights
+from prototxt.shapes.loss_kinds import LOSS_KINDS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 class Selection(Observer):
     """Writes PREFIX_best.caffemodel when the records to choose on are answered better than ever before.
 
-    Better is a higher accuracy where the test net has an Accuracy layer, else a lower loss.
+    Better is a higher accuracy where the test net measures that of one classifier and has no other task, else a lower
+    loss.
 
     patience  ends the run after so many tests in a row without anything better; 0: never
     """
@@ -37,9 +39,11 @@ class Selection(Observer):
         """Find what to judge by."""
         self._run = run
         plan = run.jobs[-1].net.plan
-        tops = [call.tops[0] for call in plan.calls if call.type == "Accuracy" and call.tops]
+        judges = [call for call in plan.calls if call.type in LOSS_KINDS or call.type == "Accuracy"]
+        tops = [call.tops[0] for call in judges if call.type == "Accuracy" and call.tops]
+        alone = len({call.bottoms[1] for call in judges if len(call.bottoms) > 1}) == 1
         given = dict(plan.outputs).values()
-        self._output = next((top for top in tops if top in given), None)
+        self._output = next((top for top in tops if top in given), None) if alone else None
 
     @property
     def path(self) -> str:

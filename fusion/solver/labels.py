@@ -1,0 +1,67 @@
+"""The class numbers that a net's scores are judged by, record by record; refused where they are no class scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fusion.errors import DataError
+from fusion.nets import outputs_of
+from fusion.references.class_scores import check_class_scores
+from prototxt.shapes.loss_kinds import class_label
+
+if TYPE_CHECKING:
+    from fusion.data import Source
+    from fusion.solver.jobs import Job
+
+_CHUNK = 500
+
+
+def labelled(job: Job, blobs: Sequence[str], place: str | None = None) -> tuple[Source, NDArray[np.int64]]:
+    """The net's only source, and the class of each of its records: those that judge the blobs, else the data's own.
+
+    Raises: FusionError for blobs that are no class scores, or that are judged by several labels; DataError without
+    exactly one labelled source.
+    """
+    for blob in blobs:
+        check_class_scores(job.message, blob, place)
+    known = {label for blob in blobs if (label := class_label(job.message, blob)) is not None}
+    if len(known) > 1:
+        what = f"the blobs {', '.join(blobs)} are judged by several labels: {', '.join(sorted(known))}"
+        raise DataError(what, place=place, hint="ask for one of them at a time")
+    label = known.pop() if known else None
+    sources = [source for source in job.sources if _has_labels(source, label)]
+    if len(sources) != 1 or len(job.sources) != 1:
+        what = f"predictions need one data layer with labels; this net has {len(sources)} of {len(job.sources)}"
+        raise DataError(what, place=place, hint="is --phase right?")
+    source = sources[0]
+    if label in (None, *source.tops[1:2]):
+        own = source.labels
+        assert own is not None
+        return source, own
+    return source, _read(job, source, str(label))
+
+
+def _has_labels(source: Source, label: str | None) -> bool:
+    return (label is not None and label not in source.tops[1:2]) or source.labels is not None
+
+
+def _read(job: Job, source: Source, label: str) -> NDArray[np.int64]:
+    """The values of a blob with labels that is not the data layer's second. Raises: DataError for other numbers."""
+    net = None if label in source.tops else outputs_of(job.net, [label])
+    device = next((parameter.device for parameter in job.net.parameters()), torch.device("cpu"))
+    found = []
+    for start in range(0, len(source), _CHUNK):
+        blobs = source.batch(np.arange(start, min(start + _CHUNK, len(source))), draw=start)
+        with torch.no_grad():
+            values = blobs[label] if net is None else net({top: blob.to(device) for top, blob in blobs.items()})[label]
+        found.append(values.cpu().numpy().reshape(len(values), -1))
+    every = np.concatenate(found)
+    whole = every.astype(np.int64)
+    if every.shape[1] != 1 or (whole != every).any():
+        raise DataError(f"blob '{label}' does not hold one class number per record")
+    return whole[:, 0]
