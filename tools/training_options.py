@@ -129,8 +129,8 @@ def _add_references(result: argparse.ArgumentParser) -> None:
     add = result.add_argument_group("references (without editing the prototxt)").add_argument
     add("--reference", action="append", default=[], metavar="REF", help="hold the net to another: "
         "NET.prototxt:WEIGHTS[@BLOB], NET.onnx, FILE.npz (logits by record) or @BLOB of this net, with "
-        "[,classes=1,3,5][,weight=W][,start=N][,warmup=N][,name=N][,ensemble=N][,cache=FILE.npz][,half][,live]; "
-        "repeatable")  # fmt: skip
+        "[,classes=1,3,5][,weight=W][,start=N][,warmup=N][,name=N][,ensemble=N][,cache=FILE.npz][,half][,live]"
+        "[,pixels=KIND]; repeatable")  # fmt: skip
     add("--pct", action="append", default=[], metavar="KIND[,weight=W,OPTION=VALUE...]",
         help="the loss towards them: kd, focal, lm, ldi, elodi, naive, or on features (on=BLOB) cna, bct; with options "
         "of pct_param (alpha, beta, temperature, filter, ...) and of=NAME+NAME; repeatable")  # fmt: skip

@@ -6,6 +6,7 @@ data layer serves branches with several means and scales, since each is an affin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -17,18 +18,21 @@ if TYPE_CHECKING:
     from fusion.composition.preparation import Affine
 
 _COLORS = 3
+_OWN = "mean:104,117,123,std:1,scale:1,order:bgr"
 
 
 @dataclass(frozen=True)
 class Pixels:
     """What is done to a pixel of each channel, red first: value * scale + shift.
 
-    said  in words
+    said        in words
+    blue_first  the channels stay in the order of Caffe's data layers; scale and shift are red first all the same
     """
 
     said: str
     scale: tuple[float, float, float] = (1.0, 1.0, 1.0)
     shift: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    blue_first: bool = False
 
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as torchvision's weights are trained with
@@ -44,15 +48,70 @@ PIXELS: Final[Mapping[str, Pixels]] = {
 }
 
 
+def pixels_of(text: str, whose: str) -> Pixels:
+    """Pixels by a name of PIXELS, or of one's own: `mean:0.5,0.5,0.5,std:0.25,scale:1/255,order:rgb`.
+
+    A value becomes (value * scale - mean) / std; mean and std have one number, or one per channel as `order` says.
+    whose  what they are for, in messages
+    Raises: ComposeError for pixels that are none.
+    """
+    if text in PIXELS:
+        return PIXELS[text]
+    found: dict[str, list[str]] = {}
+    for item in text.split(","):
+        key, colon, value = item.strip().rpartition(":")
+        if colon and key in found:
+            raise _refused(text, whose, f"'{key}' is given twice")
+        if colon:
+            found[key] = [value]
+        elif found:
+            found[next(reversed(found))].append(value)
+        else:
+            raise ComposeError(f"{whose}: there are no pixels '{text}'", hint=f"one of {', '.join(PIXELS)}, or {_OWN}")
+    if unknown := [key for key in found if key not in ("mean", "std", "scale", "order")]:
+        raise _refused(text, whose, f"'{unknown[0]}' is no part of pixels")
+    order = ",".join(found.get("order", ["rgb"]))
+    scale = _numbers(text, whose, "scale", found.get("scale", ["1"]))
+    mean, std = (
+        _numbers(text, whose, key, found.get(key, [default])) for key, default in (("mean", "0"), ("std", "1"))
+    )
+    if order not in ("rgb", "bgr") or len(set(scale)) > 1:
+        raise _refused(text, whose, "order is rgb or bgr, and scale one number")
+    if not scale[0] or not all(std):
+        raise _refused(text, whose, "scale and std are not 0")
+    if "scale" not in found and any(mean) and max(map(abs, mean)) <= 1:
+        raise _refused(text, whose, "means of at most 1 are of pixels from 0 to 1: add scale:1/255 (or scale:1)")
+    factors = (scale[0] / std[0], scale[0] / std[1], scale[0] / std[2])
+    shifts = (-mean[0] / std[0], -mean[1] / std[1], -mean[2] / std[2])
+    said = f"{'red' if order == 'rgb' else 'blue'} first, {text}"
+    if order == "rgb":
+        return Pixels(said, factors, shifts)
+    return Pixels(said, factors[::-1], shifts[::-1], blue_first=True)
+
+
+def _numbers(text: str, whose: str, key: str, given: Sequence[str]) -> tuple[float, ...]:
+    """Three numbers, which one may stand for; each may be a fraction."""
+    try:
+        parts = [[float(number) for number in value.split("/")] for value in given]
+        found = [part[0] / (part[1] if len(part) == 2 else 1.0) for part in parts if len(part) < 3]
+    except (ValueError, ZeroDivisionError):
+        found = []
+    if len(found) not in (1, _COLORS) or not all(map(math.isfinite, found)):
+        raise _refused(text, whose, f"{key} is a number, or {_COLORS} of them")
+    return tuple(found * _COLORS)[:_COLORS]
+
+
+def _refused(text: str, whose: str, why: str) -> ComposeError:
+    return ComposeError(f"{whose}: pixels '{text}': {why}", hint=f"as in {_OWN}")
+
+
 def pixel_layers(kind: str, prefix: str, blob: str, channels: int | None) -> tuple[list[str], str]:
     """The layers that prepare a blob of pixels, and the blob that they make.
 
     prefix  of the source, for errors
     Raises: ComposeError for a kind that is none, or channels that it does not suit.
     """
-    known = PIXELS.get(kind)
-    if known is None:
-        raise ComposeError(f"source '{prefix}': there are no pixels '{kind}'", hint=f"one of {', '.join(PIXELS)}")
+    known = pixels_of(kind, f"source '{prefix}'")
     if channels == 1:
         if len(set(known.scale)) > 1 or len(set(known.shift)) > 1:
             what = f"source '{prefix}': pixels '{kind}' are of three colours, and its input has one channel"
@@ -67,7 +126,8 @@ def pixel_layers(kind: str, prefix: str, blob: str, channels: int | None) -> tup
 def _colored(known: Pixels, blob: str) -> list[str]:
     comment = f"From blue first, 0 to 255, to {known.said}."
     names = {"slice": "colors", "parts": ["blue", "green", "red"], "join": "pixels"}
-    return _by_channel(names, blob, known.scale[::-1], known.shift[::-1], comment, turned=True)
+    turned = not known.blue_first
+    return _by_channel(names, blob, known.scale[::-1], known.shift[::-1], comment, turned=turned)
 
 
 def affine_layers(stem: str, blob: str, affine: Affine, comment: str) -> list[str]:

@@ -12,6 +12,7 @@ Bottoms are the new logits, one or more references' logits, and the labels; `los
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -49,6 +50,7 @@ class ReferenceLoss(nn.Module):
         parts = [
             share * self.loss(new=rows, old=old.flatten(1), target=target)
             for share, old in zip(shares, references, strict=True)
+            if share  # 0 times an infinite loss would be NaN
         ]
         return torch.stack(parts).sum()
 
@@ -238,6 +240,8 @@ def _shares(layer: LayerParameter, references: int | None = None) -> tuple[float
     count = len(layer.bottom) - 2 if references is None else references
     if shares and len(shares) != count:
         raise _refused(layer, f"{len(shares)} reference weights for {count} references", "one per reference")
+    if shares and not (all(0 <= share < math.inf for share in shares) and any(shares)):
+        raise _refused(layer, f"reference weights {list(shares)}", "each is 0 or more, and one of them above 0")
     return shares
 
 

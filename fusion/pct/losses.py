@@ -213,7 +213,8 @@ def mean_logits(references: Sequence[Tensor] | Tensor, shares: Sequence[float] |
         return torch.stack(members).mean(0)
     if len(shares) != len(members) or min(shares) < 0 or sum(shares) <= 0:
         raise TrainingError(f"reference weights {list(shares)} for {len(members)} references")
-    total = sum(share * member for share, member in zip(shares, members, strict=True))
+    # A share of 0 says nothing, so not even that its member is infinite somewhere: 0 times that would be NaN.
+    total = sum(share * member for share, member in zip(shares, members, strict=True) if share)
     return torch.as_tensor(total) / sum(shares)
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from prototxt.messages import NetParameter
+    from prototxt.messages import LayerParameter, NetParameter
 
 
 class Brought(NamedTuple):
@@ -50,7 +50,7 @@ class Held:
     def to_net(self, net: NetParameter, sources: Sequence[Source], device: torch.device) -> Brought:
         """Bring the references to the net and its data. Raises: TrainingError, and the files' own errors."""
         source = _pictures(sources)
-        models = open_models(self.references, dict(source.shapes), device)
+        models = open_models(self.references, dict(source.shapes), device, layer_of(net, source))
         held = hold(source, asked(models, self.objectives))
         inputs = {top: shape for one in sources for top, shape in one.shapes.items()}
         shapes = infer(net, inputs=inputs).blobs
@@ -70,6 +70,12 @@ def ask(
         tuple(parse_pct(item) if isinstance(item, str) else item for item in pct),
         kd_alpha,
     )
+
+
+def layer_of(net: NetParameter, source: Source) -> LayerParameter | None:
+    """The data layer that gives a source's pictures, its first top."""
+    top = next(iter(source.shapes), None)
+    return next((layer for layer in net.layer if top in layer.top and not layer.bottom), None)
 
 
 def _pictures(sources: Sequence[Source]) -> Source:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,17 +18,19 @@ from fusion.pct.losses import mean_logits
 from fusion.pct.predictions import Predictions
 from fusion.pct.provenance import file_hash
 from fusion.references.class_scores import check_class_scores
+from fusion.references.preparation import Given, converter
 from fusion.references.specs import Reference, named
 from fusion.weights import load_weights
 from prototxt.loading import load_net
 from prototxt.phases import filter_net
 
 if TYPE_CHECKING:
-    from prototxt.messages import NetParameter, TransformationParameter
+    from prototxt.messages import LayerParameter, NetParameter
 
 Blobs = dict[str, Tensor]
 Shapes = dict[str, tuple[int, ...]]
 Answer = Callable[[Blobs], Tensor]
+_TABLES = (".npz", ".csv", ".parquet")
 _WEIGHTS = (".caffemodel", ".h5", ".safetensors", ".pt", ".pth")
 
 
@@ -62,14 +64,12 @@ class Member:
     answer     from the batch's blobs to logits [N, K] on the CPU; None for a file and for a blob of the graph
     file       predictions that were made before
     hashes     of net and weights, kept beside cached logits
-    transform  what its own data layer does to pictures, where it has one
     """
 
     spec: Reference
     answer: Answer | None = None
     file: Predictions | None = None
     hashes: dict[str, str] = field(default_factory=dict)
-    transform: TransformationParameter | None = None
 
     @property
     def inside(self) -> bool:
@@ -77,15 +77,19 @@ class Member:
         return self.answer is None and self.file is None
 
 
-def open_models(references: Sequence[Reference], shapes: Shapes, device: torch.device) -> list[Model]:
+def open_models(
+    references: Sequence[Reference], shapes: Shapes, device: torch.device, layer: LayerParameter | None = None
+) -> list[Model]:
     """Open all references; those of one ensemble become one model.
 
     shapes  of the blobs that the data layer gives, the picture first
+    layer   the data layer; without it, how its blob was made from pixels is not known
     Raises: TrainingError; prototxt's and torch's errors for the files.
     """
     groups: dict[str, list[Member]] = {}
     for spec in named(references):
-        groups.setdefault(spec.ensemble or spec.name, []).append(_open(spec, shapes, device))
+        member = _open(spec, shapes, device, Given(next(iter(shapes.values()), ()), layer))
+        groups.setdefault(spec.ensemble or spec.name, []).append(member)
     return [_model(name, members) for name, members in groups.items()]
 
 
@@ -106,6 +110,8 @@ def combine(model: Model, logits: Sequence[Tensor]) -> Tensor:
 
 
 def _model(name: str, members: list[Member]) -> Model:
+    if len(members) > 1:
+        members = _counting(name, members)
     sets = [tuple(member.spec.classes) for member in members]
     if len(members) > 1 and any(member.inside for member in members):
         raise TrainingError(f"ensemble '{name}': a blob of the graph cannot be a member", hint="use --pct elodi")
@@ -116,29 +122,66 @@ def _model(name: str, members: list[Member]) -> Model:
     return Model(name, tuple(members), tuple(sorted({c for classes in sets for c in classes})))
 
 
-def _open(spec: Reference, shapes: Shapes, device: torch.device) -> Member:
+def _counting(name: str, members: Sequence[Member]) -> list[Member]:
+    """The members with a share above 0; one that is left alone has all of it.
+
+    A class that only members without a share know would be 0 / 0.
+    Raises: TrainingError when none is left.
+    """
+    found = [member for member in members if member.spec.weight > 0]
+    if not found:
+        raise TrainingError(f"ensemble '{name}': every member has weight 0", hint="give one a weight above 0")
+    return found if len(found) > 1 else [replace(found[0], spec=replace(found[0].spec, weight=1.0))]
+
+
+def _open(spec: Reference, shapes: Shapes, device: torch.device, given: Given) -> Member:
     net = spec.net
+    kept = isinstance(net, Predictions) or str(net).endswith(_TABLES)
+    if spec.pixels is not None and (net is None or kept):
+        what = "a blob of the graph" if net is None else "kept logits"
+        raise TrainingError(f"reference '{spec.name}': pixels are for nets that see them, not for {what}")
     if net is None:
         return Member(spec)
     if isinstance(net, Predictions):
         return Member(spec, file=net)
     if isinstance(net, nn.Module):
-        return Member(
-            spec, _from_module(net, spec, shapes, device), hashes={"net": _class(net), "weights": _state(net)}
-        )
+        answer = _from_module(net, spec, shapes, device)
+        return _prepared(spec, answer, {"net": _class(net), "weights": _state(net)}, shapes, (None, given))
     path = os.fspath(net)
-    if path.endswith((".npz", ".csv", ".parquet")):
+    if path.endswith(_TABLES):
         return Member(spec, file=Predictions.load(path))
     if path.lower().endswith(".onnx"):
         answer = _from_module(_onnx(spec, path, shapes), spec, shapes, device)
-        return Member(spec, answer, hashes={"net": file_hash(path), "weights": file_hash(path)})
+        hashes = {"net": file_hash(path), "weights": file_hash(path)}
+        return _prepared(spec, answer, hashes, shapes, (None, given))
     if path.lower().endswith(_WEIGHTS):
         hint = "give NET.prototxt:WEIGHTS or NET.onnx; in Python a Reference takes any module"
         raise TrainingError("a reference needs its net, not its weights alone", place=path, hint=hint)
-    return _caffe(spec, path, shapes, device)
+    return _caffe(spec, path, shapes, device, given)
 
 
-def _caffe(spec: Reference, path: str, shapes: Shapes, device: torch.device) -> Member:
+def _prepared(
+    spec: Reference,
+    answer: Answer,
+    hashes: dict[str, str],
+    shapes: Shapes,
+    layers: tuple[LayerParameter | None, Given],
+) -> Member:
+    """A net as a member, asked about the pictures that it was made for.
+
+    layers  its own data layer, if it has one, and what the batches hold
+    """
+    own, given = layers
+    convert = converter(spec.name, spec.pixels, own, given)
+    if convert is None:
+        return Member(spec, answer, hashes=hashes)
+    top = next(iter(shapes))
+    # What data layers say is in the hashes of net and data already.
+    asked = {"pixels": spec.pixels} if spec.pixels is not None else {}
+    return Member(spec, lambda blobs: answer({**blobs, top: convert(blobs[top])}), hashes={**hashes, **asked})
+
+
+def _caffe(spec: Reference, path: str, shapes: Shapes, device: torch.device, given: Given) -> Member:
     message = filter_net(load_net(path), "TEST")
     data = [layer for layer in message.layer if layer.top and not layer.bottom]
     tops = [top for layer in data for top in layer.top]
@@ -170,8 +213,10 @@ def _caffe(spec: Reference, path: str, shapes: Shapes, device: torch.device) -> 
         if len(spec.weights) != 1
         else file_hash(spec.weights[0]),
     }
-    own = next((layer.transform_param for layer in data if layer.HasField("transform_param")), None)
-    return Member(spec, answer, hashes=hashes, transform=own)
+    first = next(iter(shapes))
+    asks = {key for key, top in sources.items() if top == first}
+    own = next((layer for layer in data if asks & set(layer.top) and layer.type != "Input"), None)
+    return _prepared(spec, answer, hashes, shapes, (own, given))
 
 
 def _onnx(spec: Reference, path: str, shapes: Shapes) -> nn.Module:

@@ -37,6 +37,8 @@ class Reference:
     cache      predictions file to keep its logits in; refused when net, weights or data have changed since
     half       keep logits in float16
     live       answer each batch anew even where the logits could be kept
+    pixels     what a net takes: "blob" (the batch's blob as it is), or as for sources (rgb, unit, centered,
+               torchvision, "mean:104,117,123,std:1,order:bgr"); left out: as its own data layer says
     unchecked  take a predictions file without knowing from which data it was made
     """
 
@@ -53,6 +55,7 @@ class Reference:
     half: bool = False
     live: bool = False
     unchecked: bool = False
+    pixels: str | None = None
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class Objective:
 
 
 _NUMBERS: dict[str, type[float] | type[int]] = {"weight": float, "start": int, "warmup": int}
-_WORDS = ("name", "ensemble", "cache")
+_WORDS = ("name", "ensemble", "cache", "pixels")
 _SWITCHES = ("half", "live", "unchecked")
 
 
@@ -83,6 +86,9 @@ def parse_reference(text: str) -> Reference:
         key, equals, value = part.partition("=")
         if not equals and last == "classes":
             options["classes"] += _classes(text, part)
+            continue
+        if not equals and last == "pixels" and key not in _SWITCHES:
+            options["pixels"] += f",{part}"
             continue
         last = key
         if key in _SWITCHES:

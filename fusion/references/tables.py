@@ -146,7 +146,8 @@ def variants(keys: Sequence[str]) -> NDArray[np.str_] | None:
 def _made_of(model: Model, source: Source) -> dict[str, str]:
     """What the kept logits depend on."""
     members = [member.hashes for member in model.members]
-    joined = {key: [hashes.get(key, "") for hashes in members] for key in ("net", "weights")}
+    keys = ("net", "weights", *(["pixels"] if any("pixels" in hashes for hashes in members) else []))
+    joined = {key: [hashes.get(key, "") for hashes in members] for key in keys}
     blobs = "+".join(member.spec.blob or "" for member in model.members)
     return {
         **{key: values[0] if len(values) == 1 else "+".join(values) for key, values in joined.items()},
@@ -198,4 +199,12 @@ def _aligned(found: Predictions, source: Source, classes: Sequence[int], path: s
     if len(missing):
         first = source.keys[int(missing[0])]
         raise TrainingError(f"no logits for {len(missing)} of {count} records, the first is '{first}'", place=path)
+    unknown = np.flatnonzero(needed & ~np.isfinite(found.logits[rows]).all(1))
+    if len(unknown):
+        raise TrainingError(
+            f"no finite logits of all classes for {len(unknown)} of {count} records, the first is "
+            f"'{source.keys[int(unknown[0])]}'",
+            place=path,
+            hint="the file joins nets of different classes: give each as a reference of its own, with its classes=...",
+        )
     return np.where((rows >= 0)[:, None], found.logits[rows], found.logits.dtype.type(0))

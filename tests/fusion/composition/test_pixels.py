@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from fusion.composition import Source, compose
-from fusion.composition.pixels import PIXELS
+from fusion.composition.pixels import PIXELS, pixels_of
 from fusion.errors import ComposeError
 from fusion.nets import blobs, build
 
@@ -108,3 +108,48 @@ def test_scores_that_need_more_than_the_cut_run_from_the_start(tmp_path: Path) -
     assert [scalar.value for scalar in scores.scalars("bottom")] == ["b/pixels"]
     net = build(composed.train_val, shapes={"data": (2, 3, 8, 8), "label": (2,)})
     assert blobs(net, {"data": torch.zeros(2, 3, 8, 8), "label": torch.zeros(2)})["b/y"].shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("mean:104,117,123,std:2,order:bgr", lambda blue: (blue - torch.tensor([104.0, 117, 123]).view(3, 1, 1)) / 2),
+        ("mean:123,117,104,std:1,2,4", lambda blue: (blue.flip(1) - torch.tensor([123.0, 117, 104]).view(3, 1, 1))
+         / torch.tensor([1.0, 2, 4]).view(3, 1, 1)),
+        ("mean:0.5,std:0.25,scale:1/255", lambda blue: (blue.flip(1) / 255 - 0.5) / 0.25),
+        ("order:bgr", lambda blue: blue),
+    ],
+)  # fmt: skip
+def test_pixels_of_ones_own(tmp_path: Path, kind: str, expected: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    composed = compose([Source("b", part(tmp_path), pixels=kind)], num_output=3, train_list="t", val_list="v")
+    assert composed.deploy is not None
+    blue_first = torch.randint(0, 256, (2, 3, 10, 10)).float()
+    found = blobs(build(composed.deploy), {"data": blue_first})
+    torch.testing.assert_close(found["b/pixels"], expected(blue_first), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("bgr", "there are no pixels 'bgr'"),
+        ("mean:1,2", "mean is a number, or 3 of them"),
+        ("mean:a", "mean is a number"),
+        ("mean:1/0", "mean is a number"),
+        ("std:0", "scale and std are not 0"),
+        ("scale:1,2,3", "scale one number"),
+        ("order:rbg", "order is rgb or bgr"),
+        ("mean:0.485,0.456,0.406,std:0.2", "means of at most 1 are of pixels from 0 to 1"),
+        ("mean:104,mean:117", "'mean' is given twice"),
+        ("deviation:1", "'deviation' is no part of pixels"),
+    ],
+)
+def test_pixels_that_are_none(kind: str, message: str) -> None:
+    with pytest.raises(ComposeError, match=f"source 'b': .*{message}"):
+        pixels_of(kind, "source 'b'")
+
+
+def test_means_of_small_pixels_may_be_meant() -> None:
+    assert pixels_of("mean:0.5,scale:1", "x").shift == (-0.5, -0.5, -0.5)
+    assert pixels_of("unit", "x") is PIXELS["unit"]
+    own = pixels_of("mean:1,2,3,std:2,4,8,scale:2,order:bgr", "x")  # kept red first, whatever the order
+    assert (own.scale, own.shift, own.blue_first) == ((0.25, 0.5, 1.0), (-0.375, -0.5, -0.5), True)

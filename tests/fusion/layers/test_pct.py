@@ -11,6 +11,7 @@ import torch
 import fusion
 import prototxt
 from fusion import pct
+from fusion.errors import BuildError
 
 NET = """
 layer { name: "in" type: "Input" top: "z" top: "t" top: "u" top: "label" input_param {
@@ -154,3 +155,13 @@ def test_an_old_classifier_that_is_none_is_refused(param: str, settings: str, me
 def test_refusals(kind: str, settings: str, bottoms: str, message: str) -> None:
     with pytest.raises(fusion.BuildError, match=message):
         net(kind, settings, 5, bottoms)
+
+
+def test_a_reference_without_a_share_says_nothing() -> None:
+    inputs = tensors(5)
+    inputs["u"] = torch.full((6, 5), -torch.inf)
+    alone = net("KDLoss", "", 5)(inputs)["loss"]
+    assert torch.equal(net("KDLoss", "reference_weight: [1, 0]", 5, "t u label")(inputs)["loss"], alone)
+    for shares in ("[0, 0]", "[1, -1]", "[1, inf]"):
+        with pytest.raises(BuildError, match="each is 0 or more, and one of them above 0"):
+            net("KDLoss", f"reference_weight: {shares}", 5, "t u label")

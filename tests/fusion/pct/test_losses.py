@@ -285,3 +285,53 @@ def test_more_refusals() -> None:
     for references in ([], [z, torch.zeros(6, 4)]):
         with pytest.raises(TrainingError, match="equal shapes"):
             mean_logits(references)
+
+
+def test_filters_judge_each_net_by_its_own_classes() -> None:
+    """The new net answers among all of its classes, the reference among those of its columns, in their order."""
+    classes = [4, 1, 3]
+    new = torch.tensor([
+        [9.0, 5.0, 0.0, 0.0, 0.0],  # answers 0, which the reference does not know; among its classes it would be right
+        [0.0, 5.0, 0.0, 0.0, 0.0],  # right
+        [0.0, 5.0, 0.0, 0.0, 0.0],  # wrong
+        [0.0, 5.0, 9.0, 0.0, 0.0],  # wrong, on a class that the reference does not know
+    ])  # fmt: skip
+    old = torch.tensor([
+        [0.0, 7.0, 0.0],  # column 1 is class 1: right
+        [5.0, 0.0, 0.0],  # column 0 is class 4: wrong, though a column number 1 would be right
+        [0.0, 0.0, 5.0],  # column 2 is class 3: right
+        [0.0, 5.0, 0.0],
+    ])  # fmt: skip
+    target = torch.tensor([1, 1, 3, 0])
+    given = {"new": new, "old": old, "target": target, "classes": classes, "reduction": "none"}
+    plain = pct.logit_matching(**given)
+    assert (plain[:3] > 0).all()
+    assert plain[3] == 0
+    for name, factors in (
+        ("old_correct", [3.0, 1.0, 3.0, 1.0]),
+        ("new_incorrect", [3.0, 1.0, 3.0, 1.0]),
+        ("neg_flip", [3.0, 1.0, 3.0, 1.0]),
+    ):
+        torch.testing.assert_close(
+            pct.logit_matching(**given, filter=name, alpha=1.0, beta=2.0), plain * torch.tensor(factors)
+        )
+    # Where the two conditions part: the reference is wrong and the new net too.
+    given["old"] = old.clone()
+    given["old"][0] = torch.tensor([5.0, 0.0, 0.0])
+    plain = pct.logit_matching(**given)
+    for name, first in (("old_correct", 1.0), ("new_incorrect", 3.0), ("neg_flip", 1.0)):
+        weighted = pct.logit_matching(**given, filter=name, alpha=1.0, beta=2.0)
+        torch.testing.assert_close(weighted[0], plain[0] * first)
+    naive = pct.naive(**{**given, "old": old})
+    expected = torch.nn.functional.cross_entropy(new, target, reduction="none") * torch.tensor([1.0, 0.0, 1.0, 0.0])
+    torch.testing.assert_close(naive, expected)
+
+
+def test_a_share_of_nothing_gives_no_nan() -> None:
+    good, endless = torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, -torch.inf]])
+    new, target = torch.tensor([[0.5, 0.0]]), torch.tensor([0])
+    alone = pct.elodi(new=new, old=[good], target=target)
+    assert pct.elodi(new=new, old=[good, endless], reference_weights=[2, 0], target=target) == alone
+    assert pct.elodi(new=new, old=[endless, good], reference_weights=[0, 0.5], target=target) == alone
+    with pytest.raises(TrainingError, match="reference weights"):
+        pct.elodi(new=new, old=[good, good], reference_weights=[0, 0])

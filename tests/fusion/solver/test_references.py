@@ -125,10 +125,10 @@ def test_modules_ensembles_and_subsets_of_classes(solver: Path) -> None:
     write_old(outputs=2, seed=7, name="pair")
     module = nn.Sequential(nn.Flatten(), nn.Linear(30, 3))
     pair = "pair.prototxt:pair.caffemodel,classes=0,2"
-    assert losses(solver, Reference(module, name="mine"), SPEC, pair, pct=["ldi,weight=0.1", "naive"])
+    assert losses(solver, Reference(module, name="mine", pixels="blob"), SPEC, pair, pct=["ldi,weight=0.1", "naive"])
     half = nn.Sequential(nn.Flatten(), nn.Linear(30, 3)).bfloat16()
     half.load_state_dict(module.state_dict())
-    whole, rounded = (losses(solver, Reference(each), pct=["kd"]) for each in (module, half))
+    whole, rounded = (losses(solver, Reference(each, pixels="blob"), pct=["kd"]) for each in (module, half))
     np.testing.assert_allclose(rounded, whole, rtol=0.05)
     assert rounded != whole
     same = losses(solver, SPEC + ",ensemble=two", SPEC + ",ensemble=two", pct=["kd"])
@@ -166,7 +166,7 @@ def test_an_onnx_model(solver: Path) -> None:
     y = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["n", 3])
     graph = onnx.helper.make_graph(nodes, "g", [x], [y], [weight])
     onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)]), "old.onnx")
-    made = Solver(solver, device="cpu", display=Silent(), references=["old.onnx"], pct=["kd"])
+    made = Solver(solver, device="cpu", display=Silent(), references=["old.onnx,pixels=blob"], pct=["kd"])
     made.step()
     batch = made._train.sources[0].batch(np.arange(4))
     expected = batch["data"].flatten(1) @ torch.from_numpy(onnx.numpy_helper.to_array(weight).copy()).T
@@ -185,7 +185,13 @@ def test_an_onnx_model_is_read_up_to_its_softmax(solver: Path) -> None:
               onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 3])]  # fmt: skip
     graph = onnx.helper.make_graph(nodes, "g", values[:1], values[1:], [weight])
     onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=9), "old.onnx")
-    made = Solver(solver, device="cpu", display=Silent(), references=["old.onnx", "old.onnx@y,name=p"], pct=["kd"])
+    made = Solver(
+        solver,
+        device="cpu",
+        display=Silent(),
+        references=[f"{each},pixels=blob" for each in ("old.onnx", "old.onnx@y,name=p")],
+        pct=["kd"],
+    )
     made.step()
     batch = made._train.sources[0].batch(np.arange(4))
     expected = batch["data"].flatten(1) @ torch.from_numpy(onnx.numpy_helper.to_array(weight).copy()).T
@@ -299,3 +305,50 @@ def test_command_lines() -> None:
         ("a", "b"),
         "ip",
     )
+
+
+def test_a_member_without_a_share_says_nothing(solver: Path) -> None:
+    write_old(outputs=2, seed=7, name="pair")
+    full, pair = f"{SPEC},ensemble=two", "pair.prototxt:pair.caffemodel,classes=0,2,ensemble=two"
+    alone = losses(solver, SPEC, pct=["kd"])
+    three = [f"{full},classes=0-2", f"{pair},weight=0"]
+    assert losses(solver, *three, pct=["kd"]) == alone
+    assert losses(solver, *reversed(three), pct=["kd"]) == alone
+    assert losses(solver, f"{full},classes=0-2,weight=0.5", f"{pair},weight=0", pct=["kd"]) == alone
+    # Class 1 is known to the one without a share alone: it is left out, not 0 / 0.
+    only = losses(solver, f"{full},classes=0-2,weight=0", pair, pct=["kd"])
+    assert only == losses(solver, "pair.prototxt:pair.caffemodel,classes=0,2", pct=["kd"])
+    with pytest.raises(TrainingError, match="ensemble 'two': every member has weight 0"):
+        losses(solver, f"{full},weight=0", f"{full},weight=0", pct=["kd"])
+
+
+def test_logits_that_are_missing_are_counted(solver: Path) -> None:
+    losses(solver, SPEC + ",cache=old.npz", count=1)
+    whole = Predictions.load("old.npz")
+    gone = whole.labels == 1
+    some = whole.take(~gone)
+    some.save("some.npz")
+    first = str(whole.keys[gone][0])
+    message = rf"some\.npz: no logits for {gone.sum()} of {len(whole)} records, the first is '{first}'"
+    with pytest.raises(TrainingError, match=message):
+        losses(solver, "some.npz", pct=["kd"], count=1)
+    # A reference that knows two classes may leave out the records of others: they get no say, and so no wrong one.
+    Predictions(some.keys, some.labels, some.logits[:, [0, 2]], meta=some.meta).save("two.npz")
+    Predictions(whole.keys, whole.labels, whole.logits[:, [0, 2]], meta=whole.meta).save("kept.npz")
+    pair = [f"{name}.npz,classes=0,2,name=pair" for name in ("two", "kept")]
+    assert losses(solver, pair[0], pct=["kd"]) == losses(solver, pair[1], pct=["kd"]) != losses(solver, pct=[])
+    with pytest.raises(TrainingError, match=rf"two\.npz: no logits for {gone.sum()} of"):
+        losses(solver, "two.npz,classes=0,1", pct=["kd"], count=1)
+
+
+def test_a_file_that_joins_nets_is_no_reference(solver: Path) -> None:
+    losses(solver, SPEC + ",cache=old.npz", count=1)
+    whole = Predictions.load("old.npz")
+    logits = whole.logits.copy()
+    logits[3:5, 1] = -np.inf
+    Predictions(whole.keys, whole.labels, logits, meta=whole.meta).save("joined.npz")
+    message = (
+        rf"joined\.npz: no finite logits of all classes for 2 of {len(whole)} records, the first is '{whole.keys[3]}'"
+    )
+    with pytest.raises(TrainingError, match=message):
+        losses(solver, "joined.npz", pct=["kd"], count=1)
