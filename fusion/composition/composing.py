@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,8 @@ from fusion.errors import ComposeError, ComposeWarning, raise_all
 from fusion.folds import folds
 from prototxt.errors import PrototxtError
 from prototxt.tree import Document
+
+_OF_RENAME = tuple(f"--{name}" for name in ("thaw", "no-freeze", "all", "again"))  # which composing does not have
 
 
 @dataclass(frozen=True)
@@ -224,7 +227,7 @@ def _read_parts(sources: Sequence[Source], *, reference: bool) -> list[Part]:
         try:
             parts.append(read_part(source, reference=reference))
         except PrototxtError as error:
-            errors += [ComposeError(part.message, place=part.place, hint=part.hint) for part in error.errors]
+            errors += [ComposeError(part.message, place=part.place, hint=_own_hint(part.hint)) for part in error.errors]
         except FileNotFoundError as error:
             what = f"source '{source.prefix}': there is no file {error.filename}"
             errors.append(ComposeError(what, hint="paths are relative to the working directory"))
@@ -234,6 +237,14 @@ def _read_parts(sources: Sequence[Source], *, reference: bool) -> list[Part]:
     stages = [stage for part in parts for stage in part.source.stages]
     check_stages([part.prefix for part in parts], stages, [stage for part in parts for stage in part.stages])
     return parts
+
+
+def _own_hint(hint: str | None) -> str | None:
+    """A hint of renaming without the ways out that only fusion-rename's options open."""
+    if hint is None or not any(option in hint for option in _OF_RENAME):
+        return hint
+    ways = [way for way in re.split(r",? or |, ", hint) if not any(option in way for option in _OF_RENAME)]
+    return ", or ".join(ways).replace("the net's weights with --weights", "the source's weights (--weights P=FILE)")
 
 
 def _references(parts: Sequence[Part], shapes: dict[str, Shape], num_output: int) -> list[Reference]:
