@@ -87,19 +87,39 @@ def check_cut(net: Net, blob: str, prefix: str) -> ComposeError | None:
 
 
 def logits_of(net: Net) -> str | None:
-    """The blob that holds the net's scores before any softmax: what its last loss, measure or softmax reads.
+    """The blob that holds the net's scores before any softmax: what its last loss, measure or softmax reads."""
+    found = scores_of(net)
+    return found[-1] if found else None
 
-    Losses of classes come before measures, and these before losses of values, whose first two bottoms are alike.
+
+def scores_of(net: Net) -> tuple[str, ...]:
+    """Return the blobs with scores before any softmax: those of every classifier, in the order of the losses.
+
+    Losses of classes come before measures, and these before losses of values, whose first two bottoms are alike. A loss
+    that counts less than another one of its type and label is an auxiliary one, and left out.
     """
     for types in (_CLASSES, frozenset(("Accuracy",)), _OTHERS, frozenset(("Softmax",))):
-        readers = [layer for layer in net.layers if layer.type in types and layer.bottoms]
-        if readers:
-            bottoms = readers[-1].bottoms
-            blob = next((bottom for bottom in bottoms[:2] if bottom not in net.input_blobs), bottoms[0])
-            writer = writer_of(net, blob)
-            return writer.bottoms[0] if writer is not None and writer.type == "Softmax" else blob
-    blobs = made(net)
-    return blobs[0] if blobs else None
+        readers = [layer for layer in net.layers if layer.type in types and layer.bottoms and layer.phases]
+        heaviest: dict[tuple[str, tuple[str, ...]], float] = {}
+        for layer in readers:
+            key = (layer.type, layer.bottoms[1:])
+            heaviest[key] = max(heaviest.get(key, 0.0), _weight(layer))
+        main = [layer for layer in readers if _weight(layer) >= heaviest[layer.type, layer.bottoms[1:]] > 0]
+        if main:
+            return tuple(dict.fromkeys(_scores(net, layer) for layer in main))
+    return tuple(made(net)[:1])
+
+
+def _weight(layer: Layer) -> float:
+    weights = layer.message.scalars("loss_weight") if layer.type in _CLASSES | _OTHERS else []
+    return float(weights[0].value) if weights else 1.0
+
+
+def _scores(net: Net, layer: Layer) -> str:
+    """What a loss or measure judges, before any softmax."""
+    blob = next((bottom for bottom in layer.bottoms[:2] if bottom not in net.input_blobs), layer.bottoms[0])
+    writer = writer_of(net, blob)
+    return writer.bottoms[0] if writer is not None and writer.type == "Softmax" else blob
 
 
 def writer_of(net: Net, blob: str) -> Layer | None:
@@ -108,12 +128,12 @@ def writer_of(net: Net, blob: str) -> Layer | None:
     return makers[-1] if makers else None
 
 
-def before_classifier(net: Net) -> str | None:
-    """What the layer that scores the classes reads: where to cut if nothing is said.
+def before_classifier(net: Net, scores: str | None) -> str | None:
+    """What the layer that gives these scores reads: where to cut if nothing is said.
 
     That layer may be followed by others without weights, such as the pooling that ends a fully convolutional net.
     """
-    blob = logits_of(net)
+    blob = scores
     for _ in net.layers:
         writer = writer_of(net, blob) if blob else None
         if writer is None or (len(writer.bottoms) != 1 and writer.type != "Crop"):

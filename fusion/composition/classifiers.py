@@ -10,6 +10,7 @@ from fusion.composition import losses
 from fusion.composition.features import Shape, shown
 from fusion.composition.inputs import Inputs
 from fusion.composition.judgements import Judgement, Measure, measures_of, positions_kept
+from fusion.composition.label_layers import pairs_error
 from fusion.composition.losses import CHOICES, Loss
 from fusion.composition.measuring import source_shapes
 from fusion.composition.sources import Part
@@ -60,6 +61,8 @@ def labels_of(main: Part, aims: Sequence[Aim]) -> list[str]:
         own = aim.judges.get(main.prefix)
         if own is None or own.label is None:
             continue
+        if own.labels == "pair" and (error := pairs_error(main)):
+            raise error
         if own.labels != aim.loss.kind.labels:
             kind = own.layer.type if own.layer is not None else ""
             raise ComposeError(

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from fusion.composition.data_layers import adapted, image_lists
 from fusion.composition.feeding import feeds_of
+from fusion.composition.label_layers import prepared_labels
 from fusion.composition.layout import Copy, Layout, streams_of
 from fusion.composition.lists import Lists, choose, own_lists
 from fusion.composition.pieces import PHASES, Layer
@@ -64,8 +65,8 @@ def plan_inputs(
     if main is None:
         return _image_layers(parts, lists, labels)
     labels = tuple(dict.fromkeys(labels)) or (_only_label(main),)
-    _check_phases(main, labels)
-    layout = Layout(main, labels, choose(parts, main, data_from, lists))
+    prepared = prepared_labels(main, labels)
+    layout = Layout(main, prepared.blobs, choose(parts, main, data_from, lists))
     layout.notes.append(f"data: the layers of source '{main.prefix}', blobs {', '.join(_tops(main.data_layers))}")
     for layer in main.data_layers:
         layout.copies.append(Copy(main, layer))
@@ -80,7 +81,8 @@ def plan_inputs(
         )
     front = {prefix: "\n".join(layers) for prefix, layers in layout.front.items()}
     given = [*(part.source.train_list for part in parts), *(part.source.val_list for part in parts)]
-    notes = dict.fromkeys([*layout.notes, *_absent([lists.train_list, lists.val_list, *given])])
+    notes = dict.fromkeys([*layout.notes, *prepared.notes, *_absent([lists.train_list, lists.val_list, *given])])
+    text += prepared.text
     return Inputs("\n".join(text), feeds, labels, tuple(notes), tuple(layout.warnings), front, layout.origins)
 
 
@@ -118,19 +120,6 @@ def _only_label(main: Part) -> str:
 
 def _tops(layers: Sequence[Layer]) -> list[str]:
     return list(dict.fromkeys(top for layer in layers for top in layer.tops))
-
-
-def _check_phases(main: Part, labels: Sequence[str]) -> None:
-    """Raises: ComposeError if pictures or labels are missing in a phase."""
-    for phase in PHASES:
-        tops = {top for layer in main.data_layers if phase in layer.phases for top in layer.tops}
-        missing = [blob for blob in (*main.branch.inputs, *labels) if blob not in tops]
-        if missing:
-            raise ComposeError(
-                f"source '{main.prefix}' has no data layer that gives '{missing[0]}' in phase {phase}",
-                place=main.raw.document.name,
-                hint="take the data from a source with layers for both phases (--data-from), or add one to this file",
-            )
 
 
 def _text(copy: Copy, layout: Layout) -> list[str]:

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from fusion.composition.branches import Branch, ancestors, before_classifier, check_cut, logits_of, made, readers_of
+from fusion.composition.branches import Branch, ancestors, before_classifier, check_cut, made, readers_of, scores_of
 from fusion.composition.onnx_sources import read_onnx
 from fusion.composition.pieces import Layer, Net, only, read_net, reparse
 from fusion.composition.readings import Reading, is_onnx
@@ -191,7 +191,7 @@ def _modern(document: Document, prefix: str, notes: list[str]) -> Net:
 def _cuts(source: Source, raw: Net, renamed: bool, notes: list[str]) -> tuple[str, ...]:
     """The cut blobs by their names in the file. Raises: ComposeError for each that is none."""
     if source.at is None:
-        found = before_classifier(raw)
+        found = _before_classifiers(source, raw, renamed)
         if found is None:
             hint = f"name the blob: '{source.prefix}=...@BLOB', one of {', '.join(made(raw)[:12])}"
             raise ComposeError(f"source '{source.prefix}': no classifier was found to cut before", hint=hint)
@@ -203,6 +203,19 @@ def _cuts(source: Source, raw: Net, renamed: bool, notes: list[str]) -> tuple[st
     if errors:
         raise errors[0]
     return cuts
+
+
+def _before_classifiers(source: Source, raw: Net, renamed: bool) -> str | None:
+    """What the net's classifier reads, or that of the scores that are named. Raises: ComposeError for several."""
+    named = None if source.logits is None else _in_file(source.logits, raw, source.prefix, renamed)
+    scores = scores_of(raw) if named is None else (named,)
+    cuts = {blob: before_classifier(raw, blob) for blob in scores}
+    if len(set(cuts.values())) > 1:
+        blobs = ", ".join(f"'{blob}' (reads {repr(cut) if cut else 'what is not known'})" for blob, cut in cuts.items())
+        found = [cut for cut in cuts.values() if cut]
+        hint = f"say where to cut: '{source.prefix}=...@{(found or scores)[0]}'; several blobs are cut as @BLOB,BLOB"
+        raise ComposeError(f"source '{source.prefix}' has several classifiers: {blobs}", place=_name(raw), hint=hint)
+    return next(iter(cuts.values()), None)
 
 
 def _in_file(blob: str, raw: Net, prefix: str, renamed: bool) -> str:
@@ -221,7 +234,14 @@ def _logits(source: Source, raw: Net, renamed: bool) -> str:
         if error:
             raise error
         return blob
-    found = logits_of(raw)
+    several = scores_of(raw)
+    if len(several) > 1:
+        raise ComposeError(
+            f"source '{source.prefix}' has several classifiers: {', '.join(several)}",
+            place=_name(raw),
+            hint=f"name the one to keep as a reference: --logits {source.prefix}={several[0]} (Source.logits)",
+        )
+    found = several[0] if several else None
     if found is None or found in raw.input_blobs:
         raise ComposeError(
             f"source '{source.prefix}': no classifier was found to keep as a reference",

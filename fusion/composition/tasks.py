@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from fusion.composition import losses
 from fusion.composition.judgements import Judgement, in_order, judgements_of, listed
+from fusion.composition.label_layers import pairs_error
 from fusion.composition.losses import CHOICES, Loss, canonical, described
 from fusion.composition.sources import Part
 from fusion.errors import ComposeError, raise_all
@@ -140,6 +141,8 @@ def _own(part: Part, items: Sequence[Judgement]) -> Loss | None:
             hint=f"name one (--loss {_servable(own)},label={own[0].label}), or several tasks: {_as_tasks(own)}",
         )
     served = [item for item in own if item.loss is not None and item.loss.type in losses.SERVED]
+    if not served and (error := pairs_error(part)):
+        raise error
     if not served:
         what = f"source '{part.prefix}' has the loss {own[0].loss.type if own[0].loss else ''}"
         reason = losses.why_not(own[0].loss.type if own[0].loss else "")

@@ -177,7 +177,7 @@ def test_losses_agree_by_what_they_compute(tmp_path: Path, first: str, second: s
 
 def test_what_no_head_can_serve_is_refused_with_its_reason(tmp_path: Path) -> None:
     pair = 'layer { name: "c" type: "ContrastiveLoss" bottom: "fc1" bottom: "fc2" bottom: "label" top: "c" }\n'
-    with pytest.raises(ComposeError, match="compares the features of pairs of samples"):
+    with pytest.raises(ComposeError, match="trained on pairs: 'label' tells whether the two are alike"):
         fused(dense(tmp_path, pair))
     with pytest.raises(ComposeError, match="how it judges a classifier's scores is not known"):
         fused(dense(tmp_path, loss_of("TripletLoss")))
