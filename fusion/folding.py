@@ -168,7 +168,8 @@ def _affine(layer: LayerParameter, blobs: Sequence[Array], channels: int) -> tup
     if layer.type == "BatchNorm":
         share = 0.0 if values[2][0] == 0 else 1 / values[2][0]
         scale = 1 / np.sqrt(values[1] * share + layer.batch_norm_param.eps)
-        return scale, -values[0] * share * scale
+        factor, add = values[3:] or (np.ones(channels), np.zeros(channels))
+        return scale * factor, add - values[0] * share * scale * factor
     if layer.type == "Bias":
         return np.ones(channels), values[0]
     return values[0], values[1] if len(values) > 1 else np.zeros(channels)

@@ -31,8 +31,9 @@ class WantedLayer:
     def frozen(self) -> bool:
         """Whether nothing in it is ever learned."""
         count = len(self.shapes) if self.shapes is not None else max(1, len(self.layer.param))
-        specs = self.layer.param[:count]
-        return self.layer.type == "BatchNorm" or (len(specs) == count and all(spec.lr_mult == 0 for spec in specs))
+        first = 3 if self.layer.type == "BatchNorm" else 0  # statistics are not learned whatever lr_mult says
+        specs = self.layer.param[first:count]
+        return len(specs) >= count - first and all(spec.lr_mult == 0 for spec in specs)
 
     def share_name(self, index: int) -> str:
         """The name under which blob `index` is shared, or ""."""

@@ -182,11 +182,13 @@ def learnable(net: Net) -> list[Learnable]:
 
 def frozen_layers(net: Net) -> list[str]:
     """Names of the layers that training leaves as they are: all their parameters have lr_mult 0."""
-    statistics = {call.name for call in net.plan.calls if call.type == "BatchNorm"}  # lr_mult is 0 in every net
+    norms = {call.name for call in net.plan.calls if call.type == "BatchNorm"}  # statistics: lr_mult is 0 in every net
     rates: dict[str, float] = {}
     for param in net.plan.params:
+        if param.layer in norms and param.index < 3:
+            continue
         rates[param.layer] = max(rates.get(param.layer, 0.0), param.lr_mult)
-    return [layer for layer, rate in rates.items() if rate == 0 and layer not in statistics]
+    return [layer for layer, rate in rates.items() if rate == 0]
 
 
 def loss_weights(net: Net) -> dict[str, float]:

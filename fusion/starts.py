@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fusion.errors import BuildError
 from fusion.fillers import fill
+from prototxt import forks
 from prototxt.messages import FillerParameter
 
 if TYPE_CHECKING:
@@ -100,8 +101,17 @@ def _zero(layer: LayerParameter, index: int, axes: int) -> Start:
     return 0.0
 
 
+def _batch_norm(layer: LayerParameter, index: int, axes: int) -> Start:
+    """Statistics of no batch; NVCaffe's scale and bias as their fillers say."""
+    own = forks.fields(layer.batch_norm_param)
+    if index < 3:
+        return 0.0
+    name, default = ("scale_filler", 1.0) if index == 3 else ("bias_filler", 0.0)
+    return getattr(own, name) if own.HasField(name) else default
+
+
 _STARTS: dict[str, Callable[[LayerParameter, int, int], Start]] = {
-    "BatchNorm": _zero,
+    "BatchNorm": _batch_norm,
     "Bias": _bias,
     "Gate": _gate,
     "LSTM": _recurrent,

@@ -186,10 +186,12 @@ def learning(layer: LayerParameter, count: int | None) -> str:
     """Whether training changes what a layer of `count` blobs holds; None: not known how many."""
     if layer.type == "Onnx":
         return FROZEN if layer.onnx_param.frozen else LEARNS
-    if layer.type == "BatchNorm":
-        return FROZEN if layer.batch_norm_param.use_global_stats else MOVES
     size = len(layer.param) if count is None else count
     rates = [layer.param[i].lr_mult if i < len(layer.param) else 1.0 for i in range(size)]
+    if layer.type == "BatchNorm":
+        rates = rates[3:]
+        if not any(rates):
+            return FROZEN if layer.batch_norm_param.use_global_stats else MOVES
     if not rates:
         return NOTHING
     if any(rates):

@@ -128,9 +128,24 @@ def _bn(layer: Any) -> int:
     return 4 if stated or blobs > 2 else 2
 
 
+def affine_batch_norm(layer: Any) -> bool:
+    """Whether a BatchNorm holds a scale and a bias after its three statistics, as NVCaffe's does.
+
+    `scale_bias` asks for them, and so does a filler for either of them.
+    """
+    if isinstance(layer, Message):
+        blocks = layer.messages("batch_norm_param")
+        fillers = any(block.get(name) for block in blocks for name in ("scale_filler", "bias_filler"))
+        return fillers or _flag(layer, "batch_norm_param", "scale_bias", False)
+    from prototxt import forks  # needs protobuf, which reading a text does not
+
+    own = forks.fields(layer.batch_norm_param)
+    return bool(own.scale_bias or own.HasField("scale_filler") or own.HasField("bias_filler"))
+
+
 _COUNTS: Final[dict[str, Callable[[Any], int]]] = {
     "BN": _bn,
-    "BatchNorm": lambda layer: 3,
+    "BatchNorm": lambda layer: 5 if affine_batch_norm(layer) else 3,
     "Bias": lambda layer: int(_bottoms(layer) < 2),
     "CenterLoss": lambda layer: 1,
     "Convolution": _with_bias("convolution_param"),

@@ -203,9 +203,10 @@ def batch_norm(graph: Graph, step: Step) -> None:
     param = step.layer.batch_norm_param
     if param.HasField("use_global_stats") and not param.use_global_stats:
         raise step.refusal("it takes each batch's own statistics", "set use_global_stats: true, or leave it out")
-    mean, variance, factor = (blob.astype(np.float64) for blob in step.weights)
+    mean, variance, factor, *own = (blob.astype(np.float64) for blob in step.weights)
+    scale, shift = own or (np.ones_like(mean), np.zeros_like(mean))
     share = 0.0 if factor.ravel()[0] == 0 else 1 / factor.ravel()[0]
-    arrays = {"scale": np.ones_like(mean), "shift": np.zeros_like(mean), "mean": mean * share, "var": variance * share}
+    arrays = {"scale": scale, "shift": shift, "mean": mean * share, "var": variance * share}
     inputs = [graph.constant(f"{step.name}:{name}", array.ravel()) for name, array in arrays.items()]
     graph.node("BatchNormalization", [step.bottoms[0], *inputs], step.tops, epsilon=param.eps)
 

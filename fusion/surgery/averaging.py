@@ -94,11 +94,11 @@ def _mean(layers: Sequence[Sequence[Array]], shares: Sequence[float]) -> list[Ar
 
 def _is_statistics(blobs: Sequence[Array]) -> bool:
     """Whether these look like BatchNorm's: mean and variance of one shape, and the factor that they are divided by."""
-    return len(blobs) == 3 and blobs[0].shape == blobs[1].shape and blobs[0].ndim == 1 and blobs[2].size == 1
+    return len(blobs) in (3, 5) and blobs[0].shape == blobs[1].shape and blobs[0].ndim == 1 and blobs[2].size == 1
 
 
 def _normalized(blobs: Sequence[Array]) -> list[Array]:
     factor = float(np.asarray(blobs[2]).ravel()[0])
     scale = 0.0 if factor == 0 else 1 / factor
     statistics = [np.asarray(blob, np.float64) * scale for blob in blobs[:2]]
-    return [*statistics, np.ones_like(blobs[2], np.float64)]
+    return [*statistics, np.ones_like(blobs[2], np.float64), *blobs[3:]]

@@ -117,7 +117,7 @@ def _channels(layer: LayerParameter, blobs: Blobs, shared: bool) -> Stacked | No
 
 
 def _batch_norm(layer: LayerParameter, blobs: Blobs, shared: bool) -> Stacked | None:
-    """Statistics divided by their factors, which differ between the nets."""
+    """Statistics divided by their factors, which differ between the nets, and the weights after them, if any."""
     if shared:
         return None
     factors = [float(np.asarray(own[2]).ravel()[0]) for own in blobs]
@@ -127,7 +127,8 @@ def _batch_norm(layer: LayerParameter, blobs: Blobs, shared: bool) -> Stacked | 
     ]
     if not all(factors):
         return None
-    return layer, [*(blob.astype(np.float32) for blob in _below(scaled)), np.ones(1, np.float32)]
+    weights = _below([own[3:] for own in blobs])
+    return layer, [*(blob.astype(np.float32) for blob in _below(scaled)), np.ones(1, np.float32), *weights]
 
 
 def _below(blobs: Blobs, kernels: int = 0) -> list[Array]:

@@ -73,11 +73,11 @@ def peak_activations(net: NetParameter, shapes: NetShapes) -> Dim:
 
 
 def _layer_cost(layer: LayerParameter, bottoms: list[Shape], tops: list[Shape], params: list[Shape]) -> Cost:
-    size = _sum(map(count, params))
-    kept = layer.type in STATISTICS
+    kept = 3 if layer.type in STATISTICS else 0  # NVCaffe's BatchNorm has weights after its three statistics
+    statistics, learned = _sum(map(count, params[:kept])), _sum(map(count, params[kept:]))
     fresh = [shape for name, shape in zip(layer.top, tops, strict=False) if name not in layer.bottom]
     macs = _MACS[layer.type](bottoms, tops, params) if layer.type in _MACS and params else 0
-    return Cost(macs, 0 if kept else size, size if kept else 0, _sum(map(count, fresh)))
+    return Cost(macs, learned, statistics, _sum(map(count, fresh)))
 
 
 def _convolution(bottoms: list[Shape], tops: list[Shape], params: list[Shape]) -> Dim:

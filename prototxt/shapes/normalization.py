@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from prototxt import forks
 from prototxt.errors import ShapeError
 from prototxt.messages import LayerParameter
+from prototxt.params import affine_batch_norm
 from prototxt.shapes.dimensions import Shape, agree, canonical_axis, text
 from prototxt.shapes.registry import shape_function
 
@@ -13,7 +13,7 @@ from prototxt.shapes.registry import shape_function
 def batch_norm(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """Statistics, not weights: sums of means [C] and variances [C], and their common divisor [1].
 
-    NVCaffe's `scale_bias` adds scale [C] and bias [C], which are weights.
+    NVCaffe's `scale_bias`, or a filler for one of them, adds scale [C] and bias [C], which are weights.
     """
     (bottom,) = bottoms
     channels = bottom[canonical_axis(bottom, 1)]
@@ -22,8 +22,7 @@ def batch_norm(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape]
             "the statistics are not learned, so their lr_mult must be 0",
             hint="write `param { lr_mult: 0 }` three times, or none at all",
         )
-    affine = forks.fields(layer.batch_norm_param).scale_bias
-    return [bottom], [(channels,), (channels,), (1,), *[(channels,)] * (2 * affine)]
+    return [bottom], [(channels,), (channels,), (1,), *[(channels,)] * (2 * affine_batch_norm(layer))]
 
 
 @shape_function("LRN", bottoms=1, tops=1, unknown_rank="image")

@@ -35,7 +35,7 @@ def random_weights(document: Document, seed: int = 0) -> dict[str, list[np.ndarr
     found = {}
     for name, tensors in params(build(document, seed=0)).items():
         blobs = [random.normal(0, 1, tuple(tensor.shape)) for tensor in tensors]
-        if len(blobs) == 3 and blobs[2].size == 1:
+        if len(blobs) in (3, 5) and blobs[2].size == 1:
             blobs[1], blobs[2] = np.abs(blobs[1]) + 0.5, np.full((1,), 3.7)
         found[name] = [blob.astype(np.float32) for blob in blobs]
     return found
@@ -48,6 +48,13 @@ def outputs(document: Document, weights: dict) -> list[np.ndarray]:  # type: ign
     data = torch.from_numpy(np.random.default_rng(1).normal(0, 1, (2, 4, 7, 7)).astype(np.float32))
     with torch.no_grad():
         return [tensor.numpy() for tensor in net({"data": data}).values()]
+
+
+@pytest.mark.filterwarnings("ignore::prototxt.decoding.UnknownFieldWarning")
+def test_batch_norm_with_scale_and_bias_of_its_own() -> None:
+    own = BN.replace(" }", " batch_norm_param { scale_filler { value: 1 } } }")
+    outcome = folded(DATA + conv() + own + RELU)
+    assert outcome.dropped == ("bn",)
 
 
 def folded(text: str) -> Outcome:

@@ -55,6 +55,11 @@ def test_counts_equal_caffe_s(golden: Path) -> None:
         ('type: "Onnx"', 0),
         ('type: "Nonsense"', None),
         ("", None),
+        ('type: "BatchNorm"', 3),
+        ('type: "BatchNorm" batch_norm_param { scale_bias: true }', 5),
+        ('type: "BatchNorm" batch_norm_param { scale_bias: false }', 3),
+        ('type: "BatchNorm" batch_norm_param { eps: 1 } batch_norm_param { scale_filler { value: 1 } }', 5),
+        ('type: "BatchNorm" batch_norm_param { bias_filler { } }', 5),
     ],
 )
 def test_counts(text: str, count: int | None) -> None:

@@ -209,6 +209,16 @@ def test_what_leaves_the_net_may_learn_through_a_python_layer() -> None:
     rename_reported(document, "p", outputs=("z",))
 
 
+def test_scale_and_bias_of_nvcaffe_s_batch_norm_are_frozen() -> None:
+    text = 'layer { name: "n" type: "BatchNorm" bottom: "x" top: "y" batch_norm_param { scale_filler { value: 1 } } }'
+    found = rename_reported(parse(text), "p")
+    assert str(found.document).count("param { lr_mult: 0 }") == 5
+    assert "use_global_stats: true" in str(found.document)
+    assert found.notes == (
+        "layer 'n': frozen here; NVCaffe itself trains the scale and bias of its BatchNorm whatever lr_mult says",
+    )
+
+
 def test_notes_of_one_kind_are_one_line() -> None:
     text = "".join(CUSTOM.replace("Own", "Correlation").replace('"c"', f'"c{i}"') % "" for i in range(6))
     found = rename_reported(parse(text), "p")

@@ -1,8 +1,8 @@
 """Fields that forks add to Caffe's own layers: honoured, or refused, but never overlooked.
 
-Sources: NVIDIA/caffe (`scale_bias`, `frozen`), alexgkendall/caffe-segnet (`class_weighting`, `weight_by_label_freqs`,
-`sample_weights_test`), happynear/caffe-windows (`normalize` of InnerProduct). `ceil_mode`, `torch_pooling` and `hole`
-are read where shapes are.
+Sources: NVIDIA/caffe (`scale_bias`, `scale_filler`, `frozen`), alexgkendall/caffe-segnet (`class_weighting`,
+`weight_by_label_freqs`, `sample_weights_test`), happynear/caffe-windows (`normalize` of InnerProduct). `ceil_mode`,
+`torch_pooling` and `hole` are read where shapes are.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from fusion.layers.losses import SoftmaxWithLoss
 from fusion.layers.normalization import BatchNorm
 from fusion.registry import Context
 from prototxt import forks
+from prototxt.params import affine_batch_norm
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -57,7 +58,7 @@ def _batch_norm(layer: LayerParameter, context: Context, module: nn.Module, own:
     plain = cast("BatchNorm", module)
     if own.frozen:
         plain.use_global = True
-    if not own.scale_bias:
+    if not affine_batch_norm(layer):
         return plain
     scale = context.parameter(3, own.scale_filler if own.HasField("scale_filler") else 1.0)
     bias = context.parameter(4, own.bias_filler if own.HasField("bias_filler") else 0.0)

@@ -29,6 +29,7 @@ class SyncBatchNorm(BatchNorm):
     def __init__(self, local: BatchNorm, world: World) -> None:
         super().__init__(len(local.mean), local.use_global, local.fraction, local.eps)
         self.mean, self.variance, self.factor = local.mean, local.variance, local.factor
+        self.scale, self.bias = getattr(local, "scale", None), getattr(local, "bias", None)  # of NVCaffe's
         self.world = world
 
     def forward(self, x: Tensor) -> Tensor:
@@ -42,7 +43,10 @@ class SyncBatchNorm(BatchNorm):
         variance = _Mean.apply(centred.square().mean(axes), self.world)
         count = x.numel() // x.shape[1] * self.world.size
         self._add(mean.detach(), variance.detach() * (count / max(count - 1, 1)))
-        return cast("Tensor", centred * (variance + self.eps).rsqrt().reshape(shape))
+        y = centred * (variance + self.eps).rsqrt().reshape(shape)
+        if self.scale is not None and self.bias is not None:
+            y = y * self.scale.reshape(shape) + self.bias.reshape(shape)
+        return cast("Tensor", y)
 
 
 class _Mean(torch.autograd.Function):

@@ -17,6 +17,7 @@ from fusion import nets, registry
 from fusion.errors import BuildError
 from fusion.graph import Net
 from fusion.layers.recurrent import reset
+from fusion.starts import started
 
 FORKS = "fusion.layers.forks"
 
@@ -290,8 +291,23 @@ def test_dropout_scales_where_the_fork_says() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::prototxt.decoding.UnknownFieldWarning")
-def test_batch_norm_with_scale_and_bias_of_its_own() -> None:
-    net = own('type: "BatchNorm" batch_norm_param { scale_bias: true }', "TRAIN")
+@pytest.mark.parametrize(
+    ("asked", "scale", "bias"),
+    [
+        ("scale_bias: true", 1, 0),
+        ("scale_filler { value: 2 } bias_filler { value: 3 }", 2, 3),
+        ("scale_filler { value: 2 }", 2, 0),
+        ("bias_filler { value: 3 }", 1, 3),
+    ],
+)
+def test_batch_norm_with_scale_and_bias_of_its_own(asked: str, scale: float, bias: float) -> None:
+    net = own(f'type: "BatchNorm" batch_norm_param {{ {asked} }}', "TRAIN")
+    starts = [tensor.tolist() for tensor in nets.params(net)["own"]]
+    assert starts == [[0.0] * 3, [0.0] * 3, [0.0], [scale] * 3, [bias] * 3]
+    text = f'layer {{ type: "BatchNorm" batch_norm_param {{ {asked} }} }}'
+    message = prototxt.load_net(prototxt.parse(text)).layer[0]
+    assert [started(message, i, (1,), 0).item() for i in range(5)] == [0, 0, 0, scale, bias]
+    assert nets.frozen_layers(net) == []
     assert [tuple(t.shape) for t in nets.params(net)["own"]] == [(3,), (3,), (1,), (3,), (3,)]
     assert [item.lr_mult for item in nets.learnable(net)] == [0, 0, 0, 1, 1]
     with torch.no_grad():
