@@ -1,7 +1,8 @@
 """Binary .caffemodel files: scanned by length only, whatever their version, and written as a stream.
 
 Read are V2 (`layer`, 100), V1 (`layers`, 2) and V0 (a `layer` inside it), blobs with a shape or with the old four
-dims, float or double, packed or not. Fields that are not needed are skipped, so forks with their own numbers read too.
+dims, float or double, packed or not, NVCaffe's raw values and C3D's five dims. Fields that are not needed are skipped,
+so forks with their own numbers read too.
 Source: Caffe's caffe.proto; the wire format is protobuf's.
 """
 
@@ -42,6 +43,9 @@ class _Layout(NamedTuple):
     blobs: int
     nested: int = 0
 
+
+# C3D gives numbers of V1's enum to types of its own; of those with weights, these.
+_C3D_TYPES = {"ArgMax": "Convolution3D", "MVN": "Deconvolution3D"}
 
 _V2 = _Layout(name=1, type=2, bottom=3, top=4, blobs=7)
 _V1 = _Layout(name=4, type=5, bottom=2, top=3, blobs=6, nested=1)
@@ -105,6 +109,8 @@ def _entry(window: Window, start: int, end: int, layout: _Layout) -> Entry:
             inner = _entry(window, a, b, _V0)
             name, kind = inner.name, inner.type
             blobs.extend(inner.blobs)
+    if any(blob.legacy and len(blob.shape) == 5 for blob in blobs):
+        kind = _C3D_TYPES.get(kind, kind)
     return Entry(name, kind, tuple(blobs), tuple(bottoms), tuple(tops))
 
 
@@ -216,7 +222,7 @@ def frame_blob(number: int, blob: Payload) -> tuple[bytes, int, bytes]:
     nbytes = payload_bytes(blob)
     before = tag(5, LENGTH) + encode_varint(nbytes) if nbytes else b""
     after = b""
-    if isinstance(blob, Stretch) and blob.legacy:
+    if isinstance(blob, Stretch) and blob.legacy and len(shape) == 4:
         before = b"".join(tag(index, VARINT) + encode_varint(dim) for index, dim in enumerate(shape, 1)) + before
     else:
         dims = b"".join(encode_varint(dim) for dim in shape)

@@ -8,7 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from prototxt.errors import WeightsError
-from prototxt.recognition import kind_of
+from prototxt.recognition import BLOB_FIELDS, C3D_FIELDS, STATE_FIELDS, kind_of
 
 if TYPE_CHECKING:
     from prototxt.tree import Document
@@ -88,9 +88,12 @@ def _message_kind(path: str) -> str:
     seen = _outer_fields(path)
     if (100, 2) in seen:
         return NET
-    if (1, 0) in seen and seen <= {(1, 0), (2, 2), (3, 2), (4, 0)} and seen & {(2, 2), (3, 2)}:
+    if (1, 0) in seen and seen <= STATE_FIELDS and seen & {(2, 2), (3, 2)}:
         return STATE
-    if seen & {(5, 2), (5, 5), (8, 2), (8, 1)} and seen <= _wires(BLOB) and not seen <= {(8, 2)}:
+    values = {(5, 2), (5, 5), (8, 2), (8, 1), (12, 2)}
+    if seen & values and seen <= _wires(BLOB) | BLOB_FIELDS and not seen <= {(8, 2)}:
+        return BLOB
+    if {(5, 0), (6, 2)} <= seen <= C3D_FIELDS:
         return BLOB
     return SOLVER if seen and seen <= _wires(SOLVER) and not seen <= _wires(NET) else NET
 

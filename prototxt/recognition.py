@@ -113,14 +113,19 @@ def explain_message(window: Window) -> WeightsError | None:
     return None
 
 
-_BLOB = {(1, 0), (2, 0), (3, 0), (4, 0), (5, 2), (6, 2), (7, 2), (8, 2), (9, 2), (5, 5)}
-_STATE = {(1, 0), (2, 2), (3, 2), (4, 0)}
+BLOB_FIELDS = {(1, 0), (2, 0), (3, 0), (4, 0), (5, 2), (6, 2), (7, 2), (8, 2), (9, 2), (5, 5)}
+BLOB_FIELDS |= {(10, 0), (11, 0), (12, 2), (13, 2)}  # NVCaffe's raw values
+C3D_FIELDS = {(1, 0), (2, 0), (3, 0), (4, 0), (5, 0), (6, 2), (7, 2)}
+STATE_FIELDS = {(1, 0), (2, 2), (3, 2), (4, 0), (5, 5), (6, 0)}  # the last two are NVCaffe's
+_MEAN, _MEAN_HINT = "one blob, such as a mean image (.binaryproto)", "name it as mean_file in transform_param"
 _DATUM = {(1, 0), (2, 0), (3, 0), (4, 2), (5, 0), (6, 2), (6, 5), (7, 0)}
 _ONNX = {(n, w) for n in range(1, 32) for w in (0, 2)}
 _MESSAGES: tuple[tuple[str, str, set[tuple[int, int]], set[tuple[int, int]]], ...] = (
-    ("a solver state", "the weights are in the .caffemodel of the same iteration", {(1, 0), (2, 2)}, _STATE),
-    ("a solver state", "the weights are in the .caffemodel of the same iteration", {(1, 0), (3, 2)}, _STATE),
-    ("one blob, such as a mean image (.binaryproto)", "name it as mean_file in transform_param", {(5, 2)}, _BLOB),
+    ("a solver state", "the weights are in the .caffemodel of the same iteration", {(1, 0), (2, 2)}, STATE_FIELDS),
+    ("a solver state", "the weights are in the .caffemodel of the same iteration", {(1, 0), (3, 2)}, STATE_FIELDS),
+    (_MEAN, _MEAN_HINT, {(5, 2)}, BLOB_FIELDS),
+    (_MEAN, _MEAN_HINT, {(10, 0), (12, 2)}, BLOB_FIELDS),
+    (_MEAN, _MEAN_HINT, {(5, 0), (6, 2)}, C3D_FIELDS),
     ("one record of a database (Datum)", "give the .caffemodel", {(1, 0), (2, 0), (3, 0), (4, 2)}, _DATUM),
     ("an ONNX model", "use it as a source of its own, without a weights file", {(1, 0), (7, 2)}, _ONNX),
 )

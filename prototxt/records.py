@@ -34,6 +34,8 @@ from prototxt.wire import (
 def read_mean(path: str | os.PathLike[str]) -> Array:
     """The mean image of a .binaryproto file: float32 [C, H, W], in the channel order of the database it was made of.
 
+    The mean of video clips that C3D writes is [C, L, H, W].
+
     Raises: WeightsError when the file is damaged, something else, or holds more than one image.
     """
     place = os.fspath(path)
@@ -46,9 +48,9 @@ def read_mean(path: str | os.PathLike[str]) -> Array:
     finally:
         os.close(fd)
     shape = blob.shape
-    if len(shape) == 4 and shape[0] == 1:
+    if len(shape) in (4, 5) and shape[0] == 1:
         shape = shape[1:]
-    if len(shape) != 3 or not blob.count:
+    if len(shape) not in (3, 4) or (len(shape) == 4 and len(blob.shape) != 5) or not blob.count:
         hint = "compute_image_mean writes one image of shape (1, channels, height, width)"
         raise WeightsError(f"a blob of shape {blob.shape} is no mean image", place=place, hint=hint)
     return Reader(scan).array(blob).reshape(shape)

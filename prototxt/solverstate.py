@@ -1,11 +1,12 @@
 """The .solverstate files of Caffe's solvers, binary and HDF5: iteration, weights file, history, step.
 
-Source: Caffe's SGDSolver::SnapshotSolverStateToBinaryProto and -ToHDF5.
+Sources: Caffe's SGDSolver::SnapshotSolverStateToBinaryProto and -ToHDF5; NVCaffe's caffe.proto for two fields more.
 """
 
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,9 @@ from prototxt.files import atomic_write
 from prototxt.reading import Array, Reader
 from prototxt.recognition import explain_message, kind_of
 from prototxt.spans import BlobSpan, Scan, Stamp
-from prototxt.wire import LENGTH, VARINT, Window, broken, encode_varint, fields, signed, tag, text_field
+from prototxt.wire import FIXED32, LENGTH, VARINT, Window, broken, encode_varint, fields, signed, tag, text_field
+
+_WIRES = {1: VARINT, 2: LENGTH, 3: LENGTH, 4: VARINT, 5: FIXED32, 6: VARINT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +34,16 @@ class SolverState:
     learned_net   path of the weights, as the solver wrote it; "" if it did not
     history       float32 arrays of the update rule, in Caffe's order: per parameter, or twice that for Adam, AdaDelta
     current_step  steps that the learning rate policy `multistep` has taken
+    minimum_loss, iter_last_event   of NVCaffe's policy `plateau`: the least loss so far, and the iteration of its or
+                                    the rate's last change
     """
 
     iter: int
     learned_net: str
     history: Sequence[Array]
     current_step: int = 0
+    minimum_loss: float | None = None
+    iter_last_event: int | None = None
 
 
 def read_solverstate(path: str | os.PathLike[str]) -> SolverState:
@@ -62,32 +69,40 @@ def write_solverstate(path: str | os.PathLike[str], state: SolverState) -> None:
             file.write(float_bytes(blob))
             file.write(after)
         file.write(tag(4, VARINT) + encode_varint(state.current_step))
+        if state.minimum_loss is not None:
+            file.write(tag(5, FIXED32) + struct.pack("<f", state.minimum_loss))
+        if state.iter_last_event is not None:
+            file.write(tag(6, VARINT) + encode_varint(state.iter_last_event))
 
 
 def _read_binary(path: str | os.PathLike[str]) -> SolverState:
     place = os.fspath(path)
-    numbers = {1: 0, 4: 0}
-    learned_net = ""
+    numbers: dict[int, int | None] = {1: 0, 4: 0, 6: None}
+    learned_net, minimum_loss = "", None
     spans: list[BlobSpan] = []
     fd = os.open(path, os.O_RDONLY)
     try:
         window = Window.over_file(fd, place)
         stamp = Stamp.of(fd)
         for number, wire, a, b in fields(window, 0, window.size):
-            if number in (1, 2, 3, 4) and wire != (VARINT if number in numbers else LENGTH):
+            if wire != _WIRES.get(number, wire):
                 raise _not_a_state(window, b)
             if number in numbers:
                 numbers[number] = signed(a)
             elif number == 2:
                 learned_net = window.read(a, b).decode("utf-8", "surrogateescape")
+            elif number == 5:
+                (minimum_loss,) = struct.unpack("<f", window.read(b - 4, b))
             elif number == 3:
                 spans.append(scan_blob(window, a, b, f"history blob {len(spans)}"))
     finally:
         os.close(fd)
-    if numbers[1] < 0:
-        raise WeightsError(f"the iteration is negative: {numbers[1]}", place=place, hint="the file is damaged")
+    iteration, step = numbers[1] or 0, numbers[4] or 0
+    if iteration < 0:
+        raise WeightsError(f"the iteration is negative: {iteration}", place=place, hint="the file is damaged")
     reader = Reader(Scan(place, "solverstate", "", (), stamp))
-    return SolverState(numbers[1], learned_net, tuple(map(reader.array, spans)), numbers[4])
+    history = tuple(map(reader.array, spans))
+    return SolverState(iteration, learned_net, history, step, minimum_loss, numbers[6])
 
 
 def _not_a_state(window: Window, at: int) -> WeightsError:

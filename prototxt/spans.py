@@ -19,7 +19,7 @@ Shape = tuple[int, ...]
 class BlobSpan:
     """One blob: its shape, and where its values lie.
 
-    shape     legacy blobs keep the four dims of the file (1, 1, 1, N), as in Caffe
+    shape     legacy blobs keep the four dims of the file (1, 1, 1, N), as in Caffe, or the five of C3D
     dtype     NumPy's name of the stored type: "<f4", "<f8", "<f2" or "bfloat16"
     offset    bytes from the start of the file
     nbytes    length of the values
@@ -104,11 +104,11 @@ class Scan:
 def shape_fits(have: Sequence[int], want: Sequence[int | None], *, legacy: bool = True) -> bool:
     """Whether a stored shape is the wanted one; None in `want` fits any size.
 
-    With `legacy`, four stored dims are compared as Caffe compares old blobs: aligned at the end, the missing leading
-    dims being 1, so that (1, 1, 1, N) fits (N,) and (1, 1, M, N) fits (M, N).
+    With `legacy`, four stored dims (in C3D five) are compared as Caffe compares old blobs: aligned at the end, the
+    missing leading dims being 1, so that (1, 1, 1, N) fits (N,) and (1, 1, M, N) fits (M, N).
     """
-    if legacy and len(have) == 4 and len(want) < 4:
-        want = (1,) * (4 - len(want)) + tuple(want)
+    if legacy and len(have) in (4, 5) and len(want) < 4:
+        want = (1,) * (len(have) - len(want)) + tuple(want)
     return len(have) == len(want) and all(w is None or h == w for h, w in zip(have, want, strict=True))
 
 

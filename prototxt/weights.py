@@ -19,7 +19,8 @@ from prototxt.spans import Entry, Scan, Shape
 if TYPE_CHECKING:
     from prototxt.messages import NetParameter
 
-_AXES = {"Convolution": 4, "Deconvolution": 4, "InnerProduct": 2, "Embed": 2}  # of blob 0, when all layers had four
+# Axes of blob 0, when the blobs of all layers had four, or in C3D five.
+_AXES = {"Convolution": 4, "Deconvolution": 4, "InnerProduct": 2, "Embed": 2, "Convolution3D": 5, "Deconvolution3D": 5}
 
 
 class Weights(Mapping[str, list[Array]]):
@@ -147,7 +148,8 @@ def modern_shape(entry: Entry, index: int) -> Shape:
     if not blob.legacy or not entry.type:
         return blob.shape
     axes = 1 if index else _AXES.get(entry.type, 1)
-    lead, tail = blob.shape[: 4 - axes], blob.shape[4 - axes :]
+    cut = max(0, len(blob.shape) - axes)
+    lead, tail = blob.shape[:cut], blob.shape[cut:]
     return tail if set(lead) <= {1} else blob.shape
 
 

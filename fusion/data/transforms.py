@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusion.errors import DataError
+from prototxt.errors import WeightsError
 
 if TYPE_CHECKING:
     from prototxt.messages import TransformationParameter
@@ -132,22 +133,15 @@ def read_mean(path: str | os.PathLike[str]) -> NDArray[np.float32]:
 
     Raises: DataError when the file is missing or no BlobProto.
     """
-    from google.protobuf.message import DecodeError
+    from prototxt import records
 
-    from prototxt.messages import BlobProto
-
-    blob = BlobProto()
     hint = "mean_file is relative to the working directory and holds a BlobProto (compute_image_mean)"
     try:
-        with open(path, "rb") as file:
-            blob.ParseFromString(file.read())
+        mean = records.read_mean(path)
     except OSError as error:
         raise DataError(f"cannot read the mean file: {error.strerror}", place=os.fspath(path), hint=hint) from error
-    except DecodeError as error:
-        raise DataError("this is no mean file", place=os.fspath(path), hint=hint) from error
-    shape = tuple(blob.shape.dim) or (blob.num, blob.channels, blob.height, blob.width)
-    values = np.array(blob.data or blob.double_data, np.float32)
-    if len(shape) not in (3, 4) or (len(shape) == 4 and shape[0] != 1) or values.size != int(np.prod(shape)):
-        what = f"this is no mean picture: {values.size} values, shape {shape}"
-        raise DataError(what, place=os.fspath(path), hint=hint)
-    return values.reshape(shape[-3:])
+    except WeightsError as error:
+        raise DataError(f"this is no mean file: {error.message}", place=os.fspath(path), hint=hint) from error
+    if mean.ndim != 3:
+        raise DataError(f"this is the mean of clips, not of pictures: {mean.shape}", place=os.fspath(path), hint=hint)
+    return mean
