@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, BinaryIO
 
 from prototxt.copying import Payload, Sources, Stretch, float_bytes, payload_bytes
 from prototxt.errors import WeightsError
-from prototxt.files import atomic_write
+from prototxt.files import atomic_write, take_room, write_at
 from prototxt.hdf5 import h5py
 from prototxt.spans import Entry
 
@@ -32,10 +33,11 @@ def write(
     """
     with atomic_write(path) as file, Sources() as sources:
         places = _lay_out(h5py(path), file, layers, path)
+        take_room(file.fileno(), os.fstat(file.fileno()).st_size, path)
         for (_, blobs), offsets in zip(layers, places, strict=True):
             for blob, offset in zip(blobs, offsets, strict=True):
                 if offset is not None:
-                    _fill(file.fileno(), offset, blob, sources)
+                    _fill(file.fileno(), offset, blob, sources, path)
                 if progress:
                     progress(payload_bytes(blob))
     slashed = [entry.name for entry, blobs in layers if "/" in entry.name and blobs]
@@ -53,7 +55,7 @@ def _lay_out(
     create.set_fill_time(module.h5d.FILL_TIME_NEVER)
     create.set_obj_track_times(False)
     places: list[list[int | None]] = []
-    with module.File(SeekableFile(file), "w") as target:
+    with new_file(module, file, path) as target:
         data = target.create_group("data")
         for entry, blobs in layers:
             try:
@@ -71,11 +73,29 @@ def _dataset(module: Any, group: Any, name: str, shape: tuple[int, ...], create:
     return module.h5d.create(group.id, name.encode(), module.h5t.IEEE_F32LE, space, create)
 
 
-class SeekableFile:
-    """h5py writes through a Python file object: the temporary file's, open for reading as well."""
+@contextmanager
+def new_file(module: Any, file: BinaryIO, path: str) -> Iterator[Any]:
+    """An h5py file to write, inside a file that is open for reading as well; `path` names it in errors.
 
-    def __init__(self, file: Any) -> None:
+    Raises: OSError when the disk is full
+    """
+    seekable = SeekableFile(file, path)
+    with module.File(seekable, "w") as target:
+        yield target
+    if seekable.error is not None:
+        raise seekable.error
+
+
+class SeekableFile:
+    """What h5py writes through.
+
+    error  the first that writing met: raised inside HDF5's calls, it would end in a SystemError or be lost
+    """
+
+    def __init__(self, file: BinaryIO, path: str) -> None:
+        self.error: OSError | None = None
         self._fd = file.fileno()
+        self._path = path
         self._at = 0
 
     def read(self, count: int = -1) -> bytes:
@@ -92,9 +112,14 @@ class SeekableFile:
 
     def write(self, data: Any) -> int:
         """Write at the current position."""
-        count = os.pwrite(self._fd, data, self._at)
-        self._at += count
-        return count
+        view = memoryview(data).cast("B")
+        if self.error is None:
+            try:
+                write_at(self._fd, view, self._at, self._path)
+            except OSError as error:
+                self.error = OSError(error.errno, error.strerror, self._path)
+        self._at += len(view)
+        return len(view)
 
     def seek(self, position: int, whence: int = os.SEEK_SET) -> int:
         """Move the current position."""
@@ -116,16 +141,14 @@ class SeekableFile:
         """Nothing is held back."""
 
 
-def _fill(fd: int, offset: int, blob: Payload, sources: Sources) -> None:
+def _fill(fd: int, offset: int, blob: Payload, sources: Sources, path: str) -> None:
     if not isinstance(blob, Stretch):
-        view, done = float_bytes(blob), 0
-        while done < len(view):
-            done += os.pwrite(fd, view[done : done + (_CHUNK << 6)], offset + done)
+        write_at(fd, float_bytes(blob), offset, path)
         return
     source, start, left = sources.descriptor(blob.scan), blob.blob.offset, blob.blob.nbytes
     while left:
         part = os.pread(source, min(left, _CHUNK), start)
         if not part:
             raise WeightsError(f"byte {start}: the file became shorter while it was copied", place=blob.scan.path)
-        os.pwrite(fd, part, offset)
+        write_at(fd, part, offset, path)
         start, offset, left = start + len(part), offset + len(part), left - len(part)
