@@ -13,7 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fusion.data.opening import open_source
+    from fusion.data.opening import open_layers, open_source
     from fusion.data.reading import bad_records, batches
     from fusion.data.recipes import Reading
     from fusion.data.source import Source, check_labels
@@ -24,10 +24,11 @@ _HOMES = {
     "bad_records": "reading",
     "batches": "reading",
     "check_labels": "source",
+    "open_layers": "opening",
     "open_source": "opening",
 }
 
-__all__ = ["Reading", "Source", "bad_records", "batches", "check_labels", "open_source"]
+__all__ = ["Reading", "Source", "bad_records", "batches", "check_labels", "open_layers", "open_source"]
 
 
 def __getattr__(name: str) -> Any:

@@ -53,6 +53,10 @@ class ArraySource:
         return whole if (whole == values).all() else None
 
     @property
+    def label_tops(self) -> tuple[str, ...]:
+        return self.tops[1:]
+
+    @property
     def deterministic(self) -> bool:
         return True
 

@@ -12,7 +12,7 @@ from fusion.data.order import Order, random_skip
 from fusion.data.pictures import UndecodableError, decode
 from fusion.data.recipes import Recipe
 from fusion.data.source import PictureSource, check_against
-from fusion.data.store import BUDGET, Pixels, Store
+from fusion.data.store import BUDGET, Pixels, Store, Stores, store_of
 from fusion.data.transforms import read_transform
 from fusion.errors import DataError, raise_all
 
@@ -21,8 +21,8 @@ _LABEL = 5 << 3  # Datum.label's tag: a number
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 
 
-def open_data(recipe: Recipe, *, budget: int = BUDGET) -> PictureSource:
-    """The source of a `Data` layer.
+def open_data(recipe: Recipe, *, budget: int = BUDGET, stores: Stores | None = None) -> PictureSource:
+    """The source of a `Data` layer; `stores` are those of layers opened before.
 
     Raises: DataError for a database that cannot be opened or is empty, and for settings that do not fit its records.
     """
@@ -37,12 +37,18 @@ def open_data(recipe: Recipe, *, budget: int = BUDGET) -> PictureSource:
     database = open_database(param.source, lmdb=param.backend == param.LMDB)
     color = True if force_color or param.force_encoded_color else False if force_gray else None
     transform = read_transform(layer.transform_param, phase, name)
-    store = Store(
-        lambda index: _decode(database, index, color),
-        len(database.keys),
-        budget=budget,
-        skip=recipe.skips,
-        check=check_against(transform, database.place, alone=param.batch_size == 1),
+    check = check_against(transform, database.place, alone=param.batch_size == 1)
+    store = store_of(
+        stores,
+        ("Data", param.source, param.backend, color),
+        check,
+        lambda: Store(
+            lambda index: _decode(database, index, color),
+            len(database.keys),
+            budget=budget,
+            skip=recipe.skips,
+            check=check,
+        ),
     )
     transform.check(store.first.shape, database.place(0))
     settings = layer.transform_param.SerializeToString(deterministic=True) + phase.encode()

@@ -48,6 +48,10 @@ class DummySource:
         return None
 
     @property
+    def label_tops(self) -> tuple[str, ...]:
+        return ()
+
+    @property
     def deterministic(self) -> bool:
         sizes = {shape[0] for shape in self.shapes.values()}
         return len(sizes) == 1 and all(filler.type == "constant" for filler in self.fillers)
@@ -73,7 +77,7 @@ class DummySource:
         for number, (top, shape) in enumerate(self.shapes.items()):
             values = _fill(self.fillers[number], shape, (self.seed, number, draw))
             if self.deterministic:
-                values = values[indices]
+                values = values[indices % len(values)]  # all rows are the same
             blobs[top] = torch.from_numpy(np.ascontiguousarray(values, np.float32))
         return blobs
 

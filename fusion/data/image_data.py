@@ -11,7 +11,7 @@ from fusion.data.pictures import UndecodableError, decode
 from fusion.data.recipes import Recipe
 from fusion.data.source import PictureSource, check_against
 from fusion.data.stamps import stamped
-from fusion.data.store import BUDGET, Fetch, Pixels, Store
+from fusion.data.store import BUDGET, Fetch, Pixels, Store, Stores, store_of
 from fusion.data.transforms import read_transform
 from fusion.errors import DataError
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from prototxt.messages import ImageDataParameter, LayerParameter
 
 
-def open_image_data(recipe: Recipe, *, budget: int = BUDGET) -> PictureSource:
-    """The source of an `ImageData` layer. Raises: DataError."""
+def open_image_data(recipe: Recipe, *, budget: int = BUDGET, stores: Stores | None = None) -> PictureSource:
+    """The source of an `ImageData` layer; `stores` are those of layers opened before. Raises: DataError."""
     layer, phase, root, seed = recipe.layer, recipe.phase, recipe.root, recipe.seed
     param = layer.image_data_param
     name = f"layer '{layer.name}'"
@@ -31,12 +31,12 @@ def open_image_data(recipe: Recipe, *, budget: int = BUDGET) -> PictureSource:
     listed = read_list(param.source)
     folder = param.root_folder if root is None else os.path.join(root, "")
     transform = read_transform(layer.transform_param, phase, name)
-    store = Store(
-        _reader(listed, folder, param),
-        len(listed.names),
-        budget=budget,
-        skip=recipe.skips,
-        check=check_against(transform, listed.place, alone=param.batch_size == 1),
+    check = check_against(transform, listed.place, alone=param.batch_size == 1)
+    store = store_of(
+        stores,
+        ("ImageData", param.source, folder, param.new_height, param.new_width, param.is_color),
+        check,
+        lambda: Store(_reader(listed, folder, param), len(listed.names), budget=budget, skip=recipe.skips, check=check),
     )
     transform.check(store.first.shape, listed.place(0))
     order = Order(

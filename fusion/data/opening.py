@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from numpy.typing import ArrayLike
@@ -11,10 +11,11 @@ from fusion.data.databases import open_data
 from fusion.data.dummy_data import open_dummy_data
 from fusion.data.hdf5_data import open_hdf5_data
 from fusion.data.image_data import open_image_data
+from fusion.data.in_step import combined, followed, following, join, seed_of
 from fusion.data.memory_data import open_memory_data
 from fusion.data.recipes import OnBadRecord, Recipe
 from fusion.data.source import Source
-from fusion.data.store import BUDGET
+from fusion.data.store import BUDGET, Stores
 from fusion.data.window_data import open_window_data
 from fusion.errors import DataError
 
@@ -28,6 +29,7 @@ _OPENERS: dict[str, Callable[..., Source]] = {
     "ImageData": open_image_data,
     "WindowData": open_window_data,
 }
+_SHARING = ("Data", "ImageData")  # layers of one list that decode alike share what is decoded
 _HANDED_OVER = ("MemoryData", "Input")
 
 
@@ -40,6 +42,7 @@ def open_source(
     budget: int = BUDGET,
     arrays: Mapping[str, ArrayLike] | None = None,
     on_bad_record: OnBadRecord = "fail",
+    stores: Stores | None = None,
 ) -> Source:
     """The source of a data layer.
 
@@ -50,14 +53,15 @@ def open_source(
     arrays         the rows of a MemoryData or Input layer, float32 [N, ...] for each top
     on_bad_record  "fail": a picture or Datum that cannot be read, or has another size, is an error;
                    "skip": the next good record stands in for it, see `bad_records`
+    stores         of the layers opened before, with which what is decoded is shared
     Raises         DataError
     """
     if layer.type in _HANDED_OVER:
         return open_memory_data(layer, arrays)
-    return reopen(Recipe(layer, phase, root, seed, on_bad_record), budget=budget)
+    return reopen(Recipe(layer, phase, root, seed, on_bad_record), budget=budget, stores=stores)
 
 
-def reopen(recipe: Recipe, *, budget: int = BUDGET) -> Source:
+def reopen(recipe: Recipe, *, budget: int = BUDGET, stores: Stores | None = None) -> Source:
     """The source that a recipe describes. Raises: DataError."""
     layer = recipe.layer
     try:
@@ -68,4 +72,36 @@ def reopen(recipe: Recipe, *, budget: int = BUDGET) -> Source:
             place=f"layer '{layer.name}'",
             hint=f"known are {', '.join(sorted([*_OPENERS, *_HANDED_OVER]))}",
         ) from None
-    return opener(recipe, budget=budget)
+    shared = {"stores": stores} if layer.type in _SHARING else {}
+    return opener(recipe, budget=budget, **shared)
+
+
+def open_layers(
+    layers: Sequence[LayerParameter],
+    phase: str,
+    *,
+    seed: int = 0,
+    budget: int = BUDGET,
+    arrays: Mapping[str, ArrayLike] | None = None,
+    on_bad_record: OnBadRecord = "fail",
+) -> list[Source]:
+    """The sources of a net's data layers: one for those in step, as `in_step_with` says or as is plain without it.
+
+    The options are those of `open_source`. Layers that are not in step draw by themselves, as in Caffe.
+
+    Raises: DataError. Warns: UnpairedData.
+    """
+    leaders = {id(layer): followed(layer, layers) for layer in layers}
+    stores: Stores = {}
+    found: list[tuple[LayerParameter, Source]] = []
+    for number, layer in enumerate(one for one in layers if leaders[id(one)] is None):
+
+        def opened(one: LayerParameter, own: int = seed_of(seed, number)) -> Source:
+            return open_source(
+                one, phase, seed=own, budget=budget, arrays=arrays, on_bad_record=on_bad_record, stores=stores
+            )
+
+        lead = opened(layer)
+        behind = [one for one in layers if leaders[id(one)] is layer]
+        found.append((layer, join(lead, [(one, opened(following(one, layer))) for one in behind])))
+    return combined(found)

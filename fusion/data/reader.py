@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fusion.data.in_step import values_of
 from fusion.data.opening import reopen
 from fusion.data.recipes import Recipe
 from fusion.data.shards import Part
 from fusion.data.source import PictureSource
+from fusion.data.store import Stores
 from fusion.errors import DataError, FusionError
 
 _AHEAD = 2  # batches that are ready while another is written
@@ -30,30 +32,33 @@ def main() -> None:
     job = json.loads(sys.stdin.buffer.read())
     waiting: queue.Queue[Message] = queue.Queue(_AHEAD)
     threading.Thread(target=_write, args=(waiting,), daemon=True).start()
-    told: set[int] = set()
+    stores: Stores = {}
     try:
-        source = reopen(Recipe.from_json(job["recipe"]), budget=0)
-        assert isinstance(source, PictureSource)
-        source.store.threads = 1
+        sources = [reopen(Recipe.from_json(recipe), budget=0, stores=stores) for recipe in job["recipes"]]
+        pictures = [source for source in sources if isinstance(source, PictureSource)]
+        told = [set[int]() for _ in pictures]
+        for source in pictures:
+            source.store.threads = 1
         part, step, number = Part(**job["part"]), job["step"], job["first"]
-        order = part.of(source.order(part.first(number)))
+        order = part.of(pictures[0].order(part.first(number)))
         while True:
-            values, indices = source.values(next(order), draw=part.draw(number))
-            waiting.put(({**_news(source.bad, told), "shape": values.shape, "errors": []}, (indices, values)))
+            values, indices = values_of(pictures, next(order), draw=part.draw(number))
+            bad = [_news(source.bad, known) for source, known in zip(pictures, told, strict=True)]
+            waiting.put(({"bad": bad, "shapes": [found.shape for found in values], "errors": []}, (indices, *values)))
             for _ in range(step - 1):
                 next(order)
             number += step
     except FusionError as error:
         errors = [(part.message, _text(part.place), part.hint) for part in error.errors or (error,)]
-        waiting.put(({"bad": {}, "shape": [0], "errors": errors}, ()))
+        waiting.put(({"bad": [], "shapes": [[0]], "errors": errors}, ()))
         waiting.join()
 
 
-def _news(bad: dict[int, DataError], told: set[int]) -> dict[str, Any]:
+def _news(bad: dict[int, DataError], told: set[int]) -> dict[int, str]:
     """What is wrong with records that were not told of before."""
     fresh = {index: error.message for index, error in bad.items() if index not in told}
     told.update(fresh)
-    return {"bad": fresh}
+    return fresh
 
 
 def _write(waiting: queue.Queue[Message]) -> None:

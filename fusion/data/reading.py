@@ -20,6 +20,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from fusion.data.in_step import InStep, members_of
 from fusion.data.shards import Part, Shard
 from fusion.data.source import PictureSource, Source
 from fusion.errors import DataError, raise_all
@@ -42,8 +43,10 @@ def batches(
     Raises    DataError for records that cannot be read, and when a worker dies
     """
     whole, part = (source.source, source.part) if isinstance(source, Shard) else (source, Part())
-    if workers > 0 and isinstance(whole, PictureSource) and not whole.store.keeps:
-        yield from _by_workers(whole, part, start, workers, patience)
+    read = whole.members if isinstance(whole, InStep) else (whole,)
+    pictures = [member for member in read if isinstance(member, PictureSource)]
+    if workers > 0 and len(pictures) == len(read) and not all(member.store.keeps for member in pictures):
+        yield from _by_workers(pictures, part, start, workers, patience)
     for number, indices in enumerate(source.order(start), start):
         yield source.batch(indices, draw=number)
 
@@ -52,7 +55,8 @@ def bad_records(sources: Sequence[Source]) -> dict[str, DataError]:
     """The records that were skipped so far, by where they stand (`list.txt:7`), and what is wrong with each."""
     found: dict[str, DataError] = {}
     for source in sources:
-        found.update((source.place(index), error) for index, error in sorted(source.bad.items()))
+        for member in members_of(source):
+            found.update((member.place(index), error) for index, error in sorted(member.bad.items()))
     return found
 
 
@@ -67,15 +71,19 @@ def skipped_lines(sources: Sequence[Source]) -> list[str]:
 
 
 def _by_workers(
-    source: PictureSource, part: Part, start: int, workers: int, patience: float
+    sources: Sequence[PictureSource], part: Part, start: int, workers: int, patience: float
 ) -> Iterator[dict[str, Tensor]]:
     running: list[subprocess.Popen[bytes]] = []
     try:
         for number in range(workers):
-            running.append(_start(source, part, start + number, workers))  # noqa: PERF401 - started ones must be known
+            running.append(_start(sources, part, start + number, workers))  # noqa: PERF401 - started ones must be known
         while True:
             for worker in running:
-                yield source.finish(*_receive(worker, source, patience))
+                values, indices = _receive(worker, sources, patience)
+                blobs: dict[str, Tensor] = {}
+                for source, found in zip(sources, values, strict=True):
+                    blobs.update(source.finish(found, indices))
+                yield blobs
     finally:
         for worker in running:
             worker.kill()
@@ -83,14 +91,14 @@ def _by_workers(
                 pass
 
 
-def _start(source: PictureSource, part: Part, first: int, step: int) -> subprocess.Popen[bytes]:
+def _start(sources: Sequence[PictureSource], part: Part, first: int, step: int) -> subprocess.Popen[bytes]:
     """A worker that makes the batches first, first + step, ..."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     worker = subprocess.Popen(
         [sys.executable, "-m", "fusion.data.reader"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
     )
     _widen(worker.stdout)
-    job = {"recipe": source.recipe.to_json(), "part": vars(part), "first": first, "step": step}
+    job = {"recipes": [source.recipe.to_json() for source in sources], "part": vars(part), "first": first, "step": step}
     with suppress(BrokenPipeError), cast("IO[bytes]", worker.stdin) as pipe:
         pipe.write(json.dumps(job).encode())
     return worker
@@ -104,16 +112,17 @@ def _widen(pipe: IO[bytes] | None) -> None:
 
 
 def _receive(
-    worker: subprocess.Popen[bytes], source: PictureSource, patience: float
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The next batch of a worker: pictures and record numbers. Raises: DataError."""
+    worker: subprocess.Popen[bytes], sources: Sequence[PictureSource], patience: float
+) -> tuple[list[NDArray[np.float32]], NDArray[np.int64]]:
+    """The next batch of a worker: each source's pictures, and record numbers. Raises: DataError."""
     size = int.from_bytes(_read(worker, bytearray(8), patience), "little")
     head: dict[str, Any] = json.loads(_read(worker, bytearray(size), patience))
-    source.bad.update({int(i): DataError(text, place=source.place(int(i))) for i, text in head["bad"].items()})
+    for source, bad in zip(sources, head["bad"], strict=False):
+        source.bad.update({int(i): DataError(text, place=source.place(int(i))) for i, text in bad.items()})
     raise_all([DataError(text, place=place, hint=hint) for text, place, hint in head["errors"]])
-    indices = np.empty(head["shape"][0], np.int64)
-    values = np.empty(head["shape"], np.float32)
-    for array in (indices, values):
+    indices = np.empty(head["shapes"][0][0], np.int64)
+    values = [np.empty(shape, np.float32) for shape in head["shapes"]]
+    for array in (indices, *values):
         _read(worker, array.reshape(-1).view(np.uint8), patience)
     return values, indices
 

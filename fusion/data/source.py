@@ -32,6 +32,7 @@ class Source(Protocol):
     shapes         the shape of each top for one batch
     keys           one name per record (the path as the list has it, a database's key)
     labels         int64 [N] where each record has one class, else None
+    label_tops     the tops that say something of a record rather than show it; those that give `labels` come first
     deterministic  a record comes out the same each time (no random crop, flip or filler)
     in_memory      a batch takes next to no time, once loaded
     bad            the records that were skipped so far, and what is wrong with each
@@ -47,6 +48,8 @@ class Source(Protocol):
     def keys(self) -> Sequence[str]: ...
     @property
     def labels(self) -> NDArray[np.int64] | None: ...
+    @property
+    def label_tops(self) -> tuple[str, ...]: ...
     @property
     def deterministic(self) -> bool: ...
     @property
@@ -110,6 +113,10 @@ class PictureSource:
     @cached_property
     def labels(self) -> NDArray[np.int64]:
         return self.read_labels()
+
+    @property
+    def label_tops(self) -> tuple[str, ...]:
+        return self.tops[1:]
 
     @property
     def batch_size(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -40,7 +40,9 @@ class Store:
         self._fetch = fetch
         self._count = count
         self._skip = skip
-        self._check = check
+        self._checks = [] if check is None else [check]
+        self._shared = False
+        self._recent: tuple[NDArray[np.int64], Pixels | list[Pixels], NDArray[np.int64]] | None = None
         self._first: Pixels | None = None
         self.first = self._find_first()
         self._first = self.first
@@ -71,6 +73,11 @@ class Store:
                 progress(min(at + 20 * _CHUNK, len(missing)), len(missing))
         self._known_all = True
 
+    def share(self, check: Check) -> None:
+        """Serve one more layer, which has its own view of what is unfit."""
+        self._shared = True
+        self._checks.append(check)
+
     @property
     def missing(self) -> NDArray[np.int64]:
         """The records that will be kept and are not decoded yet."""
@@ -92,10 +99,7 @@ class Store:
     def get(self, indices: NDArray[np.int64]) -> tuple[Pixels | list[Pixels], NDArray[np.int64]]:
         """Records [N, C, H, W], or a list of [C, H, W] where their sizes differ; and which records they are."""
         if self._pixels is None:
-            found: dict[int, Pixels] = {}
-            indices = self._settle(indices, lambda wanted: self._fetch_into(found, wanted))
-            parts = [found[index] for index in indices.tolist()]
-            return (np.stack(parts) if len({part.shape for part in parts}) == 1 else parts), indices
+            return self._get_unkept(indices)
         indices = self._settle(indices, self._decode_missing)
         if self._ragged and any(index in self._ragged for index in indices.tolist()):
             return [self._ragged[i] if i in self._ragged else self._pixels[i] for i in indices.tolist()], indices
@@ -103,6 +107,17 @@ class Store:
         if last - first == len(indices) - 1 and (np.diff(indices) == 1).all():
             return self._pixels[first : last + 1], indices
         return self._pixels[indices], indices
+
+    def _get_unkept(self, wanted: NDArray[np.int64]) -> tuple[Pixels | list[Pixels], NDArray[np.int64]]:
+        if self._recent is not None and np.array_equal(self._recent[0], wanted):
+            return self._recent[1:]
+        found: dict[int, Pixels] = {}
+        indices = self._settle(wanted, lambda missing: self._fetch_into(found, missing))
+        parts = [found[index] for index in indices.tolist()]
+        pixels = np.stack(parts) if len({part.shape for part in parts}) == 1 else parts
+        if self._shared:  # the next layer asks for the same records
+            self._recent = (wanted, pixels, indices)
+        return pixels, indices
 
     def _find_first(self) -> Pixels:
         for index in range(self._count):
@@ -118,8 +133,8 @@ class Store:
     def _try(self, index: int) -> Pixels | DataError:
         try:
             found = self._fetch(index)
-            if self._skip and self._check is not None:
-                self._check(index, found, self._first)
+            for check in self._checks if self._skip else ():
+                check(index, found, self._first)
         except DataError as error:
             return error
         return found
@@ -182,3 +197,21 @@ class Store:
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="decode")
         return self._pool.map(self._try, indices)
+
+
+Stores = dict[Hashable, Store]
+
+
+def store_of(stores: Stores | None, key: Hashable, check: Check, make: Callable[[], Store]) -> Store:
+    """The store of what `key` tells how to decode, one for all layers that decode alike.
+
+    stores  those of the layers that were opened before; None: each layer has its own
+    check   whether a record is fit for the layer; `make` makes a store that knows it
+    """
+    if stores is None:
+        return make()
+    if key in stores:
+        stores[key].share(check)
+    else:
+        stores[key] = make()
+    return stores[key]

@@ -69,21 +69,22 @@ class Transform:
         """Transform records of one size.
 
         pixels   uint8 or float32 [N, C, H, W]
-        rng      draws windows and flips; needed only if the transform is random
+        rng      draws windows and flips (`chances`); needed only if the transform is random
         returns  float32 [N, C, h, w]
         """
         height, width = pixels.shape[2:]
+        drawn = None if rng is None else chances(rng, len(pixels))
         if not self.crop:
             out = self._values(pixels, slice(None), slice(None))
         elif self.random_crop and (height, width) != (self.crop, self.crop):
-            assert rng is not None
-            out = self._random_windows(pixels, rng)
+            assert drawn is not None
+            out = self._random_windows(pixels, drawn)
         else:
             top, left = (height - self.crop) // 2, (width - self.crop) // 2
             out = self._values(pixels, slice(top, top + self.crop), slice(left, left + self.crop))
         if self.mirror:
-            assert rng is not None
-            flipped = rng.integers(2, size=len(out)).astype(bool)
+            assert drawn is not None
+            flipped = flips(drawn)
             out[flipped] = out[flipped, :, :, ::-1]
         return out
 
@@ -96,15 +97,29 @@ class Transform:
             out *= self.scale
         return out
 
-    def _random_windows(self, pixels: NDArray[np.generic], rng: np.random.Generator) -> NDArray[np.float32]:
-        height, width = pixels.shape[2:]
-        tops = rng.integers(height - self.crop + 1, size=len(pixels))
-        lefts = rng.integers(width - self.crop + 1, size=len(pixels))
+    def _random_windows(self, pixels: NDArray[np.generic], drawn: NDArray[np.float64]) -> NDArray[np.float32]:
+        room = np.array(pixels.shape[2:]) - self.crop + 1
+        tops, lefts = (drawn[:, :2] * room).astype(np.int64).T
         windows = [
             self._values(pixels[i : i + 1], slice(top, top + self.crop), slice(left, left + self.crop))
             for i, (top, left) in enumerate(zip(tops.tolist(), lefts.tolist(), strict=True))
         ]
         return np.concatenate(windows)
+
+
+def chances(rng: np.random.Generator, records: int) -> NDArray[np.float64]:
+    """What is drawn for records, float64 [N, 3] in [0, 1): the window's place down and across, and the flip.
+
+    Each record takes as many numbers whatever its size and transform, so that layers in step, which draw from one seed,
+    flip alike and put their windows in the same place, or in proportion where their room differs.
+    """
+    return rng.random((records, 3))
+
+
+def flips(drawn: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which records are flipped, of what `chances` drew."""
+    flipped: NDArray[np.bool_] = drawn[:, 2] < 0.5
+    return flipped
 
 
 def read_transform(param: TransformationParameter, phase: str, place: str) -> Transform:

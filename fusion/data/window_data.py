@@ -21,7 +21,7 @@ from fusion.data.resizing import resize
 from fusion.data.source import PictureSource
 from fusion.data.stamps import stamped
 from fusion.data.store import BUDGET, Fetch, Pixels, Store
-from fusion.data.transforms import read_transform
+from fusion.data.transforms import chances, flips, read_transform
 from fusion.data.window_files import Box, WindowList, read_windows
 from fusion.errors import DataError
 
@@ -83,7 +83,7 @@ class WindowTransform:
 
     def apply(self, pixels: NDArray[np.generic], rng: np.random.Generator | None = None) -> NDArray[np.float32]:
         """Records uint8 [N, V, 4, crop, crop] to float32 [N, 3, crop, crop]; `rng` draws flips."""
-        variant = rng.integers(2, size=len(pixels)) if rng is not None and self.mirror else 0
+        variant = flips(chances(rng, len(pixels))).astype(np.int64) if rng is not None and self.mirror else 0
         chosen = pixels[np.arange(len(pixels)), variant]
         values: NDArray[np.float32] = (chosen[:, :3].astype(_FLOAT) - self.mean) * self.scale
         values *= chosen[:, 3:].astype(_FLOAT)

@@ -45,6 +45,10 @@ class Wrapped:
         return self.source.labels
 
     @property
+    def label_tops(self) -> tuple[str, ...]:
+        return self.source.label_tops
+
+    @property
     def deterministic(self) -> bool:
         return self.source.deterministic
 

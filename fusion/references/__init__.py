@@ -10,7 +10,7 @@ random, each record is answered once and its logits are kept.
 from __future__ import annotations
 
 from fusion.references.attaching import Task, attach, find_task
-from fusion.references.holding import Held, ask, layer_of
+from fusion.references.holding import Held, ask
 from fusion.references.models import Model, judged, open_models
 from fusion.references.ramps import Ramp, ramp_layers
 from fusion.references.specs import Objective, Reference, parse_pct, parse_reference
@@ -29,7 +29,6 @@ __all__ = [
     "find_task",
     "hold",
     "judged",
-    "layer_of",
     "open_models",
     "parse_pct",
     "parse_reference",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from fusion.data import Source
-from fusion.errors import TrainingError
+from fusion.data.in_step import only
 from fusion.references.attaching import asked, attach, find_task
 from fusion.references.models import Model, open_models
 from fusion.references.specs import Objective, Reference, parse_pct, parse_reference
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from prototxt.messages import LayerParameter, NetParameter
+    from prototxt.messages import NetParameter
 
 
 class Brought(NamedTuple):
@@ -48,15 +48,13 @@ class Held:
     kd_alpha: float | None = None
 
     def to_net(self, net: NetParameter, sources: Sequence[Source], device: torch.device) -> Brought:
-        """Bring the references to the net and its data. Raises: TrainingError, and the files' own errors."""
-        source = _pictures(sources)
-        models = open_models(self.references, dict(source.shapes), device, layer_of(net, source))
+        """Bring the references to the net and its data. Raises: TrainingError, DataError, and the files' own errors."""
+        source = only(sources, "references need")
+        models = open_models(self.references, source, device, net)
         held = hold(source, asked(models, self.objectives))
-        inputs = {top: shape for one in sources for top, shape in one.shapes.items()}
-        shapes = infer(net, inputs=inputs).blobs
+        shapes = infer(net, inputs=source.shapes).blobs
         attached = attach(net, find_task(net, shapes), models, self.objectives, self.kd_alpha, shapes)
-        brought = [held if one is source else one for one in sources]
-        return Brought(attached.net, brought, models, attached.schedules, attached.layers, attached.weights)
+        return Brought(attached.net, [held], models, attached.schedules, attached.layers, attached.weights)
 
 
 def ask(
@@ -70,18 +68,3 @@ def ask(
         tuple(parse_pct(item) if isinstance(item, str) else item for item in pct),
         kd_alpha,
     )
-
-
-def layer_of(net: NetParameter, source: Source) -> LayerParameter | None:
-    """The data layer that gives a source's pictures, its first top."""
-    top = next(iter(source.shapes), None)
-    return next((layer for layer in net.layer if top in layer.top and not layer.bottom), None)
-
-
-def _pictures(sources: Sequence[Source]) -> Source:
-    if len(sources) != 1:
-        raise TrainingError(
-            f"references need one data layer to read from; this net has {len(sources)}",
-            hint="let one layer give the data and the labels",
-        )
-    return sources[0]

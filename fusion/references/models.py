@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from fusion.data.in_step import followed, following
 from fusion.errors import TrainingError
 from fusion.graph import needed_inputs
 from fusion.nets import build, outputs_of
@@ -25,10 +26,10 @@ from prototxt.loading import load_net
 from prototxt.phases import filter_net
 
 if TYPE_CHECKING:
+    from fusion.data import Source
     from prototxt.messages import LayerParameter, NetParameter
 
 Blobs = dict[str, Tensor]
-Shapes = dict[str, tuple[int, ...]]
 Answer = Callable[[Blobs], Tensor]
 _TABLES = (".npz", ".csv", ".parquet")
 _WEIGHTS = (".caffemodel", ".h5", ".safetensors", ".pt", ".pth")
@@ -78,17 +79,17 @@ class Member:
 
 
 def open_models(
-    references: Sequence[Reference], shapes: Shapes, device: torch.device, layer: LayerParameter | None = None
+    references: Sequence[Reference], source: Source, device: torch.device, net: NetParameter | None = None
 ) -> list[Model]:
     """Open all references; those of one ensemble become one model.
 
-    shapes  of the blobs that the data layer gives, the picture first
-    layer   the data layer; without it, how its blob was made from pixels is not known
+    source  what they read: one data layer, or several in step
+    net     with the data layers; without it, how their blobs were made from pixels is not known
     Raises: TrainingError; prototxt's and torch's errors for the files.
     """
     groups: dict[str, list[Member]] = {}
     for spec in named(references):
-        member = _open(spec, shapes, device, Given(next(iter(shapes.values()), ()), layer))
+        member = _open(spec, _Seen(spec, source, net), device)
         groups.setdefault(spec.ensemble or spec.name, []).append(member)
     return [_model(name, members) for name, members in groups.items()]
 
@@ -134,7 +135,42 @@ def _counting(name: str, members: Sequence[Member]) -> list[Member]:
     return found if len(found) > 1 else [replace(found[0], spec=replace(found[0].spec, weight=1.0))]
 
 
-def _open(spec: Reference, shapes: Shapes, device: torch.device, given: Given) -> Member:
+class _Seen(dict[str, tuple[int, ...]]):
+    """The shapes of the blobs that a reference may read: pictures first, of which only one that it was told to read.
+
+    pictures  these
+    """
+
+    def __init__(self, spec: Reference, source: Source, net: NetParameter | None) -> None:
+        pictures = [top for top in source.shapes if top not in source.label_tops]
+        if spec.input is not None and spec.input not in pictures:
+            raise TrainingError(f"reference '{spec.name}': no data layer gives '{spec.input}'", hint=_choices(pictures))
+        self.pictures = pictures if spec.input is None else [spec.input]
+        super().__init__((top, source.shapes[top]) for top in (*self.pictures, *source.label_tops))
+        self._layers = [] if net is None else [layer for layer in net.layer if layer.top and not layer.bottom]
+
+    def first(self, spec: Reference) -> str:
+        """The one picture. Raises: TrainingError where there are several."""
+        if len(self.pictures) > 1:
+            given = ", ".join(self.pictures)
+            raise TrainingError(
+                f"reference '{spec.name}' takes one picture, and the data layers give {given}",
+                hint=_choices(self.pictures),
+            )
+        return next(iter(self))
+
+    def given(self, top: str) -> Given:
+        """A blob as the net in training sees it."""
+        layer = next((layer for layer in self._layers if top in layer.top), None)
+        leader = None if layer is None else followed(layer, self._layers)
+        return Given(self[top], layer if layer is None or leader is None else following(layer, leader))
+
+
+def _choices(pictures: Sequence[str]) -> str:
+    return f"say which it reads: {' or '.join(f'input={top}' for top in pictures)}"
+
+
+def _open(spec: Reference, shapes: _Seen, device: torch.device) -> Member:
     net = spec.net
     kept = isinstance(net, Predictions) or str(net).endswith(_TABLES)
     if spec.pixels is not None and (net is None or kept):
@@ -146,45 +182,51 @@ def _open(spec: Reference, shapes: Shapes, device: torch.device, given: Given) -
         return Member(spec, file=net)
     if isinstance(net, nn.Module):
         answer = _from_module(net, spec, shapes, device)
-        return _prepared(spec, answer, {"net": _class(net), "weights": _state(net)}, shapes, (None, given))
+        return _prepared(spec, answer, {"net": _class(net), "weights": _state(net)}, shapes, {shapes.first(spec): None})
     path = os.fspath(net)
     if path.endswith(_TABLES):
         return Member(spec, file=Predictions.load(path))
     if path.lower().endswith(".onnx"):
         answer = _from_module(_onnx(spec, path, shapes), spec, shapes, device)
         hashes = {"net": file_hash(path), "weights": file_hash(path)}
-        return _prepared(spec, answer, hashes, shapes, (None, given))
+        return _prepared(spec, answer, hashes, shapes, {shapes.first(spec): None})
     if path.lower().endswith(_WEIGHTS):
         hint = "give NET.prototxt:WEIGHTS or NET.onnx; in Python a Reference takes any module"
         raise TrainingError("a reference needs its net, not its weights alone", place=path, hint=hint)
-    return _caffe(spec, path, shapes, device, given)
+    return _caffe(spec, path, shapes, device)
 
 
 def _prepared(
     spec: Reference,
     answer: Answer,
     hashes: dict[str, str],
-    shapes: Shapes,
-    layers: tuple[LayerParameter | None, Given],
+    shapes: _Seen,
+    layers: Mapping[str, LayerParameter | None],
 ) -> Member:
     """A net as a member, asked about the pictures that it was made for.
 
-    layers  its own data layer, if it has one, and what the batches hold
+    layers  by each picture that it reads its own data layer, if it has one
     """
-    own, given = layers
-    convert = converter(spec.name, spec.pixels, own, given)
-    if convert is None:
-        return Member(spec, answer, hashes=hashes)
-    top = next(iter(shapes))
+    converters = {top: converter(spec.name, spec.pixels, own, shapes.given(top)) for top, own in layers.items()}
+    needed = {top: convert for top, convert in converters.items() if convert is not None}
     # What data layers say is in the hashes of net and data already.
-    asked = {"pixels": spec.pixels} if spec.pixels is not None else {}
-    return Member(spec, lambda blobs: answer({**blobs, top: convert(blobs[top])}), hashes={**hashes, **asked})
+    asked = {"pixels": spec.pixels} if spec.pixels is not None and needed else {}
+    hashes = {**hashes, **asked, **({} if spec.input is None else {"input": spec.input})}
+    if not needed:
+        return Member(spec, answer, hashes=hashes)
+
+    def prepared(blobs: Blobs) -> Tensor:
+        return answer({**blobs, **{top: convert(blobs[top]) for top, convert in needed.items()}})
+
+    return Member(spec, prepared, hashes=hashes)
 
 
-def _caffe(spec: Reference, path: str, shapes: Shapes, device: torch.device, given: Given) -> Member:
+def _caffe(spec: Reference, path: str, shapes: _Seen, device: torch.device) -> Member:
     message = filter_net(load_net(path), "TEST")
     data = [layer for layer in message.layer if layer.top and not layer.bottom]
     tops = [top for layer in data for top in layer.top]
+    if len({layer.top[0] for layer in data}) == 1:
+        shapes.first(spec)  # asks before weights of another shape are found not to fit
     known = {top: shapes.get(top) or next(iter(shapes.values())) for top in tops[:1]}
     net = build(message, "TEST", shapes={**known, **{top: shapes[top] for top in tops if top in shapes}})
     for weights in spec.weights:
@@ -213,20 +255,19 @@ def _caffe(spec: Reference, path: str, shapes: Shapes, device: torch.device, giv
         if len(spec.weights) != 1
         else file_hash(spec.weights[0]),
     }
-    first = next(iter(shapes))
-    asks = {key for key, top in sources.items() if top == first}
-    own = next((layer for layer in data if asks & set(layer.top) and layer.type != "Input"), None)
-    return _prepared(spec, answer, hashes, shapes, (own, given))
+    own = {top: layer for layer in data if layer.type != "Input" for top in layer.top}
+    read = {top: own.get(key) for key, top in sources.items() if top in shapes.pictures}
+    return _prepared(spec, answer, hashes, shapes, read or {shapes.pictures[0]: None})
 
 
-def _onnx(spec: Reference, path: str, shapes: Shapes) -> nn.Module:
+def _onnx(spec: Reference, path: str, shapes: _Seen) -> nn.Module:
     """The file's net up to the value that is named, or to the class scores before any softmax. Raises: OnnxError."""
     from fusion.onnx_graphs import cut, entries, load, scores
     from fusion.onnx_nets import onnx_net
 
     graph = load(path)
     if len(graph.inputs) == 1 and entries(graph).keys() == set(entries(graph).values()):
-        graph = load(path, {next(iter(graph.inputs)): (None, *next(iter(shapes.values()))[1:])})
+        graph = load(path, {next(iter(graph.inputs)): (None, *shapes[shapes.first(spec)][1:])})
     blob = spec.blob or scores(graph)
     if blob.isdecimal() and int(blob) < len(graph.outputs) and blob not in graph.shapes:
         blob = graph.outputs[int(blob)]  # outputs may be named by number
@@ -245,10 +286,11 @@ def judged(message: NetParameter, path: str | None = None) -> str:
     raise TrainingError("which blob holds the class scores?", place=path, hint="name it: NET.prototxt:WEIGHTS@BLOB")
 
 
-def _sources(spec: Reference, needed: Sequence[str], shapes: Shapes) -> dict[str, str]:
+def _sources(spec: Reference, needed: Sequence[str], shapes: _Seen) -> dict[str, str]:
     """Which blob of the data layer each of the reference's inputs takes."""
     if len(needed) == 1:
-        return {needed[0]: needed[0] if needed[0] in shapes else next(iter(shapes))}
+        first = shapes.first(spec)
+        return {needed[0]: needed[0] if needed[0] in shapes else first}
     absent = [key for key in needed if key not in shapes]
     if absent:
         raise TrainingError(
@@ -257,9 +299,9 @@ def _sources(spec: Reference, needed: Sequence[str], shapes: Shapes) -> dict[str
     return {key: key for key in needed}
 
 
-def _from_module(module: nn.Module, spec: Reference, shapes: Shapes, device: torch.device) -> Answer:
+def _from_module(module: nn.Module, spec: Reference, shapes: _Seen, device: torch.device) -> Answer:
     module.eval().requires_grad_(False).to(device)
-    top = next(iter(shapes))
+    top = shapes.first(spec)
     kind = next((tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()), torch.float32)
 
     @torch.no_grad()

@@ -37,6 +37,7 @@ class Reference:
     cache      predictions file to keep its logits in; refused when net, weights or data have changed since
     half       keep logits in float16
     live       answer each batch anew even where the logits could be kept
+    input      the data blob that it reads, where data layers in step give several; left out: those of its inputs' names
     pixels     what a net takes: "blob" (the batch's blob as it is), or as for sources (rgb, unit, centered,
                torchvision, "mean:104,117,123,std:1,order:bgr"); left out: as its own data layer says
     unchecked  take a predictions file without knowing from which data it was made
@@ -56,6 +57,7 @@ class Reference:
     live: bool = False
     unchecked: bool = False
     pixels: str | None = None
+    input: str | None = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Objective:
 
 
 _NUMBERS: dict[str, type[float] | type[int]] = {"weight": float, "start": int, "warmup": int}
-_WORDS = ("name", "ensemble", "cache", "pixels")
+_WORDS = ("name", "ensemble", "cache", "pixels", "input")
 _SWITCHES = ("half", "live", "unchecked")
 
 

@@ -146,7 +146,8 @@ def variants(keys: Sequence[str]) -> NDArray[np.str_] | None:
 def _made_of(model: Model, source: Source) -> dict[str, str]:
     """What the kept logits depend on."""
     members = [member.hashes for member in model.members]
-    keys = ("net", "weights", *(["pixels"] if any("pixels" in hashes for hashes in members) else []))
+    asked = [key for key in ("pixels", "input") if any(key in hashes for hashes in members)]
+    keys = ("net", "weights", *asked)
     joined = {key: [hashes.get(key, "") for hashes in members] for key in keys}
     blobs = "+".join(member.spec.blob or "" for member in model.members)
     return {

@@ -82,7 +82,8 @@ class Evaluation:
         classes  the shared label space's id of each logit; labels go through it as well. By default those that the
                  net's text says of the blob, with labels as they are, or all in order
         names    of the shared classes; by default the net's own
-        Raises   DataError without exactly one labelled source, FusionError for a blob that is no [N, C]
+        Raises   DataError without labels or with data layers that are not in step, FusionError for a blob that is no
+                 [N, C]
         """
         return self.scores([logits], classes=classes, name=name, names=names)[0]
 

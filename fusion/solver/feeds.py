@@ -11,8 +11,10 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from fusion.data import Reading, Source, batches, check_labels, open_source
+from fusion.data import Reading, Source, batches, check_labels, open_layers
+from fusion.data.in_step import members_of
 from fusion.data.store import Progress
+from fusion.errors import DataError
 from fusion.solver.prefetch import ahead
 
 if TYPE_CHECKING:
@@ -42,13 +44,26 @@ def open_sources(
     arrays: Mapping[str, ArrayLike] | None = None,
     reading: Reading | None = None,
 ) -> list[Source]:
-    """The sources of a net's data layers, in order. Raises: DataError."""
+    """The sources of a net's data layers, in order, one for those in step. Raises: DataError."""
     how = reading or Reading()
-    return [
-        open_source(layer, phase, seed=seed, arrays=arrays, budget=how.budget, on_bad_record=how.on_bad_record)
-        for layer in net.layer
-        if layer.top and not layer.bottom and layer.type in DATA_TYPES
-    ]
+    for layer in net.layer:
+        if layer.HasField("in_step_with") and not _reads(layer):
+            raise DataError(
+                f"in_step_with: a layer of type {layer.type} reads no records that could be in step",
+                place=f"layer '{layer.name}'",
+                hint=f"it is for {', '.join(sorted(DATA_TYPES))}",
+            )
+    layers = data_layers(net)
+    return open_layers(layers, phase, seed=seed, arrays=arrays, budget=how.budget, on_bad_record=how.on_bad_record)
+
+
+def data_layers(net: NetParameter) -> list[LayerParameter]:
+    """The net's layers that read records."""
+    return [layer for layer in net.layer if _reads(layer)]
+
+
+def _reads(layer: LayerParameter) -> bool:
+    return bool(layer.top) and not layer.bottom and layer.type in DATA_TYPES
 
 
 DATA_TYPES = frozenset({"Data", "DummyData", "HDF5Data", "ImageData", "Input", "MemoryData", "WindowData"})
@@ -69,7 +84,7 @@ def check_classes(net: NetParameter, sources: Sequence[Source], shapes: Mapping[
     for layer in net.layer:
         if layer.type not in _JUDGES or len(layer.bottom) < 2:
             continue
-        for source in sources:
+        for source in (member for whole in sources for member in members_of(whole)):
             if layer.bottom[1] in source.tops and source.tops.index(layer.bottom[1]) == 1:
                 classes = _classes(layer, shapes.get(layer.bottom[0], ()))
                 if classes is not None:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import ArrayLike
 
 from fusion.data import Reading, Source
+from fusion.data.in_step import only
 from fusion.data.shards import Part, shard
 from fusion.graph import Net
 from fusion.layers.python import check_data_layers
@@ -79,7 +80,7 @@ def open_job(
     reading = reading or Reading()
     sources: Sequence[Source] = open_sources(message, phase, seed=seed, arrays=arrays, reading=reading)
     if narrow is not None:
-        sources = [narrow(source) for source in sources]
+        sources = [narrow(only(sources, "keeping back a share of the training records needs"))]
     if part is not None:
         sources = [shard(source, part) for source in sources]
     models: Sequence[Model] = ()

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fusion.data.in_step import only
 from fusion.errors import DataError
 from fusion.nets import outputs_of
 from fusion.references.class_scores import check_class_scores
@@ -24,8 +25,8 @@ _CHUNK = 500
 def labelled(job: Job, blobs: Sequence[str], place: str | None = None) -> tuple[Source, NDArray[np.int64]]:
     """The net's only source, and the class of each of its records: those that judge the blobs, else the data's own.
 
-    Raises: FusionError for blobs that are no class scores, or that are judged by several labels; DataError without
-    exactly one labelled source.
+    Raises: FusionError for blobs that are no class scores, or that are judged by several labels; DataError for data
+    without labels, and for data layers that are not in step.
     """
     for blob in blobs:
         check_class_scores(job.message, blob, place)
@@ -34,20 +35,12 @@ def labelled(job: Job, blobs: Sequence[str], place: str | None = None) -> tuple[
         what = f"the blobs {', '.join(blobs)} are judged by several labels: {', '.join(sorted(known))}"
         raise DataError(what, place=place, hint="ask for one of them at a time")
     label = known.pop() if known else None
-    sources = [source for source in job.sources if _has_labels(source, label)]
-    if len(sources) != 1 or len(job.sources) != 1:
-        what = f"predictions need one data layer with labels; this net has {len(sources)} of {len(job.sources)}"
-        raise DataError(what, place=place, hint="is --phase right?")
-    source = sources[0]
-    if label in (None, *source.tops[1:2]):
-        own = source.labels
-        assert own is not None
-        return source, own
+    source = only(job.sources, "predictions need")
+    if label in (None, *source.label_tops[:1]):
+        if source.labels is None:
+            raise DataError("predictions need a data layer with labels", place=place, hint="is --phase right?")
+        return source, source.labels
     return source, _read(job, source, str(label))
-
-
-def _has_labels(source: Source, label: str | None) -> bool:
-    return (label is not None and label not in source.tops[1:2]) or source.labels is not None
 
 
 def _read(job: Job, source: Source, label: str) -> NDArray[np.int64]:

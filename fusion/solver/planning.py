@@ -89,7 +89,7 @@ def _trunk(job: Job, budget: int) -> str:
         return "no frozen layers that could be computed once"
     boundary = ", ".join(found.boundary)
     if len(job.sources) != 1 or not job.sources[0].deterministic:
-        return f"frozen trunk up to {boundary}: runs in each iteration, for its data is random or from several layers"
+        return f"frozen trunk up to {boundary}: runs in each iteration, for its data is random or not in step"
     size = _rows(job, found)
     if not budget:
         return f"frozen trunk up to {boundary}: runs in each iteration, for the cache is switched off"

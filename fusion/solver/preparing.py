@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from fusion.data.class_order import sorted_line
 from fusion.solver.feeds import load_all
 from fusion.solver.steps.layouts import has_filters, set_layout
 from fusion.solver.testing import Test, averages_records
 from fusion.solver.trunks import cache_trunk
 
 if TYPE_CHECKING:
+    from fusion.data import Source
     from fusion.solver.jobs import Job
     from fusion.solver.trunk_files import TrunkFiles
     from fusion.solver.watching.debugging import Watched
@@ -28,11 +30,21 @@ def read_ahead(
         phase = job.net.plan.phase
         if device.type == "cuda" and job.precision.dtype is not None:
             set_layout(job.net, channels_last=True)  # what its matrix units work on; a CPU's layout is measured
+        if phase == "TRAIN":
+            tell_order(job.sources, display)
         load_all(job.sources, partial(display.progress, f"decoding ({phase})"))
         position = job.feed.position
         outcome = cache_trunk(job, budget, display, device, files)
         job.feed.position = position
         display.say(f"{phase} net: {outcome}")
+
+
+def tell_order(sources: Sequence[Source], display: Display) -> None:
+    """Say where the records of training come sorted by class."""
+    for source in sources:
+        line = sorted_line(source)
+        if line is not None:
+            display.say(line)
 
 
 def layout_setter(jobs: Sequence[Job], device: torch.device) -> Callable[[bool], None] | None:

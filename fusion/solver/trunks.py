@@ -46,7 +46,7 @@ def cache_trunk(job: Job, budget: int, display: Display, device: torch.device, f
     if found is None:
         return "the whole net runs in each iteration: no frozen layers to compute once"
     if len(job.sources) != 1:
-        return "the frozen trunk runs in each iteration: its data comes from several layers"
+        return "the frozen trunk runs in each iteration: its data comes from layers that are not in step (in_step_with)"
     if not job.sources[0].deterministic:
         return "the frozen trunk runs in each iteration: random crops, mirrors or fillers make other data each time"
     source = job.sources[0]

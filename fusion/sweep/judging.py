@@ -14,7 +14,7 @@ from fusion.data import Source
 from fusion.errors import TrainingError
 from fusion.nets import outputs_of
 from fusion.pct.predictions import Predictions
-from fusion.references import Held, Model, ReferencedSource, hold, layer_of, open_models, predictions, variants
+from fusion.references import Held, Model, ReferencedSource, hold, open_models, predictions, variants
 from fusion.references.models import judged
 from fusion.solver.jobs import Job
 from fusion.solver.labels import labelled
@@ -46,8 +46,7 @@ def known_answers(panel: Panel, held: Held | None, device: torch.device) -> list
     if isinstance(source, ReferencedSource):
         models = [*panel.job.models]
     else:
-        layer = layer_of(panel.job.message, source)
-        models = open_models(held.references, dict(source.shapes), device, layer)
+        models = open_models(held.references, source, device, panel.job.message)
     found = []
     for model in models:
         try:

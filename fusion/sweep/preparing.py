@@ -18,6 +18,7 @@ from fusion.references import Held, Objective, Reference, ask
 from fusion.solver.feeds import CachedFeed, load_all, shapes_of
 from fusion.solver.jobs import Job, open_job
 from fusion.solver.options.extras import Extras
+from fusion.solver.preparing import tell_order
 from fusion.solver.settings import Settings
 from fusion.solver.steps.stepping import TRACEABLE
 from fusion.solver.trunk_files import TrunkFiles
@@ -97,6 +98,7 @@ def prepare(
         _keep(made, opening)
         return made
 
+    tell_order(job.sources, opening.display)
     _keep(job, opening)
     check_head(job.runs, TRACEABLE)
     return Bench(job, open_test(test), held, {kind: i for i, kind in enumerate(kinds)}, opening.device, open_test)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fusion.data.in_step import only
 from fusion.errors import TrainingError, raise_all
 from prototxt.places import place_of
 
@@ -90,13 +91,12 @@ class MixedLoss(nn.Module):
 def mix_up(job: Job, alpha: float, seed: int) -> None:
     """Mix the batches of a training job; its trunk then runs in each iteration.
 
-    Raises: TrainingError where labels are not class numbers for softmax losses, or come from another data layer.
+    Raises: TrainingError where labels are not class numbers for softmax losses; DataError for data layers that are not
+    in step, whose batches cannot be mixed alike.
     """
     if alpha <= 0:
         raise TrainingError(f"mixup's alpha must be positive, not {alpha:g}", hint="0.2 is usual")
-    if len(job.sources) != 1:
-        raise TrainingError(f"mixup needs one data layer, this net has {len(job.sources)}")
-    source = job.sources[0]
+    source = only(job.sources, "mixup needs")
     labels = {layer.bottom[1] for layer in job.message.layer if layer.type in _MIXABLE and len(layer.bottom) > 1}
     labels &= set(source.tops)
     errors = [
@@ -107,7 +107,7 @@ def mix_up(job: Job, alpha: float, seed: int) -> None:
         )
         for layer in job.message.layer
         for bottom in layer.bottom
-        if bottom in source.tops[1:] and layer.type not in (*_MIXABLE, *_BLIND)
+        if bottom in source.label_tops and layer.type not in (*_MIXABLE, *_BLIND)
     ]
     if not labels:
         errors.append(TrainingError("mixup needs a SoftmaxWithLoss layer that takes a label of the data layer"))

@@ -8,14 +8,14 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fusion.data.wrapped import Wrapped
 from fusion.errors import TrainingError
-from fusion.solver.feeds import DATA_TYPES
+from fusion.solver.feeds import data_layers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,25 +48,66 @@ def only(batches: Iterable[NDArray[np.int64]], chosen: NDArray[np.bool_], size: 
 
 
 def listed(net: NetParameter, path: str | os.PathLike[str]) -> NetParameter:
-    """The net, reading another list (or database) as it reads its own. Raises: TrainingError where it reads none."""
+    """The net, reading another list (or database) as it reads its own.
+
+    path    one list for all data layers, which must have one already; or one for each, as `data=A.txt,depth=B.txt`
+    Raises  TrainingError where the net reads none, or where one list is given instead of several
+    """
     message = type(net)()
     message.CopyFrom(net)
-    blocks = [getattr(layer, name) for layer in message.layer for name in _LISTED if layer.HasField(name)]
+    blocks = {
+        layer.top[0]: getattr(layer, name)
+        for layer in message.layer
+        for name in _LISTED
+        if layer.HasField(name) and layer.top
+    }
     if not blocks:
         raise TrainingError(f"net '{net.name}' reads no list, so none can be given to choose on", hint="give a share")
-    for block in blocks:
-        block.source = os.fspath(path)
+    given = _by_blob(os.fspath(path), blocks)
+    if given.keys() != blocks.keys():
+        reads = ", ".join(f"'{blob}' from {block.source}" for blob, block in blocks.items())
+        raise TrainingError(
+            f"net '{net.name}' reads {reads}, and {path} cannot stand for all of them",
+            hint=f"give a list for each, {','.join(f'{blob}=LIST' for blob in blocks)}, or a share",
+        )
+    for blob, source in given.items():
+        blocks[blob].source = source
     return message
+
+
+def _by_blob(path: str, blocks: Mapping[str, Any]) -> dict[str, str]:
+    """The list of each data layer, by its first blob; empty where one is given for several that differ."""
+    pairs = [part.partition("=") for part in path.split(",")]
+    if all(blob in blocks and source for blob, _, source in pairs):
+        return {blob: source for blob, _, source in pairs}
+    alike = len({block.source for block in blocks.values()}) == 1
+    return dict.fromkeys(blocks, path) if alike else {}
 
 
 def reading_alike(net: NetParameter, train: NetParameter) -> NetParameter:
     """A test net that reads the training net's records as listed, and transforms and groups them as it does its own.
 
-    Raises: TrainingError unless each net has one data layer.
+    Raises: TrainingError where the data layers of the two do not give the same blobs.
     """
     message = type(net)()
     message.CopyFrom(net)
-    own, theirs = _data_layer(message), _data_layer(train)
+    own, theirs = data_layers(message), data_layers(train)
+    matching = {layer.top[0]: layer for layer in theirs}
+    if len(own) == len(theirs) == 1:
+        matching = {own[0].top[0]: theirs[0]}
+    if not own or len(own) != len(theirs) or matching.keys() != {layer.top[0] for layer in own}:
+        shown = [", ".join(layer.top[0] for layer in layers) or "none" for layers in (theirs, own)]
+        raise TrainingError(
+            "keeping back a share of the training records needs data layers that give the same blobs in training and "
+            f"test; those of net '{net.name}' give {shown[0]} in training and {shown[1]} in the test",
+            hint="give a list to choose on instead of a share",
+        )
+    for layer in own:
+        _read_alike(layer, matching[layer.top[0]])
+    return message
+
+
+def _read_alike(own: LayerParameter, theirs: LayerParameter) -> None:
     kept = type(own)()
     kept.CopyFrom(own)
     own.CopyFrom(theirs)
@@ -76,6 +117,7 @@ def reading_alike(net: NetParameter, train: NetParameter) -> NetParameter:
     if kept.HasField("transform_param"):
         own.transform_param.CopyFrom(kept.transform_param)
     own.image_data_param.ClearField("shuffle")
+    own.hdf5_data_param.ClearField("shuffle")
     for block in ("image_data_param", "data_param"):
         getattr(own, block).ClearField("rand_skip")
     for block in (*_LISTED, "memory_data_param"):
@@ -83,17 +125,6 @@ def reading_alike(net: NetParameter, train: NetParameter) -> NetParameter:
             own.ClearField(block)
         elif kept.HasField(block) and block in _LISTED:
             getattr(own, block).batch_size = getattr(kept, block).batch_size
-    return message
-
-
-def _data_layer(net: NetParameter) -> LayerParameter:
-    found = [layer for layer in net.layer if layer.type in DATA_TYPES and layer.top and not layer.bottom]
-    if len(found) != 1:
-        raise TrainingError(
-            f"keeping back a share of the training records needs one data layer, net '{net.name}' has {len(found)}",
-            hint="give a list to choose on instead of a share",
-        )
-    return found[0]
 
 
 @dataclass(frozen=True, eq=False)

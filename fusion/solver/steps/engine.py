@@ -192,6 +192,6 @@ def _labels(job: Job) -> dict[str, int]:
     found = {}
     for source in job.sources:
         labels = source.labels
-        if labels is not None and len(source.tops) > 1 and len(labels) and labels.min() >= 0 and labels.max() < _MOST:
-            found[source.tops[1]] = int(labels.max()) + 1
+        if labels is not None and source.label_tops and len(labels) and labels.min() >= 0 and labels.max() < _MOST:
+            found[source.label_tops[0]] = int(labels.max()) + 1
     return found

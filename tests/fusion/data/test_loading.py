@@ -67,12 +67,24 @@ def test_unfit_records_are_left_to_the_store(layer: LayerParameter) -> None:
     assert set(skipping.bad) == {20, 30}
 
 
-@pytest.mark.parametrize("program", ["/bin/false", "/nonexistent"])
-def test_a_child_that_fails_costs_only_time(
-    layer: LayerParameter, program: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [
+        ("exit 1", r"one of them ended with code 1$"),
+        ("echo out of luck >&2; exit 3", r"ended with code 3: out of luck$"),
+        ("kill -9 $$", r"was killed by signal 9 \(is there too little memory\?\)$"),
+        ("", "No such file"),
+    ],
+)
+def test_a_child_that_fails_costs_only_time_and_is_told(
+    layer: LayerParameter, program: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loading.sys, "executable", program)
+    if program:
+        Path("child.sh").write_text(f"#!/bin/sh\n{program}\n")
+        Path("child.sh").chmod(0o755)
+    monkeypatch.setattr(loading.sys, "executable", str(Path("child.sh").resolve()))
     helped, alone = loaded(layer), loaded(layer)
-    helped.load()
+    with pytest.warns(loading.SlowDecoding, match=reason):
+        helped.load()
     alone.store.load()
     np.testing.assert_array_equal(pixels(helped), pixels(alone))

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fusion import build, save_weights
-from fusion.data import open_source
+from fusion.data import Source, open_source
 from fusion.errors import FusionError, TrainingError
 from fusion.references import Reference, hold, open_models, parse_reference
 from fusion.solver import Solver
@@ -52,10 +52,10 @@ def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
 
 def seen(transform: str, reference: Callable[[nn.Module], Reference], further: str = "") -> np.ndarray:
     """What a module sees as reference of a net whose data layer has this transform."""
-    layer = load_net(parse(DATA % (further, transform))).layer[0]
+    net = load_net(parse(DATA % (further, transform)))
     module = Seen()
-    source = open_source(layer, "TRAIN")
-    models = open_models([reference(module)], dict(source.shapes), torch.device("cpu"), layer)
+    source = open_source(net.layer[0], "TRAIN")
+    models = open_models([reference(module)], source, torch.device("cpu"), net)
     hold(source, models).batch(np.arange(COUNT))
     return module.given[-1].numpy()
 
@@ -96,14 +96,20 @@ def test_gray_pictures_have_a_scale_too(pictures: np.ndarray) -> None:
         seen("", lambda module: Reference(module, pixels="torchvision"), "is_color: false")
 
 
+def arrays(*shape: int) -> Source:
+    """Eight records of this shape, and their labels."""
+    layer = load_net(parse('layer { name: "in" type: "Input" top: "data" top: "label" }')).layer[0]
+    return open_source(layer, "TRAIN", arrays={"data": np.zeros((8, *shape)), "label": np.zeros(8)})
+
+
 def test_what_is_not_known_is_asked(pictures: np.ndarray) -> None:
     with pytest.raises(TrainingError, match=r"for which pixels it was made is not known; [^$]*pixels=blob where"):
         seen("", lambda module: Reference(module, name="mine"))
     with pytest.raises(TrainingError, match="not known"):  # without a layer as little
-        open_models([Reference(Seen())], {"data": (8, 3, 32, 32), "label": (8,)}, torch.device("cpu"))
+        open_models([Reference(Seen())], arrays(3, 32, 32), torch.device("cpu"))
     with pytest.raises(TrainingError, match="cannot be made from this net's blob, which an unknown layer gives"):
-        open_models([Reference(Seen(), pixels="unit")], {"data": (8, 3, 32, 32)}, torch.device("cpu"))
-    open_models([Reference(Seen())], {"data": (8, 30), "label": (8,)}, torch.device("cpu"))  # no pictures, no question
+        open_models([Reference(Seen(), pixels="unit")], arrays(3, 32, 32), torch.device("cpu"))
+    open_models([Reference(Seen())], arrays(30), torch.device("cpu"))  # no pictures, no question
     with pytest.raises(TrainingError, match="pixels are for nets that see them, not for a blob of the graph"):
         seen("", lambda module: Reference(None, blob="ip", pixels="rgb"))
     with pytest.raises(FusionError, match=r"reference 'a': there are no pixels 'bgr'[^$]*one of rgb, unit"):
@@ -145,10 +151,10 @@ def scores(mine: str, theirs: str | None, **options: str) -> tuple[np.ndarray, n
     Path("old.prototxt").write_text((own if theirs is not None else DEPLOY) + head)
     net = build("old.prototxt", shapes={"data": (3, 3, 4, 5)}, seed=1)
     save_weights(net, "old.caffemodel")
-    layer = load_net(parse(DATA % ("", mine))).layer[0]
-    source = open_source(layer, "TRAIN")
+    student = load_net(parse(DATA % ("", mine)))
+    source = open_source(student.layer[0], "TRAIN")
     spec = Reference("old.prototxt", ["old.caffemodel"], blob="scores", **options)  # type: ignore[arg-type]
-    models = open_models([spec], dict(source.shapes), torch.device("cpu"), layer)
+    models = open_models([spec], source, torch.device("cpu"), student)
     found = hold(source, models).batch(np.arange(COUNT))[models[0].blob]
     batch = open_source(load_net(parse(own)).layer[0], "TEST").batch(np.arange(COUNT))
     from fusion.nets import outputs_of

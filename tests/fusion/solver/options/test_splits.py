@@ -71,5 +71,5 @@ def test_nets_that_cannot_do_so(project: Make) -> None:
     with pytest.raises(TrainingError, match="reads no list"):
         listed(test, "choose.txt")
     train.layer.add().CopyFrom(train.layer[0])
-    with pytest.raises(TrainingError, match="needs one data layer, net 'small' has 2"):
+    with pytest.raises(TrainingError, match="give data, data in training and data in the test"):
         reading_alike(test, train)

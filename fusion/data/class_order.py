@@ -1,0 +1,34 @@
+"""Whether batches hold as many classes as they would of shuffled records: training on a list sorted by class fails."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import numpy as np
+
+from fusion.data.source import Source
+
+_FEWEST = 16  # records that are looked at together, where batches are smaller
+_MOST = 1000  # batches that are looked at
+
+
+def sorted_line(source: Source) -> str | None:
+    """Say that training visits the records in long runs of one class; None where it does not."""
+    labels, size = source.labels, source.batch_size
+    window = size * -(-_FEWEST // size)
+    if labels is None or len(labels) < 2 * window:
+        return None
+    count = min(len(labels) // window * (window // size), _MOST)
+    visited = labels[np.concatenate(list(islice(source.order(), count)))]
+    whole = visited[: len(visited) // window * window].reshape(-1, window)
+    found = float(np.mean([len(np.unique(row)) for row in whole]))
+    shares = np.unique(labels, return_counts=True)[1] / len(labels)
+    expected = float((1 - (1 - shares) ** window).sum())
+    if expected < 1.5 or found - 1 >= (expected - 1) / 2:
+        return None
+    return (
+        f"warning: the training records come in runs of one class: {window} in a row hold {found:.1f} of "
+        f"{len(shares)} classes, and {expected:.1f} if they were shuffled, so that the net forgets one class while it "
+        "learns the next; set shuffle: true in image_data_param or hdf5_data_param (a database is shuffled when it is "
+        "written: fusion-convert images --shuffle)"
+    )

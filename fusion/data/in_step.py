@@ -1,0 +1,266 @@
+"""Data layers in step: record N of one belongs to record N of the others, so that together they are one source."""
+
+# ruff: noqa: D102 - what the members are is said once, in Source
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusion.data.dummy_data import DummySource
+from fusion.data.source import PictureSource, Source
+from fusion.data.store import Progress
+from fusion.data.wrapped import Wrapped
+from fusion.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from prototxt.messages import LayerParameter
+
+_FLIPPING = ("Data", "ImageData", "WindowData")
+_SWITCHES = ("shuffle", "rand_skip")
+_BLOCKS = ("image_data_param", "data_param", "hdf5_data_param")
+
+
+class UnpairedData(UserWarning):
+    """Two data layers of equal length draw order, flips or windows each by itself, as in Caffe."""
+
+
+@dataclass(frozen=True, eq=False)
+class InStep:
+    """Several data layers as one source: all take the records that the first one's order names.
+
+    members  the layers' sources; they draw from one seed
+    """
+
+    members: tuple[Source, ...]
+
+    @property
+    def tops(self) -> tuple[str, ...]:
+        return tuple(top for member in self.members for top in member.tops)
+
+    @property
+    def batch_size(self) -> int:
+        return self.members[0].batch_size
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {top: shape for member in self.members for top, shape in member.shapes.items()}
+
+    @property
+    def keys(self) -> Sequence[str]:
+        return self.members[0].keys
+
+    @cached_property
+    def _labelled(self) -> Source | None:
+        return next((member for member in self.members if member.labels is not None), None)
+
+    @property
+    def labels(self) -> NDArray[np.int64] | None:
+        return None if self._labelled is None else self._labelled.labels
+
+    @property
+    def label_tops(self) -> tuple[str, ...]:
+        ordered = sorted(self.members, key=lambda member: member is not self._labelled)
+        return tuple(top for member in ordered for top in member.label_tops)
+
+    @property
+    def deterministic(self) -> bool:
+        return all(member.deterministic for member in self.members)
+
+    @property
+    def in_memory(self) -> bool:
+        return all(member.in_memory for member in self.members)
+
+    @property
+    def bad(self) -> Mapping[int, DataError]:
+        return {index: error for member in reversed(self.members) for index, error in member.bad.items()}
+
+    def __len__(self) -> int:
+        return len(self.members[0])
+
+    def load(self, progress: Progress | None = None) -> None:
+        for member in self.members:
+            member.load(progress)
+
+    def batch(self, indices: NDArray[np.int64], draw: int = 0) -> dict[str, Tensor]:
+        pictures = [member for member in self.members if isinstance(member, PictureSource)]
+        values, indices = values_of(pictures, indices, draw)
+        made = {id(member): member.finish(found, indices) for member, found in zip(pictures, values, strict=True)}
+        blobs: dict[str, Tensor] = {}
+        for member in self.members:
+            blobs.update(made[id(member)] if id(member) in made else member.batch(indices, draw))
+        return blobs
+
+    def order(self, start: int = 0) -> Iterator[NDArray[np.int64]]:
+        return self.members[0].order(start)
+
+    def place(self, index: int) -> str:
+        return self.members[0].place(index)
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(" ".join(member.fingerprint() for member in self.members).encode()).hexdigest()
+
+
+def values_of(
+    members: Sequence[PictureSource], indices: NDArray[np.int64], draw: int = 0
+) -> tuple[list[NDArray[np.float32]], NDArray[np.int64]]:
+    """What each layer shows of these records, and which records they are: what is bad in one is skipped in all.
+
+    Raises: DataError.
+    """
+    for _ in range(1 + sum(map(len, members))):
+        found, taken = [], indices
+        for member in members:
+            values, taken = member.values(taken, draw)
+            found.append(values)
+        if (taken == indices).all():
+            return found, indices
+        indices = taken
+    raise DataError("no record is good in all data layers that are in step", place=members[0].place(0))
+
+
+def followed(layer: LayerParameter, layers: Sequence[LayerParameter]) -> LayerParameter | None:
+    """The data layer that a data layer says to be in step with. Raises: DataError unless that is clear."""
+    if not layer.HasField("in_step_with"):
+        return None
+    found = next((other for other in layers if layer.in_step_with in other.top), None)
+    if found is None or found is layer:
+        tops = ", ".join(top for other in layers if other is not layer for top in other.top)
+        raise _wrong(
+            layer, f"in_step_with: no other data layer has the blob '{layer.in_step_with}'", f"there are {tops}"
+        )
+    if found.HasField("in_step_with"):
+        text = f"in_step_with: the layer of '{layer.in_step_with}' is in step with '{found.in_step_with}' itself"
+        raise _wrong(layer, text, f'write in_step_with: "{found.in_step_with}"')
+    return found
+
+
+def following(layer: LayerParameter, leader: LayerParameter) -> LayerParameter:
+    """A layer that flips as its leader does. Raises: DataError if it asks for what the leader does not do."""
+    made = type(layer)()
+    made.CopyFrom(layer)
+    asked, given = _drawing(layer), _drawing(leader)
+    for name in sorted(asked - given):
+        text = f"{name} is asked for, but not in layer '{leader.name}', which this one is in step with"
+        raise _wrong(layer, text, f"set {name} in '{leader.name}', or leave it out here")
+    if "mirror" in given:
+        if layer.type not in _FLIPPING:
+            text = f"layer '{leader.name}' is mirrored at random, and {layer.type} cannot be"
+            raise _wrong(layer, text, f"leave mirror out of '{leader.name}', or give this data as ImageData or Data")
+        made.transform_param.mirror = True
+    return made
+
+
+def join(leader: Source, followers: Sequence[tuple[LayerParameter, Source]]) -> Source:
+    """The source of a layer and those in step with it. Raises: DataError where they do not fit."""
+    for layer, source in followers:
+        reason = _apart(leader, source)
+        if reason is not None:
+            text = f"in step with '{layer.in_step_with}', but {reason}"
+            raise _wrong(layer, text, "give lists of the same records in the same order, or leave in_step_with out")
+    return InStep((leader, *(source for _, source in followers))) if followers else leader
+
+
+def combined(found: Sequence[tuple[LayerParameter, Source]]) -> list[Source]:
+    """These layers' sources, one for those that are in step in Caffe too, because nothing is drawn at random.
+
+    Warns: UnpairedData for layers that would be in step if they drew nothing.
+    """
+    lead = next((pair for pair in found if not isinstance(pair[1], DummySource)), None)
+    if lead is None:
+        return [source for _, source in found]
+    joined, apart = list[Source](), list[Source]()
+    for layer, source in found:
+        if source is not lead[1] and _apart(lead[1], source) is not None:
+            apart.append(source)
+        elif source is lead[1] or isinstance(source, DummySource) or not (_draws(*lead) or _draws(layer, source)):
+            joined += source.members if isinstance(source, InStep) else [source]
+        else:
+            apart.append(source)
+            _warn(lead[0], layer, len(source))
+    first = lead[1].members if isinstance(lead[1], InStep) else (lead[1],)
+    members = (*first, *(member for member in joined if all(member is not one for one in first)))
+    return [InStep(members) if len(members) > 1 else lead[1], *apart]
+
+
+def members_of(source: Source) -> tuple[Source, ...]:
+    """The data layers' own sources in one that is made of several; else the source itself."""
+    inner = source
+    while isinstance(inner, Wrapped):
+        inner = inner.source
+    return inner.members if isinstance(inner, InStep) else (source,)
+
+
+def only(sources: Sequence[Source], what: str) -> Source:
+    """The one source that a step needs. Raises: DataError for several, saying how they may become one."""
+    if len(sources) == 1:
+        return sources[0]
+    if not sources:
+        raise DataError(f"{what} a data layer, and this net has none")
+    first, other = sources[0], sources[1]
+    shown = "; ".join(
+        f"'{source.tops[0]}' gives {len(source)} records in batches of {source.batch_size}" for source in sources
+    )
+    raise DataError(
+        f"{what} data layers whose records belong together, and those of this net do not: {shown}",
+        place=other.place(0),
+        hint=f"""if record N of one belongs to record N of the other, say so in the layer of '{other.tops[0]}': """
+        f"""in_step_with: "{first.tops[0]}" (docs/data.md)""",
+    )
+
+
+def _apart(leader: Source, other: Source) -> str | None:
+    """Why records N of the two cannot belong together; None if they can."""
+    if leader.batch_size != other.batch_size:
+        return f"its batches hold {other.batch_size} records, and those of '{leader.tops[0]}' {leader.batch_size}"
+    if isinstance(other, DummySource):
+        return None if other.deterministic else "it is filled at random"
+    if len(leader) != len(other):
+        return f"it has {len(other)} records, and '{leader.tops[0]}' {len(leader)}"
+    if leader.labels is None or other.labels is None or list(leader.keys) == list(other.keys):
+        return None
+    wrong = np.flatnonzero(leader.labels != other.labels)
+    if not len(wrong):
+        return None
+    at = int(wrong[0])
+    return (
+        f"its labels differ in {len(wrong)} of {len(other)} records, first at {other.place(at)} "
+        f"({other.labels[at]}, and {leader.labels[at]} at {leader.place(at)})"
+    )
+
+
+def _drawing(layer: LayerParameter) -> set[str]:
+    """Which settings of a layer draw order or flips."""
+    blocks = [getattr(layer, block) for block in _BLOCKS if layer.HasField(block)]
+    found = {name for block in blocks for name in _SWITCHES if getattr(block, name, None)}
+    return found | ({"mirror"} if layer.transform_param.mirror else set())
+
+
+def _draws(layer: LayerParameter, source: Source) -> bool:
+    return bool(_drawing(layer)) or layer.type == "WindowData" or not source.deterministic
+
+
+def _warn(leader: LayerParameter, layer: LayerParameter, records: int) -> None:
+    text = (
+        f"data layers '{leader.name}' and '{layer.name}' hold {records} records each, and each draws its order, "
+        f"flips or crops by itself, as in Caffe: their records do not belong together"
+    )
+    hint = f"""if they should, give '{layer.name}' in_step_with: "{leader.top[0]}" (docs/data.md)"""
+    warnings.warn(f"{text}; {hint}", UnpairedData, stacklevel=2)
+
+
+def _wrong(layer: LayerParameter, text: str, hint: str) -> DataError:
+    return DataError(text, place=f"layer '{layer.name}'", hint=hint)
+
+
+def seed_of(seed: int, number: int) -> int:
+    """The seed of the data layer of this number, of those that draw by themselves."""
+    return seed if not number else int(np.random.default_rng((seed, 0xDA7A, number)).integers(1 << 31))
