@@ -49,6 +49,8 @@ class Predictions:
 
     def __post_init__(self) -> None:
         logits = np.asarray(self.logits)
+        if logits.dtype.kind not in "fiubU":
+            raise ReportError(f"logits are {logits.dtype}; real numbers are needed")
         if logits.dtype not in (np.float16, np.float32):
             with np.errstate(over="ignore"):  # what becomes infinite is refused below
                 logits = logits.astype(np.float32)

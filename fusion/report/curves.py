@@ -16,9 +16,9 @@ from fusion.report.markup import Child, Markup, tag
 from fusion.report.plotting import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, frame, label, ticks, upward
 from fusion.report.wording import number
 
-_LOSS = re.compile(r"\bIteration (\d+)\b.*\bloss = ([-+.\deE]+)\s*$")
-_RATE = re.compile(r"\bIteration (\d+), lr = ([-+.\deE]+)")
-_TESTING = re.compile(r"\bIteration (\d+), Testing net \(#(\d+)\)")
+_LOSS = re.compile(r"\bIteration (\d{1,15})\b.*\bloss = ([-+.\deE]+)\s*$")
+_RATE = re.compile(r"\bIteration (\d{1,15}), lr = ([-+.\deE]+)")
+_TESTING = re.compile(r"\bIteration (\d{1,15}), Testing net \(#(\d+)\)")
 _OUTPUT = re.compile(r"\bTest net output #\d+: (.+?) = ([-+.\deE]+)")
 _MOST = 240
 Series = list[tuple[int, float]]
@@ -91,6 +91,8 @@ def _add_record(points: Points, record: dict[str, Any]) -> None:
     if missing := [key for key in ("iter", *(["outputs"] if record["kind"] == "test" else [])) if key not in record]:
         raise ValueError(f"it has no {' and no '.join(map(repr, missing))}")
     kind, iteration = record["kind"], int(record["iter"])
+    if abs(iteration) >= 10**15:
+        raise ValueError(f"there is no iteration {iteration:.3g}")
     if kind == "train":
         for values, key in ((points.loss, "loss"), (points.rates, "lr")):
             if record.get(key) is not None:

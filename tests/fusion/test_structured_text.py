@@ -77,6 +77,7 @@ def test_budgets(tmp_path: Path, text: str, message: str) -> None:
     [
         ('{"kind":"test","iter":1,"test_net":0}', "no 'outputs'"),
         ('{"kind":"train","loss":1}', "no 'iter'"),
+        ('{"kind":"train","iter":1e300,"loss":1}', "there is no iteration 1e"),
         ('{"kind":"train","iter":1e999,"loss":1}', "not what fusion-train"),
         ('{"kind":"train","iter":1,"loss":"many"}', "not what fusion-train"),
         ('{"kind":"test","iter":1,"test_net":0,"outputs":[1]}', "not what fusion-train"),
@@ -88,5 +89,6 @@ def test_logs(tmp_path: Path, line: str, message: str) -> None:
     path.write_text(f"{good}{line}\n")
     with pytest.raises(ReportError, match=rf"run\.jsonl:2: .*{message}"):
         read_log(path)
-    path.write_text(f'{good}{{"kind":"run"}}\n{"[" * 9}\n{{"kind":"train","iter":2,"lo')
+    endless = f"I0101 solver.cpp:1] Iteration {'9' * 5000}, loss = 1\n"
+    path.write_text(f'{good}{endless}{{"kind":"run"}}\n{"[" * 9}\n{{"kind":"train","iter":2,"lo')
     assert read_log(path).loss == [(1, 2.5)]

@@ -121,6 +121,12 @@ def test_whole_numbers_of_any_type_are_class_numbers() -> None:
     assert (net.labels.tolist(), net.classes.tolist()) == ([0, -1], [0, 7])
 
 
+def test_complex_logits_are_not_halved(tmp_path: Path) -> None:
+    path = archive(tmp_path / "p.npz", logits=entry(np.ones((2, 2), np.complex64)))
+    with pytest.raises(ReportError, match=r"p\.npz: logits are complex64"):
+        pct.Predictions.load(path)
+
+
 def test_meta_nested_without_end(tmp_path: Path) -> None:
     path = tmp_path / "deep.csv"
     path.write_text("# caffe-fusion predictions " + "[" * 100_000 + "\nkey,label,logit:0\na,0,1\n")
