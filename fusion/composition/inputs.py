@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from fusion.composition.data_layers import adapted, image_lists
 from fusion.composition.feeding import feeds_of
+from fusion.composition.in_place import copies, copy_layers
 from fusion.composition.label_layers import prepared_labels
 from fusion.composition.layout import Copy, Layout, streams_of
 from fusion.composition.lists import Lists, choose, own_lists
@@ -63,7 +64,7 @@ def plan_inputs(
     """
     main = main_source(parts, data_from)
     if main is None:
-        return _image_layers(parts, lists, labels)
+        return _apart(parts, _image_layers(parts, lists, labels), ())
     labels = tuple(dict.fromkeys(labels)) or (_only_label(main),)
     prepared = prepared_labels(main, labels)
     layout = Layout(main, prepared.blobs, choose(parts, main, data_from, lists))
@@ -83,7 +84,26 @@ def plan_inputs(
     given = [*(part.source.train_list for part in parts), *(part.source.val_list for part in parts)]
     notes = dict.fromkeys([*layout.notes, *prepared.notes, *_absent([lists.train_list, lists.val_list, *given])])
     text += prepared.text
-    return Inputs("\n".join(text), feeds, labels, tuple(notes), tuple(layout.warnings), front, layout.origins)
+    planned = Inputs("\n".join(text), feeds, labels, tuple(notes), tuple(layout.warnings), front, layout.origins)
+    return _apart(parts, planned, (*labels, *prepared.blobs))
+
+
+def _apart(parts: Sequence[Part], inputs: Inputs, labels: Sequence[str]) -> Inputs:
+    """The inputs with a copy of its own for each branch that changes in place what others read too."""
+    found = copies(parts, inputs.feeds, inputs.origins, labels)
+    feeds = {
+        prefix: {blob: found.get(prefix, {}).get(fed, fed) for blob, fed in feed.items()}
+        for prefix, feed in inputs.feeds.items()
+    }
+    front, origins = dict(inputs.front), dict(inputs.origins)
+    for prefix, copied in found.items():
+        front[prefix] = "\n".join([*([front[prefix]] if prefix in front else []), *copy_layers(copied)])
+        origins.update({name: blob for blob, name in copied.items()})
+    notes = [
+        f"data: source '{prefix}' changes {', '.join(copied)} in place, and gets a copy"
+        for prefix, copied in found.items()
+    ]
+    return replace(inputs, feeds=feeds, front=front, origins=origins, notes=(*inputs.notes, *notes))
 
 
 def main_source(parts: Sequence[Part], data_from: str | None) -> Part | None:

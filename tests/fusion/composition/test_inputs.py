@@ -166,3 +166,35 @@ def test_a_python_data_layer_takes_no_list(tmp_path: Path) -> None:
     path.write_text(PYTHON_DATA)
     with pytest.raises(ComposeError, match="Python"):
         compose([Source("a", path)], num_output=3, train_list="t.txt", val_list="v.txt")
+
+
+IN_PLACE = """
+layer { name: "d" type: "ImageData" top: "data" top: "label" image_data_param { source: "absent" batch_size: 4
+  new_height: 2 new_width: 2 is_color: false } }
+layer { name: "half" type: "Power" bottom: "data" top: "data" power_param { scale: 0.5 } }
+layer { name: "ip1" type: "InnerProduct" bottom: "data" top: "ip1" inner_product_param { num_output: 6 } }
+layer { name: "ip2" type: "InnerProduct" bottom: "ip1" top: "ip2" inner_product_param { num_output: 5 } }
+layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip2" bottom: "label" top: "loss" }
+"""
+
+
+def test_a_branch_that_changes_its_data_in_place_leaves_that_of_others_alone(tmp_path: Path) -> None:
+    path = tmp_path / "net.prototxt"
+    path.write_text(IN_PLACE)
+    plain = tmp_path / "plain.prototxt"
+    plain.write_text(
+        IN_PLACE.replace('bottom: "data" top: "data"', 'bottom: "data" top: "x"').replace(
+            'data" top: "ip1', 'x" top: "ip1'
+        )
+    )
+    composed = compose([Source("a", path), Source("b", path), Source("c", plain)], num_output=5)
+    for document in (composed.train_val, composed.deploy):
+        layers = {layer.name: layer for layer in read_net(document).layers}
+        for prefix in "ab":
+            assert (layers[f"{prefix}/data_copy"].bottoms, layers[f"{prefix}/data_copy"].type) == (("data",), "Power")
+            half = layers[f"{prefix}/half"]
+            assert half.bottoms == half.tops == layers[f"{prefix}/ip1"].bottoms == (f"{prefix}/data_copy",)
+        assert layers["c/half"].bottoms == ("data",)
+    assert "data: source 'b' changes data in place, and gets a copy" in composed.notes
+    alone = compose([Source("a", path)], num_output=5)
+    assert "_copy" not in str(alone.train_val)
