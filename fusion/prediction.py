@@ -21,6 +21,7 @@ from fusion.errors import DataError, FusionError, raise_all
 from fusion.graph import Net, needed_inputs
 from fusion.inputs import Preparation, known_inputs, preparation
 from fusion.nets import build, outputs_of
+from fusion.references.class_scores import check_class_scores
 from fusion.weights import load_weights
 from prototxt.class_names import ClassNames, class_names_of, name_of
 from prototxt.deploying import deploy
@@ -28,9 +29,11 @@ from prototxt.loading import load_net
 from prototxt.parser import parse_file
 from prototxt.phases import filter_net
 from prototxt.shapes.dimensions import UNKNOWN
+from prototxt.shapes.loss_kinds import LOSS_KINDS, other_judge
 from prototxt.shapes.net import infer
 
 if TYPE_CHECKING:
+    from prototxt.messages import NetParameter
     from prototxt.tree import Document
 
 Path = str | os.PathLike[str]
@@ -130,11 +133,11 @@ def open_predictor(
     if missing:
         hint = "give the weights of this net"
         raise FusionError(f"no weights for {', '.join(missing)}", place=os.fspath(weights), hint=hint)
-    chosen = tuple(outputs) or tuple(key for key, _ in built.plan.outputs)
+    chosen, left = _of_classes(load_net(document), tuple(key for key, _ in built.plan.outputs), outputs, os.fspath(net))
     running = outputs_of(built, chosen)
     known = infer(message).blobs
     inputs = {key: preparation(training, key, [dim or 1 for dim in known[key]]) for key in needed_inputs(running.plan)}
-    notes = [
+    notes = [f"'{blob}' is left out: its loss takes values, not classes" for blob in left] + [
         f"input '{key}' takes pixels as they are, 0 to 255, {'blue first' if item.color else 'gray'}: no data layer "
         "says how to prepare them"
         for key, item in inputs.items()
@@ -150,6 +153,25 @@ def open_predictor(
         if found is not None and widths.get(blob) == len(found):
             classes[blob] = found
     return Predictor(running, prepared, chosen, tuple(notes), classes, sizes, named)
+
+
+def _of_classes(
+    net: NetParameter, outputs: Sequence[str], asked: Sequence[str], place: str
+) -> tuple[tuple[str, ...], list[str]]:
+    """The outputs to answer for, and those of the net's own that are left out as a loss takes them for values.
+
+    Raises: FusionError for one that is asked for by name, and if no other is there.
+    """
+    values = [blob for blob in asked or outputs if _holds_values(net, blob)]
+    kept = tuple(blob for blob in asked or outputs if blob not in values)
+    if values and (asked or not kept):
+        check_class_scores(net, values[0], place)
+    return kept, values
+
+
+def _holds_values(net: NetParameter, blob: str) -> bool:
+    layer = other_judge(net, blob)
+    return layer is not None and LOSS_KINDS[layer.type].labels == "target"
 
 
 def _classes(document: Document) -> dict[str, tuple[int, ...]]:

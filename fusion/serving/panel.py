@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from fusion.errors import FusionError
 from fusion.prediction import Predictor, Scored, scored, scores, shares
 
 
@@ -38,6 +39,7 @@ class Panel:
         content = io.BytesIO()
         Image.new("L", (64, 64), 128).save(content, "PNG")
         for name, net in self.nets:
+            _check_one_class(name, net)
             for output, rows in scores(net, [content.getvalue()]).items():
                 note = self._scored(name, output, rows.shape[1]).note
                 self._notes.extend([f"{name}: {note}"] if note else [])
@@ -89,3 +91,12 @@ class Panel:
 def _described(how: Any) -> str:
     size = f", {how.size[0]} x {how.size[1]}" if how.size else ""
     return ("colour" if how.color else "gray") + size
+
+
+def _check_one_class(name: str, net: Predictor) -> None:
+    """Raises: FusionError for an output of which several may be right: the page shows shares of one answer."""
+    made = {call.tops[0]: call.type for call in net.net.plan.calls if call.tops}
+    many = [blob for blob, value in net.net.plan.outputs if made.get(value) == "Sigmoid"]
+    if many:
+        what = f"{name}: '{many[0]}' is a yes or no per output, and the page shows the shares of one answer"
+        raise FusionError(what, hint="ask fusion-predict without --serve, or name another output with --output")

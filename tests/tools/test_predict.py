@@ -172,3 +172,30 @@ def test_bad_input_is_one_message(folder: Path, refused: Check, arguments: list[
 )
 def test_bad_usage_is_exit_2(misused: Check, arguments: list[str], says: str) -> None:
     misused(main, arguments, says)
+
+
+def test_values_are_no_classes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    value = 'layer { name: "l" type: "EuclideanLoss" bottom: "ip" bottom: "label" top: "l" }\n'
+    net = NET[: NET.index('layer { name: "loss"')]
+    Path("value.prototxt").write_text(net + value)
+    assert main(["value.prototxt", "net.caffemodel", "pictures"]) == 1
+    assert "blob 'ip' holds no class scores, but values to be near to targets" in capsys.readouterr().err
+    second = net.replace('"ip"', '"more"').split("\n", 3)[3] + 'layer { name: "s" type: "SoftmaxWithLoss" '
+    Path("both.prototxt").write_text(net + value + second + 'bottom: "more" bottom: "label" top: "s" }\n')
+    weights = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 1]])
+    write_weights("both.caffemodel", {name: [weights, np.zeros(3)] for name in ("ip", "more")})
+    assert main(["both.prototxt", "both.caffemodel", "pictures/a.png", "--top", "1"]) == 0
+    out, err = capsys.readouterr()
+    assert "note: 'ip' is left out: its loss takes values, not classes" in err
+    assert "  ip:" not in out
+    assert len(out.splitlines()) == 1
+    assert main(["both.prototxt", "both.caffemodel", "pictures/a.png", "--output", "ip"]) == 1
+
+
+def test_several_right_answers_have_no_shares_on_the_page(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("many.prototxt").write_text(NET.replace("SoftmaxWithLoss", "SigmoidCrossEntropyLoss"))
+    asked = ["many.prototxt", "net.caffemodel"]
+    assert main([*asked, "pictures/a.png", "--top", "1"]) == 0
+    assert re.search(r": 0 0\.9933\n", capsys.readouterr().out)  # sigmoid(5), by itself
+    assert main([*asked, "--serve", "--port", "0"]) == 1
+    assert "is a yes or no per output" in capsys.readouterr().err
