@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fusion.composition.branches import writer_of
-from fusion.composition.losses import Loss, read_loss
+from fusion.composition.losses import SERVED, Loss, read_loss
 from fusion.composition.pieces import Layer
 from fusion.composition.sources import Part
 from prototxt.shapes.loss_kinds import LOSS_KINDS
@@ -64,7 +64,8 @@ class Judgement:
 def judgements_of(part: Part) -> list[Judgement]:
     """What judges the branch's features: its losses, the heaviest and of equal ones the last first; else its last end.
 
-    Losses that judge other layers' values alone, such as those of an auxiliary head below the cut, are not among them.
+    Losses that no classifier can serve come after the others. Losses that judge other layers' values alone, such as
+    those of an auxiliary head below the cut, are not among them.
     """
     known = derived(part)
     found = [
@@ -73,7 +74,7 @@ def judgements_of(part: Part) -> list[Judgement]:
         if layer.bottoms and layer.phases and (_is_loss(layer) or layer.type in _ENDS)
     ]
     losses = [item for item in reversed(found) if item.loss is not None]
-    return sorted(losses, key=lambda item: -weight_of(item)) or list(reversed(found))[:1]
+    return sorted(losses, key=lambda item: (_is_of_features(item), -weight_of(item))) or list(reversed(found))[:1]
 
 
 def measures_of(part: Part, scores: str) -> list[Measure]:
@@ -112,6 +113,10 @@ def weight_of(item: Judgement) -> float:
     """The loss's weight, 1 where the file does not say."""
     raws = item.loss.options.get("loss_weight", ("1",)) if item.loss is not None else ("0",)
     return float(raws[0]) if isinstance(raws, tuple) else 1.0
+
+
+def _is_of_features(item: Judgement) -> bool:
+    return item.loss is not None and item.loss.type not in SERVED
 
 
 def _is_loss(layer: Layer) -> bool:

@@ -156,6 +156,9 @@ def _own(part: Part, items: Sequence[Judgement]) -> Loss | None:
     if part.source.classes and ignored is not None and 0 <= int(ignored, 0) < len(part.source.classes):
         what = f"source '{part.prefix}' ignores label {ignored}, which is one of its own classes and not of the fused"
         raise ComposeError(what, place=place, hint=f"say which fused label is ignored, if any: {CHOICES}")
+    if part.source.classes and loss.type == "InfogainLoss":
+        what = f"source '{part.prefix}' weighs its own classes by a matrix, which are not those of the fused net"
+        raise ComposeError(what, place=place, hint="give the fused net's: --loss InfogainLoss,source=FILE")
     return loss
 
 
@@ -200,4 +203,15 @@ def loss_notes(aims: Sequence[Aim], label_of: Mapping[str, str]) -> list[str]:
         task = f"task '{aim.name}': " if aim.name else ""
         what = f"'{label_of[aim.name]}' holds {words[aim.loss.kind.labels]}"
         notes.append(f"loss: {task}{described(aim.loss)} ({origin}); {what}")
+        notes += _left_out(aim, task)
     return notes
+
+
+def _left_out(aim: Aim, task: str) -> list[str]:
+    """A note for the further losses of the sources, which the fused net does not have."""
+    found = []
+    for prefix, main in aim.judges.items():
+        others = [item for item in judgements_of(main.part) if item.loss is not None and item.layer != main.layer]
+        if others and not aim.name:
+            found.append(f"loss: {task}of source '{prefix}' these are left out: {listed(others)}")
+    return found

@@ -16,6 +16,7 @@ from fusion.data.in_step import members_of
 from fusion.data.store import Progress
 from fusion.errors import DataError
 from fusion.solver.prefetch import ahead
+from prototxt.shapes.loss_kinds import judges_classes
 
 if TYPE_CHECKING:
     from prototxt.messages import LayerParameter, NetParameter
@@ -67,7 +68,6 @@ def _reads(layer: LayerParameter) -> bool:
 
 
 DATA_TYPES = frozenset({"Data", "DummyData", "HDF5Data", "ImageData", "Input", "MemoryData", "WindowData"})
-_JUDGES = ("SoftmaxWithLoss", "Accuracy", "MultinomialLogisticLoss", "HingeLoss", "InfogainLoss")
 
 
 def shapes_of(sources: Sequence[Source]) -> dict[str, tuple[int, ...]]:
@@ -82,7 +82,7 @@ def check_classes(net: NetParameter, sources: Sequence[Source], shapes: Mapping[
     Raises  DataError
     """
     for layer in net.layer:
-        if layer.type not in _JUDGES or len(layer.bottom) < 2:
+        if not judges_classes(layer) or len(layer.bottom) < 2:
             continue
         for source in (member for whole in sources for member in members_of(whole)):
             if layer.bottom[1] in source.tops and source.tops.index(layer.bottom[1]) == 1:
@@ -92,7 +92,8 @@ def check_classes(net: NetParameter, sources: Sequence[Source], shapes: Mapping[
 
 
 def _classes(layer: LayerParameter, shape: Sequence[int | None]) -> int | None:
-    axis = layer.accuracy_param.axis if layer.type == "Accuracy" else layer.softmax_param.axis
+    own = {"Accuracy": layer.accuracy_param.axis, "InfogainLoss": layer.infogain_loss_param.axis}
+    axis = own.get(layer.type, layer.softmax_param.axis)
     return shape[axis] if -len(shape) <= axis < len(shape) else None
 
 

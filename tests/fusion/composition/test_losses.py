@@ -255,3 +255,17 @@ def test_the_solver_is_as_ever(tmp_path: Path) -> None:
     path = dense(tmp_path, loss_of("EuclideanLoss"))
     composed = compose([Source("a", path)], num_output=4, schedule=Schedule(max_iter=7))
     assert prototxt.load_solver(composed.solver).max_iter == 7
+
+
+def test_a_loss_on_features_beside_is_left_out_and_said(tmp_path: Path) -> None:
+    centre = 'layer { name: "c" type: "CenterLoss" bottom: "fc1" bottom: "label" top: "c" loss_weight: 2 }\n'
+    path = dense(tmp_path, loss_of("SoftmaxWithLoss") + centre)
+    composed = compose([Source("a", path, at="fc1")], num_output=4)
+    assert [layer.type for layer in prototxt.load_net(composed.train_val).layer][-1] == "SoftmaxWithLoss"
+    assert "loss: of source 'a' these are left out: 'c' (CenterLoss of 'fc1' against 'label')" in composed.notes
+
+
+def test_gains_of_own_classes_are_asked_for(tmp_path: Path) -> None:
+    path = dense(tmp_path, loss_of("InfogainLoss", 'infogain_loss_param { source: "H" }'))
+    with pytest.raises(ComposeError, match="weighs its own classes by a matrix"):
+        compose([Source("a", path, classes=(4, 5, 6, 7))], num_output=8)
