@@ -31,15 +31,18 @@ def check_references(net: NetParameter, calls: Sequence[Call], learning: Collect
     """
     if not any(call.type in _TYPES for call in calls):
         return []
-    layers = {layer.name: layer for layer in net.layer}
+    layers: dict[tuple[str, str], list[LayerParameter]] = {}  # several may share a name
+    for layer in net.layer:
+        layers.setdefault((layer.name, layer.type), []).append(layer)
     # By value: the layers below that learn, and of these the ones that a gradient from the value would reach.
     below: dict[str, dict[str, None]] = {}
     reached: dict[str, dict[str, None]] = {}
     found = []
     for call in calls:
+        layer = layers[call.name, call.type].pop(0)
         if call.type in _TYPES:
-            found += _faults(call, layers[call.name], below, reached if learning else None)
-        own = {call.name: None} if call.path in learning or _moves(layers[call.name]) else {}
+            found += _faults(call, layer, below, reached if learning else None)
+        own = {call.name: None} if call.path in learning or _moves(layer) else {}
         everything = _joined(below, call.bottoms)
         open_ones = [value for index, value in enumerate(call.bottoms) if index not in call.blocked]
         for top in call.tops:

@@ -43,15 +43,15 @@ def verdict(report: Report, checks: Sequence[Check]) -> Markup:
         every = report.featured.accuracy
         below = f"{span(every)}, over all {plural(len(report.featured.net), 'sample')}"
         tiles.append(_tile("Accuracy on all classes", percent(every.value), below, ""))
-        samples += "; the last card is over all"
+        samples += "; the last card is over all samples"
     return tag(
         "header",
         tag("p", report.title, class_="kicker"),
         tag("h1", headline(report)),
         tag("p", " ".join(explanation(report)), class_="lead"),
         gate(checks),
-        tag("div", *tiles, class_="tiles"),
         tag("p", f"{samples}.", class_="quiet"),
+        tag("div", *tiles, class_="tiles"),
     )
 
 

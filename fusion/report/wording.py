@@ -82,7 +82,8 @@ def explanation(report: Report) -> list[str]:
     if report.unknown:
         sentences.append(
             f"{plural(report.unknown, 'sample is', 'samples are')} of classes that {report.originals} never knew; "
-            "they count in the accuracy alone."
+            f"they count only in the accuracy over all {plural(len(featured.net), 'sample')}, "
+            f"{percent(featured.accuracy.value)}."
         )
     return sentences
 

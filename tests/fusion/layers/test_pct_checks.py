@@ -98,3 +98,11 @@ def test_in_place_layers_stand_for_their_version() -> None:
     build(dense("s") + dense("t", params=FROZEN) + relu + loss("KDLoss", "s", "t"))
     with pytest.raises(BuildError, match="since t below it learns"):
         build(dense("s") + dense("t") + relu + loss("KDLoss", "s", "t"))
+
+
+def test_layers_of_one_name_are_told_apart() -> None:
+    text = dense("s") + dense("t", params=FROZEN) + loss("KDLoss", "s", "t")
+    further = loss("KDLoss", "s", "t", "t").replace('top: "hold"', 'top: "hold2"')
+    build(text + further)
+    with pytest.raises(BuildError, match="no learnable parameter lies below 't'"):
+        build(text + further.replace('bottom: "s"', 'bottom: "t"'))

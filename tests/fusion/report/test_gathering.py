@@ -46,7 +46,9 @@ def test_one_old_net_is_not_listed_twice(nets: Nets) -> None:
 def test_samples_of_classes_that_nobody_knew(nets: Nets) -> None:
     found = gather(old=[nets["odd"]], new=[nets["focal"]])
     assert found.unknown == 100
-    assert "100 samples are of classes that odd never knew" in explanation(found)[-1]
+    accuracy = percent(pct.accuracy(nets["focal"]))
+    expected = "100 samples are of classes that odd never knew; they count only in the accuracy over all 200 samples, "
+    assert explanation(found)[-1] == f"{expected}{accuracy}."
 
 
 def test_names_are_told_apart(nets: Nets) -> None:

@@ -204,7 +204,7 @@ def test_cards_are_over_the_samples_that_they_name(nets: Nets) -> None:
     assert re.search(card.format("Accuracy", percent(pct.accuracy(known)), ""), text)
     every = card.format("Accuracy on all classes", percent(pct.accuracy(nets["focal"])), "over all 200 samples")
     assert re.search(every, text)
-    assert "Over 100 samples of classes that odd knows; the last card is over all." in text
+    assert "Over 100 samples of classes that odd knows; the last card is over all samples." in text
     whole = sections.verdict(gather(old=[nets["plain"]], new=[nets["focal"]]), [])
     assert "Over 200 samples." in whole
     assert "Accuracy on all classes" not in whole
