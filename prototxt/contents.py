@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
 from prototxt.errors import WeightsError
-from prototxt.recognition import BLOB_FIELDS, C3D_FIELDS, STATE_FIELDS, kind_of
+from prototxt.recognition import BLOB_FIELDS, C3D_FIELDS, HDF5_MAGIC, STATE_FIELDS, foreign_kind, kind_of
+from prototxt.text_bytes import encoding_of
 
 if TYPE_CHECKING:
     from prototxt.tree import Document
@@ -18,7 +20,6 @@ TEXT, BINARY, HDF5, SAFETENSORS, NUMPY = "text", "binary", "hdf5", "safetensors"
 MESSAGES = {NET: "NetParameter", SOLVER: "SolverParameter", STATE: "SolverState", BLOB: "BlobProto"}
 
 _BINARY_BYTES = bytes(set(range(0x20)) - set(b"\t\n\v\f\r")) + b"\x7f"
-_FOREIGN = ("<!doctype", "<html", "<?xml", "<svg", "version https://git-lfs")
 _WIRES = {1: 1, 2: 5, 6: 1, 7: 5, 9: 2, 11: 2, 12: 2, 15: 5, 16: 1}  # descriptor types; all others are varints
 
 
@@ -47,7 +48,9 @@ def contents_of(path: str | os.PathLike[str]) -> Content:
     if _is_text(head):
         from prototxt.parser import parse_file
 
-        return Content(text_kind(parse_file(path, tolerant=True)), TEXT)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # whoever reads the file warns
+            return Content(text_kind(parse_file(path, tolerant=True)), TEXT)
     form = kind_of(path)
     if form == "hdf5":
         return Content(_hdf5_kind(path), HDF5)
@@ -70,10 +73,9 @@ def text_kind(doc: Document) -> str:
 
 def _is_text(head: bytes) -> bool:
     """Whether the bytes are text, or nothing; text of a foreign kind is not."""
-    if head.translate(None, _BINARY_BYTES) != head or head.startswith(b"\x89HDF"):
-        return False
-    start = head.decode("utf-8", "replace").lstrip("\ufeff \t\r\n").lower()
-    return not start.startswith(_FOREIGN)
+    if encoding_of(head) is not None:
+        return True
+    return head.translate(None, _BINARY_BYTES) == head and not head.startswith(HDF5_MAGIC) and not foreign_kind(head)
 
 
 def _hdf5_kind(path: str | os.PathLike[str]) -> str:

@@ -62,6 +62,8 @@ def check(content: Content, source: str, target: str, *, upgrade: bool, deploy: 
     def refuse(message: str, hint: str) -> WeightsError:
         return WeightsError(message, place=source, hint=hint)
 
+    if form == TEXT and content.form != TEXT and target.lower().endswith(".pt"):
+        raise refuse(f"{target} could be a net's text or a PyTorch file", f"name the target {_TARGETS[content.what]}")
     if deploy and not (content.what == NET and content.form in (TEXT, BINARY)):
         raise refuse(f"this is {what}; only a net can be deployed", "give the net to train (train_val.prototxt)")
     if form not in _NAMES[content.what] or (content.what == STATE and TEXT in (content.form, form)):

@@ -6,7 +6,7 @@ import gc
 import os
 
 from prototxt.errors import ParseError, raise_all
-from prototxt.files import read_text
+from prototxt.text_bytes import read_source
 from prototxt.tokens import (
     BROKEN,
     ELEMENT,
@@ -56,8 +56,11 @@ def parse(text: str, name: str = "<text>", *, tolerant: bool = False) -> Documen
 
 
 def parse_file(path: str | os.PathLike[str], *, tolerant: bool = False) -> Document:
-    """Parse a file, see `parse`. Raises: ParseError, OSError."""
-    return parse(read_text(path), os.fspath(path), tolerant=tolerant)
+    """Parse a file, see `parse`. Raises: ParseError, also for a file that is no text at all; OSError.
+
+    Warns: RecodedWarning for UTF-16
+    """
+    return parse(read_source(path), os.fspath(path), tolerant=tolerant)
 
 
 class _Parser:

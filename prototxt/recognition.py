@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from prototxt.errors import WeightsError
@@ -16,7 +15,7 @@ _HEAD = 4096
 
 _TORCH = "it is a PyTorch or zip archive; save the weights from PyTorch as safetensors named '<layer>/<i>', or as ONNX"
 _ARCHIVE = "unpack it first"
-_MAGICS: tuple[tuple[bytes, str, str], ...] = (
+_MAGICS: tuple[tuple[bytes, str, str | None], ...] = (
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "run 'git lfs pull' where it came from"),
     (b"PK\x03\x04", "a zip archive (PyTorch, NumPy .npz, ...)", _TORCH),
     (b"PK\x05\x06", "an empty zip archive", _ARCHIVE),
@@ -26,10 +25,12 @@ _MAGICS: tuple[tuple[bytes, str, str], ...] = (
     (b"\xfd7zXZ", "an xz archive", _ARCHIVE),
     (b"7z\xbc\xaf", "a 7z archive", _ARCHIVE),
     (b"Rar!", "a RAR archive", _ARCHIVE),
-    (b"\x89PNG", "a PNG image", "give the weights file"),
-    (b"\xff\xd8\xff", "a JPEG image", "give the weights file"),
-    (b"\x7fELF", "a program", "give the weights file"),
+    (b"\x89PNG", "a PNG image", None),
+    (b"\xff\xd8\xff", "a JPEG image", None),
+    (b"\x7fELF", "a program", None),
 )
+WEB_PAGE = "a web page"
+_PAGES = ("<!doctype", "<html", "<?xml", "<svg")
 _PICKLE = "pickles can run any code when opened, so none is read; save the weights as safetensors or HDF5 instead"
 
 
@@ -57,46 +58,70 @@ def _kind(head: bytes, size: int, place: str) -> str:
         return "hdf5"
     if len(head) > 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8:
         return "safetensors"
-    for magic, what, hint in _MAGICS:
-        if head.startswith(magic):
-            raise WeightsError(f"this is {what}", place=place, hint=hint)
-    if head[0] == 0x80 and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
-        raise WeightsError("this is a Python pickle (an old PyTorch file?)", place=place, hint=_PICKLE)
-    if head[257:262] == b"ustar":
-        raise WeightsError("this is a tar archive", place=place, hint=_ARCHIVE)
+    found = foreign_kind(head)
+    if found is not None:
+        what, hint = found
+        also = ", not a weights file" if what == WEB_PAGE else ""
+        raise WeightsError(f"this is {what}{also}", place=place, hint=hint or "give the weights file")
     if not head.strip(b"\0") and size >= 16:
         raise WeightsError("the file starts with nothing but zeros", place=place, hint="a copy failed: fetch it again")
-    _refuse_text(head, place)
+    if _is_text(head):
+        raise WeightsError(
+            "this is a text file; weights are binary",
+            place=place,
+            hint="a prototxt describes a net without its weights: give the .caffemodel that belongs to it",
+        )
     return "caffemodel"
 
 
-def _refuse_text(head: bytes, place: str) -> None:
-    if head.translate(None, bytes(range(0x20, 0x7F)) + b"\t\n\r") or len(head) < 3:
-        with suppress(UnicodeDecodeError):
-            _refuse_utf8(head.decode("utf-8"), place)
-        return
-    _refuse_utf8(head.decode("ascii"), place)
+def foreign_kind(head: bytes) -> tuple[str, str | None] | None:
+    """What a file that is none of Caffe's is, by its first bytes, and what to do; None where that cannot be told.
+
+    The remedy is None where it is to give the right file.
+    """
+    for magic, what, hint in _MAGICS:
+        if head.startswith(magic):
+            return what, hint
+    if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        return "a Python pickle (an old PyTorch file?)", _PICKLE
+    if head[257:262] == b"ustar":
+        return "a tar archive", _ARCHIVE
+    if head.decode("utf-8", "replace").lstrip("\ufeff \t\r\n").lower().startswith(_PAGES):
+        return WEB_PAGE, "the download link led to a page: open it in a browser and fetch the file itself"
+    return None
 
 
-def _refuse_utf8(text: str, place: str) -> None:
-    if any(ord(c) < 0x20 and c not in "\t\n\r" for c in text) or len(text) < 3:
-        return
-    start = text.lstrip("\ufeff \t\r\n").lower()
-    if start.startswith(("<!doctype", "<html", "<?xml", "<svg")):
-        raise WeightsError(
-            "this is a web page, not a weights file",
-            place=place,
-            hint="the download link led to a page: open it in a browser and fetch the file itself",
-        )
-    raise WeightsError(
-        "this is a text file; weights are binary",
-        place=place,
-        hint="a prototxt describes a net without its weights: give the .caffemodel that belongs to it",
-    )
+def _is_text(head: bytes) -> bool:
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return True  # UTF-16
+    try:
+        text = head.decode("utf-8")
+    except UnicodeDecodeError as error:
+        text = head[: error.start].decode("utf-8") if error.start > len(head) - 4 else ""  # cut in a character
+    return len(text) >= 3 and not any(ord(c) < 0x20 and c not in "\t\n\r" for c in text)
 
 
 def explain_message(window: Window) -> WeightsError | None:
     """What another protobuf message than a net this is, told by its fields; None when nothing fits."""
+    found = _message(_fields(window))
+    return found and WeightsError(f"this is {found[0]}, not trained weights", place=window.path, hint=found[1])
+
+
+def message_kind(window: Window) -> str | None:
+    """What a binary message is, told by its fields; None for what is no message of Caffe's or ONNX's."""
+    seen = _fields(window)
+    found = _message(seen)
+    if found is not None:
+        return found[0]
+    return "a caffemodel (a net's weights)" if seen & {(100, 2), (2, 2)} else None
+
+
+def _message(seen: set[tuple[int, int]]) -> tuple[str, str] | None:
+    return next(((what, hint) for what, hint, needed, allowed in _MESSAGES if needed <= seen <= allowed), None)
+
+
+def _fields(window: Window) -> set[tuple[int, int]]:
+    """Numbers and wire types of the outermost fields; none for what is no message."""
     from prototxt.wire import fields
 
     seen: set[tuple[int, int]] = set()
@@ -106,11 +131,8 @@ def explain_message(window: Window) -> WeightsError | None:
             if count > 1000:
                 break
     except WeightsError:
-        return None
-    for what, hint, needed, allowed in _MESSAGES:
-        if needed <= seen <= allowed:
-            return WeightsError(f"this is {what}, not trained weights", place=window.path, hint=hint)
-    return None
+        return set()
+    return seen
 
 
 BLOB_FIELDS = {(1, 0), (2, 0), (3, 0), (4, 0), (5, 2), (6, 2), (7, 2), (8, 2), (9, 2), (5, 5)}

@@ -16,15 +16,16 @@ ROOT = Path(__file__).parent.parent
 
 # In import order: a module imports only from its own room and from rooms above it. A folder is one room.
 ROOMS = (
-    *("prototxt.errors", "prototxt.files", "prototxt.tokens", "prototxt.tree", "prototxt.parser", "prototxt.editing"),
+    *("prototxt.errors", "prototxt.files", "prototxt.wire", "prototxt.recognition", "prototxt.text_bytes"),
+    *("prototxt.tokens", "prototxt.tree", "prototxt.parser", "prototxt.editing"),
     *("prototxt.schema", "prototxt.messages", "prototxt.fork_messages", "prototxt.places", "prototxt.forks"),
     *("prototxt.scalars", "prototxt.decoding", "prototxt.encoding", "prototxt.upgrading", "prototxt.loading"),
     *("prototxt.modernizing", "prototxt.phases", "prototxt.class_names"),
-    *("prototxt.wire", "prototxt.onnx_outline"),
+    "prototxt.onnx_outline",
     *("prototxt.params", "prototxt.shapes", "prototxt.outline", "prototxt.weightless", "prototxt.duplicates"),
     *("prototxt.notes", "prototxt.freezing", "prototxt.renaming"),
     *("prototxt.deploy_plan", "prototxt.deploying", "prototxt.partial", "prototxt.summaries", "prototxt.listing"),
-    *("prototxt.spans", "prototxt.recognition", "prototxt.copying", "prototxt.blobs"),
+    *("prototxt.spans", "prototxt.copying", "prototxt.blobs"),
     *(
         "prototxt.reading",
         "prototxt.records",

@@ -47,15 +47,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _rename(options: argparse.Namespace) -> int:
-    from prototxt.files import read_text, write_text
-    from prototxt.parser import parse
+    from prototxt.files import write_text
+    from prototxt.parser import parse, parse_file
     from prototxt.renaming import rename_reported
+    from prototxt.text_bytes import to_source
 
     if options.input == "-":
-        text = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
+        document = parse(to_source(sys.stdin.buffer.read(), "<stdin>"), "<stdin>", tolerant=True)
     else:
-        text = read_text(options.input)
-    document = parse(text, "<stdin>" if options.input == "-" else options.input, tolerant=True)
+        document = parse_file(options.input, tolerant=True)
     renamed = rename_reported(
         document,
         options.prefix,

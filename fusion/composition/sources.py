@@ -142,16 +142,7 @@ def _read_source(source: Source, *, reference: bool) -> Reading:
         return read_onnx(source, reference=reference)
     from prototxt.parser import parse_file
 
-    _check_text(source.prefix, os.fspath(net))
     return Reading(parse_file(net), source.at, source.logits)
-
-
-def _check_text(prefix: str, path: str) -> None:
-    """Raises: ComposeError for a binary file, which would be one error of syntax per line."""
-    with open(path, "rb") as file:
-        if b"\0" in file.read(4096):
-            hint = f"give the net's description: '{prefix}=NET.prototxt'; its weights go to the merge"
-            raise ComposeError(f"source '{prefix}': this is no text, but binary", place=path, hint=hint)
 
 
 def is_renamed(net: Net, prefix: str) -> bool:

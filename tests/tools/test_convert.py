@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fusion_tools import convert
+
+from prototxt.weights import write_weights
 
 V1 = 'layers { name: "r" type: RELU bottom: "d" top: "r" } # kept\n'
 TRAIN = (
@@ -58,3 +61,12 @@ def test_errors(old: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert convert.main([str(old), str(tmp_path / "x.prototxt")]) == 1
     assert "give --upgrade" in capsys.readouterr().err
     assert convert.main([str(tmp_path / "none"), "x.h5"]) == 1
+
+
+def test_weights_are_not_written_as_text_named_pt(
+    tmp_path: Path, refused: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_weights(tmp_path / "x.caffemodel", {"ip": [np.ones((2, 2), np.float32)]})
+    refused(convert.main, [str(tmp_path / "x.caffemodel"), str(tmp_path / "x.pt")], "or a PyTorch file")
+    refused(convert.main, [str(tmp_path / "x.caffemodel"), str(tmp_path / "x.pth")], ".safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.caffemodel"]

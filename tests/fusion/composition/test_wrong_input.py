@@ -32,7 +32,7 @@ COMPOSE = {
         f"{PAIR} --source c=none.prototxt", "there is no file none.prototxt", "relative to the working"
     ),
     "not a net": Wrong(f"{PAIR} --source c=list.txt", "list.txt:1:", ""),
-    "binary instead of text": Wrong(f"{PAIR} --source c=a.caffemodel", "this is no text, but binary", "NET.prototxt"),
+    "binary instead of text": Wrong(f"{PAIR} --source c=a.caffemodel", "this is a caffemodel", ".prototxt"),
     "empty net": Wrong(f"{PAIR} --source c=empty.prototxt", "this is no net", ""),
     "cut misspelt": Wrong(
         f"{PAIR} --source c=a.prototxt@cnov", "there is no blob 'cnov'", "did you mean 'conv'? cut at one"
