@@ -19,11 +19,12 @@ from fusion.composition.heads import HEADS, NEEDS_SCORES
 from fusion.composition.inputs import Inputs, main_source, plan_inputs
 from fusion.composition.lists import Lists
 from fusion.composition.losses import Loss, checked, parse_loss
-from fusion.composition.measuring import Shape, blob_shapes, check_whole
+from fusion.composition.measuring import Shape, blob_shapes, check_whole, misfit
 from fusion.composition.naming import Labels, commented, named_classes
 from fusion.composition.overview import Overview, overview_of
 from fusion.composition.pieces import quoted, read_net, reparse
 from fusion.composition.references import Pct, Reference, listed, settle_classes
+from fusion.composition.sequences import scored_by_step
 from fusion.composition.solvers import Schedule, solver_text
 from fusion.composition.sources import Part, PathLike, Source, read_part
 from fusion.composition.states import check_stages
@@ -152,12 +153,22 @@ def compose(
         kept = _references(parts, shapes, classifiers[0].num_output) if side_outputs or head in NEEDS_SCORES else []
         names = _names(parts, inputs)
         called = [(one.called("score") if one.name else names["classifier"], one.num_output) for one in classifiers]
+        features = _features(parts, shapes)
+        options = {
+            "--project": project,
+            "--batch-norm": batch_norm,
+            "--references": side_outputs,
+            "--maps levels": maps == "levels",
+        }
+        asked_for = [name for name, value in options.items() if value]
+        steps = scored_by_step(parts, features, classifiers, head, asked_for)
         joined = HEADS[head](
             Request(
-                features=_features(parts, shapes),
+                features=[replace(item, steps=steps) for item in features],
                 classifiers=dict(called),
                 joined=names["joined"],
                 positions=classifiers[0].positions,
+                steps=steps,
                 hidden=hidden,
                 project=project,
                 batch_norm=batch_norm,
@@ -173,6 +184,9 @@ def compose(
         train_val = commented(train_val_document(plan), classes)
         check_whole(train_val, given)
         deploy = deploy_document(plan, shapes, notes)
+        if deploy is not None and (wrong := misfit(deploy)):
+            notes.append(f"deploy: not written, because it does not fit one sample: {wrong}")
+            deploy = None
         deploy = commented(deploy, classes) if deploy is not None else None
         test_iter = schedule.test_iter or _test_iter(train_val, notes)
         solver = reparse(solver_text(schedule, test_iter), "solver.prototxt")

@@ -11,6 +11,7 @@ from fusion.errors import ComposeError
 
 Shape = tuple[int | None, ...]
 MAPS: Final = ("pool", "upsample", "levels")
+_MAP: Final = 4  # axes of a map: Caffe's Pooling takes no others
 _GLOBAL = "pooling_param { pool: AVE global_pooling: true }"
 
 
@@ -21,25 +22,32 @@ class Features:
     stem   what the layers that the head puts on it are called after
     shape  None if not even its rank is known
     level  its place among the cuts of its source
+    steps  whether it is a sequence [steps, streams, values], each step of which is scored
     """
 
     stem: str
     blob: str
     shape: Shape | None
     level: int = 0
+    steps: bool = False
 
     @property
     def width(self) -> int | None:
-        """Values per sample, None if unknown."""
+        """Values per sample, or per step of a sequence; None if unknown."""
         width: int | None = 1
-        for dim in self.shape[1:] if self.shape else (None,):
+        for dim in self.shape[self.axis :] if self.shape else (None,):
             width = None if dim is None or width is None else width * dim
         return width
 
     @property
+    def axis(self) -> int:
+        """The axis of its values."""
+        return 2 if self.steps else 1
+
+    @property
     def is_map(self) -> bool:
-        """Whether it has a height and a width."""
-        return self.shape is not None and len(self.shape) > 2
+        """Whether it has a height and a width, over which Pooling can average."""
+        return self.shape is not None and len(self.shape) == _MAP
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,7 @@ class Request:
     classifiers names of the layers and blobs with scores, and how many scores each has
     joined      name of the blob that holds all features
     positions   whether every position of the maps is scored by itself
+    steps       whether every step of the sequences is scored by itself
     hidden      width of the hidden layer, None for the head's own choice
     project     width that each blob is projected to; None only where they must be equal and are not
     batch_norm  whether each blob, projected or not, is brought to mean 0 and variance 1 and scaled anew
@@ -61,6 +70,7 @@ class Request:
     classifiers: Mapping[str, int]
     joined: str
     positions: bool = False
+    steps: bool = False
     hidden: int | None = None
     project: int | None = None
     batch_norm: bool = False
@@ -128,8 +138,13 @@ def _pooled_if_sizes_differ(features: Sequence[Features], request: Request) -> R
     """Raises: ComposeError where that would lose the positions that are to be scored."""
     unknown = [item for item in features if item.shape is None]
     notes = [f"head: the shape of '{item.blob}' is not known; it is joined as it is" for item in unknown]
-    if len({item.shape[2:] for item in features if item.shape is not None}) < 2:
+    if len({item.shape[2:] for item in features if item.shape is not None}) < 2 or features[0].steps:
         return Ready(tuple(features), (), tuple(notes))
+    strange = [item for item in features if item.shape is not None and len(item.shape) not in (2, _MAP)]
+    if strange:
+        shapes = ", ".join(f"'{item.blob}' {shown(item.shape)}" for item in features if item.shape is not None)
+        what = f"features of different shapes cannot be joined: {shapes}; averaging takes maps of 4 axes"
+        raise ComposeError(what, hint="cut all sources at rows or maps (@BLOB), or where the shapes are alike")
     if request.positions:
         sizes = ", ".join(f"'{item.blob}' {shown(item.shape or ())}" for item in features)
         what = f"every position is scored by itself, and the maps differ in size: {sizes}"

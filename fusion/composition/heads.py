@@ -118,7 +118,7 @@ def _classifiers(request: Request, bottom: str) -> list[str]:
 
 
 def _dense(request: Request, name: str, bottom: str, num_output: int, filler: str = 'type: "xavier"') -> str:
-    """A fully connected layer, or the same for each position of a map."""
+    """A fully connected layer, or the same for each position of a map or each step of a sequence."""
     kind, block = ("Convolution", "convolution_param") if request.positions else ("InnerProduct", "inner_product_param")
     body = [
         "param { lr_mult: 1 }",
@@ -126,6 +126,7 @@ def _dense(request: Request, name: str, bottom: str, num_output: int, filler: st
         f"{block} {{",
         f"  num_output: {num_output}",
         *(["  kernel_size: 1"] if request.positions else []),
+        *(["  axis: 2"] if request.steps else []),
         f"  weight_filler {{ {filler} }}",
         '  bias_filler { type: "constant" }',
         "}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from fusion.composition.features import Features, Ready, Request, make_ready, pooled
@@ -26,7 +27,8 @@ def joined(request: Request, joiner: Joiner, name: str, *, equal: bool) -> Ready
         return _by_level(request, joiner, name, equal)
     ready = make_ready(request.features, request, equal=equal)
     text = joiner(ready.features, name, request.joined)
-    return Ready((_named(request, _shape(ready.features, equal)),), (*ready.text, text), ready.notes)
+    whole = replace(_named(request, _shape(ready.features, equal)), steps=request.steps)
+    return Ready((whole,), (*ready.text, text), ready.notes)
 
 
 def _by_level(request: Request, joiner: Joiner, name: str, equal: bool) -> Ready:
@@ -64,14 +66,16 @@ def _shape(features: Sequence[Features], equal: bool) -> tuple[int | None, ...] 
     first = features[0].shape
     if equal or first is None or len({item.shape[2:] if item.shape else None for item in features}) > 1:
         return first if equal else None
-    dims = [item.shape[1] if item.shape else None for item in features]
+    axis = features[0].axis
+    dims = [item.shape[axis] if item.shape else None for item in features]
     known = [dim for dim in dims if dim is not None]
-    return (first[0], sum(known) if len(known) == len(dims) else None, *first[2:])
+    return (*first[:axis], sum(known) if len(known) == len(dims) else None, *first[axis + 1 :])
 
 
 def concatenated(features: Sequence[Features], name: str, top: str) -> str:
     """Side by side, as the tutorial does."""
-    return layer_text(name, "Concat", [item.blob for item in features], [top], "concat_param { axis: 1 }", _COMMENT)
+    body = f"concat_param {{ axis: {features[0].axis} }}"
+    return layer_text(name, "Concat", [item.blob for item in features], [top], body, _COMMENT)
 
 
 def added(features: Sequence[Features], name: str, top: str) -> str:
@@ -129,7 +133,7 @@ def gated(features: Sequence[Features], name: str, top: str) -> str:
 
 
 def _flattened(item: Features) -> tuple[Features, list[str]]:
-    if not item.is_map:
+    if item.shape is None or len(item.shape) <= 2:
         return item, []
     row = f"{item.stem}_row"
     return Features(item.stem, row, (None, item.width)), [layer_text(row, "Flatten", [item.blob], [row])]

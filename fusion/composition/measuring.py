@@ -56,6 +56,15 @@ def check_whole(train_val: Document, given: Mapping[str, Shape]) -> None:
             raise_all([ComposeError(part.message, place=part.place, hint=part.hint) for part in error.errors])
 
 
+def misfit(deploy: Document) -> str | None:
+    """Return what Caffe would refuse in the net to deploy, None if it fits."""
+    try:
+        _inferred(deploy, "TEST", {})
+    except PrototxtError as error:
+        return error.errors[0].message
+    return None
+
+
 def _inferred(document: Document, phase: str, given: Mapping[str, Shape]) -> dict[str, Shape]:
     from prototxt.loading import load_net
     from prototxt.phases import filter_net
