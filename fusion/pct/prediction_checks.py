@@ -25,8 +25,13 @@ def whole(name: str, values: npt.ArrayLike) -> npt.NDArray[np.int64]:
     """
     given = np.asarray(values)
     if given.dtype.kind not in "fc":
-        same = given.astype(np.int64)
-        wrong = given != same if given.dtype.kind == "u" else np.zeros(given.shape, bool)
+        try:
+            same = given.astype(np.int64)
+        except OverflowError as error:
+            raise ReportError(
+                f"{name} are no class numbers: {error}", hint="classes are whole numbers of 64 bits"
+            ) from None
+        wrong = np.asarray(given != same, bool) if given.dtype.kind in "uO" else np.zeros(given.shape, bool)
     else:
         with np.errstate(invalid="ignore"):
             same = given.real.astype(np.int64)
@@ -73,6 +78,9 @@ def faults(
 
 def _repeated(keys: Array, variants: Array | None) -> list[FusionError]:
     ids = pairs(keys, variants)
+    for pair in ids:
+        if not all(map(_is_text, pair)):
+            return [ReportError(f"the key or variant {pair!r} is no text: it holds half of a surrogate pair")]
     if len(set(ids)) == len(ids):
         return []
     seen: set[tuple[str, str]] = set()
@@ -83,6 +91,17 @@ def _repeated(keys: Array, variants: Array | None) -> list[FusionError]:
             hint="give each copy of a sample its own variant",
         )
     ]
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name can be written; bytes of file names that are no UTF-8 can."""
+    if name.isascii():
+        return True
+    try:
+        name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _unusable(keys: Array, logits: Array) -> list[FusionError]:

@@ -157,6 +157,9 @@ def _read_parquet(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:
     classes = _classes(head, path)
     logits = [columns[head[i]] for i in classes]
     kept = all(column.dtype == np.float16 for column in logits)
+    for name in ("key", "variant"):
+        if name in columns and any(value is None for value in columns[name].tolist()):
+            raise ReportError(f"the column '{name}' has rows without a value", place=str(path))
     with translated(ReportError, "a number was expected", str(path)):
         arrays = {
             "keys": columns["key"].astype(np.str_),
@@ -206,6 +209,8 @@ def parse_meta(array: npt.NDArray[Any] | None, path: str | os.PathLike[str]) -> 
         return {}
     try:
         meta = json.loads(str(array))
+        # Python reads NaN and halves of surrogate pairs, which no report could be written with.
+        json.dumps(meta, allow_nan=False, ensure_ascii=False).encode("utf-8", "surrogateescape")
     except (ValueError, RecursionError):
         meta = None
     if not isinstance(meta, dict):

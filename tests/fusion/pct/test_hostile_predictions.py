@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -132,3 +133,45 @@ def test_meta_nested_without_end(tmp_path: Path) -> None:
     path.write_text("# caffe-fusion predictions " + "[" * 100_000 + "\nkey,label,logit:0\na,0,1\n")
     with pytest.raises(ReportError, match=r"deep\.csv: the array 'meta' is no JSON object"):
         pct.Predictions.load(path)
+
+
+@pytest.mark.parametrize("meta", ['{"x": NaN}', '{"x": [Infinity]}', r'{"name": "a\ud800"}', "[1]", "{"])
+def test_meta_that_no_report_could_hold(tmp_path: Path, meta: str) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text(f"# caffe-fusion predictions {meta}\nkey,label,logit:0\na,0,1\n")
+    with pytest.raises(ReportError, match=r"m\.csv: the array 'meta' is no JSON object"):
+        pct.Predictions.load(path)
+
+
+def test_keys_are_text(tmp_path: Path) -> None:
+    path = archive(tmp_path / "k.npz", keys=entry(np.array(["a", "b\ud800"])))
+    with pytest.raises(ReportError, match=r"k\.npz: the key or variant .* is no text"):
+        pct.Predictions.load(path)
+    beyond = np.array([97, 0x110000], np.uint32).view("<U1")
+    with pytest.raises(ReportError, match=r"k\.npz: "):
+        pct.Predictions.load(archive(path, keys=entry(beyond)))
+    byte = tmp_path / "byte.csv"  # a file name on a disk that is no UTF-8
+    byte.write_bytes(b"key,label,logit:0\na\xff.png,0,1\n")
+    assert pct.Predictions.load(byte).keys.tolist() == ["a\udcff.png"]
+
+
+def test_parquet_tables(tmp_path: Path) -> None:
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "t.parquet"
+    good = {"key": ["a", "b"], "label": [0, 1], "logit:0": [1.0, 0.0], "logit:1": [0.0, 1.0]}
+    cases = {
+        "the column 'key' has rows without a value": {"key": ["a", None]},
+        "labels: nan is no class number": {"label": [0, None]},
+        "labels: 9223372036854775808 is no": {"label": pyarrow.array([0, 2**63], pyarrow.uint64())},
+        "labels: 1.5 is no class number": {
+            "label": pyarrow.array([Decimal(0), Decimal("1.5")], pyarrow.decimal128(3, 1))
+        },
+        "arrays of the wrong kind": {"label": ["0", "x"]},
+        "NaN or infinite logits": {"logit:0": [None, 1.0]},
+    }
+    for message, wrong in cases.items():
+        parquet.write_table(pyarrow.table({**good, **wrong}), path)
+        with pytest.raises(ReportError, match=rf"t\.parquet: .*{message}"):
+            pct.Predictions.load(path)
+    parquet.write_table(pyarrow.table(good), path)
+    assert pct.Predictions.load(path).right.tolist() == [True, True]
