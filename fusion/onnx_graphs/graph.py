@@ -15,6 +15,8 @@ from prototxt.spans import Scan
 
 Dims: TypeAlias = "tuple[int | None, ...]"
 Constants: TypeAlias = "Mapping[str, NDArray[Any]]"
+IR = 8
+"""The version of the file format that models are made in."""
 OWN = "caffe_fusion"
 """The domain of operators that are newer than the form in which graphs are kept."""
 
@@ -31,6 +33,7 @@ class Graph:
     aliases    names of the file that are other values' names now
     batch      the batch size that the graph fixes; None: any
     newer      first outputs of nodes whose meaning opset 17 cannot say
+    partial    first outputs of nodes of which more outputs are read than can be computed
     notes      what was changed, one sentence each
     files      of whose bytes large constants are views, as they were then
     """
@@ -48,6 +51,7 @@ class Graph:
     aliases: Mapping[str, str] = field(default_factory=dict)
     batch: int | None = None
     newer: frozenset[str] = frozenset()
+    partial: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
     files: tuple[Scan, ...] = ()
 
@@ -98,7 +102,7 @@ def to_model(graph: Graph) -> onnx.ModelProto:
     imports = {"": graph.opset, **graph.imports}
     own = {node.domain for node in nodes} - set(imports)
     opsets = [helper.make_opsetid(domain, version) for domain, version in {**imports, **dict.fromkeys(own, 1)}.items()]
-    return helper.make_model(proto, opset_imports=opsets, producer_name="caffe-fusion", ir_version=8)
+    return helper.make_model(proto, opset_imports=opsets, producer_name="caffe-fusion", ir_version=IR)
 
 
 def _info(name: str, kind: int, dims: Dims | None) -> onnx.ValueInfoProto:

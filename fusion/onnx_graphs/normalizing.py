@@ -46,10 +46,14 @@ def normalize(graph: Graph, shapes: Mapping[str, Dims] | None = None) -> Graph:
     Raises: OnnxError when a given shape is not that of the input.
     """
     inputs = {name: _filled(graph, name, dims, (shapes or {}).get(name)) for name, dims in graph.inputs.items()}
-    sizes = {dims[0] for dims in inputs.values() if dims}
+    sizes = [dims[0] for dims in inputs.values() if dims]
     fixed = next((size for size in sizes if size is not None), None)
     if fixed is None:
         return _pass(graph, inputs, _BATCHES, None)
+    if set(sizes) - {None, fixed}:
+        whole = _pass(graph, inputs, (fixed,), None)
+        note = f"the batch stays {fixed}, because its inputs differ in their first axis"
+        return replace(whole, batch=fixed, notes=(*whole.notes, note))
     try:
         opened = _pass(graph, inputs, _BATCHES, fixed)
         return replace(opened, notes=(*opened.notes, f"the batch, {fixed} in the file, is open"))
@@ -90,6 +94,7 @@ class _State:
     aliases: dict[str, str] = field(default_factory=dict)
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     newer: set[str] = field(default_factory=set)
+    partial: set[str] = field(default_factory=set)
 
     @property
     def declared(self) -> Probe | None:
@@ -109,11 +114,16 @@ def _pass(graph: Graph, inputs: Mapping[str, Dims], batches: tuple[int, ...], de
     for probe in state.every:
         for name, dims in inputs.items():
             probe.types[name] = graph.types.get(name, 1)
-            probe.shapes[name] = (probe.batch, *dims[1:]) if dims else dims
+            opens = dims and (declared is not None or dims[0] is None)
+            probe.shapes[name] = (probe.batch, *dims[1:]) if opens else dims
         for name, array in graph.constants.items():
             probe.know(name, array)
-    for node in _sorted(graph):
-        _visit(state, node)
+    for node in graph.nodes:
+        try:
+            _visit(state, node)
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            what = f"node '{node.name or ', '.join(node.output)}' ({node.op_type}) is not what ONNX says: {error!r}"
+            raise OnnxError(what, place=graph.place, hint="export the net again") from error
     outputs = tuple(state.aliases.get(name, name) for name in graph.outputs)
     nodes = pruned(state.nodes, outputs)
     fixed = [name for name in outputs if (_dims(state, name) or (None,))[0] is not None]
@@ -131,6 +141,7 @@ def _pass(graph: Graph, inputs: Mapping[str, Dims], batches: tuple[int, ...], de
         shapes={name: known for name in probes[0].shapes if (known := _dims(state, name)) is not None},
         aliases=state.aliases,
         newer=frozenset(state.newer),
+        partial=frozenset(state.partial),
         notes=(*graph.notes, *state.facts.notes),
     )
 
@@ -146,27 +157,6 @@ def _dims(state: _State, name: str) -> Dims | None:
     ):
         return (None, *dims[1:])
     return dims
-
-
-def _sorted(graph: Graph) -> list[onnx.NodeProto]:
-    """The nodes, each behind those that it reads from; ONNX asks for this order, some writers forget it."""
-    makers = {name: index for index, node in enumerate(graph.nodes) for name in node.output if name}
-    done: set[int] = set()
-    order: list[onnx.NodeProto] = []
-    for start in range(len(graph.nodes)):
-        stack = [start]
-        while stack:
-            index = stack[-1]
-            waiting = [makers[name] for name in graph.nodes[index].input if name in makers and makers[name] not in done]
-            if index in done:
-                stack.pop()
-            elif waiting and len(stack) <= len(graph.nodes):
-                stack += waiting
-            else:
-                stack.pop()
-                done.add(index)
-                order.append(graph.nodes[index])
-    return order
 
 
 def _visit(state: _State, original: onnx.NodeProto) -> None:
@@ -191,7 +181,13 @@ def _visit(state: _State, original: onnx.NodeProto) -> None:
         if word.op_type == "Identity" and not word.domain:
             state.aliases[word.output[0]] = word.input[0]
             continue
-        for part in plain(word, state.facts):
+        parts = plain(word, state.facts)
+        if {name for name in word.output if state.facts.uses.get(name)} - {
+            name for part in parts for name in part.output
+        }:
+            state.partial.add(word.output[0])
+            parts = [word]
+        for part in parts:
             if part.op_type == "Reshape" and not part.domain:
                 part = (reshape(part, state.facts, state.declared) or [part])[0]
             _append(state, part, state.facts.opset)

@@ -51,41 +51,6 @@ def _explicit_pads(node: onnx.NodeProto, facts: Facts) -> onnx.NodeProto:
     return made(node.op_type, node.input, node.output, **{**values, "pads": [int(pad) for pad in pads.reshape(-1)]})
 
 
-def _average(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
-    """Pads that differ at the two ends: zeros around, means over whole windows, then each window's own share."""
-    values = attributes(node)
-    pads = values.pop("pads", None)
-    if pads is None or values.get("ceil_mode"):
-        return None
-    half = len(pads) // 2
-    before, behind = pads[:half], pads[half:]
-    if before == behind:
-        return None
-    kernel = values["kernel_shape"]
-    strides = values.get("strides", [1] * half)
-    counts_pads = values.pop("count_include_pad", 0)
-    dims = facts.dims(node.input[0])
-    name = node.output[0]
-    padded, means = f"{name}:padded", f"{name}:means"
-    ends = facts.add(f"{name}:pads", [0, 0, *before, 0, 0, *behind])
-    pad = made("Pad", [node.input[0], ends], [padded])
-    pool = made("AveragePool", [padded], [name if counts_pads else means], kernel_shape=kernel, strides=strides)
-    if counts_pads:
-        return [pad, pool]
-    if dims is None or None in dims[2:]:
-        return None
-    spans = []
-    for size, reach, stride, first, last in zip(dims[2:], kernel, strides, before, behind, strict=True):
-        length = int(size or 0)
-        starts = np.arange((length + first + last - reach) // stride + 1) * stride - first
-        spans.append(np.minimum(starts + reach, length) - np.maximum(starts, 0))
-    inside: NDArray[Any] = spans[0]
-    for span in spans[1:]:
-        inside = np.multiply.outer(inside, span)
-    share = facts.add(f"{name}:share", np.prod(kernel) / inside, np.float32)
-    return [pad, pool, made("Mul", [means, share], [name])]
-
-
 def _normalization(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
     """One output: the running statistics are kept by whoever runs the node."""
     values = attributes(node)
@@ -97,10 +62,17 @@ def _normalization(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] |
 
 
 def _dropout(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
-    """Its ratio as an attribute, without the mask."""
-    ratio = facts.constant(node.input[1]) if len(node.input) > 1 and node.input[1] else None
-    share = float(ratio) if ratio is not None else float(attributes(node).get("ratio", 0.5))
-    return [made("Dropout", node.input[:1], node.output[:1], domain=OWN, ratio=share)]
+    """Its ratio as an attribute, its mask only where that is read; None for a sequence of its own in training mode."""
+    names = [*node.input, "", ""]
+    ratio, training = facts.constant(names[1]), facts.constant(names[2])
+    share = float(ratio.reshape(-1)[0]) if ratio is not None else float(attributes(node).get("ratio", 0.5))
+    if names[2] and share and (training is None or (training.any() and "seed" in attributes(node))):
+        return None
+    if names[1] and ratio is None:
+        facts.notes["Dropout with a computed ratio keeps everything, also in TRAIN"] = None
+        share = 0.0
+    count = 2 if len(node.output) > 1 and facts.uses.get(node.output[1]) else 1
+    return [made("Dropout", node.input[:1], node.output[:count], domain=OWN, ratio=share)]
 
 
 def _gemm(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
@@ -112,11 +84,11 @@ def _gemm(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
     if weight is None or values.get("transA") or (has_bias and bias is None) or weight.dtype != np.float32:
         return None
     rows = weight if values.get("transB") else weight.T
+    if bias is not None and (bias.size not in (1, len(rows)) or bias.ndim > 2 or (bias.ndim == 2 and len(bias) != 1)):
+        return None
     alpha, beta = values.get("alpha", 1.0), values.get("beta", 1.0)
     inputs = [node.input[0], _kept(facts, node.input[1], weight, rows if alpha == 1 else rows * np.float32(alpha))]
     if bias is not None:
-        if bias.size not in (1, len(rows)) or bias.ndim > 2 or (bias.ndim == 2 and bias.shape[0] != 1):
-            return None
         vector = np.broadcast_to(bias.reshape(-1), (len(rows),))
         inputs.append(_kept(facts, node.input[2], bias, vector if beta == 1 else vector * np.float32(beta)))
     return [made("Gemm", inputs, node.output, transB=1)]
@@ -140,13 +112,6 @@ def _global_max(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | No
     if dims is None:
         return None
     return [made("ReduceMax", node.input, node.output, axes=list(range(2, len(dims))), keepdims=1)]
-
-
-def _flatten(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
-    """To one row, which onnx2torch gets wrong."""
-    if attributes(node).get("axis", 1) != 0:
-        return None
-    return [made("Reshape", [node.input[0], facts.add(f"{node.output[0]}:row", [1, -1])], node.output)]
 
 
 def _depth_to_space(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
@@ -196,7 +161,8 @@ def _first_output(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | 
 def _layer_norm(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
     values = attributes(node)
     values.pop("stash_type", None)
-    return [made(node.op_type, [name for name in node.input if name], node.output[:1], **values)]
+    count = max(index + 1 for index, name in enumerate(node.output) if not index or facts.uses.get(name))
+    return [made(node.op_type, [name for name in node.input if name], node.output[:count], **values)]
 
 
 def _resize(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
@@ -235,12 +201,10 @@ def _resized(node: onnx.NodeProto, probe: Probe, axes: list[int]) -> list[int] |
 
 
 _RULES: Final[dict[str, Rule]] = {
-    "AveragePool": _average,
     "BatchNormalization": _normalization,
     "CastLike": _cast_like,
     "DepthToSpace": _depth_to_space,
     "Dropout": _dropout,
-    "Flatten": _flatten,
     "Gemm": _gemm,
     "GlobalMaxPool": _global_max,
     "LayerNormalization": _layer_norm,

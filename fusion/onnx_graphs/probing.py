@@ -84,21 +84,30 @@ class Probe:
         return all(len({dim for dim in column if dim is not None}) < 2 for column in columns)
 
     def _own(self, node: onnx.NodeProto) -> bool:
-        """An operator of our own: all keep their input's shape but Resize."""
+        """An operator of our own: all keep their input's shape but Resize; Dropout may have a mask."""
         first, top = node.input[0], node.output[0]
         if first in self.types:
             self.types[top] = self.types[first]
         if first in self.shapes:
             dims, values = self.shapes[first], attributes(node)
             scales = values.get("scales", [1.0] * len(dims))
-            rest = [None if dim is None else math.floor(dim * scale)
+            rest = [None if dim is None else scaled(dim, scale)
                     for dim, scale in zip(dims[2:], scales, strict=False)]  # fmt: skip
             resized = (*dims[:2], *values.get("sizes", rest))
             self.shapes[top] = resized if node.op_type == "Resize" else dims
+        for mask in node.output[1:]:
+            self.types[mask] = onnx.TensorProto.BOOL
+            if top in self.shapes:
+                self.shapes[mask] = self.shapes[top]
         return True
 
     def _type(self, name: str) -> onnx.TypeProto:
         return helper.make_tensor_type_proto(self.types[name], self.shapes.get(name))
+
+
+def scaled(size: int, scale: float) -> int:
+    """The size that Resize makes of one by a factor, in float32 as ONNX Runtime works it out."""
+    return int(np.floor(np.float32(size) * np.float32(scale)))
 
 
 def evaluate(node: onnx.NodeProto, arrays: Sequence[NDArray[Any] | None], opset: int) -> list[NDArray[Any]] | None:

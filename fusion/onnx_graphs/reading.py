@@ -11,18 +11,21 @@ from typing import Any
 import onnx
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
-from onnx import numpy_helper, version_converter
+from onnx import helper, numpy_helper, version_converter
 
 from fusion.errors import OnnxError
-from fusion.onnx_graphs.graph import Dims, Graph
+from fusion.onnx_graphs.graph import IR, Dims, Graph
 from fusion.onnx_graphs.mapping import Mapped, read_mapped
+from fusion.onnx_graphs.ordering import expanded, inlined, ordered
+from fusion.onnx_graphs.widening import widened
 from prototxt.errors import WeightsError
 
 Path = str | os.PathLike[str]
 STANDARD = ("", "ai.onnx")
 KEPT = 17
 """The opset in whose form graphs are kept: the newest that all of onnx2torch's converters know."""
-_OLDEST = 13
+OLDEST = 13
+OLDEST_RUN = 7  # the oldest opset that ONNX Runtime runs
 
 
 def read(path: Path) -> Graph:
@@ -50,7 +53,7 @@ def _mapped(path: str) -> Mapped:
             mapped = read_mapped(path)
         except (WeightsError, DecodeError):
             return Mapped(onnx.load(path))  # for its words about what is wrong
-        if not mapped.arrays or not (mapped.model.functions or _version(mapped.model) < _OLDEST):
+        if not mapped.arrays or not (mapped.model.functions or _version(mapped.model) < OLDEST):
             return mapped
     return Mapped(onnx.load(path))
 
@@ -69,23 +72,21 @@ def from_model(
     if model.graph.sparse_initializer:
         raise OnnxError("its weights are sparse tensors", place=place, hint="export it with dense weights")
     notes: list[str] = []
-    model = _inlined(model)
-    model = _raised(model, notes)
-    constants: dict[str, NDArray[Any]] = {
-        tensor.name: arrays[tensor.name] if tensor.name in arrays else numpy_helper.to_array(tensor)
-        for tensor in model.graph.initializer
-    }
+    model = inlined(model, place)
+    try:
+        model = expanded(widened(_raised(model, notes), notes))
+    except (TypeError, ValueError) as error:
+        raise _damaged(model.graph, place) or error from error
+    constants = _constants(model.graph, arrays, place)
     given = [value for value in model.graph.input if value.name not in constants]
     imports = {item.domain: item.version for item in model.opset_import}
-    nodes = []
     for node in model.graph.node:
         if node.domain == "ai.onnx":
             node.domain = ""
-        nodes.append(node)
     return Graph(
         place=place,
         name=model.graph.name,
-        nodes=tuple(nodes),
+        nodes=ordered(model.graph, place),
         constants=constants,
         inputs={value.name: _dims(value) for value in given},
         outputs=tuple(value.name for value in model.graph.output),
@@ -100,30 +101,58 @@ def _dims(value: onnx.ValueInfoProto) -> Dims:
     return tuple(dim.dim_value if dim.dim_value > 0 else None for dim in value.type.tensor_type.shape.dim)
 
 
-def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model without functions of its own."""
-    if not model.functions:
-        return model
-    from onnx import inliner
+def _constants(graph: onnx.GraphProto, arrays: Mapping[str, NDArray[Any]], place: str) -> dict[str, NDArray[Any]]:
+    found = {}
+    for tensor in graph.initializer:
+        try:
+            found[tensor.name] = arrays[tensor.name] if tensor.name in arrays else numpy_helper.to_array(tensor)
+        except (TypeError, ValueError) as error:
+            raise _damaged(graph, place) or error from error
+    return found
 
-    result: onnx.ModelProto = inliner.inline_local_functions(model)
-    return result
+
+def _damaged(graph: onnx.GraphProto, place: str) -> OnnxError | None:
+    """The error for a tensor whose values are not as many as its shape says."""
+    for tensor in graph.initializer:
+        try:
+            numpy_helper.to_array(tensor)
+        except (TypeError, ValueError) as error:
+            what = f"tensor '{tensor.name}' of shape {tuple(tensor.dims)} is damaged: {str(error).splitlines()[0]}"
+            return OnnxError(what, place=place, hint="copy or export the file again")
+    return None
 
 
 def _raised(model: onnx.ModelProto, notes: list[str]) -> onnx.ModelProto:
     """A model older than opset 13 in opset 17, where onnx can do it; else as it is."""
     version = _version(model)
-    if version >= _OLDEST:
+    if version >= OLDEST:
         return model
+    told = model.ir_version
+    model.ir_version = max(told, IR)  # in 3, initializers are inputs, and onnx fails for those that are not
     try:
+        if version < OLDEST_RUN and any(node.op_type == "PRelu" for node in model.graph.node):
+            raise NotImplementedError("PRelu meant one slope per channel then")
         raised: onnx.ModelProto = version_converter.convert_version(model, KEPT)
     except Exception as error:
         notes.append(
             f"opset {version} stays, because onnx cannot bring it to {KEPT}: {str(error).splitlines()[0][:120]}"
         )
         return model
+    finally:
+        model.ir_version = told
+    if version < 11:
+        _set_places(raised)
     notes.append(f"opset {version} was brought to {KEPT}")
     return raised
+
+
+def _set_places(model: onnx.ModelProto) -> None:
+    """Upsample, and Resize of opset 10, place elements as later versions do only if they are asked to."""
+    for node in model.graph.node:
+        if node.op_type == "Resize" and not node.domain:
+            values = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+            known = {item.name for item in node.attribute}
+            node.attribute.extend(helper.make_attribute(*pair) for pair in values.items() if pair[0] not in known)
 
 
 def _version(model: onnx.ModelProto) -> int:

@@ -4,27 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from functools import lru_cache
+from typing import Any, Final
 
 import onnx
+from onnx import TensorProto, checker, defs
 
 from fusion.errors import OnnxError
-from fusion.onnx_graphs.graph import OWN, Graph, attributes
+from fusion.onnx_graphs.graph import IR, OWN, Graph, attributes
+from fusion.onnx_graphs.reading import KEPT, OLDEST, OLDEST_RUN
 
-# Operators whose opset 17 form onnx2torch converts exactly; tests hold the list to its registry and to ONNX Runtime.
-# CumSum and NonZero, which it also has, compute something else.
+# Operators whose opset 17 form onnx2torch converts exactly; tests hold both lists to its registry and to ONNX Runtime.
 _KNOWN_NAMES = """
-Abs Acos Add And ArgMax ArgMin Asin Atan AveragePool BatchNormalization Cast Ceil Celu Clip Concat
-ConstantOfShape Conv ConvTranspose Cos DepthToSpace Div Einsum Elu Equal Erf Exp Expand EyeLike Flatten
-Floor Gather GatherElements GatherND Gemm GlobalAveragePool Greater GreaterOrEqual HardSigmoid HardSwish
-InstanceNormalization IsInf IsNaN LRN LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax MatMul Max
-MaxPool Mean Min Mod Mul Neg NonMaxSuppression Not Or PRelu Pad Pow Range Reciprocal ReduceL1 ReduceL2
-ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape
-Resize RoiAlign Round ScatterND Selu Shape Sigmoid Sign Sin Slice Softmax Softplus Softsign Split Sqrt Squeeze
-Sub Sum Tan Tanh Tile TopK Transpose Unsqueeze Where Xor
+Abs Acos Add And ArgMax ArgMin Asin Atan BatchNormalization Cast Ceil Celu Concat ConstantOfShape Cos DepthToSpace Div
+Einsum Elu Equal Erf Exp Expand EyeLike Floor Gather GlobalAveragePool Greater GreaterOrEqual HardSigmoid
+HardSwish IsNaN LeakyRelu Less LessOrEqual Log LogSoftmax MatMul Max Mean Min Mul Neg Not Or Reciprocal Relu Reshape
+Resize RoiAlign Round Shape Sigmoid Sign Sin Softmax Softplus Softsign Split Sqrt Sub Sum Tan Tanh Tile Transpose
+Where Xor
 """
-KNOWN: Final = frozenset(_KNOWN_NAMES.split())
+_REPLACED_NAMES = """
+Acosh Asinh Atanh AveragePool Clip Conv ConvTranspose Cosh CumSum Flatten GatherElements GatherND Gemm Hardmax
+InstanceNormalization IsInf LRN LayerNormalization LpNormalization MaxPool Mod NonMaxSuppression NonZero OneHot PRelu
+Pad Pow Range ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum
+ReduceSumSquare ScatterElements ScatterND Selu Sinh Slice Squeeze ThresholdedRelu TopK Trilu Unsqueeze
+"""
+REPLACED: Final = frozenset(_REPLACED_NAMES.split())
+"""Standard operators that this package converts itself."""
+KNOWN: Final = frozenset(_KNOWN_NAMES.split()) | REPLACED
 OWN_KNOWN: Final = frozenset(("Dropout", "Gelu", "GroupNormalization", "Mish", "RMSNormalization", "Resize", "Swish"))
+
+_TYPES: Final = frozenset((TensorProto.FLOAT, TensorProto.UINT8, TensorProto.INT8, TensorProto.INT16,
+                           TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL))  # fmt: skip
+_UNSIGNED: Final = frozenset((TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64))
+_ANY_INTEGER: Final = frozenset(("Equal", "Mul", "Pow"))  # torch has few operators for unsigned numbers
+_RANKS: Final = {op: range(3, 6) for op in ("AveragePool", "Conv", "ConvTranspose", "MaxPool")} | {
+    "BatchNormalization": range(2, 6)
+}
 
 
 @dataclass(frozen=True)
@@ -94,6 +109,7 @@ def check_support(graph: Graph) -> None:
 
 
 def _reasons(graph: Graph, node: onnx.NodeProto) -> Iterator[str]:
+    yield from _types(graph, node)
     if node.domain == OWN:
         yield from _resize_limits(graph, node, attributes(node)) if node.op_type == "Resize" else ()
         return
@@ -103,35 +119,71 @@ def _reasons(graph: Graph, node: onnx.NodeProto) -> Iterator[str]:
     if any(item.HasField("g") or item.graphs for item in node.attribute):
         yield "its branches are graphs of their own, chosen at run time"
         return
+    if node.op_type == "Dropout":
+        yield "whether it drops is computed, or its random numbers are given"
+        return
     if node.op_type not in KNOWN:
         yield "no converter"
         return
     if node.output[0] in graph.newer:
         yield "its meaning since opset 18 has no form in opset 17"
-    half = [name for name in (*node.input, *node.output) if graph.types.get(name) in (10, 16)]
-    if half:
-        yield "half precision"
+        return
+    if node.output[0] in graph.partial:
+        yield "outputs of it are read that are not computed"
+        return
+    try:
+        checker.check_node(node, _context(graph.opset))
+    except checker.ValidationError as error:
+        yield f"it is not valid: {str(error).splitlines()[0]}"
+        return
+    if graph.opset < OLDEST and _differs(node.op_type, graph.opset):
+        yield f"its meaning of opset {graph.opset}, which onnx could not bring to {KEPT}"
     yield from _limits(graph, node)
+
+
+def _types(graph: Graph, node: onnx.NodeProto) -> Iterator[str]:
+    """Element types without arithmetic."""
+    values = attributes(node)
+    wanted = [values["to"]] if node.op_type == "Cast" and "to" in values else []
+    for kind in (*(graph.types.get(name, TensorProto.FLOAT) for name in (*node.input, *node.output)), *wanted):
+        if kind in _UNSIGNED and node.op_type in _ANY_INTEGER:
+            continue
+        if node.op_type == "Cast" and kind == TensorProto.FLOAT16:
+            continue
+        if kind not in _TYPES:
+            known = kind in TensorProto.DataType.values() and kind
+            yield f"values of type {TensorProto.DataType.Name(kind).lower() if known else 'sequence or the like'}"
+            return
+
+
+@lru_cache
+def _context(opset: int) -> Any:
+    found = checker.C.CheckerContext()
+    found.ir_version, found.opset_imports = IR, {"": opset}
+    return found
+
+
+def _differs(op: str, opset: int) -> bool:
+    """Whether an operator of an old opset says something else than one of today's without further attributes."""
+    try:
+        old, new = defs.get_schema(op, opset, ""), defs.get_schema(op, KEPT, "")
+    except defs.SchemaError:
+        return True
+    if opset < OLDEST_RUN or op == "Resize":
+        return True
+    defaults = [{name: item.default_value for name, item in schema.attributes.items()} for schema in (old, new)]
+    same = all(name in defaults[1] and defaults[1][name] == value for name, value in defaults[0].items())
+    return not same or (old.min_input, old.max_input) != (new.min_input, new.max_input)
 
 
 def _limits(graph: Graph, node: onnx.NodeProto) -> Iterator[str]:
     values = attributes(node)
-    if node.op_type in ("Conv", "ConvTranspose"):
-        if any(name and name not in graph.constants for name in node.input[1:]):
-            yield "its weights are computed at run time"
-        if node.op_type == "ConvTranspose" and values.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
-            yield "auto_pad"
-        if node.op_type == "ConvTranspose" and values.get("output_shape"):
-            yield "output_shape"
-        pads = values.get("pads", [])
-        if node.op_type == "ConvTranspose" and pads[: len(pads) // 2] != pads[len(pads) // 2 :]:
-            yield "pads that differ at the two ends"
-    if node.op_type in ("Conv", "MaxPool", "AveragePool") and values.get("auto_pad", "NOTSET").startswith("SAME"):
+    dims = graph.shapes.get(node.input[0]) if node.input else None
+    auto = values.get("auto_pad", "NOTSET")
+    if node.op_type in ("Conv", "MaxPool", "AveragePool") and auto.startswith("SAME"):
         yield "auto_pad SAME where the size of its input is not known"
-    if node.op_type == "AveragePool":
-        pads = values.get("pads", [])
-        if pads[: len(pads) // 2] != pads[len(pads) // 2 :]:
-            yield "pads that differ at the two ends, with ceil_mode or an unknown size"
+    if node.op_type in _RANKS and (dims is None or len(dims) not in _RANKS[node.op_type]):
+        yield "an input of unknown rank" if dims is None else f"an input of {len(dims)} axes"
     if node.op_type == "DepthToSpace" and values.get("mode", "DCR") == "DCR":
         yield "mode DCR where the size of its input is not known"
     if node.op_type == "Reshape" and values.get("allowzero"):
@@ -140,28 +192,19 @@ def _limits(graph: Graph, node: onnx.NodeProto) -> Iterator[str]:
         yield "indices of the maxima"
     if node.op_type == "Resize":
         yield "sizes computed at run time, or of batch and channels"
-    if node.op_type == "InstanceNormalization" and any(name not in graph.constants for name in node.input[1:]):
-        yield "its weights are computed at run time"
+    if node.op_type == "RoiAlign" and values.get("mode", "avg") != "avg":
+        yield "mode max"
 
 
-def _resize_limits(graph: Graph, node: onnx.NodeProto, values: dict[str, object]) -> Iterator[str]:
-    """Torch interpolates nearest as asymmetric and floor, else as half_pixel or align_corners."""
-    mode, place = values.get("mode", "nearest"), values.get("coordinate_transformation_mode", "half_pixel")
-    if mode == "nearest":
-        whole = _whole_factors(graph, node)
-        floor = values.get("nearest_mode", "round_prefer_floor") == "floor" and place == "asymmetric"
-        if not floor and not (whole and place in ("half_pixel", "asymmetric", "pytorch_half_pixel")
-                              and (place != "asymmetric" or values.get("nearest_mode") == "floor")):  # fmt: skip
-            yield f"nearest with {place} and {values.get('nearest_mode', 'round_prefer_floor')}"
-    elif place not in ("half_pixel", "pytorch_half_pixel", "align_corners"):
-        yield f"{mode} with {place}"
-    if values.get("antialias") or values.get("exclude_outside") or values.get("cubic_coeff_a", -0.75) != -0.75:
-        yield "antialias, exclude_outside or another cubic_coeff_a"
-
-
-def _whole_factors(graph: Graph, node: onnx.NodeProto) -> bool:
-    """Whether it enlarges by whole factors, where all ways to round agree."""
-    before, after = graph.shapes.get(node.input[0]), graph.shapes.get(node.output[0])
-    if before is None or after is None or None in before[2:] or None in after[2:]:
-        return False
-    return all(int(b or 0) % int(a or 1) == 0 for a, b in zip(before[2:], after[2:], strict=True))
+def _resize_limits(graph: Graph, node: onnx.NodeProto, values: dict[str, Any]) -> Iterator[str]:
+    """Cropping, and what ONNX and its runtime do not agree on."""
+    before = graph.shapes.get(node.input[0]) or ()
+    place = values.get("coordinate_transformation_mode", "half_pixel")
+    whole = all(size is not None and size * scale == int(size * scale)
+                for size, scale in zip(before[2:], values.get("scales", ()), strict=False))  # fmt: skip
+    if place == "tf_crop_and_resize":
+        yield "it also crops"
+    if place == "align_corners" and not whole:
+        yield "align_corners by factors that give no whole sizes"
+    if values.get("antialias"):
+        yield "antialias"

@@ -14,7 +14,8 @@ from torch import Tensor, fx, nn
 
 from fusion.errors import OnnxError, raise_all
 from fusion.onnx_graphs import Graph, check_support, to_model, weights
-from fusion.onnx_graphs.graph import OWN, made
+from fusion.onnx_graphs.graph import OWN, attributes, made
+from fusion.onnx_graphs.support import REPLACED
 
 _INITIALIZERS = "initializers"
 
@@ -42,20 +43,35 @@ def _with_ends(graph: Graph) -> Graph:
 
 
 def _static(graph: Graph) -> Graph:
-    """The graph with constant settings of Reshape and Slice as attributes: no tensor is looked at while it runs."""
+    """The graph with our own operators named as such, and constant targets of Reshape as attributes."""
     nodes = []
     for node in graph.nodes:
         target = graph.constants.get(node.input[1]) if node.op_type == "Reshape" and not node.domain else None
         if target is not None:
             sizes = [int(size) for size in target]
             node = made("Reshape", node.input[:1], node.output, domain=OWN, shape=sizes or None, scalar=int(not sizes))
-        settings = [graph.constants.get(name) for name in node.input[1:]]
-        if node.op_type == "Slice" and not node.domain and all(array is not None for array in settings):
-            lists = [[int(value) for value in array] for array in settings if array is not None]
-            values = dict(zip(("starts", "ends", "axes", "steps"), lists, strict=False))
-            node = made("Slice", node.input[:1], node.output, domain=OWN, **values)
+        elif node.op_type in REPLACED and not node.domain and not _kept(graph, node):
+            node = made(node.op_type, node.input, node.output, domain=OWN, **attributes(node))
         nodes.append(node)
     return replace(graph, nodes=tuple(nodes))
+
+
+def _kept(graph: Graph, node: onnx.NodeProto) -> bool:
+    """Whether onnx2torch's own module, which holds the weights, is right: plain convolutions and dense layers."""
+    values, pads = attributes(node), attributes(node).get("pads", ())
+    if node.op_type == "Gemm" and len(node.input) > 2 and graph.constants.get(node.input[2], np.empty(0)).ndim != 1:
+        return False
+    plain = (
+        node.op_type == "Conv"
+        or (node.op_type == "Gemm" and not values.get("transA"))
+        or (
+            node.op_type == "ConvTranspose"
+            and not values.get("output_shape")
+            and values.get("auto_pad", "NOTSET") in ("NOTSET", "VALID")
+            and list(pads[: len(pads) // 2]) == list(pads[len(pads) // 2 :])
+        )
+    )
+    return plain and all(name in graph.constants for name in node.input[1:] if name)
 
 
 def _converted(model: onnx.ModelProto, graph: Graph) -> fx.GraphModule:

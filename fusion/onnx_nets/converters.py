@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from types import BuiltinFunctionType
+from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +16,55 @@ from onnx2torch.utils.common import OnnxMapping, OperationConverterResult
 from torch import Tensor, nn
 
 from fusion.onnx_graphs.graph import OWN
+from fusion.onnx_nets import functions as of
+from fusion.onnx_nets import indexing, windows
+from fusion.onnx_nets.resizing import Resize
+
+TENSOR: Final = Ellipsis
+"""Stands for an input that comes while the net runs."""
+COMPUTED: Final[dict[str, tuple[Callable[..., Any], tuple[int, ...]]]] = {
+    **{name: (compute, ()) for name, compute in (
+        ("Acosh", torch.acosh), ("Asinh", torch.asinh), ("Atanh", torch.atanh), ("Cosh", torch.cosh),
+        ("Sinh", torch.sinh),
+    )},
+    **{f"Reduce{kind}": (partial(of.reduced, f"Reduce{kind}"), (1,)) for kind in (
+        "L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare"
+    )},
+    "AveragePool": (windows.average_pool, ()),
+    "Clip": (of.clip, (1, 2)),
+    "Conv": (windows.convolution, ()),
+    "ConvTranspose": (windows.transposed_convolution, ()),
+    "CumSum": (of.cumulated, (1,)),
+    "Flatten": (of.flatten, ()),
+    "GatherElements": (indexing.gather_elements, ()),
+    "GatherND": (indexing.gather_nd, ()),
+    "Gemm": (of.gemm, ()),
+    "Hardmax": (indexing.hardmax, ()),
+    "InstanceNormalization": (of.instance_normalization, ()),
+    "IsInf": (of.is_inf, ()),
+    "LRN": (of.lrn, ()),
+    "LayerNormalization": (of.layer_normalization, ()),
+    "LpNormalization": (of.lp_normalization, ()),
+    "MaxPool": (windows.max_pool, ()),
+    "Mod": (of.remainder, ()),
+    "NonMaxSuppression": (indexing.non_max_suppression, (2, 3, 4)),
+    "NonZero": (indexing.non_zero, ()),
+    "OneHot": (indexing.one_hot, (1,)),
+    "PRelu": (of.prelu, ()),
+    "Pad": (of.pad, (1, 2, 3)),
+    "Pow": (of.power, ()),
+    "Range": (of.range_, ()),
+    "ScatterElements": (indexing.scatter_elements, ()),
+    "ScatterND": (indexing.scatter_nd, ()),
+    "Selu": (of.selu, ()),
+    "Slice": (of.slice_, (1, 2, 3, 4)),
+    "Squeeze": (of.squeeze, (1,)),
+    "ThresholdedRelu": (of.thresholded_relu, ()),
+    "TopK": (indexing.top_k, (1,)),
+    "Trilu": (of.trilu, (1,)),
+    "Unsqueeze": (of.unsqueeze, (1,)),
+}  # fmt: skip
+"""Standard operators whose functions are our own, and which of their inputs are settings."""
 
 
 class GroupNorm(nn.Module):
@@ -40,6 +93,22 @@ class RMSNorm(nn.Module):
         return x * torch.rsqrt(power + self.epsilon) * scale
 
 
+class MaskedDropout(nn.Module):
+    """Dropout that also gives its mask, in which all is kept but in TRAIN."""
+
+    def __init__(self, ratio: float) -> None:
+        super().__init__()
+        self.ratio = ratio
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Of any shape."""
+        mask = torch.ones_like(x, dtype=torch.bool)
+        if not self.training:
+            return x, mask
+        mask = torch.rand_like(x) >= self.ratio
+        return x * mask / (1 - self.ratio), mask
+
+
 class Reshape(nn.Module):
     """Reshape to sizes that are known; 0 keeps a size, -1 is worked out."""
 
@@ -50,38 +119,6 @@ class Reshape(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """float of any shape."""
         return x.reshape([x.shape[axis] if size == 0 else size for axis, size in enumerate(self.sizes)])
-
-
-class Resize(nn.Module):
-    """Resize of the axes behind the channels, in the modes that torch has."""
-
-    def __init__(self, mode: str, sizes: list[int] | None, scales: list[float] | None, corners: bool | None) -> None:
-        super().__init__()
-        self.mode, self.sizes, self.scales, self.corners = mode, sizes, scales, corners
-
-    def forward(self, x: Tensor) -> Tensor:
-        """float [N, C, ...]."""
-        mode = {"linear": {1: "linear", 2: "bilinear", 3: "trilinear"}.get(x.dim() - 2), "cubic": "bicubic"}
-        return F.interpolate(x, self.sizes, self.scales, mode.get(self.mode) or "nearest", self.corners)
-
-
-class Slice(nn.Module):
-    """Every step-th element of some axes, counted from the end for negative steps."""
-
-    def __init__(self, starts: list[int], ends: list[int], axes: list[int], steps: list[int]) -> None:
-        super().__init__()
-        self.cuts = tuple(zip(axes, starts, ends, steps, strict=True))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """float of any shape."""
-        for axis, *cut in self.cuts:
-            found = range(*slice(*cut).indices(x.shape[axis]))
-            forward = found if found.step > 0 else found[::-1]
-            where = [slice(None)] * x.dim()
-            where[axis] = slice(forward.start, forward.stop, forward.step) if forward else slice(0, 0)
-            x = x[tuple(where)]
-            x = x if found.step > 0 else x.flip(axis)
-        return x
 
 
 class Swish(nn.Module):
@@ -96,13 +133,47 @@ class Swish(nn.Module):
         return x * torch.sigmoid(self.alpha * x)
 
 
+class Computed(nn.Module):
+    """A function of tensors.
+
+    slots   its inputs: None for one left out, TENSOR for the next one that comes, else a constant setting
+    values  further arguments by name
+    """
+
+    def __init__(self, compute: Callable[..., Any], slots: Sequence[Any], values: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.compute, self.slots, self.values = compute, tuple(slots), dict(values)
+
+    def forward(self, *tensors: Tensor) -> Any:
+        """What the function gives."""
+        given = iter(tensors)
+        return self.compute(*(next(given) if slot is TENSOR else slot for slot in self.slots), **self.values)
+
+
+def computed(node: Any, graph: Any) -> Any:
+    """A function of `COMPUTED`; constant settings among its inputs as numbers, so that no tensor is looked at."""
+    compute, settings = COMPUTED[node.operation_type]
+    slots: list[Any] = []
+    for index, name in enumerate(node.input_values):
+        setting = name in graph.initializers and index in settings
+        slots.append(graph.initializers[name].to_torch().tolist() if setting else TENSOR if name else None)
+    known = {} if isinstance(compute, BuiltinFunctionType) else dict(inspect.signature(compute).parameters)
+    every = any(item.kind is inspect.Parameter.VAR_KEYWORD for item in known.values())
+    values = {name: value for name, value in node.attributes.items() if every or name in known}
+    if "outputs" in known:
+        values["outputs"] = len(node.output_values)
+    names = tuple(name for name, slot in zip(node.input_values, slots, strict=True) if slot is TENSOR)
+    return OperationConverterResult(Computed(compute, slots, values), OnnxMapping(names, node.output_values))
+
+
 def _result(node: Any, module: nn.Module) -> Any:
     return OperationConverterResult(module, OnnxMapping(inputs=node.input_values, outputs=node.output_values))
 
 
 def dropout(node: Any, graph: Any) -> Any:
     """Dropout, in TRAIN alone."""
-    return _result(node, nn.Dropout(node.attributes.get("ratio", 0.5)))
+    ratio = node.attributes.get("ratio", 0.5)
+    return _result(node, nn.Dropout(ratio) if len(node.output_values) == 1 else MaskedDropout(ratio))
 
 
 def gelu(node: Any, graph: Any) -> Any:
@@ -126,24 +197,14 @@ def reshape(node: Any, graph: Any) -> Any:
 
 
 def resize(node: Any, graph: Any) -> Any:
-    """Resize, nearest, linear or cubic; which of ONNX's modes are torch's has been checked before."""
-    values = node.attributes
-    mode = values.get("mode", "nearest")
-    corners = None if mode == "nearest" else values.get("coordinate_transformation_mode") == "align_corners"
-    return _result(node, Resize(mode, values.get("sizes"), values.get("scales"), corners))
+    """Resize by constant sizes or factors."""
+    values = dict(node.attributes)
+    return _result(node, Resize(values.pop("sizes", None), values.pop("scales", None), **values))
 
 
 def rms_normalization(node: Any, graph: Any) -> Any:
     """RMSNormalization."""
     return _result(node, RMSNorm(node.attributes.get("axis", -1), node.attributes.get("epsilon", 1e-5)))
-
-
-def slice_(node: Any, graph: Any) -> Any:
-    """Slice by known numbers."""
-    values = node.attributes
-    starts, ends = values["starts"], values["ends"]
-    axes = values.get("axes", list(range(len(starts))))
-    return _result(node, Slice(starts, ends, axes, values.get("steps", [1] * len(starts))))
 
 
 def swish(node: Any, graph: Any) -> Any:
@@ -159,10 +220,11 @@ for _name, _convert in (
     ("Reshape", reshape),
     ("Resize", resize),
     ("RMSNormalization", rms_normalization),
-    ("Slice", slice_),
     ("Swish", swish),
 ):
     add_converter(operation_type=_name, version=1, domain=OWN)(_convert)
+for _name in COMPUTED:
+    add_converter(operation_type=_name, version=1, domain=OWN)(computed)
 for _name in ("GreaterOrEqual", "LessOrEqual"):  # opset 16 lets them compare bfloat16, and changes nothing else
     try:
         get_converter(operation_type=_name, version=16)

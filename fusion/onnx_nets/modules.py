@@ -42,7 +42,8 @@ class OnnxNet(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         """float [N, ...] each; one output or a tuple."""
         self._tie()
-        if self.batch is None or len(inputs[0]) == self.batch:
+        inputs = tuple(x.float() if _is_other(x) else x for x in inputs)
+        if self.batch is None or not inputs[0].dim() or len(inputs[0]) == self.batch:
             return _plain(self.program(*inputs))
         if len(inputs[0]) % self.batch:
             raise ValueError(f"the ONNX file fixes a batch of {self.batch}, and {len(inputs[0])} is no multiple of it")
@@ -60,6 +61,11 @@ class OnnxNet(nn.Module):
             for path in others:
                 if tensor_at(self.program, path) is not tensor:
                     assigned(self.program, {"": [path]}, "", tensor)
+
+
+def _is_other(x: Tensor) -> bool:
+    """Whether a file asked for another precision than the one in which it is computed."""
+    return x.dtype == torch.float64 or (x.dtype == torch.float16 and not torch.is_autocast_enabled(x.device.type))
 
 
 def _plain(found: Tensor | list[Tensor] | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:

@@ -1,0 +1,148 @@
+"""Nodes in the order in which they can run, functions in the place of their calls; what never ends is an error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from inspect import signature
+
+import onnx
+from onnx import defs, helper, shape_inference
+
+from fusion.errors import OnnxError
+
+_MOST = 1 << 18  # nodes of a graph with its functions written out; the largest nets have some ten thousand
+_WRITTEN_OUT = (
+    "Attention", "CausalConvWithState", "CenterCropPad", "MeanVarianceNormalization", "NegativeLogLikelihoodLoss",
+    "RotaryEmbedding", "Shrink", "SoftmaxCrossEntropyLoss", "SwiGLU",
+)  # fmt: skip
+_BROKEN = "export the net again, this is no valid ONNX file"
+
+
+def ordered(graph: onnx.GraphProto, place: str) -> tuple[onnx.NodeProto, ...]:
+    """The nodes, each after those that it reads from; ONNX asks for this order, some writers forget it.
+
+    Raises: OnnxError where nodes read from each other, for a value that nothing makes, and for one that two make.
+    """
+    makers: dict[str, int] = {}
+    outside = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer} | {""}
+    for index, node in enumerate(graph.node):
+        for name in filter(None, node.output):
+            if name in makers or name in outside:
+                raise OnnxError(f"two nodes or tensors are called '{name}'", place=place, hint=_BROKEN)
+            makers[name] = index
+    for index, node in enumerate(graph.node):
+        missing = next((name for name in node.input if name not in makers and name not in outside), None)
+        if missing is not None:
+            what = f"node '{_called(graph.node[index])}' reads '{missing}', which nothing makes"
+            raise OnnxError(what, place=place, hint=_BROKEN)
+    lost = [value.name for value in graph.output if value.name not in makers and value.name not in outside]
+    if lost:
+        raise OnnxError(f"nothing makes its output '{lost[0]}'", place=place, hint=_BROKEN)
+    return tuple(graph.node[index] for index in _sorted(graph, makers, place))
+
+
+def _sorted(graph: onnx.GraphProto, makers: dict[str, int], place: str) -> Iterator[int]:
+    before = [{makers[name] for name in node.input if name in makers} for node in graph.node]
+    done: set[int] = set()
+    open_: set[int] = set()
+    for start in range(len(graph.node)):
+        stack = [start]
+        while stack:
+            index = stack[-1]
+            waiting = before[index] - done
+            if index in done or not waiting:
+                stack.pop()
+                open_.discard(index)
+                if index not in done:
+                    yield index
+                done.add(index)
+                continue
+            if waiting & open_ or index in waiting:
+                what = f"node '{_called(graph.node[index])}' reads from what is made of it"
+                raise OnnxError(what, place=place, hint=_BROKEN)
+            open_.add(index)
+            stack += sorted(waiting, reverse=True)
+
+
+def inlined(model: onnx.ModelProto, place: str) -> onnx.ModelProto:
+    """The model without functions of its own.
+
+    Raises: OnnxError for functions that call themselves, or that become too many nodes.
+    """
+    if not model.functions:
+        return model
+    bodies = {(function.domain, function.name): list(_nodes(function.node)) for function in model.functions}
+    sizes: dict[tuple[str, str], int] = {}
+    for start in bodies:
+        stack = [start]
+        while stack:
+            key = stack[-1]
+            calls = [(node.domain, node.op_type) for node in bodies[key]]
+            waiting = [call for call in calls if call in bodies and call not in sizes]
+            if not waiting:
+                sizes[key] = sum(sizes.get(call, 1) for call in calls)
+                stack.pop()
+            elif set(waiting) & set(stack):
+                what = f"its function '{key[1]}' calls itself"
+                raise OnnxError(what, place=place, hint="ONNX allows no such function; export the net without it")
+            else:
+                stack.append(waiting[0])
+    total = sum(sizes.get((node.domain, node.op_type), 1) for node in _nodes(model.graph.node))
+    if total > _MOST:
+        what = f"its functions call each other so often that they are {total:,} nodes; {_MOST:,} are read at most"
+        raise OnnxError(what, place=place, hint="export the net without functions")
+    from onnx import inliner
+
+    result: onnx.ModelProto = inliner.inline_local_functions(model)
+    return result
+
+
+def expanded(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with operators that ONNX itself says in other ones, and that have no converter, written out."""
+    from onnx import inliner
+
+    if "inline_schema_functions" not in signature(inliner.inline_selected_functions).parameters:
+        return model  # an older onnx: they are refused
+    while any(node.op_type in _WRITTEN_OUT and not node.domain for node in model.graph.node):
+        count = len(model.graph.node)
+        functions = [("", name) for name in _WRITTEN_OUT]
+        try:
+            model = inliner.inline_selected_functions(_typed(model), functions, inline_schema_functions=True)
+        except Exception:  # its errors have no class of their own; such an operator is refused by name
+            break
+        if len(model.graph.node) == count:
+            break
+    return model
+
+
+def _typed(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with what onnx's inliner asks for, types of all values, and what it forgets, defaults of attributes."""
+    found: onnx.ModelProto = shape_inference.infer_shapes(model)
+    versions = {item.domain: item.version for item in found.opset_import}
+    for node in found.graph.node:
+        if node.op_type in _WRITTEN_OUT and not node.domain:
+            given = {item.name for item in node.attribute}
+            known_attributes = defs.get_schema(node.op_type, versions.get("", 1), "").attributes.values()
+            node.attribute.extend(item.default_value for item in known_attributes
+                                  if item.default_value.name and item.name not in given)  # fmt: skip
+    known = {value.name for value in (*found.graph.value_info, *found.graph.input)}
+    found.graph.value_info.extend(
+        helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+        for tensor in found.graph.initializer
+        if tensor.name not in known
+    )
+    return found
+
+
+def _nodes(nodes: object) -> Iterator[onnx.NodeProto]:
+    """Nodes, and those of the graphs that they hold."""
+    waiting = list(nodes)  # type: ignore[call-overload]
+    while waiting:
+        yield (node := waiting.pop())
+        for item in node.attribute:
+            for graph in [item.g] if item.HasField("g") else item.graphs:
+                waiting += graph.node
+
+
+def _called(node: onnx.NodeProto) -> str:
+    return node.name or next(iter(node.output), "") or node.op_type
