@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fusion.solver.options.extras import Extras
     from fusion.solver.watching.display import Display
     from fusion.solver.watching.observers import Observer
+    from prototxt.messages import SolverParameter
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,7 +68,7 @@ def _open(options: argparse.Namespace, display: Display | None) -> Solver:
         reading=reading_of(options),
         observers=_observers(options),
         extras=_extras(options),
-        overrides=overrides_of(options),
+        overrides=_seeded(options),
         teamwork=Teamwork(options.batch_norm, options.auto_scale),
     )
 
@@ -124,18 +125,40 @@ def _observers(options: argparse.Namespace) -> list[Observer]:
 def _extras(options: argparse.Namespace) -> Extras:
     """The options given, completed by those that the snapshot was trained with."""
     from fusion.solver.options.extras import recorded
-    from fusion.solver.options.overrides import override
+
+    given, state = extras_of(options), _state(options)
+    return given.completed(recorded(state)) if state else given
+
+
+def _seeded(options: argparse.Namespace) -> list[str]:
+    """The settings given; a run that goes on without a seed of its own takes that of the snapshot."""
+    from fusion.solver.states.exact import read_exact
+    from fusion.solver.states.snapshot import exact_beside
+
+    given, state = overrides_of(options), _state(options)
+    exact = read_exact(exact_beside(state)) if state else None
+    if exact is None or _message(options).random_seed >= 0:
+        return given
+    return [*given, f"random_seed={exact.seed}"]
+
+
+def _state(options: argparse.Namespace) -> str | None:
+    """The solverstate from which the run goes on."""
     from fusion.solver.settings import prefix_of
     from fusion.solver.states.snapshot import states
+
+    if not options.resume:
+        return cast("str | None", options.snapshot)
+    return next(iter(states(prefix_of(_message(options), options.solver))), None)
+
+
+def _message(options: argparse.Namespace) -> SolverParameter:
+    from fusion.solver.options.overrides import override
     from prototxt.loading import load_solver
 
-    given = extras_of(options)
-    state = options.snapshot
-    if options.resume:
-        message = load_solver(options.solver)
-        override(message, overrides_of(options))
-        state = next(iter(states(prefix_of(message, options.solver))), None)
-    return given.completed(recorded(state)) if state else given
+    message: SolverParameter = load_solver(options.solver)
+    override(message, overrides_of(options))
+    return message
 
 
 def _plan(solver: Solver, budget: int) -> int:
@@ -150,16 +173,12 @@ def _plan(solver: Solver, budget: int) -> int:
 
 def _time(options: argparse.Namespace) -> int:
     from fusion.solver.descriptions import read_nets
-    from fusion.solver.options.overrides import override
     from fusion.solver.watching.glog import CaffeLog
     from fusion.solver.watching.timing import time_net
-    from prototxt.loading import load_solver
 
     net = options.model
     if options.solver:
-        message = load_solver(options.solver)
-        override(message, overrides_of(options))
-        net = extras_of(options).nets(read_nets(message, path=options.solver)).train
+        net = extras_of(options).nets(read_nets(_message(options), path=options.solver)).train
     found = time_net(net, _weights(options), device=options.device, iterations=options.iterations, amp=options.amp)
     log = CaffeLog()
     if options.amp not in (None, "off"):

@@ -98,7 +98,8 @@ def _add_settings(result: argparse.ArgumentParser) -> None:
     add("--amp", choices=("bf16", "fp16", "off"), help="products and convolutions of training in half precision "
         "(torch.amp): weights, losses, updates and tests stay in float32")  # fmt: skip
     add("--best-on", type=share, metavar="SHARE|LIST", help="at each test, measure on this share of the training "
-        "records, kept back, or on a list, and write the best weights to PREFIX_best.caffemodel")  # fmt: skip
+        "records, kept back, or on a list (one per data layer: data=LIST,depth=LIST), and write the best weights to "
+        "PREFIX_best.caffemodel")  # fmt: skip
     add("--early-stopping", type=_positive, metavar="PATIENCE", help="with --best-on: stop after so many tests without "
         "anything better")  # fmt: skip
     add = result.add_argument_group("snapshots").add_argument
@@ -130,7 +131,7 @@ def _add_references(result: argparse.ArgumentParser) -> None:
     add("--reference", action="append", default=[], metavar="REF", help="hold the net to another: "
         "NET.prototxt:WEIGHTS[@BLOB], NET.onnx, FILE.npz (logits by record) or @BLOB of this net, with "
         "[,classes=1,3,5][,weight=W][,start=N][,warmup=N][,name=N][,ensemble=N][,cache=FILE.npz][,half][,live]"
-        "[,pixels=KIND]; repeatable")  # fmt: skip
+        "[,pixels=KIND][,input=BLOB]; repeatable")  # fmt: skip
     add("--pct", action="append", default=[], metavar="KIND[,weight=W,OPTION=VALUE...]",
         help="the loss towards them: kd, focal, lm, ldi, elodi, naive, or on features (on=BLOB) cna, bct; with options "
         "of pct_param (alpha, beta, temperature, filter, ...) and of=NAME+NAME; repeatable")  # fmt: skip
@@ -151,7 +152,8 @@ def _add_sweep(result: argparse.ArgumentParser) -> None:
         "combination of these values: loss (kd, focal, lm, ldi, elodi, naive, none), weight, lr, seed and the losses' "
         "options; a TOML or JSON file holds lists; repeatable")  # fmt: skip
     add("--select-on", type=share, default=0.1, metavar="SHARE|LIST",
-        help="choose on this share of the training records, kept back, or on a list (default 0.1)")  # fmt: skip
+        help="choose on this share of the training records, kept back, or on a list, or one per data "
+        "layer (data=LIST,depth=LIST); default 0.1")  # fmt: skip
     add("--slack", type=float, default=0.003, metavar="A",
         help="choose the fewest negative flips among settings so much below the best accuracy (0.003)")  # fmt: skip
     add("--out", default="sweep", metavar="DIR", help="predictions, tables and the best head's weights")

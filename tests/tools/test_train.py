@@ -45,6 +45,23 @@ def test_trains_and_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize("going_on", [["--snapshot", "net_iter_6.solverstate"], ["--resume"]])
+def test_a_run_without_a_seed_goes_on_with_that_of_its_snapshot(
+    going_on: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("solver.prototxt").write_text(SOLVER.replace("random_seed: 1", ""))
+    Path("net.prototxt").write_text(NET.replace("batch_size: 4", "batch_size: 4 shuffle: true"))
+    assert main(["--solver", "solver.prototxt", "--device", "cpu", "-q"]) == 0
+    whole = read_weights("net_iter_12.caffemodel")["ip"][0].copy()
+    for path in Path().glob("net_iter_12.*"):
+        path.unlink()
+    assert main(["--solver", "solver.prototxt", "--device", "cpu", *going_on]) == 0
+    assert "exactly" in capsys.readouterr().err
+    np.testing.assert_array_equal(read_weights("net_iter_12.caffemodel")["ip"][0], whole)
+    assert main(["--solver", "solver.prototxt", "--set", "random_seed=5", "--device", "cpu", *going_on]) == 0
+    assert "but not what is drawn at random: set random_seed: " in capsys.readouterr().err
+
+
 def test_max_iter_and_weights() -> None:
     assert main(["--solver", "solver.prototxt", "--max-iter", "3", "-q"]) == 0
     assert main(["--solver", "solver.prototxt", "--weights", "net_iter_3.caffemodel", "--max-iter", "1", "-q"]) == 0

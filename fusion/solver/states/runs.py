@@ -175,6 +175,8 @@ def _take_over_exactly(solver: Solver, exact: Exact) -> str:
     solver.progress.kept = told.get(exact.choices.get("kept", ""))
     if processes != str(_processes(solver)):
         return f"but not what is drawn at random: {processes} processes wrote it"
+    if exact.seed != solver.seed:
+        return f"but not what is drawn at random: set random_seed: {exact.seed}, which it was trained with"
     if exact.engine != ENGINE:
         return f"but perhaps not to the last bit: {exact.engine} wrote it, this is {ENGINE}"
     return "exactly"
