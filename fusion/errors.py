@@ -52,6 +52,10 @@ class ComposeError(FusionError):
     """The sources cannot be composed as asked."""
 
 
+class IgnoredSetting(UserWarning):
+    """A setting that changes no number was left aside: a directory for results, for instance."""
+
+
 class ComposeWarning(UserWarning):
     """A fusion that composes, and will hardly do what was meant."""
 

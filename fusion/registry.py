@@ -25,6 +25,7 @@ import torch
 from torch import nn
 
 from fusion.errors import BuildError
+from prototxt.schema.layer_types import not_run
 from prototxt.shapes.dimensions import is_known
 
 if TYPE_CHECKING:
@@ -152,6 +153,9 @@ def known_types() -> tuple[str, ...]:
 
 def unknown(name: str, layer_name: str, place: Place | None) -> BuildError:
     """The error for a type that nobody registered, with the nearest known one."""
+    if known := not_run(name):
+        hint = "leave the layer out, or register a builder with fusion.registry.layer; all but running works with it"
+        return BuildError(f"layer '{layer_name}': {known}", place=place, hint=hint)
     spellings = {known.lower(): known for known in known_types()}
     near = difflib.get_close_matches(name.lower(), spellings, 1)
     hint = f"did you mean '{spellings[near[0]]}'?" if near else "register a builder with fusion.registry.layer"

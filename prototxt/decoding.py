@@ -18,10 +18,11 @@ from google.protobuf.message import Message as ProtobufMessage
 from prototxt import forks, messages
 from prototxt.errors import DecodeError, Place, raise_all
 from prototxt.scalars import BadValueError, Reader, closest, is_repeated, is_required, reader
-from prototxt.schema.layer_types import KNOWN_TYPES
+from prototxt.schema.layer_types import KNOWN_TYPES, WEIGHTLESS_TYPES
 from prototxt.tree import Document, Field, Message, Scalar
 
 MAX_LISTED = 100  # mistakes, strange fields and hints of one file: a hostile one could ask for millions
+_LENIENT = "if it is a fork's: strict=False in Python keeps it with a warning; commands that run nets want it removed"
 MAX_PLACES = 10_000  # strange fields whose places the warning holds
 # A message of a layer takes kilobytes, `layer{}` seven characters: above this many layers, they must be of some length.
 MANY_LAYERS, LAYER_LENGTH = 20_000, 64
@@ -29,11 +30,18 @@ _LARGE = ("LayerParameter", "V1LayerParameter", "V0LayerParameter", "NetParamete
 
 
 class UnknownFieldWarning(UserWarning):
-    """Fields that Caffe itself does not know were found and kept: `fields` lists them with their places."""
+    """Fields that Caffe itself does not know were found and kept.
 
-    def __init__(self, message: str, fields: Sequence[tuple[Place, str]] = ()) -> None:
+    fields   all of them with their places, those of known forks too
+    unknown  those that no schema knows
+    """
+
+    def __init__(
+        self, message: str, fields: Sequence[tuple[Place, str]] = (), unknown: Sequence[tuple[Place, str]] = ()
+    ) -> None:
         super().__init__(message)
         self.fields = tuple(fields)
+        self.unknown = tuple(unknown)
 
 
 def decode(doc: Document, type_name: str, *, strict: bool = True) -> Any:
@@ -51,6 +59,8 @@ def decode(doc: Document, type_name: str, *, strict: bool = True) -> Any:
     decoder.errors.extend(DecodeError(error.message, place=error.place, hint=error.hint) for error in doc.errors)
     decoder.fill(result, doc.root, _plan(result.DESCRIPTOR))
     errors = sorted(decoder.errors, key=_line_order)
+    if strict and (foreign := [error for error in errors if " has no field " in error.message]):
+        foreign[-1].hint = "; ".join(filter(None, (foreign[-1].hint, _LENIENT)))
     if decoder.more:
         errors.append(DecodeError(f"{decoder.more} more mistakes", place=doc.name))
     raise_all(errors)
@@ -248,7 +258,7 @@ class _Decoder:
     def check_type(self, layer: Any, source: Message) -> None:
         """List a layer type that is not known by name; only building the net must know it."""
         field = source.get("type")
-        if field is not None and layer.type and layer.type not in KNOWN_TYPES:
+        if field is not None and layer.type and layer.type not in KNOWN_TYPES | WEIGHTLESS_TYPES:
             near = closest(layer.type, KNOWN_TYPES) if self.unknown.count < MAX_LISTED else None
             guess = f"; did you mean {near!r}?" if near else ""
             self.unknown.add((field.start, f"type {layer.type!r} of layer {layer.name!r}{guess}"))
@@ -281,8 +291,9 @@ class _Decoder:
                 listed = "".join(f"\n  {self.doc.place(offset)}: {text}" for offset, text in found.items[:MAX_LISTED])
                 listed += f"\n  and {found.count - MAX_LISTED} more" if found.count > MAX_LISTED else ""
                 parts.append(f"{found.count} fields, values or types {what} were kept:{listed}")
+        unknown = [(self.doc.place(offset), text) for offset, text in sorted(self.unknown.items)]
         places = [(self.doc.place(offset), text) for offset, text in sorted(self.forks.items + self.unknown.items)]
-        warnings.warn(UnknownFieldWarning("\n".join(parts), places), stacklevel=3)
+        warnings.warn(UnknownFieldWarning("\n".join(parts), places, unknown), stacklevel=3)
 
 
 def _described(name: str, plan: _Plan) -> str:

@@ -80,6 +80,8 @@ def plan_deploy(net: NetParameter, outputs: Sequence[str] = (), stages: Iterable
         roots = _free(net, flow)
         for index in _losses(net, notes):
             roots += _judged(net, flow, index, scores, notes)
+        for index in _measures(net) if not roots and not scores else ():
+            roots += _judged(net, flow, index, scores, notes)
     needed = _ancestors(flow, roots)
     inputs = _inputs(net, flow, needed, scores)
     kept = frozenset(needed - set(inputs))
@@ -146,6 +148,11 @@ def _losses(net: NetParameter, notes: list[str]) -> list[int]:
         names = ", ".join(repr(name) for name in dropped)
         notes.append(f"auxiliary, left out with their branches: {names} (--output keeps any blob)")
     return main
+
+
+def _measures(net: NetParameter) -> list[int]:
+    """What judges the net where no loss does: a net to test ends in Accuracy."""
+    return [index for index, layer in enumerate(net.layer) if layer.type in _MEASURES and layer.bottom]
 
 
 def _label_of(layer: LayerParameter) -> tuple[str, ...]:

@@ -7,6 +7,15 @@ from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Any as _Any, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class Type(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    DOUBLE: _ClassVar[Type]
+    FLOAT: _ClassVar[Type]
+    FLOAT16: _ClassVar[Type]
+DOUBLE: Type
+FLOAT: Type
+FLOAT16: Type
 LAYER_FIELD_NUMBER: int
 layer: _descriptor.FieldDescriptor
 TRANSFORMATION_FIELD_NUMBER: int
@@ -41,7 +50,7 @@ IMAGE_DATA_FIELD_NUMBER: int
 image_data: _descriptor.FieldDescriptor
 
 class LayerParameter(_message.Message):
-    __slots__ = ("annotated_data_param", "detection_output_param", "multibox_loss_param", "norm_param", "permute_param", "prior_box_param", "box_annotator_ohem_param", "psroi_pooling_param", "roi_pooling_param", "smooth_l1_loss_param", "reorg_param", "bn_param", "upsample_param", "upsampling_param", "unpooling_param", "dense_image_data_param", "shuffle_channel_param", "interp_param", "margin_inner_product_param", "transpose_param", "reverse_param", "lstm_param", "continuation_indicator_param", "ctc_loss_param", "ctc_decoder_param", "labelsequence_accuracy_param", "proposal_param", "roi_align_param", "region_loss_param", "yolo_detection_output_param", "yolov3_param", "yolov3_detection_output_param", "detection_evaluate_param", "eval_detection_param", "video_data_param", "split_param", "mish_param", "triplet_loss_param", "center_loss_param", "focal_loss_param", "batch_reduction_param", "seg_accuracy_param", "spatial_dropout_param", "relu6_param", "create_deformation_param", "apply_deformation_param", "engine", "reshape_every_iter")
+    __slots__ = ("annotated_data_param", "detection_output_param", "multibox_loss_param", "norm_param", "permute_param", "prior_box_param", "box_annotator_ohem_param", "psroi_pooling_param", "roi_pooling_param", "smooth_l1_loss_param", "reorg_param", "bn_param", "upsample_param", "upsampling_param", "unpooling_param", "dense_image_data_param", "shuffle_channel_param", "interp_param", "margin_inner_product_param", "transpose_param", "reverse_param", "lstm_param", "continuation_indicator_param", "ctc_loss_param", "ctc_decoder_param", "labelsequence_accuracy_param", "proposal_param", "roi_align_param", "region_loss_param", "yolo_detection_output_param", "yolov3_param", "yolov3_detection_output_param", "detection_evaluate_param", "eval_detection_param", "video_data_param", "split_param", "mish_param", "triplet_loss_param", "center_loss_param", "focal_loss_param", "batch_reduction_param", "seg_accuracy_param", "spatial_dropout_param", "relu6_param", "create_deformation_param", "apply_deformation_param", "engine", "reshape_every_iter", "convolution3d_param", "pooling3d_param", "forward_type", "backward_type", "forward_math", "backward_math", "debug", "cudnn_math_override")
     ANNOTATED_DATA_PARAM_FIELD_NUMBER: _ClassVar[int]
     DETECTION_OUTPUT_PARAM_FIELD_NUMBER: _ClassVar[int]
     MULTIBOX_LOSS_PARAM_FIELD_NUMBER: _ClassVar[int]
@@ -90,6 +99,14 @@ class LayerParameter(_message.Message):
     APPLY_DEFORMATION_PARAM_FIELD_NUMBER: _ClassVar[int]
     ENGINE_FIELD_NUMBER: _ClassVar[int]
     RESHAPE_EVERY_ITER_FIELD_NUMBER: _ClassVar[int]
+    CONVOLUTION3D_PARAM_FIELD_NUMBER: _ClassVar[int]
+    POOLING3D_PARAM_FIELD_NUMBER: _ClassVar[int]
+    FORWARD_TYPE_FIELD_NUMBER: _ClassVar[int]
+    BACKWARD_TYPE_FIELD_NUMBER: _ClassVar[int]
+    FORWARD_MATH_FIELD_NUMBER: _ClassVar[int]
+    BACKWARD_MATH_FIELD_NUMBER: _ClassVar[int]
+    DEBUG_FIELD_NUMBER: _ClassVar[int]
+    CUDNN_MATH_OVERRIDE_FIELD_NUMBER: _ClassVar[int]
     annotated_data_param: AnnotatedDataParameter
     detection_output_param: DetectionOutputParameter
     multibox_loss_param: MultiBoxLossParameter
@@ -138,7 +155,15 @@ class LayerParameter(_message.Message):
     apply_deformation_param: ApplyDeformationParameter
     engine: str
     reshape_every_iter: bool
-    def __init__(self, annotated_data_param: _Optional[_Union[AnnotatedDataParameter, _Mapping[str, _Any]]] = ..., detection_output_param: _Optional[_Union[DetectionOutputParameter, _Mapping[str, _Any]]] = ..., multibox_loss_param: _Optional[_Union[MultiBoxLossParameter, _Mapping[str, _Any]]] = ..., norm_param: _Optional[_Union[NormalizeParameter, _Mapping[str, _Any]]] = ..., permute_param: _Optional[_Union[PermuteParameter, _Mapping[str, _Any]]] = ..., prior_box_param: _Optional[_Union[PriorBoxParameter, _Mapping[str, _Any]]] = ..., box_annotator_ohem_param: _Optional[_Union[BoxAnnotatorOHEMParameter, _Mapping[str, _Any]]] = ..., psroi_pooling_param: _Optional[_Union[PSROIPoolingParameter, _Mapping[str, _Any]]] = ..., roi_pooling_param: _Optional[_Union[ROIPoolingParameter, _Mapping[str, _Any]]] = ..., smooth_l1_loss_param: _Optional[_Union[SmoothL1LossParameter, _Mapping[str, _Any]]] = ..., reorg_param: _Optional[_Union[ReorgParameter, _Mapping[str, _Any]]] = ..., bn_param: _Optional[_Union[BNParameter, _Mapping[str, _Any]]] = ..., upsample_param: _Optional[_Union[UpsampleParameter, _Mapping[str, _Any]]] = ..., upsampling_param: _Optional[_Union[UpsamplingParameter, _Mapping[str, _Any]]] = ..., unpooling_param: _Optional[_Union[UnpoolingParameter, _Mapping[str, _Any]]] = ..., dense_image_data_param: _Optional[_Union[DenseImageDataParameter, _Mapping[str, _Any]]] = ..., shuffle_channel_param: _Optional[_Union[ShuffleChannelParameter, _Mapping[str, _Any]]] = ..., interp_param: _Optional[_Union[InterpParameter, _Mapping[str, _Any]]] = ..., margin_inner_product_param: _Optional[_Union[MarginInnerProductParameter, _Mapping[str, _Any]]] = ..., transpose_param: _Optional[_Union[TransposeParameter, _Mapping[str, _Any]]] = ..., reverse_param: _Optional[_Union[ReverseParameter, _Mapping[str, _Any]]] = ..., lstm_param: _Optional[_Union[LSTMParameter, _Mapping[str, _Any]]] = ..., continuation_indicator_param: _Optional[_Union[ContinuationIndicatorParameter, _Mapping[str, _Any]]] = ..., ctc_loss_param: _Optional[_Union[CTCLossParameter, _Mapping[str, _Any]]] = ..., ctc_decoder_param: _Optional[_Union[CTCDecoderParameter, _Mapping[str, _Any]]] = ..., labelsequence_accuracy_param: _Optional[_Union[LabelsequenceAccuracyParameter, _Mapping[str, _Any]]] = ..., proposal_param: _Optional[_Union[ProposalParameter, _Mapping[str, _Any]]] = ..., roi_align_param: _Optional[_Union[ROIPoolingParameter, _Mapping[str, _Any]]] = ..., region_loss_param: _Optional[_Union[RegionLossParameter, _Mapping[str, _Any]]] = ..., yolo_detection_output_param: _Optional[_Union[YoloDetectionOutputParameter, _Mapping[str, _Any]]] = ..., yolov3_param: _Optional[_Union[Yolov3Parameter, _Mapping[str, _Any]]] = ..., yolov3_detection_output_param: _Optional[_Union[Yolov3DetectionOutputParameter, _Mapping[str, _Any]]] = ..., detection_evaluate_param: _Optional[_Union[DetectionEvaluateParameter, _Mapping[str, _Any]]] = ..., eval_detection_param: _Optional[_Union[EvalDetectionParameter, _Mapping[str, _Any]]] = ..., video_data_param: _Optional[_Union[VideoDataParameter, _Mapping[str, _Any]]] = ..., split_param: _Optional[_Union[SplitParameter, _Mapping[str, _Any]]] = ..., mish_param: _Optional[_Union[MishParameter, _Mapping[str, _Any]]] = ..., triplet_loss_param: _Optional[_Union[TripletLossParameter, _Mapping[str, _Any]]] = ..., center_loss_param: _Optional[_Union[CenterLossParameter, _Mapping[str, _Any]]] = ..., focal_loss_param: _Optional[_Union[FocalLossParameter, _Mapping[str, _Any]]] = ..., batch_reduction_param: _Optional[_Union[BatchReductionParameter, _Mapping[str, _Any]]] = ..., seg_accuracy_param: _Optional[_Union[SegAccuracyParameter, _Mapping[str, _Any]]] = ..., spatial_dropout_param: _Optional[_Union[SpatialDropoutParameter, _Mapping[str, _Any]]] = ..., relu6_param: _Optional[_Union[ReLU6Parameter, _Mapping[str, _Any]]] = ..., create_deformation_param: _Optional[_Union[CreateDeformationParameter, _Mapping[str, _Any]]] = ..., apply_deformation_param: _Optional[_Union[ApplyDeformationParameter, _Mapping[str, _Any]]] = ..., engine: _Optional[str] = ..., reshape_every_iter: _Optional[bool] = ...) -> None: ...
+    convolution3d_param: Convolution3DParameter
+    pooling3d_param: Pooling3DParameter
+    forward_type: Type
+    backward_type: Type
+    forward_math: Type
+    backward_math: Type
+    debug: bool
+    cudnn_math_override: int
+    def __init__(self, annotated_data_param: _Optional[_Union[AnnotatedDataParameter, _Mapping[str, _Any]]] = ..., detection_output_param: _Optional[_Union[DetectionOutputParameter, _Mapping[str, _Any]]] = ..., multibox_loss_param: _Optional[_Union[MultiBoxLossParameter, _Mapping[str, _Any]]] = ..., norm_param: _Optional[_Union[NormalizeParameter, _Mapping[str, _Any]]] = ..., permute_param: _Optional[_Union[PermuteParameter, _Mapping[str, _Any]]] = ..., prior_box_param: _Optional[_Union[PriorBoxParameter, _Mapping[str, _Any]]] = ..., box_annotator_ohem_param: _Optional[_Union[BoxAnnotatorOHEMParameter, _Mapping[str, _Any]]] = ..., psroi_pooling_param: _Optional[_Union[PSROIPoolingParameter, _Mapping[str, _Any]]] = ..., roi_pooling_param: _Optional[_Union[ROIPoolingParameter, _Mapping[str, _Any]]] = ..., smooth_l1_loss_param: _Optional[_Union[SmoothL1LossParameter, _Mapping[str, _Any]]] = ..., reorg_param: _Optional[_Union[ReorgParameter, _Mapping[str, _Any]]] = ..., bn_param: _Optional[_Union[BNParameter, _Mapping[str, _Any]]] = ..., upsample_param: _Optional[_Union[UpsampleParameter, _Mapping[str, _Any]]] = ..., upsampling_param: _Optional[_Union[UpsamplingParameter, _Mapping[str, _Any]]] = ..., unpooling_param: _Optional[_Union[UnpoolingParameter, _Mapping[str, _Any]]] = ..., dense_image_data_param: _Optional[_Union[DenseImageDataParameter, _Mapping[str, _Any]]] = ..., shuffle_channel_param: _Optional[_Union[ShuffleChannelParameter, _Mapping[str, _Any]]] = ..., interp_param: _Optional[_Union[InterpParameter, _Mapping[str, _Any]]] = ..., margin_inner_product_param: _Optional[_Union[MarginInnerProductParameter, _Mapping[str, _Any]]] = ..., transpose_param: _Optional[_Union[TransposeParameter, _Mapping[str, _Any]]] = ..., reverse_param: _Optional[_Union[ReverseParameter, _Mapping[str, _Any]]] = ..., lstm_param: _Optional[_Union[LSTMParameter, _Mapping[str, _Any]]] = ..., continuation_indicator_param: _Optional[_Union[ContinuationIndicatorParameter, _Mapping[str, _Any]]] = ..., ctc_loss_param: _Optional[_Union[CTCLossParameter, _Mapping[str, _Any]]] = ..., ctc_decoder_param: _Optional[_Union[CTCDecoderParameter, _Mapping[str, _Any]]] = ..., labelsequence_accuracy_param: _Optional[_Union[LabelsequenceAccuracyParameter, _Mapping[str, _Any]]] = ..., proposal_param: _Optional[_Union[ProposalParameter, _Mapping[str, _Any]]] = ..., roi_align_param: _Optional[_Union[ROIPoolingParameter, _Mapping[str, _Any]]] = ..., region_loss_param: _Optional[_Union[RegionLossParameter, _Mapping[str, _Any]]] = ..., yolo_detection_output_param: _Optional[_Union[YoloDetectionOutputParameter, _Mapping[str, _Any]]] = ..., yolov3_param: _Optional[_Union[Yolov3Parameter, _Mapping[str, _Any]]] = ..., yolov3_detection_output_param: _Optional[_Union[Yolov3DetectionOutputParameter, _Mapping[str, _Any]]] = ..., detection_evaluate_param: _Optional[_Union[DetectionEvaluateParameter, _Mapping[str, _Any]]] = ..., eval_detection_param: _Optional[_Union[EvalDetectionParameter, _Mapping[str, _Any]]] = ..., video_data_param: _Optional[_Union[VideoDataParameter, _Mapping[str, _Any]]] = ..., split_param: _Optional[_Union[SplitParameter, _Mapping[str, _Any]]] = ..., mish_param: _Optional[_Union[MishParameter, _Mapping[str, _Any]]] = ..., triplet_loss_param: _Optional[_Union[TripletLossParameter, _Mapping[str, _Any]]] = ..., center_loss_param: _Optional[_Union[CenterLossParameter, _Mapping[str, _Any]]] = ..., focal_loss_param: _Optional[_Union[FocalLossParameter, _Mapping[str, _Any]]] = ..., batch_reduction_param: _Optional[_Union[BatchReductionParameter, _Mapping[str, _Any]]] = ..., seg_accuracy_param: _Optional[_Union[SegAccuracyParameter, _Mapping[str, _Any]]] = ..., spatial_dropout_param: _Optional[_Union[SpatialDropoutParameter, _Mapping[str, _Any]]] = ..., relu6_param: _Optional[_Union[ReLU6Parameter, _Mapping[str, _Any]]] = ..., create_deformation_param: _Optional[_Union[CreateDeformationParameter, _Mapping[str, _Any]]] = ..., apply_deformation_param: _Optional[_Union[ApplyDeformationParameter, _Mapping[str, _Any]]] = ..., engine: _Optional[str] = ..., reshape_every_iter: _Optional[bool] = ..., convolution3d_param: _Optional[_Union[Convolution3DParameter, _Mapping[str, _Any]]] = ..., pooling3d_param: _Optional[_Union[Pooling3DParameter, _Mapping[str, _Any]]] = ..., forward_type: _Optional[_Union[Type, str]] = ..., backward_type: _Optional[_Union[Type, str]] = ..., forward_math: _Optional[_Union[Type, str]] = ..., backward_math: _Optional[_Union[Type, str]] = ..., debug: _Optional[bool] = ..., cudnn_math_override: _Optional[int] = ...) -> None: ...
 
 class TransformationParameter(_message.Message):
     __slots__ = ("crop_h", "crop_w", "resize_param", "noise_param", "distort_param", "expand_param", "emit_constraint", "random_resize_param", "random_aspect_ratio_param", "scale_factors", "multi_scale", "scale_ratios", "max_distort", "fix_crop", "more_fix_crop", "is_flow", "flow", "bgr2rgb", "min_scaling_factor", "max_scaling_factor", "max_rotation_angle", "contrast_brightness_adjustment", "smooth_filtering", "min_contrast", "max_contrast", "max_brightness_shift", "max_smooth", "max_color_shift", "apply_probability", "use_gpu_transform")
@@ -174,7 +199,7 @@ class TransformationParameter(_message.Message):
     USE_GPU_TRANSFORM_FIELD_NUMBER: _ClassVar[int]
     crop_h: int
     crop_w: int
-    resize_param: ResizeParameter
+    resize_param: _containers.RepeatedCompositeFieldContainer[ResizeParameter]
     noise_param: NoiseParameter
     distort_param: DistortionParameter
     expand_param: ExpansionParameter
@@ -202,10 +227,10 @@ class TransformationParameter(_message.Message):
     max_color_shift: int
     apply_probability: float
     use_gpu_transform: bool
-    def __init__(self, crop_h: _Optional[int] = ..., crop_w: _Optional[int] = ..., resize_param: _Optional[_Union[ResizeParameter, _Mapping[str, _Any]]] = ..., noise_param: _Optional[_Union[NoiseParameter, _Mapping[str, _Any]]] = ..., distort_param: _Optional[_Union[DistortionParameter, _Mapping[str, _Any]]] = ..., expand_param: _Optional[_Union[ExpansionParameter, _Mapping[str, _Any]]] = ..., emit_constraint: _Optional[_Union[EmitConstraint, _Mapping[str, _Any]]] = ..., random_resize_param: _Optional[_Union[RandomResizeParameter, _Mapping[str, _Any]]] = ..., random_aspect_ratio_param: _Optional[_Union[RandomAspectRatioParameter, _Mapping[str, _Any]]] = ..., scale_factors: _Optional[_Iterable[float]] = ..., multi_scale: _Optional[bool] = ..., scale_ratios: _Optional[_Iterable[float]] = ..., max_distort: _Optional[int] = ..., fix_crop: _Optional[bool] = ..., more_fix_crop: _Optional[bool] = ..., is_flow: _Optional[bool] = ..., flow: _Optional[bool] = ..., bgr2rgb: _Optional[bool] = ..., min_scaling_factor: _Optional[float] = ..., max_scaling_factor: _Optional[float] = ..., max_rotation_angle: _Optional[int] = ..., contrast_brightness_adjustment: _Optional[bool] = ..., smooth_filtering: _Optional[bool] = ..., min_contrast: _Optional[float] = ..., max_contrast: _Optional[float] = ..., max_brightness_shift: _Optional[int] = ..., max_smooth: _Optional[float] = ..., max_color_shift: _Optional[int] = ..., apply_probability: _Optional[float] = ..., use_gpu_transform: _Optional[bool] = ...) -> None: ...
+    def __init__(self, crop_h: _Optional[int] = ..., crop_w: _Optional[int] = ..., resize_param: _Optional[_Iterable[_Union[ResizeParameter, _Mapping[str, _Any]]]] = ..., noise_param: _Optional[_Union[NoiseParameter, _Mapping[str, _Any]]] = ..., distort_param: _Optional[_Union[DistortionParameter, _Mapping[str, _Any]]] = ..., expand_param: _Optional[_Union[ExpansionParameter, _Mapping[str, _Any]]] = ..., emit_constraint: _Optional[_Union[EmitConstraint, _Mapping[str, _Any]]] = ..., random_resize_param: _Optional[_Union[RandomResizeParameter, _Mapping[str, _Any]]] = ..., random_aspect_ratio_param: _Optional[_Union[RandomAspectRatioParameter, _Mapping[str, _Any]]] = ..., scale_factors: _Optional[_Iterable[float]] = ..., multi_scale: _Optional[bool] = ..., scale_ratios: _Optional[_Iterable[float]] = ..., max_distort: _Optional[int] = ..., fix_crop: _Optional[bool] = ..., more_fix_crop: _Optional[bool] = ..., is_flow: _Optional[bool] = ..., flow: _Optional[bool] = ..., bgr2rgb: _Optional[bool] = ..., min_scaling_factor: _Optional[float] = ..., max_scaling_factor: _Optional[float] = ..., max_rotation_angle: _Optional[int] = ..., contrast_brightness_adjustment: _Optional[bool] = ..., smooth_filtering: _Optional[bool] = ..., min_contrast: _Optional[float] = ..., max_contrast: _Optional[float] = ..., max_brightness_shift: _Optional[int] = ..., max_smooth: _Optional[float] = ..., max_color_shift: _Optional[int] = ..., apply_probability: _Optional[float] = ..., use_gpu_transform: _Optional[bool] = ...) -> None: ...
 
 class SolverParameter(_message.Message):
-    __slots__ = ("eval_type", "ap_version", "show_per_class_result", "plateau_winsize", "device_id", "richness", "min_lr", "rampup_interval", "rampup_lr", "local_lr_auto", "local_gw_ratio", "warmup_iter", "warmup_start_lr")
+    __slots__ = ("eval_type", "ap_version", "show_per_class_result", "plateau_winsize", "device_id", "richness", "min_lr", "rampup_interval", "rampup_lr", "local_lr_auto", "local_gw_ratio", "warmup_iter", "warmup_start_lr", "momentum_policy", "max_momentum", "momentum_power", "larc", "larc_policy", "larc_eta", "larc_turbo", "weight_decay_policy", "weight_decay_power", "max_weight_decay", "solver_data_type", "store_blobs_in_old_format", "test_and_snapshot_last_epochs", "stagelr", "stageiter", "disabled_update", "engine", "test_offset")
     EVAL_TYPE_FIELD_NUMBER: _ClassVar[int]
     AP_VERSION_FIELD_NUMBER: _ClassVar[int]
     SHOW_PER_CLASS_RESULT_FIELD_NUMBER: _ClassVar[int]
@@ -219,6 +244,24 @@ class SolverParameter(_message.Message):
     LOCAL_GW_RATIO_FIELD_NUMBER: _ClassVar[int]
     WARMUP_ITER_FIELD_NUMBER: _ClassVar[int]
     WARMUP_START_LR_FIELD_NUMBER: _ClassVar[int]
+    MOMENTUM_POLICY_FIELD_NUMBER: _ClassVar[int]
+    MAX_MOMENTUM_FIELD_NUMBER: _ClassVar[int]
+    MOMENTUM_POWER_FIELD_NUMBER: _ClassVar[int]
+    LARC_FIELD_NUMBER: _ClassVar[int]
+    LARC_POLICY_FIELD_NUMBER: _ClassVar[int]
+    LARC_ETA_FIELD_NUMBER: _ClassVar[int]
+    LARC_TURBO_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_DECAY_POLICY_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_DECAY_POWER_FIELD_NUMBER: _ClassVar[int]
+    MAX_WEIGHT_DECAY_FIELD_NUMBER: _ClassVar[int]
+    SOLVER_DATA_TYPE_FIELD_NUMBER: _ClassVar[int]
+    STORE_BLOBS_IN_OLD_FORMAT_FIELD_NUMBER: _ClassVar[int]
+    TEST_AND_SNAPSHOT_LAST_EPOCHS_FIELD_NUMBER: _ClassVar[int]
+    STAGELR_FIELD_NUMBER: _ClassVar[int]
+    STAGEITER_FIELD_NUMBER: _ClassVar[int]
+    DISABLED_UPDATE_FIELD_NUMBER: _ClassVar[int]
+    ENGINE_FIELD_NUMBER: _ClassVar[int]
+    TEST_OFFSET_FIELD_NUMBER: _ClassVar[int]
     eval_type: str
     ap_version: str
     show_per_class_result: bool
@@ -232,7 +275,25 @@ class SolverParameter(_message.Message):
     local_gw_ratio: float
     warmup_iter: int
     warmup_start_lr: float
-    def __init__(self, eval_type: _Optional[str] = ..., ap_version: _Optional[str] = ..., show_per_class_result: _Optional[bool] = ..., plateau_winsize: _Optional[_Iterable[int]] = ..., device_id: _Optional[_Iterable[int]] = ..., richness: _Optional[int] = ..., min_lr: _Optional[float] = ..., rampup_interval: _Optional[int] = ..., rampup_lr: _Optional[float] = ..., local_lr_auto: _Optional[bool] = ..., local_gw_ratio: _Optional[float] = ..., warmup_iter: _Optional[int] = ..., warmup_start_lr: _Optional[float] = ...) -> None: ...
+    momentum_policy: str
+    max_momentum: float
+    momentum_power: float
+    larc: bool
+    larc_policy: str
+    larc_eta: float
+    larc_turbo: bool
+    weight_decay_policy: str
+    weight_decay_power: float
+    max_weight_decay: float
+    solver_data_type: Type
+    store_blobs_in_old_format: bool
+    test_and_snapshot_last_epochs: int
+    stagelr: _containers.RepeatedScalarFieldContainer[float]
+    stageiter: _containers.RepeatedScalarFieldContainer[int]
+    disabled_update: bool
+    engine: str
+    test_offset: int
+    def __init__(self, eval_type: _Optional[str] = ..., ap_version: _Optional[str] = ..., show_per_class_result: _Optional[bool] = ..., plateau_winsize: _Optional[_Iterable[int]] = ..., device_id: _Optional[_Iterable[int]] = ..., richness: _Optional[int] = ..., min_lr: _Optional[float] = ..., rampup_interval: _Optional[int] = ..., rampup_lr: _Optional[float] = ..., local_lr_auto: _Optional[bool] = ..., local_gw_ratio: _Optional[float] = ..., warmup_iter: _Optional[int] = ..., warmup_start_lr: _Optional[float] = ..., momentum_policy: _Optional[str] = ..., max_momentum: _Optional[float] = ..., momentum_power: _Optional[float] = ..., larc: _Optional[bool] = ..., larc_policy: _Optional[str] = ..., larc_eta: _Optional[float] = ..., larc_turbo: _Optional[bool] = ..., weight_decay_policy: _Optional[str] = ..., weight_decay_power: _Optional[float] = ..., max_weight_decay: _Optional[float] = ..., solver_data_type: _Optional[_Union[Type, str]] = ..., store_blobs_in_old_format: _Optional[bool] = ..., test_and_snapshot_last_epochs: _Optional[int] = ..., stagelr: _Optional[_Iterable[float]] = ..., stageiter: _Optional[_Iterable[int]] = ..., disabled_update: _Optional[bool] = ..., engine: _Optional[str] = ..., test_offset: _Optional[int] = ...) -> None: ...
 
 class SolverState(_message.Message):
     __slots__ = ("minimum_loss", "iter_last_event")
@@ -259,6 +320,14 @@ class V1LayerParameter(_message.Message):
         SMOOTH_L1_LOSS: _ClassVar[V1LayerParameter.LayerType]
         PYTHON: _ClassVar[V1LayerParameter.LayerType]
         IMAGE_SEG_DATA: _ClassVar[V1LayerParameter.LayerType]
+        CONVOLUTION3D: _ClassVar[V1LayerParameter.LayerType]
+        DECONVOLUTION3D: _ClassVar[V1LayerParameter.LayerType]
+        POOLING3D: _ClassVar[V1LayerParameter.LayerType]
+        VOXEL_SOFTMAX: _ClassVar[V1LayerParameter.LayerType]
+        VOXEL_SOFTMAX_LOSS: _ClassVar[V1LayerParameter.LayerType]
+        VOXEL_CUSTOM_LOSS: _ClassVar[V1LayerParameter.LayerType]
+        DOWN_SAMPLING: _ClassVar[V1LayerParameter.LayerType]
+        ELTWISE_PRODUCT: _ClassVar[V1LayerParameter.LayerType]
     BN: V1LayerParameter.LayerType
     UNPOOLING: V1LayerParameter.LayerType
     UPSAMPLE: V1LayerParameter.LayerType
@@ -272,6 +341,14 @@ class V1LayerParameter(_message.Message):
     SMOOTH_L1_LOSS: V1LayerParameter.LayerType
     PYTHON: V1LayerParameter.LayerType
     IMAGE_SEG_DATA: V1LayerParameter.LayerType
+    CONVOLUTION3D: V1LayerParameter.LayerType
+    DECONVOLUTION3D: V1LayerParameter.LayerType
+    POOLING3D: V1LayerParameter.LayerType
+    VOXEL_SOFTMAX: V1LayerParameter.LayerType
+    VOXEL_SOFTMAX_LOSS: V1LayerParameter.LayerType
+    VOXEL_CUSTOM_LOSS: V1LayerParameter.LayerType
+    DOWN_SAMPLING: V1LayerParameter.LayerType
+    ELTWISE_PRODUCT: V1LayerParameter.LayerType
     TYPE_FIELD_NUMBER: _ClassVar[int]
     BN_PARAM_FIELD_NUMBER: _ClassVar[int]
     UNPOOLING_PARAM_FIELD_NUMBER: _ClassVar[int]
@@ -293,16 +370,34 @@ class V1LayerParameter(_message.Message):
     def __init__(self, type: _Optional[_Union[V1LayerParameter.LayerType, str]] = ..., bn_param: _Optional[_Union[BNParameter, _Mapping[str, _Any]]] = ..., unpooling_param: _Optional[_Union[UnpoolingParameter, _Mapping[str, _Any]]] = ..., upsample_param: _Optional[_Union[UpsampleParameter, _Mapping[str, _Any]]] = ..., upsampling_param: _Optional[_Union[UpsamplingParameter, _Mapping[str, _Any]]] = ..., dense_image_data_param: _Optional[_Union[DenseImageDataParameter, _Mapping[str, _Any]]] = ..., interp_param: _Optional[_Union[InterpParameter, _Mapping[str, _Any]]] = ..., roi_pooling_param: _Optional[_Union[ROIPoolingParameter, _Mapping[str, _Any]]] = ..., smooth_l1_loss_param: _Optional[_Union[SmoothL1LossParameter, _Mapping[str, _Any]]] = ...) -> None: ...
 
 class NetParameter(_message.Message):
-    __slots__ = ("engine", "bn_stats_file", "global_grad_scale", "reduce_mem_usage")
+    __slots__ = ("engine", "bn_stats_file", "global_grad_scale", "reduce_mem_usage", "default_forward_type", "default_backward_type", "default_forward_math", "default_backward_math", "global_grad_scale_adaptive", "default_conv_algos_override", "reduce_buckets", "default_cudnn_math_override", "eltwise_mem_sharing")
     ENGINE_FIELD_NUMBER: _ClassVar[int]
     BN_STATS_FILE_FIELD_NUMBER: _ClassVar[int]
     GLOBAL_GRAD_SCALE_FIELD_NUMBER: _ClassVar[int]
     REDUCE_MEM_USAGE_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_FORWARD_TYPE_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_BACKWARD_TYPE_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_FORWARD_MATH_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_BACKWARD_MATH_FIELD_NUMBER: _ClassVar[int]
+    GLOBAL_GRAD_SCALE_ADAPTIVE_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_CONV_ALGOS_OVERRIDE_FIELD_NUMBER: _ClassVar[int]
+    REDUCE_BUCKETS_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_CUDNN_MATH_OVERRIDE_FIELD_NUMBER: _ClassVar[int]
+    ELTWISE_MEM_SHARING_FIELD_NUMBER: _ClassVar[int]
     engine: str
     bn_stats_file: str
     global_grad_scale: float
     reduce_mem_usage: bool
-    def __init__(self, engine: _Optional[str] = ..., bn_stats_file: _Optional[str] = ..., global_grad_scale: _Optional[float] = ..., reduce_mem_usage: _Optional[bool] = ...) -> None: ...
+    default_forward_type: Type
+    default_backward_type: Type
+    default_forward_math: Type
+    default_backward_math: Type
+    global_grad_scale_adaptive: bool
+    default_conv_algos_override: str
+    reduce_buckets: int
+    default_cudnn_math_override: int
+    eltwise_mem_sharing: bool
+    def __init__(self, engine: _Optional[str] = ..., bn_stats_file: _Optional[str] = ..., global_grad_scale: _Optional[float] = ..., reduce_mem_usage: _Optional[bool] = ..., default_forward_type: _Optional[_Union[Type, str]] = ..., default_backward_type: _Optional[_Union[Type, str]] = ..., default_forward_math: _Optional[_Union[Type, str]] = ..., default_backward_math: _Optional[_Union[Type, str]] = ..., global_grad_scale_adaptive: _Optional[bool] = ..., default_conv_algos_override: _Optional[str] = ..., reduce_buckets: _Optional[int] = ..., default_cudnn_math_override: _Optional[int] = ..., eltwise_mem_sharing: _Optional[bool] = ...) -> None: ...
 
 class ParamSpec(_message.Message):
     __slots__ = ("freeze",)
@@ -311,22 +406,80 @@ class ParamSpec(_message.Message):
     def __init__(self, freeze: _Optional[bool] = ...) -> None: ...
 
 class PoolingParameter(_message.Message):
-    __slots__ = ("ceil_mode", "torch_pooling")
+    __slots__ = ("ceil_mode", "torch_pooling", "kernel_depth", "temporal_stride", "temporal_pad")
     CEIL_MODE_FIELD_NUMBER: _ClassVar[int]
     TORCH_POOLING_FIELD_NUMBER: _ClassVar[int]
+    KERNEL_DEPTH_FIELD_NUMBER: _ClassVar[int]
+    TEMPORAL_STRIDE_FIELD_NUMBER: _ClassVar[int]
+    TEMPORAL_PAD_FIELD_NUMBER: _ClassVar[int]
     ceil_mode: bool
     torch_pooling: bool
-    def __init__(self, ceil_mode: _Optional[bool] = ..., torch_pooling: _Optional[bool] = ...) -> None: ...
+    kernel_depth: int
+    temporal_stride: int
+    temporal_pad: int
+    def __init__(self, ceil_mode: _Optional[bool] = ..., torch_pooling: _Optional[bool] = ..., kernel_depth: _Optional[int] = ..., temporal_stride: _Optional[int] = ..., temporal_pad: _Optional[int] = ...) -> None: ...
 
 class ConvolutionParameter(_message.Message):
-    __slots__ = ("hole", "hole_h", "hole_w")
+    __slots__ = ("hole", "hole_h", "hole_w", "kernel_depth", "temporal_stride", "temporal_pad", "filter_group")
     HOLE_FIELD_NUMBER: _ClassVar[int]
     HOLE_H_FIELD_NUMBER: _ClassVar[int]
     HOLE_W_FIELD_NUMBER: _ClassVar[int]
+    KERNEL_DEPTH_FIELD_NUMBER: _ClassVar[int]
+    TEMPORAL_STRIDE_FIELD_NUMBER: _ClassVar[int]
+    TEMPORAL_PAD_FIELD_NUMBER: _ClassVar[int]
+    FILTER_GROUP_FIELD_NUMBER: _ClassVar[int]
     hole: _containers.RepeatedScalarFieldContainer[int]
     hole_h: int
     hole_w: int
-    def __init__(self, hole: _Optional[_Iterable[int]] = ..., hole_h: _Optional[int] = ..., hole_w: _Optional[int] = ...) -> None: ...
+    kernel_depth: int
+    temporal_stride: int
+    temporal_pad: int
+    filter_group: int
+    def __init__(self, hole: _Optional[_Iterable[int]] = ..., hole_h: _Optional[int] = ..., hole_w: _Optional[int] = ..., kernel_depth: _Optional[int] = ..., temporal_stride: _Optional[int] = ..., temporal_pad: _Optional[int] = ..., filter_group: _Optional[int] = ...) -> None: ...
+
+class Convolution3DParameter(_message.Message):
+    __slots__ = ("num_output", "bias_term", "pad", "kernel_size", "group", "kernel_depth", "stride", "temporal_stride", "weight_filler", "bias_filler", "filter_group", "temporal_pad")
+    NUM_OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    BIAS_TERM_FIELD_NUMBER: _ClassVar[int]
+    PAD_FIELD_NUMBER: _ClassVar[int]
+    KERNEL_SIZE_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    KERNEL_DEPTH_FIELD_NUMBER: _ClassVar[int]
+    STRIDE_FIELD_NUMBER: _ClassVar[int]
+    TEMPORAL_STRIDE_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FILLER_FIELD_NUMBER: _ClassVar[int]
+    BIAS_FILLER_FIELD_NUMBER: _ClassVar[int]
+    FILTER_GROUP_FIELD_NUMBER: _ClassVar[int]
+    TEMPORAL_PAD_FIELD_NUMBER: _ClassVar[int]
+    num_output: int
+    bias_term: bool
+    pad: int
+    kernel_size: int
+    group: int
+    kernel_depth: int
+    stride: int
+    temporal_stride: int
+    weight_filler: _caffe_pb2.FillerParameter
+    bias_filler: _caffe_pb2.FillerParameter
+    filter_group: int
+    temporal_pad: int
+    def __init__(self, num_output: _Optional[int] = ..., bias_term: _Optional[bool] = ..., pad: _Optional[int] = ..., kernel_size: _Optional[int] = ..., group: _Optional[int] = ..., kernel_depth: _Optional[int] = ..., stride: _Optional[int] = ..., temporal_stride: _Optional[int] = ..., weight_filler: _Optional[_Union[_caffe_pb2.FillerParameter, _Mapping[str, _Any]]] = ..., bias_filler: _Optional[_Union[_caffe_pb2.FillerParameter, _Mapping[str, _Any]]] = ..., filter_group: _Optional[int] = ..., temporal_pad: _Optional[int] = ...) -> None: ...
+
+class Pooling3DParameter(_message.Message):
+    __slots__ = ("pool", "kernel_size", "stride", "pad", "kernel_depth", "temporal_stride")
+    POOL_FIELD_NUMBER: _ClassVar[int]
+    KERNEL_SIZE_FIELD_NUMBER: _ClassVar[int]
+    STRIDE_FIELD_NUMBER: _ClassVar[int]
+    PAD_FIELD_NUMBER: _ClassVar[int]
+    KERNEL_DEPTH_FIELD_NUMBER: _ClassVar[int]
+    TEMPORAL_STRIDE_FIELD_NUMBER: _ClassVar[int]
+    pool: _caffe_pb2.PoolingParameter.PoolMethod
+    kernel_size: int
+    stride: int
+    pad: int
+    kernel_depth: int
+    temporal_stride: int
+    def __init__(self, pool: _Optional[_Union[_caffe_pb2.PoolingParameter.PoolMethod, str]] = ..., kernel_size: _Optional[int] = ..., stride: _Optional[int] = ..., pad: _Optional[int] = ..., kernel_depth: _Optional[int] = ..., temporal_stride: _Optional[int] = ...) -> None: ...
 
 class InnerProductParameter(_message.Message):
     __slots__ = ("normalize", "normalize_scale")

@@ -96,7 +96,7 @@ def _blob_count(
     if blob_counts is not None and layer.name in blob_counts:
         return blob_counts[layer.name], ""
     stated = stated_count(layer)
-    if stated:
+    if stated and not _near(layer.type, 0.9):  # a slip of the pen would have other blobs than it states
         what = "param {} blocks" if layer.version == 2 else "blobs_lr"
         return stated, f"its type is unknown: frozen as its {what} state; if it has more blobs, give --weights"
     if reason := weightless_reason(layer, used):
@@ -230,11 +230,9 @@ def _found(document: Document, layers: Sequence[TextLayer], pattern: str, option
 
 
 def _unknown(document: Document, layer: TextLayer) -> PrototxtError:
-    import difflib  # on use: errors are rare, and commands start often
-
     kind = f"of type {layer.type!r}" if layer.type else "without a type"
-    near = difflib.get_close_matches(layer.type, KNOWN_TYPES, 1) if layer.type not in KNOWN_TYPES else []
-    asked = f"did you mean {near[0]!r}? else " if near else ""
+    near = _near(layer.type)
+    asked = f"did you mean {near!r}? else " if near else ""
     return RenameError(
         f"layer {layer.name!r} {kind} cannot be frozen: its description does not tell how many blobs it has, and any "
         "would go on learning",
@@ -242,6 +240,14 @@ def _unknown(document: Document, layer: TextLayer) -> PrototxtError:
         hint=f"{asked}give the net's weights with --weights, state a param {{}} block per blob, leave it as it is with "
         f"--thaw '^{re.escape(layer.name)}$', or rename only with --no-freeze",
     )
+
+
+def _near(type_name: str, least: float = 0.6) -> str | None:
+    """The known type that an unknown one may be a slip of, at least as alike as `least`."""
+    import difflib  # on use: unknown types are rare, and commands start often
+
+    near = difflib.get_close_matches(type_name, KNOWN_TYPES, 1, least) if type_name not in KNOWN_TYPES else []
+    return near[0] if near else None
 
 
 def _stop_v2(edits: Edits, layer: TextLayer, count: int) -> list[str]:

@@ -8,7 +8,9 @@ from typing import Any
 from prototxt.encoding import float_text, to_text
 from prototxt.listing import NOTHING, Listing, Row, Totals
 from prototxt.messages import SolverParameter
+from prototxt.notes import fold_notes
 from prototxt.scalars import is_repeated
+from prototxt.schema.layer_types import not_run
 from prototxt.shapes import text as shape_text
 from prototxt.shapes.costs import FLOAT_BYTES
 from prototxt.tables import amount, size, table
@@ -30,7 +32,8 @@ def net_text(listing: Listing, strange: Sequence[tuple[str, str]] = ()) -> str:
     parts.append(table(head, rows, right=("params", "MACs", "blobs")) if rows else "no layers")
     parts.append(totals_text(listing))
     body = "".join(f"{part}\n" for part in parts if part)
-    return body + problems_text(listing.problems) + _strange_text(strange)
+    idle = fold_notes((words, row.name) for row in listing.rows if (words := not_run(row.type)))
+    return body + problems_text(listing.problems) + "".join(f"{line}\n" for line in idle) + _strange_text(strange)
 
 
 def totals_text(listing: Listing) -> str:

@@ -111,6 +111,18 @@ def _recurrent(blobs: int, states: int) -> Callable[[Any], int]:
     return count
 
 
+def _convolution3d(layer: Any) -> int:
+    """C3D 1.1 has parameters of its own, 1.0 those of Convolution."""
+    if isinstance(layer, Message):
+        own = bool(layer.messages("convolution3d_param"))
+        return 1 + _flag(layer, "convolution3d_param" if own else "convolution_param", "bias_term", True)
+    from prototxt import forks  # needs protobuf, which reading a text does not
+
+    fields = forks.fields(layer)
+    own = fields.HasField("convolution3d_param")
+    return 1 + bool(fields.convolution3d_param.bias_term if own else layer.convolution_param.bias_term)
+
+
 # What only the BN of PSPNet and TSN has, which keeps mean and variance behind scale and shift; SegNet's has two blobs.
 BN_STATISTICS: Final = ("slope_filler", "momentum", "frozen", "icnet", "moving_average")
 
@@ -149,9 +161,11 @@ _COUNTS: Final[dict[str, Callable[[Any], int]]] = {
     "Bias": lambda layer: int(_bottoms(layer) < 2),
     "CenterLoss": lambda layer: 1,
     "Convolution": _with_bias("convolution_param"),
+    "Convolution3D": _convolution3d,
     "ConvolutionDepthWise": _with_bias("convolution_param"),
     "ConvolutionDepthwise": _with_bias("convolution_param"),
     "Deconvolution": _with_bias("convolution_param"),
+    "Deconvolution3D": _convolution3d,
     "DepthwiseConvolution": _with_bias("convolution_param"),
     "Embed": _with_bias("embed_param"),
     "Gate": _with_bias("gate_param"),

@@ -13,6 +13,8 @@ from fusion.composition.pieces import Layer, Net, only, read_net, reparse
 from fusion.composition.readings import Reading, is_onnx
 from fusion.composition.states import settled
 from fusion.errors import ComposeError
+from prototxt.notes import fold_notes
+from prototxt.schema.layer_types import not_run
 from prototxt.tree import Document
 
 PathLike = str | os.PathLike[str]
@@ -160,7 +162,7 @@ def _unknown_fields(document: Document) -> tuple[str, ...]:
         warnings.simplefilter("always")
         load_net(document, strict=False)
     said = [warning.message for warning in caught if isinstance(warning.message, UnknownFieldWarning)]
-    return tuple(f"{place}: no schema knows {text}" for warning in said for place, text in warning.fields)
+    return tuple(f"{place}: no schema knows {text}" for warning in said for place, text in warning.unknown)
 
 
 def _modern(document: Document, prefix: str, notes: list[str]) -> Net:
@@ -256,7 +258,12 @@ def _prefixed(
         report = rename_reported(document, prefix, freeze=True, blob_counts=counts, outputs=outputs)
         document, said = report.document, report.notes
         done = {change.renamed: change.done for change in report.changes}
-    notes += [f"source '{prefix}': {note}" for note in said]
+    idle = fold_notes(
+        (words, layer.name)
+        for number, layer in enumerate(raw.layers)
+        if number in kept and (words := not_run(layer.type))
+    )
+    notes += [f"source '{prefix}': {note}" for note in (*said, *idle)]
     notes += _told(prefix, done)
     numbers = {old: new for new, old in enumerate(sorted(kept))}
     return read_net(document), numbers

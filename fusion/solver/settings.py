@@ -10,12 +10,18 @@ from typing import TYPE_CHECKING
 from fusion.errors import TrainingError, raise_all
 from fusion.solver.policies import BEYOND, POLICIES, Schedule
 from fusion.solver.updates import RULES
+from prototxt import forks
 
 if TYPE_CHECKING:
     from prototxt.messages import SolverParameter
 
 REGULARIZATIONS = ("L1", "L2")
 _FALLING = ("step", "exp", "inv", "multistep", "sigmoid")
+# Settings of NVCaffe's and Intel's solvers that change what is learned; their others change speed, or belong to these.
+_FORK_RULES = (
+    *("min_lr", "rampup_interval", "local_lr_auto", "warmup_iter", "momentum_policy", "larc", "weight_decay_policy"),
+    *("stagelr", "stageiter", "disabled_update"),
+)
 
 
 @dataclass(frozen=True)
@@ -145,6 +151,10 @@ def _mistakes(
     for name in ("iter_size", "average_loss"):
         if getattr(solver, name) < 1:
             refuse(f"{name} must be at least 1, not {getattr(solver, name)}", f"remove {name}")
+    own = forks.fields(solver)
+    for name in _FORK_RULES:
+        if getattr(own, name) != getattr(type(own)(), name):
+            refuse(f"{name} is a setting of a fork that training here does not know", f"remove {name} to do without")
     for name in ("max_iter", "display", "test_interval", "snapshot"):
         if getattr(solver, name) < 0:
             refuse(f"{name} must not be negative: {getattr(solver, name)}", f"set {name} to 0 or more")

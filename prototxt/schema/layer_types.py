@@ -17,13 +17,20 @@ _OWN = """
     WeightedSum
 """
 _FORK = """
-    AnnotatedData ApplyDeformation Axpy BN BatchReduction BoxAnnotatorOHEM CTCBeamSearchDecoder CTCGreedyDecoder
-    CTCLoss CenterLoss ContinuationIndicator ConvolutionDepthWise ConvolutionDepthwise CreateDeformation CtcLoss
-    DenseImageData DepthwiseConvolution DetectionEvaluate DetectionOutput FocalLoss ImageLabelmapData ImageSegData
-    Interp LabelsequenceAccuracy Lstm MarginInnerProduct Mish MultiBoxLoss Normalize PSROIPooling Permute PriorBox
-    Proposal ROIAlign ROIPooling ReLU6 RegionLoss Reorg Reverse SegAccuracy ShuffleChannel SmoothL1Loss
-    SmoothL1LossOHEM SoftmaxWithLossOHEM SpatialDropout Transpose TripletLoss Unpooling Upsample Upsampling
-    VideoData YoloDetectionOutput YoloLoss Yolov3 Yolov3DetectionOutput
+    AnnotatedData ApplyDeformation Axpy BatchReduction BN BoxAnnotatorOHEM CenterLoss ContinuationIndicator
+    Convolution3D ConvolutionDepthWise ConvolutionDepthwise CreateDeformation CTCBeamSearchDecoder CTCGreedyDecoder
+    CTCLoss CtcLoss Deconvolution3D DenseImageData DepthwiseConvolution DetectionEvaluate DetectionOutput FocalLoss
+    ImageLabelmapData ImageSegData Interp LabelsequenceAccuracy Lstm MarginInnerProduct Mish MultiBoxLoss Normalize
+    Permute PriorBox Proposal PSROIPooling RegionLoss ReLU6 Reorg Reverse ROIAlign ROIPooling SegAccuracy
+    ShuffleChannel SmoothL1Loss SmoothL1LossOHEM SoftmaxWithLossOHEM SpatialDropout Transpose TripletLoss Unpooling
+    Upsample Upsampling VideoData YoloDetectionOutput YoloLoss Yolov3 Yolov3DetectionOutput
+"""
+# Known types that nothing here computes: nets with them can be shown, edited, renamed and merged, but not run.
+_NOT_RUN = """
+    ApplyDeformation BatchReduction BoxAnnotatorOHEM Convolution3D CreateDeformation CTCBeamSearchDecoder
+    CTCGreedyDecoder Deconvolution3D DetectionEvaluate FocalLoss L1Loss RegionLoss ROIAlign SegAccuracy
+    SmoothL1LossOHEM SoftmaxWithFocalLoss SoftmaxWithLossOHEM TripletLoss Upsampling YoloDetectionOutput YoloLoss
+    Yolov3 Yolov3DetectionOutput
 """
 # Types of forks that nothing else here knows, none of which makes blobs in the sources of the forks that have it (C3D,
 # Caffe for Windows, DeepLab, FlowNet, MNC, MobileNet-YOLO, MS-CNN, NVCaffe, OpenPose, ParseNet, R-FCN, TSN and others).
@@ -51,3 +58,11 @@ FORK_TYPES = frozenset(_FORK.split())
 KNOWN_TYPES = CAFFE_TYPES | OWN_TYPES | FORK_TYPES
 WEIGHTLESS_TYPES = frozenset(_WEIGHTLESS.split())
 WEIGHTLESS_PYTHON = frozenset(_WEIGHTLESS_PYTHON.split())
+NOT_RUN_TYPES = frozenset(_NOT_RUN.split())
+
+
+def not_run(type_name: str) -> str | None:
+    """Say that a known type has no implementation here; None for one that has, or that nobody knows."""
+    if type_name not in NOT_RUN_TYPES | WEIGHTLESS_TYPES:
+        return None
+    return f"type '{type_name}' is a fork's: known, but without an implementation here, so it cannot be run"

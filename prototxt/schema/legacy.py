@@ -124,10 +124,15 @@ V1_TYPES = {
 # The same for values that only forks have.
 FORK_V1_TYPES = {
     "BN": "BN",
+    "CONVOLUTION3D": "Convolution3D",
     "CROP": "Crop",
+    "DECONVOLUTION3D": "Deconvolution3D",
     "DENSE_IMAGE_DATA": "DenseImageData",
+    "DOWN_SAMPLING": "DownSampling",
+    "ELTWISE_PRODUCT": "EltwiseProduct",
     "IMAGE_SEG_DATA": "ImageSegData",
     "INTERP": "Interp",
+    "POOLING3D": "Pooling3D",
     "PRELU": "PReLU",
     "PYTHON": "Python",
     "RESHAPE": "Reshape",
@@ -136,6 +141,9 @@ FORK_V1_TYPES = {
     "UNPOOLING": "Unpooling",
     "UPSAMPLE": "Upsample",
     "UPSAMPLING": "Upsampling",
+    "VOXEL_CUSTOM_LOSS": "VoxelCustomLoss",
+    "VOXEL_SOFTMAX": "VoxelSoftmax",
+    "VOXEL_SOFTMAX_LOSS": "VoxelSoftmaxLoss",
 }
 SOLVER_TYPES = {
     "SGD": "SGD",

@@ -5,6 +5,7 @@ How many boxes come out is known only when the net runs, so that dimension is No
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from prototxt import forks
@@ -146,8 +147,14 @@ def annotated_data(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Sh
     """Pictures of the size that they are resized or cropped to, and [1, 1, objects, 8] annotations (SSD)."""
     transform = layer.transform_param
     own: Any = forks.fields(transform)
-    height = own.crop_h or transform.crop_size or own.resize_param.height or None
-    width = own.crop_w or transform.crop_size or own.resize_param.width or None
+    height = own.crop_h or transform.crop_size or _agreed(own.resize_param, "height")
+    width = own.crop_w or transform.crop_size or _agreed(own.resize_param, "width")
     channels = 1 if transform.force_gray else 3
     tops: list[Shape] = [(batch_size(layer.data_param.batch_size), channels, height, width), (1, 1, None, 8)]
     return tops[: len(layer.top)], []
+
+
+def _agreed(resizes: Sequence[Any], side: str) -> int | None:
+    """The size that all ways to resize give, of which forks with several pick one by chance; None if they differ."""
+    sizes = {getattr(resize, side) for resize in resizes}
+    return (sizes.pop() or None) if len(sizes) == 1 else None

@@ -93,3 +93,20 @@ def test_fillers_depend_on_seed_name_and_index_alone() -> None:
 def test_a_parameter_of_unknown_size_asks_for_shapes() -> None:
     with pytest.raises(BuildError, match="blob 0"):
         Context(params=((4, None),), name="ip").parameter(0)
+
+
+def test_known_types_that_cannot_be_run_are_said_to_be_so() -> None:
+    """By one table, which lists what has no builder, and no more."""
+    from prototxt.params import DATA_TYPES
+    from prototxt.params import KNOWN_TYPES as COUNTED
+    from prototxt.schema.layer_types import KNOWN_TYPES, NOT_RUN_TYPES, not_run
+
+    assert (KNOWN_TYPES | COUNTED) - set(registry.known_types()) - DATA_TYPES - {"Padding"} == NOT_RUN_TYPES
+    assert not_run("Convolution") is None
+    assert not_run("Nonsense") is None
+    for kind in ("DetectionEvaluate", "Correlation"):
+        error = registry.unknown(kind, "e", None)
+        assert error.message == f"layer 'e': type '{kind}' is a fork's: known, but without an implementation here, " + (
+            "so it cannot be run"
+        )
+        assert "did you mean" not in (error.hint or "")

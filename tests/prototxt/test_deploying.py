@@ -206,3 +206,12 @@ def test_public_nets(reference: Path) -> None:
             again = str(deploy(doc).document)
         assert again == str(doc), path.name
     assert done >= 20
+
+
+def test_a_net_that_ends_in_accuracy() -> None:
+    text = TRAIN_VAL[: TRAIN_VAL.index('layer {\n  name: "loss"')]
+    net = load_net(deploy(parse(text)).document)
+    assert [(layer.name, layer.type, list(layer.top)) for layer in net.layer] == [
+        ("data", "Input", ["data"]),
+        ("ip", "InnerProduct", ["ip"]),
+    ]

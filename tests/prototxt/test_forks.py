@@ -7,14 +7,16 @@ from typing import Any
 
 import pytest
 
-from prototxt import forks
+from prototxt import forks, outline
 from prototxt.decoding import UnknownFieldWarning, decode
 from prototxt.encoding import to_text
 from prototxt.errors import DecodeError
 from prototxt.loading import load_net
 from prototxt.messages import LayerParameter, ReLUParameter
+from prototxt.params import param_count
 from prototxt.parser import parse
 from prototxt.phases import filter_net
+from prototxt.shapes import infer
 
 pytestmark = pytest.mark.filterwarnings("ignore::prototxt.decoding.UnknownFieldWarning")
 
@@ -130,3 +132,31 @@ def test_forks_in_the_corpus(reference: Path) -> None:
     assert {layer.type for layer in found} == {"BN", "Interp"}
     net = load_net(reference / "corpus" / "DeconvNet__DeconvNet_inference_deploy.prototxt")
     assert {layer.type for layer in net.layer if forks.has_fields(layer)} == {"BN", "Unpooling"}
+
+
+@pytest.mark.filterwarnings("ignore::prototxt.decoding.UnknownFieldWarning")
+def test_several_resize_params() -> None:
+    text = 'layer { type: "AnnotatedData" top: "x" data_param { batch_size: 2 } transform_param { %s } }'
+    one, other = "resize_param { height: 4 width: 5 }", "resize_param { height: 4 width: 6 }"
+    for params, shape in (
+        (one, (2, 3, 4, 5)),
+        (one + one, (2, 3, 4, 5)),
+        (one + other, (2, 3, 4, None)),
+        ("", (2, 3, None, None)),
+    ):
+        net = load_net(parse(text % params))
+        assert len(forks.fields(net.layer[0].transform_param).resize_param) == params.count("resize")
+        assert infer(net).blobs["x"] == shape
+
+
+@pytest.mark.filterwarnings("ignore::prototxt.decoding.UnknownFieldWarning")
+@pytest.mark.parametrize("bias", [True, False])
+def test_convolutions_of_c3d(bias: bool) -> None:
+    term = f"bias_term: {str(bias).lower()}"
+    new = f'layer {{ type: "Convolution3D" convolution3d_param {{ num_output: 2 kernel_depth: 3 {term} }} }}'
+    old = f"layers {{ type: CONVOLUTION3D convolution_param {{ num_output: 2 kernel_depth: 3 {term} }} }}"
+    for text in (new, old):
+        (layer,) = load_net(parse(text)).layer
+        (stated,) = outline.layers(parse(text).root)
+        assert layer.type == stated.type == "Convolution3D"
+        assert param_count(layer.type, layer) == param_count(stated.type, stated.body) == 1 + bias

@@ -6,13 +6,14 @@ Source: Liu et al. 2016; weiliu89/caffe at branch ssd (prior_box_layer.cpp, dete
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from fusion.errors import BuildError
+from fusion.errors import BuildError, IgnoredSetting
 from fusion.layers.axes import full
 from fusion.layers.forks.boxes import corners, suppress
 from fusion.registry import Context, layer
@@ -168,15 +169,13 @@ class DetectionOutput(nn.Module):
 
 @layer("DetectionOutput")
 def detection_output(layer: LayerParameter, context: Context) -> nn.Module:
-    """Detections; nothing is saved or shown."""
+    """Detections as a blob, the same with or without `save_output_param` and `visualize`: no file is written here."""
     param = fork_param(layer, "detection_output_param")
     if not param.num_classes:
         raise BuildError(f"layer '{layer.name}': detection_output_param.num_classes is missing")
     if param.save_output_param.output_directory or param.visualize:
-        raise BuildError(
-            f"layer '{layer.name}': detections are a blob here, and not saved or shown",
-            hint="remove save_output_param and visualize",
-        )
+        what = f"layer '{layer.name}': detections are a blob here, and neither saved to a directory nor shown"
+        warnings.warn(what, IgnoredSetting, stacklevel=2)
     if len(layer.bottom) > 3:
         raise BuildError(f"layer '{layer.name}': three bottoms are known: locations, scores, priors")
     nms = param.nms_param

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import prototxt
 from fusion import nets, registry
-from fusion.errors import BuildError
+from fusion.errors import BuildError, IgnoredSetting
 from fusion.graph import Net
 from fusion.layers.recurrent import reset
 from fusion.starts import started
@@ -219,11 +219,6 @@ REFUSED = {
         "multibox_loss_param { num_classes: 2 mining_type: HARD_EXAMPLE }",
         "HARD_EXAMPLE",
     ),
-    "files": (
-        'type: "DetectionOutput" bottom: "x" bottom: "x" '
-        "detection_output_param { num_classes: 2 save_output_param { output_directory: 'd' } }",
-        "not saved",
-    ),
     "focal": (
         'type: "SoftmaxWithLoss" bottom: "l" loss_param { focal_gamma: 2 }',
         "focal_gamma is a fork's field",
@@ -316,6 +311,14 @@ def test_batch_norm_with_scale_and_bias_of_its_own(asked: str, scale: float, bia
     y = net({"x": torch.randn(2, 3, 4, 4)})["y"]
     torch.testing.assert_close(y.mean((0, 2, 3)), torch.full((3,), 2.0))
     torch.testing.assert_close(y.std((0, 2, 3), correction=0), torch.full((3,), 3.0), rtol=1e-4, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore::prototxt.decoding.UnknownFieldWarning")
+@pytest.mark.parametrize("setting", ["save_output_param { output_directory: 'd' }", "visualize: true"])
+def test_files_of_detections_are_not_written_but_told(setting: str) -> None:
+    text = 'type: "DetectionOutput" bottom: "x" bottom: "x" detection_output_param { num_classes: 2 %s }'
+    with pytest.warns(IgnoredSetting, match="neither saved to a directory nor shown"):
+        own(text % setting)
 
 
 @pytest.mark.filterwarnings("ignore::prototxt.decoding.UnknownFieldWarning")

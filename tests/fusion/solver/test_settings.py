@@ -9,7 +9,7 @@ import pytest
 from fusion.errors import TrainingError
 from fusion.solver.descriptions import read_nets
 from fusion.solver.settings import read_settings
-from prototxt import load_solver
+from prototxt import load_solver, parse
 from prototxt.messages import SolverParameter
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -69,3 +69,29 @@ def test_inline_nets_and_their_states() -> None:
     nets = read_nets(solver)
     assert [layer.name for layer in nets.train.layer] == ["only b"]
     assert [[layer.name for layer in test.layer] for test in nets.tests] == [["only a"], ["only b"]]
+
+
+@pytest.mark.filterwarnings("ignore::prototxt.decoding.UnknownFieldWarning")
+@pytest.mark.parametrize(
+    ("setting", "refused"),
+    [
+        ("min_lr: 0.1", "min_lr"),
+        ("min_lr: 0", None),
+        ("rampup_interval: 5 rampup_lr: 0.1", "rampup_interval"),
+        ("larc: true larc_eta: 0.1", "larc"),
+        ("larc_eta: 0.1", None),
+        ('weight_decay_policy: "poly"', "weight_decay_policy"),
+        ('momentum_policy: "fixed"', None),
+        ("stagelr: 0.1 stageiter: 5", "stagelr"),
+        ('eval_type: "detection" solver_data_type: FLOAT16 test_and_snapshot_last_epochs: 2', None),
+    ],
+)
+def test_settings_of_forks_load_and_are_refused_where_they_change_what_is_learned(
+    setting: str, refused: str | None
+) -> None:
+    solver = load_solver(parse(f'net: "n" base_lr: 0.1 lr_policy: "fixed" {setting}'))
+    if refused is None:
+        assert read_settings(solver).schedule.base_lr == pytest.approx(0.1)
+        return
+    with pytest.raises(TrainingError, match=f"{refused} is a setting of a fork"):
+        read_settings(solver)
