@@ -16,7 +16,14 @@ ROOT = Path(__file__).parent.parent
 
 # In import order: a module imports only from its own room and from rooms above it. A folder is one room.
 ROOMS = (
-    *("prototxt.errors", "prototxt.files", "prototxt.wire", "prototxt.recognition", "prototxt.text_bytes"),
+    *(
+        "prototxt.errors",
+        "prototxt.files",
+        "prototxt.pictures",
+        "prototxt.wire",
+        "prototxt.recognition",
+        "prototxt.text_bytes",
+    ),
     *("prototxt.tokens", "prototxt.tree", "prototxt.parser", "prototxt.editing"),
     *("prototxt.schema", "prototxt.messages", "prototxt.fork_messages", "prototxt.places", "prototxt.forks"),
     *("prototxt.scalars", "prototxt.decoding", "prototxt.encoding", "prototxt.upgrading", "prototxt.loading"),

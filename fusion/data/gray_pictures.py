@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from prototxt.pictures import LONGEST_SIDE
+
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # JPEG's start-of-frame markers
 _PNG = b"\x89PNG\r\n\x1a\n"
 _MOST = 1 << 24  # pixels; a larger picture is worth opening with care
@@ -30,7 +32,7 @@ def gray_pixels(data: bytes) -> NDArray[np.uint8] | None:
 
 
 def _decoded(height: int, width: int, data: bytes, decoder: str, option: object) -> NDArray[np.uint8] | None:
-    if not 0 < height * width <= _MOST:
+    if not 0 < height * width <= _MOST or max(height, width) > LONGEST_SIDE:
         return None
     try:
         picture = Image.frombytes("L", (width, height), data, decoder, "L", option)

@@ -10,6 +10,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fusion.data.gray_pictures import gray_pixels
 from fusion.data.resizing import resize
+from prototxt.pictures import FORMATS, open_picture
 
 _PNG_LUMA = (9797, 19234, 3737, 0, 15)  # OpenCV leaves colour PNGs to libpng, which truncates
 _OPENCV_LUMA = (4899, 9617, 1868, 8192, 14)  # and converts other formats itself
@@ -39,17 +40,17 @@ def decode(data: bytes, *, color: bool | None, size: tuple[int, int] | None = No
 
 
 def _by_pillow(data: bytes, color: bool | None) -> NDArray[np.uint8]:
-    """RGB or gray pixels of any format that Pillow reads, turned as the Exif tag says (OpenCV turns them too)."""
+    """RGB or gray pixels of any format that is meant, turned as the Exif tag says (OpenCV turns them too)."""
     try:
-        with Image.open(io.BytesIO(data)) as opened:
+        with open_picture(io.BytesIO(data)) as opened:
             if color is False and opened.format == "JPEG":
                 opened.draft("L", opened.size)  # the luma plane itself, as OpenCV takes it
             opened.load()
             picture = ImageOps.exif_transpose(opened) if opened.format == "JPEG" else opened
             return _pixels(picture, color)
     except UnidentifiedImageError as error:
-        raise UndecodableError("it is in no format that Pillow knows") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UndecodableError(f"it is in no known format ({', '.join(FORMATS)})") from error
+    except (OSError, ValueError, SyntaxError) as error:
         raise UndecodableError(str(error)) from error
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+_WORTH = 0.75  # share of the rows below which the copy of those that are used costs less than working through all
 _UNIT = 2048  # coefficients are fixed-point numbers with 11 bits behind the point
 
 
@@ -21,6 +22,9 @@ def resize(picture: NDArray[np.uint8], height: int, width: int) -> NDArray[np.ui
         return _halve(picture)
     left, right, near_left, near_right = _taps(columns, width, clamp=True)
     above, below, near_above, near_below = _taps(rows, height, clamp=False)
+    used = np.union1d(above, below)
+    if len(used) < _WORTH * rows:
+        picture, above, below = picture[used], np.searchsorted(used, above), np.searchsorted(used, below)
     source = picture.astype(np.int32)
     ends = (1,) * (picture.ndim - 2)
     across = source[:, left] * near_left.reshape(1, -1, *ends) + source[:, right] * near_right.reshape(1, -1, *ends)

@@ -60,11 +60,11 @@ class Album:
 
 def embed(path: Path) -> Picture | None:
     """A picture as a data URI: small files as they are, others as a JPEG thumbnail; None for what is no picture."""
-    from PIL import Image
+    from prototxt.pictures import open_picture
 
     try:
         data = path.read_bytes()
-        with Image.open(io.BytesIO(data)) as image:
+        with open_picture(io.BytesIO(data)) as image:
             image.load()
             size, kind = image.size, FORMATS.get(image.format or "")
             if kind is None or len(data) > KEPT_BYTES:
@@ -73,6 +73,6 @@ def embed(path: Path) -> Picture | None:
                 stream = io.BytesIO()
                 thumbnail.save(stream, "JPEG", quality=80)
                 data, size, kind = stream.getvalue(), thumbnail.size, "image/jpeg"
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except (OSError, ValueError, SyntaxError):
         return None
     return Picture(f"data:{kind};base64,{base64.b64encode(data).decode()}", *size)

@@ -6,9 +6,10 @@ import io
 
 from PIL import Image, UnidentifiedImageError
 
+from prototxt.pictures import FORMATS, LONGEST_SIDE, TooLargeError, open_picture
+
 MOST_BYTES = 16 << 20
 MOST_PIXELS = 40_000_000
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
 
 class Refusal(Exception):  # noqa: N818 - it is an answer, not a fault
@@ -22,11 +23,11 @@ class Refusal(Exception):  # noqa: N818 - it is an answer, not a fault
 def check_picture(data: bytes) -> None:
     """Raise Refusal for what is no picture, of another format, or too large to decode."""
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+        with open_picture(io.BytesIO(data)) as picture:
             width, height = picture.size
     except UnidentifiedImageError as error:
         raise Refusal(415, f"This is no picture of a known kind ({', '.join(FORMATS)}).") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except (TooLargeError, Image.DecompressionBombWarning) as error:
         raise Refusal(413, _too_large()) from error
     except Exception as error:  # whatever a hostile file does to the decoder's header
         raise Refusal(415, "This picture's header cannot be read.") from error
@@ -35,4 +36,5 @@ def check_picture(data: bytes) -> None:
 
 
 def _too_large() -> str:
-    return f"This picture has more than {MOST_PIXELS / 1e6:.0f} million pixels: make it smaller."
+    most = f"{MOST_PIXELS / 1e6:.0f} million pixels"
+    return f"This picture has more than {most}, or a side over {LONGEST_SIDE}: make it smaller."

@@ -127,12 +127,9 @@ def _untouched(source: Path) -> Iterator[str]:
 
 def _image_size(file: Path | BinaryIO) -> tuple[int, int, int]:
     """Channels, height and width from an image's header."""
-    from PIL import Image
+    from prototxt.pictures import open_picture
 
     if isinstance(file, Path) and not file.is_file():
         raise FileNotFoundError(file)
-    try:
-        with Image.open(file) as image:
-            return len(image.getbands()) if image.mode == "L" else 3, image.height, image.width
-    except Image.DecompressionBombError as error:
-        raise ValueError(str(error)) from None
+    with open_picture(file) as image:
+        return len(image.getbands()) if image.mode == "L" else 3, image.height, image.width
