@@ -60,7 +60,8 @@ def _tail(item: Judgement, aim: Aim, inputs: Inputs, num_output: int, positions:
                 f"source '{item.part.prefix}': layer '{layer.name}' ({kind}) between its classifier and its loss "
                 "cannot be taken along",
                 place=item.part.raw.place(layer),
-                hint=f"cut after it where that is a feature; upsampling may be {', '.join(_RESIZING)}",
+                hint=f"what may stand there is {', '.join(_RESIZING)}; nets that add up scores of several depths (skip "
+                "connections) cannot be cut before all of them",
             )
         elif kind not in _PASSING:
             dropped.append(f"'{layer.name}' ({kind})")

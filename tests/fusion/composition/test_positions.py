@@ -145,3 +145,20 @@ def test_whole_samples_are_no_positions(tmp_path: Path) -> None:
     every = write(tmp_path, SCORES % "kernel_size: 1" + LOSS % ("SoftmaxWithLoss", "scores"), "three")
     with pytest.raises(ComposeError, match="source 's1' scores every position of a map, the others whole samples"):
         fused(averaged, every)
+
+
+def test_heads_of_the_sources_own_scores_keep_positions(tmp_path: Path) -> None:
+    path = write(
+        tmp_path, SCORES % 'kernel_size: 1 weight_filler { type: "xavier" }' + LOSS % ("SoftmaxWithLoss", "scores")
+    )
+    data = {"data": torch.randn(1, 3, 8, 8, generator=torch.manual_seed(0))}
+    for head in ("zero-init", "logits"):
+        composed = fused(path, path, head=head, num_output=3)
+        net = fusion.build(prototxt.load_net(composed.deploy), seed=2)
+        found = {name: blob.detach().double().numpy() for name, blob in fusion.blobs(net, data).items()}
+        sources = [found[f"s{index}/scores"] for index in range(2)]
+        assert sources[0].shape == (1, 3, 8, 8)
+        logs = [one - np.log(np.exp(one).sum(1, keepdims=True)) for one in sources]
+        expected = sources[0] if head == "zero-init" else (logs[0] + logs[1]) / 2
+        np.testing.assert_allclose(found["scores"], expected, atol=1e-5)
+        assert found["prob"].shape == (1, 3, 8, 8)
