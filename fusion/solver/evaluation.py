@@ -30,6 +30,7 @@ from prototxt.class_names import ClassNames, class_names_of
 from prototxt.loading import load_net
 from prototxt.parser import parse_file
 from prototxt.phases import filter_whole
+from prototxt.shapes.loss_kinds import ignored_label
 
 Path = str | os.PathLike[str]
 _CHUNK = 500
@@ -98,8 +99,14 @@ class Evaluation:
         """Several blobs for every record once, in one pass over the data; see `predict`."""
         source, labels = labelled(self.job, blobs, self.paths[0])
         every = [np.concatenate(parts) for parts in zip(*self._rows(source, blobs), strict=True)]
-        good = np.setdiff1d(np.arange(len(labels)), list(source.bad))
-        keys, labels, others = np.array(source.keys, np.str_)[good], labels[good], variants(source.keys)
+        ignored = [ignored_label(self.job.message, blob) for blob in blobs]
+        silent = np.flatnonzero(np.isin(labels, [label for label in ignored if label is not None]))
+        if len(silent):
+            self.display.say(f"{len(silent)} of {len(labels)} records have a label that the net ignores: left out")
+        good = np.setdiff1d(np.arange(len(labels)), [*source.bad, *silent])
+        keys, labels = np.array(source.keys, np.str_)[good], labels[good]
+        others = variants(source.keys)
+        others = None if others is None else others[good]
         found = []
         for blob, rows in zip(blobs, every, strict=True):
             width, known = rows.shape[1], self.named.numbers_of(blob) if classes is None else None

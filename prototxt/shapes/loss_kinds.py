@@ -75,6 +75,16 @@ def class_label(net: NetParameter, blob: str) -> str | None:
     )
 
 
+def ignored_label(net: NetParameter, blob: str) -> int | None:
+    """The class number that does not count where these scores are measured, or else where they are learned."""
+    judges = [layer for layer in _judges(net, {blob}) if judges_classes(layer)]
+    measures = [layer.accuracy_param for layer in judges if layer.type == "Accuracy"]
+    if measures:
+        return next((param.ignore_label for param in measures if param.HasField("ignore_label")), None)
+    learned = [layer.loss_param for layer in judges if "loss_param" in LOSS_KINDS[layer.type].blocks]
+    return next((param.ignore_label for param in learned if param.HasField("ignore_label")), None)
+
+
 def _judges(net: NetParameter, blobs: set[str]) -> Iterator[LayerParameter]:
     """The losses and measures that read one of the blobs, or what layers without learning make of it."""
     for layer in net.layer:

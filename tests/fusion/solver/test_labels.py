@@ -99,3 +99,16 @@ def test_options_for_class_numbers_refuse_other_losses(write: Callable[..., None
         fusion.Solver("solver.prototxt", device="cpu", extras=Extras(label_smoothing=0.1)).step(1)
     with pytest.raises(TrainingError, match="mixup"):
         fusion.Solver("solver.prototxt", device="cpu", extras=Extras(mixup=0.2)).step(1)
+
+
+def test_records_of_an_ignored_label_are_left_out(write: Callable[..., None]) -> None:
+    write("gender")
+    text = Path("net.prototxt").read_text()
+    Path("net.prototxt").write_text(
+        text.replace('top: "l_gender" }', 'top: "l_gender" loss_param { ignore_label: 1 } }')
+    )
+    found = open_evaluation("net.prototxt", ["net.caffemodel"], device="cpu").predict("fc")
+    assert list(found.labels) == [0] * 4
+    assert [key.rpartition(":")[2] for key in found.keys] == ["0", "3", "5", "6"]
+    Path("net.prototxt").write_text(Path("net.prototxt").read_text() + LOSSES["accuracy"])
+    assert predicted() == [0, 1, 1, 0, 1, 0, 0, 1]  # what is measured counts
