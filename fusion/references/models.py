@@ -255,7 +255,7 @@ def _caffe(spec: Reference, path: str, shapes: _Seen, device: torch.device) -> M
         if len(spec.weights) != 1
         else file_hash(spec.weights[0]),
     }
-    own = {top: layer for layer in data if layer.type != "Input" for top in layer.top}
+    own = {top: layer for layer in data for top in layer.top}
     read = {top: own.get(key) for key, top in sources.items() if top in shapes.pictures}
     return _prepared(spec, answer, hashes, shapes, read or {shapes.pictures[0]: None})
 

@@ -65,7 +65,9 @@ def converter(name: str, pixels: str | None, own: LayerParameter | None, given: 
         alike = own is not None and ours is not None and own.type == ours.type
         if alike or not given.pictures:
             return None
-        why = "it has no data layer that says" if own is None else f"a {own.type} layer does not say"
+        why = "it has no data layer that says"
+        if own is not None and own.type != "Input":
+            why = f"its {own.type} layer does not say"
         raise TrainingError(f"{whose}: for which pixels it was made is not known; {why}", hint=_HINT)
     wanted = _transform(theirs)
     if ours is None or ours.type not in _PICTURES:
@@ -120,7 +122,7 @@ def _field(whose: str, layer: LayerParameter, transform: Transform, given: Given
     if mean is None:
         return torch.zeros(1, 1, 1)
     if (mean == mean[:, :1, :1]).all():
-        return torch.from_numpy(np.ascontiguousarray(mean[:, :1, :1]))
+        return torch.tensor(np.ascontiguousarray(mean[:, :1, :1]))
     known = mean.shape == given.shape[1:] and not (transform.mirror and (mean != mean[:, :, ::-1]).any())
     if not known or (given.layer is not None and given.layer.transform_param.mirror):
         raise TrainingError(
@@ -128,7 +130,7 @@ def _field(whose: str, layer: LayerParameter, transform: Transform, given: Given
             f"blob shows is not known",
             hint="use mean_value, or neither crop_size nor mirror; or keep its logits: a predictions file as reference",
         )
-    return torch.from_numpy(np.ascontiguousarray(mean))
+    return torch.tensor(np.ascontiguousarray(mean))
 
 
 def _transform(layer: LayerParameter) -> Transform:

@@ -15,6 +15,7 @@ from fusion import build, save_weights
 from fusion.data import Source, open_source
 from fusion.errors import FusionError, TrainingError
 from fusion.references import Reference, hold, open_models, parse_reference
+from fusion.references.preparation import Given, converter
 from fusion.solver import Solver
 from fusion.solver.watching.display import Silent
 from prototxt import parse
@@ -177,8 +178,6 @@ def test_equal_transforms_leave_the_blob_untouched(pictures: np.ndarray) -> None
     mean_picture("mean.binaryproto", np.arange(60, dtype=np.float32).reshape(3, 4, 5))
     np.testing.assert_array_equal(*scores("scale: 0.013 mean_value: 3", "scale: 0.013 mean_value: 3"))
     layer = load_net(parse(DATA % ("", 'mean_file: "mean.binaryproto" mirror: true'))).layer[0]
-    from fusion.references.preparation import Given, converter
-
     assert converter("x", None, layer, Given((3, 3, 4, 5), layer)) is None
 
 
@@ -213,3 +212,21 @@ def test_command_lines() -> None:
     assert (spec.pixels, spec.weight) == ("mean:104,117,123,std:1,1,2,order:bgr", 0.5)
     assert (spec.live, spec.classes) == (True, (1, 2))
     assert parse_reference("r.onnx,pixels=unit,half").pixels == "unit"
+
+
+def test_nets_that_are_both_fed_by_hand_take_the_same(pictures: np.ndarray) -> None:
+    """Neither says how its blob was made, so whoever gives it has it made for both; one data layer breaks that."""
+    by_hand, listed = load_net(parse(DEPLOY)).layer[0], load_net(parse(DATA % ("", "scale: 0.5"))).layer[0]
+    hdf5 = load_net(parse('layer { name: "data" type: "HDF5Data" top: "data" hdf5_data_param { source: "x" } }')).layer[
+        0
+    ]
+    given = Given((3, 3, 4, 5), by_hand)
+    assert converter("r", None, by_hand, given) is None
+    assert converter("r", None, hdf5, Given((3, 3, 4, 5), hdf5)) is None
+    with pytest.raises(TrainingError, match="how this net's blob was made is not known"):
+        converter("r", None, listed, given)
+    with pytest.raises(TrainingError, match="not known; its HDF5Data layer does not say"):
+        converter("r", None, hdf5, given)
+    with pytest.raises(TrainingError, match="not known; it has no data layer that says"):
+        converter("r", None, by_hand, Given((3, 3, 4, 5), listed))
+    assert converter("r", None, listed, Given((3, 30), by_hand)) is None  # no pictures
