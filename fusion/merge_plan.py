@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 from fusion.merge_sources import MergeSource
 from prototxt.messages import LayerParameter
+from prototxt.notes import fold_notes
 from prototxt.spans import Shape
 
 _MOST = 8  # blobs of a layer whose shapes a line can hold; Caffe's layers have at most so many
@@ -125,7 +126,8 @@ class MergePlan:
                 lines.append(f"not used of {prefix or 'source'} ({self.sources[prefix].label}): {', '.join(names)}")
         if self.allowed:
             lines.append(f"allowed to start from fillers: {', '.join(self.allowed)}")
-        lines += [f"warning: layer '{name}': {'; '.join(words)}" for name, words in self.differing.items()]
+        differing = fold_notes(("; ".join(words), name) for name, words in self.differing.items())
+        lines += [f"warning: {note}" for note in differing]
         count, filled, origins = len(self._with_blobs()), len(self.filled), self._origin_count()
         lines.append(
             f"{count} layers with {self.nbytes // 4:,} values ({self.nbytes / 1e6:.1f} MB): "

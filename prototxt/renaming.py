@@ -13,6 +13,7 @@ from prototxt.editing import Edits
 from prototxt.errors import PrototxtError, RenameError, raise_all
 from prototxt.freezing import Choice, chosen, shared_names, stop_gradients
 from prototxt.freezing import freeze as freeze_layers
+from prototxt.notes import fold_notes
 from prototxt.outline import TextLayer, layers, nets, outside_blobs
 from prototxt.tree import Document, Scalar
 
@@ -245,13 +246,13 @@ def _unknown_kept(doc: Document, keep: Collection[str], known: set[str]) -> list
 
 
 def _shared_in_place(found: list[TextLayer], outside: set[str]) -> list[str]:
-    return [
-        f"layer {layer.name!r} changes the shared blob {top.value!r} in place: nets that share it would see the change"
+    return fold_notes(
+        (f"changes the shared blob {top.value!r} in place: nets that share it would see the change", layer.name)
         for layer in found
         if not layer.is_data
         for top in layer.tops
         if top.value in outside and top.value in [bottom.value for bottom in layer.bottoms]
-    ]
+    )
 
 
 def _net_hint(doc: Document) -> str | None:

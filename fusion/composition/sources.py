@@ -162,7 +162,13 @@ def _unknown_fields(document: Document) -> tuple[str, ...]:
         warnings.simplefilter("always")
         load_net(document, strict=False)
     said = [warning.message for warning in caught if isinstance(warning.message, UnknownFieldWarning)]
-    return tuple(f"{place}: no schema knows {text}" for warning in said for place, text in warning.unknown)
+    places: dict[str, list[str]] = {}
+    for place, text in (each for warning in said for each in warning.unknown):
+        places.setdefault(text, []).append(str(place))
+    return tuple(
+        f"{at[0]}: no schema knows {text}" + (f" (and {len(at) - 1} more of them)" if len(at) > 1 else "")
+        for text, at in places.items()
+    )
 
 
 def _modern(document: Document, prefix: str, notes: list[str]) -> Net:

@@ -312,3 +312,56 @@ print(peak // 1024, "torch" in sys.modules)
     assert int(peak) < 120
     assert torch == "False"
     assert (tmp_path / "o.caffemodel").stat().st_size > 230e6
+
+
+def test_a_branch_without_a_source_starts_from_its_fillers_where_that_is_allowed() -> None:
+    """By the pattern that the error for a forgotten source names."""
+    plan = plan_merge(net(), {"odd": arrays(0)}, allow_missing=["even/*"])
+    assert plan.filled == ("even/conv", "even/bn", "even/ip", "fc")
+    origins = {layer.name: layer.origins for layer in plan.layers}
+    assert origins["odd/conv"] == (Taken("odd", "conv", 0), Taken("odd", "conv", 1))
+    assert origins["even/bn"] == tuple(Filled("even/bn", index, "constant 0") for index in range(3))
+
+
+@pytest.mark.parametrize(("position", "found"), [(0, True), (4095, True), (4096, False), (11999, True), (7904, True)])
+def test_both_ends_of_a_copied_blob_are_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, position: int, found: bool
+) -> None:
+    """3,000 values are 12,000 bytes, of which the first and the last 4,096 are compared with the source's."""
+    text = 'layer { name: "b" type: "Bias" bottom: "x" top: "y" }'
+    blob = np.arange(3000, dtype=np.float32)
+    write_weights(tmp_path / "source.caffemodel", {"b": [blob]})
+    input_text = 'layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 1 dim: 3000 } } }'
+    plan = plan_merge(net(input_text + text), {"": tmp_path / "source.caffemodel"})
+    start = scan(tmp_path / "source.caffemodel").entries[0].blobs[0].offset
+    plain = Writer.read
+
+    def damaged(self: Writer, offset: int, count: int) -> bytes:
+        (entry,) = [entry for entry in self.written().entries if entry.blobs]
+        at = entry.blobs[0].offset + position - offset
+        data = bytearray(plain(self, offset, count))
+        if 0 <= at < count:
+            data[at] ^= 1
+        return bytes(data)
+
+    assert start > 0
+    monkeypatch.setattr(Writer, "read", damaged)
+    if found:
+        with pytest.raises(MergeError, match="after writing, blob 0 of layer 'b' is not what '"):
+            apply_merge(plan, tmp_path / "out.caffemodel")
+        assert not (tmp_path / "out.caffemodel").exists()
+    else:
+        apply_merge(plan, tmp_path / "out.caffemodel")
+
+
+def test_warnings_of_one_kind_are_one_line(tmp_path: Path) -> None:
+    sources = tmp_path / "odd.prototxt"
+    pool = 'layer {{ name: "{}" type: "Pooling" bottom: "data" top: "{}" pooling_param {{ kernel_size: 2 {} }} }}'
+    names = [f"p{index}" for index in range(6)]
+    sources.write_text(DATA + "".join(pool.format(name, name, "pool: AVE") for name in names) + BODY.replace("P/", ""))
+    fused = DATA + "".join(pool.format(f"odd/{name}", name, "") for name in names) + BODY.replace("P/", "odd/")
+    write_weights(tmp_path / "odd.caffemodel", arrays(0))
+    table = plan_merge(net(fused), {"odd": (sources, tmp_path / "odd.caffemodel")}).table()
+    assert [line for line in table.splitlines() if line.startswith("warning")] == [
+        "warning: layer 'odd/p0', 'odd/p1', 'odd/p2', 'odd/p3' and 2 more: pool is MAX, and AVE in the source"
+    ]

@@ -427,3 +427,35 @@ def test_golden_nets(golden: Path) -> None:
             continue
         expect(before, "odd")
         assert before == decoded(result), path
+
+
+@pytest.mark.parametrize(
+    ("layer", "written"),
+    [
+        # BN that keeps statistics is frozen by its flag; SegNet's two blobs and moving averages have none
+        ('type: "BN" bn_param { slope_filler { value: 1 } }', "frozen: true"),
+        ('type: "BN" bn_param { frozen: false }', "frozen: true"),
+        ('type: "BN" bn_param { slope_filler { value: 1 } decay: 0.9 }', None),
+        ('type: "BN" bn_param { moving_average: true }', None),
+        ('type: "BN"', None),
+        ('type: "Dropout"', "dropout_param { dropout_ratio: 0 }"),
+        ('type: "Dropout" dropout_param { scale_train: true }', "dropout_param { scale_train: true dropout_ratio: 0 }"),
+        ('type: "Dropout" dropout_param { dropout_ratio: 0.4 }', "dropout_param { dropout_ratio: 0 }"),
+        ('type: "Dropout" dropout_param { dropout_ratio: 0.0 }', "dropout_param { dropout_ratio: 0.0 }"),
+        ('type: "BatchNorm" batch_norm_param { use_global_stats: false }', "use_global_stats: true"),
+        ('type: "BatchNorm" batch_norm_param { use_global_stats: True }', "use_global_stats: True"),
+        ('type: "Onnx" onnx_param { file: "f" }', "frozen: true"),
+    ],
+)
+def test_flags_that_freeze(layer: str, written: str | None) -> None:
+    text = renamed(f'layer {{ name: "l" bottom: "x" top: "y" {layer} }}')
+    if written is None:
+        assert "frozen" not in text
+    else:
+        assert written in text
+
+
+@pytest.mark.parametrize("rate", ["0", "0.0", ".0", "0x0", "0e5", "-0", "0f"])
+def test_rates_that_are_zero_keep_their_spelling(rate: str) -> None:
+    text = CONV % f"param {{ lr_mult: {rate} }} param {{ lr_mult: 1e-9 }} "
+    assert f"param {{ lr_mult: {rate} }} param {{ lr_mult: 0 }}" in renamed(text)
