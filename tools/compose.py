@@ -156,6 +156,8 @@ def _compose(arguments: argparse.Namespace) -> int:
 
 def _recipe(arguments: argparse.Namespace) -> Recipe:
     """The flags over the file. Raises: ComposeError for what neither says, and everything that is wrong in the file."""
+    from dataclasses import replace
+
     from fusion.composition import Recipe, read_recipe
     from fusion.composition.tasks import parse_task
 
@@ -177,6 +179,8 @@ def _recipe(arguments: argparse.Namespace) -> Recipe:
         solver={name: value for name in _SOLVER if (value := getattr(arguments, name)) is not None},
         output=arguments.output,
     ).over(below)
+    if arguments.stage:
+        recipe = replace(recipe, sources=tuple(replace(source, stages=arguments.stage) for source in recipe.sources))
     if not recipe.sources:
         _refuse("there is nothing to fuse", "give sources: --source odd=odd.prototxt@ip1, or a file FUSION.toml")
     if not recipe.tasks and not {"num_output", "loss"} & recipe.options.keys():
@@ -222,7 +226,6 @@ def _sources(arguments: argparse.Namespace) -> list[Source]:
         path, _, blobs = text.rpartition("@") if "@" in text else (text, "", "")
         at = tuple(blob.strip() for blob in blobs.split(",") if blob.strip())
         found = Source(prefix, path, at or None, weights.pop(prefix, None), classes.pop(prefix, ()))
-        found = replace(found, stages=tuple(arguments.stage))
         sources.append(replace(found, logits=logits.pop(prefix, None), pixels=pixels.pop(prefix, None)))
     named = (("--classes", classes), ("--logits", logits), ("--weights", weights), ("--pixels", pixels))
     for option, left in named:

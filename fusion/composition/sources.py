@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import warnings
 from collections.abc import Collection, Mapping, Sequence
@@ -12,8 +13,9 @@ from fusion.composition.onnx_sources import read_onnx
 from fusion.composition.pieces import Layer, Net, only, read_net, reparse
 from fusion.composition.readings import Reading, is_onnx
 from fusion.composition.states import settled
-from fusion.errors import ComposeError
+from fusion.errors import ComposeError, raise_all
 from prototxt.notes import fold_notes
+from prototxt.params import KNOWN_TYPES
 from prototxt.schema.layer_types import not_run
 from prototxt.tree import Document
 
@@ -258,6 +260,7 @@ def _prefixed(
 
     document, prefix = only(raw, kept).document, source.prefix
     counts = _blob_counts(source) if source.weights is not None else None
+    _check_types([layer for layer in raw.layers if layer.number in kept], raw, counts or {})
     if renamed:
         document, done, said = _frozen(document, counts, outputs)
     else:
@@ -273,6 +276,20 @@ def _prefixed(
     notes += _told(prefix, done)
     numbers = {old: new for new, old in enumerate(sorted(kept))}
     return read_net(document), numbers
+
+
+def _check_types(layers: Sequence[Layer], raw: Net, counts: Mapping[str, int]) -> None:
+    """Raises: ComposeError for types that are all but a known one, and of which no weights tell what they hold."""
+    errors = []
+    for layer in layers:
+        if layer.is_data or layer.type in KNOWN_TYPES or layer.name in counts:
+            continue
+        near = difflib.get_close_matches(layer.type, KNOWN_TYPES, n=1, cutoff=0.9)
+        if near:
+            what = f"layer '{layer.name}': unknown type '{layer.type}'"
+            hint = f"did you mean '{near[0]}'? if it is a fork's, give the source's weights (--weights)"
+            errors.append(ComposeError(what, place=raw.place(layer), hint=hint))
+    raise_all(errors)
 
 
 def _blob_counts(source: Source) -> dict[str, int]:

@@ -115,3 +115,67 @@ def test_two_lenets_take_little_and_no_torch(tmp_path: Path) -> None:
     torch, peak = output.split()[-2:]
     assert torch == "False"
     assert int(peak) < 80 * 1024
+
+
+def test_stages_of_the_command_count_over_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = (NET / "lenet_odd_train_val.prototxt").read_text(encoding="utf-8")
+    text = text.replace("phase: TRAIN", 'stage: "train"').replace("phase: TEST", 'stage: "val"')
+    Path("net.prototxt").write_text(text)
+    Path("fusion.toml").write_text('num_output = 5\noutput = "out"\n[[source]]\nprefix = "a"\nnet = "net.prototxt"\n')
+    assert main(["fusion.toml"]) == 1
+    assert "--stage train --stage val; it names train, val" in capsys.readouterr().err
+    assert main(["fusion.toml", "--stage", "train", "--stage", "val", "--write-toml", "again.toml"]) == 0
+    assert "source 'a': stages train (TRAIN), val (TEST)" in capsys.readouterr().out
+    assert 'stages = ["train", "val"]' in Path("again.toml").read_text()
+    assert main(["again.toml"]) == 0
+    assert "stage" not in Path("out/train_val.prototxt").read_text()
+
+
+def test_names_of_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from fusion_tools.merge import main as merge
+    from fusion_tools.predict import main as predict
+    from PIL import Image
+
+    from fusion import build, save_weights
+
+    monkeypatch.chdir(tmp_path)
+    names = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+    Path("names.txt").write_text("\n".join(names))
+    shapes = {"data": (1, 1, 28, 28), "label": (1,)}
+    nets = {name: NET / f"lenet_{name}_train_val.prototxt" for name in ("odd", "even")}
+    for seed, (name, net) in enumerate(nets.items()):
+        save_weights(build(net, phase="TEST", shapes=shapes, seed=seed), f"{name}.caffemodel")
+    classes = ["--classes", "odd=1,3,5,7,9", "--classes", "even=0,2,4,6,8", "--references"]
+    lists = ["--train-list", "t.txt", "--val-list", "v.txt", "--labels", "names.txt", "--input-shape", "1,28,28"]
+    assert main(arguments(*classes, *lists)) == 0
+    sources = [f"{name}={net}:{name}.caffemodel" for name, net in nets.items()]
+    assert merge(["fused/train_val.prototxt", *sources, "-o", "fused.caffemodel"]) == 0
+    Image.linear_gradient("L").resize((28, 28)).save("3.png")
+    capsys.readouterr()
+    outputs = [
+        "--output",
+        "ip2",
+        "--output",
+        "odd/ip2",
+        "--output",
+        "even/ip2",
+        "--top",
+        "10",
+        "--input",
+        "data=1,1,28,28",
+    ]
+    assert predict(["fused/train_val.prototxt", "fused.caffemodel", "3.png", *outputs, "--csv"]) == 0
+    rows = [line.split(",") for line in capsys.readouterr().out.splitlines()[1:]]
+    assert all(names[int(row[3])] == row[4] for row in rows)
+    found = {
+        output: sorted(int(row[3]) for row in rows if row[1] == output) for output in ("ip2", "odd/ip2", "even/ip2")
+    }
+    assert found == {"ip2": list(range(10)), "odd/ip2": [1, 3, 5, 7, 9], "even/ip2": [0, 2, 4, 6, 8]}
+    alone = ["lenet", "odd.caffemodel", "3.png", "--output", "ip2", "--top", "1", "--csv", "--input", "data=1,1,28,28"]
+    alone[0] = str(nets["odd"])
+    assert predict([*alone, "--labels", "names.txt", "--classes", "ip2=1,3,5,7,9"]) == 0
+    best = next(row for row in rows if row[1] == "odd/ip2")
+    assert capsys.readouterr().out.splitlines()[1].split(",")[3:5] == best[3:5]
