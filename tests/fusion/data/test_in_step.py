@@ -14,6 +14,7 @@ from PIL import Image
 from fusion.data import Source, bad_records, batches, image_data, open_layers
 from fusion.data.class_order import sorted_line
 from fusion.data.in_step import InStep, UnpairedData, members_of, only
+from fusion.data.shards import Part, shard
 from fusion.errors import DataError
 from prototxt.messages import LayerParameter, NetParameter
 from prototxt.records import Datum, write_datum
@@ -91,6 +92,21 @@ def test_any_number_of_workers_and_any_budget_give_the_same(budget: int, workers
         assert one.keys() == other.keys()
         for top, values in one.items():
             np.testing.assert_array_equal(values, other[top])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_processes_share_the_batches_out_pair_by_pair(workers: int) -> None:
+    layers = [layer("a", **LEADER), layer("b", step="a", crop_size=5)]
+    budget = 0 if workers else 1 << 20
+    whole = take(open_layers(layers, "TRAIN", seed=3)[0], 3)
+    parts = [
+        take(shard(open_layers(layers, "TRAIN", seed=3, budget=budget)[0], Part(rank, 2)), 3, workers)
+        for rank in (0, 1)
+    ]
+    for number, blobs in enumerate(whole):
+        shares = [part[number] for part in parts]
+        assert all((share["a"][:, :2] == share["b"][:, :2]).all() for share in shares)
+        assert np.concatenate([share["a"][:, 0, 0, 0] for share in shares]).tolist() == blobs["a"][:, 0, 0, 0].tolist()
 
 
 @pytest.mark.parametrize("budget", [1 << 20, 0])
