@@ -72,8 +72,13 @@ def _adapted(net: Net, layer: Layer, phases: tuple[str, ...], change: Change) ->
     if change.name is not None and found.get("name") is not None:
         edits.set(found, "name", quoted(change.name))
     blob = next((change.step[phase] for phase in phases if phase in change.step), None)
-    if blob is not None:
+    said = found.get("in_step_with")  # of a source whose own layers are in step
+    if blob is not None and said is None:
         edits.insert_field(found, f"in_step_with: {quoted(blob)}", after=found.all("top")[-1])
+    elif blob is not None:
+        edits.set(found, "in_step_with", quoted(blob))
+    elif said is not None and change.follows:
+        edits.remove(said)
     if change.raw:
         _give_pixels(edits, layer, found, change.shape)
     return str(edits.apply())

@@ -60,6 +60,8 @@ class Layout:
             same = [other for other in leaders if self.chosen.source(self.main, other, phase) == path]
             first = [other for other in leaders if self.main.branch.inputs[0] in other.tops]
             leader = next(iter([*same, *first]), None)
+            followed = leader.message.string("in_step_with") if leader is not None else None
+            leader = next((other for other in leaders if followed in other.tops), leader)
             crops = layer is not None and phase in layer.phases and draws_crops(layer, phase)
             if leader is not None and (draws(leader, phase) or crops):
                 found[phase] = leader.tops[0]

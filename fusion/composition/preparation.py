@@ -23,7 +23,7 @@ PARAMS: Final = {
 _ORDER: Final = frozenset(
     ("source", "batch_size", "shuffle", "rand_skip", "prefetch", "backend", "root_folder", "cache", "cache_images")
 )
-_LAYER: Final = frozenset(("name", "type", "top", "include", "exclude", "phase"))
+_LAYER: Final = frozenset(("name", "type", "top", "include", "exclude", "phase", "in_step_with"))
 _VALUES: Final = frozenset(("mean_value", "mean_file", "scale"))
 _CAFFE_TRANSFORM: Final = _VALUES | {"mirror", "crop_size", "force_color", "force_gray"}
 

@@ -67,6 +67,17 @@ def test_it_gets_a_data_layer_without_the_other_nets_transform(make: Make, tmp_p
     )
 
 
+def test_pixels_are_made_from_the_other_nets_data_where_the_size_is_the_same(make: Make, tmp_path: Path) -> None:
+    caffe = make("odd", transform="scale: 0.5 mean_value: 10 mirror: true", maps=1)
+    composed = compose([Source("a", caffe), Source("b", part(tmp_path, 1, 8), pixels="centered")], num_output=3)
+    layers = [layer for layer in composed.train_val.root.messages("layer") if layer.string("type") == "ImageData"]
+    assert [layer.string("name") for layer in layers] == ["images", "images"]
+    assert composed.deploy is not None
+    pixels = torch.randint(0, 256, (2, 1, 8, 8)).float()
+    found = blobs(build(composed.deploy, shapes={"data": (2, 1, 8, 8)}), {"data": (pixels - 10) * 0.5})
+    torch.testing.assert_close(found["b/pixels"], pixels / 127.5 - 1, rtol=1e-5, atol=1e-5)
+
+
 def test_without_them_it_is_said_what_it_is_fed(make: Make, tmp_path: Path) -> None:
     caffe = make("odd", transform="scale: 0.5")
     composed = compose([Source("a", caffe), Source("b", part(tmp_path, 1, 8))], num_output=3)

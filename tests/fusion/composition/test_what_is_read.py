@@ -261,3 +261,36 @@ def test_a_list_without_all_classes_is_told(make: Make, tmp_path: Path, monkeypa
     with pytest.warns(ComposeWarning, match=r"train_all.txt holds 3 of the 10 classes \(0, 1, 2\)"):
         compose([Source("a", make("one"))], num_output=10)
     compose([Source("a", make("one"))], num_output=3)
+
+
+def test_a_source_whose_own_layers_are_in_step(tmp_path: Path) -> None:
+    pair = twin(tmp_path, "one", "mirror: true")
+    text = pair.read_text().replace('top: "dep" top: "label2"', 'top: "dep" top: "label2" in_step_with: "rgb"')
+    pair.write_text(text)
+    larger = tmp_path / "two.prototxt"
+    larger.write_text(text.replace("new_height: 8 new_width: 8", "new_height: 9 new_width: 9"))
+    composed = compose([Source("a", pair), Source("b", larger)], num_output=4)
+    layers = [layer for layer in prototxt.load_net(composed.train_val).layer if layer.type == "ImageData"]
+    assert [(layer.name, layer.in_step_with) for layer in layers[::2]] == [
+        ("rgb", ""), ("dep", "rgb"), ("b/rgb", "rgb"), ("b/dep", "rgb"),
+    ]  # fmt: skip
+
+
+PYTHON = """
+layer {{ name: "data" type: "Python" top: "data" top: "label"
+  python_param {{ module: "m" layer: "L" param_str: "{}" }} }}
+layer {{ name: "conv1" type: "Convolution" bottom: "data" top: "conv1"
+  convolution_param {{ num_output: 4 kernel_size: 3 }} }}
+layer {{ name: "fc2" type: "InnerProduct" bottom: "conv1" top: "fc2" inner_product_param {{ num_output: 4 }} }}
+layer {{ name: "loss" type: "SoftmaxWithLoss" bottom: "fc2" bottom: "label" top: "loss" }}
+"""
+
+
+def test_python_layers_are_one_only_if_they_are_told_the_same(tmp_path: Path) -> None:
+    for name, words in (("one", "split: train"), ("two", "split: train"), ("three", "split: other")):
+        (tmp_path / f"{name}.prototxt").write_text(PYTHON.format(words))
+    first, second, third = (Source(n[0] + n[1], tmp_path / f"{n}.prototxt") for n in ("one", "two", "three"))
+    composed = compose([first, second], num_output=4, input_shape=(3, 8, 8))
+    assert [name for name, *_ in data(composed)] == ["data"]
+    with pytest.raises(ComposeError, match="a layer of type 'Python' cannot be held in step with others"):
+        compose([first, third], num_output=4, input_shape=(3, 8, 8))
