@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from prototxt.messages import LayerParameter, NetParameter
 
 Blobs = dict[str, Tensor]
+Shapes = dict[str, tuple[int, ...]]
 Answer = Callable[[Blobs], Tensor]
 _TABLES = (".npz", ".csv", ".parquet")
 _WEIGHTS = (".caffemodel", ".h5", ".safetensors", ".pt", ".pth")
@@ -79,11 +80,11 @@ class Member:
 
 
 def open_models(
-    references: Sequence[Reference], source: Source, device: torch.device, net: NetParameter | None = None
+    references: Sequence[Reference], source: Source | Shapes, device: torch.device, net: NetParameter | None = None
 ) -> list[Model]:
     """Open all references; those of one ensemble become one model.
 
-    source  what they read: one data layer, or several in step
+    source  what they read: one data layer, or several in step; or the shapes of one's blobs, the pictures first
     net     with the data layers; without it, how their blobs were made from pixels is not known
     Raises: TrainingError; prototxt's and torch's errors for the files.
     """
@@ -141,12 +142,13 @@ class _Seen(dict[str, tuple[int, ...]]):
     pictures  these
     """
 
-    def __init__(self, spec: Reference, source: Source, net: NetParameter | None) -> None:
-        pictures = [top for top in source.shapes if top not in source.label_tops]
+    def __init__(self, spec: Reference, source: Source | Shapes, net: NetParameter | None) -> None:
+        found, labels = (source, [*source][1:]) if isinstance(source, dict) else (source.shapes, source.label_tops)
+        pictures = [top for top in found if top not in labels]
         if spec.input is not None and spec.input not in pictures:
             raise TrainingError(f"reference '{spec.name}': no data layer gives '{spec.input}'", hint=_choices(pictures))
         self.pictures = pictures if spec.input is None else [spec.input]
-        super().__init__((top, source.shapes[top]) for top in (*self.pictures, *source.label_tops))
+        super().__init__((top, found[top]) for top in (*self.pictures, *labels))
         self._layers = [] if net is None else [layer for layer in net.layer if layer.top and not layer.bottom]
 
     def first(self, spec: Reference) -> str:

@@ -230,3 +230,12 @@ def test_nets_that_are_both_fed_by_hand_take_the_same(pictures: np.ndarray) -> N
     with pytest.raises(TrainingError, match="not known; it has no data layer that says"):
         converter("r", None, by_hand, Given((3, 3, 4, 5), listed))
     assert converter("r", None, listed, Given((3, 30), by_hand)) is None  # no pictures
+
+
+def test_shapes_alone_do_not_say_it() -> None:
+    shapes = {"data": (8, 3, 32, 32), "label": (8,)}
+    with pytest.raises(TrainingError, match="reference 'r': for which pixels it was made is not known"):
+        open_models([Reference(Seen(), name="r")], shapes, torch.device("cpu"))
+    (model,) = open_models([Reference(Seen(), pixels="blob")], shapes, torch.device("cpu"))
+    assert model.members[0].answer is not None
+    assert model.members[0].answer({"data": torch.ones(8, 3, 32, 32), "label": torch.ones(8)}).shape == (8, 2)
