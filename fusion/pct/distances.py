@@ -71,6 +71,11 @@ def log_excess(d: Tensor) -> Tensor:
     return torch.where(large, high + torch.log1p(-(1 + high) * torch.exp(-high)), below)
 
 
+def kl_gradient(new: Tensor, old: Tensor, temperature: float | Tensor) -> Tensor:
+    """Return the gradient of `kl` with respect to `new`, float [..., K]; `old` broadcasts to it."""
+    return temperature * (torch.softmax(new / temperature, -1) - torch.softmax(old / temperature, -1))
+
+
 def squared(pair: Compared) -> Tensor:
     """Half the mean squared difference of logits, float [N]: the limit of `kl` for T to infinity and centred logits."""
     return (pair.new - pair.old).square().mean(1) / 2
@@ -104,3 +109,49 @@ def logit_difference(
         return terms.mean(1)
     total = terms.sum(1)
     return torch.where(total > 0, torch.where(total > 0, total, 1.0) ** (1 / p), 0.0)
+
+
+def squared_gradient(new: Tensor, old: Tensor) -> Tensor:
+    """Return the gradient of `squared` with respect to `new`, float [..., K]; `old` broadcasts to it."""
+    return (new - old) / new.shape[-1]
+
+
+def logit_difference_gradient(
+    new: Tensor,
+    old: Tensor,
+    position: Tensor,
+    *,
+    margin: float | Tensor,
+    p: float,
+    topk: int | None,
+    topk_by_reference: bool,
+    exclude_gt: bool,
+    one_sided: bool,
+    relative: bool,
+    p_norm: bool,
+) -> Tensor:
+    """Return the gradient of `logit_difference` with respect to `new`, float [..., K].
+
+    old       float [..., K]  broadcasts to `new`
+    position  int64 [..., 1]  column of the label
+    margin    float or float [..., 1]
+    """
+    scale = old.amax(-1, keepdim=True) if relative else new.new_ones(())
+    known = scale > 0
+    d = (new - old) * torch.where(known, 1 / torch.where(known, scale, 1.0), 0.0)
+    over = (d if one_sided else d.abs()) - margin
+    counted = over >= 0  # at the margin itself autograd passes the gradient of clamp_min on
+    if exclude_gt:
+        counted = counted & (torch.arange(new.shape[-1], device=new.device) != position)
+    count = new.shape[-1]
+    if topk is not None:
+        count = min(topk, count)
+        chosen = (old.expand_as(new) if topk_by_reference else new).topk(count, dim=-1).indices
+        counted = counted & torch.zeros_like(counted).scatter(-1, chosen, True)
+    over = torch.where(counted, over, 0.0)
+    slope = over ** (p - 1) * counted * (p if one_sided else p * torch.sign(d))
+    slope = slope * torch.where(known, 1 / torch.where(known, scale, 1.0), 0.0)
+    if not p_norm:
+        return slope / count
+    total = (over**p).sum(-1, keepdim=True)
+    return slope * torch.where(total > 0, torch.where(total > 0, total, 1.0) ** (1 / p - 1), 0.0) / p

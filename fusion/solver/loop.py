@@ -281,9 +281,10 @@ class Solver:
         watched = (self._watched(self._train), lambda: self._due(self.settings.display)) if debug else None
         with together(self._world):
             self._engine = Engine(self._train, self.arena, self.settings, self.team, watched)
-        self.progress.compare(self._engine.traced is not None, self._train.runs is not self._train.net, self.display)
+        self.display.say(self._engine.choice)
+        self.progress.compare(self._engine.closed is not None, self._train.runs is not self._train.net, self.display)
         if self._train.precision.dtype is not None:
-            self.display.say(self._train.precision.describe(self._engine.traced is not None))
+            self.display.say(self._train.precision.describe(self._engine.closed is not None))
         trial = self._engine.trial if self.device.type == "cpu" else lambda: None
         if said := self.pacemaker.settle(trial, layout_setter(self.jobs, self.device)):
             self.display.say(said)

@@ -1,7 +1,7 @@
 """Heads of one structure side by side: the same net with stacked parameters, one step for all.
 
-`torch.func.vmap` over the parameters: as the batch is the same for all, a fully connected layer of H heads becomes one
-matrix product of the batch with all their weights. The loss of each head is the one that a run by itself computes.
+As the batch is the same for all, a fully connected layer of H heads becomes one matrix product of the batch with all
+their weights. The gradients of each head are those that a run by itself computes.
 """
 
 from __future__ import annotations
@@ -12,21 +12,32 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad_and_value, vmap
+from torch.func import functional_call, grad, vmap
 
 from fusion.errors import TrainingError
 from fusion.graph import Net, with_outputs
+from fusion.layers.score_gradients import NoClosedFormError
 from fusion.nets import loss_weights
 from fusion.references import Ramp
 from fusion.solver.feeds import Blobs
 from fusion.solver.options.averaging import averaging_decay
 from fusion.solver.policies import Schedule, advance, learning_rate
-from fusion.solver.steps.programs import shorten
-from fusion.solver.steps.recording import record
 from fusion.solver.updates import CaffeOptimizer
+from fusion.sweep.stacked_gradients import StackedGradients
 
 Stack = dict[str, Tensor]  # parameters by name, [heads, ...] each
-Step = Callable[[Blobs], tuple[Tensor, list[Tensor]]]
+Gradients = Callable[[Blobs], Stack]
+
+# Layers without randomness and without a memory of earlier calls, so that many heads may run in one step.
+PLAIN = frozenset(
+    {
+        *("AbsVal", "Accuracy", "BNLL", "BCTLoss", "Bias", "Clip", "Concat", "ELODILoss", "ELU", "Eltwise"),
+        *("EuclideanLoss", "Exp", "Flatten", "FocalDistillationLoss", "HingeLoss", "InnerProduct", "KDLoss", "LDILoss"),
+        *("Log", "LogitMatchingLoss", "NaivePCTLoss", "PReLU", "Power", "ReLU", "Reshape", "Scale", "Sigmoid"),
+        *("SigmoidCrossEntropyLoss", "Silence", "Slice", "Softmax", "SoftmaxWithLoss", "Split", "Swish", "TanH"),
+        "WeightedSum",
+    }
+)
 
 
 class Heads:
@@ -68,19 +79,28 @@ class Heads:
             [{"params": group, "lr_mult": lr, "decay_mult": decay} for (lr, decay), group in groups.items()]
         )
         self._schedule, self._at, self._iteration = schedule, 0, 0
-        self._step: Step | None = None
+        self._gradients: Gradients | None = None
+        self.choice = ""
 
     def __len__(self) -> int:
         return len(next(iter(self.params.values())))
 
-    @torch.inference_mode()
-    def train(self, blobs: Blobs) -> Tensor:
-        """One iteration of all heads; returns their losses [H]."""
-        if self._step is None:
-            self._step = self._trace(blobs)
-        losses, gradients = self._step(blobs)
-        for tensor, gradient in zip(self.params.values(), gradients, strict=True):
-            tensor.grad = gradient
+    def train(self, blobs: Blobs) -> None:
+        """Run one iteration of all heads."""
+        if self._gradients is None:
+            self._gradients = self._choose(blobs)
+        with torch.no_grad():
+            self._update(self._gradients(blobs))
+
+    @torch.no_grad()
+    def losses(self, blobs: Blobs) -> Tensor:
+        """Return each head's loss on a batch, float [H]."""
+        found: Tensor = vmap(self._loss, in_dims=(0, 0, None))(self.params, self._hyper, blobs)
+        return found
+
+    def _update(self, gradients: Stack) -> None:
+        for name, tensor in self.params.items():
+            tensor.grad = gradients[name].contiguous()
         self._at = advance(self._schedule, self._iteration, self._at)
         rate = learning_rate(self._schedule, self._iteration, self._at)
         for group in self._optimizer.param_groups:
@@ -90,7 +110,6 @@ class Heads:
         if self._ema:
             share = 1 - averaging_decay(self._ema, self._iteration)
             torch._foreach_lerp_(list(self.trained.values()), list(self.params.values()), share)
-        return losses
 
     def _loss(self, params: Stack, hyper: Stack, blobs: Blobs) -> Tensor:
         """The loss of one head."""
@@ -109,32 +128,16 @@ class Heads:
             total = total + out[key].sum() * (hyper["weight"] * (self._weights[key] * self._shares[1]))
         return torch.as_tensor(total)
 
-    def _trace(self, sample: Blobs) -> Step:
-        """The step as a straight line of operations on stacked tensors."""
-        keys = [key for key, _ in self._net.plan.inputs]
-        names, numbers = list(self.params), list(self._hyper)
-        every = vmap(grad_and_value(self._loss), in_dims=(0, 0, None))
-
-        def whole(*tensors: Tensor) -> list[Tensor]:
-            split = len(names), len(names) + len(numbers)
-            parts = tensors[: split[0]], tensors[split[0] : split[1]], tensors[split[1] :]
-            own = (
-                dict(zip(group, part, strict=True)) for group, part in zip((names, numbers, keys), parts, strict=True)
-            )
-            gradients, losses = every(*own)
-            return [losses, *(gradients[name] for name in names)]
-
-        fixed = [*self.params.values(), *self._hyper.values()]
-        with torch.inference_mode(False), torch.enable_grad():
-            program = record(whole, *fixed, *(sample[key] for key in keys))
-        shorten(program)
-        run = program.forward
-
-        def step(blobs: Blobs) -> tuple[Tensor, list[Tensor]]:
-            losses, *gradients = run(*fixed, *[blobs[key] for key in keys])
-            return losses, [gradient.contiguous() for gradient in gradients]
-
-        return step
+    def _choose(self, sample: Blobs) -> Gradients:
+        """Return what computes the gradients: closed forms where the head has them, else autograd under vmap."""
+        try:
+            stacked = StackedGradients(self._net, sample, self._pct, self._hyper, self._shares)
+        except NoClosedFormError as error:
+            self.choice = f"gradients: autograd, because {error}"
+            differentiated = vmap(grad(self._loss), in_dims=(0, 0, None))
+            return lambda blobs: differentiated(self.params, self._hyper, blobs)
+        self.choice = "gradients: closed form of the heads"
+        return lambda blobs: stacked(self.params, blobs)
 
 
 def _unramped(module: nn.Module) -> nn.Module:
@@ -151,9 +154,9 @@ def answers(net: Net, params: Stack, blobs: Blobs) -> Tensor:
     return found
 
 
-def check_head(head: Net, known: frozenset[str]) -> None:
+def check_head(head: Net) -> None:
     """Raise TrainingError for layers that draw numbers or remember: heads in one step cannot be told apart by them."""
-    foreign = sorted({call.type for call in head.plan.calls} - known)
+    foreign = sorted({call.type for call in head.plan.calls} - PLAIN)
     if foreign:
         raise TrainingError(
             f"heads with {', '.join(foreign)} layers cannot be trained together",

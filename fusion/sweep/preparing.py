@@ -20,7 +20,6 @@ from fusion.solver.jobs import Job, open_job
 from fusion.solver.options.extras import Extras
 from fusion.solver.preparing import tell_order
 from fusion.solver.settings import Settings
-from fusion.solver.steps.stepping import TRACEABLE
 from fusion.solver.trunk_files import TrunkFiles
 from fusion.solver.trunks import cache_trunk
 from fusion.solver.updates import RULES
@@ -100,7 +99,7 @@ def prepare(
 
     tell_order(job.sources, opening.display)
     _keep(job, opening)
-    check_head(job.runs, TRACEABLE)
+    check_head(job.runs)
     return Bench(job, open_test(test), held, {kind: i for i, kind in enumerate(kinds)}, opening.device, open_test)
 
 

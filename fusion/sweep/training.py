@@ -35,9 +35,9 @@ def train(
             for ramp in job.ramps:
                 ramp.set(iteration)
             for group, total in zip(groups, totals, strict=True):
-                losses = group.heads.train(blobs)
                 if iteration >= last:
-                    total += losses
+                    total += group.heads.losses(blobs)
+                group.heads.train(blobs)
             display.tick(iteration + 1)
     finally:
         display.close()

@@ -43,10 +43,10 @@ class Precision:
     def describe(self, traced: bool) -> str:
         """One line for the log.
 
-        traced  whether the head's step is a traced one
+        traced  whether the head has a closed form
         """
         what = "frozen layers" if traced else "products and convolutions"
-        rest = "the traced head, tests" if traced else "weights, losses, updates, tests"
+        rest = "the head in closed form, tests" if traced else "weights, losses, updates, tests"
         return f"mixed precision: {what} in {str(self.dtype).removeprefix('torch.')}; {rest} in float32"
 
     def cast(self) -> AbstractContextManager[object]:

@@ -24,10 +24,12 @@ class BlockFeed:
     feed   the batches
     trunk  the trunk, and `run` that runs it
     count  how many of them are as many records as are well computed together
+    also   what else is computed from a block's blobs, the trunk's outputs among them
     """
 
     def __init__(self, feed: LiveFeed, trunk: Net, run: Run) -> None:
         self.feed, self.trunk, self.run = feed, trunk, run
+        self.also: Run | None = None
         self.count = max(1, min(records_at_once(source) // source.batch_size for source in feed.sources))
         feed.depth = max(feed.depth, self.count)  # the next block is read while the trunk is at this one
         self._position = feed.position
@@ -68,9 +70,12 @@ class BlockFeed:
         self._block = self.computed(batches) if batches else []
 
     def computed(self, batches: Sequence[Blobs]) -> list[Blobs]:
-        """These batches, each with the trunk's outputs, which a trace reads in the usual layout."""
-        keys = [key for key, _ in self.trunk.plan.inputs]
-        joined = batches[0] if len(batches) == 1 else {key: torch.cat([b[key] for b in batches]) for key in keys}
+        """Return these batches, each with the trunk's outputs in the usual layout."""
+        joined = batches[0] if len(batches) == 1 else {key: torch.cat([b[key] for b in batches]) for key in batches[0]}
+        inputs = {key: joined[key] for key, _ in self.trunk.plan.inputs}
         with torch.no_grad():
-            made = {key: blob.contiguous().chunk(len(batches)) for key, blob in self.run(joined).items()}
-        return [{**blobs, **{key: parts[i] for key, parts in made.items()}} for i, blobs in enumerate(batches)]
+            made = {key: blob.contiguous() for key, blob in self.run(inputs).items()}
+            if self.also is not None:
+                made.update(self.also({**joined, **made}))
+            chunks = {key: blob.chunk(len(batches)) for key, blob in made.items()}
+        return [{**blobs, **{key: parts[i] for key, parts in chunks.items()}} for i, blobs in enumerate(batches)]

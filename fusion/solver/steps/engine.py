@@ -6,19 +6,21 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fusion.errors import DataError
+from fusion.layers.score_gradients import NoClosedFormError
 from fusion.solver.feeds import Blobs, CachedFeed, LiveFeed
 from fusion.solver.options.precision import Precision
 from fusion.solver.steps.blocks import BlockFeed
+from fusion.solver.steps.closed_form import ClosedForm
 from fusion.solver.steps.compiling import Compilable
 from fusion.solver.steps.layouts import has_foreign
 from fusion.solver.steps.losses import EVERY
 from fusion.solver.steps.pace import Trial, sample, untouched
 from fusion.solver.steps.plain import Step, eager
-from fusion.solver.steps.stepping import Traced, traced, traced_behind
 from fusion.solver.team import Team, traceable
 from fusion.trunk import split
 
@@ -30,14 +32,12 @@ if TYPE_CHECKING:
     from fusion.solver.watching.debugging import Watched
 
 
-_MOST = 4096  # labels that are worth a table
-
-
 class Engine:
-    """A traced step for small heads on cached rows, else autograd; with the other processes, where there are some.
+    """A head in closed form where it has one, else autograd; with the other processes, where there are some.
 
-    traced     the traced step, or None
-    precision  of the gradients: a traced head reckons in float32, for it waits for the start of its operations
+    closed     the head in closed form, or None
+    choice     which of the two it is and why, in words
+    precision  of the gradients: a head in closed form computes in float32, since starting its operations takes longest
     """
 
     def __init__(
@@ -50,46 +50,59 @@ class Engine:
     ) -> None:
         self._job, self._arena, self._settings, self._team = job, arena, settings, team
         self.precision = job.precision
-        self.traced: Traced | None = None
+        self.closed: ClosedForm | None = None
         self._large: Compilable | None = None if watched else Compilable(job.runs)
         step: Step = eager(job.runs, job.precision, self._large)
         self._measured = step
+        reason = ""
         if watched is not None:
             layers, asked = watched
-            step = layers.instead(step, asked)
-        elif settings.iter_size == 1 and (team is None or traceable(job.runs)):
-            self._measured = step = self._trace() or step
+            step, reason = layers.instead(step, asked), "debug_info shows layers"
+        elif settings.iter_size != 1:
+            reason = f"iter_size is {settings.iter_size}"
+        elif team is not None and not traceable(job.runs):
+            reason = "a layer asks the other processes"
+        else:
+            try:
+                self._measured = step = self._in_closed_form()
+            except NoClosedFormError as error:
+                reason = str(error)
+        self.choice = f"gradients: autograd, because {reason}" if reason else "gradients: closed form of the head"
         self._step = step if team is None else team.together(step)
 
-    def _trace(self) -> Step | None:
-        """A traced step for the head, where the net has a frozen trunk that is kept or runs in each iteration."""
+    def _in_closed_form(self) -> Step:
+        """Return a step for the head after a frozen trunk, kept or live. Raises: NoClosedFormError."""
         job, feed = self._job, self._job.feed
-        step: Step | None = None
         if isinstance(feed, CachedFeed):
-            before = set(feed.rows)
-            head = traced(job.runs, self._arena, feed)
-            if self._team is not None and not self._team.all(head is not None):
-                head = None  # gradients that are averaged must be in one precision
+            before, reason = set(feed.rows), ""
+            try:
+                head = ClosedForm(job.runs, feed.pick(np.arange(feed.source.batch_size) % len(feed.source))).keep(feed)
+            except NoClosedFormError as error:
+                reason = str(error)
+            if self._team is not None and not self._team.all(not reason):
+                reason = reason or "another process has none"  # gradients that are averaged must be in one precision
                 feed.keep(before)
-            if head is not None:
-                self.traced = step = head
-                self._large = None
+            if reason:
+                raise NoClosedFormError(reason)
+            self._large, self.closed = None, head
+            step: Step = head
         elif isinstance(feed, LiveFeed) and self._team is None and not job.live:
-            step = self._trace_behind(feed)
-        if step is not None:
-            self.precision = Precision()
+            step = self._after_live_trunk(feed)
+        else:
+            raise NoClosedFormError(job.live or "several processes share a live trunk")
+        self.precision = Precision()
         return step
 
-    def _trace_behind(self, feed: LiveFeed) -> Step | None:
+    def _after_live_trunk(self, feed: LiveFeed) -> Step:
         job, found, batch = self._job, split(self._job.net), sample(feed)
         if found is None or batch is None:
-            return None
+            raise NoClosedFormError("no frozen layers lie below what learns")
         trunk = Compilable(found.trunk)
         blocks = BlockFeed(feed, found.trunk, partial(job.precision.outputs, trunk))
-        head = traced_behind(found.head, self._arena, blocks.computed([batch]), _labels(job))
-        if head is None:
-            return None
-        job.feed, self._large, self.traced = blocks, trunk, head
+        (first,) = blocks.computed([batch])
+        head = ClosedForm(found.head, first).follow(first)
+        blocks.also = head.constants
+        job.feed, self._large, self.closed = blocks, trunk, head
         sides = [key for key, _ in found.trunk.plan.outputs if key not in found.boundary]
 
         def step(blobs: Blobs) -> tuple[dict[str, Tensor], Tensor]:
@@ -111,7 +124,7 @@ class Engine:
         if before is False:
             return "not compiled, as the snapshot was written"
         if self._large is None:
-            whole = "the head is a straight list of operations already" if self.traced else "debug_info shows layers"
+            whole = "the head is a handful of operations already" if self.closed else "debug_info shows layers"
             return f"not compiled: {whole}"
         if self._team is not None:
             return "not compiled: several processes train together"
@@ -148,7 +161,7 @@ class Engine:
     def is_unseen(self, iteration: int, stop: int, asked: Requests) -> bool:
         """Whether nothing will ask for an iteration's loss, so that its gradients are enough."""
         settings, after = self._settings, iteration + 1
-        if self.traced is None or self._team is not None or settings.average_loss > 1 or asked.stop or asked.snapshot:
+        if self.closed is None or self._team is not None or settings.average_loss > 1 or asked.stop or asked.snapshot:
             return False
         if after == stop or after % EVERY == 0 or (settings.display and iteration % settings.display == 0):
             return False
@@ -157,15 +170,15 @@ class Engine:
     def learn(self, iteration: int) -> None:
         """Leave the gradients of the next batch in the arena."""
         self._set_ramps(iteration)
-        assert self.traced is not None, "is_unseen has said so"
+        assert self.closed is not None, "is_unseen has said so"
         feed = self._job.feed
-        self.traced.gradients(feed.take(self.traced.needs) if isinstance(feed, CachedFeed) else feed.take())
+        self.closed.gradients(feed.take(self.closed.needs) if isinstance(feed, CachedFeed) else feed.take())
 
     def run(self, iteration: int, asked: Requests) -> tuple[dict[str, Tensor], Tensor]:
         """Add up the gradients of iter_size batches; returns the last one's outputs and the mean loss."""
         self._set_ramps(iteration)
         feed, size = self._job.feed, self._settings.iter_size
-        if self.traced is None:
+        if self.closed is None:
             self._arena.zero()
         out, total = self._step(feed.take())
         for _ in range(size - 1):
@@ -185,13 +198,3 @@ class Engine:
     def _set_ramps(self, iteration: int) -> None:
         for ramp in self._job.ramps:
             ramp.set(iteration)
-
-
-def _labels(job: Job) -> dict[str, int]:
-    """The blobs that hold labels known from the start, and how many different ones there can be."""
-    found = {}
-    for source in job.sources:
-        labels = source.labels
-        if labels is not None and source.label_tops and len(labels) and labels.min() >= 0 and labels.max() < _MOST:
-            found[source.label_tops[0]] = int(labels.max()) + 1
-    return found

@@ -49,11 +49,11 @@ def test_cached_trunk_gives_the_numbers_of_the_live_one(project: Make) -> None:
     assert not np.array_equal(before["ip"][0], after["ip"][0])
 
 
-def test_small_heads_run_traced_and_learn(project: Make) -> None:
+def test_small_heads_have_a_closed_form_and_learn(project: Make) -> None:
     run = solver(project())
     first = run.step()
     assert run._engine is not None
-    assert run._engine.traced is not None
+    assert run._engine.closed is not None
     run.step(60)
     assert run.test()[0]["acc"] > 0.9
     assert run.step() < first
@@ -69,13 +69,13 @@ def test_a_trunk_that_is_kept_or_not_as_before_is_told(project: Make) -> None:
 
 
 def test_a_run_does_not_wait_for_the_compiler(project: Make) -> None:
-    """Whole, with a traced step: torch's compiler takes longer to import than small nets to train."""
+    """Whole, with a head in closed form: torch's compiler takes longer to import than small nets to train."""
     code = f"""
 import sys
 from fusion.solver import Solver
 solver = Solver({str(project())!r})
 solver.train()
-print(solver._engine.traced is not None, "torch._dynamo" in sys.modules)
+print(solver._engine.closed is not None, "torch._dynamo" in sys.modules)
 """
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stdout.strip() == "True False"

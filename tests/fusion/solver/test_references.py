@@ -209,7 +209,7 @@ def test_weights_grow(solver: Path) -> None:
     made = Solver(solver, device="cpu", display=Silent(), references=[SPEC + ",warmup=4"], pct=["kd"])
     made.step(6)
     assert made._engine is not None
-    assert made._engine.traced is not None
+    assert made._engine.closed is not None
     assert [made._train.ramps[0].at(i) for i in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
 
 

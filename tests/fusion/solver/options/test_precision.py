@@ -97,18 +97,18 @@ def test_a_resumed_run_goes_on_from_the_scale_and_the_number_of_updates(project:
     assert resumed.optimizer.updates == whole.optimizer.updates == 20 - whole.precision.left_out
 
 
-def test_the_trunk_is_computed_in_half_precision_and_a_traced_head_stays_in_float32(project: Make) -> None:
+def test_the_trunk_is_computed_in_half_precision_and_a_head_in_closed_form_stays_in_float32(project: Make) -> None:
     log = io.StringIO()
     full, half = solver(project(), None), solver(project(), "bf16", log)
     for run in (full, half):
         run.step(10)
-    assert half._engine.traced is not None  # type: ignore[union-attr]
+    assert half._engine.closed is not None  # type: ignore[union-attr]
     assert half.precision.dtype is None
     rows, exact = (run.jobs[0].feed.rows["trunk"] for run in (half, full))  # type: ignore[attr-defined]
     assert rows.dtype == torch.float32
     assert not torch.equal(rows, exact)
     torch.testing.assert_close(rows, exact, rtol=0.02, atol=0.02)
-    assert "mixed precision: frozen layers in bfloat16; the traced head, tests in float32" in log.getvalue()
+    assert "mixed precision: frozen layers in bfloat16; the head in closed form, tests in float32" in log.getvalue()
 
 
 def test_files_of_trunk_outputs_are_told_apart(project: Make) -> None:

@@ -85,10 +85,12 @@ def test_compiling_can_be_given_up(project: Make, compiler: dict[str, float]) ->
     assert "warning: a compiled step wrote the snapshot: the last bits may differ" in log.getvalue()
 
 
-def test_only_the_trunk_is_left_to_compile_behind_a_traced_head(project: Make, compiler: dict[str, float]) -> None:
+def test_only_the_trunk_is_left_to_compile_below_a_head_in_closed_form(
+    project: Make, compiler: dict[str, float]
+) -> None:
     log = io.StringIO()
     run = train(project(), log, compile=True, cache_budget=0)
-    assert run._engine.traced is not None  # type: ignore[union-attr]
+    assert run._engine.closed is not None  # type: ignore[union-attr]
     assert run._engine.compiled  # type: ignore[union-attr]
     log = io.StringIO()
     train(project(), log, compile=True)
