@@ -94,7 +94,7 @@ def test_only_the_trunk_is_left_to_compile_below_a_head_in_closed_form(
     assert run._engine.compiled  # type: ignore[union-attr]
     log = io.StringIO()
     train(project(), log, compile=True)
-    assert "not compiled: the head is a straight list of operations already" in log.getvalue()
+    assert "not compiled: the head is a handful of operations already" in log.getvalue()
     log = io.StringIO()
     train(project(frozen=False, debug_info="true"), log, compile=True)
     assert "not compiled: debug_info shows layers" in log.getvalue()
