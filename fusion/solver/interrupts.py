@@ -1,4 +1,4 @@
-"""Ctrl-C and hang-up, as Caffe treats them: snapshot and stop; snapshot and go on."""
+"""Ctrl-C and SIGTERM: snapshot and stop; hang-up and SIGUSR1: snapshot and go on, as Caffe treats the first of each."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ class Requests:
 
 @contextmanager
 def requests() -> Iterator[Requests]:
-    """Collect SIGINT, SIGTERM (stop) and SIGHUP (snapshot) while the block runs; a second Ctrl-C interrupts at once."""
+    """Collect SIGINT, SIGTERM (stop), SIGHUP, SIGUSR1 (snapshot) while the block runs.
+
+    A second Ctrl-C interrupts at once.
+    """
     asked = Requests()
     first = 0.0
     if threading.current_thread() is not threading.main_thread():
@@ -41,8 +44,7 @@ def requests() -> Iterator[Requests]:
         asked.snapshot = True
 
     handlers = {signal.SIGINT: stop, signal.SIGTERM: stop}
-    if hasattr(signal, "SIGHUP"):
-        handlers[signal.SIGHUP] = snapshot
+    handlers.update({getattr(signal, name): snapshot for name in ("SIGHUP", "SIGUSR1") if hasattr(signal, name)})
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield asked

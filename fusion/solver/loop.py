@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
+from contextlib import ExitStack
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -30,6 +31,7 @@ from fusion.solver.settings import read_settings
 from fusion.solver.states import runs
 from fusion.solver.states import snapshot as files
 from fusion.solver.states.exact import undrawn
+from fusion.solver.states.locking import locked
 from fusion.solver.steps.arena import lay_out
 from fusion.solver.steps.engine import Engine
 from fusion.solver.steps.losses import EVERY, Losses
@@ -176,6 +178,11 @@ class Solver:
         """The net in training and each test net with its data; a test net to choose by comes last."""
         return (self._train, *self._tests)
 
+    @cached_property
+    def data(self) -> tuple[str, ...]:
+        """The number of records and the fingerprint of each source, net after net."""
+        return tuple(f"{len(source)} {source.fingerprint()}" for job in self.jobs for source in job.sources)
+
     @property
     def precision(self) -> Precision:
         """What the gradients are worked out in."""
@@ -195,15 +202,22 @@ class Solver:
     def train(self) -> None:
         """Run to max_iter with tests, displays and snapshots.
 
-        Ctrl-C takes a snapshot and raises KeyboardInterrupt; SIGHUP takes one and goes on.
+        Ctrl-C and SIGTERM take a snapshot and raise KeyboardInterrupt; SIGHUP and SIGUSR1 take one and go on.
 
-        Raises: TrainingError for a loss that is not a number or a snapshot that cannot be written.
+        Raises: TrainingError for a loss that is not a number, a snapshot that cannot be written, or another training
+        that writes snapshots of this prefix.
         """
         settings = self.settings
-        if settings.snapshot or settings.snapshot_after_train:
-            files.check_writable(settings.prefix)
-            if self._world is None or self._world.first:
-                files.sweep_up(settings.prefix)
+        with ExitStack() as held:
+            if settings.snapshot or settings.snapshot_after_train:
+                files.check_writable(settings.prefix)
+                if self.writes:
+                    held.enter_context(locked(settings.prefix, self.display.say))
+                    files.sweep_up(settings.prefix)
+            self._train_to_the_end()
+
+    def _train_to_the_end(self) -> None:
+        settings = self.settings
         self._get_ready()
         self.display.start(self.iter, settings.max_iter)
         try:

@@ -13,6 +13,10 @@ from fusion.solver.states.snapshot import exact_beside
 from prototxt.solverstate import SolverState, read_solverstate
 
 
+class MissingWeights(TrainingError):  # noqa: N818 - what it says is what is wrong
+    """The weights that belong to a solverstate are not there."""
+
+
 @dataclass(frozen=True, eq=False)
 class Found:
     """A snapshot that has been read, but for its weights.
@@ -53,7 +57,7 @@ def _weights_of(state: SolverState, path: str) -> str:
     for candidate in (beside, state.learned_net):
         if state.learned_net and os.path.exists(candidate):
             return candidate
-    raise TrainingError(
+    raise MissingWeights(
         f"the weights of this state are missing: {state.learned_net or '(not named)'}",
         place=path,
         hint="keep the caffemodel beside its solverstate",

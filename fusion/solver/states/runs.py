@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fusion.errors import TrainingError
 from fusion.solver.states import snapshot as files
-from fusion.solver.states.exact import ENGINE, Exact, below, carried, carry, generators, set_generators, write_exact
+from fusion.solver.states.exact import (
+    ENGINE,
+    Exact,
+    below,
+    carried,
+    carry,
+    generators,
+    read_exact,
+    set_generators,
+    write_exact,
+)
 from fusion.solver.states.histories import histories, restore_histories
-from fusion.solver.states.resuming import Found, open_snapshot
+from fusion.solver.states.resuming import Found, MissingWeights, open_snapshot
+from fusion.solver.states.snapshot import exact_beside
 from fusion.solver.steps.losses import Losses
 from fusion.solver.steps.pace import Pace
 from fusion.weights import save_weights
@@ -80,6 +92,7 @@ def take(solver: Solver) -> str:
             "compiled": str(run.compiled),
             "kept": str(run.kept),
             "updates": str(solver.optimizer.updates),
+            "data": "\n".join(solver.data),
             **solver.extras.to_choices(),
         },
         generators=drawn,
@@ -115,12 +128,15 @@ def resume(solver: Solver) -> bool:
     """
     say, prefix = solver.display.say, solver.settings.prefix
     paths = files.states(prefix)
-    for path in paths:
+    for index, path in enumerate(paths):
         try:
             found = open_snapshot(path)
+            if found.exact is None and any(read_exact(exact_beside(older)) for older in paths[index + 1 :]):
+                say(f"passing over {path}: {exact_beside(path)} is missing or damaged, and an older snapshot is whole")
+                continue
             exactly = _take_over(solver, found)
-        except (WeightsError, OSError) as error:
-            say(f"passing over {path}, which is damaged: {error}")
+        except (WeightsError, MissingWeights, OSError) as error:
+            say(f"passing over {path}, of which a file is missing or damaged: {error}")
             continue
         if found.exact is not None and not exactly:
             say(f"passing over {path}: the files beside it belong to another run")
@@ -179,7 +195,17 @@ def _take_over_exactly(solver: Solver, exact: Exact) -> str:
         return f"but not what is drawn at random: set random_seed: {exact.seed}, which it was trained with"
     if exact.engine != ENGINE:
         return f"but perhaps not to the last bit: {exact.engine} wrote it, this is {ENGINE}"
-    return "exactly"
+    return _on_other_data(exact.choices.get("data", ""), solver.data) or "exactly"
+
+
+def _on_other_data(before: str, now: Sequence[str]) -> str:
+    """How the data differs from that of the snapshot; "" where it does not, or an older snapshot does not tell."""
+    if not before or before.split("\n") == list(now):
+        return ""
+    counts = [" and ".join(one.partition(" ")[0] for one in sources) for sources in (before.split("\n"), now)]
+    if counts[0] != counts[1]:
+        return f"but on other data: there were {counts[0]} records, and are {counts[1]} now"
+    return "but perhaps not on the same data: its files, labels or transform have changed since"
 
 
 def _processes(solver: Solver) -> int:

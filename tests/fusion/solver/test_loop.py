@@ -152,13 +152,14 @@ def test_interrupt_takes_a_snapshot(project: Make) -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_hang_up_takes_a_snapshot_and_goes_on(project: Make) -> None:
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
+def test_hang_up_takes_a_snapshot_and_goes_on(project: Make, number: signal.Signals) -> None:
     run = solver(project(snapshot=0))
 
     class HangingUp(Silent):
         def say(self, text: str) -> None:
             if text.startswith("Iteration 5,"):
-                os.kill(os.getpid(), signal.SIGHUP)
+                os.kill(os.getpid(), number)
 
     run.display = HangingUp()
     run.train()

@@ -96,7 +96,7 @@ def test_the_newest_whole_snapshot_is_taken(project: Make, capsys: pytest.Captur
     log = io.StringIO()
     resumed = solver(path, log)
     assert resumed.resume()
-    assert "passing over small_iter_20.solverstate, which is damaged: " in log.getvalue()
+    assert "passing over small_iter_20.solverstate, of which a file is missing or damaged: " in log.getvalue()
     assert "passing over small_iter_15.solverstate: the files beside it belong to another run" in log.getvalue()
     assert "Restored iteration 10 from small_iter_10.solverstate, exactly" in log.getvalue()
     resumed.train()
