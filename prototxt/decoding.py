@@ -5,6 +5,7 @@ protobuf's own text_format stops at the first mistake, drops what it does not kn
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
@@ -22,6 +23,7 @@ from prototxt.schema.layer_types import KNOWN_TYPES, WEIGHTLESS_TYPES
 from prototxt.tree import Document, Field, Message, Scalar
 
 MAX_LISTED = 100  # mistakes, strange fields and hints of one file: a hostile one could ask for millions
+_FOREIGN = re.compile(" has no (field|value) ")
 _LENIENT = "if it is a fork's: strict=False in Python keeps it with a warning; commands that run nets want it removed"
 MAX_PLACES = 10_000  # strange fields whose places the warning holds
 # A message of a layer takes kilobytes, `layer{}` seven characters: above this many layers, they must be of some length.
@@ -59,7 +61,7 @@ def decode(doc: Document, type_name: str, *, strict: bool = True) -> Any:
     decoder.errors.extend(DecodeError(error.message, place=error.place, hint=error.hint) for error in doc.errors)
     decoder.fill(result, doc.root, _plan(result.DESCRIPTOR))
     errors = sorted(decoder.errors, key=_line_order)
-    if strict and (foreign := [error for error in errors if " has no field " in error.message]):
+    if strict and (foreign := [error for error in errors if _FOREIGN.search(error.message)]):
         foreign[-1].hint = "; ".join(filter(None, (foreign[-1].hint, _LENIENT)))
     if decoder.more:
         errors.append(DecodeError(f"{decoder.more} more mistakes", place=doc.name))

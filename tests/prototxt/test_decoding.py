@@ -233,3 +233,16 @@ def test_decoding_a_broken_document_names_the_place() -> None:
         decode(doc, "NetParameter")
     assert "n:1:" in str(caught.value)
     assert "n:2:9: LayerParameter has no field 'nme'" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["own_param { a: 1 }", "pooling_param { pool: MEDIAN }"])
+def test_what_a_fork_may_have_says_what_not_strict_would_do(text: str) -> None:
+    document = parse(f'layer {{ type: "Pooling" {text} }} layer {{ type: "Pooling" {text} }}')
+    with pytest.raises(DecodeError, match="strict=False in Python keeps it") as caught:
+        load_net(document)
+    assert str(caught.value).count("strict=False") == 1  # said once, however many there are
+    with pytest.warns(UnknownFieldWarning):
+        load_net(document, strict=False)
+    with pytest.raises(DecodeError) as caught:
+        load_net(parse("layer { name: 1 }"))
+    assert "strict=False" not in str(caught.value)
