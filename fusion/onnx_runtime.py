@@ -40,15 +40,17 @@ def session(model: Path | bytes) -> Any:
 def run_file(
     path: Path, values: Sequence[str], inputs: Mapping[str, NDArray[np.float32]]
 ) -> dict[str, NDArray[np.float32]]:
-    """The named values of a file, also inner ones, as the file stands: a batch that it fixes is fed in pieces.
+    """The named values of a file, also inner ones, as it stands but in float32: a batch that it fixes is fed in pieces.
 
     inputs  float32 [N, ...] by name
     Raises: OnnxError when the file cannot be read or run; ExportError without ONNX Runtime.
     """
     import onnx
 
+    from fusion.onnx_graphs.widening import widened
+
     place = os.fspath(path)
-    model = onnx.load(place)
+    model = widened(onnx.load(place))
     known = {value.name for value in model.graph.output}
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in values if name not in known)
     runtime = session(model.SerializeToString())

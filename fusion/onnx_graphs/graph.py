@@ -34,6 +34,7 @@ class Graph:
     batch      the batch size that the graph fixes; None: any
     newer      first outputs of nodes whose meaning opset 17 cannot say
     partial    first outputs of nodes of which more outputs are read than can be computed
+    unfit      first outputs of nodes whose inputs contradict each other
     notes      what was changed, one sentence each
     files      of whose bytes large constants are views, as they were then
     """
@@ -52,6 +53,7 @@ class Graph:
     batch: int | None = None
     newer: frozenset[str] = frozenset()
     partial: frozenset[str] = frozenset()
+    unfit: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
     files: tuple[Scan, ...] = ()
 

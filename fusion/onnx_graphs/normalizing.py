@@ -17,13 +17,14 @@ from onnx import numpy_helper
 from fusion.errors import OnnxError
 from fusion.onnx_graphs.facts import Facts
 from fusion.onnx_graphs.graph import Dims, Graph, attributes, pruned
-from fusion.onnx_graphs.opsets import lowered
+from fusion.onnx_graphs.opsets import REDUCTIONS, lowered
 from fusion.onnx_graphs.plain import plain
 from fusion.onnx_graphs.probing import Probe, evaluate, shape_of
 from fusion.onnx_graphs.reading import KEPT, Path, read
 from fusion.onnx_graphs.reshaping import reshape
 
 _BATCHES = (2, 3)
+_STRICT = REDUCTIONS | {"Split"}  # onnx's inference refuses more of them than it should: bool values, empty parts
 _FOLDED = 1 << 26  # elements that a folded constant may have
 
 
@@ -95,6 +96,7 @@ class _State:
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     newer: set[str] = field(default_factory=set)
     partial: set[str] = field(default_factory=set)
+    unfit: set[str] = field(default_factory=set)
 
     @property
     def declared(self) -> Probe | None:
@@ -142,6 +144,7 @@ def _pass(graph: Graph, inputs: Mapping[str, Dims], batches: tuple[int, ...], de
         aliases=state.aliases,
         newer=frozenset(state.newer),
         partial=frozenset(state.partial),
+        unfit=frozenset(state.unfit),
         notes=(*graph.notes, *state.facts.notes),
     )
 
@@ -196,6 +199,8 @@ def _visit(state: _State, original: onnx.NodeProto) -> None:
 def _append(state: _State, node: onnx.NodeProto, opset: int) -> None:
     """Note the node and its shapes. Raises: _FixedError where the batch of the file is written into it."""
     sound = [probe.infer(node, opset, state.graph.imports) for probe in state.facts.probes]
+    if not any(sound) and node.output and node.op_type not in _STRICT:
+        state.unfit.add(node.output[0])
     if state.declared is not None:
         whole = state.declared.infer(node, opset, state.graph.imports)
         known = [

@@ -128,13 +128,16 @@ def _reasons(graph: Graph, node: onnx.NodeProto) -> Iterator[str]:
     if node.output[0] in graph.newer:
         yield "its meaning since opset 18 has no form in opset 17"
         return
-    if node.output[0] in graph.partial:
-        yield "outputs of it are read that are not computed"
-        return
     try:
         checker.check_node(node, _context(graph.opset))
     except checker.ValidationError as error:
         yield f"it is not valid: {str(error).splitlines()[0]}"
+        return
+    if node.output[0] in graph.unfit:
+        yield "its inputs do not fit each other"
+        return
+    if node.output[0] in graph.partial:
+        yield "outputs of it are read that are not computed"
         return
     if graph.opset < OLDEST and _differs(node.op_type, graph.opset):
         yield f"its meaning of opset {graph.opset}, which onnx could not bring to {KEPT}"
@@ -154,6 +157,22 @@ def _types(graph: Graph, node: onnx.NodeProto) -> Iterator[str]:
             known = kind in TensorProto.DataType.values() and kind
             yield f"values of type {TensorProto.DataType.Name(kind).lower() if known else 'sequence or the like'}"
             return
+    for name, kinds in zip(node.input, () if node.domain else _taken(node.op_type), strict=False):
+        kind = graph.types.get(name, 0)
+        if kind in _TYPES and kinds and kind not in kinds:
+            yield f"an input of type {TensorProto.DataType.Name(kind).lower()}"
+            return
+
+
+@lru_cache
+def _taken(op: str) -> tuple[frozenset[int], ...]:
+    """The element types that each input of a standard operator may have."""
+    try:
+        schema = defs.get_schema(op, defs.onnx_opset_version(), "")
+    except defs.SchemaError:
+        return ()
+    names = {f"tensor({TensorProto.DataType.Name(kind).lower()})": kind for kind in _TYPES}
+    return tuple(frozenset(names[text] for text in item.types if text in names) for item in schema.inputs)
 
 
 @lru_cache
@@ -192,6 +211,8 @@ def _limits(graph: Graph, node: onnx.NodeProto) -> Iterator[str]:
         yield "indices of the maxima"
     if node.op_type == "Resize":
         yield "sizes computed at run time, or of batch and channels"
+    if node.op_type == "LRN" and values["size"] % 2 == 0:
+        yield "an even size, which ONNX Runtime does not run"
     if node.op_type == "RoiAlign" and values.get("mode", "avg") != "avg":
         yield "mode max"
 

@@ -154,9 +154,8 @@ def _reached(size: int, before: int, after: int, mode: str) -> Tensor:
 
 
 def lrn(x: Tensor, *, size: int, alpha: float = 1e-4, beta: float = 0.75, bias: float = 1.0) -> Tensor:
-    """Across channels; of an even size one channel more after than before."""
-    before = (size - 1) // 2
-    squares = F.pad(x.square().reshape(len(x), 1, x.shape[1], -1), (0, 0, before, size - 1 - before))
+    """Across an odd number of channels."""
+    squares = F.pad(x.square().reshape(len(x), 1, x.shape[1], -1), (0, 0, size // 2, size // 2))
     means = F.avg_pool2d(squares, (size, 1), 1).reshape(x.shape)
     return x / (bias + alpha * means) ** beta
 
