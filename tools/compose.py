@@ -180,7 +180,9 @@ def _recipe(arguments: argparse.Namespace) -> Recipe:
         output=arguments.output,
     ).over(below)
     if arguments.stage:
-        recipe = replace(recipe, sources=tuple(replace(source, stages=arguments.stage) for source in recipe.sources))
+        recipe = replace(
+            recipe, sources=tuple(replace(source, stages=tuple(arguments.stage)) for source in recipe.sources)
+        )
     if not recipe.sources:
         _refuse("there is nothing to fuse", "give sources: --source odd=odd.prototxt@ip1, or a file FUSION.toml")
     if not recipe.tasks and not {"num_output", "loss"} & recipe.options.keys():
