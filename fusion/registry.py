@@ -80,6 +80,11 @@ class Context:
 
     def known_shape(self, index: int) -> tuple[int, ...]:
         """The shape of blob `index`. Raises: BuildError where a size is not known without data."""
+        if index >= len(self.params):
+            raise BuildError(
+                f"layer '{self.name}': the shape of what it reads is not known, and so not that of its blobs",
+                hint="give the net's input shapes, or the shape of the blob that it reads",
+            )
         shape = self.params[index]
         if not is_known(shape):
             raise BuildError(

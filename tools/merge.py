@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from .arguments import shape_argument
 from .cli import run
-from .sources import check_apart, named_sources, source_or_recipe
+from .sources import check_apart, check_not_a_source, named_sources, source_or_recipe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
         "A pattern or a folder gives P1, P2, ...; FUSION.toml stands for the sources that it names",
     )
     result.add_argument("-o", "--output", metavar="OUT", help="OUT.caffemodel, OUT.caffemodel.h5 or OUT.safetensors")
+    result.add_argument("--force", action="store_true", help="write over weights of a source with -o")
     result.add_argument("--dry-run", action="store_true", help="print the plan and write nothing")
     result.add_argument("--json", action="store_true", help="print the plan as JSON")
     result.add_argument("--verify", action="store_true", help="then run each source and its branch and compare them")
@@ -104,6 +105,8 @@ def _merge(arguments: argparse.Namespace) -> int:
     arguments.sources = named_sources(arguments.sources)
     if arguments.output:
         format_by_name(arguments.output)
+        files = [path for _, source in arguments.sources for path in ([source] if isinstance(source, str) else source)]
+        check_not_a_source(arguments.output, files, force=arguments.force or arguments.dry_run)
     document, fresh = parse_file(arguments.fused), frozenset[str]()
     if arguments.drop:
         from fusion.surgery.heads import edit_head

@@ -51,6 +51,16 @@ def named_sources(given: Sequence[Named]) -> list[Named]:
     return [(prefix, _paths(source)) for prefix, source in unfolded(found).items()]
 
 
+def check_not_a_source(output: str, sources: Sequence[str], *, force: bool) -> None:
+    """Raises: WeightsError when a command would write over weights that it reads, unless that was asked for."""
+    from prototxt.errors import WeightsError
+
+    for source in sources:
+        if not force and os.path.exists(output) and os.path.exists(source) and os.path.samefile(output, source):
+            hint = "name another output, or give --force to replace them"
+            raise WeightsError("this would write over weights that are read here", place=output, hint=hint)
+
+
 def _is_recipe(prefix: str, source: str | tuple[str, str]) -> bool:
     return not prefix and str(source).endswith(".toml")
 

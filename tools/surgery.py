@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from .arguments import shape_argument
 from .cli import run
+from .sources import check_not_a_source
 
 if TYPE_CHECKING:
     from fusion.outcome import Outcome
@@ -70,6 +71,7 @@ def parser() -> argparse.ArgumentParser:
     average.add_argument("--share", action="append", type=float, metavar="X", help="one per file (default: equal)")
     for each in commands.choices.values():
         each.add_argument("-o", "--output", required=True, metavar="NAME", help="what to write")
+        each.add_argument("--force", action="store_true", help="write over weights that are read")
         each.add_argument("--json", action="store_true", help="print the listing as JSON")
     return result
 
@@ -114,6 +116,9 @@ def _operate(arguments: argparse.Namespace) -> None:
 
     weights_path, net_path = _paths(arguments.output)
     format_by_name(weights_path)
+    given = vars(arguments)
+    read = [str(given[name]) for name in ("weights", "base", "old", "new") if given.get(name)]
+    check_not_a_source(weights_path, [*read, *map(str, given.get("files", ()))], force=arguments.force)
     outcome = _OPERATIONS[arguments.command](arguments)
     _write(outcome, arguments, weights_path, net_path)
 

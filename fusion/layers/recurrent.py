@@ -131,6 +131,8 @@ def reset(net: nn.Module) -> None:
 
 def _parameters(layer: LayerParameter, context: Context) -> list[nn.Parameter]:
     param = layer.recurrent_param
+    if not context.params:
+        context.known_shape(0)  # raises: what it reads has no known shape
     fillers = [param.weight_filler if len(shape) > 1 else param.bias_filler for shape in context.params]
     return [context.parameter(index, filler) for index, filler in enumerate(fillers)]
 

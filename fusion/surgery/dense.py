@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,13 @@ from prototxt.shapes.net import infer
 from prototxt.tree import Document, Field, Message, Scalar
 
 Array = NDArray[Any]
+# Layers whose tops have as many axes as their bottoms.
+_PASSING = frozenset(
+    {
+        *("AbsVal", "BNLL", "BatchNorm", "Bias", "Concat", "Dropout", "ELU", "Eltwise", "Exp", "Log", "PReLU"),
+        *("Power", "ReLU", "Scale", "Sigmoid", "Slice", "Softmax", "Split", "Swish", "TanH", "Threshold"),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -48,10 +55,14 @@ def to_convolution(
     Raises: FusionError when no layer matches, or a layer behind one would not fit; ShapeError for the net itself.
     """
     edits, made, changed, left = Edits(document), dict(weights), {}, {}
-    converted: set[str] = set()
-    for part in _parts(document, "InnerProduct", match, inputs):
+    converted: set[str] = set()  # blobs of two axes, to which convolutions add two of size 1
+    parts = _parts(document, inputs)
+    chosen = _chosen(parts, "InnerProduct", match, document.name)
+    for part in parts:
+        if part.layer.name not in chosen:
+            converted.update(_passed_on(part.layer, converted, document.name))
+            continue
         param, name = part.layer.inner_product_param, part.layer.name
-        # behind a layer that was converted there are two more axes, of size 1
         sizes = part.bottom if len(part.bottom) == 4 else (*part.bottom, 1, 1)
         reason = _no_convolution(part, weights)
         if reason is None and len(part.bottom) == 2 and not converted.intersection(part.layer.bottom):
@@ -81,8 +92,12 @@ def to_dense(
     Raises: as to_convolution.
     """
     edits, made, changed, left = Edits(document), dict(weights), {}, {}
-    for part in _parts(document, "Convolution", match, inputs):
+    parts = _parts(document, inputs)
+    chosen = _chosen(parts, "Convolution", match, document.name)
+    for part in parts:
         name = part.layer.name
+        if name not in chosen:
+            continue
         reason = _no_dense(part, weights)
         if reason is not None:
             left[name] = reason
@@ -105,11 +120,33 @@ def _whole(edits: Edits, inputs: Mapping[str, Sequence[int]] | None) -> Document
     return document
 
 
-def _parts(document: Document, kind: str, match: str, inputs: Mapping[str, Sequence[int]] | None) -> list[_Part]:
+def _passed_on(layer: LayerParameter, converted: Collection[str], place: str) -> tuple[str, ...]:
+    """The tops that get two axes more because the bottoms do. Raises: FusionError where that changes the values."""
+    if not converted or not layer.bottom or not set(layer.bottom) <= set(converted) or layer.type not in _PASSING:
+        return ()
+    params = getattr(layer, f"{layer.type.lower()}_param", None)
+    if getattr(params, "axis", 0) < 0:
+        what = f"layer '{layer.name}' counts its axis from the back, where the change adds two"
+        raise FusionError(what, place=place, hint="give it as axis: 1, or choose layers with --layers REGEX")
+    return tuple(layer.top)
+
+
+def _chosen(parts: Sequence[_Part], kind: str, match: str, place: str) -> frozenset[str]:
+    """Names of the layers of a type that a regular expression matches. Raises: FusionError when there is none."""
     try:
         pattern = re.compile(match)
     except re.error as error:
         raise FusionError(f"'{match}' is no regular expression: {error}", hint="e.g. 'fc[67]'") from error
+    names = [part.layer.name for part in parts if part.layer.type == kind]
+    found = frozenset(name for name in names if pattern.fullmatch(name))
+    if not found:
+        there = ", ".join(names) or "none"
+        raise FusionError(f"no {kind} layer matches '{match}'", place=place, hint=f"there are {there[:300]}")
+    return found
+
+
+def _parts(document: Document, inputs: Mapping[str, Sequence[int]] | None) -> list[_Part]:
+    """All layers with bottoms, in order."""
     net = load_net(document)
     check_layer_names(net)
     fields = document.root.all("layer")
@@ -118,15 +155,11 @@ def _parts(document: Document, kind: str, match: str, inputs: Mapping[str, Seque
         hint = "make its deploy form first: fusion-convert NET.prototxt OUT.prototxt --deploy"
         raise FusionError("only a deploy net in today's syntax can be converted", place=document.name, hint=hint)
     shapes = infer(filter_net(net, phase="TEST"), inputs).bottoms[len(net.layer) - len(fields) :]
-    found = [
+    return [
         _Part(_block(field), message, bottoms[0])
         for field, message, bottoms in zip(fields, messages, shapes, strict=True)
-        if message.type == kind and pattern.fullmatch(message.name) and bottoms
+        if bottoms
     ]
-    if not found:
-        names = ", ".join(message.name for message in messages if message.type == kind) or "none"
-        raise FusionError(f"no {kind} layer matches '{match}'", place=document.name, hint=f"there are {names[:300]}")
-    return found
 
 
 def _no_convolution(part: _Part, weights: Weights) -> str | None:

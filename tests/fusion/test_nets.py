@@ -323,3 +323,11 @@ def test_run_and_the_program_agree() -> None:
 def test_build_reads_a_file(tmp_path: Path) -> None:
     (tmp_path / "net.prototxt").write_text(LENET)
     assert_same(nets.build(tmp_path / "net.prototxt", seed=0)(lenet_inputs()), build(LENET)(lenet_inputs()))
+
+
+def test_recurrent_layers_on_blobs_of_unknown_shape_are_refused() -> None:
+    python = 'layer { name: "p" type: "Python" top: "x" top: "cont" python_param { module: "m" layer: "L" } }\n'
+    for kind in ("LSTM", "RNN"):
+        text = f'layer {{ name: "l" type: "{kind}" bottom: "x" bottom: "cont" top: "l" '
+        with pytest.raises(FusionError, match="layer 'l': the shape of what it reads is not known"):
+            build(python + text + "recurrent_param { num_output: 4 } }")

@@ -124,3 +124,15 @@ def test_the_bar_shows_on_a_terminal_and_only_for_long_work() -> None:
     assert short.getvalue() == ""
     assert "100%" in long.getvalue()
     assert long.getvalue().endswith("\n")
+
+
+def test_a_source_is_written_over_only_with_force(fused: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (fused / "odd.caffemodel").read_bytes()
+    (fused / "link.caffemodel").symlink_to("odd.caffemodel")
+    for target in ("odd.caffemodel", "link.caffemodel"):
+        command = ["fused.prototxt", "odd=odd.prototxt:odd.caffemodel", "-o", target]
+        assert main(command) == 1
+        assert "give --force" in capsys.readouterr().err
+        assert (fused / "odd.caffemodel").read_bytes() == before
+    assert main([*command, "--force"]) == 0
+    assert "odd/ip" in read_weights(fused / "odd.caffemodel")

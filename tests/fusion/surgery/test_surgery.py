@@ -137,6 +137,38 @@ def test_what_would_not_fit_together_is_refused() -> None:
         to_convolution(parse(both), weights_of(both))
 
 
+TWO = DATA + "".join(
+    f"""layer {{ name: "{p}/fc" type: "InnerProduct" bottom: "data" top: "{p}/fc"
+  inner_product_param {{ num_output: 4 }} }}
+layer {{ name: "{p}/relu" type: "ReLU" bottom: "{p}/fc" top: "{p}/out" }}
+"""
+    for p in "ab"
+)
+CONCAT = """layer { name: "both" type: "Concat" bottom: "a/out" bottom: "b/out" top: "both" }
+layer { name: "drop" type: "Dropout" bottom: "both" top: "dropped" }
+layer { name: "score" type: "InnerProduct" bottom: "dropped" top: "score" inner_product_param { num_output: 3 } }
+"""
+
+
+def test_convolutions_pass_a_concat() -> None:
+    weights = weights_of(TWO + CONCAT)
+    outcome = to_convolution(parse(TWO + CONCAT), weights)
+    assert sorted(outcome.changed) == ["a/fc", "b/fc", "score"]
+    assert outcome.mismatched == {}
+    assert outcome.weights["score"][0].shape == (3, 8, 1, 1)
+    full = output(document_of(outcome), outcome.weights)
+    assert full.shape == (2, 3, 1, 1)
+    np.testing.assert_allclose(full[:, :, 0, 0], output(parse(TWO + CONCAT), weights), rtol=1e-4, atol=1e-4)
+    larger = build(parse(str(document_of(outcome)).replace("dim: 6 dim: 8", "dim: 7 dim: 10")), seed=0)
+    assert larger({"data": torch.zeros(2, 3, 7, 10)})["score"].shape == (2, 3, 2, 3)
+
+
+def test_an_axis_from_the_back_is_refused_above_a_convolution() -> None:
+    text = TWO + CONCAT.replace('top: "both" }', 'top: "both" concat_param { axis: -1 } }')
+    with pytest.raises(FusionError, match="layer 'both' counts its axis from the back"):
+        to_convolution(parse(text), weights_of(text))
+
+
 def test_strip_and_restore() -> None:
     weights = weights_of(FROZEN)
     net = load_net(parse(FROZEN))
