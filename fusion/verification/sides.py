@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -74,14 +74,31 @@ def opened(
     place = os.fspath(description)
     message = filter_whole(load_net(description), "TEST", stages=feed.stages)
     batch = len(feed.pictures) or feed.batch
-    given = {**(fallback or {}), **{f"{prefix}/{blob}": shape for blob, shape in (fallback or {}).items()}}
-    given.update({blob: (batch, *shape[1:]) for blob, shape in (feed.shapes or {}).items()})
     tops = {top for layer in message.layer if not layer.bottom for top in layer.top}
+    given = _same_inputs(fallback or {}, message, tops, prefix)
+    given.update({blob: (batch, *shape[1:]) for blob, shape in (feed.shapes or {}).items()})
     mine = {blob: shape for blob, shape in given.items() if blob in tops}
     shapes = input_shapes(message, batch=batch, given=mine, otherwise=otherwise, place=place)
     net = build(message, shapes=shapes, seed=0)
     missing = load_weights(net, weights).missing
     return Side(net, message, shapes, f"{place} with {os.fspath(weights)}", missing)
+
+
+def _same_inputs(
+    shapes: Mapping[str, Sequence[int]], message: NetParameter, tops: Collection[str], prefix: str
+) -> dict[str, Sequence[int]]:
+    """Shapes of the other net's inputs for those of this net that are the same: with the prefix, or else of one name.
+
+    An input of one name is another one where this net gives it another shape, and gives the other net's to a third.
+    """
+    known = {blob: tuple(shape[1:]) for blob, shape in known_inputs(message).items() if shape is not UNKNOWN}
+    found: dict[str, Sequence[int]] = {}
+    for blob, shape in shapes.items():
+        if f"{prefix}/{blob}" in tops:
+            found[f"{prefix}/{blob}"] = shape
+        elif known.get(blob, tuple(shape[1:])) == tuple(shape[1:]) or tuple(shape[1:]) not in known.values():
+            found[blob] = shape
+    return found
 
 
 def branch_inputs(fused: Path, prefix: str) -> dict[str, Shape]:

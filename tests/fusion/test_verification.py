@@ -201,3 +201,29 @@ def test_a_branch_whose_pixels_are_made_from_another_ones(folder: Path) -> None:
     assert [item.largest for item in branches()] == [0, 0]
     pictures = Feed(pictures=["0.png", "1.png"])
     assert [item.largest for item in branches(pictures)] == [0, 0]
+
+
+@pytest.mark.parametrize("second", ["b/data", "other"])
+def test_inputs_of_one_name_and_different_shapes(tmp_path: Path, second: str) -> None:
+    def net(data: str, prefix: str, dims: str) -> str:
+        return (
+            f'layer {{ name: "{data}" type: "Input" top: "{data}" input_param {{ shape {{ {dims} }} }} }}\n'
+            f'layer {{ name: "{prefix}fc" type: "InnerProduct" bottom: "{data}" top: "{prefix}fc" '
+            "inner_product_param { num_output: 6 } }\n"
+        )
+
+    small, large = "dim: 1 dim: 1 dim: 4 dim: 4", "dim: 1 dim: 3 dim: 8 dim: 8"
+    (tmp_path / "a.prototxt").write_text(net("data", "", large))
+    (tmp_path / "b.prototxt").write_text(net("data", "", small))
+    (tmp_path / "f.prototxt").write_text(net("data", "a/", large) + net(second, "b/", small))
+    rng = np.random.default_rng(0)
+    a, b = ([rng.standard_normal((6, size)), rng.standard_normal(6)] for size in (192, 16))
+    write_weights(tmp_path / "a.caffemodel", {"fc": a})
+    write_weights(tmp_path / "b.caffemodel", {"fc": b})
+    write_weights(tmp_path / "f.caffemodel", {"a/fc": a, "b/fc": b})
+    sources = {one: (tmp_path / f"{one}.prototxt", tmp_path / f"{one}.caffemodel") for one in "ab"}
+    found = verify_branches(tmp_path / "f.prototxt", tmp_path / "f.caffemodel", sources)
+    assert [item.first for item in found] == [None, None]
+    write_weights(tmp_path / "f.caffemodel", {"a/fc": a, "b/fc": [b[0] + 1, b[1]]})
+    found = verify_branches(tmp_path / "f.prototxt", tmp_path / "f.caffemodel", sources)
+    assert [item.first is None for item in found] == [True, False]
