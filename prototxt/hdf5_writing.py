@@ -42,7 +42,8 @@ def write(
                     progress(payload_bytes(blob))
     slashed = [entry.name for entry, blobs in layers if "/" in entry.name and blobs]
     if slashed:
-        message = f"{path}: Caffe does not load layers with '/' in their name from HDF5 ({slashed[0]}, ...)"
+        name = os.path.basename(path)  # its folder may be a snapshot's temporary one
+        message = f"{name}: Caffe does not load layers with '/' in their name from HDF5 ({slashed[0]}, ...)"
         warnings.warn(f"{message}; for Caffe, write a .caffemodel", SlashWarning, stacklevel=4)
 
 

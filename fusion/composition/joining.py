@@ -141,9 +141,7 @@ def _flattened(item: Features) -> tuple[Features, list[str]]:
 
 def _weighted(features: Sequence[Features], name: str, top: str, normalization: str) -> str:
     body = f"param {{ lr_mult: 1 decay_mult: 0 }}\nweighted_sum_param {{ normalization: {normalization} }}"
-    return layer_text(
-        name, "WeightedSum", [item.blob for item in features], [top], body, f"{_COMMENT} (This is {_OWN}.)"
-    )
+    return layer_text(name, "WeightedSum", [item.blob for item in features], [top], body, _OWN)
 
 
 def _eltwise(features: Sequence[Features], name: str, top: str, lines: Sequence[str]) -> str:

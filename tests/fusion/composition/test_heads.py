@@ -91,3 +91,11 @@ def test_zero_init_starts_at_the_first_source(make: Make) -> None:
     layers = {layer.name: layer for layer in net_of(compose(sources, "zero-init", num_output=3).deploy).layer}
     assert layers["correction"].inner_product_param.weight_filler.type == "constant"
     assert list(layers["classes"].bottom) == ["a/classes", "correction"]
+
+
+@pytest.mark.parametrize("head", ["fastnorm", "softmax"])
+def test_a_layer_of_our_own_is_remarked_on_once(make: Make, head: str) -> None:
+    composed = compose([Source("a", make("one"), at="fc"), Source("b", make("two"), at="fc")], head, num_output=3)
+    text = str(composed.train_val)
+    assert text.count("# What the branches know. (No layer of Caffe's: fusion-surgery bake makes it an Eltwise") == 1
+    assert text.count("What the branches know") == 1
