@@ -43,7 +43,7 @@ def _standard(graph: Graph, step: Step, node: onnx.NodeProto) -> Iterator[onnx.N
     values, x, y = attributes(node), node.input[0], node.output[0]
     if node.domain != graphs.OWN:
         yield node
-    elif node.op_type == "Dropout":
+    elif node.op_type == "Dropout" and len(node.output) == 1:
         yield graphs.made("Identity", [x], [y])
     elif node.op_type == "Mish":
         yield graphs.made("Softplus", [x], [f"{y}:softplus"])

@@ -18,6 +18,18 @@ _WRITTEN_OUT = (
 _BROKEN = "export the net again, this is no valid ONNX file"
 
 
+def check_names(graph: onnx.GraphProto, place: str) -> None:
+    """Raises: OnnxError for a name that is no text, which protobuf hands over as bytes."""
+    names: list[object] = [tensor.name for tensor in graph.initializer]
+    names += [value.name for value in (*graph.input, *graph.output)]
+    for node in graph.node:
+        names += [node.name, node.op_type, node.domain, *node.input, *node.output]
+        names += [item.name for item in node.attribute]
+    wrong = next((name for name in names if not isinstance(name, str)), None)
+    if wrong is not None:
+        raise OnnxError(f"the name {wrong!r} is not in UTF-8", place=place, hint="copy or export the file again")
+
+
 def ordered(graph: onnx.GraphProto, place: str) -> tuple[onnx.NodeProto, ...]:
     """The nodes, each after those that it reads from; ONNX asks for this order, some writers forget it.
 

@@ -16,7 +16,7 @@ from onnx import helper, numpy_helper, version_converter
 from fusion.errors import OnnxError
 from fusion.onnx_graphs.graph import IR, Dims, Graph
 from fusion.onnx_graphs.mapping import Mapped, read_mapped
-from fusion.onnx_graphs.ordering import expanded, inlined, ordered
+from fusion.onnx_graphs.ordering import check_names, expanded, inlined, ordered
 from fusion.onnx_graphs.widening import widened
 from prototxt.errors import WeightsError
 
@@ -71,11 +71,12 @@ def from_model(
         raise OnnxError("this ONNX file holds no net", place=place, hint=hint)
     if model.graph.sparse_initializer:
         raise OnnxError("its weights are sparse tensors", place=place, hint="export it with dense weights")
+    check_names(model.graph, place)
     notes: list[str] = []
     model = inlined(model, place)
     try:
         model = expanded(widened(_raised(model, notes), notes))
-    except (TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError) as error:
         raise _damaged(model.graph, place) or error from error
     constants = _constants(model.graph, arrays, place)
     given = [value for value in model.graph.input if value.name not in constants]
@@ -106,7 +107,7 @@ def _constants(graph: onnx.GraphProto, arrays: Mapping[str, NDArray[Any]], place
     for tensor in graph.initializer:
         try:
             found[tensor.name] = arrays[tensor.name] if tensor.name in arrays else numpy_helper.to_array(tensor)
-        except (TypeError, ValueError) as error:
+        except (LookupError, TypeError, ValueError) as error:
             raise _damaged(graph, place) or error from error
     return found
 
@@ -116,7 +117,7 @@ def _damaged(graph: onnx.GraphProto, place: str) -> OnnxError | None:
     for tensor in graph.initializer:
         try:
             numpy_helper.to_array(tensor)
-        except (TypeError, ValueError) as error:
+        except (LookupError, TypeError, ValueError) as error:
             what = f"tensor '{tensor.name}' of shape {tuple(tensor.dims)} is damaged: {str(error).splitlines()[0]}"
             return OnnxError(what, place=place, hint="copy or export the file again")
     return None

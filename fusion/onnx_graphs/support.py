@@ -130,7 +130,7 @@ def _reasons(graph: Graph, node: onnx.NodeProto) -> Iterator[str]:
         return
     try:
         checker.check_node(node, _context(graph.opset))
-    except checker.ValidationError as error:
+    except (checker.ValidationError, UnicodeDecodeError) as error:
         yield f"it is not valid: {str(error).splitlines()[0]}"
         return
     if node.output[0] in graph.unfit:

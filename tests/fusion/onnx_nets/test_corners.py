@@ -216,3 +216,9 @@ def test_a_tensor_of_another_size(opset: int) -> None:
     file.graph.initializer[0].dims[0] = 1 << 40
     with pytest.raises(OnnxError, match="tensor 'w' of shape"):
         from_model(file)
+
+
+def test_a_name_that_is_no_text() -> None:
+    content = model([node("Relu", "x", "y", name="right")]).SerializeToString().replace(b"right", b"\xee\xa4\xff\x80z")
+    with pytest.raises(OnnxError, match="is not in UTF-8"):
+        from_model(onnx.ModelProto.FromString(content))
