@@ -17,6 +17,7 @@ from fusion.composition.classifiers import classifiers_of, labels_of
 from fusion.composition.features import Features, Request
 from fusion.composition.heads import HEADS, NEEDS_SCORES
 from fusion.composition.inputs import Inputs, main_source, plan_inputs
+from fusion.composition.label_meaning import own_labels
 from fusion.composition.lists import Lists
 from fusion.composition.losses import Loss, checked, parse_loss
 from fusion.composition.measuring import Shape, blob_shapes, check_whole, misfit
@@ -138,7 +139,7 @@ def compose(
         named = [aim.loss.label for aim in aims if aim.loss.label is not None]
         compared = labels_of(main, aims) if main else named
         known = num_output if len(aims) == 1 and aims[0].loss.kind.labels == "class" else None
-        inputs = plan_inputs(parts, data_from, lists, compared, known)
+        inputs = plan_inputs(parts, data_from, lists, compared, known, own_labels(aims))
         for text in inputs.warnings:
             warnings.warn(text, ComposeWarning, stacklevel=2)
         notes = [note for part in parts for note in (*part.unknown, *part.notes)] + list(inputs.notes)

@@ -127,10 +127,15 @@ def _own_layers(part: Part, own: Mapping[str, Mapping[str, Stream]], layout: Lay
 def _check_own(part: Part, layer: Layer, own: Mapping[str, Mapping[str, Stream]], layout: Layout) -> None:
     """Raises: ComposeError if a data layer cannot stand in step beside others."""
     p, place = part.prefix, part.raw.place(layer)
-    if layer.type not in PARAMS or layer.type == "WindowData":
+    records = [
+        one for one in layout.main.data_layers if one.type != "DummyData" and set(one.phases) & set(layer.phases)
+    ]
+    beside = (one.type for one in (layer, *records))
+    unordered = next((kind for kind in beside if kind not in PARAMS or kind == "WindowData"), None)
+    if unordered is not None:
         raise ComposeError(
             f"source '{p}' reads other records than '{layout.main.prefix}', or prepares them in its own way, and a "
-            f"layer of type '{layer.type}' cannot be held in step with others",
+            f"layer of type '{unordered}' cannot be held in step with others",
             place=place,
             hint="give the data of both as one of ImageData, Data, HDF5Data, or the same layer in both files",
         )

@@ -16,6 +16,7 @@ from fusion.composition.data_layers import adapted, image_lists
 from fusion.composition.feeding import feeds_of
 from fusion.composition.in_place import copies, copy_layers
 from fusion.composition.label_layers import prepared_labels
+from fusion.composition.label_meaning import OwnLabels, check_labels
 from fusion.composition.layout import Copy, Layout, streams_of
 from fusion.composition.lists import Lists, choose, own_lists
 from fusion.composition.pieces import PHASES, Layer
@@ -55,11 +56,13 @@ def plan_inputs(
     lists: Lists,
     labels: Sequence[str] = (),
     classes: int | None = None,
+    own: OwnLabels | None = None,
 ) -> Inputs:
     """Choose the data layers and say which blob feeds which branch.
 
     labels   the blobs that the losses read beside the scores; none: the only blob of the data that no branch reads
     classes  how many there are, where labels are classes
+    own      the labels of the sources' own losses, where the fused net goes by these
     Raises: ComposeError.
     """
     main = main_source(parts, data_from)
@@ -73,6 +76,8 @@ def plan_inputs(
         layout.copies.append(Copy(main, layer))
         for top in layer.tops:
             layout.streams.setdefault(top, {}).update(streams_of(main, layer, top, layout.chosen))
+    if own is not None:
+        check_labels(parts, own, layout)
     feeds = {part.prefix: feeds_of(part, layout) for part in parts}
     check_steps(layout, classes)
     text = [piece for copy in layout.copies for piece in _text(copy, layout)] + layout.further

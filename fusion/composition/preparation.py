@@ -88,6 +88,11 @@ def stream(layer: Layer, top: str, source: str | None) -> Stream:
     return Stream(records, index, prepared, _values(message) if affine else None)
 
 
+def parameters(layer: Layer) -> tuple[object, ...]:
+    """What a layer is told, but for its name, blobs and phases, in a form that can be compared."""
+    return _content(layer.message, _descriptor(), _LAYER | {"bottom"}, frozenset())
+
+
 def between(given: Stream, wanted: Stream) -> Affine | None:
     """The map from the values of one stream to those of another, None where there is none."""
     if given == wanted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -88,10 +89,28 @@ def check_tasks(loss: Loss | None, tasks: Sequence[Task]) -> list[ComposeError]:
             errors.append(ComposeError(f"two tasks are called '{name}'", hint=_EXAMPLE))
         if not _NAME.fullmatch(name):
             errors.append(ComposeError(f"{name!r} is no name of a task", hint="use a word such as age"))
+    errors += [_double(*pair) for pair in itertools.combinations(tasks, 2) if _is_double(*pair)]
     errors += [
         ComposeError(f"task '{task.name}' names no label", hint=_EXAMPLE) for task in tasks if not task.loss.label
     ]
     return errors
+
+
+def _is_double(one: Task, other: Task) -> bool:
+    """Whether two tasks learn one label alike, or as classes of another number."""
+    if one.loss.label is None or one.loss.label != other.loss.label:
+        return False
+    classes = one.loss.kind.labels == other.loss.kind.labels == "class" and one.num_output != other.num_output
+    return classes or canonical(one.loss) == canonical(other.loss)
+
+
+def _double(one: Task, other: Task) -> ComposeError:
+    widths = [f"'{task.name}'" + (f" ({task.num_output})" if task.num_output else "") for task in (one, other)]
+    return ComposeError(
+        f"tasks {' and '.join(widths)} learn the same label '{one.loss.label}'",
+        hint="each task has a label of its own: such data is an HDF5Data layer with a top for each label, or a Slice "
+        "takes the labels apart",
+    )
 
 
 def _judges(known: Mapping[str, Sequence[Judgement]], loss: Loss) -> dict[str, Judgement]:

@@ -269,3 +269,47 @@ def test_gains_of_own_classes_are_asked_for(tmp_path: Path) -> None:
     path = dense(tmp_path, loss_of("InfogainLoss", 'infogain_loss_param { source: "H" }'))
     with pytest.raises(ComposeError, match="weighs its own classes by a matrix"):
         compose([Source("a", path, classes=(4, 5, 6, 7))], num_output=8)
+
+
+def labelled(tmp_path: Path, name: str, label: str, tops: str = "", layers: str = "") -> Source:
+    path = tmp_path / f"{name}.prototxt"
+    path.write_text(
+        f"""layer {{ name: "data" type: "HDF5Data" top: "data" top: "{tops or label}"
+  hdf5_data_param {{ source: "h5" batch_size: 2 }} }}
+{layers}
+layer {{ name: "ip1" type: "InnerProduct" bottom: "data" top: "ip1" inner_product_param {{ num_output: 5 }} }}
+layer {{ name: "ip2" type: "InnerProduct" bottom: "ip1" top: "ip2" inner_product_param {{ num_output: 3 }} }}
+layer {{ name: "loss" type: "SoftmaxWithLoss" bottom: "ip2" bottom: "{label}" top: "loss" }}
+"""
+    )
+    return Source(name, path)
+
+
+SLICE = """layer { name: "slice" type: "Slice" bottom: "labels" top: "age" top: "gender"
+  slice_param { slice_point: 1 } }
+layer { name: "unread" type: "Silence" bottom: "%s" }"""
+FLAT = 'layer { name: "flat" type: "Flatten" bottom: "age" top: "flat_age" }'
+
+
+def test_other_labels_of_the_same_records_are_asked_about(tmp_path: Path) -> None:
+    age, gender = labelled(tmp_path, "a", "age"), labelled(tmp_path, "b", "gender")
+    first, second = (labelled(tmp_path, name, name, "labels", SLICE % other)
+                     for name, other in (("age", "gender"), ("gender", "age")))  # fmt: skip
+    for pair in ([age, gender], [first, second], [age, first]):
+        with pytest.raises(ComposeError, match=r"learn different labels of the same records: '(a|age)' learns 'age'"):
+            compose(pair, num_output=3, input_shape=(4,))
+    with pytest.raises(ComposeError) as caught:
+        compose([age, gender], num_output=3, input_shape=(4,))
+    for choice in ("--loss SoftmaxWithLoss,label=age", "--data-from b --loss SoftmaxWithLoss,label=gender"):
+        assert choice in str(caught.value)
+    for label, prefix in (("age", "a"), ("gender", "b")):
+        composed = compose([age, gender], num_output=3, data_from=prefix, input_shape=(4,),
+                           loss=f"SoftmaxWithLoss,label={label}")  # fmt: skip
+        assert f'bottom: "{label}"' in str(composed.train_val)
+
+
+def test_the_same_label_in_another_form_is_the_same(tmp_path: Path) -> None:
+    age = labelled(tmp_path, "a", "age")
+    compose([age, labelled(tmp_path, "b", "flat_age", "age", FLAT)], num_output=3, input_shape=(4,))
+    slices = [labelled(tmp_path, name, "age", "labels", SLICE % "gender") for name in ("d", "e")]
+    compose(slices, num_output=3, input_shape=(4,))

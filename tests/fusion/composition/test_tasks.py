@@ -14,6 +14,7 @@ import fusion
 import prototxt
 from fusion import ComposeError
 from fusion.composition import Loss, Schedule, Source, Task, compose, read_recipe
+from fusion.composition.tasks import check_tasks, parse_task
 
 NET = """
 name: "faces"
@@ -159,3 +160,12 @@ def test_a_source_of_several_losses_is_asked_about(folder: Path) -> None:
     own = compose(sources(), num_output=2, loss="SoftmaxWithLoss,label=gender")
     final = prototxt.load_net(own.train_val).layer[-1]
     assert (final.type, list(final.bottom)) == ("SoftmaxWithLoss", ["scores", "gender"])
+
+
+def test_two_tasks_do_not_learn_one_label_alike() -> None:
+    tasks = [parse_task(f"{name}=SoftmaxWithLoss:label,num_output={n}") for name, n in (("age", 4), ("sex", 2))]
+    assert "tasks 'age' (4) and 'sex' (2) learn the same label 'label'" in str(check_tasks(None, tasks)[0])
+    again = [parse_task("one=EuclideanLoss:value"), parse_task("two=EuclideanLoss:value,loss_weight=1")]
+    assert len(check_tasks(None, again)) == 1
+    apart = [parse_task("one=EuclideanLoss:value"), parse_task("two=SmoothL1Loss:value"), tasks[0]]
+    assert not check_tasks(None, apart)

@@ -294,3 +294,11 @@ def test_python_layers_are_one_only_if_they_are_told_the_same(tmp_path: Path) ->
     assert [name for name, *_ in data(composed)] == ["data"]
     with pytest.raises(ComposeError, match="a layer of type 'Python' cannot be held in step with others"):
         compose([first, third], num_output=4, input_shape=(3, 8, 8))
+
+
+def test_no_layer_stands_in_step_beside_one_whose_records_have_no_order(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "python.prototxt").write_text(PYTHON.format("split: train"))
+    python, listed = Source("py", tmp_path / "python.prototxt"), Source("rgb", make("rgb", list="rgb"))
+    for pair in ([python, listed], [listed, python]):
+        with pytest.raises(ComposeError, match="a layer of type 'Python' cannot be held in step with others"):
+            compose(pair, num_output=3)
