@@ -25,8 +25,8 @@ from timing import interleaved, machine, table
 from torch.utils.data import DataLoader, Dataset
 
 from fusion.data import batches, open_source
-from fusion.data.writing import Images, write_images
-from prototxt.messages import Datum, LayerParameter
+from fusion.data.convert_imageset import Images, write_images
+from prototxt.schema.messages import Datum, LayerParameter
 
 BATCH, SCALE = 64, 0.00390625
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torchvision.models import ResNet, resnet18
 
 import prototxt
-from fusion.nets import Net, build, params
+from fusion.nets.build import Net, build, params
 
 Forward = Callable[[Tensor], Tensor]
 

@@ -24,10 +24,10 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from fusion.nets import build, params, total_loss
-from fusion.solver import Extras, Solver
-from fusion.solver.watching.display import Silent
-from prototxt.messages import NetParameter, SolverParameter
+from fusion.nets.build import build, params, total_loss
+from fusion.solver import Solver, TrainOptions
+from fusion.solver.logging.console import Silent
+from prototxt.schema.messages import NetParameter, SolverParameter
 
 Loop = Callable[[int], None]
 SMALL = (64, 1, 28, 28)
@@ -77,7 +77,7 @@ class Bench:
         )  # fmt: skip
         run = Solver(
             solver, device=str(self.device), arrays={"data": pixels, "label": labels}, display=Silent(),
-            cache_budget=0, extras=Extras(amp=amp), compile=compiled, threads="auto",
+            cache_budget=0, extras=TrainOptions(amp=amp), compile=compiled, threads="auto",
         )  # fmt: skip
         for call in run.net.plan.calls:
             if call.type == "BatchNorm":  # variances of 1, as torchvision's; those of untrained ones are 0 in Caffe

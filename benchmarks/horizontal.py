@@ -20,10 +20,10 @@ from timing import interleaved, machine, table
 from torch import Tensor
 
 import prototxt
-from fusion.nets import Net, build
+from fusion.nets.build import Net, build
+from fusion.nets.weights import load_weights
 from fusion.surgery import fuse_horizontally
-from fusion.weights import load_weights
-from prototxt.messages import NetParameter
+from prototxt.schema.messages import NetParameter
 
 Weights = dict[str, list[np.ndarray]]
 

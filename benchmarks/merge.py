@@ -16,8 +16,8 @@ import numpy as np
 from timing import interleaved, machine, process, table
 
 import prototxt
-from prototxt.caffemodel import Writer
-from prototxt.messages import NetParameter
+from prototxt.formats.caffemodel import Writer
+from prototxt.schema.messages import NetParameter
 from prototxt.shapes import infer
 
 
@@ -62,7 +62,7 @@ def resnet(prefix: str, width: int = 64, depths: tuple[int, ...] = (3, 4, 23, 3)
     return "\n".join(parts), pool
 
 
-RUN = "import sys; from fusion_tools.{} import main; sys.exit(main(sys.argv[1:]) or 'torch' in sys.modules)"
+RUN = "import sys; from caffe_fusion_tools.{} import main; sys.exit(main(sys.argv[1:]) or 'torch' in sys.modules)"
 MERGE = [sys.executable, "-c", RUN.format("merge"), "fused.prototxt"]
 MERGE += ["a=a.prototxt:a.caffemodel", "b=b.prototxt:b.caffemodel"]
 COMPOSE = [sys.executable, "-c", RUN.format("compose"), "--num-output", "10", "--train-list", "t", "--val-list", "v"]

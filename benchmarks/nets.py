@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 import prototxt
-from prototxt.messages import NetParameter
+from prototxt.schema.messages import NetParameter
 
 STAGES = ((64, 3), (128, 4), (256, 6), (512, 3))  # width, bottlenecks
 

@@ -17,8 +17,9 @@ import numpy as np
 import torch
 
 import prototxt
-from fusion import graph, nets
-from fusion.weights import load_weights, save_weights
+from fusion.nets import build as nets
+from fusion.nets import graph
+from fusion.nets.weights import load_weights, save_weights
 
 DEFAULT = Path(__file__).resolve().parents[2] / "shared" / "reference"
 LIMIT = 1e-4

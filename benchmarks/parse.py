@@ -15,7 +15,7 @@ from google.protobuf import text_format
 from timing import interleaved, machine, seconds, table
 
 import prototxt
-from prototxt.messages import NetParameter
+from prototxt.schema.messages import NetParameter
 
 HERE = Path(__file__).parent
 NET = HERE.parent / "examples" / "mnist_odd_even" / "lenet_odd_train_val.prototxt"

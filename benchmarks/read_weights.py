@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 from timing import interleaved, machine, table
 
-from prototxt.caffemodel import Writer
+from prototxt.formats.caffemodel import Writer
 
 # In a program of its own, so that the memory of this one does not count.
 PROGRAM = """
 import resource, sys, time
-from prototxt.scanning import scan_weights
+from prototxt.formats.scan import scan_weights
 start = time.perf_counter()
 layers = scan_weights(sys.argv[1]).entries
 print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, len(layers))

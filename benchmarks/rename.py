@@ -19,10 +19,10 @@ from pathlib import Path
 from timing import interleaved, machine, process, table
 
 import prototxt
+from prototxt.edit.layer_view import layers, nets, outside_blobs
 from prototxt.files import read_text
-from prototxt.outline import layers, nets, outside_blobs
-from prototxt.params import param_count
-from prototxt.tree import Document, Message, Scalar
+from prototxt.schema.params import param_count
+from prototxt.text.tree import Document, Message, Scalar
 
 HERE = Path(__file__).parent
 PREFIX = "odd"
@@ -152,7 +152,7 @@ def times(net: Path) -> str:
         script = (
             f"from rename import regex_script; t = open({str(net)!r}).read(); open({out!r}, 'w').write(regex_script(t))"
         )
-        command = [sys.executable, "-m", "fusion_tools.rename"]
+        command = [sys.executable, "-m", "caffe_fusion_tools.rename"]
         commands = {
             "fusion-rename": ([*command, str(net), out, PREFIX, "-q"], scratch),
             "fusion-rename --help": ([*command, "--help"], scratch),

@@ -17,7 +17,7 @@ from pathlib import Path
 from timing import machine, table
 
 from fusion.solver import Solver
-from fusion.solver.watching.display import Silent
+from fusion.solver.logging.console import Silent
 from fusion.sweep import cells, sweep
 
 HERE = Path(__file__).resolve().parent

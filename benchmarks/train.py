@@ -29,12 +29,12 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from fusion.nets import params
+from fusion.nets.build import params
 from fusion.solver import Solver
-from fusion.solver.steps.pace import Pace
-from fusion.solver.watching.display import Silent
-from prototxt.loading import load_solver
-from prototxt.messages import SolverParameter
+from fusion.solver.logging.console import Silent
+from fusion.solver.step.autotune import RunConfig
+from prototxt.schema.load import load_solver
+from prototxt.schema.messages import SolverParameter
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "mnist_odd_even"
 SOME = 5000  # pictures for all rows but the last
@@ -113,7 +113,7 @@ def prepare_work() -> None:
 
 def compose(out: str, train_list: str, head: str, *more: str) -> None:
     """Fuse the two LeNets, untrained: what the numbers are makes no difference to the time."""
-    from fusion_tools.compose import main as run
+    from caffe_fusion_tools.compose import main as run
 
     nets = [part for p in ("odd", "even") for part in ("--source", f"{p}=lenet_{p}_train_val.prototxt@ip1")]
     data = ["--train-list", train_list, "--val-list", "val_all.txt", "--train-batch", "50", "--test-batch", "20"]
@@ -163,10 +163,10 @@ class Bench:
         first.pacemaker.replayed = pace
         return self._ready(first)[0], second
 
-    def _ready(self, run: Solver) -> tuple[Loop, Pace]:
+    def _ready(self, run: Solver) -> tuple[Loop, RunConfig]:
         torch.set_num_threads(self.torchs)
         run.step(20)
-        pace = Pace(torch.get_num_threads(), run.pacemaker.channels_last)
+        pace = RunConfig(torch.get_num_threads(), run.pacemaker.channels_last)
 
         def loop(count: int) -> None:
             torch.set_num_threads(pace.threads)
@@ -279,7 +279,15 @@ def measured(bench: Bench, row: Row, rounds: int) -> Sequence[str]:
 
 def whole_command(device: str, rounds: int) -> Sequence[str]:
     """The command as a user starts it, several times: 50,000 pictures, the trunk, 30,000 iterations, all tests."""
-    command = [sys.executable, "-m", "fusion_tools.train", "--solver", "fused/solver.prototxt", "--device", device]
+    command = [
+        sys.executable,
+        "-m",
+        "caffe_fusion_tools.train",
+        "--solver",
+        "fused/solver.prototxt",
+        "--device",
+        device,
+    ]
     timing.process(command)  # files are in memory and modules compiled behind it
     runs = sorted((timing.process(command) for _ in range(rounds)), key=lambda run: run.wall)
     middle, walls = runs[rounds // 2], f"{runs[0].wall:.1f} to {runs[-1].wall:.1f}"

@@ -29,11 +29,11 @@ if TYPE_CHECKING:
         TrainingError,
         WeightsMismatch,
     )
-    from fusion.merging import MergePlan, apply_merge, plan_merge
-    from fusion.nets import Net, blobs, build, params
-    from fusion.registry import layer
+    from fusion.layers.registry import layer
+    from fusion.merge.merge import MergePlan, apply_merge, plan_merge
+    from fusion.nets.build import Net, blobs, build, params
+    from fusion.nets.weights import load_weights, save_weights
     from fusion.solver import Solver
-    from fusion.weights import load_weights, save_weights
 
 _HOMES = {
     "Composition": "composition",
@@ -48,17 +48,17 @@ _HOMES = {
     "ReportError": "errors",
     "TrainingError": "errors",
     "WeightsMismatch": "errors",
-    "MergePlan": "merging",
-    "apply_merge": "merging",
-    "plan_merge": "merging",
-    "Net": "nets",
-    "blobs": "nets",
-    "build": "nets",
-    "params": "nets",
-    "layer": "registry",
+    "MergePlan": "merge.merge",
+    "apply_merge": "merge.merge",
+    "plan_merge": "merge.merge",
+    "Net": "nets.build",
+    "blobs": "nets.build",
+    "build": "nets.build",
+    "params": "nets.build",
+    "layer": "layers.registry",
     "Solver": "solver",
-    "load_weights": "weights",
-    "save_weights": "weights",
+    "load_weights": "nets.weights",
+    "save_weights": "nets.weights",
 }
 
 __all__ = [

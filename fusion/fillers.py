@@ -14,7 +14,7 @@ from fusion.errors import BuildError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from prototxt.messages import FillerParameter
+    from prototxt.schema.messages import FillerParameter
 
 Array: TypeAlias = "NDArray[np.float32]"
 Filler: TypeAlias = "Callable[[FillerParameter, tuple[int, ...], np.random.Generator], NDArray[np.float32]]"

@@ -16,11 +16,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prototxt.converting import convert
-    from prototxt.decoding import UnknownFieldWarning, decode
-    from prototxt.deploying import deploy
-    from prototxt.editing import Edits, find
-    from prototxt.encoding import to_text
+    from prototxt.conversion.convert import convert
+    from prototxt.edit.deploy import deploy
+    from prototxt.edit.rename import rename
+    from prototxt.edit.upgrade_text import upgrade_text
     from prototxt.errors import (
         DecodeError,
         EditError,
@@ -32,30 +31,31 @@ if TYPE_CHECKING:
         UpgradeError,
         WeightsError,
     )
-    from prototxt.loading import load_net, load_solver
-    from prototxt.modernizing import upgrade_text
-    from prototxt.parser import parse, parse_file
-    from prototxt.phases import filter_net
-    from prototxt.records import read_mean
-    from prototxt.renaming import rename
-    from prototxt.scanning import scan_weights
+    from prototxt.formats.datum import read_mean
+    from prototxt.formats.index import Scan
+    from prototxt.formats.scan import scan_weights
+    from prototxt.formats.solverstate import SolverState, read_solverstate, write_solverstate
+    from prototxt.formats.weights import read_weights, write_weights
+    from prototxt.schema.decode import UnknownFieldWarning, decode
+    from prototxt.schema.encode import to_text
+    from prototxt.schema.filter import filter_net
+    from prototxt.schema.load import load_net, load_solver
+    from prototxt.schema.upgrade import UpgradeWarning
     from prototxt.shapes import infer, infer_shapes
-    from prototxt.solverstate import SolverState, read_solverstate, write_solverstate
-    from prototxt.spans import Scan
-    from prototxt.tree import Document
-    from prototxt.upgrading import UpgradeWarning
-    from prototxt.weights import read_weights, write_weights
+    from prototxt.text.edits import Edits, find
+    from prototxt.text.parser import parse, parse_file
+    from prototxt.text.tree import Document
 
 _HOMES = {
-    "convert": "converting",
-    "deploy": "deploying",
-    "UnknownFieldWarning": "decoding",
-    "decode": "decoding",
-    "load_net": "loading",
-    "load_solver": "loading",
-    "Edits": "editing",
-    "find": "editing",
-    "to_text": "encoding",
+    "convert": "conversion.convert",
+    "deploy": "edit.deploy",
+    "UnknownFieldWarning": "schema.decode",
+    "decode": "schema.decode",
+    "load_net": "schema.load",
+    "load_solver": "schema.load",
+    "Edits": "text.edits",
+    "find": "text.edits",
+    "to_text": "schema.encode",
     "DecodeError": "errors",
     "EditError": "errors",
     "ParseError": "errors",
@@ -65,23 +65,23 @@ _HOMES = {
     "ShapeError": "errors",
     "UpgradeError": "errors",
     "WeightsError": "errors",
-    "parse": "parser",
-    "parse_file": "parser",
-    "filter_net": "phases",
-    "rename": "renaming",
+    "parse": "text.parser",
+    "parse_file": "text.parser",
+    "filter_net": "schema.filter",
+    "rename": "edit.rename",
     "infer": "shapes",
     "infer_shapes": "shapes",
-    "SolverState": "solverstate",
-    "read_solverstate": "solverstate",
-    "write_solverstate": "solverstate",
-    "Document": "tree",
-    "Scan": "spans",
-    "UpgradeWarning": "upgrading",
-    "read_mean": "records",
-    "scan_weights": "scanning",
-    "upgrade_text": "modernizing",
-    "read_weights": "weights",
-    "write_weights": "weights",
+    "SolverState": "formats.solverstate",
+    "read_solverstate": "formats.solverstate",
+    "write_solverstate": "formats.solverstate",
+    "Document": "text.tree",
+    "Scan": "formats.index",
+    "UpgradeWarning": "schema.upgrade",
+    "read_mean": "formats.datum",
+    "scan_weights": "formats.scan",
+    "upgrade_text": "edit.upgrade_text",
+    "read_weights": "formats.weights",
+    "write_weights": "formats.weights",
 }
 
 __all__ = [

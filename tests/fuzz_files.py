@@ -54,7 +54,7 @@ def inputs(seed: int) -> Iterator[tuple[str, str | bytes]]:
 
 def binary_seeds() -> dict[str, list[bytes]]:
     """Files of every binary format, small ones."""
-    from prototxt.weights import read_weights, write_weights
+    from prototxt.formats.weights import read_weights, write_weights
 
     small, states = GOLDEN / "formats" / "small", GOLDEN / "solvers" / "resume_adam"
     data = GOLDEN / "formats" / "data"

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 import prototxt
-from fusion import nets, registry
-from fusion.graph import Net
+from fusion.layers import registry
 from fusion.layers.recurrent import reset
+from fusion.nets import build as nets
+from fusion.nets.graph import Net
 from prototxt.shapes import infer
 
 TESTS = Path(__file__).parent / "fusion"

@@ -1,4 +1,4 @@
-"""The project's structure: imports go one way, light rooms stay light, and the public names are what they say."""
+"""The project's structure: imports go one way, light packages stay light, and the public names are what they say."""
 
 from __future__ import annotations
 
@@ -14,80 +14,18 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-# In import order: a module imports only from its own room and from rooms above it. A folder is one room.
-ROOMS = (
-    *(
-        "prototxt.errors",
-        "prototxt.files",
-        "prototxt.pictures",
-        "prototxt.wire",
-        "prototxt.recognition",
-        "prototxt.text_bytes",
-    ),
-    *("prototxt.tokens", "prototxt.tree", "prototxt.parser", "prototxt.editing"),
-    *("prototxt.schema", "prototxt.messages", "prototxt.fork_messages", "prototxt.places", "prototxt.forks"),
-    *("prototxt.scalars", "prototxt.decoding", "prototxt.encoding", "prototxt.upgrading", "prototxt.loading"),
-    *("prototxt.modernizing", "prototxt.phases", "prototxt.class_names"),
-    "prototxt.onnx_outline",
-    *("prototxt.params", "prototxt.shapes", "prototxt.outline", "prototxt.weightless", "prototxt.duplicates"),
-    *("prototxt.notes", "prototxt.freezing", "prototxt.renaming"),
-    *("prototxt.deploy_plan", "prototxt.deploying", "prototxt.partial", "prototxt.summaries", "prototxt.listing"),
-    *("prototxt.spans", "prototxt.copying", "prototxt.blobs"),
-    *(
-        "prototxt.reading",
-        "prototxt.records",
-        "prototxt.caffemodel",
-        "prototxt.chunks",
-        "prototxt.hdf5",
-        "prototxt.hdf5_writing",
-        "prototxt.safetensors_file",
-    ),
-    *("prototxt.scanning", "prototxt.solverstate", "prototxt.weights"),
-    *("prototxt.contents", "prototxt.forms", "prototxt.skeletons", "prototxt.converting"),
-    *("prototxt.statistics", "prototxt.inventory"),
-    *("prototxt.tables", "prototxt.net_tables", "prototxt.drawing", "prototxt"),
-    *(
-        "fusion.errors",
-        "fusion.structured_text",
-        "fusion.folds",
-        "fusion.fillers",
-        "fusion.starts",
-        "fusion.companions",
-    ),
-    "fusion.onnx_graphs",
-    *("fusion.composition",),
-    *("fusion.merge_sources", "fusion.merge_plan", "fusion.merge_wanted", "fusion.merge_settings"),
-    *("fusion.merge_onnx", "fusion.merge_refusals", "fusion.merge_matching", "fusion.merging"),
-    *("fusion.outcome", "fusion.folding", "fusion.surgery"),
-    *("fusion.heartbeats", "fusion.processes"),
-    *("fusion.registry", "fusion.data", "fusion.inputs", "fusion.differences"),
-    *(
-        "fusion.pct",
-        "fusion.onnx_nets",
-        "fusion.layers",
-        "fusion.graph",
-        "fusion.sharing",
-        "fusion.nets",
-        "fusion.dead_shares",
-        "fusion.weights",
-    ),
-    *("fusion.trunk", "fusion.references"),
-    *("fusion.solver", "fusion.sweep", "fusion.onnx_runtime", "fusion.onnx_branches", "fusion.verification"),
-    *("fusion.prediction", "fusion.serving"),
-    *("fusion.report", "fusion.export", "fusion"),
-    "tools",
+# In import order: a module imports only from its own package and from packages above it. A folder is one package.
+PACKAGES = (
+    *("prototxt.errors", "prototxt.files", "prototxt.sniff", "prototxt.text", "prototxt.schema", "prototxt.formats"),
+    *("prototxt.shapes", "prototxt.edit", "prototxt.conversion", "prototxt.summary", "prototxt.drawing", "prototxt"),
+    *("fusion.errors", "fusion.fillers", "fusion.onnx", "fusion.distributed", "fusion.data", "fusion.composition"),
+    *("fusion.pct", "fusion.layers", "fusion.merge", "fusion.surgery", "fusion.nets", "fusion.references"),
+    *("fusion.solver", "fusion.sweep", "fusion.verification", "fusion.serving", "fusion.export", "fusion.report"),
+    *("fusion", "tools"),
 )
 TORCH_FREE = (
-    *(
-        "prototxt",
-        "fusion.errors",
-        "fusion.folds",
-        "fusion.fillers",
-        "fusion.starts",
-        "fusion.onnx_graphs",
-        "fusion.composition",
-    ),
-    *("fusion.merging", "fusion.folding", "fusion.surgery", "fusion.report", "fusion.data"),
+    *("prototxt", "fusion.errors", "fusion.fillers", "fusion.onnx.graphs", "fusion.composition", "fusion.merge"),
+    *("fusion.surgery", "fusion.report", "fusion.data"),
 )
 SOURCES = sorted(path for package in ("prototxt", "fusion", "tools") for path in (ROOT / package).rglob("*.py"))
 
@@ -100,27 +38,27 @@ def module_name(path: Path) -> str:
 MODULES = [module_name(path) for path in SOURCES]
 
 
-def room(module: str) -> int:
-    """The index of the most specific room that holds the module."""
+def package_of(module: str) -> int:
+    """The index of the most specific package that holds the module."""
     if module in ("prototxt", "fusion"):
-        return ROOMS.index(module)
-    held = [name for name in ROOMS if name not in ("prototxt", "fusion") and (module + ".").startswith(name + ".")]
-    assert held, f"{module} belongs to no room: add it to ROOMS at its place in the import order"
-    return ROOMS.index(max(held, key=len))
+        return PACKAGES.index(module)
+    held = [name for name in PACKAGES if name not in ("prototxt", "fusion") and (module + ".").startswith(name + ".")]
+    assert held, f"{module} belongs to no package: add it to PACKAGES at its place in the import order"
+    return PACKAGES.index(max(held, key=len))
 
 
 def is_type_checking(node: ast.AST) -> bool:
     return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
-def imports(path: Path) -> set[str]:
-    """All project modules that a file imports anywhere but in blocks for type checkers."""
+def imports(path: Path, *, typed: bool = False) -> set[str]:
+    """All project modules that a file imports anywhere, in blocks for type checkers only if `typed`."""
     home = path.relative_to(ROOT).parts[0]
     found: set[str] = set()
     todo: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
     while todo:
         node = todo.pop()
-        if is_type_checking(node):
+        if is_type_checking(node) and not typed:
             continue
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
@@ -140,11 +78,11 @@ def owner(name: str) -> str:
 
 @pytest.mark.parametrize("path", SOURCES, ids=MODULES)
 def test_imports_follow_the_arrow(path: Path) -> None:
-    here = room(module_name(path))
-    for imported in imports(path):
-        if imported in ("prototxt", "fusion") and ROOMS.index(imported) > here:
+    here = package_of(module_name(path))
+    for imported in imports(path, typed=True):
+        if imported in ("prototxt", "fusion") and PACKAGES.index(imported) > here:
             pytest.fail(f"{module_name(path)} imports the whole package {imported}: name the module instead")
-        assert room(imported) <= here, f"{module_name(path)} imports {imported}, which comes after it"
+        assert package_of(imported) <= here, f"{module_name(path)} imports {imported}, which comes after it"
 
 
 def test_no_cycles() -> None:
@@ -167,7 +105,7 @@ def test_every_folder_is_packaged() -> None:
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     listed = ast.literal_eval(text[text.index("packages = [") :].partition("=")[2].partition("]")[0].strip() + "]")
     folders = {".".join(path.parent.relative_to(ROOT).parts) for path in SOURCES}
-    assert sorted(listed) == sorted({*folders - {"tools"}, "fusion_tools"})
+    assert sorted(listed) == sorted({*folders - {"tools"}, "caffe_fusion_tools"})
 
 
 def run_python(code: str) -> str:
@@ -177,8 +115,8 @@ def run_python(code: str) -> str:
     return result.stdout
 
 
-def test_light_rooms_never_import_torch() -> None:
-    light = [name for name in MODULES if (name + ".").startswith(tuple(f"{room}." for room in TORCH_FREE))]
+def test_light_packages_never_import_torch() -> None:
+    light = [name for name in MODULES if (name + ".").startswith(tuple(f"{package}." for package in TORCH_FREE))]
     imported = "\n".join(f"import {name}" for name in light)
     assert run_python(f"{imported}\nimport sys; print('torch' in sys.modules)").strip() == "False"
 
@@ -207,7 +145,7 @@ def test_importing_a_package_costs_nothing(package: str) -> None:
     ],
 )
 def test_help_imports_nothing_heavy(name: str) -> None:
-    code = f"import sys\nfrom fusion_tools import {name} as tool\ntool.parser().format_help()\n"
+    code = f"import sys\nfrom caffe_fusion_tools import {name} as tool\ntool.parser().format_help()\n"
     assert run_python(code + "print({'torch', 'numpy', 'google.protobuf'} & set(sys.modules))").strip() == "set()"
 
 

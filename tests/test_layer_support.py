@@ -10,7 +10,8 @@ from types import ModuleType
 import pytest
 import torch
 
-from fusion import nets, registry
+from fusion.layers import registry
+from fusion.nets import build as nets
 
 ROOT = Path(__file__).parents[1]
 TABLE = ROOT / "docs" / "layer-support.md"

@@ -10,7 +10,7 @@ from .cli import run
 from .list_options import given_lists
 
 if TYPE_CHECKING:
-    from fusion.composition import Composition, Pct, Recipe, Source
+    from fusion.composition import ComposeConfig, Composition, Pct, Source
 
 _EPILOG = """example:
   fusion-compose --source odd=lenet_odd.prototxt@ip1 --source even=lenet_even.prototxt@ip1 \\
@@ -154,14 +154,14 @@ def _compose(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _recipe(arguments: argparse.Namespace) -> Recipe:
+def _recipe(arguments: argparse.Namespace) -> ComposeConfig:
     """The flags over the file. Raises: ComposeError for what neither says, and everything that is wrong in the file."""
     from dataclasses import replace
 
-    from fusion.composition import Recipe, read_recipe
+    from fusion.composition import ComposeConfig, read_config
     from fusion.composition.tasks import parse_task
 
-    below = read_recipe(arguments.recipe) if arguments.recipe else Recipe()
+    below = read_config(arguments.recipe) if arguments.recipe else ComposeConfig()
     names = ("data_from", "train_batch", "test_batch", "num_output", "head", "hidden", "loss")
     options = {
         name: getattr(arguments, name)
@@ -171,7 +171,7 @@ def _recipe(arguments: argparse.Namespace) -> Recipe:
     options.update(lists)
     if arguments.input_shape:
         options["input_shape"] = list(_numbers("--input-shape", arguments.input_shape))
-    recipe = Recipe(
+    recipe = ComposeConfig(
         sources=sources,
         options={name: value for name, value in options.items() if value is not None and value is not False},
         pct=tuple(_pct(text) for text in arguments.pct),
@@ -197,15 +197,15 @@ def _draw(composition: Composition, path: str) -> None:
     from prototxt.drawing.nodes import graph_of
     from prototxt.drawing.svg import to_svg
     from prototxt.files import write_text
-    from prototxt.listing import list_net
-    from prototxt.loading import load_net
+    from prototxt.schema.load import load_net
+    from prototxt.summary.net_summary import list_net
 
     net = load_net(composition.deploy if composition.deploy is not None else composition.train_val, strict=False)
     write_text(path, to_svg(graph_of(list_net(net, "TEST", {})), composition.overview.title))
     print(f"wrote {path}")
 
 
-def _write_toml(recipe: Recipe, path: str) -> None:
+def _write_toml(recipe: ComposeConfig, path: str) -> None:
     from fusion.composition import to_toml
     from prototxt.files import write_text
 

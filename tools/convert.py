@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _convert(arguments: argparse.Namespace) -> None:
-    from prototxt.converting import Request, convert
+    from prototxt.conversion.convert import Request, convert
 
     request = Request(
         upgrade=arguments.upgrade,

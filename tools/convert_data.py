@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from .cli import run
 
 if TYPE_CHECKING:
-    from fusion.data.writing import Progress, Written
+    from fusion.data.convert_imageset import Progress, Written
 
 COMMANDS = ("images", "mean")
 _SHOWN = 5
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _images(options: argparse.Namespace) -> Written:
-    from fusion.data.writing import Images, write_images
+    from fusion.data.convert_imageset import Images, write_images
 
     how = Images(
         size=options.resize,
@@ -92,7 +92,7 @@ def _images(options: argparse.Namespace) -> Written:
 
 
 def _mean(options: argparse.Namespace) -> Written:
-    from fusion.data.writing import write_mean_image
+    from fusion.data.convert_imageset import write_mean_image
 
     return write_mean_image(
         options.source,

@@ -12,8 +12,8 @@ from .reading_options import add_reading_options, reading_of
 
 if TYPE_CHECKING:
     from fusion.pct import Predictions
-    from fusion.solver.evaluation import Evaluation
-    from fusion.solver.testing import Average
+    from fusion.solver.evaluate import Evaluation
+    from fusion.solver.evaluate_test_nets import Average
 
 _EXAMPLE = """example:
   fusion-test --model lenet_odd.prototxt --weights odd.caffemodel
@@ -74,8 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from fusion.solver.evaluation import open_evaluation
-    from fusion.solver.watching.display import Silent, for_stream
+    from fusion.solver.evaluate import open_evaluation
+    from fusion.solver.logging.console import Silent, for_stream
 
     options.labels = _labels(options.labels)
     display = Silent() if options.quiet else for_stream()
@@ -109,7 +109,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _labels(path: str | None) -> tuple[str, ...]:
-    from prototxt.class_names import read_names
+    from prototxt.text.class_names import read_names
 
     return read_names(path) if path else ()
 
@@ -118,7 +118,7 @@ def _heads(evaluation: Evaluation, options: argparse.Namespace) -> tuple[list[tu
     """The accuracy of each head and of all together, by name; and what all together say."""
     from dataclasses import replace
 
-    from fusion.solver.options.heads import classifiers, combine
+    from fusion.solver.classifiers import classifiers, combine
 
     blobs = options.logits.split(",") if options.logits else classifiers(evaluation.job.message)
     every = evaluation.scores(blobs, classes=options.classes, name=options.name, names=options.labels)
@@ -129,7 +129,7 @@ def _heads(evaluation: Evaluation, options: argparse.Namespace) -> tuple[list[tu
 
 def _print(average: Average, as_json: bool, more: Sequence[tuple[str, float]]) -> None:
     """The averages, and what else was found."""
-    from fusion.solver.watching.display import number
+    from fusion.solver.logging.console import number
 
     if as_json:
         import json

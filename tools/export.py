@@ -69,8 +69,8 @@ def _export(arguments: argparse.Namespace) -> int:
     print(line, file=sys.stderr)
     if not arguments.check:
         return 0
-    from fusion.differences import table, to_json
     from fusion.export import verify_onnx
+    from fusion.verification.comparison import table, to_json
 
     found = verify_onnx(exported.net, arguments.weights, arguments.onnx, rtol=arguments.rtol)
     print(to_json([found]) if arguments.json else table([found]))

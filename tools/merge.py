@@ -14,7 +14,7 @@ from .sources import check_apart, check_not_a_source, named_sources, source_or_r
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from fusion.merging import MergePlan
+    from fusion.merge.merge import MergePlan
 
 _EXAMPLE = """example:
   fusion-merge fused/train_val.prototxt odd=lenet_odd.prototxt:odd.caffemodel even=even.caffemodel -o init.caffemodel
@@ -96,11 +96,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _merge(arguments: argparse.Namespace) -> int:
-    from fusion.merging import apply_merge, plan_merge
+    from fusion.merge.merge import apply_merge, plan_merge
     from prototxt.files import write_text
-    from prototxt.loading import load_net
-    from prototxt.parser import parse_file
-    from prototxt.weights import format_by_name
+    from prototxt.formats.weights import format_by_name
+    from prototxt.schema.load import load_net
+    from prototxt.text.parser import parse_file
 
     arguments.sources = named_sources(arguments.sources)
     if arguments.output:
@@ -145,9 +145,9 @@ def _verify(arguments: argparse.Namespace, fresh: frozenset[str]) -> int:
 
 def _written(output: str, plan: MergePlan) -> str:
     """The file, and the one beside it with the weights of Onnx layers."""
-    from fusion.companions import ONNX, companion
+    from fusion.onnx.sidecar import ONNX, sidecar_path
 
-    other = companion(output) if any(layer.type == ONNX and layer.shapes for layer in plan.layers) else None
+    other = sidecar_path(output) if any(layer.type == ONNX and layer.shapes for layer in plan.layers) else None
     return f"{output} and {other}" if other else output
 
 

@@ -12,8 +12,8 @@ from .arguments import shape_argument, source_argument
 from .cli import run
 
 if TYPE_CHECKING:
-    from fusion.prediction import Answer, Predictor
     from fusion.serving import Server
+    from fusion.serving.predictor import Answer, Predictor
 
 _EXAMPLE = """examples:
   fusion-predict fused/train_val.prototxt fused.caffemodel digits/ --top 3
@@ -112,9 +112,9 @@ def _open(
     outputs: Sequence[str] = (),
     beside: Predictor | None = None,
 ) -> Predictor:
-    from fusion.prediction import Told, open_predictor
+    from fusion.serving.predictor import PreprocessOverrides, open_predictor
 
-    told = Told(arguments.mean, arguments.scale, arguments.resize, arguments.rgb)
+    told = PreprocessOverrides(arguments.mean, arguments.scale, arguments.resize, arguments.rgb)
     shapes, lent = dict(arguments.input), beside.shapes if beside is not None else None
     found = open_predictor(net, weights, outputs=outputs, told=told, shapes=shapes, otherwise=lent)
     for note in found.notes:
@@ -174,7 +174,7 @@ def _batch(
 ) -> tuple[list[Answer], int]:
     """The answers of a batch; if a picture in it is bad, of the others one by one, and how many were bad."""
     from fusion.errors import DataError
-    from fusion.prediction import predict
+    from fusion.serving.predictor import predict
 
     try:
         return predict(predictor, [item for _, item in pictures], names=[name for name, _ in pictures], **asked), 0
@@ -188,7 +188,7 @@ def _batch(
 
 def _pictures(paths: Sequence[str]) -> Iterator[tuple[str, str | bytes]]:
     """Names, with paths or contents."""
-    from fusion.inputs import pictures_in
+    from fusion.nets.inputs import pictures_in
 
     for path in paths:
         if path != "-":
@@ -205,7 +205,7 @@ def _pictures(paths: Sequence[str]) -> Iterator[tuple[str, str | bytes]]:
 def _labels(path: str | None) -> tuple[str, ...]:
     if path is None:
         return ()
-    from prototxt.class_names import read_names
+    from prototxt.text.class_names import read_names
 
     return read_names(path)
 

@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fusion.data import Reading
+    from fusion.data import ReadOptions
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
@@ -22,13 +22,13 @@ def add_reading_options(to: argparse.ArgumentParser) -> None:
         "one that cannot be read or has another size, and those are counted (default: fail)")  # fmt: skip
 
 
-def reading_of(options: argparse.Namespace) -> Reading:
+def reading_of(options: argparse.Namespace) -> ReadOptions:
     """What was asked for."""
-    from fusion.data import Reading
-    from fusion.data.store import BUDGET
+    from fusion.data import ReadOptions
+    from fusion.data.decoded_cache import BUDGET
 
     budget = BUDGET if options.data_budget is None else options.data_budget
-    return Reading(options.workers, budget, options.on_bad_record)
+    return ReadOptions(options.workers, budget, options.on_bad_record)
 
 
 def size(text: str) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from .cli import run
 
 if TYPE_CHECKING:
-    from prototxt.renaming import Renamed
+    from prototxt.edit.rename import Renamed
 
 
 def parser() -> argparse.ArgumentParser:
@@ -47,10 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _rename(options: argparse.Namespace) -> int:
+    from prototxt.edit.rename import rename_reported
     from prototxt.files import write_text
-    from prototxt.parser import parse, parse_file
-    from prototxt.renaming import rename_reported
-    from prototxt.text_bytes import to_source
+    from prototxt.sniff.text_encoding import to_source
+    from prototxt.text.parser import parse, parse_file
 
     if options.input == "-":
         document = parse(to_source(sys.stdin.buffer.read(), "<stdin>"), "<stdin>", tolerant=True)
@@ -93,7 +93,7 @@ def report(renamed: Renamed) -> str:
 def _blob_counts(path: str | None) -> Mapping[str, int] | None:
     if path is None:
         return None
-    from prototxt.scanning import blob_counts
+    from prototxt.formats.scan import blob_counts
 
     counts: Mapping[str, int] = blob_counts(path)
     return counts

@@ -128,7 +128,7 @@ def _report(arguments: argparse.Namespace, given: Sequence[str]) -> int:
 
 
 def _labels(path: str | None) -> tuple[str, ...]:
-    from prototxt.class_names import read_names
+    from prototxt.text.class_names import read_names
 
     return read_names(path) if path else ()
 

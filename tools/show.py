@@ -12,9 +12,9 @@ from .arguments import input_argument
 from .cli import run
 
 if TYPE_CHECKING:
-    from prototxt.contents import Content
-    from prototxt.listing import Listing
-    from prototxt.partial import Partial
+    from prototxt.conversion.file_content import Content
+    from prototxt.schema.partial_load import Partial
+    from prototxt.summary.net_summary import Listing
 
 _EPILOG = """examples:
   fusion-show train_val.prototxt                            layers, shapes, parameters, MACs, memory, what is frozen
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> None:
-    from prototxt.contents import BINARY, NET, SOLVER, TEXT, contents_of
+    from prototxt.conversion.file_content import BINARY, NET, SOLVER, TEXT, contents_of
 
     if arguments.input.lower().endswith(".onnx"):
         _show_onnx(arguments)
@@ -86,16 +86,16 @@ def _wants_net(arguments: argparse.Namespace) -> bool:
 def _show_net(arguments: argparse.Namespace, content: Content) -> None:
     from dataclasses import replace
 
-    from prototxt import listing as listings
-    from prototxt.contents import TEXT
-    from prototxt.net_tables import net_text
-    from prototxt.partial import Partial, load_partly
+    from prototxt.conversion.file_content import TEXT
+    from prototxt.schema.partial_load import Partial, load_partly
+    from prototxt.summary import net_summary as listings
+    from prototxt.summary.net_table import net_text
 
     if content.form == TEXT:
         partial = load_partly(arguments.input)
     else:
-        from prototxt.skeletons import read_skeleton
-        from prototxt.upgrading import upgrade_net
+        from prototxt.conversion.net_without_blobs import read_skeleton
+        from prototxt.schema.upgrade import upgrade_net
 
         partial = Partial(upgrade_net(read_skeleton(arguments.input).net), (), ())
     listing = listings.list_net(
@@ -115,9 +115,9 @@ def _show_net(arguments: argparse.Namespace, content: Content) -> None:
 
 def _weights(arguments: argparse.Namespace, listing: Listing) -> tuple[str, dict[str, object]]:
     """The weights beside a net, as text and as data."""
-    from prototxt.contents import contents_of
-    from prototxt.inventory import misfits, take_inventory, to_json
-    from prototxt.tables import inventory_text
+    from prototxt.conversion.file_content import contents_of
+    from prototxt.summary.text_table import inventory_text
+    from prototxt.summary.weights_summary import misfits, take_inventory, to_json
 
     found = take_inventory(arguments.weights, contents_of(arguments.weights), statistics=True)
     wrong = misfits(found, listing.rows)
@@ -129,8 +129,8 @@ def _draw(arguments: argparse.Namespace, partial: Partial, listing: Listing) -> 
     """Write the pictures, of one phase."""
     from prototxt.drawing.nodes import graph_of
     from prototxt.files import write_text
-    from prototxt.listing import list_net
-    from prototxt.net_tables import totals_text
+    from prototxt.summary.net_summary import list_net
+    from prototxt.summary.net_table import totals_text
 
     shown = listing
     if arguments.phase is None:
@@ -156,26 +156,26 @@ def _draw(arguments: argparse.Namespace, partial: Partial, listing: Listing) -> 
 
 def _show_solver(arguments: argparse.Namespace, content: Content) -> None:
     """A solver's settings; of nets inside it, only that they are there."""
-    from prototxt.contents import SOLVER, TEXT
+    from prototxt.conversion.file_content import SOLVER, TEXT
 
     if content.form == TEXT:
-        from prototxt.loading import load_solver
+        from prototxt.schema.load import load_solver
 
         solver: Any = load_solver(arguments.input, strict=False)
     else:
-        from prototxt.converting import read_message
-        from prototxt.upgrading import upgrade_solver
+        from prototxt.conversion.convert import read_message
+        from prototxt.schema.upgrade import upgrade_solver
 
         solver = upgrade_solver(read_message(arguments.input, SOLVER))
-    from prototxt.net_tables import settings, settings_text
+    from prototxt.summary.net_table import settings, settings_text
 
     found = settings(solver)
     _print(arguments, {"file": arguments.input, "kind": "solver", **found}, "solver\n" + settings_text(found))
 
 
 def _show_binary(arguments: argparse.Namespace, content: Content) -> None:
-    from prototxt.inventory import take_inventory, to_json
-    from prototxt.tables import inventory_text
+    from prototxt.summary.text_table import inventory_text
+    from prototxt.summary.weights_summary import take_inventory, to_json
 
     found = take_inventory(arguments.input, content, statistics=arguments.stats)
     _print(arguments, {"file": arguments.input, **to_json(found)}, inventory_text(found))
@@ -183,8 +183,8 @@ def _show_binary(arguments: argparse.Namespace, content: Content) -> None:
 
 def _show_onnx(arguments: argparse.Namespace) -> None:
     """An ONNX file: where it can be cut, and every operator that cannot be run."""
-    from fusion.onnx_graphs import load
-    from fusion.onnx_graphs.overview import overview, overview_text
+    from fusion.onnx.graphs import load
+    from fusion.onnx.graphs.summary import overview, overview_text
 
     graph = load(arguments.input, {name: tuple(shape) for name, shape in arguments.inputs})
     _print(arguments, {"file": arguments.input, "kind": "onnx", **overview(graph)}, overview_text(graph))

@@ -6,15 +6,15 @@ import sys
 from collections.abc import Callable, Sequence
 
 from fusion.errors import FusionError
-from fusion.outcome import Outcome, Weights
 from fusion.pct import Predictions, accuracy, negative_flip_rate, within_budget
-from fusion.surgery.averaging import greedy_soup, interpolate
-from prototxt.weights import read_weights
+from fusion.surgery.average_weights import greedy_soup, interpolate
+from fusion.surgery.result import SurgeryResult, Weights
+from prototxt.formats.weights import read_weights
 
 _POINTS = 11
 
 
-def soup(net: str, files: Sequence[str], logits: str | None) -> Outcome:
+def soup(net: str, files: Sequence[str], logits: str | None) -> SurgeryResult:
     """The greedy soup of these weights; says which of them are in it. Raises: FusionError, PrototxtError, OSError."""
     answers = _answering(net, logits)
     scores: list[float] = []
@@ -30,7 +30,7 @@ def soup(net: str, files: Sequence[str], logits: str | None) -> Outcome:
     return outcome
 
 
-def within(net: str, old: str, new: str, max_nfr: float, logits: str | None) -> Outcome:
+def within(net: str, old: str, new: str, max_nfr: float, logits: str | None) -> SurgeryResult:
     """The most accurate point between two nets that unlearns at most this share of what the old one knew.
 
     Raises: ReportError when no point does; FusionError, PrototxtError, OSError.
@@ -51,11 +51,11 @@ def within(net: str, old: str, new: str, max_nfr: float, logits: str | None) -> 
 def _answering(net: str, logits: str | None) -> Callable[[Weights], Predictions]:
     """What the net says to its validation data, as a function of its weights. Raises: FusionError."""
     from fusion.composition.branches import logits_of
-    from fusion.composition.pieces import read_net
-    from fusion.solver.evaluation import open_evaluation
-    from fusion.weights import load_weights
-    from prototxt.modernizing import upgrade_text
-    from prototxt.parser import parse_file
+    from fusion.composition.net_text import read_net
+    from fusion.nets.weights import load_weights
+    from fusion.solver.evaluate import open_evaluation
+    from prototxt.edit.upgrade_text import upgrade_text
+    from prototxt.text.parser import parse_file
 
     blob = logits or logits_of(read_net(upgrade_text(parse_file(net), strict=False)))
     if blob is None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from .arguments import source_argument
 
 if TYPE_CHECKING:
-    from fusion.merge_sources import SourceLike
+    from fusion.merge.sources import SourceLike
 
 Named = tuple[str, "str | tuple[str, str]"]
 
@@ -30,19 +30,19 @@ def check_apart(options: argparse.ArgumentParser, sources: Sequence[Named]) -> N
 def named_sources(given: Sequence[Named]) -> list[Named]:
     """All sources, with fusion files, patterns and folders taken apart.
 
-    Raises: MergeError for a source without weights; ComposeError, as `fusion.folds.folds`; OSError.
+    Raises: MergeError for a source without weights; ComposeError, as `fusion.composition.folds.folds`; OSError.
     """
     from fusion.errors import MergeError
-    from fusion.merge_sources import unfolded
+    from fusion.merge.sources import unfolded
 
     found: dict[str, str | tuple[str, str]] = {}
     for prefix, source in given:
         if not _is_recipe(prefix, source):
             found[prefix] = source
             continue
-        from fusion.composition import read_recipe
+        from fusion.composition import read_config
 
-        for one in read_recipe(str(source)).sources:
+        for one in read_config(str(source)).sources:
             net = str(one.prototxt)
             if one.weights is None and not (os.path.isdir(net) or net.lower().endswith(".onnx")):
                 hint = f'add weights = "..." to it, or give {one.prefix}=WEIGHTS here'

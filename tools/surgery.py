@@ -12,8 +12,8 @@ from .cli import run
 from .sources import check_not_a_source
 
 if TYPE_CHECKING:
-    from fusion.outcome import Outcome
-    from prototxt.tree import Document
+    from fusion.surgery.result import SurgeryResult
+    from prototxt.text.tree import Document
 
 _EXAMPLE = """examples:
   fusion-surgery fold deploy.prototxt net.caffemodel -o folded                  BatchNorm, Scale, Bias into convolutions
@@ -112,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _operate(arguments: argparse.Namespace) -> None:
-    from prototxt.weights import format_by_name
+    from prototxt.formats.weights import format_by_name
 
     weights_path, net_path = _paths(arguments.output)
     format_by_name(weights_path)
@@ -131,10 +131,10 @@ def _paths(output: str) -> tuple[str, str]:
     return f"{output}.caffemodel", f"{output}.prototxt"
 
 
-def _write(outcome: Outcome, arguments: argparse.Namespace, weights_path: str, net_path: str) -> None:
-    from fusion.companions import write_pair
+def _write(outcome: SurgeryResult, arguments: argparse.Namespace, weights_path: str, net_path: str) -> None:
+    from fusion.onnx.sidecar import write_pair
     from prototxt.files import write_text
-    from prototxt.loading import load_net
+    from prototxt.schema.load import load_net
 
     net = None
     if outcome.document is not None:
@@ -155,21 +155,21 @@ def _write(outcome: Outcome, arguments: argparse.Namespace, weights_path: str, n
 
 
 def _document(arguments: argparse.Namespace) -> Document:
-    from prototxt.parser import parse_file
+    from prototxt.text.parser import parse_file
 
     document: Document = parse_file(arguments.net)
     return document
 
 
-def _fold(arguments: argparse.Namespace) -> Outcome:
-    from fusion.companions import read_pair
-    from fusion.folding import fold
+def _fold(arguments: argparse.Namespace) -> SurgeryResult:
+    from fusion.onnx.sidecar import read_pair
+    from fusion.surgery.fold_batch_norm import fold
 
     return fold(_document(arguments), read_pair(arguments.weights))
 
 
-def _head(arguments: argparse.Namespace) -> Outcome:
-    from fusion.companions import read_pair
+def _head(arguments: argparse.Namespace) -> SurgeryResult:
+    from fusion.onnx.sidecar import read_pair
     from fusion.surgery.heads import replace_head
 
     return replace_head(
@@ -182,8 +182,8 @@ def _head(arguments: argparse.Namespace) -> Outcome:
     )
 
 
-def _convolve(arguments: argparse.Namespace) -> Outcome:
-    from fusion.companions import read_pair
+def _convolve(arguments: argparse.Namespace) -> SurgeryResult:
+    from fusion.onnx.sidecar import read_pair
     from fusion.surgery.dense import to_convolution, to_dense
 
     operation = to_convolution if arguments.command == "convolve" else to_dense
@@ -191,62 +191,62 @@ def _convolve(arguments: argparse.Namespace) -> Outcome:
     return operation(_document(arguments), weights, arguments.layers, dict(arguments.input) or None)
 
 
-def _strip(arguments: argparse.Namespace) -> Outcome:
-    from fusion.companions import read_pair
-    from fusion.surgery.stripping import strip
-    from prototxt.loading import load_net
+def _strip(arguments: argparse.Namespace) -> SurgeryResult:
+    from fusion.onnx.sidecar import read_pair
+    from fusion.surgery.remove_layers import strip
+    from prototxt.schema.load import load_net
 
     return strip(load_net(arguments.net), read_pair(arguments.weights))
 
 
-def _restore(arguments: argparse.Namespace) -> Outcome:
-    from fusion.companions import read_pair
-    from fusion.surgery.stripping import restore
-    from prototxt.loading import load_net
+def _restore(arguments: argparse.Namespace) -> SurgeryResult:
+    from fusion.onnx.sidecar import read_pair
+    from fusion.surgery.remove_layers import restore
+    from prototxt.schema.load import load_net
 
     return restore(load_net(arguments.net), read_pair(arguments.weights), read_pair(arguments.base))
 
 
-def _average(arguments: argparse.Namespace) -> Outcome:
-    from fusion.companions import read_pair
-    from fusion.surgery.averaging import average
+def _average(arguments: argparse.Namespace) -> SurgeryResult:
+    from fusion.onnx.sidecar import read_pair
+    from fusion.surgery.average_weights import average
 
     return average([read_pair(path) for path in arguments.files], arguments.share)
 
 
-def _bake(arguments: argparse.Namespace) -> Outcome:
-    from fusion.companions import read_pair
-    from fusion.surgery.baking import bake
+def _bake(arguments: argparse.Namespace) -> SurgeryResult:
+    from fusion.onnx.sidecar import read_pair
+    from fusion.surgery.bake_weighted_sums import bake
 
     return bake(_document(arguments), read_pair(arguments.weights))
 
 
-def _group(arguments: argparse.Namespace) -> Outcome:
-    from fusion.companions import read_pair
+def _group(arguments: argparse.Namespace) -> SurgeryResult:
+    from fusion.onnx.sidecar import read_pair
     from fusion.surgery.horizontal import fuse_horizontally
 
     inputs, weights = dict(arguments.input) or None, read_pair(arguments.weights)
     return fuse_horizontally(_document(arguments), weights, arguments.branches, inputs, dense=arguments.dense)
 
 
-def _soup(arguments: argparse.Namespace) -> Outcome:
+def _soup(arguments: argparse.Namespace) -> SurgeryResult:
     from .soups import soup
 
     return soup(arguments.net, arguments.files, arguments.logits)
 
 
-def _interpolate(arguments: argparse.Namespace) -> Outcome:
+def _interpolate(arguments: argparse.Namespace) -> SurgeryResult:
     if arguments.share is None:
         from .soups import within
 
         return within(arguments.net, arguments.old, arguments.new, arguments.max_nfr, arguments.logits)
-    from fusion.companions import read_pair
-    from fusion.surgery.averaging import interpolate
+    from fusion.onnx.sidecar import read_pair
+    from fusion.surgery.average_weights import interpolate
 
     return interpolate(read_pair(arguments.old), read_pair(arguments.new), arguments.share)
 
 
-_OPERATIONS: dict[str, Callable[[argparse.Namespace], Outcome]] = {
+_OPERATIONS: dict[str, Callable[[argparse.Namespace], SurgeryResult]] = {
     "average": _average,
     "bake": _bake,
     "convolve": _convolve,

@@ -15,10 +15,10 @@ from .training_options import check, extras_of, overrides_of, parser
 
 if TYPE_CHECKING:
     from fusion.solver import Solver
-    from fusion.solver.options.extras import Extras
-    from fusion.solver.watching.display import Display
-    from fusion.solver.watching.observers import Observer
-    from prototxt.messages import SolverParameter
+    from fusion.solver.callbacks.callback import Observer
+    from fusion.solver.logging.console import Display
+    from fusion.solver.train_options import TrainOptions
+    from prototxt.schema.messages import SolverParameter
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from fusion.processes import session
+    from fusion.distributed.process_group import session
 
     with session(), ExitStack() as closing:
         solver = _open(options, _display(options, closing))
@@ -49,7 +49,7 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _open(options: argparse.Namespace, display: Display | None) -> Solver:
-    from fusion.processes import Teamwork
+    from fusion.distributed.process_group import Teamwork
     from fusion.solver import Solver
 
     return Solver(
@@ -78,7 +78,7 @@ def _weights(options: argparse.Namespace) -> list[str]:
 
 
 def _budget(options: argparse.Namespace) -> int:
-    from fusion.solver.trunks import DEFAULT_BUDGET
+    from fusion.solver.trunk_cache import DEFAULT_BUDGET
 
     if options.no_cache:
         return 0
@@ -92,8 +92,8 @@ def _writes() -> bool:
 
 def _display(options: argparse.Namespace, closing: ExitStack) -> Display | None:
     """Where to report; None: a bar or a log, as the solver chooses."""
-    from fusion.solver.watching.display import Silent
-    from fusion.solver.watching.glog import Both, CaffeLog, for_training
+    from fusion.solver.logging.caffe_log import Both, CaffeLog, for_training
+    from fusion.solver.logging.console import Silent
 
     shown = Silent() if options.quiet or options.dry_run else None
     if not options.log or options.dry_run or not _writes():
@@ -108,11 +108,11 @@ def _observers(options: argparse.Namespace) -> list[Observer]:
     if options.dry_run or not _writes():
         return found
     if options.log_json:
-        from fusion.solver.watching.jsonlog import JsonLog
+        from fusion.solver.logging.json_log import JsonLog
 
         found.append(JsonLog(options.log_json))
     if options.tensorboard:
-        from fusion.solver.watching.tensorboard import TensorBoard
+        from fusion.solver.logging.tensorboard import TensorBoard
 
         found.append(TensorBoard(options.tensorboard))
     if options.plot:
@@ -122,9 +122,9 @@ def _observers(options: argparse.Namespace) -> list[Observer]:
     return found
 
 
-def _extras(options: argparse.Namespace) -> Extras:
+def _extras(options: argparse.Namespace) -> TrainOptions:
     """The options given, completed by those that the snapshot was trained with."""
-    from fusion.solver.options.extras import recorded
+    from fusion.solver.train_options import recorded
 
     given, state = extras_of(options), _state(options)
     return given.completed(recorded(state)) if state else given
@@ -132,8 +132,8 @@ def _extras(options: argparse.Namespace) -> Extras:
 
 def _seeded(options: argparse.Namespace) -> list[str]:
     """The settings given; a run that goes on without a seed of its own takes that of the snapshot."""
-    from fusion.solver.states.exact import read_exact
-    from fusion.solver.states.snapshot import exact_beside
+    from fusion.solver.snapshots.files import exact_beside
+    from fusion.solver.snapshots.resume_state import read_exact
 
     given, state = overrides_of(options), _state(options)
     exact = read_exact(exact_beside(state)) if state else None
@@ -145,7 +145,7 @@ def _seeded(options: argparse.Namespace) -> list[str]:
 def _state(options: argparse.Namespace) -> str | None:
     """The solverstate from which the run goes on."""
     from fusion.solver.settings import prefix_of
-    from fusion.solver.states.snapshot import states
+    from fusion.solver.snapshots.files import states
 
     if not options.resume:
         return cast("str | None", options.snapshot)
@@ -153,8 +153,8 @@ def _state(options: argparse.Namespace) -> str | None:
 
 
 def _message(options: argparse.Namespace) -> SolverParameter:
-    from fusion.solver.options.overrides import override
-    from prototxt.loading import load_solver
+    from fusion.solver.overrides import override
+    from prototxt.schema.load import load_solver
 
     message: SolverParameter = load_solver(options.solver)
     override(message, overrides_of(options))
@@ -162,8 +162,8 @@ def _message(options: argparse.Namespace) -> SolverParameter:
 
 
 def _plan(solver: Solver, budget: int) -> int:
-    from fusion.solver.planning import plan_of
-    from fusion.solver.states.snapshot import check_writable
+    from fusion.solver.dry_run import plan_of
+    from fusion.solver.snapshots.files import check_writable
 
     print("\n".join(plan_of(solver, budget)))
     if solver.settings.snapshot or solver.settings.snapshot_after_train:
@@ -172,9 +172,9 @@ def _plan(solver: Solver, budget: int) -> int:
 
 
 def _time(options: argparse.Namespace) -> int:
-    from fusion.solver.descriptions import read_nets
-    from fusion.solver.watching.glog import CaffeLog
-    from fusion.solver.watching.timing import time_net
+    from fusion.solver.logging.caffe_log import CaffeLog
+    from fusion.solver.logging.layer_timing import time_net
+    from fusion.solver.read_nets import read_nets
 
     net = options.model
     if options.solver:
@@ -189,7 +189,7 @@ def _time(options: argparse.Namespace) -> int:
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    from fusion.solver.watching.display import Silent
+    from fusion.solver.logging.console import Silent
     from fusion.sweep import read_axes, sweep
 
     result = sweep(

@@ -9,7 +9,7 @@ from .cli import allow_python
 from .reading_options import add_reading_options, size
 
 if TYPE_CHECKING:
-    from fusion.solver.options.extras import Extras
+    from fusion.solver.train_options import TrainOptions
 
 _EXAMPLE = """examples:
   fusion-train --solver solver.prototxt --weights init.caffemodel
@@ -185,14 +185,14 @@ def _check_sweep(options: argparse.Namespace, usage: argparse.ArgumentParser) ->
         usage.error(f"a sweep takes {'; '.join(wrong)}")
 
 
-def extras_of(options: argparse.Namespace) -> Extras:
+def extras_of(options: argparse.Namespace) -> TrainOptions:
     """What Caffe does not have: each option as it is given, else its default."""
     from dataclasses import fields
 
-    from fusion.solver.options.extras import Extras
+    from fusion.solver.train_options import TrainOptions
 
-    given = {field.name: getattr(options, field.name) for field in fields(Extras)}
-    return Extras(**{name: value for name, value in given.items() if value is not None})
+    given = {field.name: getattr(options, field.name) for field in fields(TrainOptions)}
+    return TrainOptions(**{name: value for name, value in given.items() if value is not None})
 
 
 def overrides_of(options: argparse.Namespace) -> list[str]:

@@ -12,7 +12,7 @@ from .cli import run
 from .sources import Named, check_apart, named_sources, source_or_recipe
 
 if TYPE_CHECKING:
-    from fusion.differences import Comparison
+    from fusion.verification.comparison import Comparison
 
 _EXAMPLE = """example:
   fusion-verify fused/train_val.prototxt init.caffemodel odd=odd.prototxt:odd.caffemodel even=ev.prototxt:ev.caffemodel
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from fusion.inputs import pictures_in
+    from fusion.nets.inputs import pictures_in
     from fusion.verification import Feed, verify_nets
 
     shapes = dict(arguments.input)
@@ -96,10 +96,10 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 def _against_onnx(arguments: argparse.Namespace, shapes: Mapping[str, tuple[int, ...]]) -> Comparison:
     from fusion.export import verify_onnx
-    from prototxt.deploying import deploy
-    from prototxt.loading import load_net
-    from prototxt.parser import parse_file
-    from prototxt.phases import filter_net
+    from prototxt.edit.deploy import deploy
+    from prototxt.schema.filter import filter_net
+    from prototxt.schema.load import load_net
+    from prototxt.text.parser import parse_file
 
     net = filter_net(load_net(deploy(parse_file(arguments.net), shapes).document), phase="TEST")
     batches = (arguments.batch,)
@@ -121,7 +121,7 @@ def comparisons(
     stages: Sequence[str] = (),
 ) -> list[Comparison]:
     """Each source against its branch: run, where its prototxt is given; else its weights alone, which must be equal."""
-    from fusion.inputs import pictures_in
+    from fusion.nets.inputs import pictures_in
     from fusion.verification import Feed, verify_branches, verify_weights
 
     bare = {
@@ -137,7 +137,7 @@ def comparisons(
 
 def _show(comparisons: Sequence[Comparison], *, as_json: bool) -> int:
     """Print what was found; the exit code."""
-    from fusion.differences import table, to_json
+    from fusion.verification.comparison import table, to_json
 
     print(to_json(comparisons) if as_json else table(comparisons), flush=True)
     wrong = [item for item in comparisons if item.first is not None]

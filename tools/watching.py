@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fusion.report.curves import Points, write_plot
-from fusion.solver.watching.observers import Observer, Shown
+from fusion.solver.callbacks.callback import Observer, Shown
 
 if TYPE_CHECKING:
-    from fusion.solver.testing import Average
+    from fusion.solver.evaluate_test_nets import Average
 
 
 class Plot(Observer):

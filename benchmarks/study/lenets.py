@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from google.protobuf import text_format
 
-from prototxt.messages import SolverParameter
+from prototxt.schema.messages import SolverParameter
 
 BATCH = 25
 _FILLED = 'weight_filler { type: "xavier" }'

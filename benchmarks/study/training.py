@@ -12,10 +12,10 @@ from study.digits import Digits, judging, training
 from study.lenets import BATCH, SMALL, Widths, compatible, lenet, solver
 
 from fusion import Solver, Source, apply_merge, compose, plan_merge, save_weights
-from fusion.nets import Net, outputs_of
+from fusion.nets.build import Net, outputs_of
 from fusion.pct import Predictions
 from fusion.references import Reference
-from fusion.solver.watching.display import Silent
+from fusion.solver.logging.console import Silent
 from prototxt import load_net, read_weights, write_weights
 
 ALL = tuple(range(10))

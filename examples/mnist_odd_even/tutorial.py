@@ -163,7 +163,7 @@ def say(text: str) -> None:
 
 def tool(name: str, *arguments: str) -> None:
     """Print a command and run it, in this process."""
-    module = import_module(f"fusion_tools.{name}")
+    module = import_module(f"caffe_fusion_tools.{name}")
     command([_program(name), *arguments], lambda: module.main(list(arguments)))
 
 
@@ -198,7 +198,7 @@ def _program(name: str) -> str:
 
 def _follow(name: str, words: Sequence[str]) -> int:
     """Run a command in a process of its own and print its lines; the exit code."""
-    line = [sys.executable, "-m", f"fusion_tools.{words[0]}", *words[1:]]
+    line = [sys.executable, "-m", f"caffe_fusion_tools.{words[0]}", *words[1:]]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
         line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

@@ -1,11 +1,22 @@
 """Several nets into one description: what the tutorial pastes by hand. Torch-free."""
 
-from fusion.composition.composing import Composition, compose
+from fusion.composition.compose import Composition, compose
+from fusion.composition.config import ComposeConfig, read_config, to_toml
 from fusion.composition.losses import Loss
-from fusion.composition.recipe import Recipe, read_recipe, to_toml
 from fusion.composition.references import Pct
-from fusion.composition.solvers import Schedule
+from fusion.composition.solver_text import Schedule
 from fusion.composition.sources import Source
 from fusion.composition.tasks import Task
 
-__all__ = ["Composition", "Loss", "Pct", "Recipe", "Schedule", "Source", "Task", "compose", "read_recipe", "to_toml"]
+__all__ = [
+    "ComposeConfig",
+    "Composition",
+    "Loss",
+    "Pct",
+    "Schedule",
+    "Source",
+    "Task",
+    "compose",
+    "read_config",
+    "to_toml",
+]

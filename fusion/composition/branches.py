@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 
-from fusion.composition.pieces import PHASES, Layer, Net
+from fusion.composition.net_text import PHASES, Layer, Net
 from fusion.errors import ComposeError
 from prototxt.shapes.loss_kinds import LOSS_KINDS
 

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from fusion.composition import losses
+from fusion.composition.after_classifier import Tail, tail_of
 from fusion.composition.features import Shape, shown
 from fusion.composition.inputs import Inputs
-from fusion.composition.judgements import Judgement, Measure, measures_of, positions_kept
 from fusion.composition.label_layers import pairs_error
 from fusion.composition.losses import CHOICES, Loss
-from fusion.composition.measuring import source_shapes
-from fusion.composition.sources import Part
-from fusion.composition.tails import Tail, tail_of
+from fusion.composition.shapes import source_shapes
+from fusion.composition.source_losses import Judgement, Measure, measures_of, positions_kept
+from fusion.composition.sources import PreparedSource
 from fusion.composition.tasks import Aim
 from fusion.errors import ComposeError
 
@@ -47,7 +47,7 @@ class Classifier:
         return f"{what}_{self.name}" if self.name else what
 
 
-def labels_of(main: Part, aims: Sequence[Aim]) -> list[str]:
+def labels_of(main: PreparedSource, aims: Sequence[Aim]) -> list[str]:
     """The blobs of the main source's data that the losses read: as named, or what its own loss reads.
 
     Raises: ComposeError where that label means something else to the source than to the loss.
@@ -77,7 +77,7 @@ def labels_of(main: Part, aims: Sequence[Aim]) -> list[str]:
 
 
 def classifiers_of(
-    parts: Sequence[Part], aims: Sequence[Aim], inputs: Inputs, shapes: Mapping[str, Shape], notes: list[str]
+    parts: Sequence[PreparedSource], aims: Sequence[Aim], inputs: Inputs, shapes: Mapping[str, Shape], notes: list[str]
 ) -> list[Classifier]:
     """Every classifier with its numbers. Raises: ComposeError where these do not fit the loss or the labels."""
     found = []
@@ -148,7 +148,7 @@ def _check_matrix(loss: Loss, classes: int) -> None:
         return
     from google.protobuf.message import DecodeError
 
-    from prototxt.messages import BlobProto
+    from prototxt.schema.messages import BlobProto
 
     with open(path, "rb") as file:
         content = file.read()
@@ -183,7 +183,7 @@ def _measures(aim: Aim, classes: int) -> tuple[Measure, ...]:
     return tuple(kept) or (Measure(1, axis, ignore),)
 
 
-def _positions(parts: Sequence[Part], aim: Aim, inputs: Inputs, shapes: Mapping[str, Shape]) -> bool:
+def _positions(parts: Sequence[PreparedSource], aim: Aim, inputs: Inputs, shapes: Mapping[str, Shape]) -> bool:
     """Whether the sources score every position of a map. Raises: ComposeError where some do and others do not."""
     found = {prefix: _scores_positions(item, inputs, shapes) for prefix, item in aim.judges.items()}
     if len(set(found.values())) > 1:

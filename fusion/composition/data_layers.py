@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fusion.composition.lists import Lists
-from fusion.composition.pieces import Layer, Net, excerpt, layer_text, quoted, reparse
-from fusion.composition.preparation import PARAMS
+from fusion.composition.net_text import Layer, Net, excerpt, layer_text, quoted, reparse
+from fusion.composition.preprocessing import PARAMS
 from fusion.errors import ComposeError
-from prototxt.editing import Edits
-from prototxt.tree import Message
+from prototxt.text.edits import Edits
+from prototxt.text.tree import Message
 
 _PICTURE = 4  # axes of a blob of pictures
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fusion.composition.features import Request
-from fusion.composition.pieces import layer_text
+from fusion.composition.features import HeadRequest
+from fusion.composition.net_text import layer_text
 from fusion.errors import ComposeError
 
 _LOG_FLOOR = "log_param { shift: 1e-20 }"  # a probability of 0 would become -inf, and an average of those NaN
 
 
-def average_scores(request: Request) -> str:
+def average_scores(request: HeadRequest) -> str:
     """Average the sources' own log-probabilities, each class over the sources that know it; nothing is trained.
 
     Runs of classes that the same sources know in the same order are sliced out, averaged, and put together again.
@@ -53,7 +53,7 @@ def average_scores(request: Request) -> str:
     return "\n".join(text)
 
 
-def _check_scores(request: Request) -> None:
+def _check_scores(request: HeadRequest) -> None:
     known = {number for _, classes in request.scores.values() for number in classes}
     missing = sorted(set(range(request.num_output)) - known)
     if missing:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from fusion.composition.pieces import layer_text
+from fusion.composition.net_text import layer_text
 from fusion.errors import ComposeError
 
 Shape = tuple[int | None, ...]
@@ -51,7 +51,7 @@ class Features:
 
 
 @dataclass(frozen=True)
-class Request:
+class HeadRequest:
     """What a head is asked for.
 
     features    the cut blobs
@@ -94,7 +94,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Ready:
+class PreparedFeatures:
     """Layers as text, the blobs that they make, and what was chosen."""
 
     features: tuple[Features, ...]
@@ -102,7 +102,7 @@ class Ready:
     notes: tuple[str, ...] = ()
 
 
-def make_ready(features: Sequence[Features], request: Request, *, equal: bool) -> Ready:
+def make_ready(features: Sequence[Features], request: HeadRequest, *, equal: bool) -> PreparedFeatures:
     """Blobs that an axis 1 Concat can join, or, if `equal`, an Eltwise. Raises: ComposeError."""
     sized = _upsampled(features) if request.maps == "upsample" else _pooled_if_sizes_differ(features, request)
     width = _target(sized.features, request, equal)
@@ -118,7 +118,7 @@ def make_ready(features: Sequence[Features], request: Request, *, equal: bool) -
     if request.batch_norm:
         notes.append("head: each source's features are normalised by a BatchNorm of their own, which learns")
     text = [piece for _, pieces in done for piece in pieces]
-    return Ready(tuple(item for item, _ in done), (*sized.text, *text), (*sized.notes, *notes))
+    return PreparedFeatures(tuple(item for item, _ in done), (*sized.text, *text), (*sized.notes, *notes))
 
 
 def pooled(item: Features) -> tuple[Features, list[str]]:
@@ -134,12 +134,12 @@ def shown(shape: Shape) -> str:
     return "x".join("?" if dim is None else str(dim) for dim in shape)
 
 
-def _pooled_if_sizes_differ(features: Sequence[Features], request: Request) -> Ready:
+def _pooled_if_sizes_differ(features: Sequence[Features], request: HeadRequest) -> PreparedFeatures:
     """Raises: ComposeError where that would lose the positions that are to be scored."""
     unknown = [item for item in features if item.shape is None]
     notes = [f"head: the shape of '{item.blob}' is not known; it is joined as it is" for item in unknown]
     if len({item.shape[2:] for item in features if item.shape is not None}) < 2 or features[0].steps:
-        return Ready(tuple(features), (), tuple(notes))
+        return PreparedFeatures(tuple(features), (), tuple(notes))
     strange = [item for item in features if item.shape is not None and len(item.shape) not in (2, _MAP)]
     if strange:
         shapes = ", ".join(f"'{item.blob}' {shown(item.shape)}" for item in features if item.shape is not None)
@@ -156,10 +156,10 @@ def _pooled_if_sizes_differ(features: Sequence[Features], request: Request) -> R
             item, pieces = pooled(item)
             text += pieces
         found.append(item)
-    return Ready(tuple(found), tuple(text), tuple(notes))
+    return PreparedFeatures(tuple(found), tuple(text), tuple(notes))
 
 
-def _upsampled(features: Sequence[Features]) -> Ready:
+def _upsampled(features: Sequence[Features]) -> PreparedFeatures:
     """All maps as large as the largest, by bilinear interpolation with whole factors. Raises: ComposeError."""
     sizes = [_size(item) for item in features]
     height, width = max(size[0] for size in sizes), max(size[1] for size in sizes)
@@ -177,7 +177,7 @@ def _upsampled(features: Sequence[Features]) -> Ready:
             notes.append(f"head: '{item.blob}' {shown(item.shape or ())} is upsampled {factor} times")
             item = Features(item.stem, top, (*(item.shape or ())[:2], height, width), item.level)
         found.append(item)
-    return Ready(tuple(found), tuple(text), tuple(notes))
+    return PreparedFeatures(tuple(found), tuple(text), tuple(notes))
 
 
 def _size(item: Features) -> tuple[int, int]:
@@ -205,7 +205,7 @@ convolution_param {{
     return layer_text(name, "Deconvolution", [item.blob], [name], body)
 
 
-def _target(features: Sequence[Features], request: Request, equal: bool) -> int | None:
+def _target(features: Sequence[Features], request: HeadRequest, equal: bool) -> int | None:
     """The width to project to, None for none. Raises: ComposeError where it must be said and is not."""
     asked = request.project or (request.hidden if equal else None)
     if asked is not None or not equal:

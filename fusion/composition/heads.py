@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from fusion.composition import joining
+from fusion.composition import join
 from fusion.composition.ensembles import average_scores
-from fusion.composition.features import Request
-from fusion.composition.joining import Joiner, concatenated, joined
-from fusion.composition.pieces import layer_text
+from fusion.composition.features import HeadRequest
+from fusion.composition.join import Joiner, concatenated, joined
+from fusion.composition.net_text import layer_text
 from fusion.errors import ComposeError
 
 
@@ -24,13 +24,13 @@ class Head:
     notes: tuple[str, ...] = ()
 
 
-def concat_fc(request: Request) -> Head:
+def concat_fc(request: HeadRequest) -> Head:
     """Concatenate the features and put one fully connected layer on top, as the tutorial does."""
     text, notes = _together(request)
     return Head("\n".join([*text, *_classifiers(request, request.joined)]), request.names, tuple(notes))
 
 
-def concat_mlp(request: Request) -> Head:
+def concat_mlp(request: HeadRequest) -> Head:
     """Concatenate the features, then a hidden layer with ReLU, then the scores."""
     text, notes = _together(request)
     hidden = request.hidden or 500
@@ -43,14 +43,14 @@ def concat_mlp(request: Request) -> Head:
     return Head("\n".join(text), request.names, tuple(notes))
 
 
-def combined(joiner: Joiner, note: str, request: Request) -> Head:
+def combined(joiner: Joiner, note: str, request: HeadRequest) -> Head:
     """Features of one shape, projected to it where they differ, made one by the joiner, then scored."""
     ready = joined(request, joiner, "join", equal=True)
     notes = (*ready.notes, f"head: {', '.join(item.blob for item in request.features)} {note} as '{request.joined}'")
     return Head("\n".join([*ready.text, *_classifiers(request, request.joined)]), request.names, notes)
 
 
-def logits(request: Request) -> Head:
+def logits(request: HeadRequest) -> Head:
     """Average the sources' own log-probabilities, each class over the sources that know it; nothing is trained.
 
     Raises: ComposeError.
@@ -62,7 +62,7 @@ def logits(request: Request) -> Head:
     return Head(average_scores(request), request.names, (note,))
 
 
-def zero_init(request: Request) -> Head:
+def zero_init(request: HeadRequest) -> Head:
     """Start equal to the first source: its own scores plus a layer over all features that is 0 at first.
 
     Raises: ComposeError.
@@ -87,22 +87,22 @@ def zero_init(request: Request) -> Head:
 
 _SUM = "eltwise_param { operation: SUM }"
 
-HEADS: Final[Mapping[str, Callable[[Request], Head]]] = {
+HEADS: Final[Mapping[str, Callable[[HeadRequest], Head]]] = {
     "concat-fc": concat_fc,
     "concat-mlp": concat_mlp,
-    "sum": partial(combined, joining.added, "are added up"),
-    "mean": partial(combined, joining.averaged, "are averaged"),
-    "max": partial(combined, joining.largest, "give their largest"),
-    "fastnorm": partial(combined, joining.fastnorm, "are added up with learned shares (fastnorm)"),
-    "softmax": partial(combined, joining.softmax, "are added up with learned shares (softmax)"),
-    "gated": partial(combined, joining.gated, "are added up with shares that each sample gets by a gate"),
+    "sum": partial(combined, join.added, "are added up"),
+    "mean": partial(combined, join.averaged, "are averaged"),
+    "max": partial(combined, join.largest, "give their largest"),
+    "fastnorm": partial(combined, join.fastnorm, "are added up with learned shares (fastnorm)"),
+    "softmax": partial(combined, join.softmax, "are added up with learned shares (softmax)"),
+    "gated": partial(combined, join.gated, "are added up with shares that each sample gets by a gate"),
     "logits": logits,
     "zero-init": zero_init,
 }
 NEEDS_SCORES: Final = frozenset(("logits", "zero-init"))
 
 
-def _together(request: Request) -> tuple[list[str], list[str]]:
+def _together(request: HeadRequest) -> tuple[list[str], list[str]]:
     """The layers that concatenate all features, and what was chosen."""
     ready = joined(request, concatenated, "concat", equal=False)
     notes = list(ready.notes)
@@ -112,12 +112,12 @@ def _together(request: Request) -> tuple[list[str], list[str]]:
     return list(ready.text), notes
 
 
-def _classifiers(request: Request, bottom: str) -> list[str]:
+def _classifiers(request: HeadRequest, bottom: str) -> list[str]:
     """The layers that score, each on the same features."""
     return [_dense(request, name, bottom, width) for name, width in request.classifiers.items()]
 
 
-def _dense(request: Request, name: str, bottom: str, num_output: int, filler: str = 'type: "xavier"') -> str:
+def _dense(request: HeadRequest, name: str, bottom: str, num_output: int, filler: str = 'type: "xavier"') -> str:
     """A fully connected layer, or the same for each position of a map or each step of a sequence."""
     kind, block = ("Convolution", "convolution_param") if request.positions else ("InnerProduct", "inner_product_param")
     body = [

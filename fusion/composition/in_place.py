@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from fusion.composition.pieces import layer_text
-from fusion.composition.sources import Part
+from fusion.composition.net_text import layer_text
+from fusion.composition.sources import PreparedSource
 
 Feeds = Mapping[str, Mapping[str, str]]
 
 
 def copies(
-    parts: Sequence[Part], feeds: Feeds, origins: Mapping[str, str], labels: Sequence[str]
+    parts: Sequence[PreparedSource], feeds: Feeds, origins: Mapping[str, str], labels: Sequence[str]
 ) -> dict[str, dict[str, str]]:
     """Return per prefix the fed blobs that its branch changes in place while another branch or a label needs them.
 

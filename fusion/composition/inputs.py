@@ -12,17 +12,17 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from fusion.composition.branch_inputs import feeds_of
 from fusion.composition.data_layers import adapted, image_lists
-from fusion.composition.feeding import feeds_of
+from fusion.composition.data_layout import Copy, Layout, streams_of
 from fusion.composition.in_place import copies, copy_layers
+from fusion.composition.in_step import check_image_lists, check_steps
 from fusion.composition.label_layers import prepared_labels
 from fusion.composition.label_meaning import OwnLabels, check_labels
-from fusion.composition.layout import Copy, Layout, streams_of
 from fusion.composition.lists import Lists, choose, own_lists
-from fusion.composition.pieces import PHASES, Layer
-from fusion.composition.sources import Part
-from fusion.composition.steps import check_image_lists, check_steps
-from fusion.composition.undescribed import only_input, picture_size
+from fusion.composition.net_text import PHASES, Layer
+from fusion.composition.sources import PreparedSource
+from fusion.composition.sources_without_data import only_input, picture_size
 from fusion.errors import ComposeError
 
 
@@ -51,7 +51,7 @@ class Inputs:
 
 
 def plan_inputs(
-    parts: Sequence[Part],
+    parts: Sequence[PreparedSource],
     data_from: str | None,
     lists: Lists,
     labels: Sequence[str] = (),
@@ -93,7 +93,7 @@ def plan_inputs(
     return _apart(parts, planned, (*labels, *prepared.blobs))
 
 
-def _apart(parts: Sequence[Part], inputs: Inputs, labels: Sequence[str]) -> Inputs:
+def _apart(parts: Sequence[PreparedSource], inputs: Inputs, labels: Sequence[str]) -> Inputs:
     """The inputs with a copy of its own for each branch that changes in place what others read too."""
     found = copies(parts, inputs.feeds, inputs.origins, labels)
     feeds = {
@@ -111,7 +111,7 @@ def _apart(parts: Sequence[Part], inputs: Inputs, labels: Sequence[str]) -> Inpu
     return replace(inputs, feeds=feeds, front=front, origins=origins, notes=(*inputs.notes, *notes))
 
 
-def main_source(parts: Sequence[Part], data_from: str | None) -> Part | None:
+def main_source(parts: Sequence[PreparedSource], data_from: str | None) -> PreparedSource | None:
     """The source whose data layers are used: the named one, else the first that has any."""
     if data_from is not None:
         chosen = [part for part in parts if part.prefix == data_from]
@@ -124,7 +124,7 @@ def main_source(parts: Sequence[Part], data_from: str | None) -> Part | None:
     return next((part for part in parts if part.data_layers), None)
 
 
-def _only_label(main: Part) -> str:
+def _only_label(main: PreparedSource) -> str:
     """The blob of the data that the branch does not read. Raises: ComposeError unless it is one."""
     free = [top for top in _tops(main.data_layers) if top not in main.branch.inputs]
     if len(free) == 1:
@@ -158,7 +158,7 @@ def _text(copy: Copy, layout: Layout) -> list[str]:
     return adapted(copy.part.raw, copy.layer, replace(copy.change, lists=lists, follows=not first, step=step))
 
 
-def _image_layers(parts: Sequence[Part], lists: Lists, labels: Sequence[str]) -> Inputs:
+def _image_layers(parts: Sequence[PreparedSource], lists: Lists, labels: Sequence[str]) -> Inputs:
     """Data layers of our own for sources that have none, such as deploy files: one per picture shape and lists.
 
     Raises: ComposeError without lists, or for a source with several inputs.
@@ -169,7 +169,7 @@ def _image_layers(parts: Sequence[Part], lists: Lists, labels: Sequence[str]) ->
     tops: dict[tuple[object, ...], str] = {}
     feeds: dict[str, dict[str, str]] = {}
     text: list[str] = []
-    read: list[tuple[Part, Lists]] = []
+    read: list[tuple[PreparedSource, Lists]] = []
     for part in parts:
         own = own_lists(part) or lists
         if own.train_list is None or own.val_list is None:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fusion.composition.branches import ancestors
-from fusion.composition.pieces import PHASES, excerpt, layer_text
-from fusion.composition.sources import Part
+from fusion.composition.net_text import PHASES, excerpt, layer_text
+from fusion.composition.sources import PreparedSource
 from fusion.errors import ComposeError
-from prototxt.params import param_count
+from prototxt.schema.params import param_count
 
 _PAIRS = ("ContrastiveLoss",)
 
@@ -28,7 +28,7 @@ class PreparedLabels:
     notes: tuple[str, ...] = ()
 
 
-def prepared_labels(main: Part, labels: Sequence[str]) -> PreparedLabels:
+def prepared_labels(main: PreparedSource, labels: Sequence[str]) -> PreparedLabels:
     """Return the data blobs and the layers that labels come from.
 
     Raises: ComposeError for a label that is not there, is missing in a phase, or is computed by layers with weights.
@@ -60,7 +60,7 @@ def prepared_labels(main: Part, labels: Sequence[str]) -> PreparedLabels:
     return PreparedLabels(tuple(blobs), tuple(text), tuple(notes))
 
 
-def _check_phases(main: Part, needed: Sequence[str], labels: Sequence[str]) -> None:
+def _check_phases(main: PreparedSource, needed: Sequence[str], labels: Sequence[str]) -> None:
     """Raises: ComposeError if pictures or labels are missing in a phase."""
     for phase in PHASES:
         there = [layer for layer in main.raw.layers if phase in layer.phases]
@@ -75,7 +75,7 @@ def _check_phases(main: Part, needed: Sequence[str], labels: Sequence[str]) -> N
             )
 
 
-def pairs_error(part: Part) -> ComposeError | None:
+def pairs_error(part: PreparedSource) -> ComposeError | None:
     """Return the error of a source whose labels tell whether two samples are alike, which no class label does."""
     layers = [layer for layer in part.raw.layers if layer.type in _PAIRS and layer.phases and len(layer.bottoms) > 2]
     if not layers:

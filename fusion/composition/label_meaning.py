@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fusion.composition.layout import Layout
+from fusion.composition.data_layout import Layout
 from fusion.composition.lists import Chosen
-from fusion.composition.pieces import PHASES, Layer
-from fusion.composition.preparation import parameters, stream
-from fusion.composition.sources import Part
+from fusion.composition.net_text import PHASES, Layer
+from fusion.composition.preprocessing import parameters, stream
+from fusion.composition.sources import PreparedSource
 from fusion.composition.tasks import Aim
 from fusion.errors import ComposeError, raise_all
 
@@ -37,7 +37,7 @@ def own_labels(aims: Sequence[Aim]) -> OwnLabels | None:
     return OwnLabels(aim.loss.type, {prefix: label for prefix, label in labels.items() if label is not None})
 
 
-def check_labels(parts: Sequence[Part], labels: OwnLabels, layout: Layout) -> None:
+def check_labels(parts: Sequence[PreparedSource], labels: OwnLabels, layout: Layout) -> None:
     """Check that the labels of the sources' own losses are one label, as far as their files tell.
 
     Raises: ComposeError where a source reads another part of the same records, or makes its label in another way.
@@ -64,7 +64,7 @@ def check_labels(parts: Sequence[Part], labels: OwnLabels, layout: Layout) -> No
     raise_all(errors)
 
 
-def _origin(part: Part, blob: str, chosen: Chosen) -> tuple[object, ...] | None:
+def _origin(part: PreparedSource, blob: str, chosen: Chosen) -> tuple[object, ...] | None:
     """Where a label comes from: a top of a data layer, and what becomes of it; None where no data layer gives it."""
     for phase in PHASES:
         writers: dict[str, tuple[object, ...]] = {}
@@ -77,7 +77,7 @@ def _origin(part: Part, blob: str, chosen: Chosen) -> tuple[object, ...] | None:
 
 
 def _made(
-    part: Part, layer: Layer, phase: str, chosen: Chosen, known: Mapping[str, tuple[object, ...]]
+    part: PreparedSource, layer: Layer, phase: str, chosen: Chosen, known: Mapping[str, tuple[object, ...]]
 ) -> dict[str, tuple[object, ...]]:
     """The origin of each top of a layer, where that of all its bottoms is known."""
     if layer.is_data:

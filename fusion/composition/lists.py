@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from fusion.composition.pieces import PHASES, Layer
-from fusion.composition.preparation import PARAMS, list_and_batch
-from fusion.composition.sources import Part
+from fusion.composition.net_text import PHASES, Layer
+from fusion.composition.preprocessing import PARAMS, list_and_batch
+from fusion.composition.sources import PreparedSource
 from fusion.errors import ComposeError, raise_all
 
 OPTIONS = {"TRAIN": "--train-list", "TEST": "--val-list"}
@@ -46,17 +46,17 @@ class Chosen:
     by_layer: Mapping[tuple[str, int, str], str] = field(default_factory=dict)
     spoken: frozenset[tuple[str, int, str]] = frozenset()
 
-    def source(self, part: Part, layer: Layer, phase: str) -> str | None:
+    def source(self, part: PreparedSource, layer: Layer, phase: str) -> str | None:
         """What a data layer reads in the end."""
         return self.by_layer.get((part.prefix, layer.number, phase)) or list_and_batch(layer)[0]
 
-    def of(self, part: Part, layer: Layer) -> Lists:
+    def of(self, part: PreparedSource, layer: Layer) -> Lists:
         """The lists and batch sizes that replace a layer's own."""
         train, test = (self.by_layer.get((part.prefix, layer.number, phase)) for phase in PHASES)
         return replace(self.lists, train_list=train, val_list=test)
 
 
-def own_lists(part: Part) -> Lists | None:
+def own_lists(part: PreparedSource) -> Lists | None:
     """The lists given for a source by name, where it has no data layers to put them into; None if there are none.
 
     Raises: ComposeError for only one of the two, and for layers that are named.
@@ -73,7 +73,7 @@ def own_lists(part: Part) -> Lists | None:
     return Lists(train, val)
 
 
-def choose(parts: Sequence[Part], main: Part, data_from: str | None, lists: Lists) -> Chosen:
+def choose(parts: Sequence[PreparedSource], main: PreparedSource, data_from: str | None, lists: Lists) -> Chosen:
     """Say which list each data layer reads. Raises: ComposeError with all that is not clear."""
     found: dict[tuple[str, int, str], str] = {}
     spoken: set[tuple[str, int, str]] = set()
@@ -106,7 +106,7 @@ def choose(parts: Sequence[Part], main: Part, data_from: str | None, lists: List
     return Chosen(lists, found, frozenset(spoken))
 
 
-def _listed(part: Part, phase: str, main: Part) -> list[Layer]:
+def _listed(part: PreparedSource, phase: str, main: PreparedSource) -> list[Layer]:
     """The data layers of a phase that read a list or a database, as far as they are used."""
     return [
         layer
@@ -117,7 +117,7 @@ def _listed(part: Part, phase: str, main: Part) -> list[Layer]:
     ]
 
 
-def _same_list(part: Part, layers: Sequence[Layer], phase: str, path: str) -> list[int]:
+def _same_list(part: PreparedSource, layers: Sequence[Layer], phase: str, path: str) -> list[int]:
     """The numbers of the layers, which must read one list so far. Raises: ComposeError."""
     if not layers and phase in {phase for layer in part.data_layers for phase in layer.phases}:
         types = ", ".join(sorted({layer.type for layer in part.data_layers if phase in layer.phases}))
@@ -135,7 +135,7 @@ def _same_list(part: Part, layers: Sequence[Layer], phase: str, path: str) -> li
     return [layer.number for layer in layers]
 
 
-def _named(part: Part, layers: Sequence[Layer], phase: str, name: str) -> Layer:
+def _named(part: PreparedSource, layers: Sequence[Layer], phase: str, name: str) -> Layer:
     """The data layer of this name, or with this top. Raises: ComposeError."""
     found = [layer for layer in layers if name in (layer.name, *layer.tops)]
     if len(found) == 1:
@@ -146,7 +146,11 @@ def _named(part: Part, layers: Sequence[Layer], phase: str, name: str) -> Layer:
 
 
 def _of_main(
-    part: Part, layers: Sequence[Layer], main: Part, phase: str, found: Mapping[tuple[str, int, str], str]
+    part: PreparedSource,
+    layers: Sequence[Layer],
+    main: PreparedSource,
+    phase: str,
+    found: Mapping[tuple[str, int, str], str],
 ) -> dict[int, str]:
     """The lists of the main source for another's layers: of the layer of that name, or the only one."""
     offered = _listed(main, phase, main)
@@ -166,7 +170,7 @@ def _of_main(
     return result
 
 
-def _check_kind(part: Part, layer: Layer, path: str, phase: str) -> None:
+def _check_kind(part: PreparedSource, layer: Layer, path: str, phase: str) -> None:
     """Raises: ComposeError if a layer that reads a database is given a list, or the other way round."""
     place, who = part.raw.place(layer), f"layer '{layer.name}' of source '{part.prefix}'"
     file = Path(path)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from fusion.composition.pieces import Layer, layer_text, quoted
+from fusion.composition.net_text import Layer, layer_text, quoted
 from fusion.errors import ComposeError
 from prototxt.shapes.loss_kinds import LOSS_KINDS, LossKind
 
@@ -93,7 +93,7 @@ def read_loss(layer: Layer, label: str | None, bottoms: tuple[str, ...] = ()) ->
 
 def _scalars(name: str, value: Any) -> Iterator[tuple[str, str]]:
     """The literals in a field, under dotted names."""
-    from prototxt.tree import Message
+    from prototxt.text.tree import Message
 
     if not isinstance(value, Message):
         yield name, value.raw
@@ -105,8 +105,8 @@ def _scalars(name: str, value: Any) -> Iterator[tuple[str, str]]:
 
 def _descriptor(key: str) -> Any:
     """The schema's field of a dotted name in a layer, Caffe's or a fork's; None where no schema knows it."""
-    from prototxt.forks import extension_of
-    from prototxt.messages import LayerParameter
+    from prototxt.schema.forks import extension_of
+    from prototxt.schema.messages import LayerParameter
 
     descriptor: Any = LayerParameter.DESCRIPTOR
     found: Any = None
@@ -124,7 +124,7 @@ def _descriptor(key: str) -> Any:
 
 
 def _repeated(key: str) -> bool:
-    from prototxt.scalars import is_repeated
+    from prototxt.schema.scalars import is_repeated
 
     descriptor = _descriptor(key)
     return descriptor is not None and is_repeated(descriptor)
@@ -146,8 +146,8 @@ def _found(type_name: str, name: str) -> tuple[str, Any]:
 
 def _literal(type_name: str, name: str, value: object, descriptor: Any) -> str:
     """A value as a literal that the field takes. Raises: ComposeError."""
-    from prototxt.scalars import BadValueError, reader
-    from prototxt.tree import scan_scalar
+    from prototxt.schema.scalars import BadValueError, reader
+    from prototxt.text.tree import scan_scalar
 
     if isinstance(value, bool):
         text = "true" if value else "false"
@@ -182,8 +182,8 @@ def _literals(loss: Loss) -> Iterator[tuple[str, tuple[str, ...]]]:
 
 
 def _value(key: str, raw: str) -> object:
-    from prototxt.scalars import BadValueError, reader
-    from prototxt.tree import scan_scalar
+    from prototxt.schema.scalars import BadValueError, reader
+    from prototxt.text.tree import scan_scalar
 
     descriptor, scalar = _descriptor(key), scan_scalar(raw, 0)
     try:

@@ -6,23 +6,23 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from fusion.composition.pieces import layer_text, quoted, reparse
+from fusion.composition.net_text import layer_text, quoted, reparse
 from fusion.composition.pixels import pixel_layers
-from fusion.composition.readings import Reading
+from fusion.composition.source_text import SourceText
 from fusion.errors import ComposeError, OnnxError
-from prototxt.tree import Document
+from prototxt.text.tree import Document
 
 if TYPE_CHECKING:
     from fusion.composition.sources import Source
-    from fusion.onnx_graphs import Graph
+    from fusion.onnx.graphs import Graph
 
 
-def read_onnx(source: Source, *, reference: bool) -> Reading:
+def read_onnx(source: Source, *, reference: bool) -> SourceText:
     """Describe the file's net. Values keep their names as blobs, without a slash in front.
 
     Raises: ComposeError when it cannot be cut as asked, or holds operators that cannot be run; OSError.
     """
-    from fusion.onnx_graphs import load
+    from fusion.onnx.graphs import load
 
     path = os.fspath(source.prototxt) if not isinstance(source.prototxt, Document) else ""
     try:
@@ -33,13 +33,13 @@ def read_onnx(source: Source, *, reference: bool) -> Reading:
     except OnnxError as error:
         raise ComposeError(f"source '{source.prefix}': {error.message}", place=error.place, hint=error.hint) from error
     told = [f"source '{source.prefix}': {note}" for note in (*graph.notes, *notes)]
-    return Reading(document, tuple(map(_blob, cuts)), blob, tuple(told))
+    return SourceText(document, tuple(map(_blob, cuts)), blob, tuple(told))
 
 
 def _cuts(source: Source, graph: Graph) -> tuple[list[str], list[str]]:
     """The values to cut at, and what was decided. Raises: OnnxError listing where else it can be cut."""
-    from fusion.onnx_graphs import before_classifier
-    from fusion.onnx_graphs.cutting import listed
+    from fusion.onnx.graphs import before_classifier
+    from fusion.onnx.graphs.cut import listed
 
     if source.at is None:
         found = before_classifier(graph)
@@ -52,8 +52,8 @@ def _cuts(source: Source, graph: Graph) -> tuple[list[str], list[str]]:
 
 
 def _value(graph: Graph, name: str) -> str:
-    from fusion.onnx_graphs import tensor
-    from fusion.onnx_graphs.cutting import listed, missing_value
+    from fusion.onnx.graphs import tensor
+    from fusion.onnx.graphs.cut import listed, missing_value
 
     found = tensor(graph, name)
     if found is None:
@@ -66,7 +66,7 @@ def _value(graph: Graph, name: str) -> str:
 
 
 def _logits(source: Source, graph: Graph) -> str:
-    from fusion.onnx_graphs import scores
+    from fusion.onnx.graphs import scores
 
     return _value(graph, source.logits) if source.logits is not None else scores(graph)
 
@@ -75,7 +75,7 @@ def _document(
     source: Source, graph: Graph, path: str, cuts: list[str], logits: str | None
 ) -> tuple[Document, str | None]:
     """The description, and the blob with the class scores. Raises: OnnxError."""
-    from fusion.onnx_graphs import check_support, cut, entries
+    from fusion.onnx.graphs import check_support, cut, entries
 
     entered = entries(graph)
     begins = [name if entered[name] in cuts else entered[name] for name in cut(graph, cuts).inputs]

@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from fusion.composition.pieces import layer_text
+from fusion.composition.net_text import layer_text
 from fusion.errors import ComposeError
 
 if TYPE_CHECKING:
-    from fusion.composition.preparation import Affine
+    from fusion.composition.preprocessing import Affine
 
 _COLORS = 3
 _OWN = "mean:104,117,123,std:1,scale:1,order:bgr"

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from fusion.composition.pieces import layer_text
+from fusion.composition.net_text import layer_text
 from fusion.errors import ComposeError
 
 # Name on the command line -> layer type, and what it is given unless the caller says otherwise.

@@ -12,8 +12,8 @@ from fusion.composition.branches import ancestors
 from fusion.composition.classifiers import Classifier
 from fusion.composition.features import Features, shown
 from fusion.composition.losses import option
-from fusion.composition.pieces import Layer
-from fusion.composition.sources import Part
+from fusion.composition.net_text import Layer
+from fusion.composition.sources import PreparedSource
 from fusion.errors import ComposeError
 
 _RANK: Final = 3
@@ -22,7 +22,7 @@ _REORDERING: Final = ("LSTM", "RNN", "Lstm", "GRU", "Gru", "Permute", "Transpose
 
 
 def scored_by_step(
-    parts: Sequence[Part],
+    parts: Sequence[PreparedSource],
     features: Sequence[Features],
     classifiers: Sequence[Classifier],
     head: str,
@@ -61,7 +61,7 @@ def scored_by_step(
     return False
 
 
-def _reorders(part: Part, plain: str) -> bool:
+def _reorders(part: PreparedSource, plain: str) -> bool:
     """Whether a layer on the way to a blob may put another axis than that of the samples first."""
     found = ancestors(part.raw, (plain, f"{part.prefix}/{plain}")).layers
     return any(layer.number in found and _puts_first(layer) for layer in part.raw.layers)

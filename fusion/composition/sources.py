@@ -9,15 +9,15 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from fusion.composition.branches import Branch, ancestors, before_classifier, check_cut, made, readers_of, scores_of
+from fusion.composition.net_text import Layer, Net, only, read_net, reparse
 from fusion.composition.onnx_sources import read_onnx
-from fusion.composition.pieces import Layer, Net, only, read_net, reparse
-from fusion.composition.readings import Reading, is_onnx
-from fusion.composition.states import settled
+from fusion.composition.source_text import SourceText, is_onnx
+from fusion.composition.stages import settled
 from fusion.errors import ComposeError, raise_all
-from prototxt.notes import fold_notes
-from prototxt.params import KNOWN_TYPES
 from prototxt.schema.layer_types import not_run
-from prototxt.tree import Document
+from prototxt.schema.params import KNOWN_TYPES
+from prototxt.text.notes import fold_notes
+from prototxt.text.tree import Document
 
 PathLike = str | os.PathLike[str]
 
@@ -33,7 +33,7 @@ class Source:
     classes   for its own classifier as a reference: the fused classes that its scores stand for, in their order
     logits    the blob with its class scores, where that is not what its loss reads
     pixels    for an ONNX file: how it wants its pictures, one of `fusion.composition.pixels.PIXELS`
-    stages    of the net's state, as `fusion.composition.states.by_phase` reads them: "train", "val", "TEST=other"
+    stages    of the net's state, as `fusion.composition.stages.by_phase` reads them: "train", "val", "TEST=other"
     train_list, val_list  what its data layers read instead of their own lists: one list or database where it has one
               data layer per phase, else one for each by the name of the layer or of its top
     """
@@ -51,7 +51,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Part:
+class PreparedSource:
     """A source made ready: its branch renamed and frozen, its data layers as they were.
 
     raw         the whole net in today's syntax, names as in the file
@@ -88,7 +88,7 @@ class Part:
         return tuple(layer for layer in self.raw.layers if layer.is_data and layer.type != "Input")
 
 
-def read_part(source: Source, *, reference: bool) -> Part:
+def prepare_source(source: Source, *, reference: bool) -> PreparedSource:
     """Read a source and cut, rename and freeze its branch; with `reference` its classifier stays.
 
     Raises: ComposeError, PrototxtError, OSError.
@@ -114,7 +114,7 @@ def read_part(source: Source, *, reference: bool) -> Part:
     net, numbers = _prefixed(raw, both.layers | data, source, renamed, outputs, notes)
     prefixed = {name: _with_prefix(name, source.prefix, renamed) for name in (*cuts, *([logits] if logits else []))}
     readers = {layer.name for layer in readers_of(raw, cuts[0]) if layer.name}
-    return Part(
+    return PreparedSource(
         source=source,
         raw=raw,
         net=net,
@@ -130,7 +130,7 @@ def read_part(source: Source, *, reference: bool) -> Part:
     )
 
 
-def _read_source(source: Source, *, reference: bool) -> Reading:
+def _read_source(source: Source, *, reference: bool) -> SourceText:
     """Read a source's file.
 
     reference  whether its class scores are wanted, beside the blobs to cut at
@@ -141,12 +141,12 @@ def _read_source(source: Source, *, reference: bool) -> Reading:
         what = f"source '{source.prefix}': pixels are for ONNX files; a prototxt says in its data layer what it wants"
         raise ComposeError(what, hint="give its train_val prototxt")
     if isinstance(net, Document):
-        return Reading(net, source.at, source.logits)
+        return SourceText(net, source.at, source.logits)
     if is_onnx(net):
         return read_onnx(source, reference=reference)
-    from prototxt.parser import parse_file
+    from prototxt.text.parser import parse_file
 
-    return Reading(parse_file(net), source.at, source.logits)
+    return SourceText(parse_file(net), source.at, source.logits)
 
 
 def is_renamed(net: Net, prefix: str) -> bool:
@@ -157,8 +157,8 @@ def is_renamed(net: Net, prefix: str) -> bool:
 
 def _unknown_fields(document: Document) -> tuple[str, ...]:
     """What no schema knows is kept as it stands, and said: it may be a fork's, or misspelt."""
-    from prototxt.decoding import UnknownFieldWarning
-    from prototxt.loading import load_net
+    from prototxt.schema.decode import UnknownFieldWarning
+    from prototxt.schema.load import load_net
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -182,8 +182,8 @@ def _modern(document: Document, prefix: str, notes: list[str]) -> Net:
         if not net.layers:
             raise ComposeError(f"source '{prefix}': this is no net: it has no layers", place=document.name)
         return net
-    from prototxt.encoding import to_text
-    from prototxt.loading import load_net
+    from prototxt.schema.encode import to_text
+    from prototxt.schema.load import load_net
 
     notes.append(f"source '{prefix}': its old syntax is rewritten in today's, without the comments of the file")
     return read_net(reparse(to_text(load_net(document)), document.name))
@@ -256,7 +256,7 @@ def _prefixed(
     raw: Net, kept: frozenset[int], source: Source, renamed: bool, outputs: Sequence[str], notes: list[str]
 ) -> tuple[Net, dict[int, int]]:
     """The kept layers renamed and frozen, and the new number of each."""
-    from prototxt.renaming import rename_reported
+    from prototxt.edit.rename import rename_reported
 
     document, prefix = only(raw, kept).document, source.prefix
     counts = _blob_counts(source) if source.weights is not None else None
@@ -294,7 +294,7 @@ def _check_types(layers: Sequence[Layer], raw: Net, counts: Mapping[str, int]) -
 
 def _blob_counts(source: Source) -> dict[str, int]:
     """How many blobs each layer has in the weights, with and without the prefix. Raises: WeightsError, OSError."""
-    from prototxt.scanning import blob_counts
+    from prototxt.formats.scan import blob_counts
 
     counts = blob_counts(source.weights or "")
     return {**{f"{source.prefix}/{name}": count for name, count in counts.items()}, **counts}
@@ -304,10 +304,10 @@ def _frozen(
     document: Document, counts: Mapping[str, int] | None, outputs: Collection[str]
 ) -> tuple[Document, dict[str, tuple[str, ...]], tuple[str, ...]]:
     """A document with all its layers frozen, what was done per layer, and notes. Raises: RenameError."""
-    from prototxt.editing import Edits
+    from prototxt.edit.freeze import Choice, freeze
+    from prototxt.edit.layer_view import layers
     from prototxt.errors import raise_all
-    from prototxt.freezing import Choice, freeze
-    from prototxt.outline import layers
+    from prototxt.text.edits import Edits
 
     every = layers(document.root)
     edits = Edits(document)

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fusion.composition import losses
-from fusion.composition.judgements import Judgement, in_order, judgements_of, listed
 from fusion.composition.label_layers import pairs_error
 from fusion.composition.losses import CHOICES, Loss, canonical, described
-from fusion.composition.sources import Part
+from fusion.composition.source_losses import Judgement, in_order, judgements_of, listed
+from fusion.composition.sources import PreparedSource
 from fusion.errors import ComposeError, raise_all
 
 _NAME = re.compile(r"[A-Za-z]\w*")
@@ -65,7 +65,9 @@ def parse_task(text: str) -> Task:
     return Task(name.strip(), loss, int(numbers[-1]) if numbers else None)
 
 
-def settle(parts: Sequence[Part], loss: Loss | None, tasks: Sequence[Task], num_output: int | None) -> list[Aim]:
+def settle(
+    parts: Sequence[PreparedSource], loss: Loss | None, tasks: Sequence[Task], num_output: int | None
+) -> list[Aim]:
     """What the fused net is to learn: as asked for, else what the sources were trained to do.
 
     Raises: ComposeError where the sources disagree, or no classifier can do it.
@@ -122,7 +124,7 @@ def _judges(known: Mapping[str, Sequence[Judgement]], loss: Loss) -> dict[str, J
     }
 
 
-def _agreed(parts: Sequence[Part], known: Mapping[str, Sequence[Judgement]]) -> Loss:
+def _agreed(parts: Sequence[PreparedSource], known: Mapping[str, Sequence[Judgement]]) -> Loss:
     """The loss of all sources that have one. Raises: ComposeError."""
     found: dict[str, Loss] = {}
     errors: list[ComposeError] = []
@@ -147,7 +149,7 @@ def _agreed(parts: Sequence[Part], known: Mapping[str, Sequence[Judgement]]) -> 
     return replace(first, label=None)
 
 
-def _own(part: Part, items: Sequence[Judgement]) -> Loss | None:
+def _own(part: PreparedSource, items: Sequence[Judgement]) -> Loss | None:
     """The loss of one source, None if it has none. Raises: ComposeError where it has several, or one of no head."""
     own = [item for item in items if item.loss is not None]
     if not own:

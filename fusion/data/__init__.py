@@ -13,22 +13,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fusion.data.opening import open_layers, open_source
-    from fusion.data.reading import bad_records, batches
-    from fusion.data.recipes import Reading
+    from fusion.data.batches import bad_records, batches
+    from fusion.data.open_source import open_layers, open_source
     from fusion.data.source import Source, check_labels
+    from fusion.data.source_config import ReadOptions
 
 _HOMES = {
-    "Reading": "recipes",
+    "ReadOptions": "source_config",
     "Source": "source",
-    "bad_records": "reading",
-    "batches": "reading",
+    "bad_records": "batches",
+    "batches": "batches",
     "check_labels": "source",
-    "open_layers": "opening",
-    "open_source": "opening",
+    "open_layers": "open_source",
+    "open_source": "open_source",
 }
 
-__all__ = ["Reading", "Source", "bad_records", "batches", "check_labels", "open_layers", "open_source"]
+__all__ = ["ReadOptions", "Source", "bad_records", "batches", "check_labels", "open_layers", "open_source"]
 
 
 def __getattr__(name: str) -> Any:

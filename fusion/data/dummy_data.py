@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fusion.data.recipes import Recipe
-from fusion.data.store import BUDGET, Progress
+from fusion.data.decoded_cache import BUDGET, Progress
+from fusion.data.source_config import SourceConfig
 from fusion.errors import DataError
-from prototxt.messages import FillerParameter
+from prototxt.schema.messages import FillerParameter
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from prototxt.messages import DummyDataParameter, LayerParameter
+    from prototxt.schema.messages import DummyDataParameter, LayerParameter
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +92,7 @@ class DummySource:
         return hashlib.sha256(self.layer.SerializeToString(deterministic=True)).hexdigest()
 
 
-def open_dummy_data(recipe: Recipe, *, budget: int = BUDGET) -> DummySource:
+def open_dummy_data(recipe: SourceConfig, *, budget: int = BUDGET) -> DummySource:
     """The source of a `DummyData` layer: one shape and one filler for all tops, or one each; no filler means zeros.
 
     Raises: DataError

@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fusion.data.arrays import ArraySource
-from fusion.data.order import Order, Permutation
-from fusion.data.recipes import Recipe
-from fusion.data.stamps import stamped
-from fusion.data.store import BUDGET
+from fusion.data.array_source import ArraySource
+from fusion.data.decoded_cache import BUDGET
+from fusion.data.file_stamp import stamped
+from fusion.data.sampler import Order, Permutation
+from fusion.data.source_config import SourceConfig
 from fusion.errors import DataError, raise_all
 from prototxt.files import read_text
 
 if TYPE_CHECKING:
-    from prototxt.messages import LayerParameter
+    from prototxt.schema.messages import LayerParameter
 
 
-def open_hdf5_data(recipe: Recipe, *, budget: int = BUDGET) -> ArraySource:
+def open_hdf5_data(recipe: SourceConfig, *, budget: int = BUDGET) -> ArraySource:
     """The source of an `HDF5Data` layer; each top is the data set of its name.
 
     Raises: DataError

@@ -5,21 +5,21 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from fusion.data.lists import ImageList, read_list
-from fusion.data.order import Order, random_skip, shuffled
-from fusion.data.pictures import UndecodableError, decode
-from fusion.data.recipes import Recipe
+from fusion.data.decode_image import UndecodableError, decode
+from fusion.data.decoded_cache import BUDGET, Fetch, Pixels, Store, Stores, store_of
+from fusion.data.file_stamp import stamped
+from fusion.data.image_list import ImageList, read_list
+from fusion.data.sampler import Order, random_skip, shuffled
 from fusion.data.source import PictureSource, check_against
-from fusion.data.stamps import stamped
-from fusion.data.store import BUDGET, Fetch, Pixels, Store, Stores, store_of
+from fusion.data.source_config import SourceConfig
 from fusion.data.transforms import read_transform
 from fusion.errors import DataError
 
 if TYPE_CHECKING:
-    from prototxt.messages import ImageDataParameter, LayerParameter
+    from prototxt.schema.messages import ImageDataParameter, LayerParameter
 
 
-def open_image_data(recipe: Recipe, *, budget: int = BUDGET, stores: Stores | None = None) -> PictureSource:
+def open_image_data(recipe: SourceConfig, *, budget: int = BUDGET, stores: Stores | None = None) -> PictureSource:
     """The source of an `ImageData` layer; `stores` are those of layers opened before. Raises: DataError."""
     layer, phase, root, seed = recipe.layer, recipe.phase, recipe.root, recipe.seed
     param = layer.image_data_param

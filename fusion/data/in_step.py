@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from fusion.data.decoded_cache import Progress
 from fusion.data.dummy_data import DummySource
 from fusion.data.source import PictureSource, Source
-from fusion.data.store import Progress
-from fusion.data.wrapped import Wrapped
+from fusion.data.wrapper import Wrapped
 from fusion.errors import DataError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from prototxt.messages import LayerParameter
+    from prototxt.schema.messages import LayerParameter
 
 _FLIPPING = ("Data", "ImageData", "WindowData")
 _SWITCHES = ("shuffle", "rand_skip")

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fusion.data.arrays import ArraySource
-from fusion.data.order import Order
+from fusion.data.array_source import ArraySource
+from fusion.data.sampler import Order
 from fusion.errors import DataError
 
 if TYPE_CHECKING:
-    from prototxt.messages import LayerParameter
+    from prototxt.schema.messages import LayerParameter
 
 Arrays = list[NDArray[np.float32]]
 

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fusion.data.loading import hasten
-from fusion.data.store import Check, Pixels, Progress, Store
+from fusion.data.decoded_cache import Check, Pixels, Progress, Store
+from fusion.data.parallel_decode import prefill_cache
 from fusion.errors import DataError, raise_all
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fusion.data.recipes import Recipe
+    from fusion.data.source_config import SourceConfig
 
 _SHOWN = 20
 _QUICK = 1 << 20  # bytes per batch that are transformed in less than a millisecond
@@ -107,7 +107,7 @@ class PictureSource:
     read_labels: Callable[[], NDArray[np.int64]]
     where: Callable[[int], str]
     hash: Callable[[], str]
-    recipe: Recipe
+    recipe: SourceConfig
     seed: int = 0
 
     @cached_property
@@ -139,7 +139,7 @@ class PictureSource:
         return self.sequence.records
 
     def load(self, progress: Progress | None = None) -> None:
-        hasten(self, progress)
+        prefill_cache(self, progress)
         self.store.load(progress)
 
     @property

@@ -13,7 +13,7 @@ from fusion.errors import DataError
 from prototxt.errors import WeightsError
 
 if TYPE_CHECKING:
-    from prototxt.messages import TransformationParameter
+    from prototxt.schema.messages import TransformationParameter
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,11 +148,11 @@ def read_mean(path: str | os.PathLike[str]) -> NDArray[np.float32]:
 
     Raises: DataError when the file is missing or no BlobProto.
     """
-    from prototxt import records
+    from prototxt.formats import datum
 
     hint = "mean_file is relative to the working directory and holds a BlobProto (compute_image_mean)"
     try:
-        mean = records.read_mean(path)
+        mean = datum.read_mean(path)
     except OSError as error:
         raise DataError(f"cannot read the mean file: {error.strerror}", place=os.fspath(path), hint=hint) from error
     except WeightsError as error:

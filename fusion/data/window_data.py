@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fusion.data.pictures import UndecodableError, decode
-from fusion.data.recipes import Recipe
-from fusion.data.resizing import resize
+from fusion.data.cv_resize import resize
+from fusion.data.decode_image import UndecodableError, decode
+from fusion.data.decoded_cache import BUDGET, Fetch, Pixels, Store
+from fusion.data.file_stamp import stamped
 from fusion.data.source import PictureSource
-from fusion.data.stamps import stamped
-from fusion.data.store import BUDGET, Fetch, Pixels, Store
+from fusion.data.source_config import SourceConfig
 from fusion.data.transforms import chances, flips, read_transform
 from fusion.data.window_files import Box, WindowList, read_windows
 from fusion.errors import DataError
 
 if TYPE_CHECKING:
-    from prototxt.messages import WindowDataParameter
+    from prototxt.schema.messages import WindowDataParameter
 
 _FLOAT = np.float32
 
@@ -90,7 +90,7 @@ class WindowTransform:
         return values
 
 
-def open_window_data(recipe: Recipe, *, budget: int = BUDGET) -> PictureSource:
+def open_window_data(recipe: SourceConfig, *, budget: int = BUDGET) -> PictureSource:
     """The source of a `WindowData` layer.
 
     Raises: DataError for settings that do not fit, and a window file that cannot be read or holds no window of a kind.
@@ -138,7 +138,7 @@ def _check(param: WindowDataParameter, crop: int, name: str) -> None:
         raise DataError(text, place=name, hint="lower context_pad")
 
 
-def _transform(recipe: Recipe, name: str) -> WindowTransform:
+def _transform(recipe: SourceConfig, name: str) -> WindowTransform:
     param, crop = recipe.layer.transform_param, recipe.layer.transform_param.crop_size
     plain = read_transform(param, recipe.phase, name)
     mean = np.zeros((3, 1, 1), _FLOAT)

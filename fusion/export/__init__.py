@@ -12,10 +12,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fusion.export.checking import verify_onnx
     from fusion.export.model import Exported, to_onnx
+    from fusion.export.verify import verify_onnx
 
-_HOMES = {"Exported": "model", "to_onnx": "model", "verify_onnx": "checking"}
+_HOMES = {"Exported": "model", "to_onnx": "model", "verify_onnx": "verify"}
 
 __all__ = ["Exported", "to_onnx", "verify_onnx"]
 

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from onnx import helper, numpy_helper
 
 from fusion.errors import ExportError
-from prototxt.messages import LayerParameter
+from prototxt.schema.messages import LayerParameter
 
 Dims: TypeAlias = "tuple[int | None, ...]"
 

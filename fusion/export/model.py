@@ -12,26 +12,22 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, version_converter
 
-import fusion.export.elements
-import fusion.export.onnx_layers
-import fusion.export.shaping
-import fusion.export.windows  # noqa: F401 - each registers converters
-from fusion.companions import ONNX, read_pair
 from fusion.errors import ExportError, FusionError, WeightsMismatch, raise_all
 from fusion.export.graph import CONVERTERS, Dims, Graph, Step
-from fusion.onnx_graphs import weights as onnx_weights
-from fusion.onnx_graphs.layers import layer_graph
-from prototxt.deploying import deploy
+from fusion.onnx.graphs import weights as onnx_weights
+from fusion.onnx.graphs.layer_graph import layer_graph
+from fusion.onnx.sidecar import ONNX, read_pair
+from prototxt.edit.deploy import deploy
 from prototxt.errors import ShapeError
 from prototxt.files import atomic_write
-from prototxt.loading import load_net
-from prototxt.messages import LayerParameter, NetParameter
-from prototxt.parser import parse_file
-from prototxt.phases import filter_net
-from prototxt.places import place_of
-from prototxt.scalars import closest
+from prototxt.formats.index import shape_fits
+from prototxt.schema.filter import filter_net
+from prototxt.schema.load import load_net
+from prototxt.schema.messages import LayerParameter, NetParameter
+from prototxt.schema.scalars import closest
 from prototxt.shapes.net import NetShapes, infer
-from prototxt.spans import shape_fits
+from prototxt.text.parser import parse_file
+from prototxt.text.places import place_of
 
 Path = str | os.PathLike[str]
 OPSET = 17
@@ -82,7 +78,7 @@ def to_onnx(
     inputs   shapes of inputs that the net does not tell, by blob, or by "" for the only one
     outputs  blobs to give; by default what no layer reads
     Raises: ExportError naming every layer that cannot be exported; WeightsMismatch for weights that are missing or do
-            not fit; the errors of prototxt.deploying.
+            not fit; the errors of prototxt.edit.deploy.
     """
     newest = onnx.defs.onnx_opset_version()
     if not OLDEST <= opset <= newest:

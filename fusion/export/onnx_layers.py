@@ -10,15 +10,15 @@ import numpy as np
 import onnx
 
 from fusion.export.graph import Graph, Step, converter
-from fusion.onnx_graphs import graph as graphs
-from fusion.onnx_graphs.graph import attributes
+from fusion.onnx.graphs import graph as graphs
+from fusion.onnx.graphs.graph import attributes
 
 
 @converter("Onnx")
 def onnx_layer(graph: Graph, step: Step) -> None:
     """The graph between the layer's bottoms and tops; its values bear the layer's name in front."""
-    from fusion.onnx_graphs import weights
-    from fusion.onnx_graphs.layers import layer_graph
+    from fusion.onnx.graphs import weights
+    from fusion.onnx.graphs.layer_graph import layer_graph
 
     part = layer_graph(step.layer, step.bottom_dims)
     if part.batch is not None and step.bottom_dims[0][0] is None:

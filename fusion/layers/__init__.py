@@ -2,7 +2,7 @@
 
 from fusion.layers import (
     activation,
-    combining,
+    concat_eltwise,
     convolution,
     dense,
     distances,
@@ -17,15 +17,15 @@ from fusion.layers import (
     pooling,
     python,
     recurrent,
-    reshaping,
+    reshape,
     scale,
-    selecting,
+    slice_select,
     weighted,
 )
 
 __all__ = [
     "activation",
-    "combining",
+    "concat_eltwise",
     "convolution",
     "dense",
     "distances",
@@ -40,8 +40,8 @@ __all__ = [
     "pooling",
     "python",
     "recurrent",
-    "reshaping",
+    "reshape",
     "scale",
-    "selecting",
+    "slice_select",
     "weighted",
 ]

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from fusion.registry import Context
-    from prototxt.messages import LayerParameter
+    from fusion.layers.registry import Context
+    from prototxt.schema.messages import LayerParameter
 
 
 def canonical(axis: int, axes: int) -> int:

@@ -11,11 +11,11 @@ from torch.nn import functional as F
 
 from fusion.layers.axes import behind_batch, canonical
 from fusion.layers.many_axes import convolve, deconvolve
-from fusion.registry import Context, layer
+from fusion.layers.registry import Context, layer
 from prototxt.shapes.convolution import Window, windows
 
 if TYPE_CHECKING:
-    from prototxt.messages import ConvolutionParameter, LayerParameter
+    from prototxt.schema.messages import ConvolutionParameter, LayerParameter
 
 
 class Convolution(nn.Module):

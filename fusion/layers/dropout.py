@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fusion.registry import Context, layer
+from fusion.layers.registry import Context, layer
 
 if TYPE_CHECKING:
-    from prototxt.messages import LayerParameter
+    from prototxt.schema.messages import LayerParameter
 
 
 class Dropout(nn.Module):

@@ -11,13 +11,13 @@ from google.protobuf.message import DecodeError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fusion import processes
+from fusion.distributed import process_group
 from fusion.errors import BuildError
 from fusion.layers.axes import canonical, full
-from fusion.registry import Context, layer
+from fusion.layers.registry import Context, layer
 
 if TYPE_CHECKING:
-    from prototxt.messages import LayerParameter, LossParameter
+    from prototxt.schema.messages import LayerParameter, LossParameter
 
 Normalization = Literal["FULL", "VALID", "BATCH_SIZE", "NONE"]
 LARGEST = -math.log(torch.finfo(torch.float32).tiny)
@@ -54,7 +54,7 @@ def divide(total: Tensor, mode: Normalization, batch: int, every: int, valid: Te
 
     Where several processes share a batch, the mean of what they get is the loss of the whole batch.
     """
-    world = processes.now()
+    world = process_group.now()
     if mode == "VALID" and valid is not None:
         if world is not None:
             return total / world.mean(valid.to(total.dtype)).clamp(min=1 / world.size)
@@ -153,7 +153,7 @@ def infogain_loss(layer: LayerParameter, context: Context) -> nn.Module:
 
 def _matrix(path: str) -> Tensor:
     """A blob from a binary BlobProto file, as Caffe writes it."""
-    from prototxt.messages import BlobProto
+    from prototxt.schema.messages import BlobProto
 
     try:
         blob = BlobProto.FromString(Path(path).read_bytes())

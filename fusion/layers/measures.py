@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from fusion.layers.axes import canonical
-from fusion.registry import Context, layer
+from fusion.layers.registry import Context, layer
 
 if TYPE_CHECKING:
-    from prototxt.messages import LayerParameter
+    from prototxt.schema.messages import LayerParameter
 
 
 class Accuracy(nn.Module):

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fusion.layers.axes import full
-from fusion.registry import Context, layer
+from fusion.layers.registry import Context, layer
 
 if TYPE_CHECKING:
-    from prototxt.messages import LayerParameter
+    from prototxt.schema.messages import LayerParameter
 
 
 class LRN(nn.Module):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from fusion.registry import Context, layer
-from prototxt.messages import LayerParameter
+from fusion.layers.registry import Context, layer
+from prototxt.schema.messages import LayerParameter
 from prototxt.shapes.dimensions import UNKNOWN
 
 
@@ -17,8 +17,8 @@ def _per_sample(layer: LayerParameter, context: Context) -> bool:
 @layer("Onnx", per_sample=_per_sample)
 def onnx(layer: LayerParameter, context: Context) -> nn.Module:
     """The graph of the file, or the part of it between `input` and `output`; starts with the file's weights."""
-    from fusion.onnx_graphs.layers import layer_graph
-    from fusion.onnx_nets import onnx_net
+    from fusion.onnx.graphs.layer_graph import layer_graph
+    from fusion.onnx.to_torch import onnx_net
 
     bottoms = [() if shape is UNKNOWN else tuple(shape) for shape in context.bottoms]
     return onnx_net(layer_graph(layer, [shape for shape in bottoms if shape]), frozen=layer.onnx_param.frozen)

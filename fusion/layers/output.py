@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from fusion.errors import BuildError
+from fusion.layers.registry import Context, layer
 from fusion.layers.uncompiled import keep_from_compiler
-from fusion.registry import Context, layer
-from prototxt.messages import LayerParameter
-from prototxt.places import place_of
+from prototxt.schema.messages import LayerParameter
+from prototxt.text.places import place_of
 
 _AXES = 4  # Caffe writes blobs with at least so many
 

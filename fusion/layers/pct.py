@@ -21,10 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from fusion.errors import BuildError, TrainingError
+from fusion.layers.registry import Context, layer
 from fusion.pct import contrastive, losses
-from fusion.registry import Context, layer
-from prototxt.messages import LayerParameter, NetParameter, PCTParameter
-from prototxt.places import place_of
+from prototxt.schema.messages import LayerParameter, NetParameter, PCTParameter
+from prototxt.text.places import place_of
 
 FILTERS = {number: name.lower() for name, number in PCTParameter.Filter.items()}
 WEIGHING = ("classes", "filter", "alpha", "beta", "reference_weight")

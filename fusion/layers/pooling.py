@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fusion.registry import Context, layer
+from fusion.layers.registry import Context, layer
 from prototxt.shapes.pooling import pooled_size, rounds_down
 
 if TYPE_CHECKING:
-    from prototxt.messages import LayerParameter, PoolingParameter
+    from prototxt.schema.messages import LayerParameter, PoolingParameter
 
 Pair = tuple[int, int]
 FLT_MAX = torch.finfo(torch.float32).max

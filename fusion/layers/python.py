@@ -20,14 +20,14 @@ from torch import Tensor, nn
 
 from fusion.errors import BuildError, FusionError, raise_all
 from fusion.layers.pycaffe import TEST, TRAIN, Blob, Layer, UserLayer, stand_in
+from fusion.layers.registry import Context, Phase, layer
 from fusion.layers.uncompiled import keep_from_compiler
-from fusion.registry import Context, Phase, layer
 from prototxt.errors import ShapeError
 from prototxt.shapes.dimensions import is_known
 from prototxt.shapes.special import python_shapes
 
 if TYPE_CHECKING:
-    from prototxt.messages import LayerParameter, NetParameter
+    from prototxt.schema.messages import LayerParameter, NetParameter
     from prototxt.shapes.dimensions import Shape
 
 VARIABLE = "FUSION_ALLOW_PYTHON"

@@ -20,12 +20,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fusion import processes
+from fusion.distributed import process_group
 from fusion.layers.distances import EuclideanLoss, HingeLoss
 from fusion.layers.losses import InfogainLoss, Normalization, SigmoidCrossEntropyLoss, SoftmaxWithLoss
 from fusion.layers.pct import EnsembleLoss, ReferenceLoss, indices
 from fusion.pct import distances, losses
-from fusion.pct.comparing import Compared, compare, weights
+from fusion.pct.aligned_logits import AlignedLogits, compare, weights
 
 Columns = tuple[int, ...] | None  # the scores that a reference knows; None: all
 Part = Callable[..., Tensor]  # (scores [..., C], *rows) -> [..., C]
@@ -191,7 +191,7 @@ def _reference(terms: Terms, loss: Any, weight: float, classes: int, old: Tensor
     terms.rest.append((partial(reference_gradient, loss=loss, columns=columns, hyper={}), rows))
 
 
-def _compared(loss: Any, classes: int, old: Tensor, label: Tensor) -> tuple[Tensor, Columns, Compared]:
+def _compared(loss: Any, classes: int, old: Tensor, label: Tensor) -> tuple[Tensor, Columns, AlignedLogits]:
     """Return the labels int64 [N], the columns that the reference knows, and what it says of each record."""
     target = _checked(indices(label), classes)
     given = loss.keywords.get("classes")
@@ -269,7 +269,7 @@ _BUILDERS: Mapping[type[nn.Module], Callable[..., None]] = {
 
 def _times(mode: Normalization, batch: int) -> int:
     """Return what the divisor, which is N but for NONE, leaves of a factor of N."""
-    if mode == "NONE" and processes.now() is not None:
+    if mode == "NONE" and process_group.now() is not None:
         raise NoClosedFormError("normalization NONE in several processes has no closed form")
     return batch if mode == "NONE" else 1
 

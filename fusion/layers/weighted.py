@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fusion.registry import Context, layer
+from fusion.layers.registry import Context, layer
 
 if TYPE_CHECKING:
-    from prototxt.messages import LayerParameter
+    from prototxt.schema.messages import LayerParameter
 
 EPSILON = 1e-4
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from fusion.pct.posthoc import bayesian, blend_weights, confusion, fit_margin, gated, within_budget
     from fusion.pct.predictions import Predictions, ensemble
     from fusion.pct.provenance import check_fresh, file_hash
-    from fusion.pct.streaming import Accuracy, FlipRates
+    from fusion.pct.streaming_metrics import Accuracy, FlipRates
     from fusion.pct.unions import union
 
 _HOMES = {
@@ -94,8 +94,8 @@ _HOMES = {
     "check_fresh": "provenance",
     "file_hash": "provenance",
     "union": "unions",
-    "Accuracy": "streaming",
-    "FlipRates": "streaming",
+    "Accuracy": "streaming_metrics",
+    "FlipRates": "streaming_metrics",
 }
 __all__ = [  # noqa: RUF022 - losses first, then predictions, then measures
     "bct",

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fusion import processes
+from fusion.distributed import process_group
 from fusion.errors import TrainingError
-from fusion.pct.comparing import Classes, Reduction, compare, described, full_precision, reduce, widen
+from fusion.pct.aligned_logits import Classes, Reduction, compare, described, full_precision, reduce, widen
 
 
 def cna(
@@ -82,7 +82,7 @@ def _global(student: Tensor, teacher: Tensor, covered: Tensor) -> tuple[Tensor, 
     """
     distributed = torch.distributed
     joined = distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
-    if not joined or processes.alone():
+    if not joined or process_group.alone():
         return student, teacher, covered, 0
     from torch.distributed.nn import functional as collective
 

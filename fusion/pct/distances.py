@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fusion.pct.comparing import Compared
+from fusion.pct.aligned_logits import AlignedLogits
 
 SMALL = 0.25
 
 
-def kl(pair: Compared, temperature: float) -> Tensor:
+def kl(pair: AlignedLogits, temperature: float) -> Tensor:
     """T^2 * KL(softmax(old / T) || softmax(new / T)) in nats, float [N].
 
     With p the reference's probabilities and d = (new - old) / T less its mean under p, the divergence is
@@ -76,13 +76,13 @@ def kl_gradient(new: Tensor, old: Tensor, temperature: float | Tensor) -> Tensor
     return temperature * (torch.softmax(new / temperature, -1) - torch.softmax(old / temperature, -1))
 
 
-def squared(pair: Compared) -> Tensor:
+def squared(pair: AlignedLogits) -> Tensor:
     """Half the mean squared difference of logits, float [N]: the limit of `kl` for T to infinity and centred logits."""
     return (pair.new - pair.old).square().mean(1) / 2
 
 
 def logit_difference(
-    pair: Compared,
+    pair: AlignedLogits,
     *,
     margin: float,
     p: float,

@@ -19,9 +19,9 @@ from torch.nn import functional
 
 from fusion.errors import TrainingError
 from fusion.pct import distances
-from fusion.pct.comparing import (
+from fusion.pct.aligned_logits import (
+    AlignedLogits,
     Classes,
-    Compared,
     Filter,
     Reduction,
     check_target,
@@ -280,7 +280,7 @@ class _Weighing(NamedTuple):
 
 
 def _weighed(
-    distance: Callable[[Compared], Tensor], new: Tensor, old: Tensor, target: Tensor | None, how: _Weighing
+    distance: Callable[[AlignedLogits], Tensor], new: Tensor, old: Tensor, target: Tensor | None, how: _Weighing
 ) -> Tensor:
     """The distances [N] where the reference has a say, each times its weight, reduced."""
     if target is None and how.filter != "all_pass":

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fusion.errors import FusionError, ReportError, raise_all
-from fusion.pct import mixing
+from fusion.pct import mixtures
 from fusion.pct.metrics import accuracy, negative_flip_rate
 from fusion.pct.predictions import Predictions, match
 
@@ -31,9 +31,9 @@ def gated(*, old: Predictions, new: Predictions, margin: float) -> Predictions:
     choice of net would give the label away).
     """
     before = _everywhere(old, new)
-    logits = mixing.log_softmax(new.logits).astype(np.float32)
-    column = mixing.columns(before.classes, new.classes)
-    theirs = np.where(column >= 0, mixing.log_softmax(before.logits)[:, column], -np.inf).astype(np.float32)
+    logits = mixtures.log_softmax(new.logits).astype(np.float32)
+    column = mixtures.columns(before.classes, new.classes)
+    theirs = np.where(column >= 0, mixtures.log_softmax(before.logits)[:, column], -np.inf).astype(np.float32)
     trusted = before.confidence - new.confidence > margin
     logits[trusted] = theirs[trusted]
     return Predictions(new.keys, new.labels, logits, new.classes, new.variants,
@@ -64,7 +64,7 @@ def confusion(predictions: Predictions, *, smoothing: float = 1.0) -> npt.NDArra
     Samples of classes that the net does not know are left out.
     """
     size = len(predictions.classes)
-    row = mixing.columns(predictions.classes, predictions.labels)
+    row = mixtures.columns(predictions.classes, predictions.labels)
     known = row >= 0
     counts = np.full((size, size), float(smoothing))
     np.add.at(counts, (row[known], predictions.logits.argmax(axis=1)[known]), 1.0)
@@ -96,7 +96,7 @@ def bayesian(
                 f"{member.name}: classes {member.classes.tolist()} with a confusion of shape {seen.shape}"
             )
         other = member.take(match(first, member))
-        labels = mixing.columns(member.classes, first.classes)
+        labels = mixtures.columns(member.classes, first.classes)
         posterior += np.log(seen)[labels][:, other.logits.argmax(axis=1)].T
     name = " · ".join(member.name for member in members)
     return Predictions(first.keys, first.labels, posterior, first.classes, first.variants, meta={"name": name})

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fusion.errors import ReportError, raise_all, translated
-from fusion.pct import mixing, prediction_checks, prediction_files
+from fusion.pct import mixtures, prediction_checks, prediction_files
 
 Floats = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.int64]
@@ -92,7 +92,7 @@ class Predictions:
     @cached_property
     def probabilities(self) -> npt.NDArray[np.float32]:
         """Softmax over the net's own classes, float32 [N, C]."""
-        return np.exp(mixing.log_softmax(self.logits)).astype(np.float32)
+        return np.exp(mixtures.log_softmax(self.logits)).astype(np.float32)
 
     @cached_property
     def confidence(self) -> npt.NDArray[np.float32]:
@@ -102,13 +102,13 @@ class Predictions:
     @cached_property
     def covered(self) -> Bools:
         """Whether the net knows the sample's class at all, bool [N]."""
-        column = mixing.columns(self.classes, self.labels)
+        column = mixtures.columns(self.classes, self.labels)
         return np.asarray((column >= 0) & np.isfinite(self.logits[np.arange(len(self)), column]))
 
     @cached_property
     def probability_of_label(self) -> npt.NDArray[np.float32]:
         """The probability that the net gives to the true class, float32 [N]; 0 where it does not know the class."""
-        column = mixing.columns(self.classes, self.labels)
+        column = mixtures.columns(self.classes, self.labels)
         return np.where(column >= 0, self.probabilities[np.arange(len(self)), column], np.float32(0))
 
     def take(self, rows: npt.ArrayLike) -> Predictions:
@@ -136,7 +136,7 @@ class Predictions:
         Raises: ReportError when the number of classes differs, or a label is outside the net's own space.
         """
         table = np.asarray(classes, dtype=np.int64)
-        own = mixing.columns(self.classes, self.labels)
+        own = mixtures.columns(self.classes, self.labels)
         if len(table) != len(self.classes) or (own < 0).any():
             raise ReportError(
                 f"{self.name} has the classes {self.classes.tolist()}; they cannot become {table.tolist()}",
@@ -219,7 +219,7 @@ def ensemble(members: Sequence[Predictions], *, classes: Sequence[int] | None = 
     union_of = np.unique(np.concatenate([part.classes for part in aligned]))
     own = first.classes if len(union_of) == len(first.classes) else union_of
     space = own if classes is None else np.asarray(classes, dtype=np.int64)
-    logits = mixing.mix([mixing.Member(p.logits, p.classes, p.weight) for p in aligned], space)
+    logits = mixtures.mix([mixtures.Member(p.logits, p.classes, p.weight) for p in aligned], space)
     name = " + ".join(part.name for part in flat)
     return Predictions(
         first.keys,

@@ -9,23 +9,23 @@ random, each record is answered once and its logits are kept.
 
 from __future__ import annotations
 
-from fusion.references.attaching import Task, attach, find_task
-from fusion.references.holding import Held, ask
+from fusion.references.add_losses import Task, add_losses, find_task
+from fusion.references.logit_cache import ReferencedSource, hold, predictions, variants
+from fusion.references.loss_warmup import LossWarmup, warmup_layers
 from fusion.references.models import Model, judged, open_models
-from fusion.references.ramps import Ramp, ramp_layers
-from fusion.references.specs import Objective, Reference, parse_pct, parse_reference
-from fusion.references.tables import ReferencedSource, hold, predictions, variants
+from fusion.references.parse import Objective, Reference, parse_pct, parse_reference
+from fusion.references.references import References, ask
 
 __all__ = [
-    "Held",
+    "LossWarmup",
     "Model",
     "Objective",
-    "Ramp",
     "Reference",
     "ReferencedSource",
+    "References",
     "Task",
+    "add_losses",
     "ask",
-    "attach",
     "find_task",
     "hold",
     "judged",
@@ -33,6 +33,6 @@ __all__ = [
     "parse_pct",
     "parse_reference",
     "predictions",
-    "ramp_layers",
     "variants",
+    "warmup_layers",
 ]

@@ -8,7 +8,7 @@ from fusion.errors import FusionError
 from prototxt.shapes.loss_kinds import LOSS_KINDS, other_judge
 
 if TYPE_CHECKING:
-    from prototxt.messages import NetParameter
+    from prototxt.schema.messages import NetParameter
 
 _HOLDS = {
     "target": "values to be near to targets",

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from fusion.errors import TrainingError
 from fusion.references.models import Model, judged
-from prototxt.loading import load_net
-from prototxt.messages import LayerParameter
-from prototxt.phases import filter_net
-from prototxt.weights import read_weights
+from prototxt.formats.weights import read_weights
+from prototxt.schema.filter import filter_net
+from prototxt.schema.load import load_net
+from prototxt.schema.messages import LayerParameter
 
 
 @dataclass(frozen=True, eq=False)

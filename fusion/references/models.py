@@ -13,21 +13,21 @@ from torch import Tensor, nn
 
 from fusion.data.in_step import followed, following
 from fusion.errors import TrainingError
-from fusion.graph import needed_inputs
-from fusion.nets import build, outputs_of
+from fusion.nets.build import build, outputs_of
+from fusion.nets.graph import needed_inputs
+from fusion.nets.weights import load_weights
 from fusion.pct.losses import mean_logits
 from fusion.pct.predictions import Predictions
 from fusion.pct.provenance import file_hash
 from fusion.references.class_scores import check_class_scores
-from fusion.references.preparation import Given, converter
-from fusion.references.specs import Reference, named
-from fusion.weights import load_weights
-from prototxt.loading import load_net
-from prototxt.phases import filter_net
+from fusion.references.parse import Reference, named
+from fusion.references.pixels import Given, converter
+from prototxt.schema.filter import filter_net
+from prototxt.schema.load import load_net
 
 if TYPE_CHECKING:
     from fusion.data import Source
-    from prototxt.messages import LayerParameter, NetParameter
+    from prototxt.schema.messages import LayerParameter, NetParameter
 
 Blobs = dict[str, Tensor]
 Shapes = dict[str, tuple[int, ...]]
@@ -264,8 +264,8 @@ def _caffe(spec: Reference, path: str, shapes: _Seen, device: torch.device) -> M
 
 def _onnx(spec: Reference, path: str, shapes: _Seen) -> nn.Module:
     """The file's net up to the value that is named, or to the class scores before any softmax. Raises: OnnxError."""
-    from fusion.onnx_graphs import cut, entries, load, scores
-    from fusion.onnx_nets import onnx_net
+    from fusion.onnx.graphs import cut, entries, load, scores
+    from fusion.onnx.to_torch import onnx_net
 
     graph = load(path)
     if len(graph.inputs) == 1 and entries(graph).keys() == set(entries(graph).values()):

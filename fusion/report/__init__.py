@@ -10,9 +10,9 @@ from __future__ import annotations
 from fusion.report.curves import Curve, read_log
 from fusion.report.figures import figures, to_json
 from fusion.report.gate import Budget, Check, check, rate, read_budget
-from fusion.report.gathering import Report, gather
 from fusion.report.images import Album
 from fusion.report.page import page
+from fusion.report.report_data import Report, gather
 from fusion.report.text import to_text
 
 __all__ = [

@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from fusion.pct.calibration import Bin
 from fusion.pct.intervals import Interval
-from fusion.report.markup import Child, Markup, join, tag
-from fusion.report.plotting import (
+from fusion.report.format_numbers import number, percent
+from fusion.report.html import Child, Markup, join, tag
+from fusion.report.svg_plot import (
     BOTTOM,
     HEIGHT,
     LEFT,
@@ -26,7 +27,6 @@ from fusion.report.plotting import (
     label,
     upward,
 )
-from fusion.report.wording import number, percent
 
 ENOUGH = 10
 NAMED = 12

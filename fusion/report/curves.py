@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from fusion.errors import ReportError, translated
-from fusion.report.markup import Child, Markup, tag
-from fusion.report.plotting import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, frame, label, ticks, upward
-from fusion.report.wording import number
+from fusion.report.format_numbers import number
+from fusion.report.html import Child, Markup, tag
+from fusion.report.svg_plot import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, frame, label, ticks, upward
 
 _LOSS = re.compile(r"\bIteration (\d{1,15})\b.*\bloss = ([-+.\deE]+)\s*$")
 _RATE = re.compile(r"\bIteration (\d{1,15}), lr = ([-+.\deE]+)")
@@ -197,7 +197,7 @@ def write_plot(path: str | os.PathLike[str], curve: Curve) -> None:
 
     Raises: ReportError for a form that Pillow does not write; OSError.
     """
-    from fusion.report.raster import paint
+    from fusion.report.svg_to_png import paint
     from prototxt.files import atomic_write
 
     one = [(curve, "c-new")]

@@ -10,9 +10,9 @@ from typing import Any
 from fusion import pct
 from fusion.pct.intervals import MCNEMAR, Interval, share_interval
 from fusion.pct.metrics import Outcomes
+from fusion.report.format_numbers import headline
 from fusion.report.gate import Check
-from fusion.report.gathering import Candidate, Comparison, Report
-from fusion.report.wording import headline
+from fusion.report.report_data import Candidate, Comparison, Report
 
 
 def figures(report: Report, checks: Sequence[Check] = ()) -> dict[str, Any]:

@@ -8,10 +8,10 @@ import numpy as np
 
 from fusion import pct
 from fusion.pct.predictions import sample_ids
-from fusion.report.gathering import Report
+from fusion.report.format_numbers import number, percent, plural
+from fusion.report.html import Markup, join, tag
 from fusion.report.images import Album
-from fusion.report.markup import Markup, join, tag
-from fusion.report.wording import number, percent, plural
+from fusion.report.report_data import Report
 
 SHOWN = {False: 48, True: 24}
 AT_ONCE = 24

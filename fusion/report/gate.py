@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from fusion import pct
+from fusion.data.json_toml import parse_json
 from fusion.errors import FusionError, ReportError, raise_all
-from fusion.report.gathering import Candidate, Report
-from fusion.report.wording import percent, plural
-from fusion.structured_text import parse_json
+from fusion.report.format_numbers import percent, plural
+from fusion.report.report_data import Candidate, Report
 
 
 @dataclass(frozen=True)

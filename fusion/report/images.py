@@ -60,7 +60,7 @@ class Album:
 
 def embed(path: Path) -> Picture | None:
     """A picture as a data URI: small files as they are, others as a JPEG thumbnail; None for what is no picture."""
-    from prototxt.pictures import open_picture
+    from prototxt.formats.image_files import open_picture
 
     try:
         data = path.read_bytes()

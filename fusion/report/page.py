@@ -8,15 +8,15 @@ from importlib.resources import files
 
 from fusion.pct.intervals import MCNEMAR
 from fusion.pct.predictions import Predictions
-from fusion.report import breakdowns, sections
+from fusion.report import per_class, sections
+from fusion.report.components import figures, scrolling
 from fusion.report.curves import Curve
+from fusion.report.format_numbers import number
 from fusion.report.gallery import gallery, missing
 from fusion.report.gate import Check
-from fusion.report.gathering import Report
+from fusion.report.html import Child, Markup, join, tag
 from fusion.report.images import Album
-from fusion.report.markup import Child, Markup, join, tag
-from fusion.report.pieces import figures, scrolling
-from fusion.report.wording import number
+from fusion.report.report_data import Report
 
 MEANINGS = (
     (
@@ -83,13 +83,13 @@ def _parts(
 ) -> list[tuple[str, str, Markup]]:
     featured = report.featured.name
     parts = [("figures", "Figures", join(sections.balance(report), sections.comparison_table(report)))]
-    by_class = tag("div", tag("div", tag("h3", "What became of what"), breakdowns.flip_matrix(report)),
-                   tag("div", tag("h3", "Share by class"), breakdowns.classes(report)), class_="pair")  # fmt: skip
+    by_class = tag("div", tag("div", tag("h3", "What became of what"), per_class.flip_matrix(report)),
+                   tag("div", tag("h3", "Share by class"), per_class.classes(report)), class_="pair")  # fmt: skip
     intro = tag(
         "p", f"Answers that {featured} unlearnt, by true class (rows) and new answer (columns).", class_="quiet"
     )
     parts.append(("classes", "Where it forgets", join(intro, by_class)))
-    by_slice = breakdowns.slices(report)
+    by_slice = per_class.slices(report)
     if by_slice is not None:
         parts.append(("slices", "By slice", by_slice))
     album = album or Album(files("fusion.report"), budget=0)  # type: ignore[arg-type]

@@ -7,12 +7,9 @@ from collections.abc import Sequence
 from fusion import pct
 from fusion.pct.metrics import Outcomes
 from fusion.report import charts
+from fusion.report.components import colour, figures, legend, measured, scrolling, table
 from fusion.report.curves import Curve, accuracies, losses, rates
-from fusion.report.gate import Check
-from fusion.report.gathering import Candidate, Comparison, Report
-from fusion.report.markup import Markup, join, tag
-from fusion.report.pieces import colour, figures, legend, measured, scrolling, table
-from fusion.report.wording import (
+from fusion.report.format_numbers import (
     explanation,
     headline,
     number,
@@ -22,6 +19,9 @@ from fusion.report.wording import (
     points,
     span,
 )
+from fusion.report.gate import Check
+from fusion.report.html import Markup, join, tag
+from fusion.report.report_data import Candidate, Comparison, Report
 
 
 def verdict(report: Report, checks: Sequence[Check]) -> Markup:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from fusion.pct.intervals import MCNEMAR, share_interval
 from fusion.pct.metrics import Outcomes
+from fusion.report.format_numbers import explanation, headline, number, p_value, percent, span
 from fusion.report.gate import Check
-from fusion.report.gathering import Comparison, Report
-from fusion.report.wording import explanation, headline, number, p_value, percent, span
+from fusion.report.report_data import Comparison, Report
 
 HEAD = ("", "samples", "accuracy", "NFR", "95 % interval", "PFR", "churn", "relative NFR", "BTC", "p")
 

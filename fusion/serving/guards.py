@@ -7,7 +7,7 @@ import socket
 from email.message import Message
 from urllib.parse import urlsplit
 
-from fusion.serving.pictures import MOST_BYTES, Refusal
+from fusion.serving.images import MOST_BYTES, Refusal
 
 
 def is_loopback(host: str) -> bool:

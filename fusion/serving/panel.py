@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fusion.errors import FusionError
-from fusion.prediction import Predictor, Scored, scored, scores, shares
+from fusion.serving.predictor import Predictor, Scored, scored, scores, shares
 
 
 @dataclass(frozen=True, eq=False)

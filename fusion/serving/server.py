@@ -19,7 +19,7 @@ from typing import Any, cast
 
 from fusion.errors import FusionError
 from fusion.serving.guards import body_length, check_host, check_origin
-from fusion.serving.pictures import MOST_BYTES, Refusal, check_picture
+from fusion.serving.images import MOST_BYTES, Refusal, check_picture
 
 Answer = Callable[[bytes], dict[str, Any]]
 POLICY = (

@@ -8,8 +8,8 @@ solver.net                     # the net in training
 
 from __future__ import annotations
 
-from fusion.solver.loop import Solver
-from fusion.solver.options.extras import Extras
-from fusion.solver.updates import SGD, AdaDelta, AdaGrad, Adam, CaffeOptimizer, Nesterov, RMSProp
+from fusion.solver.optimizers import SGD, AdaDelta, AdaGrad, Adam, CaffeOptimizer, Nesterov, RMSProp
+from fusion.solver.solver import Solver
+from fusion.solver.train_options import TrainOptions
 
-__all__ = ["SGD", "AdaDelta", "AdaGrad", "Adam", "CaffeOptimizer", "Extras", "Nesterov", "RMSProp", "Solver"]
+__all__ = ["SGD", "AdaDelta", "AdaGrad", "Adam", "CaffeOptimizer", "Nesterov", "RMSProp", "Solver", "TrainOptions"]

@@ -11,18 +11,18 @@ from numpy.typing import NDArray
 
 from fusion.data.in_step import only
 from fusion.errors import DataError
-from fusion.nets import outputs_of
+from fusion.nets.build import outputs_of
 from fusion.references.class_scores import check_class_scores
 from prototxt.shapes.loss_kinds import class_label
 
 if TYPE_CHECKING:
     from fusion.data import Source
-    from fusion.solver.jobs import Job
+    from fusion.solver.net_with_data import NetWithData
 
 _CHUNK = 500
 
 
-def labelled(job: Job, blobs: Sequence[str], place: str | None = None) -> tuple[Source, NDArray[np.int64]]:
+def labelled(job: NetWithData, blobs: Sequence[str], place: str | None = None) -> tuple[Source, NDArray[np.int64]]:
     """The net's only source, and the class of each of its records: those that judge the blobs, else the data's own.
 
     Raises: FusionError for blobs that are no class scores, or that are judged by several labels; DataError for data
@@ -43,7 +43,7 @@ def labelled(job: Job, blobs: Sequence[str], place: str | None = None) -> tuple[
     return source, _read(job, source, str(label))
 
 
-def _read(job: Job, source: Source, label: str) -> NDArray[np.int64]:
+def _read(job: NetWithData, source: Source, label: str) -> NDArray[np.int64]:
     """The values of a blob with labels that is not the data layer's second. Raises: DataError for other numbers."""
     net = None if label in source.tops else outputs_of(job.net, [label])
     device = next((parameter.device for parameter in job.net.parameters()), torch.device("cpu"))

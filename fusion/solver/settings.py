@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fusion.errors import TrainingError, raise_all
-from fusion.solver.policies import BEYOND, POLICIES, Schedule
-from fusion.solver.updates import RULES
-from prototxt import forks
+from fusion.solver.lr_policy import BEYOND, POLICIES, Schedule
+from fusion.solver.optimizers import RULES
+from prototxt.schema import forks
 
 if TYPE_CHECKING:
-    from prototxt.messages import SolverParameter
+    from prototxt.schema.messages import SolverParameter
 
 REGULARIZATIONS = ("L1", "L2")
 _FALLING = ("step", "exp", "inv", "multistep", "sigmoid")

@@ -1,11 +1,11 @@
 """Operations on one trained net or several of one architecture: pure functions of text and weights. Torch-free."""
 
-from fusion.surgery.averaging import average, greedy_soup, interpolate
-from fusion.surgery.baking import bake
+from fusion.surgery.average_weights import average, greedy_soup, interpolate
+from fusion.surgery.bake_weighted_sums import bake
 from fusion.surgery.dense import to_convolution, to_dense
 from fusion.surgery.heads import parse_filler, replace_head
 from fusion.surgery.horizontal import fuse_horizontally
-from fusion.surgery.stripping import restore, strip
+from fusion.surgery.remove_layers import restore, strip
 
 __all__ = [
     "average",

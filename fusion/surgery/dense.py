@@ -11,17 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusion.errors import FusionError
-from fusion.outcome import Outcome, Weights
-from prototxt.duplicates import check_layer_names
-from prototxt.editing import Edits
+from fusion.surgery.result import SurgeryResult, Weights
 from prototxt.errors import ShapeError
-from prototxt.loading import load_net
-from prototxt.messages import LayerParameter
-from prototxt.phases import filter_net
+from prototxt.schema.duplicate_names import check_layer_names
+from prototxt.schema.filter import filter_net
+from prototxt.schema.load import load_net
+from prototxt.schema.messages import LayerParameter
 from prototxt.shapes.convolution import windows
 from prototxt.shapes.dimensions import Shape
 from prototxt.shapes.net import infer
-from prototxt.tree import Document, Field, Message, Scalar
+from prototxt.text.edits import Edits
+from prototxt.text.tree import Document, Field, Message, Scalar
 
 Array = NDArray[Any]
 # Layers whose tops have as many axes as their bottoms.
@@ -47,7 +47,7 @@ def to_convolution(
     weights: Weights,
     match: str = ".*",
     inputs: Mapping[str, Sequence[int]] | None = None,
-) -> Outcome:
+) -> SurgeryResult:
     """InnerProduct layers as convolutions whose kernel is as large as the blob they read.
 
     match   a regular expression for the names of the layers to convert
@@ -78,7 +78,7 @@ def to_convolution(
         _retype(edits, part, "Convolution", "inner_product_param", "convolution_param", kernel)
         changed[name] = f"InnerProduct to Convolution, kernel {height}x{width}"
         converted.update(part.layer.top)
-    return Outcome(_whole(edits, inputs), made, tuple(n for n in made if n not in changed), changed, (), left)
+    return SurgeryResult(_whole(edits, inputs), made, tuple(n for n in made if n not in changed), changed, (), left)
 
 
 def to_dense(
@@ -86,7 +86,7 @@ def to_dense(
     weights: Weights,
     match: str = ".*",
     inputs: Mapping[str, Sequence[int]] | None = None,
-) -> Outcome:
+) -> SurgeryResult:
     """Convolutions whose kernel covers all of the blob they read, as InnerProduct layers; the top loses two axes of 1.
 
     Raises: as to_convolution.
@@ -106,7 +106,7 @@ def to_dense(
         made[name] = [matrix.reshape(matrix.shape[0], -1), *weights[name][1:]]
         _retype(edits, part, "InnerProduct", "convolution_param", "inner_product_param", "")
         changed[name] = f"Convolution to InnerProduct, {matrix.shape[0]} outputs"
-    return Outcome(_whole(edits, inputs), made, tuple(n for n in made if n not in changed), changed, (), left)
+    return SurgeryResult(_whole(edits, inputs), made, tuple(n for n in made if n not in changed), changed, (), left)
 
 
 def _whole(edits: Edits, inputs: Mapping[str, Sequence[int]] | None) -> Document:

@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 
 from fusion.errors import FusionError, WeightsMismatch, raise_all
 from fusion.fillers import fill
-from fusion.merge_wanted import WantedLayer, wanted_layers
-from fusion.outcome import Outcome, Weights
-from fusion.starts import started
-from prototxt.editing import Edits
-from prototxt.loading import load_net
-from prototxt.messages import FillerParameter
-from prototxt.outline import layers
-from prototxt.spans import shape_fits
-from prototxt.tree import Document, Message
+from fusion.merge.initial_fillers import initial_value
+from fusion.merge.targets import TargetLayer, wanted_layers
+from fusion.surgery.result import SurgeryResult, Weights
+from prototxt.edit.layer_view import layers
+from prototxt.formats.index import shape_fits
+from prototxt.schema.load import load_net
+from prototxt.schema.messages import FillerParameter
+from prototxt.text.edits import Edits
+from prototxt.text.tree import Document, Message
 
 _PARAMS = {"InnerProduct": "inner_product_param", "Convolution": "convolution_param"}
 
@@ -31,7 +31,7 @@ def replace_head(
     num_output: int | None = None,
     reinit: str | None = None,
     seed: int = 0,
-) -> Outcome:
+) -> SurgeryResult:
     """Drop the weights of all layers whose name matches, give those with outputs `num_output`, and fill them.
 
     drop    a regular expression for whole names; it must match a layer
@@ -49,7 +49,7 @@ def replace_head(
         if name in names:
             shapes = _filled(item)
             if shapes:
-                made[name] = [started(item.layer, index, shape, seed) for index, shape in enumerate(shapes)]
+                made[name] = [initial_value(item.layer, index, shape, seed) for index, shape in enumerate(shapes)]
                 changed[name] = f"filled anew, {' and '.join('x'.join(map(str, shape)) for shape in shapes)}"
             elif item.shapes != ():
                 changed[name] = "dropped; its size follows from data that is not here, and training will fill it"
@@ -59,7 +59,7 @@ def replace_head(
     raise_all(errors)
     kept = tuple(name for name in made if name not in changed)
     dropped = tuple(name for name in weights if name in names or name not in made)
-    return Outcome(edited, made, kept, changed, dropped)
+    return SurgeryResult(edited, made, kept, changed, dropped)
 
 
 def edit_head(
@@ -126,13 +126,13 @@ def _refill(edits: Edits, block: Message, filler: FillerParameter) -> None:
     edits.set(block, "weight_filler", f"{{ {' '.join(parts)} }}")
 
 
-def _filled(item: WantedLayer) -> list[tuple[int, ...]]:
+def _filled(item: TargetLayer) -> list[tuple[int, ...]]:
     if not item.shapes or any(dim is None for shape in item.shapes for dim in shape):
         return []
     return [tuple(int(dim) for dim in shape if dim is not None) for shape in item.shapes]
 
 
-def _misfit(item: WantedLayer, blobs: Sequence[NDArray[Any]]) -> list[FusionError]:
+def _misfit(item: TargetLayer, blobs: Sequence[NDArray[Any]]) -> list[FusionError]:
     if item.shapes is None:
         return []
     have = [tuple(blob.shape) for blob in blobs]

@@ -18,17 +18,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusion.errors import FusionError
-from fusion.outcome import Outcome, Weights
-from fusion.surgery.siblings import Unit, units
-from fusion.surgery.stacking import Stacked, dense_as_convolution, stack
-from prototxt.duplicates import check_layer_names
-from prototxt.encoding import to_text
-from prototxt.loading import load_net
-from prototxt.messages import LayerParameter, NetParameter
-from prototxt.parser import parse
-from prototxt.phases import filter_net
+from fusion.surgery.matching_layers import Unit, units
+from fusion.surgery.result import SurgeryResult, Weights
+from fusion.surgery.stack_params import Stacked, dense_as_convolution, stack
+from prototxt.schema.duplicate_names import check_layer_names
+from prototxt.schema.encode import to_text
+from prototxt.schema.filter import filter_net
+from prototxt.schema.load import load_net
+from prototxt.schema.messages import LayerParameter, NetParameter
 from prototxt.shapes import infer
-from prototxt.tree import Document
+from prototxt.text.parser import parse
+from prototxt.text.tree import Document
 
 Array = NDArray[Any]
 Key = tuple[str, ...]
@@ -65,7 +65,7 @@ def fuse_horizontally(
     inputs: Mapping[str, Sequence[int]] | None = None,
     *,
     dense: bool = False,
-) -> Outcome:
+) -> SurgeryResult:
     """Fuse the branches with these prefixes; layers that must stay apart are told with the reason.
 
     document  a deploy net in today's syntax
@@ -98,7 +98,7 @@ def fuse_horizontally(
     kept = tuple(name for name in draft.made if name in weights)
     dropped = tuple(name for name in weights if name not in draft.made)
     text = f"# Branches {', '.join(prefixes)} side by side, as groups.\n{to_text(made)}"
-    return Outcome(parse(text, document.name), draft.made, kept, draft.changed, dropped, draft.left)
+    return SurgeryResult(parse(text, document.name), draft.made, kept, draft.changed, dropped, draft.left)
 
 
 def _outputs(layers: Sequence[LayerParameter]) -> list[str]:

@@ -7,8 +7,8 @@ result.best.name
 
 from __future__ import annotations
 
-from fusion.sweep.grid import Cell, cells, read_axes
+from fusion.sweep.grid import Trial, cells, read_axes
 from fusion.sweep.results import Entry, Result
-from fusion.sweep.running import sweep
+from fusion.sweep.sweep import sweep
 
-__all__ = ["Cell", "Entry", "Result", "cells", "read_axes", "sweep"]
+__all__ = ["Entry", "Result", "Trial", "cells", "read_axes", "sweep"]

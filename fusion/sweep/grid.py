@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from fusion.composition import Pct
 from fusion.composition.references import check_pct, options_of
+from fusion.data.json_toml import parse_json, parse_toml
 from fusion.errors import TrainingError, raise_all
-from fusion.structured_text import parse_json, parse_toml
 
 Value = str | float | int
 Axes = Mapping[str, Sequence[Value]]
@@ -22,7 +22,7 @@ _SHORT = {"weight": "w", "temperature": "T", "seed": "s", "lr": "lr", "alpha": "
 
 
 @dataclass(frozen=True)
-class Cell:
+class Trial:
     """One head: its loss, the options of it, its weight, its learning rate and the seed of its fillers.
 
     lr, seed  None: the solver's
@@ -35,9 +35,9 @@ class Cell:
     seed: int | None = None
 
     @property
-    def setting(self) -> Cell:
+    def setting(self) -> Trial:
         """The cell without its seed: what is chosen."""
-        return Cell(self.loss, self.options, self.weight, self.lr)
+        return Trial(self.loss, self.options, self.weight, self.lr)
 
     @property
     def structure(self) -> tuple[str, tuple[tuple[str, Value], ...], float | None]:
@@ -71,7 +71,7 @@ def read_axes(texts: Sequence[str]) -> dict[str, list[Value]]:
     return axes
 
 
-def cells(axes: Axes) -> list[Cell]:
+def cells(axes: Axes) -> list[Trial]:
     """All combinations; options that a loss has no use for are left out of it, and what is then equal is tried once.
 
     Raises: TrainingError for unknown axes; ComposeError for unknown losses and values.
@@ -83,7 +83,7 @@ def cells(axes: Axes) -> list[Cell]:
     raise_all(_mistakes(axes, losses))
     raise_all(check_pct([Pct(loss) for loss in losses if loss != NONE]))
     options = [key for key in axes if key not in OWN]
-    found: dict[Cell, None] = {}
+    found: dict[Trial, None] = {}
     used: set[str] = set()
     for loss in losses:
         for values in itertools.product(*(axes[key] for key in options)):
@@ -96,7 +96,7 @@ def cells(axes: Axes) -> list[Cell]:
             weights = [1.0] if loss == NONE else [float(w) for w in axes.get("weight", [1.0])]
             for weight, lr, seed in itertools.product(weights, axes.get("lr", [None]), axes.get("seed", [None])):
                 rate = None if lr is None else float(lr)
-                found[Cell(loss, tuple(kept.items()), weight, rate, None if seed is None else int(seed))] = None
+                found[Trial(loss, tuple(kept.items()), weight, rate, None if seed is None else int(seed))] = None
     unused = [key for key in options if key not in used]
     if unused:
         raise TrainingError(f"no loss of the sweep takes {', '.join(unused)}", hint=f"losses: {', '.join(losses)}")

@@ -19,7 +19,7 @@ from fusion.pct.alignment import align
 from fusion.pct.metrics import outcomes
 from fusion.pct.predictions import Predictions
 from fusion.pct.unions import union
-from fusion.sweep.grid import Cell
+from fusion.sweep.grid import Trial
 from prototxt.files import write_text
 
 FIGURES = ("accuracy", "negative_flip_rate", "relative_nfr", "positive_flip_rate")
@@ -30,7 +30,7 @@ class Entry:
     """A head and its figures, on the records that choose and on those that are reported; None where undefined, as all
     are for a head that has diverged."""
 
-    cell: Cell
+    cell: Trial
     loss: float
     chosen_on: dict[str, float | None]
     reported: dict[str, float | None]
@@ -50,7 +50,7 @@ class Result:
     """
 
     entries: tuple[Entry, ...]
-    best: Cell
+    best: Trial
 
     def table(self) -> list[dict[str, Any]]:
         """A flat line per head."""
@@ -120,16 +120,16 @@ class Judge:
         return {**found, **{name: counted.value(name) if len(self._rows) else None for name in FIGURES[1:]}}
 
 
-def choose(entries: Sequence[Entry], slack: float) -> Cell:
+def choose(entries: Sequence[Entry], slack: float) -> Trial:
     """Of the settings at most `slack` below the best accuracy that with the fewest negative flips; means over seeds.
 
     A setting of which a head has diverged is not chosen. Raises: TrainingError when that is so of all.
     """
-    groups: dict[Cell, list[Entry]] = {}
+    groups: dict[Trial, list[Entry]] = {}
     for entry in entries:
         groups.setdefault(entry.cell.setting, []).append(entry)
 
-    def mean(setting: Cell, name: str) -> float:
+    def mean(setting: Trial, name: str) -> float:
         return float(np.mean([entry.chosen_on[name] or 0.0 for entry in groups[setting]]))
 
     sound = [setting for setting, heads in groups.items() if not any(head.diverged for head in heads)]

@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from fusion.graph import Net
 from fusion.layers.dense import InnerProduct
 from fusion.layers.score_gradients import ScoreGradient, reference_gradient, reference_rows, references_of
+from fusion.nets.graph import Net
 from fusion.pct.losses import naive
-from fusion.references import Ramp
-from fusion.solver.feeds import Blobs
-from fusion.solver.steps.closed_form import ClosedForm, Layer, Losses
+from fusion.references import LossWarmup
+from fusion.solver.batches import Blobs
+from fusion.solver.step.closed_form import ClosedForm, Layer, Losses
 
 Stack = Mapping[str, Tensor]
 
@@ -129,4 +129,4 @@ def _forward(layer: Layer, params: Stack, bottoms: Sequence[Tensor]) -> Tensor:
 
 
 def _inner(module: nn.Module) -> nn.Module:
-    return module.loss if isinstance(module, Ramp) else module
+    return module.loss if isinstance(module, LossWarmup) else module

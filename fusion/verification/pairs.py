@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from fusion.errors import DataError, FusionError, WeightsMismatch, raise_all
-from fusion.graph import Call, Net
-from fusion.nets import params
+from fusion.nets.build import params
+from fusion.nets.graph import Call, Net
 from fusion.verification.sides import Side, computed_values
 
 Pairs = list[tuple[Call, Call]]

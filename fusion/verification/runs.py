@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import torch
 
-from fusion.differences import RTOL, Comparison, difference
 from fusion.errors import FusionError
-from fusion.graph import run, with_outputs
-from fusion.onnx_runtime import run_file
+from fusion.nets.graph import run, with_outputs
+from fusion.onnx.runtime import run_file
+from fusion.verification.comparison import RTOL, Comparison, difference
 from fusion.verification.pairs import (
     Pairs,
     blobs_of_equal_names,
@@ -114,7 +114,7 @@ def verify_nets(
 
 def _verify_onnx(prefix: str, path: Path, whole: Side, feed: Feed, rtol: float, without: Collection[str]) -> Comparison:
     """What the Onnx layers of a branch make against what their file makes in ONNX Runtime."""
-    from fusion.onnx_branches import branch_values
+    from fusion.verification.onnx_branches import branch_values
 
     matches = branch_values(whole.message, whole.net, prefix, path, without)
     if not matches:

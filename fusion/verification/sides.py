@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from fusion.graph import Net
-from fusion.inputs import input_shapes, known_inputs, noise, preparation
-from fusion.nets import build
-from fusion.weights import load_weights
-from prototxt.loading import load_net
-from prototxt.messages import NetParameter
-from prototxt.phases import filter_net, filter_whole
+from fusion.nets.build import build
+from fusion.nets.graph import Net
+from fusion.nets.inputs import input_shapes, known_inputs, noise, preparation
+from fusion.nets.weights import load_weights
+from prototxt.schema.filter import filter_net, filter_whole
+from prototxt.schema.load import load_net
+from prototxt.schema.messages import NetParameter
 from prototxt.shapes.dimensions import UNKNOWN, Shape
 from prototxt.shapes.registry import layer_type
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping
 
-from fusion.companions import read_pair
-from fusion.differences import Comparison, Difference, difference
 from fusion.errors import WeightsMismatch
+from fusion.onnx.sidecar import read_pair
+from fusion.verification.comparison import Comparison, Difference, difference
 
 Path = str | os.PathLike[str]
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from prototxt.drawing.nodes import Graph, Node
-from prototxt.drawing.placing import columns
-from prototxt.drawing.ranking import Ranked, ranked
+from prototxt.drawing.place_nodes import columns
+from prototxt.drawing.rank_nodes import Ranked, ranked
 
 TITLE, LINE = 16.0, 14.0  # heights of a box's title and of its other lines, in pixels
 _PAD = 8.0

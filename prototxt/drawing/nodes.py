@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from prototxt.listing import FROZEN, PARTLY, Listing, Row
 from prototxt.shapes import UNKNOWN, Shape
-from prototxt.tables import amount
+from prototxt.summary.net_summary import FROZEN, PARTLY, Listing, Row
+from prototxt.summary.text_table import amount
 
 KINDS = {
     "data": "data",

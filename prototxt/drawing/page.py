@@ -10,10 +10,10 @@ from pathlib import Path
 from prototxt.drawing.layout import laid_out
 from prototxt.drawing.nodes import KINDS, Graph, Node
 from prototxt.drawing.svg import base_style, drawing, flake, style_rules
-from prototxt.listing import Row
 from prototxt.shapes import text as shape_text
 from prototxt.shapes.costs import FLOAT_BYTES
-from prototxt.tables import amount, size
+from prototxt.summary.net_summary import Row
+from prototxt.summary.text_table import amount, size
 
 _KEYS = (
     "<kbd>wheel</kbd> zoom, <kbd>drag</kbd> pan, <kbd>/</kbd> search, <kbd>Enter</kbd> or <kbd>n</kbd> next, "

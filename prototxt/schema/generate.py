@@ -22,7 +22,7 @@ def compile_schema(folder: Path) -> dict[str, bytes]:
     arguments = ["protoc", f"-I{SCHEMA}", f"--descriptor_set_out={folder / 'schema.binpb'}", f"--pyi_out={folder}"]
     if protoc.main([*arguments, *PROTOS]):
         raise SystemExit(1)
-    files = {"schema/schema.binpb": (folder / "schema.binpb").read_bytes()}
+    files = {"schema.binpb": (folder / "schema.binpb").read_bytes()}
     for made, kept in STUBS.items():
         files[kept] = _stub((folder / made).read_text()).encode()
     files["messages.pyi"] += _POOL
@@ -31,7 +31,7 @@ def compile_schema(folder: Path) -> dict[str, bytes]:
 
 def _stub(text: str) -> str:
     """protoc's stub, made to hold for `mypy --strict` and for where the classes are found here."""
-    text = text.replace("import caffe_pb2 as _caffe_pb2", "from prototxt import messages as _caffe_pb2")
+    text = text.replace("import caffe_pb2 as _caffe_pb2", "from prototxt.schema import messages as _caffe_pb2")
     text = text.replace("    Extensions: _python_message._ExtensionDict\n", "")
     text = text.replace("_Mapping]", "_Mapping[str, _Any]]")
     text = text.replace("_Optional, Union", "_Optional, Any as _Any, Union")
@@ -42,7 +42,7 @@ def main() -> None:
     """Write the generated files into the package."""
     with tempfile.TemporaryDirectory() as folder:
         for name, content in compile_schema(Path(folder)).items():
-            (SCHEMA.parent / name).write_bytes(content)
+            (SCHEMA / name).write_bytes(content)
 
 
 if __name__ == "__main__":

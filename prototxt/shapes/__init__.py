@@ -8,7 +8,7 @@ One short function per layer type, in one module per family; `shape_function` re
 
 from prototxt.shapes import (  # noqa: F401 - each registers its family
     activation,
-    combining,
+    concat_eltwise,
     convolution,
     data,
     dense,
@@ -19,7 +19,7 @@ from prototxt.shapes import (  # noqa: F401 - each registers its family
     normalization,
     pooling,
     recurrent,
-    reshaping,
+    reshape,
     special,
 )
 from prototxt.shapes.dimensions import UNKNOWN, Dim, Shape, is_known, text

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prototxt import forks
 from prototxt.errors import ShapeError
-from prototxt.messages import ConvolutionParameter, LayerParameter
+from prototxt.schema import forks
+from prototxt.schema.messages import ConvolutionParameter, LayerParameter
 from prototxt.shapes.dimensions import (
     MOST_AXES,
     UNKNOWN,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from prototxt.messages import LayerParameter, NetParameter
+from prototxt.schema.messages import LayerParameter, NetParameter
 from prototxt.shapes.dimensions import Dim, Shape, count, product
 from prototxt.shapes.net import NetShapes
 

@@ -7,7 +7,7 @@ dimensions unknown: whoever reads the data reports it better, and composing or m
 from __future__ import annotations
 
 from prototxt.errors import ShapeError
-from prototxt.messages import BlobShape, LayerParameter, TransformationParameter
+from prototxt.schema.messages import BlobShape, LayerParameter, TransformationParameter
 from prototxt.shapes import sources
 from prototxt.shapes.dimensions import UNKNOWN, Dim, Shape, number
 from prototxt.shapes.registry import shape_function

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from prototxt import forks
 from prototxt.errors import ShapeError
-from prototxt.messages import LayerParameter
+from prototxt.schema import forks
+from prototxt.schema.messages import LayerParameter
 from prototxt.shapes.data import batch_size
 from prototxt.shapes.dimensions import UNKNOWN, Dim, Shape, agree, product, text
 from prototxt.shapes.fork_layers import fork_param, image_axes

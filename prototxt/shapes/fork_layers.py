@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from prototxt import forks
 from prototxt.errors import ShapeError
-from prototxt.messages import LayerParameter
-from prototxt.params import param_count
+from prototxt.schema import forks
+from prototxt.schema.messages import LayerParameter
+from prototxt.schema.params import param_count
 from prototxt.shapes.activation import elementwise
 from prototxt.shapes.convolution import convolution
 from prototxt.shapes.data import batch_size

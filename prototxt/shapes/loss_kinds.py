@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from prototxt.messages import LayerParameter, NetParameter
+from prototxt.schema.messages import LayerParameter, NetParameter
 
 Labels = Literal["class", "yes-no", "target", "pair"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prototxt.errors import ShapeError
-from prototxt.messages import LayerParameter
+from prototxt.schema.messages import LayerParameter
 from prototxt.shapes.dimensions import UNKNOWN, Dim, Shape, agree, canonical_axis, count, product, text
 from prototxt.shapes.registry import shape_function
 

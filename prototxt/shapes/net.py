@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from prototxt.errors import ShapeError, raise_all
-from prototxt.messages import LayerParameter, NetParameter
-from prototxt.places import place_of
+from prototxt.schema.messages import LayerParameter, NetParameter
 from prototxt.shapes.dimensions import (
     LARGEST_COUNT,
     MOST_AXES,
@@ -21,7 +20,8 @@ from prototxt.shapes.dimensions import (
     text,
 )
 from prototxt.shapes.registry import LayerType, layer_type
-from prototxt.shapes.sharing import check_shared_params
+from prototxt.shapes.shared_params import check_shared_params
+from prototxt.text.places import place_of
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from prototxt.errors import ShapeError
-from prototxt.messages import LayerParameter
-from prototxt.params import affine_batch_norm
+from prototxt.schema.messages import LayerParameter
+from prototxt.schema.params import affine_batch_norm
 from prototxt.shapes.dimensions import Shape, agree, canonical_axis, text
 from prototxt.shapes.registry import shape_function
 

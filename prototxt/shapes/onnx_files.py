@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from prototxt.errors import ShapeError, WeightsError
-from prototxt.onnx_outline import outline
+from prototxt.formats.onnx_outline import outline
 from prototxt.shapes.dimensions import UNKNOWN, Shape, text
 
 _SMALL = 1024  # elements: constants up to this size may be shapes, larger ones are weights

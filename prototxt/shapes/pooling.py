@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from prototxt import forks
 from prototxt.errors import ShapeError
-from prototxt.messages import LayerParameter, PoolingParameter, SPPParameter
+from prototxt.schema import forks
+from prototxt.schema.messages import LayerParameter, PoolingParameter, SPPParameter
 from prototxt.shapes.dimensions import Dim, Shape, product, text
 from prototxt.shapes.registry import shape_function
 

@@ -18,7 +18,7 @@ from functools import cache
 from typing import Literal, TypeAlias
 
 from prototxt.errors import ShapeError
-from prototxt.messages import LayerParameter
+from prototxt.schema.messages import LayerParameter
 from prototxt.shapes.dimensions import Shape
 
 ShapeFunction: TypeAlias = "Callable[[LayerParameter, list[Shape]], tuple[list[Shape], list[Shape]]]"

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from prototxt.messages import Datum
+from prototxt.schema.messages import Datum
 from prototxt.shapes.dimensions import Dim
 
 
@@ -127,7 +127,7 @@ def _untouched(source: Path) -> Iterator[str]:
 
 def _image_size(file: Path | BinaryIO) -> tuple[int, int, int]:
     """Channels, height and width from an image's header."""
-    from prototxt.pictures import open_picture
+    from prototxt.formats.image_files import open_picture
 
     if isinstance(file, Path) and not file.is_file():
         raise FileNotFoundError(file)

@@ -7,7 +7,7 @@ from contextvars import ContextVar
 from typing import TypeAlias
 
 from prototxt.errors import ShapeError
-from prototxt.messages import LayerParameter
+from prototxt.schema.messages import LayerParameter
 from prototxt.shapes.dimensions import UNKNOWN, Dim, Shape, agree, count, number, text
 from prototxt.shapes.onnx_files import value_shapes
 from prototxt.shapes.registry import shape_function

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fusion_tools import compose, merge
+from caffe_fusion_tools import compose, merge
 
 import fusion
 import prototxt

@@ -12,7 +12,7 @@ from google.protobuf import text_format
 
 from fusion.errors import BuildError
 from fusion.fillers import FILLERS, fill
-from prototxt.messages import FillerParameter
+from prototxt.schema.messages import FillerParameter
 
 RECORDED: dict[str, Any] = json.loads(
     (Path(__file__).parents[1] / "golden" / "formats" / "fillers" / "filler_stats.json").read_text()

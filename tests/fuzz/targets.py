@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from prototxt import filter_net, infer, load_net, load_solver, parse, rename, to_text
-from prototxt.decoding import decode
+from prototxt.edit.upgrade_text import upgrade_text
 from prototxt.errors import PrototxtError
-from prototxt.modernizing import upgrade_text
-from prototxt.records import read_datum, read_mean
-from prototxt.solverstate import read_solverstate
-from prototxt.tree import Document
-from prototxt.weights import read_weights
+from prototxt.formats.datum import read_datum, read_mean
+from prototxt.formats.solverstate import read_solverstate
+from prototxt.formats.weights import read_weights
+from prototxt.schema.decode import decode
+from prototxt.text.tree import Document
 
 
 def _tree(text: str) -> Document:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from prototxt import WeightsError, read_weights
-from prototxt.blobs import MAX_AXES, MAX_RUNS
-from prototxt.caffemodel import scan
-from prototxt.wire import FIXED32, LENGTH, VARINT, encode_varint, length_field, tag, text_field
+from prototxt.formats.blob_proto import MAX_AXES, MAX_RUNS
+from prototxt.formats.caffemodel import scan
+from prototxt.sniff.protobuf_wire import FIXED32, LENGTH, VARINT, encode_varint, length_field, tag, text_field
 
 ONE = np.float32(1).tobytes()
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from prototxt import WeightsError, read_weights, write_weights
-from prototxt.caffemodel import scan
-from prototxt.contents import BLOB, STATE, contents_of
-from prototxt.records import read_mean
-from prototxt.solverstate import SolverState, read_solverstate, write_solverstate
-from prototxt.wire import FIXED32, VARINT, encode_varint, length_field, tag, text_field
+from prototxt.conversion.file_content import BLOB, STATE, contents_of
+from prototxt.formats.caffemodel import scan
+from prototxt.formats.datum import read_mean
+from prototxt.formats.solverstate import SolverState, read_solverstate, write_solverstate
+from prototxt.sniff.protobuf_wire import FIXED32, VARINT, encode_varint, length_field, tag, text_field
 
 VALUES = np.array([[1.5, -2.0, 0.25], [4.0, 5.0, -0.125]])
 KINDS = {"<f8": 0, "<f4": 1, "<f2": 2}

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prototxt.weights import write_weights
+from prototxt.formats.weights import write_weights
 
 Main = Callable[[list[str]], int]
 FUSED = """

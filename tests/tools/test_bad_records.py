@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fusion_tools import evaluate, train
+from caffe_fusion_tools import evaluate, train
 from PIL import Image
 
 from fusion.pct.predictions import Predictions

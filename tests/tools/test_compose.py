@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from fusion_tools.compose import main
+from caffe_fusion_tools.compose import main
 
 import prototxt
 
@@ -106,7 +106,7 @@ def test_bad_usage_is_one_message(
 
 def test_two_lenets_take_little_and_no_torch(tmp_path: Path) -> None:
     # VmHWM and not ru_maxrss: the latter starts from what the parent held when it forked.
-    code = "import re, sys; from fusion_tools.compose import main; main(sys.argv[1:]); "
+    code = "import re, sys; from caffe_fusion_tools.compose import main; main(sys.argv[1:]); "
     code += "print('torch' in sys.modules, re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])"
     begin = time.perf_counter()
     command = [sys.executable, "-c", code, *arguments()]
@@ -135,8 +135,8 @@ def test_stages_of_the_command_count_over_the_file(
 
 
 def test_names_of_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from fusion_tools.merge import main as merge
-    from fusion_tools.predict import main as predict
+    from caffe_fusion_tools.merge import main as merge
+    from caffe_fusion_tools.predict import main as predict
     from PIL import Image
 
     from fusion import build, save_weights

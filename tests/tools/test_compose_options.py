@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
-from fusion_tools.compose import _recipe, main, parser
+from caffe_fusion_tools.compose import _recipe, main, parser
 
-from fusion.composition import Recipe, read_recipe, to_toml
+from fusion.composition import ComposeConfig, read_config, to_toml
 from fusion.composition.losses import plain_options
 
 ROOT = Path(__file__).parents[2]
@@ -62,7 +62,7 @@ def said(option: str) -> list[str]:
     return [text for value in values for text in (option, value)] if values else [option]
 
 
-def meaning(recipe: Recipe) -> tuple[object, ...]:
+def meaning(recipe: ComposeConfig) -> tuple[object, ...]:
     """All that a recipe says; a parameter of a loss may be written as one value or as a list of one."""
     tasks = [(task.name, task.num_output, task.loss.type, task.loss.label, plain_options(task.loss))
              for task in recipe.tasks]  # fmt: skip
@@ -78,13 +78,13 @@ def test_an_option_survives_its_file(tmp_path: Path, option: str) -> None:
     plain, recipe = (_recipe(parser().parse_args(arguments)) for arguments in (BASE, [*BASE, *said(option)]))
     assert recipe != plain
     (tmp_path / "fusion.toml").write_text(to_toml(recipe))
-    assert meaning(read_recipe(tmp_path / "fusion.toml")) == meaning(recipe)
+    assert meaning(read_config(tmp_path / "fusion.toml")) == meaning(recipe)
 
 
 def test_all_options_together_survive_their_file(tmp_path: Path) -> None:
     recipe = _recipe(parser().parse_args(BASE + [text for option in SAMPLES for text in said(option)]))
     (tmp_path / "fusion.toml").write_text(to_toml(recipe))
-    assert meaning(read_recipe(tmp_path / "fusion.toml")) == meaning(recipe)
+    assert meaning(read_config(tmp_path / "fusion.toml")) == meaning(recipe)
     again = _recipe(parser().parse_args([str(tmp_path / "fusion.toml")]))
     assert meaning(again) == meaning(recipe)
     flagged = _recipe(parser().parse_args([str(tmp_path / "fusion.toml"), "--val-list", "all.txt"]))

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fusion_tools import convert
+from caffe_fusion_tools import convert
 
-from prototxt.weights import write_weights
+from prototxt.formats.weights import write_weights
 
 V1 = 'layers { name: "r" type: RELU bottom: "d" top: "r" } # kept\n'
 TRAIN = (

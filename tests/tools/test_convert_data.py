@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fusion_tools import convert, convert_data
+from caffe_fusion_tools import convert, convert_data
 
 FOLDER = Path(__file__).parents[1] / "golden" / "formats" / "data"
 ROOT = f"{FOLDER}/img/"
@@ -47,6 +47,6 @@ def test_help_imports_nothing_heavy() -> None:
     import subprocess
     import sys
 
-    code = "import sys\nfrom fusion_tools import convert_data\nconvert_data.parser().format_help()\n"
+    code = "import sys\nfrom caffe_fusion_tools import convert_data\nconvert_data.parser().format_help()\n"
     code += "print({'torch', 'numpy', 'google.protobuf'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

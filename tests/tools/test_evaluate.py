@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fusion_tools.evaluate import main
+from caffe_fusion_tools.evaluate import main
 from PIL import Image
 
-from fusion.nets import build
+from fusion.nets.build import build
+from fusion.nets.weights import save_weights
 from fusion.pct import Predictions
-from fusion.weights import save_weights
 
 NET = """
 layer { name: "data" type: "ImageData" top: "data" top: "label"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fusion_tools.export import main
+from caffe_fusion_tools.export import main
 
-from prototxt.weights import write_weights
+from prototxt.formats.weights import write_weights
 
 NET = """
 layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 6 } } }

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fusion_tools import convert, merge, rename
+from caffe_fusion_tools import convert, merge, rename
 
-from prototxt.solverstate import SolverState, write_solverstate
-from prototxt.weights import write_weights
+from prototxt.formats.solverstate import SolverState, write_solverstate
+from prototxt.formats.weights import write_weights
 
 _SIZE = 1 << 20
 _FREE = (0, 4096, 8192, 98304, 102400, 131072, 200704, 208896, 229376)  # bytes; the weights take 200,000

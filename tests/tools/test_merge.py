@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fusion_tools.merge import main, parser, progress_on
+from caffe_fusion_tools.merge import main, parser, progress_on
 
-from prototxt.weights import read_weights, write_weights
+from prototxt.formats.weights import read_weights, write_weights
 
 Check = Callable[..., object]
 

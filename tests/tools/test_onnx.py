@@ -10,15 +10,17 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from fusion_tools import compose, export, merge, show, surgery, verify
+from caffe_fusion_tools import compose, export, merge, show, surgery, verify
 
 from fusion.errors import MergeError
-from fusion.merging import apply_merge, plan_merge
-from fusion.nets import build
-from fusion.weights import save_weights
-from prototxt.loading import load_net
+from fusion.merge.merge import apply_merge, plan_merge
+from fusion.nets.build import build
+from fusion.nets.weights import save_weights
+from prototxt.schema.load import load_net
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "fusion" / "onnx_graphs"))  # the helper of the tests of that room
+sys.path.insert(
+    0, str(Path(__file__).parents[1] / "fusion" / "onnx" / "graphs")
+)  # the helper of the tests of that room
 from graphs import draw, model, node
 
 pytest.importorskip("onnxruntime")
@@ -160,7 +162,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, monkeypatch: pytest.
         onnx.save(model(nodes, {"w": draw(rows, 192), "v": draw(rows, 3)}), f"{rows}.onnx")
         lists = ["--train-list", "t", "--val-list", "v", "--num-output", "3"]
         assert compose.main(["--source", f"b={rows}.onnx", *lists, "-o", f"{rows}"]) == 0
-        command = ["fusion_tools.merge", f"{rows}/deploy.prototxt", f"b={rows}.onnx", "-o", f"{rows}.caffemodel"]
+        command = ["caffe_fusion_tools.merge", f"{rows}/deploy.prototxt", f"b={rows}.onnx", "-o", f"{rows}.caffemodel"]
         done = subprocess.run([sys.executable, "-c", PEAK, *command], capture_output=True, text=True, check=True)
         peaks[rows] = int(done.stdout) / 1024
     assert Path("65536.onnx").stat().st_size > 48e6

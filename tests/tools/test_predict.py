@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fusion_tools.predict import main
+from caffe_fusion_tools.predict import main
 from PIL import Image
 
 from fusion.serving import Server
-from prototxt.weights import write_weights
+from prototxt.formats.weights import write_weights
 
 NET = """
 layer { name: "d" type: "ImageData" top: "data" top: "label" transform_param { mean_value: 100 scale: 0.5 }

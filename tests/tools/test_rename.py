@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fusion_tools import rename
+from caffe_fusion_tools import rename
 
 from prototxt import parse_file
 

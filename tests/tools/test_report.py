@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fusion_tools.report import main
+from caffe_fusion_tools.report import main
 
 from fusion import pct
 
@@ -176,7 +176,7 @@ def test_a_name_with_signs_is_a_file_first(
 
 def test_help_needs_no_numpy() -> None:
     code = (
-        "import sys; from fusion_tools.report import main\n"
+        "import sys; from caffe_fusion_tools.report import main\n"
         "try: main(['--help'])\nexcept SystemExit: pass\n"
         "assert not {'numpy', 'torch', 'PIL', 'google.protobuf'} & set(sys.modules)"
     )

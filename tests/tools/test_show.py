@@ -9,9 +9,9 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from fusion_tools import show
+from caffe_fusion_tools import show
 
-from prototxt.weights import write_weights
+from prototxt.formats.weights import write_weights
 
 NET = """name: "n"
 layer { name: "d" type: "Input" top: "d" input_param { shape { dim: 2 dim: 3 } } }

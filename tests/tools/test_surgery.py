@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fusion_tools.surgery import main
-from fusion_tools.verify import main as verify
+from caffe_fusion_tools.surgery import main
+from caffe_fusion_tools.verify import main as verify
 from PIL import Image
 
-from prototxt.weights import read_weights, write_weights
+from prototxt.formats.weights import read_weights, write_weights
 
 Check = Callable[..., object]
 NET = """# a comment

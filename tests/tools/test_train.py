@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fusion_tools.train import main
+from caffe_fusion_tools.train import main
 
 from prototxt import read_weights
 
@@ -93,7 +93,7 @@ def test_bad_usage(arguments: list[str], misused: Callable[..., object]) -> None
 
 def test_ctrl_c_takes_a_snapshot() -> None:
     Path("solver.prototxt").write_text(SOLVER.replace("max_iter: 12", "max_iter: 100000000").replace("snapshot: 6", ""))
-    command = [sys.executable, "-m", "fusion_tools.train", "--solver", "solver.prototxt"]
+    command = [sys.executable, "-m", "caffe_fusion_tools.train", "--solver", "solver.prototxt"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         for line in process.stderr:
@@ -108,5 +108,5 @@ def test_ctrl_c_takes_a_snapshot() -> None:
 
 
 def test_help_is_quick_and_needs_no_torch() -> None:
-    code = "import sys, fusion_tools.train as t; t.parser(); sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    code = "import sys, caffe_fusion_tools.train as t; t.parser(); sys.exit(bool({'torch', 'numpy'} & {*sys.modules}))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

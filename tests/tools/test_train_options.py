@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fusion_tools.train import main
+from caffe_fusion_tools.train import main
 from PIL import Image
 
 from fusion.report.curves import read_log

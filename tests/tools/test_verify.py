@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fusion_tools import export, merge
-from fusion_tools.verify import main
+from caffe_fusion_tools import export, merge
+from caffe_fusion_tools.verify import main
 
-from prototxt.weights import read_weights, write_weights
+from prototxt.formats.weights import read_weights, write_weights
 
 Check = Callable[..., object]
 SOURCE = "odd=odd.prototxt:odd.caffemodel"

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fusion.layers.axes import full
-from fusion.registry import Context, layer
-from prototxt.messages import FillerParameter
+from fusion.layers.registry import Context, layer
+from prototxt.schema.messages import FillerParameter
 from prototxt.shapes.fork_layers import fork_param
 
 if TYPE_CHECKING:
-    from prototxt.messages import LayerParameter
+    from prototxt.schema.messages import LayerParameter
 
 
 class SmoothL1Loss(nn.Module):

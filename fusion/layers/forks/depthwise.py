@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from fusion.layers.convolution import Convolution
-from fusion.registry import Context, layer
+from fusion.layers.registry import Context, layer
 from prototxt.shapes.convolution import windows
 
 if TYPE_CHECKING:
-    from prototxt.messages import LayerParameter
+    from prototxt.schema.messages import LayerParameter
 
 
 @layer("ConvolutionDepthwise", "DepthwiseConvolution", "ConvolutionDepthWise", per_sample=True)

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from fusion.errors import BuildError, IgnoredSetting
 from fusion.layers.axes import full
 from fusion.layers.forks.boxes import corners, suppress
-from fusion.registry import Context, layer
+from fusion.layers.registry import Context, layer
 from prototxt.shapes.fork_layers import fork_param
 
 if TYPE_CHECKING:
-    from prototxt.messages import LayerParameter
+    from prototxt.schema.messages import LayerParameter
 
 
 class PriorBox(nn.Module):

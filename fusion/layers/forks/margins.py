@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from fusion.layers.axes import full
-from fusion.registry import Context, layer
+from fusion.layers.registry import Context, layer
 from prototxt.shapes.fork_layers import fork_param
 
 if TYPE_CHECKING:
-    from prototxt.messages import LayerParameter
+    from prototxt.schema.messages import LayerParameter
 
 
 def chebyshev(cosine: Tensor, margin: int) -> tuple[Tensor, Tensor]:

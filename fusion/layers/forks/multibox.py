@@ -17,11 +17,11 @@ from fusion.errors import BuildError
 from fusion.layers.axes import full
 from fusion.layers.forks.boxes import corners, offsets, overlap
 from fusion.layers.losses import Normalization, divide, normalization
-from fusion.registry import Context, layer
+from fusion.layers.registry import Context, layer
 from prototxt.shapes.fork_layers import fork_param
 
 if TYPE_CHECKING:
-    from prototxt.messages import LayerParameter
+    from prototxt.schema.messages import LayerParameter
 
 TOUCHING = 1e-6
 """An overlap that counts as one."""

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from fusion.errors import BuildError
 from fusion.layers.axes import full
 from fusion.layers.forks.boxes import suppress
-from fusion.registry import Context, layer
+from fusion.layers.registry import Context, layer
 from prototxt.shapes.fork_layers import fork_param
 
 if TYPE_CHECKING:
-    from prototxt.messages import LayerParameter
+    from prototxt.schema.messages import LayerParameter
 
 
 class Proposal(nn.Module):

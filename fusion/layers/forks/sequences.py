@@ -15,11 +15,11 @@ from torch.nn import functional as F
 from fusion.errors import BuildError
 from fusion.layers.axes import full
 from fusion.layers.recurrent import lstm_step
-from fusion.registry import Context, layer
+from fusion.layers.registry import Context, layer
 from prototxt.shapes.fork_layers import fork_param
 
 if TYPE_CHECKING:
-    from prototxt.messages import LayerParameter
+    from prototxt.schema.messages import LayerParameter
 
 
 class Clipped(torch.autograd.Function):

@@ -19,14 +19,14 @@ from fusion.layers.dense import InnerProduct
 from fusion.layers.dropout import Dropout
 from fusion.layers.losses import SoftmaxWithLoss
 from fusion.layers.normalization import BatchNorm
-from fusion.registry import Context
-from prototxt import forks
-from prototxt.params import affine_batch_norm
+from fusion.layers.registry import Context
+from prototxt.schema import forks
+from prototxt.schema.params import affine_batch_norm
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
-    from prototxt.messages import LayerParameter
+    from prototxt.schema.messages import LayerParameter
 
 Variant = Callable[["LayerParameter", Context, nn.Module, Any], nn.Module]
 

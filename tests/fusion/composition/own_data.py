@@ -16,12 +16,12 @@ from PIL import Image
 from torch import Tensor
 
 import prototxt
-from fusion.data.database_files import write_database
-from fusion.data.opening import open_source
-from fusion.nets import blobs, build
-from prototxt.messages import Datum, LayerParameter, NetParameter
-from prototxt.records import write_mean
-from prototxt.tree import Document
+from fusion.data.lmdb_leveldb import write_database
+from fusion.data.open_source import open_source
+from fusion.nets.build import blobs, build
+from prototxt.formats.datum import write_mean
+from prototxt.schema.messages import Datum, LayerParameter, NetParameter
+from prototxt.text.tree import Document
 
 RECORDS = 3
 _SKIPPED = ("Silence", "Split")

@@ -13,7 +13,7 @@ from fusion.composition.heads import HEADS
 Make = Callable[..., Path]
 
 
-def net_of(document: prototxt.Document) -> prototxt.messages.NetParameter:
+def net_of(document: prototxt.Document) -> prototxt.schema.messages.NetParameter:
     return prototxt.filter_net(prototxt.load_net(document), phase="TEST")
 
 
@@ -60,7 +60,9 @@ def test_logits_average_each_class_over_the_sources_that_know_it(
     ]
 
 
-def traced(net: prototxt.messages.NetParameter, shapes: dict[str, tuple[int, ...]]) -> list[set[tuple[str, int]]]:
+def traced(
+    net: prototxt.schema.messages.NetParameter, shapes: dict[str, tuple[int, ...]]
+) -> list[set[tuple[str, int]]]:
     """For each fused class, the source and position that its score is made of."""
     columns: dict[str, list[set[tuple[str, int]]]] = {}
     for layer in net.layer:

@@ -8,7 +8,7 @@ import pytest
 import prototxt
 from fusion import ComposeError
 from fusion.composition import Source, compose
-from fusion.composition.pieces import read_net
+from fusion.composition.net_text import read_net
 
 Make = Callable[..., Path]
 

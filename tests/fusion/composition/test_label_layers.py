@@ -8,7 +8,7 @@ import pytest
 
 from fusion import ComposeError
 from fusion.composition import Source, compose
-from fusion.composition.pieces import read_net
+from fusion.composition.net_text import read_net
 
 DATA = """
 layer { name: "data" type: "HDF5Data" top: "data" top: "labels" include { phase: TRAIN }

@@ -10,7 +10,7 @@ import prototxt
 from fusion import ComposeError
 from fusion.composition import Loss, Schedule, Source, compose
 from fusion.composition.losses import canonical, parse_loss
-from prototxt.messages import LayerParameter, NetParameter
+from prototxt.schema.messages import LayerParameter, NetParameter
 
 NET = """
 name: "{name}"
@@ -100,7 +100,9 @@ def test_parameters_of_the_loss_and_the_measures_go_along(tmp_path: Path) -> Non
     assert found["accuracy_top3"].accuracy_param.top_k == 3
     assert not found["accuracy_top3"].accuracy_param.HasField("ignore_label")
     assert "accuracy_top5" not in found  # of four classes five are always right
-    assert all(layer.include[0].phase == prototxt.messages.TEST for layer in ends(train) if layer.type == "Accuracy")
+    assert all(
+        layer.include[0].phase == prototxt.schema.messages.TEST for layer in ends(train) if layer.type == "Accuracy"
+    )
     assert kinds(deploy) == ["InnerProduct", "Softmax"]
 
 
@@ -130,7 +132,7 @@ def test_gains_from_a_file_and_from_the_data(tmp_path: Path) -> None:
 
 def test_a_gain_matrix_of_another_size_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("H.binaryproto").write_bytes(prototxt.messages.BlobProto(data=[1.0] * 16).SerializeToString())
+    Path("H.binaryproto").write_bytes(prototxt.schema.messages.BlobProto(data=[1.0] * 16).SerializeToString())
     path = dense(tmp_path, loss_of("InfogainLoss", 'infogain_loss_param { source: "H.binaryproto" }'))
     assert kinds(fused(path)[0])[-1] == "InfogainLoss"
     with pytest.raises(ComposeError, match="has 16 gains, and 5 classes need 5 x 5"):

@@ -15,8 +15,8 @@ import torch
 import prototxt
 from fusion import ComposeError
 from fusion.composition import Source, compose
-from fusion.composition.preparation import PARAMS
-from fusion.composition.sources import read_part
+from fusion.composition.preprocessing import PARAMS
+from fusion.composition.sources import prepare_source
 
 sys.path.insert(0, str(Path(__file__).parent))
 from own_data import fed, local, make_files, source_of
@@ -91,7 +91,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def own_lists(path: Path, prefix: str) -> dict[str, dict[str, str]]:
     """Each layer's own list, as if the user named it."""
-    part = read_part(Source(prefix, path, at=None), reference=False)
+    part = prepare_source(Source(prefix, path, at=None), reference=False)
     found: dict[str, dict[str, str]] = {"train_list": {}, "val_list": {}}
     for layer in part.data_layers:
         for block in layer.message.messages(PARAMS.get(layer.type, "")):
@@ -193,7 +193,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::fusion.errors.ComposeWarning")
 @pytest.mark.filterwarnings(
-    "ignore::prototxt.decoding.UnknownFieldWarning", "ignore::prototxt.upgrading.UpgradeWarning"
+    "ignore::prototxt.schema.decode.UnknownFieldWarning", "ignore::prototxt.schema.upgrade.UpgradeWarning"
 )
 @pytest.mark.parametrize("how", ["own", "named"])
 @pytest.mark.parametrize("pair", [*itertools.combinations_with_replacement(PUBLIC, 2)], ids="+".join)

@@ -14,9 +14,11 @@ import torch
 from fusion.composition import Source, compose
 from fusion.composition.pixels import PIXELS, pixels_of
 from fusion.errors import ComposeError
-from fusion.nets import blobs, build
+from fusion.nets.build import blobs, build
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "onnx_graphs"))  # the helper of the tests of that room
+sys.path.insert(
+    0, str(Path(__file__).parents[2] / "fusion" / "onnx" / "graphs")
+)  # the helper of the tests of that room
 from graphs import draw, model, node
 
 Make = Callable[..., Path]

@@ -12,7 +12,7 @@ import fusion
 import prototxt
 from fusion import ComposeError
 from fusion.composition import Composition, Source, compose
-from prototxt.messages import LayerParameter, NetParameter
+from prototxt.schema.messages import LayerParameter, NetParameter
 
 DATA = """
 name: "{name}"

@@ -9,7 +9,7 @@ import pytest
 import prototxt
 from fusion import ComposeError
 from fusion.composition import Source, compose
-from fusion.composition.pieces import read_net
+from fusion.composition.net_text import read_net
 
 LRCN = """
 layer { name: "data" type: "Python" top: "data" top: "label" top: "clip" python_param { module: "m" layer: "L" } }

@@ -18,7 +18,7 @@ from fusion.composition import Schedule, Source, compose
 from fusion.composition.heads import HEADS
 from fusion.export import to_onnx, verify_onnx
 from fusion.surgery import bake
-from fusion.surgery.baking import DeadShares
+from fusion.surgery.bake_weighted_sums import DeadShares
 
 NETS = Path(__file__).parents[3] / "examples" / "mnist_odd_even"
 CLASSES = {"odd": (0, 2, 4), "even": (1, 3, 4)}  # overlapping on purpose

@@ -12,9 +12,9 @@ import torch
 import prototxt
 from fusion import ComposeError, ComposeWarning
 from fusion.composition import Composition, Source, compose
-from fusion.composition.pieces import Layer, read_net
-from fusion.composition.preparation import Affine, Values, values_between
-from fusion.nets import blobs, build
+from fusion.composition.net_text import Layer, read_net
+from fusion.composition.preprocessing import Affine, Values, values_between
+from fusion.nets.build import blobs, build
 
 Make = Callable[..., Path]
 

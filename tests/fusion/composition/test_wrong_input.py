@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fusion_tools import compose, merge, surgery
+from caffe_fusion_tools import compose, merge, surgery
 
-from prototxt.weights import write_weights
+from prototxt.formats.weights import write_weights
 
 Make = Callable[..., Path]
 

@@ -13,7 +13,7 @@ import pytest
 from fusion.data import open_source
 from fusion.data.source import Source
 from prototxt import load_net
-from prototxt.messages import LayerParameter
+from prototxt.schema.messages import LayerParameter
 
 FOLDER = Path(__file__).parents[2] / "golden" / "formats" / "data"
 CASES = sorted(path.stem.removeprefix("case_") for path in FOLDER.glob("case_*.prototxt"))

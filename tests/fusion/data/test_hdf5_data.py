@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from fusion.data import open_source
-from fusion.data.arrays import ArraySource
+from fusion.data.array_source import ArraySource
 from fusion.data.hdf5_data import Rows
 from fusion.errors import DataError
-from prototxt.messages import LayerParameter
+from prototxt.schema.messages import LayerParameter
 
 h5py = pytest.importorskip("h5py")
 COUNTS = (5, 0, 7, 4)

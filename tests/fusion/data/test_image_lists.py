@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 from fusion.data import check_labels, open_source
-from fusion.data.lists import read_list
-from fusion.data.order import Order, shuffled
-from fusion.data.pictures import decode
-from fusion.data.resizing import resize
+from fusion.data.cv_resize import resize
+from fusion.data.decode_image import decode
+from fusion.data.image_list import read_list
+from fusion.data.sampler import Order, shuffled
 from fusion.errors import DataError
-from prototxt.messages import LayerParameter
+from prototxt.schema.messages import LayerParameter
 
 
 def layer(**fields: object) -> LayerParameter:

@@ -14,10 +14,10 @@ from PIL import Image
 from fusion.data import Source, bad_records, batches, image_data, open_layers
 from fusion.data.class_order import sorted_line
 from fusion.data.in_step import InStep, UnpairedData, members_of, only
-from fusion.data.shards import Part, shard
+from fusion.data.sharding import Part, shard
 from fusion.errors import DataError
-from prototxt.messages import LayerParameter, NetParameter
-from prototxt.records import Datum, write_datum
+from prototxt.formats.datum import Datum, write_datum
+from prototxt.schema.messages import LayerParameter, NetParameter
 
 COUNT = 12
 Open = Callable[..., list[Source]]
@@ -237,7 +237,7 @@ def test_constant_blobs_go_with_anything() -> None:
 
 def test_a_database_is_in_step_with_a_shuffled_list() -> None:
     pytest.importorskip("lmdb")
-    from fusion.data.database_files import write_database
+    from fusion.data.lmdb_leveldb import write_database
 
     records = [(b"%08d" % i, write_datum(Datum(1, 9, 11, i % 3, data=bytes([i]) * 99))) for i in range(COUNT)]
     write_database("db", records, lmdb=True)

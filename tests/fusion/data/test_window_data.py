@@ -13,7 +13,7 @@ from fusion.data import open_source
 from fusion.data.source import PictureSource
 from fusion.errors import DataError
 from prototxt import load_net
-from prototxt.messages import LayerParameter
+from prototxt.schema.messages import LayerParameter
 
 
 def layer_of(path: Path) -> LayerParameter:

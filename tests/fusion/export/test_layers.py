@@ -11,8 +11,8 @@ import pytest
 
 from fusion.errors import ExportError
 from fusion.export import to_onnx
-from fusion.export.checking import session
 from fusion.export.graph import CONVERTERS
+from fusion.export.verify import session
 
 LAYERS = Path(__file__).parents[2] / "golden" / "layers"
 

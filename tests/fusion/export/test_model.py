@@ -11,11 +11,11 @@ import pytest
 
 from fusion.errors import ExportError, FusionError, WeightsMismatch
 from fusion.export import Exported, to_onnx, verify_onnx
-from fusion.nets import build, params
-from fusion.weights import save_weights
-from prototxt.deploying import deploy
-from prototxt.loading import load_net
-from prototxt.parser import parse_file
+from fusion.nets.build import build, params
+from fusion.nets.weights import save_weights
+from prototxt.edit.deploy import deploy
+from prototxt.schema.load import load_net
+from prototxt.text.parser import parse_file
 
 TRAIN = """name: "small"
 layer { name: "data" type: "ImageData" top: "data" top: "label" image_data_param { source: "absent" batch_size: 4

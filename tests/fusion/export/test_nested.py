@@ -13,7 +13,9 @@ import prototxt
 from fusion.errors import ExportError, WeightsMismatch
 from fusion.export import to_onnx, verify_onnx
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "onnx_graphs"))  # the helper of the tests of that room
+sys.path.insert(
+    0, str(Path(__file__).parents[2] / "fusion" / "onnx" / "graphs")
+)  # the helper of the tests of that room
 from graphs import draw, model, node
 
 pytest.importorskip("onnxruntime")

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 import prototxt
-from fusion import nets, registry
 from fusion.errors import BuildError, IgnoredSetting
-from fusion.graph import Net
+from fusion.layers import registry
 from fusion.layers.recurrent import reset
-from fusion.starts import started
+from fusion.merge.initial_fillers import initial_value
+from fusion.nets import build as nets
+from fusion.nets.graph import Net
 
 FORKS = "fusion.layers.forks"
 
@@ -240,7 +241,7 @@ def own(layer: str, phase: Any = "TEST") -> Net:
     return nets.build(prototxt.parse(f'{INPUT} layer {{ name: "own" bottom: "x" top: "y" {layer} }}'), phase, seed=0)
 
 
-@pytest.mark.filterwarnings("ignore::prototxt.decoding.UnknownFieldWarning")
+@pytest.mark.filterwarnings("ignore::prototxt.schema.decode.UnknownFieldWarning")
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_not_known_is_refused(name: str) -> None:
     text, message = REFUSED[name]
@@ -249,7 +250,7 @@ def test_what_is_not_known_is_refused(name: str) -> None:
     assert "own" in str(caught.value)
 
 
-@pytest.mark.filterwarnings("ignore::prototxt.decoding.UnknownFieldWarning")
+@pytest.mark.filterwarnings("ignore::prototxt.schema.decode.UnknownFieldWarning")
 @pytest.mark.parametrize(
     ("pooling", "size"), [("", 2), ("ceil_mode: true", 2), ("ceil_mode: false", 1), ("torch_pooling: true", 1)]
 )
@@ -258,7 +259,7 @@ def test_ceil_mode_rounds_as_it_says(pooling: str, size: int) -> None:
     assert net({"x": torch.zeros(2, 3, 4, 4)})["y"].shape == (2, 3, size, size)
 
 
-@pytest.mark.filterwarnings("ignore::prototxt.decoding.UnknownFieldWarning")
+@pytest.mark.filterwarnings("ignore::prototxt.schema.decode.UnknownFieldWarning")
 def test_hole_is_dilation() -> None:
     convolution = 'type: "Convolution" convolution_param {{ num_output: 2 kernel_size: 2 {}: 2 {} }}'
     filler, x = 'weight_filler { type: "xavier" }', torch.randn(2, 3, 4, 4)
@@ -267,7 +268,7 @@ def test_hole_is_dilation() -> None:
     torch.testing.assert_close(first, second)
 
 
-@pytest.mark.filterwarnings("ignore::prototxt.decoding.UnknownFieldWarning")
+@pytest.mark.filterwarnings("ignore::prototxt.schema.decode.UnknownFieldWarning")
 def test_an_inner_product_with_rows_of_length_1() -> None:
     net = own(
         'type: "InnerProduct" inner_product_param { num_output: 2 normalize: true weight_filler { type: "xavier" } }'
@@ -276,7 +277,7 @@ def test_an_inner_product_with_rows_of_length_1() -> None:
     torch.testing.assert_close(net({"x": x})["y"], x.flatten(1) @ (weight / weight.norm(dim=1, keepdim=True)).T)
 
 
-@pytest.mark.filterwarnings("ignore::prototxt.decoding.UnknownFieldWarning")
+@pytest.mark.filterwarnings("ignore::prototxt.schema.decode.UnknownFieldWarning")
 def test_dropout_scales_where_the_fork_says() -> None:
     x = torch.randn(2, 3, 4, 4)
     trained = own('type: "Dropout" dropout_param { scale_train: false }', "TRAIN")({"x": x})["y"]
@@ -285,7 +286,7 @@ def test_dropout_scales_where_the_fork_says() -> None:
     assert bool((own('type: "Dropout" dropout_param { sample_weights_test: true }')({"x": x})["y"] == 0).any())
 
 
-@pytest.mark.filterwarnings("ignore::prototxt.decoding.UnknownFieldWarning")
+@pytest.mark.filterwarnings("ignore::prototxt.schema.decode.UnknownFieldWarning")
 @pytest.mark.parametrize(
     ("asked", "scale", "bias"),
     [
@@ -301,7 +302,7 @@ def test_batch_norm_with_scale_and_bias_of_its_own(asked: str, scale: float, bia
     assert starts == [[0.0] * 3, [0.0] * 3, [0.0], [scale] * 3, [bias] * 3]
     text = f'layer {{ type: "BatchNorm" batch_norm_param {{ {asked} }} }}'
     message = prototxt.load_net(prototxt.parse(text)).layer[0]
-    assert [started(message, i, (1,), 0).item() for i in range(5)] == [0, 0, 0, scale, bias]
+    assert [initial_value(message, i, (1,), 0).item() for i in range(5)] == [0, 0, 0, scale, bias]
     assert nets.frozen_layers(net) == []
     assert [tuple(t.shape) for t in nets.params(net)["own"]] == [(3,), (3,), (1,), (3,), (3,)]
     assert [item.lr_mult for item in nets.learnable(net)] == [0, 0, 0, 1, 1]
@@ -313,7 +314,7 @@ def test_batch_norm_with_scale_and_bias_of_its_own(asked: str, scale: float, bia
     torch.testing.assert_close(y.std((0, 2, 3), correction=0), torch.full((3,), 3.0), rtol=1e-4, atol=0)
 
 
-@pytest.mark.filterwarnings("ignore::prototxt.decoding.UnknownFieldWarning")
+@pytest.mark.filterwarnings("ignore::prototxt.schema.decode.UnknownFieldWarning")
 @pytest.mark.parametrize("setting", ["save_output_param { output_directory: 'd' }", "visualize: true"])
 def test_files_of_detections_are_not_written_but_told(setting: str) -> None:
     text = 'type: "DetectionOutput" bottom: "x" bottom: "x" detection_output_param { num_classes: 2 %s }'
@@ -321,7 +322,7 @@ def test_files_of_detections_are_not_written_but_told(setting: str) -> None:
         own(text % setting)
 
 
-@pytest.mark.filterwarnings("ignore::prototxt.decoding.UnknownFieldWarning")
+@pytest.mark.filterwarnings("ignore::prototxt.schema.decode.UnknownFieldWarning")
 def test_class_weighting_weighs_labels_and_not_the_divisor() -> None:
     loss = "weight_by_label_freqs: true class_weighting: 0.5 class_weighting: 2 class_weighting: 1 ignore_label: 1"
     text = (

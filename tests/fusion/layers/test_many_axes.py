@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 
 import prototxt
-from fusion import nets
-from fusion.graph import Net
+from fusion.nets import build as nets
+from fusion.nets.graph import Net
 from prototxt.shapes import infer
 
 STRIDE, PAD, DILATION = (2, 1, 1, 3), (1, 0, 1, 2), (2, 1, 1, 1)

@@ -63,7 +63,7 @@ def test_a_layer_is_its_function(kind: str, settings: str, loss: object, given: 
     expected = loss(new=inputs["z"], old=inputs["t"], target=LABELS, **given)
     out = built(inputs)
     torch.testing.assert_close(out["loss"], expected)
-    torch.testing.assert_close(fusion.nets.total_loss(built, out), 0.5 * expected)
+    torch.testing.assert_close(fusion.nets.build.total_loss(built, out), 0.5 * expected)
     twin = pickle.loads(pickle.dumps(copy.deepcopy(built)))
     torch.testing.assert_close(twin(inputs)["loss"], expected)
 

@@ -14,10 +14,10 @@ import pytest
 import torch
 
 import prototxt
-from fusion import nets
 from fusion.errors import BuildError, FusionError
-from fusion.graph import Net
 from fusion.layers import pycaffe
+from fusion.nets import build as nets
+from fusion.nets.graph import Net
 
 MODULE = """
 import caffe
@@ -236,7 +236,7 @@ def test_blobs_look_like_pycaffe_s() -> None:
 @pytest.mark.parametrize("command", ["train", "evaluate"])
 def test_commands_have_a_switch(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FUSION_ALLOW_PYTHON", "0")
-    parser = importlib.import_module(f"fusion_tools.{command}").parser()
+    parser = importlib.import_module(f"caffe_fusion_tools.{command}").parser()
     given = {"train": ["--solver", "s"], "evaluate": ["--model", "m", "--weights", "w"]}[command]
     parser.parse_args([*given, "--allow-python"])
     assert os.environ["FUSION_ALLOW_PYTHON"] == "1"

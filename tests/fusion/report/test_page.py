@@ -13,10 +13,10 @@ from PIL import Image
 from fusion import pct
 from fusion.report import Album, Budget, check, gather, page, sections
 from fusion.report.charts import frontier
+from fusion.report.format_numbers import percent
+from fusion.report.html import Markup, join, tag
 from fusion.report.images import embed
-from fusion.report.markup import Markup, join, tag
-from fusion.report.plotting import Axis, ticks
-from fusion.report.wording import percent
+from fusion.report.svg_plot import Axis, ticks
 
 Nets = dict[str, pct.Predictions]
 VOID = {"meta", "link", "img", "br"}

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from fusion_tools.predict import page_server, parser
+from caffe_fusion_tools.predict import page_server, parser
 from PIL import Image
 
-from prototxt.weights import write_weights
+from prototxt.formats.weights import write_weights
 
 if TYPE_CHECKING:
     from conftest import Browser

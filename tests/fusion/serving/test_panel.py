@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from fusion.errors import DataError, FusionError
-from fusion.prediction import Predictor, open_predictor, shares
 from fusion.serving import Panel
-from prototxt.weights import write_weights
+from fusion.serving.predictor import Predictor, open_predictor, shares
+from prototxt.formats.weights import write_weights
 
 NET = """
 layer { name: "d" type: "Input" top: "data" input_param { shape { dim: 1 dim: 1 dim: 1 dim: 2 } } }

@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 from fusion.errors import DataError, FusionError
-from fusion.serving import Server, open_server, pictures, server
+from fusion.serving import Server, images, open_server, server
 from fusion.serving.guards import check_host
-from fusion.serving.pictures import MOST_BYTES, Refusal, check_picture
+from fusion.serving.images import MOST_BYTES, Refusal, check_picture
 
 
 def png(width: int = 3, height: int = 2) -> bytes:
@@ -205,7 +205,7 @@ def test_few_bytes_of_very_many_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     assert caught.value.status == 413
     with pytest.raises(Refusal, match="more than 40 million pixels"):
         check_picture(b"P5 900000 900000 255\n")
-    monkeypatch.setattr(pictures, "MOST_PIXELS", 5)
+    monkeypatch.setattr(images, "MOST_PIXELS", 5)
     with pytest.raises(Refusal):
         check_picture(png(3, 2))
 

@@ -65,8 +65,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
 # Imports what training needs once, then makes a process of its own for every command line in a line of JSON.
 _CODE = """
 import json, os, sys
-import fusion.solver.team
-from fusion_tools.train import main
+import fusion.solver.data_parallel
+from caffe_fusion_tools.train import main
 
 def run(log, arguments, environment):
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)

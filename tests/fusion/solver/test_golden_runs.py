@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fusion.nets import params
+from fusion.nets.build import params
 from fusion.solver import Solver
-from fusion.solver.states.histories import histories
-from fusion.solver.watching.display import Silent
+from fusion.solver.logging.console import Silent
+from fusion.solver.snapshots.momentum import histories
 
 FOLDER = Path(__file__).parents[2] / "golden" / "solvers"
 CASES = sorted(path.parent.name for path in FOLDER.glob("*/run.npz"))

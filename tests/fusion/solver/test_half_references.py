@@ -10,7 +10,7 @@ import pytest
 from fusion import build, save_weights
 from fusion.pct.predictions import Predictions
 from fusion.solver import Solver
-from fusion.solver.watching.display import Silent
+from fusion.solver.logging.console import Silent
 
 OLD = """
 layer { name: "data" type: "ImageData" top: "data" top: "label"

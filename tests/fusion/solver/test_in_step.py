@@ -11,18 +11,18 @@ import pytest
 import torch
 
 import fusion
-from fusion.data import Reading
+from fusion.data import ReadOptions
 from fusion.data.in_step import UnpairedData
 from fusion.errors import DataError, TrainingError
-from fusion.nets import params
+from fusion.nets.build import params
 from fusion.references import parse_reference
-from fusion.solver.evaluation import open_evaluation
-from fusion.solver.options.extras import Extras
-from fusion.solver.options.splits import listed
+from fusion.solver.evaluate import open_evaluation
+from fusion.solver.holdout import listed
+from fusion.solver.train_options import TrainOptions
 from fusion.sweep import sweep
 from prototxt import load_net
-from prototxt.phases import filter_net
-from prototxt.weights import write_weights
+from prototxt.formats.weights import write_weights
+from prototxt.schema.filter import filter_net
 
 Make = Callable[..., Path]
 _STEP = 'in_step_with: "data"'
@@ -80,9 +80,9 @@ layer {{ name: "ip" type: "InnerProduct" bottom: "{top}" top: "ip" inner_product
     [
         ({"shuffle": True, "mirror": True}, {}),
         ({"frozen": True}, {}),
-        ({"shuffle": True}, {"extras": Extras(mixup=0.4)}),
-        ({"shuffle": True, "mirror": True}, {"extras": Extras(best_on=0.25)}),
-        ({"shuffle": True, "mirror": True}, {"reading": Reading(workers=2, budget=0)}),
+        ({"shuffle": True}, {"extras": TrainOptions(mixup=0.4)}),
+        ({"shuffle": True, "mirror": True}, {"extras": TrainOptions(best_on=0.25)}),
+        ({"shuffle": True, "mirror": True}, {"reading": ReadOptions(workers=2, budget=0)}),
         ({"shuffle": True}, {"cache_budget": 0}),
     ],
     ids=["mirrored", "trunk kept", "mixup", "best on", "workers", "trunk live"],
@@ -164,8 +164,8 @@ def test_layers_apart_are_refused_with_the_remedy(project: Make) -> None:
     text = Path("two.prototxt").read_text().replace(_STEP, "")
     Path("two.prototxt").write_text(text)
     for options in (
-        {"extras": Extras(mixup=0.4)},
-        {"extras": Extras(best_on=0.25)},
+        {"extras": TrainOptions(mixup=0.4)},
+        {"extras": TrainOptions(best_on=0.25)},
         {"references": ["@ip"], "pct": ["kd"]},
     ):
         with (

@@ -12,8 +12,8 @@ import pytest
 import fusion
 import prototxt
 from fusion import FusionError, TrainingError
-from fusion.solver import Extras
-from fusion.solver.evaluation import Evaluation, open_evaluation
+from fusion.solver import TrainOptions
+from fusion.solver.evaluate import Evaluation, open_evaluation
 
 DATA = """
 name: "tasks"
@@ -88,7 +88,7 @@ def test_the_best_weights_are_chosen_by_all_tasks(
     write: Callable[..., None], capsys: pytest.CaptureFixture[str], losses: tuple[str, ...], chosen: str
 ) -> None:
     write(*losses)
-    fusion.Solver("solver.prototxt", device="cpu", extras=Extras(best_on="list.txt")).train()
+    fusion.Solver("solver.prototxt", device="cpu", extras=TrainOptions(best_on="list.txt")).train()
     assert f"to choose by: {chosen} =" in capsys.readouterr().err
 
 
@@ -96,9 +96,9 @@ def test_the_best_weights_are_chosen_by_all_tasks(
 def test_options_for_class_numbers_refuse_other_losses(write: Callable[..., None], loss: str) -> None:
     write(loss)
     with pytest.raises(TrainingError, match="label smoothing needs a SoftmaxWithLoss layer"):
-        fusion.Solver("solver.prototxt", device="cpu", extras=Extras(label_smoothing=0.1)).step(1)
+        fusion.Solver("solver.prototxt", device="cpu", extras=TrainOptions(label_smoothing=0.1)).step(1)
     with pytest.raises(TrainingError, match="mixup"):
-        fusion.Solver("solver.prototxt", device="cpu", extras=Extras(mixup=0.2)).step(1)
+        fusion.Solver("solver.prototxt", device="cpu", extras=TrainOptions(mixup=0.2)).step(1)
 
 
 def test_records_of_an_ignored_label_are_left_out(write: Callable[..., None]) -> None:

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from fusion.errors import FusionError
-from fusion.nets import params
+from fusion.nets.build import params
 from fusion.solver import Solver
-from fusion.solver.watching.display import Silent
-from prototxt.messages import SolverParameter
+from fusion.solver.logging.console import Silent
+from prototxt.schema.messages import SolverParameter
 
 MODULE = """
 import json

@@ -15,11 +15,11 @@ from fusion import build, save_weights
 from fusion.data import Source, open_source
 from fusion.errors import FusionError, TrainingError
 from fusion.references import Reference, hold, open_models, parse_reference
-from fusion.references.preparation import Given, converter
+from fusion.references.pixels import Given, converter
 from fusion.solver import Solver
-from fusion.solver.watching.display import Silent
+from fusion.solver.logging.console import Silent
 from prototxt import parse
-from prototxt.loading import load_net
+from prototxt.schema.load import load_net
 
 COUNT = 6
 DATA = """layer { name: "data" type: "ImageData" top: "data" top: "label"
@@ -118,7 +118,7 @@ def test_what_is_not_known_is_asked(pictures: np.ndarray) -> None:
 
 
 def mean_picture(path: str, values: np.ndarray) -> None:
-    from prototxt.messages import BlobProto
+    from prototxt.schema.messages import BlobProto
 
     blob = BlobProto(num=1, channels=values.shape[0], height=values.shape[1], width=values.shape[2])
     blob.data.extend(values.ravel().tolist())
@@ -158,7 +158,7 @@ def scores(mine: str, theirs: str | None, **options: str) -> tuple[np.ndarray, n
     models = open_models([spec], source, torch.device("cpu"), student)
     found = hold(source, models).batch(np.arange(COUNT))[models[0].blob]
     batch = open_source(load_net(parse(own)).layer[0], "TEST").batch(np.arange(COUNT))
-    from fusion.nets import outputs_of
+    from fusion.nets.build import outputs_of
 
     with torch.no_grad():
         (expected,) = outputs_of(net, ["scores"])({"data": batch["data"]}).values()

@@ -13,7 +13,7 @@ from fusion.errors import ComposeError, FusionError, TrainingError
 from fusion.pct.predictions import Predictions
 from fusion.references import Reference, parse_pct, parse_reference
 from fusion.solver import Solver
-from fusion.solver.watching.display import Silent
+from fusion.solver.logging.console import Silent
 
 OLD = """
 layer { name: "data" type: "ImageData" top: "data" top: "label"
@@ -111,7 +111,7 @@ def test_random_pictures_are_answered_as_the_net_sees_them(solver: Path) -> None
     seen = [source.batch(np.arange(4), draw=draw) for draw in range(8)]
     assert any(not torch.equal(seen[0]["reference/old"], batch["reference/old"]) for batch in seen)
     from fusion import build, load_weights
-    from fusion.nets import outputs_of
+    from fusion.nets.build import outputs_of
 
     old = build("old.prototxt", shapes={"data": (4, 1, 5, 6), "label": (4,)})
     load_weights(old, "old.caffemodel")

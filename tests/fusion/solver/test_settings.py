@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from fusion.errors import TrainingError
-from fusion.solver.descriptions import read_nets
+from fusion.solver.read_nets import read_nets
 from fusion.solver.settings import read_settings
 from prototxt import load_solver, parse
-from prototxt.messages import SolverParameter
+from prototxt.schema.messages import SolverParameter
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 RUNS = sorted(path.parent for path in (GOLDEN / "solvers").glob("*/solver.prototxt"))
@@ -71,7 +71,7 @@ def test_inline_nets_and_their_states() -> None:
     assert [[layer.name for layer in test.layer] for test in nets.tests] == [["only a"], ["only b"]]
 
 
-@pytest.mark.filterwarnings("ignore::prototxt.decoding.UnknownFieldWarning")
+@pytest.mark.filterwarnings("ignore::prototxt.schema.decode.UnknownFieldWarning")
 @pytest.mark.parametrize(
     ("setting", "refused"),
     [

@@ -11,7 +11,7 @@ import pytest
 
 from fusion.errors import TrainingError
 from fusion.solver import Solver
-from fusion.solver.watching.display import Lines
+from fusion.solver.logging.console import Lines
 
 Make = Callable[..., Path]
 

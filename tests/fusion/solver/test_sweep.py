@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fusion_tools.train import main
+from caffe_fusion_tools.train import main
 
 from fusion import build, save_weights
 from fusion.composition import Pct
@@ -17,13 +17,13 @@ from fusion.errors import ComposeError, FusionError, TrainingError
 from fusion.pct.predictions import Predictions
 from fusion.references import Objective
 from fusion.solver import Solver
-from fusion.solver.options.averaging import Averaged
-from fusion.solver.options.extras import Extras
-from fusion.solver.watching.display import Silent
-from fusion.sweep import Cell, Entry, cells, read_axes, sweep
-from fusion.sweep import running as running_module
+from fusion.solver.callbacks.ema import EMA
+from fusion.solver.logging.console import Silent
+from fusion.solver.train_options import TrainOptions
+from fusion.sweep import Entry, Trial, cells, read_axes, sweep
+from fusion.sweep import sweep as running_module
 from fusion.sweep.results import choose
-from fusion.sweep.training import batches_of
+from fusion.sweep.train_heads import batches_of
 
 OLD = """
 layer { name: "data" type: "ImageData" top: "data" top: "label"
@@ -44,7 +44,7 @@ def solver(project) -> Path:  # type: ignore[no-untyped-def]
 
 
 def alone(
-    solver: Path, cell: Cell, iterations: int, kd_alpha: float | None = None, extras: Extras | None = None
+    solver: Path, cell: Trial, iterations: int, kd_alpha: float | None = None, extras: TrainOptions | None = None
 ) -> torch.Tensor:
     """The head's weights, or their average, after a run by itself."""
     text = solver.read_text()
@@ -60,7 +60,7 @@ def alone(
     made.load(["trunk.caffemodel"])
     made.step(iterations)
     for each in made.observers.members:
-        if isinstance(each, Averaged):
+        if isinstance(each, EMA):
             each.testing(iterations)
     return made.net.ip.weight.detach().clone()
 
@@ -94,14 +94,14 @@ def test_each_head_is_the_run_by_itself(solver: Path, kd_alpha: float | None, mo
 
 def test_options_of_training_reach_every_head(solver: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rates, warm-up, smoothing and averages do to a head in a sweep what they do in a run by itself."""
-    extras = Extras(lr_policy="cosine", warmup=3, label_smoothing=0.1, ema=0.9)
+    extras = TrainOptions(lr_policy="cosine", warmup=3, label_smoothing=0.1, ema=0.9)
     monkeypatch.setattr(running_module, "held_back", lambda count, share, seed: np.empty(0, np.int64))
     made = Solver(solver, device="cpu", display=Silent())
     save_weights(made.net, "trunk.caffemodel")
     Path("tuned.prototxt").write_text(solver.read_text().replace("max_iter: 20", "max_iter: 7"))
     sweep("tuned.prototxt", {"loss": ["kd"]}, references=[SPEC], weights="trunk.caffemodel", device="cpu", out="out",
           display=Silent(), select_on="test.txt", extras=extras, overrides=["base_lr=0.02"])  # fmt: skip
-    own = alone(Path("tuned.prototxt"), Cell("kd", lr=0.02), 7, extras=extras)
+    own = alone(Path("tuned.prototxt"), Trial("kd", lr=0.02), 7, extras=extras)
     from prototxt import read_weights
 
     np.testing.assert_allclose(read_weights("out/best.caffemodel")["ip"][0], own.numpy(), rtol=2e-5, atol=2e-6)
@@ -120,7 +120,7 @@ def test_the_command_leaves_files_for_a_report(solver: Path, capsys: pytest.Capt
         answers = Predictions.load(f"out/new/{row['name']}.npz")
         assert answers.right.mean() == pytest.approx(float(row["accuracy"]))
     assert len(Predictions.load("out/old/old.npz")) == 12
-    from fusion_tools.report import main as report
+    from caffe_fusion_tools.report import main as report
 
     new = [str(path) for path in sorted(Path("out/new").glob("*.npz"))]
     assert report(["--old", "out/old/old.npz", "--new", *new, "--html", "out/report.html"]) == 0
@@ -184,7 +184,7 @@ def test_toml(tmp_path: Path) -> None:
 
 def test_the_choice_is_fewest_flips_near_the_best() -> None:
     def entry(weight: float, accuracy: float, flips: float) -> Entry:
-        return Entry(Cell("kd", (), weight, None, 1), 0.0, {"accuracy": accuracy, "negative_flip_rate": flips}, {})
+        return Entry(Trial("kd", (), weight, None, 1), 0.0, {"accuracy": accuracy, "negative_flip_rate": flips}, {})
 
     entries = [entry(1, 0.990, 0.010), entry(2, 0.988, 0.004), entry(3, 0.980, 0.001)]
     assert choose(entries, 0.003).weight == 2
@@ -220,6 +220,9 @@ def test_what_cannot_be_swept_is_refused(project) -> None:  # type: ignore[no-un
     ):
         with pytest.raises(FusionError, match=message):
             sweep(project(**options), axes, device="cpu", display=Silent())
-    for extras, message in ((Extras(mixup=0.2), "no use for mixup"), (Extras(ema=1.0), "must lie between 0 and 1")):
+    for extras, message in (
+        (TrainOptions(mixup=0.2), "no use for mixup"),
+        (TrainOptions(ema=1.0), "must lie between 0 and 1"),
+    ):
         with pytest.raises(TrainingError, match=message):
             sweep("solver.prototxt", axes, device="cpu", display=Silent(), extras=extras)

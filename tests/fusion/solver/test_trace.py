@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fusion.nets import params
+from fusion.nets.build import params
 from fusion.solver import Solver
-from fusion.solver.watching.display import Silent
+from fusion.solver.logging.console import Silent
 
 NET = """
 name: "LeNet"

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from fusion.errors import BuildError, FusionError, WeightsMismatch
-from fusion.nets import build, params
-from fusion.outcome import Outcome
+from fusion.nets.build import build, params
+from fusion.nets.weights import load_weights
 from fusion.surgery import (
     average,
     greedy_soup,
@@ -23,10 +23,10 @@ from fusion.surgery import (
     to_convolution,
     to_dense,
 )
-from fusion.weights import load_weights
-from prototxt.loading import load_net
-from prototxt.parser import parse
-from prototxt.tree import Document
+from fusion.surgery.result import SurgeryResult
+from prototxt.schema.load import load_net
+from prototxt.text.parser import parse
+from prototxt.text.tree import Document
 
 DATA = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 3 dim: 6 dim: 8 } } }\n'
 CONV = 'layer { name: "conv" type: "Convolution" bottom: "data" top: "conv" %s convolution_param { num_output: 4 ' \
@@ -58,7 +58,7 @@ def output(document: Document, weights: Arrays) -> np.ndarray:
         return net({"data": data})["score"].numpy()
 
 
-def document_of(outcome: Outcome) -> Document:
+def document_of(outcome: SurgeryResult) -> Document:
     assert outcome.document is not None
     return outcome.document
 

@@ -19,12 +19,12 @@ from prototxt.drawing.dot import to_dot
 from prototxt.drawing.layout import Layout, laid_out
 from prototxt.drawing.nodes import Edge, Graph, Node, graph_of
 from prototxt.drawing.page import to_html
-from prototxt.drawing.ranking import ranked
+from prototxt.drawing.rank_nodes import ranked
 from prototxt.drawing.svg import to_svg
-from prototxt.listing import list_net
-from prototxt.loading import load_net
-from prototxt.parser import parse
-from prototxt.partial import load_partly
+from prototxt.schema.load import load_net
+from prototxt.schema.partial_load import load_partly
+from prototxt.summary.net_summary import list_net
+from prototxt.text.parser import parse
 
 NET = """name: "a <net> & \\"more\\""
 layer { name: "data" type: "Input" top: "data" top: "label"

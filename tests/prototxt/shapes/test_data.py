@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import prototxt
-from prototxt.messages import NetParameter
+from prototxt.schema.messages import NetParameter
 from prototxt.shapes import UNKNOWN, infer
 
 GOLDEN = Path(__file__).parents[2] / "golden"

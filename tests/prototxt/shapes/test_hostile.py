@@ -7,9 +7,9 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from prototxt import forks
 from prototxt.errors import ShapeError
-from prototxt.messages import LayerParameter, NetParameter
+from prototxt.schema import forks
+from prototxt.schema.messages import LayerParameter, NetParameter
 from prototxt.shapes import LAYER_TYPES, UNKNOWN, Shape, infer
 
 NUMBERS = [0, 1, 2, 3, 5, -1, -2, 31, 2**31 - 1, -(2**31), 2**32 - 1, 2**63 - 1]

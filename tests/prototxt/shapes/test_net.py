@@ -8,7 +8,7 @@ import pytest
 
 import prototxt
 from prototxt.errors import ShapeError
-from prototxt.messages import LayerParameter, NetParameter
+from prototxt.schema.messages import LayerParameter, NetParameter
 from prototxt.shapes import LAYER_TYPES, UNKNOWN, Shape, infer, infer_shapes, registry, shape_function
 
 DATA = 'layer { name: "d" type: "Input" top: "x" input_param { shape { dim: 2 dim: 3 dim: 8 dim: 8 } } }\n'

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import prototxt
-from prototxt.messages import NetParameter
-from prototxt.params import param_count
+from prototxt.schema.messages import NetParameter
+from prototxt.schema.params import param_count
 from prototxt.shapes import infer
 from prototxt.shapes.costs import layer_costs, net_cost, peak_activations
 

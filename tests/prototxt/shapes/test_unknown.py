@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import prototxt
-from prototxt.messages import NetParameter
+from prototxt.schema.messages import NetParameter
 from prototxt.shapes import UNKNOWN, NetShapes, Shape, infer
 from prototxt.shapes.dimensions import count, merge_shapes, shapes_agree, text
 

@@ -1,0 +1,187 @@
+"""What stands between a classifier and its loss, in the sources and so in the fused net: upsampling, activations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from fusion.composition.inputs import Inputs
+from fusion.composition.net_text import Layer, excerpt, layer_text, quoted, reparse
+from fusion.composition.source_losses import Judgement
+from fusion.composition.tasks import Aim
+from fusion.errors import ComposeError
+from prototxt.text.tree import Document, Message
+
+_RESIZING: Final = ("Deconvolution", "Crop", "Interp")
+_ACTIVATIONS: Final = ("Sigmoid", "TanH", "ReLU", "ELU", "AbsVal", "BNLL", "Power", "Exp", "Log")
+_PASSING: Final = ("Pooling", "Flatten", "Reshape", "Dropout", "Softmax", "Split")
+
+
+@dataclass(frozen=True)
+class Tail:
+    """Layers after the classifier as they will be written, but for the names of its blob.
+
+    layers  texts in which the classifier's blob is called `start`
+    end     the blob that they make, `start` if there are none
+    """
+
+    layers: tuple[str, ...] = ()
+    start: str = ""
+    end: str = ""
+
+    def on(self, scores: str) -> tuple[list[str], str]:
+        """The layers on a classifier's blob, and the blob that the loss reads."""
+        if not self.layers:
+            return [], scores
+        text = [_renamed(layer, {self.start: scores}) for layer in self.layers]
+        return text, scores if self.end == self.start else self.end
+
+
+def tail_of(aim: Aim, inputs: Inputs, num_output: int, positions: bool, notes: list[str]) -> Tail:
+    """What all sources have after their classifiers. Raises: ComposeError where they differ, or it cannot be taken."""
+    found = {prefix: _tail(item, aim, inputs, num_output, positions, notes) for prefix, item in aim.judges.items()}
+    if len({_shape_of(tail) for tail in found.values()}) > 1:
+        what = f"the sources {', '.join(found)} differ in what stands between their classifiers and their losses"
+        raise ComposeError(what, hint="cut where the rest is alike, or fuse sources that answer alike")
+    return next(iter(found.values()), Tail())
+
+
+def _tail(item: Judgement, aim: Aim, inputs: Inputs, num_output: int, positions: bool, notes: list[str]) -> Tail:
+    if positions:
+        _check_classifier(item)
+    kept, dropped = [], []
+    for layer in item.tail:
+        kind = layer.type
+        if (positions and kind in _RESIZING) or (kind in _ACTIVATIONS and aim.loss.kind.labels != "class"):
+            kept.append(layer)
+        elif positions and kind not in (*_ACTIVATIONS, *_PASSING):
+            raise ComposeError(
+                f"source '{item.part.prefix}': layer '{layer.name}' ({kind}) between its classifier and its loss "
+                "cannot be taken along",
+                place=item.part.raw.place(layer),
+                hint=f"what may stand there is {', '.join(_RESIZING)}; nets that add up scores of several depths (skip "
+                "connections) cannot be cut before all of them",
+            )
+        elif kind not in _PASSING:
+            dropped.append(f"'{layer.name}' ({kind})")
+    if dropped:
+        notes.append(
+            f"loss: source '{item.part.prefix}' has {', '.join(dropped)} between its classifier and its loss; the "
+            "fused net does without"
+        )
+    if not kept:
+        return Tail()
+    start = item.classifier.tops[0] if item.classifier is not None else kept[0].bottoms[0]
+    texts = [_adapted(item, layer, start, inputs, num_output, notes) for layer in kept]
+    names = _plain_names(item, start)
+    return Tail(tuple(texts), names[start], names.get(kept[-1].tops[0], names[start]))
+
+
+def _check_classifier(item: Judgement) -> None:
+    """Raises: ComposeError unless the source's classifier gives a map of the size of its bottom."""
+    layer = item.classifier
+    blocks = layer.message.messages("convolution_param") if layer is not None else []
+    for block in blocks:
+        kernels = {scalar.value for name in ("kernel_size", "kernel_h", "kernel_w") for scalar in block.scalars(name)}
+        pads = {scalar.value for name in ("pad", "pad_h", "pad_w") for scalar in block.scalars(name)} or {"0"}
+        strides = {scalar.value for name in ("stride", "stride_h", "stride_w") for scalar in block.scalars(name)}
+        dilation = int(block.string("dilation") or 1)
+        sizes = {2 * int(pad) - dilation * (int(kernel) - 1) for pad in pads for kernel in kernels}
+        if sizes != {0} or strides - {"1"}:
+            raise ComposeError(
+                f"source '{item.part.prefix}': its classifier '{layer.name if layer else ''}' changes the size of the "
+                "map, which the head's 1x1 convolution does not",
+                place=item.part.raw.place(layer) if layer is not None else None,
+                hint="cut after the layers that do, so that the classifier keeps the size",
+            )
+
+
+def _plain_names(item: Judgement, start: str) -> dict[str, str]:
+    """The blobs of the tail without the source's prefix."""
+    blobs = [start, *(top for layer in item.tail for top in layer.tops)]
+    return {blob: blob.removeprefix(f"{item.part.prefix}/") for blob in blobs}
+
+
+def _adapted(item: Judgement, layer: Layer, start: str, inputs: Inputs, num_output: int, notes: list[str]) -> str:
+    """A layer's text with the fused net's blobs and number of outputs. Raises: ComposeError."""
+    part = item.part
+    names = {**inputs.feeds[part.prefix], **_plain_names(item, start)}
+    strange = [blob for blob in layer.bottoms if blob not in names]
+    if strange:
+        raise ComposeError(
+            f"source '{part.prefix}': layer '{layer.name}' ({layer.type}) after its classifier also reads "
+            f"'{strange[0]}', which is neither of the classifier nor an input",
+            place=part.raw.place(layer),
+            hint="nets that add up several scores (skip connections) cannot be cut before all of them",
+        )
+    text = _renamed(excerpt(part.raw, layer), names, layer.name.removeprefix(f"{part.prefix}/"))
+    return _widened(text, item.width, num_output, notes) if layer.type == "Deconvolution" else text
+
+
+def _renamed(text: str, names: dict[str, str], name: str | None = None) -> str:
+    from prototxt.text.edits import Edits
+
+    document, message = _layer(text)
+    edits = Edits(document)
+    for scalar in message.scalars("bottom") + message.scalars("top"):
+        if names.get(scalar.value, scalar.value) != scalar.value:
+            edits.replace(scalar, quoted(names[scalar.value]))
+    if name is not None and message.string("name") not in (None, name):
+        edits.set(message, "name", quoted(name))
+    return str(edits.apply())
+
+
+def _widened(text: str, width: int | None, num_output: int, notes: list[str]) -> str:
+    """A Deconvolution of as many maps as the fused net has scores.
+
+    One that interpolates and never learns gets a group per map: Caffe's bilinear filler fills every pair of maps, so
+    that sources with one group have their weights from elsewhere.
+    """
+    from prototxt.text.edits import Edits
+
+    document, message = _layer(text)
+    edits = Edits(document)
+    block = message.messages("convolution_param")[-1]
+    rates = [float(rate) for param in message.messages("param") if (rate := param.string("lr_mult")) is not None]
+    filler = [item.string("type") for item in block.messages("weight_filler")]
+    frozen = bool(rates) and not any(rates)
+    grouped = block.string("group") not in (None, "1") and block.string("group") == str(width)
+    edits.set(block, "num_output", str(num_output))
+    if grouped or frozen or filler == ["bilinear"]:
+        edits.set(block, "group", str(num_output))
+    if frozen and filler != ["bilinear"]:
+        for field in block.all("weight_filler"):
+            edits.remove(field)
+        edits.append_field(block, 'weight_filler { type: "bilinear" }')
+        notes.append(f"head: '{message.string('name')}' interpolates, as its weights do not learn")
+    return str(edits.apply())
+
+
+def _layer(text: str) -> tuple[Document, Message]:
+    document = reparse(text, "the head")
+    return document, document.root.messages("layer")[0]
+
+
+def _shape_of(tail: Tail) -> tuple[object, ...]:
+    """What two tails have in common if they compute the same: types and parameters, not names."""
+    found = []
+    for text in tail.layers:
+        message = _layer(text)[1]
+        rest = [item for item in message.fields if item.name not in ("name", "bottom", "top", "include")]
+        found.append((message.string("type"), *(_content(item.values) for item in rest)))
+    return tuple(found)
+
+
+def _content(values: Sequence[object]) -> tuple[object, ...]:
+    return tuple(
+        tuple((item.name, _content(item.values)) for item in value.fields)
+        if isinstance(value, Message)
+        else getattr(value, "value", None)
+        for value in values
+    )
+
+
+def softmax(name: str, bottom: str) -> str:
+    """The layer that makes probabilities of class scores."""
+    return layer_text(name, "Softmax", [bottom], [name])

@@ -1,0 +1,248 @@
+"""What a source's data layers read and how they prepare it: two blobs hold the same if their streams are equal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from fusion.composition.net_text import Layer
+from fusion.composition.sources import PreparedSource
+from prototxt.text.tree import Message, Scalar
+
+if TYPE_CHECKING:
+    from google.protobuf.descriptor import Descriptor, FieldDescriptor
+
+PARAMS: Final = {
+    "ImageData": "image_data_param",
+    "Data": "data_param",
+    "HDF5Data": "hdf5_data_param",
+    "WindowData": "window_data_param",
+}
+# What says where the records come from, in which batches and in which order, not how one record is prepared.
+_ORDER: Final = frozenset(
+    ("source", "batch_size", "shuffle", "rand_skip", "prefetch", "backend", "root_folder", "cache", "cache_images")
+)
+_LAYER: Final = frozenset(("name", "type", "top", "include", "exclude", "phase", "in_step_with"))
+_VALUES: Final = frozenset(("mean_value", "mean_file", "scale"))
+_CAFFE_TRANSFORM: Final = _VALUES | {"mirror", "crop_size", "force_color", "force_gray"}
+
+
+@dataclass(frozen=True)
+class Values:
+    """What becomes of a pixel: (pixel - mean) * scale.
+
+    mean  one number, one per channel, or the name of a mean file
+    """
+
+    mean: tuple[float, ...] | str = (0.0,)
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A top of a data layer in one phase.
+
+    records   what is read: equal tuples are the same records in the same order
+    top       which part of a record: the name of an HDF5 dataset, else the place among the layer's tops
+    prepared  how a record is prepared, but for `values`
+    values    None where pixels are not mapped one by one
+    """
+
+    records: tuple[object, ...]
+    top: int | str
+    prepared: tuple[object, ...] = ()
+    values: Values | None = None
+
+
+@dataclass(frozen=True)
+class Affine:
+    """A map of pixel values: value * scale + shift, one of each, or one per channel."""
+
+    scale: tuple[float, ...]
+    shift: tuple[float, ...]
+
+    @property
+    def identity(self) -> bool:
+        """Whether it changes nothing."""
+        return set(self.scale) == {1.0} and set(self.shift) == {0.0}
+
+
+def stream(layer: Layer, top: str, source: str | None) -> Stream:
+    """Describe a top of a data layer that reads `source`, which may be another than its own."""
+    index, message = layer.tops.index(top), layer.message
+    param = PARAMS.get(layer.type)
+    if param is None:
+        return Stream((layer.type, *_content(message, _descriptor(), _LAYER, frozenset())), index)
+    block = _last(message, param)
+    place = tuple(_text(block, name) for name in ("backend", "root_folder"))
+    records = (layer.type, source, *place)
+    if layer.type == "HDF5Data":
+        return Stream(records, top)
+    if index:
+        return Stream(records, index)
+    known = all(item.name in _CAFFE_TRANSFORM for item in _fields(message, "transform_param"))
+    affine = layer.type != "WindowData" and known  # WindowData pads with zeros after it has subtracted the mean
+    inner = _ORDER | (_VALUES if affine else frozenset())
+    prepared = _content(message, _descriptor(), _LAYER, inner)
+    return Stream(records, index, prepared, _values(message) if affine else None)
+
+
+def parameters(layer: Layer) -> tuple[object, ...]:
+    """What a layer is told, but for its name, blobs and phases, in a form that can be compared."""
+    return _content(layer.message, _descriptor(), _LAYER | {"bottom"}, frozenset())
+
+
+def between(given: Stream, wanted: Stream) -> Affine | None:
+    """The map from the values of one stream to those of another, None where there is none."""
+    if given == wanted:
+        return Affine((1.0,), (0.0,))
+    alike = (given.records, given.top, given.prepared) == (wanted.records, wanted.top, wanted.prepared)
+    if not alike or given.values is None or wanted.values is None:
+        return None
+    return values_between(given.values, wanted.values)
+
+
+def values_between(given: Values, wanted: Values) -> Affine | None:
+    """The map from pixels with one mean and scale to those with another, None where it is not one number a channel."""
+    if given.scale == 0:
+        return None
+    ratio = wanted.scale / given.scale
+    if given.mean == wanted.mean:
+        return Affine((ratio,), (0.0,))
+    if isinstance(given.mean, str) or isinstance(wanted.mean, str):
+        return None
+    channels = max(len(given.mean), len(wanted.mean))
+    if {len(given.mean), len(wanted.mean)} - {1, channels}:
+        return None
+    means = [mean * channels if len(mean) == 1 else mean for mean in (given.mean, wanted.mean)]
+    shifts = tuple((old - new) * wanted.scale for old, new in zip(*means, strict=True))
+    return Affine((ratio,) * len(shifts), shifts) if len(set(shifts)) > 1 else Affine((ratio,), shifts[:1])
+
+
+def list_and_batch(layer: Layer) -> tuple[str | None, int | None]:
+    """What a data layer reads, and how many records at a time; None where it does not say."""
+    block = _last(layer.message, PARAMS.get(layer.type, ""))
+    batch = block.string("batch_size") if block is not None else None
+    return (block.string("source") if block is not None else None), int(batch) if batch else None
+
+
+def draws(layer: Layer, phase: str) -> bool:
+    """Whether a data layer draws anything at random: the order of its records, flips, or the place of a crop."""
+    return bool(_switched_on(layer) & {"shuffle", "rand_skip", "mirror"}) or draws_crops(layer, phase)
+
+
+def draws_crops(layer: Layer, phase: str) -> bool:
+    """Whether a data layer draws the place of a crop."""
+    return phase == "TRAIN" and "crop_size" in _switched_on(layer)
+
+
+def mirrors(layer: Layer) -> bool:
+    """Whether a data layer flips pictures at random."""
+    return "mirror" in _switched_on(layer)
+
+
+def _switched_on(layer: Layer) -> set[str]:
+    block = _last(layer.message, PARAMS.get(layer.type, ""))
+    blocks = [*([block] if block is not None else []), *layer.message.messages("transform_param")]
+    return {item.name for part in blocks for item in part.fields if part.string(item.name) not in ("false", "0", None)}
+
+
+def _last(message: Message, name: str) -> Message | None:
+    blocks = message.messages(name) if name else []
+    return blocks[-1] if blocks else None
+
+
+def _fields(message: Message, name: str) -> list[Any]:
+    return [item for block in message.messages(name) for item in block.fields]
+
+
+def _values(message: Message) -> Values:
+    scale, mean, file = 1.0, [], None
+    for block in message.messages("transform_param"):
+        scale = float(block.string("scale") or scale)
+        mean += [float(item.value) for item in block.scalars("mean_value")]
+        file = block.string("mean_file") or file
+    return Values(file if file is not None else tuple(mean) if any(mean) else (0.0,), scale)
+
+
+def _text(block: Message | None, name: str) -> object:
+    """A field of a data layer's block; None where it is not written or at its default."""
+    found = block.string(name) if block is not None else None
+    return None if found in (None, "", "LEVELDB", "0") else {"1": "LMDB"}.get(str(found), found)
+
+
+def _descriptor() -> Descriptor:
+    from prototxt.schema.messages import LayerParameter
+
+    return cast("Descriptor", LayerParameter.DESCRIPTOR)
+
+
+def _content(
+    message: Message, known: Descriptor | None, skipped: frozenset[str], inner: frozenset[str]
+) -> tuple[object, ...]:
+    """The fields in an order and spelling that can be compared, without those that say what is the default anyway.
+
+    skipped  names of fields that are left out; `inner` likewise in the messages inside
+    """
+    fields: Mapping[str, FieldDescriptor] = known.fields_by_name if known is not None else {}
+    found: list[tuple[str, object]] = []
+    for item in message.fields:
+        about = fields.get(item.name)
+        if item.name not in skipped:
+            values = [_plain(value, about, inner) for value in item.values]
+            found += [(item.name, value) for value in values if value != () and value != _default(about)]
+    return tuple(sorted(found, key=repr))
+
+
+def _plain(value: Scalar | Message, about: FieldDescriptor | None, inner: frozenset[str]) -> object:
+    if isinstance(value, Message):
+        return _content(value, about.message_type if about is not None else None, inner, inner)
+    if about is not None and about.enum_type is not None and value.value.isdigit():
+        return about.enum_type.values_by_number[int(value.value)].name
+    if about is not None and about.type == about.TYPE_BOOL:
+        return value.value in ("true", "True", "t", "1")
+    try:
+        return float(value.value) if value.kind == "number" else value.value
+    except ValueError:
+        return value.value
+
+
+def _default(about: FieldDescriptor | None) -> object:
+    """The value that a field has where it is not written; a repeated field and a message have none."""
+    if about is None or about.message_type is not None or isinstance(about.default_value, (list, tuple)):
+        return None
+    if about.enum_type is not None:
+        return about.enum_type.values_by_number[about.default_value].name
+    plain = isinstance(about.default_value, (bool, str, bytes))
+    return about.default_value if plain else float(about.default_value)
+
+
+def input_shape(part: PreparedSource) -> tuple[int, ...] | None:
+    """The shape that the source's own Input layer, or its `input_dim`, gives its first input; None if it has none."""
+    for layer in part.raw.layers:
+        if layer.type == "Input" and part.branch.inputs[0] in layer.tops:
+            shapes = [shape for param in layer.message.messages("input_param") for shape in param.messages("shape")]
+            index = min(layer.tops.index(part.branch.inputs[0]), len(shapes) - 1)
+            return tuple(int(dim.value) for dim in shapes[index].scalars("dim")) if shapes else None
+    root = part.raw.document.root
+    if part.raw.inputs:
+        index = part.raw.inputs.index(part.branch.inputs[0])
+        shapes = root.messages("input_shape")
+        if len(shapes) > index:
+            return tuple(int(dim.value) for dim in shapes[index].scalars("dim"))
+        dims = [int(dim.value) for dim in root.scalars("input_dim")]
+        return tuple(dims[4 * index : 4 * index + 4]) or None
+    return None
+
+
+def stated_size(layer: Layer) -> tuple[int | None, int | None, int | None]:
+    """Channels, height and width as far as the data layer states them."""
+    number = {"crop_size": 0, "new_height": 0, "new_width": 0}
+    colour = None
+    for block in layer.message.messages("transform_param") + layer.message.messages("image_data_param"):
+        number.update({name: int(value) for name in number if (value := block.string(name))})
+        colour = block.string("is_color") or colour
+    channels = None if layer.type != "ImageData" else 1 if colour in ("false", "0") else 3
+    crop = number["crop_size"]
+    return channels, crop or number["new_height"] or None, crop or number["new_width"] or None

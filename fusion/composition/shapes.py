@@ -1,0 +1,80 @@
+"""Shapes of the parts and of the whole, as far as sources, lists and given sizes tell them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+
+from fusion.composition.inputs import Inputs
+from fusion.composition.net_text import reparse
+from fusion.composition.preprocessing import input_shape
+from fusion.composition.sources import PreparedSource
+from fusion.errors import ComposeError, raise_all
+from prototxt.errors import PrototxtError
+from prototxt.text.tree import Document
+
+Shape = tuple[int | None, ...]
+
+
+def blob_shapes(
+    parts: Sequence[PreparedSource],
+    inputs: Inputs,
+    branches: Mapping[str, Mapping[int, str]],
+    given: Mapping[str, Shape],
+) -> dict[str, Shape]:
+    """Shapes of the blobs of data and branches; those of unknown rank are left out. Raises: ShapeError."""
+    from prototxt.shapes import UNKNOWN
+
+    body = "\n".join(
+        [inputs.text, *inputs.front.values(), *(text for branch in branches.values() for text in branch.values())]
+    )
+    known = dict(given)
+    for part in parts:
+        own = input_shape(part)
+        if own is not None and len(own) == 4:
+            known.setdefault(inputs.blobs(part.prefix)[0], (None, *own[1:]))
+    shapes = _inferred(reparse(body, "the branches"), "TEST", known)
+    return {blob: shape for blob, shape in shapes.items() if shape is not UNKNOWN}
+
+
+def source_shapes(part: PreparedSource, inputs: Inputs, shapes: Mapping[str, Shape]) -> Mapping[str, Shape]:
+    """Shapes of a source's own blobs under the fused net's data, those that are known."""
+    from prototxt.shapes import UNKNOWN
+
+    feed = inputs.feeds[part.prefix]
+    known = {blob: shapes[top] for blob, top in feed.items() if top in shapes}
+    try:
+        found = _inferred(part.raw.document, "TEST", known)
+    except PrototxtError:  # of its labels or losses, which are not those of the fused net
+        return {}
+    return {blob: shape for blob, shape in found.items() if shape is not UNKNOWN}
+
+
+def check_whole(train_val: Document, given: Mapping[str, Shape]) -> None:
+    """Raises: ComposeError with all that Caffe would refuse in the fused net, in either phase."""
+    for phase in ("TRAIN", "TEST"):
+        try:
+            _inferred(train_val, phase, given)
+        except PrototxtError as error:
+            raise_all([ComposeError(part.message, place=part.place, hint=part.hint) for part in error.errors])
+
+
+def misfit(deploy: Document) -> str | None:
+    """Return what Caffe would refuse in the net to deploy, None if it fits."""
+    try:
+        _inferred(deploy, "TEST", {})
+    except PrototxtError as error:
+        return error.errors[0].message
+    return None
+
+
+def _inferred(document: Document, phase: str, given: Mapping[str, Shape]) -> dict[str, Shape]:
+    from prototxt.schema.filter import filter_net
+    from prototxt.schema.load import load_net
+    from prototxt.shapes import infer
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # fields of a fork stay in the text; whoever builds the net is told of them
+        net = filter_net(load_net(document, strict=False), phase=phase)
+    tops = {top for layer in net.layer for top in layer.top}
+    return infer(net, {blob: shape for blob, shape in given.items() if blob in tops}, unknown="ignore").blobs

@@ -1,0 +1,99 @@
+"""The stages of a source settled: layers of other stages go, and what is left says by phases alone when it is there.
+
+DIGITS writes a net's data for training and for validation and its layers for use into one file, told apart by stages. A
+fused net is written without stages, so that its solver needs no states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from fusion.composition.net_text import PHASES, Layer, Net, only, read_net
+from fusion.errors import ComposeError, raise_all
+
+_BY_PHASE: Final[Mapping[str, tuple[str, ...]]] = {"train": ("TRAIN",), "val": ("TEST",), "test": ("TEST",)}
+_RULES: Final = ("include", "exclude")
+_BESIDE_PHASE: Final = ("stage", "not_stage", "min_level", "max_level")
+
+
+def by_phase(stages: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return the stages that hold in each phase.
+
+    `train` holds in phase TRAIN, `val` and `test` in TEST, as DIGITS means them, and any other in both, unless it is
+    given with its phase: `TEST=train`.
+    """
+    found: dict[str, list[str]] = {phase: [] for phase in PHASES}
+    for text in stages:
+        phase, equals, stage = text.partition("=")
+        if equals and phase not in PHASES:
+            raise ComposeError(
+                f"stage '{text}': there is no phase '{phase}'", hint="give STAGE, TRAIN=STAGE or TEST=STAGE"
+            )
+        for name in (phase,) if equals else _BY_PHASE.get(text, PHASES):
+            found[name].append(stage if equals else text)
+    return {phase: tuple(dict.fromkeys(names)) for phase, names in found.items()}
+
+
+def settled(net: Net, prefix: str, stages: Sequence[str], notes: list[str]) -> tuple[Net, tuple[str, ...]]:
+    """Return the net with rules of phases alone, without the layers that no phase has; and the stages that it names.
+
+    Raises: ComposeError where a layer reads what only layers of other stages make; DecodeError.
+    """
+    from prototxt.schema.filter import filter_net, stages_of, unmet_stages
+    from prototxt.schema.load import load_net
+
+    ruled = [layer for layer in net.layers if _is_ruled(layer)]
+    if not ruled:
+        return net, ()
+    message, held = load_net(net.document, strict=False), by_phase(stages)
+    errors = []
+    for phase in PHASES:
+        error = unmet_stages(message, filter_net(message, phase, message.state.level, held[phase]))
+        if error is not None:
+            what, hint = f"source '{prefix}': {error.message}", _hint(stages_of(message))
+            errors.append(ComposeError(what, place=error.place, hint=hint))
+    raise_all(errors[:1])
+    named = stages_of(message)
+    said = [f"{stage} ({phase})" for phase in PHASES for stage in held[phase] if stage in named]
+    notes += [f"source '{prefix}': stages {', '.join(said)}"] if said else []
+    there = read_net(net.document, held)
+    kept = frozenset(layer.number for layer in there.layers if layer.phases)
+    return only(_in_phases(there, {layer.number for layer in ruled}), kept), named
+
+
+def check_stages(prefixes: Sequence[str], given: Sequence[str], named: Sequence[str]) -> None:
+    """Raises: ComposeError for stages that no source names."""
+    wanted = {stage for stages in by_phase(given).values() for stage in stages}
+    if unknown := sorted(wanted - set(named)):
+        hint = f"they name {', '.join(dict.fromkeys(named))}" if named else "none of them names any; leave it away"
+        raise ComposeError(f"no source ({', '.join(prefixes)}) names the stage {', '.join(unknown)}", hint=hint)
+
+
+def _hint(named: Sequence[str]) -> str:
+    usual = [stage for stage in named if stage in _BY_PHASE]
+    example = " ".join(f"--stage {stage}" for stage in (usual or named[:1]))
+    return f"say which stages hold, such as {example}; it names {', '.join(named)}"
+
+
+def _is_ruled(layer: Layer) -> bool:
+    """Whether its rules look at more than the phase."""
+    rules = [rule for name in _RULES for rule in layer.message.messages(name)]
+    return any(rule.get(name) is not None for rule in rules for name in _BESIDE_PHASE)
+
+
+def _in_phases(net: Net, numbers: set[int]) -> Net:
+    """The net with the rules of these layers in terms of phases."""
+    from prototxt.text.edits import Edits
+
+    edits = Edits(net.document)
+    for layer in net.layers:
+        if layer.number in numbers:
+            first, *others = [rule for name in _RULES for rule in layer.message.all(name)]
+            if len(layer.phases) == 1:
+                edits.replace(first, f"include {{ phase: {layer.phases[0]} }}")
+            else:
+                edits.remove(first)
+            for rule in others:
+                edits.remove(rule)
+    return read_net(edits.apply())

@@ -1,0 +1,221 @@
+"""Making Caffe's databases and mean pictures without Caffe: what its convert_imageset and compute_image_mean write."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusion.data.decode_image import UndecodableError, decode
+from fusion.data.encode_image import encode
+from fusion.data.image_list import ImageList, read_list
+from fusion.data.lmdb_leveldb import is_lmdb, open_database, write_database
+from fusion.errors import DataError, raise_all
+from prototxt.errors import WeightsError
+from prototxt.formats.datum import Datum, read_datum, write_datum, write_mean
+
+OnBadRecord = Literal["fail", "skip"]
+Progress = Callable[[int, int], None]  # records done, records in all
+_SHOWN = 20
+_SAME = {"jpeg": "jpg"}
+
+
+@dataclass(frozen=True)
+class Images:
+    """How pictures become records.
+
+    size        (height, width) to resize to; None: as they are
+    gray        one channel instead of three
+    encoded     keep or make compressed files (see `encode_type`) instead of pixels
+    encode_type "png", "jpg": of all records; "": as each file's name says
+    shuffle     a seed to shuffle the list by; None: in the list's order
+    check_size  every picture must have the first one's size
+    """
+
+    size: tuple[int, int] | None = None
+    gray: bool = False
+    encoded: bool = False
+    encode_type: str = ""
+    shuffle: int | None = None
+    check_size: bool = False
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written: the number of records, and what was wrong with those that were left out."""
+
+    records: int
+    skipped: tuple[DataError, ...] = ()
+
+
+@dataclass
+class _Sieve:
+    """Collects what is wrong with records, and says how to go on."""
+
+    on_bad_record: OnBadRecord
+    errors: list[DataError] = field(default_factory=list)
+
+    def note(self, error: DataError) -> None:
+        self.errors.append(error)
+        if self.on_bad_record == "fail" and len(self.errors) > _SHOWN:
+            self.raise_all()
+
+    def raise_all(self) -> None:
+        if self.on_bad_record == "fail":
+            raise_all(self.errors)
+
+
+def write_images(
+    source: str | os.PathLike[str],
+    root: str,
+    target: str | os.PathLike[str],
+    images: Images,
+    *,
+    lmdb: bool = True,
+    on_bad_record: OnBadRecord = "fail",
+    progress: Progress | None = None,
+) -> Written:
+    """Write the pictures of a list into a new LMDB or LevelDB: the keys and records of convert_imageset.
+
+    root    stands before every name of the list, as it is (`images/`)
+    Raises  DataError naming all records that cannot be read (unless they are skipped); then nothing is written
+    """
+    listed = read_list(source)
+    sieve = _Sieve(on_bad_record)
+    count = write_database(target, _records(listed, root, images, sieve, progress), lmdb=lmdb)
+    return Written(count, tuple(sieve.errors))
+
+
+def _records(
+    listed: ImageList, root: str, images: Images, sieve: _Sieve, progress: Progress | None
+) -> Iterator[tuple[bytes, bytes]]:
+    total = len(listed.names)
+    order = np.arange(total)
+    if images.shuffle is not None:
+        order = np.random.default_rng(images.shuffle).permutation(total)
+    first: tuple[int, ...] | None = None
+    for number, index in enumerate(order.tolist()):
+        name = listed.names[index]
+        try:
+            datum, shape = _datum(root + name, int(listed.labels[index]), images, listed.place(index))
+            first = first or shape
+            if images.check_size and shape != first:
+                text = f"this picture is {_size(shape)}, the first one {_size(first)}"
+                raise DataError(text, place=listed.place(index), hint="give --resize, or leave --check-size out")
+        except DataError as error:
+            sieve.note(error)
+        else:
+            if not sieve.errors or sieve.on_bad_record == "skip":
+                yield f"{number:08d}_{name}".encode("utf-8", "surrogateescape"), write_datum(datum)
+        if progress is not None and number % 1000 == 999:
+            progress(number + 1, total)
+    sieve.raise_all()
+    if first is None:
+        raise DataError("no picture of the list can be read", place=listed.path, hint=sieve.errors[0].message)
+
+
+def _datum(path: str, label: int, images: Images, place: str) -> tuple[Datum, tuple[int, ...]]:
+    """The record of one file, and its picture's shape (channels, height, width)."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+        pixels = decode(data, color=not images.gray, size=images.size)
+    except OSError as error:
+        hint = "paths are ROOT followed by the name in the list, as they stand"
+        raise DataError(f"cannot read the picture {path!r}: {error.strerror}", place=place, hint=hint) from error
+    except UndecodableError as error:
+        hint = "replace the file, remove the line from the list, or give --on-bad-record skip"
+        raise DataError(f"cannot decode the picture {path!r}: {error}", place=place, hint=hint) from error
+    if not images.encoded:
+        channels, height, width = pixels.shape
+        return Datum(channels, height, width, label, data=pixels.tobytes()), pixels.shape
+    extension = os.path.splitext(path)[1][1:].lower()
+    kind = images.encode_type.lower() or extension
+    if _SAME.get(kind, kind) == _SAME.get(extension, extension) and not images.gray and images.size is None:
+        return Datum(label=label, encoded=True, data=data), pixels.shape
+    return Datum(label=label, encoded=True, data=encode(pixels, kind)), pixels.shape
+
+
+def write_mean_image(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    root: str = "",
+    size: tuple[int, int] | None = None,
+    gray: bool = False,
+    on_bad_record: OnBadRecord = "fail",
+    progress: Progress | None = None,
+) -> Written:
+    """Write the mean over all records of a database, or over the pictures of a list, as a .binaryproto file.
+
+    root, size, gray  for a list only
+    The sums are exact; Caffe adds up in float32, which comes to the same until a sum passes 2^24.
+
+    Raises: DataError when records cannot be read or differ in size (unless they are skipped).
+    """
+    place = os.fspath(source)
+    pictures = (
+        _stored(place) if os.path.isdir(place) else _listed(read_list(source), root, Images(size=size, gray=gray))
+    )
+    sieve = _Sieve(on_bad_record)
+    total: NDArray[Any] | None = None
+    count = 0
+    for at, number, picture in pictures:
+        try:
+            values = picture()
+            if total is None:
+                total = np.zeros(values.shape, np.int64 if values.dtype == np.uint8 else np.float64)
+            if values.shape != total.shape:
+                text = f"this record is {_size(values.shape)}, the first one {_size(total.shape)}"
+                raise DataError(text, place=at, hint="a mean needs records of one size: resize the pictures")
+        except DataError as error:
+            sieve.note(error)
+            continue
+        total += values
+        count += 1
+        if progress is not None and number % 1000 == 0:
+            progress(count, number)
+    sieve.raise_all()
+    if total is None:
+        raise DataError("no record can be read", place=place, hint=sieve.errors[0].message)
+    write_mean(target, total.astype(np.float32) / np.float32(count))
+    return Written(count, tuple(sieve.errors))
+
+
+Picture = Callable[[], NDArray[np.generic]]
+
+
+def _stored(path: str) -> Iterator[tuple[str, int, Picture]]:
+    database = open_database(path, lmdb=is_lmdb(path))
+    for index, value in enumerate(database.values()):
+        place = database.place(index)
+        yield place, len(database.keys), partial(_values, bytes(value), place)
+
+
+def _listed(listed: ImageList, root: str, images: Images) -> Iterator[tuple[str, int, Picture]]:
+    for index, name in enumerate(listed.names):
+        place = listed.place(index)
+        yield place, len(listed.names), partial(_picture, root + name, images, place)
+
+
+def _picture(path: str, images: Images, place: str) -> NDArray[np.generic]:
+    return _datum(path, 0, images, place)[0].array()
+
+
+def _values(record: bytes, place: str) -> NDArray[np.generic]:
+    try:
+        datum = read_datum(record, place)
+        return decode(datum.data, color=None) if datum.encoded else datum.array()
+    except WeightsError as error:
+        raise DataError(error.message, place=place) from error
+    except UndecodableError as error:
+        raise DataError(f"cannot decode the picture: {error}", place=place) from error
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))

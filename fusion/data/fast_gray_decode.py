@@ -1,0 +1,79 @@
+"""Gray JPEGs and PNGs straight from Pillow's decoders: for small pictures opening an image costs more than decoding it.
+
+Only plain files are taken: 8 bits, one component, not interlaced, not turned by Exif, whole, nothing unusual about
+them. All others are left to `PIL.Image.open`, which also says what is wrong with them. The pixels are the same.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from prototxt.formats.image_files import LONGEST_SIDE
+
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # JPEG's start-of-frame markers
+_PNG = b"\x89PNG\r\n\x1a\n"
+_MOST = 1 << 24  # pixels; a larger picture is worth opening with care
+
+
+def gray_pixels(data: bytes) -> NDArray[np.uint8] | None:
+    """Pixels uint8 [H, W] of a plain gray JPEG or PNG, or None for anything else."""
+    if data[:2] == b"\xff\xd8":
+        frame = _frame(data)
+        return None if frame is None or frame[2] != 1 else _decoded(frame[0], frame[1], data, "jpeg", "")
+    if data[:8] == _PNG:
+        found = _deflated(data)
+        return None if found is None else _decoded(*found, "zip", 0)
+    return None
+
+
+def _decoded(height: int, width: int, data: bytes, decoder: str, option: object) -> NDArray[np.uint8] | None:
+    if not 0 < height * width <= _MOST or max(height, width) > LONGEST_SIDE:
+        return None
+    try:
+        picture = Image.frombytes("L", (width, height), data, decoder, "L", option)
+    except (ValueError, OSError):
+        return None
+    return np.frombuffer(picture.tobytes(), np.uint8).reshape(height, width)
+
+
+def _frame(data: bytes) -> tuple[int, int, int] | None:
+    """(height, width, components) from a JPEG's frame header; None when there is none or a turned picture (Exif)."""
+    at = 2
+    while at + 10 <= len(data):
+        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
+        if data[at] != 0xFF or marker == 0xE1 or length < 2:
+            return None
+        if marker in _FRAMES:
+            height, width, components = struct.unpack_from(">HHB", data, at + 5)
+            return (height, width, components) if marker in (0xC0, 0xC1, 0xC2) else None
+        at += 2 + length
+    return None
+
+
+def _deflated(data: bytes) -> tuple[int, int, bytes] | None:
+    """(height, width, compressed rows) of a PNG that holds 8-bit gray rows and nothing that would change them."""
+    size = height = width = 0
+    parts: list[bytes] = []
+    at = 8
+    while at + 12 <= len(data):
+        size = int.from_bytes(data[at : at + 4], "big")
+        kind, end = data[at + 4 : at + 8], at + 8 + size
+        if zlib.crc32(data[at + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+            return None
+        if kind == b"IHDR":
+            if size != 13 or data[at + 16 : at + 21] != b"\x08\0\0\0\0":
+                return None
+            width, height = struct.unpack_from(">II", data, at + 8)
+        elif kind == b"IDAT":
+            parts.append(data[at + 8 : end])
+        elif kind == b"IEND":
+            return (height, width, b"".join(parts)) if parts else None
+        elif not kind[0] & 0x20 or kind in (b"tRNS", b"eXIf"):  # another chunk that is no mere remark
+            return None
+        at = end + 4
+    return None

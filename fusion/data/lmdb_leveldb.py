@@ -1,0 +1,232 @@
+"""LMDB and LevelDB folders: reading records by number, and writing them as Caffe's convert_imageset does."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from fusion.data.file_stamp import stamped
+from fusion.errors import DataError
+
+Put = Callable[[bytes, bytes], None]
+_AT_ONCE = 1000  # records per transaction, as convert_imageset commits them
+_FIRST_SIZE = 64 << 20
+_DAMAGED = "the database is damaged: copy it again, or skip bad records"
+_open: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()  # a process may open an LMDB once only
+
+
+@dataclass(frozen=True, eq=False)
+class Database:
+    """A database opened for reading: its keys in order, and how to get a value."""
+
+    path: str
+    keys: list[bytes]
+    handle: Any
+    lmdb: bool
+
+    def get(self, index: int) -> bytes:
+        """The value of record `index`. Raises: DataError when the database is damaged there."""
+        key = self.keys[index]
+        try:
+            if self.lmdb:
+                with self.handle.begin() as transaction:
+                    value = transaction.get(key)
+            else:
+                value = self.handle.get(key)
+        except Exception as error:  # the drivers have families of errors of their own
+            raise DataError(f"the record cannot be read: {error}", place=self.place(index), hint=_DAMAGED) from error
+        if value is None:
+            raise DataError("the record is listed but not there", place=self.place(index), hint=_DAMAGED)
+        return bytes(value)
+
+    def values(self) -> Iterator[bytes | memoryview]:
+        """All values in the order of the keys; those of an LMDB are views that die with the next one."""
+        if not self.lmdb:
+            yield from self.handle.iterator(include_key=False)
+            return
+        with self.handle.begin(buffers=True) as transaction:
+            yield from transaction.cursor().iternext(keys=False, values=True)
+
+    def name(self, index: int) -> str:
+        """The key of record `index` as text."""
+        return self.keys[index].decode("utf-8", "backslashreplace")
+
+    def place(self, index: int) -> str:
+        """Where record `index` stands, for messages."""
+        return f"{self.path}:{self.name(index)}"
+
+    def fingerprint(self, settings: bytes) -> str:
+        """A hash of the files' sizes and times, and of the settings."""
+        files = (name for name in sorted(os.listdir(self.path)) if not name.startswith("lock"))
+        kept = (name for name in files if name.endswith((".mdb", ".ldb", ".sst", ".log")))
+        return stamped(settings, kept, os.path.join(self.path, ""))
+
+
+def open_database(path: str, *, lmdb: bool) -> Database:
+    """Open a database folder; nothing in it is changed. Raises: DataError, also when it is empty."""
+    found = _open_lmdb(path) if lmdb else _open_leveldb(path)
+    if not found.keys:
+        raise DataError("the database is empty", place=path)
+    return found
+
+
+def is_lmdb(path: str) -> bool:
+    """Whether the folder holds an LMDB."""
+    return os.path.exists(os.path.join(path, "data.mdb"))
+
+
+def _open_lmdb(path: str) -> Database:
+    lmdb = _import_lmdb(path)
+    where = os.path.realpath(path)
+    handle = _open.get(where)
+    if handle is None:
+        folder = os.path.isdir(path)
+        try:
+            handle = lmdb.open(where, readonly=True, lock=False, readahead=False, create=False, subdir=folder)
+        except lmdb.Error as error:
+            raise _unreadable(path, error) from error
+        _check_whole(path, handle)
+        _open[where] = handle
+    try:
+        with handle.begin() as transaction:
+            keys = [bytes(key) for key in transaction.cursor().iternext(keys=True, values=False)]
+    except lmdb.Error as error:
+        raise _unreadable(path, error) from error
+    return Database(path, keys, handle, lmdb=True)
+
+
+def _check_whole(path: str, handle: Any) -> None:
+    """An LMDB is mapped into memory: to touch a page that its file lacks would end the process without a word."""
+    where = handle.path()
+    there = os.path.getsize(os.path.join(where, "data.mdb") if os.path.isdir(where) else where)
+    needed = (handle.info()["last_pgno"] + 1) * handle.stat()["psize"]
+    if there < needed:
+        handle.close()
+        what = f"the database is cut off: {there} of {needed} bytes are there"
+        raise DataError(what, place=path, hint="copy it again, or write it again from its source")
+
+
+def _open_leveldb(path: str) -> Database:
+    """LevelDB locks and rewrites its folder even when it only reads, so it is given a folder of links instead."""
+    plyvel = _import_plyvel(path)
+    links = tempfile.mkdtemp(prefix="leveldb-")
+    try:
+        for entry in os.scandir(path):
+            if entry.name not in ("LOCK", "LOG", "LOG.old"):
+                os.symlink(os.path.realpath(entry.path), os.path.join(links, entry.name))
+        handle = plyvel.DB(links, create_if_missing=False)
+    except (plyvel.Error, OSError) as error:
+        shutil.rmtree(links, ignore_errors=True)
+        raise _unreadable(path, error) from error
+    try:
+        keys = list(handle.iterator(include_value=False))
+    except plyvel.Error as error:
+        shutil.rmtree(links, ignore_errors=True)
+        raise _unreadable(path, error) from error
+    found = Database(path, keys, handle, lmdb=False)
+    weakref.finalize(found, shutil.rmtree, links, ignore_errors=True)
+    return found
+
+
+def _import_lmdb(path: str) -> Any:
+    try:
+        import lmdb
+    except ImportError as error:
+        raise DataError("LMDB needs the package lmdb", place=path, hint="pip install 'caffe-fusion[lmdb]'") from error
+    return lmdb
+
+
+def _import_plyvel(path: str) -> Any:
+    try:
+        import plyvel
+    except ImportError as error:
+        hint = "pip install 'caffe-fusion[leveldb]', or set backend: LMDB if this is an LMDB"
+        raise DataError("LevelDB needs the package plyvel", place=path, hint=hint) from error
+    return plyvel
+
+
+def _unreadable(path: str, error: Exception) -> DataError:
+    if not os.path.isdir(path):
+        hint = "data_param.source is a folder, relative to the working directory"
+    elif is_lmdb(path):
+        hint = "this is an LMDB: is backend: LMDB set?"
+    else:
+        hint = "is the database of the kind that data_param.backend names, and closed by its writer?"
+    return DataError(f"cannot open the database: {error}", place=path, hint=hint)
+
+
+def write_database(path: str | os.PathLike[str], records: Iterable[tuple[bytes, bytes]], *, lmdb: bool) -> int:
+    """Write keys and values to a new database, which takes its name when it is whole; returns their number.
+
+    Raises: DataError when something of that name is there already.
+    """
+    target = os.path.abspath(path)
+    if os.path.lexists(target):
+        raise DataError("this exists already", place=os.fspath(path), hint="remove it, or give another name")
+    folder = tempfile.mkdtemp(prefix=f".{os.path.basename(target)[:100]}.", dir=os.path.dirname(target))
+    count = 0
+    try:
+        with _lmdb_writer(folder) if lmdb else _leveldb_writer(folder) as put:
+            for key, value in records:
+                put(key, value)
+                count += 1
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(folder, 0o777 & ~umask)
+        os.rename(folder, target)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return count
+
+
+@contextmanager
+def _lmdb_writer(folder: str) -> Iterator[Put]:
+    lmdb = _import_lmdb(folder)
+    environment = lmdb.open(folder, map_size=_FIRST_SIZE, sync=False, lock=False)
+    waiting: list[tuple[bytes, bytes]] = []
+
+    def commit() -> None:
+        while True:
+            try:
+                with environment.begin(write=True) as transaction:
+                    for key, value in waiting:
+                        transaction.put(key, value)
+            except lmdb.MapFullError:
+                environment.set_mapsize(2 * environment.info()["map_size"])
+            else:
+                waiting.clear()
+                return
+
+    def put(key: bytes, value: bytes) -> None:
+        if len(key) > environment.max_key_size():
+            hint = "LMDB takes 511 bytes: shorten the names in the list, or write --leveldb"
+            raise DataError(f"the key is {len(key)} bytes long: {key[:60]!r}...", hint=hint)
+        waiting.append((key, value))
+        if len(waiting) >= _AT_ONCE:
+            commit()
+
+    try:
+        yield put
+        commit()
+        environment.sync(True)
+    finally:
+        environment.close()
+
+
+@contextmanager
+def _leveldb_writer(folder: str) -> Iterator[Put]:
+    plyvel = _import_plyvel(folder)
+    database = plyvel.DB(
+        folder, create_if_missing=True, error_if_exists=True, write_buffer_size=256 << 20, max_open_files=100
+    )
+    try:
+        yield database.put
+    finally:
+        database.close()

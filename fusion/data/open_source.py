@@ -1,0 +1,107 @@
+"""Which source a data layer's type gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from numpy.typing import ArrayLike
+
+from fusion.data.data_layer import open_data
+from fusion.data.decoded_cache import BUDGET, Stores
+from fusion.data.dummy_data import open_dummy_data
+from fusion.data.hdf5_data import open_hdf5_data
+from fusion.data.image_data import open_image_data
+from fusion.data.in_step import combined, followed, following, join, seed_of
+from fusion.data.memory_data import open_memory_data
+from fusion.data.source import Source
+from fusion.data.source_config import OnBadRecord, SourceConfig
+from fusion.data.window_data import open_window_data
+from fusion.errors import DataError
+
+if TYPE_CHECKING:
+    from prototxt.schema.messages import LayerParameter
+
+_OPENERS: dict[str, Callable[..., Source]] = {
+    "Data": open_data,
+    "DummyData": open_dummy_data,
+    "HDF5Data": open_hdf5_data,
+    "ImageData": open_image_data,
+    "WindowData": open_window_data,
+}
+_SHARING = ("Data", "ImageData")  # layers of one list that decode alike share what is decoded
+_HANDED_OVER = ("MemoryData", "Input")
+
+
+def open_source(
+    layer: LayerParameter,
+    phase: str,
+    *,
+    root: str | None = None,
+    seed: int = 0,
+    budget: int = BUDGET,
+    arrays: Mapping[str, ArrayLike] | None = None,
+    on_bad_record: OnBadRecord = "fail",
+    stores: Stores | None = None,
+) -> Source:
+    """The source of a data layer.
+
+    phase          "TRAIN" or "TEST": crops are random in TRAIN
+    root           replaces the root_folder of an ImageData or WindowData layer
+    seed           of everything that is drawn: shuffling, windows, flips, fillers
+    budget         bytes of decoded records to keep in memory
+    arrays         the rows of a MemoryData or Input layer, float32 [N, ...] for each top
+    on_bad_record  "fail": a picture or Datum that cannot be read, or has another size, is an error;
+                   "skip": the next good record stands in for it, see `bad_records`
+    stores         of the layers opened before, with which what is decoded is shared
+    Raises         DataError
+    """
+    if layer.type in _HANDED_OVER:
+        return open_memory_data(layer, arrays)
+    return reopen(SourceConfig(layer, phase, root, seed, on_bad_record), budget=budget, stores=stores)
+
+
+def reopen(recipe: SourceConfig, *, budget: int = BUDGET, stores: Stores | None = None) -> Source:
+    """The source that a recipe describes. Raises: DataError."""
+    layer = recipe.layer
+    try:
+        opener = _OPENERS[layer.type]
+    except KeyError:
+        raise DataError(
+            f"layers of type '{layer.type}' cannot be read as a data source",
+            place=f"layer '{layer.name}'",
+            hint=f"known are {', '.join(sorted([*_OPENERS, *_HANDED_OVER]))}",
+        ) from None
+    shared = {"stores": stores} if layer.type in _SHARING else {}
+    return opener(recipe, budget=budget, **shared)
+
+
+def open_layers(
+    layers: Sequence[LayerParameter],
+    phase: str,
+    *,
+    seed: int = 0,
+    budget: int = BUDGET,
+    arrays: Mapping[str, ArrayLike] | None = None,
+    on_bad_record: OnBadRecord = "fail",
+) -> list[Source]:
+    """The sources of a net's data layers: one for those in step, as `in_step_with` says or as is plain without it.
+
+    The options are those of `open_source`. Layers that are not in step draw by themselves, as in Caffe.
+
+    Raises: DataError. Warns: UnpairedData.
+    """
+    leaders = {id(layer): followed(layer, layers) for layer in layers}
+    stores: Stores = {}
+    found: list[tuple[LayerParameter, Source]] = []
+    for number, layer in enumerate(one for one in layers if leaders[id(one)] is None):
+
+        def opened(one: LayerParameter, own: int = seed_of(seed, number)) -> Source:
+            return open_source(
+                one, phase, seed=own, budget=budget, arrays=arrays, on_bad_record=on_bad_record, stores=stores
+            )
+
+        lead = opened(layer)
+        behind = [one for one in layers if leaders[id(one)] is layer]
+        found.append((layer, join(lead, [(one, opened(following(one, layer))) for one in behind])))
+    return combined(found)

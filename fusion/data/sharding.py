@@ -1,0 +1,85 @@
+"""One process's share of a data layer that several processes read."""
+
+# ruff: noqa: D102 - what the members are is said once, in Source
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusion.data.source import Source
+from fusion.data.wrapper import Wrapped
+from fusion.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which part of the batches.
+
+    rank, size  of `size` processes this is number `rank`
+    whole       whether a batch goes to one process whole; otherwise each gets a piece of every batch
+    """
+
+    rank: int = 0
+    size: int = 1
+    whole: bool = False
+
+    def of(self, batches: Iterator[NDArray[np.int64]]) -> Iterator[NDArray[np.int64]]:
+        """The part of batches that begin with the common batch asked for; see `first`."""
+        if self.whole:
+            return islice(batches, self.rank, None, self.size)
+        return (np.array_split(batch, self.size)[self.rank] for batch in batches)
+
+    def first(self, start: int) -> int:
+        """The number of the source's batch that a common batch begins with."""
+        return start * self.size if self.whole else start
+
+    def draw(self, number: int) -> int:
+        """What seeds the random part of this process's share of a common batch."""
+        return number * self.size + self.rank
+
+
+@dataclass(frozen=True, eq=False)
+class Shard(Wrapped):
+    """A source as one of several processes sees it: all records, but only its part of every common batch."""
+
+    part: Part
+
+    @property
+    def batch_size(self) -> int:
+        return self.source.batch_size // (1 if self.part.whole else self.part.size)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {top: (self.batch_size, *shape[1:]) for top, shape in self.source.shapes.items()}
+
+    def batch(self, indices: NDArray[np.int64], draw: int = 0) -> dict[str, Tensor]:
+        blobs = self.source.batch(indices, self.part.draw(draw))
+        return {top: tensor[: len(indices)] for top, tensor in blobs.items()}
+
+    def order(self, start: int = 0) -> Iterator[NDArray[np.int64]]:
+        return self.part.of(self.source.order(self.part.first(start)))
+
+
+def shard(source: Source, part: Part) -> Shard:
+    """The process's share. Raises: DataError when the batches cannot be divided."""
+    uneven = {top: shape for top, shape in source.shapes.items() if not shape or shape[0] != source.batch_size}
+    if uneven:
+        top, shape = next(iter(uneven.items()))
+        message = f"'{top}' is {list(shape)} for batches of {source.batch_size}: there is no telling how to divide it"
+        raise DataError(message, place=source.place(0), hint="train this net with one process")
+    if not part.whole and source.batch_size % part.size:
+        fitting = max(1, round(source.batch_size / part.size)) * part.size
+        raise DataError(
+            f"batches of {source.batch_size} cannot be divided among {part.size} processes",
+            place=source.place(0),
+            hint=f"set batch_size to {fitting}, or take --auto-scale, which gives each process a whole batch",
+        )
+    return Shard(source, part)

@@ -1,0 +1,63 @@
+"""How a source is opened: everything that another process needs to open the same one."""
+
+from __future__ import annotations
+
+import base64
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from fusion.data.decoded_cache import BUDGET
+
+if TYPE_CHECKING:
+    from prototxt.schema.messages import LayerParameter
+
+OnBadRecord = Literal["fail", "skip"]
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """A data layer and what is drawn in it; see `open_source`."""
+
+    layer: LayerParameter
+    phase: str
+    root: str | None = None
+    seed: int = 0
+    on_bad_record: OnBadRecord = "fail"
+
+    @property
+    def skips(self) -> bool:
+        """Whether bad records are skipped."""
+        return self.on_bad_record == "skip"
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        layer = base64.b64encode(self.layer.SerializeToString()).decode("ascii")
+        return {**vars(self), "layer": layer}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> SourceConfig:
+        """What `to_json` gave."""
+        from prototxt.schema.messages import LayerParameter
+
+        return cls(**{**values, "layer": LayerParameter.FromString(base64.b64decode(values["layer"]))})
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How data is read; nothing here changes the batches of sound data.
+
+    workers        processes that read data which does not fit into memory; None: half of the cores, 8 at most
+    budget         bytes of decoded records that a data layer may keep in memory
+    on_bad_record  "fail": a record that cannot be read or has another size is an error;
+                   "skip": the next good record stands in for it, and it is counted
+    """
+
+    workers: int | None = None
+    budget: int = BUDGET
+    on_bad_record: OnBadRecord = "fail"
+
+    @property
+    def processes(self) -> int:
+        """The number of workers to start."""
+        return min(8, max(1, (os.cpu_count() or 1) // 2)) if self.workers is None else self.workers

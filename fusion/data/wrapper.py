@@ -1,0 +1,79 @@
+"""A source around another one: a share of its batches, some of its records, or blobs beside its own."""
+
+# ruff: noqa: D102 - what the members are is said once, in Source
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusion.data.decoded_cache import Progress
+from fusion.data.source import Source
+from fusion.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Wrapped:
+    """What a source around another one does not say itself is what the other one says."""
+
+    source: Source
+
+    @property
+    def tops(self) -> tuple[str, ...]:
+        return self.source.tops
+
+    @property
+    def batch_size(self) -> int:
+        return self.source.batch_size
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return self.source.shapes
+
+    @property
+    def keys(self) -> Sequence[str]:
+        return self.source.keys
+
+    @property
+    def labels(self) -> NDArray[np.int64] | None:
+        return self.source.labels
+
+    @property
+    def label_tops(self) -> tuple[str, ...]:
+        return self.source.label_tops
+
+    @property
+    def deterministic(self) -> bool:
+        return self.source.deterministic
+
+    @property
+    def in_memory(self) -> bool:
+        return self.source.in_memory
+
+    @property
+    def bad(self) -> Mapping[int, DataError]:
+        return self.source.bad
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def load(self, progress: Progress | None = None) -> None:
+        self.source.load(progress)
+
+    def batch(self, indices: NDArray[np.int64], draw: int = 0) -> dict[str, Tensor]:
+        return self.source.batch(indices, draw)
+
+    def order(self, start: int = 0) -> Iterator[NDArray[np.int64]]:
+        return self.source.order(start)
+
+    def place(self, index: int) -> str:
+        return self.source.place(index)
+
+    def fingerprint(self) -> str:
+        return self.source.fingerprint()

@@ -1,0 +1,92 @@
+"""Does ONNX Runtime make of a model what the net makes? With two batch sizes, as the batch is left open."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fusion.errors import ExportError
+from fusion.nets.build import build, outputs_of
+from fusion.nets.inputs import noise
+from fusion.nets.weights import load_weights
+from fusion.onnx.runtime import session
+from fusion.onnx.sidecar import read_pair
+from fusion.verification.comparison import RTOL, Comparison, Difference, difference
+from prototxt.schema.messages import NetParameter
+
+Path = str | os.PathLike[str]
+
+
+def verify_onnx(
+    net: NetParameter,
+    weights: Path | Mapping[str, Any],
+    model: Path | bytes,
+    *,
+    batches: tuple[int, ...] = (1, 3),
+    seed: int = 0,
+    rtol: float = RTOL,
+    inputs: Mapping[str, tuple[int | None, ...]] | None = None,
+) -> Comparison:
+    """Run the net and the model on the same noise and compare the model's outputs.
+
+    net      a deploy net of phase TEST
+    batches  sizes to try, where the model leaves the batch open
+    inputs   shapes of the inputs where the net does not tell them
+    Raises: ExportError when the model's inputs or outputs are not those of the net.
+    """
+    runtime = session(model)
+    arrays = weights if isinstance(weights, Mapping) else read_pair(weights)
+    shapes = {
+        item.name: tuple(dim if isinstance(dim, int) else None for dim in item.shape) for item in runtime.get_inputs()
+    }
+    shapes = _known(shapes, inputs or {})
+    names = [item.name for item in runtime.get_outputs()]
+    rows: list[Difference] = []
+    for batch in batches if any(None in shape for shape in shapes.values()) else (0,):
+        sizes = {name: tuple(batch if dim is None else dim for dim in shape) for name, shape in shapes.items()}
+        fed = {name: noise(name, size, seed) for name, size in sizes.items()}
+        expected = _expected(net, arrays, fed, names)
+        found = runtime.run(names, {name: tensor.numpy() for name, tensor in fed.items()})
+        rows += [difference(_maker(net, name), name, expected[name], array)
+                 for name, array in zip(names, found, strict=True)]  # fmt: skip
+    label = "the exported model" if isinstance(model, bytes) else os.fspath(model)
+    what = f"ONNX Runtime on {label} against the net, on noise with seed {seed}"
+    return Comparison("onnx", what, tuple(rows), rtol=rtol)
+
+
+def _known(
+    shapes: Mapping[str, tuple[int | None, ...]], given: Mapping[str, tuple[int | None, ...]]
+) -> dict[str, tuple[int | None, ...]]:
+    """The model's shapes; sizes that it leaves open behind the batch are those given."""
+    found = {}
+    for name, shape in shapes.items():
+        known = given.get(name, shape)
+        rest = [mine if mine is not None else other for mine, other in zip(shape[1:], known[1:], strict=False)]
+        if None in rest:
+            hint = f"give --input {name}=1,3,224,224"
+            raise ExportError(f"the model leaves the size of its input '{name}' open", hint=hint)
+        found[name] = (*shape[:1], *rest)
+    return found
+
+
+def _expected(
+    net: NetParameter, weights: Mapping[str, Any], fed: Mapping[str, torch.Tensor], names: list[str]
+) -> dict[str, NDArray[np.float32]]:
+    tops = {top for layer in net.layer for top in layer.top}
+    strange = [name for name in (*fed, *names) if name not in tops]
+    if strange:
+        raise ExportError(f"the net has no blob {', '.join(map(repr, strange))}", hint="compare an export of this net")
+    built = build(net, shapes={name: tuple(tensor.shape) for name, tensor in fed.items()}, seed=0)
+    load_weights(built, weights) if weights else None
+    with torch.no_grad():
+        out = outputs_of(built, names)(fed)
+    return {name: out[name].numpy() for name in names}
+
+
+def _maker(net: NetParameter, blob: str) -> str:
+    return next((layer.name for layer in reversed(net.layer) if blob in layer.top), blob)

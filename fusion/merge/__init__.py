@@ -1,0 +1,1 @@
+"""Build the fused net's first weights from the trained ones: plan, then apply."""

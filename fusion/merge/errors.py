@@ -1,0 +1,81 @@
+"""Why a layer cannot take its weights from the sources, each in words that name the remedy."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+
+from fusion.errors import MergeError
+from fusion.merge.plan import shapes_text
+from fusion.merge.sources import MergeSource
+from fusion.merge.targets import TargetLayer
+from prototxt.formats.index import Shape
+from prototxt.text.places import place_of
+
+
+def missing(item: TargetLayer, source: MergeSource, name: str, where: str, names: Mapping[str, object]) -> MergeError:
+    """The source has no layer of this name, as `where` shows."""
+    near = get_close_matches(name, [known for known in names if known in source.weights], n=1)
+    guess = f"did you mean '{near[0]}'? else " if near else ""
+    needs = f" of shape {shapes_text(item.shapes)}" if item.shapes else ""
+    return refusal(
+        item,
+        f"needs weights{needs} from source '{source.prefix}', but {where} has no layer '{name}'",
+        f"{guess}give the weights of the net that the branch was made of, or allow it to start from its filler: "
+        f"--allow-missing {item.layer.name}",
+    )
+
+
+def misfit(
+    item: TargetLayer, source: MergeSource, name: str, have: Sequence[Shape], want: Sequence[Sequence[int | None]]
+) -> MergeError:
+    """The source's layer has blobs of other shapes."""
+    return refusal(
+        item,
+        f"needs blobs of shape {shapes_text(want)}, but '{name}' in {source.label} has {shapes_text(have)}",
+        "are these the weights of another net? to start the layer from its filler instead: "
+        f"--allow-missing {item.layer.name}",
+    )
+
+
+def orphaned(prefix: str, items: Sequence[TargetLayer], sources: Mapping[str, MergeSource]) -> MergeError:
+    """One error for all layers of a branch whose source was not given."""
+    known = ", ".join(f"'{name}'" for name in sorted(sources)) or "none"
+    subject = f"and {len(items) - 1} more of '{prefix}/' are" if len(items) > 1 else "is"
+    return refusal(
+        items[0],
+        f"{subject} frozen, and no source has the prefix '{prefix}' (given: {known})",
+        f"add {prefix}=WEIGHTS, or allow them to start from their fillers: --allow-missing '{prefix}/*'",
+    )
+
+
+def unused_arguments(
+    wanted: Sequence[TargetLayer], sources: Mapping[str, MergeSource], allow: Sequence[str]
+) -> list[MergeError]:
+    """Sources and patterns that no layer of the fused net answers to."""
+    names = [item.layer.name for item in wanted]
+    found = sorted({name.partition("/")[0] for name in names if "/" in name})
+    errors = []
+    for prefix, source in sources.items():
+        if prefix and not any(name.startswith(f"{prefix}/") for name in names):
+            hint = f"the prefixes in it are {', '.join(found)}" if found else "no layer in it has a prefix"
+            errors.append(
+                MergeError(
+                    f"source '{prefix}': no layer of the fused net begins with '{prefix}/'",
+                    place=os.fspath(source.label),
+                    hint=hint,
+                )
+            )
+    for pattern in allow:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            near = get_close_matches(pattern, names, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else "name a layer of the fused net"
+            errors.append(MergeError(f"--allow-missing {pattern}: the fused net has no such layer", hint=hint))
+    return errors
+
+
+def refusal(item: TargetLayer, message: str, hint: str) -> MergeError:
+    """What is wrong with a layer, where it is described."""
+    return MergeError(f"layer '{item.layer.name}' {message}", place=place_of(item.layer), hint=hint)

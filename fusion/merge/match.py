@@ -1,0 +1,252 @@
+"""Which source blob each blob of a fused net takes, and what does not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+from fusion.errors import BuildError, MergeError
+from fusion.merge.compare_settings import settings_that_differ
+from fusion.merge.errors import misfit, missing, orphaned, refusal, unused_arguments
+from fusion.merge.initial_fillers import initial_filler, start_text
+from fusion.merge.onnx import match_onnx
+from fusion.merge.plan import Filled, Origin, Taken, shapes_text
+from fusion.merge.sources import MergeSource
+from fusion.merge.targets import TargetLayer
+from fusion.onnx.sidecar import ONNX
+from prototxt.formats.index import Shape, settled_shape, shape_fits
+from prototxt.text.places import place_of
+
+Found = tuple[tuple[Shape, ...], tuple[Origin, ...]]
+
+
+@dataclass
+class Matching:
+    """What was found so far.
+
+    found    shapes and origins by layer
+    offered  the layers with weights of each source
+    orphans  frozen layers by prefixes that no source has
+    differing  layers with other settings than in their source, as far as the weights do not depend on them
+    """
+
+    found: dict[str, Found] = field(default_factory=dict)
+    offered: dict[str, list[str]] = field(default_factory=dict)
+    orphans: dict[str, list[TargetLayer]] = field(default_factory=dict)
+    errors: list[MergeError] = field(default_factory=list)
+    differing: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    allowed: tuple[str, ...] = ()
+
+
+def match(
+    wanted: Sequence[TargetLayer],
+    sources: Mapping[str, MergeSource],
+    allow: Sequence[str],
+    fresh: Collection[str] = (),
+) -> Matching:
+    """Match the fused net's layers with the sources' by prefix and name; those in `fresh` start from their fillers."""
+    result = Matching(offered={prefix: list(source.weights) for prefix, source in sources.items()})
+    postponed: list[TargetLayer] = []
+    allowed: list[str] = []
+    for item in wanted:
+        if item.layer.name not in fresh:
+            _compare_settings(item, owner_of(item.layer.name, sources), result)
+        if item.layer.type == ONNX and not _given(item, sources):
+            found, errors = match_onnx(item, owner_of(item.layer.name, sources))
+            result.found.update({item.layer.name: found} if found else {})
+            result.errors += errors
+            continue
+        if item.shapes == ():
+            continue
+        if item.layer.name in fresh:
+            _fill(item, result)
+            continue
+        permitted = any(fnmatchcase(item.layer.name, pattern) for pattern in allow)
+        source = owner_of(item.layer.name, sources)
+        if source is None:
+            _without_source(item, sources, permitted, result)
+            continue
+        problem = _take(item, source, result)
+        if problem is None:
+            continue
+        if _may_share(item):
+            postponed.append(item)
+        elif permitted:
+            allowed.append(item.layer.name)
+            _fill(item, result)
+        else:
+            result.errors.append(problem)
+    _share(wanted, postponed, sources, result)
+    result.allowed = tuple(allowed)
+    result.errors += [orphaned(prefix, items, sources) for prefix, items in result.orphans.items()]
+    result.errors += unused_arguments(wanted, sources, allow)
+    return result
+
+
+def _given(item: TargetLayer, sources: Mapping[str, MergeSource]) -> bool:
+    """Whether a source's weights hold those of the Onnx layer, instead of an ONNX file."""
+    source = owner_of(item.layer.name, sources)
+    return source is not None and source.own_name(item.layer.name) in source.weights
+
+
+def owner_of(name: str, sources: Mapping[str, MergeSource]) -> MergeSource | None:
+    """The source whose prefix the fused layer bears, the longest first; "" as prefix takes what no other does."""
+    for prefix, source in sources.items():
+        if not prefix or name.startswith(f"{prefix}/"):
+            return source
+    return None
+
+
+def _compare_settings(item: TargetLayer, source: MergeSource | None, result: Matching) -> None:
+    """Note, or refuse, settings that are not those of the layer in its source's description, where that was given."""
+    if source is None or source.layers is None:
+        return
+    theirs = source.layers.get(source.own_name(item.layer.name))
+    if theirs is None:
+        return
+    grave, slight = settings_that_differ(item.layer, theirs)
+    if grave:
+        message = f"would read its weights in another way: {'; '.join(grave)} ({source.prototxt})"
+        result.errors.append(refusal(item, message, "give both descriptions the same setting"))
+    if slight:
+        result.differing[item.layer.name] = tuple(slight)
+
+
+def _take(item: TargetLayer, source: MergeSource, result: Matching) -> MergeError | None:
+    """Take the layer's blobs from its source; what is wrong if they do not fit."""
+    name = source.own_name(item.layer.name)
+    if source.layers is not None and name not in source.layers:
+        return missing(item, source, name, source.prototxt, source.layers)
+    if name not in source.weights:
+        return missing(item, source, name, source.label, source.weights)
+    have = source.shapes(name)
+    want = item.shapes
+    kinds = (source.layers[name].type if source.layers is not None else "") or source.blob_type(name)
+    if kinds and kinds != item.layer.type:
+        return refusal(
+            item,
+            f"is of type {item.layer.type} in the fused net, but '{name}' in {source.label} is of type {kinds}",
+            "the weights of one type mean something else in another: rename the layer or correct its type",
+        )
+    if want is None:
+        result.found[item.layer.name] = (tuple(have), _taken(source, name, len(have)))
+        return None
+    if len(have) != len(want) or not all(map(shape_fits, have, want)):
+        return misfit(item, source, name, have, want)
+    shapes = tuple(settled_shape(h, w) for h, w in zip(have, want, strict=True))
+    result.found[item.layer.name] = (shapes, _taken(source, name, len(have)))
+    return None
+
+
+def _taken(source: MergeSource, name: str, count: int) -> tuple[Origin, ...]:
+    return tuple(Taken(source.prefix, name, index) for index in range(count))
+
+
+def _without_source(item: TargetLayer, sources: Mapping[str, MergeSource], permitted: bool, result: Matching) -> None:
+    """A new layer is filled; but one that looks like a forgotten source's, frozen and prefixed, is not."""
+    prefix, slash, _ = item.layer.name.partition("/")
+    if slash and item.frozen and not permitted and not _fixed_by_design(item):
+        result.orphans.setdefault(prefix, []).append(item)
+    else:
+        _fill(item, result)
+
+
+def _fixed_by_design(item: TargetLayer) -> bool:
+    """Layers that people freeze at their start on purpose: upsampling by interpolation."""
+    return item.layer.type == "Deconvolution" and item.layer.convolution_param.weight_filler.type == "bilinear"
+
+
+def _fill(item: TargetLayer, result: Matching) -> None:
+    layer = item.layer
+    if item.shapes is None:
+        if layer.param:
+            hint = "give weights for it by a source with its prefix"
+            result.errors.append(refusal(item, "has blobs whose shapes its description does not tell", hint))
+        return
+    unknown = [index for index, shape in enumerate(item.shapes) if None in shape]
+    if unknown:
+        result.errors.append(
+            refusal(
+                item,
+                f"is new, but the shape of its blob {unknown[0]} is not known: {shapes_text(item.shapes)}",
+                "say the shape of the net's input: --input data=1,3,224,224",
+            )
+        )
+        return
+    shapes = tuple(tuple(int(dim or 0) for dim in shape) for shape in item.shapes)
+    try:
+        for index, shape in enumerate(shapes):
+            initial_filler(layer, index, len(shape))
+        fills = (Filled(layer.name, i, start_text(layer, i, len(shape))) for i, shape in enumerate(shapes))
+        result.found[layer.name] = (shapes, tuple(fills))
+    except BuildError as error:
+        result.errors.append(MergeError(error.message, place=place_of(layer), hint=error.hint))
+
+
+def _may_share(item: TargetLayer) -> bool:
+    return bool(item.shapes) and all(item.share_name(index) for index in range(len(item.shapes or ())))
+
+
+def _share(
+    wanted: Sequence[TargetLayer],
+    postponed: Sequence[TargetLayer],
+    sources: Mapping[str, MergeSource],
+    result: Matching,
+) -> None:
+    """One name, one blob: layers that share by `param { name }` get the first one's, and must not disagree."""
+    owners: dict[str, tuple[str, int]] = {}
+    for item in wanted:
+        if item.layer.name in result.found:
+            for index in range(len(result.found[item.layer.name][0])):
+                if item.share_name(index):
+                    _agree(item, index, owners, sources, result)
+    for item in postponed:
+        homes = [owners.get(item.share_name(index)) for index in range(len(item.shapes or ()))]
+        if any(home is None for home in homes):
+            source = owner_of(item.layer.name, sources)
+            if source is not None:
+                problem = _take(item, source, result)
+                result.errors += [problem] if problem else []
+            continue
+        shapes = tuple(
+            settled_shape(result.found[home[0]][0][home[1]], want)
+            for home, want in zip(homes, item.shapes or (), strict=True)
+            if home is not None
+        )
+        origins = tuple(result.found[home[0]][1][home[1]] for home in homes if home is not None)
+        result.found[item.layer.name] = (shapes, origins)
+
+
+def _agree(
+    item: TargetLayer,
+    index: int,
+    owners: dict[str, tuple[str, int]],
+    sources: Mapping[str, MergeSource],
+    result: Matching,
+) -> None:
+    name = item.share_name(index)
+    owner = owners.setdefault(name, (item.layer.name, index))
+    if owner == (item.layer.name, index):
+        return
+    shapes, origins = result.found[item.layer.name]
+    theirs = result.found[owner[0]][1][owner[1]]
+    ours = origins[index]
+    if isinstance(ours, Filled):
+        result.found[item.layer.name] = (shapes, (*origins[:index], theirs, *origins[index + 1 :]))
+    elif not isinstance(ours, Taken) or not isinstance(theirs, Taken) or not _same_values(sources, ours, theirs):
+        result.errors.append(
+            refusal(
+                item,
+                f"shares parameter '{name}' with layer '{owner[0]}', but the two would get different weights",
+                "two branches must not share by one name: rename the sources with fusion-rename, which prefixes it",
+            )
+        )
+
+
+def _same_values(sources: Mapping[str, MergeSource], ours: Taken, theirs: Taken) -> bool:
+    if ours == theirs:
+        return True
+    first = sources[ours.prefix].weights[ours.layer][ours.index]
+    second = sources[theirs.prefix].weights[theirs.layer][theirs.index]
+    return first.size == second.size and first.tobytes() == second.tobytes()

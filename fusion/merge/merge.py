@@ -1,0 +1,182 @@
+"""Build the first weights of a fused net: a plan of what comes from where, all misfits at once; then a stream of bytes.
+
+    plan = plan_merge(load_net("fused.prototxt"), {"odd": "odd.caffemodel", "even": "even.caffemodel"})
+    print(plan.table())
+    apply_merge(plan, "init.caffemodel")
+
+Nothing is partial and silent: a layer of a prefixed branch without fitting weights is an error unless it is named.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+from fusion.errors import MergeError, raise_all
+from fusion.merge.initial_fillers import initial_value
+from fusion.merge.match import Matching, match
+from fusion.merge.onnx import onnx_payloads
+from fusion.merge.plan import Filled, Kept, MergePlan, PlannedLayer, Taken
+from fusion.merge.sources import SourceLike, open_sources, unfolded
+from fusion.merge.targets import wanted_layers
+from fusion.onnx.sidecar import ONNX, sidecar_path, write_companion
+from prototxt.formats.copy import Deferred, Payload, Stretch
+from prototxt.formats.index import Entry, Scan, Shape
+from prototxt.formats.scan import scan_weights
+from prototxt.formats.weights import save
+from prototxt.schema.messages import NetParameter
+
+__all__ = ["MergePlan", "apply_merge", "plan_merge"]
+
+_SAMPLE = 4096  # bytes at either end of each copied blob that are compared after writing
+
+
+def plan_merge(
+    fused_net: NetParameter,
+    sources: Mapping[str, SourceLike],
+    *,
+    seed: int = 0,
+    allow_missing: Sequence[str] = (),
+    inputs: Mapping[str, Sequence[int | None]] | None = None,
+    fresh: Collection[str] = (),
+) -> MergePlan:
+    """Find for every blob of the fused net where it comes from.
+
+    fused_net      decoded; of one phase, or with the layers of all
+    sources        prefix -> weights file, or arrays by layer name, or (prototxt, weights file). The fused layer
+                   `odd/conv1` takes `conv1` of source `odd`, or `odd/conv1` if that is its name there. A pattern or
+                   folder of weights, `fold`, is the sources `fold1`, `fold2`, ..., as in composing
+    seed           of the fillers of new layers; `fusion.build` with the same seed fills them with the same numbers
+    allow_missing  names of layers (or shell patterns) that may start from their fillers instead of a source's weights
+    inputs         shapes of input blobs, where the net does not tell them and a new layer's size depends on them
+    fresh          names of layers that start from their fillers whatever the sources have
+
+    Raises: MergeError with all that does not fit; ShapeError when the fused net itself is wrong, WeightsError when
+            layers of one name hold weights.
+    """
+    opened, errors = open_sources(unfolded(sources))
+    raise_all(errors)
+    wanted = wanted_layers(fused_net, inputs)
+    matching = match(wanted, opened, tuple(allow_missing), fresh)
+    raise_all(matching.errors)
+    layers = tuple(
+        PlannedLayer(
+            item.layer.name,
+            item.layer.type,
+            tuple(item.layer.bottom),
+            tuple(item.layer.top),
+            *matching.found.get(item.layer.name, ((), ())),
+        )
+        for item in wanted
+    )
+    messages = {item.layer.name: item.layer for item in wanted}
+    unused = _unused(matching, layers, opened)
+    return MergePlan(fused_net.name, layers, unused, matching.allowed, seed, opened, messages, matching.differing)
+
+
+def apply_merge(
+    plan: MergePlan, path: str | os.PathLike[str], *, progress: Callable[[int, int], None] | None = None
+) -> None:
+    """Write the planned weights as .caffemodel, .caffemodel.h5 or .safetensors, and check them against the plan.
+
+    Those of Onnx layers go to a safetensors file beside it, see `fusion.onnx.sidecar`.
+
+    Source blobs are copied as bytes, those of ONNX files too, so memory does not grow with them. The same plan gives
+    the same bytes.
+
+    progress  called with the bytes written so far and their sum
+
+    Raises: WeightsError when a source has changed since it was planned, or the format cannot hold the result;
+            MergeError when what was written is not what was planned; OSError.
+    """
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress:
+            progress(done, plan.nbytes)
+
+    every = [
+        (Entry(layer.name, layer.type, (), layer.bottoms, layer.tops), _payloads(plan, layer)) for layer in plan.layers
+    ]
+    layers = write_companion(path, every, name=plan.name, progress=advance)
+    _check_companion(path, every)
+
+    def check(scan: Scan, read: Callable[[int, int], bytes]) -> None:
+        _check(layers, scan, read)
+
+    save(path, layers, name=plan.name, check=check, progress=advance)
+
+
+def _check_companion(path: str | os.PathLike[str], layers: Sequence[tuple[Entry, Sequence[Payload]]]) -> None:
+    """Compare what was written beside the file with what was planned. Raises: MergeError."""
+    other = sidecar_path(path)
+    apart = [(entry, blobs) for entry, blobs in layers if entry.type == ONNX and blobs]
+    if other is not None and apart:
+        with open(other, "rb") as file:
+            _check(apart, scan_weights(other), lambda offset, count: os.pread(file.fileno(), count, offset))
+
+
+def _unused(
+    matching: Matching, layers: Sequence[PlannedLayer], sources: Mapping[str, object]
+) -> dict[str, tuple[str, ...]]:
+    taken = {(o.prefix, o.layer) for layer in layers for o in layer.origins if isinstance(o, Taken)}
+    return {
+        prefix: tuple(name for name in matching.offered[prefix] if (prefix, name) not in taken)
+        for prefix in sorted(sources)
+    }
+
+
+def _payloads(plan: MergePlan, layer: PlannedLayer) -> list[Payload]:
+    files = {origin.file for origin in layer.origins if isinstance(origin, Kept)}
+    kept = {file: onnx_payloads(plan.messages[layer.name], file) for file in files}
+    for origin, shape in zip(layer.origins, layer.shapes, strict=True):
+        if isinstance(origin, Kept) and getattr(kept[origin.file].get(origin.name), "shape", None) != shape:
+            what = f"its weight '{origin.name}' is not what it was when the merge was planned"
+            raise MergeError(what, place=origin.file, hint="it was written anew in the meantime: merge again")
+    return [
+        kept[origin.file][origin.name] if isinstance(origin, Kept) else _payload(plan, origin, shape)
+        for origin, shape in zip(layer.origins, layer.shapes, strict=True)
+    ]
+
+
+def _payload(plan: MergePlan, origin: Taken | Filled, shape: Shape) -> Payload:
+    if isinstance(origin, Taken):
+        return plan.sources[origin.prefix].payload(origin.layer, origin.index, shape)
+    message = plan.messages[origin.layer]
+    return Deferred(shape, lambda: initial_value(message, origin.index, shape, plan.seed))
+
+
+def _check(layers: Sequence[tuple[Entry, Sequence[Payload]]], scan: Scan, read: Callable[[int, int], bytes]) -> None:
+    """Compare what was written with what was planned: layers, shapes, and the ends of every copied blob.
+
+    Raises: MergeError naming what differs.
+    """
+    written = {entry.name: entry for entry in scan.entries}
+    errors = []
+    handles: dict[str, int] = {}
+    try:
+        for entry, blobs in layers:
+            found = written[entry.name].blobs if entry.name in written else ()
+            if [blob.shape for blob in found] != [tuple(blob.shape) for blob in blobs]:
+                errors.append(f"layer '{entry.name}' has other shapes than planned")
+                continue
+            for index, (blob, span) in enumerate(zip(blobs, found, strict=True)):
+                if not isinstance(blob, Stretch):
+                    continue
+                source = blob.scan.path
+                if source not in handles:
+                    handles[source] = os.open(source, os.O_RDONLY)
+                ends = {0, max(0, span.nbytes - _SAMPLE)}
+                count = min(_SAMPLE, span.nbytes)
+                if any(
+                    os.pread(handles[source], count, blob.blob.offset + end) != read(span.offset + end, count)
+                    for end in ends
+                ):
+                    errors.append(f"blob {index} of layer '{entry.name}' is not what '{source}' holds")
+    finally:
+        for handle in handles.values():
+            os.close(handle)
+    hint = "a source was changed during the merge, or the disk is failing: merge again"
+    raise_all([MergeError(f"after writing, {error}", place=scan.path, hint=hint) for error in errors])

@@ -1,0 +1,88 @@
+"""The weights of Onnx layers: those that their files hold, or another file of the same graph."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+from fusion.errors import MergeError, OnnxError
+from fusion.merge.plan import Kept, shapes_text
+from fusion.merge.sources import MergeSource
+from fusion.merge.targets import TargetLayer
+from prototxt.formats.copy import Payload
+from prototxt.formats.index import Shape
+from prototxt.schema.messages import LayerParameter
+from prototxt.text.places import place_of
+
+if TYPE_CHECKING:
+    from fusion.merge.match import Found
+    from fusion.onnx.graphs import Graph
+
+
+def match_onnx(item: TargetLayer, source: MergeSource | None) -> tuple[Found | None, list[MergeError]]:
+    """The shapes and origins of the layer's weights, and what is wrong.
+
+    source  that has the layer's prefix, if any: an ONNX file of the same graph takes the place of the layer's own
+    """
+    layer = item.layer
+    other = source.onnx if source is not None else ""
+    try:
+        own = onnx_weights(layer)
+        taken = onnx_weights(layer, other) if other else own
+    except OnnxError as error:
+        return None, [MergeError(error.message, place=error.place, hint=error.hint)]
+    errors = [*_unlike(layer, own, taken, other)]
+    shapes: tuple[Shape, ...] = tuple(tuple(array.shape) for array in taken.values())
+    file = other or layer.onnx_param.file
+    origins = tuple(Kept(file, layer.name, index, name) for index, name in enumerate(taken))
+    return (shapes, origins), errors
+
+
+def onnx_weights(layer: LayerParameter, file: str = "") -> dict[str, NDArray[Any]]:
+    """The weights of an Onnx layer by name, float32, in their graph's order; large ones are mapped, not read.
+
+    file  whose weights, if not those of the layer's own
+    Raises: OnnxError.
+    """
+    from fusion.onnx.graphs import weights
+
+    return dict(weights(_graph(layer, file)))
+
+
+def onnx_payloads(layer: LayerParameter, file: str = "") -> dict[str, Payload]:
+    """The same, to be written: copied from the file where they lie in it as they are needed. Raises: OnnxError."""
+    from fusion.onnx.graphs import weights
+    from fusion.onnx.graphs.mapped_weights import payload
+
+    graph = _graph(layer, file)
+    return {name: payload(array, graph.files) for name, array in weights(graph).items()}
+
+
+def _graph(layer: LayerParameter, file: str) -> Graph:
+    from fusion.onnx.graphs.layer_graph import layer_graph
+
+    if file:
+        copied = type(layer)()
+        copied.CopyFrom(layer)
+        copied.onnx_param.file = file
+        layer = copied
+    return layer_graph(layer)
+
+
+def _unlike(
+    layer: LayerParameter, own: dict[str, NDArray[Any]], taken: dict[str, NDArray[Any]], file: str
+) -> list[MergeError]:
+    """What is wrong with taking one file's weights into another file's graph."""
+    mine = [tuple(array.shape) for array in own.values()]
+    theirs = [tuple(array.shape) for array in taken.values()]
+    if mine == theirs:
+        return []
+    differing = next(
+        (f"'{name}' is {shapes_text([shape])} there" for name, shape, other in zip(taken, theirs, mine, strict=False)
+         if shape != other),
+        f"it has {len(theirs)} weights, not {len(mine)}",
+    )  # fmt: skip
+    message = f"layer '{layer.name}': {file} does not have the graph of {layer.onnx_param.file}: {differing}"
+    hint = "give the file that the net was composed of, or compose again with the other one"
+    return [MergeError(message, place=place_of(layer), hint=hint)]

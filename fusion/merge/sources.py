@@ -1,0 +1,119 @@
+"""The trained nets that a fused net takes its weights from: a file or arrays, and the net's prototxt if given."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusion.composition.folds import folds
+from fusion.errors import FusionError, MergeError
+from prototxt.errors import PrototxtError
+from prototxt.formats.copy import Deferred, Payload, Stretch
+from prototxt.formats.index import Shape
+from prototxt.formats.weights import Weights, read_weights
+from prototxt.schema.duplicate_names import check_layer_names
+from prototxt.schema.load import load_net
+
+if TYPE_CHECKING:
+    from prototxt.schema.messages import LayerParameter
+
+Path: TypeAlias = "str | os.PathLike[str]"
+Arrays: TypeAlias = "Mapping[str, Sequence[NDArray[Any]]]"
+SourceLike: TypeAlias = "Path | Arrays | tuple[Path, Path]"
+
+
+@dataclass(frozen=True, eq=False)
+class MergeSource:
+    """One opened source.
+
+    label   what it is called in tables and errors: the path of the weights
+    layers  the layers of its prototxt by name; None where none was given
+    onnx    the ONNX file that it is, or ""
+    """
+
+    prefix: str
+    label: str
+    weights: Arrays
+    prototxt: str = ""
+    layers: Mapping[str, LayerParameter] | None = None
+    onnx: str = ""
+
+    def own_name(self, fused: str) -> str:
+        """What the fused net's layer is called in this source, which may bear the prefix already."""
+        bare = fused.removeprefix(f"{self.prefix}/") if self.prefix else fused
+        known = self.weights if self.layers is None else self.layers
+        return fused if bare not in known and fused in known else bare
+
+    def shapes(self, name: str) -> list[Shape]:
+        """The shapes of a layer's blobs, without reading them."""
+        if isinstance(self.weights, Weights):
+            return [blob.shape for blob in self.weights.entry(name).blobs]
+        return [tuple(np.shape(blob)) for blob in self.weights[name]]
+
+    def blob_type(self, name: str) -> str:
+        """The layer's type as the weights file states it, or ""."""
+        return self.weights.entry(name).type if isinstance(self.weights, Weights) else ""
+
+    def payload(self, name: str, index: int, shape: Shape) -> Payload:
+        """A blob to be written in `shape`: copied as bytes where the file has it as they are needed."""
+        if not isinstance(self.weights, Weights):
+            return np.asarray(self.weights[name][index], np.float32).reshape(shape)
+        blob = self.weights.entry(name).blobs[index]
+        if blob.copyable:
+            return Stretch(self.weights.scan, blob, shape)
+        weights = self.weights
+        return Deferred(shape, lambda: weights.array(name, index).reshape(shape))
+
+
+def unfolded(sources: Mapping[str, SourceLike]) -> dict[str, SourceLike]:
+    """The sources with patterns and folders of weights taken apart: `fold` becomes `fold1`, `fold2`, ...
+
+    Raises: ComposeError, as `fusion.composition.folds.folds`.
+    """
+    found: dict[str, SourceLike] = {}
+    for prefix, source in sources.items():
+        if isinstance(source, Mapping):
+            found[prefix] = source
+            continue
+        net, weights = source if isinstance(source, tuple) else (None, source)
+        for one in folds(prefix, None if net is None else os.fspath(net), os.fspath(weights)):
+            if one.net is None or one.weights is None:
+                found[one.prefix] = one.weights or one.net or ""
+            else:
+                found[one.prefix] = (one.net, one.weights)
+    return found
+
+
+def open_sources(sources: Mapping[str, SourceLike]) -> tuple[dict[str, MergeSource], list[MergeError]]:
+    """The sources by prefix, the longest prefix first, and what is wrong with those that cannot be opened."""
+    opened: dict[str, MergeSource] = {}
+    errors: list[MergeError] = []
+    for prefix in sorted(sources, key=lambda prefix: (-len(prefix), prefix)):
+        clean = prefix.rstrip("/")
+        try:
+            opened[clean] = _opened(clean, sources[prefix])
+        except (PrototxtError, FusionError) as error:
+            errors += [MergeError(part.message, place=part.place, hint=part.hint) for part in error.errors]
+        except OSError as error:
+            errors.append(MergeError(f"{error.strerror}", place=str(error.filename), hint="check the path"))
+    return opened, errors
+
+
+def _opened(prefix: str, source: SourceLike) -> MergeSource:
+    if isinstance(source, Mapping):
+        label = source.scan.path if isinstance(source, Weights) else f"arrays of '{prefix}'"
+        return MergeSource(prefix, label, source)
+    if not isinstance(source, tuple):
+        if os.fspath(source).lower().endswith(".onnx"):
+            os.stat(source)
+            return MergeSource(prefix, os.fspath(source), {}, onnx=os.fspath(source))
+        return MergeSource(prefix, os.fspath(source), read_weights(source))
+    prototxt, weights = (os.fspath(path) for path in source)
+    net = load_net(prototxt)
+    check_layer_names(net)
+    return MergeSource(prefix, weights, read_weights(weights), prototxt, {layer.name: layer for layer in net.layer})

@@ -1,0 +1,301 @@
+"""Building a net from its description, and what one asks of a net that is built."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+import fusion.layers  # noqa: F401 - registers every type that comes with the package
+from fusion.errors import FusionError, raise_all
+from fusion.layers import pct, python
+from fusion.layers.axes import full
+from fusion.layers.forks.variants import vary
+from fusion.layers.registry import Context, LayerType, Phase, find, unknown
+from fusion.nets.check_references import check_references
+from fusion.nets.graph import Call, Param, Plan, run, submodule_paths, with_outputs
+from fusion.nets.graph import Net as Net
+from fusion.nets.shared_params import Owner, settle, share, tensor_at
+from prototxt.schema import messages
+from prototxt.schema.filter import filter_whole
+from prototxt.schema.load import load_net
+from prototxt.shapes import infer
+from prototxt.shapes.registry import layer_type
+from prototxt.text.places import place_of
+
+if TYPE_CHECKING:
+    from prototxt.schema.messages import LayerParameter, NetParameter
+    from prototxt.shapes import NetShapes
+    from prototxt.text.tree import Document
+
+
+def build(
+    net: NetParameter | Document | str | os.PathLike[str],
+    phase: Phase = "TEST",
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    seed: int | None = None,
+    allow_python: bool | None = None,
+) -> Net:
+    """The net of one phase, its parameters filled by the layers' fillers.
+
+    net     a decoded net, or a prototxt: text tree or path
+    shapes  shapes of inputs that the description leaves open, or other ones than it says
+    seed    of the fillers; None draws new numbers each time
+    allow_python  whether Python layers may run their code; None: as FUSION_ALLOW_PYTHON says. Those without bottoms are
+                  data layers where they may not
+    The tops of data layers are the keys of the net's inputs. Under `with torch.device("meta")` nothing is allocated.
+
+    Raises: BuildError, naming every layer that cannot be built; prototxt's errors for the description itself.
+    """
+    message = _filtered(net, phase)
+    with python.session(python.allowed(allow_python), phase):
+        return _build(message, phase, shapes, seed)
+
+
+def _build(message: NetParameter, phase: Phase, shapes: Mapping[str, Sequence[int]] | None, seed: int | None) -> Net:
+    types = _types(message)
+    inferred = infer(message, inputs=shapes)
+    parts = _Parts(_Values(message))
+    named = [(layer.name, layer.type) for layer, kind in zip(message.layer, types, strict=True) if kind is not None]
+    paths = iter(submodule_paths(named))
+    for index, (layer, kind) in enumerate(zip(message.layer, types, strict=True)):
+        if kind is None:
+            parts.values.add_inputs(index, layer)
+        else:
+            context = _context(layer, inferred, index, phase, seed)
+            _add_layer(parts, index, layer, kind, next(paths), context, message.force_backward)
+    raise_all([*parts.errors, *(pct.check_classifiers(message) if phase == "TRAIN" else [])])
+    if phase == "TRAIN":
+        learning = {param.path for param in settle(parts.params, parts.modules, parts.owners) if param.lr_mult != 0}
+        raise_all(check_references(message, parts.calls, learning))
+    return Net(parts.modules, _plan(parts, message.name, phase))
+
+
+@dataclass
+class _Parts:
+    """What the layers read so far have become."""
+
+    values: _Values
+    modules: dict[str, nn.Module] = field(default_factory=dict)
+    calls: list[Call] = field(default_factory=list)
+    params: list[Param] = field(default_factory=list)
+    owners: dict[str, Owner] = field(default_factory=dict)
+    weights: dict[str, float] = field(default_factory=dict)
+    errors: list[FusionError] = field(default_factory=list)
+
+
+def _add_layer(
+    parts: _Parts,
+    index: int,
+    layer: LayerParameter,
+    kind: LayerType,
+    path: str,
+    context: Context,
+    force_backward: bool,
+) -> None:
+    bottoms, tops = parts.values.add_call(index, layer)
+    try:
+        parts.modules[path], own = share(vary(layer, context, kind.build(layer, context)), layer, path, parts.owners)
+    except FusionError as error:
+        error.place = error.place or place_of(layer)
+        parts.errors.append(error)
+        return
+    parts.params += own
+    portable = kind.keeps_samples_apart(layer, context)
+    blocked = () if force_backward else _blocked(layer)
+    parts.calls.append(Call(layer.name, layer.type, path, bottoms, tops, blocked, portable))
+    parts.weights.update(_loss_weights(layer, tops))
+
+
+def _plan(parts: _Parts, name: str, phase: Phase) -> Plan:
+    params = settle(parts.params, parts.modules, parts.owners)
+    return Plan(
+        name=name,
+        phase=phase,
+        calls=_frozen(parts.calls, params),
+        inputs=tuple(parts.values.inputs.items()),
+        outputs=_outputs(parts.calls, parts.weights),
+        blobs=tuple(parts.values.current.items()),
+        loss_weights=tuple(parts.weights.items()),
+        params=tuple(params),
+    )
+
+
+def blobs(net: Net, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Every blob by Caffe's name, in its final version; gradients flow. Inputs that nothing needs may be left out."""
+    values = run(net, inputs)
+    return {blob: values[value] for blob, value in net.plan.blobs if value in values}
+
+
+def layers(net: Net) -> dict[str, nn.Module]:
+    """The submodule of every layer, by the layer's name; of several layers of one name the first."""
+    found: dict[str, nn.Module] = {}
+    for call in net.plan.calls:
+        found.setdefault(call.name, net.get_submodule(call.path))
+    return found
+
+
+def params(net: Net) -> dict[str, list[Tensor]]:
+    """Parameters and statistics of every layer that has some, in Caffe's order; a shared one with each of its layers.
+
+    A second layer of the same name appears as `name (2)`.
+    """
+    found: dict[str, list[Tensor]] = {}
+    keys: dict[str, str] = {}
+    for param in net.plan.params:
+        if param.path not in keys:
+            count = sum(key == param.layer or key.startswith(f"{param.layer} (") for key in found) + 1
+            keys[param.path] = param.layer if count == 1 else f"{param.layer} ({count})"
+        found.setdefault(keys[param.path], []).append(tensor_at(net, param.attribute))
+    return found
+
+
+@dataclass(frozen=True)
+class Learnable:
+    """A blob as Caffe's solver sees it.
+
+    tensor      the parameter, or a statistic that the solver never changes (lr_mult 0)
+    layer       the layer that owns it, and `index` its place among the layer's blobs
+    """
+
+    tensor: Tensor
+    layer: str
+    index: int
+    lr_mult: float
+    decay_mult: float
+
+
+def learnable(net: Net) -> list[Learnable]:
+    """Every blob of the net once, in the order of Caffe's solver history: BatchNorm's statistics are among them."""
+    return [
+        Learnable(tensor_at(net, param.attribute), param.layer, param.index, param.lr_mult, param.decay_mult)
+        for param in net.plan.params
+        if not param.shared
+    ]
+
+
+def frozen_layers(net: Net) -> list[str]:
+    """Names of the layers that training leaves as they are: all their parameters have lr_mult 0."""
+    norms = {call.name for call in net.plan.calls if call.type == "BatchNorm"}  # statistics: lr_mult is 0 in every net
+    rates: dict[str, float] = {}
+    for param in net.plan.params:
+        if param.layer in norms and param.index < 3:
+            continue
+        rates[param.layer] = max(rates.get(param.layer, 0.0), param.lr_mult)
+    return [layer for layer, rate in rates.items() if rate == 0]
+
+
+def loss_weights(net: Net) -> dict[str, float]:
+    """The weight in the loss of every output that counts in it."""
+    weights = dict(net.plan.loss_weights)
+    return {key: weights[value] for key, value in net.plan.outputs if value in weights}
+
+
+def total_loss(net: Net, out: Mapping[str, Tensor]) -> Tensor:
+    """The loss that Caffe minimises: the weighted sum of the net's loss outputs, a scalar.
+
+    Raises: FusionError when the net has no loss.
+    """
+    weights = loss_weights(net)
+    if not weights:
+        raise FusionError(f"net '{net.plan.name}' has no loss", hint="add a loss layer, or a loss_weight to a top")
+    sums = {key: full(out[key]).sum() for key in weights}
+    terms = [sums[key] if weight == 1 else sums[key] * weight for key, weight in weights.items()]
+    return functools.reduce(torch.add, terms)
+
+
+def outputs_of(net: Net, blobs: Iterable[str]) -> Net:
+    """A net of the same submodules that gives these blobs, and runs only what they need.
+
+    Raises: FusionError for a blob that the net does not have.
+    """
+    finals = dict(net.plan.blobs)
+    missing = [blob for blob in blobs if blob not in finals]
+    if missing:
+        near = difflib.get_close_matches(missing[0], finals, 1)
+        hint = f"did you mean '{near[0]}'?" if near else None
+        raise FusionError(f"net '{net.plan.name}' has no blob {', '.join(map(repr, missing))}", hint=hint)
+    return with_outputs(net, {blob: finals[blob] for blob in blobs})
+
+
+def _filtered(net: NetParameter | Document | str | os.PathLike[str], phase: Phase) -> NetParameter:
+    message = net if isinstance(net, messages.NetParameter) else load_net(net)
+    return filter_whole(message, phase=phase, level=message.state.level, stages=tuple(message.state.stage))
+
+
+def _types(net: NetParameter) -> list[LayerType | None]:
+    """The builder of every layer, None for one that brings data. Raises: BuildError for all unknown types."""
+    types = [None if python.brings_data(layer) else find(layer.type) for layer in net.layer]
+    errors = [
+        unknown(layer.type, layer.name, place_of(layer))
+        for layer, kind in zip(net.layer, types, strict=True)
+        if kind is None and layer.bottom
+    ]
+    raise_all(errors)
+    return types
+
+
+def _context(layer: LayerParameter, shapes: NetShapes, index: int, phase: Phase, seed: int | None) -> Context:
+    return Context(shapes.bottoms[index], shapes.tops[index], shapes.params[index], phase, seed, layer.name)
+
+
+def _blocked(layer: LayerParameter) -> tuple[int, ...]:
+    return tuple(index for index, down in enumerate(layer.propagate_down) if not down)
+
+
+def _loss_weights(layer: LayerParameter, tops: Sequence[str]) -> dict[str, float]:
+    """Weights by value. A loss layer's first top counts 1 unless the layer says otherwise."""
+    weights = list(layer.loss_weight)
+    if not weights and layer_type(layer.type).loss:
+        weights = [1.0]
+    return {top: weight for top, weight in zip(tops, weights, strict=False) if weight != 0}
+
+
+def _frozen(calls: Sequence[Call], params: Sequence[Param]) -> tuple[Call, ...]:
+    """The calls, portable only where nothing learns."""
+    learning = {param.path for param in params if param.lr_mult != 0}
+    return tuple(replace(call, portable=False) if call.path in learning else call for call in calls)
+
+
+def _outputs(calls: Sequence[Call], weights: Mapping[str, float]) -> tuple[tuple[str, str], ...]:
+    """Tops that nobody takes, and those that count in the loss: Caffe splits a copy off, which nobody takes."""
+    taken = {value for call in calls for value in call.bottoms}
+    tops = [value for call in calls for value in call.tops]
+    return tuple((value, value) for value in tops if value not in taken or value in weights)
+
+
+class _Values:
+    """Names for the versions of blobs while the layers are read in order.
+
+    inputs   blob -> value, for the tops of data layers
+    current  blob -> its latest value
+    """
+
+    def __init__(self, net: NetParameter) -> None:
+        self.inputs: dict[str, str] = {}
+        self.current: dict[str, str] = {}
+        self._last = {top: index for index, layer in enumerate(net.layer) for top in layer.top}
+
+    def add_inputs(self, index: int, layer: LayerParameter) -> None:
+        """Take the layer's tops as inputs of the net."""
+        for top in layer.top:
+            self.current[top] = self.inputs[top] = self._value(index, layer, top)
+
+    def add_call(self, index: int, layer: LayerParameter) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The values that the layer takes and makes; a loss layer without a top makes one that has no blob's name."""
+        bottoms = tuple(self.current[bottom] for bottom in layer.bottom)
+        for top in layer.top:
+            self.current[top] = self._value(index, layer, top)
+        tops = tuple(self.current[top] for top in layer.top)
+        if not tops and layer_type(layer.type).loss:
+            tops = (f"{layer.name} (automatic)",)
+        return bottoms, tops
+
+    def _value(self, index: int, layer: LayerParameter, top: str) -> str:
+        return top if self._last[top] == index else f"{top}@{layer.name or index}"

@@ -1,0 +1,180 @@
+"""What a net is fed when nobody trains it: the shapes of its inputs, seeded noise, and pictures as its data layer
+prepares them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from zlib import crc32
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fusion.data.cv_resize import resize
+from fusion.data.decode_image import UndecodableError, decode
+from fusion.data.transforms import Transform, read_transform
+from fusion.errors import DataError, raise_all
+from prototxt.schema.messages import LayerParameter, NetParameter
+from prototxt.shapes.dimensions import UNKNOWN, Shape
+from prototxt.shapes.net import infer_partly
+
+PICTURES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+
+def input_shapes(
+    net: NetParameter,
+    *,
+    batch: int | None = None,
+    given: Mapping[str, Sequence[int]] | None = None,
+    otherwise: Mapping[str, Shape] | None = None,
+    place: str | None = None,
+) -> dict[str, tuple[int, ...]]:
+    """The shape of every blob that the net's data and Input layers make.
+
+    net    of one phase
+    batch  replaces the first dimension of all that are not given
+    given  shapes that prevail, also for what the net does not tell; names of other blobs are left alone
+    otherwise  shapes of what neither tells
+    Raises: DataError naming every input whose shape is not known.
+    """
+    given = given or {}
+    known = known_inputs(net)
+    for blob, shape in (otherwise or {}).items():
+        if blob in known and (known[blob] is UNKNOWN or None in known[blob][1:]):
+            known[blob] = shape
+    shapes: dict[str, tuple[int, ...]] = {}
+    errors = []
+    for blob in known:
+        shape = tuple(given.get(blob, known[blob]))
+        sized = (batch or (shape[0] if shape else None) or 1, *shape[1:]) if blob not in given else shape
+        if known[blob] is UNKNOWN and blob not in given:
+            errors.append(_unknown(blob, (None, None, None, None), place))
+        elif any(dim is None for dim in sized):
+            errors.append(_unknown(blob, sized, place))
+        else:
+            shapes[blob] = tuple(int(dim) for dim in sized if dim is not None)
+    raise_all(errors)
+    return shapes
+
+
+def known_inputs(net: NetParameter) -> dict[str, Shape]:
+    """What the description of a net of one phase, and its data if that is here, tells of the shapes of its inputs."""
+    sources = NetParameter(state=net.state)
+    sources.layer.extend(layer for layer in net.layer if not layer.bottom)
+    shapes = infer_partly(sources)[0].blobs
+    return {top: shapes.get(top, UNKNOWN) for layer in sources.layer for top in layer.top}
+
+
+def _unknown(blob: str, shape: Shape, place: str | None) -> DataError:
+    example = ",".join("?" if dim is None else str(dim) for dim in shape)
+    hint = f"its data is not here to tell: give --input {blob}={example} with numbers for all"
+    return DataError(f"the shape of the input '{blob}' is not known", place=place, hint=hint)
+
+
+def noise(blob: str, shape: Sequence[int], seed: int) -> Tensor:
+    """Standard normal numbers, the same for the same blob, shape and seed; float32."""
+    random = np.random.default_rng([seed, crc32(blob.encode("utf-8", "surrogateescape"))])
+    return torch.from_numpy(random.standard_normal(tuple(shape), np.float32))
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How a picture becomes one record of an input.
+
+    color      BGR (True) or gray (False)
+    size       (height, width) to resize to before the crop, or None
+    rgb        whether the net wants red first
+    transform  mean, scale and crop
+    told       whether a data layer said so; else pixels go in as 0 ... 255
+    """
+
+    color: bool
+    size: tuple[int, int] | None
+    transform: Transform
+    rgb: bool = False
+    told: bool = False
+
+    def tensor(self, pictures: Sequence[str | bytes]) -> Tensor:
+        """Prepared pictures, float32 [N, C, H, W].
+
+        pictures  paths, or the content of picture files
+        Raises    DataError naming every picture that cannot be read or does not fit
+        """
+        rows, errors = [], []
+        for number, picture in enumerate(pictures):
+            try:
+                rows.append(self._row(picture, number))
+            except DataError as error:
+                errors.append(error)
+        raise_all(errors)
+        if len({row.shape for row in rows}) > 1:
+            raise DataError("the pictures have different sizes", hint="give a size to resize them to")
+        return torch.from_numpy(np.concatenate(rows))
+
+    def _row(self, picture: str | bytes, number: int) -> NDArray[np.float32]:
+        place = picture if isinstance(picture, str) else f"picture {number + 1}"
+        try:
+            pixels = decode(_content(picture), color=self.color)
+        except (OSError, UndecodableError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            hint = "give picture files (JPEG, PNG, ...) or folders of them"
+            raise DataError(f"this is no picture that can be read: {reason}", place=place, hint=hint) from error
+        if self.size is not None:
+            planes = pixels.transpose(1, 2, 0)
+            resized = resize(np.ascontiguousarray(planes if self.color else planes[:, :, 0]), *self.size)
+            pixels = np.ascontiguousarray(resized.transpose(2, 0, 1) if self.color else resized[None])
+        if self.rgb:
+            pixels = pixels[::-1]
+        self.transform.check(pixels.shape, place)
+        return self.transform.apply(np.ascontiguousarray(pixels)[None])
+
+
+def _content(picture: str | bytes) -> bytes:
+    return picture if isinstance(picture, bytes) else Path(picture).read_bytes()
+
+
+def preparation(net: NetParameter, blob: str, shape: Sequence[int]) -> Preparation:
+    """How the net's data layer prepares the pictures of an input blob of the shape [N, C, H, W].
+
+    Without such a layer pictures are resized to H x W, gray where C is 1, and neither shifted nor scaled.
+    Raises: DataError for an input that takes no pictures.
+    """
+    if len(shape) != 4 or shape[1] not in (1, 3):
+        hint = "pictures have 1 or 3 channels; verify with noise, or give arrays to the library"
+        raise DataError(f"the input '{blob}' of shape {'x'.join(map(str, shape))} takes no pictures", hint=hint)
+    layer = next((item for item in net.layer if blob in item.top and not item.bottom), LayerParameter())
+    read = layer.type in ("ImageData", "Data", "MemoryData", "WindowData")
+    transform = read_transform(layer.transform_param, "TEST", f"layer '{layer.name}'") if read else Transform()
+    size = (shape[2], shape[3])
+    if layer.image_data_param.new_height:
+        size = (layer.image_data_param.new_height, layer.image_data_param.new_width)
+    elif transform.mean is not None and transform.mean.shape[1:] != (1, 1):
+        size = (transform.mean.shape[1], transform.mean.shape[2])
+    steady = Transform(transform.scale, transform.mean, transform.crop)
+    return Preparation(shape[1] == 3, size, steady, told=read)
+
+
+def pictures_in(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
+    """The picture files that the paths name: files as they are, folders with all below them, in order of name.
+
+    Raises: DataError for a path that is not there, and for a folder without pictures.
+    """
+    found: list[str] = []
+    errors = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            inside = sorted(str(item) for item in path.rglob("*") if item.suffix.lower() in PICTURES and item.is_file())
+            if not inside:
+                hint = f"looked for {', '.join(PICTURES)}"
+                errors.append(DataError("there is no picture in this folder", place=str(path), hint=hint))
+            found += inside
+        elif path.is_file():
+            found.append(str(path))
+        else:
+            errors.append(DataError("there is no such file or folder", place=str(path), hint="check the path"))
+    raise_all(errors)
+    return found

@@ -1,0 +1,162 @@
+"""Trained weights into a net and out of it, by layer name as Caffe does, but telling what did not find its place."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fusion.errors import FusionError, WeightsMismatch, raise_all
+from fusion.nets.build import params
+from fusion.nets.dead_shares import warn_of_dead_shares
+from fusion.nets.graph import Net
+from fusion.nets.shared_params import tensor_at
+from fusion.onnx.sidecar import ONNX, read_pair, write_pair
+from prototxt.formats.index import shape_fits
+from prototxt.schema.messages import LayerParameter, NetParameter
+
+Weights = Mapping[str, Sequence[NDArray[np.float32]]]
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of the weights, by layer name.
+
+    loaded   layers of the net that were given theirs
+    missing  layers of the net that have parameters or statistics, for which there were none; they keep what they had
+    unused   layers in the file that the net does not have
+    """
+
+    loaded: tuple[str, ...]
+    missing: tuple[str, ...]
+    unused: tuple[str, ...]
+
+    def __str__(self) -> str:
+        parts = [f"{len(self.loaded)} layers loaded"]
+        parts += [f"missing: {', '.join(self.missing)}"] if self.missing else []
+        parts += [f"unused: {', '.join(self.unused)}"] if self.unused else []
+        return "; ".join(parts)
+
+
+def load_weights(net: Net, source: str | os.PathLike[str] | Weights, *, strict: bool = False) -> LoadReport:
+    """Copy weights into the layers that bear their names; nothing is copied unless everything fits.
+
+    source  a .caffemodel, .h5 or .safetensors file, or layer name -> arrays in Caffe's order. Weights of Onnx layers
+            are read from the file beside it; without any they stay those of their ONNX files, and are not missing
+    strict  whether a layer of the net without weights is an error
+
+    Raises: WeightsMismatch listing every blob that does not fit, or when no name fits at all.
+    Warns: DeadShares.
+    """
+    weights = source if isinstance(source, Mapping) else read_pair(source)
+    place = None if isinstance(source, Mapping) else os.fspath(source)
+    own = params(net)
+    fitting = [name for name in weights if name in own]
+    kept = _onnx_layers(net)
+    missing = tuple(name for name in own if name not in weights and name not in kept)
+    errors = [error for name in fitting for error in _misfits(name, own[name], weights[name], place)]
+    if strict:
+        errors += [WeightsMismatch(f"layer '{name}': no weights for it", place=place) for name in missing]
+    raise_all(errors)
+    if own and not fitting:
+        raise WeightsMismatch(
+            f"none of its {len(weights)} layers is one of net '{net.plan.name}'",
+            place=place,
+            hint=f"the net's are {', '.join(list(own)[:5])}, ...; the file's are {', '.join(list(weights)[:5])}, ...",
+        )
+    for name in fitting:
+        for tensor, array in zip(own[name], weights[name], strict=True):
+            _copy(tensor, array)
+    warn_of_dead_shares(net)
+    return LoadReport(tuple(fitting), missing, tuple(name for name in weights if name not in own))
+
+
+def save_weights(net: Net, path: str | os.PathLike[str]) -> None:
+    """Write the parameters and statistics of all layers, in the format that the name's ending says.
+
+    Those of Onnx layers go to a safetensors file beside it, see `fusion.onnx.sidecar`.
+    Raises: prototxt.WeightsError for an ending that is none, or a layer that the format cannot hold.
+    Warns: DeadShares.
+    """
+    warn_of_dead_shares(net)
+    arrays = {name: [_array(tensor) for tensor in tensors] for name, tensors in params(net).items()}
+    description = NetParameter(name=net.plan.name)
+    for call in net.plan.calls:
+        layer = LayerParameter(name=call.name, type=call.type)
+        layer.bottom.extend(_blob(value) for value in call.bottoms)
+        layer.top.extend(_blob(value) for value in call.tops)
+        description.layer.append(layer)
+    named = {layer.name for layer in description.layer}
+    description.layer.extend(LayerParameter(name=name) for name in arrays if name not in named)
+    write_pair(path, arrays, net=description)
+
+
+def share_weights(net: Net, owner: Net) -> None:
+    """Make the layers of `net` use the very tensors of the layers of the same names in `owner`, as a TEST net does.
+
+    Raises: WeightsMismatch listing every blob whose shape differs.
+    """
+    theirs = {(param.layer, param.index): tensor_at(owner, param.attribute) for param in reversed(owner.plan.params)}
+    pairs = [(param, theirs.get((param.layer, param.index))) for param in net.plan.params]
+    raise_all(
+        [
+            _misfit(param.layer, param.index, tensor_at(net, param.attribute).shape, tensor.shape, None)
+            for param, tensor in pairs
+            if tensor is not None and tensor.shape != tensor_at(net, param.attribute).shape
+        ]
+    )
+    for param, tensor in pairs:
+        if tensor is not None:
+            folder, _, name = param.attribute.rpartition(".")
+            setattr(net.get_submodule(folder), name, tensor)
+
+
+def _onnx_layers(net: Net) -> frozenset[str]:
+    return frozenset(call.name for call in net.plan.calls if call.type == ONNX)
+
+
+def _misfits(
+    name: str, tensors: Sequence[Tensor], arrays: Sequence[NDArray[np.float32]], place: str | None
+) -> list[FusionError]:
+    if len(tensors) != len(arrays):
+        hint = "the layer has bias_term or axes that its source had not, or is of another type"
+        return [
+            WeightsMismatch(f"layer '{name}': needs {len(tensors)} blobs, given {len(arrays)}", place=place, hint=hint)
+        ]
+    return [
+        _misfit(name, index, tensor.shape, array.shape, place)
+        for index, (tensor, array) in enumerate(zip(tensors, arrays, strict=True))
+        if not shape_fits(array.shape, tuple(tensor.shape))
+    ]
+
+
+def _misfit(name: str, index: int, needed: Sequence[int], given: Sequence[int], place: str | None) -> WeightsMismatch:
+    return WeightsMismatch(
+        f"layer '{name}': blob {index} has the shape {tuple(needed)}, given {tuple(given)}",
+        place=place,
+        hint="rename the layer to start it afresh, or give it the size of its weights",
+    )
+
+
+def _copy(tensor: Tensor, array: NDArray[np.float32]) -> None:
+    """Without a second copy where NumPy can see the tensor."""
+    array = np.asarray(array).reshape(tuple(tensor.shape))
+    if tensor.device.type == "cpu" and tensor.dtype == torch.float32:
+        np.copyto(tensor.detach().numpy(), array)
+    else:
+        with torch.no_grad():
+            tensor.copy_(torch.tensor(array))
+
+
+def _array(tensor: Tensor) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = tensor.detach().to("cpu", torch.float32).contiguous().numpy()
+    return array
+
+
+def _blob(value: str) -> str:
+    return value.rpartition("@")[0] or value

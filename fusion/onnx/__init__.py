@@ -1,0 +1,1 @@
+"""ONNX files: graphs, conversion to torch, ONNX Runtime."""

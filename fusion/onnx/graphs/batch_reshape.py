@@ -1,0 +1,93 @@
+"""Reshape to sizes that hold for every batch: computed ones become constants, and a batch that was written in opens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import onnx
+
+from fusion.onnx.graphs.constants import Facts
+from fusion.onnx.graphs.graph import made
+from fusion.onnx.graphs.shape_probe import Probe
+
+
+def reshape(node: onnx.NodeProto, facts: Facts, declared: Probe | None) -> list[onnx.NodeProto] | None:
+    """The node with a constant target, None where that cannot be.
+
+    declared  the probe of the batch size that the file fixes; None where it leaves the batch open
+    """
+    zeros = any(item.name == "allowzero" and item.i for item in node.attribute)
+    if declared is not None:
+        target = _opened(node, facts, declared, zeros)
+    else:
+        resolved = [_resolved(node, probe, zeros) for probe in facts.probes]
+        target = _common(resolved, [probe.shapes.get(node.input[0]) for probe in facts.probes])
+    if target is None:
+        return None
+    name = facts.add(f"{node.output[0]}:shape", target)
+    return [made("Reshape", [node.input[0], name], node.output)]
+
+
+def _resolved(node: onnx.NodeProto, probe: Probe, zeros: bool) -> tuple[int, ...] | None:
+    """The sizes that the top has for the probe's batch."""
+    dims, wanted = probe.shapes.get(node.input[0]), probe.values.get(node.input[1])
+    if dims is None or wanted is None:
+        return None
+    target = [int(size) for size in wanted.reshape(-1)]
+    if not zeros:
+        if any(size == 0 and (axis >= len(dims) or dims[axis] is None) for axis, size in enumerate(target)):
+            return None
+        target = [int(dims[axis] or 0) if size == 0 else size for axis, size in enumerate(target)]
+    if -1 not in target:
+        return tuple(target)
+    if any(dim is None for dim in dims):
+        return None
+    total, rest = math.prod(int(dim or 0) for dim in dims), math.prod(size for size in target if size != -1)
+    if not rest or total % rest:
+        return None
+    return tuple(total // rest if size == -1 else size for size in target)
+
+
+def _common(
+    resolved: Sequence[tuple[int, ...] | None], dims: Sequence[tuple[int | None, ...] | None]
+) -> list[int] | None:
+    """Sizes that hold for all probes: fixed, 0 where the bottom's is kept, -1 for another that follows the batch."""
+    known = [sizes for sizes in resolved if sizes is not None]
+    if len(known) != len(resolved) or len({len(sizes) for sizes in known}) != 1:
+        return None
+    target: list[int] = []
+    for axis, column in enumerate(zip(*known, strict=True)):
+        if len(set(column)) == 1:
+            target.append(column[0])
+        elif all(
+            shape is not None and axis < len(shape) and shape[axis] == size
+            for shape, size in zip(dims, column, strict=True)
+        ):
+            target.append(0)
+        else:
+            target.append(-1)
+    return target if target.count(-1) < 2 and _speaks(target, known) else None
+
+
+def _speaks(target: Sequence[int], known: Sequence[tuple[int, ...]]) -> bool:
+    """Whether 0 means "as the bottom" only where it was meant."""
+    return not any(size == 0 and known[0][axis] == 0 for axis, size in enumerate(target))
+
+
+def _opened(node: onnx.NodeProto, facts: Facts, declared: Probe, zeros: bool) -> list[int] | None:
+    """Sizes per sample as the file has them, and the first left to the batch if the bottom's first follows it."""
+    fixed = _resolved(node, declared, zeros)
+    dims = [probe.shapes.get(node.input[0]) for probe in facts.probes]
+    if fixed is None or any(shape is None or None in shape for shape in dims):
+        return None
+    known = [tuple(int(dim or 0) for dim in shape or ()) for shape in dims]
+    if len(set(known)) == 1:
+        return list(fixed)
+    if any(len(set(column)) > 1 for column in list(zip(*known, strict=True))[1:]):
+        return None  # the batch is on another axis
+    sample = math.prod(fixed[1:])
+    if not sample or any(math.prod(shape) % sample for shape in known):
+        return None
+    kept = declared.shapes.get(node.input[0])
+    return [0 if kept and kept[0] == fixed[0] else -1, *fixed[1:]] if 0 not in fixed else None

@@ -1,0 +1,214 @@
+"""Nodes of opset 17 in forms that convert exactly: explicit pads, dense layers with rows of weights, one output."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from fusion.onnx.graphs.constants import Facts, Rule
+from fusion.onnx.graphs.graph import OWN, attributes, made
+from fusion.onnx.graphs.shape_probe import Probe
+
+_WINDOWED: Final = frozenset(("Conv", "MaxPool", "AveragePool"))
+
+
+def plain(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto]:
+    """The node, or nodes that say the same more plainly."""
+    if node.domain:
+        return [node]
+    if node.op_type in _WINDOWED:
+        node = _explicit_pads(node, facts)
+    rule = _RULES.get(node.op_type)
+    found = rule(node, facts) if rule else None
+    return [node] if found is None else found
+
+
+def _explicit_pads(node: onnx.NodeProto, facts: Facts) -> onnx.NodeProto:
+    """SAME as the pads that it stands for, where the sizes are known; VALID as none."""
+    values = attributes(node)
+    mode = values.pop("auto_pad", "NOTSET")
+    if mode == "NOTSET":
+        return node
+    if mode == "VALID":
+        values.pop("pads", None)
+        return made(node.op_type, node.input, node.output, **values)
+    dims = facts.dims(node.input[0])
+    weight = facts.dims(node.input[1]) if node.op_type == "Conv" else None
+    kernel = values.get("kernel_shape") or (weight or ())[2:]
+    if dims is None or None in dims[2:] or None in kernel or not kernel:
+        return node
+    count = len(kernel)
+    strides, dilations = values.get("strides", [1] * count), values.get("dilations", [1] * count)
+    pads = np.zeros((2, count), np.int64)
+    for axis, (size, reach, stride, spread) in enumerate(zip(dims[2:], kernel, strides, dilations, strict=True)):
+        span = (-(-int(size or 0) // stride) - 1) * stride + (int(reach or 0) - 1) * spread + 1
+        total = max(0, span - int(size or 0))
+        small, large = total // 2, total - total // 2
+        pads[:, axis] = (small, large) if mode == "SAME_UPPER" else (large, small)
+    return made(node.op_type, node.input, node.output, **{**values, "pads": [int(pad) for pad in pads.reshape(-1)]})
+
+
+def _normalization(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
+    """One output: the running statistics are kept by whoever runs the node."""
+    values = attributes(node)
+    if values.pop("training_mode", 0):
+        facts.notes["BatchNormalization, exported as in training, uses its statistics except in TRAIN"] = None
+    values.pop("is_test", None)
+    values.pop("spatial", None)
+    return [made("BatchNormalization", node.input, node.output[:1], **values)]
+
+
+def _dropout(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
+    """Its ratio as an attribute, its mask only where that is read; None for a sequence of its own in training mode."""
+    names = [*node.input, "", ""]
+    ratio, training = facts.constant(names[1]), facts.constant(names[2])
+    share = float(ratio.reshape(-1)[0]) if ratio is not None else float(attributes(node).get("ratio", 0.5))
+    if names[2] and share and (training is None or (training.any() and "seed" in attributes(node))):
+        return None
+    if names[1] and ratio is None:
+        facts.notes["Dropout with a computed ratio keeps everything, also in TRAIN"] = None
+        share = 0.0
+    count = 2 if len(node.output) > 1 and facts.uses.get(node.output[1]) else 1
+    return [made("Dropout", node.input[:1], node.output[:count], domain=OWN, ratio=share)]
+
+
+def _gemm(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
+    """Constant weights as rows of one output each, the bias as a vector, both factors multiplied in."""
+    values = attributes(node)
+    weight = facts.constant(node.input[1])
+    has_bias = len(node.input) > 2 and bool(node.input[2])
+    bias = facts.constant(node.input[2]) if has_bias else None
+    if weight is None or values.get("transA") or (has_bias and bias is None) or weight.dtype != np.float32:
+        return None
+    rows = weight if values.get("transB") else weight.T
+    if bias is not None and (bias.size not in (1, len(rows)) or bias.ndim > 2 or (bias.ndim == 2 and len(bias) != 1)):
+        return None
+    alpha, beta = values.get("alpha", 1.0), values.get("beta", 1.0)
+    inputs = [node.input[0], _kept(facts, node.input[1], weight, rows if alpha == 1 else rows * np.float32(alpha))]
+    if bias is not None:
+        vector = np.broadcast_to(bias.reshape(-1), (len(rows),))
+        inputs.append(_kept(facts, node.input[2], bias, vector if beta == 1 else vector * np.float32(beta)))
+    return [made("Gemm", inputs, node.output, transB=1)]
+
+
+def _kept(facts: Facts, name: str, old: NDArray[Any], new: NDArray[Any]) -> str:
+    """The constant's own name where nothing about it changed, or only this node reads it.
+
+    Matrices are not compared value by value: they may be large and lie in a file.
+    """
+    if new is old or (new.ndim == 1 and np.array_equal(new, old)):
+        return name
+    if facts.uses.get(name, 0) != 1:
+        return facts.add(f"{name}:rows", new, np.float32)
+    facts.know(name, new)
+    return name
+
+
+def _global_max(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
+    dims = facts.dims(node.input[0])
+    if dims is None:
+        return None
+    return [made("ReduceMax", node.input, node.output, axes=list(range(2, len(dims))), keepdims=1)]
+
+
+def _depth_to_space(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
+    """Reshape, Transpose, Reshape: onnx2torch knows but one of the two modes."""
+    values, dims = attributes(node), facts.dims(node.input[0])
+    size = values["blocksize"]
+    if dims is None or None in dims[1:] or values.get("mode", "DCR") != "DCR":
+        return None
+    channels, height, width = (int(dim or 0) for dim in dims[1:])
+    apart = [0, size, size, channels // size**2, height, width]
+    return _turned(node, facts, apart, [0, 3, 4, 1, 5, 2], [0, channels // size**2, height * size, width * size])
+
+
+def _space_to_depth(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
+    size, dims = attributes(node)["blocksize"], facts.dims(node.input[0])
+    if dims is None or None in dims[1:]:
+        return None
+    channels, height, width = (int(dim or 0) for dim in dims[1:])
+    apart = [0, channels, height // size, size, width // size, size]
+    return _turned(node, facts, apart, [0, 3, 5, 1, 2, 4], [0, channels * size**2, height // size, width // size])
+
+
+def _turned(
+    node: onnx.NodeProto, facts: Facts, apart: list[int], order: list[int], together: list[int]
+) -> list[onnx.NodeProto]:
+    name = node.output[0]
+    first, last = facts.add(f"{name}:apart:shape", apart), facts.add(f"{name}:shape", together)
+    return [
+        made("Reshape", [node.input[0], first], [f"{name}:apart"]),
+        made("Transpose", [f"{name}:apart"], [f"{name}:turned"], perm=order),
+        made("Reshape", [f"{name}:turned", last], [name]),
+    ]
+
+
+def _cast_like(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
+    kind = facts.probes[0].types.get(node.input[1])
+    return None if kind is None else [made("Cast", node.input[:1], node.output, to=kind)]
+
+
+def _first_output(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
+    """Without the further outputs that nobody reads."""
+    if len(node.output) == 1 or any(facts.uses.get(name) for name in node.output[1:] if name):
+        return None
+    return [made(node.op_type, node.input, node.output[:1], **attributes(node))]
+
+
+def _layer_norm(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
+    values = attributes(node)
+    values.pop("stash_type", None)
+    count = max(index + 1 for index, name in enumerate(node.output) if not index or facts.uses.get(name))
+    return [made(node.op_type, [name for name in node.input if name], node.output[:count], **values)]
+
+
+def _resize(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
+    """Its sizes or factors as attributes, of the axes behind batch and channels, which stay as they are."""
+    values = attributes(node)
+    dims = [probe.shapes.get(node.input[0]) for probe in facts.probes]
+    if any(shape is None for shape in dims) or any(name and name not in facts.constants for name in node.input[1:3]):
+        return None
+    shape = dims[0] or ()
+    axes = values.pop("axes", list(range(len(shape))))
+    scales = facts.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
+    if scales is not None and scales.size:
+        factors = {axis % len(shape): float(scale) for axis, scale in zip(axes, scales, strict=True)}
+        if any(factors.get(axis, 1.0) != 1 for axis in (0, 1)):
+            return None
+        values["scales"] = [factors.get(axis, 1.0) for axis in range(2, len(shape))]
+    else:
+        found = [_resized(node, probe, axes) for probe in facts.probes]
+        if found[0] is None or any(sizes != found[0] for sizes in found):
+            return None
+        values["sizes"] = found[0]
+    return [made("Resize", node.input[:1], node.output, domain=OWN, **values)]
+
+
+def _resized(node: onnx.NodeProto, probe: Probe, axes: list[int]) -> list[int] | None:
+    """Sizes behind batch and channels for one batch; None where they are not known, or these two change."""
+    wanted, dims = probe.values.get(node.input[3]) if len(node.input) > 3 else None, probe.shapes[node.input[0]]
+    if wanted is None:
+        return None
+    sizes = {axis % len(dims): int(size) for axis, size in zip(axes, wanted.reshape(-1), strict=True)}
+    if sizes.get(1, dims[1]) != dims[1] or any(
+        axis not in sizes and dims[axis] is None for axis in range(2, len(dims))
+    ):
+        return None
+    return [sizes.get(axis, dims[axis] or 0) for axis in range(2, len(dims))]
+
+
+_RULES: Final[dict[str, Rule]] = {
+    "BatchNormalization": _normalization,
+    "CastLike": _cast_like,
+    "DepthToSpace": _depth_to_space,
+    "Dropout": _dropout,
+    "Gemm": _gemm,
+    "GlobalMaxPool": _global_max,
+    "LayerNormalization": _layer_norm,
+    "MaxPool": _first_output,
+    "Resize": _resize,
+    "SpaceToDepth": _space_to_depth,
+}

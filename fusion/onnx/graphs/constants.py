@@ -1,0 +1,64 @@
+"""What a rewriting rule may ask and add while a graph is brought to its plain form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from fusion.onnx.graphs.graph import Dims
+from fusion.onnx.graphs.shape_probe import Probe
+
+
+@dataclass
+class Facts:
+    """Constants so far, and the probes.
+
+    probes    one per batch size; one alone where the batch is fixed
+    uses      how many nodes of the file read each value
+    declared  the probe of the batch that the file fixes, if it is to be opened
+    notes     what was decided, one sentence each
+    """
+
+    constants: dict[str, NDArray[Any]]
+    probes: tuple[Probe, ...]
+    opset: int
+    uses: Mapping[str, int]
+    declared: Probe | None = None
+    notes: dict[str, None] = field(default_factory=dict)
+
+    def constant(self, name: str) -> NDArray[Any] | None:
+        """The value of a constant, None for anything else."""
+        return self.constants.get(name)
+
+    def dims(self, name: str) -> Dims | None:
+        """The shape, None for sizes that follow the batch or are not known; None as a whole without a rank."""
+        shapes = [probe.shapes.get(name) for probe in self.probes]
+        if any(shape is None or len(shape) != len(shapes[0] or ()) for shape in shapes):
+            return None
+        return tuple(
+            column[0] if len(set(column)) == 1 else None for column in zip(*(s or () for s in shapes), strict=True)
+        )
+
+    def add(self, name: str, values: Any, dtype: Any = np.int64) -> str:
+        """A new constant under this name, or one like it."""
+        fresh, count = name, 1
+        while fresh in self.constants:
+            count += 1
+            fresh = f"{name}_{count}"
+        self.know(fresh, np.asarray(values, dtype))
+        return fresh
+
+    def know(self, name: str, array: NDArray[Any]) -> None:
+        """Take a constant to the notes, or a new value of it."""
+        self.constants[name] = array
+        for probe in (*self.probes, *([self.declared] if self.declared else [])):
+            probe.know(name, array)
+
+
+Rule: TypeAlias = "Callable[[onnx.NodeProto, Facts], list[onnx.NodeProto] | None]"
+"""Nodes in the place of one; None leaves it as it is, for the report to judge."""

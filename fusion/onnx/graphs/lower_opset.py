@@ -1,0 +1,135 @@
+"""Operators of opset 18 and later in the words of opset 17, where that says exactly the same.
+
+Sources: the operators' change logs at https://onnx.ai/onnx/operators/.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import onnx
+from onnx import defs, helper
+
+from fusion.onnx.graphs.constants import Facts
+from fusion.onnx.graphs.graph import OWN, attributes, made
+
+# Versions behind opset 17 of these brought further element types, or attributes whose default is the old meaning.
+_SAME_NAMES = """
+Acos Acosh Asin Asinh Atan Atanh AveragePool BatchNormalization Cast CastLike Clip Concat Constant
+ConstantOfShape Conv ConvTranspose Cos Cosh CumSum DepthToSpace Dropout Elu Equal Expand EyeLike Flatten Gather
+GatherElements GatherND GlobalAveragePool GlobalMaxPool HardSigmoid HardSwish Identity InstanceNormalization
+IsInf IsNaN LayerNormalization LpNormalization MaxPool Mod NonZero OneHot Pad Reshape Resize RoiAlign Round
+ScatterElements ScatterND Selu Shape Sin Sinh Size Slice Softplus Softsign SpaceToDepth Split Squeeze Tan
+ThresholdedRelu TopK Transpose Unsqueeze Where
+"""
+SAME: Final = frozenset(_SAME_NAMES.split())
+_REDUCTIONS = "ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSumSquare"
+REDUCTIONS: Final = frozenset(_REDUCTIONS.split())
+NEWER: Final = {"Gelu": 20, "GroupNormalization": 21, "Mish": 18, "RMSNormalization": 23, "Swish": 24}
+"""Operators that opset 17 lacks and this package converts itself, with the first version of their present meaning."""
+
+
+def lowered(node: onnx.NodeProto, facts: Facts, opset: int) -> list[onnx.NodeProto] | None:
+    """The node in opset 17's words; None where these cannot say it.
+
+    opset  of the file
+    """
+    if node.domain or opset <= 17:
+        return [node]
+    try:
+        version = defs.get_schema(node.op_type, opset, "").since_version
+    except defs.SchemaError:
+        return None
+    if version <= 17:
+        return [node]
+    if node.op_type in NEWER:
+        return _own(node) if version >= NEWER[node.op_type] else None
+    if node.op_type in REDUCTIONS:
+        return _reduction(node, facts)
+    if node.op_type == "Resize":
+        return _resize(node, facts)
+    if node.op_type in ("Pad", "Split"):
+        node = _RULES[node.op_type](node, facts) or node
+    return _checked(node, opset) if node.op_type in SAME else None
+
+
+def _checked(node: onnx.NodeProto, opset: int) -> list[onnx.NodeProto] | None:
+    """The node without attributes that opset 17 lacks; None where one of them says something."""
+    old, new = defs.get_schema(node.op_type, 17, ""), defs.get_schema(node.op_type, opset, "")
+    if len(node.input) > old.max_input:
+        return None
+    kept = []
+    for item in node.attribute:
+        if item.name in old.attributes:
+            kept.append(item)
+            continue
+        default = new.attributes[item.name].default_value if item.name in new.attributes else None
+        neutral = item.name == "dilations" and set(item.ints) == {1}
+        if not neutral and (default is None or helper.get_attribute_value(item) != helper.get_attribute_value(default)):
+            return None
+    result = onnx.NodeProto()
+    result.CopyFrom(node)
+    del result.attribute[:]
+    result.attribute.extend(kept)
+    return [result]
+
+
+def _own(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    result = onnx.NodeProto()
+    result.CopyFrom(node)
+    result.domain = OWN
+    return [result]
+
+
+def _reduction(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
+    """Axes became an input in opset 18."""
+    values = attributes(node)
+    axes = facts.constant(node.input[1]) if len(node.input) > 1 and node.input[1] else None
+    if len(node.input) > 1 and node.input[1] and axes is None:
+        return None
+    if axes is None or not axes.size:
+        if values.get("noop_with_empty_axes"):
+            return [made("Identity", node.input[:1], node.output)]
+        return [made(node.op_type, node.input[:1], node.output, keepdims=values.get("keepdims", 1))]
+    numbers = [int(axis) for axis in axes.reshape(-1)]
+    return [made(node.op_type, node.input[:1], node.output, axes=numbers, keepdims=values.get("keepdims", 1))]
+
+
+def _pad(node: onnx.NodeProto, facts: Facts) -> onnx.NodeProto | None:
+    """Axes are an input since opset 18; before, the pads were those of all axes."""
+    if len(node.input) < 4 or not node.input[3]:
+        return made("Pad", [*node.input[:3]], node.output, **attributes(node))
+    dims, axes, pads = facts.dims(node.input[0]), facts.constant(node.input[3]), facts.constant(node.input[1])
+    if dims is None or axes is None or pads is None:
+        return None
+    every = np.zeros((2, len(dims)), np.int64)
+    every[:, axes.reshape(-1)] = pads.reshape(2, -1)
+    name = facts.add(f"{node.output[0]}:pads", every.reshape(-1))
+    return made("Pad", [node.input[0], name, *node.input[2:3]], node.output, **attributes(node))
+
+
+def _split(node: onnx.NodeProto, facts: Facts) -> onnx.NodeProto | None:
+    """The number of parts is an attribute since opset 18; the last part may be smaller."""
+    values = attributes(node)
+    count = values.pop("num_outputs", None)
+    if count is None or (len(node.input) > 1 and node.input[1]):
+        return made("Split", node.input, node.output, **values)
+    dims, axis = facts.dims(node.input[0]), values.get("axis", 0)
+    size = dims[axis] if dims is not None else None
+    if size is None:
+        return None
+    part = -(-size // count)
+    sizes = [max(0, min(part, size - part * index)) for index in range(count)]
+    return made("Split", [node.input[0], facts.add(f"{node.output[0]}:split", sizes)], node.output, **values)
+
+
+def _resize(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
+    """As it is, its axes included, where it says nothing that opset 17 could not."""
+    values = attributes(node)
+    if values.pop("antialias", 0) or values.pop("keep_aspect_ratio_policy", "stretch") != "stretch":
+        return None
+    return [made("Resize", node.input, node.output, **values)]
+
+
+_RULES = {"Pad": _pad, "Split": _split}

@@ -1,0 +1,309 @@
+"""A graph in one plain form: opset 17, constants folded, shapes worked out, the batch open wherever that is exact."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from fusion.errors import OnnxError
+from fusion.onnx.graphs.batch_reshape import reshape
+from fusion.onnx.graphs.canonicalize import plain
+from fusion.onnx.graphs.constants import Facts
+from fusion.onnx.graphs.graph import Dims, Graph, attributes, pruned
+from fusion.onnx.graphs.lower_opset import REDUCTIONS, lowered
+from fusion.onnx.graphs.read import KEPT, Path, read
+from fusion.onnx.graphs.shape_probe import Probe, evaluate, shape_of
+
+_BATCHES = (2, 3)
+_STRICT = REDUCTIONS | {"Split"}  # onnx's inference refuses more of them than it should: bool values, empty parts
+_FOLDED = 1 << 26  # elements that a folded constant may have
+
+
+def load(path: Path, shapes: Mapping[str, Dims] | None = None) -> Graph:
+    """Read a file and bring it to the plain form; kept while the file is the same. Raises: OnnxError, OSError."""
+    stat = os.stat(path)
+    given = tuple(sorted((shapes or {}).items()))
+    return _loaded(os.fspath(path), stat.st_mtime_ns, stat.st_size, given)
+
+
+@lru_cache(maxsize=4)
+def _loaded(path: str, modified: int, size: int, shapes: tuple[tuple[str, Dims], ...]) -> Graph:
+    return normalize(read(path), dict(shapes))
+
+
+def normalize(graph: Graph, shapes: Mapping[str, Dims] | None = None) -> Graph:
+    """The graph in its plain form. Values keep their names; what became another value is in `aliases`.
+
+    shapes  of inputs, for sizes behind the batch that the file leaves open
+    Raises: OnnxError when a given shape is not that of the input.
+    """
+    inputs = {name: _filled(graph, name, dims, (shapes or {}).get(name)) for name, dims in graph.inputs.items()}
+    sizes = [dims[0] for dims in inputs.values() if dims]
+    fixed = next((size for size in sizes if size is not None), None)
+    if fixed is None:
+        return _pass(graph, inputs, _BATCHES, None)
+    if set(sizes) - {None, fixed}:
+        whole = _pass(graph, inputs, (fixed,), None)
+        note = f"the batch stays {fixed}, because its inputs differ in their first axis"
+        return replace(whole, batch=fixed, notes=(*whole.notes, note))
+    try:
+        opened = _pass(graph, inputs, _BATCHES, fixed)
+        return replace(opened, notes=(*opened.notes, f"the batch, {fixed} in the file, is open"))
+    except _FixedError as error:
+        kept = _pass(graph, inputs, (fixed,), None)
+        note = f"the batch stays {fixed}, because of {error.where}: longer ones run in pieces"
+        return replace(kept, batch=fixed, notes=(*kept.notes, note))
+
+
+class _FixedError(Exception):
+    """The batch cannot be opened."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__(where)
+        self.where = where
+
+
+def _filled(graph: Graph, name: str, dims: Dims, given: Dims | None) -> Dims:
+    """The input's shape with open sizes behind the batch as given. Raises: OnnxError."""
+    if given is None:
+        return dims
+    fits = len(given) == len(dims) and all(
+        mine is None or other is None or mine == other for mine, other in zip(dims[1:], given[1:], strict=True)
+    )
+    if not fits:
+        shown = ["x".join("?" if dim is None else str(dim) for dim in shape[1:]) for shape in (dims, given)]
+        hint = "prepare the pictures as the file wants them: size and number of channels"
+        raise OnnxError(f"its input '{name}' takes {shown[0]} per sample, not {shown[1]}", place=graph.place, hint=hint)
+    return (dims[0], *(mine if mine is not None else other for mine, other in zip(dims[1:], given[1:], strict=True)))
+
+
+@dataclass
+class _State:
+    """A pass over the nodes."""
+
+    graph: Graph
+    facts: Facts
+    aliases: dict[str, str] = field(default_factory=dict)
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    newer: set[str] = field(default_factory=set)
+    partial: set[str] = field(default_factory=set)
+    unfit: set[str] = field(default_factory=set)
+
+    @property
+    def declared(self) -> Probe | None:
+        return self.facts.declared
+
+    @property
+    def every(self) -> tuple[Probe, ...]:
+        return (*self.facts.probes, *([self.declared] if self.declared else []))
+
+
+def _pass(graph: Graph, inputs: Mapping[str, Dims], batches: tuple[int, ...], declared: int | None) -> Graph:
+    probes = tuple(Probe(batch) for batch in batches)
+    uses = Counter(name for node in graph.nodes for name in node.input)
+    uses.update(graph.outputs)
+    opened = Probe(declared) if declared is not None else None
+    state = _State(graph, Facts(dict(graph.constants), probes, min(graph.opset, KEPT), uses, opened))
+    for probe in state.every:
+        for name, dims in inputs.items():
+            probe.types[name] = graph.types.get(name, 1)
+            opens = dims and (declared is not None or dims[0] is None)
+            probe.shapes[name] = (probe.batch, *dims[1:]) if opens else dims
+        for name, array in graph.constants.items():
+            probe.know(name, array)
+    for node in graph.nodes:
+        try:
+            _visit(state, node)
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            what = f"node '{node.name or ', '.join(node.output)}' ({node.op_type}) is not what ONNX says: {error!r}"
+            raise OnnxError(what, place=graph.place, hint="export the net again") from error
+    outputs = tuple(state.aliases.get(name, name) for name in graph.outputs)
+    nodes = pruned(state.nodes, outputs)
+    fixed = [name for name in outputs if (_dims(state, name) or (None,))[0] is not None]
+    if declared is not None and fixed:
+        raise _FixedError(f"the output '{fixed[0]}'")
+    used = {name for node in nodes for name in node.input} | set(outputs)
+    return replace(
+        graph,
+        nodes=nodes,
+        constants={name: array for name, array in state.facts.constants.items() if name in used},
+        inputs={name: (None, *dims[1:]) if declared is not None and dims else dims for name, dims in inputs.items()},
+        outputs=outputs,
+        opset=state.facts.opset,
+        types=dict(probes[0].types),
+        shapes={name: known for name in probes[0].shapes if (known := _dims(state, name)) is not None},
+        aliases=state.aliases,
+        newer=frozenset(state.newer),
+        partial=frozenset(state.partial),
+        unfit=frozenset(state.unfit),
+        notes=(*graph.notes, *state.facts.notes),
+    )
+
+
+def _dims(state: _State, name: str) -> Dims | None:
+    """A value's shape with an open batch, also where one probe alone was made."""
+    dims = state.facts.dims(name)
+    if (
+        dims
+        and len(state.facts.probes) == 1
+        and name not in state.facts.constants
+        and dims[0] == state.facts.probes[0].batch
+    ):
+        return (None, *dims[1:])
+    return dims
+
+
+def _visit(state: _State, original: onnx.NodeProto) -> None:
+    """Fold the node, or put what is left of it behind the others."""
+    node = onnx.NodeProto()
+    node.CopyFrom(original)
+    node.doc_string = ""
+    del node.metadata_props[:]
+    for index, name in enumerate(node.input):
+        node.input[index] = state.aliases.get(name, name)
+    if node.op_type == "Identity" and not node.domain:
+        state.aliases[node.output[0]] = node.input[0]
+        return
+    if _folded(state, node):
+        return
+    words = lowered(node, state.facts, state.graph.opset)
+    if words is None:
+        state.newer.add(node.output[0])
+        _append(state, node, state.graph.opset)
+        return
+    for word in words:
+        if word.op_type == "Identity" and not word.domain:
+            state.aliases[word.output[0]] = word.input[0]
+            continue
+        parts = plain(word, state.facts)
+        if {name for name in word.output if state.facts.uses.get(name)} - {
+            name for part in parts for name in part.output
+        }:
+            state.partial.add(word.output[0])
+            parts = [word]
+        for part in parts:
+            if part.op_type == "Reshape" and not part.domain:
+                part = (reshape(part, state.facts, state.declared) or [part])[0]
+            _append(state, part, state.facts.opset)
+
+
+def _append(state: _State, node: onnx.NodeProto, opset: int) -> None:
+    """Note the node and its shapes. Raises: _FixedError where the batch of the file is written into it."""
+    sound = [probe.infer(node, opset, state.graph.imports) for probe in state.facts.probes]
+    if not any(sound) and node.output and node.op_type not in _STRICT:
+        state.unfit.add(node.output[0])
+    if state.declared is not None:
+        whole = state.declared.infer(node, opset, state.graph.imports)
+        known = [
+            all(name in probe.shapes for name in node.output if name) for probe in (*state.facts.probes, state.declared)
+        ]
+        if whole and not (all(sound) and all(known[:-1]) >= known[-1]):
+            raise _FixedError(f"node '{node.name or node.output[0]}' ({node.op_type})")
+        _check_batch(state, node)
+    state.nodes.append(node)
+
+
+def _check_batch(state: _State, node: onnx.NodeProto) -> None:
+    """Raises: _FixedError for a Reshape or Expand to sizes of one batch alone."""
+    if node.op_type not in ("Reshape", "Expand") or state.declared is None:
+        return
+    first = [probe.shapes.get(node.input[0]) for probe in state.facts.probes]
+    then = [probe.shapes.get(node.output[0]) for probe in state.facts.probes]
+    if first[0] != first[-1] and None not in (first[0], then[0]) and then[0] == then[-1]:
+        raise _FixedError(f"node '{node.name or node.output[0]}' ({node.op_type})")
+
+
+def _folded(state: _State, node: onnx.NodeProto) -> bool:
+    """Whether the node's outputs are known without running the graph; if so they are noted."""
+    if node.op_type == "Constant" and not node.domain:
+        state.facts.know(node.output[0], _constant(node))
+        return True
+    if node.op_type in ("Shape", "Size") and not node.domain:
+        return _noted(state, node, [shape_of(node, probe) for probe in state.facts.probes])
+    names = [name for name in node.input if name]
+    if node.domain or not names:
+        return False
+    if all(name in state.facts.constants for name in names):
+        return _fold_constants(state, node)
+    if all(name in state.facts.constants or name in probe.values for name in names for probe in state.facts.probes):
+        found = [_evaluated(state, node, probe) for probe in state.facts.probes]
+        return len(node.output) == 1 and _noted(state, node, found)
+    return False
+
+
+def _fold_constants(state: _State, node: onnx.NodeProto) -> bool:
+    arrays = [state.facts.constants[name] if name else None for name in node.input]
+    probe = Probe(0)
+    for name, array in zip(node.input, arrays, strict=True):
+        if name and array is not None:
+            probe.know(name, array)
+    if not probe.infer(node, state.graph.opset, state.graph.imports):
+        return False
+    dims = [probe.shapes.get(name) for name in node.output]
+    if any(shape is None or None in shape or np.prod([dim or 0 for dim in shape]) > _FOLDED for shape in dims):
+        return False
+    found = evaluate(node, arrays, state.graph.opset)
+    if found is None:
+        return False
+    for name, array in zip(node.output, found, strict=True):
+        state.facts.know(name, array)
+    return True
+
+
+def _evaluated(state: _State, node: onnx.NodeProto, probe: Probe) -> NDArray[Any] | None:
+    arrays = [(probe.values[name] if name in probe.values else state.facts.constants[name]) if name else None
+              for name in node.input]  # fmt: skip
+    found = evaluate(node, arrays, state.graph.opset)
+    return found[0] if found and len(found) == 1 else None
+
+
+def _noted(state: _State, node: onnx.NodeProto, found: list[NDArray[Any] | None]) -> bool:
+    """Note values per probe: one that is the same for all is a constant, and its node is not needed any more."""
+    if any(array is None for array in found):
+        return False
+    known = [array for array in found if array is not None]
+    name = node.output[0]
+    if state.declared is not None:
+        _note_declared(state, node)
+    if all(array.shape == known[0].shape and np.array_equal(array, known[0]) for array in known):
+        state.facts.know(name, known[0])
+        return True
+    for probe, array in zip(state.facts.probes, known, strict=True):
+        probe.know(name, array)
+    state.nodes.append(node)
+    return True
+
+
+def _note_declared(state: _State, node: onnx.NodeProto) -> None:
+    probe = state.declared
+    if probe is None:
+        return
+    if node.op_type in ("Shape", "Size"):
+        array = shape_of(node, probe)
+    else:
+        array = _evaluated(state, node, probe) if all(
+            not name or name in probe.values or name in state.facts.constants for name in node.input
+        ) else None  # fmt: skip
+    if array is not None:
+        probe.know(node.output[0], array)
+
+
+def _constant(node: onnx.NodeProto) -> NDArray[Any]:
+    """The value of a Constant node, in whichever way it is written."""
+    (name, value), *_ = attributes(node).items()
+    if name == "value":
+        array: NDArray[Any] = numpy_helper.to_array(value)
+        return array
+    kind: type[Any] = (
+        np.float32 if name.startswith("value_float") else np.int64 if name.startswith("value_int") else np.str_
+    )
+    return np.asarray(value, kind)

@@ -1,0 +1,160 @@
+"""An ONNX file as a graph, only its outer form changed: opset 13 or later, functions inlined, constants apart."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+import onnx
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper, version_converter
+
+from fusion.errors import OnnxError
+from fusion.onnx.graphs.cast_to_float32 import widened
+from fusion.onnx.graphs.graph import IR, Dims, Graph
+from fusion.onnx.graphs.mapped_weights import Mapped, read_mapped
+from fusion.onnx.graphs.sort_nodes import check_names, expanded, inlined, ordered
+from prototxt.errors import WeightsError
+
+Path = str | os.PathLike[str]
+STANDARD = ("", "ai.onnx")
+KEPT = 17
+"""The opset in whose form graphs are kept: the newest that all of onnx2torch's converters know."""
+OLDEST = 13
+OLDEST_RUN = 7  # the oldest opset that ONNX Runtime runs
+
+
+def read(path: Path) -> Graph:
+    """Read a file, with tensors that it keeps in files beside it; large ones are mapped, see `mapping`.
+
+    Raises: OnnxError when it is no ONNX file, is damaged, or lacks such a file; OSError.
+    """
+    place = os.fspath(path)
+    with open(place, "rb"):
+        pass  # a missing file is an OSError with its name
+    try:
+        mapped = _mapped(place)
+    except Exception as error:  # protobuf's DecodeError derives from Exception alone
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        hint = "is it complete? tensors kept outside lie in a file beside it, which must be copied with it"
+        raise OnnxError(f"this is no readable ONNX file: {reason}", place=place, hint=hint) from error
+    graph = from_model(mapped.model, place, mapped.arrays)
+    return replace(graph, files=tuple(scan for scan, _ in mapped.files.values()))
+
+
+def _mapped(path: str) -> Mapped:
+    """Whole where onnx's own tools change the model first, and where it is not in protobuf's wire format."""
+    if path.lower().endswith(".onnx"):
+        try:
+            mapped = read_mapped(path)
+        except (WeightsError, DecodeError):
+            return Mapped(onnx.load(path))  # for its words about what is wrong
+        if not mapped.arrays or not (mapped.model.functions or _version(mapped.model) < OLDEST):
+            return mapped
+    return Mapped(onnx.load(path))
+
+
+def from_model(
+    model: onnx.ModelProto, place: str = "the model", arrays: Mapping[str, NDArray[Any]] = MappingProxyType({})
+) -> Graph:
+    """A model as a graph.
+
+    arrays  values of initializers that the model does not hold
+    Raises: OnnxError when it holds no nodes or tensors of a kind that is not dense.
+    """
+    if not model.graph.node or not model.graph.output:
+        hint = "export the net again, or give its prototxt"
+        raise OnnxError("this ONNX file holds no net", place=place, hint=hint)
+    if model.graph.sparse_initializer:
+        raise OnnxError("its weights are sparse tensors", place=place, hint="export it with dense weights")
+    check_names(model.graph, place)
+    notes: list[str] = []
+    model = inlined(model, place)
+    try:
+        model = expanded(widened(_raised(model, notes), notes))
+    except (LookupError, TypeError, ValueError) as error:
+        raise _damaged(model.graph, place) or error from error
+    constants = _constants(model.graph, arrays, place)
+    given = [value for value in model.graph.input if value.name not in constants]
+    imports = {item.domain: item.version for item in model.opset_import}
+    for node in model.graph.node:
+        if node.domain == "ai.onnx":
+            node.domain = ""
+    return Graph(
+        place=place,
+        name=model.graph.name,
+        nodes=ordered(model.graph, place),
+        constants=constants,
+        inputs={value.name: _dims(value) for value in given},
+        outputs=tuple(value.name for value in model.graph.output),
+        opset=imports.get("", imports.get("ai.onnx", 1)),
+        imports={domain: version for domain, version in imports.items() if domain not in STANDARD},
+        types={value.name: value.type.tensor_type.elem_type for value in given},
+        notes=tuple(notes),
+    )
+
+
+def _dims(value: onnx.ValueInfoProto) -> Dims:
+    return tuple(dim.dim_value if dim.dim_value > 0 else None for dim in value.type.tensor_type.shape.dim)
+
+
+def _constants(graph: onnx.GraphProto, arrays: Mapping[str, NDArray[Any]], place: str) -> dict[str, NDArray[Any]]:
+    found = {}
+    for tensor in graph.initializer:
+        try:
+            found[tensor.name] = arrays[tensor.name] if tensor.name in arrays else numpy_helper.to_array(tensor)
+        except (LookupError, TypeError, ValueError) as error:
+            raise _damaged(graph, place) or error from error
+    return found
+
+
+def _damaged(graph: onnx.GraphProto, place: str) -> OnnxError | None:
+    """The error for a tensor whose values are not as many as its shape says."""
+    for tensor in graph.initializer:
+        try:
+            numpy_helper.to_array(tensor)
+        except (LookupError, TypeError, ValueError) as error:
+            what = f"tensor '{tensor.name}' of shape {tuple(tensor.dims)} is damaged: {str(error).splitlines()[0]}"
+            return OnnxError(what, place=place, hint="copy or export the file again")
+    return None
+
+
+def _raised(model: onnx.ModelProto, notes: list[str]) -> onnx.ModelProto:
+    """A model older than opset 13 in opset 17, where onnx can do it; else as it is."""
+    version = _version(model)
+    if version >= OLDEST:
+        return model
+    told = model.ir_version
+    model.ir_version = max(told, IR)  # in 3, initializers are inputs, and onnx fails for those that are not
+    try:
+        if version < OLDEST_RUN and any(node.op_type == "PRelu" for node in model.graph.node):
+            raise NotImplementedError("PRelu meant one slope per channel then")
+        raised: onnx.ModelProto = version_converter.convert_version(model, KEPT)
+    except Exception as error:
+        notes.append(
+            f"opset {version} stays, because onnx cannot bring it to {KEPT}: {str(error).splitlines()[0][:120]}"
+        )
+        return model
+    finally:
+        model.ir_version = told
+    if version < 11:
+        _set_places(raised)
+    notes.append(f"opset {version} was brought to {KEPT}")
+    return raised
+
+
+def _set_places(model: onnx.ModelProto) -> None:
+    """Upsample, and Resize of opset 10, place elements as later versions do only if they are asked to."""
+    for node in model.graph.node:
+        if node.op_type == "Resize" and not node.domain:
+            values = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+            known = {item.name for item in node.attribute}
+            node.attribute.extend(helper.make_attribute(*pair) for pair in values.items() if pair[0] not in known)
+
+
+def _version(model: onnx.ModelProto) -> int:
+    return next((item.version for item in model.opset_import if item.domain in STANDARD), 1)

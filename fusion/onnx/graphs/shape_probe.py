@@ -1,0 +1,144 @@
+"""What is known of a graph's values: shapes and integers, for one batch size at a time.
+
+A size that differs between two batch sizes follows the batch; one that does not is fixed. That decides what exporters
+compute at run time (`Shape`, `Gather`, `Concat`, ...) although it never changes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import defs, helper, numpy_helper, shape_inference
+
+from fusion.onnx.graphs.graph import OWN, Dims, attributes
+
+_DATA = 1024  # integers of this many elements at most are followed; shapes and indices are short
+_FEW = 8  # factors of Resize and the like
+_RANDOM = frozenset(("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli"))
+
+
+@dataclass
+class Probe:
+    """Values for one batch size.
+
+    shapes  None for an axis whose size is not known; values of unknown rank are left out
+    values  integers that are known for this batch size
+    """
+
+    batch: int
+    types: dict[str, int] = field(default_factory=dict)
+    shapes: dict[str, Dims] = field(default_factory=dict)
+    values: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+    def know(self, name: str, array: NDArray[Any]) -> None:
+        """Take a constant to the notes."""
+        self.types[name] = helper.np_dtype_to_tensor_dtype(array.dtype)
+        self.shapes[name] = tuple(array.shape)
+        if array.size <= _DATA:
+            self.values[name] = array
+
+    def infer(self, node: onnx.NodeProto, opset: int, imports: Mapping[str, int]) -> bool:
+        """Note the types and shapes of the node's outputs; False where they contradict each other."""
+        if node.domain == OWN:
+            return self._own(node)
+        try:
+            schema = defs.get_schema(
+                node.op_type, opset if not node.domain else imports.get(node.domain, 1), node.domain
+            )
+        except Exception:
+            return True  # an operator that nobody knows: the report says so
+        types = {name: self._type(name) for name in node.input if name in self.types}
+        data = {
+            name: numpy_helper.from_array(self.values[name], name)
+            for name in node.input
+            if name in self.values and (self.types[name] != onnx.TensorProto.FLOAT or self.values[name].size <= _FEW)
+        }
+        imported = [helper.make_opsetid("", opset)]
+        try:
+            found = shape_inference.infer_node_outputs(schema, node, types, data, opset_imports=imported)
+        except Exception:
+            return False
+        if node.op_type == "Concat" and not self._joinable(node):
+            return False
+        for name, kind in found.items():
+            tensor = kind.tensor_type
+            self.types[name] = tensor.elem_type
+            if tensor.HasField("shape"):
+                self.shapes[name] = tuple(
+                    dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim
+                )
+        return True
+
+    def _joinable(self, node: onnx.NodeProto) -> bool:
+        """Whether the pieces agree on all axes but one, which onnx's inference does not insist on."""
+        shapes = [self.shapes[name] for name in node.input if name in self.shapes]
+        axis = attributes(node)["axis"]
+        rest = [dims[:axis] + (dims[axis + 1 :] if axis != -1 else ()) for dims in shapes]
+        columns = zip(*rest, strict=False)
+        return all(len({dim for dim in column if dim is not None}) < 2 for column in columns)
+
+    def _own(self, node: onnx.NodeProto) -> bool:
+        """An operator of our own: all keep their input's shape but Resize; Dropout may have a mask."""
+        first, top = node.input[0], node.output[0]
+        if first in self.types:
+            self.types[top] = self.types[first]
+        if first in self.shapes:
+            dims, values = self.shapes[first], attributes(node)
+            scales = values.get("scales", [1.0] * len(dims))
+            rest = [None if dim is None else scaled(dim, scale)
+                    for dim, scale in zip(dims[2:], scales, strict=False)]  # fmt: skip
+            resized = (*dims[:2], *values.get("sizes", rest))
+            self.shapes[top] = resized if node.op_type == "Resize" else dims
+        for mask in node.output[1:]:
+            self.types[mask] = onnx.TensorProto.BOOL
+            if top in self.shapes:
+                self.shapes[mask] = self.shapes[top]
+        return True
+
+    def _type(self, name: str) -> onnx.TypeProto:
+        return helper.make_tensor_type_proto(self.types[name], self.shapes.get(name))
+
+
+def scaled(size: int, scale: float) -> int:
+    """The size that Resize makes of one by a factor, in float32 as ONNX Runtime works it out."""
+    return int(np.floor(np.float32(size) * np.float32(scale)))
+
+
+def evaluate(node: onnx.NodeProto, arrays: Sequence[NDArray[Any] | None], opset: int) -> list[NDArray[Any]] | None:
+    """The node's outputs for known inputs, by onnx's reference implementation; None where it has none."""
+    if node.op_type in _RANDOM or node.domain or any(item.HasField("g") for item in node.attribute):
+        return None
+    from onnx.reference import ReferenceEvaluator
+
+    given = {name: array for name, array in zip(node.input, arrays, strict=True) if name and array is not None}
+    inputs = [
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+        for name, array in given.items()
+    ]
+    outputs = [helper.make_tensor_value_info(name, 0, None) for name in node.output if name]
+    graph = helper.make_graph([node], "node", inputs, outputs)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    try:
+        found = ReferenceEvaluator(model).run(None, given)
+    except Exception:
+        return None
+    return [np.asarray(array) for array in found]
+
+
+def shape_of(node: onnx.NodeProto, probe: Probe) -> NDArray[np.int64] | None:
+    """What a Shape or Size node gives, where that is known."""
+    dims = probe.shapes.get(node.input[0])
+    if dims is None:
+        return None
+    limits = {item.name: item.i for item in node.attribute}
+    cut = dims[limits.get("start", 0) : limits.get("end", len(dims))]
+    if any(dim is None for dim in cut):
+        return None
+    known = [int(dim or 0) for dim in cut]
+    return np.asarray(math.prod(known) if node.op_type == "Size" else known, np.int64)

@@ -1,0 +1,52 @@
+"""An ONNX file at a glance, before anything of it is used: inputs, cuts, weights, and what cannot be run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fusion.onnx.graphs.cut import before_classifier, candidates, scores
+from fusion.onnx.graphs.graph import Dims, Graph
+from fusion.onnx.graphs.initializers import weights
+from fusion.onnx.graphs.support import support
+
+
+def overview(graph: Graph) -> dict[str, Any]:
+    """The same as the text, as data."""
+    held = weights(graph)
+    judged = support(graph)
+    return {
+        "inputs": {name: list(dims) for name, dims in graph.inputs.items()},
+        "outputs": list(graph.outputs),
+        "scores": scores(graph),
+        "cut": before_classifier(graph),
+        "candidates": {name: list(dims) for name, dims in candidates(graph)},
+        "weights": len(held),
+        "values": sum(array.size for array in held.values()),
+        "operators": {row.name: {"count": row.count, "reasons": list(row.reasons)} for row in judged.rows},
+        "notes": list(graph.notes),
+    }
+
+
+def overview_text(graph: Graph, most: int = 12) -> str:
+    """A page: the nearest `most` values to cut at, then a line per operator."""
+    found = overview(graph)
+    judged = support(graph)
+    lines = [f"ONNX net '{graph.name}', {found['weights']} weights, {found['values']:,} values"]
+    lines += [f"input   {name}  {_shown(dims)}" for name, dims in graph.inputs.items()]
+    lines += [f"output  {name}  {_shown(graph.shapes.get(name, ()))}" for name in graph.outputs]
+    lines += [f"note    {note}" for note in graph.notes]
+    lines += [
+        f"cut     {found['cut'] or 'no classifier was found: name a value'}",
+        "values to cut at, output side first:",
+    ]
+    values = candidates(graph)
+    lines += [f"  {name.lstrip('/')}  {_shown(dims)}" for name, dims in values[:most]]
+    lines += [f"  and {len(values) - most} more"] if len(values) > most else []
+    wrong = len(judged.unsupported)
+    lines.append(f"operators: {'all can be run' if not wrong else f'{wrong} cannot be run'}")
+    return "\n".join([*lines, *(f"  {line}" for line in judged.table().splitlines())]) + "\n"
+
+
+def _shown(dims: Dims) -> str:
+    return "x".join("N" if axis == 0 and dim is None else "?" if dim is None else str(dim)
+                    for axis, dim in enumerate(dims))  # fmt: skip

@@ -1,0 +1,231 @@
+"""What of a graph can be run, before anything is converted: every operator that cannot be, at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final
+
+import onnx
+from onnx import TensorProto, checker, defs
+
+from fusion.errors import OnnxError
+from fusion.onnx.graphs.graph import IR, OWN, Graph, attributes
+from fusion.onnx.graphs.read import KEPT, OLDEST, OLDEST_RUN
+
+# Operators whose opset 17 form onnx2torch converts exactly; tests hold both lists to its registry and to ONNX Runtime.
+_KNOWN_NAMES = """
+Abs Acos Add And ArgMax ArgMin Asin Atan BatchNormalization Cast Ceil Celu Concat ConstantOfShape Cos DepthToSpace Div
+Einsum Elu Equal Erf Exp Expand EyeLike Floor Gather GlobalAveragePool Greater GreaterOrEqual HardSigmoid
+HardSwish IsNaN LeakyRelu Less LessOrEqual Log LogSoftmax MatMul Max Mean Min Mul Neg Not Or Reciprocal Relu Reshape
+Resize RoiAlign Round Shape Sigmoid Sign Sin Softmax Softplus Softsign Split Sqrt Sub Sum Tan Tanh Tile Transpose
+Where Xor
+"""
+_REPLACED_NAMES = """
+Acosh Asinh Atanh AveragePool Clip Conv ConvTranspose Cosh CumSum Flatten GatherElements GatherND Gemm Hardmax
+InstanceNormalization IsInf LRN LayerNormalization LpNormalization MaxPool Mod NonMaxSuppression NonZero OneHot PRelu
+Pad Pow Range ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum
+ReduceSumSquare ScatterElements ScatterND Selu Sinh Slice Squeeze ThresholdedRelu TopK Trilu Unsqueeze
+"""
+REPLACED: Final = frozenset(_REPLACED_NAMES.split())
+"""Standard operators that this package converts itself."""
+KNOWN: Final = frozenset(_KNOWN_NAMES.split()) | REPLACED
+OWN_KNOWN: Final = frozenset(("Dropout", "Gelu", "GroupNormalization", "Mish", "RMSNormalization", "Resize", "Swish"))
+
+_TYPES: Final = frozenset((TensorProto.FLOAT, TensorProto.UINT8, TensorProto.INT8, TensorProto.INT16,
+                           TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL))  # fmt: skip
+_UNSIGNED: Final = frozenset((TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64))
+_ANY_INTEGER: Final = frozenset(("Equal", "Mul", "Pow"))  # torch has few operators for unsigned numbers
+_RANKS: Final = {op: range(3, 6) for op in ("AveragePool", "Conv", "ConvTranspose", "MaxPool")} | {
+    "BatchNormalization": range(2, 6)
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One operator.
+
+    name     with its domain, if it is not a standard one
+    count    nodes
+    reasons  why some of them cannot be run; empty: all can
+    where    the name of the first node that cannot
+    """
+
+    name: str
+    count: int
+    reasons: tuple[str, ...] = ()
+    where: str = ""
+
+
+@dataclass(frozen=True)
+class Support:
+    """All operators of a graph."""
+
+    place: str
+    rows: tuple[Row, ...]
+
+    @property
+    def unsupported(self) -> tuple[Row, ...]:
+        """Those that keep the graph from running."""
+        return tuple(row for row in self.rows if row.reasons)
+
+    def table(self) -> str:
+        """The operators as text, those that cannot be run first."""
+        width = max((len(row.name) for row in self.rows), default=0)
+        ordered = sorted(self.rows, key=lambda row: (not row.reasons, row.name))
+        return "\n".join(
+            f"{row.name:<{width}}  {row.count:>4}  "
+            + ("; ".join(row.reasons) + f" ({row.where})" if row.reasons else "yes")
+            for row in ordered
+        )
+
+
+def support(graph: Graph) -> Support:
+    """Judge every node of a graph in its plain form."""
+    counts: dict[str, int] = {}
+    reasons: dict[str, dict[str, None]] = {}
+    where: dict[str, str] = {}
+    for node in graph.nodes:
+        name = f"{node.domain}::{node.op_type}" if node.domain not in ("", OWN) else node.op_type
+        counts[name] = counts.get(name, 0) + 1
+        for reason in _reasons(graph, node):
+            reasons.setdefault(name, {})[reason] = None
+            where.setdefault(name, node.name or node.output[0])
+    rows = tuple(Row(name, count, tuple(reasons.get(name, ())), where.get(name, "")) for name, count in counts.items())
+    return Support(graph.place, rows)
+
+
+def check_support(graph: Graph) -> None:
+    """Raises: OnnxError listing every operator that cannot be run."""
+    rows = support(graph).unsupported
+    if rows:
+        lines = [f"{row.name} ({row.count}x, first '{row.where}'): {'; '.join(row.reasons)}" for row in rows]
+        what = f"{len(rows)} kinds of its operators cannot be run:\n    " + "\n    ".join(lines)
+        if len(rows) == 1:
+            what = f"one of its operators cannot be run: {lines[0]}"
+        hint = "cut the net before them, or export it so that it does without (a lower opset, in eval mode, in float32)"
+        raise OnnxError(what, place=graph.place, hint=hint)
+
+
+def _reasons(graph: Graph, node: onnx.NodeProto) -> Iterator[str]:
+    yield from _types(graph, node)
+    if node.domain == OWN:
+        yield from _resize_limits(graph, node, attributes(node)) if node.op_type == "Resize" else ()
+        return
+    if node.domain:
+        yield f"the domain '{node.domain}' is not ONNX's own"
+        return
+    if any(item.HasField("g") or item.graphs for item in node.attribute):
+        yield "its branches are graphs of their own, chosen at run time"
+        return
+    if node.op_type == "Dropout":
+        yield "whether it drops is computed, or its random numbers are given"
+        return
+    if node.op_type not in KNOWN:
+        yield "no converter"
+        return
+    if node.output[0] in graph.newer:
+        yield "its meaning since opset 18 has no form in opset 17"
+        return
+    try:
+        checker.check_node(node, _context(graph.opset))
+    except (checker.ValidationError, UnicodeDecodeError) as error:
+        yield f"it is not valid: {str(error).splitlines()[0]}"
+        return
+    if node.output[0] in graph.unfit:
+        yield "its inputs do not fit each other"
+        return
+    if node.output[0] in graph.partial:
+        yield "outputs of it are read that are not computed"
+        return
+    if graph.opset < OLDEST and _differs(node.op_type, graph.opset):
+        yield f"its meaning of opset {graph.opset}, which onnx could not bring to {KEPT}"
+    yield from _limits(graph, node)
+
+
+def _types(graph: Graph, node: onnx.NodeProto) -> Iterator[str]:
+    """Element types without arithmetic."""
+    values = attributes(node)
+    wanted = [values["to"]] if node.op_type == "Cast" and "to" in values else []
+    for kind in (*(graph.types.get(name, TensorProto.FLOAT) for name in (*node.input, *node.output)), *wanted):
+        if kind in _UNSIGNED and node.op_type in _ANY_INTEGER:
+            continue
+        if node.op_type == "Cast" and kind == TensorProto.FLOAT16:
+            continue
+        if kind not in _TYPES:
+            known = kind in TensorProto.DataType.values() and kind
+            yield f"values of type {TensorProto.DataType.Name(kind).lower() if known else 'sequence or the like'}"
+            return
+    for name, kinds in zip(node.input, () if node.domain else _taken(node.op_type), strict=False):
+        kind = graph.types.get(name, 0)
+        if kind in _TYPES and kinds and kind not in kinds:
+            yield f"an input of type {TensorProto.DataType.Name(kind).lower()}"
+            return
+
+
+@lru_cache
+def _taken(op: str) -> tuple[frozenset[int], ...]:
+    """The element types that each input of a standard operator may have."""
+    try:
+        schema = defs.get_schema(op, defs.onnx_opset_version(), "")
+    except defs.SchemaError:
+        return ()
+    names = {f"tensor({TensorProto.DataType.Name(kind).lower()})": kind for kind in _TYPES}
+    return tuple(frozenset(names[text] for text in item.types if text in names) for item in schema.inputs)
+
+
+@lru_cache
+def _context(opset: int) -> Any:
+    found = checker.C.CheckerContext()
+    found.ir_version, found.opset_imports = IR, {"": opset}
+    return found
+
+
+def _differs(op: str, opset: int) -> bool:
+    """Whether an operator of an old opset says something else than one of today's without further attributes."""
+    try:
+        old, new = defs.get_schema(op, opset, ""), defs.get_schema(op, KEPT, "")
+    except defs.SchemaError:
+        return True
+    if opset < OLDEST_RUN or op == "Resize":
+        return True
+    defaults = [{name: item.default_value for name, item in schema.attributes.items()} for schema in (old, new)]
+    same = all(name in defaults[1] and defaults[1][name] == value for name, value in defaults[0].items())
+    return not same or (old.min_input, old.max_input) != (new.min_input, new.max_input)
+
+
+def _limits(graph: Graph, node: onnx.NodeProto) -> Iterator[str]:
+    values = attributes(node)
+    dims = graph.shapes.get(node.input[0]) if node.input else None
+    auto = values.get("auto_pad", "NOTSET")
+    if node.op_type in ("Conv", "MaxPool", "AveragePool") and auto.startswith("SAME"):
+        yield "auto_pad SAME where the size of its input is not known"
+    if node.op_type in _RANKS and (dims is None or len(dims) not in _RANKS[node.op_type]):
+        yield "an input of unknown rank" if dims is None else f"an input of {len(dims)} axes"
+    if node.op_type == "DepthToSpace" and values.get("mode", "DCR") == "DCR":
+        yield "mode DCR where the size of its input is not known"
+    if node.op_type == "Reshape" and values.get("allowzero"):
+        yield "a size of 0 computed at run time"
+    if node.op_type == "MaxPool" and (len(node.output) > 1 or values.get("storage_order")):
+        yield "indices of the maxima"
+    if node.op_type == "Resize":
+        yield "sizes computed at run time, or of batch and channels"
+    if node.op_type == "LRN" and values["size"] % 2 == 0:
+        yield "an even size, which ONNX Runtime does not run"
+    if node.op_type == "RoiAlign" and values.get("mode", "avg") != "avg":
+        yield "mode max"
+
+
+def _resize_limits(graph: Graph, node: onnx.NodeProto, values: dict[str, Any]) -> Iterator[str]:
+    """Cropping, and what ONNX and its runtime do not agree on."""
+    before = graph.shapes.get(node.input[0]) or ()
+    place = values.get("coordinate_transformation_mode", "half_pixel")
+    whole = all(size is not None and size * scale == int(size * scale)
+                for size, scale in zip(before[2:], values.get("scales", ()), strict=False))  # fmt: skip
+    if place == "tf_crop_and_resize":
+        yield "it also crops"
+    if place == "align_corners" and not whole:
+        yield "align_corners by factors that give no whole sizes"
+    if values.get("antialias"):
+        yield "antialias"

@@ -1,0 +1,112 @@
+"""Weights of `Onnx` layers, which no caffemodel can describe: in a safetensors file beside it, and both are one thing.
+
+    fused.caffemodel           the layers of Caffe; Onnx layers by name and type alone
+    fused.onnx.safetensors     the weights of the Onnx layers, as <layer>/0, <layer>/1, ... in their graphs' order
+
+The second is written first: where the first exists, the pair is whole. A .safetensors file holds all by itself.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from numpy.typing import NDArray
+
+from fusion.errors import WeightsMismatch
+from prototxt.formats import safetensors
+from prototxt.formats.copy import Payload
+from prototxt.formats.index import Entry
+from prototxt.formats.weights import Weights, format_by_name, layers_of, read_weights, save
+
+if TYPE_CHECKING:
+    from prototxt.schema.messages import NetParameter
+
+Path: TypeAlias = "str | os.PathLike[str]"
+Planned: TypeAlias = "Sequence[tuple[Entry, Sequence[Payload]]]"
+ONNX = "Onnx"
+
+
+def sidecar_path(path: Path) -> str | None:
+    """The file beside a weights file that holds what it cannot; None for one that can hold all."""
+    place = os.fspath(path)
+    if place.lower().endswith(".safetensors"):
+        return None
+    for ending in (".h5", ".caffemodel"):
+        if place.lower().endswith(ending):
+            place = place[: -len(ending)]
+    return f"{place}.onnx.safetensors"
+
+
+class MergedWeights(Mapping[str, "list[NDArray[Any]]"]):
+    """Two weights files as one mapping; names of the first prevail."""
+
+    def __init__(self, first: Weights, second: Weights) -> None:
+        self.first, self.second = first, second
+
+    def __getitem__(self, name: str) -> list[NDArray[Any]]:
+        return self.first[name] if name in self.first else self.second[name]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self.first
+        yield from (name for name in self.second if name not in self.first)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.first or name in self.second
+
+
+def read_pair(path: Path) -> Weights | MergedWeights:
+    """Open a weights file with what lies beside it.
+
+    Raises: WeightsMismatch when the file has Onnx layers and that is missing; WeightsError, OSError.
+    """
+    weights = read_weights(path)
+    other = sidecar_path(path)
+    bare = [entry.name for entry in weights.scan.entries if entry.type == ONNX and not entry.blobs]
+    if other is None or not (bare or (weights.scan.format == "hdf5" and os.path.exists(other))):
+        return weights
+    if not os.path.exists(other):
+        hint = f"the two files are one: copy {os.path.basename(other)} together with it, or merge again"
+        what = f"it has the Onnx layers {', '.join(map(repr, bare))}, whose weights are in {other}, which is not there"
+        raise WeightsMismatch(what, place=os.fspath(path), hint=hint)
+    return MergedWeights(weights, read_weights(other))
+
+
+def write_companion(
+    path: Path, layers: Planned, *, name: str = "", progress: Callable[[int], None] | None = None
+) -> Planned:
+    """Write the blobs of the Onnx layers beside `path`; what is left for the file itself.
+
+    layers  all layers of the net with their blobs
+    Raises: WeightsError for a name with an ending that says no format; OSError.
+    """
+    format_by_name(os.fspath(path))
+    other = sidecar_path(path)
+    if other is None:
+        return layers
+    apart = [(entry, blobs) for entry, blobs in layers if entry.type == ONNX and blobs]
+    if apart:
+        safetensors.write(other, apart, name=name, progress=progress)
+    return [
+        (entry, () if entry.type == ONNX else blobs)
+        for entry, blobs in layers
+        if entry.type != ONNX or blobs  # one that is named promises a file beside it
+    ]
+
+
+def write_pair(
+    path: Path, weights: Mapping[str, Sequence[NDArray[Any]]], *, net: NetParameter | None = None
+) -> list[str]:
+    """Write weights as `prototxt.write_weights` does, those of Onnx layers beside it; the paths of both.
+
+    Raises: WeightsError, OSError.
+    """
+    name = net.name if net is not None else ""
+    layers = layers_of(weights, net, os.fspath(path))
+    save(path, write_companion(path, layers, name=name), name=name)
+    other = sidecar_path(path) if any(entry.type == ONNX and blobs for entry, blobs in layers) else None
+    return [os.fspath(path), *([other] if other is not None else [])]

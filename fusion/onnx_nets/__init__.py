@@ -1,5 +1,0 @@
-"""ONNX graphs as torch modules, by onnx2torch: imported only where a net has such a part, as that takes seconds."""
-
-from fusion.onnx_nets.modules import OnnxNet, onnx_net
-
-__all__ = ["OnnxNet", "onnx_net"]

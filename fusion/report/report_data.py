@@ -1,0 +1,208 @@
+"""All figures of a report, worked out once; text, JSON and page only write them down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fusion import pct
+from fusion.errors import ReportError
+from fusion.pct.alignment import Pair
+from fusion.pct.calibration import Bin
+from fusion.pct.intervals import Interval, paired_difference
+from fusion.pct.metrics import FORMULAS, Outcomes
+from fusion.pct.predictions import named, positions
+from prototxt.text.class_names import name_of
+
+FEW = 5
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One new net against one old net, over the samples that the old one covers."""
+
+    old: pct.Predictions
+    new: pct.Predictions
+    pair: Pair
+
+    @cached_property
+    def outcomes(self) -> Outcomes:
+        """The four counts."""
+        return pct.outcomes(old=self.pair.old.right, new=self.pair.new.right)
+
+    @cached_property
+    def intervals(self) -> dict[str, Interval]:
+        """Every metric of FORMULAS with its 95 % interval."""
+        return {metric: pct.metric_interval(self.outcomes, metric) for metric in FORMULAS}
+
+    @cached_property
+    def churn(self) -> Interval:
+        """The share of samples that the two nets answer differently, with its 95 % interval."""
+        changed = self.pair.old.answers != self.pair.new.answers
+        return pct.share_interval(int(changed.sum()), len(changed))
+
+    @cached_property
+    def p_value(self) -> float | None:
+        """McNemar's exact test that both nets are equally often right."""
+        return pct.mcnemar(self.outcomes)
+
+    @cached_property
+    def per_class(self) -> dict[int, Outcomes]:
+        """The counts by true class."""
+        return pct.per_class(old=self.pair.old, new=self.pair.new)
+
+    def per_slice(self, by: Callable[[str, str], Any] | None) -> dict[str, Outcomes]:
+        """The counts by slice, in alphabetical order; empty when there is one only."""
+        found = pct.per_slice(old=self.pair.old, new=self.pair.new, by=by)
+        return {str(name): found[name] for name in sorted(found, key=str)} if len(found) > 1 else {}
+
+    @cached_property
+    def margin_weighted(self) -> float | None:
+        """Margin-weighted negative flips."""
+        return pct.margin_weighted_flips(old=self.pair.old, new=self.pair.new)
+
+    @cached_property
+    def negative_flips(self) -> npt.NDArray[np.bool_]:
+        """Which samples of the pair were unlearnt, bool [N]."""
+        return np.asarray(self.pair.old.right & ~self.pair.new.right)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A new net: against all originals together (`whole`), and against each (empty when there is one only).
+
+    accuracy  with its interval, over all samples of the net's file, also those of classes that no original knows
+    """
+
+    net: pct.Predictions
+    role: str
+    accuracy: Interval
+    calibration: float | None
+    reliability: list[Bin]
+    whole: Comparison
+    each: tuple[Comparison, ...]
+
+    @property
+    def name(self) -> str:
+        """What the report calls the net."""
+        return self.net.name
+
+
+@dataclass(frozen=True)
+class Report:
+    """The figures of all nets.
+
+    old         all originals as one net: each sample answered by those that know its class
+    candidates  the new nets, the baseline first; the last one is featured
+    base        the new net that the featured one is held against, if there is one
+    spared      the featured net's NFR less the base's, paired by sample
+    labels      names of the classes, that of class 0 first; by default what the nets say
+    """
+
+    title: str
+    references: tuple[pct.Predictions, ...]
+    old: pct.Predictions
+    candidates: tuple[Candidate, ...]
+    base: Candidate | None
+    spared: Interval | None
+    slices: Callable[[str, str], Any] | None = None
+    labels: Sequence[str] = ()
+
+    @property
+    def featured(self) -> Candidate:
+        """The net that the verdict is about."""
+        return self.candidates[-1]
+
+    @property
+    def unknown(self) -> int:
+        """Samples of classes that no original knows."""
+        return len(self.featured.net) - len(self.featured.whole.pair.new)
+
+    @property
+    def shown(self) -> tuple[Candidate, ...]:
+        """The new nets that fit side by side: all of a few, else the base and the featured one."""
+        few = len(self.candidates) <= FEW or self.base is None
+        return self.candidates if few else (self.base, self.featured)  # type: ignore[return-value]
+
+    def class_name(self, index: int) -> str:
+        """What to call a class: by `labels`, else a net's `class_names`, the featured one's first; else its number."""
+        if self.labels:
+            return name_of(self.labels, index) or str(index)
+        for net in (self.featured.net, *(other.net for other in self.candidates), *self.references):
+            name = named(net.meta.get("class_names"), index)
+            if name:
+                return name
+        return str(index)
+
+    @property
+    def originals(self) -> str:
+        """How sentences call the old side."""
+        return "its originals" if len(self.references) > 1 else self.old.name
+
+
+def gather(
+    *,
+    old: Sequence[pct.Predictions],
+    new: Sequence[pct.Predictions],
+    baseline: pct.Predictions | None = None,
+    title: str | None = None,
+    slices: Callable[[str, str], Any] | None = None,
+    labels: Sequence[str] = (),
+) -> Report:
+    """Work out a report's figures.
+
+    old       the originals, each over the classes it knows
+    new       candidates; the last one is featured, and held against `baseline` (left out: the first of several)
+    slices    names the slice of a sample from its (key, variant), None: in no slice; left out: its variant
+    labels    names of the classes, that of class 0 first; left out: as the predictions files say
+    Raises: ReportError when there is no net on a side, or predictions cannot be aligned.
+    """
+    if not old or not new:
+        raise ReportError("a report needs at least one old and one new net")
+    nets = distinct([*old, *([baseline] if baseline is not None else []), *new])
+    references, fresh = tuple(nets[: len(old)]), nets[len(old) :]
+    whole = pct.union(references) if len(references) > 1 else references[0]
+    roles = ["baseline" if baseline is not None and i == 0 else "new" for i in range(len(fresh))]
+    candidates = tuple(_candidate(net, role, whole, references) for net, role in zip(fresh, roles, strict=True))
+    base = candidates[0] if len(candidates) > 1 else None
+    spared = _spared(base, candidates[-1]) if base else None
+    heading = title or f"{candidates[-1].name} against {', '.join(net.name for net in references)}"
+    return Report(heading, references, whole, candidates, base, spared, slices, tuple(labels))
+
+
+def distinct(nets: Sequence[pct.Predictions]) -> list[pct.Predictions]:
+    """The nets, those that share a name told apart by a number."""
+    counted: dict[str, int] = {}
+    renamed = []
+    for net in nets:
+        counted[net.name] = number = counted.get(net.name, 0) + 1
+        renamed.append(net if number == 1 else net.named(f"{net.name} ({number})"))
+    return renamed
+
+
+def _candidate(
+    net: pct.Predictions, role: str, whole: pct.Predictions, references: Sequence[pct.Predictions]
+) -> Candidate:
+    right = net.right
+    counted = Outcomes(int(right.sum()), 0, 0, int((~right).sum()))
+    each = [Comparison(old, net, pct.align(old=old, new=net)) for old in references]
+    together = Comparison(whole, net, pct.align(old=whole, new=net)) if len(each) > 1 else each[0]
+    return Candidate(
+        net, role, pct.metric_interval(counted, "accuracy_new"), pct.expected_calibration_error(net),
+        pct.reliability(net), together, tuple(each) if len(each) > 1 else (),
+    )  # fmt: skip
+
+
+def _spared(base: Candidate, featured: Candidate) -> Interval:
+    """Difference of the two nets' negative flip rates, over the featured net's order of samples."""
+    rows = positions(base.whole.pair.new, featured.whole.pair.new)
+    if (rows < 0).any() or len(rows) != len(base.whole.pair.new):
+        raise ReportError(
+            f"{base.name} and {featured.name} are about different samples", hint="evaluate both on the same list"
+        )
+    return paired_difference(base.whole.negative_flips[rows], featured.whole.negative_flips)

@@ -1,0 +1,220 @@
+"""What a net eats: a batch of every data layer per iteration, read live or taken from cached rows."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from fusion.data import ReadOptions, Source, batches, check_labels, open_layers
+from fusion.data.decoded_cache import Progress
+from fusion.data.in_step import members_of
+from fusion.errors import DataError
+from fusion.solver.prefetch import ahead
+from prototxt.shapes.loss_kinds import judges_classes
+
+if TYPE_CHECKING:
+    from prototxt.schema.messages import LayerParameter, NetParameter
+
+Blobs = dict[str, Tensor]
+_PLANNED = 64  # batches whose records are looked up together
+
+
+class Batches(Protocol):
+    """Batches for one net; `position` counts those handed out and is all that a snapshot needs of it."""
+
+    position: int
+
+    def take(self) -> Blobs:
+        """The next batch, on the net's device."""
+
+    def close(self) -> None:
+        """Stop reading ahead; the next batch begins to again."""
+
+
+def open_sources(
+    net: NetParameter,
+    phase: str,
+    *,
+    seed: int,
+    arrays: Mapping[str, ArrayLike] | None = None,
+    reading: ReadOptions | None = None,
+) -> list[Source]:
+    """The sources of a net's data layers, in order, one for those in step. Raises: DataError."""
+    how = reading or ReadOptions()
+    for layer in net.layer:
+        if layer.HasField("in_step_with") and not _reads(layer):
+            raise DataError(
+                f"in_step_with: a layer of type {layer.type} reads no records that could be in step",
+                place=f"layer '{layer.name}'",
+                hint=f"it is for {', '.join(sorted(DATA_TYPES))}",
+            )
+    layers = data_layers(net)
+    return open_layers(layers, phase, seed=seed, arrays=arrays, budget=how.budget, on_bad_record=how.on_bad_record)
+
+
+def data_layers(net: NetParameter) -> list[LayerParameter]:
+    """The net's layers that read records."""
+    return [layer for layer in net.layer if _reads(layer)]
+
+
+def _reads(layer: LayerParameter) -> bool:
+    return bool(layer.top) and not layer.bottom and layer.type in DATA_TYPES
+
+
+DATA_TYPES = frozenset({"Data", "DummyData", "HDF5Data", "ImageData", "Input", "MemoryData", "WindowData"})
+
+
+def shapes_of(sources: Sequence[Source]) -> dict[str, tuple[int, ...]]:
+    """The shape of each top for one batch."""
+    return {top: shape for source in sources for top, shape in source.shapes.items()}
+
+
+def check_classes(net: NetParameter, sources: Sequence[Source], shapes: Mapping[str, Sequence[int | None]]) -> None:
+    """Check labels against the number of classes wherever a layer judges a data layer's label.
+
+    shapes  of the net's blobs
+    Raises  DataError
+    """
+    for layer in net.layer:
+        if not judges_classes(layer) or len(layer.bottom) < 2:
+            continue
+        for source in (member for whole in sources for member in members_of(whole)):
+            if layer.bottom[1] in source.tops and source.tops.index(layer.bottom[1]) == 1:
+                classes = _classes(layer, shapes.get(layer.bottom[0], ()))
+                if classes is not None:
+                    check_labels(source, classes, ignore=_ignored(layer))
+
+
+def _classes(layer: LayerParameter, shape: Sequence[int | None]) -> int | None:
+    own = {"Accuracy": layer.accuracy_param.axis, "InfogainLoss": layer.infogain_loss_param.axis}
+    axis = own.get(layer.type, layer.softmax_param.axis)
+    return shape[axis] if -len(shape) <= axis < len(shape) else None
+
+
+def _ignored(layer: LayerParameter) -> int | None:
+    param = layer.accuracy_param if layer.type == "Accuracy" else layer.loss_param
+    return param.ignore_label if param.HasField("ignore_label") else None
+
+
+@dataclass(eq=False)
+class LiveBatches:
+    """Batches read from the sources as they are needed, ahead of time where reading takes time.
+
+    workers  processes for each source that does not fit into memory
+    depth    batches that are read ahead of time
+    """
+
+    sources: Sequence[Source]
+    device: torch.device
+    position: int = 0
+    workers: int = 0
+    depth: int = 3
+    _running: Iterator[Blobs] | None = None
+    _expected: int = 0
+
+    def take(self) -> Blobs:
+        """The next batch."""
+        if self._running is None or self._expected != self.position:
+            slow = any(not source.in_memory for source in self.sources)
+            batches = self._batches(self.position)
+            self._running = ahead(batches, self.depth) if slow or self.device.type == "cuda" else batches
+            self._expected = self.position
+        blobs = next(self._running)
+        self.position += 1
+        self._expected += 1
+        if self.device.type == "cpu":
+            return blobs
+        return {top: tensor.to(self.device, non_blocking=True) for top, tensor in blobs.items()}
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        self._running = None
+
+    def _batches(self, number: int) -> Iterator[Blobs]:
+        readers = [batches(source, number, workers=self.workers) for source in self.sources]
+        while True:
+            blobs: Blobs = {}
+            for reader in readers:
+                blobs.update(next(reader))
+            if self.device.type == "cuda":
+                blobs = {top: tensor.pin_memory() for top, tensor in blobs.items()}
+            yield blobs
+
+
+class CachedBatches:
+    """Batches taken from rows that were computed once: a view where records follow each other, a copy otherwise.
+
+    rows  what the head needs, one row per record, on the net's device
+    """
+
+    def __init__(self, rows: Blobs, source: Source) -> None:
+        self.rows = rows
+        self.source = source
+        self.position = 0
+        self._planned: Iterator[tuple[int | None, NDArray[np.int64]]] | None = None
+        self._expected = 0
+
+    def add(self, columns: Sequence[Tensor]) -> list[str]:
+        """Keep more rows, and return their keys."""
+        keys = [f"column {len(self.rows) + number}" for number in range(len(columns))]
+        self.rows.update(zip(keys, columns, strict=True))
+        return keys
+
+    def keep(self, keys: Collection[str]) -> None:
+        """Forget all other rows."""
+        self.rows = {key: rows for key, rows in self.rows.items() if key in keys}
+
+    def take(self, keys: Sequence[str] | None = None) -> Blobs:
+        """The next batch, of these rows at least."""
+        if self._planned is None or self._expected != self.position:
+            self._planned = self._plan(self.position)
+        start, indices = next(self._planned)
+        self.position += 1
+        self._expected = self.position
+        return self._view(start, len(indices), keys) if start is not None else self._copy(indices, keys)
+
+    def close(self) -> None:
+        """Nothing is read ahead."""
+
+    def take_many(self, count: int) -> Blobs:
+        """The next `count` batches in one."""
+        order = self.source.order(self.position)
+        indices = np.concatenate([next(order) for _ in range(count)])
+        self.position += count
+        return self.pick(indices)
+
+    def pick(self, indices: NDArray[np.int64]) -> Blobs:
+        """The rows of these records."""
+        if (np.diff(indices) == 1).all():
+            return self._view(int(indices[0]), len(indices))
+        return self._copy(indices)
+
+    def _plan(self, number: int) -> Iterator[tuple[int | None, NDArray[np.int64]]]:
+        """Each batch's records, and the first of them where they follow each other; worked out for many at once."""
+        order = self.source.order(number)
+        while True:
+            many = np.stack([next(order) for _ in range(_PLANNED)])
+            follow = (np.diff(many, axis=1) == 1).all(axis=1).tolist()
+            for start, straight, indices in zip(many[:, 0].tolist(), follow, many, strict=True):
+                yield (start if straight else None), indices
+
+    def _view(self, start: int, count: int, keys: Sequence[str] | None = None) -> Blobs:
+        return {key: self.rows[key].narrow(0, start, count) for key in keys or self.rows}
+
+    def _copy(self, indices: NDArray[np.int64], keys: Sequence[str] | None = None) -> Blobs:
+        chosen = torch.from_numpy(indices)
+        return {
+            key: rows.index_select(0, chosen.to(rows.device)) for key in keys or self.rows for rows in [self.rows[key]]
+        }
+
+
+def load_all(sources: Sequence[Source], progress: Progress | None = None) -> None:
+    """Read into memory what will be kept there, which finds unreadable records before training starts."""
+    for source in sources:
+        source.load(progress)

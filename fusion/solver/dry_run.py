@@ -1,0 +1,147 @@
+"""What a run would do, told without doing it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from fusion.nets.build import learnable, params
+from fusion.nets.split import split
+from fusion.solver.batches import shapes_of
+from fusion.solver.logging.memory import MIB
+from prototxt.shapes import infer
+
+if TYPE_CHECKING:
+    from fusion.nets.split import Split
+    from fusion.solver.net_with_data import NetWithData
+    from fusion.solver.solver import Solver
+
+_FLOAT = 4  # bytes
+
+
+def plan_of(run: Solver, budget: int) -> list[str]:
+    """The plan of a run that has been opened but has not begun, in lines.
+
+    budget  bytes for the frozen trunk's outputs
+    """
+    settings = run.settings
+    half = "" if run.precision.dtype is None else f", in mixed precision ({run.extras.amp})"
+    lines = [f"Net: {run.net.plan.name or '(no name)'}, {settings.type} on {_where(run)}{half}"]
+    lines += [f"  {text}" for text in _layers(run)]
+    for index, job in enumerate(run.jobs):
+        test = index - 1
+        what = "Training data" if index == 0 else f"Test data #{test}"
+        what = "Data to choose by" if test >= len(settings.test_iter) else what
+        lines += [f"{what}:", *(f"  {text}" for text in _data(run, job))]
+        lines.append(f"  {_trunk(job, budget)}")
+    lines += _course(run)
+    lines.append(f"Memory, about: {_memory(run, budget)}")
+    return lines
+
+
+def _where(run: Solver) -> str:
+    asked = run.pacemaker.asked
+    threads = asked if isinstance(asked, int) else torch.get_num_threads()
+    return f"the CPU ({threads} thread{'s' * (threads != 1)})" if run.device.type == "cpu" else str(run.device)
+
+
+def _size(count: int) -> str:
+    """Bytes in MiB, with three digits."""
+    value = count / MIB
+    return f"{value:.0f} MiB" if value >= 100 else f"{value:.3g} MiB"
+
+
+def _layers(run: Solver) -> list[str]:
+    trained = {blob.layer for blob in learnable(run.net) if blob.tensor.requires_grad}
+    blobs = params(run.net)
+    found = []
+    verbs = {"learns": [name for name in blobs if name in trained], "keeps": [n for n in blobs if n not in trained]}
+    for verb, names in verbs.items():
+        count = sum(tensor.numel() for name in names for tensor in blobs[name])
+        if names:
+            shown = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+            found.append(f"{verb} {count:,} values in {len(names)} layers: {shown}")
+    return found
+
+
+def _data(run: Solver, job: NetWithData) -> list[str]:
+    found = []
+    for source in job.sources:
+        each = f"{len(source):,} records in batches of {source.batch_size} to {', '.join(source.tops)}"
+        random = "" if source.deterministic else ", with random crops, mirrors or fillers"
+        found.append(each + random)
+    if job is run.jobs[0]:
+        taken = run.settings.iter_size * run.settings.max_iter
+        epochs = [taken * source.batch_size / len(source) for source in job.sources if len(source)]
+        if epochs:
+            found.append(f"{max(epochs):.3g} passes over them in all")
+    return found
+
+
+def _trunk(job: NetWithData, budget: int) -> str:
+    if job.live:
+        return f"the whole net runs in each iteration: {job.live}"
+    found = split(job.net)
+    if found is None:
+        return "no frozen layers that could be computed once"
+    boundary = ", ".join(found.boundary)
+    if len(job.sources) != 1 or not job.sources[0].deterministic:
+        return f"frozen trunk up to {boundary}: runs in each iteration, for its data is random or not in step"
+    size = _rows(job, found)
+    if not budget:
+        return f"frozen trunk up to {boundary}: runs in each iteration, for the cache is switched off"
+    if size > budget:
+        where = "more than the budget, so it goes to a file where there is room"
+        return f"frozen trunk up to {boundary}: computed once, {_size(size)}, {where}"
+    return f"frozen trunk up to {boundary}: computed once, {_size(size)} in memory"
+
+
+def _kept(job: NetWithData, budget: int) -> int:
+    """Bytes in memory that the trunk's outputs will take."""
+    found = None if job.live or len(job.sources) != 1 or not job.sources[0].deterministic else split(job.net)
+    size = 0 if found is None else _rows(job, found)
+    return size if size <= budget else 0
+
+
+def _rows(job: NetWithData, found: Split) -> int:
+    """Bytes of what the head takes, for all records."""
+    shapes = infer(job.message, inputs=shapes_of(job.sources)).blobs
+    keys = [key.partition("@")[0] for key, _ in found.head.plan.inputs]
+    each = sum(math.prod(dim or 1 for dim in shapes[key][1:]) for key in keys if key in shapes)
+    return each * len(job.sources[0]) * _FLOAT
+
+
+def _course(run: Solver) -> list[str]:
+    settings, schedule = run.settings, run.settings.schedule
+    warmup = f", rising in the first {schedule.warmup}" if schedule.warmup else ""
+    lines = [f"{settings.max_iter - run.iter:,} iterations, from {run.iter} to {settings.max_iter}"]
+    lines.append(f"  learning rate {schedule.base_lr:g}, {schedule.policy}{warmup}")
+    if settings.test_iter and settings.test_interval:
+        counts = ", ".join(map(str, settings.test_iter))
+        lines.append(f"  tests every {settings.test_interval} iterations, of {counts} batches")
+    every = f"every {settings.snapshot} iterations" if settings.snapshot else "at the end only"
+    if not settings.snapshot and not settings.snapshot_after_train:
+        every = "none"
+    lines.append(f"  snapshots {every}: {settings.prefix}_iter_N.caffemodel")
+    return lines
+
+
+def _memory(run: Solver, budget: int) -> str:
+    """Parameters, gradients and history; blobs and their gradients; what is kept of the trunk."""
+    every = [tensor for tensors in params(run.net).values() for tensor in tensors]
+    learning = sum(tensor.numel() for tensor in run.arena.updated)
+    weights = sum(tensor.numel() for tensor in every) + learning * (1 + run.optimizer.histories)
+    parts = {"weights, gradients and history": weights * _FLOAT, "blobs of a batch": _blobs(run.jobs[0])}
+    rows = sum(_kept(job, budget) for job in run.jobs)
+    if rows:
+        parts["rows of the trunk"] = rows
+    listed = ", ".join(f"{_size(size)} for {what}" for what, size in parts.items())
+    return f"{_size(sum(parts.values()))} ({listed}), besides the data and the libraries themselves"
+
+
+def _blobs(job: NetWithData) -> int:
+    shapes: Sequence[Sequence[int | None]] = list(infer(job.message, inputs=shapes_of(job.sources)).blobs.values())
+    return 2 * _FLOAT * sum(math.prod(dim or 1 for dim in shape) for shape in shapes)

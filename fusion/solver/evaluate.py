@@ -1,0 +1,200 @@
+"""A trained net on its own data: averages as `caffe test` prints them, and what it answers on every record once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from fusion.data import ReadOptions, Source
+from fusion.data.batches import skipped_lines
+from fusion.errors import DataError, FusionError
+from fusion.layers.registry import Phase
+from fusion.nets.build import frozen_layers, outputs_of
+from fusion.nets.weights import load_weights
+from fusion.pct.predictions import Predictions
+from fusion.pct.provenance import file_hash
+from fusion.references.logit_cache import variants
+from fusion.solver.batches import load_all
+from fusion.solver.evaluate_test_nets import Average, Test, measure
+from fusion.solver.labels import labelled
+from fusion.solver.logging.console import Display, Silent
+from fusion.solver.net_with_data import NetWithData, choose_device, open_net_with_data
+from prototxt.schema.filter import filter_whole
+from prototxt.schema.load import load_net
+from prototxt.shapes.loss_kinds import ignored_label
+from prototxt.text.class_names import ClassNames, class_names_of
+from prototxt.text.parser import parse_file
+
+Path = str | os.PathLike[str]
+_CHUNK = 500
+_FIXED_BATCH = frozenset({"Reshape", "LSTM", "RNN", "Python", "BatchReindex", "Filter", "Parameter", "DummyData"})
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """A net with weights and data, ready to be measured.
+
+    named  what the net's text says of its classes
+    paths  of the description and the weights, for the hashes in a predictions file
+    """
+
+    job: NetWithData
+    device: torch.device
+    display: Display
+    paths: tuple[str, tuple[str, ...]]
+    named: ClassNames = field(default_factory=ClassNames)
+
+    @property
+    def batches(self) -> int:
+        """How many batches it takes to see every record."""
+        return max(-(-len(source) // source.batch_size) for source in self.job.sources)
+
+    def average(self, iterations: int | None = None) -> Average:
+        """The mean outputs over so many batches from the start of the data; by default until every record was seen."""
+        self._load()
+        self.job.feed.position = 0
+        try:
+            return measure(Test(self.job.net, self.job.feed, iterations or self.batches))
+        finally:
+            self.job.feed.close()
+
+    @property
+    def skipped(self) -> list[str]:
+        """What to tell about bad records that were skipped; nothing where there were none."""
+        return skipped_lines(self.job.sources)
+
+    def predict(
+        self,
+        logits: str,
+        *,
+        classes: Sequence[int] | None = None,
+        name: str | None = None,
+        names: Sequence[str] = (),
+    ) -> Predictions:
+        """The blob `logits` for every record once, in the order of the list.
+
+        classes  the shared label space's id of each logit; labels go through it as well. By default those that the
+                 net's text says of the blob, with labels as they are, or all in order
+        names    of the shared classes; by default the net's own
+        Raises   DataError without labels or with data layers that are not in step, FusionError for a blob that is no
+                 [N, C]
+        """
+        return self.scores([logits], classes=classes, name=name, names=names)[0]
+
+    def scores(
+        self,
+        blobs: Sequence[str],
+        *,
+        classes: Sequence[int] | None = None,
+        name: str | None = None,
+        names: Sequence[str] = (),
+    ) -> list[Predictions]:
+        """Several blobs for every record once, in one pass over the data; see `predict`."""
+        source, labels = labelled(self.job, blobs, self.paths[0])
+        every = [np.concatenate(parts) for parts in zip(*self._rows(source, blobs), strict=True)]
+        ignored = [ignored_label(self.job.message, blob) for blob in blobs]
+        silent = np.flatnonzero(np.isin(labels, [label for label in ignored if label is not None]))
+        if len(silent):
+            self.display.say(f"{len(silent)} of {len(labels)} records have a label that the net ignores: left out")
+        good = np.setdiff1d(np.arange(len(labels)), [*source.bad, *silent])
+        keys, labels = np.array(source.keys, np.str_)[good], labels[good]
+        others = variants(source.keys)
+        others = None if others is None else others[good]
+        found = []
+        for blob, rows in zip(blobs, every, strict=True):
+            width, known = rows.shape[1], self.named.numbers_of(blob) if classes is None else None
+            own = known if known is not None and len(known) == width else range(width)
+            meta = self._meta(name, blob)
+            if own is known or len(self.named.names) == width:
+                meta["class_names"] = list(self.named.names)
+            one = Predictions(keys, labels, rows[good], np.array(own), others, meta=meta)
+            one = one if classes is None else one.relabelled(classes)
+            found.append(replace(one, meta={**one.meta, "class_names": list(names)}) if names else one)
+        return found
+
+    def _rows(self, source: Source, blobs: Sequence[str]) -> Iterator[list[NDArray[np.float32]]]:
+        """Chunk after chunk, the rows of each blob."""
+        self._load()
+        net = outputs_of(self.job.net, blobs)
+        fixed = any(call.type in _FIXED_BATCH for call in net.plan.calls)
+        size, count = source.batch_size if fixed else _CHUNK, len(source)
+        for start in range(0, count, size):
+            indices = (
+                np.minimum(np.arange(start, start + size), count - 1)
+                if fixed
+                else np.arange(start, min(start + size, count))
+            )
+            inputs = {top: tensor.to(self.device) for top, tensor in source.batch(indices, draw=start).items()}
+            with torch.no_grad():
+                found = net(inputs)
+            yield [_flat(found[blob], blob, len(indices))[: count - start] for blob in blobs]
+            self.display.progress("predicting", min(start + size, count), count)
+
+    def _load(self) -> None:
+        load_all(self.job.sources, lambda done, total: self.display.progress("decoding", done, total))
+
+    def _meta(self, name: str | None, logits: str) -> dict[str, object]:
+        net, weights = self.paths
+        own = os.path.splitext(os.path.basename(weights[-1] if weights else net))[0]
+        return {
+            "name": name or own,
+            "logits": logits,
+            "net": file_hash(net),
+            "weights": hashlib.sha256("".join(map(file_hash, weights)).encode()).hexdigest()
+            if len(weights) != 1
+            else file_hash(weights[0]),
+            "preprocessing": self.job.sources[0].fingerprint(),
+            "frozen": frozen_layers(self.job.net),
+        }
+
+
+def _flat(values: Tensor, blob: str, records: int) -> NDArray[np.float32]:
+    """One row of scores per record, float32 [N, C]. Raises: FusionError."""
+    out: NDArray[np.float32] = values.float().cpu().numpy()
+    out = out.reshape(len(out), -1) if out.ndim > 2 and out[0].size == out.shape[1] else out
+    if out.ndim != 2 or len(out) != records:
+        shape = "x".join(map(str, out.shape))
+        hint = "name the classifier's blob"
+        raise FusionError(f"blob '{blob}' is {shape}, not one row of logits per record", hint=hint)
+    return out
+
+
+def open_evaluation(
+    net: Path,
+    weights: Sequence[Path],
+    *,
+    phase: Phase = "TEST",
+    level: int = 0,
+    stages: Sequence[str] = (),
+    device: str = "auto",
+    seed: int = 0,
+    display: Display | None = None,
+    arrays: Mapping[str, ArrayLike] | None = None,
+    reading: ReadOptions | None = None,
+) -> Evaluation:
+    """Open a net's data, build it, and load trained weights.
+
+    Raises: DataError, BuildError, WeightsMismatch; prototxt's errors for the files.
+    """
+    chosen = choose_device(device)
+    document = parse_file(net)
+    message = filter_whole(load_net(document), phase, level, tuple(stages))
+    job = open_net_with_data(message, phase, seed=seed, device=chosen, arrays=arrays, reading=reading)
+    if not job.sources:
+        hint = f"is phase {phase} right? A deploy net (Input layers) has none"
+        raise DataError("the net has no data layer to read from", place=os.fspath(net), hint=hint)
+    display = display or Silent()
+    for path in weights:
+        report = load_weights(job.net, path)
+        if report.missing:
+            display.say(f"warning: no weights for {', '.join(report.missing)}: these layers are untrained")
+    return Evaluation(
+        job, chosen, display, (os.fspath(net), tuple(os.fspath(path) for path in weights)), class_names_of(document)
+    )

@@ -1,0 +1,177 @@
+"""Records to choose on that are not those reported: a share of the training records kept back, or a list of its own."""
+
+# ruff: noqa: D102 - the members of a source are described in fusion.data.Source
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusion.data.wrapper import Wrapped
+from fusion.errors import TrainingError
+from fusion.solver.batches import data_layers
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fusion.errors import DataError
+    from prototxt.schema.messages import LayerParameter, NetParameter
+
+Share = float | str | os.PathLike[str]  # a share of the training records, or the path of a list
+_LISTED = ("image_data_param", "data_param", "hdf5_data_param", "window_data_param")
+
+
+def held_back(count: int, select_on: Share, seed: int) -> NDArray[np.int64]:
+    """The training records kept back, in ascending order; none where a list is given. Raises: TrainingError."""
+    if not isinstance(select_on, float):
+        return np.empty(0, np.int64)
+    number = round(select_on * count)
+    if not 0 < number < count:
+        raise TrainingError(f"a share of {select_on:g} of {count} training records to choose on", hint="e.g. 0.1")
+    return np.sort(np.random.default_rng((seed, 0x5E1)).choice(count, number, replace=False))
+
+
+def only(batches: Iterable[NDArray[np.int64]], chosen: NDArray[np.bool_], size: int) -> Iterator[NDArray[np.int64]]:
+    """The records of an order that are chosen, in batches of one size."""
+    waiting = np.empty(0, np.int64)
+    for indices in batches:
+        waiting = np.concatenate([waiting, indices[chosen[indices]]])
+        while len(waiting) >= size:
+            yield waiting[:size]
+            waiting = waiting[size:]
+
+
+def listed(net: NetParameter, path: str | os.PathLike[str]) -> NetParameter:
+    """The net, reading another list (or database) as it reads its own.
+
+    path    one list for all data layers, which must have one already; or one for each, as `data=A.txt,depth=B.txt`
+    Raises  TrainingError where the net reads none, or where one list is given instead of several
+    """
+    message = type(net)()
+    message.CopyFrom(net)
+    blocks = {
+        layer.top[0]: getattr(layer, name)
+        for layer in message.layer
+        for name in _LISTED
+        if layer.HasField(name) and layer.top
+    }
+    if not blocks:
+        raise TrainingError(f"net '{net.name}' reads no list, so none can be given to choose on", hint="give a share")
+    given = _by_blob(os.fspath(path), blocks)
+    if given.keys() != blocks.keys():
+        reads = ", ".join(f"'{blob}' from {block.source}" for blob, block in blocks.items())
+        raise TrainingError(
+            f"net '{net.name}' reads {reads}, and {path} cannot stand for all of them",
+            hint=f"give a list for each, {','.join(f'{blob}=LIST' for blob in blocks)}, or a share",
+        )
+    for blob, source in given.items():
+        blocks[blob].source = source
+    return message
+
+
+def _by_blob(path: str, blocks: Mapping[str, Any]) -> dict[str, str]:
+    """The list of each data layer, by its first blob; empty where one is given for several that differ."""
+    pairs = [part.partition("=") for part in path.split(",")]
+    if all(blob in blocks and source for blob, _, source in pairs):
+        return {blob: source for blob, _, source in pairs}
+    alike = len({block.source for block in blocks.values()}) == 1
+    return dict.fromkeys(blocks, path) if alike else {}
+
+
+def reading_alike(net: NetParameter, train: NetParameter) -> NetParameter:
+    """A test net that reads the training net's records as listed, and transforms and groups them as it does its own.
+
+    Raises: TrainingError where the data layers of the two do not give the same blobs.
+    """
+    message = type(net)()
+    message.CopyFrom(net)
+    own, theirs = data_layers(message), data_layers(train)
+    matching = {layer.top[0]: layer for layer in theirs}
+    if len(own) == len(theirs) == 1:
+        matching = {own[0].top[0]: theirs[0]}
+    if not own or len(own) != len(theirs) or matching.keys() != {layer.top[0] for layer in own}:
+        shown = [", ".join(layer.top[0] for layer in layers) or "none" for layers in (theirs, own)]
+        raise TrainingError(
+            "keeping back a share of the training records needs data layers that give the same blobs in training and "
+            f"test; those of net '{net.name}' give {shown[0]} in training and {shown[1]} in the test",
+            hint="give a list to choose on instead of a share",
+        )
+    for layer in own:
+        _read_alike(layer, matching[layer.top[0]])
+    return message
+
+
+def _read_alike(own: LayerParameter, theirs: LayerParameter) -> None:
+    kept = type(own)()
+    kept.CopyFrom(own)
+    own.CopyFrom(theirs)
+    for name in ("name", "top", "include", "transform_param"):
+        own.ClearField(name)
+    own.MergeFrom(type(own)(name=kept.name, top=kept.top, include=kept.include))
+    if kept.HasField("transform_param"):
+        own.transform_param.CopyFrom(kept.transform_param)
+    own.image_data_param.ClearField("shuffle")
+    own.hdf5_data_param.ClearField("shuffle")
+    for block in ("image_data_param", "data_param"):
+        getattr(own, block).ClearField("rand_skip")
+    for block in (*_LISTED, "memory_data_param"):
+        if not theirs.HasField(block):
+            own.ClearField(block)
+        elif kept.HasField(block) and block in _LISTED:
+            getattr(own, block).batch_size = getattr(kept, block).batch_size
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen(Wrapped):
+    """Some records of a source, in the order in which the source visits them.
+
+    records  their numbers in the source, ascending, int64 [N]
+    """
+
+    records: NDArray[np.int64]
+
+    @cached_property
+    def _number(self) -> NDArray[np.int64]:
+        """The number of each of the source's records among the chosen ones, -1 for others."""
+        numbers = np.full(len(self.source), -1, np.int64)
+        numbers[self.records] = np.arange(len(self.records))
+        return numbers
+
+    @cached_property
+    def keys(self) -> Sequence[str]:
+        keys = self.source.keys
+        return [keys[record] for record in self.records.tolist()]
+
+    @property
+    def labels(self) -> NDArray[np.int64] | None:
+        labels = self.source.labels
+        return None if labels is None else labels[self.records]
+
+    @property
+    def bad(self) -> Mapping[int, DataError]:
+        numbers = self._number
+        return {int(numbers[record]): error for record, error in self.source.bad.items() if numbers[record] >= 0}
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def batch(self, indices: NDArray[np.int64], draw: int = 0) -> dict[str, Tensor]:
+        return self.source.batch(self.records[indices], draw)
+
+    def order(self, start: int = 0) -> Iterator[NDArray[np.int64]]:
+        found = only(self.source.order(), self._number >= 0, self.batch_size)
+        for number, records in enumerate(found):
+            if number >= start:
+                yield self._number[records]
+
+    def place(self, index: int) -> str:
+        return self.source.place(int(self.records[index]))
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(self.source.fingerprint().encode() + self.records.tobytes()).hexdigest()

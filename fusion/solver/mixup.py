@@ -1,0 +1,121 @@
+"""Mixup (Zhang et al. 2018): each batch is mixed with itself in another order, and the loss takes both labels.
+
+Caffe's SoftmaxWithLoss takes class numbers, so labels are not mixed but losses: with x = share * x1 + (1 - share) * x2
+the loss is share * loss(x, y1) + (1 - share) * loss(x, y2), which is the same for a softmax loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fusion.data.in_step import only
+from fusion.errors import TrainingError, raise_all
+from prototxt.text.places import place_of
+
+if TYPE_CHECKING:
+    from fusion.solver.batches import Batches, Blobs
+    from fusion.solver.net_with_data import NetWithData
+
+_MIXABLE = ("SoftmaxWithLoss",)
+_BLIND = ("Accuracy", "Silence")  # take the label as it is, and nothing learns from them
+
+
+class Mix:
+    """How the present batch is mixed: one draw per batch, from the seed and the batch's number alone."""
+
+    def __init__(self, alpha: float, seed: int) -> None:
+        self.alpha, self.seed = alpha, seed
+        self.share = torch.ones(())
+        self.order = torch.arange(0)
+
+    def draw(self, number: int, size: int, device: torch.device) -> None:
+        """Draw the share, from Beta(alpha, alpha), and the order of the partners."""
+        rng = np.random.default_rng((self.seed, 0x313C, number))
+        self.share = torch.tensor(rng.beta(self.alpha, self.alpha), dtype=torch.float32).to(device)
+        self.order = torch.from_numpy(rng.permutation(size)).to(device)
+
+    def apply(self, values: Tensor) -> Tensor:
+        """Mix float values [N, ...]."""
+        return torch.lerp(values.index_select(0, self.order), values, self.share)
+
+
+class MixedFeed:
+    """A feed whose inputs, but not its labels, are mixed."""
+
+    def __init__(self, feed: Batches, mix: Mix, labels: Collection[str]) -> None:
+        self.feed, self.mix, self.labels = feed, mix, labels
+
+    @property
+    def position(self) -> int:
+        """Batches handed out."""
+        return self.feed.position
+
+    @position.setter
+    def position(self, value: int) -> None:
+        self.feed.position = value
+
+    def take(self) -> Blobs:
+        """The next batch, mixed."""
+        number = self.feed.position
+        blobs = self.feed.take()
+        first = next(iter(blobs.values()))
+        self.mix.draw(number, len(first), first.device)
+        return {top: blob if top in self.labels else self.mix.apply(blob) for top, blob in blobs.items()}
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        self.feed.close()
+
+
+class MixedLoss(nn.Module):
+    """A loss layer towards the labels of both partners."""
+
+    def __init__(self, loss: nn.Module, mix: Mix) -> None:
+        super().__init__()
+        self.loss, self._mix = loss, mix
+
+    def forward(self, x: Tensor, label: Tensor, *rest: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """As the layer's own; a second top is that for the first label."""
+        one = self.loss(x, label, *rest)
+        other = self.loss(x, label.index_select(0, self._mix.order), *rest)
+        if isinstance(one, Tensor):
+            return torch.lerp(other, one, self._mix.share)
+        return (torch.lerp(other[0], one[0], self._mix.share), *one[1:])
+
+
+def mix_up(job: NetWithData, alpha: float, seed: int) -> None:
+    """Mix the batches of a training job; its trunk then runs in each iteration.
+
+    Raises: TrainingError where labels are not class numbers for softmax losses; DataError for data layers that are not
+    in step, whose batches cannot be mixed alike.
+    """
+    if alpha <= 0:
+        raise TrainingError(f"mixup's alpha must be positive, not {alpha:g}", hint="0.2 is usual")
+    source = only(job.sources, "mixup needs")
+    labels = {layer.bottom[1] for layer in job.message.layer if layer.type in _MIXABLE and len(layer.bottom) > 1}
+    labels &= set(source.tops)
+    errors = [
+        TrainingError(
+            f"mixup cannot mix for layer '{layer.name}' ({layer.type}), which takes the label '{bottom}'",
+            place=place_of(layer),
+            hint="its labels must be class numbers for SoftmaxWithLoss layers",
+        )
+        for layer in job.message.layer
+        for bottom in layer.bottom
+        if bottom in source.label_tops and layer.type not in (*_MIXABLE, *_BLIND)
+    ]
+    if not labels:
+        errors.append(TrainingError("mixup needs a SoftmaxWithLoss layer that takes a label of the data layer"))
+    raise_all(errors)
+    mix = Mix(alpha, seed)
+    for call in job.net.plan.calls:
+        if call.type in _MIXABLE:
+            folder, _, name = call.path.rpartition(".")
+            setattr(job.net.get_submodule(folder), name, MixedLoss(job.net.get_submodule(call.path), mix))
+    job.feed = MixedFeed(job.feed, mix, labels)
+    job.live = "mixup mixes its inputs anew"

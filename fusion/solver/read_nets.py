@@ -1,0 +1,79 @@
+"""Which nets a solver file asks for: one to train and any number to test, filtered to their states."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fusion.errors import TrainingError, raise_all
+from prototxt.schema.filter import filter_whole
+from prototxt.schema.load import load_net
+
+if TYPE_CHECKING:
+    from prototxt.schema.messages import NetParameter, NetState, SolverParameter
+
+
+@dataclass(frozen=True)
+class Descriptions:
+    """Decoded and filtered nets; a test net's number is that of its test_iter."""
+
+    train: NetParameter
+    tests: tuple[NetParameter, ...]
+
+
+def read_nets(solver: SolverParameter, *, path: str | None = None) -> Descriptions:
+    """The nets that a solver names or holds.
+
+    Raises: TrainingError when there is not exactly one net to train, or test nets, test_iter and test_state do not
+    match in number; prototxt's errors for the nets themselves.
+    """
+    generic = [*_given(solver, "net_param"), *_given(solver, "net")]
+    train = [*_given(solver, "train_net_param"), *_given(solver, "train_net"), *generic]
+    own_tests: list[NetParameter | str] = [*solver.test_net_param, *solver.test_net]
+    tests = own_tests + (generic * max(0, len(solver.test_iter) - len(own_tests)))
+    raise_all(_mistakes(solver, len(train), len(own_tests), len(tests), path))
+    loaded: dict[str, NetParameter] = {}
+    states: list[NetState | None] = [*solver.test_state] or [None] * len(tests)
+    return Descriptions(
+        train=_filtered(_load(train[0], loaded), "TRAIN", solver.train_state),
+        tests=tuple(_filtered(_load(net, loaded), "TEST", state) for net, state in zip(tests, states, strict=True)),
+    )
+
+
+def _given(solver: SolverParameter, name: str) -> list[NetParameter | str]:
+    return [getattr(solver, name)] if solver.HasField(name) else []
+
+
+def _mistakes(solver: SolverParameter, train: int, own_tests: int, tests: int, path: str | None) -> list[TrainingError]:
+    found = []
+    if train != 1:
+        what = "no net to train" if not train else f"{train} nets to train"
+        hint = "give exactly one of net, net_param, train_net and train_net_param"
+        found.append(TrainingError(f"the solver names {what}", place=path, hint=hint))
+    if len(solver.test_iter) != tests:
+        message = f"{own_tests} test nets, but {len(solver.test_iter)} values of test_iter"
+        found.append(TrainingError(message, place=path, hint="give one test_iter per test net"))
+    if len(solver.test_state) not in (0, tests):
+        message = f"{len(solver.test_state)} values of test_state for {tests} test nets"
+        found.append(TrainingError(message, place=path, hint="give none, or one per test net"))
+    if tests and solver.test_interval <= 0:
+        found.append(TrainingError("test_iter is given without test_interval", place=path, hint="add test_interval"))
+    if any(count < 1 for count in solver.test_iter):
+        found.append(TrainingError("test_iter must be at least 1", place=path, hint="correct test_iter"))
+    return found
+
+
+def _load(net: NetParameter | str, loaded: dict[str, NetParameter]) -> NetParameter:
+    if not isinstance(net, str):
+        return net
+    if net not in loaded:
+        loaded[net] = load_net(net)
+    return loaded[net]
+
+
+def _filtered(net: NetParameter, phase: str, state: NetState | None) -> NetParameter:
+    """The layers of this state: the net's own, with what the solver adds to it."""
+    level = net.state.level
+    if state is not None and state.HasField("level"):
+        level = state.level
+    return filter_whole(net, phase, level, tuple(state.stage) if state is not None else ())

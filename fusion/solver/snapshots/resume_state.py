@@ -1,0 +1,140 @@
+"""What Caffe's two snapshot files do not hold, kept beside them so that a run goes on bit for bit.
+
+A NumPy archive without pickle: `meta` is JSON, the states of the random generators and what else is kept are arrays.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from prototxt.files import atomic_write
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Arrays = Mapping[str, NDArray[Any]]
+
+ENGINE = f"torch {torch.__version__}"
+_PLAIN = ("generators", "kept")  # fields that are arrays by name, in the archive as FIELD/NAME
+_CARRIED = ("hidden", "cell")  # buffers of recurrent layers: what one batch leaves to the next
+
+
+@dataclass(frozen=True, eq=False)
+class ResumeState:
+    """What Caffe's files do not hold.
+
+    iteration   when it was taken
+    positions   batches handed out so far, of the net to train and of each test net
+    losses      the recent losses that average_loss shows
+    seed        of data and fillers
+    weights     checksum of the learnable weights, to tell whether they are those of this state
+    threads     and `engine`: bits are the same only with the same ones
+    choices     what was measured or decided at the start, and is taken over instead of being decided anew
+    generators  states of the random generators, as `generators` gives them
+    kept        further arrays, by the names of those that keep them
+    """
+
+    iteration: int
+    positions: tuple[int, ...]
+    losses: tuple[float, ...]
+    seed: int
+    weights: int
+    threads: int = field(default_factory=torch.get_num_threads)
+    engine: str = ENGINE
+    choices: Mapping[str, str] = field(default_factory=dict)
+    generators: Arrays = field(default_factory=dict)
+    kept: Arrays = field(default_factory=dict)
+
+
+def write_exact(path: str, exact: ResumeState) -> None:
+    """Write a fusionstate, at once or not at all."""
+    meta = {name: value for name, value in vars(exact).items() if name not in _PLAIN}
+    arrays = {f"{name}/{key}": value for name in _PLAIN for key, value in getattr(exact, name).items()}
+    with atomic_write(path) as file:
+        np.savez(file, meta=np.frombuffer(json.dumps(meta).encode(), np.uint8), **arrays)
+
+
+def read_exact(path: str) -> ResumeState | None:
+    """Read a fusionstate; None where there is no such file or it cannot be read."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            meta = json.loads(archive["meta"].tobytes())
+            plain: dict[str, dict[str, Any]] = {name: {} for name in _PLAIN}
+            for key in set(archive.files) - {"meta"}:
+                name, slash, rest = key.partition("/")
+                plain[name if slash else "generators"][rest or name] = archive[key]
+        lists = {name: tuple(meta[name]) for name in ("positions", "losses")}
+        return ResumeState(**{**meta, **lists, **plain})
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def below(arrays: Arrays, start: str) -> dict[str, NDArray[Any]]:
+    """Those whose name begins with `start`, without it."""
+    return {name.removeprefix(start): values for name, values in arrays.items() if name.startswith(start)}
+
+
+def generators() -> dict[str, NDArray[Any]]:
+    """The states of all random generators that layers and transforms may draw from."""
+    _, keys, at, has_gauss, gauss = np.random.get_state(legacy=True)
+    version, words, kept = random.getstate()
+    found: dict[str, NDArray[Any]] = {
+        "cpu": torch.get_rng_state().numpy(),
+        "numpy": np.concatenate([np.asarray(keys, np.float64), [at, has_gauss, gauss]]),
+        "python": np.array([version, *words, np.nan if kept is None else kept], np.float64),
+    }
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        for number, state in enumerate(torch.cuda.get_rng_state_all()):
+            found[f"cuda{number}"] = state.numpy()
+    return found
+
+
+def set_generators(states: Arrays) -> None:
+    """Set those generators whose state is given."""
+    if "cpu" in states:
+        torch.set_rng_state(torch.from_numpy(np.array(states["cpu"], np.uint8)))
+    for number in range(torch.cuda.device_count()):
+        if f"cuda{number}" in states:
+            torch.cuda.set_rng_state(torch.from_numpy(np.array(states[f"cuda{number}"], np.uint8)), number)
+    if "numpy" in states:
+        *keys, at, has_gauss, gauss = states["numpy"].tolist()
+        np.random.set_state(("MT19937", np.array(keys, np.uint32), int(at), int(has_gauss), gauss))
+    if "python" in states:
+        version, *words, kept = states["python"].tolist()
+        random.setstate((int(version), tuple(map(int, words)), None if np.isnan(kept) else kept))
+
+
+@contextmanager
+def undrawn() -> Iterator[None]:
+    """Whatever the block draws at random, the generators go on behind it as if it had not run."""
+    before = generators()
+    try:
+        yield
+    finally:
+        set_generators(before)
+
+
+def carried(net: nn.Module) -> dict[str, NDArray[Any]]:
+    """What recurrent layers carry over from one batch to the next, by the buffer's path."""
+    return {
+        path: buffer.detach().cpu().numpy()
+        for path, buffer in net.named_buffers()
+        if path.rpartition(".")[2] in _CARRIED
+    }
+
+
+def carry(net: nn.Module, states: Arrays, device: torch.device) -> None:
+    """Give recurrent layers what `carried` found."""
+    for path, values in states.items():
+        folder, _, name = path.rpartition(".")
+        setattr(net.get_submodule(folder), name, torch.tensor(values, device=device))

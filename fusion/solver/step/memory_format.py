@@ -1,0 +1,45 @@
+"""The layout of what filters make: the channels first, as Caffe has it, or last, which suits some nets on a CPU."""
+
+from __future__ import annotations
+
+import torch
+
+from fusion.layers.convolution import Convolution
+from fusion.nets.graph import Net
+from fusion.nets.shared_params import tensor_at
+
+_FOREIGN = ("Python", "Onnx")
+
+
+def has_foreign(net: Net) -> bool:
+    """Whether the net has layers of other people's code, which may rely on the usual layout and on one thread."""
+    return any(call.type in _FOREIGN for call in net.plan.calls)
+
+
+def has_filters(net: Net) -> bool:
+    """Whether a layout makes a difference to the net."""
+    return not has_foreign(net) and bool(_planar(net))
+
+
+def set_layout(net: Net, channels_last: bool, whole: Net | None = None) -> None:
+    """Let all convolutions over two axes work in this layout; blobs between layers follow them.
+
+    The same numbers come out but for rounding. Filters that never change are laid out once, others in each call. A net
+    with layers of other people's code is left as it is, and so are filters that several layers share.
+
+    whole  the net that this one is a part of, with which it may share filters
+    """
+    if has_foreign(net):
+        return
+    form = torch.channels_last if channels_last else torch.contiguous_format
+    owner = whole or net
+    shared = {id(tensor_at(owner, param.attribute)) for param in owner.plan.params if param.shared}
+    for module in _planar(net):
+        module.channels_last = channels_last
+        if not module.weight.requires_grad and id(module.weight) not in shared:
+            module.weight.data = module.weight.data.to(memory_format=form)
+
+
+def _planar(net: Net) -> list[Convolution]:
+    """Convolutions over two axes."""
+    return [part for part in net.modules() if isinstance(part, Convolution) and part.weight.dim() == 4]

@@ -1,0 +1,200 @@
+"""Forward and backward of an iteration, by the quickest way that gives the same gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fusion.errors import DataError
+from fusion.layers.score_gradients import NoClosedFormError
+from fusion.nets.split import split
+from fusion.solver.batches import Blobs, CachedBatches, LiveBatches
+from fusion.solver.data_parallel import DataParallel, traceable
+from fusion.solver.mixed_precision import Precision
+from fusion.solver.step.autotune import Measurement, sample, untouched
+from fusion.solver.step.closed_form import ClosedForm
+from fusion.solver.step.compile import Compilable
+from fusion.solver.step.eager_step import Step, eager
+from fusion.solver.step.loss_window import EVERY
+from fusion.solver.step.memory_format import has_foreign
+from fusion.solver.step.trunk_blocks import BlockFeed
+
+if TYPE_CHECKING:
+    from fusion.solver.logging.debug_info import Watched
+    from fusion.solver.net_with_data import NetWithData
+    from fusion.solver.settings import Settings
+    from fusion.solver.signals import Requests
+    from fusion.solver.step.flat_params import FlatParams
+
+
+class Engine:
+    """A head in closed form where it has one, else autograd; with the other processes, where there are some.
+
+    closed     the head in closed form, or None
+    choice     which of the two it is and why, in words
+    precision  of the gradients: a head in closed form computes in float32, since starting its operations takes longest
+    """
+
+    def __init__(
+        self,
+        job: NetWithData,
+        arena: FlatParams,
+        settings: Settings,
+        team: DataParallel | None,
+        watched: tuple[Watched, Callable[[], bool]] | None,
+    ) -> None:
+        self._job, self._arena, self._settings, self._team = job, arena, settings, team
+        self.precision = job.precision
+        self.closed: ClosedForm | None = None
+        self._large: Compilable | None = None if watched else Compilable(job.runs)
+        step: Step = eager(job.runs, job.precision, self._large)
+        self._measured = step
+        reason = ""
+        if watched is not None:
+            layers, asked = watched
+            step, reason = layers.instead(step, asked), "debug_info shows layers"
+        elif settings.iter_size != 1:
+            reason = f"iter_size is {settings.iter_size}"
+        elif team is not None and not traceable(job.runs):
+            reason = "a layer asks the other processes"
+        else:
+            try:
+                self._measured = step = self._in_closed_form()
+            except NoClosedFormError as error:
+                reason = str(error)
+        self.choice = f"gradients: autograd, because {reason}" if reason else "gradients: closed form of the head"
+        self._step = step if team is None else team.together(step)
+
+    def _in_closed_form(self) -> Step:
+        """Return a step for the head after a frozen trunk, kept or live. Raises: NoClosedFormError."""
+        job, feed = self._job, self._job.feed
+        if isinstance(feed, CachedBatches):
+            before, reason = set(feed.rows), ""
+            try:
+                head = ClosedForm(job.runs, feed.pick(np.arange(feed.source.batch_size) % len(feed.source))).keep(feed)
+            except NoClosedFormError as error:
+                reason = str(error)
+            if self._team is not None and not self._team.all(not reason):
+                reason = reason or "another process has none"  # gradients that are averaged must be in one precision
+                feed.keep(before)
+            if reason:
+                raise NoClosedFormError(reason)
+            self._large, self.closed = None, head
+            step: Step = head
+        elif isinstance(feed, LiveBatches) and self._team is None and not job.live:
+            step = self._after_live_trunk(feed)
+        else:
+            raise NoClosedFormError(job.live or "several processes share a live trunk")
+        self.precision = Precision()
+        return step
+
+    def _after_live_trunk(self, feed: LiveBatches) -> Step:
+        job, found, batch = self._job, split(self._job.net), sample(feed)
+        if found is None or batch is None:
+            raise NoClosedFormError("no frozen layers lie below what learns")
+        trunk = Compilable(found.trunk)
+        blocks = BlockFeed(feed, found.trunk, partial(job.precision.outputs, trunk))
+        (first,) = blocks.computed([batch])
+        head = ClosedForm(found.head, first).follow(first)
+        blocks.also = head.constants
+        job.feed, self._large, self.closed = blocks, trunk, head
+        sides = [key for key, _ in found.trunk.plan.outputs if key not in found.boundary]
+
+        def step(blobs: Blobs) -> tuple[dict[str, Tensor], Tensor]:
+            out, loss = head(blobs)
+            return {**{key: blobs[key] for key in sides}, **out}, loss
+
+        return step
+
+    @property
+    def compiled(self) -> bool:
+        """Whether torch's compiler has made what runs in each iteration."""
+        return self._large is not None and self._large.compiled
+
+    def compile(self, before: bool | None) -> str:
+        """Compile what runs in each iteration where that is faster; returns what to say.
+
+        before  what a snapshot was written with, which is done again; None: there is none
+        """
+        if before is False:
+            return "not compiled, as the snapshot was written"
+        if self._large is None:
+            whole = "the head is a handful of operations already" if self.closed else "debug_info shows layers"
+            return f"not compiled: {whole}"
+        if self._team is not None:
+            return "not compiled: several processes train together"
+        if has_foreign(self._job.net):
+            return "not compiled: there is other people's code in the net, whose calls may count"
+        trial = self.trial()
+        if trial is None:
+            return "not compiled: no batch can be had to try it on"
+        return self._large.choose(trial, self._arena.updated[0].device, sure=before is True)
+
+    def trial(self) -> Measurement | None:
+        """Steps to be timed; what they leave in the net is undone. None where they may not be repeated."""
+        feed = self._job.feed
+        blocks = feed if isinstance(feed, BlockFeed) else None
+        own = self._team is None and not has_foreign(self._job.net)  # others' code may count its calls
+        count = 1 if blocks is None else blocks.count
+        try:
+            batches = [sample(feed if blocks is None else blocks.feed, number) for number in range(count if own else 0)]
+        except DataError:  # it is one when its batch is due
+            return None
+        known = [blobs for blobs in batches if blobs is not None]
+        if not known:
+            return None
+
+        def run() -> None:
+            with untouched(self._job.net):
+                self._arena.zero()
+                for blobs in known if blocks is None else blocks.computed(known):
+                    self._measured(blobs)
+                self._arena.zero()
+
+        return Measurement(run, count)
+
+    def is_unseen(self, iteration: int, stop: int, asked: Requests) -> bool:
+        """Whether nothing will ask for an iteration's loss, so that its gradients are enough."""
+        settings, after = self._settings, iteration + 1
+        if self.closed is None or self._team is not None or settings.average_loss > 1 or asked.stop or asked.snapshot:
+            return False
+        if after == stop or after % EVERY == 0 or (settings.display and iteration % settings.display == 0):
+            return False
+        return not any(interval and after % interval == 0 for interval in (settings.snapshot, settings.test_interval))
+
+    def learn(self, iteration: int) -> None:
+        """Leave the gradients of the next batch in the arena."""
+        self._set_ramps(iteration)
+        assert self.closed is not None, "is_unseen has said so"
+        feed = self._job.feed
+        self.closed.gradients(feed.take(self.closed.needs) if isinstance(feed, CachedBatches) else feed.take())
+
+    def run(self, iteration: int, asked: Requests) -> tuple[dict[str, Tensor], Tensor]:
+        """Add up the gradients of iter_size batches; returns the last one's outputs and the mean loss."""
+        self._set_ramps(iteration)
+        feed, size = self._job.feed, self._settings.iter_size
+        if self.closed is None:
+            self._arena.zero()
+        out, total = self._step(feed.take())
+        for _ in range(size - 1):
+            out, loss = self._step(feed.take())
+            total = total + loss
+        if self._team is not None:
+            total = self._team.average(total, asked, iteration)
+        return out, total if size == 1 else total / size
+
+    @torch.no_grad()
+    def outputs(self, blobs: Blobs) -> dict[str, Tensor]:
+        """The net's outputs for a batch of its feed, worked out as in an iteration."""
+        if isinstance(self._job.feed, BlockFeed):
+            return self._step(blobs)[0]
+        return self.precision.outputs(self._job.runs, blobs)
+
+    def _set_ramps(self, iteration: int) -> None:
+        for ramp in self._job.ramps:
+            ramp.set(iteration)

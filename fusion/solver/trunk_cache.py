@@ -1,0 +1,141 @@
+"""The frozen trunk, computed once: its outputs for every record are kept, and training runs the head alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from threading import Lock
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fusion.data import Source
+from fusion.solver.batches import Blobs, CachedBatches
+from fusion.solver.step.memory_format import has_foreign, set_layout
+from fusion.solver.trunk_cache_files import MappedFeed, TrunkFiles, kept, origin, room
+
+if TYPE_CHECKING:
+    from fusion.nets.split import Split
+    from fusion.solver.logging.console import Display
+    from fusion.solver.mixed_precision import Precision
+    from fusion.solver.net_with_data import NetWithData
+
+DEFAULT_BUDGET = 4 << 30
+_CHUNK = 250  # records
+_BYTES = 32 << 20  # of input at once
+
+
+def cache_trunk(
+    job: NetWithData, budget: int, display: Display, device: torch.device, files: TrunkFiles | None = None
+) -> str:
+    """Make the job run its head on cached rows where that gives the same numbers; returns what was decided, and why.
+
+    budget  bytes of rows to keep in memory; 0: none at all
+    files   where more of them are kept, and whether they are kept for later runs
+    Raises  TrainingError when the file that was asked for cannot be written
+    """
+    from fusion.nets.split import split
+
+    if job.live:
+        return f"the whole net runs in each iteration: {job.live}"
+    if budget <= 0:
+        return "the whole net runs in each iteration: the cache is switched off"
+    found = split(job.net)
+    if found is None:
+        return "the whole net runs in each iteration: no frozen layers to compute once"
+    if len(job.sources) != 1:
+        return "the frozen trunk runs in each iteration: its data comes from layers that are not in step (in_step_with)"
+    if not job.sources[0].deterministic:
+        return "the frozen trunk runs in each iteration: random crops, mirrors or fillers make other data each time"
+    source = job.sources[0]
+    keys = [key for key, _ in found.head.plan.inputs]
+    first = _outputs(found, keys, source.batch(np.arange(1)), device, job.precision)
+    size = len(source) * sum(tensor[0].nbytes for tensor in first.values())
+    on_disk = files if files is not None and (size > budget or files.asked) else None
+    if size > budget and (on_disk is None or size > room(on_disk)):
+        where = f", and there is no room for them in {on_disk.folder} (--cache-dir)" if on_disk is not None else ""
+        return (
+            f"the frozen trunk runs in each iteration: its outputs take {size / 2**20:.0f} MiB, "
+            f"the cache budget is {budget / 2**20:.0f} MiB (--cache-budget){where}"
+        )
+    made_of = None if on_disk is None else origin(job.message, found.trunk, source, device, job.precision)
+    if device.type == "cpu" or job.precision.dtype is not None:
+        set_layout(found.trunk, channels_last=True, whole=job.net)
+    outputs = partial(_outputs, found, keys, device=device, precision=job.precision)
+    fill = partial(_fill, split=found, outputs=outputs, source=source, display=display, device=device)
+    if on_disk is None or made_of is None:
+        rows, where = _empty(first, len(source), device), "kept in memory"
+        fill(rows)
+    else:
+        rows, where = kept(on_disk, made_of, first, len(source), fill)
+    if size > budget:
+        job.feed = MappedFeed(rows, source, device)
+    else:
+        job.feed = CachedBatches({key: tensor.to(device) for key, tensor in rows.items()}, source)
+    job.runs = found.head
+    what = ", ".join(found.boundary)
+    return f"frozen trunk computed once: {what} for {len(source)} records, {size / 2**20:.0f} MiB, {where}"
+
+
+def _empty(first: Blobs, count: int, device: torch.device) -> dict[str, Tensor]:
+    return {key: torch.empty((count, *t.shape[1:]), dtype=t.dtype, device=device) for key, t in first.items()}
+
+
+def _fill(
+    rows: dict[str, Tensor],
+    split: Split,
+    outputs: Callable[[Blobs], Blobs],
+    source: Source,
+    display: Display,
+    device: torch.device,
+) -> None:
+    """Compute the trunk for all records."""
+    count = len(source)
+    what = f"frozen trunk ({'TRAIN' if split.trunk.plan.phase == 'TRAIN' else 'TEST'})"
+    size = records_at_once(source)
+    starts = range(0, count, size)
+    reading = Lock()
+
+    def compute(start: int) -> int:
+        end = min(start + size, count)
+        with reading:
+            blobs = source.batch(np.arange(start, end))
+        for key, tensor in outputs(blobs).items():
+            rows[key][start:end] = tensor
+        return end
+
+    threads = 1 if device.type != "cpu" or has_foreign(split.trunk) else torch.get_num_threads()
+    for end in map(compute, starts) if threads == 1 else _side_by_side(compute, starts, threads):
+        display.progress(what, end, count)
+
+
+def records_at_once(source: Source) -> int:
+    """How many records a trunk had better take at once: few enough for the caches where they are large."""
+    record = sum(4 * math.prod(shape[1:]) for shape in source.shapes.values())
+    return max(1, min(_CHUNK, _BYTES // max(1, record)))
+
+
+def _side_by_side(compute: Callable[[int], int], starts: Sequence[int], threads: int) -> Iterator[int]:
+    """Chunks in threads of their own, one core each: no layer waits for a core that does something else.
+
+    Where another process takes a core away, this goes on at the speed of the rest; a layer split over the cores
+    would wait at its end for the slowest, and convolutions of small maps are not even faster so.
+    """
+    with ThreadPoolExecutor(threads, "trunk", torch.set_num_threads, (1,)) as pool:
+        try:
+            yield from pool.map(compute, starts)
+        finally:
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(threads)  # what new threads begin with
+
+
+@torch.no_grad()
+def _outputs(split: Split, keys: list[str], blobs: Blobs, device: torch.device, precision: Precision) -> Blobs:
+    """What the head takes, for this batch: outputs of the trunk, and data that it takes as it is."""
+    blobs = {top: tensor.to(device) for top, tensor in blobs.items()}
+    out = precision.outputs(split.trunk, blobs)
+    return {key: out[key] if key in out else blobs[key] for key in keys}

@@ -1,0 +1,113 @@
+"""Branches of one architecture side by side: which layers are the same but for their weights, and a safe order."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from fusion.errors import FusionError
+from prototxt.schema.messages import LayerParameter
+
+_PLACES = ("name", "bottom", "top")
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Layers that are taken together: one of each branch, or a single one.
+
+    members  their indices in the net, in the order of the branches
+    """
+
+    members: tuple[int, ...]
+
+
+def units(layers: Sequence[LayerParameter], prefixes: Sequence[str]) -> list[Unit]:
+    """The net's layers, those of the branches put together where they are alike, in an order that computes the same.
+
+    Raises: FusionError when a prefix has no layer, or no two branches have a layer in common.
+    """
+    groups = _siblings(layers, prefixes)
+    together = {index for group in groups for index in group}
+    singles = [(index,) for index in range(len(layers)) if index not in together]
+    return _ordered(layers, [*groups, *singles])
+
+
+def _siblings(layers: Sequence[LayerParameter], prefixes: Sequence[str]) -> list[tuple[int, ...]]:
+    named: list[Mapping[str, list[int]]] = []
+    for prefix in prefixes:
+        found: dict[str, list[int]] = {}
+        for index, layer in enumerate(layers):
+            if layer.name.startswith(f"{prefix}/") and layer.bottom:
+                found.setdefault(layer.name.removeprefix(f"{prefix}/"), []).append(index)
+        if not found:
+            raise FusionError(f"no layer's name begins with '{prefix}/'", hint=f"the prefixes are {_prefixes(layers)}")
+        named.append(found)
+    groups = []
+    for name, indices in named[0].items():
+        others = [found.get(name, []) for found in named]
+        if all(len(other) == 1 for other in (indices, *others)):
+            group = tuple(other[0] for other in others)
+            if all(_alike(layers[group[0]], layers[index]) for index in group[1:]):
+                groups.append(group)
+    if not groups:
+        names = ", ".join(prefixes)
+        hint = "branches of one architecture have layers of one name and with one setting"
+        raise FusionError(f"the branches {names} have no layer in common", hint=hint)
+    return groups
+
+
+def _prefixes(layers: Sequence[LayerParameter]) -> str:
+    found = dict.fromkeys(layer.name.partition("/")[0] for layer in layers if "/" in layer.name)
+    return ", ".join(found) or "none"
+
+
+def _alike(one: LayerParameter, other: LayerParameter) -> bool:
+    """Whether two layers do the same, but with other weights and on other blobs."""
+    if len(one.bottom) != len(other.bottom) or len(one.top) != len(other.top):
+        return False
+    if [list(one.bottom).index(top) if top in one.bottom else -1 for top in one.top] != [
+        list(other.bottom).index(top) if top in other.bottom else -1 for top in other.top
+    ]:
+        return False
+    plain = []
+    for layer in (one, other):
+        copy = LayerParameter()
+        copy.CopyFrom(layer)
+        for name in _PLACES:
+            copy.ClearField(name)
+        plain.append(copy)
+    return bool(plain[0] == plain[1])
+
+
+def _ordered(layers: Sequence[LayerParameter], groups: Sequence[tuple[int, ...]]) -> list[Unit]:
+    """The groups so that each comes behind all that it needs, and otherwise in the net's order."""
+    home = {index: number for number, group in enumerate(groups) for index in group}
+    needs: list[set[int]] = [set() for _ in groups]
+    writers: dict[str, list[int]] = {}
+    readers: dict[str, list[int]] = {}
+    for index, layer in enumerate(layers):
+        before = [i for blob in layer.bottom for i in writers.get(blob, ())]
+        before += [i for blob in layer.top for i in (*writers.get(blob, ()), *readers.get(blob, ()))]
+        needs[home[index]].update(home[i] for i in before)
+        for blob in layer.bottom:
+            readers.setdefault(blob, []).append(index)
+        for blob in layer.top:
+            writers.setdefault(blob, []).append(index)
+    for number, needed in enumerate(needs):
+        needed.discard(number)
+    ready = [(min(groups[number]), number) for number, needed in enumerate(needs) if not needed]
+    heapq.heapify(ready)
+    done: list[Unit] = []
+    while ready:
+        _, number = heapq.heappop(ready)
+        done.append(Unit(groups[number]))
+        for other, needed in enumerate(needs):
+            if number in needed:
+                needed.discard(number)
+                if not needed:
+                    heapq.heappush(ready, (min(groups[other]), other))
+    if len(done) < len(groups):
+        hint = "one of the branches reads what another one makes: they are no branches side by side"
+        raise FusionError("the branches depend on each other", hint=hint)
+    return done

@@ -1,0 +1,78 @@
+"""The records that heads are judged on, and what the references say about them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fusion.data import Source
+from fusion.errors import TrainingError
+from fusion.nets.build import outputs_of
+from fusion.pct.predictions import Predictions
+from fusion.references import Model, ReferencedSource, References, hold, open_models, predictions, variants
+from fusion.references.models import judged
+from fusion.solver.labels import labelled
+from fusion.solver.net_with_data import NetWithData
+
+_CHUNK = 500
+
+
+@dataclass(frozen=True, eq=False)
+class EvalSet:
+    """Records of a net's data: their numbers, int64 [N]."""
+
+    job: NetWithData
+    rows: NDArray[np.int64]
+
+
+def records_of(panel: EvalSet) -> Predictions:
+    """Keys and labels of the records, with empty logits. Raises: DataError for data without labels."""
+    source, labels = labelled(panel.job, [judged(panel.job.message)])
+    empty = np.zeros((len(source), 1 + int(labels.max())), np.float32)
+    keys = np.array(source.keys, np.str_)
+    return Predictions(keys, labels, empty, variants=variants(source.keys)).take(panel.rows)
+
+
+def known_answers(panel: EvalSet, held: References | None, device: torch.device) -> list[Predictions]:
+    """What each reference says about the records; a file that does not know them is left out."""
+    if held is None:
+        return []
+    source = panel.job.sources[0]
+    if isinstance(source, ReferencedSource):
+        models = [*panel.job.models]
+    else:
+        models = open_models(held.references, source, device, panel.job.message)
+    found = []
+    for model in models:
+        try:
+            logits = _logits(panel.job, source, model, device)
+        except TrainingError:
+            if not any(member.file for member in model.members):
+                raise
+            continue
+        found.append(predictions(logits, model, source, {}).take(panel.rows))
+    return found
+
+
+def _logits(job: NetWithData, source: Source, model: Model, device: torch.device) -> Tensor:
+    if not model.members[0].inside:
+        answered = source if isinstance(source, ReferencedSource) else hold(source, [model])
+        answered.load()
+        assert isinstance(answered, ReferencedSource)
+        return answered.tables[model.blob].float()
+    net = outputs_of(job.net, [model.blob])
+    return torch.cat(list(_side_output(job, net, device)))
+
+
+@torch.no_grad()
+def _side_output(job: NetWithData, net: torch.nn.Module, device: torch.device) -> Iterator[Tensor]:
+    source = job.sources[0]
+    for start in range(0, len(source), _CHUNK):
+        blobs = source.batch(np.arange(start, min(start + _CHUNK, len(source))))
+        (out,) = net({top: tensor.to(device) for top, tensor in blobs.items()}).values()
+        yield out.flatten(1).cpu()

@@ -1,0 +1,206 @@
+"""What all heads of a sweep share, and the heads in groups that are trained in one step."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from fusion.composition import Pct
+from fusion.errors import TrainingError
+from fusion.nets.build import build, learnable, loss_weights
+from fusion.nets.weights import load_weights, share_weights
+from fusion.references import Objective, Reference, References, ask
+from fusion.solver.batches import CachedBatches, load_all, shapes_of
+from fusion.solver.logging.console import Display
+from fusion.solver.net_with_data import NetWithData, open_net_with_data
+from fusion.solver.optimizers import RULES
+from fusion.solver.prepare_data import tell_order
+from fusion.solver.settings import Settings
+from fusion.solver.train_options import TrainOptions
+from fusion.solver.trunk_cache import cache_trunk
+from fusion.solver.trunk_cache_files import TrunkFiles
+from fusion.sweep.grid import NONE, TENSORS, Trial
+from fusion.sweep.stacked_heads import Heads, Stack, check_head
+
+if TYPE_CHECKING:
+    from fusion.data import ReadOptions
+    from prototxt.schema.messages import NetParameter
+
+PathLike = str | os.PathLike[str]
+_TOGETHER = 256  # heads per step at most
+
+
+@dataclass(frozen=True, eq=False)
+class Opening:
+    """How nets and data are opened, and where what is computed once is kept (as in Solver)."""
+
+    seed: int
+    device: torch.device
+    extras: TrainOptions
+    reading: ReadOptions | None
+    budget: int
+    files: TrunkFiles
+    display: Display
+
+
+@dataclass(frozen=True, eq=False)
+class SweepContext:
+    """What all heads share.
+
+    objectives  the number of each loss without its numbers among the job's losses
+    """
+
+    train: NetWithData
+    test: NetWithData
+    held: References | None
+    objectives: dict[Trial, int]
+    device: torch.device
+    open_test: Callable[[NetParameter], NetWithData]
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Heads that are trained in one step."""
+
+    cells: tuple[Trial, ...]
+    heads: Heads
+
+
+def prepare(
+    train: NetParameter,
+    test: NetParameter,
+    todo: Sequence[Trial],
+    references: Sequence[Reference | str],
+    weights: Sequence[PathLike],
+    opening: Opening,
+) -> SweepContext:
+    """Build the nets, ask the references and compute the trunk once. Raises: TrainingError without such a trunk."""
+    kinds = list(dict.fromkeys(_kind(cell) for cell in todo if cell.loss != NONE))
+    objectives = [Objective(Pct(kind.loss, 1.0, dict(kind.options))) for kind in kinds]
+    held = ask(references, objectives)
+    opened = partial(open_net_with_data, seed=opening.seed, device=opening.device, reading=opening.reading)
+    job = opening.extras.prepared(opened(train, "TRAIN", held=held), opening.seed, opening.device)
+    for path in weights:
+        load_weights(job.net, path)
+
+    def open_test(message: NetParameter) -> NetWithData:
+        made = opened(message, "TEST")
+        for path in weights:
+            load_weights(made.net, path)
+        share_weights(made.net, job.net)
+        _keep(made, opening)
+        return made
+
+    tell_order(job.sources, opening.display)
+    _keep(job, opening)
+    check_head(job.runs)
+    return SweepContext(
+        job, open_test(test), held, {kind: i for i, kind in enumerate(kinds)}, opening.device, open_test
+    )
+
+
+def _keep(job: NetWithData, opening: Opening) -> None:
+    display = opening.display
+    load_all(job.sources, partial(display.progress, f"decoding ({job.net.plan.phase})"))
+    outcome = cache_trunk(job, opening.budget, display, opening.device, opening.files)
+    if not isinstance(job.feed, CachedBatches):
+        raise TrainingError(
+            f"a sweep needs a frozen trunk that is computed once; {outcome}",
+            hint="freeze the layers below the head (lr_mult 0), and use no random crops or mirrors",
+        )
+
+
+def _kind(cell: Trial) -> Trial:
+    """The cell's loss without the numbers that heads of one step may differ in."""
+    return Trial(cell.loss, tuple(pair for pair in cell.options if pair[0] not in TENSORS))
+
+
+def groups_of(
+    bench: SweepContext, todo: Sequence[Trial], settings: Settings, kd_alpha: float | None, ema: float = 0.0
+) -> list[Group]:
+    """Heads that differ in numbers and seeds alone, side by side; `ema` is the decay of averaged weights."""
+    parts: dict[Any, list[Trial]] = {}
+    for cell in todo:
+        parts.setdefault(cell.structure, []).append(cell)
+    starts = _Starts(bench.train)
+    found = []
+    for members in parts.values():
+        for first in range(0, len(members), _TOGETHER):
+            chosen = members[first : first + _TOGETHER]
+            found.append(Group(tuple(chosen), _heads(bench, chosen, starts, settings, kd_alpha, ema)))
+    return found
+
+
+def _heads(
+    bench: SweepContext,
+    chosen: Sequence[Trial],
+    starts: _Starts,
+    settings: Settings,
+    kd_alpha: float | None,
+    ema: float,
+) -> Heads:
+    job, first = bench.train, chosen[0]
+    ours = {name for names in job.losses for name in names}
+    task = [key for key in loss_weights(job.runs) if key not in ours]
+    names = job.losses[bench.objectives[_kind(first)]] if first.loss != NONE else ()
+    paths = {call.name: call.path for call in job.runs.plan.calls}
+    numbers = [key for key, _ in first.options if key in TENSORS]
+    hyper = {key: torch.tensor([float(dict(cell.options)[key]) for cell in chosen]) for key in numbers}
+    hyper["weight"] = torch.tensor([cell.weight for cell in chosen])
+    share = (1.0, 1.0) if kd_alpha is None or first.loss == NONE else (1 - kd_alpha, kd_alpha)
+    schedule = settings.schedule if first.lr is None else replace(settings.schedule, base_lr=first.lr)
+    return Heads(
+        job.runs,
+        {name: torch.stack([starts.of(cell.seed)[name] for cell in chosen]) for name in starts.rates},
+        task,
+        {name: paths[name] for name in names},
+        {key: values.to(bench.device) for key, values in hyper.items()},
+        share,
+        starts.rates,
+        partial(
+            RULES[settings.type],
+            momentum=settings.momentum,
+            momentum2=settings.momentum2,
+            weight_decay=settings.weight_decay,
+            regularization=settings.regularization,
+            delta=settings.delta,
+            rms_decay=settings.rms_decay,
+        ),
+        schedule,
+        ema,
+    )
+
+
+class _Starts:
+    """The parameters that heads start from, by seed of their fillers; without one those of the net."""
+
+    def __init__(self, job: NetWithData) -> None:
+        self._job = job
+        self.rates = {
+            param.attribute: (param.lr_mult, param.decay_mult)
+            for param, blob in zip(_own(job), learnable(job.runs), strict=True)
+            if isinstance(blob.tensor, nn.Parameter) and blob.tensor.requires_grad
+        }
+        self._known: dict[int | None, Stack] = {None: self._of(job.net)}
+
+    def of(self, seed: int | None) -> Stack:
+        """Parameters by name."""
+        if seed not in self._known:
+            job = self._job
+            fresh = build(job.message, "TRAIN", shapes=shapes_of(job.sources), seed=seed)
+            self._known[seed] = self._of(fresh)
+        return self._known[seed]
+
+    def _of(self, net: nn.Module) -> Stack:
+        device = next(iter(self._job.runs.parameters())).device
+        return {name: net.get_parameter(name).detach().to(device, copy=True) for name in self.rates}
+
+
+def _own(job: NetWithData) -> list[Any]:
+    return [param for param in job.runs.plan.params if not param.shared]

@@ -1,0 +1,114 @@
+"""A sweep from a solver file: trunk and references once, heads in groups, figures on two splits, files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fusion.errors import TrainingError
+from fusion.references import Reference
+from fusion.solver.callbacks.ema import EMA
+from fusion.solver.holdout import held_back
+from fusion.solver.load_solver import paths_of, read_message
+from fusion.solver.logging.console import Display, for_stream
+from fusion.solver.net_with_data import choose_device
+from fusion.solver.read_nets import read_nets
+from fusion.solver.settings import Settings, read_settings
+from fusion.solver.train_options import TrainOptions
+from fusion.solver.trunk_cache import DEFAULT_BUDGET
+from fusion.solver.trunk_cache_files import trunk_files
+from fusion.sweep.evaluate_heads import EvalSet
+from fusion.sweep.grid import Axes, cells
+from fusion.sweep.prepare import Opening, PathLike, groups_of, prepare
+from fusion.sweep.results import Result
+from fusion.sweep.select_best import judge, selecting
+from fusion.sweep.train_heads import threads_of, train
+
+if TYPE_CHECKING:
+    from fusion.data import ReadOptions
+
+_APPLIED = ("lr_policy", "warmup", "freeze", "label_smoothing", "ema")  # of Extras
+
+
+def sweep(
+    solver: PathLike,
+    axes: Axes,
+    *,
+    references: Sequence[Reference | str] = (),
+    weights: PathLike | Sequence[PathLike] | None = None,
+    kd_alpha: float | None = None,
+    select_on: float | PathLike = 0.1,
+    slack: float = 0.003,
+    out: PathLike | None = None,
+    device: str = "auto",
+    max_iter: int | None = None,
+    overrides: Sequence[str] = (),
+    extras: TrainOptions | None = None,
+    cache_budget: int = DEFAULT_BUDGET,
+    cache_dir: PathLike | None = None,
+    reading: ReadOptions | None = None,
+    threads: int = 1,
+    display: Display | None = None,
+) -> Result:
+    """Train a head for every combination of the axes and choose a setting.
+
+    axes       values for loss, weight, lr, seed and for options of the losses (alpha, beta, temperature, margin, ...)
+    select_on  the share of the training records that is kept back to choose on, or a list file to choose on; what is
+               reported are the records of the solver's (first) test net
+    slack      a setting may be chosen up to so much below the best accuracy
+    out        folder for new/NAME.npz, old/NAME.npz, table.csv, table.json and best.caffemodel
+    overrides  fields set instead of the solver's: "base_lr=0.1", "momentum=0.95"; the axis lr wins
+    extras     learning rate policy, warm-up, layers to freeze, label smoothing, averaged weights; no others
+    threads    CPU threads of the heads' steps
+    The rest as in Solver. `seed` is that of the fillers of the head, which then wins over `weights`; the records come
+    in the solver's order.
+
+    Raises: TrainingError for what cannot be swept; the errors of Solver.
+    """
+    display = display or for_stream()
+    extras = extras or TrainOptions()
+    message, path = read_message(solver, max_iter, overrides)
+    settings = read_settings(message, path=path, policy=extras.lr_policy, warmup=extras.warmup)
+    _check(settings, extras)
+    todo = cells(axes)
+    nets = extras.nets(read_nets(message, path=path))
+    if not nets.tests:
+        raise TrainingError("a sweep reports on the solver's test net, and there is none", place=os.fspath(solver))
+    chosen = choose_device(device)
+    files = trunk_files(cache_dir, settings.prefix)
+    opening = Opening(settings.seed or 0, chosen, extras, reading, cache_budget, files, display)
+    start = settings.weights if weights is None else paths_of(weights)
+    bench = prepare(nets.train, nets.tests[0], todo, references, start, opening)
+    held = held_back(len(bench.train.sources[0]), select_on, settings.seed or 0)
+    groups = groups_of(bench, todo, settings, kd_alpha, extras.ema)
+    with threads_of(threads) if chosen.type == "cpu" else nullcontext():
+        losses = train(bench, groups, held, settings, display)
+    select = selecting(bench, nets.tests[0], held, select_on, display)
+    report = EvalSet(bench.test, np.arange(len(bench.test.sources[0])))
+    result = judge(bench, groups, losses, select, report, slack, None if out is None else Path(out))
+    lost = [entry.cell.name for entry in result.entries if entry.diverged]
+    if lost:
+        display.say(f"diverged, without figures or predictions: {', '.join(lost)}")
+    display.say(f"chosen: {result.best.name}")
+    return result
+
+
+def _check(settings: Settings, extras: TrainOptions) -> None:
+    extras.check(settings)
+    if extras.ema:
+        EMA(extras.ema)  # refuses what is no decay
+    for field in fields(extras):
+        if field.name not in _APPLIED and getattr(extras, field.name):
+            raise TrainingError(f"a sweep has no use for {field.name}", hint=f"it applies {', '.join(_APPLIED)}")
+    for name, wrong in (
+        ("iter_size above 1", settings.iter_size != 1),
+        ("clip_gradients", settings.clip_gradients >= 0),
+    ):
+        if wrong:
+            raise TrainingError(f"heads are trained together without {name}", hint="leave it out of the solver file")

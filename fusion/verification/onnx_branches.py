@@ -1,0 +1,50 @@
+"""Which blobs of a fused net are which values of an ONNX file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from fusion.nets.graph import Net
+from fusion.onnx.graphs import entries, load
+from fusion.onnx.graphs.layer_graph import layer_graph
+from fusion.onnx.sidecar import ONNX
+from prototxt.schema.messages import NetParameter
+
+
+@dataclass(frozen=True)
+class BranchValue:
+    """A value of the net that an Onnx layer makes, and what it is in the file.
+
+    inputs  the file's inputs, the values of the net that feed them, and whether the file takes channels last
+    """
+
+    layer: str
+    top: str
+    value: str
+    inputs: tuple[tuple[str, str, bool], ...]
+
+
+def branch_values(
+    message: NetParameter, net: Net, prefix: str, path: str | os.PathLike[str], without: Collection[str]
+) -> list[BranchValue]:
+    """The tops of the Onnx layers with this prefix, in the net's order. Raises: OnnxError.
+
+    message  the net's description, of one phase
+    """
+    described = {layer.name: layer for layer in message.layer if layer.type == ONNX}
+    starts = {value: (name, name != value) for name, value in entries(load(path)).items()}
+    starts.update({name: (name, False) for name in load(path).inputs})
+    calls = [call for call in net.plan.calls if call.type == ONNX and call.name not in without
+             and (not prefix or call.name.startswith(f"{prefix}/"))]  # fmt: skip
+    graphs = {call.name: layer_graph(described[call.name]) for call in calls}
+    fed = {starts[name][0]: (value, starts[name][1]) for call in calls
+           for name, value in zip(graphs[call.name].inputs, call.bottoms, strict=True) if name in starts}  # fmt: skip
+    inputs = tuple((name, value, last) for name, (value, last) in fed.items())
+    found = []
+    for call in calls:
+        names = list(described[call.name].onnx_param.output) or list(graphs[call.name].outputs)
+        found += [BranchValue(call.name, top, name, inputs)
+                  for top, name in zip(call.tops, names, strict=True)]  # fmt: skip
+    return found

@@ -1,0 +1,1 @@
+"""Convert whole files from one format or schema version to another."""

@@ -1,0 +1,138 @@
+"""What a file of Caffe's holds, and in which form, told by its content and not by its name."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+from prototxt.errors import WeightsError
+from prototxt.sniff.text_encoding import encoding_of
+from prototxt.sniff.weights_format import BLOB_FIELDS, C3D_FIELDS, HDF5_MAGIC, STATE_FIELDS, foreign_kind, kind_of
+
+if TYPE_CHECKING:
+    from prototxt.text.tree import Document
+
+NET, SOLVER, STATE, BLOB = "net", "solver", "state", "blob"
+TEXT, BINARY, HDF5, SAFETENSORS, NUMPY = "text", "binary", "hdf5", "safetensors", "npy"
+MESSAGES = {NET: "NetParameter", SOLVER: "SolverParameter", STATE: "SolverState", BLOB: "BlobProto"}
+
+_BINARY_BYTES = bytes(set(range(0x20)) - set(b"\t\n\v\f\r")) + b"\x7f"
+_WIRES = {1: 1, 2: 5, 6: 1, 7: 5, 9: 2, 11: 2, 12: 2, 15: 5, 16: 1}  # descriptor types; all others are varints
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a file holds: NET (with weights or without), SOLVER, STATE (a solver's) or BLOB (a mean image).
+
+    form  TEXT, BINARY (protobuf), HDF5, SAFETENSORS or NUMPY
+    """
+
+    what: str
+    form: str
+
+
+def contents_of(path: str | os.PathLike[str]) -> Content:
+    """Tell what a file holds.
+
+    Raises: WeightsError saying what it is instead, when it is nothing of Caffe's; OSError.
+    """
+    if os.path.isdir(path):
+        raise WeightsError("this is a folder, not a file", place=os.fspath(path), hint="give a file inside it")
+    with open(path, "rb") as file:
+        head = file.read(4096)
+    if head.startswith(b"\x93NUMPY"):
+        return Content(BLOB, NUMPY)
+    if _is_text(head):
+        from prototxt.text.parser import parse_file
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # whoever reads the file warns
+            return Content(text_kind(parse_file(path, tolerant=True)), TEXT)
+    form = kind_of(path)
+    if form == "hdf5":
+        return Content(_hdf5_kind(path), HDF5)
+    if form == "safetensors":
+        return Content(NET, SAFETENSORS)
+    return Content(_message_kind(os.fspath(path)), BINARY)
+
+
+def text_kind(doc: Document) -> str:
+    """What a text describes, by the names of its outermost fields."""
+    from prototxt.edit.upgrade_text import is_solver
+
+    names = {field.name for field in doc.root}
+    if names & {"learned_net", "history", "current_step"}:
+        return STATE
+    if is_solver(doc):
+        return SOLVER
+    return BLOB if names and names <= set(_field_names(BLOB)) else NET
+
+
+def _is_text(head: bytes) -> bool:
+    """Whether the bytes are text, or nothing; text of a foreign kind is not."""
+    if encoding_of(head) is not None:
+        return True
+    return head.translate(None, _BINARY_BYTES) == head and not head.startswith(HDF5_MAGIC) and not foreign_kind(head)
+
+
+def _hdf5_kind(path: str | os.PathLike[str]) -> str:
+    from prototxt.formats.hdf5 import open_file, refusing_damage
+
+    with open_file(path) as file, refusing_damage(os.fspath(path)):
+        return STATE if {"iter", "history"} <= set(file) else NET
+
+
+def _message_kind(path: str) -> str:
+    """What a binary message is, by its outermost fields. A net of a fork may have any, so a net is the last guess."""
+    seen = _outer_fields(path)
+    if (100, 2) in seen:
+        return NET
+    if (1, 0) in seen and seen <= STATE_FIELDS and seen & {(2, 2), (3, 2)}:
+        return STATE
+    values = {(5, 2), (5, 5), (8, 2), (8, 1), (12, 2)}
+    if seen & values and seen <= _wires(BLOB) | BLOB_FIELDS and not seen <= {(8, 2)}:
+        return BLOB
+    if {(5, 0), (6, 2)} <= seen <= C3D_FIELDS:
+        return BLOB
+    return SOLVER if seen and seen <= _wires(SOLVER) and not seen <= _wires(NET) else NET
+
+
+def _outer_fields(path: str) -> set[tuple[int, int]]:
+    from prototxt.sniff.protobuf_wire import Window, fields
+
+    seen: set[tuple[int, int]] = set()
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        window = Window.over_file(fd, path)
+        for count, (number, wire, _, _) in enumerate(fields(window, 0, window.size)):
+            seen.add((number, wire))
+            if count > 1000:
+                break
+    except WeightsError:
+        pass  # whoever reads the file will say where it is damaged
+    finally:
+        os.close(fd)
+    return seen
+
+
+def _field_names(what: str) -> list[str]:
+    from prototxt.schema.messages import POOL
+
+    return [field.name for field in POOL.FindMessageTypeByName(f"caffe.{MESSAGES[what]}").fields]
+
+
+@cache
+def _wires(what: str) -> frozenset[tuple[int, int]]:
+    """The (number, wire type) that a message's fields may have; repeated numbers may be packed as well."""
+    from prototxt.schema.messages import POOL
+    from prototxt.schema.scalars import is_repeated
+
+    found = set()
+    for field in POOL.FindMessageTypeByName(f"caffe.{MESSAGES[what]}").fields:
+        found.add((field.number, _WIRES.get(field.type, 0)))
+        if is_repeated(field):
+            found.add((field.number, 2))
+    return frozenset(found)

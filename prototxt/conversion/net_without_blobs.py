@@ -1,0 +1,175 @@
+"""A binary net apart from its weights: the description as a message, the blobs as stretches of the file.
+
+So a net of any size is upgraded, or printed as text, with no value in memory; blobs are copied as they are.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf.message import DecodeError
+
+from prototxt.errors import WeightsError
+from prototxt.files import atomic_write
+from prototxt.formats.caffemodel import check_size
+from prototxt.formats.copy import Sink
+from prototxt.schema.messages import LayerParameter, NetParameter
+from prototxt.schema.scalars import is_repeated
+from prototxt.schema.upgrade import upgrade_with_origins
+from prototxt.sniff.protobuf_wire import DAMAGED, LENGTH, Window, broken, encode_varint, fields, length_field, tag
+
+_BLOBS = 7
+_MOST = 64 << 20  # bytes of a description without its weights; the largest public nets have less than one
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """A net without its values, of any version.
+
+    net     the message; its layers hold no blobs
+    blobs   for each of `net.layers`, or `net.layer` if there are none: the bytes of each blob's message in the file
+    """
+
+    path: str
+    net: NetParameter
+    blobs: list[list[Span]]
+
+    @property
+    def blob_count(self) -> int:
+        """How many blobs the file holds."""
+        return sum(map(len, self.blobs))
+
+
+def read_skeleton(path: str | os.PathLike[str]) -> Skeleton:
+    """Read a binary NetParameter without its blobs.
+
+    Raises: WeightsError when the file is damaged, or no net.
+    """
+    place = os.fspath(path)
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        window = Window.over_file(fd, place)
+        parts: list[bytes] = []
+        blobs: dict[int, list[list[Span]]] = {2: [], 100: []}
+        position = 0
+        for number, wire, a, b in fields(window, 0, window.size):
+            if number in blobs and wire == LENGTH:
+                found: list[Span] = []
+                body = _without_blobs(window, a, b, 6 if number == 2 else _BLOBS, found, nested=number == 2)
+                parts.append(length_field(number, body))
+                blobs[number].append(found)
+            else:
+                parts.append(_kept(window, position, b))
+            position = b
+    finally:
+        os.close(fd)
+    try:
+        net = NetParameter.FromString(b"".join(parts))
+    except DecodeError as error:
+        raise WeightsError(f"this is no net: {error}", place=place, hint=DAMAGED) from None
+    mend_strings(net, place)
+    return Skeleton(place, net, blobs[2] if net.layers else blobs[100])
+
+
+def mend_strings(message: Any, place: str) -> None:
+    """Replace what is not UTF-8 in a message read from a file; protobuf hands such strings out as bytes. Warns."""
+    mended = _mended(message)
+    if mended:
+        names = ", ".join(mended[:3])
+        warnings.warn(f"{place}: not UTF-8, so that marks stand for the bytes: {names}", UserWarning, stacklevel=3)
+
+
+def _mended(message: Any) -> list[str]:
+    found: list[str] = []
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for part in value if is_repeated(field) else (value,):
+                found += _mended(part)
+        elif is_repeated(field) and field.type == field.TYPE_STRING:
+            for index, item in enumerate(value):
+                if isinstance(item, bytes):
+                    value[index] = item.decode("utf-8", "replace")
+                    found.append(value[index])
+        elif isinstance(value, bytes) and field.type == field.TYPE_STRING and not field.is_extension:
+            setattr(message, field.name, value.decode("utf-8", "replace"))
+            found.append(getattr(message, field.name))
+    return found
+
+
+def _without_blobs(window: Window, start: int, end: int, blobs: int, found: list[Span], *, nested: bool) -> bytes:
+    """A layer's bytes less its blobs, whose places go to `found`; V0 has its layer nested in field 1."""
+    parts: list[bytes] = []
+    position = start
+    for number, wire, a, b in fields(window, start, end):
+        if number == blobs and wire == LENGTH:
+            found.append((a, b))
+        elif nested and number == 1 and wire == LENGTH:
+            parts.append(length_field(1, _without_blobs(window, a, b, 50, found, nested=False)))
+        else:
+            parts.append(_kept(window, position, b))
+        position = b
+    return b"".join(parts)
+
+
+def _kept(window: Window, start: int, end: int) -> bytes:
+    """Bytes of the description. Raises: WeightsError for more than any description has."""
+    if end - start > _MOST:
+        raise broken(window.path, start, f"a field of {end - start} bytes that is no weights", DAMAGED)
+    return window.read(start, end)
+
+
+def write_upgraded(skeleton: Skeleton, path: str | os.PathLike[str]) -> int:
+    """Write the net in today's form, its blobs copied byte by byte; the number of layers.
+
+    The outcome is what Caffe's upgrade_net_proto_binary makes. Raises: UpgradeError; WeightsError over 2 GiB.
+    """
+    net, origins = upgrade_with_origins(skeleton.net)
+    outer = NetParameter()
+    outer.CopyFrom(net)
+    del outer.layer[:]
+    check_size(os.fspath(path), sum(end - start for spans in skeleton.blobs for start, end in spans))
+    source = os.open(skeleton.path, os.O_RDONLY)
+    try:
+        with atomic_write(path) as file:
+            sink = Sink(file)
+            sink.write(outer.SerializeToString(deterministic=True))
+            for layer, origin in zip(net.layer, origins, strict=True):
+                spans = skeleton.blobs[origin] if origin is not None else []
+                _write_layer(sink, layer, spans, source, skeleton.path)
+            check_size(os.fspath(path), sink.position)
+            sink.flush()
+    finally:
+        os.close(source)
+    return len(net.layer)
+
+
+def _write_layer(sink: Sink, layer: LayerParameter, spans: list[Span], source: int, path: str) -> None:
+    """A layer in the order of its fields' numbers, as protobuf writes it."""
+    head = _part(layer, lambda number: number < _BLOBS)
+    tail = _part(layer, lambda number: number > _BLOBS, keep_unknown=True)
+    frames = [tag(_BLOBS, LENGTH) + encode_varint(end - start) for start, end in spans]
+    blobs = sum(len(frame) + end - start for frame, (start, end) in zip(frames, spans, strict=True))
+    sink.write(tag(100, LENGTH) + encode_varint(len(head) + blobs + len(tail)) + head)
+    for frame, (start, end) in zip(frames, spans, strict=True):
+        sink.write(frame)
+        sink.copy(source, start, end - start, path)
+    sink.write(tail)
+
+
+def _part(layer: LayerParameter, wanted: Any, *, keep_unknown: bool = False) -> bytes:
+    part = LayerParameter()
+    part.CopyFrom(layer)
+    for field, _ in layer.ListFields():
+        if wanted(field.number):
+            continue
+        if field.is_extension:
+            part.ClearExtension(field)  # type: ignore[arg-type]
+        else:
+            part.ClearField(field.name)
+    if not keep_unknown:
+        part.DiscardUnknownFields()
+    return part.SerializeToString(deterministic=True)

@@ -1,0 +1,1 @@
+"""Edits of whole nets as text: rename, freeze, upgrade, deploy."""

@@ -1,0 +1,229 @@
+"""What of a net is needed to use it: which layers stay, which blobs come from outside, which losses become scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from prototxt.errors import EditError
+from prototxt.schema.filter import included
+from prototxt.schema.messages import TEST, LayerParameter, NetParameter, NetState
+from prototxt.schema.params import makes_data, param_count
+from prototxt.schema.scalars import closest
+from prototxt.shapes.registry import LAYER_TYPES
+
+SCORES = {
+    "SoftmaxWithLoss": "Softmax",
+    "SoftmaxLoss": "Softmax",
+    "InfogainLoss": "Softmax",
+    "SigmoidCrossEntropyLoss": "Sigmoid",
+}
+_MEASURES = ("Accuracy", "Silence", "HDF5Output", "DetectionEvaluate")
+_ALL_BOTTOMS = ("ContrastiveLoss", "MultiBoxLoss")  # several of their bottoms are made by the net
+_STAGE = "deploy"
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A loss that becomes the layer of `type` on `blob`: it stands at the loss's `index`."""
+
+    index: int
+    type: str
+    blob: str
+
+
+@dataclass(frozen=True)
+class DeployPlan:
+    """What stays of a net; layers are named by their index.
+
+    state    the net's state in use: TEST, with the stages that were asked for or that the net itself names
+    kept     layers that stay as they are, less their rules
+    inputs   layers that become inputs, with those of their tops that are read
+    scores   losses that become layers
+    missing  blobs that are read and that no layer makes: inputs that the text does not state
+    notes    what was decided, one sentence each
+    """
+
+    state: NetState
+    kept: frozenset[int]
+    inputs: dict[int, tuple[str, ...]]
+    scores: tuple[Score, ...]
+    missing: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Flow:
+    """Who makes the values that each present layer reads, and the final value of each blob."""
+
+    reads: dict[int, list[tuple[str, int | None]]]
+    final: dict[str, int]
+
+
+def plan_deploy(net: NetParameter, outputs: Sequence[str] = (), stages: Iterable[str] = ()) -> DeployPlan:
+    """Decide what stays of an upgraded net of all phases.
+
+    outputs  blobs to compute; by default what the losses judge, and what no layer reads
+    stages   stages of the state in use; a net that names the stage "deploy" (DIGITS) is taken in it
+
+    A loss of the same kind and label as another one with more weight is an auxiliary one, and goes with its branch.
+
+    Raises: EditError when an output is unknown, or nothing would be left.
+    """
+    state = _state(net, stages)
+    flow = _flow(net, state)
+    notes: list[str] = []
+    scores: list[Score] = []
+    if outputs:
+        roots = [_output(flow, blob) for blob in outputs]
+    else:
+        roots = _free(net, flow)
+        for index in _losses(net, notes):
+            roots += _judged(net, flow, index, scores, notes)
+        for index in _measures(net) if not roots and not scores else ():
+            roots += _judged(net, flow, index, scores, notes)
+    needed = _ancestors(flow, roots)
+    inputs = _inputs(net, flow, needed, scores)
+    kept = frozenset(needed - set(inputs))
+    if not any(net.layer[index].bottom for index in kept):
+        hint = "give the net to train, with its data and its loss, or name the blobs to compute with --output"
+        raise EditError("nothing would be left of the net", hint=hint)
+    missing = _missing(net, flow, needed, inputs)
+    return DeployPlan(state, kept, inputs, tuple(scores), missing, tuple(notes))
+
+
+def is_loss(layer: LayerParameter) -> bool:
+    """Whether training minimises what the layer makes."""
+    known = LAYER_TYPES.get(layer.type)
+    return known.loss if known else layer.type.endswith("Loss") or any(weight > 0 for weight in layer.loss_weight)
+
+
+def _state(net: NetParameter, stages: Iterable[str]) -> NetState:
+    named = {stage for layer in net.layer for rule in (*layer.include, *layer.exclude) for stage in rule.stage}
+    named |= {stage for layer in net.layer for rule in (*layer.include, *layer.exclude) for stage in rule.not_stage}
+    given = list(stages) or ([_STAGE] if _STAGE in named else [])
+    return NetState(phase=TEST, stage=given)
+
+
+def _flow(net: NetParameter, state: NetState) -> _Flow:
+    flow = _Flow({}, {})
+    for index, layer in enumerate(net.layer):
+        if included(layer, state):
+            flow.reads[index] = [(bottom, flow.final.get(bottom)) for bottom in layer.bottom]
+            flow.final.update(dict.fromkeys(layer.top, index))
+    return flow
+
+
+def _output(flow: _Flow, blob: str) -> int:
+    if blob not in flow.final:
+        near = closest(blob, list(flow.final))
+        hint = f"did you mean {near!r}?" if near else f"its blobs are {', '.join(flow.final)[:300]}"
+        raise EditError(f"the net has no blob {blob!r} when it is in use", hint=hint)
+    return flow.final[blob]
+
+
+def _free(net: NetParameter, flow: _Flow) -> list[int]:
+    """Layers whose tops nobody reads, and that compute something: the net's own outputs."""
+    read = {(blob, maker) for reads in flow.reads.values() for blob, maker in reads}
+    return [
+        index
+        for index in flow.reads
+        if not is_loss(layer := net.layer[index])
+        and layer.type not in _MEASURES
+        and layer.bottom
+        and any((top, index) not in read for top in layer.top)
+    ]
+
+
+def _losses(net: NetParameter, notes: list[str]) -> list[int]:
+    """The losses of any phase, less the auxiliary ones."""
+    found = [index for index, layer in enumerate(net.layer) if is_loss(layer) and layer.bottom]
+    heaviest: dict[tuple[str, ...], float] = {}
+    for index in found:
+        key = _label_of(net.layer[index])
+        heaviest[key] = max(heaviest.get(key, 0.0), _weight(net.layer[index]))
+    main = [index for index in found if _weight(net.layer[index]) >= heaviest[_label_of(net.layer[index])]]
+    dropped = [net.layer[index].name for index in found if index not in main]
+    if dropped:
+        names = ", ".join(repr(name) for name in dropped)
+        notes.append(f"auxiliary, left out with their branches: {names} (--output keeps any blob)")
+    return main
+
+
+def _measures(net: NetParameter) -> list[int]:
+    """What judges the net where no loss does: a net to test ends in Accuracy."""
+    return [index for index, layer in enumerate(net.layer) if layer.type in _MEASURES and layer.bottom]
+
+
+def _label_of(layer: LayerParameter) -> tuple[str, ...]:
+    return (layer.type, *layer.bottom[1:])
+
+
+def _weight(layer: LayerParameter) -> float:
+    return layer.loss_weight[0] if layer.loss_weight else 1.0
+
+
+def _judged(net: NetParameter, flow: _Flow, index: int, scores: list[Score], notes: list[str]) -> list[int]:
+    """The layers that make what a loss judges; the loss itself is put down as a score where it is one."""
+    layer = net.layer[index]
+    reads = flow.reads.get(index) or [(bottom, flow.final.get(bottom)) for bottom in layer.bottom]
+    learned = [(blob, maker) for blob, maker in reads if maker is not None and _is_learned(net, flow, maker)]
+    if layer.type not in _ALL_BOTTOMS:
+        learned = learned[:1]
+    roots = [maker for _, maker in learned if maker is not None]
+    if layer.type not in SCORES or not learned:
+        return roots
+    type_name, (blob, maker) = SCORES[layer.type], learned[0]
+    present = [
+        other for other, made in flow.reads.items() if made == [(blob, maker)] and net.layer[other].type == type_name
+    ]
+    if present:
+        return present[:1]
+    if not any((score.type, score.blob) == (type_name, blob) for score in scores):
+        scores.append(Score(index, type_name, blob))
+        notes.append(f"{layer.type} {layer.name!r} becomes {type_name} on {blob!r}")
+    return roots
+
+
+def _is_learned(net: NetParameter, flow: _Flow, index: int) -> bool:
+    """Whether a layer or one before it has parameters, as a prediction does and a label does not."""
+    return any(param_count(net.layer[i].type, net.layer[i]) != 0 for i in _ancestors(flow, [index]) if flow.reads[i])
+
+
+def _ancestors(flow: _Flow, roots: Iterable[int]) -> set[int]:
+    found: set[int] = set()
+    todo = list(roots)
+    while todo:
+        index = todo.pop()
+        if index not in found:
+            found.add(index)
+            todo += [maker for _, maker in flow.reads.get(index, ()) if maker is not None]
+    return found
+
+
+def _inputs(net: NetParameter, flow: _Flow, needed: set[int], scores: Sequence[Score]) -> dict[int, tuple[str, ...]]:
+    """The layers that bring data in, with the tops that are read; DummyData only where nothing else does."""
+    sources = {index for index in needed if _is_source(net.layer[index])}
+    real = {index for index in sources if net.layer[index].type != "DummyData"} or sources
+    read = {(blob, maker) for index in needed for blob, maker in flow.reads[index]}
+    return {
+        index: tuple(top for top in net.layer[index].top if (top, index) in read or len(net.layer[index].top) == 1)
+        for index in sorted(real)
+        if net.layer[index].type != "Input"
+    }
+
+
+def _missing(net: NetParameter, flow: _Flow, needed: set[int], inputs: dict[int, tuple[str, ...]]) -> tuple[str, ...]:
+    """Blobs that no present layer makes; those of data layers of another phase or stage go to `inputs`."""
+    unmade = dict.fromkeys(blob for index in sorted(needed) for blob, maker in flow.reads[index] if maker is None)
+    for index, layer in enumerate(net.layer):
+        if index not in flow.reads and _is_source(layer):
+            found = tuple(top for top in layer.top if top in unmade)
+            if found:
+                inputs[index] = found
+                unmade = {blob: None for blob in unmade if blob not in found}
+    return tuple(unmade)
+
+
+def _is_source(layer: LayerParameter) -> bool:
+    return not layer.bottom and makes_data(layer.type, 0)

@@ -1,0 +1,1 @@
+"""Binary files: caffemodel, HDF5, safetensors, solver states, records."""

@@ -1,0 +1,155 @@
+"""Weights to HDF5: /data/<layer>/<i>, as Caffe reads them; datasets are laid out by h5py and filled as plain bytes.
+
+A layer name with a slash becomes nested groups, which Caffe itself neither writes nor reads: writing one warns.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, BinaryIO
+
+from prototxt.errors import WeightsError
+from prototxt.files import atomic_write, take_room, write_at
+from prototxt.formats.copy import Payload, Sources, Stretch, float_bytes, payload_bytes
+from prototxt.formats.hdf5 import h5py
+from prototxt.formats.index import Entry
+
+_CHUNK = 1 << 20
+
+
+class SlashWarning(UserWarning):
+    """A file was written that this project reads and Caffe does not."""
+
+
+def write(
+    path: str, layers: Sequence[tuple[Entry, Sequence[Payload]]], progress: Callable[[int], None] | None = None
+) -> None:
+    """Write all layers; the datasets are laid out first and filled then, so memory stays flat.
+
+    Warns: SlashWarning when a layer's name has a slash. Raises: WeightsError when two names cannot both be groups.
+    """
+    with atomic_write(path) as file, Sources() as sources:
+        places = _lay_out(h5py(path), file, layers, path)
+        take_room(file.fileno(), os.fstat(file.fileno()).st_size, path)
+        for (_, blobs), offsets in zip(layers, places, strict=True):
+            for blob, offset in zip(blobs, offsets, strict=True):
+                if offset is not None:
+                    _fill(file.fileno(), offset, blob, sources, path)
+                if progress:
+                    progress(payload_bytes(blob))
+    slashed = [entry.name for entry, blobs in layers if "/" in entry.name and blobs]
+    if slashed:
+        name = os.path.basename(path)  # its folder may be a snapshot's temporary one
+        message = f"{name}: Caffe does not load layers with '/' in their name from HDF5 ({slashed[0]}, ...)"
+        warnings.warn(f"{message}; for Caffe, write a .caffemodel", SlashWarning, stacklevel=4)
+
+
+def _lay_out(
+    module: Any, file: Any, layers: Sequence[tuple[Entry, Sequence[Payload]]], path: str
+) -> list[list[int | None]]:
+    """Create all groups and datasets, allocated and not filled; the offset of each dataset's bytes."""
+    create = module.h5p.create(module.h5p.DATASET_CREATE)
+    create.set_alloc_time(module.h5d.ALLOC_TIME_EARLY)
+    create.set_fill_time(module.h5d.FILL_TIME_NEVER)
+    create.set_obj_track_times(False)
+    places: list[list[int | None]] = []
+    with new_file(module, file, path) as target:
+        data = target.create_group("data")
+        for entry, blobs in layers:
+            try:
+                group = data.require_group(entry.name) if entry.name else data.create_group("(unnamed)")
+                sets = [_dataset(module, group, str(i), blob.shape, create) for i, blob in enumerate(blobs)]
+            except (ValueError, TypeError) as error:
+                hint = "one layer's name continues another's blob (a, a/0): write a .caffemodel"
+                raise WeightsError(f"layer '{entry.name}' cannot be a group: {error}", place=path, hint=hint) from None
+            places.append([dataset.get_offset() for dataset in sets])
+    return places
+
+
+def _dataset(module: Any, group: Any, name: str, shape: tuple[int, ...], create: Any) -> Any:
+    space = module.h5s.create_simple(shape) if shape else module.h5s.create(module.h5s.SCALAR)
+    return module.h5d.create(group.id, name.encode(), module.h5t.IEEE_F32LE, space, create)
+
+
+@contextmanager
+def new_file(module: Any, file: BinaryIO, path: str) -> Iterator[Any]:
+    """An h5py file to write, inside a file that is open for reading as well; `path` names it in errors.
+
+    Raises: OSError when the disk is full
+    """
+    seekable = SeekableFile(file, path)
+    with module.File(seekable, "w") as target:
+        yield target
+    if seekable.error is not None:
+        raise seekable.error
+
+
+class SeekableFile:
+    """What h5py writes through.
+
+    error  the first that writing met: raised inside HDF5's calls, it would end in a SystemError or be lost
+    """
+
+    def __init__(self, file: BinaryIO, path: str) -> None:
+        self.error: OSError | None = None
+        self._fd = file.fileno()
+        self._path = path
+        self._at = 0
+
+    def read(self, count: int = -1) -> bytes:
+        """Bytes from the current position; h5py takes for a file what has this method."""
+        data = os.pread(self._fd, count if count >= 0 else os.fstat(self._fd).st_size - self._at, self._at)
+        self._at += len(data)
+        return data
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill `buffer` from the current position."""
+        count = os.preadv(self._fd, [buffer], self._at)
+        self._at += count
+        return count
+
+    def write(self, data: Any) -> int:
+        """Write at the current position."""
+        view = memoryview(data).cast("B")
+        if self.error is None:
+            try:
+                write_at(self._fd, view, self._at, self._path)
+            except OSError as error:
+                self.error = OSError(error.errno, error.strerror, self._path)
+        self._at += len(view)
+        return len(view)
+
+    def seek(self, position: int, whence: int = os.SEEK_SET) -> int:
+        """Move the current position."""
+        base = (0, self._at, os.fstat(self._fd).st_size)[whence]
+        self._at = base + position
+        return self._at
+
+    def tell(self) -> int:
+        """The current position."""
+        return self._at
+
+    def truncate(self, size: int | None = None) -> int:
+        """Set the file's length."""
+        size = self._at if size is None else size
+        os.ftruncate(self._fd, size)
+        return size
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+
+def _fill(fd: int, offset: int, blob: Payload, sources: Sources, path: str) -> None:
+    if not isinstance(blob, Stretch):
+        write_at(fd, float_bytes(blob), offset, path)
+        return
+    source, start, left = sources.descriptor(blob.scan), blob.blob.offset, blob.blob.nbytes
+    while left:
+        part = os.pread(source, min(left, _CHUNK), start)
+        if not part:
+            raise WeightsError(f"byte {start}: the file became shorter while it was copied", place=blob.scan.path)
+        write_at(fd, part, offset, path)
+        start, offset, left = start + len(part), offset + len(part), left - len(part)

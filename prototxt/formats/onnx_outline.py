@@ -1,0 +1,77 @@
+"""ONNX files without the values of their large tensors: what describes a net is small, wherever its weights lie.
+
+Source: onnx.proto (ModelProto.graph 7, GraphProto.initializer 5, TensorProto's data_type 2, float_data 4, raw_data 9).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO, Final
+
+from prototxt.sniff.protobuf_wire import LENGTH, VARINT, Window, fields, length_field
+
+_GRAPH, _INITIALIZER, _TYPE, _FLOATS, _RAW = 7, 5, 2, 4, 9
+_FLOAT: Final = 1  # TensorProto.FLOAT
+LARGE: Final = 1 << 14
+"""Bytes from which a tensor's values are left out."""
+
+Stretch = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A model's bytes in protobuf's wire format, its large float32 initializers without values.
+
+    places  per initializer where its values lie, as first byte and the one behind the last; None: in `content`
+    """
+
+    content: bytes
+    places: tuple[Stretch | None, ...]
+
+
+def outline(file: BinaryIO) -> Outline:
+    """Scan an open file without reading the values. Raises: WeightsError when it is not in the wire format; OSError."""
+    window = Window.over_file(file.fileno(), str(file.name))
+    places: list[Stretch | None] = []
+    parts = []
+    position = 0
+    for number, wire, start, end in fields(window, 0, window.size):
+        if number == _GRAPH and wire == LENGTH:
+            parts.append(length_field(_GRAPH, b"".join(_graph(window, start, end, places))))
+        else:
+            parts.append(window.read(position, end))
+        position = end
+    return Outline(b"".join(parts), tuple(places))
+
+
+def _graph(window: Window, position: int, stop: int, places: list[Stretch | None]) -> Iterator[bytes]:
+    """The graph's bytes; what becomes of its initializers goes to `places`."""
+    for number, wire, start, end in fields(window, position, stop):
+        if number == _INITIALIZER and wire == LENGTH:
+            content, place = _tensor(window, start, end)
+            places.append(place)
+            yield length_field(_INITIALIZER, content)
+        else:
+            yield window.read(position, end)
+        position = end
+
+
+def _tensor(window: Window, start: int, stop: int) -> tuple[bytes, Stretch | None]:
+    """A tensor's bytes, and where its values lie if they are left out: one run of large size and of float32."""
+    if stop - start < LARGE:
+        return window.read(start, stop), None
+    rest, kind = [], 0
+    values: list[tuple[int, int, int]] = []
+    position = start
+    for number, wire, first, end in fields(window, start, stop):
+        if number in (_FLOATS, _RAW):
+            values.append((wire, first, end))
+        else:
+            rest.append(window.read(position, end))
+            kind = first if number == _TYPE and wire == VARINT else kind
+        position = end
+    (wire, first, end), *others = values or [(VARINT, 0, 0)]
+    if kind != _FLOAT or others or wire != LENGTH or end - first < LARGE:
+        return window.read(start, stop), None
+    return b"".join(rest), (first, end)

@@ -1,0 +1,166 @@
+"""The .solverstate files of Caffe's solvers, binary and HDF5: iteration, weights file, history, step.
+
+Sources: Caffe's SGDSolver::SnapshotSolverStateToBinaryProto and -ToHDF5; NVCaffe's caffe.proto for two fields more.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from prototxt.errors import WeightsError
+from prototxt.files import atomic_write
+from prototxt.formats.blob_proto import scan_blob
+from prototxt.formats.caffemodel import frame_blob
+from prototxt.formats.copy import float_bytes
+from prototxt.formats.index import BlobSpan, Scan, Stamp
+from prototxt.formats.mmap_reader import Array, Reader
+from prototxt.sniff.protobuf_wire import (
+    FIXED32,
+    LENGTH,
+    VARINT,
+    Window,
+    broken,
+    encode_varint,
+    fields,
+    signed,
+    tag,
+    text_field,
+)
+from prototxt.sniff.weights_format import explain_message, kind_of
+
+_WIRES = {1: VARINT, 2: LENGTH, 3: LENGTH, 4: VARINT, 5: FIXED32, 6: VARINT}
+
+
+@dataclass(frozen=True, slots=True)
+class SolverState:
+    """What a solver needs to go on, beside the weights.
+
+    iter          iterations done
+    learned_net   path of the weights, as the solver wrote it; "" if it did not
+    history       float32 arrays of the update rule, in Caffe's order: per parameter, or twice that for Adam, AdaDelta
+    current_step  steps that the learning rate policy `multistep` has taken
+    minimum_loss, iter_last_event   of NVCaffe's policy `plateau`: the least loss so far, and the iteration of its or
+                                    the rate's last change
+    """
+
+    iter: int
+    learned_net: str
+    history: Sequence[Array]
+    current_step: int = 0
+    minimum_loss: float | None = None
+    iter_last_event: int | None = None
+
+
+def read_solverstate(path: str | os.PathLike[str]) -> SolverState:
+    """Read a solver state, told by its content.
+
+    Raises: WeightsError when the file is damaged, or holds something else.
+    """
+    return _read_hdf5(path) if kind_of(path) == "hdf5" else _read_binary(path)
+
+
+def write_solverstate(path: str | os.PathLike[str], state: SolverState) -> None:
+    """Write a solver state as HDF5 if the name ends in .h5, else binary; in place at once or not at all."""
+    if os.fspath(path).endswith(".h5"):
+        _write_hdf5(os.fspath(path), state)
+        return
+    with atomic_write(path) as file:
+        file.write(tag(1, VARINT) + encode_varint(state.iter))
+        if state.learned_net:
+            file.write(text_field(2, state.learned_net))
+        for blob in state.history:
+            before, _, after = frame_blob(3, blob)
+            file.write(before)
+            file.write(float_bytes(blob))
+            file.write(after)
+        file.write(tag(4, VARINT) + encode_varint(state.current_step))
+        if state.minimum_loss is not None:
+            file.write(tag(5, FIXED32) + struct.pack("<f", state.minimum_loss))
+        if state.iter_last_event is not None:
+            file.write(tag(6, VARINT) + encode_varint(state.iter_last_event))
+
+
+def _read_binary(path: str | os.PathLike[str]) -> SolverState:
+    place = os.fspath(path)
+    numbers: dict[int, int | None] = {1: 0, 4: 0, 6: None}
+    learned_net, minimum_loss = "", None
+    spans: list[BlobSpan] = []
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        window = Window.over_file(fd, place)
+        stamp = Stamp.of(fd)
+        for number, wire, a, b in fields(window, 0, window.size):
+            if wire != _WIRES.get(number, wire):
+                raise _not_a_state(window, b)
+            if number in numbers:
+                numbers[number] = signed(a)
+            elif number == 2:
+                learned_net = window.read(a, b).decode("utf-8", "surrogateescape")
+            elif number == 5:
+                (minimum_loss,) = struct.unpack("<f", window.read(b - 4, b))
+            elif number == 3:
+                spans.append(scan_blob(window, a, b, f"history blob {len(spans)}"))
+    finally:
+        os.close(fd)
+    iteration, step = numbers[1] or 0, numbers[4] or 0
+    if iteration < 0:
+        raise WeightsError(f"the iteration is negative: {iteration}", place=place, hint="the file is damaged")
+    reader = Reader(Scan(place, "solverstate", "", (), stamp))
+    history = tuple(map(reader.array, spans))
+    return SolverState(iteration, learned_net, history, step, minimum_loss, numbers[6])
+
+
+def _not_a_state(window: Window, at: int) -> WeightsError:
+    other = explain_message(window)
+    hint = "a solver state ends in .solverstate; weights (.caffemodel) are given as such"
+    if other is not None:
+        return WeightsError(other.message.replace("trained weights", "a solver state"), place=window.path, hint=hint)
+    return broken(window.path, at, "this is not a solver state", hint)
+
+
+def _read_hdf5(path: str | os.PathLike[str]) -> SolverState:
+    from prototxt.formats.hdf5 import Unfolding, dataset_span, open_file, read_dataset, refusing_damage
+
+    place = os.fspath(path)
+    with open_file(path) as file, refusing_damage(place):
+        if not {"iter", "history"} <= set(file):
+            hint = "a solver state holds iter, learned_net, current_step and history; give the .solverstate.h5"
+            raise WeightsError("this HDF5 file is not a solver state", place=place, hint=hint)
+        history = file["history"]
+        sets = [history[str(index)] for index in range(len(history))]
+        unfolding = Unfolding(place, os.stat(path).st_size)
+        for index, dataset in enumerate(sets):
+            dataset_span(dataset, f"history blob {index}", unfolding)
+        arrays = tuple(read_dataset(dataset, place) for dataset in sets)
+        learned = file["learned_net"][()] if "learned_net" in file else b""
+        step = _number(file, "current_step") if "current_step" in file else 0
+        return SolverState(_number(file, "iter"), _text(learned), arrays, step)
+
+
+def _number(file: Any, name: str) -> int:
+    return int(np.asarray(file[name][()]).reshape(-1)[0])
+
+
+def _text(value: Any) -> str:
+    return bytes(value).decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
+
+
+def _write_hdf5(path: str, state: SolverState) -> None:
+    from prototxt.formats.hdf5 import h5py
+    from prototxt.formats.hdf5_writer import new_file
+
+    module = h5py(path)
+    with atomic_write(path) as file, new_file(module, file, path) as target:
+        target["iter"] = np.array([state.iter], np.int32)
+        learned = state.learned_net.encode("utf-8", "surrogateescape")
+        target["learned_net"] = np.array(learned, f"S{len(learned) + 1}")  # with the final zero, as a C string
+        target["current_step"] = np.array([state.current_step], np.int32)
+        history = target.create_group("history")
+        for index, blob in enumerate(state.history):
+            history.create_dataset(str(index), data=np.asarray(blob, "<f4"))

@@ -1,0 +1,35 @@
+"""Layers of one name in one phase: Caffe builds them, but weights files know layers by name and can serve only one."""
+
+from __future__ import annotations
+
+from prototxt.errors import WeightsError, raise_all
+from prototxt.schema.filter import filter_net
+from prototxt.schema.messages import LayerParameter, NetParameter
+from prototxt.schema.params import param_count
+from prototxt.text.places import place_of
+
+HINT = "give one of them another name, in the net and in its weights"
+
+
+def check_layer_names(net: NetParameter) -> None:
+    """Refuse a net in which weights by layer name would be ambiguous.
+
+    Layers that share all their parameters by name hold the same weights, and may bear one name.
+    Raises: WeightsError for every second layer of a name that holds weights of its own.
+    """
+    errors: dict[str, WeightsError] = {}
+    for phase in ("TRAIN", "TEST"):
+        first: dict[str, LayerParameter] = {}
+        for layer in filter_net(net, phase=phase).layer:
+            count = param_count(layer.type, layer)
+            if count == 0 or (count is None and not layer.param):
+                continue
+            if first.setdefault(layer.name, layer) is not layer and not _shares_all(layer, first[layer.name], count):
+                what = f"a second layer named '{layer.name}' holds weights: files of weights tell layers apart by name"
+                errors.setdefault(layer.name, WeightsError(what, place=place_of(layer), hint=HINT))
+    raise_all(list(errors.values()))
+
+
+def _shares_all(layer: LayerParameter, other: LayerParameter, count: int | None) -> bool:
+    names = [spec.name for spec in layer.param]
+    return all(names) and len(names) >= (count or 1) and names == [spec.name for spec in other.param]

@@ -1,0 +1,101 @@
+"""Which layers a net takes: each layer's include and exclude rules against the net's phase, level and stages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from prototxt.errors import DecodeError, PrototxtError, raise_all
+from prototxt.schema.messages import TEST, TRAIN, LayerParameter, NetParameter, NetState, NetStateRule, Phase
+from prototxt.schema.scalars import did_you_mean
+from prototxt.text.places import place_of
+
+
+def filter_net(net: NetParameter, phase: str = "TEST", level: int = 0, stages: Iterable[str] = ()) -> NetParameter:
+    """The net with only the layers that belong to this state, as Caffe makes it when it builds a net.
+
+    phase   "TRAIN" or "TEST"
+    level   what min_level and max_level of a rule are compared with
+    stages  added to those that the net's own `state` names
+
+    The state is written into the result. Unknown layer types are not judged here.
+
+    Raises: DecodeError with all layers that have both include and exclude rules, ValueError for an unknown phase.
+    """
+    if phase not in Phase.keys():  # noqa: SIM118 (an enum wrapper, not a dict)
+        hint = did_you_mean(phase, Phase.keys()) or "phases are TRAIN and TEST"
+        raise ValueError(f"unknown phase {phase!r}: {hint}")
+    result = NetParameter()
+    result.CopyFrom(net)
+    result.state.phase = TRAIN if phase == "TRAIN" else TEST
+    result.state.level = level
+    result.state.stage.extend(stage for stage in stages if stage not in net.state.stage)
+    raise_all([_both(layer) for layer in net.layer if layer.include and layer.exclude])
+    del result.layer[:]
+    result.layer.extend(layer for layer in net.layer if included(layer, result.state))
+    return result
+
+
+def included(layer: LayerParameter, state: NetState) -> bool:
+    """Whether a net in this state takes the layer: one include rule holds (or there is none), and no exclude rule."""
+    if layer.include:
+        return any(holds(rule, state) for rule in layer.include)
+    return not any(holds(rule, state) for rule in layer.exclude)
+
+
+def holds(rule: NetStateRule, state: NetState) -> bool:
+    """Whether all that the rule states is true of the state."""
+    if rule.HasField("phase") and rule.phase != state.phase:
+        return False
+    if rule.HasField("min_level") and state.level < rule.min_level:
+        return False
+    if rule.HasField("max_level") and state.level > rule.max_level:
+        return False
+    return set(rule.stage) <= set(state.stage) and not set(rule.not_stage) & set(state.stage)
+
+
+def filter_whole(net: NetParameter, phase: str = "TEST", level: int = 0, stages: Iterable[str] = ()) -> NetParameter:
+    """Return `filter_net`'s result, for who is going to run it.
+
+    Raises: as filter_net; DecodeError too where a layer reads a blob that only layers of other stages make.
+    """
+    kept = filter_net(net, phase, level, stages)
+    error = unmet_stages(net, kept)
+    if error is not None:
+        raise error
+    return kept
+
+
+def stages_of(net: NetParameter) -> tuple[str, ...]:
+    """Return the stages that the net's rules name, in the order of the file."""
+    rules = [rule for layer in net.layer for rule in (*layer.include, *layer.exclude)]
+    return tuple(dict.fromkeys(stage for rule in rules for stage in (*rule.stage, *rule.not_stage)))
+
+
+def unmet_stages(net: NetParameter, kept: NetParameter) -> DecodeError | None:
+    """Return the error of a filtered net that reads a blob which only layers of other stages make, or None.
+
+    net   all layers
+    kept  those of one state, as `filter_net` gives them
+    """
+    ruled = [
+        layer for layer in net.layer if any(rule.stage or rule.not_stage for rule in (*layer.include, *layer.exclude))
+    ]
+    absent = [layer for layer in ruled if not included(layer, kept.state)]
+    made = set(net.input)
+    for layer in kept.layer:
+        for bottom in layer.bottom:
+            if bottom not in made and any(bottom in other.top for other in absent):
+                phase = Phase.Name(kept.state.phase)
+                message = (
+                    f"layer {layer.name!r} reads {bottom!r}, which in phase {phase} only layers of other stages make"
+                )
+                named = ", ".join(stages_of(net))
+                hint = f"name the stages that hold (--stage, or train_state and test_state of a solver): {named}"
+                return DecodeError(message, place=place_of(layer), hint=hint)
+        made.update(layer.top)
+    return None
+
+
+def _both(layer: LayerParameter) -> PrototxtError:
+    message = f"layer {layer.name!r} has both include and exclude rules"
+    return DecodeError(message, place=place_of(layer), hint="Caffe takes one kind: state the rules as include only")

@@ -1,0 +1,1 @@
+"""What kind of file bytes are: protobuf fields, weights formats, text encodings."""

@@ -1,0 +1,72 @@
+"""What binary files hold as text for people: aligned columns, thousands apart, sizes in units."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from prototxt.summary.weights_summary import Inventory
+
+if TYPE_CHECKING:
+    from prototxt.summary.statistics import Statistics
+
+
+def inventory_text(inventory: Inventory) -> str:
+    """The table of a binary file's blobs."""
+    stated = "".join(f", {name} {value}" for name, value in inventory.facts if value != "")
+    measured = any(blob.statistics for blob in inventory.blobs)
+    typed = any(blob.type for blob in inventory.blobs)
+    head = ["blob", *(["type"] if typed else []), "shape", "values"]
+    head += ["min", "max", "mean", "std", "zeros", "NaN, inf"] if measured else []
+    rows = []
+    for blob in inventory.blobs:
+        cells = [f"{blob.layer}/{blob.index}", *([blob.type] if typed else []), _shape(blob.shape)]
+        cells.append(f"{blob.count:,}" + ("" if blob.dtype == "<f4" else f" {blob.dtype}"))
+        rows.append(cells + (_measured(blob.statistics) if blob.statistics else [""] * 6 if measured else []))
+    values = sum(blob.count for blob in inventory.blobs)
+    layers = f"{inventory.layers} layers, " if inventory.layers else ""
+    body = table(head, rows, right=("values", *head[-6:])) if rows else ""
+    total = f"{layers}{len(inventory.blobs)} blobs, {values:,} values ({size(4 * values)})"
+    return "\n".join(part for part in (f"{inventory.kind}{stated}", body, total) if part) + "\n"
+
+
+def _measured(found: Statistics) -> list[str]:
+    numbers = [
+        "" if value is None else f"{value:.4g}" for value in (found.minimum, found.maximum, found.mean, found.std)
+    ]
+    strange = found.nans + found.infs
+    return [*numbers, f"{found.zeros:,}" if found.zeros else "", f"{strange:,}" if strange else ""]
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> str:
+    """Columns as wide as what is in them, headings underlined; those named in `right` are aligned there."""
+    columns = [[title, *cells] for title, cells in zip(head, zip(*rows, strict=True), strict=True)] if rows else []
+    widths = [max(map(len, column)) for column in columns]
+    lines = [list(head), ["-" * width for width in widths], *rows]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if title in right else cell.ljust(width)
+            for cell, width, title in zip(line, widths, head, strict=False)
+        ).rstrip()
+        for line in lines
+    )
+
+
+def amount(number: int) -> str:
+    """A large count in a short form: 724.4 M."""
+    for unit, scale in (("T", 10**12), ("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if number >= scale:
+            return f"{number / scale:.4g} {unit}"
+    return str(number)
+
+
+def size(count: int) -> str:
+    """Bytes in a short form: 97.5 MiB."""
+    for unit, scale in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if count >= scale:
+            return f"{count / scale:.4g} {unit}"
+    return f"{count} B"
+
+
+def _shape(sizes: Sequence[int]) -> str:
+    return "x".join(map(str, sizes)) or "scalar"

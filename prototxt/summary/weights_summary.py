@@ -1,0 +1,170 @@
+"""What a binary file holds: layers and blobs of weights, a solver state's history, a mean image; values on request."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from prototxt.conversion.file_content import BLOB, NUMPY, STATE, Content
+from prototxt.errors import WeightsError
+from prototxt.formats.index import Entry, Scan, shape_fits
+
+if TYPE_CHECKING:
+    from prototxt.summary.net_summary import Row
+    from prototxt.summary.statistics import Statistics
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """One blob: the layer it belongs to, its place there, and its numbers' statistics if they were asked for."""
+
+    layer: str
+    type: str
+    index: int
+    shape: tuple[int, ...]
+    dtype: str
+    statistics: Statistics | None = None
+
+    @property
+    def count(self) -> int:
+        """Number of values."""
+        product = 1
+        for size in self.shape:
+            product *= size
+        return product
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """A file's blobs in its order, and what else it says, as pairs of a name and a value.
+
+    layers  how many layers it names, with blobs or without
+    """
+
+    path: str
+    kind: str
+    facts: tuple[tuple[str, str | int], ...]
+    layers: int
+    blobs: tuple[Blob, ...]
+
+
+def take_inventory(path: str | os.PathLike[str], content: Content, *, statistics: bool = False) -> Inventory:
+    """List what a binary file holds. Values are read for statistics only, and piece by piece.
+
+    Raises: WeightsError when the file is damaged or something else.
+    """
+    if content.what == STATE:
+        return _state(path, statistics)
+    if content.what == BLOB:
+        return _mean(path, content)
+    from prototxt.formats.scan import scan_weights
+
+    scan = scan_weights(path)
+    blobs = [blob for entry in scan.entries for blob in _blobs(scan, entry, statistics)]
+    facts = (("net", scan.name),) if scan.name else ()
+    return Inventory(scan.path, f"weights ({scan.format})", facts, len(scan.entries), tuple(blobs))
+
+
+def _blobs(scan: Scan, entry: Entry, statistics: bool) -> list[Blob]:
+    if statistics:
+        from prototxt.summary.statistics import blob_statistics
+    return [
+        Blob(
+            entry.name,
+            entry.type,
+            index,
+            tuple(span.shape),
+            span.dtype,
+            blob_statistics(scan, span) if statistics else None,
+        )
+        for index, span in enumerate(entry.blobs)
+    ]
+
+
+def _state(path: str | os.PathLike[str], statistics: bool) -> Inventory:
+    from prototxt.formats.solverstate import read_solverstate
+    from prototxt.summary.statistics import array_statistics
+
+    state = read_solverstate(path)
+    blobs = [
+        Blob("history", "", index, values.shape, "<f4", array_statistics(values) if statistics else None)
+        for index, values in enumerate(state.history)
+    ]
+    facts = (("iteration", state.iter), ("weights", state.learned_net), ("step", state.current_step))
+    return Inventory(os.fspath(path), "solver state", facts, 0, tuple(blobs))
+
+
+def _mean(path: str | os.PathLike[str], content: Content) -> Inventory:
+    """A mean image, with the statistics of each channel: their means are what `mean_value` wants."""
+    import numpy as np
+
+    from prototxt.formats.datum import read_mean
+    from prototxt.summary.statistics import array_statistics
+
+    place = os.fspath(path)
+    if content.form == NUMPY:
+        try:
+            values = np.load(place, allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise WeightsError(f"NumPy cannot read the array: {error}", place=place, hint="save it again") from None
+        mean = values.reshape(values.shape[-3:]) if values.ndim > 3 else values
+    else:
+        mean = read_mean(path)
+    channels = mean if mean.ndim == 3 else mean[None]
+    blobs = [
+        Blob("channel", "", index, tuple(channel.shape), mean.dtype.str, array_statistics(np.asarray(channel)))
+        for index, channel in enumerate(channels)
+    ]
+    shape = "x".join(map(str, mean.shape))
+    return Inventory(place, "mean image", (("shape", shape),), 0, tuple(blobs))
+
+
+def misfits(inventory: Inventory, rows: Sequence[Row]) -> list[str]:
+    """What stands between the weights and the net of these layers, one sentence each."""
+    from prototxt.shapes import UNKNOWN
+
+    held: dict[str, list[Blob]] = {}
+    for blob in inventory.blobs:
+        held.setdefault(blob.layer, []).append(blob)
+    found = []
+    for row in rows:
+        have = held.get(row.name, [])
+        if row.params and not have:
+            found.append(f"layer {row.name!r} finds no weights")
+        elif have and row.params and len(have) != len(row.params):
+            found.append(f"layer {row.name!r} has {len(row.params)} blobs, its weights {len(have)}")
+        else:
+            found += [
+                f"blob {blob.index} of layer {row.name!r} is {_text(shape)}, its weights {_text(blob.shape)}"
+                for blob, shape in zip(have, row.params, strict=False)
+                if shape is not UNKNOWN and not shape_fits(blob.shape, shape)
+            ]
+    names = {row.name for row in rows}
+    return found + [f"weights of {name!r} belong to no layer" for name in held if name not in names]
+
+
+def _text(shape: Sequence[int | None]) -> str:
+    return "x".join("?" if size is None else str(size) for size in shape) or "scalar"
+
+
+def to_json(inventory: Inventory) -> dict[str, object]:
+    """The inventory as plain data; what is not finite does not occur, since statistics are of finite values."""
+    return {
+        "kind": inventory.kind,
+        **dict(inventory.facts),
+        "layers": inventory.layers,
+        "values": sum(blob.count for blob in inventory.blobs),
+        "blobs": [
+            {
+                "layer": blob.layer,
+                "type": blob.type or None,
+                "index": blob.index,
+                "shape": list(blob.shape),
+                "dtype": blob.dtype,
+                "statistics": asdict(blob.statistics) if blob.statistics else None,
+            }
+            for blob in inventory.blobs
+        ],
+    }

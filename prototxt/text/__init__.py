@@ -1,0 +1,1 @@
+"""Lossless text: tokens, tree, parser, edits."""

@@ -1,0 +1,120 @@
+"""Databases and means are written byte for byte as Caffe's own tools wrote them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fusion.data.convert_imageset import Images, write_images, write_mean_image
+from fusion.data.decode_image import decode
+from fusion.data.encode_image import encode
+from fusion.data.lmdb_leveldb import open_database, write_database
+from fusion.errors import DataError
+from prototxt.formats.datum import read_datum
+
+FOLDER = Path(__file__).parents[2] / "golden" / "formats" / "data"
+CASES = {
+    "rgb": ("list.txt", Images()),
+    "gray": ("list.txt", Images(gray=True)),
+    "resized": ("list6.txt", Images(size=(8, 8), check_size=True)),
+    "encoded": ("list.txt", Images(encoded=True, encode_type="png")),
+}
+
+
+@pytest.mark.parametrize("lmdb", [True, False], ids=["lmdb", "leveldb"])
+@pytest.mark.parametrize("case", CASES)
+def test_databases(case: str, lmdb: bool, tmp_path: Path) -> None:
+    pytest.importorskip("lmdb" if lmdb else "plyvel")
+    listed, images = CASES[case]
+    written = write_images(FOLDER / listed, f"{FOLDER}/img/", tmp_path / "db", images, lmdb=lmdb)
+    ours = open_database(str(tmp_path / "db"), lmdb=lmdb)
+    theirs = open_database(str(FOLDER / f"{case}_lmdb"), lmdb=True)
+    assert written.records == len(theirs.keys)
+    assert [key.decode() for key in ours.keys] == json.loads((FOLDER / f"{case}_keys.json").read_text())
+    assert ours.keys == theirs.keys
+    assert [bytes(value) for value in ours.values()] == [bytes(value) for value in theirs.values()]
+    datums = np.load(FOLDER / f"{case}_datums.npz")
+    for index in range(len(ours.keys)):
+        assert read_datum(ours.get(index)).data == datums[f"bytes{index}"].tobytes()
+
+
+@pytest.mark.parametrize("case", ["rgb", "gray"])
+def test_leveldb_of_caffe_holds_the_same(case: str, tmp_path: Path) -> None:
+    pytest.importorskip("plyvel")
+    before = sorted(path.name for path in (FOLDER / f"{case}_leveldb").iterdir())
+    theirs = open_database(str(FOLDER / f"{case}_leveldb"), lmdb=False)
+    write_images(FOLDER / "list.txt", f"{FOLDER}/img/", tmp_path / "db", CASES[case][1], lmdb=False)
+    ours = open_database(str(tmp_path / "db"), lmdb=False)
+    assert ours.keys == theirs.keys
+    assert list(ours.values()) == list(theirs.values())
+    assert sorted(path.name for path in (FOLDER / f"{case}_leveldb").iterdir()) == before, "reading changes nothing"
+
+
+@pytest.mark.parametrize(
+    ("source", "mean"),
+    [("rgb_lmdb", "mean"), ("gray_lmdb", "mean_gray"), ("rgb_leveldb", "mean_leveldb"), ("list.txt", "mean")],
+)
+def test_means(source: str, mean: str, tmp_path: Path) -> None:
+    written = write_mean_image(FOLDER / source, tmp_path / "mean.binaryproto", root=f"{FOLDER}/img/")
+    assert written.records == 5
+    assert (tmp_path / "mean.binaryproto").read_bytes() == (FOLDER / f"{mean}.binaryproto").read_bytes()
+
+
+def test_shuffled_by_seed(tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        write_images(FOLDER / "list.txt", f"{FOLDER}/img/", tmp_path / name, Images(shuffle=seed))
+    one, same, other = (open_database(str(tmp_path / name), lmdb=True).keys for name in "abc")
+    assert one == same != other
+    assert sorted(key[9:] for key in one) == sorted(key[9:] for key in other)
+
+
+def test_bad_pictures(tmp_path: Path) -> None:
+    names = ("good.png", "cut.jpg", "absent.png", "other.png")
+    for index, size in ((0, 8), (3, 9)):
+        Image.new("RGB", (size, 8), (index, 2, 3)).save(tmp_path / names[index])
+    Image.effect_noise((64, 64), 50).save(tmp_path / "whole.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:500])
+    (tmp_path / "list.txt").write_text("".join(f"{name} {i}\n" for i, name in enumerate(names)))
+    arguments = (tmp_path / "list.txt", f"{tmp_path}/", tmp_path / "db", Images(check_size=True))
+    with pytest.raises(DataError) as error:
+        write_images(*arguments)
+    assert [part.place.rpartition("/")[2] for part in error.value.errors] == ["list.txt:2", "list.txt:3", "list.txt:4"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "cut.jpg",
+        "good.png",
+        "list.txt",
+        "other.png",
+        "whole.jpg",
+    ]
+    written = write_images(*arguments, on_bad_record="skip")
+    assert (written.records, len(written.skipped)) == (1, 3)
+    assert open_database(str(tmp_path / "db"), lmdb=True).keys == [b"00000000_good.png"]
+    with pytest.raises(DataError, match="exists already"):
+        write_images(*arguments)
+    with pytest.raises(DataError, match="the first one 3x8x8"):
+        write_mean_image(tmp_path / "list.txt", tmp_path / "m", root=f"{tmp_path}/")
+
+
+def test_a_growing_lmdb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fusion.data.lmdb_leveldb._FIRST_SIZE", 1 << 20)
+    assert write_database(tmp_path / "db", ((b"%08d" % i, bytes(5000)) for i in range(2500)), lmdb=True) == 2500
+    assert len(open_database(str(tmp_path / "db"), lmdb=True).keys) == 2500
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (7, 9), (70, 80), (300, 200)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_png_as_opencv(height: int, width: int, channels: int) -> None:
+    cv2 = pytest.importorskip("cv2")
+    rng = np.random.default_rng(height)
+    rough = rng.integers(0, 255, (channels, -(-height // 5), -(-width // 5)))
+    pixels = np.repeat(np.repeat(rough, 5, 1), 5, 2)[:, :height, :width].astype(np.uint8)
+    pixels += rng.integers(0, 3, pixels.shape).astype(np.uint8)
+    data = encode(pixels, "png")
+    np.testing.assert_array_equal(decode(data, color=channels == 3), pixels)
+    np.testing.assert_array_equal(
+        cv2.imdecode(np.frombuffer(data, np.uint8), -1).reshape(height, width, -1), pixels.transpose(1, 2, 0)
+    )

@@ -1,0 +1,178 @@
+"""Every layer type beyond Caffe's numbers: true gradients, one graph to compile or export, number types."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from fusion.layers.recurrent import reset
+from fusion.layers.registry import find, known_types
+from fusion.nets import build as nets
+from fusion.nets import graph
+from fusion.nets.graph import Net
+from prototxt.shapes import LAYER_TYPES
+
+LAYERS = Path(__file__).parents[2] / "golden" / "layers"
+
+# One recorded case per type, away from kinks and ties.
+REPRESENTATIVE = {
+    "AbsVal": "absval",
+    "Accuracy": "accuracy",
+    "ArgMax": "argmax_val_top2",
+    "BatchNorm": "bn_train_from_stats",
+    "BatchReindex": "batch_reindex",
+    "Bias": "bias_default",
+    "BNLL": "bnll",
+    "Clip": "clip",
+    "Concat": "concat",
+    "ContrastiveLoss": "contrastive",
+    "Convolution": "conv_group2",
+    "Crop": "crop_offset1",
+    "Deconvolution": "deconv_group",
+    "Dropout": "dropout_train_random",
+    "ELU": "elu",
+    "Eltwise": "eltwise_coeff",
+    "Embed": "embed",
+    "EuclideanLoss": "euclidean",
+    "Exp": "exp_base2",
+    "Filter": "filter",
+    "Flatten": "flatten",
+    "HingeLoss": "hinge_l1",
+    "Im2col": "im2col_dil_hw",
+    "InfogainLoss": "infogain_H",
+    "InnerProduct": "ip_axis2_transpose",
+    "LRN": "lrn_default",
+    "LSTM": "lstm_expose_hidden",
+    "LSTMUnit": "lstm_unit",
+    "Log": "log_base10",
+    "MVN": "mvn",
+    "MultinomialLogisticLoss": "multinomial",
+    "PReLU": "prelu",
+    "Parameter": "parameter",
+    "Pooling": "pool_ave_3s2_pad1",
+    "Power": "power_3_noshift",
+    "RNN": "rnn_expose_hidden",
+    "ReLU": "relu_slope",
+    "Reduction": "reduction_sumsq_axis1_coeff",
+    "Reshape": "reshape_0_neg1",
+    "SPP": "spp3_max",
+    "Scale": "scale_bias",
+    "Sigmoid": "sigmoid",
+    "SigmoidCrossEntropyLoss": "sigce",
+    "Silence": "silence",
+    "Slice": "slice_points",
+    "Softmax": "softmax",
+    "SoftmaxWithLoss": "smloss_spatial_ignore_valid",
+    "Split": "split_explicit",
+    "Swish": "swish_beta",
+    "TanH": "tanh",
+    "Threshold": "threshold",
+    "Tile": "tile",
+}
+DYNAMIC = {"Filter": "how many samples it gives depends on the data"}
+RANDOM = {"Dropout": "a new mask at each call"}
+# Exposed states lose their gradients, in Caffe too, so derivatives are checked without them.
+STEADY = {"LSTM": "lstm_basic", "RNN": "rnn_basic"}
+
+
+def load(name: str, dtype: torch.dtype = torch.float32) -> tuple[Net, dict[str, Tensor]]:
+    folder = LAYERS / name
+    meta: dict[str, Any] = json.loads((folder / "meta.json").read_text())
+    net = nets.build(folder / "net.prototxt", meta["phase"], seed=0)
+    with np.load(folder / "io.npz") as file:
+        arrays = dict(file)
+    for layer, tensors in nets.params(net).items():
+        for index, tensor in enumerate(tensors):
+            with torch.no_grad():
+                tensor.copy_(torch.from_numpy(arrays[f"param:{layer}:{index}"]))
+    start = "s0:in:" if any(key.startswith("s0:") for key in arrays) else "in:"
+    inputs = {key.removeprefix(start): torch.from_numpy(a) for key, a in arrays.items() if key.startswith(start)}
+    return net.to(dtype), {key: x.to(dtype) for key, x in inputs.items()}
+
+
+def test_every_caffe_type_with_a_builder_has_a_case() -> None:
+    caffes = {name for name, kind in LAYER_TYPES.items() if not kind.source} & set(known_types())
+    assert set(REPRESENTATIVE) <= caffes
+    families = {"activation", "combining", "convolution", "dense", "distances", "dropout", "losses", "measures"}
+    families |= {"normalization", "pooling", "recurrent", "reshaping", "scale", "selecting"}
+    built = {name for name in caffes if _family(name) in families}
+    assert built == set(REPRESENTATIVE)
+
+
+def _family(name: str) -> str:
+    kind = find(name)
+    assert kind is not None
+    return kind.build.__module__.rpartition(".")[2]
+
+
+@pytest.mark.parametrize("kind", sorted(set(REPRESENTATIVE) - set(RANDOM)))
+def test_gradients_are_derivatives(kind: str) -> None:
+    net, inputs = load({**REPRESENTATIVE, **STEADY}[kind], torch.float64)
+    values = graph.run(net, inputs)
+    labels = {key for key in inputs if key in ("l", "label", "idx", "sel", "s", "cont", "H", "ref", "t")}
+    free = [key for key in inputs if key not in labels and kind != "Embed"]
+    parameters = {key: p.detach() for key, p in net.named_parameters()}
+    ends = [value for _, value in net.plan.outputs if values[value].is_floating_point()]
+
+    def outputs(*tensors: Tensor) -> tuple[Tensor, ...]:
+        reset(net)
+        given = {**inputs, **dict(zip(free, tensors[: len(free)], strict=True))}
+        own = dict(zip(parameters, tensors[len(free) :], strict=True))
+        out = torch.func.functional_call(net, own, (given,))
+        return tuple(out[end] for end in ends if out[end].requires_grad)
+
+    tensors = [inputs[key].clone().requires_grad_() for key in free]
+    tensors += [p.clone().requires_grad_() for p in parameters.values()]
+    if tensors and outputs(*tensors):
+        assert torch.autograd.gradcheck(
+            outputs, tensors, atol=1e-4 if kind == "ContrastiveLoss" else 1e-5, fast_mode=True
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", sorted(set(REPRESENTATIVE) - set(DYNAMIC) - set(RANDOM)))
+def test_compile_takes_the_layer_as_one_graph(kind: str) -> None:
+    net, inputs = load(REPRESENTATIVE[kind])
+    expected = net(inputs)
+    torch._dynamo.reset()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        compiled = torch.compile(net, backend="aot_eager", fullgraph=True)
+        found = compiled(inputs)
+    for key, tensor in expected.items():
+        torch.testing.assert_close(found[key], tensor, equal_nan=True)
+
+
+@pytest.mark.parametrize("kind", sorted(set(REPRESENTATIVE) - set(DYNAMIC) - set(RANDOM)))
+def test_export_takes_the_layer(kind: str) -> None:
+    net, inputs = load(REPRESENTATIVE[kind])
+    expected = net(inputs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.export.export(net, (inputs,), strict=False)
+        found = program.module()(inputs)
+    for key, tensor in expected.items():
+        torch.testing.assert_close(found[key], tensor, equal_nan=True)
+
+
+@pytest.mark.parametrize("kind", sorted(REPRESENTATIVE))
+def test_bfloat16_autocast_comes_near(kind: str) -> None:
+    net, inputs = load(REPRESENTATIVE[kind])
+    torch.manual_seed(0)
+    expected = net(inputs)
+    torch.manual_seed(0)
+    net, inputs = load(REPRESENTATIVE[kind])
+    with torch.autocast("cpu", torch.bfloat16):
+        found = net(inputs)
+    weights = nets.loss_weights(net)
+    for key, tensor in expected.items():
+        scale = float(tensor.detach().abs().max()) if tensor.numel() else 0.0
+        torch.testing.assert_close(found[key].to(tensor.dtype), tensor, rtol=3e-2, atol=3e-2 * scale, equal_nan=True)
+        assert key not in weights or found[key].dtype == torch.float32 or kind in ("BatchReindex", "Reduction")

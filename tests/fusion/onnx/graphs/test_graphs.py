@@ -1,0 +1,145 @@
+"""The plain form of graphs, where they can be cut, and what of them is known to run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from graphs import draw, model, node
+
+from fusion.errors import OnnxError
+from fusion.onnx.graphs import (
+    before_classifier,
+    candidates,
+    check_support,
+    cut,
+    normalize,
+    read,
+    scores,
+    support,
+    tensor,
+)
+from fusion.onnx.graphs.cut import listed
+from fusion.onnx.graphs.read import from_model
+from fusion.onnx.graphs.support import KNOWN, OWN_KNOWN, REPLACED
+
+
+def classifier(*, softmax: bool = True, opset: int = 20) -> onnx.ModelProto:
+    nodes = [
+        node("Conv", "x w", "/body/conv"), node("Relu", "/body/conv", "/body/relu"),
+        node("GlobalAveragePool", "/body/relu", "pool"), node("Flatten", "pool", "features"),
+        node("Identity", "features", "dropped"), node("Gemm", "dropped k b", "logits", transB=1),
+        node("Softmax", "logits", "y"),
+    ]  # fmt: skip
+    constants = {"w": draw(4, 3, 3, 3), "k": draw(5, 4), "b": draw(5)}
+    return model(nodes if softmax else nodes[:-1], constants, outputs=("y" if softmax else "logits",), opset=opset)
+
+
+def test_the_classifier_is_found() -> None:
+    graph = normalize(from_model(classifier()))
+    assert scores(graph) == "logits"
+    assert before_classifier(graph) == "features"
+    assert tensor(graph, "dropped") == "features"  # names of the file stay good
+    assert tensor(graph, "body/relu") == "/body/relu"
+    assert tensor(graph, "nothing") is None
+    assert candidates(graph)[0] == ("y", (None, 5))
+    assert listed(graph, 2) == "y (5), logits (5) and 4 more"
+
+
+def test_a_classifier_with_add_and_matmul_or_of_convolution_is_found() -> None:
+    dense = [node("ReduceMean", "x a", "f", keepdims=0), node("MatMul", "f k", "m"), node("Add", "m b", "y")]
+    graph = normalize(from_model(model(dense, {"a": np.array([2, 3]), "k": draw(3, 5), "b": draw(5)})))
+    assert before_classifier(graph) == "f"
+    convolved = [node("Relu", "x", "f"), node("Conv", "f w", "c"), node("GlobalAveragePool", "c", "g"),
+                 node("Flatten", "g", "y")]  # fmt: skip
+    assert before_classifier(normalize(from_model(model(convolved, {"w": draw(5, 3, 1, 1)})))) == "f"
+    assert before_classifier(normalize(from_model(model([node("Relu", "x", "y")])))) is None
+
+
+def test_a_part_between_values() -> None:
+    graph = normalize(from_model(classifier()))
+    head = cut(graph, ["logits"], ["dropped"])
+    assert [item.op_type for item in head.nodes] == ["Gemm"]
+    assert dict(head.inputs) == {"features": (None, 4)}
+    assert list(head.constants) == ["k", "b"]
+    with pytest.raises(OnnxError, match="'y' also depends on the input 'x', not on r alone"):
+        cut(normalize(from_model(model([node("Relu", "x", "r"), node("Add", "r x", "y")]))), ["y"], ["r"])
+    with pytest.raises(OnnxError, match=r"there is no value 'logit'[\s\S]*did you mean 'logits'") as caught:
+        cut(graph, ["logit"])
+    assert "body/relu (4x6x6)" in str(caught.value)
+
+
+def test_sizes_of_pictures_that_the_file_leaves_open_are_taken_from_outside() -> None:
+    nodes = [node("Conv", "x w", "c", auto_pad="SAME_UPPER", strides=[2, 2])]
+    graph = from_model(model([*nodes, node("Relu", "c", "y")], {"w": draw(4, 3, 3, 3)}, shape=("N", 3, "H", "W")))
+    assert "auto_pad SAME" in support(normalize(graph)).table()
+    known = normalize(graph, {"x": (None, 3, 7, 8)})
+    assert not support(known).unsupported
+    assert known.shapes["y"] == (None, 4, 4, 4)
+    with pytest.raises(OnnxError, match="takes 3x"):
+        normalize(graph, {"x": (None, 1, 7, 8)})
+
+
+def test_weights_in_a_file_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    onnx.save_model(classifier(), str(path), save_as_external_data=True, location="weights.bin", size_threshold=0)
+    np.testing.assert_array_equal(read(path).constants["k"], draw(5, 4))
+    (tmp_path / "weights.bin").unlink()
+    with pytest.raises(OnnxError, match=r"no readable ONNX file[\s\S]*must be copied with it"):
+        read(path)
+
+
+def test_files_without_a_net(tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    path.write_bytes(b"")
+    with pytest.raises(OnnxError, match="holds no net"):
+        read(path)
+    with pytest.raises(FileNotFoundError):
+        read(tmp_path / "none.onnx")
+
+
+@pytest.mark.parametrize("opset", [7, 9, 11, 13, 18, 21, 23])
+def test_opsets_come_to_one_form(opset: int) -> None:
+    graph = normalize(from_model(classifier(opset=opset)))
+    assert graph.opset == (13 if opset == 13 else 17)
+    assert not support(graph).unsupported
+    assert [item.op_type for item in graph.nodes][-2:] == ["Gemm", "Softmax"]
+
+
+def test_nodes_in_any_order_are_sorted() -> None:
+    file = classifier()
+    turned = list(file.graph.node)[::-1]
+    del file.graph.node[:]
+    file.graph.node.extend(turned)
+    assert normalize(from_model(file)).nodes[0].op_type == "Conv"
+
+
+def test_functions_of_the_file_are_inlined() -> None:
+    body = [node("Relu", "a", "b"), node("Neg", "b", "c")]
+    function = onnx.helper.make_function("own", "Bend", ["a"], ["c"], body, [onnx.helper.make_opsetid("", 20)])
+    file = model([onnx.helper.make_node("Bend", ["x"], ["y"], domain="own")])
+    file.opset_import.append(onnx.helper.make_opsetid("own", 1))
+    file.functions.append(function)
+    graph = normalize(from_model(file))
+    assert [item.op_type for item in graph.nodes] == ["Relu", "Neg"]
+
+
+def test_what_only_new_opsets_can_say_is_refused_by_name() -> None:
+    file = model([node("Resize", "x - s", "y", mode="linear", antialias=1)], {"s": [1.0, 1.0, 0.5, 0.5]})
+    with pytest.raises(OnnxError, match=r"Resize \(1x, first 'y'\)"):
+        check_support(normalize(from_model(file)))
+    dilated = model([node("AveragePool", "x", "y", kernel_shape=[2, 2], dilations=[2, 2])])
+    assert support(normalize(from_model(dilated))).unsupported
+
+
+def test_the_list_of_operators_is_that_of_onnx2torch() -> None:
+    from onnx2torch.node_converters import get_converter
+
+    import fusion.onnx.to_torch.converters  # noqa: F401 - fills the registry
+
+    for name in KNOWN - REPLACED:
+        get_converter(operation_type=name, version=17)
+    for name in OWN_KNOWN | REPLACED:
+        get_converter(operation_type=name, version=1, domain="caffe_fusion")

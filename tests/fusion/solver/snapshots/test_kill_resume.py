@@ -1,0 +1,183 @@
+"""A process that is killed at any moment, what it leaves, and that going on from there gives the same weights."""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fusion.errors import TrainingError
+from fusion.nets.build import params
+from fusion.solver import Solver
+from fusion.solver.logging.console import Lines
+from fusion.solver.snapshots.files import states
+from fusion.solver.snapshots.resume_state import carried, carry, generators, read_exact, set_generators, write_exact
+from prototxt import read_weights
+from prototxt.errors import WeightsError
+
+Make = Callable[..., Path]
+Starter = Any  # see conftest.py
+
+_DROPPED = """layer { name: "drop" type: "Dropout" bottom: "trunk" top: "trunk" }
+layer { name: "ip" type: "InnerProduct" """
+
+
+def make_random(project: Make, iterations: int) -> None:
+    """A net whose every iteration draws: shuffled data, random crops and mirrors, dropout; snapshots without end."""
+    project(frozen=False, shuffle=True, max_iter=iterations, snapshot=2, snapshot_after_train="true", test_interval=7)
+    net = Path("net.prototxt").read_text().replace("scale: 0.01", "scale: 0.01 mirror: true crop_size: 4")
+    Path("net.prototxt").write_text(net.replace('layer { name: "ip" type: "InnerProduct" ', _DROPPED))
+
+
+def kill_often(starter: Starter, kills: int, longest: float, dice: random.Random) -> None:
+    """Start, kill after a random while, start again with --resume, and so on."""
+    for turn in range(kills):
+        (process,), seen = starter.start("killed", "--resume"), len(states("killed"))
+        while turn % 2 == 0 and len(states("killed")) <= seen:
+            time.sleep(0.005)
+        time.sleep(dice.uniform(0, longest))
+        os.kill(process, signal.SIGKILL)
+        assert starter.wait() == [-signal.SIGKILL], Path("killed.log").read_text()
+
+
+def series(starter: Starter, iterations: int, kills: int, longest: float, seed: int) -> None:
+    """An undisturbed run and one that is killed again and again end with the same weights, bit for bit."""
+    starter.run("whole")
+    kill_often(starter, kills, longest, random.Random(seed))
+    starter.run("killed", "--resume")
+    expected, found = (read_weights(f"{prefix}_iter_{iterations}.caffemodel") for prefix in ("whole", "killed"))
+    for name in expected:
+        for one, other in zip(expected[name], found[name], strict=True):
+            np.testing.assert_array_equal(one, other, err_msg=name)
+    log = Path("killed.log").read_text()
+    assert log.count(", exactly\n") >= (kills + 1) // 2
+    assert "damaged" not in log
+    assert "as Caffe does" not in log
+    assert not list(Path.cwd().glob(".snapshot-*"))
+
+
+def test_killed_twice(project: Make, starter: Starter) -> None:
+    make_random(project, 120)
+    series(starter, iterations=120, kills=2, longest=0.2, seed=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["every layer learns", "head on a kept trunk"])
+def test_killed_twenty_times(project: Make, starter: Starter, kind: str) -> None:
+    """At random moments, many of them within the writing of a snapshot: it goes on all the time."""
+    if kind == "every layer learns":
+        make_random(project, 4000)
+    else:
+        project(shuffle=True, max_iter=4000, snapshot=2, snapshot_after_train="true", test_interval=7, type='"Adam"')
+    series(starter, iterations=4000, kills=20, longest=0.6, seed=int(os.environ.get("SEED", "2")))
+
+
+def test_the_newest_whole_snapshot_is_taken(project: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    path = project(snapshot=5)
+    whole = solver(path)
+    whole.train()
+    state = Path("small_iter_20.solverstate")
+    state.write_bytes(state.read_bytes()[:100])
+    Path("small_iter_15.fusionstate").write_bytes(Path("small_iter_10.fusionstate").read_bytes())
+    Path("small_iter_15.caffemodel").write_bytes(Path("small_iter_5.caffemodel").read_bytes())
+    exact = read_exact("small_iter_10.fusionstate")
+    assert exact is not None
+    write_exact("small_iter_15.fusionstate", replace(exact, iteration=15))
+    log = io.StringIO()
+    resumed = solver(path, log)
+    assert resumed.resume()
+    assert "passing over small_iter_20.solverstate, of which a file is missing or damaged: " in log.getvalue()
+    assert "passing over small_iter_15.solverstate: the files beside it belong to another run" in log.getvalue()
+    assert "Restored iteration 10 from small_iter_10.solverstate, exactly" in log.getvalue()
+    resumed.train()
+    assert files_equal("small_iter_20.caffemodel", whole)
+
+
+def test_nothing_to_go_on_from(project: Make) -> None:
+    path, log = project(), io.StringIO()
+    assert not solver(path, log).resume()
+    assert "no snapshot of small to go on from: training starts anew" in log.getvalue()
+    Path("small_iter_3.solverstate").write_bytes(b"damaged")
+    with pytest.raises(TrainingError, match="none of 1 snapshots can be used"):
+        solver(path, log).resume()
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("small_iter_10.caffemodel", "this is not a solver state"),
+        ("small_iter_10.fusionstate", "give small_iter_10.solverstate"),
+        ("train0.png", "this is a PNG image"),
+        ("small_iter_11.solverstate", "there is no such file"),
+    ],
+)
+def test_wrong_files_are_explained(project: Make, name: str, what: str) -> None:
+    path = project()
+    solver(path).step(10)
+    with pytest.raises((TrainingError, WeightsError), match=what):
+        solver(path).restore(name)
+    assert name != "small_iter_10.caffemodel" or load_error(path, "small_iter_10.solverstate") == (
+        "this is a solver state, not trained weights"
+    )
+
+
+def test_a_snapshot_is_replaced_whole_or_not_at_all(project: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = solver(project())
+    run.step(10)
+    before = {path.name: path.read_bytes() for path in Path.cwd().glob("small_iter_10.*")}
+
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("prototxt.formats.solverstate.atomic_write", full)
+    with pytest.raises(TrainingError, match="No space left on device"):
+        run.snapshot()
+    assert {path.name: path.read_bytes() for path in Path.cwd().glob("small_iter_10.*")} == before
+    assert not list(Path.cwd().glob(".snapshot-*"))
+
+
+def test_generators_go_on(project: Make) -> None:
+    before = generators()
+    drawn = (torch.rand(3), np.random.standard_normal(3), random.gauss(0, 1), np.random.standard_normal(2))
+    random.gauss(0, 1)
+    set_generators(before)
+    again = (torch.rand(3), np.random.standard_normal(3), random.gauss(0, 1), np.random.standard_normal(2))
+    assert all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(drawn, again, strict=True))
+
+
+def test_recurrent_layers_carry_on(project: Make) -> None:
+    net = torch.nn.Module()
+    net.register_buffer("hidden", torch.ones(2), persistent=False)
+    kept = carried(net)
+    net.hidden = None
+    carry(net, kept, torch.device("cpu"))
+    assert torch.equal(net.hidden, torch.ones(2))
+
+
+def solver(path: Path, log: io.StringIO | None = None) -> Solver:
+    return Solver(path, device="cpu", display=Lines(log or io.StringIO()))
+
+
+def load_error(path: Path, name: str) -> str:
+    with pytest.raises(WeightsError) as error:
+        solver(path).load([name])
+    return error.value.message
+
+
+def files_equal(model: str, run: Solver) -> bool:
+    stored = read_weights(model)
+    return all(
+        np.array_equal(one, other.detach().numpy())
+        for name, tensors in params(run.net).items()
+        for one, other in zip(stored[name], tensors, strict=True)
+    )

@@ -1,0 +1,104 @@
+"""Two trainings never write the same snapshots, and going on says where the data or a file is not what it was."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fusion.errors import TrainingError
+from fusion.solver import Solver
+from fusion.solver.logging.console import Lines
+from fusion.solver.snapshots.lock import locked
+
+Make = Callable[..., Path]
+
+
+def test_a_second_training_is_told_who_holds_the_prefix(tmp_path: Path) -> None:
+    prefix = str(tmp_path / "net")
+    with locked(prefix, print):
+        told = rf"net\.lock: another training .*, pid {os.getpid()}, since 20"
+        with pytest.raises(TrainingError, match=told), locked(prefix, print):
+            pytest.fail("locked twice")
+        with locked(f"{prefix}2", print):
+            pass
+    assert list(tmp_path.iterdir()) == []
+    with locked(prefix, print):
+        pass
+
+
+def test_the_lock_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
+    (tmp_path / "net.lock").write_text("elsewhere, pid 1, since 2001-01-01 00:00:00 and a good deal longer\n")
+    with locked(str(tmp_path / "net"), print):
+        assert f"pid {os.getpid()}," in (tmp_path / "net.lock").read_text()
+        assert "longer" not in (tmp_path / "net.lock").read_text()
+
+
+def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unable(*_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    said: list[str] = []
+    monkeypatch.setattr(fcntl, "flock", unable)
+    with locked(str(tmp_path / "net"), said.append):
+        pass
+    assert len(said) == 1
+    assert "cannot be locked" in said[0]
+
+
+def test_training_holds_the_lock_before_it_changes_anything(project: Make) -> None:
+    run = Solver(project(), device="cpu")
+    left = Path(".snapshot-small-0123456789ab")
+    left.mkdir()
+    with locked("small", print), pytest.raises(TrainingError, match="another training writes snapshots"):
+        run.train()
+    assert left.exists()
+    run.train()
+    assert not left.exists()
+    assert not Path("small.lock").exists()
+
+
+@pytest.fixture
+def trained(project: Make) -> Path:
+    path = project(snapshot=5, max_iter=15)
+    Solver(path, device="cpu").train()
+    return path
+
+
+def resumed(path: Path) -> tuple[Solver, str]:
+    log = io.StringIO()
+    run = Solver(path, device="cpu", display=Lines(log))
+    assert run.resume()
+    return run, log.getvalue()
+
+
+def test_data_that_shrank_is_told(trained: Path) -> None:
+    assert "Restored iteration 15 from small_iter_15.solverstate, exactly" in resumed(trained)[1]
+    lines = Path("train.txt").read_text().splitlines(keepends=True)
+    Path("train.txt").write_text("".join(lines[:-2]))
+    assert "but on other data: there were 22 and " in resumed(trained)[1]
+    Path("train.txt").write_text("".join([*lines[1:], lines[0]]))
+    assert "but perhaps not on the same data" in resumed(trained)[1]
+    Path("train.txt").write_text("".join(lines))
+    assert ", exactly" in resumed(trained)[1]
+
+
+@pytest.mark.parametrize("missing", ["small_iter_15.caffemodel", "small_iter_15.fusionstate"])
+def test_the_snapshot_before_is_taken_where_a_file_is_missing(trained: Path, missing: str) -> None:
+    Path(missing).unlink()
+    run, said = resumed(trained)
+    assert run.iter == 10
+    assert "passing over small_iter_15.solverstate" in said
+    assert "Restored iteration 10 from small_iter_10.solverstate, exactly" in said
+
+
+def test_caffes_own_snapshots_have_no_state_of_ours(trained: Path) -> None:
+    for path in Path().glob("*.fusionstate"):
+        path.unlink()
+    run, said = resumed(trained)
+    assert run.iter == 15
+    assert "as Caffe does" in said

@@ -1,0 +1,136 @@
+"""Folded nets against the nets they were made of: the same outputs, fewer layers, and reasons for what stays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fusion.errors import FusionError
+from fusion.nets.build import build, params
+from fusion.nets.weights import load_weights
+from fusion.surgery.fold_batch_norm import fold
+from fusion.surgery.result import SurgeryResult
+from prototxt.text.parser import parse, parse_file
+from prototxt.text.tree import Document
+
+DATA = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 4 dim: 7 dim: 7 } } }\n'
+BN = 'layer { name: "bn" type: "BatchNorm" bottom: "c" top: "c" }\n'
+SCALE = 'layer { name: "sc" type: "Scale" bottom: "c" top: "c" scale_param { bias_term: true } }\n'
+RELU = 'layer { name: "r" type: "ReLU" bottom: "c" top: "c" }\n'
+
+
+def linear(kind: str, param: str, settings: str) -> str:
+    return f'layer {{ name: "c" type: "{kind}" bottom: "data" top: "c" {param} {{ num_output: 6 {settings} }} }}\n'
+
+
+def conv(settings: str = "kernel_size: 3 bias_term: false", kind: str = "Convolution") -> str:
+    return linear(kind, "convolution_param", settings)
+
+
+def random_weights(document: Document, seed: int = 0) -> dict[str, list[np.ndarray]]:
+    random = np.random.default_rng(seed)
+    found = {}
+    for name, tensors in params(build(document, seed=0)).items():
+        blobs = [random.normal(0, 1, tuple(tensor.shape)) for tensor in tensors]
+        if len(blobs) in (3, 5) and blobs[2].size == 1:
+            blobs[1], blobs[2] = np.abs(blobs[1]) + 0.5, np.full((1,), 3.7)
+        found[name] = [blob.astype(np.float32) for blob in blobs]
+    return found
+
+
+def outputs(document: Document, weights: dict) -> list[np.ndarray]:  # type: ignore[type-arg]
+    net = build(document, seed=0)
+    if params(net):
+        load_weights(net, weights, strict=True)
+    data = torch.from_numpy(np.random.default_rng(1).normal(0, 1, (2, 4, 7, 7)).astype(np.float32))
+    with torch.no_grad():
+        return [tensor.numpy() for tensor in net({"data": data}).values()]
+
+
+@pytest.mark.filterwarnings("ignore::prototxt.schema.decode.UnknownFieldWarning")
+def test_batch_norm_with_scale_and_bias_of_its_own() -> None:
+    own = BN.replace(" }", " batch_norm_param { scale_filler { value: 1 } } }")
+    outcome = folded(DATA + conv() + own + RELU)
+    assert outcome.dropped == ("bn",)
+
+
+def folded(text: str) -> SurgeryResult:
+    document = parse(text)
+    weights = random_weights(document)
+    outcome = fold(document, weights)
+    assert outcome.document is not None
+    for before, after in zip(outputs(document, weights), outputs(outcome.document, outcome.weights), strict=True):
+        np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-5 * np.abs(before).max())
+    return outcome
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        conv(),
+        conv("kernel_size: 3 pad: 1"),
+        linear("Convolution", "convolution_param", "kernel_size: 3 group: 2").replace("num_output: 6", "num_output: 6"),
+        conv("kernel_size: 3 group: 2 bias_term: false", "Deconvolution"),
+        conv("kernel_size: 2 stride: 2", "Deconvolution"),
+        conv("kernel_size: 3", "ConvolutionDepthwise").replace("num_output: 6", "num_output: 4"),
+        linear("InnerProduct", "inner_product_param", ""),
+        linear("InnerProduct", "inner_product_param", "transpose: true bias_term: false"),
+    ],
+)
+def test_every_linear_layer_takes_in_what_follows(layer: str) -> None:
+    outcome = folded(DATA + layer + BN + SCALE + 'layer { name: "r" type: "ReLU" bottom: "c" top: "c" }\n')
+    assert outcome.changed == {"c": "took in bn, sc"}
+    assert outcome.dropped == ("bn", "sc")
+    assert len(outcome.weights["c"]) == 2
+    assert "BatchNorm" not in str(outcome.document)
+    assert not outcome.mismatched
+
+
+def test_tops_with_names_of_their_own_and_comments_stay() -> None:
+    text = DATA + "# the only one\n" + conv() + 'layer { name: "bn" type: "BatchNorm" bottom: "c" top: "d" }\n'
+    text += (
+        'layer { name: "b" type: "Bias" bottom: "d" top: "e" }\nlayer { name: "r" type: "ReLU" bottom: "e" top: "f" }\n'
+    )
+    outcome = folded(text)
+    assert outcome.dropped == ("bn", "b")
+    assert "# the only one" in str(outcome.document)
+    assert 'top: "e"' in str(outcome.document)
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "reason"),
+    [
+        (conv() + BN.replace('top: "c"', 'top: "d"') + 'layer { name: "r" type: "TanH" bottom: "c" top: "e" }\n',
+         "bn", "other layers read what 'c' makes, too"),
+        (conv() + RELU + BN, "bn", "no convolution or dense layer"),
+        (conv() + SCALE.replace("scale_param {", "scale_param { axis: 2 num_axes: 2"), "sc", "not act per channel"),
+        (conv() + BN.replace("BatchNorm\"", 'BatchNorm" batch_norm_param { use_global_stats: false }'), "bn",
+         "each batch's own statistics"),
+        (conv().replace('top: "c"', 'top: "c" param { name: "w" }') + BN, "bn", "it shares its weights"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_folded_stays_and_is_told(text: str, name: str, reason: str) -> None:
+    outcome = folded(DATA + text)
+    assert not outcome.changed
+    assert reason in outcome.mismatched[name]
+    assert f"left alone: {name}: " in outcome.listing()
+
+
+def test_nets_with_phases_are_refused() -> None:
+    with pytest.raises(FusionError, match="a net with phases cannot be folded") as caught:
+        fold(parse(DATA + conv().replace('top: "c"', 'top: "c" include { phase: TEST }')), {})
+    assert "fusion-convert" in str(caught.value)
+
+
+def test_a_public_resnet(reference: Path) -> None:
+    document = parse_file(reference / "corpus" / "deep-residual-networks__ResNet-50-deploy.prototxt")
+    with torch.device("meta"):
+        shapes = {name: [tuple(t.shape) for t in tensors] for name, tensors in params(build(document)).items()}
+    weights = {name: [np.ones(shape, np.float32) for shape in blobs] for name, blobs in shapes.items()}
+    outcome = fold(document, weights)
+    assert len(outcome.changed) == 53
+    assert len(outcome.dropped) == 106
+    assert not outcome.mismatched
