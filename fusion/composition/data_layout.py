@@ -29,6 +29,7 @@ class Layout:
     streams  what the fused net's data blobs hold in each phase
     further  the text of layers beside the copies
     listed   sources without data layers that read lists of their own
+    unseen   prefixes and phases whose labels were not all compared here, so that whoever reads the records has to
     """
 
     main: PreparedSource
@@ -38,6 +39,7 @@ class Layout:
     streams: dict[str, dict[str, Stream]] = field(default_factory=dict)
     further: list[str] = field(default_factory=list)
     listed: list[tuple[PreparedSource, Lists]] = field(default_factory=list)
+    unseen: set[tuple[str, str]] = field(default_factory=set)
     front: dict[str, list[str]] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -51,7 +53,8 @@ class Layout:
     def step(self, part: PreparedSource | None = None, layer: Layer | None = None) -> dict[str, str]:
         """Per phase the main source's blob that another source's layer is in step with, where either draws at random.
 
-        Where nothing is drawn, layers are in step by themselves, in Caffe too.
+        Where nothing is drawn, layers are in step by themselves, in Caffe too; but if their labels were not compared
+        here, `in_step_with` has them compared when they are read.
         """
         found: dict[str, str] = {}
         for phase in PHASES:
@@ -63,7 +66,8 @@ class Layout:
             followed = leader.message.string("in_step_with") if leader is not None else None
             leader = next((other for other in leaders if followed in other.tops), leader)
             crops = layer is not None and phase in layer.phases and draws_crops(layer, phase)
-            if leader is not None and (draws(leader, phase) or crops):
+            unseen = part is not None and (part.prefix, phase) in self.unseen
+            if leader is not None and (draws(leader, phase) or crops or unseen):
                 found[phase] = leader.tops[0]
         return found
 

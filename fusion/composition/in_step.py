@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 
 from fusion.composition.data_layout import Layout
-from fusion.composition.lists import OPTIONS, Lists, labels_of
+from fusion.composition.lists import OPTIONS, Lists
 from fusion.composition.net_text import PHASES
+from fusion.composition.recorded_labels import Labels, labels_in_image_list, labels_of
 from fusion.composition.sources import PreparedSource
 from fusion.errors import ComposeError, raise_all
 
@@ -17,14 +17,16 @@ from fusion.errors import ComposeError, raise_all
 class _Reader:
     """A data layer in one phase, and the labels of its list where they can be read.
 
+    prefix  of its source
     name    as it is named on the command line: `P` or `P/LAYER`
     spoken  whether the user named this list for it, or one for another layer of its source
     """
 
+    prefix: str
     name: str
     path: str
     type: str
-    labels: tuple[str, ...] | None
+    labels: Labels | None
     spoken: bool
     of_main: bool = False
 
@@ -41,6 +43,7 @@ def check_steps(layout: Layout, classes: int | None) -> None:
     notes: list[str] = []
     errors: list[ComposeError] = []
     doubtful: dict[str, list[_Reader]] = {}
+    reasons: list[str] = []
     for phase in PHASES:
         readers = _readers(layout, phase)
         if not readers:
@@ -54,13 +57,15 @@ def check_steps(layout: Layout, classes: int | None) -> None:
                 errors.append(_mismatch(first, other, phase, reason))
             elif other.spoken or (reason is None and _all_classes(first, classes)):
                 notes.append(_in_step(first, other, phase))
+                layout.unseen |= {(other.prefix, phase)} if reason == "" else set()
             else:
                 doubtful.setdefault(phase, [first]).append(other)
+                reasons += [reason] if reason else []
         if phase == "TRAIN":
             layout.warnings += _missing_classes(first, classes)
     raise_all(errors)
     if doubtful:
-        raise _ask(layout, doubtful)
+        raise _ask(layout, doubtful, reasons)
     layout.notes += notes
 
 
@@ -94,9 +99,17 @@ def _readers(layout: Layout, phase: str) -> list[_Reader]:
             {id(item.layer) for item in layout.copies if item.part is copy.part and phase in item.layer.phases}
         )
         name = copy.part.prefix if several == 1 else f"{copy.part.prefix}/{copy.layer.name}"
-        labels = labels_of(copy.layer.type, path)
+        labels = labels_of(copy.part, copy.layer, path)
         found.append(
-            _Reader(name, path, copy.layer.type, labels, key in chosen.spoken or copy.part is main, copy.part is main)
+            _Reader(
+                key[0],
+                name,
+                path,
+                copy.layer.type,
+                labels,
+                key in chosen.spoken or copy.part is main,
+                copy.part is main,
+            )
         )
     return found + [_listed(part, lists, phase) for part, lists in layout.listed]
 
@@ -110,19 +123,19 @@ def _read_by_main(layout: Layout, phase: str) -> set[tuple[str, str | None]]:
 
 def _listed(part: PreparedSource, lists: Lists, phase: str) -> _Reader:
     path = lists.of(phase)[0] or ""
-    return _Reader(part.prefix, path, "ImageData", labels_of("ImageData", path), spoken=True)
+    return _Reader(part.prefix, part.prefix, path, "ImageData", labels_in_image_list(path), spoken=True)
 
 
 def _out_of_step(one: _Reader, other: _Reader) -> str | None:
     """Why two lists do not hold the same labels in the same order, "" where that cannot be seen; None if they do."""
     if one.labels is None or other.labels is None:
         return ""
-    if len(one.labels) != len(other.labels):
-        return f"{one.path} has {len(one.labels)} records and {other.path} {len(other.labels)}"
-    for number, (mine, theirs) in enumerate(zip_longest(one.labels, other.labels), 1):
+    if one.labels.records != other.labels.records:
+        return f"{one.path} has {one.labels.records} records and {other.path} {other.labels.records}"
+    for number, (mine, theirs) in enumerate(zip(one.labels.values, other.labels.values, strict=False), 1):
         if mine != theirs:
             return f"record {number} has the label {mine} in {one.path} and {theirs} in {other.path}"
-    return None
+    return None if one.labels.whole and other.labels.whole else ""
 
 
 def _mismatch(one: _Reader, other: _Reader, phase: str, reason: str) -> ComposeError:
@@ -134,23 +147,23 @@ def _mismatch(one: _Reader, other: _Reader, phase: str, reason: str) -> ComposeE
 
 
 def _in_step(one: _Reader, other: _Reader, phase: str) -> str:
-    seen = (
-        "their labels are the same"
-        if one.labels and other.labels
-        else "whether they have the same labels is not seen here"
-    )
+    seen = "whether they have the same labels is not seen here"
+    if one.labels and other.labels:
+        looked_at = min(len(one.labels.values), len(other.labels.values))
+        whole = one.labels.whole and other.labels.whole
+        seen = "their labels are the same" if whole else f"the labels of the first {looked_at} records are the same"
     return f"data: in phase {phase} {other.shown} is read in step with {one.shown}; {seen}"
 
 
 def _all_classes(reader: _Reader, classes: int | None) -> bool:
-    return reader.labels is not None and (classes is None or len(set(reader.labels)) >= classes)
+    return reader.labels is not None and (classes is None or len(set(reader.labels.values)) >= classes)
 
 
 def _missing_classes(reader: _Reader, classes: int | None) -> list[str]:
     """A warning where a list does not hold all classes that the fused net is to learn."""
-    if reader.labels is None or _all_classes(reader, classes):
+    if reader.labels is None or not reader.labels.whole or _all_classes(reader, classes):
         return []
-    labels = sorted(set(reader.labels), key=lambda label: (len(label), label))
+    labels = sorted(set(reader.labels.values), key=lambda label: (len(label), label))
     shown = ", ".join(labels[:12]) + (", ..." if len(labels) > 12 else "")
     return [
         f"data: {reader.path} holds {len(labels)} of the {classes} classes ({shown}), so the others are never "
@@ -158,22 +171,32 @@ def _missing_classes(reader: _Reader, classes: int | None) -> list[str]:
     ]
 
 
-def _ask(layout: Layout, doubtful: dict[str, list[_Reader]]) -> ComposeError:
-    """What to say where sources read different lists, and nobody said which is meant."""
+def _ask(layout: Layout, doubtful: dict[str, list[_Reader]], reasons: Sequence[str]) -> ComposeError:
+    """What to say where sources read different lists, and nobody said which is meant.
+
+    reasons  why these lists cannot stand side by side, as far as that is seen
+    """
     shown = "; ".join(f"{phase}: {', '.join(dict.fromkeys(reader.shown for reader in readers))}"
                       for phase, readers in doubtful.items())  # fmt: skip
     one = " ".join(f"{OPTIONS[phase]} FILE" for phase in doubtful)
-    each = " ".join(_options(doubtful))
+    each = " ".join(_options(doubtful, as_they_are=not reasons))
+    ways = [f"each its own, with the same labels in the same order: {each}"]
+    if all(len({reader.type for reader in readers}) == 1 for readers in doubtful.values()):
+        ways = [f"one list with all classes for all: {one}", *ways]
+        ways.append(f"or all what one source reads: --data-from {layout.main.prefix}")
+    seen = f" ({reasons[0]})" if reasons else ""
     return ComposeError(
-        f"the sources read different data, and a branch must not be fed by chance what it was not trained on: {shown}",
+        "the sources read different data, and a branch must not be fed by chance what it was not trained on: "
+        f"{shown}{seen}",
         place=layout.main.raw.document.name,
-        hint=f"one list with all classes for all: {one}; each its own, with the same labels in the same order: {each}; "
-        f"or all what one source reads: --data-from {layout.main.prefix}",
+        hint="; ".join(ways),
     )
 
 
-def _options(doubtful: dict[str, list[_Reader]]) -> Iterable[str]:
+def _options(doubtful: dict[str, list[_Reader]], *, as_they_are: bool) -> Iterable[str]:
     found = [
-        f"{OPTIONS[phase]} {reader.name}={reader.path}" for phase, readers in doubtful.items() for reader in readers
+        f"{OPTIONS[phase]} {reader.name}={reader.path if as_they_are else 'FILE'}"
+        for phase, readers in doubtful.items()
+        for reader in readers
     ]
     return dict.fromkeys(found)

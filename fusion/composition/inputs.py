@@ -84,6 +84,9 @@ def plan_inputs(
     if "in_step_with" in "".join(text):
         layout.notes.append(
             "data: the data layers draw at random, so they are held in step by in_step_with, which Caffe does not know"
+            if not layout.unseen
+            else "data: the data layers are held in step by in_step_with, which compares their labels when they are "
+            "read, and which Caffe does not know"
         )
     front = {prefix: "\n".join(layers) for prefix, layers in layout.front.items()}
     given = [*(part.source.train_list for part in parts), *(part.source.val_list for part in parts)]

@@ -216,8 +216,6 @@ def _lines(path: str) -> list[str]:
         return []
 
 
-def labels_of(type: str, path: str | None) -> tuple[str, ...] | None:
-    """The labels of an image list, None where a layer of this type reads something else or the list is not here."""
-    if type != "ImageData" or path is None:
-        return None
-    return tuple(line.rstrip().rpartition(" ")[2].lstrip("+") for line in _lines(path)) or None
+def labels_in_list(path: str) -> list[str]:
+    """The labels of an image list, none where it is not here."""
+    return [line.rstrip().rpartition(" ")[2] for line in _lines(path)]

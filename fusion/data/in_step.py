@@ -225,15 +225,21 @@ def _apart(leader: Source, other: Source) -> str | None:
         return None if other.deterministic else "it is filled at random"
     if len(leader) != len(other):
         return f"it has {len(other)} records, and '{leader.tops[0]}' {len(leader)}"
-    if leader.labels is None or other.labels is None or list(leader.keys) == list(other.keys):
+    return None if list(leader.keys) == list(other.keys) else other_labels(leader, other)
+
+
+def other_labels(leader: Source, other: Source) -> str | None:
+    """Where the labels of two sources of as many records differ; None if they do not, or there are none."""
+    mine, theirs = leader.labels, other.labels
+    if mine is None or theirs is None:
         return None
-    wrong = np.flatnonzero(leader.labels != other.labels)
+    wrong = np.flatnonzero(mine != theirs)
     if not len(wrong):
         return None
     at = int(wrong[0])
     return (
         f"its labels differ in {len(wrong)} of {len(other)} records, first at {other.place(at)} "
-        f"({other.labels[at]}, and {leader.labels[at]} at {leader.place(at)})"
+        f"({theirs[at]}, and {mine[at]} at {leader.place(at)})"
     )
 
 

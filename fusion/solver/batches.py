@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fusion.data import ReadOptions, Source, batches, check_labels, open_layers
 from fusion.data.decoded_cache import Progress
-from fusion.data.in_step import members_of
+from fusion.data.in_step import members_of, other_labels
 from fusion.errors import DataError
 from fusion.solver.prefetch import ahead
 from prototxt.shapes.loss_kinds import judges_classes
@@ -55,7 +55,32 @@ def open_sources(
                 hint=f"it is for {', '.join(sorted(DATA_TYPES))}",
             )
     layers = data_layers(net)
-    return open_layers(layers, phase, seed=seed, arrays=arrays, budget=how.budget, on_bad_record=how.on_bad_record)
+    sources = open_layers(layers, phase, seed=seed, arrays=arrays, budget=how.budget, on_bad_record=how.on_bad_record)
+    _check_silenced(net, sources)
+    return sources
+
+
+def _check_silenced(net: NetParameter, sources: Sequence[Source]) -> None:
+    """Check labels in step that nobody reads: they are the same once more, where those that are read may be others.
+
+    Databases often number their records, so that alike keys do not tell that the records are the same.
+
+    Raises: DataError.
+    """
+    silenced = {blob for layer in net.layer if layer.type == "Silence" for blob in layer.bottom}
+    silenced -= {blob for layer in net.layer if layer.type != "Silence" for blob in layer.bottom}
+    following = {top for layer in net.layer if layer.HasField("in_step_with") for top in layer.top}
+    for leader, *others in map(members_of, sources):
+        for other in others:
+            labels = other.label_tops[:1]
+            if following.issuperset(other.tops) and silenced.issuperset(labels) and labels:
+                reason = other_labels(leader, other)
+                if reason is not None:
+                    raise DataError(
+                        f"in step with '{leader.tops[0]}', but {reason}",
+                        place=f"blob '{labels[0]}'",
+                        hint="give data of the same records in the same order",
+                    )
 
 
 def data_layers(net: NetParameter) -> list[LayerParameter]:

@@ -72,10 +72,12 @@ NETS = {
     "left": hdf5("left", "h5") + CONV.format("left"),
     "right": hdf5("right", "h5") + CONV.format("right"),
     "other left": hdf5("left", "more_h5") + CONV.format("left"),
+    "odd database": lmdb("odd_db") + CONV.format("data"),
+    "odd left": hdf5("left", "odd_h5") + CONV.format("left"),
     "twin": TWIN + CONV.format("cat"),
     "twin scaled": TWIN.replace("transform_param {  }", "transform_param { scale: 0.0039 }") + CONV.format("cat"),
 }
-LABELS = {"tr_odd": (2, 1, 0), "va_odd": (2, 1, 0)}
+LABELS = {f"{phase}_{name}": (2, 1, 0) for phase in ("tr", "va") for name in ("odd", "odd_db", "odd_h5")}
 
 
 @pytest.fixture(scope="module")
@@ -128,13 +130,21 @@ def check(sources: Mapping[str, Path], how: str) -> bool:
 COMPOSED = {
     "own": {("plain", "alike"), ("plain", "scaled"), ("plain", "cropped"), ("plain", "depth"), ("twin", "depth"),
             ("left", "right"), ("database", "database scaled"), ("twin", "twin scaled"), ("mean", "scaled"),
-            ("mean", "mean scaled"), ("named", "gray"), ("plain", "folder")},
+            ("mean", "mean scaled"), ("named", "gray"), ("plain", "folder"), ("plain", "database"),
+            ("database", "other database"), ("plain", "other left"), ("left", "depth")},
     "named": {("plain", "database"), ("database", "other database"), ("left", "plain")},
     "first": {("plain", "other labels"), ("database", "other database"), ("left", "other left")},
 }  # fmt: skip
 REFUSED = {
-    "own": {("plain", "other labels"), ("database", "other database"), ("left", "other left"), ("plain", "database")},
-    "named": {("plain", "other labels"), ("left", "other left")},
+    "own": {
+        ("plain", "other labels"),
+        ("left", "other left"),
+        ("database", "odd database"),
+        ("plain", "odd database"),
+        ("plain", "odd left"),
+        ("left", "other labels"),
+    },
+    "named": {("plain", "other labels"), ("left", "other left"), ("database", "odd database"), ("plain", "odd left")},
     "first": {("plain", "database"), ("plain", "left")},
 }
 
