@@ -4,8 +4,9 @@
 
 Rivals take turns in one process and medians are compared. One batch lies in memory and is taken again and again, so
 that steps alone are measured: forward, backward, update. "By hand" is what one writes: torch's modules or torchvision's
-ResNet-50, torch.optim.SGD, for bf16 autocast and channels last. Where there is no GPU the script says so and ends;
-`--device cpu --batch 2 --size 64 --rounds 1` shows whether it runs.
+ResNet-50, torch.optim.SGD(fused=True), for bf16 autocast and channels last; once as it is and once under torch.compile
+with CUDA graphs, so that what is compiled is measured beside what is compiled. Where there is no GPU the script says so
+and ends; `--device cpu --batch 2 --size 64 --rounds 1` shows whether it runs.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import nets
 import numpy as np
@@ -22,6 +24,7 @@ import timing
 import torch
 import torch.nn.functional as F
 import torchvision
+from peers import Loop, compile_for, compiled, wait
 from torch import Tensor, nn
 
 from fusion.nets.build import build, params, total_loss
@@ -29,7 +32,7 @@ from fusion.solver import Solver, TrainOptions
 from fusion.solver.logging.console import Silent
 from prototxt.schema.messages import NetParameter, SolverParameter
 
-Loop = Callable[[int], None]
+EAGER, COMPILED = "eager", "under torch.compile"
 SMALL = (64, 1, 28, 28)
 
 
@@ -39,8 +42,9 @@ def main() -> None:
         print("there is no GPU here, so nothing is measured")
         return
     bench = Bench(torch.device(options.device), (options.batch, 3, options.size, options.size))
-    lines = [measured(row, options.rounds) for row in rows(bench) if options.only in row.name]
-    print("\n" + timing.table(["what", "ours", "beside it", "ratio", "wanted"], lines))
+    chosen = (row for row in rows(bench) if options.only in row.name)
+    lines = [line for row in chosen for line in measured(row, options.rounds, options.count)]
+    print("\n" + timing.table(["what", "ours", "by hand", "its speed", "ratio", "wanted"], lines))
     subjects = [("LeNet", nets.lenet(SMALL[0]), SMALL)]
     subjects.append(("ResNet-50", nets.resnet(4, options.size), (4, 3, options.size, options.size)))
     apart = [(name, *differences(net, shape, bench.device)) for name, net, shape in subjects if options.only in name]
@@ -57,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--rounds", type=int, default=7)
     result.add_argument("--batch", type=int, default=64, help="of ResNet-50 (LeNet's is 64)")
     result.add_argument("--size", type=int, default=224, help="of ResNet-50's pictures, in pixels")
+    result.add_argument("--count", type=int, help="steps of a round, instead of the rows' own numbers")
     result.add_argument("--only", default="", metavar="TEXT", help="rows whose name has this in it")
     return result
 
@@ -86,25 +91,35 @@ class Bench:
         return self._ready(run.step)
 
     def by_hand(
-        self, net: nn.Module, shape: Sequence[int], *, half: bool = False, frozen: nn.Module | None = None
+        self,
+        net: nn.Module,
+        shape: Sequence[int],
+        *,
+        half: bool = False,
+        frozen: nn.Module | None = None,
+        by_compiler: bool = False,
     ) -> Loop:
-        """Steps of a net, perhaps of a head behind a frozen trunk."""
+        """Steps of a net, perhaps of a head on a frozen trunk."""
         pixels, labels = (torch.from_numpy(values).to(self.device) for values in batch_of(shape))
         for part in (net, frozen):
             if part is not None:
                 part.to(self.device, memory_format=torch.channels_last if half else torch.contiguous_format)
         if half:
             pixels = pixels.contiguous(memory_format=torch.channels_last)
-        optimizer = torch.optim.SGD(net.parameters(), 0.001, momentum=0.9, weight_decay=5e-4)
+        optimizer = torch.optim.SGD(net.parameters(), 0.001, momentum=0.9, weight_decay=5e-4, fused=True)
+
+        def plain(pixels: Tensor, labels: Tensor) -> Tensor:
+            with torch.autocast(self.device.type, torch.bfloat16) if half else nullcontext():
+                with torch.no_grad():
+                    inputs = pixels if frozen is None else frozen(pixels)
+                return F.cross_entropy(net(inputs), labels)
+
+        loss_of, labels = compile_for(self.device, plain) if by_compiler else plain, labels.long()
 
         def loop(count: int) -> None:
             for _ in range(count):
                 optimizer.zero_grad()
-                with torch.autocast(self.device.type, torch.bfloat16) if half else nullcontext():
-                    with torch.no_grad():
-                        inputs = pixels if frozen is None else frozen(pixels)
-                    loss = F.cross_entropy(net(inputs), labels.long())
-                loss.backward()
+                loss_of(pixels, labels).backward()
                 optimizer.step()
 
         return self._ready(loop)
@@ -114,8 +129,7 @@ class Bench:
 
         def run(count: int) -> None:
             loop(count)
-            if self.device.type == "cuda":
-                torch.cuda.synchronize(self.device)
+            wait(self.device)
 
         run(3)
         return run
@@ -123,30 +137,48 @@ class Bench:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table; `rivals` makes both loops, each call of which is a round of `count` steps."""
+    """Lines of the table, one for each peer.
+
+    count    steps of a round
+    wanted   the ratios beside the eager loop and beside the compiled one
+    ours     makes our loop
+    by_hand  makes a peer, compiled or not
+    """
 
     name: str
-    wanted: str
     count: int
-    rivals: Callable[[], tuple[Loop, Loop]]
+    wanted: tuple[str, str]
+    ours: Callable[[], Loop]
+    by_hand: Callable[[bool], Loop]
 
 
 def rows(bench: Bench) -> Iterator[Row]:
     """Small nets wait for the start of their operations, large ones for arithmetic."""
     ways = ((False, ""), (True, ", compiled"))
-    for compiled, how in ways:
-        yield Row(f"LeNet{how}", ">= 3" if compiled else ">= 1", 200, lambda c=compiled: (
-            bench.ours(nets.lenet(SMALL[0]), SMALL, None, c), bench.by_hand(nets.lenet_by_hand(), SMALL)))  # fmt: skip
+    for compiled_, how in ways:
+        yield Row(
+            f"LeNet{how}", 200, (">= 3" if compiled_ else ">= 1", ">= 1" if compiled_ else ""),
+            partial(bench.ours, nets.lenet(SMALL[0]), SMALL, None, compiled_),
+            lambda made: bench.by_hand(nets.lenet_by_hand(), SMALL, by_compiler=made),
+        )  # fmt: skip
     batch, _, size, _ = bench.large
     for amp in (None, "bf16"):
-        for compiled, how in ways:
-            yield Row(f"ResNet-50, {amp or 'float32'}{how}", ">= 1", 5, lambda a=amp, c=compiled: (
-                bench.ours(nets.resnet(batch, size), bench.large, a, c),
-                bench.by_hand(torchvision.models.resnet50(weights=None), bench.large, half=a is not None)))  # fmt: skip
-    for compiled, how in ways:
-        yield Row(f"classifier on a frozen ResNet-50, bf16{how}", ">= 0.9", 5, lambda c=compiled: (
-            bench.ours(nets.resnet(batch, size, frozen=True), bench.large, "bf16", c),
-            bench.by_hand(nn.Linear(2048, 1000), bench.large, half=True, frozen=trunk_by_hand())))  # fmt: skip
+        for compiled_, how in ways:
+            yield Row(
+                f"ResNet-50, {amp or 'float32'}{how}", 5, (">= 1", ">= 1" if compiled_ else ""),
+                partial(bench.ours, nets.resnet(batch, size), bench.large, amp, compiled_),
+                lambda made, half=amp is not None: bench.by_hand(
+                    torchvision.models.resnet50(weights=None), bench.large, half=half, by_compiler=made
+                ),
+            )  # fmt: skip
+    for compiled_, how in ways:
+        yield Row(
+            f"classifier on a frozen ResNet-50, bf16{how}", 5, (">= 0.9", ">= 0.9" if compiled_ else ""),
+            partial(bench.ours, nets.resnet(batch, size, frozen=True), bench.large, "bf16", compiled_),
+            lambda made: bench.by_hand(
+                nn.Linear(2048, 1000), bench.large, half=True, frozen=trunk_by_hand(), by_compiler=made
+            ),
+        )  # fmt: skip
 
 
 def trunk_by_hand() -> nn.Module:
@@ -155,20 +187,23 @@ def trunk_by_hand() -> nn.Module:
     return net
 
 
-def measured(row: Row, rounds: int) -> Sequence[str]:
-    """Let the two take turns."""
-    ours, peer = row.rivals()
-    wall = timing.interleaved(
-        {
-            "ours": lambda: timing.seconds(lambda: ours(row.count)),
-            "peer": lambda: timing.seconds(lambda: peer(row.count)),
-        },
-        rounds=rounds,
-    )
-    speeds = [f"{row.count / wall[name]:,.4g} it/s" for name in ("ours", "peer")]
-    ratio = f"{wall['peer'] / wall['ours']:.2f}"
-    print(f"{row.name}: {ratio} ({row.wanted})", flush=True)
-    return row.name, speeds[0], f"{speeds[1]} by hand", ratio, row.wanted
+def measured(row: Row, rounds: int, steps: int | None) -> list[Sequence[str]]:
+    """Let ours and both peers take turns; a line for each peer."""
+    torch.compiler.reset()  # rows do not count against each other's limit of compilations
+    count = steps or row.count
+    loops = {"ours": row.ours(), EAGER: row.by_hand(False)}
+    if (made := compiled(partial(row.by_hand, True))) is not None:
+        loops[COMPILED] = made
+    turns = {name: partial(timing.seconds, partial(loop, count)) for name, loop in loops.items()}
+    wall = timing.interleaved(turns, rounds=rounds)
+    lines = []
+    for name, wanted in zip((EAGER, COMPILED), row.wanted, strict=True):
+        if name in wall:
+            speeds = [f"{count / wall[rival]:,.4g} it/s" for rival in ("ours", name)]
+            ratio = f"{wall[name] / wall['ours']:.2f}"
+            print(f"{row.name}: {ratio} beside {name} (wanted: {wanted or '-'})", flush=True)
+            lines.append((row.name, speeds[0], name, speeds[1], ratio, wanted))
+    return lines
 
 
 def batch_of(shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:

@@ -11,6 +11,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -123,10 +124,16 @@ def nets_inputs(path: Path) -> list[tuple[str, tuple[int, ...]]]:
 
 def main(arguments: list[str]) -> int:
     """Print one table; 1 if a net that OpenCV reads does not agree."""
+    folder = Path(arguments[0]) if arguments else DEFAULT
+    if find_spec("cv2") is None:
+        print("not compared: OpenCV is not installed (pip install opencv-python-headless==4.14.0.94)")
+        return 0
+    if next(candidates(folder), None) is None:
+        print(f"not compared: {folder} holds none of the nets; name a folder that does")
+        return 0
     import cv2
 
     warnings.simplefilter("ignore")
-    folder = Path(arguments[0]) if arguments else DEFAULT
     print(f"OpenCV {cv2.__version__}\n")
     print("| net | weights | output | greatest difference | largest output | agrees |\n|---|---|---|---|---|---|")
     worst = 0

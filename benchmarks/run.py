@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-NOT_BENCHMARKS = {"nets", "run", "timing"}
+NOT_BENCHMARKS = {"nets", "peers", "run", "timing"}
 
 
 def main(names: list[str]) -> int:

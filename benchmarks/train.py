@@ -1,11 +1,13 @@
-"""How fast training is beside PyTorch written by hand: one table, in six minutes on two cores.
+"""How fast training is beside PyTorch written by hand: one table, in about ten minutes on two cores.
 
-    python benchmarks/train.py [--only TEXT] [--rounds N] [--device cpu|cuda] [--threads N] [--work DIR]
+    python benchmarks/train.py [--only TEXT] [--rounds N] [--device cpu|cuda] [--threads N] [--work DIR] [--quick]
 
-Rivals take turns in one process and medians are compared, of wall time and, for busy machines, of CPU time. Each has
-the number of threads that it would have on its own: ours measures at the start (or takes --threads), what is written by
-hand takes torch's. Nets with and without references go at one pace. MNIST comes with the examples; its pictures are
-unpacked to a temporary folder, or to --work, where they are found again.
+The peers are an ordinary loop (modules, autograd, fused SGD), the same loop under torch.compile, and for heads what an
+expert writes: gradients by hand in one thread. Rivals take turns in one process and medians are compared, of wall time
+and, for busy machines, of CPU time. Each has the number of threads and the memory layout that suit it, which the table
+says: ours measures at the start (or takes --threads), peers were tried with one thread and with all. Nets with and
+without references go at one pace. MNIST comes with the examples; its pictures are unpacked to a temporary folder, or to
+--work, where they are found again.
 """
 
 from __future__ import annotations
@@ -18,14 +20,16 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import nets
 import numpy as np
 import timing
 import torch
-import torch.nn.functional as F
+from peers import Loop, Peer, by_hand, compiled, ordinary, quickest, wait
 from PIL import Image
 from torch import Tensor, nn
 
@@ -39,56 +43,58 @@ from prototxt.schema.messages import SolverParameter
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "mnist_odd_even"
 SOME = 5000  # pictures for all rows but the last
 ITERATIONS = 30_000
+WHOLE = f"{ITERATIONS:,} iterations of the fused head, whole command"
 PCT = ["--classes", "odd=1,3,5,7,9", "--classes", "even=0,2,4,6,8", "--pct", "focal,distance=L2,weight=0.002",
     "--pct", "naive"]  # fmt: skip
-Loop = Callable[[int], None]
+ORDINARY, COMPILED, EXPERT = "ordinary loop", "under torch.compile", "gradients by hand"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table.
+    """Some lines of the table, one for each peer.
 
-    peer     what it is measured beside
-    wanted   the ratio
-    costs    whether the ratio is our time over the peer's, not the other way round
     count    iterations of one round
+    wanted   the ratio by the peer's name
+    rivals   makes ours and its peers
+    costs    whether the ratio is our time over the peer's, not the other way round
     parts    how many turns the rivals take in a round: many where they are nearly alike, for the machine's speed drifts
-    rivals   makes both loops; each call of them is a round
     """
 
     name: str
-    peer: str
-    wanted: str
     count: int
-    rivals: Callable[[], tuple[Loop, Loop]]
+    wanted: Mapping[str, str]
+    rivals: Callable[[], Sequence[Peer]]
     costs: bool = False
     parts: int = 1
 
 
 def main() -> None:
     options = parser().parse_args()
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    bench = Bench(options.device, options.threads or "auto", torch.get_num_threads())
+    scale = 100 if options.quick else 1
+    rounds = 1 if options.quick else options.rounds
+    bench = Bench(options.device, options.threads, options.threads or torch.get_num_threads(), scale)
     with contextlib.ExitStack() as stack:
         work = Path(options.work or stack.enter_context(tempfile.TemporaryDirectory()))
         work.mkdir(parents=True, exist_ok=True)
         stack.callback(os.chdir, Path.cwd())
         os.chdir(work)
         prepare_work()
-        lines = [measured(bench, row, options.rounds) for row in rows(bench) if options.only in row.name]
-        if options.only in "30,000 iterations of the fused head":
-            lines.append(whole_command(options.device, options.rounds))
-    print("\n" + timing.table(["what", "ours", "beside it", "ratio", "by CPU time", "wanted"], lines))
-    print(f"\n{timing.machine()}, torch {torch.__version__}, {options.device}; medians of {options.rounds}")
+        lines = [line for row in rows(bench) if options.only in row.name for line in measured(bench, row, rounds)]
+        if options.only in WHOLE:
+            lines.append(whole_command(options.device, rounds, ITERATIONS // scale))
+    header = ["what", "ours", "threads", "peer", "its speed", "threads", "ratio", "by CPU time", "wanted"]
+    print("\n" + timing.table(header, lines))
+    busy = f"load {os.getloadavg()[0]:.1f} at the end"
+    print(f"\n{timing.machine()}, torch {torch.__version__}, {options.device}; medians of {rounds}; {busy}")
 
 
 def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     result.add_argument("--device", default="cpu")
-    result.add_argument("--threads", type=int, help="for all rivals (default: each as it would be on its own)")
+    result.add_argument("--threads", type=int, help="for all rivals (default: what suits each)")
     result.add_argument("--rounds", type=int, default=5)
     result.add_argument("--only", default="", metavar="TEXT", help="rows whose name has this in it")
+    result.add_argument("--quick", action="store_true", help="one round of a hundredth of the work: does it run?")
     result.add_argument("--work", metavar="DIR", help="where pictures and nets are written")
     return result
 
@@ -126,13 +132,15 @@ def compose(out: str, train_list: str, head: str, *more: str) -> None:
 class Bench:
     """What all rows share.
 
-    threads  of ours: a number, or "auto"
-    torchs   the number of threads that torch has by itself
+    threads  of all rivals, or None: what suits each
+    most     the most threads that a rival may have
+    scale    counts of iterations are divided by it
     """
 
     device: str
-    threads: int | str
-    torchs: int
+    threads: int | None
+    most: int
+    scale: int
 
     def solver(self, net: str, budget: int = 4 << 30) -> Solver:
         """The example's solver on another net, without tests, displays and snapshots."""
@@ -140,83 +148,103 @@ class Bench:
         for name in ("test_iter", "test_interval", "display", "snapshot", "snapshot_after_train"):
             message.ClearField(name)
         message.net = net
+        message.max_iter = 10**9  # rounds run on
         message.snapshot_after_train = False
-        return Solver(message, device=self.device, display=Silent(), threads=self.threads, cache_budget=budget)
+        asked = self.threads or "auto"
+        return Solver(message, device=self.device, display=Silent(), threads=asked, cache_budget=budget)
 
-    def with_torchs(self, loop: Loop) -> Loop:
-        """A loop that runs with torch's own number of threads."""
-
-        def run(count: int) -> None:
-            torch.set_num_threads(self.torchs)
-            loop(count)
-
-        return run
-
-    def steps(self, net: str) -> Loop:
+    def ours(self, net: str) -> Peer:
         """Steps of a solver that is ready, at the pace that it has chosen."""
-        return self._ready(self.solver(f"{net}/train_val.prototxt"))[0]
+        return self._ready(self.solver(f"{net}/train_val.prototxt"))
 
-    def pair(self, net: str, plain: str, budget: int) -> tuple[Loop, Loop]:
+    def pair(self, net: str, plain: str, budget: int) -> Sequence[Peer]:
         """Steps of two nets at the pace that suits the second."""
-        second, pace = self._ready(self.solver(f"{plain}/train_val.prototxt", budget))
+        second = self.solver(f"{plain}/train_val.prototxt", budget)
+        peer = self._ready(second, "the net without them")
         first = self.solver(f"{net}/train_val.prototxt", budget)
-        first.pacemaker.replayed = pace
-        return self._ready(first)[0], second
+        first.pacemaker.replayed = RunConfig(peer.threads, second.pacemaker.channels_last)
+        return self._ready(first), peer
 
-    def _ready(self, run: Solver) -> tuple[Loop, RunConfig]:
-        torch.set_num_threads(self.torchs)
+    def _ready(self, run: Solver, name: str = "ours") -> Peer:
+        torch.set_num_threads(self.most)
         run.step(20)
-        pace = RunConfig(torch.get_num_threads(), run.pacemaker.channels_last)
+        return Peer(name, run.step, torch.get_num_threads(), "channels last" * run.pacemaker.channels_last)
 
-        def loop(count: int) -> None:
-            torch.set_num_threads(pace.threads)
-            run.step(count)
+    def peer(self, name: str, ways: Mapping[str, Callable[[], Loop]]) -> Peer:
+        """The fastest of these ways with one thread or all."""
+        threads = [self.threads] if self.threads else sorted({1, self.most})
+        return quickest(name, ways, threads, max(2, 100 // self.scale))
 
-        return loop, pace
+    def peers(self, ways: Callable[[bool], Mapping[str, Callable[[], Loop]]]) -> list[Peer]:
+        """The ordinary loop, and the same compiled in the layout that suited it, where there is a compiler.
+
+        ways  makes loops that are compiled or not, by layout
+        """
+        torch.compiler.reset()
+        plain = self.peer(ORDINARY, ways(False))
+        made = compiled(lambda: self.peer(COMPILED, {plain.how: ways(True)[plain.how]}))
+        return [plain] if made is None else [plain, made]
 
 
 def rows(bench: Bench) -> Iterator[Row]:
     """The rows whose rivals take turns."""
-    yield Row("LeNet from scratch, pictures decoded, batch 25", "by hand", ">= 1.0", 1000, lambda: scratch(bench))
+    yield Row(
+        "LeNet from scratch, pictures decoded, batch 25", 1000, {ORDINARY: ">= 1.0"}, lambda: scratch(bench)
+    )  # fmt: skip
+    wanted = {ORDINARY: "about 2", EXPERT: ">= 0.9"}
     for name, net in (("linear", "linear"), ("MLP", "mlp")):
+        yield Row(f"{name} head on a kept trunk, batch 50", 2000, wanted, partial(heads, bench, net))
+    for how, most, count, budget in (("live", "<= 1.05", 400, 0), ("kept", "<= 1.1", 2000, 4 << 30)):
         yield Row(
-            f"{name} head on a kept trunk, batch 50", "by hand", ">= 1.3", 2000, lambda net=net: heads(bench, net)
-        )
-    for how, wanted, count, budget in (("live", "<= 1.05", 400, 0), ("kept", "<= 1.5", 2000, 4 << 30)):
-        yield Row(
-            f"two shared references, {how} trunk", "without them", wanted, count,
-            lambda budget=budget: bench.pair("pct", "linear", budget), costs=True, parts=8,
+            f"PCT with two references, {how} trunk, batch 50", count, {"the net without them": most},
+            partial(bench.pair, "pct", "linear", budget), costs=True, parts=8,
         )  # fmt: skip
 
 
-def scratch(bench: Bench) -> tuple[Loop, Loop]:
+def scratch(bench: Bench) -> list[Peer]:
     """From a list of pictures to a trained LeNet: each round decodes anew, and ours measures its pace anew."""
 
     def ours(count: int) -> None:
-        torch.set_num_threads(bench.torchs)
+        torch.set_num_threads(bench.most)
         bench.solver("odd.prototxt").step(count)
 
-    def by_hand(count: int) -> None:
-        x, y = decode("some_odd.txt", bench.device)
-        net = nn.Sequential(
-            nn.Conv2d(1, 20, 5), nn.MaxPool2d(2), nn.Conv2d(20, 50, 5), nn.MaxPool2d(2), nn.Flatten(),
-            nn.Linear(800, 500), nn.ReLU(), nn.Linear(500, 5),
-        )  # fmt: skip
-        train(net.to(bench.device), x, y, 25, lambda pixels: (pixels.float() - 128) / 256)(count)
+    def decoding(peer: Peer) -> Peer:
+        def loop(count: int) -> None:
+            x.copy_(decode("some_odd.txt", bench.device)[0])
+            peer.loop(count)
 
-    return ours, bench.with_torchs(by_hand)
+        return Peer(peer.name, loop, peer.threads, peer.how)
+
+    def ways(by_compiler: bool) -> Mapping[str, Callable[[], Loop]]:
+        return {
+            how: lambda last=bool(how): ordinary(
+                nets.lenet_by_hand(), x, y, 25, scaled, channels_last=last, compiled=by_compiler
+            )
+            for how in ("", "channels last")
+        }
+
+    x, y = decode("some_odd.txt", bench.device)
+    return [Peer("ours", ours, bench.most, "at most, measured each time"), *map(decoding, bench.peers(ways))]
 
 
-def heads(bench: Bench, net: str) -> tuple[Loop, Loop]:
-    """A head behind a trunk that has been computed for all records before."""
+def scaled(pixels: Tensor) -> Tensor:
+    return (pixels.float() - 128) / 256
+
+
+def heads(bench: Bench, net: str) -> list[Peer]:
+    """A head on a trunk that has been computed for all records before."""
+    ours = bench.ours(net)
     layers = params(bench.solver(f"{net}/train_val.prototxt").net)
-    shapes = [t[0].shape for name, t in layers.items() if t[0].dim() == 2 and t[0].requires_grad]
-    linear = [nn.Linear(columns, rows) for rows, columns in shapes]
-    parts = [part for layer in linear for part in (layer, nn.ReLU())][:-1]
+    shapes = [(len(t[0]), t[0].shape[1]) for t in layers.values() if t[0].dim() == 2 and t[0].requires_grad]
     features = torch.randn(SOME, shapes[0][1], device=bench.device)
     labels = torch.randint(10, (SOME,), device=bench.device)
-    by_hand = train(nn.Sequential(*parts).to(bench.device), features, labels, 50)
-    return bench.steps(net), bench.with_torchs(by_hand)
+
+    def ways(by_compiler: bool) -> Mapping[str, Callable[[], Loop]]:
+        linear = [nn.Linear(inputs, outputs) for outputs, inputs in shapes]
+        parts = [part for layer in linear for part in (layer, nn.ReLU())][:-1]
+        return {"": lambda: ordinary(nn.Sequential(*parts), features, labels, 50, compiled=by_compiler)}
+
+    return [ours, *bench.peers(ways), Peer(EXPERT, by_hand(shapes, features, labels, 50), 1)]
 
 
 def decode(path: str, device: str) -> tuple[Tensor, Tensor]:
@@ -227,58 +255,35 @@ def decode(path: str, device: str) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(pixels).to(device), torch.from_numpy(labels).to(device)
 
 
-def train(
-    net: nn.Module, x: Tensor, y: Tensor, batch: int, prepared: Callable[[Tensor], Tensor] = lambda rows: rows
-) -> Loop:
-    """What one writes by hand: batches as slices, SGD with momentum and decay, no waiting for the device."""
-    optimizer = torch.optim.SGD(net.parameters(), 0.01, momentum=0.9, weight_decay=5e-4)
+def measured(bench: Bench, row: Row, rounds: int) -> list[Sequence[str]]:
+    """Let ours and its peers take turns; a line for each peer."""
+    rivals = row.rivals()
+    count = max(2, row.count // row.parts // bench.scale)
+    cpu: dict[str, list[float]] = {rival.name: [] for rival in rivals}
 
-    def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        while True:
-            for at in range(0, len(x) - batch + 1, batch):
-                yield x[at : at + batch], y[at : at + batch]
-
-    endless = batches()
-
-    def loop(count: int) -> None:
-        for _ in range(count):
-            inputs, labels = next(endless)
-            optimizer.zero_grad()
-            F.cross_entropy(net(prepared(inputs)), labels).backward()
-            optimizer.step()
-
-    return loop
-
-
-def measured(bench: Bench, row: Row, rounds: int) -> Sequence[str]:
-    """Run the two in turn."""
-    ours, peer = row.rivals()
-    count = row.count // row.parts
-    cpu: dict[str, list[float]] = {"ours": [], "peer": []}
-
-    def seconds(name: str, loop: Loop) -> float:
+    def seconds(rival: Peer) -> float:
         start, before = time.perf_counter(), time.process_time()
-        loop(count)
-        if bench.device != "cpu":
-            torch.cuda.synchronize()
-        cpu[name].append(time.process_time() - before)
+        rival.run(count)
+        wait(torch.device(bench.device))
+        cpu[rival.name].append(time.process_time() - before)
         return time.perf_counter() - start
 
-    wall = timing.interleaved(
-        {"ours": lambda: seconds("ours", ours), "peer": lambda: seconds("peer", peer)}, rounds=rounds * row.parts
-    )
+    turns = {rival.name: partial(seconds, rival) for rival in rivals}
+    wall = timing.interleaved(turns, rounds=rounds * row.parts)
     spent = {name: statistics.median(times[1:]) for name, times in cpu.items()}
-    ratios = [
-        f"{found['ours'] / found['peer'] if row.costs else found['peer'] / found['ours']:.2f}"
-        for found in (wall, spent)
-    ]
-    speeds = [f"{count / wall[name]:,.0f} it/s" for name in ("ours", "peer")]
-    print(f"{row.name}: {ratios[0]}, by CPU time {ratios[1]} ({row.wanted})", flush=True)
-    return row.name, speeds[0], f"{speeds[1]} {row.peer}", *ratios, row.wanted
+    ours, lines = rivals[0], []
+    for peer in rivals[1:]:
+        ratios = [found[ours.name] / found[peer.name] for found in (wall, spent)]
+        said = [f"{ratio if row.costs else 1 / ratio:.2f}" for ratio in ratios]
+        speeds = [f"{count / wall[rival.name]:,.0f} it/s" for rival in (ours, peer)]
+        wanted = row.wanted.get(peer.name, "")
+        print(f"{row.name}: {said[0]}, by CPU time {said[1]}, beside {peer.name} (wanted: {wanted or '-'})", flush=True)
+        lines.append((row.name, speeds[0], ours.pace, peer.name, speeds[1], peer.pace, *said, wanted))
+    return lines
 
 
-def whole_command(device: str, rounds: int) -> Sequence[str]:
-    """The command as a user starts it, several times: 50,000 pictures, the trunk, 30,000 iterations, all tests."""
+def whole_command(device: str, rounds: int, iterations: int) -> Sequence[str]:
+    """The command as a user starts it, several times: 50,000 pictures, the trunk, all iterations, all tests."""
     command = [
         sys.executable,
         "-m",
@@ -288,12 +293,13 @@ def whole_command(device: str, rounds: int) -> Sequence[str]:
         "--device",
         device,
     ]
-    timing.process(command)  # files are in memory and modules compiled behind it
+    command += ["--max-iter", str(iterations)]
+    timing.process(command)  # files are in memory and modules compiled after it
     runs = sorted((timing.process(command) for _ in range(rounds)), key=lambda run: run.wall)
     middle, walls = runs[rounds // 2], f"{runs[0].wall:.1f} to {runs[-1].wall:.1f}"
-    print(f"{ITERATIONS:,} iterations: {middle.wall:.1f} s ({walls})", flush=True)
+    print(f"{iterations:,} iterations: {middle.wall:.1f} s ({walls})", flush=True)
     cost = f"{middle.wall:.1f} s ({walls}), {middle.cpu:.0f} s of CPU, {middle.peak_mib:,.0f} MiB"
-    return f"{ITERATIONS:,} iterations of the fused head, whole command", cost, "", "", "", "<= 32 s"
+    return WHOLE.replace(f"{ITERATIONS:,}", f"{iterations:,}"), cost, "auto", "", "", "", "", "", "<= 20 s"
 
 
 if __name__ == "__main__":
