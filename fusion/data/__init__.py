@@ -13,19 +13,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fusion.data.batches import bad_records, batches
-    from fusion.data.open_source import open_layers, open_source
+    from fusion.data.layer_sources import open_layers, open_source
+    from fusion.data.read_batches import bad_records, batches
     from fusion.data.source import Source, check_labels
     from fusion.data.source_config import ReadOptions
 
 _HOMES = {
     "ReadOptions": "source_config",
     "Source": "source",
-    "bad_records": "batches",
-    "batches": "batches",
+    "bad_records": "read_batches",
+    "batches": "read_batches",
     "check_labels": "source",
-    "open_layers": "open_source",
-    "open_source": "open_source",
+    "open_layers": "layer_sources",
+    "open_source": "layer_sources",
 }
 
 __all__ = ["ReadOptions", "Source", "bad_records", "batches", "check_labels", "open_layers", "open_source"]

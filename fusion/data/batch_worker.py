@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fusion.data.decoded_cache import Stores
 from fusion.data.in_step import values_of
-from fusion.data.open_source import reopen
+from fusion.data.layer_sources import reopen
 from fusion.data.sharding import Part
 from fusion.data.source import PictureSource
 from fusion.data.source_config import SourceConfig

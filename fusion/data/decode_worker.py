@@ -9,7 +9,7 @@ from typing import cast
 
 import numpy as np
 
-from fusion.data.open_source import reopen
+from fusion.data.layer_sources import reopen
 from fusion.data.parallel_decode import receive, send
 from fusion.data.source import PictureSource
 from fusion.data.source_config import SourceConfig

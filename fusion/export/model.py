@@ -12,6 +12,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, version_converter
 
+import fusion.export.conv_pool
+import fusion.export.elementwise
+import fusion.export.onnx_layers
+import fusion.export.reshape  # noqa: F401 - each registers converters
 from fusion.errors import ExportError, FusionError, WeightsMismatch, raise_all
 from fusion.export.graph import CONVERTERS, Dims, Graph, Step
 from fusion.onnx.graphs import weights as onnx_weights

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from fusion.data import ReadOptions, Source
-from fusion.data.batches import skipped_lines
+from fusion.data.read_batches import skipped_lines
 from fusion.errors import DataError, FusionError
 from fusion.layers.registry import Phase
 from fusion.nets.build import frozen_layers, outputs_of

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from fusion.data.batches import skipped_lines
+from fusion.data.read_batches import skipped_lines
 from fusion.distributed.process_group import Teamwork, join, together
 from fusion.errors import TrainingError
 from fusion.nets.build import loss_weights, total_loss

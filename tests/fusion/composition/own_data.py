@@ -16,8 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 import prototxt
+from fusion.data.layer_sources import open_source
 from fusion.data.lmdb_leveldb import write_database
-from fusion.data.open_source import open_source
 from fusion.nets.build import blobs, build
 from prototxt.formats.datum import write_mean
 from prototxt.schema.messages import Datum, LayerParameter, NetParameter

@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from fusion.data import Source, bad_records, batches, open_source
-from fusion.data.batches import skipped_lines
 from fusion.data.convert_imageset import Images, write_images
 from fusion.data.lmdb_leveldb import Database, open_database, write_database
+from fusion.data.read_batches import skipped_lines
 from fusion.errors import DataError
 from prototxt.schema.messages import LayerParameter
 
