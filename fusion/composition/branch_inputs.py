@@ -145,11 +145,23 @@ def _check_own(part: PreparedSource, layer: Layer, own: Mapping[str, Mapping[str
             what = f"source '{p}' needs a data layer of its own for '{blob}', and has none in phase {missing[0]}"
             raise ComposeError(what, place=place, hint="add one to its file, or give one list for all (--train-list)")
         if layer.type == "HDF5Data" and blob in layout.streams and not _is_own(part, blob, layout):
-            raise ComposeError(
-                f"sources read the dataset '{blob}' from different HDF5 files, and only one blob can have this name",
-                place=place,
-                hint="write both into one file under names of their own, or let all read one list (--train-list FILE)",
-            )
+            raise _taken(part, layer, blob, layout)
+
+
+def _taken(part: PreparedSource, layer: Layer, blob: str, layout: Layout) -> ComposeError:
+    """What to say where the top of an HDF5Data layer, which names the dataset, is a blob of the fused net's already."""
+    p, main, place = part.prefix, layout.main, part.raw.place(layer)
+    if any(other.type == "HDF5Data" for other in main.data_layers if blob in other.tops):
+        what = f"sources read the dataset '{blob}' from different HDF5 files, and only one blob can have this name"
+        hint = "write both into one file under names of their own, or let all read one list (--train-list FILE)"
+        return ComposeError(what, place=place, hint=hint)
+    return ComposeError(
+        f"source '{p}' reads the dataset '{blob}' of HDF5 files, whose blob must be called so, and '{main.prefix}' "
+        f"calls another one '{blob}'",
+        place=place,
+        hint=f"take the data from '{p}' first, and name the list of '{main.prefix}': --data-from {p} --train-list "
+        f"{main.prefix}=FILE --val-list {main.prefix}=FILE",
+    )
 
 
 def _is_own(part: PreparedSource, blob: str, layout: Layout) -> bool:

@@ -42,7 +42,11 @@ def prepared_labels(main: PreparedSource, labels: Sequence[str]) -> PreparedLabe
         if blob not in tops:
             known = [top for layer in main.data_layers for top in layer.tops]
             what = f"source '{main.prefix}' has no blob '{blob}' to take labels from"
-            raise ComposeError(what, place=net.document.name, hint=f"its data has {', '.join(dict.fromkeys(known))}")
+            hint = (
+                f"its data has {', '.join(dict.fromkeys(known))}; all labels come from one source's data layers, where "
+            )
+            hint += "HDF5Data can have a further top for each that its files hold (or take another's: --data-from)"
+            raise ComposeError(what, place=net.document.name, hint=hint)
     found = ancestors(net, tuple(labels))
     layers = [layer for layer in net.layers if layer.number in found.layers]
     for layer in layers:

@@ -49,19 +49,27 @@ def check_labels(parts: Sequence[PreparedSource], labels: OwnLabels, layout: Lay
     errors = []
     for part in parts:
         prefix, blob = part.prefix, own.get(part.prefix)
-        theirs = _origin(part, blob, layout.chosen) if blob is not None else None
+        if blob is None:
+            continue
+        theirs = _origin(part, blob, layout.chosen)
         if mine is None or theirs is None or mine == theirs or _records(mine) != _records(theirs):
             continue
         errors.append(
             ComposeError(
-                f"the sources learn different labels of the same records: '{main}' learns '{own[main]}', and "
-                f"'{prefix}' learns '{blob}'",
+                f"the sources learn different labels of the same records: '{main}' learns "
+                f"{_described(layout.main, own[main])}, and '{prefix}' learns {_described(part, blob)}",
                 place=part.raw.document.name,
                 hint=f"say which is meant: --loss {labels.loss},label={own[main]}, or that of '{prefix}' by "
                 f"--data-from {prefix} --loss {labels.loss},label={blob}; data with both can have a --task for each",
             )
         )
     raise_all(errors)
+
+
+def _described(part: PreparedSource, blob: str) -> str:
+    """A label by its name, and by the last layer that makes it from what is read."""
+    makers = [layer.name for layer in part.raw.layers if blob in layer.tops and not layer.is_data]
+    return f"'{blob}'" + (f" as '{makers[-1]}' makes it" if makers else "")
 
 
 def _origin(part: PreparedSource, blob: str, chosen: Chosen) -> tuple[object, ...] | None:

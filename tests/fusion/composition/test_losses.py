@@ -290,6 +290,7 @@ layer {{ name: "loss" type: "SoftmaxWithLoss" bottom: "ip2" bottom: "{label}" to
 SLICE = """layer { name: "slice" type: "Slice" bottom: "labels" top: "age" top: "gender"
   slice_param { slice_point: 1 } }
 layer { name: "unread" type: "Silence" bottom: "%s" }"""
+SHIFT = 'layer { name: "less" type: "Power" bottom: "age" top: "age" power_param { shift: -1 } }'
 FLAT = 'layer { name: "flat" type: "Flatten" bottom: "age" top: "flat_age" }'
 
 
@@ -302,6 +303,8 @@ def test_other_labels_of_the_same_records_are_asked_about(tmp_path: Path) -> Non
             compose(pair, num_output=3, input_shape=(4,))
     with pytest.raises(ComposeError) as caught:
         compose([age, gender], num_output=3, input_shape=(4,))
+    with pytest.raises(ComposeError, match="'a' learns 'age', and 'c' learns 'age' as 'less' makes it"):
+        compose([age, labelled(tmp_path, "c", "age", "age", SHIFT)], num_output=3, input_shape=(4,))
     for choice in ("--loss SoftmaxWithLoss,label=age", "--data-from b --loss SoftmaxWithLoss,label=gender"):
         assert choice in str(caught.value)
     for label, prefix in (("age", "a"), ("gender", "b")):

@@ -362,3 +362,22 @@ def test_sources_of_other_kinds_are_offered_what_serves_both(make: Make) -> None
     assert "--train-list two=train_two.txt" in str(caught.value)
     assert "one list" not in str(caught.value)
     assert "--data-from" not in str(caught.value)
+
+
+def test_a_dataset_that_is_called_as_pictures_are_is_read_first(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "sets.prototxt").write_text(
+        'layer { name: "data" type: "HDF5Data" top: "data" top: "label" hdf5_data_param { source: "h5" batch_size: 2 }}'
+        'layer { name: "conv1" type: "Convolution" bottom: "data" top: "conv1" '
+        "convolution_param { num_output: 4 kernel_size: 3 } }"
+        'layer { name: "ip2" type: "InnerProduct" bottom: "conv1" top: "ip2" inner_product_param { num_output: 3 } }'
+        'layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip2" bottom: "label" top: "loss" }'
+    )
+    sets = Source("sets", tmp_path / "sets.prototxt")
+    with pytest.raises(
+        ComposeError, match="whose blob must be called so, and 'rgb' calls another one 'data'"
+    ) as caught:
+        compose([Source("rgb", make("rgb", list="rgb")), sets], num_output=3, input_shape=(3, 8, 8))
+    assert "--data-from sets --train-list rgb=FILE --val-list rgb=FILE" in str(caught.value)
+    named = Source("rgb", make("rgb", list="rgb"), train_list="train.txt", val_list="val.txt")
+    composed = compose([named, sets], num_output=3, data_from="sets", input_shape=(3, 8, 8))
+    assert data(composed) == [("data", ("data", "label"), "h5"), ("rgb/images", ("rgb/data", "rgb/label"), "train.txt")]
