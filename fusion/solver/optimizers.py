@@ -148,7 +148,8 @@ class CaffeOptimizer(torch.optim.Optimizer):
     def _update(self, params: Tensors, gradients: Tensors, group: dict[str, Any]) -> None:
         if self.iter_size != 1:
             torch._foreach_mul_(gradients, 1.0 / self.iter_size)
-        histories = [list(moment) for moment in zip(*(self.history(p) for p in params), strict=True)]
+        kept = [self.history(param) for param in params]
+        histories = [[moments[number] for moments in kept] for number in range(self.histories)]
         self.decay_and_update(
             params, gradients, histories, group["lr"] * group["lr_mult"], self.weight_decay * group["decay_mult"]
         )
@@ -274,10 +275,10 @@ class Adam(CaffeOptimizer):
 
 def _laid_out_alike(params: Tensors, gradients: Tensors) -> bool:
     """Whether fused updates apply: they walk through memory, and histories are laid out as their parameters."""
-    return all(
-        param.dtype == gradient.dtype and param.stride() == gradient.stride() and param.device.type in ("cpu", "cuda")
-        for param, gradient in zip(params, gradients, strict=True)
-    )
+    for param, gradient in zip(params, gradients, strict=True):
+        if param.dtype != gradient.dtype or param.stride() != gradient.stride():
+            return False
+    return all(param.is_cpu or param.is_cuda for param in params)
 
 
 def _add(targets: Tensors, steps: Tensors | tuple[Tensor, ...], rate: Rate) -> None:

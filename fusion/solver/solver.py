@@ -318,12 +318,11 @@ class Solver:
         while self.iter < stop and not self._ending:
             if self._due(settings.test_interval) and (self.iter > 0 or settings.test_initialization):
                 self.test()
-            unseen = engine.is_unseen(self.iter, stop, asked)
-            if unseen:
-                engine.learn(self.iter)
-            else:
-                out, loss = engine.run(self.iter, asked)
-                self.progress.losses.add(self.iter, loss)
+            if not (asked.stop or asked.snapshot) and (seen := engine.first_seen(self.iter, stop)) > self.iter:
+                self._run_unseen(engine, seen, asked)
+                continue
+            out, loss = engine.run(self.iter, asked)
+            self.progress.losses.add(self.iter, loss)
             self.progress.step = advance(settings.schedule, self.iter, self.progress.step)
             rate = learning_rate(settings.schedule, self.iter, self.progress.step)
             if self._due(settings.display):
@@ -338,14 +337,25 @@ class Solver:
             for updated in self.observers.updated:
                 updated(self.iter)
             wishes = asked if self.team is None else self.team.wishes
-            if unseen:
-                continue
             if wishes.stop or wishes.snapshot or self._due(settings.snapshot):
                 self._look()
                 self.snapshot()
                 wishes.snapshot = False
             if wishes.stop:
                 raise KeyboardInterrupt
+
+    def _run_unseen(self, engine: Engine, seen: int, asked: Requests) -> None:
+        """Run the iterations before one whose loss is asked for, with little around the arithmetic of a head."""
+        progress, schedule = self.progress, self.settings.schedule
+        for iteration in range(progress.iteration, seen):
+            engine.learn(iteration)
+            progress.step = advance(schedule, iteration, progress.step)
+            self._update(learning_rate(schedule, iteration, progress.step))
+            progress.iteration += 1
+            for updated in self.observers.updated:
+                updated(progress.iteration)
+            if asked.stop or asked.snapshot or self._ending:
+                break
 
     def _watched(self, job: NetWithData) -> Watched:
         return Watched(job.runs, job.message, lambda text: self.display.say(text), job.precision)

@@ -158,21 +158,29 @@ class Engine:
 
         return Measurement(run, count)
 
-    def is_unseen(self, iteration: int, stop: int, asked: Requests) -> bool:
-        """Whether nothing will ask for an iteration's loss, so that its gradients are enough."""
-        settings, after = self._settings, iteration + 1
-        if self.closed is None or self._team is not None or settings.average_loss > 1 or asked.stop or asked.snapshot:
-            return False
-        if after == stop or after % EVERY == 0 or (settings.display and iteration % settings.display == 0):
-            return False
-        return not any(interval and after % interval == 0 for interval in (settings.snapshot, settings.test_interval))
+    def first_seen(self, iteration: int, stop: int) -> int:
+        """Return the first iteration from this one on whose loss is asked for; gradients are enough before it."""
+        settings = self._settings
+        if self.closed is None or self._team is not None or settings.average_loss > 1:
+            return iteration
+        shown = iteration + -iteration % settings.display if settings.display else stop
+        ends = [
+            interval - 1 - iteration % interval
+            for interval in (EVERY, settings.snapshot, settings.test_interval)
+            if interval
+        ]
+        return min(stop - 1, shown, iteration + min(ends))
 
     def learn(self, iteration: int) -> None:
         """Leave the gradients of the next batch in the arena."""
         self._set_ramps(iteration)
-        assert self.closed is not None, "is_unseen has said so"
+        assert self.closed is not None, "first_seen has said so"
         feed = self._job.feed
-        self.closed.gradients(feed.take(self.closed.needs) if isinstance(feed, CachedBatches) else feed.take())
+        if not isinstance(feed, CachedBatches):
+            self.closed.gradients(feed.take())
+            return
+        with torch.inference_mode():  # views of kept rows are cheaper in it
+            self.closed.leave_gradients(feed.take(self.closed.needs))
 
     def run(self, iteration: int, asked: Requests) -> tuple[dict[str, Tensor], Tensor]:
         """Add up the gradients of iter_size batches; returns the last one's outputs and the mean loss."""
