@@ -220,7 +220,13 @@ def loss_notes(aims: Sequence[Aim], label_of: Mapping[str, str]) -> list[str]:
     for aim in aims:
         own = [item.loss for item in aim.judges.values() if item.loss is not None]
         same = [loss for loss in own if loss.type in losses.SERVED and canonical(loss) == canonical(aim.loss)]
-        origin = "the sources' own" if same else "as asked for" if aim.loss.label or own else "no source has one"
+        origin = (
+            "the sources' own"
+            if same and len(same) == len(own)
+            else "as asked for"
+            if aim.loss.label or own
+            else "no source has one"
+        )
         task = f"task '{aim.name}': " if aim.name else ""
         what = f"'{label_of[aim.name]}' holds {words[aim.loss.kind.labels]}"
         notes.append(f"loss: {task}{described(aim.loss)} ({origin}); {what}")

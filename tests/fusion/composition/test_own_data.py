@@ -17,6 +17,7 @@ from fusion import ComposeError
 from fusion.composition import Source, compose
 from fusion.composition.preprocessing import PARAMS
 from fusion.composition.sources import prepare_source
+from prototxt.schema.messages import NetParameter
 
 sys.path.insert(0, str(Path(__file__).parent))
 from own_data import fed, local, make_files, source_of
@@ -52,6 +53,9 @@ layer { name: "loss" type: "SoftmaxWithLoss" bottom: "fc" bottom: "label" top: "
 MEAN = 'mean_file: "mean" scale: 0.5'
 CAT = 'layer { name: "cat" type: "Concat" bottom: "data" bottom: "dep" top: "cat" }\n'
 TWIN = image("data", "rgb") + image("dep", "dep", label="label2") + CAT
+ONE = """layer { name: "data" type: "ImageData" top: "data" top: "label"
+  image_data_param { source: "tr_rgb" batch_size: 3 } }
+"""
 NETS = {
     "plain": image("data", "rgb") + CONV.format("data"),
     "alike": image("data", "rgb", "scale: 1 mirror: false", "is_color: true") + CONV.format("data"),
@@ -72,6 +76,9 @@ NETS = {
     "left": hdf5("left", "h5") + CONV.format("left"),
     "right": hdf5("right", "h5") + CONV.format("right"),
     "other left": hdf5("left", "more_h5") + CONV.format("left"),
+    "other label name": image("data", "rgb", label="class") + CONV.format("data"),
+    "one layer": ONE + CONV.format("data"),
+    "shuffled": image("data", "rgb", "scale: 2", "shuffle: true new_height: 10 new_width: 10") + CONV.format("data"),
     "odd database": lmdb("odd_db") + CONV.format("data"),
     "odd left": hdf5("left", "odd_h5") + CONV.format("left"),
     "twin": TWIN + CONV.format("cat"),
@@ -86,7 +93,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(path)
         for number, text in enumerate(NETS.values()):
-            (path / f"{number}.prototxt").write_text(text + REST)
+            label = "class" if 'top: "class"' in text else "label"
+            (path / f"{number}.prototxt").write_text(text + REST.replace("label", label))
             make_files(prototxt.load_net(path / f"{number}.prototxt"), SIZE, LABELS)
     return path
 
@@ -103,6 +111,11 @@ def own_lists(path: Path, prefix: str) -> dict[str, dict[str, str]]:
     return found
 
 
+def crops(net: NetParameter) -> bool:
+    """Whether places of crops are drawn, by the leading layer alone."""
+    return any(layer.transform_param.crop_size for layer in net.layer)
+
+
 def check(sources: Mapping[str, Path], how: str) -> bool:
     """Compose the sources and compare what each branch is fed; False if composing refuses.
 
@@ -116,14 +129,15 @@ def check(sources: Mapping[str, Path], how: str) -> bool:
     except ComposeError:
         return False
     nets = {p: prototxt.load_net(path, strict=False) for p, path in sources.items()}
-    first = prototxt.filter_net(next(iter(nets.values())), phase="TEST")
-    every = {layer.name: source_of(layer) or "" for layer in first.layer if not layer.bottom}
-    lists = {**every, "": next(iter(every.values()))} if how == "first" else {}
-    for prefix, net in nets.items():
-        found = fed(composed.train_val, prefix, net, "TEST", lists)
-        assert found, prefix
-        for item in found:
-            torch.testing.assert_close(item.fused, item.own, rtol=1e-4, atol=1e-3, msg=f"{prefix}/{item.layer}")
+    for phase in ("TEST",) if any(crops(net) for net in nets.values()) else ("TEST", "TRAIN"):
+        first = prototxt.filter_net(next(iter(nets.values())), phase=phase)
+        every = {layer.name: source_of(layer) or "" for layer in first.layer if not layer.bottom}
+        lists = {**every, "": next(iter(every.values()))} if how == "first" else {}
+        for prefix, net in nets.items():
+            found = fed(composed.train_val, prefix, net, phase, lists)
+            assert found, prefix
+            for item in found:
+                torch.testing.assert_close(item.fused, item.own, rtol=1e-4, atol=1e-3, msg=f"{prefix}/{item.layer}")
     return True
 
 
