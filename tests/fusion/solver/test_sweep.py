@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,6 @@ from fusion.solver.callbacks.ema import EMA
 from fusion.solver.logging.console import Silent
 from fusion.solver.train_options import TrainOptions
 from fusion.sweep import Entry, Trial, cells, read_axes, sweep
-from fusion.sweep import sweep as running_module
 from fusion.sweep.results import choose
 from fusion.sweep.train_heads import batches_of
 
@@ -33,6 +33,8 @@ layer { name: "old" type: "InnerProduct" bottom: "data" top: "scores"
 layer { name: "loss" type: "SoftmaxWithLoss" bottom: "scores" bottom: "label" top: "loss" }
 """
 SPEC = "old.prototxt:old.caffemodel"
+
+running_module = import_module("fusion.sweep.sweep")  # the package's `sweep` is the function
 
 
 @pytest.fixture
