@@ -88,7 +88,10 @@ def subjects() -> list[Subject]:
 
 
 def _caffes() -> list[Subject]:
-    properties, golden = load(TESTS / "test_layer_properties.py"), load(TESTS / "test_layers_golden.py")
+    properties, golden = (
+        load(TESTS / "layers" / "test_layer_properties.py"),
+        load(TESTS / "layers" / "test_golden_layers.py"),
+    )
     names = ("l", "label", "idx", "sel", "s", "cont", "H", "ref", "t")
     found = []
     for kind, case in properties.REPRESENTATIVE.items():

@@ -7,7 +7,7 @@ from pathlib import Path
 GOLDEN = Path(__file__).parents[2] / "golden"
 
 SOURCES = "fusion/data/test_golden_sources.py"
-WRITING = "fusion/data/test_writing.py"
+WRITING = "fusion/data/test_convert_imageset.py"
 CHECKED_BY = {
     **{f"formats/data/{name}": WRITING for name in ("encoded", "gray", "resized", "rgb", "mean")},
     "formats/data/case": SOURCES,

@@ -100,8 +100,8 @@ def load(name: str, dtype: torch.dtype = torch.float32) -> tuple[Net, dict[str, 
 def test_every_caffe_type_with_a_builder_has_a_case() -> None:
     caffes = {name for name, kind in LAYER_TYPES.items() if not kind.source} & set(known_types())
     assert set(REPRESENTATIVE) <= caffes
-    families = {"activation", "combining", "convolution", "dense", "distances", "dropout", "losses", "measures"}
-    families |= {"normalization", "pooling", "recurrent", "reshaping", "scale", "selecting"}
+    families = {"activation", "concat_eltwise", "convolution", "dense", "distances", "dropout", "losses", "measures"}
+    families |= {"normalization", "pooling", "recurrent", "reshape", "scale", "slice_select"}
     built = {name for name in caffes if _family(name) in families}
     assert built == set(REPRESENTATIVE)
 
@@ -109,7 +109,7 @@ def test_every_caffe_type_with_a_builder_has_a_case() -> None:
 def _family(name: str) -> str:
     kind = find(name)
     assert kind is not None
-    return kind.build.__module__.rpartition(".")[2]
+    return kind.build.__module__.removeprefix("fusion.layers.")
 
 
 @pytest.mark.parametrize("kind", sorted(set(REPRESENTATIVE) - set(RANDOM)))

@@ -13,7 +13,7 @@ from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 import prototxt
 from prototxt.schema import fork_messages, messages
 
-PACKAGE = Path(prototxt.__file__).parent
+PACKAGE = Path(prototxt.__file__).parent / "schema"
 TYPES = {
     FieldDescriptor.TYPE_BOOL: "bool",
     FieldDescriptor.TYPE_BYTES: "bytes",
@@ -112,7 +112,7 @@ def test_what_is_generated_is_up_to_date(tmp_path: Path) -> None:
     )
     made = tmp_path / "made"
     subprocess.run([sys.executable, "-W", "ignore", "-c", code, str(tmp_path / "work"), str(made)], check=True)
-    for name in ("schema/schema.binpb", "messages.pyi", "fork_messages.pyi"):
+    for name in ("schema.binpb", "messages.pyi", "fork_messages.pyi"):
         new, kept = (made / Path(name).name).read_bytes(), (PACKAGE / name).read_bytes()
         if name.endswith(".binpb"):
             assert descriptors(new) == descriptors(kept), "run python -m prototxt.schema.generate"
@@ -138,7 +138,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool
 other = descriptor_pb2.FileDescriptorProto(name="caffe.proto", package="caffe", syntax="proto2")
 other.message_type.add(name="NetParameter").field.add(name="name", number=7, label=1, type=9)
 descriptor_pool.Default().AddSerializedFile(other.SerializeToString())
-from prototxt import messages
+from prototxt.schema import messages
 assert messages.NetParameter.DESCRIPTOR.fields_by_name["name"].number == 1
 assert descriptor_pool.Default().FindMessageTypeByName("caffe.NetParameter").fields_by_name["name"].number == 7
 """
