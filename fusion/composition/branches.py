@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from fusion.composition.net_text import PHASES, Layer, Net
 from fusion.errors import ComposeError
+from prototxt.schema.shared_memory import overwritten
 from prototxt.shapes.loss_kinds import LOSS_KINDS
 
 _CLASSES = frozenset(name for name, kind in LOSS_KINDS.items() if kind.labels == "class")
@@ -35,17 +36,20 @@ def ancestors(net: Net, blobs: tuple[str, ...]) -> Branch:
     """All layers that the final values of these blobs are computed by, in any phase.
 
     The final value includes in-place layers on the blob. A layer that writes a blob which a later layer overwrites is
-    an ancestor only through what was read before.
+    an ancestor only through what was read before. An in-place layer on a blob that shares the memory of another one
+    writes that one too.
     """
     found: set[int] = set()
     inputs: set[str] = set()
     for phase in PHASES:
         writers: dict[str, Layer] = {}
         read: dict[int, list[tuple[str, Layer | None]]] = {}
-        for layer in net.layers:
-            if phase in layer.phases:
-                read[layer.number] = [(bottom, writers.get(bottom)) for bottom in layer.bottoms]
-                writers.update(dict.fromkeys(layer.tops, layer))
+        layers = [layer for layer in net.layers if phase in layer.phases]
+        changed = overwritten([(layer.type, layer.bottoms, layer.tops) for layer in layers])
+        for index, layer in enumerate(layers):
+            read[layer.number] = [(bottom, writers.get(bottom)) for bottom in layer.bottoms]
+            others = [found.blob for found in changed if found.layer == index]
+            writers.update(dict.fromkeys((*layer.tops, *others), layer))
         todo = [(blob, writers.get(blob)) for blob in blobs]
         while todo:
             blob, writer = todo.pop()

@@ -29,6 +29,7 @@ from prototxt.schema.filter import filter_net
 from prototxt.schema.load import load_net
 from prototxt.schema.messages import LayerParameter, NetParameter
 from prototxt.schema.scalars import closest
+from prototxt.schema.shared_memory import check_unshared
 from prototxt.shapes.net import NetShapes, infer
 from prototxt.text.parser import parse_file
 from prototxt.text.places import place_of
@@ -89,6 +90,7 @@ def to_onnx(
         raise ExportError(f"opset {opset} is not one of {OLDEST} to {newest}", hint=f"the default is {OPSET}")
     deployed = deploy(parse_file(net), inputs, outputs=outputs)
     message = filter_net(load_net(deployed.document), phase="TEST")
+    check_unshared(message, "an ONNX model")
     shapes, notes = _shapes(message)
     arrays = weights if isinstance(weights, Mapping) else read_pair(weights)
     place = "the weights" if isinstance(weights, Mapping) else os.fspath(weights)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -21,10 +21,12 @@ from fusion.layers.registry import Context, LayerType, Phase, find, unknown
 from fusion.nets.check_references import check_references
 from fusion.nets.graph import Call, Param, Plan, run, submodule_paths, with_outputs
 from fusion.nets.graph import Net as Net
+from fusion.nets.shared_memory import SHARED_MEMORY, SharedMemory
 from fusion.nets.shared_params import Owner, settle, share, tensor_at
 from prototxt.schema import messages
 from prototxt.schema.filter import filter_whole
 from prototxt.schema.load import load_net
+from prototxt.schema.shared_memory import Overwritten, ends_of, overwritten
 from prototxt.shapes import infer
 from prototxt.shapes.registry import layer_type
 from prototxt.text.places import place_of
@@ -63,13 +65,16 @@ def _build(message: NetParameter, phase: Phase, shapes: Mapping[str, Sequence[in
     inferred = infer(message, inputs=shapes)
     parts = _Parts(_Values(message))
     named = [(layer.name, layer.type) for layer, kind in zip(message.layer, types, strict=True) if kind is not None]
-    paths = iter(submodule_paths(named))
+    changes = [("", SHARED_MEMORY) for found in parts.values.overwritten.values() for _ in found]
+    whole = submodule_paths([*named, *changes])
+    paths, others = iter(whole[: len(named)]), iter(whole[len(named) :])
     for index, (layer, kind) in enumerate(zip(message.layer, types, strict=True)):
         if kind is None:
             parts.values.add_inputs(index, layer)
         else:
             context = _context(layer, inferred, index, phase, seed)
             _add_layer(parts, index, layer, kind, next(paths), context, message.force_backward)
+            _add_changes(parts, index, layer, others)
     raise_all([*parts.errors, *(pct.check_classifiers(message) if phase == "TRAIN" else [])])
     if phase == "TRAIN":
         learning = {param.path for param in settle(parts.params, parts.modules, parts.owners) if param.lr_mult != 0}
@@ -111,6 +116,17 @@ def _add_layer(
     blocked = () if force_backward else _blocked(layer)
     parts.calls.append(Call(layer.name, layer.type, path, bottoms, tops, blocked, portable))
     parts.weights.update(_loss_weights(layer, tops))
+
+
+def _add_changes(parts: _Parts, index: int, layer: LayerParameter, paths: Iterator[str]) -> None:
+    """What the layer, working in place, makes of the blobs that share its top's memory."""
+    for found in parts.values.overwritten.get(index, ()):
+        bottoms, top = parts.values.add_change(index, layer, found)
+        count = sum(call.type == SHARED_MEMORY and call.tops[0].partition("@")[0] == found.blob for call in parts.calls)
+        name = f"{found.blob} (shared memory{f' {count + 1}' if count else ''})"
+        path = next(paths)
+        parts.modules[path] = SharedMemory()
+        parts.calls.append(Call(name, SHARED_MEMORY, path, bottoms, (top,)))
 
 
 def _plan(parts: _Parts, name: str, phase: Phase) -> Plan:
@@ -265,7 +281,11 @@ def _frozen(calls: Sequence[Call], params: Sequence[Param]) -> tuple[Call, ...]:
 
 def _outputs(calls: Sequence[Call], weights: Mapping[str, float]) -> tuple[tuple[str, str], ...]:
     """Tops that nobody takes, and those that count in the loss: Caffe splits a copy off, which nobody takes."""
-    taken = {value for call in calls for value in call.bottoms}
+    taken = {value for call in calls if call.type != SHARED_MEMORY for value in call.bottoms}
+    for call in calls:
+        if call.type == SHARED_MEMORY:
+            before = call.bottoms[1]
+            taken |= {before, *(call.tops if before in taken else ())}
     tops = [value for call in calls for value in call.tops]
     return tuple((value, value) for value in tops if value not in taken or value in weights)
 
@@ -275,12 +295,17 @@ class _Values:
 
     inputs   blob -> value, for the tops of data layers
     current  blob -> its latest value
+    overwritten  index of an in-place layer -> the blobs that it changes though they are none of its tops
     """
 
     def __init__(self, net: NetParameter) -> None:
         self.inputs: dict[str, str] = {}
         self.current: dict[str, str] = {}
+        self.overwritten: dict[int, list[Overwritten]] = {}
         self._last = {top: index for index, layer in enumerate(net.layer) for top in layer.top}
+        for found in overwritten([ends_of(layer) for layer in net.layer]):
+            self.overwritten.setdefault(found.layer, []).append(found)
+            self._last[found.blob] = max(self._last[found.blob], found.layer)
 
     def add_inputs(self, index: int, layer: LayerParameter) -> None:
         """Take the layer's tops as inputs of the net."""
@@ -296,6 +321,12 @@ class _Values:
         if not tops and layer_type(layer.type).loss:
             tops = (f"{layer.name} (automatic)",)
         return bottoms, tops
+
+    def add_change(self, index: int, layer: LayerParameter, found: Overwritten) -> tuple[tuple[str, str], str]:
+        """The values that the change is seen through and made to, and the one after it."""
+        bottoms = self.current[found.through], self.current[found.blob]
+        self.current[found.blob] = self._value(index, layer, found.blob)
+        return bottoms, self.current[found.blob]
 
     def _value(self, index: int, layer: LayerParameter, top: str) -> str:
         return top if self._last[top] == index else f"{top}@{layer.name or index}"

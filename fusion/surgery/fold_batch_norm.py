@@ -19,6 +19,7 @@ from fusion.surgery.result import SurgeryResult, Weights
 from prototxt.schema.duplicate_names import check_layer_names
 from prototxt.schema.load import load_net
 from prototxt.schema.messages import LayerParameter
+from prototxt.schema.shared_memory import check_unshared
 from prototxt.text.edits import Edits
 from prototxt.text.tokens import quote
 from prototxt.text.tree import Document, Field, Message
@@ -85,6 +86,7 @@ def _layers(document: Document) -> list[_Layer]:
         raise FusionError("this is no net in today's syntax", place=document.name, hint=hint)
     if any(message.include or message.exclude for message in messages):
         raise FusionError("a net with phases cannot be folded", place=document.name, hint=hint)
+    check_unshared(net, "folding")
     readers: list[list[int]] = [[] for _ in messages]
     maker: dict[str, int] = {}
     for index, message in enumerate(messages):

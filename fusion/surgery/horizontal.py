@@ -26,6 +26,7 @@ from prototxt.schema.encode import to_text
 from prototxt.schema.filter import filter_net
 from prototxt.schema.load import load_net
 from prototxt.schema.messages import LayerParameter, NetParameter
+from prototxt.schema.shared_memory import check_unshared
 from prototxt.shapes import infer
 from prototxt.text.parser import parse
 from prototxt.text.tree import Document
@@ -82,6 +83,7 @@ def fuse_horizontally(
     check_layer_names(net)
     if any(layer.include or layer.exclude for layer in net.layer):
         raise FusionError("a net with phases cannot be fused horizontally", place=document.name, hint=hint)
+    check_unshared(net, "fusing horizontally")
     shapes = infer(filter_net(net, phase="TEST"), inputs, unknown="ignore").blobs
     draft = _Draft(list(net.layer), weights, shapes, "+".join(prefixes), dense)
     draft.taken.update(blob for layer in net.layer for blob in (layer.name, *layer.top))

@@ -10,6 +10,7 @@ from prototxt.schema.filter import included
 from prototxt.schema.messages import TEST, LayerParameter, NetParameter, NetState
 from prototxt.schema.params import makes_data, param_count
 from prototxt.schema.scalars import closest
+from prototxt.schema.shared_memory import ends_of, overwritten
 from prototxt.shapes.registry import LAYER_TYPES
 
 SCORES = {
@@ -107,10 +108,12 @@ def _state(net: NetParameter, stages: Iterable[str]) -> NetState:
 
 def _flow(net: NetParameter, state: NetState) -> _Flow:
     flow = _Flow({}, {})
-    for index, layer in enumerate(net.layer):
-        if included(layer, state):
-            flow.reads[index] = [(bottom, flow.final.get(bottom)) for bottom in layer.bottom]
-            flow.final.update(dict.fromkeys(layer.top, index))
+    present = [index for index, layer in enumerate(net.layer) if included(layer, state)]
+    changed = overwritten([ends_of(net.layer[index]) for index in present])
+    for place, index in enumerate(present):
+        flow.reads[index] = [(bottom, flow.final.get(bottom)) for bottom in net.layer[index].bottom]
+        others = [found.blob for found in changed if found.layer == place]
+        flow.final.update(dict.fromkeys((*net.layer[index].top, *others), index))
     return flow
 
 

@@ -14,6 +14,7 @@ from fusion.export import Exported, to_onnx, verify_onnx
 from fusion.nets.build import build, params
 from fusion.nets.weights import save_weights
 from prototxt.edit.deploy import deploy
+from prototxt.errors import PrototxtError
 from prototxt.schema.load import load_net
 from prototxt.text.parser import parse_file
 
@@ -195,3 +196,15 @@ def _sane(kind: str, index: int, shape: tuple[int, ...], random: np.random.Gener
     else:
         made = random.uniform(0.8, 1.2, shape) if (kind, index) == ("Scale", 0) else random.normal(0, 0.05, shape)
     return made.astype(np.float32)
+
+
+def test_a_blob_changed_through_shared_memory_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "net.prototxt"
+    flat = 'layer { name: "flat" type: "Flatten" bottom: "data" top: "y" }\n'
+    relu = 'layer { name: "relu" type: "ReLU" bottom: "y" top: "y" }\n'
+    after = 'layer { name: "after" type: "Power" bottom: "data" top: "z" power_param { scale: 2 } }\n'
+    path.write_text(DATA + flat + relu + after)
+    with pytest.raises(PrototxtError, match="'relu' works in place on 'y', which shares its memory with 'data'"):
+        to_onnx(path, {})
+    path.write_text(DATA + flat + relu)
+    assert checked(to_onnx(path, {}), {}) == 0

@@ -215,3 +215,15 @@ def test_a_net_that_ends_in_accuracy() -> None:
         ("data", "Input", ["data"]),
         ("ip", "InnerProduct", ["ip"]),
     ]
+
+
+def test_a_layer_in_place_on_shared_memory_is_needed_by_the_blob_that_it_changes() -> None:
+    text = """layer { name: "in" type: "Input" top: "x" input_param { shape { dim: 1 dim: 4 } } }
+layer { name: "ip" type: "InnerProduct" bottom: "x" top: "ip" inner_product_param { num_output: 2 } }
+layer { name: "flat" type: "Flatten" bottom: "ip" top: "y" }
+layer { name: "relu" type: "ReLU" bottom: "y" top: "y" }
+layer { name: "other" type: "Power" bottom: "x" top: "other" }
+layer { name: "after" type: "Power" bottom: "ip" top: "z" }
+"""
+    kept = load_net(deploy(parse(text), outputs=("z",)).document)
+    assert [layer.name for layer in kept.layer] == ["in", "ip", "flat", "relu", "after"]

@@ -1,0 +1,89 @@
+"""Blobs that share memory in Caffe: what a layer writes in place into the one, readers of the others see as well."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from prototxt.errors import PrototxtError
+from prototxt.text.places import place_of
+
+if TYPE_CHECKING:
+    from prototxt.schema.messages import LayerParameter, NetParameter
+
+Ends = tuple[str, Sequence[str], Sequence[str]]
+"""A layer's type, bottoms and tops."""
+_SHARING = frozenset(("Flatten", "Reshape", "Split", "Concat", "Slice"))
+"""Types whose tops are their only bottom's memory (`ShareData`); Slice where it has one top."""
+
+
+@dataclass(frozen=True)
+class Overwritten:
+    """A blob that an in-place layer changes through another one.
+
+    layer     the index of the in-place layer
+    through   the blob that it works on
+    blob      the blob that shares its memory
+    seen      whether a later layer reads `blob`, or nobody at all does, so that it is an output
+    """
+
+    layer: int
+    through: str
+    blob: str
+    seen: bool
+
+
+def overwritten(layers: Sequence[Ends]) -> list[Overwritten]:
+    """The blobs that in-place layers of one phase's net change through others, in the order of execution."""
+    groups: dict[str, list[str]] = {}
+    found: list[Overwritten] = []
+    for index, (kind, bottoms, tops) in enumerate(layers):
+        for top in tops:
+            if top in bottoms:
+                shared = [blob for blob in groups.get(top, ()) if blob not in tops]
+                found += [Overwritten(index, top, blob, _seen(layers, index, blob)) for blob in shared]
+            elif top in groups:
+                groups.pop(top).remove(top)  # it is made again, and leaves its group
+        if kind in _SHARING and len(bottoms) == 1 and bottoms[0] not in tops and (kind != "Slice" or len(tops) == 1):
+            group = groups.setdefault(bottoms[0], [bottoms[0]])
+            group += tops
+            groups.update(dict.fromkeys(tops, group))
+    return found
+
+
+def ends_of(layer: LayerParameter) -> Ends:
+    """The layer as `overwritten` takes it."""
+    return layer.type, layer.bottom, layer.top
+
+
+def _seen(layers: Sequence[Ends], index: int, blob: str) -> bool:
+    """Whether a layer after this one reads the blob before it is made again, or none reads it since it was made."""
+    for _, bottoms, tops in layers[index + 1 :]:
+        if blob in bottoms:
+            return True
+        if blob in tops:
+            return False
+    for _, bottoms, tops in reversed(layers[:index]):
+        if blob in bottoms:
+            return False
+        if blob in tops:
+            return True
+    return False
+
+
+def check_unshared(net: NetParameter, what: str) -> None:
+    """Raise PrototxtError where a blob that is changed through another one is seen after that.
+
+    what  the task that works on layers alone, and so would lose the change
+    """
+    for found in overwritten([ends_of(layer) for layer in net.layer]):
+        if found.seen:
+            layer = net.layer[found.layer]
+            raise PrototxtError(
+                f"layer '{layer.name}' works in place on '{found.through}', which shares its memory with "
+                f"'{found.blob}', so that '{found.blob}' changes as well: {what} cannot keep that",
+                place=place_of(layer),
+                hint=f"let what reads '{found.blob}' read '{found.through}', or give '{layer.name}' a top of its own, "
+                f"which leaves '{found.blob}' as it was",
+            )
