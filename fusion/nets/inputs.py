@@ -32,6 +32,7 @@ def input_shapes(
     given: Mapping[str, Sequence[int]] | None = None,
     otherwise: Mapping[str, Shape] | None = None,
     place: str | None = None,
+    asked: str = "",
 ) -> dict[str, tuple[int, ...]]:
     """The shape of every blob that the net's data and Input layers make.
 
@@ -39,6 +40,7 @@ def input_shapes(
     batch  replaces the first dimension of all that are not given
     given  shapes that prevail, also for what the net does not tell; names of other blobs are left alone
     otherwise  shapes of what neither tells
+    asked  the prefix by which the user can give them, for the error
     Raises: DataError naming every input whose shape is not known.
     """
     given = given or {}
@@ -52,9 +54,9 @@ def input_shapes(
         shape = tuple(given.get(blob, known[blob]))
         sized = (batch or (shape[0] if shape else None) or 1, *shape[1:]) if blob not in given else shape
         if known[blob] is UNKNOWN and blob not in given:
-            errors.append(_unknown(blob, (None, None, None, None), place))
+            errors.append(_unknown(blob, (None, None, None, None), place, asked))
         elif any(dim is None for dim in sized):
-            errors.append(_unknown(blob, sized, place))
+            errors.append(_unknown(blob, sized, place, asked))
         else:
             shapes[blob] = tuple(int(dim) for dim in sized if dim is not None)
     raise_all(errors)
@@ -69,9 +71,10 @@ def known_inputs(net: NetParameter) -> dict[str, Shape]:
     return {top: shapes.get(top, UNKNOWN) for layer in sources.layer for top in layer.top}
 
 
-def _unknown(blob: str, shape: Shape, place: str | None) -> DataError:
+def _unknown(blob: str, shape: Shape, place: str | None, asked: str) -> DataError:
     example = ",".join("?" if dim is None else str(dim) for dim in shape)
-    hint = f"its data is not here to tell: give --input {blob}={example} with numbers for all"
+    name = f"{asked}/{blob}" if asked else blob
+    hint = f"its data is not here to tell: give --input {name}={example} with numbers for all"
     return DataError(f"the shape of the input '{blob}' is not known", place=place, hint=hint)
 
 

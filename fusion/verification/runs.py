@@ -33,6 +33,7 @@ from fusion.verification.sides import (
     inputs_of,
     opened,
     output_values,
+    source_feed,
 )
 
 
@@ -67,7 +68,8 @@ def verify_branches(
             found.append(_verify_onnx(prefix, given, opened(fused, weights, feed, prefix=prefix), feed, rtol, without))
             continue
         description, trained = given
-        source = opened(description, trained, feed, otherwise=branch_inputs(fused, prefix))
+        own = source_feed(feed, fused, description, prefix)
+        source = opened(description, trained, own, otherwise=branch_inputs(fused, prefix), source_of=prefix)
         whole = opened(fused, weights, feed, fallback=source.shapes, prefix=prefix)
         computed = computed_values(source)
         pairs = paired(source.net, whole.net, prefix)

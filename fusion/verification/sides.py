@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -65,11 +65,13 @@ def opened(
     fallback: Mapping[str, Sequence[int]] | None = None,
     otherwise: Mapping[str, Shape] | None = None,
     prefix: str = "",
+    source_of: str = "",
 ) -> Side:
     """A net in phase TEST with its weights, for batches as long as the feed's.
 
     fallback  shapes of the other net's inputs, for inputs of the same name, with the prefix or without
     otherwise  shapes of inputs that the net itself does not tell, its data not being here
+    source_of  the prefix under which a fused net knows this one: its inputs are asked for by that
     """
     place = os.fspath(description)
     message = filter_whole(load_net(description), "TEST", stages=feed.stages)
@@ -78,7 +80,7 @@ def opened(
     given = _same_inputs(fallback or {}, message, tops, prefix)
     given.update({blob: (batch, *shape[1:]) for blob, shape in (feed.shapes or {}).items()})
     mine = {blob: shape for blob, shape in given.items() if blob in tops}
-    shapes = input_shapes(message, batch=batch, given=mine, otherwise=otherwise, place=place)
+    shapes = input_shapes(message, batch=batch, given=mine, otherwise=otherwise, place=place, asked=source_of)
     net = build(message, shapes=shapes, seed=0)
     missing = load_weights(net, weights).missing
     return Side(net, message, shapes, f"{place} with {os.fspath(weights)}", missing)
@@ -101,12 +103,36 @@ def _same_inputs(
     return found
 
 
+def source_feed(feed: Feed, fused: Path, source: Path, prefix: str) -> Feed:
+    """The feed for a source: shapes are given by the fused net's names, where its `data` may be `PREFIX/data`.
+
+    A shape of one name means another input where the source's own differs, and the fused net tells just that shape.
+    """
+    given = feed.shapes or {}
+    theirs, mine = (_known(path, feed) for path in (fused, source)) if given else ({}, {})
+    shapes = {
+        blob: shape
+        for blob, shape in given.items()
+        if f"{prefix}/{blob}" not in theirs
+        and not (theirs.get(blob) == tuple(shape[1:]) != mine.get(blob) and mine.get(blob) is not None)
+    }
+    start = f"{prefix}/"
+    shapes.update({blob.removeprefix(start): shape for blob, shape in given.items() if blob.startswith(start)})
+    return replace(feed, shapes=shapes)
+
+
+def _known(path: Path, feed: Feed) -> dict[str, Shape | None]:
+    """What a net tells of a sample of each of its inputs."""
+    known = known_inputs(filter_whole(load_net(path), "TEST", stages=feed.stages))
+    return {blob: None if shape is UNKNOWN else tuple(shape[1:]) for blob, shape in known.items()}
+
+
 def branch_inputs(fused: Path, prefix: str) -> dict[str, Shape]:
     """What the fused net feeds a branch, by the source's names of the blobs, as far as its description tells."""
-    message = filter_net(load_net(fused), phase="TEST")
-    known = {blob: shape for blob, shape in known_inputs(message).items() if shape is not UNKNOWN}
-    own = {blob.removeprefix(f"{prefix}/"): shape for blob, shape in known.items() if blob.startswith(f"{prefix}/")}
-    return {**known, **own}
+    inputs = known_inputs(filter_net(load_net(fused), phase="TEST"))
+    shared = {blob: shape for blob, shape in inputs.items() if f"{prefix}/{blob}" not in inputs}
+    own = {blob.removeprefix(f"{prefix}/"): shape for blob, shape in inputs.items() if blob.startswith(f"{prefix}/")}
+    return {blob: shape for blob, shape in {**shared, **own}.items() if shape is not UNKNOWN}
 
 
 def inputs_of(source: Side, net: Net, feed: Feed) -> dict[str, Tensor]:

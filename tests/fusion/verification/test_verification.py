@@ -227,3 +227,26 @@ def test_inputs_of_one_name_and_different_shapes(tmp_path: Path, second: str) ->
     write_weights(tmp_path / "f.caffemodel", {"a/fc": a, "b/fc": [b[0] + 1, b[1]]})
     found = verify_branches(tmp_path / "f.prototxt", tmp_path / "f.caffemodel", sources)
     assert [item.first is None for item in found] == [True, False]
+
+
+def test_shapes_go_by_the_fused_nets_names_and_a_source_takes_those_of_its_own_input(folder: Path) -> None:
+    """Each net's own input is `data`; the fused net has that of `a` as `data` and that of `b` as `b/data`."""
+    lost = """layer { name: "data" type: "ImageData" top: "data" top: "label"
+      image_data_param { source: "lost.txt" batch_size: 4 CHANNELS } }
+    """
+    for name, channels in (("a", "new_height: 8 new_width: 8"), ("b", "is_color: false")):
+        Path(f"{name}.prototxt").write_text(lost.replace("CHANNELS", channels) + BODY + END)
+        shapes = {"data": (1, 3 if name == "a" else 1, 8, 8), "label": (1,)}
+        save_weights(build(f"{name}.prototxt", shapes=shapes, seed=1), f"{name}.caffemodel")
+    second = lost.replace('"data" type', '"b/data" type').replace('top: "data" top: "label"', 'top: "b/data"')
+    second = second.replace("CHANNELS", "is_color: false")
+    text = lost.replace("CHANNELS", "new_height: 8 new_width: 8") + second + prefixed(BODY, "a")
+    Path("fused.prototxt").write_text(text + prefixed(BODY, "b").replace('bottom: "data"', 'bottom: "b/data"') + head())
+    given = {"data": (1, 3, 8, 8), "b/data": (1, 1, 8, 8)}
+    plan = plan_merge(load_net("fused.prototxt"), {name: f"{name}.caffemodel" for name in "ab"}, inputs=given)
+    apply_merge(plan, "fused.caffemodel")
+    assert [item.largest for item in branches(Feed(shapes=given))] == [0, 0]
+    feed = Feed(shapes={"data": (1, 3, 8, 8)})
+    with pytest.raises(DataError, match="the shape of the input 'data' is not known") as caught:
+        verify_branches("fused.prototxt", "fused.caffemodel", {"b": ("b.prototxt", "b.caffemodel")}, feed)
+    assert "give --input b/data=2,1,?,? with" in str(caught.value)
