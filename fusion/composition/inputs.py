@@ -21,6 +21,7 @@ from fusion.composition.label_layers import prepared_labels
 from fusion.composition.label_meaning import OwnLabels, check_labels
 from fusion.composition.lists import Lists, choose, own_lists
 from fusion.composition.net_text import PHASES, Layer
+from fusion.composition.replaced_lists import check_replaced
 from fusion.composition.sources import PreparedSource
 from fusion.composition.sources_without_data import only_input, picture_size
 from fusion.errors import ComposeError
@@ -79,6 +80,7 @@ def plan_inputs(
     if own is not None:
         check_labels(parts, own, layout)
     feeds = {part.prefix: feeds_of(part, layout) for part in parts}
+    layout.notes += check_replaced(parts, layout.chosen)
     check_steps(layout, classes)
     text = [piece for copy in layout.copies for piece in _text(copy, layout)] + layout.further
     if "in_step_with" in "".join(text):

@@ -219,3 +219,10 @@ def _lines(path: str) -> list[str]:
 def labels_in_list(path: str) -> list[str]:
     """The labels of an image list, none where it is not here."""
     return [line.rstrip().rpartition(" ")[2] for line in _lines(path)]
+
+
+def names_in_list(kind: str, path: str) -> set[str]:
+    """The files that the list of a data layer of this type names; none where it is not here, or is no list."""
+    if kind not in ("ImageData", "HDF5Data"):
+        return set()
+    return {line.rstrip().rpartition(" ")[0] if kind == "ImageData" else line.strip() for line in _lines(path)}
