@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from fusion.errors import ExportError
 from fusion.nets.build import build, outputs_of
-from fusion.nets.inputs import noise
+from fusion.nets.inputs import noise, whole_noise
 from fusion.nets.weights import load_weights
-from fusion.onnx.runtime import session
+from fusion.onnx.runtime import as_kind, session, whole_kind
 from fusion.onnx.sidecar import read_pair
 from fusion.verification.comparison import RTOL, Comparison, Difference, difference
 from prototxt.schema.messages import NetParameter
@@ -45,13 +45,15 @@ def verify_onnx(
         item.name: tuple(dim if isinstance(dim, int) else None for dim in item.shape) for item in runtime.get_inputs()
     }
     shapes = _known(shapes, inputs or {})
+    kinds = {item.name: item.type for item in runtime.get_inputs()}
     names = [item.name for item in runtime.get_outputs()]
     rows: list[Difference] = []
     for batch in batches if any(None in shape for shape in shapes.values()) else (0,):
         sizes = {name: tuple(batch if dim is None else dim for dim in shape) for name, shape in shapes.items()}
-        fed = {name: noise(name, size, seed) for name, size in sizes.items()}
+        fed = {name: noise(name, size, seed) if (kind := whole_kind(kinds[name])) is None
+               else whole_noise(name, size, seed, kind) for name, size in sizes.items()}  # fmt: skip
         expected = _expected(net, arrays, fed, names)
-        found = runtime.run(names, {name: tensor.numpy() for name, tensor in fed.items()})
+        found = runtime.run(names, {name: as_kind(tensor.numpy(), kinds[name], name) for name, tensor in fed.items()})
         rows += [difference(_maker(net, name), name, expected[name], array)
                  for name, array in zip(names, found, strict=True)]  # fmt: skip
     label = "the exported model" if isinstance(model, bytes) else os.fspath(model)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -82,6 +83,13 @@ def noise(blob: str, shape: Sequence[int], seed: int) -> Tensor:
     """Standard normal numbers, the same for the same blob, shape and seed; float32."""
     random = np.random.default_rng([seed, crc32(blob.encode("utf-8", "surrogateescape"))])
     return torch.from_numpy(random.standard_normal(tuple(shape), np.float32))
+
+
+def whole_noise(blob: str, shape: Sequence[int], seed: int, kind: np.dtype[Any]) -> Tensor:
+    """Whole numbers from 0 to 255 that the type can hold, the same for the same blob, shape and seed; float32."""
+    random = np.random.default_rng([seed, crc32(blob.encode("utf-8", "surrogateescape"))])
+    most = 1 if kind == np.bool_ else min(255, np.iinfo(kind).max)
+    return torch.from_numpy(random.integers(0, most, tuple(shape), endpoint=True).astype(np.float32))
 
 
 @dataclass(frozen=True)

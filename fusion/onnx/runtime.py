@@ -42,8 +42,9 @@ def run_file(
 ) -> dict[str, NDArray[np.float32]]:
     """The named values of a file, also inner ones, as it stands but in float32: a batch that it fixes is fed in pieces.
 
-    inputs  float32 [N, ...] by name
-    Raises: OnnxError when the file cannot be read or run; ExportError without ONNX Runtime.
+    inputs  float32 [N, ...] by name; whole numbers where the file takes such
+    Raises: OnnxError when the file cannot be read or run, or an input cannot hold its numbers; ExportError without
+            ONNX Runtime.
     """
     import onnx
 
@@ -57,12 +58,33 @@ def run_file(
     size = next((item.shape[0] for item in runtime.get_inputs() if item.shape), None)
     count = len(next(iter(inputs.values())))
     step = size if isinstance(size, int) and size > 0 else count
-    wanted = {item.name for item in runtime.get_inputs()}
+    wanted = {item.name: as_kind(inputs[item.name], item.type, item.name, place) for item in runtime.get_inputs()
+              if item.name in inputs}  # fmt: skip
     pieces = []
     for start in range(0, count, step):
-        fed = {name: array[start : start + step] for name, array in inputs.items() if name in wanted}
+        fed = {name: array[start : start + step] for name, array in wanted.items()}
         try:
             pieces.append(runtime.run(list(values), fed))
         except Exception as error:  # its exceptions have no base class of their own
             raise OnnxError(f"ONNX Runtime cannot run it: {str(error).splitlines()[0]}", place=place) from error
     return {name: np.concatenate(column) for name, column in zip(values, zip(*pieces, strict=True), strict=True)}
+
+
+def whole_kind(kind: str) -> np.dtype[Any] | None:
+    """The type of an input that takes whole numbers or truth values, as ONNX Runtime calls it; None for another."""
+    name = kind.removeprefix("tensor(").removesuffix(")")
+    return np.dtype(name) if name == "bool" or name.lstrip("u").startswith("int") else None
+
+
+def as_kind(array: NDArray[np.float32], kind: str, name: str, place: str | None = None) -> NDArray[Any]:
+    """The numbers in the type of the input `name`. Raises: OnnxError where it cannot hold them."""
+    wanted = whole_kind(kind)
+    if wanted is None:
+        return array
+    with np.errstate(invalid="ignore"):
+        found = array.astype(wanted)
+    if not np.array_equal(found.astype(np.float32), array):
+        strange = array[found.astype(np.float32) != array][0]
+        what = f"its input '{name}' takes {wanted.name}, and is fed {strange:g}"
+        raise OnnxError(what, place=place, hint="feed it pixels as they are: no mean, no scale")
+    return found

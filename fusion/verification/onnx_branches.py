@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from onnx.helper import tensor_dtype_to_np_dtype
+from torch import Tensor
+
 from fusion.nets.graph import Net
+from fusion.nets.inputs import whole_noise
 from fusion.onnx.graphs import entries, load
 from fusion.onnx.graphs.layer_graph import layer_graph
 from fusion.onnx.sidecar import ONNX
@@ -48,3 +52,17 @@ def branch_values(
         found += [BranchValue(call.name, top, name, inputs)
                   for top, name in zip(call.tops, names, strict=True)]  # fmt: skip
     return found
+
+
+def whole_numbers(
+    path: str | os.PathLike[str], matches: Sequence[BranchValue], found: Mapping[str, Tensor], seed: int
+) -> dict[str, Tensor]:
+    """Noise for the values that feed those inputs of the file which take whole numbers.
+
+    found  what the net makes of other noise, for the shapes
+    """
+    types = load(path).types
+    kinds = {value: tensor_dtype_to_np_dtype(types[name]) for match in matches for name, value, _ in match.inputs
+             if name in types}  # fmt: skip
+    return {value: whole_noise(value, found[value].shape, seed, kind)
+            for value, kind in kinds.items() if kind.kind in "iub"}  # fmt: skip
