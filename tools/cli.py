@@ -40,13 +40,16 @@ def run(command: Callable[[], int | None]) -> int:
 
 @contextmanager
 def _own_warnings() -> Iterator[None]:
-    """Our own warnings as one message each, without the line of code that Python shows with a warning."""
+    """Our own warnings as one message each, said once, without the line of code that Python shows with a warning."""
+    said: set[str] = set()
     with warnings.catch_warnings():
         before = warnings.showwarning
 
         def show(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> None:
             if category.__module__.startswith(("prototxt.", "fusion.")):
-                print(f"warning: {message}", file=sys.stderr)
+                if str(message) not in said:
+                    print(f"warning: {message}", file=sys.stderr)
+                said.add(str(message))
             else:
                 before(message, category, *rest, **named)
 

@@ -20,6 +20,7 @@ class Difference:
 
     absolute  the largest difference of two values; infinite where the shapes differ or only one of them is finite
     relative  that, divided by the largest magnitude in the blob as it should be
+    found     the shape found, where it is another
     """
 
     layer: str
@@ -27,6 +28,7 @@ class Difference:
     shape: tuple[int, ...]
     absolute: float
     relative: float
+    found: tuple[int, ...] | None = None
 
     def exceeds(self, rtol: float) -> bool:
         """Whether it is more than allowed."""
@@ -66,17 +68,18 @@ class Comparison:
             count = len(self.differences)
             exact = "bit for bit" if self.largest == 0 else f"within {self.largest:.1e} relative"
             return f"{self.name}: {'1 blob agrees' if count == 1 else f'all {count} blobs agree'} {exact}"
-        return (
-            f"{self.name}: differs first in layer '{self.first.layer}', blob '{self.first.blob}': "
-            f"absolute {_figure(self.first.absolute)}, relative {_figure(self.first.relative)} (allowed {self.rtol:g})"
-        )
+        first = self.first
+        how = f"absolute {_figure(first.absolute)}, relative {_figure(first.relative)} (allowed {self.rtol:g})"
+        if first.found is not None:
+            how = f"its shape is {_shape(first.found)}, not {_shape(first.shape)}"
+        return f"{self.name}: differs first in layer '{first.layer}', blob '{first.blob}': {how}"
 
 
 def difference(layer: str, blob: str, expected: NDArray[Any], found: NDArray[Any]) -> Difference:
     """Compare two arrays; NaN and infinities agree with themselves only."""
     shape = tuple(expected.shape)
     if shape != tuple(found.shape):
-        return Difference(layer, blob, shape, math.inf, math.inf)
+        return Difference(layer, blob, shape, math.inf, math.inf, tuple(found.shape))
     if not expected.size or np.array_equal(expected, found, equal_nan=expected.dtype.kind == "f"):
         return Difference(layer, blob, shape, 0.0, 0.0)
     expected, found = expected.astype(np.float64), found.astype(np.float64)
@@ -98,7 +101,7 @@ def _table(item: Comparison) -> str:
     rows = [("layer", "blob", "shape", "max absolute", "max relative", "")]
     rows += [
         (
-            *(found.layer, found.blob, "x".join(map(str, found.shape)) or "scalar"),
+            *(found.layer, found.blob, _shapes(found)),
             *(_figure(found.absolute), _figure(found.relative), "DIFFERS" if found.exceeds(item.rtol) else ""),
         )
         for found in item.differences
@@ -137,6 +140,14 @@ def to_json(comparisons: Sequence[Comparison]) -> str:
         for item in comparisons
     ]
     return json.dumps(content, indent=2)
+
+
+def _shapes(item: Difference) -> str:
+    return _shape(item.shape) + ("" if item.found is None else f", not {_shape(item.found)}")
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape)) or "scalar"
 
 
 def _figure(value: float) -> str:

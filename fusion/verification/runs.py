@@ -158,12 +158,23 @@ def _compared(
     with torch.no_grad():
         expected = run(one, inputs)
         found = run(other, handed_over(name, pairs, source.net, other, inputs))
-    rows = [
-        difference(match.layer, _blob(match.there), expected[match.here].numpy(), found[match.there].numpy())
-        for match in matches
-    ]
+    rows, notes = [], differing_preparation(pairs, source, fused)
+    alike = [match for match in matches if _alike(expected[match.here].shape, found[match.there].shape)]
+    for match in matches:
+        here, there = expected[match.here].numpy(), found[match.there].numpy()
+        there = there.reshape(here.shape) if match in alike else there
+        rows.append(difference(match.layer, _blob(match.there), here, there))
+    if alike:
+        shown = ", ".join(_blob(match.there) for match in alike)
+        notes = (*notes, f"compared although only one of the two has further axes of size 1 at the end: {shown}")
     what = f"{source.label} against {fused.label}, on {feed.words}"
-    return Comparison(name, what, tuple(rows), skipped, differing_preparation(pairs, source, fused), rtol)
+    return Comparison(name, what, tuple(rows), skipped, notes, rtol)
+
+
+def _alike(one: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether two shapes are not the same, but are but for axes of size 1 at the end, as dense layers and 1x1 maps."""
+    short, long = sorted((tuple(one), tuple(other)), key=len)
+    return short != long and long == (*short, *[1] * (len(long) - len(short)))
 
 
 def _blob(value: str) -> str:

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING
 
 from prototxt.errors import WeightsError
 from prototxt.sniff.text_encoding import encoding_of
-from prototxt.sniff.weights_format import BLOB_FIELDS, C3D_FIELDS, HDF5_MAGIC, STATE_FIELDS, foreign_kind, kind_of
+from prototxt.sniff.weights_format import (
+    BLOB_FIELDS,
+    C3D_FIELDS,
+    HDF5_MAGIC,
+    ONNX,
+    STATE_FIELDS,
+    foreign_kind,
+    is_onnx,
+    kind_of,
+)
 
 if TYPE_CHECKING:
     from prototxt.text.tree import Document
@@ -88,6 +97,8 @@ def _hdf5_kind(path: str | os.PathLike[str]) -> str:
 def _message_kind(path: str) -> str:
     """What a binary message is, by its outermost fields. A net of a fork may have any, so a net is the last guess."""
     seen = _outer_fields(path)
+    if is_onnx(seen):
+        raise WeightsError(f"this is {ONNX}, not a file of Caffe's", place=path, hint="name it .onnx")
     if (100, 2) in seen:
         return NET
     if (1, 0) in seen and seen <= STATE_FIELDS and seen & {(2, 2), (3, 2)}:

@@ -292,7 +292,8 @@ class _Decoder:
             if found.count:
                 listed = "".join(f"\n  {self.doc.place(offset)}: {text}" for offset, text in found.items[:MAX_LISTED])
                 listed += f"\n  and {found.count - MAX_LISTED} more" if found.count > MAX_LISTED else ""
-                parts.append(f"{found.count} fields, values or types {what} were kept:{listed}")
+                many = f"{found.count} fields, values or types {what} were"
+                parts.append(f"{many if found.count > 1 else f'a field, value or type {what} was'} kept:{listed}")
         unknown = [(self.doc.place(offset), text) for offset, text in sorted(self.unknown.items)]
         places = [(self.doc.place(offset), text) for offset, text in sorted(self.forks.items + self.unknown.items)]
         warnings.warn(UnknownFieldWarning("\n".join(parts), places, unknown), stacklevel=3)

@@ -116,6 +116,12 @@ def message_kind(window: Window) -> str | None:
     return "a caffemodel (a net's weights)" if seen & {(100, 2), (2, 2)} else None
 
 
+def is_onnx(seen: set[tuple[int, int]]) -> bool:
+    """Whether a message with these outermost fields, as numbers and wire types, is an ONNX model."""
+    found = _message(seen)
+    return found is not None and found[0] == ONNX
+
+
 def _message(seen: set[tuple[int, int]]) -> tuple[str, str] | None:
     return next(((what, hint) for what, hint, needed, allowed in _MESSAGES if needed <= seen <= allowed), None)
 
@@ -141,6 +147,7 @@ C3D_FIELDS = {(1, 0), (2, 0), (3, 0), (4, 0), (5, 0), (6, 2), (7, 2)}
 STATE_FIELDS = {(1, 0), (2, 2), (3, 2), (4, 0), (5, 5), (6, 0)}  # the last two are NVCaffe's
 _MEAN, _MEAN_HINT = "one blob, such as a mean image (.binaryproto)", "name it as mean_file in transform_param"
 _DATUM = {(1, 0), (2, 0), (3, 0), (4, 2), (5, 0), (6, 2), (6, 5), (7, 0)}
+ONNX = "an ONNX model"
 _ONNX = {(n, w) for n in range(1, 32) for w in (0, 2)}
 _MESSAGES: tuple[tuple[str, str, set[tuple[int, int]], set[tuple[int, int]]], ...] = (
     ("a solver state", "the weights are in the .caffemodel of the same iteration", {(1, 0), (2, 2)}, STATE_FIELDS),
@@ -149,5 +156,5 @@ _MESSAGES: tuple[tuple[str, str, set[tuple[int, int]], set[tuple[int, int]]], ..
     (_MEAN, _MEAN_HINT, {(10, 0), (12, 2)}, BLOB_FIELDS),
     (_MEAN, _MEAN_HINT, {(5, 0), (6, 2)}, C3D_FIELDS),
     ("one record of a database (Datum)", "give the .caffemodel", {(1, 0), (2, 0), (3, 0), (4, 2)}, _DATUM),
-    ("an ONNX model", "use it as a source of its own, without a weights file", {(1, 0), (7, 2)}, _ONNX),
+    (ONNX, "use it as a source of its own, without a weights file", {(1, 0), (7, 2)}, _ONNX),
 )

@@ -84,3 +84,13 @@ def test_errors(net: Path, tmp_path: Path, refused: Callable[..., object], misus
     refused(show.main, [str(tmp_path / "none")], "none")
     refused(show.main, [str(net), "--input", "x=1"], "'x', which the net lacks")
     misused(show.main, [str(net), "--input", "d=0"])
+
+
+def test_an_onnx_model_of_another_name_is_no_damaged_mean(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "net.prototxt"
+    path.write_bytes(b"\x08\x08\x12\x01x\x3a\x03\x12\x01g\x42\x02\x10\x11")  # ir_version, producer, graph, opset
+    assert show.main([str(path)]) == 1
+    assert (
+        capsys.readouterr().err
+        == f"error: {path}: this is an ONNX model, not a file of Caffe's\n  hint: name it .onnx\n"
+    )

@@ -26,3 +26,4 @@ from fusion.verification.comparison import difference
 def test_differences(expected: list[float], found: list[float], absolute: float, relative: float) -> None:
     row = difference("l", "b", np.array(expected, np.float32), np.array(found, np.float32))
     assert (row.absolute, row.relative) == (absolute, relative)
+    assert row.found == ((len(found),) if len(found) != len(expected) else None)

@@ -124,6 +124,26 @@ def test_two_nets_by_layer_names_or_by_outputs(folder: Path) -> None:
     assert renamed.first is None
 
 
+@pytest.mark.parametrize(("height", "agrees"), [(1, True), (2, False)])
+def test_a_dense_layer_against_a_convolution(folder: Path, height: int, agrees: bool) -> None:
+    """Maps of one position hold a dense layer's values; of more positions they are something else."""
+    size = f"input_param {{ shape {{ dim: 2 dim: 3 dim: {height} dim: 1 }} }}"
+    dense = f'layer {{ name: "data" type: "Input" top: "data" {size} }}\n'
+    dense += 'layer { name: "s" type: "InnerProduct" bottom: "data" top: "s" inner_product_param { num_output: 2 } }\n'
+    Path("dense.prototxt").write_text(dense)
+    Path("maps.prototxt").write_text(dense.replace("InnerProduct", "Convolution").replace(
+        "inner_product_param { num_output: 2", "convolution_param { num_output: 2 kernel_size: 1"))  # fmt: skip
+    weight = np.arange(6, dtype=np.float32).reshape(2, 3)
+    write_weights("dense.caffemodel", {"s": [np.repeat(weight, height, axis=1), np.ones(2)]})
+    write_weights("maps.caffemodel", {"s": [weight.reshape(2, 3, 1, 1), np.ones(2)]})
+    found = verify_nets(("dense.prototxt", "dense.caffemodel"), ("maps.prototxt", "maps.caffemodel"))
+    assert (found.first is None) == agrees
+    if agrees:
+        assert found.notes == ("compared although only one of the two has further axes of size 1 at the end: s",)
+    else:
+        assert found.verdict() == "nets: differs first in layer 's', blob 's': its shape is 2x2x2x1, not 2x2"
+
+
 def test_weights_against_weights(folder: Path) -> None:
     (found,) = verify_weights("fused.caffemodel", {"a": "a.caffemodel"})
     assert found.first is None
