@@ -1,6 +1,7 @@
 """The .solverstate files of Caffe's solvers, binary and HDF5: iteration, weights file, history, step.
 
-Sources: Caffe's SGDSolver::SnapshotSolverStateToBinaryProto and -ToHDF5; NVCaffe's caffe.proto for two fields more.
+Sources: Caffe's SGDSolver::SnapshotSolverStateToBinaryProto and -ToHDF5; NVCaffe's caffe.proto for two fields more,
+whose datasets in HDF5 have the names that intel/caffe writes.
 """
 
 from __future__ import annotations
@@ -140,11 +141,17 @@ def _read_hdf5(path: str | os.PathLike[str]) -> SolverState:
         arrays = tuple(read_dataset(dataset, place) for dataset in sets)
         learned = file["learned_net"][()] if "learned_net" in file else b""
         step = _number(file, "current_step") if "current_step" in file else 0
-        return SolverState(_number(file, "iter"), _text(learned), arrays, step)
+        minimum = float(_scalar(file, "minimum_loss")) if "minimum_loss" in file else None
+        event = _number(file, "iter_last_event") if "iter_last_event" in file else None
+        return SolverState(_number(file, "iter"), _text(learned), arrays, step, minimum, event)
 
 
 def _number(file: Any, name: str) -> int:
-    return int(np.asarray(file[name][()]).reshape(-1)[0])
+    return int(_scalar(file, name))
+
+
+def _scalar(file: Any, name: str) -> Any:
+    return np.asarray(file[name][()]).reshape(-1)[0]
 
 
 def _text(value: Any) -> str:
@@ -161,6 +168,10 @@ def _write_hdf5(path: str, state: SolverState) -> None:
         learned = state.learned_net.encode("utf-8", "surrogateescape")
         target["learned_net"] = np.array(learned, f"S{len(learned) + 1}")  # with the final zero, as a C string
         target["current_step"] = np.array([state.current_step], np.int32)
+        if state.minimum_loss is not None:
+            target["minimum_loss"] = np.array([state.minimum_loss], np.float32)
+        if state.iter_last_event is not None:
+            target["iter_last_event"] = np.array([state.iter_last_event], np.int32)
         history = target.create_group("history")
         for index, blob in enumerate(state.history):
             history.create_dataset(str(index), data=np.asarray(blob, "<f4"))

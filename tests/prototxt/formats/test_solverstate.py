@@ -69,3 +69,13 @@ def test_truncation_names_the_byte(golden: Path, tmp_path: Path) -> None:
     (tmp_path / "cut.solverstate").write_bytes(data[:300])
     with pytest.raises(WeightsError, match=r"cut\.solverstate: byte \d+: field 3 claims .* the file has only"):
         read_solverstate(tmp_path / "cut.solverstate")
+
+
+@pytest.mark.parametrize("name", ["a.solverstate", "a.solverstate.h5"])
+def test_nvcaffes_plateau_survives_in_both_forms(tmp_path: Path, name: str) -> None:
+    state = SolverState(7, "w", (), 2, minimum_loss=0.75, iter_last_event=0)
+    write_solverstate(tmp_path / name, state)
+    assert read_solverstate(tmp_path / name) == state
+    half = SolverState(7, "w", (), 2, minimum_loss=0.0)
+    write_solverstate(tmp_path / name, half)
+    assert read_solverstate(tmp_path / name) == half
