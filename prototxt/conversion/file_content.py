@@ -16,6 +16,7 @@ from prototxt.sniff.weights_format import (
     HDF5_MAGIC,
     ONNX,
     STATE_FIELDS,
+    WEB_PAGE,
     foreign_kind,
     is_onnx,
     kind_of,
@@ -29,6 +30,7 @@ TEXT, BINARY, HDF5, SAFETENSORS, NUMPY = "text", "binary", "hdf5", "safetensors"
 MESSAGES = {NET: "NetParameter", SOLVER: "SolverParameter", STATE: "SolverState", BLOB: "BlobProto"}
 
 _BINARY_BYTES = bytes(set(range(0x20)) - set(b"\t\n\v\f\r")) + b"\x7f"
+_NAMED_BINARY = (".caffemodel", ".h5", ".hdf5", ".safetensors", ".binaryproto", ".solverstate", ".npy")
 _WIRES = {1: 1, 2: 5, 6: 1, 7: 5, 9: 2, 11: 2, 12: 2, 15: 5, 16: 1}  # descriptor types; all others are varints
 
 
@@ -54,7 +56,7 @@ def contents_of(path: str | os.PathLike[str]) -> Content:
         head = file.read(4096)
     if head.startswith(b"\x93NUMPY"):
         return Content(BLOB, NUMPY)
-    if _is_text(head):
+    if _is_text(head, os.fspath(path)):
         from prototxt.text.parser import parse_file
 
         with warnings.catch_warnings():
@@ -80,11 +82,14 @@ def text_kind(doc: Document) -> str:
     return BLOB if names and names <= set(_field_names(BLOB)) else NET
 
 
-def _is_text(head: bytes) -> bool:
-    """Whether the bytes are text, or nothing; text of a foreign kind is not."""
+def _is_text(head: bytes, name: str) -> bool:
+    """Whether the bytes are text, or nothing; a foreign kind is not, but for a web page not named as weights."""
     if encoding_of(head) is not None:
         return True
-    return head.translate(None, _BINARY_BYTES) == head and not head.startswith(HDF5_MAGIC) and not foreign_kind(head)
+    if head.translate(None, _BINARY_BYTES) != head or head.startswith(HDF5_MAGIC):
+        return False
+    found = foreign_kind(head)
+    return found is None or (found[0] == WEB_PAGE and not name.lower().endswith(_NAMED_BINARY))
 
 
 def _hdf5_kind(path: str | os.PathLike[str]) -> str:

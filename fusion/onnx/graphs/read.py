@@ -19,6 +19,7 @@ from fusion.onnx.graphs.graph import IR, Dims, Graph
 from fusion.onnx.graphs.mapped_weights import Mapped, read_mapped
 from fusion.onnx.graphs.sort_nodes import check_names, expanded, inlined, ordered
 from prototxt.errors import WeightsError
+from prototxt.sniff.weights_format import foreign_kind
 
 Path = str | os.PathLike[str]
 STANDARD = ("", "ai.onnx")
@@ -34,8 +35,10 @@ def read(path: Path) -> Graph:
     Raises: OnnxError when it is no ONNX file, is damaged, or lacks such a file; OSError.
     """
     place = os.fspath(path)
-    with open(place, "rb"):
-        pass  # a missing file is an OSError with its name
+    with open(place, "rb") as file:  # a missing file is an OSError with its name
+        found = foreign_kind(file.read(4096))
+    if found is not None:
+        raise OnnxError(f"this is {found[0]}, not an ONNX file", place=place, hint=found[1])
     try:
         mapped = _mapped(place)
     except Exception as error:  # protobuf's DecodeError derives from Exception alone

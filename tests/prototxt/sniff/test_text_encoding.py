@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prototxt import ParseError, parse_file, write_weights
+from prototxt import ParseError, PrototxtError, parse_file, write_weights
 from prototxt.conversion.file_content import TEXT, contents_of
 from prototxt.sniff.text_encoding import RecodedWarning, to_source
 
@@ -86,3 +86,11 @@ def test_half_a_character_of_utf16_is_an_error() -> None:
 )
 def test_text_keeps_its_bytes(data: bytes) -> None:
     assert to_source(data, "n").encode("utf-8", "surrogateescape") == data
+
+
+def test_a_web_page_is_told_in_the_words_of_where_text_is_parsed_unless_weights_are_meant(tmp_path: Path) -> None:
+    for name, what in (("page.html", "a prototxt"), ("net.prototxt", "a prototxt"), ("n.caffemodel", "a weights file")):
+        (tmp_path / name).write_text("<!DOCTYPE html>\n<html></html>")
+        with pytest.raises(PrototxtError) as caught:
+            contents_of(tmp_path / name)
+        assert str(caught.value).splitlines()[0] == f"{tmp_path / name}: this is a web page, not {what}"

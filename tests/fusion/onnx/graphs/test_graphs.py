@@ -143,3 +143,10 @@ def test_the_list_of_operators_is_that_of_onnx2torch() -> None:
         get_converter(operation_type=name, version=17)
     for name in OWN_KNOWN | REPLACED:
         get_converter(operation_type=name, version=1, domain="caffe_fusion")
+
+
+def test_what_is_no_onnx_file_is_told(tmp_path: Path) -> None:
+    for content, what in ((b"<!DOCTYPE html>", "a web page"), (b"version https://git-lfs.github.com", "a Git LFS")):
+        (tmp_path / "x.onnx").write_bytes(content)
+        with pytest.raises(OnnxError, match=rf"x\.onnx: this is {what}.*, not an? .*\n  hint: "):
+            read(tmp_path / "x.onnx")
