@@ -49,11 +49,13 @@ class TrunkFiles:
     folder, name  the folder, and how the files' names begin
     asked         whether the user has named the folder: then files are kept for small outputs too, and what cannot be
                   written is an error; otherwise a file serves only what is too large for memory, and an old one goes
+    claim         called before a file that was not asked for is written
     """
 
     folder: str
     name: str
     asked: bool = False
+    claim: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,8 @@ def kept(files: TrunkFiles, origin: Origin, first: Blobs, count: int, fill: Call
             return rows, f"read from {path}"
         stale = _others(files, origin)
         why = f" ({stale[0][0]} is for {stale[0][1]})" if stale else ""
+        if not files.asked:
+            files.claim()
         _write(path, origin, first, count, fill)
         if not files.asked:
             for old, _ in stale:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import fields
+from contextlib import ExitStack, nullcontext
+from dataclasses import fields, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from fusion.solver.logging.console import Display, for_stream
 from fusion.solver.net_with_data import choose_device
 from fusion.solver.read_nets import read_nets
 from fusion.solver.settings import Settings, read_settings
+from fusion.solver.snapshots.lock import locked
 from fusion.solver.train_options import TrainOptions
 from fusion.solver.trunk_cache import DEFAULT_BUDGET
 from fusion.solver.trunk_cache_files import trunk_files
@@ -69,7 +71,8 @@ def sweep(
     The rest as in Solver. `seed` is that of the fillers of the head, which then wins over `weights`; the records come
     in the solver's order.
 
-    Raises: TrainingError for what cannot be swept; the errors of Solver.
+    Raises: TrainingError for what cannot be swept, or if the trunk's outputs are to be written beside the snapshots of
+            another training that runs; the errors of Solver.
     """
     display = display or for_stream()
     extras = extras or TrainOptions()
@@ -81,17 +84,19 @@ def sweep(
     if not nets.tests:
         raise TrainingError("a sweep reports on the solver's test net, and there is none", place=os.fspath(solver))
     chosen = choose_device(device)
-    files = trunk_files(cache_dir, settings.prefix)
-    opening = Opening(settings.seed or 0, chosen, extras, reading, cache_budget, files, display)
     start = settings.weights if weights is None else paths_of(weights)
-    bench = prepare(nets.train, nets.tests[0], todo, references, start, opening)
-    held = held_back(len(bench.train.sources[0]), select_on, settings.seed or 0)
-    groups = groups_of(bench, todo, settings, kd_alpha, extras.ema)
-    with threads_of(threads) if chosen.type == "cpu" else nullcontext():
-        losses = train(bench, groups, held, settings, display)
-    select = selecting(bench, nets.tests[0], held, select_on, display)
-    report = EvalSet(bench.test, np.arange(len(bench.test.sources[0])))
-    result = judge(bench, groups, losses, select, report, slack, None if out is None else Path(out))
+    with ExitStack() as closing:
+        claim = cache(lambda: closing.enter_context(locked(settings.prefix, display.say)))
+        files = replace(trunk_files(cache_dir, settings.prefix), claim=claim)
+        opening = Opening(settings.seed or 0, chosen, extras, reading, cache_budget, files, display)
+        bench = prepare(nets.train, nets.tests[0], todo, references, start, opening)
+        held = held_back(len(bench.train.sources[0]), select_on, settings.seed or 0)
+        groups = groups_of(bench, todo, settings, kd_alpha, extras.ema)
+        with threads_of(threads) if chosen.type == "cpu" else nullcontext():
+            losses = train(bench, groups, held, settings, display)
+        select = selecting(bench, nets.tests[0], held, select_on, display)
+        report = EvalSet(bench.test, np.arange(len(bench.test.sources[0])))
+        result = judge(bench, groups, losses, select, report, slack, None if out is None else Path(out))
     lost = [entry.cell.name for entry in result.entries if entry.diverged]
     if lost:
         display.say(f"diverged, without figures or predictions: {', '.join(lost)}")

@@ -20,6 +20,7 @@ from fusion.references import Objective
 from fusion.solver import Solver
 from fusion.solver.callbacks.ema import EMA
 from fusion.solver.logging.console import Silent
+from fusion.solver.snapshots.lock import locked
 from fusion.solver.train_options import TrainOptions
 from fusion.sweep import Entry, Trial, cells, read_axes, sweep
 from fusion.sweep.results import choose
@@ -228,3 +229,18 @@ def test_what_cannot_be_swept_is_refused(project) -> None:  # type: ignore[no-un
     ):
         with pytest.raises(TrainingError, match=message):
             sweep("solver.prototxt", axes, device="cpu", display=Silent(), extras=extras)
+
+
+def test_nothing_is_written_beside_the_snapshots_of_another_training_that_runs(solver: Path) -> None:
+    """Two files are written, for TRAIN and TEST, under one lock; what is kept in memory or elsewhere needs none."""
+    axes = read_axes(["loss=none"])
+    with locked("small", print):
+        sweep(solver, axes, device="cpu", display=Silent(), max_iter=1)
+        sweep(solver, axes, device="cpu", display=Silent(), max_iter=1, cache_budget=1, cache_dir="cache")
+        with pytest.raises(TrainingError, match=r"small\.lock: another training writes snapshots of this prefix"):
+            sweep(solver, axes, device="cpu", display=Silent(), max_iter=1, cache_budget=1)
+        assert not list(Path().glob("small.trunk*"))
+    sweep(solver, axes, device="cpu", display=Silent(), max_iter=1, cache_budget=1)
+    assert len(list(Path().glob("small.trunk*.rows"))) == 2
+    with locked("small", print):
+        pass
