@@ -59,7 +59,8 @@ def prepared_labels(main: PreparedSource, labels: Sequence[str]) -> PreparedLabe
     text = [excerpt(net, layer) for layer in layers]
     text += [layer_text("unread_labels", "Silence", list(unread), [])] if unread else []
     made = ", ".join(layer.name for layer in layers)
-    notes = [f"data: the labels {', '.join(labels)} are made by {made}, as in source '{main.prefix}'"] if layers else []
+    shown = f"the labels {', '.join(labels)} are" if len(labels) > 1 else f"the label {labels[0]} is"
+    notes = [f"data: {shown} made by {made}, as in source '{main.prefix}'"] if layers else []
     blobs = [blob for blob in dict.fromkeys([*found.inputs, *labels]) if blob not in main.branch.inputs]
     return PreparedLabels(tuple(blobs), tuple(text), tuple(notes))
 
