@@ -126,7 +126,7 @@ def _add_changes(parts: _Parts, index: int, layer: LayerParameter, paths: Iterat
         name = f"{found.blob} (shared memory{f' {count + 1}' if count else ''})"
         path = next(paths)
         parts.modules[path] = SharedMemory()
-        parts.calls.append(Call(name, SHARED_MEMORY, path, bottoms, (top,)))
+        parts.calls.append(Call(name, SHARED_MEMORY, path, bottoms, (top,), blocked=(0,)))
 
 
 def _plan(parts: _Parts, name: str, phase: Phase) -> Plan:

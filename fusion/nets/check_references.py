@@ -10,11 +10,13 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from fusion.errors import BuildError
+from fusion.nets.shared_memory import SHARED_MEMORY
+from prototxt.schema.messages import LayerParameter
 from prototxt.text.places import place_of
 
 if TYPE_CHECKING:
     from fusion.nets.graph import Call
-    from prototxt.schema.messages import LayerParameter, NetParameter
+    from prototxt.schema.messages import NetParameter
 
 _TYPES = frozenset((
     *("KDLoss", "FocalDistillationLoss", "LogitMatchingLoss", "LDILoss", "ELODILoss", "NaivePCTLoss"),
@@ -39,7 +41,7 @@ def check_references(net: NetParameter, calls: Sequence[Call], learning: Collect
     reached: dict[str, dict[str, None]] = {}
     found = []
     for call in calls:
-        layer = layers[call.name, call.type].pop(0)
+        layer = LayerParameter() if call.type == SHARED_MEMORY else layers[call.name, call.type].pop(0)
         if call.type in _TYPES:
             found += _faults(call, layer, below, reached if learning else None)
         own = {call.name: None} if call.path in learning or _moves(layer) else {}

@@ -15,6 +15,7 @@ from fusion.errors import FusionError, WeightsMismatch, raise_all
 from fusion.nets.build import params
 from fusion.nets.dead_shares import warn_of_dead_shares
 from fusion.nets.graph import Net
+from fusion.nets.shared_memory import SHARED_MEMORY
 from fusion.nets.shared_params import tensor_at
 from fusion.onnx.sidecar import ONNX, read_pair, write_pair
 from prototxt.formats.index import shape_fits
@@ -87,6 +88,8 @@ def save_weights(net: Net, path: str | os.PathLike[str]) -> None:
     arrays = {name: [_array(tensor) for tensor in tensors] for name, tensors in params(net).items()}
     description = NetParameter(name=net.plan.name)
     for call in net.plan.calls:
+        if call.type == SHARED_MEMORY:
+            continue
         layer = LayerParameter(name=call.name, type=call.type)
         layer.bottom.extend(_blob(value) for value in call.bottoms)
         layer.top.extend(_blob(value) for value in call.tops)

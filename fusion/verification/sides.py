@@ -11,6 +11,7 @@ from torch import Tensor
 from fusion.nets.build import build
 from fusion.nets.graph import Net
 from fusion.nets.inputs import input_shapes, known_inputs, noise, preparation
+from fusion.nets.shared_memory import SHARED_MEMORY
 from fusion.nets.weights import load_weights
 from prototxt.schema.filter import filter_net, filter_whole
 from prototxt.schema.load import load_net
@@ -150,7 +151,8 @@ def computed_values(side: Side) -> set[str]:
     """Values that follow from pictures alone and are neither a loss nor a measure: labels are not at hand."""
     known = {value for key, value in side.net.plan.inputs if len(side.shapes[key]) > 1}
     for call in side.net.plan.calls:
-        if known.issuperset(call.bottoms) and call.type != "Accuracy" and not layer_type(call.type).loss:
+        judges = call.type == "Accuracy" or (call.type != SHARED_MEMORY and layer_type(call.type).loss)
+        if known.issuperset(call.bottoms) and not judges:
             known.update(call.tops)
     return known
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,8 +13,10 @@ from torch import Tensor
 import prototxt
 from fusion.composition.branches import ancestors
 from fusion.composition.net_text import read_net
+from fusion.errors import BuildError
 from fusion.nets import build as nets
 from fusion.nets.graph import Net
+from fusion.nets.weights import save_weights
 from fusion.surgery import fuse_horizontally
 from fusion.surgery.fold_batch_norm import fold
 from prototxt.errors import PrototxtError
@@ -129,3 +132,20 @@ def test_surgery_that_moves_layers_refuses() -> None:
         fold(prototxt.parse(NET), {})
     with pytest.raises(PrototxtError, match="fusing horizontally cannot keep that"):
         fuse_horizontally(prototxt.parse(NET), {}, ["p", "q"])
+
+
+def test_weights_are_saved_without_such_calls_and_references_are_checked_across_them(tmp_path: Path) -> None:
+    learns = """layer { name: "ip" type: "InnerProduct" bottom: "x" top: "a"
+    inner_product_param { num_output: 3 weight_filler { type: "xavier" } } }
+    """
+    loss = """layer { name: "kd" type: "KDLoss" bottom: "a" bottom: "fixed" bottom: "label" top: "kd" }
+    """
+    fixed = """layer { name: "fixed" type: "Input" top: "fixed" top: "label"
+    input_param { shape { dim: 2 dim: 3 } shape { dim: 2 } } }
+    """
+    net = build(INPUT + fixed + learns + SHARING["Flatten"] + RELU + loss)
+    save_weights(net, tmp_path / "net.caffemodel")
+    assert b"SharedMemory" not in (tmp_path / "net.caffemodel").read_bytes()
+    swapped = loss.replace('"a" bottom: "fixed"', '"fixed" bottom: "a"')
+    with pytest.raises(BuildError, match="kd"):
+        build(INPUT + fixed + learns + SHARING["Flatten"] + RELU + swapped)

@@ -270,3 +270,21 @@ def test_shapes_go_by_the_fused_nets_names_and_a_source_takes_those_of_its_own_i
     with pytest.raises(DataError, match="the shape of the input 'data' is not known") as caught:
         verify_branches("fused.prototxt", "fused.caffemodel", {"b": ("b.prototxt", "b.caffemodel")}, feed)
     assert "give --input b/data=2,1,?,? with" in str(caught.value)
+
+
+def test_blobs_changed_through_shared_memory_are_compared(folder: Path) -> None:
+    shared = BODY.replace('top: "conv" }\nlayer { name: "ip"', 'top: "conv" }\nSHARED layer { name: "ip"')
+    extra = """layer { name: "flat" type: "Flatten" bottom: "conv" top: "flat" }
+    layer { name: "twice" type: "Power" bottom: "flat" top: "flat" power_param { scale: 2 } }
+    """
+    owned = extra.replace('"flat"', '"a/flat"').replace('"twice"', '"a/twice"').replace('"conv"', '"a/conv"')
+    Path("a.prototxt").write_text(DATA + shared.replace("SHARED", extra) + END)
+    save_weights(build("a.prototxt", seed=0), "a.caffemodel")
+    text = prefixed(shared, "a").replace("SHARED", owned)
+    Path("fused.prototxt").write_text(DATA + text + prefixed(BODY, "b") + head())
+    apply_merge(
+        plan_merge(load_net("fused.prototxt"), {name: f"{name}.caffemodel" for name in "ab"}), "fused.caffemodel"
+    )
+    found = branches()[0]
+    assert found.first is None
+    assert [row.layer for row in found.differences][3:] == ["a/twice", "a/conv (shared memory)", "a/ip"]
