@@ -126,7 +126,7 @@ def _datum(path: str, label: int, images: Images, place: str) -> tuple[Datum, tu
             data = file.read()
         pixels = decode(data, color=not images.gray, size=images.size)
     except OSError as error:
-        hint = "paths are ROOT followed by the name in the list, as they stand"
+        hint = "paths are ROOT followed by the name in the list, as they stand: a folder ends in /"
         raise DataError(f"cannot read the picture {path!r}: {error.strerror}", place=place, hint=hint) from error
     except UndecodableError as error:
         hint = "replace the file, remove the line from the list, or give --on-bad-record skip"
