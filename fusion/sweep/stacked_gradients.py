@@ -40,6 +40,7 @@ class StackedGradients:
         self._pct = frozenset(id(_inner(net.get_submodule(path))) for path in pct.values())
         self._numbers = {key: values[:, None] for key, values in hyper.items()}
         self._shares = shares
+        self._form.check_unseen_labels()
         self._of_pct(sample)  # a loss without a closed form is found here
 
     def __call__(self, params: Stack, blobs: Blobs) -> dict[str, Tensor]:

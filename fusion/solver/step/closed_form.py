@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fusion.errors import TrainingError
 from fusion.layers.concat_eltwise import Sum
 from fusion.layers.dense import InnerProduct
 from fusion.layers.reshape import Concat
@@ -97,13 +98,29 @@ class ClosedForm:
         return self
 
     def follow(self, sample: Blobs) -> ClosedForm:
-        """Expect what the losses need in each batch, from `constants`; returns itself."""
+        """Expect what the losses need in each batch, from `constants`; returns itself.
+
+        Raises: NoClosedFormError where labels of later batches may be ignored, for the divisor then changes.
+        """
+        self.check_unseen_labels()
         self._name([f"constant {number}" for number in range(len(self._structure(sample)))])
         return self
 
+    def check_unseen_labels(self) -> None:
+        """Raise NoClosedFormError where a loss ignores a label, which batches that are not known yet may hold."""
+        if any(getattr(loss, "ignore_label", None) is not None for group in self.losses for loss, *_ in group.members):
+            raise NoClosedFormError("labels that are ignored change the divisor from batch to batch")
+
     def constants(self, blobs: Mapping[str, Tensor]) -> Blobs:
-        """Return what the losses need of these records, in addition to the head's inputs."""
-        return dict(zip((key for keys in self._keys for key in keys), self._rows(blobs), strict=True))
+        """Return what the losses need of these records, in addition to the head's inputs.
+
+        Raises: TrainingError for labels that are no classes.
+        """
+        try:
+            rows = self._rows(blobs)
+        except NoClosedFormError as error:
+            raise TrainingError(str(error), hint="correct the labels or num_output") from error
+        return dict(zip((key for keys in self._keys for key in keys), rows, strict=True))
 
     def __call__(self, blobs: Blobs) -> tuple[dict[str, Tensor], Tensor]:
         """Return outputs and loss, and leave the gradients in the parameters."""

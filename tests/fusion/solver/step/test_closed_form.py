@@ -209,3 +209,18 @@ def test_what_does_not_fit_into_memory_is_no_closed_form(project: Make, monkeypa
     solver.step(1)
     assert solver._engine is not None
     assert solver._engine.closed is not None
+
+
+def test_labels_that_later_batches_may_ignore_need_autograd(project: Make) -> None:
+    """The first batch holds no ignored label: on a live trunk that says nothing about the next."""
+    path = project(frozen=True, snapshot=0)
+    lines = [line.split()[0] for line in Path("train.txt").read_text().splitlines()]
+    Path("train.txt").write_text("".join(f"{name} {2 if n > 8 else n % 2}\n" for n, name in enumerate(lines)))
+    net = Path("net.prototxt").read_text()
+    Path("net.prototxt").write_text(net.replace('top: "loss" }', 'top: "loss" loss_param { ignore_label: 2 } }'))
+    solver = run(path, 0, 5)
+    assert solver._engine is not None
+    assert solver._engine.choice.endswith("because labels that are ignored change the divisor from batch to batch")
+    kept = run(path, 1 << 30, 5)
+    assert kept._engine is not None
+    assert "some labels are ignored" in kept._engine.choice
