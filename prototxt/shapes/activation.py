@@ -18,13 +18,13 @@ def elementwise(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape
 
 
 @shape_function("AbsVal", bottoms=1, tops=1, in_place=False, unknown_rank="own")
-def abs_val(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _abs_val(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """As the bottom; Caffe refuses it in place, because the gradient needs the sign."""
     return [bottoms[0]], []
 
 
 @shape_function("PReLU", bottoms=1, tops=1)
-def prelu(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _prelu(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """One slope per channel, or a scalar with channel_shared."""
     (bottom,) = bottoms
     if len(bottom) < 2:
@@ -33,7 +33,7 @@ def prelu(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], lis
 
 
 @shape_function("Softmax", bottoms=1, tops=1)
-def softmax(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _softmax(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """As the bottom."""
     canonical_axis(bottoms[0], layer.softmax_param.axis)
     return [bottoms[0]], []

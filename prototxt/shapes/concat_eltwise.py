@@ -22,7 +22,7 @@ def equal_bottoms(bottoms: list[Shape]) -> Shape:
 
 
 @shape_function("Eltwise", bottoms=(2, None), tops=1, unknown_rank="own")
-def eltwise(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _eltwise(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """As the bottoms, which have one shape."""
     param = layer.eltwise_param
     if param.coeff and len(param.coeff) != len(bottoms):
@@ -36,7 +36,7 @@ def eltwise(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], l
 
 
 @shape_function("Reduction", bottoms=1, tops=1)
-def reduction(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _reduction(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """Drops the axes from `axis` on."""
     (bottom,) = bottoms
     if not bottom and layer.reduction_param.axis == 0:
@@ -45,7 +45,7 @@ def reduction(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape],
 
 
 @shape_function("ArgMax", bottoms=1, tops=1)
-def arg_max(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _arg_max(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """Without an axis: [N, 1 (2 with out_max_val), top_k, 1...], at least 3 axes; with one: top_k in its place."""
     param, (bottom,) = layer.argmax_param, bottoms
     if param.top_k < 1:
@@ -64,13 +64,13 @@ def arg_max(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], l
 
 
 @shape_function("WeightedSum", bottoms=(1, None), tops=1, unknown_rank="own")
-def weighted_sum(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _weighted_sum(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """One learned weight per bottom: [bottoms]."""
     return [equal_bottoms(bottoms)], [(len(bottoms),)]
 
 
 @shape_function("Gate", bottoms=(1, None), tops=1, unknown_rank="own")
-def gate(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _gate(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """One weight per bottom and sample, from all features: weights [bottoms, features of all], bias [bottoms]."""
     shape = equal_bottoms(bottoms)
     features = count(shape, 1)

@@ -146,7 +146,7 @@ def _check_spatial(sizes: Sequence[Dim], geometry: _Geometry) -> None:
 
 
 @shape_function("Convolution", bottoms=(1, None), tops=(1, None), paired=True, unknown_rank="own")
-def convolution(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def convolution_shapes(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """Rounds down; several bottoms share the weights [num_output, channels / group, kernel...] and [num_output]."""
     param, geometry = layer.convolution_param, _geometry(layer, bottoms)
     _check_channels(param.num_output, geometry.channels, param.group)
@@ -159,7 +159,7 @@ def convolution(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape
 
 
 @shape_function("Deconvolution", bottoms=(1, None), tops=(1, None), paired=True, unknown_rank="own")
-def deconvolution(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _deconvolution(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """The weights are those of the convolution that it transposes: [channels, num_output / group, kernel...]."""
     param, geometry = layer.convolution_param, _geometry(layer, bottoms)
     _check_channels(param.num_output, geometry.channels, param.group)
@@ -183,7 +183,7 @@ def _with_bias(params: list[Shape], param: ConvolutionParameter) -> list[Shape]:
 
 
 @shape_function("Im2col", bottoms=1, tops=1, unknown_rank="own")
-def im2col(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _im2col(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """The channel axis becomes channels times kernel positions."""
     geometry = _geometry(layer, bottoms)
     sizes = [window.convolved(size) for window, size in zip(geometry.windows, geometry.spatial, strict=True)]

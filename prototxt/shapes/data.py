@@ -29,14 +29,14 @@ def _one_per_top(shapes: list[Shape], layer: LayerParameter, field: str) -> list
 
 
 @shape_function("Input", bottoms=0, tops=(1, None), source=True)
-def input_(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _input(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """The given shapes; without any, the caller must say them."""
     shapes = [_dims(shape) for shape in layer.input_param.shape]
     return (_one_per_top(shapes, layer, "shape") if shapes else [UNKNOWN] * len(layer.top)), []
 
 
 @shape_function("DummyData", bottoms=0, tops=(1, None), source=True)
-def dummy_data(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _dummy_data(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """The given shapes, or the older num, channels, height and width."""
     param = layer.dummy_data_param
     old = [param.num, param.channels, param.height, param.width]
@@ -55,7 +55,7 @@ def dummy_data(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape]
 
 
 @shape_function("MemoryData", bottoms=0, tops=2, source=True)
-def memory_data(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _memory_data(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """[batch, channels, height, width] and [batch]."""
     param = layer.memory_data_param
     shape = (param.batch_size, param.channels, param.height, param.width)
@@ -65,7 +65,7 @@ def memory_data(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape
 
 
 @shape_function("Data", bottoms=0, tops=(1, 2), source=True)
-def data(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _data(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """[batch, channels, height, width] of the database's first record after cropping, and [batch] labels."""
     param = layer.data_param
     batch = batch_size(param.batch_size)
@@ -75,7 +75,7 @@ def data(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list
 
 
 @shape_function("ImageData", bottoms=0, tops=2, source=True)
-def image_data(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _image_data(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """[batch, channels, height, width] of the list's first picture after resizing and cropping, and [batch] labels."""
     param = layer.image_data_param
     if (param.new_height > 0) != (param.new_width > 0):
@@ -91,7 +91,7 @@ def image_data(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape]
 
 
 @shape_function("WindowData", bottoms=0, tops=2, source=True)
-def window_data(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _window_data(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """[batch, channels, crop, crop] and [batch] labels."""
     param, crop = layer.window_data_param, layer.transform_param.crop_size or layer.window_data_param.crop_size
     if crop <= 0:
@@ -101,7 +101,7 @@ def window_data(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape
 
 
 @shape_function("HDF5Data", bottoms=0, tops=(1, None), source=True)
-def hdf5_data(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _hdf5_data(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """Each top is the data set of its name: [batch, ...]."""
     param = layer.hdf5_data_param
     if layer.HasField("transform_param"):
@@ -114,7 +114,7 @@ def hdf5_data(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape],
 
 
 @shape_function("HDF5Output", bottoms=2, tops=0)
-def hdf5_output(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _hdf5_output(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """Nothing: it writes its bottoms to a file."""
     return [], []
 

@@ -9,7 +9,7 @@ from prototxt.shapes.registry import shape_function
 
 
 @shape_function("InnerProduct", bottoms=1, tops=1, unknown_rank="own")
-def inner_product(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _inner_product(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """Axes from `axis` on become num_output; weights [num_output, inputs], or [inputs, num_output] with `transpose`."""
     param, (bottom,) = layer.inner_product_param, bottoms
     if param.num_output <= 0:
@@ -26,7 +26,7 @@ def inner_product(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Sha
 
 
 @shape_function("Embed", bottoms=1, tops=1)
-def embed(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _embed(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """One row of the weights [input_dim, num_output] for each index: the bottom's shape with num_output behind it."""
     param, (bottom,) = layer.embed_param, bottoms
     for name, value in (("num_output", param.num_output), ("input_dim", param.input_dim)):

@@ -12,7 +12,7 @@ from prototxt.schema import forks
 from prototxt.schema.messages import LayerParameter
 from prototxt.schema.params import param_count
 from prototxt.shapes.activation import elementwise
-from prototxt.shapes.convolution import convolution
+from prototxt.shapes.convolution import convolution_shapes
 from prototxt.shapes.data import batch_size
 from prototxt.shapes.dimensions import (
     UNKNOWN,
@@ -51,18 +51,18 @@ shape_function(
 
 
 @shape_function("ConvolutionDepthwise", "DepthwiseConvolution", "ConvolutionDepthWise", bottoms=1, tops=1)
-def depthwise_convolution(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _depthwise_convolution(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """One group per channel, whatever `group` says (farmingyard/ShuffleNet, yonghenglh6/DepthwiseConvolution)."""
     channels = bottoms[0][canonical_axis(bottoms[0], layer.convolution_param.axis)]
     whole = LayerParameter()
     whole.CopyFrom(layer)
     whole.convolution_param.group = channels or 1
-    tops, params = convolution(whole, bottoms)
+    tops, params = convolution_shapes(whole, bottoms)
     return tops, [(params[0][0], 1, *params[0][2:]), *params[1:]]
 
 
 @shape_function("BN", bottoms=1, tops=(1, 3))
-def bn(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _bn(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """Scale and shift (SegNet, DeconvNet), and behind them mean and variance (PSPNet, TSN, ICNet); each [1, C, 1, 1].
 
     The two families share the type's name; the second is told by its own parameters, or by more than two param blocks.
@@ -73,7 +73,7 @@ def bn(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[S
 
 
 @shape_function("Normalize", bottoms=1, tops=1)
-def normalize(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _normalize(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """One learned scale for all channels, or one for each (SSD)."""
     (bottom,) = bottoms
     shared = fork_param(layer, "norm_param").channel_shared
@@ -81,7 +81,7 @@ def normalize(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape],
 
 
 @shape_function("Upsample", bottoms=(1, 2), tops=1, unknown_rank="image")
-def upsample(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _upsample(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """To `upsample_h` x `upsample_w`, or by `scale`; the second bottom is the pooling mask (SegNet), or none (YOLO)."""
     param = fork_param(layer, "upsample_param")
     num, channels, height, width = image_axes(bottoms[0])
@@ -102,7 +102,7 @@ def upsample(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], 
 
 
 @shape_function("Unpooling", bottoms=(1, 2), tops=1, unknown_rank="image")
-def unpooling(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _unpooling(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """To `unpool_size`, or to the largest size that pools to the bottom's (DeconvNet)."""
     param = fork_param(layer, "unpooling_param")
     num, channels, height, width = image_axes(bottoms[0])
@@ -127,7 +127,7 @@ def unpooling(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape],
 
 
 @shape_function("Interp", bottoms=(1, 2), tops=1, unknown_rank="image")
-def interp(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _interp(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """To `height` x `width`, by factors that keep the corners, or to a second bottom's size (DeepLab)."""
     param = fork_param(layer, "interp_param")
     num, channels, *sizes = image_axes(bottoms[0])
@@ -155,7 +155,7 @@ def _interpolated(size: Dim, param: Any) -> Dim:
 
 
 @shape_function("Axpy", bottoms=3, tops=1, unknown_rank="own")
-def axpy(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _axpy(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """a * x + y, with one factor a per sample and channel (SENet)."""
     scale, x, y = bottoms
     if not shapes_agree(x, y):
@@ -166,7 +166,7 @@ def axpy(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list
 
 
 @shape_function("ShuffleChannel", bottoms=1, tops=1)
-def shuffle_channel(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _shuffle_channel(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """As the bottom (ShuffleNet)."""
     (bottom,) = bottoms
     group, channels = fork_param(layer, "shuffle_channel_param").group, bottom[canonical_axis(bottom, 1)]
@@ -176,13 +176,13 @@ def shuffle_channel(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[S
 
 
 @shape_function("Permute", bottoms=1, tops=1)
-def permute(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _permute(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """The axes in the given order, the others behind them (SSD)."""
     return [_reordered(bottoms[0], list(fork_param(layer, "permute_param").order), "order")], []
 
 
 @shape_function("Transpose", bottoms=1, tops=1)
-def transpose(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _transpose(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """The axes in the given order (senlinuc/caffe_ocr)."""
     dims = list(fork_param(layer, "transpose_param").dim)
     if len(dims) != len(bottoms[0]):
@@ -200,7 +200,7 @@ def _reordered(bottom: Shape, order: list[int], field: str) -> Shape:
 
 
 @shape_function("MarginInnerProduct", bottoms=2, tops=(1, 2))
-def margin_inner_product(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _margin_inner_product(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """As InnerProduct without bias; the second top is the current lambda (SphereFace)."""
     param, (bottom, labels) = fork_param(layer, "margin_inner_product_param"), bottoms
     if param.num_output <= 0:
@@ -213,14 +213,14 @@ def margin_inner_product(layer: LayerParameter, bottoms: list[Shape]) -> tuple[l
 
 
 @shape_function("CenterLoss", bottoms=2, tops=1, loss=True)
-def center_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _center_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """A scalar; one learned centre per class (ydwen/caffe-face)."""
     param = fork_param(layer, "center_loss_param")
     return [()], [(param.num_output, count(bottoms[0], canonical_axis(bottoms[0], param.axis)))]
 
 
 @shape_function("SmoothL1Loss", bottoms=(2, 4), tops=1, loss=True, unknown_rank="own")
-def smooth_l1_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _smooth_l1_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """A scalar, from predictions, targets, and weights inside and outside of the norm (Fast R-CNN)."""
     for other in bottoms[1:]:
         if not agree(count(bottoms[0]), count(other)):
@@ -232,13 +232,13 @@ def smooth_l1_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Sh
     "L1Loss", "CtcLoss", "CTCLoss", "WarpCTCLoss", "WarpCtcLoss", "TripletLoss", "FocalLoss", "SoftmaxWithFocalLoss",
     bottoms=(2, 4), tops=(1, 2), loss=True, unknown_rank="own",
 )  # fmt: skip
-def scalar_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _scalar_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """A scalar, and if asked something of the predictions' shape."""
     return [(), bottoms[0]][: max(1, len(layer.top))], []
 
 
 @shape_function("DenseImageData", "ImageSegData", "ImageLabelmapData", bottoms=0, tops=(1, 3), source=True)
-def dense_image_data(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _dense_image_data(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """Pictures and a label for each pixel, [N, 1, H, W] (SegNet, DeepLab, HED); a third top holds sizes."""
     own = layer.type == "DenseImageData"
     param = fork_param(layer, "dense_image_data_param") if own else layer.image_data_param
@@ -250,7 +250,7 @@ def dense_image_data(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[
 
 
 @shape_function("VideoData", bottoms=0, tops=(1, 2), source=True)
-def video_data(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _video_data(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """Stacked frames and labels (TSN, SSD), whose number depends on the fork."""
     param, crop = fork_param(layer, "video_data_param"), layer.transform_param.crop_size
     frames: Shape = (None, None, crop or param.new_height or None, crop or param.new_width or None)
@@ -258,14 +258,14 @@ def video_data(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape]
 
 
 @shape_function("CreateDeformation", bottoms=(0, 1), tops=1)
-def create_deformation(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _create_deformation(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """A field of displacements (lmb-freiburg/orion)."""
     param = fork_param(layer, "create_deformation_param")
     return [tuple(size or None for size in (param.batch_size, param.nz, param.ny, param.nx, param.ncomponents))], []
 
 
 @shape_function("ApplyDeformation", bottoms=(2, 3), tops=1)
-def apply_deformation(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _apply_deformation(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """The volume [N, C, Z, Y, X] sampled at the field's points (lmb-freiburg/orion)."""
     volume, field = bottoms[:2]
     if len(volume) != 5 or len(field) != 5:
@@ -274,7 +274,7 @@ def apply_deformation(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list
 
 
 @shape_function("BatchReduction", bottoms=(1, 2), tops=1)
-def batch_reduction(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _batch_reduction(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """Rows reduced in runs of `level` each (TSN)."""
     levels = list(fork_param(layer, "batch_reduction_param").level)
     rows, run = bottoms[0][canonical_axis(bottoms[0], 0)], sum(levels)

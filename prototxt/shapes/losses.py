@@ -32,14 +32,14 @@ def _check_labels(predictions: Shape, labels: Shape, axis: int) -> None:
 
 
 @shape_function("SoftmaxWithLoss", bottoms=2, tops=(1, 2), loss=True, unknown_rank="own")
-def softmax_with_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _softmax_with_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """A scalar, and if asked the probabilities."""
     _check_labels(bottoms[0], bottoms[1], layer.softmax_param.axis)
     return [(), bottoms[0]][: max(1, len(layer.top))], []
 
 
 @shape_function("InfogainLoss", bottoms=(2, 3), tops=(1, 2), loss=True, unknown_rank="own")
-def infogain_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _infogain_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """A scalar, and if asked the probabilities; the matrix H is the third bottom or a file."""
     param, predictions = layer.infogain_loss_param, bottoms[0]
     _check_labels(predictions, bottoms[1], param.axis)
@@ -55,7 +55,7 @@ def infogain_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Sha
 
 
 @shape_function("SigmoidCrossEntropyLoss", bottoms=2, tops=1, loss=True, unknown_rank="own")
-def sigmoid_cross_entropy_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _sigmoid_cross_entropy_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """A scalar; targets have as many elements as the predictions."""
     _same_rows(bottoms)
     _same_count(bottoms, 0)
@@ -63,7 +63,7 @@ def sigmoid_cross_entropy_loss(layer: LayerParameter, bottoms: list[Shape]) -> t
 
 
 @shape_function("EuclideanLoss", bottoms=2, tops=1, loss=True, unknown_rank="own")
-def euclidean_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _euclidean_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """A scalar; both bottoms have as many elements per row."""
     _same_rows(bottoms)
     _same_count(bottoms, 1)
@@ -77,14 +77,14 @@ def _same_count(bottoms: list[Shape], start: int) -> None:
 
 
 @shape_function("HingeLoss", bottoms=2, tops=1, loss=True, unknown_rank="own")
-def hinge_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _hinge_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """A scalar."""
     _same_rows(bottoms)
     return [()], []
 
 
 @shape_function("MultinomialLogisticLoss", bottoms=2, tops=1, loss=True, unknown_rank="own")
-def multinomial_logistic_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _multinomial_logistic_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """A scalar; one label per row."""
     _same_rows(bottoms)
     if not agree(count(bottoms[1], 1), 1):
@@ -93,7 +93,7 @@ def multinomial_logistic_loss(layer: LayerParameter, bottoms: list[Shape]) -> tu
 
 
 @shape_function("ContrastiveLoss", bottoms=3, tops=1, loss=True, unknown_rank="own")
-def contrastive_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _contrastive_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """A scalar; two equal batches of feature vectors and one label per pair."""
     _same_rows(bottoms)
     first, second, label = bottoms
@@ -110,7 +110,7 @@ def contrastive_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[
 
 
 @shape_function("Accuracy", bottoms=2, tops=(1, 2), unknown_rank="own")
-def accuracy(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _accuracy(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """A scalar, and if asked one number per class."""
     param, (predictions, labels) = layer.accuracy_param, bottoms
     _check_labels(predictions, labels, param.axis)

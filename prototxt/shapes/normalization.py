@@ -10,7 +10,7 @@ from prototxt.shapes.registry import shape_function
 
 
 @shape_function("BatchNorm", bottoms=1, tops=1)
-def batch_norm(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _batch_norm(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """Statistics, not weights: sums of means [C] and variances [C], and their common divisor [1].
 
     NVCaffe's `scale_bias`, or a filler for one of them, adds scale [C] and bias [C], which are weights.
@@ -26,7 +26,7 @@ def batch_norm(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape]
 
 
 @shape_function("LRN", bottoms=1, tops=1, unknown_rank="image")
-def lrn(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _lrn(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """As the bottom."""
     if layer.lrn_param.local_size % 2 == 0:
         raise ShapeError(f"local_size must be odd, not {layer.lrn_param.local_size}")
@@ -36,7 +36,7 @@ def lrn(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[
 
 
 @shape_function("MVN", bottoms=1, tops=1)
-def mvn(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _mvn(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """As the bottom, which Caffe addresses as num, channels, height and width."""
     if len(bottoms[0]) > 4:
         raise ShapeError(f"the bottom must have at most 4 axes, not {text(bottoms[0])}")
@@ -44,7 +44,7 @@ def mvn(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[
 
 
 @shape_function("Scale", bottoms=(1, 2), tops=1)
-def scale(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _scale(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """The factors are the second bottom or a parameter; bias_term adds a bias of their shape."""
     param = layer.scale_param
     factors = _operand(bottoms, param.axis, param.num_axes)
@@ -53,7 +53,7 @@ def scale(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], lis
 
 
 @shape_function("Bias", bottoms=(1, 2), tops=1)
-def bias(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _bias(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """The bias is the second bottom or a parameter."""
     param = layer.bias_param
     operand = _operand(bottoms, param.axis, param.num_axes)

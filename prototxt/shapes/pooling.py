@@ -27,7 +27,7 @@ def pooled_size(size: Dim, kernel: int, stride: int, pad: int, *, clip: bool, fl
 
 
 @shape_function("Pooling", bottoms=1, tops=(1, 2), unknown_rank="image")
-def pooling(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _pooling(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """[N, C, H, W] to [N, C, pooled H, pooled W]; MAX can have a second top, the mask of the same shape."""
     param, (bottom,) = layer.pooling_param, bottoms
     _check(param, layer, bottom)
@@ -104,7 +104,7 @@ def _check_global(param: PoolingParameter) -> None:
 
 
 @shape_function("SPP", bottoms=1, tops=1, unknown_rank="image")
-def spp(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _spp(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """A pyramid of 1, 4, 16... poolings: [N, C * (4^height - 1) / 3], but [N, C, 1, 1] for one level alone."""
     param, (bottom,) = layer.spp_param, bottoms
     if len(bottom) != 4:

@@ -9,7 +9,7 @@ from prototxt.shapes.registry import shape_function
 
 
 @shape_function("LSTM", bottoms=(2, 5), tops=(1, 3))
-def lstm(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _lstm(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """Weights of the input, bias, static input if there is one, and hidden state, for four gates each."""
     hidden, inputs, static = _check(layer, bottoms, states=2)
     params: list[Shape] = [(4 * hidden, inputs), (4 * hidden,)]
@@ -18,7 +18,7 @@ def lstm(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list
 
 
 @shape_function("RNN", bottoms=(2, 4), tops=(1, 2))
-def rnn(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _rnn(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """Weights of the input, bias, static input if there is one, hidden state; then weights and bias of the output."""
     hidden, inputs, static = _check(layer, bottoms, states=1)
     params: list[Shape] = [(hidden, inputs), (hidden,)]
@@ -62,7 +62,7 @@ def _tops(layer: LayerParameter, bottoms: list[Shape], states: int) -> list[Shap
 
 
 @shape_function("LSTMUnit", bottoms=3, tops=2)
-def lstm_unit(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _lstm_unit(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """Cell [1, N, D], gates [1, N, 4D], markers [1, N]; the new cell and the new hidden state."""
     cell, gates, cont = bottoms
     if len(cell) != 3 or len(gates) != 3:

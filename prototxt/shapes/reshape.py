@@ -24,7 +24,7 @@ from prototxt.shapes.registry import shape_function
 
 
 @shape_function("Reshape", bottoms=1, tops=1, in_place=False, unknown_rank="own")
-def reshape(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _reshape(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """Replaces the axes from `axis` on, `num_axes` of them: 0 copies, one -1 is inferred from the rest."""
     param, (bottom,) = layer.reshape_param, bottoms
     wanted = [int(dim) for dim in param.shape.dim]
@@ -87,7 +87,7 @@ def _inferred(bottom: Shape, top: Shape, position: int) -> Dim:
 
 
 @shape_function("Flatten", bottoms=1, tops=1, in_place=False)
-def flatten(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _flatten(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """Axes from `axis` to `end_axis` inclusive become one."""
     param, (bottom,) = layer.flatten_param, bottoms
     start, end = canonical_axis(bottom, param.axis), canonical_axis(bottom, param.end_axis)
@@ -97,7 +97,7 @@ def flatten(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], l
 
 
 @shape_function("Concat", bottoms=(1, None), tops=1, unknown_rank="own")
-def concat(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _concat(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """Adds up the sizes along `axis`; the other axes must agree."""
     param = layer.concat_param
     if param.HasField("axis") and param.HasField("concat_dim"):
@@ -118,7 +118,7 @@ def concat(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], li
 
 
 @shape_function("Slice", bottoms=1, tops=(1, None), unknown_rank="any")
-def slice_(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _slice(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """Cuts `axis` at the slice points, or evenly."""
     param, (bottom,), tops = layer.slice_param, bottoms, len(layer.top)
     if param.HasField("axis") and param.HasField("slice_dim"):
@@ -150,19 +150,19 @@ def _cut(size: Dim, points: list[int], tops: int) -> list[Dim]:
 
 
 @shape_function("Split", bottoms=1, tops=(1, None), unknown_rank="own")
-def split(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _split(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """Every top is the bottom."""
     return [bottoms[0]] * len(layer.top), []
 
 
 @shape_function("Silence", bottoms=(1, None), tops=0, unknown_rank="own")
-def silence(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _silence(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """Nothing: it only consumes blobs that would be outputs."""
     return [], []
 
 
 @shape_function("Crop", bottoms=2, tops=1)
-def crop(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _crop(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """Bottom 0 cut to bottom 1's size from `axis` on."""
     param, (bottom, reference) = layer.crop_param, bottoms
     start, offsets = canonical_axis(bottom, param.axis), [int(offset) for offset in param.offset]
@@ -183,7 +183,7 @@ def crop(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list
 
 
 @shape_function("Tile", bottoms=1, tops=1)
-def tile(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _tile(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """Repeats `axis`."""
     param, (bottom,) = layer.tile_param, bottoms
     if param.tiles <= 0:
@@ -193,7 +193,7 @@ def tile(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list
 
 
 @shape_function("BatchReindex", bottoms=2, tops=1)
-def batch_reindex(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _batch_reindex(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """One row of bottom 0 for each index in bottom 1."""
     bottom, index = bottoms
     if len(index) != 1 and is_known(index):
@@ -203,7 +203,7 @@ def batch_reindex(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Sha
 
 
 @shape_function("Filter", bottoms=(2, None), tops=(1, None))
-def filter_(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _filter(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """Keeps the rows that the last bottom selects: how many is known only when the net runs."""
     *values, selector = bottoms
     if len(layer.top) != len(values):

@@ -18,14 +18,14 @@ python_shapes: ContextVar[PythonShapes | None] = ContextVar("python_shapes", def
 
 
 @shape_function("Parameter", bottoms=0, tops=1)
-def parameter(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _parameter(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """The parameter itself is the top."""
     shape = tuple(int(dim) for dim in layer.parameter_param.shape.dim)
     return [shape], [shape]
 
 
 @shape_function("Python", unknown_rank="own", source=True)
-def python(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _python(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """The user's class decides when it runs."""
     ask = python_shapes.get()
     if ask is not None:
@@ -34,7 +34,7 @@ def python(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], li
 
 
 @shape_function("Onnx", bottoms=(1, None), tops=(1, None), unknown_rank="own")
-def onnx(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _onnx(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """What the file's values have for these bottoms, the first axis as the first bottom's; its weights are no blobs."""
     file = layer.onnx_param.file
     if not file:
@@ -59,7 +59,7 @@ def onnx(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list
     "KDLoss", "FocalDistillationLoss", "LogitMatchingLoss", "LDILoss", "ELODILoss", "NaivePCTLoss",
     bottoms=(3, None), tops=1, loss=True, unknown_rank="own",
 )  # fmt: skip
-def reference_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _reference_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """A scalar, from new logits [N, C], one or more references' logits, and labels [N]."""
     new, *references, labels = bottoms
     classes = list(layer.pct_param.classes)
@@ -78,7 +78,7 @@ def reference_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Sh
 
 
 @shape_function("CNALoss", bottoms=(2, None), tops=1, loss=True, unknown_rank="own")
-def neighbourhood_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _neighbourhood_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """A scalar, from features of the new net and of its references, and labels if there are classes."""
     for bottom in bottoms[1:]:
         if not agree(_rows(bottom), _rows(bottoms[0])):
@@ -87,7 +87,7 @@ def neighbourhood_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[lis
 
 
 @shape_function("BCTLoss", bottoms=2, tops=1, loss=True, unknown_rank="own")
-def compatibility_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _compatibility_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """A scalar, from the old classifier's scores [N, K] of the new features, and labels [N]."""
     scores, labels = bottoms
     classes = list(layer.pct_param.classes)
