@@ -13,7 +13,7 @@ PrototxtError
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 
@@ -95,3 +95,37 @@ def raise_all(errors: Sequence[PlacedError]) -> None:
     combined = type(errors[0])(errors[0].message, place=errors[0].place, hint=errors[0].hint)
     combined.errors = tuple(part for error in errors for part in error.errors)
     raise combined
+
+
+def closest(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
+    """Return the known name that a misspelt one most probably stands for, or None.
+
+    Case and underscores do not count; names at least `cutoff` alike (difflib's ratio) come next, and then the only
+    known name that has `name` as one of its words (`max` for `pool_max`). With `cutoff` 1, only case and underscores
+    may differ.
+    """
+    import difflib  # on use: most runs meet no misspelling, and commands must start quickly
+
+    candidates = list(known)
+    folded = {_fold(candidate): candidate for candidate in reversed(candidates)}
+    if _fold(name) in folded:
+        return folded[_fold(name)]
+    similar = difflib.get_close_matches(name, candidates, n=1, cutoff=cutoff)
+    if not similar and cutoff < 1:
+        similar = [candidate for candidate in candidates if name.lower() in candidate.lower().split("_")]
+    return similar[0] if len(similar) == 1 else None
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str = "", *, also: str = "", cutoff: float = 0.6) -> str:
+    """Return the hint for an unknown name: "did you mean 'conv1'?", or `otherwise` if no known name is similar.
+
+    also    advice that is appended in both cases
+    cutoff  similarity from 0 to 1 that a known name must have
+    """
+    similar = closest(name, known, cutoff=cutoff)
+    hint = f"did you mean {similar!r}?" if similar else otherwise
+    return f"{hint} {also}".strip()
+
+
+def _fold(name: str) -> str:
+    return name.replace("_", "").lower()

@@ -161,10 +161,11 @@ def _title(net: str) -> str:
 def _told_classes(told: Sequence[tuple[str, list[int]]], names: Sequence[str]) -> dict[str, list[int]]:
     """The classes by net or output. Raises: FusionError for names of neither."""
     from fusion.errors import FusionError
+    from prototxt.errors import did_you_mean
 
     strange = [name for name, _ in told if name not in names]
     if strange:
-        hint = f"one of {', '.join(dict.fromkeys(names))}"
+        hint = did_you_mean(strange[0], names, f"one of {', '.join(dict.fromkeys(names))}")
         raise FusionError(f"--classes names no net or output: '{strange[0]}'", hint=hint)
     return dict(told)
 

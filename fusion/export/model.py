@@ -22,13 +22,12 @@ from fusion.onnx.graphs import weights as onnx_weights
 from fusion.onnx.graphs.layer_graph import layer_graph
 from fusion.onnx.sidecar import ONNX, read_pair
 from prototxt.edit.deploy import deploy
-from prototxt.errors import ShapeError
+from prototxt.errors import ShapeError, closest
 from prototxt.files import atomic_write
 from prototxt.formats.index import shape_fits
 from prototxt.schema.filter import filter_net
 from prototxt.schema.load import load_net
 from prototxt.schema.messages import LayerParameter, NetParameter
-from prototxt.schema.scalars import closest
 from prototxt.schema.shared_memory import check_unshared
 from prototxt.shapes.net import NetShapes, infer
 from prototxt.text.parser import parse_file

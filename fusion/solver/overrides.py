@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from fusion.errors import TrainingError, raise_all
-from prototxt.errors import DecodeError
+from prototxt.errors import DecodeError, did_you_mean
 from prototxt.schema.decode import decode
 from prototxt.schema.encode import string_text
 from prototxt.schema.messages import SolverParameter
-from prototxt.schema.scalars import did_you_mean, is_repeated
+from prototxt.schema.scalars import is_repeated
 from prototxt.text.parser import parse
 
 if TYPE_CHECKING:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from prototxt.errors import EditError
+from prototxt.errors import EditError, did_you_mean
 from prototxt.schema.filter import included
 from prototxt.schema.messages import TEST, LayerParameter, NetParameter, NetState
 from prototxt.schema.params import makes_data, param_count
-from prototxt.schema.scalars import closest
 from prototxt.schema.shared_memory import ends_of, overwritten
 from prototxt.shapes.registry import LAYER_TYPES
 
@@ -119,8 +118,7 @@ def _flow(net: NetParameter, state: NetState) -> _Flow:
 
 def _output(flow: _Flow, blob: str) -> int:
     if blob not in flow.final:
-        near = closest(blob, list(flow.final))
-        hint = f"did you mean {near!r}?" if near else f"its blobs are {', '.join(flow.final)[:300]}"
+        hint = did_you_mean(blob, flow.final, f"its blobs are {', '.join(flow.final)[:300]}")
         raise EditError(f"the net has no blob {blob!r} when it is in use", hint=hint)
     return flow.final[blob]
 

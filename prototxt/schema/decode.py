@@ -16,10 +16,10 @@ from typing import Any
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message as ProtobufMessage
 
-from prototxt.errors import DecodeError, Place, raise_all
+from prototxt.errors import DecodeError, Place, did_you_mean, raise_all
 from prototxt.schema import forks, messages
 from prototxt.schema.layer_types import KNOWN_TYPES, WEIGHTLESS_TYPES
-from prototxt.schema.scalars import BadValueError, Reader, closest, is_repeated, is_required, reader
+from prototxt.schema.scalars import BadValueError, Reader, is_repeated, is_required, reader
 from prototxt.text.tree import Document, Field, Message, Scalar
 
 MAX_LISTED = 100  # mistakes, strange fields and hints of one file: a hostile one could ask for millions
@@ -261,9 +261,9 @@ class _Decoder:
         """List a layer type that is not known by name; only building the net must know it."""
         field = source.get("type")
         if field is not None and layer.type and layer.type not in KNOWN_TYPES | WEIGHTLESS_TYPES:
-            near = closest(layer.type, KNOWN_TYPES) if self.unknown.count < MAX_LISTED else None
-            guess = f"; did you mean {near!r}?" if near else ""
-            self.unknown.add((field.start, f"type {layer.type!r} of layer {layer.name!r}{guess}"))
+            hint = did_you_mean(layer.type, KNOWN_TYPES) if self.unknown.count < MAX_LISTED else ""
+            text = f"type {layer.type!r} of layer {layer.name!r}"
+            self.unknown.add((field.start, f"{text}; {hint}" if hint else text))
 
     def hint(self, field: Field, plan: _Plan) -> str | None:
         """What the writer of an unknown field may have meant."""
@@ -271,10 +271,10 @@ class _Decoder:
         if key in self.seen or len(self.seen) > MAX_LISTED:
             return None
         self.seen.add(key)
-        near = closest(field.name, [*plan.fields, *plan.forks])
-        if near and near.replace("_", "").lower() == field.name.replace("_", "").lower():
-            return f"did you mean {near!r}?"
-        return _misplaced(field.name, plan.descriptor) or (f"did you mean {near!r}?" if near else None)
+        known = [*plan.fields, *plan.forks]
+        # `kernelsize` is a field of V0 layers too: another spelling of a field of this message comes first
+        spelling = did_you_mean(field.name, known, cutoff=1)
+        return spelling or _misplaced(field.name, plan.descriptor) or did_you_mean(field.name, known)
 
     def error(self, offset: int, message: str, hint: str | None = None) -> None:
         """Record a mistake; of very many, only count the rest."""

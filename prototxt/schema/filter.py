@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from prototxt.errors import DecodeError, PrototxtError, raise_all
+from prototxt.errors import DecodeError, PrototxtError, did_you_mean, raise_all
 from prototxt.schema.messages import TEST, TRAIN, LayerParameter, NetParameter, NetState, NetStateRule, Phase
-from prototxt.schema.scalars import did_you_mean
 from prototxt.text.places import place_of
 
 
@@ -22,7 +21,7 @@ def filter_net(net: NetParameter, phase: str = "TEST", level: int = 0, stages: I
     Raises: DecodeError with all layers that have both include and exclude rules, ValueError for an unknown phase.
     """
     if phase not in Phase.keys():  # noqa: SIM118 (an enum wrapper, not a dict)
-        hint = did_you_mean(phase, Phase.keys()) or "phases are TRAIN and TEST"
+        hint = did_you_mean(phase, Phase.keys(), "phases are TRAIN and TEST")
         raise ValueError(f"unknown phase {phase!r}: {hint}")
     result = NetParameter()
     result.CopyFrom(net)

@@ -6,7 +6,6 @@ written as integers; booleans are true, t, 1, false, f, 0; enums go by name or n
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Callable, Iterable
@@ -14,6 +13,7 @@ from typing import Any
 
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 
+from prototxt.errors import closest, did_you_mean
 from prototxt.text.tree import Scalar
 
 Value = int | float | str | bytes
@@ -66,27 +66,6 @@ def reader(field: FieldDescriptor) -> Reader:
     if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
         return _read_bytes if field.type == FieldDescriptor.TYPE_BYTES else _read_string
     return _read_float
-
-
-def closest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that was probably meant."""
-    candidates = list(known)
-    folded = {_fold(candidate): candidate for candidate in reversed(candidates)}
-    if _fold(word) in folded:
-        return folded[_fold(word)]
-    near = difflib.get_close_matches(word, candidates, n=1, cutoff=0.6)
-    parts = near or [candidate for candidate in candidates if word.lower() in candidate.lower().split("_")]
-    return parts[0] if len(parts) == 1 else None
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str | None:
-    """The hint for a misspelt word, or None if nothing is near."""
-    near = closest(word, known)
-    return f"did you mean {near!r}?" if near else None
-
-
-def _fold(word: str) -> str:
-    return word.replace("_", "").lower()
 
 
 def _shown(scalar: Scalar) -> str:
@@ -161,8 +140,8 @@ def _enum_reader(enum: EnumDescriptor) -> Reader:
         if scalar.kind == "identifier":
             if scalar.raw in names:
                 return names[scalar.raw]
-            near = did_you_mean(scalar.raw, names)
-            raise BadValueError(f"{enum.name} has no value {_shown(scalar)!r}", near or _listed(names))
+            hint = did_you_mean(scalar.raw, names, _listed(names))
+            raise BadValueError(f"{enum.name} has no value {_shown(scalar)!r}", hint)
         if scalar.kind == "string":
             near = closest(scalar.value, names)
             hint = f"write {near} without quotes" if near else _listed(names)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from prototxt.errors import Place, UpgradeError, raise_all
+from prototxt.errors import Place, UpgradeError, did_you_mean, raise_all
 from prototxt.schema import forks
 from prototxt.schema.legacy import FORK_V1_TYPES, PADDING, SOLVER_TYPES, V0_FIELDS, V0_TYPES, V1_TYPES
 from prototxt.schema.messages import (
@@ -26,7 +26,7 @@ from prototxt.schema.messages import (
     SolverParameter,
     V1LayerParameter,
 )
-from prototxt.schema.scalars import did_you_mean, is_repeated
+from prototxt.schema.scalars import is_repeated
 
 TRANSFORMED = {"DATA": "data_param", "IMAGE_DATA": "image_data_param", "WINDOW_DATA": "window_data_param"}
 TRANSFORMS = ("scale", "mean_file", "crop_size", "mirror")
@@ -165,7 +165,7 @@ def _from_v0(old: V1LayerParameter, index: int, report: _Report) -> V1LayerParam
             report.drop(index, f"{descriptor.name!r} beside the V0 block of layer {old.layer.name!r}")
     if kind not in V0_TYPES and old.layer.HasField("type"):
         message = f"layer {old.layer.name!r}: unknown V0 type {kind!r}"
-        report.error(index, message, did_you_mean(kind, V0_TYPES) or 'V0 types are written like "conv"')
+        report.error(index, message, did_you_mean(kind, V0_TYPES, 'V0 types are written like "conv"'))
     for descriptor, value in old.layer.ListFields():
         if descriptor.name == "type":
             continue

@@ -9,7 +9,6 @@ import pytest
 from prototxt.errors import DecodeError
 from prototxt.schema.decode import decode
 from prototxt.schema.messages import ConvolutionParameter, LRNParameter, PoolingParameter
-from prototxt.schema.scalars import closest
 from prototxt.text.parser import parse
 
 ACCEPTED = [
@@ -136,9 +135,3 @@ def test_lists_of_every_kind_of_scalar() -> None:
 
 def test_enum_defaults_stay_unset() -> None:
     assert decode(parse(""), "PoolingParameter") == PoolingParameter()
-
-
-def test_closest_ignores_case_and_underscores() -> None:
-    assert closest("numoutput", ["num_output", "pad"]) == "num_output"
-    assert closest("Kernel_Size", ["kernel_size"]) == "kernel_size"
-    assert closest("xyz", ["num_output"]) is None
