@@ -29,7 +29,7 @@ from timing import interleaved, machine, table
 from torch.utils.data import DataLoader, Dataset
 
 from fusion.data import batches, open_source
-from fusion.data.convert_imageset import Images, write_images
+from fusion.data.convert_imageset import ImageOptions, write_images
 from prototxt.schema.messages import Datum, LayerParameter
 
 BATCH, SCALE = 64, 0.00390625
@@ -129,7 +129,7 @@ def make(count: int, colour: int) -> None:
     for kind, records in (("jpg", count), ("png", count), ("colour", colour)):
         Path(f"{kind}.txt").write_text("".join(f"{index}.{kind} {index % 10}\n" for index in range(records)))
     if find_spec("lmdb") is not None:
-        write_images("jpg.txt", "", "lmdb", Images(gray=True))
+        write_images("jpg.txt", "", "lmdb", ImageOptions(gray=True))
 
 
 def layer_of(pictures: Pictures) -> LayerParameter:

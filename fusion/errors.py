@@ -32,7 +32,7 @@ __all__ = [
     "TrainingError",
     "WeightsMismatch",
     "raise_all",
-    "translated",
+    "translate_errors",
 ]
 
 
@@ -85,7 +85,7 @@ class ReportError(FusionError):
 
 
 @contextmanager
-def translated(kind: type[FusionError], what: str, place: str, hint: str | None = None) -> Iterator[None]:
+def translate_errors(kind: type[FusionError], what: str, place: str, hint: str | None = None) -> Iterator[None]:
     """Turn whatever a reader's libraries raise over a file into an error of `kind` with its place.
 
     Damaged files make them raise a dozen types (tokenize's, zlib's, csv's ... among them), so none is listed here; our

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from .cli import run
 
 if TYPE_CHECKING:
-    from fusion.data.convert_imageset import Progress, Written
+    from fusion.data.convert_imageset import Progress, WriteResult
 
 COMMANDS = ("images", "mean")
 _SHOWN = 5
@@ -69,10 +69,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def _images(options: argparse.Namespace) -> Written:
-    from fusion.data.convert_imageset import Images, write_images
+def _images(options: argparse.Namespace) -> WriteResult:
+    from fusion.data.convert_imageset import ImageOptions, write_images
 
-    how = Images(
+    how = ImageOptions(
         size=options.resize,
         gray=options.gray,
         encoded=options.encoded or bool(options.encode_type),
@@ -91,7 +91,7 @@ def _images(options: argparse.Namespace) -> Written:
     )
 
 
-def _mean(options: argparse.Namespace) -> Written:
+def _mean(options: argparse.Namespace) -> WriteResult:
     from fusion.data.convert_imageset import write_mean_image
 
     return write_mean_image(
@@ -105,7 +105,7 @@ def _mean(options: argparse.Namespace) -> Written:
     )
 
 
-def _report(written: Written, options: argparse.Namespace) -> None:
+def _report(written: WriteResult, options: argparse.Namespace) -> None:
     if written.skipped:
         print(f"warning: {len(written.skipped)} records could not be read and were left out:", file=sys.stderr)
         for error in written.skipped[:_SHOWN]:

@@ -189,18 +189,18 @@ def _batch(
 
 def _pictures(paths: Sequence[str]) -> Iterator[tuple[str, str | bytes]]:
     """Names, with paths or contents."""
-    from fusion.nets.inputs import pictures_in
+    from fusion.nets.inputs import find_images
 
     for path in paths:
         if path != "-":
-            yield from ((found, found) for found in pictures_in([path]))
+            yield from ((found, found) for found in find_images([path]))
             continue
         content = sys.stdin.buffer.read()
         if content.startswith(_PICTURE) or b"\0" in content:
             yield "-", content
         else:
             lines = [line.strip() for line in content.decode("utf-8", "surrogateescape").splitlines() if line.strip()]
-            yield from ((found, found) for found in pictures_in(lines))
+            yield from ((found, found) for found in find_images(lines))
 
 
 def _labels(path: str | None) -> tuple[str, ...]:

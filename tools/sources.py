@@ -33,7 +33,7 @@ def named_sources(given: Sequence[Named]) -> list[Named]:
     Raises: MergeError for a source without weights; ComposeError, as `fusion.composition.folds.folds`; OSError.
     """
     from fusion.errors import MergeError
-    from fusion.merge.sources import unfolded
+    from fusion.merge.sources import expand_folds
 
     found: dict[str, str | tuple[str, str]] = {}
     for prefix, source in given:
@@ -48,7 +48,7 @@ def named_sources(given: Sequence[Named]) -> list[Named]:
                 hint = f'add weights = "..." to it, or give {one.prefix}=WEIGHTS here'
                 raise MergeError(f"source '{one.prefix}' has no weights", place=str(source), hint=hint)
             found[one.prefix] = net if one.weights is None else (net, str(one.weights))
-    return [(prefix, _paths(source)) for prefix, source in unfolded(found).items()]
+    return [(prefix, _paths(source)) for prefix, source in expand_folds(found).items()]
 
 
 def check_not_a_source(output: str, sources: Sequence[str], *, force: bool) -> None:

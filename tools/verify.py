@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from fusion.nets.inputs import pictures_in
+    from fusion.nets.inputs import find_images
     from fusion.verification import Feed, verify_nets
 
     shapes = dict(arguments.input)
@@ -88,7 +88,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         return _show(found, as_json=arguments.json)
     if arguments.against.lower().endswith(".onnx"):
         return _show([_against_onnx(arguments, shapes)], as_json=arguments.json)
-    feed = Feed(pictures_in(arguments.images or ()), arguments.batch, arguments.seed, shapes, arguments.stage)
+    feed = Feed(find_images(arguments.images or ()), arguments.batch, arguments.seed, shapes, arguments.stage)
     net, _, weights = arguments.against.rpartition(":")
     found = [verify_nets((arguments.net, arguments.weights), (net, weights), feed, arguments.rtol)]
     return _show(found, as_json=arguments.json)
@@ -121,14 +121,14 @@ def comparisons(
     stages: Sequence[str] = (),
 ) -> list[Comparison]:
     """Each source against its branch: run, where its prototxt is given; else its weights alone, which must be equal."""
-    from fusion.nets.inputs import pictures_in
+    from fusion.nets.inputs import find_images
     from fusion.verification import Feed, verify_branches, verify_weights
 
     bare = {
         prefix: source for prefix, source in sources if isinstance(source, str) and not source.lower().endswith(".onnx")
     }
     whole = {prefix: source for prefix, source in sources if prefix not in bare}
-    feed = Feed(pictures_in(pictures), batch, seed, shapes, stages)
+    feed = Feed(find_images(pictures), batch, seed, shapes, stages)
     return [
         *verify_branches(net, weights, whole, feed, rtol, without),
         *verify_weights(weights, bare, without=without),

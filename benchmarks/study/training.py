@@ -12,7 +12,7 @@ from study.digits import Digits, judging, training
 from study.lenets import BATCH, SMALL, Widths, compatible, lenet, solver
 
 from fusion import Solver, Source, apply_merge, compose, plan_merge, save_weights
-from fusion.nets.build import Net, outputs_of
+from fusion.nets.build import Net, restrict_to_blobs
 from fusion.pct import Predictions
 from fusion.references import Reference
 from fusion.solver.logging.console import Silent
@@ -69,7 +69,7 @@ def run(job: Job, folder: Path) -> str:
 
 def answer(job: Job, net: Net, digits: Digits) -> Predictions:
     """What the net says of the images."""
-    last = outputs_of(net, ["ip2"])
+    last = restrict_to_blobs(net, ["ip2"])
     with torch.no_grad():
         parts = [
             last({"data": torch.from_numpy(digits.images[at : at + _CHUNK])})["ip2"].numpy()

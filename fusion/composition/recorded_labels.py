@@ -59,12 +59,12 @@ def _says_lmdb(layer: Layer) -> bool:
 
 
 def _in_database(path: str, lmdb: bool) -> Labels | None:
-    from fusion.data.data_layer import label_of
+    from fusion.data.data_layer import datum_label
     from fusion.data.lmdb_leveldb import open_database
 
     database = open_database(path, lmdb=lmdb)
     try:
-        values = tuple(str(label_of(value)) for value in islice(database.values(), _LOOKED_AT))
+        values = tuple(str(datum_label(value)) for value in islice(database.values(), _LOOKED_AT))
     except (IndexError, ValueError, OverflowError):
         return None
     return Labels(values, len(database.keys))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fusion.data.layer_sources import open_layers, open_source
     from fusion.data.read_batches import bad_records, batches
-    from fusion.data.source import Source, check_labels
+    from fusion.data.source import Source, check_label_range
     from fusion.data.source_config import ReadOptions
 
 _HOMES = {
@@ -23,12 +23,12 @@ _HOMES = {
     "Source": "source",
     "bad_records": "read_batches",
     "batches": "read_batches",
-    "check_labels": "source",
+    "check_label_range": "source",
     "open_layers": "layer_sources",
     "open_source": "layer_sources",
 }
 
-__all__ = ["ReadOptions", "Source", "bad_records", "batches", "check_labels", "open_layers", "open_source"]
+__all__ = ["ReadOptions", "Source", "bad_records", "batches", "check_label_range", "open_layers", "open_source"]
 
 
 def __getattr__(name: str) -> Any:

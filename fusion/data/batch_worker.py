@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusion.data.decoded_cache import Stores
-from fusion.data.in_step import values_of
-from fusion.data.layer_sources import reopen
-from fusion.data.sharding import Part
+from fusion.data.in_step import read_values
+from fusion.data.layer_sources import open_config
+from fusion.data.sharding import ShardSpec
 from fusion.data.source import PictureSource
 from fusion.data.source_config import SourceConfig
 from fusion.errors import DataError, FusionError
@@ -34,15 +34,15 @@ def main() -> None:
     threading.Thread(target=_write, args=(waiting,), daemon=True).start()
     stores: Stores = {}
     try:
-        sources = [reopen(SourceConfig.from_json(recipe), budget=0, stores=stores) for recipe in job["recipes"]]
+        sources = [open_config(SourceConfig.from_json(recipe), budget=0, stores=stores) for recipe in job["recipes"]]
         pictures = [source for source in sources if isinstance(source, PictureSource)]
         told = [set[int]() for _ in pictures]
         for source in pictures:
             source.store.threads = 1
-        part, step, number = Part(**job["part"]), job["step"], job["first"]
+        part, step, number = ShardSpec(**job["part"]), job["step"], job["first"]
         order = part.of(pictures[0].order(part.first(number)))
         while True:
-            values, indices = values_of(pictures, next(order), draw=part.draw(number))
+            values, indices = read_values(pictures, next(order), draw=part.draw(number))
             bad = [_news(source.bad, known) for source, known in zip(pictures, told, strict=True)]
             waiting.put(({"bad": bad, "shapes": [found.shape for found in values], "errors": []}, (indices, *values)))
             for _ in range(step - 1):

@@ -12,7 +12,7 @@ _FEWEST = 16  # records that are looked at together, where batches are smaller
 _MOST = 1000  # batches that are looked at
 
 
-def sorted_line(source: Source) -> str | None:
+def sorted_classes_warning(source: Source) -> str | None:
     """Say that training visits the records in long runs of one class; None where it does not."""
     labels, size = source.labels, source.batch_size
     window = size * -(-_FEWEST // size)

@@ -11,8 +11,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fusion.data.decode_image import UndecodableError, decode
-from fusion.data.encode_image import encode
+from fusion.data.decode_image import UndecodableError, decode_image
+from fusion.data.encode_image import encode_image
 from fusion.data.image_list import ImageList, read_list
 from fusion.data.lmdb_leveldb import is_lmdb, open_database, write_database
 from fusion.errors import DataError, raise_all
@@ -26,7 +26,7 @@ _SAME = {"jpeg": "jpg"}
 
 
 @dataclass(frozen=True)
-class Images:
+class ImageOptions:
     """How pictures become records.
 
     size        (height, width) to resize to; None: as they are
@@ -46,7 +46,7 @@ class Images:
 
 
 @dataclass(frozen=True)
-class Written:
+class WriteResult:
     """What was written: the number of records, and what was wrong with those that were left out."""
 
     records: int
@@ -54,7 +54,7 @@ class Written:
 
 
 @dataclass
-class _Sieve:
+class _BadRecords:
     """Collects what is wrong with records, and says how to go on."""
 
     on_bad_record: OnBadRecord
@@ -74,25 +74,25 @@ def write_images(
     source: str | os.PathLike[str],
     root: str,
     target: str | os.PathLike[str],
-    images: Images,
+    images: ImageOptions,
     *,
     lmdb: bool = True,
     on_bad_record: OnBadRecord = "fail",
     progress: Progress | None = None,
-) -> Written:
+) -> WriteResult:
     """Write the pictures of a list into a new LMDB or LevelDB: the keys and records of convert_imageset.
 
     root    stands before every name of the list, as it is (`images/`)
     Raises  DataError naming all records that cannot be read (unless they are skipped); then nothing is written
     """
     listed = read_list(source)
-    sieve = _Sieve(on_bad_record)
+    sieve = _BadRecords(on_bad_record)
     count = write_database(target, _records(listed, root, images, sieve, progress), lmdb=lmdb)
-    return Written(count, tuple(sieve.errors))
+    return WriteResult(count, tuple(sieve.errors))
 
 
 def _records(
-    listed: ImageList, root: str, images: Images, sieve: _Sieve, progress: Progress | None
+    listed: ImageList, root: str, images: ImageOptions, sieve: _BadRecords, progress: Progress | None
 ) -> Iterator[tuple[bytes, bytes]]:
     total = len(listed.names)
     order = np.arange(total)
@@ -119,12 +119,12 @@ def _records(
         raise DataError("no picture of the list can be read", place=listed.path, hint=sieve.errors[0].message)
 
 
-def _datum(path: str, label: int, images: Images, place: str) -> tuple[Datum, tuple[int, ...]]:
+def _datum(path: str, label: int, images: ImageOptions, place: str) -> tuple[Datum, tuple[int, ...]]:
     """The record of one file, and its picture's shape (channels, height, width)."""
     try:
         with open(path, "rb") as file:
             data = file.read()
-        pixels = decode(data, color=not images.gray, size=images.size)
+        pixels = decode_image(data, color=not images.gray, size=images.size)
     except OSError as error:
         hint = "paths are ROOT followed by the name in the list, as they stand: a folder ends in /"
         raise DataError(f"cannot read the picture {path!r}: {error.strerror}", place=place, hint=hint) from error
@@ -138,7 +138,7 @@ def _datum(path: str, label: int, images: Images, place: str) -> tuple[Datum, tu
     kind = images.encode_type.lower() or extension
     if _SAME.get(kind, kind) == _SAME.get(extension, extension) and not images.gray and images.size is None:
         return Datum(label=label, encoded=True, data=data), pixels.shape
-    return Datum(label=label, encoded=True, data=encode(pixels, kind)), pixels.shape
+    return Datum(label=label, encoded=True, data=encode_image(pixels, kind)), pixels.shape
 
 
 def write_mean_image(
@@ -150,7 +150,7 @@ def write_mean_image(
     gray: bool = False,
     on_bad_record: OnBadRecord = "fail",
     progress: Progress | None = None,
-) -> Written:
+) -> WriteResult:
     """Write the mean over all records of a database, or over the pictures of a list, as a .binaryproto file.
 
     root, size, gray  for a list only
@@ -160,9 +160,9 @@ def write_mean_image(
     """
     place = os.fspath(source)
     pictures = (
-        _stored(place) if os.path.isdir(place) else _listed(read_list(source), root, Images(size=size, gray=gray))
+        _stored(place) if os.path.isdir(place) else _listed(read_list(source), root, ImageOptions(size=size, gray=gray))
     )
-    sieve = _Sieve(on_bad_record)
+    sieve = _BadRecords(on_bad_record)
     total: NDArray[Any] | None = None
     count = 0
     for at, number, picture in pictures:
@@ -184,7 +184,7 @@ def write_mean_image(
     if total is None:
         raise DataError("no record can be read", place=place, hint=sieve.errors[0].message)
     write_mean(target, total.astype(np.float32) / np.float32(count))
-    return Written(count, tuple(sieve.errors))
+    return WriteResult(count, tuple(sieve.errors))
 
 
 Picture = Callable[[], NDArray[np.generic]]
@@ -197,20 +197,20 @@ def _stored(path: str) -> Iterator[tuple[str, int, Picture]]:
         yield place, len(database.keys), partial(_values, bytes(value), place)
 
 
-def _listed(listed: ImageList, root: str, images: Images) -> Iterator[tuple[str, int, Picture]]:
+def _listed(listed: ImageList, root: str, images: ImageOptions) -> Iterator[tuple[str, int, Picture]]:
     for index, name in enumerate(listed.names):
         place = listed.place(index)
         yield place, len(listed.names), partial(_picture, root + name, images, place)
 
 
-def _picture(path: str, images: Images, place: str) -> NDArray[np.generic]:
+def _picture(path: str, images: ImageOptions, place: str) -> NDArray[np.generic]:
     return _datum(path, 0, images, place)[0].array()
 
 
 def _values(record: bytes, place: str) -> NDArray[np.generic]:
     try:
         datum = read_datum(record, place)
-        return decode(datum.data, color=None) if datum.encoded else datum.array()
+        return decode_image(datum.data, color=None) if datum.encoded else datum.array()
     except WeightsError as error:
         raise DataError(error.message, place=place) from error
     except UndecodableError as error:

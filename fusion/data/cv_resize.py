@@ -9,7 +9,7 @@ _WORTH = 0.75  # share of the rows below which the copy of those that are used c
 _UNIT = 2048  # coefficients are fixed-point numbers with 11 bits behind the point
 
 
-def resize(picture: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+def resize_bilinear(picture: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
     """Resize as `cv::resize(..., INTER_LINEAR)` does.
 
     picture  uint8 [H, W] or [H, W, C]

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fusion.data.decode_image import UndecodableError, decode
-from fusion.data.decoded_cache import BUDGET, Pixels, Store, Stores, store_of
+from fusion.data.decode_image import UndecodableError, decode_image
+from fusion.data.decoded_cache import BUDGET, Pixels, Store, Stores, shared_store
 from fusion.data.lmdb_leveldb import Database, open_database
 from fusion.data.sampler import Order, random_skip
-from fusion.data.source import PictureSource, check_against
+from fusion.data.source import PictureSource, record_check
 from fusion.data.source_config import SourceConfig
 from fusion.data.transforms import read_transform
 from fusion.errors import DataError, raise_all
@@ -37,8 +37,8 @@ def open_data(recipe: SourceConfig, *, budget: int = BUDGET, stores: Stores | No
     database = open_database(param.source, lmdb=param.backend == param.LMDB)
     color = True if force_color or param.force_encoded_color else False if force_gray else None
     transform = read_transform(layer.transform_param, phase, name)
-    check = check_against(transform, database.place, alone=param.batch_size == 1)
-    store = store_of(
+    check = record_check(transform, database.place, alone=param.batch_size == 1)
+    store = shared_store(
         stores,
         ("Data", param.source, param.backend, color),
         check,
@@ -70,7 +70,7 @@ def _decode(database: Database, index: int, color: bool | None) -> Pixels:
     datum = _datum(database, index)
     if datum.encoded:
         try:
-            return decode(datum.data, color=color)
+            return decode_image(datum.data, color=color)
         except UndecodableError as error:
             raise DataError(f"cannot decode the picture: {error}", place=database.place(index)) from error
     shape = (datum.channels, datum.height, datum.width)
@@ -105,7 +105,7 @@ def _labels(database: Database, *, skip: bool) -> NDArray[np.int64]:
     errors: list[DataError] = []
     for index, value in enumerate(database.values()):
         try:
-            labels[index] = label_of(value)
+            labels[index] = datum_label(value)
         except (IndexError, ValueError, OverflowError):
             errors.append(_no_datum(database, index))
         if len(errors) > _SHOWN and not skip:
@@ -115,7 +115,7 @@ def _labels(database: Database, *, skip: bool) -> NDArray[np.int64]:
     return labels
 
 
-def label_of(record: bytes | memoryview) -> int:
+def datum_label(record: bytes | memoryview) -> int:
     """The label of a Datum; its other fields are passed over unread.
 
     Raises: ValueError or IndexError for what is no Datum

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from fusion.data.cv_resize import resize
+from fusion.data.cv_resize import resize_bilinear
 from fusion.data.fast_gray_decode import gray_pixels
 from prototxt.formats.image_files import FORMATS, open_picture
 
@@ -21,7 +21,7 @@ class UndecodableError(ValueError):
     """The bytes are not a picture that can be decoded; the caller knows the file's name and makes it a DataError."""
 
 
-def decode(data: bytes, *, color: bool | None, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+def decode_image(data: bytes, *, color: bool | None, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
     """Decode and resize one picture.
 
     color    True: BGR, False: gray, None: as the picture is
@@ -33,7 +33,7 @@ def decode(data: bytes, *, color: bool | None, size: tuple[int, int] | None = No
     if pixels is None:
         pixels = _by_pillow(data, color)
     if size is not None:
-        pixels = resize(pixels, *size)
+        pixels = resize_bilinear(pixels, *size)
     if pixels.ndim == 2:
         return np.ascontiguousarray(pixels)[None]
     return np.ascontiguousarray(pixels[:, :, ::-1].transpose(2, 0, 1))

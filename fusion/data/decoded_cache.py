@@ -202,7 +202,7 @@ class Store:
 Stores = dict[Hashable, Store]
 
 
-def store_of(stores: Stores | None, key: Hashable, check: Check, make: Callable[[], Store]) -> Store:
+def shared_store(stores: Stores | None, key: Hashable, check: Check, make: Callable[[], Store]) -> Store:
     """The store of what `key` tells how to decode, one for all layers that decode alike.
 
     stores  those of the layers that were opened before; None: each layer has its own

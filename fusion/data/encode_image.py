@@ -14,7 +14,7 @@ from fusion.errors import DataError
 _SUB = 1  # PNG's filter "difference to the pixel on the left"
 
 
-def encode(pixels: NDArray[np.uint8], kind: str) -> bytes:
+def encode_image(pixels: NDArray[np.uint8], kind: str) -> bytes:
     """A picture's file.
 
     pixels  uint8 [3, H, W] in the order blue, green, red, or uint8 [1, H, W]

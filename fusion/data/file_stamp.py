@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable
 
 
-def stamped(settings: bytes, names: Iterable[str], folder: str = "") -> str:
+def stamp_files(settings: bytes, names: Iterable[str], folder: str = "") -> str:
     """A hash of the settings and of these files as they are now.
 
     folder  stands in front of every name, as it is

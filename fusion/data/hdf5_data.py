@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from fusion.data.array_source import ArraySource
 from fusion.data.decoded_cache import BUDGET
-from fusion.data.file_stamp import stamped
+from fusion.data.file_stamp import stamp_files
 from fusion.data.sampler import Order, Permutation
 from fusion.data.source_config import SourceConfig
 from fusion.errors import DataError, raise_all
@@ -52,7 +52,7 @@ def open_hdf5_data(recipe: SourceConfig, *, budget: int = BUDGET) -> ArraySource
         arrays=arrays,
         sequence=order,
         name=name,
-        hash=stamped(" ".join(layer.top).encode(), paths),
+        hash=stamp_files(" ".join(layer.top).encode(), paths),
         starts=tuple(zip(starts, paths, strict=True)),
     )
 

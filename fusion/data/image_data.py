@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from fusion.data.decode_image import UndecodableError, decode
-from fusion.data.decoded_cache import BUDGET, Fetch, Pixels, Store, Stores, store_of
-from fusion.data.file_stamp import stamped
+from fusion.data.decode_image import UndecodableError, decode_image
+from fusion.data.decoded_cache import BUDGET, Fetch, Pixels, Store, Stores, shared_store
+from fusion.data.file_stamp import stamp_files
 from fusion.data.image_list import ImageList, read_list
 from fusion.data.sampler import Order, random_skip, shuffled
-from fusion.data.source import PictureSource, check_against
+from fusion.data.source import PictureSource, record_check
 from fusion.data.source_config import SourceConfig
 from fusion.data.transforms import read_transform
 from fusion.errors import DataError
@@ -31,8 +31,8 @@ def open_image_data(recipe: SourceConfig, *, budget: int = BUDGET, stores: Store
     listed = read_list(param.source)
     folder = param.root_folder if root is None else os.path.join(root, "")
     transform = read_transform(layer.transform_param, phase, name)
-    check = check_against(transform, listed.place, alone=param.batch_size == 1)
-    store = store_of(
+    check = record_check(transform, listed.place, alone=param.batch_size == 1)
+    store = shared_store(
         stores,
         ("ImageData", param.source, folder, param.new_height, param.new_width, param.is_color),
         check,
@@ -55,7 +55,7 @@ def open_image_data(recipe: SourceConfig, *, budget: int = BUDGET, stores: Store
         keys=listed.names,
         read_labels=lambda: listed.labels,
         where=listed.place,
-        hash=lambda: stamped(settings + listed.labels.tobytes(), listed.names, folder),
+        hash=lambda: stamp_files(settings + listed.labels.tobytes(), listed.names, folder),
         recipe=recipe,
         seed=seed,
     )
@@ -77,7 +77,7 @@ def _reader(listed: ImageList, folder: str, param: ImageDataParameter) -> Fetch:
                 hint="paths are root_folder followed by the name in the list, relative to the working directory",
             ) from error
         try:
-            return decode(data, color=color, size=size)
+            return decode_image(data, color=color, size=size)
         except UndecodableError as error:
             raise DataError(
                 f"cannot decode the picture {path!r}: {error}",

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fusion.data.decoded_cache import Progress
 from fusion.data.dummy_data import DummySource
 from fusion.data.source import PictureSource, Source
-from fusion.data.wrapper import Wrapped
+from fusion.data.wrapper import SourceWrapper
 from fusion.errors import DataError
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class InStep:
 
     def batch(self, indices: NDArray[np.int64], draw: int = 0) -> dict[str, Tensor]:
         pictures = [member for member in self.members if isinstance(member, PictureSource)]
-        values, indices = values_of(pictures, indices, draw)
+        values, indices = read_values(pictures, indices, draw)
         made = {id(member): member.finish(found, indices) for member, found in zip(pictures, values, strict=True)}
         blobs: dict[str, Tensor] = {}
         for member in self.members:
@@ -109,7 +109,7 @@ class InStep:
         return hashlib.sha256(" ".join(member.fingerprint() for member in self.members).encode()).hexdigest()
 
 
-def values_of(
+def read_values(
     members: Sequence[PictureSource], indices: NDArray[np.int64], draw: int = 0
 ) -> tuple[list[NDArray[np.float32]], NDArray[np.int64]]:
     """What each layer shows of these records, and which records they are: what is bad in one is skipped in all.
@@ -127,7 +127,7 @@ def values_of(
     raise DataError("no record is good in all data layers that are in step", place=members[0].place(0))
 
 
-def followed(layer: LayerParameter, layers: Sequence[LayerParameter]) -> LayerParameter | None:
+def leader_of(layer: LayerParameter, layers: Sequence[LayerParameter]) -> LayerParameter | None:
     """The data layer that a data layer says to be in step with. Raises: DataError unless that is clear."""
     if not layer.HasField("in_step_with"):
         return None
@@ -143,7 +143,7 @@ def followed(layer: LayerParameter, layers: Sequence[LayerParameter]) -> LayerPa
     return found
 
 
-def following(layer: LayerParameter, leader: LayerParameter) -> LayerParameter:
+def as_follower(layer: LayerParameter, leader: LayerParameter) -> LayerParameter:
     """A layer that flips as its leader does. Raises: DataError if it asks for what the leader does not do."""
     made = type(layer)()
     made.CopyFrom(layer)
@@ -159,7 +159,7 @@ def following(layer: LayerParameter, leader: LayerParameter) -> LayerParameter:
     return made
 
 
-def join(leader: Source, followers: Sequence[tuple[LayerParameter, Source]]) -> Source:
+def join_followers(leader: Source, followers: Sequence[tuple[LayerParameter, Source]]) -> Source:
     """The source of a layer and those in step with it. Raises: DataError where they do not fit."""
     for layer, source in followers:
         reason = _apart(leader, source)
@@ -169,7 +169,7 @@ def join(leader: Source, followers: Sequence[tuple[LayerParameter, Source]]) -> 
     return InStep((leader, *(source for _, source in followers))) if followers else leader
 
 
-def combined(found: Sequence[tuple[LayerParameter, Source]]) -> list[Source]:
+def combine_in_step(found: Sequence[tuple[LayerParameter, Source]]) -> list[Source]:
     """These layers' sources, one for those that are in step in Caffe too, because nothing is drawn at random.
 
     Warns: UnpairedData for layers that would be in step if they drew nothing.
@@ -194,12 +194,12 @@ def combined(found: Sequence[tuple[LayerParameter, Source]]) -> list[Source]:
 def members_of(source: Source) -> tuple[Source, ...]:
     """The data layers' own sources in one that is made of several; else the source itself."""
     inner = source
-    while isinstance(inner, Wrapped):
+    while isinstance(inner, SourceWrapper):
         inner = inner.source
     return inner.members if isinstance(inner, InStep) else (source,)
 
 
-def only(sources: Sequence[Source], what: str) -> Source:
+def single_source(sources: Sequence[Source], what: str) -> Source:
     """The one source that a step needs. Raises: DataError for several, saying how they may become one."""
     if len(sources) == 1:
         return sources[0]
@@ -225,10 +225,10 @@ def _apart(leader: Source, other: Source) -> str | None:
         return None if other.deterministic else "it is filled at random"
     if len(leader) != len(other):
         return f"it has {len(other)} records, and '{leader.tops[0]}' {len(leader)}"
-    return None if list(leader.keys) == list(other.keys) else other_labels(leader, other)
+    return None if list(leader.keys) == list(other.keys) else label_difference(leader, other)
 
 
-def other_labels(leader: Source, other: Source) -> str | None:
+def label_difference(leader: Source, other: Source) -> str | None:
     """Where the labels of two sources of as many records differ; None if they do not, or there are none."""
     mine, theirs = leader.labels, other.labels
     if mine is None or theirs is None:
@@ -267,6 +267,6 @@ def _wrong(layer: LayerParameter, text: str, hint: str) -> DataError:
     return DataError(text, place=f"layer '{layer.name}'", hint=hint)
 
 
-def seed_of(seed: int, number: int) -> int:
+def layer_seed(seed: int, number: int) -> int:
     """The seed of the data layer of this number, of those that draw by themselves."""
     return seed if not number else int(np.random.default_rng((seed, 0xDA7A, number)).integers(1 << 31))

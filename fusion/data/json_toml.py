@@ -7,12 +7,12 @@ import sys
 from importlib import import_module
 from typing import Any
 
-from fusion.errors import FusionError, TrainingError, translated
+from fusion.errors import FusionError, TrainingError, translate_errors
 
 
 def parse_json(text: str | bytes, place: str, kind: type[FusionError] = TrainingError) -> Any:
     """Parse JSON. Raises: an error of `kind` for anything that is none, and for values nested too deeply."""
-    with translated(kind, "this is no JSON", place):
+    with translate_errors(kind, "this is no JSON", place):
         return json.loads(text)
 
 
@@ -23,6 +23,6 @@ def parse_toml(data: bytes, place: str, kind: type[FusionError] = TrainingError)
         loads = import_module(name).loads
     except ModuleNotFoundError as error:
         raise kind("reading TOML needs tomli on Python 3.10", place=place, hint="pip install tomli") from error
-    with translated(kind, "this is no TOML", place, hint='strings are quoted: head = "sum"'):
+    with translate_errors(kind, "this is no TOML", place, hint='strings are quoted: head = "sum"'):
         found: dict[str, Any] = loads(data.decode())
     return found

@@ -12,7 +12,7 @@ from fusion.data.decoded_cache import BUDGET, Stores
 from fusion.data.dummy_data import open_dummy_data
 from fusion.data.hdf5_data import open_hdf5_data
 from fusion.data.image_data import open_image_data
-from fusion.data.in_step import combined, followed, following, join, seed_of
+from fusion.data.in_step import as_follower, combine_in_step, join_followers, layer_seed, leader_of
 from fusion.data.memory_data import open_memory_data
 from fusion.data.source import Source
 from fusion.data.source_config import OnBadRecord, SourceConfig
@@ -58,10 +58,10 @@ def open_source(
     """
     if layer.type in _HANDED_OVER:
         return open_memory_data(layer, arrays)
-    return reopen(SourceConfig(layer, phase, root, seed, on_bad_record), budget=budget, stores=stores)
+    return open_config(SourceConfig(layer, phase, root, seed, on_bad_record), budget=budget, stores=stores)
 
 
-def reopen(recipe: SourceConfig, *, budget: int = BUDGET, stores: Stores | None = None) -> Source:
+def open_config(recipe: SourceConfig, *, budget: int = BUDGET, stores: Stores | None = None) -> Source:
     """The source that a recipe describes. Raises: DataError."""
     layer = recipe.layer
     try:
@@ -91,17 +91,17 @@ def open_layers(
 
     Raises: DataError. Warns: UnpairedData.
     """
-    leaders = {id(layer): followed(layer, layers) for layer in layers}
+    leaders = {id(layer): leader_of(layer, layers) for layer in layers}
     stores: Stores = {}
     found: list[tuple[LayerParameter, Source]] = []
     for number, layer in enumerate(one for one in layers if leaders[id(one)] is None):
 
-        def opened(one: LayerParameter, own: int = seed_of(seed, number)) -> Source:
+        def opened(one: LayerParameter, own: int = layer_seed(seed, number)) -> Source:
             return open_source(
                 one, phase, seed=own, budget=budget, arrays=arrays, on_bad_record=on_bad_record, stores=stores
             )
 
         lead = opened(layer)
         behind = [one for one in layers if leaders[id(one)] is layer]
-        found.append((layer, join(lead, [(one, opened(following(one, layer))) for one in behind])))
-    return combined(found)
+        found.append((layer, join_followers(lead, [(one, opened(as_follower(one, layer))) for one in behind])))
+    return combine_in_step(found)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from fusion.data.file_stamp import stamped
+from fusion.data.file_stamp import stamp_files
 from fusion.errors import DataError
 
 Put = Callable[[bytes, bytes], None]
@@ -65,7 +65,7 @@ class Database:
         """A hash of the files' sizes and times, and of the settings."""
         files = (name for name in sorted(os.listdir(self.path)) if not name.startswith("lock"))
         kept = (name for name in files if name.endswith((".mdb", ".ldb", ".sst", ".log")))
-        return stamped(settings, kept, os.path.join(self.path, ""))
+        return stamp_files(settings, kept, os.path.join(self.path, ""))
 
 
 def open_database(path: str, *, lmdb: bool) -> Database:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusion.data.in_step import InStep, members_of
-from fusion.data.sharding import Part, Shard
+from fusion.data.sharding import Shard, ShardSpec
 from fusion.data.source import PictureSource, Source
 from fusion.errors import DataError, raise_all
 
@@ -42,7 +42,7 @@ def batches(
     patience  seconds without a sign of life after which a worker is given up
     Raises    DataError for records that cannot be read, and when a worker dies
     """
-    whole, part = (source.source, source.part) if isinstance(source, Shard) else (source, Part())
+    whole, part = (source.source, source.part) if isinstance(source, Shard) else (source, ShardSpec())
     read = whole.members if isinstance(whole, InStep) else (whole,)
     pictures = [member for member in read if isinstance(member, PictureSource)]
     if workers > 0 and len(pictures) == len(read) and not all(member.store.keeps for member in pictures):
@@ -71,7 +71,7 @@ def skipped_lines(sources: Sequence[Source]) -> list[str]:
 
 
 def _by_workers(
-    sources: Sequence[PictureSource], part: Part, start: int, workers: int, patience: float
+    sources: Sequence[PictureSource], part: ShardSpec, start: int, workers: int, patience: float
 ) -> Iterator[dict[str, Tensor]]:
     running: list[subprocess.Popen[bytes]] = []
     try:
@@ -91,7 +91,7 @@ def _by_workers(
                 pass
 
 
-def _start(sources: Sequence[PictureSource], part: Part, first: int, step: int) -> subprocess.Popen[bytes]:
+def _start(sources: Sequence[PictureSource], part: ShardSpec, first: int, step: int) -> subprocess.Popen[bytes]:
     """A worker that makes the batches first, first + step, ..."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     worker = subprocess.Popen(

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusion.data.source import Source
-from fusion.data.wrapper import Wrapped
+from fusion.data.wrapper import SourceWrapper
 from fusion.errors import DataError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Part:
+class ShardSpec:
     """Which part of the batches.
 
     rank, size  of `size` processes this is number `rank`
@@ -47,10 +47,10 @@ class Part:
 
 
 @dataclass(frozen=True, eq=False)
-class Shard(Wrapped):
+class Shard(SourceWrapper):
     """A source as one of several processes sees it: all records, but only its part of every common batch."""
 
-    part: Part
+    part: ShardSpec
 
     @property
     def batch_size(self) -> int:
@@ -68,7 +68,7 @@ class Shard(Wrapped):
         return self.part.of(self.source.order(self.part.first(start)))
 
 
-def shard(source: Source, part: Part) -> Shard:
+def shard(source: Source, part: ShardSpec) -> Shard:
     """The process's share. Raises: DataError when the batches cannot be divided."""
     uneven = {top: shape for top, shape in source.shapes.items() if not shape or shape[0] != source.batch_size}
     if uneven:

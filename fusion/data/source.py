@@ -73,7 +73,7 @@ class Source(Protocol):
         """A hash that changes when the records or their transform change."""
 
 
-class Sequenced(Protocol):
+class RecordOrder(Protocol):
     """In which order records are visited; see `Order`."""
 
     @property
@@ -83,7 +83,7 @@ class Sequenced(Protocol):
     def batches(self, start: int = 0) -> Iterator[NDArray[np.int64]]: ...
 
 
-class Transforming(Protocol):
+class RecordTransform(Protocol):
     """What happens to pixels; see `Transform`."""
 
     def deterministic(self, shape: tuple[int, ...]) -> bool: ...
@@ -101,8 +101,8 @@ class PictureSource:
 
     tops: tuple[str, ...]
     store: Store
-    transform: Transforming
-    sequence: Sequenced
+    transform: RecordTransform
+    sequence: RecordOrder
     keys: Sequence[str]
     read_labels: Callable[[], NDArray[np.int64]]
     where: Callable[[int], str]
@@ -196,7 +196,7 @@ def _size(batch: NDArray[np.float32]) -> str:
     return f"{channels}x{height}x{width}"
 
 
-def check_against(transform: Transforming, place: Callable[[int], str], *, alone: bool) -> Check:
+def record_check(transform: RecordTransform, place: Callable[[int], str], *, alone: bool) -> Check:
     """What decides whether a record can be trained with, where unfit ones are skipped.
 
     alone  batches hold one record, so that sizes may differ
@@ -211,7 +211,7 @@ def check_against(transform: Transforming, place: Callable[[int], str], *, alone
     return check
 
 
-def check_labels(source: Source, classes: int, *, ignore: int | None = None) -> None:
+def check_label_range(source: Source, classes: int, *, ignore: int | None = None) -> None:
     """Check that every record's label is a class of the net.
 
     Raises: DataError naming the records whose label is not in 0 .. classes - 1.

@@ -69,11 +69,11 @@ class Transform:
         """Transform records of one size.
 
         pixels   uint8 or float32 [N, C, H, W]
-        rng      draws windows and flips (`chances`); needed only if the transform is random
+        rng      draws windows and flips (`draw_crops_and_flips`); needed only if the transform is random
         returns  float32 [N, C, h, w]
         """
         height, width = pixels.shape[2:]
-        drawn = None if rng is None else chances(rng, len(pixels))
+        drawn = None if rng is None else draw_crops_and_flips(rng, len(pixels))
         if not self.crop:
             out = self._values(pixels, slice(None), slice(None))
         elif self.random_crop and (height, width) != (self.crop, self.crop):
@@ -84,7 +84,7 @@ class Transform:
             out = self._values(pixels, slice(top, top + self.crop), slice(left, left + self.crop))
         if self.mirror:
             assert drawn is not None
-            flipped = flips(drawn)
+            flipped = mirrored_records(drawn)
             out[flipped] = out[flipped, :, :, ::-1]
         return out
 
@@ -107,7 +107,7 @@ class Transform:
         return np.concatenate(windows)
 
 
-def chances(rng: np.random.Generator, records: int) -> NDArray[np.float64]:
+def draw_crops_and_flips(rng: np.random.Generator, records: int) -> NDArray[np.float64]:
     """What is drawn for records, float64 [N, 3] in [0, 1): the window's place down and across, and the flip.
 
     Each record takes as many numbers whatever its size and transform, so that layers in step, which draw from one seed,
@@ -116,8 +116,8 @@ def chances(rng: np.random.Generator, records: int) -> NDArray[np.float64]:
     return rng.random((records, 3))
 
 
-def flips(drawn: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which records are flipped, of what `chances` drew."""
+def mirrored_records(drawn: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which records are flipped, of what `draw_crops_and_flips` drew."""
     flipped: NDArray[np.bool_] = drawn[:, 2] < 0.5
     return flipped
 
@@ -131,7 +131,7 @@ def read_transform(param: TransformationParameter, phase: str, place: str) -> Tr
         raise DataError("mean_file and mean_value are both given", place=place, hint="keep one of the two")
     mean = None
     if param.HasField("mean_file"):
-        mean = read_mean(param.mean_file)
+        mean = read_mean_image(param.mean_file)
     elif param.mean_value:
         mean = np.array(param.mean_value, np.float32).reshape(-1, 1, 1)
     return Transform(
@@ -143,7 +143,7 @@ def read_transform(param: TransformationParameter, phase: str, place: str) -> Tr
     )
 
 
-def read_mean(path: str | os.PathLike[str]) -> NDArray[np.float32]:
+def read_mean_image(path: str | os.PathLike[str]) -> NDArray[np.float32]:
     """A mean picture float32 [C, H, W] from a `.binaryproto` file.
 
     Raises: DataError when the file is missing or no BlobProto.

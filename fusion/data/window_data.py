@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fusion.data.cv_resize import resize
-from fusion.data.decode_image import UndecodableError, decode
+from fusion.data.cv_resize import resize_bilinear
+from fusion.data.decode_image import UndecodableError, decode_image
 from fusion.data.decoded_cache import BUDGET, Fetch, Pixels, Store
-from fusion.data.file_stamp import stamped
+from fusion.data.file_stamp import stamp_files
 from fusion.data.source import PictureSource
 from fusion.data.source_config import SourceConfig
-from fusion.data.transforms import chances, flips, read_transform
-from fusion.data.window_files import Box, WindowList, read_windows
+from fusion.data.transforms import draw_crops_and_flips, mirrored_records, read_transform
+from fusion.data.window_files import WindowBox, WindowList, read_windows
 from fusion.errors import DataError
 
 if TYPE_CHECKING:
@@ -83,7 +83,11 @@ class WindowTransform:
 
     def apply(self, pixels: NDArray[np.generic], rng: np.random.Generator | None = None) -> NDArray[np.float32]:
         """Records uint8 [N, V, 4, crop, crop] to float32 [N, 3, crop, crop]; `rng` draws flips."""
-        variant = flips(chances(rng, len(pixels))).astype(np.int64) if rng is not None and self.mirror else 0
+        variant = (
+            mirrored_records(draw_crops_and_flips(rng, len(pixels))).astype(np.int64)
+            if rng is not None and self.mirror
+            else 0
+        )
         chosen = pixels[np.arange(len(pixels)), variant]
         values: NDArray[np.float32] = (chosen[:, :3].astype(_FLOAT) - self.mean) * self.scale
         values *= chosen[:, 3:].astype(_FLOAT)
@@ -120,7 +124,7 @@ def open_window_data(recipe: SourceConfig, *, budget: int = BUDGET) -> PictureSo
         keys=[f"{listed.images[box.image]}:{box.x1},{box.y1},{box.x2},{box.y2}" for box in listed.boxes],
         read_labels=lambda: listed.labels,
         where=listed.place,
-        hash=lambda: stamped(settings + _described(listed), listed.images, folder),
+        hash=lambda: stamp_files(settings + _described(listed), listed.images, folder),
         recipe=recipe,
         seed=recipe.seed,
     )
@@ -168,7 +172,7 @@ def _cutter(listed: WindowList, folder: str, param: WindowDataParameter, transfo
 
     @lru_cache(maxsize=2)
     def picture(image: int) -> NDArray[np.uint8]:
-        return np.ascontiguousarray(decode(read(image), color=True).transpose(1, 2, 0))
+        return np.ascontiguousarray(decode_image(read(image), color=True).transpose(1, 2, 0))
 
     def fetch(index: int) -> Pixels:
         box, place = listed.boxes[index], listed.place(index)
@@ -190,7 +194,12 @@ def _cutter(listed: WindowList, folder: str, param: WindowDataParameter, transfo
 
 
 def _warp(
-    picture: NDArray[np.uint8], box: Box, target: NDArray[np.uint8], param: WindowDataParameter, flip: bool, place: str
+    picture: NDArray[np.uint8],
+    box: WindowBox,
+    target: NDArray[np.uint8],
+    param: WindowDataParameter,
+    flip: bool,
+    place: str,
 ) -> None:
     """Cut a box out of a picture uint8 [H, W, 3] and warp it into a record uint8 [4, crop, crop]."""
     crop = target.shape[-1]
@@ -205,14 +214,14 @@ def _warp(
     if not (0 <= x1 <= x2 < width and 0 <= y1 <= y2 < height) or min(size) < 1:
         text = f"the window {box.x1},{box.y1},{box.x2},{box.y2} does not lie in the picture of {width}x{height}"
         raise DataError(text, place=place, hint="coordinates count from 0, and the last ones are part of the window")
-    warped = resize(np.ascontiguousarray(picture[y1 : y2 + 1, x1 : x2 + 1]), *size).transpose(2, 0, 1)
+    warped = resize_bilinear(np.ascontiguousarray(picture[y1 : y2 + 1, x1 : x2 + 1]), *size).transpose(2, 0, 1)
     rows, columns = size
     window = target[:, pad_top : pad_top + rows, pad_left : pad_left + columns]
     window[:3] = warped[:, :, ::-1] if flip else warped
     window[3] = 1
 
 
-def _widened(box: Box, crop: int, context_pad: int, *, square: bool) -> tuple[int, int, int, int]:
+def _widened(box: WindowBox, crop: int, context_pad: int, *, square: bool) -> tuple[int, int, int, int]:
     """The box grown so that, warped to `crop`, it has `context_pad` pixels around it."""
     grown = _FLOAT(crop) / _FLOAT(crop - 2 * context_pad)
     half_height = _FLOAT((box.y2 - box.y1 + 1) / 2)

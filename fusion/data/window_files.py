@@ -24,7 +24,7 @@ from prototxt.files import read_text
 _SHOWN = 20
 
 
-class Box(NamedTuple):
+class WindowBox(NamedTuple):
     """A window of picture number `image`: its corners, both of them part of it."""
 
     image: int
@@ -40,7 +40,7 @@ class WindowList:
 
     path: str
     images: tuple[str, ...]
-    boxes: tuple[Box, ...]
+    boxes: tuple[WindowBox, ...]
     labels: NDArray[np.int64]
     lines: tuple[int, ...]
 
@@ -81,7 +81,7 @@ class _Parser:
     fg_threshold: np.float32
     bg_threshold: np.float32
     images: list[str] = field(default_factory=list)
-    boxes: list[Box] = field(default_factory=list)
+    boxes: list[WindowBox] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
     lines: list[int] = field(default_factory=list)
     errors: list[DataError] = field(default_factory=list)
@@ -136,6 +136,6 @@ class _Parser:
             hint = "foreground windows have a label from 1; 0 is the background"
             self.errors.append(DataError(f"the label is {label}", place=f"{self.place}:{number}", hint=hint))
         if foreground or overlap < self.bg_threshold:
-            self.boxes.append(Box(len(self.images) - 1, x1, y1, x2, y2))
+            self.boxes.append(WindowBox(len(self.images) - 1, x1, y1, x2, y2))
             self.labels.append(label if foreground else 0)
             self.lines.append(number)

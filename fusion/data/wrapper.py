@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Wrapped:
+class SourceWrapper:
     """What a source around another one does not say itself is what the other one says."""
 
     source: Source

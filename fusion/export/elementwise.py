@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fusion.export.graph import Dims, Graph, Step, converter
-from fusion.surgery.bake_weighted_sums import shares
+from fusion.surgery.bake_weighted_sums import weighted_sum_shares
 from prototxt.shapes.fork_layers import fork_param
 
 _UNARY = {"AbsVal": "Abs", "BNLL": "Softplus", "Sigmoid": "Sigmoid", "TanH": "Tanh", "HardSwish": "HardSwish"}
@@ -123,7 +123,7 @@ def eltwise(graph: Graph, step: Step) -> None:
 def weighted_sum(graph: Graph, step: Step) -> None:
     """The trained shares as constants. Warns: DeadShares when all are 0."""
     softmax = step.layer.weighted_sum_param.normalization == step.layer.weighted_sum_param.SOFTMAX
-    _weighted(graph, step, shares(step.weights[0], softmax=softmax, name=step.layer.name).tolist())
+    _weighted(graph, step, weighted_sum_shares(step.weights[0], softmax=softmax, name=step.layer.name).tolist())
 
 
 def _weighted(graph: Graph, step: Step, coefficients: list[float]) -> None:

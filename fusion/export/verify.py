@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from fusion.errors import ExportError
-from fusion.nets.build import build, outputs_of
-from fusion.nets.inputs import noise, whole_noise
+from fusion.nets.build import build, restrict_to_blobs
+from fusion.nets.inputs import integer_noise, noise
 from fusion.nets.weights import load_weights
 from fusion.onnx.runtime import as_kind, session, whole_kind
 from fusion.onnx.sidecar import read_pair
@@ -51,7 +51,7 @@ def verify_onnx(
     for batch in batches if any(None in shape for shape in shapes.values()) else (0,):
         sizes = {name: tuple(batch if dim is None else dim for dim in shape) for name, shape in shapes.items()}
         fed = {name: noise(name, size, seed) if (kind := whole_kind(kinds[name])) is None
-               else whole_noise(name, size, seed, kind) for name, size in sizes.items()}  # fmt: skip
+               else integer_noise(name, size, seed, kind) for name, size in sizes.items()}  # fmt: skip
         expected = _expected(net, arrays, fed, names)
         found = runtime.run(names, {name: as_kind(tensor.numpy(), kinds[name], name) for name, tensor in fed.items()})
         rows += [difference(_maker(net, name), name, expected[name], array)
@@ -86,7 +86,7 @@ def _expected(
     built = build(net, shapes={name: tuple(tensor.shape) for name, tensor in fed.items()}, seed=0)
     load_weights(built, weights) if weights else None
     with torch.no_grad():
-        out = outputs_of(built, names)(fed)
+        out = restrict_to_blobs(built, names)(fed)
     return {name: out[name].numpy() for name in names}
 
 

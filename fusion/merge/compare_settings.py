@@ -20,7 +20,7 @@ _MEANING: Final = frozenset(("transpose", "group", "axis", "num_axes", "bias_ter
 _WINDOW: Final = ("kernel_size", "stride", "pad", "dilation")
 
 
-def settings_that_differ(fused: LayerParameter, source: LayerParameter) -> tuple[list[str], list[str]]:
+def differing_settings(fused: LayerParameter, source: LayerParameter) -> tuple[list[str], list[str]]:
     """Settings of two layers of one type that differ: those that the weights depend on, and the others.
 
     Each as words: "stride is 2, and 1 in the source".

@@ -15,12 +15,14 @@ from prototxt.formats.index import Shape
 from prototxt.text.places import place_of
 
 
-def missing(item: TargetLayer, source: MergeSource, name: str, where: str, names: Mapping[str, object]) -> MergeError:
+def missing_layer(
+    item: TargetLayer, source: MergeSource, name: str, where: str, names: Mapping[str, object]
+) -> MergeError:
     """The source has no layer of this name, as `where` shows."""
     near = get_close_matches(name, [known for known in names if known in source.weights], n=1)
     guess = f"did you mean '{near[0]}'? else " if near else ""
     needs = f" of shape {shapes_text(item.shapes)}" if item.shapes else ""
-    return refusal(
+    return layer_error(
         item,
         f"needs weights{needs} from source '{source.prefix}', but {where} has no layer '{name}'",
         f"{guess}give the weights of the net that the branch was made of, or allow it to start from its filler: "
@@ -28,11 +30,11 @@ def missing(item: TargetLayer, source: MergeSource, name: str, where: str, names
     )
 
 
-def misfit(
+def shape_mismatch(
     item: TargetLayer, source: MergeSource, name: str, have: Sequence[Shape], want: Sequence[Sequence[int | None]]
 ) -> MergeError:
     """The source's layer has blobs of other shapes."""
-    return refusal(
+    return layer_error(
         item,
         f"needs blobs of shape {shapes_text(want)}, but '{name}' in {source.label} has {shapes_text(have)}",
         "are these the weights of another net? to start the layer from its filler instead: "
@@ -40,11 +42,11 @@ def misfit(
     )
 
 
-def orphaned(prefix: str, items: Sequence[TargetLayer], sources: Mapping[str, MergeSource]) -> MergeError:
+def missing_source(prefix: str, items: Sequence[TargetLayer], sources: Mapping[str, MergeSource]) -> MergeError:
     """One error for all layers of a branch whose source was not given."""
     known = ", ".join(f"'{name}'" for name in sorted(sources)) or "none"
     subject = f"and {len(items) - 1} more of '{prefix}/' are" if len(items) > 1 else "is"
-    return refusal(
+    return layer_error(
         items[0],
         f"{subject} frozen, and no source has the prefix '{prefix}' (given: {known})",
         f"add {prefix}=WEIGHTS, or allow them to start from their fillers: --allow-missing '{prefix}/*'",
@@ -76,6 +78,6 @@ def unused_arguments(
     return errors
 
 
-def refusal(item: TargetLayer, message: str, hint: str) -> MergeError:
+def layer_error(item: TargetLayer, message: str, hint: str) -> MergeError:
     """What is wrong with a layer, where it is described."""
     return MergeError(f"layer '{item.layer.name}' {message}", place=place_of(item.layer), hint=hint)

@@ -17,7 +17,7 @@ from prototxt.schema.messages import FillerParameter
 if TYPE_CHECKING:
     from prototxt.schema.messages import LayerParameter
 
-Start: TypeAlias = "FillerParameter | float"
+InitialFiller: TypeAlias = "FillerParameter | float"
 
 _WEIGHT_AND_BIAS = {
     "Convolution": "convolution_param",
@@ -29,7 +29,7 @@ _WEIGHT_AND_BIAS = {
 }
 
 
-def initial_filler(layer: LayerParameter, index: int, axes: int) -> Start:
+def initial_filler(layer: LayerParameter, index: int, axes: int) -> InitialFiller:
     """How the layer's blob `index`, which has `axes` axes, starts.
 
     Raises: BuildError for a layer type whose start is not known.
@@ -54,7 +54,7 @@ def initial_value(layer: LayerParameter, index: int, shape: Sequence[int], seed:
     return fill(start, shape, rng)
 
 
-def start_text(layer: LayerParameter, index: int, axes: int) -> str:
+def initial_text(layer: LayerParameter, index: int, axes: int) -> str:
     """The start in a few words: "xavier", "constant 0"."""
     start = initial_filler(layer, index, axes)
     if isinstance(start, (int, float)):
@@ -62,12 +62,12 @@ def start_text(layer: LayerParameter, index: int, axes: int) -> str:
     return f"constant {start.value:g}" if start.type == "constant" else str(start.type)
 
 
-def _either(param: Any, index: int) -> Start:
+def _either(param: Any, index: int) -> InitialFiller:
     filler: FillerParameter = param.bias_filler if index else param.weight_filler
     return filler
 
 
-def _scale(layer: LayerParameter, index: int, axes: int) -> Start:
+def _scale(layer: LayerParameter, index: int, axes: int) -> InitialFiller:
     """With two bottoms the factor is the second one, and only a bias is learned."""
     param = layer.scale_param
     if index + (len(layer.bottom) > 1):
@@ -75,33 +75,33 @@ def _scale(layer: LayerParameter, index: int, axes: int) -> Start:
     return param.filler if param.HasField("filler") else 1.0
 
 
-def _recurrent(layer: LayerParameter, index: int, axes: int) -> Start:
+def _recurrent(layer: LayerParameter, index: int, axes: int) -> InitialFiller:
     param = layer.recurrent_param
     return param.bias_filler if axes == 1 else param.weight_filler
 
 
-def _prelu(layer: LayerParameter, index: int, axes: int) -> Start:
+def _prelu(layer: LayerParameter, index: int, axes: int) -> InitialFiller:
     return layer.prelu_param.filler if layer.prelu_param.HasField("filler") else 0.25
 
 
-def _bias(layer: LayerParameter, index: int, axes: int) -> Start:
+def _bias(layer: LayerParameter, index: int, axes: int) -> InitialFiller:
     return layer.bias_param.filler
 
 
-def _weighted_sum(layer: LayerParameter, index: int, axes: int) -> Start:
+def _weighted_sum(layer: LayerParameter, index: int, axes: int) -> InitialFiller:
     param = layer.weighted_sum_param
     return param.filler if param.HasField("filler") else 1.0
 
 
-def _gate(layer: LayerParameter, index: int, axes: int) -> Start:
+def _gate(layer: LayerParameter, index: int, axes: int) -> InitialFiller:
     return layer.gate_param.bias_filler if index else layer.gate_param.filler
 
 
-def _zero(layer: LayerParameter, index: int, axes: int) -> Start:
+def _zero(layer: LayerParameter, index: int, axes: int) -> InitialFiller:
     return 0.0
 
 
-def _batch_norm(layer: LayerParameter, index: int, axes: int) -> Start:
+def _batch_norm(layer: LayerParameter, index: int, axes: int) -> InitialFiller:
     """Statistics of no batch; NVCaffe's scale and bias as their fillers say."""
     own = forks.fields(layer.batch_norm_param)
     if index < 3:
@@ -110,7 +110,7 @@ def _batch_norm(layer: LayerParameter, index: int, axes: int) -> Start:
     return getattr(own, name) if own.HasField(name) else default
 
 
-_STARTS: dict[str, Callable[[LayerParameter, int, int], Start]] = {
+_STARTS: dict[str, Callable[[LayerParameter, int, int], InitialFiller]] = {
     "BatchNorm": _batch_norm,
     "Bias": _bias,
     "Gate": _gate,

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from fusion.errors import BuildError, MergeError
-from fusion.merge.compare_settings import settings_that_differ
-from fusion.merge.errors import misfit, missing, orphaned, refusal, unused_arguments
-from fusion.merge.initial_fillers import initial_filler, start_text
+from fusion.merge.compare_settings import differing_settings
+from fusion.merge.errors import layer_error, missing_layer, missing_source, shape_mismatch, unused_arguments
+from fusion.merge.initial_fillers import initial_filler, initial_text
 from fusion.merge.onnx import match_onnx
-from fusion.merge.plan import Filled, Origin, Taken, shapes_text
+from fusion.merge.plan import FromFiller, FromSource, Origin, shapes_text
 from fusion.merge.sources import MergeSource
 from fusion.merge.targets import TargetLayer
 from fusion.onnx.sidecar import ONNX
@@ -39,7 +39,7 @@ class Matching:
     allowed: tuple[str, ...] = ()
 
 
-def match(
+def match_layers(
     wanted: Sequence[TargetLayer],
     sources: Mapping[str, MergeSource],
     allow: Sequence[str],
@@ -51,9 +51,9 @@ def match(
     allowed: list[str] = []
     for item in wanted:
         if item.layer.name not in fresh:
-            _compare_settings(item, owner_of(item.layer.name, sources), result)
+            _compare_settings(item, source_of(item.layer.name, sources), result)
         if item.layer.type == ONNX and not _given(item, sources):
-            found, errors = match_onnx(item, owner_of(item.layer.name, sources))
+            found, errors = match_onnx(item, source_of(item.layer.name, sources))
             result.found.update({item.layer.name: found} if found else {})
             result.errors += errors
             continue
@@ -63,7 +63,7 @@ def match(
             _fill(item, result)
             continue
         permitted = any(fnmatchcase(item.layer.name, pattern) for pattern in allow)
-        source = owner_of(item.layer.name, sources)
+        source = source_of(item.layer.name, sources)
         if source is None:
             _without_source(item, sources, permitted, result)
             continue
@@ -79,18 +79,18 @@ def match(
             result.errors.append(problem)
     _share(wanted, postponed, sources, result)
     result.allowed = tuple(allowed)
-    result.errors += [orphaned(prefix, items, sources) for prefix, items in result.orphans.items()]
+    result.errors += [missing_source(prefix, items, sources) for prefix, items in result.orphans.items()]
     result.errors += unused_arguments(wanted, sources, allow)
     return result
 
 
 def _given(item: TargetLayer, sources: Mapping[str, MergeSource]) -> bool:
     """Whether a source's weights hold those of the Onnx layer, instead of an ONNX file."""
-    source = owner_of(item.layer.name, sources)
+    source = source_of(item.layer.name, sources)
     return source is not None and source.own_name(item.layer.name) in source.weights
 
 
-def owner_of(name: str, sources: Mapping[str, MergeSource]) -> MergeSource | None:
+def source_of(name: str, sources: Mapping[str, MergeSource]) -> MergeSource | None:
     """The source whose prefix the fused layer bears, the longest first; "" as prefix takes what no other does."""
     for prefix, source in sources.items():
         if not prefix or name.startswith(f"{prefix}/"):
@@ -105,10 +105,10 @@ def _compare_settings(item: TargetLayer, source: MergeSource | None, result: Mat
     theirs = source.layers.get(source.own_name(item.layer.name))
     if theirs is None:
         return
-    grave, slight = settings_that_differ(item.layer, theirs)
+    grave, slight = differing_settings(item.layer, theirs)
     if grave:
         message = f"would read its weights in another way: {'; '.join(grave)} ({source.prototxt})"
-        result.errors.append(refusal(item, message, "give both descriptions the same setting"))
+        result.errors.append(layer_error(item, message, "give both descriptions the same setting"))
     if slight:
         result.differing[item.layer.name] = tuple(slight)
 
@@ -117,14 +117,14 @@ def _take(item: TargetLayer, source: MergeSource, result: Matching) -> MergeErro
     """Take the layer's blobs from its source; what is wrong if they do not fit."""
     name = source.own_name(item.layer.name)
     if source.layers is not None and name not in source.layers:
-        return missing(item, source, name, source.prototxt, source.layers)
+        return missing_layer(item, source, name, source.prototxt, source.layers)
     if name not in source.weights:
-        return missing(item, source, name, source.label, source.weights)
+        return missing_layer(item, source, name, source.label, source.weights)
     have = source.shapes(name)
     want = item.shapes
     kinds = (source.layers[name].type if source.layers is not None else "") or source.blob_type(name)
     if kinds and kinds != item.layer.type:
-        return refusal(
+        return layer_error(
             item,
             f"is of type {item.layer.type} in the fused net, but '{name}' in {source.label} is of type {kinds}",
             "the weights of one type mean something else in another: rename the layer or correct its type",
@@ -133,14 +133,14 @@ def _take(item: TargetLayer, source: MergeSource, result: Matching) -> MergeErro
         result.found[item.layer.name] = (tuple(have), _taken(source, name, len(have)))
         return None
     if len(have) != len(want) or not all(map(shape_fits, have, want)):
-        return misfit(item, source, name, have, want)
+        return shape_mismatch(item, source, name, have, want)
     shapes = tuple(settled_shape(h, w) for h, w in zip(have, want, strict=True))
     result.found[item.layer.name] = (shapes, _taken(source, name, len(have)))
     return None
 
 
 def _taken(source: MergeSource, name: str, count: int) -> tuple[Origin, ...]:
-    return tuple(Taken(source.prefix, name, index) for index in range(count))
+    return tuple(FromSource(source.prefix, name, index) for index in range(count))
 
 
 def _without_source(item: TargetLayer, sources: Mapping[str, MergeSource], permitted: bool, result: Matching) -> None:
@@ -162,12 +162,12 @@ def _fill(item: TargetLayer, result: Matching) -> None:
     if item.shapes is None:
         if layer.param:
             hint = "give weights for it by a source with its prefix"
-            result.errors.append(refusal(item, "has blobs whose shapes its description does not tell", hint))
+            result.errors.append(layer_error(item, "has blobs whose shapes its description does not tell", hint))
         return
     unknown = [index for index, shape in enumerate(item.shapes) if None in shape]
     if unknown:
         result.errors.append(
-            refusal(
+            layer_error(
                 item,
                 f"is new, but the shape of its blob {unknown[0]} is not known: {shapes_text(item.shapes)}",
                 "say the shape of the net's input: --input data=1,3,224,224",
@@ -178,7 +178,7 @@ def _fill(item: TargetLayer, result: Matching) -> None:
     try:
         for index, shape in enumerate(shapes):
             initial_filler(layer, index, len(shape))
-        fills = (Filled(layer.name, i, start_text(layer, i, len(shape))) for i, shape in enumerate(shapes))
+        fills = (FromFiller(layer.name, i, initial_text(layer, i, len(shape))) for i, shape in enumerate(shapes))
         result.found[layer.name] = (shapes, tuple(fills))
     except BuildError as error:
         result.errors.append(MergeError(error.message, place=place_of(layer), hint=error.hint))
@@ -204,7 +204,7 @@ def _share(
     for item in postponed:
         homes = [owners.get(item.share_name(index)) for index in range(len(item.shapes or ()))]
         if any(home is None for home in homes):
-            source = owner_of(item.layer.name, sources)
+            source = source_of(item.layer.name, sources)
             if source is not None:
                 problem = _take(item, source, result)
                 result.errors += [problem] if problem else []
@@ -232,11 +232,15 @@ def _agree(
     shapes, origins = result.found[item.layer.name]
     theirs = result.found[owner[0]][1][owner[1]]
     ours = origins[index]
-    if isinstance(ours, Filled):
+    if isinstance(ours, FromFiller):
         result.found[item.layer.name] = (shapes, (*origins[:index], theirs, *origins[index + 1 :]))
-    elif not isinstance(ours, Taken) or not isinstance(theirs, Taken) or not _same_values(sources, ours, theirs):
+    elif (
+        not isinstance(ours, FromSource)
+        or not isinstance(theirs, FromSource)
+        or not _same_values(sources, ours, theirs)
+    ):
         result.errors.append(
-            refusal(
+            layer_error(
                 item,
                 f"shares parameter '{name}' with layer '{owner[0]}', but the two would get different weights",
                 "two branches must not share by one name: rename the sources with fusion-rename, which prefixes it",
@@ -244,7 +248,7 @@ def _agree(
         )
 
 
-def _same_values(sources: Mapping[str, MergeSource], ours: Taken, theirs: Taken) -> bool:
+def _same_values(sources: Mapping[str, MergeSource], ours: FromSource, theirs: FromSource) -> bool:
     if ours == theirs:
         return True
     first = sources[ours.prefix].weights[ours.layer][ours.index]

@@ -14,11 +14,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from fusion.errors import MergeError, raise_all
 from fusion.merge.initial_fillers import initial_value
-from fusion.merge.match import Matching, match
+from fusion.merge.match import Matching, match_layers
 from fusion.merge.onnx import onnx_payloads
-from fusion.merge.plan import Filled, Kept, MergePlan, PlannedLayer, Taken
-from fusion.merge.sources import SourceLike, open_sources, unfolded
-from fusion.merge.targets import wanted_layers
+from fusion.merge.plan import FromFiller, FromOnnx, FromSource, MergePlan, PlannedLayer
+from fusion.merge.sources import SourceLike, expand_folds, open_merge_sources
+from fusion.merge.targets import target_layers
 from fusion.onnx.sidecar import ONNX, sidecar_path, write_companion
 from prototxt.formats.copy import Deferred, Payload, Stretch
 from prototxt.formats.index import Entry, Scan, Shape
@@ -54,10 +54,10 @@ def plan_merge(
     Raises: MergeError with all that does not fit; ShapeError when the fused net itself is wrong, WeightsError when
             layers of one name hold weights.
     """
-    opened, errors = open_sources(unfolded(sources))
+    opened, errors = open_merge_sources(expand_folds(sources))
     raise_all(errors)
-    wanted = wanted_layers(fused_net, inputs)
-    matching = match(wanted, opened, tuple(allow_missing), fresh)
+    wanted = target_layers(fused_net, inputs)
+    matching = match_layers(wanted, opened, tuple(allow_missing), fresh)
     raise_all(matching.errors)
     layers = tuple(
         PlannedLayer(
@@ -121,7 +121,7 @@ def _check_companion(path: str | os.PathLike[str], layers: Sequence[tuple[Entry,
 def _unused(
     matching: Matching, layers: Sequence[PlannedLayer], sources: Mapping[str, object]
 ) -> dict[str, tuple[str, ...]]:
-    taken = {(o.prefix, o.layer) for layer in layers for o in layer.origins if isinstance(o, Taken)}
+    taken = {(o.prefix, o.layer) for layer in layers for o in layer.origins if isinstance(o, FromSource)}
     return {
         prefix: tuple(name for name in matching.offered[prefix] if (prefix, name) not in taken)
         for prefix in sorted(sources)
@@ -129,20 +129,20 @@ def _unused(
 
 
 def _payloads(plan: MergePlan, layer: PlannedLayer) -> list[Payload]:
-    files = {origin.file for origin in layer.origins if isinstance(origin, Kept)}
+    files = {origin.file for origin in layer.origins if isinstance(origin, FromOnnx)}
     kept = {file: onnx_payloads(plan.messages[layer.name], file) for file in files}
     for origin, shape in zip(layer.origins, layer.shapes, strict=True):
-        if isinstance(origin, Kept) and getattr(kept[origin.file].get(origin.name), "shape", None) != shape:
+        if isinstance(origin, FromOnnx) and getattr(kept[origin.file].get(origin.name), "shape", None) != shape:
             what = f"its weight '{origin.name}' is not what it was when the merge was planned"
             raise MergeError(what, place=origin.file, hint="it was written anew in the meantime: merge again")
     return [
-        kept[origin.file][origin.name] if isinstance(origin, Kept) else _payload(plan, origin, shape)
+        kept[origin.file][origin.name] if isinstance(origin, FromOnnx) else _payload(plan, origin, shape)
         for origin, shape in zip(layer.origins, layer.shapes, strict=True)
     ]
 
 
-def _payload(plan: MergePlan, origin: Taken | Filled, shape: Shape) -> Payload:
-    if isinstance(origin, Taken):
+def _payload(plan: MergePlan, origin: FromSource | FromFiller, shape: Shape) -> Payload:
+    if isinstance(origin, FromSource):
         return plan.sources[origin.prefix].payload(origin.layer, origin.index, shape)
     message = plan.messages[origin.layer]
     return Deferred(shape, lambda: initial_value(message, origin.index, shape, plan.seed))

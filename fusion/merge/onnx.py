@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from fusion.errors import MergeError, OnnxError
-from fusion.merge.plan import Kept, shapes_text
+from fusion.merge.plan import FromOnnx, shapes_text
 from fusion.merge.sources import MergeSource
 from fusion.merge.targets import TargetLayer
 from prototxt.formats.copy import Payload
@@ -35,7 +35,7 @@ def match_onnx(item: TargetLayer, source: MergeSource | None) -> tuple[Found | N
     errors = [*_unlike(layer, own, taken, other)]
     shapes: tuple[Shape, ...] = tuple(tuple(array.shape) for array in taken.values())
     file = other or layer.onnx_param.file
-    origins = tuple(Kept(file, layer.name, index, name) for index, name in enumerate(taken))
+    origins = tuple(FromOnnx(file, layer.name, index, name) for index, name in enumerate(taken))
     return (shapes, origins), errors
 
 

@@ -17,7 +17,7 @@ _MOST = 8  # blobs of a layer whose shapes a line can hold; Caffe's layers have 
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class FromSource:
     """A blob that comes from a source."""
 
     prefix: str
@@ -26,7 +26,7 @@ class Taken:
 
 
 @dataclass(frozen=True, slots=True)
-class Filled:
+class FromFiller:
     """A blob that starts as the filler of the fused net's `layer` says, which is another one for shared blobs."""
 
     layer: str
@@ -35,7 +35,7 @@ class Filled:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class FromOnnx:
     """A weight of an Onnx layer as an ONNX file has it.
 
     name  of the weight in the file's graph
@@ -47,7 +47,7 @@ class Kept:
     name: str
 
 
-Origin: TypeAlias = "Taken | Filled | Kept"
+Origin: TypeAlias = "FromSource | FromFiller | FromOnnx"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +71,9 @@ class PlannedLayer:
         """Where the blobs come from, in a few words."""
         words: dict[str, None] = {}
         for origin in self.origins:
-            if isinstance(origin, Taken):
+            if isinstance(origin, FromSource):
                 words[f"{origin.prefix or 'source'}: {origin.layer}"] = None
-            elif isinstance(origin, Kept):
+            elif isinstance(origin, FromOnnx):
                 words[origin.file] = None
             else:
                 owner = f" (shared with {origin.layer})" if origin.layer != self.name else ""
@@ -105,7 +105,9 @@ class MergePlan:
     @property
     def filled(self) -> tuple[str, ...]:
         """The layers that start from their fillers, in whole or in part."""
-        return tuple(layer.name for layer in self.layers if any(isinstance(origin, Filled) for origin in layer.origins))
+        return tuple(
+            layer.name for layer in self.layers if any(isinstance(origin, FromFiller) for origin in layer.origins)
+        )
 
     @property
     def nbytes(self) -> int:
@@ -165,7 +167,7 @@ class MergePlan:
 
     def _origin_count(self) -> int:
         """Sources, and ONNX files that are none of them."""
-        files = {origin.file for layer in self.layers for origin in layer.origins if isinstance(origin, Kept)}
+        files = {origin.file for layer in self.layers for origin in layer.origins if isinstance(origin, FromOnnx)}
         return len({source.label for source in self.sources.values()} | files)
 
     def _with_blobs(self) -> list[PlannedLayer]:
@@ -178,8 +180,8 @@ def shapes_text(shapes: Sequence[Sequence[int | None]]) -> str:
 
 
 def _origin_json(origin: Origin) -> dict[str, object]:
-    if isinstance(origin, Kept):
+    if isinstance(origin, FromOnnx):
         return {"onnx": origin.file, "weight": origin.name}
-    if isinstance(origin, Taken):
+    if isinstance(origin, FromSource):
         return {"source": origin.prefix, "layer": origin.layer, "index": origin.index}
     return {"filled": origin.filler, "layer": origin.layer}

@@ -70,7 +70,7 @@ class MergeSource:
         return Deferred(shape, lambda: weights.array(name, index).reshape(shape))
 
 
-def unfolded(sources: Mapping[str, SourceLike]) -> dict[str, SourceLike]:
+def expand_folds(sources: Mapping[str, SourceLike]) -> dict[str, SourceLike]:
     """The sources with patterns and folders of weights taken apart: `fold` becomes `fold1`, `fold2`, ...
 
     Raises: ComposeError, as `fusion.composition.folds.folds`.
@@ -89,7 +89,7 @@ def unfolded(sources: Mapping[str, SourceLike]) -> dict[str, SourceLike]:
     return found
 
 
-def open_sources(sources: Mapping[str, SourceLike]) -> tuple[dict[str, MergeSource], list[MergeError]]:
+def open_merge_sources(sources: Mapping[str, SourceLike]) -> tuple[dict[str, MergeSource], list[MergeError]]:
     """The sources by prefix, the longest prefix first, and what is wrong with those that cannot be opened."""
     opened: dict[str, MergeSource] = {}
     errors: list[MergeError] = []

@@ -40,7 +40,7 @@ class TargetLayer:
         return self.layer.param[index].name if index < len(self.layer.param) else ""
 
 
-def wanted_layers(net: NetParameter, inputs: Mapping[str, Sequence[int | None]] | None = None) -> list[TargetLayer]:
+def target_layers(net: NetParameter, inputs: Mapping[str, Sequence[int | None]] | None = None) -> list[TargetLayer]:
     """The layers of all phases in the net's order, each name once: the one with blobs, if any.
 
     Raises: ShapeError with all that is wrong in the net; WeightsError for several layers of one name with weights.

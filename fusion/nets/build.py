@@ -19,10 +19,10 @@ from fusion.layers.axes import full
 from fusion.layers.forks.variants import vary
 from fusion.layers.registry import Context, LayerType, Phase, find, unknown
 from fusion.nets.check_references import check_references
-from fusion.nets.graph import Call, Param, Plan, run, submodule_paths, with_outputs
+from fusion.nets.graph import Call, NetPlan, Param, run, submodule_paths, with_outputs
 from fusion.nets.graph import Net as Net
 from fusion.nets.shared_memory import SHARED_MEMORY, SharedMemory
-from fusion.nets.shared_params import Owner, settle, share, tensor_at
+from fusion.nets.shared_params import Owner, resolve_rates, share_params, tensor_by_path
 from prototxt.schema import messages
 from prototxt.schema.filter import filter_whole
 from prototxt.schema.load import load_net
@@ -77,7 +77,9 @@ def _build(message: NetParameter, phase: Phase, shapes: Mapping[str, Sequence[in
             _add_changes(parts, index, layer, others)
     raise_all([*parts.errors, *(pct.check_classifiers(message) if phase == "TRAIN" else [])])
     if phase == "TRAIN":
-        learning = {param.path for param in settle(parts.params, parts.modules, parts.owners) if param.lr_mult != 0}
+        learning = {
+            param.path for param in resolve_rates(parts.params, parts.modules, parts.owners) if param.lr_mult != 0
+        }
         raise_all(check_references(message, parts.calls, learning))
     return Net(parts.modules, _plan(parts, message.name, phase))
 
@@ -106,7 +108,9 @@ def _add_layer(
 ) -> None:
     bottoms, tops = parts.values.add_call(index, layer)
     try:
-        parts.modules[path], own = share(vary(layer, context, kind.build(layer, context)), layer, path, parts.owners)
+        parts.modules[path], own = share_params(
+            vary(layer, context, kind.build(layer, context)), layer, path, parts.owners
+        )
     except FusionError as error:
         error.place = error.place or place_of(layer)
         parts.errors.append(error)
@@ -129,9 +133,9 @@ def _add_changes(parts: _Parts, index: int, layer: LayerParameter, paths: Iterat
         parts.calls.append(Call(name, SHARED_MEMORY, path, bottoms, (top,), blocked=(0,)))
 
 
-def _plan(parts: _Parts, name: str, phase: Phase) -> Plan:
-    params = settle(parts.params, parts.modules, parts.owners)
-    return Plan(
+def _plan(parts: _Parts, name: str, phase: Phase) -> NetPlan:
+    params = resolve_rates(parts.params, parts.modules, parts.owners)
+    return NetPlan(
         name=name,
         phase=phase,
         calls=_frozen(parts.calls, params),
@@ -149,7 +153,7 @@ def blobs(net: Net, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {blob: values[value] for blob, value in net.plan.blobs if value in values}
 
 
-def layers(net: Net) -> dict[str, nn.Module]:
+def modules_by_layer(net: Net) -> dict[str, nn.Module]:
     """The submodule of every layer, by the layer's name; of several layers of one name the first."""
     found: dict[str, nn.Module] = {}
     for call in net.plan.calls:
@@ -168,7 +172,7 @@ def params(net: Net) -> dict[str, list[Tensor]]:
         if param.path not in keys:
             count = sum(key == param.layer or key.startswith(f"{param.layer} (") for key in found) + 1
             keys[param.path] = param.layer if count == 1 else f"{param.layer} ({count})"
-        found.setdefault(keys[param.path], []).append(tensor_at(net, param.attribute))
+        found.setdefault(keys[param.path], []).append(tensor_by_path(net, param.attribute))
     return found
 
 
@@ -190,7 +194,7 @@ class Learnable:
 def learnable(net: Net) -> list[Learnable]:
     """Every blob of the net once, in the order of Caffe's solver history: BatchNorm's statistics are among them."""
     return [
-        Learnable(tensor_at(net, param.attribute), param.layer, param.index, param.lr_mult, param.decay_mult)
+        Learnable(tensor_by_path(net, param.attribute), param.layer, param.index, param.lr_mult, param.decay_mult)
         for param in net.plan.params
         if not param.shared
     ]
@@ -226,7 +230,7 @@ def total_loss(net: Net, out: Mapping[str, Tensor]) -> Tensor:
     return functools.reduce(torch.add, terms)
 
 
-def outputs_of(net: Net, blobs: Iterable[str]) -> Net:
+def restrict_to_blobs(net: Net, blobs: Iterable[str]) -> Net:
     """A net of the same submodules that gives these blobs, and runs only what they need.
 
     Raises: FusionError for a blob that the net does not have.

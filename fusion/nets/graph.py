@@ -64,7 +64,7 @@ class Param:
 
 
 @dataclass(frozen=True)
-class Plan:
+class NetPlan:
     """A net as data; every change of a net makes a new plan for the same submodules.
 
     inputs        key in the dict of inputs -> value
@@ -90,10 +90,10 @@ class Net(fx.GraphModule):
     the net is built, as in Caffe: `train()` and `eval()` change nothing.
     """
 
-    plan: Plan
+    plan: NetPlan
 
-    def __init__(self, modules: Mapping[str, nn.Module], plan: Plan) -> None:
-        super().__init__(dict(modules), emit(plan), class_name="Net")
+    def __init__(self, modules: Mapping[str, nn.Module], plan: NetPlan) -> None:
+        super().__init__(dict(modules), emit_graph(plan), class_name="Net")
         self.plan = plan
         self.train(plan.phase == "TRAIN")
 
@@ -132,7 +132,7 @@ class Net(fx.GraphModule):
         return copied
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Net, (modules_of(self), self.plan)
+        return Net, (modules_by_path(self), self.plan)
 
 
 def run(net: Net, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -150,7 +150,7 @@ def run(net: Net, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return values
 
 
-def modules_of(net: Net) -> dict[str, nn.Module]:
+def modules_by_path(net: Net) -> dict[str, nn.Module]:
     """Submodules by path, each once, in the order of execution."""
     return {call.path: net.get_submodule(call.path) for call in net.plan.calls}
 
@@ -190,7 +190,7 @@ def sub_net(
     return Net({call.path: net.get_submodule(call.path) for call in calls}, plan)
 
 
-def emit(plan: Plan) -> fx.Graph:
+def emit_graph(plan: NetPlan) -> fx.Graph:
     """The straight-line program of the plan: one line per input that is needed and per call, several tops unpacked."""
     graph = fx.Graph()
     nodes: dict[str, fx.Node] = {}
@@ -215,7 +215,7 @@ def emit(plan: Plan) -> fx.Graph:
     return graph
 
 
-def needed_inputs(plan: Plan) -> tuple[str, ...]:
+def needed_inputs(plan: NetPlan) -> tuple[str, ...]:
     """Keys of the inputs that a layer takes or that are given back."""
     taken = {value for call in plan.calls for value in call.bottoms} | {value for _, value in plan.outputs}
     return tuple(key for key, value in plan.inputs if value in taken)

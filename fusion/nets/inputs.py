@@ -15,15 +15,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fusion.data.cv_resize import resize
-from fusion.data.decode_image import UndecodableError, decode
+from fusion.data.cv_resize import resize_bilinear
+from fusion.data.decode_image import UndecodableError, decode_image
 from fusion.data.transforms import Transform, read_transform
 from fusion.errors import DataError, raise_all
 from prototxt.schema.messages import LayerParameter, NetParameter
 from prototxt.shapes.dimensions import UNKNOWN, Shape
 from prototxt.shapes.net import infer_partly
 
-PICTURES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
 def input_shapes(
@@ -45,7 +45,7 @@ def input_shapes(
     Raises: DataError naming every input whose shape is not known.
     """
     given = given or {}
-    known = known_inputs(net)
+    known = known_input_shapes(net)
     for blob, shape in (otherwise or {}).items():
         if blob in known and (known[blob] is UNKNOWN or None in known[blob][1:]):
             known[blob] = shape
@@ -64,7 +64,7 @@ def input_shapes(
     return shapes
 
 
-def known_inputs(net: NetParameter) -> dict[str, Shape]:
+def known_input_shapes(net: NetParameter) -> dict[str, Shape]:
     """What the description of a net of one phase, and its data if that is here, tells of the shapes of its inputs."""
     sources = NetParameter(state=net.state)
     sources.layer.extend(layer for layer in net.layer if not layer.bottom)
@@ -85,7 +85,7 @@ def noise(blob: str, shape: Sequence[int], seed: int) -> Tensor:
     return torch.from_numpy(random.standard_normal(tuple(shape), np.float32))
 
 
-def whole_noise(blob: str, shape: Sequence[int], seed: int, kind: np.dtype[Any]) -> Tensor:
+def integer_noise(blob: str, shape: Sequence[int], seed: int, kind: np.dtype[Any]) -> Tensor:
     """Whole numbers from 0 to 255 that the type can hold, the same for the same blob, shape and seed; float32."""
     random = np.random.default_rng([seed, crc32(blob.encode("utf-8", "surrogateescape"))])
     most = 1 if kind == np.bool_ else min(255, np.iinfo(kind).max)
@@ -93,7 +93,7 @@ def whole_noise(blob: str, shape: Sequence[int], seed: int, kind: np.dtype[Any])
 
 
 @dataclass(frozen=True)
-class Preparation:
+class ImagePreparation:
     """How a picture becomes one record of an input.
 
     color      BGR (True) or gray (False)
@@ -129,14 +129,14 @@ class Preparation:
     def _row(self, picture: str | bytes, number: int) -> NDArray[np.float32]:
         place = picture if isinstance(picture, str) else f"picture {number + 1}"
         try:
-            pixels = decode(_content(picture), color=self.color)
+            pixels = decode_image(_content(picture), color=self.color)
         except (OSError, UndecodableError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             hint = "give picture files (JPEG, PNG, ...) or folders of them"
             raise DataError(f"this is no picture that can be read: {reason}", place=place, hint=hint) from error
         if self.size is not None:
             planes = pixels.transpose(1, 2, 0)
-            resized = resize(np.ascontiguousarray(planes if self.color else planes[:, :, 0]), *self.size)
+            resized = resize_bilinear(np.ascontiguousarray(planes if self.color else planes[:, :, 0]), *self.size)
             pixels = np.ascontiguousarray(resized.transpose(2, 0, 1) if self.color else resized[None])
         if self.rgb:
             pixels = pixels[::-1]
@@ -148,7 +148,7 @@ def _content(picture: str | bytes) -> bytes:
     return picture if isinstance(picture, bytes) else Path(picture).read_bytes()
 
 
-def preparation(net: NetParameter, blob: str, shape: Sequence[int]) -> Preparation:
+def image_preparation(net: NetParameter, blob: str, shape: Sequence[int]) -> ImagePreparation:
     """How the net's data layer prepares the pictures of an input blob of the shape [N, C, H, W].
 
     Without such a layer pictures are resized to H x W, gray where C is 1, and neither shifted nor scaled.
@@ -166,10 +166,10 @@ def preparation(net: NetParameter, blob: str, shape: Sequence[int]) -> Preparati
     elif transform.mean is not None and transform.mean.shape[1:] != (1, 1):
         size = (transform.mean.shape[1], transform.mean.shape[2])
     steady = Transform(transform.scale, transform.mean, transform.crop)
-    return Preparation(shape[1] == 3, size, steady, told=read)
+    return ImagePreparation(shape[1] == 3, size, steady, told=read)
 
 
-def pictures_in(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
+def find_images(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
     """The picture files that the paths name: files as they are, folders with all below them, in order of name.
 
     Raises: DataError for a path that is not there, and for a folder without pictures.
@@ -178,9 +178,11 @@ def pictures_in(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
     errors = []
     for path in map(Path, paths):
         if path.is_dir():
-            inside = sorted(str(item) for item in path.rglob("*") if item.suffix.lower() in PICTURES and item.is_file())
+            inside = sorted(
+                str(item) for item in path.rglob("*") if item.suffix.lower() in IMAGE_SUFFIXES and item.is_file()
+            )
             if not inside:
-                hint = f"looked for {', '.join(PICTURES)}"
+                hint = f"looked for {', '.join(IMAGE_SUFFIXES)}"
                 errors.append(DataError("there is no picture in this folder", place=str(path), hint=hint))
             found += inside
         elif path.is_file():

@@ -57,14 +57,14 @@ def caffe_params(module: nn.Module) -> tuple[str, ...]:
     return names
 
 
-def tensor_at(module: nn.Module, attribute: str) -> Tensor:
+def tensor_by_path(module: nn.Module, attribute: str) -> Tensor:
     """The parameter or buffer at a dotted path."""
     folder, _, name = attribute.rpartition(".")
     tensor: Tensor = getattr(module.get_submodule(folder), name)
     return tensor
 
 
-def share(
+def share_params(
     module: nn.Module, layer: LayerParameter, path: str, owners: dict[str, Owner]
 ) -> tuple[nn.Module, list[Param]]:
     """Give the module the shared tensors that its `param` blocks name, and tell its blobs.
@@ -77,12 +77,12 @@ def share(
     """
     shared = [_join(module, layer, index, owners) for index in range(len(caffe_params(module)))]
     for index, owner in enumerate(shared):
-        if owner is not None and owner.tensor is not tensor_at(module, caffe_params(module)[index]):
+        if owner is not None and owner.tensor is not tensor_by_path(module, caffe_params(module)[index]):
             module = _adopt(module, index, owner.tensor)
     params = []
     for index, attribute in enumerate(caffe_params(module)):
         spec = layer.param[index] if index < len(layer.param) else None
-        learns = isinstance(tensor_at(module, attribute), nn.Parameter)
+        learns = isinstance(tensor_by_path(module, attribute), nn.Parameter)
         lr_mult = (spec.lr_mult if spec else 1.0) if learns else 0.0
         params.append(
             Param(
@@ -98,7 +98,7 @@ def share(
     return module, params
 
 
-def settle(params: list[Param], modules: dict[str, nn.Module], owners: dict[str, Owner]) -> list[Param]:
+def resolve_rates(params: list[Param], modules: dict[str, nn.Module], owners: dict[str, Owner]) -> list[Param]:
     """The blobs with the rates that their shared names have in the end; those of rate 0 stop requiring gradients."""
     settled = []
     for param in params:
@@ -111,7 +111,7 @@ def settle(params: list[Param], modules: dict[str, nn.Module], owners: dict[str,
                 decay_mult=1.0 if owner.decay_mult is None else owner.decay_mult,
                 shared=not first,
             )
-        tensor = tensor_at(modules[param.path], param.attribute[len(param.path) + 1 :])
+        tensor = tensor_by_path(modules[param.path], param.attribute[len(param.path) + 1 :])
         if isinstance(tensor, nn.Parameter):
             tensor.requires_grad_(param.lr_mult != 0)
         settled.append(param)
@@ -123,7 +123,7 @@ def _join(module: nn.Module, layer: LayerParameter, index: int, owners: dict[str
     if index >= len(layer.param) or not layer.param[index].name:
         return None
     spec = layer.param[index]
-    tensor = tensor_at(module, caffe_params(module)[index])
+    tensor = tensor_by_path(module, caffe_params(module)[index])
     owners[spec.name] = _agree(owners.get(spec.name), layer, index, tensor)
     return owners[spec.name]
 
@@ -147,7 +147,7 @@ def _agree(owner: Owner | None, layer: LayerParameter, index: int, tensor: Tenso
 def _adopt(module: nn.Module, index: int, tensor: Tensor) -> nn.Module:
     """Put the owner's tensor in the place of the module's own blob; a wrapper where the shapes differ."""
     attribute = caffe_params(module)[index]
-    shape = tensor_at(module, attribute).shape
+    shape = tensor_by_path(module, attribute).shape
     if tensor.shape == shape:
         folder, _, name = attribute.rpartition(".")
         setattr(module.get_submodule(folder), name, tensor)

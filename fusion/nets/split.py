@@ -13,7 +13,7 @@ from fusion.nets.graph import Call, Net, sub_net
 
 
 @dataclass(frozen=True)
-class Split:
+class TrunkAndHead:
     """A net in two; both halves use its submodules.
 
     trunk     gives the boundary and the net's outputs that need nothing but the trunk
@@ -26,7 +26,7 @@ class Split:
     boundary: tuple[str, ...]
 
 
-def split(net: Net) -> Split | None:
+def split_trunk(net: Net) -> TrunkAndHead | None:
     """The net's frozen trunk and its head, or None when no layer with parameters is frozen up to the inputs.
 
     Running the trunk, then the head on the trunk's boundary and the rest of the inputs gives the net's numbers.
@@ -49,7 +49,7 @@ def split(net: Net) -> Split | None:
     inputs = [pair for pair in net.plan.inputs if pair[1] in needed]
     sides = [pair for pair in net.plan.outputs if pair[1] in made and pair not in boundary]
     below = {value for call in trunk for value in call.bottoms}
-    return Split(
+    return TrunkAndHead(
         trunk=sub_net(net, trunk, [pair for pair in net.plan.inputs if pair[1] in below], boundary + sides),
         head=sub_net(net, head, boundary + inputs, [pair for pair in net.plan.outputs if pair[1] not in made]),
         boundary=tuple(key for key, _ in boundary),

@@ -16,7 +16,7 @@ from fusion.nets.build import params
 from fusion.nets.dead_shares import warn_of_dead_shares
 from fusion.nets.graph import Net
 from fusion.nets.shared_memory import SHARED_MEMORY
-from fusion.nets.shared_params import tensor_at
+from fusion.nets.shared_params import tensor_by_path
 from fusion.onnx.sidecar import ONNX, read_pair, write_pair
 from prototxt.formats.index import shape_fits
 from prototxt.schema.messages import LayerParameter, NetParameter
@@ -104,13 +104,15 @@ def share_weights(net: Net, owner: Net) -> None:
 
     Raises: WeightsMismatch listing every blob whose shape differs.
     """
-    theirs = {(param.layer, param.index): tensor_at(owner, param.attribute) for param in reversed(owner.plan.params)}
+    theirs = {
+        (param.layer, param.index): tensor_by_path(owner, param.attribute) for param in reversed(owner.plan.params)
+    }
     pairs = [(param, theirs.get((param.layer, param.index))) for param in net.plan.params]
     raise_all(
         [
-            _misfit(param.layer, param.index, tensor_at(net, param.attribute).shape, tensor.shape, None)
+            _misfit(param.layer, param.index, tensor_by_path(net, param.attribute).shape, tensor.shape, None)
             for param, tensor in pairs
-            if tensor is not None and tensor.shape != tensor_at(net, param.attribute).shape
+            if tensor is not None and tensor.shape != tensor_by_path(net, param.attribute).shape
         ]
     )
     for param, tensor in pairs:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fusion.errors import ReportError, translated
+from fusion.errors import ReportError, translate_errors
 from fusion.pct import parquet_files
 from prototxt.files import atomic_write
 
@@ -86,7 +86,7 @@ def _csv_lines(arrays: Arrays) -> Iterator[str]:
 
 def _read_npz(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:
     hint = "write it again, with fusion-test or Predictions.save"
-    with translated(ReportError, "not a readable predictions file", str(path), hint):
+    with translate_errors(ReportError, "not a readable predictions file", str(path), hint):
         with zipfile.ZipFile(path) as archive:
             check_headers(archive)
         with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
@@ -128,7 +128,7 @@ def _read_csv(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:
     if text.startswith(COMMENT):
         line, _, text = text.partition("\n")
         meta = line[len(COMMENT) :].strip()
-    with translated(ReportError, "not a readable table", str(path)):
+    with translate_errors(ReportError, "not a readable table", str(path)):
         rows = csv.reader(io.StringIO(text, newline=""))
         head = [name.strip() for name in next(rows, [])]
         body = [row for row in rows if row]
@@ -136,7 +136,7 @@ def _read_csv(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:
     for number, row in enumerate(body, start=1):
         if len(row) != len(head):
             raise ReportError(f"sample {number} has {len(row)} columns, the header has {len(head)}", place=str(path))
-    with translated(ReportError, "a number was expected", str(path)):
+    with translate_errors(ReportError, "a number was expected", str(path)):
         logits = np.array([[row[i] for i in classes] for row in body], dtype=np.float32).reshape(-1, len(classes))
     label = head.index("label")
     labels = [_label(row[label], number, path) for number, row in enumerate(body, start=1)]
@@ -160,7 +160,7 @@ def _read_parquet(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:
     for name in ("key", "variant"):
         if name in columns and any(value is None for value in columns[name].tolist()):
             raise ReportError(f"the column '{name}' has rows without a value", place=str(path))
-    with translated(ReportError, "a number was expected", str(path)):
+    with translate_errors(ReportError, "a number was expected", str(path)):
         arrays = {
             "keys": columns["key"].astype(np.str_),
             "labels": columns["label"],

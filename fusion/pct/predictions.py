@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fusion.errors import ReportError, raise_all, translated
+from fusion.errors import ReportError, raise_all, translate_errors
 from fusion.pct import mixtures, prediction_checks, prediction_files
 
 Floats = npt.NDArray[np.floating]
@@ -188,7 +188,7 @@ class Predictions:
         meta = {"name": Path(path).stem, **prediction_files.parse_meta(arrays.pop("meta", None), path)}
         weight = meta.pop("weight", 1.0)
         try:
-            with translated(ReportError, "arrays of the wrong kind", str(path)):
+            with translate_errors(ReportError, "arrays of the wrong kind", str(path)):
                 return cls(**arrays, meta=meta, weight=float(weight))
         except ReportError as error:
             if error.place is not None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fusion.data import Source
 from fusion.data.decoded_cache import Progress
-from fusion.data.wrapper import Wrapped
+from fusion.data.wrapper import SourceWrapper
 from fusion.errors import ReportError, TrainingError
 from fusion.pct.predictions import Predictions, positions
 from fusion.pct.provenance import check_fresh
@@ -26,7 +26,7 @@ _CHUNK = 500
 
 
 @dataclass(frozen=True, eq=False)
-class ReferencedSource(Wrapped):
+class ReferencedSource(SourceWrapper):
     """A source whose batches also hold the logits of references, float32 [N, K] under each model's blob.
 
     tables  logits of all records, once they are computed; a model without one answers each batch anew

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from fusion.data.in_step import followed, following
+from fusion.data.in_step import as_follower, leader_of
 from fusion.errors import TrainingError
-from fusion.nets.build import build, outputs_of
+from fusion.nets.build import build, restrict_to_blobs
 from fusion.nets.graph import needed_inputs
 from fusion.nets.weights import load_weights
 from fusion.pct.losses import mean_logits
@@ -164,8 +164,8 @@ class _Seen(dict[str, tuple[int, ...]]):
     def given(self, top: str) -> Given:
         """A blob as the net in training sees it."""
         layer = next((layer for layer in self._layers if top in layer.top), None)
-        leader = None if layer is None else followed(layer, self._layers)
-        return Given(self[top], layer if layer is None or leader is None else following(layer, leader))
+        leader = None if layer is None else leader_of(layer, self._layers)
+        return Given(self[top], layer if layer is None or leader is None else as_follower(layer, leader))
 
 
 def _choices(pictures: Sequence[str]) -> str:
@@ -241,7 +241,7 @@ def _caffe(spec: Reference, path: str, shapes: _Seen, device: torch.device) -> M
             )
     blob = spec.blob or judged(message, path)
     check_class_scores(message, blob, path)
-    part = outputs_of(net, [blob])
+    part = restrict_to_blobs(net, [blob])
     part.requires_grad_(False).to(device)
     needed = needed_inputs(part.plan)
     sources = _sources(spec, needed, shapes)

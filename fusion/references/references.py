@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from fusion.data import Source
-from fusion.data.in_step import only
+from fusion.data.in_step import single_source
 from fusion.references.add_losses import add_losses, asked, find_task
 from fusion.references.logit_cache import hold
 from fusion.references.models import Model, open_models
@@ -49,7 +49,7 @@ class References:
 
     def to_net(self, net: NetParameter, sources: Sequence[Source], device: torch.device) -> NetWithReferences:
         """Bring the references to the net and its data. Raises: TrainingError, DataError, and the files' own errors."""
-        source = only(sources, "references need")
+        source = single_source(sources, "references need")
         models = open_models(self.references, source, device, net)
         held = hold(source, asked(models, self.objectives))
         shapes = infer(net, inputs=source.shapes).blobs

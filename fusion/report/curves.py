@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fusion.errors import ReportError, translated
+from fusion.errors import ReportError, translate_errors
 from fusion.report.format_numbers import number
 from fusion.report.html import Child, Markup, tag
 from fusion.report.svg_plot import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, frame, label, ticks, upward
@@ -83,7 +83,7 @@ def _add_json(points: Points, line: str, place: str) -> None:
     except (ValueError, RecursionError):
         return
     if isinstance(record, dict) and record.get("kind") in ("train", "test"):
-        with translated(ReportError, "not what fusion-train --log-json writes", place):
+        with translate_errors(ReportError, "not what fusion-train --log-json writes", place):
             _add_record(points, record)
 
 

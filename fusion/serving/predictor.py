@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from fusion.data.transforms import Transform
 from fusion.errors import DataError, FusionError, raise_all
-from fusion.nets.build import build, outputs_of
+from fusion.nets.build import build, restrict_to_blobs
 from fusion.nets.graph import Net, needed_inputs
-from fusion.nets.inputs import Preparation, known_inputs, preparation
+from fusion.nets.inputs import ImagePreparation, image_preparation, known_input_shapes
 from fusion.nets.weights import load_weights
 from fusion.references.class_scores import check_class_scores
 from prototxt.edit.deploy import deploy
@@ -67,7 +67,7 @@ class Predictor:
     """
 
     net: Net
-    inputs: Mapping[str, Preparation]
+    inputs: Mapping[str, ImagePreparation]
     outputs: tuple[str, ...]
     notes: tuple[str, ...] = ()
     classes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
@@ -124,7 +124,7 @@ def open_predictor(
     """
     document = parse_file(net)
     training = filter_net(load_net(document), phase="TEST")
-    lacking = {blob for blob, shape in known_inputs(training).items() if shape is UNKNOWN or None in shape[1:]}
+    lacking = {blob for blob, shape in known_input_shapes(training).items() if shape is UNKNOWN or None in shape[1:]}
     lent = {blob: (1, *shape[1:]) for blob, shape in (otherwise or {}).items() if blob in lacking}
     given = {**lent, **(shapes or {})} or None
     message = filter_net(load_net(deploy(document, given, outputs=outputs).document), phase="TEST")
@@ -134,9 +134,11 @@ def open_predictor(
         hint = "give the weights of this net"
         raise FusionError(f"no weights for {', '.join(missing)}", place=os.fspath(weights), hint=hint)
     chosen, left = _of_classes(load_net(document), tuple(key for key, _ in built.plan.outputs), outputs, os.fspath(net))
-    running = outputs_of(built, chosen)
+    running = restrict_to_blobs(built, chosen)
     known = infer(message).blobs
-    inputs = {key: preparation(training, key, [dim or 1 for dim in known[key]]) for key in needed_inputs(running.plan)}
+    inputs = {
+        key: image_preparation(training, key, [dim or 1 for dim in known[key]]) for key in needed_inputs(running.plan)
+    }
     notes = [f"'{blob}' is left out: its loss takes values, not classes" for blob in left] + [
         f"input '{key}' takes pixels as they are, 0 to 255, {'blue first' if item.color else 'gray'}: no data layer "
         "says how to prepare them"
@@ -208,7 +210,7 @@ def scored(
     return Scored(tuple(numbers), tuple(name_of(names, number) for number in numbers), part=True)
 
 
-def _as_told(how: Preparation, told: PreprocessOverrides) -> Preparation:
+def _as_told(how: ImagePreparation, told: PreprocessOverrides) -> ImagePreparation:
     old = how.transform
     mean = old.mean if told.mean is None else np.array(told.mean, np.float32).reshape(-1, 1, 1)
     scale = old.scale if told.scale is None else np.float32(told.scale)

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from fusion.data import ReadOptions, Source, batches, check_labels, open_layers
+from fusion.data import ReadOptions, Source, batches, check_label_range, open_layers
 from fusion.data.decoded_cache import Progress
-from fusion.data.in_step import members_of, other_labels
+from fusion.data.in_step import label_difference, members_of
 from fusion.errors import DataError
 from fusion.solver.prefetch import ahead
 from prototxt.shapes.loss_kinds import judges_classes
@@ -74,7 +74,7 @@ def _check_silenced(net: NetParameter, sources: Sequence[Source]) -> None:
         for other in others:
             labels = other.label_tops[:1]
             if following.issuperset(other.tops) and silenced.issuperset(labels) and labels:
-                reason = other_labels(leader, other)
+                reason = label_difference(leader, other)
                 if reason is not None:
                     raise DataError(
                         f"in step with '{leader.tops[0]}', but {reason}",
@@ -113,7 +113,7 @@ def check_classes(net: NetParameter, sources: Sequence[Source], shapes: Mapping[
             if layer.bottom[1] in source.tops and source.tops.index(layer.bottom[1]) == 1:
                 classes = _classes(layer, shapes.get(layer.bottom[0], ()))
                 if classes is not None:
-                    check_labels(source, classes, ignore=_ignored(layer))
+                    check_label_range(source, classes, ignore=_ignored(layer))
 
 
 def _classes(layer: LayerParameter, shape: Sequence[int | None]) -> int | None:

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fusion.data.sharding import Part
+from fusion.data.sharding import ShardSpec
 from fusion.distributed.process_group import ProcessGroup, Teamwork, together
 from fusion.errors import TrainingError
 from fusion.nets.build import params
@@ -25,9 +25,9 @@ _LOOK = 16  # iterations between two looks at wishes on a GPU, which must be wai
 _TIME_FIRST = ("LSTM", "RNN")
 
 
-def part(world: ProcessGroup | None, how: Teamwork) -> Part | None:
+def part(world: ProcessGroup | None, how: Teamwork) -> ShardSpec | None:
     """Which part of the batches this process trains on; None: all."""
-    return None if world is None else Part(world.rank, world.size, whole=how.auto_scale)
+    return None if world is None else ShardSpec(world.rank, world.size, whole=how.auto_scale)
 
 
 def traceable(net: Net) -> bool:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from fusion.nets.build import learnable, params
-from fusion.nets.split import split
+from fusion.nets.split import split_trunk
 from fusion.solver.batches import shapes_of
 from fusion.solver.logging.memory import MIB
 from prototxt.shapes import infer
 
 if TYPE_CHECKING:
-    from fusion.nets.split import Split
+    from fusion.nets.split import TrunkAndHead
     from fusion.solver.net_with_data import NetWithData
     from fusion.solver.solver import Solver
 
@@ -84,7 +84,7 @@ def _data(run: Solver, job: NetWithData) -> list[str]:
 def _trunk(job: NetWithData, budget: int) -> str:
     if job.live:
         return f"the whole net runs in each iteration: {job.live}"
-    found = split(job.net)
+    found = split_trunk(job.net)
     if found is None:
         return "no frozen layers that could be computed once"
     boundary = ", ".join(found.boundary)
@@ -101,12 +101,12 @@ def _trunk(job: NetWithData, budget: int) -> str:
 
 def _kept(job: NetWithData, budget: int) -> int:
     """Bytes in memory that the trunk's outputs will take."""
-    found = None if job.live or len(job.sources) != 1 or not job.sources[0].deterministic else split(job.net)
+    found = None if job.live or len(job.sources) != 1 or not job.sources[0].deterministic else split_trunk(job.net)
     size = 0 if found is None else _rows(job, found)
     return size if size <= budget else 0
 
 
-def _rows(job: NetWithData, found: Split) -> int:
+def _rows(job: NetWithData, found: TrunkAndHead) -> int:
     """Bytes of what the head takes, for all records."""
     shapes = infer(job.message, inputs=shapes_of(job.sources)).blobs
     keys = [key.partition("@")[0] for key, _ in found.head.plan.inputs]

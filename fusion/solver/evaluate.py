@@ -16,7 +16,7 @@ from fusion.data import ReadOptions, Source
 from fusion.data.read_batches import skipped_lines
 from fusion.errors import DataError, FusionError
 from fusion.layers.registry import Phase
-from fusion.nets.build import frozen_layers, outputs_of
+from fusion.nets.build import frozen_layers, restrict_to_blobs
 from fusion.nets.weights import load_weights
 from fusion.pct.predictions import Predictions
 from fusion.pct.provenance import file_hash
@@ -122,7 +122,7 @@ class Evaluation:
     def _rows(self, source: Source, blobs: Sequence[str]) -> Iterator[list[NDArray[np.float32]]]:
         """Chunk after chunk, the rows of each blob."""
         self._load()
-        net = outputs_of(self.job.net, blobs)
+        net = restrict_to_blobs(self.job.net, blobs)
         fixed = any(call.type in _FIXED_BATCH for call in net.plan.calls)
         size, count = source.batch_size if fixed else _CHUNK, len(source)
         for start in range(0, count, size):

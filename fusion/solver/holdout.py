@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fusion.data.wrapper import Wrapped
+from fusion.data.wrapper import SourceWrapper
 from fusion.errors import TrainingError
 from fusion.solver.batches import data_layers
 
@@ -128,7 +128,7 @@ def _read_alike(own: LayerParameter, theirs: LayerParameter) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class Chosen(Wrapped):
+class Chosen(SourceWrapper):
     """Some records of a source, in the order in which the source visits them.
 
     records  their numbers in the source, ascending, int64 [N]

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fusion.data.in_step import only
+from fusion.data.in_step import single_source
 from fusion.errors import DataError
-from fusion.nets.build import outputs_of
+from fusion.nets.build import restrict_to_blobs
 from fusion.references.class_scores import check_class_scores
 from prototxt.shapes.loss_kinds import class_label
 
@@ -35,7 +35,7 @@ def labelled(job: NetWithData, blobs: Sequence[str], place: str | None = None) -
         what = f"the blobs {', '.join(blobs)} are judged by several labels: {', '.join(sorted(known))}"
         raise DataError(what, place=place, hint="ask for one of them at a time")
     label = known.pop() if known else None
-    source = only(job.sources, "predictions need")
+    source = single_source(job.sources, "predictions need")
     if label in (None, *source.label_tops[:1]):
         if source.labels is None:
             raise DataError("predictions need a data layer with labels", place=place, hint="is --phase right?")
@@ -45,7 +45,7 @@ def labelled(job: NetWithData, blobs: Sequence[str], place: str | None = None) -
 
 def _read(job: NetWithData, source: Source, label: str) -> NDArray[np.int64]:
     """The values of a blob with labels that is not the data layer's second. Raises: DataError for other numbers."""
-    net = None if label in source.tops else outputs_of(job.net, [label])
+    net = None if label in source.tops else restrict_to_blobs(job.net, [label])
     device = next((parameter.device for parameter in job.net.parameters()), torch.device("cpu"))
     found = []
     for start in range(0, len(source), _CHUNK):

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fusion.data.in_step import only
+from fusion.data.in_step import single_source
 from fusion.errors import TrainingError, raise_all
 from prototxt.text.places import place_of
 
@@ -96,7 +96,7 @@ def mix_up(job: NetWithData, alpha: float, seed: int) -> None:
     """
     if alpha <= 0:
         raise TrainingError(f"mixup's alpha must be positive, not {alpha:g}", hint="0.2 is usual")
-    source = only(job.sources, "mixup needs")
+    source = single_source(job.sources, "mixup needs")
     labels = {layer.bottom[1] for layer in job.message.layer if layer.type in _MIXABLE and len(layer.bottom) > 1}
     labels &= set(source.tops)
     errors = [

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import ArrayLike
 
 from fusion.data import ReadOptions, Source
-from fusion.data.in_step import only
-from fusion.data.sharding import Part, shard
+from fusion.data.in_step import single_source
+from fusion.data.sharding import ShardSpec, shard
 from fusion.layers.python import check_data_layers
 from fusion.layers.registry import Phase
 from fusion.nets.build import build
@@ -65,7 +65,7 @@ def open_net_with_data(
     held: References | None = None,
     reading: ReadOptions | None = None,
     narrow: Callable[[Source], Source] | None = None,
-    part: Part | None = None,
+    part: ShardSpec | None = None,
 ) -> NetWithData:
     """Open the data, build the net on the device, and check that labels are classes of it.
 
@@ -80,7 +80,7 @@ def open_net_with_data(
     reading = reading or ReadOptions()
     sources: Sequence[Source] = open_sources(message, phase, seed=seed, arrays=arrays, reading=reading)
     if narrow is not None:
-        sources = [narrow(only(sources, "keeping back a share of the training records needs"))]
+        sources = [narrow(single_source(sources, "keeping back a share of the training records needs"))]
     if part is not None:
         sources = [shard(source, part) for source in sources]
     models: Sequence[Model] = ()

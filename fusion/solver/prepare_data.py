@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from fusion.data.class_order import sorted_line
+from fusion.data.class_order import sorted_classes_warning
 from fusion.solver.batches import load_all
 from fusion.solver.evaluate_test_nets import Test, averages_records
 from fusion.solver.step.memory_format import has_filters, set_layout
@@ -42,7 +42,7 @@ def read_ahead(
 def tell_order(sources: Sequence[Source], display: Display) -> None:
     """Say where the records of training come sorted by class."""
     for source in sources:
-        line = sorted_line(source)
+        line = sorted_classes_warning(source)
         if line is not None:
             display.say(line)
 

@@ -19,7 +19,7 @@ from fusion.solver.step.memory_format import has_foreign, set_layout
 from fusion.solver.trunk_cache_files import MappedFeed, TrunkFiles, kept, origin, room
 
 if TYPE_CHECKING:
-    from fusion.nets.split import Split
+    from fusion.nets.split import TrunkAndHead
     from fusion.solver.logging.console import Display
     from fusion.solver.mixed_precision import Precision
     from fusion.solver.net_with_data import NetWithData
@@ -38,13 +38,13 @@ def cache_trunk(
     files   where more of them are kept, and whether they are kept for later runs
     Raises  TrainingError when the file that was asked for cannot be written
     """
-    from fusion.nets.split import split
+    from fusion.nets.split import split_trunk
 
     if job.live:
         return f"the whole net runs in each iteration: {job.live}"
     if budget <= 0:
         return "the whole net runs in each iteration: the cache is switched off"
-    found = split(job.net)
+    found = split_trunk(job.net)
     if found is None:
         return "the whole net runs in each iteration: no frozen layers to compute once"
     if len(job.sources) != 1:
@@ -87,7 +87,7 @@ def _empty(first: Blobs, count: int, device: torch.device) -> dict[str, Tensor]:
 
 def _fill(
     rows: dict[str, Tensor],
-    split: Split,
+    split: TrunkAndHead,
     outputs: Callable[[Blobs], Blobs],
     source: Source,
     display: Display,
@@ -134,7 +134,7 @@ def _side_by_side(compute: Callable[[int], int], starts: Sequence[int], threads:
 
 
 @torch.no_grad()
-def _outputs(split: Split, keys: list[str], blobs: Blobs, device: torch.device, precision: Precision) -> Blobs:
+def _outputs(split: TrunkAndHead, keys: list[str], blobs: Blobs, device: torch.device, precision: Precision) -> Blobs:
     """What the head takes, for this batch: outputs of the trunk, and data that it takes as it is."""
     blobs = {top: tensor.to(device) for top, tensor in blobs.items()}
     out = precision.outputs(split.trunk, blobs)

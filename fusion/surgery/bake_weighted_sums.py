@@ -65,7 +65,7 @@ def bake(document: Document, weights: Weights) -> SurgeryResult:
             made[f"{name}/gate"] = made.pop(name)
             changed[name] = f"is {len(texts)} layers of Caffe's; its weights are those of '{name}/gate'"
         else:
-            values = shares(np.asarray(weights[name][0]), softmax=_is_softmax(own.message), name=name)
+            values = weighted_sum_shares(np.asarray(weights[name][0]), softmax=_is_softmax(own.message), name=name)
             texts = [_eltwise(own.message, values)]
             made.pop(name)
             dropped.append(name)
@@ -75,7 +75,7 @@ def bake(document: Document, weights: Weights) -> SurgeryResult:
     return SurgeryResult(edits.apply(), made, kept, changed, tuple(dropped))
 
 
-def shares(weight: Array, *, softmax: bool, name: str = "") -> Array:
+def weighted_sum_shares(weight: Array, *, softmax: bool, name: str = "") -> Array:
     """What each bottom of a WeightedSum counts: float64 [bottoms], of its blob float32 [bottoms].
 
     Warns: DeadShares when fastnorm gives every bottom 0.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fusion.errors import FusionError, WeightsMismatch, raise_all
 from fusion.fillers import fill
 from fusion.merge.initial_fillers import initial_value
-from fusion.merge.targets import TargetLayer, wanted_layers
+from fusion.merge.targets import TargetLayer, target_layers
 from fusion.surgery.result import SurgeryResult, Weights
 from prototxt.edit.layer_view import layers
 from prototxt.formats.index import shape_fits
@@ -44,7 +44,7 @@ def replace_head(
     net = load_net(edited)
     made: dict[str, Sequence[NDArray[Any]]] = {}
     errors, changed = [], {}
-    for item in wanted_layers(net):
+    for item in target_layers(net):
         name = item.layer.name
         if name in names:
             shapes = _filled(item)

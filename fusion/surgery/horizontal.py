@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusion.errors import FusionError
-from fusion.surgery.matching_layers import Unit, units
+from fusion.surgery.matching_layers import LayerGroup, group_layers
 from fusion.surgery.result import SurgeryResult, Weights
 from fusion.surgery.stack_params import Stacked, dense_as_convolution, stack
 from prototxt.schema.duplicate_names import check_layer_names
@@ -87,7 +87,7 @@ def fuse_horizontally(
     shapes = infer(filter_net(net, phase="TEST"), inputs, unknown="ignore").blobs
     draft = _Draft(list(net.layer), weights, shapes, "+".join(prefixes), dense)
     draft.taken.update(blob for layer in net.layer for blob in (layer.name, *layer.top))
-    for unit in units(draft.layers, prefixes):
+    for unit in group_layers(draft.layers, prefixes):
         if len(unit.members) == 1 or not _together(draft, unit):
             for index in unit.members:
                 _alone(draft, draft.layers[index])
@@ -113,7 +113,7 @@ def _outputs(layers: Sequence[LayerParameter]) -> list[str]:
     return list(unread)
 
 
-def _together(draft: _Draft, unit: Unit) -> bool:
+def _together(draft: _Draft, unit: LayerGroup) -> bool:
     """Emit one layer for all members, if that is exact; with blobs joined before it where they are not yet."""
     members = [draft.layers[index] for index in unit.members]
     first = members[0]

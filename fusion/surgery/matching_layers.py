@@ -13,7 +13,7 @@ _PLACES = ("name", "bottom", "top")
 
 
 @dataclass(frozen=True)
-class Unit:
+class LayerGroup:
     """Layers that are taken together: one of each branch, or a single one.
 
     members  their indices in the net, in the order of the branches
@@ -22,7 +22,7 @@ class Unit:
     members: tuple[int, ...]
 
 
-def units(layers: Sequence[LayerParameter], prefixes: Sequence[str]) -> list[Unit]:
+def group_layers(layers: Sequence[LayerParameter], prefixes: Sequence[str]) -> list[LayerGroup]:
     """The net's layers, those of the branches put together where they are alike, in an order that computes the same.
 
     Raises: FusionError when a prefix has no layer, or no two branches have a layer in common.
@@ -80,7 +80,7 @@ def _alike(one: LayerParameter, other: LayerParameter) -> bool:
     return bool(plain[0] == plain[1])
 
 
-def _ordered(layers: Sequence[LayerParameter], groups: Sequence[tuple[int, ...]]) -> list[Unit]:
+def _ordered(layers: Sequence[LayerParameter], groups: Sequence[tuple[int, ...]]) -> list[LayerGroup]:
     """The groups so that each comes behind all that it needs, and otherwise in the net's order."""
     home = {index: number for number, group in enumerate(groups) for index in group}
     needs: list[set[int]] = [set() for _ in groups]
@@ -98,10 +98,10 @@ def _ordered(layers: Sequence[LayerParameter], groups: Sequence[tuple[int, ...]]
         needed.discard(number)
     ready = [(min(groups[number]), number) for number, needed in enumerate(needs) if not needed]
     heapq.heapify(ready)
-    done: list[Unit] = []
+    done: list[LayerGroup] = []
     while ready:
         _, number = heapq.heappop(ready)
-        done.append(Unit(groups[number]))
+        done.append(LayerGroup(groups[number]))
         for other, needed in enumerate(needs):
             if number in needed:
                 needed.discard(number)

@@ -8,7 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from fusion.errors import FusionError, WeightsMismatch, raise_all
-from fusion.merge.targets import TargetLayer, wanted_layers
+from fusion.merge.targets import TargetLayer, target_layers
 from fusion.onnx.sidecar import ONNX
 from fusion.surgery.result import SurgeryResult, Weights
 from prototxt.formats.index import shape_fits
@@ -21,7 +21,7 @@ def strip(net: NetParameter, weights: Weights) -> SurgeryResult:
     net  with its training phase, whose lr_mult tell what is frozen
     Raises: FusionError when nothing would be left, or nothing is frozen; WeightsMismatch for those of another net.
     """
-    wanted = {item.layer.name: item for item in wanted_layers(net) if _holds(item)}
+    wanted = {item.layer.name: item for item in target_layers(net) if _holds(item)}
     _check_names(net, weights, list(wanted), "the weights")
     frozen = [name for name in weights if name in wanted and _fixed(wanted[name])]
     made = {name: weights[name] for name in weights if name not in frozen}
@@ -38,11 +38,11 @@ def restore(net: NetParameter, head: Weights, base: Weights) -> SurgeryResult:
 
     Raises: WeightsMismatch naming every layer that neither has, or whose shape does not fit; or a file of another net.
     """
-    _check_names(net, head, [item.layer.name for item in wanted_layers(net) if _holds(item)], "the snapshot")
+    _check_names(net, head, [item.layer.name for item in target_layers(net) if _holds(item)], "the snapshot")
     made: dict[str, Sequence[NDArray[Any]]] = {}
     errors: list[FusionError] = []
     changed: dict[str, str] = {}
-    for item in wanted_layers(net):
+    for item in target_layers(net):
         name = item.layer.name
         source = head if name in head else base
         if not _holds(item) or (item.layer.type == ONNX and name not in source):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fusion.data import Source
 from fusion.errors import TrainingError
-from fusion.nets.build import outputs_of
+from fusion.nets.build import restrict_to_blobs
 from fusion.pct.predictions import Predictions
 from fusion.references import Model, ReferencedSource, References, hold, open_models, predictions, variants
 from fusion.references.models import judged
@@ -65,7 +65,7 @@ def _logits(job: NetWithData, source: Source, model: Model, device: torch.device
         answered.load()
         assert isinstance(answered, ReferencedSource)
         return answered.tables[model.blob].float()
-    net = outputs_of(job.net, [model.blob])
+    net = restrict_to_blobs(job.net, [model.blob])
     return torch.cat(list(_side_output(job, net, device)))
 
 

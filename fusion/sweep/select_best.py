@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fusion.nets.build import outputs_of
+from fusion.nets.build import restrict_to_blobs
 from fusion.nets.weights import save_weights
 from fusion.pct.predictions import Predictions
 from fusion.references import judged
@@ -95,7 +95,7 @@ def _logits(panel: EvalSet, blob: str, params: Stack) -> NDArray[np.float32]:
     """Logits of all heads, float32 [H, N, C]."""
     feed = panel.job.feed
     assert isinstance(feed, CachedBatches)
-    net = outputs_of(panel.job.runs, [blob])
+    net = restrict_to_blobs(panel.job.runs, [blob])
     parts = [
         answers(net, params, feed.pick(panel.rows[at : at + _CHUNK])).flatten(2).cpu().numpy()
         for at in range(0, len(panel.rows), _CHUNK)

@@ -10,7 +10,7 @@ from onnx.helper import tensor_dtype_to_np_dtype
 from torch import Tensor
 
 from fusion.nets.graph import Net
-from fusion.nets.inputs import whole_noise
+from fusion.nets.inputs import integer_noise
 from fusion.onnx.graphs import entries, load
 from fusion.onnx.graphs.layer_graph import layer_graph
 from fusion.onnx.sidecar import ONNX
@@ -64,5 +64,5 @@ def whole_numbers(
     types = load(path).types
     kinds = {value: tensor_dtype_to_np_dtype(types[name]) for match in matches for name, value, _ in match.inputs
              if name in types}  # fmt: skip
-    return {value: whole_noise(value, found[value].shape, seed, kind)
+    return {value: integer_noise(value, found[value].shape, seed, kind)
             for value, kind in kinds.items() if kind.kind in "iub"}  # fmt: skip

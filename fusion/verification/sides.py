@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fusion.nets.build import build
 from fusion.nets.graph import Net
-from fusion.nets.inputs import input_shapes, known_inputs, noise, preparation
+from fusion.nets.inputs import image_preparation, input_shapes, known_input_shapes, noise
 from fusion.nets.shared_memory import SHARED_MEMORY
 from fusion.nets.weights import load_weights
 from prototxt.schema.filter import filter_net, filter_whole
@@ -94,7 +94,7 @@ def _same_inputs(
 
     An input of one name is another one where this net gives it another shape, and gives the other net's to a third.
     """
-    known = {blob: tuple(shape[1:]) for blob, shape in known_inputs(message).items() if shape is not UNKNOWN}
+    known = {blob: tuple(shape[1:]) for blob, shape in known_input_shapes(message).items() if shape is not UNKNOWN}
     found: dict[str, Sequence[int]] = {}
     for blob, shape in shapes.items():
         if f"{prefix}/{blob}" in tops:
@@ -124,13 +124,13 @@ def source_feed(feed: Feed, fused: Path, source: Path, prefix: str) -> Feed:
 
 def _known(path: Path, feed: Feed) -> dict[str, Shape | None]:
     """What a net tells of a sample of each of its inputs."""
-    known = known_inputs(filter_whole(load_net(path), "TEST", stages=feed.stages))
+    known = known_input_shapes(filter_whole(load_net(path), "TEST", stages=feed.stages))
     return {blob: None if shape is UNKNOWN else tuple(shape[1:]) for blob, shape in known.items()}
 
 
 def branch_inputs(fused: Path, prefix: str) -> dict[str, Shape]:
     """What the fused net feeds a branch, by the source's names of the blobs, as far as its description tells."""
-    inputs = known_inputs(filter_net(load_net(fused), phase="TEST"))
+    inputs = known_input_shapes(filter_net(load_net(fused), phase="TEST"))
     shared = {blob: shape for blob, shape in inputs.items() if f"{prefix}/{blob}" not in inputs}
     own = {blob.removeprefix(f"{prefix}/"): shape for blob, shape in inputs.items() if blob.startswith(f"{prefix}/")}
     return {blob: shape for blob, shape in {**shared, **own}.items() if shape is not UNKNOWN}
@@ -141,7 +141,7 @@ def inputs_of(source: Side, net: Net, feed: Feed) -> dict[str, Tensor]:
     made = {}
     for key, _ in net.plan.inputs:
         if feed.pictures:
-            made[key] = preparation(source.message, key, source.shapes[key]).tensor(feed.pictures)
+            made[key] = image_preparation(source.message, key, source.shapes[key]).tensor(feed.pictures)
         else:
             made[key] = noise(key, source.shapes[key], feed.seed)
     return made

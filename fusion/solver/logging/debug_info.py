@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fusion.nets.build import total_loss
 from fusion.nets.graph import Call, Net, Param
-from fusion.nets.shared_params import tensor_at
+from fusion.nets.shared_params import tensor_by_path
 from fusion.solver.batches import Blobs
 from fusion.solver.logging.console import number
 from fusion.solver.step.eager_step import Step
@@ -71,7 +71,7 @@ class Watched:
             for value, tensor in zip(call.tops, made, strict=True):
                 self._say(f"    [Forward] Layer {call.name}, top blob {_blob(value)} data: {_mean(tensor)}")
             for param in self._params.get(call.path, ()):
-                data = _mean(tensor_at(self._net, param.attribute))
+                data = _mean(tensor_by_path(self._net, param.attribute))
                 self._say(f"    [Forward] Layer {call.name}, param blob {param.name or param.index} data: {data}")
         return {key: values[value] for key, value in plan.outputs}, edges
 
@@ -83,15 +83,15 @@ class Watched:
                     f"    [Backward] Layer {call.name}, bottom blob {_blob(value)} diff: {_mean(tensor.grad / scale)}"
                 )
         for param in self._params.get(call.path, ()):
-            gradient = tensor_at(self._net, param.attribute).grad
+            gradient = tensor_by_path(self._net, param.attribute).grad
             if gradient is not None:
                 self._say(f"    [Backward] Layer {call.name}, param blob {param.index} diff: {_mean(gradient / scale)}")
 
     def _tell_all(self) -> None:
         """The norms of all parameters together."""
         own = [param for params in self._params.values() for param in params if not param.shared]
-        data = [tensor_at(self._net, param.attribute).detach() for param in own]
-        found = [g for param in own if (g := tensor_at(self._net, param.attribute).grad) is not None]
+        data = [tensor_by_path(self._net, param.attribute).detach() for param in own]
+        found = [g for param in own if (g := tensor_by_path(self._net, param.attribute).grad) is not None]
         gradients = [gradient / self._precision.scale for gradient in found]
         one = f"({_sum(data, 1)}, {_sum(gradients, 1)})"
         two = f"({_sum(data, 2)}, {_sum(gradients, 2)})"

@@ -6,7 +6,7 @@ import torch
 
 from fusion.layers.convolution import Convolution
 from fusion.nets.graph import Net
-from fusion.nets.shared_params import tensor_at
+from fusion.nets.shared_params import tensor_by_path
 
 _FOREIGN = ("Python", "Onnx")
 
@@ -33,7 +33,7 @@ def set_layout(net: Net, channels_last: bool, whole: Net | None = None) -> None:
         return
     form = torch.channels_last if channels_last else torch.contiguous_format
     owner = whole or net
-    shared = {id(tensor_at(owner, param.attribute)) for param in owner.plan.params if param.shared}
+    shared = {id(tensor_by_path(owner, param.attribute)) for param in owner.plan.params if param.shared}
     for module in _planar(net):
         module.channels_last = channels_last
         if not module.weight.requires_grad and id(module.weight) not in shared:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fusion.errors import DataError
 from fusion.layers.score_gradients import NoClosedFormError
-from fusion.nets.split import split
+from fusion.nets.split import split_trunk
 from fusion.solver.batches import Blobs, CachedBatches, LiveBatches
 from fusion.solver.data_parallel import DataParallel, traceable
 from fusion.solver.mixed_precision import Precision
@@ -94,7 +94,7 @@ class Engine:
         return step
 
     def _after_live_trunk(self, feed: LiveBatches) -> Step:
-        job, found, batch = self._job, split(self._job.net), sample(feed)
+        job, found, batch = self._job, split_trunk(self._job.net), sample(feed)
         if found is None or batch is None:
             raise NoClosedFormError("no frozen layers lie below what learns")
         trunk = Compilable(found.trunk)

@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fusion.data.convert_imageset import Images, write_images, write_mean_image
-from fusion.data.decode_image import decode
-from fusion.data.encode_image import encode
+from fusion.data.convert_imageset import ImageOptions, write_images, write_mean_image
+from fusion.data.decode_image import decode_image
+from fusion.data.encode_image import encode_image
 from fusion.data.lmdb_leveldb import open_database, write_database
 from fusion.errors import DataError
 from prototxt.formats.datum import read_datum
 
 FOLDER = Path(__file__).parents[2] / "golden" / "formats" / "data"
 CASES = {
-    "rgb": ("list.txt", Images()),
-    "gray": ("list.txt", Images(gray=True)),
-    "resized": ("list6.txt", Images(size=(8, 8), check_size=True)),
-    "encoded": ("list.txt", Images(encoded=True, encode_type="png")),
+    "rgb": ("list.txt", ImageOptions()),
+    "gray": ("list.txt", ImageOptions(gray=True)),
+    "resized": ("list6.txt", ImageOptions(size=(8, 8), check_size=True)),
+    "encoded": ("list.txt", ImageOptions(encoded=True, encode_type="png")),
 }
 
 
@@ -66,7 +66,7 @@ def test_means(source: str, mean: str, tmp_path: Path) -> None:
 
 def test_shuffled_by_seed(tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        write_images(FOLDER / "list.txt", f"{FOLDER}/img/", tmp_path / name, Images(shuffle=seed))
+        write_images(FOLDER / "list.txt", f"{FOLDER}/img/", tmp_path / name, ImageOptions(shuffle=seed))
     one, same, other = (open_database(str(tmp_path / name), lmdb=True).keys for name in "abc")
     assert one == same != other
     assert sorted(key[9:] for key in one) == sorted(key[9:] for key in other)
@@ -79,7 +79,7 @@ def test_bad_pictures(tmp_path: Path) -> None:
     Image.effect_noise((64, 64), 50).save(tmp_path / "whole.jpg")
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:500])
     (tmp_path / "list.txt").write_text("".join(f"{name} {i}\n" for i, name in enumerate(names)))
-    arguments = (tmp_path / "list.txt", f"{tmp_path}/", tmp_path / "db", Images(check_size=True))
+    arguments = (tmp_path / "list.txt", f"{tmp_path}/", tmp_path / "db", ImageOptions(check_size=True))
     with pytest.raises(DataError) as error:
         write_images(*arguments)
     assert [part.place.rpartition("/")[2] for part in error.value.errors] == ["list.txt:2", "list.txt:3", "list.txt:4"]
@@ -113,8 +113,8 @@ def test_png_as_opencv(height: int, width: int, channels: int) -> None:
     rough = rng.integers(0, 255, (channels, -(-height // 5), -(-width // 5)))
     pixels = np.repeat(np.repeat(rough, 5, 1), 5, 2)[:, :height, :width].astype(np.uint8)
     pixels += rng.integers(0, 3, pixels.shape).astype(np.uint8)
-    data = encode(pixels, "png")
-    np.testing.assert_array_equal(decode(data, color=channels == 3), pixels)
+    data = encode_image(pixels, "png")
+    np.testing.assert_array_equal(decode_image(data, color=channels == 3), pixels)
     np.testing.assert_array_equal(
         cv2.imdecode(np.frombuffer(data, np.uint8), -1).reshape(height, width, -1), pixels.transpose(1, 2, 0)
     )

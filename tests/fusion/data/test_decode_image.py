@@ -11,8 +11,8 @@ import pytest
 from PIL import EpsImagePlugin, Image
 
 from fusion.data import cv_resize
-from fusion.data.cv_resize import resize
-from fusion.data.decode_image import UndecodableError, decode
+from fusion.data.cv_resize import resize_bilinear
+from fusion.data.decode_image import UndecodableError, decode_image
 from fusion.report.images import embed
 from fusion.serving.images import Refusal, check_picture
 from prototxt.formats.image_files import FORMATS, LONGEST_SIDE
@@ -29,7 +29,7 @@ def saved(pixels: np.ndarray, kind: str) -> bytes:
 @pytest.mark.parametrize("kind", FORMATS)
 def test_every_format_that_is_meant_is_read(kind: str) -> None:
     pixels = np.full((5, 7, 3), 200, np.uint8)
-    found = decode(saved(pixels, kind), color=True)
+    found = decode_image(saved(pixels, kind), color=True)
     assert found.shape == (3, 5, 7)
     assert np.abs(found.astype(int) - 200).max() <= 2
     check_picture(saved(pixels, kind))
@@ -38,7 +38,7 @@ def test_every_format_that_is_meant_is_read(kind: str) -> None:
 def test_no_picture_starts_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("Ghostscript was started"))
     with pytest.raises(UndecodableError, match="it is in no known format"):
-        decode(EPS, color=True)
+        decode_image(EPS, color=True)
     (tmp_path / "a.eps").write_bytes(EPS)
     assert embed(tmp_path / "a.eps") is None
     with pytest.raises(Refusal):
@@ -51,10 +51,10 @@ def test_a_side_that_is_too_long_is_refused_before_decoding(shape: tuple[int, in
         data = saved(pixels, "PNG")
         for color in (True, False, None):
             with pytest.raises(UndecodableError, match="no side may be longer than 65535"):
-                decode(data, color=color, size=(4, 4))
+                decode_image(data, color=color, size=(4, 4))
         with pytest.raises(Refusal, match="or a side over 65535"):
             check_picture(data)
-    assert decode(saved(np.zeros((LONGEST_SIDE, 1), np.uint8), "PNG"), color=None, size=(4, 4)).shape == (1, 4, 4)
+    assert decode_image(saved(np.zeros((LONGEST_SIDE, 1), np.uint8), "PNG"), color=None, size=(4, 4)).shape == (1, 4, 4)
 
 
 @pytest.mark.parametrize(
@@ -65,17 +65,17 @@ def test_picking_rows_first_changes_no_pixel(
     shape: tuple[int, ...], size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     picture = np.random.default_rng(1).integers(0, 256, shape).astype(np.uint8)
-    found = resize(picture, *size)
+    found = resize_bilinear(picture, *size)
     for worth in (0.0, 2.0):
         monkeypatch.setattr(cv_resize, "_WORTH", worth)
-        np.testing.assert_array_equal(resize(picture, *size), found)
+        np.testing.assert_array_equal(resize_bilinear(picture, *size), found)
 
 
 def test_a_tall_picture_takes_memory_for_the_rows_that_it_needs() -> None:
     picture = np.zeros((2_000_000, 1), np.uint8)
     tracemalloc.start()
     try:
-        assert resize(picture, 4, 4).shape == (4, 4)
+        assert resize_bilinear(picture, 4, 4).shape == (4, 4)
         assert tracemalloc.get_traced_memory()[1] < 1 << 20  # working through all rows took 80 MB
     finally:
         tracemalloc.stop()

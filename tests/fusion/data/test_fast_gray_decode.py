@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from fusion.data.decode_image import UndecodableError, decode
+from fusion.data.decode_image import UndecodableError, decode_image
 from fusion.data.fast_gray_decode import gray_pixels
 
 rng = np.random.default_rng(0)
@@ -47,7 +47,7 @@ def test_plain_gray_pictures_take_the_short_way(pixels: np.ndarray, kind: str) -
     assert found is not None
     np.testing.assert_array_equal(found, long_way(data))
     for color in (False, None):
-        np.testing.assert_array_equal(decode(data, color=color), found[None])
+        np.testing.assert_array_equal(decode_image(data, color=color), found[None])
 
 
 def test_every_filter_of_a_png_s_rows() -> None:
@@ -84,7 +84,7 @@ def unusual() -> dict[str, bytes]:
 def test_what_is_unusual_takes_the_long_way(name: str) -> None:
     data = unusual()[name]
     assert gray_pixels(data) is None
-    assert decode(data, color=False).ndim == 3
+    assert decode_image(data, color=False).ndim == 3
 
 
 def test_remarks_in_a_png_change_nothing() -> None:
@@ -120,4 +120,4 @@ def test_a_header_that_promises_much_costs_nothing() -> None:
     data = b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(bytes(9))) + chunk(b"IEND", b"")
     assert gray_pixels(data) is None
     with pytest.raises(UndecodableError):
-        decode(data, color=False)
+        decode_image(data, color=False)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fusion.data import check_labels, open_source
-from fusion.data.cv_resize import resize
-from fusion.data.decode_image import decode
+from fusion.data import check_label_range, open_source
+from fusion.data.cv_resize import resize_bilinear
+from fusion.data.decode_image import decode_image
 from fusion.data.image_list import read_list
 from fusion.data.sampler import Order, shuffled
 from fusion.errors import DataError
@@ -83,9 +83,9 @@ def test_windows_line_ends_and_a_bom(tmp_path: Path) -> None:
 def test_labels_out_of_range(pictures: None) -> None:
     source = open_source(layer(), "TEST")
     with pytest.raises(DataError, match=r"list.txt:3: label 2 is out of range 0..1"):
-        check_labels(source, 2)
-    check_labels(source, 3)
-    check_labels(source, 2, ignore=2)
+        check_label_range(source, 2)
+    check_label_range(source, 3)
+    check_label_range(source, 2, ignore=2)
 
 
 def test_sizes_that_differ_in_one_batch(pictures: None) -> None:
@@ -154,7 +154,7 @@ def test_gray_jpegs_decode_as_pillow_does(quality: int, tmp_path: Path) -> None:
     Image.fromarray(pixels).save(tmp_path / "x.jpg", quality=quality)
     data = (tmp_path / "x.jpg").read_bytes()
     with Image.open(tmp_path / "x.jpg") as picture:
-        np.testing.assert_array_equal(decode(data, color=False)[0], np.asarray(picture))
+        np.testing.assert_array_equal(decode_image(data, color=False)[0], np.asarray(picture))
 
 
 def test_cut_off_jpegs_are_refused(tmp_path: Path) -> None:
@@ -162,9 +162,9 @@ def test_cut_off_jpegs_are_refused(tmp_path: Path) -> None:
     data = (tmp_path / "x.jpg").read_bytes()
     for end in (0, 3, 30, 200, len(data) // 2):
         with pytest.raises(ValueError, match=r".*"):
-            decode(data[:end], color=False)
+            decode_image(data[:end], color=False)
 
 
 def test_half_size_averages() -> None:
     picture = np.array([[0, 1], [2, 4]], np.uint8)
-    assert resize(picture, 1, 1).tolist() == [[2]]
+    assert resize_bilinear(picture, 1, 1).tolist() == [[2]]

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from fusion.data import Source, bad_records, batches, image_data, open_layers
-from fusion.data.class_order import sorted_line
-from fusion.data.in_step import InStep, UnpairedData, members_of, only
-from fusion.data.sharding import Part, shard
+from fusion.data.class_order import sorted_classes_warning
+from fusion.data.in_step import InStep, UnpairedData, members_of, single_source
+from fusion.data.sharding import ShardSpec, shard
 from fusion.errors import DataError
 from prototxt.formats.datum import Datum, write_datum
 from prototxt.schema.messages import LayerParameter, NetParameter
@@ -100,7 +100,7 @@ def test_processes_share_the_batches_out_pair_by_pair(workers: int) -> None:
     budget = 0 if workers else 1 << 20
     whole = take(open_layers(layers, "TRAIN", seed=3)[0], 3)
     parts = [
-        take(shard(open_layers(layers, "TRAIN", seed=3, budget=budget)[0], Part(rank, 2)), 3, workers)
+        take(shard(open_layers(layers, "TRAIN", seed=3, budget=budget)[0], ShardSpec(rank, 2)), 3, workers)
         for rank in (0, 1)
     ]
     for number, blobs in enumerate(whole):
@@ -112,13 +112,13 @@ def test_processes_share_the_batches_out_pair_by_pair(workers: int) -> None:
 @pytest.mark.parametrize("budget", [1 << 20, 0])
 def test_one_list_in_two_preparations_is_decoded_once(budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[int] = []
-    original = image_data.decode
+    original = image_data.decode_image
 
     def count(data: bytes, **options: Any) -> Any:
         decoded.append(len(data))
         return original(data, **options)
 
-    monkeypatch.setattr(image_data, "decode", count)
+    monkeypatch.setattr(image_data, "decode_image", count)
     second = layer("a", "again", step="a", scale=0.5, crop_size=5)
     (source,) = open_layers([layer("a", shuffle=True), second], "TRAIN", seed=3, budget=budget)
     found = take(source, 3)
@@ -204,7 +204,7 @@ def test_plain_layers_that_draw_nothing_are_in_step_where_they_fit() -> None:
     apart = open_layers([layer("a"), layer("b")], "TRAIN")
     assert len(apart) == 2, "their labels differ"
     with pytest.raises(DataError, match=r"predictions need data layers whose records(.|\n)*in_step_with: \"a\""):
-        only(apart, "predictions need")
+        single_source(apart, "predictions need")
     Path("b.txt").write_text("".join(f"a{i}.png {i}\n" for i in range(COUNT)))
     (source,) = open_layers([layer("a"), layer("b")], "TRAIN")
     assert source.labels is not None
@@ -265,7 +265,7 @@ def test_a_database_is_in_step_with_a_shuffled_list() -> None:
 def test_a_list_sorted_by_class_is_told(labels: list[int], shuffle: bool, told: str | None) -> None:
     Path("a.txt").write_text("".join(f"a0.png {label}\n" for label in labels))
     (source,) = open_layers([layer("a", shuffle=shuffle)], "TRAIN", seed=1)
-    line = sorted_line(source)
+    line = sorted_classes_warning(source)
     if told is None:
         assert line is None
     else:

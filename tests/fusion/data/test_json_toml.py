@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fusion.data.json_toml import parse_json, parse_toml
-from fusion.errors import DataError, ReportError, TrainingError, translated
+from fusion.errors import DataError, ReportError, TrainingError, translate_errors
 from fusion.report import read_budget
 from fusion.report.curves import read_log
 from fusion.sweep import read_axes
@@ -31,7 +31,7 @@ def test_values() -> None:
 
 
 def test_our_own_errors_pass_as_they_are() -> None:
-    with pytest.raises(DataError, match=r"^mine$"), translated(ReportError, "other", "x"):
+    with pytest.raises(DataError, match=r"^mine$"), translate_errors(ReportError, "other", "x"):
         raise DataError("mine")
 
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from fusion.data import Source, bad_records, batches, open_source
-from fusion.data.convert_imageset import Images, write_images
+from fusion.data.convert_imageset import ImageOptions, write_images
 from fusion.data.lmdb_leveldb import Database, open_database, write_database
 from fusion.data.read_batches import skipped_lines
 from fusion.errors import DataError
@@ -51,7 +51,7 @@ def layer_of(kind: str) -> LayerParameter:
 
 def make_database(*, lmdb: bool) -> LayerParameter:
     pytest.importorskip("lmdb" if lmdb else "plyvel")
-    write_images("list.txt", "", "db", Images(), lmdb=lmdb)
+    write_images("list.txt", "", "db", ImageOptions(), lmdb=lmdb)
     layer = layer_of("Data")
     layer.data_param.backend = layer.data_param.LMDB if lmdb else layer.data_param.LEVELDB
     return layer

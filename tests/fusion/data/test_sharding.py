@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from fusion.data import Source, batches, open_source
-from fusion.data.sharding import Part, shard
+from fusion.data.sharding import ShardSpec, shard
 from fusion.errors import DataError
 from prototxt.schema.messages import LayerParameter
 
@@ -41,7 +41,7 @@ def labels(source: Source, count: int, start: int = 0, workers: int = 0) -> list
 def test_pieces_of_every_batch(layer: LayerParameter, workers: int) -> None:
     source = open_source(layer, "TRAIN", seed=5, budget=0)
     whole = labels(source, 5, start=2)
-    parts = [shard(source, Part(rank, 2)) for rank in range(2)]
+    parts = [shard(source, ShardSpec(rank, 2)) for rank in range(2)]
     assert [part.batch_size for part in parts] == [2, 2]
     assert parts[0].shapes == {"data": (2, 1, 6, 6), "label": (2,)}
     found = [labels(part, 5, start=2, workers=workers) for part in parts]
@@ -51,7 +51,7 @@ def test_pieces_of_every_batch(layer: LayerParameter, workers: int) -> None:
 def test_whole_batches_in_turn(layer: LayerParameter) -> None:
     source = open_source(layer, "TRAIN", seed=5, budget=0)
     whole = labels(source, 9, start=3)
-    parts = [shard(source, Part(rank, 3, whole=True)) for rank in range(3)]
+    parts = [shard(source, ShardSpec(rank, 3, whole=True)) for rank in range(3)]
     found = [labels(part, 3, start=1) for part in parts]
     assert [batch for turn in zip(*found, strict=True) for batch in turn] == whole
     assert parts[2].batch_size == 4
@@ -60,13 +60,13 @@ def test_whole_batches_in_turn(layer: LayerParameter) -> None:
 def test_draws_differ(layer: LayerParameter) -> None:
     layer.transform_param.crop_size = 3
     source = open_source(layer, "TRAIN", seed=5)
-    one, other = (shard(source, Part(rank, 2)).batch(np.arange(4), draw=7)["data"] for rank in range(2))
+    one, other = (shard(source, ShardSpec(rank, 2)).batch(np.arange(4), draw=7)["data"] for rank in range(2))
     assert not np.array_equal(one.numpy(), other.numpy())
 
 
 def test_the_rest_is_the_sources(layer: LayerParameter) -> None:
     source = open_source(layer, "TRAIN", seed=5)
-    part = shard(source, Part(1, 2))
+    part = shard(source, ShardSpec(1, 2))
     assert (len(part), part.keys, part.tops, part.place(3)) == (COUNT, source.keys, source.tops, source.place(3))
     assert (part.deterministic, part.in_memory) == (source.deterministic, source.in_memory)
     assert part.fingerprint() == source.fingerprint()
@@ -75,10 +75,10 @@ def test_the_rest_is_the_sources(layer: LayerParameter) -> None:
 def test_what_cannot_be_divided(layer: LayerParameter) -> None:
     source = open_source(layer, "TRAIN")
     with pytest.raises(DataError, match="batches of 4 cannot be divided among 3 processes") as error:
-        shard(source, Part(0, 3))
+        shard(source, ShardSpec(0, 3))
     assert "set batch_size to 3, or take --auto-scale" in str(error.value)
     dummy = LayerParameter(name="data", type="DummyData", top=["a", "b"])
     for size in (4, 2):
         dummy.dummy_data_param.shape.add().dim.extend([size, 3])
     with pytest.raises(DataError, match="no telling how to divide it"):
-        shard(open_source(dummy, "TRAIN"), Part(0, 2))
+        shard(open_source(dummy, "TRAIN"), ShardSpec(0, 2))

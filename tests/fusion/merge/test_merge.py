@@ -13,7 +13,7 @@ import pytest
 
 from fusion.errors import MergeError
 from fusion.merge.merge import apply_merge, plan_merge
-from fusion.merge.plan import Filled, Taken
+from fusion.merge.plan import FromFiller, FromSource
 from prototxt.errors import WeightsError
 from prototxt.formats.caffemodel import Writer, scan
 from prototxt.formats.hdf5_writer import SlashWarning
@@ -92,7 +92,7 @@ def test_hdf5_nests_names_with_slashes_and_warns(sources: dict[str, Path], tmp_p
     assert (tmp_path / "out.caffemodel.h5").read_bytes() == (tmp_path / "again.caffemodel.h5").read_bytes()
     # and an HDF5 file is a source like any other
     again = plan_merge(net(), {"odd": tmp_path / "out.caffemodel.h5", "even": tmp_path / "out.caffemodel.h5"})
-    assert again.layers[1].origins[0] == Taken("odd", "odd/conv", 0)
+    assert again.layers[1].origins[0] == FromSource("odd", "odd/conv", 0)
 
 
 def test_the_same_inputs_give_the_same_bytes_and_another_seed_another_head(
@@ -124,7 +124,7 @@ def test_one_file_serves_two_branches(sources: dict[str, Path], tmp_path: Path) 
 def test_a_source_that_bears_its_prefix_already(tmp_path: Path) -> None:
     renamed = {f"odd/{name}": blobs for name, blobs in arrays(0).items()}
     plan = plan_merge(net(), {"odd": renamed, "even": arrays(1)})
-    assert plan.layers[1].origins == (Taken("odd", "odd/conv", 0), Taken("odd", "odd/conv", 1))
+    assert plan.layers[1].origins == (FromSource("odd", "odd/conv", 0), FromSource("odd", "odd/conv", 1))
 
 
 def test_old_dims_and_doubles_are_brought_into_form(golden: Path, tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_what_is_allowed_by_name_starts_from_its_filler() -> None:
     del odd["conv"]
     plan = plan_merge(net(), {"odd": odd, "even": arrays(1)}, allow_missing=["odd/c*"])
     assert plan.allowed == ("odd/conv",)
-    assert plan.layers[1].origins == (Filled("odd/conv", 0, "constant 0"), Filled("odd/conv", 1, "constant 0"))
+    assert plan.layers[1].origins == (FromFiller("odd/conv", 0, "constant 0"), FromFiller("odd/conv", 1, "constant 0"))
 
 
 def test_a_forgotten_source_is_one_error() -> None:
@@ -319,8 +319,8 @@ def test_a_branch_without_a_source_starts_from_its_fillers_where_that_is_allowed
     plan = plan_merge(net(), {"odd": arrays(0)}, allow_missing=["even/*"])
     assert plan.filled == ("even/conv", "even/bn", "even/ip", "fc")
     origins = {layer.name: layer.origins for layer in plan.layers}
-    assert origins["odd/conv"] == (Taken("odd", "conv", 0), Taken("odd", "conv", 1))
-    assert origins["even/bn"] == tuple(Filled("even/bn", index, "constant 0") for index in range(3))
+    assert origins["odd/conv"] == (FromSource("odd", "conv", 0), FromSource("odd", "conv", 1))
+    assert origins["even/bn"] == tuple(FromFiller("even/bn", index, "constant 0") for index in range(3))
 
 
 @pytest.mark.parametrize(("position", "found"), [(0, True), (4095, True), (4096, False), (11999, True), (7904, True)])

@@ -74,14 +74,14 @@ def test_blobs_bear_caffes_names_and_hold_final_values() -> None:
 
 
 def test_blobs_needs_only_the_inputs_of_what_it_gives() -> None:
-    net = nets.outputs_of(build(LENET), ["ip"])
+    net = nets.restrict_to_blobs(build(LENET), ["ip"])
     assert [call.name for call in net.plan.calls] == ["odd/conv1", "odd/relu1", "odd/pool1", "ip"]
     assert set(net({"data": lenet_inputs()["data"]})) == {"ip"}
 
 
 def test_outputs_of_an_unknown_blob_suggests() -> None:
     with pytest.raises(FusionError, match="did you mean 'odd/pool1'"):
-        nets.outputs_of(build(LENET), ["odd/pol1"])
+        nets.restrict_to_blobs(build(LENET), ["odd/pol1"])
 
 
 def test_missing_inputs_are_named(capsys: pytest.CaptureFixture[str]) -> None:
@@ -128,7 +128,7 @@ def test_copies_are_nets_that_share_nothing(way: str) -> None:
     with torch.no_grad():
         twin.ip.weight.zero_()  # type: ignore[union-attr, operator]
     assert_same(net(lenet_inputs()), before)
-    assert_same(nets.outputs_of(twin, ["ip"])(lenet_inputs()), {"ip": nets.blobs(twin, lenet_inputs())["ip"]})
+    assert_same(nets.restrict_to_blobs(twin, ["ip"])(lenet_inputs()), {"ip": nets.blobs(twin, lenet_inputs())["ip"]})
 
 
 def test_state_dict_loads_into_a_twin() -> None:
@@ -162,7 +162,7 @@ def test_any_layer_name_finds_a_submodule() -> None:
         assert torch.equal(out[f"t{index}"], torch.full((2, 3), float(index))), name
     twin = pickle.loads(pickle.dumps(copy.deepcopy(net)))
     assert_same(out, twin({"d": torch.zeros(2, 3)}))
-    assert nets.layers(net)["1x1"] is net.get_submodule("_1x1")
+    assert nets.modules_by_layer(net)["1x1"] is net.get_submodule("_1x1")
     net.eval().requires_grad_(False).to(torch.float64)
 
 
@@ -292,7 +292,7 @@ def test_an_unknown_input_size_asks_for_shapes() -> None:
 
 
 def test_batch_and_image_size_change_at_run_time() -> None:
-    net = nets.outputs_of(build(LENET), ["odd/pool1"])
+    net = nets.restrict_to_blobs(build(LENET), ["odd/pool1"])
     assert net({"data": torch.zeros(5, 1, 20, 17)})["odd/pool1"].shape == (5, 4, 9, 8)
 
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from fusion.errors import DataError
-from fusion.nets.inputs import input_shapes, noise, pictures_in, preparation
+from fusion.nets.inputs import find_images, image_preparation, input_shapes, noise
 from prototxt.schema.load import load_net
 from prototxt.text.parser import parse
 
@@ -35,7 +35,7 @@ def test_pictures_go_through_the_data_layers_transform(tmp_path: Path) -> None:
       transform_param { crop_size: 4 scale: 0.5 mean_value: 10 mean_value: 20 mean_value: 30 mirror: true }
       image_data_param { source: "x" batch_size: 9 new_height: 6 new_width: 6 } }"""
     Image.new("RGB", (6, 6), (50, 60, 70)).save(tmp_path / "a.png")
-    how = preparation(load_net(parse(text)), "data", (1, 3, 4, 4))
+    how = image_preparation(load_net(parse(text)), "data", (1, 3, 4, 4))
     found = how.tensor([str(tmp_path / "a.png")])
     assert found.shape == (1, 3, 4, 4)
     assert found[0, :, 0, 0].tolist() == [30.0, 20.0, 10.0]  # blue first, less its mean, halved
@@ -43,16 +43,16 @@ def test_pictures_go_through_the_data_layers_transform(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="this is no picture that can be read"):
         how.tensor([str(tmp_path / "b.png")])
     with pytest.raises(DataError, match="takes no pictures"):
-        preparation(load_net(parse(text)), "label", (9,))
+        image_preparation(load_net(parse(text)), "label", (9,))
 
 
 def test_paths_to_pictures(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     for name in ("b.png", "a.jpg", "sub/c.JPG", "d.txt"):
         (tmp_path / name).write_bytes(b"")
-    names = [Path(path).relative_to(tmp_path).as_posix() for path in pictures_in([tmp_path])]
+    names = [Path(path).relative_to(tmp_path).as_posix() for path in find_images([tmp_path])]
     assert names == ["a.jpg", "b.png", "sub/c.JPG"]
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError) as caught:
-        pictures_in([tmp_path / "empty", tmp_path / "absent"])
+        find_images([tmp_path / "empty", tmp_path / "absent"])
     assert len(caught.value.errors) == 2

@@ -11,7 +11,7 @@ from torch import Tensor
 import prototxt
 from fusion.nets import build as nets
 from fusion.nets.graph import Net
-from fusion.nets.split import Split, split
+from fusion.nets.split import TrunkAndHead, split_trunk
 
 FROZEN = "param { lr_mult: 0 } param { lr_mult: 0 }"
 DATA = """
@@ -61,8 +61,8 @@ def inputs() -> dict[str, Tensor]:
     return {"data": torch.randn(4, 2, 6, 6, generator=generator), "label": torch.tensor([0, 1, 2, 1])}
 
 
-def halves(net: Net) -> Split:
-    found = split(net)
+def halves(net: Net) -> TrunkAndHead:
+    found = split_trunk(net)
     assert found is not None
     return found
 
@@ -171,7 +171,7 @@ def test_versions_of_one_blob_on_the_boundary_have_keys_of_their_own() -> None:
 
 
 def test_a_net_without_frozen_layers_has_no_trunk() -> None:
-    assert split(build(NET.replace("lr_mult: 0", "lr_mult: 1"))) is None
+    assert split_trunk(build(NET.replace("lr_mult: 0", "lr_mult: 1"))) is None
 
 
 def test_a_wholly_frozen_net_has_a_head_for_its_losses() -> None:

@@ -11,7 +11,7 @@ import torch
 import prototxt
 from fusion.nets import build as nets
 from fusion.nets.graph import Net
-from fusion.nets.split import split
+from fusion.nets.split import split_trunk
 from fusion.nets.weights import load_weights
 
 SHAPES = {"data": (20, 1, 28, 28), "label": (20,)}
@@ -47,7 +47,7 @@ def test_trained_nets_give_caffes_outputs(name: str, reference: Path, shared: Pa
 
 
 def test_the_published_fused_net_has_a_trunk_of_both_branches(reference: Path) -> None:
-    found = split(trained(reference, "fusion"))
+    found = split_trunk(trained(reference, "fusion"))
     assert found is not None
     assert found.boundary == ("ip1_fused",)
     assert [call.name for call in found.head.plan.calls] == ["ip2", "accuracy", "loss"]

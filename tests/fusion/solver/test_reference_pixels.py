@@ -158,10 +158,10 @@ def scores(mine: str, theirs: str | None, **options: str) -> tuple[np.ndarray, n
     models = open_models([spec], source, torch.device("cpu"), student)
     found = hold(source, models).batch(np.arange(COUNT))[models[0].blob]
     batch = open_source(load_net(parse(own)).layer[0], "TEST").batch(np.arange(COUNT))
-    from fusion.nets.build import outputs_of
+    from fusion.nets.build import restrict_to_blobs
 
     with torch.no_grad():
-        (expected,) = outputs_of(net, ["scores"])({"data": batch["data"]}).values()
+        (expected,) = restrict_to_blobs(net, ["scores"])({"data": batch["data"]}).values()
     return found.numpy(), expected.numpy()
 
 

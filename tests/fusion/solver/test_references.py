@@ -111,13 +111,13 @@ def test_random_pictures_are_answered_as_the_net_sees_them(solver: Path) -> None
     seen = [source.batch(np.arange(4), draw=draw) for draw in range(8)]
     assert any(not torch.equal(seen[0]["reference/old"], batch["reference/old"]) for batch in seen)
     from fusion import build, load_weights
-    from fusion.nets.build import outputs_of
+    from fusion.nets.build import restrict_to_blobs
 
     old = build("old.prototxt", shapes={"data": (4, 1, 5, 6), "label": (4,)})
     load_weights(old, "old.caffemodel")
     for batch in seen:
         torch.testing.assert_close(
-            outputs_of(old, ["scores"])({"data": batch["data"]})["scores"], batch["reference/old"]
+            restrict_to_blobs(old, ["scores"])({"data": batch["data"]})["scores"], batch["reference/old"]
         )
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from fusion.errors import OnnxError
 from fusion.export import verify_onnx
 from fusion.nets.build import build
-from fusion.nets.inputs import whole_noise
+from fusion.nets.inputs import integer_noise
 from fusion.nets.weights import save_weights
 from fusion.onnx.runtime import as_kind
 from fusion.verification import Feed, verify_branches
@@ -76,7 +76,7 @@ def test_a_model_is_compared_with_a_net_on_whole_numbers(folder: Path) -> None:
 def test_whole_noise_fills_the_range_that_pixels_and_the_type_have_in_common() -> None:
     ends = {"uint8": (0, 255), "int8": (0, 127), "int64": (0, 255), "bool": (0, 1)}
     for name, (least, most) in ends.items():
-        noise = whole_noise("x", (9, 999), 0, np.dtype(name))
+        noise = integer_noise("x", (9, 999), 0, np.dtype(name))
         assert (noise.min(), noise.max()) == (least, most)
         assert noise.equal(noise.round())
 

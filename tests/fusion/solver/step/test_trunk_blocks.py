@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fusion.data import ReadOptions
 from fusion.errors import DataError
-from fusion.nets.split import split
+from fusion.nets.split import split_trunk
 from fusion.solver import Solver
 from fusion.solver.batches import LiveBatches
 from fusion.solver.logging.console import Silent
@@ -27,7 +27,7 @@ def solver(path: Path) -> Solver:
 
 def blocks_of(run: Solver, count: int, position: int = 0) -> tuple[BlockFeed, list[int]]:
     """Blocks of so many batches, and how many records the trunk was given, call by call."""
-    found, asked = split(run.net), []
+    found, asked = split_trunk(run.net), []
     assert found is not None
     trunk = found.trunk
 
