@@ -4,7 +4,7 @@ VENV    ?= .venv
 BIN     := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: tutorial test test-slow check format bench clean
+.PHONY: tutorial test test-slow mutants check format bench clean
 
 tutorial: $(VENV)/.installed  ## The main job on the embedded MNIST, from raw images to the report.
 	$(BIN)/python examples/mnist_odd_even/tutorial.py $(ARGS)
@@ -14,6 +14,9 @@ test: check  ## Lint, types, and every test but the slow ones.
 
 test-slow: $(VENV)/.installed-dev  ## What takes longer than the everyday run allows.
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+mutants: $(VENV)/.installed-dev  ## How many small mistakes the tests notice, package by package: hours, or ARGS="fusion/merge".
+	$(BIN)/python tests/mutants.py $(ARGS)
 
 check: $(VENV)/.installed-dev  ## ruff and mypy --strict.
 	$(BIN)/ruff check .

@@ -1,0 +1,407 @@
+"""Measure how many small mistakes in the code its tests notice: the kill rate of mutants per package.
+
+    python tests/mutants.py [PACKAGE ...] [--count N] [--seed N] [--jobs N] [--require SHARE] [--list]
+
+A mutant is the project with one changed expression: a comparison, sign, bound, guard, default, axis or argument order.
+For each package (a folder, such as fusion/merge), N mutants are drawn by the seed. Each runs those of the package's
+fast tests that reach the changed line, in a copy of the project, until one fails. A mutant that no test notices
+survives; it is printed with its place, so that a test can be written or the mutant named in EQUIVALENT with the reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+COPIED = ("prototxt", "fusion", "tools", "tests", "examples", "benchmarks", "docs", "pyproject.toml", "README.md")
+# Packages whose tests lie elsewhere than in the folder of the same name under tests/.
+TESTS = {
+    "fusion/references": ("tests/fusion/solver", "tests/fusion/nets/test_check_references.py"),
+    "fusion/sweep": ("tests/fusion/solver/test_sweep.py",),
+    "tools": ("tests/tools",),
+}
+# Mutants that compute the same, as the stripped line after the change, with the reason. They are not drawn.
+EQUIVALENT: Mapping[str, str] = {}
+LIMIT = 600  # seconds; a mutant that hangs is noticed
+
+COMPARISONS: Mapping[type[ast.cmpop], str] = {
+    ast.Lt: "<=",
+    ast.LtE: "<",
+    ast.Gt: ">=",
+    ast.GtE: ">",
+    ast.Eq: "!=",
+    ast.NotEq: "==",
+    ast.In: "not in",
+    ast.NotIn: "in",
+    ast.Is: "is not",
+    ast.IsNot: "is",
+}
+OPERATORS: Mapping[type[ast.operator], str] = {
+    ast.Add: "-",
+    ast.Sub: "+",
+    ast.Mult: "/",
+    ast.Div: "*",
+    ast.FloorDiv: "*",
+    ast.Mod: "*",
+    ast.BitOr: "&",
+    ast.BitAnd: "|",
+}
+CALLS = {"any": "all", "all": "any", "min": "max", "max": "min", "argmin": "argmax", "argmax": "argmin"}
+UNORDERED = (
+    "isinstance",
+    "issubclass",
+    "getattr",
+    "hasattr",
+)  # with the order changed, any call of them ends in an error
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A change of one place: the characters from `start` to `end` of the file become `text`."""
+
+    path: str
+    line: int
+    start: int
+    end: int
+    text: str
+    kind: str
+    lines: int = 1
+
+    def apply(self, source: str) -> str:
+        """Return the file with the change."""
+        return source[: self.start] + self.text + source[self.end :]
+
+    def changed_line(self, source: str) -> str:
+        """Return the changed line (the first, where the change spans several)."""
+        return self.apply(source).splitlines()[self.line - 1].strip()
+
+
+class Finder(ast.NodeVisitor):
+    """Collects the mutants of one file; texts (messages, docstrings), annotations and asserts are left alone."""
+
+    def __init__(self, path: str, source: str) -> None:
+        self.path, self.source, self.mutants = path, source, list[Mutant]()
+        # `ast` counts columns in UTF-8 bytes; the sources are ASCII almost everywhere, so a line's prefix is decoded.
+        self._lines = source.splitlines(keepends=True)
+        self._starts = [0]
+        for line in self._lines:
+            self._starts.append(self._starts[-1] + len(line))
+
+    def offset(self, line: int, column: int) -> int:
+        """Return the character position of a place that `ast` gives."""
+        return self._starts[line - 1] + len(self._lines[line - 1].encode()[:column].decode())
+
+    def span(self, node: ast.expr) -> tuple[int, int]:
+        """Return a node's first character and the one after its last."""
+        assert node.end_lineno is not None
+        assert node.end_col_offset is not None
+        return self.offset(node.lineno, node.col_offset), self.offset(node.end_lineno, node.end_col_offset)
+
+    def add(self, node: ast.expr, start: int, end: int, text: str, kind: str) -> None:
+        """Note a mutant, unless the result is known to compute the same."""
+        line = self.source.count("\n", 0, start) + 1
+        mutant = Mutant(self.path, line, start, end, text, kind, 1 + self.source.count("\n", start, end))
+        if mutant.changed_line(self.source) not in EQUIVALENT:
+            self.mutants.append(mutant)
+
+    def between(self, left: ast.expr, right: ast.expr, text: str, kind: str) -> None:
+        """Note a mutant whose operator between two operands is another; parentheses and comments are kept."""
+        start, end = self.span(left)[1], self.span(right)[0]
+        gap = self.source[start:end]
+        operator = gap.strip("() \t\n")
+        if "#" not in gap and operator:
+            at = start + gap.index(operator)
+            self.add(left, at, at + len(operator), text, kind)
+
+    def visit_Compare(self, node: ast.Compare) -> None:
+        for left, operator, right in zip([node.left, *node.comparators], node.ops, node.comparators, strict=False):
+            self.between(left, right, COMPARISONS[type(operator)], "comparison")
+        self.generic_visit(node)
+
+    def visit_BinOp(self, node: ast.BinOp) -> None:
+        texts = (ast.JoinedStr, ast.List, ast.Tuple, ast.ListComp)
+        is_text = any(
+            isinstance(side, texts) or (isinstance(side, ast.Constant) and isinstance(side.value, str | bytes))
+            for side in ast.walk(node)
+        )
+        if type(node.op) in OPERATORS and not is_text:
+            self.between(node.left, node.right, OPERATORS[type(node.op)], "arithmetic")
+        self.generic_visit(node)
+
+    def visit_BoolOp(self, node: ast.BoolOp) -> None:
+        text = "or" if isinstance(node.op, ast.And) else "and"
+        self.between(node.values[0], node.values[1], text, "condition")
+        self.generic_visit(node)
+
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> None:
+        start, _ = self.span(node)
+        inner, _ = self.span(node.operand)
+        if isinstance(node.op, ast.Not | ast.USub) and "(" not in self.source[start:inner]:
+            self.add(node, start, inner, "", "sign")
+        self.generic_visit(node)
+
+    def visit_If(self, node: ast.If) -> None:
+        if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            return
+        if isinstance(node.body[-1], ast.Raise | ast.Return | ast.Continue) and not node.orelse:
+            start, end = self.span(node.test)
+            self.add(node.test, start, end, "False", "guard")
+        self.generic_visit(node)
+
+    def visit_Constant(self, node: ast.Constant) -> None:
+        start, end = self.span(node)
+        if isinstance(node.value, bool):
+            self.add(node, start, end, str(not node.value), "default")
+        elif isinstance(node.value, int):
+            self.add(node, start, end, str(node.value + 1), "number")
+
+    def visit_Call(self, node: ast.Call) -> None:
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        start, end = self.span(node.func)
+        if name in CALLS:
+            self.add(node, end - len(name), end, CALLS[name], "reduction")
+        if (
+            len(node.args) > 1
+            and name not in UNORDERED
+            and not any(isinstance(argument, ast.Starred) for argument in node.args[:2])
+        ):
+            first, second = (ast.get_source_segment(self.source, argument) for argument in node.args[:2])
+            (start, _), (_, end) = self.span(node.args[0]), self.span(node.args[1])
+            gap = self.source[self.span(node.args[0])[1] : self.span(node.args[1])[0]]
+            if first != second and "\n" not in self.source[start:end]:
+                self.add(node, start, end, f"{second}{gap}{first}", "argument order")
+        for part in [node.func, *node.args, *node.keywords]:
+            if not (name == "zip" and isinstance(part, ast.keyword)):  # `strict` guards against our own mistakes
+                self.visit(part)
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+        for default in [*node.args.defaults, *(item for item in node.args.kw_defaults if item)]:
+            self.visit(default)
+        for statement in node.body:
+            self.visit(statement)
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> None:
+        for statement in node.body:
+            self.visit(statement)
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
+        if node.value is not None:
+            self.visit(node.value)
+
+    def visit_Assign(self, node: ast.Assign) -> None:
+        # A private number of a module is a buffer's size or the like: its value changes the speed only.
+        name = node.targets[0].id if isinstance(node.targets[0], ast.Name) else ""
+        if not (node.col_offset == 0 and name.startswith("_") and name.isupper() and is_number(node.value)):
+            self.generic_visit(node)
+
+    def leave_alone(self, node: ast.AST) -> None:
+        """Pass over messages, asserts and imports."""
+
+    visit_Raise = visit_Assert = visit_JoinedStr = visit_Import = visit_ImportFrom = leave_alone  # noqa: N815
+
+
+def is_number(node: ast.expr) -> bool:
+    """Return whether the expression holds numbers and their operators only."""
+    allowed = (ast.Constant, ast.BinOp, ast.UnaryOp, ast.operator, ast.unaryop)
+    return all(isinstance(part, allowed) for part in ast.walk(node))
+
+
+def mutants_of(package: str) -> list[Mutant]:
+    """Return all mutants of a package's own files."""
+    found = []
+    folder = ROOT / package
+    for path in sorted(folder.glob("*.py") if folder.is_dir() else [folder]):
+        finder = Finder(path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8"))
+        finder.visit(ast.parse(finder.source))
+        found += finder.mutants
+    return found
+
+
+def drawn(package: str, count: int, seed: int) -> list[Mutant]:
+    """Return `count` mutants of the package, drawn by the seed; kinds take turns, so that all are among them."""
+    by_kind = defaultdict(list)
+    for mutant in mutants_of(package):
+        by_kind[mutant.kind].append(mutant)
+    chance = random.Random(f"{package} {seed}")
+    piles = [chance.sample(members, len(members)) for _, members in sorted(by_kind.items())]
+    chance.shuffle(piles)
+    turns = (pile[turn] for turn in range(max(map(len, piles), default=0)) for pile in piles if turn < len(pile))
+    return [mutant for _, mutant in zip(range(count), turns, strict=False)]
+
+
+def packages() -> list[str]:
+    """Return every folder with code of its own, and the two loose modules of each package."""
+    found = {path.parent.relative_to(ROOT).as_posix() for name in COPIED[:3] for path in (ROOT / name).rglob("*.py")}
+    loose = [
+        path.relative_to(ROOT).as_posix() for name in ("prototxt", "fusion") for path in (ROOT / name).glob("*.py")
+    ]
+    return sorted({*found - {"prototxt", "fusion"}, *(path for path in loose if not path.endswith("__init__.py"))})
+
+
+def tests_of(package: str) -> list[str]:
+    """Return the test folders or files of a package: the nearest that exists, unless TESTS says otherwise."""
+    if package in TESTS:
+        return list(TESTS[package])
+    place = Path("tests") / package
+    if package.endswith(".py"):
+        place = place.with_name(f"test_{place.name}")
+    while not (ROOT / place).exists():
+        place = place.parent
+    return [place.as_posix()]
+
+
+class Workspace:
+    """A copy of the project, in which tests run with one file changed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "clone"
+        self.root.mkdir()
+        for name in COPIED:
+            source = ROOT / name
+            if source.is_dir():
+                shutil.copytree(source, self.root / name, ignore=shutil.ignore_patterns("__pycache__", "work"))
+            elif source.exists():
+                shutil.copy(source, self.root / name)
+        (self.root / "caffe_fusion_tools").symlink_to("tools")  # the name under which the commands are installed
+        if (ROOT.parent / "shared").is_dir():
+            (folder / "shared").symlink_to((ROOT.parent / "shared").resolve())
+
+    def run(self, command: Sequence[str], limit: float) -> int:
+        """Run a command with the copy's code first on the path; returns its exit status, or -1 beyond the limit."""
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(self.root),
+            "OMP_NUM_THREADS": "1",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONHASHSEED": "0",
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-m", *command],
+            cwd=self.root,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            return process.wait(limit)
+        except subprocess.TimeoutExpired:
+            return -1
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+PYTEST = ("pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow")
+
+
+def reaching_tests(work: Workspace, package: str) -> Mapping[tuple[str, int], set[str]]:
+    """Return the tests that run each line of the package (coverage's contexts); lines run on import have none."""
+    settings = work.root / "mutants.coveragerc"
+    settings.write_text(
+        "[run]\nparallel = true\npatch = subprocess\n[paths]\nproject =\n    tools\n    */caffe_fusion_tools\n"
+    )
+    data = work.root / ".coverage"
+    data.unlink(missing_ok=True)
+    measured = ("--cov", package.removesuffix(".py").split("/")[0], "--cov-context=test", f"--cov-config={settings}")
+    status = work.run([*PYTEST, *measured, "--cov-report=", *tests_of(package)], LIMIT * 4)
+    if status != 0:
+        raise SystemExit(f"{package}: its tests fail or hang without any mutant (status {status})")
+    found: dict[tuple[str, int], set[str]] = defaultdict(set)
+    with contextlib.closing(sqlite3.connect(data)) as database:
+        rows = database.execute(
+            "SELECT file.path, context.context, line_bits.numbits FROM line_bits"
+            " JOIN file ON file.id = line_bits.file_id JOIN context ON context.id = line_bits.context_id"
+            " WHERE context.context != ''"
+        )
+        for path, context, bits in rows:
+            name = Path(path).resolve().relative_to(work.root.resolve()).as_posix()
+            for number in numbers_in(bits):
+                found[name, number].add(context.rpartition("|")[0])
+    return found
+
+
+def numbers_in(bits: bytes) -> Iterator[int]:
+    """Return the line numbers in coverage's bit set."""
+    return (8 * index + bit for index, byte in enumerate(bits) for bit in range(8) if byte >> bit & 1)
+
+
+def is_noticed(work: Workspace, mutant: Mutant, tests: set[str]) -> bool:
+    """Return whether one of the tests fails, or hangs, with the mutant."""
+    path, names = work.root / mutant.path, work.root / "mutants.txt"
+    source = path.read_text(encoding="utf-8")
+    names.write_text("\n".join(sorted(tests)))
+    path.write_text(mutant.apply(source), encoding="utf-8")
+    try:
+        return work.run([*PYTEST, "-x", f"@{names}"], LIMIT) != 0
+    finally:
+        path.write_text(source, encoding="utf-8")
+
+
+def measure(package: str, options: argparse.Namespace) -> tuple[int, int]:
+    """Run the package's mutants, print the survivors; returns how many were noticed, and of how many."""
+    chosen = drawn(package, options.count, options.seed)
+    if options.list or not chosen:
+        for mutant in chosen:
+            print(describe(mutant))
+        return 0, 0
+    with tempfile.TemporaryDirectory() as folder:
+        work = Workspace(Path(folder))
+        tests = reaching_tests(work, package)
+        every = set(tests_of(package))
+        noticed = 0
+        for mutant in chosen:
+            lines = range(mutant.line, mutant.line + mutant.lines)
+            reaching = set().union(*(tests.get((mutant.path, line), set()) for line in lines))
+            killed = is_noticed(work, mutant, reaching or every)
+            noticed += killed
+            if not killed:
+                print(f"survived: {describe(mutant)}", flush=True)
+    print(f"{package:24} {noticed:3} of {len(chosen):3} noticed", flush=True)
+    return noticed, len(chosen)
+
+
+def describe(mutant: Mutant) -> str:
+    """Return the place, the kind, and the line before and after the change."""
+    source = (ROOT / mutant.path).read_text(encoding="utf-8")
+    before = source.splitlines()[mutant.line - 1].strip()
+    return f"{mutant.path}:{mutant.line}: {mutant.kind}\n    - {before}\n    + {mutant.changed_line(source)}"
+
+
+def main() -> int:
+    """Measure and print the table; the exit status is 1 where a package lies below the share that is required."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("package", nargs="*", help="folders such as fusion/merge (default: all)")
+    parser.add_argument("--count", type=int, default=10, help="mutants of each package (default: 10)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=2, help="packages at a time (default: 2)")
+    parser.add_argument("--require", type=float, default=0.9, help="share to be noticed in each package (default: 0.9)")
+    parser.add_argument("--list", action="store_true", help="print the mutants and run nothing")
+    options = parser.parse_args()
+    names = [name.rstrip("/") for name in options.package] or packages()
+    with ThreadPoolExecutor(1 if options.list else options.jobs) as pool:
+        counts = dict(zip(names, pool.map(lambda name: measure(name, options), names), strict=True))
+    for name, (noticed, total) in counts.items():
+        if total:
+            print(f"{name:24} {noticed:3} of {total:3}  {noticed / total:4.0%}")
+    return int(any(noticed < options.require * total for noticed, total in counts.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
