@@ -18,8 +18,7 @@ import numpy as np
 import torch
 
 import prototxt
-from fusion.nets import build as nets
-from fusion.nets import graph
+from fusion.nets import build as nets, graph
 from fusion.nets.weights import load_weights, save_weights
 
 DEFAULT = Path(__file__).resolve().parents[2] / "shared" / "reference"

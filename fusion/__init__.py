@@ -12,94 +12,28 @@ Names are loaded on first use: composing and merging never import torch.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from prototxt.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
-    from fusion import pct
-    from fusion.composition import Composition, Source, compose
+    from fusion import pct as pct
+    from fusion.composition import Composition as Composition, Source as Source, compose as compose
     from fusion.errors import (
-        BuildError,
-        ComposeError,
-        ComposeWarning,
-        DataError,
-        FusionError,
-        MergeError,
-        ReportError,
-        TrainingError,
-        WeightsMismatch,
+        BuildError as BuildError,
+        ComposeError as ComposeError,
+        ComposeWarning as ComposeWarning,
+        DataError as DataError,
+        FusionError as FusionError,
+        MergeError as MergeError,
+        ReportError as ReportError,
+        TrainingError as TrainingError,
+        WeightsMismatch as WeightsMismatch,
     )
-    from fusion.layers.registry import layer
-    from fusion.merge.merge import MergePlan, apply_merge, plan_merge
-    from fusion.nets.build import Net, blobs, build, params
-    from fusion.nets.weights import load_weights, save_weights
-    from fusion.solver import Solver
-
-_HOMES = {
-    "Composition": "composition",
-    "Source": "composition",
-    "compose": "composition",
-    "BuildError": "errors",
-    "ComposeError": "errors",
-    "ComposeWarning": "errors",
-    "DataError": "errors",
-    "FusionError": "errors",
-    "MergeError": "errors",
-    "ReportError": "errors",
-    "TrainingError": "errors",
-    "WeightsMismatch": "errors",
-    "MergePlan": "merge.merge",
-    "apply_merge": "merge.merge",
-    "plan_merge": "merge.merge",
-    "Net": "nets.build",
-    "blobs": "nets.build",
-    "build": "nets.build",
-    "params": "nets.build",
-    "layer": "layers.registry",
-    "Solver": "solver",
-    "load_weights": "nets.weights",
-    "save_weights": "nets.weights",
-}
-
-__all__ = [
-    "BuildError",
-    "ComposeError",
-    "ComposeWarning",
-    "Composition",
-    "DataError",
-    "FusionError",
-    "MergeError",
-    "MergePlan",
-    "Net",
-    "ReportError",
-    "Solver",
-    "Source",
-    "TrainingError",
-    "WeightsMismatch",
-    "apply_merge",
-    "blobs",
-    "build",
-    "compose",
-    "layer",
-    "load_weights",
-    "params",
-    "pct",
-    "plan_merge",
-    "save_weights",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name == "pct":
-        return importlib.import_module("fusion.pct")
-    try:
-        home = _HOMES[name]
-    except KeyError:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
-    value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    from fusion.layers.registry import layer as layer
+    from fusion.merge.merge import MergePlan as MergePlan, apply_merge as apply_merge, plan_merge as plan_merge
+    from fusion.nets.build import Net as Net, blobs as blobs, build as build, params as params
+    from fusion.nets.weights import load_weights as load_weights, save_weights as save_weights
+    from fusion.solver import Solver as Solver
+else:
+    __getattr__, __dir__ = lazy_exports(__name__)

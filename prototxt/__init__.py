@@ -12,126 +12,43 @@ Names are loaded on first use, so that a program pays only for what it calls.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from prototxt.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
-    from prototxt.conversion.convert import convert
-    from prototxt.edit.deploy import deploy
-    from prototxt.edit.rename import rename
-    from prototxt.edit.upgrade_text import upgrade_text
+    from prototxt.conversion.convert import convert as convert
+    from prototxt.edit.deploy import deploy as deploy
+    from prototxt.edit.rename import rename as rename
+    from prototxt.edit.upgrade_text import upgrade_text as upgrade_text
     from prototxt.errors import (
-        DecodeError,
-        EditError,
-        ParseError,
-        Place,
-        PrototxtError,
-        RenameError,
-        ShapeError,
-        UpgradeError,
-        WeightsError,
+        DecodeError as DecodeError,
+        EditError as EditError,
+        ParseError as ParseError,
+        Place as Place,
+        PrototxtError as PrototxtError,
+        RenameError as RenameError,
+        ShapeError as ShapeError,
+        UpgradeError as UpgradeError,
+        WeightsError as WeightsError,
     )
-    from prototxt.formats.datum import read_mean
-    from prototxt.formats.index import Scan
-    from prototxt.formats.scan import scan_weights
-    from prototxt.formats.solverstate import SolverState, read_solverstate, write_solverstate
-    from prototxt.formats.weights import read_weights, write_weights
-    from prototxt.schema.decode import UnknownFieldWarning, decode
-    from prototxt.schema.encode import to_text
-    from prototxt.schema.filter import filter_net
-    from prototxt.schema.load import load_net, load_solver
-    from prototxt.schema.upgrade import UpgradeWarning
-    from prototxt.shapes import infer, infer_shapes
-    from prototxt.text.edits import Edits, find
-    from prototxt.text.parser import parse, parse_file
-    from prototxt.text.tree import Document
-
-_HOMES = {
-    "convert": "conversion.convert",
-    "deploy": "edit.deploy",
-    "UnknownFieldWarning": "schema.decode",
-    "decode": "schema.decode",
-    "load_net": "schema.load",
-    "load_solver": "schema.load",
-    "Edits": "text.edits",
-    "find": "text.edits",
-    "to_text": "schema.encode",
-    "DecodeError": "errors",
-    "EditError": "errors",
-    "ParseError": "errors",
-    "Place": "errors",
-    "PrototxtError": "errors",
-    "RenameError": "errors",
-    "ShapeError": "errors",
-    "UpgradeError": "errors",
-    "WeightsError": "errors",
-    "parse": "text.parser",
-    "parse_file": "text.parser",
-    "filter_net": "schema.filter",
-    "rename": "edit.rename",
-    "infer": "shapes",
-    "infer_shapes": "shapes",
-    "SolverState": "formats.solverstate",
-    "read_solverstate": "formats.solverstate",
-    "write_solverstate": "formats.solverstate",
-    "Document": "text.tree",
-    "Scan": "formats.index",
-    "UpgradeWarning": "schema.upgrade",
-    "read_mean": "formats.datum",
-    "scan_weights": "formats.scan",
-    "upgrade_text": "edit.upgrade_text",
-    "read_weights": "formats.weights",
-    "write_weights": "formats.weights",
-}
-
-__all__ = [
-    "DecodeError",
-    "Document",
-    "EditError",
-    "Edits",
-    "ParseError",
-    "Place",
-    "PrototxtError",
-    "RenameError",
-    "Scan",
-    "ShapeError",
-    "SolverState",
-    "UnknownFieldWarning",
-    "UpgradeError",
-    "UpgradeWarning",
-    "WeightsError",
-    "convert",
-    "decode",
-    "deploy",
-    "filter_net",
-    "find",
-    "infer",
-    "infer_shapes",
-    "load_net",
-    "load_solver",
-    "parse",
-    "parse_file",
-    "read_mean",
-    "read_solverstate",
-    "read_weights",
-    "rename",
-    "scan_weights",
-    "to_text",
-    "upgrade_text",
-    "write_solverstate",
-    "write_weights",
-]
-
-
-def __getattr__(name: str) -> Any:
-    try:
-        home = _HOMES[name]
-    except KeyError:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
-    value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    from prototxt.formats.datum import read_mean as read_mean
+    from prototxt.formats.index import Scan as Scan
+    from prototxt.formats.scan import scan_weights as scan_weights
+    from prototxt.formats.solverstate import (
+        SolverState as SolverState,
+        read_solverstate as read_solverstate,
+        write_solverstate as write_solverstate,
+    )
+    from prototxt.formats.weights import read_weights as read_weights, write_weights as write_weights
+    from prototxt.schema.decode import UnknownFieldWarning as UnknownFieldWarning, decode as decode
+    from prototxt.schema.encode import to_text as to_text
+    from prototxt.schema.filter import filter_net as filter_net
+    from prototxt.schema.load import load_net as load_net, load_solver as load_solver
+    from prototxt.schema.upgrade import UpgradeWarning as UpgradeWarning
+    from prototxt.shapes import infer as infer, infer_shapes as infer_shapes
+    from prototxt.text.edits import Edits as Edits, find as find
+    from prototxt.text.parser import parse as parse, parse_file as parse_file
+    from prototxt.text.tree import Document as Document
+else:
+    __getattr__, __dir__ = lazy_exports(__name__)

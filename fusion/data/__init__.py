@@ -9,32 +9,14 @@ for indices in source.order():                 # or record by record
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from prototxt.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
-    from fusion.data.layer_sources import open_layers, open_source
-    from fusion.data.read_batches import bad_records, batches
-    from fusion.data.source import Source, check_label_range
-    from fusion.data.source_config import ReadOptions
-
-_HOMES = {
-    "ReadOptions": "source_config",
-    "Source": "source",
-    "bad_records": "read_batches",
-    "batches": "read_batches",
-    "check_label_range": "source",
-    "open_layers": "layer_sources",
-    "open_source": "layer_sources",
-}
-
-__all__ = ["ReadOptions", "Source", "bad_records", "batches", "check_label_range", "open_layers", "open_source"]
-
-
-def __getattr__(name: str) -> Any:
-    """Loaded on first use, so that a reading process does not import what it does not need."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+    from fusion.data.layer_sources import open_layers as open_layers, open_source as open_source
+    from fusion.data.read_batches import bad_records as bad_records, batches as batches
+    from fusion.data.source import Source as Source, check_label_range as check_label_range
+    from fusion.data.source_config import ReadOptions as ReadOptions
+else:
+    __getattr__, __dir__ = lazy_exports(__name__)

@@ -8,21 +8,12 @@ Loaded on first use: writing needs `onnx`, checking torch and `onnxruntime`.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from prototxt.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
-    from fusion.export.model import Exported, to_onnx
-    from fusion.export.verify import verify_onnx
-
-_HOMES = {"Exported": "model", "to_onnx": "model", "verify_onnx": "verify"}
-
-__all__ = ["Exported", "to_onnx", "verify_onnx"]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+    from fusion.export.model import Exported as Exported, to_onnx as to_onnx
+    from fusion.export.verify import verify_onnx as verify_onnx
+else:
+    __getattr__, __dir__ = lazy_exports(__name__)

@@ -19,8 +19,7 @@ from fusion.layers.axes import full
 from fusion.layers.forks.variants import vary
 from fusion.layers.registry import Context, LayerType, Phase, find, unknown
 from fusion.nets.check_references import check_references
-from fusion.nets.graph import Call, NetPlan, Param, run, submodule_paths, with_outputs
-from fusion.nets.graph import Net as Net
+from fusion.nets.graph import Call, Net as Net, NetPlan, Param, run, submodule_paths, with_outputs
 from fusion.nets.shared_memory import SHARED_MEMORY, SharedMemory
 from fusion.nets.shared_params import Owner, resolve_rates, share_params, tensor_by_path
 from prototxt.schema import messages

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fusion.composition import Pct
-from fusion.composition.references import Reference as Scores
-from fusion.composition.references import check_pct, loss_layers
+from fusion.composition.references import Reference as Scores, check_pct, loss_layers
 from fusion.errors import TrainingError, raise_all
 from fusion.references.classifiers import Classifier, classifier_of
 from fusion.references.models import Model, judged

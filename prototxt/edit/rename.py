@@ -9,8 +9,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
-from prototxt.edit.freeze import Choice, chosen, shared_names, stop_gradients
-from prototxt.edit.freeze import freeze as freeze_layers
+from prototxt.edit.freeze import Choice, chosen, freeze as freeze_layers, shared_names, stop_gradients
 from prototxt.edit.layer_view import TextLayer, layers, nets, outside_blobs
 from prototxt.errors import PrototxtError, RenameError, raise_all
 from prototxt.text.edits import Edits

@@ -16,8 +16,7 @@ import numpy as np
 from prototxt.errors import WeightsError
 from prototxt.formats.hdf5_chunks import read_chunked
 from prototxt.formats.index import BlobSpan, Entry, Scan, Stamp
-from prototxt.formats.mmap_reader import Array
-from prototxt.formats.mmap_reader import Reader as ByteReader
+from prototxt.formats.mmap_reader import Array, Reader as ByteReader
 
 _MAX_DEPTH = 32
 _MANY = 16 << 20  # bytes that compressed datasets may unfold to without further ado

@@ -9,8 +9,7 @@ from prototxt.errors import PrototxtError, ShapeError
 from prototxt.schema.filter import filter_net, included, unmet_stages
 from prototxt.schema.messages import LayerParameter, NetParameter
 from prototxt.schema.params import param_count
-from prototxt.shapes import LAYER_TYPES, UNKNOWN, Shape, is_known
-from prototxt.shapes import text as shape_text
+from prototxt.shapes import LAYER_TYPES, UNKNOWN, Shape, is_known, text as shape_text
 from prototxt.shapes.costs import FLOAT_BYTES, Cost, layer_costs, net_cost, peak_activations
 from prototxt.shapes.net import infer_partly
 from prototxt.summary.layer_summary import summary

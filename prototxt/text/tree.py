@@ -13,8 +13,17 @@ from functools import cached_property
 from typing import NamedTuple
 
 from prototxt.errors import ParseError, Place
-from prototxt.text.tokens import ELEMENT, KINDS, LIST, MESSAGE, STRING, skip_blank, strings_end, unquote
-from prototxt.text.tokens import SCALAR as SCALAR_PATTERN
+from prototxt.text.tokens import (
+    ELEMENT,
+    KINDS,
+    LIST,
+    MESSAGE,
+    SCALAR as SCALAR_PATTERN,
+    STRING,
+    skip_blank,
+    strings_end,
+    unquote,
+)
 
 
 class Tape:

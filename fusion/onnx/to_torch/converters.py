@@ -16,8 +16,7 @@ from onnx2torch.utils.common import OnnxMapping, OperationConverterResult
 from torch import Tensor, nn
 
 from fusion.onnx.graphs.graph import OWN
-from fusion.onnx.to_torch import conv_pool, gather_scatter
-from fusion.onnx.to_torch import functions as of
+from fusion.onnx.to_torch import conv_pool, functions as of, gather_scatter
 from fusion.onnx.to_torch.resize import Resize
 
 TENSOR: Final = Ellipsis

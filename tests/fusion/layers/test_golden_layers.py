@@ -15,8 +15,7 @@ from torch import Tensor
 
 import prototxt
 from fusion.layers import registry
-from fusion.nets import build as nets
-from fusion.nets import graph
+from fusion.nets import build as nets, graph
 from fusion.nets.graph import Net
 
 LAYERS = Path(__file__).parents[2] / "golden" / "layers"

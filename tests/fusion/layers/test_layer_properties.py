@@ -14,8 +14,7 @@ from torch import Tensor
 
 from fusion.layers.recurrent import reset
 from fusion.layers.registry import find, known_types
-from fusion.nets import build as nets
-from fusion.nets import graph
+from fusion.nets import build as nets, graph
 from fusion.nets.graph import Net
 from prototxt.shapes import LAYER_TYPES
 

@@ -99,8 +99,7 @@ def test_a_parameter_of_unknown_size_asks_for_shapes() -> None:
 def test_known_types_that_cannot_be_run_are_said_to_be_so() -> None:
     """By one table, which lists what has no builder, and no more."""
     from prototxt.schema.layer_types import KNOWN_TYPES, NOT_RUN_TYPES, not_run
-    from prototxt.schema.params import DATA_TYPES
-    from prototxt.schema.params import KNOWN_TYPES as COUNTED
+    from prototxt.schema.params import DATA_TYPES, KNOWN_TYPES as COUNTED
 
     assert (KNOWN_TYPES | COUNTED) - set(registry.known_types()) - DATA_TYPES - {"Padding"} == NOT_RUN_TYPES
     assert not_run("Convolution") is None

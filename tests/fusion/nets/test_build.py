@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 import prototxt
 from fusion.errors import BuildError, FusionError
-from fusion.nets import build as nets
-from fusion.nets import graph
+from fusion.nets import build as nets, graph
 from fusion.nets.graph import Net, submodule_paths
 
 INPUT = 'layer { name: "in" type: "Input" top: "x" input_param { shape { dim: 2 dim: 3 } } } '

@@ -12,8 +12,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from prototxt.drawing.dot import to_dot
 from prototxt.drawing.layout import Layout, laid_out
