@@ -50,14 +50,14 @@ def within(net: str, old: str, new: str, max_nfr: float, logits: str | None) -> 
 
 def _answering(net: str, logits: str | None) -> Callable[[Weights], Predictions]:
     """What the net says to its validation data, as a function of its weights. Raises: FusionError."""
-    from fusion.composition.branches import logits_of
+    from fusion.composition.branches import scores_blob
     from fusion.composition.net_text import read_net
     from fusion.nets.weights import load_weights
     from fusion.solver.evaluate import open_evaluation
     from prototxt.edit.upgrade_text import upgrade_text
     from prototxt.text.parser import parse_file
 
-    blob = logits or logits_of(read_net(upgrade_text(parse_file(net), strict=False)))
+    blob = logits or scores_blob(read_net(upgrade_text(parse_file(net), strict=False)))
     if blob is None:
         raise FusionError("which blob holds the class scores is not clear", place=net, hint="name it: --logits ip2")
     evaluation = open_evaluation(net, [])

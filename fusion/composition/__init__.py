@@ -4,8 +4,8 @@ from fusion.composition.compose import Composition, compose
 from fusion.composition.config import ComposeConfig, read_config, to_toml
 from fusion.composition.losses import Loss
 from fusion.composition.references import Pct
-from fusion.composition.solver_text import Schedule
-from fusion.composition.sources import Source
+from fusion.composition.solver_text import SolverSettings
+from fusion.composition.source import Source
 from fusion.composition.tasks import Task
 
 __all__ = [
@@ -13,7 +13,7 @@ __all__ = [
     "Composition",
     "Loss",
     "Pct",
-    "Schedule",
+    "SolverSettings",
     "Source",
     "Task",
     "compose",

@@ -1,57 +1,75 @@
-"""Which blob of the fused net feeds a branch: one that holds the same, one that layers make, or one of its own."""
+"""The blob of the fused net that feeds each branch: shared, converted by layers, or from a data layer of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from fusion.composition.data_layers import Change, silenced
-from fusion.composition.data_layout import Copy, Layout, converted, streams_of
-from fusion.composition.lists import own_lists
-from fusion.composition.net_text import PHASES, Layer
-from fusion.composition.preprocessing import PARAMS, Affine, Stream, between, mirrors, stream
-from fusion.composition.sources import PreparedSource
-from fusion.composition.sources_without_data import fed_alike, from_lists, pixels_from
+from fusion.composition.data_layers import (
+    DataLayerChange,
+    DataLayerCopy,
+    DataLayout,
+    add_conversion,
+    image_data_layers,
+    phase_streams,
+    silence_layer,
+)
+from fusion.composition.lists import DataLists, lists_of_source
+from fusion.composition.net_text import PHASES, LayerText, excerpt, quoted, reparse
+from fusion.composition.prepared_source import PreparedSource
+from fusion.composition.preprocessing import (
+    PARAMS,
+    Affine,
+    MeanScale,
+    Stream,
+    affine_between,
+    describe_stream,
+    input_shape,
+    mirrors,
+    stated_size,
+    stream_affine,
+)
+from fusion.composition.source import is_onnx_path
 from fusion.errors import ComposeError
 
 
-def feeds_of(part: PreparedSource, layout: Layout) -> dict[str, str]:
+def resolve_feeds(source: PreparedSource, layout: DataLayout) -> dict[str, str]:
     """The fused net's blob for each input of a branch; adds the layers that this needs. Raises: ComposeError."""
-    lists = own_lists(part)
-    if part is layout.main:
-        return {blob: blob for blob in part.branch.inputs}
+    lists = lists_of_source(source)
+    if source is layout.main:
+        return {blob: blob for blob in source.branch.inputs}
     if lists is not None:
-        return from_lists(part, lists, layout)
+        return feeds_from_lists(source, lists, layout)
     found: dict[str, str] = {}
     own: dict[str, dict[str, Stream]] = {}
-    for blob in part.branch.inputs:
+    for blob in source.branch.inputs:
         wanted: dict[str, Stream] = {}
-        for layer in part.data_layers:
+        for layer in source.data_layers:
             if blob in layer.tops:
-                wanted.update(streams_of(part, layer, blob, layout.chosen))
+                wanted.update(phase_streams(source, layer, blob, layout.choice))
         if not wanted:
             continue
-        shared = _shared(wanted, layout) or _added(blob, wanted, layout) or _mapped(part, blob, wanted, layout)
+        shared = _shared(wanted, layout) or _added(blob, wanted, layout) or _mapped(source, blob, wanted, layout)
         found.update({blob: shared} if shared else {})
         own.update({} if shared else {blob: wanted})
-    found.update(_own_layers(part, own, layout))
-    rest = [blob for blob in part.branch.inputs if blob not in found]
-    if rest and part.source.pixels:
-        found[rest[0]] = pixels_from(part, rest[0], layout)
+    found.update(_own_layers(source, own, layout))
+    rest = [blob for blob in source.branch.inputs if blob not in found]
+    if rest and source.spec.pixels:
+        found[rest[0]] = raw_pixels_blob(source, rest[0], layout)
     elif rest:
-        found.update(fed_alike(part, rest, layout))
-    return {blob: found[blob] for blob in part.branch.inputs}
+        found.update(feeds_from_main(source, rest, layout))
+    return {blob: found[blob] for blob in source.branch.inputs}
 
 
 def _map(known: Mapping[str, Stream], wanted: Mapping[str, Stream]) -> Affine | None:
     """How the blob of the fused net becomes what a branch wants, if alike in all phases that the branch knows."""
     if set(known) != set(PHASES):
         return None
-    maps = {between(known[phase], stream) for phase, stream in wanted.items()}
+    maps = {stream_affine(known[phase], stream) for phase, stream in wanted.items()}
     return maps.pop() if len(maps) == 1 else None
 
 
-def _shared(wanted: Mapping[str, Stream], layout: Layout) -> str | None:
+def _shared(wanted: Mapping[str, Stream], layout: DataLayout) -> str | None:
     """The fused net's blob that holds the very same."""
     for blob, known in layout.streams.items():
         found = _map(known, wanted)
@@ -60,15 +78,17 @@ def _shared(wanted: Mapping[str, Stream], layout: Layout) -> str | None:
     return None
 
 
-def _added(blob: str, wanted: Mapping[str, Stream], layout: Layout) -> str | None:
+def _added(blob: str, wanted: Mapping[str, Stream], layout: DataLayout) -> str | None:
     """A further dataset from the HDF5 files that a layer reads anyway: its top is the dataset's name."""
     if blob in layout.streams:
         return None
-    copies: dict[str, Copy] = {}
+    copies: dict[str, DataLayerCopy] = {}
     for phase in PHASES:
         for copy in layout.copies:
             if copy.layer.type == "HDF5Data" and phase in copy.layer.phases:
-                known = stream(copy.layer, copy.layer.tops[0], layout.chosen.source(copy.part, copy.layer, phase))
+                known = describe_stream(
+                    copy.layer, copy.layer.tops[0], layout.choice.path(copy.source, copy.layer, phase)
+                )
                 if phase not in wanted or known.records == wanted[phase].records:
                     copies.setdefault(phase, copy)
     if set(copies) != set(PHASES) or any(item.records[0] != "HDF5Data" for item in wanted.values()):
@@ -80,53 +100,55 @@ def _added(blob: str, wanted: Mapping[str, Stream], layout: Layout) -> str | Non
     return blob
 
 
-def _mapped(part: PreparedSource, blob: str, wanted: Mapping[str, Stream], layout: Layout) -> str | None:
+def _mapped(source: PreparedSource, blob: str, wanted: Mapping[str, Stream], layout: DataLayout) -> str | None:
     """A blob made from one of the fused net's by plain layers, where mean and scale alone differ."""
     for given, known in layout.streams.items():
         found = _map(known, wanted)
         if found is not None:
-            p = part.prefix
+            p = source.prefix
             layout.notes.append(
                 f"data: source '{p}' was trained with another mean or scale, made from '{given}' by layers at its front"
             )
-            return converted(part, blob, given, found, layout, f"What '{p}' was trained on, from '{given}'.")
+            return add_conversion(source, blob, given, found, layout, f"What '{p}' was trained on, from '{given}'.")
     return None
 
 
-def _own_layers(part: PreparedSource, own: Mapping[str, Mapping[str, Stream]], layout: Layout) -> dict[str, str]:
+def _own_layers(source: PreparedSource, own: Mapping[str, Mapping[str, Stream]], layout: DataLayout) -> dict[str, str]:
     """Data layers of a branch's own, in step with the others, for what no other serves. Raises: ComposeError."""
     silent: dict[str, None] = {}
     found: dict[str, str] = {}
-    for layer in part.data_layers if own else ():
+    for layer in source.data_layers if own else ():
         if not set(layer.tops) & set(own):
             continue
-        _check_own(part, layer, own, layout)
+        _check_own(source, layer, own, layout)
         files = layer.type == "HDF5Data"  # whose tops are named after datasets
-        names = {top: top if files else f"{part.prefix}/{top}" for top in layer.tops}
+        names = {top: top if files else f"{source.prefix}/{top}" for top in layer.tops}
         dropped = [top for top in layer.tops if top not in own] if files else []
         if not files:
             silent.update(dict.fromkeys(names[top] for top in layer.tops if top not in own))
-        name = f"{part.prefix}/{layer.name.removeprefix(part.prefix + '/')}"
+        name = f"{source.prefix}/{layer.name.removeprefix(source.prefix + '/')}"
         if mirrors(layer) and not any(
             mirrors(other) for other in layout.main.data_layers if other.phases == layer.phases
         ):
-            layout.notes.append(f"data: '{part.prefix}' is not mirrored, since '{layout.main.prefix}' is not")
-        layout.copies.append(Copy(part, layer, Change(name=name, blobs=names, dropped=dropped)))
+            layout.notes.append(f"data: '{source.prefix}' is not mirrored, since '{layout.main.prefix}' is not")
+        layout.copies.append(DataLayerCopy(source, layer, DataLayerChange(name=name, blobs=names, dropped=dropped)))
         for top in set(layer.tops) & set(own):
             found[top] = names[top]
-            streams = streams_of(part, layer, top, layout.chosen)
+            streams = phase_streams(source, layer, top, layout.choice)
             layout.streams.setdefault(names[top], {}).update(streams)
     if found:
         layout.notes.append(
-            f"data: source '{part.prefix}' reads or prepares its records in its own way and gets its own data layer"
+            f"data: source '{source.prefix}' reads or prepares its records in its own way and gets its own data layer"
         )
-    layout.further += silenced(f"{part.prefix}/labels", silent)
+    layout.further += silence_layer(f"{source.prefix}/labels", silent)
     return found
 
 
-def _check_own(part: PreparedSource, layer: Layer, own: Mapping[str, Mapping[str, Stream]], layout: Layout) -> None:
+def _check_own(
+    source: PreparedSource, layer: LayerText, own: Mapping[str, Mapping[str, Stream]], layout: DataLayout
+) -> None:
     """Raises: ComposeError if a data layer cannot stand in step beside others."""
-    p, place = part.prefix, part.raw.place(layer)
+    p, place = source.prefix, source.raw.place(layer)
     records = [
         one for one in layout.main.data_layers if one.type != "DummyData" and set(one.phases) & set(layer.phases)
     ]
@@ -142,19 +164,21 @@ def _check_own(part: PreparedSource, layer: Layer, own: Mapping[str, Mapping[str
     for blob in set(layer.tops) & set(own):
         missing = [phase for phase in PHASES if phase not in own[blob]]
         if missing:
-            what = f"source '{p}' needs a data layer of its own for '{blob}', and has none in phase {missing[0]}"
-            raise ComposeError(what, place=place, hint="add one to its file, or give one list for all (--train-list)")
-        if layer.type == "HDF5Data" and blob in layout.streams and not _is_own(part, blob, layout):
-            raise _taken(part, layer, blob, layout)
+            message = f"source '{p}' needs a data layer of its own for '{blob}', and has none in phase {missing[0]}"
+            raise ComposeError(
+                message, place=place, hint="add one to its file, or give one list for all (--train-list)"
+            )
+        if layer.type == "HDF5Data" and blob in layout.streams and not _is_own(source, blob, layout):
+            raise _taken(source, layer, blob, layout)
 
 
-def _taken(part: PreparedSource, layer: Layer, blob: str, layout: Layout) -> ComposeError:
+def _taken(source: PreparedSource, layer: LayerText, blob: str, layout: DataLayout) -> ComposeError:
     """What to say where the top of an HDF5Data layer, which names the dataset, is a blob of the fused net's already."""
-    p, main, place = part.prefix, layout.main, part.raw.place(layer)
+    p, main, place = source.prefix, layout.main, source.raw.place(layer)
     if any(other.type == "HDF5Data" for other in main.data_layers if blob in other.tops):
-        what = f"sources read the dataset '{blob}' from different HDF5 files, and only one blob can have this name"
+        message = f"sources read the dataset '{blob}' from different HDF5 files, and only one blob can have this name"
         hint = "write both into one file under names of their own, or let all read one list (--train-list FILE)"
-        return ComposeError(what, place=place, hint=hint)
+        return ComposeError(message, place=place, hint=hint)
     return ComposeError(
         f"source '{p}' reads the dataset '{blob}' of HDF5 files, whose blob must be called so, and '{main.prefix}' "
         f"calls another one '{blob}'",
@@ -164,5 +188,158 @@ def _taken(part: PreparedSource, layer: Layer, blob: str, layout: Layout) -> Com
     )
 
 
-def _is_own(part: PreparedSource, blob: str, layout: Layout) -> bool:
-    return any(copy.part is part and blob in copy.layer.tops for copy in layout.copies)
+def _is_own(source: PreparedSource, blob: str, layout: DataLayout) -> bool:
+    return any(copy.source is source and blob in copy.layer.tops for copy in layout.copies)
+
+
+Size = tuple[int | None, ...]
+
+
+def feeds_from_lists(source: PreparedSource, lists: DataLists, layout: DataLayout) -> dict[str, str]:
+    """Image layers over the lists that were named for this source. Raises: ComposeError for several inputs."""
+    blob, size = only_input(source), picture_size(source)
+    top = f"{source.prefix}/{blob.removeprefix(source.prefix + '/')}"
+    sized = DataLists(lists.train_list, lists.val_list, *(layout.batch(phase) for phase in PHASES))
+    layout.further += image_data_layers(sized, top, size, layout.step())
+    layout.listed.append((source, lists))
+    message = "pixels as they are" if source.spec.pixels else "no transform; is that how it was trained?"
+    layout.notes.append(
+        f"data: source '{source.prefix}' gets data layers of its own over the given lists, with {message}"
+    )
+    return {blob: top}
+
+
+def only_input(source: PreparedSource) -> str:
+    """The one input of a source without data layers. Raises: ComposeError if it has several."""
+    if len(source.branch.inputs) > 1:
+        message = f"source '{source.prefix}' has several inputs and no data layer"
+        raise ComposeError(message, place=source.raw.document.name, hint="give its train_val prototxt")
+    return source.branch.inputs[0]
+
+
+def picture_size(source: PreparedSource) -> tuple[int, ...] | None:
+    """Channels, height and width of the pictures that a source takes, None where its file does not tell."""
+    shape = input_shape(source)
+    return shape[1:] if shape is not None and len(shape) == 4 else None
+
+
+def feeds_from_main(source: PreparedSource, blobs: Sequence[str], layout: DataLayout) -> dict[str, str]:
+    """The main source's blobs for inputs that nothing describes: by name, or the one picture blob for the one input.
+
+    Raises: ComposeError.
+    """
+    main = layout.main
+    every = dict.fromkeys(top for layer in main.data_layers for top in layer.tops)
+    tops = [top for top in every if top not in layout.labels]
+    _check_size(source, main)
+    if not all(blob in tops for blob in blobs) and (len(blobs), len(tops)) != (1, 1):
+        raise ComposeError(
+            f"source '{source.prefix}' reads {', '.join(blobs)}, but the data layers of '{main.prefix}' give "
+            f"{', '.join(tops) or 'nothing but labels'}",
+            place=main.raw.document.name,
+            hint="give the blobs the same names in both files, take the data from the other source (--data-from), or "
+            f"give it lists of its own (--train-list {source.prefix}=FILE --val-list {source.prefix}=FILE)",
+        )
+    if not source.data_layers:
+        told = f"data: source '{source.prefix}' has no data layer and is fed what '{main.prefix}' is"
+        hint = f"; if it was trained on other values, say so: --pixels {source.prefix}=unit" if _onnx(source) else ""
+        layout.notes.append(f"{told}, mean and scale included{hint}")
+    return {blob: blob if blob in tops else tops[0] for blob in blobs}
+
+
+def _onnx(source: PreparedSource) -> bool:
+    return is_onnx_path(str(source.spec.prototxt))
+
+
+def _check_size(source: PreparedSource, main: PreparedSource) -> None:
+    """Raises: ComposeError if a source without data layers takes pictures of another shape than the data gives."""
+    shape = picture_size(source)
+    if source.data_layers or shape is None:
+        return
+    for layer in main.data_layers:
+        given = stated_size(layer)
+        if not _fits(shape, given):
+            raise ComposeError(
+                f"source '{source.prefix}' takes pictures of {'x'.join(map(str, shape))}, but the data of "
+                f"'{main.prefix}' has {'x'.join('?' if dim is None else str(dim) for dim in given)}",
+                place=main.raw.place(layer),
+                hint=f"say what its pixels are, which gives it a data layer of its own: --pixels {source.prefix}=unit"
+                if _onnx(source)
+                else f"give the train_val prototxt of '{source.prefix}', whose data layer says how to prepare them",
+            )
+
+
+def _fits(wanted: Size, given: Size) -> bool:
+    return all(one == other or other is None for one, other in zip(wanted, given, strict=True))
+
+
+def raw_pixels_blob(source: PreparedSource, blob: str, layout: DataLayout) -> str:
+    """A blob of pixels as they are, 0 to 255: made from the main source's, or from data layers of its own.
+
+    Raises: ComposeError where the main source has several blobs of pictures.
+    """
+    main = layout.main
+    tops = {top: layer for layer in main.data_layers for top in layer.tops[:1] if top not in layout.labels}
+    if len(tops) != 1:
+        raise ComposeError(
+            f"source '{source.prefix}' takes pictures, and the data layers of '{main.prefix}' give "
+            f"{', '.join(tops) or 'none'}",
+            place=main.raw.document.name,
+            hint=f"give it lists of its own: --train-list {source.prefix}=FILE --val-list {source.prefix}=FILE",
+        )
+    (given,) = tops
+    layers = [layer for layer in main.data_layers if given in layer.tops]
+    size = picture_size(source)
+    affine = _to_pixels(layout.streams[given])
+    if affine is not None and all(_same_size(size, layer, layout) for layer in layers):
+        kind = source.spec.pixels
+        layout.notes.append(f"data: source '{source.prefix}' takes pixels as they are ({kind}), made from '{given}'")
+        return add_conversion(source, blob, given, affine, layout, f"Pixels as they are, 0 to 255, from '{given}'.")
+    return _own_pixels(source, layers, given, layout)
+
+
+def _to_pixels(known: Mapping[str, Stream]) -> Affine | None:
+    """The map from a blob of pictures back to pixels, if it is one in both phases."""
+    maps = {affine_between(item.values, MeanScale()) if item.values is not None else None for item in known.values()}
+    return maps.pop() if len(maps) == 1 else None
+
+
+def _same_size(size: Size | None, layer: LayerText, layout: DataLayout) -> bool:
+    """Whether a data layer is known to give pictures of this size; a net of no fixed size takes any."""
+    if size is None or size == (given := stated_size(layer)):
+        return True
+    if not _fits(size, given):
+        return False
+    return layer.type != "ImageData" or size == _first_picture(layer, layout)
+
+
+def _first_picture(layer: LayerText, layout: DataLayout) -> Size | None:
+    """The size that the first picture of a list comes out with, None where it is not here."""
+    from prototxt.schema.load import load_net
+    from prototxt.shapes import UNKNOWN
+    from prototxt.shapes.net import infer_partly
+    from prototxt.text.edits import Edits
+
+    raw = layout.main.raw
+    document = reparse(excerpt(raw, layer), raw.document.name)
+    edits = Edits(document)
+    source = layout.choice.path(layout.main, layer, layer.phases[0])
+    edits.set(document.root.messages("layer")[0].messages("image_data_param")[-1], "source", quoted(source or ""))
+    shape = infer_partly(load_net(edits.apply(), strict=False))[0].blobs.get(layer.tops[0], UNKNOWN)
+    return None if shape is UNKNOWN else tuple(shape[1:])
+
+
+def _own_pixels(source: PreparedSource, layers: Sequence[LayerText], given: str, layout: DataLayout) -> str:
+    """The main source's data layers once more, without their transform and in the size that the source takes."""
+    made = f"{source.prefix}/data"
+    labels: dict[str, None] = {}
+    for layer in layers:
+        names = {top: made if top == given else f"{source.prefix}/{top}" for top in layer.tops}
+        change = DataLayerChange(name=made, blobs=names, raw=True, shape=input_shape(source))
+        labels.update(dict.fromkeys(name for top, name in names.items() if top != given))
+        layout.copies.append(DataLayerCopy(layout.main, layer, change))
+    layout.further += silence_layer(f"{source.prefix}/labels", labels)
+    layout.notes.append(
+        f"data: source '{source.prefix}' takes pixels as they are ({source.spec.pixels}), from its own data layer"
+    )
+    return made

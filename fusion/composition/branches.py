@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 
-from fusion.composition.net_text import PHASES, Layer, Net
+from fusion.composition.net_text import PHASES, LayerText, NetText
 from fusion.errors import ComposeError
 from prototxt.schema.shared_memory import overwritten
 from prototxt.shapes.loss_kinds import LOSS_KINDS
@@ -32,7 +32,7 @@ class Branch:
     inputs: tuple[str, ...]
 
 
-def ancestors(net: Net, blobs: tuple[str, ...]) -> Branch:
+def ancestors(net: NetText, blobs: tuple[str, ...]) -> Branch:
     """All layers that the final values of these blobs are computed by, in any phase.
 
     The final value includes in-place layers on the blob. A layer that writes a blob which a later layer overwrites is
@@ -42,8 +42,8 @@ def ancestors(net: Net, blobs: tuple[str, ...]) -> Branch:
     found: set[int] = set()
     inputs: set[str] = set()
     for phase in PHASES:
-        writers: dict[str, Layer] = {}
-        read: dict[int, list[tuple[str, Layer | None]]] = {}
+        writers: dict[str, LayerText] = {}
+        read: dict[int, list[tuple[str, LayerText | None]]] = {}
         layers = [layer for layer in net.layers if phase in layer.phases]
         changed = overwritten([(layer.type, layer.bottoms, layer.tops) for layer in layers])
         for index, layer in enumerate(layers):
@@ -61,7 +61,7 @@ def ancestors(net: Net, blobs: tuple[str, ...]) -> Branch:
     return Branch(frozenset(found), tuple(blob for blob in net.input_blobs if blob in inputs))
 
 
-def made(net: Net) -> list[str]:
+def cut_candidates(net: NetText) -> list[str]:
     """Blobs at which the net can be cut: computed by a layer, and no loss or measure; nearest to the output first."""
     tops = [
         top
@@ -72,31 +72,31 @@ def made(net: Net) -> list[str]:
     return list(dict.fromkeys(reversed(tops)))
 
 
-def check_cut(net: Net, blob: str, prefix: str) -> ComposeError | None:
+def check_cut(net: NetText, blob: str, prefix: str) -> ComposeError | None:
     """What is wrong with cutting the net at this blob, or None."""
-    candidates = made(net)
+    candidates = cut_candidates(net)
     if blob in candidates:
         return None
     if blob in net.input_blobs:
-        what = f"source '{prefix}': cut blob '{blob}' is an input of the net, so nothing of it would be left"
+        message = f"source '{prefix}': cut blob '{blob}' is an input of the net, so nothing of it would be left"
     elif any(blob in layer.tops for layer in net.layers):
-        what = f"source '{prefix}': cut blob '{blob}' is a loss or a measure, not a feature"
+        message = f"source '{prefix}': cut blob '{blob}' is a loss or a measure, not a feature"
     else:
-        what = f"source '{prefix}': there is no blob '{blob}'"
+        message = f"source '{prefix}': there is no blob '{blob}'"
     near = difflib.get_close_matches(blob, candidates, n=1)
     guess = f"did you mean '{near[0]}'? " if near else ""
     shown = ", ".join(candidates[:12]) + (f" and {len(candidates) - 12} more" if len(candidates) > 12 else "")
     place = net.document.place(net.layers[-1].start) if net.layers else net.document.name
-    return ComposeError(what, place=place, hint=f"{guess}cut at one of (output side first): {shown or 'none'}")
+    return ComposeError(message, place=place, hint=f"{guess}cut at one of (output side first): {shown or 'none'}")
 
 
-def logits_of(net: Net) -> str | None:
+def scores_blob(net: NetText) -> str | None:
     """The blob that holds the net's scores before any softmax: what its last loss, measure or softmax reads."""
-    found = scores_of(net)
+    found = scores_blobs(net)
     return found[-1] if found else None
 
 
-def scores_of(net: Net) -> tuple[str, ...]:
+def scores_blobs(net: NetText) -> tuple[str, ...]:
     """Return the blobs with scores before any softmax: those of every classifier, in the order of the losses.
 
     Losses of classes come before measures, and these before losses of values, whose first two bottoms are alike. A loss
@@ -111,28 +111,28 @@ def scores_of(net: Net) -> tuple[str, ...]:
         main = [layer for layer in readers if _weight(layer) >= heaviest[layer.type, layer.bottoms[1:]] > 0]
         if main:
             return tuple(dict.fromkeys(_scores(net, layer) for layer in main))
-    return tuple(made(net)[:1])
+    return tuple(cut_candidates(net)[:1])
 
 
-def _weight(layer: Layer) -> float:
+def _weight(layer: LayerText) -> float:
     weights = layer.message.scalars("loss_weight") if layer.type in _CLASSES | _OTHERS else []
     return float(weights[0].value) if weights else 1.0
 
 
-def _scores(net: Net, layer: Layer) -> str:
+def _scores(net: NetText, layer: LayerText) -> str:
     """What a loss or measure judges, before any softmax."""
     blob = next((bottom for bottom in layer.bottoms[:2] if bottom not in net.input_blobs), layer.bottoms[0])
     writer = writer_of(net, blob)
     return writer.bottoms[0] if writer is not None and writer.type == "Softmax" else blob
 
 
-def writer_of(net: Net, blob: str) -> Layer | None:
+def writer_of(net: NetText, blob: str) -> LayerText | None:
     """The layer that makes the blob, in-place layers passed over."""
     makers = [layer for layer in net.layers if blob in layer.tops and blob not in layer.bottoms]
     return makers[-1] if makers else None
 
 
-def before_classifier(net: Net, scores: str | None) -> str | None:
+def default_cut(net: NetText, scores: str | None) -> str | None:
     """What the layer that gives these scores reads: where to cut if nothing is said.
 
     That layer may be followed by others without weights, such as the pooling that ends a fully convolutional net.
@@ -150,6 +150,6 @@ def before_classifier(net: Net, scores: str | None) -> str | None:
     return None
 
 
-def readers_of(net: Net, blob: str) -> list[Layer]:
+def readers_of(net: NetText, blob: str) -> list[LayerText]:
     """The layers that read the blob and do not merely change it in place."""
     return [layer for layer in net.layers if blob in layer.bottoms and blob not in layer.tops]

@@ -11,26 +11,32 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fusion.composition.class_names import Labels, commented, named_classes
-from fusion.composition.classifiers import classifiers_of, labels_of
+from fusion.composition.classifiers import classifiers_of, label_blobs
 from fusion.composition.features import Features, HeadRequest
 from fusion.composition.folds import folds
 from fusion.composition.heads import HEADS, NEEDS_SCORES
-from fusion.composition.inputs import Inputs, main_source, plan_inputs
-from fusion.composition.label_meaning import own_labels
-from fusion.composition.lists import Lists
-from fusion.composition.losses import Loss, checked, parse_loss
+from fusion.composition.inputs import Inputs, main_source, resolve_inputs
+from fusion.composition.lists import DataLists
+from fusion.composition.losses import Loss, parse_loss, validate_loss
 from fusion.composition.net_text import quoted, read_net, reparse
-from fusion.composition.references import Pct, Reference, listed, settle_classes
-from fusion.composition.sequences import scored_by_step
-from fusion.composition.shapes import Shape, blob_shapes, check_whole, misfit
-from fusion.composition.solver_text import Schedule, solver_text
-from fusion.composition.sources import PathLike, PreparedSource, Source, prepare_source
+from fusion.composition.overview import Overview, overview_of
+from fusion.composition.prepared_source import PreparedSource, prepare_source
+from fusion.composition.references import Pct, ReferenceScores, format_classes, resolve_classes
+from fusion.composition.shapes import Shape, blob_shapes, check_whole, shape_error
+from fusion.composition.solver_text import SolverSettings, solver_text
+from fusion.composition.source import PathLike, Source
 from fusion.composition.stages import check_stages
-from fusion.composition.summary import Overview, overview_of
-from fusion.composition.tasks import Task, check_tasks, loss_notes, parse_task, settle
-from fusion.composition.validate import check_goals, check_request, check_widths
-from fusion.composition.write_nets import Plan, branch_texts, deploy_document, train_val_document
+from fusion.composition.tasks import Task, check_tasks, loss_notes, own_labels, parse_task, resolve_goals
+from fusion.composition.validate import check_goals, check_request, check_widths, scored_by_step
+from fusion.composition.write_nets import (
+    FusionPlan,
+    Labels,
+    add_class_comments,
+    branch_texts,
+    class_names,
+    deploy_document,
+    train_val_document,
+)
 from fusion.errors import ComposeError, ComposeWarning, raise_all
 from prototxt.errors import PrototxtError
 from prototxt.text.tree import Document
@@ -99,7 +105,7 @@ def compose(
     maps: str = "pool",
     input_shape: Sequence[int] | None = None,
     labels: Labels | None = None,
-    schedule: Schedule | None = None,
+    schedule: SolverSettings | None = None,
     name: str | None = None,
 ) -> Composition:
     """Fuse nets: each cut at a blob, prefixed and frozen, joined by a head, which learns by the sources' loss.
@@ -124,22 +130,22 @@ def compose(
     Raises: ComposeError with everything that is wrong, PrototxtError, OSError.
     """
     losses = [Pct(item) if isinstance(item, str) else item for item in ([pct] if isinstance(pct, (str, Pct)) else pct)]
-    schedule = schedule or Schedule()
+    schedule = schedule or SolverSettings()
     sources = _expanded(sources)
     wanted = _loss(loss)
     asked = [parse_task(item) if isinstance(item, str) else _checked_task(item) for item in tasks]
     check_request(sources, head, num_output, losses, schedule, check_tasks(wanted, asked))
     check_widths(hidden, project, maps)
-    lists = Lists(train_list, val_list, train_batch, test_batch)
+    lists = DataLists(train_list, val_list, train_batch, test_batch)
     side_outputs = references or bool(losses)
     parts = _read_parts(sources, reference=side_outputs or head in NEEDS_SCORES)
     with _doubts(parts):
-        aims = settle(parts, wanted, asked, num_output)
+        goals = resolve_goals(parts, wanted, asked, num_output)
         main = main_source(parts, data_from)
-        named = [aim.loss.label for aim in aims if aim.loss.label is not None]
-        compared = labels_of(main, aims) if main else named
-        known = num_output if len(aims) == 1 and aims[0].loss.kind.labels == "class" else None
-        inputs = plan_inputs(parts, data_from, lists, compared, known, own_labels(aims))
+        named = [goal.loss.label for goal in goals if goal.loss.label is not None]
+        compared = label_blobs(main, goals) if main else named
+        known = num_output if len(goals) == 1 and goals[0].loss.kind.labels == "class" else None
+        inputs = resolve_inputs(parts, data_from, lists, compared, known, own_labels(goals))
         for text in inputs.warnings:
             warnings.warn(text, ComposeWarning, stacklevel=2)
         notes = [note for part in parts for note in (*part.unknown, *part.notes)] + list(inputs.notes)
@@ -147,10 +153,10 @@ def compose(
         blobs = [blob for part in parts for blob in inputs.blobs(part.prefix)] if input_shape else []
         given: dict[str, Shape] = dict.fromkeys(blobs, (None, *(input_shape or ())))
         shapes = blob_shapes(parts, inputs, branches, given)
-        classifiers = classifiers_of(parts, aims, inputs, shapes, notes)
+        classifiers = classifiers_of(parts, goals, inputs, shapes, notes)
         check_goals(classifiers, head, maps, losses, references=references)
-        classes = named_classes(labels, sources, classifiers)
-        notes += loss_notes(aims, {one.name: one.label for one in classifiers})
+        classes = class_names(labels, sources, classifiers)
+        notes += loss_notes(goals, {one.name: one.label for one in classifiers})
         kept = _references(parts, shapes, classifiers[0].num_output) if side_outputs or head in NEEDS_SCORES else []
         names = _names(parts, inputs)
         called = [(one.called("score") if one.name else names["classifier"], one.num_output) for one in classifiers]
@@ -179,16 +185,16 @@ def compose(
         )
         notes += joined.notes
         if side_outputs:
-            notes += [f"reference: '{item.blob}' scores classes {listed(item.classes)}" for item in kept]
+            notes += [f"reference: '{item.blob}' scores classes {format_classes(item.classes)}" for item in kept]
         title = name or "+".join(dict.fromkeys(part.raw.name for part in parts if part.raw.name)) or "fused"
-        plan = Plan(title, classifiers, parts, inputs, branches, joined, kept, losses, head in NEEDS_SCORES)
-        train_val = commented(train_val_document(plan), classes)
+        plan = FusionPlan(title, classifiers, parts, inputs, branches, joined, kept, losses, head in NEEDS_SCORES)
+        train_val = add_class_comments(train_val_document(plan), classes)
         check_whole(train_val, given)
         deploy = deploy_document(plan, shapes, notes)
-        if deploy is not None and (wrong := misfit(deploy)):
+        if deploy is not None and (wrong := shape_error(deploy)):
             notes.append(f"deploy: not written, because it does not fit one sample: {wrong}")
             deploy = None
-        deploy = commented(deploy, classes) if deploy is not None else None
+        deploy = add_class_comments(deploy, classes) if deploy is not None else None
         test_iter = schedule.test_iter or _test_iter(train_val, notes)
         solver = reparse(solver_text(schedule, test_iter), "solver.prototxt")
         return Composition(train_val, deploy, solver, tuple(dict.fromkeys(notes)), overview_of(plan, head, shapes))
@@ -207,11 +213,11 @@ def _doubts(parts: Sequence[PreparedSource]) -> Iterator[None]:
 
 
 def _loss(loss: str | Loss | None) -> Loss | None:
-    return parse_loss(loss) if isinstance(loss, str) else checked(loss) if loss is not None else None
+    return parse_loss(loss) if isinstance(loss, str) else validate_loss(loss) if loss is not None else None
 
 
 def _checked_task(task: Task) -> Task:
-    return replace(task, loss=checked(task.loss))
+    return replace(task, loss=validate_loss(task.loss))
 
 
 def _expanded(sources: Sequence[Source]) -> list[Source]:
@@ -244,12 +250,12 @@ def _read_parts(sources: Sequence[Source], *, reference: bool) -> list[PreparedS
         except PrototxtError as error:
             errors += [ComposeError(part.message, place=part.place, hint=_own_hint(part.hint)) for part in error.errors]
         except FileNotFoundError as error:
-            what = f"source '{source.prefix}': there is no file {error.filename}"
-            errors.append(ComposeError(what, hint="paths are relative to the working directory"))
+            message = f"source '{source.prefix}': there is no file {error.filename}"
+            errors.append(ComposeError(message, hint="paths are relative to the working directory"))
         except ComposeError as error:
             errors.append(error)
     raise_all(errors)
-    stages = [stage for part in parts for stage in part.source.stages]
+    stages = [stage for part in parts for stage in part.spec.stages]
     check_stages([part.prefix for part in parts], stages, [stage for part in parts for stage in part.stages])
     return parts
 
@@ -262,14 +268,14 @@ def _own_hint(hint: str | None) -> str | None:
     return ", or ".join(ways).replace("the net's weights with --weights", "the source's weights (--weights P=FILE)")
 
 
-def _references(parts: Sequence[PreparedSource], shapes: dict[str, Shape], num_output: int) -> list[Reference]:
+def _references(parts: Sequence[PreparedSource], shapes: dict[str, Shape], num_output: int) -> list[ReferenceScores]:
     references, errors = [], []
     for part in parts:
         if part.logits is None:
             continue
         shape = shapes.get(part.logits, ())
         width = shape[1] if len(shape) == 2 else None
-        found, wrong = settle_classes(part.prefix, part.logits, part.source.classes, width, num_output)
+        found, wrong = resolve_classes(part.prefix, part.logits, part.spec.classes, width, num_output)
         references += [found] if found else []
         errors += wrong
     raise_all(errors)

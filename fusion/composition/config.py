@@ -28,8 +28,8 @@ from typing import Any, Final
 
 from fusion.composition.losses import Loss, plain_options
 from fusion.composition.references import Pct
-from fusion.composition.solver_text import Schedule
-from fusion.composition.sources import Source
+from fusion.composition.solver_text import SolverSettings
+from fusion.composition.source import Source
 from fusion.composition.tasks import Task
 from fusion.data.json_toml import parse_toml
 from fusion.errors import ComposeError, raise_all
@@ -72,7 +72,7 @@ _SOURCE: Final[Mapping[str, tuple[type, ...]]] = {
 }
 _SOLVER: Final[Mapping[str, tuple[type, ...]]] = {
     item.name: _NUMBER if "float" in str(item.type) else (str,) if "str" in str(item.type) else (int,)
-    for item in fields(Schedule)
+    for item in fields(SolverSettings)
     if item.name != "further"
 }
 _TASK: Final[Mapping[str, tuple[type, ...]]] = {"name": (str,), "loss": (str,), "label": (str,), "num_output": (int,)}
@@ -97,10 +97,10 @@ class ComposeConfig:
     tasks: tuple[Task, ...] = ()
 
     @property
-    def schedule(self) -> Schedule:
+    def schedule(self) -> SolverSettings:
         """The solver's settings as `compose` takes them."""
         own = {key: value for key, value in self.solver.items() if key in _SOLVER}
-        return Schedule(**own, further={key: value for key, value in self.solver.items() if key not in _SOLVER})
+        return SolverSettings(**own, further={key: value for key, value in self.solver.items() if key not in _SOLVER})
 
     def over(self, other: ComposeConfig) -> ComposeConfig:
         """This one where it says something, else the other: a command's flags over its file."""
@@ -193,8 +193,8 @@ def _source(table: dict[str, Any], number: int, place: str, errors: list[Compose
     good = _checked(table, _SOURCE, place, "source.", errors)
     missing = [key for key in ("prefix", "net") if key not in table]
     if missing:
-        what = f"source {number} has no {' and no '.join(missing)}"
-        errors.append(ComposeError(what, place=place, hint='e.g. prefix = "odd" and net = "odd.prototxt"'))
+        message = f"source {number} has no {' and no '.join(missing)}"
+        errors.append(ComposeError(message, place=place, hint='e.g. prefix = "odd" and net = "odd.prototxt"'))
     at = good.get("at")
     errors += [
         ComposeError(f"'source.{key}' has a text for each layer", place=place)
@@ -235,9 +235,9 @@ def _task(table: dict[str, Any], number: int, place: str, errors: list[ComposeEr
     good = _checked({key: table[key] for key in table if key in _TASK}, _TASK, place, "task.", errors)
     missing = [key for key in ("name", "loss", "label") if key not in table]
     if missing:
-        what = f"task {number} has no {' and no '.join(missing)}"
+        message = f"task {number} has no {' and no '.join(missing)}"
         hint = 'e.g. name = "age", loss = "EuclideanLoss" and label = "age_label"'
-        errors.append(ComposeError(what, place=place, hint=hint))
+        errors.append(ComposeError(message, place=place, hint=hint))
     rest = {key: value for key, value in table.items() if key not in _TASK}
     loss = Loss(good.get("loss", ""), rest, good.get("label"))
     return Task(good.get("name", ""), loss, good.get("num_output"))

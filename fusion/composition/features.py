@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from fusion.composition.net_text import layer_text
+from fusion.composition.net_text import format_layer
 from fusion.errors import ComposeError
 
 Shape = tuple[int | None, ...]
@@ -102,7 +102,7 @@ class PreparedFeatures:
     notes: tuple[str, ...] = ()
 
 
-def make_ready(features: Sequence[Features], request: HeadRequest, *, equal: bool) -> PreparedFeatures:
+def prepare_features(features: Sequence[Features], request: HeadRequest, *, equal: bool) -> PreparedFeatures:
     """Blobs that an axis 1 Concat can join, or, if `equal`, an Eltwise. Raises: ComposeError."""
     sized = _upsampled(features) if request.maps == "upsample" else _pooled_if_sizes_differ(features, request)
     width = _target(sized.features, request, equal)
@@ -121,15 +121,15 @@ def make_ready(features: Sequence[Features], request: HeadRequest, *, equal: boo
     return PreparedFeatures(tuple(item for item, _ in done), (*sized.text, *text), (*sized.notes, *notes))
 
 
-def pooled(item: Features) -> tuple[Features, list[str]]:
+def average_pool(item: Features) -> tuple[Features, list[str]]:
     """The mean of a map over its positions, as a row per sample, and the layers that take it."""
     shape = item.shape or (None, None)
     pool, flat = f"{item.stem}_pooled", f"{item.stem}_flat"
-    text = [layer_text(pool, "Pooling", [item.blob], [pool], _GLOBAL), layer_text(flat, "Flatten", [pool], [flat])]
+    text = [format_layer(pool, "Pooling", [item.blob], [pool], _GLOBAL), format_layer(flat, "Flatten", [pool], [flat])]
     return Features(item.stem, flat, shape[:2], item.level), text
 
 
-def shown(shape: Shape) -> str:
+def format_shape(shape: Shape) -> str:
     """A shape as people write it: `?x3x8x8`."""
     return "x".join("?" if dim is None else str(dim) for dim in shape)
 
@@ -142,18 +142,18 @@ def _pooled_if_sizes_differ(features: Sequence[Features], request: HeadRequest) 
         return PreparedFeatures(tuple(features), (), tuple(notes))
     strange = [item for item in features if item.shape is not None and len(item.shape) not in (2, _MAP)]
     if strange:
-        shapes = ", ".join(f"'{item.blob}' {shown(item.shape)}" for item in features if item.shape is not None)
-        what = f"features of different shapes cannot be joined: {shapes}; averaging takes maps of 4 axes"
-        raise ComposeError(what, hint="cut all sources at rows or maps (@BLOB), or where the shapes are alike")
+        shapes = ", ".join(f"'{item.blob}' {format_shape(item.shape)}" for item in features if item.shape is not None)
+        message = f"features of different shapes cannot be joined: {shapes}; averaging takes maps of 4 axes"
+        raise ComposeError(message, hint="cut all sources at rows or maps (@BLOB), or where the shapes are alike")
     if request.positions:
-        sizes = ", ".join(f"'{item.blob}' {shown(item.shape or ())}" for item in features)
-        what = f"every position is scored by itself, and the maps differ in size: {sizes}"
-        raise ComposeError(what, hint="bring them to one size (--maps upsample), or cut where they are alike")
+        sizes = ", ".join(f"'{item.blob}' {format_shape(item.shape or ())}" for item in features)
+        message = f"every position is scored by itself, and the maps differ in size: {sizes}"
+        raise ComposeError(message, hint="bring them to one size (--maps upsample), or cut where they are alike")
     found, text = [], []
     for item in features:
         if item.is_map:
-            notes.append(f"head: '{item.blob}' {shown(item.shape or ())} is averaged over its positions")
-            item, pieces = pooled(item)
+            notes.append(f"head: '{item.blob}' {format_shape(item.shape or ())} is averaged over its positions")
+            item, pieces = average_pool(item)
             text += pieces
         found.append(item)
     return PreparedFeatures(tuple(found), tuple(text), tuple(notes))
@@ -174,7 +174,7 @@ def _upsampled(features: Sequence[Features]) -> PreparedFeatures:
         if factor > 1:
             top = f"{item.stem}_upsampled"
             text.append(_interpolation(top, item, factor))
-            notes.append(f"head: '{item.blob}' {shown(item.shape or ())} is upsampled {factor} times")
+            notes.append(f"head: '{item.blob}' {format_shape(item.shape or ())} is upsampled {factor} times")
             item = Features(item.stem, top, (*(item.shape or ())[:2], height, width), item.level)
         found.append(item)
     return PreparedFeatures(tuple(found), tuple(text), tuple(notes))
@@ -183,9 +183,15 @@ def _upsampled(features: Sequence[Features]) -> PreparedFeatures:
 def _size(item: Features) -> tuple[int, int]:
     shape = item.shape or ()
     if len(shape) != 4 or shape[1] is None or shape[2] is None or shape[3] is None:
-        what = f"'{item.blob}' {shown(shape)} is no map" if shape and len(shape) != 4 else f"no size of '{item.blob}'"
+        message = (
+            f"'{item.blob}' {format_shape(shape)} is no map"
+            if shape and len(shape) != 4
+            else f"no size of '{item.blob}'"
+        )
         raise ComposeError(
-            f"maps cannot be upsampled: {what} is known" if what.startswith("no") else f"{what} to be upsampled",
+            f"maps cannot be upsampled: {message} is known"
+            if message.startswith("no")
+            else f"{message} to be upsampled",
             hint="cut all sources at maps, give --input-shape C,H,W, or let maps be pooled (--maps pool)",
         )
     return shape[2], shape[3]
@@ -202,7 +208,7 @@ convolution_param {{
   bias_term: false
   weight_filler {{ type: "bilinear" }}
 }}"""
-    return layer_text(name, "Deconvolution", [item.blob], [name], body)
+    return format_layer(name, "Deconvolution", [item.blob], [name], body)
 
 
 def _target(features: Sequence[Features], request: HeadRequest, equal: bool) -> int | None:
@@ -243,7 +249,7 @@ def _projected(item: Features, width: int, batch_norm: bool) -> tuple[Features, 
         shape: Shape = (None, width, *(item.shape or ())[2:])
     else:
         kind, block, shape = "InnerProduct", ["inner_product_param {", *inner, "}"], (None, width)
-    text = [layer_text(name, kind, [item.blob], [name], "\n".join([*rates, *block]))]
+    text = [format_layer(name, kind, [item.blob], [name], "\n".join([*rates, *block]))]
     text += _batch_norm(item.stem, name, name) if batch_norm else []
     return Features(item.stem, name, shape, item.level), text
 
@@ -257,6 +263,6 @@ def _batch_norm(stem: str, bottom: str, top: str) -> list[str]:
     """BatchNorm with the batch's own statistics in training, and the Scale that Caffe keeps apart from it."""
     rates = "\n".join(["param { lr_mult: 0 }"] * 3)
     return [
-        layer_text(f"{stem}_batch_norm", "BatchNorm", [bottom], [top], rates),
-        layer_text(f"{stem}_scale", "Scale", [top], [top], "scale_param { bias_term: true }"),
+        format_layer(f"{stem}_batch_norm", "BatchNorm", [bottom], [top], rates),
+        format_layer(f"{stem}_scale", "Scale", [top], [top], "scale_param { bias_term: true }"),
     ]

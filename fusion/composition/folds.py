@@ -71,16 +71,16 @@ def _weights(prefix: str, path: str) -> list[str]:
         return _matching(prefix, path)
     found = _files(Path(path), _WEIGHTS)
     if not found:
-        what = f"source '{prefix}': there are no weights in {path}"
-        raise ComposeError(what, hint=f"they end with {', '.join(_WEIGHTS)}")
+        message = f"source '{prefix}': there are no weights in {path}"
+        raise ComposeError(message, hint=f"they end with {', '.join(_WEIGHTS)}")
     return found
 
 
 def _matching(prefix: str, pattern: str) -> list[str]:
     found = _in_order(glob(pattern))
     if not found:
-        what = f"source '{prefix}': no file matches {pattern}"
-        raise ComposeError(what, hint="quote the pattern, and give it relative to the working directory")
+        message = f"source '{prefix}': no file matches {pattern}"
+        raise ComposeError(message, hint="quote the pattern, and give it relative to the working directory")
     return found
 
 
@@ -111,8 +111,8 @@ def _chosen(prefix: str, home: Path) -> str:
             return named[0]
     if len(found) != 1:
         names = ", ".join(Path(name).name for name in found) or "only solvers"
-        what = f"source '{prefix}': which net of {home} is meant is not clear: {names}"
-        raise ComposeError(what, hint=f"name it by a pattern: '{prefix}={home}/*/train_val.prototxt'")
+        message = f"source '{prefix}': which net of {home} is meant is not clear: {names}"
+        raise ComposeError(message, hint=f"name it by a pattern: '{prefix}={home}/*/train_val.prototxt'")
     return found[0]
 
 
@@ -128,6 +128,6 @@ def _paired(prefix: str, nets: Sequence[str | None], weights: Sequence[str]) -> 
     if len(nets) == 1:
         return [(nets[0], trained) for trained in weights]
     if len(nets) != len(weights):
-        what = f"source '{prefix}': {len(nets)} nets and {len(weights)} files of weights do not pair"
-        raise ComposeError(what, hint="give one net for all weights, or as many nets as weights, in one order")
+        message = f"source '{prefix}': {len(nets)} nets and {len(weights)} files of weights do not pair"
+        raise ComposeError(message, hint="give one net for all weights, or as many nets as weights, in one order")
     return list(zip(nets, weights, strict=True))

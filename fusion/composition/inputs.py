@@ -12,18 +12,13 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from fusion.composition.branch_inputs import feeds_of
-from fusion.composition.data_layers import adapted, image_lists
-from fusion.composition.data_layout import Copy, Layout, streams_of
-from fusion.composition.in_place import copies, copy_layers
-from fusion.composition.in_step import check_image_lists, check_steps
-from fusion.composition.label_layers import prepared_labels
-from fusion.composition.label_meaning import OwnLabels, check_labels
-from fusion.composition.lists import Lists, choose, own_lists
-from fusion.composition.net_text import PHASES, Layer
-from fusion.composition.replaced_lists import check_replaced
-from fusion.composition.sources import PreparedSource
-from fusion.composition.sources_without_data import only_input, picture_size
+from fusion.composition.branch_inputs import only_input, picture_size, resolve_feeds
+from fusion.composition.data_layers import DataLayerCopy, DataLayout, data_layer_texts, image_data_layers, phase_streams
+from fusion.composition.labels import SourceLabels, check_same_labels, prepared_labels
+from fusion.composition.list_checks import check_common_list, check_image_lists, check_lists_in_step
+from fusion.composition.lists import DataLists, choose_lists, lists_of_source
+from fusion.composition.net_text import PHASES, LayerText, format_layer
+from fusion.composition.prepared_source import PreparedSource
 from fusion.errors import ComposeError
 
 
@@ -51,13 +46,13 @@ class Inputs:
         return tuple(self.origins.get(blob, blob) for blob in self.feeds[prefix].values())
 
 
-def plan_inputs(
-    parts: Sequence[PreparedSource],
+def resolve_inputs(
+    sources: Sequence[PreparedSource],
     data_from: str | None,
-    lists: Lists,
+    lists: DataLists,
     labels: Sequence[str] = (),
     classes: int | None = None,
-    own: OwnLabels | None = None,
+    own: SourceLabels | None = None,
 ) -> Inputs:
     """Choose the data layers and say which blob feeds which branch.
 
@@ -66,22 +61,22 @@ def plan_inputs(
     own      the labels of the sources' own losses, where the fused net goes by these
     Raises: ComposeError.
     """
-    main = main_source(parts, data_from)
+    main = main_source(sources, data_from)
     if main is None:
-        return _apart(parts, _image_layers(parts, lists, labels), ())
+        return _apart(sources, _image_layers(sources, lists, labels), ())
     labels = tuple(dict.fromkeys(labels)) or (_only_label(main),)
     prepared = prepared_labels(main, labels)
-    layout = Layout(main, prepared.blobs, choose(parts, main, data_from, lists))
+    layout = DataLayout(main, prepared.blobs, choose_lists(sources, main, data_from, lists))
     layout.notes.append(f"data: the layers of source '{main.prefix}', blobs {', '.join(_tops(main.data_layers))}")
     for layer in main.data_layers:
-        layout.copies.append(Copy(main, layer))
+        layout.copies.append(DataLayerCopy(main, layer))
         for top in layer.tops:
-            layout.streams.setdefault(top, {}).update(streams_of(main, layer, top, layout.chosen))
+            layout.streams.setdefault(top, {}).update(phase_streams(main, layer, top, layout.choice))
     if own is not None:
-        check_labels(parts, own, layout)
-    feeds = {part.prefix: feeds_of(part, layout) for part in parts}
-    layout.notes += check_replaced(parts, layout.chosen)
-    check_steps(layout, classes)
+        check_same_labels(sources, own, layout)
+    feeds = {source.prefix: resolve_feeds(source, layout) for source in sources}
+    layout.notes += check_common_list(sources, layout.choice)
+    check_lists_in_step(layout, classes)
     text = [piece for copy in layout.copies for piece in _text(copy, layout)] + layout.further
     if "in_step_with" in "".join(text):
         layout.notes.append(
@@ -91,16 +86,16 @@ def plan_inputs(
             "read, and which Caffe does not know"
         )
     front = {prefix: "\n".join(layers) for prefix, layers in layout.front.items()}
-    given = [*(part.source.train_list for part in parts), *(part.source.val_list for part in parts)]
+    given = [*(source.spec.train_list for source in sources), *(source.spec.val_list for source in sources)]
     notes = dict.fromkeys([*layout.notes, *prepared.notes, *_absent([lists.train_list, lists.val_list, *given])])
     text += prepared.text
     planned = Inputs("\n".join(text), feeds, labels, tuple(notes), tuple(layout.warnings), front, layout.origins)
-    return _apart(parts, planned, (*labels, *prepared.blobs))
+    return _apart(sources, planned, (*labels, *prepared.blobs))
 
 
-def _apart(parts: Sequence[PreparedSource], inputs: Inputs, labels: Sequence[str]) -> Inputs:
+def _apart(sources: Sequence[PreparedSource], inputs: Inputs, labels: Sequence[str]) -> Inputs:
     """The inputs with a copy of its own for each branch that changes in place what others read too."""
-    found = copies(parts, inputs.feeds, inputs.origins, labels)
+    found = in_place_copies(sources, inputs.feeds, inputs.origins, labels)
     feeds = {
         prefix: {blob: found.get(prefix, {}).get(fed, fed) for blob, fed in feed.items()}
         for prefix, feed in inputs.feeds.items()
@@ -116,17 +111,17 @@ def _apart(parts: Sequence[PreparedSource], inputs: Inputs, labels: Sequence[str
     return replace(inputs, feeds=feeds, front=front, origins=origins, notes=(*inputs.notes, *notes))
 
 
-def main_source(parts: Sequence[PreparedSource], data_from: str | None) -> PreparedSource | None:
+def main_source(sources: Sequence[PreparedSource], data_from: str | None) -> PreparedSource | None:
     """The source whose data layers are used: the named one, else the first that has any."""
     if data_from is not None:
-        chosen = [part for part in parts if part.prefix == data_from]
-        if not chosen:
-            names = ", ".join(part.prefix for part in parts)
+        choice = [source for source in sources if source.prefix == data_from]
+        if not choice:
+            names = ", ".join(source.prefix for source in sources)
             raise ComposeError(f"data_from names no source: '{data_from}'", hint=f"one of {names}")
-        if not chosen[0].data_layers:
-            raise ComposeError(f"source '{data_from}' has no data layer", place=chosen[0].raw.document.name)
-        return chosen[0]
-    return next((part for part in parts if part.data_layers), None)
+        if not choice[0].data_layers:
+            raise ComposeError(f"source '{data_from}' has no data layer", place=choice[0].raw.document.name)
+        return choice[0]
+    return next((source for source in sources if source.data_layers), None)
 
 
 def _only_label(main: PreparedSource) -> str:
@@ -148,50 +143,52 @@ def _only_label(main: PreparedSource) -> str:
     )
 
 
-def _tops(layers: Sequence[Layer]) -> list[str]:
+def _tops(layers: Sequence[LayerText]) -> list[str]:
     return list(dict.fromkeys(top for layer in layers for top in layer.tops))
 
 
-def _text(copy: Copy, layout: Layout) -> list[str]:
+def _text(copy: DataLayerCopy, layout: DataLayout) -> list[str]:
     """A data layer's text, or one for each phase; layers beside those of the main source take its batch sizes."""
-    lists = layout.chosen.of(copy.part, copy.layer)
-    if copy.part is not layout.main:
-        train, test = (layout.chosen.source(copy.part, copy.layer, phase) for phase in PHASES)
-        lists = Lists(train, test, *(layout.batch(phase) for phase in PHASES))
+    lists = layout.choice.of(copy.source, copy.layer)
+    if copy.source is not layout.main:
+        train, test = (layout.choice.path(copy.source, copy.layer, phase) for phase in PHASES)
+        lists = DataLists(train, test, *(layout.batch(phase) for phase in PHASES))
     first = copy.change.name is None
-    step = {} if first else layout.step(copy.part, copy.layer)
-    return adapted(copy.part.raw, copy.layer, replace(copy.change, lists=lists, follows=not first, step=step))
+    step = {} if first else layout.step(copy.source, copy.layer)
+    return data_layer_texts(
+        copy.source.raw, copy.layer, replace(copy.change, lists=lists, follows=not first, step=step)
+    )
 
 
-def _image_layers(parts: Sequence[PreparedSource], lists: Lists, labels: Sequence[str]) -> Inputs:
+def _image_layers(sources: Sequence[PreparedSource], lists: DataLists, labels: Sequence[str]) -> Inputs:
     """Data layers of our own for sources that have none, such as deploy files: one per picture shape and lists.
 
     Raises: ComposeError without lists, or for a source with several inputs.
     """
     if set(labels) - {"label"}:
-        what = f"no source has a data layer that gives {', '.join(labels)}; image lists give 'label' alone"
-        raise ComposeError(what, hint="give a source's train_val prototxt with such a data layer")
+        message = f"no source has a data layer that gives {', '.join(labels)}; image lists give 'label' alone"
+        raise ComposeError(message, hint="give a source's train_val prototxt with such a data layer")
     tops: dict[tuple[object, ...], str] = {}
     feeds: dict[str, dict[str, str]] = {}
     text: list[str] = []
-    read: list[tuple[PreparedSource, Lists]] = []
-    for part in parts:
-        own = own_lists(part) or lists
+    read: list[tuple[PreparedSource, DataLists]] = []
+    for source in sources:
+        own = lists_of_source(source) or lists
         if own.train_list is None or own.val_list is None:
             raise ComposeError(
                 "no source has a data layer",
-                place=part.raw.document.name,
+                place=source.raw.document.name,
                 hint="give image lists (--train-list, --val-list), or a train_val prototxt as a source",
             )
         own = replace(own, train_batch=lists.train_batch, test_batch=lists.test_batch)
-        blob, size = only_input(part), picture_size(part)
+        blob, size = only_input(source), picture_size(source)
         if (size, own) not in tops:
-            tops[size, own] = f"{part.prefix}/data" if tops else "data"
-            text += image_lists(own, tops[size, own], size)
-            read.append((part, own))
-        feeds[part.prefix] = {blob: tops[size, own]}
+            tops[size, own] = f"{source.prefix}/data" if tops else "data"
+            text += image_data_layers(own, tops[size, own], size)
+            read.append((source, own))
+        feeds[source.prefix] = {blob: tops[size, own]}
     notes = list(check_image_lists(read))
-    if not all(part.source.pixels for part in parts):
+    if not all(source.spec.pixels for source in sources):
         notes.append(
             "data: image lists without any transform; add transform_param if the sources had a mean or a scale"
         )
@@ -206,3 +203,40 @@ def _absent(given: Sequence[str | Mapping[str, str] | None]) -> list[str]:
     """A note for lists that were given and are not there, which a slip of the pen may be the reason for."""
     paths = [path for item in given if item for path in (item.values() if isinstance(item, Mapping) else (item,))]
     return [f"data: there is no {path} here yet" for path in dict.fromkeys(paths) if not os.path.exists(path)]
+
+
+Feeds = Mapping[str, Mapping[str, str]]
+
+
+def in_place_copies(
+    sources: Sequence[PreparedSource], feeds: Feeds, origins: Mapping[str, str], labels: Sequence[str]
+) -> dict[str, dict[str, str]]:
+    """Return per prefix the fed blobs that its branch changes in place while another branch or a label needs them.
+
+    feeds    per prefix: the source's input blob -> the fused net's blob
+    origins  blobs that layers at the front of branches make, and what these are made from
+    labels   blobs that losses and the layers of labels read
+    Returns  prefix -> fed blob -> the name of its copy
+    """
+    read = [(source.prefix, origins.get(blob, blob)) for source in sources for blob in feeds[source.prefix].values()]
+    readers: dict[str, set[str]] = {}
+    for prefix, blob in [*read, *(("", label) for label in labels)]:
+        readers.setdefault(blob, set()).add(prefix)
+    found: dict[str, dict[str, str]] = {}
+    for source in sources:
+        own = [layer for layer in source.net.layers if layer.number in source.branch.layers | source.classifier]
+        written = {top for layer in own for top in layer.tops}
+        names = written | {layer.name for layer in own} | set(origins)
+        for blob, fed in feeds[source.prefix].items():
+            if blob in written and fed not in origins and len(readers[fed]) > 1:
+                name = f"{source.prefix}/{blob.removeprefix(source.prefix + '/')}_copy"
+                while name in names:
+                    name += "_"
+                found.setdefault(source.prefix, {})[fed] = name
+    return found
+
+
+def copy_layers(copied: Mapping[str, str]) -> list[str]:
+    """Return the layers that make the copies: a Power that changes nothing (a Split would share the memory)."""
+    comment = "A copy, which the branch changes in place."
+    return [format_layer(name, "Power", [blob], [name], comment=comment) for blob, name in copied.items()]

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from fusion.composition.net_text import PHASES, Layer
+from fusion.composition.net_text import PHASES, LayerText
+from fusion.composition.prepared_source import PreparedSource
 from fusion.composition.preprocessing import PARAMS, list_and_batch
-from fusion.composition.sources import PreparedSource
 from fusion.errors import ComposeError, raise_all
 
 OPTIONS = {"TRAIN": "--train-list", "TEST": "--val-list"}
@@ -21,7 +21,7 @@ _DATABASE_FILES = ("data.mdb", "CURRENT")  # of LMDB and LevelDB
 
 
 @dataclass(frozen=True)
-class Lists:
+class DataLists:
     """Lists (or databases) and batch sizes that replace those of the data layers; None leaves them."""
 
     train_list: str | None = None
@@ -35,119 +35,123 @@ class Lists:
 
 
 @dataclass(frozen=True)
-class Chosen:
+class ListChoice:
     """The lists that replace those of data layers.
 
     by_layer  by prefix, number of the layer and phase
     spoken    those of these that the user named for this source, which are to be in step
     """
 
-    lists: Lists
+    lists: DataLists
     by_layer: Mapping[tuple[str, int, str], str] = field(default_factory=dict)
-    spoken: frozenset[tuple[str, int, str]] = frozenset()
+    explicit: frozenset[tuple[str, int, str]] = frozenset()
 
-    def source(self, part: PreparedSource, layer: Layer, phase: str) -> str | None:
+    def path(self, source: PreparedSource, layer: LayerText, phase: str) -> str | None:
         """What a data layer reads in the end."""
-        return self.by_layer.get((part.prefix, layer.number, phase)) or list_and_batch(layer)[0]
+        return self.by_layer.get((source.prefix, layer.number, phase)) or list_and_batch(layer)[0]
 
-    def of(self, part: PreparedSource, layer: Layer) -> Lists:
+    def of(self, source: PreparedSource, layer: LayerText) -> DataLists:
         """The lists and batch sizes that replace a layer's own."""
-        train, test = (self.by_layer.get((part.prefix, layer.number, phase)) for phase in PHASES)
+        train, test = (self.by_layer.get((source.prefix, layer.number, phase)) for phase in PHASES)
         return replace(self.lists, train_list=train, val_list=test)
 
 
-def own_lists(part: PreparedSource) -> Lists | None:
+def lists_of_source(source: PreparedSource) -> DataLists | None:
     """The lists given for a source by name, where it has no data layers to put them into; None if there are none.
 
     Raises: ComposeError for only one of the two, and for layers that are named.
     """
-    given = (part.source.train_list, part.source.val_list)
-    if part.data_layers or given == (None, None):
+    given = (source.spec.train_list, source.spec.val_list)
+    if source.data_layers or given == (None, None):
         return None
     train, val = given
     if not isinstance(train, str) or not isinstance(val, str):
-        p = part.prefix
-        what = f"source '{p}' has no data layer, so it takes one list per phase"
+        p = source.prefix
+        message = f"source '{p}' has no data layer, so it takes one list per phase"
         hint = f"give both, without the name of a layer: --train-list {p}=FILE --val-list {p}=FILE"
-        raise ComposeError(what, place=part.raw.document.name, hint=hint)
-    return Lists(train, val)
+        raise ComposeError(message, place=source.raw.document.name, hint=hint)
+    return DataLists(train, val)
 
 
-def choose(parts: Sequence[PreparedSource], main: PreparedSource, data_from: str | None, lists: Lists) -> Chosen:
+def choose_lists(
+    sources: Sequence[PreparedSource], main: PreparedSource, data_from: str | None, lists: DataLists
+) -> ListChoice:
     """Say which list each data layer reads. Raises: ComposeError with all that is not clear."""
     found: dict[tuple[str, int, str], str] = {}
-    spoken: set[tuple[str, int, str]] = set()
+    explicit: set[tuple[str, int, str]] = set()
     errors: list[ComposeError] = []
-    for part in parts:
+    for source in sources:
         for phase in PHASES:
-            layers = _listed(part, phase, main)
-            given = part.source.train_list if phase == "TRAIN" else part.source.val_list
+            layers = _listed(source, phase, main)
+            given = source.spec.train_list if phase == "TRAIN" else source.spec.val_list
             try:
                 if isinstance(given, Mapping):
-                    named = {_named(part, layers, phase, name).number: path for name, path in given.items()}
-                elif given is not None and part.data_layers:
-                    named = dict.fromkeys(_same_list(part, layers, phase, given), given)
+                    named = {_named(source, layers, phase, name).number: path for name, path in given.items()}
+                elif given is not None and source.data_layers:
+                    named = dict.fromkeys(_same_list(source, layers, phase, given), given)
                 else:
                     named = {}
-                spoken |= {(part.prefix, number, phase) for number in named}
+                explicit |= {(source.prefix, number, phase) for number in named}
                 rest = [layer for layer in layers if layer.number not in named]
                 whole = lists.of(phase)[0]
-                if whole is not None and part.data_layers and (rest or not named):
-                    named.update(dict.fromkeys(_same_list(part, rest, phase, whole), whole))
-                elif data_from is not None and part is not main:
-                    named.update(_of_main(part, rest, main, phase, found))
+                if whole is not None and source.data_layers and (rest or not named):
+                    named.update(dict.fromkeys(_same_list(source, rest, phase, whole), whole))
+                elif data_from is not None and source is not main:
+                    named.update(_of_main(source, rest, main, phase, found))
                 for layer in layers:
                     if layer.number in named:
-                        _check_kind(part, layer, named[layer.number], phase)
-                found.update({(part.prefix, number, phase): path for number, path in named.items()})
+                        _check_kind(source, layer, named[layer.number], phase)
+                found.update({(source.prefix, number, phase): path for number, path in named.items()})
             except ComposeError as error:
                 errors.append(error)
     raise_all(errors)
-    return Chosen(lists, found, frozenset(spoken))
+    return ListChoice(lists, found, frozenset(explicit))
 
 
-def _listed(part: PreparedSource, phase: str, main: PreparedSource) -> list[Layer]:
+def _listed(source: PreparedSource, phase: str, main: PreparedSource) -> list[LayerText]:
     """The data layers of a phase that read a list or a database, as far as they are used."""
     return [
         layer
-        for layer in part.data_layers
+        for layer in source.data_layers
         if phase in layer.phases
         and list_and_batch(layer)[0] is not None
-        and (part is main or set(layer.tops) & set(part.branch.inputs))
+        and (source is main or set(layer.tops) & set(source.branch.inputs))
     ]
 
 
-def _same_list(part: PreparedSource, layers: Sequence[Layer], phase: str, path: str) -> list[int]:
+def _same_list(source: PreparedSource, layers: Sequence[LayerText], phase: str, path: str) -> list[int]:
     """The numbers of the layers, which must read one list so far. Raises: ComposeError."""
-    if not layers and phase in {phase for layer in part.data_layers for phase in layer.phases}:
-        types = ", ".join(sorted({layer.type for layer in part.data_layers if phase in layer.phases}))
-        what = f"source '{part.prefix}' takes no list in phase {phase}: its data layer is of type {types}"
-        raise ComposeError(what, place=part.raw.document.name, hint=f"give the data as one of {', '.join(PARAMS)}")
+    if not layers and phase in {phase for layer in source.data_layers for phase in layer.phases}:
+        types = ", ".join(sorted({layer.type for layer in source.data_layers if phase in layer.phases}))
+        message = f"source '{source.prefix}' takes no list in phase {phase}: its data layer is of type {types}"
+        raise ComposeError(message, place=source.raw.document.name, hint=f"give the data as one of {', '.join(PARAMS)}")
     if len({list_and_batch(layer)[0] for layer in layers}) > 1:
-        choices = " ".join(f"{OPTIONS[phase]} {part.prefix}/{layer.name}=FILE" for layer in layers)
+        choices = " ".join(f"{OPTIONS[phase]} {source.prefix}/{layer.name}=FILE" for layer in layers)
         shown = ", ".join(f"'{layer.name}' {list_and_batch(layer)[0]}" for layer in layers)
         raise ComposeError(
-            f"source '{part.prefix}' has several data layers in phase {phase} ({shown}), and it is not clear which of "
-            f"them is to read {path}",
-            place=part.raw.place(layers[0]),
+            f"source '{source.prefix}' has several data layers in phase {phase} ({shown}), and it is not clear which "
+            f"of them is to read {path}",
+            place=source.raw.place(layers[0]),
             hint=f"name the layer, or one of its tops: {choices}",
         )
     return [layer.number for layer in layers]
 
 
-def _named(part: PreparedSource, layers: Sequence[Layer], phase: str, name: str) -> Layer:
+def _named(source: PreparedSource, layers: Sequence[LayerText], phase: str, name: str) -> LayerText:
     """The data layer of this name, or with this top. Raises: ComposeError."""
     found = [layer for layer in layers if name in (layer.name, *layer.tops)]
     if len(found) == 1:
         return found[0]
-    choices = ", ".join(f"{part.prefix}/{layer.name} ({', '.join(layer.tops)})" for layer in layers) or "none"
-    what = f"source '{part.prefix}' has {'several data layers' if found else 'no data layer'} '{name}' in phase {phase}"
-    raise ComposeError(what, place=part.raw.document.name, hint=f"its data layers with a list are {choices}")
+    choices = ", ".join(f"{source.prefix}/{layer.name} ({', '.join(layer.tops)})" for layer in layers) or "none"
+    message = (
+        f"source '{source.prefix}' has {'several data layers' if found else 'no data layer'} '{name}' in phase {phase}"
+    )
+    raise ComposeError(message, place=source.raw.document.name, hint=f"its data layers with a list are {choices}")
 
 
 def _of_main(
-    part: PreparedSource,
-    layers: Sequence[Layer],
+    source: PreparedSource,
+    layers: Sequence[LayerText],
     main: PreparedSource,
     phase: str,
     found: Mapping[tuple[str, int, str], str],
@@ -161,18 +165,19 @@ def _of_main(
         paths = {found.get((main.prefix, other.number, phase)) or list_and_batch(other)[0] for other in same or alike}
         if len(paths) != 1:
             given = " and ".join(sorted({f"'{other.type}'" for other in offered})) or "missing"
-            what = f"source '{part.prefix}' cannot read what '{main.prefix}' does in phase {phase}: its data is " + (
-                f"'{layer.type}', that of '{main.prefix}' is {given}" if not alike else "one of several lists there"
+            message = (
+                f"source '{source.prefix}' cannot read what '{main.prefix}' does in phase {phase}: its data is "
+                + (f"'{layer.type}', that of '{main.prefix}' is {given}" if not alike else "one of several lists there")
             )
-            hint = f"name a list: {OPTIONS[phase]} {part.prefix}/{layer.name}=FILE"
-            raise ComposeError(what, place=part.raw.place(layer), hint=hint)
+            hint = f"name a list: {OPTIONS[phase]} {source.prefix}/{layer.name}=FILE"
+            raise ComposeError(message, place=source.raw.place(layer), hint=hint)
         result[layer.number] = paths.pop() or ""
     return result
 
 
-def _check_kind(part: PreparedSource, layer: Layer, path: str, phase: str) -> None:
+def _check_kind(source: PreparedSource, layer: LayerText, path: str, phase: str) -> None:
     """Raises: ComposeError if a layer that reads a database is given a list, or the other way round."""
-    place, who = part.raw.place(layer), f"layer '{layer.name}' of source '{part.prefix}'"
+    place, who = source.raw.place(layer), f"layer '{layer.name}' of source '{source.prefix}'"
     file = Path(path)
     database = file.is_dir() and any((file / name).exists() for name in _DATABASE_FILES)
     if layer.type == "Data" and (
@@ -185,11 +190,11 @@ def _check_kind(part: PreparedSource, layer: Layer, path: str, phase: str) -> No
             f"or give the source an ImageData layer for phase {phase}",
         )
     if layer.type != "Data" and file.is_dir():
-        what = "a database" if database else "a folder"
+        message = "a database" if database else "a folder"
         raise ComposeError(
-            f"{who} of type '{layer.type}' reads a list, and {path} is {what}",
+            f"{who} of type '{layer.type}' reads a list, and {path} is {message}",
             place=place,
-            hint=f"give a list of lines: {OPTIONS[phase]} {part.prefix}/{layer.name}=FILE",
+            hint=f"give a list of lines: {OPTIONS[phase]} {source.prefix}/{layer.name}=FILE",
         )
     if layer.type in ("ImageData", "HDF5Data") and (first := next(iter(_lines(path)), None)) is not None:
         labelled = first.rstrip().rpartition(" ")[2].lstrip("+-").isdecimal()

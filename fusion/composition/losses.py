@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from fusion.composition.net_text import Layer, layer_text, quoted
+from fusion.composition.net_text import LayerText, format_layer, quoted
 from fusion.errors import ComposeError
 from prototxt.shapes.loss_kinds import LOSS_KINDS, LossKind
 
-SERVED: Final = tuple(name for name, kind in LOSS_KINDS.items() if kind.labels != "pair")
+SUPPORTED: Final = tuple(name for name, kind in LOSS_KINDS.items() if kind.labels != "pair")
 CHOICES: Final = (
     "--loss TYPE[,PARAMETER=VALUE...], where TYPE is SoftmaxWithLoss, InfogainLoss, MultinomialLogisticLoss or "
     "HingeLoss for classes, SigmoidCrossEntropyLoss for a yes or no per output, EuclideanLoss or SmoothL1Loss for "
@@ -52,16 +52,18 @@ def parse_loss(text: str) -> Loss:
         before = options.get(name)
         options[name] = value if before is None else [*(before if isinstance(before, list) else [before]), value]
     label = options.pop("label", None)
-    return checked(Loss(type_name, options, None if label is None else str(label)))
+    return validate_loss(Loss(type_name, options, None if label is None else str(label)))
 
 
-def checked(loss: Loss) -> Loss:
+def validate_loss(loss: Loss) -> Loss:
     """The loss with its options under `block.name` and as literals of prototxt.
 
     Raises: ComposeError for a type that no head serves, and for parameters that the type does not have.
     """
     if loss.type not in LOSS_KINDS or loss.kind.labels == "pair":
-        raise ComposeError(f"loss '{loss.type}': {why_not(loss.type)}", hint=f"one of {', '.join(SERVED)}")
+        raise ComposeError(
+            f"loss '{loss.type}': {unsupported_reason(loss.type)}", hint=f"one of {', '.join(SUPPORTED)}"
+        )
     options: dict[str, object] = {}
     for name, value in loss.options.items():
         key, descriptor = _found(loss.type, name)
@@ -70,14 +72,14 @@ def checked(loss: Loss) -> Loss:
     return replace(loss, options=options)
 
 
-def why_not(type_name: str) -> str:
+def unsupported_reason(type_name: str) -> str:
     """Why no head can serve this type of loss."""
     if type_name in LOSS_KINDS:
         return "it compares the features of pairs of samples, and a classifier scores one sample at a time"
     return "how it judges a classifier's scores is not known here"
 
 
-def read_loss(layer: Layer, label: str | None, bottoms: tuple[str, ...] = ()) -> Loss:
+def read_loss(layer: LayerText, label: str | None, bottoms: tuple[str, ...] = ()) -> Loss:
     """A source's loss with all its parameters, as its file has them."""
     options: dict[str, list[str]] = {}
     for item in layer.message.fields:
@@ -165,7 +167,7 @@ def _literal(type_name: str, name: str, value: object, descriptor: Any) -> str:
     return text
 
 
-def canonical(loss: Loss) -> tuple[object, ...]:
+def comparison_key(loss: Loss) -> tuple[object, ...]:
     """What two losses have in common if they are the same: defaults left out, old spellings in the words of today."""
     values = {key: tuple(map(_value, [key] * len(raws), raws)) for key, raws in _literals(loss)}
     kind = LOSS_KINDS.get(loss.type)
@@ -212,7 +214,7 @@ def _normalization(values: Mapping[str, tuple[object, ...]], default: str) -> st
     return default
 
 
-def described(loss: Loss) -> str:
+def describe_loss(loss: Loss) -> str:
     """The loss in words: `SoftmaxWithLoss, ignore_label 255`."""
     words = [f"{key.rpartition('.')[2]} {' '.join(raws)}" for key, raws in _literals(loss)]
     return ", ".join([loss.type, *words, *(f"further bottom '{blob}'" for blob in loss.bottoms)])
@@ -227,7 +229,7 @@ def plain_options(loss: Loss) -> dict[str, object]:
     return found
 
 
-def option(loss: Loss, name: str) -> str | None:
+def loss_option(loss: Loss, name: str) -> str | None:
     """The literal of a parameter, by its name without the block."""
     return next((raws[-1] for key, raws in _literals(loss) if key.rpartition(".")[2] == name), None)
 
@@ -248,4 +250,4 @@ def loss_layer(loss: Loss, name: str, scores: str, label: str) -> str:
                     text = f"{one} {{ {text} }}"
                 blocks.setdefault(block, []).append(text)
     body = [*weight, *(f"{block} {{ {' '.join(lines)} }}" for block, lines in blocks.items())]
-    return layer_text(name, loss.type, [scores, label, *loss.bottoms], [name], "\n".join(body))
+    return format_layer(name, loss.type, [scores, label, *loss.bottoms], [name], "\n".join(body))

@@ -16,7 +16,7 @@ _SEPARATOR = re.compile(r"\s*[,;]")
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerText:
     """One `layer { ... }` of a document.
 
     number  its index among the document's layers
@@ -41,11 +41,11 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Net:
+class NetText:
     """A document with its layers, and the blobs that it declares as inputs in the old way (`input: "data"`)."""
 
     document: Document
-    layers: tuple[Layer, ...]
+    layers: tuple[LayerText, ...]
     inputs: tuple[str, ...]
 
     @cached_property
@@ -53,7 +53,7 @@ class Net:
         """The net's own name."""
         return self.document.root.string("name") or ""
 
-    def place(self, layer: Layer) -> Place:
+    def place(self, layer: LayerText) -> Place:
         """Where the layer stands."""
         return self.document.place(layer.start)
 
@@ -64,18 +64,18 @@ class Net:
         return tuple(dict.fromkeys([*self.inputs, *tops]))
 
 
-def read_net(document: Document, stages: Mapping[str, Collection[str]] | None = None) -> Net:
+def read_net(document: Document, stages: Mapping[str, Collection[str]] | None = None) -> NetText:
     """Take a net's text, in today's syntax and with one layer per field, apart into layers.
 
     stages  per phase those that hold, beside the ones that the net's own `state` names
     """
-    layers: list[Layer] = []
+    layers: list[LayerText] = []
     states = {phase: _state(document, phase, (stages or {}).get(phase, ())) for phase in PHASES}
     for field in document.root.all("layer"):
         for value in field.values:
             if isinstance(value, Message):
                 layers.append(_layer(len(layers), value, field.start, states))
-    return Net(document, tuple(layers), tuple(scalar.value for scalar in document.root.scalars("input")))
+    return NetText(document, tuple(layers), tuple(scalar.value for scalar in document.root.scalars("input")))
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,8 @@ def _state(document: Document, phase: str, stages: Collection[str]) -> _State:
     return _State(phase, int(levels[-1], 0) if levels else 0, frozenset((*stages, *named)))
 
 
-def _layer(number: int, message: Message, start: int, states: Mapping[str, _State]) -> Layer:
-    return Layer(
+def _layer(number: int, message: Message, start: int, states: Mapping[str, _State]) -> LayerText:
+    return LayerText(
         number=number,
         name=message.string("name") or "",
         type=message.string("type") or "",
@@ -127,7 +127,7 @@ def _met(rule: Message, state: _State) -> bool:
     return stages <= state.stages and not others & state.stages
 
 
-def only(net: Net, kept: frozenset[int]) -> Net:
+def keep_layers(net: NetText, kept: frozenset[int]) -> NetText:
     """The net with only the layers of these numbers; the others become blank lines, so that places stay true."""
     text = net.document.text
     parts, position = [], 0
@@ -140,7 +140,7 @@ def only(net: Net, kept: frozenset[int]) -> Net:
     return read_net(reparse("".join([*parts, text[position:]]), net.document.name))
 
 
-def excerpt(net: Net, layer: Layer) -> str:
+def excerpt(net: NetText, layer: LayerText) -> str:
     """The layer's text with the comments above it and behind it; ends with a newline, blank lines trimmed to one."""
     text = net.document.text
     before = max((field.end for field in net.document.root.fields if field.end <= layer.start), default=0)
@@ -168,7 +168,7 @@ def quoted(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
 
 
-def layer_text(
+def format_layer(
     name: str, type: str, bottoms: Sequence[str], tops: Sequence[str], body: str = "", comment: str = ""
 ) -> str:
     """A layer as text; `body` are its further fields, already indented by two blanks or none, one per line."""

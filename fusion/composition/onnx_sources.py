@@ -6,14 +6,14 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from fusion.composition.net_text import layer_text, quoted, reparse
-from fusion.composition.pixels import pixel_layers
-from fusion.composition.source_text import SourceText
+from fusion.composition.net_text import format_layer, quoted, reparse
+from fusion.composition.pixels import preprocessing_layers
+from fusion.composition.source import SourceText
 from fusion.errors import ComposeError, OnnxError
 from prototxt.text.tree import Document
 
 if TYPE_CHECKING:
-    from fusion.composition.sources import Source
+    from fusion.composition.source import Source
     from fusion.onnx.graphs import Graph
 
 
@@ -60,8 +60,8 @@ def _value(graph: Graph, name: str) -> str:
         error = missing_value(graph, name)
         raise OnnxError(f"cut blob '{name}': {error.message}", place=graph.place, hint=error.hint)
     if found in graph.inputs:
-        what = f"cut blob '{name}' is an input of the net, so nothing of it would be left"
-        raise OnnxError(what, place=graph.place, hint=f"cut at one of (output side first): {listed(graph)}")
+        message = f"cut blob '{name}' is an input of the net, so nothing of it would be left"
+        raise OnnxError(message, place=graph.place, hint=f"cut at one of (output side first): {listed(graph)}")
     return found
 
 
@@ -87,7 +87,9 @@ def _document(
     fed = {value: _blob(value) for value in body.inputs}
     for value in fed if source.pixels else ():
         dims = body.inputs[value]
-        front, fed[value] = pixel_layers(source.pixels or "", source.prefix, _blob(value), (*dims, None, None)[1])
+        front, fed[value] = preprocessing_layers(
+            source.pixels or "", source.prefix, _blob(value), (*dims, None, None)[1]
+        )
         text += front
     inputs = list(graph.inputs) != list(body.inputs)
     text.append(_layer("onnx", path, fed, cuts, explicit=inputs))
@@ -107,7 +109,7 @@ def _input(value: str, dims: Sequence[int | None]) -> str:
     """An Input layer; without a shape where the file leaves sizes open."""
     known = dims and None not in dims[1:]
     body = f"input_param {{ shape {{ {' '.join(f'dim: {dim}' for dim in (1, *dims[1:]))} }} }}" if known else ""
-    return layer_text(_blob(value), "Input", [], [_blob(value)], body)
+    return format_layer(_blob(value), "Input", [], [_blob(value)], body)
 
 
 def _layer(name: str, path: str, fed: Mapping[str, str], outputs: list[str], *, explicit: bool) -> str:
@@ -116,7 +118,7 @@ def _layer(name: str, path: str, fed: Mapping[str, str], outputs: list[str], *, 
     lines += [f"  input: {quoted(value)}" for value in fed] if explicit else []
     lines += [f"  output: {quoted(value)}" for value in outputs]
     body = "\n".join(["onnx_param {", *lines, "}"])
-    return layer_text(name, "Onnx", list(fed.values()), list(map(_blob, outputs)), body)
+    return format_layer(name, "Onnx", list(fed.values()), list(map(_blob, outputs)), body)
 
 
 def _blob(value: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from fusion.composition.net_text import layer_text
+from fusion.composition.net_text import format_layer
 from fusion.errors import ComposeError
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def _refused(text: str, whose: str, why: str) -> ComposeError:
     return ComposeError(f"{whose}: pixels '{text}': {why}", hint=f"as in {_OWN}")
 
 
-def pixel_layers(kind: str, prefix: str, blob: str, channels: int | None) -> tuple[list[str], str]:
+def preprocessing_layers(kind: str, prefix: str, blob: str, channels: int | None) -> tuple[list[str], str]:
     """The layers that prepare a blob of pixels, and the blob that they make.
 
     prefix  of the source, for errors
@@ -114,8 +114,8 @@ def pixel_layers(kind: str, prefix: str, blob: str, channels: int | None) -> tup
     known = pixels_of(kind, f"source '{prefix}'")
     if channels == 1:
         if len(set(known.scale)) > 1 or len(set(known.shift)) > 1:
-            what = f"source '{prefix}': pixels '{kind}' are of three colours, and its input has one channel"
-            raise ComposeError(what, hint="use unit or centered")
+            message = f"source '{prefix}': pixels '{kind}' are of three colours, and its input has one channel"
+            raise ComposeError(message, hint="use unit or centered")
         return [_power("pixels", blob, "pixels", known.scale[0], known.shift[0])], "pixels"
     if channels != _COLORS:
         shown = "?" if channels is None else channels
@@ -151,16 +151,16 @@ def _by_channel(
     """Slice, a Power for each channel that changes, and Concat, in the order of the channels or turned."""
     parts: list[str] = names["parts"]
     points = " ".join(f"slice_point: {point}" for point in range(1, len(parts)))
-    text = [layer_text(names["slice"], "Slice", [blob], parts, f"slice_param {{ axis: 1 {points} }}", comment)]
+    text = [format_layer(names["slice"], "Slice", [blob], parts, f"slice_param {{ axis: 1 {points} }}", comment)]
     joined = list(parts)
     if set(scale) != {1.0} or set(shift) != {0.0}:
         joined = [f"{name}_scaled" for name in parts]
         for part, name, factor, offset in zip(parts, joined, scale, shift, strict=True):
             text.append(_power(name, part, name, factor, offset))
     joined = joined[::-1] if turned else joined
-    return [*text, layer_text(names["join"], "Concat", joined, [names["join"]], "concat_param { axis: 1 }")]
+    return [*text, format_layer(names["join"], "Concat", joined, [names["join"]], "concat_param { axis: 1 }")]
 
 
 def _power(name: str, bottom: str, top: str, scale: float, shift: float, comment: str = "") -> str:
     body = f"power_param {{ scale: {scale:.9g} shift: {shift:.9g} }}"
-    return layer_text(name, "Power", [bottom], [top], body, comment)
+    return format_layer(name, "Power", [bottom], [top], body, comment)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from fusion.composition.net_text import Layer
-from fusion.composition.sources import PreparedSource
+from fusion.composition.net_text import LayerText
+from fusion.composition.prepared_source import PreparedSource
 from prototxt.text.tree import Message, Scalar
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _CAFFE_TRANSFORM: Final = _VALUES | {"mirror", "crop_size", "force_color", "forc
 
 
 @dataclass(frozen=True)
-class Values:
+class MeanScale:
     """What becomes of a pixel: (pixel - mean) * scale.
 
     mean  one number, one per channel, or the name of a mean file
@@ -52,7 +52,7 @@ class Stream:
     records: tuple[object, ...]
     top: int | str
     prepared: tuple[object, ...] = ()
-    values: Values | None = None
+    values: MeanScale | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Affine:
         return set(self.scale) == {1.0} and set(self.shift) == {0.0}
 
 
-def stream(layer: Layer, top: str, source: str | None) -> Stream:
+def describe_stream(layer: LayerText, top: str, source: str | None) -> Stream:
     """Describe a top of a data layer that reads `source`, which may be another than its own."""
     index, message = layer.tops.index(top), layer.message
     param = PARAMS.get(layer.type)
@@ -88,22 +88,22 @@ def stream(layer: Layer, top: str, source: str | None) -> Stream:
     return Stream(records, index, prepared, _values(message) if affine else None)
 
 
-def parameters(layer: Layer) -> tuple[object, ...]:
+def parameters(layer: LayerText) -> tuple[object, ...]:
     """What a layer is told, but for its name, blobs and phases, in a form that can be compared."""
     return _content(layer.message, _descriptor(), _LAYER | {"bottom"}, frozenset())
 
 
-def between(given: Stream, wanted: Stream) -> Affine | None:
+def stream_affine(given: Stream, wanted: Stream) -> Affine | None:
     """The map from the values of one stream to those of another, None where there is none."""
     if given == wanted:
         return Affine((1.0,), (0.0,))
     alike = (given.records, given.top, given.prepared) == (wanted.records, wanted.top, wanted.prepared)
     if not alike or given.values is None or wanted.values is None:
         return None
-    return values_between(given.values, wanted.values)
+    return affine_between(given.values, wanted.values)
 
 
-def values_between(given: Values, wanted: Values) -> Affine | None:
+def affine_between(given: MeanScale, wanted: MeanScale) -> Affine | None:
     """The map from pixels with one mean and scale to those with another, None where it is not one number a channel."""
     if given.scale == 0:
         return None
@@ -120,32 +120,34 @@ def values_between(given: Values, wanted: Values) -> Affine | None:
     return Affine((ratio,) * len(shifts), shifts) if len(set(shifts)) > 1 else Affine((ratio,), shifts[:1])
 
 
-def list_and_batch(layer: Layer) -> tuple[str | None, int | None]:
+def list_and_batch(layer: LayerText) -> tuple[str | None, int | None]:
     """What a data layer reads, and how many records at a time; None where it does not say."""
     block = _last(layer.message, PARAMS.get(layer.type, ""))
     batch = block.string("batch_size") if block is not None else None
     return (block.string("source") if block is not None else None), int(batch) if batch else None
 
 
-def draws(layer: Layer, phase: str) -> bool:
+def draws(layer: LayerText, phase: str) -> bool:
     """Whether a data layer draws anything at random: the order of its records, flips, or the place of a crop."""
     return bool(_switched_on(layer) & {"shuffle", "rand_skip", "mirror"}) or draws_crops(layer, phase)
 
 
-def draws_crops(layer: Layer, phase: str) -> bool:
+def draws_crops(layer: LayerText, phase: str) -> bool:
     """Whether a data layer draws the place of a crop."""
     return phase == "TRAIN" and "crop_size" in _switched_on(layer)
 
 
-def mirrors(layer: Layer) -> bool:
+def mirrors(layer: LayerText) -> bool:
     """Whether a data layer flips pictures at random."""
     return "mirror" in _switched_on(layer)
 
 
-def _switched_on(layer: Layer) -> set[str]:
+def _switched_on(layer: LayerText) -> set[str]:
     block = _last(layer.message, PARAMS.get(layer.type, ""))
     blocks = [*([block] if block is not None else []), *layer.message.messages("transform_param")]
-    return {item.name for part in blocks for item in part.fields if part.string(item.name) not in ("false", "0", None)}
+    return {
+        item.name for source in blocks for item in source.fields if source.string(item.name) not in ("false", "0", None)
+    }
 
 
 def _last(message: Message, name: str) -> Message | None:
@@ -157,13 +159,13 @@ def _fields(message: Message, name: str) -> list[Any]:
     return [item for block in message.messages(name) for item in block.fields]
 
 
-def _values(message: Message) -> Values:
+def _values(message: Message) -> MeanScale:
     scale, mean, file = 1.0, [], None
     for block in message.messages("transform_param"):
         scale = float(block.string("scale") or scale)
         mean += [float(item.value) for item in block.scalars("mean_value")]
         file = block.string("mean_file") or file
-    return Values(file if file is not None else tuple(mean) if any(mean) else (0.0,), scale)
+    return MeanScale(file if file is not None else tuple(mean) if any(mean) else (0.0,), scale)
 
 
 def _text(block: Message | None, name: str) -> object:
@@ -218,16 +220,16 @@ def _default(about: FieldDescriptor | None) -> object:
     return about.default_value if plain else float(about.default_value)
 
 
-def input_shape(part: PreparedSource) -> tuple[int, ...] | None:
+def input_shape(source: PreparedSource) -> tuple[int, ...] | None:
     """The shape that the source's own Input layer, or its `input_dim`, gives its first input; None if it has none."""
-    for layer in part.raw.layers:
-        if layer.type == "Input" and part.branch.inputs[0] in layer.tops:
+    for layer in source.raw.layers:
+        if layer.type == "Input" and source.branch.inputs[0] in layer.tops:
             shapes = [shape for param in layer.message.messages("input_param") for shape in param.messages("shape")]
-            index = min(layer.tops.index(part.branch.inputs[0]), len(shapes) - 1)
+            index = min(layer.tops.index(source.branch.inputs[0]), len(shapes) - 1)
             return tuple(int(dim.value) for dim in shapes[index].scalars("dim")) if shapes else None
-    root = part.raw.document.root
-    if part.raw.inputs:
-        index = part.raw.inputs.index(part.branch.inputs[0])
+    root = source.raw.document.root
+    if source.raw.inputs:
+        index = source.raw.inputs.index(source.branch.inputs[0])
         shapes = root.messages("input_shape")
         if len(shapes) > index:
             return tuple(int(dim.value) for dim in shapes[index].scalars("dim"))
@@ -236,7 +238,7 @@ def input_shape(part: PreparedSource) -> tuple[int, ...] | None:
     return None
 
 
-def stated_size(layer: Layer) -> tuple[int | None, int | None, int | None]:
+def stated_size(layer: LayerText) -> tuple[int | None, int | None, int | None]:
     """Channels, height and width as far as the data layer states them."""
     number = {"crop_size": 0, "new_height": 0, "new_width": 0}
     colour = None

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from fusion.composition.net_text import layer_text
+from fusion.composition.net_text import format_layer
 from fusion.errors import ComposeError
 
 # Name on the command line -> layer type, and what it is given unless the caller says otherwise.
@@ -50,7 +50,7 @@ class Pct:
 
 
 @dataclass(frozen=True)
-class Reference:
+class ReferenceScores:
     """A source's frozen class scores: their blob, and the fused classes that they stand for, in their order."""
 
     prefix: str
@@ -58,9 +58,9 @@ class Reference:
     classes: Sequence[int]
 
 
-def settle_classes(
+def resolve_classes(
     prefix: str, blob: str, given: Sequence[int], width: int | None, num_output: int
-) -> tuple[Reference | None, list[ComposeError]]:
+) -> tuple[ReferenceScores | None, list[ComposeError]]:
     """The reference with its classes checked: as given, or the first ones if its width is that of the fused net.
 
     width  scores per sample, None if it is not known
@@ -68,21 +68,21 @@ def settle_classes(
     classes = tuple(given)
     if not classes:
         if width is None or width == num_output:
-            return Reference(prefix, blob, tuple(range(num_output))), []
-        what = f"source '{prefix}' scores {width} classes in '{blob}', the fused net {num_output}"
+            return ReferenceScores(prefix, blob, tuple(range(num_output))), []
+        message = f"source '{prefix}' scores {width} classes in '{blob}', the fused net {num_output}"
         hint = f"say which fused classes they are, in the order of its scores: --classes {prefix}=1,3,5,7,9"
-        return None, [ComposeError(what, hint=hint)]
+        return None, [ComposeError(message, hint=hint)]
     errors = []
     if width is not None and len(classes) != width:
-        what = f"source '{prefix}' is given {len(classes)} classes, but scores {width} in '{blob}'"
-        errors.append(ComposeError(what, hint=f"name {width} classes, in the order of its scores"))
+        message = f"source '{prefix}' is given {len(classes)} classes, but scores {width} in '{blob}'"
+        errors.append(ComposeError(message, hint=f"name {width} classes, in the order of its scores"))
     if len(set(classes)) != len(classes):
-        errors.append(ComposeError(f"source '{prefix}': a class is given twice: {listed(classes)}"))
+        errors.append(ComposeError(f"source '{prefix}': a class is given twice: {format_classes(classes)}"))
     outside = [number for number in classes if not 0 <= number < num_output]
     if outside:
-        what = f"source '{prefix}': class {outside[0]} is not among the fused net's 0 to {num_output - 1}"
-        errors.append(ComposeError(what, hint="classes count from 0; --num-output is the number of fused classes"))
-    return Reference(prefix, blob, classes), errors
+        message = f"source '{prefix}': class {outside[0]} is not among the fused net's 0 to {num_output - 1}"
+        errors.append(ComposeError(message, hint="classes count from 0; --num-output is the number of fused classes"))
+    return ReferenceScores(prefix, blob, classes), errors
 
 
 def check_pct(losses: Sequence[Pct]) -> list[ComposeError]:
@@ -90,9 +90,9 @@ def check_pct(losses: Sequence[Pct]) -> list[ComposeError]:
     errors = []
     for loss in losses:
         if loss.kind in _ABOVE_FROZEN:
-            what = f"loss '{loss.kind}' compares features, and the features of a composed net are frozen"
+            message = f"loss '{loss.kind}' compares features, and the features of a composed net are frozen"
             hint = f"use one on class scores ({', '.join(_KINDS)}), or write its layer into a net with thawed layers"
-            errors.append(ComposeError(what, hint=hint))
+            errors.append(ComposeError(message, hint=hint))
             continue
         if loss.kind not in _KINDS:
             errors.append(ComposeError(f"there is no loss '{loss.kind}'", hint=f"one of {', '.join(_KINDS)}"))
@@ -101,7 +101,7 @@ def check_pct(losses: Sequence[Pct]) -> list[ComposeError]:
     return errors
 
 
-def options_of(loss: Pct) -> tuple[str, ...]:
+def pct_options(loss: Pct) -> tuple[str, ...]:
     """The options that this loss has a use for."""
     distance = _literal(loss.options.get("distance", "KL"))
     if loss.kind == "naive":
@@ -116,7 +116,7 @@ def options_of(loss: Pct) -> tuple[str, ...]:
 
 
 def _check_option(loss: Pct, name: str, value: object) -> ComposeError | None:
-    kind, known = loss.kind, options_of(loss)
+    kind, known = loss.kind, pct_options(loss)
     if name not in known:
         return ComposeError(f"loss '{kind}' has no option '{name}'", hint=f"one of {', '.join(('weight', *known))}")
     words, literal = _OPTIONS[name], _literal(value)
@@ -127,7 +127,9 @@ def _check_option(loss: Pct, name: str, value: object) -> ComposeError | None:
     return None
 
 
-def loss_layers(losses: Sequence[Pct], references: Sequence[Reference], new: str, label: str, num_output: int) -> str:
+def loss_layers(
+    losses: Sequence[Pct], references: Sequence[ReferenceScores], new: str, label: str, num_output: int
+) -> str:
     """The loss layers as text: one per loss and reference, or one over all references where it takes their mean.
 
     Raises: ComposeError if a mean is asked for over references that know different classes.
@@ -144,7 +146,7 @@ def loss_layers(losses: Sequence[Pct], references: Sequence[Reference], new: str
             name = f"{loss.kind}_{'mean' if together else group[0].prefix}"
             bottoms = [new, *(reference.blob for reference in group), label]
             body = _body(loss, group[0].classes, num_output)
-            text.append(layer_text(name, _KINDS[loss.kind][0], bottoms, [name], body))
+            text.append(format_layer(name, _KINDS[loss.kind][0], bottoms, [name], body))
     return "\n".join(text)
 
 
@@ -165,7 +167,7 @@ def _literal(value: object) -> str:
     return f"{value:.9g}" if isinstance(value, float) else str(value)
 
 
-def listed(classes: Sequence[int]) -> str:
+def format_classes(classes: Sequence[int]) -> str:
     """`1,3,5`, or `0-999` for a run."""
     if len(classes) > 2 and tuple(classes) == tuple(range(classes[0], classes[-1] + 1)):
         return f"{classes[0]}-{classes[-1]}"

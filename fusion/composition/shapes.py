@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from fusion.composition.inputs import Inputs
 from fusion.composition.net_text import reparse
+from fusion.composition.prepared_source import PreparedSource
 from fusion.composition.preprocessing import input_shape
-from fusion.composition.sources import PreparedSource
 from fusion.errors import ComposeError, raise_all
 from prototxt.errors import PrototxtError
 from prototxt.text.tree import Document
@@ -17,7 +17,7 @@ Shape = tuple[int | None, ...]
 
 
 def blob_shapes(
-    parts: Sequence[PreparedSource],
+    sources: Sequence[PreparedSource],
     inputs: Inputs,
     branches: Mapping[str, Mapping[int, str]],
     given: Mapping[str, Shape],
@@ -29,22 +29,22 @@ def blob_shapes(
         [inputs.text, *inputs.front.values(), *(text for branch in branches.values() for text in branch.values())]
     )
     known = dict(given)
-    for part in parts:
-        own = input_shape(part)
+    for source in sources:
+        own = input_shape(source)
         if own is not None and len(own) == 4:
-            known.setdefault(inputs.blobs(part.prefix)[0], (None, *own[1:]))
+            known.setdefault(inputs.blobs(source.prefix)[0], (None, *own[1:]))
     shapes = _inferred(reparse(body, "the branches"), "TEST", known)
     return {blob: shape for blob, shape in shapes.items() if shape is not UNKNOWN}
 
 
-def source_shapes(part: PreparedSource, inputs: Inputs, shapes: Mapping[str, Shape]) -> Mapping[str, Shape]:
+def source_shapes(source: PreparedSource, inputs: Inputs, shapes: Mapping[str, Shape]) -> Mapping[str, Shape]:
     """Shapes of a source's own blobs under the fused net's data, those that are known."""
     from prototxt.shapes import UNKNOWN
 
-    feed = inputs.feeds[part.prefix]
+    feed = inputs.feeds[source.prefix]
     known = {blob: shapes[top] for blob, top in feed.items() if top in shapes}
     try:
-        found = _inferred(part.raw.document, "TEST", known)
+        found = _inferred(source.raw.document, "TEST", known)
     except PrototxtError:  # of its labels or losses, which are not those of the fused net
         return {}
     return {blob: shape for blob, shape in found.items() if shape is not UNKNOWN}
@@ -56,10 +56,10 @@ def check_whole(train_val: Document, given: Mapping[str, Shape]) -> None:
         try:
             _inferred(train_val, phase, given)
         except PrototxtError as error:
-            raise_all([ComposeError(part.message, place=part.place, hint=part.hint) for part in error.errors])
+            raise_all([ComposeError(source.message, place=source.place, hint=source.hint) for source in error.errors])
 
 
-def misfit(deploy: Document) -> str | None:
+def shape_error(deploy: Document) -> str | None:
     """Return what Caffe would refuse in the net to deploy, None if it fits."""
     try:
         _inferred(deploy, "TEST", {})

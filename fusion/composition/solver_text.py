@@ -12,7 +12,7 @@ _POLICIES = ("fixed", "step", "exp", "inv", "multistep", "poly", "sigmoid")
 
 
 @dataclass(frozen=True)
-class Schedule:
+class SolverSettings:
     """How the head is to be trained; the defaults are the tutorial's.
 
     test_interval  0 for no tests
@@ -33,7 +33,7 @@ class Schedule:
     further: Mapping[str, object] = field(default_factory=dict)
 
 
-def check_schedule(schedule: Schedule) -> list[ComposeError]:
+def check_schedule(schedule: SolverSettings) -> list[ComposeError]:
     """What is wrong with the settings."""
     errors = []
     if schedule.lr_policy not in _POLICIES:
@@ -50,7 +50,7 @@ def check_schedule(schedule: Schedule) -> list[ComposeError]:
     return errors
 
 
-def solver_text(schedule: Schedule, test_iter: int) -> str:
+def solver_text(schedule: SolverSettings, test_iter: int) -> str:
     """The solver; paths in it are as if it were run in its own directory."""
     lines = [
         "# How the head of the fused net is trained; the branches are frozen.",
@@ -77,7 +77,7 @@ def solver_text(schedule: Schedule, test_iter: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _tests(schedule: Schedule, test_iter: int) -> list[str]:
+def _tests(schedule: SolverSettings, test_iter: int) -> list[str]:
     """When the net is tested; nothing for an interval of 0, with which Caffe takes no test_iter either."""
     if not schedule.test_interval:
         return []

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fusion.composition.branches import writer_of
-from fusion.composition.losses import SERVED, Loss, read_loss
-from fusion.composition.net_text import Layer
-from fusion.composition.sources import PreparedSource
+from fusion.composition.losses import SUPPORTED, Loss, read_loss
+from fusion.composition.net_text import LayerText
+from fusion.composition.prepared_source import PreparedSource
 from prototxt.shapes.loss_kinds import LOSS_KINDS
 
 _SCORING = ("InnerProduct", "Convolution")
@@ -16,7 +16,7 @@ _ENDS = {"Accuracy": "class", "Softmax": "class", "ArgMax": "class", "Sigmoid": 
 
 
 @dataclass(frozen=True)
-class Measure:
+class Metric:
     """An Accuracy layer's parameters; two of a kind are equal."""
 
     top_k: int = 1
@@ -25,7 +25,7 @@ class Measure:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Objective:
     """A loss or measure of a source that judges what is computed from its cut.
 
     layer       None where nothing judges it
@@ -36,13 +36,13 @@ class Judgement:
     tail        the layers from there to the scores, in order
     """
 
-    part: PreparedSource
-    layer: Layer | None = None
+    source: PreparedSource
+    layer: LayerText | None = None
     loss: Loss | None = None
     labels: str | None = None
     scores: str | None = None
-    classifier: Layer | None = None
-    tail: tuple[Layer, ...] = ()
+    classifier: LayerText | None = None
+    tail: tuple[LayerText, ...] = ()
 
     @property
     def label(self) -> str | None:
@@ -61,42 +61,42 @@ class Judgement:
         return int(texts[-1]) if texts else None
 
 
-def judgements_of(part: PreparedSource) -> list[Judgement]:
+def source_objectives(source: PreparedSource) -> list[Objective]:
     """What judges the branch's features: its losses, the heaviest and of equal ones the last first; else its last end.
 
     Losses that no classifier can serve come after the others. Losses that judge other layers' values alone, such as
     those of an auxiliary head below the cut, are not among them.
     """
-    known = derived(part)
+    known = layers_after_cut(source)
     found = [
-        _judgement(part, layer, made)
+        _judgement(source, layer, made)
         for layer, made in known
         if layer.bottoms and layer.phases and (_is_loss(layer) or layer.type in _ENDS)
     ]
     losses = [item for item in reversed(found) if item.loss is not None]
-    return sorted(losses, key=lambda item: (_is_of_features(item), -weight_of(item))) or list(reversed(found))[:1]
+    return sorted(losses, key=lambda item: (_is_of_features(item), -loss_weight_of(item))) or list(reversed(found))[:1]
 
 
-def measures_of(part: PreparedSource, scores: str) -> list[Measure]:
+def source_metrics(source: PreparedSource, scores: str) -> list[Metric]:
     """The measures of these scores that the source has."""
     found = []
-    for layer in part.raw.layers:
+    for layer in source.raw.layers:
         if layer.type == "Accuracy" and layer.phases and layer.bottoms[:1] == (scores,):
             given: dict[str, int] = {}
             for block in layer.message.messages("accuracy_param"):
                 texts = {name: block.string(name) for name in ("top_k", "axis", "ignore_label")}
                 given.update({name: int(text, 0) for name, text in texts.items() if text is not None})
-            found.append(Measure(given.get("top_k", 1), given.get("axis", 1), given.get("ignore_label")))
+            found.append(Metric(given.get("top_k", 1), given.get("axis", 1), given.get("ignore_label")))
     return found
 
 
-def derived(part: PreparedSource) -> list[tuple[Layer, frozenset[str]]]:
+def layers_after_cut(source: PreparedSource) -> list[tuple[LayerText, frozenset[str]]]:
     """Each layer that reads a value computed from the cut, and which of its bottoms are such values."""
-    cuts = {_raw_name(part, blob) for blob in part.plain}
-    own = {layer.number for layer in part.raw.layers if cuts & set(layer.tops)}
+    cuts = {_raw_name(source, blob) for blob in source.plain}
+    own = {layer.number for layer in source.raw.layers if cuts & set(layer.tops)}
     values: set[str] = set()
     found = []
-    for layer in part.raw.layers:
+    for layer in source.raw.layers:
         if layer.number in own:
             values |= cuts & set(layer.tops)
             continue
@@ -109,17 +109,17 @@ def derived(part: PreparedSource) -> list[tuple[Layer, frozenset[str]]]:
     return found
 
 
-def weight_of(item: Judgement) -> float:
+def loss_weight_of(item: Objective) -> float:
     """The loss's weight, 1 where the file does not say."""
     raws = item.loss.options.get("loss_weight", ("1",)) if item.loss is not None else ("0",)
     return float(raws[0]) if isinstance(raws, tuple) else 1.0
 
 
-def _is_of_features(item: Judgement) -> bool:
-    return item.loss is not None and item.loss.type not in SERVED
+def _is_of_features(item: Objective) -> bool:
+    return item.loss is not None and item.loss.type not in SUPPORTED
 
 
-def _is_loss(layer: Layer) -> bool:
+def _is_loss(layer: LayerText) -> bool:
     """Whether training minimises what the layer makes."""
     from prototxt.shapes import registry
 
@@ -130,32 +130,32 @@ def _is_loss(layer: Layer) -> bool:
     return layer.type in LOSS_KINDS or layer.type.endswith("Loss") or (known is not None and known.loss)
 
 
-def _raw_name(part: PreparedSource, plain: str) -> str:
+def _raw_name(source: PreparedSource, plain: str) -> str:
     """A blob's name in the file, which may carry the prefix."""
-    prefixed = f"{part.prefix}/{plain}"
-    return prefixed if any(prefixed in layer.tops for layer in part.raw.layers) else plain
+    prefixed = f"{source.prefix}/{plain}"
+    return prefixed if any(prefixed in layer.tops for layer in source.raw.layers) else plain
 
 
-def _judgement(part: PreparedSource, layer: Layer, made: frozenset[str]) -> Judgement:
+def _judgement(source: PreparedSource, layer: LayerText, made: frozenset[str]) -> Objective:
     compared = layer.bottoms[:2]
     scores = next((blob for blob in compared if blob in made), layer.bottoms[0])
     kind = LOSS_KINDS.get(layer.type)
     label = next((blob for blob in compared if blob not in made), None)
     loss = read_loss(layer, label, layer.bottoms[2:]) if _is_loss(layer) else None
     labels = kind.labels if kind is not None else _ENDS.get(layer.type)
-    classifier, tail = _classifier(part, scores)
-    return Judgement(part, layer, loss, labels, scores, classifier, tail)
+    classifier, tail = _classifier(source, scores)
+    return Objective(source, layer, loss, labels, scores, classifier, tail)
 
 
-def _classifier(part: PreparedSource, scores: str) -> tuple[Layer | None, tuple[Layer, ...]]:
+def _classifier(source: PreparedSource, scores: str) -> tuple[LayerText | None, tuple[LayerText, ...]]:
     """The layer beyond the cut that makes the scores, and those between the two, in-place ones included."""
-    branch = {_raw_name(part, blob) for blob in part.plain}
-    tail: list[Layer] = []
+    branch = {_raw_name(source, blob) for blob in source.plain}
+    tail: list[LayerText] = []
     blob: str | None = scores
     while blob is not None and blob not in branch:
         name = blob
-        tail += reversed([layer for layer in part.raw.layers if name in layer.tops and name in layer.bottoms])
-        writer = writer_of(part.raw, name)
+        tail += reversed([layer for layer in source.raw.layers if name in layer.tops and name in layer.bottoms])
+        writer = writer_of(source.raw, name)
         if writer is None or writer.type in _SCORING:
             return writer, tuple(reversed(tail))
         tail.append(writer)
@@ -163,7 +163,7 @@ def _classifier(part: PreparedSource, scores: str) -> tuple[Layer | None, tuple[
     return None, tuple(reversed(tail))
 
 
-def positions_kept(item: Judgement) -> bool:
+def scores_positions(item: Objective) -> bool:
     """Whether every position of a map gets scores of its own, as far as the layers tell."""
     kinds = {layer.type for layer in item.tail}
     if kinds & {"Pooling", "Flatten", "Reshape", "InnerProduct", "Reduction"}:
@@ -171,15 +171,15 @@ def positions_kept(item: Judgement) -> bool:
     return item.classifier is not None and item.classifier.type == "Convolution"
 
 
-def listed(items: Sequence[Judgement]) -> str:
+def format_objectives(items: Sequence[Objective]) -> str:
     """The losses with their labels, in words."""
     return ", ".join(
         f"'{item.layer.name}' ({item.layer.type} of '{item.scores}' against '{item.label}')"
-        for item in in_order(items)
+        for item in sorted_by_layer(items)
         if item.layer is not None
     )
 
 
-def in_order(items: Sequence[Judgement]) -> list[Judgement]:
+def sorted_by_layer(items: Sequence[Objective]) -> list[Objective]:
     """As their layers stand in the file."""
     return sorted(items, key=lambda item: item.layer.number if item.layer is not None else -1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from fusion.composition.net_text import PHASES, Layer, Net, only, read_net
+from fusion.composition.net_text import PHASES, LayerText, NetText, keep_layers, read_net
 from fusion.errors import ComposeError, raise_all
 
 _BY_PHASE: Final[Mapping[str, tuple[str, ...]]] = {"train": ("TRAIN",), "val": ("TEST",), "test": ("TEST",)}
@@ -17,7 +17,7 @@ _RULES: Final = ("include", "exclude")
 _BESIDE_PHASE: Final = ("stage", "not_stage", "min_level", "max_level")
 
 
-def by_phase(stages: Sequence[str]) -> dict[str, tuple[str, ...]]:
+def stages_by_phase(stages: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Return the stages that hold in each phase.
 
     `train` holds in phase TRAIN, `val` and `test` in TEST, as DIGITS means them, and any other in both, unless it is
@@ -35,7 +35,9 @@ def by_phase(stages: Sequence[str]) -> dict[str, tuple[str, ...]]:
     return {phase: tuple(dict.fromkeys(names)) for phase, names in found.items()}
 
 
-def settled(net: Net, prefix: str, stages: Sequence[str], notes: list[str]) -> tuple[Net, tuple[str, ...]]:
+def resolve_stages(
+    net: NetText, prefix: str, stages: Sequence[str], notes: list[str]
+) -> tuple[NetText, tuple[str, ...]]:
     """Return the net with rules of phases alone, without the layers that no phase has; and the stages that it names.
 
     Raises: ComposeError where a layer reads what only layers of other stages make; DecodeError.
@@ -46,25 +48,25 @@ def settled(net: Net, prefix: str, stages: Sequence[str], notes: list[str]) -> t
     ruled = [layer for layer in net.layers if _is_ruled(layer)]
     if not ruled:
         return net, ()
-    message, held = load_net(net.document, strict=False), by_phase(stages)
+    message, held = load_net(net.document, strict=False), stages_by_phase(stages)
     errors = []
     for phase in PHASES:
         error = unmet_stages(message, filter_net(message, phase, message.state.level, held[phase]))
         if error is not None:
-            what, hint = f"source '{prefix}': {error.message}", _hint(stages_of(message))
-            errors.append(ComposeError(what, place=error.place, hint=hint))
+            error_text, hint = f"source '{prefix}': {error.message}", _hint(stages_of(message))
+            errors.append(ComposeError(error_text, place=error.place, hint=hint))
     raise_all(errors[:1])
     named = stages_of(message)
     said = [f"{stage} ({phase})" for phase in PHASES for stage in held[phase] if stage in named]
     notes += [f"source '{prefix}': stages {', '.join(said)}"] if said else []
     there = read_net(net.document, held)
     kept = frozenset(layer.number for layer in there.layers if layer.phases)
-    return only(_in_phases(there, {layer.number for layer in ruled}), kept), named
+    return keep_layers(_in_phases(there, {layer.number for layer in ruled}), kept), named
 
 
 def check_stages(prefixes: Sequence[str], given: Sequence[str], named: Sequence[str]) -> None:
     """Raises: ComposeError for stages that no source names."""
-    wanted = {stage for stages in by_phase(given).values() for stage in stages}
+    wanted = {stage for stages in stages_by_phase(given).values() for stage in stages}
     if unknown := sorted(wanted - set(named)):
         hint = f"they name {', '.join(dict.fromkeys(named))}" if named else "none of them names any; leave it away"
         raise ComposeError(f"no source ({', '.join(prefixes)}) names the stage {', '.join(unknown)}", hint=hint)
@@ -76,13 +78,13 @@ def _hint(named: Sequence[str]) -> str:
     return f"say which stages hold, such as {example}; it names {', '.join(named)}"
 
 
-def _is_ruled(layer: Layer) -> bool:
+def _is_ruled(layer: LayerText) -> bool:
     """Whether its rules look at more than the phase."""
     rules = [rule for name in _RULES for rule in layer.message.messages(name)]
     return any(rule.get(name) is not None for rule in rules for name in _BESIDE_PHASE)
 
 
-def _in_phases(net: Net, numbers: set[int]) -> Net:
+def _in_phases(net: NetText, numbers: set[int]) -> NetText:
     """The net with the rules of these layers in terms of phases."""
     from prototxt.text.edits import Edits
 

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fusion.composition import losses
-from fusion.composition.label_layers import pairs_error
-from fusion.composition.losses import CHOICES, Loss, canonical, described
-from fusion.composition.source_losses import Judgement, in_order, judgements_of, listed
-from fusion.composition.sources import PreparedSource
+from fusion.composition.labels import SourceLabels, pairs_error
+from fusion.composition.losses import CHOICES, Loss, comparison_key, describe_loss
+from fusion.composition.prepared_source import PreparedSource
+from fusion.composition.source_losses import Objective, format_objectives, sorted_by_layer, source_objectives
 from fusion.errors import ComposeError, raise_all
 
 _NAME = re.compile(r"[A-Za-z]\w*")
@@ -33,7 +33,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Aim:
+class Goal:
     """A task, and what the sources say about it.
 
     name    "" for the only one
@@ -43,7 +43,7 @@ class Aim:
     name: str
     loss: Loss
     num_output: int | None
-    judges: Mapping[str, Judgement]
+    objectives: Mapping[str, Objective]
 
 
 def parse_task(text: str) -> Task:
@@ -65,19 +65,28 @@ def parse_task(text: str) -> Task:
     return Task(name.strip(), loss, int(numbers[-1]) if numbers else None)
 
 
-def settle(
-    parts: Sequence[PreparedSource], loss: Loss | None, tasks: Sequence[Task], num_output: int | None
-) -> list[Aim]:
+def resolve_goals(
+    sources: Sequence[PreparedSource], loss: Loss | None, tasks: Sequence[Task], num_output: int | None
+) -> list[Goal]:
     """What the fused net is to learn: as asked for, else what the sources were trained to do.
 
     Raises: ComposeError where the sources disagree, or no classifier can do it.
     """
-    known = {part.prefix: judgements_of(part) for part in parts}
+    known = {source.prefix: source_objectives(source) for source in sources}
     if tasks:
-        return [Aim(task.name, task.loss, task.num_output or num_output, _judges(known, task.loss)) for task in tasks]
+        return [Goal(task.name, task.loss, task.num_output or num_output, _judges(known, task.loss)) for task in tasks]
     if loss is None:
-        loss = _agreed(parts, known)
-    return [Aim("", loss, num_output, _judges(known, loss))]
+        loss = _agreed(sources, known)
+    return [Goal("", loss, num_output, _judges(known, loss))]
+
+
+def own_labels(goals: Sequence[Goal]) -> SourceLabels | None:
+    """The labels that the sources agree on by having them; None where the user names labels."""
+    (goal, *others) = goals
+    if others or goal.loss.label is not None:
+        return None
+    labels = {prefix: item.label for prefix, item in goal.objectives.items() if item.loss is not None}
+    return SourceLabels(goal.loss.type, {prefix: label for prefix, label in labels.items() if label is not None})
 
 
 def check_tasks(loss: Loss | None, tasks: Sequence[Task]) -> list[ComposeError]:
@@ -103,7 +112,7 @@ def _is_double(one: Task, other: Task) -> bool:
     if one.loss.label is None or one.loss.label != other.loss.label:
         return False
     classes = one.loss.kind.labels == other.loss.kind.labels == "class" and one.num_output != other.num_output
-    return classes or canonical(one.loss) == canonical(other.loss)
+    return classes or comparison_key(one.loss) == comparison_key(other.loss)
 
 
 def _double(one: Task, other: Task) -> ComposeError:
@@ -115,7 +124,7 @@ def _double(one: Task, other: Task) -> ComposeError:
     )
 
 
-def _judges(known: Mapping[str, Sequence[Judgement]], loss: Loss) -> dict[str, Judgement]:
+def _judges(known: Mapping[str, Sequence[Objective]], loss: Loss) -> dict[str, Objective]:
     """Of each source the judgement by the loss's label, or else its main one."""
     return {
         prefix: next((item for item in items if loss.label is not None and item.label == loss.label), items[0])
@@ -124,121 +133,127 @@ def _judges(known: Mapping[str, Sequence[Judgement]], loss: Loss) -> dict[str, J
     }
 
 
-def _agreed(parts: Sequence[PreparedSource], known: Mapping[str, Sequence[Judgement]]) -> Loss:
+def _agreed(sources: Sequence[PreparedSource], known: Mapping[str, Sequence[Objective]]) -> Loss:
     """The loss of all sources that have one. Raises: ComposeError."""
     found: dict[str, Loss] = {}
     errors: list[ComposeError] = []
-    for part in parts:
+    for source in sources:
         try:
-            own = _own(part, known[part.prefix])
+            own = _own(source, known[source.prefix])
         except ComposeError as error:
             errors.append(error)
             continue
         if own is not None:
-            found[part.prefix] = own
+            found[source.prefix] = own
     raise_all(errors)
     ends = {prefix: items[0] for prefix, items in known.items() if items and prefix not in found}
     if not found:
         return _default(ends)
     first = next(iter(found.values()))
     strangers = {prefix: item for prefix, item in ends.items() if item.labels not in (None, first.kind.labels)}
-    if strangers or len({canonical(loss) for loss in found.values()}) > 1:
-        said = [f"'{prefix}' has {described(loss)}" for prefix, loss in found.items()]
+    if strangers or len({comparison_key(loss) for loss in found.values()}) > 1:
+        said = [f"'{prefix}' has {describe_loss(loss)}" for prefix, loss in found.items()]
         said += [f"'{prefix}' ends in {item.layer.type}" for prefix, item in strangers.items() if item.layer]
         raise ComposeError(f"the sources have different losses: {'; '.join(said)}", hint=f"name one: {CHOICES}")
     return replace(first, label=None)
 
 
-def _own(part: PreparedSource, items: Sequence[Judgement]) -> Loss | None:
+def _own(source: PreparedSource, items: Sequence[Objective]) -> Loss | None:
     """The loss of one source, None if it has none. Raises: ComposeError where it has several, or one of no head."""
     own = [item for item in items if item.loss is not None]
     if not own:
         return None
-    place = part.raw.place(own[0].layer) if own[0].layer is not None else None
+    place = source.raw.place(own[0].layer) if own[0].layer is not None else None
     if len({item.label for item in own}) > 1:
         raise ComposeError(
-            f"source '{part.prefix}' has losses of several labels: {listed(own)}",
+            f"source '{source.prefix}' has losses of several labels: {format_objectives(own)}",
             place=place,
             hint=f"name one (--loss {_servable(own)},label={own[0].label}), or several tasks: {_as_tasks(own)}",
         )
-    served = [item for item in own if item.loss is not None and item.loss.type in losses.SERVED]
-    if not served and (error := pairs_error(part)):
+    served = [item for item in own if item.loss is not None and item.loss.type in losses.SUPPORTED]
+    if not served and (error := pairs_error(source)):
         raise error
     if not served:
-        what = f"source '{part.prefix}' has the loss {own[0].loss.type if own[0].loss else ''}"
-        reason = losses.why_not(own[0].loss.type if own[0].loss else "")
-        raise ComposeError(f"{what}, which a head cannot serve: {reason}", place=place, hint=f"name one: {CHOICES}")
+        message = f"source '{source.prefix}' has the loss {own[0].loss.type if own[0].loss else ''}"
+        reason = losses.unsupported_reason(own[0].loss.type if own[0].loss else "")
+        raise ComposeError(f"{message}, which a head cannot serve: {reason}", place=place, hint=f"name one: {CHOICES}")
     loss = served[0].loss
     assert loss is not None
     if loss.label is None:
-        what = f"source '{part.prefix}': both bottoms of its {loss.type} are computed from the cut, so it has no label"
-        raise ComposeError(what, place=place, hint=f"name loss and label: {CHOICES},label=BLOB")
-    ignored = losses.option(loss, "ignore_label")
-    if part.source.classes and ignored is not None and 0 <= int(ignored, 0) < len(part.source.classes):
-        what = f"source '{part.prefix}' ignores label {ignored}, which is one of its own classes and not of the fused"
-        raise ComposeError(what, place=place, hint=f"say which fused label is ignored, if any: {CHOICES}")
-    if part.source.classes and loss.type == "InfogainLoss":
-        what = f"source '{part.prefix}' weighs its own classes by a matrix, which are not those of the fused net"
-        raise ComposeError(what, place=place, hint="give the fused net's: --loss InfogainLoss,source=FILE")
+        message = (
+            f"source '{source.prefix}': both bottoms of its {loss.type} are computed from the cut, so it has no label"
+        )
+        raise ComposeError(message, place=place, hint=f"name loss and label: {CHOICES},label=BLOB")
+    ignored = losses.loss_option(loss, "ignore_label")
+    if source.spec.classes and ignored is not None and 0 <= int(ignored, 0) < len(source.spec.classes):
+        message = (
+            f"source '{source.prefix}' ignores label {ignored}, which is one of its own classes and not of the fused"
+        )
+        raise ComposeError(message, place=place, hint=f"say which fused label is ignored, if any: {CHOICES}")
+    if source.spec.classes and loss.type == "InfogainLoss":
+        message = f"source '{source.prefix}' weighs its own classes by a matrix, which are not those of the fused net"
+        raise ComposeError(message, place=place, hint="give the fused net's: --loss InfogainLoss,source=FILE")
     return loss
 
 
-def _as_tasks(items: Sequence[Judgement]) -> str:
+def _as_tasks(items: Sequence[Objective]) -> str:
     """The losses as the options that ask for them."""
     found = []
-    for item in in_order(items):
+    for item in sorted_by_layer(items):
         name = item.classifier.name if item.classifier is not None else item.scores or ""
-        name = re.sub(r"\W", "_", name.removeprefix(f"{item.part.prefix}/"))
+        name = re.sub(r"\W", "_", name.removeprefix(f"{item.source.prefix}/"))
         width = f",num_output={item.width}" if item.width is not None else ""
         found.append(f"--task {name}={item.loss.type if item.loss is not None else ''}:{item.label}{width}")
     return " ".join(found)
 
 
-def _servable(items: Sequence[Judgement]) -> str:
-    types = [item.loss.type for item in items if item.loss is not None and item.loss.type in losses.SERVED]
+def _servable(items: Sequence[Objective]) -> str:
+    types = [item.loss.type for item in items if item.loss is not None and item.loss.type in losses.SUPPORTED]
     return types[0] if types else "TYPE"
 
 
-def _default(ends: Mapping[str, Judgement]) -> Loss:
+def _default(ends: Mapping[str, Objective]) -> Loss:
     """The loss where no source has one: that of classes, unless an end says otherwise. Raises: ComposeError."""
     strangers = {prefix: item for prefix, item in ends.items() if item.labels not in (None, "class")}
     if strangers:
         prefix, item = next(iter(strangers.items()))
         kind = item.layer.type if item.layer is not None else ""
-        what = f"source '{prefix}' ends in {kind}, and no source says by which loss the fused net learns"
-        raise ComposeError(what, hint=f"name one: {CHOICES}")
+        message = f"source '{prefix}' ends in {kind}, and no source says by which loss the fused net learns"
+        raise ComposeError(message, hint=f"name one: {CHOICES}")
     return Loss("SoftmaxWithLoss")
 
 
-def loss_notes(aims: Sequence[Aim], label_of: Mapping[str, str]) -> list[str]:
+def loss_notes(goals: Sequence[Goal], label_of: Mapping[str, str]) -> list[str]:
     """What was decided about the losses, one sentence each.
 
     label_of  per aim the fused net's blob with its labels
     """
     notes = []
     words = {"class": "class numbers", "yes-no": "a 0 or 1 per output", "target": "target values"}
-    for aim in aims:
-        own = [item.loss for item in aim.judges.values() if item.loss is not None]
-        same = [loss for loss in own if loss.type in losses.SERVED and canonical(loss) == canonical(aim.loss)]
+    for goal in goals:
+        own = [item.loss for item in goal.objectives.values() if item.loss is not None]
+        same = [
+            loss for loss in own if loss.type in losses.SUPPORTED and comparison_key(loss) == comparison_key(goal.loss)
+        ]
         origin = (
             "the sources' own"
             if same and len(same) == len(own)
             else "as asked for"
-            if aim.loss.label or own
+            if goal.loss.label or own
             else "no source has one"
         )
-        task = f"task '{aim.name}': " if aim.name else ""
-        what = f"'{label_of[aim.name]}' holds {words[aim.loss.kind.labels]}"
-        notes.append(f"loss: {task}{described(aim.loss)} ({origin}); {what}")
-        notes += _left_out(aim, task)
+        task = f"task '{goal.name}': " if goal.name else ""
+        message = f"'{label_of[goal.name]}' holds {words[goal.loss.kind.labels]}"
+        notes.append(f"loss: {task}{describe_loss(goal.loss)} ({origin}); {message}")
+        notes += _left_out(goal, task)
     return notes
 
 
-def _left_out(aim: Aim, task: str) -> list[str]:
+def _left_out(goal: Goal, task: str) -> list[str]:
     """A note for the further losses of the sources, which the fused net does not have."""
     found = []
-    for prefix, main in aim.judges.items():
-        others = [item for item in judgements_of(main.part) if item.loss is not None and item.layer != main.layer]
-        if others and not aim.name:
-            found.append(f"loss: {task}of source '{prefix}' these are left out: {listed(others)}")
+    for prefix, main in goal.objectives.items():
+        others = [item for item in source_objectives(main.source) if item.loss is not None and item.layer != main.layer]
+        if others and not goal.name:
+            found.append(f"loss: {task}of source '{prefix}' these are left out: {format_objectives(others)}")
     return found

@@ -1,4 +1,4 @@
-"""The texts of the fused net: to train and validate it, and to deploy it."""
+"""The texts of the fused net: one to train and validate, one to deploy, with its class names as comments."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fusion.composition.after_classifier import softmax
-from fusion.composition.classifiers import Classifier
+from fusion.composition.classifiers import FusedClassifier
 from fusion.composition.heads import Head
 from fusion.composition.inputs import Inputs
-from fusion.composition.losses import loss_layer, option
-from fusion.composition.net_text import Layer, excerpt, layer_text, quoted, reparse
-from fusion.composition.references import Pct, Reference, loss_layers
-from fusion.composition.source_losses import Measure
-from fusion.composition.sources import PreparedSource
+from fusion.composition.losses import loss_layer, loss_option
+from fusion.composition.net_text import LayerText, excerpt, format_layer, quoted, reparse
+from fusion.composition.output_layers import softmax_layer
+from fusion.composition.prepared_source import PreparedSource
+from fusion.composition.references import Pct, ReferenceScores, loss_layers, resolve_classes
+from fusion.composition.source import Source
+from fusion.composition.source_losses import Metric
+from fusion.errors import ComposeError, raise_all
+from prototxt.text.class_names import ClassNames, class_comments, read_names
 from prototxt.text.tree import Document
 
 Shape = tuple[int | None, ...]
@@ -22,7 +25,7 @@ _TEST = "include { phase: TEST }"
 
 
 @dataclass(frozen=True)
-class Plan:
+class FusionPlan:
     """All that is settled about a fused net.
 
     branches    per prefix: the text of each of its layers, by number
@@ -32,29 +35,29 @@ class Plan:
     """
 
     title: str
-    classifiers: Sequence[Classifier]
-    parts: Sequence[PreparedSource]
+    classifiers: Sequence[FusedClassifier]
+    sources: Sequence[PreparedSource]
     inputs: Inputs
     branches: Mapping[str, Mapping[int, str]]
     head: Head
-    references: Sequence[Reference]
+    references: Sequence[ReferenceScores]
     losses: Sequence[Pct]
     deployed: bool
 
 
-def branch_texts(part: PreparedSource, inputs: Inputs) -> dict[int, str]:
+def branch_texts(source: PreparedSource, inputs: Inputs) -> dict[int, str]:
     """The text of each layer of the branch and its classifier, reading the fused net's data blobs."""
     from prototxt.text.edits import Edits
 
-    feed = inputs.feeds[part.prefix]
+    feed = inputs.feeds[source.prefix]
     texts = {}
-    for layer in part.net.layers:
-        if layer.number not in part.branch.layers | part.classifier:
+    for layer in source.net.layers:
+        if layer.number not in source.branch.layers | source.classifier:
             continue
-        text = excerpt(part.net, layer)
+        text = excerpt(source.net, layer)
         changed = {blob: new for blob, new in feed.items() if blob != new and blob in layer.bottoms + layer.tops}
         if changed:
-            document = reparse(text, part.net.document.name)
+            document = reparse(text, source.net.document.name)
             edits = Edits(document)
             block = document.root.messages("layer")[0]
             for scalar in block.scalars("bottom") + block.scalars("top"):
@@ -65,10 +68,10 @@ def branch_texts(part: PreparedSource, inputs: Inputs) -> dict[int, str]:
     return texts
 
 
-def train_val_document(plan: Plan) -> Document:
+def train_val_document(plan: FusionPlan) -> Document:
     """The net with data layers, measures and losses."""
     pieces = [f"name: {quoted(plan.title)}\n", plan.inputs.text]
-    pieces += [_branch(plan, part) for part in plan.parts]
+    pieces += [_branch(plan, source) for source in plan.sources]
     pieces.append(plan.head.text)
     for classifier, scores in zip(plan.classifiers, plan.head.scores, strict=True):
         pieces += _judged(classifier, scores)
@@ -78,10 +81,10 @@ def train_val_document(plan: Plan) -> Document:
     return reparse("\n".join(pieces), "train_val.prototxt")
 
 
-def deploy_document(plan: Plan, shapes: Mapping[str, Shape], notes: list[str]) -> Document | None:
+def deploy_document(plan: FusionPlan, shapes: Mapping[str, Shape], notes: list[str]) -> Document | None:
     """The net with an Input per picture blob and the classifiers' answers; None, with a note, if a shape is unknown."""
     pieces = [f"name: {quoted(plan.title)}\n"]
-    for blob in dict.fromkeys(blob for part in plan.parts for blob in plan.inputs.blobs(part.prefix)):
+    for blob in dict.fromkeys(blob for source in plan.sources for blob in plan.inputs.blobs(source.prefix)):
         dims = shapes.get(blob, (None, None))[1:]
         if None in dims:
             notes.append(
@@ -90,42 +93,42 @@ def deploy_document(plan: Plan, shapes: Mapping[str, Shape], notes: list[str]) -
             )
             return None
         shape = " ".join(f"dim: {dim}" for dim in (1, *dims))
-        pieces.append(layer_text(blob, "Input", [], [blob], f"input_param {{ shape {{ {shape} }} }}"))
-    pieces += [_branch(plan, part, classifier=plan.deployed, phase="TEST") for part in plan.parts]
+        pieces.append(format_layer(blob, "Input", [], [blob], f"input_param {{ shape {{ {shape} }} }}"))
+    pieces += [_branch(plan, source, classifier=plan.deployed, phase="TEST") for source in plan.sources]
     pieces.append(plan.head.text)
     for classifier, scores in zip(plan.classifiers, plan.head.scores, strict=True):
         pieces += _answered(classifier, scores)
     return reparse("\n".join(pieces), "deploy.prototxt")
 
 
-def _judged(classifier: Classifier, scores: str) -> list[str]:
+def _judged(classifier: FusedClassifier, scores: str) -> list[str]:
     """The layers from a classifier's scores to its measures and its loss."""
     text, end = classifier.tail.on(scores)
-    for number, measure in enumerate(classifier.measures):
-        plain = measure == Measure(1, measure.axis, measure.ignore_label) and not number
+    for number, measure in enumerate(classifier.metrics):
+        plain = measure == Metric(1, measure.axis, measure.ignore_label) and not number
         name = classifier.called("accuracy" if plain else f"accuracy_top{measure.top_k}")
         text.append(
-            layer_text(name, "Accuracy", [end, classifier.label], [name], "\n".join([_TEST, *_params(measure)]))
+            format_layer(name, "Accuracy", [end, classifier.label], [name], "\n".join([_TEST, *_params(measure)]))
         )
     if classifier.loss.type == "MultinomialLogisticLoss":
-        text.append(softmax(classifier.called("prob"), end))
+        text.append(softmax_layer(classifier.called("prob"), end))
         end = classifier.called("prob")
     return [*text, loss_layer(classifier.loss, classifier.called("loss"), end, classifier.label)]
 
 
-def _answered(classifier: Classifier, scores: str) -> list[str]:
+def _answered(classifier: FusedClassifier, scores: str) -> list[str]:
     """The layers from a classifier's scores to what the deployed net answers."""
     text, end = classifier.tail.on(scores)
     output = classifier.loss.kind.output
     if output is not None:
-        axis = option(classifier.loss, "axis")
+        axis = loss_option(classifier.loss, "axis")
         body = f"softmax_param {{ axis: {axis} }}" if output == "Softmax" and axis not in (None, "1") else ""
         name = classifier.called("prob")
-        text.append(layer_text(name, output, [end], [name], body))
+        text.append(format_layer(name, output, [end], [name], body))
     return text
 
 
-def _params(measure: Measure) -> list[str]:
+def _params(measure: Metric) -> list[str]:
     lines = [
         *([f"top_k: {measure.top_k}"] if measure.top_k != 1 else []),
         *([f"axis: {measure.axis}"] if measure.axis != 1 else []),
@@ -134,18 +137,54 @@ def _params(measure: Measure) -> list[str]:
     return [f"accuracy_param {{ {' '.join(lines)} }}"] if lines else []
 
 
-def _branch(plan: Plan, part: PreparedSource, *, classifier: bool = True, phase: str | None = None) -> str:
+def _branch(plan: FusionPlan, source: PreparedSource, *, classifier: bool = True, phase: str | None = None) -> str:
     """The branch's layers in the order of the file, under a line that says where they are from."""
-    texts, front = plan.branches[part.prefix], plan.inputs.front.get(part.prefix)
+    texts, front = plan.branches[source.prefix], plan.inputs.front.get(source.prefix)
 
-    def wanted(layer: Layer) -> bool:
-        kept = layer.number in texts and (classifier or layer.number not in part.classifier)
+    def wanted(layer: LayerText) -> bool:
+        kept = layer.number in texts and (classifier or layer.number not in source.classifier)
         return kept and (phase is None or phase in layer.phases)
 
-    file = os.path.basename(part.raw.document.name)
-    head = f"# ---- {part.prefix}: {file}, cut at {', '.join(part.plain)}; frozen ----\n"
+    file = os.path.basename(source.raw.document.name)
+    head = f"# ---- {source.prefix}: {file}, cut at {', '.join(source.plain)}; frozen ----\n"
     return (
         head
         + (f"{front}\n" if front else "")
-        + "\n".join(texts[layer.number] for layer in part.net.layers if wanted(layer))
+        + "\n".join(texts[layer.number] for layer in source.net.layers if wanted(layer))
     )
+
+
+Labels = str | os.PathLike[str] | Sequence[str]
+
+
+def class_names(labels: Labels | None, sources: Sequence[Source], classifiers: Sequence[FusedClassifier]) -> ClassNames:
+    """Return the names of the fused net's classes, and the classes of each source that says them.
+
+    labels  a file with a name per line, or the names
+    Raises: ComposeError where there are not as many names as classes, or a source's classes are not among them;
+            PrototxtError, OSError for the file.
+    """
+    only = classifiers[0]
+    if len(classifiers) > 1 or only.loss.kind.labels != "class":
+        if labels:
+            message = "several tasks" if len(classifiers) > 1 else f"{only.loss.type}, which takes no classes"
+            raise ComposeError(f"names of classes are given, and the fused net has {message}", hint="leave them away")
+        return ClassNames()
+    names: Sequence[str] = read_names(labels) if isinstance(labels, (str, os.PathLike)) else labels or ()
+    num_output = only.num_output
+    errors = []
+    if names and len(names) != num_output:
+        place = os.fspath(labels) if isinstance(labels, (str, os.PathLike)) else None
+        message = f"there are {len(names)} names for the fused net's {num_output} classes"
+        errors.append(ComposeError(message, place=place, hint="give a name per class, that of class 0 first"))
+    numbers = {source.prefix: tuple(source.classes) for source in sources if source.classes}
+    for prefix, classes in numbers.items():
+        errors += resolve_classes(prefix, "", classes, None, num_output)[1]
+    raise_all(errors)
+    return ClassNames(tuple(names), numbers)
+
+
+def add_class_comments(document: Document, classes: ClassNames) -> Document:
+    """Return the net with the comments that tell its classes at its head."""
+    comments = class_comments(classes)
+    return reparse(f"{comments}{document}", document.name) if comments else document

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fusion.composition import Pct
-from fusion.composition.references import Reference as Scores, check_pct, loss_layers
+from fusion.composition.references import ReferenceScores, check_pct, loss_layers
 from fusion.errors import TrainingError, raise_all
 from fusion.references.classifiers import Classifier, classifier_of
 from fusion.references.models import Model, judged
@@ -153,11 +153,11 @@ def _weight(model: Model) -> float:
     return 1.0 if len(model.members) > 1 else model.spec.weight
 
 
-def _scores(model: Model, task: Task) -> Scores:
-    return Scores(model.name, model.blob, model.classes or tuple(range(task.classes)))
+def _scores(model: Model, task: Task) -> ReferenceScores:
+    return ReferenceScores(model.name, model.blob, model.classes or tuple(range(task.classes)))
 
 
-def _layer(pct: Pct, scores: Sequence[Scores], on: str, task: Task) -> LayerParameter:
+def _layer(pct: Pct, scores: Sequence[ReferenceScores], on: str, task: Task) -> LayerParameter:
     return _decoded(loss_layers([pct], scores, on, task.label, task.classes))
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fusion.composition import Pct
-from fusion.composition.references import check_pct, options_of
+from fusion.composition.references import check_pct, pct_options
 from fusion.data.json_toml import parse_json, parse_toml
 from fusion.errors import TrainingError, raise_all
 
@@ -88,7 +88,7 @@ def cells(axes: Axes) -> list[Trial]:
     for loss in losses:
         for values in itertools.product(*(axes[key] for key in options)):
             given = {key: _upper(key, value) for key, value in zip(options, values, strict=True)}
-            known = () if loss == NONE else options_of(Pct(loss, 1.0, given))
+            known = () if loss == NONE else pct_options(Pct(loss, 1.0, given))
             kept = {key: value for key, value in given.items() if key in known}
             used.update(kept)
             if loss != NONE:

@@ -8,7 +8,7 @@ import pytest
 
 import prototxt
 from fusion import ComposeError
-from fusion.composition import Pct, Schedule, Source, compose
+from fusion.composition import Pct, SolverSettings, Source, compose
 from fusion.composition.net_text import read_net
 
 Make = Callable[..., Path]
@@ -143,7 +143,7 @@ def test_written_paths_are_relative_to_the_working_directory(
         [Source("a", make("one"), at="fc")],
         num_output=3,
         **LISTS,
-        schedule=Schedule(max_iter=7, further={"random_seed": 3}),
+        schedule=SolverSettings(max_iter=7, further={"random_seed": 3}),
     )
     composed.write("fused")
     solver = prototxt.load_solver("fused/solver.prototxt")
@@ -224,8 +224,8 @@ def test_bad_sources(make: Make, change: dict[str, object], message: str, hint: 
         ({"pct": Pct("kd", 1, {"filter": "SOME"})}, "filter cannot be 'SOME'"),
         ({"pct": Pct("kd", 1, {"alpha": "much"})}, "alpha is a number"),
         ({"data_from": "z"}, "data_from names no source"),
-        ({"schedule": Schedule(lr_policy="stairs")}, "no lr_policy 'stairs'"),
-        ({"schedule": Schedule(max_iter=0)}, "max_iter must be at least 1"),
+        ({"schedule": SolverSettings(lr_policy="stairs")}, "no lr_policy 'stairs'"),
+        ({"schedule": SolverSettings(max_iter=0)}, "max_iter must be at least 1"),
         ({"head": "zero-init", "num_output": 4}, "4"),
     ],
 )

@@ -99,5 +99,5 @@ def test_zero_init_starts_at_the_first_source(make: Make) -> None:
 def test_a_layer_of_our_own_is_remarked_on_once(make: Make, head: str) -> None:
     composed = compose([Source("a", make("one"), at="fc"), Source("b", make("two"), at="fc")], head, num_output=3)
     text = str(composed.train_val)
-    assert text.count("# What the branches know. (No layer of Caffe's: fusion-surgery bake makes it an Eltwise") == 1
-    assert text.count("What the branches know") == 1
+    assert text.count("# The features of all branches. (No layer of Caffe's: fusion-surgery bake makes it an ") == 1
+    assert text.count("The features of all branches") == 1

@@ -115,6 +115,6 @@ layer { name: "loss" type: "ContrastiveLoss" bottom: "feat" bottom: "feat_p" bot
 
 @pytest.mark.parametrize("loss", [None, "SoftmaxWithLoss", "SoftmaxWithLoss,label=sim"])
 def test_whether_a_pair_is_alike_is_no_class(tmp_path: Path, loss: str | None) -> None:
-    with pytest.raises(ComposeError, match="'sim' tells whether the two are alike, and is no class label") as error:
+    with pytest.raises(ComposeError, match="'sim' says whether the two are alike, and is no class label") as error:
         compose([Source("a", written(tmp_path, PAIRS), at="feat")], num_output=2, loss=loss)
     assert "lists with class labels" in str(error.value)

@@ -8,8 +8,8 @@ import pytest
 
 import prototxt
 from fusion import ComposeError
-from fusion.composition import Loss, Schedule, Source, compose
-from fusion.composition.losses import canonical, parse_loss
+from fusion.composition import Loss, SolverSettings, Source, compose
+from fusion.composition.losses import comparison_key, parse_loss
 from prototxt.schema.messages import LayerParameter, NetParameter
 
 NET = """
@@ -179,7 +179,7 @@ def test_losses_agree_by_what_they_compute(tmp_path: Path, first: str, second: s
 
 def test_what_no_head_can_serve_is_refused_with_its_reason(tmp_path: Path) -> None:
     pair = 'layer { name: "c" type: "ContrastiveLoss" bottom: "fc1" bottom: "fc2" bottom: "label" top: "c" }\n'
-    with pytest.raises(ComposeError, match="trained on pairs: 'label' tells whether the two are alike"):
+    with pytest.raises(ComposeError, match="trained on pairs: 'label' says whether the two are alike"):
         fused(dense(tmp_path, pair))
     with pytest.raises(ComposeError, match="how it judges a classifier's scores is not known"):
         fused(dense(tmp_path, loss_of("TripletLoss")))
@@ -240,7 +240,7 @@ def test_losses_as_text_and_in_python() -> None:
     text = parse_loss("SoftmaxWithLoss,ignore_label=255,loss_weight=2,label=seg")
     assert text.label == "seg"
     given = Loss("SoftmaxWithLoss", {"loss_param.ignore_label": ("255",), "loss_weight": ("2.0",)})
-    assert canonical(text) == canonical(given)
+    assert comparison_key(text) == comparison_key(given)
     for wrong, message in (
         ("SoftmaxWithLoss,ignore_label", "has no value"),
         ("SoftmaxWithLoss,sigma=1", "has no parameter 'sigma'"),
@@ -255,7 +255,7 @@ def test_losses_as_text_and_in_python() -> None:
 
 def test_the_solver_is_as_ever(tmp_path: Path) -> None:
     path = dense(tmp_path, loss_of("EuclideanLoss"))
-    composed = compose([Source("a", path)], num_output=4, schedule=Schedule(max_iter=7))
+    composed = compose([Source("a", path)], num_output=4, schedule=SolverSettings(max_iter=7))
     assert prototxt.load_solver(composed.solver).max_iter == 7
 
 

@@ -15,8 +15,8 @@ import torch
 import prototxt
 from fusion import ComposeError
 from fusion.composition import Source, compose
+from fusion.composition.prepared_source import prepare_source
 from fusion.composition.preprocessing import PARAMS
-from fusion.composition.sources import prepare_source
 from prototxt.schema.messages import NetParameter
 
 sys.path.insert(0, str(Path(__file__).parent))

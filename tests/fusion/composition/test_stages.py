@@ -10,7 +10,7 @@ import prototxt
 from fusion import ComposeError
 from fusion.composition import Source, compose
 from fusion.composition.net_text import read_net
-from fusion.composition.stages import by_phase
+from fusion.composition.stages import stages_by_phase
 
 DIGITS = """
 layer {{ name: "train-data" type: "Data" top: "data" top: "label" include {{ stage: "train" }}
@@ -88,7 +88,7 @@ def test_a_stage_that_no_source_names(digits: Path) -> None:
 def test_every_rule_of_caffe(tmp_path: Path, rule: str, there: bool) -> None:
     path = tmp_path / "net.prototxt"
     path.write_text(DIGITS.format(rule=rule))
-    layers = read_net(prototxt.parse_file(path), by_phase(("train", "val"))).layers
+    layers = read_net(prototxt.parse_file(path), stages_by_phase(("train", "val"))).layers
     found = next(layer.phases for layer in layers if layer.name == "scale")
     assert found == (("TRAIN", "TEST") if there else ())
     net = prototxt.load_net(path)

@@ -13,7 +13,7 @@ from caffe_fusion_tools.compose import main
 import fusion
 import prototxt
 from fusion import ComposeError
-from fusion.composition import Loss, Schedule, Source, Task, compose, read_config
+from fusion.composition import Loss, SolverSettings, Source, Task, compose, read_config
 from fusion.composition.tasks import check_tasks, parse_task
 
 NET = """
@@ -63,7 +63,7 @@ def sources() -> list[Source]:
 
 @pytest.mark.parametrize("head", ["concat-fc", "concat-mlp", "mean", "gated"])
 def test_tasks_are_trained_and_deployed_together(folder: Path, head: str) -> None:
-    schedule = Schedule(max_iter=60, test_interval=60, test_iter=2, display=0, base_lr=0.01)
+    schedule = SolverSettings(max_iter=60, test_interval=60, test_iter=2, display=0, base_lr=0.01)
     composed = compose(sources(), head, tasks=TASKS, schedule=schedule)
     composed.write("fused")
     train = prototxt.load_net("fused/train_val.prototxt")

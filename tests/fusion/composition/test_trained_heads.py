@@ -14,7 +14,7 @@ from PIL import Image
 
 import fusion
 import prototxt
-from fusion.composition import Schedule, Source, compose
+from fusion.composition import SolverSettings, Source, compose
 from fusion.composition.heads import HEADS
 from fusion.export import to_onnx, verify_onnx
 from fusion.surgery import bake
@@ -63,7 +63,7 @@ def prepared(folder: Path, head: str, classes: dict[str, Sequence[int]], **optio
     composed = compose(
         sources, head, num_output=count, train_list=f"list{count}.txt", val_list=f"list{count}.txt",
         train_batch=4, test_batch=4,
-        schedule=Schedule(max_iter=9, test_interval=0, display=0), **options,
+        schedule=SolverSettings(max_iter=9, test_interval=0, display=0), **options,
     )  # fmt: skip
     target = folder / f"{head}{len(options)}"
     composed.write(target)

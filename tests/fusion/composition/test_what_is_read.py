@@ -13,8 +13,8 @@ import torch
 import prototxt
 from fusion import ComposeError, ComposeWarning, DataError
 from fusion.composition import Composition, Source, compose
-from fusion.composition.net_text import Layer, read_net
-from fusion.composition.preprocessing import Affine, Values, values_between
+from fusion.composition.net_text import LayerText, read_net
+from fusion.composition.preprocessing import Affine, MeanScale, affine_between
 from fusion.data.lmdb_leveldb import write_database
 from fusion.nets.build import blobs, build
 from fusion.solver.batches import open_sources
@@ -29,7 +29,7 @@ def data(composed: Composition) -> list[tuple[str, tuple[str, ...], str | None]]
             if layer.is_data and "TRAIN" in layer.phases]  # fmt: skip
 
 
-def source_of(layer: Layer) -> str | None:
+def source_of(layer: LayerText) -> str | None:
     blocks = [block for name in ("image_data_param", "data_param", "hdf5_data_param")
               for block in layer.message.messages(name)]  # fmt: skip
     return blocks[-1].string("source") if blocks else None
@@ -255,8 +255,8 @@ def test_what_no_layer_can_make_is_read_again(make: Make, one: str, other: str) 
 
 
 def test_means_of_other_numbers_of_channels_have_no_map() -> None:
-    assert values_between(Values((1.0, 2.0)), Values((1.0, 2.0, 3.0))) is None
-    assert values_between(Values((4.0,), 0.5), Values((1.0, 2.0), 2.0)) == Affine((4.0, 4.0), (6.0, 4.0))
+    assert affine_between(MeanScale((1.0, 2.0)), MeanScale((1.0, 2.0, 3.0))) is None
+    assert affine_between(MeanScale((4.0,), 0.5), MeanScale((1.0, 2.0), 2.0)) == Affine((4.0, 4.0), (6.0, 4.0))
 
 
 def test_a_list_without_all_classes_is_told(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

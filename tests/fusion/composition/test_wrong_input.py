@@ -58,7 +58,7 @@ COMPOSE = {
         "must be those of all 5 classes",
         "first",
     ),
-    "projection of nothing": Wrong(f"{PAIR} --head logits --project 4", "trains nothing", "leave --project"),
+    "projection of nothing": Wrong(f"{PAIR} --head logits --project 4", "trains nothing", "omit --project"),
     "unknown maps": Wrong(f"{PAIR} --maps crop", "maps cannot be joined by 'crop'", "one of pool"),
     "unknown loss": Wrong(f"{PAIR} --pct focus", "there is no loss 'focus'", "one of kd"),
     "unknown option of a loss": Wrong(f"{PAIR} --pct kd,alhpa=1", "no option 'alhpa'", "one of weight"),

@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fusion.composition.features import Shape, shown
-from fusion.composition.losses import described
+from fusion.composition.features import Shape, format_shape
+from fusion.composition.losses import describe_loss
 from fusion.composition.net_text import read_net, reparse
-from fusion.composition.references import listed
-from fusion.composition.write_nets import Plan
+from fusion.composition.references import format_classes
+from fusion.composition.write_nets import FusionPlan
 
 
 @dataclass(frozen=True)
-class Blob:
+class ShapedBlob:
     """A blob and its shape, None where it is not known."""
 
     name: str
     shape: Shape | None
 
     def __str__(self) -> str:
-        return self.name if self.shape is None else f"{self.name} [{shown(self.shape)}]"
+        return self.name if self.shape is None else f"{self.name} [{format_shape(self.shape)}]"
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class BranchView:
 
     prefix: str
     file: str
-    inputs: tuple[Blob, ...]
+    inputs: tuple[ShapedBlob, ...]
     layers: int
-    cuts: tuple[Blob, ...]
-    scores: Blob | None = None
+    cuts: tuple[ShapedBlob, ...]
+    scores: ShapedBlob | None = None
     classes: tuple[int, ...] = ()
 
 
@@ -56,7 +56,7 @@ class Overview:
     branches: tuple[BranchView, ...]
     head: str
     layers: tuple[str, ...]
-    scores: tuple[Blob, ...]
+    scores: tuple[ShapedBlob, ...]
     losses: tuple[str, ...] = ()
 
     def table(self) -> str:
@@ -69,7 +69,7 @@ class Overview:
                 _listed(branch.inputs),
                 str(branch.layers),
                 _listed(branch.cuts),
-                f"{branch.scores}, classes {listed(branch.classes)}" if branch.scores else "-",
+                f"{branch.scores}, classes {format_classes(branch.classes)}" if branch.scores else "-",
             )
             for branch in self.branches
         ]
@@ -110,33 +110,33 @@ def _fork(starts: Sequence[str], index: int) -> str:
     return "├" if above and below else "└" if above else "┬" if below else "─"
 
 
-def _listed(blobs: Sequence[Blob]) -> str:
+def _listed(blobs: Sequence[ShapedBlob]) -> str:
     return ", ".join(map(str, blobs))
 
 
-def overview_of(plan: Plan, head: str, shapes: Mapping[str, Shape]) -> Overview:
+def overview_of(plan: FusionPlan, head: str, shapes: Mapping[str, Shape]) -> Overview:
     """The plan at a glance; shapes are of all blobs of data and branches that are known."""
 
-    def blob(name: str) -> Blob:
-        return Blob(name, shapes.get(name))
+    def blob(name: str) -> ShapedBlob:
+        return ShapedBlob(name, shapes.get(name))
 
     branches = [
         BranchView(
-            part.prefix,
-            part.raw.document.name,
-            tuple(map(blob, plan.inputs.blobs(part.prefix))),
-            len(part.branch.layers),
-            tuple(map(blob, part.cuts)),
-            next((blob(item.blob) for item in plan.references if item.prefix == part.prefix), None),
-            next((tuple(item.classes) for item in plan.references if item.prefix == part.prefix), ()),
+            source.prefix,
+            source.raw.document.name,
+            tuple(map(blob, plan.inputs.blobs(source.prefix))),
+            len(source.branch.layers),
+            tuple(map(blob, source.cuts)),
+            next((blob(item.blob) for item in plan.references if item.prefix == source.prefix), None),
+            next((tuple(item.classes) for item in plan.references if item.prefix == source.prefix), ()),
         )
-        for part in plan.parts
+        for source in plan.sources
     ]
     layers = [f"{layer.name} ({layer.type})" for layer in read_net(reparse(plan.head.text, "the head")).layers]
     scores = tuple(
-        Blob(name, (None, one.num_output, *([None, None] if one.positions else [])))
+        ShapedBlob(name, (None, one.num_output, *([None, None] if one.positions else [])))
         for name, one in zip(plan.head.scores, plan.classifiers, strict=True)
     )
-    losses = [f"{described(one.loss)} against {one.label}" for one in plan.classifiers]
+    losses = [f"{describe_loss(one.loss)} against {one.label}" for one in plan.classifiers]
     losses += [f"{loss.kind}, weight {loss.weight:g}" for loss in plan.losses]
     return Overview(plan.title, tuple(branches), head, tuple(layers), scores, tuple(losses))

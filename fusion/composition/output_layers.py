@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from fusion.composition.inputs import Inputs
-from fusion.composition.net_text import Layer, excerpt, layer_text, quoted, reparse
-from fusion.composition.source_losses import Judgement
-from fusion.composition.tasks import Aim
+from fusion.composition.net_text import LayerText, excerpt, format_layer, quoted, reparse
+from fusion.composition.source_losses import Objective
+from fusion.composition.tasks import Goal
 from fusion.errors import ComposeError
 from prototxt.text.tree import Document, Message
 
@@ -38,28 +38,30 @@ class Tail:
         return text, scores if self.end == self.start else self.end
 
 
-def tail_of(aim: Aim, inputs: Inputs, num_output: int, positions: bool, notes: list[str]) -> Tail:
+def common_tail(goal: Goal, inputs: Inputs, num_output: int, positions: bool, notes: list[str]) -> Tail:
     """What all sources have after their classifiers. Raises: ComposeError where they differ, or it cannot be taken."""
-    found = {prefix: _tail(item, aim, inputs, num_output, positions, notes) for prefix, item in aim.judges.items()}
+    found = {
+        prefix: _tail(item, goal, inputs, num_output, positions, notes) for prefix, item in goal.objectives.items()
+    }
     if len({_shape_of(tail) for tail in found.values()}) > 1:
-        what = f"the sources {', '.join(found)} differ in what stands between their classifiers and their losses"
-        raise ComposeError(what, hint="cut where the rest is alike, or fuse sources that answer alike")
+        message = f"the sources {', '.join(found)} differ in what stands between their classifiers and their losses"
+        raise ComposeError(message, hint="cut where the rest is alike, or fuse sources that answer alike")
     return next(iter(found.values()), Tail())
 
 
-def _tail(item: Judgement, aim: Aim, inputs: Inputs, num_output: int, positions: bool, notes: list[str]) -> Tail:
+def _tail(item: Objective, goal: Goal, inputs: Inputs, num_output: int, positions: bool, notes: list[str]) -> Tail:
     if positions:
         _check_classifier(item)
     kept, dropped = [], []
     for layer in item.tail:
         kind = layer.type
-        if (positions and kind in _RESIZING) or (kind in _ACTIVATIONS and aim.loss.kind.labels != "class"):
+        if (positions and kind in _RESIZING) or (kind in _ACTIVATIONS and goal.loss.kind.labels != "class"):
             kept.append(layer)
         elif positions and kind not in (*_ACTIVATIONS, *_PASSING):
             raise ComposeError(
-                f"source '{item.part.prefix}': layer '{layer.name}' ({kind}) between its classifier and its loss "
+                f"source '{item.source.prefix}': layer '{layer.name}' ({kind}) between its classifier and its loss "
                 "cannot be taken along",
-                place=item.part.raw.place(layer),
+                place=item.source.raw.place(layer),
                 hint=f"what may stand there is {', '.join(_RESIZING)}; nets that add up scores of several depths (skip "
                 "connections) cannot be cut before all of them",
             )
@@ -67,7 +69,7 @@ def _tail(item: Judgement, aim: Aim, inputs: Inputs, num_output: int, positions:
             dropped.append(f"'{layer.name}' ({kind})")
     if dropped:
         notes.append(
-            f"loss: source '{item.part.prefix}' has {', '.join(dropped)} between its classifier and its loss; the "
+            f"loss: source '{item.source.prefix}' has {', '.join(dropped)} between its classifier and its loss; the "
             "fused net does without"
         )
     if not kept:
@@ -78,7 +80,7 @@ def _tail(item: Judgement, aim: Aim, inputs: Inputs, num_output: int, positions:
     return Tail(tuple(texts), names[start], names.get(kept[-1].tops[0], names[start]))
 
 
-def _check_classifier(item: Judgement) -> None:
+def _check_classifier(item: Objective) -> None:
     """Raises: ComposeError unless the source's classifier gives a map of the size of its bottom."""
     layer = item.classifier
     blocks = layer.message.messages("convolution_param") if layer is not None else []
@@ -90,32 +92,32 @@ def _check_classifier(item: Judgement) -> None:
         sizes = {2 * int(pad) - dilation * (int(kernel) - 1) for pad in pads for kernel in kernels}
         if sizes != {0} or strides - {"1"}:
             raise ComposeError(
-                f"source '{item.part.prefix}': its classifier '{layer.name if layer else ''}' changes the size of the "
-                "map, which the head's 1x1 convolution does not",
-                place=item.part.raw.place(layer) if layer is not None else None,
+                f"source '{item.source.prefix}': its classifier '{layer.name if layer else ''}' changes the size of "
+                "the map, which the head's 1x1 convolution does not",
+                place=item.source.raw.place(layer) if layer is not None else None,
                 hint="cut after the layers that do, so that the classifier keeps the size",
             )
 
 
-def _plain_names(item: Judgement, start: str) -> dict[str, str]:
+def _plain_names(item: Objective, start: str) -> dict[str, str]:
     """The blobs of the tail without the source's prefix."""
     blobs = [start, *(top for layer in item.tail for top in layer.tops)]
-    return {blob: blob.removeprefix(f"{item.part.prefix}/") for blob in blobs}
+    return {blob: blob.removeprefix(f"{item.source.prefix}/") for blob in blobs}
 
 
-def _adapted(item: Judgement, layer: Layer, start: str, inputs: Inputs, num_output: int, notes: list[str]) -> str:
+def _adapted(item: Objective, layer: LayerText, start: str, inputs: Inputs, num_output: int, notes: list[str]) -> str:
     """A layer's text with the fused net's blobs and number of outputs. Raises: ComposeError."""
-    part = item.part
-    names = {**inputs.feeds[part.prefix], **_plain_names(item, start)}
+    source = item.source
+    names = {**inputs.feeds[source.prefix], **_plain_names(item, start)}
     strange = [blob for blob in layer.bottoms if blob not in names]
     if strange:
         raise ComposeError(
-            f"source '{part.prefix}': layer '{layer.name}' ({layer.type}) after its classifier also reads "
+            f"source '{source.prefix}': layer '{layer.name}' ({layer.type}) after its classifier also reads "
             f"'{strange[0]}', which is neither of the classifier nor an input",
-            place=part.raw.place(layer),
+            place=source.raw.place(layer),
             hint="nets that add up several scores (skip connections) cannot be cut before all of them",
         )
-    text = _renamed(excerpt(part.raw, layer), names, layer.name.removeprefix(f"{part.prefix}/"))
+    text = _renamed(excerpt(source.raw, layer), names, layer.name.removeprefix(f"{source.prefix}/"))
     return _widened(text, item.width, num_output, notes) if layer.type == "Deconvolution" else text
 
 
@@ -182,6 +184,6 @@ def _content(values: Sequence[object]) -> tuple[object, ...]:
     )
 
 
-def softmax(name: str, bottom: str) -> str:
+def softmax_layer(name: str, bottom: str) -> str:
     """The layer that makes probabilities of class scores."""
-    return layer_text(name, "Softmax", [bottom], [name])
+    return format_layer(name, "Softmax", [bottom], [name])

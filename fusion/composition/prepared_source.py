@@ -3,51 +3,28 @@
 from __future__ import annotations
 
 import difflib
-import os
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from fusion.composition.branches import Branch, ancestors, before_classifier, check_cut, made, readers_of, scores_of
-from fusion.composition.net_text import Layer, Net, only, read_net, reparse
+from fusion.composition.branches import (
+    Branch,
+    ancestors,
+    check_cut,
+    cut_candidates,
+    default_cut,
+    readers_of,
+    scores_blobs,
+)
+from fusion.composition.net_text import LayerText, NetText, keep_layers, read_net, reparse
 from fusion.composition.onnx_sources import read_onnx
-from fusion.composition.source_text import SourceText, is_onnx
-from fusion.composition.stages import settled
+from fusion.composition.source import Source, SourceText, is_onnx_path
+from fusion.composition.stages import resolve_stages
 from fusion.errors import ComposeError, raise_all
 from prototxt.schema.layer_types import not_run
 from prototxt.schema.params import KNOWN_TYPES
 from prototxt.text.notes import fold_notes
 from prototxt.text.tree import Document
-
-PathLike = str | os.PathLike[str]
-
-
-@dataclass(frozen=True)
-class Source:
-    """A net to be fused.
-
-    prefix    its layers and blobs become `prefix/name`
-    prototxt  its file (raw, or already renamed with the prefix), or a parsed document; or an ONNX file
-    at        the blob where it is cut, or several; None cuts before its classifier
-    weights   its trained weights; composing looks only how many blobs each layer has, where the type does not tell
-    classes   for its own classifier as a reference: the fused classes that its scores stand for, in their order
-    logits    the blob with its class scores, where that is not what its loss reads
-    pixels    for an ONNX file: how it wants its pictures, one of `fusion.composition.pixels.PIXELS`
-    stages    of the net's state, as `fusion.composition.stages.by_phase` reads them: "train", "val", "TEST=other"
-    train_list, val_list  what its data layers read instead of their own lists: one list or database where it has one
-              data layer per phase, else one for each by the name of the layer or of its top
-    """
-
-    prefix: str
-    prototxt: PathLike | Document
-    at: str | Sequence[str] | None = None
-    weights: PathLike | None = None
-    classes: Sequence[int] = ()
-    logits: str | None = None
-    pixels: str | None = None
-    stages: Sequence[str] = ()
-    train_list: str | Mapping[str, str] | None = None
-    val_list: str | Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -64,9 +41,9 @@ class PreparedSource:
     stages      those that the file's rules name
     """
 
-    source: Source
-    raw: Net
-    net: Net
+    spec: Source
+    raw: NetText
+    net: NetText
     branch: Branch
     classifier: frozenset[int]
     cuts: tuple[str, ...]
@@ -80,10 +57,10 @@ class PreparedSource:
     @property
     def prefix(self) -> str:
         """The source's prefix."""
-        return self.source.prefix
+        return self.spec.prefix
 
     @property
-    def data_layers(self) -> tuple[Layer, ...]:
+    def data_layers(self) -> tuple[LayerText, ...]:
         """The data layers of the source that feed it from a file or a database."""
         return tuple(layer for layer in self.raw.layers if layer.is_data and layer.type != "Input")
 
@@ -98,7 +75,7 @@ def prepare_source(source: Source, *, reference: bool) -> PreparedSource:
     notes = list(reading.notes)
     document = reading.document
     unknown = _unknown_fields(document)
-    raw, stages = settled(_modern(document, source.prefix, notes), source.prefix, source.stages, notes)
+    raw, stages = resolve_stages(_modern(document, source.prefix, notes), source.prefix, source.stages, notes)
     renamed = is_renamed(raw, source.prefix)
     if renamed:
         notes.append(f"source '{source.prefix}': its names already start with '{source.prefix}/'")
@@ -115,7 +92,7 @@ def prepare_source(source: Source, *, reference: bool) -> PreparedSource:
     prefixed = {name: _with_prefix(name, source.prefix, renamed) for name in (*cuts, *([logits] if logits else []))}
     readers = {layer.name for layer in readers_of(raw, cuts[0]) if layer.name}
     return PreparedSource(
-        source=source,
+        spec=source,
         raw=raw,
         net=net,
         branch=Branch(frozenset(numbers[number] for number in branch.layers), branch.inputs),
@@ -137,19 +114,21 @@ def _read_source(source: Source, *, reference: bool) -> SourceText:
     Raises: ComposeError, PrototxtError, OSError.
     """
     net = source.prototxt
-    if source.pixels is not None and (isinstance(net, Document) or not is_onnx(net)):
-        what = f"source '{source.prefix}': pixels are for ONNX files; a prototxt says in its data layer what it wants"
-        raise ComposeError(what, hint="give its train_val prototxt")
+    if source.pixels is not None and (isinstance(net, Document) or not is_onnx_path(net)):
+        message = (
+            f"source '{source.prefix}': pixels are for ONNX files; a prototxt says in its data layer what it wants"
+        )
+        raise ComposeError(message, hint="give its train_val prototxt")
     if isinstance(net, Document):
         return SourceText(net, source.at, source.logits)
-    if is_onnx(net):
+    if is_onnx_path(net):
         return read_onnx(source, reference=reference)
     from prototxt.text.parser import parse_file
 
     return SourceText(parse_file(net), source.at, source.logits)
 
 
-def is_renamed(net: Net, prefix: str) -> bool:
+def is_renamed(net: NetText, prefix: str) -> bool:
     """Whether every named layer that is not a data layer carries the prefix already."""
     names = [layer.name for layer in net.layers if layer.name and not layer.is_data]
     return bool(names) and all(name.startswith(f"{prefix}/") for name in names)
@@ -173,7 +152,7 @@ def _unknown_fields(document: Document) -> tuple[str, ...]:
     )
 
 
-def _modern(document: Document, prefix: str, notes: list[str]) -> Net:
+def _modern(document: Document, prefix: str, notes: list[str]) -> NetText:
     """The net in today's syntax: as it stands, or rewritten where it is of Caffe's first two."""
     root = document.root
     listed = any(len(field.values) != 1 for field in root.all("layer"))
@@ -189,12 +168,12 @@ def _modern(document: Document, prefix: str, notes: list[str]) -> Net:
     return read_net(reparse(to_text(load_net(document)), document.name))
 
 
-def _cuts(source: Source, raw: Net, renamed: bool, notes: list[str]) -> tuple[str, ...]:
+def _cuts(source: Source, raw: NetText, renamed: bool, notes: list[str]) -> tuple[str, ...]:
     """The cut blobs by their names in the file. Raises: ComposeError for each that is none."""
     if source.at is None:
         found = _before_classifiers(source, raw, renamed)
         if found is None:
-            hint = f"name the blob: '{source.prefix}=...@BLOB', one of {', '.join(made(raw)[:12])}"
+            hint = f"name the blob: '{source.prefix}=...@BLOB', one of {', '.join(cut_candidates(raw)[:12])}"
             raise ComposeError(f"source '{source.prefix}': no classifier was found to cut before", hint=hint)
         notes.append(f"source '{source.prefix}': cut at '{found}', which is what its classifier reads")
         return (found,)
@@ -206,36 +185,38 @@ def _cuts(source: Source, raw: Net, renamed: bool, notes: list[str]) -> tuple[st
     return cuts
 
 
-def _before_classifiers(source: Source, raw: Net, renamed: bool) -> str | None:
+def _before_classifiers(source: Source, raw: NetText, renamed: bool) -> str | None:
     """What the net's classifier reads, or that of the scores that are named. Raises: ComposeError for several."""
     named = None if source.logits is None else _in_file(source.logits, raw, source.prefix, renamed)
-    scores = scores_of(raw) if named is None else (named,)
-    cuts = {blob: before_classifier(raw, blob) for blob in scores}
+    scores = scores_blobs(raw) if named is None else (named,)
+    cuts = {blob: default_cut(raw, blob) for blob in scores}
     if len(set(cuts.values())) > 1:
-        blobs = ", ".join(f"'{blob}' (reads {repr(cut) if cut else 'what is not known'})" for blob, cut in cuts.items())
+        blobs = ", ".join(
+            f"'{blob}' (reads {repr(cut) if cut else 'message is not known'})" for blob, cut in cuts.items()
+        )
         found = [cut for cut in cuts.values() if cut]
         hint = f"say where to cut: '{source.prefix}=...@{(found or scores)[0]}'; several blobs are cut as @BLOB,BLOB"
         raise ComposeError(f"source '{source.prefix}' has several classifiers: {blobs}", place=_name(raw), hint=hint)
     return next(iter(cuts.values()), None)
 
 
-def _in_file(blob: str, raw: Net, prefix: str, renamed: bool) -> str:
+def _in_file(blob: str, raw: NetText, prefix: str, renamed: bool) -> str:
     """A blob's name in the file, whether it was given with the prefix or without."""
-    names = made(raw)
+    names = cut_candidates(raw)
     if blob in names:
         return blob
     other = f"{prefix}/{blob}" if renamed else blob.removeprefix(f"{prefix}/")
     return other if other in names else blob
 
 
-def _logits(source: Source, raw: Net, renamed: bool) -> str:
+def _logits(source: Source, raw: NetText, renamed: bool) -> str:
     if source.logits is not None:
         blob = _in_file(source.logits, raw, source.prefix, renamed)
         error = check_cut(raw, blob, source.prefix)
         if error:
             raise error
         return blob
-    several = scores_of(raw)
+    several = scores_blobs(raw)
     if len(several) > 1:
         raise ComposeError(
             f"source '{source.prefix}' has several classifiers: {', '.join(several)}",
@@ -253,12 +234,12 @@ def _logits(source: Source, raw: Net, renamed: bool) -> str:
 
 
 def _prefixed(
-    raw: Net, kept: frozenset[int], source: Source, renamed: bool, outputs: Sequence[str], notes: list[str]
-) -> tuple[Net, dict[int, int]]:
+    raw: NetText, kept: frozenset[int], source: Source, renamed: bool, outputs: Sequence[str], notes: list[str]
+) -> tuple[NetText, dict[int, int]]:
     """The kept layers renamed and frozen, and the new number of each."""
     from prototxt.edit.rename import rename_reported
 
-    document, prefix = only(raw, kept).document, source.prefix
+    document, prefix = keep_layers(raw, kept).document, source.prefix
     counts = _blob_counts(source) if source.weights is not None else None
     _check_types([layer for layer in raw.layers if layer.number in kept], raw, counts or {})
     if renamed:
@@ -278,7 +259,7 @@ def _prefixed(
     return read_net(document), numbers
 
 
-def _check_types(layers: Sequence[Layer], raw: Net, counts: Mapping[str, int]) -> None:
+def _check_types(layers: Sequence[LayerText], raw: NetText, counts: Mapping[str, int]) -> None:
     """Raises: ComposeError for types that are all but a known one, and of which no weights tell what they hold."""
     errors = []
     for layer in layers:
@@ -286,9 +267,9 @@ def _check_types(layers: Sequence[Layer], raw: Net, counts: Mapping[str, int]) -
             continue
         near = difflib.get_close_matches(layer.type, KNOWN_TYPES, n=1, cutoff=0.9)
         if near:
-            what = f"layer '{layer.name}': unknown type '{layer.type}'"
+            message = f"layer '{layer.name}': unknown type '{layer.type}'"
             hint = f"did you mean '{near[0]}'? if it is a fork's, give the source's weights (--weights)"
-            errors.append(ComposeError(what, place=raw.place(layer), hint=hint))
+            errors.append(ComposeError(message, place=raw.place(layer), hint=hint))
     raise_all(errors)
 
 
@@ -332,5 +313,5 @@ def _with_prefix(name: str, prefix: str, renamed: bool) -> str:
     return name if renamed else f"{prefix}/{name}"
 
 
-def _name(net: Net) -> str:
+def _name(net: NetText) -> str:
     return net.document.name

@@ -1,0 +1,185 @@
+"""The labels of the fused net: the layers that make them from data, and whether all sources learn the same ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from fusion.composition.branches import ancestors
+from fusion.composition.data_layers import DataLayout
+from fusion.composition.lists import ListChoice
+from fusion.composition.net_text import PHASES, LayerText, excerpt, format_layer
+from fusion.composition.prepared_source import PreparedSource
+from fusion.composition.preprocessing import describe_stream, parameters
+from fusion.errors import ComposeError, raise_all
+from prototxt.schema.params import param_count
+
+_PAIRS = ("ContrastiveLoss",)
+
+
+@dataclass(frozen=True)
+class PreparedLabels:
+    """The labels of the main source's data.
+
+    blobs  those of the data layers that labels are, or are made from, and that no branch needs
+    text   the layers that make labels from them
+    notes  what was kept, one sentence each
+    """
+
+    blobs: tuple[str, ...]
+    text: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def prepared_labels(main: PreparedSource, labels: Sequence[str]) -> PreparedLabels:
+    """Return the data blobs and the layers that labels come from.
+
+    Raises: ComposeError for a label that is not there, is missing in a phase, or is computed by layers with weights.
+    """
+    net = main.raw
+    pairs = [layer.bottoms[2] for layer in net.layers if layer.type in _PAIRS and len(layer.bottoms) > 2]
+    if set(pairs) & set(labels) and (error := pairs_error(main)):
+        raise error
+    tops = [top for layer in net.layers for top in layer.tops if layer.phases]
+    for blob in labels:
+        if blob not in tops:
+            known = [top for layer in main.data_layers for top in layer.tops]
+            message = f"source '{main.prefix}' has no blob '{blob}' to take labels from"
+            hint = (
+                f"its data has {', '.join(dict.fromkeys(known))}; all labels come from one source's data layers, where "
+            )
+            hint += "HDF5Data can have a further top for each that its files hold (or take another's: --data-from)"
+            raise ComposeError(message, place=net.document.name, hint=hint)
+    found = ancestors(net, tuple(labels))
+    layers = [layer for layer in net.layers if layer.number in found.layers]
+    for layer in layers:
+        if param_count(layer.type, layer.message):
+            message = (
+                f"source '{main.prefix}': the label '{labels[0]}' is computed by '{layer.name}', which has weights"
+            )
+            raise ComposeError(message, place=net.place(layer), hint="name a label that comes from the data alone")
+    _check_phases(main, [*main.branch.inputs, *found.inputs], labels)
+    read = {bottom for layer in layers for bottom in layer.bottoms} | set(labels)
+    unread = dict.fromkeys(top for layer in layers for top in layer.tops if top not in read)
+    text = [excerpt(net, layer) for layer in layers]
+    text += [format_layer("unread_labels", "Silence", list(unread), [])] if unread else []
+    made = ", ".join(layer.name for layer in layers)
+    shown = f"the labels {', '.join(labels)} are" if len(labels) > 1 else f"the label {labels[0]} is"
+    notes = [f"data: {shown} made by {made}, as in source '{main.prefix}'"] if layers else []
+    blobs = [blob for blob in dict.fromkeys([*found.inputs, *labels]) if blob not in main.branch.inputs]
+    return PreparedLabels(tuple(blobs), tuple(text), tuple(notes))
+
+
+def _check_phases(main: PreparedSource, needed: Sequence[str], labels: Sequence[str]) -> None:
+    """Raises: ComposeError if pictures or labels are missing in a phase."""
+    for phase in PHASES:
+        there = [layer for layer in main.raw.layers if phase in layer.phases]
+        given = {top for layer in there if layer.is_data for top in layer.tops}
+        made = {top for layer in there for top in layer.tops}
+        missing = [blob for blob in needed if blob not in given] + [blob for blob in labels if blob not in made]
+        if missing:
+            raise ComposeError(
+                f"source '{main.prefix}' has no data layer that gives '{missing[0]}' in phase {phase}",
+                place=main.raw.document.name,
+                hint="take the data from a source with layers for both phases (--data-from), or add one to this file",
+            )
+
+
+def pairs_error(source: PreparedSource) -> ComposeError | None:
+    """Return the error of a source whose labels tell whether two samples are alike, which no class label does."""
+    layers = [layer for layer in source.raw.layers if layer.type in _PAIRS and layer.phases and len(layer.bottoms) > 2]
+    if not layers:
+        return None
+    blob = layers[0].bottoms[2]
+    return ComposeError(
+        f"source '{source.prefix}' was trained on pairs: '{blob}' says whether the two are alike, and is no class "
+        "label",
+        place=source.raw.place(layers[0]),
+        hint="give the net of one side (its deploy prototxt), and lists with class labels (--train-list, --val-list)",
+    )
+
+
+_SAME_VALUES = ("Flatten", "Reshape", "Split")
+
+
+@dataclass(frozen=True)
+class SourceLabels:
+    """What the sources' own losses read as their labels.
+
+    loss   the type of the fused net's loss
+    blobs  per prefix the blob, of sources that have a loss
+    """
+
+    loss: str
+    blobs: Mapping[str, str]
+
+
+def check_same_labels(sources: Sequence[PreparedSource], labels: SourceLabels, layout: DataLayout) -> None:
+    """Check that the labels of the sources' own losses are one label, as far as their files tell.
+
+    Raises: ComposeError where a source reads another part of the same records, or makes its label in another way.
+    """
+    main, own = layout.main.prefix, labels.blobs
+    if main not in own:
+        return
+    mine = _origin(layout.main, own[main], layout.choice)
+    errors = []
+    for source in sources:
+        prefix, blob = source.prefix, own.get(source.prefix)
+        if blob is None:
+            continue
+        theirs = _origin(source, blob, layout.choice)
+        if mine is None or theirs is None or mine == theirs or _records(mine) != _records(theirs):
+            continue
+        errors.append(
+            ComposeError(
+                f"the sources learn different labels of the same records: '{main}' learns "
+                f"{_described(layout.main, own[main])}, and '{prefix}' learns {_described(source, blob)}",
+                place=source.raw.document.name,
+                hint=f"say which is meant: --loss {labels.loss},label={own[main]}, or that of '{prefix}' by "
+                f"--data-from {prefix} --loss {labels.loss},label={blob}; data with both can have a --task for each",
+            )
+        )
+    raise_all(errors)
+
+
+def _described(source: PreparedSource, blob: str) -> str:
+    """A label by its name, and by the last layer that makes it from what is read."""
+    makers = [layer.name for layer in source.raw.layers if blob in layer.tops and not layer.is_data]
+    return f"'{blob}'" + (f" as '{makers[-1]}' makes it" if makers else "")
+
+
+def _origin(source: PreparedSource, blob: str, choice: ListChoice) -> tuple[object, ...] | None:
+    """Where a label comes from: a top of a data layer, and what becomes of it; None where no data layer gives it."""
+    for phase in PHASES:
+        writers: dict[str, tuple[object, ...]] = {}
+        for layer in source.raw.layers:
+            if phase in layer.phases:
+                writers.update(_made(source, layer, phase, choice, writers))
+        if blob in writers:
+            return writers[blob]
+    return None
+
+
+def _made(
+    source: PreparedSource, layer: LayerText, phase: str, choice: ListChoice, known: Mapping[str, tuple[object, ...]]
+) -> dict[str, tuple[object, ...]]:
+    """The origin of each top of a layer, where that of all its bottoms is known."""
+    if layer.is_data:
+        streams = {top: describe_stream(layer, top, choice.path(source, layer, phase)) for top in layer.tops}
+        return {top: ("data", item.records, item.top) for top, item in streams.items()}
+    if not all(bottom in known for bottom in layer.bottoms):
+        return {}
+    read = tuple(known[bottom] for bottom in layer.bottoms)
+    if layer.type in _SAME_VALUES and len(read) == 1:
+        return dict.fromkeys(layer.tops, read[0])
+    return {top: ("made", layer.type, parameters(layer), number, read) for number, top in enumerate(layer.tops)}
+
+
+def _records(origin: tuple[object, ...]) -> frozenset[object]:
+    """All records that a label is made from."""
+    if origin[0] == "data":
+        return frozenset((origin[1],))
+    read = origin[-1]
+    assert isinstance(read, tuple)
+    return frozenset().union(*map(_records, read))
