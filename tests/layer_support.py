@@ -157,7 +157,7 @@ OWN = {
 def _own() -> list[Subject]:
     found = []
     for kind, (shapes, bottoms, tops) in OWN.items():
-        if registry.find(kind) is None:
+        if registry.find_layer_type(kind) is None:
             continue
         names = " ".join(f'top: "{top}"' for top in tops)
         text = f'layer {{ name: "in" type: "Input" {names} input_param {{ {shapes} }} }}\n'

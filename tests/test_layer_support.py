@@ -41,7 +41,7 @@ def test_every_type_of_the_package_is_in_the_table() -> None:
     ours = {
         name
         for name in registry.known_types()
-        if (kind := registry.find(name)) is not None and kind.build.__module__.startswith("fusion.")
+        if (kind := registry.find_layer_type(name)) is not None and kind.build.__module__.startswith("fusion.")
     }
     assert set(rows()) == ours - APART
 

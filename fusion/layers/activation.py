@@ -1,4 +1,4 @@
-"""Layers that act on each element alone. Torch's own modules serve where they do what Caffe does, at kinks too."""
+"""Elementwise layers. Torch's own modules are used where they agree with Caffe, gradients at kinks included."""
 
 from __future__ import annotations
 
@@ -17,33 +17,31 @@ if TYPE_CHECKING:
 
 
 @layer("ReLU", per_sample=True)
-def relu(layer: LayerParameter, context: Context) -> nn.Module:
-    """max(x, 0) + slope * min(x, 0); at 0 the gradient is the slope."""
+def _relu(layer: LayerParameter, context: Context) -> nn.Module:
+    # At 0 the gradient is the slope, as in relu_layer.cpp.
     slope = layer.relu_param.negative_slope
     return nn.LeakyReLU(slope) if slope else nn.ReLU()
 
 
 @layer("ELU", per_sample=True)
-def elu(layer: LayerParameter, context: Context) -> nn.Module:
-    """x where x > 0, else alpha * (exp(x) - 1); at 0 the gradient is alpha."""
+def _elu(layer: LayerParameter, context: Context) -> nn.Module:
+    # At 0 the gradient is alpha, as in elu_layer.cpp.
     return nn.ELU(layer.elu_param.alpha)
 
 
 @layer("Sigmoid", per_sample=True)
-def sigmoid(layer: LayerParameter, context: Context) -> nn.Module:
-    """1 / (1 + exp(-x))."""
+def _sigmoid(layer: LayerParameter, context: Context) -> nn.Module:
     return nn.Sigmoid()
 
 
 @layer("TanH", per_sample=True)
-def tanh(layer: LayerParameter, context: Context) -> nn.Module:
-    """The hyperbolic tangent."""
+def _tanh(layer: LayerParameter, context: Context) -> nn.Module:
     return nn.Tanh()
 
 
 @layer("BNLL", per_sample=True)
-def bnll(layer: LayerParameter, context: Context) -> nn.Module:
-    """log(1 + exp(x)); beyond the threshold float32 cannot tell it from x."""
+def _bnll(layer: LayerParameter, context: Context) -> nn.Module:
+    # kBNLL_THRESHOLD of bnll_layer.cpp; above it float32 cannot distinguish log(1 + exp(x)) from x.
     return nn.Softplus(threshold=50)
 
 
@@ -51,17 +49,16 @@ class AbsVal(nn.Module):
     """|x|, with gradient 0 at 0."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape to the same."""
+        """Map any shape to the same shape."""
         return x.abs()
 
 
 @layer("AbsVal", per_sample=True)
-def abs_val(layer: LayerParameter, context: Context) -> nn.Module:
-    """|x|."""
+def _abs_val(layer: LayerParameter, context: Context) -> nn.Module:
     return AbsVal()
 
 
-class Swish(nn.Module):
+class BetaSwish(nn.Module):
     """x * sigmoid(beta * x)."""
 
     def __init__(self, beta: float) -> None:
@@ -69,32 +66,31 @@ class Swish(nn.Module):
         self.beta = beta
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape to the same."""
+        """Map any shape to the same shape."""
         return x * torch.sigmoid(x * self.beta)
 
 
 @layer("Swish", per_sample=True)
-def swish(layer: LayerParameter, context: Context) -> nn.Module:
-    """x * sigmoid(beta * x)."""
+def _swish(layer: LayerParameter, context: Context) -> nn.Module:
     beta = layer.swish_param.beta
-    return nn.SiLU() if beta == 1 else Swish(beta)
+    return nn.SiLU() if beta == 1 else BetaSwish(beta)
 
 
 class Clip(nn.Module):
-    """x held between two bounds; the gradient passes at both of them, unlike torch.clamp's."""
+    """x limited to [low, high]."""
 
     def __init__(self, low: float, high: float) -> None:
         super().__init__()
         self.low, self.high = low, high
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape to the same."""
+        """Map any shape to the same shape."""
+        # clip_layer.cpp passes the gradient at both bounds; so does this, unlike torch.clamp.
         return torch.where(x < self.low, self.low, torch.where(x > self.high, self.high, x))
 
 
 @layer("Clip", per_sample=True)
-def clip(layer: LayerParameter, context: Context) -> nn.Module:
-    """x held between `min` and `max`."""
+def _clip(layer: LayerParameter, context: Context) -> nn.Module:
     return Clip(layer.clip_param.min, layer.clip_param.max)
 
 
@@ -106,13 +102,12 @@ class Threshold(nn.Module):
         self.threshold = threshold
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape to the same."""
+        """Map any shape to the same shape."""
         return (x > self.threshold).to(x.dtype)
 
 
 @layer("Threshold", per_sample=True)
-def threshold(layer: LayerParameter, context: Context) -> nn.Module:
-    """1 where x > threshold, else 0."""
+def _threshold(layer: LayerParameter, context: Context) -> nn.Module:
     return Threshold(layer.threshold_param.threshold)
 
 
@@ -124,7 +119,7 @@ class Power(nn.Module):
         self.power, self.scale, self.shift = power, scale, shift
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape to the same."""
+        """Map any shape to the same shape."""
         if self.scale != 1:
             x = x * self.scale
         if self.shift != 0:
@@ -133,8 +128,7 @@ class Power(nn.Module):
 
 
 @layer("Power", per_sample=True)
-def power(layer: LayerParameter, context: Context) -> nn.Module:
-    """(shift + scale * x) ^ power."""
+def _power(layer: LayerParameter, context: Context) -> nn.Module:
     param = layer.power_param
     return Power(param.power, param.scale, param.shift)
 
@@ -147,14 +141,14 @@ class Exp(nn.Module):
         self.rate, self.factor = rate, factor
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape to the same."""
+        """Map any shape to the same shape."""
         y = (full(x) * self.rate).exp()
         return y if self.factor == 1 else y * self.factor
 
 
 @layer("Exp", per_sample=True)
-def exp(layer: LayerParameter, context: Context) -> nn.Module:
-    """base ^ (shift + scale * x); base -1 stands for e."""
+def _exp(layer: LayerParameter, context: Context) -> nn.Module:
+    # base ^ (shift + scale * x); exp_layer.cpp takes base -1 as e.
     param = layer.exp_param
     logarithm = 1.0 if param.base == -1 else math.log(param.base)
     return Exp(logarithm * param.scale, math.exp(logarithm * param.shift))
@@ -168,20 +162,20 @@ class Log(nn.Module):
         self.factor, self.scale, self.shift = factor, scale, shift
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape to the same."""
+        """Map any shape to the same shape."""
         y = (full(x) * self.scale + self.shift).log()
         return y if self.factor == 1 else y * self.factor
 
 
 @layer("Log", per_sample=True)
-def log(layer: LayerParameter, context: Context) -> nn.Module:
-    """The logarithm of shift + scale * x to the base; base -1 stands for e."""
+def _log(layer: LayerParameter, context: Context) -> nn.Module:
+    # log_base(shift + scale * x); log_layer.cpp takes base -1 as e.
     param = layer.log_param
     return Log(1.0 if param.base == -1 else 1 / math.log(param.base), param.scale, param.shift)
 
 
 class PReLU(nn.Module):
-    """max(x, 0) + weight[channel] * min(x, 0); channels lie on axis 1, and a weight without axes serves all of them."""
+    """max(x, 0) + weight[channel] * min(x, 0); channels are axis 1, and a scalar weight is shared by all of them."""
 
     caffe_params = ("weight",)
 
@@ -190,12 +184,12 @@ class PReLU(nn.Module):
         self.weight = weight
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, C, ...] to the same."""
+        """Map [N, C, ...] to the same shape."""
         return F.prelu(x, self.weight)
 
 
 @layer("PReLU", per_sample=True)
-def prelu(layer: LayerParameter, context: Context) -> nn.Module:
-    """A ReLU that learns its slopes; they start at 0.25."""
+def _prelu(layer: LayerParameter, context: Context) -> nn.Module:
+    # prelu_layer.cpp fills with 0.25 where no filler is given, unlike other blobs (0).
     param = layer.prelu_param
     return PReLU(context.parameter(0, param.filler if param.HasField("filler") else 0.25))

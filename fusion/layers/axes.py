@@ -1,4 +1,4 @@
-"""Axes as Caffe counts them, from the front or, if negative, from the back."""
+"""Axes as Caffe numbers them: from the front or, if negative, from the back."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ if TYPE_CHECKING:
     from prototxt.schema.messages import LayerParameter
 
 
-def canonical(axis: int, axes: int) -> int:
-    """The axis counted from the front, for a blob of so many axes."""
+def positive_axis(axis: int, axes: int) -> int:
+    """Return the axis counted from the front, for a blob with `axes` axes."""
     return axis + axes if axis < 0 else axis
 
 
 def outer_inner(x: Tensor, axis: int) -> tuple[int, int]:
-    """The number of elements before and behind the axis."""
-    axis = canonical(axis, x.dim())
+    """Return the number of elements before and after the axis."""
+    axis = positive_axis(axis, x.dim())
     return math.prod(x.shape[:axis]), math.prod(x.shape[axis + 1 :])
 
 
-def behind_batch(axis: Callable[[LayerParameter], int]) -> Callable[[LayerParameter, Context], bool]:
-    """Whether the axis that a layer works on leaves the batch axis, the first one, alone."""
+def spares_batch(axis: Callable[[LayerParameter], int]) -> Callable[[LayerParameter, Context], bool]:
+    """Return a predicate: does the axis that the layer works on come after the batch axis, the first one?"""
 
-    def asks(layer: LayerParameter, context: Context) -> bool:
-        return canonical(axis(layer), len(context.bottoms[0])) > 0
+    def after_batch(layer: LayerParameter, context: Context) -> bool:
+        return positive_axis(axis(layer), len(context.bottoms[0])) > 0
 
-    return asks
+    return after_batch
 
 
 def full(x: Tensor) -> Tensor:
-    """The tensor in at least float32: losses and statistics lose too much in half precision."""
+    """Return the tensor in at least float32: losses and statistics lose too much in half precision."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x

@@ -1,4 +1,4 @@
-"""Layers that make one blob of several, or of many elements: Eltwise, Reduction, ArgMax, Softmax."""
+"""Layers that combine several blobs or the elements of one: Eltwise, Reduction, ArgMax, Softmax."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from fusion.layers.axes import behind_batch
+from fusion.layers.axes import spares_batch
 from fusion.layers.registry import Context, layer
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ class Sum(nn.Module):
         self.coeff = coeff
 
     def forward(self, *bottoms: Tensor) -> Tensor:
-        """Equal shapes to the same."""
+        """Map equal shapes to the same shape."""
         terms = [x if c == 1 else x * c for x, c in zip(bottoms, self.coeff, strict=True)]
         total = terms[0]
         for term in terms[1:]:
@@ -34,7 +34,7 @@ class Product(nn.Module):
     """The product of the bottoms."""
 
     def forward(self, *bottoms: Tensor) -> Tensor:
-        """Equal shapes to the same."""
+        """Map equal shapes to the same shape."""
         product = bottoms[0]
         for x in bottoms[1:]:
             product = product * x
@@ -42,10 +42,11 @@ class Product(nn.Module):
 
 
 class Maximum(nn.Module):
-    """The greatest of the bottoms; of equals in the first two the second gets the gradient, later ones do not."""
+    """The elementwise maximum of the bottoms."""
 
     def forward(self, *bottoms: Tensor) -> Tensor:
-        """Equal shapes to the same."""
+        """Map equal shapes to the same shape."""
+        # Ties as in eltwise_layer.cpp: between the first two bottoms the second gets the gradient, later ones never do.
         first, second, *others = bottoms
         greatest = torch.where(first > second, first, second)
         for x in others:
@@ -54,8 +55,7 @@ class Maximum(nn.Module):
 
 
 @layer("Eltwise", per_sample=True)
-def eltwise(layer: LayerParameter, context: Context) -> nn.Module:
-    """The sum, product or maximum of equally shaped bottoms."""
+def _eltwise(layer: LayerParameter, context: Context) -> nn.Module:
     param = layer.eltwise_param
     if param.operation == param.PROD:
         return Product()
@@ -65,14 +65,14 @@ def eltwise(layer: LayerParameter, context: Context) -> nn.Module:
 
 
 class Reduction(nn.Module):
-    """One number for everything from `axis` on: the sum, the mean, or the sum of magnitudes or squares; times coeff."""
+    """Reduces all axes from `axis` on: to the sum, the mean, or the sum of magnitudes or squares; times coeff."""
 
     def __init__(self, operation: str, axis: int, coeff: float) -> None:
         super().__init__()
         self.operation, self.axis, self.coeff = operation, axis, coeff
 
     def forward(self, x: Tensor) -> Tensor:
-        """[*front, *reduced] to [*front]."""
+        """Map [*front, *reduced] to [*front]."""
         rows = x.flatten(self.axis) if x.dim() else x.reshape(1)
         if self.operation == "ASUM":
             rows = rows.abs()
@@ -82,18 +82,17 @@ class Reduction(nn.Module):
         return y if self.coeff == 1 else y * self.coeff
 
 
-@layer("Reduction", per_sample=behind_batch(lambda layer: layer.reduction_param.axis))
-def reduction(layer: LayerParameter, context: Context) -> nn.Module:
-    """One number for everything from an axis on."""
+@layer("Reduction", per_sample=spares_batch(lambda layer: layer.reduction_param.axis))
+def _reduction(layer: LayerParameter, context: Context) -> nn.Module:
     param = layer.reduction_param
     return Reduction(param.ReductionOp.Name(param.operation), param.axis, param.coeff)
 
 
 class ArgMax(nn.Module):
-    """Where the greatest elements are, as floats; of equals the larger index comes first.
+    """Indices of the greatest elements, as floats; of equals the larger index comes first.
 
-    axis     that is searched; None searches each whole sample
-    values   tell the elements themselves: beside the indices without an axis, instead of them with one
+    axis     the axis searched; None searches each whole sample
+    values   return the elements too: beside the indices without an axis, instead of them with one
     """
 
     def __init__(self, top_k: int, axis: int | None, values: bool) -> None:
@@ -101,9 +100,10 @@ class ArgMax(nn.Module):
         self.top_k, self.axis, self.values = top_k, axis, values
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, ...] to [N, 1 or 2, top_k, 1, ...] of x's rank, or of 3 axes; or top_k in place of the axis's size."""
+        """Map [N, ...] to [N, 1 or 2, top_k, 1, ...] of x's rank (at least 3), or replace the axis's size by top_k."""
         axis = 1 if self.axis is None else self.axis
         rows = x.flatten(1) if self.axis is None else x
+        # argmax_layer.cpp sorts (value, index) pairs, so of equals the larger index wins: a stable sort from the back.
         backwards = rows.detach().flip(axis)
         order = torch.sort(backwards, dim=axis, descending=True, stable=True).indices.narrow(axis, 0, self.top_k)
         index = rows.shape[axis] - 1 - order
@@ -117,15 +117,13 @@ class ArgMax(nn.Module):
 
 @layer(
     "ArgMax",
-    per_sample=behind_batch(lambda layer: layer.argmax_param.axis if layer.argmax_param.HasField("axis") else 1),
+    per_sample=spares_batch(lambda layer: layer.argmax_param.axis if layer.argmax_param.HasField("axis") else 1),
 )
-def arg_max(layer: LayerParameter, context: Context) -> nn.Module:
-    """Where the greatest elements are, and what they are."""
+def _arg_max(layer: LayerParameter, context: Context) -> nn.Module:
     param = layer.argmax_param
     return ArgMax(param.top_k, param.axis if param.HasField("axis") else None, param.out_max_val)
 
 
-@layer("Softmax", per_sample=behind_batch(lambda layer: layer.softmax_param.axis))
-def softmax(layer: LayerParameter, context: Context) -> nn.Module:
-    """Probabilities along an axis."""
+@layer("Softmax", per_sample=spares_batch(lambda layer: layer.softmax_param.axis))
+def _softmax(layer: LayerParameter, context: Context) -> nn.Module:
     return nn.Softmax(layer.softmax_param.axis)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fusion.layers.axes import behind_batch, canonical
+from fusion.layers.axes import positive_axis, spares_batch
 from fusion.layers.many_axes import convolve, deconvolve
 from fusion.layers.registry import Context, layer
 from prototxt.shapes.convolution import Window, windows
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 class Convolution(nn.Module):
     """Convolves every bottom with the same weights.
 
-    axis     where the channels lie; all axes before it are batch, all behind it are space
+    axis     of the channels; all axes before it are batch, all after it are space
     weight   [num_output, channels / group, *kernel]; of a deconvolution [channels, num_output / group, *kernel]
     bias     [num_output] or None
 
-    channels_last  whether to work in that layout, which layers behind take over; the same numbers but for rounding
+    channels_last  whether to use that layout, which later layers inherit; the same numbers up to rounding
     """
 
     channels_last = False
@@ -48,7 +48,7 @@ class Convolution(nn.Module):
         self.group, self.axis, self.transposed = group, axis, transposed
 
     def forward(self, x: Tensor, *more: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """[N, channels, *space] each to [N, num_output, *space]."""
+        """Map [N, channels, *space] each to [N, num_output, *space]."""
         return tuple(self._one(y) for y in (x, *more)) if more else self._one(x)
 
     def _one(self, x: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ class Convolution(nn.Module):
         return y.reshape(*batch, *y.shape[1:])
 
     def _convolve(self, x: Tensor) -> Tensor:
-        if not self.stride:
+        if not self.stride:  # no spatial axes: Caffe's convolution of [N, C] is an inner product
             return F.linear(x, self.weight.T if self.transposed else self.weight, self.bias)
         geometry = list(zip(self.stride, self.pad, self.dilation, strict=True))
         over = deconvolve if self.transposed else convolve
@@ -69,7 +69,7 @@ class Convolution(nn.Module):
         return over(x, weight, self.bias, geometry, self.group)
 
     def extra_repr(self) -> str:
-        """What the weights do not tell."""
+        """Return the settings that the weights do not show."""
         return f"stride={self.stride}, pad={self.pad}, dilation={self.dilation}, group={self.group}"
 
 
@@ -77,21 +77,20 @@ def _channel_axis(layer: LayerParameter) -> int:
     return layer.convolution_param.axis
 
 
-@layer("Convolution", per_sample=behind_batch(_channel_axis))
-def convolution(layer: LayerParameter, context: Context) -> nn.Module:
-    """Cross-correlation, as everywhere in deep learning."""
-    return _convolution(layer.convolution_param, context, transposed=False)
+@layer("Convolution", per_sample=spares_batch(_channel_axis))
+def _convolution(layer: LayerParameter, context: Context) -> nn.Module:
+    return _build(layer.convolution_param, context, transposed=False)
 
 
-@layer("Deconvolution", per_sample=behind_batch(_channel_axis))
-def deconvolution(layer: LayerParameter, context: Context) -> nn.Module:
-    """The transpose of a convolution."""
-    return _convolution(layer.convolution_param, context, transposed=True)
+@layer("Deconvolution", per_sample=spares_batch(_channel_axis))
+def _deconvolution(layer: LayerParameter, context: Context) -> nn.Module:
+    return _build(layer.convolution_param, context, transposed=True)
 
 
-def _convolution(param: ConvolutionParameter, context: Context, transposed: bool) -> nn.Module:
+def _build(param: ConvolutionParameter, context: Context, transposed: bool) -> nn.Module:
     weight = context.parameter(0, param.weight_filler)
     bias = context.parameter(1, param.bias_filler) if param.bias_term else None
     geometry = windows(param, weight.dim() - 2)
+    # Without known bottoms the rank follows from the weight: its spatial axes, the channels and the axes before them.
     axes = len(context.bottoms[0]) or weight.dim() - 1 + param.axis
-    return Convolution(weight, bias, geometry, param.group, canonical(param.axis, axes), transposed)
+    return Convolution(weight, bias, geometry, param.group, positive_axis(param.axis, axes), transposed)

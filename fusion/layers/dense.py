@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fusion.layers.axes import behind_batch
+from fusion.layers.axes import spares_batch
 from fusion.layers.registry import Context, layer
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class InnerProduct(nn.Module):
-    """Everything from the axis on, times a matrix, plus a bias.
+    """The axes from `axis` on, flattened, times a matrix, plus a bias.
 
     weight  [num_output, inputs], or [inputs, num_output] if transposed
     bias    [num_output] or None
@@ -28,13 +28,12 @@ class InnerProduct(nn.Module):
         self.axis, self.transpose = axis, transpose
 
     def forward(self, x: Tensor) -> Tensor:
-        """[*batch, *sample] to [*batch, num_output]."""
+        """Map [*batch, *sample] to [*batch, num_output]."""
         return F.linear(x.flatten(self.axis), self.weight.T if self.transpose else self.weight, self.bias)
 
 
-@layer("InnerProduct", per_sample=behind_batch(lambda layer: layer.inner_product_param.axis))
-def inner_product(layer: LayerParameter, context: Context) -> nn.Module:
-    """A fully connected layer."""
+@layer("InnerProduct", per_sample=spares_batch(lambda layer: layer.inner_product_param.axis))
+def _inner_product(layer: LayerParameter, context: Context) -> nn.Module:
     param = layer.inner_product_param
     weight = context.parameter(0, param.weight_filler)
     bias = context.parameter(1, param.bias_filler) if param.bias_term else None
@@ -42,7 +41,7 @@ def inner_product(layer: LayerParameter, context: Context) -> nn.Module:
 
 
 class Embed(nn.Module):
-    """Rows of a table, chosen by number.
+    """Rows of a table, selected by index.
 
     weight  [input_dim, num_output]
     bias    [num_output] or None
@@ -54,14 +53,13 @@ class Embed(nn.Module):
         self.caffe_params = ("weight",) if bias is None else ("weight", "bias")
 
     def forward(self, x: Tensor) -> Tensor:
-        """Whole numbers, of any dtype, [...] to [..., num_output]."""
+        """Map whole numbers, of any dtype, [...] to [..., num_output]."""
         y = F.embedding(x.long(), self.weight)
         return y if self.bias is None else y + self.bias
 
 
 @layer("Embed", per_sample=True)
-def embed(layer: LayerParameter, context: Context) -> nn.Module:
-    """Rows of a table that is learned."""
+def _embed(layer: LayerParameter, context: Context) -> nn.Module:
     param = layer.embed_param
     weight = context.parameter(0, param.weight_filler)
     return Embed(weight, context.parameter(1, param.bias_filler) if param.bias_term else None)

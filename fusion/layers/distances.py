@@ -19,13 +19,12 @@ class EuclideanLoss(nn.Module):
     """Half the squared distance, per sample."""
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
-        """[N, ...] twice to a scalar."""
+        """Map [N, ...] twice to a scalar."""
         return (full(x) - full(target).reshape(x.shape)).square().sum() / (2 * x.shape[0])
 
 
 @layer("EuclideanLoss")
-def euclidean_loss(layer: LayerParameter, context: Context) -> nn.Module:
-    """Half the squared distance, per sample."""
+def _euclidean_loss(layer: LayerParameter, context: Context) -> nn.Module:
     return EuclideanLoss()
 
 
@@ -37,25 +36,23 @@ class HingeLoss(nn.Module):
         self.squared = squared
 
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
-        """Scores [N, C, ...] and labels [N], of any dtype, to a scalar."""
-        rows = full(x).flatten(1)
+        """Map scores [N, C, ...] and labels [N], of any dtype, to a scalar."""
+        rows = full(x).flatten(1)  # -1 where the label is: hinge_loss_layer.cpp flips that score's sign
         signs = torch.ones_like(rows).scatter(1, label.reshape(-1, 1).long(), -1)
         excess = F.relu(1 + signs * rows)
         return (excess.square() if self.squared else excess).sum() / rows.shape[0]
 
 
 @layer("HingeLoss")
-def hinge_loss(layer: LayerParameter, context: Context) -> nn.Module:
-    """The loss of a linear support vector machine."""
+def _hinge_loss(layer: LayerParameter, context: Context) -> nn.Module:
     param = layer.hinge_loss_param
     return HingeLoss(squared=param.norm == param.L2)
 
 
 class ContrastiveLoss(nn.Module):
-    """Draws similar pairs together and pushes others apart up to a margin (Hadsell et al. 2006).
+    """Pulls similar pairs together and pushes others apart up to a margin (Hadsell et al. 2006).
 
-    legacy  margin - d^2 instead of (margin - d)^2 for unlike pairs
-    The gradient divides by d + 1e-4, as Caffe does, so that equal pairs get none.
+    legacy  margin - d^2 instead of (margin - d)^2 for dissimilar pairs
     """
 
     def __init__(self, margin: float, legacy: bool) -> None:
@@ -63,11 +60,12 @@ class ContrastiveLoss(nn.Module):
         self.margin, self.legacy = margin, legacy
 
     def forward(self, a: Tensor, b: Tensor, similar: Tensor) -> Tensor:
-        """[N, C, ...] twice and [N], not 0 for similar pairs, to a scalar."""
+        """Map [N, C, ...] twice and [N], not 0 for similar pairs, to a scalar."""
         square = (full(a) - full(b)).flatten(1).square().sum(1)
         if self.legacy:
             apart = F.relu(self.margin - square)
         else:
+            # contrastive_loss_layer.cpp divides the gradient by d + 1e-4, so that equal pairs get none instead of NaN.
             distance = square.detach().sqrt()
             distance = distance + (square - square.detach()) / (2 * (distance + 1e-4))
             apart = F.relu(self.margin - distance).square()
@@ -75,7 +73,6 @@ class ContrastiveLoss(nn.Module):
 
 
 @layer("ContrastiveLoss")
-def contrastive_loss(layer: LayerParameter, context: Context) -> nn.Module:
-    """The loss of siamese nets."""
+def _contrastive_loss(layer: LayerParameter, context: Context) -> nn.Module:
     param = layer.contrastive_loss_param
     return ContrastiveLoss(param.margin, param.legacy_version)

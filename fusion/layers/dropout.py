@@ -14,14 +14,15 @@ if TYPE_CHECKING:
 
 
 class Dropout(nn.Module):
-    """Zeroes elements at random and scales the rest by 1 / (1 - ratio); train() and eval() make no difference."""
+    """Zeroes elements at random and scales the rest by 1 / (1 - ratio); train() and eval() have no effect."""
 
     def __init__(self, ratio: float) -> None:
         super().__init__()
         self.ratio = ratio
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape to the same."""
+        """Map any shape to the same shape."""
+        # Always active: the phase is fixed when the net is built, as in Caffe, and not by nn.Module.training.
         return F.dropout(x, self.ratio, training=True)
 
 
@@ -30,6 +31,5 @@ def _is_identity(layer: LayerParameter, context: Context) -> bool:
 
 
 @layer("Dropout", per_sample=_is_identity)
-def dropout(layer: LayerParameter, context: Context) -> nn.Module:
-    """The identity in TEST, and at ratio 0."""
+def _dropout(layer: LayerParameter, context: Context) -> nn.Module:
     return nn.Identity() if _is_identity(layer, context) else Dropout(layer.dropout_param.dropout_ratio)

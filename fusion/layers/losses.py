@@ -1,4 +1,4 @@
-"""Losses against labels, and what they are divided by."""
+"""Losses against labels, and their normalization."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from fusion.distributed import process_group
 from fusion.errors import BuildError
-from fusion.layers.axes import canonical, full
+from fusion.layers.axes import full, positive_axis
 from fusion.layers.registry import Context, layer
 
 if TYPE_CHECKING:
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 Normalization = Literal["FULL", "VALID", "BATCH_SIZE", "NONE"]
 LARGEST = -math.log(torch.finfo(torch.float32).tiny)
-"""The loss of a probability that Caffe raises to FLT_MIN."""
+"""The loss of a probability of FLT_MIN, the floor in softmax_loss_layer.cpp."""
 FLOOR = math.log(1e-20)
-"""The logarithm of the least probability in the other losses."""
+"""The logarithm of kLOG_THRESHOLD, the floor in the other losses."""
 
 
 def normalization(param: LossParameter, default: Normalization) -> Normalization:
-    """What a loss is divided by; the old `normalize` counts where the new field is absent."""
+    """Return the normalization mode; the deprecated `normalize` counts where the new field is absent."""
     if not param.HasField("normalization"):
         if param.HasField("normalize"):
             return "VALID" if param.normalize else "BATCH_SIZE"
@@ -42,18 +42,17 @@ def normalization(param: LossParameter, default: Normalization) -> Normalization
 
 
 def ignored(param: LossParameter) -> int | None:
-    """The label that does not count, if there is one."""
+    """Return the label that is not counted, if there is one."""
     return param.ignore_label if param.HasField("ignore_label") else None
 
 
 def divide(total: Tensor, mode: Normalization, batch: int, every: int, valid: Tensor | None) -> Tensor:
-    """The summed loss over what the mode says, which is 1 at least.
+    """Return the summed loss divided as the mode says, by 1 at least.
 
-    batch, every  number of samples, and of places that have a label
-    valid         how many of these count; None: all
-
-    Where several processes share a batch, the mean of what they get is the loss of the whole batch.
+    batch, every  number of samples, and of positions that have a label
+    valid         number of positions that count; None: all
     """
+    # Where several processes share a batch, the divisors make the mean of their losses that of the whole batch.
     world = process_group.now()
     if mode == "VALID" and valid is not None:
         if world is not None:
@@ -65,7 +64,7 @@ def divide(total: Tensor, mode: Normalization, batch: int, every: int, valid: Te
 
 
 class SoftmaxWithLoss(nn.Module):
-    """The mean of -log softmax(x)[label], with a floor of FLT_MIN under the probability that the gradient ignores.
+    """The mean of -log softmax(x)[label], with probabilities of at least FLT_MIN, a floor that the gradient ignores.
 
     probabilities  whether a second top gives the softmax, without gradient
     smoothing      share of each target that is spread evenly over all classes (label smoothing); Caffe has none
@@ -78,15 +77,16 @@ class SoftmaxWithLoss(nn.Module):
         self.axis, self.ignore_label, self.mode, self.probabilities = axis, ignore_label, mode, probabilities
 
     def forward(self, x: Tensor, label: Tensor, weight: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
-        """Scores [*outer, C, *inner], labels [outer * inner], of any dtype, and perhaps weights [C], to a scalar."""
+        """Map scores [*outer, C, *inner], labels [outer * inner] of any dtype and optional weights [C] to a scalar."""
         x = full(x)
-        axis = canonical(self.axis, x.dim())
+        axis = positive_axis(self.axis, x.dim())
         rows = log_probability = x.log_softmax(axis)
         if x.dim() > 2 or axis != 1:
             rows = rows.reshape(math.prod(x.shape[:axis]), x.shape[axis], -1)
         target = label.reshape(rows.shape[0], *rows.shape[2:]).long()
         absent = -100 if self.ignore_label is None else self.ignore_label
         each = F.nll_loss(rows, target, ignore_index=absent, reduction="none")
+        # As in softmax_loss_layer.cpp the value stops at -log(FLT_MIN), while the gradient stays that of the softmax.
         each = each - F.softshrink(each.detach(), LARGEST)
         if self.smoothing:
             evenly = -rows.mean(1)
@@ -99,8 +99,7 @@ class SoftmaxWithLoss(nn.Module):
 
 
 @layer("SoftmaxWithLoss")
-def softmax_with_loss(layer: LayerParameter, context: Context) -> nn.Module:
-    """The multinomial logistic loss of a softmax."""
+def _softmax_with_loss(layer: LayerParameter, context: Context) -> nn.Module:
     param = layer.loss_param
     mode = normalization(param, "VALID")
     return SoftmaxWithLoss(layer.softmax_param.axis, ignored(param), mode, probabilities=len(layer.top) > 1)
@@ -109,7 +108,7 @@ def softmax_with_loss(layer: LayerParameter, context: Context) -> nn.Module:
 class InfogainLoss(nn.Module):
     """The mean of -sum over classes of H[label, class] * log softmax(x)[class].
 
-    Under the probabilities lies a floor of 1e-20, which the gradient ignores.
+    Probabilities are at least 1e-20, a floor that the gradient ignores (infogain_loss_layer.cpp).
 
     matrix         H [C, C], or None where it is the third bottom
     probabilities  whether a second top gives the softmax, without gradient
@@ -125,9 +124,9 @@ class InfogainLoss(nn.Module):
         self.register_buffer("matrix", matrix, persistent=False)
 
     def forward(self, x: Tensor, label: Tensor, given: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
-        """Scores [*outer, C, *inner] and labels [outer * inner], of any dtype, to a scalar."""
+        """Map scores [*outer, C, *inner] and labels [outer * inner], of any dtype, to a scalar."""
         x = full(x)
-        axis = canonical(self.axis, x.dim())
+        axis = positive_axis(self.axis, x.dim())
         matrix = self.matrix if given is None else given
         assert matrix is not None
         log_probability = x.log_softmax(axis)
@@ -143,8 +142,7 @@ class InfogainLoss(nn.Module):
 
 
 @layer("InfogainLoss")
-def infogain_loss(layer: LayerParameter, context: Context) -> nn.Module:
-    """The multinomial logistic loss with a gain for every pair of classes, from a file or the third bottom."""
+def _infogain_loss(layer: LayerParameter, context: Context) -> nn.Module:
     param = layer.loss_param
     matrix = None if len(layer.bottom) > 2 else _matrix(layer.infogain_loss_param.source)
     mode = normalization(param, "VALID")
@@ -152,7 +150,7 @@ def infogain_loss(layer: LayerParameter, context: Context) -> nn.Module:
 
 
 def _matrix(path: str) -> Tensor:
-    """A blob from a binary BlobProto file, as Caffe writes it."""
+    """Return the blob of a binary BlobProto file, as Caffe writes it."""
     from prototxt.schema.messages import BlobProto
 
     try:
@@ -164,10 +162,10 @@ def _matrix(path: str) -> Tensor:
 
 
 class MultinomialLogisticLoss(nn.Module):
-    """The mean of -log(probability of the label), floored at 1e-20 in the gradient as in the value."""
+    """The mean of -log(probability of the label); the floor of 1e-20 applies to the gradient too."""
 
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
-        """Probabilities [N, C, ...] and labels [N], of any dtype, to a scalar."""
+        """Map probabilities [N, C, ...] and labels [N], of any dtype, to a scalar."""
         rows = full(x).flatten(1)
         chosen = rows.gather(1, label.reshape(-1, 1).long())
         floored = chosen + (chosen.clamp(min=1e-20) - chosen).detach()
@@ -175,8 +173,7 @@ class MultinomialLogisticLoss(nn.Module):
 
 
 @layer("MultinomialLogisticLoss")
-def multinomial_logistic_loss(layer: LayerParameter, context: Context) -> nn.Module:
-    """The logistic loss of probabilities."""
+def _multinomial_logistic_loss(layer: LayerParameter, context: Context) -> nn.Module:
     return MultinomialLogisticLoss()
 
 
@@ -188,19 +185,19 @@ class SigmoidCrossEntropyLoss(nn.Module):
         self.ignore_label, self.mode = ignore_label, mode
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
-        """Scores [N, ...] and as many targets to a scalar."""
+        """Map scores [N, ...] and as many targets to a scalar."""
         x = full(x)
         target = target.detach().reshape(x.shape).to(x.dtype)
         each = F.binary_cross_entropy_with_logits(x, target, reduction="none")
         valid = None
         if self.ignore_label is not None:
+            # sigmoid_cross_entropy_loss_layer.cpp casts the target to int before it compares.
             counts = target.trunc() != self.ignore_label
             each, valid = torch.where(counts, each, 0), counts.sum()
         return divide(each.sum(), self.mode, x.shape[0], x.numel(), valid)
 
 
 @layer("SigmoidCrossEntropyLoss")
-def sigmoid_cross_entropy_loss(layer: LayerParameter, context: Context) -> nn.Module:
-    """The cross entropy of many yes-or-no questions."""
+def _sigmoid_cross_entropy_loss(layer: LayerParameter, context: Context) -> nn.Module:
     param = layer.loss_param
     return SigmoidCrossEntropyLoss(ignored(param), normalization(param, "BATCH_SIZE"))

@@ -1,7 +1,7 @@
 """Convolutions over any number of spatial axes: torch has up to three, Caffe as many as a blob has.
 
-Beyond three, the first spatial axis is taken apart: for each position of the kernel along it, its slices count as batch
-and are convolved over the other axes, and the results are added up.
+With more than three, the first spatial axis is unrolled: for each position of the kernel along it, its slices become
+batch entries and are convolved over the other axes, and the results are summed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, axes: list[Axis], group: int) -> Tensor:
-    """Cross-correlation.
+    """Cross-correlate.
 
     x        [N, channels, *space]
     weight   [outputs, channels / group, *kernel]
@@ -39,7 +39,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, axes: list[Axis], g
 
 
 def deconvolve(x: Tensor, weight: Tensor, bias: Tensor | None, axes: list[Axis], group: int) -> Tensor:
-    """The transpose of `convolve`: weight [channels, outputs / group, *kernel]."""
+    """Return the transpose of `convolve`: weight [channels, outputs / group, *kernel]."""
     if len(axes) <= len(_TRANSPOSED):
         strides, pads, dilations = zip(*axes, strict=True)
         return _TRANSPOSED[len(axes) - 1](x, weight, bias, strides, pads, 0, group, dilations)

@@ -1,4 +1,4 @@
-"""Onnx: a part of a net that is kept in an ONNX file, frozen or trained."""
+"""Onnx: a part of a net that is stored in an ONNX file, frozen or trained."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from prototxt.shapes.dimensions import UNKNOWN
 
 
 def _per_sample(layer: LayerParameter, context: Context) -> bool:
-    """Frozen parts, and all in TEST: what is trained may hold BatchNorm, which looks at its batch in TRAIN."""
+    # A trained part may contain BatchNorm, which mixes the samples of its batch in TRAIN.
     return bool(layer.onnx_param.frozen) or context.phase == "TEST"
 
 
 @layer("Onnx", per_sample=_per_sample)
-def onnx(layer: LayerParameter, context: Context) -> nn.Module:
-    """The graph of the file, or the part of it between `input` and `output`; starts with the file's weights."""
+def _onnx(layer: LayerParameter, context: Context) -> nn.Module:
     from fusion.onnx.graphs.layer_graph import layer_graph
     from fusion.onnx.to_torch import onnx_net
 

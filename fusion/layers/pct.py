@@ -43,7 +43,7 @@ class ReferenceLoss(nn.Module):
         self.labelled = labelled
 
     def forward(self, new: Tensor, *others: Tensor) -> Tensor:
-        """The loss, float []. Bottoms: new logits [N, C], references' [N, K], labels [N] of any number type."""
+        """Return the loss, float []. Bottoms: new logits [N, C], references' [N, K], labels [N] of any number type."""
         references, target = (others[:-1], indices(others[-1])) if self.labelled else (others, None)
         shares = self.shares or (1 / len(references),) * len(references)
         rows = new.flatten(1)
@@ -64,7 +64,7 @@ class EnsembleLoss(nn.Module):
         self.shares = tuple(shares) or None
 
     def forward(self, new: Tensor, *others: Tensor) -> Tensor:
-        """The loss, float []; bottoms as in ReferenceLoss."""
+        """Return the loss, float []; bottoms as in ReferenceLoss."""
         *references, label = others
         old = [reference.flatten(1) for reference in references]
         return self.loss(new=new.flatten(1), old=old, target=indices(label), reference_weights=self.shares)
@@ -83,7 +83,7 @@ class Anchored(nn.Module):
         self.blob = blob
 
     def forward(self, new: Tensor, *others: Tensor) -> Tensor:
-        """The loss, float []. Raises: TrainingError where gradients are wanted and the features cannot take any."""
+        """Return the loss, float []. Raises: TrainingError where gradients are enabled but the features need none."""
         if torch.is_grad_enabled() and not new.requires_grad:
             raise TrainingError(
                 f"layer '{self.name}': no learnable parameter lies below '{self.blob}', where the frozen part ends",
@@ -101,7 +101,7 @@ class CompatibilityLoss(nn.Module):
         self.classes = tuple(classes) or None
 
     def forward(self, scores: Tensor, label: Tensor) -> Tensor:
-        """The loss, float []. Bottoms: the old classifier's scores [N, K] of the new features, labels [N]."""
+        """Return the loss, float []. Bottoms: the old classifier's scores [N, K] of the new features, labels [N]."""
         return losses.cross_entropy(scores.flatten(1), indices(label), self.classes, "mean")
 
 
@@ -111,14 +111,14 @@ def indices(label: Tensor) -> Tensor:
 
 
 @layer("KDLoss")
-def kd(layer: LayerParameter, context: Context) -> nn.Module:
-    """T^2 KL(old || new); T is 5 unless set."""
+def _kd(layer: LayerParameter, context: Context) -> nn.Module:
+    # T^2 KL(old || new); T is 5 unless set.
     return _reference_loss(layer, losses.kd, ("temperature",))
 
 
 @layer("FocalDistillationLoss")
-def focal_distillation(layer: LayerParameter, context: Context) -> nn.Module:
-    """KL (T = 100), L2 or LI distance, weighed by the filter; `old_correct` unless set."""
+def _focal_distillation(layer: LayerParameter, context: Context) -> nn.Module:
+    # KL (T = 100), L2 or LI distance, weighed by the filter; `old_correct` unless set.
     distance = layer.pct_param.distance
     choices: Mapping[int, tuple[Callable[..., Tensor], tuple[str, ...]]] = {
         PCTParameter.KL: (losses.kd, ("temperature",)),
@@ -133,33 +133,32 @@ def focal_distillation(layer: LayerParameter, context: Context) -> nn.Module:
 
 
 @layer("LogitMatchingLoss")
-def logit_matching(layer: LayerParameter, context: Context) -> nn.Module:
-    """Half the mean squared difference of logits."""
+def _logit_matching(layer: LayerParameter, context: Context) -> nn.Module:
+    # Half the mean squared difference of logits.
     return _reference_loss(layer, losses.logit_matching, ())
 
 
 @layer("LDILoss")
-def ldi(layer: LayerParameter, context: Context) -> nn.Module:
-    """Logit difference inhibition."""
+def _ldi(layer: LayerParameter, context: Context) -> nn.Module:
     return _reference_loss(layer, losses.ldi, DIFFERENCE)
 
 
 @layer("NaivePCTLoss")
-def naive(layer: LayerParameter, context: Context) -> nn.Module:
-    """Cross-entropy on what the reference got right."""
+def _naive(layer: LayerParameter, context: Context) -> nn.Module:
+    # Cross-entropy on what the reference got right.
     settings = _settings(layer, ("classes", "reference_weight"))
     return ReferenceLoss(_bound(losses.naive, settings), _shares(layer))
 
 
 @layer("ELODILoss")
-def elodi(layer: LayerParameter, context: Context) -> nn.Module:
-    """Logit difference inhibition towards the references' mean."""
+def _elodi(layer: LayerParameter, context: Context) -> nn.Module:
+    # Logit difference inhibition towards the references' mean.
     return EnsembleLoss(_bound(losses.elodi, _settings(layer, (*WEIGHING, *DIFFERENCE))), _shares(layer))
 
 
 @layer("CNALoss")
-def cna(layer: LayerParameter, context: Context) -> nn.Module:
-    """Contrastive neighbourhood alignment of features [N, F]; the labels are needed only with `classes`."""
+def _cna(layer: LayerParameter, context: Context) -> nn.Module:
+    # Contrastive neighbourhood alignment of features [N, F]; the labels are needed only with `classes`.
     settings = _settings(layer, ("classes", "reference_weight", *CONTRAST))
     last = context.bottoms[-1]
     labelled = "classes" in settings or (len(context.bottoms) > 2 and len(last) == 1)
@@ -170,14 +169,13 @@ def cna(layer: LayerParameter, context: Context) -> nn.Module:
 
 
 @layer("BCTLoss")
-def bct(layer: LayerParameter, context: Context) -> nn.Module:
-    """Backward-compatible training; the old classifier is a frozen layer of the graph that reads the new features."""
+def _bct(layer: LayerParameter, context: Context) -> nn.Module:
     settings = _settings(layer, ("classes", "classifier"))
     return _anchored(CompatibilityLoss(settings.get("classes", ())), layer, context)
 
 
 def check_classifiers(net: NetParameter) -> list[BuildError]:
-    """Every BCTLoss of a filtered net whose bottom does not come from an old classifier that is frozen."""
+    """Return every BCTLoss of a filtered net whose bottom does not come from an old classifier that is frozen."""
     found = []
     makers: dict[str, LayerParameter] = {}
     for each in net.layer:
@@ -210,7 +208,7 @@ def _reference_loss(
 
 
 def _settings(layer: LayerParameter, known: Sequence[str]) -> dict[str, Any]:
-    """The set fields of pct_param by the loss function's argument names.
+    """Return the set fields of pct_param by the loss function's argument names.
 
     Raises: BuildError for fields that this type has no use for.
     """
@@ -230,12 +228,12 @@ def _settings(layer: LayerParameter, known: Sequence[str]) -> dict[str, Any]:
 
 
 def _bound(loss: Callable[..., Tensor], settings: Mapping[str, Any]) -> Callable[..., Tensor]:
-    """The loss with its settings; a partial, so that a net can be pickled and copied."""
+    """Return the loss with its settings; a partial, so that a net can be pickled and copied."""
     return partial(loss, **{name: value for name, value in settings.items() if name not in ELSEWHERE})
 
 
 def _shares(layer: LayerParameter, references: int | None = None) -> tuple[float, ...]:
-    """The references' weights; empty when none are given. Raises: BuildError unless there is one per reference."""
+    """Return the references' weights, or (). Raises: BuildError unless there is one per reference."""
     shares = tuple(layer.pct_param.reference_weight)
     count = len(layer.bottom) - 2 if references is None else references
     if shares and len(shares) != count:

@@ -1,7 +1,7 @@
 """The Python layer: a user's class, with Caffe's protocol of setup, reshape, forward and backward.
 
-It runs the user's code, so it wants a word: `fusion.build(..., allow_python=True)`, `--allow-python` of the commands,
-or FUSION_ALLOW_PYTHON=1 in the environment.
+It runs the user's code, which must be allowed: `fusion.build(..., allow_python=True)`, `--allow-python` of the
+commands, or FUSION_ALLOW_PYTHON=1 in the environment.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from fusion.errors import BuildError, FusionError, raise_all
-from fusion.layers.pycaffe import TEST, TRAIN, Blob, Layer, UserLayer, stand_in
+from fusion.layers.pycaffe import TEST, TRAIN, CaffeLayer, PythonBlob, UserLayer, stand_in
 from fusion.layers.registry import Context, Phase, layer
 from fusion.layers.uncompiled import keep_from_compiler
 from prototxt.errors import ShapeError
@@ -35,43 +35,44 @@ VARIABLE = "FUSION_ALLOW_PYTHON"
 
 @dataclass
 class Instance:
-    """A user's object with its blobs, set up and waiting for its module."""
+    """A user's object with its blobs, set up but not yet in a module."""
 
     user: UserLayer
-    bottoms: list[Blob]
-    tops: list[Blob]
+    bottoms: list[PythonBlob]
+    tops: list[PythonBlob]
 
 
 @dataclass
 class _Session:
-    """One building of a net: shape inference sets the layers up, the builders take them over in the same order."""
+    """The building of one net: shape inference sets the layers up, the builders then take them in the same order."""
 
     phase: Phase
     waiting: dict[bytes, list[Instance]] = field(default_factory=dict)
 
     def shapes(self, layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-        """Shapes of tops and blobs, as the user's `setup` and `reshape` leave them."""
+        """Return the shapes of tops and blobs after the user's `setup` and `reshape`."""
         if not all(is_known(shape) for shape in bottoms):
             raise ShapeError(
-                "the sizes of its bottoms depend on data that is not here",
+                "the sizes of its bottoms depend on data that is not known yet",
                 hint="give the net's input shapes, e.g. shapes={'data': (1, 3, 224, 224)}",
             )
         try:
-            found = self._set_up(layer, [cast("tuple[int, ...]", shape) for shape in bottoms])
+            instance = self._set_up(layer, [cast("tuple[int, ...]", shape) for shape in bottoms])
         except BuildError as error:
             raise ShapeError(error.message, hint=error.hint) from error
-        self.waiting.setdefault(layer.SerializeToString(deterministic=True), []).append(found)
-        return [top.shape for top in found.tops], [blob.shape for blob in found.user.blobs]
+        self.waiting.setdefault(layer.SerializeToString(deterministic=True), []).append(instance)
+        return [top.shape for top in instance.tops], [blob.shape for blob in instance.user.blobs]
 
     def take(self, layer: LayerParameter) -> Instance:
-        """The instance that shape inference has set up for this layer."""
+        """Return the instance that shape inference has set up for this layer."""
+        # Messages have no identity across copies of the net, so equal layers are distinguished by their order alone.
         return self.waiting[layer.SerializeToString(deterministic=True)].pop(0)
 
     def _set_up(self, layer: LayerParameter, shapes: Sequence[tuple[int, ...]]) -> Instance:
         param = layer.python_param
-        user = load(param.module, param.layer)
+        user = new_user_layer(param.module, param.layer)
         user.param_str, user.phase = param.param_str, TRAIN if self.phase == "TRAIN" else TEST
-        bottoms, tops = [Blob(*shape) for shape in shapes], [Blob() for _ in layer.top]
+        bottoms, tops = [PythonBlob(*shape) for shape in shapes], [PythonBlob() for _ in layer.top]
         with stand_in(), _blame(layer.name, "setup"):
             user.setup(bottoms, tops)
             user.reshape(bottoms, tops)
@@ -82,13 +83,13 @@ _session: ContextVar[_Session | None] = ContextVar("python_layers", default=None
 
 
 def allowed(allow: bool | None) -> bool:
-    """Whether Python layers may run: as asked, or else as the environment says."""
+    """Return whether Python layers may run: `allow`, or the environment variable where it is None."""
     return os.environ.get(VARIABLE, "").lower() in ("1", "true", "yes") if allow is None else allow
 
 
 @contextmanager
-def session(allow: bool, phase: Phase) -> Iterator[None]:
-    """While this lasts, shape inference and builders run Python layers, if they may."""
+def python_layers(allow: bool, phase: Phase) -> Iterator[None]:
+    """Let shape inference and builders run Python layers inside the block, if `allow`."""
     current = _Session(phase) if allow else None
     token = _session.set(current)
     shapes = python_shapes.set(current.shapes if current else None)
@@ -99,10 +100,10 @@ def session(allow: bool, phase: Phase) -> Iterator[None]:
         _session.reset(token)
 
 
-def load(module: str, name: str) -> UserLayer:
-    """A new object of the class.
+def new_user_layer(module: str, name: str) -> UserLayer:
+    """Return a new instance of the class.
 
-    Raises: BuildError for a module or class that is not there, or is no layer.
+    Raises: BuildError for a module or class that does not exist or is not a layer.
     """
     with stand_in():
         try:
@@ -112,7 +113,7 @@ def load(module: str, name: str) -> UserLayer:
                 f"module '{module}' of a Python layer: {error}", hint="put its folder into PYTHONPATH"
             ) from error
         kind = getattr(loaded, name, None)
-        if not isinstance(kind, type) or not issubclass(kind, Layer):
+        if not isinstance(kind, type) or not issubclass(kind, CaffeLayer):
             raise BuildError(
                 f"module '{module}' has no class '{name}' that derives from caffe.Layer",
                 hint="import it after fusion if it was imported with another caffe",
@@ -125,7 +126,7 @@ def load(module: str, name: str) -> UserLayer:
 
 @contextmanager
 def _blame(name: str, method: str) -> Iterator[None]:
-    """Name the layer in whatever the user's code raises."""
+    """Name the layer in any error of the user's code."""
     try:
         yield
     except FusionError:
@@ -147,79 +148,81 @@ class PythonLayer(nn.Module):
             setattr(self, attribute, nn.Parameter(filled))
 
     def forward(self, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Any shapes to what the user's class makes of them."""
+        """Run the user's forward on bottoms of any shapes."""
         parameters = [getattr(self, attribute) for attribute in self.caffe_params]
         tops: tuple[Tensor, ...] = _Run.apply(self, len(bottoms), *bottoms, *parameters)
         return tops[0] if len(tops) == 1 else tops
 
 
 class _Run(torch.autograd.Function):
-    """One forward of the user's object, and its backward with the numbers of that forward."""
+    """One forward of the user's object, and its backward with the values of that forward."""
 
     @staticmethod
     def forward(ctx: Any, module: PythonLayer, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Bottoms, `count` of them, and blobs, to tops."""
+        """Map the first `count` tensors, the bottoms, and the blobs to the tops."""
         instance, arrays = module.instance, [_array(tensor) for tensor in tensors]
-        _hold(instance.bottoms, arrays[:count])
-        _hold(instance.user.blobs, arrays[count:])
+        _set_data(instance.bottoms, arrays[:count])
+        _set_data(instance.user.blobs, arrays[count:])
         precision = np.result_type(np.float32, *(array.dtype for array in arrays))
-        _hold(instance.tops, [np.zeros(top.shape, precision) for top in instance.tops])
+        _set_data(instance.tops, [np.zeros(top.shape, precision) for top in instance.tops])
         with stand_in(), _blame(module.name, "forward"):
             instance.user.reshape(instance.bottoms, instance.tops)
             instance.user.forward(instance.bottoms, instance.tops)
+        # The user's forward may update its blobs, as layers with running statistics do.
         for tensor, blob in zip(tensors[count:], instance.user.blobs, strict=True):
             if not np.array_equal(blob.data, _array(tensor), equal_nan=True):
                 tensor.copy_(torch.from_numpy(blob.data))
         ctx.module, ctx.count, ctx.likes = module, count, tensors
+        # Copies: the object has one set of blobs, which a later forward overwrites before this one's backward.
         ctx.arrays = [blob.data.copy() for blob in (*instance.bottoms, *instance.tops)]
         device = tensors[0].device if tensors else None
         return tuple(torch.from_numpy(top.data.copy()).to(device) for top in instance.tops)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of bottoms and blobs."""
+        """Return the gradients of bottoms and blobs."""
         instance, count = ctx.module.instance, ctx.count
-        _hold(instance.bottoms, ctx.arrays[:count])
-        _hold(instance.tops, ctx.arrays[count:])
-        _hold(instance.user.blobs, [_array(tensor) for tensor in ctx.likes[count:]])
+        _set_data(instance.bottoms, ctx.arrays[:count])
+        _set_data(instance.tops, ctx.arrays[count:])
+        _set_data(instance.user.blobs, [_array(tensor) for tensor in ctx.likes[count:]])
         for top, gradient in zip(instance.tops, gradients, strict=True):
             top.set_gradient(_array(gradient).astype(top.data.dtype, copy=False))
-        wanted = list(ctx.needs_input_grad[2:])
+        needed = list(ctx.needs_input_grad[2:])
         if not hasattr(instance.user, "backward"):
             raise FusionError(
-                f"layer '{ctx.module.name}': its class has no backward", hint="write one, or propagate_down: false"
+                f"layer '{ctx.module.name}': its class has no backward", hint="define it, or propagate_down: false"
             )
         with stand_in(), _blame(ctx.module.name, "backward"):
-            instance.user.backward(instance.tops, wanted[:count], instance.bottoms)
+            instance.user.backward(instance.tops, needed[:count], instance.bottoms)
         blobs = (*instance.bottoms, *instance.user.blobs)
-        found = [
-            torch.from_numpy(blob.diff.copy()).to(like) if want else None
-            for blob, like, want in zip(blobs, ctx.likes, wanted, strict=True)
+        results = [
+            torch.from_numpy(blob.diff.copy()).to(like) if need else None
+            for blob, like, need in zip(blobs, ctx.likes, needed, strict=True)
         ]
-        return (None, None, *found)
+        return (None, None, *results)
 
 
 def _array(tensor: Tensor) -> np.ndarray:
-    """A copy in float64 for float64, else in float32."""
+    """Return a copy on the CPU, in float64 for float64, else in float32."""
     dtype = torch.float64 if tensor.dtype == torch.float64 else torch.float32
     array: np.ndarray = tensor.detach().to("cpu", dtype).contiguous().numpy().copy()
     return array
 
 
-def _hold(blobs: Sequence[Blob], arrays: Sequence[np.ndarray]) -> None:
+def _set_data(blobs: Sequence[PythonBlob], arrays: Sequence[np.ndarray]) -> None:
     for blob, array in zip(blobs, arrays, strict=True):
-        blob.hold(array)
+        blob.set_data(array)
 
 
 def brings_data(layer: LayerParameter) -> bool:
-    """Whether the layer is a Python layer that makes data, and may not run: its tops are then inputs of the net."""
+    """Return whether this is a Python data layer that may not run: its tops are then inputs of the net."""
     return layer.type == "Python" and not layer.bottom and _session.get() is None
 
 
 def check_data_layers(net: NetParameter) -> None:
-    """Raise BuildError for Python layers that should make the data of a training, where they may not run."""
-    made = [layer for layer in net.layer if layer.type == "Python" and not layer.bottom]
-    raise_all([] if allowed(None) else [_refusal(layer) for layer in made])
+    """Check that Python data layers of a training net may run. Raises: BuildError if not."""
+    layers = [layer for layer in net.layer if layer.type == "Python" and not layer.bottom]
+    raise_all([] if allowed(None) else [_refusal(layer) for layer in layers])
 
 
 def _refusal(layer: LayerParameter) -> BuildError:
@@ -231,8 +234,7 @@ def _refusal(layer: LayerParameter) -> BuildError:
 
 
 @layer("Python")
-def python(layer: LayerParameter, context: Context) -> nn.Module:
-    """A user's layer, if it may run."""
+def _python(layer: LayerParameter, context: Context) -> nn.Module:
     current = _session.get()
     if current is None:
         raise _refusal(layer)

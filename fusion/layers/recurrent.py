@@ -1,8 +1,8 @@
 """LSTM, RNN and LSTMUnit: time is axis 0, the batch axis 1; a marker of 0 starts a new sequence.
 
 Unless the hidden state is exposed as bottoms and tops, it carries over from one call of the module to the next, without
-gradient, as in Caffe; `reset` forgets it. Exposed states pass no gradient on, in
-Caffe neither: its unrolled net writes over what arrives there.
+gradient, as in Caffe; `reset` clears it. Exposed states pass no gradient either: in Caffe (recurrent_layer.cpp) the
+unrolled net overwrites the gradients that arrive there.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 
 class LSTMUnit(nn.Module):
-    """One step: the gates [1, N, 4 * D] are input, forget, output, new content; a marker of 0 forgets the cell."""
+    """One step: the gates [1, N, 4 * D] are input, forget, output, new content; a marker of 0 clears the cell."""
 
     def forward(self, cell: Tensor, gates: Tensor, cont: Tensor) -> tuple[Tensor, Tensor]:
-        """Cell [1, N, D], gates [1, N, 4 * D] and markers [1, N] to the new cell and hidden state."""
+        """Map cell [1, N, D], gates [1, N, 4 * D] and markers [1, N] to the new cell and hidden state."""
         return lstm_step(cell, gates, cont.detach().reshape(1, -1, 1))
 
 
 def lstm_step(cell: Tensor, gates: Tensor, cont: Tensor) -> tuple[Tensor, Tensor]:
-    """The cell [..., D] and hidden state [..., D] that follow from gates [..., 4 * D] and markers [..., 1]."""
+    """Return the new cell and hidden state [..., D] for gates [..., 4 * D] and markers [..., 1]."""
     into, forget, out, content = gates.chunk(4, -1)
     cell = cont * forget.sigmoid() * cell + into.sigmoid() * content.tanh()
     return cell, out.sigmoid() * cell.tanh()
@@ -57,7 +57,7 @@ class LSTM(nn.Module):
         self.register_buffer("cell", None, persistent=False)
 
     def forward(self, x: Tensor, cont: Tensor, *more: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """[T, N, ...], markers [T, N], then a static input [N, ...] and states, if any, to [T, N, D] and states."""
+        """Map [T, N, ...], markers [T, N] and optional static input [N, ...] and states to [T, N, D] and states."""
         gates = F.linear(x.flatten(2), self.weight_x, self.bias)
         if self.weight_static is not None:
             gates = gates + F.linear(more[0].flatten(1), self.weight_static)
@@ -65,6 +65,7 @@ class LSTM(nn.Module):
         if self.expose_hidden:
             hidden, cell = more[-2].squeeze(0), more[-1].squeeze(0)
         else:
+            # Every fourth gate: a tensor of the state's shape, type and device.
             hidden, cell = _carried(self.hidden, gates[0, :, ::4]), _carried(self.cell, gates[0, :, ::4])
         outputs = []
         for step, marker in zip(gates.unbind(0), markers.unbind(0), strict=True):
@@ -99,7 +100,7 @@ class RNN(nn.Module):
         self.register_buffer("hidden", None, persistent=False)
 
     def forward(self, x: Tensor, cont: Tensor, *more: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """[T, N, ...], markers [T, N], then a static input [N, ...] and a state, if any, to [T, N, D] and a state."""
+        """Map [T, N, ...], markers [T, N] and optional static input [N, ...] and state to [T, N, D] and a state."""
         inputs = F.linear(x.flatten(2), self.weight_x, self.bias)
         if self.weight_static is not None:
             inputs = inputs + F.linear(more[0].flatten(1), self.weight_static)
@@ -117,12 +118,12 @@ class RNN(nn.Module):
 
 
 def _carried(state: Tensor | None, like: Tensor) -> Tensor:
-    """The state that the last call left, or zeros where there is none for a batch of this size."""
+    """Return the state after the last call, or zeros where there is none for a batch of this size."""
     return torch.zeros_like(like) if state is None or state.shape != like.shape else state.to(like)
 
 
 def reset(net: nn.Module) -> None:
-    """Forget the hidden states of all recurrent layers, so that the next call starts as the first one did."""
+    """Clear the hidden states of all recurrent layers, so that the next call starts like the first one."""
     for module in net.modules():
         for state in ("hidden", "cell"):
             if state in module._buffers:
@@ -132,24 +133,21 @@ def reset(net: nn.Module) -> None:
 def _parameters(layer: LayerParameter, context: Context) -> list[nn.Parameter]:
     param = layer.recurrent_param
     if not context.params:
-        context.known_shape(0)  # raises: what it reads has no known shape
+        context.known_shape(0)  # raises: the bottoms have no known shape
     fillers = [param.weight_filler if len(shape) > 1 else param.bias_filler for shape in context.params]
     return [context.parameter(index, filler) for index, filler in enumerate(fillers)]
 
 
 @layer("LSTM")
-def lstm(layer: LayerParameter, context: Context) -> nn.Module:
-    """Long short-term memory."""
+def _lstm(layer: LayerParameter, context: Context) -> nn.Module:
     return LSTM(_parameters(layer, context), layer.recurrent_param.expose_hidden)
 
 
 @layer("RNN")
-def rnn(layer: LayerParameter, context: Context) -> nn.Module:
-    """A plain recurrent layer with an output of its own."""
+def _rnn(layer: LayerParameter, context: Context) -> nn.Module:
     return RNN(_parameters(layer, context), layer.recurrent_param.expose_hidden)
 
 
 @layer("LSTMUnit")
-def lstm_unit(layer: LayerParameter, context: Context) -> nn.Module:
-    """One step of an LSTM, given its gates."""
+def _lstm_unit(layer: LayerParameter, context: Context) -> nn.Module:
     return LSTMUnit()

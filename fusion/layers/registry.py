@@ -1,19 +1,18 @@
-"""Which builder makes the module of which layer type, and what a builder is told.
+"""The registry of layer builders by layer type, and the context that a builder receives.
 
-A layer of one's own takes ten lines, from any package:
+A custom layer takes ten lines, from any package:
 
     @layer("Negate", per_sample=True)
-    def negate(layer: LayerParameter, context: Context) -> nn.Module:
+    def _negate(layer: LayerParameter, context: Context) -> nn.Module:
         return Negate()
 
-A module's `forward(*bottoms)` returns its top, or a tuple of tops; a module that learns or keeps blobs names them in
-`caffe_params`, in Caffe's order and in Caffe's shapes. Packages announce builders by the entry point group
+A module's `forward(*bottoms)` returns its top, or a tuple of tops; a module with learnable or stored blobs names
+them in `caffe_params`, in Caffe's order and Caffe's shapes. Packages announce builders by the entry point group
 `caffe_fusion.layers`, whose entries are modules to import or functions to call.
 """
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -25,6 +24,7 @@ import torch
 from torch import nn
 
 from fusion.errors import BuildError
+from prototxt.errors import did_you_mean
 from prototxt.schema.layer_types import not_run
 from prototxt.shapes.dimensions import is_known
 
@@ -39,12 +39,12 @@ ENTRY_POINTS = "caffe_fusion.layers"
 
 @dataclass(frozen=True)
 class Context:
-    """What a builder knows beside the layer's own description.
+    """The information for a builder beside the layer's own parameters.
 
     bottoms, tops  shapes of the blobs; None where a size is known only when data arrives
-    params         shapes of the layer's learnable or kept blobs
+    params         shapes of the layer's learnable or stored blobs
     phase          the phase that the net is built for; it stays with the module, as in Caffe
-    seed           makes the fillers' numbers reproducible; None draws new ones each time
+    seed           seed of the fillers; None draws other numbers each time
     name           the layer's name
     """
 
@@ -56,14 +56,14 @@ class Context:
     name: str = ""
 
     def parameter(self, index: int, filler: FillerParameter | float = 0.0) -> nn.Parameter:
-        """A learnable float32 parameter in the shape of the layer's blob `index`, filled as asked.
+        """Return a learnable float32 parameter in the shape of the layer's blob `index`, filled by `filler`.
 
-        The numbers depend on the seed, the layer's name and the index alone, so a net of another phase gets the same.
+        The values depend only on the seed, the layer's name and the index, so a net of the other phase gets the same.
         """
         shape = self.known_shape(index)
         value = float(filler) if isinstance(filler, (int, float)) else _constant(filler)
         if value is not None:
-            zeros = torch.zeros(shape, dtype=torch.float32)  # costs no time until it is written to
+            zeros = torch.zeros(shape, dtype=torch.float32)  # lazily allocated: costs nothing until written to
             return nn.Parameter(zeros.fill_(value) if value else zeros)
         if torch.get_default_device().type == "meta":
             return nn.Parameter(torch.empty(shape, dtype=torch.float32))
@@ -73,22 +73,22 @@ class Context:
         return nn.Parameter(torch.from_numpy(array).to(torch.get_default_device()))
 
     def random(self, index: int) -> np.random.Generator:
-        """The generator that fills the layer's blob `index`."""
+        """Return the generator that fills the layer's blob `index`."""
         if self.seed is None:
             return np.random.default_rng()
         return np.random.default_rng([self.seed, crc32(self.name.encode("utf-8", "surrogateescape")), index])
 
     def known_shape(self, index: int) -> tuple[int, ...]:
-        """The shape of blob `index`. Raises: BuildError where a size is not known without data."""
+        """Return the shape of blob `index`. Raises: BuildError where a size is not known without data."""
         if index >= len(self.params):
             raise BuildError(
-                f"layer '{self.name}': the shape of what it reads is not known, and so not that of its blobs",
-                hint="give the net's input shapes, or the shape of the blob that it reads",
+                f"layer '{self.name}': the shapes of its bottoms are not known, and so neither are those of its blobs",
+                hint="give the net's input shapes, or the shape of its bottom",
             )
         shape = self.params[index]
         if not is_known(shape):
             raise BuildError(
-                f"layer '{self.name}': the size of its blob {index} depends on data that is not here",
+                f"layer '{self.name}': the size of its blob {index} depends on data that is not known yet",
                 hint="give the net's input shapes, e.g. shapes={'data': (1, 3, 224, 224)}",
             )
         return cast("tuple[int, ...]", tuple(shape))
@@ -99,11 +99,11 @@ Sampled = Callable[["LayerParameter", Context], bool]
 
 
 @dataclass(frozen=True)
-class LayerType:
-    """A registered type.
+class RegisteredLayer:
+    """A registered layer type.
 
     per_sample  whether each sample's tops depend on that sample alone (and on the parameters), so that they may be
-                computed once and kept; asked for one layer where it depends on its parameters
+                cached; a function where this depends on the layer's parameters
     """
 
     name: str
@@ -111,13 +111,13 @@ class LayerType:
     per_sample: bool | Sampled = False
 
     def keeps_samples_apart(self, layer: LayerParameter, context: Context) -> bool:
-        """Whether each sample's tops depend on that sample alone."""
+        """Return whether each sample's tops depend on that sample alone."""
         return self.per_sample if isinstance(self.per_sample, bool) else self.per_sample(layer, context)
 
 
 @dataclass
 class _Registry:
-    types: dict[str, LayerType] = field(default_factory=dict)
+    types: dict[str, RegisteredLayer] = field(default_factory=dict)
     searched: bool = False
 
 
@@ -125,7 +125,7 @@ _registry = _Registry()
 
 
 def layer(*types: str, per_sample: bool | Sampled = False) -> Callable[[Builder], Builder]:
-    """Register a builder for layer types, whose shapes `prototxt.shapes.shape_function` registers.
+    """Register a builder for layer types; `prototxt.shapes.shape_function` registers their shapes.
 
     Raises: BuildError for a type that has a builder already.
     """
@@ -134,14 +134,14 @@ def layer(*types: str, per_sample: bool | Sampled = False) -> Callable[[Builder]
         for name in types:
             if name in _registry.types:
                 raise BuildError(f"layer type '{name}' has a builder already: {_registry.types[name].build!r}")
-            _registry.types[name] = LayerType(name, build, per_sample)
+            _registry.types[name] = RegisteredLayer(name, build, per_sample)
         return build
 
     return register
 
 
-def find(name: str) -> LayerType | None:
-    """The registered type of that name, from installed packages too, or None."""
+def find_layer_type(name: str) -> RegisteredLayer | None:
+    """Return the registered type of that name, from installed packages too, or None."""
     if name not in _registry.types and not _registry.searched:
         _registry.searched = True
         for entry in metadata.entry_points(group=ENTRY_POINTS):
@@ -152,18 +152,16 @@ def find(name: str) -> LayerType | None:
 
 
 def known_types() -> tuple[str, ...]:
-    """The registered types, sorted."""
+    """Return the registered types, sorted."""
     return tuple(sorted(_registry.types))
 
 
-def unknown(name: str, layer_name: str, place: Place | None) -> BuildError:
-    """The error for a type that nobody registered, with the nearest known one."""
+def unknown_type(name: str, layer_name: str, place: Place | None) -> BuildError:
+    """Return the error for an unregistered type, with the nearest known one."""
     if known := not_run(name):
-        hint = "leave the layer out, or register a builder with fusion.layer; all but running works with it"
+        hint = "leave the layer out, or register a builder with fusion.layer; everything except running it works"
         return BuildError(f"layer '{layer_name}': {known}", place=place, hint=hint)
-    spellings = {known.lower(): known for known in known_types()}
-    near = difflib.get_close_matches(name.lower(), spellings, 1)
-    hint = f"did you mean '{spellings[near[0]]}'?" if near else "register a builder with fusion.layers.registry.layer"
+    hint = did_you_mean(name, known_types(), "register a builder with fusion.layers.registry.layer")
     return BuildError(f"layer '{layer_name}': unknown type '{name}'", place=place, hint=hint)
 
 

@@ -7,29 +7,28 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from fusion.layers.axes import behind_batch, canonical
+from fusion.layers.axes import positive_axis, spares_batch
 from fusion.layers.registry import Context, layer
 
 if TYPE_CHECKING:
     from prototxt.schema.messages import ConcatParameter, LayerParameter, SliceParameter
 
 
-@layer("Flatten", per_sample=behind_batch(lambda layer: layer.flatten_param.axis))
-def flatten(layer: LayerParameter, context: Context) -> nn.Module:
-    """The axes from `axis` to `end_axis` as one."""
+@layer("Flatten", per_sample=spares_batch(lambda layer: layer.flatten_param.axis))
+def _flatten(layer: LayerParameter, context: Context) -> nn.Module:
     return nn.Flatten(layer.flatten_param.axis, layer.flatten_param.end_axis)
 
 
-class Reshape(nn.Module):
-    """The axes from `axis` on, `num_axes` of them or all (-1), replaced by `dims`: 0 keeps a size, -1 is worked out."""
+class ReshapeAxes(nn.Module):
+    """Replaces `num_axes` axes (-1: all) from `axis` on by `dims`; 0 keeps a size, -1 is inferred."""
 
     def __init__(self, dims: tuple[int, ...], axis: int, num_axes: int) -> None:
         super().__init__()
         self.dims, self.axis, self.num_axes = dims, axis, num_axes
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape to another one with as many elements."""
-        start = canonical(self.axis, x.dim() + 1)
+        """Map any shape to another one with as many elements."""
+        start = positive_axis(self.axis, x.dim() + 1)
         end = x.dim() if self.num_axes == -1 else start + self.num_axes
         dims = [x.shape[start + place] if size == 0 else size for place, size in enumerate(self.dims)]
         return x.reshape(*x.shape[:start], *dims, *x.shape[end:])
@@ -38,53 +37,51 @@ class Reshape(nn.Module):
 def _keeps_batch(layer: LayerParameter, context: Context) -> bool:
     param = layer.reshape_param
     dims = param.shape.dim
-    start = canonical(param.axis, len(context.bottoms[0]) + 1)
+    start = positive_axis(param.axis, len(context.bottoms[0]) + 1)
     return start > 0 or (len(dims) > 0 and dims[0] == 0 and param.num_axes != 0)
 
 
 @layer("Reshape", per_sample=_keeps_batch)
-def reshape(layer: LayerParameter, context: Context) -> nn.Module:
-    """Other sizes for the same elements."""
+def _reshape(layer: LayerParameter, context: Context) -> nn.Module:
     param = layer.reshape_param
-    return Reshape(tuple(param.shape.dim), param.axis, param.num_axes)
+    return ReshapeAxes(tuple(param.shape.dim), param.axis, param.num_axes)
 
 
 class Concat(nn.Module):
-    """The bottoms one after the other along an axis."""
+    """Concatenates the bottoms along an axis."""
 
     def __init__(self, axis: int) -> None:
         super().__init__()
         self.axis = axis
 
     def forward(self, *bottoms: Tensor) -> Tensor:
-        """Shapes that differ along the axis alone to one with the sum of sizes."""
+        """Map shapes that differ only along the axis to one with the sum of their sizes."""
         return torch.cat(bottoms, self.axis) if len(bottoms) > 1 else bottoms[0]
 
     def extra_repr(self) -> str:
-        """The axis."""
+        """Return the axis."""
         return f"axis={self.axis}"
 
 
 def _concat_axis(layer: LayerParameter) -> int:
-    param: ConcatParameter = layer.concat_param
+    param: ConcatParameter = layer.concat_param  # concat_dim is the deprecated name of axis
     return param.concat_dim if param.HasField("concat_dim") else param.axis
 
 
-@layer("Concat", per_sample=behind_batch(_concat_axis))
-def concat(layer: LayerParameter, context: Context) -> nn.Module:
-    """The bottoms one after the other along an axis."""
+@layer("Concat", per_sample=spares_batch(_concat_axis))
+def _concat(layer: LayerParameter, context: Context) -> nn.Module:
     return Concat(_concat_axis(layer))
 
 
 class Slice(nn.Module):
-    """The bottom cut along an axis at `points`, or into `parts` equal ones."""
+    """Splits the bottom along an axis at `points`, or into `parts` equal parts."""
 
     def __init__(self, axis: int, points: tuple[int, ...], parts: int) -> None:
         super().__init__()
         self.axis, self.points, self.parts = axis, points, parts
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """One shape to several whose sizes along the axis add up to its."""
+        """Map one shape to several whose sizes along the axis sum to the bottom's."""
         if self.parts == 1:
             return x
         size = x.shape[self.axis]
@@ -99,39 +96,36 @@ def _slice_axis(layer: LayerParameter) -> int:
     return param.slice_dim if param.HasField("slice_dim") else param.axis
 
 
-@layer("Slice", per_sample=behind_batch(_slice_axis))
-def slice_(layer: LayerParameter, context: Context) -> nn.Module:
-    """The bottom cut into several tops."""
+@layer("Slice", per_sample=spares_batch(_slice_axis))
+def _slice(layer: LayerParameter, context: Context) -> nn.Module:
     return Slice(_slice_axis(layer), tuple(layer.slice_param.slice_point), len(layer.top))
 
 
-class Split(nn.Module):
-    """The bottom as every one of the tops; their gradients add up."""
+class SplitTops(nn.Module):
+    """Returns the bottom once per top; autograd sums the gradients."""
 
     def __init__(self, tops: int) -> None:
         super().__init__()
         self.tops = tops
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """One blob to several equal ones."""
+        """Map one blob to several equal ones."""
         return (x,) * self.tops if self.tops > 1 else x
 
 
 @layer("Split", per_sample=True)
-def split(layer: LayerParameter, context: Context) -> nn.Module:
-    """The same blob under several names."""
-    return Split(len(layer.top))
+def _split(layer: LayerParameter, context: Context) -> nn.Module:
+    return SplitTops(len(layer.top))
 
 
 class Silence(nn.Module):
-    """Takes blobs that nobody else wants, so that they are no outputs of the net."""
+    """Consumes blobs, so that they are not outputs of the net."""
 
     def forward(self, *bottoms: Tensor) -> tuple[()]:
-        """Any blobs to none."""
+        """Map any blobs to none."""
         return ()
 
 
 @layer("Silence", per_sample=True)
-def silence(layer: LayerParameter, context: Context) -> nn.Module:
-    """Takes blobs that nobody else wants."""
+def _silence(layer: LayerParameter, context: Context) -> nn.Module:
     return Silence()

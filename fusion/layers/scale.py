@@ -1,4 +1,4 @@
-"""Scale and Bias: a smaller blob, learned or given, spread over a larger one."""
+"""Scale and Bias: a smaller blob, learned or given, broadcast over a larger one."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from fusion.layers.axes import canonical
+from fusion.layers.axes import positive_axis
 from fusion.layers.registry import Context, layer
 
 if TYPE_CHECKING:
     from prototxt.schema.messages import LayerParameter
 
 
-def spread(small: Tensor, x: Tensor, axis: int) -> Tensor:
-    """`small` with axes of size 1 behind, so that its first one meets x's `axis`."""
-    behind = x.dim() - canonical(axis, x.dim()) - small.dim()
-    return small.reshape(small.shape + (1,) * behind) if small.dim() and behind else small
+def broadcast_from(small: Tensor, x: Tensor, axis: int) -> Tensor:
+    """Return `small` with trailing axes of size 1, so that its first axis is aligned with x's `axis`."""
+    trailing = x.dim() - positive_axis(axis, x.dim()) - small.dim()
+    return small.reshape(small.shape + (1,) * trailing) if small.dim() and trailing else small
 
 
 class Scale(nn.Module):
-    """x * scale + bias, both meeting x from `axis` on.
+    """x * scale + bias, both broadcast over x from `axis` on.
 
     weight  the scale, or None where it is the second bottom
-    bias    in the scale's shape, or None
+    bias    of the scale's shape, or None
     """
 
     def __init__(self, weight: nn.Parameter | None, bias: nn.Parameter | None, axis: int) -> None:
@@ -32,15 +32,15 @@ class Scale(nn.Module):
         self.caffe_params = tuple(name for name in ("weight", "bias") if getattr(self, name) is not None)
 
     def forward(self, x: Tensor, given: Tensor | None = None) -> Tensor:
-        """Any shape to the same."""
+        """Map any shape to the same shape."""
         scale = self.weight if given is None else given
         assert scale is not None
-        y = x * spread(scale, x, self.axis)
-        return y if self.bias is None else y + spread(self.bias, x, self.axis)
+        y = x * broadcast_from(scale, x, self.axis)
+        return y if self.bias is None else y + broadcast_from(self.bias, x, self.axis)
 
 
 class Bias(nn.Module):
-    """x + bias, meeting x from `axis` on; the bias is None where it is the second bottom."""
+    """x + bias, broadcast over x from `axis` on; the bias is None where it is the second bottom."""
 
     def __init__(self, bias: nn.Parameter | None, axis: int) -> None:
         super().__init__()
@@ -48,24 +48,24 @@ class Bias(nn.Module):
         self.caffe_params = () if bias is None else ("bias",)
 
     def forward(self, x: Tensor, given: Tensor | None = None) -> Tensor:
-        """Any shape to the same."""
+        """Map any shape to the same shape."""
         bias = self.bias if given is None else given
         assert bias is not None
-        return x + spread(bias, x, self.axis)
+        return x + broadcast_from(bias, x, self.axis)
 
 
 def _scale_apart(layer: LayerParameter, context: Context) -> bool:
-    """A second bottom that meets axis 0 has a row for each sample; a learned one, for each place in the batch."""
-    return (len(layer.bottom) > 1) == (canonical(layer.scale_param.axis, len(context.bottoms[0])) == 0)
+    # At axis 0 a second bottom has one row per sample, but a learned blob one per position in the batch.
+    return (len(layer.bottom) > 1) == (positive_axis(layer.scale_param.axis, len(context.bottoms[0])) == 0)
 
 
 def _bias_apart(layer: LayerParameter, context: Context) -> bool:
-    return (len(layer.bottom) > 1) == (canonical(layer.bias_param.axis, len(context.bottoms[0])) == 0)
+    return (len(layer.bottom) > 1) == (positive_axis(layer.bias_param.axis, len(context.bottoms[0])) == 0)
 
 
 @layer("Scale", per_sample=_scale_apart)
-def scale(layer: LayerParameter, context: Context) -> nn.Module:
-    """x times a learned blob, which starts at 1, or times the second bottom; with `bias_term` plus a learned one."""
+def _scale(layer: LayerParameter, context: Context) -> nn.Module:
+    # scale_layer.cpp fills the scale with 1 where no filler is given; the bias is blob 1, or 0 with a second bottom.
     param = layer.scale_param
     learned = 0 if len(layer.bottom) > 1 else 1
     weight = context.parameter(0, param.filler if param.HasField("filler") else 1.0) if learned else None
@@ -74,7 +74,6 @@ def scale(layer: LayerParameter, context: Context) -> nn.Module:
 
 
 @layer("Bias", per_sample=_bias_apart)
-def bias(layer: LayerParameter, context: Context) -> nn.Module:
-    """x plus a learned blob, or plus the second bottom."""
+def _bias(layer: LayerParameter, context: Context) -> nn.Module:
     param = layer.bias_param
     return Bias(None if len(layer.bottom) > 1 else context.parameter(0, param.filler), param.axis)

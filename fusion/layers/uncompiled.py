@@ -1,4 +1,4 @@
-"""Layers that torch.compile must leave alone, because they do what it cannot follow."""
+"""Layers that torch.compile must not trace, because they have side effects or run foreign code."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ _KEPT: set[type[nn.Module]] = set()
 
 
 def keep_from_compiler(kind: type[nn.Module]) -> None:
-    """Let torch.compile run modules of this kind as they are.
-
-    Called when the first is made and not above the method: the compiler takes two seconds to import, of every command.
-    """
+    """Make torch.compile run modules of this type untraced."""
+    # Called by the first instance instead of decorating the method: importing the compiler costs every command 2 s.
     if kind not in _KEPT:
         _KEPT.add(kind)
         kind.forward = torch.compiler.disable(kind.forward)  # type: ignore[no-untyped-call, unused-ignore]

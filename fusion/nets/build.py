@@ -17,7 +17,7 @@ from fusion.errors import FusionError, raise_all
 from fusion.layers import pct, python
 from fusion.layers.axes import full
 from fusion.layers.forks.variants import vary
-from fusion.layers.registry import Context, LayerType, Phase, find, unknown
+from fusion.layers.registry import Context, Phase, RegisteredLayer, find_layer_type, unknown_type
 from fusion.nets.check_references import check_references
 from fusion.nets.graph import Call, Net as Net, NetPlan, Param, run, submodule_paths, with_outputs
 from fusion.nets.shared_memory import SHARED_MEMORY, SharedMemory
@@ -55,7 +55,7 @@ def build(
     Raises: BuildError, naming every layer that cannot be built; prototxt's errors for the description itself.
     """
     message = _filtered(net, phase)
-    with python.session(python.allowed(allow_python), phase):
+    with python.python_layers(python.allowed(allow_python), phase):
         return _build(message, phase, shapes, seed)
 
 
@@ -100,7 +100,7 @@ def _add_layer(
     parts: _Parts,
     index: int,
     layer: LayerParameter,
-    kind: LayerType,
+    kind: RegisteredLayer,
     path: str,
     context: Context,
     force_backward: bool,
@@ -248,11 +248,11 @@ def _filtered(net: NetParameter | Document | str | os.PathLike[str], phase: Phas
     return filter_whole(message, phase=phase, level=message.state.level, stages=tuple(message.state.stage))
 
 
-def _types(net: NetParameter) -> list[LayerType | None]:
+def _types(net: NetParameter) -> list[RegisteredLayer | None]:
     """The builder of every layer, None for one that brings data. Raises: BuildError for all unknown types."""
-    types = [None if python.brings_data(layer) else find(layer.type) for layer in net.layer]
+    types = [None if python.brings_data(layer) else find_layer_type(layer.type) for layer in net.layer]
     errors = [
-        unknown(layer.type, layer.name, place_of(layer))
+        unknown_type(layer.type, layer.name, place_of(layer))
         for layer, kind in zip(net.layer, types, strict=True)
         if kind is None and layer.bottom
     ]

@@ -1,4 +1,4 @@
-"""Layer types that forks of Caffe add, one file per family; each file names the sources of its semantics."""
+"""Layer types added by forks of Caffe, one file per family; each file names the sources of its semantics."""
 
 from fusion.layers.forks import (
     costs,

@@ -1,7 +1,7 @@
-"""Arithmetic of boxes, without layers: overlap, suppression, and SSD's codes for offsets.
+"""Box arithmetic: overlap, suppression, and SSD's codes for offsets.
 
-A box is xmin, ymin, xmax, ymax. Sources: weiliu89/caffe at branch ssd (bbox_util.cpp; Liu et al. 2016), and for pixel
-boxes, whose far edge belongs to them, rbgirshick/py-faster-rcnn (Ren et al. 2015).
+Boxes are xmin, ymin, xmax, ymax. Sources: weiliu89/caffe at branch ssd (bbox_util.cpp; Liu et al. 2016), and for pixel
+boxes, which include their far edge, rbgirshick/py-faster-rcnn (Ren et al. 2015).
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from torch import Tensor
 
 
 def overlap(first: Tensor, second: Tensor, pixels: int = 0) -> Tensor:
-    """Intersection over union.
+    """Return the intersection over union.
 
     first, second  float [A, 4], [B, 4]
-    pixels         1 where the far edge belongs to the box
+    pixels         1 where a box includes its far edge
     returns        float [A, B] in 0 to 1; 0 for boxes without area
     """
     low = torch.maximum(first[:, None, :2], second[None, :, :2])
@@ -25,39 +25,39 @@ def overlap(first: Tensor, second: Tensor, pixels: int = 0) -> Tensor:
 
 
 def area(boxes: Tensor, pixels: int = 0) -> Tensor:
-    """Areas [N] of boxes [N, 4]; 0 where an edge lies before its opposite."""
+    """Return the areas [N] of boxes [N, 4]; 0 for inverted boxes."""
     size = boxes[:, 2:] - boxes[:, :2]
     return (size + pixels).prod(-1) * (size >= 0).all(-1)
 
 
 def suppress(boxes: Tensor, threshold: float, limit: int, eta: float = 1.0, pixels: int = 0) -> list[int]:
-    """Indices of the boxes that survive greedy suppression, best first.
+    """Return the indices of the boxes that survive greedy suppression, best first.
 
     boxes      float [N, 4], best first
-    threshold  a box goes when it overlaps one that stays by more
-    limit      how many stay at most; negative: any number
-    eta        factor on the threshold after every box that stays, while it is above a half
+    threshold  a box is removed when its overlap with a retained one is greater
+    limit      maximum number of retained boxes; negative: no limit
+    eta        factor on the threshold after every retained box, while the threshold is above 0.5
     """
     overlaps = overlap(boxes, boxes, pixels)
     alive = torch.ones(len(boxes), dtype=torch.bool, device=boxes.device)
-    kept: list[int] = []
+    retained: list[int] = []
     for index in range(len(boxes)):
-        if len(kept) == limit:
+        if len(retained) == limit:
             break
-        if eta < 1:
-            alive[index] = all(bool(overlaps[index, other] <= threshold) for other in kept)
+        if eta < 1:  # the threshold has changed since the earlier boxes were retained (bbox_util.cpp, ApplyNMSFast)
+            alive[index] = all(bool(overlaps[index, other] <= threshold) for other in retained)
         if alive[index]:
-            kept.append(index)
+            retained.append(index)
             alive &= overlaps[index] <= threshold if eta == 1 else True
             threshold *= eta if eta < 1 and threshold > 0.5 else 1.0
-    return kept
+    return retained
 
 
 def corners(code: Tensor, prior: Tensor, variance: Tensor, kind: str) -> Tensor:
-    """Boxes from offsets.
+    """Decode offsets into boxes.
 
     code             float [..., P, 4]
-    prior, variance  float [P, 4]; variance 1 where the offsets have taken it in
+    prior, variance  float [P, 4]; variance 1 where it is encoded in the offsets
     kind             CORNER, CENTER_SIZE or CORNER_SIZE
     returns          float [..., P, 4]
     """
@@ -73,7 +73,7 @@ def corners(code: Tensor, prior: Tensor, variance: Tensor, kind: str) -> Tensor:
 
 
 def offsets(boxes: Tensor, prior: Tensor, variance: Tensor, kind: str) -> Tensor:
-    """What `corners` turns into these boxes: all float [P, 4]."""
+    """Encode boxes as offsets, the inverse of `corners`: all float [P, 4]."""
     if kind == "CORNER":
         return (boxes - prior) / variance
     size = prior[:, 2:] - prior[:, :2]

@@ -1,4 +1,4 @@
-"""Losses of regression that forks add.
+"""Regression losses added by forks.
 
 Sources: Girshick 2015 and rbgirshick/caffe-fast-rcnn (SmoothL1Loss), Wen et al. 2016 and ydwen/caffe-face (CenterLoss).
 """
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 
 class SmoothL1Loss(nn.Module):
-    """The sum over samples' mean of outer * f(inner * (x - target)): square below 1 / sigma^2, absolute above.
+    """The sum of outer * f(inner * (x - target)) over the batch size: square below 1 / sigma^2, absolute above.
 
-    f(d) is sigma^2 d^2 / 2 where |d| < 1 / sigma^2, else |d| - 1 / (2 sigma^2). No gradient to the weights.
+    f(d) is sigma^2 d^2 / 2 where |d| < 1 / sigma^2, else |d| - 1 / (2 sigma^2). The weights get no gradient.
     """
 
     def __init__(self, sigma: float) -> None:
@@ -31,7 +31,7 @@ class SmoothL1Loss(nn.Module):
         self.beta = 1 / sigma**2
 
     def forward(self, x: Tensor, target: Tensor, *weights: Tensor) -> Tensor:
-        """[N, ...] twice, and perhaps weights inside and outside of as many elements, to a scalar."""
+        """Map [N, ...] twice, and optional inner and outer weights of the same size, to a scalar."""
         x = full(x)
         difference = x - full(target).reshape(x.shape)
         if weights:
@@ -43,24 +43,24 @@ class SmoothL1Loss(nn.Module):
 
 
 @layer("SmoothL1Loss")
-def smooth_l1_loss(layer: LayerParameter, context: Context) -> nn.Module:
-    """The loss of box regression."""
+def _smooth_l1_loss(layer: LayerParameter, context: Context) -> nn.Module:
     return SmoothL1Loss(fork_param(layer, "smooth_l1_loss_param").sigma)
 
 
 class Centres(torch.autograd.Function):
-    """Half the squared distances to the samples' centres, with the fork's rule for how centres move."""
+    """Half the squared distances to the class centres, with the fork's update rule for the centres."""
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, centres: Tensor, label: Tensor) -> Tensor:
-        """Features [N, D], centres [C, D] and labels [N] to a scalar."""
+        """Map features [N, D], centres [C, D] and labels [N] to a scalar."""
         distance = x - centres[label]
         ctx.save_for_backward(distance, centres, label)
         return distance.square().sum() / (2 * x.shape[0])
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        """The fork's rule for the centres, which the loss's weight does not scale."""
+        """Return the gradient of the features, and the fork's update for the centres."""
+        # center_loss_layer.cpp: no derivative, but a mean over each class with count + 1, not scaled by loss_weight.
         distance, centres, label = ctx.saved_tensors  # type: ignore[attr-defined]
         sums = torch.zeros_like(centres).index_add_(0, label, distance)
         counts = torch.bincount(label, minlength=len(centres)).to(sums)[:, None]
@@ -68,7 +68,7 @@ class Centres(torch.autograd.Function):
 
 
 class CenterLoss(nn.Module):
-    """Draws the features of a class together.
+    """Pulls the features of a class towards its centre.
 
     weight  [C, D] one centre per class
     """
@@ -80,15 +80,14 @@ class CenterLoss(nn.Module):
         self.weight, self.axis = weight, axis
 
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
-        """Features [*batch, *D] and labels of any dtype to a scalar."""
+        """Map features [*batch, *D] and labels of any dtype to a scalar."""
         rows = full(x).flatten(self.axis).reshape(-1, self.weight.shape[1])
         loss: Tensor = Centres.apply(rows, self.weight, label.flatten().long())
         return loss
 
 
 @layer("CenterLoss")
-def center_loss(layer: LayerParameter, context: Context) -> nn.Module:
-    """The loss beside a softmax that makes classes compact."""
+def _center_loss(layer: LayerParameter, context: Context) -> nn.Module:
     param = fork_param(layer, "center_loss_param")
     filler = param.center_filler if param.HasField("center_filler") else FillerParameter(type="constant")
     return CenterLoss(context.parameter(0, filler), param.axis)

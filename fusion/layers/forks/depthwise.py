@@ -1,4 +1,4 @@
-"""Convolutions of one channel each.
+"""Depthwise convolutions.
 
 Sources: farmingyard/ShuffleNet (ConvolutionDepthwise), yonghenglh6/DepthwiseConvolution, Howard et al. 2017.
 """
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 @layer("ConvolutionDepthwise", "DepthwiseConvolution", "ConvolutionDepthWise", per_sample=True)
-def depthwise(layer: LayerParameter, context: Context) -> nn.Module:
-    """Every channel with filters of its own, whatever `group` says; weights [num_output, 1, *kernel]."""
+def _depthwise(layer: LayerParameter, context: Context) -> nn.Module:
+    # One group per channel whatever `group` says; weights [num_output, 1, *kernel].
     param = layer.convolution_param
     weight = context.parameter(0, param.weight_filler)
     bias = context.parameter(1, param.bias_filler) if param.bias_term else None

@@ -1,4 +1,4 @@
-"""SSD's default boxes and its detections.
+"""SSD: default boxes and detections.
 
 Source: Liu et al. 2016; weiliu89/caffe at branch ssd (prior_box_layer.cpp, detection_output_layer.cpp).
 """
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 
 class PriorBox(nn.Module):
-    """Boxes of several sizes around the centre of every place of a map, in shares of the image.
+    """Boxes of several sizes around the centre of every cell of a map, relative to the image size.
 
-    sizes     [(width, height)] in pixels, at every place
-    variance  four numbers that go with every box
-    image     height and width in pixels; None: of the second bottom
-    step      pixels between places, down and across; None: the image's size over the map's
-    offset    of the centre from the place's corner, in places
-    clip      whether boxes end at the image's edges
+    sizes     [(width, height)] in pixels, the same at every cell
+    variance  four numbers, the same for every box
+    image     height and width in pixels; None: those of the second bottom
+    step      pixels between cells, down and across; None: the image's size over the map's
+    offset    of the centre from the cell's corner, in cells
+    clip      clip boxes to the image
     """
 
     def __init__(
@@ -47,9 +47,9 @@ class PriorBox(nn.Module):
         self.sizes, self.variance, self.image, self.step = sizes, variance, image, step
         self.offset, self.clip = offset, clip
 
-    def forward(self, x: Tensor, picture: Tensor) -> Tensor:
-        """A map [N, C, H, W] and the image [N, C, height, width] to [1, 2, H * W * boxes * 4]: corners, variances."""
-        height, width = self.image or (picture.shape[2], picture.shape[3])
+    def forward(self, x: Tensor, image: Tensor) -> Tensor:
+        """Map [N, C, H, W] and an image [N, C, height, width] to corners and variances [1, 2, H * W * boxes * 4]."""
+        height, width = self.image or (image.shape[2], image.shape[3])
         down, across = self.step or (height / x.shape[2], width / x.shape[3])
         like = full(x)
         centre_y = (torch.arange(x.shape[2], device=like.device, dtype=like.dtype) + self.offset) * down
@@ -65,8 +65,7 @@ class PriorBox(nn.Module):
 
 
 @layer("PriorBox")
-def prior_box(layer: LayerParameter, context: Context) -> nn.Module:
-    """Default boxes. The fork cuts sizes down to whole pixels."""
+def _prior_box(layer: LayerParameter, context: Context) -> nn.Module:
     param = fork_param(layer, "prior_box_param")
     variance = list(param.variance) or [0.1]
     if len(variance) not in (1, 4):
@@ -81,14 +80,14 @@ def prior_box(layer: LayerParameter, context: Context) -> nn.Module:
 
 
 def _sizes(param: Any) -> list[tuple[float, float]]:
-    """Width and height of every box at one place, in the fork's order."""
+    """Return width and height of every box at one cell, in the fork's order."""
     ratios: list[float] = [1.0]
     for ratio in param.aspect_ratio:
         if all(abs(ratio - known) >= 1e-6 for known in ratios):
             ratios += [ratio, 1 / ratio] if param.flip else [ratio]
     sizes: list[tuple[float, float]] = []
     for index, least in enumerate(param.min_size):
-        side = float(int(least))
+        side = float(int(least))  # prior_box_layer.cpp stores min_size and max_size in int variables
         sizes.append((side, side))
         if param.max_size:
             between = math.sqrt(side * int(param.max_size[index]))
@@ -100,13 +99,13 @@ def _sizes(param: Any) -> list[tuple[float, float]]:
 
 @dataclass(frozen=True)
 class Detection:
-    """How detections are chosen.
+    """How detections are selected.
 
-    background  the class that is none; -1: there is none such
-    kind        code of the offsets; `encoded`: they have taken the variance in
-    threshold   least score, not counted itself
-    per_class   how many boxes of a class are looked at; negative: all
-    in_all      how many detections of an image stay; negative: all
+    background  the background class; -1: there is none
+    kind        code of the offsets; `encoded`: they include the variance
+    threshold   scores must be greater
+    per_class   maximum number of candidates per class; negative: all
+    in_all      maximum number of detections per image; negative: all
     """
 
     classes: int
@@ -122,7 +121,7 @@ class Detection:
 
 
 class DetectionOutput(nn.Module):
-    """Decoded boxes with good scores that no better box of their class covers."""
+    """Decoded boxes with high scores, after suppression within each class."""
 
     def __init__(self, rule: Detection) -> None:
         super().__init__()
@@ -130,9 +129,9 @@ class DetectionOutput(nn.Module):
 
     @torch.no_grad()
     def forward(self, location: Tensor, score: Tensor, prior: Tensor, *unused: Tensor) -> Tensor:
-        """Offsets [N, P * 4], scores [N, P * C] and priors [1, 2, P * 4] to [1, 1, detections, 7].
+        """Map offsets [N, P * 4], scores [N, P * C] and priors [1, 2, P * 4] to [1, 1, detections, 7].
 
-        A row is image, class, score, corners. Without any detection there is one row per image: its number and -1.
+        Rows are image, class, score, corners. Without any detection there is one row per image: its index, then -1.
         """
         rule = self.rule
         prior, variance = full(prior).reshape(2, -1, 4)
@@ -157,27 +156,27 @@ class DetectionOutput(nn.Module):
             order = order[scores[kind][order] > rule.threshold]
             order = order if rule.per_class < 0 else order[: rule.per_class]
             candidates = boxes[0 if rule.shared else kind][order]
-            kept = suppress(candidates, rule.nms, -1, rule.eta)
-            head = boxes.new_tensor([image, kind]).expand(len(kept), 2)
-            rows.append(torch.cat([head, scores[kind][order][kept, None], candidates[kept]], 1))
+            retained = suppress(candidates, rule.nms, -1, rule.eta)
+            head = boxes.new_tensor([image, kind]).expand(len(retained), 2)
+            rows.append(torch.cat([head, scores[kind][order][retained, None], candidates[retained]], 1))
         found = torch.cat(rows) if rows else boxes.new_zeros(0, 7)
         if 0 <= rule.in_all < len(found):
             best = found[:, 2].argsort(descending=True, stable=True)[: rule.in_all]
+            # The best ones, in the fork's order: by class, then by score.
             found = found[best[found[best, 1].argsort(stable=True)]]
         return found
 
 
 @layer("DetectionOutput")
-def detection_output(layer: LayerParameter, context: Context) -> nn.Module:
-    """Detections as a blob, the same with or without `save_output_param` and `visualize`: no file is written here."""
+def _detection_output(layer: LayerParameter, context: Context) -> nn.Module:
     param = fork_param(layer, "detection_output_param")
     if not param.num_classes:
         raise BuildError(f"layer '{layer.name}': detection_output_param.num_classes is missing")
     if param.save_output_param.output_directory or param.visualize:
-        what = f"layer '{layer.name}': detections are a blob here, and neither saved to a directory nor shown"
-        warnings.warn(what, IgnoredSetting, stacklevel=2)
+        message = f"layer '{layer.name}': detections are returned as a blob, and neither saved to a directory nor shown"
+        warnings.warn(message, IgnoredSetting, stacklevel=2)
     if len(layer.bottom) > 3:
-        raise BuildError(f"layer '{layer.name}': three bottoms are known: locations, scores, priors")
+        raise BuildError(f"layer '{layer.name}': three bottoms are supported: locations, scores, priors")
     nms = param.nms_param
     return DetectionOutput(
         Detection(
@@ -196,5 +195,5 @@ def detection_output(layer: LayerParameter, context: Context) -> nn.Module:
 
 
 def _code(value: int) -> str:
-    """The name of a CodeType."""
+    """Return the name of a CodeType."""
     return {1: "CORNER", 2: "CENTER_SIZE", 3: "CORNER_SIZE"}[value]

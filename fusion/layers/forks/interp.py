@@ -1,4 +1,4 @@
-"""Layers that make maps larger or smaller.
+"""Layers that resize maps.
 
 Sources: Chen et al. 2016 and hszhao/PSPNet (Interp), alexgkendall/caffe-segnet (Upsample with a mask),
 eric612/MobileNet-YOLO (Upsample without), HyeonwooNoh/caffe (Unpooling, DeconvNet).
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 class Interp(nn.Module):
-    """Linear interpolation between pixels whose outermost ones stay in the corners.
+    """Bilinear interpolation with aligned corners.
 
-    crop     pixels cut off in front and behind before that
-    sizes    height and width of the result; None: from the layer's factors, or from the second bottom
+    crop     pixels removed at the start and the end first
+    size     height and width of the result; None: by the factors, or the size of the second bottom
     factors  (shrink, zoom) or None
     """
 
@@ -33,7 +33,7 @@ class Interp(nn.Module):
         self.crop, self.size, self.factors = crop, size, factors
 
     def forward(self, x: Tensor, like: Tensor | None = None) -> Tensor:
-        """[N, C, H, W], and perhaps a blob of the size wanted, to [N, C, height, width]."""
+        """Map [N, C, H, W], and optionally a blob of the target size, to [N, C, height, width]."""
         begin, end = self.crop
         x = x[:, :, begin : x.shape[2] - end, begin : x.shape[3] - end]
         if like is not None:
@@ -51,8 +51,8 @@ class Interp(nn.Module):
 
 
 @layer("Interp", per_sample=True)
-def interp(layer: LayerParameter, context: Context) -> nn.Module:
-    """To `height` x `width`, by factors, or to the size of the second bottom."""
+def _interp(layer: LayerParameter, context: Context) -> nn.Module:
+    # pad_beg and pad_end are 0 or negative in interp_layer.cpp: they crop.
     param = fork_param(layer, "interp_param")
     factors = (param.shrink_factor, param.zoom_factor)
     by_factors = param.HasField("shrink_factor") or param.HasField("zoom_factor")
@@ -61,10 +61,10 @@ def interp(layer: LayerParameter, context: Context) -> nn.Module:
 
 
 class Scatter(nn.Module):
-    """Each element at the place that a pooling mask names, zeros elsewhere; no gradient to the mask.
+    """Writes each element to the position in a pooling mask, zeros elsewhere; the mask gets no gradient.
 
     size     height and width of the result
-    factors  what the bottom's size is multiplied by, less `cut`, where `size` is None
+    factors  where `size` is None, the size is the bottom's times `factors`, less `cut`
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Scatter(nn.Module):
         self.size, self.factors, self.cut = size, factors, cut
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """[N, C, h, w] and places, height index * width + width index, of any dtype, to [N, C, height, width]."""
+        """Map [N, C, h, w] and positions, row * width + column of any dtype, to [N, C, height, width]."""
         height, width = self.size or (
             x.shape[2] * self.factors[0] - self.cut[0],
             x.shape[3] * self.factors[1] - self.cut[1],
@@ -84,20 +84,20 @@ class Scatter(nn.Module):
 
 
 class Nearest(nn.Module):
-    """Every pixel as a rectangle of copies."""
+    """Nearest-neighbour upsampling by whole factors."""
 
     def __init__(self, factors: tuple[int, int]) -> None:
         super().__init__()
         self.factors = factors
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, C, H, W] to [N, C, H * down, W * across]."""
+        """Map [N, C, H, W] to [N, C, H * down, W * across]."""
         return x.repeat_interleave(self.factors[0], 2).repeat_interleave(self.factors[1], 3)
 
 
 @layer("Upsample", per_sample=True)
-def upsample(layer: LayerParameter, context: Context) -> nn.Module:
-    """By the mask of the pooling that it undoes, or by copies."""
+def _upsample(layer: LayerParameter, context: Context) -> nn.Module:
+    # Forks use one name for two layers: with a pooling mask (SegNet), and by copies (MobileNet-YOLO).
     param = fork_param(layer, "upsample_param")
     factor = param.scale if param.HasField("scale") or not param.HasField("stride") else param.stride
     factors = (param.scale_h or param.stride_h or factor, param.scale_w or param.stride_w or factor)
@@ -107,14 +107,14 @@ def upsample(layer: LayerParameter, context: Context) -> nn.Module:
     if param.upsample_h or param.pad_out_h or param.pad_out_w:
         raise _refused(layer, "upsample_h and pad_out need a pooling mask as the second bottom")
     if param.mode.upper() not in ("", "NEAREST"):
-        raise _refused(layer, f"upsample_param.mode '{param.mode}' is not known")
+        raise _refused(layer, f"upsample_param.mode '{param.mode}' is not supported")
     return Nearest(factors)
 
 
 class Unpooling(nn.Module):
-    """Each element at the top left of its window (MAX), or all over it, shared out (AVE) or whole (TILE).
+    """Writes each element to the top left of its window (MAX), or to all of it, divided (AVE) or not (TILE).
 
-    Windows that overlap add up, except for MAX.
+    Overlapping windows are summed, except for MAX.
     """
 
     def __init__(self, method: str, size: tuple[int, int], kernel: tuple[int, int], stride: tuple[int, int]) -> None:
@@ -122,7 +122,7 @@ class Unpooling(nn.Module):
         self.method, self.size, self.kernel, self.stride = method, size, kernel, stride
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, C, h, w] to [N, C, height, width]."""
+        """Map [N, C, h, w] to [N, C, height, width]."""
         rows, columns = (
             _windows(count, size, kernel, stride, self.method, x)
             for count, size, kernel, stride in zip(x.shape[2:], self.size, self.kernel, self.stride, strict=True)
@@ -131,7 +131,7 @@ class Unpooling(nn.Module):
 
 
 def _windows(count: int, size: int, kernel: int, stride: int, method: str, like: Tensor) -> Tensor:
-    """[count, size], the share of each place in each window along one axis."""
+    """Return the share of each position in each window along one axis, [count, size]."""
     start = torch.arange(count, device=like.device)[:, None] * stride
     place = torch.arange(size, device=like.device)
     if method == "MAX":
@@ -141,15 +141,15 @@ def _windows(count: int, size: int, kernel: int, stride: int, method: str, like:
 
 
 @layer("Unpooling", per_sample=True)
-def unpooling(layer: LayerParameter, context: Context) -> nn.Module:
-    """The reverse of pooling, with its mask or with windows alone. TILE's gradient is the true one."""
+def _unpooling(layer: LayerParameter, context: Context) -> nn.Module:
+    # TILE's gradient is the derivative, unlike the fork's.
     param = fork_param(layer, "unpooling_param")
     method = param.UnpoolMethod.Name(param.unpool)
     if param.pad or param.pad_h or param.pad_w or method not in ("MAX", "AVE", "TILE"):
-        raise _refused(layer, "unpooling_param knows MAX, AVE and TILE, without padding")
+        raise _refused(layer, "unpooling_param supports MAX, AVE and TILE, without padding")
     size = context.tops[0][2:]
     if None in size:
-        raise _refused(layer, "the size of the result depends on data that is not here")
+        raise _refused(layer, "the size of the result depends on data that is not known yet")
     known = cast("tuple[int, int]", size)
     if len(layer.bottom) == 2:
         return Scatter(known)

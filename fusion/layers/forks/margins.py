@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def chebyshev(cosine: Tensor, margin: int) -> tuple[Tensor, Tensor]:
-    """psi(theta) = (-1)^k cos(m theta) - 2 k, where k = floor(m theta / pi), and its derivative by cos(theta).
+    """Return psi(theta) = (-1)^k cos(m theta) - 2 k, where k = floor(m theta / pi), and its derivative by cos(theta).
 
     cosine   float, any shape
     margin   m: 1, 2, 3 or 4
@@ -39,13 +39,13 @@ def chebyshev(cosine: Tensor, margin: int) -> tuple[Tensor, Tensor]:
 class Margin(torch.autograd.Function):
     """(lambda * x.w + |x| psi) / (1 + lambda) at the label, x.w elsewhere, with the fork's own gradient.
 
-    The gradient of x at the label is scaled so that its coefficients of w and x have length 1, and that of w is the
-    plain inner product's: what the authors train with, not derivatives.
+    These gradients are the authors', not derivatives: that of x at the label is scaled so that its coefficients of w
+    and x have length 1, and that of w is the plain inner product's.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, label: Tensor, margin: int, mix: float) -> Tensor:
-        """Features [N, D], unit weights [C, D] and labels [N] to [N, C]."""
+        """Map features [N, D], unit weights [C, D] and labels [N] to [N, C]."""
         y = x @ weight.T
         ctx.margin, ctx.mix = margin, mix
         ctx.save_for_backward(x, weight, label)
@@ -58,7 +58,7 @@ class Margin(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        """The fork's rule."""
+        """Return the fork's gradients."""
         x, weight, label = ctx.saved_tensors
         gradient = gradient.to(x.dtype)  # autocast multiplies in half precision on the way in, but not on the way back
         by_weight = gradient.T @ x
@@ -79,7 +79,7 @@ class Margin(torch.autograd.Function):
 class MarginInnerProduct(nn.Module):
     """Inner products with weights of length 1, and a margin at the label that grows as lambda falls.
 
-    weight  [num_output, inputs]; every call scales its rows to length 1, for good
+    weight  [num_output, inputs]; every call scales its rows to length 1 in place
     lambda  max(least, base * (1 + gamma * calls)^-power)
     """
 
@@ -92,14 +92,14 @@ class MarginInnerProduct(nn.Module):
         axis: int,
         schedule: tuple[float, float, float, float],
         calls: int,
-        tell: bool,
+        return_lambda: bool,
     ) -> None:
         super().__init__()
         self.weight, self.margin, self.axis = weight, margin, axis
-        self.schedule, self.calls, self.tell = schedule, calls, tell
+        self.schedule, self.calls, self.return_lambda = schedule, calls, return_lambda
 
     def forward(self, x: Tensor, label: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Features [*batch, *sample] and labels of any dtype to [*batch, num_output], and perhaps lambda [1]."""
+        """Map features [*batch, *sample] and labels of any dtype to [*batch, num_output] and optional lambda [1]."""
         base, gamma, power, least = self.schedule
         self.calls += 1
         mix = max(base * (1 + gamma * self.calls) ** -power, least)
@@ -111,12 +111,12 @@ class MarginInnerProduct(nn.Module):
             rows.reshape(-1, rows.shape[-1]), self.weight, label.flatten().long(), self.margin, mix
         )
         y = y.reshape(*rows.shape[:-1], -1)
-        return (y, y.new_full((1,), mix)) if self.tell else y
+        return (y, y.new_full((1,), mix)) if self.return_lambda else y
 
 
 @layer("MarginInnerProduct")
-def margin_inner_product(layer: LayerParameter, context: Context) -> nn.Module:
-    """SINGLE to QUADRUPLE are margins of 1 to 4 times the angle; `iteration` is how many calls went before."""
+def _margin_inner_product(layer: LayerParameter, context: Context) -> nn.Module:
+    # SINGLE to QUADRUPLE are margins of 1 to 4 times the angle; `iteration` is the number of earlier calls.
     param = fork_param(layer, "margin_inner_product_param")
     weight = context.parameter(0, param.weight_filler)
     schedule = (param.base, param.gamma, param.power, param.lambda_min)

@@ -24,19 +24,19 @@ if TYPE_CHECKING:
     from prototxt.schema.messages import LayerParameter
 
 TOUCHING = 1e-6
-"""An overlap that counts as one."""
+"""Overlaps up to this count as 0."""
 
 
 @dataclass(frozen=True)
 class MultiBox:
-    """How default boxes get their targets, and what counts how much.
+    """How default boxes are matched to objects, and the weights of the loss.
 
     square, logistic  squared differences instead of smooth L1; one sigmoid per class instead of a softmax
-    agnostic          all objects are one class, the one behind the background
+    agnostic          all objects are one class, the one after the background
     per_prediction    every box whose best overlap reaches `threshold` is matched, not only each object's best
     by_prior          overlaps are those of the default boxes, not of the decoded ones
-    within            boxes that leave the image count neither way
-    mining            only the worst of the unmatched boxes count, `ratio` per matched one, of overlap below `negative`
+    within            boxes that cross the image's edge are ignored
+    mining            only the hardest unmatched boxes count, `ratio` per matched one, of overlap below `negative`
     """
 
     classes: int
@@ -58,11 +58,11 @@ class MultiBox:
     mode: Normalization
 
 
-def match(truth: Tensor, boxes: Tensor, rule: MultiBox) -> tuple[Tensor, Tensor]:
-    """Which object each box answers for.
+def match_boxes(truth: Tensor, boxes: Tensor, rule: MultiBox) -> tuple[Tensor, Tensor]:
+    """Match each box to an object.
 
     truth, boxes  float [G, 4], [P, 4]
-    returns       int64 [P], -1 for none and -2 for a box that does not count; float [P], its greatest overlap
+    returns       int64 [P], -1 for none and -2 for an ignored box; float [P], its greatest overlap
     """
     overlaps = overlap(boxes, truth)
     matched = torch.full((len(boxes),), -1, device=boxes.device)
@@ -72,10 +72,10 @@ def match(truth: Tensor, boxes: Tensor, rule: MultiBox) -> tuple[Tensor, Tensor]
         overlaps = overlaps.masked_fill(outside[:, None], 0.0)
     overlaps = torch.where(overlaps > TOUCHING, overlaps, 0.0)
     best = overlaps.max(1).values
+    # Each object first gets its best box, the greatest overlap of all going first (bbox_util.cpp, MatchBBox).
     pool = overlaps.clone()
     for _ in range(len(truth)):
-        at = int(pool.argmax())
-        box, thing = divmod(at, len(truth))
+        box, thing = divmod(int(pool.argmax()), len(truth))
         if pool[box, thing] <= 0:
             break
         matched[box], best[box] = thing, overlaps[box, thing]
@@ -87,16 +87,16 @@ def match(truth: Tensor, boxes: Tensor, rule: MultiBox) -> tuple[Tensor, Tensor]
 
 
 class MultiBoxLoss(nn.Module):
-    """The loss of matched boxes' locations, and that of the confidences of matched and of the worst other boxes."""
+    """The loss of the matched boxes' locations, plus that of the confidences of matched and hard unmatched boxes."""
 
     def __init__(self, rule: MultiBox) -> None:
         super().__init__()
         self.rule = rule
 
     def forward(self, location: Tensor, score: Tensor, prior: Tensor, truth: Tensor) -> Tensor:
-        """Offsets [N, P * 4], scores [N, P * C], priors [1, 2, P * 4] and objects [1, 1, G, 8] to a scalar.
+        """Map offsets [N, P * 4], scores [N, P * C], priors [1, 2, P * 4] and objects [1, 1, G, 8] to a scalar.
 
-        An object is image, class, instance, xmin, ymin, xmax, ymax, difficult; image -1 fills up.
+        An object is image, class, instance, xmin, ymin, xmax, ymax, difficult; image -1 is padding.
         """
         rule = self.rule
         prior, variance = full(prior.detach()).reshape(2, -1, 4)
@@ -105,31 +105,33 @@ class MultiBoxLoss(nn.Module):
         things = full(truth.detach()).reshape(-1, 8)
         if not rule.difficult:
             things = things[things[:, 7] == 0]
-        where, what, matches = code.new_zeros(()), code.new_zeros(()), 0
+        localization, confidence, matches = code.new_zeros(()), code.new_zeros(()), 0
         for image in range(code.shape[0]):
             own = things[things[:, 0].long() == image]
             boxes = prior
             if not rule.by_prior:
                 boxes = corners(code[image].detach(), prior, self._unit(variance), rule.kind)
             if len(own):
-                matched, best = match(own[:, 3:7], boxes, rule)
-            else:
+                matched, best = match_boxes(own[:, 3:7], boxes, rule)
+            else:  # overlap 2: none of an empty image's boxes counts as a hard negative
                 matched, best = torch.full((len(prior),), -1, device=prior.device), prior.new_full((len(prior),), 2.0)
             taken = matched >= 0
             matches += int(taken.sum())
-            where = where + self._where(code[image][taken], own[matched[taken], 3:7], prior[taken], variance[taken])
-            what = what + self._what(scores[image], own, matched, best)
+            localization = localization + self._localization(
+                code[image][taken], own[matched[taken], 3:7], prior[taken], variance[taken]
+            )
+            confidence = confidence + self._confidence(scores[image], own, matched, best)
         total = torch.tensor(matches, device=code.device)
         every = code.shape[0] * len(prior)
-        return rule.location_weight * divide(where, rule.mode, code.shape[0], every, total) + divide(
-            what, rule.mode, code.shape[0], every, total
+        return rule.location_weight * divide(localization, rule.mode, code.shape[0], every, total) + divide(
+            confidence, rule.mode, code.shape[0], every, total
         )
 
     def _unit(self, variance: Tensor) -> Tensor:
         return torch.ones_like(variance) if self.rule.encoded else variance
 
-    def _where(self, code: Tensor, boxes: Tensor, prior: Tensor, variance: Tensor) -> Tensor:
-        """The summed loss of locations; the variance divides both sides where the offsets have taken it in."""
+    def _localization(self, code: Tensor, boxes: Tensor, prior: Tensor, variance: Tensor) -> Tensor:
+        """Return the summed loss of locations; the variance divides both sides where the offsets include it."""
         target = offsets(boxes, prior, self._unit(variance), self.rule.kind)
         if self.rule.encoded:
             code, target = code / variance, target / variance
@@ -137,8 +139,8 @@ class MultiBoxLoss(nn.Module):
             return (code - target).square().sum() / 2
         return F.smooth_l1_loss(code, target, reduction="sum")
 
-    def _what(self, scores: Tensor, own: Tensor, matched: Tensor, best: Tensor) -> Tensor:
-        """The summed loss of confidences."""
+    def _confidence(self, scores: Tensor, own: Tensor, matched: Tensor, best: Tensor) -> Tensor:
+        """Return the summed loss of confidences."""
         rule, taken = self.rule, matched >= 0
         label = torch.full_like(matched, rule.background)
         label[taken] = rule.background + 1 if rule.agnostic else own[matched[taken], 1].long()
@@ -149,6 +151,7 @@ class MultiBoxLoss(nn.Module):
             each = F.cross_entropy(scores, label, reduction="none")
         if not rule.mining:
             return each.sum()
+        # Online hard negative mining: the unmatched boxes of greatest loss, a fixed number per matched one.
         free = (matched == -1) & (best < rule.negative)
         count = min(int(int(taken.sum()) * rule.ratio), int(free.sum()))
         worst = each.detach().masked_fill(~free, -math.inf).argsort(descending=True, stable=True)[:count]
@@ -156,16 +159,15 @@ class MultiBoxLoss(nn.Module):
 
 
 @layer("MultiBoxLoss")
-def multi_box_loss(layer: LayerParameter, context: Context) -> nn.Module:
-    """The loss of SSD."""
+def _multi_box_loss(layer: LayerParameter, context: Context) -> nn.Module:
     param = fork_param(layer, "multibox_loss_param")
     mining = param.mining_type != param.NONE
     problems = [
         (not param.num_classes, "num_classes is missing"),
-        (not param.share_location, "share_location: false is not known"),
-        (param.mining_type == param.HARD_EXAMPLE, "mining_type: HARD_EXAMPLE is not known"),
-        (param.HasField("nms_param"), "nms_param is not known in mining"),
-        (param.bp_inside, "bp_inside is not known"),
+        (not param.share_location, "share_location: false is not supported"),
+        (param.mining_type == param.HARD_EXAMPLE, "mining_type: HARD_EXAMPLE is not supported"),
+        (param.HasField("nms_param"), "nms_param is not supported in mining"),
+        (param.bp_inside, "bp_inside is not supported"),
         (param.HasField("do_neg_mining") and param.do_neg_mining != mining, "do_neg_mining contradicts mining_type"),
     ]
     for wrong, message in problems:

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 
 class Proposal(nn.Module):
-    """Anchors moved by the predicted offsets, cut at the image, and thinned out by suppression.
+    """Anchors moved by the predicted offsets, clipped to the image, after suppression.
 
-    anchors  float [A, 4] around the first place, in pixels
-    stride   pixels between places
-    least    least side of a box, in pixels of the image before it was scaled; smaller ones score 0
-    before   how many of the best boxes are looked at
-    after    how many stay
+    anchors  float [A, 4] around the first cell, in pixels
+    stride   pixels between cells
+    least    least side of a box, in pixels of the unscaled image; smaller ones score 0
+    before   number of best boxes before suppression
+    after    maximum number of boxes after it
     """
 
     anchors: Tensor
@@ -43,9 +43,10 @@ class Proposal(nn.Module):
 
     @torch.no_grad()
     def forward(self, score: Tensor, offset: Tensor, info: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Scores [N, 2 * A, H, W], offsets [N, 4 * A, H, W], and one row for all or each: height, width, scale(s).
+        """Map scores [N, 2 * A, H, W], offsets [N, 4 * A, H, W] and the image information to boxes [R, 5].
 
-        To boxes [R, 5] (image, x1, y1, x2, y2), and perhaps their scores [R, 1].
+        info     one row for all or each: height, width, scale(s)
+        returns  rows (image, x1, y1, x2, y2), and optionally their scores [R, 1]
         """
         score, offset, info = full(score), full(offset), full(info).reshape(-1, info.shape[-1])
         rows = [
@@ -73,13 +74,13 @@ class Proposal(nn.Module):
         front = score[count:].permute(1, 2, 0).reshape(-1) * large
         order = front.argsort(descending=True, stable=True)[: self.before]
         boxes = torch.cat([low, high], 1)[order]
-        kept = suppress(boxes, self.threshold, self.after, pixels=1)
-        head = boxes.new_full((len(kept), 1), image)
-        return torch.cat([head, boxes[kept], front[order][kept, None]], 1)
+        retained = suppress(boxes, self.threshold, self.after, pixels=1)
+        head = boxes.new_full((len(retained), 1), image)
+        return torch.cat([head, boxes[retained], front[order][retained, None]], 1)
 
 
 def make_anchors(base: int, ratios: list[float], scales: list[float]) -> list[list[float]]:
-    """Boxes around the centre of a square of side `base`, as height : width ratios times scales, in whole pixels."""
+    """Return anchors at the centre of a square of side `base`: height : width ratios times scales, in whole pixels."""
     centre, anchors = (base - 1) / 2, []
     for ratio in ratios:
         width = math.sqrt(base * base / ratio)
@@ -95,11 +96,10 @@ def _rounded(x: float) -> float:
 
 
 @layer("Proposal")
-def proposal(layer: LayerParameter, context: Context) -> nn.Module:
-    """The boxes that a region proposal network finds; three ratios and three scales unless given."""
+def _proposal(layer: LayerParameter, context: Context) -> nn.Module:
     param = fork_param(layer, "proposal_param")
     if len(layer.bottom) != 3:
-        raise BuildError(f"layer '{layer.name}': three bottoms are known: scores, offsets, image size")
+        raise BuildError(f"layer '{layer.name}': three bottoms are supported: scores, offsets, image size")
     anchors = make_anchors(
         param.base_size, list(param.ratio) or [0.5, 1.0, 2.0], list(param.scale) or [8.0, 16.0, 32.0]
     )

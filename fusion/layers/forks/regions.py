@@ -1,4 +1,4 @@
-"""Pooling over boxes.
+"""Pooling over regions.
 
 Sources: Girshick 2015, rbgirshick/caffe-fast-rcnn (ROIPooling); Dai et al. 2016, daijifeng001/R-FCN (PSROIPooling).
 """
@@ -22,17 +22,18 @@ Pair = tuple[int, int]
 
 
 def half_away(x: Tensor) -> Tensor:
-    """Rounded to whole numbers, halves away from zero as C does."""
+    """Round to whole numbers, halves away from zero like C's round()."""
     return x.sign() * (x.abs() + 0.5).floor()
 
 
 def inside(start: Tensor, size: Tensor, bins: int, extent: int) -> Tensor:
-    """Which places belong to which bin.
+    """Return which cells belong to which bin.
 
-    start, size  float [R], of each box along one axis, in places of the map
+    start, size  float [R], of each box along one axis, in cells of the map
     returns      bool [R, bins, extent]; bins overlap where sizes do not divide
     """
     bin_ = torch.arange(bins, device=start.device)[:, None]
+    # The whole part of `start` is added last: float32 would lose digits of bin_ * width beside it.
     width = (size / bins)[:, None, None]
     place = torch.arange(extent, device=start.device)
     first = (bin_ * width + _fraction(start)).floor() + _whole(start)
@@ -49,11 +50,11 @@ def _fraction(x: Tensor) -> Tensor:
 
 
 class ROIPooling(nn.Module):
-    """The greatest element in every cell of a grid over each box; the first of equals gets the gradient.
+    """The maximum in every bin of a grid over each box; the first of equals gets the gradient.
 
-    size   cells down and across
-    scale  places of the map per pixel
-    An empty cell gives 0. Corners are rounded to places, halves away from zero; the far edge belongs to the box.
+    size   bins down and across
+    scale  cells of the map per pixel
+    An empty bin gives 0. Corners are rounded to cells, halves away from zero; a box includes its far edge.
     """
 
     def __init__(self, size: Pair, scale: float) -> None:
@@ -61,7 +62,7 @@ class ROIPooling(nn.Module):
         self.size, self.scale = size, scale
 
     def forward(self, x: Tensor, boxes: Tensor) -> Tensor:
-        """Maps [N, C, H, W] and boxes [R, 5] (image, x1, y1, x2, y2) to [R, C, down, across]."""
+        """Map [N, C, H, W] and boxes [R, 5] (image, x1, y1, x2, y2) to [R, C, down, across]."""
         boxes = full(boxes.detach()).reshape(-1, 5)
         image, edge = boxes[:, 0].long(), half_away(boxes[:, 1:] * self.scale)
         extent = (edge[:, 2:] - edge[:, :2] + 1).clamp(min=1)
@@ -72,7 +73,7 @@ class ROIPooling(nn.Module):
 
     @staticmethod
     def _one(x: Tensor, down: Tensor, across: Tensor) -> Tensor:
-        """Along the rows first, then down, so that of equals the first in reading order is taken."""
+        # Rows first, then columns, so that of equals the first in reading order is taken.
         rows = x[:, :, None].masked_fill(~across, -torch.inf).max(3).values
         cells = rows.transpose(1, 2)[:, None].masked_fill(~down[:, None], -torch.inf).max(3).values
         empty = ~(down.any(1)[:, None] & across.any(1))
@@ -80,23 +81,22 @@ class ROIPooling(nn.Module):
 
 
 @layer("ROIPooling")
-def roi_pooling(layer: LayerParameter, context: Context) -> nn.Module:
-    """Boxes to blobs of one size."""
+def _roi_pooling(layer: LayerParameter, context: Context) -> nn.Module:
     param = fork_param(layer, "roi_pooling_param")
     if param.pad_ratio or param.bi_type or len(layer.top) > 1:
         raise BuildError(
-            f"layer '{layer.name}': roi_pooling_param knows pooled_h, pooled_w and spatial_scale, with one top"
+            f"layer '{layer.name}': roi_pooling_param supports pooled_h, pooled_w and spatial_scale, with one top"
         )
     return ROIPooling((param.pooled_h, param.pooled_w), param.spatial_scale)
 
 
 class PSROIPooling(nn.Module):
-    """The mean in every cell of a grid over each box, each cell from channels of its own.
+    """The mean in every bin of a grid over each box, each bin from its own channels.
 
     size       channels of the result
-    group      cells down and across
-    scale      places of the map per pixel
-    Box corners are rounded to pixels, the far edge belongs to the box, and no box is narrower than 0.1 places.
+    group      bins down and across
+    scale      cells of the map per pixel
+    Corners are rounded to pixels, a box includes its far edge, and no box is narrower than 0.1 cells.
     """
 
     def __init__(self, size: int, group: int, scale: float) -> None:
@@ -104,7 +104,7 @@ class PSROIPooling(nn.Module):
         self.size, self.group, self.scale = size, group, scale
 
     def forward(self, x: Tensor, boxes: Tensor) -> Tensor:
-        """Maps [N, size * group^2, H, W] and boxes [R, 5] to [R, size, group, group]."""
+        """Map [N, size * group^2, H, W] and boxes [R, 5] to [R, size, group, group]."""
         boxes = full(boxes.detach()).reshape(-1, 5)
         image, edge = boxes[:, 0].long(), half_away(boxes[:, 1:])
         start, stop = edge[:, :2] * self.scale, (edge[:, 2:] + 1) * self.scale
@@ -122,8 +122,7 @@ class PSROIPooling(nn.Module):
 
 
 @layer("PSROIPooling")
-def psroi_pooling(layer: LayerParameter, context: Context) -> nn.Module:
-    """Position-sensitive pooling."""
+def _psroi_pooling(layer: LayerParameter, context: Context) -> nn.Module:
     param = fork_param(layer, "psroi_pooling_param")
     if len(layer.top) > 1:
         raise BuildError(f"layer '{layer.name}': PSROIPooling has one top")

@@ -1,4 +1,4 @@
-"""Sequences in forks for reading text: another LSTM, markers, the CTC loss.
+"""Sequence layers of forks for text recognition: another LSTM, markers, the CTC loss.
 
 Sources: junhyukoh/caffe-lstm (Lstm), yalecyu/crnn.caffe (ContinuationIndicator, CtcLoss, LabelsequenceAccuracy),
 senlinuc/caffe_ocr and ChWick/caffe (WarpCTCLoss, CTCLoss), all after Graves et al. 2006 and baidu-research/warp-ctc.
@@ -23,22 +23,22 @@ if TYPE_CHECKING:
 
 
 class Clipped(torch.autograd.Function):
-    """The identity, whose gradient stays within a bound."""
+    """The identity with a clipped gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, bound: float) -> Tensor:
-        """Any shape to the same."""
+        """Map any shape to the same shape."""
         ctx.bound = bound
         return x.view_as(x)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        """The gradient, clipped."""
+        """Clip the gradient."""
         return gradient.clamp(-ctx.bound, ctx.bound), None
 
 
 class Lstm(nn.Module):
-    """Long short-term memory that starts anew at each call unless there are markers; gates: input, forget, output, new.
+    """An LSTM that starts from zeros at each call unless there are markers; gates: input, forget, output, new content.
 
     weight_x  [4 * D, inputs]
     weight_h  [4 * D, D]
@@ -60,7 +60,7 @@ class Lstm(nn.Module):
         self.register_buffer("cell", None, persistent=False)
 
     def forward(self, x: Tensor, cont: Tensor | None = None) -> Tensor:
-        """[T, N, ...] or [T * N, inputs], and perhaps markers [T, N], to [T, N, D]."""
+        """Map [T, N, ...] or [T * N, inputs], and perhaps markers [T, N], to [T, N, D]."""
         x = x.reshape(-1, self.batch, x.shape[1]) if x.dim() == 2 else x.flatten(2)
         gates = F.linear(x, self.weight_x, self.bias)
         hidden = cell = gates.new_zeros(gates.shape[1], self.weight_h.shape[1])
@@ -84,8 +84,8 @@ class Lstm(nn.Module):
 
 
 @layer("Lstm")
-def lstm(layer: LayerParameter, context: Context) -> nn.Module:
-    """The other LSTM, whose hidden weights come before its bias."""
+def _lstm(layer: LayerParameter, context: Context) -> nn.Module:
+    # Unlike BVLC's LSTM, the hidden weights come before the bias.
     param = fork_param(layer, "lstm_param")
     weights = [context.parameter(index, param.weight_filler) for index in (0, 1)]
     bias = context.parameter(2, param.bias_filler)
@@ -93,7 +93,7 @@ def lstm(layer: LayerParameter, context: Context) -> nn.Module:
 
 
 class ContinuationIndicator(nn.Module):
-    """Markers: 0 at the start of every sequence, 1 behind."""
+    """Markers: 0 at the start of every sequence, then 1."""
 
     markers: Tensor
 
@@ -102,23 +102,22 @@ class ContinuationIndicator(nn.Module):
         self.register_buffer("markers", markers, persistent=False)
 
     def forward(self) -> Tensor:
-        """[T, N]."""
+        """Return the markers [T, N]."""
         return self.markers
 
 
 @layer("ContinuationIndicator")
-def continuation_indicator(layer: LayerParameter, context: Context) -> nn.Module:
-    """Markers for sequences of one length."""
+def _continuation_indicator(layer: LayerParameter, context: Context) -> nn.Module:
     markers = torch.ones(context.tops[0][0] or 1, context.tops[0][1] or 1)
     markers[0] = 0
     return ContinuationIndicator(markers)
 
 
 class CTCLoss(nn.Module):
-    """Minus the logarithm of the probability that the outputs spell the labels; too long ones count 0.
+    """The negative log-likelihood of the labels under all alignments (CTC); labels that are too long count 0.
 
-    blank    the output that spells nothing; negative: counted from the last class
-    per_sum  the loss is a mean over the batch but its gradient that of the sum, as warp-ctc hands it to Caffe
+    blank    class of the blank; negative: counted from the last class
+    per_sum  the loss is a mean over the batch but its gradient that of the sum, as warp-ctc returns it
     """
 
     def __init__(self, blank: int, per_sum: bool) -> None:
@@ -126,7 +125,7 @@ class CTCLoss(nn.Module):
         self.blank, self.per_sum = blank, per_sum
 
     def forward(self, x: Tensor, *others: Tensor) -> Tensor:
-        """Scores [T, N, C], and one of these, to a scalar.
+        """Map scores [T, N, C], and one of these, to a scalar.
 
         labels [N, L], padded with the blank; markers [T, N] and labels [L, N], padded with negative ones; or lengths of
         the outputs [N], of the labels [N], and labels [L, N].
@@ -139,11 +138,12 @@ class CTCLoss(nn.Module):
         )
         total = each.sum()
         mean = total / scores.shape[1]
+        # The value of `mean` with the gradient of `total`.
         return mean + (total - total.detach()) - (mean - mean.detach()) if self.per_sum else mean
 
 
 def _targets(scores: Tensor, others: list[Tensor], blank: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Labels [N, L] packed to the left, their lengths [N], and the outputs' lengths [N]."""
+    """Return the labels [N, L] packed to the left, their lengths [N], and the outputs' lengths [N]."""
     time, batch = scores.shape[:2]
     times = torch.full((batch,), time, device=scores.device)
     if len(others) == 1:
@@ -161,8 +161,7 @@ def _targets(scores: Tensor, others: list[Tensor], blank: int) -> tuple[Tensor, 
 
 
 @layer("CtcLoss", "WarpCTCLoss", "WarpCtcLoss", "CTCLoss")
-def ctc_loss(layer: LayerParameter, context: Context) -> nn.Module:
-    """Connectionist temporal classification."""
+def _ctc_loss(layer: LayerParameter, context: Context) -> nn.Module:
     param = fork_param(layer, "ctc_loss_param")
     if not param.ctc_merge_repeated or param.preprocess_collapse_repeated or param.loss_calculation_t:
         raise BuildError(
@@ -179,7 +178,7 @@ def ctc_loss(layer: LayerParameter, context: Context) -> nn.Module:
 
 
 class LabelsequenceAccuracy(nn.Module):
-    """The share of samples whose best path spells the labels, all of them."""
+    """The share of samples whose best path equals all labels."""
 
     def __init__(self, blank: int) -> None:
         super().__init__()
@@ -187,23 +186,23 @@ class LabelsequenceAccuracy(nn.Module):
 
     @torch.no_grad()
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
-        """Scores [N, T, C] and labels [N, L], padded with the blank, to a scalar: the share of samples spelt right."""
-        best, wanted = x.flatten(2).argmax(2), label.reshape(x.shape[0], -1).long()
+        """Map scores [N, T, C] and labels [N, L], padded with the blank, to a scalar."""
+        best, target = x.flatten(2).argmax(2), label.reshape(x.shape[0], -1).long()
+        # The best path: repeats merged, then blanks removed.
         new = torch.ones_like(best, dtype=torch.bool)
         new[:, 1:] = best[:, 1:] != best[:, :-1]
-        width = max(best.shape[1], wanted.shape[1])
-        spelt = _packed(best, new & (best != self.blank), width)
-        return (spelt == _packed(wanted, wanted != self.blank, width)).all(1).to(full(x).dtype).mean()
+        width = max(best.shape[1], target.shape[1])
+        decoded = _packed(best, new & (best != self.blank), width)
+        return (decoded == _packed(target, target != self.blank, width)).all(1).to(full(x).dtype).mean()
 
 
 def _packed(labels: Tensor, used: Tensor, width: int) -> Tensor:
-    """The labels [N, L] that are used, from the left on, and -1 behind: [N, width]."""
+    """Move the used labels [N, L] to the left and pad with -1: [N, width]."""
     order = (~used).long().argsort(dim=1, stable=True)
     packed = labels.gather(1, order).masked_fill(~used.gather(1, order), -1)
     return F.pad(packed, (0, width - labels.shape[1]), value=-1)
 
 
 @layer("LabelsequenceAccuracy")
-def labelsequence_accuracy(layer: LayerParameter, context: Context) -> nn.Module:
-    """How many sequences the best path spells right."""
+def _labelsequence_accuracy(layer: LayerParameter, context: Context) -> nn.Module:
     return LabelsequenceAccuracy(fork_param(layer, "labelsequence_accuracy_param").blank_label)

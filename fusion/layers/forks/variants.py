@@ -1,4 +1,4 @@
-"""Fields that forks add to Caffe's own layers: honoured, or refused, but never overlooked.
+"""Fields that forks add to Caffe's own layers: each is supported or an error, never ignored.
 
 Sources: NVIDIA/caffe (`scale_bias`, `scale_filler`, `frozen`), alexgkendall/caffe-segnet (`class_weighting`,
 `weight_by_label_freqs`, `sample_weights_test`), happynear/caffe-windows (`normalize` of InnerProduct). `ceil_mode`,
@@ -37,7 +37,7 @@ HARMLESS = frozenset(
 
 
 class AffineBatchNorm(BatchNorm):
-    """BatchNorm with a scale and a bias of its own behind the statistics.
+    """BatchNorm followed by its own scale and bias.
 
     scale, bias  [C]
     """
@@ -49,14 +49,14 @@ class AffineBatchNorm(BatchNorm):
         self.scale, self.bias = scale, bias
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, C, ...] to the same."""
+        """Map [N, C, ...] to the same shape."""
         shape = (1, -1, *[1] * (x.dim() - 2))
         return super().forward(x) * self.scale.reshape(shape) + self.bias.reshape(shape)
 
 
 def _batch_norm(layer: LayerParameter, context: Context, module: nn.Module, own: Any) -> nn.Module:
     plain = cast("BatchNorm", module)
-    if own.frozen:
+    if own.frozen:  # stored statistics in TRAIN too
         plain.use_global = True
     if not affine_batch_norm(layer):
         return plain
@@ -66,10 +66,10 @@ def _batch_norm(layer: LayerParameter, context: Context, module: nn.Module, own:
 
 
 class UnitInnerProduct(InnerProduct):
-    """An inner product with rows of length 1, as they stand in memory or not."""
+    """An inner product with weights of length 1 per output."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """[*batch, *sample] to [*batch, num_output]."""
+        """Map [*batch, *sample] to [*batch, num_output]."""
         weight = F.normalize(self.weight, dim=0 if self.transpose else 1)
         return F.linear(x.flatten(self.axis), weight.T if self.transpose else weight, self.bias)
 
@@ -82,14 +82,14 @@ def _inner_product(layer: LayerParameter, context: Context, module: nn.Module, o
 
 
 class UnscaledDropout(nn.Module):
-    """Zeroes elements at random in TRAIN, and leaves it to TEST to scale by 1 - ratio."""
+    """Zeroes elements at random in TRAIN without scaling; TEST scales by 1 - ratio."""
 
     def __init__(self, ratio: float, train: bool) -> None:
         super().__init__()
         self.ratio, self.train_phase = ratio, train
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape to the same."""
+        """Map any shape to the same shape."""
         return F.dropout(x, self.ratio, training=True) * (1 - self.ratio) if self.train_phase else x * (1 - self.ratio)
 
 
@@ -101,7 +101,7 @@ def _dropout(layer: LayerParameter, context: Context, module: nn.Module, own: An
 
 
 class WeightedSoftmaxWithLoss(nn.Module):
-    """The softmax loss with a weight per class; labels count once each in the divisor.
+    """The softmax loss with a weight per class; the divisor counts labels without their weights.
 
     weight  [C]
     """
@@ -114,7 +114,7 @@ class WeightedSoftmaxWithLoss(nn.Module):
         self.register_buffer("weight", weight, persistent=False)
 
     def forward(self, x: Tensor, label: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Scores [*outer, C, *inner] and labels [outer * inner], of any dtype, to a scalar."""
+        """Map scores [*outer, C, *inner] and labels [outer * inner], of any dtype, to a scalar."""
         return self.plain(x, label, self.weight)  # type: ignore[no-any-return]
 
 
@@ -141,15 +141,15 @@ _VARIANTS: dict[tuple[str, str], Variant] = {
 
 
 def vary(layer: LayerParameter, context: Context, module: nn.Module) -> nn.Module:
-    """The module as the forks' fields of the layer's messages want it.
+    """Adapt the module to the fork fields in the layer's messages.
 
-    Raises: BuildError for a field that nobody honours.
+    Raises: BuildError for an unsupported field.
     """
     if any(forks.fields(spec).freeze for spec in layer.param):
         raise BuildError(f"layer '{layer.name}': param.freeze is a fork's field", hint="write lr_mult: 0 instead")
     for descriptor, value in layer.ListFields():
-        if descriptor.message_type is None or descriptor.is_extension or not _single(value):
-            continue
+        if descriptor.message_type is None or descriptor.is_extension or not hasattr(value, "DESCRIPTOR"):
+            continue  # repeated messages have no DESCRIPTOR
         message = cast("Message", value)
         if forks.extension_of(message.DESCRIPTOR) is None or not forks.has_fields(message):
             continue
@@ -164,12 +164,8 @@ def vary(layer: LayerParameter, context: Context, module: nn.Module) -> nn.Modul
     return module
 
 
-def _single(value: object) -> bool:
-    return hasattr(value, "DESCRIPTOR")
-
-
 def _refused(layer: LayerParameter, field: str) -> BuildError:
     return BuildError(
-        f"layer '{layer.name}': {field} is a fork's field that {layer.type} does not know",
-        hint="remove it if the net does without, or register a builder of your own",
+        f"layer '{layer.name}': {field} is a fork's field that {layer.type} does not support",
+        hint="remove it if the net does not need it, or register your own builder",
     )

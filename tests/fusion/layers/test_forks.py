@@ -91,7 +91,7 @@ def test_every_type_of_the_forks_has_a_case() -> None:
     built = {
         name
         for name in registry.known_types()
-        if (found := registry.find(name)) is not None and found.build.__module__.startswith(FORKS)
+        if (found := registry.find_layer_type(name)) is not None and found.build.__module__.startswith(FORKS)
     }
     assert built == {case.kind for case in CASES.values()}
 

@@ -50,7 +50,11 @@ def load(name: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> 
     with np.load(folder / "io.npz") as file:
         arrays = dict(file)
     description = prototxt.load_net(folder / "net.prototxt")
-    unknown = {layer.type for layer in description.layer if layer.type != "Input" and registry.find(layer.type) is None}
+    unknown = {
+        layer.type
+        for layer in description.layer
+        if layer.type != "Input" and registry.find_layer_type(layer.type) is None
+    }
     if unknown:
         pytest.skip(f"not built yet: {', '.join(sorted(unknown))}")
     net = nets.build(description, meta["phase"], seed=0)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fusion.layers.recurrent import reset
-from fusion.layers.registry import find, known_types
+from fusion.layers.registry import find_layer_type, known_types
 from fusion.nets import build as nets, graph
 from fusion.nets.graph import Net
 from prototxt.shapes import LAYER_TYPES
@@ -106,7 +106,7 @@ def test_every_caffe_type_with_a_builder_has_a_case() -> None:
 
 
 def _family(name: str) -> str:
-    kind = find(name)
+    kind = find_layer_type(name)
     assert kind is not None
     return kind.build.__module__.removeprefix("fusion.layers.")
 

@@ -40,5 +40,5 @@ def test_the_file_of_caffe(golden: Path, tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_missing_folder(golden: Path) -> None:
     net = load_net(golden / "misc" / "hdf5output" / "net.prototxt")
     net.layer[2].hdf5_output_param.file_name = "nowhere/out.h5"
-    with pytest.raises(BuildError, match=r"the folder of 'nowhere/out\.h5' is not there"):
+    with pytest.raises(BuildError, match=r"the folder of 'nowhere/out\.h5' does not exist"):
         fusion.build(net, "TEST")

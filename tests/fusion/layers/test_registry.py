@@ -74,8 +74,8 @@ def test_packages_bring_types_by_entry_points(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(metadata, "entry_points", lambda group: [Entry()] if group == registry.ENTRY_POINTS else [])
     monkeypatch.setattr(registry._registry, "searched", False)
-    assert registry.find("NoSuchType") is None
-    assert registry.find("NorThis") is None
+    assert registry.find_layer_type("NoSuchType") is None
+    assert registry.find_layer_type("NorThis") is None
     assert calls == ["registered"]
 
 
@@ -105,7 +105,7 @@ def test_known_types_that_cannot_be_run_are_said_to_be_so() -> None:
     assert not_run("Convolution") is None
     assert not_run("Nonsense") is None
     for kind in ("DetectionEvaluate", "Correlation"):
-        error = registry.unknown(kind, "e", None)
+        error = registry.unknown_type(kind, "e", None)
         assert error.message == f"layer 'e': type '{kind}' is a fork's: known, but without an implementation here, " + (
             "so it cannot be run"
         )

@@ -329,5 +329,5 @@ def test_recurrent_layers_on_blobs_of_unknown_shape_are_refused() -> None:
     python = 'layer { name: "p" type: "Python" top: "x" top: "cont" python_param { module: "m" layer: "L" } }\n'
     for kind in ("LSTM", "RNN"):
         text = f'layer {{ name: "l" type: "{kind}" bottom: "x" bottom: "cont" top: "l" '
-        with pytest.raises(FusionError, match="layer 'l': the shape of what it reads is not known"):
+        with pytest.raises(FusionError, match="layer 'l': the shapes of its bottoms are not known"):
             build(python + text + "recurrent_param { num_output: 4 } }")
