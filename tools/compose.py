@@ -134,62 +134,58 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _compose(arguments: argparse.Namespace) -> int:
-    from fusion.composition import compose
+    from fusion.composition import compose_with
 
-    recipe = _recipe(arguments)
-    composition = compose(
-        recipe.sources, **recipe.options, tasks=recipe.tasks, pct=recipe.pct, schedule=recipe.schedule
-    )
+    config = _config(arguments)
+    composition = compose_with(config.sources, config.options)
     if arguments.dry_run:
         print(f"{composition.overview.table()}\n\n{composition.overview.picture()}\n")
     for note in composition.notes:
         print(note)
     if not arguments.dry_run:
-        for path in composition.write(recipe.output or "."):
+        for path in composition.write(config.output or "."):
             print(f"wrote {path}")
     if arguments.svg:
         _draw(composition, arguments.svg)
     if arguments.write_toml:
-        _write_toml(recipe, arguments.write_toml)
+        _write_toml(config, arguments.write_toml)
     return 0
 
 
-def _recipe(arguments: argparse.Namespace) -> ComposeConfig:
-    """The flags over the file. Raises: ComposeError for what neither says, and everything that is wrong in the file."""
-    from dataclasses import replace
+def _config(arguments: argparse.Namespace) -> ComposeConfig:
+    """Return the file's configuration with the flags over it.
 
-    from fusion.composition import ComposeConfig, read_config
+    Raises: ComposeError for what neither has, and everything that is wrong in the file.
+    """
+    from dataclasses import fields, replace
+
+    from fusion.composition import ComposeConfig, SolverSettings, read_config
     from fusion.composition.tasks import parse_task
 
-    below = read_config(arguments.recipe) if arguments.recipe else ComposeConfig()
-    names = ("data_from", "train_batch", "test_batch", "num_output", "head", "hidden", "loss")
-    options = {
-        name: getattr(arguments, name)
-        for name in (*names, "project", "maps", "labels", "name", "references", "batch_norm")
-    }
-    sources, lists = given_lists(_sources(arguments) or below.sources, arguments)
-    options.update(lists)
-    if arguments.input_shape:
-        options["input_shape"] = list(_numbers("--input-shape", arguments.input_shape))
-    recipe = ComposeConfig(
-        sources=sources,
-        options={name: value for name, value in options.items() if value is not None and value is not False},
-        pct=tuple(_pct(text) for text in arguments.pct),
-        tasks=tuple(parse_task(text) for text in arguments.task),
-        solver={name: value for name in _SOLVER if (value := getattr(arguments, name)) is not None},
-        output=arguments.output,
-    ).over(below)
+    base = read_config(arguments.recipe) if arguments.recipe else ComposeConfig()
+    sources, lists = given_lists(_sources(arguments) or base.sources, arguments)
     if arguments.stage:
-        recipe = replace(
-            recipe, sources=tuple(replace(source, stages=tuple(arguments.stage)) for source in recipe.sources)
-        )
-    if not recipe.sources:
+        sources = tuple(replace(source, stages=tuple(arguments.stage)) for source in sources)
+    solver = {name: value for name in _SOLVER if (value := getattr(arguments, name)) is not None}
+    flags = {
+        **vars(arguments),
+        **lists,
+        "input_shape": _numbers("--input-shape", arguments.input_shape) if arguments.input_shape else None,
+        "pct": tuple(_pct(text) for text in arguments.pct) or None,
+        "tasks": tuple(parse_task(text) for text in arguments.task) or None,
+        "schedule": (base.options.schedule or SolverSettings()).with_fields(solver) if solver else None,
+    }
+    names = {item.name for item in fields(base.options)}
+    given = {name: value for name, value in flags.items() if name in names and value is not None and value is not False}
+    options = replace(base.options, **given)
+    config = ComposeConfig(sources, options, arguments.output or base.output)
+    if not sources:
         _refuse("there is nothing to fuse", "give sources: --source odd=odd.prototxt@ip1, or a file FUSION.toml")
-    if not recipe.tasks and not {"num_output", "loss"} & recipe.options.keys():
+    if not options.tasks and options.num_output is None and options.loss is None:
         _refuse("how many classes the fused net has is not said", "give --num-output N, or num_output in the file")
-    if recipe.output is None and not arguments.dry_run:
+    if config.output is None and not arguments.dry_run:
         _refuse("where to write is not said", "give -o DIR, or output in the file, or only look with --dry-run")
-    return recipe
+    return config
 
 
 def _draw(composition: Composition, path: str) -> None:
@@ -205,11 +201,11 @@ def _draw(composition: Composition, path: str) -> None:
     print(f"wrote {path}")
 
 
-def _write_toml(recipe: ComposeConfig, path: str) -> None:
+def _write_toml(config: ComposeConfig, path: str) -> None:
     from fusion.composition import to_toml
     from prototxt.files import write_text
 
-    write_text(path, to_toml(recipe))
+    write_text(path, to_toml(config))
     print(f"wrote {path}")
 
 

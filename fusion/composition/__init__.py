@@ -1,8 +1,9 @@
-"""Several nets into one description: what the tutorial pastes by hand. Torch-free."""
+"""Fuse several nets into one description, as the tutorial does by hand. Torch-free."""
 
-from fusion.composition.compose import Composition, compose
+from fusion.composition.compose import Composition, compose, compose_with
 from fusion.composition.config import ComposeConfig, read_config, to_toml
 from fusion.composition.losses import Loss
+from fusion.composition.options import ComposeOptions
 from fusion.composition.references import Pct
 from fusion.composition.solver_text import SolverSettings
 from fusion.composition.source import Source
@@ -10,6 +11,7 @@ from fusion.composition.tasks import Task
 
 __all__ = [
     "ComposeConfig",
+    "ComposeOptions",
     "Composition",
     "Loss",
     "Pct",
@@ -17,6 +19,7 @@ __all__ = [
     "Source",
     "Task",
     "compose",
+    "compose_with",
     "read_config",
     "to_toml",
 ]

@@ -1,12 +1,12 @@
-"""Which layers of a net belong to a blob: its ancestors, in every phase, by value and not by name."""
+"""The layers of a net that a blob depends on: its ancestors, in every phase, by value and not by name."""
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 
 from fusion.composition.net_text import PHASES, LayerText, NetText
 from fusion.errors import ComposeError
+from prototxt.errors import did_you_mean
 from prototxt.schema.shared_memory import overwritten
 from prototxt.shapes.loss_kinds import LOSS_KINDS
 
@@ -24,7 +24,7 @@ _PASSING = frozenset(
 class Branch:
     """The ancestors of some blobs.
 
-    layers  numbers of the layers, data layers not among them
+    layers  numbers of the layers, without data layers
     inputs  the blobs from outside that these layers read, in order
     """
 
@@ -33,11 +33,11 @@ class Branch:
 
 
 def ancestors(net: NetText, blobs: tuple[str, ...]) -> Branch:
-    """All layers that the final values of these blobs are computed by, in any phase.
+    """Return all layers that compute the final values of these blobs, in any phase.
 
     The final value includes in-place layers on the blob. A layer that writes a blob which a later layer overwrites is
-    an ancestor only through what was read before. An in-place layer on a blob that shares the memory of another one
-    writes that one too.
+    an ancestor only through the layers that read it before. An in-place layer on a blob that shares the memory of
+    another one writes that one too.
     """
     found: set[int] = set()
     inputs: set[str] = set()
@@ -62,7 +62,7 @@ def ancestors(net: NetText, blobs: tuple[str, ...]) -> Branch:
 
 
 def cut_candidates(net: NetText) -> list[str]:
-    """Blobs at which the net can be cut: computed by a layer, and no loss or measure; nearest to the output first."""
+    """Return the blobs at which the net can be cut: computed, and no loss or metric; nearest to the output first."""
     tops = [
         top
         for layer in net.layers
@@ -73,25 +73,24 @@ def cut_candidates(net: NetText) -> list[str]:
 
 
 def check_cut(net: NetText, blob: str, prefix: str) -> ComposeError | None:
-    """What is wrong with cutting the net at this blob, or None."""
+    """Return the error in cutting the net at this blob, or None."""
     candidates = cut_candidates(net)
     if blob in candidates:
         return None
     if blob in net.input_blobs:
         message = f"source '{prefix}': cut blob '{blob}' is an input of the net, so nothing of it would be left"
     elif any(blob in layer.tops for layer in net.layers):
-        message = f"source '{prefix}': cut blob '{blob}' is a loss or a measure, not a feature"
+        message = f"source '{prefix}': cut blob '{blob}' is a loss or a metric, not a feature"
     else:
         message = f"source '{prefix}': there is no blob '{blob}'"
-    near = difflib.get_close_matches(blob, candidates, n=1)
-    guess = f"did you mean '{near[0]}'? " if near else ""
-    shown = ", ".join(candidates[:12]) + (f" and {len(candidates) - 12} more" if len(candidates) > 12 else "")
+    names = ", ".join(candidates[:12]) + (f" and {len(candidates) - 12} more" if len(candidates) > 12 else "")
+    hint = did_you_mean(blob, candidates, also=f"cut at one of (output side first): {names or 'none'}")
     place = net.document.place(net.layers[-1].start) if net.layers else net.document.name
-    return ComposeError(message, place=place, hint=f"{guess}cut at one of (output side first): {shown or 'none'}")
+    return ComposeError(message, place=place, hint=hint)
 
 
 def scores_blob(net: NetText) -> str | None:
-    """The blob that holds the net's scores before any softmax: what its last loss, measure or softmax reads."""
+    """Return the blob with the net's scores before any softmax, which its last loss, metric or softmax reads."""
     found = scores_blobs(net)
     return found[-1] if found else None
 
@@ -99,8 +98,8 @@ def scores_blob(net: NetText) -> str | None:
 def scores_blobs(net: NetText) -> tuple[str, ...]:
     """Return the blobs with scores before any softmax: those of every classifier, in the order of the losses.
 
-    Losses of classes come before measures, and these before losses of values, whose first two bottoms are alike. A loss
-    that counts less than another one of its type and label is an auxiliary one, and left out.
+    Losses of classes are tried before metrics, and these before losses of values, whose first two bottoms are of one
+    shape. A loss of a smaller weight than another one of its type and label is an auxiliary one, and left out.
     """
     for types in (_CLASSES, frozenset(("Accuracy",)), _OTHERS, frozenset(("Softmax",))):
         readers = [layer for layer in net.layers if layer.type in types and layer.bottoms and layer.phases]
@@ -120,20 +119,20 @@ def _weight(layer: LayerText) -> float:
 
 
 def _scores(net: NetText, layer: LayerText) -> str:
-    """What a loss or measure judges, before any softmax."""
+    """Return the scores that a loss or metric reads, before any softmax."""
     blob = next((bottom for bottom in layer.bottoms[:2] if bottom not in net.input_blobs), layer.bottoms[0])
     writer = writer_of(net, blob)
     return writer.bottoms[0] if writer is not None and writer.type == "Softmax" else blob
 
 
 def writer_of(net: NetText, blob: str) -> LayerText | None:
-    """The layer that makes the blob, in-place layers passed over."""
+    """Return the layer that makes the blob; in-place layers do not count."""
     makers = [layer for layer in net.layers if blob in layer.tops and blob not in layer.bottoms]
     return makers[-1] if makers else None
 
 
 def default_cut(net: NetText, scores: str | None) -> str | None:
-    """What the layer that gives these scores reads: where to cut if nothing is said.
+    """Return the blob read by the layer that computes these scores: where to cut by default.
 
     That layer may be followed by others without weights, such as the pooling that ends a fully convolutional net.
     """
@@ -151,5 +150,5 @@ def default_cut(net: NetText, scores: str | None) -> str | None:
 
 
 def readers_of(net: NetText, blob: str) -> list[LayerText]:
-    """The layers that read the blob and do not merely change it in place."""
+    """Return the layers that read the blob and do not merely change it in place."""
     return [layer for layer in net.layers if blob in layer.bottoms and blob not in layer.tops]

@@ -42,9 +42,9 @@ class FusedClassifier:
         """The blob with its labels."""
         return self.loss.label or ""
 
-    def called(self, message: str) -> str:
-        """The name of its layer of this kind: `loss`, or `loss_age` for a task."""
-        return f"{message}_{self.name}" if self.name else message
+    def layer_name(self, kind: str) -> str:
+        """Return the name of its layer of this kind: `loss`, or `loss_age` for a task."""
+        return f"{kind}_{self.name}" if self.name else kind
 
 
 def label_blobs(main: PreparedSource, goals: Sequence[Goal]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The branches' features made fit to be joined: maps of one size, projected to one width, on one scale."""
+"""Prepare the branches' features for joining: maps of one size, projected to one width, on one scale."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _GLOBAL = "pooling_param { pool: AVE global_pooling: true }"
 class Features:
     """A blob to be joined.
 
-    stem   what the layers that the head puts on it are called after
+    stem   begins the names of the layers that the head puts on it
     shape  None if not even its rank is known
-    level  its place among the cuts of its source
+    level  its index among the cuts of its source
     steps  whether it is a sequence [steps, streams, values], each step of which is scored
     """
 
@@ -33,7 +33,7 @@ class Features:
 
     @property
     def width(self) -> int | None:
-        """Values per sample, or per step of a sequence; None if unknown."""
+        """Return the values per sample, or per step of a sequence; None if unknown."""
         width: int | None = 1
         for dim in self.shape[self.axis :] if self.shape else (None,):
             width = None if dim is None or width is None else width * dim
@@ -41,28 +41,28 @@ class Features:
 
     @property
     def axis(self) -> int:
-        """The axis of its values."""
+        """Return the axis of its values."""
         return 2 if self.steps else 1
 
     @property
     def is_map(self) -> bool:
-        """Whether it has a height and a width, over which Pooling can average."""
+        """Return whether it has a height and a width, over which Pooling can average."""
         return self.shape is not None and len(self.shape) == _MAP
 
 
 @dataclass(frozen=True)
 class HeadRequest:
-    """What a head is asked for.
+    """The inputs and settings of a head.
 
     features    the cut blobs
-    classifiers names of the layers and blobs with scores, and how many scores each has
+    classifiers names of the layers and blobs with scores -> the number of scores
     joined      name of the blob that holds all features
     positions   whether every position of the maps is scored by itself
     steps       whether every step of the sequences is scored by itself
     hidden      width of the hidden layer, None for the head's own choice
     project     width that each blob is projected to; None only where they must be equal and are not
-    batch_norm  whether each blob, projected or not, is brought to mean 0 and variance 1 and scaled anew
-    maps        what becomes of maps of several sizes: pooled, upsampled to the largest, or joined level by level
+    batch_norm  whether each blob, projected or not, gets a BatchNorm and a Scale
+    maps        maps of several sizes are pooled, upsampled to the largest, or joined by levels: one of MAPS
     scores      per source its blob with class scores, and the fused classes that these stand for
     """
 
@@ -79,23 +79,23 @@ class HeadRequest:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The classifiers' names."""
+        """Return the classifiers' names."""
         return tuple(self.classifiers)
 
     @property
     def classifier(self) -> str:
-        """The name of the only classifier, or the first."""
+        """Return the name of the only classifier, or the first."""
         return next(iter(self.classifiers))
 
     @property
     def num_output(self) -> int:
-        """How many scores that one has."""
+        """Return the number of scores of that classifier."""
         return next(iter(self.classifiers.values()))
 
 
 @dataclass(frozen=True)
 class PreparedFeatures:
-    """Layers as text, the blobs that they make, and what was chosen."""
+    """The prepared blobs, the layers that make them as text, and notes."""
 
     features: tuple[Features, ...]
     text: tuple[str, ...] = ()
@@ -103,15 +103,15 @@ class PreparedFeatures:
 
 
 def prepare_features(features: Sequence[Features], request: HeadRequest, *, equal: bool) -> PreparedFeatures:
-    """Blobs that an axis 1 Concat can join, or, if `equal`, an Eltwise. Raises: ComposeError."""
-    sized = _upsampled(features) if request.maps == "upsample" else _pooled_if_sizes_differ(features, request)
-    width = _target(sized.features, request, equal)
+    """Return blobs that a Concat along axis 1 can join, or, if `equal`, an Eltwise. Raises: ComposeError."""
+    sized = _upsample(features) if request.maps == "upsample" else _pool_if_sizes_differ(features, request)
+    width = _projection_width(sized.features, request, equal)
     if width is not None:
-        done = [_projected(item, width, request.batch_norm) for item in sized.features]
+        done = [_project(item, width, request.batch_norm) for item in sized.features]
         widths = [_channels(item) for item in sized.features]
         notes = [f"head: features of widths {', '.join(map(str, widths))} are each projected to {width}"]
     elif request.batch_norm:
-        done = [_normalized(item) for item in sized.features]
+        done = [_normalize(item) for item in sized.features]
         notes = []
     else:
         return sized
@@ -122,7 +122,7 @@ def prepare_features(features: Sequence[Features], request: HeadRequest, *, equa
 
 
 def average_pool(item: Features) -> tuple[Features, list[str]]:
-    """The mean of a map over its positions, as a row per sample, and the layers that take it."""
+    """Return the mean of a map over its positions, as a row per sample, and the layers that compute it."""
     shape = item.shape or (None, None)
     pool, flat = f"{item.stem}_pooled", f"{item.stem}_flat"
     text = [format_layer(pool, "Pooling", [item.blob], [pool], _GLOBAL), format_layer(flat, "Flatten", [pool], [flat])]
@@ -130,18 +130,18 @@ def average_pool(item: Features) -> tuple[Features, list[str]]:
 
 
 def format_shape(shape: Shape) -> str:
-    """A shape as people write it: `?x3x8x8`."""
+    """Return a shape in the form `?x3x8x8`."""
     return "x".join("?" if dim is None else str(dim) for dim in shape)
 
 
-def _pooled_if_sizes_differ(features: Sequence[Features], request: HeadRequest) -> PreparedFeatures:
-    """Raises: ComposeError where that would lose the positions that are to be scored."""
+def _pool_if_sizes_differ(features: Sequence[Features], request: HeadRequest) -> PreparedFeatures:
+    """Average maps over their positions where sizes differ. Raises: ComposeError where positions are to be scored."""
     unknown = [item for item in features if item.shape is None]
     notes = [f"head: the shape of '{item.blob}' is not known; it is joined as it is" for item in unknown]
     if len({item.shape[2:] for item in features if item.shape is not None}) < 2 or features[0].steps:
         return PreparedFeatures(tuple(features), (), tuple(notes))
-    strange = [item for item in features if item.shape is not None and len(item.shape) not in (2, _MAP)]
-    if strange:
+    unjoinable = [item for item in features if item.shape is not None and len(item.shape) not in (2, _MAP)]
+    if unjoinable:
         shapes = ", ".join(f"'{item.blob}' {format_shape(item.shape)}" for item in features if item.shape is not None)
         message = f"features of different shapes cannot be joined: {shapes}; averaging takes maps of 4 axes"
         raise ComposeError(message, hint="cut all sources at rows or maps (@BLOB), or where the shapes are alike")
@@ -159,8 +159,8 @@ def _pooled_if_sizes_differ(features: Sequence[Features], request: HeadRequest) 
     return PreparedFeatures(tuple(found), tuple(text), tuple(notes))
 
 
-def _upsampled(features: Sequence[Features]) -> PreparedFeatures:
-    """All maps as large as the largest, by bilinear interpolation with whole factors. Raises: ComposeError."""
+def _upsample(features: Sequence[Features]) -> PreparedFeatures:
+    """Upsample all maps to the largest, by bilinear interpolation with whole factors. Raises: ComposeError."""
     sizes = [_size(item) for item in features]
     height, width = max(size[0] for size in sizes), max(size[1] for size in sizes)
     found, text, notes = [], [], []
@@ -183,22 +183,17 @@ def _upsampled(features: Sequence[Features]) -> PreparedFeatures:
 def _size(item: Features) -> tuple[int, int]:
     shape = item.shape or ()
     if len(shape) != 4 or shape[1] is None or shape[2] is None or shape[3] is None:
-        message = (
-            f"'{item.blob}' {format_shape(shape)} is no map"
-            if shape and len(shape) != 4
-            else f"no size of '{item.blob}'"
-        )
+        is_map = len(shape) in (0, 4)  # () is an unknown shape
+        reason = f"the size of '{item.blob}' is unknown" if is_map else f"'{item.blob}' {format_shape(shape)} is no map"
         raise ComposeError(
-            f"maps cannot be upsampled: {message} is known"
-            if message.startswith("no")
-            else f"{message} to be upsampled",
+            f"maps cannot be upsampled: {reason}",
             hint="cut all sources at maps, give --input-shape C,H,W, or let maps be pooled (--maps pool)",
         )
     return shape[2], shape[3]
 
 
 def _interpolation(name: str, item: Features, factor: int) -> str:
-    """Caffe's own recipe for bilinear upsampling by a Deconvolution that is never trained."""
+    """Return a frozen Deconvolution that upsamples bilinearly, with the settings that Caffe documents for it."""
     channels = (item.shape or ())[1]
     kernel, pad = 2 * factor - factor % 2, factor // 2
     body = f"""param {{ lr_mult: 0 decay_mult: 0 }}
@@ -211,11 +206,11 @@ convolution_param {{
     return format_layer(name, "Deconvolution", [item.blob], [name], body)
 
 
-def _target(features: Sequence[Features], request: HeadRequest, equal: bool) -> int | None:
-    """The width to project to, None for none. Raises: ComposeError where it must be said and is not."""
-    asked = request.project or (request.hidden if equal else None)
-    if asked is not None or not equal:
-        return asked
+def _projection_width(features: Sequence[Features], request: HeadRequest, equal: bool) -> int | None:
+    """Return the width to project to, None for none. Raises: ComposeError where it must be given and is not."""
+    requested = request.project or (request.hidden if equal else None)
+    if requested is not None or not equal:
+        return requested
     shapes = {item.shape[1:] if item.shape is not None else None for item in features}
     if len(shapes) == 1 and (shapes != {None}) and not any(None in shape for shape in shapes if shape):
         return None
@@ -230,21 +225,22 @@ def _target(features: Sequence[Features], request: HeadRequest, equal: bool) -> 
 
 
 def _channels(item: Features) -> int | None:
-    """What a projection replaces: the channels of a map, the width of anything else."""
-    return item.shape[1] if _spread(item) and item.shape is not None else item.width
+    """Return the width that a projection replaces: the channels of a map, the width of anything else."""
+    return item.shape[1] if _has_positions(item) and item.shape is not None else item.width
 
 
-def _spread(item: Features) -> bool:
-    """Whether it is a map of more than one position."""
+def _has_positions(item: Features) -> bool:
+    """Return whether it is a map of more than one position."""
     return item.shape is not None and len(item.shape) == 4 and item.shape[2:] != (1, 1)
 
 
-def _projected(item: Features, width: int, batch_norm: bool) -> tuple[Features, list[str]]:
+def _project(item: Features, width: int, batch_norm: bool) -> tuple[Features, list[str]]:
     name = f"{item.stem}_projection"
     bias = ["  bias_term: false"] if batch_norm else ['  bias_filler { type: "constant" }']
     inner = [f"  num_output: {width}", '  weight_filler { type: "xavier" }', *bias]
+    # BatchNorm subtracts the mean, so a bias before it would have no effect.
     rates = ["param { lr_mult: 1 }", *([] if batch_norm else ["param { lr_mult: 2 }"])]
-    if _spread(item):
+    if _has_positions(item):
         kind, block = "Convolution", ["convolution_param {", "  kernel_size: 1", *inner, "}"]
         shape: Shape = (None, width, *(item.shape or ())[2:])
     else:
@@ -254,14 +250,14 @@ def _projected(item: Features, width: int, batch_norm: bool) -> tuple[Features, 
     return Features(item.stem, name, shape, item.level), text
 
 
-def _normalized(item: Features) -> tuple[Features, list[str]]:
+def _normalize(item: Features) -> tuple[Features, list[str]]:
     top = f"{item.stem}_normalized"
     return Features(item.stem, top, item.shape, item.level), _batch_norm(item.stem, item.blob, top)
 
 
 def _batch_norm(stem: str, bottom: str, top: str) -> list[str]:
-    """BatchNorm with the batch's own statistics in training, and the Scale that Caffe keeps apart from it."""
-    rates = "\n".join(["param { lr_mult: 0 }"] * 3)
+    """Return a BatchNorm, and the Scale that Caffe makes a separate layer."""
+    rates = "\n".join(["param { lr_mult: 0 }"] * 3)  # the blobs are running statistics: no solver may change them
     return [
         format_layer(f"{stem}_batch_norm", "BatchNorm", [bottom], [top], rates),
         format_layer(f"{stem}_scale", "Scale", [top], [top], "scale_param { bias_term: true }"),

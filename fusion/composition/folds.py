@@ -1,11 +1,11 @@
-"""Several trained nets under one name: a pattern or a folder of nets, or of weights for one net, as folds are.
+"""Several trained nets under one name, such as cross-validation folds: a pattern or folder of nets or weights.
 
     fold=net.prototxt with weights 'folds/*.caffemodel'      one description, as many branches as weights
     fold='folds/*/train_val.prototxt'                        a description each
     fold='folds/*.onnx'                                      an ONNX file each, which is both
     fold=folds                                               a folder of any of these
 
-They get the prefixes fold1, fold2, ... in the order of their names, in which numbers count as numbers.
+They get the prefixes fold1, fold2, ... in natural order of their names: w2 comes before w10.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from glob import glob, has_magic
 from pathlib import Path
 
-from fusion.errors import ComposeError
+from fusion.composition.source import Source
+from fusion.errors import ComposeError, raise_all
+from prototxt.text.tree import Document
 
 _WEIGHTS = (".caffemodel", ".h5", ".safetensors")
 _NETS = (".prototxt", ".pbtxt", ".onnx")
@@ -26,7 +28,7 @@ _PREFERRED = ("train_val", "train_test", "train", "deploy")
 
 @dataclass(frozen=True)
 class Fold:
-    """One net of several: its prefix, its description and its weights, as far as they are given."""
+    """One net of several: its prefix, its prototxt or ONNX file, and its weights, as far as they are given."""
 
     prefix: str
     net: str | None
@@ -34,38 +36,57 @@ class Fold:
 
 
 def folds(prefix: str, net: str | None, weights: str | None) -> list[Fold]:
-    """The nets that two paths stand for: one under the prefix itself, or as many as the patterns and folders hold.
+    """Return the nets that two paths stand for: one under the prefix itself, or those in the patterns and folders.
 
-    Raises: ComposeError when a pattern matches nothing, a folder holds no net, or nets and weights do not pair.
+    Raises: ComposeError if a pattern matches nothing, a folder holds no net, or nets and weights do not pair.
     """
-    if not is_many(net) and not is_many(weights):
+    if not has_many_files(net) and not has_many_files(weights):
         return [Fold(prefix, net, weights)]
     if net is None and weights is not None and os.path.isdir(weights) and not _files(Path(weights), _WEIGHTS):
         net, weights = weights, None
     nets, beside = _nets(prefix, net)
-    pairs = _paired(prefix, nets, _weights(prefix, weights) if weights is not None else beside)
+    pairs = _pair(prefix, nets, _weights(prefix, weights) if weights is not None else beside)
     return [Fold(f"{prefix}{number}", *pair) for number, pair in enumerate(pairs, 1)]
 
 
-def is_many(path: str | None) -> bool:
-    """Whether a path is a pattern or a folder, which may stand for several files."""
+def expand_folds(sources: Sequence[Source]) -> list[Source]:
+    """Replace patterns and folders by the nets in them. Raises: ComposeError with all that match nothing."""
+    expanded: list[Source] = []
+    errors: list[ComposeError] = []
+    for source in sources:
+        if isinstance(source.prototxt, Document):
+            expanded.append(source)
+            continue
+        weights = os.fspath(source.weights) if source.weights is not None else None
+        try:
+            found = folds(source.prefix, os.fspath(source.prototxt), weights)
+        except ComposeError as error:
+            errors.append(error)
+        else:
+            expanded += [replace(source, prefix=o.prefix, prototxt=o.net or "", weights=o.weights) for o in found]
+    raise_all(errors)
+    return expanded
+
+
+def has_many_files(path: str | None) -> bool:
+    """Return whether a path is a pattern or a folder, which may stand for several files."""
     return path is not None and (os.path.isdir(path) or (has_magic(path) and not os.path.exists(path)))
 
 
-def _in_order(paths: Sequence[str]) -> list[str]:
-    """By name, with numbers as numbers: fold2 before fold10."""
+def _natural_order(paths: Sequence[str]) -> list[str]:
+    """Sort by name, with numbers as numbers: fold2 before fold10."""
     return sorted(paths, key=lambda path: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path)])
 
 
 def _nets(prefix: str, path: str | None) -> tuple[list[str | None], list[str]]:
-    """The descriptions, and the weights that lie beside them in a folder."""
-    if path is None or not is_many(path):
+    """Return the nets, and the weights in the same folder."""
+    if path is None or not has_many_files(path):
         return [path], []
     return _in_folder(prefix, Path(path)) if os.path.isdir(path) else ([*_matching(prefix, path)], [])
 
 
 def _weights(prefix: str, path: str) -> list[str]:
-    if not is_many(path):
+    if not has_many_files(path):
         return [path]
     if not os.path.isdir(path):
         return _matching(prefix, path)
@@ -77,7 +98,7 @@ def _weights(prefix: str, path: str) -> list[str]:
 
 
 def _matching(prefix: str, pattern: str) -> list[str]:
-    found = _in_order(glob(pattern))
+    found = _natural_order(glob(pattern))
     if not found:
         message = f"source '{prefix}': no file matches {pattern}"
         raise ComposeError(message, hint="quote the pattern, and give it relative to the working directory")
@@ -85,44 +106,44 @@ def _matching(prefix: str, pattern: str) -> list[str]:
 
 
 def _in_folder(prefix: str, folder: Path) -> tuple[list[str | None], list[str]]:
-    """A net of the folder with all weights in it, or all its ONNX files, or else the same of each folder in it."""
-    inner = _in_order([str(path) for path in folder.iterdir() if path.is_dir()])
+    """Return a net of the folder and all weights in it, or all its ONNX files, or else the same of each subfolder."""
+    inner = _natural_order([str(path) for path in folder.iterdir() if path.is_dir()])
     homes = [folder] if _files(folder, _NETS) else [Path(path) for path in inner if _files(Path(path), _NETS)]
     if not homes:
         hint = f"it, or each folder in it, holds a net ({', '.join(_NETS)}) and its weights"
         raise ComposeError(f"source '{prefix}': there is no net in the folder {folder}", hint=hint)
-    found = [net for home in homes for net in _described(prefix, home)]
-    whole = all(net.endswith(".onnx") for net in found)  # what lies beside such nets is not theirs
-    return [*found], [] if whole else [weights for home in homes for weights in _files(home, _WEIGHTS)]
+    found = [net for home in homes for net in _nets_in(prefix, home)]
+    only_onnx = all(net.endswith(".onnx") for net in found)  # weights beside such nets are not theirs
+    return [*found], [] if only_onnx else [weights for home in homes for weights in _files(home, _WEIGHTS)]
 
 
-def _described(prefix: str, home: Path) -> list[str]:
-    """The net of a folder; ONNX files bring their weights along, so each of them is a net of its own."""
-    whole = _files(home, (".onnx",))
-    return whole if whole == _files(home, _NETS) else [_chosen(prefix, home)]
+def _nets_in(prefix: str, home: Path) -> list[str]:
+    """Return the net of a folder; ONNX files hold their weights, so each of them is a net of its own."""
+    onnx = _files(home, (".onnx",))
+    return onnx if onnx == _files(home, _NETS) else [_only_prototxt(prefix, home)]
 
 
-def _chosen(prefix: str, home: Path) -> str:
-    """The one description in a folder, by name where there are several."""
+def _only_prototxt(prefix: str, home: Path) -> str:
+    """Return the prototxt in a folder, by name where there are several."""
     found = [name for name in _files(home, _NETS) if "solver" not in Path(name).name]
     for word in _PREFERRED:
-        named = [name for name in found if word in Path(name).name]
-        if len(named) == 1:
-            return named[0]
+        matches = [name for name in found if word in Path(name).name]
+        if len(matches) == 1:
+            return matches[0]
     if len(found) != 1:
         names = ", ".join(Path(name).name for name in found) or "only solvers"
-        message = f"source '{prefix}': which net of {home} is meant is not clear: {names}"
+        message = f"source '{prefix}': {home} has several nets: {names}"
         raise ComposeError(message, hint=f"name it by a pattern: '{prefix}={home}/*/train_val.prototxt'")
     return found[0]
 
 
 def _files(folder: Path, endings: Sequence[str]) -> list[str]:
-    """The files with these endings, but for the ONNX weights beside a caffemodel, which belong to it."""
+    """Return the files with these endings, without the `.onnx.safetensors` beside a caffemodel, which belong to it."""
     found = [path for path in folder.iterdir() if path.is_file() and path.name.endswith(tuple(endings))]
-    return _in_order([str(path) for path in found if not path.name.endswith(".onnx.safetensors")])
+    return _natural_order([str(path) for path in found if not path.name.endswith(".onnx.safetensors")])
 
 
-def _paired(prefix: str, nets: Sequence[str | None], weights: Sequence[str]) -> list[tuple[str | None, str | None]]:
+def _pair(prefix: str, nets: Sequence[str | None], weights: Sequence[str]) -> list[tuple[str | None, str | None]]:
     if not weights:
         return [(net, None) for net in nets]
     if len(nets) == 1:

@@ -1,4 +1,4 @@
-"""A net's text as a row of layers: what each reads and writes, and the piece of the file that describes it."""
+"""A net's text as a list of layers: the blobs that each reads and writes, and its piece of the file."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class LayerText:
     """One `layer { ... }` of a document.
 
     number  its index among the document's layers
-    start   offset of the field in the text; `end` is behind its closing bracket
-    phases  in which of TRAIN and TEST it is there
+    start   offset of the field in the text; `end` is after its closing bracket
+    phases  those of TRAIN and TEST in which it is present
     """
 
     number: int
@@ -36,13 +36,13 @@ class LayerText:
 
     @property
     def is_data(self) -> bool:
-        """Whether it brings blobs into the net: a data layer, an Input, or a Python layer without bottoms."""
+        """Return whether it brings blobs into the net: a data layer, an Input, or a Python layer without bottoms."""
         return makes_data(self.type, len(self.bottoms))
 
 
 @dataclass(frozen=True)
 class NetText:
-    """A document with its layers, and the blobs that it declares as inputs in the old way (`input: "data"`)."""
+    """A document with its layers, and the inputs that it declares in the old way (`input: "data"`)."""
 
     document: Document
     layers: tuple[LayerText, ...]
@@ -50,24 +50,24 @@ class NetText:
 
     @cached_property
     def name(self) -> str:
-        """The net's own name."""
+        """Return the net's own name."""
         return self.document.root.string("name") or ""
 
     def place(self, layer: LayerText) -> Place:
-        """Where the layer stands."""
+        """Return the place of the layer in its file."""
         return self.document.place(layer.start)
 
     @cached_property
     def input_blobs(self) -> tuple[str, ...]:
-        """All blobs that come from outside: declared inputs and the tops of data layers, in order, each once."""
+        """Return all blobs from outside: declared inputs and the tops of data layers, in order, each once."""
         tops = [top for layer in self.layers if layer.is_data for top in layer.tops]
         return tuple(dict.fromkeys([*self.inputs, *tops]))
 
 
 def read_net(document: Document, stages: Mapping[str, Collection[str]] | None = None) -> NetText:
-    """Take a net's text, in today's syntax and with one layer per field, apart into layers.
+    """Split a net's text, in current syntax and with one layer per field, into layers.
 
-    stages  per phase those that hold, beside the ones that the net's own `state` names
+    stages  per phase the stages that hold, beside those that the net's own `state` names
     """
     layers: list[LayerText] = []
     states = {phase: _state(document, phase, (stages or {}).get(phase, ())) for phase in PHASES}
@@ -80,7 +80,7 @@ def read_net(document: Document, stages: Mapping[str, Collection[str]] | None = 
 
 @dataclass(frozen=True)
 class _State:
-    """A net's state: what the rules of its layers are compared with."""
+    """A net's state, with which the rules of its layers are compared."""
 
     phase: str
     level: int
@@ -90,8 +90,8 @@ class _State:
 def _state(document: Document, phase: str, stages: Collection[str]) -> _State:
     own = document.root.messages("state")
     levels = [text for block in own if (text := block.string("level"))]
-    named = [scalar.value for block in own for scalar in block.scalars("stage")]
-    return _State(phase, int(levels[-1], 0) if levels else 0, frozenset((*stages, *named)))
+    stated = [scalar.value for block in own for scalar in block.scalars("stage")]
+    return _State(phase, int(levels[-1], 0) if levels else 0, frozenset((*stages, *stated)))
 
 
 def _layer(number: int, message: Message, start: int, states: Mapping[str, _State]) -> LayerText:
@@ -109,7 +109,8 @@ def _layer(number: int, message: Message, start: int, states: Mapping[str, _Stat
 
 
 def _present(layer: Message, state: _State) -> bool:
-    """Whether the layer is there in this state (Caffe's NetStateRule)."""
+    """Return whether the layer is present in this state, by Caffe's rules (NetStateRule)."""
+    # Caffe allows only one of the two: with `include` rules one must hold, else no `exclude` rule may.
     include, exclude = layer.messages("include"), layer.messages("exclude")
     if include:
         return any(_met(rule, state) for rule in include)
@@ -117,8 +118,8 @@ def _present(layer: Message, state: _State) -> bool:
 
 
 def _met(rule: Message, state: _State) -> bool:
-    wanted = rule.string("phase")
-    if wanted is not None and wanted not in (state.phase, str(PHASES.index(state.phase))):
+    phase = rule.string("phase")
+    if phase is not None and phase not in (state.phase, str(PHASES.index(state.phase))):
         return False
     lowest, highest = rule.string("min_level"), rule.string("max_level")
     if (lowest and state.level < int(lowest, 0)) or (highest and state.level > int(highest, 0)):
@@ -128,20 +129,20 @@ def _met(rule: Message, state: _State) -> bool:
 
 
 def keep_layers(net: NetText, kept: frozenset[int]) -> NetText:
-    """The net with only the layers of these numbers; the others become blank lines, so that places stay true."""
+    """Keep only the layers of these numbers; the others become blank lines, so that line numbers stay valid."""
     text = net.document.text
-    parts, position = [], 0
+    pieces, position = [], 0
     for layer in net.layers:
         if layer.number not in kept:
             separator = _SEPARATOR.match(text, layer.end)
-            parts.append(text[position : layer.start])
+            pieces.append(text[position : layer.start])
             position = separator.end() if separator else layer.end
-            parts.append("\n" * text.count("\n", layer.start, position))
-    return read_net(reparse("".join([*parts, text[position:]]), net.document.name))
+            pieces.append("\n" * text.count("\n", layer.start, position))
+    return read_net(reparse("".join([*pieces, text[position:]]), net.document.name))
 
 
 def excerpt(net: NetText, layer: LayerText) -> str:
-    """The layer's text with the comments above it and behind it; ends with a newline, blank lines trimmed to one."""
+    """Return the layer's text with the comments around it; ends with a newline, blank lines trimmed to one."""
     text = net.document.text
     before = max((field.end for field in net.document.root.fields if field.end <= layer.start), default=0)
     start = min(_line_rest(text, before), layer.start)
@@ -151,27 +152,27 @@ def excerpt(net: NetText, layer: LayerText) -> str:
 
 
 def _line_rest(text: str, position: int) -> int:
-    """The end of the line at `position` if only a comment or blanks follow there, else `position`."""
+    """Return the end of the line at `position` if only a comment or blanks follow, else `position`."""
     match = re.compile(r"[ \t]*[,;]?[ \t]*(#[^\n]*)?(?=\n|\Z)").match(text, position)
     return match.end() if match else position
 
 
 def reparse(text: str, name: str) -> Document:
-    """Parse a text that was made from one that parsed."""
+    """Parse a text generated from one that parsed."""
     from prototxt.text.parser import parse
 
     return parse(text, name)
 
 
 def quoted(text: str) -> str:
-    """A string literal."""
+    """Return a string literal of prototxt."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
 
 
 def format_layer(
     name: str, type: str, bottoms: Sequence[str], tops: Sequence[str], body: str = "", comment: str = ""
 ) -> str:
-    """A layer as text; `body` are its further fields, already indented by two blanks or none, one per line."""
+    """Return a layer as text; `body` is its further fields, one per line, nested ones already indented."""
     lines = [f"# {comment}"] if comment else []
     lines += ["layer {", f"  name: {quoted(name)}", f"  type: {quoted(type)}"]
     lines += [f"  bottom: {quoted(blob)}" for blob in bottoms]

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 def read_onnx(source: Source, *, reference: bool) -> SourceText:
-    """Describe the file's net. Values keep their names as blobs, without a slash in front.
+    """Describe the file's net as prototxt. Values keep their names as blobs, without a leading slash.
 
-    Raises: ComposeError when it cannot be cut as asked, or holds operators that cannot be run; OSError.
+    Raises: ComposeError if it cannot be cut as requested, or has operators that cannot be run; OSError.
     """
     from fusion.onnx.graphs import load
 
@@ -32,12 +32,12 @@ def read_onnx(source: Source, *, reference: bool) -> SourceText:
         document, blob = _document(source, graph, path, cuts, logits)
     except OnnxError as error:
         raise ComposeError(f"source '{source.prefix}': {error.message}", place=error.place, hint=error.hint) from error
-    told = [f"source '{source.prefix}': {note}" for note in (*graph.notes, *notes)]
-    return SourceText(document, tuple(map(_blob, cuts)), blob, tuple(told))
+    notes = [f"source '{source.prefix}': {note}" for note in (*graph.notes, *notes)]
+    return SourceText(document, tuple(map(_blob, cuts)), blob, tuple(notes))
 
 
 def _cuts(source: Source, graph: Graph) -> tuple[list[str], list[str]]:
-    """The values to cut at, and what was decided. Raises: OnnxError listing where else it can be cut."""
+    """Return the values to cut at, and notes. Raises: OnnxError with the values at which the net can be cut."""
     from fusion.onnx.graphs import before_classifier
     from fusion.onnx.graphs.cut import listed
 
@@ -46,9 +46,9 @@ def _cuts(source: Source, graph: Graph) -> tuple[list[str], list[str]]:
         if found is None:
             hint = f"name the value: '{source.prefix}=...@VALUE', one of {listed(graph)}"
             raise OnnxError("no classifier was found to cut before", place=graph.place, hint=hint)
-        return [found], [f"cut at '{_blob(found)}', which is what its classifier reads"]
-    wanted: Sequence[str] = (source.at,) if isinstance(source.at, str) else source.at
-    return [_value(graph, name.removeprefix(f"{source.prefix}/")) for name in wanted], []
+        return [found], [f"cut at '{_blob(found)}', which its classifier reads"]
+    names: Sequence[str] = (source.at,) if isinstance(source.at, str) else source.at
+    return [_value(graph, name.removeprefix(f"{source.prefix}/")) for name in names], []
 
 
 def _value(graph: Graph, name: str) -> str:
@@ -74,12 +74,12 @@ def _logits(source: Source, graph: Graph) -> str:
 def _document(
     source: Source, graph: Graph, path: str, cuts: list[str], logits: str | None
 ) -> tuple[Document, str | None]:
-    """The description, and the blob with the class scores. Raises: OnnxError."""
+    """Return the description, and the blob with the class scores. Raises: OnnxError."""
     from fusion.onnx.graphs import check_support, cut, entries
 
     entered = entries(graph)
-    begins = [name if entered[name] in cuts else entered[name] for name in cut(graph, cuts).inputs]
-    body = cut(graph, cuts, begins)
+    starts = [name if entered[name] in cuts else entered[name] for name in cut(graph, cuts).inputs]
+    body = cut(graph, cuts, starts)
     check_support(body)
     name = os.path.splitext(os.path.basename(path))[0]
     text = [f"name: {quoted(name)}\n"]
@@ -87,10 +87,10 @@ def _document(
     fed = {value: _blob(value) for value in body.inputs}
     for value in fed if source.pixels else ():
         dims = body.inputs[value]
-        front, fed[value] = preprocessing_layers(
+        layers, fed[value] = preprocessing_layers(
             source.pixels or "", source.prefix, _blob(value), (*dims, None, None)[1]
         )
-        text += front
+        text += layers
     inputs = list(graph.inputs) != list(body.inputs)
     text.append(_layer("onnx", path, fed, cuts, explicit=inputs))
     if logits is None or logits in cuts:
@@ -98,22 +98,22 @@ def _document(
     try:
         rest = cut(graph, [logits], cuts)
     except OnnxError:
-        rest = cut(graph, [logits], begins)  # it needs more than the cut values: the whole net runs again
+        rest = cut(graph, [logits], starts)  # it needs more than the cut values: the whole net runs again
     check_support(rest)
-    made = {value: fed.get(value, _blob(value)) for value in rest.inputs}
-    text.append(_layer("classifier", path, made, [logits], explicit=True))
+    bottoms = {value: fed.get(value, _blob(value)) for value in rest.inputs}
+    text.append(_layer("classifier", path, bottoms, [logits], explicit=True))
     return reparse("\n".join(text), path), _blob(logits)
 
 
 def _input(value: str, dims: Sequence[int | None]) -> str:
-    """An Input layer; without a shape where the file leaves sizes open."""
+    """Return an Input layer; without a shape where the file leaves sizes open."""
     known = dims and None not in dims[1:]
     body = f"input_param {{ shape {{ {' '.join(f'dim: {dim}' for dim in (1, *dims[1:]))} }} }}" if known else ""
     return format_layer(_blob(value), "Input", [], [_blob(value)], body)
 
 
 def _layer(name: str, path: str, fed: Mapping[str, str], outputs: list[str], *, explicit: bool) -> str:
-    """fed: the values of the graph at which it starts, and the blobs that they take."""
+    """Return an Onnx layer; fed: the values of the graph at which it starts -> the blobs with their values."""
     lines = [f"  file: {quoted(path)}"]
     lines += [f"  input: {quoted(value)}" for value in fed] if explicit else []
     lines += [f"  output: {quoted(value)}" for value in outputs]

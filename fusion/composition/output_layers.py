@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from fusion.composition.inputs import Inputs
-from fusion.composition.net_text import LayerText, excerpt, format_layer, quoted, reparse
+from fusion.composition.net_text import LayerText, excerpt, quoted, reparse
 from fusion.composition.source_losses import Objective
 from fusion.composition.tasks import Goal
 from fusion.errors import ComposeError
@@ -182,8 +182,3 @@ def _content(values: Sequence[object]) -> tuple[object, ...]:
         else getattr(value, "value", None)
         for value in values
     )
-
-
-def softmax_layer(name: str, bottom: str) -> str:
-    """The layer that makes probabilities of class scores."""
-    return format_layer(name, "Softmax", [bottom], [name])

@@ -1,8 +1,8 @@
-"""What a fusion will be, before anything is written: a table of its branches, and a picture in text."""
+"""A fusion at a glance, before anything is written: a table of its branches, and a picture in text."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fusion.composition.features import Shape, format_shape
@@ -27,11 +27,11 @@ class ShapedBlob:
 class BranchView:
     """A branch of the fused net.
 
-    file     the source's description
+    file     the source's prototxt
     inputs   the fused net's blobs that it reads
-    layers   how many it has, all frozen
-    cuts     what it gives the head
-    scores   its own class scores where they are kept, with the fused classes that they stand for
+    layers   the number of its layers, all frozen
+    cuts     its blobs that the head reads
+    scores   its own class scores where they are kept, and the fused classes that they stand for
     """
 
     prefix: str
@@ -60,15 +60,15 @@ class Overview:
     losses: tuple[str, ...] = ()
 
     def table(self) -> str:
-        """One line per branch and one for the head."""
+        """Return a table with a line per branch and one for the head."""
         rows = [("source", "net", "reads", "frozen layers", "cut at", "own scores")]
         rows += [
             (
                 branch.prefix,
                 branch.file,
-                _listed(branch.inputs),
+                _names(branch.inputs),
                 str(branch.layers),
-                _listed(branch.cuts),
+                _names(branch.cuts),
                 f"{branch.scores}, classes {format_classes(branch.classes)}" if branch.scores else "-",
             )
             for branch in self.branches
@@ -76,15 +76,15 @@ class Overview:
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         lines.insert(1, "-" * min(max(map(len, lines)), 120))
-        lines.append(f"head {self.head}: {', '.join(self.layers)} to {_listed(self.scores)}")
+        lines.append(f"head {self.head}: {', '.join(self.layers)} to {_names(self.scores)}")
         lines += [f"loss {loss}" for loss in self.losses]
         return "\n".join(lines)
 
     def picture(self) -> str:
-        """The branches as arrows from their inputs to the head, which stands behind the first."""
-        starts = [_listed(branch.inputs) for branch in self.branches]
+        """Return the branches as arrows from their inputs to the head, which stands after the first."""
+        starts = [_names(branch.inputs) for branch in self.branches]
         stems = [f"{branch.prefix} ({branch.layers} layer{'s' * (branch.layers != 1)})" for branch in self.branches]
-        ends = [_listed(branch.cuts) for branch in self.branches]
+        ends = [_names(branch.cuts) for branch in self.branches]
         first, second, third = (max(map(len, column)) for column in (starts, stems, ends))
         lines = []
         for index, branch in enumerate(self.branches):
@@ -94,7 +94,7 @@ class Overview:
             stem, end = f"{stems[index]} ".ljust(second + 1, "─"), f"{ends[index]} ".ljust(third + 1, "─")
             below = index + 1 < len(starts)
             join = ("┬" if below else "─") if index == 0 else ("┤" if below else "┘")
-            tail = f"─▶ {self.head} ─▶ {_listed(self.scores)}" if index == 0 else ""
+            tail = f"─▶ {self.head} ─▶ {_names(self.scores)}" if index == 0 else ""
             lines.append(f"{lead} {stem}─▶ {end}─{join}{tail}")
             if branch.scores is not None:
                 rails = ("│" if below and starts[index + 1] == starts[index] else " ", "│" if below else "")
@@ -104,21 +104,21 @@ class Overview:
 
 
 def _fork(starts: Sequence[str], index: int) -> str:
-    """The bracket between an input and the branches that read it."""
+    """Return the bracket between an input and the branches that read it."""
     above = index > 0 and starts[index - 1] == starts[index]
     below = index + 1 < len(starts) and starts[index + 1] == starts[index]
     return "├" if above and below else "└" if above else "┬" if below else "─"
 
 
-def _listed(blobs: Sequence[ShapedBlob]) -> str:
+def _names(blobs: Sequence[ShapedBlob]) -> str:
     return ", ".join(map(str, blobs))
 
 
-def overview_of(plan: FusionPlan, head: str, shapes: Mapping[str, Shape]) -> Overview:
-    """The plan at a glance; shapes are of all blobs of data and branches that are known."""
+def overview_of(plan: FusionPlan) -> Overview:
+    """Return the plan at a glance."""
 
     def blob(name: str) -> ShapedBlob:
-        return ShapedBlob(name, shapes.get(name))
+        return ShapedBlob(name, plan.shapes.get(name))
 
     branches = [
         BranchView(
@@ -139,4 +139,4 @@ def overview_of(plan: FusionPlan, head: str, shapes: Mapping[str, Shape]) -> Ove
     )
     losses = [f"{describe_loss(one.loss)} against {one.label}" for one in plan.classifiers]
     losses += [f"{loss.kind}, weight {loss.weight:g}" for loss in plan.losses]
-    return Overview(plan.title, tuple(branches), head, tuple(layers), scores, tuple(losses))
+    return Overview(plan.title, tuple(branches), plan.options.head, tuple(layers), scores, tuple(losses))

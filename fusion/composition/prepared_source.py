@@ -1,8 +1,7 @@
-"""One net that goes into a fusion: read, brought to today's syntax, cut, renamed with its prefix, and frozen."""
+"""Prepare a net for fusion: read it, upgrade its syntax, cut it, rename it with its prefix, and freeze it."""
 
 from __future__ import annotations
 
-import difflib
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +20,7 @@ from fusion.composition.onnx_sources import read_onnx
 from fusion.composition.source import Source, SourceText, is_onnx_path
 from fusion.composition.stages import resolve_stages
 from fusion.errors import ComposeError, raise_all
+from prototxt.errors import did_you_mean
 from prototxt.schema.layer_types import not_run
 from prototxt.schema.params import KNOWN_TYPES
 from prototxt.text.notes import fold_notes
@@ -29,16 +29,18 @@ from prototxt.text.tree import Document
 
 @dataclass(frozen=True)
 class PreparedSource:
-    """A source made ready: its branch renamed and frozen, its data layers as they were.
+    """A source with its branch renamed and frozen, and its data layers as they were.
+
+    spec        the source as the user gave it, its cuts and scores resolved
 
     raw         the whole net in today's syntax, names as in the file
     net         the renamed and frozen net: data layers, the branch, and the classifier if it is a reference
     branch      names are those of `net`
     classifier  the layers between the cut and `logits`, for references
     cuts        the cut blobs, renamed; `plain` are the same without the prefix
-    reader      plain name of the layer that reads the (first) cut in the source, if just one does
-    unknown     fields that no schema knows, with their places: a fork's, or misspelt
-    stages      those that the file's rules name
+    reader      name without prefix of the layer that reads the (first) cut in the source, if just one does
+    unknown     notes on fields that no schema knows, with their places: a fork's, or misspelt
+    stages      the stages that the file's rules name
     """
 
     spec: Source
@@ -56,12 +58,12 @@ class PreparedSource:
 
     @property
     def prefix(self) -> str:
-        """The source's prefix."""
+        """Return the source's prefix."""
         return self.spec.prefix
 
     @property
     def data_layers(self) -> tuple[LayerText, ...]:
-        """The data layers of the source that feed it from a file or a database."""
+        """Return the data layers of the source that read a file or a database."""
         return tuple(layer for layer in self.raw.layers if layer.is_data and layer.type != "Input")
 
 
@@ -70,12 +72,11 @@ def prepare_source(source: Source, *, reference: bool) -> PreparedSource:
 
     Raises: ComposeError, PrototxtError, OSError.
     """
-    reading = _read_source(source, reference=reference)
-    source = replace(source, at=reading.at, logits=reading.logits)
-    notes = list(reading.notes)
-    document = reading.document
+    text = _read_source(source, reference=reference)
+    source = replace(source, at=text.at, logits=text.logits)
+    notes, document = list(text.notes), text.document
     unknown = _unknown_fields(document)
-    raw, stages = resolve_stages(_modern(document, source.prefix, notes), source.prefix, source.stages, notes)
+    raw, stages = resolve_stages(_upgraded(document, source.prefix, notes), source.prefix, source.stages, notes)
     renamed = is_renamed(raw, source.prefix)
     if renamed:
         notes.append(f"source '{source.prefix}': its names already start with '{source.prefix}/'")
@@ -89,7 +90,7 @@ def prepare_source(source: Source, *, reference: bool) -> PreparedSource:
     data = frozenset(layer.number for layer in raw.layers if layer.is_data)
     outputs = (*cuts, logits) if logits else cuts
     net, numbers = _prefixed(raw, both.layers | data, source, renamed, outputs, notes)
-    prefixed = {name: _with_prefix(name, source.prefix, renamed) for name in (*cuts, *([logits] if logits else []))}
+    prefixed = {name: _prefixed_name(name, source.prefix, renamed) for name in (*cuts, *([logits] if logits else []))}
     readers = {layer.name for layer in readers_of(raw, cuts[0]) if layer.name}
     return PreparedSource(
         spec=source,
@@ -110,13 +111,13 @@ def prepare_source(source: Source, *, reference: bool) -> PreparedSource:
 def _read_source(source: Source, *, reference: bool) -> SourceText:
     """Read a source's file.
 
-    reference  whether its class scores are wanted, beside the blobs to cut at
+    reference  whether its class scores are needed beside the blobs to cut at
     Raises: ComposeError, PrototxtError, OSError.
     """
     net = source.prototxt
     if source.pixels is not None and (isinstance(net, Document) or not is_onnx_path(net)):
         message = (
-            f"source '{source.prefix}': pixels are for ONNX files; a prototxt says in its data layer what it wants"
+            f"source '{source.prefix}': pixels are for ONNX files; a prototxt has the preparation in its data layer"
         )
         raise ComposeError(message, hint="give its train_val prototxt")
     if isinstance(net, Document):
@@ -129,22 +130,22 @@ def _read_source(source: Source, *, reference: bool) -> SourceText:
 
 
 def is_renamed(net: NetText, prefix: str) -> bool:
-    """Whether every named layer that is not a data layer carries the prefix already."""
+    """Return whether every named layer that is not a data layer has the prefix already."""
     names = [layer.name for layer in net.layers if layer.name and not layer.is_data]
     return bool(names) and all(name.startswith(f"{prefix}/") for name in names)
 
 
 def _unknown_fields(document: Document) -> tuple[str, ...]:
-    """What no schema knows is kept as it stands, and said: it may be a fork's, or misspelt."""
+    """Return a note for each field that no schema knows and that is kept: it may be a fork's, or misspelt."""
     from prototxt.schema.decode import UnknownFieldWarning
     from prototxt.schema.load import load_net
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         load_net(document, strict=False)
-    said = [warning.message for warning in caught if isinstance(warning.message, UnknownFieldWarning)]
+    unknown = [warning.message for warning in caught if isinstance(warning.message, UnknownFieldWarning)]
     places: dict[str, list[str]] = {}
-    for place, text in (each for warning in said for each in warning.unknown):
+    for place, text in (each for warning in unknown for each in warning.unknown):
         places.setdefault(text, []).append(str(place))
     return tuple(
         f"{at[0]}: no schema knows {text}" + (f" (and {len(at) - 1} more of them)" if len(at) > 1 else "")
@@ -152,11 +153,11 @@ def _unknown_fields(document: Document) -> tuple[str, ...]:
     )
 
 
-def _modern(document: Document, prefix: str, notes: list[str]) -> NetText:
-    """The net in today's syntax: as it stands, or rewritten where it is of Caffe's first two."""
+def _upgraded(document: Document, prefix: str, notes: list[str]) -> NetText:
+    """Return the net in current syntax: unchanged, or rewritten from one of Caffe's first two syntaxes."""
     root = document.root
-    listed = any(len(field.values) != 1 for field in root.all("layer"))
-    if not listed and not root.all("layers") and not any(layer.all("layer") for layer in root.messages("layer")):
+    has_lists = any(len(field.values) != 1 for field in root.all("layer"))  # layer: [{...}, {...}]
+    if not has_lists and not root.all("layers") and not any(layer.all("layer") for layer in root.messages("layer")):
         net = read_net(document)
         if not net.layers:
             raise ComposeError(f"source '{prefix}': this is no net: it has no layers", place=document.name)
@@ -164,21 +165,21 @@ def _modern(document: Document, prefix: str, notes: list[str]) -> NetText:
     from prototxt.schema.encode import to_text
     from prototxt.schema.load import load_net
 
-    notes.append(f"source '{prefix}': its old syntax is rewritten in today's, without the comments of the file")
+    notes.append(f"source '{prefix}': its old syntax is upgraded, without the comments of the file")
     return read_net(reparse(to_text(load_net(document)), document.name))
 
 
 def _cuts(source: Source, raw: NetText, renamed: bool, notes: list[str]) -> tuple[str, ...]:
-    """The cut blobs by their names in the file. Raises: ComposeError for each that is none."""
+    """Return the cut blobs by their names in the file. Raises: ComposeError for a blob that cannot be cut at."""
     if source.at is None:
         found = _before_classifiers(source, raw, renamed)
         if found is None:
             hint = f"name the blob: '{source.prefix}=...@BLOB', one of {', '.join(cut_candidates(raw)[:12])}"
             raise ComposeError(f"source '{source.prefix}': no classifier was found to cut before", hint=hint)
-        notes.append(f"source '{source.prefix}': cut at '{found}', which is what its classifier reads")
+        notes.append(f"source '{source.prefix}': cut at '{found}', which its classifier reads")
         return (found,)
-    wanted = (source.at,) if isinstance(source.at, str) else tuple(source.at)
-    cuts = tuple(_in_file(blob, raw, source.prefix, renamed) for blob in wanted)
+    names = (source.at,) if isinstance(source.at, str) else tuple(source.at)
+    cuts = tuple(_in_file(blob, raw, source.prefix, renamed) for blob in names)
     errors = [error for blob in cuts if (error := check_cut(raw, blob, source.prefix))]
     if errors:
         raise errors[0]
@@ -186,9 +187,9 @@ def _cuts(source: Source, raw: NetText, renamed: bool, notes: list[str]) -> tupl
 
 
 def _before_classifiers(source: Source, raw: NetText, renamed: bool) -> str | None:
-    """What the net's classifier reads, or that of the scores that are named. Raises: ComposeError for several."""
-    named = None if source.logits is None else _in_file(source.logits, raw, source.prefix, renamed)
-    scores = scores_blobs(raw) if named is None else (named,)
+    """Return the blob that the classifier reads, of the named scores if given. Raises: ComposeError for several."""
+    logits = None if source.logits is None else _in_file(source.logits, raw, source.prefix, renamed)
+    scores = scores_blobs(raw) if logits is None else (logits,)
     cuts = {blob: default_cut(raw, blob) for blob in scores}
     if len(set(cuts.values())) > 1:
         blobs = ", ".join(
@@ -201,7 +202,7 @@ def _before_classifiers(source: Source, raw: NetText, renamed: bool) -> str | No
 
 
 def _in_file(blob: str, raw: NetText, prefix: str, renamed: bool) -> str:
-    """A blob's name in the file, whether it was given with the prefix or without."""
+    """Return a blob's name in the file, whether it was given with the prefix or without."""
     names = cut_candidates(raw)
     if blob in names:
         return blob
@@ -236,55 +237,56 @@ def _logits(source: Source, raw: NetText, renamed: bool) -> str:
 def _prefixed(
     raw: NetText, kept: frozenset[int], source: Source, renamed: bool, outputs: Sequence[str], notes: list[str]
 ) -> tuple[NetText, dict[int, int]]:
-    """The kept layers renamed and frozen, and the new number of each."""
+    """Return the kept layers renamed and frozen, and the new number of each."""
     from prototxt.edit.rename import rename_reported
 
     document, prefix = keep_layers(raw, kept).document, source.prefix
     counts = _blob_counts(source) if source.weights is not None else None
     _check_types([layer for layer in raw.layers if layer.number in kept], raw, counts or {})
     if renamed:
-        document, done, said = _frozen(document, counts, outputs)
+        document, done, details = _freeze(document, counts, outputs)
     else:
         report = rename_reported(document, prefix, freeze=True, blob_counts=counts, outputs=outputs)
-        document, said = report.document, report.notes
+        document, details = report.document, report.notes
         done = {change.renamed: change.done for change in report.changes}
     idle = fold_notes(
         (words, layer.name)
         for number, layer in enumerate(raw.layers)
         if number in kept and (words := not_run(layer.type))
     )
-    notes += [f"source '{prefix}': {note}" for note in (*said, *idle)]
-    notes += _told(prefix, done)
+    notes += [f"source '{prefix}': {note}" for note in (*details, *idle)]
+    notes += _freeze_notes(prefix, done)
     numbers = {old: new for new, old in enumerate(sorted(kept))}
     return read_net(document), numbers
 
 
 def _check_types(layers: Sequence[LayerText], raw: NetText, counts: Mapping[str, int]) -> None:
-    """Raises: ComposeError for types that are all but a known one, and of which no weights tell what they hold."""
+    """Check for misspelt types. Raises: ComposeError for types close to a known one that the weights do not have."""
     errors = []
     for layer in layers:
         if layer.is_data or layer.type in KNOWN_TYPES or layer.name in counts:
             continue
-        near = difflib.get_close_matches(layer.type, KNOWN_TYPES, n=1, cutoff=0.9)
+        # Types of forks pass; only a type very close to a known one is taken for a misspelling.
+        near = did_you_mean(layer.type, KNOWN_TYPES, cutoff=0.9)
         if near:
             message = f"layer '{layer.name}': unknown type '{layer.type}'"
-            hint = f"did you mean '{near[0]}'? if it is a fork's, give the source's weights (--weights)"
+            hint = f"{near} if it is a fork's, give the source's weights (--weights)"
             errors.append(ComposeError(message, place=raw.place(layer), hint=hint))
     raise_all(errors)
 
 
 def _blob_counts(source: Source) -> dict[str, int]:
-    """How many blobs each layer has in the weights, with and without the prefix. Raises: WeightsError, OSError."""
+    """Count the blobs of each layer in the weights, with and without prefix. Raises: WeightsError, OSError."""
     from prototxt.formats.scan import blob_counts
 
     counts = blob_counts(source.weights or "")
     return {**{f"{source.prefix}/{name}": count for name, count in counts.items()}, **counts}
 
 
-def _frozen(
+def _freeze(
     document: Document, counts: Mapping[str, int] | None, outputs: Collection[str]
 ) -> tuple[Document, dict[str, tuple[str, ...]], tuple[str, ...]]:
-    """A document with all its layers frozen, what was done per layer, and notes. Raises: RenameError."""
+    """Return a document with all its layers frozen, the changes per layer, and notes. Raises: RenameError."""
     from prototxt.edit.freeze import Choice, freeze
     from prototxt.edit.layer_view import layers
     from prototxt.errors import raise_all
@@ -297,8 +299,8 @@ def _frozen(
     return edits.apply(), {layer.name: freezing.done.get(id(layer), ()) for layer in every}, freezing.notes
 
 
-def _told(prefix: str, done: Mapping[str, Sequence[str]]) -> list[str]:
-    """What freezing did, one line per kind of change."""
+def _freeze_notes(prefix: str, done: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the changes of freezing, one line per kind of change."""
     changed: dict[str, list[str]] = {}
     for name, steps in done.items():
         for step in steps:
@@ -309,7 +311,7 @@ def _told(prefix: str, done: Mapping[str, Sequence[str]]) -> list[str]:
     ]
 
 
-def _with_prefix(name: str, prefix: str, renamed: bool) -> str:
+def _prefixed_name(name: str, prefix: str, renamed: bool) -> str:
     return name if renamed else f"{prefix}/{name}"
 
 

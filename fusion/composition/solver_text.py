@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 
 from fusion.composition.net_text import quoted
 from fusion.errors import ComposeError
@@ -13,10 +13,10 @@ _POLICIES = ("fixed", "step", "exp", "inv", "multistep", "poly", "sigmoid")
 
 @dataclass(frozen=True)
 class SolverSettings:
-    """How the head is to be trained; the defaults are the tutorial's.
+    """How the head is trained; the defaults are the tutorial's.
 
     test_interval  0 for no tests
-    further  more fields of SolverParameter, such as {"random_seed": 1} or {"stepvalue": [10, 20]}
+    further        more fields of SolverParameter, such as {"random_seed": 1} or {"stepvalue": [10, 20]}
     """
 
     base_lr: float = 0.01
@@ -32,65 +32,67 @@ class SolverSettings:
     snapshot: int | None = None
     further: Mapping[str, object] = field(default_factory=dict)
 
+    def with_fields(self, values: Mapping[str, object]) -> SolverSettings:
+        """Return the settings with some fields of SolverParameter replaced."""
+        own = {item.name for item in fields(self)} & values.keys()
+        further = {**self.further, **{name: value for name, value in values.items() if name not in own}}
+        known: dict[str, object] = {name: values[name] for name in own}
+        return replace(self, **known, further=further)  # type: ignore[arg-type]  # values come from parsed text
 
-def check_schedule(schedule: SolverSettings) -> list[ComposeError]:
-    """What is wrong with the settings."""
+    def changed_fields(self) -> dict[str, object]:
+        """Return the fields of SolverParameter that differ from the defaults."""
+        own = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "further"}
+        default = SolverSettings()
+        return {**{name: value for name, value in own.items() if value != getattr(default, name)}, **self.further}
+
+
+def check_settings(settings: SolverSettings) -> list[ComposeError]:
+    """Return the errors in the settings."""
     errors = []
-    if schedule.lr_policy not in _POLICIES:
+    if settings.lr_policy not in _POLICIES:
         errors.append(
-            ComposeError(f"there is no lr_policy '{schedule.lr_policy}'", hint=f"one of {', '.join(_POLICIES)}")
+            ComposeError(f"there is no lr_policy '{settings.lr_policy}'", hint=f"one of {', '.join(_POLICIES)}")
         )
     errors += [
-        ComposeError(f"{name} must be at least {least}, not {getattr(schedule, name)}")
+        ComposeError(f"{name} must be at least {least}, not {getattr(settings, name)}")
         for name, least in (("max_iter", 1), ("stepsize", 1), ("test_interval", 0), ("display", 0))
-        if getattr(schedule, name) < least
+        if getattr(settings, name) < least
     ]
-    if schedule.base_lr < 0:
-        errors.append(ComposeError(f"base_lr must not be negative, as {schedule.base_lr} is"))
+    if settings.base_lr < 0:
+        errors.append(ComposeError(f"base_lr must not be negative, as {settings.base_lr} is"))
     return errors
 
 
-def solver_text(schedule: SolverSettings, test_iter: int) -> str:
-    """The solver; paths in it are as if it were run in its own directory."""
+def solver_text(settings: SolverSettings, test_iter: int) -> str:
+    """Return the solver as text; paths in it are as if it were run in its own directory."""
+    tests = [f"test_iter: {test_iter}", f"test_interval: {settings.test_interval}", "test_initialization: false", ""]
     lines = [
         "# How the head of the fused net is trained; the branches are frozen.",
         'net: "train_val.prototxt"',
         "",
-        *_tests(schedule, test_iter),
-        f"base_lr: {schedule.base_lr:.9g}",
-        f"momentum: {schedule.momentum:.9g}",
-        f"weight_decay: {schedule.weight_decay:.9g}",
-        f"lr_policy: {quoted(schedule.lr_policy)}",
+        *(tests if settings.test_interval else []),  # without tests Caffe takes no test_iter either
+        f"base_lr: {settings.base_lr:.9g}",
+        f"momentum: {settings.momentum:.9g}",
+        f"weight_decay: {settings.weight_decay:.9g}",
+        f"lr_policy: {quoted(settings.lr_policy)}",
     ]
-    if schedule.lr_policy != "fixed":
-        lines.append(f"gamma: {schedule.gamma:.9g}")
-    if schedule.lr_policy == "step":
-        lines.append(f"stepsize: {schedule.stepsize}")
+    if settings.lr_policy != "fixed":
+        lines.append(f"gamma: {settings.gamma:.9g}")
+    if settings.lr_policy == "step":
+        lines.append(f"stepsize: {settings.stepsize}")
     lines += [
         "",
-        f"display: {schedule.display}",
-        f"max_iter: {schedule.max_iter}",
-        f"snapshot: {schedule.snapshot or schedule.max_iter}",
+        f"display: {settings.display}",
+        f"max_iter: {settings.max_iter}",
+        f"snapshot: {settings.snapshot or settings.max_iter}",
         'snapshot_prefix: "fused"',
     ]
-    lines += [f"{name}: {text}" for name, value in schedule.further.items() for text in _literals(name, value)]
+    lines += [f"{name}: {text}" for name, value in settings.further.items() for text in _literals(name, value)]
     return "\n".join(lines) + "\n"
 
 
-def _tests(schedule: SolverSettings, test_iter: int) -> list[str]:
-    """When the net is tested; nothing for an interval of 0, with which Caffe takes no test_iter either."""
-    if not schedule.test_interval:
-        return []
-    return [
-        f"test_iter: {test_iter}",
-        f"test_interval: {schedule.test_interval}",
-        "test_initialization: false",
-        "",
-    ]
-
-
 def _literals(name: str, value: object) -> list[str]:
-    """A field's value in text format; one per element of a list."""
+    """Return a field's value in text format; one per element of a list."""
     if isinstance(value, (list, tuple)):
         return [text for item in value for text in _literals(name, item)]
     if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""A net to be fused: as the user names it, and as a prototxt description whatever its file format."""
+"""A net to be fused: as the user gives it, and as prototxt whatever its file format."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ class Source:
     """A net to be fused.
 
     prefix    its layers and blobs become `prefix/name`
-    prototxt  its file (raw, or already renamed with the prefix), or a parsed document; or an ONNX file
+    prototxt  its file (raw, or already renamed with the prefix), a parsed document, or an ONNX file
     at        the blob where it is cut, or several; None cuts before its classifier
-    weights   its trained weights; composing looks only how many blobs each layer has, where the type does not tell
+    weights   its trained weights; composing only counts the blobs of each layer, where its type does not determine them
     classes   for its own classifier as a reference: the fused classes that its scores stand for, in their order
-    logits    the blob with its class scores, where that is not what its loss reads
-    pixels    for an ONNX file: how it wants its pictures, one of `fusion.composition.pixels.PIXELS`
-    stages    of the net's state, as `fusion.composition.stages.by_phase` reads them: "train", "val", "TEST=other"
-    train_list, val_list  what its data layers read instead of their own lists: one list or database where it has one
-              data layer per phase, else one for each by the name of the layer or of its top
+    logits    the blob with its class scores, where its loss reads another one
+    pixels    for an ONNX file: how its images are prepared, one of `fusion.composition.pixels.PIXELS`
+    stages    of the net's state, as `fusion.composition.stages` reads them: "train", "val", "TEST=other"
+    train_list, val_list  replace the lists of its data layers: one list or database where it has one data layer per
+              phase, else one for each by the name of the layer or of its top
     """
 
     prefix: str
@@ -41,12 +41,12 @@ class Source:
 
 @dataclass(frozen=True)
 class SourceText:
-    """What was read.
+    """A source's file as prototxt: composing works on this alone.
 
-    document  the net, as the file has it or as it was described from another format
+    document  the net as in the file, or described from another format
     at        blobs of the document to cut at; None: before the classifier
     logits    the blob with the class scores, where that is known
-    notes     what was decided, one sentence each
+    notes     every choice that was made, one sentence each
     """
 
     document: Document
@@ -56,5 +56,5 @@ class SourceText:
 
 
 def is_onnx_path(path: str | os.PathLike[str]) -> bool:
-    """Whether the name is that of an ONNX file."""
+    """Return whether the name is that of an ONNX file."""
     return os.fspath(path).lower().endswith(".onnx")

@@ -1,7 +1,7 @@
-"""The stages of a source settled: layers of other stages go, and what is left says by phases alone when it is there.
+"""Resolve the stages of a source: remove layers of other stages, and rewrite the rules of the others as phases.
 
-DIGITS writes a net's data for training and for validation and its layers for use into one file, told apart by stages. A
-fused net is written without stages, so that its solver needs no states.
+DIGITS writes a net's layers for training, validation and use into one file, which stages distinguish. A fused net is
+written without stages, so that its solver needs no states.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ _BESIDE_PHASE: Final = ("stage", "not_stage", "min_level", "max_level")
 def stages_by_phase(stages: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Return the stages that hold in each phase.
 
-    `train` holds in phase TRAIN, `val` and `test` in TEST, as DIGITS means them, and any other in both, unless it is
-    given with its phase: `TEST=train`.
+    `train` holds in phase TRAIN, `val` and `test` in TEST, as in DIGITS, and any other in both, unless it is given with
+    its phase: `TEST=train`.
+    Raises: ComposeError for an unknown phase.
     """
     found: dict[str, list[str]] = {phase: [] for phase in PHASES}
     for text in stages:
@@ -38,9 +39,9 @@ def stages_by_phase(stages: Sequence[str]) -> dict[str, tuple[str, ...]]:
 def resolve_stages(
     net: NetText, prefix: str, stages: Sequence[str], notes: list[str]
 ) -> tuple[NetText, tuple[str, ...]]:
-    """Return the net with rules of phases alone, without the layers that no phase has; and the stages that it names.
+    """Return the net with rules of phases alone, without layers that are in no phase; and the stages that it names.
 
-    Raises: ComposeError where a layer reads what only layers of other stages make; DecodeError.
+    Raises: ComposeError where a layer reads a blob that only layers of other stages make; DecodeError.
     """
     from prototxt.schema.filter import filter_net, stages_of, unmet_stages
     from prototxt.schema.load import load_net
@@ -48,44 +49,44 @@ def resolve_stages(
     ruled = [layer for layer in net.layers if _is_ruled(layer)]
     if not ruled:
         return net, ()
-    message, held = load_net(net.document, strict=False), stages_by_phase(stages)
+    message, active = load_net(net.document, strict=False), stages_by_phase(stages)
     errors = []
     for phase in PHASES:
-        error = unmet_stages(message, filter_net(message, phase, message.state.level, held[phase]))
+        error = unmet_stages(message, filter_net(message, phase, message.state.level, active[phase]))
         if error is not None:
             error_text, hint = f"source '{prefix}': {error.message}", _hint(stages_of(message))
             errors.append(ComposeError(error_text, place=error.place, hint=hint))
-    raise_all(errors[:1])
+    raise_all(errors[:1])  # the other phase mostly has the same error
     named = stages_of(message)
-    said = [f"{stage} ({phase})" for phase in PHASES for stage in held[phase] if stage in named]
-    notes += [f"source '{prefix}': stages {', '.join(said)}"] if said else []
-    there = read_net(net.document, held)
-    kept = frozenset(layer.number for layer in there.layers if layer.phases)
-    return keep_layers(_in_phases(there, {layer.number for layer in ruled}), kept), named
+    used = [f"{stage} ({phase})" for phase in PHASES for stage in active[phase] if stage in named]
+    notes += [f"source '{prefix}': stages {', '.join(used)}"] if used else []
+    present = read_net(net.document, active)
+    kept = frozenset(layer.number for layer in present.layers if layer.phases)
+    return keep_layers(_in_phases(present, {layer.number for layer in ruled}), kept), named
 
 
 def check_stages(prefixes: Sequence[str], given: Sequence[str], named: Sequence[str]) -> None:
-    """Raises: ComposeError for stages that no source names."""
-    wanted = {stage for stages in stages_by_phase(given).values() for stage in stages}
-    if unknown := sorted(wanted - set(named)):
-        hint = f"they name {', '.join(dict.fromkeys(named))}" if named else "none of them names any; leave it away"
+    """Check that each stage is named by a source. Raises: ComposeError."""
+    requested = {stage for stages in stages_by_phase(given).values() for stage in stages}
+    if unknown := sorted(requested - set(named)):
+        hint = f"they name {', '.join(dict.fromkeys(named))}" if named else "none of them names any; omit it"
         raise ComposeError(f"no source ({', '.join(prefixes)}) names the stage {', '.join(unknown)}", hint=hint)
 
 
 def _hint(named: Sequence[str]) -> str:
     usual = [stage for stage in named if stage in _BY_PHASE]
     example = " ".join(f"--stage {stage}" for stage in (usual or named[:1]))
-    return f"say which stages hold, such as {example}; it names {', '.join(named)}"
+    return f"name the stages that hold, such as {example}; it names {', '.join(named)}"
 
 
 def _is_ruled(layer: LayerText) -> bool:
-    """Whether its rules look at more than the phase."""
+    """Return whether its rules depend on more than the phase."""
     rules = [rule for name in _RULES for rule in layer.message.messages(name)]
     return any(rule.get(name) is not None for rule in rules for name in _BESIDE_PHASE)
 
 
 def _in_phases(net: NetText, numbers: set[int]) -> NetText:
-    """The net with the rules of these layers in terms of phases."""
+    """Return the net with the rules of these layers rewritten as phases."""
     from prototxt.text.edits import Edits
 
     edits = Edits(net.document)

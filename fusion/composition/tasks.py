@@ -80,7 +80,7 @@ def resolve_goals(
     return [Goal("", loss, num_output, _judges(known, loss))]
 
 
-def own_labels(goals: Sequence[Goal]) -> SourceLabels | None:
+def source_labels(goals: Sequence[Goal]) -> SourceLabels | None:
     """The labels that the sources agree on by having them; None where the user names labels."""
     (goal, *others) = goals
     if others or goal.loss.label is not None:

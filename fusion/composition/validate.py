@@ -11,23 +11,28 @@ from fusion.composition.features import MAPS, Features, format_shape
 from fusion.composition.heads import HEADS, NEEDS_SCORES
 from fusion.composition.losses import loss_option
 from fusion.composition.net_text import LayerText
+from fusion.composition.options import ComposeOptions
 from fusion.composition.prepared_source import PreparedSource
 from fusion.composition.references import Pct, check_pct
-from fusion.composition.solver_text import SolverSettings, check_schedule
+from fusion.composition.solver_text import SolverSettings, check_settings
 from fusion.composition.source import Source
 from fusion.errors import ComposeError, raise_all
+from prototxt.errors import did_you_mean
+
+_OUTPUTS: Final = {"yes-no": "a yes or no per output", "target": "values"}
+_RANK: Final = 3
+_STEP_HEADS: Final = ("concat-fc", "concat-mlp")
+_REORDERING: Final = ("LSTM", "RNN", "Lstm", "GRU", "Gru", "Permute", "Transpose")
 
 
 def check_request(
-    sources: Sequence[Source],
-    head: str,
-    num_output: int | None,
-    losses: Sequence[Pct],
-    schedule: SolverSettings,
-    further: Sequence[ComposeError] = (),
+    sources: Sequence[Source], options: ComposeOptions, losses: Sequence[Pct], further: Sequence[ComposeError] = ()
 ) -> None:
-    """Raises: ComposeError with all that is wrong with what is asked for, `further` errors among it."""
-    errors = [*check_pct(losses), *check_schedule(schedule), *further]
+    """Check the sources' prefixes and the options before any file is read.
+
+    Raises: ComposeError with all errors, `further` ones among them.
+    """
+    errors = [*check_pct(losses), *check_settings(options.schedule or SolverSettings()), *further]
     if not sources:
         errors.append(ComposeError("there is nothing to fuse", hint="give sources: --source odd=odd.prototxt@ip1"))
     prefixes = [source.prefix for source in sources]
@@ -37,93 +42,88 @@ def check_request(
             errors.append(ComposeError(message, hint="give each its own; one file may come twice under two prefixes"))
         if not prefix or prefix.strip("/") != prefix or not prefix.isprintable() or '"' in prefix or "\\" in prefix:
             errors.append(ComposeError(f"{prefix!r} is no prefix", hint="use a word such as odd"))
+        # Blobs are matched with sources by `prefix/`, so no prefix may contain another.
         if any(other.startswith(f"{prefix}/") for other in prefixes):
             errors.append(ComposeError(f"the prefix '{prefix}' begins another source's prefix", hint="rename one"))
-    if head not in HEADS:
-        errors.append(ComposeError(f"there is no head '{head}'", hint=f"one of {', '.join(HEADS)}"))
-    if num_output is not None and num_output < 1:
-        errors.append(ComposeError(f"num_output is the number of classes, not {num_output}"))
+    if options.head not in HEADS:
+        hint = did_you_mean(options.head, HEADS, also=f"one of {', '.join(HEADS)}")
+        errors.append(ComposeError(f"there is no head '{options.head}'", hint=hint))
+    if options.num_output is not None and options.num_output < 1:
+        errors.append(ComposeError(f"num_output is the number of classes, not {options.num_output}"))
+    errors += [
+        ComposeError(f"{name} is a width, not {width}", hint="give 1 or more")
+        for name, width in (("hidden", options.hidden), ("project", options.project))
+        if width is not None and width < 1
+    ]
+    if options.maps not in MAPS:
+        errors.append(ComposeError(f"maps cannot be joined by '{options.maps}'", hint=f"one of {', '.join(MAPS)}"))
     raise_all(errors)
 
 
-def check_goals(
-    classifiers: Sequence[FusedClassifier], head: str, maps: str, losses: Sequence[Pct], *, references: bool
-) -> None:
-    """Raises: ComposeError for heads and options that the classifiers' losses have no use for."""
+def check_goals(classifiers: Sequence[FusedClassifier], options: ComposeOptions, losses: Sequence[Pct]) -> None:
+    """Check that the head and the options fit the classifiers' losses. Raises: ComposeError with all that do not."""
     first = classifiers[0]
-    asked = [f"--pct {loss.kind}" for loss in losses] + (["--references"] if references and not losses else [])
-    asked += [f"head '{head}'"] if head in NEEDS_SCORES else []
+    requested = [f"--pct {loss.kind}" for loss in losses]
+    requested += ["--references"] if options.references and not losses else []
+    requested += [f"head '{options.head}'"] if options.head in NEEDS_SCORES else []
     errors = []
-    for message in asked:
+    for option in requested:
         if len(classifiers) > 1:
             reason = "compares the sources' scores with one classifier's, and there are several tasks"
-        elif first.loss.kind.labels != "class" and message != "head 'zero-init'":
-            reason = f"needs class scores, and {first.loss.type} gives {_GIVES[first.loss.kind.labels]}"
-        elif first.positions and message.startswith("--"):
+        elif first.loss.kind.labels != "class" and option != "head 'zero-init'":
+            reason = f"needs class scores, and {first.loss.type} gives {_OUTPUTS[first.loss.kind.labels]}"
+        elif first.positions and option.startswith("--"):
             reason = "compares scores of whole samples, and this net scores every position of a map"
         elif first.tail.layers:
             reason = f"works on scores that the loss reads, and layers follow these: {len(first.tail.layers)}"
         else:
             continue
-        errors.append(ComposeError(f"{message} {reason}", hint="leave it away, or take another head (concat-fc)"))
-    if first.positions and maps == "levels":
+        errors.append(ComposeError(f"{option} {reason}", hint="omit it, or use another head (concat-fc)"))
+    if first.positions and options.maps == "levels":
         message = "--maps levels averages maps over their positions, each of which is to be scored"
-        errors.append(ComposeError(message, hint="leave it away, or bring maps to one size (--maps upsample)"))
+        errors.append(ComposeError(message, hint="omit it, or bring maps to one size (--maps upsample)"))
     raise_all(errors)
 
 
-_GIVES = {"yes-no": "a yes or no per output", "target": "values"}
-
-
-def check_widths(hidden: int | None, project: int | None, maps: str) -> None:
-    """Raises: ComposeError for widths below 1 and unknown ways to join maps."""
-    errors = [
-        ComposeError(f"{name} is a width, not {width}", hint="give 1 or more")
-        for name, width in (("hidden", hidden), ("project", project))
-        if width is not None and width < 1
-    ]
-    if maps not in MAPS:
-        errors.append(ComposeError(f"maps cannot be joined by '{maps}'", hint=f"one of {', '.join(MAPS)}"))
-    raise_all(errors)
-
-
-_RANK: Final = 3
-_HEADS: Final = ("concat-fc", "concat-mlp")
-_REORDERING: Final = ("LSTM", "RNN", "Lstm", "GRU", "Gru", "Permute", "Transpose")
-
-
-def scored_by_step(
+def is_scored_by_step(
     sources: Sequence[PreparedSource],
     features: Sequence[Features],
     classifiers: Sequence[FusedClassifier],
-    head: str,
-    options: Sequence[str],
+    options: ComposeOptions,
 ) -> bool:
-    """Return whether each step of the features is scored by itself.
+    """Return whether the features are sequences [steps, streams, values], each step of which is scored by itself.
 
-    options  what was asked for beside the head, as it is typed
-    Raises: ComposeError for sequences whose steps no loss scores, and for what cannot be done by step.
+    A head scores each step by the sources' own loss over axis 2, or refuses: how steps make a sample is not known.
+    Raises: ComposeError for sequences whose steps no loss scores, and for options that do not work by step.
     """
     by_step = all(loss_option(one.loss, "axis") in ("2", "-1") and not one.positions for one in classifiers)
     ranks = [len(item.shape) for item in features if item.shape is not None]
     sequences = [item for item in features if item.shape is not None and len(item.shape) == _RANK]
     if by_step and sequences and len(ranks) == len(sequences):
-        wrong = [*([f"head '{head}'"] if head not in _HEADS else []), *options]
-        if wrong:
-            message = f"{wrong[0]} works on a row per sample, and the loss scores each step of '{sequences[0].blob}'"
-            raise ComposeError(message, hint=f"leave it away; heads for sequences are {', '.join(_HEADS)}")
+        extras = {
+            f"head '{options.head}'": options.head not in _STEP_HEADS,
+            "--project": options.project,
+            "--batch-norm": options.batch_norm,
+            "--references": options.references or options.pct,
+            "--maps levels": options.maps == "levels",
+        }
+        unsuited = [name for name, value in extras.items() if value]
+        if unsuited:
+            message = f"{unsuited[0]} works on a row per sample, and the loss scores each step of '{sequences[0].blob}'"
+            raise ComposeError(message, hint=f"omit it; heads for sequences are {', '.join(_STEP_HEADS)}")
         return True
     suspects = {
         cut
         for source in sources
         for cut, plain in zip(source.cuts, source.plain, strict=True)
-        if _reorders(source, plain)
+        if _moves_sample_axis(source, plain)
     }
-    strange = [item for item in sequences if by_step or item.blob in suspects]
-    if strange:
+    # A blob of 3 axes may also be a batch of rows; it is a sequence where a layer before it moves the samples' axis.
+    unscored = [item for item in sequences if by_step or item.blob in suspects]
+    if unscored:
         raise ComposeError(
-            f"'{strange[0].blob}' {format_shape(strange[0].shape or ())} is a sequence, and a head scores one row per "
-            "sample",
+            f"'{unscored[0].blob}' {format_shape(unscored[0].shape or ())} is a sequence, and a head scores one row "
+            "per sample",
             hint="cut all sources at sequences that a loss scores step by step (--loss SoftmaxWithLoss,axis=2), or "
             "before they become sequences (@BLOB)",
         )
@@ -136,13 +136,13 @@ def scored_by_step(
     return False
 
 
-def _reorders(source: PreparedSource, plain: str) -> bool:
-    """Whether a layer on the way to a blob may put another axis than that of the samples first."""
+def _moves_sample_axis(source: PreparedSource, plain: str) -> bool:
+    """Return whether a layer before the blob may put another axis than that of the samples first."""
     found = ancestors(source.raw, (plain, f"{source.prefix}/{plain}")).layers
-    return any(layer.number in found and _puts_first(layer) for layer in source.raw.layers)
+    return any(layer.number in found and _reorders_axes(layer) for layer in source.raw.layers)
 
 
-def _puts_first(layer: LayerText) -> bool:
+def _reorders_axes(layer: LayerText) -> bool:
     dims = [
         dim.value
         for param in layer.message.messages("reshape_param")

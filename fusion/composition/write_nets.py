@@ -7,46 +7,55 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fusion.composition.classifiers import FusedClassifier
-from fusion.composition.heads import Head
+from fusion.composition.features import Shape
+from fusion.composition.heads import NEEDS_SCORES, Head
 from fusion.composition.inputs import Inputs
 from fusion.composition.losses import loss_layer, loss_option
 from fusion.composition.net_text import LayerText, excerpt, format_layer, quoted, reparse
-from fusion.composition.output_layers import softmax_layer
+from fusion.composition.options import ComposeOptions
 from fusion.composition.prepared_source import PreparedSource
 from fusion.composition.references import Pct, ReferenceScores, loss_layers, resolve_classes
-from fusion.composition.source import Source
+from fusion.composition.source import PathLike, Source
 from fusion.composition.source_losses import Metric
 from fusion.errors import ComposeError, raise_all
 from prototxt.text.class_names import ClassNames, class_comments, read_names
 from prototxt.text.tree import Document
 
-Shape = tuple[int | None, ...]
 _TEST = "include { phase: TEST }"
 
 
 @dataclass(frozen=True)
 class FusionPlan:
-    """All that is settled about a fused net.
+    """Every decision about a fused net.
 
-    branches    per prefix: the text of each of its layers, by number
-    classifiers what it scores, and by which losses it learns
-    references  the sources' class scores that are kept
-    deployed    whether these are needed without the losses too
+    branches     per prefix: the text of each of its layers, by number
+    given        shapes of data blobs that the user gave
+    shapes       the known shapes of all blobs of data and branches
+    references   the sources' class scores that are kept
+    losses       the positive-congruent losses against these
     """
 
-    title: str
+    options: ComposeOptions
     classifiers: Sequence[FusedClassifier]
     sources: Sequence[PreparedSource]
     inputs: Inputs
     branches: Mapping[str, Mapping[int, str]]
+    given: Mapping[str, Shape]
+    shapes: Mapping[str, Shape]
     head: Head
     references: Sequence[ReferenceScores]
     losses: Sequence[Pct]
-    deployed: bool
+    classes: ClassNames
+
+    @property
+    def title(self) -> str:
+        """Return the fused net's name: as given, else those of the sources."""
+        names = dict.fromkeys(source.raw.name for source in self.sources if source.raw.name)
+        return self.options.name or "+".join(names) or "fused"
 
 
 def branch_texts(source: PreparedSource, inputs: Inputs) -> dict[int, str]:
-    """The text of each layer of the branch and its classifier, reading the fused net's data blobs."""
+    """Return the text of each layer of the branch and its classifier, reading the fused net's data blobs."""
     from prototxt.text.edits import Edits
 
     feed = inputs.feeds[source.prefix]
@@ -69,23 +78,23 @@ def branch_texts(source: PreparedSource, inputs: Inputs) -> dict[int, str]:
 
 
 def train_val_document(plan: FusionPlan) -> Document:
-    """The net with data layers, measures and losses."""
+    """Return the net with data layers, metrics and losses."""
     pieces = [f"name: {quoted(plan.title)}\n", plan.inputs.text]
     pieces += [_branch(plan, source) for source in plan.sources]
     pieces.append(plan.head.text)
     for classifier, scores in zip(plan.classifiers, plan.head.scores, strict=True):
-        pieces += _judged(classifier, scores)
+        pieces += _training_end(classifier, scores)
     if plan.losses:
         only = plan.classifiers[0]
         pieces.append(loss_layers(plan.losses, plan.references, plan.head.scores[0], only.label, only.num_output))
     return reparse("\n".join(pieces), "train_val.prototxt")
 
 
-def deploy_document(plan: FusionPlan, shapes: Mapping[str, Shape], notes: list[str]) -> Document | None:
-    """The net with an Input per picture blob and the classifiers' answers; None, with a note, if a shape is unknown."""
+def deploy_document(plan: FusionPlan, notes: list[str]) -> Document | None:
+    """Return the net with an Input per data blob and the outputs; None, with a note, if a shape is unknown."""
     pieces = [f"name: {quoted(plan.title)}\n"]
     for blob in dict.fromkeys(blob for source in plan.sources for blob in plan.inputs.blobs(source.prefix)):
-        dims = shapes.get(blob, (None, None))[1:]
+        dims = plan.shapes.get(blob, (None, None))[1:]
         if None in dims:
             notes.append(
                 f"deploy: not written, because the shape of '{blob}' is not known; give it as --input-shape C,H,W, "
@@ -94,54 +103,59 @@ def deploy_document(plan: FusionPlan, shapes: Mapping[str, Shape], notes: list[s
             return None
         shape = " ".join(f"dim: {dim}" for dim in (1, *dims))
         pieces.append(format_layer(blob, "Input", [], [blob], f"input_param {{ shape {{ {shape} }} }}"))
-    pieces += [_branch(plan, source, classifier=plan.deployed, phase="TEST") for source in plan.sources]
+    scored = plan.options.head in NEEDS_SCORES
+    pieces += [_branch(plan, source, classifier=scored, phase="TEST") for source in plan.sources]
     pieces.append(plan.head.text)
     for classifier, scores in zip(plan.classifiers, plan.head.scores, strict=True):
-        pieces += _answered(classifier, scores)
+        pieces += _deploy_end(classifier, scores)
     return reparse("\n".join(pieces), "deploy.prototxt")
 
 
-def _judged(classifier: FusedClassifier, scores: str) -> list[str]:
-    """The layers from a classifier's scores to its measures and its loss."""
+def _training_end(classifier: FusedClassifier, scores: str) -> list[str]:
+    """Return the layers from a classifier's scores to its metrics and its loss."""
     text, end = classifier.tail.on(scores)
-    for number, measure in enumerate(classifier.metrics):
-        plain = measure == Metric(1, measure.axis, measure.ignore_label) and not number
-        name = classifier.called("accuracy" if plain else f"accuracy_top{measure.top_k}")
+    for number, metric in enumerate(classifier.metrics):
+        plain = metric == Metric(1, metric.axis, metric.ignore_label) and not number
+        name = classifier.layer_name("accuracy" if plain else f"accuracy_top{metric.top_k}")
         text.append(
-            format_layer(name, "Accuracy", [end, classifier.label], [name], "\n".join([_TEST, *_params(measure)]))
+            format_layer(
+                name, "Accuracy", [end, classifier.label], [name], "\n".join([_TEST, *_accuracy_param(metric)])
+            )
         )
     if classifier.loss.type == "MultinomialLogisticLoss":
-        text.append(softmax_layer(classifier.called("prob"), end))
-        end = classifier.called("prob")
-    return [*text, loss_layer(classifier.loss, classifier.called("loss"), end, classifier.label)]
+        # This loss takes probabilities, where the others take scores.
+        name = classifier.layer_name("prob")
+        text.append(format_layer(name, "Softmax", [end], [name]))
+        end = name
+    return [*text, loss_layer(classifier.loss, classifier.layer_name("loss"), end, classifier.label)]
 
 
-def _answered(classifier: FusedClassifier, scores: str) -> list[str]:
-    """The layers from a classifier's scores to what the deployed net answers."""
+def _deploy_end(classifier: FusedClassifier, scores: str) -> list[str]:
+    """Return the layers from a classifier's scores to the output of the deployed net."""
     text, end = classifier.tail.on(scores)
     output = classifier.loss.kind.output
     if output is not None:
         axis = loss_option(classifier.loss, "axis")
         body = f"softmax_param {{ axis: {axis} }}" if output == "Softmax" and axis not in (None, "1") else ""
-        name = classifier.called("prob")
+        name = classifier.layer_name("prob")
         text.append(format_layer(name, output, [end], [name], body))
     return text
 
 
-def _params(measure: Metric) -> list[str]:
+def _accuracy_param(metric: Metric) -> list[str]:
     lines = [
-        *([f"top_k: {measure.top_k}"] if measure.top_k != 1 else []),
-        *([f"axis: {measure.axis}"] if measure.axis != 1 else []),
-        *([f"ignore_label: {measure.ignore_label}"] if measure.ignore_label is not None else []),
+        *([f"top_k: {metric.top_k}"] if metric.top_k != 1 else []),
+        *([f"axis: {metric.axis}"] if metric.axis != 1 else []),
+        *([f"ignore_label: {metric.ignore_label}"] if metric.ignore_label is not None else []),
     ]
     return [f"accuracy_param {{ {' '.join(lines)} }}"] if lines else []
 
 
 def _branch(plan: FusionPlan, source: PreparedSource, *, classifier: bool = True, phase: str | None = None) -> str:
-    """The branch's layers in the order of the file, under a line that says where they are from."""
+    """Return the branch's layers in the order of the file, under a comment with its origin."""
     texts, front = plan.branches[source.prefix], plan.inputs.front.get(source.prefix)
 
-    def wanted(layer: LayerText) -> bool:
+    def is_needed(layer: LayerText) -> bool:
         kept = layer.number in texts and (classifier or layer.number not in source.classifier)
         return kept and (phase is None or phase in layer.phases)
 
@@ -150,15 +164,14 @@ def _branch(plan: FusionPlan, source: PreparedSource, *, classifier: bool = True
     return (
         head
         + (f"{front}\n" if front else "")
-        + "\n".join(texts[layer.number] for layer in source.net.layers if wanted(layer))
+        + "\n".join(texts[layer.number] for layer in source.net.layers if is_needed(layer))
     )
 
 
-Labels = str | os.PathLike[str] | Sequence[str]
-
-
-def class_names(labels: Labels | None, sources: Sequence[Source], classifiers: Sequence[FusedClassifier]) -> ClassNames:
-    """Return the names of the fused net's classes, and the classes of each source that says them.
+def class_names(
+    labels: PathLike | Sequence[str] | None, sources: Sequence[Source], classifiers: Sequence[FusedClassifier]
+) -> ClassNames:
+    """Return the names of the fused net's classes, and the class numbers that the sources are given.
 
     labels  a file with a name per line, or the names
     Raises: ComposeError where there are not as many names as classes, or a source's classes are not among them;
@@ -168,7 +181,7 @@ def class_names(labels: Labels | None, sources: Sequence[Source], classifiers: S
     if len(classifiers) > 1 or only.loss.kind.labels != "class":
         if labels:
             message = "several tasks" if len(classifiers) > 1 else f"{only.loss.type}, which takes no classes"
-            raise ComposeError(f"names of classes are given, and the fused net has {message}", hint="leave them away")
+            raise ComposeError(f"names of classes are given, and the fused net has {message}", hint="omit them")
         return ClassNames()
     names: Sequence[str] = read_names(labels) if isinstance(labels, (str, os.PathLike)) else labels or ()
     num_output = only.num_output
@@ -185,6 +198,6 @@ def class_names(labels: Labels | None, sources: Sequence[Source], classifiers: S
 
 
 def add_class_comments(document: Document, classes: ClassNames) -> Document:
-    """Return the net with the comments that tell its classes at its head."""
+    """Return the net with comments at its head that name its classes."""
     comments = class_comments(classes)
     return reparse(f"{comments}{document}", document.name) if comments else document

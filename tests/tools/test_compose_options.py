@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from caffe_fusion_tools.compose import _recipe, main, parser
+from caffe_fusion_tools.compose import _config, main, parser
 
 from fusion.composition import ComposeConfig, read_config, to_toml
 from fusion.composition.losses import plain_options
@@ -65,8 +66,8 @@ def said(option: str) -> list[str]:
 def meaning(recipe: ComposeConfig) -> tuple[object, ...]:
     """All that a recipe says; a parameter of a loss may be written as one value or as a list of one."""
     tasks = [(task.name, task.num_output, task.loss.type, task.loss.label, plain_options(task.loss))
-             for task in recipe.tasks]  # fmt: skip
-    return recipe.sources, recipe.options, recipe.pct, recipe.solver, recipe.output, tasks
+             for task in recipe.options.parsed_tasks()]  # fmt: skip
+    return recipe.sources, replace(recipe.options, tasks=()), recipe.output, tasks
 
 
 def test_every_option_has_a_sample() -> None:
@@ -75,19 +76,19 @@ def test_every_option_has_a_sample() -> None:
 
 @pytest.mark.parametrize("option", SAMPLES)
 def test_an_option_survives_its_file(tmp_path: Path, option: str) -> None:
-    plain, recipe = (_recipe(parser().parse_args(arguments)) for arguments in (BASE, [*BASE, *said(option)]))
+    plain, recipe = (_config(parser().parse_args(arguments)) for arguments in (BASE, [*BASE, *said(option)]))
     assert recipe != plain
     (tmp_path / "fusion.toml").write_text(to_toml(recipe))
     assert meaning(read_config(tmp_path / "fusion.toml")) == meaning(recipe)
 
 
 def test_all_options_together_survive_their_file(tmp_path: Path) -> None:
-    recipe = _recipe(parser().parse_args(BASE + [text for option in SAMPLES for text in said(option)]))
+    recipe = _config(parser().parse_args(BASE + [text for option in SAMPLES for text in said(option)]))
     (tmp_path / "fusion.toml").write_text(to_toml(recipe))
     assert meaning(read_config(tmp_path / "fusion.toml")) == meaning(recipe)
-    again = _recipe(parser().parse_args([str(tmp_path / "fusion.toml")]))
+    again = _config(parser().parse_args([str(tmp_path / "fusion.toml")]))
     assert meaning(again) == meaning(recipe)
-    flagged = _recipe(parser().parse_args([str(tmp_path / "fusion.toml"), "--val-list", "all.txt"]))
+    flagged = _config(parser().parse_args([str(tmp_path / "fusion.toml"), "--val-list", "all.txt"]))
     assert [source.val_list for source in flagged.sources] == [None] * 3  # flags count more than the file
     assert [source.train_list for source in flagged.sources] == [None, "u.txt", None]
 

@@ -50,7 +50,7 @@ def test_from_two_files_to_one(folder: Path, capsys: pytest.CaptureFixture[str])
     sources = ["--source", "a=a.prototxt", "--source", "b=b.onnx", "--pixels", "b=unit"]
     assert compose.main([*sources, *lists, "--num-output", "3", "-o", "fused"]) == 0
     out = capsys.readouterr().out
-    assert "source 'b': cut at 'f', which is what its classifier reads" in out
+    assert "source 'b': cut at 'f', which its classifier reads" in out
     assert "source 'b': weights frozen: b/onnx" in out
     assert "data: there is no t.txt here yet" in out
     whole = ["fused/deploy.prototxt", "a=a.prototxt:a.caffemodel", "b=b.onnx"]
@@ -125,7 +125,7 @@ def test_five_folds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     lists = ["--train-list", "t.txt", "--val-list", "v.txt", "--input-shape", "1,28,28"]
     command = ["--source", f"fold={net}", *lists, "--num-output", "10", "--write-toml", "fusion.toml", "-o", "fused"]
     assert compose.main(command) == 0
-    assert "source 'fold5': cut at 'r', which is what its classifier reads" in capsys.readouterr().out
+    assert "source 'fold5': cut at 'r', which its classifier reads" in capsys.readouterr().out
     sources = [given if given.endswith(".toml") else f"fold={given}"]
     assert merge.main(["fused/train_val.prototxt", *sources, "-o", "init.caffemodel"]) == 0
     assert "folds/11.onnx" in capsys.readouterr().out.splitlines()[6]

@@ -81,7 +81,7 @@ def described_names(composed: object) -> list[tuple[object, ...]]:
 
 def test_without_a_blob_the_cut_is_before_the_classifier(make: Make) -> None:
     composed = compose([Source("a", make("one"))], num_output=5)
-    assert "source 'a': cut at 'fc', which is what its classifier reads" in composed.notes
+    assert "source 'a': cut at 'fc', which its classifier reads" in composed.notes
     assert 'bottom: "a/fc"' in str(composed.train_val)
 
 
@@ -196,7 +196,7 @@ def test_errors_are_collected(make: Make) -> None:
 BAD = [
     ({"at": "fcc"}, "no blob 'fcc'", "did you mean 'fc'"),
     ({"at": "data"}, "is an input", "classes, fc, conv"),
-    ({"at": "loss"}, "a loss or a measure", "classes, fc, conv"),
+    ({"at": "loss"}, "a loss or a metric", "classes, fc, conv"),
     ({"prototxt": "nowhere.prototxt"}, "no file nowhere.prototxt", "working directory"),
     ({"prefix": "a b\n"}, "is no prefix", "use a word"),
     ({"classes": (0, 1)}, "given 2 classes, but scores 3", "name 3 classes"),
@@ -253,7 +253,7 @@ def test_the_classifier_is_found_below_a_final_pooling(tmp_path: Path) -> None:
         'layer { name: "prob" type: "Softmax" bottom: "p" top: "prob" }\n'
     )
     composed = compose([Source("s", path)], num_output=2, train_list="t", val_list="v", references=True)
-    assert "source 's': cut at 'a', which is what its classifier reads" in composed.notes
+    assert "source 's': cut at 'a', which its classifier reads" in composed.notes
     assert {"s/b", "s/p"} < {layer.name for layer in read_net(composed.train_val).layers}
 
 

@@ -65,7 +65,7 @@ def test_onnx_files_are_nets_with_weights(here: Path) -> None:
         ("net.prototxt", "none/*.caffemodel", "no file matches none"),
         ("empty", None, "there is no net in the folder empty"),
         ("net.prototxt", "empty", "there are no weights in empty"),
-        ("many", None, "which net of many is meant is not clear: a.prototxt, b.prototxt"),
+        ("many", None, "many has several nets: a.prototxt, b.prototxt"),
         ("many/*.prototxt", "net.prototxt", "2 nets and 1 files of weights do not pair"),
     ],
 )

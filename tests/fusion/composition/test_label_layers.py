@@ -94,14 +94,14 @@ def test_several_classifiers_are_asked_for(tmp_path: Path) -> None:
         compose([Source("a", apart)], num_output=4, loss=LABEL)
     assert "a=...@fc2" in str(error.value)
     composed = compose([Source("a", apart, logits="colour")], num_output=4, loss=LABEL)
-    assert "source 'a': cut at 'fc1', which is what its classifier reads" in composed.notes
+    assert "source 'a': cut at 'fc1', which its classifier reads" in composed.notes
 
 
 def test_an_auxiliary_loss_is_no_second_classifier(tmp_path: Path) -> None:
     losses = LOSSES.replace("colour_label", "shape_label").replace('top: "lc"', 'top: "lc" loss_weight: 0.3')
     body = BODY.replace('"colour" type: "InnerProduct" bottom: "fc2"', '"colour" type: "InnerProduct" bottom: "fc1"')
     composed = compose([Source("a", written(tmp_path, DATA + SLICE + body + losses))], num_output=4)
-    assert "source 'a': cut at 'fc2', which is what its classifier reads" in composed.notes
+    assert "source 'a': cut at 'fc2', which its classifier reads" in composed.notes
 
 
 PAIRS = """

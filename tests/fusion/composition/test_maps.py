@@ -82,7 +82,7 @@ def test_several_maps_of_one_source_get_names_of_their_own(make: Make) -> None:
 @pytest.mark.parametrize(
     ("at", "options", "says"),
     [
-        (("fc", "conv"), {"maps": "upsample"}, "no map to be upsampled"),
+        (("fc", "conv"), {"maps": "upsample"}, "is no map"),
         (("conv", "conv"), {"maps": "sideways"}, "maps cannot be joined by 'sideways'"),
         (("conv", ("conv", "fc")), {"maps": "levels"}, "the levels have 2, 1 cuts"),
         (("fc", "fc"), {"project": 0}, "project is a width, not 0"),

@@ -127,7 +127,7 @@ def test_tasks_in_python_in_toml_and_on_the_command_line_are_the_same(folder: Pa
     )
     texts = [Path(name, "train_val.prototxt").read_text() for name in ("one", "two")]
     assert texts[0] == texts[1] == str(python.train_val)
-    assert [task.num_output for task in read_config("fusion.toml").tasks] == [None, 2, None]
+    assert [task.num_output for task in read_config("fusion.toml").options.parsed_tasks()] == [None, 2, None]
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ COMPOSE = {
         f"{PAIR} --source c=a.prototxt@cnov", "there is no blob 'cnov'", "did you mean 'conv'? cut at one"
     ),
     "cut at an input": Wrong(f"{PAIR} --source c=a.prototxt@data", "'data' is an input", "cut at one of"),
-    "cut at a loss": Wrong(f"{PAIR} --source c=a.prototxt@loss", "is a loss or a measure", "cut at one of"),
+    "cut at a loss": Wrong(f"{PAIR} --source c=a.prototxt@loss", "is a loss or a metric", "cut at one of"),
     "prefix twice": Wrong(f"{PAIR} --source a=b.prototxt", "two sources have the prefix 'a'", "under two prefixes"),
     "prefix within another": Wrong(f"{PAIR} --source a/x=b.prototxt", "begins another source's prefix", "rename one"),
     "no prefix": Wrong("--source a.prototxt --num-output 3 -o out", "expected PREFIX=", "e.g. --source odd="),

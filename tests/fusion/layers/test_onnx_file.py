@@ -108,9 +108,7 @@ def merge(target: str = "fused/init.caffemodel", **sources: str) -> None:
 
 def test_lenet_and_an_onnx_lenet_fused(folder: Path) -> None:
     composed = fuse(references=True)
-    assert any(
-        "source 'b': cut at 'Relu_1_output_0', which is what its classifier reads" in note for note in composed.notes
-    )
+    assert any("source 'b': cut at 'Relu_1_output_0', which its classifier reads" in note for note in composed.notes)
     merge()
     assert Path("fused/init.onnx.safetensors").is_file()
     found = verify_branches(
@@ -337,7 +335,7 @@ def test_a_net_of_tensorflow_takes_channels_last(folder: Path) -> None:
         onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9), "lenet.onnx"
     )
     composed = fuse(references=True)
-    assert "source 'b': cut at 'mean:0', which is what its classifier reads" in composed.notes
+    assert "source 'b': cut at 'mean:0', which its classifier reads" in composed.notes
     merge()
     (found,) = verify_branches("fused/train_val.prototxt", "fused/init.caffemodel", {"b": "lenet.onnx"})
     assert found.first is None, found.verdict()
