@@ -1,14 +1,14 @@
-"""The errors of this package: each carries the place, what is wrong, and what to do about it.
+"""The errors of this package: each has the place, the error and the remedy.
 
 FusionError
 ├── BuildError       a net cannot be built from its description
 ├── WeightsMismatch  trained weights do not fit the net they are given to
-├── ComposeError     the sources cannot be composed as asked
-├── MergeError       the fused net's weights cannot be taken from the sources as asked
+├── ComposeError     the sources cannot be composed as requested
+├── MergeError       the fused net's weights cannot be taken from the sources as requested
 ├── DataError        a list, an image or a database cannot be read
-├── TrainingError    a solver setting is refused, or training cannot go on
+├── TrainingError    a solver setting is refused, or training cannot continue
 ├── OnnxError        an ONNX file cannot be read, cut or run as a layer
-├── ExportError      a net cannot be exported, or what was exported is not the net
+├── ExportError      a net cannot be exported, or the exported file computes something else
 └── ReportError      predictions cannot be compared, or a report cannot be made
 """
 
@@ -44,24 +44,24 @@ class BuildError(FusionError):
     """A net cannot be built from its description."""
 
 
-class WeightsMismatch(FusionError):  # noqa: N818 - the name says what happened, as the standard library's Warning family does
+class WeightsMismatch(FusionError):  # noqa: N818 - the public name
     """Trained weights do not fit the net they are given to."""
 
 
 class ComposeError(FusionError):
-    """The sources cannot be composed as asked."""
+    """The sources cannot be composed as requested."""
 
 
 class IgnoredSetting(UserWarning):
-    """A setting that changes no number was left aside: a directory for results, for instance."""
+    """A setting that changes no number was ignored: a directory for results, for instance."""
 
 
 class ComposeWarning(UserWarning):
-    """A fusion that composes, and will hardly do what was meant."""
+    """A fusion that composes, but will hardly be as intended."""
 
 
 class MergeError(FusionError):
-    """The fused net's weights cannot be taken from the sources as asked."""
+    """The fused net's weights cannot be taken from the sources as requested."""
 
 
 class DataError(FusionError):
@@ -69,7 +69,7 @@ class DataError(FusionError):
 
 
 class TrainingError(FusionError):
-    """A solver setting is refused, or training cannot go on."""
+    """A solver setting is refused, or training cannot continue."""
 
 
 class OnnxError(FusionError):
@@ -77,7 +77,7 @@ class OnnxError(FusionError):
 
 
 class ExportError(FusionError):
-    """A net cannot be exported, or what was exported is not the net."""
+    """A net cannot be exported, or the exported file computes something else."""
 
 
 class ReportError(FusionError):
@@ -85,11 +85,11 @@ class ReportError(FusionError):
 
 
 @contextmanager
-def translate_errors(kind: type[FusionError], what: str, place: str, hint: str | None = None) -> Iterator[None]:
-    """Turn whatever a reader's libraries raise over a file into an error of `kind` with its place.
+def translate_errors(kind: type[FusionError], message: str, place: str, hint: str | None = None) -> Iterator[None]:
+    """Turn any error that a library raises for a file into an error of `kind` with its place.
 
-    Damaged files make them raise a dozen types (tokenize's, zlib's, csv's ... among them), so none is listed here; our
-    own errors and OSError, which carry their places, pass.
+    Damaged files raise a dozen types (of tokenize, zlib, csv ...), so all are translated; our own errors and OSError,
+    which have their places, pass.
     """
     try:
         yield
@@ -98,4 +98,4 @@ def translate_errors(kind: type[FusionError], what: str, place: str, hint: str |
     except Exception as error:
         reasons = {RecursionError: "nested too deeply", MemoryError: "it needs more memory than there is"}
         reason = reasons.get(type(error)) or str(error) or type(error).__name__
-        raise kind(f"{what}: {reason}", place=place, hint=hint) from None
+        raise kind(f"{message}: {reason}", place=place, hint=hint) from None

@@ -1,4 +1,4 @@
-"""Caffe's weight fillers: how a new parameter starts. NumPy only, so that merging nets needs no torch."""
+"""Caffe's weight fillers: the initial values of parameters. NumPy only, so that merging nets needs no torch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SPARSE_TYPES = ("gaussian",)
 
 
 def fill(filler: FillerParameter, shape: Sequence[int], rng: np.random.Generator) -> Array:
-    """A parameter's start values.
+    """Return a parameter's initial values.
 
     filler   Caffe's message; its type is "constant" when it has none
     shape    of the parameter: [out, in, kernel...]
@@ -52,7 +52,7 @@ def _uniform(filler: FillerParameter, shape: tuple[int, ...], rng: np.random.Gen
 
 
 def _gaussian(filler: FillerParameter, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
-    """With `sparse` = s, an element is kept with probability s / shape[0]: s outputs per input on average."""
+    """Draw normal numbers; with `sparse` = s keep each with probability s / shape[0]: about s outputs per input."""
     if filler.std < 0:
         raise BuildError(f"filler 'gaussian' has a negative std, {filler.std:g}")
     values: Array = rng.standard_normal(shape, np.float32) * np.float32(filler.std) + np.float32(filler.mean)
@@ -65,27 +65,27 @@ def _gaussian(filler: FillerParameter, shape: tuple[int, ...], rng: np.random.Ge
 
 
 def _positive_unitball(filler: FillerParameter, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
-    """Positive, and each shape[0] row sums to 1."""
-    values: Array = 1 - rng.random(shape, np.float32)
+    """Draw positive numbers, and let each row of axis 0 sum to 1."""
+    values: Array = 1 - rng.random(shape, np.float32)  # in (0, 1]: a row of zeros could not be divided
     values /= values.sum(axis=tuple(range(1, len(shape))), keepdims=True)
     return values
 
 
 def _xavier(filler: FillerParameter, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
-    """Uniform with variance 1 / fan (Glorot and Bengio 2010)."""
+    """Draw uniform numbers of variance 1 / fan (Glorot and Bengio 2010)."""
     limit = np.float32(sqrt(3.0 / _fan(filler, shape)))
     values: Array = (rng.random(shape, np.float32) * 2 - 1) * limit
     return values
 
 
 def _msra(filler: FillerParameter, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
-    """Gaussian with variance 2 / fan (He et al. 2015)."""
+    """Draw normal numbers of variance 2 / fan (He et al. 2015)."""
     values: Array = rng.standard_normal(shape, np.float32) * np.float32(sqrt(2.0 / _fan(filler, shape)))
     return values
 
 
 def _bilinear(filler: FillerParameter, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
-    """The kernel that makes a Deconvolution interpolate."""
+    """Return the kernel that makes a Deconvolution interpolate."""
     if len(shape) != 4 or shape[2] != shape[3]:
         raise BuildError(f"filler 'bilinear' needs a square kernel with 4 axes, not shape {list(shape)}")
     size = shape[3]
@@ -96,7 +96,7 @@ def _bilinear(filler: FillerParameter, shape: tuple[int, ...], rng: np.random.Ge
 
 
 def _fan(filler: FillerParameter, shape: tuple[int, ...]) -> float:
-    """Caffe's fans: all but axis 0 in; all but axis 1 out, whatever these axes mean for the layer."""
+    """Return Caffe's fan: the product of all axes but 0 (in) or but 1 (out), whatever they mean for the layer."""
     count = prod(shape)
     if not count:
         raise BuildError(f"filler {filler.type!r} cannot fill an empty parameter of shape {list(shape)}")

@@ -1,6 +1,6 @@
-"""Rows of arrays as a source: what HDF5Data, MemoryData and Input hand out."""
+"""Rows of arrays as a source: the data of HDF5Data, MemoryData and Input layers."""
 
-# ruff: noqa: D102 - what the members are is said once, in Source
+# ruff: noqa: D102 - Source documents the members
 from __future__ import annotations
 
 import hashlib
@@ -45,7 +45,7 @@ class ArraySource:
 
     @property
     def labels(self) -> NDArray[np.int64] | None:
-        """The second top's values, where they are one whole number per row."""
+        """Return the second top's values, where they are one whole number per row."""
         if len(self.arrays) < 2 or int(np.prod(self.arrays[1].shape[1:])) != 1:
             return None
         values = np.asarray(self.arrays[1][:], np.float32).reshape(-1)
@@ -72,7 +72,7 @@ class ArraySource:
         return self.sequence.records
 
     def load(self, progress: Progress | None = None) -> None:
-        """Nothing to do: arrays are at hand."""
+        """Do nothing: arrays need no reading."""
 
     def batch(self, indices: NDArray[np.int64], draw: int = 0) -> dict[str, Tensor]:
         import torch
@@ -99,9 +99,9 @@ class ArraySource:
 
 
 def _rows(array: Any, indices: NDArray[np.int64]) -> NDArray[Any]:
-    """Rows in the order asked for; a file on disk wants them sorted and without repetition."""
+    """Return rows in the order of `indices`."""
     if isinstance(array, np.ndarray):
         return array[indices]
-    unique, inverse = np.unique(indices, return_inverse=True)
-    found: NDArray[Any] = array[unique][inverse.reshape(-1)]
-    return found
+    unique, inverse = np.unique(indices, return_inverse=True)  # h5py takes row numbers that ascend and differ
+    rows: NDArray[Any] = array[unique][inverse.reshape(-1)]
+    return rows

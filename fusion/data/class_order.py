@@ -1,4 +1,4 @@
-"""Whether batches hold as many classes as they would of shuffled records: training on a list sorted by class fails."""
+"""A check for records sorted by class, on which training fails: batches then hold fewer classes than shuffled ones."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import numpy as np
 
 from fusion.data.source import Source
 
-_FEWEST = 16  # records that are looked at together, where batches are smaller
-_MOST = 1000  # batches that are looked at
+_FEWEST = 16  # records in a window, where batches are smaller
+_MOST = 1000  # batches that are examined
 
 
 def sorted_classes_warning(source: Source) -> str | None:
-    """Say that training visits the records in long runs of one class; None where it does not."""
+    """Return a warning if training visits the records in long runs of one class; else None."""
     labels, size = source.labels, source.batch_size
     window = size * -(-_FEWEST // size)
     if labels is None or len(labels) < 2 * window:
@@ -23,7 +23,7 @@ def sorted_classes_warning(source: Source) -> str | None:
     whole = visited[: len(visited) // window * window].reshape(-1, window)
     found = float(np.mean([len(np.unique(row)) for row in whole]))
     shares = np.unique(labels, return_counts=True)[1] / len(labels)
-    expected = float((1 - (1 - shares) ** window).sum())
+    expected = float((1 - (1 - shares) ** window).sum())  # classes in a window of independent draws
     if expected < 1.5 or found - 1 >= (expected - 1) / 2:
         return None
     return (

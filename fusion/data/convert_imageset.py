@@ -1,4 +1,4 @@
-"""Making Caffe's databases and mean pictures without Caffe: what its convert_imageset and compute_image_mean write."""
+"""Caffe's databases and mean pictures without Caffe, as its convert_imageset and compute_image_mean write them."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _SAME = {"jpeg": "jpg"}
 
 @dataclass(frozen=True)
 class ImageOptions:
-    """How pictures become records.
+    """The settings by which pictures become records.
 
     size        (height, width) to resize to; None: as they are
     gray        one channel instead of three
     encoded     keep or make compressed files (see `encode_type`) instead of pixels
-    encode_type "png", "jpg": of all records; "": as each file's name says
+    encode_type "png", "jpg": of all records; "": by each file's name
     shuffle     a seed to shuffle the list by; None: in the list's order
     check_size  every picture must have the first one's size
     """
@@ -47,7 +47,7 @@ class ImageOptions:
 
 @dataclass(frozen=True)
 class WriteResult:
-    """What was written: the number of records, and what was wrong with those that were left out."""
+    """The number of records written, and the errors of those that were left out."""
 
     records: int
     skipped: tuple[DataError, ...] = ()
@@ -55,7 +55,7 @@ class WriteResult:
 
 @dataclass
 class _BadRecords:
-    """Collects what is wrong with records, and says how to go on."""
+    """The errors of records so far; more than `_SHOWN` of them end the conversion unless bad records are skipped."""
 
     on_bad_record: OnBadRecord
     errors: list[DataError] = field(default_factory=list)
@@ -82,45 +82,44 @@ def write_images(
 ) -> WriteResult:
     """Write the pictures of a list into a new LMDB or LevelDB: the keys and records of convert_imageset.
 
-    root    stands before every name of the list, as it is (`images/`)
+    root    is put before every name of the list, unchanged (`images/`)
     Raises  DataError naming all records that cannot be read (unless they are skipped); then nothing is written
     """
-    listed = read_list(source)
-    sieve = _BadRecords(on_bad_record)
-    count = write_database(target, _records(listed, root, images, sieve, progress), lmdb=lmdb)
-    return WriteResult(count, tuple(sieve.errors))
+    bad = _BadRecords(on_bad_record)
+    count = write_database(target, _records(read_list(source), root, images, bad, progress), lmdb=lmdb)
+    return WriteResult(count, tuple(bad.errors))
 
 
 def _records(
-    listed: ImageList, root: str, images: ImageOptions, sieve: _BadRecords, progress: Progress | None
+    images_list: ImageList, root: str, images: ImageOptions, bad: _BadRecords, progress: Progress | None
 ) -> Iterator[tuple[bytes, bytes]]:
-    total = len(listed.names)
+    total = len(images_list.names)
     order = np.arange(total)
     if images.shuffle is not None:
         order = np.random.default_rng(images.shuffle).permutation(total)
     first: tuple[int, ...] | None = None
     for number, index in enumerate(order.tolist()):
-        name = listed.names[index]
+        name = images_list.names[index]
         try:
-            datum, shape = _datum(root + name, int(listed.labels[index]), images, listed.place(index))
+            datum, shape = _datum(root + name, int(images_list.labels[index]), images, images_list.place(index))
             first = first or shape
             if images.check_size and shape != first:
                 text = f"this picture is {_size(shape)}, the first one {_size(first)}"
-                raise DataError(text, place=listed.place(index), hint="give --resize, or leave --check-size out")
+                raise DataError(text, place=images_list.place(index), hint="give --resize, or leave --check-size out")
         except DataError as error:
-            sieve.note(error)
+            bad.note(error)
         else:
-            if not sieve.errors or sieve.on_bad_record == "skip":
+            if not bad.errors or bad.on_bad_record == "skip":
                 yield f"{number:08d}_{name}".encode("utf-8", "surrogateescape"), write_datum(datum)
         if progress is not None and number % 1000 == 999:
             progress(number + 1, total)
-    sieve.raise_all()
+    bad.raise_all()
     if first is None:
-        raise DataError("no picture of the list can be read", place=listed.path, hint=sieve.errors[0].message)
+        raise DataError("no picture of the list can be read", place=images_list.path, hint=bad.errors[0].message)
 
 
 def _datum(path: str, label: int, images: ImageOptions, place: str) -> tuple[Datum, tuple[int, ...]]:
-    """The record of one file, and its picture's shape (channels, height, width)."""
+    """Return the record of one file, and its picture's shape (channels, height, width)."""
     try:
         with open(path, "rb") as file:
             data = file.read()
@@ -154,60 +153,62 @@ def write_mean_image(
     """Write the mean over all records of a database, or over the pictures of a list, as a .binaryproto file.
 
     root, size, gray  for a list only
-    The sums are exact; Caffe adds up in float32, which comes to the same until a sum passes 2^24.
+    The sums are exact; Caffe's float32 sums are the same until one exceeds 2^24.
 
     Raises: DataError when records cannot be read or differ in size (unless they are skipped).
     """
     place = os.fspath(source)
-    pictures = (
-        _stored(place) if os.path.isdir(place) else _listed(read_list(source), root, ImageOptions(size=size, gray=gray))
+    records = (
+        _database_records(place)
+        if os.path.isdir(place)
+        else _list_records(read_list(source), root, ImageOptions(size=size, gray=gray))
     )
-    sieve = _BadRecords(on_bad_record)
+    bad = _BadRecords(on_bad_record)
     total: NDArray[Any] | None = None
     count = 0
-    for at, number, picture in pictures:
+    for place, number, read in records:
         try:
-            values = picture()
+            values = read()
             if total is None:
                 total = np.zeros(values.shape, np.int64 if values.dtype == np.uint8 else np.float64)
             if values.shape != total.shape:
                 text = f"this record is {_size(values.shape)}, the first one {_size(total.shape)}"
-                raise DataError(text, place=at, hint="a mean needs records of one size: resize the pictures")
+                raise DataError(text, place=place, hint="a mean needs records of one size: resize the pictures")
         except DataError as error:
-            sieve.note(error)
+            bad.note(error)
             continue
         total += values
         count += 1
         if progress is not None and number % 1000 == 0:
             progress(count, number)
-    sieve.raise_all()
+    bad.raise_all()
     if total is None:
-        raise DataError("no record can be read", place=place, hint=sieve.errors[0].message)
+        raise DataError("no record can be read", place=place, hint=bad.errors[0].message)
     write_mean(target, total.astype(np.float32) / np.float32(count))
-    return WriteResult(count, tuple(sieve.errors))
+    return WriteResult(count, tuple(bad.errors))
 
 
 Picture = Callable[[], NDArray[np.generic]]
 
 
-def _stored(path: str) -> Iterator[tuple[str, int, Picture]]:
+def _database_records(path: str) -> Iterator[tuple[str, int, Picture]]:
     database = open_database(path, lmdb=is_lmdb(path))
     for index, value in enumerate(database.values()):
         place = database.place(index)
-        yield place, len(database.keys), partial(_values, bytes(value), place)
+        yield place, len(database.keys), partial(_stored_pixels, bytes(value), place)
 
 
-def _listed(listed: ImageList, root: str, images: ImageOptions) -> Iterator[tuple[str, int, Picture]]:
-    for index, name in enumerate(listed.names):
-        place = listed.place(index)
-        yield place, len(listed.names), partial(_picture, root + name, images, place)
+def _list_records(images_list: ImageList, root: str, images: ImageOptions) -> Iterator[tuple[str, int, Picture]]:
+    for index, name in enumerate(images_list.names):
+        place = images_list.place(index)
+        yield place, len(images_list.names), partial(_pixels, root + name, images, place)
 
 
-def _picture(path: str, images: ImageOptions, place: str) -> NDArray[np.generic]:
+def _pixels(path: str, images: ImageOptions, place: str) -> NDArray[np.generic]:
     return _datum(path, 0, images, place)[0].array()
 
 
-def _values(record: bytes, place: str) -> NDArray[np.generic]:
+def _stored_pixels(record: bytes, place: str) -> NDArray[np.generic]:
     try:
         datum = read_datum(record, place)
         return decode_image(datum.data, color=None) if datum.encoded else datum.array()

@@ -1,12 +1,15 @@
-"""OpenCV's bilinear resize of 8-bit pictures, bit for bit: Caffe resizes with it, and nets learned its rounding."""
+"""OpenCV's bilinear resize of 8-bit pictures, bit for bit: Caffe resizes with it, and nets learn its rounding.
+
+Pillow's BILINEAR averages over the whole source area when it shrinks and rounds differently, so it cannot replace this.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-_WORTH = 0.75  # share of the rows below which the copy of those that are used costs less than working through all
-_UNIT = 2048  # coefficients are fixed-point numbers with 11 bits behind the point
+_WORTH = 0.75  # share of used rows below which copying them costs less than processing all rows
+_UNIT = 2048  # coefficients are fixed-point numbers with 11 fractional bits
 
 
 def resize_bilinear(picture: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
@@ -27,6 +30,7 @@ def resize_bilinear(picture: NDArray[np.uint8], height: int, width: int) -> NDAr
         picture, above, below = picture[used], np.searchsorted(used, above), np.searchsorted(used, below)
     source = picture.astype(np.int32)
     ends = (1,) * (picture.ndim - 2)
+    # OpenCV's fixed point: 8 + 11 bits, minus 4; times 11 bits, minus 16; the sum rounded off by 2 more.
     across = source[:, left] * near_left.reshape(1, -1, *ends) + source[:, right] * near_right.reshape(1, -1, *ends)
     across >>= 4
     upper = (across[above] * near_above.reshape(-1, 1, *ends)) >> 16
@@ -35,7 +39,7 @@ def resize_bilinear(picture: NDArray[np.uint8], height: int, width: int) -> NDAr
 
 
 def _halve(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Exactly half the size: OpenCV then averages four pixels instead."""
+    """Average four pixels, as OpenCV does for exactly half the size."""
     wide = picture.astype(np.int32)
     total = wide[0::2, 0::2] + wide[0::2, 1::2] + wide[1::2, 0::2] + wide[1::2, 1::2]
     return ((total + 2) >> 2).astype(np.uint8)
@@ -44,13 +48,13 @@ def _halve(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def _taps(
     old: int, new: int, *, clamp: bool
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.int32], NDArray[np.int32]]:
-    """For each new position the two old ones and their fixed-point weights.
+    """Return for each new position the two old ones and their fixed-point weights.
 
     Along rows OpenCV gives all weight to the border pixel beyond the border (clamp); along columns it repeats the
     border line and keeps both weights, which rounds differently.
     """
     scale = 1.0 / (new / old)
-    position = ((np.arange(new) + 0.5) * scale - 0.5).astype(np.float32)
+    position = ((np.arange(new) + 0.5) * scale - 0.5).astype(np.float32)  # float32 as in OpenCV: the ties depend on it
     first = np.floor(position).astype(np.intp)
     fraction = position - first.astype(np.float32)
     if clamp:

@@ -21,12 +21,12 @@ _LABEL = 5 << 3  # Datum.label's tag: a number
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 
 
-def open_data(recipe: SourceConfig, *, budget: int = BUDGET, stores: Stores | None = None) -> PictureSource:
-    """The source of a `Data` layer; `stores` are those of layers opened before.
+def open_data(config: SourceConfig, *, budget: int = BUDGET, stores: Stores | None = None) -> PictureSource:
+    """Open the source of a `Data` layer; `stores` are those of layers opened before.
 
     Raises: DataError for a database that cannot be opened or is empty, and for settings that do not fit its records.
     """
-    layer, phase, seed = recipe.layer, recipe.phase, recipe.seed
+    layer, phase, seed = config.layer, config.phase, config.seed
     param = layer.data_param
     name = f"layer '{layer.name}'"
     if not param.batch_size:
@@ -46,7 +46,7 @@ def open_data(recipe: SourceConfig, *, budget: int = BUDGET, stores: Stores | No
             lambda index: _decode(database, index, color),
             len(database.keys),
             budget=budget,
-            skip=recipe.skips,
+            skip=config.skips,
             check=check,
         ),
     )
@@ -58,10 +58,10 @@ def open_data(recipe: SourceConfig, *, budget: int = BUDGET, stores: Stores | No
         transform=transform,
         sequence=Order(len(database.keys), param.batch_size, skip=random_skip(param.rand_skip, seed)),
         keys=[database.name(index) for index in range(len(database.keys))],
-        read_labels=lambda: _labels(database, skip=recipe.skips),
+        read_labels=lambda: _labels(database, skip=config.skips),
         where=database.place,
         hash=lambda: database.fingerprint(settings),
-        recipe=recipe,
+        config=config,
         seed=seed,
     )
 
@@ -97,7 +97,7 @@ def _no_datum(database: Database, index: int) -> DataError:
 
 
 def _labels(database: Database, *, skip: bool) -> NDArray[np.int64]:
-    """All labels int64 [N], found without reading the pictures; 0 for what is no Datum and will be skipped.
+    """Return all labels int64 [N] without decoding the pictures; 0 for a record that is no Datum and will be skipped.
 
     Raises: DataError
     """
@@ -116,9 +116,9 @@ def _labels(database: Database, *, skip: bool) -> NDArray[np.int64]:
 
 
 def datum_label(record: bytes | memoryview) -> int:
-    """The label of a Datum; its other fields are passed over unread.
+    """Return the label of a Datum without parsing its other fields.
 
-    Raises: ValueError or IndexError for what is no Datum
+    Raises: ValueError or IndexError for a record that is no Datum
     """
     at, end, label = 0, len(record), 0
     while at < end:
@@ -127,7 +127,7 @@ def datum_label(record: bytes | memoryview) -> int:
         if kind == _VARINT:
             value, at = _varint(record, at)
             if key == _LABEL:
-                label = (value & 0xFFFFFFFF) - ((value & 0x80000000) << 1)
+                label = (value & 0xFFFFFFFF) - ((value & 0x80000000) << 1)  # int32 in two's complement
         elif kind == _LENGTH:
             length, at = _varint(record, at)
             at += length
@@ -141,6 +141,7 @@ def datum_label(record: bytes | memoryview) -> int:
 
 
 def _varint(record: bytes | memoryview, at: int) -> tuple[int, int]:
+    """Return a varint, 7 bits per byte and the lowest first, and the position after it."""
     value = shift = 0
     while True:
         byte = record[at]

@@ -12,8 +12,8 @@ from fusion.data.cv_resize import resize_bilinear
 from fusion.data.fast_gray_decode import gray_pixels
 from prototxt.formats.image_files import FORMATS, open_picture
 
-_PNG_LUMA = (9797, 19234, 3737, 0, 15)  # OpenCV leaves colour PNGs to libpng, which truncates
-_OPENCV_LUMA = (4899, 9617, 1868, 8192, 14)  # and converts other formats itself
+_PNG_LUMA = (9797, 19234, 3737, 0, 15)  # OpenCV lets libpng convert colour PNGs to gray, and libpng truncates
+_OPENCV_LUMA = (4899, 9617, 1868, 8192, 14)  # OpenCV converts other formats itself, and rounds
 _DEEP = ("I;16", "I;16B", "I;16L", "I")
 
 
@@ -40,7 +40,7 @@ def decode_image(data: bytes, *, color: bool | None, size: tuple[int, int] | Non
 
 
 def _by_pillow(data: bytes, color: bool | None) -> NDArray[np.uint8]:
-    """RGB or gray pixels of any format that is meant, turned as the Exif tag says (OpenCV turns them too)."""
+    """Return RGB or gray pixels of any known format, turned as the Exif tag of a JPEG says, as OpenCV does."""
     try:
         with open_picture(io.BytesIO(data)) as opened:
             if color is False and opened.format == "JPEG":
@@ -67,10 +67,10 @@ def _pixels(picture: Image.Image, color: bool | None) -> NDArray[np.uint8]:
 
 
 def _luma(rgb: NDArray[np.uint8], weights: tuple[int, int, int, int, int]) -> NDArray[np.uint8]:
-    """Gray from RGB in fixed point: (red, green, blue, rounding, shift).
+    """Convert RGB to gray in fixed point; weights are (red, green, blue, rounding, shift).
 
     rgb  uint8 [H, W, 3]; returns uint8 [H, W]
     """
     red, green, blue, rounding, shift = weights
-    wide = rgb.astype(np.uint32)
-    return ((wide[..., 0] * red + wide[..., 1] * green + wide[..., 2] * blue + rounding) >> shift).astype(np.uint8)
+    rgb32 = rgb.astype(np.uint32)
+    return ((rgb32[..., 0] * red + rgb32[..., 1] * green + rgb32[..., 2] * blue + rounding) >> shift).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Decoded records in memory, so that a small data set is decoded once and a large one as it is needed."""
+"""Decoded records in memory: a small data set is decoded once, a large one as it is needed."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ Progress = Callable[[int, int], None]  # records done, records in all
 BUDGET = 4 << 30  # bytes of decoded records kept by default
 _SHOWN = 20
 _CHUNK = 256
-SMALL = 64 << 10  # bytes of a record up to which threads do not pay
+SMALL = 64 << 10  # bytes of a record below which decoding with threads is slower
 
 
 class Store:
-    """Records by number, each decoded by `fetch` when first asked for and kept while the budget allows.
+    """Records by number, each decoded by `fetch` on first use and kept while the budget allows.
 
     skip     the next good record stands in for one that cannot be decoded or does not pass `check`; else it is an error
     first    the first good record
-    bad      what is wrong with the records that were met and skipped
-    threads  how many decode large records: decoders release the interpreter lock; for small ones it changes hands so
-             often that one thread is twice as fast
+    bad      the errors of the records that were read and skipped
+    threads  number of threads that decode large records: decoders release the interpreter lock; for small records it
+             changes hands so often that one thread is twice as fast
     """
 
     def __init__(
@@ -56,11 +56,11 @@ class Store:
 
     @property
     def keeps(self) -> bool:
-        """Whether records are kept once decoded."""
+        """Return whether records are kept once decoded."""
         return self._pixels is not None
 
     def load(self, progress: Progress | None = None) -> None:
-        """Decode all records that are kept and not decoded yet, and report all that cannot be.
+        """Decode all records that are kept and not decoded yet, and report all that cannot be decoded.
 
         Raises: DataError
         """
@@ -74,49 +74,49 @@ class Store:
         self._known_all = True
 
     def share(self, check: Check) -> None:
-        """Serve one more layer, which has its own view of what is unfit."""
+        """Serve one more layer, which has its own check for unfit records."""
         self._shared = True
         self._checks.append(check)
 
     @property
     def missing(self) -> NDArray[np.int64]:
-        """The records that will be kept and are not decoded yet."""
+        """Return the numbers of the records that will be kept and are not decoded yet."""
         return np.flatnonzero(~self._known) if self.keeps else np.empty(0, np.int64)
 
     def fit(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], Pixels]:
-        """Those of the records that are sound and like the first, and their pixels [N, C, H, W]; never raises."""
+        """Return the sound records of the first one's shape: their numbers and pixels [N, C, H, W]; never raise."""
         numbered = [(index, self._try(index)) for index in indices.tolist()]
         good = [(index, found) for index, found in numbered if not isinstance(found, DataError) and self._fits(found)]
         pixels = np.stack([found for _, found in good]) if good else self.first[None][:0]
         return np.array([index for index, _ in good], np.int64), pixels
 
     def accept(self, indices: NDArray[np.int64], pixels: Pixels) -> None:
-        """Keep these records, which `fit` of a store like this one gave."""
+        """Keep records that `fit` of a store like this one returned."""
         assert self._pixels is not None
         self._pixels[indices] = pixels
         self._known[indices] = True
 
     def get(self, indices: NDArray[np.int64]) -> tuple[Pixels | list[Pixels], NDArray[np.int64]]:
-        """Records [N, C, H, W], or a list of [C, H, W] where their sizes differ; and which records they are."""
+        """Return records [N, C, H, W], or a list of [C, H, W] where their sizes differ; and their numbers."""
         if self._pixels is None:
             return self._get_unkept(indices)
-        indices = self._settle(indices, self._decode_missing)
+        indices = self._read_good(indices, self._decode_missing)
         if self._ragged and any(index in self._ragged for index in indices.tolist()):
             return [self._ragged[i] if i in self._ragged else self._pixels[i] for i in indices.tolist()], indices
-        first, last = int(indices[0]), int(indices[-1])
+        first, last = int(indices[0]), int(indices[-1])  # consecutive records need no copy: a slice is a view
         if last - first == len(indices) - 1 and (np.diff(indices) == 1).all():
             return self._pixels[first : last + 1], indices
         return self._pixels[indices], indices
 
-    def _get_unkept(self, wanted: NDArray[np.int64]) -> tuple[Pixels | list[Pixels], NDArray[np.int64]]:
-        if self._recent is not None and np.array_equal(self._recent[0], wanted):
+    def _get_unkept(self, requested: NDArray[np.int64]) -> tuple[Pixels | list[Pixels], NDArray[np.int64]]:
+        if self._recent is not None and np.array_equal(self._recent[0], requested):
             return self._recent[1:]
         found: dict[int, Pixels] = {}
-        indices = self._settle(wanted, lambda missing: self._fetch_into(found, missing))
+        indices = self._read_good(requested, lambda missing: self._fetch_into(found, missing))
         parts = [found[index] for index in indices.tolist()]
         pixels = np.stack(parts) if len({part.shape for part in parts}) == 1 else parts
         if self._shared:  # the next layer asks for the same records
-            self._recent = (wanted, pixels, indices)
+            self._recent = (requested, pixels, indices)
         return pixels, indices
 
     def _find_first(self) -> Pixels:
@@ -139,16 +139,16 @@ class Store:
             return error
         return found
 
-    def _settle(self, indices: NDArray[np.int64], read: Callable[[NDArray[np.int64]], None]) -> NDArray[np.int64]:
-        """Read records until all of them are good, each bad one giving way to the next good one."""
+    def _read_good(self, indices: NDArray[np.int64], read: Callable[[NDArray[np.int64]], None]) -> NDArray[np.int64]:
+        """Read records until all of them are good; the next good record replaces a bad one."""
         while True:
             read(indices)
             if not self.bad:
                 return indices
-            moved = np.array([self._next(index) for index in indices.tolist()], np.int64)
-            if (moved == indices).all():
+            replaced = np.array([self._next(index) for index in indices.tolist()], np.int64)
+            if (replaced == indices).all():
                 return indices
-            indices = moved
+            indices = replaced
 
     def _next(self, index: int) -> int:
         while index in self.bad:
@@ -156,8 +156,8 @@ class Store:
         return index
 
     def _fetch_into(self, found: dict[int, Pixels], indices: NDArray[np.int64]) -> None:
-        wanted = [index for index in dict.fromkeys(indices.tolist()) if index not in found and index not in self.bad]
-        found.update(self._good(wanted))
+        unread = [index for index in dict.fromkeys(indices.tolist()) if index not in found and index not in self.bad]
+        found.update(self._good(unread))
 
     def _decode_missing(self, indices: NDArray[np.int64]) -> None:
         if not self._known_all and not self._known[indices].all():
@@ -176,7 +176,7 @@ class Store:
         return pixels.shape == self.first.shape and pixels.dtype == self.first.dtype
 
     def _good(self, indices: list[int]) -> list[tuple[int, Pixels]]:
-        """Those of the records that can be read; the others are noted, or raised."""
+        """Return the records that can be read; note the others in `bad` or raise their errors."""
         good: list[tuple[int, Pixels]] = []
         errors: list[DataError] = []
         for index, found in zip(indices, self._try_many(indices), strict=True):
@@ -203,10 +203,10 @@ Stores = dict[Hashable, Store]
 
 
 def shared_store(stores: Stores | None, key: Hashable, check: Check, make: Callable[[], Store]) -> Store:
-    """The store of what `key` tells how to decode, one for all layers that decode alike.
+    """Return the store for `key`, one for all layers that decode the same records in the same way.
 
     stores  those of the layers that were opened before; None: each layer has its own
-    check   whether a record is fit for the layer; `make` makes a store that knows it
+    check   whether a record is fit for the layer; `make` returns a new store with this check
     """
     if stores is None:
         return make()

@@ -1,6 +1,6 @@
 """`DummyData`: constant or random blobs."""
 
-# ruff: noqa: D102 - what the members are is said once, in Source
+# ruff: noqa: D102 - Source documents the members
 from __future__ import annotations
 
 import hashlib
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class DummySource:
-    """Blobs that fillers make, random ones anew for each batch; it has as many records as a batch."""
+    """Blobs that fillers make, random ones new for each batch; it has as many records as a batch."""
 
     layer: LayerParameter
     shapes: dict[str, tuple[int, ...]]
@@ -68,7 +68,7 @@ class DummySource:
         return self.batch_size
 
     def load(self, progress: Progress | None = None) -> None:
-        """Nothing to read."""
+        """Do nothing: nothing is read."""
 
     def batch(self, indices: NDArray[np.int64], draw: int = 0) -> dict[str, Tensor]:
         import torch
@@ -92,12 +92,12 @@ class DummySource:
         return hashlib.sha256(self.layer.SerializeToString(deterministic=True)).hexdigest()
 
 
-def open_dummy_data(recipe: SourceConfig, *, budget: int = BUDGET) -> DummySource:
-    """The source of a `DummyData` layer: one shape and one filler for all tops, or one each; no filler means zeros.
+def open_dummy_data(config: SourceConfig, *, budget: int = BUDGET) -> DummySource:
+    """Open the source of a `DummyData` layer: one shape and filler for all tops, or one each; no filler means zeros.
 
     Raises: DataError
     """
-    layer = recipe.layer
+    layer = config.layer
     param = layer.dummy_data_param
     name = f"layer '{layer.name}'"
     shapes, tops = _shapes(param), len(layer.top)
@@ -107,7 +107,7 @@ def open_dummy_data(recipe: SourceConfig, *, budget: int = BUDGET) -> DummySourc
     if len(fillers) not in (1, tops):
         raise DataError(f"{len(fillers)} fillers for {tops} tops", place=name, hint="give none, one, or one per top")
     shapes, fillers = (list(items) * tops if len(items) == 1 else list(items) for items in (shapes, fillers))  # type: ignore[assignment]
-    return DummySource(layer, dict(zip(layer.top, shapes, strict=True)), tuple(fillers), recipe.seed)
+    return DummySource(layer, dict(zip(layer.top, shapes, strict=True)), tuple(fillers), config.seed)
 
 
 def _shapes(param: DummyDataParameter) -> list[tuple[int, ...]]:

@@ -15,10 +15,10 @@ _SUB = 1  # PNG's filter "difference to the pixel on the left"
 
 
 def encode_image(pixels: NDArray[np.uint8], kind: str) -> bytes:
-    """A picture's file.
+    """Encode a picture as a file.
 
     pixels  uint8 [3, H, W] in the order blue, green, red, or uint8 [1, H, W]
-    kind    "png" (the very bytes that OpenCV with libpng 1.6 and zlib writes), "jpg", or a type that Pillow writes
+    kind    "png" (the same bytes as OpenCV with libpng 1.6 and zlib writes), "jpg", or a type that Pillow writes
     Raises  DataError for a kind that is not known
     """
     planes = np.ascontiguousarray(pixels[::-1].transpose(1, 2, 0))

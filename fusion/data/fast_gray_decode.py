@@ -1,7 +1,7 @@
-"""Gray JPEGs and PNGs straight from Pillow's decoders: for small pictures opening an image costs more than decoding it.
+"""Gray JPEGs and PNGs directly from Pillow's decoders: opening a small picture takes longer than decoding it.
 
-Only plain files are taken: 8 bits, one component, not interlaced, not turned by Exif, whole, nothing unusual about
-them. All others are left to `PIL.Image.open`, which also says what is wrong with them. The pixels are the same.
+Only plain files are decoded here: 8 bits, one component, not interlaced, not turned by Exif, complete. All others are
+left to `PIL.Image.open`, which also reports their errors. The pixels are the same.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from prototxt.formats.image_files import LONGEST_SIDE
 
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # JPEG's start-of-frame markers
 _PNG = b"\x89PNG\r\n\x1a\n"
-_MOST = 1 << 24  # pixels; a larger picture is worth opening with care
+_MOST = 1 << 24  # pixels; Pillow's own checks are for larger pictures
 
 
 def gray_pixels(data: bytes) -> NDArray[np.uint8] | None:
-    """Pixels uint8 [H, W] of a plain gray JPEG or PNG, or None for anything else."""
+    """Return the pixels uint8 [H, W] of a plain gray JPEG or PNG, or None for anything else."""
     if data[:2] == b"\xff\xd8":
         frame = _frame(data)
         return None if frame is None or frame[2] != 1 else _decoded(frame[0], frame[1], data, "jpeg", "")
@@ -42,11 +42,11 @@ def _decoded(height: int, width: int, data: bytes, decoder: str, option: object)
 
 
 def _frame(data: bytes) -> tuple[int, int, int] | None:
-    """(height, width, components) from a JPEG's frame header; None when there is none or a turned picture (Exif)."""
+    """Return (height, width, components) of a JPEG's frame header; None without one, or where Exif is found."""
     at = 2
     while at + 10 <= len(data):
         marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
-        if data[at] != 0xFF or marker == 0xE1 or length < 2:
+        if data[at] != 0xFF or marker == 0xE1 or length < 2:  # 0xE1 is APP1: Exif
             return None
         if marker in _FRAMES:
             height, width, components = struct.unpack_from(">HHB", data, at + 5)
@@ -56,7 +56,7 @@ def _frame(data: bytes) -> tuple[int, int, int] | None:
 
 
 def _deflated(data: bytes) -> tuple[int, int, bytes] | None:
-    """(height, width, compressed rows) of a PNG that holds 8-bit gray rows and nothing that would change them."""
+    """Return (height, width, compressed rows) of a PNG of 8-bit gray rows without chunks that would change them."""
     size = height = width = 0
     parts: list[bytes] = []
     at = 8
@@ -66,14 +66,14 @@ def _deflated(data: bytes) -> tuple[int, int, bytes] | None:
         if zlib.crc32(data[at + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
             return None
         if kind == b"IHDR":
-            if size != 13 or data[at + 16 : at + 21] != b"\x08\0\0\0\0":
+            if size != 13 or data[at + 16 : at + 21] != b"\x08\0\0\0\0":  # 8 bits, gray, not interlaced
                 return None
             width, height = struct.unpack_from(">II", data, at + 8)
         elif kind == b"IDAT":
             parts.append(data[at + 8 : end])
         elif kind == b"IEND":
             return (height, width, b"".join(parts)) if parts else None
-        elif not kind[0] & 0x20 or kind in (b"tRNS", b"eXIf"):  # another chunk that is no mere remark
+        elif not kind[0] & 0x20 or kind in (b"tRNS", b"eXIf"):  # critical chunks start with a capital letter
             return None
         at = end + 4
     return None

@@ -1,4 +1,4 @@
-"""Whether data is still what it was: a hash over what decides how it comes out, and its files' sizes and times."""
+"""A hash that changes when data changes: over the settings, and the files' names, sizes and times."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Iterable
 
 
 def stamp_files(settings: bytes, names: Iterable[str], folder: str = "") -> str:
-    """A hash of the settings and of these files as they are now.
+    """Return a hash of the settings and of these files as they are now.
 
-    folder  stands in front of every name, as it is
+    folder  is put before every name, unchanged
     """
     digest = hashlib.sha256(settings)
     for name in names:
         try:
-            found = os.stat(folder + name)
-            line = f"{name}\0{found.st_size}\0{found.st_mtime_ns}\n"
+            status = os.stat(folder + name)
+            line = f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n"
         except OSError:
             line = f"{name}\0missing\n"
         digest.update(line.encode("utf-8", "surrogateescape"))

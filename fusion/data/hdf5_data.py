@@ -1,7 +1,7 @@
 """`HDF5Data`: arrays from the files that a list names; a batch runs across file ends and wraps.
 
-What fits into the budget is read at once. Else Caffe's way is gone: one file after the other is read whole, and a file
-that is too large for that row by row.
+Data that fits into the budget is read at once. Otherwise each file is read whole when it is visited, as in Caffe, and a
+file that is too large for that row by row.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
     from prototxt.schema.messages import LayerParameter
 
 
-def open_hdf5_data(recipe: SourceConfig, *, budget: int = BUDGET) -> ArraySource:
-    """The source of an `HDF5Data` layer; each top is the data set of its name.
+def open_hdf5_data(config: SourceConfig, *, budget: int = BUDGET) -> ArraySource:
+    """Open the source of an `HDF5Data` layer; each top is the data set of its name.
 
     Raises: DataError
     """
-    layer, seed = recipe.layer, recipe.seed
+    layer, seed = config.layer, config.seed
     param = layer.hdf5_data_param
     name = f"layer '{layer.name}'"
     _check(layer, name)
     paths = _read_list(param.source)
-    files = _look(paths, tuple(layer.top))
-    counts = _same_length(files, layer, name)
+    files = _read_shapes(paths, tuple(layer.top))
+    counts = _row_counts(files, layer, name)
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]]).tolist()
     sizes = [sum(part.nbytes for part in file) for file in files]
     arrays: list[Any] = []
@@ -98,8 +98,8 @@ def _data_set(file: Any, top: str, path: str) -> Any:
 
 
 @dataclass(frozen=True)
-class _Part:
-    """A data set of one file: how many rows, and the shape of each."""
+class _DataSet:
+    """A data set of one file: the number of rows, and the shape of each."""
 
     count: int
     row: tuple[int, ...]
@@ -109,13 +109,13 @@ class _Part:
         return 4 * self.count * math.prod(self.row)
 
 
-def _look(paths: list[str], tops: tuple[str, ...]) -> list[list[_Part]]:
-    """What each file holds for each top. Raises: DataError naming every file whose rows have another shape."""
+def _read_shapes(paths: list[str], tops: tuple[str, ...]) -> list[list[_DataSet]]:
+    """Read each file's data set sizes. Raises: DataError naming every file whose rows have another shape."""
     found = []
     for path in paths:
         with _open(path) as file:
             sets = [_data_set(file, top, path) for top in tops]
-            found.append([_Part(len(item), tuple(item.shape[1:])) for item in sets])
+            found.append([_DataSet(len(item), tuple(item.shape[1:])) for item in sets])
     raise_all(
         [
             DataError(f"data set '{top}' has rows of shape {part.row}, the first file {first.row}", place=path)
@@ -127,8 +127,8 @@ def _look(paths: list[str], tops: tuple[str, ...]) -> list[list[_Part]]:
     return found
 
 
-def _same_length(files: list[list[_Part]], layer: LayerParameter, name: str) -> list[int]:
-    """The number of rows of each file."""
+def _row_counts(files: list[list[_DataSet]], layer: LayerParameter, name: str) -> list[int]:
+    """Return the number of rows of each file. Raises: DataError unless the tops have equally many."""
     lengths = {top: sum(parts[number].count for parts in files) for number, top in enumerate(layer.top)}
     if len(set(lengths.values())) > 1:
         raise DataError(f"the data sets differ in length: {lengths}", place=name)
@@ -139,11 +139,11 @@ def _same_length(files: list[list[_Part]], layer: LayerParameter, name: str) -> 
 
 @dataclass(eq=False)
 class Rows:
-    """One top's rows, float32 [N, ...], read from its files when they are asked for.
+    """One top's rows, float32 [N, ...], read from its files when they are indexed.
 
     starts       the number of each file's first row
-    keeps_files  a file is read whole, as Caffe does, and the last two that were visited are kept; else rows are read
-                 one by one
+    keeps_files  a file is read whole, as in Caffe, and the last two that were visited are kept; else only the rows
+                 are read
     """
 
     top: str
@@ -156,22 +156,22 @@ class Rows:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, wanted: NDArray[np.int64] | slice) -> NDArray[np.float32]:
-        """These rows; numbers ascend and differ."""
-        numbers = np.arange(len(self))[wanted] if isinstance(wanted, slice) else wanted
+    def __getitem__(self, rows: NDArray[np.int64] | slice) -> NDArray[np.float32]:
+        """Return these rows; numbers ascend and differ."""
+        numbers = np.arange(len(self))[rows] if isinstance(rows, slice) else rows
         files = np.searchsorted(self.starts, numbers, side="right") - 1
-        found = np.empty((len(numbers), *self.shape[1:]), np.float32)
+        out = np.empty((len(numbers), *self.shape[1:]), np.float32)
         for file in np.unique(files).tolist():
             here = files == file
-            found[here] = self._of_file(file, numbers[here] - self.starts[file])
-        return found
+            out[here] = self._of_file(file, numbers[here] - self.starts[file])
+        return out
 
     def _of_file(self, file: int, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        kept = self.kept.get(file)
-        if kept is not None:
-            return kept[rows]
-        straight = int(rows[-1] - rows[0]) == len(rows) - 1
-        chosen: Any = slice(int(rows[0]), int(rows[-1]) + 1) if straight else rows
+        cached = self.kept.get(file)
+        if cached is not None:
+            return cached[rows]
+        consecutive = int(rows[-1] - rows[0]) == len(rows) - 1
+        chosen: Any = slice(int(rows[0]), int(rows[-1]) + 1) if consecutive else rows
         with _open(self.paths[file]) as opened:
             stored = _data_set(opened, self.top, self.paths[file])
             if not self.keeps_files:
@@ -182,7 +182,7 @@ class Rows:
 
 
 def _shuffled_files(counts: list[int], seed: int) -> Permutation:
-    """Files in random order, and rows in random order inside each file, as Caffe shuffles them."""
+    """Return a permutation with files in random order, and rows in random order inside each, as Caffe shuffles them."""
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
 
     @lru_cache(maxsize=2)

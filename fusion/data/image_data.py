@@ -19,61 +19,61 @@ if TYPE_CHECKING:
     from prototxt.schema.messages import ImageDataParameter, LayerParameter
 
 
-def open_image_data(recipe: SourceConfig, *, budget: int = BUDGET, stores: Stores | None = None) -> PictureSource:
-    """The source of an `ImageData` layer; `stores` are those of layers opened before. Raises: DataError."""
-    layer, phase, root, seed = recipe.layer, recipe.phase, recipe.root, recipe.seed
+def open_image_data(config: SourceConfig, *, budget: int = BUDGET, stores: Stores | None = None) -> PictureSource:
+    """Open the source of an `ImageData` layer; `stores` are those of layers opened before. Raises: DataError."""
+    layer, phase, root, seed = config.layer, config.phase, config.root, config.seed
     param = layer.image_data_param
     name = f"layer '{layer.name}'"
     if not param.batch_size:
         raise DataError("batch_size must be at least 1", place=name)
     if bool(param.new_height) != bool(param.new_width):
         raise DataError("new_height and new_width must be given together", place=name, hint="give both, or neither")
-    listed = read_list(param.source)
+    images = read_list(param.source)
     folder = param.root_folder if root is None else os.path.join(root, "")
     transform = read_transform(layer.transform_param, phase, name)
-    check = record_check(transform, listed.place, alone=param.batch_size == 1)
+    check = record_check(transform, images.place, alone=param.batch_size == 1)
     store = shared_store(
         stores,
         ("ImageData", param.source, folder, param.new_height, param.new_width, param.is_color),
         check,
-        lambda: Store(_reader(listed, folder, param), len(listed.names), budget=budget, skip=recipe.skips, check=check),
+        lambda: Store(_reader(images, folder, param), len(images.names), budget=budget, skip=config.skips, check=check),
     )
-    transform.check(store.first.shape, listed.place(0))
+    transform.check(store.first.shape, images.place(0))
     order = Order(
-        len(listed.names),
+        len(images.names),
         param.batch_size,
         skip=random_skip(param.rand_skip, seed),
-        permutation=shuffled(len(listed.names), seed) if param.shuffle else None,
+        permutation=shuffled(len(images.names), seed) if param.shuffle else None,
     )
-    fixed = transform.deterministic(store.first.shape)
-    settings = _settings(layer) + (b"" if fixed else phase.encode())
+    # The phase chooses random or central crops; without it a cache serves both phases where they are the same.
+    settings = _settings(layer) + (b"" if transform.deterministic(store.first.shape) else phase.encode())
     return PictureSource(
         tops=tuple(layer.top),
         store=store,
         transform=transform,
         sequence=order,
-        keys=listed.names,
-        read_labels=lambda: listed.labels,
-        where=listed.place,
-        hash=lambda: stamp_files(settings + listed.labels.tobytes(), listed.names, folder),
-        recipe=recipe,
+        keys=images.names,
+        read_labels=lambda: images.labels,
+        where=images.place,
+        hash=lambda: stamp_files(settings + images.labels.tobytes(), images.names, folder),
+        config=config,
         seed=seed,
     )
 
 
-def _reader(listed: ImageList, folder: str, param: ImageDataParameter) -> Fetch:
+def _reader(images: ImageList, folder: str, param: ImageDataParameter) -> Fetch:
     size = (param.new_height, param.new_width) if param.new_height else None
     color = param.is_color
 
     def fetch(index: int) -> Pixels:
-        path = folder + listed.names[index]
+        path = folder + images.names[index]
         try:
             with open(path, "rb", buffering=0) as file:
                 data = file.read()
         except OSError as error:
             raise DataError(
                 f"cannot read the picture {path!r}: {error.strerror}",
-                place=listed.place(index),
+                place=images.place(index),
                 hint="paths are root_folder followed by the name in the list, relative to the working directory",
             ) from error
         try:
@@ -81,7 +81,7 @@ def _reader(listed: ImageList, folder: str, param: ImageDataParameter) -> Fetch:
         except UndecodableError as error:
             raise DataError(
                 f"cannot decode the picture {path!r}: {error}",
-                place=listed.place(index),
+                place=images.place(index),
                 hint="replace the file, remove the line from the list, or skip bad records",
             ) from error
 
@@ -89,7 +89,7 @@ def _reader(listed: ImageList, folder: str, param: ImageDataParameter) -> Fetch:
 
 
 def _settings(layer: LayerParameter) -> bytes:
-    """What decides how one record comes out: not in which batch, or from where its name was read."""
+    """Return the settings that decide how one record is decoded, without those about its batch or its list."""
     param = type(layer.image_data_param)()
     param.CopyFrom(layer.image_data_param)
     for name in ("source", "batch_size", "shuffle", "rand_skip", "root_folder"):

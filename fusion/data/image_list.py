@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fusion.errors import DataError, raise_all
 from prototxt.files import read_text
 
-_SHOWN = 20  # a list that is broken throughout need not be reported line by line
+_SHOWN = 20  # errors of a list that are reported
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class ImageList:
     lines: NDArray[np.int64]
 
     def place(self, index: int) -> str:
-        """Where record `index` stands, as `file:line`."""
+        """Return the place of record `index` as `file:line`."""
         return f"{self.path}:{self.lines[index]}"
 
 

@@ -1,6 +1,6 @@
 """Data layers in step: record N of one belongs to record N of the others, so that together they are one source."""
 
-# ruff: noqa: D102 - what the members are is said once, in Source
+# ruff: noqa: D102 - Source documents the members
 from __future__ import annotations
 
 import hashlib
@@ -30,12 +30,12 @@ _BLOCKS = ("image_data_param", "data_param", "hdf5_data_param")
 
 
 class UnpairedData(UserWarning):
-    """Two data layers of equal length draw order, flips or windows each by itself, as in Caffe."""
+    """Two data layers of equal length draw order, flips or crops independently, as in Caffe."""
 
 
 @dataclass(frozen=True, eq=False)
 class InStep:
-    """Several data layers as one source: all take the records that the first one's order names.
+    """Several data layers as one source: all read the records in the first one's order.
 
     members  the layers' sources; they draw from one seed
     """
@@ -93,10 +93,10 @@ class InStep:
     def batch(self, indices: NDArray[np.int64], draw: int = 0) -> dict[str, Tensor]:
         pictures = [member for member in self.members if isinstance(member, PictureSource)]
         values, indices = read_values(pictures, indices, draw)
-        made = {id(member): member.finish(found, indices) for member, found in zip(pictures, values, strict=True)}
+        by_member = {id(member): member.finish(found, indices) for member, found in zip(pictures, values, strict=True)}
         blobs: dict[str, Tensor] = {}
         for member in self.members:
-            blobs.update(made[id(member)] if id(member) in made else member.batch(indices, draw))
+            blobs.update(by_member[id(member)] if id(member) in by_member else member.batch(indices, draw))
         return blobs
 
     def order(self, start: int = 0) -> Iterator[NDArray[np.int64]]:
@@ -112,23 +112,23 @@ class InStep:
 def read_values(
     members: Sequence[PictureSource], indices: NDArray[np.int64], draw: int = 0
 ) -> tuple[list[NDArray[np.float32]], NDArray[np.int64]]:
-    """What each layer shows of these records, and which records they are: what is bad in one is skipped in all.
+    """Return each layer's pixels for these records, and the records' numbers: a record bad in one is skipped in all.
 
     Raises: DataError.
     """
     for _ in range(1 + sum(map(len, members))):
-        found, taken = [], indices
+        values, current = [], indices
         for member in members:
-            values, taken = member.values(taken, draw)
-            found.append(values)
-        if (taken == indices).all():
-            return found, indices
-        indices = taken
+            pixels, current = member.values(current, draw)
+            values.append(pixels)
+        if (current == indices).all():
+            return values, indices
+        indices = current  # a member skipped a record: read its replacement in all of them
     raise DataError("no record is good in all data layers that are in step", place=members[0].place(0))
 
 
 def leader_of(layer: LayerParameter, layers: Sequence[LayerParameter]) -> LayerParameter | None:
-    """The data layer that a data layer says to be in step with. Raises: DataError unless that is clear."""
+    """Return the data layer that `in_step_with` names. Raises: DataError if there is none or it follows another."""
     if not layer.HasField("in_step_with"):
         return None
     found = next((other for other in layers if layer.in_step_with in other.top), None)
@@ -144,42 +144,42 @@ def leader_of(layer: LayerParameter, layers: Sequence[LayerParameter]) -> LayerP
 
 
 def as_follower(layer: LayerParameter, leader: LayerParameter) -> LayerParameter:
-    """A layer that flips as its leader does. Raises: DataError if it asks for what the leader does not do."""
-    made = type(layer)()
-    made.CopyFrom(layer)
-    asked, given = _drawing(layer), _drawing(leader)
-    for name in sorted(asked - given):
-        text = f"{name} is asked for, but not in layer '{leader.name}', which this one is in step with"
+    """Return a copy of the layer that flips as its leader does. Raises: DataError for settings the leader lacks."""
+    copy = type(layer)()
+    copy.CopyFrom(layer)
+    own, leading = _random_settings(layer), _random_settings(leader)
+    for name in sorted(own - leading):
+        text = f"{name} is set here, but not in layer '{leader.name}', which this one is in step with"
         raise _wrong(layer, text, f"set {name} in '{leader.name}', or leave it out here")
-    if "mirror" in given:
+    if "mirror" in leading:
         if layer.type not in _FLIPPING:
             text = f"layer '{leader.name}' is mirrored at random, and {layer.type} cannot be"
             raise _wrong(layer, text, f"leave mirror out of '{leader.name}', or give this data as ImageData or Data")
-        made.transform_param.mirror = True
-    return made
+        copy.transform_param.mirror = True
+    return copy
 
 
 def join_followers(leader: Source, followers: Sequence[tuple[LayerParameter, Source]]) -> Source:
-    """The source of a layer and those in step with it. Raises: DataError where they do not fit."""
+    """Return one source for a layer and those in step with it. Raises: DataError where they do not fit."""
     for layer, source in followers:
-        reason = _apart(leader, source)
+        reason = _mismatch(leader, source)
         if reason is not None:
             text = f"in step with '{layer.in_step_with}', but {reason}"
             raise _wrong(layer, text, "give lists of the same records in the same order, or leave in_step_with out")
     return InStep((leader, *(source for _, source in followers))) if followers else leader
 
 
-def combine_in_step(found: Sequence[tuple[LayerParameter, Source]]) -> list[Source]:
-    """These layers' sources, one for those that are in step in Caffe too, because nothing is drawn at random.
+def combine_in_step(sources: Sequence[tuple[LayerParameter, Source]]) -> list[Source]:
+    """Return these layers' sources, one for those that are in step in Caffe too, because they draw nothing at random.
 
     Warns: UnpairedData for layers that would be in step if they drew nothing.
     """
-    lead = next((pair for pair in found if not isinstance(pair[1], DummySource)), None)
+    lead = next((pair for pair in sources if not isinstance(pair[1], DummySource)), None)
     if lead is None:
-        return [source for _, source in found]
+        return [source for _, source in sources]
     joined, apart = list[Source](), list[Source]()
-    for layer, source in found:
-        if source is not lead[1] and _apart(lead[1], source) is not None:
+    for layer, source in sources:
+        if source is not lead[1] and _mismatch(lead[1], source) is not None:
             apart.append(source)
         elif source is lead[1] or isinstance(source, DummySource) or not (_draws(*lead) or _draws(layer, source)):
             joined += source.members if isinstance(source, InStep) else [source]
@@ -192,33 +192,33 @@ def combine_in_step(found: Sequence[tuple[LayerParameter, Source]]) -> list[Sour
 
 
 def members_of(source: Source) -> tuple[Source, ...]:
-    """The data layers' own sources in one that is made of several; else the source itself."""
+    """Return the sources of the data layers in a combined source; else the source itself."""
     inner = source
     while isinstance(inner, SourceWrapper):
         inner = inner.source
     return inner.members if isinstance(inner, InStep) else (source,)
 
 
-def single_source(sources: Sequence[Source], what: str) -> Source:
-    """The one source that a step needs. Raises: DataError for several, saying how they may become one."""
+def single_source(sources: Sequence[Source], purpose: str) -> Source:
+    """Return the one source, which `purpose` ("mixup needs") takes. Raises: DataError for none or several."""
     if len(sources) == 1:
         return sources[0]
     if not sources:
-        raise DataError(f"{what} a data layer, and this net has none")
+        raise DataError(f"{purpose} a data layer, and this net has none")
     first, other = sources[0], sources[1]
     shown = "; ".join(
         f"'{source.tops[0]}' gives {len(source)} records in batches of {source.batch_size}" for source in sources
     )
     raise DataError(
-        f"{what} data layers whose records belong together, and those of this net do not: {shown}",
+        f"{purpose} data layers whose records belong together, and those of this net do not: {shown}",
         place=other.place(0),
         hint=f"""if record N of one belongs to record N of the other, say so in the layer of '{other.tops[0]}': """
         f"""in_step_with: "{first.tops[0]}" (docs/data.md)""",
     )
 
 
-def _apart(leader: Source, other: Source) -> str | None:
-    """Why records N of the two cannot belong together; None if they can."""
+def _mismatch(leader: Source, other: Source) -> str | None:
+    """Return why records N of the two cannot belong together; None if they can."""
     if leader.batch_size != other.batch_size:
         return f"its batches hold {other.batch_size} records, and those of '{leader.tops[0]}' {leader.batch_size}"
     if isinstance(other, DummySource):
@@ -229,7 +229,7 @@ def _apart(leader: Source, other: Source) -> str | None:
 
 
 def label_difference(leader: Source, other: Source) -> str | None:
-    """Where the labels of two sources of as many records differ; None if they do not, or there are none."""
+    """Return where the labels of two sources of equal length differ; None if they do not, or there are none."""
     mine, theirs = leader.labels, other.labels
     if mine is None or theirs is None:
         return None
@@ -243,21 +243,21 @@ def label_difference(leader: Source, other: Source) -> str | None:
     )
 
 
-def _drawing(layer: LayerParameter) -> set[str]:
-    """Which settings of a layer draw order or flips."""
+def _random_settings(layer: LayerParameter) -> set[str]:
+    """Return the settings of a layer that draw order or flips."""
     blocks = [getattr(layer, block) for block in _BLOCKS if layer.HasField(block)]
     found = {name for block in blocks for name in _SWITCHES if getattr(block, name, None)}
     return found | ({"mirror"} if layer.transform_param.mirror else set())
 
 
 def _draws(layer: LayerParameter, source: Source) -> bool:
-    return bool(_drawing(layer)) or layer.type == "WindowData" or not source.deterministic
+    return bool(_random_settings(layer)) or layer.type == "WindowData" or not source.deterministic
 
 
 def _warn(leader: LayerParameter, layer: LayerParameter, records: int) -> None:
     text = (
-        f"data layers '{leader.name}' and '{layer.name}' hold {records} records each, and each draws its order, "
-        f"flips or crops by itself, as in Caffe: their records do not belong together"
+        f"data layers '{leader.name}' and '{layer.name}' hold {records} records each, and each draws its own order, "
+        f"flips or crops, as in Caffe: their records do not belong together"
     )
     hint = f"""if they should, give '{layer.name}' in_step_with: "{leader.top[0]}" (docs/data.md)"""
     warnings.warn(f"{text}; {hint}", UnpairedData, stacklevel=2)
@@ -268,5 +268,5 @@ def _wrong(layer: LayerParameter, text: str, hint: str) -> DataError:
 
 
 def layer_seed(seed: int, number: int) -> int:
-    """The seed of the data layer of this number, of those that draw by themselves."""
+    """Return the seed of data layer `number`, so that independent layers draw different numbers."""
     return seed if not number else int(np.random.default_rng((seed, 0xDA7A, number)).integers(1 << 31))

@@ -1,4 +1,4 @@
-"""JSON and TOML from files of unknown origin: values, or our error with the place."""
+"""JSON and TOML from files of unknown origin, with errors that name the place."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from fusion.errors import FusionError, TrainingError, translate_errors
 
 
 def parse_json(text: str | bytes, place: str, kind: type[FusionError] = TrainingError) -> Any:
-    """Parse JSON. Raises: an error of `kind` for anything that is none, and for values nested too deeply."""
+    """Parse JSON. Raises: an error of `kind` for invalid JSON, and for values nested too deeply."""
     with translate_errors(kind, "this is no JSON", place):
         return json.loads(text)
 
 
 def parse_toml(data: bytes, place: str, kind: type[FusionError] = TrainingError) -> dict[str, Any]:
-    """Parse TOML. Raises: an error of `kind`, with line and column where the text is none."""
+    """Parse TOML. Raises: an error of `kind`, with line and column of the mistake."""
     name = "tomllib" if sys.version_info >= (3, 11) else "tomli"
     try:
         loads = import_module(name).loads

@@ -1,4 +1,4 @@
-"""Which source a data layer's type gives."""
+"""The sources of data layers by layer type."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ _OPENERS: dict[str, Callable[..., Source]] = {
     "ImageData": open_image_data,
     "WindowData": open_window_data,
 }
-_SHARING = ("Data", "ImageData")  # layers of one list that decode alike share what is decoded
-_HANDED_OVER = ("MemoryData", "Input")
+_SHARING = ("Data", "ImageData")  # layers of one list that decode alike share the decoded records
+_FROM_ARRAYS = ("MemoryData", "Input")
 
 
 def open_source(
@@ -44,36 +44,36 @@ def open_source(
     on_bad_record: OnBadRecord = "fail",
     stores: Stores | None = None,
 ) -> Source:
-    """The source of a data layer.
+    """Open the source of a data layer.
 
     phase          "TRAIN" or "TEST": crops are random in TRAIN
     root           replaces the root_folder of an ImageData or WindowData layer
-    seed           of everything that is drawn: shuffling, windows, flips, fillers
+    seed           of everything random: shuffling, crops, flips, fillers
     budget         bytes of decoded records to keep in memory
     arrays         the rows of a MemoryData or Input layer, float32 [N, ...] for each top
     on_bad_record  "fail": a picture or Datum that cannot be read, or has another size, is an error;
                    "skip": the next good record stands in for it, see `bad_records`
-    stores         of the layers opened before, with which what is decoded is shared
+    stores         of the layers opened before, whose decoded records are shared
     Raises         DataError
     """
-    if layer.type in _HANDED_OVER:
+    if layer.type in _FROM_ARRAYS:
         return open_memory_data(layer, arrays)
     return open_config(SourceConfig(layer, phase, root, seed, on_bad_record), budget=budget, stores=stores)
 
 
-def open_config(recipe: SourceConfig, *, budget: int = BUDGET, stores: Stores | None = None) -> Source:
-    """The source that a recipe describes. Raises: DataError."""
-    layer = recipe.layer
+def open_config(config: SourceConfig, *, budget: int = BUDGET, stores: Stores | None = None) -> Source:
+    """Open the source that a config describes. Raises: DataError."""
+    layer = config.layer
     try:
         opener = _OPENERS[layer.type]
     except KeyError:
         raise DataError(
             f"layers of type '{layer.type}' cannot be read as a data source",
             place=f"layer '{layer.name}'",
-            hint=f"known are {', '.join(sorted([*_OPENERS, *_HANDED_OVER]))}",
+            hint=f"known are {', '.join(sorted([*_OPENERS, *_FROM_ARRAYS]))}",
         ) from None
     shared = {"stores": stores} if layer.type in _SHARING else {}
-    return opener(recipe, budget=budget, **shared)
+    return opener(config, budget=budget, **shared)
 
 
 def open_layers(
@@ -85,9 +85,9 @@ def open_layers(
     arrays: Mapping[str, ArrayLike] | None = None,
     on_bad_record: OnBadRecord = "fail",
 ) -> list[Source]:
-    """The sources of a net's data layers: one for those in step, as `in_step_with` says or as is plain without it.
+    """Open the sources of a net's data layers: one for those in step, by `in_step_with` or because nothing is random.
 
-    The options are those of `open_source`. Layers that are not in step draw by themselves, as in Caffe.
+    The options are those of `open_source`. Layers that are not in step draw independently, as in Caffe.
 
     Raises: DataError. Warns: UnpairedData.
     """
@@ -96,12 +96,12 @@ def open_layers(
     found: list[tuple[LayerParameter, Source]] = []
     for number, layer in enumerate(one for one in layers if leaders[id(one)] is None):
 
-        def opened(one: LayerParameter, own: int = layer_seed(seed, number)) -> Source:
+        def open_one(one: LayerParameter, own: int = layer_seed(seed, number)) -> Source:
             return open_source(
                 one, phase, seed=own, budget=budget, arrays=arrays, on_bad_record=on_bad_record, stores=stores
             )
 
-        lead = opened(layer)
-        behind = [one for one in layers if leaders[id(one)] is layer]
-        found.append((layer, join_followers(lead, [(one, opened(as_follower(one, layer))) for one in behind])))
+        lead = open_one(layer)
+        followers = [one for one in layers if leaders[id(one)] is layer]
+        found.append((layer, join_followers(lead, [(one, open_one(as_follower(one, layer))) for one in followers])))
     return combine_in_step(found)

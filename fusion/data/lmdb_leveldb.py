@@ -23,7 +23,7 @@ _open: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()  # 
 
 @dataclass(frozen=True, eq=False)
 class Database:
-    """A database opened for reading: its keys in order, and how to get a value."""
+    """A database opened for reading, with its keys in order."""
 
     path: str
     keys: list[bytes]
@@ -31,7 +31,7 @@ class Database:
     lmdb: bool
 
     def get(self, index: int) -> bytes:
-        """The value of record `index`. Raises: DataError when the database is damaged there."""
+        """Return the value of record `index`. Raises: DataError when the database is damaged there."""
         key = self.keys[index]
         try:
             if self.lmdb:
@@ -42,11 +42,11 @@ class Database:
         except Exception as error:  # the drivers have families of errors of their own
             raise DataError(f"the record cannot be read: {error}", place=self.place(index), hint=_DAMAGED) from error
         if value is None:
-            raise DataError("the record is listed but not there", place=self.place(index), hint=_DAMAGED)
+            raise DataError("the record is in the list of keys, but missing", place=self.place(index), hint=_DAMAGED)
         return bytes(value)
 
     def values(self) -> Iterator[bytes | memoryview]:
-        """All values in the order of the keys; those of an LMDB are views that die with the next one."""
+        """Yield all values in the order of the keys; those of an LMDB are views, valid until the next one."""
         if not self.lmdb:
             yield from self.handle.iterator(include_key=False)
             return
@@ -54,18 +54,18 @@ class Database:
             yield from transaction.cursor().iternext(keys=False, values=True)
 
     def name(self, index: int) -> str:
-        """The key of record `index` as text."""
+        """Return the key of record `index` as text."""
         return self.keys[index].decode("utf-8", "backslashreplace")
 
     def place(self, index: int) -> str:
-        """Where record `index` stands, for messages."""
+        """Return the place of record `index` for messages."""
         return f"{self.path}:{self.name(index)}"
 
     def fingerprint(self, settings: bytes) -> str:
-        """A hash of the files' sizes and times, and of the settings."""
+        """Return a hash of the files' sizes and times, and of the settings."""
         files = (name for name in sorted(os.listdir(self.path)) if not name.startswith("lock"))
-        kept = (name for name in files if name.endswith((".mdb", ".ldb", ".sst", ".log")))
-        return stamp_files(settings, kept, os.path.join(self.path, ""))
+        data = (name for name in files if name.endswith((".mdb", ".ldb", ".sst", ".log")))
+        return stamp_files(settings, data, os.path.join(self.path, ""))
 
 
 def open_database(path: str, *, lmdb: bool) -> Database:
@@ -77,7 +77,7 @@ def open_database(path: str, *, lmdb: bool) -> Database:
 
 
 def is_lmdb(path: str) -> bool:
-    """Whether the folder holds an LMDB."""
+    """Return whether the folder holds an LMDB."""
     return os.path.exists(os.path.join(path, "data.mdb"))
 
 
@@ -102,18 +102,19 @@ def _open_lmdb(path: str) -> Database:
 
 
 def _check_whole(path: str, handle: Any) -> None:
-    """An LMDB is mapped into memory: to touch a page that its file lacks would end the process without a word."""
+    """Check that the file has all pages. Raises: DataError."""
+    # An LMDB is mapped into memory: reading a page beyond the end of its file would be a bus error.
     where = handle.path()
-    there = os.path.getsize(os.path.join(where, "data.mdb") if os.path.isdir(where) else where)
+    size = os.path.getsize(os.path.join(where, "data.mdb") if os.path.isdir(where) else where)
     needed = (handle.info()["last_pgno"] + 1) * handle.stat()["psize"]
-    if there < needed:
+    if size < needed:
         handle.close()
-        what = f"the database is cut off: {there} of {needed} bytes are there"
-        raise DataError(what, place=path, hint="copy it again, or write it again from its source")
+        text = f"the database is cut off: it has {size} of {needed} bytes"
+        raise DataError(text, place=path, hint="copy it again, or write it again from its source")
 
 
 def _open_leveldb(path: str) -> Database:
-    """LevelDB locks and rewrites its folder even when it only reads, so it is given a folder of links instead."""
+    """Open a LevelDB through a folder of links: LevelDB locks and rewrites its folder even when it only reads."""
     plyvel = _import_plyvel(path)
     links = tempfile.mkdtemp(prefix="leveldb-")
     try:
@@ -162,9 +163,9 @@ def _unreadable(path: str, error: Exception) -> DataError:
 
 
 def write_database(path: str | os.PathLike[str], records: Iterable[tuple[bytes, bytes]], *, lmdb: bool) -> int:
-    """Write keys and values to a new database, which takes its name when it is whole; returns their number.
+    """Write keys and values to a new database, which gets its name once it is complete; return their number.
 
-    Raises: DataError when something of that name is there already.
+    Raises: DataError when that name exists.
     """
     target = os.path.abspath(path)
     if os.path.lexists(target):
@@ -176,7 +177,7 @@ def write_database(path: str | os.PathLike[str], records: Iterable[tuple[bytes, 
             for key, value in records:
                 put(key, value)
                 count += 1
-        umask = os.umask(0)
+        umask = os.umask(0)  # mkdtemp made the folder private, and the mask can only be read by setting it
         os.umask(umask)
         os.chmod(folder, 0o777 & ~umask)
         os.rename(folder, target)

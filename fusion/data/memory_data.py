@@ -1,4 +1,4 @@
-"""`MemoryData` and `Input`: arrays that the caller hands over."""
+"""`MemoryData` and `Input`: arrays that the caller passes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Arrays = list[NDArray[np.float32]]
 
 
 def open_memory_data(layer: LayerParameter, arrays: Mapping[str, ArrayLike] | None = None) -> ArraySource:
-    """The source of a `MemoryData` or `Input` layer.
+    """Return the source of a `MemoryData` or `Input` layer.
 
     arrays  float32 [N, ...] for each top; a MemoryData layer's label comes out as [batch, 1, 1, 1], as in Caffe
     Raises  DataError when arrays are missing, or do not fit the layer
@@ -28,33 +28,33 @@ def open_memory_data(layer: LayerParameter, arrays: Mapping[str, ArrayLike] | No
     missing = [top for top in layer.top if arrays is None or top not in arrays]
     if missing or arrays is None:
         raise DataError(
-            f"the data of {layer.type} must be handed over: {', '.join(map(repr, missing))}",
+            f"the data of {layer.type} must be passed as arrays: {', '.join(map(repr, missing))}",
             place=name,
             hint="pass arrays={'" + (missing[0] if missing else "data") + "': array}",
         )
-    found = [np.asarray(arrays[top], np.float32) for top in layer.top]
+    values = [np.asarray(arrays[top], np.float32) for top in layer.top]
     if layer.type == "MemoryData":
         batch_size = layer.memory_data_param.batch_size
-        found = _as_memory_data(found, layer, name)
+        values = _as_memory_data(values, layer, name)
     else:
         shapes = layer.input_param.shape
-        batch_size = shapes[0].dim[0] if shapes and shapes[0].dim else len(found[0])
-    if len({len(array) for array in found}) != 1 or not len(found[0]):
+        batch_size = shapes[0].dim[0] if shapes and shapes[0].dim else len(values[0])
+    if len({len(array) for array in values}) != 1 or not len(values[0]):
         raise DataError(
-            f"the arrays have {[len(array) for array in found]} rows", place=name, hint="give equal numbers"
+            f"the arrays have {[len(array) for array in values]} rows", place=name, hint="give equal numbers"
         )
-    return ArraySource(tuple(layer.top), found, Order(len(found[0]), batch_size), name)
+    return ArraySource(tuple(layer.top), values, Order(len(values[0]), batch_size), name)
 
 
-def _as_memory_data(found: Arrays, layer: LayerParameter, name: str) -> Arrays:
+def _as_memory_data(values: Arrays, layer: LayerParameter, name: str) -> Arrays:
     param = layer.memory_data_param
     shape = (param.channels, param.height, param.width)
-    if found[0].shape[1:] != shape:
-        raise DataError(f"rows of shape {found[0].shape[1:]} do not fit {shape}", place=name)
-    if len(found[0]) % param.batch_size:
+    if values[0].shape[1:] != shape:
+        raise DataError(f"rows of shape {values[0].shape[1:]} do not fit {shape}", place=name)
+    if len(values[0]) % param.batch_size:
         raise DataError(
-            f"{len(found[0])} rows are no multiple of batch_size {param.batch_size}",
+            f"{len(values[0])} rows are no multiple of batch_size {param.batch_size}",
             place=name,
             hint="MemoryData takes whole batches: pad or cut the arrays",
         )
-    return [found[0], *(label.reshape(-1, 1, 1, 1) for label in found[1:])]
+    return [values[0], *(label.reshape(-1, 1, 1, 1) for label in values[1:])]

@@ -1,4 +1,4 @@
-"""In which order records are visited: a pure function of seed and position, so that any run can be continued."""
+"""The order in which records are visited: a pure function of seed and position, so that any run can be resumed."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Permutation = Callable[[int], NDArray[np.int64]]  # epoch -> the order of all re
 
 @dataclass(frozen=True)
 class Order:
-    """Caffe's order: batch after batch, wrapping inside a batch at the end of the records.
+    """Caffe's order: batches in sequence, wrapping inside a batch at the end of the records.
 
-    records      how many there are
+    records      number of records
     batch_size   records per batch
     skip         records passed over at the start (rand_skip)
     permutation  the order within an epoch; None: as listed
@@ -28,7 +28,7 @@ class Order:
     permutation: Permutation | None = None
 
     def batch(self, number: int) -> NDArray[np.int64]:
-        """Record numbers int64 [batch_size] of batch `number`, counted from 0 without end."""
+        """Return the record numbers int64 [batch_size] of batch `number`, counted from 0 without end."""
         first = self.skip + number * self.batch_size
         offset = first % self.records
         if self.permutation is None and offset + self.batch_size <= self.records:
@@ -42,14 +42,14 @@ class Order:
         return np.concatenate(parts)
 
     def batches(self, start: int = 0) -> Iterator[NDArray[np.int64]]:
-        """Batch after batch from number `start` on, without end."""
+        """Yield batch after batch from number `start` on, without end."""
         while True:
             yield self.batch(start)
             start += 1
 
 
 def shuffled(records: int, seed: int) -> Permutation:
-    """A new seeded permutation of all records for every epoch."""
+    """Return a function that gives a new seeded permutation of all records for every epoch."""
 
     @lru_cache(maxsize=2)
     def permutation(epoch: int) -> NDArray[np.int64]:
@@ -59,5 +59,5 @@ def shuffled(records: int, seed: int) -> Permutation:
 
 
 def random_skip(limit: int, seed: int) -> int:
-    """How many records to pass over at the start: from 0 to `limit` - 1, by seed."""
+    """Return the number of records to skip at the start: from 0 to `limit` - 1, by seed."""
     return int(np.random.default_rng((seed, 0x5C1B)).integers(limit)) if limit else 0

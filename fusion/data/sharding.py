@@ -1,6 +1,6 @@
-"""One process's share of a data layer that several processes read."""
+"""The share of one process in a data layer that several processes read."""
 
-# ruff: noqa: D102 - what the members are is said once, in Source
+# ruff: noqa: D102 - Source documents the members
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ShardSpec:
-    """Which part of the batches.
+    """The part of the batches that one process gets.
 
     rank, size  of `size` processes this is number `rank`
     whole       whether a batch goes to one process whole; otherwise each gets a piece of every batch
@@ -32,23 +32,23 @@ class ShardSpec:
     whole: bool = False
 
     def of(self, batches: Iterator[NDArray[np.int64]]) -> Iterator[NDArray[np.int64]]:
-        """The part of batches that begin with the common batch asked for; see `first`."""
+        """Yield this process's part of `batches`, which begin at a common batch; see `first`."""
         if self.whole:
             return islice(batches, self.rank, None, self.size)
         return (np.array_split(batch, self.size)[self.rank] for batch in batches)
 
     def first(self, start: int) -> int:
-        """The number of the source's batch that a common batch begins with."""
+        """Return the number of the source's batch that common batch `start` begins with."""
         return start * self.size if self.whole else start
 
     def draw(self, number: int) -> int:
-        """What seeds the random part of this process's share of a common batch."""
+        """Return the seed of the random crops and flips in this process's share of a common batch."""
         return number * self.size + self.rank
 
 
 @dataclass(frozen=True, eq=False)
 class Shard(SourceWrapper):
-    """A source as one of several processes sees it: all records, but only its part of every common batch."""
+    """A source as one of several processes reads it: all records, but only its part of every common batch."""
 
     part: ShardSpec
 
@@ -69,11 +69,13 @@ class Shard(SourceWrapper):
 
 
 def shard(source: Source, part: ShardSpec) -> Shard:
-    """The process's share. Raises: DataError when the batches cannot be divided."""
+    """Return the process's share. Raises: DataError when the batches cannot be divided."""
     uneven = {top: shape for top, shape in source.shapes.items() if not shape or shape[0] != source.batch_size}
     if uneven:
         top, shape = next(iter(uneven.items()))
-        message = f"'{top}' is {list(shape)} for batches of {source.batch_size}: there is no telling how to divide it"
+        message = (
+            f"'{top}' is {list(shape)} for batches of {source.batch_size}: it has no row for each record to divide"
+        )
         raise DataError(message, place=source.place(0), hint="train this net with one process")
     if not part.whole and source.batch_size % part.size:
         fitting = max(1, round(source.batch_size / part.size)) * part.size

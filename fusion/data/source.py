@@ -1,6 +1,6 @@
-"""What a data layer becomes: records that can be asked for by number, and the order in which training asks."""
+"""Data layers as sources: records that can be read by number, and the order in which training reads them."""
 
-# ruff: noqa: D102 - what the members are is said once, in Source
+# ruff: noqa: D102 - Source documents the members
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,12 +30,12 @@ class Source(Protocol):
     tops           the layer's blobs
     batch_size     records per batch
     shapes         the shape of each top for one batch
-    keys           one name per record (the path as the list has it, a database's key)
+    keys           one name per record (the path in the list, a database's key)
     labels         int64 [N] where each record has one class, else None
-    label_tops     the tops that say something of a record rather than show it; those that give `labels` come first
-    deterministic  a record comes out the same each time (no random crop, flip or filler)
-    in_memory      a batch takes next to no time, once loaded
-    bad            the records that were skipped so far, and what is wrong with each
+    label_tops     the tops that hold labels and the like rather than pixels; those that give `labels` come first
+    deterministic  a record has the same values each time (no random crop, flip or filler)
+    in_memory      a batch takes almost no time, once loaded
+    bad            the errors of the records that were skipped so far, by number
     """
 
     @property
@@ -58,23 +58,23 @@ class Source(Protocol):
     def bad(self) -> Mapping[int, DataError]: ...
     def __len__(self) -> int: ...
     def load(self, progress: Progress | None = None) -> None:
-        """Read ahead what will be kept in memory; finds unreadable records before training starts."""
+        """Read the records that are kept in memory, so that unreadable ones are found before training starts."""
 
     def batch(self, indices: NDArray[np.int64], draw: int = 0) -> dict[str, Tensor]:
-        """The tops for these records; `draw` numbers the batch and so seeds what is random in it."""
+        """Return the tops for these records; `draw` numbers the batch and seeds its random crops and flips."""
 
     def order(self, start: int = 0) -> Iterator[NDArray[np.int64]]:
-        """Record numbers int64 [batch_size], batch after batch from batch number `start`, without end."""
+        """Yield record numbers int64 [batch_size], batch after batch from number `start`, without end."""
 
     def place(self, index: int) -> str:
-        """Where record `index` comes from, for messages."""
+        """Return the place of record `index` for messages."""
 
     def fingerprint(self) -> str:
-        """A hash that changes when the records or their transform change."""
+        """Return a hash that changes when the records or their transform change."""
 
 
 class RecordOrder(Protocol):
-    """In which order records are visited; see `Order`."""
+    """The order in which records are visited; see `Order`."""
 
     @property
     def records(self) -> int: ...
@@ -84,7 +84,7 @@ class RecordOrder(Protocol):
 
 
 class RecordTransform(Protocol):
-    """What happens to pixels; see `Transform`."""
+    """The transform of a record's pixels; see `Transform`."""
 
     def deterministic(self, shape: tuple[int, ...]) -> bool: ...
     def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]: ...
@@ -94,9 +94,9 @@ class RecordTransform(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class PictureSource:
-    """Pictures and labels from a list or a database, transformed as the layer's `transform_param` says.
+    """Pictures and labels from a list or a database, transformed by the layer's `transform_param`.
 
-    recipe  how another process opens the same source
+    config  opens the same source in another process
     """
 
     tops: tuple[str, ...]
@@ -107,7 +107,7 @@ class PictureSource:
     read_labels: Callable[[], NDArray[np.int64]]
     where: Callable[[int], str]
     hash: Callable[[], str]
-    recipe: SourceConfig
+    config: SourceConfig
     seed: int = 0
 
     @cached_property
@@ -150,17 +150,17 @@ class PictureSource:
         return self.finish(*self.values(indices, draw))
 
     def values(self, indices: NDArray[np.int64], draw: int = 0) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """The pictures float32 [N, C, H, W], and which records they are: others where records were skipped."""
+        """Return the pictures float32 [N, C, H, W], and their records' numbers: others where records were skipped."""
         rng = None if self.transform.deterministic((0, 0, 0)) else np.random.default_rng((self.seed, 1, draw))
-        found, indices = self.store.get(indices)
-        if isinstance(found, list):
-            return self._from_sizes(found, indices, rng), indices
-        if found.shape[1:] != self.store.first.shape:
-            self.transform.check(found.shape[1:], self.where(int(indices[0])))
-        return self.transform.apply(found, rng), indices
+        pixels, indices = self.store.get(indices)
+        if isinstance(pixels, list):
+            return self._from_sizes(pixels, indices, rng), indices
+        if pixels.shape[1:] != self.store.first.shape:
+            self.transform.check(pixels.shape[1:], self.where(int(indices[0])))
+        return self.transform.apply(pixels, rng), indices
 
     def finish(self, values: NDArray[np.float32], indices: NDArray[np.int64]) -> dict[str, Tensor]:
-        """The tops of a batch, from what `values` gave."""
+        """Return the tops of a batch from the result of `values`."""
         import torch
 
         arrays = (values, self.labels[indices].astype(np.float32))
@@ -197,7 +197,7 @@ def _size(batch: NDArray[np.float32]) -> str:
 
 
 def record_check(transform: RecordTransform, place: Callable[[int], str], *, alone: bool) -> Check:
-    """What decides whether a record can be trained with, where unfit ones are skipped.
+    """Return the check by which unfit records are skipped.
 
     alone  batches hold one record, so that sizes may differ
     """

@@ -1,4 +1,4 @@
-"""How a source is opened: everything that another process needs to open the same one."""
+"""The settings that open a source: all that another process needs to open the same one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OnBadRecord = Literal["fail", "skip"]
 
 @dataclass(frozen=True)
 class SourceConfig:
-    """A data layer and what is drawn in it; see `open_source`."""
+    """A data layer and the seed of its random numbers; see `open_source`."""
 
     layer: LayerParameter
     phase: str
@@ -27,17 +27,17 @@ class SourceConfig:
 
     @property
     def skips(self) -> bool:
-        """Whether bad records are skipped."""
+        """Return whether bad records are skipped."""
         return self.on_bad_record == "skip"
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values."""
+        """Return the config as plain values."""
         layer = base64.b64encode(self.layer.SerializeToString()).decode("ascii")
         return {**vars(self), "layer": layer}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> SourceConfig:
-        """What `to_json` gave."""
+        """Return the config from the values of `to_json`."""
         from prototxt.schema.messages import LayerParameter
 
         return cls(**{**values, "layer": LayerParameter.FromString(base64.b64decode(values["layer"]))})
@@ -45,7 +45,7 @@ class SourceConfig:
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How data is read; nothing here changes the batches of sound data.
+    """Options of reading data; none of them changes the batches of sound data.
 
     workers        processes that read data which does not fit into memory; None: half of the cores, 8 at most
     budget         bytes of decoded records that a data layer may keep in memory
@@ -59,5 +59,5 @@ class ReadOptions:
 
     @property
     def processes(self) -> int:
-        """The number of workers to start."""
+        """Return the number of workers to start."""
         return min(8, max(1, (os.cpu_count() or 1) // 2)) if self.workers is None else self.workers

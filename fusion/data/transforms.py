@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Transform:
-    """What happens to a record's pixels.
+    """The transform of a record's pixels.
 
     mean         float32 [C, H, W] (a mean file), [C, 1, 1] (values), or None
     crop         side of the square window, 0: none
-    random_crop  the window is drawn (TRAIN) or in the centre (TEST)
+    random_crop  the crop is random (TRAIN) or central (TEST)
     mirror       flip left to right with probability one half, in TEST too, as Caffe does
     """
 
@@ -33,16 +33,16 @@ class Transform:
     mirror: bool = False
 
     def deterministic(self, shape: tuple[int, ...]) -> bool:
-        """Whether records of shape (C, H, W) always come out the same."""
+        """Return whether records of shape (C, H, W) always get the same values."""
         drawn = self.random_crop and self.crop and shape[1:] != (self.crop, self.crop)
         return not (self.mirror or drawn)
 
     def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape (C, H, W) that a record comes out with."""
+        """Return the shape (C, H, W) of a transformed record."""
         return (shape[0], self.crop, self.crop) if self.crop else shape
 
     def check(self, shape: tuple[int, ...], place: str) -> None:
-        """Raise DataError when a record of this shape (C, H, W) cannot be transformed."""
+        """Check that a record of this shape (C, H, W) can be transformed. Raises: DataError if it cannot."""
         if self.crop and self.crop > min(shape[1:]):
             raise DataError(
                 f"the picture is {shape[1]}x{shape[2]}, smaller than crop_size {self.crop}",
@@ -69,7 +69,7 @@ class Transform:
         """Transform records of one size.
 
         pixels   uint8 or float32 [N, C, H, W]
-        rng      draws windows and flips (`draw_crops_and_flips`); needed only if the transform is random
+        rng      draws crops and flips (`draw_crops_and_flips`); needed only if the transform is random
         returns  float32 [N, C, h, w]
         """
         height, width = pixels.shape[2:]
@@ -108,22 +108,22 @@ class Transform:
 
 
 def draw_crops_and_flips(rng: np.random.Generator, records: int) -> NDArray[np.float64]:
-    """What is drawn for records, float64 [N, 3] in [0, 1): the window's place down and across, and the flip.
+    """Draw random numbers for records, float64 [N, 3] in [0, 1): the crop's place down and across, and the flip.
 
-    Each record takes as many numbers whatever its size and transform, so that layers in step, which draw from one seed,
-    flip alike and put their windows in the same place, or in proportion where their room differs.
+    Each record takes three numbers whatever its size and transform, so that layers in step, which draw from one seed,
+    flip alike and crop at the same place, or in proportion where their sizes differ.
     """
     return rng.random((records, 3))
 
 
 def mirrored_records(drawn: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which records are flipped, of what `draw_crops_and_flips` drew."""
+    """Return the mask bool [N] of the flipped records, from the numbers of `draw_crops_and_flips`."""
     flipped: NDArray[np.bool_] = drawn[:, 2] < 0.5
     return flipped
 
 
 def read_transform(param: TransformationParameter, phase: str, place: str) -> Transform:
-    """The transform that a `transform_param` describes.
+    """Return the transform that a `transform_param` describes.
 
     Raises: DataError when mean_file and mean_value are both given, or the mean file cannot be read.
     """
@@ -144,7 +144,7 @@ def read_transform(param: TransformationParameter, phase: str, place: str) -> Tr
 
 
 def read_mean_image(path: str | os.PathLike[str]) -> NDArray[np.float32]:
-    """A mean picture float32 [C, H, W] from a `.binaryproto` file.
+    """Read a mean picture float32 [C, H, W] from a `.binaryproto` file.
 
     Raises: DataError when the file is missing or no BlobProto.
     """

@@ -33,7 +33,7 @@ _FLOAT = np.float32
 
 @dataclass(frozen=True)
 class WindowOrder:
-    """Each batch draws its windows anew: background first, then `fg_fraction` of it foreground."""
+    """Random windows for each batch: background first, then `fg_fraction` of it foreground."""
 
     records: int
     batch_size: int
@@ -43,13 +43,13 @@ class WindowOrder:
     seed: int
 
     def batch(self, number: int) -> NDArray[np.int64]:
-        """Window numbers int64 [batch_size] of batch `number`."""
+        """Return the window numbers int64 [batch_size] of batch `number`."""
         rng = np.random.default_rng((self.seed, 2, number))
         parts = ((self.background, self.batch_size - self.drawn), (self.foreground, self.drawn))
         return np.concatenate([windows[rng.integers(len(windows), size=count)] for windows, count in parts if count])
 
     def batches(self, start: int = 0) -> Iterator[NDArray[np.int64]]:
-        """Batch after batch from number `start` on, without end."""
+        """Yield batch after batch from number `start` on, without end."""
         while True:
             yield self.batch(start)
             start += 1
@@ -57,10 +57,10 @@ class WindowOrder:
 
 @dataclass(frozen=True, eq=False)
 class WindowTransform:
-    """Mean, scale and flip of warped windows; what lies outside the picture stays 0.
+    """Mean, scale and flip of warped windows; the part outside the picture stays 0.
 
-    A record is uint8 [V, 4, crop, crop] (V 2 with `mirror`: the window as it is, and flipped): blue, green, red, and 1
-    where there is picture.
+    A record is uint8 [V, 4, crop, crop] (V 2 with `mirror`: the window, and the flipped one): blue, green, red, and 1
+    inside the picture.
 
     mean  float32 [3, crop, crop] or [3, 1, 1]
     """
@@ -71,18 +71,18 @@ class WindowTransform:
     mirror: bool
 
     def deterministic(self, shape: tuple[int, ...]) -> bool:
-        """Whether a window always comes out the same."""
+        """Return whether a window always gets the same values."""
         return not self.mirror
 
     def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape (C, H, W) that a record comes out with."""
+        """Return the shape (C, H, W) of a transformed window."""
         return 3, self.crop, self.crop
 
     def check(self, shape: tuple[int, ...], place: str) -> None:
-        """All windows fit."""
+        """Accept any shape: all windows fit."""
 
     def apply(self, pixels: NDArray[np.generic], rng: np.random.Generator | None = None) -> NDArray[np.float32]:
-        """Records uint8 [N, V, 4, crop, crop] to float32 [N, 3, crop, crop]; `rng` draws flips."""
+        """Transform records uint8 [N, V, 4, crop, crop] to float32 [N, 3, crop, crop]; `rng` draws flips."""
         variant = (
             mirrored_records(draw_crops_and_flips(rng, len(pixels))).astype(np.int64)
             if rng is not None and self.mirror
@@ -94,39 +94,39 @@ class WindowTransform:
         return values
 
 
-def open_window_data(recipe: SourceConfig, *, budget: int = BUDGET) -> PictureSource:
-    """The source of a `WindowData` layer.
+def open_window_data(config: SourceConfig, *, budget: int = BUDGET) -> PictureSource:
+    """Open the source of a `WindowData` layer.
 
     Raises: DataError for settings that do not fit, and a window file that cannot be read or holds no window of a kind.
     """
-    layer, param = recipe.layer, recipe.layer.window_data_param
+    layer, param = config.layer, config.layer.window_data_param
     name = f"layer '{layer.name}'"
     _check(param, layer.transform_param.crop_size, name)
-    listed = read_windows(param.source, fg_threshold=param.fg_threshold, bg_threshold=param.bg_threshold)
-    folder = param.root_folder if recipe.root is None else os.path.join(recipe.root, "")
-    transform = _transform(recipe, name)
-    fetch = _cutter(listed, folder, param, transform)
-    background, foreground = listed.labels == 0, listed.labels != 0
+    windows = read_windows(param.source, fg_threshold=param.fg_threshold, bg_threshold=param.bg_threshold)
+    folder = param.root_folder if config.root is None else os.path.join(config.root, "")
+    transform = _transform(config, name)
+    fetch = _cutter(windows, folder, param, transform)
+    background, foreground = windows.labels == 0, windows.labels != 0
     drawn = int(_FLOAT(param.batch_size) * _FLOAT(param.fg_fraction))
-    settings = recipe.layer.SerializeToString(deterministic=True) + recipe.phase.encode()
+    settings = config.layer.SerializeToString(deterministic=True) + config.phase.encode()
     return PictureSource(
         tops=tuple(layer.top),
-        store=Store(fetch, len(listed.boxes), budget=budget, skip=recipe.skips),
+        store=Store(fetch, len(windows.boxes), budget=budget, skip=config.skips),
         transform=transform,
         sequence=WindowOrder(
-            len(listed.boxes),
+            len(windows.boxes),
             param.batch_size,
             np.flatnonzero(background),
             np.flatnonzero(foreground),
             drawn,
-            recipe.seed,
+            config.seed,
         ),
-        keys=[f"{listed.images[box.image]}:{box.x1},{box.y1},{box.x2},{box.y2}" for box in listed.boxes],
-        read_labels=lambda: listed.labels,
-        where=listed.place,
-        hash=lambda: stamp_files(settings + _described(listed), listed.images, folder),
-        recipe=recipe,
-        seed=recipe.seed,
+        keys=[f"{windows.images[box.image]}:{box.x1},{box.y1},{box.x2},{box.y2}" for box in windows.boxes],
+        read_labels=lambda: windows.labels,
+        where=windows.place,
+        hash=lambda: stamp_files(settings + _described(windows), windows.images, folder),
+        config=config,
+        seed=config.seed,
     )
 
 
@@ -142,9 +142,9 @@ def _check(param: WindowDataParameter, crop: int, name: str) -> None:
         raise DataError(text, place=name, hint="lower context_pad")
 
 
-def _transform(recipe: SourceConfig, name: str) -> WindowTransform:
-    param, crop = recipe.layer.transform_param, recipe.layer.transform_param.crop_size
-    plain = read_transform(param, recipe.phase, name)
+def _transform(config: SourceConfig, name: str) -> WindowTransform:
+    param, crop = config.layer.transform_param, config.layer.transform_param.crop_size
+    plain = read_transform(param, config.phase, name)
     mean = np.zeros((3, 1, 1), _FLOAT)
     if plain.mean is not None:
         if plain.mean.shape[0] not in (1, 3):
@@ -157,14 +157,14 @@ def _transform(recipe: SourceConfig, name: str) -> WindowTransform:
                 raise DataError(f"the mean file is {height}x{width}, smaller than crop_size {crop}", place=name)
             mean = mean[:, start : start + crop, start : start + crop]
     # As in Caffe, the scale is that of window_data_param: transform_param.scale has no effect.
-    return WindowTransform(crop, mean, _FLOAT(recipe.layer.window_data_param.scale), param.mirror)
+    return WindowTransform(crop, mean, _FLOAT(config.layer.window_data_param.scale), param.mirror)
 
 
-def _cutter(listed: WindowList, folder: str, param: WindowDataParameter, transform: WindowTransform) -> Fetch:
-    """What cuts and warps window number i."""
+def _cutter(windows: WindowList, folder: str, param: WindowDataParameter, transform: WindowTransform) -> Fetch:
+    """Return the function that cuts and warps window `index`."""
 
     def read(image: int) -> bytes:
-        with open(folder + listed.images[image], "rb") as file:
+        with open(folder + windows.images[image], "rb") as file:
             return file.read()
 
     if param.cache_images:
@@ -175,8 +175,8 @@ def _cutter(listed: WindowList, folder: str, param: WindowDataParameter, transfo
         return np.ascontiguousarray(decode_image(read(image), color=True).transpose(1, 2, 0))
 
     def fetch(index: int) -> Pixels:
-        box, place = listed.boxes[index], listed.place(index)
-        path = folder + listed.images[box.image]
+        box, place = windows.boxes[index], windows.place(index)
+        path = folder + windows.images[box.image]
         try:
             pixels = picture(box.image)
         except OSError as error:
@@ -222,7 +222,7 @@ def _warp(
 
 
 def _widened(box: WindowBox, crop: int, context_pad: int, *, square: bool) -> tuple[int, int, int, int]:
-    """The box grown so that, warped to `crop`, it has `context_pad` pixels around it."""
+    """Return the box enlarged so that, warped to `crop`, it has `context_pad` pixels around it."""
     grown = _FLOAT(crop) / _FLOAT(crop - 2 * context_pad)
     half_height = _FLOAT((box.y2 - box.y1 + 1) / 2)
     half_width = _FLOAT((box.x2 - box.x1 + 1) / 2)
@@ -238,19 +238,19 @@ def _widened(box: WindowBox, crop: int, context_pad: int, *, square: bool) -> tu
 
 
 def _clipped(first: int, last: int, limit: int, crop: int, *, flip: bool) -> tuple[int, int, int, int]:
-    """Along one axis: the part inside the picture (first, last), its warped size, and the padding before it."""
+    """Return for one axis the part inside the picture (first, last), its warped size, and the padding before it."""
     scale = _FLOAT(crop) / _FLOAT(last - first + 1)
-    before, behind = max(0, -first), max(0, last - limit + 1)
-    first, last = first + before, last - behind
+    before, after = max(0, -first), max(0, last - limit + 1)
+    first, last = first + before, last - after
     size = _round(_FLOAT(last - first + 1) * scale)
-    pad = _round(_FLOAT(behind if flip else before) * scale)
+    pad = _round(_FLOAT(after if flip else before) * scale)
     return first, last, min(size, crop - pad), pad
 
 
 def _round(value: np.float32) -> int:
-    """Halves away from zero, as C rounds."""
+    """Round halves away from zero, as C does; Python rounds them to even."""
     return int(math.copysign(math.floor(abs(float(value)) + 0.5), value))
 
 
-def _described(listed: WindowList) -> bytes:
-    return repr((listed.boxes, listed.labels.tolist())).encode()
+def _described(windows: WindowList) -> bytes:
+    return repr((windows.boxes, windows.labels.tolist())).encode()

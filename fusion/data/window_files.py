@@ -25,7 +25,7 @@ _SHOWN = 20
 
 
 class WindowBox(NamedTuple):
-    """A window of picture number `image`: its corners, both of them part of it."""
+    """A window of picture number `image`: its corner pixels, both inside it."""
 
     image: int
     x1: int
@@ -36,7 +36,7 @@ class WindowBox(NamedTuple):
 
 @dataclass(frozen=True)
 class WindowList:
-    """The windows that are trained on: their pictures, labels int64 [N] (0 background), and line numbers (from 1)."""
+    """The windows for training: their pictures, labels int64 [N] (0 background), and line numbers (from 1)."""
 
     path: str
     images: tuple[str, ...]
@@ -45,7 +45,7 @@ class WindowList:
     lines: tuple[int, ...]
 
     def place(self, index: int) -> str:
-        """Where window `index` stands, as `file:line`."""
+        """Return the place of window `index` as `file:line`."""
         return f"{self.path}:{self.lines[index]}"
 
 
@@ -116,7 +116,7 @@ class _Parser:
             self.errors.append(DataError(f"the picture's number is {index}", place=place, hint=hint))
         if channels != 3:
             hint = "windows are read in colour: write 3"
-            self.errors.append(DataError(f"the picture is said to have {channels} channels", place=place, hint=hint))
+            self.errors.append(DataError(f"the picture has {channels} channels here", place=place, hint=hint))
         self.images.append(lines[at + 1])
         return count
 

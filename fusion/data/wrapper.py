@@ -1,6 +1,6 @@
-"""A source around another one: a share of its batches, some of its records, or blobs beside its own."""
+"""Base of sources around another one: a share of its batches, some of its records, or additional blobs."""
 
-# ruff: noqa: D102 - what the members are is said once, in Source
+# ruff: noqa: D102 - Source documents the members
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class SourceWrapper:
-    """What a source around another one does not say itself is what the other one says."""
+    """A source that passes on the members of another one; subclasses override some."""
 
     source: Source
 

@@ -1,6 +1,6 @@
-"""Whether a layer of the fused net does with its weights what its source did: all settings but the fillers compared.
+"""A comparison of all settings but the fillers between a layer of the fused net and that of its source.
 
-Weights fit by their shapes alone; a stride, a pad or an eps that differs makes another net of them without a word.
+Weights fit by their shapes alone, but with another stride, pad or eps the branch silently computes something else.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any, Final
 from prototxt.schema.messages import ConvolutionParameter, LayerParameter
 from prototxt.schema.params import DATA_TYPES
 
-# Settings that say nothing about what the layer computes from its weights, or that freezing changes on purpose.
+# Settings without influence on the result of the layer's weights, or that freezing changes on purpose.
 _APART: Final = frozenset(("transform_param", "loss_param", "dropout_param", "onnx_param", "python_param"))
 _IGNORED: Final = frozenset(
     ("weight_filler", "bias_filler", "filler", "engine", "moving_average_fraction", "use_global_stats", "num_output")
@@ -21,9 +21,9 @@ _WINDOW: Final = ("kernel_size", "stride", "pad", "dilation")
 
 
 def differing_settings(fused: LayerParameter, source: LayerParameter) -> tuple[list[str], list[str]]:
-    """Settings of two layers of one type that differ: those that the weights depend on, and the others.
+    """Return the settings that differ between two layers of one type: those the weights depend on, and the others.
 
-    Each as words: "stride is 2, and 1 in the source".
+    Each is a phrase: "stride is 2, and 1 in the source".
     """
     if fused.type in DATA_TYPES or fused.type != source.type:
         return [], []
@@ -35,13 +35,13 @@ def differing_settings(fused: LayerParameter, source: LayerParameter) -> tuple[l
         mine, theirs = (_settings(getattr(layer, name)) for layer in (fused, source))
         for setting in mine:
             if mine[setting] != theirs[setting]:
-                words = f"{setting} is {_shown(mine[setting])}, and {_shown(theirs[setting])} in the source"
-                (grave if setting in _MEANING else slight).append(words)
+                phrase = f"{setting} is {_shown(mine[setting])}, and {_shown(theirs[setting])} in the source"
+                (grave if setting in _MEANING else slight).append(phrase)
     return grave, slight
 
 
 def _settings(param: Any) -> dict[str, object]:
-    """Every setting with its default, in a form in which equal ones are equal."""
+    """Return every setting or its default, in a form in which equivalent ones are equal."""
     if isinstance(param, ConvolutionParameter):
         own = _windows(param)
         rest = {name: value for name, value in _plain(param).items() if not name.startswith(_WINDOW)}
@@ -62,7 +62,7 @@ def _plain(param: Any) -> dict[str, object]:
 
 
 def _windows(param: ConvolutionParameter) -> dict[str, object]:
-    """Sizes along height and width, however they are written."""
+    """Return the sizes along height and width, however they are written."""
     found: dict[str, object] = {}
     for name, default in (("kernel_size", 0), ("stride", 1), ("pad", 0), ("dilation", 1)):
         short = name.removesuffix("_size")

@@ -1,4 +1,4 @@
-"""Why a layer cannot take its weights from the sources, each in words that name the remedy."""
+"""The errors of layers that cannot take their weights from the sources, each with the remedy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from prototxt.text.places import place_of
 def missing_layer(
     item: TargetLayer, source: MergeSource, name: str, where: str, names: Mapping[str, object]
 ) -> MergeError:
-    """The source has no layer of this name, as `where` shows."""
+    """Return the error of a source without a layer `name`; `where` is the file searched."""
     near = get_close_matches(name, [known for known in names if known in source.weights], n=1)
     guess = f"did you mean '{near[0]}'? else " if near else ""
     needs = f" of shape {shapes_text(item.shapes)}" if item.shapes else ""
@@ -33,7 +33,7 @@ def missing_layer(
 def shape_mismatch(
     item: TargetLayer, source: MergeSource, name: str, have: Sequence[Shape], want: Sequence[Sequence[int | None]]
 ) -> MergeError:
-    """The source's layer has blobs of other shapes."""
+    """Return the error of a source whose layer has blobs of other shapes."""
     return layer_error(
         item,
         f"needs blobs of shape {shapes_text(want)}, but '{name}' in {source.label} has {shapes_text(have)}",
@@ -43,7 +43,7 @@ def shape_mismatch(
 
 
 def missing_source(prefix: str, items: Sequence[TargetLayer], sources: Mapping[str, MergeSource]) -> MergeError:
-    """One error for all layers of a branch whose source was not given."""
+    """Return one error for all layers of a branch whose source was not given."""
     known = ", ".join(f"'{name}'" for name in sorted(sources)) or "none"
     subject = f"and {len(items) - 1} more of '{prefix}/' are" if len(items) > 1 else "is"
     return layer_error(
@@ -54,10 +54,10 @@ def missing_source(prefix: str, items: Sequence[TargetLayer], sources: Mapping[s
 
 
 def unused_arguments(
-    wanted: Sequence[TargetLayer], sources: Mapping[str, MergeSource], allow: Sequence[str]
+    targets: Sequence[TargetLayer], sources: Mapping[str, MergeSource], allow: Sequence[str]
 ) -> list[MergeError]:
-    """Sources and patterns that no layer of the fused net answers to."""
-    names = [item.layer.name for item in wanted]
+    """Return an error for each source and pattern that matches no layer of the fused net."""
+    names = [item.layer.name for item in targets]
     found = sorted({name.partition("/")[0] for name in names if "/" in name})
     errors = []
     for prefix, source in sources.items():
@@ -79,5 +79,5 @@ def unused_arguments(
 
 
 def layer_error(item: TargetLayer, message: str, hint: str) -> MergeError:
-    """What is wrong with a layer, where it is described."""
+    """Return an error of a layer, at its place in the prototxt."""
     return MergeError(f"layer '{item.layer.name}' {message}", place=place_of(item.layer), hint=hint)

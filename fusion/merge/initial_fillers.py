@@ -1,4 +1,4 @@
-"""What each blob of a layer starts as, by its description: Caffe's filler, or the constant that Caffe builds in."""
+"""The initial value of each blob of a layer: Caffe's filler, or the constant that is built into Caffe."""
 
 from __future__ import annotations
 
@@ -30,36 +30,36 @@ _WEIGHT_AND_BIAS = {
 
 
 def initial_filler(layer: LayerParameter, index: int, axes: int) -> InitialFiller:
-    """How the layer's blob `index`, which has `axes` axes, starts.
+    """Return the filler of the layer's blob `index`, which has `axes` axes.
 
-    Raises: BuildError for a layer type whose start is not known.
+    Raises: BuildError for a layer type whose initial values are not known.
     """
     if layer.type in _WEIGHT_AND_BIAS:
         return _either(getattr(layer, _WEIGHT_AND_BIAS[layer.type]), index)
     if layer.type not in _STARTS:
-        hint = "give weights for it, or use a layer type of Caffe's"
+        hint = "give weights for it, or use one of Caffe's layer types"
         raise BuildError(f"layer '{layer.name}': how a new '{layer.type}' layer starts is not known", hint=hint)
     return _STARTS[layer.type](layer, index, axes)
 
 
 def initial_value(layer: LayerParameter, index: int, shape: Sequence[int], seed: int) -> NDArray[np.float32]:
-    """The layer's blob as it starts, float32 [*shape]: the same for one seed, layer name and index, on any machine.
+    """Return the layer's initial blob, float32 [*shape]: the same for one seed, layer name and index, on any machine.
 
     Raises: BuildError when the filler is unknown or does not suit the shape.
     """
-    start = initial_filler(layer, index, len(shape))
-    if isinstance(start, (int, float)):
-        return np.full(tuple(shape), start, np.float32)
+    filler = initial_filler(layer, index, len(shape))
+    if isinstance(filler, (int, float)):
+        return np.full(tuple(shape), filler, np.float32)
     rng = np.random.default_rng([seed, crc32(layer.name.encode("utf-8", "surrogateescape")), index])
-    return fill(start, shape, rng)
+    return fill(filler, shape, rng)
 
 
 def initial_text(layer: LayerParameter, index: int, axes: int) -> str:
-    """The start in a few words: "xavier", "constant 0"."""
-    start = initial_filler(layer, index, axes)
-    if isinstance(start, (int, float)):
-        return f"constant {start:g}"
-    return f"constant {start.value:g}" if start.type == "constant" else str(start.type)
+    """Return a short name of the filler: "xavier", "constant 0"."""
+    filler = initial_filler(layer, index, axes)
+    if isinstance(filler, (int, float)):
+        return f"constant {filler:g}"
+    return f"constant {filler.value:g}" if filler.type == "constant" else str(filler.type)
 
 
 def _either(param: Any, index: int) -> InitialFiller:
@@ -68,7 +68,7 @@ def _either(param: Any, index: int) -> InitialFiller:
 
 
 def _scale(layer: LayerParameter, index: int, axes: int) -> InitialFiller:
-    """With two bottoms the factor is the second one, and only a bias is learned."""
+    """Return the filler of a factor or bias; with two bottoms the second is the factor, and the only blob a bias."""
     param = layer.scale_param
     if index + (len(layer.bottom) > 1):
         return param.bias_filler
@@ -102,7 +102,7 @@ def _zero(layer: LayerParameter, index: int, axes: int) -> InitialFiller:
 
 
 def _batch_norm(layer: LayerParameter, index: int, axes: int) -> InitialFiller:
-    """Statistics of no batch; NVCaffe's scale and bias as their fillers say."""
+    """Return 0 for statistics, as before the first batch; NVCaffe's scale and bias have fillers."""
     own = forks.fields(layer.batch_norm_param)
     if index < 3:
         return 0.0

@@ -1,4 +1,4 @@
-"""Which source blob each blob of a fused net takes, and what does not fit."""
+"""The source blob for each blob of a fused net, and the errors of those that do not fit."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ Found = tuple[tuple[Shape, ...], tuple[Origin, ...]]
 
 @dataclass
 class Matching:
-    """What was found so far.
+    """The matches so far.
 
     found    shapes and origins by layer
     offered  the layers with weights of each source
     orphans  frozen layers by prefixes that no source has
-    differing  layers with other settings than in their source, as far as the weights do not depend on them
+    differing  layers with settings other than in their source, as far as the weights do not depend on them
     """
 
     found: dict[str, Found] = field(default_factory=dict)
@@ -40,16 +40,16 @@ class Matching:
 
 
 def match_layers(
-    wanted: Sequence[TargetLayer],
+    targets: Sequence[TargetLayer],
     sources: Mapping[str, MergeSource],
     allow: Sequence[str],
     fresh: Collection[str] = (),
 ) -> Matching:
     """Match the fused net's layers with the sources' by prefix and name; those in `fresh` start from their fillers."""
     result = Matching(offered={prefix: list(source.weights) for prefix, source in sources.items()})
-    postponed: list[TargetLayer] = []
+    deferred: list[TargetLayer] = []
     allowed: list[str] = []
-    for item in wanted:
+    for item in targets:
         if item.layer.name not in fresh:
             _compare_settings(item, source_of(item.layer.name, sources), result)
         if item.layer.type == ONNX and not _given(item, sources):
@@ -70,28 +70,28 @@ def match_layers(
         problem = _take(item, source, result)
         if problem is None:
             continue
-        if _may_share(item):
-            postponed.append(item)
+        if _may_share(item):  # its blobs may come from the owner of a shared name, which can be a later layer
+            deferred.append(item)
         elif permitted:
             allowed.append(item.layer.name)
             _fill(item, result)
         else:
             result.errors.append(problem)
-    _share(wanted, postponed, sources, result)
+    _share(targets, deferred, sources, result)
     result.allowed = tuple(allowed)
     result.errors += [missing_source(prefix, items, sources) for prefix, items in result.orphans.items()]
-    result.errors += unused_arguments(wanted, sources, allow)
+    result.errors += unused_arguments(targets, sources, allow)
     return result
 
 
 def _given(item: TargetLayer, sources: Mapping[str, MergeSource]) -> bool:
-    """Whether a source's weights hold those of the Onnx layer, instead of an ONNX file."""
+    """Return whether a source's weights, instead of an ONNX file, have those of the Onnx layer."""
     source = source_of(item.layer.name, sources)
     return source is not None and source.own_name(item.layer.name) in source.weights
 
 
 def source_of(name: str, sources: Mapping[str, MergeSource]) -> MergeSource | None:
-    """The source whose prefix the fused layer bears, the longest first; "" as prefix takes what no other does."""
+    """Return the source with the longest prefix of the fused layer's name; the prefix "" matches every name."""
     for prefix, source in sources.items():
         if not prefix or name.startswith(f"{prefix}/"):
             return source
@@ -99,7 +99,7 @@ def source_of(name: str, sources: Mapping[str, MergeSource]) -> MergeSource | No
 
 
 def _compare_settings(item: TargetLayer, source: MergeSource | None, result: Matching) -> None:
-    """Note, or refuse, settings that are not those of the layer in its source's description, where that was given."""
+    """Note, or refuse, settings other than in the source's prototxt, where that was given."""
     if source is None or source.layers is None:
         return
     theirs = source.layers.get(source.own_name(item.layer.name))
@@ -114,7 +114,7 @@ def _compare_settings(item: TargetLayer, source: MergeSource | None, result: Mat
 
 
 def _take(item: TargetLayer, source: MergeSource, result: Matching) -> MergeError | None:
-    """Take the layer's blobs from its source; what is wrong if they do not fit."""
+    """Take the layer's blobs from its source; return an error if they do not fit."""
     name = source.own_name(item.layer.name)
     if source.layers is not None and name not in source.layers:
         return missing_layer(item, source, name, source.prototxt, source.layers)
@@ -130,21 +130,21 @@ def _take(item: TargetLayer, source: MergeSource, result: Matching) -> MergeErro
             "the weights of one type mean something else in another: rename the layer or correct its type",
         )
     if want is None:
-        result.found[item.layer.name] = (tuple(have), _taken(source, name, len(have)))
+        result.found[item.layer.name] = (tuple(have), _blobs_from(source, name, len(have)))
         return None
     if len(have) != len(want) or not all(map(shape_fits, have, want)):
         return shape_mismatch(item, source, name, have, want)
     shapes = tuple(settled_shape(h, w) for h, w in zip(have, want, strict=True))
-    result.found[item.layer.name] = (shapes, _taken(source, name, len(have)))
+    result.found[item.layer.name] = (shapes, _blobs_from(source, name, len(have)))
     return None
 
 
-def _taken(source: MergeSource, name: str, count: int) -> tuple[Origin, ...]:
+def _blobs_from(source: MergeSource, name: str, count: int) -> tuple[Origin, ...]:
     return tuple(FromSource(source.prefix, name, index) for index in range(count))
 
 
 def _without_source(item: TargetLayer, sources: Mapping[str, MergeSource], permitted: bool, result: Matching) -> None:
-    """A new layer is filled; but one that looks like a forgotten source's, frozen and prefixed, is not."""
+    """Fill a new layer; but one that is frozen and prefixed is an error, since its source was probably forgotten."""
     prefix, slash, _ = item.layer.name.partition("/")
     if slash and item.frozen and not permitted and not _fixed_by_design(item):
         result.orphans.setdefault(prefix, []).append(item)
@@ -153,7 +153,7 @@ def _without_source(item: TargetLayer, sources: Mapping[str, MergeSource], permi
 
 
 def _fixed_by_design(item: TargetLayer) -> bool:
-    """Layers that people freeze at their start on purpose: upsampling by interpolation."""
+    """Return whether the layer is usually frozen at its filler: upsampling by interpolation."""
     return item.layer.type == "Deconvolution" and item.layer.convolution_param.weight_filler.type == "bilinear"
 
 
@@ -162,7 +162,7 @@ def _fill(item: TargetLayer, result: Matching) -> None:
     if item.shapes is None:
         if layer.param:
             hint = "give weights for it by a source with its prefix"
-            result.errors.append(layer_error(item, "has blobs whose shapes its description does not tell", hint))
+            result.errors.append(layer_error(item, "has blobs of unknown shapes", hint))
         return
     unknown = [index for index, shape in enumerate(item.shapes) if None in shape]
     if unknown:
@@ -170,7 +170,7 @@ def _fill(item: TargetLayer, result: Matching) -> None:
             layer_error(
                 item,
                 f"is new, but the shape of its blob {unknown[0]} is not known: {shapes_text(item.shapes)}",
-                "say the shape of the net's input: --input data=1,3,224,224",
+                "give the shape of the net's input: --input data=1,3,224,224",
             )
         )
         return
@@ -189,19 +189,19 @@ def _may_share(item: TargetLayer) -> bool:
 
 
 def _share(
-    wanted: Sequence[TargetLayer],
-    postponed: Sequence[TargetLayer],
+    targets: Sequence[TargetLayer],
+    deferred: Sequence[TargetLayer],
     sources: Mapping[str, MergeSource],
     result: Matching,
 ) -> None:
-    """One name, one blob: layers that share by `param { name }` get the first one's, and must not disagree."""
+    """Give layers that share by `param { name }` the first one's blob. Notes an error where their weights differ."""
     owners: dict[str, tuple[str, int]] = {}
-    for item in wanted:
+    for item in targets:
         if item.layer.name in result.found:
             for index in range(len(result.found[item.layer.name][0])):
                 if item.share_name(index):
-                    _agree(item, index, owners, sources, result)
-    for item in postponed:
+                    _check_shared(item, index, owners, sources, result)
+    for item in deferred:
         homes = [owners.get(item.share_name(index)) for index in range(len(item.shapes or ()))]
         if any(home is None for home in homes):
             source = source_of(item.layer.name, sources)
@@ -218,7 +218,7 @@ def _share(
         result.found[item.layer.name] = (shapes, origins)
 
 
-def _agree(
+def _check_shared(
     item: TargetLayer,
     index: int,
     owners: dict[str, tuple[str, int]],

@@ -1,10 +1,10 @@
-"""Build the first weights of a fused net: a plan of what comes from where, all misfits at once; then a stream of bytes.
+"""Build the initial weights of a fused net: first a plan with the origin of every blob, then a stream of bytes.
 
     plan = plan_merge(load_net("fused.prototxt"), {"odd": "odd.caffemodel", "even": "even.caffemodel"})
     print(plan.table())
     apply_merge(plan, "init.caffemodel")
 
-Nothing is partial and silent: a layer of a prefixed branch without fitting weights is an error unless it is named.
+All mismatches are reported at once: a layer of a prefixed branch without fitting weights is an error unless allowed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def plan_merge(
     inputs: Mapping[str, Sequence[int | None]] | None = None,
     fresh: Collection[str] = (),
 ) -> MergePlan:
-    """Find for every blob of the fused net where it comes from.
+    """Find the origin of every blob of the fused net.
 
     fused_net      decoded; of one phase, or with the layers of all
     sources        prefix -> weights file, or arrays by layer name, or (prototxt, weights file). The fused layer
@@ -48,16 +48,16 @@ def plan_merge(
                    folder of weights, `fold`, is the sources `fold1`, `fold2`, ..., as in composing
     seed           of the fillers of new layers; `fusion.build` with the same seed fills them with the same numbers
     allow_missing  names of layers (or shell patterns) that may start from their fillers instead of a source's weights
-    inputs         shapes of input blobs, where the net does not tell them and a new layer's size depends on them
-    fresh          names of layers that start from their fillers whatever the sources have
+    inputs         shapes of input blobs, where the net does not have them and a new layer's size depends on them
+    fresh          names of layers that start from their fillers even if the sources have weights
 
-    Raises: MergeError with all that does not fit; ShapeError when the fused net itself is wrong, WeightsError when
-            layers of one name hold weights.
+    Raises: MergeError with all mismatches; ShapeError when the fused net itself is wrong, WeightsError when layers of
+            one name have weights.
     """
     opened, errors = open_merge_sources(expand_folds(sources))
     raise_all(errors)
-    wanted = target_layers(fused_net, inputs)
-    matching = match_layers(wanted, opened, tuple(allow_missing), fresh)
+    targets = target_layers(fused_net, inputs)
+    matching = match_layers(targets, opened, tuple(allow_missing), fresh)
     raise_all(matching.errors)
     layers = tuple(
         PlannedLayer(
@@ -67,9 +67,9 @@ def plan_merge(
             tuple(item.layer.top),
             *matching.found.get(item.layer.name, ((), ())),
         )
-        for item in wanted
+        for item in targets
     )
-    messages = {item.layer.name: item.layer for item in wanted}
+    messages = {item.layer.name: item.layer for item in targets}
     unused = _unused(matching, layers, opened)
     return MergePlan(fused_net.name, layers, unused, matching.allowed, seed, opened, messages, matching.differing)
 
@@ -81,13 +81,13 @@ def apply_merge(
 
     Those of Onnx layers go to a safetensors file beside it, see `fusion.onnx.sidecar`.
 
-    Source blobs are copied as bytes, those of ONNX files too, so memory does not grow with them. The same plan gives
+    Source blobs, also those of ONNX files, are copied as bytes, so memory does not grow with them. The same plan writes
     the same bytes.
 
     progress  called with the bytes written so far and their sum
 
-    Raises: WeightsError when a source has changed since it was planned, or the format cannot hold the result;
-            MergeError when what was written is not what was planned; OSError.
+    Raises: WeightsError when a source has changed since the plan, or the format cannot hold the result; MergeError when
+            the written file is not as planned; OSError.
     """
     done = 0
 
@@ -110,12 +110,12 @@ def apply_merge(
 
 
 def _check_companion(path: str | os.PathLike[str], layers: Sequence[tuple[Entry, Sequence[Payload]]]) -> None:
-    """Compare what was written beside the file with what was planned. Raises: MergeError."""
+    """Compare the file of ONNX weights beside `path` with the plan. Raises: MergeError."""
     other = sidecar_path(path)
-    apart = [(entry, blobs) for entry, blobs in layers if entry.type == ONNX and blobs]
-    if other is not None and apart:
+    planned = [(entry, blobs) for entry, blobs in layers if entry.type == ONNX and blobs]
+    if other is not None and planned:
         with open(other, "rb") as file:
-            _check(apart, scan_weights(other), lambda offset, count: os.pread(file.fileno(), count, offset))
+            _check(planned, scan_weights(other), lambda offset, count: os.pread(file.fileno(), count, offset))
 
 
 def _unused(
@@ -130,13 +130,13 @@ def _unused(
 
 def _payloads(plan: MergePlan, layer: PlannedLayer) -> list[Payload]:
     files = {origin.file for origin in layer.origins if isinstance(origin, FromOnnx)}
-    kept = {file: onnx_payloads(plan.messages[layer.name], file) for file in files}
+    weights = {file: onnx_payloads(plan.messages[layer.name], file) for file in files}
     for origin, shape in zip(layer.origins, layer.shapes, strict=True):
-        if isinstance(origin, FromOnnx) and getattr(kept[origin.file].get(origin.name), "shape", None) != shape:
-            what = f"its weight '{origin.name}' is not what it was when the merge was planned"
-            raise MergeError(what, place=origin.file, hint="it was written anew in the meantime: merge again")
+        if isinstance(origin, FromOnnx) and getattr(weights[origin.file].get(origin.name), "shape", None) != shape:
+            text = f"its weight '{origin.name}' has changed since the merge was planned"
+            raise MergeError(text, place=origin.file, hint="the file was written again in the meantime: merge again")
     return [
-        kept[origin.file][origin.name] if isinstance(origin, FromOnnx) else _payload(plan, origin, shape)
+        weights[origin.file][origin.name] if isinstance(origin, FromOnnx) else _payload(plan, origin, shape)
         for origin, shape in zip(layer.origins, layer.shapes, strict=True)
     ]
 
@@ -149,9 +149,9 @@ def _payload(plan: MergePlan, origin: FromSource | FromFiller, shape: Shape) -> 
 
 
 def _check(layers: Sequence[tuple[Entry, Sequence[Payload]]], scan: Scan, read: Callable[[int, int], bytes]) -> None:
-    """Compare what was written with what was planned: layers, shapes, and the ends of every copied blob.
+    """Compare the written file with the plan: layers, shapes, and the ends of every copied blob.
 
-    Raises: MergeError naming what differs.
+    Raises: MergeError naming the differences.
     """
     written = {entry.name: entry for entry in scan.entries}
     errors = []
@@ -174,7 +174,7 @@ def _check(layers: Sequence[tuple[Entry, Sequence[Payload]]], scan: Scan, read: 
                     os.pread(handles[source], count, blob.blob.offset + end) != read(span.offset + end, count)
                     for end in ends
                 ):
-                    errors.append(f"blob {index} of layer '{entry.name}' is not what '{source}' holds")
+                    errors.append(f"blob {index} of layer '{entry.name}' differs from that in '{source}'")
     finally:
         for handle in handles.values():
             os.close(handle)

@@ -1,4 +1,4 @@
-"""The weights of Onnx layers: those that their files hold, or another file of the same graph."""
+"""The weights of Onnx layers: from their own files, or from another file of the same graph."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ if TYPE_CHECKING:
 
 
 def match_onnx(item: TargetLayer, source: MergeSource | None) -> tuple[Found | None, list[MergeError]]:
-    """The shapes and origins of the layer's weights, and what is wrong.
+    """Return the shapes and origins of the layer's weights, and the errors.
 
-    source  that has the layer's prefix, if any: an ONNX file of the same graph takes the place of the layer's own
+    source  with the layer's prefix, if any: an ONNX file of the same graph replaces the layer's own
     """
     layer = item.layer
     other = source.onnx if source is not None else ""
     try:
         own = onnx_weights(layer)
-        taken = onnx_weights(layer, other) if other else own
+        weights = onnx_weights(layer, other) if other else own
     except OnnxError as error:
         return None, [MergeError(error.message, place=error.place, hint=error.hint)]
-    errors = [*_unlike(layer, own, taken, other)]
-    shapes: tuple[Shape, ...] = tuple(tuple(array.shape) for array in taken.values())
+    errors = [*_mismatch(layer, own, weights, other)]
+    shapes: tuple[Shape, ...] = tuple(tuple(array.shape) for array in weights.values())
     file = other or layer.onnx_param.file
-    origins = tuple(FromOnnx(file, layer.name, index, name) for index, name in enumerate(taken))
+    origins = tuple(FromOnnx(file, layer.name, index, name) for index, name in enumerate(weights))
     return (shapes, origins), errors
 
 
 def onnx_weights(layer: LayerParameter, file: str = "") -> dict[str, NDArray[Any]]:
-    """The weights of an Onnx layer by name, float32, in their graph's order; large ones are mapped, not read.
+    """Return the weights of an Onnx layer by name, float32, in their graph's order; large ones are mapped, not read.
 
-    file  whose weights, if not those of the layer's own
+    file  replaces the layer's own
     Raises: OnnxError.
     """
     from fusion.onnx.graphs import weights
@@ -51,7 +51,7 @@ def onnx_weights(layer: LayerParameter, file: str = "") -> dict[str, NDArray[Any
 
 
 def onnx_payloads(layer: LayerParameter, file: str = "") -> dict[str, Payload]:
-    """The same, to be written: copied from the file where they lie in it as they are needed. Raises: OnnxError."""
+    """Return the weights to be written: byte ranges of the file where it has them as float32. Raises: OnnxError."""
     from fusion.onnx.graphs import weights
     from fusion.onnx.graphs.mapped_weights import payload
 
@@ -70,19 +70,19 @@ def _graph(layer: LayerParameter, file: str) -> Graph:
     return layer_graph(layer)
 
 
-def _unlike(
-    layer: LayerParameter, own: dict[str, NDArray[Any]], taken: dict[str, NDArray[Any]], file: str
+def _mismatch(
+    layer: LayerParameter, own: dict[str, NDArray[Any]], weights: dict[str, NDArray[Any]], file: str
 ) -> list[MergeError]:
-    """What is wrong with taking one file's weights into another file's graph."""
-    mine = [tuple(array.shape) for array in own.values()]
-    theirs = [tuple(array.shape) for array in taken.values()]
-    if mine == theirs:
+    """Return the error of weights that do not fit into the layer's own graph, if any."""
+    needed = [tuple(array.shape) for array in own.values()]
+    given = [tuple(array.shape) for array in weights.values()]
+    if needed == given:
         return []
     differing = next(
-        (f"'{name}' is {shapes_text([shape])} there" for name, shape, other in zip(taken, theirs, mine, strict=False)
+        (f"'{name}' is {shapes_text([shape])} there" for name, shape, other in zip(weights, given, needed, strict=False)
          if shape != other),
-        f"it has {len(theirs)} weights, not {len(mine)}",
+        f"it has {len(given)} weights, not {len(needed)}",
     )  # fmt: skip
     message = f"layer '{layer.name}': {file} does not have the graph of {layer.onnx_param.file}: {differing}"
-    hint = "give the file that the net was composed of, or compose again with the other one"
+    hint = "give the file from which the net was composed, or compose again with the other one"
     return [MergeError(message, place=place_of(layer), hint=hint)]

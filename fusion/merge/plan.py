@@ -1,4 +1,4 @@
-"""What a merge will do, layer by layer, before a byte is written: a value that can be shown, compared and applied."""
+"""The plan of a merge, layer by layer: a value that can be shown, compared and applied."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from prototxt.formats.index import Shape
 from prototxt.schema.messages import LayerParameter
 from prototxt.text.notes import fold_notes
 
-_MOST = 8  # blobs of a layer whose shapes a line can hold; Caffe's layers have at most so many
+_MOST = 8  # blobs whose shapes are shown in one line; Caffe's layers have no more
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class FromSource:
 
 @dataclass(frozen=True, slots=True)
 class FromFiller:
-    """A blob that starts as the filler of the fused net's `layer` says, which is another one for shared blobs."""
+    """A blob with the initial value of `layer` in the fused net, which for a shared blob is another layer."""
 
     layer: str
     index: int
@@ -36,7 +36,7 @@ class FromFiller:
 
 @dataclass(frozen=True, slots=True)
 class FromOnnx:
-    """A weight of an Onnx layer as an ONNX file has it.
+    """A weight of an Onnx layer, from an ONNX file.
 
     name  of the weight in the file's graph
     """
@@ -52,7 +52,7 @@ Origin: TypeAlias = "FromSource | FromFiller | FromOnnx"
 
 @dataclass(frozen=True, slots=True)
 class PlannedLayer:
-    """One layer of the fused net: its blobs' shapes and where each comes from; none of both for most types."""
+    """One layer of the fused net with its blobs' shapes and origins, which most layer types have none of."""
 
     name: str
     type: str
@@ -62,13 +62,13 @@ class PlannedLayer:
     origins: tuple[Origin, ...] = ()
 
     def shapes_text(self) -> str:
-        """The shapes of the blobs; of an ONNX graph, which has many, how many they are."""
+        """Return the shapes of the blobs as text; for the many of an ONNX graph, their count."""
         if len(self.shapes) > _MOST:
             return f"{len(self.shapes)} weights, {sum(map(math.prod, self.shapes)):,} values"
         return shapes_text(self.shapes)
 
     def origin_text(self) -> str:
-        """Where the blobs come from, in a few words."""
+        """Return the origins of the blobs as text."""
         words: dict[str, None] = {}
         for origin in self.origins:
             if isinstance(origin, FromSource):
@@ -83,14 +83,14 @@ class PlannedLayer:
 
 @dataclass(frozen=True)
 class MergePlan:
-    """All that `apply_merge` needs.
+    """The input of `apply_merge`.
 
     name     of the fused net
     layers   in the net's order, each name once, also those without blobs
-    unused   source prefix -> its layers with weights that the fused net does not have (normal beyond the cut)
+    unused   source prefix -> its layers with weights that the fused net does not have (normal after the cut)
     allowed  layers that start from their fillers although a source was expected to have them
     seed     of the fillers
-    differing  layer -> settings that are not those of its source, such as a stride: the branch computes something else
+    differing  layer -> settings other than in its source, such as a stride: the branch computes something else
     """
 
     name: str
@@ -104,18 +104,18 @@ class MergePlan:
 
     @property
     def filled(self) -> tuple[str, ...]:
-        """The layers that start from their fillers, in whole or in part."""
+        """Return the layers of which at least one blob starts from its filler."""
         return tuple(
             layer.name for layer in self.layers if any(isinstance(origin, FromFiller) for origin in layer.origins)
         )
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all values."""
+        """Return the number of bytes of all values."""
         return 4 * sum(math.prod(shape) for layer in self.layers for shape in layer.shapes)
 
     def table(self) -> str:
-        """The plan as text: one line per layer with blobs, then what stays unused, then the sums."""
+        """Return the plan as text: one line per layer with blobs, then the unused layers, then the sums."""
         rows = [("layer", "type", "blobs", "from")]
         rows += [(layer.name, layer.type, layer.shapes_text(), layer.origin_text()) for layer in self._with_blobs()]
         widths = [max(len(row[column]) for row in rows) for column in range(3)]
@@ -138,7 +138,7 @@ class MergePlan:
         return "\n".join(lines)
 
     def to_json(self) -> str:
-        """The plan as JSON, with the same content as the table."""
+        """Return the plan as JSON, with the same content as the table."""
         layers = [
             {
                 "name": layer.name,
@@ -166,7 +166,7 @@ class MergePlan:
         return json.dumps(content, indent=2)
 
     def _origin_count(self) -> int:
-        """Sources, and ONNX files that are none of them."""
+        """Return the number of sources, and of ONNX files that are no source."""
         files = {origin.file for layer in self.layers for origin in layer.origins if isinstance(origin, FromOnnx)}
         return len({source.label for source in self.sources.values()} | files)
 
@@ -175,7 +175,7 @@ class MergePlan:
 
 
 def shapes_text(shapes: Sequence[Sequence[int | None]]) -> str:
-    """Shapes as people write them: "20x1x5x5, 20"."""
+    """Return shapes as text: "20x1x5x5, 20"."""
     return ", ".join("x".join("?" if dim is None else str(dim) for dim in shape) or "scalar" for shape in shapes)
 
 

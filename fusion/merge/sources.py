@@ -31,9 +31,9 @@ SourceLike: TypeAlias = "Path | Arrays | tuple[Path, Path]"
 class MergeSource:
     """One opened source.
 
-    label   what it is called in tables and errors: the path of the weights
+    label   its name in tables and errors: the path of the weights
     layers  the layers of its prototxt by name; None where none was given
-    onnx    the ONNX file that it is, or ""
+    onnx    the path if the source is an ONNX file, else ""
     """
 
     prefix: str
@@ -44,23 +44,23 @@ class MergeSource:
     onnx: str = ""
 
     def own_name(self, fused: str) -> str:
-        """What the fused net's layer is called in this source, which may bear the prefix already."""
+        """Return the name in this source of the fused net's layer; the source's names may already have the prefix."""
         bare = fused.removeprefix(f"{self.prefix}/") if self.prefix else fused
         known = self.weights if self.layers is None else self.layers
         return fused if bare not in known and fused in known else bare
 
     def shapes(self, name: str) -> list[Shape]:
-        """The shapes of a layer's blobs, without reading them."""
+        """Return the shapes of a layer's blobs, without reading them."""
         if isinstance(self.weights, Weights):
             return [blob.shape for blob in self.weights.entry(name).blobs]
         return [tuple(np.shape(blob)) for blob in self.weights[name]]
 
     def blob_type(self, name: str) -> str:
-        """The layer's type as the weights file states it, or ""."""
+        """Return the layer's type in the weights file, or ""."""
         return self.weights.entry(name).type if isinstance(self.weights, Weights) else ""
 
     def payload(self, name: str, index: int, shape: Shape) -> Payload:
-        """A blob to be written in `shape`: copied as bytes where the file has it as they are needed."""
+        """Return a blob to be written in `shape`: a byte range of the file where it has the blob as float32."""
         if not isinstance(self.weights, Weights):
             return np.asarray(self.weights[name][index], np.float32).reshape(shape)
         blob = self.weights.entry(name).blobs[index]
@@ -71,7 +71,7 @@ class MergeSource:
 
 
 def expand_folds(sources: Mapping[str, SourceLike]) -> dict[str, SourceLike]:
-    """The sources with patterns and folders of weights taken apart: `fold` becomes `fold1`, `fold2`, ...
+    """Expand patterns and folders of weights: the source `fold` becomes `fold1`, `fold2`, ...
 
     Raises: ComposeError, as `fusion.composition.folds.folds`.
     """
@@ -90,7 +90,7 @@ def expand_folds(sources: Mapping[str, SourceLike]) -> dict[str, SourceLike]:
 
 
 def open_merge_sources(sources: Mapping[str, SourceLike]) -> tuple[dict[str, MergeSource], list[MergeError]]:
-    """The sources by prefix, the longest prefix first, and what is wrong with those that cannot be opened."""
+    """Open the sources: by prefix, the longest first; and the errors of those that cannot be opened."""
     opened: dict[str, MergeSource] = {}
     errors: list[MergeError] = []
     for prefix in sorted(sources, key=lambda prefix: (-len(prefix), prefix)):

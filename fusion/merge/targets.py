@@ -1,4 +1,4 @@
-"""Which layers a fused net has over all its phases, and the shapes of the blobs that each needs, as far as it tells."""
+"""The layers of a fused net over all its phases, and the shapes of their blobs, as far as they are known."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _PHASES = ("TEST", "TRAIN")
 class TargetLayer:
     """A layer of the fused net.
 
-    shapes  of its blobs, None for sizes that the net does not tell; None as a whole where not even their number is
-            known (types of forks, Python)
+    shapes  of its blobs, None for unknown sizes; None as a whole where not even their number is known (types of
+            forks, Python)
     """
 
     layer: LayerParameter
@@ -29,21 +29,21 @@ class TargetLayer:
 
     @property
     def frozen(self) -> bool:
-        """Whether nothing in it is ever learned."""
+        """Return whether nothing in it is ever learned."""
         count = len(self.shapes) if self.shapes is not None else max(1, len(self.layer.param))
         first = 3 if self.layer.type == "BatchNorm" else 0  # statistics are not learned whatever lr_mult says
         specs = self.layer.param[first:count]
         return len(specs) >= count - first and all(spec.lr_mult == 0 for spec in specs)
 
     def share_name(self, index: int) -> str:
-        """The name under which blob `index` is shared, or ""."""
+        """Return the name under which blob `index` is shared, or ""."""
         return self.layer.param[index].name if index < len(self.layer.param) else ""
 
 
 def target_layers(net: NetParameter, inputs: Mapping[str, Sequence[int | None]] | None = None) -> list[TargetLayer]:
-    """The layers of all phases in the net's order, each name once: the one with blobs, if any.
+    """Return the layers of all phases in the net's order, each name once: the one with blobs, if any.
 
-    Raises: ShapeError with all that is wrong in the net; WeightsError for several layers of one name with weights.
+    Raises: ShapeError with all errors of the net; WeightsError for several layers of one name with weights.
     """
     check_layer_names(net)
     found: dict[str, TargetLayer] = {}
@@ -57,12 +57,13 @@ def target_layers(net: NetParameter, inputs: Mapping[str, Sequence[int | None]] 
             continue
         seen.append(content)
         try:
-            shapes = infer(filtered, _known(filtered, inputs), unknown="ignore").params
+            shapes = infer(filtered, _known_inputs(filtered, inputs), unknown="ignore").params
         except PrototxtError as error:
             failed.append((filtered, error))
             continue
         for layer, params in zip(filtered.layer, shapes, strict=True):
             _add(found, layer, params)
+    # A phase may fail without data that only the other one has; that matters if only it has some layer with blobs.
     for filtered, problem in failed:
         if not found or any(param_count(layer.type, layer) and layer.name not in found for layer in filtered.layer):
             raise problem
@@ -70,10 +71,10 @@ def target_layers(net: NetParameter, inputs: Mapping[str, Sequence[int | None]] 
     return sorted(found.values(), key=lambda item: order[item.layer.name])
 
 
-def _known(
+def _known_inputs(
     net: NetParameter, inputs: Mapping[str, Sequence[int | None]] | None
 ) -> dict[str, Sequence[int | None]] | None:
-    """The given shapes of blobs that the net has in this phase; all if it has none, so that a slip is an error."""
+    """Return the given shapes of the blobs in this phase; all if it has none of them, so that a mistake is an error."""
     if not inputs:
         return None
     tops = {top for layer in net.layer for top in layer.top}

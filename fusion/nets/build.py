@@ -1,4 +1,4 @@
-"""Building a net from its description, and what one asks of a net that is built."""
+"""Building a net from its description, and queries of a built net: its blobs, parameters and loss."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def build(
     seed: int | None = None,
     allow_python: bool | None = None,
 ) -> Net:
-    """The net of one phase, its parameters filled by the layers' fillers.
+    """Build the net of one phase, its parameters filled by the layers' fillers.
 
     net     a decoded net, or a prototxt: text tree or path
-    shapes  shapes of inputs that the description leaves open, or other ones than it says
+    shapes  shapes of inputs that the description leaves open, or that replace its own
     seed    of the fillers; None draws new numbers each time
-    allow_python  whether Python layers may run their code; None: as FUSION_ALLOW_PYTHON says. Those without bottoms are
-                  data layers where they may not
+    allow_python  whether Python layers may run their code; None: as FUSION_ALLOW_PYTHON says. Where they may not, those
+                  without bottoms are data layers
     The tops of data layers are the keys of the net's inputs. Under `with torch.device("meta")` nothing is allocated.
 
     Raises: BuildError, naming every layer that cannot be built; prototxt's errors for the description itself.
@@ -64,16 +64,17 @@ def _build(message: NetParameter, phase: Phase, shapes: Mapping[str, Sequence[in
     inferred = infer(message, inputs=shapes)
     parts = _Parts(_Values(message))
     named = [(layer.name, layer.type) for layer, kind in zip(message.layer, types, strict=True) if kind is not None]
-    changes = [("", SHARED_MEMORY) for found in parts.values.overwritten.values() for _ in found]
-    whole = submodule_paths([*named, *changes])
-    paths, others = iter(whole[: len(named)]), iter(whole[len(named) :])
+    memory_names = [("", SHARED_MEMORY) for changed in parts.values.overwritten.values() for _ in changed]
+    # One call names all submodules, since a path depends on those before it; layers come first and keep their names.
+    whole = submodule_paths([*named, *memory_names])
+    paths, memory_paths = iter(whole[: len(named)]), iter(whole[len(named) :])
     for index, (layer, kind) in enumerate(zip(message.layer, types, strict=True)):
         if kind is None:
             parts.values.add_inputs(index, layer)
         else:
             context = _context(layer, inferred, index, phase, seed)
             _add_layer(parts, index, layer, kind, next(paths), context, message.force_backward)
-            _add_changes(parts, index, layer, others)
+            _add_changes(parts, index, layer, memory_paths)
     raise_all([*parts.errors, *(pct.check_classifiers(message) if phase == "TRAIN" else [])])
     if phase == "TRAIN":
         learning = {
@@ -85,7 +86,7 @@ def _build(message: NetParameter, phase: Phase, shapes: Mapping[str, Sequence[in
 
 @dataclass
 class _Parts:
-    """What the layers read so far have become."""
+    """The submodules, calls and parameters of the layers so far."""
 
     values: _Values
     modules: dict[str, nn.Module] = field(default_factory=dict)
@@ -122,7 +123,7 @@ def _add_layer(
 
 
 def _add_changes(parts: _Parts, index: int, layer: LayerParameter, paths: Iterator[str]) -> None:
-    """What the layer, working in place, makes of the blobs that share its top's memory."""
+    """Add the calls that give the blobs sharing memory with an in-place layer's top their changed values."""
     for found in parts.values.overwritten.get(index, ()):
         bottoms, top = parts.values.add_change(index, layer, found)
         count = sum(call.type == SHARED_MEMORY and call.tops[0].partition("@")[0] == found.blob for call in parts.calls)
@@ -147,13 +148,13 @@ def _plan(parts: _Parts, name: str, phase: Phase) -> NetPlan:
 
 
 def blobs(net: Net, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Every blob by Caffe's name, in its final version; gradients flow. Inputs that nothing needs may be left out."""
+    """Compute every blob by Caffe's name, in its final version; gradients flow. Unneeded inputs may be left out."""
     values = run(net, inputs)
     return {blob: values[value] for blob, value in net.plan.blobs if value in values}
 
 
 def modules_by_layer(net: Net) -> dict[str, nn.Module]:
-    """The submodule of every layer, by the layer's name; of several layers of one name the first."""
+    """Return the submodule of every layer by the layer's name; of several layers of one name the first."""
     found: dict[str, nn.Module] = {}
     for call in net.plan.calls:
         found.setdefault(call.name, net.get_submodule(call.path))
@@ -161,7 +162,7 @@ def modules_by_layer(net: Net) -> dict[str, nn.Module]:
 
 
 def params(net: Net) -> dict[str, list[Tensor]]:
-    """Parameters and statistics of every layer that has some, in Caffe's order; a shared one with each of its layers.
+    """Return the parameters and statistics of the layers, in Caffe's order; a shared one with each of its layers.
 
     A second layer of the same name appears as `name (2)`.
     """
@@ -177,7 +178,7 @@ def params(net: Net) -> dict[str, list[Tensor]]:
 
 @dataclass(frozen=True)
 class Learnable:
-    """A blob as Caffe's solver sees it.
+    """A blob with the settings by which Caffe's solver updates it.
 
     tensor      the parameter, or a statistic that the solver never changes (lr_mult 0)
     layer       the layer that owns it, and `index` its place among the layer's blobs
@@ -191,7 +192,7 @@ class Learnable:
 
 
 def learnable(net: Net) -> list[Learnable]:
-    """Every blob of the net once, in the order of Caffe's solver history: BatchNorm's statistics are among them."""
+    """Return every blob once, in the order of Caffe's solver history, which includes BatchNorm's statistics."""
     return [
         Learnable(tensor_by_path(net, param.attribute), param.layer, param.index, param.lr_mult, param.decay_mult)
         for param in net.plan.params
@@ -200,8 +201,8 @@ def learnable(net: Net) -> list[Learnable]:
 
 
 def frozen_layers(net: Net) -> list[str]:
-    """Names of the layers that training leaves as they are: all their parameters have lr_mult 0."""
-    norms = {call.name for call in net.plan.calls if call.type == "BatchNorm"}  # statistics: lr_mult is 0 in every net
+    """Return the names of the layers that training does not change: all their parameters have lr_mult 0."""
+    norms = {call.name for call in net.plan.calls if call.type == "BatchNorm"}  # statistics have lr_mult 0 in any net
     rates: dict[str, float] = {}
     for param in net.plan.params:
         if param.layer in norms and param.index < 3:
@@ -211,13 +212,13 @@ def frozen_layers(net: Net) -> list[str]:
 
 
 def loss_weights(net: Net) -> dict[str, float]:
-    """The weight in the loss of every output that counts in it."""
+    """Return the loss weight of every output that is part of the loss."""
     weights = dict(net.plan.loss_weights)
     return {key: weights[value] for key, value in net.plan.outputs if value in weights}
 
 
 def total_loss(net: Net, out: Mapping[str, Tensor]) -> Tensor:
-    """The loss that Caffe minimises: the weighted sum of the net's loss outputs, a scalar.
+    """Return the loss that Caffe minimises: the weighted sum of the net's loss outputs, a scalar.
 
     Raises: FusionError when the net has no loss.
     """
@@ -230,7 +231,7 @@ def total_loss(net: Net, out: Mapping[str, Tensor]) -> Tensor:
 
 
 def restrict_to_blobs(net: Net, blobs: Iterable[str]) -> Net:
-    """A net of the same submodules that gives these blobs, and runs only what they need.
+    """Return a net of the same submodules whose outputs are these blobs, with only the calls they need.
 
     Raises: FusionError for a blob that the net does not have.
     """
@@ -249,7 +250,7 @@ def _filtered(net: NetParameter | Document | str | os.PathLike[str], phase: Phas
 
 
 def _types(net: NetParameter) -> list[RegisteredLayer | None]:
-    """The builder of every layer, None for one that brings data. Raises: BuildError for all unknown types."""
+    """Return the builder of every layer, None for a data layer. Raises: BuildError for all unknown types."""
     types = [None if python.brings_data(layer) else find_layer_type(layer.type) for layer in net.layer]
     errors = [
         unknown_type(layer.type, layer.name, place_of(layer))
@@ -269,7 +270,7 @@ def _blocked(layer: LayerParameter) -> tuple[int, ...]:
 
 
 def _loss_weights(layer: LayerParameter, tops: Sequence[str]) -> dict[str, float]:
-    """Weights by value. A loss layer's first top counts 1 unless the layer says otherwise."""
+    """Return weights by value; the default is 1 for a loss layer's first top."""
     weights = list(layer.loss_weight)
     if not weights and layer_type(layer.type).loss:
         weights = [1.0]
@@ -277,28 +278,28 @@ def _loss_weights(layer: LayerParameter, tops: Sequence[str]) -> dict[str, float
 
 
 def _frozen(calls: Sequence[Call], params: Sequence[Param]) -> tuple[Call, ...]:
-    """The calls, portable only where nothing learns."""
+    """Return the calls, portable only where nothing learns."""
     learning = {param.path for param in params if param.lr_mult != 0}
     return tuple(replace(call, portable=False) if call.path in learning else call for call in calls)
 
 
 def _outputs(calls: Sequence[Call], weights: Mapping[str, float]) -> tuple[tuple[str, str], ...]:
-    """Tops that nobody takes, and those that count in the loss: Caffe splits a copy off, which nobody takes."""
-    taken = {value for call in calls if call.type != SHARED_MEMORY for value in call.bottoms}
+    """Return the unread tops, and those that count in the loss: Caffe's Split makes an unread copy of them."""
+    read = {value for call in calls if call.type != SHARED_MEMORY for value in call.bottoms}
     for call in calls:
-        if call.type == SHARED_MEMORY:
+        if call.type == SHARED_MEMORY:  # no layer of the prototxt: its result is read if the blob before it was
             before = call.bottoms[1]
-            taken |= {before, *(call.tops if before in taken else ())}
+            read |= {before, *(call.tops if before in read else ())}
     tops = [value for call in calls for value in call.tops]
-    return tuple((value, value) for value in tops if value not in taken or value in weights)
+    return tuple((value, value) for value in tops if value not in read or value in weights)
 
 
 class _Values:
-    """Names for the versions of blobs while the layers are read in order.
+    """Names for the versions of blobs while the layers are added in order.
 
     inputs   blob -> value, for the tops of data layers
     current  blob -> its latest value
-    overwritten  index of an in-place layer -> the blobs that it changes though they are none of its tops
+    overwritten  index of an in-place layer -> the blobs that it changes although they are none of its tops
     """
 
     def __init__(self, net: NetParameter) -> None:
@@ -311,12 +312,12 @@ class _Values:
             self._last[found.blob] = max(self._last[found.blob], found.layer)
 
     def add_inputs(self, index: int, layer: LayerParameter) -> None:
-        """Take the layer's tops as inputs of the net."""
+        """Add the layer's tops as inputs of the net."""
         for top in layer.top:
             self.current[top] = self.inputs[top] = self._value(index, layer, top)
 
     def add_call(self, index: int, layer: LayerParameter) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """The values that the layer takes and makes; a loss layer without a top makes one that has no blob's name."""
+        """Return the values of the layer's bottoms and tops; a loss layer without a top gets an automatic one."""
         bottoms = tuple(self.current[bottom] for bottom in layer.bottom)
         for top in layer.top:
             self.current[top] = self._value(index, layer, top)
@@ -326,10 +327,10 @@ class _Values:
         return bottoms, tops
 
     def add_change(self, index: int, layer: LayerParameter, found: Overwritten) -> tuple[tuple[str, str], str]:
-        """The values that the change is seen through and made to, and the one after it."""
+        """Return the changed value, the old value of the blob that shares its memory, and that blob's new value."""
         bottoms = self.current[found.through], self.current[found.blob]
         self.current[found.blob] = self._value(index, layer, found.blob)
         return bottoms, self.current[found.blob]
 
     def _value(self, index: int, layer: LayerParameter, top: str) -> str:
-        return top if self._last[top] == index else f"{top}@{layer.name or index}"
+        return top if self._last[top] == index else f"{top}@{layer.name or index}"  # only the last has the plain name

@@ -1,7 +1,7 @@
-"""What a loss towards references needs of the net around it, checked when the net is built for training.
+"""Checks of the net around a loss towards references, made when the net is built for training.
 
-The first bottom is the student's, and something below it learns; nothing below a reference does, since a reference
-that moves with the student holds it to nothing.
+The first bottom is the student's, and some layer below it must learn; no layer below a reference may, since a reference
+that changes with the student is no constraint.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SHOWN = 5
 
 
 def check_references(net: NetParameter, calls: Sequence[Call], learning: Collection[str]) -> list[BuildError]:
-    """Every loss of a filtered net whose student does not learn, or whose references do.
+    """Return an error for every loss of a filtered net whose student does not learn, or whose references do.
 
     calls     of the net in their order
     learning  paths of the calls that have parameters which learn
@@ -39,21 +39,21 @@ def check_references(net: NetParameter, calls: Sequence[Call], learning: Collect
     # By value: the layers below that learn, and of these the ones that a gradient from the value would reach.
     below: dict[str, dict[str, None]] = {}
     reached: dict[str, dict[str, None]] = {}
-    found = []
+    errors = []
     for call in calls:
         layer = LayerParameter() if call.type == SHARED_MEMORY else layers[call.name, call.type].pop(0)
         if call.type in _TYPES:
-            found += _faults(call, layer, below, reached if learning else None)
-        own = {call.name: None} if call.path in learning or _moves(layer) else {}
+            errors += _errors(call, layer, below, reached if learning else None)
+        own = {call.name: None} if call.path in learning or _has_running_statistics(layer) else {}
         everything = _joined(below, call.bottoms)
         open_ones = [value for index, value in enumerate(call.bottoms) if index not in call.blocked]
         for top in call.tops:
             below[top] = {**everything, **own}
             reached[top] = {**_joined(reached, open_ones), **(own if call.path in learning else {})}
-    return found
+    return errors
 
 
-def _faults(
+def _errors(
     call: Call,
     layer: LayerParameter,
     below: Mapping[str, Mapping[str, None]],
@@ -69,10 +69,10 @@ def _faults(
             hint = f"the student's blob is the first bottom: put '{next(iter(references))}' there"
         message = f"no learnable parameter lies below '{layer.bottom[0]}', where the frozen part ends"
         return [BuildError(f"layer '{layer.name}': {message}", place=place_of(layer), hint=hint)]
-    return [_moving(layer, blob, names) for blob, names in references.items()]
+    return [_changing_reference(layer, blob, names) for blob, names in references.items()]
 
 
-def _moving(layer: LayerParameter, blob: str, names: Sequence[str]) -> BuildError:
+def _changing_reference(layer: LayerParameter, blob: str, names: Sequence[str]) -> BuildError:
     shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
     return BuildError(
         f"layer '{layer.name}': its reference '{blob}' would change in training, since {shown} below it "
@@ -83,8 +83,8 @@ def _moving(layer: LayerParameter, blob: str, names: Sequence[str]) -> BuildErro
     )
 
 
-def _moves(layer: LayerParameter) -> bool:
-    """Whether training changes the layer's statistics, and what it gives depends on the batch."""
+def _has_running_statistics(layer: LayerParameter) -> bool:
+    """Return whether training changes the layer's statistics, and its tops depend on the batch."""
     return layer.type == "BatchNorm" and not layer.batch_norm_param.use_global_stats
 
 

@@ -1,6 +1,6 @@
 """A net's plan, the fx graph emitted from it, and `Net`, the module that runs it.
 
-A *value* is what one top holds after one call. It bears its blob's name; a version that an in-place layer replaces
+A *value* is the content of one top after one call. It has its blob's name; a version that an in-place layer replaces
 later is called `blob@layer`, so that a plan is in single-assignment form and can be cut anywhere.
 """
 
@@ -27,11 +27,11 @@ class Call:
 
     name, type  as in the prototxt
     path        the submodule that runs it
-    bottoms     values that it takes
-    tops        values that it makes
+    bottoms     values that it reads
+    tops        values that it computes
     blocked     indices of bottoms that get no gradient (propagate_down: false)
-    portable    each sample's tops follow from that sample alone, no matter when they are computed, and nothing in
-                the layer learns
+    portable    each sample's tops depend on that sample alone, no matter when they are computed, and nothing in the
+                layer learns
     """
 
     name: str
@@ -45,10 +45,10 @@ class Call:
 
 @dataclass(frozen=True)
 class Param:
-    """One learnable or kept blob of a layer.
+    """One blob of a layer: a parameter or a statistic.
 
     attribute  path of the tensor below the net
-    lr_mult, decay_mult  as the prototxt says; 0 for BatchNorm's statistics
+    lr_mult, decay_mult  as in the prototxt; 0 for BatchNorm's statistics
     name       under which layers share it, or ""
     shared     the tensor belongs to an earlier layer of that name
     """
@@ -118,7 +118,7 @@ class Net(fx.GraphModule):
         return result
 
     def _failing(self, trace: TracebackType | None) -> Call | None:
-        """The layer that was running, going by the modules on the stack."""
+        """Return the call of the module that is on the stack of the error."""
         calls = {id(self.get_submodule(call.path)): call for call in self.plan.calls}
         found = None
         while trace is not None and found is None:
@@ -136,7 +136,7 @@ class Net(fx.GraphModule):
 
 
 def run(net: Net, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Every value that the inputs given lead to, by name; gradients flow. The same calls as the net's program makes."""
+    """Compute every value by name from the given inputs, with the calls of the net's program; gradients flow."""
     values = {value: inputs[key] for key, value in net.plan.inputs if key in inputs}
     for call in net.plan.calls:
         missing = [value for value in call.bottoms if value not in values]
@@ -151,14 +151,14 @@ def run(net: Net, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def modules_by_path(net: Net) -> dict[str, nn.Module]:
-    """Submodules by path, each once, in the order of execution."""
+    """Return the submodules by path, each once, in the order of execution."""
     return {call.path: net.get_submodule(call.path) for call in net.plan.calls}
 
 
 def with_outputs(net: Net, outputs: Mapping[str, str], given: Collection[str] = ()) -> Net:
-    """A net of the same submodules that gives these values under these keys, and makes only the calls they need.
+    """Return a net of the same submodules with these values as outputs, by key, and only the calls they need.
 
-    given  values that are handed over under their own names, and not computed
+    given  values that become inputs under their own names instead of being computed
     """
     needed = set(outputs.values())
     calls = []
@@ -174,7 +174,7 @@ def with_outputs(net: Net, outputs: Mapping[str, str], given: Collection[str] = 
 def sub_net(
     net: Net, calls: Sequence[Call], inputs: Iterable[tuple[str, str]], outputs: Iterable[tuple[str, str]]
 ) -> Net:
-    """A net of some of the calls, with the submodules, blobs, losses and parameters that belong to them."""
+    """Return a net of some of the calls, with the submodules, blobs, losses and parameters that belong to them."""
     inputs = tuple(inputs)
     values = {value for _, value in inputs} | {top for call in calls for top in call.tops}
     paths = {call.path for call in calls}
@@ -191,7 +191,7 @@ def sub_net(
 
 
 def emit_graph(plan: NetPlan) -> fx.Graph:
-    """The straight-line program of the plan: one line per input that is needed and per call, several tops unpacked."""
+    """Return the plan as an fx graph: a node per needed input and call, and one per top of calls with several."""
     graph = fx.Graph()
     nodes: dict[str, fx.Node] = {}
     inputs = graph.placeholder("inputs", dict[str, Tensor])
@@ -203,6 +203,7 @@ def emit_graph(plan: NetPlan) -> fx.Graph:
         bottoms = [nodes[value] for value in call.bottoms]
         for index in call.blocked:
             bottoms[index] = graph.call_method("detach", (bottoms[index],))
+        # The code is to read like the prototxt: a variable has its blob's name, in-place layers have their own.
         fresh = len(call.tops) == 1 and "@" not in call.tops[0] and not _replaces(call)
         name = call.tops[0] if fresh else call.name or call.type
         node = graph.create_node("call_module", call.path, tuple(bottoms), {}, _variable(name))
@@ -216,9 +217,9 @@ def emit_graph(plan: NetPlan) -> fx.Graph:
 
 
 def needed_inputs(plan: NetPlan) -> tuple[str, ...]:
-    """Keys of the inputs that a layer takes or that are given back."""
-    taken = {value for call in plan.calls for value in call.bottoms} | {value for _, value in plan.outputs}
-    return tuple(key for key, value in plan.inputs if value in taken)
+    """Return the keys of the inputs that a layer reads or that are outputs."""
+    read = {value for call in plan.calls for value in call.bottoms} | {value for _, value in plan.outputs}
+    return tuple(key for key, value in plan.inputs if value in read)
 
 
 def _item(graph: fx.Graph, source: fx.Node, key: str | int, name: str) -> fx.Node:
@@ -226,33 +227,33 @@ def _item(graph: fx.Graph, source: fx.Node, key: str | int, name: str) -> fx.Nod
 
 
 def _variable(name: str) -> str:
-    """A Python name that still looks like the blob or layer."""
+    """Return a Python name that resembles the blob's or layer's."""
     text = re.sub(r"\W", "_", name, flags=re.ASCII) or "_"
     return f"_{text}" if text[0].isdigit() else text
 
 
 def _replaces(call: Call) -> bool:
-    """Whether the layer works in place: one of its bottoms is an earlier version of its top."""
+    """Return whether the layer works in place: one of its bottoms is an earlier version of its top."""
     return any(bottom.rpartition("@")[0] == top for bottom in call.bottoms for top in call.tops)
 
 
 def submodule_paths(names: Iterable[tuple[str, str]]) -> list[str]:
-    """A submodule path for every (layer name, type), unique and free of torch's own attribute names.
+    """Return a submodule path for every (layer name, type), unique and free of torch's own attribute names.
 
     `odd/conv1` becomes `odd.conv1`. Other characters become `_`; a layer whose name is also another one's prefix, a
-    keyword, an attribute of nn.Module, or taken already gets `_`, then a number, behind it.
+    keyword, an attribute of nn.Module, or in use already gets the suffix `_`, then a number.
     """
     pairs = list(names)
     split = [[_identifier(part) for part in (name or kind.lower() or "layer").split("/")] for name, kind in pairs]
     folders = {tuple(parts[:end]) for parts in split for end in range(1, len(parts))}
-    taken: set[tuple[str, ...]] = set()
+    used: set[tuple[str, ...]] = set()
     paths = []
     for parts in split:
         path, tries = tuple(parts), 1
-        while path in folders or path in taken:
+        while path in folders or path in used:
             path = (*parts[:-1], f"{parts[-1]}_{tries if tries > 1 else ''}")
             tries += 1
-        taken.add(path)
+        used.add(path)
         paths.append(".".join(path))
     return paths
 

@@ -1,5 +1,4 @@
-"""What a net is fed when nobody trains it: the shapes of its inputs, seeded noise, and pictures as its data layer
-prepares them."""
+"""Inputs of a net outside training: their shapes, seeded noise, and pictures prepared as by its data layer."""
 
 from __future__ import annotations
 
@@ -33,15 +32,15 @@ def input_shapes(
     given: Mapping[str, Sequence[int]] | None = None,
     otherwise: Mapping[str, Shape] | None = None,
     place: str | None = None,
-    asked: str = "",
+    option_prefix: str = "",
 ) -> dict[str, tuple[int, ...]]:
-    """The shape of every blob that the net's data and Input layers make.
+    """Return the shape of every blob that the net's data and Input layers make.
 
     net    of one phase
     batch  replaces the first dimension of all that are not given
-    given  shapes that prevail, also for what the net does not tell; names of other blobs are left alone
-    otherwise  shapes of what neither tells
-    asked  the prefix by which the user can give them, for the error
+    given  shapes that replace the net's own or supply missing ones; names of other blobs are ignored
+    otherwise  shapes of inputs for which neither has one
+    option_prefix  of the input's name in the option --input, for the error
     Raises: DataError naming every input whose shape is not known.
     """
     given = given or {}
@@ -55,9 +54,9 @@ def input_shapes(
         shape = tuple(given.get(blob, known[blob]))
         sized = (batch or (shape[0] if shape else None) or 1, *shape[1:]) if blob not in given else shape
         if known[blob] is UNKNOWN and blob not in given:
-            errors.append(_unknown(blob, (None, None, None, None), place, asked))
+            errors.append(_unknown_shape(blob, (None, None, None, None), place, option_prefix))
         elif any(dim is None for dim in sized):
-            errors.append(_unknown(blob, sized, place, asked))
+            errors.append(_unknown_shape(blob, sized, place, option_prefix))
         else:
             shapes[blob] = tuple(int(dim) for dim in sized if dim is not None)
     raise_all(errors)
@@ -65,28 +64,28 @@ def input_shapes(
 
 
 def known_input_shapes(net: NetParameter) -> dict[str, Shape]:
-    """What the description of a net of one phase, and its data if that is here, tells of the shapes of its inputs."""
+    """Return the shapes of a net's inputs, of one phase, as far as its description and its data, if present, tell."""
     sources = NetParameter(state=net.state)
     sources.layer.extend(layer for layer in net.layer if not layer.bottom)
     shapes = infer_partly(sources)[0].blobs
     return {top: shapes.get(top, UNKNOWN) for layer in sources.layer for top in layer.top}
 
 
-def _unknown(blob: str, shape: Shape, place: str | None, asked: str) -> DataError:
+def _unknown_shape(blob: str, shape: Shape, place: str | None, option_prefix: str) -> DataError:
     example = ",".join("?" if dim is None else str(dim) for dim in shape)
-    name = f"{asked}/{blob}" if asked else blob
-    hint = f"its data is not here to tell: give --input {name}={example} with numbers for all"
+    name = f"{option_prefix}/{blob}" if option_prefix else blob
+    hint = f"its data is not here to read it from: give --input {name}={example} with numbers for all"
     return DataError(f"the shape of the input '{blob}' is not known", place=place, hint=hint)
 
 
 def noise(blob: str, shape: Sequence[int], seed: int) -> Tensor:
-    """Standard normal numbers, the same for the same blob, shape and seed; float32."""
+    """Return standard normal numbers, the same for the same blob, shape and seed; float32."""
     random = np.random.default_rng([seed, crc32(blob.encode("utf-8", "surrogateescape"))])
     return torch.from_numpy(random.standard_normal(tuple(shape), np.float32))
 
 
 def integer_noise(blob: str, shape: Sequence[int], seed: int, kind: np.dtype[Any]) -> Tensor:
-    """Whole numbers from 0 to 255 that the type can hold, the same for the same blob, shape and seed; float32."""
+    """Return integers from 0 to 255 that the type can hold, the same for the same blob, shape and seed; float32."""
     random = np.random.default_rng([seed, crc32(blob.encode("utf-8", "surrogateescape"))])
     most = 1 if kind == np.bool_ else min(255, np.iinfo(kind).max)
     return torch.from_numpy(random.integers(0, most, tuple(shape), endpoint=True).astype(np.float32))
@@ -94,23 +93,23 @@ def integer_noise(blob: str, shape: Sequence[int], seed: int, kind: np.dtype[Any
 
 @dataclass(frozen=True)
 class ImagePreparation:
-    """How a picture becomes one record of an input.
+    """The steps from a picture to one record of an input.
 
     color      BGR (True) or gray (False)
     size       (height, width) to resize to before the crop, or None
-    rgb        whether the net wants red first
+    rgb        whether red is the first channel
     transform  mean, scale and crop
-    told       whether a data layer said so; else pixels go in as 0 ... 255
+    from_data_layer  whether a data layer gives the transform; else pixels stay 0 ... 255
     """
 
     color: bool
     size: tuple[int, int] | None
     transform: Transform
     rgb: bool = False
-    told: bool = False
+    from_data_layer: bool = False
 
     def tensor(self, pictures: Sequence[str | bytes]) -> Tensor:
-        """Prepared pictures, float32 [N, C, H, W].
+        """Return prepared pictures, float32 [N, C, H, W].
 
         pictures  paths, or the content of picture files
         Raises    DataError naming every picture that cannot be read or does not fit
@@ -149,7 +148,7 @@ def _content(picture: str | bytes) -> bytes:
 
 
 def image_preparation(net: NetParameter, blob: str, shape: Sequence[int]) -> ImagePreparation:
-    """How the net's data layer prepares the pictures of an input blob of the shape [N, C, H, W].
+    """Return the preparation by the net's data layer for an input blob of the shape [N, C, H, W].
 
     Without such a layer pictures are resized to H x W, gray where C is 1, and neither shifted nor scaled.
     Raises: DataError for an input that takes no pictures.
@@ -158,21 +157,21 @@ def image_preparation(net: NetParameter, blob: str, shape: Sequence[int]) -> Ima
         hint = "pictures have 1 or 3 channels; verify with noise, or give arrays to the library"
         raise DataError(f"the input '{blob}' of shape {'x'.join(map(str, shape))} takes no pictures", hint=hint)
     layer = next((item for item in net.layer if blob in item.top and not item.bottom), LayerParameter())
-    read = layer.type in ("ImageData", "Data", "MemoryData", "WindowData")
-    transform = read_transform(layer.transform_param, "TEST", f"layer '{layer.name}'") if read else Transform()
+    has_transform = layer.type in ("ImageData", "Data", "MemoryData", "WindowData")
+    transform = read_transform(layer.transform_param, "TEST", f"layer '{layer.name}'") if has_transform else Transform()
     size = (shape[2], shape[3])
     if layer.image_data_param.new_height:
         size = (layer.image_data_param.new_height, layer.image_data_param.new_width)
     elif transform.mean is not None and transform.mean.shape[1:] != (1, 1):
         size = (transform.mean.shape[1], transform.mean.shape[2])
-    steady = Transform(transform.scale, transform.mean, transform.crop)
-    return ImagePreparation(shape[1] == 3, size, steady, told=read)
+    without_flips = Transform(transform.scale, transform.mean, transform.crop)  # Caffe flips at random in TEST too
+    return ImagePreparation(shape[1] == 3, size, without_flips, from_data_layer=has_transform)
 
 
 def find_images(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
-    """The picture files that the paths name: files as they are, folders with all below them, in order of name.
+    """Return the picture files at the paths: files as given, and all files below folders, sorted by name.
 
-    Raises: DataError for a path that is not there, and for a folder without pictures.
+    Raises: DataError for a path that does not exist, and for a folder without pictures.
     """
     found: list[str] = []
     errors = []
@@ -183,7 +182,7 @@ def find_images(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
             )
             if not inside:
                 hint = f"looked for {', '.join(IMAGE_SUFFIXES)}"
-                errors.append(DataError("there is no picture in this folder", place=str(path), hint=hint))
+                errors.append(DataError("this folder has no picture", place=str(path), hint=hint))
             found += inside
         elif path.is_file():
             found.append(str(path))

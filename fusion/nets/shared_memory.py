@@ -1,4 +1,4 @@
-"""A blob after an in-place layer has changed it through another blob that shares its memory in Caffe."""
+"""The value of a blob after an in-place layer has changed another blob that shares its memory in Caffe."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ SHARED_MEMORY = "SharedMemory"
 
 
 class SharedMemory(nn.Module):
-    """What has become of a blob: the elements of the one that shares its memory, in its own shape.
+    """A blob's new value: the elements of the blob that shares its memory, in its own shape.
 
-    Caffe splits a blob with several readers, and splits share data but not gradients: what reads the blob later sees
-    the change, while its gradient goes to the blob as if there were none.
-    What read the blob before keeps what it read for its gradient, where Caffe would take the changed values.
+    Caffe splits a blob with several readers, and splits share data but not gradients: later readers of the blob get
+    the changed values, while their gradient goes to the blob as if there were no change. Earlier readers keep their
+    inputs for the gradient, where Caffe would use the changed values.
     """
 
     def forward(self, changed: Tensor, blob: Tensor) -> Tensor:
-        """The elements of `changed` in the shape of `blob`."""
-        found: Tensor = _Seen.apply(changed, blob)
+        """Return the elements of `changed` in the shape of `blob`."""
+        found: Tensor = _CopyValues.apply(changed, blob)
         return found
 
 
-class _Seen(torch.autograd.Function):
+class _CopyValues(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
@@ -34,7 +34,7 @@ class _Seen(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        """Nothing is kept for the gradient."""
+        """Keep nothing: the gradient needs no values."""
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:

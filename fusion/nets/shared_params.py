@@ -1,4 +1,4 @@
-"""The blobs of a layer's module: what the prototxt says of each, and one tensor for those that share a name."""
+"""The blobs of a layer's module: their settings in the prototxt, and one tensor for those that share a name."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Owner:
 class Reshaped(nn.Module):
     """A module that reads some of its blobs from tensors of another shape (share_mode: PERMISSIVE).
 
-    caffe_params  the module's own, by the names under which they stand here
+    caffe_params  attribute names in this module
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -38,7 +38,7 @@ class Reshaped(nn.Module):
         self.shapes: dict[str, torch.Size] = {}
 
     def adopt(self, index: int, tensor: Tensor, shape: torch.Size) -> None:
-        """Read the module's blob `index` from `tensor`, seen in `shape`."""
+        """Read the module's blob `index` from `tensor`, viewed in `shape`."""
         name = self.caffe_params[index].removeprefix("module.")
         setattr(self.module, name, None)
         setattr(self, f"shared_{name}", tensor)
@@ -46,19 +46,19 @@ class Reshaped(nn.Module):
         self.caffe_params = (*self.caffe_params[:index], f"shared_{name}", *self.caffe_params[index + 1 :])
 
     def forward(self, *bottoms: Tensor) -> Any:
-        """What the module makes with its shared blobs seen in its own shapes."""
+        """Run the module with the shared blobs viewed in its own shapes."""
         own = {name: getattr(self, f"shared_{name}").view(shape) for name, shape in self.shapes.items()}
         return torch.func.functional_call(self.module, own, bottoms)
 
 
 def caffe_params(module: nn.Module) -> tuple[str, ...]:
-    """The attributes that hold the module's blobs, in Caffe's order."""
+    """Return the attributes that hold the module's blobs, in Caffe's order."""
     names: tuple[str, ...] = getattr(module, "caffe_params", ())
     return names
 
 
 def tensor_by_path(module: nn.Module, attribute: str) -> Tensor:
-    """The parameter or buffer at a dotted path."""
+    """Return the parameter or buffer at a dotted path."""
     folder, _, name = attribute.rpartition(".")
     tensor: Tensor = getattr(module.get_submodule(folder), name)
     return tensor
@@ -67,15 +67,15 @@ def tensor_by_path(module: nn.Module, attribute: str) -> Tensor:
 def share_params(
     module: nn.Module, layer: LayerParameter, path: str, owners: dict[str, Owner]
 ) -> tuple[nn.Module, list[Param]]:
-    """Give the module the shared tensors that its `param` blocks name, and tell its blobs.
+    """Give the module the shared tensors that its `param` blocks name, and list its blobs.
 
     module  as built
     owners  by name; grows
     returns the module, wrapped where a shared blob has another shape, and its blobs in Caffe's order
 
-    That the shapes and rates agree is shape inference's to check.
+    Shape inference has checked that the shapes and rates agree.
     """
-    shared = [_join(module, layer, index, owners) for index in range(len(caffe_params(module)))]
+    shared = [_join_owner(module, layer, index, owners) for index in range(len(caffe_params(module)))]
     for index, owner in enumerate(shared):
         if owner is not None and owner.tensor is not tensor_by_path(module, caffe_params(module)[index]):
             module = _adopt(module, index, owner.tensor)
@@ -99,8 +99,8 @@ def share_params(
 
 
 def resolve_rates(params: list[Param], modules: dict[str, nn.Module], owners: dict[str, Owner]) -> list[Param]:
-    """The blobs with the rates that their shared names have in the end; those of rate 0 stop requiring gradients."""
-    settled = []
+    """Return the blobs with the final rates of their shared names; turn gradients off for those of rate 0."""
+    resolved = []
     for param in params:
         owner = owners.get(param.name) if param.name else None
         if owner is not None:
@@ -114,22 +114,22 @@ def resolve_rates(params: list[Param], modules: dict[str, nn.Module], owners: di
         tensor = tensor_by_path(modules[param.path], param.attribute[len(param.path) + 1 :])
         if isinstance(tensor, nn.Parameter):
             tensor.requires_grad_(param.lr_mult != 0)
-        settled.append(param)
-    return settled
+        resolved.append(param)
+    return resolved
 
 
-def _join(module: nn.Module, layer: LayerParameter, index: int, owners: dict[str, Owner]) -> Owner | None:
-    """The owner of the shared name that the layer's blob `index` bears, if any; the first one becomes it."""
+def _join_owner(module: nn.Module, layer: LayerParameter, index: int, owners: dict[str, Owner]) -> Owner | None:
+    """Return the owner of the shared name of the layer's blob `index`, if it has one; the first blob becomes it."""
     if index >= len(layer.param) or not layer.param[index].name:
         return None
     spec = layer.param[index]
     tensor = tensor_by_path(module, caffe_params(module)[index])
-    owners[spec.name] = _agree(owners.get(spec.name), layer, index, tensor)
+    owners[spec.name] = _merge_rates(owners.get(spec.name), layer, index, tensor)
     return owners[spec.name]
 
 
-def _agree(owner: Owner | None, layer: LayerParameter, index: int, tensor: Tensor) -> Owner:
-    """The owner after this layer has joined: a rate that only one of them states counts for both."""
+def _merge_rates(owner: Owner | None, layer: LayerParameter, index: int, tensor: Tensor) -> Owner:
+    """Return the owner after this layer has joined: a rate that only one of them states is valid for both."""
     spec = layer.param[index]
     lr_mult = spec.lr_mult if spec.HasField("lr_mult") else None
     decay_mult = spec.decay_mult if spec.HasField("decay_mult") else None
@@ -145,7 +145,7 @@ def _agree(owner: Owner | None, layer: LayerParameter, index: int, tensor: Tenso
 
 
 def _adopt(module: nn.Module, index: int, tensor: Tensor) -> nn.Module:
-    """Put the owner's tensor in the place of the module's own blob; a wrapper where the shapes differ."""
+    """Replace the module's own blob by the owner's tensor, with a wrapper where the shapes differ."""
     attribute = caffe_params(module)[index]
     shape = tensor_by_path(module, attribute).shape
     if tensor.shape == shape:

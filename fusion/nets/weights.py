@@ -1,4 +1,4 @@
-"""Trained weights into a net and out of it, by layer name as Caffe does, but telling what did not find its place."""
+"""Loading trained weights into a net and saving them, by layer name as in Caffe, with a report of unmatched layers."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ Weights = Mapping[str, Sequence[NDArray[np.float32]]]
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of the weights, by layer name.
+    """The outcome of loading weights, by layer name.
 
-    loaded   layers of the net that were given theirs
-    missing  layers of the net that have parameters or statistics, for which there were none; they keep what they had
+    loaded   layers of the net that got weights
+    missing  layers of the net with parameters or statistics for which the source had none; they keep their values
     unused   layers in the file that the net does not have
     """
 
@@ -45,10 +45,10 @@ class LoadReport:
 
 
 def load_weights(net: Net, source: str | os.PathLike[str] | Weights, *, strict: bool = False) -> LoadReport:
-    """Copy weights into the layers that bear their names; nothing is copied unless everything fits.
+    """Copy weights into the layers of the same names; nothing is copied unless everything fits.
 
     source  a .caffemodel, .h5 or .safetensors file, or layer name -> arrays in Caffe's order. Weights of Onnx layers
-            are read from the file beside it; without any they stay those of their ONNX files, and are not missing
+            are read from the file beside it; without one they stay those of their ONNX files, and are not missing
     strict  whether a layer of the net without weights is an error
 
     Raises: WeightsMismatch listing every blob that does not fit, or when no name fits at all.
@@ -58,8 +58,8 @@ def load_weights(net: Net, source: str | os.PathLike[str] | Weights, *, strict: 
     place = None if isinstance(source, Mapping) else os.fspath(source)
     own = params(net)
     fitting = [name for name in weights if name in own]
-    kept = _onnx_layers(net)
-    missing = tuple(name for name in own if name not in weights and name not in kept)
+    onnx = _onnx_layers(net)
+    missing = tuple(name for name in own if name not in weights and name not in onnx)
     errors = [error for name in fitting for error in _misfits(name, own[name], weights[name], place)]
     if strict:
         errors += [WeightsMismatch(f"layer '{name}': no weights for it", place=place) for name in missing]
@@ -78,10 +78,10 @@ def load_weights(net: Net, source: str | os.PathLike[str] | Weights, *, strict: 
 
 
 def save_weights(net: Net, path: str | os.PathLike[str]) -> None:
-    """Write the parameters and statistics of all layers, in the format that the name's ending says.
+    """Write the parameters and statistics of all layers, in the format of the name's ending.
 
     Those of Onnx layers go to a safetensors file beside it, see `fusion.onnx.sidecar`.
-    Raises: prototxt.WeightsError for an ending that is none, or a layer that the format cannot hold.
+    Raises: prototxt.WeightsError for an unknown ending, or a layer that the format cannot hold.
     Warns: DeadShares.
     """
     warn_of_dead_shares(net)
@@ -100,7 +100,7 @@ def save_weights(net: Net, path: str | os.PathLike[str]) -> None:
 
 
 def share_weights(net: Net, owner: Net) -> None:
-    """Make the layers of `net` use the very tensors of the layers of the same names in `owner`, as a TEST net does.
+    """Make the layers of `net` use the tensors of the layers of the same names in `owner`, as a TEST net does.
 
     Raises: WeightsMismatch listing every blob whose shape differs.
     """
@@ -149,7 +149,7 @@ def _misfit(name: str, index: int, needed: Sequence[int], given: Sequence[int], 
 
 
 def _copy(tensor: Tensor, array: NDArray[np.float32]) -> None:
-    """Without a second copy where NumPy can see the tensor."""
+    """Copy the array into the tensor; by NumPy, without a second copy, where the tensor is float32 on the CPU."""
     array = np.asarray(array).reshape(tuple(tensor.shape))
     if tensor.device.type == "cpu" and tensor.dtype == torch.float32:
         np.copyto(tensor.detach().numpy(), array)

@@ -143,7 +143,7 @@ def open_predictor(
         f"input '{key}' takes pixels as they are, 0 to 255, {'blue first' if item.color else 'gray'}: no data layer "
         "says how to prepare them"
         for key, item in inputs.items()
-        if not item.told and told == PreprocessOverrides()
+        if not item.from_data_layer and told == PreprocessOverrides()
     ]
     prepared = {key: _as_told(item, told) for key, item in inputs.items()}
     sizes = {key: tuple(dim or 1 for dim in known[key]) for key in inputs}

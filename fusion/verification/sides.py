@@ -81,7 +81,7 @@ def opened(
     given = _same_inputs(fallback or {}, message, tops, prefix)
     given.update({blob: (batch, *shape[1:]) for blob, shape in (feed.shapes or {}).items()})
     mine = {blob: shape for blob, shape in given.items() if blob in tops}
-    shapes = input_shapes(message, batch=batch, given=mine, otherwise=otherwise, place=place, asked=source_of)
+    shapes = input_shapes(message, batch=batch, given=mine, otherwise=otherwise, place=place, option_prefix=source_of)
     net = build(message, shapes=shapes, seed=0)
     missing = load_weights(net, weights).missing
     return Side(net, message, shapes, f"{place} with {os.fspath(weights)}", missing)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def test_a_child_that_fails_costs_only_time_and_is_told(
     if program:
         Path("child.sh").write_text(f"#!/bin/sh\n{program}\n")
         Path("child.sh").chmod(0o755)
-    monkeypatch.setattr(parallel_decode.sys, "executable", str(Path("child.sh").resolve()))
+    monkeypatch.setattr(sys, "executable", str(Path("child.sh").resolve()))
     helped, alone = loaded(layer), loaded(layer)
     with pytest.warns(parallel_decode.SlowDecoding, match=reason):
         helped.load()

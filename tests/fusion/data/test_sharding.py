@@ -80,5 +80,5 @@ def test_what_cannot_be_divided(layer: LayerParameter) -> None:
     dummy = LayerParameter(name="data", type="DummyData", top=["a", "b"])
     for size in (4, 2):
         dummy.dummy_data_param.shape.add().dim.extend([size, 3])
-    with pytest.raises(DataError, match="no telling how to divide it"):
+    with pytest.raises(DataError, match="no row for each record to divide"):
         shard(open_source(dummy, "TRAIN"), ShardSpec(0, 2))

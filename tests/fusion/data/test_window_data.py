@@ -110,7 +110,7 @@ def test_square_keeps_the_aspect(made: LayerParameter) -> None:
         ("# 0\na.png\n3\n20\n24\n1\n0 0.1 0 0 9 9\n", "no foreground window among 1"),
         ("# 0\na.png\n3\n20\n24\n1\n1 0.9 0 0 9 9\n", "no background window among 1"),
         ("# 1\na.png\n3\n20\n24\n0\n", "w.txt:1: the picture's number is 1"),
-        ("# 0\na.png\n1\n20\n24\n0\n", "said to have 1 channels"),
+        ("# 0\na.png\n1\n20\n24\n0\n", "the picture has 1 channels here"),
         ("# 0\na.png\n3\n", "w.txt:1: a picture's six lines were expected here"),
         ("# 0\na.png\n3\n20\n24\n2\n1 0.9 0 0 9 9\n", "w.txt:8: a window was expected here: ''"),
         ("# 0\na.png\n3\n20\n24\n1\n0 0.9 0 0 9 9\n", "w.txt:7: the label is 0"),

@@ -347,7 +347,7 @@ def test_both_ends_of_a_copied_blob_are_read_again(
     assert start > 0
     monkeypatch.setattr(Writer, "read", damaged)
     if found:
-        with pytest.raises(MergeError, match="after writing, blob 0 of layer 'b' is not what '"):
+        with pytest.raises(MergeError, match="after writing, blob 0 of layer 'b' differs from that in '"):
             apply_merge(plan, tmp_path / "out.caffemodel")
         assert not (tmp_path / "out.caffemodel").exists()
     else:
