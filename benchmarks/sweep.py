@@ -112,7 +112,7 @@ def compare(rounds: int) -> dict[str, float]:
     todo = cells(AXES)
     bench = prepare(nets.train, nets.tests[0], todo, references(), [START], opening)
     groups = groups_of(bench, todo, settings, None)
-    feed = bench.train.feed
+    feed = bench.train.batches
     assert isinstance(feed, CachedBatches), "a sweep is given no other"
     hand = by_hand(bench, groups)
     batches = batches_of(feed.source, np.zeros(0, np.int64))
@@ -199,7 +199,7 @@ class Hand:
 def by_hand(bench: SweepContext, groups: Sequence[Group]) -> Hand:
     """The loop for the same nets, records and starts as those of our sweep."""
     assert [group.cells[0].loss for group in groups] == AXES["loss"], "a group for each loss"
-    feed = bench.train.feed
+    feed = bench.train.batches
     assert isinstance(feed, CachedBatches), "a sweep is given no other"
     weight, bias = (param.clone() for param in params_of(groups))
     features = next(row for row in feed.rows.values() if row.dim() == 2 and row.shape[1] == weight.shape[1])

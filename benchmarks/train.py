@@ -162,13 +162,13 @@ class Bench:
         second = self.solver(f"{plain}/train_val.prototxt", budget)
         peer = self._ready(second, "the net without them")
         first = self.solver(f"{net}/train_val.prototxt", budget)
-        first.pacemaker.replayed = RunConfig(peer.threads, second.pacemaker.channels_last)
+        first.autotuner.replayed = RunConfig(peer.threads, second.autotuner.channels_last)
         return self._ready(first), peer
 
     def _ready(self, run: Solver, name: str = "ours") -> Peer:
         torch.set_num_threads(self.most)
         run.step(20)
-        return Peer(name, run.step, torch.get_num_threads(), "channels last" * run.pacemaker.channels_last)
+        return Peer(name, run.step, torch.get_num_threads(), "channels last" * run.autotuner.channels_last)
 
     def peer(self, name: str, ways: Mapping[str, Callable[[], Loop]]) -> Peer:
         """The fastest of these ways with one thread or all."""

@@ -13,7 +13,7 @@ from .reading_options import add_reading_options, reading_of
 if TYPE_CHECKING:
     from fusion.pct import Predictions
     from fusion.solver.evaluate import Evaluation
-    from fusion.solver.evaluate_test_nets import Average
+    from fusion.solver.metrics import MeanOutputs
 
 _EXAMPLE = """example:
   fusion-test --model lenet_odd.prototxt --weights odd.caffemodel
@@ -127,7 +127,7 @@ def _heads(evaluation: Evaluation, options: argparse.Namespace) -> tuple[list[tu
     return [*told, (f"accuracy of their {options.heads}", float(joined.right.mean()))], joined
 
 
-def _print(average: Average, as_json: bool, more: Sequence[tuple[str, float]]) -> None:
+def _print(average: MeanOutputs, as_json: bool, more: Sequence[tuple[str, float]]) -> None:
     """The averages, and what else was found."""
     from fusion.solver.logging.console import number
 

@@ -15,7 +15,7 @@ from .training_options import check, extras_of, overrides_of, parser
 
 if TYPE_CHECKING:
     from fusion.solver import Solver
-    from fusion.solver.callbacks.callback import Observer
+    from fusion.solver.callbacks.callback import Callback
     from fusion.solver.logging.console import Display
     from fusion.solver.train_options import TrainOptions
     from prototxt.schema.messages import SolverParameter
@@ -49,7 +49,7 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _open(options: argparse.Namespace, display: Display | None) -> Solver:
-    from fusion.distributed.process_group import Teamwork
+    from fusion.distributed.process_group import DataParallelOptions
     from fusion.solver import Solver
 
     return Solver(
@@ -66,10 +66,10 @@ def _open(options: argparse.Namespace, display: Display | None) -> Solver:
         pct=options.pct,
         kd_alpha=options.kd_alpha,
         reading=reading_of(options),
-        observers=_observers(options),
+        callbacks=_callbacks(options),
         extras=_extras(options),
         overrides=_seeded(options),
-        teamwork=Teamwork(options.batch_norm, options.auto_scale),
+        data_parallel=DataParallelOptions(options.batch_norm, options.auto_scale),
     )
 
 
@@ -103,8 +103,8 @@ def _display(options: argparse.Namespace, closing: ExitStack) -> Display | None:
     return Both(shown or for_training(), CaffeLog(cast("TextIO", file)))
 
 
-def _observers(options: argparse.Namespace) -> list[Observer]:
-    found: list[Observer] = []
+def _callbacks(options: argparse.Namespace) -> list[Callback]:
+    found: list[Callback] = []
     if options.dry_run or not _writes():
         return found
     if options.log_json:
@@ -124,19 +124,19 @@ def _observers(options: argparse.Namespace) -> list[Observer]:
 
 def _extras(options: argparse.Namespace) -> TrainOptions:
     """The options given, completed by those that the snapshot was trained with."""
-    from fusion.solver.train_options import recorded
+    from fusion.solver.snapshots.find import recorded_decisions
 
     given, state = extras_of(options), _state(options)
-    return given.completed(recorded(state)) if state else given
+    return given.completed(recorded_decisions(state)) if state else given
 
 
 def _seeded(options: argparse.Namespace) -> list[str]:
     """The settings given; a run that goes on without a seed of its own takes that of the snapshot."""
-    from fusion.solver.snapshots.files import exact_beside
-    from fusion.solver.snapshots.resume_state import read_exact
+    from fusion.solver.snapshots.files import resume_state_path
+    from fusion.solver.snapshots.resume_state import read_resume_state
 
     given, state = overrides_of(options), _state(options)
-    exact = read_exact(exact_beside(state)) if state else None
+    exact = read_resume_state(resume_state_path(state)) if state else None
     if exact is None or _message(options).random_seed >= 0:
         return given
     return [*given, f"random_seed={exact.seed}"]

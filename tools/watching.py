@@ -5,37 +5,37 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fusion.report.curves import Points, write_plot
-from fusion.solver.callbacks.callback import Observer, Shown
+from fusion.solver.callbacks.callback import Callback
 
 if TYPE_CHECKING:
-    from fusion.solver.evaluate_test_nets import Average
+    from fusion.solver.metrics import MeanOutputs, TrainMetrics
 
 
-class Plot(Observer):
+class Plot(Callback):
     """Writes loss, accuracy and learning rate as a picture after each test, and at the end."""
 
     def __init__(self, path: str) -> None:
         self.path = path
         self._points = Points()
 
-    def shown(self, shown: Shown) -> None:
+    def on_display(self, metrics: TrainMetrics) -> None:
         """Note loss and learning rate."""
-        self._points.loss[shown.iteration] = shown.loss
-        if shown.rate is not None:
-            self._points.rates[shown.iteration] = shown.rate
+        self._points.loss[metrics.iteration] = metrics.loss
+        if metrics.rate is not None:
+            self._points.rates[metrics.iteration] = metrics.rate
 
-    def measured(self, iteration: int, index: int, average: Average) -> None:
+    def on_test_end(self, iteration: int, index: int, result: MeanOutputs) -> None:
         """Note the outputs of the first test net."""
         if index == 0:
-            for name, values, _ in average.outputs:
+            for name, values, _ in result.outputs:
                 if len(values) == 1:
                     self._points.tests.setdefault(name, {})[iteration] = values[0]
 
-    def tested(self, iteration: int) -> None:
+    def on_tests_end(self, iteration: int) -> None:
         """Draw what there is."""
         self._draw()
 
-    def end(self) -> None:
+    def on_end(self) -> None:
         """Draw all of it."""
         self._draw()
 

@@ -1,7 +1,7 @@
-"""Processes that train one net together, as `torchrun` starts them: each takes its share of every batch.
+"""The processes that train one net together, as `torchrun` starts them: each takes its share of every batch.
 
-Started alone (no WORLD_SIZE, or 1), nothing here is ever done. What a layer needs to know of the other processes it
-asks here, and it is told of them only within `together()`: a test net may run on one of them alone.
+Without torchrun (no WORLD_SIZE, or 1) nothing here has any effect. Layers find the other processes by `current_group`,
+which returns them only within `in_step()`: a test net may run in one process alone.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from torch import Tensor
 from fusion.errors import TrainingError
 
 if TYPE_CHECKING:
-    from fusion.distributed.heartbeat import Heart
+    from fusion.distributed.heartbeat import Heartbeat
 
-PATIENCE = timedelta(minutes=30)  # the longest that one process may let the others wait, if it is alive
-_MEETING = timedelta(minutes=5)  # within which all have to come
+PATIENCE = timedelta(minutes=30)  # the longest that a living process may keep the others waiting
+_MEETING = timedelta(minutes=5)  # the longest that a process waits for the others at the start
 BatchNorms = Literal["sync", "local"]
 _joined: ProcessGroup | None = None
-_together: ProcessGroup | None = None
+_in_step: ProcessGroup | None = None
 
 
 @dataclass(frozen=True)
-class Teamwork:
-    """How several processes work together; without others it means nothing.
+class DataParallelOptions:
+    """How several processes train together; without others it has no effect.
 
     batch_norm  "sync": statistics over the batches of all processes; "local": each over its own share
     auto_scale  each process takes whole batches of the solver's size, and the learning rate is multiplied by their
-                number; otherwise they divide each batch among them, and train as one process would
+                number; otherwise they divide each batch among them, and train as one process does
     """
 
     batch_norm: BatchNorms = "sync"
@@ -44,119 +44,119 @@ class Teamwork:
 
 @dataclass(frozen=True, eq=False)
 class ProcessGroup:
-    """This process among the others.
+    """The processes, seen from this one.
 
-    rank, size  its number, and how many there are
+    rank, size  its number, and the number of processes
     local_rank  its number on this machine
-    heart       tells the others that this one lives, and watches over one of them
+    heartbeat   shows the others that this process is alive, and watches one of them
     """
 
     rank: int
     size: int
     local_rank: int
-    heart: Heart
+    heartbeat: Heartbeat
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes files and reports."""
+        """Return whether this is the process that writes files and reports."""
         return self.rank == 0
 
     def share(self, count: int) -> tuple[int, int]:
-        """This process's part of `count` things in a row: where it begins and ends."""
+        """Return the range [start, end) of this process's part of `count` items."""
         return count * self.rank // self.size, count * (self.rank + 1) // self.size
 
     def add(self, tensor: Tensor) -> Tensor:
-        """Add up a tensor of the same shape on all processes, in place. Raises: TrainingError when one is gone."""
-        with self.speaking():
+        """Sum a tensor of the same shape over all processes, in place. Raises: TrainingError when one is gone."""
+        with self._named_errors():
             torch.distributed.all_reduce(tensor)
         return tensor
 
     def mean(self, tensor: Tensor) -> Tensor:
-        """The mean of a tensor over all processes, in place. Raises: TrainingError when one is gone."""
+        """Average a tensor over all processes, in place. Raises: TrainingError when one is gone."""
         return self.add(tensor).div_(self.size)
 
-    def copy_first(self, tensors: Sequence[Tensor]) -> None:
+    def broadcast(self, tensors: Sequence[Tensor]) -> None:
         """Give all processes the first one's values. Raises: TrainingError when one is gone."""
-        with self.speaking():
+        with self._named_errors():
             for tensor in tensors:
                 torch.distributed.broadcast(tensor, 0)
 
     def gather(self, item: Any) -> list[Any]:
-        """What each process gives, by rank; nothing where this is not the first one. Raises: TrainingError."""
-        found: list[Any] = [None] * self.size
-        with self.speaking():
-            torch.distributed.gather_object(item, found if self.first else None)
-        return found if self.first else []
+        """Return the item of each process by rank, in the first process; [] in the others. Raises: TrainingError."""
+        items: list[Any] = [None] * self.size
+        with self._named_errors():
+            torch.distributed.gather_object(item, items if self.first else None)
+        return items if self.first else []
 
-    def told(self, item: Any) -> Any:
-        """What the first process gives. Raises: TrainingError when one is gone."""
-        found = [item]
-        with self.speaking():
-            torch.distributed.broadcast_object_list(found)
-        return found[0]
+    def broadcast_object(self, item: Any) -> Any:
+        """Return the item of the first process. Raises: TrainingError when one is gone."""
+        items = [item]
+        with self._named_errors():
+            torch.distributed.broadcast_object_list(items)
+        return items[0]
 
     @contextmanager
-    def speaking(self) -> Iterator[None]:
-        """Say which process is gone where torch says that a connection broke. Raises: TrainingError."""
+    def _named_errors(self) -> Iterator[None]:
+        """Raise a TrainingError that names the process that is gone where torch reports a broken connection."""
         try:
             yield
         except RuntimeError as error:
             raise TrainingError(
-                f"process {self.rank} of {self.size}: {self.heart.missing() or 'the others do not answer any more'}",
-                hint="see what it said last; start all of them again with --resume",
+                f"process {self.rank} of {self.size}: {self.heartbeat.missing() or 'the others no longer answer'}",
+                hint="see its last messages; start all of them again with --resume",
             ) from error
 
 
 @contextmanager
-def in_turn(what: str) -> Iterator[None]:
-    """Let the first process of each machine do something before the others do it."""
+def in_turn(name: str) -> Iterator[None]:
+    """Run the block in the first process of each machine before the others run it."""
     if _joined is None:
         yield
         return
-    key = f"fusion/turn/{socket.gethostname()}/{what}"
+    key = f"fusion/turn/{socket.gethostname()}/{name}"
     if _joined.local_rank:
-        _joined.heart.wait(key)
+        _joined.heartbeat.wait(key)
     yield
     if not _joined.local_rank:
-        _joined.heart.done(key)
+        _joined.heartbeat.done(key)
 
 
-def wanted() -> int:
-    """How many processes the launcher has started; 1 without one."""
+def world_size() -> int:
+    """Return the number of processes that the launcher has started; 1 without a launcher."""
     return int(os.environ.get("WORLD_SIZE") or 1)
 
 
 def join(kind: str) -> ProcessGroup | None:
-    """Meet the other processes, once; None where there are none.
+    """Connect to the other processes, once; returns None where there are none.
 
-    kind  "cpu" or "cuda": where tensors lie
-    Raises: TrainingError when the launcher's variables are incomplete or the others do not come.
+    kind  "cpu" or "cuda": the device of the tensors
+    Raises: TrainingError when the launcher's variables are incomplete or the others do not connect.
     """
     global _joined
-    if wanted() == 1:
+    if world_size() == 1:
         return None
     if _joined is None:
-        _joined = _meet(kind)
+        _joined = _connect(kind)
     return _joined
 
 
 def leave() -> None:
-    """Part from the other processes in peace."""
+    """Disconnect from the other processes, which do not wait for this one any more."""
     global _joined
     if _joined is not None:
-        _joined.heart.stop()
+        _joined.heartbeat.stop()
         torch.distributed.destroy_process_group()
         _joined = None
 
 
 @contextmanager
 def session() -> Iterator[None]:
-    """Part from the other processes when the block ends: in peace, or telling them what went wrong."""
+    """Disconnect from the other processes when the block ends, and send them the error where it failed."""
     try:
         yield
     except Exception as error:
         if _joined is not None:
-            _joined.heart.give_up(str(error))
+            _joined.heartbeat.give_up(str(error))
         raise
     except KeyboardInterrupt:
         leave()
@@ -164,10 +164,10 @@ def session() -> Iterator[None]:
     leave()
 
 
-def _meet(kind: str) -> ProcessGroup:
+def _connect(kind: str) -> ProcessGroup:
     from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 
-    from fusion.distributed.heartbeat import open_store, start, start_number
+    from fusion.distributed.heartbeat import open_store, restart_count, start
 
     rank, size, local = (int(os.environ.get(name, "-1")) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     if not 0 <= rank < size or "MASTER_ADDR" not in os.environ:
@@ -180,34 +180,34 @@ def _meet(kind: str) -> ProcessGroup:
         torch.cuda.set_device(max(local, 0))
     backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
     try:
-        kept_by_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-        store = open_store(keeps=rank == 0 and not kept_by_launcher, timeout=_MEETING)
-        own = PrefixStore(f"group/{start_number()}", store)
+        launcher_store = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        store = open_store(is_master=rank == 0 and not launcher_store, timeout=_MEETING)
+        own = PrefixStore(f"group/{restart_count()}", store)
         torch.distributed.init_process_group(backend, store=own, rank=rank, world_size=size, timeout=PATIENCE)
-        heart = start(rank, size, socket.gethostname())
+        heartbeat = start(rank, size, socket.gethostname())
     except (RuntimeError, ValueError) as error:
         address = f"{os.environ['MASTER_ADDR']}:{os.environ.get('MASTER_PORT')}"
-        hint = "are all of them started, with the same address and port? Does a firewall stand between?"
-        raise TrainingError(f"the {size} processes do not meet at {address}: {error}", hint=hint) from error
-    return ProcessGroup(rank, size, max(local, 0), heart)
+        hint = "start all of them, with the same address and port, and look for a firewall between them"
+        raise TrainingError(f"the {size} processes cannot connect at {address}: {error}", hint=hint) from error
+    return ProcessGroup(rank, size, max(local, 0), heartbeat)
 
 
 @contextmanager
-def together(world: ProcessGroup | None) -> Iterator[None]:
-    """Within the block all processes run the same layers on shares of one batch."""
-    global _together
-    _together, before = world, _together
+def in_step(group: ProcessGroup | None) -> Iterator[None]:
+    """Declare that in this block all processes run the same layers on their shares of one batch."""
+    global _in_step
+    _in_step, before = group, _in_step
     try:
         yield
     finally:
-        _together = before
+        _in_step = before
 
 
-def now() -> ProcessGroup | None:
-    """The other processes, if this one runs together with them at this moment."""
-    return _together
+def current_group() -> ProcessGroup | None:
+    """Return the processes, if they run in step at this moment."""
+    return _in_step
 
 
 def alone() -> bool:
-    """Whether this process has joined others but runs by itself at this moment."""
-    return _joined is not None and _together is None
+    """Return whether this process is connected to others but not in step with them at this moment."""
+    return _joined is not None and _in_step is None

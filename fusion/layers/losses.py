@@ -53,7 +53,7 @@ def divide(total: Tensor, mode: Normalization, batch: int, every: int, valid: Te
     valid         number of positions that count; None: all
     """
     # Where several processes share a batch, the divisors make the mean of their losses that of the whole batch.
-    world = process_group.now()
+    world = process_group.current_group()
     if mode == "VALID" and valid is not None:
         if world is not None:
             return total / world.mean(valid.to(total.dtype)).clamp(min=1 / world.size)

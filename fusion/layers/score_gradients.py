@@ -269,7 +269,7 @@ _BUILDERS: Mapping[type[nn.Module], Callable[..., None]] = {
 
 def _times(mode: Normalization, batch: int) -> int:
     """Return what the divisor, which is N but for NONE, leaves of a factor of N."""
-    if mode == "NONE" and process_group.now() is not None:
+    if mode == "NONE" and process_group.current_group() is not None:
         raise NoClosedFormError("normalization NONE in several processes has no closed form")
     return batch if mode == "NONE" else 1
 

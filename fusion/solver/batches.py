@@ -26,15 +26,19 @@ _PLANNED = 64  # batches whose records are looked up together
 
 
 class Batches(Protocol):
-    """Batches for one net; `position` counts those handed out and is all that a snapshot needs of it."""
+    """An endless iterator over the batches of one net, on the net's device.
+
+    position  the number of batches returned so far, which may be set; a snapshot needs nothing else
+    """
 
     position: int
 
-    def take(self) -> Blobs:
-        """The next batch, on the net's device."""
+    def __iter__(self) -> Iterator[Blobs]: ...
+
+    def __next__(self) -> Blobs: ...
 
     def close(self) -> None:
-        """Stop reading ahead; the next batch begins to again."""
+        """Stop reading ahead; the next batch starts it again."""
 
 
 def open_sources(
@@ -143,8 +147,10 @@ class LiveBatches:
     _running: Iterator[Blobs] | None = None
     _expected: int = 0
 
-    def take(self) -> Blobs:
-        """The next batch."""
+    def __iter__(self) -> LiveBatches:
+        return self
+
+    def __next__(self) -> Blobs:
         if self._running is None or self._expected != self.position:
             slow = any(not source.in_memory for source in self.sources)
             batches = self._batches(self.position)
@@ -195,8 +201,14 @@ class CachedBatches:
         """Forget all other rows."""
         self.rows = {key: rows for key, rows in self.rows.items() if key in keys}
 
-    def take(self, keys: Sequence[str] | None = None) -> Blobs:
-        """The next batch, of these rows at least."""
+    def __iter__(self) -> CachedBatches:
+        return self
+
+    def __next__(self) -> Blobs:
+        return self.next_rows()
+
+    def next_rows(self, keys: Sequence[str] | None = None) -> Blobs:
+        """Return the next batch, of these rows at least."""
         if self._planned is None or self._expected != self.position:
             self._planned = self._plan(self.position)
         start, indices = next(self._planned)
@@ -207,8 +219,8 @@ class CachedBatches:
     def close(self) -> None:
         """Nothing is read ahead."""
 
-    def take_many(self, count: int) -> Blobs:
-        """The next `count` batches in one."""
+    def next_many(self, count: int) -> Blobs:
+        """Return the next `count` batches in one."""
         order = self.source.order(self.position)
         indices = np.concatenate([next(order) for _ in range(count)])
         self.position += count

@@ -12,6 +12,7 @@ from fusion.nets.build import learnable, params
 from fusion.nets.split import split_trunk
 from fusion.solver.batches import shapes_of
 from fusion.solver.logging.memory import MIB
+from fusion.solver.mixed_precision import OFF
 from prototxt.shapes import infer
 
 if TYPE_CHECKING:
@@ -28,10 +29,10 @@ def plan_of(run: Solver, budget: int) -> list[str]:
     budget  bytes for the frozen trunk's outputs
     """
     settings = run.settings
-    half = "" if run.precision.dtype is None else f", in mixed precision ({run.extras.amp})"
+    half = "" if run.extras.amp in (None, OFF) else f", in mixed precision ({run.extras.amp})"
     lines = [f"Net: {run.net.plan.name or '(no name)'}, {settings.type} on {_where(run)}{half}"]
     lines += [f"  {text}" for text in _layers(run)]
-    for index, job in enumerate(run.jobs):
+    for index, job in enumerate(run.nets):
         test = index - 1
         what = "Training data" if index == 0 else f"Test data #{test}"
         what = "Data to choose by" if test >= len(settings.test_iter) else what
@@ -43,7 +44,7 @@ def plan_of(run: Solver, budget: int) -> list[str]:
 
 
 def _where(run: Solver) -> str:
-    asked = run.pacemaker.asked
+    asked = run.autotuner.asked
     threads = asked if isinstance(asked, int) else torch.get_num_threads()
     return f"the CPU ({threads} thread{'s' * (threads != 1)})" if run.device.type == "cpu" else str(run.device)
 
@@ -73,7 +74,7 @@ def _data(run: Solver, job: NetWithData) -> list[str]:
         each = f"{len(source):,} records in batches of {source.batch_size} to {', '.join(source.tops)}"
         random = "" if source.deterministic else ", with random crops, mirrors or fillers"
         found.append(each + random)
-    if job is run.jobs[0]:
+    if job is run.nets[0]:
         taken = run.settings.iter_size * run.settings.max_iter
         epochs = [taken * source.batch_size / len(source) for source in job.sources if len(source)]
         if epochs:
@@ -82,8 +83,8 @@ def _data(run: Solver, job: NetWithData) -> list[str]:
 
 
 def _trunk(job: NetWithData, budget: int) -> str:
-    if job.live:
-        return f"the whole net runs in each iteration: {job.live}"
+    if job.no_cache_reason:
+        return f"the whole net runs in each iteration: {job.no_cache_reason}"
     found = split_trunk(job.net)
     if found is None:
         return "no frozen layers that could be computed once"
@@ -101,7 +102,11 @@ def _trunk(job: NetWithData, budget: int) -> str:
 
 def _kept(job: NetWithData, budget: int) -> int:
     """Bytes in memory that the trunk's outputs will take."""
-    found = None if job.live or len(job.sources) != 1 or not job.sources[0].deterministic else split_trunk(job.net)
+    found = (
+        None
+        if job.no_cache_reason or len(job.sources) != 1 or not job.sources[0].deterministic
+        else split_trunk(job.net)
+    )
     size = 0 if found is None else _rows(job, found)
     return size if size <= budget else 0
 
@@ -132,10 +137,10 @@ def _course(run: Solver) -> list[str]:
 def _memory(run: Solver, budget: int) -> str:
     """Parameters, gradients and history; blobs and their gradients; what is kept of the trunk."""
     every = [tensor for tensors in params(run.net).values() for tensor in tensors]
-    learning = sum(tensor.numel() for tensor in run.arena.updated)
+    learning = sum(tensor.numel() for tensor in run.flat_params.updated)
     weights = sum(tensor.numel() for tensor in every) + learning * (1 + run.optimizer.histories)
-    parts = {"weights, gradients and history": weights * _FLOAT, "blobs of a batch": _blobs(run.jobs[0])}
-    rows = sum(_kept(job, budget) for job in run.jobs)
+    parts = {"weights, gradients and history": weights * _FLOAT, "blobs of a batch": _blobs(run.nets[0])}
+    rows = sum(_kept(job, budget) for job in run.nets)
     if rows:
         parts["rows of the trunk"] = rows
     listed = ", ".join(f"{_size(size)} for {what}" for what, size in parts.items())

@@ -22,10 +22,12 @@ from fusion.pct.predictions import Predictions
 from fusion.pct.provenance import file_hash
 from fusion.references.logit_cache import variants
 from fusion.solver.batches import load_all
-from fusion.solver.evaluate_test_nets import Average, Test, measure
+from fusion.solver.device import choose_device
+from fusion.solver.evaluate_test_nets import TestNet, measure
 from fusion.solver.labels import labelled
 from fusion.solver.logging.console import Display, Silent
-from fusion.solver.net_with_data import NetWithData, choose_device, open_net_with_data
+from fusion.solver.metrics import MeanOutputs
+from fusion.solver.net_with_data import NetWithData, open_net_with_data
 from prototxt.schema.filter import filter_whole
 from prototxt.schema.load import load_net
 from prototxt.shapes.loss_kinds import ignored_label
@@ -56,14 +58,14 @@ class Evaluation:
         """How many batches it takes to see every record."""
         return max(-(-len(source) // source.batch_size) for source in self.job.sources)
 
-    def average(self, iterations: int | None = None) -> Average:
+    def average(self, iterations: int | None = None) -> MeanOutputs:
         """The mean outputs over so many batches from the start of the data; by default until every record was seen."""
         self._load()
-        self.job.feed.position = 0
+        self.job.batches.position = 0
         try:
-            return measure(Test(self.job.net, self.job.feed, iterations or self.batches))
+            return measure(TestNet(self.job.net, self.job.batches, iterations or self.batches))
         finally:
-            self.job.feed.close()
+            self.job.batches.close()
 
     @property
     def skipped(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""Measuring a test net: the average of its outputs over test_iter batches."""
+"""Test a net: the average of its outputs over test_iter batches."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from fusion.nets.build import loss_weights
 from fusion.nets.dead_shares import warn_of_dead_shares
 from fusion.nets.graph import Net
 from fusion.solver.batches import Batches, Blobs, CachedBatches
-from fusion.solver.trunk_cache_files import MappedFeed
+from fusion.solver.metrics import MeanOutputs
+from fusion.solver.trunk_cache_files import MappedBatches
 
 if TYPE_CHECKING:
     from fusion.distributed.process_group import ProcessGroup
@@ -24,81 +25,66 @@ _AVERAGED = ("Accuracy", "SoftmaxWithLoss", "EuclideanLoss", "MultinomialLogisti
 _CHUNK = 1 << 14  # records evaluated at once where that gives the same averages
 
 
-@dataclass(eq=False)
-class Test:
+@dataclass(frozen=True, eq=False)
+class TestNet:
     """A test net with its data.
 
-    net         what runs: the net, or its head where the trunk is cached
-    batches     test_iter
-    averaging   its outputs are means over the records of a batch, so that batches of equal size may be joined
-    watched     what runs instead of the net, if each layer is to be told of
+    net         the net that runs: the whole net, or its head where the trunk is cached
+    iterations  test_iter
+    averaging   whether its outputs are means over the records of a batch, so that equal batches may be joined
+    watched     the net that runs instead and logs each layer, or None
     """
 
     net: Net
-    feed: Batches
-    batches: int
+    batches: Batches
+    iterations: int
     averaging: bool = False
     watched: Watched | None = None
 
 
-@dataclass(frozen=True)
-class Average:
-    """Mean outputs: values by name, in the order that Caffe prints, and each output's weight in the loss."""
-
-    outputs: tuple[tuple[str, list[float], float], ...]
-
-    @property
-    def loss(self) -> float:
-        """The mean of the total loss."""
-        return sum(weight * value for _, values, weight in self.outputs for value in values)
-
-    def __getitem__(self, name: str) -> float:
-        return next(values[0] for output, values, _ in self.outputs if output == name)
-
-
 @torch.no_grad()
-def measure(test: Test, world: ProcessGroup | None = None) -> Average:
-    """Run `test_iter` batches and average. The data goes on where the last test ended, as in Caffe.
+def measure(test: TestNet, group: ProcessGroup | None = None) -> MeanOutputs:
+    """Run `test_iter` batches and average their outputs. As in Caffe, the data resumes where the last test ended.
 
-    world  several processes share the batches out, where there is one for each
+    group  several processes divide the batches among them, where there is one for each
     Warns: DeadShares.
     """
     warn_of_dead_shares(test.net)
     totals: dict[str, Tensor] = {}
-    shared = world if world is not None and test.batches >= world.size else None
-    start = test.feed.position
-    first, last = shared.share(test.batches) if shared is not None else (0, test.batches)
+    shared = group if group is not None and test.iterations >= group.size else None
+    start = test.batches.position
+    first, last = shared.share(test.iterations) if shared is not None else (0, test.iterations)
     if first:
-        test.feed.position += first
-    for blobs, batches in _joined(test, last - first):
+        test.batches.position += first
+    for blobs, count in _joined(test, last - first):
         for name, value in (test.watched or test.net)(blobs).items():
-            part = value.detach().to(torch.float64).reshape(-1) * batches
+            part = value.detach().to(torch.float64).reshape(-1) * count
             totals[name] = totals[name] + part if name in totals else part
     if shared is not None:
         totals = {name: shared.add(totals[name]) for name in sorted(totals)}
-        test.feed.position = start + test.batches
+        test.batches.position = start + test.iterations
     weights = loss_weights(test.net)
-    return Average(
-        tuple((name, (totals[name] / test.batches).tolist(), weights.get(name, 0.0)) for name in sorted(totals))
+    return MeanOutputs(
+        tuple((name, (totals[name] / test.iterations).tolist(), weights.get(name, 0.0)) for name in sorted(totals))
     )
 
 
-def _joined(test: Test, batches: int) -> Iterator[tuple[Blobs, int]]:
-    """Inputs of so many batches, and how many each stands for."""
-    feed = test.feed
-    apart = test.watched is not None or not test.averaging or isinstance(feed, MappedFeed)
-    if apart or not isinstance(feed, CachedBatches):
-        for _ in range(batches):
-            yield feed.take(), 1
+def _joined(test: TestNet, iterations: int) -> Iterator[tuple[Blobs, int]]:
+    """Yield the inputs of N batches, several at once where that is allowed, and the number of batches in each."""
+    batches = test.batches
+    apart = test.watched is not None or not test.averaging or isinstance(batches, MappedBatches)
+    if apart or not isinstance(batches, CachedBatches):
+        for _ in range(iterations):
+            yield next(batches), 1
         return
-    together = max(1, _CHUNK // feed.source.batch_size)
-    for done in range(0, batches, together):
-        count = min(together, batches - done)
-        yield feed.take_many(count), count
+    at_once = max(1, _CHUNK // batches.source.batch_size)
+    for done in range(0, iterations, at_once):
+        count = min(at_once, iterations - done)
+        yield batches.next_many(count), count
 
 
 def averages_records(net: NetParameter) -> bool:
-    """Whether every output is a mean over the records of a batch, each counting the same."""
+    """Return whether every output is a mean over the records of a batch, each with the same weight."""
     taken = {bottom for layer in net.layer for bottom in layer.bottom}
     ends = [layer for layer in net.layer if layer.bottom and not (set(layer.top) & taken)]
     return bool(ends) and all(_is_mean(layer) for layer in ends)

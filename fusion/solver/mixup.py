@@ -7,6 +7,7 @@ the loss is share * loss(x, y1) + (1 - share) * loss(x, y2), which is the same f
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -44,32 +45,34 @@ class Mix:
         return torch.lerp(values.index_select(0, self.order), values, self.share)
 
 
-class MixedFeed:
-    """A feed whose inputs, but not its labels, are mixed."""
+class MixedBatches:
+    """Batches whose inputs, but not their labels, are mixed."""
 
-    def __init__(self, feed: Batches, mix: Mix, labels: Collection[str]) -> None:
-        self.feed, self.mix, self.labels = feed, mix, labels
+    def __init__(self, batches: Batches, mix: Mix, labels: Collection[str]) -> None:
+        self._batches, self._mix, self._labels = batches, mix, labels
 
     @property
     def position(self) -> int:
-        """Batches handed out."""
-        return self.feed.position
+        """The number of batches returned so far."""
+        return self._batches.position
 
     @position.setter
     def position(self, value: int) -> None:
-        self.feed.position = value
+        self._batches.position = value
 
-    def take(self) -> Blobs:
-        """The next batch, mixed."""
-        number = self.feed.position
-        blobs = self.feed.take()
+    def __iter__(self) -> MixedBatches:
+        return self
+
+    def __next__(self) -> Blobs:
+        number = self._batches.position
+        blobs = next(self._batches)
         first = next(iter(blobs.values()))
-        self.mix.draw(number, len(first), first.device)
-        return {top: blob if top in self.labels else self.mix.apply(blob) for top, blob in blobs.items()}
+        self._mix.draw(number, len(first), first.device)
+        return {top: blob if top in self._labels else self._mix.apply(blob) for top, blob in blobs.items()}
 
     def close(self) -> None:
         """Stop reading ahead."""
-        self.feed.close()
+        self._batches.close()
 
 
 class MixedLoss(nn.Module):
@@ -88,8 +91,8 @@ class MixedLoss(nn.Module):
         return (torch.lerp(other[0], one[0], self._mix.share), *one[1:])
 
 
-def mix_up(job: NetWithData, alpha: float, seed: int) -> None:
-    """Mix the batches of a training job; its trunk then runs in each iteration.
+def check_mixup(job: NetWithData, alpha: float) -> set[str]:
+    """Check that the net's batches can be mixed; returns the blobs of labels, which are not mixed.
 
     Raises: TrainingError where labels are not class numbers for softmax losses; DataError for data layers that are not
     in step, whose batches cannot be mixed alike.
@@ -112,10 +115,15 @@ def mix_up(job: NetWithData, alpha: float, seed: int) -> None:
     if not labels:
         errors.append(TrainingError("mixup needs a SoftmaxWithLoss layer that takes a label of the data layer"))
     raise_all(errors)
+    return labels
+
+
+def mix_up(job: NetWithData, alpha: float, seed: int) -> NetWithData:
+    """Return the net with mixed batches, and with losses towards both labels. Raises: as `check_mixup`."""
     mix = Mix(alpha, seed)
+    labels = check_mixup(job, alpha)
     for call in job.net.plan.calls:
         if call.type in _MIXABLE:
             folder, _, name = call.path.rpartition(".")
             setattr(job.net.get_submodule(folder), name, MixedLoss(job.net.get_submodule(call.path), mix))
-    job.feed = MixedFeed(job.feed, mix, labels)
-    job.live = "mixup mixes its inputs anew"
+    return replace(job, batches=MixedBatches(job.batches, mix, labels))

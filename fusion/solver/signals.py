@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: snapshot and stop; hang-up and SIGUSR1: snapshot and go on, as Caffe treats the first of each."""
+"""Ctrl-C and SIGTERM: snapshot and stop; SIGHUP and SIGUSR1: snapshot and continue, as in Caffe."""
 
 from __future__ import annotations
 
@@ -10,44 +10,44 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-_AGAIN = 1.0  # seconds within which a second signal is the same wish: a terminal and a launcher may both send one
+_SAME = 1.0  # seconds within which a second signal is the same request: a terminal and a launcher may both send one
 
 
 @dataclass
 class Requests:
-    """What the user has asked for since it was last looked at."""
+    """The requests of the user that are not served yet."""
 
     stop: bool = False
     snapshot: bool = False
 
 
 @contextmanager
-def requests() -> Iterator[Requests]:
+def requests_by_signal() -> Iterator[Requests]:
     """Collect SIGINT, SIGTERM (stop), SIGHUP, SIGUSR1 (snapshot) while the block runs.
 
     A second Ctrl-C interrupts at once.
     """
-    asked = Requests()
+    requests = Requests()
     first = 0.0
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
+    if threading.current_thread() is not threading.main_thread():  # Python allows handlers in the main thread only
+        yield requests
         return
 
     def stop(number: int, frame: FrameType | None) -> None:
         nonlocal first
-        if asked.stop and number == signal.SIGINT and time.monotonic() > first + _AGAIN:
+        if requests.stop and number == signal.SIGINT and time.monotonic() > first + _SAME:
             raise KeyboardInterrupt
         first = first or time.monotonic()
-        asked.stop = True
+        requests.stop = True
 
     def snapshot(number: int, frame: FrameType | None) -> None:
-        asked.snapshot = True
+        requests.snapshot = True
 
     handlers = {signal.SIGINT: stop, signal.SIGTERM: stop}
     handlers.update({getattr(signal, name): snapshot for name in ("SIGHUP", "SIGUSR1") if hasattr(signal, name)})
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
-        yield asked
+        yield requests
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

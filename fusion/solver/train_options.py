@@ -1,4 +1,4 @@
-"""What training offers beyond a solver file, as one record; the defaults are Caffe's behaviour."""
+"""The options of training that Caffe's solver files do not have; the defaults are Caffe's behaviour."""
 
 from __future__ import annotations
 
@@ -11,21 +11,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fusion.data.in_step import single_source
 from fusion.errors import TrainingError
-from fusion.solver.callbacks.best_weights import Selection
-from fusion.solver.callbacks.callback import Observer
-from fusion.solver.callbacks.ema import EMA
-from fusion.solver.callbacks.keep_newest import Keep, SaveInit
 from fusion.solver.freeze import frozen
 from fusion.solver.holdout import Chosen, held_back, listed, reading_alike
-from fusion.solver.mixed_precision import OFF, Scaling, precision_of
-from fusion.solver.mixup import mix_up
-from fusion.solver.snapshots.files import exact_beside
-from fusion.solver.snapshots.resume_state import read_exact
+from fusion.solver.mixed_precision import OFF, precision_of
+from fusion.solver.mixup import check_mixup
 
 if TYPE_CHECKING:
     import torch
-    from numpy.typing import NDArray
 
     from fusion.data import Source
     from fusion.solver.net_with_data import NetWithData
@@ -43,15 +37,15 @@ class TrainOptions:
     lr_policy        instead of the solver's; "cosine" too
     warmup           iterations of linear warm-up
     freeze           a regular expression: layers whose name it finds do not learn
-    label_smoothing  share of the target that all classes have in common, for SoftmaxWithLoss in training
+    label_smoothing  share of the target that is spread over all classes, for SoftmaxWithLoss in training
     mixup            alpha of mixup; 0: none
     ema              decay of averaged weights; 0: none
     amp              "bf16" or "fp16": training in mixed precision; "off" or None: in float32
     best_on          choose the best weights on this share of the training records, kept back, or on a list
-    early_stopping   end after so many tests without a better choice; 0: never
+    early_stopping   end after N tests without improvement; 0: never
     snapshot_epochs  snapshots by passes over the training records instead of iterations
     keep             the number of newest snapshots to keep; 0: all
-    save_init        where to write the weights in front of the first step
+    save_init        where to write the weights before the first step
     """
 
     lr_policy: str | None = None
@@ -68,31 +62,39 @@ class TrainOptions:
     save_init: str | None = None
 
     def check(self, settings: Settings) -> None:
-        """Raise TrainingError for options that do not go together."""
+        """Check that the options go together. Raises: TrainingError."""
         if not 0 <= self.label_smoothing < 1:
             raise TrainingError(f"label smoothing must lie in [0, 1), not {self.label_smoothing:g}", hint="try 0.1")
         if self.early_stopping and self.best_on is None:
-            raise TrainingError("early stopping needs records to choose on", hint="give --best-on 0.1, or a list")
+            raise TrainingError("early stopping needs validation records", hint="give --best-on 0.1, or a list")
         if self.best_on is not None and not (settings.test_iter and settings.test_interval):
             hint = "give test_iter and test_interval"
             raise TrainingError("the best weights are chosen at tests, and the solver has none", hint=hint)
 
-    def to_choices(self) -> dict[str, str]:
-        """What a snapshot holds of them."""
+    def check_net(self, job: NetWithData, device: torch.device) -> None:
+        """Check that the options fit the net in training and the device. Raises: TrainingError, DataError."""
+        precision_of(self.amp, device)
+        if self.label_smoothing and not any(call.type == "SoftmaxWithLoss" for call in job.net.plan.calls):
+            raise TrainingError("label smoothing needs a SoftmaxWithLoss layer", hint="leave --label-smoothing out")
+        if self.mixup:
+            check_mixup(job, self.mixup)
+
+    def to_decisions(self) -> dict[str, str]:
+        """Return the part of the options that a snapshot holds."""
         given = {key: value for key, value in asdict(self).items() if value not in (None, OFF) and value}
         given = {key: value for key, value in given.items() if key not in _PASSING}
         return {"extras": json.dumps(given)} if given else {}
 
-    def completed(self, choices: Mapping[str, str]) -> TrainOptions:
-        """With what a snapshot holds where nothing is given."""
+    def completed(self, decisions: Mapping[str, str]) -> TrainOptions:
+        """Return the options, with those of a snapshot where none is given."""
         known = {field.name for field in fields(self)}
-        kept = {key: value for key, value in json.loads(choices.get("extras", "{}")).items() if key in known}
-        return replace(self, **{key: value for key, value in kept.items() if not getattr(self, key)})
+        recorded = {key: value for key, value in json.loads(decisions.get("extras", "{}")).items() if key in known}
+        return replace(self, **{key: value for key, value in recorded.items() if not getattr(self, key)})
 
-    def differences(self, choices: Mapping[str, str]) -> list[str]:
-        """Where a snapshot was written with other options."""
-        before = json.loads(choices.get("extras", "{}"))
-        now = json.loads(self.to_choices().get("extras", "{}"))
+    def differences(self, decisions: Mapping[str, str]) -> list[str]:
+        """Return the differences from the options of a snapshot, in words."""
+        before = json.loads(decisions.get("extras", "{}"))
+        now = json.loads(self.to_decisions().get("extras", "{}"))
         return [
             f"{key} was {before.get(key, 'not given')} and is now {now.get(key, 'not given')}"
             for key in sorted({*before, *now})
@@ -100,7 +102,7 @@ class TrainOptions:
         ]
 
     def nets(self, nets: Descriptions) -> Descriptions:
-        """The nets, with the layers frozen that are not to learn."""
+        """Return the nets with the layers of `freeze` frozen."""
         if not self.freeze:
             return nets
         train, pattern = frozen(nets.train, self.freeze), self.freeze
@@ -110,70 +112,29 @@ class TrainOptions:
         )
         return replace(nets, train=train, tests=tuple(tests))
 
-    def choosing_net(self, nets: Descriptions) -> NetParameter | None:
-        """The net that answers the records to choose on: the first test net, reading these."""
+    def validation_net(self, nets: Descriptions) -> NetParameter | None:
+        """Return the first test net, reading the validation records; None where there are none."""
         if self.best_on is None:
             return None
         test = nets.tests[0]
         return listed(test, self.best_on) if isinstance(self.best_on, str) else reading_alike(test, nets.train)
 
-    def rest(self, seed: int) -> Callable[[Source], Source] | None:
-        """What takes the records kept back from a training source; None where none are."""
-        return self._narrowing(seed, lambda count, held: np.setdiff1d(np.arange(count), held))
-
-    def held_back(self, seed: int) -> Callable[[Source], Source] | None:
-        """What leaves a source only the records kept back."""
-        return self._narrowing(seed, lambda count, held: held)
-
-    def _narrowing(
-        self, seed: int, pick: Callable[[int, NDArray[np.int64]], NDArray[np.int64]]
-    ) -> Callable[[Source], Source] | None:
+    def select(self, seed: int, *, validation: bool = False) -> Callable[[Sequence[Source]], Sequence[Source]]:
+        """Return a function from sources to those of the training records, or to those kept back for validation."""
         share = self.best_on
         if not isinstance(share, float):
-            return None
-        return lambda source: Chosen(source, pick(len(source), held_back(len(source), share, seed)))
+            return lambda sources: sources
 
-    def prepared(self, job: NetWithData, seed: int, device: torch.device) -> NetWithData:
-        """The training job with smoothed labels, mixed batches and its precision."""
-        if self.label_smoothing:
-            _smooth(job, self.label_smoothing)
-        if self.mixup:
-            mix_up(job, self.mixup, seed)
-        job.precision = precision_of(self.amp, device)
-        return job
+        def select(sources: Sequence[Source]) -> Sequence[Source]:
+            source = single_source(sources, "keeping back a share of the training records needs")
+            records = held_back(len(source), share, seed)
+            return [Chosen(source, records if validation else np.setdiff1d(np.arange(len(source)), records))]
+
+        return select
 
     def interval(self, settings: Settings, job: NetWithData) -> Settings:
-        """The settings with snapshots by epochs."""
+        """Return the settings with snapshots by epochs."""
         if not self.snapshot_epochs:
             return settings
         batches = max(math.ceil(len(source) / source.batch_size) for source in job.sources)
         return replace(settings, snapshot=max(1, self.snapshot_epochs * batches // settings.iter_size))
-
-    def observers(self) -> Sequence[Observer]:
-        """What watches the run for these options; averaged weights come first, for they are what the others measure."""
-        found: list[Observer] = []
-        if self.ema:
-            found.append(EMA(self.ema))
-        if self.amp == "fp16":
-            found.append(Scaling())
-        if self.best_on is not None:
-            found.append(Selection(self.early_stopping))
-        if self.keep:
-            found.append(Keep(self.keep))
-        if self.save_init:
-            found.append(SaveInit(self.save_init))
-        return found
-
-
-def recorded(state: str) -> Mapping[str, str]:
-    """The choices in the snapshot of a solverstate; empty where it has none."""
-    exact = read_exact(exact_beside(state))
-    return {} if exact is None else exact.choices
-
-
-def _smooth(job: NetWithData, share: float) -> None:
-    losses = [job.net.get_submodule(call.path) for call in job.net.plan.calls if call.type == "SoftmaxWithLoss"]
-    if not losses:
-        raise TrainingError("label smoothing needs a SoftmaxWithLoss layer", hint="leave --label-smoothing out")
-    for loss in losses:
-        loss.smoothing = share  # type: ignore[assignment]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from torch import Tensor
 from fusion.data import Source
 from fusion.solver.batches import Blobs, CachedBatches
 from fusion.solver.step.memory_format import has_foreign, set_layout
-from fusion.solver.trunk_cache_files import MappedFeed, TrunkFiles, kept, origin, room
+from fusion.solver.trunk_cache_files import MappedBatches, TrunkFiles, origin_of, room, rows_in_file
 
 if TYPE_CHECKING:
     from fusion.nets.split import TrunkAndHead
@@ -31,54 +32,64 @@ _BYTES = 32 << 20  # of input at once
 
 def cache_trunk(
     job: NetWithData, budget: int, display: Display, device: torch.device, files: TrunkFiles | None = None
-) -> str:
-    """Make the job run its head on cached rows where that gives the same numbers; returns what was decided, and why.
+) -> tuple[NetWithData, str]:
+    """Return the net with its head on cached rows where that gives the same numbers, and the decision with its reason.
 
     budget  bytes of rows to keep in memory; 0: none at all
-    files   where more of them are kept, and whether they are kept for later runs
-    Raises  TrainingError when the file that was asked for cannot be written
+    files   where more rows are kept, and whether they are kept for later runs
+    Raises  TrainingError when a requested file cannot be written
     """
     from fusion.nets.split import split_trunk
 
-    if job.live:
-        return f"the whole net runs in each iteration: {job.live}"
+    found = None if job.no_cache_reason or budget <= 0 else split_trunk(job.net)
+    reason = _reason_against(job, budget, found)
+    if reason or found is None:
+        return job, reason
+    source = job.sources[0]
+    keys = [key for key, _ in found.head.plan.inputs]
+    first = _outputs(found, keys, source.batch(np.arange(1)), device, job.precision)
+    size = len(source) * sum(tensor[0].nbytes for tensor in first.values())
+    on_disk = files if files is not None and (size > budget or files.requested) else None
+    if size > budget and (on_disk is None or size > room(on_disk)):
+        where = f", and there is no room for them in {on_disk.folder} (--cache-dir)" if on_disk is not None else ""
+        return job, (
+            f"the frozen trunk runs in each iteration: its outputs take {size / 2**20:.0f} MiB, "
+            f"the cache budget is {budget / 2**20:.0f} MiB (--cache-budget){where}"
+        )
+    # Hashed before the layout changes: a file is for these weights, whatever their layout in memory.
+    origin = None if on_disk is None else origin_of(job.message, found.trunk, source, device, job.precision)
+    if device.type == "cpu" or job.precision.dtype is not None:
+        set_layout(found.trunk, channels_last=True, whole=job.net)
+    outputs = partial(_outputs, found, keys, device=device, precision=job.precision)
+    fill = partial(_fill, split=found, outputs=outputs, source=source, display=display, device=device)
+    if on_disk is None or origin is None:
+        rows, where = _empty(first, len(source), device), "kept in memory"
+        fill(rows)
+    else:
+        rows, where = rows_in_file(on_disk, origin, first, len(source), fill)
+    batches: CachedBatches = (
+        MappedBatches(rows, source, device)
+        if size > budget
+        else CachedBatches({key: tensor.to(device) for key, tensor in rows.items()}, source)
+    )
+    batches.position = job.batches.position
+    text = f"{', '.join(found.boundary)} for {len(source)} records, {size / 2**20:.0f} MiB, {where}"
+    return replace(job, active_net=found.head, batches=batches), f"frozen trunk computed once: {text}"
+
+
+def _reason_against(job: NetWithData, budget: int, found: TrunkAndHead | None) -> str:
+    """Return why the trunk cannot be computed once whatever its size; "" where it can."""
+    if job.no_cache_reason:
+        return f"the whole net runs in each iteration: {job.no_cache_reason}"
     if budget <= 0:
         return "the whole net runs in each iteration: the cache is switched off"
-    found = split_trunk(job.net)
     if found is None:
         return "the whole net runs in each iteration: no frozen layers to compute once"
     if len(job.sources) != 1:
         return "the frozen trunk runs in each iteration: its data comes from layers that are not in step (in_step_with)"
     if not job.sources[0].deterministic:
         return "the frozen trunk runs in each iteration: random crops, mirrors or fillers make other data each time"
-    source = job.sources[0]
-    keys = [key for key, _ in found.head.plan.inputs]
-    first = _outputs(found, keys, source.batch(np.arange(1)), device, job.precision)
-    size = len(source) * sum(tensor[0].nbytes for tensor in first.values())
-    on_disk = files if files is not None and (size > budget or files.asked) else None
-    if size > budget and (on_disk is None or size > room(on_disk)):
-        where = f", and there is no room for them in {on_disk.folder} (--cache-dir)" if on_disk is not None else ""
-        return (
-            f"the frozen trunk runs in each iteration: its outputs take {size / 2**20:.0f} MiB, "
-            f"the cache budget is {budget / 2**20:.0f} MiB (--cache-budget){where}"
-        )
-    made_of = None if on_disk is None else origin(job.message, found.trunk, source, device, job.precision)
-    if device.type == "cpu" or job.precision.dtype is not None:
-        set_layout(found.trunk, channels_last=True, whole=job.net)
-    outputs = partial(_outputs, found, keys, device=device, precision=job.precision)
-    fill = partial(_fill, split=found, outputs=outputs, source=source, display=display, device=device)
-    if on_disk is None or made_of is None:
-        rows, where = _empty(first, len(source), device), "kept in memory"
-        fill(rows)
-    else:
-        rows, where = kept(on_disk, made_of, first, len(source), fill)
-    if size > budget:
-        job.feed = MappedFeed(rows, source, device)
-    else:
-        job.feed = CachedBatches({key: tensor.to(device) for key, tensor in rows.items()}, source)
-    job.runs = found.head
-    what = ", ".join(found.boundary)
-    return f"frozen trunk computed once: {what} for {len(source)} records, {size / 2**20:.0f} MiB, {where}"
+    return ""
 
 
 def _empty(first: Blobs, count: int, device: torch.device) -> dict[str, Tensor]:

@@ -47,14 +47,14 @@ class TrunkFiles:
     """Where such files lie.
 
     folder, name  the folder, and how the files' names begin
-    asked         whether the user has named the folder: then files are kept for small outputs too, and what cannot be
+    requested     whether the user has named the folder: then files are kept for small outputs too, and what cannot be
                   written is an error; otherwise a file serves only what is too large for memory, and an old one goes
     claim         called before a file that was not asked for is written
     """
 
     folder: str
     name: str
-    asked: bool = False
+    requested: bool = False
     claim: Callable[[], None] = lambda: None
 
 
@@ -71,7 +71,7 @@ class Origin:
         return hashlib.sha256(json.dumps(dict(self.parts), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def origin(
+def origin_of(
     message: NetParameter, trunk: nn.Module, source: Source, device: torch.device, precision: Precision
 ) -> Origin:
     """What the trunk's outputs for this source follow from.
@@ -99,7 +99,9 @@ def origin(
     return Origin(str(plan.phase), parts)
 
 
-def kept(files: TrunkFiles, origin: Origin, first: Blobs, count: int, fill: Callable[[Rows], None]) -> tuple[Rows, str]:
+def rows_in_file(
+    files: TrunkFiles, origin: Origin, first: Blobs, count: int, fill: Callable[[Rows], None]
+) -> tuple[Rows, str]:
     """The rows, mapped from a file that is there or is made now; and a sentence on which.
 
     first  each blob for one record, which tells the shape and type of a row
@@ -113,10 +115,10 @@ def kept(files: TrunkFiles, origin: Origin, first: Blobs, count: int, fill: Call
             return rows, f"read from {path}"
         stale = _others(files, origin)
         why = f" ({stale[0][0]} is for {stale[0][1]})" if stale else ""
-        if not files.asked:
+        if not files.requested:
             files.claim()
         _write(path, origin, first, count, fill)
-        if not files.asked:
+        if not files.requested:
             for old, _ in stale:
                 os.unlink(old)
         rows = _open(path, origin, first, count)
@@ -131,10 +133,10 @@ def room(files: TrunkFiles) -> int:
         free = shutil.disk_usage(files.folder).free
     except OSError:
         return 0
-    return free if files.asked else free // 2 if os.access(files.folder, os.W_OK) else 0
+    return free if files.requested else free // 2 if os.access(files.folder, os.W_OK) else 0
 
 
-class MappedFeed(CachedBatches):
+class MappedBatches(CachedBatches):
     """Batches from mapped rows; a thread reads them from the disk before they are needed."""
 
     def __init__(self, rows: Blobs, source: Source, device: torch.device) -> None:
@@ -142,8 +144,8 @@ class MappedFeed(CachedBatches):
         self.device = device
         self._running: Iterator[Blobs] | None = None
 
-    def take(self, keys: Sequence[str] | None = None) -> Blobs:
-        """The next batch, on the device."""
+    def next_rows(self, keys: Sequence[str] | None = None) -> Blobs:
+        """Return the next batch, on the device."""
         if self._running is None or self._expected != self.position:
             self._running = ahead(map(self._read, self.source.order(self.position)))
         blobs = next(self._running)
@@ -279,4 +281,4 @@ def trunk_files(folder: str | os.PathLike[str] | None, prefix: str) -> TrunkFile
         os.makedirs(place, exist_ok=True)
     except OSError as error:
         raise TrainingError(f"the cache folder cannot be made: {error.strerror}", place=place) from error
-    return TrunkFiles(place, "trunk", asked=True)
+    return TrunkFiles(place, "trunk", requested=True)

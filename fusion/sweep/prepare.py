@@ -20,7 +20,7 @@ from fusion.solver.batches import CachedBatches, load_all, shapes_of
 from fusion.solver.logging.console import Display
 from fusion.solver.net_with_data import NetWithData, open_net_with_data
 from fusion.solver.optimizers import RULES
-from fusion.solver.prepare_data import tell_order
+from fusion.solver.prepare import apply_options, log_class_order
 from fusion.solver.settings import Settings
 from fusion.solver.train_options import TrainOptions
 from fusion.solver.trunk_cache import cache_trunk
@@ -85,7 +85,9 @@ def prepare(
     objectives = [Objective(Pct(kind.loss, 1.0, dict(kind.options))) for kind in kinds]
     held = ask(references, objectives)
     opened = partial(open_net_with_data, seed=opening.seed, device=opening.device, reading=opening.reading)
-    job = opening.extras.prepared(opened(train, "TRAIN", held=held), opening.seed, opening.device)
+    job = opened(train, "TRAIN", references=held)
+    opening.extras.check_net(job, opening.device)
+    job = apply_options(job, opening.extras, opening.seed, opening.device)
     for path in weights:
         load_weights(job.net, path)
 
@@ -94,26 +96,26 @@ def prepare(
         for path in weights:
             load_weights(made.net, path)
         share_weights(made.net, job.net)
-        _keep(made, opening)
-        return made
+        return _with_cached_trunk(made, opening)
 
-    tell_order(job.sources, opening.display)
-    _keep(job, opening)
-    check_head(job.runs)
+    log_class_order(job.sources, opening.display)
+    job = _with_cached_trunk(job, opening)
+    check_head(job.active_net)
     return SweepContext(
         job, open_test(test), held, {kind: i for i, kind in enumerate(kinds)}, opening.device, open_test
     )
 
 
-def _keep(job: NetWithData, opening: Opening) -> None:
+def _with_cached_trunk(job: NetWithData, opening: Opening) -> NetWithData:
     display = opening.display
     load_all(job.sources, partial(display.progress, f"decoding ({job.net.plan.phase})"))
-    outcome = cache_trunk(job, opening.budget, display, opening.device, opening.files)
-    if not isinstance(job.feed, CachedBatches):
+    job, decision = cache_trunk(job, opening.budget, display, opening.device, opening.files)
+    if not isinstance(job.batches, CachedBatches):
         raise TrainingError(
-            f"a sweep needs a frozen trunk that is computed once; {outcome}",
+            f"a sweep needs a frozen trunk that is computed once; {decision}",
             hint="freeze the layers below the head (lr_mult 0), and use no random crops or mirrors",
         )
+    return job
 
 
 def _kind(cell: Trial) -> Trial:
@@ -147,16 +149,16 @@ def _heads(
 ) -> Heads:
     job, first = bench.train, chosen[0]
     ours = {name for names in job.losses for name in names}
-    task = [key for key in loss_weights(job.runs) if key not in ours]
+    task = [key for key in loss_weights(job.active_net) if key not in ours]
     names = job.losses[bench.objectives[_kind(first)]] if first.loss != NONE else ()
-    paths = {call.name: call.path for call in job.runs.plan.calls}
+    paths = {call.name: call.path for call in job.active_net.plan.calls}
     numbers = [key for key, _ in first.options if key in TENSORS]
     hyper = {key: torch.tensor([float(dict(cell.options)[key]) for cell in chosen]) for key in numbers}
     hyper["weight"] = torch.tensor([cell.weight for cell in chosen])
     share = (1.0, 1.0) if kd_alpha is None or first.loss == NONE else (1 - kd_alpha, kd_alpha)
     schedule = settings.schedule if first.lr is None else replace(settings.schedule, base_lr=first.lr)
     return Heads(
-        job.runs,
+        job.active_net,
         {name: torch.stack([starts.of(cell.seed)[name] for cell in chosen]) for name in starts.rates},
         task,
         {name: paths[name] for name in names},
@@ -184,7 +186,7 @@ class _Starts:
         self._job = job
         self.rates = {
             param.attribute: (param.lr_mult, param.decay_mult)
-            for param, blob in zip(_own(job), learnable(job.runs), strict=True)
+            for param, blob in zip(_own(job), learnable(job.active_net), strict=True)
             if isinstance(blob.tensor, nn.Parameter) and blob.tensor.requires_grad
         }
         self._known: dict[int | None, Stack] = {None: self._of(job.net)}
@@ -198,9 +200,9 @@ class _Starts:
         return self._known[seed]
 
     def _of(self, net: nn.Module) -> Stack:
-        device = next(iter(self._job.runs.parameters())).device
+        device = next(iter(self._job.active_net.parameters())).device
         return {name: net.get_parameter(name).detach().to(device, copy=True) for name in self.rates}
 
 
 def _own(job: NetWithData) -> list[Any]:
-    return [param for param in job.runs.plan.params if not param.shared]
+    return [param for param in job.active_net.plan.params if not param.shared]

@@ -93,9 +93,9 @@ def _save(nets: Sequence[Predictions], folder: Path) -> None:
 
 def _logits(panel: EvalSet, blob: str, params: Stack) -> NDArray[np.float32]:
     """Logits of all heads, float32 [H, N, C]."""
-    feed = panel.job.feed
+    feed = panel.job.batches
     assert isinstance(feed, CachedBatches)
-    net = restrict_to_blobs(panel.job.runs, [blob])
+    net = restrict_to_blobs(panel.job.active_net, [blob])
     parts = [
         answers(net, params, feed.pick(panel.rows[at : at + _CHUNK])).flatten(2).cpu().numpy()
         for at in range(0, len(panel.rows), _CHUNK)

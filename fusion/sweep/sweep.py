@@ -15,10 +15,10 @@ import numpy as np
 from fusion.errors import TrainingError
 from fusion.references import Reference
 from fusion.solver.callbacks.ema import EMA
+from fusion.solver.device import choose_device
 from fusion.solver.holdout import held_back
 from fusion.solver.load_solver import paths_of, read_message
 from fusion.solver.logging.console import Display, for_stream
-from fusion.solver.net_with_data import choose_device
 from fusion.solver.read_nets import read_nets
 from fusion.solver.settings import Settings, read_settings
 from fusion.solver.snapshots.lock import locked

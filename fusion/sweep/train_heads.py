@@ -22,7 +22,7 @@ def train(
     bench: SweepContext, groups: Sequence[Group], held: NDArray[np.int64], settings: Settings, display: Display
 ) -> dict[Trial, float]:
     """Train all; returns each head's mean loss over the last hundred iterations."""
-    feed, job = bench.train.feed, bench.train
+    feed, job = bench.train.batches, bench.train
     assert isinstance(feed, CachedBatches)
     batches = batches_of(feed.source, held)
     totals = [torch.zeros(len(group.heads), device=bench.device) for group in groups]
@@ -32,7 +32,7 @@ def train(
     try:
         for iteration in range(settings.max_iter):
             blobs = feed.pick(next(batches))
-            for ramp in job.ramps:
+            for ramp in job.warmups:
                 ramp.set(iteration)
             for group, total in zip(groups, totals, strict=True):
                 if iteration >= last:

@@ -59,7 +59,7 @@ def test_a_run_without_a_seed_goes_on_with_that_of_its_snapshot(
     assert "exactly" in capsys.readouterr().err
     np.testing.assert_array_equal(read_weights("net_iter_12.caffemodel")["ip"][0], whole)
     assert main(["--solver", "solver.prototxt", "--set", "random_seed=5", "--device", "cpu", *going_on]) == 0
-    assert "but not what is drawn at random: set random_seed: " in capsys.readouterr().err
+    assert "but not the random draws: set random_seed: " in capsys.readouterr().err
 
 
 def test_max_iter_and_weights() -> None:

@@ -10,31 +10,30 @@ from torch import Tensor
 
 from fusion.errors import TrainingError
 from fusion.nets.weights import save_weights
-from fusion.solver.callbacks.callback import Arrays, Observer
+from fusion.solver.callbacks.callback import Arrays, Callback
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from fusion.solver.solver import Solver
+    from fusion.solver.run import Run
 
 
-def beside(model: str) -> str:
-    """Where the averaged weights of a caffemodel are."""
+def ema_path(model: str) -> str:
+    """Return the path of the averaged weights beside a caffemodel."""
     stem, dot, ending = model.partition(".caffemodel")
     return f"{stem}.ema{dot}{ending}"
 
 
 def averaging_decay(decay: float, updates: int) -> float:
-    """The decay after so many updates: lower at the start, to forget where the weights came from."""
+    """Return the decay after N updates: lower at the start, so that the average forgets the initial weights."""
     return min(decay, (1 + updates) / (10 + updates))
 
 
-class EMA(Observer):
+class EMA(Callback):
     """average = d * average + (1 - d) * weights after each update, d = min(decay, (1 + n) / (10 + n)) in the n-th.
 
-    The lower decay at the start lets the average forget where the weights came from. What learns is averaged;
-    BatchNorm's statistics are the present ones.
+    Learnable parameters are averaged; BatchNorm's statistics are the present ones.
 
     Raises: TrainingError for a decay outside (0, 1).
     """
@@ -45,53 +44,53 @@ class EMA(Observer):
         if not 0 < decay < 1:
             raise TrainingError(f"the decay of averaged weights must lie between 0 and 1, not {decay:g}", hint="0.999")
         self.decay = decay
-        self._run: Solver | None = None
-        self._now: list[Tensor] = []
+        self._run: Run | None = None
+        self._params: list[Tensor] = []
         self._average: list[Tensor] = []
-        self._before: list[Tensor] = []
+        self._weights: list[Tensor] = []
         self._restored: Arrays = {}
 
-    def begin(self, run: Solver) -> None:
-        """Start from the present weights, or from what the snapshot held."""
+    def on_start(self, run: Run) -> None:
+        """Start from the present weights, or from the average of the snapshot."""
         self._run = run
-        self._now = [tensor.detach() for tensor in run.arena.updated]
-        self._average = [tensor.clone() for tensor in self._now]
-        self._take_over()
+        self._params = [tensor.detach() for tensor in run.flat_params.updated]
+        self._average = [tensor.clone() for tensor in self._params]
+        self._apply()
         if run.iter and not self._restored:
             run.display.say("averaged weights: the snapshot has none, so they start from its weights")
 
     @torch.no_grad()
-    def updated(self, iteration: int) -> None:
-        """Move the average."""
-        torch._foreach_lerp_(self._average, self._now, 1 - averaging_decay(self.decay, iteration))
+    def on_update(self, iteration: int) -> None:
+        """Update the average."""
+        torch._foreach_lerp_(self._average, self._params, 1 - averaging_decay(self.decay, iteration))
 
-    def testing(self, iteration: int) -> None:
-        """Put the average in the weights' place."""
-        self._before = [tensor.clone() for tensor in self._now]
-        torch._foreach_copy_(self._now, self._average)
+    def on_tests_start(self, iteration: int) -> None:
+        """Replace the weights by the average."""
+        self._weights = [tensor.clone() for tensor in self._params]
+        torch._foreach_copy_(self._params, self._average)
 
-    def tested(self, iteration: int) -> None:
-        """Put the weights back."""
-        torch._foreach_copy_(self._now, self._before)
-        self._before = []
+    def on_tests_end(self, iteration: int) -> None:
+        """Restore the weights."""
+        torch._foreach_copy_(self._params, self._weights)
+        self._weights = []
 
-    def saved(self, iteration: int, files: Sequence[str]) -> None:
+    def on_snapshot(self, iteration: int, files: Sequence[str]) -> None:
         """Write the average as a caffemodel."""
         if self._run is not None:
-            self.testing(iteration)
-            save_weights(self._run.net, beside(files[0]))
-            self.tested(iteration)
+            self.on_tests_start(iteration)
+            save_weights(self._run.net, ema_path(files[0]))
+            self.on_tests_end(iteration)
 
-    def state(self) -> dict[str, NDArray[np.float32]]:
-        """The average, by the number of the blob in Caffe's order."""
+    def state_dict(self) -> dict[str, NDArray[np.float32]]:
+        """Return the average, by the number of the blob in Caffe's order."""
         return {str(index): values.cpu().numpy() for index, values in self._blobs()}
 
-    def restore(self, state: Arrays) -> None:
-        """Take it over, now or when the run begins."""
+    def load_state_dict(self, state: Arrays) -> None:
+        """Set the average, now or when the run starts."""
         self._restored = state
-        self._take_over()
+        self._apply()
 
-    def _take_over(self) -> None:
+    def _apply(self) -> None:
         for index, target in self._blobs():
             if str(index) in self._restored:
                 target.copy_(torch.tensor(self._restored[str(index)]))
@@ -99,6 +98,6 @@ class EMA(Observer):
     def _blobs(self) -> list[tuple[int, Tensor]]:
         if self._run is None:
             return []
-        arena = self._run.arena
-        values = dict(zip(arena.updated, self._average, strict=True))
-        return [(index, arena.view(values, index)) for index, home in enumerate(arena.homes) if home is not None]
+        flat = self._run.flat_params
+        values = dict(zip(flat.updated, self._average, strict=True))
+        return [(index, flat.view(values, index)) for index, home in enumerate(flat.homes) if home is not None]

@@ -1,4 +1,4 @@
-"""Files that a run writes besides its snapshots, and snapshots that it removes again."""
+"""Files that a run writes besides its snapshots, and old snapshots that it removes."""
 
 from __future__ import annotations
 
@@ -9,42 +9,42 @@ from typing import TYPE_CHECKING
 
 from fusion.nets.weights import save_weights
 from fusion.onnx.sidecar import sidecar_path
-from fusion.solver.callbacks import ema
-from fusion.solver.callbacks.callback import Observer
+from fusion.solver.callbacks.callback import Callback
+from fusion.solver.callbacks.ema import ema_path
 
 if TYPE_CHECKING:
-    from fusion.solver.solver import Solver
+    from fusion.solver.run import Run
 
 
-class Keep(Observer):
+class KeepNewest(Callback):
     """Keeps the newest snapshots of this run: removes older ones that it wrote itself, once a newer one is complete.
 
-    count  how many, at least 1
+    count  the number of snapshots to keep, at least 1
     """
 
     def __init__(self, count: int) -> None:
         self.count = max(count, 1)
-        self._written: list[tuple[str, ...]] = []
+        self._snapshots: list[tuple[str, ...]] = []
 
-    def saved(self, iteration: int, files: Sequence[str]) -> None:
-        """Remove what is too many, the solverstate first: without it the rest is no snapshot."""
+    def on_snapshot(self, iteration: int, files: Sequence[str]) -> None:
+        """Remove the oldest ones, the solverstate first: without it the rest is no snapshot."""
         model, exact, state = files
-        mean = ema.beside(model)
-        found = (state, exact, model, mean, *(name for path in (model, mean) if (name := sidecar_path(path))))
-        self._written = [*(other for other in self._written if other != found), found]
-        while len(self._written) > self.count:
-            for path in self._written.pop(0):
+        mean = ema_path(model)
+        paths = (state, exact, model, mean, *(name for path in (model, mean) if (name := sidecar_path(path))))
+        self._snapshots = [*(other for other in self._snapshots if other != paths), paths]
+        while len(self._snapshots) > self.count:
+            for path in self._snapshots.pop(0):
                 with suppress(FileNotFoundError):
                     os.unlink(path)
 
 
-class SaveInit(Observer):
-    """Writes the weights in front of the first step."""
+class SaveInit(Callback):
+    """Writes the weights before the first step."""
 
     def __init__(self, path: str) -> None:
         self.path = path
 
-    def begin(self, run: Solver) -> None:
+    def on_start(self, run: Run) -> None:
         """Write them, whether filled, loaded or resumed."""
         if run.writes:
             save_weights(run.net, self.path)

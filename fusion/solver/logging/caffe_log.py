@@ -1,4 +1,4 @@
-"""Caffe's log as glog writes it, so that whatever reads Caffe's logs reads ours."""
+"""Caffe's log format, as glog writes it, so that all parsers of Caffe's logs read ours."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TextIO
 
 from fusion.solver.logging.console import Bar, Display, Lines
 
-# Which line of Caffe's sources says what; parsers take any, and people find them by it.
+# The line of Caffe's sources that logs each message: parsers accept any, but people search for them.
 _PLACES = tuple(
     (re.compile(pattern), place)
     for pattern, place in (
@@ -52,7 +52,7 @@ _OURS = "fusion.py:1"
 
 
 class CaffeLog(Lines):
-    """Lines with glog's prefix: severity, month and day, time, process, source.
+    """Writes lines with glog's prefix: severity, month and day, time, process, source.
 
     The form is that of glog before 0.6 (no year), because Caffe's own tools/extra scripts read no other.
     """
@@ -62,7 +62,7 @@ class CaffeLog(Lines):
         self._process = os.getpid()
 
     def say(self, text: str) -> None:
-        """Each line of the text with a prefix of its own."""
+        """Write each line of the text with a prefix."""
         now = datetime.now()
         for line in text.splitlines():
             place = next((place for pattern, place in _PLACES if pattern.match(line)), _OURS)
@@ -71,30 +71,30 @@ class CaffeLog(Lines):
 
 
 class Both:
-    """Two displays as one, such as a bar on the terminal and a log in a file."""
+    """Two displays in one, such as a bar on the terminal and a log in a file."""
 
     def __init__(self, first: Display, second: Display) -> None:
         self.parts = (first, second)
 
     def say(self, text: str) -> None:
-        """Say it on both."""
+        """Write the line to both."""
         for part in self.parts:
             part.say(text)
 
     def start(self, iteration: int, max_iter: int) -> None:
-        """Tell both."""
+        """Pass it to both."""
         for part in self.parts:
             part.start(iteration, max_iter)
 
     def tick(self, iteration: int, loss: float | None = None, rate: float | None = None) -> None:
-        """Tell both."""
+        """Pass it to both."""
         for part in self.parts:
             part.tick(iteration, loss, rate)
 
-    def progress(self, what: str, done: int, total: int) -> None:
-        """Tell both."""
+    def progress(self, step: str, done: int, total: int) -> None:
+        """Pass it to both."""
         for part in self.parts:
-            part.progress(what, done, total)
+            part.progress(step, done, total)
 
     def close(self) -> None:
         """Close both."""
@@ -103,6 +103,6 @@ class Both:
 
 
 def for_training(stream: TextIO | None = None) -> Display:
-    """A bar for a terminal, Caffe's log for a file or a pipe."""
+    """Return a bar for a terminal, Caffe's log for a file or a pipe."""
     stream = stream or sys.stderr
     return Bar(stream) if stream.isatty() else CaffeLog(stream)

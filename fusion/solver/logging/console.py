@@ -1,72 +1,71 @@
-"""What training says while it runs: a progress bar on a terminal, Caffe's lines elsewhere."""
+"""The display of a run: a progress bar on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-Outputs = Sequence[tuple[str, list[float], float]]  # an output's name, its values, its weight in the loss
+    from fusion.solver.metrics import Outputs
 
 
 class Display(Protocol):
-    """Where a solver reports."""
+    """The place where a solver reports."""
 
     def say(self, text: str) -> None:
-        """A line of its own."""
+        """Write a line."""
 
     def start(self, iteration: int, max_iter: int) -> None:
-        """Training begins or goes on at this iteration."""
+        """Begin or resume training at this iteration."""
 
     def tick(self, iteration: int, loss: float | None = None, rate: float | None = None) -> None:
-        """So many iterations are done."""
+        """Show that `iteration` iterations are done."""
 
-    def progress(self, what: str, done: int, total: int) -> None:
-        """A step before the first iteration advances: decoding, computing the frozen trunk."""
+    def progress(self, step: str, done: int, total: int) -> None:
+        """Show the progress of a step before the first iteration: decoding, computing the frozen trunk."""
 
     def close(self) -> None:
-        """Nothing more comes."""
+        """End the display."""
 
 
 @dataclass
 class Lines:
-    """One line per report, nothing in between."""
+    """Writes one line per report."""
 
     stream: TextIO = field(default_factory=lambda: sys.stderr)
 
     def say(self, text: str) -> None:
-        """Write the line at once, for those who follow a log file."""
+        """Write the line at once, for readers that follow a log file."""
         print(text, file=self.stream, flush=True)
 
     def start(self, iteration: int, max_iter: int) -> None:
-        """Nothing: the first line says it."""
+        """Do nothing."""
 
     def tick(self, iteration: int, loss: float | None = None, rate: float | None = None) -> None:
-        """Nothing."""
+        """Do nothing."""
 
-    def progress(self, what: str, done: int, total: int) -> None:
-        """One line when it is complete."""
+    def progress(self, step: str, done: int, total: int) -> None:
+        """Write one line when the step is complete."""
         if done == total:
-            self.say(f"{what}: {total} records")
+            self.say(f"{step}: {total} records")
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing."""
 
 
 class Silent(Lines):
-    """Says nothing."""
+    """Writes nothing."""
 
     def say(self, text: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 class Bar:
-    """A bar with speed, loss, learning rate and the time left; lines scroll above it."""
+    """Shows a bar with speed, loss, learning rate and the time left; lines scroll above it."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         from rich.console import Console
@@ -89,7 +88,7 @@ class Bar:
             transient=True,
         )
         self._task: TaskID | None = None
-        self._what = ""
+        self._step = ""
         self._open = False
         self._begin = (0.0, 0)
         self._next = 0.0
@@ -104,7 +103,7 @@ class Bar:
         self._new("training", iteration, max_iter)
 
     def tick(self, iteration: int, loss: float | None = None, rate: float | None = None) -> None:
-        """Move on, at most ten times a second."""
+        """Update the bar, at most ten times a second."""
         now = time.perf_counter()
         if self._task is None or (loss is None and now < self._next):
             return
@@ -117,14 +116,14 @@ class Bar:
             fields["state"] = f"loss {loss:.4g}  lr {rate:.3g}"
         self._bars.update(self._task, completed=iteration, **fields)
 
-    def progress(self, what: str, done: int, total: int) -> None:
+    def progress(self, step: str, done: int, total: int) -> None:
         """Show a step of its own before training."""
-        if what != self._what or self._task is None:
-            self._new(what, 0, total)
+        if step != self._step or self._task is None:
+            self._new(step, 0, total)
         if self._task is not None:
             self._bars.update(self._task, completed=done)
         if done == total:
-            self.say(f"{what}: {total} records")
+            self.say(f"{step}: {total} records")
 
     def close(self) -> None:
         """Remove the bar."""
@@ -132,24 +131,24 @@ class Bar:
             self._bars.stop()
             self._open = False
 
-    def _new(self, what: str, done: int, total: int) -> None:
+    def _new(self, step: str, done: int, total: int) -> None:
         if not self._open:
             self._bars.start()
             self._open = True
         if self._task is not None:
             self._bars.remove_task(self._task)
-        self._what = what
-        self._task = self._bars.add_task(what, completed=done, total=total, speed="", state="")
+        self._step = step
+        self._task = self._bars.add_task(step, completed=done, total=total, speed="", state="")
 
 
 def for_stream(stream: TextIO | None = None) -> Display:
-    """A bar for a terminal, lines for a file or a pipe."""
+    """Return a bar for a terminal, lines for a file or a pipe."""
     stream = stream or sys.stderr
     return Bar(stream) if stream.isatty() else Lines(stream)
 
 
 def output_lines(phase: str, outputs: Outputs) -> list[str]:
-    """Caffe's lines for a net's outputs, one per value.
+    """Return Caffe's lines for a net's outputs, one per value.
 
     phase  "Train" or "Test"
     """
@@ -162,5 +161,5 @@ def output_lines(phase: str, outputs: Outputs) -> list[str]:
 
 
 def number(value: float) -> str:
-    """Six significant digits, as C++ streams print."""
+    """Return the value with six significant digits, as C++ streams print."""
     return f"{value:.6g}"

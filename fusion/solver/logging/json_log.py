@@ -8,54 +8,54 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
-from fusion.solver.callbacks.callback import Observer, Outputs, Shown
+from fusion.solver.callbacks.callback import Callback
 from fusion.solver.logging.memory import peak_allocated, peak_resident
 
 if TYPE_CHECKING:
-    from fusion.solver.evaluate_test_nets import Average
-    from fusion.solver.solver import Solver
+    from fusion.solver.metrics import MeanOutputs, Outputs, TrainMetrics
+    from fusion.solver.run import Run
 
 VERSION = 1
 
 
-class JsonLog(Observer):
-    """Writes what is shown, measured and saved. A resumed run adds to the file; of equal iterations the later count."""
+class JsonLog(Callback):
+    """Writes displays, tests and snapshots. A resumed run adds to the file; of equal iterations the later counts."""
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._run: Solver | None = None
+        self._run: Run | None = None
         self._file: TextIO | None = None
         self._started = 0.0
 
-    def begin(self, run: Solver) -> None:
-        """Open the file: anew, or at its end when the run goes on."""
+    def on_start(self, run: Run) -> None:
+        """Open the file: empty, or at its end in a resumed run."""
         self._run, self._started = run, time.monotonic()
-        self._file = open(self.path, "a" if run.iter else "w", encoding="utf-8")  # noqa: SIM115 - `end` closes it
+        self._file = open(self.path, "a" if run.iter else "w", encoding="utf-8")  # noqa: SIM115 - `on_end` closes it
         net, last = run.net.plan.name, run.settings.max_iter
         self._write("start", run.iter, version=VERSION, net=net, max_iter=last, device=str(run.device), seed=run.seed)
 
-    def shown(self, shown: Shown) -> None:
-        """A display."""
-        speed, outputs = shown.speed if shown.iterations else None, _outputs(shown.outputs)
-        self._write("train", shown.iteration, loss=shown.loss, lr=shown.rate, it_s=speed, outputs=outputs)
+    def on_display(self, metrics: TrainMetrics) -> None:
+        """Write the figures of a display."""
+        speed, outputs = metrics.speed if metrics.iterations else None, _outputs(metrics.outputs)
+        self._write("train", metrics.iteration, loss=metrics.loss, lr=metrics.rate, it_s=speed, outputs=outputs)
 
-    def measured(self, iteration: int, index: int, average: Average) -> None:
-        """A test."""
-        self._write("test", iteration, test_net=index, loss=average.loss, outputs=_outputs(average.outputs))
+    def on_test_end(self, iteration: int, index: int, result: MeanOutputs) -> None:
+        """Write the result of a test."""
+        self._write("test", iteration, test_net=index, loss=result.loss, outputs=_outputs(result.outputs))
 
-    def judged(self, iteration: int, average: Average) -> None:
-        """What the best weights are chosen by."""
-        self._write("choose", iteration, loss=average.loss, outputs=_outputs(average.outputs))
+    def on_validation(self, iteration: int, result: MeanOutputs) -> None:
+        """Write the result on the validation records."""
+        self._write("choose", iteration, loss=result.loss, outputs=_outputs(result.outputs))
 
-    def saved(self, iteration: int, files: Sequence[str]) -> None:
-        """A snapshot."""
+    def on_snapshot(self, iteration: int, files: Sequence[str]) -> None:
+        """Write the paths of a snapshot."""
         self._write("snapshot", iteration, files=list(files))
 
-    def finished(self, iteration: int) -> None:
-        """The regular end."""
+    def on_finish(self, iteration: int) -> None:
+        """Write the regular end."""
         self._write("end", iteration)
 
-    def end(self) -> None:
+    def on_end(self) -> None:
         """Close the file."""
         if self._file is not None:
             self._file.close()
@@ -77,7 +77,7 @@ def _outputs(outputs: Outputs) -> dict[str, float | list[float]]:
 
 
 def _finite(value: Any) -> Any:
-    """The value with null for what is no number, which JSON cannot hold."""
+    """Return the value with null for infinities and NaN, which JSON cannot hold."""
     if isinstance(value, dict):
         return {key: _finite(part) for key, part in value.items()}
     if isinstance(value, list):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,9 +14,10 @@ from torch import Tensor
 
 from fusion.nets.build import total_loss
 from fusion.nets.weights import load_weights
+from fusion.solver.device import choose_device
 from fusion.solver.logging.console import number
 from fusion.solver.mixed_precision import precision_of
-from fusion.solver.net_with_data import NetWithData, choose_device, open_net_with_data
+from fusion.solver.net_with_data import NetWithData, open_net_with_data
 from prototxt.schema.filter import filter_net
 from prototxt.schema.load import load_net
 from prototxt.shapes import infer
@@ -82,7 +83,7 @@ def time_net(
     message = filter_net(load_net(net), phase) if isinstance(net, (str, os.PathLike)) else net
     torch.manual_seed(0)
     job = open_net_with_data(message, phase, seed=0, device=chosen, arrays=_zeros(message))
-    job.precision = precision_of(amp, chosen)
+    job = replace(job, precision=precision_of(amp, chosen))
     for path in weights:
         load_weights(job.net, path)
     return time_job(job, iterations, chosen)
@@ -94,14 +95,14 @@ def time_job(job: NetWithData, iterations: int, device: torch.device) -> Timing:
     for source in job.sources:
         source.load()
     with torch.no_grad():
-        out = job.precision.outputs(net, job.feed.take())
+        out = job.precision.outputs(net, next(job.batches))
         loss = total_loss(net, out).item() if net.plan.loss_weights else 0.0
-    _pass(job, job.feed.take(), stop)  # the first one also sets memory and libraries up
+    _pass(job, next(job.batches), stop)  # the first one also sets memory and libraries up
     sums = np.zeros((len(net.plan.calls) + 1, 2))
     steps = []
     for _ in range(iterations):
         began = stop()
-        blobs = job.feed.take()
+        blobs = next(job.batches)
         took = np.array([(stop() - began, 0.0), *_pass(job, blobs, stop)])
         steps.append((stop() - began) * 1e3)
         sums += took

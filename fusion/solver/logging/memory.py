@@ -1,4 +1,4 @@
-"""How much memory a run has taken at most."""
+"""The peak memory of a run."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ MIB = 2**20
 
 
 def peak_resident() -> int | None:
-    """The largest resident set of this process so far, in bytes; None where the system does not tell."""
+    """Return the largest resident set of this process so far, in bytes; None where the system does not report it."""
     try:
         import resource
     except ImportError:  # Windows
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # kilobytes everywhere but there
+    return peak if sys.platform == "darwin" else peak * 1024  # kilobytes everywhere else
 
 
 def peak_allocated(device: torch.device) -> int | None:
-    """The most bytes of tensors on a GPU so far; None for a CPU."""
+    """Return the peak bytes of tensors on a GPU so far; None for a CPU."""
     if device.type != "cuda":
         return None
     import torch
@@ -31,7 +31,7 @@ def peak_allocated(device: torch.device) -> int | None:
 
 
 def peak_memory(device: torch.device) -> str:
-    """Both in words."""
+    """Return both in words."""
     parts = {"resident": peak_resident(), "on the GPU": peak_allocated(device)}
     known = [f"{size / MIB:.0f} MiB {where}" for where, size in parts.items() if size is not None]
     return ", ".join(known) or "not known on this system"

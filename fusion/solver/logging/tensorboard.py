@@ -1,18 +1,18 @@
-"""A run for TensorBoard."""
+"""The figures of a run for TensorBoard."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from fusion.errors import TrainingError
-from fusion.solver.callbacks.callback import Observer, Outputs, Shown
+from fusion.solver.callbacks.callback import Callback
 
 if TYPE_CHECKING:
-    from fusion.solver.evaluate_test_nets import Average
-    from fusion.solver.solver import Solver
+    from fusion.solver.metrics import MeanOutputs, Outputs, TrainMetrics
+    from fusion.solver.run import Run
 
 
-class TensorBoard(Observer):
+class TensorBoard(Callback):
     """Writes scalars to a folder of event files: train/loss, train/lr, train/OUTPUT, testN/OUTPUT, choose/OUTPUT.
 
     Raises: TrainingError when the tensorboard package is missing.
@@ -28,28 +28,28 @@ class TensorBoard(Observer):
         self._folder = folder
         self._writer: Any = None
 
-    def begin(self, run: Solver) -> None:
-        """Open the folder; what an earlier run wrote behind this iteration is hidden."""
+    def on_start(self, run: Run) -> None:
+        """Open the folder; points of an earlier run after this iteration are hidden."""
         self._writer = self._open(self._folder, purge_step=run.iter if run.iter else None)
 
-    def shown(self, shown: Shown) -> None:
-        """Loss, learning rate, speed and outputs."""
-        self._write("train", shown.iteration, shown.outputs)
-        scalars = {"loss (smoothed)": shown.loss, "lr": shown.rate, "it/s": shown.speed or None}
+    def on_display(self, metrics: TrainMetrics) -> None:
+        """Write loss, learning rate, speed and outputs."""
+        self._write("train", metrics.iteration, metrics.outputs)
+        scalars = {"loss (smoothed)": metrics.loss, "lr": metrics.rate, "it/s": metrics.speed or None}
         for name, value in scalars.items():
             if value is not None:
-                self._writer.add_scalar(f"train/{name}", value, shown.iteration)
+                self._writer.add_scalar(f"train/{name}", value, metrics.iteration)
 
-    def measured(self, iteration: int, index: int, average: Average) -> None:
-        """The outputs of a test net."""
-        self._write(f"test{index}", iteration, average.outputs)
+    def on_test_end(self, iteration: int, index: int, result: MeanOutputs) -> None:
+        """Write the outputs of a test net."""
+        self._write(f"test{index}", iteration, result.outputs)
 
-    def judged(self, iteration: int, average: Average) -> None:
-        """What the best weights are chosen by."""
-        self._write("choose", iteration, average.outputs)
+    def on_validation(self, iteration: int, result: MeanOutputs) -> None:
+        """Write the outputs on the validation records."""
+        self._write("choose", iteration, result.outputs)
 
-    def end(self) -> None:
-        """Write what is left."""
+    def on_end(self) -> None:
+        """Write the last points and close the folder."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None

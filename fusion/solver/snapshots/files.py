@@ -1,11 +1,11 @@
-"""Snapshots: Caffe's weights and solver state, and beside them what Caffe forgets, so that a run goes on exactly.
+"""The files of a snapshot: Caffe's weights and solver state, and the state that Caffe lacks, for an exact resume.
 
     PREFIX_iter_N.caffemodel    weights, as Caffe reads them
     PREFIX_iter_N.solverstate   iteration, history, step of the learning rate, as Caffe reads them
     PREFIX_iter_N.fusionstate   position in the data, random generators, recent losses (a NumPy archive, no pickle)
 
-The solverstate appears last, and goes first where a snapshot is replaced: where it exists, the others belong to it, no
-matter when the process was killed.
+The solverstate appears last, and is removed first where a snapshot is replaced: where it exists, the others belong to
+it, no matter when the process was killed.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from torch import Tensor
 from fusion.errors import TrainingError
 
 _STATE = r"_iter_(\d+)\.solverstate(\.h5)?"
-_UNFINISHED = ".snapshot-"  # a folder of files that are being written bears this and the prefix's name
+_UNFINISHED = ".snapshot-"  # the name of a folder of files that are being written begins so
 
 
 def names(prefix: str, iteration: int, *, hdf5: bool = False) -> tuple[str, str, str]:
-    """Paths of the caffemodel, the solverstate and the fusionstate."""
+    """Return the paths of the caffemodel, the solverstate and the fusionstate."""
     stem, end = f"{prefix}_iter_{iteration}", ".h5" if hdf5 else ""
     return f"{stem}.caffemodel{end}", f"{stem}.solverstate{end}", f"{stem}.fusionstate"
 
 
 def check_writable(prefix: str) -> None:
-    """Find out before training that snapshots cannot be written. Raises: TrainingError."""
+    """Check before training that snapshots can be written. Raises: TrainingError."""
     folder = os.path.dirname(prefix) or "."
     if not os.path.isdir(folder):
         hint = "create it, or change snapshot_prefix (relative to the working directory)"
@@ -42,9 +42,9 @@ def check_writable(prefix: str) -> None:
 
 
 def write_all(writers: Sequence[tuple[str, Callable[[str], None]]], *, last_good: str | None) -> None:
-    """Write the files of one snapshot, all or none: the last one appears last, and an older one of its name goes first.
+    """Write the files of one snapshot, all or none: the last one appears last, and an older one of its name is removed.
 
-    Raises: TrainingError saying which snapshot is left.
+    Raises: TrainingError naming the last complete snapshot.
     """
     last = writers[-1][0]
     try:
@@ -54,7 +54,7 @@ def write_all(writers: Sequence[tuple[str, Callable[[str], None]]], *, last_good
             with suppress(FileNotFoundError):
                 os.unlink(last)
             named = {os.path.basename(path) for path, _ in writers}
-            for name in sorted(set(os.listdir(folder)) - named):  # what belongs to one of them, such as ONNX weights
+            for name in sorted(set(os.listdir(folder)) - named):  # companions of one of them, such as ONNX weights
                 os.replace(os.path.join(folder, name), os.path.join(os.path.dirname(last), name))
             for path, _ in writers:
                 os.replace(os.path.join(folder, os.path.basename(path)), path)
@@ -63,13 +63,13 @@ def write_all(writers: Sequence[tuple[str, Callable[[str], None]]], *, last_good
         raise TrainingError(
             f"cannot write the snapshot: {error.strerror or error}",
             place=last,
-            hint=f"{left}; make room, or change snapshot_prefix, and go on with --snapshot",
+            hint=f"{left}; free some space, or change snapshot_prefix, and resume with --snapshot",
         ) from error
 
 
 @contextmanager
 def _unfinished(path: str) -> Iterator[str]:
-    """A folder beside `path` that is gone when the block ends."""
+    """Make a folder beside `path` for the time of the block."""
     stem = os.path.basename(path).partition("_iter_")[0]
     folder = os.path.join(os.path.dirname(path), f"{_UNFINISHED}{stem}-{os.urandom(6).hex()}")
     os.mkdir(folder)
@@ -79,8 +79,8 @@ def _unfinished(path: str) -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def sweep_up(prefix: str) -> None:
-    """Remove what killed processes left half written."""
+def remove_unfinished(prefix: str) -> None:
+    """Remove the files that killed processes left half written."""
     folder, stem = os.path.split(prefix)
     with suppress(OSError):
         for name in os.listdir(folder or "."):
@@ -89,7 +89,7 @@ def sweep_up(prefix: str) -> None:
 
 
 def states(prefix: str) -> list[str]:
-    """The solverstates of a prefix, the newest iteration first."""
+    """Return the solverstates of a prefix, the newest iteration first."""
     folder, stem = os.path.split(prefix)
     try:
         names = os.listdir(folder or ".")
@@ -99,13 +99,13 @@ def states(prefix: str) -> list[str]:
     return [os.path.join(folder, name) for _, name in sorted(found, key=lambda pair: (-int(pair[0][1]), pair[1]))]
 
 
-def exact_beside(solverstate: str) -> str:
-    """The fusionstate that belongs to a solverstate."""
+def resume_state_path(solverstate: str) -> str:
+    """Return the path of the fusionstate that belongs to a solverstate."""
     return solverstate.removesuffix(".h5").removesuffix(".solverstate") + ".fusionstate"
 
 
 def checksum(tensors: Sequence[Tensor]) -> int:
-    """CRC-32 of the values."""
+    """Return the CRC-32 of the values."""
     value = 0
     for tensor in tensors:
         value = zlib.crc32(tensor.detach().cpu().contiguous().numpy().tobytes(), value)

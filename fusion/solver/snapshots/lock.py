@@ -1,4 +1,4 @@
-"""One training for each snapshot prefix: a lock file that names its holder, and that ends with the process."""
+"""A lock file for each snapshot prefix, which names the training that holds it and ends with its process."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ _HELD = (errno.EWOULDBLOCK, errno.EACCES)
 
 @contextmanager
 def locked(prefix: str, say: Callable[[str], None]) -> Iterator[None]:
-    """Hold `PREFIX.lock` while the block runs; the system gives up the lock of a process that dies.
+    """Hold `PREFIX.lock` while the block runs; the system releases the lock of a process that dies.
 
-    Raises: TrainingError saying which process holds it
+    Raises: TrainingError naming the process that holds it
     """
     path = f"{prefix}.lock"
     try:
         handle = _take(path)
     except (ImportError, OSError) as error:  # no such locks on this system or file system
-        say(f"warning: {path} cannot be locked ({error}): see that no other training writes the same snapshots")
+        say(f"warning: {path} cannot be locked ({error}): make sure that no other training writes the same snapshots")
         handle = None
     try:
         yield
     finally:
         if handle is not None:
-            os.unlink(path)  # before the lock ends: whoever waits looks whether the file is still there
+            os.unlink(path)  # before the lock ends: another process checks that the file still exists
             os.close(handle)
 
 
@@ -51,8 +51,8 @@ def _take(path: str) -> int:
             if error.errno not in _HELD:
                 raise
             hint = "stop that one, or change snapshot_prefix (--set snapshot_prefix=...)"
-            what = f"another training writes snapshots of this prefix: {holder}"
-            raise TrainingError(what, place=path, hint=hint) from None
+            message = f"another training writes snapshots of this prefix: {holder}"
+            raise TrainingError(message, place=path, hint=hint) from None
         os.close(handle)  # the file was removed between opening and locking
 
 

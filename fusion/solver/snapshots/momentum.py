@@ -1,4 +1,4 @@
-"""A solver's history between its flat tensors and Caffe's order: one blob per parameter, one round per moment."""
+"""Conversion of a solver's history between flat tensors and Caffe's order: one blob per parameter, moment by moment."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from fusion.solver.step.flat_params import FlatParams
 Flat = dict[nn.Parameter, Tensor]
 
 
-def histories(arena: FlatParams, optimizer: CaffeOptimizer) -> list[NDArray[np.float32]]:
-    """The history as Caffe writes it: float32 arrays in the shapes of the blobs, zeros where none is kept."""
+def histories(flat_params: FlatParams, optimizer: CaffeOptimizer) -> list[NDArray[np.float32]]:
+    """Return the history as Caffe writes it: float32 arrays in the shapes of the blobs, zeros where none is kept."""
     return [
-        arena.view(moment, index).detach().cpu().numpy()
-        for moment in _moments(arena, optimizer)
-        for index in range(len(arena.blobs))
+        flat_params.view(moment, index).detach().cpu().numpy()
+        for moment in _moments(flat_params, optimizer)
+        for index in range(len(flat_params.blobs))
     ]
 
 
 def restore_histories(
-    arena: FlatParams, optimizer: CaffeOptimizer, arrays: Sequence[NDArray[np.float32]], place: str
+    flat_params: FlatParams, optimizer: CaffeOptimizer, arrays: Sequence[NDArray[np.float32]], place: str
 ) -> None:
-    """Take over a history.
+    """Set a history.
 
-    Raises: TrainingError when it has another number of blobs or other sizes, so is another net's or rule's.
+    Raises: TrainingError when it has another number of blobs or other sizes: those of another net or rule.
     """
-    moments = _moments(arena, optimizer)
-    blobs = len(arena.blobs)
+    moments = _moments(flat_params, optimizer)
+    blobs = len(flat_params.blobs)
     rule = type(optimizer).__name__
     if len(arrays) != len(moments) * blobs:
         raise TrainingError(
@@ -42,7 +42,7 @@ def restore_histories(
             hint="the state was written for another net or solver type",
         )
     for number, array in enumerate(arrays):
-        blob = arena.blobs[number % blobs]
+        blob = flat_params.blobs[number % blobs]
         if array.size != blob.tensor.numel():
             raise TrainingError(
                 f"history blob {number} has {array.size} values, layer '{blob.layer}' needs {blob.tensor.numel()}",
@@ -50,11 +50,11 @@ def restore_histories(
                 hint="the state was written for another net",
             )
     for number, array in enumerate(arrays):
-        if arena.homes[number % blobs] is not None:
-            target = arena.view(moments[number // blobs], number % blobs)
+        if flat_params.homes[number % blobs] is not None:
+            target = flat_params.view(moments[number // blobs], number % blobs)
             target.copy_(torch.tensor(np.asarray(array, np.float32).reshape(target.shape)))
 
 
-def _moments(arena: FlatParams, optimizer: CaffeOptimizer) -> list[Flat]:
-    kept = {flat: optimizer.history(flat) for flat in arena.updated}
-    return [{flat: tensors[moment] for flat, tensors in kept.items()} for moment in range(optimizer.histories)]
+def _moments(flat_params: FlatParams, optimizer: CaffeOptimizer) -> list[Flat]:
+    moments = {flat: optimizer.history(flat) for flat in flat_params.updated}
+    return [{flat: tensors[moment] for flat, tensors in moments.items()} for moment in range(optimizer.histories)]

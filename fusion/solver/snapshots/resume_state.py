@@ -1,6 +1,6 @@
-"""What Caffe's two snapshot files do not hold, kept beside them so that a run goes on bit for bit.
+"""The state that Caffe's two snapshot files lack, in a third file, so that a run resumes bit for bit.
 
-A NumPy archive without pickle: `meta` is JSON, the states of the random generators and what else is kept are arrays.
+A NumPy archive without pickle: `meta` is JSON, the states of the random generators and further states are arrays.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ if TYPE_CHECKING:
     Arrays = Mapping[str, NDArray[Any]]
 
 ENGINE = f"torch {torch.__version__}"
-_PLAIN = ("generators", "kept")  # fields that are arrays by name, in the archive as FIELD/NAME
-_CARRIED = ("hidden", "cell")  # buffers of recurrent layers: what one batch leaves to the next
+_PLAIN = ("generators", "arrays")  # fields that are arrays by name, in the archive as FIELD/NAME
+_CARRIED = ("hidden", "cell")  # buffers of recurrent layers that the next batch starts from
 
 
 @dataclass(frozen=True, eq=False)
 class ResumeState:
-    """What Caffe's files do not hold.
+    """The state that Caffe's files lack.
 
-    iteration   when it was taken
-    positions   batches handed out so far, of the net to train and of each test net
+    iteration   of the snapshot
+    positions   batches returned so far, of the net in training and of each test net
     losses      the recent losses that average_loss shows
     seed        of data and fillers
-    weights     checksum of the learnable weights, to tell whether they are those of this state
+    weights     checksum of the learnable weights, which shows whether they belong to this state
     threads     and `engine`: bits are the same only with the same ones
-    choices     what was measured or decided at the start, and is taken over instead of being decided anew
+    decisions   results of measurements and choices at the start, which a resumed run repeats
     generators  states of the random generators, as `generators` gives them
-    kept        further arrays, by the names of those that keep them
+    arrays      further states, by the names of their owners
     """
 
     iteration: int
@@ -51,21 +51,21 @@ class ResumeState:
     weights: int
     threads: int = field(default_factory=torch.get_num_threads)
     engine: str = ENGINE
-    choices: Mapping[str, str] = field(default_factory=dict)
+    decisions: Mapping[str, str] = field(default_factory=dict)
     generators: Arrays = field(default_factory=dict)
-    kept: Arrays = field(default_factory=dict)
+    arrays: Arrays = field(default_factory=dict)
 
 
-def write_exact(path: str, exact: ResumeState) -> None:
-    """Write a fusionstate, at once or not at all."""
-    meta = {name: value for name, value in vars(exact).items() if name not in _PLAIN}
-    arrays = {f"{name}/{key}": value for name in _PLAIN for key, value in getattr(exact, name).items()}
+def write_resume_state(path: str, state: ResumeState) -> None:
+    """Write a fusionstate, whole or not at all."""
+    meta = {name: value for name, value in vars(state).items() if name not in _PLAIN}
+    arrays = {f"{name}/{key}": value for name in _PLAIN for key, value in getattr(state, name).items()}
     with atomic_write(path) as file:
         np.savez(file, meta=np.frombuffer(json.dumps(meta).encode(), np.uint8), **arrays)
 
 
-def read_exact(path: str) -> ResumeState | None:
-    """Read a fusionstate; None where there is no such file or it cannot be read."""
+def read_resume_state(path: str) -> ResumeState | None:
+    """Read a fusionstate; returns None where there is no such file or it cannot be read."""
     try:
         with np.load(path, allow_pickle=False) as archive:
             meta = json.loads(archive["meta"].tobytes())
@@ -80,23 +80,24 @@ def read_exact(path: str) -> ResumeState | None:
 
 
 def below(arrays: Arrays, start: str) -> dict[str, NDArray[Any]]:
-    """Those whose name begins with `start`, without it."""
+    """Return the arrays whose name begins with `start`, under the rest of their name."""
     return {name.removeprefix(start): values for name, values in arrays.items() if name.startswith(start)}
 
 
 def generators() -> dict[str, NDArray[Any]]:
-    """The states of all random generators that layers and transforms may draw from."""
+    """Return the states of all random generators that layers and transforms may draw from."""
     _, keys, at, has_gauss, gauss = np.random.get_state(legacy=True)
-    version, words, kept = random.getstate()
-    found: dict[str, NDArray[Any]] = {
+    version, words, gauss_next = random.getstate()
+    states: dict[str, NDArray[Any]] = {
         "cpu": torch.get_rng_state().numpy(),
         "numpy": np.concatenate([np.asarray(keys, np.float64), [at, has_gauss, gauss]]),
-        "python": np.array([version, *words, np.nan if kept is None else kept], np.float64),
+        # Words of 32 bits fit into float64 exactly, beside a float and a NaN for None.
+        "python": np.array([version, *words, np.nan if gauss_next is None else gauss_next], np.float64),
     }
     if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         for number, state in enumerate(torch.cuda.get_rng_state_all()):
-            found[f"cuda{number}"] = state.numpy()
-    return found
+            states[f"cuda{number}"] = state.numpy()
+    return states
 
 
 def set_generators(states: Arrays) -> None:
@@ -110,13 +111,13 @@ def set_generators(states: Arrays) -> None:
         *keys, at, has_gauss, gauss = states["numpy"].tolist()
         np.random.set_state(("MT19937", np.array(keys, np.uint32), int(at), int(has_gauss), gauss))
     if "python" in states:
-        version, *words, kept = states["python"].tolist()
-        random.setstate((int(version), tuple(map(int, words)), None if np.isnan(kept) else kept))
+        version, *words, gauss_next = states["python"].tolist()
+        random.setstate((int(version), tuple(map(int, words)), None if np.isnan(gauss_next) else gauss_next))
 
 
 @contextmanager
-def undrawn() -> Iterator[None]:
-    """Whatever the block draws at random, the generators go on behind it as if it had not run."""
+def preserved_generators() -> Iterator[None]:
+    """Restore the random generators after the block, whatever it draws."""
     before = generators()
     try:
         yield
@@ -124,8 +125,8 @@ def undrawn() -> Iterator[None]:
         set_generators(before)
 
 
-def carried(net: nn.Module) -> dict[str, NDArray[Any]]:
-    """What recurrent layers carry over from one batch to the next, by the buffer's path."""
+def recurrent_states(net: nn.Module) -> dict[str, NDArray[Any]]:
+    """Return the states of recurrent layers that the next batch starts from, by the buffer's path."""
     return {
         path: buffer.detach().cpu().numpy()
         for path, buffer in net.named_buffers()
@@ -133,8 +134,8 @@ def carried(net: nn.Module) -> dict[str, NDArray[Any]]:
     }
 
 
-def carry(net: nn.Module, states: Arrays, device: torch.device) -> None:
-    """Give recurrent layers what `carried` found."""
+def set_recurrent_states(net: nn.Module, states: Arrays, device: torch.device) -> None:
+    """Set the result of `recurrent_states` in the net's layers."""
     for path, values in states.items():
         folder, _, name = path.rpartition(".")
         setattr(net.get_submodule(folder), name, torch.tensor(values, device=device))

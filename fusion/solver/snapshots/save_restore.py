@@ -1,28 +1,27 @@
-"""A run: how far it is, snapshots of it, and going on from them."""
+"""Writing snapshots of a run, and resuming from them."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fusion.errors import TrainingError
 from fusion.nets.weights import save_weights
 from fusion.solver.snapshots import files
-from fusion.solver.snapshots.files import exact_beside
-from fusion.solver.snapshots.find import Found, MissingWeights, open_snapshot
+from fusion.solver.snapshots.files import resume_state_path
+from fusion.solver.snapshots.find import MissingWeights, OpenSnapshot, open_snapshot
 from fusion.solver.snapshots.momentum import histories, restore_histories
 from fusion.solver.snapshots.resume_state import (
     ENGINE,
     ResumeState,
     below,
-    carried,
-    carry,
     generators,
-    read_exact,
+    read_resume_state,
+    recurrent_states,
     set_generators,
-    write_exact,
+    set_recurrent_states,
+    write_resume_state,
 )
 from fusion.solver.step.autotune import RunConfig
 from fusion.solver.step.loss_window import Losses
@@ -32,174 +31,152 @@ from prototxt.formats.solverstate import SolverState, write_solverstate
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from fusion.solver.logging.console import Display
-    from fusion.solver.solver import Solver
+    from fusion.solver.run import Run
+
+    Arrays = dict[str, NDArray[Any]]
+
+_BOOLS = {"True": True, "False": False}
 
 
-@dataclass(eq=False)
-class Progress:
-    """How far a run is.
+def save(run: Run, callbacks: Arrays) -> tuple[str, str, str]:
+    """Write the weights and the state; returns the paths of caffemodel, fusionstate and solverstate.
 
-    iteration  iterations done
-    step       of the learning rate's policy
-    losses     the recent ones
-    last_good  the newest complete snapshot
-    traced     whether the loop runs a traced step; None before it is made, unless a snapshot tells
-    compiled   whether torch's compiler has made the step; None where nobody asked for it
-    kept       whether the frozen trunk's outputs are kept, not worked out in each iteration
-    """
-
-    losses: Losses
-    iteration: int = 0
-    step: int = 0
-    last_good: str | None = field(default=None)
-    traced: bool | None = None
-    compiled: bool | None = None
-    kept: bool | None = None
-
-    def compare(self, traced: bool, kept: bool, display: Display) -> None:
-        """Note how the loop runs, and say where it did otherwise before the snapshot."""
-        if self.kept is not None and self.kept != kept:
-            before = "kept the trunk's outputs" if self.kept else "ran the trunk in each iteration (--no-cache)"
-            display.say(f"warning: the run that wrote the snapshot {before}: the last bits may differ")
-        elif self.traced is not None and self.traced != traced:
-            display.say("warning: the snapshot was written by another kind of loop: the last bits may differ")
-        self.traced, self.kept = traced, kept
-
-
-def take(solver: Solver) -> str:
-    """Write the weights and the state; returns the solverstate's path.
-
+    callbacks  the states of the callbacks
     Raises: TrainingError when they cannot be written; an earlier snapshot is left as it was.
     """
-    run, team, settings = solver.progress, solver.team, solver.settings
-    losses = run.losses.recent
-    if team is not None:
-        team.settle()
-    drawn = generators() if team is None else team.generators()
-    model, state, exact = files.names(settings.prefix, run.iteration, hdf5=settings.snapshot_hdf5)
-    content = SolverState(run.iteration, model, histories(solver.arena, solver.optimizer), run.step)
-    ours = ResumeState(
-        iteration=run.iteration,
-        positions=tuple(job.feed.position for job in solver.jobs),
+    progress, parallel, settings = run.progress, run.data_parallel, run.settings
+    losses = progress.losses.recent
+    if parallel is not None:
+        parallel.synchronize()
+    random = generators() if parallel is None else parallel.generators()
+    model, solverstate, exact = files.names(settings.prefix, progress.iteration, hdf5=settings.snapshot_hdf5)
+    content = SolverState(progress.iteration, model, histories(run.flat_params, run.optimizer), progress.lr_step)
+    parts = {str(number): recurrent_states(job.net) for number, job in enumerate(run.nets)}
+    parts["callbacks"] = callbacks
+    state = ResumeState(
+        iteration=progress.iteration,
+        positions=tuple(job.batches.position for job in run.nets),
         losses=losses,
-        seed=solver.seed,
-        weights=files.checksum(solver.arena.updated),
-        choices={
-            "processes": str(_processes(solver)),
-            "channels_last": str(solver.pacemaker.channels_last),
-            "traced": str(run.traced),
-            "compiled": str(run.compiled),
-            "kept": str(run.kept),
-            "updates": str(solver.optimizer.updates),
-            "data": "\n".join(solver.data),
-            **solver.extras.to_choices(),
+        seed=run.seed,
+        weights=files.checksum(run.flat_params.updated),
+        decisions={
+            "processes": str(_processes(run)),
+            "channels_last": str(run.autotuner.channels_last),
+            "closed_form": str(progress.closed_form),
+            "compiled": str(progress.compiled),
+            "cached": str(progress.cached),
+            "updates": str(run.optimizer.updates),
+            "data": "\n".join(run.data),
+            **run.extras.to_decisions(),
         },
-        generators=drawn,
-        kept=_kept(solver),
+        generators=random,
+        arrays={f"{part}/{name}": values for part, arrays in parts.items() for name, values in arrays.items()},
     )
-    if solver.writes:
+    if run.writes:
         files.write_all(
             [
-                (model, lambda path: save_weights(solver.net, path)),
-                (exact, lambda path: write_exact(path, ours)),
-                (state, lambda path: write_solverstate(path, content)),
+                (model, lambda path: save_weights(run.net, path)),
+                (exact, lambda path: write_resume_state(path, state)),
+                (solverstate, lambda path: write_solverstate(path, content)),
             ],
-            last_good=run.last_good,
+            last_good=progress.last_good,
         )
-        solver.observers.call("saved", run.iteration, (model, exact, state))
-    run.last_good = state
-    return state
+    progress.last_good = solverstate
+    return model, exact, solverstate
 
 
-def restore(solver: Solver, path: str | os.PathLike[str]) -> None:
-    """Go on from a solverstate: exactly, with our own file beside it; else as Caffe does, data from its start.
+def restore(run: Run, path: str | os.PathLike[str]) -> Arrays:
+    """Resume from a solverstate: exactly, with our own file beside it; else as Caffe does, with data from its start.
 
-    Raises: TrainingError when the state is that of another net; WeightsError when the file is none.
+    Returns the states of the callbacks.
+
+    Raises: TrainingError when the state is that of another net; WeightsError for a file of another kind.
     """
-    found = open_snapshot(path)
-    _go_on(solver, found, exactly=_take_over(solver, found))
+    snapshot = open_snapshot(path)
+    return _resume_from(run, snapshot, exactly=_load(run, snapshot))
 
 
-def resume(solver: Solver) -> bool:
-    """Go on from the newest complete snapshot of the solver's prefix; returns whether there is one.
+def resume(run: Run) -> Arrays | None:
+    """Resume from the newest complete snapshot of the run's prefix; returns the callbacks' states, None without one.
 
     Raises: TrainingError when the snapshots are those of another net, or none of them can be used.
     """
-    say, prefix = solver.display.say, solver.settings.prefix
+    say, prefix = run.display.say, run.settings.prefix
     paths = files.states(prefix)
     for index, path in enumerate(paths):
         try:
-            found = open_snapshot(path)
-            if found.exact is None and any(read_exact(exact_beside(older)) for older in paths[index + 1 :]):
-                say(f"passing over {path}: {exact_beside(path)} is missing or damaged, and an older snapshot is whole")
+            snapshot = open_snapshot(path)
+            # An older whole snapshot resumes exactly, which this one cannot: it is worth a few iterations.
+            older = (read_resume_state(resume_state_path(other)) for other in paths[index + 1 :])
+            if snapshot.resume_state is None and any(older):
+                missing = resume_state_path(path)
+                say(f"skipping {path}: {missing} is missing or damaged, and an older snapshot is whole")
                 continue
-            exactly = _take_over(solver, found)
+            exactly = _load(run, snapshot)
         except (WeightsError, MissingWeights, OSError) as error:
-            say(f"passing over {path}, of which a file is missing or damaged: {error}")
+            say(f"skipping {path}, of which a file is missing or damaged: {error}")
             continue
-        if found.exact is not None and not exactly:
-            say(f"passing over {path}: the files beside it belong to another run")
+        if snapshot.resume_state is not None and not exactly:
+            say(f"skipping {path}: the files beside it belong to another run")
             continue
-        _go_on(solver, found, exactly)
-        return True
+        return _resume_from(run, snapshot, exactly)
     if paths:
-        hint = "remove them, or change snapshot_prefix, to start anew"
+        hint = "remove them, or change snapshot_prefix, to start from the beginning"
         raise TrainingError(f"none of {len(paths)} snapshots can be used", place=prefix, hint=hint)
-    say(f"no snapshot of {prefix} to go on from: training starts anew")
-    return False
+    say(f"no snapshot of {prefix} to resume from: training starts from the beginning")
+    return None
 
 
-def _take_over(solver: Solver, found: Found) -> bool:
-    """Take over weights and history; returns whether our own part belongs to them."""
-    solver.load([found.weights])
-    restore_histories(solver.arena, solver.optimizer, found.state.history, found.path)
-    return found.exact is not None and found.exact.weights == files.checksum(solver.arena.updated)
+def _load(run: Run, snapshot: OpenSnapshot) -> bool:
+    """Load weights and history; returns whether our own part belongs to them."""
+    run.load([snapshot.weights])
+    restore_histories(run.flat_params, run.optimizer, snapshot.state.history, snapshot.path)
+    state = snapshot.resume_state
+    return state is not None and state.weights == files.checksum(run.flat_params.updated)
 
 
-def _go_on(solver: Solver, found: Found, exactly: bool) -> None:
-    """Take over the rest of a snapshot."""
-    run, state = solver.progress, found.state
-    run.iteration, run.step, run.last_good = state.iter, state.current_step, found.path
-    solver.optimizer.updates = state.iter
-    how = "as Caffe does: the data starts anew"
-    kept: dict[str, NDArray[Any]] = {}
-    if found.exact is not None and exactly:
-        how = _take_over_exactly(solver, found.exact)
-        kept = below(found.exact.kept, "observers/")
-    solver.observers.restore(kept)
-    solver.display.say(f"Restored iteration {state.iter} from {found.path}, {how}")
+def _resume_from(run: Run, snapshot: OpenSnapshot, exactly: bool) -> Arrays:
+    """Restore the rest of a snapshot; returns the states of the callbacks."""
+    progress, state = run.progress, snapshot.state
+    progress.iteration, progress.lr_step, progress.last_good = state.iter, state.current_step, snapshot.path
+    run.optimizer.updates = state.iter
+    how = "as Caffe does: the data starts from its beginning"
+    callbacks: Arrays = {}
+    if snapshot.resume_state is not None and exactly:
+        how = _restore_exactly(run, snapshot.resume_state)
+        callbacks = below(snapshot.resume_state.arrays, "callbacks/")
+    run.display.say(f"Restored iteration {state.iter} from {snapshot.path}, {how}")
+    return callbacks
 
 
-def _take_over_exactly(solver: Solver, exact: ResumeState) -> str:
-    """Take over what Caffe's files do not hold; returns how exactly the run goes on."""
-    team = solver.team
-    solver.progress.losses = Losses(solver.settings.average_loss, exact.losses)
-    for line in solver.extras.differences(exact.choices):
-        solver.display.say(f"warning: {line}, so the run goes on otherwise than it began")
-    set_generators(exact.generators if team is None else team.own(exact.generators))
-    solver.pacemaker.replayed = RunConfig(exact.threads, exact.choices.get("channels_last") == "True")
-    for job, position in zip(solver.jobs, exact.positions, strict=False):
-        job.feed.position = position
-    for number, job in enumerate(solver.jobs):
-        carry(job.net, below(exact.kept, f"{number}/"), solver.device)
-    solver.optimizer.updates = int(exact.choices.get("updates", exact.iteration))
-    processes = exact.choices.get("processes", "1")
-    told = {"True": True, "False": False}
-    solver.progress.traced = told.get(exact.choices.get("traced", ""))
-    solver.progress.compiled = told.get(exact.choices.get("compiled", ""))
-    solver.progress.kept = told.get(exact.choices.get("kept", ""))
-    if processes != str(_processes(solver)):
-        return f"but not what is drawn at random: {processes} processes wrote it"
-    if exact.seed != solver.seed:
-        return f"but not what is drawn at random: set random_seed: {exact.seed}, which it was trained with"
-    if exact.engine != ENGINE:
-        return f"but perhaps not to the last bit: {exact.engine} wrote it, this is {ENGINE}"
-    return _on_other_data(exact.choices.get("data", ""), solver.data) or "exactly"
+def _restore_exactly(run: Run, state: ResumeState) -> str:
+    """Restore the values that Caffe's files lack; returns how exactly the run resumes, in words."""
+    progress, parallel, decisions = run.progress, run.data_parallel, state.decisions
+    progress.losses = Losses(run.settings.average_loss, state.losses)
+    for line in run.extras.differences(decisions):
+        run.display.say(f"warning: {line}, so the run continues differently from how it began")
+    set_generators(state.generators if parallel is None else parallel.own_generators(state.generators))
+    run.autotuner.replayed = RunConfig(state.threads, decisions.get("channels_last") == "True")
+    for job, position in zip(run.nets, state.positions, strict=False):
+        job.batches.position = position
+    for number, job in enumerate(run.nets):
+        set_recurrent_states(job.net, below(state.arrays, f"{number}/"), run.device)
+    run.optimizer.updates = int(decisions.get("updates", state.iteration))
+    progress.closed_form = _BOOLS.get(decisions.get("closed_form", ""))
+    progress.compiled = _BOOLS.get(decisions.get("compiled", ""))
+    progress.cached = _BOOLS.get(decisions.get("cached", ""))
+    processes = decisions.get("processes", "1")
+    if processes != str(_processes(run)):
+        return f"but not the random draws: {processes} processes wrote it"
+    if state.seed != run.seed:
+        return f"but not the random draws: set random_seed: {state.seed}, which it was trained with"
+    if state.engine != ENGINE:
+        return f"but perhaps not to the last bit: {state.engine} wrote it, this is {ENGINE}"
+    return _data_difference(decisions.get("data", ""), run.data) or "exactly"
 
 
-def _on_other_data(before: str, now: Sequence[str]) -> str:
-    """How the data differs from that of the snapshot; "" where it does not, or an older snapshot does not tell."""
+def _data_difference(before: str, now: Sequence[str]) -> str:
+    """Return how the data differs from that of the snapshot; "" where it does not, or where that is not recorded."""
     if not before or before.split("\n") == list(now):
         return ""
     counts = [" and ".join(one.partition(" ")[0] for one in sources) for sources in (before.split("\n"), now)]
@@ -208,12 +185,5 @@ def _on_other_data(before: str, now: Sequence[str]) -> str:
     return "but perhaps not on the same data: its files, labels or transform have changed since"
 
 
-def _processes(solver: Solver) -> int:
-    return 1 if solver.team is None else solver.team.world.size
-
-
-def _kept(solver: Solver) -> dict[str, NDArray[Any]]:
-    """What recurrent layers carry over, by the number of their net, and what the observers keep."""
-    parts = {str(number): carried(job.net) for number, job in enumerate(solver.jobs)}
-    parts["observers"] = solver.observers.state()
-    return {f"{part}/{name}": values for part, arrays in parts.items() for name, values in arrays.items()}
+def _processes(run: Run) -> int:
+    return 1 if run.data_parallel is None else run.data_parallel.group.size

@@ -14,7 +14,7 @@ from fusion.errors import DataError
 from fusion.layers.score_gradients import NoClosedFormError
 from fusion.nets.split import split_trunk
 from fusion.solver.batches import Blobs, CachedBatches, LiveBatches
-from fusion.solver.data_parallel import DataParallel, traceable
+from fusion.solver.data_parallel import DataParallel, is_independent
 from fusion.solver.mixed_precision import Precision
 from fusion.solver.step.autotune import Measurement, sample, untouched
 from fusion.solver.step.closed_form import ClosedForm
@@ -22,7 +22,7 @@ from fusion.solver.step.compile import Compilable
 from fusion.solver.step.eager_step import Step, eager
 from fusion.solver.step.loss_window import EVERY
 from fusion.solver.step.memory_format import has_foreign
-from fusion.solver.step.trunk_blocks import BlockFeed
+from fusion.solver.step.trunk_blocks import BlockBatches
 
 if TYPE_CHECKING:
     from fusion.solver.logging.debug_info import Watched
@@ -37,6 +37,7 @@ class Engine:
 
     closed     the head in closed form, or None
     choice     which of the two it is and why, in words
+    batches    that the steps take: those of the net, or after a live trunk blocks of them
     precision  of the gradients: a head in closed form computes in float32, since starting its operations takes longest
     """
 
@@ -50,9 +51,10 @@ class Engine:
     ) -> None:
         self._job, self._arena, self._settings, self._team = job, arena, settings, team
         self.precision = job.precision
+        self.batches = job.batches
         self.closed: ClosedForm | None = None
-        self._large: Compilable | None = None if watched else Compilable(job.runs)
-        step: Step = eager(job.runs, job.precision, self._large)
+        self._large: Compilable | None = None if watched else Compilable(job.active_net)
+        step: Step = eager(job.active_net, job.precision, self._large)
         self._measured = step
         reason = ""
         if watched is not None:
@@ -60,7 +62,7 @@ class Engine:
             step, reason = layers.instead(step, asked), "debug_info shows layers"
         elif settings.iter_size != 1:
             reason = f"iter_size is {settings.iter_size}"
-        elif team is not None and not traceable(job.runs):
+        elif team is not None and not is_independent(job.active_net):
             reason = "a layer asks the other processes"
         else:
             try:
@@ -68,15 +70,16 @@ class Engine:
             except NoClosedFormError as error:
                 reason = str(error)
         self.choice = f"gradients: autograd, because {reason}" if reason else "gradients: closed form of the head"
-        self._step = step if team is None else team.together(step)
+        self._step = step if team is None else team.in_step(step)
 
     def _in_closed_form(self) -> Step:
         """Return a step for the head after a frozen trunk, kept or live. Raises: NoClosedFormError."""
-        job, feed = self._job, self._job.feed
+        job, feed = self._job, self.batches
         if isinstance(feed, CachedBatches):
             before, reason = set(feed.rows), ""
             try:
-                head = ClosedForm(job.runs, feed.pick(np.arange(feed.source.batch_size) % len(feed.source))).keep(feed)
+                first = feed.pick(np.arange(feed.source.batch_size) % len(feed.source))
+                head = ClosedForm(job.active_net, first).keep(feed)
             except NoClosedFormError as error:
                 reason = str(error)
             if self._team is not None and not self._team.all(not reason):
@@ -86,10 +89,10 @@ class Engine:
                 raise NoClosedFormError(reason)
             self._large, self.closed = None, head
             step: Step = head
-        elif isinstance(feed, LiveBatches) and self._team is None and not job.live:
+        elif isinstance(feed, LiveBatches) and self._team is None and not job.no_cache_reason:
             step = self._after_live_trunk(feed)
         else:
-            raise NoClosedFormError(job.live or "several processes share a live trunk")
+            raise NoClosedFormError(job.no_cache_reason or "several processes share a live trunk")
         self.precision = Precision()
         return step
 
@@ -98,11 +101,11 @@ class Engine:
         if found is None or batch is None:
             raise NoClosedFormError("no frozen layers lie below what learns")
         trunk = Compilable(found.trunk)
-        blocks = BlockFeed(feed, found.trunk, partial(job.precision.outputs, trunk))
+        blocks = BlockBatches(feed, found.trunk, partial(job.precision.outputs, trunk))
         (first,) = blocks.computed([batch])
         head = ClosedForm(found.head, first).follow(first)
         blocks.also = head.constants
-        job.feed, self._large, self.closed = blocks, trunk, head
+        self.batches, self._large, self.closed = blocks, trunk, head
         sides = [key for key, _ in found.trunk.plan.outputs if key not in found.boundary]
 
         def step(blobs: Blobs) -> tuple[dict[str, Tensor], Tensor]:
@@ -137,8 +140,8 @@ class Engine:
 
     def trial(self) -> Measurement | None:
         """Steps to be timed; what they leave in the net is undone. None where they may not be repeated."""
-        feed = self._job.feed
-        blocks = feed if isinstance(feed, BlockFeed) else None
+        feed = self.batches
+        blocks = feed if isinstance(feed, BlockBatches) else None
         own = self._team is None and not has_foreign(self._job.net)  # others' code may count its calls
         count = 1 if blocks is None else blocks.count
         try:
@@ -175,22 +178,22 @@ class Engine:
         """Leave the gradients of the next batch in the arena."""
         self._set_ramps(iteration)
         assert self.closed is not None, "first_seen has said so"
-        feed = self._job.feed
+        feed = self.batches
         if not isinstance(feed, CachedBatches):
-            self.closed.gradients(feed.take())
+            self.closed.gradients(next(feed))
             return
         with torch.inference_mode():  # views of kept rows are cheaper in it
-            self.closed.leave_gradients(feed.take(self.closed.needs))
+            self.closed.leave_gradients(feed.next_rows(self.closed.needs))
 
     def run(self, iteration: int, asked: Requests) -> tuple[dict[str, Tensor], Tensor]:
         """Add up the gradients of iter_size batches; returns the last one's outputs and the mean loss."""
         self._set_ramps(iteration)
-        feed, size = self._job.feed, self._settings.iter_size
+        feed, size = self.batches, self._settings.iter_size
         if self.closed is None:
             self._arena.zero()
-        out, total = self._step(feed.take())
+        out, total = self._step(next(feed))
         for _ in range(size - 1):
-            out, loss = self._step(feed.take())
+            out, loss = self._step(next(feed))
             total = total + loss
         if self._team is not None:
             total = self._team.average(total, asked, iteration)
@@ -199,10 +202,10 @@ class Engine:
     @torch.no_grad()
     def outputs(self, blobs: Blobs) -> dict[str, Tensor]:
         """The net's outputs for a batch of its feed, worked out as in an iteration."""
-        if isinstance(self._job.feed, BlockFeed):
+        if isinstance(self.batches, BlockBatches):
             return self._step(blobs)[0]
-        return self.precision.outputs(self._job.runs, blobs)
+        return self.precision.outputs(self._job.active_net, blobs)
 
     def _set_ramps(self, iteration: int) -> None:
-        for ramp in self._job.ramps:
+        for ramp in self._job.warmups:
             ramp.set(iteration)

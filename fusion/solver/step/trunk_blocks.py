@@ -16,7 +16,7 @@ from fusion.solver.step.eager_step import Run
 from fusion.solver.trunk_cache import records_at_once
 
 
-class BlockFeed:
+class BlockBatches:
     """Batches with what the trunk makes of them. It runs on `count` batches at once, a block, and the next one then.
 
     Blocks begin at multiples of `count`, so that a resumed run computes the same ones.
@@ -45,8 +45,10 @@ class BlockFeed:
     def position(self, value: int) -> None:
         self._position, self._block = value, []
 
-    def take(self) -> Blobs:
-        """The next batch, with the trunk's outputs."""
+    def __iter__(self) -> BlockBatches:
+        return self
+
+    def __next__(self) -> Blobs:
         place = self._position % self.count
         if not place or not self._block:
             self._read(self._position - place)
@@ -64,7 +66,7 @@ class BlockFeed:
         self.feed.position, self._error, batches = start, None, list[Blobs]()
         try:
             while len(batches) < self.count:
-                batches.append(self.feed.take())
+                batches.append(next(self.feed))
         except Exception as error:
             self._error = error
         self._block = self.computed(batches) if batches else []

@@ -17,7 +17,7 @@ def test_alone_there_is_nobody_to_meet(monkeypatch: pytest.MonkeyPatch) -> None:
         if value is not None:
             monkeypatch.setenv("WORLD_SIZE", value)
         assert process_group.join("cpu") is None
-    assert process_group.now() is None
+    assert process_group.current_group() is None
     assert not process_group.alone()
     with process_group.session(), process_group.in_turn("anything"):
         pass
@@ -46,7 +46,7 @@ def test_shares_are_whole_and_even() -> None:
     from fusion.distributed.process_group import ProcessGroup
 
     for count, size in ((10, 4), (4, 4), (7, 3)):
-        parts = [ProcessGroup(rank, size, rank, heart=None).share(count) for rank in range(size)]  # type: ignore[arg-type]
+        parts = [ProcessGroup(rank, size, rank, heartbeat=None).share(count) for rank in range(size)]  # type: ignore[arg-type]
         assert parts[0][0] == 0
         assert parts[-1][1] == count
         assert all(one[1] == other[0] for one, other in pairwise(parts))

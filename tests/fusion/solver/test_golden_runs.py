@@ -49,9 +49,9 @@ def test_run(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
         if iteration in meta["checkpoints"]:
             compare_weights(solver, run, f"w{iteration}:")
         if f"hist{iteration}:0" in run:
-            for index, history in enumerate(histories(solver.arena, solver.optimizer)):
+            for index, history in enumerate(histories(solver.flat_params, solver.optimizer)):
                 # Caffe's Adam notes weight decay for frozen blobs too, where it changes nothing; we keep none there.
-                if solver.arena.homes[index % len(solver.arena.homes)] is not None:
+                if solver.flat_params.homes[index % len(solver.flat_params.homes)] is not None:
                     close(history, run[f"hist{iteration}:{index}"], f"hist{iteration}:{index}")
     if solver.settings.iter_size == 1:
         np.testing.assert_allclose(losses, run["losses"], rtol=2e-4, atol=1e-5)

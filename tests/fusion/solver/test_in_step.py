@@ -124,7 +124,7 @@ def test_references_read_the_blob_that_they_are_told_to(project: Make) -> None:
     )
     for blob in ("data", "again"):
         run = fusion.Solver(solver, device="cpu", references=[f"{text},input={blob}"], pct=["kd"])
-        source = run.jobs[0].sources[0]
+        source = run.nets[0].sources[0]
         blobs = source.batch(np.array([4, 9]))
         expected = blobs[blob].flatten(1).numpy() @ weights.T
         np.testing.assert_allclose(blobs["reference/old"].numpy(), expected, rtol=1e-4)

@@ -89,7 +89,7 @@ def test_the_best_weights_are_chosen_by_all_tasks(
 ) -> None:
     write(*losses)
     fusion.Solver("solver.prototxt", device="cpu", extras=TrainOptions(best_on="list.txt")).train()
-    assert f"to choose by: {chosen} =" in capsys.readouterr().err
+    assert f"validation: {chosen} =" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("loss", ["age", "tags", "right"])

@@ -50,12 +50,12 @@ def test_training_learns_nearly_as_in_float32_and_keeps_float32(project: Make, a
 def test_gradients_are_those_of_torchs_autocast(project: Make) -> None:
     run = solver(project(frozen=False), "bf16")
     run.step(1)
-    blobs = run.jobs[0].feed.take()
+    blobs = next(run.nets[0].batches)
     with torch.autocast("cpu", torch.bfloat16):
         loss = total_loss(run.net, run.net(blobs))
     expected = torch.autograd.grad(loss, list(run.net.parameters()))
-    run.arena.zero()
-    run._engine._step(blobs)  # type: ignore[union-attr]
+    run.flat_params.zero()
+    run.engine._step(blobs)
     for parameter, gradient in zip(run.net.parameters(), expected, strict=True):
         assert torch.equal(parameter.grad, gradient)  # type: ignore[arg-type]
 
@@ -63,7 +63,7 @@ def test_gradients_are_those_of_torchs_autocast(project: Make) -> None:
 def test_updates_whose_gradients_overflow_are_left_out_and_told(project: Make) -> None:
     log = io.StringIO()
     run = solver(project(frozen=False, type='"Adam"', momentum2=0.99, display=1, test_interval=100), "fp16", log)
-    run.precision.scaler.load_state_dict(  # type: ignore[union-attr]
+    run.engine.precision.scaler.load_state_dict(
         {"scale": 2.0**40, "growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 2000, "_growth_tracker": 0}
     )
     before = weights(run)
@@ -71,7 +71,7 @@ def test_updates_whose_gradients_overflow_are_left_out_and_told(project: Make) -
     assert run.optimizer.updates == 0
     assert all(torch.equal(one, other) for one, other in zip(before, weights(run), strict=True))
     run.step(30)
-    left_out = run.precision.left_out
+    left_out = run.precision.skipped
     assert 1 <= left_out < 31
     assert run.optimizer.updates == 31 - left_out
     assert "fp16: 1 update left out, for gradients overflowed; now scaled by" in log.getvalue()
@@ -83,18 +83,18 @@ def test_a_resumed_run_goes_on_from_the_scale_and_the_number_of_updates(project:
     def run_from(state: str | None) -> Solver:
         run = solver(path, "fp16")
         if state is None:
-            run.precision.scaler.load_state_dict({**run.precision.to_state(), "scale": 2.0**30})  # type: ignore[union-attr]
+            run.engine.precision.scaler.load_state_dict({**run.precision.state_dict(), "scale": 2.0**30})
         else:
             run.restore(Path(state))
         run.train()
         return run
 
     whole = run_from(None)
-    assert whole.precision.left_out > 0
+    assert whole.precision.skipped > 0
     resumed = run_from("small_iter_10.solverstate")
     assert all(torch.equal(one, other) for one, other in zip(weights(whole), weights(resumed), strict=True))
-    assert resumed.precision.to_state() == whole.precision.to_state()
-    assert resumed.optimizer.updates == whole.optimizer.updates == 20 - whole.precision.left_out
+    assert resumed.precision.state_dict() == whole.precision.state_dict()
+    assert resumed.optimizer.updates == whole.optimizer.updates == 20 - whole.precision.skipped
 
 
 def test_the_trunk_is_computed_in_half_precision_and_a_head_in_closed_form_stays_in_float32(project: Make) -> None:
@@ -102,9 +102,9 @@ def test_the_trunk_is_computed_in_half_precision_and_a_head_in_closed_form_stays
     full, half = solver(project(), None), solver(project(), "bf16", log)
     for run in (full, half):
         run.step(10)
-    assert half._engine.closed is not None  # type: ignore[union-attr]
+    assert half.engine.closed is not None
     assert half.precision.dtype is None
-    rows, exact = (run.jobs[0].feed.rows["trunk"] for run in (half, full))  # type: ignore[attr-defined]
+    rows, exact = (run.nets[0].batches.rows["trunk"] for run in (half, full))  # type: ignore[attr-defined]
     assert rows.dtype == torch.float32
     assert not torch.equal(rows, exact)
     torch.testing.assert_close(rows, exact, rtol=0.02, atol=0.02)

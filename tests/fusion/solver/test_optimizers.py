@@ -94,7 +94,7 @@ def test_a_capturable_step_is_the_same_when_it_is_replayed(kind: str, more: dict
             captured.param_groups[0]["lr"].fill_(rate)
             gradient = torch.randn(3, 4, generator=generator)
             for blob in (plain, replayed):
-                blob.grad.copy_(gradient)  # type: ignore[union-attr]
+                blob.grad.copy_(gradient)
             optimizer.update()
             program.replay()
     torch.testing.assert_close(replayed, plain, rtol=1e-6, atol=1e-7)

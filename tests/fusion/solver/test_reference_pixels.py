@@ -202,7 +202,7 @@ def test_training_on_pixels(pictures: np.ndarray) -> None:
     module = Seen()
     solver = Solver("s.prototxt", device="cpu", display=Silent(), pct=["kd"],
                     references=[Reference(module, pixels="unit", name="r")])  # fmt: skip
-    batch = solver.jobs[0].sources[0].batch(np.arange(COUNT))
+    batch = solver.nets[0].sources[0].batch(np.arange(COUNT))
     np.testing.assert_allclose(batch["reference/r"].numpy(), pictures[:, 0, 0, :2] / 255, atol=1e-5)
     np.testing.assert_allclose(batch["data"].numpy(), (pictures[:, ::-1] - 100) * 0.01, atol=1e-5)
 

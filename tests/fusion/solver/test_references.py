@@ -61,7 +61,7 @@ def test_the_loss_is_the_functions(solver: Path) -> None:
     from fusion import blobs, pct
 
     made = Solver(solver, device="cpu", display=Silent(), references=[SPEC], pct=["focal,weight=0.5,distance=l2"])
-    source = made._train.sources[0]
+    source = made.nets[0].sources[0]
     batch = source.batch(np.arange(4))
     values = blobs(made.net, batch)
     expected = pct.logit_matching(
@@ -107,7 +107,7 @@ def test_random_pictures_are_answered_as_the_net_sees_them(solver: Path) -> None
     Path("net.prototxt").write_text(net.replace("scale: 0.01", "scale: 0.01 mirror: true", 1))
     made = Solver(solver, device="cpu", display=Silent(), references=[SPEC], pct=["kd"])
     made.step()
-    source = made._train.sources[0]
+    source = made.nets[0].sources[0]
     seen = [source.batch(np.arange(4), draw=draw) for draw in range(8)]
     assert any(not torch.equal(seen[0]["reference/old"], batch["reference/old"]) for batch in seen)
     from fusion import build, load_weights
@@ -148,8 +148,8 @@ def test_members_of_different_classes_are_averaged_where_they_know_them(solver: 
         references=[f"{pair},classes=0,2,ensemble=x", f"{pair},classes=1,2,ensemble=x", f"{pair},classes=0,2,name=one"],
         pct=["kd"],
     )
-    assert made._train.models[0].classes == (0, 1, 2)
-    batch = made._train.sources[0].batch(np.arange(4))
+    assert made.nets[0].models[0].classes == (0, 1, 2)
+    batch = made.nets[0].sources[0].batch(np.arange(4))
     one = torch.log_softmax(batch["reference/one"], 1)
     torch.testing.assert_close(batch["reference/x"], one[:, [0, 0, 1]])
 
@@ -168,7 +168,7 @@ def test_an_onnx_model(solver: Path) -> None:
     onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)]), "old.onnx")
     made = Solver(solver, device="cpu", display=Silent(), references=["old.onnx,pixels=blob"], pct=["kd"])
     made.step()
-    batch = made._train.sources[0].batch(np.arange(4))
+    batch = made.nets[0].sources[0].batch(np.arange(4))
     expected = batch["data"].flatten(1) @ torch.from_numpy(onnx.numpy_helper.to_array(weight).copy()).T
     torch.testing.assert_close(batch["reference/old"], expected)
 
@@ -193,7 +193,7 @@ def test_an_onnx_model_is_read_up_to_its_softmax(solver: Path) -> None:
         pct=["kd"],
     )
     made.step()
-    batch = made._train.sources[0].batch(np.arange(4))
+    batch = made.nets[0].sources[0].batch(np.arange(4))
     expected = batch["data"].flatten(1) @ torch.from_numpy(onnx.numpy_helper.to_array(weight).copy()).T
     torch.testing.assert_close(batch["reference/old"], expected)
     torch.testing.assert_close(batch["reference/p"], expected.softmax(1))
@@ -208,9 +208,8 @@ def test_weights_grow(solver: Path) -> None:
     assert first == pytest.approx(task + (full - task) / 4, rel=1e-5)
     made = Solver(solver, device="cpu", display=Silent(), references=[SPEC + ",warmup=4"], pct=["kd"])
     made.step(6)
-    assert made._engine is not None
-    assert made._engine.closed is not None
-    assert [made._train.ramps[0].at(i) for i in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert made.engine.closed is not None
+    assert [made.nets[0].warmups[0].at(i) for i in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
 
 
 def test_new_features_are_held_to_the_old_classifier(project) -> None:  # type: ignore[no-untyped-def]
@@ -225,7 +224,7 @@ def test_new_features_are_held_to_the_old_classifier(project) -> None:  # type: 
     made = Solver(solver, references=[spec], pct=["bct,on=trunk,weight=0.5"], **held)  # type: ignore[arg-type]
     plain = Solver(solver, **held)  # type: ignore[arg-type]
     weight, bias = old.net.ip.weight.detach(), old.net.ip.bias.detach()
-    source = plain._train.sources[0]
+    source = plain.nets[0].sources[0]
     batch = source.batch(next(source.order()))
     from fusion import blobs, params, pct
 
@@ -237,7 +236,7 @@ def test_new_features_are_held_to_the_old_classifier(project) -> None:  # type: 
     assert made.step() == pytest.approx(plain.step() + 0.5 * added.item(), rel=1e-6)
     made.step(5)
     assert torch.equal(params(made.net)["trunk/as/old"][0], weight)
-    assert made._train.sources[0].tops == ("data", "label"), "nobody asks the old net for its answers"
+    assert made.nets[0].sources[0].tops == ("data", "label"), "nobody asks the old net for its answers"
 
 
 def test_a_blob_of_the_graph(solver: Path) -> None:

@@ -46,7 +46,7 @@ def test_states_of_training(project: Make) -> None:
         Path("net.prototxt").write_text(net + extra.replace("STATE", state))
         run = Solver(path, device="cpu", display=Lines(io.StringIO()))
         assert any(call.name == "more" for call in run.net.plan.calls) == expected
-        assert any(call.name == "more" for call in run.jobs[1].net.plan.calls) == state.startswith("not")
+        assert any(call.name == "more" for call in run.nets[1].net.plan.calls) == state.startswith("not")
 
 
 def test_nets_inside_the_solver_file(project: Make) -> None:

@@ -52,8 +52,7 @@ def test_cached_trunk_gives_the_numbers_of_the_live_one(project: Make) -> None:
 def test_small_heads_have_a_closed_form_and_learn(project: Make) -> None:
     run = solver(project())
     first = run.step()
-    assert run._engine is not None
-    assert run._engine.closed is not None
+    assert run.engine.closed is not None
     run.step(60)
     assert run.test()[0]["acc"] > 0.9
     assert run.step() < first
@@ -75,7 +74,7 @@ import sys
 from fusion.solver import Solver
 solver = Solver({str(project())!r})
 solver.train()
-print(solver._engine.closed is not None, "torch._dynamo" in sys.modules)
+print(solver.engine.closed is not None, "torch._dynamo" in sys.modules)
 """
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stdout.strip() == "True False"
@@ -246,7 +245,7 @@ def test_iter_size_adds_up(project: Make) -> None:
     path = project(iter_size=2)
     run = solver(path)
     run.step(3)
-    assert run._train.feed.position == 6
+    assert run.nets[0].batches.position == 6
 
 
 def test_same_seed_same_run(project: Make) -> None:

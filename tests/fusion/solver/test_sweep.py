@@ -62,9 +62,9 @@ def alone(
     save_weights(made.net, "start.caffemodel")
     made.load(["trunk.caffemodel"])
     made.step(iterations)
-    for each in made.observers.members:
+    for each in made.callbacks.members:
         if isinstance(each, EMA):
-            each.testing(iterations)
+            each.on_tests_start(iterations)
     return made.net.ip.weight.detach().clone()
 
 
@@ -132,15 +132,15 @@ def test_the_command_leaves_files_for_a_report(solver: Path, capsys: pytest.Capt
     assert ("--baseline" in words) == (not found["best"].startswith("none"))
     best = Predictions.load(f"out/new/{found['best']}.npz")
     made = Solver(solver, weights="out/best.caffemodel", device="cpu", display=Silent())
-    source = made._tests[0].sources[0]
+    source = made.nets[1].sources[0]
     from fusion import blobs
 
-    own = blobs(made._tests[0].net, source.batch(np.arange(12)))["ip"]
+    own = blobs(made.nets[1].net, source.batch(np.arange(12)))["ip"]
     np.testing.assert_allclose(own.detach().numpy(), best.logits, rtol=1e-4, atol=1e-5)
 
 
 def test_what_is_kept_back_is_not_trained_on(solver: Path) -> None:
-    source = Solver(solver, device="cpu", display=Silent())._train.sources[0]
+    source = Solver(solver, device="cpu", display=Silent()).nets[0].sources[0]
     held = np.array([1, 5, 9])
     batches = batches_of(source, held)
     seen = np.concatenate([next(batches) for _ in range(19)])

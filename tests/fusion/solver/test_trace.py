@@ -54,10 +54,10 @@ def test_losses_and_weights(golden: Path, tmp_path: Path, monkeypatch: pytest.Mo
         trace = dict(archive)
     start = golden / "tutorial" / "trace_odd_init.caffemodel"
     solver = Solver("solver.prototxt", weights=start, device="cpu", display=Silent())
-    first = solver._train.feed.take()
+    first = next(solver.nets[0].batches)
     np.testing.assert_array_equal(first["data"].numpy(), trace["first_data"])
     np.testing.assert_array_equal(first["label"].numpy(), trace["first_label"])
-    solver._train.feed.position = 0
+    solver.nets[0].batches.position = 0
     losses = []
     for iteration in range(1, 101):
         losses.append(solver.step())

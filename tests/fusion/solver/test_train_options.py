@@ -107,13 +107,13 @@ def test_choosing_on_a_share_that_is_not_trained_on(project: Make) -> None:
     path, log = project(shuffle=True), io.StringIO()
     run = solver(path, log, best_on=0.25)
     run.train()
-    kept, rest = set(run.jobs[-1].sources[0].keys), set(run.jobs[0].sources[0].keys)
+    kept, rest = set(run.nets[-1].sources[0].keys), set(run.nets[0].sources[0].keys)
     assert len(kept) == 6
     assert len(rest) == 16
     assert not kept & rest
     assert kept | rest == {f"train{i}.png" for i in range(22)}
     text = log.getvalue()
-    assert "Iteration 0, to choose by: acc = " in text
+    assert "Iteration 0, validation: acc = " in text
     assert "the best so far: small_best.caffemodel" in text
     assert "Best weights: " in text.splitlines()[-3]
     assert text.count("Testing net (#0)") == 3
@@ -126,9 +126,9 @@ def test_choosing_on_a_list(project: Make) -> None:
     Path("choose.txt").write_text("".join(Path("test.txt").read_text().splitlines(keepends=True)[:6]))
     run = solver(path, best_on="choose.txt")
     run.train()
-    assert len(run.jobs[-1].sources[0]) == 6
-    assert len(run.jobs[0].sources[0]) == 22
-    assert run.jobs[-1].feed.position == 2
+    assert len(run.nets[-1].sources[0]) == 6
+    assert len(run.nets[0].sources[0]) == 22
+    assert run.nets[-1].batches.position == 2
 
 
 def test_early_stopping(project: Make) -> None:
@@ -136,13 +136,13 @@ def test_early_stopping(project: Make) -> None:
     run = solver(path, log, best_on=0.25, early_stopping=2)
     run.train()
     assert run.iter == 20 + 1
-    assert "Early stopping: nothing better in 2 tests" in log.getvalue()
+    assert "Early stopping: no improvement in 2 tests" in log.getvalue()
     assert Path("small_iter_21.solverstate").exists()
     assert "Optimization Done." in log.getvalue()
 
 
 @pytest.mark.parametrize(("extras", "settings", "message"), [
-    ({"early_stopping": 3}, {}, "early stopping needs records to choose on"),
+    ({"early_stopping": 3}, {}, "early stopping needs validation records"),
     ({"best_on": 0.01}, {}, "a share of 0.01 of 22 training records"),
     ({"best_on": 0.1}, {"test_iter": "", "test_interval": 0}, "the solver has none"),
     ({"label_smoothing": 1.0}, {}, r"must lie in \[0, 1\)"),
@@ -224,7 +224,7 @@ def test_mixup_runs_the_trunk_live_and_wants_classes(project: Make) -> None:
     path, log = project(), io.StringIO()
     run = solver(path, log, mixup=0.4)
     run.step(3)
-    assert "TRAIN net: the whole net runs in each iteration: mixup mixes its inputs anew" in log.getvalue()
+    assert "TRAIN net: the whole net runs in each iteration: mixup mixes its inputs again each time" in log.getvalue()
     assert "TEST net: frozen trunk computed once" in log.getvalue()
     net = Path("net.prototxt").read_text()
     Path("net.prototxt").write_text(net.replace("SoftmaxWithLoss", "HingeLoss"))
@@ -254,5 +254,5 @@ def test_references_answer_the_records_that_are_left(project: Make) -> None:
     run = Solver(path, device="cpu", display=Silent(), extras=TrainOptions(best_on=0.25), pct=["kd,weight=0.5"],
                  references=["net.prototxt:small_iter_20.caffemodel@ip"])  # fmt: skip
     run.train()
-    assert len(run.jobs[0].sources[0]) == 16
+    assert len(run.nets[0].sources[0]) == 16
     assert Path("small_best.caffemodel").exists()

@@ -15,7 +15,7 @@ from fusion.errors import TrainingError
 from fusion.nets.build import params
 from fusion.solver import Solver
 from fusion.solver.logging.console import Lines, Silent
-from fusion.solver.trunk_cache_files import MappedFeed
+from fusion.solver.trunk_cache_files import MappedBatches
 
 Make = Callable[..., Path]
 SMALL = 300  # bytes: less than the trunk's outputs
@@ -38,7 +38,7 @@ def test_mapped_rows_give_the_numbers_of_those_in_memory(project: Make, shuffle:
     path = project(shuffle=shuffle)
     memory, _ = trained(path)
     mapped, log = trained(path, cache_budget=SMALL)
-    assert isinstance(mapped._train.feed, MappedFeed)
+    assert isinstance(mapped.nets[0].batches, MappedBatches)
     assert same(memory, mapped)
     assert "8 MiB" not in log
     assert "written to ./small.trunk-TRAIN-" in log

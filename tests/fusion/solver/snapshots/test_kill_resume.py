@@ -21,7 +21,14 @@ from fusion.nets.build import params
 from fusion.solver import Solver
 from fusion.solver.logging.console import Lines
 from fusion.solver.snapshots.files import states
-from fusion.solver.snapshots.resume_state import carried, carry, generators, read_exact, set_generators, write_exact
+from fusion.solver.snapshots.resume_state import (
+    generators,
+    read_resume_state,
+    recurrent_states,
+    set_generators,
+    set_recurrent_states,
+    write_resume_state,
+)
 from prototxt import read_weights
 from prototxt.errors import WeightsError
 
@@ -90,14 +97,14 @@ def test_the_newest_whole_snapshot_is_taken(project: Make, capsys: pytest.Captur
     state.write_bytes(state.read_bytes()[:100])
     Path("small_iter_15.fusionstate").write_bytes(Path("small_iter_10.fusionstate").read_bytes())
     Path("small_iter_15.caffemodel").write_bytes(Path("small_iter_5.caffemodel").read_bytes())
-    exact = read_exact("small_iter_10.fusionstate")
+    exact = read_resume_state("small_iter_10.fusionstate")
     assert exact is not None
-    write_exact("small_iter_15.fusionstate", replace(exact, iteration=15))
+    write_resume_state("small_iter_15.fusionstate", replace(exact, iteration=15))
     log = io.StringIO()
     resumed = solver(path, log)
     assert resumed.resume()
-    assert "passing over small_iter_20.solverstate, of which a file is missing or damaged: " in log.getvalue()
-    assert "passing over small_iter_15.solverstate: the files beside it belong to another run" in log.getvalue()
+    assert "skipping small_iter_20.solverstate, of which a file is missing or damaged: " in log.getvalue()
+    assert "skipping small_iter_15.solverstate: the files beside it belong to another run" in log.getvalue()
     assert "Restored iteration 10 from small_iter_10.solverstate, exactly" in log.getvalue()
     resumed.train()
     assert files_equal("small_iter_20.caffemodel", whole)
@@ -106,7 +113,7 @@ def test_the_newest_whole_snapshot_is_taken(project: Make, capsys: pytest.Captur
 def test_nothing_to_go_on_from(project: Make) -> None:
     path, log = project(), io.StringIO()
     assert not solver(path, log).resume()
-    assert "no snapshot of small to go on from: training starts anew" in log.getvalue()
+    assert "no snapshot of small to resume from: training starts from the beginning" in log.getvalue()
     Path("small_iter_3.solverstate").write_bytes(b"damaged")
     with pytest.raises(TrainingError, match="none of 1 snapshots can be used"):
         solver(path, log).resume()
@@ -158,9 +165,9 @@ def test_generators_go_on(project: Make) -> None:
 def test_recurrent_layers_carry_on(project: Make) -> None:
     net = torch.nn.Module()
     net.register_buffer("hidden", torch.ones(2), persistent=False)
-    kept = carried(net)
+    kept = recurrent_states(net)
     net.hidden = None
-    carry(net, kept, torch.device("cpu"))
+    set_recurrent_states(net, kept, torch.device("cpu"))
     assert torch.equal(net.hidden, torch.ones(2))
 
 

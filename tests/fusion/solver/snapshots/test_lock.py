@@ -92,7 +92,7 @@ def test_the_snapshot_before_is_taken_where_a_file_is_missing(trained: Path, mis
     Path(missing).unlink()
     run, said = resumed(trained)
     assert run.iter == 10
-    assert "passing over small_iter_15.solverstate" in said
+    assert "skipping small_iter_15.solverstate" in said
     assert "Restored iteration 10 from small_iter_10.solverstate, exactly" in said
 
 

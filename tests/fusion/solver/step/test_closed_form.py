@@ -90,18 +90,16 @@ def test_the_same_as_autograd(project: Make, monkeypatch: pytest.MonkeyPatch, na
     path = project(frozen=True, shuffle=True, snapshot=0, weight_decay=0.05)
     with_head(HEADS[name])
     ours = run(path, budget)
-    assert ours._engine is not None
-    assert ours._engine.choice == "gradients: closed form of the head"
-    blobs = ours._train.feed.take()
-    out, loss = ours._engine._step(blobs)
-    assert set(out) >= {key for key, _ in ours._train.runs.plan.outputs}
+    assert ours.engine.choice == "gradients: closed form of the head"
+    blobs = next(ours.nets[0].batches)
+    out, loss = ours.engine._step(blobs)
+    assert set(out) >= {key for key, _ in ours.nets[0].active_net.plan.outputs}
     monkeypatch.setattr(engines, "ClosedForm", refuse)
     theirs = run(path, budget)
-    assert theirs._engine is not None
-    assert theirs._engine.choice == "gradients: autograd, because it is switched off"
-    for one, other in zip(ours.arena.blobs, theirs.arena.blobs, strict=True):
+    assert theirs.engine.choice == "gradients: autograd, because it is switched off"
+    for one, other in zip(ours.flat_params.blobs, theirs.flat_params.blobs, strict=True):
         torch.testing.assert_close(one.tensor, other.tensor, rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(loss, theirs._engine._step(blobs)[1], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(loss, theirs.engine._step(blobs)[1], rtol=1e-4, atol=1e-6)
 
 
 def test_a_loss_that_grows(project: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,10 +116,9 @@ def test_a_loss_that_grows(project: Make, monkeypatch: pytest.MonkeyPatch) -> No
         return solver
 
     ours = trained()
-    assert ours._engine is not None
-    assert ours._engine.closed is not None
+    assert ours.engine.closed is not None
     monkeypatch.setattr(engines, "ClosedForm", refuse)
-    for one, other in zip(ours.arena.blobs, trained().arena.blobs, strict=True):
+    for one, other in zip(ours.flat_params.blobs, trained().flat_params.blobs, strict=True):
         torch.testing.assert_close(one.tensor, other.tensor, rtol=1e-4, atol=1e-6)
 
 
@@ -132,7 +129,7 @@ class Divided:
         assert truth, "this one has"
         return False
 
-    def together(self, step: Step) -> Step:
+    def in_step(self, step: Step) -> Step:
         return step
 
 
@@ -140,16 +137,15 @@ def test_all_processes_take_the_same_way(project: Make) -> None:
     """Gradients of fp16 are scaled, those of a closed form are not: averaged, they would mean nothing."""
     solver = Solver(project(), device="cpu", display=Silent(), extras=TrainOptions(amp="fp16"))
     solver.step(1)
-    job = solver._train
-    assert solver._engine is not None
-    assert solver._engine.closed is not None
-    assert isinstance(job.feed, CachedBatches)
-    job.feed.keep({"trunk", "label"})
-    engine = Engine(job, solver.arena, solver.settings, Divided(), None)  # type: ignore[arg-type]
+    job = solver.nets[0]
+    assert solver.engine.closed is not None
+    assert isinstance(job.batches, CachedBatches)
+    job.batches.keep({"trunk", "label"})
+    engine = Engine(job, solver.flat_params, solver.settings, Divided(), None)  # type: ignore[arg-type]
     assert engine.closed is None
     assert engine.choice == "gradients: autograd, because another process has none"
     assert engine.precision.scaler is not None
-    assert set(job.feed.rows) == {"trunk", "label"}, "and it keeps no rows for a step that it does not take"
+    assert set(job.batches.rows) == {"trunk", "label"}, "and it keeps no rows for a step that it does not take"
 
 
 def test_a_label_that_is_no_class_is_found_when_its_turn_comes(project: Make) -> None:
@@ -162,8 +158,7 @@ def test_a_label_that_is_no_class_is_found_when_its_turn_comes(project: Make) ->
     solver = Solver(path, device="cpu", display=Silent())
     with pytest.raises(Exception, match=r"out of bounds|classes"):
         solver.step(len(lines))
-    assert solver._engine is not None
-    assert solver._engine.closed is None
+    assert solver.engine.closed is None
 
 
 @pytest.mark.parametrize(
@@ -180,10 +175,9 @@ def test_the_reason_is_told(project: Make, head: str, reason: str) -> None:
     with_head(head)
     solver = Solver(path, device="cpu", display=Silent())
     solver.step(1)
-    assert solver._engine is not None
     with pytest.raises(NoClosedFormError, match=reason):
-        ClosedForm(solver._train.runs, solver._train.feed.take())
-    assert solver._engine.choice.startswith("gradients: autograd, because ")
+        ClosedForm(solver.nets[0].active_net, next(solver.nets[0].batches))
+    assert solver.engine.choice.startswith("gradients: autograd, because ")
 
 
 @pytest.mark.parametrize(
@@ -192,8 +186,7 @@ def test_the_reason_is_told(project: Make, head: str, reason: str) -> None:
 def test_settings_that_want_autograd(project: Make, change: dict[str, object], reason: str) -> None:
     solver = Solver(project(frozen=True, snapshot=0, **change), device="cpu", display=Silent())
     solver.step(1)
-    assert solver._engine is not None
-    assert f"autograd, because {reason}" in solver._engine.choice
+    assert f"autograd, because {reason}" in solver.engine.choice
 
 
 def test_what_does_not_fit_into_memory_is_no_closed_form(project: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,13 +195,11 @@ def test_what_does_not_fit_into_memory_is_no_closed_form(project: Make, monkeypa
     monkeypatch.setattr(closed_form, "_ROOM", 22 * 3 * 4 - 1)
     solver = Solver(project(frozen=True, snapshot=0), device="cpu", display=Silent())
     solver.step(1)
-    assert solver._engine is not None
-    assert "of 22 records takes" in solver._engine.choice
+    assert "of 22 records takes" in solver.engine.choice
     monkeypatch.setattr(closed_form, "_ROOM", 22 * 3 * 4)
     solver = Solver(project(frozen=True, snapshot=0), device="cpu", display=Silent())
     solver.step(1)
-    assert solver._engine is not None
-    assert solver._engine.closed is not None
+    assert solver.engine.closed is not None
 
 
 def test_labels_that_later_batches_may_ignore_need_autograd(project: Make) -> None:
@@ -219,8 +210,6 @@ def test_labels_that_later_batches_may_ignore_need_autograd(project: Make) -> No
     net = Path("net.prototxt").read_text()
     Path("net.prototxt").write_text(net.replace('top: "loss" }', 'top: "loss" loss_param { ignore_label: 2 } }'))
     solver = run(path, 0, 5)
-    assert solver._engine is not None
-    assert solver._engine.choice.endswith("because labels that are ignored change the divisor from batch to batch")
+    assert solver.engine.choice.endswith("because labels that are ignored change the divisor from batch to batch")
     kept = run(path, 1 << 30, 5)
-    assert kept._engine is not None
-    assert "some labels are ignored" in kept._engine.choice
+    assert "some labels are ignored" in kept.engine.choice

@@ -53,7 +53,7 @@ def test_what_is_faster_is_taken_and_told(project: Make, compiler: dict[str, flo
     path, log = project(frozen=False), io.StringIO()
     fast = train(path, log, compile=True)
     assert re.search(r"compiled in \d+\.\d s: a step takes 1 s compiled, 2 s otherwise", log.getvalue())
-    assert fast._engine.compiled  # type: ignore[union-attr]
+    assert fast.engine.compiled
     compiler["compiled"] = 3.0
     slow = train(path, log, compile=True)
     assert "not compiled: a step takes " in log.getvalue()
@@ -82,7 +82,7 @@ def test_compiling_can_be_given_up(project: Make, compiler: dict[str, float]) ->
     path, log = project(frozen=False), io.StringIO()
     train(path, io.StringIO(), compile=True)
     run = train(path, log, "small_iter_10.solverstate", compile=False)
-    assert not run._engine.compiled  # type: ignore[union-attr]
+    assert not run.engine.compiled
     assert "warning: a compiled step wrote the snapshot: the last bits may differ" in log.getvalue()
 
 
@@ -91,8 +91,8 @@ def test_only_the_trunk_is_left_to_compile_below_a_head_in_closed_form(
 ) -> None:
     log = io.StringIO()
     run = train(project(), log, compile=True, cache_budget=0)
-    assert run._engine.closed is not None  # type: ignore[union-attr]
-    assert run._engine.compiled  # type: ignore[union-attr]
+    assert run.engine.closed is not None
+    assert run.engine.compiled
     log = io.StringIO()
     train(project(), log, compile=True)
     assert "not compiled: the head is a handful of operations already" in log.getvalue()
@@ -127,7 +127,7 @@ def test_torchs_compiler(project: Make, monkeypatch: pytest.MonkeyPatch, amp: st
     monkeypatch.setattr(compiling, "_WORTH", 1e9)
     path, log = project(frozen=False, shuffle=True), io.StringIO()
     whole = train(path, log, compile=True, extras=TrainOptions(amp=amp))
-    assert whole._engine.compiled, log.getvalue()  # type: ignore[union-attr]
+    assert whole.engine.compiled, log.getvalue()
     resumed = train(path, log, "small_iter_10.solverstate", extras=TrainOptions(amp=amp))
     assert all(map(torch.equal, weights(whole), weights(resumed)))
     plain = train(path, log, extras=TrainOptions(amp=amp))
