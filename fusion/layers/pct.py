@@ -1,4 +1,4 @@
-"""Losses that hold the new net to its references, as prototxt layers on top of `fusion.pct.losses`.
+"""Losses towards references, as prototxt layers on top of `fusion.pct.losses`.
 
     layer {
       name: "keep_odd" type: "FocalDistillationLoss"
@@ -27,14 +27,13 @@ from prototxt.schema.messages import LayerParameter, NetParameter, PCTParameter
 from prototxt.text.places import place_of
 
 FILTERS = {number: name.lower() for name, number in PCTParameter.Filter.items()}
-WEIGHING = ("classes", "filter", "alpha", "beta", "reference_weight")
-DIFFERENCE = ("margin", "p", "topk", "topk_by_reference", "exclude_gt", "one_sided", "relative", "p_norm")
-ELSEWHERE = ("reference_weight", "distance")
-CONTRAST = ("tau", "neighbours", "inside")
+# The fields of pct_param are named as the options of the loss functions; Caffe's loss layers always take the mean.
+WEIGHTING = (*(name for name in losses.Weighting._fields if name != "reduction"), "reference_weight")
+NOT_ARGUMENTS = ("reference_weight", "distance")
 
 
 class ReferenceLoss(nn.Module):
-    """A loss towards each reference, summed with the references' shares (left out: equal ones that sum to 1)."""
+    """The sum of a loss over the references, times their shares (default: equal ones that sum to 1)."""
 
     def __init__(self, loss: Callable[..., Tensor], shares: Sequence[float], labelled: bool = True) -> None:
         super().__init__()
@@ -70,10 +69,10 @@ class EnsembleLoss(nn.Module):
         return self.loss(new=new.flatten(1), old=old, target=indices(label), reference_weights=self.shares)
 
 
-class Anchored(nn.Module):
-    """A feature loss that says so when nothing below it learns, instead of training on without it.
+class TrainableFeatures(nn.Module):
+    """A feature loss that is an error where nothing below it learns, since it would have no effect.
 
-    blob   the bottom that the new net's features come from, named in the message
+    blob   the bottom with the new net's features, for the message
     """
 
     def __init__(self, loss: nn.Module, name: str, blob: str) -> None:
@@ -94,7 +93,7 @@ class Anchored(nn.Module):
 
 
 class CompatibilityLoss(nn.Module):
-    """Cross-entropy of what the old classifier, frozen in the graph, makes of the new features."""
+    """The cross-entropy of the old classifier, frozen in the graph, on the new features."""
 
     def __init__(self, classes: Sequence[int]) -> None:
         super().__init__()
@@ -106,26 +105,25 @@ class CompatibilityLoss(nn.Module):
 
 
 def indices(label: Tensor) -> Tensor:
-    """Caffe's labels (float32, [N] or [N, 1, 1, 1]) as int64 [N]."""
+    """Convert Caffe's labels (float32, [N] or [N, 1, 1, 1]) to int64 [N]."""
     return label.reshape(-1).to(torch.int64)
 
 
 @layer("KDLoss")
 def _kd(layer: LayerParameter, context: Context) -> nn.Module:
-    # T^2 KL(old || new); T is 5 unless set.
     return _reference_loss(layer, losses.kd, ("temperature",))
 
 
 @layer("FocalDistillationLoss")
 def _focal_distillation(layer: LayerParameter, context: Context) -> nn.Module:
-    # KL (T = 100), L2 or LI distance, weighed by the filter; `old_correct` unless set.
     distance = layer.pct_param.distance
     choices: Mapping[int, tuple[Callable[..., Tensor], tuple[str, ...]]] = {
         PCTParameter.KL: (losses.kd, ("temperature",)),
         PCTParameter.L2: (losses.logit_matching, ()),
-        PCTParameter.LI: (losses.ldi, DIFFERENCE),
+        PCTParameter.LI: (losses.ldi, losses.DIFFERENCE_OPTIONS),
     }
     loss, names = choices[distance]
+    # The defaults of `focal_distillation`, whose `distance` is chosen here, when the net is built.
     preset: dict[str, Any] = {"filter": "old_correct"}
     if distance == PCTParameter.KL:
         preset["temperature"] = 100.0
@@ -134,61 +132,59 @@ def _focal_distillation(layer: LayerParameter, context: Context) -> nn.Module:
 
 @layer("LogitMatchingLoss")
 def _logit_matching(layer: LayerParameter, context: Context) -> nn.Module:
-    # Half the mean squared difference of logits.
     return _reference_loss(layer, losses.logit_matching, ())
 
 
 @layer("LDILoss")
 def _ldi(layer: LayerParameter, context: Context) -> nn.Module:
-    return _reference_loss(layer, losses.ldi, DIFFERENCE)
+    return _reference_loss(layer, losses.ldi, losses.DIFFERENCE_OPTIONS)
 
 
 @layer("NaivePCTLoss")
 def _naive(layer: LayerParameter, context: Context) -> nn.Module:
-    # Cross-entropy on what the reference got right.
     settings = _settings(layer, ("classes", "reference_weight"))
     return ReferenceLoss(_bound(losses.naive, settings), _shares(layer))
 
 
 @layer("ELODILoss")
 def _elodi(layer: LayerParameter, context: Context) -> nn.Module:
-    # Logit difference inhibition towards the references' mean.
-    return EnsembleLoss(_bound(losses.elodi, _settings(layer, (*WEIGHING, *DIFFERENCE))), _shares(layer))
+    settings = _settings(layer, (*WEIGHTING, *losses.DIFFERENCE_OPTIONS))
+    return EnsembleLoss(_bound(losses.elodi, settings), _shares(layer))
 
 
 @layer("CNALoss")
 def _cna(layer: LayerParameter, context: Context) -> nn.Module:
-    # Contrastive neighbourhood alignment of features [N, F]; the labels are needed only with `classes`.
-    settings = _settings(layer, ("classes", "reference_weight", *CONTRAST))
+    settings = _settings(layer, ("classes", "reference_weight", *contrastive.OPTIONS))
+    # Labels are needed only with `classes`; without it a last bottom with one axis is taken for labels.
     last = context.bottoms[-1]
     labelled = "classes" in settings or (len(context.bottoms) > 2 and len(last) == 1)
     if labelled and len(layer.bottom) < 3:
         raise _refused(layer, "pct_param.classes needs the labels", "give new features, reference features and labels")
     shares = _shares(layer, len(layer.bottom) - 1 - labelled)
-    return _anchored(ReferenceLoss(_bound(contrastive.cna, settings), shares, labelled), layer, context)
+    return _check_trainable(ReferenceLoss(_bound(contrastive.cna, settings), shares, labelled), layer, context)
 
 
 @layer("BCTLoss")
 def _bct(layer: LayerParameter, context: Context) -> nn.Module:
     settings = _settings(layer, ("classes", "classifier"))
-    return _anchored(CompatibilityLoss(settings.get("classes", ())), layer, context)
+    return _check_trainable(CompatibilityLoss(settings.get("classes", ())), layer, context)
 
 
 def check_classifiers(net: NetParameter) -> list[BuildError]:
     """Return every BCTLoss of a filtered net whose bottom does not come from an old classifier that is frozen."""
-    found = []
+    errors = []
     makers: dict[str, LayerParameter] = {}
     for each in net.layer:
         maker = makers.get(each.bottom[0]) if each.type == "BCTLoss" and each.bottom else None
-        named = each.pct_param.classifier
-        if maker is not None and named and maker.name != named:
-            message = f"'{each.bottom[0]}' is not what a classifier '{named}' gives"
-            found.append(_refused(each, message, "let it read the scores of the old net's last layer"))
+        classifier = each.pct_param.classifier
+        if maker is not None and classifier and maker.name != classifier:
+            message = f"'{each.bottom[0]}' is not a top of the classifier '{classifier}'"
+            errors.append(_refused(each, message, "its bottom must be the scores of the old net's last layer"))
         elif maker is not None and maker.type == "InnerProduct" and _learns(maker):
-            message = f"its old classifier '{maker.name}' would learn"
-            found.append(_refused(each, message, "freeze it, with weights and bias: param { lr_mult: 0 }"))
+            message = f"its old classifier '{maker.name}' is not frozen"
+            errors.append(_refused(each, message, "freeze it, with weights and bias: param { lr_mult: 0 }"))
         makers.update((top, each) for top in each.top)
-    return found
+    return errors
 
 
 def _learns(layer: LayerParameter) -> bool:
@@ -196,28 +192,28 @@ def _learns(layer: LayerParameter) -> bool:
     return len(layer.param) < blobs or any(param.lr_mult for param in layer.param)
 
 
-def _anchored(loss: nn.Module, layer: LayerParameter, context: Context) -> nn.Module:
-    return Anchored(loss, layer.name, layer.bottom[0]) if context.phase == "TRAIN" else loss
+def _check_trainable(loss: nn.Module, layer: LayerParameter, context: Context) -> nn.Module:
+    return TrainableFeatures(loss, layer.name, layer.bottom[0]) if context.phase == "TRAIN" else loss
 
 
 def _reference_loss(
     layer: LayerParameter, loss: Callable[..., Tensor], names: Sequence[str], preset: Mapping[str, Any] | None = None
 ) -> nn.Module:
-    settings = {**(preset or {}), **_settings(layer, (*WEIGHING, *names))}
+    settings = {**(preset or {}), **_settings(layer, (*WEIGHTING, *names))}
     return ReferenceLoss(_bound(loss, settings), _shares(layer))
 
 
 def _settings(layer: LayerParameter, known: Sequence[str]) -> dict[str, Any]:
     """Return the set fields of pct_param by the loss function's argument names.
 
-    Raises: BuildError for fields that this type has no use for.
+    Raises: BuildError for fields that this type does not use.
     """
     present = {field.name: value for field, value in layer.pct_param.ListFields()}
     foreign = [name for name in present if name not in known]
     if foreign:
         raise _refused(
             layer,
-            f"{layer.type} has no use for pct_param.{', pct_param.'.join(foreign)}",
+            f"{layer.type} does not use pct_param.{', pct_param.'.join(foreign)}",
             f"it reads {', '.join(known)}",
         )
     if "filter" in present:
@@ -229,7 +225,7 @@ def _settings(layer: LayerParameter, known: Sequence[str]) -> dict[str, Any]:
 
 def _bound(loss: Callable[..., Tensor], settings: Mapping[str, Any]) -> Callable[..., Tensor]:
     """Return the loss with its settings; a partial, so that a net can be pickled and copied."""
-    return partial(loss, **{name: value for name, value in settings.items() if name not in ELSEWHERE})
+    return partial(loss, **{name: value for name, value in settings.items() if name not in NOT_ARGUMENTS})
 
 
 def _shares(layer: LayerParameter, references: int | None = None) -> tuple[float, ...]:

@@ -25,13 +25,10 @@ from fusion.layers.distances import EuclideanLoss, HingeLoss
 from fusion.layers.losses import InfogainLoss, Normalization, SigmoidCrossEntropyLoss, SoftmaxWithLoss
 from fusion.layers.pct import EnsembleLoss, ReferenceLoss, indices
 from fusion.pct import distances, losses
-from fusion.pct.aligned_logits import AlignedLogits, compare, weights
+from fusion.pct.aligned_logits import AlignedLogits, compare, sample_weights
 
 Columns = tuple[int, ...] | None  # the scores that a reference knows; None: all
 Part = Callable[..., Tensor]  # (scores [..., C], *rows) -> [..., C]
-_LDI = {"margin": 0.5, "p": 2.0, "topk": None} | dict.fromkeys(
-    ("topk_by_reference", "exclude_gt", "one_sided", "relative", "p_norm"), False
-)
 
 
 class NoClosedFormError(Exception):
@@ -175,7 +172,7 @@ def _reference(terms: Terms, loss: Any, weight: float, classes: int, old: Tensor
         return
     rule = settings.get("filter", "all_pass")
     if rule in ("all_pass", "old_correct") and loss.func in (losses.kd, losses.logit_matching):
-        share = weight * weights(pair, rule, settings.get("alpha", 1.0), settings.get("beta", 5.0))[:, None]
+        share = weight * sample_weights(pair, rule, settings.get("alpha", 1.0), settings.get("beta", 5.0))[:, None]
         if loss.func is losses.kd:
             temperature = settings.get("temperature", 5.0)
             share = share * temperature
@@ -244,9 +241,9 @@ def reference_gradient(
     elif loss.func is losses.logit_matching:
         slope = distances.squared_gradient(new, old)
     else:
-        preset = _LDI | ({"margin": 0.0} if loss.func is losses.elodi else {})
-        options: dict[str, Any] = {key: settings.get(key, value) for key, value in preset.items()}
-        slope = distances.logit_difference_gradient(new, old, position, **options)
+        options: dict[str, Any] = {"margin": losses.ELODI_MARGIN} if loss.func is losses.elodi else {}
+        options |= {name: settings[name] for name in losses.DIFFERENCE_OPTIONS if name in settings}
+        slope = distances.LogitDifference(**options).gradient(new, old, position)
     rule = settings["filter"]
     if rule != "all_pass":
         condition = 1.0 if rule == "new_incorrect" else right

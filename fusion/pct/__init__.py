@@ -1,4 +1,4 @@
-"""Positive-congruent training: losses that keep what an old net knew, and measures of what a new net unlearnt.
+"""Positive-congruent training: losses towards an old net, and metrics of the samples that a new net gets wrong.
 
 Losses need torch and are loaded on first use; metrics and predictions files work without it.
 """

@@ -1,4 +1,4 @@
-"""Where the flips are: per class, per slice, sample by sample."""
+"""Breakdowns of flips: per class, per slice, per sample."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fusion.pct.predictions import Predictions
 
 
 def per_class(*, old: Predictions, new: Predictions) -> dict[int, Outcomes]:
-    """The outcomes among the samples of each of the old net's classes, by class."""
+    """Return the outcomes among the samples of each of the old net's classes, by class."""
     pair = align(old=old, new=new)
     members = {int(c): pair.new.labels == c for c in np.sort(old.classes)}
     return {c: outcomes(old=pair.old.right[rows], new=pair.new.right[rows]) for c, rows in members.items()}
@@ -24,9 +24,9 @@ def per_class(*, old: Predictions, new: Predictions) -> dict[int, Outcomes]:
 def per_slice(
     *, old: Predictions, new: Predictions, by: Callable[[str, str], Any] | Mapping[str, Any] | None = None
 ) -> dict[Any, Outcomes]:
-    """The outcomes among the samples of each slice.
+    """Return the outcomes among the samples of each slice.
 
-    by  a function of (key, variant), or slices by key (samples without an entry are left out); left out: the variant
+    by  a function of (key, variant), or slices by key (samples without an entry are omitted); default: the variant
     """
     pair = align(old=old, new=new)
     variants = [""] * len(pair.new) if pair.new.variants is None else pair.new.variants.tolist()
@@ -40,7 +40,7 @@ def per_slice(
 
 @dataclass(frozen=True)
 class Flip:
-    """One sample whose answer went from right to wrong, or back; `row` counts the pair that `align` gives."""
+    """A sample whose answer changed from right to wrong, or back; `row` is its index in the result of `align`."""
 
     row: int
     key: str
@@ -53,7 +53,7 @@ class Flip:
 
 
 def flips(*, old: Predictions, new: Predictions, positive: bool = False) -> list[Flip]:
-    """The negative (or positive) flips, those of the most confident new answers first, then by key."""
+    """Return the negative (or positive) flips, sorted by descending confidence of the new answer, then by key."""
     pair = align(old=old, new=new)
     before, after = pair.old, pair.new
     flipped = (~before.right & after.right) if positive else (before.right & ~after.right)
@@ -74,7 +74,7 @@ def flips(*, old: Predictions, new: Predictions, positive: bool = False) -> list
 
 
 def flip_matrix(*, old: Predictions, new: Predictions) -> tuple[list[int], npt.NDArray[np.int64]]:
-    """The new net's classes, and negative flips counted by label (rows) and new answer (columns), int64 [C, C]."""
+    """Return the new net's classes, and the negative flips by label (rows) and new answer (columns), int64 [C, C]."""
     pair = align(old=old, new=new)
     classes = np.sort(new.classes)
     flipped = pair.old.right & ~pair.new.right

@@ -1,4 +1,4 @@
-"""Whether a net's confidence is what it claims to be."""
+"""Calibration: a net's confidence against its accuracy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fusion.pct.predictions import Predictions
 
 @dataclass(frozen=True)
 class Bin:
-    """Samples whose confidence lies in (low, high]: how many, their mean confidence, and the share of right answers."""
+    """The samples whose confidence lies in (low, high]: count, mean confidence and accuracy."""
 
     low: float
     high: float
@@ -21,7 +21,7 @@ class Bin:
 
 
 def reliability(predictions: Predictions, bins: int = 10) -> list[Bin]:
-    """Confidence against accuracy in equal steps of confidence."""
+    """Return accuracy and confidence in bins of equal width."""
     place = np.clip(np.ceil(predictions.confidence.astype(np.float64) * bins).astype(int) - 1, 0, bins - 1)
     found = []
     for i in range(bins):
@@ -35,7 +35,7 @@ def reliability(predictions: Predictions, bins: int = 10) -> list[Bin]:
 
 
 def expected_calibration_error(predictions: Predictions, bins: int = 10) -> float | None:
-    """ECE: mean over samples of |confidence - accuracy| of the sample's bin."""
+    """Return the ECE: the mean over samples of |confidence - accuracy| of the sample's bin."""
     if not len(predictions):
         return None
     parts = (

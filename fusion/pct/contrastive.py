@@ -1,4 +1,4 @@
-"""Contrastive neighbourhood alignment: the new features keep the reference's nearest neighbours near."""
+"""Contrastive neighbourhood alignment of features."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from torch.nn import functional
 
 from fusion.distributed import process_group
 from fusion.errors import TrainingError
-from fusion.pct.aligned_logits import Classes, Reduction, compare, described, full_precision, reduce, widen
+from fusion.pct.aligned_logits import Classes, Reduction, compare, describe_tensor, full_precision, reduce, widen
+
+OPTIONS = ("tau", "neighbours", "inside")  # of `cna`, beside the weighting of references
 
 
 def cna(
@@ -24,7 +26,7 @@ def cna(
     classes: Classes = None,
     reduction: Reduction = "mean",
 ) -> Tensor:
-    """Contrastive neighbourhood alignment on penultimate features (Zhu et al. 2022), without a memory bank.
+    """Keep the reference's nearest neighbours near in the new features (CNA, Zhu et al. 2022), without a memory bank.
 
     new, old    float [N, F], [N, G]  features of the net in training and of the reference; widths may differ
     neighbours  k: each sample's k nearest by the reference's cosine, over the batch of all processes, itself excluded
@@ -35,7 +37,7 @@ def cna(
     """
     if new.dim() != 2 or old.dim() != 2 or len(new) != len(old):
         raise TrainingError(
-            f"features float [N, F] are needed for both nets, not {described(new)} and {described(old)}"
+            f"features float [N, F] are needed for both nets, not {describe_tensor(new)} and {describe_tensor(old)}"
         )
     if not tau > 0 or neighbours < 1:
         raise TrainingError(f"cna with tau {tau} and {neighbours} neighbours", hint="tau above 0, at least 1 neighbour")
@@ -44,20 +46,20 @@ def cna(
         student, teacher = (functional.normalize(widen(x), dim=1) for x in (new, old.detach()))
         students, teachers, everyone, first = _global(student, teacher, covered)
         rows = torch.arange(len(new), device=new.device)
-        shut = ~everyone.expand(len(new), -1)
-        shut = shut.index_put((rows, rows + first), torch.ones_like(covered))
-        values = _alignment(student @ students.T / tau, teacher @ teachers.T, shut, neighbours, inside)
+        masked = ~everyone.expand(len(new), -1)
+        masked = masked.index_put((rows, rows + first), torch.ones_like(covered))  # no sample is its own neighbour
+        values = _alignment(student @ students.T / tau, teacher @ teachers.T, masked, neighbours, inside)
         return reduce(torch.where(covered, values, 0.0), reduction)
 
 
-def _alignment(similarity: Tensor, reference: Tensor, shut: Tensor, neighbours: int, inside: bool) -> Tensor:
-    """Per-row loss, float [N], over the columns that are not shut; 0 for a row without any."""
+def _alignment(similarity: Tensor, reference: Tensor, masked: Tensor, neighbours: int, inside: bool) -> Tensor:
+    """Return the loss per row, float [N], over the columns that are not masked; 0 for a row without any."""
     count = min(neighbours, similarity.shape[1])
-    near = reference.masked_fill(shut, -torch.inf).topk(count, dim=1)
+    near = reference.masked_fill(masked, -torch.inf).topk(count, dim=1)
     real = near.values > -torch.inf
-    alone = shut.all(1)
-    # masked with a finite floor: a row of -inf only would turn logsumexp's gradient into NaN
-    everything = torch.logsumexp(similarity.masked_fill(shut & ~alone[:, None], -torch.inf), 1)
+    alone = masked.all(1)
+    # Rows without columns stay unmasked: in a row of -inf only, the gradient of logsumexp is NaN.
+    everything = torch.logsumexp(similarity.masked_fill(masked & ~alone[:, None], -torch.inf), 1)
     picked = similarity.gather(1, near.indices)
     if inside:
         picked = picked.masked_fill(~real & ~alone[:, None], -torch.inf)
@@ -76,7 +78,7 @@ def _covered(new: Tensor, target: Tensor | None, classes: Classes) -> Tensor:
 
 
 def _global(student: Tensor, teacher: Tensor, covered: Tensor) -> tuple[Tensor, Tensor, Tensor, int]:
-    """The features of all processes (gradients flow back to each), and where this process's samples begin.
+    """Return the features of all processes (gradients flow back to each), and the index of this process's first sample.
 
     Raises: TrainingError when the processes hold batches of different sizes.
     """

@@ -1,4 +1,4 @@
-"""How sure a measured rate is: score intervals, the paired bootstrap where there is none, and McNemar's exact test."""
+"""Confidence intervals of measured rates: score intervals, the paired bootstrap for other metrics, McNemar's test."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from fusion.pct.metrics import FORMULAS, Outcomes
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
       2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086)  # fmt: skip
 
-MCNEMAR = "McNemar's exact test, two-sided, that both nets are equally often right"  # what `mcnemar` gives the p of
-# Metrics that are a share of samples: which of the four counts these are (both right, negative, positive, both wrong).
+MCNEMAR = "McNemar's exact test, two-sided, that both nets are equally often right"  # the test of `mcnemar`
+# Metrics that are a share of samples: the indices of the counts in the denominator.
 _AMONG = {
     **dict.fromkeys(("accuracy_old", "accuracy_new", "error_rate_old", "error_rate_new"), (0, 1, 2, 3)),
     **dict.fromkeys(("negative_flip_rate", "positive_flip_rate"), (0, 1, 2, 3)),
@@ -36,7 +36,7 @@ class Interval(NamedTuple):
 
 
 def metric_interval(counted: Outcomes, metric: str = "negative_flip_rate", *, level: float = 0.95) -> Interval:
-    """A metric of metrics.FORMULAS with an interval that is sound for few samples and few flips.
+    """Return a metric of metrics.FORMULAS with an interval that holds for few samples and few flips too.
 
     Shares get Wilson's score interval, the difference of accuracies Tango's for paired shares, and relative_nfr, a
     ratio of three, the paired bootstrap. Raises: ReportError for an unknown metric.
@@ -51,10 +51,10 @@ def metric_interval(counted: Outcomes, metric: str = "negative_flip_rate", *, le
 
 
 def difference_interval(counted: Outcomes, *, level: float = 0.95) -> Interval:
-    """The difference of accuracies (new less old) with Tango's score interval for paired shares (Tango 1998).
+    """Return the difference of accuracies (new less old) with Tango's score interval for paired shares (Tango 1998).
 
-    It holds all differences that the score test does not refuse. Unlike Wald's and the bootstrap's it has a width
-    where no flip was seen: then it is Wilson's for a share of 0, to both sides.
+    It contains all differences that the score test does not reject. Unlike Wald's and the bootstrap's it has a width
+    without any flip: it is then Wilson's for a share of 0, to both sides.
     """
     total, up, down = len(counted), counted.positive, counted.negative
     if not total:
@@ -75,8 +75,8 @@ def difference_interval(counted: Outcomes, *, level: float = 0.95) -> Interval:
 
 
 def _crossing(falling: Callable[[float], float], level: float, low: float, high: float) -> float:
-    """Where a falling function passes a level, by bisection to the last digit."""
-    for _ in range(60):
+    """Return where a falling function passes a level, by bisection to the last digit."""
+    for _ in range(60):  # float64 has 53 bits
         middle = (low + high) / 2
         low, high = (middle, high) if falling(middle) > level else (low, middle)
     return (low + high) / 2
@@ -85,14 +85,14 @@ def _crossing(falling: Callable[[float], float], level: float, low: float, high:
 def bootstrap(
     counted: Outcomes, metric: str = "negative_flip_rate", *, level: float = 0.95, draws: int = 10_000, seed: int = 0
 ) -> Interval:
-    """Percentile interval from resampling the samples with their pair of answers.
+    """Return the percentile interval from resampling the samples with their pairs of answers.
 
     metric  a name of metrics.FORMULAS, e.g. accuracy_difference
-    The four counts of a resample are multinomial, so drawing them is drawing the samples, at no cost per sample. What
-    is the same in every resample (a share of 0 or 1, a difference or a relative rate without any flip) is no certainty:
-    it gets the ends of `metric_interval`'s score intervals.
     Raises: ReportError for an unknown metric.
     """
+    # The four counts of a resample are multinomial: drawing them is drawing the samples, at no cost per sample. Values
+    # that are the same in every resample (a share of 0 or 1, a difference or relative rate without any flip) are not
+    # certain: they get the score intervals of `metric_interval`.
     value = counted.value(metric)
     if value is None:
         return Interval(None, None, None)
@@ -111,7 +111,7 @@ def bootstrap(
 
 
 def _most_relative(counted: Outcomes, level: float) -> float | None:
-    """The relative rate of as many negative flips as Wilson's interval allows where none was seen."""
+    """Return the relative rate at the upper end of Wilson's interval for 0 negative flips."""
     high = share_interval(0, len(counted), level=level).high or 0.0
     counts = counted.counts * (1 - high)
     counts[1] = high * len(counted)
@@ -120,7 +120,7 @@ def _most_relative(counted: Outcomes, level: float) -> float | None:
 
 
 def share_interval(count: int, total: int, *, level: float = 0.95) -> Interval:
-    """A share of samples with Wilson's score interval, which is sound for few samples and for shares of 0 and 1."""
+    """Return a share of samples with Wilson's score interval, valid for few samples and for shares of 0 and 1."""
     if not total:
         return Interval(None, None, None)
     z = NormalDist().inv_cdf((1 + level) / 2)
@@ -132,7 +132,7 @@ def share_interval(count: int, total: int, *, level: float = 0.95) -> Interval:
 
 
 def mean_interval(values: Sequence[float]) -> Interval:
-    """The mean of a figure over runs (seeds) with its 95 % interval by Student's t; no ends for a single run."""
+    """Return the mean of a figure over runs (seeds) with its 95 % interval by Student's t; no ends for a single run."""
     runs = np.asarray(values, dtype=np.float64)
     if not len(runs):
         return Interval(None, None, None)
@@ -146,15 +146,15 @@ def mean_interval(values: Sequence[float]) -> Interval:
 
 
 def mcnemar(counted: Outcomes) -> float | None:
-    """Two-sided p of McNemar's exact test that both nets are equally often right; None without any flip.
+    """Return the two-sided p of McNemar's exact test that both nets are equally often right; None without any flip.
 
-    It is about the balance of negative and positive flips, so about accuracy, not about how many flips there are.
+    It tests the balance of negative and positive flips, and so accuracy, not the number of flips.
     """
     flipped = counted.negative + counted.positive
     if flipped == 0:
         return None
     fewer = min(counted.negative, counted.positive)
-    logs = [
+    logs = [  # binomial probabilities as logarithms: factorials of large counts overflow
         math.lgamma(flipped + 1) - math.lgamma(k + 1) - math.lgamma(flipped - k + 1) - flipped * math.log(2)
         for k in range(fewer + 1)
     ]
@@ -167,7 +167,7 @@ def paired_difference(
     *,
     level: float = 0.95,
 ) -> Interval:
-    """Tango's interval of the mean of `second` less that of `first`: what one new net spares against another.
+    """Return Tango's interval of the mean of `second` less that of `first`, for two new nets on the same samples.
 
     first, second  bool [N]
     Raises: ReportError for arrays of different shapes.

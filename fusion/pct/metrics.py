@@ -1,8 +1,8 @@
-"""What a new net unlearnt and learnt against an old one; NumPy in, floats out.
+"""Metrics of a new net against an old one; NumPy in, floats out.
 
-Everything that depends on right and wrong alone follows from four counts (`Outcomes`). A ratio without a denominator is
-None, never 0 or NaN. `old` and `new` are Predictions, aligned here by sample key, or boolean arrays [N] that say for
-the same samples in the same order whether the answer is right.
+All metrics of right and wrong answers are computed from four counts (`Outcomes`). A ratio with denominator 0 is None,
+never 0 or NaN. `old` and `new` are Predictions, aligned here by sample key, or boolean arrays [N]: whether each
+answer is right, for the same samples in the same order.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ FORMULAS: dict[str, Callable[[Counts], Counts]] = {
 
 @dataclass(frozen=True)
 class Outcomes:
-    """How many samples both nets answer rightly, only the old one (negative flips), only the new one, neither."""
+    """The numbers of samples that both nets, only the old (negative flips), only the new, or neither got right."""
 
     both_right: int
     negative: int
@@ -58,18 +58,18 @@ class Outcomes:
 
     @property
     def counts(self) -> Counts:
-        """The four numbers in the order of FORMULAS, float64 [4]."""
+        """Return the four counts in the order of FORMULAS, float64 [4]."""
         return np.array([self.both_right, self.negative, self.positive, self.both_wrong], dtype=np.float64)
 
     def value(self, metric: str) -> float | None:
-        """A metric of FORMULAS; None where it is undefined. Raises: ReportError for an unknown name."""
+        """Return a metric of FORMULAS; None where it is undefined. Raises: ReportError for an unknown name."""
         if metric not in FORMULAS:
             raise ReportError(f"unknown metric {metric!r}", hint=f"one of {', '.join(FORMULAS)}")
         result = float(FORMULAS[metric](self.counts))
         return None if np.isnan(result) else result
 
     def values(self) -> dict[str, float | None]:
-        """Every metric by name."""
+        """Return every metric by name."""
         return {name: self.value(name) for name in FORMULAS}
 
 
@@ -88,7 +88,7 @@ def outcomes(*, old: Answers, new: Answers) -> Outcomes:
 
 
 def right(*, old: Answers, new: Answers) -> tuple[Bools, Bools]:
-    """Whether the old and the new answer are right, two bool [N] over the samples that the old net covers.
+    """Return whether the old and the new answers are right, two bool [N] over the samples that the old net covers.
 
     Raises: ReportError when the two cannot be aligned.
     """
@@ -106,56 +106,53 @@ def right(*, old: Answers, new: Answers) -> tuple[Bools, Bools]:
 
 
 def accuracy(predictions: Predictions) -> float | None:
-    """Share of right answers."""
+    """Return the share of right answers."""
     return float(predictions.right.mean()) if len(predictions) else None
 
 
 def error_rate(predictions: Predictions) -> float | None:
-    """Share of wrong answers."""
+    """Return the share of wrong answers."""
     return float(1 - predictions.right.mean()) if len(predictions) else None
 
 
 def negative_flip_rate(*, old: Answers, new: Answers) -> float | None:
-    """Share of samples that the old net had right and the new one has wrong (NFR)."""
+    """Return the share of samples that the old net got right and the new one gets wrong (NFR)."""
     return outcomes(old=old, new=new).value("negative_flip_rate")
 
 
 def positive_flip_rate(*, old: Answers, new: Answers) -> float | None:
-    """Share of samples that the old net had wrong and the new one has right."""
+    """Return the share of samples that the old net got wrong and the new one gets right."""
     return outcomes(old=old, new=new).value("positive_flip_rate")
 
 
 def relative_nfr(*, old: Answers, new: Answers) -> float | None:
-    """NFR over what two independent nets of these error rates would have: NFR / ((1 - ER_old) * ER_new)."""
+    """Return the NFR over that of two independent nets with these error rates: NFR / ((1 - ER_old) * ER_new)."""
     return outcomes(old=old, new=new).value("relative_nfr")
 
 
 def negative_flip_impact(*, old: Answers, new: Answers) -> float | None:
-    """Share of the new net's errors that are negative flips."""
+    """Return the share of the new net's errors that are negative flips."""
     return outcomes(old=old, new=new).value("negative_flip_impact")
 
 
 def backward_trust_compatibility(*, old: Answers, new: Answers) -> float | None:
-    """BTC: share of what the old net had right that stays right."""
+    """Return the BTC: the share of the old net's right answers that stay right."""
     return outcomes(old=old, new=new).value("backward_trust_compatibility")
 
 
 def backward_error_compatibility(*, old: Answers, new: Answers) -> float | None:
-    """BEC: share of the new net's errors that were errors before."""
+    """Return the BEC: the share of the new net's errors that were errors before."""
     return outcomes(old=old, new=new).value("backward_error_compatibility")
 
 
 def churn(*, old: Predictions, new: Predictions) -> float | None:
-    """Share of samples that the two nets answer differently, right or wrong: flips, and one error for another.
-
-    Predictions alone say this; whether answers are right does not.
-    """
+    """Return the share of samples with different answers: flips, and changes from one error to another."""
     pair = align(old=old, new=new)
     return float((pair.old.answers != pair.new.answers).mean()) if len(pair.new) else None
 
 
 def margin_weighted_flips(*, old: Predictions, new: Predictions) -> float | None:
-    """Sum over negative flips of (highest new probability - that of the label), over N."""
+    """Return the sum over negative flips of (highest new probability - that of the label), over N."""
     pair = align(old=old, new=new)
     if not len(pair.new):
         return None
@@ -164,7 +161,7 @@ def margin_weighted_flips(*, old: Predictions, new: Predictions) -> float | None
 
 
 def severity_weighted_nfr(*, old: Predictions, new: Predictions, severity: Mapping[int, float]) -> float | None:
-    """NFR where a sample of class c counts `severity[c]` (left out: 1), over the sum of all samples' weights."""
+    """Return the NFR where a sample of class c has weight `severity[c]` (default 1), over the sum of all weights."""
     pair = align(old=old, new=new)
     weight = np.array([severity.get(label, 1.0) for label in pair.new.labels.tolist()])
     total = weight.sum()

@@ -1,4 +1,4 @@
-"""Predictions as Parquet, for tables of other programs: the columns of the CSV form, with features and half precision.
+"""Predictions as Parquet, for other programs: the columns of the CSV format, plus features and half precision.
 
 Needs the extra `parquet` (pyarrow).
 """
@@ -42,7 +42,7 @@ def write_parquet(path: str | os.PathLike[str], arrays: Mapping[str, npt.NDArray
 
 
 def read_parquet(path: str | os.PathLike[str]) -> tuple[list[str], dict[str, npt.NDArray[Any]], str]:
-    """Names of the columns in their order, the columns, and the JSON text of `meta`.
+    """Return the names of the columns in order, the columns, and the JSON text of `meta`.
 
     Raises: ReportError without pyarrow, or when the file is damaged.
     """

@@ -1,6 +1,6 @@
 """Fewer negative flips without training: gate between old and new answers, combine them by Bayes, blend weights.
 
-Whatever is fitted here (a margin, confusions, a share) must be fitted on samples apart from those it is reported on.
+Fit margins, confusions and shares on other samples than those of the report.
 Logit ensembles are sums of Predictions.
 """
 
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from fusion.errors import FusionError, ReportError, raise_all
 from fusion.pct import mixtures
 from fusion.pct.metrics import accuracy, negative_flip_rate
-from fusion.pct.predictions import Predictions, match
+from fusion.pct.predictions import Predictions, matching_rows
 
 Floats = npt.NDArray[np.floating]
 Weights = Mapping[str, Sequence[Floats]]
@@ -23,16 +23,16 @@ Key = TypeVar("Key")
 
 
 def gated(*, old: Predictions, new: Predictions, margin: float) -> Predictions:
-    """The old net's answer where it is surer than the new one by more than `margin`, else the new one's.
+    """Return the old net's answer where its confidence exceeds the new one's by more than `margin`, else the latter's.
 
     margin  a difference of confidences; 1: always new, below -1: always old
     returns log-probabilities over the new net's classes
-    Raises: ReportError for different samples, or an old net that answered only samples of its own classes (then the
-    choice of net would give the label away).
+    Raises: ReportError for different samples, or an old net that answered only samples of its own classes (the choice
+    of net would then reveal the label).
     """
-    before = _everywhere(old, new)
+    before = _unconditional(old, new)
     logits = mixtures.log_softmax(new.logits).astype(np.float32)
-    column = mixtures.columns(before.classes, new.classes)
+    column = mixtures.class_columns(before.classes, new.classes)
     theirs = np.where(column >= 0, mixtures.log_softmax(before.logits)[:, column], -np.inf).astype(np.float32)
     trusted = before.confidence - new.confidence > margin
     logits[trusted] = theirs[trusted]
@@ -41,15 +41,16 @@ def gated(*, old: Predictions, new: Predictions, margin: float) -> Predictions:
 
 
 def fit_margin(*, old: Predictions, new: Predictions, max_nfr: float = 1.0) -> float:
-    """The margin for `gated` that is most often right while its negative flip rate stays within `max_nfr`.
+    """Return the margin for `gated` with the best accuracy at a negative flip rate of at most `max_nfr`.
 
     Raises: as `gated`.
     """
-    before = _everywhere(old, new)
+    before = _unconditional(old, new)
     lead = (before.confidence - new.confidence).astype(np.float64)
     order = np.argsort(-lead, kind="stable")
     lead, old_right, new_right = lead[order], before.right[order], new.right[order]
-    # after the k most trusted samples have been given to the old net, k = 0 ... N
+    # Counts after the old net answers the k samples with the greatest lead, k = 0 ... N. A margin can only separate
+    # samples whose leads differ.
     right = np.concatenate([[0], np.cumsum(old_right)]) + new_right.sum() - np.concatenate([[0], np.cumsum(new_right)])
     flipped = old_right & ~new_right
     left = flipped.sum() - np.concatenate([[0], np.cumsum(flipped)])
@@ -59,12 +60,12 @@ def fit_margin(*, old: Predictions, new: Predictions, max_nfr: float = 1.0) -> f
 
 
 def confusion(predictions: Predictions, *, smoothing: float = 1.0) -> npt.NDArray[np.float64]:
-    """P(answer | label) with additive smoothing, float64 [C, C]: rows are labels, both in the order of `classes`.
+    """Return P(answer | label) with additive smoothing, float64 [C, C]: rows are labels, in the order of `classes`.
 
-    Samples of classes that the net does not know are left out.
+    Samples of classes that the net does not know are omitted.
     """
     size = len(predictions.classes)
-    row = mixtures.columns(predictions.classes, predictions.labels)
+    row = mixtures.class_columns(predictions.classes, predictions.labels)
     known = row >= 0
     counts = np.full((size, size), float(smoothing))
     np.add.at(counts, (row[known], predictions.logits.argmax(axis=1)[known]), 1.0)
@@ -77,12 +78,12 @@ def confusion(predictions: Predictions, *, smoothing: float = 1.0) -> npt.NDArra
 def bayesian(
     members: Sequence[Predictions], confusions: Sequence[Floats], *, prior: Sequence[float] | None = None
 ) -> Predictions:
-    """The posterior over labels given every net's answer (Träuble et al. 2021), the nets independent given the label.
+    """Return the posterior over labels given all answers, independent given the label (Träuble et al. 2021).
 
     members     nets with the same classes, over the same samples
-    confusions  what `confusion` measured for each, on other samples
-    prior       probability of each class, in the first member's order; left out: equal
-    Raises: ReportError for members that do not fit each other or their confusions.
+    confusions  the result of `confusion` for each, on other samples
+    prior       probability of each class, in the first member's order; default: equal
+    Raises: ReportError for members with different classes or samples, or confusions of another shape.
     """
     if not members or len(members) != len(confusions):
         raise ReportError(f"{len(members)} nets and {len(confusions)} confusions")
@@ -90,20 +91,20 @@ def bayesian(
     size = len(first.classes)
     shares = np.full(size, 1 / size) if prior is None else np.asarray(prior, dtype=np.float64)
     posterior = np.tile(np.log(shares), (len(first), 1))
-    for member, seen in zip(members, confusions, strict=True):
-        if set(member.classes.tolist()) != set(first.classes.tolist()) or seen.shape != (size, size):
+    for member, table in zip(members, confusions, strict=True):
+        if set(member.classes.tolist()) != set(first.classes.tolist()) or table.shape != (size, size):
             raise ReportError(
-                f"{member.name}: classes {member.classes.tolist()} with a confusion of shape {seen.shape}"
+                f"{member.name}: classes {member.classes.tolist()} with a confusion of shape {table.shape}"
             )
-        other = member.take(match(first, member))
-        labels = mixtures.columns(member.classes, first.classes)
-        posterior += np.log(seen)[labels][:, other.logits.argmax(axis=1)].T
+        other = member.take(matching_rows(first, member))
+        labels = mixtures.class_columns(member.classes, first.classes)
+        posterior += np.log(table)[labels][:, other.logits.argmax(axis=1)].T
     name = " · ".join(member.name for member in members)
     return Predictions(first.keys, first.labels, posterior, first.classes, first.variants, meta={"name": name})
 
 
 def blend_weights(*, old: Weights, new: Weights, share: float) -> dict[str, list[Floats]]:
-    """(1 - share) * old + share * new, blob by blob, for two nets of one architecture.
+    """Return (1 - share) * old + share * new for each blob of two nets of one architecture.
 
     Raises: ReportError naming every layer that one net lacks or that differs in shape.
     """
@@ -124,24 +125,24 @@ def blend_weights(*, old: Weights, new: Weights, share: float) -> dict[str, list
 
 
 def within_budget(candidates: Mapping[Key, Predictions], *, old: Predictions, max_nfr: float) -> Key:
-    """The key of the most accurate candidate whose NFR keeps the budget; the fewest flips decide between equals.
+    """Return the key of the most accurate candidate within the NFR budget; of equals that with the fewest flips.
 
-    Raises: ReportError when none keeps it, with the least NFR that there is.
+    Raises: ReportError with the lowest NFR when no candidate is within the budget.
     """
     rates = {key: negative_flip_rate(old=old, new=new) for key, new in candidates.items()}
-    kept = {key: rate for key, rate in rates.items() if rate is not None and rate <= max_nfr}
-    if not kept:
+    within = {key: rate for key, rate in rates.items() if rate is not None and rate <= max_nfr}
+    if not within:
         least = min((rate for rate in rates.values() if rate is not None), default=None)
         raise ReportError(f"no candidate has an NFR of {max_nfr:g} or less; the least is {least}")
-    return max(kept, key=lambda key: (accuracy(candidates[key]) or 0.0, -kept[key]))
+    return max(within, key=lambda key: (accuracy(candidates[key]) or 0.0, -within[key]))
 
 
-def _everywhere(old: Predictions, new: Predictions) -> Predictions:
-    """The old predictions in the new one's order; refused where they depend on the label."""
-    before = old.take(match(new, old))
+def _unconditional(old: Predictions, new: Predictions) -> Predictions:
+    """Return the old predictions in the new one's order. Raises: ReportError where they depend on the label."""
+    before = old.take(matching_rows(new, old))
     if not np.isfinite(before.logits).all() or not set(before.classes.tolist()) <= set(new.classes.tolist()):
         raise ReportError(
-            f"{old.name} cannot decide sample by sample: it has no say on some classes of some samples",
-            hint="use an ensemble of the originals' answers to all samples, not their union, which knows the label",
+            f"{old.name} cannot decide sample by sample: it does not cover some classes of some samples",
+            hint="use an ensemble of the originals' answers to all samples, not their union, which reveals the label",
         )
     return before

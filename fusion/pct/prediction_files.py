@@ -1,4 +1,4 @@
-"""Predictions on disk: npz that no pickle can hide in, CSV and Parquet for everything else. Arrays in, arrays out."""
+"""Predictions files: npz without pickles, CSV and Parquet. Arrays in, arrays out."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 REQUIRED = ("keys", "labels", "logits", "classes")
 OPTIONAL = ("variants", "features", "meta")
 COMMENT = "# caffe-fusion predictions "
-_LARGE = 1 << 28  # bytes; smaller archives may expand as they like
+_LARGE = 1 << 28  # bytes; smaller archives may expand at any ratio
 _MOST_EXPANSION = 200
 EARLIEST = (1980, 1, 1, 0, 0, 0)
 
 
-def read(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:
-    """The named arrays of a predictions file; a zip archive is read as npz, Parquet as such, anything else as CSV.
+def read_arrays(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:
+    """Read the arrays of a predictions file by content: zip archives as npz, Parquet, anything else as CSV.
 
-    Raises: ReportError naming the file when it is neither, or when an array is absent or holds objects; OSError.
+    Raises: ReportError naming the file when it is none of these, or an array is missing or contains objects; OSError.
     """
     with Path(path).open("rb") as file:
         start = file.read(4)
@@ -41,8 +41,8 @@ def read(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:
     return _read_npz(path) if start == b"PK\x03\x04" else _read_csv(path)
 
 
-def write(path: str | os.PathLike[str], arrays: Arrays) -> None:
-    """Write the form that the name's ending says: .csv, .parquet, and npz for all others; at once or not at all.
+def write_arrays(path: str | os.PathLike[str], arrays: Arrays) -> None:
+    """Write the format of the suffix, .csv, .parquet, or npz for all others, atomically.
 
     Raises: ReportError for Parquet without pyarrow.
     """
@@ -51,7 +51,7 @@ def write(path: str | os.PathLike[str], arrays: Arrays) -> None:
 
 
 def write_npz(path: str | os.PathLike[str], arrays: Arrays) -> None:
-    """Write the arrays at once or not at all; the same arrays give the same bytes (no times in the archive)."""
+    """Write the arrays atomically; the same arrays give the same bytes (no times in the archive)."""
     with atomic_write(path) as file, zipfile.ZipFile(file, "w") as archive:
         for name, array in arrays.items():
             entry = zipfile.ZipInfo(f"{name}.npy", EARLIEST)
@@ -61,7 +61,7 @@ def write_npz(path: str | os.PathLike[str], arrays: Arrays) -> None:
 
 
 def write_csv(path: str | os.PathLike[str], arrays: Arrays) -> None:
-    """Write one row per sample: key, variant (if any), label, then `logit:CLASS` columns; features are left out."""
+    """Write one row per sample: key, variant (if any), label, then `logit:CLASS` columns; features are omitted."""
     with atomic_write(path) as file:
         for line in _csv_lines(arrays):
             file.write(line.encode("utf-8", "surrogateescape"))
@@ -71,13 +71,15 @@ def _csv_lines(arrays: Arrays) -> Iterator[str]:
     variants = arrays.get("variants")
     logits = arrays["logits"].astype(np.float32)
     row = io.StringIO()
-    writer = csv.writer(row, lineterminator="\r\n")  # RFC 4180; with "\n" alone a key that holds "\r" would go unquoted
+    writer = csv.writer(
+        row, lineterminator="\r\n"
+    )  # RFC 4180; with "\n" alone a key that contains "\r" would not be quoted
     yield COMMENT + str(arrays["meta"]) + "\n"
     head = ["key", *(["variant"] if variants is not None else []), "label"]
     writer.writerow([*head, *(f"logit:{c}" for c in arrays["classes"].tolist())])
     for i, key in enumerate(arrays["keys"].tolist()):
-        about = [key, *([str(variants[i])] if variants is not None else []), int(arrays["labels"][i])]
-        writer.writerow([*about, *(str(x) for x in logits[i])])
+        record = [key, *([str(variants[i])] if variants is not None else []), int(arrays["labels"][i])]
+        writer.writerow([*record, *(str(x) for x in logits[i])])
         yield row.getvalue()
         row.seek(0)
         row.truncate()
@@ -96,16 +98,15 @@ def _read_npz(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:
         raise ReportError(
             f"no array {', '.join(map(repr, missing))} in this archive",
             place=str(path),
-            hint="a predictions file holds keys, labels, logits and classes; fusion-test writes them",
+            hint="a predictions file contains keys, labels, logits and classes; fusion-test writes them",
         )
     return found
 
 
 def check_headers(archive: zipfile.ZipFile) -> None:
-    """Hold the shapes that an npz archive's arrays claim against their entries, before any of them is allocated.
+    """Compare the shapes in an npz archive's headers with the sizes of its entries, before any array is allocated.
 
-    Raises: ValueError for an array that is longer or shorter than its entry, and for an archive that expands so far
-    that only a bomb does.
+    Raises: ValueError for an array that is longer or shorter than its entry, or a suspected zip bomb.
     """
     entries = [entry for entry in archive.infolist() if entry.filename.endswith(".npy")]
     whole, packed = sum(entry.file_size for entry in entries), sum(entry.compress_size for entry in entries)
@@ -118,8 +119,8 @@ def check_headers(archive: zipfile.ZipFile) -> None:
             shape, _, dtype = read(member)
             size = math.prod(shape) * dtype.itemsize
             if not dtype.hasobject and size != entry.file_size - member.tell():
-                held = entry.file_size - member.tell()
-                raise ValueError(f"{entry.filename} of shape {list(shape)} needs {size} bytes and holds {held}")
+                present = entry.file_size - member.tell()
+                raise ValueError(f"{entry.filename} of shape {list(shape)} needs {size} bytes and has {present}")
 
 
 def _read_csv(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:
@@ -156,7 +157,7 @@ def _read_parquet(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:
     head, columns, meta = parquet_files.read_parquet(path)
     classes = _classes(head, path)
     logits = [columns[head[i]] for i in classes]
-    kept = all(column.dtype == np.float16 for column in logits)
+    half = all(column.dtype == np.float16 for column in logits)
     for name in ("key", "variant"):
         if name in columns and any(value is None for value in columns[name].tolist()):
             raise ReportError(f"the column '{name}' has rows without a value", place=str(path))
@@ -164,7 +165,7 @@ def _read_parquet(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:
         arrays = {
             "keys": columns["key"].astype(np.str_),
             "labels": columns["label"],
-            "logits": np.stack(logits, axis=1).astype(np.float16 if kept else np.float32),
+            "logits": np.stack(logits, axis=1).astype(np.float16 if half else np.float32),
             "classes": np.array(list(classes.values()), dtype=np.int64),
             "meta": np.array(meta),
         }
@@ -177,7 +178,7 @@ def _read_parquet(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:
 
 
 def _classes(head: list[str], path: str | os.PathLike[str]) -> dict[int, int]:
-    """Column -> class id, of the columns called `logit:3`, `logit_3` or plainly `3`."""
+    """Return column -> class id for the columns named `logit:3`, `logit_3` or `3`."""
     classes = {}
     for column, name in enumerate(head):
         number = name.removeprefix("logit").lstrip(":_ ")
@@ -193,15 +194,15 @@ def _classes(head: list[str], path: str | os.PathLike[str]) -> dict[int, int]:
 
 
 def _label(text: str, sample: int | None, path: str | os.PathLike[str]) -> int:
-    """A class number of at most 64 bits, of a sample or of a column's head."""
+    """Parse a class number of at most 64 bits, of a sample or in a column's name."""
     if re.fullmatch(r"\s*[+-]?[0-9]{1,19}\s*", text) and abs(int(text)) < 1 << 63:
         return int(text)
     where = "a column's class" if sample is None else f"the label of sample {sample}"
-    raise ReportError(f"a number was expected: {where} is {text!r:.60}, not a whole one of 64 bits", place=str(path))
+    raise ReportError(f"a number was expected: {where} is {text!r:.60}, not an integer of 64 bits", place=str(path))
 
 
 def parse_meta(array: npt.NDArray[Any] | None, path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The JSON object kept in the file's `meta` array.
+    """Parse the JSON object in the file's `meta` array.
 
     Raises: ReportError when it is not a JSON object.
     """
@@ -209,10 +210,10 @@ def parse_meta(array: npt.NDArray[Any] | None, path: str | os.PathLike[str]) -> 
         return {}
     try:
         meta = json.loads(str(array))
-        # Python reads NaN and halves of surrogate pairs, which no report could be written with.
+        # Python accepts NaN and halves of surrogate pairs, which no report could be written with.
         json.dumps(meta, allow_nan=False, ensure_ascii=False).encode("utf-8", "surrogateescape")
     except (ValueError, RecursionError):
         meta = None
     if not isinstance(meta, dict):
-        raise ReportError("the array 'meta' is no JSON object", place=str(path))
+        raise ReportError("the array 'meta' is not a JSON object", place=str(path))
     return meta

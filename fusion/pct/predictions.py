@@ -1,4 +1,4 @@
-"""What one net answered on a set of samples: the file that every comparison starts from."""
+"""Predictions of one net on a set of samples, the input of every comparison."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class Predictions:
     keys      str [N]         names of the samples (image paths); with `variants`, each pair occurs once
     labels    int64 [N]       true classes, in the label space that all compared nets share
     logits    float32 or float16 [N, C]   -inf: the net does not know that class for that sample
-    classes   int64 [C]       the shared label space's id of each column; left out: 0 ... C-1
-    variants  str [N] or None tells apart several copies of a sample (augmented, corrupted)
+    classes   int64 [C]       the shared label space's id of each column; default: 0 ... C-1
+    variants  str [N] or None distinguishes copies of a sample (augmented, corrupted)
     features  float [N, F] or None
     meta      JSON object: name, hashes of net, weights and preprocessing, commands
     weight    share in ensembles
-    Raises: ReportError listing all that does not fit.
+    Raises: ReportError listing all inconsistencies.
     """
 
     keys: Strings
@@ -52,21 +52,21 @@ class Predictions:
         if logits.dtype.kind not in "fiubU":
             raise ReportError(f"logits are {logits.dtype}; real numbers are needed")
         if logits.dtype not in (np.float16, np.float32):
-            with np.errstate(over="ignore"):  # what becomes infinite is refused below
+            with np.errstate(over="ignore"):  # infinite values are an error below
                 logits = logits.astype(np.float32)
         width = logits.shape[1] if logits.ndim == 2 else 0
         classes = np.arange(width) if self.classes is None else self.classes
-        settled: dict[str, Any] = {
+        arrays: dict[str, Any] = {
             "keys": np.asarray(self.keys, dtype=np.str_),
-            "labels": prediction_checks.whole("labels", self.labels),
+            "labels": prediction_checks.class_numbers("labels", self.labels),
             "logits": logits,
-            "classes": prediction_checks.whole("classes", classes),
+            "classes": prediction_checks.class_numbers("classes", classes),
             "variants": None if self.variants is None else np.asarray(self.variants, dtype=np.str_),
             "features": None if self.features is None else np.asarray(self.features),
         }
-        for name, value in settled.items():
+        for name, value in arrays.items():
             object.__setattr__(self, name, value)
-        raise_all(prediction_checks.faults(self.weight, **settled))
+        raise_all(prediction_checks.faults(self.weight, **arrays))
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -76,43 +76,43 @@ class Predictions:
 
     @property
     def name(self) -> str:
-        """What reports call this net; 'unnamed' when nobody said."""
+        """Return the net's name in reports; 'unnamed' if there is none."""
         return str(self.meta.get("name") or "unnamed")
 
     @cached_property
     def answers(self) -> Ints:
-        """The class with the highest logit, in the shared label space, int64 [N]; of equals the first column."""
+        """Return the class with the highest logit, in the shared label space, int64 [N]; of equals the first column."""
         return np.asarray(self.classes[self.logits.argmax(axis=1)])
 
     @cached_property
     def right(self) -> Bools:
-        """Whether the answer is the label, bool [N]."""
+        """Return whether the answer is the label, bool [N]."""
         return np.asarray(self.answers == self.labels)
 
     @cached_property
     def probabilities(self) -> npt.NDArray[np.float32]:
-        """Softmax over the net's own classes, float32 [N, C]."""
+        """Return the softmax over the net's own classes, float32 [N, C]."""
         return np.exp(mixtures.log_softmax(self.logits)).astype(np.float32)
 
     @cached_property
     def confidence(self) -> npt.NDArray[np.float32]:
-        """The probability of the answer, float32 [N]."""
+        """Return the probability of the answer, float32 [N]."""
         return np.asarray(self.probabilities.max(axis=1))
 
     @cached_property
     def covered(self) -> Bools:
-        """Whether the net knows the sample's class at all, bool [N]."""
-        column = mixtures.columns(self.classes, self.labels)
+        """Return whether the net knows the sample's class, bool [N]."""
+        column = mixtures.class_columns(self.classes, self.labels)
         return np.asarray((column >= 0) & np.isfinite(self.logits[np.arange(len(self)), column]))
 
     @cached_property
     def probability_of_label(self) -> npt.NDArray[np.float32]:
-        """The probability that the net gives to the true class, float32 [N]; 0 where it does not know the class."""
-        column = mixtures.columns(self.classes, self.labels)
+        """Return the probability of the true class, float32 [N]; 0 where the net does not know it."""
+        column = mixtures.class_columns(self.classes, self.labels)
         return np.where(column >= 0, self.probabilities[np.arange(len(self)), column], np.float32(0))
 
     def take(self, rows: npt.ArrayLike) -> Predictions:
-        """The samples at these positions (int) or under this mask (bool), in that order."""
+        """Return the samples at these positions (int) or under this mask (bool), in that order."""
         index = np.asarray(rows)
         return replace(
             self,
@@ -125,34 +125,34 @@ class Predictions:
         )
 
     def named(self, name: str, **meta: Any) -> Predictions:
-        """The same predictions under another name and with further entries in `meta`."""
+        """Return the same predictions with another name and further entries in `meta`."""
         return replace(self, meta={**self.meta, "name": name, **meta})
 
     def relabelled(self, classes: Sequence[int]) -> Predictions:
-        """Move a net with its own label space into the shared one: its class i is `classes[i]` there.
+        """Convert a net with its own label space to the shared one: its class i is `classes[i]` there.
 
-        The odd net answers 0 ... 4 and means 1, 3, 5, 7, 9: `odd.relabelled([1, 3, 5, 7, 9])`. Names of its classes go
-        with them.
+        The odd net answers 0 ... 4 for 1, 3, 5, 7, 9: `odd.relabelled([1, 3, 5, 7, 9])`. Class names are converted too.
         Raises: ReportError when the number of classes differs, or a label is outside the net's own space.
         """
         table = np.asarray(classes, dtype=np.int64)
-        own = mixtures.columns(self.classes, self.labels)
+        own = mixtures.class_columns(self.classes, self.labels)
         if len(table) != len(self.classes) or (own < 0).any():
             raise ReportError(
                 f"{self.name} has the classes {self.classes.tolist()}; they cannot become {table.tolist()}",
-                hint="name one class per column, and relabel before samples of other classes are added",
+                hint="give one class per column, and relabel before samples of other classes are added",
             )
         meta = dict(self.meta)
         if "class_names" in meta:
             old = self.classes.tolist()
             pairs = (
-                (str(new), named(meta["class_names"], number)) for number, new in zip(old, table.tolist(), strict=True)
+                (str(new), class_name(meta["class_names"], number))
+                for number, new in zip(old, table.tolist(), strict=True)
             )
             meta["class_names"] = {new: name for new, name in pairs if name}
         return replace(self, labels=table[own], classes=table, members=(), meta=meta)
 
     def weighted(self, weight: float) -> Predictions:
-        """The same predictions with another share in ensembles."""
+        """Return the same predictions with another share in ensembles."""
         return replace(self, weight=weight)
 
     def __add__(self, other: object) -> Predictions:
@@ -163,7 +163,7 @@ class Predictions:
     __radd__ = __add__
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write an npz archive, or a table for a name ending in .parquet or .csv (no features); at once or not at all.
+        """Write an npz archive, or a table for a name ending in .parquet or .csv (no features), atomically.
 
         Raises: ReportError for Parquet without pyarrow.
         """
@@ -176,15 +176,15 @@ class Predictions:
             **{name: value for name, value in optional.items() if value is not None},
             "meta": np.array(json.dumps({**self.meta, "weight": self.weight}, sort_keys=True)),
         }
-        prediction_files.write(path, arrays)
+        prediction_files.write_arrays(path, arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Predictions:
-        """Read what `save` wrote, or another program's npz, Parquet or CSV with the same names; unnamed: by the file.
+        """Read a file of `save`, or another program's npz, Parquet or CSV; the file's name is the default name.
 
-        Raises: ReportError naming the file and what is wrong; OSError.
+        Raises: ReportError with the file and the error; OSError.
         """
-        arrays: dict[str, Any] = prediction_files.read(path)
+        arrays: dict[str, Any] = prediction_files.read_arrays(path)
         meta = {"name": Path(path).stem, **prediction_files.parse_meta(arrays.pop("meta", None), path)}
         weight = meta.pop("weight", 1.0)
         try:
@@ -196,30 +196,30 @@ class Predictions:
             raise ReportError(str(error), place=str(path)) from None
 
 
-def named(names: object, index: int) -> str:
-    """Return a class's name in `class_names` of the meta data, a list or by number as text; "" where it has none."""
+def class_name(names: object, index: int) -> str:
+    """Return a class's name in `class_names` of the meta data, a list or a dict by number as text; "" if none."""
     if isinstance(names, list):
         return str(names[index]) if 0 <= index < len(names) else ""
     return str(names.get(str(index), "")) if isinstance(names, dict) else ""
 
 
 def ensemble(members: Sequence[Predictions], *, classes: Sequence[int] | None = None) -> Predictions:
-    """The members' weighted mean over the same samples, as one net; members may know different classes.
+    """Return the members' weighted mean over the same samples, as one net; members may know different classes.
 
     members  predictions over the same samples in any order; an ensemble among them counts as its own members
-    classes  label space of the result; left out: the first member's if all share it, else the sorted union
-    Nets with the same classes average logits, others log-probabilities (see `mixing.mix`).
+    classes  label space of the result; default: the first member's if all share it, else the sorted union
+    Nets with the same classes average logits, others log-probabilities (see `mixtures.mix`).
     Raises: ReportError when there are no members, or they are about different samples.
     """
     flat = [part for member in members for part in (member.members or (member,))]
     if not flat:
         raise ReportError("an ensemble needs at least one member")
     first = flat[0]
-    aligned = [first, *(part.take(match(first, part)) for part in flat[1:])]
+    aligned = [first, *(part.take(matching_rows(first, part)) for part in flat[1:])]
     union_of = np.unique(np.concatenate([part.classes for part in aligned]))
     own = first.classes if len(union_of) == len(first.classes) else union_of
     space = own if classes is None else np.asarray(classes, dtype=np.int64)
-    logits = mixtures.mix([mixtures.Member(p.logits, p.classes, p.weight) for p in aligned], space)
+    logits = mixtures.mix([mixtures.MixtureMember(p.logits, p.classes, p.weight) for p in aligned], space)
     name = " + ".join(part.name for part in flat)
     return Predictions(
         first.keys,
@@ -233,10 +233,10 @@ def ensemble(members: Sequence[Predictions], *, classes: Sequence[int] | None = 
     )
 
 
-def match(first: Predictions, other: Predictions) -> Ints:
-    """Rows of `other` in the order of `first`'s samples, int64 [N].
+def matching_rows(first: Predictions, other: Predictions) -> Ints:
+    """Return the rows of `other` in the order of `first`'s samples, int64 [N].
 
-    Raises: ReportError saying which samples only one of them has, or whose labels differ.
+    Raises: ReportError naming the samples that only one of them has, or whose labels differ.
     """
     rows = positions(other, first)
     missing = np.flatnonzero(rows < 0)
@@ -246,23 +246,23 @@ def match(first: Predictions, other: Predictions) -> Ints:
             f"{first.name} and {other.name} are about different samples:{_only(first, missing)}{_only(other, extra)}",
             hint="evaluate both on the same list",
         )
-    check_labels(first, other.take(rows))
+    check_same_labels(first, other.take(rows))
     return rows
 
 
 def positions(within: Predictions, samples: Predictions) -> Ints:
-    """For each sample of `samples` its row in `within`, int64 [N]; -1 where it is absent."""
+    """Return the row in `within` of each sample of `samples`, int64 [N]; -1 where it is absent."""
     row = {key: i for i, key in enumerate(sample_ids(within))}
     return np.fromiter((row.get(key, -1) for key in sample_ids(samples)), dtype=np.int64, count=len(samples))
 
 
 def sample_ids(predictions: Predictions) -> list[tuple[str, str]]:
-    """(key, variant) of each sample; no variant is ''."""
-    return prediction_checks.pairs(predictions.keys, predictions.variants)
+    """Return (key, variant) of each sample; no variant is ''."""
+    return prediction_checks.key_variants(predictions.keys, predictions.variants)
 
 
-def check_labels(first: Predictions, other: Predictions) -> None:
-    """Raise ReportError with the first differing label of two predictions over the same samples in the same order."""
+def check_same_labels(first: Predictions, other: Predictions) -> None:
+    """Check that two predictions over the same samples have the same labels. Raises: ReportError with the first."""
     differ = np.flatnonzero(first.labels != other.labels)
     if len(differ):
         i = differ[0]

@@ -1,4 +1,4 @@
-"""Where predictions come from: hashes that tell a fresh file from a stale one."""
+"""Provenance of predictions: hashes that distinguish fresh files from stale ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fusion.pct.predictions import Predictions
 
 
 def file_hash(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file in hexadecimal; kept in `meta`, it shows when a net or its weights have changed."""
+    """Return the SHA-256 of a file in hexadecimal; stored in `meta`, it shows changes of a net or its weights."""
     digest = hashlib.sha256()
     with Path(path).open("rb") as file:
         while block := file.read(1 << 20):
@@ -20,7 +20,7 @@ def file_hash(path: str | os.PathLike[str]) -> str:
 
 
 def check_fresh(predictions: Predictions, **hashes: str) -> None:
-    """Raise ReportError naming each of `hashes` (net, weights, preprocessing) that is absent from `meta` or differs."""
+    """Check `hashes` (net, weights, preprocessing) against `meta`. Raises: ReportError naming each that differs."""
     stale = [name for name, value in hashes.items() if predictions.meta.get(name) != value]
     if stale:
         raise ReportError(

@@ -1,8 +1,8 @@
-"""The same measures batch by batch, for training loops of one's own: update, compute, reset.
+"""Metrics batch by batch, for custom training loops: update, compute, reset.
 
-Arrays or tensors, on any device; nothing but counts is kept. Where several processes of torch.distributed are at work,
-`compute` and `outcomes` are about the samples of all, and all must call them; with `sync=False` each is about its own.
-Partial results gathered in other ways add up with `+`.
+They take arrays or tensors on any device and store only counts. With several processes of torch.distributed, `compute`
+and `outcomes` cover the samples of all, and all must call them; with `sync=False` each covers its own.
+Partial results gathered in other ways can be added with `+`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fusion.pct.metrics import Outcomes
 
 
 class Accuracy:
-    """Share of right answers; `sync`: of all processes."""
+    """The share of right answers; `sync`: of all processes."""
 
     def __init__(self, sync: bool = True) -> None:
         self.sync = sync
@@ -37,7 +37,7 @@ class Accuracy:
         self.total += len(labels)
 
     def compute(self) -> float | None:
-        """The accuracy so far; None before the first sample."""
+        """Return the accuracy so far; None before the first sample."""
         counts = np.array([self.right, self.total])
         right, total = (_of_all(counts) if self.sync else counts).tolist()
         return right / total if total else None
@@ -51,9 +51,9 @@ class Accuracy:
 class FlipRates:
     """The outcomes of a new net against one reference.
 
-    classes  the new net's class of each of the reference's columns; left out: the same classes. Samples of other
+    classes  the new net's class of each of the reference's columns; default: the same classes. Samples of other
              classes are not counted.
-    sync     whether `outcomes` and `compute` are about the samples of all processes
+    sync     whether `outcomes` and `compute` cover the samples of all processes
     """
 
     def __init__(self, classes: Sequence[int] | None = None, sync: bool = True) -> None:
@@ -77,7 +77,7 @@ class FlipRates:
         if len(classes) != width or (self.classes is None and after.shape[1] != width):
             raise ReportError(
                 f"{width} reference columns for {len(classes)} classes of {after.shape[1]}",
-                hint="name the reference's classes: FlipRates(classes=[1, 3, 5, 7, 9])",
+                hint="give the reference's classes: FlipRates(classes=[1, 3, 5, 7, 9])",
             )
         known = np.isin(labels, classes)
         old_right = (classes[before.argmax(1)] == labels)[known]
@@ -85,11 +85,11 @@ class FlipRates:
         self.counts += np.bincount(2 * ~old_right + ~new_right, minlength=4)
 
     def outcomes(self) -> Outcomes:
-        """The four counts so far; `pct.bootstrap` and `pct.mcnemar` take them."""
+        """Return the four counts so far; `pct.bootstrap` and `pct.mcnemar` take them."""
         return Outcomes(*(_of_all(self.counts) if self.sync else self.counts).tolist())
 
     def compute(self) -> dict[str, float | None]:
-        """Every metric of metrics.FORMULAS; undefined ones are None."""
+        """Return every metric of metrics.FORMULAS; undefined ones are None."""
         return self.outcomes().values()
 
     def __add__(self, other: FlipRates) -> FlipRates:
@@ -99,7 +99,8 @@ class FlipRates:
 
 
 def _of_all(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """The counts summed over all processes that torch.distributed has joined; who has not loaded torch is alone."""
+    """Return the counts summed over all processes of torch.distributed."""
+    # sys.modules: without torch loaded there is only one process, and importing it here would cost a second.
     distributed = sys.modules.get("torch.distributed")
     if distributed is None or not distributed.is_available() or not distributed.is_initialized():
         return counts
@@ -122,7 +123,7 @@ def _checked(logits: Any, target: Any) -> tuple[npt.NDArray[Any], npt.NDArray[An
 
 
 def _array(values: Any) -> npt.NDArray[Any]:
-    """An array of anything that holds numbers; a tensor leaves its graph and device, and half precision, first."""
+    """Convert to an array; tensors are detached, moved to the CPU and converted from half precision first."""
     if hasattr(values, "detach"):
         values = values.detach().cpu()
         values = values.float() if values.is_floating_point() else values

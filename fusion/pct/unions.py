@@ -1,4 +1,4 @@
-"""Several originals as one old net."""
+"""The union of several originals as one old net."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from fusion.pct.predictions import Predictions, ensemble, sample_ids
 
 
 def union(references: Sequence[Predictions]) -> Predictions:
-    """Several originals as one old net: each sample is answered by those that know its class.
+    """Combine several originals into one old net: each sample is answered by those that know its class.
 
-    A sample known by several gets their ensemble; a sample known by none is left out. The odd and the even net
+    A sample known by several gets their ensemble; a sample known by none is omitted. The odd and the even net
     together answer for all digits, each on its own ones; classes that a sample's nets do not know are -inf there.
-    Raises: ReportError when two references disagree on a sample's label, or there is none.
+    Raises: ReportError when two references disagree on a sample's label, or there are no references.
     """
     if not references:
         raise ReportError("a union needs at least one reference")

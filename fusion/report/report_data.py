@@ -16,7 +16,7 @@ from fusion.pct.alignment import Pair
 from fusion.pct.calibration import Bin
 from fusion.pct.intervals import Interval, paired_difference
 from fusion.pct.metrics import FORMULAS, Outcomes
-from fusion.pct.predictions import named, positions
+from fusion.pct.predictions import class_name, positions
 from prototxt.text.class_names import name_of
 
 FEW = 5
@@ -134,7 +134,7 @@ class Report:
         if self.labels:
             return name_of(self.labels, index) or str(index)
         for net in (self.featured.net, *(other.net for other in self.candidates), *self.references):
-            name = named(net.meta.get("class_names"), index)
+            name = class_name(net.meta.get("class_names"), index)
             if name:
                 return name
         return str(index)

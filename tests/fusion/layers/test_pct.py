@@ -11,6 +11,8 @@ import torch
 import fusion
 import prototxt
 from fusion import pct
+from fusion.composition import Pct
+from fusion.composition.references import pct_options
 from fusion.errors import BuildError
 
 NET = """
@@ -120,14 +122,14 @@ FROZEN = "param { lr_mult: 0 } param { lr_mult: 0 }"
 @pytest.mark.parametrize(
     ("param", "settings", "message"),
     [
-        ("", "", "layer 'fit': its old classifier 'old' would learn"),
-        ("param { lr_mult: 0 }", "", "would learn"),
+        ("", "", "layer 'fit': its old classifier 'old' is not frozen"),
+        ("param { lr_mult: 0 }", "", "is not frozen"),
         (
             FROZEN,
             'classifier: "odd"',
-            "'scores' is not what a classifier 'odd' gives",
+            "'scores' is not a top of the classifier 'odd'",
         ),
-        (FROZEN, "epsilon: 0.1", "no use for pct_param.epsilon"),
+        (FROZEN, "epsilon: 0.1", "does not use pct_param.epsilon"),
     ],
 )
 def test_an_old_classifier_that_is_none_is_refused(param: str, settings: str, message: str) -> None:
@@ -146,7 +148,7 @@ def test_an_old_classifier_that_is_none_is_refused(param: str, settings: str, me
 @pytest.mark.parametrize(
     ("kind", "settings", "bottoms", "message"),
     [
-        ("KDLoss", "topk: 3", "t label", "layer 'fit': KDLoss has no use for pct_param.topk"),
+        ("KDLoss", "topk: 3", "t label", "layer 'fit': KDLoss does not use pct_param.topk"),
         ("LDILoss", "temperature: 3 tau: 1", "t label", "pct_param.temperature, pct_param.tau"),
         ("KDLoss", "reference_weight: [1, 2]", "t label", "2 reference weights for 1 references"),
         ("CNALoss", "classes: [1, 3]", "t", "needs the labels"),
@@ -165,3 +167,16 @@ def test_a_reference_without_a_share_says_nothing() -> None:
     for shares in ("[0, 0]", "[1, -1]", "[1, inf]"):
         with pytest.raises(BuildError, match="each is 0 or more, and one of them above 0"):
             net("KDLoss", f"reference_weight: {shares}", 5, "t u label")
+
+
+@pytest.mark.parametrize(
+    ("kind", "layer", "distance"),
+    [("kd", "KDLoss", None), ("lm", "LogitMatchingLoss", None), ("ldi", "LDILoss", None), ("elodi", "ELODILoss", None)]
+    + [("focal", "FocalDistillationLoss", distance) for distance in ("KL", "L2", "LI")],
+)
+def test_composition_offers_the_options_of_the_layers(kind: str, layer: str, distance: str | None) -> None:
+    loss = Pct(kind, options={} if distance is None else {"distance": distance})
+    with pytest.raises(BuildError) as error:
+        net(layer, f"tau: 1 {'' if distance is None else f'distance: {distance}'}", 5)
+    accepted = str(error.value.hint).removeprefix("it reads ").split(", ")
+    assert {*accepted} == {*pct_options(loss), "classes", "reference_weight"}

@@ -42,8 +42,8 @@ def archive(path: Path, compression: int = zipfile.ZIP_STORED, **entries: bytes)
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ("(2, 1099511627776)", r"logits.npy of shape \[2, 1099511627776\] needs 8796093022208 bytes and holds 16"),
-        ("(2, 1)", r"needs 8 bytes and holds 16"),  # NumPy would take the first half and pass over the rest
+        ("(2, 1099511627776)", r"logits.npy of shape \[2, 1099511627776\] needs 8796093022208 bytes and has 16"),
+        ("(2, 1)", r"needs 8 bytes and has 16"),  # NumPy would take the first half and pass over the rest
         ("(" * 300, "not a readable"),
         ("(-2, -2)", "not a readable|needs"),
         ("(2, 99999999999999999999999999)", "needs"),
@@ -104,7 +104,7 @@ def test_tables(tmp_path: Path, text: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("name", "values", "message"),
     [
-        ("labels", np.array([0.0, 0.5]), r"labels: 0\.5 is no class number"),
+        ("labels", np.array([0.0, 0.5]), r"labels: 0\.5 is not a class number"),
         ("labels", np.array([0.0, np.nan]), "labels: nan"),
         ("labels", np.array([0, 2**63], np.uint64), "labels: 9223372036854775808"),
         ("labels", np.array([0.0, 1e30]), r"labels: 1e\+30"),
@@ -131,7 +131,7 @@ def test_complex_logits_are_not_halved(tmp_path: Path) -> None:
 def test_meta_nested_without_end(tmp_path: Path) -> None:
     path = tmp_path / "deep.csv"
     path.write_text("# caffe-fusion predictions " + "[" * 100_000 + "\nkey,label,logit:0\na,0,1\n")
-    with pytest.raises(ReportError, match=r"deep\.csv: the array 'meta' is no JSON object"):
+    with pytest.raises(ReportError, match=r"deep\.csv: the array 'meta' is not a JSON object"):
         pct.Predictions.load(path)
 
 
@@ -139,13 +139,13 @@ def test_meta_nested_without_end(tmp_path: Path) -> None:
 def test_meta_that_no_report_could_hold(tmp_path: Path, meta: str) -> None:
     path = tmp_path / "m.csv"
     path.write_text(f"# caffe-fusion predictions {meta}\nkey,label,logit:0\na,0,1\n")
-    with pytest.raises(ReportError, match=r"m\.csv: the array 'meta' is no JSON object"):
+    with pytest.raises(ReportError, match=r"m\.csv: the array 'meta' is not a JSON object"):
         pct.Predictions.load(path)
 
 
 def test_keys_are_text(tmp_path: Path) -> None:
     path = archive(tmp_path / "k.npz", keys=entry(np.array(["a", "b\ud800"])))
-    with pytest.raises(ReportError, match=r"k\.npz: the key or variant .* is no text"):
+    with pytest.raises(ReportError, match=r"k\.npz: the key or variant .* is not valid text"):
         pct.Predictions.load(path)
     beyond = np.array([97, 0x110000], np.uint32).view("<U1")
     with pytest.raises(ReportError, match=r"k\.npz: "):
@@ -161,9 +161,9 @@ def test_parquet_tables(tmp_path: Path) -> None:
     good = {"key": ["a", "b"], "label": [0, 1], "logit:0": [1.0, 0.0], "logit:1": [0.0, 1.0]}
     cases = {
         "the column 'key' has rows without a value": {"key": ["a", None]},
-        "labels: nan is no class number": {"label": [0, None]},
+        "labels: nan is not a class number": {"label": [0, None]},
         "labels: 9223372036854775808 is no": {"label": pyarrow.array([0, 2**63], pyarrow.uint64())},
-        "labels: 1.5 is no class number": {
+        "labels: 1.5 is not a class number": {
             "label": pyarrow.array([Decimal(0), Decimal("1.5")], pyarrow.decimal128(3, 1))
         },
         "arrays of the wrong kind": {"label": ["0", "x"]},

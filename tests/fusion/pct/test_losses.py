@@ -255,7 +255,7 @@ def test_both_ways_of_mixing_with_the_task() -> None:
         ({"new": torch.zeros(6, 5, dtype=torch.int64)}, "new: floating point"),
         ({"target": torch.zeros(6, 1, dtype=torch.int64)}, r"int64 \[6\]\) is needed, not int64 \[6, 1\]"),
         ({"target": torch.zeros(6)}, "not float32"),
-        ({"classes": [1, 2]}, "2 classes are named for 5 reference logits"),
+        ({"classes": [1, 2]}, "2 classes for 5 reference logits"),
         ({"classes": [0, 1, 2, 3, 5]}, "below the new net's 5"),
         ({"classes": [0, 1, 2, 3, 3]}, "each must occur once"),
         ({"filter": "sometimes"}, "unknown filter"),

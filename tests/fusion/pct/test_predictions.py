@@ -149,7 +149,7 @@ def test_broken_files_say_which_and_why(tmp_path: Path) -> None:
     messages = {
         "cut.npz": "not a readable",
         "nolabels.npz": "no array 'labels'",
-        "listed.npz": "no JSON object",
+        "listed.npz": "not a JSON object",
         "words.npz": "wrong kind",
         "short.csv": "has 2 columns",
         "text.csv": "a number was expected",
@@ -181,13 +181,13 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"keys": ["a", "b", "a"]}, "occur again, the first is 'a'"),
+        ({"keys": ["a", "b", "a"]}, "are duplicates, the first is 'a'"),
         ({"keys": ["a", "b"]}, r"keys of shape \(2,\)"),
         ({"labels": [0, 1]}, "labels of shape"),
         ({"logits": np.zeros(3)}, r"\[N, C\] and \[N\]"),
         ({"logits": [[np.nan, 0], [0, 0], [0, 0]]}, "1 samples have NaN or infinite logits, the first is 'a'"),
         ({"logits": [[0, np.inf], [0, 0], [0, 0]]}, "NaN or infinite"),
-        ({"logits": [[0, 0], [-np.inf, -np.inf], [0, 0]]}, "no class at all"),
+        ({"logits": [[0, 0], [-np.inf, -np.inf], [0, 0]]}, "all logits are -inf"),
         ({"classes": [1, 1]}, "a class occurs twice"),
         ({"classes": [1, 2, 3]}, "classes of shape"),
         ({"variants": ["x"]}, "variants of shape"),

@@ -73,7 +73,7 @@ def test_several_processes_count_together(tmp_path: Path) -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(ReportError, match="name the reference's classes"):
+    with pytest.raises(ReportError, match="give the reference's classes"):
         pct.FlipRates().update(old=np.zeros((2, 3)), new=np.zeros((2, 5)), target=[0, 1])
     with pytest.raises(ReportError, match="2 classes"):
         pct.FlipRates([1, 2]).update(old=np.zeros((2, 3)), new=np.zeros((2, 5)), target=[0, 1])
