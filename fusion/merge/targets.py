@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
 
 from prototxt.errors import PrototxtError
+from prototxt.formats.index import shape_fits
 from prototxt.schema.duplicate_names import check_layer_names
 from prototxt.schema.filter import filter_net
 from prototxt.schema.messages import LayerParameter, NetParameter
@@ -38,6 +42,14 @@ class TargetLayer:
     def share_name(self, index: int) -> str:
         """Return the name under which blob `index` is shared, or ""."""
         return self.layer.param[index].name if index < len(self.layer.param) else ""
+
+    def fits(self, blobs: Sequence[NDArray[Any]]) -> bool:
+        """Return whether blobs have the layer's shapes, as far as they are known."""
+        if self.shapes is None:
+            return True
+        return len(blobs) == len(self.shapes) and all(
+            shape_fits(tuple(blob.shape), shape) for blob, shape in zip(blobs, self.shapes, strict=True)
+        )
 
 
 def target_layers(net: NetParameter, inputs: Mapping[str, Sequence[int | None]] | None = None) -> list[TargetLayer]:

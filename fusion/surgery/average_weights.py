@@ -1,4 +1,4 @@
-"""Weights of several nets of one architecture as one: their mean, a greedy soup, a point between two.
+"""The weights of several nets of one architecture combined: their mean, a greedy soup, a point between two.
 
 Sources: Wortsman et al. 2022 (model soups), Matena and Raffel 2022 (merging by averaging). For a share within a budget
 of negative flips see `fusion.pct.within_budget`.
@@ -19,31 +19,31 @@ Array = NDArray[Any]
 
 
 def average(nets: Sequence[Weights], shares: Sequence[float] | None = None) -> SurgeryResult:
-    """The weighted mean of the nets' weights, summed in float64.
+    """Return the weighted mean of the nets' weights, summed in float64.
 
     shares  one per net; they are divided by their sum; None: all equal
     BatchNorm's sums are divided by their factors first, since they count batches of several runs.
     Raises: WeightsMismatch naming every layer whose blobs differ in number or shape; FusionError for shares that
-            do not fit, or nets without a common layer.
+            do not fit, or nets without a layers layer.
     """
     if not nets:
         raise FusionError("there is nothing to average", hint="give at least one net's weights")
-    given = [1.0] * len(nets) if shares is None else [float(share) for share in shares]
-    if len(given) != len(nets) or not np.isfinite(given).all() or sum(given) <= 0 or min(given) < 0:
-        raise FusionError(f"shares {given} for {len(nets)} nets", hint="give one per net, none negative, not all 0")
-    common = [name for name in nets[0] if all(name in net for net in nets)]
-    if not common:
+    weights = [1.0] * len(nets) if shares is None else [float(share) for share in shares]
+    if len(weights) != len(nets) or not np.isfinite(weights).all() or sum(weights) <= 0 or min(weights) < 0:
+        raise FusionError(f"shares {weights} for {len(nets)} nets", hint="give one per net, none negative, not all 0")
+    layers = [name for name in nets[0] if all(name in net for net in nets)]
+    if not layers:
         raise FusionError("the nets have no layer in common", hint="average nets of one architecture")
-    raise_all([error for name in common for error in _differing(name, nets)])
-    portions = [share / sum(given) for share in given]
-    made: dict[str, Sequence[Array]] = {name: _mean([net[name] for net in nets], portions) for name in common}
-    others = dict.fromkeys(name for net in nets for name in net if name not in made)
-    changed = {name: f"mean of {len(nets)}" for name in made}
-    return SurgeryResult(None, made, (), changed, tuple(others))
+    raise_all([error for name in layers for error in _differing(name, nets)])
+    normalized = [share / sum(weights) for share in weights]
+    averaged: dict[str, Sequence[Array]] = {name: _mean([net[name] for net in nets], normalized) for name in layers}
+    others = dict.fromkeys(name for net in nets for name in net if name not in averaged)
+    changed = {name: f"mean of {len(nets)}" for name in averaged}
+    return SurgeryResult(None, averaged, (), changed, tuple(others))
 
 
 def interpolate(old: Weights, new: Weights, share: float) -> SurgeryResult:
-    """The point `share` of the way from the old net to the new one; 0 gives the old one.
+    """Return the point `share` of the way from the old net to the new one; 0 gives the old one.
 
     Raises: as average; FusionError for a share outside 0 ... 1.
     """
@@ -53,20 +53,20 @@ def interpolate(old: Weights, new: Weights, share: float) -> SurgeryResult:
 
 
 def greedy_soup(nets: Sequence[Weights], score: Callable[[Weights], float]) -> tuple[SurgeryResult, tuple[int, ...]]:
-    """Average the nets that do not make the average worse, tried from the best to the worst; and which they are.
+    """Average the nets that do not make the average worse, tried from the best to the worst; return their indices too.
 
-    score  higher is better; measure it on samples apart from those that are reported
+    score  higher is better; measure it on other samples than those of the reported result
     Raises: as average.
     """
     order = sorted(range(len(nets)), key=lambda index: -score(nets[index]))
     chosen = order[:1]
     best = average([nets[index] for index in chosen])
-    reached = score(best.weights) if chosen else 0.0
+    best_score = score(best.weights) if chosen else 0.0
     for index in order[1:]:
         tried = average([nets[one] for one in (*chosen, index)])
-        found = score(tried.weights)
-        if found >= reached:
-            best, reached, chosen = tried, found, [*chosen, index]
+        score_tried = score(tried.weights)
+        if score_tried >= best_score:
+            best, best_score, chosen = tried, score_tried, [*chosen, index]
     return best, tuple(chosen)
 
 
@@ -93,7 +93,7 @@ def _mean(layers: Sequence[Sequence[Array]], shares: Sequence[float]) -> list[Ar
 
 
 def _is_statistics(blobs: Sequence[Array]) -> bool:
-    """Whether these look like BatchNorm's: mean and variance of one shape, and the factor that they are divided by."""
+    """Return whether these look like BatchNorm's: mean and variance of one shape, and the factor that divides them."""
     return len(blobs) in (3, 5) and blobs[0].shape == blobs[1].shape and blobs[0].ndim == 1 and blobs[2].size == 1
 
 

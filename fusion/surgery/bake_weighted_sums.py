@@ -1,6 +1,6 @@
-"""Learned shares as constants: the layers that Caffe does not know replaced by layers that it does, once trained.
+"""Trained WeightedSum and Gate layers, which Caffe does not have, replaced by layers that it has.
 
-A WeightedSum becomes an Eltwise with coefficients. A Gate, whose shares each sample decides, becomes the InnerProduct,
+A WeightedSum becomes an Eltwise with coefficients. A Gate, whose shares depend on the sample, becomes the InnerProduct,
 Softmax, Slice and Scale layers that compute the same.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from fusion.errors import FusionError, WeightsMismatch, raise_all
 from fusion.surgery.result import SurgeryResult, Weights
+from fusion.surgery.text_layers import TextLayer, text_layers
 from prototxt.schema.duplicate_names import check_layer_names
 from prototxt.schema.filter import filter_net
 from prototxt.schema.load import load_net
@@ -23,66 +23,60 @@ from prototxt.schema.messages import LayerParameter
 from prototxt.shapes import infer
 from prototxt.text.edits import Edits
 from prototxt.text.tokens import quote
-from prototxt.text.tree import Document, Field
+from prototxt.text.tree import Document
 
 Array = NDArray[Any]
 EPSILON = 1e-4  # of fastnorm: Tan et al. 2020, section 3.3
 
 
 class DeadShares(UserWarning):
-    """All v of a fastnorm sum are 0 or less: it gives 0, and no gradient will ever change that."""
-
-
-@dataclass(frozen=True)
-class _Own:
-    """A layer to be replaced: its text and its content."""
-
-    field: Field
-    message: LayerParameter
+    """All v of a fastnorm sum are 0 or less: its top is 0, and no gradient will ever change that."""
 
 
 def bake(document: Document, weights: Weights) -> SurgeryResult:
-    """Replace every WeightedSum and Gate by Caffe's own layers; the net computes the same.
+    """Replace every WeightedSum and Gate by Caffe's layer layers; the net computes the same.
 
     document  a net in today's syntax, of any phases
-    weights   layer name -> blobs in Caffe's order; the blobs of WeightedSum layers are left out of the outcome
-    Raises: FusionError when there is nothing to bake; WeightsMismatch for layers without weights, or with others.
+    weights   layer name -> blobs in Caffe's order; the result has none for WeightedSum layers
+    Raises: FusionError when there is nothing to bake; WeightsMismatch for layers without weights, or with other shapes.
     Warns: DeadShares.
     """
-    found = _own_layers(document)
+    net = load_net(document)
+    check_layer_names(net)
+    found = [layer for layer in text_layers(document, net) if layer.message.type in ("WeightedSum", "Gate")]
     if not found:
         hint = "only WeightedSum and Gate layers (heads fastnorm and softmax) need it: deploy the net as it is"
         raise FusionError("there is no layer to bake", place=document.name, hint=hint)
-    raise_all([error for own in found for error in _misfit(document, own, weights)])
+    raise_all([error for layer in found for error in _misfit(document, layer, weights)])
     edits = Edits(document)
-    made: dict[str, Sequence[Array]] = dict(weights)
+    baked: dict[str, Sequence[Array]] = dict(weights)
     changed, dropped = {}, []
-    spread = _maps(document)
-    for own in found:
-        name = own.message.name
-        if own.message.type == "Gate":
-            texts = _gate(own.message, bool(spread.get(name)))
-            made[f"{name}/gate"] = made.pop(name)
-            changed[name] = f"is {len(texts)} layers of Caffe's; its weights are those of '{name}/gate'"
+    spatial = _is_spatial(document)
+    for layer in found:
+        name = layer.message.name
+        if layer.message.type == "Gate":
+            texts = _gate(layer.message, bool(spatial.get(name)))
+            baked[f"{name}/gate"] = baked.pop(name)
+            changed[name] = f"is {len(texts)} layers of Caffe's; its weights belong to '{name}/gate'"
         else:
-            values = weighted_sum_shares(np.asarray(weights[name][0]), softmax=_is_softmax(own.message), name=name)
-            texts = [_eltwise(own.message, values)]
-            made.pop(name)
+            values = weighted_sum_shares(np.asarray(weights[name][0]), softmax=_is_softmax(layer.message), name=name)
+            texts = [_eltwise(layer.message, values)]
+            baked.pop(name)
             dropped.append(name)
             changed[name] = f"Eltwise with coeff {', '.join(f'{value:.6g}' for value in values)}"
-        edits.replace(own.field, "\n".join(texts))
-    kept = tuple(name for name in made if name in weights)
-    return SurgeryResult(edits.apply(), made, kept, changed, tuple(dropped))
+        edits.replace(layer.field, "\n".join(texts))
+    kept = tuple(name for name in baked if name in weights)
+    return SurgeryResult(edits.apply(), baked, kept, changed, tuple(dropped))
 
 
 def weighted_sum_shares(weight: Array, *, softmax: bool, name: str = "") -> Array:
-    """What each bottom of a WeightedSum counts: float64 [bottoms], of its blob float32 [bottoms].
+    """Return the share of each bottom of a WeightedSum, float64 [bottoms], from its blob float32 [bottoms].
 
     Warns: DeadShares when fastnorm gives every bottom 0.
     """
     values = np.asarray(weight, np.float64).ravel()
     if softmax:
-        exponents = np.exp(values - values.max())
+        exponents = np.exp(values - values.max())  # the largest becomes 1: no overflow
         return np.asarray(exponents / exponents.sum())
     positive = np.maximum(values, 0)
     if not positive.any():
@@ -91,21 +85,13 @@ def weighted_sum_shares(weight: Array, *, softmax: bool, name: str = "") -> Arra
     return np.asarray(positive / (positive.sum() + EPSILON))
 
 
-def _own_layers(document: Document) -> list[_Own]:
-    net = load_net(document)
-    check_layer_names(net)
-    fields = document.root.all("layer")
-    messages = list(net.layer)[len(net.layer) - len(fields) :]
-    return [_Own(*pair) for pair in zip(fields, messages, strict=True) if pair[1].type in ("WeightedSum", "Gate")]
-
-
-def _misfit(document: Document, own: _Own, weights: Weights) -> list[FusionError]:
-    name, place = own.message.name, document.place(own.field.start)
+def _misfit(document: Document, layer: TextLayer, weights: Weights) -> list[FusionError]:
+    name, place = layer.message.name, document.place(layer.field.start)
     if name not in weights:
         hint = "give the weights that were trained with this net"
         return [WeightsMismatch(f"layer '{name}' has no weights to bake", place=place, hint=hint)]
-    count, first = len(own.message.bottom), np.asarray(weights[name][0])
-    if (first.size if own.message.type == "WeightedSum" else first.shape[0]) == count:
+    count, first = len(layer.message.bottom), np.asarray(weights[name][0])
+    if (first.size if layer.message.type == "WeightedSum" else first.shape[0]) == count:
         return []
     text = f"layer '{name}' has {count} bottoms, its weights are of shape {'x'.join(map(str, first.shape))}"
     return [WeightsMismatch(text, place=place, hint="these are the weights of another net")]
@@ -115,8 +101,8 @@ def _is_softmax(message: LayerParameter) -> bool:
     return message.weighted_sum_param.normalization == message.weighted_sum_param.SOFTMAX
 
 
-def _maps(document: Document) -> dict[str, bool]:
-    """Per Gate, whether what it reads has a height and a width."""
+def _is_spatial(document: Document) -> dict[str, bool]:
+    """Return for each Gate whether its bottoms have a height and a width."""
     net = filter_net(load_net(document), phase="TEST")
     bottoms = infer(net, unknown="ignore").bottoms
     return {
@@ -132,24 +118,24 @@ def _eltwise(message: LayerParameter, values: Array) -> str:
     return _layer(message.name, "Eltwise", message.bottom, message.top, block, message)
 
 
-def _gate(message: LayerParameter, maps: bool) -> list[str]:
-    """Concat, InnerProduct, Softmax and Slice for the shares; Reshape and Scale for each bottom; Eltwise."""
+def _gate(message: LayerParameter, spatial: bool) -> list[str]:
+    """Write Concat, InnerProduct, Softmax and Slice for the shares; Reshape and Scale for each bottom; Eltwise."""
     name, bottoms = message.name, list(message.bottom)
-    rows = [f"{name}/row_{number}" for number, _ in enumerate(bottoms, 1)] if maps else bottoms
-    cut = [f"{name}/share_{number}" for number, _ in enumerate(bottoms, 1)]
+    rows = [f"{name}/row_{number}" for number, _ in enumerate(bottoms, 1)] if spatial else bottoms
+    shares = [f"{name}/share_{number}" for number, _ in enumerate(bottoms, 1)]
     bias = [] if message.gate_param.bias_term else ["    bias_term: false"]
     inner = ["  inner_product_param {", f"    num_output: {len(bottoms)}", *bias, "  }"]
     texts = []
-    if maps:
+    if spatial:
         texts = [_layer(row, "Flatten", [blob], [row], []) for row, blob in zip(rows, bottoms, strict=True)]
     texts += [
         _layer(f"{name}/all", "Concat", rows, [f"{name}/all"], ["  concat_param { axis: 1 }"]),
         _layer(f"{name}/gate", "InnerProduct", [f"{name}/all"], [f"{name}/gate"], inner),
         _layer(f"{name}/shares", "Softmax", [f"{name}/gate"], [f"{name}/shares"], []),
-        _layer(f"{name}/slice", "Slice", [f"{name}/shares"], cut, ["  slice_param { axis: 1 }"]),
+        _layer(f"{name}/slice", "Slice", [f"{name}/shares"], shares, ["  slice_param { axis: 1 }"]),
     ]
     weighted = []
-    for number, (blob, share) in enumerate(zip(bottoms, cut, strict=True), 1):
+    for number, (blob, share) in enumerate(zip(bottoms, shares, strict=True), 1):
         weighted.append(f"{name}/weighted_{number}")
         flat = f"{share}_flat"
         texts += [
@@ -167,7 +153,7 @@ def _layer(
     lines: Sequence[str],
     like: LayerParameter | None = None,
 ) -> str:
-    """A layer's text, in the phases of the layer that it stands for."""
+    """Write a layer, in the phases of the layer that it replaces."""
     phases = [rule.phase for rule in like.include] if like else []
     rules = [f"  include {{ phase: {'TRAIN' if phase == 0 else 'TEST'} }}" for phase in phases]
     ends = [f"  bottom: {quote(blob)}" for blob in bottoms] + [f"  top: {quote(blob)}" for blob in tops]

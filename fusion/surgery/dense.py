@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +11,8 @@ from numpy.typing import NDArray
 
 from fusion.errors import FusionError
 from fusion.surgery.result import SurgeryResult, Weights
+from fusion.surgery.text_layers import TextLayer, body_of, deploy_net, name_pattern, text_layers
 from prototxt.errors import ShapeError
-from prototxt.schema.duplicate_names import check_layer_names
 from prototxt.schema.filter import filter_net
 from prototxt.schema.load import load_net
 from prototxt.schema.messages import LayerParameter
@@ -21,11 +20,11 @@ from prototxt.shapes.convolution import windows
 from prototxt.shapes.dimensions import Shape
 from prototxt.shapes.net import infer
 from prototxt.text.edits import Edits
-from prototxt.text.tree import Document, Field, Message, Scalar
+from prototxt.text.tree import Document, Message, Scalar
 
 Array = NDArray[Any]
 # Layers whose tops have as many axes as their bottoms.
-_PASSING = frozenset(
+_SAME_AXES = frozenset(
     {
         *("AbsVal", "BNLL", "BatchNorm", "Bias", "Concat", "Dropout", "ELU", "Eltwise", "Exp", "Log", "PReLU"),
         *("Power", "ReLU", "Scale", "Sigmoid", "Slice", "Softmax", "Split", "Swish", "TanH", "Threshold"),
@@ -35,11 +34,14 @@ _PASSING = frozenset(
 
 @dataclass(frozen=True)
 class _Part:
-    """A layer's text and content with its bottom's shape."""
+    """A layer with its bottom's shape."""
 
-    block: Message
-    layer: LayerParameter
+    text: TextLayer
     bottom: Shape
+
+    @property
+    def layer(self) -> LayerParameter:
+        return self.text.message
 
 
 def to_convolution(
@@ -48,37 +50,39 @@ def to_convolution(
     match: str = ".*",
     inputs: Mapping[str, Sequence[int]] | None = None,
 ) -> SurgeryResult:
-    """InnerProduct layers as convolutions whose kernel is as large as the blob they read.
+    """Convert InnerProduct layers to convolutions whose kernel is as large as their bottom.
 
     match   a regular expression for the names of the layers to convert
-    inputs  shapes of inputs that the net does not tell
-    Raises: FusionError when no layer matches, or a layer behind one would not fit; ShapeError for the net itself.
+    inputs  shapes of inputs that the net does not have
+    Raises: FusionError when no layer matches, or a layer after one would not fit; ShapeError for the net itself.
     """
-    edits, made, changed, left = Edits(document), dict(weights), {}, {}
-    converted: set[str] = set()  # blobs of two axes, to which convolutions add two of size 1
+    edits, converted, changed, skipped = Edits(document), dict(weights), {}, {}
+    widened: set[str] = set()  # blobs that had two axes, to which convolutions add two of size 1
     parts = _parts(document, inputs)
     chosen = _chosen(parts, "InnerProduct", match, document.name)
     for part in parts:
         if part.layer.name not in chosen:
-            converted.update(_passed_on(part.layer, converted, document.name))
+            widened.update(_widened_tops(part.layer, widened, document.name))
             continue
         param, name = part.layer.inner_product_param, part.layer.name
         sizes = part.bottom if len(part.bottom) == 4 else (*part.bottom, 1, 1)
         reason = _no_convolution(part, weights)
-        if reason is None and len(part.bottom) == 2 and not converted.intersection(part.layer.bottom):
+        if reason is None and len(part.bottom) == 2 and not widened.intersection(part.layer.bottom):
             reason = "its bottom has no height and width"
         if reason is not None:
-            left[name] = reason
+            skipped[name] = reason
             continue
         _, channels, height, width = (int(dim or 0) for dim in sizes)
         matrix = np.asarray(weights[name][0]).reshape(np.asarray(weights[name][0]).shape[-2:])
         matrix = matrix.T if param.transpose else matrix
-        made[name] = [np.ascontiguousarray(matrix).reshape(-1, channels, height, width), *weights[name][1:]]
+        converted[name] = [np.ascontiguousarray(matrix).reshape(-1, channels, height, width), *weights[name][1:]]
         kernel = f"kernel_size: {height}" if height == width else f"kernel_h: {height} kernel_w: {width}"
         _retype(edits, part, "Convolution", "inner_product_param", "convolution_param", kernel)
         changed[name] = f"InnerProduct to Convolution, kernel {height}x{width}"
-        converted.update(part.layer.top)
-    return SurgeryResult(_whole(edits, inputs), made, tuple(n for n in made if n not in changed), changed, (), left)
+        widened.update(part.layer.top)
+    return SurgeryResult(
+        _checked(edits, inputs), converted, tuple(n for n in converted if n not in changed), changed, (), skipped
+    )
 
 
 def to_dense(
@@ -87,11 +91,11 @@ def to_dense(
     match: str = ".*",
     inputs: Mapping[str, Sequence[int]] | None = None,
 ) -> SurgeryResult:
-    """Convolutions whose kernel covers all of the blob they read, as InnerProduct layers; the top loses two axes of 1.
+    """Convert convolutions whose kernel covers their bottom to InnerProduct layers; the top loses two axes of size 1.
 
     Raises: as to_convolution.
     """
-    edits, made, changed, left = Edits(document), dict(weights), {}, {}
+    edits, converted, changed, skipped = Edits(document), dict(weights), {}, {}
     parts = _parts(document, inputs)
     chosen = _chosen(parts, "Convolution", match, document.name)
     for part in parts:
@@ -100,66 +104,56 @@ def to_dense(
             continue
         reason = _no_dense(part, weights)
         if reason is not None:
-            left[name] = reason
+            skipped[name] = reason
             continue
         matrix = np.asarray(weights[name][0])
-        made[name] = [matrix.reshape(matrix.shape[0], -1), *weights[name][1:]]
+        converted[name] = [matrix.reshape(matrix.shape[0], -1), *weights[name][1:]]
         _retype(edits, part, "InnerProduct", "convolution_param", "inner_product_param", "")
         changed[name] = f"Convolution to InnerProduct, {matrix.shape[0]} outputs"
-    return SurgeryResult(_whole(edits, inputs), made, tuple(n for n in made if n not in changed), changed, (), left)
+    return SurgeryResult(
+        _checked(edits, inputs), converted, tuple(n for n in converted if n not in changed), changed, (), skipped
+    )
 
 
-def _whole(edits: Edits, inputs: Mapping[str, Sequence[int]] | None) -> Document:
-    """The net after the changes. Raises: FusionError when its layers do not fit together any more."""
+def _checked(edits: Edits, inputs: Mapping[str, Sequence[int]] | None) -> Document:
+    """Return the net after the changes. Raises: FusionError when its layers no longer fit together."""
     document = edits.apply()
     try:
         infer(filter_net(load_net(document), phase="TEST"), inputs, unknown="ignore")
     except ShapeError as error:
-        hint = "what it reads has two axes of size 1 more, or fewer, than before: choose layers with --layers REGEX"
+        hint = "its bottom now has two axes of size 1 more, or fewer: choose layers with --layers REGEX"
         raise FusionError(f"after the change {error.errors[0].message}", place=document.name, hint=hint) from error
     return document
 
 
-def _passed_on(layer: LayerParameter, converted: Collection[str], place: str) -> tuple[str, ...]:
-    """The tops that get two axes more because the bottoms do. Raises: FusionError where that changes the values."""
-    if not converted or not layer.bottom or not set(layer.bottom) <= set(converted) or layer.type not in _PASSING:
+def _widened_tops(layer: LayerParameter, widened: Collection[str], place: str) -> tuple[str, ...]:
+    """Return the tops that get two axes more because the bottoms do. Raises: FusionError where the values change."""
+    if not widened or not layer.bottom or not set(layer.bottom) <= set(widened) or layer.type not in _SAME_AXES:
         return ()
     params = getattr(layer, f"{layer.type.lower()}_param", None)
     if getattr(params, "axis", 0) < 0:
-        what = f"layer '{layer.name}' counts its axis from the back, where the change adds two"
-        raise FusionError(what, place=place, hint="give it as axis: 1, or choose layers with --layers REGEX")
+        text = f"layer '{layer.name}' counts its axis from the end, where the change adds two"
+        raise FusionError(text, place=place, hint="write axis: 1, or choose layers with --layers REGEX")
     return tuple(layer.top)
 
 
 def _chosen(parts: Sequence[_Part], kind: str, match: str, place: str) -> frozenset[str]:
-    """Names of the layers of a type that a regular expression matches. Raises: FusionError when there is none."""
-    try:
-        pattern = re.compile(match)
-    except re.error as error:
-        raise FusionError(f"'{match}' is no regular expression: {error}", hint="e.g. 'fc[67]'") from error
+    """Return the names of the layers of a type that a regular expression matches. Raises: FusionError for none."""
+    pattern = name_pattern(match, "'fc[67]'")
     names = [part.layer.name for part in parts if part.layer.type == kind]
     found = frozenset(name for name in names if pattern.fullmatch(name))
     if not found:
-        there = ", ".join(names) or "none"
-        raise FusionError(f"no {kind} layer matches '{match}'", place=place, hint=f"there are {there[:300]}")
+        hint = f"there are {', '.join(names)[:300] or 'none'}"
+        raise FusionError(f"no {kind} layer matches '{match}'", place=place, hint=hint)
     return found
 
 
 def _parts(document: Document, inputs: Mapping[str, Sequence[int]] | None) -> list[_Part]:
-    """All layers with bottoms, in order."""
-    net = load_net(document)
-    check_layer_names(net)
-    fields = document.root.all("layer")
-    messages = list(net.layer)[len(net.layer) - len(fields) :]
-    if any(message.include or message.exclude for message in messages) or document.root.all("layers"):
-        hint = "make its deploy form first: fusion-convert NET.prototxt OUT.prototxt --deploy"
-        raise FusionError("only a deploy net in today's syntax can be converted", place=document.name, hint=hint)
-    shapes = infer(filter_net(net, phase="TEST"), inputs).bottoms[len(net.layer) - len(fields) :]
-    return [
-        _Part(_block(field), message, bottoms[0])
-        for field, message, bottoms in zip(fields, messages, shapes, strict=True)
-        if bottoms
-    ]
+    """Return all layers with bottoms, in order."""
+    net = deploy_net(document, "converted")
+    layers = text_layers(document, net)
+    shapes = infer(filter_net(net, phase="TEST"), inputs).bottoms[len(net.layer) - len(layers) :]
+    return [_Part(layer, bottoms[0]) for layer, bottoms in zip(layers, shapes, strict=True) if bottoms]
 
 
 def _no_convolution(part: _Part, weights: Weights) -> str | None:
@@ -190,21 +184,15 @@ def _no_dense(part: _Part, weights: Weights) -> str | None:
     return None
 
 
-def _block(field: Field) -> Message:
-    value = field.values[0]
-    assert isinstance(value, Message)
-    return value
-
-
 def _retype(edits: Edits, part: _Part, kind: str, old: str, new: str, kernel: str) -> None:
-    """Another type, and its parameters under their other name: outputs, bias and fillers have the same ones in both."""
-    edits.set(part.block, "type", f'"{kind}"')
-    kept = ("num_output", "bias_term", "weight_filler", "bias_filler")
-    (field, *_) = part.block.all(old)
+    """Change the type, and move the settings that both types have to the new type's block."""
+    edits.set(part.text.body, "type", f'"{kind}"')
+    common = ("num_output", "bias_term", "weight_filler", "bias_filler")
+    (field, *_) = part.text.body.all(old)
     text = edits.document.text
     inner = [
         text[item.start : item.end].strip()
-        for item in _block(field).fields
-        if item.name in kept and isinstance(item.values[0], (Scalar, Message))
+        for item in body_of(field).fields
+        if item.name in common and isinstance(item.values[0], (Scalar, Message))
     ]
     edits.replace(field, f"{new} {{ {' '.join([*inner, *([kernel] if kernel else [])])} }}")

@@ -1,4 +1,4 @@
-"""BatchNorm, Scale and Bias folded into the convolution or dense layer in front of them: fewer layers, the same net.
+"""BatchNorm, Scale and Bias folded into the convolution or dense layer before them: fewer layers, the same net.
 
     outcome = fold(parse_file("deploy.prototxt"), read_weights("net.caffemodel"))
 
@@ -14,15 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fusion.errors import FusionError
 from fusion.surgery.result import SurgeryResult, Weights
-from prototxt.schema.duplicate_names import check_layer_names
-from prototxt.schema.load import load_net
+from fusion.surgery.text_layers import TextLayer, deploy_net, text_layers
 from prototxt.schema.messages import LayerParameter
 from prototxt.schema.shared_memory import check_unshared
 from prototxt.text.edits import Edits
 from prototxt.text.tokens import quote
-from prototxt.text.tree import Document, Field, Message
+from prototxt.text.tree import Document
 
 Array = NDArray[Any]
 _DEPTHWISE = ("ConvolutionDepthwise", "DepthwiseConvolution", "ConvolutionDepthWise")
@@ -32,11 +30,14 @@ _AFFINE = ("BatchNorm", "Scale", "Bias")
 
 @dataclass(frozen=True)
 class _Layer:
-    """A layer's text and content, and which layers read its top in the version that it makes."""
+    """A layer, and the indices of those that read its top before another layer replaces it in place."""
 
-    field: Field
-    message: LayerParameter
+    text: TextLayer
     readers: list[int]
+
+    @property
+    def message(self) -> LayerParameter:
+        return self.text.message
 
     @property
     def name(self) -> str:
@@ -44,7 +45,7 @@ class _Layer:
 
 
 def fold(document: Document, weights: Weights) -> SurgeryResult:
-    """Fold what can be folded exactly; the rest is left alone, with the reason.
+    """Fold the layers that can be folded exactly; list the others with the reason.
 
     document  a deploy net (no phase rules) in today's syntax
     weights   layer name -> blobs in Caffe's order
@@ -52,54 +53,47 @@ def fold(document: Document, weights: Weights) -> SurgeryResult:
     """
     layers = _layers(document)
     edits = Edits(document)
-    made: dict[str, Sequence[Array]] = dict(weights)
+    folded: dict[str, Sequence[Array]] = dict(weights)
     changed: dict[str, str] = {}
     dropped: list[str] = []
     for layer in layers:
-        if layer.message.type not in _LINEAR or _refused(layer, weights):
+        if layer.message.type not in _LINEAR or _obstacle(layer, weights):
             continue
         chain = _chain(layer, layers, weights)
         if not chain:
             continue
-        made[layer.name] = _folded(layer.message, weights[layer.name], [(c.message, weights[c.name]) for c in chain])
+        folded[layer.name] = _folded(layer.message, weights[layer.name], [(c.message, weights[c.name]) for c in chain])
         _rewrite(edits, layer, chain)
-        for gone in chain:
-            made.pop(gone.name, None)
-            dropped.append(gone.name)
-        changed[layer.name] = f"took in {', '.join(gone.name for gone in chain)}"
-    left = {
+        for absorbed in chain:
+            folded.pop(absorbed.name, None)
+            dropped.append(absorbed.name)
+        changed[layer.name] = f"absorbed {', '.join(absorbed.name for absorbed in chain)}"
+    skipped = {
         layer.name: _reason(layer, layers, weights)
         for layer in layers
         if layer.message.type in _AFFINE and layer.name not in dropped
     }
-    kept = tuple(name for name in made if name not in changed)
-    return SurgeryResult(edits.apply(), made, kept, changed, tuple(dropped), left)
+    kept = tuple(name for name in folded if name not in changed)
+    return SurgeryResult(edits.apply(), folded, kept, changed, tuple(dropped), skipped)
 
 
 def _layers(document: Document) -> list[_Layer]:
-    net = load_net(document)
-    check_layer_names(net)
-    fields = document.root.all("layer")
-    messages = list(net.layer)[len(net.layer) - len(fields) :]
-    hint = "make its deploy form first: fusion-convert NET.prototxt OUT.prototxt --deploy"
-    if not fields or document.root.all("layers"):
-        raise FusionError("this is no net in today's syntax", place=document.name, hint=hint)
-    if any(message.include or message.exclude for message in messages):
-        raise FusionError("a net with phases cannot be folded", place=document.name, hint=hint)
+    net = deploy_net(document, "folded")
     check_unshared(net, "folding")
-    readers: list[list[int]] = [[] for _ in messages]
-    maker: dict[str, int] = {}
-    for index, message in enumerate(messages):
-        for bottom in message.bottom:
-            if bottom in maker:
-                readers[maker[bottom]].append(index)
-        maker.update(dict.fromkeys(message.top, index))
-    return [_Layer(*parts) for parts in zip(fields, messages, readers, strict=True)]
+    layers = [_Layer(text, []) for text in text_layers(document, net)]
+    writers: dict[str, _Layer] = {}
+    for index, layer in enumerate(layers):
+        for bottom in layer.message.bottom:
+            if bottom in writers:
+                writers[bottom].readers.append(index)
+        writers.update(dict.fromkeys(layer.message.top, layer))
+    return layers
 
 
-def _refused(layer: _Layer, weights: Weights) -> str | None:
-    """Why nothing may be folded into or out of the layer."""
+def _obstacle(layer: _Layer, weights: Weights) -> str | None:
+    """Return why the layer may not be folded, nor others into it; None if they may."""
     message = layer.message
+    # Scale and Bias with two bottoms have no weights of their own; the reason is then the number of bottoms.
     if message.name not in weights and not (message.type != "BatchNorm" and len(message.bottom) > 1):
         return "it has no weights"
     if any(param.name for param in message.param):
@@ -111,7 +105,7 @@ def _refused(layer: _Layer, weights: Weights) -> str | None:
     if len(message.bottom) != 1 or len(message.top) != 1:
         return "it has several bottoms or tops"
     if message.type == "BatchNorm" and message.batch_norm_param.HasField("use_global_stats"):
-        return None if message.batch_norm_param.use_global_stats else "it takes each batch's own statistics"
+        return None if message.batch_norm_param.use_global_stats else "it uses the statistics of each batch"
     if message.type in ("Scale", "Bias"):
         param = message.scale_param if message.type == "Scale" else message.bias_param
         if param.axis != 1 or param.num_axes != 1:
@@ -120,12 +114,12 @@ def _refused(layer: _Layer, weights: Weights) -> str | None:
 
 
 def _chain(layer: _Layer, layers: Sequence[_Layer], weights: Weights) -> list[_Layer]:
-    """The layers right behind that act per channel and are the only readers of what is before them."""
+    """Return the following layers that act per channel and are the only readers of the layer before them."""
     found: list[_Layer] = []
     last = layer
     while len(last.readers) == 1:
         following = layers[last.readers[0]]
-        if following.message.type not in _AFFINE or _refused(following, weights):
+        if following.message.type not in _AFFINE or _obstacle(following, weights):
             break
         found.append(following)
         last = following
@@ -133,22 +127,22 @@ def _chain(layer: _Layer, layers: Sequence[_Layer], weights: Weights) -> list[_L
 
 
 def _reason(layer: _Layer, layers: Sequence[_Layer], weights: Weights) -> str:
-    refused = _refused(layer, weights)
-    if refused:
-        return refused
+    obstacle = _obstacle(layer, weights)
+    if obstacle:
+        return obstacle
     index = layers.index(layer)
     before = next((item for item in layers if index in item.readers), None)
     if before is None or before.message.type not in (*_LINEAR, *_AFFINE):
-        return "no convolution or dense layer is right in front of it"
+        return "no convolution or dense layer is directly before it"
     if len(before.readers) > 1:
-        return f"other layers read what '{before.name}' makes, too"
-    return f"'{before.name}' in front of it cannot take it in: {_refused(before, weights) or 'it stays itself'}"
+        return f"other layers read the output of '{before.name}', too"
+    return f"'{before.name}' before it cannot absorb it: {_obstacle(before, weights) or 'it is not folded itself'}"
 
 
 def _folded(
     message: LayerParameter, blobs: Sequence[Array], chain: Sequence[tuple[LayerParameter, Sequence[Array]]]
 ) -> list[Array]:
-    """The layer's new weights, with a bias."""
+    """Return the layer's new weights, with a bias."""
     weight = np.asarray(blobs[0])
     channels = _channels(message)
     shift = np.asarray(blobs[1], np.float64).ravel() if len(blobs) > 1 else np.zeros(channels)
@@ -165,10 +159,10 @@ def _channels(message: LayerParameter) -> int:
 
 
 def _affine(layer: LayerParameter, blobs: Sequence[Array], channels: int) -> tuple[Array, Array]:
-    """Factor and summand per channel, float64."""
+    """Return factor and summand per channel, float64."""
     values = [np.asarray(blob, np.float64).ravel() for blob in blobs]
     if layer.type == "BatchNorm":
-        share = 0.0 if values[2][0] == 0 else 1 / values[2][0]
+        share = 0.0 if values[2][0] == 0 else 1 / values[2][0]  # Caffe stores sums with their factor
         scale = 1 / np.sqrt(values[1] * share + layer.batch_norm_param.eps)
         factor, add = values[3:] or (np.ones(channels), np.zeros(channels))
         return scale * factor, add - values[0] * share * scale * factor
@@ -182,7 +176,7 @@ def _scaled(message: LayerParameter, weight: Array, scale: Array) -> Array:
         matrix = weight.reshape(weight.shape[-2:])
         return matrix * (scale[None] if message.inner_product_param.transpose else scale[:, None])
     ones = (1,) * (weight.ndim - 2)
-    if message.type == "Deconvolution":  # [inputs, outputs / group, *kernel], the groups one after the other
+    if message.type == "Deconvolution":  # [inputs, outputs / group, *kernel], group by group
         groups = message.convolution_param.group
         parts = weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])
         return (parts * scale.reshape(groups, 1, -1, *ones)).reshape(weight.shape)
@@ -190,20 +184,14 @@ def _scaled(message: LayerParameter, weight: Array, scale: Array) -> Array:
 
 
 def _rewrite(edits: Edits, layer: _Layer, chain: Sequence[_Layer]) -> None:
-    """Take the chain out of the text, and give the layer its top and a bias."""
-    block = _block(layer.field)
+    """Remove the chain from the text, and give the layer its top and a bias."""
+    body = layer.text.body
     name = "inner_product_param" if layer.message.type == "InnerProduct" else "convolution_param"
-    for param in block.messages(name):
-        for stated in param.all("bias_term"):
-            edits.remove(stated)
-    top, last = block.scalars("top")[0], chain[-1].message.top[0]
+    for param in body.messages(name):
+        for bias_term in param.all("bias_term"):
+            edits.remove(bias_term)
+    top, last = body.scalars("top")[0], chain[-1].message.top[0]
     if top.value != last:
         edits.replace(top, quote(last))
-    for gone in chain:
-        edits.remove(gone.field)
-
-
-def _block(field: Field) -> Message:
-    value = field.values[0]
-    assert isinstance(value, Message)
-    return value
+    for absorbed in chain:
+        edits.remove(absorbed.text.field)

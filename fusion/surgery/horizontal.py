@@ -2,15 +2,16 @@
 
     outcome = fuse_horizontally(parse_file("deploy.prototxt"), read_weights("fused.caffemodel"), ["odd", "even"])
 
-The channels of all branches lie side by side in one blob. A convolution of each becomes one with as many groups, a
-dense layer a grouped convolution over all it reads; pooling and activations become one layer. Where that is not exact
-(LRN across channels, Softmax, settings that differ), blobs are sliced, the layers stay as they are, and what follows is
-joined again. The outcome is plain Caffe. Source of the idea: HFTA (Wang et al. 2021), here for frozen branches.
+One blob has the channels of all branches. A convolution of each becomes one with as many groups, a dense layer a
+grouped convolution whose kernel covers its bottom; pooling and activations become one layer. Where that is not exact
+(LRN across channels, Softmax, settings that differ), blobs are sliced, the layers are not changed, and their tops are
+joined again. The result is plain Caffe. Source of the idea: HFTA (Wang et al. 2021), here for frozen branches.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,11 +22,10 @@ from fusion.errors import FusionError
 from fusion.surgery.matching_layers import LayerGroup, group_layers
 from fusion.surgery.result import SurgeryResult, Weights
 from fusion.surgery.stack_params import Stacked, dense_as_convolution, stack
-from prototxt.schema.duplicate_names import check_layer_names
+from fusion.surgery.text_layers import deploy_net
 from prototxt.schema.encode import to_text
 from prototxt.schema.filter import filter_net
-from prototxt.schema.load import load_net
-from prototxt.schema.messages import LayerParameter, NetParameter
+from prototxt.schema.messages import LayerParameter
 from prototxt.schema.shared_memory import check_unshared
 from prototxt.shapes import infer
 from prototxt.text.parser import parse
@@ -37,11 +37,12 @@ Key = tuple[str, ...]
 
 @dataclass
 class _Draft:
-    """The net as it grows.
+    """The fused net under construction.
 
-    shapes    of the blobs of the net that is fused
-    joined    per blob of each branch: the blob with the channels of all, while that is up to date
-    separate  blobs of branches that are up to date by themselves
+    shapes    of the blobs of the original net
+    joined    the blobs of all branches -> the blob with the channels of all, while that is up to date
+    groups    blob of a branch -> the key in `joined`
+    separate  blobs of branches that exist as single blobs and are up to date
     """
 
     layers: Sequence[LayerParameter]
@@ -52,9 +53,9 @@ class _Draft:
     pieces: list[LayerParameter] = field(default_factory=list)
     made: dict[str, Sequence[Array]] = field(default_factory=dict)
     joined: dict[Key, str] = field(default_factory=dict)
-    homes: dict[str, Key] = field(default_factory=dict)
+    groups: dict[str, Key] = field(default_factory=dict)
     separate: set[str] = field(default_factory=set)
-    taken: set[str] = field(default_factory=set)
+    used_names: set[str] = field(default_factory=set)
     changed: dict[str, str] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
 
@@ -67,44 +68,39 @@ def fuse_horizontally(
     *,
     dense: bool = False,
 ) -> SurgeryResult:
-    """Fuse the branches with these prefixes; layers that must stay apart are told with the reason.
+    """Fuse the branches with these prefixes; list the layers that must stay separate with the reason.
 
     document  a deploy net in today's syntax
     weights   layer name -> blobs in Caffe's order
-    inputs    shapes of inputs that the net does not tell
-    dense     make dense layers grouped convolutions too; large ones are slower so on CPUs
+    inputs    shapes of inputs that the net does not have
+    dense     convert dense layers to grouped convolutions too; large ones are slower as such on CPUs
     Raises: FusionError for a net with phase rules, fewer than two prefixes, or branches that have nothing in common;
             ShapeError for the net itself.
     """
-    hint = "make its deploy form first: fusion-convert NET.prototxt OUT.prototxt --deploy"
     if len(set(prefixes)) < 2:
         raise FusionError("there is nothing to fuse side by side", hint="give two prefixes or more: odd even")
-    net = load_net(document)
-    check_layer_names(net)
-    if any(layer.include or layer.exclude for layer in net.layer):
-        raise FusionError("a net with phases cannot be fused horizontally", place=document.name, hint=hint)
+    net = deploy_net(document, "fused horizontally")
     check_unshared(net, "fusing horizontally")
     shapes = infer(filter_net(net, phase="TEST"), inputs, unknown="ignore").blobs
     draft = _Draft(list(net.layer), weights, shapes, "+".join(prefixes), dense)
-    draft.taken.update(blob for layer in net.layer for blob in (layer.name, *layer.top))
+    draft.used_names.update(blob for layer in net.layer for blob in (layer.name, *layer.top))
     for unit in group_layers(draft.layers, prefixes):
         if len(unit.members) == 1 or not _together(draft, unit):
             for index in unit.members:
                 _alone(draft, draft.layers[index])
     for blob in _outputs(draft.layers):
         _split(draft, blob)
-    made = NetParameter()
-    made.CopyFrom(net)
-    del made.layer[:]
-    made.layer.extend(draft.pieces)
+    fused = deepcopy(net)
+    del fused.layer[:]
+    fused.layer.extend(draft.pieces)
     kept = tuple(name for name in draft.made if name in weights)
     dropped = tuple(name for name in weights if name not in draft.made)
-    text = f"# Branches {', '.join(prefixes)} side by side, as groups.\n{to_text(made)}"
+    text = f"# Branches {', '.join(prefixes)} side by side, as groups.\n{to_text(fused)}"
     return SurgeryResult(parse(text, document.name), draft.made, kept, draft.changed, dropped, draft.left)
 
 
 def _outputs(layers: Sequence[LayerParameter]) -> list[str]:
-    """The blobs that the net gives: what no layer reads."""
+    """Return the net's outputs: the blobs that no layer reads."""
     unread: dict[str, None] = {}
     for layer in layers:
         for blob in layer.bottom:
@@ -114,7 +110,7 @@ def _outputs(layers: Sequence[LayerParameter]) -> list[str]:
 
 
 def _together(draft: _Draft, unit: LayerGroup) -> bool:
-    """Emit one layer for all members, if that is exact; with blobs joined before it where they are not yet."""
+    """Emit one layer for all members, if that is exact; join its bottoms before it where needed."""
     members = [draft.layers[index] for index in unit.members]
     first = members[0]
     keys = [tuple(blobs) for blobs in zip(*(layer.bottom for layer in members), strict=True)]
@@ -144,17 +140,17 @@ def _together(draft: _Draft, unit: LayerGroup) -> bool:
     if arrays:
         draft.made[name] = arrays
     draft.changed[name] = f"{len(members)} {first.type} layers" + (", as grouped convolution" if convolved else "")
-    _now(draft, tops, top)
+    _set_joined(draft, tops, top)
     return True
 
 
 def _stacked(
     draft: _Draft, members: Sequence[LayerParameter], keys: Sequence[Key], shared: bool
 ) -> tuple[Stacked | None, str]:
-    """What stands for all members, or why nothing does."""
+    """Return the layer that replaces all members, or the reason why there is none."""
     first = members[0]
     if any(len(set(key)) not in (1, len(key)) for key in keys) or (not shared and any(len(set(k)) == 1 for k in keys)):
-        return None, "some branches read one blob, others not"
+        return None, "only some of the branches read a common blob"
     shapes = {key: [draft.shapes.get(blob) for blob in key] for key in keys}
     if any(len(set(known)) > 1 or known[0] is None for known in shapes.values()):
         return None, "the branches' shapes differ or are not known"
@@ -163,21 +159,20 @@ def _stacked(
         return None, "the branches' weights have different shapes"
     if first.type == "InnerProduct" and not shared and blobs[0]:
         if not draft.dense:
-            return None, "dense layers on blobs of their own stay apart, unless they are asked for"
+            return None, "dense layers with separate bottoms stay separate without --dense"
         found = dense_as_convolution(first, blobs, shapes[keys[0]][0] or ())
     else:
         found = stack(first, blobs, shared=shared)
-    return found, f"a {first.type} layer cannot stand for several with these settings"
+    return found, f"one {first.type} layer cannot replace several with these settings"
 
 
 def _alone(draft: _Draft, layer: LayerParameter) -> None:
-    """Emit a layer as it is; a Concat of all branches reads their joined blob."""
-    copy = LayerParameter()
-    copy.CopyFrom(layer)
+    """Emit an unchanged layer; a Concat of all branches reads their joined blob."""
+    copy = deepcopy(layer)
     del copy.bottom[:]
     bottoms = list(layer.bottom)
     while bottoms:
-        key = draft.homes.get(bottoms[0])
+        key = draft.groups.get(bottoms[0])
         if layer.type == "Concat" and layer.concat_param.axis == 1 and key == tuple(bottoms[: len(key or ())]):
             copy.bottom.append(draft.joined[key])
             bottoms = bottoms[len(key) :]
@@ -187,30 +182,30 @@ def _alone(draft: _Draft, layer: LayerParameter) -> None:
     if layer.name in draft.weights:
         draft.made[layer.name] = draft.weights[layer.name]
     for top in layer.top:
-        key = draft.homes.pop(top, None)
+        key = draft.groups.pop(top, None)
         if key is not None:
             draft.joined.pop(key, None)
         draft.separate.add(top)
 
 
 def _fresh(draft: _Draft, key: Key) -> bool:
-    """Whether the blobs exist joined only, so that changing them in place leaves no stale copy behind."""
+    """Return whether the blobs exist joined only, so that changing them in place leaves no stale copy."""
     return key in draft.joined and not draft.separate.intersection(key)
 
 
 def _join(draft: _Draft, key: Key) -> str:
-    """The blob with the channels of all branches."""
+    """Return the blob with the channels of all branches; emit a Concat if there is none yet."""
     if key not in draft.joined:
         blobs = [_split(draft, blob) for blob in key]
         name = _new(draft, f"{draft.prefix}/{key[0].rpartition('/')[2]}_joined")
         draft.joined[key] = _add(draft, name, "Concat", blobs)
-        draft.homes.update(dict.fromkeys(key, key))
+        draft.groups.update(dict.fromkeys(key, key))
     return draft.joined[key]
 
 
 def _split(draft: _Draft, blob: str) -> str:
-    """The blob of one branch by itself."""
-    key = draft.homes.get(blob)
+    """Return the blob of one branch; emit a Slice if only the joined one exists."""
+    key = draft.groups.get(blob)
     if key is not None and blob not in draft.separate:
         name = _new(draft, f"{draft.joined[key]}_slice")
         layer = LayerParameter(name=name, type="Slice", bottom=[draft.joined[key]], top=list(key))
@@ -220,10 +215,10 @@ def _split(draft: _Draft, blob: str) -> str:
     return blob
 
 
-def _now(draft: _Draft, tops: Key, joined: str) -> None:
-    """The tops are made, joined only."""
+def _set_joined(draft: _Draft, tops: Key, joined: str) -> None:
+    """Record that the tops now exist joined only."""
     draft.joined[tops] = joined
-    draft.homes.update(dict.fromkeys(tops, tops))
+    draft.groups.update(dict.fromkeys(tops, tops))
     draft.separate.difference_update(tops)
 
 
@@ -238,15 +233,13 @@ def _add(
 
 
 def _new_blob(draft: _Draft, tops: Key, name: str) -> str:
-    return (
-        name
-        if tops[0].rpartition("/")[2] == name.rpartition("/")[2]
-        else _new(draft, f"{draft.prefix}/{tops[0].partition('/')[2]}")
-    )
+    if tops[0].rpartition("/")[2] == name.rpartition("/")[2]:
+        return name  # Caffe's custom: a layer's only top has its name
+    return _new(draft, f"{draft.prefix}/{tops[0].partition('/')[2]}")
 
 
 def _new(draft: _Draft, name: str) -> str:
-    while name in draft.taken:
+    while name in draft.used_names:
         name += "_"
-    draft.taken.add(name)
+    draft.used_names.add(name)
     return name

@@ -1,9 +1,10 @@
-"""Branches of one architecture side by side: which layers are the same but for their weights, and a safe order."""
+"""Layers of several branches that differ in their weights only, grouped in an order that keeps the net's values."""
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 
 from fusion.errors import FusionError
@@ -14,7 +15,7 @@ _PLACES = ("name", "bottom", "top")
 
 @dataclass(frozen=True)
 class LayerGroup:
-    """Layers that are taken together: one of each branch, or a single one.
+    """Layers that can become one: one of each branch, or a single one.
 
     members  their indices in the net, in the order of the branches
     """
@@ -23,18 +24,18 @@ class LayerGroup:
 
 
 def group_layers(layers: Sequence[LayerParameter], prefixes: Sequence[str]) -> list[LayerGroup]:
-    """The net's layers, those of the branches put together where they are alike, in an order that computes the same.
+    """Group the layers that are alike in all branches; return all groups in an order that keeps the net's values.
 
     Raises: FusionError when a prefix has no layer, or no two branches have a layer in common.
     """
     groups = _siblings(layers, prefixes)
-    together = {index for group in groups for index in group}
-    singles = [(index,) for index in range(len(layers)) if index not in together]
+    grouped = {index for group in groups for index in group}
+    singles = [(index,) for index in range(len(layers)) if index not in grouped]
     return _ordered(layers, [*groups, *singles])
 
 
 def _siblings(layers: Sequence[LayerParameter], prefixes: Sequence[str]) -> list[tuple[int, ...]]:
-    named: list[Mapping[str, list[int]]] = []
+    branches: list[Mapping[str, list[int]]] = []
     for prefix in prefixes:
         found: dict[str, list[int]] = {}
         for index, layer in enumerate(layers):
@@ -42,10 +43,10 @@ def _siblings(layers: Sequence[LayerParameter], prefixes: Sequence[str]) -> list
                 found.setdefault(layer.name.removeprefix(f"{prefix}/"), []).append(index)
         if not found:
             raise FusionError(f"no layer's name begins with '{prefix}/'", hint=f"the prefixes are {_prefixes(layers)}")
-        named.append(found)
+        branches.append(found)
     groups = []
-    for name, indices in named[0].items():
-        others = [found.get(name, []) for found in named]
+    for name, indices in branches[0].items():
+        others = [found.get(name, []) for found in branches]
         if all(len(other) == 1 for other in (indices, *others)):
             group = tuple(other[0] for other in others)
             if all(_alike(layers[group[0]], layers[index]) for index in group[1:]):
@@ -63,17 +64,17 @@ def _prefixes(layers: Sequence[LayerParameter]) -> str:
 
 
 def _alike(one: LayerParameter, other: LayerParameter) -> bool:
-    """Whether two layers do the same, but with other weights and on other blobs."""
+    """Return whether two layers are the same but for their weights and blobs."""
     if len(one.bottom) != len(other.bottom) or len(one.top) != len(other.top):
         return False
+    # Both must work in place, or neither: the position in the bottoms of each top, or -1.
     if [list(one.bottom).index(top) if top in one.bottom else -1 for top in one.top] != [
         list(other.bottom).index(top) if top in other.bottom else -1 for top in other.top
     ]:
         return False
     plain = []
     for layer in (one, other):
-        copy = LayerParameter()
-        copy.CopyFrom(layer)
+        copy = deepcopy(layer)
         for name in _PLACES:
             copy.ClearField(name)
         plain.append(copy)
@@ -81,7 +82,8 @@ def _alike(one: LayerParameter, other: LayerParameter) -> bool:
 
 
 def _ordered(layers: Sequence[LayerParameter], groups: Sequence[tuple[int, ...]]) -> list[LayerGroup]:
-    """The groups so that each comes behind all that it needs, and otherwise in the net's order."""
+    """Return the groups so that each comes after all that it needs, and otherwise in the net's order."""
+    # A layer needs the writers of its bottoms and, since in-place layers overwrite blobs, earlier users of its tops.
     home = {index: number for number, group in enumerate(groups) for index in group}
     needs: list[set[int]] = [set() for _ in groups]
     writers: dict[str, list[int]] = {}
@@ -108,6 +110,6 @@ def _ordered(layers: Sequence[LayerParameter], groups: Sequence[tuple[int, ...]]
                 if not needed:
                     heapq.heappush(ready, (min(groups[other]), other))
     if len(done) < len(groups):
-        hint = "one of the branches reads what another one makes: they are no branches side by side"
+        hint = "one of the branches reads a blob of another one: they are not parallel"
         raise FusionError("the branches depend on each other", hint=hint)
     return done

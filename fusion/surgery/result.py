@@ -1,4 +1,4 @@
-"""What an operation on a net and its weights made, and a listing of what it kept, changed, dropped and could not do."""
+"""The result of an operation on a net and its weights, with lists of the kept, changed, dropped and skipped layers."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Weights: TypeAlias = "Mapping[str, Sequence[NDArray[Any]]]"
 
 @dataclass(frozen=True)
 class SurgeryResult:
-    """A net's text (None where it stays as it was) and its weights.
+    """A net's text (None where it is unchanged) and its weights.
 
-    kept        layers whose weights are as they were
-    changed     layer -> what was done
+    kept        layers whose weights are unchanged
+    changed     layer -> the change
     dropped     layers that are gone, or whose weights are
-    mismatched  layer -> why it was left alone
+    mismatched  layer -> why it was not changed
     """
 
     document: Document | None
@@ -31,16 +31,16 @@ class SurgeryResult:
     mismatched: dict[str, str] = field(default_factory=dict)
 
     def listing(self) -> str:
-        """One line per group, and per layer that was changed or left alone."""
+        """Return one line per list, and per layer that was changed or left alone."""
         lines = [f"kept: {', '.join(self.kept) or 'none'}"]
         lines += [] if self.changed or self.dropped else ["changed: none"]
-        lines += [f"changed: {name}: {what}" for name, what in self.changed.items()]
+        lines += [f"changed: {name}: {change}" for name, change in self.changed.items()]
         lines += [f"dropped: {', '.join(self.dropped)}"] if self.dropped else []
         lines += [f"left alone: {name}: {why}" for name, why in self.mismatched.items()]
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, object]:
-        """The listing as a JSON object."""
+        """Return the listing as a JSON object."""
         return {
             "kept": list(self.kept),
             "changed": self.changed,

@@ -1,11 +1,12 @@
-"""One layer in the place of several of one kind: over their channels side by side, their weights one below another.
+"""One layer in the place of several of one kind: over the channels of all, with their weights concatenated.
 
-Each function takes the first of the layers and returns what stands for all of them, or None where that is not exact.
+Each function takes the first of the layers and returns the layer that replaces all, or None where that is not exact.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from typing import Any, Final
 
 import numpy as np
@@ -17,7 +18,7 @@ Array = NDArray[Any]
 Blobs = Sequence[Sequence[Array]]
 Stacked = tuple[LayerParameter, list[Array]]
 
-# Layers that treat each value, or each channel, by itself and learn nothing.
+# Layers that treat each value, or each channel, separately and learn nothing.
 PLAIN: Final = frozenset(
     ("ReLU", "Sigmoid", "TanH", "ELU", "Power", "Exp", "Log", "AbsVal", "BNLL", "Dropout", "Threshold", "Eltwise",
      "Pooling", "Flatten", "Swish", "Clip", "ReLU6")
@@ -25,15 +26,14 @@ PLAIN: Final = frozenset(
 
 
 def stack(layer: LayerParameter, blobs: Blobs, *, shared: bool) -> Stacked | None:
-    """The layer for all branches, without names of layers and blobs, and its weights.
+    """Return the layer for all branches, without names of layers and blobs, and its weights.
 
     blobs   per branch its weights
     shared  whether all branches read the same blob, instead of each its own channels of one
     """
     if any(param.name for param in layer.param) or len(layer.top) != 1:
         return None
-    copy = LayerParameter()
-    copy.CopyFrom(layer)
+    copy = deepcopy(layer)
     if layer.type in PLAIN:
         return None if shared or not _per_channel(layer) else (copy, [])
     if layer.type == "LRN":
@@ -59,7 +59,7 @@ def _convolution(layer: LayerParameter, blobs: Blobs, shared: bool) -> Stacked |
     param.num_output *= len(blobs)
     if not shared:
         param.group *= len(blobs)
-    return layer, _below(blobs, kernels=1)
+    return layer, _concatenated(blobs, kernels=1)
 
 
 def _deconvolution(layer: LayerParameter, blobs: Blobs, shared: bool) -> Stacked | None:
@@ -67,37 +67,37 @@ def _deconvolution(layer: LayerParameter, blobs: Blobs, shared: bool) -> Stacked
 
 
 def _dense(layer: LayerParameter, blobs: Blobs, shared: bool) -> Stacked | None:
-    """On one blob that all read: their outputs side by side."""
+    """Concatenate the outputs of layers that read one blob."""
     param = layer.inner_product_param
     if not shared or param.axis != 1:
         return None
     param.num_output *= len(blobs)
     matrices = [_matrix(layer, own) for own in blobs]
     param.ClearField("transpose")
-    return layer, [np.concatenate(matrices), *_below([own[1:] for own in blobs])]
+    return layer, [np.concatenate(matrices), *_concatenated([own[1:] for own in blobs])]
 
 
 def dense_as_convolution(layer: LayerParameter, blobs: Blobs, shape: Sequence[int | None]) -> Stacked | None:
-    """InnerProduct layers, each on its own channels, as a grouped convolution whose kernel covers what they read.
+    """Return InnerProduct layers, each on its own channels, as a grouped convolution whose kernel covers the bottom.
 
-    shape  of what one of them reads
+    shape  of one layer's bottom
     """
     param = layer.inner_product_param
     sizes = [int(dim or 0) for dim in shape[1:]]
     if param.axis != 1 or len(sizes) not in (1, 3) or 0 in sizes or any(one.name for one in layer.param):
         return None
     channels, height, width = sizes if len(sizes) == 3 else (*sizes, 1, 1)
-    made = LayerParameter(type="Convolution")
+    convolution = LayerParameter(type="Convolution")
     for one in layer.param:
-        made.param.add().CopyFrom(one)
+        convolution.param.add().CopyFrom(one)
     for rule in layer.include:
-        made.include.add().CopyFrom(rule)
-    made.convolution_param.num_output = param.num_output * len(blobs)
-    made.convolution_param.group = len(blobs)
-    made.convolution_param.bias_term = param.bias_term
-    made.convolution_param.kernel_h, made.convolution_param.kernel_w = height, width
+        convolution.include.add().CopyFrom(rule)
+    convolution.convolution_param.num_output = param.num_output * len(blobs)
+    convolution.convolution_param.group = len(blobs)
+    convolution.convolution_param.bias_term = param.bias_term
+    convolution.convolution_param.kernel_h, convolution.convolution_param.kernel_w = height, width
     kernels = np.concatenate([_matrix(layer, own) for own in blobs]).reshape(-1, channels, height, width)
-    return made, [kernels, *_below([own[1:] for own in blobs])]
+    return convolution, [kernels, *_concatenated([own[1:] for own in blobs])]
 
 
 def _matrix(layer: LayerParameter, own: Sequence[Array]) -> Array:
@@ -107,17 +107,17 @@ def _matrix(layer: LayerParameter, own: Sequence[Array]) -> Array:
 
 
 def _channels(layer: LayerParameter, blobs: Blobs, shared: bool) -> Stacked | None:
-    """Scale, Bias and PReLU: one number per channel."""
+    """Stack Scale, Bias or PReLU, which have one number per channel."""
     if shared:
         return None
     if layer.type == "PReLU":
-        return None if layer.prelu_param.channel_shared else (layer, _below(blobs))
+        return None if layer.prelu_param.channel_shared else (layer, _concatenated(blobs))
     param = layer.scale_param if layer.type == "Scale" else layer.bias_param
-    return (layer, _below(blobs)) if param.axis == 1 and param.num_axes == 1 else None
+    return (layer, _concatenated(blobs)) if param.axis == 1 and param.num_axes == 1 else None
 
 
 def _batch_norm(layer: LayerParameter, blobs: Blobs, shared: bool) -> Stacked | None:
-    """Statistics divided by their factors, which differ between the nets, and the weights after them, if any."""
+    """Stack statistics divided by their factors, which differ between the nets, and NVCaffe's scale and bias if any."""
     if shared:
         return None
     factors = [float(np.asarray(own[2]).ravel()[0]) for own in blobs]
@@ -127,12 +127,12 @@ def _batch_norm(layer: LayerParameter, blobs: Blobs, shared: bool) -> Stacked | 
     ]
     if not all(factors):
         return None
-    weights = _below([own[3:] for own in blobs])
-    return layer, [*(blob.astype(np.float32) for blob in _below(scaled)), np.ones(1, np.float32), *weights]
+    weights = _concatenated([own[3:] for own in blobs])
+    return layer, [*(blob.astype(np.float32) for blob in _concatenated(scaled)), np.ones(1, np.float32), *weights]
 
 
-def _below(blobs: Blobs, kernels: int = 0) -> list[Array]:
-    """The first blobs of all, one below another; the second ones; ... But for the kernels they are one number each."""
+def _concatenated(blobs: Blobs, kernels: int = 0) -> list[Array]:
+    """Concatenate the first blobs of all layers, the second ones, ...; all but the kernels are flattened."""
     return [
         np.concatenate([np.asarray(part) if index < kernels else np.asarray(part).ravel() for part in parts])
         for index, parts in enumerate(zip(*blobs, strict=True))

@@ -39,7 +39,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_fold(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fold", "net.prototxt", "net.caffemodel", "-o", "folded"]) == 0
     out, err = capsys.readouterr()
-    assert out == "kept: fc\nchanged: conv: took in bn\ndropped: bn\n"
+    assert out == "kept: fc\nchanged: conv: absorbed bn\ndropped: bn\n"
     assert err == "wrote folded.caffemodel and folded.prototxt\n"
     assert Path("folded.prototxt").read_text().startswith("# a comment\n")
     against = ["--against", "folded.prototxt:folded.caffemodel", "--batch", "3"]

@@ -82,7 +82,7 @@ def folded(text: str) -> SurgeryResult:
 )
 def test_every_linear_layer_takes_in_what_follows(layer: str) -> None:
     outcome = folded(DATA + layer + BN + SCALE + 'layer { name: "r" type: "ReLU" bottom: "c" top: "c" }\n')
-    assert outcome.changed == {"c": "took in bn, sc"}
+    assert outcome.changed == {"c": "absorbed bn, sc"}
     assert outcome.dropped == ("bn", "sc")
     assert len(outcome.weights["c"]) == 2
     assert "BatchNorm" not in str(outcome.document)
@@ -104,11 +104,11 @@ def test_tops_with_names_of_their_own_and_comments_stay() -> None:
     ("text", "name", "reason"),
     [
         (conv() + BN.replace('top: "c"', 'top: "d"') + 'layer { name: "r" type: "TanH" bottom: "c" top: "e" }\n',
-         "bn", "other layers read what 'c' makes, too"),
+         "bn", "other layers read the output of 'c', too"),
         (conv() + RELU + BN, "bn", "no convolution or dense layer"),
         (conv() + SCALE.replace("scale_param {", "scale_param { axis: 2 num_axes: 2"), "sc", "not act per channel"),
         (conv() + BN.replace("BatchNorm\"", 'BatchNorm" batch_norm_param { use_global_stats: false }'), "bn",
-         "each batch's own statistics"),
+         "the statistics of each batch"),
         (conv().replace('top: "c"', 'top: "c" param { name: "w" }') + BN, "bn", "it shares its weights"),
     ],
 )  # fmt: skip

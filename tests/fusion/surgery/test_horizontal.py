@@ -103,7 +103,7 @@ def test_what_is_fused_and_what_is_left() -> None:
     outcome = fuse_horizontally(document, random_weights(document), ("a", "b"))
     assert outcome.changed["a+b/conv1"] == "2 Convolution layers"
     assert "a+b/add" in outcome.changed
-    assert "cannot stand for several" in outcome.mismatched["a/norm, b/norm"]
+    assert "cannot replace several" in outcome.mismatched["a/norm, b/norm"]
     layers = {layer.name: layer for layer in prototxt.load_net(outcome.document).layer}
     assert (layers["a+b/conv1"].convolution_param.num_output, layers["a+b/conv1"].convolution_param.group) == (12, 1)
     assert (layers["a+b/conv3"].convolution_param.num_output, layers["a+b/conv3"].convolution_param.group) == (6, 2)

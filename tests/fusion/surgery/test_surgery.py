@@ -68,7 +68,7 @@ def test_a_head_with_other_outputs() -> None:
     assert "num_output: 7" in str(outcome.document)
     assert outcome.kept == ("conv", "fc")
     assert outcome.dropped == ("score",)
-    assert outcome.changed == {"score": "filled anew, 7x5 and 7"}
+    assert outcome.changed == {"score": "filled again, 7x5 and 7"}
     assert (outcome.weights["score"][0] == 2).all()
     assert output(document_of(outcome), outcome.weights).shape == (2, 7)
     again = replace_head(parse(NET), weights_of(NET), "score", num_output=7, seed=1)
@@ -82,7 +82,7 @@ def test_a_head_with_other_outputs() -> None:
         ("scores", {}, "no layer's name matches 'scores'"),
         ("(", {}, "is no regular expression"),
         ("score", {"num_output": 0}, "num_output must be at least 1"),
-        ("relu", {"num_output": 3}, "has outputs to count"),
+        ("relu", {"num_output": 3}, "has num_output"),
         ("score", {"reinit": "xavier,sdt=1"}, "is none of value, min, max, mean, std"),
         ("score", {"reinit": "gaussian,std=much"}, "'much' is no number"),
         ("score", {"reinit": "xaver"}, "xaver"),
@@ -165,7 +165,7 @@ def test_convolutions_pass_a_concat() -> None:
 
 def test_an_axis_from_the_back_is_refused_above_a_convolution() -> None:
     text = TWO + CONCAT.replace('top: "both" }', 'top: "both" concat_param { axis: -1 } }')
-    with pytest.raises(FusionError, match="layer 'both' counts its axis from the back"):
+    with pytest.raises(FusionError, match="layer 'both' counts its axis from the end"):
         to_convolution(parse(text), weights_of(text))
 
 
