@@ -70,10 +70,10 @@ def _export(arguments: argparse.Namespace) -> int:
     if not arguments.check:
         return 0
     from fusion.export import verify_onnx
-    from fusion.verification.comparison import table, to_json
+    from fusion.verification.comparison import comparisons_json, comparisons_text
 
     found = verify_onnx(exported.net, arguments.weights, arguments.onnx, rtol=arguments.rtol)
-    print(to_json([found]) if arguments.json else table([found]))
+    print(comparisons_json([found]) if arguments.json else comparisons_text([found]))
     if found.first is not None:
         print(f"error: {found.verdict()}", file=sys.stderr)
     return 0 if found.first is None else 1

@@ -112,15 +112,15 @@ def _report(arguments: argparse.Namespace, given: Sequence[str]) -> int:
     )
     if arguments.slices and not any(found.featured.whole.per_slice(found.slices)):
         print(f"--slices {arguments.slices}: all samples are in one slice or in none", file=sys.stderr)
-    checks = report.check(found, budget)
+    checks = report.check_budget(found, budget)
     if arguments.html:
         album = report.Album(Path(arguments.images), arguments.image_bytes)
         curves = [report.read_log(path, name) for name, path, _ in map(_parts, arguments.log)]
         command = shlex.join(["fusion-report", *given])
         write_text(arguments.html, report.page(found, checks, album, command, curves))
     if arguments.json and arguments.json != "-":
-        write_text(arguments.json, report.to_json(found, checks))
-    sys.stdout.write(report.to_json(found, checks) if arguments.json == "-" else report.to_text(found, checks))
+        write_text(arguments.json, report.report_json(found, checks))
+    sys.stdout.write(report.report_json(found, checks) if arguments.json == "-" else report.report_text(found, checks))
     for path in (arguments.html, arguments.json):
         if path and path != "-":
             print(f"wrote {path}", file=sys.stderr)
@@ -224,9 +224,9 @@ def _budget(arguments: argparse.Namespace) -> Budget:
 def _rate(text: str | None) -> float | None:
     if text is None:
         return None
-    from fusion.report import rate
+    from fusion.report import parse_rate
 
-    return rate(text)
+    return parse_rate(text)
 
 
 if __name__ == "__main__":

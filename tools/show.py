@@ -183,10 +183,10 @@ def _show_binary(arguments: argparse.Namespace, content: Content) -> None:
 
 def _show_onnx(arguments: argparse.Namespace) -> None:
     """An ONNX file: where it can be cut, and every operator that cannot be run."""
-    from fusion.onnx.graphs import load
+    from fusion.onnx.graphs import load_graph
     from fusion.onnx.graphs.summary import overview, overview_text
 
-    graph = load(arguments.input, {name: tuple(shape) for name, shape in arguments.inputs})
+    graph = load_graph(arguments.input, {name: tuple(shape) for name, shape in arguments.inputs})
     _print(arguments, {"file": arguments.input, "kind": "onnx", **overview(graph)}, overview_text(graph))
 
 

@@ -137,9 +137,9 @@ def comparisons(
 
 def _show(comparisons: Sequence[Comparison], *, as_json: bool) -> int:
     """Print what was found; the exit code."""
-    from fusion.verification.comparison import table, to_json
+    from fusion.verification.comparison import comparisons_json, comparisons_text
 
-    print(to_json(comparisons) if as_json else table(comparisons), flush=True)
+    print(comparisons_json(comparisons) if as_json else comparisons_text(comparisons), flush=True)
     wrong = [item for item in comparisons if item.first is not None]
     for item in wrong:
         print(f"error: {item.verdict()}", file=sys.stderr)

@@ -22,11 +22,11 @@ def read_onnx(source: Source, *, reference: bool) -> SourceText:
 
     Raises: ComposeError if it cannot be cut as requested, or has operators that cannot be run; OSError.
     """
-    from fusion.onnx.graphs import load
+    from fusion.onnx.graphs import load_graph
 
     path = os.fspath(source.prototxt) if not isinstance(source.prototxt, Document) else ""
     try:
-        graph = load(path)
+        graph = load_graph(path)
         cuts, notes = _cuts(source, graph)
         logits = _logits(source, graph) if reference else None
         document, blob = _document(source, graph, path, cuts, logits)
@@ -38,13 +38,13 @@ def read_onnx(source: Source, *, reference: bool) -> SourceText:
 
 def _cuts(source: Source, graph: Graph) -> tuple[list[str], list[str]]:
     """Return the values to cut at, and notes. Raises: OnnxError with the values at which the net can be cut."""
-    from fusion.onnx.graphs import before_classifier
-    from fusion.onnx.graphs.cut import listed
+    from fusion.onnx.graphs import classifier_input
+    from fusion.onnx.graphs.cut import list_features
 
     if source.at is None:
-        found = before_classifier(graph)
+        found = classifier_input(graph)
         if found is None:
-            hint = f"name the value: '{source.prefix}=...@VALUE', one of {listed(graph)}"
+            hint = f"name the value: '{source.prefix}=...@VALUE', one of {list_features(graph)}"
             raise OnnxError("no classifier was found to cut before", place=graph.place, hint=hint)
         return [found], [f"cut at '{_blob(found)}', which its classifier reads"]
     names: Sequence[str] = (source.at,) if isinstance(source.at, str) else source.at
@@ -52,32 +52,32 @@ def _cuts(source: Source, graph: Graph) -> tuple[list[str], list[str]]:
 
 
 def _value(graph: Graph, name: str) -> str:
-    from fusion.onnx.graphs import tensor
-    from fusion.onnx.graphs.cut import listed, missing_value
+    from fusion.onnx.graphs import find_value
+    from fusion.onnx.graphs.cut import list_features, unknown_value
 
-    found = tensor(graph, name)
+    found = find_value(graph, name)
     if found is None:
-        error = missing_value(graph, name)
+        error = unknown_value(graph, name)
         raise OnnxError(f"cut blob '{name}': {error.message}", place=graph.place, hint=error.hint)
     if found in graph.inputs:
         message = f"cut blob '{name}' is an input of the net, so nothing of it would be left"
-        raise OnnxError(message, place=graph.place, hint=f"cut at one of (output side first): {listed(graph)}")
+        raise OnnxError(message, place=graph.place, hint=f"cut at one of (output side first): {list_features(graph)}")
     return found
 
 
 def _logits(source: Source, graph: Graph) -> str:
-    from fusion.onnx.graphs import scores
+    from fusion.onnx.graphs import scores_value
 
-    return _value(graph, source.logits) if source.logits is not None else scores(graph)
+    return _value(graph, source.logits) if source.logits is not None else scores_value(graph)
 
 
 def _document(
     source: Source, graph: Graph, path: str, cuts: list[str], logits: str | None
 ) -> tuple[Document, str | None]:
     """Return the description, and the blob with the class scores. Raises: OnnxError."""
-    from fusion.onnx.graphs import check_support, cut, entries
+    from fusion.onnx.graphs import check_support, cut, image_entries
 
-    entered = entries(graph)
+    entered = image_entries(graph)
     starts = [name if entered[name] in cuts else entered[name] for name in cut(graph, cuts).inputs]
     body = cut(graph, cuts, starts)
     check_support(body)

@@ -15,10 +15,10 @@ from onnx import helper, version_converter
 import fusion.export.conv_pool
 import fusion.export.elementwise
 import fusion.export.onnx_layers
-import fusion.export.reshape  # noqa: F401 - each registers converters
+import fusion.export.reshape  # noqa: F401 - each registers exporters
 from fusion.errors import ExportError, FusionError, WeightsMismatch, raise_all
-from fusion.export.graph import CONVERTERS, Dims, Graph, Step
-from fusion.onnx.graphs import weights as onnx_weights
+from fusion.export.graph_builder import EXPORTERS, Dims, GraphBuilder, Step
+from fusion.onnx.graphs import graph_weights
 from fusion.onnx.graphs.layer_graph import layer_graph
 from fusion.onnx.sidecar import ONNX, read_pair
 from prototxt.edit.deploy import deploy
@@ -38,7 +38,7 @@ OPSET = 17
 OLDEST = 13
 """From here on Softmax works along one axis, as Caffe's does, and Split takes its sizes as an input."""
 _NO_WAY_BACK = ("Add", "Div", "Identity", "Mul", "Relu", "Reshape", "Sub")
-"""What mean the same from opset 13 to 17, but have no way back in onnx's converter: to it they are another operator."""
+"""Operators unchanged from opset 13 to 17 that onnx's converter cannot lower; it is shown another one instead."""
 _BATCHES = (2, 3)
 _LARGEST = 2**31 - 1
 
@@ -47,10 +47,10 @@ _LARGEST = 2**31 - 1
 class Exported:
     """An ONNX model of a net.
 
-    net      the deploy net that it was made of, phase TEST
+    net      the deploy net that was exported, phase TEST
     inputs   blob -> shape, None where it follows the batch
     outputs  blobs
-    notes    what was decided, one sentence each
+    notes    decisions that were made, one sentence each
     """
 
     model: onnx.ModelProto
@@ -60,7 +60,7 @@ class Exported:
     notes: tuple[str, ...]
 
     def save(self, path: Path) -> None:
-        """Write the model, at once or not at all. Raises: ExportError beyond 2 GB, OSError."""
+        """Write the model atomically. Raises: ExportError beyond 2 GB, OSError."""
         if self.model.ByteSize() > _LARGEST:
             hint = "save it with onnx.save_model(exported.model, path, save_as_external_data=True)"
             raise ExportError("the model is larger than the 2 GB of one ONNX file", place=os.fspath(path), hint=hint)
@@ -79,8 +79,8 @@ def to_onnx(
     """Convert a net with its weights.
 
     net      a deploy or train_val prototxt of any age: data layers become inputs, losses scores
-    inputs   shapes of inputs that the net does not tell, by blob, or by "" for the only one
-    outputs  blobs to give; by default what no layer reads
+    inputs   shapes of inputs that the net does not define, by blob, or by "" for the only one
+    outputs  blobs to export; by default those that no layer reads
     Raises: ExportError naming every layer that cannot be exported; WeightsMismatch for weights that are missing or do
             not fit; the errors of prototxt.edit.deploy.
     """
@@ -93,8 +93,9 @@ def to_onnx(
     shapes, notes = _shapes(message)
     arrays = weights if isinstance(weights, Mapping) else read_pair(weights)
     place = "the weights" if isinstance(weights, Mapping) else os.fspath(weights)
+    # Graphs of Onnx layers are kept in opset 17, so a net with such layers is converted as a whole at the end.
     nested = any(layer.type == ONNX for layer in message.layer)
-    graph, values = Graph(OPSET if nested else opset), _Values(message)
+    graph, values = GraphBuilder(OPSET if nested else opset), _Values(message)
     graph.reserve(values.final)
     errors: list[FusionError] = []
     for index, layer in enumerate(message.layer):
@@ -106,30 +107,31 @@ def to_onnx(
     raise_all(errors)
     given = {top: shapes.top(index, n) for index, layer in enumerate(message.layer) if layer.type == "Input"
              for n, top in enumerate(layer.top)}  # fmt: skip
-    made = {name: shapes.blob(name) for name in outputs or values.unread(message)}
-    model = _model(graph, message.name, given, made)
+    results = {name: shapes.blob(name) for name in outputs or values.unread(message)}
+    model = _model(graph, message.name, given, results)
     if graph.opset != opset:
         model = _converted(model, opset)
-    return Exported(model, message, given, tuple(made), (*deployed.notes, *notes))
+    return Exported(model, message, given, tuple(results), (*deployed.notes, *notes))
 
 
 def _converted(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
-    """The model in another opset: graphs of ONNX files are kept in that of `OPSET`. Raises: ExportError."""
+    """Convert the model to another opset: graphs of ONNX files are kept in opset `OPSET`. Raises: ExportError."""
     no_way = _NO_WAY_BACK if opset < OPSET else ()
     kept = {node.output[0]: node.op_type for node in model.graph.node if node.op_type in no_way}
     try:
-        found: onnx.ModelProto = version_converter.convert_version(_named(model, dict.fromkeys(kept, "Abs")), opset)
-        found = _named(found, kept)
+        # Abs has a way back and passes shapes through; the operators get their names again afterwards.
+        renamed = _with_operators(model, dict.fromkeys(kept, "Abs"))
+        found: onnx.ModelProto = _with_operators(version_converter.convert_version(renamed, opset), kept)
         del found.graph.value_info[:]  # shapes that the converter inferred, of the other operators
         onnx.checker.check_model(found)
     except Exception as error:  # its exceptions have no base class of their own
         reason = (str(error).splitlines() or [type(error).__name__])[0].rpartition("Assertion `false` failed: ")[2]
-        raise ExportError(f"onnx cannot bring the model to opset {opset}: {reason}", hint=f"use {OPSET}") from error
+        raise ExportError(f"onnx cannot convert the model to opset {opset}: {reason}", hint=f"use {OPSET}") from error
     return found
 
 
-def _named(model: onnx.ModelProto, operators: Mapping[str, str]) -> onnx.ModelProto:
-    """The model with other operators for some outputs."""
+def _with_operators(model: onnx.ModelProto, operators: Mapping[str, str]) -> onnx.ModelProto:
+    """Return a copy of the model with other operators for some outputs."""
     renamed = onnx.ModelProto()
     renamed.CopyFrom(model)
     for node in renamed.graph.node:
@@ -159,7 +161,7 @@ def _merged(one: Dims, other: Dims) -> Dims:
 
 
 def _shapes(net: NetParameter) -> tuple[_Shapes, tuple[str, ...]]:
-    """The net's shapes with the batch left open; if a layer fixes the batch, then with the batch as it is."""
+    """Return the net's shapes and notes: the batch open, or as it is if a layer fixes it."""
     declared = infer(net)
     given = {top: shape for layer, tops in zip(net.layer, declared.tops, strict=True) if layer.type == "Input"
              for top, shape in zip(layer.top, tops, strict=True)}  # fmt: skip
@@ -175,7 +177,7 @@ def _shapes(net: NetParameter) -> tuple[_Shapes, tuple[str, ...]]:
 
 
 class _Values:
-    """Names for the versions of blobs: the last one bears the blob's name, as the model's outputs do."""
+    """Names for the versions of blobs: the last version has the blob's name, as the model's outputs do."""
 
     def __init__(self, net: NetParameter) -> None:
         self.current: dict[str, str] = {}
@@ -184,34 +186,34 @@ class _Values:
         self.final = set(self._last)
 
     def bottoms(self, layer: LayerParameter) -> list[str]:
-        """The values that the layer takes."""
-        taken = [self.current[name] for name in layer.bottom]
-        self.read.update(taken)
-        return taken
+        """Return the values that the layer reads, and note that they are read."""
+        values = [self.current[name] for name in layer.bottom]
+        self.read.update(values)
+        return values
 
     def tops(self, layer: LayerParameter, index: int) -> list[str]:
-        """The values that it makes."""
+        """Return names for the values that the layer computes."""
         names = [top if self._last[top] == index else f"{top}@{layer.name or index}" for top in layer.top]
         self.current.update(zip(layer.top, names, strict=True))
         return names
 
     def unread(self, net: NetParameter) -> list[str]:
-        """The net's outputs, in order."""
-        made = dict.fromkeys(top for layer in net.layer if layer.type != "Input" for top in layer.top)
-        return [top for top in made if top not in self.read]
+        """Return the net's outputs, in order."""
+        tops = dict.fromkeys(top for layer in net.layer if layer.type != "Input" for top in layer.top)
+        return [top for top in tops if top not in self.read]
 
 
 def _convert(
-    graph: Graph, values: _Values, layer: LayerParameter, index: int, shapes: _Shapes, weights: Any, place: str
+    graph: GraphBuilder, values: _Values, layer: LayerParameter, index: int, shapes: _Shapes, weights: Any, place: str
 ) -> None:
     bottoms, tops = values.bottoms(layer), values.tops(layer, index)
     if layer.type == "Input":
         return
-    if layer.type not in CONVERTERS:
-        near = closest(layer.type, list(CONVERTERS))
-        hint = f"can be exported: {', '.join(sorted(CONVERTERS))}" if near is None else f"similar to it is '{near}'"
-        what = f"layer '{layer.name}' cannot be exported: there is no converter for the type '{layer.type}'"
-        raise ExportError(what, hint=hint)
+    if layer.type not in EXPORTERS:
+        near = closest(layer.type, list(EXPORTERS))
+        hint = f"can be exported: {', '.join(sorted(EXPORTERS))}" if near is None else f"similar to it is '{near}'"
+        message = f"layer '{layer.name}' cannot be exported: there is no exporter for the type '{layer.type}'"
+        raise ExportError(message, hint=hint)
     step = Step(
         layer,
         bottoms,
@@ -220,41 +222,41 @@ def _convert(
         [shapes.top(index, number) for number in range(len(tops))],
         _nested(layer, weights) if layer.type == ONNX else _arrays(layer, shapes.one.params[index], weights, place),
     )
-    CONVERTERS[layer.type](graph, step)
+    EXPORTERS[layer.type](graph, step)
 
 
 def _nested(layer: LayerParameter, weights: Mapping[str, Sequence[Any]]) -> list[NDArray[np.float32]]:
-    """The weights of an Onnx layer where there are any beside those of its file. Raises: WeightsMismatch."""
+    """Return the weights given for an Onnx layer, [] to use those in its file. Raises: WeightsMismatch."""
     if layer.name not in weights:
         return []
     found = [np.asarray(blob, np.float32) for blob in weights[layer.name]]
-    wanted = [array.shape for array in onnx_weights(layer_graph(layer)).values()]
-    if [blob.shape for blob in found] != wanted:
-        what = f"layer '{layer.name}' has other weights than the graph of {layer.onnx_param.file}"
-        raise WeightsMismatch(what, hint="give the weights that were merged or trained for this net")
+    expected = [array.shape for array in graph_weights(layer_graph(layer)).values()]
+    if [blob.shape for blob in found] != expected:
+        message = f"the weights of layer '{layer.name}' do not fit the graph in {layer.onnx_param.file}"
+        raise WeightsMismatch(message, hint="give the weights that were merged or trained for this net")
     return found
 
 
 def _arrays(
-    layer: LayerParameter, wanted: Sequence[Dims], weights: Mapping[str, Sequence[Any]], place: str
+    layer: LayerParameter, shapes: Sequence[Dims], weights: Mapping[str, Sequence[Any]], place: str
 ) -> list[NDArray[np.float32]]:
-    """The layer's blobs in the shapes that the net gives them. Raises: WeightsMismatch."""
-    if not wanted:
+    """Return the layer's blobs, float32, in the shapes that the net gives them. Raises: WeightsMismatch."""
+    if not shapes:
         return []
     if layer.name not in weights:
         near = closest(layer.name, list(weights))
         hint = f"they have '{near}'" if near else f"they have {', '.join(list(weights)[:5])}, ..."
         raise WeightsMismatch(f"layer '{layer.name}' has no weights in {place}", hint=hint)
     found = [np.asarray(blob, np.float32) for blob in weights[layer.name]]
-    if len(found) != len(wanted) or not all(
-        shape_fits(blob.shape, shape) for blob, shape in zip(found, wanted, strict=True)
+    if len(found) != len(shapes) or not all(
+        shape_fits(blob.shape, shape) for blob, shape in zip(found, shapes, strict=True)
     ):
-        message = f"layer '{layer.name}' needs blobs of shape {[tuple(shape) for shape in wanted]}"
+        message = f"layer '{layer.name}' needs blobs of shape {[tuple(shape) for shape in shapes]}"
         raise WeightsMismatch(f"{message}, but {place} has {[blob.shape for blob in found]}")
-    return [blob.reshape([dim or -1 for dim in shape]) for blob, shape in zip(found, wanted, strict=True)]
+    return [blob.reshape([dim or -1 for dim in shape]) for blob, shape in zip(found, shapes, strict=True)]
 
 
-def _model(graph: Graph, name: str, inputs: Mapping[str, Dims], outputs: Mapping[str, Dims]) -> onnx.ModelProto:
+def _model(graph: GraphBuilder, name: str, inputs: Mapping[str, Dims], outputs: Mapping[str, Dims]) -> onnx.ModelProto:
     infos = [
         [helper.make_tensor_value_info(blob, onnx.TensorProto.FLOAT, [dim or "N" for dim in dims])
          for blob, dims in side.items()]

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from fusion.export.graph import Graph, Step, converter
+from fusion.export.graph_builder import GraphBuilder, Step, exporter
 from prototxt.shapes.fork_layers import fork_param
 
 
-@converter("Concat")
-def concat(graph: Graph, step: Step) -> None:
-    """Concat."""
+@exporter("Concat")
+def _concat(graph: GraphBuilder, step: Step) -> None:
     param = step.layer.concat_param
     axis = param.concat_dim if param.HasField("concat_dim") else param.axis
     graph.node("Concat", step.bottoms, step.tops, axis=step.axis(axis))
 
 
-@converter("Slice")
-def slice_(graph: Graph, step: Step) -> None:
-    """Split, at the sizes that the tops have."""
+@exporter("Slice")
+def _slice(graph: GraphBuilder, step: Step) -> None:
     param = step.layer.slice_param
     axis = step.axis(param.slice_dim if param.HasField("slice_dim") else param.axis)
     sizes = [dims[axis] for dims in step.top_dims]
@@ -32,27 +30,25 @@ def slice_(graph: Graph, step: Step) -> None:
         )
 
 
-@converter("Split")
-def split(graph: Graph, step: Step) -> None:
-    """The same value under other names."""
+@exporter("Split")
+def _split(graph: GraphBuilder, step: Step) -> None:
     for top in step.tops:
         graph.node("Identity", step.bottoms, top)
 
 
-@converter("Dropout", "SpatialDropout")
-def dropout(graph: Graph, step: Step) -> None:
-    """The identity, as in every net that is not trained."""
+@exporter("Dropout", "SpatialDropout")
+def _dropout(graph: GraphBuilder, step: Step) -> None:
     graph.node("Identity", step.bottoms, step.tops)
 
 
-@converter("Silence")
-def silence(graph: Graph, step: Step) -> None:
-    """Nothing."""
+@exporter("Silence")
+def _silence(graph: GraphBuilder, step: Step) -> None:
+    """Write nothing."""
 
 
-@converter("Flatten", "Reshape", "Reorg")
-def reshape(graph: Graph, step: Step) -> None:
-    """Flatten behind the batch, else Reshape to the sizes that the top has."""
+@exporter("Flatten", "Reshape", "Reorg")
+def _reshape(graph: GraphBuilder, step: Step) -> None:
+    """Write Flatten for all axes after the batch, else Reshape to the top's sizes."""
     param = step.layer.flatten_param
     if step.layer.type == "Reorg":
         raise step.refusal("the order of its elements has no counterpart")
@@ -62,43 +58,42 @@ def reshape(graph: Graph, step: Step) -> None:
         graph.reshape(step.bottoms[0], step.target(), step.tops[0])
 
 
-@converter("Permute", "Transpose")
-def permute(graph: Graph, step: Step) -> None:
-    """Transpose; axes that are not named follow behind."""
+@exporter("Permute", "Transpose")
+def _permute(graph: GraphBuilder, step: Step) -> None:
+    """Write Transpose; axes that the layer does not list come last, in their order."""
     order = (
         fork_param(step.layer, "permute_param").order
         if step.layer.type == "Permute"
         else fork_param(step.layer, "transpose_param").dim
     )
-    named = [step.axis(axis) for axis in order]
-    rest = [axis for axis in range(len(step.bottom_dims[0])) if axis not in named]
-    graph.node("Transpose", step.bottoms, step.tops, perm=[*named, *rest])
+    first = [step.axis(axis) for axis in order]
+    rest = [axis for axis in range(len(step.bottom_dims[0])) if axis not in first]
+    graph.node("Transpose", step.bottoms, step.tops, perm=[*first, *rest])
 
 
-@converter("ShuffleChannel")
-def shuffle_channel(graph: Graph, step: Step) -> None:
-    """Channels of all groups in turn."""
+@exporter("ShuffleChannel")
+def _shuffle_channel(graph: GraphBuilder, step: Step) -> None:
+    """Write the channels of all groups in turn: a transpose of (group, channel)."""
     group = fork_param(step.layer, "shuffle_channel_param").group
     _, channels, *space = step.bottom_dims[0]
     if None in space or channels is None:
         raise step.refusal("a size of its bottom follows the batch")
     sizes = [size or 0 for size in space]
     groups = graph.reshape(step.bottoms[0], [-1, group, channels // group, *sizes])
-    turned = graph.made("Transpose", [groups], perm=[0, 2, 1, *range(3, 3 + len(sizes))])
+    turned = graph.op("Transpose", [groups], perm=[0, 2, 1, *range(3, 3 + len(sizes))])
     graph.reshape(turned, [-1, channels, *sizes], step.tops[0])
 
 
-@converter("Tile")
-def tile(graph: Graph, step: Step) -> None:
-    """Tile."""
+@exporter("Tile")
+def _tile(graph: GraphBuilder, step: Step) -> None:
     repeats = [1] * len(step.bottom_dims[0])
     repeats[step.axis(step.layer.tile_param.axis)] = step.layer.tile_param.tiles
     graph.node("Tile", [step.bottoms[0], graph.constant(f"{step.name}:repeats", repeats, np.int64)], step.tops)
 
 
-@converter("Crop")
-def crop(graph: Graph, step: Step) -> None:
-    """Slice to the sizes of the second bottom."""
+@exporter("Crop")
+def _crop(graph: GraphBuilder, step: Step) -> None:
+    """Write Slice to the sizes of the second bottom."""
     param = step.layer.crop_param
     start = step.axis(param.axis)
     axes = list(range(start, len(step.bottom_dims[0])))
@@ -113,35 +108,36 @@ def crop(graph: Graph, step: Step) -> None:
     graph.node("Slice", [step.bottoms[0], *cuts], step.tops)
 
 
-@converter("Softmax")
-def softmax(graph: Graph, step: Step) -> None:
-    """Softmax."""
+@exporter("Softmax")
+def _softmax(graph: GraphBuilder, step: Step) -> None:
     graph.node("Softmax", step.bottoms, step.tops, axis=step.axis(step.layer.softmax_param.axis))
 
 
-@converter("ArgMax")
-def arg_max(graph: Graph, step: Step) -> None:
-    """ArgMax, of equals the larger index, as a float."""
+@exporter("ArgMax")
+def _arg_max(graph: GraphBuilder, step: Step) -> None:
+    """Write ArgMax as a float; among equal values Caffe returns the larger index."""
     param = step.layer.argmax_param
     if param.top_k != 1:
-        raise step.refusal("among equals ONNX orders the top_k otherwise", "export the scores, and choose afterwards")
+        raise step.refusal(
+            "ONNX orders equal values of top_k differently", "export the scores, and select from them afterwards"
+        )
     axis = step.axis(param.axis) if param.HasField("axis") else 1
-    rows = step.bottoms[0] if param.HasField("axis") else graph.made("Flatten", step.bottoms, axis=1)
+    rows = step.bottoms[0] if param.HasField("axis") else graph.op("Flatten", step.bottoms, axis=1)
     best = graph.reduce("ReduceMax", rows, [axis], keep=True)
-    index = graph.made("Cast", [graph.made("ArgMax", [rows], axis=axis, keepdims=1, select_last_index=1)], to=1)
+    index = graph.op("Cast", [graph.op("ArgMax", [rows], axis=axis, keepdims=1, select_last_index=1)], to=1)
     if param.HasField("axis"):
         graph.node("Identity", [best if param.out_max_val else index], step.tops)
         return
-    found = graph.made("Concat", [index, best], axis=1) if param.out_max_val else index
+    found = graph.op("Concat", [index, best], axis=1) if param.out_max_val else index
     graph.reshape(found, step.target(), step.tops[0])
 
 
 _REDUCTIONS = {"SUM": "ReduceSum", "MEAN": "ReduceMean", "ASUM": "ReduceL1", "SUMSQ": "ReduceSumSquare"}
 
 
-@converter("Reduction")
-def reduction(graph: Graph, step: Step) -> None:
-    """A reduction of everything from an axis on, times its coefficient."""
+@exporter("Reduction")
+def _reduction(graph: GraphBuilder, step: Step) -> None:
+    """Write a reduction of all axes from one on, times its coefficient."""
     param = step.layer.reduction_param
     op = _REDUCTIONS[param.ReductionOp.Name(param.operation)]
     axes = list(range(step.axis(param.axis), len(step.bottom_dims[0])))
@@ -152,7 +148,6 @@ def reduction(graph: Graph, step: Step) -> None:
         graph.node("Mul", [total, graph.constant(f"{step.name}:coeff", param.coeff)], step.tops)
 
 
-@converter("Parameter")
-def parameter(graph: Graph, step: Step) -> None:
-    """The blob as a constant."""
+@exporter("Parameter")
+def _parameter(graph: GraphBuilder, step: Step) -> None:
     graph.node("Identity", [step.weight(graph)], step.tops)

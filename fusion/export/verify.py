@@ -1,4 +1,4 @@
-"""Does ONNX Runtime make of a model what the net makes? With two batch sizes, as the batch is left open."""
+"""Comparison of an exported model in ONNX Runtime with its net, for two batch sizes, as the batch is left open."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from fusion.errors import ExportError
 from fusion.nets.build import build, restrict_to_blobs
 from fusion.nets.inputs import integer_noise, noise
 from fusion.nets.weights import load_weights
-from fusion.onnx.runtime import as_kind, session, whole_kind
+from fusion.onnx.runtime import cast_input, inference_session, integer_dtype
 from fusion.onnx.sidecar import read_pair
-from fusion.verification.comparison import RTOL, Comparison, Difference, difference
+from fusion.verification.comparison import RTOL, Comparison, Difference, compare_arrays
 from prototxt.schema.messages import NetParameter
 
 Path = str | os.PathLike[str]
@@ -36,10 +36,10 @@ def verify_onnx(
 
     net      a deploy net of phase TEST
     batches  sizes to try, where the model leaves the batch open
-    inputs   shapes of the inputs where the net does not tell them
+    inputs   shapes of the inputs where the net does not define them
     Raises: ExportError when the model's inputs or outputs are not those of the net.
     """
-    runtime = session(model)
+    runtime = inference_session(model)
     arrays = weights if isinstance(weights, Mapping) else read_pair(weights)
     shapes = {
         item.name: tuple(dim if isinstance(dim, int) else None for dim in item.shape) for item in runtime.get_inputs()
@@ -50,21 +50,23 @@ def verify_onnx(
     rows: list[Difference] = []
     for batch in batches if any(None in shape for shape in shapes.values()) else (0,):
         sizes = {name: tuple(batch if dim is None else dim for dim in shape) for name, shape in shapes.items()}
-        fed = {name: noise(name, size, seed) if (kind := whole_kind(kinds[name])) is None
+        fed = {name: noise(name, size, seed) if (kind := integer_dtype(kinds[name])) is None
                else integer_noise(name, size, seed, kind) for name, size in sizes.items()}  # fmt: skip
         expected = _expected(net, arrays, fed, names)
-        found = runtime.run(names, {name: as_kind(tensor.numpy(), kinds[name], name) for name, tensor in fed.items()})
-        rows += [difference(_maker(net, name), name, expected[name], array)
+        found = runtime.run(
+            names, {name: cast_input(tensor.numpy(), kinds[name], name) for name, tensor in fed.items()}
+        )
+        rows += [compare_arrays(_maker(net, name), name, expected[name], array)
                  for name, array in zip(names, found, strict=True)]  # fmt: skip
     label = "the exported model" if isinstance(model, bytes) else os.fspath(model)
-    what = f"ONNX Runtime on {label} against the net, on noise with seed {seed}"
-    return Comparison("onnx", what, tuple(rows), rtol=rtol)
+    title = f"ONNX Runtime on {label} against the net, on noise with seed {seed}"
+    return Comparison("onnx", title, tuple(rows), rtol=rtol)
 
 
 def _known(
     shapes: Mapping[str, tuple[int | None, ...]], given: Mapping[str, tuple[int | None, ...]]
 ) -> dict[str, tuple[int | None, ...]]:
-    """The model's shapes; sizes that it leaves open behind the batch are those given."""
+    """Return the model's shapes, with open sizes after the batch filled in from `given`. Raises: ExportError."""
     found = {}
     for name, shape in shapes.items():
         known = given.get(name, shape)
@@ -80,9 +82,9 @@ def _expected(
     net: NetParameter, weights: Mapping[str, Any], fed: Mapping[str, torch.Tensor], names: list[str]
 ) -> dict[str, NDArray[np.float32]]:
     tops = {top for layer in net.layer for top in layer.top}
-    strange = [name for name in (*fed, *names) if name not in tops]
-    if strange:
-        raise ExportError(f"the net has no blob {', '.join(map(repr, strange))}", hint="compare an export of this net")
+    unknown = [name for name in (*fed, *names) if name not in tops]
+    if unknown:
+        raise ExportError(f"the net has no blob {', '.join(map(repr, unknown))}", hint="compare an export of this net")
     built = build(net, shapes={name: tuple(tensor.shape) for name, tensor in fed.items()}, seed=0)
     load_weights(built, weights) if weights else None
     with torch.no_grad():

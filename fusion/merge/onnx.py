@@ -45,18 +45,18 @@ def onnx_weights(layer: LayerParameter, file: str = "") -> dict[str, NDArray[Any
     file  replaces the layer's own
     Raises: OnnxError.
     """
-    from fusion.onnx.graphs import weights
+    from fusion.onnx.graphs import graph_weights
 
-    return dict(weights(_graph(layer, file)))
+    return dict(graph_weights(_graph(layer, file)))
 
 
 def onnx_payloads(layer: LayerParameter, file: str = "") -> dict[str, Payload]:
     """Return the weights to be written: byte ranges of the file where it has them as float32. Raises: OnnxError."""
-    from fusion.onnx.graphs import weights
+    from fusion.onnx.graphs import graph_weights
     from fusion.onnx.graphs.mapped_weights import payload
 
     graph = _graph(layer, file)
-    return {name: payload(array, graph.files) for name, array in weights(graph).items()}
+    return {name: payload(array, graph.files) for name, array in graph_weights(graph).items()}
 
 
 def _graph(layer: LayerParameter, file: str) -> Graph:

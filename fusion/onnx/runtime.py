@@ -1,4 +1,4 @@
-"""ONNX models run by ONNX Runtime: what an ONNX file itself says, apart from anything that this package makes of it."""
+"""ONNX models in ONNX Runtime: the outputs of a file itself, independent of this package's own conversion."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from fusion.errors import ExportError, OnnxError
 Path = str | os.PathLike[str]
 
 
-def session(model: Path | bytes) -> Any:
-    """ONNX Runtime's session for a model, on the CPU, its warnings off.
+def inference_session(model: Path | bytes) -> Any:
+    """Open a session of ONNX Runtime for a model, on the CPU, without warnings.
 
     Raises: ExportError when ONNX Runtime is not installed, or cannot load the model.
     """
@@ -27,8 +27,7 @@ def session(model: Path | bytes) -> Any:
         raise ExportError("checking needs ONNX Runtime, which is not installed", hint=hint) from error
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    threads = int(os.environ.get("OMP_NUM_THREADS", "0") or 0)
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", "0") or 0)  # which the runtime ignores
     try:
         return ort.InferenceSession(model if isinstance(model, bytes) else place, options, ["CPUExecutionProvider"])
     except Exception as error:  # its exceptions have no base class of their own
@@ -40,29 +39,29 @@ def session(model: Path | bytes) -> Any:
 def run_file(
     path: Path, values: Sequence[str], inputs: Mapping[str, NDArray[np.float32]]
 ) -> dict[str, NDArray[np.float32]]:
-    """The named values of a file, also inner ones, as it stands but in float32: a batch that it fixes is fed in pieces.
+    """Compute named values of a file, also inner ones, in float32; inputs beyond a fixed batch are fed in pieces.
 
-    inputs  float32 [N, ...] by name; whole numbers where the file takes such
+    inputs  float32 [N, ...] by name; whole numbers for inputs of an integer type
     Raises: OnnxError when the file cannot be read or run, or an input cannot hold its numbers; ExportError without
             ONNX Runtime.
     """
     import onnx
 
-    from fusion.onnx.graphs.cast_to_float32 import widened
+    from fusion.onnx.graphs.cast_to_float32 import to_float32
 
     place = os.fspath(path)
-    model = widened(onnx.load(place))
+    model = to_float32(onnx.load(place))
     known = {value.name for value in model.graph.output}
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in values if name not in known)
-    runtime = session(model.SerializeToString())
+    runtime = inference_session(model.SerializeToString())
     size = next((item.shape[0] for item in runtime.get_inputs() if item.shape), None)
     count = len(next(iter(inputs.values())))
     step = size if isinstance(size, int) and size > 0 else count
-    wanted = {item.name: as_kind(inputs[item.name], item.type, item.name, place) for item in runtime.get_inputs()
+    arrays = {item.name: cast_input(inputs[item.name], item.type, item.name, place) for item in runtime.get_inputs()
               if item.name in inputs}  # fmt: skip
     pieces = []
     for start in range(0, count, step):
-        fed = {name: array[start : start + step] for name, array in wanted.items()}
+        fed = {name: array[start : start + step] for name, array in arrays.items()}
         try:
             pieces.append(runtime.run(list(values), fed))
         except Exception as error:  # its exceptions have no base class of their own
@@ -70,21 +69,21 @@ def run_file(
     return {name: np.concatenate(column) for name, column in zip(values, zip(*pieces, strict=True), strict=True)}
 
 
-def whole_kind(kind: str) -> np.dtype[Any] | None:
-    """The type of an input that takes whole numbers or truth values, as ONNX Runtime calls it; None for another."""
+def integer_dtype(kind: str) -> np.dtype[Any] | None:
+    """Return the dtype of an integer or bool input from ONNX Runtime's name for it; None for any other type."""
     name = kind.removeprefix("tensor(").removesuffix(")")
     return np.dtype(name) if name == "bool" or name.lstrip("u").startswith("int") else None
 
 
-def as_kind(array: NDArray[np.float32], kind: str, name: str, place: str | None = None) -> NDArray[Any]:
-    """The numbers in the type of the input `name`. Raises: OnnxError where it cannot hold them."""
-    wanted = whole_kind(kind)
-    if wanted is None:
+def cast_input(array: NDArray[np.float32], kind: str, name: str, place: str | None = None) -> NDArray[Any]:
+    """Return the numbers in the type of the input `name`. Raises: OnnxError for numbers that it cannot hold."""
+    dtype = integer_dtype(kind)
+    if dtype is None:
         return array
     with np.errstate(invalid="ignore"):
-        found = array.astype(wanted)
+        found = array.astype(dtype)
     if not np.array_equal(found.astype(np.float32), array):
-        strange = array[found.astype(np.float32) != array][0]
-        what = f"its input '{name}' takes {wanted.name}, and is fed {strange:g}"
-        raise OnnxError(what, place=place, hint="feed it pixels as they are: no mean, no scale")
+        wrong = array[found.astype(np.float32) != array][0]
+        message = f"its input '{name}' takes {dtype.name}, and is fed {wrong:g}"
+        raise OnnxError(message, place=place, hint="feed it pixels as they are: no mean, no scale")
     return found

@@ -1,9 +1,9 @@
-"""Weights of `Onnx` layers, which no caffemodel can describe: in a safetensors file beside it, and both are one thing.
+"""Weights of `Onnx` layers, which a caffemodel cannot describe: they are in a safetensors file beside it.
 
     fused.caffemodel           the layers of Caffe; Onnx layers by name and type alone
     fused.onnx.safetensors     the weights of the Onnx layers, as <layer>/0, <layer>/1, ... in their graphs' order
 
-The second is written first: where the first exists, the pair is whole. A .safetensors file holds all by itself.
+The second is written first: if the first exists, the pair is complete. A .safetensors file holds all weights itself.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ONNX = "Onnx"
 
 
 def sidecar_path(path: Path) -> str | None:
-    """The file beside a weights file that holds what it cannot; None for one that can hold all."""
+    """Return the path of the file beside a weights file with the Onnx layers' weights; None for .safetensors."""
     place = os.fspath(path)
     if place.lower().endswith(".safetensors"):
         return None
@@ -40,7 +40,7 @@ def sidecar_path(path: Path) -> str | None:
 
 
 class MergedWeights(Mapping[str, "list[NDArray[Any]]"]):
-    """Two weights files as one mapping; names of the first prevail."""
+    """Two weights files as one mapping; names of the first take precedence."""
 
     def __init__(self, first: Weights, second: Weights) -> None:
         self.first, self.second = first, second
@@ -60,9 +60,9 @@ class MergedWeights(Mapping[str, "list[NDArray[Any]]"]):
 
 
 def read_pair(path: Path) -> Weights | MergedWeights:
-    """Open a weights file with what lies beside it.
+    """Open a weights file together with its sidecar.
 
-    Raises: WeightsMismatch when the file has Onnx layers and that is missing; WeightsError, OSError.
+    Raises: WeightsMismatch when the file has Onnx layers and the sidecar is missing; WeightsError, OSError.
     """
     weights = read_weights(path)
     other = sidecar_path(path)
@@ -70,19 +70,19 @@ def read_pair(path: Path) -> Weights | MergedWeights:
     if other is None or not (bare or (weights.scan.format == "hdf5" and os.path.exists(other))):
         return weights
     if not os.path.exists(other):
-        hint = f"the two files are one: copy {os.path.basename(other)} together with it, or merge again"
-        what = f"it has the Onnx layers {', '.join(map(repr, bare))}, whose weights are in {other}, which is not there"
-        raise WeightsMismatch(what, place=os.fspath(path), hint=hint)
+        hint = f"the two files belong together: copy {os.path.basename(other)} as well, or merge again"
+        message = f"the weights of its Onnx layers {', '.join(map(repr, bare))} are in {other}, which does not exist"
+        raise WeightsMismatch(message, place=os.fspath(path), hint=hint)
     return MergedWeights(weights, read_weights(other))
 
 
 def write_companion(
     path: Path, layers: Planned, *, name: str = "", progress: Callable[[int], None] | None = None
 ) -> Planned:
-    """Write the blobs of the Onnx layers beside `path`; what is left for the file itself.
+    """Write the blobs of the Onnx layers beside `path`; return the layers for the file itself.
 
     layers  all layers of the net with their blobs
-    Raises: WeightsError for a name with an ending that says no format; OSError.
+    Raises: WeightsError for a name whose ending is no known format; OSError.
     """
     format_by_name(os.fspath(path))
     other = sidecar_path(path)
@@ -94,14 +94,14 @@ def write_companion(
     return [
         (entry, () if entry.type == ONNX else blobs)
         for entry, blobs in layers
-        if entry.type != ONNX or blobs  # one that is named promises a file beside it
+        if entry.type != ONNX or blobs  # an Onnx layer without blobs in the file tells `read_pair` to open the sidecar
     ]
 
 
 def write_pair(
     path: Path, weights: Mapping[str, Sequence[NDArray[Any]]], *, net: NetParameter | None = None
 ) -> list[str]:
-    """Write weights as `prototxt.write_weights` does, those of Onnx layers beside it; the paths of both.
+    """Write weights as `prototxt.write_weights` does, those of Onnx layers beside them; return the paths written.
 
     Raises: WeightsError, OSError.
     """

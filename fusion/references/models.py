@@ -264,16 +264,16 @@ def _caffe(spec: Reference, path: str, shapes: _Seen, device: torch.device) -> M
 
 def _onnx(spec: Reference, path: str, shapes: _Seen) -> nn.Module:
     """The file's net up to the value that is named, or to the class scores before any softmax. Raises: OnnxError."""
-    from fusion.onnx.graphs import cut, entries, load, scores
+    from fusion.onnx.graphs import cut, image_entries, load_graph, scores_value
     from fusion.onnx.to_torch import onnx_net
 
-    graph = load(path)
-    if len(graph.inputs) == 1 and entries(graph).keys() == set(entries(graph).values()):
-        graph = load(path, {next(iter(graph.inputs)): (None, *shapes[shapes.first(spec)][1:])})
-    blob = spec.blob or scores(graph)
+    graph = load_graph(path)
+    if len(graph.inputs) == 1 and image_entries(graph).keys() == set(image_entries(graph).values()):
+        graph = load_graph(path, {next(iter(graph.inputs)): (None, *shapes[shapes.first(spec)][1:])})
+    blob = spec.blob or scores_value(graph)
     if blob.isdecimal() and int(blob) < len(graph.outputs) and blob not in graph.shapes:
         blob = graph.outputs[int(blob)]  # outputs may be named by number
-    return onnx_net(cut(graph, [blob], [entries(graph)[name] for name in cut(graph, [blob]).inputs]), frozen=True)
+    return onnx_net(cut(graph, [blob], [image_entries(graph)[name] for name in cut(graph, [blob]).inputs]), frozen=True)
 
 
 def judged(message: NetParameter, path: str | None = None) -> str:

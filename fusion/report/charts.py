@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from fusion.pct.calibration import Bin
 from fusion.pct.intervals import Interval
-from fusion.report.format_numbers import number, percent
-from fusion.report.html import Child, Markup, join, tag
+from fusion.report.format_numbers import commas, percent
+from fusion.report.html import Child, Markup, concat, elem
 from fusion.report.svg_plot import (
     BOTTOM,
     HEIGHT,
@@ -32,7 +32,7 @@ ENOUGH = 10
 NAMED = 12
 
 
-class Point(NamedTuple):
+class NetPoint(NamedTuple):
     """A new net in the plane of error and negative flips."""
 
     name: str
@@ -41,7 +41,7 @@ class Point(NamedTuple):
     colour: str
 
 
-def pareto(points: Sequence[Point]) -> Markup:
+def pareto(points: Sequence[NetPoint]) -> Markup:
     """Negative flip rate over error rate, with intervals; nets that no other beats in both are joined."""
     shown = [point for point in points if point.error.value is not None and point.nfr.value is not None]
     x = axis_over([v for p in shown for v in p.error if v is not None], LEFT, WIDTH - RIGHT)
@@ -53,7 +53,7 @@ def pareto(points: Sequence[Point]) -> Markup:
     named = shown if len(shown) <= NAMED else [p for place, p in places.items() if place in best or p is shown[-1]]
     names = _labels([(x.at(p.error.value or 0.0), y.at(p.nfr.value or 0.0), p) for p in named])
     listed = "; ".join(f"{p.name}: error {percent(p.error.value)}, NFR {percent(p.nfr.value)}" for p in shown)
-    line = tag("polyline", points=steps, class_="frontier")
+    line = elem("polyline", points=steps, class_="frontier")
     drawn = [*across(x, y, "error rate"), *upward(x, y, "negative flip rate"), line, *marks, *names]
     return frame("Negative flips against error", f"Lower left is better. {listed}.", drawn)
 
@@ -72,7 +72,7 @@ def calibration(nets: Sequence[tuple[str, str, Sequence[Bin]]]) -> Markup:
     x, y = Axis(0, 1, LEFT, WIDTH - RIGHT), Axis(0, 1, HEIGHT - BOTTOM, TOP)
     fifths = [0, 0.2, 0.4, 0.6, 0.8, 1]
     drawn: list[Child] = [*across(x, y, "confidence", fifths, 0), *upward(x, y, "accuracy", fifths, 0)]
-    drawn.append(tag("line", x1=x.at(0), y1=y.at(0), x2=x.at(1), y2=y.at(1), class_="diagonal"))
+    drawn.append(elem("line", x1=x.at(0), y1=y.at(0), x2=x.at(1), y2=y.at(1), class_="diagonal"))
     for name, colour, bins in nets:
         filled = [
             (b.confidence, b.accuracy, b.count)
@@ -80,10 +80,10 @@ def calibration(nets: Sequence[tuple[str, str, Sequence[Bin]]]) -> Markup:
             if b.confidence is not None and b.accuracy is not None and b.count >= ENOUGH
         ]
         line = " ".join(f"{x.at(c)},{y.at(a)}" for c, a, _ in filled)
-        drawn.append(tag("polyline", points=line, class_=f"curve {colour}"))
+        drawn.append(elem("polyline", points=line, class_=f"curve {colour}"))
         for c, a, count in filled:
-            about = f"{name}: {number(count)} samples of confidence {percent(c, 0)}, {percent(a, 0)} right"
-            drawn.append(tag("circle", tag("title", about), cx=x.at(c), cy=y.at(a), r=2.6, class_=f"dot {colour}"))
+            about = f"{name}: {commas(count)} samples of confidence {percent(c, 0)}, {percent(a, 0)} right"
+            drawn.append(elem("circle", elem("title", about), cx=x.at(c), cy=y.at(a), r=2.6, class_=f"dot {colour}"))
     return frame("Calibration", f"Accuracy over confidence, in ten steps of at least {ENOUGH} samples.", drawn)
 
 
@@ -95,40 +95,40 @@ def confidence_change(before: npt.NDArray[np.floating], after: npt.NDArray[np.fl
     x, y = Axis(-1, 1, LEFT, WIDTH - RIGHT), Axis(0, top, HEIGHT - BOTTOM, TOP)
     drawn: list[Child] = []
     for power in range(top + 1):
-        drawn.append(tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y.at(power), y2=y.at(power), class_="grid"))
-        drawn.append(label(number(10**power) if power else "0", LEFT - 6, y.at(power) + 4, "end"))
+        drawn.append(elem("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y.at(power), y2=y.at(power), class_="grid"))
+        drawn.append(label(commas(10**power) if power else "0", LEFT - 6, y.at(power) + 4, "end"))
     for i, count in enumerate(counts):
         if count:
             low, high = -1 + 2 * i / steps, -1 + 2 * (i + 1) / steps
             height = y.at(math.log10(count + 1) if count > 1 else 0.31)
-            about = f"{number(count)} samples: {low:+.1f} to {high:+.1f}"
+            about = f"{commas(count)} samples: {low:+.1f} to {high:+.1f}"
             kind = "even" if i in (steps // 2 - 1, steps // 2) else "neg" if i < steps // 2 else "pos"
             box = {"x": x.at(low) + 0.75, "width": x.at(high) - x.at(low) - 1.5, "height": HEIGHT - BOTTOM - height}
-            drawn.append(tag("rect", tag("title", about), y=height, rx=1.5, class_=f"bar {kind}", **box))
+            drawn.append(elem("rect", elem("title", about), y=height, rx=1.5, class_=f"bar {kind}", **box))
     signs = {-1: "\u22121", -0.5: "\u22120.5", 0: "0", 0.5: "+0.5", 1: "+1"}
     drawn += [label(text, x.at(value), HEIGHT - BOTTOM + 16, "middle") for value, text in signs.items()]
     drawn.append(
         label("change of the true class's probability", (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, "middle", "label")
     )
     lost, won = int((change < -0.5).sum()), int((change > 0.5).sum())
-    about = f"{number(lost)} samples lost more than half, {number(won)} gained as much."
+    about = f"{commas(lost)} samples lost more than half, {commas(won)} gained as much."
     return frame("Confidence in the true class", about, drawn)
 
 
-def _mark(point: Point, x: Axis, y: Axis) -> Markup:
+def _mark(point: NetPoint, x: Axis, y: Axis) -> Markup:
     (error, e0, e1), (nfr, n0, n1) = point.error, point.nfr
     cx, cy = x.at(error or 0.0), y.at(nfr or 0.0)
     cross = []
     if e0 is not None and e1 is not None and n0 is not None and n1 is not None:
         cross = [
-            tag("line", x1=x.at(e0), x2=x.at(e1), y1=cy, y2=cy, class_=f"whisker {point.colour}"),
-            tag("line", x1=cx, x2=cx, y1=y.at(n0), y2=y.at(n1), class_=f"whisker {point.colour}"),
+            elem("line", x1=x.at(e0), x2=x.at(e1), y1=cy, y2=cy, class_=f"whisker {point.colour}"),
+            elem("line", x1=cx, x2=cx, y1=y.at(n0), y2=y.at(n1), class_=f"whisker {point.colour}"),
         ]
     about = f"{point.name}: error {percent(error)}, NFR {percent(nfr)}"
-    return join(*cross, tag("circle", tag("title", about), cx=cx, cy=cy, r=5, class_=f"dot {point.colour}"))
+    return concat(*cross, elem("circle", elem("title", about), cx=cx, cy=cy, r=5, class_=f"dot {point.colour}"))
 
 
-def _labels(points: Sequence[tuple[float, float, Point]]) -> list[Markup]:
+def _labels(points: Sequence[tuple[float, float, NetPoint]]) -> list[Markup]:
     """The nets' names beside their points, moved apart where they would overlap."""
     placed: list[float] = []
     labels = []

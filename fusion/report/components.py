@@ -6,24 +6,24 @@ from collections.abc import Sequence
 
 from fusion.pct.intervals import Interval
 from fusion.report.format_numbers import percent, span
-from fusion.report.html import Child, Markup, tag
-from fusion.report.report_data import Candidate, Report
+from fusion.report.html import Child, Markup, elem
+from fusion.report.report_data import Candidate, FlipReport
 
 
-def figures(found: Sequence[tuple[str, str, Markup]]) -> Markup:
+def chart_row(found: Sequence[tuple[str, str, Markup]]) -> Markup:
     """Charts side by side, each with its title and what to see in it."""
-    drawn = [tag("figure", tag("h3", title), chart, tag("figcaption", note)) for title, note, chart in found]
-    return tag("div", *drawn, class_="charts")
+    drawn = [elem("figure", elem("h3", title), chart, elem("figcaption", note)) for title, note, chart in found]
+    return elem("div", *drawn, class_="charts")
 
 
-def legend(report: Report, candidates: Sequence[Candidate], old: bool = True) -> Markup:
+def legend(report: FlipReport, candidates: Sequence[Candidate], old: bool = True) -> Markup:
     """Which colour is which net."""
     entries = [("before", "c-old")] if old else []
     entries += [(c.name, colour(report, c)) for c in candidates]
-    return tag("ul", *(tag("li", tag("i", class_=f"swatch {c}"), name) for name, c in entries), class_="legend")
+    return elem("ul", *(elem("li", elem("i", class_=f"swatch {c}"), name) for name, c in entries), class_="legend")
 
 
-def colour(report: Report, candidate: Candidate) -> str:
+def colour(report: FlipReport, candidate: Candidate) -> str:
     """The style class that colours a new net everywhere on the page."""
     if candidate is report.featured:
         return "c-new"
@@ -31,18 +31,18 @@ def colour(report: Report, candidate: Candidate) -> str:
     return f"c-{place % 6}"
 
 
-def table(head: Sequence[str], rows: Sequence[Child], kind: str | None = None) -> Markup:
+def html_table(head: Sequence[str], rows: Sequence[Child], kind: str | None = None) -> Markup:
     """A table with its column heads."""
-    columns = tag("tr", *(tag("th", name, scope="col") if name else tag("td") for name in head))
-    return tag("table", tag("thead", columns), tag("tbody", *rows), class_=kind)
+    columns = elem("tr", *(elem("th", name, scope="col") if name else elem("td") for name in head))
+    return elem("table", elem("thead", columns), elem("tbody", *rows), class_=kind)
 
 
 def measured(interval: Interval, digits: int = 2) -> Markup:
     """A table's cell: a share with the ends of its interval below."""
-    ends = tag("small", span(interval, digits)) if interval.low is not None else None
-    return tag("td", percent(interval.value, digits), ends)
+    ends = elem("small", span(interval, digits)) if interval.low is not None else None
+    return elem("td", percent(interval.value, digits), ends)
 
 
 def scrolling(label: str, content: Markup) -> Markup:
     """A wide table that scrolls in its own frame, by keyboard as well."""
-    return tag("div", content, class_="scroll", role="region", aria_label=label, tabindex="0")
+    return elem("div", content, class_="scroll", role="region", aria_label=label, tabindex="0")

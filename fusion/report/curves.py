@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from fusion.errors import ReportError, translate_errors
-from fusion.report.format_numbers import number
-from fusion.report.html import Child, Markup, tag
+from fusion.report.format_numbers import commas
+from fusion.report.html import Child, Markup, elem
 from fusion.report.svg_plot import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, frame, label, ticks, upward
 
 _LOSS = re.compile(r"\bIteration (\d{1,15})\b.*\bloss = ([-+.\deE]+)\s*$")
@@ -126,13 +126,13 @@ def _powers(series: Sequence[tuple[Series, str]]) -> list[Child]:
     x = _iterations([points for points, _ in series])
     drawn: list[Child] = []
     for power in range(int(y.low), int(y.high) + 1):
-        drawn.append(tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y.at(power), y2=y.at(power), class_="grid"))
+        drawn.append(elem("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y.at(power), y2=y.at(power), class_="grid"))
         drawn.append(label(f"{10.0**power:g}", LEFT - 6, y.at(power) + 4, "end"))
     drawn += _below(x)
     for points, colour in series:
         shown = [(i, math.log10(v)) for i, v in _thinned(points) if v > 0 and math.isfinite(v)]
         drawn.append(
-            tag("polyline", points=" ".join(f"{x.at(i)},{y.at(v)}" for i, v in shown), class_=f"curve {colour}")
+            elem("polyline", points=" ".join(f"{x.at(i)},{y.at(v)}" for i, v in shown), class_=f"curve {colour}")
         )
     return drawn
 
@@ -152,7 +152,7 @@ def accuracies(curves: Sequence[tuple[Curve, str]]) -> Markup | None:
     for _, colour, values in series:
         shown = [(i, v) for i, v in _thinned(values) if v >= y.low]
         drawn.append(
-            tag("polyline", points=" ".join(f"{x.at(i)},{y.at(v)}" for i, v in shown), class_=f"curve {colour}")
+            elem("polyline", points=" ".join(f"{x.at(i)},{y.at(v)}" for i, v in shown), class_=f"curve {colour}")
         )
     said = "; ".join(f"{curve.name} ends at {100 * values[-1][1]:.2f} %" for curve, _, values in series)
     return frame("Test accuracy", f"{said}.", drawn)
@@ -168,7 +168,7 @@ def _iterations(series: Sequence[Series]) -> Axis:
 
 
 def _below(x: Axis) -> list[Markup]:
-    marks = [label(number(round(value)), x.at(value), HEIGHT - BOTTOM + 16, "middle") for value in ticks(x, 4)]
+    marks = [label(commas(round(value)), x.at(value), HEIGHT - BOTTOM + 16, "middle") for value in ticks(x, 4)]
     return [*marks, label("iteration", (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, "middle", "label")]
 
 

@@ -12,10 +12,10 @@ from fusion.pct.intervals import MCNEMAR, Interval, share_interval
 from fusion.pct.metrics import Outcomes
 from fusion.report.format_numbers import headline
 from fusion.report.gate import Check
-from fusion.report.report_data import Candidate, Comparison, Report
+from fusion.report.report_data import Candidate, FlipComparison, FlipReport
 
 
-def figures(report: Report, checks: Sequence[Check] = ()) -> dict[str, Any]:
+def figures(report: FlipReport, checks: Sequence[Check] = ()) -> dict[str, Any]:
     """All figures of the report; rates are fractions, intervals [low, high] at 95 %."""
     known = {str(c): report.class_name(c) for c in sorted({c for net in _nets(report) for c in net.classes.tolist()})}
     names = {c: name for c, name in known.items() if name != c}
@@ -37,11 +37,11 @@ def figures(report: Report, checks: Sequence[Check] = ()) -> dict[str, Any]:
     }
 
 
-def _nets(report: Report) -> list[pct.Predictions]:
+def _nets(report: FlipReport) -> list[pct.Predictions]:
     return [*report.references, *(candidate.net for candidate in report.candidates)]
 
 
-def to_json(report: Report, checks: Sequence[Check] = ()) -> str:
+def report_json(report: FlipReport, checks: Sequence[Check] = ()) -> str:
     """The figures as JSON text; the same predictions give the same text."""
     return json.dumps(figures(report, checks), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -51,7 +51,7 @@ def _net(net: pct.Predictions) -> dict[str, Any]:
     return {"name": net.name, "samples": len(net), "classes": net.classes.tolist(), "meta": meta}
 
 
-def _candidate(candidate: Candidate, report: Report) -> dict[str, Any]:
+def _candidate(candidate: Candidate, report: FlipReport) -> dict[str, Any]:
     return {
         **_net(candidate.net),
         "role": candidate.role,
@@ -62,7 +62,7 @@ def _candidate(candidate: Candidate, report: Report) -> dict[str, Any]:
     }
 
 
-def _comparison(comparison: Comparison, report: Report) -> dict[str, Any]:
+def _comparison(comparison: FlipComparison, report: FlipReport) -> dict[str, Any]:
     pair = comparison.pair
     return {
         "samples": len(pair.new),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from fusion.pct.intervals import Interval
 
 if TYPE_CHECKING:
-    from fusion.report.report_data import Report
+    from fusion.report.report_data import FlipReport
 
 NONE = "–"
 
@@ -22,11 +22,11 @@ def span(interval: Interval, digits: int = 2) -> str:
     if interval.low is None or interval.high is None:
         return NONE
     if interval.low < 0:
-        return f"{signed(interval.low, digits)} to {signed(interval.high, digits)}\u00a0%"
+        return f"{signed_points(interval.low, digits)} to {signed_points(interval.high, digits)}\u00a0%"
     return f"{100 * interval.low:.{digits}f}–{100 * interval.high:.{digits}f}\u00a0%"
 
 
-def signed(value: float, digits: int = 2) -> str:
+def signed_points(value: float, digits: int = 2) -> str:
     """A difference in percentage points with its sign, a true minus: '−0.31'."""
     text = f"{100 * value:+.{digits}f}"
     return text.replace("-", "\u2212")
@@ -34,10 +34,10 @@ def signed(value: float, digits: int = 2) -> str:
 
 def points(value: float | None, digits: int = 2) -> str:
     """A difference as '+0.12 points'."""
-    return NONE if value is None else f"{signed(value, digits)}\u00a0points"
+    return NONE if value is None else f"{signed_points(value, digits)}\u00a0points"
 
 
-def number(value: int) -> str:
+def commas(value: int) -> str:
     """12345 as '12,345'."""
     return f"{value:,}"
 
@@ -51,21 +51,21 @@ def p_value(value: float | None) -> str:
 
 def plural(count: int, one: str, many: str | None = None) -> str:
     """'1 answer', '2 answers'."""
-    return f"{number(count)} {one if count == 1 else many or one + 's'}"
+    return f"{commas(count)} {one if count == 1 else many or one + 's'}"
 
 
-def headline(report: Report) -> str:
+def headline(report: FlipReport) -> str:
     """The verdict in one sentence."""
     featured = report.featured
     counted = featured.whole.outcomes
     had = counted.both_right + counted.negative
     if had == 0:
         return f"{report.old.name} had nothing right that {featured.name} could forget."
-    forgotten = number(counted.negative) if counted.negative else "none"
+    forgotten = commas(counted.negative) if counted.negative else "none"
     return f"{featured.name} forgets {forgotten} of the {plural(had, 'answer')} that {report.originals} had right."
 
 
-def explanation(report: Report) -> list[str]:
+def explanation(report: FlipReport) -> list[str]:
     """What the headline leaves out: rates with intervals, the balance, the base, who is not counted."""
     featured = report.featured
     whole, counted = featured.whole, featured.whole.outcomes
@@ -88,13 +88,13 @@ def explanation(report: Report) -> list[str]:
     return sentences
 
 
-def _against_base(report: Report, name: str, before: int, spared: Interval) -> str:
+def _against_base(report: FlipReport, name: str, before: int, spared: Interval) -> str:
     now = report.featured.whole.outcomes.negative
     rates = f"NFR {points(spared.value)}, interval {span(spared)}"
     if before == 0 or now == before:
-        return f"{name} forgets {number(before)} ({rates})."
+        return f"{name} forgets {commas(before)} ({rates})."
     share = abs(now - before) / before
     less = f"{100 * share:.0f}\u00a0% {'fewer' if now < before else 'more'}"
     clear = spared.low is not None and spared.high is not None and (spared.low > 0 or spared.high < 0)
     doubt = "" if clear else "; too close to call"
-    return f"{name} forgets {number(before)}, so {report.featured.name} forgets {less} ({rates}{doubt})."
+    return f"{name} forgets {commas(before)}, so {report.featured.name} forgets {less} ({rates}{doubt})."

@@ -8,10 +8,10 @@ import numpy as np
 
 from fusion import pct
 from fusion.pct.predictions import sample_ids
-from fusion.report.format_numbers import number, percent, plural
-from fusion.report.html import Markup, join, tag
+from fusion.report.format_numbers import commas, percent, plural
+from fusion.report.html import Markup, concat, elem
 from fusion.report.images import Album
-from fusion.report.report_data import Report
+from fusion.report.report_data import FlipReport
 
 SHOWN = {False: 48, True: 24}
 AT_ONCE = 24
@@ -22,7 +22,7 @@ WORTH_SAYING = 0.05
 class Answers:
     """What every net says of a sample: its most probable classes."""
 
-    def __init__(self, report: Report) -> None:
+    def __init__(self, report: FlipReport) -> None:
         nets = [(report.old, "old"), *((c.net, "new") for c in report.shown)]
         self.rows = [{sample: row for row, sample in enumerate(sample_ids(net))} for net, _ in nets]
         self.nets = [net for net, _ in nets]
@@ -41,7 +41,7 @@ class Answers:
         return found
 
 
-def gallery(report: Report, album: Album, *, positive: bool = False) -> Markup:
+def gallery(report: FlipReport, album: Album, *, positive: bool = False) -> Markup:
     """The featured net's negative (or positive) flips as cards, the most confident new answers first."""
     pair = report.featured.whole.pair
     found = pct.flips(old=pair.old, new=pair.new, positive=positive)
@@ -50,64 +50,70 @@ def gallery(report: Report, album: Album, *, positive: bool = False) -> Markup:
     cards = [_card(flip, answers, album, positive) for flip in shown]
     first, rest = cards[:AT_ONCE], cards[AT_ONCE:]
     more = (
-        tag("details", tag("summary", f"{number(len(rest))} more"), tag("div", *rest, class_="cards")) if rest else None
+        elem("details", elem("summary", f"{commas(len(rest))} more"), elem("div", *rest, class_="cards"))
+        if rest
+        else None
     )
-    return join(_caption(len(found), len(shown), positive), tag("div", *first, class_="cards") if first else None, more)
+    return concat(
+        _caption(len(found), len(shown), positive), elem("div", *first, class_="cards") if first else None, more
+    )
 
 
 def _caption(count: int, shown: int, positive: bool) -> Markup:
     kind = "positive" if positive else "negative"
     if not count:
-        return tag("p", f"No {kind} flips.", class_="quiet")
+        return elem("p", f"No {kind} flips.", class_="quiet")
     order = "the most confident new answers first"
     said = (
-        f"All {number(count)}, {order}." if shown == count else f"{number(shown)} of {plural(count, 'flip')}, {order}."
+        f"All {commas(count)}, {order}." if shown == count else f"{commas(shown)} of {plural(count, 'flip')}, {order}."
     )
-    return tag("p", said if count > 1 else "The only one.", class_="quiet")
+    return elem("p", said if count > 1 else "The only one.", class_="quiet")
 
 
 def _card(flip: pct.Flip, answers: Answers, album: Album, positive: bool) -> Markup:
     named = answers.named
     said = [_said(name, best, flip.label, named) for name, best in answers.of(flip.key, flip.variant)]
     if positive:
-        change = tag(
-            "p", tag("b", named(flip.label)), ", no longer ", tag("b", named(flip.old_answer)), class_="change learnt"
+        change = elem(
+            "p", elem("b", named(flip.label)), ", no longer ", elem("b", named(flip.old_answer)), class_="change learnt"
         )
     else:
-        change = tag("p", tag("b", named(flip.label)), " taken for ", tag("b", named(flip.new_answer)), class_="change")
+        change = elem(
+            "p", elem("b", named(flip.label)), " taken for ", elem("b", named(flip.new_answer)), class_="change"
+        )
     variant = f" ({flip.variant})" if flip.variant else ""
-    name = tag("p", flip.key.rsplit("/", 1)[-1], variant, class_="key", title=flip.key)
-    caption = tag("figcaption", change, tag("dl", *said), name)
-    return tag("figure", _image(flip, album), caption, class_="card")
+    name = elem("p", flip.key.rsplit("/", 1)[-1], variant, class_="key", title=flip.key)
+    caption = elem("figcaption", change, elem("dl", *said), name)
+    return elem("figure", _image(flip, album), caption, class_="card")
 
 
 def _said(name: str, best: Sequence[tuple[int, float]], label: int, named: Callable[[int], str]) -> Markup:
     (first, share), rest = best[0], best[1:]
     others = ", ".join(f"{named(c)} ({percent(p, 0)})" for c, p in rest if p >= WORTH_SAYING)
     verdict = "right" if first == label else "wrong"
-    answer = tag("dd", tag("b", named(first)), f" {percent(share, 0)}")
-    bar = tag("dd", class_=f"share {verdict}", style=f"--p:{share:.3f}")
-    return tag(
-        "div", tag("dt", name, title=name), answer, bar, tag("dd", f"or {others}", class_="or") if others else None
+    answer = elem("dd", elem("b", named(first)), f" {percent(share, 0)}")
+    bar = elem("dd", class_=f"share {verdict}", style=f"--p:{share:.3f}")
+    return elem(
+        "div", elem("dt", name, title=name), answer, bar, elem("dd", f"or {others}", class_="or") if others else None
     )
 
 
 def _image(flip: pct.Flip, album: Album) -> Markup:
     picture = album.picture(flip.key)
     if picture is None:
-        return tag("div", "no picture", class_="picture absent", role="img", aria_label=f"no picture of {flip.key}")
+        return elem("div", "no picture", class_="picture absent", role="img", aria_label=f"no picture of {flip.key}")
     small = "picture pixels" if max(picture.width, picture.height) <= 64 else "picture"
     alt = f"Sample of class {flip.label}: {flip.key}"
-    return tag(
+    return elem(
         "img", src=picture.uri, alt=alt, width=picture.width, height=picture.height, loading="lazy", class_=small
     )
 
 
-def missing(album: Album) -> Markup | None:
+def missing_note(album: Album) -> Markup | None:
     """Which pictures are not there, and why."""
     parts = []
     if album.absent:
         parts.append(f"{plural(album.absent, 'picture was', 'pictures were')} not found under {album.root}")
     if album.left_out:
         parts.append(f"{plural(album.left_out, 'picture')} did not fit into the page's budget")
-    return tag("p", "; ".join(parts) + ".", class_="quiet") if parts else None
+    return elem("p", "; ".join(parts) + ".", class_="quiet") if parts else None

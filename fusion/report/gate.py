@@ -13,7 +13,7 @@ from fusion import pct
 from fusion.data.json_toml import parse_json
 from fusion.errors import FusionError, ReportError, raise_all
 from fusion.report.format_numbers import percent, plural
-from fusion.report.report_data import Candidate, Report
+from fusion.report.report_data import Candidate, FlipReport
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Check:
         return f"{verdict}: {self.what} is {percent(self.value, digits)}, {bound} {percent(self.limit, digits)} allowed"
 
 
-def check(report: Report, budget: Budget) -> list[Check]:
+def check_budget(report: FlipReport, budget: Budget) -> list[Check]:
     """Every limit against every new net but the baseline. An undefined value keeps no limit.
 
     Raises: ReportError for a limit on (or a severity of) what the report does not have.
@@ -93,11 +93,11 @@ def read_budget(path: str | os.PathLike[str]) -> Budget:
     return Budget(**fields)
 
 
-def rate(text: str | float) -> float:
+def parse_rate(text: str | float) -> float:
     """A fraction, from 0.005 or "0.5%"; a bare 1 might mean either. Raises: ValueError unless it is between 0 and 1."""
-    signed = isinstance(text, str) and text.strip().endswith("%")
-    value = float(text.strip()[:-1]) / 100 if isinstance(text, str) and signed else float(text)
-    if value == 1 and not signed:
+    percentage = isinstance(text, str) and text.strip().endswith("%")
+    value = float(text.strip()[:-1]) / 100 if isinstance(text, str) and percentage else float(text)
+    if value == 1 and not percentage:
         raise ValueError(f"{text} may be taken for 1%; write 1% or 100%")
     if not 0 <= value <= 1:
         raise ValueError(f"{text} is not between 0 and 1; a percentage takes its sign: {text}%")
@@ -113,13 +113,13 @@ def _weight(given: str | float) -> float:
 
 def _field(name: str, value: Any) -> Any:
     if name in ("max_nfr", "max_nfr_upper", "min_accuracy", "max_weighted_nfr"):
-        return rate(value)
+        return parse_rate(value)
     if name == "severity":
         return {int(c): _weight(weight) for c, weight in value.items()}
     if name == "references":
-        return {str(reference): rate(limit) for reference, limit in value.items()}
+        return {str(reference): parse_rate(limit) for reference, limit in value.items()}
     if name == "classes":
-        return {int(c): rate(limit) for c, limit in value.items()}
+        return {int(c): parse_rate(limit) for c, limit in value.items()}
     raise ReportError(
         "no such limit", hint="max_nfr, max_nfr_upper, min_accuracy, max_weighted_nfr, severity, references, classes"
     )

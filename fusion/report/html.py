@@ -17,7 +17,7 @@ class Markup(str):
 Child: TypeAlias = "str | int | float | list[Child] | tuple[Child, ...] | None"
 
 
-def tag(name: str, /, *children: Child, **attributes: str | float | bool | None) -> Markup:
+def elem(name: str, /, *children: Child, **attributes: str | float | bool | None) -> Markup:
     """An element; `class_` and `for_` lose their underscore, other underscores become hyphens; None leaves one out."""
     parts = []
     for key, value in attributes.items():
@@ -26,10 +26,10 @@ def tag(name: str, /, *children: Child, **attributes: str | float | bool | None)
         label = key.rstrip("_").replace("_", "-") if key != "viewBox" else key
         parts.append(f" {label}" if value is True else f' {label}="{escape(str(value))}"')
     opening = f"<{name}{''.join(parts)}>"
-    return Markup(opening if name in VOID and not children else f"{opening}{join(*children)}</{name}>")
+    return Markup(opening if name in VOID and not children else f"{opening}{concat(*children)}</{name}>")
 
 
-def join(*children: Child) -> Markup:
+def concat(*children: Child) -> Markup:
     """The children one after the other, texts escaped, None left out."""
     return Markup("".join(_one(child) for child in children))
 
@@ -40,5 +40,5 @@ def _one(child: Child) -> str:
     if isinstance(child, Markup):
         return child
     if isinstance(child, (list, tuple)):
-        return join(*child)
+        return concat(*child)
     return escape(str(child))

@@ -47,7 +47,7 @@ class Album:
         if self.spent >= self.budget:
             self.left_out += 1
             return None
-        picture = embed(self.root / key)
+        picture = data_uri(self.root / key)
         if picture is None:
             self.absent += 1
         elif self.spent + len(picture.uri) > self.budget:
@@ -58,7 +58,7 @@ class Album:
         return picture
 
 
-def embed(path: Path) -> Picture | None:
+def data_uri(path: Path) -> Picture | None:
     """A picture as a data URI: small files as they are, others as a JPEG thumbnail; None for what is no picture."""
     from prototxt.formats.image_files import open_picture
 

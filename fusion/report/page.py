@@ -9,14 +9,14 @@ from importlib.resources import files
 from fusion.pct.intervals import MCNEMAR
 from fusion.pct.predictions import Predictions
 from fusion.report import per_class, sections
-from fusion.report.components import figures, scrolling
+from fusion.report.components import chart_row, scrolling
 from fusion.report.curves import Curve
-from fusion.report.format_numbers import number
-from fusion.report.gallery import gallery, missing
+from fusion.report.format_numbers import commas
+from fusion.report.gallery import gallery, missing_note
 from fusion.report.gate import Check
-from fusion.report.html import Child, Markup, join, tag
+from fusion.report.html import Child, Markup, concat, elem
 from fusion.report.images import Album
-from fusion.report.report_data import Report
+from fusion.report.report_data import FlipReport
 
 MEANINGS = (
     (
@@ -45,7 +45,7 @@ MEANINGS = (
 
 
 def page(
-    report: Report,
+    report: FlipReport,
     checks: Sequence[Check] = (),
     album: Album | None = None,
     command: str | None = None,
@@ -59,77 +59,79 @@ def page(
     """
     parts = _parts(report, album, command, curves)
     style = files("fusion.report").joinpath("style.css").read_text("utf-8")
-    head = tag(
+    head = elem(
         "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name="color-scheme", content="light dark"),
-        tag("meta", name="generator", content="fusion-report"),
-        tag("link", rel="icon", href="data:,"),
-        tag("title", report.title),
-        tag("style", Markup(style)),
+        elem("meta", charset="utf-8"),
+        elem("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        elem("meta", name="color-scheme", content="light dark"),
+        elem("meta", name="generator", content="fusion-report"),
+        elem("link", rel="icon", href="data:,"),
+        elem("title", report.title),
+        elem("style", Markup(style)),
     )
-    nav = tag("nav", *(tag("a", title, href=f"#{name}") for name, title, _ in parts), aria_label="Sections")
-    body = tag(
+    nav = elem("nav", *(elem("a", title, href=f"#{name}") for name, title, _ in parts), aria_label="Sections")
+    body = elem(
         "body",
-        tag("a", "Skip to the figures", href="#figures", class_="skip"),
-        tag("main", sections.verdict(report, checks), nav, *(_section(*part) for part in parts)),
+        elem("a", "Skip to the figures", href="#figures", class_="skip"),
+        elem("main", sections.verdict(report, checks), nav, *(_section(*part) for part in parts)),
     )
-    return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
+    return f"<!doctype html>\n{elem('html', head, body, lang='en')}\n"
 
 
 def _parts(
-    report: Report, album: Album | None, command: str | None, curves: Sequence[Curve]
+    report: FlipReport, album: Album | None, command: str | None, curves: Sequence[Curve]
 ) -> list[tuple[str, str, Markup]]:
     featured = report.featured.name
-    parts = [("figures", "Figures", join(sections.balance(report), sections.comparison_table(report)))]
-    by_class = tag("div", tag("div", tag("h3", "What became of what"), per_class.flip_matrix(report)),
-                   tag("div", tag("h3", "Share by class"), per_class.classes(report)), class_="pair")  # fmt: skip
-    intro = tag(
+    parts = [("figures", "Figures", concat(sections.balance(report), sections.comparison_table(report)))]
+    by_class = elem("div", elem("div", elem("h3", "What became of what"), per_class.flip_table(report)),
+                   elem("div", elem("h3", "Share by class"), per_class.classes(report)), class_="pair")  # fmt: skip
+    intro = elem(
         "p", f"Answers that {featured} unlearnt, by true class (rows) and new answer (columns).", class_="quiet"
     )
-    parts.append(("classes", "Where it forgets", join(intro, by_class)))
+    parts.append(("classes", "Where it forgets", concat(intro, by_class)))
     by_slice = per_class.slices(report)
     if by_slice is not None:
         parts.append(("slices", "By slice", by_slice))
     album = album or Album(files("fusion.report"), budget=0)  # type: ignore[arg-type]
     forgot, learnt = gallery(report, album), gallery(report, album, positive=True)
-    more = tag("details", tag("summary", "Positive flips: what it learnt"), learnt)
+    more = elem("details", elem("summary", "Positive flips: what it learnt"), learnt)
     parts.append(
-        ("flips", "The flips", join(tag("h3", "Negative flips: what it forgot"), forgot, more, missing(album)))
+        ("flips", "The flips", concat(elem("h3", "Negative flips: what it forgot"), forgot, more, missing_note(album)))
     )
-    parts.append(("charts", "Confidence and trade-off", figures(sections.plots(report))))
+    parts.append(("charts", "Confidence and trade-off", chart_row(sections.plots(report))))
     if curves:
         parts.append(("training", "Training", sections.training(report, curves)))
     parts.append(("again", "Made from", _provenance(report, command)))
-    meanings = tag("dl", *(join(tag("dt", word), tag("dd", meaning)) for word, meaning in MEANINGS), class_="meanings")
+    meanings = elem(
+        "dl", *(concat(elem("dt", word), elem("dd", meaning)) for word, meaning in MEANINGS), class_="meanings"
+    )
     parts.append(("words", "What the words mean", meanings))
     return parts
 
 
 def _section(name: str, title: str, content: Markup) -> Markup:
-    return tag("section", tag("h2", title), content, id=name, aria_label=title)
+    return elem("section", elem("h2", title), content, id=name, aria_label=title)
 
 
-def _provenance(report: Report, command: str | None) -> Markup:
+def _provenance(report: FlipReport, command: str | None) -> Markup:
     nets = [("old", net) for net in report.references] + [(c.role, c.net) for c in report.candidates]
     again = (
-        join(tag("p", "This page, once more:"), scrolling("Command", tag("pre", tag("code", command))))
+        concat(elem("p", "This page, once more:"), scrolling("Command", elem("pre", elem("code", command))))
         if command
         else None
     )
-    return join(*(_net(role, net) for role, net in nets), again)
+    return concat(*(_net(role, net) for role, net in nets), again)
 
 
 def _net(role: str, net: Predictions) -> Markup:
     known = ", ".join(map(str, net.classes.tolist()[:20])) + (", …" if len(net.classes) > 20 else "")
-    rows: list[Child] = [_entry("samples", number(len(net))), _entry("classes", f"{len(net.classes)}: {known}")]
+    rows: list[Child] = [_entry("samples", commas(len(net))), _entry("classes", f"{len(net.classes)}: {known}")]
     rows += [_entry(key, value) for key, value in sorted(net.meta.items()) if key != "name"]
-    return tag("details", tag("summary", tag("b", net.name), f" {role}"), tag("dl", *rows, class_="facts"))
+    return elem("details", elem("summary", elem("b", net.name), f" {role}"), elem("dl", *rows, class_="facts"))
 
 
 def _entry(key: str, value: object) -> Markup:
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         value = ", ".join(value) or "none"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return tag("div", tag("dt", key), tag("dd", tag("code", text)))
+    return elem("div", elem("dt", key), elem("dd", elem("code", text)))

@@ -23,7 +23,7 @@ FEW = 5
 
 
 @dataclass(frozen=True)
-class Comparison:
+class FlipComparison:
     """One new net against one old net, over the samples that the old one covers."""
 
     old: pct.Predictions
@@ -84,8 +84,8 @@ class Candidate:
     accuracy: Interval
     calibration: float | None
     reliability: list[Bin]
-    whole: Comparison
-    each: tuple[Comparison, ...]
+    whole: FlipComparison
+    each: tuple[FlipComparison, ...]
 
     @property
     def name(self) -> str:
@@ -94,7 +94,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Report:
+class FlipReport:
     """The figures of all nets.
 
     old         all originals as one net: each sample answered by those that know its class
@@ -153,7 +153,7 @@ def gather(
     title: str | None = None,
     slices: Callable[[str, str], Any] | None = None,
     labels: Sequence[str] = (),
-) -> Report:
+) -> FlipReport:
     """Work out a report's figures.
 
     old       the originals, each over the classes it knows
@@ -172,7 +172,7 @@ def gather(
     base = candidates[0] if len(candidates) > 1 else None
     spared = _spared(base, candidates[-1]) if base else None
     heading = title or f"{candidates[-1].name} against {', '.join(net.name for net in references)}"
-    return Report(heading, references, whole, candidates, base, spared, slices, tuple(labels))
+    return FlipReport(heading, references, whole, candidates, base, spared, slices, tuple(labels))
 
 
 def distinct(nets: Sequence[pct.Predictions]) -> list[pct.Predictions]:
@@ -190,8 +190,8 @@ def _candidate(
 ) -> Candidate:
     right = net.right
     counted = Outcomes(int(right.sum()), 0, 0, int((~right).sum()))
-    each = [Comparison(old, net, pct.align(old=old, new=net)) for old in references]
-    together = Comparison(whole, net, pct.align(old=whole, new=net)) if len(each) > 1 else each[0]
+    each = [FlipComparison(old, net, pct.align(old=old, new=net)) for old in references]
+    together = FlipComparison(whole, net, pct.align(old=whole, new=net)) if len(each) > 1 else each[0]
     return Candidate(
         net, role, pct.metric_interval(counted, "accuracy_new"), pct.expected_calibration_error(net),
         pct.reliability(net), together, tuple(each) if len(each) > 1 else (),

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from fusion import pct
 from fusion.pct.metrics import Outcomes
 from fusion.report import charts
-from fusion.report.components import colour, figures, legend, measured, scrolling, table
+from fusion.report.components import chart_row, colour, html_table, legend, measured, scrolling
 from fusion.report.curves import Curve, accuracies, losses, rates
 from fusion.report.format_numbers import (
+    commas,
     explanation,
     headline,
-    number,
     p_value,
     percent,
     plural,
@@ -20,11 +20,11 @@ from fusion.report.format_numbers import (
     span,
 )
 from fusion.report.gate import Check
-from fusion.report.html import Markup, join, tag
-from fusion.report.report_data import Candidate, Comparison, Report
+from fusion.report.html import Markup, concat, elem
+from fusion.report.report_data import Candidate, FlipComparison, FlipReport
 
 
-def verdict(report: Report, checks: Sequence[Check]) -> Markup:
+def verdict(report: FlipReport, checks: Sequence[Check]) -> Markup:
     """The headline in words, the figures that carry it, and whether the budget is kept."""
     whole = report.featured.whole
     nfr, change = whole.intervals["negative_flip_rate"], whole.intervals["accuracy_difference"]
@@ -44,18 +44,18 @@ def verdict(report: Report, checks: Sequence[Check]) -> Markup:
         below = f"{span(every)}, over all {plural(len(report.featured.net), 'sample')}"
         tiles.append(_tile("Accuracy on all classes", percent(every.value), below, ""))
         samples += "; the last card is over all samples"
-    return tag(
+    return elem(
         "header",
-        tag("p", report.title, class_="kicker"),
-        tag("h1", headline(report)),
-        tag("p", " ".join(explanation(report)), class_="lead"),
-        gate(checks),
-        tag("p", f"{samples}.", class_="quiet"),
-        tag("div", *tiles, class_="tiles"),
+        elem("p", report.title, class_="kicker"),
+        elem("h1", headline(report)),
+        elem("p", " ".join(explanation(report)), class_="lead"),
+        gate_box(checks),
+        elem("p", f"{samples}.", class_="quiet"),
+        elem("div", *tiles, class_="tiles"),
     )
 
 
-def gate(checks: Sequence[Check]) -> Markup | None:
+def gate_box(checks: Sequence[Check]) -> Markup | None:
     """Whether the release keeps its budget, limit by limit."""
     if not checks:
         return None
@@ -64,27 +64,27 @@ def gate(checks: Sequence[Check]) -> Markup | None:
         f"The budget is broken: {len(broken)} of {plural(len(checks), 'limit')}." if broken else "The budget is kept."
     )
     order = sorted(checks, key=lambda check: check.passed)
-    rows = [tag("li", str(check), class_="kept" if check.passed else "broken") for check in order]
-    return tag(
-        "div", tag("strong", said), tag("ul", *rows), class_=f"gate {'broken' if broken else 'kept'}", role="status"
+    rows = [elem("li", str(check), class_="kept" if check.passed else "broken") for check in order]
+    return elem(
+        "div", elem("strong", said), elem("ul", *rows), class_=f"gate {'broken' if broken else 'kept'}", role="status"
     )
 
 
-def balance(report: Report) -> Markup:
+def balance(report: FlipReport) -> Markup:
     """Negative flips to the left, positive ones to the right, for every new net."""
     most = max([1, *(max(c.whole.outcomes.negative, c.whole.outcomes.positive) for c in report.shown)])
     rows = [_balance_row(c, c.whole.outcomes, most, report) for c in report.shown]
-    head = tag(
+    head = elem(
         "div",
-        tag("span"),
-        tag("span", "forgot", class_="left"),
-        tag("span", "learnt", class_="right"),
+        elem("span"),
+        elem("span", "forgot", class_="left"),
+        elem("span", "learnt", class_="right"),
         class_="row head",
     )
-    return tag("div", head, *rows, class_="balance")
+    return elem("div", head, *rows, class_="balance")
 
 
-def comparison_table(report: Report) -> Markup:
+def comparison_table(report: FlipReport) -> Markup:
     """Every new net against all originals together and against each, with intervals."""
     head = (
         "",
@@ -104,15 +104,15 @@ def comparison_table(report: Report) -> Markup:
         rows.append(_comparison_row(candidate.name + role, candidate.whole, f"net {colour(report, candidate)}"))
         if candidate in report.shown:
             rows += [_comparison_row(f"against {c.old.name}", c, "part") for c in candidate.each]
-    return scrolling("Figures against each original", table(head, rows))
+    return scrolling("Figures against each original", html_table(head, rows))
 
 
-def plots(report: Report) -> list[tuple[str, str, Markup]]:
+def plots(report: FlipReport) -> list[tuple[str, str, Markup]]:
     """(title, what to see, chart) of the charts that there is data for."""
     found = []
     if len(report.candidates) > 1:
         marks = [
-            charts.Point(
+            charts.NetPoint(
                 c.name, c.whole.intervals["error_rate_new"], c.whole.intervals["negative_flip_rate"], colour(report, c)
             )
             for c in report.candidates
@@ -131,12 +131,12 @@ def plots(report: Report) -> list[tuple[str, str, Markup]]:
     errors = ", ".join(f"{c.name} {percent(c.calibration, 1)}" for c in report.shown)
     note = f"Below the dashed line a net claims more than it keeps. Expected calibration error: {errors}."
     if report.unknown:
-        note += f" The old side is over {number(len(report.old))} samples, the new nets over all of their files."
-    found.append(("Calibration", note, join(charts.calibration(nets), legend(report, report.shown))))
+        note += f" The old side is over {commas(len(report.old))} samples, the new nets over all of their files."
+    found.append(("Calibration", note, concat(charts.calibration(nets), legend(report, report.shown))))
     return found
 
 
-def training(report: Report, curves: Sequence[Curve]) -> Markup:
+def training(report: FlipReport, curves: Sequence[Curve]) -> Markup:
     """Loss and accuracy over the iterations of each run whose log is there."""
     colours = {candidate.name: colour(report, candidate) for candidate in report.candidates}
     shown = [(curve, colours.get(curve.name, f"c-{(i + 3) % 6}")) for i, curve in enumerate(curves)]
@@ -149,38 +149,46 @@ def training(report: Report, curves: Sequence[Curve]) -> Markup:
     rate = rates(shown)
     if rate is not None:
         found.append(("Learning rate", "On a logarithmic scale.", rate))
-    names = tag("ul", *(tag("li", tag("i", class_=f"swatch {c}"), curve.name) for curve, c in shown), class_="legend")
-    return join(names, figures(found))
+    names = elem(
+        "ul", *(elem("li", elem("i", class_=f"swatch {c}"), curve.name) for curve, c in shown), class_="legend"
+    )
+    return concat(names, chart_row(found))
 
 
 def _tile(name: str, value: str, below: str, kind: str) -> Markup:
-    return tag("div", tag("p", name), tag("strong", value, class_=kind or None), tag("small", below), class_="tile")
+    return elem("div", elem("p", name), elem("strong", value, class_=kind or None), elem("small", below), class_="tile")
 
 
-def _balance_row(candidate: Candidate, counted: Outcomes, most: int, report: Report) -> Markup:
-    left = tag(
-        "span", tag("b", number(counted.negative)), tag("i", style=f"--w:{counted.negative / most:.3f}"), class_="left"
+def _balance_row(candidate: Candidate, counted: Outcomes, most: int, report: FlipReport) -> Markup:
+    left = elem(
+        "span",
+        elem("b", commas(counted.negative)),
+        elem("i", style=f"--w:{counted.negative / most:.3f}"),
+        class_="left",
     )
-    right = tag(
-        "span", tag("i", style=f"--w:{counted.positive / most:.3f}"), tag("b", number(counted.positive)), class_="right"
+    right = elem(
+        "span",
+        elem("i", style=f"--w:{counted.positive / most:.3f}"),
+        elem("b", commas(counted.positive)),
+        class_="right",
     )
-    name = tag("span", tag("i", class_=f"swatch {colour(report, candidate)}"), candidate.name, class_="name")
-    return tag("div", name, left, right, class_="row")
+    name = elem("span", elem("i", class_=f"swatch {colour(report, candidate)}"), candidate.name, class_="name")
+    return elem("div", name, left, right, class_="row")
 
 
-def _comparison_row(name: str, comparison: Comparison, kind: str) -> Markup:
+def _comparison_row(name: str, comparison: FlipComparison, kind: str) -> Markup:
     found = comparison.intervals
     flips = [measured(found[metric]) for metric in ("negative_flip_rate", "positive_flip_rate")]
-    return tag(
+    return elem(
         "tr",
-        tag("th", name, scope="row"),
+        elem("th", name, scope="row"),
         *flips,
-        tag("td", percent(found["accuracy_new"].value), tag("small", points(found["accuracy_difference"].value))),
-        tag("td", percent(found["accuracy_old"].value)),
+        elem("td", percent(found["accuracy_new"].value), elem("small", points(found["accuracy_difference"].value))),
+        elem("td", percent(found["accuracy_old"].value)),
         measured(found["relative_nfr"], 1),
         measured(comparison.churn),
         measured(found["backward_trust_compatibility"]),
-        tag("td", p_value(comparison.p_value)),
-        tag("td", number(len(comparison.outcomes))),
+        elem("td", p_value(comparison.p_value)),
+        elem("td", commas(len(comparison.outcomes))),
         class_=kind,
     )

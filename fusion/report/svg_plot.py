@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from fusion.report.html import Child, Markup, tag
+from fusion.report.html import Child, Markup, elem
 
 WIDTH, HEIGHT = 360, 300
 LEFT, RIGHT, TOP, BOTTOM = 46, 14, 14, 42
@@ -48,7 +48,7 @@ def upward(x: Axis, y: Axis, name: str, marks: Sequence[float] | None = None, di
     """Horizontal lines at shares, in percent at the left edge, and the axis' name."""
     drawn = []
     for value in ticks(y) if marks is None else marks:
-        drawn.append(tag("line", x1=x.start, x2=x.end, y1=y.at(value), y2=y.at(value), class_="grid"))
+        drawn.append(elem("line", x1=x.start, x2=x.end, y1=y.at(value), y2=y.at(value), class_="grid"))
         drawn.append(label(_short(value, digits), x.start - 6, y.at(value) + 4, "end"))
     middle = (y.start + y.end) / 2
     turned: dict[str, str | float] = {
@@ -57,14 +57,14 @@ def upward(x: Axis, y: Axis, name: str, marks: Sequence[float] | None = None, di
         "text_anchor": "middle",
         "transform": f"rotate(-90 11 {middle})",
     }
-    return [*drawn, tag("text", f"{name} (%)", class_="label", **turned)]
+    return [*drawn, elem("text", f"{name} (%)", class_="label", **turned)]
 
 
 def across(x: Axis, y: Axis, name: str, marks: Sequence[float] | None = None, digits: int = 1) -> list[Markup]:
     """Vertical lines at shares, in percent at the lower edge, and the axis' name."""
     drawn = []
     for value in ticks(x) if marks is None else marks:
-        drawn.append(tag("line", x1=x.at(value), x2=x.at(value), y1=y.start, y2=y.end, class_="grid"))
+        drawn.append(elem("line", x1=x.at(value), x2=x.at(value), y1=y.start, y2=y.end, class_="grid"))
         drawn.append(label(_short(value, digits), x.at(value), y.start + 16, "middle"))
     return [*drawn, label(f"{name} (%)", (x.start + x.end) / 2, HEIGHT - 6, "middle", "label")]
 
@@ -76,10 +76,10 @@ def _short(value: float, digits: int) -> str:
 
 def label(text: str, x: float, y: float, anchor: str, kind: str = "tick") -> Markup:
     """Text at a point; `kind` is its style class."""
-    return tag("text", text, x=round(x, 2), y=round(y, 2), text_anchor=anchor, class_=kind)
+    return elem("text", text, x=round(x, 2), y=round(y, 2), text_anchor=anchor, class_=kind)
 
 
 def frame(title: str, about: str, children: Sequence[Child]) -> Markup:
     """The whole chart; title and sentence are what a screen reader says."""
     label = f"{title}. {about}"
-    return tag("svg", *children, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=label, class_="chart")
+    return elem("svg", *children, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=label, class_="chart")

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from fusion.pct.intervals import MCNEMAR, share_interval
 from fusion.pct.metrics import Outcomes
-from fusion.report.format_numbers import explanation, headline, number, p_value, percent, span
+from fusion.report.format_numbers import commas, explanation, headline, p_value, percent, span
 from fusion.report.gate import Check
-from fusion.report.report_data import Comparison, Report
+from fusion.report.report_data import FlipComparison, FlipReport
 
 HEAD = ("", "samples", "accuracy", "NFR", "95 % interval", "PFR", "churn", "relative NFR", "BTC", "p")
 
@@ -17,7 +17,7 @@ CLASSES = 5
 SLICE_HEAD = ("slice", "samples", "old accuracy", "accuracy", "NFR", "95 % interval", "PFR")
 
 
-def to_text(report: Report, checks: Sequence[Check] = ()) -> str:
+def report_text(report: FlipReport, checks: Sequence[Check] = ()) -> str:
     """Title, table, verdict and gate as plain text."""
     rows = [HEAD, _old_row(report.old.name, report)]
     for candidate in report.candidates:
@@ -33,13 +33,13 @@ def to_text(report: Report, checks: Sequence[Check] = ()) -> str:
     return "\n".join(line.rstrip() for line in lines).replace("\u00a0", " ") + "\n"
 
 
-def _forgotten(report: Report) -> list[str]:
+def _forgotten(report: FlipReport) -> list[str]:
     """The classes with the most negative flips, where their names are known."""
     counted = {c: found for c, found in report.featured.whole.per_class.items() if found.negative}
     worst = sorted(counted, key=lambda c: (-counted[c].negative, c))[:CLASSES]
     if not worst or all(report.class_name(c) == str(c) for c in worst):
         return []
-    said = [f"{report.class_name(c)} ({c}) {number(counted[c].negative)} of {number(len(counted[c]))}" for c in worst]
+    said = [f"{report.class_name(c)} ({c}) {commas(counted[c].negative)} of {commas(len(counted[c]))}" for c in worst]
     return ["", f"Most negative flips by class: {', '.join(said)}."]
 
 
@@ -55,23 +55,23 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def _old_row(name: str, report: Report) -> tuple[str, ...]:
+def _old_row(name: str, report: FlipReport) -> tuple[str, ...]:
     whole = report.featured.whole
     accuracy = percent(whole.outcomes.value("accuracy_old"))
-    return (f"{name} (old)", number(len(whole.outcomes)), accuracy, *[""] * (len(HEAD) - 3))
+    return (f"{name} (old)", commas(len(whole.outcomes)), accuracy, *[""] * (len(HEAD) - 3))
 
 
 def _slice_row(name: str, counted: Outcomes) -> tuple[str, ...]:
     nfr = share_interval(counted.negative, len(counted))
     old, new, flips = (percent(counted.value(x)) for x in ("accuracy_old", "accuracy_new", "positive_flip_rate"))
-    return (name or "original", number(len(counted)), old, new, percent(nfr.value), span(nfr), flips)
+    return (name or "original", commas(len(counted)), old, new, percent(nfr.value), span(nfr), flips)
 
 
-def _row(name: str, comparison: Comparison) -> tuple[str, ...]:
+def _row(name: str, comparison: FlipComparison) -> tuple[str, ...]:
     found = comparison.intervals
     return (
         name,
-        number(len(comparison.outcomes)),
+        commas(len(comparison.outcomes)),
         percent(found["accuracy_new"].value),
         percent(found["negative_flip_rate"].value),
         span(found["negative_flip_rate"]),

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fusion.errors import FusionError
-from fusion.serving.predictor import Predictor, Scored, scored, scores, shares
+from fusion.serving.predictor import OutputClasses, Predictor, class_scores, class_shares, output_classes
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +40,7 @@ class Panel:
         Image.new("L", (64, 64), 128).save(content, "PNG")
         for name, net in self.nets:
             _check_one_class(name, net)
-            for output, rows in scores(net, [content.getvalue()]).items():
+            for output, rows in class_scores(net, [content.getvalue()]).items():
                 note = self._scored(name, output, rows.shape[1]).note
                 self._notes.extend([f"{name}: {note}"] if note else [])
 
@@ -61,13 +61,13 @@ class Panel:
         """
         with self._turn:
             start = time.perf_counter()
-            found = [(name, scores(net, [picture])) for name, net in self.nets]
+            found = [(name, class_scores(net, [picture])) for name, net in self.nets]
             seconds = time.perf_counter() - start
         answers = [self._answer(name, blob, rows[0]) for name, outputs in found for blob, rows in outputs.items()]
         return {"answers": answers, "milliseconds": round(1000 * seconds)}
 
     def _answer(self, name: str, output: str, row: NDArray[np.float32]) -> dict[str, Any]:
-        parts, own = shares(row)
+        parts, own = class_shares(row)
         best = np.argsort(-parts, kind="stable")[: self.top].tolist()
         known = self._scored(name, output, len(row))
         top = [
@@ -78,14 +78,14 @@ class Panel:
         told = {"knows": knows, "foreign": bool(known.note), "top": top}
         return {"net": name, "output": output, "softmax": not own, **told}
 
-    def _scored(self, name: str, output: str, count: int) -> Scored:
+    def _scored(self, name: str, output: str, count: int) -> OutputClasses:
         """What the scores of a net's output stand for, in the classes of the first net. Raises: FusionError."""
         first, net = self.nets[0][1], dict(self.nets)[name]
         told = self.classes.get(output, self.classes.get(name))
         if told is None and net is not first and output not in net.classes:
             given = first.named.numbers.get(name)
             told = given if given is not None and len(given) == count else None
-        return scored(net, output, count, self.labels or first.named.names, told)
+        return output_classes(net, output, count, self.labels or first.named.names, told)
 
 
 def _described(how: Any) -> str:

@@ -91,7 +91,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Scored:
+class OutputClasses:
     """What the scores of an output stand for.
 
     numbers  the class of each
@@ -183,9 +183,9 @@ def _classes(document: Document) -> dict[str, tuple[int, ...]]:
     return {blob: tuple(layer.pct_param.classes) for layer in held for blob in layer.bottom[1:-1]}
 
 
-def scored(
+def output_classes(
     predictor: Predictor, output: str, count: int, labels: Sequence[str] = (), told: Sequence[int] | None = None
-) -> Scored:
+) -> OutputClasses:
     """Return what the scores of an output stand for.
 
     count   how many there are
@@ -197,17 +197,17 @@ def scored(
     numbers = predictor.classes.get(output) if told is None else tuple(told)
     if numbers is None:
         if not names or len(names) == count:
-            return Scored(tuple(range(count)), names or ("",) * count)
+            return OutputClasses(tuple(range(count)), names or ("",) * count)
         own = predictor.named.names
         note = (
             f"'{output}' has {count} scores, and {len(names)} classes are named: its numbers are its own; say which "
             f"classes they are with --classes {output}=N,N,..."
         )
-        return Scored(tuple(range(count)), own if len(own) == count else ("",) * count, note=note)
+        return OutputClasses(tuple(range(count)), own if len(own) == count else ("",) * count, note=note)
     if len(numbers) != count:
         what = f"{len(numbers)} classes are told for '{output}', which has {count} scores"
         raise FusionError(what, hint="name one class per score, in their order")
-    return Scored(tuple(numbers), tuple(name_of(names, number) for number in numbers), part=True)
+    return OutputClasses(tuple(numbers), tuple(name_of(names, number) for number in numbers), part=True)
 
 
 def _as_told(how: ImagePreparation, told: PreprocessOverrides) -> ImagePreparation:
@@ -235,9 +235,10 @@ def predict(
     Raises: DataError naming every picture that cannot be read; FusionError for an output that is no row of scores.
     """
     called = list(names or (item if isinstance(item, str) else f"picture {n + 1}" for n, item in enumerate(pictures)))
-    found = scores(predictor, pictures)
+    found = class_scores(predictor, pictures)
     known = {
-        blob: scored(predictor, blob, rows.shape[1], labels, (classes or {}).get(blob)) for blob, rows in found.items()
+        blob: output_classes(predictor, blob, rows.shape[1], labels, (classes or {}).get(blob))
+        for blob, rows in found.items()
     }
     return [
         _answer(name, blob, rows[index], top, known[blob])
@@ -246,7 +247,7 @@ def predict(
     ]
 
 
-def scores(predictor: Predictor, pictures: Sequence[str | bytes]) -> dict[str, NDArray[np.float32]]:
+def class_scores(predictor: Predictor, pictures: Sequence[str | bytes]) -> dict[str, NDArray[np.float32]]:
     """All scores, float32 [pictures, classes] for each output. Raises: as `predict` does."""
     errors: list[FusionError] = []
     fed = {}
@@ -261,7 +262,7 @@ def scores(predictor: Predictor, pictures: Sequence[str | bytes]) -> dict[str, N
     return {blob: _rows(blob, out[blob].float().numpy(), len(pictures)) for blob in predictor.outputs}
 
 
-def shares(row: NDArray[np.float32]) -> tuple[NDArray[np.float32], bool]:
+def class_shares(row: NDArray[np.float32]) -> tuple[NDArray[np.float32], bool]:
     """Scores of one picture as shares that add up to 1, and whether they were so already; others go through softmax."""
     if (row >= 0).all() and abs(float(row.sum()) - 1) < _SUM:
         return row, True
@@ -277,7 +278,7 @@ def _rows(blob: str, array: np.ndarray, count: int) -> np.ndarray:
     return rows
 
 
-def _answer(picture: str, blob: str, row: np.ndarray, top: int, known: Scored) -> Answer:
+def _answer(picture: str, blob: str, row: np.ndarray, top: int, known: OutputClasses) -> Answer:
     order = np.argsort(-row, kind="stable")[:top].tolist()
     numbers, labels = (tuple(values[index] for index in order) for values in (known.numbers, known.labels))
     return Answer(picture, blob, numbers, tuple(float(row[index]) for index in order), labels, known.note)

@@ -75,7 +75,7 @@ class Comparison:
         return f"{self.name}: differs first in layer '{first.layer}', blob '{first.blob}': {how}"
 
 
-def difference(layer: str, blob: str, expected: NDArray[Any], found: NDArray[Any]) -> Difference:
+def compare_arrays(layer: str, blob: str, expected: NDArray[Any], found: NDArray[Any]) -> Difference:
     """Compare two arrays; NaN and infinities agree with themselves only."""
     shape = tuple(expected.shape)
     if shape != tuple(found.shape):
@@ -92,7 +92,7 @@ def difference(layer: str, blob: str, expected: NDArray[Any], found: NDArray[Any
     return Difference(layer, blob, shape, absolute, absolute / scale if scale else math.inf if absolute else 0.0)
 
 
-def table(comparisons: Sequence[Comparison]) -> str:
+def comparisons_text(comparisons: Sequence[Comparison]) -> str:
     """All blobs as text, each comparison with its verdict below it."""
     return "\n\n".join(_table(item) for item in comparisons)
 
@@ -114,7 +114,7 @@ def _table(item: Comparison) -> str:
     return "\n".join([*lines, *item.notes, item.verdict()])
 
 
-def to_json(comparisons: Sequence[Comparison]) -> str:
+def comparisons_json(comparisons: Sequence[Comparison]) -> str:
     """The content of the table; an infinite difference is null."""
     content = [
         {

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fusion.nets.graph import Net
 from fusion.nets.inputs import integer_noise
-from fusion.onnx.graphs import entries, load
+from fusion.onnx.graphs import image_entries, load_graph
 from fusion.onnx.graphs.layer_graph import layer_graph
 from fusion.onnx.sidecar import ONNX
 from prototxt.schema.messages import NetParameter
@@ -38,8 +38,8 @@ def branch_values(
     message  the net's description, of one phase
     """
     described = {layer.name: layer for layer in message.layer if layer.type == ONNX}
-    starts = {value: (name, name != value) for name, value in entries(load(path)).items()}
-    starts.update({name: (name, False) for name in load(path).inputs})
+    starts = {value: (name, name != value) for name, value in image_entries(load_graph(path)).items()}
+    starts.update({name: (name, False) for name in load_graph(path).inputs})
     calls = [call for call in net.plan.calls if call.type == ONNX and call.name not in without
              and (not prefix or call.name.startswith(f"{prefix}/"))]  # fmt: skip
     graphs = {call.name: layer_graph(described[call.name]) for call in calls}
@@ -61,7 +61,7 @@ def whole_numbers(
 
     found  what the net makes of other noise, for the shapes
     """
-    types = load(path).types
+    types = load_graph(path).types
     kinds = {value: tensor_dtype_to_np_dtype(types[name]) for match in matches for name, value, _ in match.inputs
              if name in types}  # fmt: skip
     return {value: integer_noise(value, found[value].shape, seed, kind)

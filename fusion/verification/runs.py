@@ -11,7 +11,7 @@ import torch
 from fusion.errors import FusionError
 from fusion.nets.graph import run, with_outputs
 from fusion.onnx.runtime import run_file
-from fusion.verification.comparison import RTOL, Comparison, difference
+from fusion.verification.comparison import RTOL, Comparison, compare_arrays
 from fusion.verification.pairs import (
     Pairs,
     blobs_of_equal_names,
@@ -134,7 +134,7 @@ def _verify_onnx(prefix: str, path: Path, whole: Side, feed: Feed, rtol: float, 
     fed = {name: (found[value].movedim(1, -1) if last else found[value]).numpy()
            for match in matches for name, value, last in match.inputs}  # fmt: skip
     expected = run_file(path, [match.value for match in matches], fed)
-    rows = [difference(match.layer, _blob(match.top), expected[match.value], found[match.top].numpy())
+    rows = [compare_arrays(match.layer, _blob(match.top), expected[match.value], found[match.top].numpy())
             for match in matches]  # fmt: skip
     what = f"ONNX Runtime on {os.fspath(path)} against {whole.label}, on {feed.words}"
     return Comparison(prefix, what, tuple(rows), rtol=rtol)
@@ -163,7 +163,7 @@ def _compared(
     for match in matches:
         here, there = expected[match.here].numpy(), found[match.there].numpy()
         there = there.reshape(here.shape) if match in alike else there
-        rows.append(difference(match.layer, _blob(match.there), here, there))
+        rows.append(compare_arrays(match.layer, _blob(match.there), here, there))
     if alike:
         shown = ", ".join(_blob(match.there) for match in alike)
         notes = (*notes, f"compared although only one of the two has further axes of size 1 at the end: {shown}")

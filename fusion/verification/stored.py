@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 
 from fusion.errors import WeightsMismatch
 from fusion.onnx.sidecar import read_pair
-from fusion.verification.comparison import Comparison, Difference, difference
+from fusion.verification.comparison import Comparison, Difference, compare_arrays
 
 Path = str | os.PathLike[str]
 
@@ -37,7 +37,7 @@ def verify_weights(
                 rows.append(Difference(fused, f"{len(theirs)} blobs for {len(mine)}", (), float("inf"), float("inf")))
                 continue
             rows += [
-                difference(
+                compare_arrays(
                     fused, f"weights {index}", array, other.reshape(array.shape) if _fits(array, other) else other
                 )
                 for index, (array, other) in enumerate(zip(mine, theirs, strict=True))

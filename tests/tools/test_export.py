@@ -51,7 +51,7 @@ def test_it_writes_checks_and_tells(folder: Path, capsys: pytest.CaptureFixture[
         (["net.prototxt", "net.caffemodel", "-o", "o.onnx", "--output", "pi"], "has no blob 'pi' when it is in use"),
         (["net.prototxt", "net.caffemodel", "-o", "o.onnx", "--input-shape", "dta=1,6"], "'dta', which is no input"),
         (["net.prototxt", "net.caffemodel", "-o", "o.onnx", "--input-shape", "data=1,7"], "needs blobs of shape"),
-        (["other.prototxt", "net.caffemodel", "-o", "o.onnx"], "there is no converter for the type 'BatchReindex'"),
+        (["other.prototxt", "net.caffemodel", "-o", "o.onnx"], "there is no exporter for the type 'BatchReindex'"),
     ],
 )
 def test_bad_input_is_one_message(folder: Path, refused: Check, arguments: list[str], says: str) -> None:

@@ -1,31 +1,31 @@
-"""ONNX graphs before they run: read, brought to one plain form, judged, cut. Needs `onnx`, never torch.
+"""ONNX graphs before they run: read, brought to one plain form, checked, cut. Needs `onnx`, never torch.
 
-graph = normalize(read("resnet18.onnx"))
+graph = normalize_graph(read_graph("resnet18.onnx"))
 print(support(graph).table())
 part = cut(graph, outputs=["flatten"])
 """
 
-from fusion.onnx.graphs.cut import before_classifier, candidates, cut, entries, scores, tensor
+from fusion.onnx.graphs.cut import classifier_input, cut, feature_values, find_value, image_entries, scores_value
 from fusion.onnx.graphs.graph import Graph, to_model
-from fusion.onnx.graphs.initializers import weights
-from fusion.onnx.graphs.normalize import load, normalize
-from fusion.onnx.graphs.read import read
+from fusion.onnx.graphs.initializers import graph_weights
+from fusion.onnx.graphs.normalize import load_graph, normalize_graph
+from fusion.onnx.graphs.read import read_graph
 from fusion.onnx.graphs.support import Support, check_support, support
 
 __all__ = [
     "Graph",
     "Support",
-    "before_classifier",
-    "candidates",
     "check_support",
+    "classifier_input",
     "cut",
-    "entries",
-    "load",
-    "normalize",
-    "read",
-    "scores",
+    "feature_values",
+    "find_value",
+    "graph_weights",
+    "image_entries",
+    "load_graph",
+    "normalize_graph",
+    "read_graph",
+    "scores_value",
     "support",
-    "tensor",
     "to_model",
-    "weights",
 ]

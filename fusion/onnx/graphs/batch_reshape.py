@@ -1,4 +1,4 @@
-"""Reshape to sizes that hold for every batch: computed ones become constants, and a batch that was written in opens."""
+"""Reshape targets that hold for every batch: computed sizes become constants, and a batch in the target is opened."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import onnx
 
 from fusion.onnx.graphs.constants import Facts
-from fusion.onnx.graphs.graph import made
+from fusion.onnx.graphs.graph import make_node
 from fusion.onnx.graphs.shape_probe import Probe
 
 
-def reshape(node: onnx.NodeProto, facts: Facts, declared: Probe | None) -> list[onnx.NodeProto] | None:
-    """The node with a constant target, None where that cannot be.
+def static_reshape(node: onnx.NodeProto, facts: Facts, declared: Probe | None) -> list[onnx.NodeProto] | None:
+    """Return the node with a constant target, None if there is none for all batches.
 
     declared  the probe of the batch size that the file fixes; None where it leaves the batch open
     """
@@ -26,15 +26,15 @@ def reshape(node: onnx.NodeProto, facts: Facts, declared: Probe | None) -> list[
     if target is None:
         return None
     name = facts.add(f"{node.output[0]}:shape", target)
-    return [made("Reshape", [node.input[0], name], node.output)]
+    return [make_node("Reshape", [node.input[0], name], node.output)]
 
 
 def _resolved(node: onnx.NodeProto, probe: Probe, zeros: bool) -> tuple[int, ...] | None:
-    """The sizes that the top has for the probe's batch."""
-    dims, wanted = probe.shapes.get(node.input[0]), probe.values.get(node.input[1])
-    if dims is None or wanted is None:
+    """Return the output's shape for the probe's batch, None if it is not known."""
+    dims, sizes = probe.shapes.get(node.input[0]), probe.values.get(node.input[1])
+    if dims is None or sizes is None:
         return None
-    target = [int(size) for size in wanted.reshape(-1)]
+    target = [int(size) for size in sizes.reshape(-1)]
     if not zeros:
         if any(size == 0 and (axis >= len(dims) or dims[axis] is None) for axis, size in enumerate(target)):
             return None
@@ -52,7 +52,7 @@ def _resolved(node: onnx.NodeProto, probe: Probe, zeros: bool) -> tuple[int, ...
 def _common(
     resolved: Sequence[tuple[int, ...] | None], dims: Sequence[tuple[int | None, ...] | None]
 ) -> list[int] | None:
-    """Sizes that hold for all probes: fixed, 0 where the bottom's is kept, -1 for another that follows the batch."""
+    """Return sizes for all probes: fixed, 0 to keep the input's, -1 for another that follows the batch; else None."""
     known = [sizes for sizes in resolved if sizes is not None]
     if len(known) != len(resolved) or len({len(sizes) for sizes in known}) != 1:
         return None
@@ -67,16 +67,13 @@ def _common(
             target.append(0)
         else:
             target.append(-1)
-    return target if target.count(-1) < 2 and _speaks(target, known) else None
-
-
-def _speaks(target: Sequence[int], known: Sequence[tuple[int, ...]]) -> bool:
-    """Whether 0 means "as the bottom" only where it was meant."""
-    return not any(size == 0 and known[0][axis] == 0 for axis, size in enumerate(target))
+    # A size that really is 0 would be read as "keep the input's".
+    empty = any(size == 0 and known[0][axis] == 0 for axis, size in enumerate(target))
+    return target if target.count(-1) < 2 and not empty else None
 
 
 def _opened(node: onnx.NodeProto, facts: Facts, declared: Probe, zeros: bool) -> list[int] | None:
-    """Sizes per sample as the file has them, and the first left to the batch if the bottom's first follows it."""
+    """Return the file's sizes with the first one left to the batch if the input's first follows it; else None."""
     fixed = _resolved(node, declared, zeros)
     dims = [probe.shapes.get(node.input[0]) for probe in facts.probes]
     if fixed is None or any(shape is None or None in shape for shape in dims):
@@ -89,5 +86,5 @@ def _opened(node: onnx.NodeProto, facts: Facts, declared: Probe, zeros: bool) ->
     sample = math.prod(fixed[1:])
     if not sample or any(math.prod(shape) % sample for shape in known):
         return None
-    kept = declared.shapes.get(node.input[0])
-    return [0 if kept and kept[0] == fixed[0] else -1, *fixed[1:]] if 0 not in fixed else None
+    before = declared.shapes.get(node.input[0])
+    return [0 if before and before[0] == fixed[0] else -1, *fixed[1:]] if 0 not in fixed else None

@@ -9,14 +9,14 @@ import onnx
 from numpy.typing import NDArray
 
 from fusion.onnx.graphs.constants import Facts, Rule
-from fusion.onnx.graphs.graph import OWN, attributes, made
+from fusion.onnx.graphs.graph import OWN, attributes, make_node
 from fusion.onnx.graphs.shape_probe import Probe
 
 _WINDOWED: Final = frozenset(("Conv", "MaxPool", "AveragePool"))
 
 
-def plain(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto]:
-    """The node, or nodes that say the same more plainly."""
+def canonical_nodes(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto]:
+    """Return the node in its plain form, or equivalent simpler nodes."""
     if node.domain:
         return [node]
     if node.op_type in _WINDOWED:
@@ -27,14 +27,14 @@ def plain(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto]:
 
 
 def _explicit_pads(node: onnx.NodeProto, facts: Facts) -> onnx.NodeProto:
-    """SAME as the pads that it stands for, where the sizes are known; VALID as none."""
+    """Return the node with auto_pad replaced by pads: SAME where the sizes are known, VALID as none."""
     values = attributes(node)
     mode = values.pop("auto_pad", "NOTSET")
     if mode == "NOTSET":
         return node
     if mode == "VALID":
         values.pop("pads", None)
-        return made(node.op_type, node.input, node.output, **values)
+        return make_node(node.op_type, node.input, node.output, **values)
     dims = facts.dims(node.input[0])
     weight = facts.dims(node.input[1]) if node.op_type == "Conv" else None
     kernel = values.get("kernel_shape") or (weight or ())[2:]
@@ -48,35 +48,37 @@ def _explicit_pads(node: onnx.NodeProto, facts: Facts) -> onnx.NodeProto:
         total = max(0, span - int(size or 0))
         small, large = total // 2, total - total // 2
         pads[:, axis] = (small, large) if mode == "SAME_UPPER" else (large, small)
-    return made(node.op_type, node.input, node.output, **{**values, "pads": [int(pad) for pad in pads.reshape(-1)]})
+    return make_node(
+        node.op_type, node.input, node.output, **{**values, "pads": [int(pad) for pad in pads.reshape(-1)]}
+    )
 
 
 def _normalization(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
-    """One output: the running statistics are kept by whoever runs the node."""
+    """Keep one output: the torch module updates the running statistics itself."""
     values = attributes(node)
     if values.pop("training_mode", 0):
         facts.notes["BatchNormalization, exported as in training, uses its statistics except in TRAIN"] = None
     values.pop("is_test", None)
     values.pop("spatial", None)
-    return [made("BatchNormalization", node.input, node.output[:1], **values)]
+    return [make_node("BatchNormalization", node.input, node.output[:1], **values)]
 
 
 def _dropout(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
-    """Its ratio as an attribute, its mask only where that is read; None for a sequence of its own in training mode."""
+    """Return Dropout with its ratio as an attribute and a mask only if it is read; None for seeded training mode."""
     names = [*node.input, "", ""]
     ratio, training = facts.constant(names[1]), facts.constant(names[2])
     share = float(ratio.reshape(-1)[0]) if ratio is not None else float(attributes(node).get("ratio", 0.5))
     if names[2] and share and (training is None or (training.any() and "seed" in attributes(node))):
         return None
     if names[1] and ratio is None:
-        facts.notes["Dropout with a computed ratio keeps everything, also in TRAIN"] = None
+        facts.notes["Dropout with a computed ratio drops nothing, also in TRAIN"] = None
         share = 0.0
     count = 2 if len(node.output) > 1 and facts.uses.get(node.output[1]) else 1
-    return [made("Dropout", node.input[:1], node.output[:count], domain=OWN, ratio=share)]
+    return [make_node("Dropout", node.input[:1], node.output[:count], domain=OWN, ratio=share)]
 
 
 def _gemm(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
-    """Constant weights as rows of one output each, the bias as a vector, both factors multiplied in."""
+    """Return Gemm with constant weights of shape (outputs, inputs), a bias vector, and alpha and beta multiplied in."""
     values = attributes(node)
     weight = facts.constant(node.input[1])
     has_bias = len(node.input) > 2 and bool(node.input[2])
@@ -87,17 +89,17 @@ def _gemm(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
     if bias is not None and (bias.size not in (1, len(rows)) or bias.ndim > 2 or (bias.ndim == 2 and len(bias) != 1)):
         return None
     alpha, beta = values.get("alpha", 1.0), values.get("beta", 1.0)
-    inputs = [node.input[0], _kept(facts, node.input[1], weight, rows if alpha == 1 else rows * np.float32(alpha))]
+    inputs = [node.input[0], _update(facts, node.input[1], weight, rows if alpha == 1 else rows * np.float32(alpha))]
     if bias is not None:
         vector = np.broadcast_to(bias.reshape(-1), (len(rows),))
-        inputs.append(_kept(facts, node.input[2], bias, vector if beta == 1 else vector * np.float32(beta)))
-    return [made("Gemm", inputs, node.output, transB=1)]
+        inputs.append(_update(facts, node.input[2], bias, vector if beta == 1 else vector * np.float32(beta)))
+    return [make_node("Gemm", inputs, node.output, transB=1)]
 
 
-def _kept(facts: Facts, name: str, old: NDArray[Any], new: NDArray[Any]) -> str:
-    """The constant's own name where nothing about it changed, or only this node reads it.
+def _update(facts: Facts, name: str, old: NDArray[Any], new: NDArray[Any]) -> str:
+    """Store a constant's new value; return its name, which stays unless other nodes read the old value.
 
-    Matrices are not compared value by value: they may be large and lie in a file.
+    Matrices are not compared by value: they may be large and mapped from a file.
     """
     if new is old or (new.ndim == 1 and np.array_equal(new, old)):
         return name
@@ -111,18 +113,18 @@ def _global_max(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | No
     dims = facts.dims(node.input[0])
     if dims is None:
         return None
-    return [made("ReduceMax", node.input, node.output, axes=list(range(2, len(dims))), keepdims=1)]
+    return [make_node("ReduceMax", node.input, node.output, axes=list(range(2, len(dims))), keepdims=1)]
 
 
 def _depth_to_space(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
-    """Reshape, Transpose, Reshape: onnx2torch knows but one of the two modes."""
+    """Return Reshape, Transpose, Reshape: onnx2torch knows only the mode CRD."""
     values, dims = attributes(node), facts.dims(node.input[0])
     size = values["blocksize"]
     if dims is None or None in dims[1:] or values.get("mode", "DCR") != "DCR":
         return None
     channels, height, width = (int(dim or 0) for dim in dims[1:])
-    apart = [0, size, size, channels // size**2, height, width]
-    return _turned(node, facts, apart, [0, 3, 4, 1, 5, 2], [0, channels // size**2, height * size, width * size])
+    split = [0, size, size, channels // size**2, height, width]
+    return _permuted(node, facts, split, [0, 3, 4, 1, 5, 2], [0, channels // size**2, height * size, width * size])
 
 
 def _space_to_depth(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
@@ -130,43 +132,43 @@ def _space_to_depth(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] 
     if dims is None or None in dims[1:]:
         return None
     channels, height, width = (int(dim or 0) for dim in dims[1:])
-    apart = [0, channels, height // size, size, width // size, size]
-    return _turned(node, facts, apart, [0, 3, 5, 1, 2, 4], [0, channels * size**2, height // size, width // size])
+    split = [0, channels, height // size, size, width // size, size]
+    return _permuted(node, facts, split, [0, 3, 5, 1, 2, 4], [0, channels * size**2, height // size, width // size])
 
 
-def _turned(
-    node: onnx.NodeProto, facts: Facts, apart: list[int], order: list[int], together: list[int]
+def _permuted(
+    node: onnx.NodeProto, facts: Facts, split: list[int], order: list[int], merged: list[int]
 ) -> list[onnx.NodeProto]:
     name = node.output[0]
-    first, last = facts.add(f"{name}:apart:shape", apart), facts.add(f"{name}:shape", together)
+    first, last = facts.add(f"{name}:apart:shape", split), facts.add(f"{name}:shape", merged)
     return [
-        made("Reshape", [node.input[0], first], [f"{name}:apart"]),
-        made("Transpose", [f"{name}:apart"], [f"{name}:turned"], perm=order),
-        made("Reshape", [f"{name}:turned", last], [name]),
+        make_node("Reshape", [node.input[0], first], [f"{name}:apart"]),
+        make_node("Transpose", [f"{name}:apart"], [f"{name}:turned"], perm=order),
+        make_node("Reshape", [f"{name}:turned", last], [name]),
     ]
 
 
 def _cast_like(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
     kind = facts.probes[0].types.get(node.input[1])
-    return None if kind is None else [made("Cast", node.input[:1], node.output, to=kind)]
+    return None if kind is None else [make_node("Cast", node.input[:1], node.output, to=kind)]
 
 
 def _first_output(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
-    """Without the further outputs that nobody reads."""
+    """Return the node without unread outputs; None if there are none, or one is read."""
     if len(node.output) == 1 or any(facts.uses.get(name) for name in node.output[1:] if name):
         return None
-    return [made(node.op_type, node.input, node.output[:1], **attributes(node))]
+    return [make_node(node.op_type, node.input, node.output[:1], **attributes(node))]
 
 
 def _layer_norm(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
     values = attributes(node)
     values.pop("stash_type", None)
     count = max(index + 1 for index, name in enumerate(node.output) if not index or facts.uses.get(name))
-    return [made(node.op_type, [name for name in node.input if name], node.output[:count], **values)]
+    return [make_node(node.op_type, [name for name in node.input if name], node.output[:count], **values)]
 
 
 def _resize(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
-    """Its sizes or factors as attributes, of the axes behind batch and channels, which stay as they are."""
+    """Return Resize with attributes for sizes or factors of the spatial axes; None if others change or are unknown."""
     values = attributes(node)
     dims = [probe.shapes.get(node.input[0]) for probe in facts.probes]
     if any(shape is None for shape in dims) or any(name and name not in facts.constants for name in node.input[1:3]):
@@ -184,15 +186,15 @@ def _resize(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
         if found[0] is None or any(sizes != found[0] for sizes in found):
             return None
         values["sizes"] = found[0]
-    return [made("Resize", node.input[:1], node.output, domain=OWN, **values)]
+    return [make_node("Resize", node.input[:1], node.output, domain=OWN, **values)]
 
 
 def _resized(node: onnx.NodeProto, probe: Probe, axes: list[int]) -> list[int] | None:
-    """Sizes behind batch and channels for one batch; None where they are not known, or these two change."""
-    wanted, dims = probe.values.get(node.input[3]) if len(node.input) > 3 else None, probe.shapes[node.input[0]]
-    if wanted is None:
+    """Return the spatial sizes for one batch; None if they are not known, or batch or channels change."""
+    target, dims = probe.values.get(node.input[3]) if len(node.input) > 3 else None, probe.shapes[node.input[0]]
+    if target is None:
         return None
-    sizes = {axis % len(dims): int(size) for axis, size in zip(axes, wanted.reshape(-1), strict=True)}
+    sizes = {axis % len(dims): int(size) for axis, size in zip(axes, target.reshape(-1), strict=True)}
     if sizes.get(1, dims[1]) != dims[1] or any(
         axis not in sizes and dims[axis] is None for axis in range(2, len(dims))
     ):

@@ -1,4 +1,4 @@
-"""Half and double precision as float32, the one precision in which nets are computed here."""
+"""Conversion of half and double precision to float32, the only precision in which nets are computed here."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _KINDS: Final = frozenset(("to", "dtype", "output_datatype"))
 """Attributes whose value is an element type."""
 
 
-def widened(model: onnx.ModelProto, notes: list[str] | None = None) -> onnx.ModelProto:
-    """The model with all floats in float32, or itself where they are. Functions must have been inlined.
+def to_float32(model: onnx.ModelProto, notes: list[str] | None = None) -> onnx.ModelProto:
+    """Return the model with all floats in float32, or itself if they are. Functions must have been inlined.
 
-    notes  gets a sentence if something was changed
+    notes  gets a sentence if anything was changed
     """
     found = sorted({name for graph in _graphs(model.graph) for name in _precisions(graph)})
     if not found:
@@ -32,7 +32,7 @@ def widened(model: onnx.ModelProto, notes: list[str] | None = None) -> onnx.Mode
 
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """The graph, and those that its nodes hold."""
+    """Yield the graph and the graphs in its nodes' attributes, at any depth."""
     waiting = [graph]
     while waiting:
         yield (current := waiting.pop())
@@ -78,7 +78,8 @@ def _widen(graph: onnx.GraphProto) -> None:
     for node in graph.node:
         nodes.append(node)
         for item in _kinds(node):
-            if node.op_type == "Cast" and item.i == TensorProto.FLOAT16:  # rounds as the file wants it, then widens
+            # A Cast to half rounds values on purpose: it stays, followed by a Cast back to float32.
+            if node.op_type == "Cast" and item.i == TensorProto.FLOAT16:
                 name = node.output[0]
                 node.output[0] = f"{name}:half"
                 nodes.append(helper.make_node("Cast", [f"{name}:half"], [name], to=TensorProto.FLOAT))
@@ -88,4 +89,4 @@ def _widen(graph: onnx.GraphProto) -> None:
         copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
         del graph.node[:]
         graph.node.extend(copies)
-    del graph.value_info[:]  # worked out again
+    del graph.value_info[:]  # inferred again later

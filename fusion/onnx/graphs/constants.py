@@ -1,4 +1,4 @@
-"""What a rewriting rule may ask and add while a graph is brought to its plain form."""
+"""The constants and shapes that rewriting rules read and add while a graph is brought to its plain form."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from fusion.onnx.graphs.shape_probe import Probe
 
 @dataclass
 class Facts:
-    """Constants so far, and the probes.
+    """The constants found so far, and the probes.
 
     probes    one per batch size; one alone where the batch is fixed
     uses      how many nodes of the file read each value
     declared  the probe of the batch that the file fixes, if it is to be opened
-    notes     what was decided, one sentence each
+    notes     decisions, one sentence each
     """
 
     constants: dict[str, NDArray[Any]]
@@ -32,11 +32,11 @@ class Facts:
     notes: dict[str, None] = field(default_factory=dict)
 
     def constant(self, name: str) -> NDArray[Any] | None:
-        """The value of a constant, None for anything else."""
+        """Return the value of a constant, None for any other value."""
         return self.constants.get(name)
 
     def dims(self, name: str) -> Dims | None:
-        """The shape, None for sizes that follow the batch or are not known; None as a whole without a rank."""
+        """Return the shape, with None for sizes that follow the batch or are not known; None if the rank is unknown."""
         shapes = [probe.shapes.get(name) for probe in self.probes]
         if any(shape is None or len(shape) != len(shapes[0] or ()) for shape in shapes):
             return None
@@ -45,20 +45,20 @@ class Facts:
         )
 
     def add(self, name: str, values: Any, dtype: Any = np.int64) -> str:
-        """A new constant under this name, or one like it."""
-        fresh, count = name, 1
-        while fresh in self.constants:
+        """Add a constant; return its name, with a number appended where the name is taken."""
+        unique, count = name, 1
+        while unique in self.constants:
             count += 1
-            fresh = f"{name}_{count}"
-        self.know(fresh, np.asarray(values, dtype))
-        return fresh
+            unique = f"{name}_{count}"
+        self.know(unique, np.asarray(values, dtype))
+        return unique
 
     def know(self, name: str, array: NDArray[Any]) -> None:
-        """Take a constant to the notes, or a new value of it."""
+        """Store a constant, or a new value of it, for all probes."""
         self.constants[name] = array
         for probe in (*self.probes, *([self.declared] if self.declared else [])):
             probe.know(name, array)
 
 
 Rule: TypeAlias = "Callable[[onnx.NodeProto, Facts], list[onnx.NodeProto] | None]"
-"""Nodes in the place of one; None leaves it as it is, for the report to judge."""
+"""Nodes that replace one; None keeps the node, and `support` decides whether it can be run."""

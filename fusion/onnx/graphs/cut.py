@@ -1,4 +1,4 @@
-"""Where a graph can be cut, where its classifier begins, and the part of it between values."""
+"""Values at which a graph can be cut, the input of its classifier, and the part of the graph between values."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Final
 import onnx
 
 from fusion.errors import OnnxError
-from fusion.onnx.graphs.graph import Dims, Graph, attributes, pruned
+from fusion.onnx.graphs.graph import Dims, Graph, attributes, prune
 
-_STEPS: Final = (":apart", ":means", ":padded", ":turned")  # values that the file does not have
+_STEPS: Final = (":apart", ":means", ":padded", ":turned")  # suffixes of values that only the plain form has
 CHANNELS_FIRST: Final = [0, 3, 1, 2]
 _SCORING: Final = frozenset(("Gemm", "MatMul", "Conv"))
 _ENDS: Final = frozenset(("Softmax", "LogSoftmax", "ArgMax", "Sigmoid", "Cast"))
@@ -21,26 +21,26 @@ _PASSING: Final = frozenset(
 ) | {"Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 
 
-def tensor(graph: Graph, name: str) -> str | None:
-    """The value of this name in the graph, also by a former name or one without the slash in front; None if none."""
-    made = {output for node in graph.nodes for output in node.output} | set(graph.inputs)
+def find_value(graph: Graph, name: str) -> str | None:
+    """Return the value of this name, also for its name in the file or without the leading slash; None if none."""
+    values = {output for node in graph.nodes for output in node.output} | set(graph.inputs)
     for found in (name, f"/{name}"):
         found = graph.aliases.get(found, found)
-        if found in made:
+        if found in values:
             return found
     return None
 
 
-def candidates(graph: Graph) -> list[tuple[str, Dims]]:
-    """Values that are features, with their shapes: float, one row per sample; nearest to the output first."""
+def feature_values(graph: Graph) -> list[tuple[str, Dims]]:
+    """Return the values that are features (float, a row per sample) with their shapes, nearest to the output first."""
     found = [(name, dims) for node in reversed(graph.nodes) for name in node.output
              if (dims := graph.shapes.get(name)) is not None and len(dims) > 1 and dims[0] is None
              and graph.types.get(name) == onnx.TensorProto.FLOAT and not name.endswith(_STEPS)]  # fmt: skip
     return list(dict.fromkeys(found))
 
 
-def scores(graph: Graph) -> str:
-    """The value with the class scores: the first output, before softmax and what only names the best."""
+def scores_value(graph: Graph) -> str:
+    """Return the value with the class scores: the first output, before any softmax, ArgMax or Cast."""
     makers = _makers(graph)
     name = graph.outputs[0]
     while name in makers and makers[name].op_type in _ENDS:
@@ -48,9 +48,10 @@ def scores(graph: Graph) -> str:
     return name
 
 
-def before_classifier(graph: Graph) -> str | None:
-    """What the layer with the class scores reads; None where it is not found."""
-    makers, name = _makers(graph), scores(graph)
+def classifier_input(graph: Graph) -> str | None:
+    """Return the value that the layer with the class scores reads; None if no such layer is found."""
+    makers, name = _makers(graph), scores_value(graph)
+    # From the scores backwards through pooling, flattening and biases to the first layer with weights.
     while name in makers:
         node = makers[name]
         features = [value for value in node.input if value and value not in graph.constants]
@@ -64,40 +65,39 @@ def before_classifier(graph: Graph) -> str | None:
     return None
 
 
-def entries(graph: Graph) -> dict[str, str]:
-    """Each input, and the value at which pictures of Caffe's order (N, C, H, W) enter.
+def image_entries(graph: Graph) -> dict[str, str]:
+    """Return for each input the value at which images of Caffe's order (N, C, H, W) enter.
 
-    That is the input itself; or, where the file takes channels last, as TensorFlow's do, and begins by turning them to
-    the front, what comes of that.
+    That is the input itself; or, for a file with channels last that begins with a Transpose to channels first, as
+    TensorFlow's do, the output of that Transpose.
     """
     found = {}
     for name in graph.inputs:
         readers = [node for node in graph.nodes if name in node.input]
-        turned = len(readers) == 1 and readers[0].op_type == "Transpose" and name not in graph.outputs
+        transposed = len(readers) == 1 and readers[0].op_type == "Transpose" and name not in graph.outputs
         found[name] = name
-        if turned and list(attributes(readers[0]).get("perm", ())) == CHANNELS_FIRST:
+        if transposed and list(attributes(readers[0]).get("perm", ())) == CHANNELS_FIRST:
             found[name] = readers[0].output[0]
     return found
 
 
 def cut(graph: Graph, outputs: Sequence[str] = (), inputs: Sequence[str] = ()) -> Graph:
-    """The part of a normalized graph that leads from values to values.
+    """Return the part of a normalized graph between values.
 
     outputs  by default the graph's own
-    inputs   values to start at, instead of the graph's own inputs behind them
-    Raises: OnnxError for a name that is none, with the names that could be meant.
+    inputs   values to start at, instead of the graph's own inputs before them
+    Raises: OnnxError for an unknown name, with the most similar names.
     """
-    ends = [_named(graph, name) for name in outputs] if outputs else list(graph.outputs)
-    starts = [_named(graph, name) for name in inputs]
-    nodes = pruned([node for node in graph.nodes if not set(node.output) & set(starts)], ends)
+    ends = [_existing(graph, name) for name in outputs] if outputs else list(graph.outputs)
+    starts = [_existing(graph, name) for name in inputs]
+    nodes = prune([node for node in graph.nodes if not set(node.output) & set(starts)], ends)
     read = {name for node in nodes for name in node.input} | set(ends)
     found = list(starts) if starts else [name for name in graph.inputs if name in read]
     missing = [name for name in graph.inputs if name in read and name not in found]
     if missing:
-        what = (
-            f"{', '.join(map(repr, ends))} also depends on the input '{missing[0]}', not on {', '.join(starts)} alone"
-        )
-        raise OnnxError(what, place=graph.place, hint="start at values that all of it comes from")
+        depends = f"{', '.join(map(repr, ends))} also depends on the input '{missing[0]}'"
+        hint = "start at values on which all of it depends"
+        raise OnnxError(f"{depends}, not on {', '.join(starts)} alone", place=graph.place, hint=hint)
     return replace(
         graph,
         nodes=nodes,
@@ -111,24 +111,26 @@ def _makers(graph: Graph) -> dict[str, onnx.NodeProto]:
     return {name: node for node in graph.nodes for name in node.output}
 
 
-def _named(graph: Graph, name: str) -> str:
-    found = tensor(graph, name)
+def _existing(graph: Graph, name: str) -> str:
+    found = find_value(graph, name)
     if found is None:
-        raise missing_value(graph, name)
+        raise unknown_value(graph, name)
     return found
 
 
-def missing_value(graph: Graph, name: str) -> OnnxError:
-    """The error for a name that no value has."""
-    known = [value for value, _ in candidates(graph)]
+def unknown_value(graph: Graph, name: str) -> OnnxError:
+    """Return the error for a name that no value has."""
+    known = [value for value, _ in feature_values(graph)]
     near = difflib.get_close_matches(name, [*known, *graph.inputs], n=1)
     guess = f"did you mean '{near[0]}'? " if near else ""
-    return OnnxError(f"there is no value '{name}'", place=graph.place, hint=f"{guess}values are: {listed(graph)}")
+    return OnnxError(
+        f"there is no value '{name}'", place=graph.place, hint=f"{guess}values are: {list_features(graph)}"
+    )
 
 
-def listed(graph: Graph, most: int = 12) -> str:
-    """The values at which the graph can be cut, with their shapes per sample."""
-    found = candidates(graph)
+def list_features(graph: Graph, most: int = 12) -> str:
+    """Return the values at which the graph can be cut, with their shapes per sample, as text."""
+    found = feature_values(graph)
     shown = [f"{name.lstrip('/')} ({'x'.join('?' if dim is None else str(dim) for dim in dims[1:])})"
              for name, dims in found[:most]]  # fmt: skip
     return ", ".join(shown) + (f" and {len(found) - most} more" if len(found) > most else "") or "none"

@@ -1,4 +1,4 @@
-"""An ONNX graph as a value: nodes in order, constants by name, and what is known of shapes."""
+"""An ONNX graph as an immutable value: nodes in order, constants by name, known types and shapes."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from prototxt.formats.index import Scan
 Dims: TypeAlias = "tuple[int | None, ...]"
 Constants: TypeAlias = "Mapping[str, NDArray[Any]]"
 IR = 8
-"""The version of the file format that models are made in."""
+"""The version of ONNX's file format in which models are written."""
 OWN = "caffe_fusion"
-"""The domain of operators that are newer than the form in which graphs are kept."""
+"""The domain of operators that are newer than the opset in which graphs are kept."""
 
 
 @dataclass(frozen=True)
@@ -28,15 +28,15 @@ class Graph:
     place      the file, for errors
     opset      of the standard operators; `imports` are other domains' versions
     inputs     name -> shape, None where a size is open; the first axis is the batch
-    types      name -> ONNX's number of the element type, for inputs and what follows from them
+    types      name -> ONNX's number of the element type
     shapes     name -> shape, None where it follows the batch or is not known
-    aliases    names of the file that are other values' names now
+    aliases    names in the file -> names of the values that replaced them
     batch      the batch size that the graph fixes; None: any
-    newer      first outputs of nodes whose meaning opset 17 cannot say
+    newer      first outputs of nodes that opset 17 cannot express
     partial    first outputs of nodes of which more outputs are read than can be computed
     unfit      first outputs of nodes whose inputs contradict each other
-    notes      what was changed, one sentence each
-    files      of whose bytes large constants are views, as they were then
+    notes      changes, one sentence each
+    files      the mapped files that large constants are views of, with their state at that time
     """
 
     place: str
@@ -59,30 +59,31 @@ class Graph:
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    """The node's attributes as Python values; strings are str."""
+    """Return the node's attributes as Python values; strings are str."""
     found = {item.name: helper.get_attribute_value(item) for item in node.attribute}
     return {name: value.decode() if isinstance(value, bytes) else value for name, value in found.items()}
 
 
-def made(op: str, inputs: Sequence[str], outputs: Sequence[str], domain: str = "", **values: Any) -> onnx.NodeProto:
-    """A node; attributes that are None are left out."""
-    kept = {name: value for name, value in values.items() if value is not None}
-    return helper.make_node(op, list(inputs), list(outputs), domain=domain, **kept)
+def make_node(
+    op: str, inputs: Sequence[str], outputs: Sequence[str], domain: str = "", **values: Any
+) -> onnx.NodeProto:
+    """Return a node; attributes that are None are left out, as by onnx."""
+    return helper.make_node(op, list(inputs), list(outputs), domain=domain, **values)
 
 
-def pruned(nodes: Sequence[onnx.NodeProto], wanted: Iterable[str]) -> tuple[onnx.NodeProto, ...]:
-    """The nodes that lead to the wanted values, in their order."""
-    needed = set(wanted)
-    kept = []
+def prune(nodes: Sequence[onnx.NodeProto], values: Iterable[str]) -> tuple[onnx.NodeProto, ...]:
+    """Return the nodes that the values depend on, in their order."""
+    needed = set(values)
+    result = []
     for node in reversed(nodes):
         if needed.intersection(node.output):
             needed.update(node.input)
-            kept.append(node)
-    return tuple(reversed(kept))
+            result.append(node)
+    return tuple(reversed(result))
 
 
 def to_model(graph: Graph) -> onnx.ModelProto:
-    """The graph as a model; every node gets a name that is unique and a legal name of a torch module."""
+    """Return the graph as a model; every node gets a unique name that is valid for a torch module."""
     nodes = []
     for index, node in enumerate(graph.nodes):
         named = onnx.NodeProto()
@@ -108,7 +109,7 @@ def to_model(graph: Graph) -> onnx.ModelProto:
 
 
 def _info(name: str, kind: int, dims: Dims | None) -> onnx.ValueInfoProto:
-    """A value's type; an open first axis is called N, an open other one has no name."""
+    """Return a value's type; an open first axis is called N, any other open axis has no name."""
     if dims is None:
         return helper.make_tensor_value_info(name, kind, None)
     named = [("N" if axis == 0 else None) if dim is None else dim for axis, dim in enumerate(dims)]

@@ -8,27 +8,27 @@ from typing import TYPE_CHECKING
 from fusion.errors import OnnxError
 from fusion.onnx.graphs.cut import cut
 from fusion.onnx.graphs.graph import Dims, Graph
-from fusion.onnx.graphs.normalize import load
+from fusion.onnx.graphs.normalize import load_graph
 
 if TYPE_CHECKING:
     from prototxt.schema.messages import LayerParameter
 
 
 def layer_graph(layer: LayerParameter, bottoms: Sequence[Dims] = ()) -> Graph:
-    """The layer's graph in its plain form.
+    """Return the layer's graph in its plain form.
 
-    bottoms  shapes of what feeds it, for sizes that the file leaves open
-    Raises: OnnxError for a file that is missing or damaged, a name that it does not have, or another number of bottoms
-            or tops than it has inputs and outputs.
+    bottoms  shapes of the layer's bottoms, for sizes that the file leaves open
+    Raises: OnnxError for a file that is missing or damaged, a name that it does not have, or numbers of bottoms and
+            tops that differ from those of its inputs and outputs.
     """
     param = layer.onnx_param
     if not param.file:
         raise OnnxError(f"layer '{layer.name}': onnx_param.file is missing", hint="name the ONNX file")
     try:
-        graph = load(param.file)
+        graph = load_graph(param.file)
         if not param.input and any(None in dims[1:] for dims in graph.inputs.values()):
             given = dict(zip(graph.inputs, map(tuple, bottoms), strict=False))
-            graph = load(param.file, given)
+            graph = load_graph(param.file, given)
     except OSError as error:
         hint = "paths are relative to the working directory; the layer's graph is in that file, also after training"
         raise OnnxError(f"layer '{layer.name}': {error.strerror}", place=param.file, hint=hint) from error
@@ -38,8 +38,8 @@ def layer_graph(layer: LayerParameter, bottoms: Sequence[Dims] = ()) -> Graph:
     return graph
 
 
-def _check_count(layer: LayerParameter, end: str, count: int, what: str, names: list[str]) -> None:
+def _check_count(layer: LayerParameter, end: str, count: int, field: str, names: list[str]) -> None:
     if count != len(names):
-        message = f"layer '{layer.name}' has {count} {end}s, its file {len(names)} {what}s: {', '.join(names)}"
-        hint = f"name in onnx_param.{what} those that are meant"
+        message = f"layer '{layer.name}' has {count} {end}s, its file {len(names)} {field}s: {', '.join(names)}"
+        hint = f"select values by name in onnx_param.{field}"
         raise OnnxError(message, place=layer.onnx_param.file, hint=hint)

@@ -1,4 +1,4 @@
-"""Operators of opset 18 and later in the words of opset 17, where that says exactly the same.
+"""Operators of opset 18 and later, expressed in opset 17 where that means exactly the same.
 
 Sources: the operators' change logs at https://onnx.ai/onnx/operators/.
 """
@@ -12,9 +12,9 @@ import onnx
 from onnx import defs, helper
 
 from fusion.onnx.graphs.constants import Facts
-from fusion.onnx.graphs.graph import OWN, attributes, made
+from fusion.onnx.graphs.graph import OWN, attributes, make_node
 
-# Versions behind opset 17 of these brought further element types, or attributes whose default is the old meaning.
+# Versions after opset 17 of these only added element types, or attributes whose default is the old meaning.
 _SAME_NAMES = """
 Acos Acosh Asin Asinh Atan Atanh AveragePool BatchNormalization Cast CastLike Clip Concat Constant
 ConstantOfShape Conv ConvTranspose Cos Cosh CumSum DepthToSpace Dropout Elu Equal Expand EyeLike Flatten Gather
@@ -27,14 +27,15 @@ SAME: Final = frozenset(_SAME_NAMES.split())
 _REDUCTIONS = "ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSumSquare"
 REDUCTIONS: Final = frozenset(_REDUCTIONS.split())
 NEWER: Final = {"Gelu": 20, "GroupNormalization": 21, "Mish": 18, "RMSNormalization": 23, "Swish": 24}
-"""Operators that opset 17 lacks and this package converts itself, with the first version of their present meaning."""
+"""Operators missing in opset 17 that this package converts itself, with the first version of their present meaning."""
 
 
-def lowered(node: onnx.NodeProto, facts: Facts, opset: int) -> list[onnx.NodeProto] | None:
-    """The node in opset 17's words; None where these cannot say it.
+def lower_node(node: onnx.NodeProto, facts: Facts, opset: int) -> list[onnx.NodeProto] | None:
+    """Return the node in operators of opset 17; None if they cannot express it.
 
     opset  of the file
     """
+    # The version of the operator decides, not the opset of the file: most did not change after opset 17.
     if node.domain or opset <= 17:
         return [node]
     try:
@@ -55,7 +56,7 @@ def lowered(node: onnx.NodeProto, facts: Facts, opset: int) -> list[onnx.NodePro
 
 
 def _checked(node: onnx.NodeProto, opset: int) -> list[onnx.NodeProto] | None:
-    """The node without attributes that opset 17 lacks; None where one of them says something."""
+    """Return the node without attributes that opset 17 lacks; None if one of them is not at its neutral value."""
     old, new = defs.get_schema(node.op_type, 17, ""), defs.get_schema(node.op_type, opset, "")
     if len(node.input) > old.max_input:
         return None
@@ -83,53 +84,53 @@ def _own(node: onnx.NodeProto) -> list[onnx.NodeProto]:
 
 
 def _reduction(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
-    """Axes became an input in opset 18."""
+    """Return the reduction with axes as an attribute: they became an input in opset 18."""
     values = attributes(node)
     axes = facts.constant(node.input[1]) if len(node.input) > 1 and node.input[1] else None
     if len(node.input) > 1 and node.input[1] and axes is None:
         return None
     if axes is None or not axes.size:
         if values.get("noop_with_empty_axes"):
-            return [made("Identity", node.input[:1], node.output)]
-        return [made(node.op_type, node.input[:1], node.output, keepdims=values.get("keepdims", 1))]
+            return [make_node("Identity", node.input[:1], node.output)]
+        return [make_node(node.op_type, node.input[:1], node.output, keepdims=values.get("keepdims", 1))]
     numbers = [int(axis) for axis in axes.reshape(-1)]
-    return [made(node.op_type, node.input[:1], node.output, axes=numbers, keepdims=values.get("keepdims", 1))]
+    return [make_node(node.op_type, node.input[:1], node.output, axes=numbers, keepdims=values.get("keepdims", 1))]
 
 
 def _pad(node: onnx.NodeProto, facts: Facts) -> onnx.NodeProto | None:
-    """Axes are an input since opset 18; before, the pads were those of all axes."""
+    """Return Pad with pads for all axes: opset 18 added the axes as an input."""
     if len(node.input) < 4 or not node.input[3]:
-        return made("Pad", [*node.input[:3]], node.output, **attributes(node))
+        return make_node("Pad", [*node.input[:3]], node.output, **attributes(node))
     dims, axes, pads = facts.dims(node.input[0]), facts.constant(node.input[3]), facts.constant(node.input[1])
     if dims is None or axes is None or pads is None:
         return None
     every = np.zeros((2, len(dims)), np.int64)
     every[:, axes.reshape(-1)] = pads.reshape(2, -1)
     name = facts.add(f"{node.output[0]}:pads", every.reshape(-1))
-    return made("Pad", [node.input[0], name, *node.input[2:3]], node.output, **attributes(node))
+    return make_node("Pad", [node.input[0], name, *node.input[2:3]], node.output, **attributes(node))
 
 
 def _split(node: onnx.NodeProto, facts: Facts) -> onnx.NodeProto | None:
-    """The number of parts is an attribute since opset 18; the last part may be smaller."""
+    """Return Split with explicit sizes: opset 18 added the number of parts, of which the last may be smaller."""
     values = attributes(node)
     count = values.pop("num_outputs", None)
     if count is None or (len(node.input) > 1 and node.input[1]):
-        return made("Split", node.input, node.output, **values)
+        return make_node("Split", node.input, node.output, **values)
     dims, axis = facts.dims(node.input[0]), values.get("axis", 0)
     size = dims[axis] if dims is not None else None
     if size is None:
         return None
     part = -(-size // count)
     sizes = [max(0, min(part, size - part * index)) for index in range(count)]
-    return made("Split", [node.input[0], facts.add(f"{node.output[0]}:split", sizes)], node.output, **values)
+    return make_node("Split", [node.input[0], facts.add(f"{node.output[0]}:split", sizes)], node.output, **values)
 
 
 def _resize(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
-    """As it is, its axes included, where it says nothing that opset 17 could not."""
+    """Return the node, its axes included, unless it uses features that opset 17 lacks."""
     values = attributes(node)
     if values.pop("antialias", 0) or values.pop("keep_aspect_ratio_policy", "stretch") != "stretch":
         return None
-    return [made("Resize", node.input, node.output, **values)]
+    return [make_node("Resize", node.input, node.output, **values)]
 
 
 _RULES = {"Pad": _pad, "Split": _split}

@@ -1,7 +1,7 @@
-"""The large tensors of an ONNX file where they lie: described without being read, mapped, and copied as bytes.
+"""Large tensors of an ONNX file, memory-mapped and copied as bytes instead of being read.
 
-A graph's arrays are then views of the mapped file: their pages take memory only while somebody looks at the values,
-which composing and merging do not.
+A graph's arrays are then views of the mapped file: their pages take memory only while values are accessed, which
+composing and merging do not do.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from prototxt.formats.onnx_outline import LARGE, outline
 
 @dataclass
 class Mapped:
-    """A model without the values of its large float32 initializers, and these.
+    """A model without the values of its large float32 initializers, and those values.
 
     arrays  by name, views of the mapped files
-    files   by path: what they were when they were mapped, and all their bytes
+    files   by path: the file's state when it was mapped, and all its bytes
     """
 
     model: onnx.ModelProto
@@ -37,7 +37,7 @@ class Mapped:
 
 
 def read_mapped(path: str) -> Mapped:
-    """Read a file; smaller tensors, and such of other types, are read with it, also from files beside it.
+    """Read a file, and map its large float32 tensors; all others are read, also from files beside it.
 
     Raises: WeightsError when it is not in protobuf's wire format; onnx's and protobuf's errors; OSError.
     """
@@ -56,7 +56,7 @@ def read_mapped(path: str) -> Mapped:
 
 
 def payload(array: NDArray[Any], files: Sequence[Scan]) -> Payload:
-    """An array to be written: as bytes of its file, or read when its turn comes if its values lie there otherwise."""
+    """Return an array for writing: as a range of bytes in its file, or read on demand if its layout differs."""
     home = _home(array)
     scan = next((scan for scan in files if home is not None and os.path.abspath(scan.path) == home.filename), None)
     if home is None or scan is None:
@@ -68,8 +68,9 @@ def payload(array: NDArray[Any], files: Sequence[Scan]) -> Payload:
 
 
 def _read(array: NDArray[Any], start: int, scan: Scan) -> NDArray[Any]:
-    """The values of a view of a mapped file, read instead of touched, so that they are gone after use."""
+    """Return the values of a view of a mapped file by reading the file, so that no mapped page stays in memory."""
     scan.check_unchanged()
+    # A transposed view has its first element inside the range, so the range's ends are computed from the strides.
     reach = [(size - 1) * stride for size, stride in zip(array.shape, array.strides, strict=True)]
     low, high = sum(min(0, step) for step in reach), sum(max(0, step) for step in reach) + array.itemsize
     with open(scan.path, "rb") as file:
@@ -80,7 +81,7 @@ def _read(array: NDArray[Any], start: int, scan: Scan) -> NDArray[Any]:
 
 
 def _home(array: NDArray[Any]) -> np.memmap[Any, Any] | None:
-    """The mapped file that an array is a view of."""
+    """Return the mapped file that an array is a view of, None for any other array."""
     owner: Any = array
     while isinstance(owner, np.ndarray) and not isinstance(owner.base, mmap):
         owner = owner.base
@@ -92,7 +93,7 @@ def _address(array: NDArray[Any]) -> int:
 
 
 def _map(mapped: Mapped, tensor: onnx.TensorProto, file: BinaryIO, start: int, end: int) -> None:
-    """Note the tensor's values. Raises: ValueError when they are not as many as its shape says."""
+    """Map the tensor's values. Raises: ValueError if their number does not fit its shape."""
     shape = tuple(tensor.dims)
     if end - start != 4 * math.prod(shape):
         raise ValueError(f"tensor '{tensor.name}' of shape {shape} has {end - start} bytes")
@@ -104,7 +105,7 @@ def _map(mapped: Mapped, tensor: onnx.TensorProto, file: BinaryIO, start: int, e
 
 
 def _map_outside(mapped: Mapped, tensor: onnx.TensorProto, folder: str) -> None:
-    """Map a tensor in a file beside the model; what is odd about its place is left to onnx to read or refuse."""
+    """Map a tensor in a file beside the model; a tensor with an unusual location is left for onnx to read or refuse."""
     if not uses_external_data(tensor) or tensor.data_type != onnx.TensorProto.FLOAT:
         return
     about, count = ExternalDataInfo(tensor), 4 * math.prod(tensor.dims)

@@ -1,4 +1,4 @@
-"""A graph in one plain form: opset 17, constants folded, shapes worked out, the batch open wherever that is exact."""
+"""Graphs in one plain form: opset 17, constants folded, shapes inferred, the batch open wherever that is exact."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from fusion.errors import OnnxError
-from fusion.onnx.graphs.batch_reshape import reshape
-from fusion.onnx.graphs.canonicalize import plain
+from fusion.onnx.graphs.batch_reshape import static_reshape
+from fusion.onnx.graphs.canonicalize import canonical_nodes
 from fusion.onnx.graphs.constants import Facts
-from fusion.onnx.graphs.graph import Dims, Graph, attributes, pruned
-from fusion.onnx.graphs.lower_opset import REDUCTIONS, lowered
-from fusion.onnx.graphs.read import KEPT, Path, read
+from fusion.onnx.graphs.graph import Dims, Graph, attributes, prune
+from fusion.onnx.graphs.lower_opset import REDUCTIONS, lower_node
+from fusion.onnx.graphs.read import KEPT, Path, read_graph
 from fusion.onnx.graphs.shape_probe import Probe, evaluate, shape_of
 
 _BATCHES = (2, 3)
-_STRICT = REDUCTIONS | {"Split"}  # onnx's inference refuses more of them than it should: bool values, empty parts
-_FOLDED = 1 << 26  # elements that a folded constant may have
+_STRICT = REDUCTIONS | {"Split"}  # onnx's inference refuses valid nodes of these: bool values, empty parts
+_FOLDED = 1 << 26  # most elements of a folded constant
 
 
-def load(path: Path, shapes: Mapping[str, Dims] | None = None) -> Graph:
-    """Read a file and bring it to the plain form; kept while the file is the same. Raises: OnnxError, OSError."""
+def load_graph(path: Path, shapes: Mapping[str, Dims] | None = None) -> Graph:
+    """Read a file and normalize it; cached until the file changes. Raises: OnnxError, OSError."""
     stat = os.stat(path)
     given = tuple(sorted((shapes or {}).items()))
     return _loaded(os.fspath(path), stat.st_mtime_ns, stat.st_size, given)
@@ -37,14 +37,14 @@ def load(path: Path, shapes: Mapping[str, Dims] | None = None) -> Graph:
 
 @lru_cache(maxsize=4)
 def _loaded(path: str, modified: int, size: int, shapes: tuple[tuple[str, Dims], ...]) -> Graph:
-    return normalize(read(path), dict(shapes))
+    return normalize_graph(read_graph(path), dict(shapes))
 
 
-def normalize(graph: Graph, shapes: Mapping[str, Dims] | None = None) -> Graph:
-    """The graph in its plain form. Values keep their names; what became another value is in `aliases`.
+def normalize_graph(graph: Graph, shapes: Mapping[str, Dims] | None = None) -> Graph:
+    """Return the graph in its plain form. Values keep their names; replaced values are in `aliases`.
 
-    shapes  of inputs, for sizes behind the batch that the file leaves open
-    Raises: OnnxError when a given shape is not that of the input.
+    shapes  of inputs, for sizes after the batch that the file leaves open
+    Raises: OnnxError when a given shape contradicts that of the input.
     """
     inputs = {name: _filled(graph, name, dims, (shapes or {}).get(name)) for name, dims in graph.inputs.items()}
     sizes = [dims[0] for dims in inputs.values() if dims]
@@ -55,6 +55,7 @@ def normalize(graph: Graph, shapes: Mapping[str, Dims] | None = None) -> Graph:
         whole = _pass(graph, inputs, (fixed,), None)
         note = f"the batch stays {fixed}, because its inputs differ in their first axis"
         return replace(whole, batch=fixed, notes=(*whole.notes, note))
+    # The batch of the file may be written into shapes anywhere: try to open it, and keep it if a node depends on it.
     try:
         opened = _pass(graph, inputs, _BATCHES, fixed)
         return replace(opened, notes=(*opened.notes, f"the batch, {fixed} in the file, is open"))
@@ -73,7 +74,7 @@ class _FixedError(Exception):
 
 
 def _filled(graph: Graph, name: str, dims: Dims, given: Dims | None) -> Dims:
-    """The input's shape with open sizes behind the batch as given. Raises: OnnxError."""
+    """Return the input's shape, with open sizes after the batch as given. Raises: OnnxError."""
     if given is None:
         return dims
     fits = len(given) == len(dims) and all(
@@ -81,7 +82,7 @@ def _filled(graph: Graph, name: str, dims: Dims, given: Dims | None) -> Dims:
     )
     if not fits:
         shown = ["x".join("?" if dim is None else str(dim) for dim in shape[1:]) for shape in (dims, given)]
-        hint = "prepare the pictures as the file wants them: size and number of channels"
+        hint = "prepare the images with the size and the number of channels of the file"
         raise OnnxError(f"its input '{name}' takes {shown[0]} per sample, not {shown[1]}", place=graph.place, hint=hint)
     return (dims[0], *(mine if mine is not None else other for mine, other in zip(dims[1:], given[1:], strict=True)))
 
@@ -124,10 +125,11 @@ def _pass(graph: Graph, inputs: Mapping[str, Dims], batches: tuple[int, ...], de
         try:
             _visit(state, node)
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            what = f"node '{node.name or ', '.join(node.output)}' ({node.op_type}) is not what ONNX says: {error!r}"
-            raise OnnxError(what, place=graph.place, hint="export the net again") from error
+            name = f"node '{node.name or ', '.join(node.output)}' ({node.op_type})"
+            message = f"{name} does not follow ONNX's specification: {error!r}"
+            raise OnnxError(message, place=graph.place, hint="export the net again") from error
     outputs = tuple(state.aliases.get(name, name) for name in graph.outputs)
-    nodes = pruned(state.nodes, outputs)
+    nodes = prune(state.nodes, outputs)
     fixed = [name for name in outputs if (_dims(state, name) or (None,))[0] is not None]
     if declared is not None and fixed:
         raise _FixedError(f"the output '{fixed[0]}'")
@@ -150,20 +152,14 @@ def _pass(graph: Graph, inputs: Mapping[str, Dims], batches: tuple[int, ...], de
 
 
 def _dims(state: _State, name: str) -> Dims | None:
-    """A value's shape with an open batch, also where one probe alone was made."""
-    dims = state.facts.dims(name)
-    if (
-        dims
-        and len(state.facts.probes) == 1
-        and name not in state.facts.constants
-        and dims[0] == state.facts.probes[0].batch
-    ):
-        return (None, *dims[1:])
-    return dims
+    """Return a value's shape with an open batch, also if the batch is fixed and there is only one probe."""
+    dims, probes = state.facts.dims(name), state.facts.probes
+    single = len(probes) == 1 and name not in state.facts.constants
+    return (None, *dims[1:]) if dims and single and dims[0] == probes[0].batch else dims
 
 
 def _visit(state: _State, original: onnx.NodeProto) -> None:
-    """Fold the node, or put what is left of it behind the others."""
+    """Fold the node, or append its plain form to the others."""
     node = onnx.NodeProto()
     node.CopyFrom(original)
     node.doc_string = ""
@@ -175,32 +171,32 @@ def _visit(state: _State, original: onnx.NodeProto) -> None:
         return
     if _folded(state, node):
         return
-    words = lowered(node, state.facts, state.graph.opset)
-    if words is None:
+    lowered = lower_node(node, state.facts, state.graph.opset)
+    if lowered is None:
         state.newer.add(node.output[0])
         _append(state, node, state.graph.opset)
         return
-    for word in words:
-        if word.op_type == "Identity" and not word.domain:
-            state.aliases[word.output[0]] = word.input[0]
+    for node in lowered:
+        if node.op_type == "Identity" and not node.domain:
+            state.aliases[node.output[0]] = node.input[0]
             continue
-        parts = plain(word, state.facts)
-        if {name for name in word.output if state.facts.uses.get(name)} - {
-            name for part in parts for name in part.output
-        }:
-            state.partial.add(word.output[0])
-            parts = [word]
+        parts = canonical_nodes(node, state.facts)
+        computed = {name for part in parts for name in part.output}
+        if any(state.facts.uses.get(name) and name not in computed for name in node.output):
+            state.partial.add(node.output[0])
+            parts = [node]
         for part in parts:
             if part.op_type == "Reshape" and not part.domain:
-                part = (reshape(part, state.facts, state.declared) or [part])[0]
+                part = (static_reshape(part, state.facts, state.declared) or [part])[0]
             _append(state, part, state.facts.opset)
 
 
 def _append(state: _State, node: onnx.NodeProto, opset: int) -> None:
-    """Note the node and its shapes. Raises: _FixedError where the batch of the file is written into it."""
+    """Append the node and infer its shapes. Raises: _FixedError if it depends on the batch of the file."""
     sound = [probe.infer(node, opset, state.graph.imports) for probe in state.facts.probes]
     if not any(sound) and node.output and node.op_type not in _STRICT:
         state.unfit.add(node.output[0])
+    # A node that fits the file's batch but not the probes' batches has the batch written into one of its constants.
     if state.declared is not None:
         whole = state.declared.infer(node, opset, state.graph.imports)
         known = [
@@ -213,7 +209,7 @@ def _append(state: _State, node: onnx.NodeProto, opset: int) -> None:
 
 
 def _check_batch(state: _State, node: onnx.NodeProto) -> None:
-    """Raises: _FixedError for a Reshape or Expand to sizes of one batch alone."""
+    """Check that a Reshape or Expand follows the batch. Raises: _FixedError if its sizes fit one batch only."""
     if node.op_type not in ("Reshape", "Expand") or state.declared is None:
         return
     first = [probe.shapes.get(node.input[0]) for probe in state.facts.probes]
@@ -223,12 +219,12 @@ def _check_batch(state: _State, node: onnx.NodeProto) -> None:
 
 
 def _folded(state: _State, node: onnx.NodeProto) -> bool:
-    """Whether the node's outputs are known without running the graph; if so they are noted."""
+    """Fold the node if its outputs are known without running the graph; return whether they are."""
     if node.op_type == "Constant" and not node.domain:
         state.facts.know(node.output[0], _constant(node))
         return True
     if node.op_type in ("Shape", "Size") and not node.domain:
-        return _noted(state, node, [shape_of(node, probe) for probe in state.facts.probes])
+        return _store(state, node, [shape_of(node, probe) for probe in state.facts.probes])
     names = [name for name in node.input if name]
     if node.domain or not names:
         return False
@@ -236,7 +232,7 @@ def _folded(state: _State, node: onnx.NodeProto) -> bool:
         return _fold_constants(state, node)
     if all(name in state.facts.constants or name in probe.values for name in names for probe in state.facts.probes):
         found = [_evaluated(state, node, probe) for probe in state.facts.probes]
-        return len(node.output) == 1 and _noted(state, node, found)
+        return len(node.output) == 1 and _store(state, node, found)
     return False
 
 
@@ -266,14 +262,14 @@ def _evaluated(state: _State, node: onnx.NodeProto, probe: Probe) -> NDArray[Any
     return found[0] if found and len(found) == 1 else None
 
 
-def _noted(state: _State, node: onnx.NodeProto, found: list[NDArray[Any] | None]) -> bool:
-    """Note values per probe: one that is the same for all is a constant, and its node is not needed any more."""
+def _store(state: _State, node: onnx.NodeProto, found: list[NDArray[Any] | None]) -> bool:
+    """Store values per probe: one that is the same for all is a constant, and its node is dropped."""
     if any(array is None for array in found):
         return False
     known = [array for array in found if array is not None]
     name = node.output[0]
     if state.declared is not None:
-        _note_declared(state, node)
+        _store_declared(state, node, state.declared)
     if all(array.shape == known[0].shape and np.array_equal(array, known[0]) for array in known):
         state.facts.know(name, known[0])
         return True
@@ -283,22 +279,18 @@ def _noted(state: _State, node: onnx.NodeProto, found: list[NDArray[Any] | None]
     return True
 
 
-def _note_declared(state: _State, node: onnx.NodeProto) -> None:
-    probe = state.declared
-    if probe is None:
-        return
+def _store_declared(state: _State, node: onnx.NodeProto, probe: Probe) -> None:
+    array = None
     if node.op_type in ("Shape", "Size"):
         array = shape_of(node, probe)
-    else:
-        array = _evaluated(state, node, probe) if all(
-            not name or name in probe.values or name in state.facts.constants for name in node.input
-        ) else None  # fmt: skip
+    elif all(not name or name in probe.values or name in state.facts.constants for name in node.input):
+        array = _evaluated(state, node, probe)
     if array is not None:
         probe.know(node.output[0], array)
 
 
 def _constant(node: onnx.NodeProto) -> NDArray[Any]:
-    """The value of a Constant node, in whichever way it is written."""
+    """Return the value of a Constant node, from whichever of its attributes holds it."""
     (name, value), *_ = attributes(node).items()
     if name == "value":
         array: NDArray[Any] = numpy_helper.to_array(value)

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper, version_converter
 
 from fusion.errors import OnnxError
-from fusion.onnx.graphs.cast_to_float32 import widened
+from fusion.onnx.graphs.cast_to_float32 import to_float32
 from fusion.onnx.graphs.graph import IR, Dims, Graph
 from fusion.onnx.graphs.mapped_weights import Mapped, read_mapped
-from fusion.onnx.graphs.sort_nodes import check_names, expanded, inlined, ordered
+from fusion.onnx.graphs.sort_nodes import check_names, expand_operators, inline_functions, topological_order
 from prototxt.errors import WeightsError
 from prototxt.sniff.weights_format import foreign_kind
 
@@ -29,7 +29,7 @@ OLDEST = 13
 OLDEST_RUN = 7  # the oldest opset that ONNX Runtime runs
 
 
-def read(path: Path) -> Graph:
+def read_graph(path: Path) -> Graph:
     """Read a file, with tensors that it keeps in files beside it; large ones are mapped, see `mapping`.
 
     Raises: OnnxError when it is no ONNX file, is damaged, or lacks such a file; OSError.
@@ -76,9 +76,9 @@ def from_model(
         raise OnnxError("its weights are sparse tensors", place=place, hint="export it with dense weights")
     check_names(model.graph, place)
     notes: list[str] = []
-    model = inlined(model, place)
+    model = inline_functions(model, place)
     try:
-        model = expanded(widened(_raised(model, notes), notes))
+        model = expand_operators(to_float32(_raised(model, notes), notes))
     except (LookupError, TypeError, ValueError) as error:
         raise _damaged(model.graph, place) or error from error
     constants = _constants(model.graph, arrays, place)
@@ -90,7 +90,7 @@ def from_model(
     return Graph(
         place=place,
         name=model.graph.name,
-        nodes=ordered(model.graph, place),
+        nodes=topological_order(model.graph, place),
         constants=constants,
         inputs={value.name: _dims(value) for value in given},
         outputs=tuple(value.name for value in model.graph.output),

@@ -30,7 +30,7 @@ def check_names(graph: onnx.GraphProto, place: str) -> None:
         raise OnnxError(f"the name {wrong!r} is not in UTF-8", place=place, hint="copy or export the file again")
 
 
-def ordered(graph: onnx.GraphProto, place: str) -> tuple[onnx.NodeProto, ...]:
+def topological_order(graph: onnx.GraphProto, place: str) -> tuple[onnx.NodeProto, ...]:
     """The nodes, each after those that it reads from; ONNX asks for this order, some writers forget it.
 
     Raises: OnnxError where nodes read from each other, for a value that nothing makes, and for one that two make.
@@ -76,7 +76,7 @@ def _sorted(graph: onnx.GraphProto, makers: dict[str, int], place: str) -> Itera
             stack += sorted(waiting, reverse=True)
 
 
-def inlined(model: onnx.ModelProto, place: str) -> onnx.ModelProto:
+def inline_functions(model: onnx.ModelProto, place: str) -> onnx.ModelProto:
     """The model without functions of its own.
 
     Raises: OnnxError for functions that call themselves, or that become too many nodes.
@@ -109,7 +109,7 @@ def inlined(model: onnx.ModelProto, place: str) -> onnx.ModelProto:
     return result
 
 
-def expanded(model: onnx.ModelProto) -> onnx.ModelProto:
+def expand_operators(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with operators that ONNX itself says in other ones, and that have no converter, written out."""
     from onnx import inliner
 

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from fusion.onnx.graphs.cut import before_classifier, candidates, scores
+from fusion.onnx.graphs.cut import classifier_input, feature_values, scores_value
 from fusion.onnx.graphs.graph import Dims, Graph
-from fusion.onnx.graphs.initializers import weights
+from fusion.onnx.graphs.initializers import graph_weights
 from fusion.onnx.graphs.support import support
 
 
 def overview(graph: Graph) -> dict[str, Any]:
     """The same as the text, as data."""
-    held = weights(graph)
+    held = graph_weights(graph)
     judged = support(graph)
     return {
         "inputs": {name: list(dims) for name, dims in graph.inputs.items()},
         "outputs": list(graph.outputs),
-        "scores": scores(graph),
-        "cut": before_classifier(graph),
-        "candidates": {name: list(dims) for name, dims in candidates(graph)},
+        "scores": scores_value(graph),
+        "cut": classifier_input(graph),
+        "candidates": {name: list(dims) for name, dims in feature_values(graph)},
         "weights": len(held),
         "values": sum(array.size for array in held.values()),
         "operators": {row.name: {"count": row.count, "reasons": list(row.reasons)} for row in judged.rows},
@@ -39,7 +39,7 @@ def overview_text(graph: Graph, most: int = 12) -> str:
         f"cut     {found['cut'] or 'no classifier was found: name a value'}",
         "values to cut at, output side first:",
     ]
-    values = candidates(graph)
+    values = feature_values(graph)
     lines += [f"  {name.lstrip('/')}  {_shown(dims)}" for name, dims in values[:most]]
     lines += [f"  and {len(values) - most} more"] if len(values) > most else []
     wrong = len(judged.unsupported)

@@ -43,7 +43,7 @@ _RANKS: Final = {op: range(3, 6) for op in ("AveragePool", "Conv", "ConvTranspos
 
 
 @dataclass(frozen=True)
-class Row:
+class OperatorSupport:
     """One operator.
 
     name     with its domain, if it is not a standard one
@@ -63,10 +63,10 @@ class Support:
     """All operators of a graph."""
 
     place: str
-    rows: tuple[Row, ...]
+    rows: tuple[OperatorSupport, ...]
 
     @property
-    def unsupported(self) -> tuple[Row, ...]:
+    def unsupported(self) -> tuple[OperatorSupport, ...]:
         """Those that keep the graph from running."""
         return tuple(row for row in self.rows if row.reasons)
 
@@ -92,8 +92,8 @@ def support(graph: Graph) -> Support:
         for reason in _reasons(graph, node):
             reasons.setdefault(name, {})[reason] = None
             where.setdefault(name, node.name or node.output[0])
-    rows = tuple(Row(name, count, tuple(reasons.get(name, ())), where.get(name, "")) for name, count in counts.items())
-    return Support(graph.place, rows)
+    rows = (OperatorSupport(name, n, tuple(reasons.get(name, ())), where.get(name, "")) for name, n in counts.items())
+    return Support(graph.place, tuple(rows))
 
 
 def check_support(graph: Graph) -> None:

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, fx, nn
 
 from fusion.errors import OnnxError, raise_all
-from fusion.onnx.graphs import Graph, check_support, to_model, weights
-from fusion.onnx.graphs.graph import OWN, attributes, made
+from fusion.onnx.graphs import Graph, check_support, graph_weights, to_model
+from fusion.onnx.graphs.graph import OWN, attributes, make_node
 from fusion.onnx.graphs.support import REPLACED
 
 _INITIALIZERS = "initializers"
 
 
-def convert(graph: Graph) -> tuple[fx.GraphModule, dict[str, list[str]]]:
+def to_module(graph: Graph) -> tuple[fx.GraphModule, dict[str, list[str]]]:
     """The module, which takes the graph's inputs in order, and under which paths each weight lies in it.
 
     Raises: OnnxError listing all that cannot be converted.
@@ -34,7 +34,7 @@ def convert(graph: Graph) -> tuple[fx.GraphModule, dict[str, list[str]]]:
 def _with_ends(graph: Graph) -> Graph:
     """The graph with a node of its own for each output: onnx2torch gives back nodes, not values."""
     names = [f"output {index}" for index in range(len(graph.outputs))]
-    ends = [made("Identity", [value], [name]) for value, name in zip(graph.outputs, names, strict=True)]
+    ends = [make_node("Identity", [value], [name]) for value, name in zip(graph.outputs, names, strict=True)]
     known = {name: dims for value, name in zip(graph.outputs, names, strict=True)
              if (dims := graph.shapes.get(value)) is not None}  # fmt: skip
     types = {name: graph.types[value] for value, name in zip(graph.outputs, names, strict=True) if value in graph.types}
@@ -49,9 +49,11 @@ def _static(graph: Graph) -> Graph:
         target = graph.constants.get(node.input[1]) if node.op_type == "Reshape" and not node.domain else None
         if target is not None:
             sizes = [int(size) for size in target]
-            node = made("Reshape", node.input[:1], node.output, domain=OWN, shape=sizes or None, scalar=int(not sizes))
+            node = make_node(
+                "Reshape", node.input[:1], node.output, domain=OWN, shape=sizes or None, scalar=int(not sizes)
+            )
         elif node.op_type in REPLACED and not node.domain and not _kept(graph, node):
-            node = made(node.op_type, node.input, node.output, domain=OWN, **attributes(node))
+            node = make_node(node.op_type, node.input, node.output, domain=OWN, **attributes(node))
         nodes.append(node)
     return replace(graph, nodes=tuple(nodes))
 
@@ -111,7 +113,7 @@ def _places(module: fx.GraphModule, model: onnx.ModelProto, graph: Graph) -> dic
 
     Raises: OnnxError when a weight is found nowhere.
     """
-    wanted = weights(graph)
+    wanted = graph_weights(graph)
     found: dict[str, list[str]] = {name: [] for name in wanted}
     count = 0
     makers = {output for node in model.graph.node for output in node.output}
@@ -149,14 +151,14 @@ def _holds(tensor: Tensor, array: np.ndarray[Any, Any]) -> bool:
     return tuple(tensor.shape) == array.shape and bool(np.array_equal(tensor.detach().numpy(), array, equal_nan=True))
 
 
-def tensor_at(module: nn.Module, path: str) -> Tensor:
+def weight_at(module: nn.Module, path: str) -> Tensor:
     """The parameter or buffer at a dotted path."""
     folder, _, attribute = path.rpartition(".")
     tensor: Tensor = getattr(module.get_submodule(folder), attribute)
     return tensor
 
 
-def assigned(module: nn.Module, places: Mapping[str, list[str]], name: str, tensor: Tensor) -> None:
+def assign_tensor(module: nn.Module, places: Mapping[str, list[str]], name: str, tensor: Tensor) -> None:
     """Put one tensor, a parameter or a buffer, to all places of a weight."""
     for path in places[name]:
         folder, _, attribute = path.rpartition(".")

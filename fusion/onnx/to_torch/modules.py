@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fusion.onnx.graphs import Graph, weights
+from fusion.onnx.graphs import Graph, graph_weights
 from fusion.onnx.graphs.initializers import statistics
-from fusion.onnx.to_torch.conversion import assigned, convert, tensor_at
+from fusion.onnx.to_torch.conversion import assign_tensor, to_module, weight_at
 
 
 class OnnxNet(nn.Module):
@@ -21,15 +21,17 @@ class OnnxNet(nn.Module):
     def __init__(self, graph: Graph, *, frozen: bool = False) -> None:
         super().__init__()
         self.frozen, self.batch = frozen, graph.batch
-        self.program, places = convert(graph)
+        self.program, places = to_module(graph)
         for path, parameter in list(self.program.named_parameters()):
-            assigned(self.program, {"": [path]}, "", parameter.detach())  # such as a bias of zeros that no file has
+            assign_tensor(
+                self.program, {"": [path]}, "", parameter.detach()
+            )  # such as a bias of zeros that no file has
         kept = statistics(graph)
-        self.names = tuple(weights(graph))
-        for name, array in weights(graph).items():
+        self.names = tuple(graph_weights(graph))
+        for name, array in graph_weights(graph).items():
             tensor = torch.from_numpy(array.copy())
             learns = not frozen and name not in kept
-            assigned(self.program, places, name, nn.Parameter(tensor) if learns else tensor)
+            assign_tensor(self.program, places, name, nn.Parameter(tensor) if learns else tensor)
         self.caffe_params = tuple(f"program.{places[name][0]}" for name in self.names)
         self._tied = tuple(tuple(paths) for paths in places.values() if len(paths) > 1)
         self.train(not frozen)
@@ -57,10 +59,10 @@ class OnnxNet(nn.Module):
     def _tie(self) -> None:
         """Give all places of a weight the tensor of its first one, which others may have put there."""
         for first, *others in self._tied:
-            tensor = tensor_at(self.program, first)
+            tensor = weight_at(self.program, first)
             for path in others:
-                if tensor_at(self.program, path) is not tensor:
-                    assigned(self.program, {"": [path]}, "", tensor)
+                if weight_at(self.program, path) is not tensor:
+                    assign_tensor(self.program, {"": [path]}, "", tensor)
 
 
 def _is_other(x: Tensor) -> bool:

@@ -11,8 +11,8 @@ import pytest
 
 from fusion.errors import ExportError
 from fusion.export import to_onnx
-from fusion.export.graph import CONVERTERS
-from fusion.export.verify import session
+from fusion.export.graph_builder import EXPORTERS
+from fusion.export.verify import inference_session
 
 LAYERS = Path(__file__).parents[2] / "golden" / "layers"
 
@@ -32,13 +32,13 @@ CHANGED = ("argmax", "bn_test", "clip", "lrn", "mvn", "pool_ave", "reduction", "
 
 def cases() -> list[str]:
     """Recorded cases of phase TEST, of one step, whose layers all have converters."""
-    import fusion.export.model  # noqa: F401 - registers the converters
+    import fusion.export.model  # noqa: F401 - registers the exporters
 
     found = []
     for folder in sorted(LAYERS.iterdir()):
         meta = json.loads((folder / "meta.json").read_text())
         types = set(re.findall(r'type: "([A-Z]\w*)"', (folder / "net.prototxt").read_text())) - {"Input"}
-        if meta["phase"] == "TEST" and types and types <= set(CONVERTERS):
+        if meta["phase"] == "TEST" and types and types <= set(EXPORTERS):
             with np.load(folder / "io.npz") as file:
                 found += [folder.name] if any(key.startswith("in:") for key in file.files) else []
     return found
@@ -57,7 +57,7 @@ def check(name: str, opset: int) -> None:
             to_onnx(folder / "net.prototxt", trained, opset=opset, outputs=list(expected))
         return
     exported = to_onnx(folder / "net.prototxt", trained, opset=opset, outputs=list(expected))
-    runtime = session(exported.model.SerializeToString())
+    runtime = inference_session(exported.model.SerializeToString())
     names = [item.name for item in runtime.get_outputs()]
     found = runtime.run(names, {item.name: inputs[item.name] for item in runtime.get_inputs()})
     assert names == list(expected)

@@ -92,7 +92,7 @@ def test_all_layers_that_cannot_be_exported_are_listed(folder: Path) -> None:
         to_onnx("net.prototxt", {})
     lines = str(caught.value).splitlines()
     assert "2:1: layer 'p' (Pooling) cannot be exported: ONNX has no stochastic pooling" in lines[0]
-    assert "3:1: layer 's' cannot be exported: there is no converter for the type 'SPP'" in lines[2]
+    assert "3:1: layer 's' cannot be exported: there is no exporter for the type 'SPP'" in lines[2]
 
 
 def test_weights_that_are_missing_or_do_not_fit(folder: Path) -> None:

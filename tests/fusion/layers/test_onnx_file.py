@@ -155,7 +155,7 @@ def test_weights_travel_beside_the_caffemodel(folder: Path) -> None:
     load_weights(net, "later.caffemodel", strict=True)
     assert all(map(torch.equal, params(net)["b/onnx"], before))
     Path("later.onnx.safetensors").unlink()
-    with pytest.raises(WeightsMismatch, match=r"whose weights are in later\.onnx\.safetensors, which is not there"):
+    with pytest.raises(WeightsMismatch, match=r"are in later\.onnx\.safetensors, which does not exist"):
         load_weights(net, "later.caffemodel")
     load_weights(
         build("lenet.prototxt", shapes={"data": (1, 1, 28, 28), "label": (1,)}), "lenet.caffemodel", strict=True

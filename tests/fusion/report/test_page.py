@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 from fusion import pct
-from fusion.report import Album, Budget, check, gather, page, sections
+from fusion.report import Album, Budget, check_budget, gather, page, sections
 from fusion.report.charts import frontier
 from fusion.report.format_numbers import percent
-from fusion.report.html import Markup, join, tag
-from fusion.report.images import embed
+from fusion.report.html import Markup, concat, elem
+from fusion.report.images import data_uri
 from fusion.report.svg_plot import Axis, ticks
 
 Nets = dict[str, pct.Predictions]
@@ -50,7 +50,7 @@ class Reader(HTMLParser):
 
 def whole(nets: Nets, folder: Path, **rest: object) -> str:
     found = gather(old=[nets["odd"], nets["even"]], new=[nets["plain"], nets["focal"]])
-    return page(found, check(found, Budget(max_nfr=0.01)), Album(folder), "fusion-report --old ...", **rest)
+    return page(found, check_budget(found, Budget(max_nfr=0.01)), Album(folder), "fusion-report --old ...", **rest)
 
 
 def test_the_page_stands_alone(nets: Nets, folder: Path) -> None:
@@ -163,7 +163,7 @@ def test_any_kind_of_picture_is_embedded(tmp_path: Path, mode: str) -> None:
             image.save(tmp_path / name)
         except (OSError, KeyError):
             continue
-        picture = embed(tmp_path / name)
+        picture = data_uri(tmp_path / name)
         assert picture is not None
         assert picture.uri.startswith("data:image/")
 
@@ -172,15 +172,15 @@ def test_what_is_no_picture(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("hello", "utf-8")
     (tmp_path / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n1234")
     for name in ("text.png", "cut.png", "absent.png", ".", "nul\0"):
-        assert embed(tmp_path / name) is None
+        assert data_uri(tmp_path / name) is None
 
 
 def test_markup() -> None:
-    assert tag("p", "a < b", Markup("<br>"), ["c", None, 1], class_="x", hidden=True, title='"') == (
+    assert elem("p", "a < b", Markup("<br>"), ["c", None, 1], class_="x", hidden=True, title='"') == (
         '<p class="x" hidden title="&quot;">a &lt; b<br>c1</p>'
     )
-    assert tag("line", x1=1, stroke_width=2) == '<line x1="1" stroke-width="2"></line>'
-    assert join() == ""
+    assert elem("line", x1=1, stroke_width=2) == '<line x1="1" stroke-width="2"></line>'
+    assert concat() == ""
 
 
 def test_the_frontier() -> None:

@@ -10,14 +10,24 @@ import pytest
 
 from fusion import pct
 from fusion.errors import ReportError
-from fusion.report import Budget, Report, check, figures, gather, rate, read_budget, to_json, to_text
+from fusion.report import (
+    Budget,
+    FlipReport,
+    check_budget,
+    figures,
+    gather,
+    parse_rate,
+    read_budget,
+    report_json,
+    report_text,
+)
 from fusion.report.format_numbers import explanation, headline, p_value, percent, points, span
 from fusion.report.gate import Check
 
 Nets = dict[str, pct.Predictions]
 
 
-def report(nets: Nets, **rest: object) -> Report:
+def report(nets: Nets, **rest: object) -> FlipReport:
     return gather(old=[nets["odd"], nets["even"]], new=[nets["plain"], nets["focal"]], **rest)
 
 
@@ -78,7 +88,7 @@ def test_extremes_read_well() -> None:
 
 
 def test_text_has_a_row_per_comparison(nets: Nets) -> None:
-    lines = to_text(report(nets, title="Digits")).splitlines()
+    lines = report_text(report(nets, title="Digits")).splitlines()
     assert lines[0] == "Digits"
     assert [line.split("  ")[0] for line in lines[3:6]] == ["odd ∪ even (old)", "plain", ""]
     assert sum("against odd" in line for line in lines) == 2
@@ -87,8 +97,8 @@ def test_text_has_a_row_per_comparison(nets: Nets) -> None:
 
 def test_json_is_complete_and_finite(nets: Nets) -> None:
     found = report(nets)
-    text = to_json(found, check(found, Budget(max_nfr=0.5)))
-    assert text == to_json(report(nets), check(found, Budget(max_nfr=0.5)))
+    text = report_json(found, check_budget(found, Budget(max_nfr=0.5)))
+    assert text == report_json(report(nets), check_budget(found, Budget(max_nfr=0.5)))
     read = json.loads(text, parse_constant=pytest.fail)
     focal = read["new"][1]
     assert (
@@ -123,25 +133,27 @@ def test_json_is_complete_and_finite(nets: Nets) -> None:
     ],
 )
 def test_the_budget(nets: Nets, budget: Budget, broken: list[str]) -> None:
-    assert [found.what for found in check(report(nets), budget) if not found.passed] == broken
+    assert [found.what for found in check_budget(report(nets), budget) if not found.passed] == broken
 
 
 def test_the_baseline_need_not_keep_the_budget(nets: Nets) -> None:
     found = gather(old=[nets["odd"], nets["even"]], new=[nets["focal"]], baseline=nets["plain"])
-    assert all(entry.passed for entry in check(found, Budget(max_nfr=0.1)))
+    assert all(entry.passed for entry in check_budget(found, Budget(max_nfr=0.1)))
 
 
 def test_an_undefined_value_keeps_no_limit(nets: Nets) -> None:
     odd = nets["odd"].take(nets["odd"].labels != 5)
     new = nets["focal"].take(np.isin(nets["focal"].labels, [0, 1, 3]))
-    (entry,) = check(gather(old=[odd], new=[new]), Budget(classes={5: 1.0}))
+    (entry,) = check_budget(gather(old=[odd], new=[new]), Budget(classes={5: 1.0}))
     assert (entry.value, entry.passed) == (None, False)
     assert "–" in str(entry)
 
 
 def test_limits_on_what_is_not_there(nets: Nets) -> None:
     with pytest.raises(ReportError) as caught:
-        check(report(nets), Budget(references={"old": 0.1}, classes={9: 0.1}, max_weighted_nfr=1, severity={8: 2}))
+        check_budget(
+            report(nets), Budget(references={"old": 0.1}, classes={9: 0.1}, max_weighted_nfr=1, severity={8: 2})
+        )
     assert len(caught.value.errors) == 3
 
 
@@ -178,10 +190,10 @@ def test_a_limit_just_missed_reads_so() -> None:
 
 
 def test_rates() -> None:
-    assert [rate(x) for x in ("0.5%", "0.005", 0, "100 %")] == [0.005, 0.005, 0, 1]
+    assert [parse_rate(x) for x in ("0.5%", "0.005", 0, "100 %")] == [0.005, 0.005, 0, 1]
     for wrong in ("2", "-1%", "many", "1", 1):
         with pytest.raises(ValueError, match=r"between|could not convert|write 1% or 100%"):
-            rate(wrong)
+            parse_rate(wrong)
 
 
 def test_figures_in_words() -> None:
@@ -200,10 +212,10 @@ def still(count: int, right: int) -> pct.Predictions:
 
 def test_no_flip_among_few_samples_keeps_no_upper_limit() -> None:
     found = gather(old=[still(20, 12)], new=[still(20, 12)])
-    measured, upper = check(found, Budget(max_nfr=0.01, max_nfr_upper=0.01))
+    measured, upper = check_budget(found, Budget(max_nfr=0.01, max_nfr_upper=0.01))
     assert (measured.passed, measured.value) == (True, 0)
     assert (upper.passed, upper.value) == (False, pytest.approx(0.161125, abs=1e-6))
-    assert check(found, Budget(max_nfr_upper=0.17))[0].passed
+    assert check_budget(found, Budget(max_nfr_upper=0.17))[0].passed
     change = found.featured.whole.intervals["accuracy_difference"]
     assert (change.low, change.high) == (pytest.approx(-0.161125), pytest.approx(0.161125))
     assert "(+0.00\u00a0points, interval \u221216.11 to +16.11\u00a0%)" in explanation(found)[1]
@@ -212,7 +224,7 @@ def test_no_flip_among_few_samples_keeps_no_upper_limit() -> None:
 def test_the_gate_has_passed_where_every_check_has(nets: Nets) -> None:
     found = report(nets)
     for limits, passed in (((0.9, 0.1), True), ((0.0, 0.1), False), ((0.9, 1.0), False), ((0.0, 1.0), False)):
-        checks = check(found, Budget(max_nfr=limits[0], min_accuracy=limits[1]))
+        checks = check_budget(found, Budget(max_nfr=limits[0], min_accuracy=limits[1]))
         assert figures(found, checks)["gate"]["passed"] is passed
     assert figures(found)["gate"] is None
 
@@ -227,7 +239,7 @@ def test_churn_counts_every_changed_answer() -> None:
     found = gather(old=[old], new=[new])
     assert found.featured.whole.churn == pct.share_interval(2, 5)
     assert figures(found)["new"][0]["against_all"]["churn"]["value"] == pytest.approx(0.4)
-    head, _, row = to_text(found).splitlines()[2:5]
+    head, _, row = report_text(found).splitlines()[2:5]
     assert row[head.index("churn") - 3 : head.index("churn") + 5].split() == ["40.00", "%"]
     none = pct.Predictions([], [], np.empty((0, 3)))
     assert pct.churn(old=none, new=none) is None
@@ -235,11 +247,11 @@ def test_churn_counts_every_changed_answer() -> None:
 
 def test_a_p_says_what_it_is_of(nets: Nets) -> None:
     found = report(nets)
-    assert "p: McNemar's exact test, two-sided, that both nets are equally often right." in to_text(found)
+    assert "p: McNemar's exact test, two-sided, that both nets are equally often right." in report_text(found)
     assert figures(found)["tests"]["mcnemar_p"].startswith("McNemar's exact test, two-sided")
 
 
 def test_accuracy_of_a_gate_names_its_samples(nets: Nets) -> None:
-    (one,) = check(gather(old=[nets["odd"]], new=[nets["focal"]]), Budget(min_accuracy=0.1))
+    (one,) = check_budget(gather(old=[nets["odd"]], new=[nets["focal"]]), Budget(min_accuracy=0.1))
     assert one.what == "accuracy of focal over all 200 samples"
     assert one.value == pct.accuracy(nets["focal"])

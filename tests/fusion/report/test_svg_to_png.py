@@ -9,18 +9,18 @@ from PIL import Image
 
 from fusion.errors import ReportError
 from fusion.report.curves import Curve, read_log, write_plot
-from fusion.report.html import tag
+from fusion.report.html import elem
 from fusion.report.svg_plot import HEIGHT, WIDTH
 from fusion.report.svg_to_png import paint
 
 
 def test_lines_points_and_letters_are_where_they_belong() -> None:
-    chart = tag(
+    chart = elem(
         "svg",
-        tag("line", x1=0, x2=WIDTH, y1=100, y2=100, class_="grid"),
-        tag("polyline", points="10,200 350,200", class_="curve c-0"),
-        tag("polyline", points="50,50", class_="curve c-1"),
-        tag("text", "loss (%)", x=11, y=150, text_anchor="middle", transform="rotate(-90 11 150)", class_="label"),
+        elem("line", x1=0, x2=WIDTH, y1=100, y2=100, class_="grid"),
+        elem("polyline", points="10,200 350,200", class_="curve c-0"),
+        elem("polyline", points="50,50", class_="curve c-1"),
+        elem("text", "loss (%)", x=11, y=150, text_anchor="middle", transform="rotate(-90 11 150)", class_="label"),
     )
     picture = paint([("Title", chart)], scale=2)
     assert picture.size == (2 * WIDTH, 2 * (HEIGHT + 26))

@@ -11,7 +11,7 @@ from PIL import Image
 
 from fusion.errors import DataError, FusionError
 from fusion.serving import Panel
-from fusion.serving.predictor import Predictor, open_predictor, shares
+from fusion.serving.predictor import Predictor, class_shares, open_predictor
 from prototxt.formats.weights import write_weights
 
 NET = """
@@ -71,9 +71,9 @@ def test_a_picture_cut_off_is_an_error(panel: Panel) -> None:
 
 
 def test_shares_of_any_scores() -> None:
-    row, own = shares(np.array([0.25, 0.75], np.float32))
+    row, own = class_shares(np.array([0.25, 0.75], np.float32))
     assert (row.tolist(), own) == ([0.25, 0.75], True)
-    row, own = shares(np.array([1000.0, 1000.0, -1000.0], np.float32))
+    row, own = class_shares(np.array([1000.0, 1000.0, -1000.0], np.float32))
     assert (row.tolist(), own) == ([0.5, 0.5, 0.0], False)
 
 

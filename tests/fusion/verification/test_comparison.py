@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from fusion.verification.comparison import difference
+from fusion.verification.comparison import compare_arrays
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,6 @@ from fusion.verification.comparison import difference
     ],
 )
 def test_differences(expected: list[float], found: list[float], absolute: float, relative: float) -> None:
-    row = difference("l", "b", np.array(expected, np.float32), np.array(found, np.float32))
+    row = compare_arrays("l", "b", np.array(expected, np.float32), np.array(found, np.float32))
     assert (row.absolute, row.relative) == (absolute, relative)
     assert row.found == ((len(found),) if len(found) != len(expected) else None)

@@ -15,7 +15,7 @@ from fusion.export import verify_onnx
 from fusion.nets.build import build
 from fusion.nets.inputs import integer_noise
 from fusion.nets.weights import save_weights
-from fusion.onnx.runtime import as_kind
+from fusion.onnx.runtime import cast_input
 from fusion.verification import Feed, verify_branches
 from prototxt.schema.load import load_net
 
@@ -83,6 +83,6 @@ def test_whole_noise_fills_the_range_that_pixels_and_the_type_have_in_common() -
 
 @pytest.mark.parametrize("number", [256, -1, 0.5, float("nan"), float("inf")])
 def test_numbers_that_an_input_cannot_hold_are_refused(number: float) -> None:
-    assert as_kind(np.array([0, 255], np.float32), "tensor(uint8)", "x").dtype == np.uint8
+    assert cast_input(np.array([0, 255], np.float32), "tensor(uint8)", "x").dtype == np.uint8
     with pytest.raises(OnnxError, match="takes uint8"):
-        as_kind(np.array([0, number], np.float32), "tensor(uint8)", "x")
+        cast_input(np.array([0, number], np.float32), "tensor(uint8)", "x")

@@ -11,17 +11,17 @@ from graphs import draw, model, node
 
 from fusion.errors import OnnxError
 from fusion.onnx.graphs import (
-    before_classifier,
-    candidates,
     check_support,
+    classifier_input,
     cut,
-    normalize,
-    read,
-    scores,
+    feature_values,
+    find_value,
+    normalize_graph,
+    read_graph,
+    scores_value,
     support,
-    tensor,
 )
-from fusion.onnx.graphs.cut import listed
+from fusion.onnx.graphs.cut import list_features
 from fusion.onnx.graphs.read import from_model
 from fusion.onnx.graphs.support import KNOWN, OWN_KNOWN, REPLACED
 
@@ -38,34 +38,34 @@ def classifier(*, softmax: bool = True, opset: int = 20) -> onnx.ModelProto:
 
 
 def test_the_classifier_is_found() -> None:
-    graph = normalize(from_model(classifier()))
-    assert scores(graph) == "logits"
-    assert before_classifier(graph) == "features"
-    assert tensor(graph, "dropped") == "features"  # names of the file stay good
-    assert tensor(graph, "body/relu") == "/body/relu"
-    assert tensor(graph, "nothing") is None
-    assert candidates(graph)[0] == ("y", (None, 5))
-    assert listed(graph, 2) == "y (5), logits (5) and 4 more"
+    graph = normalize_graph(from_model(classifier()))
+    assert scores_value(graph) == "logits"
+    assert classifier_input(graph) == "features"
+    assert find_value(graph, "dropped") == "features"  # names of the file stay good
+    assert find_value(graph, "body/relu") == "/body/relu"
+    assert find_value(graph, "nothing") is None
+    assert feature_values(graph)[0] == ("y", (None, 5))
+    assert list_features(graph, 2) == "y (5), logits (5) and 4 more"
 
 
 def test_a_classifier_with_add_and_matmul_or_of_convolution_is_found() -> None:
     dense = [node("ReduceMean", "x a", "f", keepdims=0), node("MatMul", "f k", "m"), node("Add", "m b", "y")]
-    graph = normalize(from_model(model(dense, {"a": np.array([2, 3]), "k": draw(3, 5), "b": draw(5)})))
-    assert before_classifier(graph) == "f"
+    graph = normalize_graph(from_model(model(dense, {"a": np.array([2, 3]), "k": draw(3, 5), "b": draw(5)})))
+    assert classifier_input(graph) == "f"
     convolved = [node("Relu", "x", "f"), node("Conv", "f w", "c"), node("GlobalAveragePool", "c", "g"),
                  node("Flatten", "g", "y")]  # fmt: skip
-    assert before_classifier(normalize(from_model(model(convolved, {"w": draw(5, 3, 1, 1)})))) == "f"
-    assert before_classifier(normalize(from_model(model([node("Relu", "x", "y")])))) is None
+    assert classifier_input(normalize_graph(from_model(model(convolved, {"w": draw(5, 3, 1, 1)})))) == "f"
+    assert classifier_input(normalize_graph(from_model(model([node("Relu", "x", "y")])))) is None
 
 
 def test_a_part_between_values() -> None:
-    graph = normalize(from_model(classifier()))
+    graph = normalize_graph(from_model(classifier()))
     head = cut(graph, ["logits"], ["dropped"])
     assert [item.op_type for item in head.nodes] == ["Gemm"]
     assert dict(head.inputs) == {"features": (None, 4)}
     assert list(head.constants) == ["k", "b"]
     with pytest.raises(OnnxError, match="'y' also depends on the input 'x', not on r alone"):
-        cut(normalize(from_model(model([node("Relu", "x", "r"), node("Add", "r x", "y")]))), ["y"], ["r"])
+        cut(normalize_graph(from_model(model([node("Relu", "x", "r"), node("Add", "r x", "y")]))), ["y"], ["r"])
     with pytest.raises(OnnxError, match=r"there is no value 'logit'[\s\S]*did you mean 'logits'") as caught:
         cut(graph, ["logit"])
     assert "body/relu (4x6x6)" in str(caught.value)
@@ -74,35 +74,35 @@ def test_a_part_between_values() -> None:
 def test_sizes_of_pictures_that_the_file_leaves_open_are_taken_from_outside() -> None:
     nodes = [node("Conv", "x w", "c", auto_pad="SAME_UPPER", strides=[2, 2])]
     graph = from_model(model([*nodes, node("Relu", "c", "y")], {"w": draw(4, 3, 3, 3)}, shape=("N", 3, "H", "W")))
-    assert "auto_pad SAME" in support(normalize(graph)).table()
-    known = normalize(graph, {"x": (None, 3, 7, 8)})
+    assert "auto_pad SAME" in support(normalize_graph(graph)).table()
+    known = normalize_graph(graph, {"x": (None, 3, 7, 8)})
     assert not support(known).unsupported
     assert known.shapes["y"] == (None, 4, 4, 4)
     with pytest.raises(OnnxError, match="takes 3x"):
-        normalize(graph, {"x": (None, 1, 7, 8)})
+        normalize_graph(graph, {"x": (None, 1, 7, 8)})
 
 
 def test_weights_in_a_file_beside_it(tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     onnx.save_model(classifier(), str(path), save_as_external_data=True, location="weights.bin", size_threshold=0)
-    np.testing.assert_array_equal(read(path).constants["k"], draw(5, 4))
+    np.testing.assert_array_equal(read_graph(path).constants["k"], draw(5, 4))
     (tmp_path / "weights.bin").unlink()
     with pytest.raises(OnnxError, match=r"no readable ONNX file[\s\S]*must be copied with it"):
-        read(path)
+        read_graph(path)
 
 
 def test_files_without_a_net(tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     path.write_bytes(b"")
     with pytest.raises(OnnxError, match="holds no net"):
-        read(path)
+        read_graph(path)
     with pytest.raises(FileNotFoundError):
-        read(tmp_path / "none.onnx")
+        read_graph(tmp_path / "none.onnx")
 
 
 @pytest.mark.parametrize("opset", [7, 9, 11, 13, 18, 21, 23])
 def test_opsets_come_to_one_form(opset: int) -> None:
-    graph = normalize(from_model(classifier(opset=opset)))
+    graph = normalize_graph(from_model(classifier(opset=opset)))
     assert graph.opset == (13 if opset == 13 else 17)
     assert not support(graph).unsupported
     assert [item.op_type for item in graph.nodes][-2:] == ["Gemm", "Softmax"]
@@ -113,7 +113,7 @@ def test_nodes_in_any_order_are_sorted() -> None:
     turned = list(file.graph.node)[::-1]
     del file.graph.node[:]
     file.graph.node.extend(turned)
-    assert normalize(from_model(file)).nodes[0].op_type == "Conv"
+    assert normalize_graph(from_model(file)).nodes[0].op_type == "Conv"
 
 
 def test_functions_of_the_file_are_inlined() -> None:
@@ -122,16 +122,16 @@ def test_functions_of_the_file_are_inlined() -> None:
     file = model([onnx.helper.make_node("Bend", ["x"], ["y"], domain="own")])
     file.opset_import.append(onnx.helper.make_opsetid("own", 1))
     file.functions.append(function)
-    graph = normalize(from_model(file))
+    graph = normalize_graph(from_model(file))
     assert [item.op_type for item in graph.nodes] == ["Relu", "Neg"]
 
 
 def test_what_only_new_opsets_can_say_is_refused_by_name() -> None:
     file = model([node("Resize", "x - s", "y", mode="linear", antialias=1)], {"s": [1.0, 1.0, 0.5, 0.5]})
     with pytest.raises(OnnxError, match=r"Resize \(1x, first 'y'\)"):
-        check_support(normalize(from_model(file)))
+        check_support(normalize_graph(from_model(file)))
     dilated = model([node("AveragePool", "x", "y", kernel_shape=[2, 2], dilations=[2, 2])])
-    assert support(normalize(from_model(dilated))).unsupported
+    assert support(normalize_graph(from_model(dilated))).unsupported
 
 
 def test_the_list_of_operators_is_that_of_onnx2torch() -> None:
@@ -149,4 +149,4 @@ def test_what_is_no_onnx_file_is_told(tmp_path: Path) -> None:
     for content, what in ((b"<!DOCTYPE html>", "a web page"), (b"version https://git-lfs.github.com", "a Git LFS")):
         (tmp_path / "x.onnx").write_bytes(content)
         with pytest.raises(OnnxError, match=rf"x\.onnx: this is {what}.*, not an? .*\n  hint: "):
-            read(tmp_path / "x.onnx")
+            read_graph(tmp_path / "x.onnx")

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from graphs import draw, model, node
 
 from fusion.errors import OnnxError
-from fusion.onnx.graphs import normalize, read, weights
+from fusion.onnx.graphs import graph_weights, normalize_graph, read_graph
 from fusion.onnx.graphs.mapped_weights import payload, read_mapped
 from fusion.onnx.graphs.read import from_model
 from prototxt.errors import WeightsError
@@ -39,9 +39,9 @@ def written(payload: Payload) -> bytes:
 def test_large_weights_stay_in_their_file(tmp_path: Path, outside: bool, transposed: int) -> None:
     path = tmp_path / "net.onnx"
     onnx.save(large(transposed), path, save_as_external_data=outside, location="net.data", size_threshold=4)
-    graph = normalize(read(path))
+    graph = normalize_graph(read_graph(path))
     assert [scan.path for scan in graph.files] == [str(tmp_path / ("net.data" if outside else "net.onnx"))]
-    found, expected = weights(graph), weights(normalize(from_model(onnx.load(path))))
+    found, expected = graph_weights(graph), graph_weights(normalize_graph(from_model(onnx.load(path))))
     assert list(found) == list(expected) == ["w", "b", "v"]
     for name, array in found.items():
         made = payload(array, graph.files)
@@ -63,12 +63,12 @@ def test_floats_in_the_message_itself_and_other_types(tmp_path: Path) -> None:
     mapped = read_mapped(str(tmp_path / "net.onnx"))
     assert list(mapped.arrays) == ["w"]
     np.testing.assert_array_equal(mapped.arrays["w"], values)
-    np.testing.assert_array_equal(read(tmp_path / "net.onnx").constants["indices"], np.arange(5000))
+    np.testing.assert_array_equal(read_graph(tmp_path / "net.onnx").constants["indices"], np.arange(5000))
 
 
 def test_old_files_are_read_whole(tmp_path: Path) -> None:
     onnx.save(large(opset=11), tmp_path / "net.onnx")
-    graph = read(tmp_path / "net.onnx")
+    graph = read_graph(tmp_path / "net.onnx")
     assert not graph.files
     assert graph.constants["w"].shape == (128, 192)
 
@@ -76,8 +76,8 @@ def test_old_files_are_read_whole(tmp_path: Path) -> None:
 def test_a_file_that_changed_is_not_copied(tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     onnx.save(large(0), path)
-    graph = normalize(read(path))
-    later = payload(weights(graph)["w"], graph.files)
+    graph = normalize_graph(read_graph(path))
+    later = payload(graph_weights(graph)["w"], graph.files)
     path.with_suffix(".new").write_bytes(path.read_bytes())
     path.with_suffix(".new").replace(path)
     assert isinstance(later, Deferred)
@@ -99,4 +99,4 @@ def test_damaged_files(tmp_path: Path, damage: str) -> None:
         (tmp_path / "net.data").rename(tmp_path / "other")
         (tmp_path / "net.data").symlink_to(tmp_path / "other")
     with pytest.raises(OnnxError, match="this is no readable ONNX file"):
-        read(path)
+        read_graph(path)

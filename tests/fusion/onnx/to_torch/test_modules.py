@@ -16,7 +16,7 @@ import torch.fx.experimental.proxy_tensor
 from torch import nn
 
 from fusion.errors import OnnxError
-from fusion.onnx.graphs import Graph, normalize, support, weights
+from fusion.onnx.graphs import Graph, graph_weights, normalize_graph, support
 from fusion.onnx.graphs.read import from_model
 from fusion.onnx.to_torch import OnnxNet, onnx_net
 
@@ -128,7 +128,7 @@ def runtime(file: onnx.ModelProto, x: np.ndarray[Any, Any]) -> list[np.ndarray[A
 
 
 def opened(file: onnx.ModelProto) -> Graph:
-    return normalize(from_model(file))
+    return normalize_graph(from_model(file))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -230,8 +230,8 @@ def test_it_can_be_traced_and_copied() -> None:
 
 
 def test_settings_are_no_weights() -> None:
-    assert not weights(opened(CASES["clip and hard swish"]))
-    assert list(weights(opened(CASES["gemm without transB"]))) == ["w", "b", "k", "c2"]
+    assert not graph_weights(opened(CASES["clip and hard swish"]))
+    assert list(graph_weights(opened(CASES["gemm without transB"]))) == ["w", "b", "k", "c2"]
 
 
 def test_all_that_cannot_be_run_is_told_at_once() -> None:

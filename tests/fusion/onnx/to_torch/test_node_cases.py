@@ -17,7 +17,7 @@ import torch
 from onnx import numpy_helper
 
 from fusion.errors import OnnxError
-from fusion.onnx.graphs import normalize, support
+from fusion.onnx.graphs import normalize_graph, support
 from fusion.onnx.graphs.read import from_model
 from fusion.onnx.to_torch import onnx_net
 
@@ -54,7 +54,7 @@ def outcome(case: Any, constant: bool) -> str:
         del model.graph.input[1:]
         given = given[:1]
     try:
-        graph = normalize(from_model(model))
+        graph = normalize_graph(from_model(model))
     except OnnxError:
         return "refused"
     if support(graph).unsupported:
