@@ -1,4 +1,4 @@
-"""The blob of the fused net that feeds each branch: shared, converted by layers, or from a data layer of its own."""
+"""Find the blob of the fused net that feeds each branch: a shared one, a converted one, or a new data layer's."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from fusion.errors import ComposeError
 
 
 def resolve_feeds(source: PreparedSource, layout: DataLayout) -> dict[str, str]:
-    """The fused net's blob for each input of a branch; adds the layers that this needs. Raises: ComposeError."""
+    """Return the fused net's blob for each input of a branch; adds the layers that this needs. Raises: ComposeError."""
     lists = lists_of_source(source)
     if source is layout.main:
         return {blob: blob for blob in source.branch.inputs}
@@ -43,16 +43,20 @@ def resolve_feeds(source: PreparedSource, layout: DataLayout) -> dict[str, str]:
     found: dict[str, str] = {}
     own: dict[str, dict[str, Stream]] = {}
     for blob in source.branch.inputs:
-        wanted: dict[str, Stream] = {}
+        needed: dict[str, Stream] = {}
         for layer in source.data_layers:
             if blob in layer.tops:
-                wanted.update(phase_streams(source, layer, blob, layout.choice))
-        if not wanted:
+                needed.update(phase_streams(source, layer, blob, layout.choice))
+        if not needed:
             continue
-        shared = _shared(wanted, layout) or _added(blob, wanted, layout) or _mapped(source, blob, wanted, layout)
+        shared = (
+            _same_blob(needed, layout)
+            or _further_dataset(blob, needed, layout)
+            or _converted_blob(source, blob, needed, layout)
+        )
         found.update({blob: shared} if shared else {})
-        own.update({} if shared else {blob: wanted})
-    found.update(_own_layers(source, own, layout))
+        own.update({} if shared else {blob: needed})
+    found.update(_new_data_layers(source, own, layout))
     rest = [blob for blob in source.branch.inputs if blob not in found]
     if rest and source.spec.pixels:
         found[rest[0]] = raw_pixels_blob(source, rest[0], layout)
@@ -61,25 +65,25 @@ def resolve_feeds(source: PreparedSource, layout: DataLayout) -> dict[str, str]:
     return {blob: found[blob] for blob in source.branch.inputs}
 
 
-def _map(known: Mapping[str, Stream], wanted: Mapping[str, Stream]) -> Affine | None:
-    """How the blob of the fused net becomes what a branch wants, if alike in all phases that the branch knows."""
+def _map(known: Mapping[str, Stream], needed: Mapping[str, Stream]) -> Affine | None:
+    """Return the map from a blob of the fused net to a branch's input, if it is one in all phases of the branch."""
     if set(known) != set(PHASES):
         return None
-    maps = {stream_affine(known[phase], stream) for phase, stream in wanted.items()}
+    maps = {stream_affine(known[phase], stream) for phase, stream in needed.items()}
     return maps.pop() if len(maps) == 1 else None
 
 
-def _shared(wanted: Mapping[str, Stream], layout: DataLayout) -> str | None:
-    """The fused net's blob that holds the very same."""
+def _same_blob(needed: Mapping[str, Stream], layout: DataLayout) -> str | None:
+    """Return the fused net's blob with the same content, if there is one."""
     for blob, known in layout.streams.items():
-        found = _map(known, wanted)
+        found = _map(known, needed)
         if found is not None and found.identity:
             return blob
     return None
 
 
-def _added(blob: str, wanted: Mapping[str, Stream], layout: DataLayout) -> str | None:
-    """A further dataset from the HDF5 files that a layer reads anyway: its top is the dataset's name."""
+def _further_dataset(blob: str, needed: Mapping[str, Stream], layout: DataLayout) -> str | None:
+    """Return a further dataset of the HDF5 files that a layer reads already: its top is the dataset's name."""
     if blob in layout.streams:
         return None
     copies: dict[str, DataLayerCopy] = {}
@@ -89,38 +93,40 @@ def _added(blob: str, wanted: Mapping[str, Stream], layout: DataLayout) -> str |
                 known = describe_stream(
                     copy.layer, copy.layer.tops[0], layout.choice.path(copy.source, copy.layer, phase)
                 )
-                if phase not in wanted or known.records == wanted[phase].records:
+                if phase not in needed or known.records == needed[phase].records:
                     copies.setdefault(phase, copy)
-    if set(copies) != set(PHASES) or any(item.records[0] != "HDF5Data" for item in wanted.values()):
+    if set(copies) != set(PHASES) or any(item.records[0] != "HDF5Data" for item in needed.values()):
         return None
     for copy in {id(copy): copy for copy in copies.values()}.values():
         copy.change = replace(copy.change, added=(*copy.change.added, blob))
-    layout.streams[blob] = {phase: wanted.get(phase) or next(iter(wanted.values())) for phase in PHASES}
+    layout.streams[blob] = {phase: needed.get(phase) or next(iter(needed.values())) for phase in PHASES}
     layout.notes.append(f"data: '{blob}' is read from the same HDF5 files, as a further top of their layer")
     return blob
 
 
-def _mapped(source: PreparedSource, blob: str, wanted: Mapping[str, Stream], layout: DataLayout) -> str | None:
-    """A blob made from one of the fused net's by plain layers, where mean and scale alone differ."""
+def _converted_blob(source: PreparedSource, blob: str, needed: Mapping[str, Stream], layout: DataLayout) -> str | None:
+    """Return a blob computed from one of the fused net's by plain layers, where only mean and scale differ."""
     for given, known in layout.streams.items():
-        found = _map(known, wanted)
+        found = _map(known, needed)
         if found is not None:
-            p = source.prefix
+            who = f"source '{source.prefix}'"
             layout.notes.append(
-                f"data: source '{p}' was trained with another mean or scale, made from '{given}' by layers at its front"
+                f"data: {who} was trained with another mean or scale, which layers at its start compute from '{given}'"
             )
-            return add_conversion(source, blob, given, found, layout, f"What '{p}' was trained on, from '{given}'.")
+            return add_conversion(source, blob, given, found, layout, f"The input of {who}, from '{given}'.")
     return None
 
 
-def _own_layers(source: PreparedSource, own: Mapping[str, Mapping[str, Stream]], layout: DataLayout) -> dict[str, str]:
-    """Data layers of a branch's own, in step with the others, for what no other serves. Raises: ComposeError."""
+def _new_data_layers(
+    source: PreparedSource, own: Mapping[str, Mapping[str, Stream]], layout: DataLayout
+) -> dict[str, str]:
+    """Add data layers for inputs that no other layer gives, in step with the others. Raises: ComposeError."""
     silent: dict[str, None] = {}
     found: dict[str, str] = {}
     for layer in source.data_layers if own else ():
         if not set(layer.tops) & set(own):
             continue
-        _check_own(source, layer, own, layout)
+        _check_can_be_in_step(source, layer, own, layout)
         files = layer.type == "HDF5Data"  # whose tops are named after datasets
         names = {top: top if files else f"{source.prefix}/{top}" for top in layer.tops}
         dropped = [top for top in layer.tops if top not in own] if files else []
@@ -144,10 +150,10 @@ def _own_layers(source: PreparedSource, own: Mapping[str, Mapping[str, Stream]],
     return found
 
 
-def _check_own(
+def _check_can_be_in_step(
     source: PreparedSource, layer: LayerText, own: Mapping[str, Mapping[str, Stream]], layout: DataLayout
 ) -> None:
-    """Raises: ComposeError if a data layer cannot stand in step beside others."""
+    """Check that a data layer can be in step with others. Raises: ComposeError."""
     p, place = source.prefix, source.raw.place(layer)
     records = [
         one for one in layout.main.data_layers if one.type != "DummyData" and set(one.phases) & set(layer.phases)
@@ -169,11 +175,11 @@ def _check_own(
                 message, place=place, hint="add one to its file, or give one list for all (--train-list)"
             )
         if layer.type == "HDF5Data" and blob in layout.streams and not _is_own(source, blob, layout):
-            raise _taken(source, layer, blob, layout)
+            raise _name_conflict(source, layer, blob, layout)
 
 
-def _taken(source: PreparedSource, layer: LayerText, blob: str, layout: DataLayout) -> ComposeError:
-    """What to say where the top of an HDF5Data layer, which names the dataset, is a blob of the fused net's already."""
+def _name_conflict(source: PreparedSource, layer: LayerText, blob: str, layout: DataLayout) -> ComposeError:
+    """Return the error where the top of an HDF5Data layer, the dataset's name, is already a blob of the fused net."""
     p, main, place = source.prefix, layout.main, source.raw.place(layer)
     if any(other.type == "HDF5Data" for other in main.data_layers if blob in other.tops):
         message = f"sources read the dataset '{blob}' from different HDF5 files, and only one blob can have this name"
@@ -196,35 +202,35 @@ Size = tuple[int | None, ...]
 
 
 def feeds_from_lists(source: PreparedSource, lists: DataLists, layout: DataLayout) -> dict[str, str]:
-    """Image layers over the lists that were named for this source. Raises: ComposeError for several inputs."""
-    blob, size = only_input(source), picture_size(source)
+    """Add image layers over the lists named for this source. Raises: ComposeError for several inputs."""
+    blob, size = only_input(source), image_shape(source)
     top = f"{source.prefix}/{blob.removeprefix(source.prefix + '/')}"
     sized = DataLists(lists.train_list, lists.val_list, *(layout.batch(phase) for phase in PHASES))
     layout.further += image_data_layers(sized, top, size, layout.step())
     layout.listed.append((source, lists))
-    message = "pixels as they are" if source.spec.pixels else "no transform; is that how it was trained?"
+    transform = "raw pixels" if source.spec.pixels else "no transform; is that how it was trained?"
     layout.notes.append(
-        f"data: source '{source.prefix}' gets data layers of its own over the given lists, with {message}"
+        f"data: source '{source.prefix}' gets data layers of its own over the given lists, with {transform}"
     )
     return {blob: top}
 
 
 def only_input(source: PreparedSource) -> str:
-    """The one input of a source without data layers. Raises: ComposeError if it has several."""
+    """Return the one input of a source without data layers. Raises: ComposeError if it has several."""
     if len(source.branch.inputs) > 1:
         message = f"source '{source.prefix}' has several inputs and no data layer"
         raise ComposeError(message, place=source.raw.document.name, hint="give its train_val prototxt")
     return source.branch.inputs[0]
 
 
-def picture_size(source: PreparedSource) -> tuple[int, ...] | None:
-    """Channels, height and width of the pictures that a source takes, None where its file does not tell."""
+def image_shape(source: PreparedSource) -> tuple[int, ...] | None:
+    """Return channels, height and width of the images that a source takes, None if its file does not give them."""
     shape = input_shape(source)
     return shape[1:] if shape is not None and len(shape) == 4 else None
 
 
 def feeds_from_main(source: PreparedSource, blobs: Sequence[str], layout: DataLayout) -> dict[str, str]:
-    """The main source's blobs for inputs that nothing describes: by name, or the one picture blob for the one input.
+    """Return the main source's blobs for inputs without a data layer: by name, or the only blob for the only input.
 
     Raises: ComposeError.
     """
@@ -241,9 +247,9 @@ def feeds_from_main(source: PreparedSource, blobs: Sequence[str], layout: DataLa
             f"give it lists of its own (--train-list {source.prefix}=FILE --val-list {source.prefix}=FILE)",
         )
     if not source.data_layers:
-        told = f"data: source '{source.prefix}' has no data layer and is fed what '{main.prefix}' is"
+        note = f"data: source '{source.prefix}' has no data layer and is fed the data of '{main.prefix}'"
         hint = f"; if it was trained on other values, say so: --pixels {source.prefix}=unit" if _onnx(source) else ""
-        layout.notes.append(f"{told}, mean and scale included{hint}")
+        layout.notes.append(f"{note}, mean and scale included{hint}")
     return {blob: blob if blob in tops else tops[0] for blob in blobs}
 
 
@@ -252,69 +258,69 @@ def _onnx(source: PreparedSource) -> bool:
 
 
 def _check_size(source: PreparedSource, main: PreparedSource) -> None:
-    """Raises: ComposeError if a source without data layers takes pictures of another shape than the data gives."""
-    shape = picture_size(source)
+    """Check that images have the shape that a source without data layers takes. Raises: ComposeError."""
+    shape = image_shape(source)
     if source.data_layers or shape is None:
         return
     for layer in main.data_layers:
         given = stated_size(layer)
         if not _fits(shape, given):
             raise ComposeError(
-                f"source '{source.prefix}' takes pictures of {'x'.join(map(str, shape))}, but the data of "
+                f"source '{source.prefix}' takes images of {'x'.join(map(str, shape))}, but the data of "
                 f"'{main.prefix}' has {'x'.join('?' if dim is None else str(dim) for dim in given)}",
                 place=main.raw.place(layer),
-                hint=f"say what its pixels are, which gives it a data layer of its own: --pixels {source.prefix}=unit"
+                hint=f"name its pixels, which gives it a data layer of its own: --pixels {source.prefix}=unit"
                 if _onnx(source)
                 else f"give the train_val prototxt of '{source.prefix}', whose data layer says how to prepare them",
             )
 
 
-def _fits(wanted: Size, given: Size) -> bool:
-    return all(one == other or other is None for one, other in zip(wanted, given, strict=True))
+def _fits(needed: Size, given: Size) -> bool:
+    return all(one == other or other is None for one, other in zip(needed, given, strict=True))
 
 
 def raw_pixels_blob(source: PreparedSource, blob: str, layout: DataLayout) -> str:
-    """A blob of pixels as they are, 0 to 255: made from the main source's, or from data layers of its own.
+    """Return a blob of raw pixels, 0 to 255: computed from the main source's, or of data layers of its own.
 
-    Raises: ComposeError where the main source has several blobs of pictures.
+    Raises: ComposeError if the main source has several blobs of images.
     """
     main = layout.main
     tops = {top: layer for layer in main.data_layers for top in layer.tops[:1] if top not in layout.labels}
     if len(tops) != 1:
         raise ComposeError(
-            f"source '{source.prefix}' takes pictures, and the data layers of '{main.prefix}' give "
+            f"source '{source.prefix}' takes images, and the data layers of '{main.prefix}' give "
             f"{', '.join(tops) or 'none'}",
             place=main.raw.document.name,
             hint=f"give it lists of its own: --train-list {source.prefix}=FILE --val-list {source.prefix}=FILE",
         )
     (given,) = tops
     layers = [layer for layer in main.data_layers if given in layer.tops]
-    size = picture_size(source)
+    size = image_shape(source)
     affine = _to_pixels(layout.streams[given])
     if affine is not None and all(_same_size(size, layer, layout) for layer in layers):
         kind = source.spec.pixels
-        layout.notes.append(f"data: source '{source.prefix}' takes pixels as they are ({kind}), made from '{given}'")
-        return add_conversion(source, blob, given, affine, layout, f"Pixels as they are, 0 to 255, from '{given}'.")
-    return _own_pixels(source, layers, given, layout)
+        layout.notes.append(f"data: source '{source.prefix}' takes raw pixels ({kind}), computed from '{given}'")
+        return add_conversion(source, blob, given, affine, layout, f"Raw pixels, 0 to 255, from '{given}'.")
+    return _raw_data_layers(source, layers, given, layout)
 
 
 def _to_pixels(known: Mapping[str, Stream]) -> Affine | None:
-    """The map from a blob of pictures back to pixels, if it is one in both phases."""
+    """Return the map from a blob of images back to raw pixels, if it is one in both phases."""
     maps = {affine_between(item.values, MeanScale()) if item.values is not None else None for item in known.values()}
     return maps.pop() if len(maps) == 1 else None
 
 
 def _same_size(size: Size | None, layer: LayerText, layout: DataLayout) -> bool:
-    """Whether a data layer is known to give pictures of this size; a net of no fixed size takes any."""
+    """Return whether a data layer is known to give images of this size; a net of no fixed size takes any."""
     if size is None or size == (given := stated_size(layer)):
         return True
     if not _fits(size, given):
         return False
-    return layer.type != "ImageData" or size == _first_picture(layer, layout)
+    return layer.type != "ImageData" or size == _first_image_shape(layer, layout)
 
 
-def _first_picture(layer: LayerText, layout: DataLayout) -> Size | None:
-    """The size that the first picture of a list comes out with, None where it is not here."""
+def _first_image_shape(layer: LayerText, layout: DataLayout) -> Size | None:
+    """Return the shape of the first image of a list after its transform, None if it does not exist."""
     from prototxt.schema.load import load_net
     from prototxt.shapes import UNKNOWN
     from prototxt.shapes.net import infer_partly
@@ -329,17 +335,17 @@ def _first_picture(layer: LayerText, layout: DataLayout) -> Size | None:
     return None if shape is UNKNOWN else tuple(shape[1:])
 
 
-def _own_pixels(source: PreparedSource, layers: Sequence[LayerText], given: str, layout: DataLayout) -> str:
-    """The main source's data layers once more, without their transform and in the size that the source takes."""
-    made = f"{source.prefix}/data"
+def _raw_data_layers(source: PreparedSource, layers: Sequence[LayerText], given: str, layout: DataLayout) -> str:
+    """Add the main source's data layers once more, without their transform and in the size that the source takes."""
+    name = f"{source.prefix}/data"
     labels: dict[str, None] = {}
     for layer in layers:
-        names = {top: made if top == given else f"{source.prefix}/{top}" for top in layer.tops}
-        change = DataLayerChange(name=made, blobs=names, raw=True, shape=input_shape(source))
-        labels.update(dict.fromkeys(name for top, name in names.items() if top != given))
+        names = {top: name if top == given else f"{source.prefix}/{top}" for top in layer.tops}
+        change = DataLayerChange(name=name, blobs=names, raw=True, shape=input_shape(source))
+        labels.update(dict.fromkeys(names[top] for top in names if top != given))
         layout.copies.append(DataLayerCopy(layout.main, layer, change))
     layout.further += silence_layer(f"{source.prefix}/labels", labels)
     layout.notes.append(
-        f"data: source '{source.prefix}' takes pixels as they are ({source.spec.pixels}), from its own data layer"
+        f"data: source '{source.prefix}' takes raw pixels ({source.spec.pixels}), from its own data layer"
     )
-    return made
+    return name

@@ -1,4 +1,4 @@
-"""The fused net's classifiers settled: how many scores, of what label, judged how, and what stands after them."""
+"""Decide the fused net's classifiers: number of scores, label, metrics, and the layers between scores and loss."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fusion.composition.losses import CHOICES, Loss
 from fusion.composition.output_layers import Tail, common_tail
 from fusion.composition.prepared_source import PreparedSource
 from fusion.composition.shapes import source_shapes
-from fusion.composition.source_losses import Metric, Objective, scores_positions, source_metrics
+from fusion.composition.source_losses import Metric, SourceObjective, scores_positions, source_metrics
 from fusion.composition.tasks import Goal
 from fusion.errors import ComposeError
 
@@ -25,9 +25,9 @@ class FusedClassifier:
 
     name       its task, "" for the only one
     loss       with the blobs of the fused net as its label and further bottoms
-    measures   for class scores
+    metrics    for class scores
     positions  whether each position is scored
-    tail       what stands between the scores and the loss
+    tail       the layers between the scores and the loss
     """
 
     name: str
@@ -39,7 +39,7 @@ class FusedClassifier:
 
     @property
     def label(self) -> str:
-        """The blob with its labels."""
+        """Return the blob with its labels."""
         return self.loss.label or ""
 
     def layer_name(self, kind: str) -> str:
@@ -48,9 +48,9 @@ class FusedClassifier:
 
 
 def label_blobs(main: PreparedSource, goals: Sequence[Goal]) -> list[str]:
-    """The blobs of the main source's data that the losses read: as named, or what its own loss reads.
+    """Return the blobs of the main source's data that the losses read: as named, or as in its own loss.
 
-    Raises: ComposeError where that label means something else to the source than to the loss.
+    Raises: ComposeError where the source's label is of another kind than the loss reads.
     """
     found: list[str] = []
     for goal in goals:
@@ -66,8 +66,7 @@ def label_blobs(main: PreparedSource, goals: Sequence[Goal]) -> list[str]:
         if own.labels != goal.loss.kind.labels:
             kind = own.layer.type if own.layer is not None else ""
             raise ComposeError(
-                f"source '{main.prefix}' reads '{own.label}' by {kind}; whether it is a label for {goal.loss.type} is "
-                "not known",
+                f"source '{main.prefix}' reads '{own.label}' by {kind}, so it may be no label for {goal.loss.type}",
                 place=main.raw.place(own.layer) if own.layer is not None else None,
                 hint=f"name the label: --loss {goal.loss.type},label={own.label}; "
                 f"the data has {', '.join(dict.fromkeys(top for layer in main.data_layers for top in layer.tops))}",
@@ -83,7 +82,7 @@ def classifiers_of(
     shapes: Mapping[str, Shape],
     notes: list[str],
 ) -> list[FusedClassifier]:
-    """Every classifier with its numbers. Raises: ComposeError where these do not fit the loss or the labels."""
+    """Return every classifier. Raises: ComposeError if the numbers of scores do not fit the loss or the labels."""
     found = []
     for goal in goals:
         label = goal.loss.label or inputs.labels[0]
@@ -108,11 +107,11 @@ def _check_bottoms(loss: Loss, inputs: Inputs) -> None:
 
 
 def _width(goal: Goal, label: str, shapes: Mapping[str, Shape], positions: bool, notes: list[str]) -> int:
-    """How many scores there are. Raises: ComposeError where that is not known, or does not fit."""
+    """Return the number of scores. Raises: ComposeError if it is not known, or does not fit."""
     task = f"task '{goal.name}': " if goal.name else ""
     if goal.loss.kind.labels == "class":
         if goal.num_output is None:
-            raise ComposeError(f"{task}how many classes there are is not said", hint="give num_output=N")
+            raise ComposeError(f"{task}the number of classes is not given", hint="give num_output=N")
         if goal.num_output < 2:
             message = f"{task}{goal.loss.type} over {goal.num_output} class learns nothing: its loss is always the same"
             raise ComposeError(message, hint=f"give the number of classes, or another loss: {CHOICES}")
@@ -120,7 +119,7 @@ def _width(goal: Goal, label: str, shapes: Mapping[str, Shape], positions: bool,
         return goal.num_output
     known = _label_width(shapes.get(label), positions)
     own = [item.width for item in goal.objectives.values() if item.label == label or goal.loss.label is None]
-    said = (
+    reason = (
         f"'{label}' has the shape {format_shape(shapes[label])}" if known is not None else "the sources score as many"
     )
     if known is None and len(set(own)) == 1:
@@ -130,15 +129,15 @@ def _width(goal: Goal, label: str, shapes: Mapping[str, Shape], positions: bool,
             message = (
                 f"{task}{goal.loss.type} needs one output per value of its label, {known}, not {goal.num_output}: "
             )
-            raise ComposeError(message + said, hint=f"give num_output {known}, or another loss: {CHOICES}")
+            raise ComposeError(message + reason, hint=f"give num_output {known}, or another loss: {CHOICES}")
         return goal.num_output
     if known is None:
-        notes.append(f"loss: {task}how many values '{label}' has is not known here; num_output is 1")
+        notes.append(f"loss: {task}the number of values of '{label}' is not known here; num_output is 1")
     return known or 1
 
 
 def _label_width(shape: Shape | None, positions: bool) -> int | None:
-    """Values of a label per sample, or per position; None if not known."""
+    """Return the values of a label per sample, or per position; None if not known."""
     if shape is None:
         return None
     if positions:
@@ -150,7 +149,7 @@ def _label_width(shape: Shape | None, positions: bool) -> int | None:
 
 
 def _check_matrix(loss: Loss, classes: int) -> None:
-    """Raises: ComposeError for an infogain matrix of another size; a file that is not here is not looked at."""
+    """Check the size of an infogain matrix, if its file exists. Raises: ComposeError."""
     path = (losses.loss_option(loss, "source") or "").strip("\"'")
     if loss.type != "InfogainLoss" or not os.path.isfile(path):
         return
@@ -163,7 +162,7 @@ def _check_matrix(loss: Loss, classes: int) -> None:
     try:
         blob = BlobProto.FromString(content)
     except DecodeError:
-        raise ComposeError("the infogain matrix is no BlobProto", place=path) from None
+        raise ComposeError("the infogain matrix is not a BlobProto", place=path) from None
     size = len(blob.data) or len(blob.double_data)
     if size != classes * classes:
         message = f"the infogain matrix has {size} gains, and {classes} classes need {classes} x {classes}"
@@ -171,7 +170,7 @@ def _check_matrix(loss: Loss, classes: int) -> None:
 
 
 def _measures(goal: Goal, classes: int) -> tuple[Metric, ...]:
-    """The sources' own, or one as the loss counts; a top_k of all classes measures nothing."""
+    """Return the sources' own metrics, or one like the loss; a top_k of all classes would always be 1."""
     axis = int(losses.loss_option(goal.loss, "axis") or 1)
     ignored = losses.loss_option(goal.loss, "ignore_label")
     ignore = None if ignored is None else int(ignored, 0)
@@ -180,30 +179,31 @@ def _measures(goal: Goal, classes: int) -> tuple[Metric, ...]:
         known = source_metrics(item.source, item.scores or "") if item.labels == "class" else []
         mapped = bool(item.source.spec.classes)
         for one in known:
-            strange = one.ignore_label is not None and mapped and one.ignore_label < len(item.source.spec.classes)
-            if strange and one.ignore_label != ignore:
+            ambiguous = one.ignore_label is not None and mapped and one.ignore_label < len(item.source.spec.classes)
+            if ambiguous and one.ignore_label != ignore:
                 message = (
-                    f"source '{prefix}' measures without label {one.ignore_label}, which is one of its own classes"
+                    f"source '{prefix}' has a metric without label {one.ignore_label}, which is one of its own classes"
                 )
                 raise ComposeError(message, hint=f"name the loss with the fused ignore_label: {CHOICES}")
             found.append(one)
+    # The accuracy must leave out a label that is no class, such as 255, which Caffe would take for an index.
     outside = ignore is not None and not 0 <= ignore < classes
     every = [replace(one, ignore_label=ignore) if one.ignore_label is None and outside else one for one in found]
-    kept = [one for one in dict.fromkeys(every) if one.top_k < classes]
-    return tuple(kept) or (Metric(1, axis, ignore),)
+    useful = [one for one in dict.fromkeys(every) if one.top_k < classes]
+    return tuple(useful) or (Metric(1, axis, ignore),)
 
 
 def _positions(sources: Sequence[PreparedSource], goal: Goal, inputs: Inputs, shapes: Mapping[str, Shape]) -> bool:
-    """Whether the sources score every position of a map. Raises: ComposeError where some do and others do not."""
+    """Return whether the sources score every position of a map. Raises: ComposeError if only some do."""
     found = {prefix: _scores_positions(item, inputs, shapes) for prefix, item in goal.objectives.items()}
     if len(set(found.values())) > 1:
         each = " and ".join(f"'{prefix}'" for prefix, one in found.items() if one)
         message = f"source {each} scores every position of a map, the others whole samples: no head does both"
-        raise ComposeError(message, hint="fuse sources that answer alike")
+        raise ComposeError(message, hint="fuse sources with outputs of one form")
     return any(found.values())
 
 
-def _scores_positions(item: Objective, inputs: Inputs, shapes: Mapping[str, Shape]) -> bool:
+def _scores_positions(item: SourceObjective, inputs: Inputs, shapes: Mapping[str, Shape]) -> bool:
     if not scores_positions(item):
         return False
     for blob in item.source.cuts:

@@ -13,7 +13,7 @@ from typing import Concatenate, ParamSpec
 
 from fusion.composition.classifiers import FusedClassifier, classifiers_of, label_blobs
 from fusion.composition.features import Features, HeadRequest
-from fusion.composition.folds import expand_folds
+from fusion.composition.folds import expand_sources
 from fusion.composition.heads import HEADS, NEEDS_SCORES, Head
 from fusion.composition.inputs import Inputs, main_source, resolve_inputs
 from fusion.composition.lists import DataLists
@@ -90,7 +90,7 @@ def compose_with(sources: Sequence[Source], options: ComposeOptions) -> Composit
 
     Raises: ComposeError with all errors, PrototxtError, OSError.
     """
-    sources = expand_folds(sources)
+    sources = expand_sources(sources)
     loss, tasks, pct = options.parsed_loss(), options.parsed_tasks(), options.parsed_pct()
     check_request(sources, options, pct, check_tasks(loss, tasks))
     reference = options.references or bool(pct) or options.head in NEEDS_SCORES

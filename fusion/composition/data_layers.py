@@ -9,26 +9,34 @@ from fusion.composition.lists import DataLists, ListChoice
 from fusion.composition.net_text import PHASES, LayerText, NetText, excerpt, format_layer, quoted, reparse
 from fusion.composition.pixels import affine_layers
 from fusion.composition.prepared_source import PreparedSource
-from fusion.composition.preprocessing import PARAMS, Affine, Stream, describe_stream, draws, draws_crops, list_and_batch
+from fusion.composition.preprocessing import (
+    PARAMS,
+    Affine,
+    Stream,
+    crops_at_random,
+    describe_stream,
+    list_and_batch,
+    uses_random_numbers,
+)
 from fusion.errors import ComposeError
 from prototxt.text.edits import Edits
 from prototxt.text.tree import Message
 
-_PICTURE = 4  # axes of a blob of pictures
+_IMAGE_AXES = 4
 
 
 @dataclass(frozen=True)
 class DataLayerChange:
-    """What becomes of a source's data layer.
+    """The changes to a source's data layer.
 
     lists    its list and batch size
-    follows  records come in the order of another layer's, so that shuffling by itself and flipping are taken away
-    step     per phase the blob of the layer that it follows, where that draws anything at random
+    follows  records come in the order of another layer's, so that its own shuffling and flipping are turned off
+    step     per phase the blob of the layer that it follows, where that uses random numbers
     name     its new name, None to keep it
     blobs    new names of its tops
     added    further tops, which HDF5Data takes from the same files
     dropped  tops that nobody reads, which HDF5Data can do without
-    raw      give pixels as they are, in the shape [N, C, H, W] if that is known
+    raw      output raw pixels, in the shape [N, C, H, W] if that is known
     """
 
     lists: DataLists = field(default_factory=DataLists)
@@ -43,22 +51,22 @@ class DataLayerChange:
 
 
 def data_layer_texts(net: NetText, layer: LayerText, change: DataLayerChange) -> list[str]:
-    """A data layer's text after the change, or one for each phase. Raises: ComposeError if it takes no list."""
-    return [_adapted(net, layer, phases, change) for phases in _split(layer, change.lists)]
+    """Return a data layer's text after the change, or one per phase. Raises: ComposeError if it takes no list."""
+    return [_changed_text(net, layer, phases, change) for phases in _phase_groups(layer, change.lists)]
 
 
-def _split(layer: LayerText, lists: DataLists) -> list[tuple[str, ...]]:
-    """The phases of each copy of a data layer: one copy, or one per phase where the phases have different lists."""
-    if len(layer.phases) == 2 and lists.of("TRAIN") != lists.of("TEST"):
+def _phase_groups(layer: LayerText, lists: DataLists) -> list[tuple[str, ...]]:
+    """Return the phases of each copy of a data layer: one copy, or one per phase where the lists differ."""
+    if len(layer.phases) == 2 and lists.for_phase("TRAIN") != lists.for_phase("TEST"):
         return [(phase,) for phase in layer.phases]
     return [layer.phases] if layer.phases else []
 
 
-def _adapted(net: NetText, layer: LayerText, phases: tuple[str, ...], change: DataLayerChange) -> str:
+def _changed_text(net: NetText, layer: LayerText, phases: tuple[str, ...], change: DataLayerChange) -> str:
     document = reparse(excerpt(net, layer), net.document.name)
     found = document.root.messages("layer")[0]
     edits = Edits(document)
-    _set_reading(edits, net, layer, found, phases, change)
+    _set_records(edits, net, layer, found, phases, change)
     if phases != layer.phases:
         edits.append_field(found, f"include {{ phase: {phases[0]} }}")
     for item in found.all("top"):
@@ -74,24 +82,24 @@ def _adapted(net: NetText, layer: LayerText, phases: tuple[str, ...], change: Da
     if change.name is not None and found.get("name") is not None:
         edits.set(found, "name", quoted(change.name))
     blob = next((change.step[phase] for phase in phases if phase in change.step), None)
-    said = found.get("in_step_with")  # of a source whose own layers are in step
-    if blob is not None and said is None:
+    own = found.get("in_step_with")  # of a source whose own layers are in step
+    if blob is not None and own is None:
         edits.insert_field(found, f"in_step_with: {quoted(blob)}", after=found.all("top")[-1])
     elif blob is not None:
         edits.set(found, "in_step_with", quoted(blob))
-    elif said is not None and change.follows:
-        edits.remove(said)
+    elif own is not None and change.follows:
+        edits.remove(own)
     if change.raw:
-        _give_pixels(edits, layer, found, change.shape)
+        _remove_transform(edits, layer, found, change.shape)
     return str(edits.apply())
 
 
-def _set_reading(
+def _set_records(
     edits: Edits, net: NetText, layer: LayerText, found: Message, phases: Sequence[str], change: DataLayerChange
 ) -> None:
     """Give the layer its list, its batch size and its order. Raises: ComposeError."""
-    wanted, batch = change.lists.of(phases[0])
-    if wanted is None and batch is None and not change.follows:
+    path, batch = change.lists.for_phase(phases[0])
+    if path is None and batch is None and not change.follows:
         return
     param = PARAMS.get(layer.type)
     if param is None or found.get(param) is None:
@@ -101,8 +109,8 @@ def _set_reading(
             hint=f"give the data as one of {', '.join(PARAMS)}",
         )
     block = found.messages(param)[-1]
-    if wanted is not None:
-        edits.set(block, "source", quoted(wanted))
+    if path is not None:
+        edits.set(block, "source", quoted(path))
     if batch is not None:
         edits.set(block, "batch_size", str(batch))
     for switch in ("shuffle", "rand_skip"):
@@ -113,28 +121,28 @@ def _set_reading(
             edits.set(transform, "mirror", "false")
 
 
-def _give_pixels(edits: Edits, layer: LayerText, found: Message, shape: Sequence[int] | None) -> None:
-    """Take the transform away, and have pictures resized to the shape [N, C, H, W] if it is known."""
-    for block in found.all("transform_param"):
-        edits.remove(block)
-    if layer.type == "ImageData" and shape is not None and len(shape) == _PICTURE:
-        pictures = found.messages("image_data_param")[-1]
+def _remove_transform(edits: Edits, layer: LayerText, found: Message, shape: Sequence[int] | None) -> None:
+    """Remove the transform, and resize images to the shape [N, C, H, W] if it is known."""
+    for transform in found.all("transform_param"):
+        edits.remove(transform)
+    if layer.type == "ImageData" and shape is not None and len(shape) == _IMAGE_AXES:
+        block = found.messages("image_data_param")[-1]
         for name, value in (("new_height", shape[2]), ("new_width", shape[3])):
-            edits.set(pictures, name, str(value))
-        edits.set(pictures, "is_color", "true" if shape[1] > 1 else "false")
+            edits.set(block, name, str(value))
+        edits.set(block, "is_color", "true" if shape[1] > 1 else "false")
 
 
 def image_data_layers(
     lists: DataLists, top: str, size: tuple[int, ...] | None, step: Mapping[str, str] | None = None
 ) -> list[str]:
-    """ImageData layers for both phases; but for the first blob, `data`, the labels come to nothing."""
+    """Return ImageData layers for both phases; labels are silenced except for those of the first blob, `data`."""
     body = []
     if size is not None:
         body = [f"  new_height: {size[1]}", f"  new_width: {size[2]}", *(["  is_color: false"] if size[0] == 1 else [])]
     label = "label" if top == "data" else f"{top}_label"
     text = []
     for phase in ("TRAIN", "TEST"):
-        source, batch = lists.of(phase)
+        source, batch = lists.for_phase(phase)
         block = [f"  source: {quoted(source or '')}", f"  batch_size: {batch or 50}", *body]
         follows = [f"in_step_with: {quoted(step[phase])}"] if step and phase in step else []
         inner = "\n".join([*follows, f"include {{ phase: {phase} }}", "image_data_param {", *block, "}"])
@@ -143,14 +151,14 @@ def image_data_layers(
 
 
 def silence_layer(name: str, blobs: Iterable[str]) -> list[str]:
-    """A layer that takes labels which nobody reads, so that Caffe does not take them for outputs."""
+    """Return a Silence layer for labels that no layer reads, which would be outputs of the net for Caffe."""
     bottoms = list(blobs)
     return [format_layer(name, "Silence", bottoms, [], comment="The same labels again.")] if bottoms else []
 
 
 @dataclass
 class DataLayerCopy:
-    """A data layer of a source on its way into the fused net."""
+    """A data layer of a source and its changes for the fused net."""
 
     source: PreparedSource
     layer: LayerText
@@ -159,12 +167,12 @@ class DataLayerCopy:
 
 @dataclass
 class DataLayout:
-    """What is settled so far.
+    """The fused net's data layers while they are being decided.
 
-    streams  what the fused net's data blobs hold in each phase
+    streams  the content of the fused net's data blobs in each phase
     further  the text of layers beside the copies
-    listed   sources without data layers that read lists of their own
-    unseen   prefixes and phases whose labels were not all compared here, so that whoever reads the records has to
+    listed   sources without data layers that get image layers over lists of their own
+    unseen   prefixes and phases whose labels could not all be compared here: training and testing compare them
     """
 
     main: PreparedSource
@@ -182,14 +190,14 @@ class DataLayout:
 
     @property
     def in_step(self) -> bool:
-        """Whether other data layers stand beside those of the main source."""
+        """Return whether there are data layers beside those of the main source."""
         return len(self.copies) > len(self.main.data_layers) or bool(self.listed)
 
     def step(self, source: PreparedSource | None = None, layer: LayerText | None = None) -> dict[str, str]:
-        """Per phase the main source's blob that another source's layer is in step with, where either draws at random.
+        """Return per phase the main source's blob that another layer follows, where either uses random numbers.
 
-        Where nothing is drawn, layers are in step by themselves, in Caffe too; but if their labels were not compared
-        here, `in_step_with` has them compared when they are read.
+        Without random numbers layers are in step by themselves, in Caffe too; but if their labels could not be
+        compared here, `in_step_with` has them compared when they are read.
         """
         found: dict[str, str] = {}
         for phase in PHASES:
@@ -200,37 +208,37 @@ class DataLayout:
             leader = next(iter([*same, *first]), None)
             followed = leader.message.string("in_step_with") if leader is not None else None
             leader = next((other for other in leaders if followed in other.tops), leader)
-            crops = layer is not None and phase in layer.phases and draws_crops(layer, phase)
+            crops = layer is not None and phase in layer.phases and crops_at_random(layer, phase)
             unseen = source is not None and (source.prefix, phase) in self.unseen
-            if leader is not None and (draws(leader, phase) or crops or unseen):
+            if leader is not None and (uses_random_numbers(leader, phase) or crops or unseen):
                 found[phase] = leader.tops[0]
         return found
 
     def batch(self, phase: str) -> int | None:
-        """The batch size of all data layers of a phase: the wished one, or that of the main source."""
-        wished = self.choice.lists.of(phase)[1]
+        """Return the batch size of all data layers of a phase: as requested, or that of the main source."""
+        requested = self.choice.lists.for_phase(phase)[1]
         own = [list_and_batch(layer)[1] for layer in self.main.data_layers if phase in layer.phases]
-        return wished or next((batch for batch in own if batch is not None), None)
+        return requested or next((batch for batch in own if batch is not None), None)
 
 
 def phase_streams(source: PreparedSource, layer: LayerText, top: str, choice: ListChoice) -> dict[str, Stream]:
-    """What a top of a source's data layer holds, in each phase that the layer is there."""
+    """Return the content of a top of a source's data layer, in each phase of the layer."""
     return {phase: describe_stream(layer, top, choice.path(source, layer, phase)) for phase in layer.phases}
 
 
 def add_conversion(
     source: PreparedSource, blob: str, given: str, affine: Affine, layout: DataLayout, comment: str
 ) -> str:
-    """Put layers at the front of a branch that map the pixel values of the fused net's blob `given`.
+    """Add layers at the start of a branch that map the pixel values of the fused net's blob `given`.
 
-    Returns the blob that they make, or `given` itself where nothing changes.
+    Returns the blob that they make, or `given` itself if nothing changes.
     """
     if affine.identity:
         return given
-    taken = {name for layer in source.net.layers for name in (*layer.tops, layer.name)} | set(layout.streams)
-    made = f"{source.prefix}/{blob.removeprefix(source.prefix + '/')}_prepared"
-    while made in taken:
-        made += "_"
-    layout.front.setdefault(source.prefix, []).extend(affine_layers(made, given, affine, comment))
-    layout.origins[made] = given
-    return made
+    used = {name for layer in source.net.layers for name in (*layer.tops, layer.name)} | set(layout.streams)
+    top = f"{source.prefix}/{blob.removeprefix(source.prefix + '/')}_prepared"
+    while top in used:
+        top += "_"
+    layout.front.setdefault(source.prefix, []).extend(affine_layers(top, given, affine, comment))
+    layout.origins[top] = given
+    return top

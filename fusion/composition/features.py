@@ -121,7 +121,7 @@ def prepare_features(features: Sequence[Features], request: HeadRequest, *, equa
     return PreparedFeatures(tuple(item for item, _ in done), (*sized.text, *text), (*sized.notes, *notes))
 
 
-def average_pool(item: Features) -> tuple[Features, list[str]]:
+def global_average_pool(item: Features) -> tuple[Features, list[str]]:
     """Return the mean of a map over its positions, as a row per sample, and the layers that compute it."""
     shape = item.shape or (None, None)
     pool, flat = f"{item.stem}_pooled", f"{item.stem}_flat"
@@ -153,7 +153,7 @@ def _pool_if_sizes_differ(features: Sequence[Features], request: HeadRequest) ->
     for item in features:
         if item.is_map:
             notes.append(f"head: '{item.blob}' {format_shape(item.shape or ())} is averaged over its positions")
-            item, pieces = average_pool(item)
+            item, pieces = global_average_pool(item)
             text += pieces
         found.append(item)
     return PreparedFeatures(tuple(found), tuple(text), tuple(notes))

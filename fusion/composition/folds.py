@@ -49,7 +49,7 @@ def folds(prefix: str, net: str | None, weights: str | None) -> list[Fold]:
     return [Fold(f"{prefix}{number}", *pair) for number, pair in enumerate(pairs, 1)]
 
 
-def expand_folds(sources: Sequence[Source]) -> list[Source]:
+def expand_sources(sources: Sequence[Source]) -> list[Source]:
     """Replace patterns and folders by the nets in them. Raises: ComposeError with all that match nothing."""
     expanded: list[Source] = []
     errors: list[ComposeError] = []

@@ -7,7 +7,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
-from fusion.composition.features import Features, HeadRequest, PreparedFeatures, Shape, average_pool, prepare_features
+from fusion.composition.features import (
+    Features,
+    HeadRequest,
+    PreparedFeatures,
+    Shape,
+    global_average_pool,
+    prepare_features,
+)
 from fusion.composition.net_text import format_layer
 from fusion.errors import ComposeError
 
@@ -156,7 +163,7 @@ def _join_by_level(request: HeadRequest, joiner: Joiner, name: str, equal: bool)
         text += [*ready.text, joiner(ready.features, f"{name}_{number}", item.blob)]
         notes += [*ready.notes, f"head: level {number} is {', '.join(one.blob for one in group)}"]
         if item.is_map:
-            item, layers = average_pool(item)
+            item, layers = global_average_pool(item)
             text += layers
         joined.append(item)
     text.append(_concat(joined, "levels", request.joined))

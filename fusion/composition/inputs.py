@@ -1,9 +1,9 @@
-"""Where the fused net's data comes from: one source's data layers, or given lists, and what serves each other branch.
+"""Decide where the fused net's data comes from: one source's data layers, or given lists, and further ones if needed.
 
-A branch is fed by a data layer of another source only if that reads what its own reads and prepares it alike. Where
-mean, scale or the order of channels alone differ, plain layers make the one from the other. What is left (another size,
-a mean file, another list) gets a data layer of its own, in step with the first, from which it takes the order of the
-records and all that is drawn. Lists that nobody named stand side by side only if their labels are seen to be the same.
+A branch is fed by a data layer of another source only if that reads the same records and prepares them alike. Where
+only mean, scale or the order of channels differ, plain layers convert one into the other. Any other input (another
+size, a mean file, another list) gets a data layer of its own, in step with the first, from which it takes the order of
+the records and all random numbers. Lists that the user did not name are read side by side only if their labels agree.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from fusion.composition.branch_inputs import only_input, picture_size, resolve_feeds
+from fusion.composition.branch_inputs import image_shape, only_input, resolve_feeds
 from fusion.composition.data_layers import DataLayerCopy, DataLayout, data_layer_texts, image_data_layers, phase_streams
 from fusion.composition.labels import SourceLabels, check_same_labels, prepared_labels
 from fusion.composition.list_checks import check_common_list, check_image_lists, check_lists_in_step
@@ -20,6 +20,7 @@ from fusion.composition.lists import DataLists, choose_lists, lists_of_source
 from fusion.composition.net_text import PHASES, LayerText, format_layer
 from fusion.composition.prepared_source import PreparedSource
 from fusion.errors import ComposeError
+from prototxt.errors import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,9 @@ class Inputs:
 
     text     the layers
     feeds    per prefix: the source's input blob -> the fused net's blob
-    labels   the blobs with labels, and others that the losses alone read
-    front    per prefix: layers that make its blobs from those of data layers
-    origins  the blobs that these make, and the data layers' blobs that they are made from
+    labels   the blobs with labels, and others that only the losses read
+    front    per prefix: layers that compute its blobs from those of data layers
+    origins  blobs that these compute -> blobs of data layers that they are computed from
     """
 
     text: str
@@ -42,7 +43,7 @@ class Inputs:
     origins: Mapping[str, str] = field(default_factory=dict)
 
     def blobs(self, prefix: str) -> tuple[str, ...]:
-        """The data layers' blobs that a branch reads, itself or through layers at its front."""
+        """Return the data layers' blobs that a branch reads, directly or through layers at its start."""
         return tuple(self.origins.get(blob, blob) for blob in self.feeds[prefix].values())
 
 
@@ -54,16 +55,16 @@ def resolve_inputs(
     classes: int | None = None,
     own: SourceLabels | None = None,
 ) -> Inputs:
-    """Choose the data layers and say which blob feeds which branch.
+    """Choose the data layers and the blob that feeds each branch.
 
     labels   the blobs that the losses read beside the scores; none: the only blob of the data that no branch reads
-    classes  how many there are, where labels are classes
-    own      the labels of the sources' own losses, where the fused net goes by these
+    classes  the number of classes, where labels are classes
+    own      the labels of the sources' own losses, where the fused net uses these
     Raises: ComposeError.
     """
     main = main_source(sources, data_from)
     if main is None:
-        return _apart(sources, _image_layers(sources, lists, labels), ())
+        return _copy_changed_blobs(sources, _image_layers(sources, lists, labels), ())
     labels = tuple(dict.fromkeys(labels)) or (_only_label(main),)
     prepared = prepared_labels(main, labels)
     layout = DataLayout(main, prepared.blobs, choose_lists(sources, main, data_from, lists))
@@ -87,14 +88,16 @@ def resolve_inputs(
         )
     front = {prefix: "\n".join(layers) for prefix, layers in layout.front.items()}
     given = [*(source.spec.train_list for source in sources), *(source.spec.val_list for source in sources)]
-    notes = dict.fromkeys([*layout.notes, *prepared.notes, *_absent([lists.train_list, lists.val_list, *given])])
+    notes = dict.fromkeys(
+        [*layout.notes, *prepared.notes, *_missing_list_notes([lists.train_list, lists.val_list, *given])]
+    )
     text += prepared.text
     planned = Inputs("\n".join(text), feeds, labels, tuple(notes), tuple(layout.warnings), front, layout.origins)
-    return _apart(sources, planned, (*labels, *prepared.blobs))
+    return _copy_changed_blobs(sources, planned, (*labels, *prepared.blobs))
 
 
-def _apart(sources: Sequence[PreparedSource], inputs: Inputs, labels: Sequence[str]) -> Inputs:
-    """The inputs with a copy of its own for each branch that changes in place what others read too."""
+def _copy_changed_blobs(sources: Sequence[PreparedSource], inputs: Inputs, labels: Sequence[str]) -> Inputs:
+    """Return the inputs with a copy for each branch that changes in place a blob that others read too."""
     found = in_place_copies(sources, inputs.feeds, inputs.origins, labels)
     feeds = {
         prefix: {blob: found.get(prefix, {}).get(fed, fed) for blob, fed in feed.items()}
@@ -112,20 +115,21 @@ def _apart(sources: Sequence[PreparedSource], inputs: Inputs, labels: Sequence[s
 
 
 def main_source(sources: Sequence[PreparedSource], data_from: str | None) -> PreparedSource | None:
-    """The source whose data layers are used: the named one, else the first that has any."""
+    """Return the source whose data layers are used: the named one, else the first with any. Raises: ComposeError."""
     if data_from is not None:
-        choice = [source for source in sources if source.prefix == data_from]
-        if not choice:
-            names = ", ".join(source.prefix for source in sources)
-            raise ComposeError(f"data_from names no source: '{data_from}'", hint=f"one of {names}")
-        if not choice[0].data_layers:
-            raise ComposeError(f"source '{data_from}' has no data layer", place=choice[0].raw.document.name)
-        return choice[0]
+        matches = [source for source in sources if source.prefix == data_from]
+        if not matches:
+            names = [source.prefix for source in sources]
+            hint = did_you_mean(data_from, names, f"one of {', '.join(names)}")
+            raise ComposeError(f"data_from names no source: '{data_from}'", hint=hint)
+        if not matches[0].data_layers:
+            raise ComposeError(f"source '{data_from}' has no data layer", place=matches[0].raw.document.name)
+        return matches[0]
     return next((source for source in sources if source.data_layers), None)
 
 
 def _only_label(main: PreparedSource) -> str:
-    """The blob of the data that the branch does not read. Raises: ComposeError unless it is one."""
+    """Return the blob of the data that the branch does not read. Raises: ComposeError unless it is one."""
     free = [top for top in _tops(main.data_layers) if top not in main.branch.inputs]
     if len(free) == 1:
         return free[0]
@@ -137,7 +141,7 @@ def _only_label(main: PreparedSource) -> str:
             hint="take the data from another source (--data-from), or add a second top with the labels",
         )
     raise ComposeError(
-        f"which blob of source '{main.prefix}' holds the labels is not known: {', '.join(free)}",
+        f"the blob of source '{main.prefix}' with the labels is not known; it may be {', '.join(free)}",
         place=place,
         hint=f"name it: --loss SoftmaxWithLoss,label={free[0]}",
     )
@@ -148,8 +152,8 @@ def _tops(layers: Sequence[LayerText]) -> list[str]:
 
 
 def _text(copy: DataLayerCopy, layout: DataLayout) -> list[str]:
-    """A data layer's text, or one for each phase; layers beside those of the main source take its batch sizes."""
-    lists = layout.choice.of(copy.source, copy.layer)
+    """Return a data layer's text, or one per phase; layers beside those of the main source take its batch sizes."""
+    lists = layout.choice.for_layer(copy.source, copy.layer)
     if copy.source is not layout.main:
         train, test = (layout.choice.path(copy.source, copy.layer, phase) for phase in PHASES)
         lists = DataLists(train, test, *(layout.batch(phase) for phase in PHASES))
@@ -161,7 +165,7 @@ def _text(copy: DataLayerCopy, layout: DataLayout) -> list[str]:
 
 
 def _image_layers(sources: Sequence[PreparedSource], lists: DataLists, labels: Sequence[str]) -> Inputs:
-    """Data layers of our own for sources that have none, such as deploy files: one per picture shape and lists.
+    """Return new data layers if no source has any, as with deploy files: one per image shape and lists.
 
     Raises: ComposeError without lists, or for a source with several inputs.
     """
@@ -181,7 +185,7 @@ def _image_layers(sources: Sequence[PreparedSource], lists: DataLists, labels: S
                 hint="give image lists (--train-list, --val-list), or a train_val prototxt as a source",
             )
         own = replace(own, train_batch=lists.train_batch, test_batch=lists.test_batch)
-        blob, size = only_input(source), picture_size(source)
+        blob, size = only_input(source), image_shape(source)
         if (size, own) not in tops:
             tops[size, own] = f"{source.prefix}/data" if tops else "data"
             text += image_data_layers(own, tops[size, own], size)
@@ -194,13 +198,13 @@ def _image_layers(sources: Sequence[PreparedSource], lists: DataLists, labels: S
         )
     sizes = {size for size, _ in tops}
     if len(sizes) > 1:
-        notes.append(f"data: the sources take pictures of {len(sizes)} shapes, each gets its own data layer")
-    notes += _absent([path for _, own in read for path in (own.train_list, own.val_list)])
+        notes.append(f"data: the sources take images of {len(sizes)} shapes, each gets its own data layer")
+    notes += _missing_list_notes([path for _, own in read for path in (own.train_list, own.val_list)])
     return Inputs("\n".join(text), feeds, ("label",), tuple(notes))
 
 
-def _absent(given: Sequence[str | Mapping[str, str] | None]) -> list[str]:
-    """A note for lists that were given and are not there, which a slip of the pen may be the reason for."""
+def _missing_list_notes(given: Sequence[str | Mapping[str, str] | None]) -> list[str]:
+    """Return a note for each given list that does not exist, perhaps because it is misspelt."""
     paths = [path for item in given if item for path in (item.values() if isinstance(item, Mapping) else (item,))]
     return [f"data: there is no {path} here yet" for path in dict.fromkeys(paths) if not os.path.exists(path)]
 
@@ -211,12 +215,12 @@ Feeds = Mapping[str, Mapping[str, str]]
 def in_place_copies(
     sources: Sequence[PreparedSource], feeds: Feeds, origins: Mapping[str, str], labels: Sequence[str]
 ) -> dict[str, dict[str, str]]:
-    """Return per prefix the fed blobs that its branch changes in place while another branch or a label needs them.
+    """Return per prefix the input blobs that its branch changes in place while another branch or a label needs them.
 
     feeds    per prefix: the source's input blob -> the fused net's blob
-    origins  blobs that layers at the front of branches make, and what these are made from
+    origins  blobs computed by layers at the start of branches -> blobs that they are computed from
     labels   blobs that losses and the layers of labels read
-    Returns  prefix -> fed blob -> the name of its copy
+    Returns  prefix -> blob of the fused net -> the name of its copy
     """
     read = [(source.prefix, origins.get(blob, blob)) for source in sources for blob in feeds[source.prefix].values()]
     readers: dict[str, set[str]] = {}
@@ -237,6 +241,6 @@ def in_place_copies(
 
 
 def copy_layers(copied: Mapping[str, str]) -> list[str]:
-    """Return the layers that make the copies: a Power that changes nothing (a Split would share the memory)."""
+    """Return the layers that make the copies: a Power without effect (a Split would share the memory)."""
     comment = "A copy, which the branch changes in place."
     return [format_layer(name, "Power", [blob], [name], comment=comment) for blob, name in copied.items()]

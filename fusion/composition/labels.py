@@ -1,4 +1,4 @@
-"""The labels of the fused net: the layers that make them from data, and whether all sources learn the same ones."""
+"""The labels of the fused net: the layers that compute them from data, and whether all sources learn the same ones."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _PAIRS = ("ContrastiveLoss",)
 class PreparedLabels:
     """The labels of the main source's data.
 
-    blobs  those of the data layers that labels are, or are made from, and that no branch needs
-    text   the layers that make labels from them
-    notes  what was kept, one sentence each
+    blobs  those of the data layers that are labels, or from which labels are computed, and that no branch reads
+    text   the layers that compute labels from them, such as a Slice of several labels, unchanged
+    notes  one sentence about these layers
     """
 
     blobs: tuple[str, ...]
@@ -34,7 +34,7 @@ class PreparedLabels:
 def prepared_labels(main: PreparedSource, labels: Sequence[str]) -> PreparedLabels:
     """Return the data blobs and the layers that labels come from.
 
-    Raises: ComposeError for a label that is not there, is missing in a phase, or is computed by layers with weights.
+    Raises: ComposeError for a label that does not exist, is missing in a phase, or is computed by layers with weights.
     """
     net = main.raw
     pairs = [layer.bottoms[2] for layer in net.layers if layer.type in _PAIRS and len(layer.bottoms) > 2]
@@ -63,20 +63,20 @@ def prepared_labels(main: PreparedSource, labels: Sequence[str]) -> PreparedLabe
     unread = dict.fromkeys(top for layer in layers for top in layer.tops if top not in read)
     text = [excerpt(net, layer) for layer in layers]
     text += [format_layer("unread_labels", "Silence", list(unread), [])] if unread else []
-    made = ", ".join(layer.name for layer in layers)
+    names = ", ".join(layer.name for layer in layers)
     shown = f"the labels {', '.join(labels)} are" if len(labels) > 1 else f"the label {labels[0]} is"
-    notes = [f"data: {shown} made by {made}, as in source '{main.prefix}'"] if layers else []
+    notes = [f"data: {shown} computed by {names}, as in source '{main.prefix}'"] if layers else []
     blobs = [blob for blob in dict.fromkeys([*found.inputs, *labels]) if blob not in main.branch.inputs]
     return PreparedLabels(tuple(blobs), tuple(text), tuple(notes))
 
 
 def _check_phases(main: PreparedSource, needed: Sequence[str], labels: Sequence[str]) -> None:
-    """Raises: ComposeError if pictures or labels are missing in a phase."""
+    """Check that inputs and labels exist in both phases. Raises: ComposeError."""
     for phase in PHASES:
-        there = [layer for layer in main.raw.layers if phase in layer.phases]
-        given = {top for layer in there if layer.is_data for top in layer.tops}
-        made = {top for layer in there for top in layer.tops}
-        missing = [blob for blob in needed if blob not in given] + [blob for blob in labels if blob not in made]
+        present = [layer for layer in main.raw.layers if phase in layer.phases]
+        given = {top for layer in present if layer.is_data for top in layer.tops}
+        computed = {top for layer in present for top in layer.tops}
+        missing = [blob for blob in needed if blob not in given] + [blob for blob in labels if blob not in computed]
         if missing:
             raise ComposeError(
                 f"source '{main.prefix}' has no data layer that gives '{missing[0]}' in phase {phase}",
@@ -86,7 +86,7 @@ def _check_phases(main: PreparedSource, needed: Sequence[str], labels: Sequence[
 
 
 def pairs_error(source: PreparedSource) -> ComposeError | None:
-    """Return the error of a source whose labels tell whether two samples are alike, which no class label does."""
+    """Return the error of a source whose labels say whether two samples are alike; None if its labels do not."""
     layers = [layer for layer in source.raw.layers if layer.type in _PAIRS and layer.phases and len(layer.bottoms) > 2]
     if not layers:
         return None
@@ -104,10 +104,10 @@ _SAME_VALUES = ("Flatten", "Reshape", "Split")
 
 @dataclass(frozen=True)
 class SourceLabels:
-    """What the sources' own losses read as their labels.
+    """The labels of the sources' own losses.
 
     loss   the type of the fused net's loss
-    blobs  per prefix the blob, of sources that have a loss
+    blobs  per prefix the label, of sources that have a loss
     """
 
     loss: str
@@ -115,9 +115,9 @@ class SourceLabels:
 
 
 def check_same_labels(sources: Sequence[PreparedSource], labels: SourceLabels, layout: DataLayout) -> None:
-    """Check that the labels of the sources' own losses are one label, as far as their files tell.
+    """Check that the sources' own losses read the same label, as far as their files show.
 
-    Raises: ComposeError where a source reads another part of the same records, or makes its label in another way.
+    Raises: ComposeError if a source reads another part of the same records, or computes its label in another way.
     """
     main, own = layout.main.prefix, labels.blobs
     if main not in own:
@@ -134,37 +134,37 @@ def check_same_labels(sources: Sequence[PreparedSource], labels: SourceLabels, l
         errors.append(
             ComposeError(
                 f"the sources learn different labels of the same records: '{main}' learns "
-                f"{_described(layout.main, own[main])}, and '{prefix}' learns {_described(source, blob)}",
+                f"{_label_name(layout.main, own[main])}, and '{prefix}' learns {_label_name(source, blob)}",
                 place=source.raw.document.name,
-                hint=f"say which is meant: --loss {labels.loss},label={own[main]}, or that of '{prefix}' by "
+                hint=f"choose one: --loss {labels.loss},label={own[main]}, or that of '{prefix}' by "
                 f"--data-from {prefix} --loss {labels.loss},label={blob}; data with both can have a --task for each",
             )
         )
     raise_all(errors)
 
 
-def _described(source: PreparedSource, blob: str) -> str:
-    """A label by its name, and by the last layer that makes it from what is read."""
+def _label_name(source: PreparedSource, blob: str) -> str:
+    """Return a label's name, with the last layer that computes it."""
     makers = [layer.name for layer in source.raw.layers if blob in layer.tops and not layer.is_data]
-    return f"'{blob}'" + (f" as '{makers[-1]}' makes it" if makers else "")
+    return f"'{blob}'" + (f" as '{makers[-1]}' computes it" if makers else "")
 
 
 def _origin(source: PreparedSource, blob: str, choice: ListChoice) -> tuple[object, ...] | None:
-    """Where a label comes from: a top of a data layer, and what becomes of it; None where no data layer gives it."""
+    """Return the origin of a label: a top of a data layer and the layers after it; None without a data layer."""
     for phase in PHASES:
         writers: dict[str, tuple[object, ...]] = {}
         for layer in source.raw.layers:
             if phase in layer.phases:
-                writers.update(_made(source, layer, phase, choice, writers))
+                writers.update(_origins(source, layer, phase, choice, writers))
         if blob in writers:
             return writers[blob]
     return None
 
 
-def _made(
+def _origins(
     source: PreparedSource, layer: LayerText, phase: str, choice: ListChoice, known: Mapping[str, tuple[object, ...]]
 ) -> dict[str, tuple[object, ...]]:
-    """The origin of each top of a layer, where that of all its bottoms is known."""
+    """Return the origin of each top of a layer, if that of all its bottoms is known."""
     if layer.is_data:
         streams = {top: describe_stream(layer, top, choice.path(source, layer, phase)) for top in layer.tops}
         return {top: ("data", item.records, item.top) for top, item in streams.items()}
@@ -173,11 +173,11 @@ def _made(
     read = tuple(known[bottom] for bottom in layer.bottoms)
     if layer.type in _SAME_VALUES and len(read) == 1:
         return dict.fromkeys(layer.tops, read[0])
-    return {top: ("made", layer.type, parameters(layer), number, read) for number, top in enumerate(layer.tops)}
+    return {top: ("layer", layer.type, parameters(layer), number, read) for number, top in enumerate(layer.tops)}
 
 
 def _records(origin: tuple[object, ...]) -> frozenset[object]:
-    """All records that a label is made from."""
+    """Return all records that a label is computed from."""
     if origin[0] == "data":
         return frozenset((origin[1],))
     read = origin[-1]

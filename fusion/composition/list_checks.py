@@ -19,16 +19,16 @@ from fusion.errors import ComposeError, DataError, raise_all
 class _ListReader:
     """A data layer in one phase, and the labels of its list where they can be read.
 
-    prefix  of its source
-    name    as it is named on the command line: `P` or `P/LAYER`
-    spoken  whether the user named this list for it, or one for another layer of its source
+    prefix    of its source
+    name      its name on the command line: `P` or `P/LAYER`
+    explicit  whether the user named this list for it, or one for another layer of its source
     """
 
     prefix: str
     name: str
     path: str
     type: str
-    labels: Labels | None
+    labels: RecordedLabels | None
     explicit: bool
     of_main: bool = False
 
@@ -42,9 +42,11 @@ def check_lists_in_step(layout: DataLayout, classes: int | None) -> None:
 
     Adds notes and warnings. Raises: ComposeError where lists are not in step, or where nobody said that they are.
     """
+    # Lists in step: named by the user, or seen to have the same labels. Lists that cannot be compared are an error
+    # unless the user named them.
     notes: list[str] = []
     errors: list[ComposeError] = []
-    doubtful: dict[str, list[_ListReader]] = {}
+    ambiguous: dict[str, list[_ListReader]] = {}
     reasons: list[str] = []
     for phase in PHASES:
         readers = _readers(layout, phase)
@@ -54,40 +56,40 @@ def check_lists_in_step(layout: DataLayout, classes: int | None) -> None:
         for other in readers[1:]:
             if not other.of_main and (other.type, other.path) in main:
                 continue
-            reason = _out_of_step(first, other)
+            reason = _mismatch_reason(first, other)
             if reason and other.explicit:
-                errors.append(_mismatch(first, other, phase, reason))
+                errors.append(_mismatch_error(first, other, phase, reason))
             elif other.explicit or (reason is None and _all_classes(first, classes)):
-                notes.append(_in_step(first, other, phase))
+                notes.append(_in_step_note(first, other, phase))
                 layout.unseen |= {(other.prefix, phase)} if reason == "" else set()
             else:
-                doubtful.setdefault(phase, [first]).append(other)
+                ambiguous.setdefault(phase, [first]).append(other)
                 reasons += [reason] if reason else []
         if phase == "TRAIN":
             layout.warnings += _missing_classes(first, classes)
     raise_all(errors)
-    if doubtful:
-        raise _ask(layout, doubtful, reasons)
+    if ambiguous:
+        raise _ambiguity_error(layout, ambiguous, reasons)
     layout.notes += notes
 
 
 def check_image_lists(read: Sequence[tuple[PreparedSource, DataLists]]) -> list[str]:
-    """Notes on lists that were named for sources without data layers. Raises: ComposeError if they are out of step."""
+    """Return notes on lists named for sources without data layers. Raises: ComposeError if they are out of step."""
     notes: list[str] = []
     errors: list[ComposeError] = []
     for phase in PHASES:
-        first, *others = [_listed(source, lists, phase) for source, lists in read]
+        first, *others = [_image_list_reader(source, lists, phase) for source, lists in read]
         for other in others:
             if other.path != first.path:
-                reason = _out_of_step(first, other)
-                errors += [_mismatch(first, other, phase, reason)] if reason else []
-                notes.append(_in_step(first, other, phase))
+                reason = _mismatch_reason(first, other)
+                errors += [_mismatch_error(first, other, phase, reason)] if reason else []
+                notes.append(_in_step_note(first, other, phase))
     raise_all(errors)
     return notes
 
 
 def _readers(layout: DataLayout, phase: str) -> list[_ListReader]:
-    """All that reads a list in a phase, the main source's first."""
+    """Return everything that reads a list in a phase, the main source's layers first."""
     choice, main = layout.choice, layout.main
     found: list[_ListReader] = []
     for copy in layout.copies:
@@ -117,23 +119,23 @@ def _readers(layout: DataLayout, phase: str) -> list[_ListReader]:
                 copy.source is main,
             )
         )
-    return found + [_listed(source, lists, phase) for source, lists in layout.listed]
+    return found + [_image_list_reader(source, lists, phase) for source, lists in layout.listed]
 
 
 def _read_by_main(layout: DataLayout, phase: str) -> set[tuple[str, str | None]]:
-    """The main source's lists, with the types of its layers: they belong together as they are."""
+    """Return the main source's lists with the types of its layers: these belong together."""
     main = layout.main
     layers = [layer for layer in main.data_layers if phase in layer.phases]
     return {(layer.type, layout.choice.path(main, layer, phase)) for layer in layers}
 
 
-def _listed(source: PreparedSource, lists: DataLists, phase: str) -> _ListReader:
-    path = lists.of(phase)[0] or ""
+def _image_list_reader(source: PreparedSource, lists: DataLists, phase: str) -> _ListReader:
+    path = lists.for_phase(phase)[0] or ""
     return _ListReader(source.prefix, source.prefix, path, "ImageData", image_list_labels(path), explicit=True)
 
 
-def _out_of_step(one: _ListReader, other: _ListReader) -> str | None:
-    """Why two lists do not hold the same labels in the same order, "" where that cannot be seen; None if they do."""
+def _mismatch_reason(one: _ListReader, other: _ListReader) -> str | None:
+    """Return why two lists do not have the same labels in the same order, "" if that is unknown; None if they do."""
     if one.labels is None or other.labels is None:
         return ""
     if one.labels.records != other.labels.records:
@@ -141,10 +143,10 @@ def _out_of_step(one: _ListReader, other: _ListReader) -> str | None:
     for number, (mine, theirs) in enumerate(zip(one.labels.values, other.labels.values, strict=False), 1):
         if mine != theirs:
             return f"record {number} has the label {mine} in {one.path} and {theirs} in {other.path}"
-    return None if one.labels.whole and other.labels.whole else ""
+    return None if one.labels.is_complete and other.labels.is_complete else ""
 
 
-def _mismatch(one: _ListReader, other: _ListReader, phase: str, reason: str) -> ComposeError:
+def _mismatch_error(one: _ListReader, other: _ListReader, phase: str, reason: str) -> ComposeError:
     return ComposeError(
         f"the lists of '{one.name}' and '{other.name}' are not in step in phase {phase}: {reason}",
         place=other.path,
@@ -152,13 +154,13 @@ def _mismatch(one: _ListReader, other: _ListReader, phase: str, reason: str) -> 
     )
 
 
-def _in_step(one: _ListReader, other: _ListReader, phase: str) -> str:
-    seen = "whether they have the same labels is not seen here"
+def _in_step_note(one: _ListReader, other: _ListReader, phase: str) -> str:
+    result = "whether they have the same labels cannot be compared here"
     if one.labels and other.labels:
-        looked_at = min(len(one.labels.values), len(other.labels.values))
-        whole = one.labels.whole and other.labels.whole
-        seen = "their labels are the same" if whole else f"the labels of the first {looked_at} records are the same"
-    return f"data: in phase {phase} {other.shown} is read in step with {one.shown}; {seen}"
+        count = min(len(one.labels.values), len(other.labels.values))
+        whole = one.labels.is_complete and other.labels.is_complete
+        result = "their labels are the same" if whole else f"the labels of the first {count} records are the same"
+    return f"data: in phase {phase} {other.shown} is read in step with {one.shown}; {result}"
 
 
 def _all_classes(reader: _ListReader, classes: int | None) -> bool:
@@ -166,107 +168,109 @@ def _all_classes(reader: _ListReader, classes: int | None) -> bool:
 
 
 def _missing_classes(reader: _ListReader, classes: int | None) -> list[str]:
-    """A warning where a list does not hold all classes that the fused net is to learn."""
-    if reader.labels is None or not reader.labels.whole or _all_classes(reader, classes):
+    """Return a warning if a list lacks classes that the fused net is to learn."""
+    if reader.labels is None or not reader.labels.is_complete or _all_classes(reader, classes):
         return []
     labels = sorted(set(reader.labels.values), key=lambda label: (len(label), label))
     shown = ", ".join(labels[:12]) + (", ..." if len(labels) > 12 else "")
     return [
         f"data: {reader.path} holds {len(labels)} of the {classes} classes ({shown}), so the others are never "
-        "learnt; give a list with all classes (--train-list)"
+        "learned; give a list with all classes (--train-list)"
     ]
 
 
-def _ask(layout: DataLayout, doubtful: dict[str, list[_ListReader]], reasons: Sequence[str]) -> ComposeError:
-    """What to say where sources read different lists, and nobody said which is meant.
+def _ambiguity_error(
+    layout: DataLayout, ambiguous: dict[str, list[_ListReader]], reasons: Sequence[str]
+) -> ComposeError:
+    """Return the error where sources read different lists and the user has not chosen.
 
-    reasons  why these lists cannot stand side by side, as far as that is seen
+    reasons  why these lists cannot be read side by side, as far as that is known
     """
     shown = "; ".join(f"{phase}: {', '.join(dict.fromkeys(reader.shown for reader in readers))}"
-                      for phase, readers in doubtful.items())  # fmt: skip
-    one = " ".join(f"{OPTIONS[phase]} FILE" for phase in doubtful)
-    each = " ".join(_options(doubtful, as_they_are=not reasons))
+                      for phase, readers in ambiguous.items())  # fmt: skip
+    one = " ".join(f"{OPTIONS[phase]} FILE" for phase in ambiguous)
+    each = " ".join(_options(ambiguous, as_they_are=not reasons))
     ways = [f"each its own, with the same labels in the same order: {each}"]
-    if all(len({reader.type for reader in readers}) == 1 for readers in doubtful.values()):
+    if all(len({reader.type for reader in readers}) == 1 for readers in ambiguous.values()):
         ways = [f"one list with all classes for all: {one}", *ways]
-        ways.append(f"or all what one source reads: --data-from {layout.main.prefix}")
-    seen = f" ({reasons[0]})" if reasons else ""
+        ways.append(f"or the list of one source for all: --data-from {layout.main.prefix}")
+    reason = f" ({reasons[0]})" if reasons else ""
     return ComposeError(
-        "the sources read different data, and a branch must not be fed by chance what it was not trained on: "
-        f"{shown}{seen}",
+        "the sources read different data, and a branch must not be fed data that it was not trained on: "
+        f"{shown}{reason}",
         place=layout.main.raw.document.name,
         hint="; ".join(ways),
     )
 
 
-def _options(doubtful: dict[str, list[_ListReader]], *, as_they_are: bool) -> Iterable[str]:
+def _options(ambiguous: dict[str, list[_ListReader]], *, as_they_are: bool) -> Iterable[str]:
     found = [
         f"{OPTIONS[phase]} {reader.name}={reader.path if as_they_are else 'FILE'}"
-        for phase, readers in doubtful.items()
+        for phase, readers in ambiguous.items()
         for reader in readers
     ]
     return dict.fromkeys(found)
 
 
-_LOOKED_AT = 1000  # records of a database, each of which is a page to fetch from the disk
+_COMPARED_RECORDS = 1000  # of a database, where each record is a page to read from the disk
 
 
 @dataclass(frozen=True)
-class Labels:
-    """The labels of the first records, in order, and how many records there are."""
+class RecordedLabels:
+    """The labels of the first records, in order, and the number of all records."""
 
     values: tuple[str, ...]
     records: int
 
     @property
-    def whole(self) -> bool:
-        """Whether these are all."""
+    def is_complete(self) -> bool:
+        """Return whether these are the labels of all records."""
         return len(self.values) == self.records
 
 
-def recorded_labels(source: PreparedSource, layer: LayerText, path: str | None) -> Labels | None:
-    """The labels that a data layer reads from this list or database; None where they are not here or not known."""
+def recorded_labels(source: PreparedSource, layer: LayerText, path: str | None) -> RecordedLabels | None:
+    """Return the labels that a data layer reads from this list or database; None if it does not exist or has none."""
     if path is None or not os.path.exists(path):
         return None
     try:
         if layer.type == "Data":
-            return _in_database(path, _says_lmdb(layer))
+            return _in_database(path, _is_lmdb(layer))
         if layer.type == "HDF5Data":
             return _in_hdf5(path, [top for top in layer.tops if top not in source.branch.inputs])
     except (DataError, OSError, ImportError):
-        return None  # whoever reads the records says what is wrong with them
+        return None  # training reports the error when it reads the records
     return image_list_labels(path) if layer.type == "ImageData" else None
 
 
-def image_list_labels(path: str) -> Labels | None:
-    """The labels of an image list, None where it is not here."""
+def image_list_labels(path: str) -> RecordedLabels | None:
+    """Return the labels of an image list, None if it does not exist."""
     found = labels_in_list(path)
-    return Labels(tuple(map(_plain, found)), len(found)) if found else None
+    return RecordedLabels(tuple(map(_normalize, found)), len(found)) if found else None
 
 
-def _plain(label: str) -> str:
+def _normalize(label: str) -> str:
     return str(int(label)) if label.lstrip("+-").isdecimal() else label
 
 
-def _says_lmdb(layer: LayerText) -> bool:
+def _is_lmdb(layer: LayerText) -> bool:
     blocks = layer.message.messages(PARAMS[layer.type])
     return bool(blocks) and blocks[-1].string("backend") in ("LMDB", "1")
 
 
-def _in_database(path: str, lmdb: bool) -> Labels | None:
+def _in_database(path: str, lmdb: bool) -> RecordedLabels | None:
     from fusion.data.data_layer import datum_label
     from fusion.data.lmdb_leveldb import open_database
 
     database = open_database(path, lmdb=lmdb)
     try:
-        values = tuple(str(datum_label(value)) for value in islice(database.values(), _LOOKED_AT))
+        values = tuple(str(datum_label(value)) for value in islice(database.values(), _COMPARED_RECORDS))
     except (IndexError, ValueError, OverflowError):
         return None
-    return Labels(values, len(database.keys))
+    return RecordedLabels(values, len(database.keys))
 
 
-def _in_hdf5(path: str, tops: Iterable[str]) -> Labels | None:
-    """The only dataset beside the inputs, where it holds a whole number per record."""
+def _in_hdf5(path: str, tops: Iterable[str]) -> RecordedLabels | None:
+    """Return the labels of the only dataset beside the inputs, if it has a whole number per record."""
     import h5py
 
     (label, *others) = [*tops, None]
@@ -284,14 +288,16 @@ def _in_hdf5(path: str, tops: Iterable[str]) -> Labels | None:
             if (row != row.round()).any():
                 return None
             values += [str(int(value)) for value in row]
-    return Labels(tuple(values), len(values)) if values else None
+    return RecordedLabels(tuple(values), len(values)) if values else None
 
 
 @dataclass(frozen=True)
 class _ReplacedList:
-    """A data layer, its own list and what it reads, which nobody named for this layer or its source.
+    """A data layer whose list is replaced by one that was not named for this layer or its source.
 
-    shares  whether the two lists share records; None where that cannot be seen
+    own     its own list
+    path    the list that it reads
+    shares  whether the two lists share records; None if that is unknown
     """
 
     source: PreparedSource
@@ -305,9 +311,9 @@ class _ReplacedList:
 
 
 def check_common_list(sources: Sequence[PreparedSource], choice: ListChoice) -> list[str]:
-    """Return a note for each phase where sources of different lists now read one, and nothing shows that it is right.
+    """Return a note for each phase where sources of different lists now read one, and nothing shows that it suits all.
 
-    Raises: ComposeError where that list holds records of one source's own list and none of another's.
+    Raises: ComposeError where that list has records of one source's own list and none of another's.
     """
     notes: list[str] = []
     errors: list[ComposeError] = []
@@ -320,22 +326,22 @@ def check_common_list(sources: Sequence[PreparedSource], choice: ListChoice) -> 
         ]
         if len({os.path.normpath(item.own) for item in replaced}) < 2:
             continue
-        strange = [item for item in replaced if not item.shares]
+        unproven = [item for item in replaced if not item.shares]
         known = [item for item in replaced if item.shares]
-        without = [item for item in strange if item.shares is False]
-        if known and without and choice.lists.of(phase)[0] is not None:
+        without = [item for item in unproven if item.shares is False]
+        if known and without and choice.lists.for_phase(phase)[0] is not None:
             errors += [_error(item, known[0], phase) for item in without]
-        elif strange:
-            shown = " and ".join(dict.fromkeys(item.shown for item in strange))
-            reads = "reads" if len({item.source.prefix for item in strange}) == 1 else "read"
-            notes.append(f"data: in phase {phase} {shown} {reads} {strange[0].path} instead of its own list; "
-                         f"see that it holds what each was trained on, or say {OPTIONS[phase]} P=FILE")  # fmt: skip
+        elif unproven:
+            shown = " and ".join(dict.fromkeys(item.shown for item in unproven))
+            reads = "reads" if len({item.source.prefix for item in unproven}) == 1 else "read"
+            notes.append(f"data: in phase {phase} {shown} {reads} {unproven[0].path} instead of its own list; "
+                         f"check that it suits each, or give {OPTIONS[phase]} P=FILE")  # fmt: skip
     raise_all(errors)
     return notes
 
 
 def _replaced(source: PreparedSource, layer: LayerText, phase: str, choice: ListChoice) -> _ReplacedList | None:
-    """What a layer reads for its own list, which may be the same; None where the user named it for this layer."""
+    """Return a layer's own list and the list that it reads; None if the user named it for this layer."""
     key = (source.prefix, layer.number, phase)
     path, own = choice.path(source, layer, phase), list_and_batch(layer)[0]
     if phase not in layer.phases or path is None or own is None or key in choice.explicit:

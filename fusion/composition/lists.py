@@ -1,7 +1,7 @@
-"""Which list each data layer reads: its own, or one that the user gave, to all or by name.
+"""Choose the list that each data layer reads: its own, or one that the user gave, for all or by name.
 
-A list given for all is refused where a source has several data layers with lists of their own: which of them it is for
-is only the user's to say.
+A list given for all is refused where a source has several data layers with lists of their own: only the user knows
+which of them it is for.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class DataLists:
     train_batch: int | None = None
     test_batch: int | None = None
 
-    def of(self, phase: str) -> tuple[str | None, int | None]:
-        """List and batch size of a phase."""
+    def for_phase(self, phase: str) -> tuple[str | None, int | None]:
+        """Return the list and batch size of a phase."""
         return (self.train_list, self.train_batch) if phase == "TRAIN" else (self.val_list, self.test_batch)
 
 
@@ -38,8 +38,8 @@ class DataLists:
 class ListChoice:
     """The lists that replace those of data layers.
 
-    by_layer  by prefix, number of the layer and phase
-    spoken    those of these that the user named for this source, which are to be in step
+    by_layer  (prefix, number of the layer, phase) -> list
+    explicit  keys of `by_layer` that the user named for this source, whose lists are to be in step
     """
 
     lists: DataLists
@@ -47,19 +47,19 @@ class ListChoice:
     explicit: frozenset[tuple[str, int, str]] = frozenset()
 
     def path(self, source: PreparedSource, layer: LayerText, phase: str) -> str | None:
-        """What a data layer reads in the end."""
+        """Return the list or database that a data layer reads in the fused net."""
         return self.by_layer.get((source.prefix, layer.number, phase)) or list_and_batch(layer)[0]
 
-    def of(self, source: PreparedSource, layer: LayerText) -> DataLists:
-        """The lists and batch sizes that replace a layer's own."""
+    def for_layer(self, source: PreparedSource, layer: LayerText) -> DataLists:
+        """Return the lists and batch sizes that replace a layer's own."""
         train, test = (self.by_layer.get((source.prefix, layer.number, phase)) for phase in PHASES)
         return replace(self.lists, train_list=train, val_list=test)
 
 
 def lists_of_source(source: PreparedSource) -> DataLists | None:
-    """The lists given for a source by name, where it has no data layers to put them into; None if there are none.
+    """Return the lists given by name for a source without data layers; None if there are none.
 
-    Raises: ComposeError for only one of the two, and for layers that are named.
+    Raises: ComposeError for only one of the two, and for lists with the name of a layer.
     """
     given = (source.spec.train_list, source.spec.val_list)
     if source.data_layers or given == (None, None):
@@ -76,28 +76,29 @@ def lists_of_source(source: PreparedSource) -> DataLists | None:
 def choose_lists(
     sources: Sequence[PreparedSource], main: PreparedSource, data_from: str | None, lists: DataLists
 ) -> ListChoice:
-    """Say which list each data layer reads. Raises: ComposeError with all that is not clear."""
+    """Choose the list that each data layer reads. Raises: ComposeError with every ambiguity."""
     found: dict[tuple[str, int, str], str] = {}
     explicit: set[tuple[str, int, str]] = set()
     errors: list[ComposeError] = []
     for source in sources:
         for phase in PHASES:
-            layers = _listed(source, phase, main)
+            layers = _layers_with_lists(source, phase, main)
             given = source.spec.train_list if phase == "TRAIN" else source.spec.val_list
+            # A list for a layer counts before one for its source, and that before one for all.
             try:
                 if isinstance(given, Mapping):
-                    named = {_named(source, layers, phase, name).number: path for name, path in given.items()}
+                    named = {_layer_named(source, layers, phase, name).number: path for name, path in given.items()}
                 elif given is not None and source.data_layers:
-                    named = dict.fromkeys(_same_list(source, layers, phase, given), given)
+                    named = dict.fromkeys(_layers_of_one_list(source, layers, phase, given), given)
                 else:
                     named = {}
                 explicit |= {(source.prefix, number, phase) for number in named}
                 rest = [layer for layer in layers if layer.number not in named]
-                whole = lists.of(phase)[0]
-                if whole is not None and source.data_layers and (rest or not named):
-                    named.update(dict.fromkeys(_same_list(source, rest, phase, whole), whole))
+                common = lists.for_phase(phase)[0]
+                if common is not None and source.data_layers and (rest or not named):
+                    named.update(dict.fromkeys(_layers_of_one_list(source, rest, phase, common), common))
                 elif data_from is not None and source is not main:
-                    named.update(_of_main(source, rest, main, phase, found))
+                    named.update(_lists_of_main(source, rest, main, phase, found))
                 for layer in layers:
                     if layer.number in named:
                         _check_kind(source, layer, named[layer.number], phase)
@@ -108,8 +109,8 @@ def choose_lists(
     return ListChoice(lists, found, frozenset(explicit))
 
 
-def _listed(source: PreparedSource, phase: str, main: PreparedSource) -> list[LayerText]:
-    """The data layers of a phase that read a list or a database, as far as they are used."""
+def _layers_with_lists(source: PreparedSource, phase: str, main: PreparedSource) -> list[LayerText]:
+    """Return the data layers of a phase that read a list or a database and are used."""
     return [
         layer
         for layer in source.data_layers
@@ -119,8 +120,8 @@ def _listed(source: PreparedSource, phase: str, main: PreparedSource) -> list[La
     ]
 
 
-def _same_list(source: PreparedSource, layers: Sequence[LayerText], phase: str, path: str) -> list[int]:
-    """The numbers of the layers, which must read one list so far. Raises: ComposeError."""
+def _layers_of_one_list(source: PreparedSource, layers: Sequence[LayerText], phase: str, path: str) -> list[int]:
+    """Return the numbers of the layers. Raises: ComposeError unless their own lists are one."""
     if not layers and phase in {phase for layer in source.data_layers for phase in layer.phases}:
         types = ", ".join(sorted({layer.type for layer in source.data_layers if phase in layer.phases}))
         message = f"source '{source.prefix}' takes no list in phase {phase}: its data layer is of type {types}"
@@ -137,8 +138,8 @@ def _same_list(source: PreparedSource, layers: Sequence[LayerText], phase: str, 
     return [layer.number for layer in layers]
 
 
-def _named(source: PreparedSource, layers: Sequence[LayerText], phase: str, name: str) -> LayerText:
-    """The data layer of this name, or with this top. Raises: ComposeError."""
+def _layer_named(source: PreparedSource, layers: Sequence[LayerText], phase: str, name: str) -> LayerText:
+    """Return the data layer of this name, or with this top. Raises: ComposeError unless it is one."""
     found = [layer for layer in layers if name in (layer.name, *layer.tops)]
     if len(found) == 1:
         return found[0]
@@ -149,24 +150,24 @@ def _named(source: PreparedSource, layers: Sequence[LayerText], phase: str, name
     raise ComposeError(message, place=source.raw.document.name, hint=f"its data layers with a list are {choices}")
 
 
-def _of_main(
+def _lists_of_main(
     source: PreparedSource,
     layers: Sequence[LayerText],
     main: PreparedSource,
     phase: str,
     found: Mapping[tuple[str, int, str], str],
 ) -> dict[int, str]:
-    """The lists of the main source for another's layers: of the layer of that name, or the only one."""
-    offered = _listed(main, phase, main)
+    """Return the main source's lists for another's layers: that of the layer of the same name, or the only one."""
+    candidates = _layers_with_lists(main, phase, main)
     result = {}
     for layer in layers:
-        alike = [other for other in offered if other.type == layer.type]
+        alike = [other for other in candidates if other.type == layer.type]
         same = [other for other in alike if other.name == layer.name]
         paths = {found.get((main.prefix, other.number, phase)) or list_and_batch(other)[0] for other in same or alike}
         if len(paths) != 1:
-            given = " and ".join(sorted({f"'{other.type}'" for other in offered})) or "missing"
+            given = " and ".join(sorted({f"'{other.type}'" for other in candidates})) or "missing"
             message = (
-                f"source '{source.prefix}' cannot read what '{main.prefix}' does in phase {phase}: its data is "
+                f"source '{source.prefix}' cannot read the list of '{main.prefix}' in phase {phase}: its data is "
                 + (f"'{layer.type}', that of '{main.prefix}' is {given}" if not alike else "one of several lists there")
             )
             hint = f"name a list: {OPTIONS[phase]} {source.prefix}/{layer.name}=FILE"
@@ -176,10 +177,11 @@ def _of_main(
 
 
 def _check_kind(source: PreparedSource, layer: LayerText, path: str, phase: str) -> None:
-    """Raises: ComposeError if a layer that reads a database is given a list, or the other way round."""
+    """Check that a layer gets a list or a database as its type reads it. Raises: ComposeError."""
     place, who = source.raw.place(layer), f"layer '{layer.name}' of source '{source.prefix}'"
     file = Path(path)
     database = file.is_dir() and any((file / name).exists() for name in _DATABASE_FILES)
+    # A regular file may be an LMDB without a folder; a missing path is judged by its suffix.
     if layer.type == "Data" and (
         (file.is_file() and not _is_lmdb_file(file)) or (not file.exists() and file.suffix.lower() in (".txt", ".lst"))
     ):
@@ -190,28 +192,28 @@ def _check_kind(source: PreparedSource, layer: LayerText, path: str, phase: str)
             f"or give the source an ImageData layer for phase {phase}",
         )
     if layer.type != "Data" and file.is_dir():
-        message = "a database" if database else "a folder"
+        kind = "a database" if database else "a folder"
         raise ComposeError(
-            f"{who} of type '{layer.type}' reads a list, and {path} is {message}",
+            f"{who} of type '{layer.type}' reads a list, and {path} is {kind}",
             place=place,
             hint=f"give a list of lines: {OPTIONS[phase]} {source.prefix}/{layer.name}=FILE",
         )
     if layer.type in ("ImageData", "HDF5Data") and (first := next(iter(_lines(path)), None)) is not None:
         labelled = first.rstrip().rpartition(" ")[2].lstrip("+-").isdecimal()
         if labelled != (layer.type == "ImageData"):
-            wanted = "'path label' per line" if layer.type == "ImageData" else "one HDF5 file per line"
-            raise ComposeError(f"{who} of type '{layer.type}' reads {wanted}, and {path} begins {first[:60]!r}",
+            form = "'path label' per line" if layer.type == "ImageData" else "one HDF5 file per line"
+            raise ComposeError(f"{who} of type '{layer.type}' reads {form}, and {path} begins {first[:60]!r}",
                                place=place, hint="give a list of that kind")  # fmt: skip
 
 
 def _is_lmdb_file(file: Path) -> bool:
-    """Whether a regular file may be an LMDB without a folder: these are binary."""
+    """Return whether a regular file may be an LMDB without a folder: these are binary."""
     with file.open("rb") as opened:
         return b"\0" in opened.read(64)
 
 
 def _lines(path: str) -> list[str]:
-    """The lines of a list that hold anything; none where it cannot be read."""
+    """Return the non-empty lines of a list; none if it cannot be read."""
     try:
         if not os.path.isfile(path):
             return []
@@ -222,12 +224,12 @@ def _lines(path: str) -> list[str]:
 
 
 def labels_in_list(path: str) -> list[str]:
-    """The labels of an image list, none where it is not here."""
+    """Return the labels of an image list, none if it does not exist."""
     return [line.rstrip().rpartition(" ")[2] for line in _lines(path)]
 
 
 def names_in_list(kind: str, path: str) -> set[str]:
-    """The files that the list of a data layer of this type names; none where it is not here, or is no list."""
+    """Return the files in the list of a data layer of this type; none if it does not exist, or is no list."""
     if kind not in ("ImageData", "HDF5Data"):
         return set()
     return {line.rstrip().rpartition(" ")[0] if kind == "ImageData" else line.strip() for line in _lines(path)}

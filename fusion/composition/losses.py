@@ -1,4 +1,4 @@
-"""The fused net's losses: what one is, how it is written on a command line, read from a source, and compared."""
+"""The fused net's losses: parsed from a command line, read from a source, compared, and written."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Loss:
 
     @property
     def kind(self) -> LossKind:
-        """What it takes its bottoms for."""
+        """Return how the loss interprets its bottoms."""
         return LOSS_KINDS[self.type]
 
 
@@ -56,9 +56,9 @@ def parse_loss(text: str) -> Loss:
 
 
 def validate_loss(loss: Loss) -> Loss:
-    """The loss with its options under `block.name` and as literals of prototxt.
+    """Return the loss with its options under `block.name` and as literals of prototxt.
 
-    Raises: ComposeError for a type that no head serves, and for parameters that the type does not have.
+    Raises: ComposeError for a type that no head supports, and for parameters that the type does not have.
     """
     if loss.type not in LOSS_KINDS or loss.kind.labels == "pair":
         raise ComposeError(
@@ -66,21 +66,21 @@ def validate_loss(loss: Loss) -> Loss:
         )
     options: dict[str, object] = {}
     for name, value in loss.options.items():
-        key, descriptor = _found(loss.type, name)
+        key, descriptor = _resolve_option(loss.type, name)
         values = value if isinstance(value, (list, tuple)) else (value,)
         options[key] = tuple(_literal(loss.type, name, item, descriptor) for item in values)
     return replace(loss, options=options)
 
 
 def unsupported_reason(type_name: str) -> str:
-    """Why no head can serve this type of loss."""
+    """Return why no head supports this type of loss."""
     if type_name in LOSS_KINDS:
         return "it compares the features of pairs of samples, and a classifier scores one sample at a time"
-    return "how it judges a classifier's scores is not known here"
+    return "how it compares scores with labels is not known here"
 
 
 def read_loss(layer: LayerText, label: str | None, bottoms: tuple[str, ...] = ()) -> Loss:
-    """A source's loss with all its parameters, as its file has them."""
+    """Read a source's loss with all its parameters, as in its file."""
     options: dict[str, list[str]] = {}
     for item in layer.message.fields:
         if item.name in _NAMES:
@@ -88,13 +88,13 @@ def read_loss(layer: LayerText, label: str | None, bottoms: tuple[str, ...] = ()
         for value in item.values:
             for key, raw in _scalars(item.name, value):
                 options.setdefault(key, []).append(raw)
-    options[_WEIGHT] = options.get(_WEIGHT, [])[:1]  # a second one is that of the probabilities
-    kept = {key: tuple(raws) if _repeated(key) else (raws[-1],) for key, raws in options.items() if raws}
-    return Loss(layer.type, kept, label, bottoms)
+    options[_WEIGHT] = options.get(_WEIGHT, [])[:1]  # a second weight is that of the output probabilities
+    literals = {key: tuple(raws) if _repeated(key) else (raws[-1],) for key, raws in options.items() if raws}
+    return Loss(layer.type, literals, label, bottoms)
 
 
 def _scalars(name: str, value: Any) -> Iterator[tuple[str, str]]:
-    """The literals in a field, under dotted names."""
+    """Yield the literals in a field, under dotted names."""
     from prototxt.text.tree import Message
 
     if not isinstance(value, Message):
@@ -106,7 +106,7 @@ def _scalars(name: str, value: Any) -> Iterator[tuple[str, str]]:
 
 
 def _descriptor(key: str) -> Any:
-    """The schema's field of a dotted name in a layer, Caffe's or a fork's; None where no schema knows it."""
+    """Return the schema's field of a dotted name in a layer, Caffe's or a fork's; None if no schema knows it."""
     from prototxt.schema.forks import extension_of
     from prototxt.schema.messages import LayerParameter
 
@@ -132,8 +132,8 @@ def _repeated(key: str) -> bool:
     return descriptor is not None and is_repeated(descriptor)
 
 
-def _found(type_name: str, name: str) -> tuple[str, Any]:
-    """An option's dotted name and its field. Raises: ComposeError."""
+def _resolve_option(type_name: str, name: str) -> tuple[str, Any]:
+    """Return an option's dotted name and its field. Raises: ComposeError."""
     keys = [name] if name == _WEIGHT or "." in name else [f"{block}.{name}" for block in LOSS_KINDS[type_name].blocks]
     for key in keys:
         known = key == _WEIGHT or key.partition(".")[0] in LOSS_KINDS[type_name].blocks
@@ -147,7 +147,7 @@ def _found(type_name: str, name: str) -> tuple[str, Any]:
 
 
 def _literal(type_name: str, name: str, value: object, descriptor: Any) -> str:
-    """A value as a literal that the field takes. Raises: ComposeError."""
+    """Return a value as a literal that the field takes. Raises: ComposeError."""
     from prototxt.schema.scalars import BadValueError, reader
     from prototxt.text.tree import scan_scalar
 
@@ -168,10 +168,10 @@ def _literal(type_name: str, name: str, value: object, descriptor: Any) -> str:
 
 
 def comparison_key(loss: Loss) -> tuple[object, ...]:
-    """What two losses have in common if they are the same: defaults left out, old spellings in the words of today."""
+    """Return a key that is equal for losses that compute the same: without defaults, old fields as their successors."""
     values = {key: tuple(map(_value, [key] * len(raws), raws)) for key, raws in _literals(loss)}
     kind = LOSS_KINDS.get(loss.type)
-    rest = {key: value for key, value in values.items() if not _irrelevant(key, value)}
+    rest = {key: value for key, value in values.items() if not _has_no_effect(key, value)}
     if kind is not None and kind.normalization is not None:
         rest["loss_param.normalization"] = (_normalization(values, kind.normalization),)
         rest.pop("loss_param.normalize", None)
@@ -194,8 +194,8 @@ def _value(key: str, raw: str) -> object:
         return raw
 
 
-def _irrelevant(key: str, value: tuple[object, ...]) -> bool:
-    """Whether the value is the default, or chooses among ways to compute the same."""
+def _has_no_effect(key: str, value: tuple[object, ...]) -> bool:
+    """Return whether the value is the default, or only selects an implementation."""
     if key == _WEIGHT:
         return value == (1.0,)
     descriptor = _descriptor(key)
@@ -205,7 +205,7 @@ def _irrelevant(key: str, value: tuple[object, ...]) -> bool:
 
 
 def _normalization(values: Mapping[str, tuple[object, ...]], default: str) -> str:
-    """What the loss is divided by, as Caffe reads its two fields."""
+    """Return the normalization mode: `normalization` if given, else as the older `normalize` means, as in Caffe."""
     modes = {int(value.number): value.name for value in _descriptor("loss_param.normalization").enum_type.values}
     if "loss_param.normalization" in values:
         return str(modes[int(str(values["loss_param.normalization"][0]))])
@@ -215,13 +215,13 @@ def _normalization(values: Mapping[str, tuple[object, ...]], default: str) -> st
 
 
 def describe_loss(loss: Loss) -> str:
-    """The loss in words: `SoftmaxWithLoss, ignore_label 255`."""
+    """Return the loss in words: `SoftmaxWithLoss, ignore_label 255`."""
     words = [f"{key.rpartition('.')[2]} {' '.join(raws)}" for key, raws in _literals(loss)]
     return ", ".join([loss.type, *words, *(f"further bottom '{blob}'" for blob in loss.bottoms)])
 
 
 def plain_options(loss: Loss) -> dict[str, object]:
-    """The parameters by their names without blocks, as a configuration file has them."""
+    """Return the parameters by their names without blocks, as in a fusion file."""
     found: dict[str, object] = {}
     for key, raws in _literals(loss):
         words = [raw.strip('"') for raw in raws]
@@ -230,12 +230,12 @@ def plain_options(loss: Loss) -> dict[str, object]:
 
 
 def loss_option(loss: Loss, name: str) -> str | None:
-    """The literal of a parameter, by its name without the block."""
+    """Return the literal of a parameter, by its name without the block."""
     return next((raws[-1] for key, raws in _literals(loss) if key.rpartition(".")[2] == name), None)
 
 
 def loss_layer(loss: Loss, name: str, scores: str, label: str) -> str:
-    """The layer as text."""
+    """Return the layer as text."""
     blocks: dict[str, list[str]] = {}
     weight: list[str] = []
     for key, raws in _literals(loss):

@@ -1,4 +1,4 @@
-"""What stands between a classifier and its loss, in the sources and so in the fused net: upsampling, activations."""
+"""The layers between a classifier and its loss, in the sources and so in the fused net: upsampling, activations."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 
 from fusion.composition.inputs import Inputs
 from fusion.composition.net_text import LayerText, excerpt, quoted, reparse
-from fusion.composition.source_losses import Objective
+from fusion.composition.source_losses import SourceObjective
 from fusion.composition.tasks import Goal
 from fusion.errors import ComposeError
 from prototxt.text.tree import Document, Message
@@ -20,36 +20,38 @@ _PASSING: Final = ("Pooling", "Flatten", "Reshape", "Dropout", "Softmax", "Split
 
 @dataclass(frozen=True)
 class Tail:
-    """Layers after the classifier as they will be written, but for the names of its blob.
+    """Layers after a classifier, as written but for the name of its blob.
 
     layers  texts in which the classifier's blob is called `start`
-    end     the blob that they make, `start` if there are none
+    end     the blob that they compute, `start` if there are none
     """
 
     layers: tuple[str, ...] = ()
     start: str = ""
     end: str = ""
 
-    def on(self, scores: str) -> tuple[list[str], str]:
-        """The layers on a classifier's blob, and the blob that the loss reads."""
+    def apply(self, scores: str) -> tuple[list[str], str]:
+        """Return the layers on a classifier's blob, and the blob that the loss reads."""
         if not self.layers:
             return [], scores
-        text = [_renamed(layer, {self.start: scores}) for layer in self.layers]
+        text = [_rename_blobs(layer, {self.start: scores}) for layer in self.layers]
         return text, scores if self.end == self.start else self.end
 
 
 def common_tail(goal: Goal, inputs: Inputs, num_output: int, positions: bool, notes: list[str]) -> Tail:
-    """What all sources have after their classifiers. Raises: ComposeError where they differ, or it cannot be taken."""
+    """Return the layers that all sources have after their classifiers. Raises: ComposeError if they differ."""
     found = {
         prefix: _tail(item, goal, inputs, num_output, positions, notes) for prefix, item in goal.objectives.items()
     }
-    if len({_shape_of(tail) for tail in found.values()}) > 1:
-        message = f"the sources {', '.join(found)} differ in what stands between their classifiers and their losses"
-        raise ComposeError(message, hint="cut where the rest is alike, or fuse sources that answer alike")
+    if len({_comparison_key(tail) for tail in found.values()}) > 1:
+        message = f"the sources {', '.join(found)} have different layers between their classifiers and their losses"
+        raise ComposeError(message, hint="cut where the rest is alike, or fuse sources with outputs of one form")
     return next(iter(found.values()), Tail())
 
 
-def _tail(item: Objective, goal: Goal, inputs: Inputs, num_output: int, positions: bool, notes: list[str]) -> Tail:
+def _tail(
+    item: SourceObjective, goal: Goal, inputs: Inputs, num_output: int, positions: bool, notes: list[str]
+) -> Tail:
     if positions:
         _check_classifier(item)
     kept, dropped = [], []
@@ -60,9 +62,9 @@ def _tail(item: Objective, goal: Goal, inputs: Inputs, num_output: int, position
         elif positions and kind not in (*_ACTIVATIONS, *_PASSING):
             raise ComposeError(
                 f"source '{item.source.prefix}': layer '{layer.name}' ({kind}) between its classifier and its loss "
-                "cannot be taken along",
+                "cannot be kept",
                 place=item.source.raw.place(layer),
-                hint=f"what may stand there is {', '.join(_RESIZING)}; nets that add up scores of several depths (skip "
+                hint=f"layers there may be {', '.join(_RESIZING)}; nets that add up scores of several depths (skip "
                 "connections) cannot be cut before all of them",
             )
         elif kind not in _PASSING:
@@ -70,18 +72,18 @@ def _tail(item: Objective, goal: Goal, inputs: Inputs, num_output: int, position
     if dropped:
         notes.append(
             f"loss: source '{item.source.prefix}' has {', '.join(dropped)} between its classifier and its loss; the "
-            "fused net does without"
+            "fused net omits it"
         )
     if not kept:
         return Tail()
     start = item.classifier.tops[0] if item.classifier is not None else kept[0].bottoms[0]
-    texts = [_adapted(item, layer, start, inputs, num_output, notes) for layer in kept]
+    texts = [_adapt(item, layer, start, inputs, num_output, notes) for layer in kept]
     names = _plain_names(item, start)
     return Tail(tuple(texts), names[start], names.get(kept[-1].tops[0], names[start]))
 
 
-def _check_classifier(item: Objective) -> None:
-    """Raises: ComposeError unless the source's classifier gives a map of the size of its bottom."""
+def _check_classifier(item: SourceObjective) -> None:
+    """Check that the source's classifier gives a map of the size of its bottom. Raises: ComposeError."""
     layer = item.classifier
     blocks = layer.message.messages("convolution_param") if layer is not None else []
     for block in blocks:
@@ -99,29 +101,31 @@ def _check_classifier(item: Objective) -> None:
             )
 
 
-def _plain_names(item: Objective, start: str) -> dict[str, str]:
-    """The blobs of the tail without the source's prefix."""
+def _plain_names(item: SourceObjective, start: str) -> dict[str, str]:
+    """Return the blobs of the tail -> their names without the source's prefix."""
     blobs = [start, *(top for layer in item.tail for top in layer.tops)]
     return {blob: blob.removeprefix(f"{item.source.prefix}/") for blob in blobs}
 
 
-def _adapted(item: Objective, layer: LayerText, start: str, inputs: Inputs, num_output: int, notes: list[str]) -> str:
-    """A layer's text with the fused net's blobs and number of outputs. Raises: ComposeError."""
+def _adapt(
+    item: SourceObjective, layer: LayerText, start: str, inputs: Inputs, num_output: int, notes: list[str]
+) -> str:
+    """Return a layer's text with the fused net's blobs and number of outputs. Raises: ComposeError."""
     source = item.source
     names = {**inputs.feeds[source.prefix], **_plain_names(item, start)}
-    strange = [blob for blob in layer.bottoms if blob not in names]
-    if strange:
+    unknown = [blob for blob in layer.bottoms if blob not in names]
+    if unknown:
         raise ComposeError(
             f"source '{source.prefix}': layer '{layer.name}' ({layer.type}) after its classifier also reads "
-            f"'{strange[0]}', which is neither of the classifier nor an input",
+            f"'{unknown[0]}', which is neither of the classifier nor an input",
             place=source.raw.place(layer),
             hint="nets that add up several scores (skip connections) cannot be cut before all of them",
         )
-    text = _renamed(excerpt(source.raw, layer), names, layer.name.removeprefix(f"{source.prefix}/"))
-    return _widened(text, item.width, num_output, notes) if layer.type == "Deconvolution" else text
+    text = _rename_blobs(excerpt(source.raw, layer), names, layer.name.removeprefix(f"{source.prefix}/"))
+    return _set_maps(text, item.width, num_output, notes) if layer.type == "Deconvolution" else text
 
 
-def _renamed(text: str, names: dict[str, str], name: str | None = None) -> str:
+def _rename_blobs(text: str, names: dict[str, str], name: str | None = None) -> str:
     from prototxt.text.edits import Edits
 
     document, message = _layer(text)
@@ -134,11 +138,11 @@ def _renamed(text: str, names: dict[str, str], name: str | None = None) -> str:
     return str(edits.apply())
 
 
-def _widened(text: str, width: int | None, num_output: int, notes: list[str]) -> str:
-    """A Deconvolution of as many maps as the fused net has scores.
+def _set_maps(text: str, width: int | None, num_output: int, notes: list[str]) -> str:
+    """Return a Deconvolution with as many maps as the fused net has scores.
 
-    One that interpolates and never learns gets a group per map: Caffe's bilinear filler fills every pair of maps, so
-    that sources with one group have their weights from elsewhere.
+    One that is frozen gets a group per map and bilinear weights: with one group, Caffe's bilinear filler would mix all
+    maps.
     """
     from prototxt.text.edits import Edits
 
@@ -165,8 +169,8 @@ def _layer(text: str) -> tuple[Document, Message]:
     return document, document.root.messages("layer")[0]
 
 
-def _shape_of(tail: Tail) -> tuple[object, ...]:
-    """What two tails have in common if they compute the same: types and parameters, not names."""
+def _comparison_key(tail: Tail) -> tuple[object, ...]:
+    """Return a key that is equal for tails that compute the same: types and parameters, not names."""
     found = []
     for text in tail.layers:
         message = _layer(text)[1]

@@ -1,7 +1,7 @@
-"""How nets outside Caffe want their pictures, as plain Caffe layers in front of a branch: data layers give blue first.
+"""The image preprocessing of nets from other frameworks, as plain Caffe layers before a branch.
 
-A branch with such layers takes pixels as they are, 0 to 255, whatever the other sources' data layers make of them: one
-data layer serves branches with several means and scales, since each is an affine map of the pixels of the other.
+A branch with such layers takes raw pixels, 0 to 255, blue first as Caffe's data layers give them. One data layer serves
+branches with several means and scales, since each is an affine map of the pixels of the other.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from fusion.composition.preprocessing import Affine
 
 _COLORS = 3
-_OWN = "mean:104,117,123,std:1,scale:1,order:bgr"
+_EXAMPLE = "mean:104,117,123,std:1,scale:1,order:bgr"
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """What is done to a pixel of each channel, red first: value * scale + shift.
+    """The map of a pixel of each channel, red first: value * scale + shift.
 
-    said        in words
+    description in words
     blue_first  the channels stay in the order of Caffe's data layers; scale and shift are red first all the same
     """
 
-    said: str
+    description: str
     scale: tuple[float, float, float] = (1.0, 1.0, 1.0)
     shift: tuple[float, float, float] = (0.0, 0.0, 0.0)
     blue_first: bool = False
@@ -48,12 +48,12 @@ PIXELS: Final[Mapping[str, Pixels]] = {
 }
 
 
-def pixels_of(text: str, whose: str) -> Pixels:
-    """Pixels by a name of PIXELS, or of one's own: `mean:0.5,0.5,0.5,std:0.25,scale:1/255,order:rgb`.
+def pixels_of(text: str, owner: str) -> Pixels:
+    """Return pixels by a name of PIXELS, or custom ones: `mean:0.5,0.5,0.5,std:0.25,scale:1/255,order:rgb`.
 
     A value becomes (value * scale - mean) / std; mean and std have one number, or one per channel as `order` says.
-    whose  what they are for, in messages
-    Raises: ComposeError for pixels that are none.
+    owner  the net that they are for, in errors
+    Raises: ComposeError for an invalid description.
     """
     if text in PIXELS:
         return PIXELS[text]
@@ -61,77 +61,78 @@ def pixels_of(text: str, whose: str) -> Pixels:
     for item in text.split(","):
         key, colon, value = item.strip().rpartition(":")
         if colon and key in found:
-            raise _refused(text, whose, f"'{key}' is given twice")
+            raise _error(text, owner, f"'{key}' is given twice")
         if colon:
             found[key] = [value]
         elif found:
             found[next(reversed(found))].append(value)
         else:
-            raise ComposeError(f"{whose}: there are no pixels '{text}'", hint=f"one of {', '.join(PIXELS)}, or {_OWN}")
+            hint = f"one of {', '.join(PIXELS)}, or {_EXAMPLE}"
+            raise ComposeError(f"{owner}: there are no pixels '{text}'", hint=hint)
     if unknown := [key for key in found if key not in ("mean", "std", "scale", "order")]:
-        raise _refused(text, whose, f"'{unknown[0]}' is no part of pixels")
+        raise _error(text, owner, f"'{unknown[0]}' is not a setting of pixels")
     order = ",".join(found.get("order", ["rgb"]))
-    scale = _numbers(text, whose, "scale", found.get("scale", ["1"]))
+    scale = _numbers(text, owner, "scale", found.get("scale", ["1"]))
     mean, std = (
-        _numbers(text, whose, key, found.get(key, [default])) for key, default in (("mean", "0"), ("std", "1"))
+        _numbers(text, owner, key, found.get(key, [default])) for key, default in (("mean", "0"), ("std", "1"))
     )
     if order not in ("rgb", "bgr") or len(set(scale)) > 1:
-        raise _refused(text, whose, "order is rgb or bgr, and scale one number")
+        raise _error(text, owner, "order is rgb or bgr, and scale one number")
     if not scale[0] or not all(std):
-        raise _refused(text, whose, "scale and std are not 0")
+        raise _error(text, owner, "scale and std are not 0")
     if "scale" not in found and any(mean) and max(map(abs, mean)) <= 1:
-        raise _refused(text, whose, "means of at most 1 are of pixels from 0 to 1: add scale:1/255 (or scale:1)")
+        raise _error(text, owner, "means of at most 1 are of pixels from 0 to 1: add scale:1/255 (or scale:1)")
     factors = (scale[0] / std[0], scale[0] / std[1], scale[0] / std[2])
     shifts = (-mean[0] / std[0], -mean[1] / std[1], -mean[2] / std[2])
-    said = f"{'red' if order == 'rgb' else 'blue'} first, {text}"
+    description = f"{'red' if order == 'rgb' else 'blue'} first, {text}"
     if order == "rgb":
-        return Pixels(said, factors, shifts)
-    return Pixels(said, factors[::-1], shifts[::-1], blue_first=True)
+        return Pixels(description, factors, shifts)
+    return Pixels(description, factors[::-1], shifts[::-1], blue_first=True)
 
 
-def _numbers(text: str, whose: str, key: str, given: Sequence[str]) -> tuple[float, ...]:
-    """Three numbers, which one may stand for; each may be a fraction."""
+def _numbers(text: str, owner: str, key: str, given: Sequence[str]) -> tuple[float, ...]:
+    """Return a number per channel; one stands for all, and each may be a fraction."""
     try:
         parts = [[float(number) for number in value.split("/")] for value in given]
         found = [part[0] / (part[1] if len(part) == 2 else 1.0) for part in parts if len(part) < 3]
     except (ValueError, ZeroDivisionError):
         found = []
     if len(found) not in (1, _COLORS) or not all(map(math.isfinite, found)):
-        raise _refused(text, whose, f"{key} is a number, or {_COLORS} of them")
+        raise _error(text, owner, f"{key} is a number, or {_COLORS} of them")
     return tuple(found * _COLORS)[:_COLORS]
 
 
-def _refused(text: str, whose: str, why: str) -> ComposeError:
-    return ComposeError(f"{whose}: pixels '{text}': {why}", hint=f"as in {_OWN}")
+def _error(text: str, owner: str, why: str) -> ComposeError:
+    return ComposeError(f"{owner}: pixels '{text}': {why}", hint=f"as in {_EXAMPLE}")
 
 
 def preprocessing_layers(kind: str, prefix: str, blob: str, channels: int | None) -> tuple[list[str], str]:
-    """The layers that prepare a blob of pixels, and the blob that they make.
+    """Return the layers that prepare a blob of pixels, and the blob that they compute.
 
     prefix  of the source, for errors
-    Raises: ComposeError for a kind that is none, or channels that it does not suit.
+    Raises: ComposeError for an unknown kind, or channels that do not fit it.
     """
     known = pixels_of(kind, f"source '{prefix}'")
     if channels == 1:
         if len(set(known.scale)) > 1 or len(set(known.shift)) > 1:
-            message = f"source '{prefix}': pixels '{kind}' are of three colours, and its input has one channel"
+            message = f"source '{prefix}': pixels '{kind}' are for three channels, and its input has one"
             raise ComposeError(message, hint="use unit or centered")
         return [_power("pixels", blob, "pixels", known.scale[0], known.shift[0])], "pixels"
     if channels != _COLORS:
         shown = "?" if channels is None else channels
         raise ComposeError(f"source '{prefix}': pixels '{kind}' have 3 channels, its input {shown}")
-    return _colored(known, blob), "pixels"
+    return _color_layers(known, blob), "pixels"
 
 
-def _colored(known: Pixels, blob: str) -> list[str]:
-    comment = f"From blue first, 0 to 255, to {known.said}."
+def _color_layers(known: Pixels, blob: str) -> list[str]:
+    comment = f"From blue first, 0 to 255, to {known.description}."
     names = {"slice": "colors", "parts": ["blue", "green", "red"], "join": "pixels"}
-    turned = not known.blue_first
-    return _by_channel(names, blob, known.scale[::-1], known.shift[::-1], comment, turned=turned)
+    reversed_order = not known.blue_first
+    return _by_channel(names, blob, known.scale[::-1], known.shift[::-1], comment, reversed_order=reversed_order)
 
 
 def affine_layers(stem: str, blob: str, affine: Affine, comment: str) -> list[str]:
-    """The layers that map the values of a blob of pictures to those of the blob `stem`."""
+    """Return the layers that map the values of a blob of images to those of the blob `stem`."""
     if len(affine.scale) == 1:
         return [_power(stem, blob, stem, affine.scale[0], affine.shift[0], comment)]
     parts = [f"{stem}_{channel}" for channel in range(len(affine.scale))]
@@ -146,9 +147,9 @@ def _by_channel(
     shift: Sequence[float],
     comment: str,
     *,
-    turned: bool = False,
+    reversed_order: bool = False,
 ) -> list[str]:
-    """Slice, a Power for each channel that changes, and Concat, in the order of the channels or turned."""
+    """Return a Slice, a Power for each channel that changes, and a Concat in the same or reversed order."""
     parts: list[str] = names["parts"]
     points = " ".join(f"slice_point: {point}" for point in range(1, len(parts)))
     text = [format_layer(names["slice"], "Slice", [blob], parts, f"slice_param {{ axis: 1 {points} }}", comment)]
@@ -157,7 +158,7 @@ def _by_channel(
         joined = [f"{name}_scaled" for name in parts]
         for part, name, factor, offset in zip(parts, joined, scale, shift, strict=True):
             text.append(_power(name, part, name, factor, offset))
-    joined = joined[::-1] if turned else joined
+    joined = joined[::-1] if reversed_order else joined
     return [*text, format_layer(names["join"], "Concat", joined, [names["join"]], "concat_param { axis: 1 }")]
 
 

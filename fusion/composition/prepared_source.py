@@ -192,9 +192,7 @@ def _before_classifiers(source: Source, raw: NetText, renamed: bool) -> str | No
     scores = scores_blobs(raw) if logits is None else (logits,)
     cuts = {blob: default_cut(raw, blob) for blob in scores}
     if len(set(cuts.values())) > 1:
-        blobs = ", ".join(
-            f"'{blob}' (reads {repr(cut) if cut else 'message is not known'})" for blob, cut in cuts.items()
-        )
+        blobs = ", ".join(f"'{blob}' (reads {repr(cut) if cut else 'an unknown blob'})" for blob, cut in cuts.items())
         found = [cut for cut in cuts.values() if cut]
         hint = f"say where to cut: '{source.prefix}=...@{(found or scores)[0]}'; several blobs are cut as @BLOB,BLOB"
         raise ComposeError(f"source '{source.prefix}' has several classifiers: {blobs}", place=_name(raw), hint=hint)

@@ -1,4 +1,4 @@
-"""What a source's data layers read and how they prepare it: two blobs hold the same if their streams are equal."""
+"""Describe the records and the preprocessing of data layers: two blobs have the same content if these are equal."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PARAMS: Final = {
     "HDF5Data": "hdf5_data_param",
     "WindowData": "window_data_param",
 }
-# What says where the records come from, in which batches and in which order, not how one record is prepared.
+# Fields about the origin, order and batches of the records, not about the preparation of one record.
 _ORDER: Final = frozenset(
     ("source", "batch_size", "shuffle", "rand_skip", "prefetch", "backend", "root_folder", "cache", "cache_images")
 )
@@ -30,7 +30,7 @@ _CAFFE_TRANSFORM: Final = _VALUES | {"mirror", "crop_size", "force_color", "forc
 
 @dataclass(frozen=True)
 class MeanScale:
-    """What becomes of a pixel: (pixel - mean) * scale.
+    """The transform of a pixel: (pixel - mean) * scale.
 
     mean  one number, one per channel, or the name of a mean file
     """
@@ -43,10 +43,10 @@ class MeanScale:
 class Stream:
     """A top of a data layer in one phase.
 
-    records   what is read: equal tuples are the same records in the same order
-    top       which part of a record: the name of an HDF5 dataset, else the place among the layer's tops
-    prepared  how a record is prepared, but for `values`
-    values    None where pixels are not mapped one by one
+    records   equal tuples are the same records in the same order
+    top       the part of a record: the name of an HDF5 dataset, else the index among the layer's tops
+    prepared  the preprocessing of a record except `values`
+    values    None where pixels are not mapped independently of each other
     """
 
     records: tuple[object, ...]
@@ -64,12 +64,12 @@ class Affine:
 
     @property
     def identity(self) -> bool:
-        """Whether it changes nothing."""
+        """Return whether it changes nothing."""
         return set(self.scale) == {1.0} and set(self.shift) == {0.0}
 
 
 def describe_stream(layer: LayerText, top: str, source: str | None) -> Stream:
-    """Describe a top of a data layer that reads `source`, which may be another than its own."""
+    """Return the content of a top of a data layer that reads `source`, which may be another than its own."""
     index, message = layer.tops.index(top), layer.message
     param = PARAMS.get(layer.type)
     if param is None:
@@ -89,60 +89,60 @@ def describe_stream(layer: LayerText, top: str, source: str | None) -> Stream:
 
 
 def parameters(layer: LayerText) -> tuple[object, ...]:
-    """What a layer is told, but for its name, blobs and phases, in a form that can be compared."""
+    """Return a layer's settings except name, blobs and phases, in a form that can be compared."""
     return _content(layer.message, _descriptor(), _LAYER | {"bottom"}, frozenset())
 
 
-def stream_affine(given: Stream, wanted: Stream) -> Affine | None:
-    """The map from the values of one stream to those of another, None where there is none."""
-    if given == wanted:
+def stream_affine(given: Stream, target: Stream) -> Affine | None:
+    """Return the map from the values of one stream to those of another, None if there is none."""
+    if given == target:
         return Affine((1.0,), (0.0,))
-    alike = (given.records, given.top, given.prepared) == (wanted.records, wanted.top, wanted.prepared)
-    if not alike or given.values is None or wanted.values is None:
+    alike = (given.records, given.top, given.prepared) == (target.records, target.top, target.prepared)
+    if not alike or given.values is None or target.values is None:
         return None
-    return affine_between(given.values, wanted.values)
+    return affine_between(given.values, target.values)
 
 
-def affine_between(given: MeanScale, wanted: MeanScale) -> Affine | None:
-    """The map from pixels with one mean and scale to those with another, None where it is not one number a channel."""
+def affine_between(given: MeanScale, target: MeanScale) -> Affine | None:
+    """Return the map from pixels with one mean and scale to another, None if it is not one number per channel."""
     if given.scale == 0:
         return None
-    ratio = wanted.scale / given.scale
-    if given.mean == wanted.mean:
+    ratio = target.scale / given.scale
+    if given.mean == target.mean:
         return Affine((ratio,), (0.0,))
-    if isinstance(given.mean, str) or isinstance(wanted.mean, str):
+    if isinstance(given.mean, str) or isinstance(target.mean, str):
         return None
-    channels = max(len(given.mean), len(wanted.mean))
-    if {len(given.mean), len(wanted.mean)} - {1, channels}:
+    channels = max(len(given.mean), len(target.mean))
+    if {len(given.mean), len(target.mean)} - {1, channels}:
         return None
-    means = [mean * channels if len(mean) == 1 else mean for mean in (given.mean, wanted.mean)]
-    shifts = tuple((old - new) * wanted.scale for old, new in zip(*means, strict=True))
+    means = [mean * channels if len(mean) == 1 else mean for mean in (given.mean, target.mean)]
+    shifts = tuple((old - new) * target.scale for old, new in zip(*means, strict=True))
     return Affine((ratio,) * len(shifts), shifts) if len(set(shifts)) > 1 else Affine((ratio,), shifts[:1])
 
 
 def list_and_batch(layer: LayerText) -> tuple[str | None, int | None]:
-    """What a data layer reads, and how many records at a time; None where it does not say."""
+    """Return a data layer's list or database, and its batch size; None where it has none."""
     block = _last(layer.message, PARAMS.get(layer.type, ""))
     batch = block.string("batch_size") if block is not None else None
     return (block.string("source") if block is not None else None), int(batch) if batch else None
 
 
-def draws(layer: LayerText, phase: str) -> bool:
-    """Whether a data layer draws anything at random: the order of its records, flips, or the place of a crop."""
-    return bool(_switched_on(layer) & {"shuffle", "rand_skip", "mirror"}) or draws_crops(layer, phase)
+def uses_random_numbers(layer: LayerText, phase: str) -> bool:
+    """Return whether a data layer uses random numbers: for the order of its records, flips, or places of crops."""
+    return bool(_enabled_fields(layer) & {"shuffle", "rand_skip", "mirror"}) or crops_at_random(layer, phase)
 
 
-def draws_crops(layer: LayerText, phase: str) -> bool:
-    """Whether a data layer draws the place of a crop."""
-    return phase == "TRAIN" and "crop_size" in _switched_on(layer)
+def crops_at_random(layer: LayerText, phase: str) -> bool:
+    """Return whether a data layer crops at random places, as Caffe does in phase TRAIN."""
+    return phase == "TRAIN" and "crop_size" in _enabled_fields(layer)
 
 
 def mirrors(layer: LayerText) -> bool:
-    """Whether a data layer flips pictures at random."""
-    return "mirror" in _switched_on(layer)
+    """Return whether a data layer flips images at random."""
+    return "mirror" in _enabled_fields(layer)
 
 
-def _switched_on(layer: LayerText) -> set[str]:
+def _enabled_fields(layer: LayerText) -> set[str]:
     block = _last(layer.message, PARAMS.get(layer.type, ""))
     blocks = [*([block] if block is not None else []), *layer.message.messages("transform_param")]
     return {
@@ -169,7 +169,7 @@ def _values(message: Message) -> MeanScale:
 
 
 def _text(block: Message | None, name: str) -> object:
-    """A field of a data layer's block; None where it is not written or at its default."""
+    """Return a field of a data layer's block; None if it is not written or has its default."""
     found = block.string(name) if block is not None else None
     return None if found in (None, "", "LEVELDB", "0") else {"1": "LMDB"}.get(str(found), found)
 
@@ -183,21 +183,21 @@ def _descriptor() -> Descriptor:
 def _content(
     message: Message, known: Descriptor | None, skipped: frozenset[str], inner: frozenset[str]
 ) -> tuple[object, ...]:
-    """The fields in an order and spelling that can be compared, without those that say what is the default anyway.
+    """Return the fields in an order and spelling that can be compared, without those at their defaults.
 
-    skipped  names of fields that are left out; `inner` likewise in the messages inside
+    skipped  names of fields that are left out; `inner` the same in nested messages
     """
     fields: Mapping[str, FieldDescriptor] = known.fields_by_name if known is not None else {}
     found: list[tuple[str, object]] = []
     for item in message.fields:
         about = fields.get(item.name)
         if item.name not in skipped:
-            values = [_plain(value, about, inner) for value in item.values]
+            values = [_comparable(value, about, inner) for value in item.values]
             found += [(item.name, value) for value in values if value != () and value != _default(about)]
     return tuple(sorted(found, key=repr))
 
 
-def _plain(value: Scalar | Message, about: FieldDescriptor | None, inner: frozenset[str]) -> object:
+def _comparable(value: Scalar | Message, about: FieldDescriptor | None, inner: frozenset[str]) -> object:
     if isinstance(value, Message):
         return _content(value, about.message_type if about is not None else None, inner, inner)
     if about is not None and about.enum_type is not None and value.value.isdigit():
@@ -211,7 +211,7 @@ def _plain(value: Scalar | Message, about: FieldDescriptor | None, inner: frozen
 
 
 def _default(about: FieldDescriptor | None) -> object:
-    """The value that a field has where it is not written; a repeated field and a message have none."""
+    """Return a field's default; None for a repeated field and a message."""
     if about is None or about.message_type is not None or isinstance(about.default_value, (list, tuple)):
         return None
     if about.enum_type is not None:
@@ -221,7 +221,7 @@ def _default(about: FieldDescriptor | None) -> object:
 
 
 def input_shape(source: PreparedSource) -> tuple[int, ...] | None:
-    """The shape that the source's own Input layer, or its `input_dim`, gives its first input; None if it has none."""
+    """Return the shape of the source's first input by its Input layer or `input_dim`; None if it has none."""
     for layer in source.raw.layers:
         if layer.type == "Input" and source.branch.inputs[0] in layer.tops:
             shapes = [shape for param in layer.message.messages("input_param") for shape in param.messages("shape")]
@@ -239,7 +239,7 @@ def input_shape(source: PreparedSource) -> tuple[int, ...] | None:
 
 
 def stated_size(layer: LayerText) -> tuple[int | None, int | None, int | None]:
-    """Channels, height and width as far as the data layer states them."""
+    """Return channels, height and width as far as the data layer states them."""
     number = {"crop_size": 0, "new_height": 0, "new_width": 0}
     colour = None
     for block in layer.message.messages("transform_param") + layer.message.messages("image_data_param"):

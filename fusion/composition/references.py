@@ -1,4 +1,4 @@
-"""The sources' own classifiers as references, and the loss layers that hold the fused net to them."""
+"""The sources' own classifiers as references, and the loss layers that compare the fused net with them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final
 from fusion.composition.net_text import format_layer
 from fusion.errors import ComposeError
 
-# Name on the command line -> layer type, and what it is given unless the caller says otherwise.
+# Name on the command line -> layer type and default options.
 _KINDS: Final[Mapping[str, tuple[str, Mapping[str, str]]]] = {
     "kd": ("KDLoss", {"temperature": "5"}),
     "focal": (
@@ -25,7 +25,7 @@ _KINDS: Final[Mapping[str, tuple[str, Mapping[str, str]]]] = {
 _ABOVE_FROZEN = ("cna", "bct")
 _NUMBER = re.compile(r"\d+(\.\d*)?([eE][-+]?\d+)?")
 _DIFFERENCE: Final = ("margin", "p", "topk", "topk_by_reference", "exclude_gt", "one_sided", "relative", "p_norm")
-# Each option of PCTParameter that may be given, and what its value is: a number, a switch, or one of some words.
+# Each option of PCTParameter -> its values: a number (None), a switch, or one of some words.
 _SWITCH = ("true", "false")
 _OPTIONS: Final[Mapping[str, tuple[str, ...] | None]] = {
     "distance": ("KL", "L2", "LI"),
@@ -61,7 +61,7 @@ class ReferenceScores:
 def resolve_classes(
     prefix: str, blob: str, given: Sequence[int], width: int | None, num_output: int
 ) -> tuple[ReferenceScores | None, list[ComposeError]]:
-    """The reference with its classes checked: as given, or the first ones if its width is that of the fused net.
+    """Return the reference and the errors in its classes: as given, or all if it scores as many as the fused net.
 
     width  scores per sample, None if it is not known
     """
@@ -70,7 +70,7 @@ def resolve_classes(
         if width is None or width == num_output:
             return ReferenceScores(prefix, blob, tuple(range(num_output))), []
         message = f"source '{prefix}' scores {width} classes in '{blob}', the fused net {num_output}"
-        hint = f"say which fused classes they are, in the order of its scores: --classes {prefix}=1,3,5,7,9"
+        hint = f"name the fused classes that they are, in the order of its scores: --classes {prefix}=1,3,5,7,9"
         return None, [ComposeError(message, hint=hint)]
     errors = []
     if width is not None and len(classes) != width:
@@ -86,7 +86,7 @@ def resolve_classes(
 
 
 def check_pct(losses: Sequence[Pct]) -> list[ComposeError]:
-    """What is wrong with the losses that are asked for."""
+    """Return the errors in the requested losses."""
     errors = []
     for loss in losses:
         if loss.kind in _ABOVE_FROZEN:
@@ -102,7 +102,7 @@ def check_pct(losses: Sequence[Pct]) -> list[ComposeError]:
 
 
 def pct_options(loss: Pct) -> tuple[str, ...]:
-    """The options that this loss has a use for."""
+    """Return the options that this loss uses."""
     distance = _literal(loss.options.get("distance", "KL"))
     if loss.kind == "naive":
         return ()
@@ -130,9 +130,9 @@ def _check_option(loss: Pct, name: str, value: object) -> ComposeError | None:
 def loss_layers(
     losses: Sequence[Pct], references: Sequence[ReferenceScores], new: str, label: str, num_output: int
 ) -> str:
-    """The loss layers as text: one per loss and reference, or one over all references where it takes their mean.
+    """Return the loss layers as text: one per loss and reference, or one over all references if it uses their mean.
 
-    Raises: ComposeError if a mean is asked for over references that know different classes.
+    Raises: ComposeError for a mean over references that know different classes.
     """
     text = []
     for loss in losses:
@@ -140,7 +140,7 @@ def loss_layers(
         if together and len({tuple(reference.classes) for reference in references}) > 1:
             raise ComposeError(
                 "loss 'elodi' takes the mean of its references, which must know the same classes",
-                hint="use focal, lm or ldi, which hold the net to each reference by itself",
+                hint="use focal, lm or ldi, which compare the net with each reference by itself",
             )
         for group in [references] if together else [[reference] for reference in references]:
             name = f"{loss.kind}_{'mean' if together else group[0].prefix}"
@@ -168,7 +168,7 @@ def _literal(value: object) -> str:
 
 
 def format_classes(classes: Sequence[int]) -> str:
-    """`1,3,5`, or `0-999` for a run."""
+    """Return `1,3,5`, or `0-999` for a run."""
     if len(classes) > 2 and tuple(classes) == tuple(range(classes[0], classes[-1] + 1)):
         return f"{classes[0]}-{classes[-1]}"
     return ",".join(map(str, classes))

@@ -1,4 +1,4 @@
-"""Shapes of the parts and of the whole, as far as sources, lists and given sizes tell them."""
+"""Shapes of the branches and of the fused net, as far as sources, lists and given sizes determine them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def blob_shapes(
     branches: Mapping[str, Mapping[int, str]],
     given: Mapping[str, Shape],
 ) -> dict[str, Shape]:
-    """Shapes of the blobs of data and branches; those of unknown rank are left out. Raises: ShapeError."""
+    """Return the shapes of blobs of data and branches; those of unknown rank are left out. Raises: ShapeError."""
     from prototxt.shapes import UNKNOWN
 
     body = "\n".join(
@@ -33,48 +33,48 @@ def blob_shapes(
         own = input_shape(source)
         if own is not None and len(own) == 4:
             known.setdefault(inputs.blobs(source.prefix)[0], (None, *own[1:]))
-    shapes = _inferred(reparse(body, "the branches"), "TEST", known)
+    shapes = _infer(reparse(body, "the branches"), "TEST", known)
     return {blob: shape for blob, shape in shapes.items() if shape is not UNKNOWN}
 
 
 def source_shapes(source: PreparedSource, inputs: Inputs, shapes: Mapping[str, Shape]) -> Mapping[str, Shape]:
-    """Shapes of a source's own blobs under the fused net's data, those that are known."""
+    """Return the known shapes of a source's own blobs with the fused net's data."""
     from prototxt.shapes import UNKNOWN
 
     feed = inputs.feeds[source.prefix]
     known = {blob: shapes[top] for blob, top in feed.items() if top in shapes}
     try:
-        found = _inferred(source.raw.document, "TEST", known)
-    except PrototxtError:  # of its labels or losses, which are not those of the fused net
+        found = _infer(source.raw.document, "TEST", known)
+    except PrototxtError:  # in its labels or losses, which the fused net does not use
         return {}
     return {blob: shape for blob, shape in found.items() if shape is not UNKNOWN}
 
 
 def check_whole(train_val: Document, given: Mapping[str, Shape]) -> None:
-    """Raises: ComposeError with all that Caffe would refuse in the fused net, in either phase."""
+    """Check the shapes of the fused net in both phases. Raises: ComposeError with every error that Caffe would find."""
     for phase in ("TRAIN", "TEST"):
         try:
-            _inferred(train_val, phase, given)
+            _infer(train_val, phase, given)
         except PrototxtError as error:
-            raise_all([ComposeError(source.message, place=source.place, hint=source.hint) for source in error.errors])
+            raise_all([ComposeError(one.message, place=one.place, hint=one.hint) for one in error.errors])
 
 
 def shape_error(deploy: Document) -> str | None:
-    """Return what Caffe would refuse in the net to deploy, None if it fits."""
+    """Return the first error in the shapes of the net to deploy, None if there is none."""
     try:
-        _inferred(deploy, "TEST", {})
+        _infer(deploy, "TEST", {})
     except PrototxtError as error:
         return error.errors[0].message
     return None
 
 
-def _inferred(document: Document, phase: str, given: Mapping[str, Shape]) -> dict[str, Shape]:
+def _infer(document: Document, phase: str, given: Mapping[str, Shape]) -> dict[str, Shape]:
     from prototxt.schema.filter import filter_net
     from prototxt.schema.load import load_net
     from prototxt.shapes import infer
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # fields of a fork stay in the text; whoever builds the net is told of them
+        warnings.simplefilter("ignore")  # fields of a fork are kept; building the net warns about them
         net = filter_net(load_net(document, strict=False), phase=phase)
     tops = {top for layer in net.layer for top in layer.top}
     return infer(net, {blob: shape for blob, shape in given.items() if blob in tops}, unknown="ignore").blobs

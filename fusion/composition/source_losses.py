@@ -1,4 +1,4 @@
-"""What each source was trained to do: the loss beyond its cut, its label, its measures, and what makes its scores."""
+"""Read from each source how it was trained: the loss after its cut, its label, its metrics, and its classifier."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ENDS = {"Accuracy": "class", "Softmax": "class", "ArgMax": "class", "Sigmoid": 
 
 @dataclass(frozen=True)
 class Metric:
-    """An Accuracy layer's parameters; two of a kind are equal."""
+    """The parameters of an Accuracy layer."""
 
     top_k: int = 1
     axis: int = 1
@@ -25,14 +25,14 @@ class Metric:
 
 
 @dataclass(frozen=True)
-class Objective:
-    """A loss or measure of a source that judges what is computed from its cut.
+class SourceObjective:
+    """A loss, metric or output of a source that reads values computed from its cut.
 
-    layer       None where nothing judges it
-    loss        None for a measure, or for an output such as a Softmax
-    labels      what its labels are, as in LossKind; None where that is not known
+    layer       None if there is none
+    loss        None for a metric, or for an output such as a Softmax
+    labels      the kind of its labels, as in LossKind; None if it is not known
     scores      the blob that it reads, by its name in the file
-    classifier  the layer with weights that makes them, None if there is none beyond the cut
+    classifier  the layer with weights that computes them, None if there is none after the cut
     tail        the layers from there to the scores, in order
     """
 
@@ -46,14 +46,14 @@ class Objective:
 
     @property
     def label(self) -> str | None:
-        """The blob that the scores are compared with."""
+        """Return the blob that the scores are compared with."""
         if self.loss is not None:
             return self.loss.label
         return self.layer.bottoms[1] if self.layer is not None and self.layer.type == "Accuracy" else None
 
     @property
     def width(self) -> int | None:
-        """Values per sample or position, where the classifier says."""
+        """Return the values per sample or position, where the classifier states them."""
         if self.classifier is None:
             return None
         block = "inner_product_param" if self.classifier.type == "InnerProduct" else "convolution_param"
@@ -61,16 +61,16 @@ class Objective:
         return int(texts[-1]) if texts else None
 
 
-def source_objectives(source: PreparedSource) -> list[Objective]:
-    """What judges the branch's features: its losses, the heaviest and of equal ones the last first; else its last end.
+def source_objectives(source: PreparedSource) -> list[SourceObjective]:
+    """Return the losses on the branch's features by falling weight, of equal ones the last first; else its last output.
 
-    Losses that no classifier can serve come after the others. Losses that judge other layers' values alone, such as
-    those of an auxiliary head below the cut, are not among them.
+    Losses that no classifier supports come after the others. Losses that only read values of other layers, such as
+    those of an auxiliary head before the cut, are left out.
     """
     known = layers_after_cut(source)
     found = [
-        _judgement(source, layer, made)
-        for layer, made in known
+        _objective(source, layer, derived)
+        for layer, derived in known
         if layer.bottoms and layer.phases and (_is_loss(layer) or layer.type in _ENDS)
     ]
     losses = [item for item in reversed(found) if item.loss is not None]
@@ -78,7 +78,7 @@ def source_objectives(source: PreparedSource) -> list[Objective]:
 
 
 def source_metrics(source: PreparedSource, scores: str) -> list[Metric]:
-    """The measures of these scores that the source has."""
+    """Return the source's metrics of these scores."""
     found = []
     for layer in source.raw.layers:
         if layer.type == "Accuracy" and layer.phases and layer.bottoms[:1] == (scores,):
@@ -91,7 +91,7 @@ def source_metrics(source: PreparedSource, scores: str) -> list[Metric]:
 
 
 def layers_after_cut(source: PreparedSource) -> list[tuple[LayerText, frozenset[str]]]:
-    """Each layer that reads a value computed from the cut, and which of its bottoms are such values."""
+    """Return each layer that reads a value computed from the cut, and which of its bottoms are such values."""
     cuts = {_raw_name(source, blob) for blob in source.plain}
     own = {layer.number for layer in source.raw.layers if cuts & set(layer.tops)}
     values: set[str] = set()
@@ -104,23 +104,23 @@ def layers_after_cut(source: PreparedSource) -> list[tuple[LayerText, frozenset[
         if read:
             found.append((layer, frozenset(read)))
             values.update(layer.tops)
-        elif layer.phases == ("TRAIN", "TEST"):
+        elif layer.phases == ("TRAIN", "TEST"):  # overwritten in both phases: no longer computed from the cut
             values.difference_update(layer.tops)
     return found
 
 
-def loss_weight_of(item: Objective) -> float:
-    """The loss's weight, 1 where the file does not say."""
+def loss_weight_of(item: SourceObjective) -> float:
+    """Return the loss's weight, 1 if the file has none."""
     raws = item.loss.options.get("loss_weight", ("1",)) if item.loss is not None else ("0",)
     return float(raws[0]) if isinstance(raws, tuple) else 1.0
 
 
-def _is_of_features(item: Objective) -> bool:
+def _is_of_features(item: SourceObjective) -> bool:
     return item.loss is not None and item.loss.type not in SUPPORTED
 
 
 def _is_loss(layer: LayerText) -> bool:
-    """Whether training minimises what the layer makes."""
+    """Return whether training minimises the layer's output."""
     from prototxt.shapes import registry
 
     weights = [float(scalar.value) for scalar in layer.message.scalars("loss_weight")]
@@ -131,24 +131,24 @@ def _is_loss(layer: LayerText) -> bool:
 
 
 def _raw_name(source: PreparedSource, plain: str) -> str:
-    """A blob's name in the file, which may carry the prefix."""
+    """Return a blob's name in the file, which may have the prefix."""
     prefixed = f"{source.prefix}/{plain}"
     return prefixed if any(prefixed in layer.tops for layer in source.raw.layers) else plain
 
 
-def _judgement(source: PreparedSource, layer: LayerText, made: frozenset[str]) -> Objective:
+def _objective(source: PreparedSource, layer: LayerText, derived: frozenset[str]) -> SourceObjective:
     compared = layer.bottoms[:2]
-    scores = next((blob for blob in compared if blob in made), layer.bottoms[0])
+    scores = next((blob for blob in compared if blob in derived), layer.bottoms[0])
     kind = LOSS_KINDS.get(layer.type)
-    label = next((blob for blob in compared if blob not in made), None)
+    label = next((blob for blob in compared if blob not in derived), None)
     loss = read_loss(layer, label, layer.bottoms[2:]) if _is_loss(layer) else None
     labels = kind.labels if kind is not None else _ENDS.get(layer.type)
     classifier, tail = _classifier(source, scores)
-    return Objective(source, layer, loss, labels, scores, classifier, tail)
+    return SourceObjective(source, layer, loss, labels, scores, classifier, tail)
 
 
 def _classifier(source: PreparedSource, scores: str) -> tuple[LayerText | None, tuple[LayerText, ...]]:
-    """The layer beyond the cut that makes the scores, and those between the two, in-place ones included."""
+    """Return the layer after the cut that computes the scores, and those between the two, in-place ones included."""
     branch = {_raw_name(source, blob) for blob in source.plain}
     tail: list[LayerText] = []
     blob: str | None = scores
@@ -163,16 +163,16 @@ def _classifier(source: PreparedSource, scores: str) -> tuple[LayerText | None, 
     return None, tuple(reversed(tail))
 
 
-def scores_positions(item: Objective) -> bool:
-    """Whether every position of a map gets scores of its own, as far as the layers tell."""
+def scores_positions(item: SourceObjective) -> bool:
+    """Return whether every position of a map gets scores of its own, as far as the layers show."""
     kinds = {layer.type for layer in item.tail}
     if kinds & {"Pooling", "Flatten", "Reshape", "InnerProduct", "Reduction"}:
         return False
     return item.classifier is not None and item.classifier.type == "Convolution"
 
 
-def format_objectives(items: Sequence[Objective]) -> str:
-    """The losses with their labels, in words."""
+def format_objectives(items: Sequence[SourceObjective]) -> str:
+    """Return the losses with their labels, in words."""
     return ", ".join(
         f"'{item.layer.name}' ({item.layer.type} of '{item.scores}' against '{item.label}')"
         for item in sorted_by_layer(items)
@@ -180,6 +180,6 @@ def format_objectives(items: Sequence[Objective]) -> str:
     )
 
 
-def sorted_by_layer(items: Sequence[Objective]) -> list[Objective]:
-    """As their layers stand in the file."""
+def sorted_by_layer(items: Sequence[SourceObjective]) -> list[SourceObjective]:
+    """Sort by the order of the layers in the file."""
     return sorted(items, key=lambda item: item.layer.number if item.layer is not None else -1)

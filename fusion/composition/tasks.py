@@ -1,4 +1,4 @@
-"""What the fused net is trained to do: one loss, which is the sources' own, or several tasks that the user names."""
+"""The training goals of the fused net: one loss, which is the sources' own, or several tasks that the user names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fusion.composition import losses
 from fusion.composition.labels import SourceLabels, pairs_error
 from fusion.composition.losses import CHOICES, Loss, comparison_key, describe_loss
 from fusion.composition.prepared_source import PreparedSource
-from fusion.composition.source_losses import Objective, format_objectives, sorted_by_layer, source_objectives
+from fusion.composition.source_losses import SourceObjective, format_objectives, sorted_by_layer, source_objectives
 from fusion.errors import ComposeError, raise_all
 
 _NAME = re.compile(r"[A-Za-z]\w*")
@@ -24,7 +24,7 @@ class Task:
 
     name        its layers are `score_NAME`, `loss_NAME`, `accuracy_NAME`, and `prob_NAME` to deploy
     loss        its label must be named
-    num_output  classes, or values; None: as many as the label has, or as the whole net is given
+    num_output  classes, or values; None: as many as the label has, or the num_output of the whole net
     """
 
     name: str
@@ -34,16 +34,16 @@ class Task:
 
 @dataclass(frozen=True)
 class Goal:
-    """A task, and what the sources say about it.
+    """The loss of one classifier, and the sources' own losses on the same label.
 
-    name    "" for the only one
-    judges  per source the loss or end that judges its scores, where it has one
+    name        the task; "" for the only classifier
+    objectives  per source the loss, metric or output that reads its scores, where it has one
     """
 
     name: str
     loss: Loss
     num_output: int | None
-    objectives: Mapping[str, Objective]
+    objectives: Mapping[str, SourceObjective]
 
 
 def parse_task(text: str) -> Task:
@@ -68,20 +68,23 @@ def parse_task(text: str) -> Task:
 def resolve_goals(
     sources: Sequence[PreparedSource], loss: Loss | None, tasks: Sequence[Task], num_output: int | None
 ) -> list[Goal]:
-    """What the fused net is to learn: as asked for, else what the sources were trained to do.
+    """Return the goals of the fused net: as requested, else the loss of the sources.
 
-    Raises: ComposeError where the sources disagree, or no classifier can do it.
+    Raises: ComposeError where the sources disagree, or have a loss that no classifier supports.
     """
     known = {source.prefix: source_objectives(source) for source in sources}
     if tasks:
-        return [Goal(task.name, task.loss, task.num_output or num_output, _judges(known, task.loss)) for task in tasks]
+        return [
+            Goal(task.name, task.loss, task.num_output or num_output, _main_objectives(known, task.loss))
+            for task in tasks
+        ]
     if loss is None:
-        loss = _agreed(sources, known)
-    return [Goal("", loss, num_output, _judges(known, loss))]
+        loss = _common_loss(sources, known)
+    return [Goal("", loss, num_output, _main_objectives(known, loss))]
 
 
 def source_labels(goals: Sequence[Goal]) -> SourceLabels | None:
-    """The labels that the sources agree on by having them; None where the user names labels."""
+    """Return the labels of the sources' own losses; None if the user names labels."""
     (goal, *others) = goals
     if others or goal.loss.label is not None:
         return None
@@ -90,7 +93,7 @@ def source_labels(goals: Sequence[Goal]) -> SourceLabels | None:
 
 
 def check_tasks(loss: Loss | None, tasks: Sequence[Task]) -> list[ComposeError]:
-    """What is wrong with the tasks that are asked for."""
+    """Return the errors in the requested tasks."""
     errors = []
     if loss is not None and tasks:
         errors.append(ComposeError("a loss for one classifier and tasks exclude each other", hint=_EXAMPLE))
@@ -100,32 +103,31 @@ def check_tasks(loss: Loss | None, tasks: Sequence[Task]) -> list[ComposeError]:
             errors.append(ComposeError(f"two tasks are called '{name}'", hint=_EXAMPLE))
         if not _NAME.fullmatch(name):
             errors.append(ComposeError(f"{name!r} is no name of a task", hint="use a word such as age"))
-    errors += [_double(*pair) for pair in itertools.combinations(tasks, 2) if _is_double(*pair)]
+    errors += [_same_label_error(*pair) for pair in itertools.combinations(tasks, 2) if _learn_the_same(*pair)]
     errors += [
         ComposeError(f"task '{task.name}' names no label", hint=_EXAMPLE) for task in tasks if not task.loss.label
     ]
     return errors
 
 
-def _is_double(one: Task, other: Task) -> bool:
-    """Whether two tasks learn one label alike, or as classes of another number."""
+def _learn_the_same(one: Task, other: Task) -> bool:
+    """Return whether two tasks learn one label by one loss, or as classes of different numbers."""
     if one.loss.label is None or one.loss.label != other.loss.label:
         return False
     classes = one.loss.kind.labels == other.loss.kind.labels == "class" and one.num_output != other.num_output
     return classes or comparison_key(one.loss) == comparison_key(other.loss)
 
 
-def _double(one: Task, other: Task) -> ComposeError:
+def _same_label_error(one: Task, other: Task) -> ComposeError:
     widths = [f"'{task.name}'" + (f" ({task.num_output})" if task.num_output else "") for task in (one, other)]
     return ComposeError(
         f"tasks {' and '.join(widths)} learn the same label '{one.loss.label}'",
-        hint="each task has a label of its own: such data is an HDF5Data layer with a top for each label, or a Slice "
-        "takes the labels apart",
+        hint="each task has a label of its own: an HDF5Data layer has a top for each label, or a Slice splits them",
     )
 
 
-def _judges(known: Mapping[str, Sequence[Objective]], loss: Loss) -> dict[str, Objective]:
-    """Of each source the judgement by the loss's label, or else its main one."""
+def _main_objectives(known: Mapping[str, Sequence[SourceObjective]], loss: Loss) -> dict[str, SourceObjective]:
+    """Return of each source the objective with the loss's label, or else its main one."""
     return {
         prefix: next((item for item in items if loss.label is not None and item.label == loss.label), items[0])
         for prefix, items in known.items()
@@ -133,33 +135,33 @@ def _judges(known: Mapping[str, Sequence[Objective]], loss: Loss) -> dict[str, O
     }
 
 
-def _agreed(sources: Sequence[PreparedSource], known: Mapping[str, Sequence[Objective]]) -> Loss:
-    """The loss of all sources that have one. Raises: ComposeError."""
+def _common_loss(sources: Sequence[PreparedSource], known: Mapping[str, Sequence[SourceObjective]]) -> Loss:
+    """Return the loss of all sources that have one. Raises: ComposeError if they differ."""
     found: dict[str, Loss] = {}
     errors: list[ComposeError] = []
     for source in sources:
         try:
-            own = _own(source, known[source.prefix])
+            loss = _loss_of(source, known[source.prefix])
         except ComposeError as error:
             errors.append(error)
             continue
-        if own is not None:
-            found[source.prefix] = own
+        if loss is not None:
+            found[source.prefix] = loss
     raise_all(errors)
     ends = {prefix: items[0] for prefix, items in known.items() if items and prefix not in found}
     if not found:
         return _default(ends)
     first = next(iter(found.values()))
-    strangers = {prefix: item for prefix, item in ends.items() if item.labels not in (None, first.kind.labels)}
-    if strangers or len({comparison_key(loss) for loss in found.values()}) > 1:
-        said = [f"'{prefix}' has {describe_loss(loss)}" for prefix, loss in found.items()]
-        said += [f"'{prefix}' ends in {item.layer.type}" for prefix, item in strangers.items() if item.layer]
-        raise ComposeError(f"the sources have different losses: {'; '.join(said)}", hint=f"name one: {CHOICES}")
+    others = {prefix: item for prefix, item in ends.items() if item.labels not in (None, first.kind.labels)}
+    if others or len({comparison_key(loss) for loss in found.values()}) > 1:
+        losses_found = [f"'{prefix}' has {describe_loss(loss)}" for prefix, loss in found.items()]
+        losses_found += [f"'{prefix}' ends in {item.layer.type}" for prefix, item in others.items() if item.layer]
+        raise ComposeError(f"the sources have different losses: {'; '.join(losses_found)}", hint=f"name one: {CHOICES}")
     return replace(first, label=None)
 
 
-def _own(source: PreparedSource, items: Sequence[Objective]) -> Loss | None:
-    """The loss of one source, None if it has none. Raises: ComposeError where it has several, or one of no head."""
+def _loss_of(source: PreparedSource, items: Sequence[SourceObjective]) -> Loss | None:
+    """Return the loss of one source, None if it has none. Raises: ComposeError for several, or an unsupported one."""
     own = [item for item in items if item.loss is not None]
     if not own:
         return None
@@ -168,16 +170,16 @@ def _own(source: PreparedSource, items: Sequence[Objective]) -> Loss | None:
         raise ComposeError(
             f"source '{source.prefix}' has losses of several labels: {format_objectives(own)}",
             place=place,
-            hint=f"name one (--loss {_servable(own)},label={own[0].label}), or several tasks: {_as_tasks(own)}",
+            hint=f"name one (--loss {_first_supported(own)},label={own[0].label}), or tasks: {_task_options(own)}",
         )
-    served = [item for item in own if item.loss is not None and item.loss.type in losses.SUPPORTED]
-    if not served and (error := pairs_error(source)):
+    supported = [item for item in own if item.loss is not None and item.loss.type in losses.SUPPORTED]
+    if not supported and (error := pairs_error(source)):
         raise error
-    if not served:
+    if not supported:
         message = f"source '{source.prefix}' has the loss {own[0].loss.type if own[0].loss else ''}"
         reason = losses.unsupported_reason(own[0].loss.type if own[0].loss else "")
-        raise ComposeError(f"{message}, which a head cannot serve: {reason}", place=place, hint=f"name one: {CHOICES}")
-    loss = served[0].loss
+        raise ComposeError(f"{message}, which no head supports: {reason}", place=place, hint=f"name one: {CHOICES}")
+    loss = supported[0].loss
     assert loss is not None
     if loss.label is None:
         message = (
@@ -187,17 +189,17 @@ def _own(source: PreparedSource, items: Sequence[Objective]) -> Loss | None:
     ignored = losses.loss_option(loss, "ignore_label")
     if source.spec.classes and ignored is not None and 0 <= int(ignored, 0) < len(source.spec.classes):
         message = (
-            f"source '{source.prefix}' ignores label {ignored}, which is one of its own classes and not of the fused"
+            f"source '{source.prefix}' ignores label {ignored}, which is one of its own classes, not of the fused ones"
         )
-        raise ComposeError(message, place=place, hint=f"say which fused label is ignored, if any: {CHOICES}")
+        raise ComposeError(message, place=place, hint=f"name the fused label to ignore, if any: {CHOICES}")
     if source.spec.classes and loss.type == "InfogainLoss":
         message = f"source '{source.prefix}' weighs its own classes by a matrix, which are not those of the fused net"
         raise ComposeError(message, place=place, hint="give the fused net's: --loss InfogainLoss,source=FILE")
     return loss
 
 
-def _as_tasks(items: Sequence[Objective]) -> str:
-    """The losses as the options that ask for them."""
+def _task_options(items: Sequence[SourceObjective]) -> str:
+    """Return the losses as options of fusion-compose."""
     found = []
     for item in sorted_by_layer(items):
         name = item.classifier.name if item.classifier is not None else item.scores or ""
@@ -207,26 +209,26 @@ def _as_tasks(items: Sequence[Objective]) -> str:
     return " ".join(found)
 
 
-def _servable(items: Sequence[Objective]) -> str:
+def _first_supported(items: Sequence[SourceObjective]) -> str:
     types = [item.loss.type for item in items if item.loss is not None and item.loss.type in losses.SUPPORTED]
     return types[0] if types else "TYPE"
 
 
-def _default(ends: Mapping[str, Objective]) -> Loss:
-    """The loss where no source has one: that of classes, unless an end says otherwise. Raises: ComposeError."""
-    strangers = {prefix: item for prefix, item in ends.items() if item.labels not in (None, "class")}
-    if strangers:
-        prefix, item = next(iter(strangers.items()))
+def _default(ends: Mapping[str, SourceObjective]) -> Loss:
+    """Return the loss if no source has one: SoftmaxWithLoss, unless an output contradicts. Raises: ComposeError."""
+    others = {prefix: item for prefix, item in ends.items() if item.labels not in (None, "class")}
+    if others:
+        prefix, item = next(iter(others.items()))
         kind = item.layer.type if item.layer is not None else ""
-        message = f"source '{prefix}' ends in {kind}, and no source says by which loss the fused net learns"
+        message = f"source '{prefix}' ends in {kind}, and no source has a loss for the fused net"
         raise ComposeError(message, hint=f"name one: {CHOICES}")
     return Loss("SoftmaxWithLoss")
 
 
 def loss_notes(goals: Sequence[Goal], label_of: Mapping[str, str]) -> list[str]:
-    """What was decided about the losses, one sentence each.
+    """Return the notes on the losses.
 
-    label_of  per aim the fused net's blob with its labels
+    label_of  per goal the fused net's blob with its labels
     """
     notes = []
     words = {"class": "class numbers", "yes-no": "a 0 or 1 per output", "target": "target values"}
@@ -238,22 +240,22 @@ def loss_notes(goals: Sequence[Goal], label_of: Mapping[str, str]) -> list[str]:
         origin = (
             "the sources' own"
             if same and len(same) == len(own)
-            else "as asked for"
+            else "as requested"
             if goal.loss.label or own
             else "no source has one"
         )
         task = f"task '{goal.name}': " if goal.name else ""
         message = f"'{label_of[goal.name]}' holds {words[goal.loss.kind.labels]}"
         notes.append(f"loss: {task}{describe_loss(goal.loss)} ({origin}); {message}")
-        notes += _left_out(goal, task)
+        notes += _omitted_losses(goal, task)
     return notes
 
 
-def _left_out(goal: Goal, task: str) -> list[str]:
-    """A note for the further losses of the sources, which the fused net does not have."""
+def _omitted_losses(goal: Goal, task: str) -> list[str]:
+    """Return a note on the further losses of each source, which the fused net does not have."""
     found = []
     for prefix, main in goal.objectives.items():
         others = [item for item in source_objectives(main.source) if item.loss is not None and item.layer != main.layer]
         if others and not goal.name:
-            found.append(f"loss: {task}of source '{prefix}' these are left out: {format_objectives(others)}")
+            found.append(f"loss: {task}these losses of source '{prefix}' are left out: {format_objectives(others)}")
     return found

@@ -113,7 +113,7 @@ def deploy_document(plan: FusionPlan, notes: list[str]) -> Document | None:
 
 def _training_end(classifier: FusedClassifier, scores: str) -> list[str]:
     """Return the layers from a classifier's scores to its metrics and its loss."""
-    text, end = classifier.tail.on(scores)
+    text, end = classifier.tail.apply(scores)
     for number, metric in enumerate(classifier.metrics):
         plain = metric == Metric(1, metric.axis, metric.ignore_label) and not number
         name = classifier.layer_name("accuracy" if plain else f"accuracy_top{metric.top_k}")
@@ -132,7 +132,7 @@ def _training_end(classifier: FusedClassifier, scores: str) -> list[str]:
 
 def _deploy_end(classifier: FusedClassifier, scores: str) -> list[str]:
     """Return the layers from a classifier's scores to the output of the deployed net."""
-    text, end = classifier.tail.on(scores)
+    text, end = classifier.tail.apply(scores)
     output = classifier.loss.kind.output
     if output is not None:
         axis = loss_option(classifier.loss, "axis")

@@ -124,7 +124,7 @@ def test_sources_without_data_and_of_two_sizes_get_a_data_layer_each(tmp_path: P
 
 
 def test_a_source_of_another_size_and_no_data_is_refused(make: Make, tmp_path: Path) -> None:
-    with pytest.raises(ComposeError, match=r"takes pictures of 1x4x4, but the data of 'a' has 1x8x8"):
+    with pytest.raises(ComposeError, match=r"takes images of 1x4x4, but the data of 'a' has 1x8x8"):
         compose([Source("a", make("one"), at="fc"), Source("b", deploy(tmp_path, 4), at="fc")], num_output=2)
 
 

@@ -45,7 +45,7 @@ def test_the_layers_that_make_a_label_are_kept(tmp_path: Path) -> None:
     assert layers["unread_labels"].bottoms == ("colour_label",)
     assert layers["loss"].bottoms[1] == layers["accuracy"].bottoms[1] == "shape_label"
     assert layers["a/fc1"].bottoms == layers["b/fc1"].bottoms == ("data",)
-    assert "data: the label shape_label is made by sl, as in source 'a'" in composed.notes
+    assert "data: the label shape_label is computed by sl, as in source 'a'" in composed.notes
 
 
 def test_a_label_through_layers_in_a_row(tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def test_an_output_activation_before_a_loss_on_values_is_kept(tmp_path: Path) ->
     assert ends(train)[-1].bottom[0] == "squashed"
     assert kinds(deploy) == ["InnerProduct", "Sigmoid"]
     plain = dense(tmp_path, loss_of("EuclideanLoss"), name="two")
-    with pytest.raises(ComposeError, match="differ in what stands between their classifiers and their losses"):
+    with pytest.raises(ComposeError, match="have different layers between their classifiers and their losses"):
         fused(dense(tmp_path, sigmoid + loss_of("EuclideanLoss", scores="squashed")), plain)
 
 
@@ -181,9 +181,9 @@ def test_what_no_head_can_serve_is_refused_with_its_reason(tmp_path: Path) -> No
     pair = 'layer { name: "c" type: "ContrastiveLoss" bottom: "fc1" bottom: "fc2" bottom: "label" top: "c" }\n'
     with pytest.raises(ComposeError, match="trained on pairs: 'label' says whether the two are alike"):
         fused(dense(tmp_path, pair))
-    with pytest.raises(ComposeError, match="how it judges a classifier's scores is not known"):
+    with pytest.raises(ComposeError, match="how it compares scores with labels is not known"):
         fused(dense(tmp_path, loss_of("TripletLoss")))
-    with pytest.raises(ComposeError, match="how it judges a classifier's scores is not known"):
+    with pytest.raises(ComposeError, match="how it compares scores with labels is not known"):
         fused(dense(tmp_path, loss_of("Python", 'loss_weight: 1 python_param { module: "m" layer: "L" }')))
 
 
@@ -198,13 +198,13 @@ def test_a_loss_under_the_cut_says_nothing(tmp_path: Path) -> None:
 
 def test_labels_that_cannot_be_known_are_asked_for(tmp_path: Path) -> None:
     with pytest.raises(
-        ComposeError, match="'label' by EuclideanLoss; whether it is a label for SoftmaxWithLoss"
+        ComposeError, match="'label' by EuclideanLoss, so it may be no label for SoftmaxWithLoss"
     ) as error:
         fused(dense(tmp_path, loss_of("EuclideanLoss")), loss="SoftmaxWithLoss")
     assert "--loss SoftmaxWithLoss,label=label" in str(error.value)
     train, _ = fused(dense(tmp_path, loss_of("EuclideanLoss")), loss="SoftmaxWithLoss,label=label")
     assert kinds(train) == ["InnerProduct", "Accuracy", "SoftmaxWithLoss"]
-    with pytest.raises(ComposeError, match="which blob of source 's0' holds the labels is not known: label, other"):
+    with pytest.raises(ComposeError, match="blob of source 's0' with the labels is not known; it may be label, other"):
         fused(dense(tmp_path, "", more='top: "other"'))
 
 
@@ -214,7 +214,7 @@ def test_outputs_are_as_many_as_the_label_has_values(tmp_path: Path) -> None:
         fused(path)
     train, _ = fused(path, num_output=None)
     assert ends(train)[0].inner_product_param.num_output == 3
-    with pytest.raises(ComposeError, match="how many classes there are is not said"):
+    with pytest.raises(ComposeError, match="the number of classes is not given"):
         fused(dense(tmp_path, loss_of("SoftmaxWithLoss")), num_output=None)
     with pytest.raises(ComposeError, match="over 1 class learns nothing"):
         fused(dense(tmp_path, loss_of("SoftmaxWithLoss")), num_output=1)
@@ -264,7 +264,7 @@ def test_a_loss_on_features_beside_is_left_out_and_said(tmp_path: Path) -> None:
     path = dense(tmp_path, loss_of("SoftmaxWithLoss") + centre)
     composed = compose([Source("a", path, at="fc1")], num_output=4)
     assert [layer.type for layer in prototxt.load_net(composed.train_val).layer][-1] == "SoftmaxWithLoss"
-    assert "loss: of source 'a' these are left out: 'c' (CenterLoss of 'fc1' against 'label')" in composed.notes
+    assert "loss: these losses of source 'a' are left out: 'c' (CenterLoss of 'fc1' against 'label')" in composed.notes
 
 
 def test_gains_of_own_classes_are_asked_for(tmp_path: Path) -> None:
@@ -303,7 +303,7 @@ def test_other_labels_of_the_same_records_are_asked_about(tmp_path: Path) -> Non
             compose(pair, num_output=3, input_shape=(4,))
     with pytest.raises(ComposeError) as caught:
         compose([age, gender], num_output=3, input_shape=(4,))
-    with pytest.raises(ComposeError, match="'a' learns 'age', and 'c' learns 'age' as 'less' makes it"):
+    with pytest.raises(ComposeError, match="'a' learns 'age', and 'c' learns 'age' as 'less' computes it"):
         compose([age, labelled(tmp_path, "c", "age", "age", SHIFT)], num_output=3, input_shape=(4,))
     for choice in ("--loss SoftmaxWithLoss,label=age", "--data-from b --loss SoftmaxWithLoss,label=gender"):
         assert choice in str(caught.value)

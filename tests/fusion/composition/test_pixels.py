@@ -63,7 +63,7 @@ def test_it_gets_a_data_layer_without_the_other_nets_transform(make: Make, tmp_p
         assert [pictures.string(name) for name in ("new_height", "new_width", "is_color")] == ["12", "12", "false"]
     assert own[0].messages("image_data_param")[0].string("source") == "train_all.txt"
     assert [layer.string("in_step_with") for layer in own] == ["data", "data"]  # which flips pictures
-    assert any("'b' takes pixels as they are" in note for note in composed.notes)
+    assert any("'b' takes raw pixels" in note for note in composed.notes)
     assert np.isclose(
         float(composed.train_val.root.messages("layer")[0].messages("transform_param")[0].string("scale") or 0), 0.5
     )
@@ -84,10 +84,10 @@ def test_without_them_it_is_said_what_it_is_fed(make: Make, tmp_path: Path) -> N
     caffe = make("odd", transform="scale: 0.5")
     composed = compose([Source("a", caffe), Source("b", part(tmp_path, 1, 8))], num_output=3)
     expected = (
-        "data: source 'b' has no data layer and is fed what 'a' is, mean and scale included; if it was trained on"
+        "data: source 'b' has no data layer and is fed the data of 'a', mean and scale included; if it was trained on"
     )
     assert any(note.startswith(expected) and note.endswith("--pixels b=unit") for note in composed.notes)
-    with pytest.raises(ComposeError, match=r"source 'b' takes pictures of 1x12x12, but(.|\n)*hint: .* --pixels b=unit"):
+    with pytest.raises(ComposeError, match=r"source 'b' takes images of 1x12x12, but(.|\n)*hint: .* --pixels b=unit"):
         compose([Source("a", caffe), Source("b", part(tmp_path, 1, 12))], num_output=3)
 
 
@@ -95,7 +95,7 @@ def test_without_them_it_is_said_what_it_is_fed(make: Make, tmp_path: Path) -> N
     ("kind", "channels", "message"),
     [
         ("bgr", 3, r"there are no pixels 'bgr'[\s\S]*one of rgb, unit, centered, torchvision"),
-        ("torchvision", 1, "are of three colours, and its input has one channel"),
+        ("torchvision", 1, "are for three channels, and its input has one"),
         ("unit", 2, "have 3 channels, its input 2"),
     ],
 )
@@ -153,7 +153,7 @@ def test_pixels_of_ones_own(tmp_path: Path, kind: str, expected: Callable[[torch
         ("order:rbg", "order is rgb or bgr"),
         ("mean:0.485,0.456,0.406,std:0.2", "means of at most 1 are of pixels from 0 to 1"),
         ("mean:104,mean:117", "'mean' is given twice"),
-        ("deviation:1", "'deviation' is no part of pixels"),
+        ("deviation:1", "'deviation' is not a setting of pixels"),
     ],
 )
 def test_pixels_that_are_none(kind: str, message: str) -> None:

@@ -140,7 +140,7 @@ def test_tasks_in_python_in_toml_and_on_the_command_line_are_the_same(folder: Pa
         (["a/b=EuclideanLoss:age"], {}, "is no name of a task"),
         ([Task("age", Loss("EuclideanLoss"))], {}, "names no label"),
         (["age=EuclideanLoss:age,num_output=2"], {}, "one output per value of its label, 1, not 2"),
-        (["gender=SoftmaxWithLoss:gender"], {}, "task 'gender': how many classes there are is not said"),
+        (["gender=SoftmaxWithLoss:gender"], {}, "task 'gender': the number of classes is not given"),
         (["age=EuclideanLoss:years"], {}, "no blob 'years' to take labels from"),
         (TASKS, {"loss": "EuclideanLoss"}, "exclude each other"),
         (TASKS, {"pct": "kd"}, "there are several tasks"),

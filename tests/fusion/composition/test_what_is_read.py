@@ -92,7 +92,7 @@ def test_a_list_for_one_source_goes_to_that_source_alone(make: Make) -> None:
     named = Source("depth", second.prototxt, train_list="d.txt", val_list="e.txt")
     composed = compose([first, named], num_output=3)
     assert [source for *_, source in data(composed)] == ["train_rgb.txt", "d.txt"]
-    assert any("whether they have the same labels is not seen here" in note for note in composed.notes)
+    assert any("whether they have the same labels cannot be compared here" in note for note in composed.notes)
     composed = compose([first, named], num_output=3, train_list="t.txt", val_list="v.txt")
     assert [source for *_, source in data(composed)] == ["t.txt", "d.txt"]
 

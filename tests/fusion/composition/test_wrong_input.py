@@ -66,7 +66,7 @@ COMPOSE = {
     "no data at all": Wrong(
         "--source a=nine.prototxt@fc --num-output 3 -o out", "no source has a data layer", "--train-list"
     ),
-    "pictures of another size": Wrong(f"{PAIR} --source c=nine.prototxt@fc", "takes pictures of 1x9x9", "train_val"),
+    "pictures of another size": Wrong(f"{PAIR} --source c=nine.prototxt@fc", "takes images of 1x9x9", "train_val"),
     "no such fold": Wrong(f"{PAIR} --source c=none/*.prototxt", "no file matches none/*.prototxt", "quote the pattern"),
     "bad TOML": Wrong("bad.toml", "there is no key 'haed'", "did you mean 'head'?"),
     "unknown policy": Wrong(f"{PAIR} --lr-policy slow", "there is no lr_policy 'slow'", "one of fixed"),

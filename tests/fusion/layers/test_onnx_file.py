@@ -273,7 +273,7 @@ def test_files_that_are_no_nets(folder: Path) -> None:
 
 def test_pictures_of_another_size_are_told(folder: Path) -> None:
     Path("lenet.prototxt").write_text(CAFFE.replace("is_color: false", "is_color: true"))
-    with pytest.raises(ComposeError, match="takes pictures of 1x28x28"):
+    with pytest.raises(ComposeError, match="takes images of 1x28x28"):
         fuse()
 
 
