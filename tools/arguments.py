@@ -6,20 +6,19 @@ import argparse
 
 
 def source_argument(text: str) -> tuple[str, str | tuple[str, str]]:
-    """`P=WEIGHTS` or `P=NET.prototxt:WEIGHTS`."""
+    """Return prefix and files of `P=WEIGHTS` or `P=NET.prototxt:WEIGHTS`."""
     prefix, equals, rest = text.partition("=")
     if not equals or not rest:
-        hint = f"for layers without a prefix: '={text}'" if not equals else "name the file behind the equals sign"
+        hint = f"for layers without a prefix: '={text}'" if not equals else "give a file after the equals sign"
         raise argparse.ArgumentTypeError(f"'{text}' is not PREFIX=WEIGHTS or PREFIX=NET.prototxt:WEIGHTS; {hint}")
     head, colon, weights = rest.rpartition(":")
     if colon and not head.endswith((".prototxt", ".pbtxt", ".txt")):
-        # a colon inside one path, such as a drive letter
-        return prefix, rest
+        return prefix, rest  # a colon inside one path, such as a drive letter
     return prefix, (head, weights) if colon else rest
 
 
 def shape_argument(text: str) -> tuple[str, tuple[int, ...]]:
-    """`BLOB=N,C,H,W`."""
+    """Return blob and shape of `BLOB=N,C,H,W`."""
     blob, _, dims = text.rpartition("=")
     try:
         shape = tuple(int(dim) for dim in dims.replace("x", ",").split(","))
@@ -31,9 +30,27 @@ def shape_argument(text: str) -> tuple[str, tuple[int, ...]]:
 
 
 def input_argument(text: str) -> tuple[str, tuple[int, ...]]:
-    """`[BLOB=]N,C,H,W`; without a name, which is for the only input, it is empty."""
+    """Return blob and shape of `[BLOB=]N,C,H,W`; without a blob, which means the only input, its name is empty."""
     blob, equals, _ = text.rpartition("=")
     try:
         return blob, shape_argument(text if equals and blob else f"only={text}")[1]
     except argparse.ArgumentTypeError:
-        raise argparse.ArgumentTypeError(f"'{text}' is no shape such as data=1,3,224,224") from None
+        raise argparse.ArgumentTypeError(f"'{text}' is not a shape such as data=1,3,224,224") from None
+
+
+def size_argument(text: str) -> tuple[int, int]:
+    """Return height and width of `256x256` or `256,256`."""
+    height, _, width = text.lower().replace("x", ",").partition(",")
+    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+        raise argparse.ArgumentTypeError(f"not a size: '{text}' (give HEIGHTxWIDTH, such as 256x256)")
+    return int(height), int(width)
+
+
+def class_names(path: str | None) -> tuple[str, ...]:
+    """Return the class names in a file with one per line; without a file, none."""
+    if path is None:
+        return ()
+    from prototxt.text.class_names import read_names
+
+    names: tuple[str, ...] = read_names(path)
+    return names

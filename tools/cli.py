@@ -1,4 +1,4 @@
-"""How every command ends: our errors as one message and exit code 1, Ctrl-C as 130."""
+"""Exit codes and messages of all commands: an error of the input is one message and code 1, Ctrl-C is 130."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from prototxt.errors import PlacedError
 
 
 def run(command: Callable[[], int | None]) -> int:
-    """Run a command's work and turn its outcome into an exit code.
+    """Run a command and return its exit code.
 
-    0 success, 1 an error that is the input's (message on stderr), 130 interrupted; anything else is a defect of ours
-    and keeps its traceback.
+    0 success, 1 an error in the input (message on stderr), 130 interrupted; any other exception is a bug and keeps its
+    traceback.
     """
     try:
         with _own_warnings():
@@ -26,12 +26,12 @@ def run(command: Callable[[], int | None]) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader of our output has gone (`| head`): not an error, but stdout can no longer be flushed at exit.
+        # The reader of our output has ended (`| head`): no error, but Python would fail to flush stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        named = f"{os.fsdecode(error.filename)}: {error.strerror}" if error.filename and error.strerror else error
-        print(f"error: {named}", file=sys.stderr)
+        message = f"{os.fsdecode(error.filename)}: {error.strerror}" if error.filename and error.strerror else error
+        print(f"error: {message}", file=sys.stderr)
         return 1
     except PlacedError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -40,18 +40,18 @@ def run(command: Callable[[], int | None]) -> int:
 
 @contextmanager
 def _own_warnings() -> Iterator[None]:
-    """Our own warnings as one message each, said once, without the line of code that Python shows with a warning."""
-    said: set[str] = set()
+    """Print each of our own warnings once, without the line of code that Python shows with a warning."""
+    printed: set[str] = set()
     with warnings.catch_warnings():
         before = warnings.showwarning
 
-        def show(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> None:
+        def show(message: Warning | str, category: type[Warning], *rest: Any, **options: Any) -> None:
             if category.__module__.startswith(("prototxt.", "fusion.")):
-                if str(message) not in said:
+                if str(message) not in printed:
                     print(f"warning: {message}", file=sys.stderr)
-                said.add(str(message))
+                printed.add(str(message))
             else:
-                before(message, category, *rest, **named)
+                before(message, category, *rest, **options)
 
         warnings.showwarning = show
         yield
@@ -64,7 +64,7 @@ def allow_python(parser: argparse.ArgumentParser) -> None:
 
 
 class _AllowPython(argparse.Action):
-    """Says so in the environment, where worker processes find it too."""
+    """Sets the environment variable, which worker processes inherit."""
 
     def __call__(self, *args: Any) -> None:
         os.environ["FUSION_ALLOW_PYTHON"] = "1"

@@ -1,4 +1,4 @@
-"""fusion-compose: several trained nets into one description, with the files to train and to deploy it."""
+"""fusion-compose: compose trained nets into one, with the files to train and to deploy it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from .cli import run
-from .list_options import given_lists
+from .list_options import apply_list_options
 
 if TYPE_CHECKING:
     from fusion.composition import ComposeConfig, Composition, Pct, Source
@@ -25,14 +25,14 @@ five folds of one net, as branches fold1 to fold5:
 several tasks, each with a classifier, a loss and a label of its own:
   ... --task age=EuclideanLoss:age_label --task gender=SoftmaxWithLoss:gender_label,num_output=2
 
-the same as a file, and from it; flags count more than the file:
+the same as a file, and from that file; flags override it:
   ... --write-toml fusion.toml
   fusion-compose fusion.toml --head gated --dry-run
 """
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's arguments."""
+    """Build the command line."""
     result = argparse.ArgumentParser(
         prog="fusion-compose",
         description="Fuse trained nets: cut each at a blob, prefix and freeze it, and join all under one head. "
@@ -41,21 +41,21 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = result.add_argument
-    add("recipe", nargs="?", metavar="FUSION.toml", help="a file that says the same as these flags")
+    add("recipe", nargs="?", metavar="FUSION.toml", help="a file with the same settings as these flags")
     add("--source", action="append", default=[], metavar="P=NET[@BLOB,...]",
-        help="a net, its prefix, and the blob to cut it at (default: what its classifier reads); a pattern or a folder "
+        help="a net, its prefix, and the blob to cut it at (default: its classifier's input); a pattern or a folder "
         "of nets gives branches P1, P2, ...")  # fmt: skip
     add("--weights", action="append", default=[], metavar="P=FILE",
-        help="a source's weights, to freeze layers whose type does not tell how many blobs they have; a pattern or a "
+        help="a source's weights, to freeze layers whose type does not fix their number of blobs; a pattern or a "
         "folder of weights gives branches P1, P2, ... of one net")  # fmt: skip
-    add("-o", "--output", metavar="DIR", help="where the three files go")
+    add("-o", "--output", metavar="DIR", help="folder for the three files")
     add("--num-output", type=int, metavar="N", help="classes of the fused net, or values where its loss takes values")
-    add("--labels", metavar="FILE", help="names of the classes, one per line, that of class 0 first; they are kept in "
+    add("--labels", metavar="FILE", help="names of the classes, one per line, class 0 first; they are stored in "
         "the written nets, for fusion-predict, fusion-test and their reports")  # fmt: skip
     add("--name", help="the fused net's name")
-    add("--dry-run", action="store_true", help="print the plan as a table and a picture, and write nothing")
-    add("--svg", metavar="OUT", help="write a picture of the fused net's layers, with --dry-run too")
-    add("--write-toml", metavar="OUT", help="write the flags, over those of FUSION.toml, as such a file")
+    add("--dry-run", action="store_true", help="print the plan as a table and a diagram, and write nothing")
+    add("--svg", metavar="OUT", help="write a drawing of the fused net's layers, with --dry-run too")
+    add("--write-toml", metavar="OUT", help="write the settings of FUSION.toml and these flags as such a file")
     _add_head(result.add_argument_group("head"))
     _add_losses(result.add_argument_group("losses"))
     _add_data(result.add_argument_group("data"))
@@ -70,15 +70,15 @@ def _add_head(group: argparse._ArgumentGroup) -> None:
     add("--hidden", type=int, metavar="N", help="width of the head's hidden layer")
     add("--project", type=int, metavar="N", help="project each source's features to this width")
     add("--batch-norm", action="store_true", help="give each source's features a BatchNorm of their own")
-    add("--maps", help="what becomes of maps of several sizes: pool (default), upsample, or levels, which joins the "
-        "first cuts of all sources, the second ones, ... by themselves")  # fmt: skip
+    add("--maps", help="how to join maps of several sizes: pool (default), upsample, or levels, which joins the "
+        "first cuts of all sources, the second cuts, ... separately")  # fmt: skip
 
 
 def _add_losses(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--loss", metavar="TYPE[,PARAMETER=VALUE...]",
         help="the loss instead of the sources' own, e.g. EuclideanLoss, or SoftmaxWithLoss,ignore_label=255; "
-        "label=BLOB names the blob that it compares the scores with")  # fmt: skip
+        "label=BLOB names the blob that the scores are compared with")  # fmt: skip
     add("--task", action="append", default=[], metavar="NAME=LOSS:LABEL[,num_output=N,PARAMETER=VALUE...]",
         help="one of several classifiers on the joined features, with its loss and its label, e.g. "
         "gender=SoftmaxWithLoss:gender_label,num_output=2,loss_weight=0.5; may be repeated")  # fmt: skip
@@ -88,7 +88,7 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--stage", action="append", default=[], metavar="[PHASE=]STAGE",
         help="a stage of the sources' state, as DIGITS writes them: train holds in phase TRAIN, val and test in "
-        "TEST, any other in both, unless PHASE says it (repeatable)")  # fmt: skip
+        "TEST, any other in both, unless PHASE is given (repeatable)")  # fmt: skip
     add("--data-from", metavar="P", help="the source whose data layers are used (default: the first that has any)")
     add("--train-list", action="append", default=[], metavar="[P[/LAYER]=]FILE",
         help="the list or database to train on, instead of the sources' own: FILE for all, P=FILE for one source, "
@@ -96,7 +96,7 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
     add("--val-list", action="append", default=[], metavar="[P[/LAYER]=]FILE", help="the same for validation")
     add("--train-batch", type=int, metavar="N")
     add("--test-batch", type=int, metavar="N")
-    add("--input-shape", metavar="C,H,W", help="shape of the input, for the deploy net, where nothing else tells it")
+    add("--input-shape", metavar="C,H,W", help="shape of the input, for the deploy net, where nothing else fixes it")
 
 
 def _add_references(group: argparse._ArgumentGroup) -> None:
@@ -105,11 +105,11 @@ def _add_references(group: argparse._ArgumentGroup) -> None:
     add("--classes", action="append", default=[], metavar="P=C,C,...",
         help="the fused classes that a source's own scores stand for, in their order")  # fmt: skip
     add("--logits", action="append", default=[], metavar="P=BLOB",
-        help="the blob with a source's class scores, where it is not what its loss reads")  # fmt: skip
+        help="the blob with a source's class scores, where it is not the input of its loss")  # fmt: skip
     add("--pixels", action="append", default=[], metavar="P=KIND",
-        help="how an ONNX source wants pictures: rgb, unit (0 to 1), centered (-1 to 1), torchvision")  # fmt: skip
+        help="how an ONNX source expects images: rgb, unit (0 to 1), centered (-1 to 1), torchvision")  # fmt: skip
     add("--pct", action="append", default=[], metavar="KIND[,weight=W,OPTION=VALUE...]",
-        help="hold the fused net to the references: kd, focal, lm, ldi, elodi or naive; options are those of "
+        help="add a loss towards the references: kd, focal, lm, ldi, elodi or naive; options are the fields of "
         "pct_param (alpha, beta, temperature, filter, ...); may be repeated")  # fmt: skip
 
 
@@ -153,17 +153,14 @@ def _compose(arguments: argparse.Namespace) -> int:
 
 
 def _config(arguments: argparse.Namespace) -> ComposeConfig:
-    """Return the file's configuration with the flags over it.
-
-    Raises: ComposeError for what neither has, and everything that is wrong in the file.
-    """
+    """Merge the flags into the file's settings. Raises: ComposeError for a missing setting or errors in the file."""
     from dataclasses import fields, replace
 
     from fusion.composition import ComposeConfig, SolverSettings, read_config
     from fusion.composition.tasks import parse_task
 
     base = read_config(arguments.recipe) if arguments.recipe else ComposeConfig()
-    sources, lists = given_lists(_sources(arguments) or base.sources, arguments)
+    sources, lists = apply_list_options(_sources(arguments) or base.sources, arguments)
     if arguments.stage:
         sources = tuple(replace(source, stages=tuple(arguments.stage)) for source in sources)
     solver = {name: value for name in _SOLVER if (value := getattr(arguments, name)) is not None}
@@ -176,20 +173,22 @@ def _config(arguments: argparse.Namespace) -> ComposeConfig:
         "schedule": (base.options.schedule or SolverSettings()).with_fields(solver) if solver else None,
     }
     names = {item.name for item in fields(base.options)}
-    given = {name: value for name, value in flags.items() if name in names and value is not None and value is not False}
-    options = replace(base.options, **given)
+    values = {
+        name: value for name, value in flags.items() if name in names and value is not None and value is not False
+    }
+    options = replace(base.options, **values)
     config = ComposeConfig(sources, options, arguments.output or base.output)
     if not sources:
-        _refuse("there is nothing to fuse", "give sources: --source odd=odd.prototxt@ip1, or a file FUSION.toml")
+        _refuse("there are no sources to fuse", "give --source odd=odd.prototxt@ip1, or a file FUSION.toml")
     if not options.tasks and options.num_output is None and options.loss is None:
-        _refuse("how many classes the fused net has is not said", "give --num-output N, or num_output in the file")
+        _refuse("the number of classes of the fused net is missing", "give --num-output N, or num_output in the file")
     if config.output is None and not arguments.dry_run:
-        _refuse("where to write is not said", "give -o DIR, or output in the file, or only look with --dry-run")
+        _refuse("the output folder is missing", "give -o DIR, or output in the file, or use --dry-run")
     return config
 
 
 def _draw(composition: Composition, path: str) -> None:
-    """Write the fused net's graph of phase TEST as a picture."""
+    """Draw the fused net of phase TEST as SVG."""
     from prototxt.drawing.nodes import graph_of
     from prototxt.drawing.svg import to_svg
     from prototxt.files import write_text
@@ -210,10 +209,11 @@ def _write_toml(config: ComposeConfig, path: str) -> None:
 
 
 def _sources(arguments: argparse.Namespace) -> list[Source]:
-    """The sources with their classes and class scores. Raises: ComposeError."""
+    """Return the sources with their classes and class scores. Raises: ComposeError."""
     from dataclasses import replace
 
     from fusion.composition import Source
+    from prototxt.errors import did_you_mean
 
     classes = {prefix: _numbers("--classes", text) for prefix, text in _pairs("--classes", arguments.classes)}
     logits = dict(_pairs("--logits", arguments.logits))
@@ -225,10 +225,11 @@ def _sources(arguments: argparse.Namespace) -> list[Source]:
         at = tuple(blob.strip() for blob in blobs.split(",") if blob.strip())
         found = Source(prefix, path, at or None, weights.pop(prefix, None), classes.pop(prefix, ()))
         sources.append(replace(found, logits=logits.pop(prefix, None), pixels=pixels.pop(prefix, None)))
-    named = (("--classes", classes), ("--logits", logits), ("--weights", weights), ("--pixels", pixels))
-    for option, left in named:
-        for prefix in left:
-            _refuse(f"{option} names no source: '{prefix}'", f"one of {', '.join(s.prefix for s in sources)}")
+    unused = (("--classes", classes), ("--logits", logits), ("--weights", weights), ("--pixels", pixels))
+    for option, values in unused:
+        for prefix in values:
+            known = [source.prefix for source in sources]
+            _refuse(f"{option} names no source: '{prefix}'", did_you_mean(prefix, known, f"one of {', '.join(known)}"))
     return sources
 
 
@@ -243,18 +244,18 @@ def _pairs(option: str, texts: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _numbers(option: str, text: str) -> tuple[int, ...]:
-    """`1,3,5` or `0-4,9`."""
+    """Parse `1,3,5` or `0-4,9`."""
     numbers: list[int] = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         if not first.isdigit() or (dash and not last.isdigit()):
-            _refuse(f"{option} {text}: '{part}' is no number", "numbers and ranges separated by commas: 1,3,5 or 0-4,9")
+            _refuse(f"{option} {text}: '{part}' is not a number", "give numbers and ranges, such as 1,3,5 or 0-4,9")
         numbers += range(int(first), int(last or first) + 1)
     return tuple(numbers)
 
 
 def _pct(text: str) -> Pct:
-    """`focal,weight=0.5,temperature=1`."""
+    """Parse `focal,weight=0.5,temperature=1`."""
     from fusion.composition import Pct
 
     kind, *options = text.split(",")
@@ -268,7 +269,7 @@ def _pct(text: str) -> Pct:
     try:
         return Pct(kind, float(weight), values)
     except ValueError:
-        _refuse(f"--pct {text}: the weight '{weight}' is no number", None)
+        _refuse(f"--pct {text}: the weight '{weight}' is not a number", None)
 
 
 def _refuse(message: str, hint: str | None) -> NoReturn:

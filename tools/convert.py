@@ -1,4 +1,4 @@
-"""fusion-convert: any of Caffe's files in another form: upgraded, deployed, text or binary, HDF5, safetensors."""
+"""fusion-convert: convert a Caffe file to another form: upgraded, deployed, text or binary, HDF5, safetensors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from . import convert_data
 from .arguments import input_argument
 from .cli import run
 
-_EPILOG = """What IN is shows its content; what OUT becomes says its name:
+_EPILOG = """The kind of IN is detected from its content; the ending of OUT gives the new form:
   .prototxt .pbtxt .txt -        text (- is standard output)
   .caffemodel .binaryproto .pb   protobuf
   .solverstate                   protobuf, of a solver state
@@ -20,10 +20,10 @@ _EPILOG = """What IN is shows its content; what OUT becomes says its name:
   .npy                           a mean image
 
 examples:
-  fusion-convert old.prototxt new.prototxt --upgrade              V0 or V1 text to today's, comments kept
+  fusion-convert old.prototxt new.prototxt --upgrade              V0 or V1 text to the current form, comments kept
   fusion-convert old.caffemodel new.caffemodel --upgrade          the same for weights
   fusion-convert train_val.prototxt deploy.prototxt --deploy --input-shape data=1,3,227,227
-  fusion-convert net.caffemodel net.safetensors                   and back, and .h5; streamed, of any size
+  fusion-convert net.caffemodel net.safetensors                   and back, and .h5; streamed, any size
   fusion-convert net.caffemodel - | less                          the description inside, without values
   fusion-convert solver.prototxt solver.binaryproto
   fusion-convert images list.txt images/ train_lmdb --lmdb        and `fusion-convert mean`: see their --help
@@ -32,30 +32,34 @@ examples:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the command line."""
     result = argparse.ArgumentParser(
         prog="fusion-convert",
-        description="Convert a file of Caffe's to another form. OUT is replaced at once or not at all, and may be IN.",
+        description="Convert a Caffe file to another form. OUT is written atomically and may be IN.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = result.add_argument
     add("input", metavar="IN", help="a net, solver, mean image, weights or solver state, in any form")
-    add("output", metavar="OUT", help="where to write it; its ending says in which form")
-    add("--upgrade", action="store_true", help="bring V0 and V1 up to date, as Caffe does when it reads them")
-    add("--deploy", action="store_true", help="make the net for use: inputs for data, scores for losses")
+    add("output", metavar="OUT", help="file to write; its ending gives the form")
+    add("--upgrade", action="store_true", help="upgrade V0 and V1, as Caffe does when it reads them")
+    add(
+        "--deploy",
+        action="store_true",
+        help="make the deploy net: inputs for data layers, scores for losses",
+    )
     add("--input-shape", action="append", default=[], type=input_argument, metavar="[BLOB=]N,C,H,W",
-        help="with --deploy: an input's shape, where the data is not here to tell it")  # fmt: skip
+        help="with --deploy: an input's shape, where the data cannot be read")  # fmt: skip
     add("--output", action="append", default=[], dest="outputs", metavar="BLOB",
-        help="with --deploy: a blob to compute (default: what the losses judge, and the net's outputs)")  # fmt: skip
+        help="with --deploy: a blob to compute (default: the inputs of the losses, and the net's outputs)")  # fmt: skip
     add("--stage", action="append", default=[], help="with --deploy: a stage of the net's state (repeatable)")
     add("--net", metavar="NET", help="for weights: the net that gives the order, types, bottoms and tops of layers")
-    add("-q", "--quiet", action="store_true", help="say nothing but errors")
+    add("-q", "--quiet", action="store_true", help="print errors only")
     return result
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Convert; 0 on success, 1 if a file stands against it, 2 for bad usage."""
+    """Convert; return 0 on success, 1 for an error in a file, 2 for bad usage."""
     given = sys.argv[1:] if argv is None else argv
     if given and given[0] in convert_data.COMMANDS:
         return convert_data.main(given)

@@ -1,13 +1,13 @@
-"""fusion-convert images, fusion-convert mean: databases and mean pictures for training, made without Caffe."""
+"""fusion-convert images and fusion-convert mean: make databases and mean images for training, without Caffe."""
 
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from .arguments import size_argument
 from .cli import run
 
 if TYPE_CHECKING:
@@ -18,51 +18,56 @@ _SHOWN = 5
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line of both."""
+    """Build the command line of both commands."""
     result = argparse.ArgumentParser(
-        prog="fusion-convert", description="Make the files that a net is trained with, as Caffe's tools do."
+        prog="fusion-convert", description="Make the data files for training, as Caffe's tools do."
     )
     commands = result.add_subparsers(dest="command", required=True)
     images = commands.add_parser(
         "images",
-        help="pictures of a list into an LMDB or LevelDB",
-        description="Write the pictures of LIST (lines 'path label') into a new database, as convert_imageset does.",
+        help="write the images of a list into an LMDB or LevelDB",
+        description="Write the images of LIST (lines 'path label') into a new database, as convert_imageset does.",
     )
     add = images.add_argument
-    add("list", metavar="LIST", help="the list of pictures")
-    add("root", metavar="ROOT", help="stands before every path of the list, as it is ('images/'; '' for none)")
+    add("list", metavar="LIST", help="the list of images")
+    add("root", metavar="ROOT", help="put before each path of the list, unchanged ('images/'; '' for none)")
     add("output", metavar="OUT", help="the database's folder, which must not exist yet")
     kind = images.add_mutually_exclusive_group(required=True)
     kind.add_argument("--lmdb", action="store_true", help="write an LMDB")
     kind.add_argument("--leveldb", action="store_true", help="write a LevelDB")
     _add_picture_options(images)
-    add("--encoded", action="store_true", help="store compressed pictures: the files themselves where nothing changes")
-    add("--encode-type", default="", metavar="TYPE", help="png or jpg for all (implies --encoded; default: as files)")
+    add("--encoded", action="store_true", help="store compressed images: the files themselves where nothing changes")
+    add(
+        "--encode-type",
+        default="",
+        metavar="TYPE",
+        help="png or jpg for all (implies --encoded; default: as read)",
+    )
     add("--shuffle", nargs="?", type=int, const=0, metavar="SEED", help="shuffle the list, by a seed (default 0)")
-    add("--check-size", action="store_true", help="refuse pictures that differ in size from the first")
+    add("--check-size", action="store_true", help="fail if an image differs in size from the first")
     mean = commands.add_parser(
         "mean",
-        help="the mean picture of a database or a list",
+        help="compute the mean image of a database or a list",
         description="Write the mean over all records as a .binaryproto file, as compute_image_mean does.",
     )
     add = mean.add_argument
-    add("source", metavar="DB|LIST", help="an LMDB's or LevelDB's folder, or a list of pictures")
+    add("source", metavar="DB|LIST", help="an LMDB's or LevelDB's folder, or a list of images")
     add("output", metavar="OUT.binaryproto", help="the mean file")
-    add("--root", default="", metavar="ROOT", help="for a list: stands before every path, as it is")
+    add("--root", default="", metavar="ROOT", help="for a list: put before each path, unchanged")
     _add_picture_options(mean)
     return result
 
 
 def _add_picture_options(to: argparse.ArgumentParser) -> None:
     add = to.add_argument
-    add("--resize", type=size, metavar="HxW", help="resize to this height and width, as OpenCV does")
+    add("--resize", type=size_argument, metavar="HxW", help="resize to this height and width, as OpenCV does")
     add("--gray", action="store_true", help="one channel instead of three")
-    add("--on-bad-record", choices=("fail", "skip"), default="fail", help="what to do about unreadable records")
-    add("-q", "--quiet", action="store_true", help="say nothing but errors")
+    add("--on-bad-record", choices=("fail", "skip"), default="fail", help="how to treat unreadable records")
+    add("-q", "--quiet", action="store_true", help="print errors only")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Convert; 0 on success, 1 if a file stands against it, 2 for bad usage."""
+    """Convert; return 0 on success, 1 for an error in a file, 2 for bad usage."""
     options = parser().parse_args(argv)
     work = _images if options.command == "images" else _mean
     code: int = run(lambda: _report(work(options), options))
@@ -72,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _images(options: argparse.Namespace) -> WriteResult:
     from fusion.data.convert_imageset import ImageOptions, write_images
 
-    how = ImageOptions(
+    image_options = ImageOptions(
         size=options.resize,
         gray=options.gray,
         encoded=options.encoded or bool(options.encode_type),
@@ -84,7 +89,7 @@ def _images(options: argparse.Namespace) -> WriteResult:
         options.list,
         options.root,
         options.output,
-        how,
+        image_options,
         lmdb=options.lmdb,
         on_bad_record=options.on_bad_record,
         progress=_progress(options.quiet),
@@ -111,22 +116,14 @@ def _report(written: WriteResult, options: argparse.Namespace) -> None:
         for error in written.skipped[:_SHOWN]:
             print(f"  {error.place}: {error.message}", file=sys.stderr)
     if not options.quiet:
-        what = "the mean of " if options.command == "mean" else ""
-        print(f"{options.output}: {what}{written.records} records")
+        content = "the mean of " if options.command == "mean" else ""
+        print(f"{options.output}: {content}{written.records} records")
 
 
 def _progress(quiet: bool) -> Progress | None:
     if quiet or not sys.stderr.isatty():
         return None
     return lambda done, total: print(f"\r{done} of {total}", end="\n" if done == total else "", file=sys.stderr)
-
-
-def size(text: str) -> tuple[int, int]:
-    """Height and width from a text like 256x256."""
-    found = re.fullmatch(r"(\d+)[xX,](\d+)", text)
-    if found is None or not int(found[1]) or not int(found[2]):
-        raise argparse.ArgumentTypeError(f"not a size: {text!r} (give HEIGHTxWIDTH, such as 256x256)")
-    return int(found[1]), int(found[2])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""fusion-test: measure a trained net on its own data, as `caffe test` does, and write down what it answers."""
+"""fusion-test: measure a trained net on its own data, as `caffe test` does, and write its predictions."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from .arguments import class_names
 from .cli import allow_python, run
-from .reading_options import add_reading_options, reading_of
+from .reading_options import add_reading_options, read_options
 
 if TYPE_CHECKING:
     from fusion.pct import Predictions
@@ -23,11 +24,11 @@ A predictions file holds every record of the data layer once, named as in its li
 With --classes, class i of the net (and label i of its list) is CLASSES[i] in the label space that compared nets share.
 """
 
-MANY = 16  # an output of more values is summed up in a line
+MANY = 16  # outputs with more values are printed as their mean
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the command line."""
     result = argparse.ArgumentParser(
         prog="fusion-test",
         description="Measure a trained net on its own data.",
@@ -36,30 +37,30 @@ def parser() -> argparse.ArgumentParser:
     )
     add = result.add_argument
     add("--model", required=True, metavar="NET.prototxt", help="the net, with its data layer")
-    add("--weights", required=True, metavar="W[,W]", help="trained weights; later ones win")
-    add("--iterations", type=int, metavar="N", help="batches to average (default: until every record was seen)")
-    add("--phase", choices=("TEST", "TRAIN"), default="TEST", help="which phase's layers to take (default TEST)")
+    add("--weights", required=True, metavar="W[,W]", help="trained weights; later files override earlier ones")
+    add("--iterations", type=int, metavar="N", help="batches to average (default: one pass over all records)")
+    add("--phase", choices=("TEST", "TRAIN"), default="TEST", help="phase of the layers (default TEST)")
     add("--level", type=int, default=0, metavar="N", help="the net state's level")
     add("--stage", action="append", default=[], metavar="STAGE", help="a stage of the net state (repeatable)")
     add("--device", default="auto", metavar="DEVICE", help="auto (default), cpu, cuda, cuda:1")
     add("--predictions", metavar="OUT", help="write logits and labels of every record, .npz, .csv or .parquet")
-    add("--logits", metavar="BLOB[,BLOB]", help="the blob with the logits (needed with --predictions), or with --heads "
-        "several")  # fmt: skip
-    add("--heads", choices=("mean", "max"), help="take several classifiers together: the mean or the highest of their "
-        "probabilities; those of --logits, or all that are judged by the label")  # fmt: skip
+    add("--logits", metavar="BLOB[,BLOB]", help="the blob with the logits (needed with --predictions), or "
+        "several with --heads")  # fmt: skip
+    add("--heads", choices=("mean", "max"), help="combine several classifiers: the mean or the maximum of their "
+        "probabilities; those of --logits, or all that are compared with the label")  # fmt: skip
     add("--classes", type=_numbers, metavar="C,C", help="the shared label space's class of each logit")
-    add("--labels", metavar="FILE", help="names of the shared classes for reports, one per line, that of class 0 first "
-        "(default: those that the net's text keeps)")  # fmt: skip
-    add("--name", metavar="NAME", help="what reports call the net (default: the weights' file name)")
+    add("--labels", metavar="FILE", help="names of the shared classes for reports, one per line, class 0 first "
+        "(default: those stored in the net's prototxt)")  # fmt: skip
+    add("--name", metavar="NAME", help="name of the net in reports (default: the weights' file name)")
     add("--json", action="store_true", help="print the averages as JSON")
     add_reading_options(result)
     allow_python(result)
-    add("-q", "--quiet", action="store_true", help="report no progress")
+    add("-q", "--quiet", action="store_true", help="print no progress")
     return result
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure; 0 on success, 1 for bad input, 2 for bad usage."""
+    """Measure; return 0 on success, 1 for bad input, 2 for bad usage."""
     options = parser().parse_args(argv)
     if not options.heads and bool(options.predictions) != bool(options.logits):
         parser().error("--predictions and --logits go together")
@@ -77,7 +78,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from fusion.solver.evaluate import open_evaluation
     from fusion.solver.logging.console import Silent, for_stream
 
-    options.labels = _labels(options.labels)
+    options.labels = class_names(options.labels)
     display = Silent() if options.quiet else for_stream()
     evaluation = open_evaluation(
         options.model,
@@ -87,11 +88,11 @@ def _evaluate(options: argparse.Namespace) -> int:
         stages=options.stage,
         device=options.device,
         display=display,
-        reading=reading_of(options),
+        reading=read_options(options),
     )
     try:
         average = evaluation.average(options.iterations)
-        told, predictions = _heads(evaluation, options) if options.heads else ([], None)
+        accuracies, predictions = _heads(evaluation, options) if options.heads else ([], None)
         if options.predictions:
             if predictions is None:
                 predictions = evaluation.predict(
@@ -102,33 +103,27 @@ def _evaluate(options: argparse.Namespace) -> int:
             display.say(line)
     finally:
         display.close()
-    _print(average, options.json, told)
+    _print(average, options.json, accuracies)
     if options.predictions and predictions is not None:
         print(f"{len(predictions)} predictions written to {options.predictions}", file=sys.stderr)
     return 0
 
 
-def _labels(path: str | None) -> tuple[str, ...]:
-    from prototxt.text.class_names import read_names
-
-    return read_names(path) if path else ()
-
-
 def _heads(evaluation: Evaluation, options: argparse.Namespace) -> tuple[list[tuple[str, float]], Predictions]:
-    """The accuracy of each head and of all together, by name; and what all together say."""
+    """Return the accuracies of each head and of all combined, by name, and the combined predictions."""
     from dataclasses import replace
 
     from fusion.solver.classifiers import classifiers, combine
 
     blobs = options.logits.split(",") if options.logits else classifiers(evaluation.job.message)
-    every = evaluation.scores(blobs, classes=options.classes, name=options.name, names=options.labels)
-    joined = replace(every[0], logits=combine([one.logits for one in every], options.heads))
-    told = [(f"accuracy of {blob}", float(one.right.mean())) for blob, one in zip(blobs, every, strict=True)]
-    return [*told, (f"accuracy of their {options.heads}", float(joined.right.mean()))], joined
+    heads = evaluation.scores(blobs, classes=options.classes, name=options.name, names=options.labels)
+    combined = replace(heads[0], logits=combine([head.logits for head in heads], options.heads))
+    accuracies = [(f"accuracy of {blob}", float(head.right.mean())) for blob, head in zip(blobs, heads, strict=True)]
+    return [*accuracies, (f"accuracy of their {options.heads}", float(combined.right.mean()))], combined
 
 
 def _print(average: MeanOutputs, as_json: bool, more: Sequence[tuple[str, float]]) -> None:
-    """The averages, and what else was found."""
+    """Print the averages, then the further figures."""
     from fusion.solver.logging.console import number
 
     if as_json:

@@ -1,4 +1,4 @@
-"""fusion-export: a trained net as an ONNX model, with an open batch, checked against ONNX Runtime on request."""
+"""fusion-export: write a trained net as an ONNX model with an open batch size, optionally checked in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _EXAMPLE = """example:
   fusion-export fused/deploy.prototxt fused.caffemodel -o fused.onnx --check
   fusion-export train_val.prototxt net.caffemodel -o net.onnx --opset 13 --input-shape data=1,3,224,224 --output fc8
 
-Inputs and outputs bear the blobs' names. The first axis of each input is left open unless a layer fixes it. Pictures
-must be prepared as for Caffe: channels blue, green, red, mean and scale as the data layer says.
+Inputs and outputs have the blobs' names. The first axis of each input is left open unless a layer fixes it. Images
+must be prepared as for Caffe: channels blue, green, red; mean and scale as in the data layer.
 """
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the command line."""
     result = argparse.ArgumentParser(
         prog="fusion-export",
         description="Write a trained net as an ONNX model.",
@@ -32,16 +32,16 @@ def parser() -> argparse.ArgumentParser:
     add("-o", "--output-file", dest="onnx", required=True, metavar="OUT.onnx", help="the model to write")
     add("--opset", type=int, default=17, metavar="N", help="ONNX operator set, 13 or later (default 17)")
     add("--input-shape", action="append", default=[], type=shape_argument, metavar="BLOB=N,C,H,W",
-        help="shape of an input that the net does not tell")  # fmt: skip
-    add("--output", action="append", default=[], metavar="BLOB", help="a blob to give (default: the net's outputs)")
+        help="shape of an input that the net does not fix")  # fmt: skip
+    add("--output", action="append", default=[], metavar="BLOB", help="a blob to output (default: the net's outputs)")
     add("--check", action="store_true", help="run the model in ONNX Runtime and compare it with the net")
     add("--rtol", type=float, default=1e-5, metavar="X", help="relative difference that --check allows (default 1e-5)")
-    add("--json", action="store_true", help="print what was found by --check as JSON")
+    add("--json", action="store_true", help="print the comparison of --check as JSON")
     return result
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 0 on success, 1 for bad input or a model that differs."""
+    """Run the command; return 0 on success, 1 for bad input or a model that differs."""
     options = parser()
     arguments = options.parse_args(argv)
     if not arguments.onnx.lower().endswith(".onnx"):

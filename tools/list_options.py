@@ -1,4 +1,4 @@
-"""`--train-list` and `--val-list` of fusion-compose: one list for all, one for a source, or one for a data layer."""
+"""The options --train-list and --val-list of fusion-compose: a list for all sources, for one, or for a data layer."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ if TYPE_CHECKING:
 _OPTIONS = ("train_list", "val_list")
 
 
-def given_lists(
+def apply_list_options(
     sources: Sequence[Source], arguments: argparse.Namespace
 ) -> tuple[tuple[Source, ...], dict[str, str | None]]:
-    """Return the sources with the lists given for them, and the lists given for all.
+    """Return the sources with their lists, and the lists for all sources.
 
-    Raises: ComposeError for lists of no source, and for two for the same.
+    Raises: ComposeError for a list of an unknown source, and for two lists of one source or layer.
     """
     found = {source.prefix: source for source in sources}
     whole: dict[str, str | None] = dict.fromkeys(_OPTIONS)
     for option in _OPTIONS:
-        named: dict[str, dict[str, str]] = {}
+        by_prefix: dict[str, dict[str, str]] = {}
         for text in getattr(arguments, option):
-            prefix, layer, path = _parted(text, option, found)
-            into = named.setdefault(prefix, {}) if prefix else {"": whole[option]} if whole[option] else {}
+            prefix, layer, path = _split(text, option, found)
+            into = by_prefix.setdefault(prefix, {}) if prefix else {"": whole[option]} if whole[option] else {}
             if layer in into or (into and "" in (layer, *into)):
-                _refuse(f"{_flag(option)} {text}: there is a list for this already: {next(iter(into.values()))}",
+                _refuse(f"{_flag(option)} {text}: there is already a list: {next(iter(into.values()))}",
                         "give one for each, by the names of the data layers where there are several")  # fmt: skip
             if prefix:
                 into[layer] = path
             else:
                 whole[option] = path
         for prefix, source in found.items():
-            given = named.get(prefix)
-            if given is not None or whole[option]:  # a list for all counts more than those of a file for one source
+            given = by_prefix.get(prefix)
+            if given is not None or whole[option]:  # a list for all overrides those that the file gives one source
                 lists: dict[str, Any] = {option: given.get("", given) if given is not None else None}
                 found[prefix] = replace(source, **lists)
     return tuple(found.values()) if len(found) == len(sources) else tuple(sources), whole
 
 
-def _parted(text: str, option: str, sources: dict[str, Source]) -> tuple[str, str, str]:
-    """Prefix, name of the layer and file, the first two empty where they are not given. Raises: ComposeError."""
+def _split(text: str, option: str, sources: dict[str, Source]) -> tuple[str, str, str]:
+    """Return prefix, layer name and file; prefix and layer are empty where not given. Raises: ComposeError."""
     name, equals, path = text.partition("=")
     if not equals or os.path.exists(text):
         return "", "", text

@@ -20,12 +20,12 @@ _EXAMPLE = """example:
   fusion-merge fused/train_val.prototxt odd=lenet_odd.prototxt:odd.caffemodel even=even.caffemodel -o init.caffemodel
 
 The fused layer odd/conv1 takes the weights of conv1 of the source odd (or of odd/conv1, if that is its name there).
-Layers without a prefix are new and start as their fillers say. A source layer that does not fit is an error.
+Layers without a prefix are new and start from their fillers. A source layer that does not fit is an error.
 """
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the command line."""
     result = argparse.ArgumentParser(
         prog="fusion-merge",
         description="Build the first weights of a fused net from the weights of its sources.",
@@ -38,11 +38,11 @@ def parser() -> argparse.ArgumentParser:
         metavar="P=[NET.prototxt:]WEIGHTS",
         nargs="+",
         type=source_or_recipe,
-        help="a prefix of the fused net, and the weights its layers take; its own prototxt is checked as well. "
-        "A pattern or a folder gives P1, P2, ...; FUSION.toml stands for the sources that it names",
+        help="a prefix of the fused net, and the weights for its layers; its own prototxt is checked as well. "
+        "A pattern or a folder gives P1, P2, ...; FUSION.toml means all sources in that file",
     )
     result.add_argument("-o", "--output", metavar="OUT", help="OUT.caffemodel, OUT.caffemodel.h5 or OUT.safetensors")
-    result.add_argument("--force", action="store_true", help="write over weights of a source with -o")
+    result.add_argument("--force", action="store_true", help="let -o overwrite the weights of a source")
     result.add_argument("--dry-run", action="store_true", help="print the plan and write nothing")
     result.add_argument("--json", action="store_true", help="print the plan as JSON")
     result.add_argument("--verify", action="store_true", help="then run each source and its branch and compare them")
@@ -60,32 +60,32 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         type=shape_argument,
         metavar="BLOB=N,C,H,W",
-        help="shape of an input blob, where a new layer's size depends on it and the net does not tell",
+        help="shape of an input blob, if a new layer's size depends on it and the net does not fix it",
     )
     result.add_argument(
         "--stage", action="append", default=[], help="with --verify: a stage of the nets' state (repeatable)"
     )
-    head = result.add_argument_group("another head")
-    head.add_argument("--drop", metavar="REGEX", help="layers that start from their fillers whatever the sources have")
+    head = result.add_argument_group("new head")
+    head.add_argument("--drop", metavar="REGEX", help="layers that start from their fillers in any case")
     head.add_argument("--num-output", type=int, metavar="N", help="number of outputs of the dropped layers")
     head.add_argument("--reinit", metavar="FILLER", help="filler of the dropped layers: xavier, or gaussian,std=0.01")
-    head.add_argument("--net-output", metavar="NET.prototxt", help="where the net goes with its other head")
+    head.add_argument("--net-output", metavar="NET.prototxt", help="file for the net with its new head")
     return result
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code."""
+    """Run the command; return its exit code."""
     options = parser()
     arguments = options.parse_args(argv)
     if not arguments.output and not arguments.dry_run:
-        options.error("say where to write with -o OUT.caffemodel, or only show the plan with --dry-run")
+        options.error("give -o OUT.caffemodel, or only print the plan with --dry-run")
     changes = arguments.num_output is not None or arguments.reinit is not None
     if changes and not arguments.drop:
-        options.error("--num-output and --reinit say what becomes of the layers that --drop names")
+        options.error("--num-output and --reinit change the layers of --drop: give that too")
     if bool(arguments.net_output) != changes and not arguments.dry_run:
-        options.error("--num-output and --reinit change the net: say where it goes with --net-output")
+        options.error("--num-output and --reinit change the net: give a file for it with --net-output")
     if arguments.dry_run and arguments.verify:
-        options.error("--verify compares what was written, and --dry-run writes nothing")
+        options.error("--verify compares the written weights, and --dry-run writes nothing")
     if arguments.stage and not arguments.verify:
         options.error("--stage goes with --verify")
     if arguments.seed < 0:
@@ -107,18 +107,20 @@ def _merge(arguments: argparse.Namespace) -> int:
         format_by_name(arguments.output)
         files = [path for _, source in arguments.sources for path in ([source] if isinstance(source, str) else source)]
         check_not_a_source(arguments.output, files, force=arguments.force or arguments.dry_run)
-    document, fresh = parse_file(arguments.fused), frozenset[str]()
+    document, new_layers = parse_file(arguments.fused), frozenset[str]()
     if arguments.drop:
         from fusion.surgery.heads import edit_head
 
-        document, fresh = edit_head(document, arguments.drop, num_output=arguments.num_output, reinit=arguments.reinit)
+        document, new_layers = edit_head(
+            document, arguments.drop, num_output=arguments.num_output, reinit=arguments.reinit
+        )
     plan = plan_merge(
         load_net(document),
         dict(arguments.sources),
         seed=arguments.seed,
         allow_missing=arguments.allow_missing,
         inputs=dict(arguments.input),
-        fresh=fresh,
+        fresh=new_layers,
     )
     print(plan.to_json() if arguments.json else plan.table(), flush=True)
     if not arguments.dry_run:
@@ -126,29 +128,31 @@ def _merge(arguments: argparse.Namespace) -> int:
         print(f"wrote {_written(arguments.output, plan)}: {_summary(plan)}", file=sys.stderr)
         if arguments.net_output:
             write_text(arguments.net_output, str(document))
-            print(f"wrote {arguments.net_output}: {', '.join(sorted(fresh))} changed", file=sys.stderr)
-    return _verify(arguments, fresh) if arguments.verify else 0
+            print(f"wrote {arguments.net_output}: {', '.join(sorted(new_layers))} changed", file=sys.stderr)
+    return _verify(arguments, new_layers) if arguments.verify else 0
 
 
-def _verify(arguments: argparse.Namespace, fresh: frozenset[str]) -> int:
-    """Compare branches with sources; torch is imported only here."""
-    from .verify import comparisons
+def _verify(arguments: argparse.Namespace, new_layers: frozenset[str]) -> int:
+    """Compare branches with sources. Only this step imports torch."""
+    from fusion.verification import Feed
+
+    from .verify import compare_sources
 
     stream = sys.stderr if arguments.json else sys.stdout
     net = arguments.net_output or arguments.fused
-    further = {"shapes": dict(arguments.input), "without": fresh, "stages": arguments.stage}
-    found = comparisons(net, arguments.output, arguments.sources, **further)
-    for item in found:
+    feed = Feed(shapes=dict(arguments.input), stages=arguments.stage)
+    comparisons = compare_sources(net, arguments.output, arguments.sources, feed, without=new_layers)
+    for item in comparisons:
         print(f"verified {item.verdict()}" if item.first is None else f"error: {item.verdict()}", file=stream)
-    return 1 if any(item.first for item in found) else 0
+    return 1 if any(item.first for item in comparisons) else 0
 
 
 def _written(output: str, plan: MergePlan) -> str:
-    """The file, and the one beside it with the weights of Onnx layers."""
+    """Return the output file, and the sidecar file with the weights of Onnx layers if there is one."""
     from fusion.onnx.sidecar import ONNX, sidecar_path
 
-    other = sidecar_path(output) if any(layer.type == ONNX and layer.shapes for layer in plan.layers) else None
-    return f"{output} and {other}" if other else output
+    has_sidecar = any(layer.type == ONNX and layer.shapes for layer in plan.layers)
+    return f"{output} and {sidecar_path(output)}" if has_sidecar else output
 
 
 def _summary(plan: MergePlan) -> str:
@@ -157,7 +161,7 @@ def _summary(plan: MergePlan) -> str:
 
 
 def progress_on(stream: TextIO, *, after: float = 1.0) -> Callable[[int, int], None] | None:
-    """A bar on a terminal, for work that takes longer than `after` seconds; None elsewhere."""
+    """Return a progress bar for work that takes longer than `after` seconds; None if `stream` is no terminal."""
     if not stream.isatty():
         return None
     start = time.monotonic()

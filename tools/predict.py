@@ -1,5 +1,4 @@
-"""fusion-predict: what a trained net answers for pictures, folders of them, what comes from standard input, or on a
-web page of this machine's own."""
+"""fusion-predict: classify images with a trained net, from files, folders or standard input, or on a local web page."""
 
 from __future__ import annotations
 
@@ -8,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .arguments import shape_argument, source_argument
+from .arguments import class_names, shape_argument, size_argument, source_argument
 from .cli import run
 
 if TYPE_CHECKING:
@@ -22,59 +21,59 @@ _EXAMPLE = """examples:
   find . -name '*.png' | fusion-predict train_val.prototxt net.caffemodel - --csv > answers.csv
   fusion-predict fused/train_val.prototxt fused.caffemodel --serve --beside odd=odd.prototxt:odd.caffemodel
 
-Pictures are prepared as the net's data layer says (for phase TEST); a deploy net does not say, so tell with --mean,
---scale, --resize and --rgb. A picture that cannot be read is reported, the others are answered, and the exit code is 1.
+Images are prepared as in the net's data layer (phase TEST); for a deploy net, which has none, give --mean, --scale,
+--resize and --rgb. An image that cannot be read is reported, the others are classified, and the exit code is 1.
 """
-_PICTURE = (b"\xff\xd8", b"\x89PNG", b"BM", b"RIFF", b"GIF8", b"II*\0", b"MM\0*", b"P5", b"P6")
+_IMAGE_STARTS = (b"\xff\xd8", b"\x89PNG", b"BM", b"RIFF", b"GIF8", b"II*\0", b"MM\0*", b"P5", b"P6")
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the command line."""
     result = argparse.ArgumentParser(
         prog="fusion-predict",
-        description="Ask a trained net for the classes of pictures.",
+        description="Classify images with a trained net.",
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = result.add_argument
     add("net", metavar="NET.prototxt", help="the net, train_val or deploy")
     add("weights", metavar="WEIGHTS", help="its weights")
-    add("pictures", metavar="PATH", nargs="*", help="pictures or folders; - is standard input: a picture, or paths")
-    add("--top", type=int, default=5, metavar="K", help="classes to tell (default 5)")
+    add("pictures", metavar="PATH", nargs="*", help="images or folders; - is standard input: an image, or paths")
+    add("--top", type=int, default=5, metavar="K", help="classes per image (default 5)")
     add("--output", action="append", default=[], metavar="BLOB", help="class scores (default: the net's outputs)")
-    add("--labels", metavar="FILE", help="names of the classes, one per line, that of class 0 first "
-        "(default: those that the net's text keeps)")  # fmt: skip
+    add("--labels", metavar="FILE", help="names of the classes, one per line, class 0 first "
+        "(default: those stored in the net's prototxt)")  # fmt: skip
     add("--classes", action="append", default=[], type=_classes, metavar="NAME=N,N,...",
-        help="the classes that an output or a net knows, in the order of its scores (default: all, or "
-        "as the net's text says)")  # fmt: skip
+        help="the classes of an output or a net, in the order of its scores (default: all, or as "
+        "stored in the net's prototxt)")  # fmt: skip
     add("--mean", type=_numbers, metavar="X[,X,X]", help="mean to subtract, per channel in the net's order")
     add("--scale", type=float, metavar="X", help="factor after the mean")
-    add("--resize", type=_size, metavar="H,W", help="size to resize to before the crop")
-    add("--rgb", action="store_true", help="the net wants red first")
+    add("--resize", type=size_argument, metavar="H,W", help="size to resize to before the crop")
+    add("--rgb", action="store_true", help="the net expects channels red, green, blue")
     add("--input-shape", "--input", dest="input", action="append", default=[], type=shape_argument,
         metavar="BLOB=N,C,H,W",
-        help="shape of an input that the net does not tell")  # fmt: skip
-    add("--batch", type=int, default=32, metavar="N", help="pictures at a time (default 32)")
+        help="shape of an input that the net does not fix")  # fmt: skip
+    add("--batch", type=int, default=32, metavar="N", help="images per batch (default 32)")
     form = result.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print JSON")
     form.add_argument("--csv", action="store_true", help="print CSV")
     page = result.add_argument_group("web page")
-    page.add_argument("--serve", action="store_true", help="answer on a web page, to which pictures are dropped")
+    page.add_argument("--serve", action="store_true", help="serve a web page that classifies dropped images")
     page.add_argument("--beside", action="append", default=[], type=_beside, metavar="NAME=NET.prototxt:WEIGHTS",
-        help="another net whose answers stand beside, e.g. a source on its own; may be repeated")  # fmt: skip
-    page.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine only)")
-    page.add_argument("--port", type=int, default=8765, help="port to listen at (default 8765; 0: a free one)")
+        help="another net to show beside it, e.g. a source on its own; may be repeated")  # fmt: skip
+    page.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    page.add_argument("--port", type=int, default=8765, help="port to listen on (default 8765; 0: a free one)")
     return result
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 0 on success, 1 for bad input or pictures that could not be read."""
+    """Run the command; return 0 on success, 1 for bad input or images that could not be read."""
     options = parser()
     arguments = options.parse_args(argv)
     if arguments.top < 1 or arguments.batch < 1:
         options.error("--top and --batch are at least 1")
     if bool(arguments.pictures) == arguments.serve:
-        options.error("name pictures, or --serve to be asked on a web page; not both")
+        options.error("give images, or --serve for a web page; not both")
     if arguments.beside and not arguments.serve:
         options.error("--beside is for --serve")
     if not 0 <= arguments.port < 1 << 16:
@@ -84,21 +83,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    labels = _labels(arguments.labels)
+    labels = class_names(arguments.labels)
     if arguments.serve:
         return _serve(arguments, labels)
     pictures = list(_pictures(arguments.pictures))
     predictor = _open(arguments.net, arguments.weights, arguments, outputs=arguments.output)
     title = _title(arguments.net)
-    told = _told_classes(arguments.classes, [title, *predictor.outputs])
-    classes = {output: told.get(output, told.get(title)) for output in predictor.outputs}
-    asked = {"top": arguments.top, "labels": labels, "classes": classes}
+    by_name = _classes_by_name(arguments.classes, [title, *predictor.outputs])
+    classes = {output: by_name.get(output, by_name.get(title)) for output in predictor.outputs}
+    options = {"top": arguments.top, "labels": labels, "classes": classes}
     answers: list[Answer] = []
     failed = 0
     for start in range(0, len(pictures), arguments.batch):
-        found, wrong = _batch(predictor, pictures[start : start + arguments.batch], asked)
-        answers += found
-        failed += wrong
+        batch, errors = _batch(predictor, pictures[start : start + arguments.batch], options)
+        answers += batch
+        failed += errors
     for note in dict.fromkeys(answer.note for answer in answers if answer.note):
         print(f"note: {note}", file=sys.stderr)
     _print(answers, arguments)
@@ -114,18 +113,18 @@ def _open(
 ) -> Predictor:
     from fusion.serving.predictor import PreprocessOverrides, open_predictor
 
-    told = PreprocessOverrides(arguments.mean, arguments.scale, arguments.resize, arguments.rgb)
+    overrides = PreprocessOverrides(arguments.mean, arguments.scale, arguments.resize, arguments.rgb)
     shapes, lent = dict(arguments.input), beside.shapes if beside is not None else None
-    found = open_predictor(net, weights, outputs=outputs, told=told, shapes=shapes, otherwise=lent)
+    found = open_predictor(net, weights, outputs=outputs, told=overrides, shapes=shapes, otherwise=lent)
     for note in found.notes:
         print(f"note: {note}", file=sys.stderr)
     return found
 
 
 def _serve(arguments: argparse.Namespace, labels: Sequence[str]) -> int:
-    """Answer on the web page until Ctrl-C."""
+    """Serve the web page until Ctrl-C."""
     with page_server(arguments, labels) as server:
-        print(f"drop pictures at {server.url} (Ctrl-C ends)", flush=True)
+        print(f"drop images at {server.url} (Ctrl-C ends)", flush=True)
         try:
             server.serve_forever()
         except KeyboardInterrupt:
@@ -134,7 +133,7 @@ def _serve(arguments: argparse.Namespace, labels: Sequence[str]) -> int:
 
 
 def page_server(arguments: argparse.Namespace, labels: Sequence[str] = ()) -> Server:
-    """The web page's server, listening but not answering yet."""
+    """Return the web page's server, which listens but does not answer yet."""
     from fusion.serving import Panel, open_server
     from fusion.serving.guards import is_loopback
 
@@ -142,53 +141,53 @@ def page_server(arguments: argparse.Namespace, labels: Sequence[str] = ()) -> Se
     nets = [(_title(arguments.net), first)]
     nets += [(name, _open(net, weights, arguments, beside=first)) for name, (net, weights) in arguments.beside]
     names = [*(name for name, _ in nets), *(output for _, net in nets for output in net.outputs)]
-    panel = Panel(nets, labels, arguments.top, _told_classes(arguments.classes, names))
+    panel = Panel(nets, labels, arguments.top, _classes_by_name(arguments.classes, names))
     panel.rehearse()
     server = open_server(panel.answer, panel.about(), host=arguments.host, port=arguments.port)
     if not is_loopback(arguments.host):
-        print("note: whoever reaches this machine may ask; there is no password", file=sys.stderr)
+        print("note: anyone who can reach this machine can use the page; there is no password", file=sys.stderr)
     return server
 
 
 def _title(net: str) -> str:
-    """What a net is called on the page: its file, and the folder of a file that is called like many others."""
+    """Return the net's name on the page: its file, or its folder if the file has a common name."""
     from pathlib import Path
 
     path = Path(net)
     return path.parent.name if path.stem in ("train_val", "deploy") and path.parent.name else path.stem
 
 
-def _told_classes(told: Sequence[tuple[str, list[int]]], names: Sequence[str]) -> dict[str, list[int]]:
-    """The classes by net or output. Raises: FusionError for names of neither."""
+def _classes_by_name(pairs: Sequence[tuple[str, list[int]]], names: Sequence[str]) -> dict[str, list[int]]:
+    """Return the classes by net or output. Raises: FusionError for other names."""
     from fusion.errors import FusionError
     from prototxt.errors import did_you_mean
 
-    strange = [name for name, _ in told if name not in names]
-    if strange:
-        hint = did_you_mean(strange[0], names, f"one of {', '.join(dict.fromkeys(names))}")
-        raise FusionError(f"--classes names no net or output: '{strange[0]}'", hint=hint)
-    return dict(told)
+    unknown = [name for name, _ in pairs if name not in names]
+    if unknown:
+        hint = did_you_mean(unknown[0], names, f"one of {', '.join(dict.fromkeys(names))}")
+        raise FusionError(f"--classes names no net or output: '{unknown[0]}'", hint=hint)
+    return dict(pairs)
 
 
 def _batch(
-    predictor: Predictor, pictures: Sequence[tuple[str, str | bytes]], asked: dict[str, Any]
+    predictor: Predictor, pictures: Sequence[tuple[str, str | bytes]], options: dict[str, Any]
 ) -> tuple[list[Answer], int]:
-    """The answers of a batch; if a picture in it is bad, of the others one by one, and how many were bad."""
+    """Return the answers of a batch and the number of bad images; after an error, classify each image by itself."""
     from fusion.errors import DataError
     from fusion.serving.predictor import predict
 
     try:
-        return predict(predictor, [item for _, item in pictures], names=[name for name, _ in pictures], **asked), 0
+        return predict(predictor, [item for _, item in pictures], names=[name for name, _ in pictures], **options), 0
     except DataError as error:
         if len(pictures) == 1:
             print(f"error: {error}", file=sys.stderr)
             return [], 1
-    parts = [_batch(predictor, [picture], asked) for picture in pictures]
-    return [answer for found, _ in parts for answer in found], sum(wrong for _, wrong in parts)
+    parts = [_batch(predictor, [picture], options) for picture in pictures]
+    return [answer for answers, _ in parts for answer in answers], sum(errors for _, errors in parts)
 
 
 def _pictures(paths: Sequence[str]) -> Iterator[tuple[str, str | bytes]]:
-    """Names, with paths or contents."""
+    """Yield names, with paths or contents."""
     from fusion.nets.inputs import find_images
 
     for path in paths:
@@ -196,19 +195,11 @@ def _pictures(paths: Sequence[str]) -> Iterator[tuple[str, str | bytes]]:
             yield from ((found, found) for found in find_images([path]))
             continue
         content = sys.stdin.buffer.read()
-        if content.startswith(_PICTURE) or b"\0" in content:
+        if content.startswith(_IMAGE_STARTS) or b"\0" in content:
             yield "-", content
         else:
             lines = [line.strip() for line in content.decode("utf-8", "surrogateescape").splitlines() if line.strip()]
             yield from ((found, found) for found in find_images(lines))
-
-
-def _labels(path: str | None) -> tuple[str, ...]:
-    if path is None:
-        return ()
-    from prototxt.text.class_names import read_names
-
-    return read_names(path)
 
 
 def _print(answers: Sequence[Answer], arguments: argparse.Namespace) -> None:
@@ -268,16 +259,6 @@ def _numbers(text: str) -> list[float]:
         return [float(part) for part in text.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(f"'{text}' is not a list of numbers such as 104,117,123") from None
-
-
-def _size(text: str) -> tuple[int, int]:
-    try:
-        height, width = (int(part) for part in text.replace("x", ",").split(","))
-    except ValueError:
-        height = width = 0
-    if min(height, width) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not HEIGHT,WIDTH")
-    return height, width
 
 
 if __name__ == "__main__":

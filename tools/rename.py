@@ -1,4 +1,4 @@
-"""fusion-rename: put a prefix before the names of a net's layers and blobs, and freeze it."""
+"""fusion-rename: prefix the names of a net's layers and blobs, and freeze it."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ if TYPE_CHECKING:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line of fusion-rename."""
+    """Build the command line."""
     result = argparse.ArgumentParser(
         prog="fusion-rename",
         description="Put PREFIX/ before the names of a net's layers, blobs and shared parameters, and freeze the net. "
-        "Inputs and the tops of data layers keep their names, so that several nets can share them. Everything else in "
-        "the file keeps its bytes.",
+        "Inputs and the tops of data layers keep their names, so that several nets can share them. The rest of the "
+        "file stays unchanged, byte for byte.",
     )
     add = result.add_argument
     add("input", metavar="IN", help="the net's prototxt; - reads standard input")
-    add("output", metavar="OUT", help="where to write it; may be IN; - writes standard output")
+    add("output", metavar="OUT", help="file to write; may be IN; - writes standard output")
     add("prefix", metavar="PREFIX", help="e.g. odd: the layer conv1 becomes odd/conv1")
     add("--no-freeze", action="store_true", help="rename only")
-    add("--freeze", metavar="RE", help="freeze only layers in whose (old) name this regular expression is found")
-    add("--thaw", metavar="RE", help="do not freeze layers in whose (old) name this regular expression is found")
-    add("--keep", metavar="BLOB", action="append", default=[], help="leave this blob's name alone too (repeatable)")
+    add("--freeze", metavar="RE", help="freeze only layers whose (old) name matches this regular expression")
+    add("--thaw", metavar="RE", help="do not freeze layers whose (old) name matches this regular expression")
+    add("--keep", metavar="BLOB", action="append", default=[], help="keep this blob's name too (repeatable)")
     add("--all", action="store_true", help="rename the inputs and the tops of data layers as well")
-    add("--again", action="store_true", help="rename although every layer bears the prefix already")
+    add("--again", action="store_true", help="rename even if every layer has the prefix already")
     add("--propagate-down", action="store_true", help="write propagate_down: false at the frozen boundary as well")
-    add("--weights", metavar="FILE", help="the net's weights: tells how many blobs a layer of unknown type has")
-    add("-q", "--quiet", action="store_true", help="do not list what was done")
+    add("--weights", metavar="FILE", help="the net's weights, for the number of blobs of unknown layer types")
+    add("-q", "--quiet", action="store_true", help="do not list the changes")
     return result
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Rename and freeze; 0 on success, 1 if the net or a file stands against it, 2 for bad usage."""
+    """Rename and freeze; return 0 on success, 1 for an error in the net or a file, 2 for bad usage."""
     options = parser().parse_args(argv)
     if options.no_freeze and (options.freeze is not None or options.thaw is not None or options.propagate_down):
         parser().error("--no-freeze cannot go with --freeze, --thaw or --propagate-down")
@@ -74,16 +74,16 @@ def _rename(options: argparse.Namespace) -> int:
     else:
         write_text(options.output, str(renamed.document))
     for error in document.errors:
-        print(f"warning: left as it was: {error}", file=sys.stderr)
+        print(f"warning: left unchanged: {error}", file=sys.stderr)
     for note in renamed.notes:
         print(f"warning: {note}", file=sys.stderr)
     if not options.quiet:
-        print(report(renamed), file=sys.stderr if options.output == "-" else sys.stdout)
+        print(_change_list(renamed), file=sys.stderr if options.output == "-" else sys.stdout)
     return 0
 
 
-def report(renamed: Renamed) -> str:
-    """What was done, a line per layer and a sum."""
+def _change_list(renamed: Renamed) -> str:
+    """List the changes, a line per layer and a total."""
     width = max((len(change.renamed) for change in renamed.changes), default=0)
     lines = [f"{change.renamed:<{min(width, 40)}}  {', '.join(change.done)}".rstrip() for change in renamed.changes]
     frozen = sum(bool(change.done) for change in renamed.changes)

@@ -1,4 +1,4 @@
-"""fusion-report: what a new net unlearnt, as text, JSON and one HTML page, and a gate for releases."""
+"""fusion-report: the negative flips and other figures of a new net, as text, JSON and HTML, and a release gate."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .arguments import class_names
 from .cli import run
 
 if TYPE_CHECKING:
@@ -18,43 +19,48 @@ if TYPE_CHECKING:
 
 BROKEN = 3
 _LIMITS = ("max_nfr", "max_nfr_upper", "min_accuracy")
-_EPILOG = """FILE is what fusion-test writes (npz), or CSV or Parquet with the columns key, label, logit:0, logit:1, ...
-  NAME=FILE          calls the net NAME
-  FILE@1,3,5,7,9     says which classes of the new net the file's columns and labels stand for
+_EPILOG = """FILE is written by fusion-test (npz), or CSV or Parquet with the columns key, label, logit:0, logit:1, ...
+  NAME=FILE          names the net NAME
+  FILE@1,3,5,7,9     gives the classes of the new net that the file's columns and labels are
   FILE+FILE+FILE     is the ensemble of these nets: the mean of their logits
-  0.9*FILE+0.1*FILE  is an ensemble with these shares
+  0.9*FILE+0.1*FILE  is an ensemble with these weights
 
 examples:
   fusion-report --old odd.npz@1,3,5,7,9 even.npz@0,2,4,6,8 --new plain.npz focal.npz --html report.html
-  fusion-report --old v1=old.npz --new v2=new.npz --max-nfr 0.5% --min-accuracy 98%      (exit code 3 when broken)
+  fusion-report --old v1=old.npz --new v2=new.npz --max-nfr 0.5% --min-accuracy 98%      (exit code 3 if exceeded)
 """
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's arguments."""
+    """Build the command line."""
     result = argparse.ArgumentParser(
         prog="fusion-report",
-        description="Compare a new net with the nets it replaces, sample by sample: accuracy, what it unlearnt "
-        "(negative flips) and learnt, with intervals, against each original and against all together.",
+        description="Compare a new net with the nets it replaces, sample by sample: accuracy, negative flips "
+        "(samples that only the old net has right) and positive flips, with confidence intervals, against each "
+        "original and their ensemble.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = result.add_argument
     add("--old", nargs="+", required=True, metavar="FILE", help="predictions of the originals")
     add("--new", nargs="+", required=True, metavar="FILE", help="predictions of new nets")
-    add("--featured", metavar="FILE", help="the new net that the verdict is about (default: the last of --new)")
-    add("--baseline", metavar="FILE", help="a new net to hold the featured one against (default: the first of several)")
+    add("--featured", metavar="FILE", help="the new net to judge (default: the last of --new)")
+    add("--baseline", metavar="FILE", help="a new net to compare the featured one with (default: the first of several)")
     add("--title")
-    add("--slices", metavar="REGEX", help="figures by slice: the first group found in a sample's key, e.g. '^([^/]+)/'")
-    add("--labels", metavar="FILE", help="names of the classes, one per line, that of class 0 first (default: those in "
+    add(
+        "--slices",
+        metavar="REGEX",
+        help="figures by slice: the first group matched in a sample's key, e.g. '^([^/]+)/'",
+    )
+    add("--labels", metavar="FILE", help="names of the classes, one per line, class 0 first (default: those in "
         "the predictions files)")  # fmt: skip
-    add("--html", metavar="OUT", help="write the page: one file, no network, no script")
+    add("--html", metavar="OUT", help="write the report as a page: one file, no network, no script")
     add(
         "--json",
         nargs="?",
         const="-",
         metavar="OUT",
-        help="write all figures; without OUT, to stdout in place of the table",
+        help="write all figures; without OUT, to stdout instead of the table",
     )
     add("--images", default=".", metavar="ROOT", help="folder that the sample keys are relative to (default: here)")
     add(
@@ -62,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
         type=int,
         default=2_500_000,
         metavar="N",
-        help="room for pictures in the page (default: 2500000)",
+        help="size limit for images in the page (default: 2500000)",
     )
     add(
         "--log",
@@ -71,44 +77,41 @@ def parser() -> argparse.ArgumentParser:
         metavar="[NAME=]LOG",
         help="training logs (Caffe's or fusion-train's) for the page's curves",
     )
-    gate = result.add_argument_group("gate", f"exit code {BROKEN} when a new net (not the baseline) breaks a limit")
-    gate.add_argument("--max-nfr", metavar="X", help="most negative flips, as 0.005 or 0.5%%")
-    gate.add_argument(
-        "--max-nfr-upper", metavar="X", help="most that the 95 %% interval of the negative flips may reach up to"
-    )
-    gate.add_argument("--min-accuracy", metavar="Y", help="least accuracy, as 0.98 or 98%%")
+    gate = result.add_argument_group("gate", f"exit code {BROKEN} if a new net (not the baseline) exceeds a limit")
+    gate.add_argument("--max-nfr", metavar="X", help="maximum negative flip rate, as 0.005 or 0.5%%")
+    gate.add_argument("--max-nfr-upper", metavar="X", help="maximum of the upper end of its 95 %% interval")
+    gate.add_argument("--min-accuracy", metavar="Y", help="minimum accuracy, as 0.98 or 98%%")
     fields = "max_nfr, max_nfr_upper, min_accuracy, max_weighted_nfr with severity, references, classes"
-    gate.add_argument("--budget", metavar="FILE", help=f"limits as JSON: {fields}")
+    gate.add_argument("--budget", metavar="FILE", help=f"limits as a JSON file: {fields}")
     return result
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    given = sys.argv[1:] if argv is None else argv
+    words = sys.argv[1:] if argv is None else argv
     usage = parser()
-    arguments = usage.parse_args(given)
+    arguments = usage.parse_args(words)
     for name in _LIMITS:
         try:
             setattr(arguments, name, _rate(getattr(arguments, name)))
         except ValueError as error:
             usage.error(f"--{name.replace('_', '-')}: {error}")
-    return run(lambda: _report(arguments, given))
+    return run(lambda: _report(arguments, words))
 
 
-def _report(arguments: argparse.Namespace, given: Sequence[str]) -> int:
+def _report(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     from fusion import report
     from prototxt.files import write_text
 
     budget = _budget(arguments)
-    apart = (arguments.baseline, arguments.featured)
-    new = [name for name in arguments.new if name not in apart]
+    new = [name for name in arguments.new if name not in (arguments.baseline, arguments.featured)]
     found = report.gather(
         old=[_load(name) for name in arguments.old],
         new=[_load(name) for name in (*new, *([arguments.featured] if arguments.featured else []))],
         baseline=_load(arguments.baseline) if arguments.baseline else None,
         title=arguments.title,
         slices=_slices(arguments.slices),
-        labels=_labels(arguments.labels),
+        labels=class_names(arguments.labels),
     )
     if arguments.slices and not any(found.featured.whole.per_slice(found.slices)):
         print(f"--slices {arguments.slices}: all samples are in one slice or in none", file=sys.stderr)
@@ -116,7 +119,7 @@ def _report(arguments: argparse.Namespace, given: Sequence[str]) -> int:
     if arguments.html:
         album = report.Album(Path(arguments.images), arguments.image_bytes)
         curves = [report.read_log(path, name) for name, path, _ in map(_parts, arguments.log)]
-        command = shlex.join(["fusion-report", *given])
+        command = shlex.join(["fusion-report", *words])
         write_text(arguments.html, report.page(found, checks, album, command, curves))
     if arguments.json and arguments.json != "-":
         write_text(arguments.json, report.report_json(found, checks))
@@ -127,14 +130,8 @@ def _report(arguments: argparse.Namespace, given: Sequence[str]) -> int:
     return 0 if all(check.passed for check in checks) else BROKEN
 
 
-def _labels(path: str | None) -> tuple[str, ...]:
-    from prototxt.text.class_names import read_names
-
-    return read_names(path) if path else ()
-
-
 def _slices(pattern: str | None) -> Callable[[str, str], str | None] | None:
-    """The slice of a sample: the pattern's first group (or all that it matches) in the key."""
+    """Return a function from a sample's key to its slice: the first group of the pattern's match, or the match."""
     if pattern is None:
         return None
     import re
@@ -146,44 +143,45 @@ def _slices(pattern: str | None) -> Callable[[str, str], str | None] | None:
     except re.error as error:
         raise ReportError(f"--slices {pattern}: {error}") from None
 
-    def by(key: str, variant: str) -> str | None:
+    def slice_of(key: str, variant: str) -> str | None:
         found = compiled.search(key)
         return None if found is None else found[1 if compiled.groups else 0]
 
-    return by
+    return slice_of
 
 
 def _load(name: str) -> Predictions:
-    """Predictions from 'FILE', 'NAME=FILE', either with '@1,3,5', or the ensemble of several with '+' between them."""
+    """Read 'FILE' or 'NAME=FILE', either with '@1,3,5', or an ensemble of several with '+' between them."""
     label, equals, rest = name.partition("=")
     labelled = bool(equals) and not os.path.exists(name)
-    whole = rest if labelled else name
-    if "+" not in whole or os.path.exists(whole) or os.path.exists(whole.rpartition("@")[0]):
+    files = rest if labelled else name
+    # a file whose name contains '+' is no ensemble
+    if "+" not in files or os.path.exists(files) or os.path.exists(files.rpartition("@")[0]):
         return _load_file(name)
     from fusion.pct import ensemble
 
-    members = [_load_member(part) for part in whole.split("+")]
-    about = {key: [str(member.meta[key]) for member in members] for key in ("file", "file_sha256")}
-    together = ensemble(members)
-    return together.named(label if labelled else together.name, **about)
+    members = [_load_member(part) for part in files.split("+")]
+    meta = {key: [str(member.meta[key]) for member in members] for key in ("file", "file_sha256")}
+    predictions = ensemble(members)
+    return predictions.named(label if labelled else predictions.name, **meta)
 
 
 def _load_member(part: str) -> Predictions:
-    """A file of an ensemble, perhaps with its share in front."""
-    share, star, path = part.partition("*")
+    """Read a file of an ensemble, with or without its weight (`0.9*FILE`)."""
+    text, star, path = part.partition("*")
     if not star or os.path.exists(part):
         return _load_file(part)
     from fusion.errors import ReportError
 
     try:
-        weight = float(share)
+        weight = float(text)
     except ValueError:
-        raise ReportError(f"'{share}' is no share of an ensemble", hint="as in 0.9*new.npz+0.1*old.npz") from None
+        raise ReportError(f"'{text}' is not an ensemble weight", hint="as in 0.9*new.npz+0.1*old.npz") from None
     return _load_file(path).weighted(weight)
 
 
 def _load_file(name: str) -> Predictions:
-    """One file's predictions; the file and its hash go into the meta data."""
+    """Read a file's predictions; its path and hash become metadata."""
     from fusion.errors import ReportError
     from fusion.pct import Predictions, file_hash
 
@@ -194,13 +192,13 @@ def _load_file(name: str) -> Predictions:
             net = net.relabelled([int(c) for c in classes.split(",")])
         except ValueError:
             raise ReportError(
-                f"'{classes}' is no list of classes", place=path, hint="as in odd.npz@1,3,5,7,9"
+                f"'{classes}' is not a list of classes", place=path, hint="as in odd.npz@1,3,5,7,9"
             ) from None
     return net.named(label or net.name, file=path, file_sha256=file_hash(path))
 
 
 def _parts(name: str) -> tuple[str | None, str, str | None]:
-    """Label, path and classes; a file that exists under the whole name is taken as it is."""
+    """Return label, path and classes; if a file of the whole name exists, that is the path."""
     if os.path.exists(name):
         return None, name, None
     label, equals, rest = name.partition("=")

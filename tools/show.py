@@ -1,4 +1,4 @@
-"""fusion-show: what is in a file of Caffe's: a net's layers, shapes and cost, weights and their statistics, a graph."""
+"""fusion-show: the content of a Caffe file: a net's layers, shapes and costs, weights and statistics, a graph."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     from prototxt.summary.net_summary import Listing
 
 _EPILOG = """examples:
-  fusion-show train_val.prototxt                            layers, shapes, parameters, MACs, memory, what is frozen
-  fusion-show deploy.prototxt --input data=1,3,227,227      where the data is not here to tell its shape
+  fusion-show train_val.prototxt                            layers, shapes, parameters, MACs, memory, frozen layers
+  fusion-show deploy.prototxt --input data=1,3,227,227      where the data cannot be read
   fusion-show deploy.prototxt --html net.html --svg net.svg --dot net.dot
-  fusion-show net.caffemodel                                its layers and blobs; no value is read
-  fusion-show net.caffemodel --stats                        and their least, greatest, mean, deviation, zeros, NaN
-  fusion-show deploy.prototxt --weights net.caffemodel      both, and whether they fit each other
+  fusion-show net.caffemodel                                its layers and blobs, without reading values
+  fusion-show net.caffemodel --stats                        and min, max, mean, deviation, zeros and NaN of each blob
+  fusion-show deploy.prototxt --weights net.caffemodel      both, and whether they fit
 
-A net with mistakes or unknown types is shown as far as it is known, and what is not is told.
+A net with errors or unknown types is shown as far as possible, and its errors are listed.
 """
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the command line."""
     result = argparse.ArgumentParser(
         prog="fusion-show",
         description="Show a net, solver, weights, solver state or mean image, in any of their forms.",
@@ -37,26 +37,26 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = result.add_argument
-    add("input", metavar="FILE", help="what to show, told by its content")
-    add("--json", action="store_true", help="as JSON on standard output")
+    add("input", metavar="FILE", help="file to show; its kind is detected from its content")
+    add("--json", action="store_true", help="print JSON")
     net = result.add_argument_group("of a net")
     add = net.add_argument
-    add("--phase", type=str.upper, choices=("TRAIN", "TEST"), help="only this phase (pictures: TEST by default)")
+    add("--phase", type=str.upper, choices=("TRAIN", "TEST"), help="only this phase (drawings: TEST by default)")
     add("--stage", action="append", default=[], help="a stage of the net's state (repeatable)")
     add("--level", type=int, default=0, metavar="N", help="the level of the net's state")
     add("--input", action="append", default=[], dest="inputs", type=input_argument, metavar="[BLOB=]N,C,H,W",
-        help="a blob's shape, where the net does not tell (repeatable)")  # fmt: skip
-    add("--weights", metavar="W", help="weights to show beside the net, with statistics, and to compare with it")
-    add("--dot", metavar="OUT", help="write the graph in Graphviz's language")
-    add("--svg", metavar="OUT", help="write the graph as a picture")
-    add("--html", metavar="OUT", help="write the graph as a page to zoom and search in")
+        help="a blob's shape, where the net does not fix it (repeatable)")  # fmt: skip
+    add("--weights", metavar="W", help="weights to show with the net, with statistics, and to compare with it")
+    add("--dot", metavar="OUT", help="write the graph in the DOT language of Graphviz")
+    add("--svg", metavar="OUT", help="write the graph as an SVG image")
+    add("--html", metavar="OUT", help="write the graph as an HTML page with zoom and search")
     binary = result.add_argument_group("of a binary file")
-    binary.add_argument("--stats", action="store_true", help="statistics of each blob's values; reads all of the file")
+    binary.add_argument("--stats", action="store_true", help="statistics of each blob's values; reads the whole file")
     return result
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Show; 0 on success, 1 if the file cannot be read, 2 for bad usage."""
+    """Show; return 0 on success, 1 if the file cannot be read, 2 for bad usage."""
     arguments = parser().parse_args(argv)
     code: int = run(lambda: _show(arguments))
     return code
@@ -78,7 +78,7 @@ def _show(arguments: argparse.Namespace) -> None:
 
 
 def _wants_net(arguments: argparse.Namespace) -> bool:
-    """Whether the description inside a caffemodel is asked for, and not its blobs."""
+    """Return whether to show the description inside a caffemodel instead of its blobs."""
     drawn = arguments.dot or arguments.svg or arguments.html
     return bool(drawn or arguments.phase or arguments.inputs or arguments.weights)
 
@@ -103,7 +103,7 @@ def _show_net(arguments: argparse.Namespace, content: Content) -> None:
     )
     listing = replace(listing, problems=(*partial.problems, *listing.problems))
     report: dict[str, Any] = {"file": arguments.input, "kind": "net", **listings.to_json(listing)}
-    report["strange"] = [f"{place}: {told}" if place else told for place, told in partial.strange]
+    report["strange"] = [f"{place}: {message}" if place else message for place, message in partial.strange]
     text = net_text(listing, partial.strange)
     if arguments.weights:
         more, weights = _weights(arguments, listing)
@@ -114,19 +114,19 @@ def _show_net(arguments: argparse.Namespace, content: Content) -> None:
 
 
 def _weights(arguments: argparse.Namespace, listing: Listing) -> tuple[str, dict[str, object]]:
-    """The weights beside a net, as text and as data."""
+    """Return the weights of a net as text and as data."""
     from prototxt.conversion.file_content import contents_of
     from prototxt.summary.text_table import inventory_text
     from prototxt.summary.weights_summary import misfits, take_inventory, to_json
 
     found = take_inventory(arguments.weights, contents_of(arguments.weights), statistics=True)
-    wrong = misfits(found, listing.rows)
-    told = "".join(f"does not fit: {line}\n" for line in wrong) or "every blob of the net finds its weights\n"
-    return inventory_text(found) + told, {"file": arguments.weights, **to_json(found), "misfits": wrong}
+    errors = misfits(found, listing.rows)
+    check = "".join(f"does not fit: {line}\n" for line in errors) or "every blob of the net has its weights\n"
+    return inventory_text(found) + check, {"file": arguments.weights, **to_json(found), "misfits": errors}
 
 
 def _draw(arguments: argparse.Namespace, partial: Partial, listing: Listing) -> None:
-    """Write the pictures, of one phase."""
+    """Write the drawings of one phase."""
     from prototxt.drawing.nodes import graph_of
     from prototxt.files import write_text
     from prototxt.summary.net_summary import list_net
@@ -155,7 +155,7 @@ def _draw(arguments: argparse.Namespace, partial: Partial, listing: Listing) -> 
 
 
 def _show_solver(arguments: argparse.Namespace, content: Content) -> None:
-    """A solver's settings; of nets inside it, only that they are there."""
+    """Print a solver's settings; of nets inside it, only their names."""
     from prototxt.conversion.file_content import SOLVER, TEXT
 
     if content.form == TEXT:
@@ -182,7 +182,7 @@ def _show_binary(arguments: argparse.Namespace, content: Content) -> None:
 
 
 def _show_onnx(arguments: argparse.Namespace) -> None:
-    """An ONNX file: where it can be cut, and every operator that cannot be run."""
+    """Print where an ONNX file can be cut, and the operators that cannot be run."""
     from fusion.onnx.graphs import load_graph
     from fusion.onnx.graphs.summary import overview, overview_text
 

@@ -1,4 +1,4 @@
-"""Weights chosen by what the net says to its own validation data: a greedy soup, a point within a budget of flips."""
+"""Weights chosen on the net's own validation data: a greedy soup, or a point within a limit of negative flips."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _POINTS = 11
 
 
 def soup(net: str, files: Sequence[str], logits: str | None) -> SurgeryResult:
-    """The greedy soup of these weights; says which of them are in it. Raises: FusionError, PrototxtError, OSError."""
-    answers = _answering(net, logits)
+    """Return the greedy soup of these weights and print its members. Raises: FusionError, PrototxtError, OSError."""
+    predict = _predictor(net, logits)
     scores: list[float] = []
 
     def score(weights: Weights) -> float:
-        scores.append(accuracy(answers(weights)) or 0.0)
+        scores.append(accuracy(predict(weights)) or 0.0)
         return scores[-1]
 
     outcome, chosen = greedy_soup([read_weights(path) for path in files], score)
@@ -31,25 +31,25 @@ def soup(net: str, files: Sequence[str], logits: str | None) -> SurgeryResult:
 
 
 def within(net: str, old: str, new: str, max_nfr: float, logits: str | None) -> SurgeryResult:
-    """The most accurate point between two nets that unlearns at most this share of what the old one knew.
+    """Return the most accurate point between two nets with a negative flip rate of at most `max_nfr`.
 
-    Raises: ReportError when no point does; FusionError, PrototxtError, OSError.
+    Raises: ReportError if no point has; FusionError, PrototxtError, OSError.
     """
     first, last = read_weights(old), read_weights(new)
-    answers = _answering(net, logits)
+    predict = _predictor(net, logits)
     shares = [index / (_POINTS - 1) for index in range(_POINTS)]
-    found = {share: answers(interpolate(first, last, share).weights) for share in shares}
+    found = {share: predict(interpolate(first, last, share).weights) for share in shares}
     best = within_budget(found, old=found[0.0], max_nfr=max_nfr)
-    for share, said in found.items():
-        flips = negative_flip_rate(old=found[0.0], new=said) or 0.0
-        mark = " <- taken" if share == best else ""
-        line = f"share {share:.1f}: accuracy {accuracy(said) or 0:.4f}, negative flip rate {flips:.4f}{mark}"
+    for share, predictions in found.items():
+        flips = negative_flip_rate(old=found[0.0], new=predictions) or 0.0
+        mark = " <- chosen" if share == best else ""
+        line = f"share {share:.1f}: accuracy {accuracy(predictions) or 0:.4f}, negative flip rate {flips:.4f}{mark}"
         print(line, file=sys.stderr)
     return interpolate(first, last, best)
 
 
-def _answering(net: str, logits: str | None) -> Callable[[Weights], Predictions]:
-    """What the net says to its validation data, as a function of its weights. Raises: FusionError."""
+def _predictor(net: str, logits: str | None) -> Callable[[Weights], Predictions]:
+    """Return a function from weights to the net's predictions on its validation data. Raises: FusionError."""
     from fusion.composition.branches import scores_blob
     from fusion.composition.net_text import read_net
     from fusion.nets.weights import load_weights
@@ -59,11 +59,11 @@ def _answering(net: str, logits: str | None) -> Callable[[Weights], Predictions]
 
     blob = logits or scores_blob(read_net(upgrade_text(parse_file(net), strict=False)))
     if blob is None:
-        raise FusionError("which blob holds the class scores is not clear", place=net, hint="name it: --logits ip2")
+        raise FusionError("cannot determine the blob with the class scores", place=net, hint="name it: --logits ip2")
     evaluation = open_evaluation(net, [])
 
-    def answers(weights: Weights) -> Predictions:
+    def predict(weights: Weights) -> Predictions:
         load_weights(evaluation.job.net, weights)
         return evaluation.predict(blob)
 
-    return answers
+    return predict

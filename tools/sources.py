@@ -1,4 +1,4 @@
-"""The sources of a fused net on a command line: by prefix, by patterns and folders, or all that a fusion file names."""
+"""The sources of a fused net on a command line: by prefix, by pattern or folder, or all of a fusion file."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from .arguments import source_argument
 if TYPE_CHECKING:
     from fusion.merge.sources import SourceLike
 
-Named = tuple[str, "str | tuple[str, str]"]
+SourceFiles = tuple[str, "str | tuple[str, str]"]
 
 
-def source_or_recipe(text: str) -> Named:
-    """A source, or the file that fusion-compose was given, under no prefix."""
+def source_or_recipe(text: str) -> SourceFiles:
+    """Return prefix and files of a source; a fusion-compose file has the prefix ''."""
     return ("", text) if text.endswith(".toml") and "=" not in text else source_argument(text)
 
 
-def check_apart(options: argparse.ArgumentParser, sources: Sequence[Named]) -> None:
-    """Bad usage when a prefix is given twice."""
+def check_apart(options: argparse.ArgumentParser, sources: Sequence[SourceFiles]) -> None:
+    """Exit with a usage error if a prefix is given twice."""
     prefixes = [prefix for prefix, source in sources if not _is_recipe(prefix, source)]
     if twice := sorted({prefix for prefix in prefixes if prefixes.count(prefix) > 1}):
         options.error(f"prefix given twice: {', '.join(twice)}")
 
 
-def named_sources(given: Sequence[Named]) -> list[Named]:
-    """All sources, with fusion files, patterns and folders taken apart.
+def named_sources(arguments: Sequence[SourceFiles]) -> list[SourceFiles]:
+    """Return all sources, with fusion files, patterns and folders expanded.
 
     Raises: MergeError for a source without weights; ComposeError, as `fusion.composition.folds.folds`; OSError.
     """
@@ -36,29 +36,29 @@ def named_sources(given: Sequence[Named]) -> list[Named]:
     from fusion.merge.sources import expand_folds
 
     found: dict[str, str | tuple[str, str]] = {}
-    for prefix, source in given:
+    for prefix, source in arguments:
         if not _is_recipe(prefix, source):
             found[prefix] = source
             continue
         from fusion.composition import read_config
 
-        for one in read_config(str(source)).sources:
-            net = str(one.prototxt)
-            if one.weights is None and not (os.path.isdir(net) or net.lower().endswith(".onnx")):
-                hint = f'add weights = "..." to it, or give {one.prefix}=WEIGHTS here'
-                raise MergeError(f"source '{one.prefix}' has no weights", place=str(source), hint=hint)
-            found[one.prefix] = net if one.weights is None else (net, str(one.weights))
+        for part in read_config(str(source)).sources:
+            net = str(part.prototxt)
+            if part.weights is None and not (os.path.isdir(net) or net.lower().endswith(".onnx")):
+                hint = f'add weights = "..." to it, or give {part.prefix}=WEIGHTS here'
+                raise MergeError(f"source '{part.prefix}' has no weights", place=str(source), hint=hint)
+            found[part.prefix] = net if part.weights is None else (net, str(part.weights))
     return [(prefix, _paths(source)) for prefix, source in expand_folds(found).items()]
 
 
 def check_not_a_source(output: str, sources: Sequence[str], *, force: bool) -> None:
-    """Raises: WeightsError when a command would write over weights that it reads, unless that was asked for."""
+    """Check that a command does not overwrite weights that it reads. Raises: WeightsError, unless `force`."""
     from prototxt.errors import WeightsError
 
     for source in sources:
         if not force and os.path.exists(output) and os.path.exists(source) and os.path.samefile(output, source):
             hint = "name another output, or give --force to replace them"
-            raise WeightsError("this would write over weights that are read here", place=output, hint=hint)
+            raise WeightsError("this would overwrite weights that are read here", place=output, hint=hint)
 
 
 def _is_recipe(prefix: str, source: str | tuple[str, str]) -> bool:

@@ -1,4 +1,4 @@
-"""fusion-surgery: fold, re-head, reshape, strip and average trained nets, and list what was kept and what not."""
+"""fusion-surgery: fold, re-head, reshape, strip and average trained nets, with a list of all changes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .cli import run
 from .sources import check_not_a_source
 
 if TYPE_CHECKING:
-    from fusion.surgery.result import SurgeryResult
+    from fusion.surgery.result import SurgeryResult, Weights
     from prototxt.text.tree import Document
 
 _EXAMPLE = """examples:
@@ -20,9 +20,9 @@ _EXAMPLE = """examples:
   fusion-surgery head train_val.prototxt net.caffemodel --drop fc8 --num-output 20 --reinit xavier -o new
   fusion-surgery convolve deploy.prototxt net.caffemodel -o full                dense layers as convolutions
   fusion-surgery dense deploy.prototxt full.caffemodel -o back                  and back
-  fusion-surgery strip fused/train_val.prototxt trained.caffemodel -o head      only what was learned
+  fusion-surgery strip fused/train_val.prototxt trained.caffemodel -o head      only the trained layers
   fusion-surgery restore fused/train_val.prototxt head.caffemodel init.caffemodel -o whole
-  fusion-surgery bake fused/deploy.prototxt trained.caffemodel -o plain         learned shares as layers of Caffe's
+  fusion-surgery bake fused/deploy.prototxt trained.caffemodel -o plain         learned weighted sums as Caffe layers
   fusion-surgery group fused/deploy.prototxt trained.caffemodel --branches odd even -o grouped     side by side
   fusion-surgery soup train_val.prototxt a.caffemodel b.caffemodel c.caffemodel -o soup            greedy
   fusion-surgery interpolate train_val.prototxt old.caffemodel new.caffemodel --max-nfr 0.01 -o between
@@ -34,79 +34,79 @@ are written in that format.
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the command line."""
     result = argparse.ArgumentParser(
         prog="fusion-surgery",
-        description="Change trained nets without training them. Every layer kept, changed, dropped or left is listed.",
+        description="Change trained nets without training. Every layer that is kept, changed or dropped is listed.",
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = result.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add(commands, "fold", "fold BatchNorm, Scale and Bias into the layer in front")
+    _add(commands, "fold", "fold BatchNorm, Scale and Bias into the layer before them")
     head = _add(commands, "head", "drop layers' weights, and give them another number of outputs and fillers")
     head.add_argument("--drop", required=True, metavar="REGEX", help="names of the layers (whole names)")
     head.add_argument("--num-output", type=int, metavar="N", help="their number of outputs")
     head.add_argument("--reinit", metavar="FILLER", help="their filler: xavier, or gaussian,std=0.01")
-    head.add_argument("--seed", type=int, default=0, metavar="N", help="of the fillers (default 0)")
-    for name, what in (
+    head.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the fillers (default 0)")
+    for name, text in (
         ("convolve", "make dense layers convolutions"),
         ("dense", "make full convolutions dense layers"),
     ):
-        added = _add(commands, name, what)
+        added = _add(commands, name, text)
         added.add_argument("--layers", default=".*", metavar="REGEX", help="names of the layers (default: all)")
         added.add_argument("--input", action="append", default=[], type=shape_argument, metavar="BLOB=N,C,H,W",
-            help="shape of an input that the net does not tell")  # fmt: skip
+            help="shape of an input that the net does not fix")  # fmt: skip
     _add(commands, "strip", "drop the weights of frozen layers")
     restore = _add(commands, "restore", "put the frozen weights back")
-    restore.add_argument("base", metavar="BASE", help="the weights that training began with")
-    _add(commands, "bake", "make learned shares (heads fastnorm and softmax, Gate layers) layers of Caffe's")
+    restore.add_argument("base", metavar="BASE", help="the weights that training started from")
+    _add(commands, "bake", "turn learned weighted sums (heads fastnorm and softmax, Gate layers) into Caffe layers")
     group = _add(commands, "group", "fuse branches of one architecture side by side into grouped convolutions")
     group.add_argument("--branches", nargs="+", required=True, metavar="P", help="the prefixes of the branches")
-    group.add_argument("--dense", action="store_true", help="dense layers too, which is rarely faster on CPUs")
+    group.add_argument("--dense", action="store_true", help="also dense layers, which is rarely faster on CPUs")
     group.add_argument("--input", action="append", default=[], type=shape_argument, metavar="BLOB=N,C,H,W",
-        help="shape of an input that the net does not tell")  # fmt: skip
+        help="shape of an input that the net does not fix")  # fmt: skip
     _add_measured(commands)
     average = commands.add_parser("average", help="average the weights of nets of one architecture")
     average.add_argument("files", metavar="WEIGHTS", nargs="+", help="weights files")
     average.add_argument("--share", action="append", type=float, metavar="X", help="one per file (default: equal)")
     for each in commands.choices.values():
-        each.add_argument("-o", "--output", required=True, metavar="NAME", help="what to write")
-        each.add_argument("--force", action="store_true", help="write over weights that are read")
+        each.add_argument("-o", "--output", required=True, metavar="NAME", help="file to write")
+        each.add_argument("--force", action="store_true", help="overwrite weights that are read")
         each.add_argument("--json", action="store_true", help="print the listing as JSON")
     return result
 
 
 def _add(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, what: str
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str
 ) -> argparse.ArgumentParser:
-    added: argparse.ArgumentParser = commands.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.")
+    added: argparse.ArgumentParser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
     added.add_argument("net", metavar="NET.prototxt", help="the net")
     added.add_argument("weights", metavar="WEIGHTS", help="its weights")
     return added
 
 
 def _add_measured(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """What asks the net's own validation data which weights to take."""
-    soup = commands.add_parser("soup", help="average the nets that make the average better, from the best on")
+    """Add the operations that choose weights on the net's own validation data."""
+    soup = commands.add_parser("soup", help="average nets, best first, as long as the average improves")
     soup.add_argument("net", metavar="NET.prototxt", help="the net with its validation data (phase TEST)")
     soup.add_argument("files", metavar="WEIGHTS", nargs="+", help="weights files of that net")
-    between = commands.add_parser("interpolate", help="a point between an old and a new net's weights")
+    between = commands.add_parser("interpolate", help="take a point between the weights of an old and a new net")
     between.add_argument("net", metavar="NET.prototxt", help="the net, with validation data for --max-nfr")
     between.add_argument("old", metavar="OLD", help="weights of the old net")
     between.add_argument("new", metavar="NEW", help="weights of the new one, trained from the old one")
-    between.add_argument("--share", type=float, metavar="X", help="how far from the old (0) to the new (1)")
+    between.add_argument("--share", type=float, metavar="X", help="position from the old net (0) to the new one (1)")
     between.add_argument("--max-nfr", type=float, metavar="RATE",
         help="the most accurate of eleven points whose negative flip rate is at most this")  # fmt: skip
     for each in (soup, between):
-        each.add_argument("--logits", metavar="BLOB", help="the blob with the class scores, where that is not clear")
+        each.add_argument("--logits", metavar="BLOB", help="the class scores (default: the input of the loss)")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 0 on success, 1 for bad input, 2 for bad usage."""
+    """Run the command; return 0 on success, 1 for bad input, 2 for bad usage."""
     options = parser()
     arguments = options.parse_args(argv)
     if arguments.command == "interpolate" and (arguments.share is None) == (arguments.max_nfr is None):
-        options.error("say how far with --share, or how many flips are allowed with --max-nfr")
+        options.error("give a position with --share, or a limit of negative flips with --max-nfr")
     code: int = run(lambda: _operate(arguments))
     return code
 
@@ -116,15 +116,15 @@ def _operate(arguments: argparse.Namespace) -> None:
 
     weights_path, net_path = _paths(arguments.output)
     format_by_name(weights_path)
-    given = vars(arguments)
-    read = [str(given[name]) for name in ("weights", "base", "old", "new") if given.get(name)]
-    check_not_a_source(weights_path, [*read, *map(str, given.get("files", ()))], force=arguments.force)
+    values = vars(arguments)
+    inputs = [str(values[name]) for name in ("weights", "base", "old", "new") if values.get(name)]
+    check_not_a_source(weights_path, [*inputs, *map(str, values.get("files", ()))], force=arguments.force)
     outcome = _OPERATIONS[arguments.command](arguments)
     _write(outcome, arguments, weights_path, net_path)
 
 
 def _paths(output: str) -> tuple[str, str]:
-    """Where the weights and the net go."""
+    """Return the files for the weights and the net."""
     for ending in (".caffemodel.h5", ".caffemodel", ".h5", ".safetensors"):
         if output.lower().endswith(ending):
             return output, output[: -len(ending)] + ".prototxt"
@@ -154,6 +154,12 @@ def _write(outcome: SurgeryResult, arguments: argparse.Namespace, weights_path: 
     print(f"wrote {' and '.join(written)}", file=sys.stderr)
 
 
+def _weights(path: str) -> Weights:
+    from fusion.onnx.sidecar import read_pair
+
+    return read_pair(path)
+
+
 def _document(arguments: argparse.Namespace) -> Document:
     from prototxt.text.parser import parse_file
 
@@ -162,19 +168,17 @@ def _document(arguments: argparse.Namespace) -> Document:
 
 
 def _fold(arguments: argparse.Namespace) -> SurgeryResult:
-    from fusion.onnx.sidecar import read_pair
     from fusion.surgery.fold_batch_norm import fold
 
-    return fold(_document(arguments), read_pair(arguments.weights))
+    return fold(_document(arguments), _weights(arguments.weights))
 
 
 def _head(arguments: argparse.Namespace) -> SurgeryResult:
-    from fusion.onnx.sidecar import read_pair
     from fusion.surgery.heads import replace_head
 
     return replace_head(
         _document(arguments),
-        read_pair(arguments.weights),
+        _weights(arguments.weights),
         arguments.drop,
         num_output=arguments.num_output,
         reinit=arguments.reinit,
@@ -183,49 +187,43 @@ def _head(arguments: argparse.Namespace) -> SurgeryResult:
 
 
 def _convolve(arguments: argparse.Namespace) -> SurgeryResult:
-    from fusion.onnx.sidecar import read_pair
     from fusion.surgery.dense import to_convolution, to_dense
 
     operation = to_convolution if arguments.command == "convolve" else to_dense
-    weights = read_pair(arguments.weights)
+    weights = _weights(arguments.weights)
     return operation(_document(arguments), weights, arguments.layers, dict(arguments.input) or None)
 
 
 def _strip(arguments: argparse.Namespace) -> SurgeryResult:
-    from fusion.onnx.sidecar import read_pair
     from fusion.surgery.remove_layers import strip
     from prototxt.schema.load import load_net
 
-    return strip(load_net(arguments.net), read_pair(arguments.weights))
+    return strip(load_net(arguments.net), _weights(arguments.weights))
 
 
 def _restore(arguments: argparse.Namespace) -> SurgeryResult:
-    from fusion.onnx.sidecar import read_pair
     from fusion.surgery.remove_layers import restore
     from prototxt.schema.load import load_net
 
-    return restore(load_net(arguments.net), read_pair(arguments.weights), read_pair(arguments.base))
+    return restore(load_net(arguments.net), _weights(arguments.weights), _weights(arguments.base))
 
 
 def _average(arguments: argparse.Namespace) -> SurgeryResult:
-    from fusion.onnx.sidecar import read_pair
     from fusion.surgery.average_weights import average
 
-    return average([read_pair(path) for path in arguments.files], arguments.share)
+    return average([_weights(path) for path in arguments.files], arguments.share)
 
 
 def _bake(arguments: argparse.Namespace) -> SurgeryResult:
-    from fusion.onnx.sidecar import read_pair
     from fusion.surgery.bake_weighted_sums import bake
 
-    return bake(_document(arguments), read_pair(arguments.weights))
+    return bake(_document(arguments), _weights(arguments.weights))
 
 
 def _group(arguments: argparse.Namespace) -> SurgeryResult:
-    from fusion.onnx.sidecar import read_pair
     from fusion.surgery.horizontal import fuse_horizontally
 
-    inputs, weights = dict(arguments.input) or None, read_pair(arguments.weights)
+    inputs, weights = dict(arguments.input) or None, _weights(arguments.weights)
     return fuse_horizontally(_document(arguments), weights, arguments.branches, inputs, dense=arguments.dense)
 
 
@@ -240,10 +238,9 @@ def _interpolate(arguments: argparse.Namespace) -> SurgeryResult:
         from .soups import within
 
         return within(arguments.net, arguments.old, arguments.new, arguments.max_nfr, arguments.logits)
-    from fusion.onnx.sidecar import read_pair
     from fusion.surgery.average_weights import interpolate
 
-    return interpolate(read_pair(arguments.old), read_pair(arguments.new), arguments.share)
+    return interpolate(_weights(arguments.old), _weights(arguments.new), arguments.share)
 
 
 _OPERATIONS: dict[str, Callable[[argparse.Namespace], SurgeryResult]] = {

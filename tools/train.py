@@ -1,4 +1,4 @@
-"""fusion-train: train a net as its solver file says, as `caffe train` does."""
+"""fusion-train: train a net from its solver file, as `caffe train` does."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, cast
 
 from .cli import run
-from .reading_options import reading_of
-from .training_options import check, extras_of, overrides_of, parser
+from .reading_options import read_options
+from .training_options import check_options, parser, solver_overrides, train_options
 
 if TYPE_CHECKING:
     from fusion.solver import Solver
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train; 0 on success, 1 for bad input or a run that cannot go on, 2 for bad usage, 130 after Ctrl-C."""
+    """Train; return 0 on success, 1 for bad input or a failed run, 2 for bad usage, 130 after Ctrl-C."""
     usage = parser()
     options = usage.parse_args(argv)
-    check(options, usage)
+    check_options(options, usage)
     if options.sweep and int(os.environ.get("WORLD_SIZE") or 1) > 1:
         usage.error("a sweep runs in one process: start it without torchrun")
     work = _sweep if options.sweep else _time if options.time else _train
@@ -65,7 +65,7 @@ def _open(options: argparse.Namespace, display: Display | None) -> Solver:
         references=options.reference,
         pct=options.pct,
         kd_alpha=options.kd_alpha,
-        reading=reading_of(options),
+        reading=read_options(options),
         callbacks=_callbacks(options),
         extras=_extras(options),
         overrides=_seeded(options),
@@ -86,20 +86,20 @@ def _budget(options: argparse.Namespace) -> int:
 
 
 def _writes() -> bool:
-    """Whether this process is the one that writes files, of those that torchrun has started."""
+    """Return whether this process, of those started by torchrun, is the one that writes files."""
     return not int(os.environ.get("RANK") or 0)
 
 
 def _display(options: argparse.Namespace, closing: ExitStack) -> Display | None:
-    """Where to report; None: a bar or a log, as the solver chooses."""
+    """Return where to report; None lets the solver choose between a bar and a log."""
     from fusion.solver.logging.caffe_log import Both, CaffeLog, for_training
     from fusion.solver.logging.console import Silent
 
     shown = Silent() if options.quiet or options.dry_run else None
     if not options.log or options.dry_run or not _writes():
         return shown
-    going_on = bool(options.snapshot or options.resume)
-    file = closing.enter_context(Path(options.log).open("a" if going_on else "w", encoding="utf-8"))  # noqa: SIM115
+    resumed = bool(options.snapshot or options.resume)
+    file = closing.enter_context(Path(options.log).open("a" if resumed else "w", encoding="utf-8"))  # noqa: SIM115
     return Both(shown or for_training(), CaffeLog(cast("TextIO", file)))
 
 
@@ -116,26 +116,26 @@ def _callbacks(options: argparse.Namespace) -> list[Callback]:
 
         found.append(TensorBoard(options.tensorboard))
     if options.plot:
-        from .watching import Plot
+        from .curve_plot import CurvePlot
 
-        found.append(Plot(options.plot))
+        found.append(CurvePlot(options.plot))
     return found
 
 
 def _extras(options: argparse.Namespace) -> TrainOptions:
-    """The options given, completed by those that the snapshot was trained with."""
+    """Return the options, completed by those that the snapshot was trained with."""
     from fusion.solver.snapshots.find import recorded_decisions
 
-    given, state = extras_of(options), _state(options)
+    given, state = train_options(options), _state(options)
     return given.completed(recorded_decisions(state)) if state else given
 
 
 def _seeded(options: argparse.Namespace) -> list[str]:
-    """The settings given; a run that goes on without a seed of its own takes that of the snapshot."""
+    """Return the solver overrides; a resumed run without a seed takes that of its snapshot."""
     from fusion.solver.snapshots.files import resume_state_path
     from fusion.solver.snapshots.resume_state import read_resume_state
 
-    given, state = overrides_of(options), _state(options)
+    given, state = solver_overrides(options), _state(options)
     exact = read_resume_state(resume_state_path(state)) if state else None
     if exact is None or _message(options).random_seed >= 0:
         return given
@@ -143,7 +143,7 @@ def _seeded(options: argparse.Namespace) -> list[str]:
 
 
 def _state(options: argparse.Namespace) -> str | None:
-    """The solverstate from which the run goes on."""
+    """Return the solverstate from which the run resumes."""
     from fusion.solver.settings import prefix_of
     from fusion.solver.snapshots.files import states
 
@@ -157,7 +157,7 @@ def _message(options: argparse.Namespace) -> SolverParameter:
     from prototxt.schema.load import load_solver
 
     message: SolverParameter = load_solver(options.solver)
-    override(message, overrides_of(options))
+    override(message, solver_overrides(options))
     return message
 
 
@@ -178,7 +178,7 @@ def _time(options: argparse.Namespace) -> int:
 
     net = options.model
     if options.solver:
-        net = extras_of(options).nets(read_nets(_message(options), path=options.solver)).train
+        net = train_options(options).nets(read_nets(_message(options), path=options.solver)).train
     found = time_net(net, _weights(options), device=options.device, iterations=options.iterations, amp=options.amp)
     log = CaffeLog()
     if options.amp not in (None, "off"):
@@ -203,11 +203,11 @@ def _sweep(options: argparse.Namespace) -> int:
         out=options.out,
         device=options.device,
         max_iter=options.max_iter,
-        overrides=overrides_of(options),
-        extras=extras_of(options),
+        overrides=solver_overrides(options),
+        extras=train_options(options),
         cache_budget=_budget(options),
         cache_dir=options.cache_dir,
-        reading=reading_of(options),
+        reading=read_options(options),
         threads=options.threads if isinstance(options.threads, int) else 1,
         display=Silent() if options.quiet else None,
     )

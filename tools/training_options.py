@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from .cli import allow_python
-from .reading_options import add_reading_options, size
+from .reading_options import add_reading_options, byte_size
 
 if TYPE_CHECKING:
     from fusion.solver.train_options import TrainOptions
@@ -22,28 +22,28 @@ _EXAMPLE = """examples:
   fusion-train --solver solver.prototxt --reference old.prototxt:old.caffemodel --sweep loss=kd,focal \\
     --sweep weight=0.001,0.01,0.1 --sweep seed=1,2,3 --out sweep
 
-Frozen layers next to the data are computed once and kept, where the data is not random. Ctrl-C takes a snapshot and
-stops; SIGHUP takes one and goes on. docs/train.md tells more.
+The outputs of frozen layers next to the data are computed once and cached, unless the data is random. Ctrl-C takes a
+snapshot and stops; SIGHUP takes one and continues. See docs/train.md.
 """
 POLICIES = ("fixed", "step", "exp", "inv", "multistep", "poly", "sigmoid", "cosine")
-# Why a sweep takes these options not.
+# options that a sweep refuses, by reason
 _WITHOUT_SWEEP = {
     "losses are values to try (--sweep loss=kd,focal)": ("pct",),
     "the records to choose on are those of --select-on": ("best_on", "early_stopping"),
     "it takes no snapshots": ("snapshot", "resume", "snapshot_epochs", "keep", "save_init"),
     "its figures are in DIR/table.csv": ("log", "log_json", "tensorboard", "plot"),
-    "heads learn from the trunk's kept outputs": ("no_cache", "mixup"),
+    "heads learn from the cached outputs of the trunk": ("no_cache", "mixup"),
     "heads are traced together": ("compile",),
     "it only trains": ("dry_run", "time"),
 }
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the command line."""
     result = argparse.ArgumentParser(
         prog="fusion-train",
         usage="fusion-train --solver SOLVER.prototxt [--weights W[,W] | --snapshot STATE] [options]",
-        description="Train a net as its solver file says.",
+        description="Train a net from its solver file.",
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -64,86 +64,86 @@ def _add_run(result: argparse.ArgumentParser) -> None:
     add("--solver", metavar="SOLVER.prototxt", help="the solver file")
     start = result.add_mutually_exclusive_group()
     start.add_argument(
-        "--weights", metavar="W[,W]", help="start from these weights (.caffemodel, .h5, .safetensors); later ones win"
+        "--weights",
+        metavar="W[,W]",
+        help="start from these weights (.caffemodel, .h5, .safetensors); later ones override",
     )
-    start.add_argument("--snapshot", metavar="STATE", help="go on from this .solverstate")
-    add("--resume", action="store_true", help="go on from the newest complete snapshot; without one, start anew")
+    start.add_argument("--snapshot", metavar="STATE", help="resume from this .solverstate")
+    add("--resume", action="store_true", help="resume from the newest complete snapshot, or start if there is none")
     add("--device", default="auto", metavar="DEVICE", help="auto (default), cpu, cuda, cuda:1")
-    add("--threads", type=_threads, metavar="N", help="CPU threads; auto: measured at the start, or those that the "
-        "snapshot was written with (default: auto, or OMP_NUM_THREADS)")  # fmt: skip
-    add("--compile", action=argparse.BooleanOptionalAction, help="let torch's compiler make what runs in each "
-        "iteration, where a measurement at the start finds it faster, on a GPU as CUDA graphs (default: as the "
-        "snapshot was written)")  # fmt: skip
+    add("--threads", type=_threads, metavar="N", help="CPU threads; auto: measured at the start, or as recorded "
+        "in the snapshot (default: auto, or OMP_NUM_THREADS)")  # fmt: skip
+    add("--compile", action=argparse.BooleanOptionalAction, help="compile the iteration with torch.compile "
+        "where a measurement at the start finds it faster, on a GPU with CUDA graphs (default: as recorded in the "
+        "snapshot)")  # fmt: skip
     other = result.add_argument_group("instead of training").add_argument
-    other("--dry-run", action="store_true", help="print what would be trained on what, with the memory it takes")
+    other("--dry-run", action="store_true", help="print the layers, the data and the memory of the training")
     other("--time", action="store_true", help="time each layer forward and backward, as `caffe time` does")
     other("--model", metavar="NET.prototxt", help="with --time: a net instead of a solver (its TRAIN phase)")
-    other("--iterations", type=_positive, default=50, metavar="N", help="with --time: how many (default 50)")
+    other("--iterations", type=_positive, default=50, metavar="N", help="with --time: iterations (default 50)")
 
 
 def _add_settings(result: argparse.ArgumentParser) -> None:
-    add = result.add_argument_group("settings instead of the solver's").add_argument
+    add = result.add_argument_group("settings that override the solver's").add_argument
     add("--max-iter", type=_positive, metavar="N", help="the number of iterations")
     add("--lr", type=float, metavar="RATE", help="base_lr")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="any field: momentum=0.95, stepvalue=100,200, "
         "train_state.stage=a; repeatable")  # fmt: skip
     add = result.add_argument_group("settings that Caffe does not have (kept by snapshots)").add_argument
-    add(
-        "--lr-policy", choices=POLICIES, metavar="POLICY", help="instead of the solver's; cosine falls to 0 at max_iter"
-    )
-    add("--warmup", type=_positive, metavar="N", help="let the learning rate rise linearly in the first N iterations")
+    add("--lr-policy", choices=POLICIES, metavar="POLICY", help="override the solver's; cosine falls to 0 at max_iter")
+    add("--warmup", type=_positive, metavar="N", help="increase the learning rate linearly in the first N iterations")
     add("--label-smoothing", type=float, metavar="S", help="spread this share of each target over all classes")
     add("--mixup", type=float, metavar="ALPHA", help="mix pairs of inputs, with shares from Beta(ALPHA, ALPHA)")
-    add("--ema", type=float, metavar="DECAY", help="test averaged weights, and write them beside the snapshots")
-    add("--amp", choices=("bf16", "fp16", "off"), help="products and convolutions of training in half precision "
-        "(torch.amp): weights, losses, updates and tests stay in float32")  # fmt: skip
-    add("--best-on", type=share, metavar="SHARE|LIST", help="at each test, measure on this share of the training "
-        "records, kept back, or on a list (one per data layer: data=LIST,depth=LIST), and write the best weights to "
-        "PREFIX_best.caffemodel")  # fmt: skip
-    add("--early-stopping", type=_positive, metavar="PATIENCE", help="with --best-on: stop after so many tests without "
-        "anything better")  # fmt: skip
+    add("--ema", type=float, metavar="DECAY", help="test averaged weights, and write them with the snapshots")
+    add("--amp", choices=("bf16", "fp16", "off"), help="train in mixed precision "
+        "(torch.amp): matrix products and convolutions in half precision, all else in float32")  # fmt: skip
+    add("--best-on", type=_share_or_path, metavar="SHARE|LIST", help="at each test, validate on this share of the "
+        "training records, held out, or on a list (one per data layer: data=LIST,depth=LIST); write the best weights "
+        "to PREFIX_best.caffemodel")  # fmt: skip
+    add("--early-stopping", type=_positive, metavar="PATIENCE", help="with --best-on: stop after PATIENCE tests "
+        "without improvement")  # fmt: skip
     add = result.add_argument_group("snapshots").add_argument
     add("--save-init", metavar="FILE", help="write the weights before the first step")
     add("--snapshot-epochs", type=_positive, metavar="N", help="a snapshot every N passes over the training records")
-    add("--keep", type=_positive, metavar="N", help="keep the newest N snapshots of this run, remove its older ones")
+    add("--keep", type=_positive, metavar="N", help="keep the newest N snapshots of this run, delete its older ones")
 
 
 def _add_frozen(result: argparse.ArgumentParser) -> None:
     add = result.add_argument_group("frozen layers").add_argument
-    add("--freeze", metavar="REGEX", help="layers whose name this finds do not learn")
-    add("--cache-budget", type=size, metavar="SIZE", help="memory for the frozen layers' outputs (default 4G)")
-    add("--cache-dir", metavar="DIR", help="keep these outputs in files for later runs too (by default only those "
-        "beyond --cache-budget are written, beside the snapshots)")  # fmt: skip
-    add("--no-cache", action="store_true", help="compute the frozen layers anew in each iteration")
+    add("--freeze", metavar="REGEX", help="freeze layers whose name matches")
+    add("--cache-budget", type=byte_size, metavar="SIZE", help="memory for the frozen layers' outputs (default 4G)")
+    add("--cache-dir", metavar="DIR", help="cache these outputs in files, for later runs too (default: only those "
+        "beyond --cache-budget, beside the snapshots)")  # fmt: skip
+    add("--no-cache", action="store_true", help="compute the frozen layers in each iteration")
 
 
 def _add_reports(result: argparse.ArgumentParser) -> None:
     add = result.add_argument_group("reports").add_argument
-    add("--log", metavar="FILE", help="write Caffe's log there too (without a terminal it goes to stderr)")
+    add("--log", metavar="FILE", help="write Caffe's log to this file too (without a terminal it goes to stderr)")
     add("--log-json", metavar="FILE", help="write one JSON object per line")
     add("--tensorboard", metavar="DIR", help="write event files (needs the package tensorboard)")
-    add("--plot", metavar="FILE.png", help="draw loss, accuracy and learning rate, after each test")
-    add("-q", "--quiet", action="store_true", help="report nothing but errors")
+    add("--plot", metavar="FILE.png", help="plot loss, accuracy and learning rate after each test")
+    add("-q", "--quiet", action="store_true", help="print errors only")
 
 
 def _add_references(result: argparse.ArgumentParser) -> None:
     add = result.add_argument_group("references (without editing the prototxt)").add_argument
-    add("--reference", action="append", default=[], metavar="REF", help="hold the net to another: "
+    add("--reference", action="append", default=[], metavar="REF", help="add a reference net: "
         "NET.prototxt:WEIGHTS[@BLOB], NET.onnx, FILE.npz (logits by record) or @BLOB of this net, with "
         "[,classes=1,3,5][,weight=W][,start=N][,warmup=N][,name=N][,ensemble=N][,cache=FILE.npz][,half][,live]"
         "[,pixels=KIND][,input=BLOB]; repeatable")  # fmt: skip
     add("--pct", action="append", default=[], metavar="KIND[,weight=W,OPTION=VALUE...]",
-        help="the loss towards them: kd, focal, lm, ldi, elodi, naive, or on features (on=BLOB) cna, bct; with options "
-        "of pct_param (alpha, beta, temperature, filter, ...) and of=NAME+NAME; repeatable")  # fmt: skip
+        help="the loss towards the references: kd, focal, lm, ldi, elodi, naive, or on features (on=BLOB) cna, bct; "
+        "with fields of pct_param (alpha, beta, temperature, filter, ...) and of=NAME+NAME; repeatable")  # fmt: skip
     add("--kd-alpha", type=float, metavar="A", help="the loss is (1 - A) * own + A * weight * pct")
 
 
 def _add_processes(result: argparse.ArgumentParser) -> None:
     add = result.add_argument_group("several processes (started by torchrun; see docs/scale.md)").add_argument
     add("--batch-norm", choices=("sync", "local"), default="sync", help="statistics of BatchNorm over the batches "
-        "of all processes, as one process would take them (default), or over each one's own share")  # fmt: skip
-    add("--auto-scale", action="store_true", help="each process takes whole batches of the solver's size, and the "
-        "learning rate is multiplied by their number; otherwise they divide each batch among them")  # fmt: skip
+        "of all processes, as in one process (default), or over each process's own part")  # fmt: skip
+    add("--auto-scale", action="store_true", help="each process takes batches of the solver's size, and the "
+        "learning rate is multiplied by the number of processes; otherwise they divide each batch")  # fmt: skip
 
 
 def _add_sweep(result: argparse.ArgumentParser) -> None:
@@ -151,16 +151,16 @@ def _add_sweep(result: argparse.ArgumentParser) -> None:
     add("--sweep", action="append", default=[], metavar="AXIS=V,V|FILE", help="train a head for every "
         "combination of these values: loss (kd, focal, lm, ldi, elodi, naive, none), weight, lr, seed and the losses' "
         "options; a TOML or JSON file holds lists; repeatable")  # fmt: skip
-    add("--select-on", type=share, default=0.1, metavar="SHARE|LIST",
-        help="choose on this share of the training records, kept back, or on a list, or one per data "
+    add("--select-on", type=_share_or_path, default=0.1, metavar="SHARE|LIST",
+        help="choose on this share of the training records, held out, or on a list, or one per data "
         "layer (data=LIST,depth=LIST); default 0.1")  # fmt: skip
     add("--slack", type=float, default=0.003, metavar="A",
-        help="choose the fewest negative flips among settings so much below the best accuracy (0.003)")  # fmt: skip
-    add("--out", default="sweep", metavar="DIR", help="predictions, tables and the best head's weights")
+        help="choose the fewest negative flips among settings within A of the best accuracy (0.003)")  # fmt: skip
+    add("--out", default="sweep", metavar="DIR", help="folder for predictions, tables and the best head's weights")
 
 
-def check(options: argparse.Namespace, usage: argparse.ArgumentParser) -> None:
-    """End with a usage error where options do not go together."""
+def check_options(options: argparse.Namespace, usage: argparse.ArgumentParser) -> None:
+    """Exit with a usage error for options that exclude each other."""
     if options.model and not options.time:
         usage.error("--model goes with --time; a solver file names its net itself")
     if bool(options.solver) == bool(options.model):
@@ -170,38 +170,38 @@ def check(options: argparse.Namespace, usage: argparse.ArgumentParser) -> None:
     if options.resume and options.snapshot:
         usage.error("--resume finds the snapshot itself: leave --snapshot out")
     if options.time and (options.dry_run or options.snapshot or options.resume):
-        usage.error("--time neither plans nor goes on with a run: no --dry-run, --snapshot or --resume")
+        usage.error("--time neither plans nor resumes a run: no --dry-run, --snapshot or --resume")
     if options.time and options.compile:
-        usage.error("--time runs layer by layer, which the compiler would join: no --compile")
+        usage.error("--time runs layer by layer, and the compiler would join layers: no --compile")
 
 
 def _check_sweep(options: argparse.Namespace, usage: argparse.ArgumentParser) -> None:
-    wrong = []
+    errors = []
     for reason, names in _WITHOUT_SWEEP.items():
-        given = [f"--{name.replace('_', '-')}" for name in names if getattr(options, name)]
-        if given:
-            wrong.append(f"no {', '.join(given)}: {reason}")
-    if wrong:
-        usage.error(f"a sweep takes {'; '.join(wrong)}")
+        flags = [f"--{name.replace('_', '-')}" for name in names if getattr(options, name)]
+        if flags:
+            errors.append(f"no {', '.join(flags)}: {reason}")
+    if errors:
+        usage.error(f"a sweep takes {'; '.join(errors)}")
 
 
-def extras_of(options: argparse.Namespace) -> TrainOptions:
-    """What Caffe does not have: each option as it is given, else its default."""
+def train_options(options: argparse.Namespace) -> TrainOptions:
+    """Return the options that Caffe does not have, with defaults for those not given."""
     from dataclasses import fields
 
     from fusion.solver.train_options import TrainOptions
 
-    given = {field.name: getattr(options, field.name) for field in fields(TrainOptions)}
-    return TrainOptions(**{name: value for name, value in given.items() if value is not None})
+    values = {field.name: getattr(options, field.name) for field in fields(TrainOptions)}
+    return TrainOptions(**{name: value for name, value in values.items() if value is not None})
 
 
-def overrides_of(options: argparse.Namespace) -> list[str]:
-    """Fields to set in the solver; --lr after --set."""
+def solver_overrides(options: argparse.Namespace) -> list[str]:
+    """Return the solver fields to set; --lr after --set."""
     return [*options.set, *([f"base_lr={options.lr}"] if options.lr is not None else [])]
 
 
-def share(text: str) -> float | str:
-    """A share of the training records, or the path of a list."""
+def _share_or_path(text: str) -> float | str:
+    """Return a share of the training records, or the path of a list."""
     try:
         return float(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""fusion-verify: does a fused net still compute what its sources computed? Blob by blob, with the first difference."""
+"""fusion-verify: compare a fused net with its sources, blob by blob, and report the first difference."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from .arguments import shape_argument
 from .cli import run
-from .sources import Named, check_apart, named_sources, source_or_recipe
+from .sources import SourceFiles, check_apart, named_sources, source_or_recipe
 
 if TYPE_CHECKING:
+    from fusion.verification import Feed
     from fusion.verification.comparison import Comparison
 
 _EXAMPLE = """example:
@@ -26,7 +27,7 @@ exceeds --rtol.
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the command line."""
     result = argparse.ArgumentParser(
         prog="fusion-verify",
         description="Run each source and its branch of the fused net on the same inputs and compare them blob by blob.",
@@ -38,13 +39,13 @@ def parser() -> argparse.ArgumentParser:
     add("weights", metavar="WEIGHTS", help="its weights")
     add("sources", metavar="P=[NET.prototxt:]WEIGHTS|P=NET.onnx", nargs="*", type=source_or_recipe,
         help="a branch's prefix and its source; without a prototxt only the weights are compared. "
-        "A pattern or a folder gives P1, P2, ...; FUSION.toml stands for the sources that it names")  # fmt: skip
+        "A pattern or a folder gives P1, P2, ...; FUSION.toml means all sources in that file")  # fmt: skip
     add("--against", metavar="NET.prototxt:WEIGHTS|NET.onnx", help="compare with another net instead")
-    add("--images", nargs="+", metavar="PATH", help="pictures (files or folders) as inputs, instead of noise")
+    add("--images", nargs="+", metavar="PATH", help="images (files or folders) as inputs, instead of noise")
     add("--batch", type=int, default=2, metavar="N", help="samples of noise (default 2)")
     add("--seed", type=int, default=0, metavar="N", help="seed of the noise (default 0)")
     add("--input", action="append", default=[], type=shape_argument, metavar="BLOB=N,C,H,W",
-        help="shape of an input, where the net does not tell it")  # fmt: skip
+        help="shape of an input that the net does not fix")  # fmt: skip
     add("--stage", action="append", default=[], help="a stage of the nets' state, as DIGITS writes them (repeatable)")
     add("--rtol", type=float, default=1e-5, metavar="X", help="relative difference allowed (default 1e-5)")
     add("--json", action="store_true", help="print the comparison as JSON")
@@ -52,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 0 if all agree, 1 if not."""
+    """Run the command; return 0 if all blobs agree, 1 if not."""
     options = parser()
     arguments = options.parse_args(argv)
     if bool(arguments.sources) == bool(arguments.against):
@@ -73,25 +74,16 @@ def _verify(arguments: argparse.Namespace) -> int:
     from fusion.verification import Feed, verify_nets
 
     shapes = dict(arguments.input)
-    if not arguments.against:
-        found = comparisons(
-            arguments.net,
-            arguments.weights,
-            named_sources(arguments.sources),
-            shapes=shapes,
-            pictures=arguments.images or (),
-            batch=arguments.batch,
-            seed=arguments.seed,
-            rtol=arguments.rtol,
-            stages=arguments.stage,
-        )
-        return _show(found, as_json=arguments.json)
-    if arguments.against.lower().endswith(".onnx"):
-        return _show([_against_onnx(arguments, shapes)], as_json=arguments.json)
     feed = Feed(find_images(arguments.images or ()), arguments.batch, arguments.seed, shapes, arguments.stage)
-    net, _, weights = arguments.against.rpartition(":")
-    found = [verify_nets((arguments.net, arguments.weights), (net, weights), feed, arguments.rtol)]
-    return _show(found, as_json=arguments.json)
+    if not arguments.against:
+        sources = named_sources(arguments.sources)
+        comparisons = compare_sources(arguments.net, arguments.weights, sources, feed, arguments.rtol)
+    elif arguments.against.lower().endswith(".onnx"):
+        comparisons = [_against_onnx(arguments, shapes)]
+    else:
+        net, _, weights = arguments.against.rpartition(":")
+        comparisons = [verify_nets((arguments.net, arguments.weights), (net, weights), feed, arguments.rtol)]
+    return _show(comparisons, as_json=arguments.json)
 
 
 def _against_onnx(arguments: argparse.Namespace, shapes: Mapping[str, tuple[int, ...]]) -> Comparison:
@@ -107,43 +99,36 @@ def _against_onnx(arguments: argparse.Namespace, shapes: Mapping[str, tuple[int,
     return verify_onnx(net, weights, model, batches=batches, seed=arguments.seed, rtol=arguments.rtol, inputs=shapes)
 
 
-def comparisons(
+def compare_sources(
     net: str,
     weights: str,
-    sources: Sequence[Named],
-    *,
-    shapes: Mapping[str, tuple[int, ...]],
-    pictures: Sequence[str] = (),
-    batch: int = 2,
-    seed: int = 0,
+    sources: Sequence[SourceFiles],
+    feed: Feed,
     rtol: float = 1e-5,
     without: Collection[str] = (),
-    stages: Sequence[str] = (),
 ) -> list[Comparison]:
-    """Each source against its branch: run, where its prototxt is given; else its weights alone, which must be equal."""
-    from fusion.nets.inputs import find_images
-    from fusion.verification import Feed, verify_branches, verify_weights
+    """Compare each source with its branch: by running both, or, without the source's prototxt, by their weights."""
+    from fusion.verification import verify_branches, verify_weights
 
-    bare = {
+    weights_only = {
         prefix: source for prefix, source in sources if isinstance(source, str) and not source.lower().endswith(".onnx")
     }
-    whole = {prefix: source for prefix, source in sources if prefix not in bare}
-    feed = Feed(find_images(pictures), batch, seed, shapes, stages)
+    runnable = {prefix: source for prefix, source in sources if prefix not in weights_only}
     return [
-        *verify_branches(net, weights, whole, feed, rtol, without),
-        *verify_weights(weights, bare, without=without),
+        *verify_branches(net, weights, runnable, feed, rtol, without),
+        *verify_weights(weights, weights_only, without=without),
     ]
 
 
 def _show(comparisons: Sequence[Comparison], *, as_json: bool) -> int:
-    """Print what was found; the exit code."""
+    """Print the comparisons; return the exit code."""
     from fusion.verification.comparison import comparisons_json, comparisons_text
 
     print(comparisons_json(comparisons) if as_json else comparisons_text(comparisons), flush=True)
-    wrong = [item for item in comparisons if item.first is not None]
-    for item in wrong:
+    different = [item for item in comparisons if item.first is not None]
+    for item in different:
         print(f"error: {item.verdict()}", file=sys.stderr)
-    return 1 if wrong else 0
+    return 1 if different else 0
 
 
 if __name__ == "__main__":

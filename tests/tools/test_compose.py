@@ -74,9 +74,9 @@ def test_what_must_be_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     nets = arguments()[:2]
     assert main([]) == main(nets) == main([*nets, "--num-output", "3"]) == 1
     error = capsys.readouterr().err
-    assert "there is nothing to fuse" in error
-    assert "how many classes the fused net has is not said" in error
-    assert "where to write is not said" in error
+    assert "there are no sources to fuse" in error
+    assert "the number of classes of the fused net is missing" in error
+    assert "the output folder is missing" in error
 
 
 @pytest.mark.parametrize(
@@ -84,9 +84,9 @@ def test_what_must_be_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     [
         (["--source", "third"], "expected PREFIX="),
         (["--classes", "third=1"], "--classes names no source: 'third'"),
-        (["--classes", "odd=1,x"], "'x' is no number"),
+        (["--classes", "odd=1,x"], "'x' is not a number"),
         (["--pct", "focal,weight"], "'weight' has no value"),
-        (["--pct", "focal,weight=much"], "is no number"),
+        (["--pct", "focal,weight=much"], "is not a number"),
         (["--source", "odd=other.prototxt"], "two sources have the prefix 'odd'"),
         (["--head", "concat_fc"], "there is no head"),
     ],

@@ -89,12 +89,12 @@ def test_bad_input_is_one_message(fused: Path, refused: Check, arguments: list[s
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["fused.prototxt", "odd=odd.caffemodel"], "say where to write with -o OUT.caffemodel, or only show the plan"),
+        (["fused.prototxt", "odd=odd.caffemodel"], "give -o OUT.caffemodel, or only print the plan"),
         (["fused.prototxt", "odd.caffemodel", "-o", "o.caffemodel"], "without a prefix: '=odd.caffemodel'"),
         (["fused.prototxt", "odd=a", "odd=b", "-o", "o.caffemodel"], "prefix given twice: odd"),
         (["fused.prototxt", "odd=a", "-o", "o.caffemodel", "--input", "data"], "is not BLOB=N,C,H,W"),
-        (["fused.prototxt", "odd=a", "-o", "o.caffemodel", "--num-output", "3"], "the layers that --drop names"),
-        (["fused.prototxt", "odd=a", "-o", "o", "--drop", "fc", "--reinit", "msra"], "say where it goes"),
+        (["fused.prototxt", "odd=a", "-o", "o.caffemodel", "--num-output", "3"], "change the layers of --drop"),
+        (["fused.prototxt", "odd=a", "-o", "o", "--drop", "fc", "--reinit", "msra"], "give a file for it"),
         (["fused.prototxt", "odd=a", "--dry-run", "--verify"], "--dry-run writes nothing"),
         (["fused.prototxt", "odd=a", "-o", "o.caffemodel", "--seed", "-1"], "--seed is 0 or more"),
     ],

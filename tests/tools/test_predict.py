@@ -120,7 +120,7 @@ def test_a_web_page_until_ctrl_c(
     Path("twin.prototxt").write_text(NET.replace("new_height: 2 new_width: 2", ""))  # its pictures are not here to tell
     assert main([*NETS, "--serve", "--port", "0", "--beside", "twin=twin.prototxt:net.caffemodel"]) == 0
     out, err = capsys.readouterr()
-    assert re.fullmatch(r"drop pictures at http://127\.0\.0\.1:\d+/ \(Ctrl-C ends\)\n", out)
+    assert re.fullmatch(r"drop images at http://127\.0\.0\.1:\d+/ \(Ctrl-C ends\)\n", out)
     assert err == "ended\n"
 
 
@@ -159,10 +159,10 @@ def test_bad_input_is_one_message(folder: Path, refused: Check, arguments: list[
     ("arguments", "says"),
     [
         (["n", "w", "p", "--top", "0"], "--top and --batch are at least 1"),
-        (["n", "w", "p", "--resize", "3"], "is not HEIGHT,WIDTH"),
+        (["n", "w", "p", "--resize", "3"], "not a size: '3'"),
         (["n", "w", "p", "--mean", "a"], "is not a list of numbers"),
         (["n", "w", "p", "--json", "--csv"], "not allowed with"),
-        (["n", "w"], "name pictures, or --serve"),
+        (["n", "w"], "give images, or --serve"),
         (["n", "w", "p", "--serve"], "not both"),
         (["n", "w", "p", "--beside", "a=n.prototxt:w"], "is for --serve"),
         (["n", "w", "--serve", "--beside", "a=w"], "is not NAME=NET.prototxt:WEIGHTS"),

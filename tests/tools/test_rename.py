@@ -104,7 +104,7 @@ def test_broken_parts_are_kept_and_told(net: Path, tmp_path: Path, capsys: pytes
     out = tmp_path / "out.prototxt"
     assert rename.main([str(net), str(out), "odd"]) == 0
     assert out.read_text() == FROZEN + "own_param { source: /a/b\n}\n"
-    assert "warning: left as it was: " in capsys.readouterr().err
+    assert "warning: left unchanged: " in capsys.readouterr().err
 
 
 def test_weights_tell_the_blobs_of_types_that_nobody_knows(tmp_path: Path, reference: Path) -> None:

@@ -99,7 +99,10 @@ def test_an_ensemble_of_files(typed: list[str], tmp_path: Path, capsys: pytest.C
     assert read["new"][0]["meta"]["file"] == ["new.npz", "right.npz"]
     assert main([*typed[:2], "--new", "mostly=0.1*new.npz+9*right.npz", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["new"][0]["against_all"]["outcomes"]["negative"] == 0
-    for wrong, message in (("x*new.npz+right.npz", "'x' is no share"), ("0*new.npz+right.npz", "it must be above 0")):
+    for wrong, message in (
+        ("x*new.npz+right.npz", "'x' is not an ensemble weight"),
+        ("0*new.npz+right.npz", "it must be above 0"),
+    ):
         assert main([*typed[:2], "--new", wrong]) == 1
         assert message in capsys.readouterr().err
     (tmp_path / "a+b.npz").write_bytes((tmp_path / "new.npz").read_bytes())
@@ -151,7 +154,7 @@ def test_a_broken_budget_still_writes_the_page(typed: list[str], tmp_path: Path)
     [
         (["--old", "absent.npz", "--new", "new.npz"], "absent.npz"),
         (["--old", "odd.npz", "--new", "new.npz"], "different labels"),
-        (["--old", "odd.npz@1,x", "--new", "new.npz"], "no list of classes"),
+        (["--old", "odd.npz@1,x", "--new", "new.npz"], "is not a list of classes"),
         (["--old", "odd.npz@1,3,5", "--new", "new.npz"], "cannot become"),
         (["--old", "new.npz", "--new", "new.npz", "--budget", "none.json"], "none.json"),
         (["--old", "new.npz", "--new", "new.npz", "--html", "no/where.html"], "no"),

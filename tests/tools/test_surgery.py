@@ -157,7 +157,7 @@ def test_soup_and_a_point_within_a_budget(folder: Path, misused: Check, capsys: 
     assert "averaged other.caffemodel\n" in error
     interpolate = ["interpolate", "net.prototxt", "old.caffemodel", "new.caffemodel", "-o", "between"]
     assert main([*interpolate, "--max-nfr", "0.13"]) == 0
-    assert "share 0.0: accuracy 0.7500, negative flip rate 0.0000 <- taken" in capsys.readouterr().err
+    assert "share 0.0: accuracy 0.7500, negative flip rate 0.0000 <- chosen" in capsys.readouterr().err
     assert main([*interpolate, "--share", "0.5"]) == 0
     assert read_weights("between.caffemodel")["fc"][1].tolist() == [275, 0]
     misused(main, interpolate)

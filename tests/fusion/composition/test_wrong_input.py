@@ -27,7 +27,7 @@ class Wrong:
 PAIR = "--source a=a.prototxt@fc --source b=b.prototxt@fc --num-output 3 -o out"
 MERGE = "fused.prototxt a=a.prototxt:a.caffemodel b=b.caffemodel -o out/init.caffemodel"
 COMPOSE = {
-    "no source": Wrong("--num-output 3 -o out", "there is nothing to fuse", "--source odd="),
+    "no source": Wrong("--num-output 3 -o out", "there are no sources to fuse", "--source odd="),
     "missing file": Wrong(
         f"{PAIR} --source c=none.prototxt", "there is no file none.prototxt", "relative to the working"
     ),

@@ -1,4 +1,4 @@
-"""A picture of the run's curves, drawn while it goes on."""
+"""Plots of a run's curves during training."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ if TYPE_CHECKING:
     from fusion.solver.metrics import MeanOutputs, TrainMetrics
 
 
-class Plot(Callback):
-    """Writes loss, accuracy and learning rate as a picture after each test, and at the end."""
+class CurvePlot(Callback):
+    """Plots loss, accuracy and learning rate into a PNG file after each test and at the end."""
 
     def __init__(self, path: str) -> None:
         self.path = path
         self._points = Points()
 
     def on_display(self, metrics: TrainMetrics) -> None:
-        """Note loss and learning rate."""
+        """Record loss and learning rate."""
         self._points.loss[metrics.iteration] = metrics.loss
         if metrics.rate is not None:
             self._points.rates[metrics.iteration] = metrics.rate
 
     def on_test_end(self, iteration: int, index: int, result: MeanOutputs) -> None:
-        """Note the outputs of the first test net."""
+        """Record the outputs of the first test net."""
         if index == 0:
             for name, values, _ in result.outputs:
                 if len(values) == 1:
                     self._points.tests.setdefault(name, {})[iteration] = values[0]
 
     def on_tests_end(self, iteration: int) -> None:
-        """Draw what there is."""
+        """Draw the curves up to this iteration."""
         self._draw()
 
     def on_end(self) -> None:
-        """Draw all of it."""
+        """Draw the complete curves."""
         self._draw()
 
     def _draw(self) -> None:
