@@ -16,7 +16,7 @@ import numpy as np
 from timing import interleaved, machine, process, table
 
 import prototxt
-from prototxt.formats.caffemodel import Writer
+from prototxt.formats.caffemodel import CaffemodelWriter
 from prototxt.schema.messages import NetParameter
 from prototxt.shapes import infer
 
@@ -91,7 +91,7 @@ def write_net(folder: Path, name: str, text: str, seed: int) -> None:
     (folder / f"{name}.prototxt").write_text(text)
     net: NetParameter = prototxt.load_net(folder / f"{name}.prototxt")
     rng = np.random.default_rng(seed)
-    with Writer(folder / f"{name}.caffemodel", name) as writer:
+    with CaffemodelWriter(folder / f"{name}.caffemodel", name) as writer:
         for layer, shapes in zip(net.layer, infer(net).params, strict=True):
             blobs = [rng.random([dim or 1 for dim in shape], np.float32) for shape in shapes]
             writer.add_layer(layer.name, layer.type, layer.bottom, layer.top, blobs)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from timing import interleaved, machine, table
 
-from prototxt.formats.caffemodel import Writer
+from prototxt.formats.caffemodel import CaffemodelWriter
 
 # In a program of its own, so that the memory of this one does not count.
 PROGRAM = """
@@ -28,7 +28,7 @@ print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_m
 def write_model(path: Path, megabytes: int, layers: int) -> None:
     """A caffemodel with `layers` convolutions, each with BatchNorm and Scale."""
     values = np.zeros((max(1, megabytes * 250_000 // layers // 2304), 256, 3, 3), np.float32)
-    with Writer(path, "big") as writer:
+    with CaffemodelWriter(path, "big") as writer:
         for index in range(layers):
             name = f"res{index}"
             writer.add_layer(name, "Convolution", ("data",), (name,), [values])

@@ -19,7 +19,7 @@ from pathlib import Path
 from timing import interleaved, machine, process, table
 
 import prototxt
-from prototxt.edit.layer_view import layers, nets, outside_blobs
+from prototxt.edit.layer_view import outside_blobs, text_layers, text_nets
 from prototxt.files import read_text
 from prototxt.schema.params import param_count
 from prototxt.text.tree import Document, Message, Scalar
@@ -80,11 +80,11 @@ def damage(before: Document, after: Document) -> set[str]:
             found.add(DAMAGES[1])
         elif changed != value and (name not in ROLES or changed != f"{PREFIX}/{value}"):
             found.add(DAMAGES[2])
-    for net, original in zip(nets(after), nets(before), strict=False):
-        outside = outside_blobs(original, layers(original))
-        if any(f"{PREFIX}/{blob}" in outside_blobs(net, layers(net)) for blob in outside):
+    for net, original in zip(text_nets(after), text_nets(before), strict=False):
+        outside = outside_blobs(original, text_layers(original))
+        if any(f"{PREFIX}/{blob}" in outside_blobs(net, text_layers(net)) for blob in outside):
             found.add(DAMAGES[3])
-        if any(_learns(layer.body, layer.type, layer.version) for layer in layers(net) if not layer.is_data):
+        if any(_learns(layer.body, layer.type, layer.version) for layer in text_layers(net) if not layer.is_data):
             found.add(DAMAGES[4])
     return found
 

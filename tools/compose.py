@@ -189,14 +189,14 @@ def _config(arguments: argparse.Namespace) -> ComposeConfig:
 
 def _draw(composition: Composition, path: str) -> None:
     """Draw the fused net of phase TEST as SVG."""
-    from prototxt.drawing.nodes import graph_of
+    from prototxt.drawing.nodes import diagram_of
     from prototxt.drawing.svg import to_svg
     from prototxt.files import write_text
     from prototxt.schema.load import load_net
     from prototxt.summary.net_summary import list_net
 
     net = load_net(composition.deploy if composition.deploy is not None else composition.train_val, strict=False)
-    write_text(path, to_svg(graph_of(list_net(net, "TEST", {})), composition.overview.title))
+    write_text(path, to_svg(diagram_of(list_net(net, "TEST", {})), composition.overview.title))
     print(f"wrote {path}")
 
 

@@ -72,9 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _convert(arguments: argparse.Namespace) -> None:
-    from prototxt.conversion.convert import Request, convert
+    from prototxt.conversion.convert import ConvertOptions, convert
 
-    request = Request(
+    request = ConvertOptions(
         upgrade=arguments.upgrade,
         deploy=arguments.deploy,
         inputs=dict(arguments.input_shape),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from .cli import run
 
 if TYPE_CHECKING:
-    from prototxt.edit.rename import Renamed
+    from prototxt.edit.rename import RenameResult
 
 
 def parser() -> argparse.ArgumentParser:
@@ -82,7 +82,7 @@ def _rename(options: argparse.Namespace) -> int:
     return 0
 
 
-def _change_list(renamed: Renamed) -> str:
+def _change_list(renamed: RenameResult) -> str:
     """List the changes, a line per layer and a total."""
     width = max((len(change.renamed) for change in renamed.changes), default=0)
     lines = [f"{change.renamed:<{min(width, 40)}}  {', '.join(change.done)}".rstrip() for change in renamed.changes]

@@ -13,8 +13,8 @@ from .cli import run
 
 if TYPE_CHECKING:
     from prototxt.conversion.file_content import Content
-    from prototxt.schema.partial_load import Partial
-    from prototxt.summary.net_summary import Listing
+    from prototxt.schema.partial_load import PartialNet
+    from prototxt.summary.net_summary import NetListing
 
 _EPILOG = """examples:
   fusion-show train_val.prototxt                            layers, shapes, parameters, MACs, memory, frozen layers
@@ -87,22 +87,22 @@ def _show_net(arguments: argparse.Namespace, content: Content) -> None:
     from dataclasses import replace
 
     from prototxt.conversion.file_content import TEXT
-    from prototxt.schema.partial_load import Partial, load_partly
+    from prototxt.schema.partial_load import PartialNet, load_partial
     from prototxt.summary import net_summary as listings
     from prototxt.summary.net_table import net_text
 
     if content.form == TEXT:
-        partial = load_partly(arguments.input)
+        partial = load_partial(arguments.input)
     else:
-        from prototxt.conversion.net_without_blobs import read_skeleton
+        from prototxt.conversion.net_without_blobs import read_without_blobs
         from prototxt.schema.upgrade import upgrade_net
 
-        partial = Partial(upgrade_net(read_skeleton(arguments.input).net), (), ())
+        partial = PartialNet(upgrade_net(read_without_blobs(arguments.input).net), (), ())
     listing = listings.list_net(
         partial.net, arguments.phase, dict(arguments.inputs), level=arguments.level, stages=arguments.stage
     )
     listing = replace(listing, problems=(*partial.problems, *listing.problems))
-    report: dict[str, Any] = {"file": arguments.input, "kind": "net", **listings.to_json(listing)}
+    report: dict[str, Any] = {"file": arguments.input, "kind": "net", **listings.listing_json(listing)}
     report["strange"] = [f"{place}: {message}" if place else message for place, message in partial.strange]
     text = net_text(listing, partial.strange)
     if arguments.weights:
@@ -113,21 +113,21 @@ def _show_net(arguments: argparse.Namespace, content: Content) -> None:
         _draw(arguments, partial, listing)
 
 
-def _weights(arguments: argparse.Namespace, listing: Listing) -> tuple[str, dict[str, object]]:
+def _weights(arguments: argparse.Namespace, listing: NetListing) -> tuple[str, dict[str, object]]:
     """Return the weights of a net as text and as data."""
     from prototxt.conversion.file_content import contents_of
     from prototxt.summary.text_table import inventory_text
-    from prototxt.summary.weights_summary import misfits, take_inventory, to_json
+    from prototxt.summary.weights_summary import inventory_json, take_inventory, weight_mismatches
 
     found = take_inventory(arguments.weights, contents_of(arguments.weights), statistics=True)
-    errors = misfits(found, listing.rows)
+    errors = weight_mismatches(found, listing.rows)
     check = "".join(f"does not fit: {line}\n" for line in errors) or "every blob of the net has its weights\n"
-    return inventory_text(found) + check, {"file": arguments.weights, **to_json(found), "misfits": errors}
+    return inventory_text(found) + check, {"file": arguments.weights, **inventory_json(found), "misfits": errors}
 
 
-def _draw(arguments: argparse.Namespace, partial: Partial, listing: Listing) -> None:
+def _draw(arguments: argparse.Namespace, partial: PartialNet, listing: NetListing) -> None:
     """Write the drawings of one phase."""
-    from prototxt.drawing.nodes import graph_of
+    from prototxt.drawing.nodes import diagram_of
     from prototxt.files import write_text
     from prototxt.summary.net_summary import list_net
     from prototxt.summary.net_table import totals_text
@@ -136,7 +136,7 @@ def _draw(arguments: argparse.Namespace, partial: Partial, listing: Listing) -> 
     if arguments.phase is None:
         inputs = dict(arguments.inputs)
         shown = list_net(partial.net, "TEST", inputs, level=arguments.level, stages=arguments.stage)
-    graph = graph_of(shown)
+    graph = diagram_of(shown)
     note = totals_text(shown)
     if arguments.dot:
         from prototxt.drawing.dot import to_dot
@@ -163,10 +163,10 @@ def _show_solver(arguments: argparse.Namespace, content: Content) -> None:
 
         solver: Any = load_solver(arguments.input, strict=False)
     else:
-        from prototxt.conversion.convert import read_message
+        from prototxt.conversion.convert import parse_binary
         from prototxt.schema.upgrade import upgrade_solver
 
-        solver = upgrade_solver(read_message(arguments.input, SOLVER))
+        solver = upgrade_solver(parse_binary(arguments.input, SOLVER))
     from prototxt.summary.net_table import settings, settings_text
 
     found = settings(solver)
@@ -175,10 +175,10 @@ def _show_solver(arguments: argparse.Namespace, content: Content) -> None:
 
 def _show_binary(arguments: argparse.Namespace, content: Content) -> None:
     from prototxt.summary.text_table import inventory_text
-    from prototxt.summary.weights_summary import take_inventory, to_json
+    from prototxt.summary.weights_summary import inventory_json, take_inventory
 
     found = take_inventory(arguments.input, content, statistics=arguments.stats)
-    _print(arguments, {"file": arguments.input, **to_json(found)}, inventory_text(found))
+    _print(arguments, {"file": arguments.input, **inventory_json(found)}, inventory_text(found))
 
 
 def _show_onnx(arguments: argparse.Namespace) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fusion.composition.net_text import PHASES, LayerText, NetText
 from fusion.errors import ComposeError
 from prototxt.errors import did_you_mean
-from prototxt.schema.shared_memory import overwritten
+from prototxt.schema.shared_memory import find_overwritten
 from prototxt.shapes.loss_kinds import LOSS_KINDS
 
 _CLASSES = frozenset(name for name, kind in LOSS_KINDS.items() if kind.labels == "class")
@@ -45,7 +45,7 @@ def ancestors(net: NetText, blobs: tuple[str, ...]) -> Branch:
         writers: dict[str, LayerText] = {}
         read: dict[int, list[tuple[str, LayerText | None]]] = {}
         layers = [layer for layer in net.layers if phase in layer.phases]
-        changed = overwritten([(layer.type, layer.bottoms, layer.tops) for layer in layers])
+        changed = find_overwritten([(layer.type, layer.bottoms, layer.tops) for layer in layers])
         for index, layer in enumerate(layers):
             read[layer.number] = [(bottom, writers.get(bottom)) for bottom in layer.bottoms]
             others = [found.blob for found in changed if found.layer == index]

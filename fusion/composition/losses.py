@@ -148,7 +148,7 @@ def _resolve_option(type_name: str, name: str) -> tuple[str, Any]:
 
 def _literal(type_name: str, name: str, value: object, descriptor: Any) -> str:
     """Return a value as a literal that the field takes. Raises: ComposeError."""
-    from prototxt.schema.scalars import BadValueError, reader
+    from prototxt.schema.scalars import BadValueError, scalar_reader
     from prototxt.text.tree import scan_scalar
 
     if isinstance(value, bool):
@@ -161,7 +161,7 @@ def _literal(type_name: str, name: str, value: object, descriptor: Any) -> str:
     try:
         if scalar is None or scalar.end != len(text):
             raise BadValueError(f"'{text}' is no value")
-        reader(descriptor)(scalar)
+        scalar_reader(descriptor)(scalar)
     except BadValueError as error:
         raise ComposeError(f"loss '{type_name}': {name}: {error.message}", hint=error.hint) from None
     return text
@@ -184,12 +184,12 @@ def _literals(loss: Loss) -> Iterator[tuple[str, tuple[str, ...]]]:
 
 
 def _value(key: str, raw: str) -> object:
-    from prototxt.schema.scalars import BadValueError, reader
+    from prototxt.schema.scalars import BadValueError, scalar_reader
     from prototxt.text.tree import scan_scalar
 
     descriptor, scalar = _descriptor(key), scan_scalar(raw, 0)
     try:
-        return raw if descriptor is None or scalar is None else reader(descriptor)(scalar)
+        return raw if descriptor is None or scalar is None else scalar_reader(descriptor)(scalar)
     except BadValueError:
         return raw
 

@@ -285,14 +285,14 @@ def _freeze(
     document: Document, counts: Mapping[str, int] | None, outputs: Collection[str]
 ) -> tuple[Document, dict[str, tuple[str, ...]], tuple[str, ...]]:
     """Return a document with all its layers frozen, the changes per layer, and notes. Raises: RenameError."""
-    from prototxt.edit.freeze import Choice, freeze
-    from prototxt.edit.layer_view import layers
+    from prototxt.edit.freeze import FreezePatterns, freeze
+    from prototxt.edit.layer_view import text_layers
     from prototxt.errors import raise_all
     from prototxt.text.edits import Edits
 
-    every = layers(document.root)
+    every = text_layers(document.root)
     edits = Edits(document)
-    freezing = freeze(edits, every, Choice(), counts, outputs)
+    freezing = freeze(edits, every, FreezePatterns(), counts, outputs)
     raise_all(freezing.errors)
     return edits.apply(), {layer.name: freezing.done.get(id(layer), ()) for layer in every}, freezing.notes
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from fusion.export.graph_builder import GraphBuilder, Step, exporter
 from prototxt.schema.messages import PoolingParameter
-from prototxt.shapes.convolution import windows
+from prototxt.shapes.convolution import kernel_windows
 from prototxt.shapes.pooling import pooled_size, rounds_down
 
 _LEAST = float(np.finfo(np.float32).min)
@@ -19,7 +19,7 @@ def _convolution(graph: GraphBuilder, step: Step) -> None:
     dims = step.bottom_dims[0]
     if step.axis(param.axis) != 1 or len(dims) < 3:
         raise step.refusal("its channels are not on axis 1, before the spatial axes", "reshape its bottom first")
-    geometry = windows(param, len(dims) - 2)
+    geometry = kernel_windows(param, len(dims) - 2)
     # Forks' depthwise types imply the group; Caffe's own type reads it from the prototxt.
     group = dims[1] or 1 if kind.lower().endswith("depthwise") or kind == "DepthwiseConvolution" else param.group
     inputs = [step.weight(graph), *([step.weight(graph, 1)] if len(step.weights) > 1 else [])]

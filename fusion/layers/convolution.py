@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from fusion.layers.axes import positive_axis, spares_batch
 from fusion.layers.many_axes import convolve, deconvolve
 from fusion.layers.registry import Context, layer
-from prototxt.shapes.convolution import Window, windows
+from prototxt.shapes.convolution import KernelWindow, kernel_windows
 
 if TYPE_CHECKING:
     from prototxt.schema.messages import ConvolutionParameter, LayerParameter
@@ -34,7 +34,7 @@ class Convolution(nn.Module):
         self,
         weight: nn.Parameter,
         bias: nn.Parameter | None,
-        geometry: list[Window],
+        geometry: list[KernelWindow],
         group: int,
         axis: int,
         transposed: bool,
@@ -90,7 +90,7 @@ def _deconvolution(layer: LayerParameter, context: Context) -> nn.Module:
 def _build(param: ConvolutionParameter, context: Context, transposed: bool) -> nn.Module:
     weight = context.parameter(0, param.weight_filler)
     bias = context.parameter(1, param.bias_filler) if param.bias_term else None
-    geometry = windows(param, weight.dim() - 2)
+    geometry = kernel_windows(param, weight.dim() - 2)
     # Without known bottoms the rank follows from the weight: its spatial axes, the channels and the axes before them.
     axes = len(context.bottoms[0]) or weight.dim() - 1 + param.axis
     return Convolution(weight, bias, geometry, param.group, positive_axis(param.axis, axes), transposed)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from fusion.layers.axes import positive_axis, spares_batch
 from fusion.layers.registry import Context, layer
-from prototxt.shapes.convolution import Window, windows
+from prototxt.shapes.convolution import KernelWindow, kernel_windows
 
 if TYPE_CHECKING:
     from prototxt.schema.messages import LayerParameter
@@ -113,7 +113,7 @@ def _parameter(layer: LayerParameter, context: Context) -> nn.Module:
 class Im2col(nn.Module):
     """Writes every window of the bottom as a column, the operand of a convolution's matrix product."""
 
-    def __init__(self, geometry: list[Window], axis: int) -> None:
+    def __init__(self, geometry: list[KernelWindow], axis: int) -> None:
         super().__init__()
         self.geometry, self.axis = tuple(geometry), axis
 
@@ -136,4 +136,4 @@ class Im2col(nn.Module):
 def _im2col(layer: LayerParameter, context: Context) -> nn.Module:
     param = layer.convolution_param
     axes = len(context.bottoms[0])
-    return Im2col(windows(param, axes - positive_axis(param.axis, axes) - 1), param.axis)
+    return Im2col(kernel_windows(param, axes - positive_axis(param.axis, axes) - 1), param.axis)

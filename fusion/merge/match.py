@@ -15,7 +15,7 @@ from fusion.merge.plan import FromFiller, FromSource, Origin, shapes_text
 from fusion.merge.sources import MergeSource
 from fusion.merge.targets import TargetLayer
 from fusion.onnx.sidecar import ONNX
-from prototxt.formats.index import Shape, settled_shape, shape_fits
+from prototxt.formats.index import Shape, resolve_shape, shape_fits
 from prototxt.text.places import place_of
 
 Found = tuple[tuple[Shape, ...], tuple[Origin, ...]]
@@ -134,7 +134,7 @@ def _take(item: TargetLayer, source: MergeSource, result: Matching) -> MergeErro
         return None
     if len(have) != len(want) or not all(map(shape_fits, have, want)):
         return shape_mismatch(item, source, name, have, want)
-    shapes = tuple(settled_shape(h, w) for h, w in zip(have, want, strict=True))
+    shapes = tuple(resolve_shape(h, w) for h, w in zip(have, want, strict=True))
     result.found[item.layer.name] = (shapes, _blobs_from(source, name, len(have)))
     return None
 
@@ -210,7 +210,7 @@ def _share(
                 result.errors += [problem] if problem else []
             continue
         shapes = tuple(
-            settled_shape(result.found[home[0]][0][home[1]], want)
+            resolve_shape(result.found[home[0]][0][home[1]], want)
             for home, want in zip(homes, item.shapes or (), strict=True)
             if home is not None
         )

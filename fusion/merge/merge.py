@@ -20,8 +20,8 @@ from fusion.merge.plan import FromFiller, FromOnnx, FromSource, MergePlan, Plann
 from fusion.merge.sources import SourceLike, expand_folds, open_merge_sources
 from fusion.merge.targets import target_layers
 from fusion.onnx.sidecar import ONNX, sidecar_path, write_companion
-from prototxt.formats.copy import Deferred, Payload, Stretch
-from prototxt.formats.index import Entry, Scan, Shape
+from prototxt.formats.copy import FileSlice, LazyBlob, Payload
+from prototxt.formats.index import LayerEntry, Scan, Shape
 from prototxt.formats.scan import scan_weights
 from prototxt.formats.weights import save
 from prototxt.schema.messages import NetParameter
@@ -98,7 +98,8 @@ def apply_merge(
             progress(done, plan.nbytes)
 
     every = [
-        (Entry(layer.name, layer.type, (), layer.bottoms, layer.tops), _payloads(plan, layer)) for layer in plan.layers
+        (LayerEntry(layer.name, layer.type, (), layer.bottoms, layer.tops), _payloads(plan, layer))
+        for layer in plan.layers
     ]
     layers = write_companion(path, every, name=plan.name, progress=advance)
     _check_companion(path, every)
@@ -109,7 +110,7 @@ def apply_merge(
     save(path, layers, name=plan.name, check=check, progress=advance)
 
 
-def _check_companion(path: str | os.PathLike[str], layers: Sequence[tuple[Entry, Sequence[Payload]]]) -> None:
+def _check_companion(path: str | os.PathLike[str], layers: Sequence[tuple[LayerEntry, Sequence[Payload]]]) -> None:
     """Compare the file of ONNX weights beside `path` with the plan. Raises: MergeError."""
     other = sidecar_path(path)
     planned = [(entry, blobs) for entry, blobs in layers if entry.type == ONNX and blobs]
@@ -145,10 +146,12 @@ def _payload(plan: MergePlan, origin: FromSource | FromFiller, shape: Shape) -> 
     if isinstance(origin, FromSource):
         return plan.sources[origin.prefix].payload(origin.layer, origin.index, shape)
     message = plan.messages[origin.layer]
-    return Deferred(shape, lambda: initial_value(message, origin.index, shape, plan.seed))
+    return LazyBlob(shape, lambda: initial_value(message, origin.index, shape, plan.seed))
 
 
-def _check(layers: Sequence[tuple[Entry, Sequence[Payload]]], scan: Scan, read: Callable[[int, int], bytes]) -> None:
+def _check(
+    layers: Sequence[tuple[LayerEntry, Sequence[Payload]]], scan: Scan, read: Callable[[int, int], bytes]
+) -> None:
     """Compare the written file with the plan: layers, shapes, and the ends of every copied blob.
 
     Raises: MergeError naming the differences.
@@ -163,7 +166,7 @@ def _check(layers: Sequence[tuple[Entry, Sequence[Payload]]], scan: Scan, read: 
                 errors.append(f"layer '{entry.name}' has other shapes than planned")
                 continue
             for index, (blob, span) in enumerate(zip(blobs, found, strict=True)):
-                if not isinstance(blob, Stretch):
+                if not isinstance(blob, FileSlice):
                     continue
                 source = blob.scan.path
                 if source not in handles:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fusion.composition.folds import folds
 from fusion.errors import FusionError, MergeError
 from prototxt.errors import PrototxtError
-from prototxt.formats.copy import Deferred, Payload, Stretch
+from prototxt.formats.copy import FileSlice, LazyBlob, Payload
 from prototxt.formats.index import Shape
 from prototxt.formats.weights import Weights, read_weights
 from prototxt.schema.duplicate_names import check_layer_names
@@ -65,9 +65,9 @@ class MergeSource:
             return np.asarray(self.weights[name][index], np.float32).reshape(shape)
         blob = self.weights.entry(name).blobs[index]
         if blob.copyable:
-            return Stretch(self.weights.scan, blob, shape)
+            return FileSlice(self.weights.scan, blob, shape)
         weights = self.weights
-        return Deferred(shape, lambda: weights.array(name, index).reshape(shape))
+        return LazyBlob(shape, lambda: weights.array(name, index).reshape(shape))
 
 
 def expand_folds(sources: Mapping[str, SourceLike]) -> dict[str, SourceLike]:

@@ -25,7 +25,7 @@ from fusion.nets.shared_params import Owner, resolve_rates, share_params, tensor
 from prototxt.schema import messages
 from prototxt.schema.filter import filter_whole
 from prototxt.schema.load import load_net
-from prototxt.schema.shared_memory import Overwritten, ends_of, overwritten
+from prototxt.schema.shared_memory import OverwrittenBlob, find_overwritten, layer_ends
 from prototxt.shapes import infer
 from prototxt.shapes.registry import layer_type
 from prototxt.text.places import place_of
@@ -305,9 +305,9 @@ class _Values:
     def __init__(self, net: NetParameter) -> None:
         self.inputs: dict[str, str] = {}
         self.current: dict[str, str] = {}
-        self.overwritten: dict[int, list[Overwritten]] = {}
+        self.overwritten: dict[int, list[OverwrittenBlob]] = {}
         self._last = {top: index for index, layer in enumerate(net.layer) for top in layer.top}
-        for found in overwritten([ends_of(layer) for layer in net.layer]):
+        for found in find_overwritten([layer_ends(layer) for layer in net.layer]):
             self.overwritten.setdefault(found.layer, []).append(found)
             self._last[found.blob] = max(self._last[found.blob], found.layer)
 
@@ -326,7 +326,7 @@ class _Values:
             tops = (f"{layer.name} (automatic)",)
         return bottoms, tops
 
-    def add_change(self, index: int, layer: LayerParameter, found: Overwritten) -> tuple[tuple[str, str], str]:
+    def add_change(self, index: int, layer: LayerParameter, found: OverwrittenBlob) -> tuple[tuple[str, str], str]:
         """Return the changed value, the old value of the blob that shares its memory, and that blob's new value."""
         bottoms = self.current[found.through], self.current[found.blob]
         self.current[found.blob] = self._value(index, layer, found.blob)

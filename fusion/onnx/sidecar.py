@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from fusion.errors import WeightsMismatch
 from prototxt.formats import safetensors
 from prototxt.formats.copy import Payload
-from prototxt.formats.index import Entry
+from prototxt.formats.index import LayerEntry
 from prototxt.formats.weights import Weights, format_by_name, layers_of, read_weights, save
 
 if TYPE_CHECKING:
     from prototxt.schema.messages import NetParameter
 
 Path: TypeAlias = "str | os.PathLike[str]"
-Planned: TypeAlias = "Sequence[tuple[Entry, Sequence[Payload]]]"
+Planned: TypeAlias = "Sequence[tuple[LayerEntry, Sequence[Payload]]]"
 ONNX = "Onnx"
 
 
@@ -90,7 +90,7 @@ def write_companion(
         return layers
     apart = [(entry, blobs) for entry, blobs in layers if entry.type == ONNX and blobs]
     if apart:
-        safetensors.write(other, apart, name=name, progress=progress)
+        safetensors.write_safetensors(other, apart, name=name, progress=progress)
     return [
         (entry, () if entry.type == ONNX else blobs)
         for entry, blobs in layers

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fusion.errors import FusionError
-from prototxt.shapes.loss_kinds import LOSS_KINDS, other_judge
+from prototxt.shapes.loss_kinds import LOSS_KINDS, non_class_loss
 
 if TYPE_CHECKING:
     from prototxt.schema.messages import NetParameter
@@ -19,7 +19,7 @@ _HOLDS = {
 
 def check_class_scores(net: NetParameter, blob: str, place: str | None = None) -> None:
     """Raises: FusionError for a blob that the net's losses take for something else than class scores."""
-    layer = other_judge(net, blob)
+    layer = non_class_loss(net, blob)
     if layer is not None:
         raise FusionError(
             f"blob '{blob}' holds no class scores, but {_HOLDS[LOSS_KINDS[layer.type].labels]}, as layer "

@@ -27,7 +27,7 @@ from prototxt.edit.deploy import deploy
 from prototxt.schema.filter import filter_net
 from prototxt.schema.load import load_net
 from prototxt.shapes.dimensions import UNKNOWN
-from prototxt.shapes.loss_kinds import LOSS_KINDS, other_judge
+from prototxt.shapes.loss_kinds import LOSS_KINDS, non_class_loss
 from prototxt.shapes.net import infer
 from prototxt.text.class_names import ClassNames, class_names_of, name_of
 from prototxt.text.parser import parse_file
@@ -172,7 +172,7 @@ def _of_classes(
 
 
 def _holds_values(net: NetParameter, blob: str) -> bool:
-    layer = other_judge(net, blob)
+    layer = non_class_loss(net, blob)
     return layer is not None and LOSS_KINDS[layer.type].labels == "target"
 
 

@@ -16,7 +16,7 @@ from fusion.data.decoded_cache import Progress
 from fusion.data.in_step import label_difference, members_of
 from fusion.errors import DataError
 from fusion.solver.prefetch import ahead
-from prototxt.shapes.loss_kinds import judges_classes
+from prototxt.shapes.loss_kinds import compares_classes
 
 if TYPE_CHECKING:
     from prototxt.schema.messages import LayerParameter, NetParameter
@@ -111,7 +111,7 @@ def check_classes(net: NetParameter, sources: Sequence[Source], shapes: Mapping[
     Raises  DataError
     """
     for layer in net.layer:
-        if not judges_classes(layer) or len(layer.bottom) < 2:
+        if not compares_classes(layer) or len(layer.bottom) < 2:
             continue
         for source in (member for whole in sources for member in members_of(whole)):
             if layer.bottom[1] in source.tops and source.tops.index(layer.bottom[1]) == 1:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from prototxt.edit.freeze import Choice, freeze
-from prototxt.edit.layer_view import layers
+from prototxt.edit.freeze import FreezePatterns, freeze
+from prototxt.edit.layer_view import text_layers
 from prototxt.errors import raise_all
 from prototxt.schema.decode import decode
 from prototxt.schema.encode import to_text
@@ -24,9 +24,9 @@ def frozen(net: NetParameter, pattern: str) -> NetParameter:
     parameters with a layer that learns.
     """
     document = parse(to_text(net), "--freeze")
-    found = layers(document.root)
+    found = text_layers(document.root)
     edits = Edits(document)
-    raise_all(freeze(edits, found, Choice(pattern)).errors)
+    raise_all(freeze(edits, found, FreezePatterns(pattern)).errors)
     changed: NetParameter = decode(edits.apply(), "NetParameter")
     result = type(net)()
     result.CopyFrom(net)

@@ -16,7 +16,7 @@ from prototxt.errors import ShapeError
 from prototxt.schema.filter import filter_net
 from prototxt.schema.load import load_net
 from prototxt.schema.messages import LayerParameter
-from prototxt.shapes.convolution import windows
+from prototxt.shapes.convolution import kernel_windows
 from prototxt.shapes.dimensions import Shape
 from prototxt.shapes.net import infer
 from prototxt.text.edits import Edits
@@ -174,7 +174,7 @@ def _no_dense(part: _Part, weights: Weights) -> str | None:
         return "its bottom is no blob of pictures of a known size"
     if param.group != 1:
         return "it has groups"
-    geometry = windows(param, 2)
+    geometry = kernel_windows(param, 2)
     if [window.extent for window in geometry] != list(part.bottom[2:]) or any(
         w.pad or w.dilation > 1 for w in geometry
     ):

@@ -14,7 +14,7 @@ from fusion.merge.initial_fillers import initial_value
 from fusion.merge.targets import TargetLayer, target_layers
 from fusion.surgery.result import SurgeryResult, Weights
 from fusion.surgery.text_layers import name_pattern
-from prototxt.edit.layer_view import layers
+from prototxt.edit.layer_view import text_layers
 from prototxt.schema.load import load_net
 from prototxt.schema.messages import FillerParameter
 from prototxt.text.edits import Edits
@@ -76,7 +76,7 @@ def edit_head(
     if num_output is not None and num_output < 1:
         raise FusionError(f"num_output must be at least 1, not {num_output}")
     filler = parse_filler(reinit) if reinit is not None else None
-    candidates = layers(document.root)
+    candidates = text_layers(document.root)
     found = [layer for layer in candidates if layer.name and pattern.fullmatch(layer.name)]
     if not found:
         names = ", ".join(dict.fromkeys(layer.name for layer in candidates if layer.name and not layer.is_data))

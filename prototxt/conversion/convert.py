@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from prototxt.conversion.file_content import BINARY, BLOB, MESSAGES, NUMPY, SOLVER, STATE, TEXT, Content
-from prototxt.conversion.forms import STREAM, check, described, form_of
+from prototxt.conversion.forms import STREAM, check_conversion, describe_content, form_of
 from prototxt.errors import WeightsError
 
 PathLike = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
-class Request:
+class ConvertOptions:
     """What to do beside changing the form.
 
     upgrade   bring V0 and V1 up to date
@@ -42,7 +42,7 @@ class Conversion:
     notes: tuple[str, ...] = ()
 
 
-def convert(source: PathLike, target: PathLike, request: Request | None = None) -> Conversion:
+def convert(source: PathLike, target: PathLike, request: ConvertOptions | None = None) -> Conversion:
     """Convert a file, told by its content, to the form that the target's name asks for; `-` is text on stdout.
 
     The target is replaced at once or not at all, and may be the source. Weights are streamed.
@@ -51,11 +51,11 @@ def convert(source: PathLike, target: PathLike, request: Request | None = None) 
     """
     from prototxt.conversion.file_content import contents_of
 
-    request = request or Request()
+    request = request or ConvertOptions()
     place = os.fspath(target)
     content = contents_of(source)
     form = form_of(place)
-    check(content, os.fspath(source), place, upgrade=request.upgrade, deploy=request.deploy)
+    check_conversion(content, os.fspath(source), place, upgrade=request.upgrade, deploy=request.deploy)
     if content.what == STATE:
         notes = _state(source, target)
     elif content.what == BLOB:
@@ -68,10 +68,10 @@ def convert(source: PathLike, target: PathLike, request: Request | None = None) 
         notes = _upgraded(source, place)
     else:
         notes = _weights(source, target, request)
-    return Conversion(described(content), described(Content(content.what, form)), tuple(notes))
+    return Conversion(describe_content(content), describe_content(Content(content.what, form)), tuple(notes))
 
 
-def _text(what: str, form: str, source: PathLike, target: str, request: Request) -> list[str]:
+def _text(what: str, form: str, source: PathLike, target: str, request: ConvertOptions) -> list[str]:
     from prototxt.edit.deploy import deploy
     from prototxt.edit.upgrade_text import upgrade_text
     from prototxt.schema.decode import decode
@@ -97,9 +97,9 @@ def _text(what: str, form: str, source: PathLike, target: str, request: Request)
     return notes
 
 
-def _description(what: str, form: str, source: PathLike, target: str, request: Request) -> list[str]:
+def _description(what: str, form: str, source: PathLike, target: str, request: ConvertOptions) -> list[str]:
     """A binary net or solver as text (or a solver in today's form), without the values of its blobs."""
-    from prototxt.conversion.net_without_blobs import read_skeleton
+    from prototxt.conversion.net_without_blobs import read_without_blobs
     from prototxt.edit.deploy import deploy
     from prototxt.schema.encode import to_text
     from prototxt.schema.upgrade import upgrade_net, upgrade_solver
@@ -108,10 +108,10 @@ def _description(what: str, form: str, source: PathLike, target: str, request: R
     notes: list[str] = []
     message: Any
     if what == SOLVER:
-        message = read_message(source, SOLVER)
+        message = parse_binary(source, SOLVER)
         message = upgrade_solver(message) if request.upgrade else message
     else:
-        skeleton = read_skeleton(source)
+        skeleton = read_without_blobs(source)
         message = skeleton.net
         if skeleton.blob_count:
             notes.append(f"left out the values of {skeleton.blob_count} blobs: for these, name the target .h5")
@@ -131,16 +131,16 @@ def _description(what: str, form: str, source: PathLike, target: str, request: R
 
 
 def _upgraded(source: PathLike, target: str) -> list[str]:
-    from prototxt.conversion.net_without_blobs import read_skeleton, write_upgraded
+    from prototxt.conversion.net_without_blobs import read_without_blobs, write_upgraded
 
-    skeleton = read_skeleton(source)
+    skeleton = read_without_blobs(source)
     if not (skeleton.net.layers or skeleton.net.layer):
         raise WeightsError("the net has no layers", place=os.fspath(source), hint="is this a net at all?")
     count = write_upgraded(skeleton, target)
     return [f"{count} layers, {skeleton.blob_count} blobs copied as they are"]
 
 
-def _weights(source: PathLike, target: PathLike, request: Request) -> list[str]:
+def _weights(source: PathLike, target: PathLike, request: ConvertOptions) -> list[str]:
     from prototxt.formats.weights import layers_of, read_weights, save
     from prototxt.schema.duplicate_names import check_layer_names
     from prototxt.schema.load import load_net
@@ -175,7 +175,7 @@ def _blob(content: Content, form: str, source: PathLike, target: str) -> list[st
     if content.form == TEXT:
         _write_message(target, decode(parse_file(source), MESSAGES[BLOB]))
     else:
-        _write_text(target, to_text(read_message(source, BLOB)))
+        _write_text(target, to_text(parse_binary(source, BLOB)))
     return []
 
 
@@ -213,7 +213,7 @@ def _to_numpy(source: PathLike, target: str, content: Content) -> list[str]:
     return [f"shape {'x'.join(map(str, mean.shape))}"]
 
 
-def read_message(path: PathLike, what: str) -> Any:
+def parse_binary(path: PathLike, what: str) -> Any:
     """A whole binary message. Raises: WeightsError when it is damaged."""
     from google.protobuf.message import DecodeError
 

@@ -17,9 +17,9 @@ from prototxt.sniff.weights_format import (
     ONNX,
     STATE_FIELDS,
     WEB_PAGE,
-    foreign_kind,
-    is_onnx,
-    kind_of,
+    detect_format,
+    foreign_format,
+    is_onnx_message,
 )
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def contents_of(path: str | os.PathLike[str]) -> Content:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # whoever reads the file warns
             return Content(text_kind(parse_file(path, tolerant=True)), TEXT)
-    form = kind_of(path)
+    form = detect_format(path)
     if form == "hdf5":
         return Content(_hdf5_kind(path), HDF5)
     if form == "safetensors":
@@ -88,21 +88,21 @@ def _is_text(head: bytes, name: str) -> bool:
         return True
     if head.translate(None, _BINARY_BYTES) != head or head.startswith(HDF5_MAGIC):
         return False
-    found = foreign_kind(head)
+    found = foreign_format(head)
     return found is None or (found[0] == WEB_PAGE and not name.lower().endswith(_NAMED_BINARY))
 
 
 def _hdf5_kind(path: str | os.PathLike[str]) -> str:
-    from prototxt.formats.hdf5 import open_file, refusing_damage
+    from prototxt.formats.hdf5 import damage_as_weights_error, open_file
 
-    with open_file(path) as file, refusing_damage(os.fspath(path)):
+    with open_file(path) as file, damage_as_weights_error(os.fspath(path)):
         return STATE if {"iter", "history"} <= set(file) else NET
 
 
 def _message_kind(path: str) -> str:
     """What a binary message is, by its outermost fields. A net of a fork may have any, so a net is the last guess."""
     seen = _outer_fields(path)
-    if is_onnx(seen):
+    if is_onnx_message(seen):
         raise WeightsError(f"this is {ONNX}, not a file of Caffe's", place=path, hint="name it .onnx")
     if (100, 2) in seen:
         return NET
@@ -117,13 +117,13 @@ def _message_kind(path: str) -> str:
 
 
 def _outer_fields(path: str) -> set[tuple[int, int]]:
-    from prototxt.sniff.protobuf_wire import Window, fields
+    from prototxt.sniff.protobuf_wire import ByteWindow, wire_fields
 
     seen: set[tuple[int, int]] = set()
     fd = os.open(path, os.O_RDONLY)
     try:
-        window = Window.over_file(fd, path)
-        for count, (number, wire, _, _) in enumerate(fields(window, 0, window.size)):
+        window = ByteWindow.over_file(fd, path)
+        for count, (number, wire, _, _) in enumerate(wire_fields(window, 0, window.size)):
             seen.add((number, wire))
             if count > 1000:
                 break

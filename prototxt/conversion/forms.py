@@ -49,15 +49,15 @@ def form_of(name: str) -> str:
     raise WeightsError("the name does not say in which form to write", place=name, hint=hint)
 
 
-def described(content: Content) -> str:
+def describe_content(content: Content) -> str:
     """What a file holds, in words."""
     return _NAMES[content.what].get(content.form, "this")
 
 
-def check(content: Content, source: str, target: str, *, upgrade: bool, deploy: bool) -> None:
+def check_conversion(content: Content, source: str, target: str, *, upgrade: bool, deploy: bool) -> None:
     """Raises: WeightsError for a conversion that cannot be, or has no point, with these wishes beside it."""
     form = form_of(target)
-    what = described(content)
+    what = describe_content(content)
 
     def refuse(message: str, hint: str) -> WeightsError:
         return WeightsError(message, place=source, hint=hint)

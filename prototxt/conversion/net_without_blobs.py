@@ -15,11 +15,20 @@ from google.protobuf.message import DecodeError
 from prototxt.errors import WeightsError
 from prototxt.files import atomic_write
 from prototxt.formats.caffemodel import check_size
-from prototxt.formats.copy import Sink
+from prototxt.formats.copy import BufferedWriter
 from prototxt.schema.messages import LayerParameter, NetParameter
 from prototxt.schema.scalars import is_repeated
 from prototxt.schema.upgrade import upgrade_with_origins
-from prototxt.sniff.protobuf_wire import DAMAGED, LENGTH, Window, broken, encode_varint, fields, length_field, tag
+from prototxt.sniff.protobuf_wire import (
+    DAMAGED,
+    LENGTH,
+    ByteWindow,
+    damage_error,
+    encode_varint,
+    field_key,
+    length_field,
+    wire_fields,
+)
 
 _BLOBS = 7
 _MOST = 64 << 20  # bytes of a description without its weights; the largest public nets have less than one
@@ -27,7 +36,7 @@ Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Skeleton:
+class NetWithoutBlobs:
     """A net without its values, of any version.
 
     net     the message; its layers hold no blobs
@@ -44,7 +53,7 @@ class Skeleton:
         return sum(map(len, self.blobs))
 
 
-def read_skeleton(path: str | os.PathLike[str]) -> Skeleton:
+def read_without_blobs(path: str | os.PathLike[str]) -> NetWithoutBlobs:
     """Read a binary NetParameter without its blobs.
 
     Raises: WeightsError when the file is damaged, or no net.
@@ -52,11 +61,11 @@ def read_skeleton(path: str | os.PathLike[str]) -> Skeleton:
     place = os.fspath(path)
     fd = os.open(path, os.O_RDONLY)
     try:
-        window = Window.over_file(fd, place)
+        window = ByteWindow.over_file(fd, place)
         parts: list[bytes] = []
         blobs: dict[int, list[list[Span]]] = {2: [], 100: []}
         position = 0
-        for number, wire, a, b in fields(window, 0, window.size):
+        for number, wire, a, b in wire_fields(window, 0, window.size):
             if number in blobs and wire == LENGTH:
                 found: list[Span] = []
                 body = _without_blobs(window, a, b, 6 if number == 2 else _BLOBS, found, nested=number == 2)
@@ -72,7 +81,7 @@ def read_skeleton(path: str | os.PathLike[str]) -> Skeleton:
     except DecodeError as error:
         raise WeightsError(f"this is no net: {error}", place=place, hint=DAMAGED) from None
     mend_strings(net, place)
-    return Skeleton(place, net, blobs[2] if net.layers else blobs[100])
+    return NetWithoutBlobs(place, net, blobs[2] if net.layers else blobs[100])
 
 
 def mend_strings(message: Any, place: str) -> None:
@@ -100,11 +109,11 @@ def _mended(message: Any) -> list[str]:
     return found
 
 
-def _without_blobs(window: Window, start: int, end: int, blobs: int, found: list[Span], *, nested: bool) -> bytes:
+def _without_blobs(window: ByteWindow, start: int, end: int, blobs: int, found: list[Span], *, nested: bool) -> bytes:
     """A layer's bytes less its blobs, whose places go to `found`; V0 has its layer nested in field 1."""
     parts: list[bytes] = []
     position = start
-    for number, wire, a, b in fields(window, start, end):
+    for number, wire, a, b in wire_fields(window, start, end):
         if number == blobs and wire == LENGTH:
             found.append((a, b))
         elif nested and number == 1 and wire == LENGTH:
@@ -115,14 +124,14 @@ def _without_blobs(window: Window, start: int, end: int, blobs: int, found: list
     return b"".join(parts)
 
 
-def _kept(window: Window, start: int, end: int) -> bytes:
+def _kept(window: ByteWindow, start: int, end: int) -> bytes:
     """Bytes of the description. Raises: WeightsError for more than any description has."""
     if end - start > _MOST:
-        raise broken(window.path, start, f"a field of {end - start} bytes that is no weights", DAMAGED)
+        raise damage_error(window.path, start, f"a field of {end - start} bytes that is no weights", DAMAGED)
     return window.read(start, end)
 
 
-def write_upgraded(skeleton: Skeleton, path: str | os.PathLike[str]) -> int:
+def write_upgraded(skeleton: NetWithoutBlobs, path: str | os.PathLike[str]) -> int:
     """Write the net in today's form, its blobs copied byte by byte; the number of layers.
 
     The outcome is what Caffe's upgrade_net_proto_binary makes. Raises: UpgradeError; WeightsError over 2 GiB.
@@ -135,7 +144,7 @@ def write_upgraded(skeleton: Skeleton, path: str | os.PathLike[str]) -> int:
     source = os.open(skeleton.path, os.O_RDONLY)
     try:
         with atomic_write(path) as file:
-            sink = Sink(file)
+            sink = BufferedWriter(file)
             sink.write(outer.SerializeToString(deterministic=True))
             for layer, origin in zip(net.layer, origins, strict=True):
                 spans = skeleton.blobs[origin] if origin is not None else []
@@ -147,13 +156,13 @@ def write_upgraded(skeleton: Skeleton, path: str | os.PathLike[str]) -> int:
     return len(net.layer)
 
 
-def _write_layer(sink: Sink, layer: LayerParameter, spans: list[Span], source: int, path: str) -> None:
+def _write_layer(sink: BufferedWriter, layer: LayerParameter, spans: list[Span], source: int, path: str) -> None:
     """A layer in the order of its fields' numbers, as protobuf writes it."""
     head = _part(layer, lambda number: number < _BLOBS)
     tail = _part(layer, lambda number: number > _BLOBS, keep_unknown=True)
-    frames = [tag(_BLOBS, LENGTH) + encode_varint(end - start) for start, end in spans]
+    frames = [field_key(_BLOBS, LENGTH) + encode_varint(end - start) for start, end in spans]
     blobs = sum(len(frame) + end - start for frame, (start, end) in zip(frames, spans, strict=True))
-    sink.write(tag(100, LENGTH) + encode_varint(len(head) + blobs + len(tail)) + head)
+    sink.write(field_key(100, LENGTH) + encode_varint(len(head) + blobs + len(tail)) + head)
     for frame, (start, end) in zip(frames, spans, strict=True):
         sink.write(frame)
         sink.copy(source, start, end - start, path)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from prototxt.drawing.nodes import Graph
+from prototxt.drawing.nodes import Diagram
 from prototxt.drawing.svg import colours
 
 
-def to_dot(graph: Graph) -> str:
+def to_dot(graph: Diagram) -> str:
     """The graph as DOT; colours and marks are those of the SVG."""
     lines = [f"digraph {_quoted(graph.name or 'net')} {{", "  rankdir=TB;"]
     lines.append('  node [shape=box, style="rounded,filled", fontname="Helvetica", fontsize=11];')

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from prototxt.drawing.nodes import Graph, Node
-from prototxt.drawing.place_nodes import columns
-from prototxt.drawing.rank_nodes import Ranked, ranked
+from prototxt.drawing.nodes import Diagram, Node
+from prototxt.drawing.place_nodes import x_positions
+from prototxt.drawing.rank_nodes import RankedGraph, rank_boxes
 
 TITLE, LINE = 16.0, 14.0  # heights of a box's title and of its other lines, in pixels
 _PAD = 8.0
@@ -20,7 +20,7 @@ _WIDE = frozenset("mwMW@%")
 
 
 @dataclass(frozen=True, slots=True)
-class Box:
+class NodeBox:
     """A rectangle by its left upper corner."""
 
     x: float
@@ -30,7 +30,7 @@ class Box:
 
 
 @dataclass(frozen=True)
-class Layout:
+class DiagramLayout:
     """Where everything stands, in pixels from the left upper corner.
 
     boxes   of the graph's nodes
@@ -40,32 +40,32 @@ class Layout:
 
     width: float
     height: float
-    boxes: tuple[Box, ...]
+    boxes: tuple[NodeBox, ...]
     paths: tuple[str, ...]
-    frames: tuple[tuple[str, Box], ...]
+    frames: tuple[tuple[str, NodeBox], ...]
 
 
-def laid_out(graph: Graph) -> Layout:
+def lay_out(graph: Diagram) -> DiagramLayout:
     """Lay a graph out from top to bottom."""
     sizes = [_size(node) for node in graph.nodes]
-    order = ranked(len(sizes), [(edge.source, edge.target) for edge in graph.edges])
+    order = rank_boxes(len(sizes), [(edge.source, edge.target) for edge in graph.edges])
     count = sum(map(len, order.rows))
     widths = [width for width, _ in sizes] + [_DUMMY] * (count - len(sizes))
-    xs = columns(order, widths, _GAP)
+    xs = x_positions(order, widths, _GAP)
     tops, heights = _rows(order, [height for _, height in sizes])
-    boxes: list[Box] = [Box(0, 0, 0, 0)] * len(sizes)
+    boxes: list[NodeBox] = [NodeBox(0, 0, 0, 0)] * len(sizes)
     row_of: dict[int, int] = {}
     for row, vertices in enumerate(order.rows):
         for vertex in vertices:
             row_of[vertex] = row
             if vertex < order.real:
                 width, height = sizes[vertex]
-                boxes[vertex] = Box(xs[vertex] - width / 2, tops[row] + (heights[row] - height) / 2, width, height)
+                boxes[vertex] = NodeBox(xs[vertex] - width / 2, tops[row] + (heights[row] - height) / 2, width, height)
     paths = tuple(_path(path, xs, boxes, row_of, tops, heights) for path in order.paths)
     frames = tuple(_frames(graph.nodes, boxes))
     right = max([x + w / 2 for x, w in zip(xs, widths, strict=True)] + [box.x + box.width for _, box in frames] + [0.0])
     bottom = tops[-1] + heights[-1] if tops else 0.0
-    return Layout(right, bottom + _FRAME, tuple(boxes), paths, frames)
+    return DiagramLayout(right, bottom + _FRAME, tuple(boxes), paths, frames)
 
 
 def text_width(text: str, size: float) -> float:
@@ -80,7 +80,7 @@ def _size(node: Node) -> tuple[float, float]:
     return max(64.0, width), 2 * _PAD + TITLE + LINE * len(node.lines) - 3
 
 
-def _rows(order: Ranked, heights: Sequence[float]) -> tuple[list[float], list[float]]:
+def _rows(order: RankedGraph, heights: Sequence[float]) -> tuple[list[float], list[float]]:
     """The top of each row, and its height: that of its highest box."""
     tops, high, y = [], [], 0.0
     for vertices in order.rows:
@@ -94,7 +94,7 @@ def _rows(order: Ranked, heights: Sequence[float]) -> tuple[list[float], list[fl
 def _path(
     path: Sequence[int],
     xs: Sequence[float],
-    boxes: Sequence[Box],
+    boxes: Sequence[NodeBox],
     row_of: dict[int, int],
     tops: Sequence[float],
     heights: Sequence[float],
@@ -123,13 +123,13 @@ def _path(
     return "".join(parts)
 
 
-def _port(box: Box, towards: float) -> float:
+def _port(box: NodeBox, towards: float) -> float:
     """Where an arrow meets a box's edge: right below or above its other end, if the box is wide enough."""
     inset = min(14.0, box.width / 2)
     return min(max(towards, box.x + inset), box.x + box.width - inset)
 
 
-def _frames(nodes: Sequence[Node], boxes: Sequence[Box]) -> list[tuple[str, Box]]:
+def _frames(nodes: Sequence[Node], boxes: Sequence[NodeBox]) -> list[tuple[str, NodeBox]]:
     groups: dict[str, list[int]] = {}
     for number, node in enumerate(nodes):
         if node.group:
@@ -140,14 +140,14 @@ def _frames(nodes: Sequence[Node], boxes: Sequence[Box]) -> list[tuple[str, Box]
         left, top = min(box.x for box in inner) - _FRAME, min(box.y for box in inner) - _FRAME
         right = max(box.x + box.width for box in inner) + _FRAME
         bottom = max(box.y + box.height for box in inner) + _FRAME
-        frame = Box(left, top, right - left, bottom - top)
+        frame = NodeBox(left, top, right - left, bottom - top)
         strangers = (box for number, box in enumerate(boxes) if number not in set(members))
         if len(members) > 1 and not any(_overlap(frame, box) for box in strangers):
             frames.append((name, frame))
     return frames
 
 
-def _overlap(one: Box, other: Box) -> bool:
+def _overlap(one: NodeBox, other: NodeBox) -> bool:
     return (
         one.x < other.x + other.width
         and other.x < one.x + one.width

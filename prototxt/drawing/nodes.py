@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from prototxt.shapes import UNKNOWN, Shape
-from prototxt.summary.net_summary import FROZEN, PARTLY, Listing, Row
+from prototxt.summary.net_summary import FROZEN, PARTLY, LayerRow, NetListing
 from prototxt.summary.text_table import amount
 
 KINDS = {
@@ -50,7 +50,7 @@ class Node:
     title: str
     lines: tuple[str, ...]
     frozen: bool
-    rows: tuple[Row, ...] = ()
+    rows: tuple[LayerRow, ...] = ()
 
     @property
     def group(self) -> str:
@@ -69,7 +69,7 @@ class Edge:
 
 
 @dataclass(frozen=True)
-class Graph:
+class Diagram:
     """A net's boxes and arrows; an arrow's source has a smaller number than its target."""
 
     name: str
@@ -77,9 +77,9 @@ class Graph:
     edges: tuple[Edge, ...]
 
 
-def graph_of(listing: Listing) -> Graph:
+def diagram_of(listing: NetListing) -> Diagram:
     """The graph of a listing of one phase."""
-    boxes: list[list[Row]] = []
+    boxes: list[list[LayerRow]] = []
     maker: dict[str, int] = {}
     edges: dict[tuple[int, int, str], None] = {}
     for row in listing.rows:
@@ -91,10 +91,10 @@ def graph_of(listing: Listing) -> Graph:
                 edges[maker[bottom], len(boxes), bottom] = None
         maker.update(dict.fromkeys(row.tops, len(boxes)))
         boxes.append([row])
-    return _near_labels(Graph(listing.name, tuple(map(_node, boxes)), tuple(Edge(*edge) for edge in edges)))
+    return _near_labels(Diagram(listing.name, tuple(map(_node, boxes)), tuple(Edge(*edge) for edge in edges)))
 
 
-def kind_of(row: Row) -> str:
+def node_kind(row: LayerRow) -> str:
     """The family of a layer's type, which decides its colour."""
     if not row.known:
         return "unknown"
@@ -103,7 +103,7 @@ def kind_of(row: Row) -> str:
     return "loss" if row.type.endswith("Loss") else _KIND_OF.get(row.type, "loss" if "Loss" in row.type else "other")
 
 
-def _node(rows: Sequence[Row]) -> Node:
+def _node(rows: Sequence[LayerRow]) -> Node:
     first = rows[0]
     lines = [" ".join(word for word in (first.type, first.detail) if word)]
     if len(rows) > 1:
@@ -121,7 +121,7 @@ def _node(rows: Sequence[Row]) -> Node:
     learners = [row.state for row in rows if row.state and row.type != "BatchNorm"]
     if PARTLY in learners or (not frozen and FROZEN in learners):
         lines.insert(-1, "partly frozen")
-    return Node(kind_of(first), first.name or f"({first.type})", tuple(lines), frozen, tuple(rows))
+    return Node(node_kind(first), first.name or f"({first.type})", tuple(lines), frozen, tuple(rows))
 
 
 def _wrapped(words: Sequence[str], width: int = 30) -> list[str]:
@@ -142,7 +142,7 @@ def shape_label(shape: Shape) -> str:
     return " \u00d7 ".join("?" if size is None else str(size) for size in shape) or "scalar"
 
 
-def _near_labels(graph: Graph) -> Graph:
+def _near_labels(graph: Diagram) -> Diagram:
     """The graph with far arrows from data to losses turned into small boxes beside the loss."""
     ranks = [0] * len(graph.nodes)
     for edge in sorted(graph.edges, key=lambda edge: edge.target):
@@ -172,4 +172,4 @@ def _near_labels(graph: Graph) -> Graph:
         nodes.append(node)
     kept = (edge for edge in graph.edges if edge not in far)
     edges += [Edge(places[edge.source], places[edge.target], edge.blob) for edge in kept]
-    return Graph(graph.name, tuple(nodes), tuple(edges))
+    return Diagram(graph.name, tuple(nodes), tuple(edges))

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from prototxt.drawing.layout import laid_out
-from prototxt.drawing.nodes import KINDS, Graph, Node
+from prototxt.drawing.layout import lay_out
+from prototxt.drawing.nodes import KINDS, Diagram, Node
 from prototxt.drawing.svg import base_style, drawing, flake, style_rules
 from prototxt.shapes import text as shape_text
 from prototxt.shapes.costs import FLOAT_BYTES
-from prototxt.summary.net_summary import Row
-from prototxt.summary.text_table import amount, size
+from prototxt.summary.net_summary import LayerRow
+from prototxt.summary.text_table import amount, byte_size
 
 _KEYS = (
     "<kbd>wheel</kbd> zoom, <kbd>drag</kbd> pan, <kbd>/</kbd> search, <kbd>Enter</kbd> or <kbd>n</kbd> next, "
@@ -22,9 +22,9 @@ _KEYS = (
 )
 
 
-def to_html(graph: Graph, note: str = "", problems: Sequence[str] = ()) -> str:
+def to_html(graph: Diagram, note: str = "", problems: Sequence[str] = ()) -> str:
     """The graph as a page; `note` stands beside its title, `problems` at its foot."""
-    layout = laid_out(graph)
+    layout = lay_out(graph)
     folder = Path(__file__).parent
     css = (folder / "page.css").read_text(encoding="utf-8") + base_style()
     css += style_rules() + style_rules(":root[data-theme=dark]", dark=True)
@@ -73,7 +73,7 @@ def to_html(graph: Graph, note: str = "", problems: Sequence[str] = ()) -> str:
 """
 
 
-def _legend(graph: Graph) -> str:
+def _legend(graph: Diagram) -> str:
     used = {node.kind for node in graph.nodes}
     square = '<rect x=".6" y=".6" width="14.8" height="10.8" rx="3"/>'
     marks = [(kind, label, square) for kind, label in KINDS.items() if kind in used]
@@ -93,7 +93,7 @@ def _layer(node: Node) -> dict[str, object]:
     return {"title": _printable(node.title), "rows": rows, "search": _printable(" ".join(words)).lower()}
 
 
-def _facts(row: Row) -> list[tuple[str, str]]:
+def _facts(row: LayerRow) -> list[tuple[str, str]]:
     learned = (row.cost.params or 0) + (row.cost.statistics or 0)
     facts = [
         ("type", row.type if row.known else f"{row.type} (unknown)"),
@@ -103,7 +103,7 @@ def _facts(row: Row) -> list[tuple[str, str]]:
         *(("blob " + str(index), shape_text(shape)) for index, shape in enumerate(row.params)),
         ("parameters", f"{learned:,}" if learned else ""),
         ("MACs", amount(row.cost.macs) if row.cost.macs else ""),
-        ("memory", size(FLOAT_BYTES * row.cost.activations) if row.cost.activations else ""),
+        ("memory", byte_size(FLOAT_BYTES * row.cost.activations) if row.cost.activations else ""),
         ("training", row.state),
         ("shared", ", ".join(row.shared)),
     ]

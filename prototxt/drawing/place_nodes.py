@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from prototxt.drawing.rank_nodes import Ranked
+from prototxt.drawing.rank_nodes import RankedGraph
 
 Pair = tuple[int, int]
 
 
-def columns(graph: Ranked, widths: Sequence[float], gap: float) -> list[float]:
+def x_positions(graph: RankedGraph, widths: Sequence[float], gap: float) -> list[float]:
     """The horizontal middle of each vertex, the leftmost edge being at 0.
 
     widths  of all vertices, dummies included
@@ -32,7 +32,7 @@ def columns(graph: Ranked, widths: Sequence[float], gap: float) -> list[float]:
     return _balanced(found, widths)
 
 
-def _conflicts(graph: Ranked) -> set[Pair]:
+def _conflicts(graph: RankedGraph) -> set[Pair]:
     """Arrows between boxes that cross a stretch of a long arrow: the long one shall stay straight."""
     places = {vertex: place for row in graph.rows for place, vertex in enumerate(row)}
     marked: set[Pair] = set()

@@ -14,7 +14,7 @@ _SWEEPS = 12
 
 
 @dataclass(frozen=True)
-class Ranked:
+class RankedGraph:
     """A layered graph in which every arrow goes to the next row; long ones run through dummy vertices.
 
     rows    vertices of each row, from left to right; those from `real` on are dummies
@@ -29,7 +29,7 @@ class Ranked:
     paths: list[list[int]]
 
 
-def ranked(count: int, edges: Sequence[tuple[int, int]]) -> Ranked:
+def rank_boxes(count: int, edges: Sequence[tuple[int, int]]) -> RankedGraph:
     """Rank and order `count` boxes; an arrow's source has a smaller number than its target."""
     ranks = _ranks(count, edges)
     of = list(ranks)
@@ -49,7 +49,7 @@ def ranked(count: int, edges: Sequence[tuple[int, int]]) -> Ranked:
     rows: list[list[int]] = [[] for _ in range(max(of, default=-1) + 1)]
     for vertex in _depth_first(len(of), above, below):
         rows[of[vertex]].append(vertex)
-    graph = Ranked(count, rows, above, below, paths)
+    graph = RankedGraph(count, rows, above, below, paths)
     _order(graph)
     return graph
 
@@ -82,7 +82,7 @@ def _depth_first(count: int, above: list[list[int]], below: list[list[int]]) -> 
     return order
 
 
-def _order(graph: Ranked) -> None:
+def _order(graph: RankedGraph) -> None:
     """Sort each row by the middle of its neighbours, down and up, and keep the order with the fewest crossings."""
     best = [list(row) for row in graph.rows]
     fewest = _crossings(graph)
@@ -103,7 +103,7 @@ def _order(graph: Ranked) -> None:
     graph.rows[:] = best
 
 
-def _places(graph: Ranked) -> dict[int, int]:
+def _places(graph: RankedGraph) -> dict[int, int]:
     return {vertex: place for row in graph.rows for place, vertex in enumerate(row)}
 
 
@@ -111,7 +111,7 @@ def _middle(places: list[int], own: int) -> float:
     return sum(places) / len(places) if places else float(own)
 
 
-def _crossings(graph: Ranked) -> int:
+def _crossings(graph: RankedGraph) -> int:
     places = _places(graph)
     total = 0
     for row in graph.rows:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from prototxt.drawing.layout import LINE, TITLE, Box, Layout, laid_out, text_width
-from prototxt.drawing.nodes import KINDS, Graph, Node
+from prototxt.drawing.layout import LINE, TITLE, DiagramLayout, NodeBox, lay_out, text_width
+from prototxt.drawing.nodes import KINDS, Diagram, Node
 
 _MARGIN = 24.0
 _LEGEND = 18.0
@@ -35,9 +35,9 @@ svg.net{font:11px system-ui,-apple-system,"Segoe UI","DejaVu Sans",Helvetica,Ari
 """
 
 
-def to_svg(graph: Graph, note: str = "") -> str:
+def to_svg(graph: Diagram, note: str = "") -> str:
     """The graph as a whole SVG file; `note` stands below its title."""
-    layout = laid_out(graph)
+    layout = lay_out(graph)
     head, height = _head(graph, note, layout.width)
     top = height + _MARGIN
     width, height = max(layout.width, _head_width(graph, note)) + 2 * _MARGIN, layout.height + top + _MARGIN
@@ -82,7 +82,7 @@ def base_style() -> str:
     return _BASE
 
 
-def drawing(graph: Graph, layout: Layout) -> str:
+def drawing(graph: Diagram, layout: DiagramLayout) -> str:
     """Frames, arrows and boxes, the boxes numbered in `data-n`."""
     parts = [_TIP]
     parts += [_frame(name, box) for name, box in layout.frames]
@@ -103,14 +103,14 @@ _TIP = (
 )
 
 
-def _frame(name: str, box: Box) -> str:
+def _frame(name: str, box: NodeBox) -> str:
     return (
         f'<g><rect class="frame" x="{box.x:.1f}" y="{box.y:.1f}" width="{box.width:.1f}" height="{box.height:.1f}" '
         f'rx="10"/><text class="m" x="{box.x + 6:.1f}" y="{box.y - 3:.1f}">{_text(name)}</text></g>'
     )
 
 
-def _node(number: int, node: Node, box: Box) -> str:
+def _node(number: int, node: Node, box: NodeBox) -> str:
     classes = f"node {node.kind}{' frozen' if node.frozen else ''}"
     middle, y = box.width / 2, 8 + TITLE - 4
     shift = 8 if node.frozen else 0
@@ -135,16 +135,16 @@ def flake(x: float, y: float) -> str:
     return f'<path class="flake" transform="translate({x:.1f} {y:.1f})" d="{arms}"/>'
 
 
-def _legend(graph: Graph) -> list[str]:
+def _legend(graph: Diagram) -> list[str]:
     used = {node.kind for node in graph.nodes}
     return [kind for kind in KINDS if kind in used]
 
 
-def _head_width(graph: Graph, note: str) -> float:
+def _head_width(graph: Diagram, note: str) -> float:
     return max(text_width(graph.name or "net", 15) * 1.1, min(text_width(note, 11), 560.0), 420.0)
 
 
-def _head(graph: Graph, note: str, width: float) -> tuple[str, float]:
+def _head(graph: Diagram, note: str, width: float) -> tuple[str, float]:
     """Title, note and legend, and the height that they take."""
     room = max(width, _head_width(graph, note))
     y = _MARGIN + 12

@@ -15,7 +15,7 @@ from prototxt.edit.deploy_plan import DeployPlan, Score, plan_deploy
 from prototxt.edit.upgrade_text import upgrade_text
 from prototxt.errors import EditError, ShapeError, raise_all
 from prototxt.schema.encode import to_text
-from prototxt.schema.filter import included
+from prototxt.schema.filter import is_included
 from prototxt.schema.load import load_net
 from prototxt.schema.messages import LayerParameter, NetParameter
 from prototxt.shapes import UNKNOWN, Shape, infer
@@ -31,7 +31,7 @@ _COMMENTS = re.compile(r"(?:^[ \t]*#[^\n]*\n)+\Z", re.MULTILINE)
 
 
 @dataclass(frozen=True)
-class Deployed:
+class DeployResult:
     """A net's text for use, and what was decided on the way, one sentence each."""
 
     document: Document
@@ -44,7 +44,7 @@ def deploy(
     *,
     outputs: Sequence[str] = (),
     stages: Sequence[str] = (),
-) -> Deployed:
+) -> DeployResult:
     """The deploy text of a net's train_val text, of any age.
 
     inputs   shapes of the net's inputs by blob, or by "" for the only one; otherwise the data layers' own, one sample
@@ -73,7 +73,7 @@ def deploy(
         edits.insert_text(fields[0].start, "".join(f"{text}\n" for text in texts))
     result = edits.apply()
     infer(_load(result), unknown="ignore")
-    return Deployed(result, (*plan.notes, *_transform_notes(net, plan)))
+    return DeployResult(result, (*plan.notes, *_transform_notes(net, plan)))
 
 
 def _load(doc: Document) -> NetParameter:
@@ -180,7 +180,7 @@ def _input_shapes(
         raise ShapeError(f"a shape is given for {', '.join(strange)}", place=doc.name, hint=hint)
     present = NetParameter()
     present.layer.extend(
-        layer for index, layer in enumerate(net.layer) if index in plan.inputs or included(layer, plan.state)
+        layer for index, layer in enumerate(net.layer) if index in plan.inputs or is_included(layer, plan.state)
     )
     known = infer_partly(present)[0].blobs
     shapes: dict[str, Shape] = {blob: tuple(shape) for blob, shape in given.items()}

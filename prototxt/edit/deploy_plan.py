@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from prototxt.errors import EditError, did_you_mean
-from prototxt.schema.filter import included
+from prototxt.schema.filter import is_included
 from prototxt.schema.messages import TEST, LayerParameter, NetParameter, NetState
 from prototxt.schema.params import makes_data, param_count
-from prototxt.schema.shared_memory import ends_of, overwritten
+from prototxt.schema.shared_memory import find_overwritten, layer_ends
 from prototxt.shapes.registry import LAYER_TYPES
 
 SCORES = {
@@ -107,8 +107,8 @@ def _state(net: NetParameter, stages: Iterable[str]) -> NetState:
 
 def _flow(net: NetParameter, state: NetState) -> _Flow:
     flow = _Flow({}, {})
-    present = [index for index, layer in enumerate(net.layer) if included(layer, state)]
-    changed = overwritten([ends_of(net.layer[index]) for index in present])
+    present = [index for index, layer in enumerate(net.layer) if is_included(layer, state)]
+    changed = find_overwritten([layer_ends(net.layer[index]) for index in present])
     for place, index in enumerate(present):
         flow.reads[index] = [(bottom, flow.final.get(bottom)) for bottom in net.layer[index].bottom]
         others = [found.blob for found in changed if found.layer == place]

@@ -25,14 +25,14 @@ _ENDS = ("Accuracy", "Silence", "HDF5Output")
 _NVCAFFE = "frozen here; NVCaffe itself trains the scale and bias of its BatchNorm whatever lr_mult says"
 
 
-class Choice(NamedTuple):
+class FreezePatterns(NamedTuple):
     """Which layers to freeze: those that `freeze` finds, or all; but none that `thaw` finds. Patterns are searched."""
 
     freeze: str | None = None
     thaw: str | None = None
 
 
-def chosen(document: Document, layers: Sequence[TextLayer], choice: Choice) -> list[TextLayer]:
+def select_layers(document: Document, layers: Sequence[TextLayer], choice: FreezePatterns) -> list[TextLayer]:
     """The layers to freeze, data layers never among them.
 
     Raises: RenameError for a pattern that is none, or that finds no layer.
@@ -45,7 +45,7 @@ def chosen(document: Document, layers: Sequence[TextLayer], choice: Choice) -> l
     return [layer for layer in keep if id(layer) not in thawed]
 
 
-class Freezing(NamedTuple):
+class FreezeResult(NamedTuple):
     """What freezing did by `id(layer)`, what the reader should know, and what stands against it."""
 
     done: dict[int, tuple[str, ...]]
@@ -56,10 +56,10 @@ class Freezing(NamedTuple):
 def freeze(
     edits: Edits,
     layers: Sequence[TextLayer],
-    choice: Choice,
+    choice: FreezePatterns,
     blob_counts: Mapping[str, int] | None = None,
     outputs: Collection[str] = (),
-) -> Freezing:
+) -> FreezeResult:
     """Freeze the chosen layers of a net.
 
     A layer whose description does not tell how many blobs it has is frozen as its weights or its `param {}` blocks
@@ -69,8 +69,8 @@ def freeze(
     outputs      blobs that layers outside of this net read, which may learn through it
     Raises: RenameError for a pattern that is none, or that finds no layer.
     """
-    frozen = chosen(edits.document, layers, choice)
-    errors = torn_shares(edits.document, layers, frozen)
+    frozen = select_layers(edits.document, layers, choice)
+    errors = half_frozen_shares(edits.document, layers, frozen)
     used = used_by_weights(layers, blob_counts, outputs)
     done: dict[int, tuple[str, ...]] = {}
     notes: list[tuple[str, str]] = []
@@ -83,7 +83,7 @@ def freeze(
         notes += [(note, layer.name)] if note else []
         if layer.type == "BatchNorm" and count == 5:
             notes.append((_NVCAFFE, layer.name))
-    return Freezing(done, tuple(fold_notes(notes)), tuple(errors))
+    return FreezeResult(done, tuple(fold_notes(notes)), tuple(errors))
 
 
 def _blob_count(
@@ -118,7 +118,9 @@ def _freeze_layer(edits: Edits, layer: TextLayer, count: int) -> list[str]:
     return done
 
 
-def torn_shares(document: Document, layers: Sequence[TextLayer], frozen: Sequence[TextLayer]) -> list[PrototxtError]:
+def half_frozen_shares(
+    document: Document, layers: Sequence[TextLayer], frozen: Sequence[TextLayer]
+) -> list[PrototxtError]:
     """Errors for parameters that a frozen and a learning layer share: Caffe refuses two learning rates."""
     stopped = {id(layer) for layer in frozen}
     owners: dict[str, tuple[bool, TextLayer]] = {}

@@ -46,14 +46,14 @@ class TextLayer(NamedTuple):
         return makes_data(self.type, len(self.bottoms))
 
 
-def nets(document: Document) -> list[Message]:
+def text_nets(document: Document) -> list[Message]:
     """The nets of a text: itself, or those inside a solver."""
     root = document.root
     inner = [net for name in NET_FIELDS for net in root.messages(name)]
     return inner if inner and not (root.messages("layer") or root.messages("layers")) else [root, *inner]
 
 
-def layers(net: Message) -> list[TextLayer]:
+def text_layers(net: Message) -> list[TextLayer]:
     """The layers of a net, of all phases, in the order of the text."""
     found = [_layer(message, 2) for message in net.messages("layer")]
     found += [_layer(message, 1) for message in net.messages("layers")]

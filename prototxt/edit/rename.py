@@ -9,8 +9,8 @@ import re
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
-from prototxt.edit.freeze import Choice, chosen, freeze as freeze_layers, shared_names, stop_gradients
-from prototxt.edit.layer_view import TextLayer, layers, nets, outside_blobs
+from prototxt.edit.freeze import FreezePatterns, freeze as freeze_layers, select_layers, shared_names, stop_gradients
+from prototxt.edit.layer_view import TextLayer, outside_blobs, text_layers, text_nets
 from prototxt.errors import PrototxtError, RenameError, raise_all
 from prototxt.text.edits import Edits
 from prototxt.text.notes import fold_notes
@@ -31,7 +31,7 @@ class LayerChange(NamedTuple):
     done: tuple[str, ...]
 
 
-class Renamed(NamedTuple):
+class RenameResult(NamedTuple):
     """A renamed document, what was done per layer, and what the reader should know."""
 
     document: Document
@@ -111,7 +111,7 @@ def rename_reported(
     propagate_down: bool = False,
     blob_counts: Mapping[str, int] | None = None,
     outputs: Collection[str] = (),
-) -> Renamed:
+) -> RenameResult:
     """`rename`, with a report of what was done to each layer. Raises: as `rename`.
 
     outputs  blobs that layers outside of this net will read, and learn through it
@@ -120,7 +120,7 @@ def rename_reported(
     _check_readable(doc)
     if not freeze and (freeze_pattern is not None or thaw_pattern is not None):
         raise RenameError("layers are chosen for freezing, but freezing is off")
-    outlines = [(net, layers(net)) for net in nets(doc)]
+    outlines = [(net, text_layers(net)) for net in text_nets(doc)]
     every = [layer for _, found in outlines for layer in found]
     if not every:
         raise RenameError("there are no layers in this text", place=doc.name, hint=_net_hint(doc))
@@ -143,13 +143,13 @@ def rename_reported(
     errors += _unknown_kept(doc, keep, known)
     done: dict[int, tuple[str, ...]] = {}
     if freeze:
-        choice = Choice(freeze_pattern, thaw_pattern)
+        choice = FreezePatterns(freeze_pattern, thaw_pattern)
         freezing = freeze_layers(edits, every, choice, blob_counts, outputs)
         done = freezing.done
         errors += freezing.errors
         notes += freezing.notes
         if propagate_down:
-            written, refused = stop_gradients(edits, every, chosen(doc, every, choice))
+            written, refused = stop_gradients(edits, every, select_layers(doc, every, choice))
             errors += refused
             done |= {key: (*done.get(key, ()), text) for key, text in written.items()}
     raise_all(errors)
@@ -157,7 +157,7 @@ def rename_reported(
         LayerChange(layer.name, f"{prefix}/{layer.name}" if layer.name else "", layer.type, done.get(id(layer), ()))
         for layer in every
     )
-    return Renamed(edits.apply(), changes, tuple(notes))
+    return RenameResult(edits.apply(), changes, tuple(notes))
 
 
 def _rename_layer(edits: Edits, layer: TextLayer, names: _Names) -> None:

@@ -31,7 +31,7 @@ def weightless_reason(layer: TextLayer, used: Collection[int]) -> str | None:
         name = block.string("layer") if block is not None else None
         if name in WEIGHTLESS_PYTHON:
             return "Python layers known to hold no weights"
-        if is_loss(layer):
+        if has_loss_weight(layer):
             return "Python losses, taken to hold no weights"
         return None if id(layer) in used else "Python layers at the net's end, taken to hold no weights"
     if layer.type in WEIGHTLESS_TYPES:
@@ -39,7 +39,7 @@ def weightless_reason(layer: TextLayer, used: Collection[int]) -> str | None:
     return "measures, which learn nothing" if _MEASURES.search(layer.type) else None
 
 
-def is_loss(layer: TextLayer) -> bool:
+def has_loss_weight(layer: TextLayer) -> bool:
     """Whether the layer states a `loss_weight` other than 0."""
     return any(re.fullmatch(r"[-+0.eEfF]*", scalar.value) is None for scalar in layer.body.scalars("loss_weight"))
 

@@ -10,14 +10,14 @@ import math
 from collections.abc import Iterator
 
 from prototxt.formats.index import BlobSpan
-from prototxt.sniff.protobuf_wire import LENGTH, VARINT, Window, broken, fields, signed, varint
+from prototxt.sniff.protobuf_wire import LENGTH, VARINT, ByteWindow, damage_error, signed_value, varint, wire_fields
 
 MAX_AXES = 32  # Caffe's kMaxBlobAxes
 _RAW_SIZES = {0: 8, 1: 4, 2: 2}  # NVCaffe's types DOUBLE, FLOAT and FLOAT16: bytes of a value
 MAX_RUNS = 10_000  # protobuf lets values come in any number of pieces, and every writer makes one
 
 
-def scan_blob(window: Window, start: int, end: int, what: str) -> BlobSpan:
+def scan_blob(window: ByteWindow, start: int, end: int, what: str) -> BlobSpan:
     """Find the shape and the values of the BlobProto in bytes `start` to `end`; `what` names it in errors.
 
     Raises: WeightsError when the dims are negative or too many, or do not agree with the number of values.
@@ -27,12 +27,12 @@ def scan_blob(window: Window, start: int, end: int, what: str) -> BlobSpan:
     axes = 0  # of the old form: 4, or 5 in C3D, which numbers the fields after `length` one higher
     runs: dict[int, list[tuple[int, int, int]]] = {5: [], 6: [], 8: [], 12: []}
     raw_type = -1
-    for number, wire, a, b in fields(window, start, end):
+    for number, wire, a, b in wire_fields(window, start, end):
         if 1 <= number <= 5 and wire == VARINT:
-            old[number - 1], axes = signed(a), max(axes, 4, number)
+            old[number - 1], axes = signed_value(a), max(axes, 4, number)
         elif number in runs:
             if len(runs[number]) == MAX_RUNS:
-                raise broken(window.path, a, f"{what}: its values come in more than {MAX_RUNS} pieces")
+                raise damage_error(window.path, a, f"{what}: its values come in more than {MAX_RUNS} pieces")
             runs[number].append((wire, a, b))
         elif number == 7 and wire == LENGTH and axes != 5:
             dims += _dims(window, a, b, what)
@@ -48,57 +48,59 @@ def scan_blob(window: Window, start: int, end: int, what: str) -> BlobSpan:
     if packed:
         start, end = next(((a, b) for _, a, b in runs[number]), (start, start))
         if (end - start) % size:
-            raise broken(window.path, start, f"{what}: {end - start} bytes are no whole number of {size}-byte values")
+            raise damage_error(
+                window.path, start, f"{what}: {end - start} bytes are no whole number of {size}-byte values"
+            )
     elif axes == 5:
-        raise broken(window.path, start, f"{what}: its values come in pieces, as C3D does not write them")
+        raise damage_error(window.path, start, f"{what}: its values come in pieces, as C3D does not write them")
     return BlobSpan(shape, f"<f{size}", start, end - start, packed, bool(axes))
 
 
-def _raw_blob(window: Window, shape: tuple[int, ...], run: tuple[int, int, int], kind: int, what: str) -> BlobSpan:
+def _raw_blob(window: ByteWindow, shape: tuple[int, ...], run: tuple[int, int, int], kind: int, what: str) -> BlobSpan:
     """NVCaffe's form: the values as they lie in memory, and their type."""
     wire, start, end = run
     if wire != LENGTH or kind not in _RAW_SIZES:
         known = "double, float and half precision are 0, 1 and 2"
-        raise broken(
+        raise damage_error(
             window.path, start, f"{what}: its raw values are of type {kind}, which is none of weights: {known}"
         )
     size = _RAW_SIZES[kind]
     if (end - start) % size:
-        raise broken(window.path, start, f"{what}: {end - start} bytes are no whole number of {size}-byte values")
+        raise damage_error(window.path, start, f"{what}: {end - start} bytes are no whole number of {size}-byte values")
     _check_blob(window, start, shape, (end - start) // size, what)
     return BlobSpan(shape, f"<f{size}", start, end - start)
 
 
-def _check_blob(window: Window, at: int, shape: tuple[int, ...], found: int, what: str) -> None:
+def _check_blob(window: ByteWindow, at: int, shape: tuple[int, ...], found: int, what: str) -> None:
     if len(shape) > MAX_AXES:
-        raise broken(window.path, at, f"{what} has {len(shape)} dims; Caffe allows {MAX_AXES}")
+        raise damage_error(window.path, at, f"{what} has {len(shape)} dims; Caffe allows {MAX_AXES}")
     if any(dim < 0 for dim in shape):
-        raise broken(window.path, at, f"{what} has a negative dim: {shape}")
+        raise damage_error(window.path, at, f"{what} has a negative dim: {shape}")
     count = math.prod(shape)
     if found == count:
         return
     if found == 0:
         hint = "the file describes a net without its weights, or a fork stored them in a form of its own"
-        raise broken(window.path, at, f"{what} of shape {shape} should hold {count} values, but holds none", hint)
-    raise broken(window.path, at, f"{what} of shape {shape} should hold {count} values, but holds {found}")
+        raise damage_error(window.path, at, f"{what} of shape {shape} should hold {count} values, but holds none", hint)
+    raise damage_error(window.path, at, f"{what} of shape {shape} should hold {count} values, but holds {found}")
 
 
-def _dims(window: Window, start: int, end: int, what: str) -> list[int]:
+def _dims(window: ByteWindow, start: int, end: int, what: str) -> list[int]:
     dims = _few_small_dims(window.read(start, min(end, start + 64)), end - start)
     if dims:
         return dims
-    for number, wire, a, b in fields(window, start, end):
+    for number, wire, a, b in wire_fields(window, start, end):
         if number != 1:
             continue
         if wire == VARINT:
-            dims.append(signed(a))
+            dims.append(signed_value(a))
         elif wire == LENGTH:
             position = a
             while position < b and len(dims) <= MAX_AXES:
                 value, position = varint(window, position, b)
-                dims.append(signed(value))
+                dims.append(signed_value(value))
         if len(dims) > MAX_AXES:
-            raise broken(window.path, start, f"{what} has more than the {MAX_AXES} dims that Caffe allows")
+            raise damage_error(window.path, start, f"{what} has more than the {MAX_AXES} dims that Caffe allows")
     return dims
 
 
@@ -119,9 +121,9 @@ def _few_small_dims(content: bytes, size: int) -> list[int]:
     return [] if shift else dims
 
 
-def value_runs(window: Window, start: int, end: int, number: int) -> Iterator[tuple[int, bytes]]:
+def value_runs(window: ByteWindow, start: int, end: int, number: int) -> Iterator[tuple[int, bytes]]:
     """The values of an unpacked or split blob message, run by run: (bytes from value to value, bytes of the run)."""
     size = 8 if number == 8 else 4
-    for found, wire, a, b in fields(window, start, end):
+    for found, wire, a, b in wire_fields(window, start, end):
         if found == number:
             yield (size, window.read(a, b)) if wire == LENGTH else (size + 1, window.read(a, b))

@@ -16,24 +16,24 @@ from typing import TYPE_CHECKING, NamedTuple
 from prototxt.errors import WeightsError
 from prototxt.files import atomic_write
 from prototxt.formats.blob_proto import scan_blob
-from prototxt.formats.copy import Payload, Sink, Sources, Stretch, payload_bytes
-from prototxt.formats.index import BlobSpan, Entry, Scan, Stamp
+from prototxt.formats.copy import BufferedWriter, FileSlice, OpenFiles, Payload, payload_bytes
+from prototxt.formats.index import BlobSpan, FileStamp, LayerEntry, Scan
 from prototxt.schema.legacy import V1_TYPES
 from prototxt.schema.params import modern_type
 from prototxt.sniff.protobuf_wire import (
     LENGTH,
     VARINT,
-    Window,
-    broken,
+    ByteWindow,
+    damage_error,
     encode_varint,
-    fields,
+    field_key,
     length_field,
-    tag,
     text_field,
+    wire_fields,
 )
-from prototxt.sniff.weights_format import explain_message
+from prototxt.sniff.weights_format import other_message_error
 
-__all__ = ["LIMIT", "Scan", "Writer", "check_size", "frame_blob", "scan", "scan_descriptor"]
+__all__ = ["LIMIT", "CaffemodelWriter", "Scan", "check_size", "frame_blob", "scan_caffemodel", "scan_descriptor"]
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -62,7 +62,7 @@ _V1 = _Layout(name=4, type=5, bottom=2, top=3, blobs=6, nested=1)
 _V0 = _Layout(name=1, type=2, bottom=0, top=0, blobs=50)
 
 
-def scan(path: str | os.PathLike[str]) -> Scan:
+def scan_caffemodel(path: str | os.PathLike[str]) -> Scan:
     """List the layers and blobs of a caffemodel without reading a value.
 
     Raises: WeightsError with the byte where the file stops making sense, or saying what the file is instead.
@@ -76,33 +76,33 @@ def scan(path: str | os.PathLike[str]) -> Scan:
 
 def scan_descriptor(fd: int, path: str) -> Scan:
     """`scan` for a file that is already open."""
-    window = Window.over_file(fd, path)
+    window = ByteWindow.over_file(fd, path)
     most = max(_MANY_LAYERS, window.size // _LAYER_BYTES)
-    name, entries = "", list[Entry]()
+    name, entries = "", list[LayerEntry]()
     try:
-        for number, wire, a, b in fields(window, 0, window.size):
+        for number, wire, a, b in wire_fields(window, 0, window.size):
             if number == 1:
                 name = _text(window, number, wire, a, b, "the net's name")
             elif number in (2, 100):
                 _expect(window, number, wire, LENGTH, b, "a layer")
                 if len(entries) == most:
-                    raise broken(path, a, f"more than {most} layers in a file of {window.size} bytes")
+                    raise damage_error(path, a, f"more than {most} layers in a file of {window.size} bytes")
                 entries.append(_entry(window, a, b, _V2 if number == 100 else _V1))
     except WeightsError as error:
-        raise explain_message(window) or error from None
+        raise other_message_error(window) or error from None
     if not entries:
-        raise explain_message(window) or broken(
+        raise other_message_error(window) or damage_error(
             path, window.size, "no layer from the start to here", "is this a caffemodel? nothing in it looks like one"
         )
-    return Scan(path, "caffemodel", name, tuple(entries), Stamp.of(fd))
+    return Scan(path, "caffemodel", name, tuple(entries), FileStamp.of(fd))
 
 
-def _entry(window: Window, start: int, end: int, layout: _Layout) -> Entry:
+def _entry(window: ByteWindow, start: int, end: int, layout: _Layout) -> LayerEntry:
     name = kind = ""
     bottoms: list[str] = []
     tops: list[str] = []
     blobs: list[BlobSpan] = []
-    for number, wire, a, b in fields(window, start, end):
+    for number, wire, a, b in wire_fields(window, start, end):
         if number == layout.blobs:
             _expect(window, number, wire, LENGTH, b, "a blob")
             blobs.append(scan_blob(window, a, b, f"blob {len(blobs)} of layer '{name}'"))
@@ -121,10 +121,10 @@ def _entry(window: Window, start: int, end: int, layout: _Layout) -> Entry:
             blobs.extend(inner.blobs)
     if any(blob.legacy and len(blob.shape) == 5 for blob in blobs):
         kind = _C3D_TYPES.get(kind, kind)
-    return Entry(name, kind, tuple(blobs), tuple(bottoms), tuple(tops))
+    return LayerEntry(name, kind, tuple(blobs), tuple(bottoms), tuple(tops))
 
 
-def _type(window: Window, wire: int, a: int, b: int, layout: _Layout) -> str:
+def _type(window: ByteWindow, wire: int, a: int, b: int, layout: _Layout) -> str:
     if layout is _V1:
         _expect(window, layout.type, wire, VARINT, b, "a layer's type")
         return _v1_type(a)
@@ -140,19 +140,19 @@ def _v1_type(value: int) -> str:
     return V1_TYPES.get(names.Name(value), "") if value in names.values() else ""
 
 
-def _text(window: Window, number: int, wire: int, a: int, b: int, what: str) -> str:
+def _text(window: ByteWindow, number: int, wire: int, a: int, b: int, what: str) -> str:
     _expect(window, number, wire, LENGTH, b, what)
     if b - a > 1 << 20:
-        raise broken(window.path, a, f"{what} is {b - a} bytes long")
+        raise damage_error(window.path, a, f"{what} is {b - a} bytes long")
     return window.read(a, b).decode("utf-8", "surrogateescape")
 
 
-def _expect(window: Window, number: int, wire: int, wanted: int, at: int, what: str) -> None:
+def _expect(window: ByteWindow, number: int, wire: int, wanted: int, at: int, what: str) -> None:
     if wire != wanted:
-        raise broken(window.path, at, f"{what} (field {number}) has wire type {wire} instead of {wanted}")
+        raise damage_error(window.path, at, f"{what} (field {number}) has wire type {wire} instead of {wanted}")
 
 
-class Writer:
+class CaffemodelWriter:
     """Streams a V2 caffemodel into a temporary file, which takes its place when the `with` block ends without error.
 
     The bytes depend on the arguments only: protobuf's canonical field order, as Caffe's own writer has it.
@@ -166,10 +166,10 @@ class Writer:
         self._least = least
         self._stack = ExitStack()
 
-    def __enter__(self) -> Writer:
+    def __enter__(self) -> CaffemodelWriter:
         self._file = self._stack.enter_context(atomic_write(self.path, least=self._least))
-        self._sources = self._stack.enter_context(Sources())
-        self._sink = Sink(self._file)
+        self._sources = self._stack.enter_context(OpenFiles())
+        self._sink = BufferedWriter(self._file)
         if self._name:
             self._sink.write(text_field(1, self._name))
         return self
@@ -200,7 +200,7 @@ class Writer:
         framed = [frame_blob(7, blob) for blob in blobs]
         length = len(head) + sum(len(before) + nbytes + len(after) for before, nbytes, after in framed)
         check_size(self.path, self._sink.position + length + 16)
-        self._sink.write(tag(100, LENGTH) + encode_varint(length) + head)
+        self._sink.write(field_key(100, LENGTH) + encode_varint(length) + head)
         for blob, (before, _, after) in zip(blobs, framed, strict=True):
             self._sink.write(before)
             self._sink.put(blob, self._sources)
@@ -230,11 +230,11 @@ def frame_blob(number: int, blob: Payload) -> tuple[bytes, int, bytes]:
     """A BlobProto field without its values: bytes before them, their number of bytes, bytes after them."""
     shape = blob.shape
     nbytes = payload_bytes(blob)
-    before = tag(5, LENGTH) + encode_varint(nbytes) if nbytes else b""
+    before = field_key(5, LENGTH) + encode_varint(nbytes) if nbytes else b""
     after = b""
-    if isinstance(blob, Stretch) and blob.legacy and len(shape) == 4:
-        before = b"".join(tag(index, VARINT) + encode_varint(dim) for index, dim in enumerate(shape, 1)) + before
+    if isinstance(blob, FileSlice) and blob.legacy and len(shape) == 4:
+        before = b"".join(field_key(index, VARINT) + encode_varint(dim) for index, dim in enumerate(shape, 1)) + before
     else:
         dims = b"".join(encode_varint(dim) for dim in shape)
         after = length_field(7, length_field(1, dims)) if dims else b""
-    return tag(number, LENGTH) + encode_varint(len(before) + nbytes + len(after)) + before, nbytes, after
+    return field_key(number, LENGTH) + encode_varint(len(before) + nbytes + len(after)) + before, nbytes, after

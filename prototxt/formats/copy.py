@@ -27,7 +27,7 @@ _BUFFER = (
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class FileSlice:
     """A blob to be copied as bytes: one run of float32 values in a scanned file, and their shape from now on.
 
     legacy  write the shape as the old four dims, because nothing tells which of them the blob really has
@@ -40,14 +40,14 @@ class Stretch:
 
 
 @dataclass(frozen=True, slots=True)
-class Deferred:
+class LazyBlob:
     """A blob whose values are made when it is written, and dropped after: only its shape is known before."""
 
     shape: Shape
     load: Callable[[], NDArray[Any]]
 
 
-Payload: TypeAlias = "NDArray[Any] | Stretch | Deferred"
+Payload: TypeAlias = "NDArray[Any] | FileSlice | LazyBlob"
 
 
 def payload_bytes(blob: Payload) -> int:
@@ -55,7 +55,7 @@ def payload_bytes(blob: Payload) -> int:
     return math.prod(blob.shape) * 4
 
 
-class Sources:
+class OpenFiles:
     """The open files that stretches are copied from; a context manager, so that all are closed."""
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ class Sources:
             self._open[scan.path] = os.open(scan.path, os.O_RDONLY)
         return self._open[scan.path]
 
-    def __enter__(self) -> Sources:
+    def __enter__(self) -> OpenFiles:
         return self
 
     def __exit__(
@@ -79,7 +79,7 @@ class Sources:
         self._open.clear()
 
 
-class Sink:
+class BufferedWriter:
     """Writes to an open, empty binary file; `position` counts its bytes."""
 
     def __init__(self, file: BinaryIO) -> None:
@@ -112,9 +112,9 @@ class Sink:
             self._used += done
             offset, count = offset + done, count - done
 
-    def put(self, blob: Payload, sources: Sources) -> None:
+    def put(self, blob: Payload, sources: OpenFiles) -> None:
         """Append a blob's values as little-endian float32, copied or from memory."""
-        if isinstance(blob, Stretch):
+        if isinstance(blob, FileSlice):
             fd = sources.descriptor(blob.scan)
             self.copy(fd, blob.blob.offset, blob.blob.nbytes, blob.scan.path)
         elif payload_bytes(blob):
@@ -133,9 +133,9 @@ class Sink:
         return _BUFFER - self._used
 
 
-def float_bytes(blob: NDArray[Any] | Deferred) -> memoryview:
+def float_bytes(blob: NDArray[Any] | LazyBlob) -> memoryview:
     """The values in C order as little-endian float32, without a copy where they are that already."""
     import numpy as np
 
-    values = blob.load() if isinstance(blob, Deferred) else blob
+    values = blob.load() if isinstance(blob, LazyBlob) else blob
     return np.ascontiguousarray(values, "<f4").reshape(-1).view(np.uint8).data

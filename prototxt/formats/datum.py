@@ -14,21 +14,21 @@ from numpy.typing import NDArray
 from prototxt.errors import WeightsError
 from prototxt.files import atomic_write
 from prototxt.formats.blob_proto import MAX_RUNS, scan_blob
-from prototxt.formats.index import Scan, Stamp
-from prototxt.formats.mmap_reader import Array, Reader
+from prototxt.formats.index import FileStamp, Scan
+from prototxt.formats.mmap_reader import Array, MmapReader
 from prototxt.sniff.protobuf_wire import (
     FIXED32,
     LENGTH,
     VARINT,
-    Window,
-    broken,
+    ByteWindow,
+    damage_error,
     encode_varint,
-    fields,
+    field_key,
     length_field,
-    signed,
-    tag,
+    signed_value,
+    wire_fields,
 )
-from prototxt.sniff.weights_format import kind_of
+from prototxt.sniff.weights_format import detect_format
 
 
 def read_mean(path: str | os.PathLike[str]) -> Array:
@@ -39,12 +39,12 @@ def read_mean(path: str | os.PathLike[str]) -> Array:
     Raises: WeightsError when the file is damaged, something else, or holds more than one image.
     """
     place = os.fspath(path)
-    kind_of(path)
+    detect_format(path)
     fd = os.open(path, os.O_RDONLY)
     try:
-        window = Window.over_file(fd, place)
+        window = ByteWindow.over_file(fd, place)
         blob = scan_blob(window, 0, window.size, "the mean")
-        scan = Scan(place, "caffemodel", "", (), Stamp.of(fd))
+        scan = Scan(place, "caffemodel", "", (), FileStamp.of(fd))
     finally:
         os.close(fd)
     shape = blob.shape
@@ -53,7 +53,7 @@ def read_mean(path: str | os.PathLike[str]) -> Array:
     if len(shape) not in (3, 4) or (len(shape) == 4 and len(blob.shape) != 5) or not blob.count:
         hint = "compute_image_mean writes one image of shape (1, channels, height, width)"
         raise WeightsError(f"a blob of shape {blob.shape} is no mean image", place=place, hint=hint)
-    return Reader(scan).array(blob).reshape(shape)
+    return MmapReader(scan).array(blob).reshape(shape)
 
 
 def write_mean(path: str | os.PathLike[str], mean: NDArray[np.floating]) -> None:
@@ -61,7 +61,7 @@ def write_mean(path: str | os.PathLike[str], mean: NDArray[np.floating]) -> None
     if mean.ndim != 3:
         raise WeightsError(f"a mean image has three axes, not {mean.ndim}", place=os.fspath(path))
     dims = (1, *mean.shape)
-    head = b"".join(tag(number, VARINT) + encode_varint(dim) for number, dim in enumerate(dims, 1))
+    head = b"".join(field_key(number, VARINT) + encode_varint(dim) for number, dim in enumerate(dims, 1))
     with atomic_write(path) as file:
         file.write(head + length_field(5, np.ascontiguousarray(mean, "<f4").tobytes()))
 
@@ -104,17 +104,17 @@ def read_datum(record: bytes, name: str = "record") -> Datum:
     numbers = [0] * 8
     data = b""
     floats: list[Array] = []
-    for number, wire, a, b in fields(Window.over_bytes(record, name), 0, len(record)):
+    for number, wire, a, b in wire_fields(ByteWindow.over_bytes(record, name), 0, len(record)):
         if wire == VARINT and number in (1, 2, 3, 5, 7):
-            numbers[number] = signed(a)
+            numbers[number] = signed_value(a)
         elif wire == LENGTH and number == 4:
             data = record[a:b]
         elif number == 6 and wire in (LENGTH, FIXED32):
             if len(floats) == MAX_RUNS:
-                raise broken(name, a, f"the values come in more than {MAX_RUNS} pieces")
+                raise damage_error(name, a, f"the values come in more than {MAX_RUNS} pieces")
             step = 4 if wire == LENGTH else 5
             if wire == LENGTH and (b - a) % 4:
-                raise broken(name, a, f"{b - a} bytes are no whole number of floats")
+                raise damage_error(name, a, f"{b - a} bytes are no whole number of floats")
             floats.append(np.ndarray(((b - a + step - 4) // step,), "<f4", record, a, (step,)))
     float_data = np.concatenate(floats) if floats and not data else None
     return Datum(numbers[1], numbers[2], numbers[3], numbers[5], bool(numbers[7]), data, float_data)
@@ -123,15 +123,15 @@ def read_datum(record: bytes, name: str = "record") -> Datum:
 def write_datum(datum: Datum) -> bytes:
     """A record's bytes, in protobuf's canonical order."""
     parts = [
-        tag(number, VARINT) + encode_varint(value)
+        field_key(number, VARINT) + encode_varint(value)
         for number, value in ((1, datum.channels), (2, datum.height), (3, datum.width))
         if value or not datum.encoded  # an encoded picture's size is told by its own bytes
     ]
     if datum.float_data is None:
         parts.append(length_field(4, datum.data))
-    parts.append(tag(5, VARINT) + encode_varint(datum.label))
+    parts.append(field_key(5, VARINT) + encode_varint(datum.label))
     if datum.float_data is not None:
         floats = np.ascontiguousarray(datum.float_data, "<f4").reshape(-1)
-        parts.extend(tag(6, FIXED32) + value.tobytes() for value in floats)
-    parts.append(tag(7, VARINT) + encode_varint(datum.encoded))  # convert_imageset states false as well
+        parts.extend(field_key(6, FIXED32) + value.tobytes() for value in floats)
+    parts.append(field_key(7, VARINT) + encode_varint(datum.encoded))  # convert_imageset states false as well
     return b"".join(parts)

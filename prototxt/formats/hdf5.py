@@ -15,8 +15,8 @@ import numpy as np
 
 from prototxt.errors import WeightsError
 from prototxt.formats.hdf5_chunks import read_chunked
-from prototxt.formats.index import BlobSpan, Entry, Scan, Stamp
-from prototxt.formats.mmap_reader import Array, Reader as ByteReader
+from prototxt.formats.index import BlobSpan, FileStamp, LayerEntry, Scan
+from prototxt.formats.mmap_reader import Array, MmapReader as ByteReader
 
 _MAX_DEPTH = 32
 _MANY = 16 << 20  # bytes that compressed datasets may unfold to without further ado
@@ -51,7 +51,7 @@ def open_file(path: str | os.PathLike[str]) -> Any:
 
 
 @contextmanager
-def refusing_damage(place: str) -> Iterator[None]:
+def damage_as_weights_error(place: str) -> Iterator[None]:
     """Turn what h5py raises on damaged files, which is many things, into a WeightsError."""
     try:
         yield
@@ -60,18 +60,18 @@ def refusing_damage(place: str) -> Iterator[None]:
         raise WeightsError(f"HDF5 cannot read the file: {error}", place=place, hint=hint) from None
 
 
-def scan(path: str | os.PathLike[str]) -> Scan:
+def scan_hdf5(path: str | os.PathLike[str]) -> Scan:
     """List the layers of a Caffe weights file in HDF5; names are in HDF5's order, which is alphabetical.
 
     Raises: WeightsError when the file holds something else, or a dataset that no trained weights look like.
     """
     place = os.fspath(path)
-    with open_file(path) as file, refusing_damage(place):
+    with open_file(path) as file, damage_as_weights_error(place):
         group = _data_group(file, place)
-        entries = tuple(_entries(group, "", place, 0, Unfolding(place, os.stat(path).st_size)))
+        entries = tuple(_entries(group, "", place, 0, UnpackedSize(place, os.stat(path).st_size)))
     if not entries:
         raise WeightsError("the file has a /data group without layers", place=place, hint="write it again")
-    return Scan(place, "hdf5", "", entries, Stamp.of(place))
+    return Scan(place, "hdf5", "", entries, FileStamp.of(place))
 
 
 def _data_group(file: Any, place: str) -> Any:
@@ -91,7 +91,7 @@ def _data_group(file: Any, place: str) -> Any:
     raise WeightsError(f"this HDF5 file holds {holds}, but no layers of Caffe's", place=place, hint=hint)
 
 
-def _entries(group: Any, name: str, place: str, depth: int, unfolding: Unfolding) -> Iterator[Entry]:
+def _entries(group: Any, name: str, place: str, depth: int, unfolding: UnpackedSize) -> Iterator[LayerEntry]:
     """The layer that a group is, if it is one, and those in its groups; only what lies in this very file."""
     if depth > _MAX_DEPTH:
         hint = "a group that contains itself is damage, or malice"
@@ -111,13 +111,13 @@ def _entries(group: Any, name: str, place: str, depth: int, unfolding: Unfolding
             hint = "Caffe numbers the blobs of a layer 0, 1, 2, ..."
             raise WeightsError(f"layer '{name}' has datasets {', '.join(list(blobs)[:6])}", place=place, hint=hint)
         spans = (dataset_span(blobs[key], f"blob {key} of layer '{name}'", unfolding) for key in wanted)
-        yield Entry(name, blobs=tuple(spans))
+        yield LayerEntry(name, blobs=tuple(spans))
     for key, member in members.items():
         if hasattr(member, "keys"):
             yield from _entries(member, f"{name}/{key}" if name else key, place, depth + 1, unfolding)
 
 
-class Unfolding:
+class UnpackedSize:
     """How many bytes the datasets of a file unfold to that do not lie in it as they are, held to a bound."""
 
     def __init__(self, place: str, size: int) -> None:
@@ -136,7 +136,7 @@ class Unfolding:
             raise WeightsError(message, place=self.place, hint=hint)
 
 
-def dataset_span(dataset: Any, what: str, unfolding: Unfolding) -> BlobSpan:
+def dataset_span(dataset: Any, what: str, unfolding: UnpackedSize) -> BlobSpan:
     """Where a dataset's values lie; `what` names it in errors.
 
     Raises: WeightsError when they lie elsewhere, are no floats, or unfold to far more than the file.
@@ -165,7 +165,7 @@ def read_dataset(dataset: Any, place: str) -> Array:
         os.close(fd)
 
 
-class Reader:
+class HDF5Reader:
     """Arrays of an HDF5 file: mapped where a dataset lies in one run, read by h5py where not."""
 
     def __init__(self, scan: Scan) -> None:
@@ -178,7 +178,7 @@ class Reader:
         if blob.packed:
             return self._bytes.array(blob)
         layer, index = self._homes[id(blob)]
-        with open_file(self._scan.path) as file, refusing_damage(self._scan.path):
+        with open_file(self._scan.path) as file, damage_as_weights_error(self._scan.path):
             values = read_dataset(file[f"data/{layer}/{index}"], self._scan.path)
         values.flags.writeable = False
         return values

@@ -13,9 +13,9 @@ from typing import Any, BinaryIO
 
 from prototxt.errors import WeightsError
 from prototxt.files import atomic_write, take_room, write_at
-from prototxt.formats.copy import Payload, Sources, Stretch, float_bytes, payload_bytes
+from prototxt.formats.copy import FileSlice, OpenFiles, Payload, float_bytes, payload_bytes
 from prototxt.formats.hdf5 import h5py
-from prototxt.formats.index import Entry
+from prototxt.formats.index import LayerEntry
 
 _CHUNK = 1 << 20
 
@@ -24,14 +24,14 @@ class SlashWarning(UserWarning):
     """A file was written that this project reads and Caffe does not."""
 
 
-def write(
-    path: str, layers: Sequence[tuple[Entry, Sequence[Payload]]], progress: Callable[[int], None] | None = None
+def write_hdf5(
+    path: str, layers: Sequence[tuple[LayerEntry, Sequence[Payload]]], progress: Callable[[int], None] | None = None
 ) -> None:
     """Write all layers; the datasets are laid out first and filled then, so memory stays flat.
 
     Warns: SlashWarning when a layer's name has a slash. Raises: WeightsError when two names cannot both be groups.
     """
-    with atomic_write(path) as file, Sources() as sources:
+    with atomic_write(path) as file, OpenFiles() as sources:
         places = _lay_out(h5py(path), file, layers, path)
         take_room(file.fileno(), os.fstat(file.fileno()).st_size, path)
         for (_, blobs), offsets in zip(layers, places, strict=True):
@@ -48,7 +48,7 @@ def write(
 
 
 def _lay_out(
-    module: Any, file: Any, layers: Sequence[tuple[Entry, Sequence[Payload]]], path: str
+    module: Any, file: Any, layers: Sequence[tuple[LayerEntry, Sequence[Payload]]], path: str
 ) -> list[list[int | None]]:
     """Create all groups and datasets, allocated and not filled; the offset of each dataset's bytes."""
     create = module.h5p.create(module.h5p.DATASET_CREATE)
@@ -142,8 +142,8 @@ class SeekableFile:
         """Nothing is held back."""
 
 
-def _fill(fd: int, offset: int, blob: Payload, sources: Sources, path: str) -> None:
-    if not isinstance(blob, Stretch):
+def _fill(fd: int, offset: int, blob: Payload, sources: OpenFiles, path: str) -> None:
+    if not isinstance(blob, FileSlice):
         write_at(fd, float_bytes(blob), offset, path)
         return
     source, start, left = sources.descriptor(blob.scan), blob.blob.offset, blob.blob.nbytes

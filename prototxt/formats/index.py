@@ -47,7 +47,7 @@ class BlobSpan:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class LayerEntry:
     """One layer of a weights file. `type` is Caffe's modern name, or "" where the format or the file does not say."""
 
     name: str
@@ -58,7 +58,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Stamp:
+class FileStamp:
     """What tells one state of a file from the next: inode, bytes, and time of the last change in nanoseconds."""
 
     inode: int
@@ -66,7 +66,7 @@ class Stamp:
     mtime_ns: int
 
     @classmethod
-    def of(cls, path: str | os.PathLike[str] | int) -> Stamp:
+    def of(cls, path: str | os.PathLike[str] | int) -> FileStamp:
         """The stamp of the file as it is now."""
         status = os.stat(path)
         return cls(status.st_ino, status.st_size, status.st_mtime_ns)
@@ -79,18 +79,18 @@ class Scan:
     path: str
     format: str
     name: str
-    entries: tuple[Entry, ...]
-    stamp: Stamp
+    entries: tuple[LayerEntry, ...]
+    stamp: FileStamp
     notes: tuple[str, ...] = field(default=())
 
-    def with_blobs(self) -> dict[str, Entry]:
+    def with_blobs(self) -> dict[str, LayerEntry]:
         """The layers that hold blobs, by name; of several with one name the last, as Caffe's loading leaves it."""
         return {entry.name: entry for entry in self.entries if entry.blobs}
 
     def check_unchanged(self) -> None:
         """Raises: WeightsError when the file was replaced or rewritten since it was scanned."""
         try:
-            now = Stamp.of(self.path)
+            now = FileStamp.of(self.path)
         except FileNotFoundError:
             now = None
         if now != self.stamp:
@@ -112,7 +112,7 @@ def shape_fits(have: Sequence[int], want: Sequence[int | None], *, legacy: bool 
     return len(have) == len(want) and all(w is None or h == w for h, w in zip(have, want, strict=True))
 
 
-def settled_shape(have: Sequence[int], want: Sequence[int | None], *, legacy: bool = True) -> Shape:
+def resolve_shape(have: Sequence[int], want: Sequence[int | None], *, legacy: bool = True) -> Shape:
     """The shape that `have`, which fits `want`, takes in the net: as long as `want`, unknown sizes from `have`."""
     tail = tuple(have)[len(have) - len(want) :] if legacy and len(want) else tuple(have)[: len(want)]
     return tuple(h if w is None else w for h, w in zip(tail, want, strict=True))

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from prototxt.errors import WeightsError
 from prototxt.formats.blob_proto import value_runs
 from prototxt.formats.index import BlobSpan, Scan
-from prototxt.sniff.protobuf_wire import Window
+from prototxt.sniff.protobuf_wire import ByteWindow
 
 Array = NDArray[np.float32]
 
 
-class Reader:
+class MmapReader:
     """The open file behind a scan. Arrays that lie aligned in it are views of one read-only mapping."""
 
     def __init__(self, scan: Scan) -> None:
@@ -58,7 +58,7 @@ class Reader:
 
     def _collected(self, blob: BlobSpan) -> Array:
         """The values of a blob message that were written one by one, or in several runs."""
-        window = Window.over_file(self._fd, self.scan.path)
+        window = ByteWindow.over_file(self._fd, self.scan.path)
         size = 8 if blob.dtype == "<f8" else 4
         values = np.empty(blob.count, np.float32)
         done = 0

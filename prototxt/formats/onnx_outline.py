@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 
-from prototxt.sniff.protobuf_wire import LENGTH, VARINT, Window, fields, length_field
+from prototxt.sniff.protobuf_wire import LENGTH, VARINT, ByteWindow, length_field, wire_fields
 
 _GRAPH, _INITIALIZER, _TYPE, _FLOATS, _RAW = 7, 5, 2, 4, 9
 _FLOAT: Final = 1  # TensorProto.FLOAT
 LARGE: Final = 1 << 14
 """Bytes from which a tensor's values are left out."""
 
-Stretch = tuple[int, int]
+Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -27,16 +27,16 @@ class Outline:
     """
 
     content: bytes
-    places: tuple[Stretch | None, ...]
+    places: tuple[Span | None, ...]
 
 
 def outline(file: BinaryIO) -> Outline:
     """Scan an open file without reading the values. Raises: WeightsError when it is not in the wire format; OSError."""
-    window = Window.over_file(file.fileno(), str(file.name))
-    places: list[Stretch | None] = []
+    window = ByteWindow.over_file(file.fileno(), str(file.name))
+    places: list[Span | None] = []
     parts = []
     position = 0
-    for number, wire, start, end in fields(window, 0, window.size):
+    for number, wire, start, end in wire_fields(window, 0, window.size):
         if number == _GRAPH and wire == LENGTH:
             parts.append(length_field(_GRAPH, b"".join(_graph(window, start, end, places))))
         else:
@@ -45,9 +45,9 @@ def outline(file: BinaryIO) -> Outline:
     return Outline(b"".join(parts), tuple(places))
 
 
-def _graph(window: Window, position: int, stop: int, places: list[Stretch | None]) -> Iterator[bytes]:
+def _graph(window: ByteWindow, position: int, stop: int, places: list[Span | None]) -> Iterator[bytes]:
     """The graph's bytes; what becomes of its initializers goes to `places`."""
-    for number, wire, start, end in fields(window, position, stop):
+    for number, wire, start, end in wire_fields(window, position, stop):
         if number == _INITIALIZER and wire == LENGTH:
             content, place = _tensor(window, start, end)
             places.append(place)
@@ -57,14 +57,14 @@ def _graph(window: Window, position: int, stop: int, places: list[Stretch | None
         position = end
 
 
-def _tensor(window: Window, start: int, stop: int) -> tuple[bytes, Stretch | None]:
+def _tensor(window: ByteWindow, start: int, stop: int) -> tuple[bytes, Span | None]:
     """A tensor's bytes, and where its values lie if they are left out: one run of large size and of float32."""
     if stop - start < LARGE:
         return window.read(start, stop), None
     rest, kind = [], 0
     values: list[tuple[int, int, int]] = []
     position = start
-    for number, wire, first, end in fields(window, start, stop):
+    for number, wire, first, end in wire_fields(window, start, stop):
         if number in (_FLOATS, _RAW):
             values.append((wire, first, end))
         else:

@@ -14,8 +14,8 @@ from typing import Any
 
 from prototxt.errors import WeightsError
 from prototxt.files import atomic_write
-from prototxt.formats.copy import Payload, Sink, Sources, payload_bytes
-from prototxt.formats.index import BlobSpan, Entry, Scan, Stamp
+from prototxt.formats.copy import BufferedWriter, OpenFiles, Payload, payload_bytes
+from prototxt.formats.index import BlobSpan, FileStamp, LayerEntry, Scan
 
 _MAX_HEADER = 100_000_000  # the reference implementation's own bound
 _HEADER, _SHARE = 2 << 20, 16  # JSON takes twenty times its size when read: above this size, this part of the file
@@ -24,14 +24,14 @@ _DAMAGED = "the file is cut off or damaged: fetch or copy it again"
 _NAMING = "name the tensors <layer>/0, <layer>/1, ... in Caffe's order of blobs"
 
 
-def scan(path: str | os.PathLike[str]) -> Scan:
+def scan_safetensors(path: str | os.PathLike[str]) -> Scan:
     """List the layers of a safetensors file whose tensors are named <layer>/<i>.
 
     Raises: WeightsError when the header is damaged, or the tensors are named otherwise.
     """
     place = os.fspath(path)
     with open(path, "rb") as file:
-        stamp = Stamp.of(file.fileno())
+        stamp = FileStamp.of(file.fileno())
         start = int.from_bytes(file.read(8), "little") + 8
         if start > min(stamp.size, _MAX_HEADER, max(_HEADER, stamp.size // _SHARE)):
             raise WeightsError(f"byte 0: a header of {start - 8} bytes does not fit", place=place, hint=_DAMAGED)
@@ -42,9 +42,9 @@ def scan(path: str | os.PathLike[str]) -> Scan:
     order = [*(entry.name for entry in listed), *(name for name in blobs if name not in {e.name for e in listed})]
     types = {entry.name: entry for entry in listed}
     entries = tuple(
-        Entry(name, known.type, tuple(blobs.get(name, ())), known.bottoms, known.tops)
+        LayerEntry(name, known.type, tuple(blobs.get(name, ())), known.bottoms, known.tops)
         for name in order
-        for known in (types.get(name, Entry(name)),)
+        for known in (types.get(name, LayerEntry(name)),)
     )
     if not any(entry.blobs for entry in entries):
         raise WeightsError("the file holds no tensors", place=place, hint="write it again")
@@ -113,19 +113,21 @@ def _check_apart(spans: list[BlobSpan], place: str) -> None:
         end = span.offset + span.nbytes
 
 
-def _listed(metadata: dict[str, Any], place: str) -> list[Entry]:
+def _listed(metadata: dict[str, Any], place: str) -> list[LayerEntry]:
     text = metadata.get("layers")
     if text is None:
         return []
     try:
-        return [Entry(str(n), str(t), (), tuple(map(str, b)), tuple(map(str, o))) for n, t, b, o in json.loads(text)]
+        return [
+            LayerEntry(str(n), str(t), (), tuple(map(str, b)), tuple(map(str, o))) for n, t, b, o in json.loads(text)
+        ]
     except (ValueError, TypeError, RecursionError):
         raise WeightsError("the list of layers in the metadata is damaged", place=place, hint=_DAMAGED) from None
 
 
-def write(
+def write_safetensors(
     path: str,
-    layers: Sequence[tuple[Entry, Sequence[Payload]]],
+    layers: Sequence[tuple[LayerEntry, Sequence[Payload]]],
     *,
     name: str = "",
     progress: Callable[[int], None] | None = None,
@@ -142,8 +144,8 @@ def write(
             position = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the values start aligned, so that they can be mapped
-    with atomic_write(path) as file, Sources() as sources:
-        sink = Sink(file)
+    with atomic_write(path) as file, OpenFiles() as sources:
+        sink = BufferedWriter(file)
         sink.write(len(text).to_bytes(8, "little") + text)
         for _, blobs in layers:
             for blob in blobs:

@@ -6,7 +6,7 @@ import os
 
 from prototxt.formats import caffemodel
 from prototxt.formats.index import Scan
-from prototxt.sniff.weights_format import kind_of
+from prototxt.sniff.weights_format import detect_format
 
 
 def scan_weights(path: str | os.PathLike[str]) -> Scan:
@@ -14,16 +14,16 @@ def scan_weights(path: str | os.PathLike[str]) -> Scan:
 
     Raises: WeightsError when the file is damaged or something else, with what to do.
     """
-    kind = kind_of(path)
+    kind = detect_format(path)
     if kind == "hdf5":
         from prototxt.formats import hdf5
 
-        return hdf5.scan(path)
+        return hdf5.scan_hdf5(path)
     if kind == "safetensors":
         from prototxt.formats import safetensors
 
-        return safetensors.scan(path)
-    return caffemodel.scan(path)
+        return safetensors.scan_safetensors(path)
+    return caffemodel.scan_caffemodel(path)
 
 
 def blob_counts(path: str | os.PathLike[str]) -> dict[str, int]:

@@ -19,21 +19,21 @@ from prototxt.files import atomic_write
 from prototxt.formats.blob_proto import scan_blob
 from prototxt.formats.caffemodel import frame_blob
 from prototxt.formats.copy import float_bytes
-from prototxt.formats.index import BlobSpan, Scan, Stamp
-from prototxt.formats.mmap_reader import Array, Reader
+from prototxt.formats.index import BlobSpan, FileStamp, Scan
+from prototxt.formats.mmap_reader import Array, MmapReader
 from prototxt.sniff.protobuf_wire import (
     FIXED32,
     LENGTH,
     VARINT,
-    Window,
-    broken,
+    ByteWindow,
+    damage_error,
     encode_varint,
-    fields,
-    signed,
-    tag,
+    field_key,
+    signed_value,
     text_field,
+    wire_fields,
 )
-from prototxt.sniff.weights_format import explain_message, kind_of
+from prototxt.sniff.weights_format import detect_format, other_message_error
 
 _WIRES = {1: VARINT, 2: LENGTH, 3: LENGTH, 4: VARINT, 5: FIXED32, 6: VARINT}
 
@@ -63,7 +63,7 @@ def read_solverstate(path: str | os.PathLike[str]) -> SolverState:
 
     Raises: WeightsError when the file is damaged, or holds something else.
     """
-    return _read_hdf5(path) if kind_of(path) == "hdf5" else _read_binary(path)
+    return _read_hdf5(path) if detect_format(path) == "hdf5" else _read_binary(path)
 
 
 def write_solverstate(path: str | os.PathLike[str], state: SolverState) -> None:
@@ -72,7 +72,7 @@ def write_solverstate(path: str | os.PathLike[str], state: SolverState) -> None:
         _write_hdf5(os.fspath(path), state)
         return
     with atomic_write(path) as file:
-        file.write(tag(1, VARINT) + encode_varint(state.iter))
+        file.write(field_key(1, VARINT) + encode_varint(state.iter))
         if state.learned_net:
             file.write(text_field(2, state.learned_net))
         for blob in state.history:
@@ -80,11 +80,11 @@ def write_solverstate(path: str | os.PathLike[str], state: SolverState) -> None:
             file.write(before)
             file.write(float_bytes(blob))
             file.write(after)
-        file.write(tag(4, VARINT) + encode_varint(state.current_step))
+        file.write(field_key(4, VARINT) + encode_varint(state.current_step))
         if state.minimum_loss is not None:
-            file.write(tag(5, FIXED32) + struct.pack("<f", state.minimum_loss))
+            file.write(field_key(5, FIXED32) + struct.pack("<f", state.minimum_loss))
         if state.iter_last_event is not None:
-            file.write(tag(6, VARINT) + encode_varint(state.iter_last_event))
+            file.write(field_key(6, VARINT) + encode_varint(state.iter_last_event))
 
 
 def _read_binary(path: str | os.PathLike[str]) -> SolverState:
@@ -94,13 +94,13 @@ def _read_binary(path: str | os.PathLike[str]) -> SolverState:
     spans: list[BlobSpan] = []
     fd = os.open(path, os.O_RDONLY)
     try:
-        window = Window.over_file(fd, place)
-        stamp = Stamp.of(fd)
-        for number, wire, a, b in fields(window, 0, window.size):
+        window = ByteWindow.over_file(fd, place)
+        stamp = FileStamp.of(fd)
+        for number, wire, a, b in wire_fields(window, 0, window.size):
             if wire != _WIRES.get(number, wire):
                 raise _not_a_state(window, b)
             if number in numbers:
-                numbers[number] = signed(a)
+                numbers[number] = signed_value(a)
             elif number == 2:
                 learned_net = window.read(a, b).decode("utf-8", "surrogateescape")
             elif number == 5:
@@ -112,30 +112,30 @@ def _read_binary(path: str | os.PathLike[str]) -> SolverState:
     iteration, step = numbers[1] or 0, numbers[4] or 0
     if iteration < 0:
         raise WeightsError(f"the iteration is negative: {iteration}", place=place, hint="the file is damaged")
-    reader = Reader(Scan(place, "solverstate", "", (), stamp))
+    reader = MmapReader(Scan(place, "solverstate", "", (), stamp))
     history = tuple(map(reader.array, spans))
     return SolverState(iteration, learned_net, history, step, minimum_loss, numbers[6])
 
 
-def _not_a_state(window: Window, at: int) -> WeightsError:
-    other = explain_message(window)
+def _not_a_state(window: ByteWindow, at: int) -> WeightsError:
+    other = other_message_error(window)
     hint = "a solver state ends in .solverstate; weights (.caffemodel) are given as such"
     if other is not None:
         return WeightsError(other.message.replace("trained weights", "a solver state"), place=window.path, hint=hint)
-    return broken(window.path, at, "this is not a solver state", hint)
+    return damage_error(window.path, at, "this is not a solver state", hint)
 
 
 def _read_hdf5(path: str | os.PathLike[str]) -> SolverState:
-    from prototxt.formats.hdf5 import Unfolding, dataset_span, open_file, read_dataset, refusing_damage
+    from prototxt.formats.hdf5 import UnpackedSize, damage_as_weights_error, dataset_span, open_file, read_dataset
 
     place = os.fspath(path)
-    with open_file(path) as file, refusing_damage(place):
+    with open_file(path) as file, damage_as_weights_error(place):
         if not {"iter", "history"} <= set(file):
             hint = "a solver state holds iter, learned_net, current_step and history; give the .solverstate.h5"
             raise WeightsError("this HDF5 file is not a solver state", place=place, hint=hint)
         history = file["history"]
         sets = [history[str(index)] for index in range(len(history))]
-        unfolding = Unfolding(place, os.stat(path).st_size)
+        unfolding = UnpackedSize(place, os.stat(path).st_size)
         for index, dataset in enumerate(sets):
             dataset_span(dataset, f"history blob {index}", unfolding)
         arrays = tuple(read_dataset(dataset, place) for dataset in sets)

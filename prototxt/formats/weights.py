@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from prototxt.errors import WeightsError
 from prototxt.formats import caffemodel
-from prototxt.formats.copy import Deferred, Payload, Stretch, payload_bytes
-from prototxt.formats.index import Entry, Scan, Shape
-from prototxt.formats.mmap_reader import Array, Reader
+from prototxt.formats.copy import FileSlice, LazyBlob, Payload, payload_bytes
+from prototxt.formats.index import LayerEntry, Scan, Shape
+from prototxt.formats.mmap_reader import Array, MmapReader
 from prototxt.formats.scan import scan_weights
 
 if TYPE_CHECKING:
@@ -54,13 +54,13 @@ class Weights(Mapping[str, list[Array]]):
         blob: Array = self._reader.array(self._entries[name].blobs[index])
         return blob
 
-    def entry(self, name: str) -> Entry:
+    def entry(self, name: str) -> LayerEntry:
         """The layer's type and the shapes of its blobs, without reading values."""
         return self._entries[name]
 
     def _check_names(self) -> None:
         """Raises: WeightsError when two layers of one name hold different blobs, of which one would be lost."""
-        seen: dict[str, Entry] = {}
+        seen: dict[str, LayerEntry] = {}
         for entry in self.scan.entries if len(self._entries) < len(self.scan.entries) else ():
             if entry.blobs and (other := seen.setdefault(entry.name, entry)) is not entry:
                 pairs = [[self._reader.array(blob) for blob in one.blobs] for one in (other, entry)]
@@ -85,8 +85,8 @@ def _reader(scan: Scan) -> Any:
     if scan.format == "hdf5":
         from prototxt.formats import hdf5
 
-        return hdf5.Reader(scan)
-    return Reader(scan)
+        return hdf5.HDF5Reader(scan)
+    return MmapReader(scan)
 
 
 def write_weights(
@@ -106,12 +106,12 @@ def write_weights(
 
 def layers_of(
     weights: Mapping[str, Sequence[NDArray[Any]]], net: NetParameter | None, place: str
-) -> list[tuple[Entry, Sequence[Payload]]]:
+) -> list[tuple[LayerEntry, Sequence[Payload]]]:
     """Each layer to be written, with its blobs or none; blobs of a lazy mapping stay in their file."""
     if net is None:
         return [(_entry_of(weights, name), blobs_of(weights, name)) for name in weights]
     entries = {
-        layer.name: Entry(layer.name, layer.type, (), tuple(layer.bottom), tuple(layer.top)) for layer in net.layer
+        layer.name: LayerEntry(layer.name, layer.type, (), tuple(layer.bottom), tuple(layer.top)) for layer in net.layer
     }
     unknown = [name for name in weights if name not in entries]
     if unknown:
@@ -121,8 +121,8 @@ def layers_of(
     return [(entry, blobs_of(weights, name) if name in weights else ()) for name, entry in entries.items()]
 
 
-def _entry_of(weights: Mapping[str, Any], name: str) -> Entry:
-    return weights.entry(name) if isinstance(weights, Weights) else Entry(name)
+def _entry_of(weights: Mapping[str, Any], name: str) -> LayerEntry:
+    return weights.entry(name) if isinstance(weights, Weights) else LayerEntry(name)
 
 
 def blobs_of(weights: Mapping[str, Sequence[NDArray[Any]]], name: str) -> Sequence[Payload]:
@@ -134,16 +134,16 @@ def blobs_of(weights: Mapping[str, Sequence[NDArray[Any]]], name: str) -> Sequen
     if all(blob.copyable for blob in entry.blobs):
         old = not entry.type
         return [
-            Stretch(weights.scan, blob, shape, old and blob.legacy)
+            FileSlice(weights.scan, blob, shape, old and blob.legacy)
             for blob, shape in zip(entry.blobs, shapes, strict=True)
         ]
     return [
-        Deferred(shape, lambda index=index, shape=shape: weights.array(name, index).reshape(shape))  # type: ignore[misc]
+        LazyBlob(shape, lambda index=index, shape=shape: weights.array(name, index).reshape(shape))  # type: ignore[misc]
         for index, shape in enumerate(shapes)
     ]
 
 
-def modern_shape(entry: Entry, index: int) -> Shape:
+def modern_shape(entry: LayerEntry, index: int) -> Shape:
     """A blob's shape in today's form: old four dims lose the leading ones that the layer's type does not have."""
     blob = entry.blobs[index]
     if not blob.legacy or not entry.type:
@@ -156,7 +156,7 @@ def modern_shape(entry: Entry, index: int) -> Shape:
 
 def save(
     path: str | os.PathLike[str],
-    layers: Sequence[tuple[Entry, Sequence[Payload]]],
+    layers: Sequence[tuple[LayerEntry, Sequence[Payload]]],
     *,
     name: str = "",
     check: Callable[[Scan, Callable[[int, int], bytes]], None] | None = None,
@@ -173,7 +173,7 @@ def save(
     if kind == "caffemodel":
         least = sum(payload_bytes(blob) for _, blobs in layers for blob in blobs)
         caffemodel.check_size(place, least)
-        with caffemodel.Writer(place, name, least=least) as writer:
+        with caffemodel.CaffemodelWriter(place, name, least=least) as writer:
             for entry, blobs in layers:
                 writer.add_layer(entry.name, entry.type, entry.bottoms, entry.tops, blobs)
                 if progress:
@@ -184,11 +184,11 @@ def save(
     if kind == "hdf5":
         from prototxt.formats import hdf5_writer
 
-        hdf5_writer.write(place, layers, progress)
+        hdf5_writer.write_hdf5(place, layers, progress)
     else:
         from prototxt.formats import safetensors
 
-        safetensors.write(place, layers, name=name, progress=progress)
+        safetensors.write_safetensors(place, layers, name=name, progress=progress)
     if check:
         with open(place, "rb") as file:
             check(scan_weights(place), lambda offset, count: os.pread(file.fileno(), count, offset))

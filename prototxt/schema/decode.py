@@ -19,7 +19,7 @@ from google.protobuf.message import Message as ProtobufMessage
 from prototxt.errors import DecodeError, Place, did_you_mean, raise_all
 from prototxt.schema import forks, messages
 from prototxt.schema.layer_types import KNOWN_TYPES, WEIGHTLESS_TYPES
-from prototxt.schema.scalars import BadValueError, Reader, is_repeated, is_required, reader
+from prototxt.schema.scalars import BadValueError, ScalarReader, is_repeated, is_required, scalar_reader
 from prototxt.text.tree import Document, Field, Message, Scalar
 
 MAX_LISTED = 100  # mistakes, strange fields and hints of one file: a hostile one could ask for millions
@@ -80,7 +80,7 @@ class _FieldPlan:
 
     name: str
     repeated: bool
-    read: Reader | None
+    read: ScalarReader | None
     descriptor: Descriptor | None
 
 
@@ -107,7 +107,9 @@ def _plan(descriptor: Descriptor) -> _Plan:
 
 def _field_plan(field: FieldDescriptor) -> _FieldPlan:
     is_message = field.message_type is not None
-    return _FieldPlan(field.name, is_repeated(field), None if is_message else reader(field), field.message_type or None)
+    return _FieldPlan(
+        field.name, is_repeated(field), None if is_message else scalar_reader(field), field.message_type or None
+    )
 
 
 class _Listing:

@@ -30,18 +30,18 @@ def filter_net(net: NetParameter, phase: str = "TEST", level: int = 0, stages: I
     result.state.stage.extend(stage for stage in stages if stage not in net.state.stage)
     raise_all([_both(layer) for layer in net.layer if layer.include and layer.exclude])
     del result.layer[:]
-    result.layer.extend(layer for layer in net.layer if included(layer, result.state))
+    result.layer.extend(layer for layer in net.layer if is_included(layer, result.state))
     return result
 
 
-def included(layer: LayerParameter, state: NetState) -> bool:
+def is_included(layer: LayerParameter, state: NetState) -> bool:
     """Whether a net in this state takes the layer: one include rule holds (or there is none), and no exclude rule."""
     if layer.include:
-        return any(holds(rule, state) for rule in layer.include)
-    return not any(holds(rule, state) for rule in layer.exclude)
+        return any(rule_matches(rule, state) for rule in layer.include)
+    return not any(rule_matches(rule, state) for rule in layer.exclude)
 
 
-def holds(rule: NetStateRule, state: NetState) -> bool:
+def rule_matches(rule: NetStateRule, state: NetState) -> bool:
     """Whether all that the rule states is true of the state."""
     if rule.HasField("phase") and rule.phase != state.phase:
         return False
@@ -79,7 +79,7 @@ def unmet_stages(net: NetParameter, kept: NetParameter) -> DecodeError | None:
     ruled = [
         layer for layer in net.layer if any(rule.stage or rule.not_stage for rule in (*layer.include, *layer.exclude))
     ]
-    absent = [layer for layer in ruled if not included(layer, kept.state)]
+    absent = [layer for layer in ruled if not is_included(layer, kept.state)]
     made = set(net.input)
     for layer in kept.layer:
         for bottom in layer.bottom:

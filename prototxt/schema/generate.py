@@ -38,7 +38,7 @@ def _stub(text: str) -> str:
     return re.sub(r"^(\w+_FIELD_NUMBER): _ClassVar\[int\]", r"\1: int", text, flags=re.MULTILINE)
 
 
-def main() -> None:
+def write_schema() -> None:
     """Write the generated files into the package."""
     with tempfile.TemporaryDirectory() as folder:
         for name, content in compile_schema(Path(folder)).items():
@@ -46,4 +46,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    write_schema()

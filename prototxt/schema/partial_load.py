@@ -19,7 +19,7 @@ _INK = re.compile(r"[^\r\n]")
 
 
 @dataclass(frozen=True)
-class Partial:
+class PartialNet:
     """A net as far as it could be read.
 
     problems  what was left out, and why
@@ -31,7 +31,7 @@ class Partial:
     strange: tuple[tuple[str, str], ...]
 
 
-def load_partly(source: str | os.PathLike[str] | Document) -> Partial:
+def load_partial(source: str | os.PathLike[str] | Document) -> PartialNet:
     """The net of a file or document, upgraded; fields that cannot be read are left out and told.
 
     Raises: PrototxtError when even so nothing can be read; OSError.
@@ -51,7 +51,7 @@ def load_partly(source: str | os.PathLike[str] | Document) -> Partial:
         if problems and not net.layer:
             message = f"no layer can be read: {problems[0]}"
             raise PrototxtError(message, hint=None if "hint:" in message else "is this a net's prototxt at all?")
-        return Partial(net, tuple(problems), tuple(part for warning in caught for part in _strange(warning.message)))
+        return PartialNet(net, tuple(problems), tuple(part for warning in caught for part in _strange(warning.message)))
     raise PrototxtError(f"too many mistakes: {problems[-1]}", place=doc.name, hint="mend these first")
 
 

@@ -17,7 +17,7 @@ from prototxt.errors import closest, did_you_mean
 from prototxt.text.tree import Scalar
 
 Value = int | float | str | bytes
-Reader = Callable[[Scalar], Value]
+ScalarReader = Callable[[Scalar], Value]
 
 
 class BadValueError(ValueError):
@@ -55,7 +55,7 @@ def is_required(field: Any) -> bool:
     return bool(field.is_required if hasattr(field, "is_required") else field.label == field.LABEL_REQUIRED)
 
 
-def reader(field: FieldDescriptor) -> Reader:
+def scalar_reader(field: FieldDescriptor) -> ScalarReader:
     """The function that reads this field's literals. It raises BadValueError."""
     if field.cpp_type in _RANGES:
         return _integer_reader(*_RANGES[field.cpp_type])
@@ -98,7 +98,7 @@ def parse_integer(text: str) -> int | None:
     return -value if text[0] == "-" else value
 
 
-def _integer_reader(low: int, high: int) -> Reader:
+def _integer_reader(low: int, high: int) -> ScalarReader:
     def read(scalar: Scalar) -> int:
         value = parse_integer(_literal(scalar)) if scalar.kind == "number" else None
         if value is None:
@@ -132,7 +132,7 @@ def _read_bool(scalar: Scalar) -> bool:
     raise BadValueError(f"expected true or false, found {_shown(scalar)}", "true, t, 1, false, f and 0 are understood")
 
 
-def _enum_reader(enum: EnumDescriptor) -> Reader:
+def _enum_reader(enum: EnumDescriptor) -> ScalarReader:
     names = {value.name: value.number for value in enum.values}
     numbers = set(names.values())
 

@@ -12,14 +12,14 @@ from prototxt.text.places import place_of
 if TYPE_CHECKING:
     from prototxt.schema.messages import LayerParameter, NetParameter
 
-Ends = tuple[str, Sequence[str], Sequence[str]]
+LayerEnds = tuple[str, Sequence[str], Sequence[str]]
 """A layer's type, bottoms and tops."""
 _SHARING = frozenset(("Flatten", "Reshape", "Split", "Concat", "Slice"))
 """Types whose tops are their only bottom's memory (`ShareData`); Slice where it has one top."""
 
 
 @dataclass(frozen=True)
-class Overwritten:
+class OverwrittenBlob:
     """A blob that an in-place layer changes through another one.
 
     layer     the index of the in-place layer
@@ -34,15 +34,15 @@ class Overwritten:
     seen: bool
 
 
-def overwritten(layers: Sequence[Ends]) -> list[Overwritten]:
+def find_overwritten(layers: Sequence[LayerEnds]) -> list[OverwrittenBlob]:
     """The blobs that in-place layers of one phase's net change through others, in the order of execution."""
     groups: dict[str, list[str]] = {}
-    found: list[Overwritten] = []
+    found: list[OverwrittenBlob] = []
     for index, (kind, bottoms, tops) in enumerate(layers):
         for top in tops:
             if top in bottoms:
                 shared = [blob for blob in groups.get(top, ()) if blob not in tops]
-                found += [Overwritten(index, top, blob, _seen(layers, index, blob)) for blob in shared]
+                found += [OverwrittenBlob(index, top, blob, _seen(layers, index, blob)) for blob in shared]
             elif top in groups:
                 groups.pop(top).remove(top)  # it is made again, and leaves its group
         if kind in _SHARING and len(bottoms) == 1 and bottoms[0] not in tops and (kind != "Slice" or len(tops) == 1):
@@ -52,12 +52,12 @@ def overwritten(layers: Sequence[Ends]) -> list[Overwritten]:
     return found
 
 
-def ends_of(layer: LayerParameter) -> Ends:
+def layer_ends(layer: LayerParameter) -> LayerEnds:
     """The layer as `overwritten` takes it."""
     return layer.type, layer.bottom, layer.top
 
 
-def _seen(layers: Sequence[Ends], index: int, blob: str) -> bool:
+def _seen(layers: Sequence[LayerEnds], index: int, blob: str) -> bool:
     """Whether a layer after this one reads the blob before it is made again, or none reads it since it was made."""
     for _, bottoms, tops in layers[index + 1 :]:
         if blob in bottoms:
@@ -77,7 +77,7 @@ def check_unshared(net: NetParameter, what: str) -> None:
 
     what  the task that works on layers alone, and so would lose the change
     """
-    for found in overwritten([ends_of(layer) for layer in net.layer]):
+    for found in find_overwritten([layer_ends(layer) for layer in net.layer]):
         if found.seen:
             layer = net.layer[found.layer]
             raise PrototxtError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prototxt.errors import ShapeError
 from prototxt.schema.messages import EltwiseParameter, LayerParameter
-from prototxt.shapes.dimensions import Shape, canonical_axis, count, merge_shapes, number, shapes_agree, text
+from prototxt.shapes.dimensions import Shape, canonical_axis, count, count_text, merge_shapes, shapes_agree, text
 from prototxt.shapes.registry import shape_function
 
 
@@ -27,7 +27,7 @@ def _eltwise(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], 
     param = layer.eltwise_param
     if param.coeff and len(param.coeff) != len(bottoms):
         raise ShapeError(
-            f"{number(len(param.coeff), 'coefficient')} for {number(len(bottoms), 'bottom')}",
+            f"{count_text(len(param.coeff), 'coefficient')} for {count_text(len(bottoms), 'bottom')}",
             hint="give one coeff per bottom",
         )
     if param.coeff and param.operation == EltwiseParameter.PROD:

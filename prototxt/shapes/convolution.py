@@ -15,7 +15,7 @@ from prototxt.shapes.dimensions import (
     Dim,
     Shape,
     canonical_axis,
-    number,
+    count_text,
     product,
     shapes_agree,
     text,
@@ -24,7 +24,7 @@ from prototxt.shapes.registry import shape_function
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class KernelWindow:
     """The window along one spatial axis."""
 
     kernel: int
@@ -46,7 +46,7 @@ class Window:
         return None if size is None else self.stride * (size - 1) + self.extent - 2 * self.pad
 
 
-def windows(param: ConvolutionParameter, axes: int) -> list[Window]:
+def kernel_windows(param: ConvolutionParameter, axes: int) -> list[KernelWindow]:
     """The windows of all spatial axes.
 
     Raises: ShapeError for Caffe's refusals of kernel, stride, pad and dilation.
@@ -58,7 +58,7 @@ def windows(param: ConvolutionParameter, axes: int) -> list[Window]:
     for name, values in (("kernel", kernels), ("stride", strides), ("dilation", dilations)):
         if any(value <= 0 for value in values):
             raise ShapeError(f"{name} sizes must be at least 1, not {_join(values)}", hint=f"set {name} for every axis")
-    return [Window(*values) for values in zip(kernels, strides, pads, dilations, strict=True)]
+    return [KernelWindow(*values) for values in zip(kernels, strides, pads, dilations, strict=True)]
 
 
 def _dilations(param: ConvolutionParameter, axes: int) -> list[int]:
@@ -88,7 +88,7 @@ def _spread(values: list[int], field: str, axes: int, default: int | None) -> li
         return [default] * axes
     if len(values) not in (1, axes):
         raise ShapeError(
-            f"{field} is given {number(len(values), 'time')} for {axes} spatial axes",
+            f"{field} is given {count_text(len(values), 'time')} for {axes} spatial axes",
             hint=f"give {field} once, or once per axis",
         )
     return values * axes if len(values) == 1 else values
@@ -102,7 +102,7 @@ def _join(values: Sequence[int]) -> str:
 class _Geometry:
     axis: int
     channels: Dim
-    windows: list[Window]
+    windows: list[KernelWindow]
     spatial: Shape
 
 
@@ -116,7 +116,7 @@ def _geometry(layer: LayerParameter, bottoms: list[Shape]) -> _Geometry:
             raise ShapeError(f"all bottoms must have one shape, not {text(bottoms[0])} and {text(bottom)}")
     axis = canonical_axis(bottoms[0], param.axis)
     spatial = bottoms[0][axis + 1 :]
-    return _Geometry(axis, bottoms[0][axis], windows(param, len(spatial)), spatial)
+    return _Geometry(axis, bottoms[0][axis], kernel_windows(param, len(spatial)), spatial)
 
 
 def _sane_axis(axis: int) -> int:

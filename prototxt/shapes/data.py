@@ -9,7 +9,7 @@ from __future__ import annotations
 from prototxt.errors import ShapeError
 from prototxt.schema.messages import BlobShape, LayerParameter, TransformationParameter
 from prototxt.shapes import sources
-from prototxt.shapes.dimensions import UNKNOWN, Dim, Shape, number
+from prototxt.shapes.dimensions import UNKNOWN, Dim, Shape, count_text
 from prototxt.shapes.registry import shape_function
 
 
@@ -22,7 +22,7 @@ def _dims(shape: BlobShape) -> Shape:
 def _one_per_top(shapes: list[Shape], layer: LayerParameter, field: str) -> list[Shape]:
     if len(shapes) not in (1, len(layer.top)):
         raise ShapeError(
-            f"{field} is given {number(len(shapes), 'time')} for {number(len(layer.top), 'top')}",
+            f"{field} is given {count_text(len(shapes), 'time')} for {count_text(len(layer.top), 'top')}",
             hint="give one, or one per top",
         )
     return shapes * len(layer.top) if len(shapes) == 1 else shapes
@@ -44,7 +44,7 @@ def _dummy_data(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape
         raise ShapeError("shape and num/channels/height/width are both given", hint="keep shape")
     if len(param.data_filler) not in (0, 1, len(layer.top)):
         raise ShapeError(
-            f"{number(len(param.data_filler), 'filler')} for {number(len(layer.top), 'top')}",
+            f"{count_text(len(param.data_filler), 'filler')} for {count_text(len(layer.top), 'top')}",
             hint="give none, one, or one per top",
         )
     if param.shape:

@@ -120,7 +120,7 @@ def merge_shapes(shapes: Sequence[Shape]) -> Shape:
     return merged
 
 
-def number(count: int, noun: str) -> str:
+def count_text(count: int, noun: str) -> str:
     """The count with its noun: 1 top, 2 tops."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 

@@ -21,7 +21,7 @@ from prototxt.shapes.dimensions import (
     agree,
     canonical_axis,
     count,
-    number,
+    count_text,
     product,
     shapes_agree,
     text,
@@ -187,7 +187,7 @@ def _transpose(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape]
     dims = list(fork_param(layer, "transpose_param").dim)
     if len(dims) != len(bottoms[0]):
         raise ShapeError(
-            f"transpose_param has {number(len(dims), 'dim')} for {text(bottoms[0])}", hint="name every axis once"
+            f"transpose_param has {count_text(len(dims), 'dim')} for {text(bottoms[0])}", hint="name every axis once"
         )
     return [_reordered(bottoms[0], dims, "dim")], []
 

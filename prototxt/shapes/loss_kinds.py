@@ -52,17 +52,17 @@ _FOLLOWED: Final = (
 )
 
 
-def judges_classes(layer: LayerParameter) -> bool:
+def compares_classes(layer: LayerParameter) -> bool:
     """Whether the layer is a loss or measure that compares class scores with class numbers."""
     kind = LOSS_KINDS.get(layer.type)
     return layer.type == "Accuracy" or (kind is not None and kind.labels == "class")
 
 
-def other_judge(net: NetParameter, blob: str) -> LayerParameter | None:
+def non_class_loss(net: NetParameter, blob: str) -> LayerParameter | None:
     """The loss that takes the blob for something else than class scores; None where no loss or measure says so."""
     other = None
     for layer in _judges(net, {blob}):
-        if judges_classes(layer):
+        if compares_classes(layer):
             return None
         other = layer
     return other
@@ -71,13 +71,13 @@ def other_judge(net: NetParameter, blob: str) -> LayerParameter | None:
 def class_label(net: NetParameter, blob: str) -> str | None:
     """The blob with the class numbers that losses or measures compare these scores with, where they name one."""
     return next(
-        (layer.bottom[1] for layer in _judges(net, {blob}) if judges_classes(layer) and len(layer.bottom) > 1), None
+        (layer.bottom[1] for layer in _judges(net, {blob}) if compares_classes(layer) and len(layer.bottom) > 1), None
     )
 
 
 def ignored_label(net: NetParameter, blob: str) -> int | None:
     """The class number that does not count where these scores are measured, or else where they are learned."""
-    judges = [layer for layer in _judges(net, {blob}) if judges_classes(layer)]
+    judges = [layer for layer in _judges(net, {blob}) if compares_classes(layer)]
     measures = [layer.accuracy_param for layer in judges if layer.type == "Accuracy"]
     if measures:
         return next((param.ignore_label for param in measures if param.HasField("ignore_label")), None)

@@ -100,7 +100,8 @@ def _contrastive_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list
     for bottom in (first, second):
         if bottom is not UNKNOWN and not agree(count(bottom, 2), 1):
             raise ShapeError(
-                f"features must be vectors, not {text(bottom)}", hint="pool or flatten height and width to 1 before"
+                f"features must be vectors, not {text(bottom)}",
+                hint="pool or flatten height and width to 1 before",
             )
     if UNKNOWN not in (first, second) and not agree(count(first, 1), count(second, 1)):
         raise ShapeError(f"both feature bottoms must have as many channels, not {text(first)} and {text(second)}")

@@ -14,12 +14,12 @@ from prototxt.shapes.dimensions import (
     UNKNOWN,
     Shape,
     count,
+    count_text,
     merge_shapes,
-    number,
     shapes_agree,
     text,
 )
-from prototxt.shapes.registry import LayerType, layer_type
+from prototxt.shapes.registry import ShapeRule, layer_type
 from prototxt.shapes.shared_params import check_shared_params
 from prototxt.text.places import place_of
 
@@ -104,25 +104,25 @@ def _infer_layer(layer: LayerParameter, state: _State) -> None:
     bottoms = [_bottom(name, index, layer, state) for index, name in enumerate(layer.bottom)]
     tops: list[Shape] = [UNKNOWN] * len(layer.top)
     params: list[Shape] = []
-    kind: LayerType | None = None
+    kind: ShapeRule | None = None
     try:
         kind = layer_type(layer.type)
     except ShapeError as error:
         if state.unknown == "error":
-            state.errors.append(placed(error, layer, with_type=False))
+            state.errors.append(with_place(error, layer, with_type=False))
     try:
         if kind is not None:
             tops, params = _apply(kind, layer, bottoms, state)
             _check_params(layer, params)
     except ShapeError as error:
-        state.errors.append(placed(error, layer))
+        state.errors.append(with_place(error, layer))
     _write_tops(layer, tops, kind, state)
     state.shapes.bottoms.append(bottoms)
     state.shapes.tops.append(tops)
     state.shapes.params.append(params)
 
 
-def placed(error: ShapeError, layer: LayerParameter, *, with_type: bool = True) -> ShapeError:
+def with_place(error: ShapeError, layer: LayerParameter, *, with_type: bool = True) -> ShapeError:
     """The error with the layer's name, type and place."""
     name = f"layer {layer.name!r}" if layer.name else "a layer without a name"
     kind = f" ({layer.type})" if with_type else ""
@@ -132,7 +132,7 @@ def placed(error: ShapeError, layer: LayerParameter, *, with_type: bool = True) 
 def _bottom(name: str, index: int, layer: LayerParameter, state: _State) -> Shape:
     if name not in state.shapes.blobs:
         hint = _blob_hint(name, state)
-        state.errors.append(placed(ShapeError(f"unknown bottom blob {name!r} (bottom {index})", hint=hint), layer))
+        state.errors.append(with_place(ShapeError(f"unknown bottom blob {name!r} (bottom {index})", hint=hint), layer))
     return state.shapes.blobs.get(name, UNKNOWN)
 
 
@@ -152,16 +152,16 @@ def _check_rules(layer: LayerParameter, state: _State) -> None:
     if layer.propagate_down and len(layer.propagate_down) != len(layer.bottom):
         problems.append(
             ShapeError(
-                f"propagate_down is given {number(len(layer.propagate_down), 'time')} "
-                f"for {number(len(layer.bottom), 'bottom')}",
+                f"propagate_down is given {count_text(len(layer.propagate_down), 'time')} "
+                f"for {count_text(len(layer.bottom), 'bottom')}",
                 hint="give none, or one per bottom",
             )
         )
-    state.errors += [placed(problem, layer) for problem in problems]
+    state.errors += [with_place(problem, layer) for problem in problems]
 
 
 def _apply(
-    kind: LayerType, layer: LayerParameter, bottoms: list[Shape], state: _State
+    kind: ShapeRule, layer: LayerParameter, bottoms: list[Shape], state: _State
 ) -> tuple[list[Shape], list[Shape]]:
     if kind.source and layer.top and all(top in state.inputs for top in layer.top):
         return [UNKNOWN] * len(layer.top), []
@@ -174,7 +174,7 @@ def _apply(
     return tops, params
 
 
-def _guess(kind: LayerType, layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+def _guess(kind: ShapeRule, layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """What can be said when a bottom's number of axes is not known: as for images, but the tops only if they are."""
     images: list[Shape] = [(None,) * 4 if bottom is UNKNOWN else bottom for bottom in bottoms]
     try:
@@ -186,25 +186,25 @@ def _guess(kind: LayerType, layer: LayerParameter, bottoms: list[Shape]) -> tupl
     return (tops if kind.unknown_rank == "image" else [UNKNOWN] * len(tops)), params
 
 
-def _check_counts(kind: LayerType, layer: LayerParameter) -> None:
+def _check_counts(kind: ShapeRule, layer: LayerParameter) -> None:
     tops = max(len(layer.top), kind.tops[0]) if kind.loss else len(layer.top)
     for what, limits, given in (("bottom", kind.bottoms, len(layer.bottom)), ("top", kind.tops, tops)):
         least, most = limits
         if given < least or (most is not None and given > most):
             few = f"at least {least}" if most is None else f"{least} to {most}"
-            takes = number(least, f"{what} blob") if least == most else f"{few} {what} blobs"
+            takes = count_text(least, f"{what} blob") if least == most else f"{few} {what} blobs"
             raise ShapeError(f"takes {takes}, but has {given}")
     if kind.paired and len(layer.bottom) != len(layer.top):
         raise ShapeError(
-            f"needs as many tops as bottoms, but has {number(len(layer.bottom), 'bottom')} "
-            f"and {number(len(layer.top), 'top')}"
+            f"needs as many tops as bottoms, but has {count_text(len(layer.bottom), 'bottom')} "
+            f"and {count_text(len(layer.top), 'top')}"
         )
 
 
-def _check_tops(kind: LayerType, layer: LayerParameter, tops: list[Shape]) -> None:
+def _check_tops(kind: ShapeRule, layer: LayerParameter, tops: list[Shape]) -> None:
     if layer.loss_weight and len(layer.loss_weight) != len(tops):
         raise ShapeError(
-            f"loss_weight is given {number(len(layer.loss_weight), 'time')} for {number(len(tops), 'top')}",
+            f"loss_weight is given {count_text(len(layer.loss_weight), 'time')} for {count_text(len(tops), 'top')}",
             hint="give none, or one per top",
         )
     if not kind.in_place and set(layer.top) & set(layer.bottom):
@@ -227,7 +227,7 @@ def _check_params(layer: LayerParameter, params: list[Shape]) -> None:
         )
 
 
-def _write_tops(layer: LayerParameter, tops: list[Shape], kind: LayerType | None, state: _State) -> None:
+def _write_tops(layer: LayerParameter, tops: list[Shape], kind: ShapeRule | None, state: _State) -> None:
     blobs = state.shapes.blobs
     written: set[str] = set()
     for index, name in enumerate(layer.top):
@@ -237,7 +237,7 @@ def _write_tops(layer: LayerParameter, tops: list[Shape], kind: LayerType | None
             if layer.include or layer.exclude:
                 hint = "filter the net for one phase first (prototxt.filter_net), or " + hint
             state.errors.append(
-                placed(ShapeError(f"top blob {name!r} is made by another layer, too", hint=hint), layer)
+                with_place(ShapeError(f"top blob {name!r} is made by another layer, too", hint=hint), layer)
             )
         written.add(name)
         shape = tops[index] if index < len(tops) else UNKNOWN
@@ -248,16 +248,16 @@ def _write_tops(layer: LayerParameter, tops: list[Shape], kind: LayerType | None
         blobs[name] = shape
 
 
-def _given(name: str, shape: Shape, kind: LayerType | None, layer: LayerParameter, state: _State) -> Shape:
+def _given(name: str, shape: Shape, kind: ShapeRule | None, layer: LayerParameter, state: _State) -> Shape:
     """The caller's shape for the blob; data layers yield to it, others must agree."""
     given = state.inputs[name]
     state.unused.discard(name)
     if any(dim is not None and dim <= 0 for dim in given):
-        state.errors.append(placed(ShapeError(f"the shape given for blob {name!r} is empty: {text(given)}"), layer))
+        state.errors.append(with_place(ShapeError(f"the shape given for blob {name!r} is empty: {text(given)}"), layer))
     if kind is None or kind.source:
         return given
     if not shapes_agree(shape, given):
         message = f"the shape given for blob {name!r} is {text(given)}, but it is {text(shape)}"
-        state.errors.append(placed(ShapeError(message, hint="give shapes for the net's inputs only"), layer))
+        state.errors.append(with_place(ShapeError(message, hint="give shapes for the net's inputs only"), layer))
         return shape
     return merge_shapes([shape, given])

@@ -26,7 +26,7 @@ Count: TypeAlias = "int | tuple[int, int | None]"
 
 
 @dataclass(frozen=True, slots=True)
-class LayerType:
+class ShapeRule:
     """A layer type's shape function and Caffe's checks on its surroundings.
 
     bottoms, tops    least and greatest number (None: no limit)
@@ -50,7 +50,7 @@ class LayerType:
 
 
 ENTRY_POINTS = "caffe_fusion.shapes"
-LAYER_TYPES: dict[str, LayerType] = {}
+LAYER_TYPES: dict[str, ShapeRule] = {}
 
 
 def shape_function(
@@ -72,7 +72,7 @@ def shape_function(
         for name in names:
             if name in LAYER_TYPES:
                 raise ValueError(f"layer type {name!r} has a shape function already: {LAYER_TYPES[name].function}")
-            LAYER_TYPES[name] = LayerType(
+            LAYER_TYPES[name] = ShapeRule(
                 name, function, _limits(bottoms), _limits(tops), paired, in_place, loss, unknown_rank, source
             )
         return function
@@ -80,7 +80,7 @@ def shape_function(
     return register
 
 
-def layer_type(name: str) -> LayerType:
+def layer_type(name: str) -> ShapeRule:
     """The registered type, from installed packages too.
 
     Raises: ShapeError with the nearest name when there is none.

@@ -13,9 +13,9 @@ from prototxt.shapes.dimensions import (
     agree,
     canonical_axis,
     count,
+    count_text,
     is_known,
     known_of,
-    number,
     product,
     shapes_agree,
     text,
@@ -131,7 +131,7 @@ def _slice(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], li
         sizes = [None] * tops
     elif size % tops:
         raise ShapeError(
-            f"axis {axis} of size {size} does not divide into {number(tops, 'top')}", hint="give slice_point"
+            f"axis {axis} of size {size} does not divide into {count_text(tops, 'top')}", hint="give slice_point"
         )
     else:
         sizes = [size // tops] * tops
@@ -140,7 +140,7 @@ def _slice(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], li
 
 def _cut(size: Dim, points: list[int], tops: int) -> list[Dim]:
     if len(points) != tops - 1:
-        raise ShapeError(f"{number(len(points), 'slice point')} make {len(points) + 1} tops, but there are {tops}")
+        raise ShapeError(f"{count_text(len(points), 'slice point')} make {len(points) + 1} tops, but there are {tops}")
     if any(b <= a for a, b in pairwise((0, *points))) or (size is not None and points[-1] >= size):
         raise ShapeError(
             f"the slice points {points} must rise, between 0 and the axis' size {'?' if size is None else size}"

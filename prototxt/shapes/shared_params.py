@@ -44,11 +44,17 @@ def _shape_problem(spec: ParamSpec, shape: Shape, owner: _Owner) -> list[tuple[s
     if spec.share_mode == ParamSpec.PERMISSIVE:
         if not agree(count(shape), count(owner.shape)):
             return [
-                (f"has {count(shape)} elements here ({text(shape)}), but is {owned}", "share only blobs of one size")
+                (
+                    f"has {count(shape)} elements here ({text(shape)}), but is {owned}",
+                    "share only blobs of one size",
+                )
             ]
     elif not shapes_agree(shape, owner.shape):
         return [
-            (f"is {text(shape)} here, but {owned}", "share_mode: PERMISSIVE asks for the same number of elements only")
+            (
+                f"is {text(shape)} here, but {owned}",
+                "share_mode: PERMISSIVE asks for the same number of elements only",
+            )
         ]
     return []
 

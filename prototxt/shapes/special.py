@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from prototxt.errors import ShapeError
 from prototxt.schema.messages import LayerParameter
-from prototxt.shapes.dimensions import UNKNOWN, Dim, Shape, agree, count, number, text
+from prototxt.shapes.dimensions import UNKNOWN, Dim, Shape, agree, count, count_text, text
 from prototxt.shapes.onnx_files import value_shapes
 from prototxt.shapes.registry import shape_function
 
@@ -41,13 +41,13 @@ def _onnx(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], lis
         raise ShapeError("onnx_param.file is missing", hint="name the ONNX file")
     inputs = list(layer.onnx_param.input)
     if inputs and len(inputs) != len(bottoms):
-        what = f"{number(len(bottoms), 'bottom')} for {number(len(inputs), 'name')} in onnx_param.input"
+        what = f"{count_text(len(bottoms), 'bottom')} for {count_text(len(inputs), 'name')} in onnx_param.input"
         raise ShapeError(what, hint="name one value of the file for each bottom")
     declared, known = value_shapes(file, inputs, bottoms)
     wanted = list(layer.onnx_param.output) or list(declared)
     if (declared or layer.onnx_param.output) and len(wanted) != len(layer.top):
         raise ShapeError(
-            f"{number(len(layer.top), 'top')} for {number(len(wanted), 'output')} of {file}",
+            f"{count_text(len(layer.top), 'top')} for {count_text(len(wanted), 'output')} of {file}",
             hint="name them in onnx_param.output",
         )
     batch = None if bottoms[0] is UNKNOWN or not bottoms[0] else bottoms[0][0]

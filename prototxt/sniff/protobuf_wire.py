@@ -18,12 +18,12 @@ _STEP = 4096
 _MARGIN = 20  # a tag and a value are varints of at most 10 bytes each
 
 
-def broken(path: str, offset: int, message: str, hint: str = DAMAGED) -> WeightsError:
+def damage_error(path: str, offset: int, message: str, hint: str = DAMAGED) -> WeightsError:
     """The error for a place in a binary file."""
     return WeightsError(f"byte {offset}: {message}", place=path, hint=hint)
 
 
-class Window:
+class ByteWindow:
     """Part of a file, moved along as the reader needs it; or bytes in memory, which never move."""
 
     __slots__ = ("_fd", "buffer", "path", "size", "start", "stop")
@@ -37,12 +37,12 @@ class Window:
         self.stop = len(data)
 
     @classmethod
-    def over_file(cls, fd: int, path: str) -> Window:
+    def over_file(cls, fd: int, path: str) -> ByteWindow:
         """A window on an open file; the descriptor stays the caller's."""
         return cls(path, os.fstat(fd).st_size, fd)
 
     @classmethod
-    def over_bytes(cls, data: bytes, name: str) -> Window:
+    def over_bytes(cls, data: bytes, name: str) -> ByteWindow:
         """A window on a message in memory; `name` stands for the path in errors."""
         return cls(name, len(data), None, data)
 
@@ -54,7 +54,7 @@ class Window:
         self.start = position
         self.stop = position + len(self.buffer)
         if not self.buffer or (len(self.buffer) < _STEP and self.stop < self.size):
-            raise broken(self.path, self.stop, "the file became shorter while it was read")
+            raise damage_error(self.path, self.stop, "the file became shorter while it was read")
 
     def read(self, start: int, end: int) -> bytes:
         """The bytes from `start` to `end`, which lie inside the file."""
@@ -66,13 +66,13 @@ class Window:
         while start < end:
             part = os.pread(self._fd, end - start, start)
             if not part:
-                raise broken(self.path, start, "the file became shorter while it was read")
+                raise damage_error(self.path, start, "the file became shorter while it was read")
             parts.append(part)
             start += len(part)
         return b"".join(parts)
 
 
-def varint(window: Window, position: int, end: int) -> tuple[int, int]:
+def varint(window: ByteWindow, position: int, end: int) -> tuple[int, int]:
     """The unsigned number at `position` and the position behind it.
 
     Raises: WeightsError when it runs past `end` or past 64 bits.
@@ -88,15 +88,15 @@ def varint(window: Window, position: int, end: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             if value >> 64:
-                raise broken(window.path, position, "a number does not fit in 64 bits")
+                raise damage_error(window.path, position, "a number does not fit in 64 bits")
             return value, window.start + index
         shift += 7
         if shift > 63:
-            raise broken(window.path, position, "a number is longer than the 10 bytes that protobuf allows")
-    raise broken(window.path, position, "the data ends inside a number")
+            raise damage_error(window.path, position, "a number is longer than the 10 bytes that protobuf allows")
+    raise damage_error(window.path, position, "the data ends inside a number")
 
 
-def fields(window: Window, position: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+def wire_fields(window: ByteWindow, position: int, end: int) -> Iterator[tuple[int, int, int, int]]:
     """The fields of the message in bytes `position` to `end`: (number, wire type, a, b).
 
     For a number (wire type 0) `a` is its value, unsigned, and `b` the position behind it; for all others the value
@@ -115,7 +115,7 @@ def fields(window: Window, position: int, end: int) -> Iterator[tuple[int, int, 
             key, position = varint(window, position, end)
         number, wire = key >> 3, key & 7
         if number == 0 or number > 0x1FFFFFFF:
-            raise broken(window.path, at, f"field number {number} does not exist in protobuf")
+            raise damage_error(window.path, at, f"field number {number} does not exist in protobuf")
         if wire == LENGTH:
             if position < end and (length := window.buffer[position - window.start]) < 0x80:
                 position += 1
@@ -138,10 +138,10 @@ def fields(window: Window, position: int, end: int) -> Iterator[tuple[int, int, 
             first, position = position, run_end(window, position + length, end, key, length)
             yield number, wire, first, position
         else:
-            raise broken(window.path, at, f"wire type {wire} of field {number} is none that Caffe's files use")
+            raise damage_error(window.path, at, f"wire type {wire} of field {number} is none that Caffe's files use")
 
 
-def run_end(window: Window, position: int, end: int, key: int, size: int) -> int:
+def run_end(window: ByteWindow, position: int, end: int, key: int, size: int) -> int:
     """Where the run of values ends that goes on at `position`: each is its key and `size` bytes."""
     step = size + 1
     mark = bytes((key,)) if key < 0x80 else b""
@@ -155,14 +155,14 @@ def run_end(window: Window, position: int, end: int, key: int, size: int) -> int
     return position
 
 
-def signed(value: int) -> int:
+def signed_value(value: int) -> int:
     """An int32 or int64 field's value from the unsigned number on the wire."""
     return value - (1 << 64) if value >> 63 else value
 
 
-def _too_long(window: Window, at: int, number: int, length: int, left: int) -> WeightsError:
+def _too_long(window: ByteWindow, at: int, number: int, length: int, left: int) -> WeightsError:
     inside = "the file has" if at + left >= window.size - _MARGIN else "its message has"
-    return broken(window.path, at, f"field {number} claims {length} bytes, but {inside} only {left} left")
+    return damage_error(window.path, at, f"field {number} claims {length} bytes, but {inside} only {left} left")
 
 
 def encode_varint(value: int) -> bytes:
@@ -179,14 +179,14 @@ def encode_varint(value: int) -> bytes:
     return bytes(out)
 
 
-def tag(number: int, wire: int) -> bytes:
+def field_key(number: int, wire: int) -> bytes:
     """The key in front of a field."""
     return encode_varint(number << 3 | wire)
 
 
 def length_field(number: int, content: bytes) -> bytes:
     """A whole field of bytes, text, or a message."""
-    return tag(number, LENGTH) + encode_varint(len(content)) + content
+    return field_key(number, LENGTH) + encode_varint(len(content)) + content
 
 
 def text_field(number: int, text: str) -> bytes:

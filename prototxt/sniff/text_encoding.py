@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 
 from prototxt.errors import ParseError
-from prototxt.sniff.weights_format import HDF5_MAGIC, foreign_kind, message_kind
+from prototxt.sniff.weights_format import HDF5_MAGIC, foreign_format, message_kind
 
 _HEAD = 4096
 _CONTROLS = bytes(set(range(0x20)) - set(b"\t\n\v\f\r\x1a")) + b"\x7f"
@@ -76,11 +76,11 @@ def _foreign(data: bytes, name: str) -> tuple[str, str | None] | None:
     head = data[:_HEAD]
     if head.startswith(HDF5_MAGIC):
         return "an HDF5 file", None
-    found = foreign_kind(head)
+    found = foreign_format(head)
     if found is not None:
         return found
     if len(head) - len(head.translate(None, _CONTROLS)) <= _STRAY:
         return None
-    from prototxt.sniff.protobuf_wire import Window
+    from prototxt.sniff.protobuf_wire import ByteWindow
 
-    return message_kind(Window.over_bytes(data, name)) or "a binary file", None
+    return message_kind(ByteWindow.over_bytes(data, name)) or "a binary file", None

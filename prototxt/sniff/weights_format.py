@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from prototxt.errors import WeightsError
 
 if TYPE_CHECKING:
-    from prototxt.sniff.protobuf_wire import Window
+    from prototxt.sniff.protobuf_wire import ByteWindow
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _HEAD = 4096
@@ -34,7 +34,7 @@ _PAGES = ("<!doctype", "<html", "<?xml", "<svg")
 _PICKLE = "pickles can run any code when opened, so none is read; save the weights as safetensors or HDF5 instead"
 
 
-def kind_of(path: str | os.PathLike[str]) -> str:
+def detect_format(path: str | os.PathLike[str]) -> str:
     """The format of a weights file: "caffemodel", "hdf5" or "safetensors".
 
     Raises: WeightsError saying what the file is, when it is none of these and that can be told.
@@ -58,7 +58,7 @@ def _kind(head: bytes, size: int, place: str) -> str:
         return "hdf5"
     if len(head) > 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8:
         return "safetensors"
-    found = foreign_kind(head)
+    found = foreign_format(head)
     if found is not None:
         what, hint = found
         also = ", not a weights file" if what == WEB_PAGE else ""
@@ -74,7 +74,7 @@ def _kind(head: bytes, size: int, place: str) -> str:
     return "caffemodel"
 
 
-def foreign_kind(head: bytes) -> tuple[str, str | None] | None:
+def foreign_format(head: bytes) -> tuple[str, str | None] | None:
     """What a file that is none of Caffe's is, by its first bytes, and what to do; None where that cannot be told.
 
     The remedy is None where it is to give the right file.
@@ -101,13 +101,13 @@ def _is_text(head: bytes) -> bool:
     return len(text) >= 3 and not any(ord(c) < 0x20 and c not in "\t\n\r" for c in text)
 
 
-def explain_message(window: Window) -> WeightsError | None:
+def other_message_error(window: ByteWindow) -> WeightsError | None:
     """What another protobuf message than a net this is, told by its fields; None when nothing fits."""
     found = _message(_fields(window))
     return found and WeightsError(f"this is {found[0]}, not trained weights", place=window.path, hint=found[1])
 
 
-def message_kind(window: Window) -> str | None:
+def message_kind(window: ByteWindow) -> str | None:
     """What a binary message is, told by its fields; None for what is no message of Caffe's or ONNX's."""
     seen = _fields(window)
     found = _message(seen)
@@ -116,7 +116,7 @@ def message_kind(window: Window) -> str | None:
     return "a caffemodel (a net's weights)" if seen & {(100, 2), (2, 2)} else None
 
 
-def is_onnx(seen: set[tuple[int, int]]) -> bool:
+def is_onnx_message(seen: set[tuple[int, int]]) -> bool:
     """Whether a message with these outermost fields, as numbers and wire types, is an ONNX model."""
     found = _message(seen)
     return found is not None and found[0] == ONNX
@@ -126,13 +126,13 @@ def _message(seen: set[tuple[int, int]]) -> tuple[str, str] | None:
     return next(((what, hint) for what, hint, needed, allowed in _MESSAGES if needed <= seen <= allowed), None)
 
 
-def _fields(window: Window) -> set[tuple[int, int]]:
+def _fields(window: ByteWindow) -> set[tuple[int, int]]:
     """Numbers and wire types of the outermost fields; none for what is no message."""
-    from prototxt.sniff.protobuf_wire import fields
+    from prototxt.sniff.protobuf_wire import wire_fields
 
     seen: set[tuple[int, int]] = set()
     try:
-        for count, (number, wire, _, _) in enumerate(fields(window, 0, window.size)):
+        for count, (number, wire, _, _) in enumerate(wire_fields(window, 0, window.size)):
             seen.add((number, wire))
             if count > 1000:
                 break

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from prototxt.errors import PrototxtError, ShapeError
-from prototxt.schema.filter import filter_net, included, unmet_stages
+from prototxt.schema.filter import filter_net, is_included, unmet_stages
 from prototxt.schema.messages import LayerParameter, NetParameter
 from prototxt.schema.params import param_count
 from prototxt.shapes import LAYER_TYPES, UNKNOWN, Shape, is_known, text as shape_text
@@ -19,7 +19,7 @@ LEARNS, FROZEN, PARTLY, MOVES, NOTHING = "learns", "frozen", "partly frozen", "s
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class LayerRow:
     """One layer. Shapes are those of TEST where the layer is in both phases; None and UNKNOWN are not known.
 
     index       its position in the upgraded net of all phases
@@ -70,11 +70,11 @@ class Totals:
 
 
 @dataclass(frozen=True)
-class Listing:
+class NetListing:
     """A net's rows and sums, and what could not be told."""
 
     name: str
-    rows: tuple[Row, ...]
+    rows: tuple[LayerRow, ...]
     totals: Mapping[str, Totals]
     problems: tuple[str, ...] = field(default=())
 
@@ -86,7 +86,7 @@ def list_net(
     *,
     level: int = 0,
     stages: Iterable[str] = (),
-) -> Listing:
+) -> NetListing:
     """List an upgraded net of all phases; mistakes in it are told in `problems`, and the rest is listed.
 
     phase   list the layers of this phase only, by default of both
@@ -96,7 +96,7 @@ def list_net(
     """
     stages = list(stages)
     given = _given(net, dict(inputs or {}))
-    rows: dict[int, Row] = {}
+    rows: dict[int, LayerRow] = {}
     totals: dict[str, Totals] = {}
     problems: dict[str, None] = {}
     for name in (phase,) if phase else PHASES:
@@ -107,13 +107,13 @@ def list_net(
             continue
         if (unmet := unmet_stages(net, kept)) is not None:
             problems[str(unmet)] = None
-        indices = [index for index, layer in enumerate(net.layer) if included(layer, kept.state)]
+        indices = [index for index, layer in enumerate(net.layer) if is_included(layer, kept.state)]
         present = {top for layer in kept.layer for top in layer.top}
         known = {blob: shape for blob, shape in given.items() if blob in present}
         shapes, errors = infer_partly(kept, _with_labels(kept, known))
         problems.update(dict.fromkeys(str(error) for error in errors))
         costs = layer_costs(kept, shapes)
-        found: list[Row] = []
+        found: list[LayerRow] = []
         for position, index in enumerate(indices):
             before = rows[index].phases if index in rows else ()
             layer, cost = kept.layer[position], costs[position]
@@ -125,7 +125,7 @@ def list_net(
     problems.update(dict.fromkeys([*_unknown_types(listed), *_unknown_inputs(listed)]))
     if phase is None and len({row.phases for row in listed}) <= 1 and len(totals) == len(PHASES):
         totals = {"": totals[PHASES[-1]]}
-    return Listing(net.name, listed, totals, tuple(problems))
+    return NetListing(net.name, listed, totals, tuple(problems))
 
 
 def _given(net: NetParameter, inputs: dict[str, Sequence[int]]) -> dict[str, Sequence[int]]:
@@ -162,8 +162,8 @@ def _row(
     ends: tuple[tuple[Shape, ...], tuple[Shape, ...]],
     params: tuple[Shape, ...],
     cost: Cost,
-) -> Row:
-    return Row(
+) -> LayerRow:
+    return LayerRow(
         index=index,
         name=layer.name,
         type=layer.type,
@@ -174,14 +174,14 @@ def _row(
         top_shapes=ends[1],
         params=params,
         cost=cost,
-        state=learning(layer, len(params) or param_count(layer.type, layer)),
+        state=learning_state(layer, len(params) or param_count(layer.type, layer)),
         shared=tuple(param.name for param in layer.param if param.name),
         known=layer.type in LAYER_TYPES,
         detail=summary(layer),
     )
 
 
-def learning(layer: LayerParameter, count: int | None) -> str:
+def learning_state(layer: LayerParameter, count: int | None) -> str:
     """Whether training changes what a layer of `count` blobs holds; None: not known how many."""
     if layer.type == "Onnx":
         return FROZEN if layer.onnx_param.frozen else LEARNS
@@ -198,7 +198,7 @@ def learning(layer: LayerParameter, count: int | None) -> str:
     return FROZEN
 
 
-def _totals(rows: Sequence[Row], whole: Cost, peak: int | None) -> Totals:
+def _totals(rows: Sequence[LayerRow], whole: Cost, peak: int | None) -> Totals:
     costs = [row.cost for row in rows]
     complete = all(row.known for row in rows) and None not in (whole.macs, whole.params, whole.activations)
     return Totals(
@@ -213,7 +213,7 @@ def _totals(rows: Sequence[Row], whole: Cost, peak: int | None) -> Totals:
     )
 
 
-def _unknown_types(rows: Sequence[Row]) -> list[str]:
+def _unknown_types(rows: Sequence[LayerRow]) -> list[str]:
     types: dict[str, list[str]] = {}
     for row in rows:
         if not row.known:
@@ -224,7 +224,7 @@ def _unknown_types(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _unknown_inputs(rows: Sequence[Row]) -> list[str]:
+def _unknown_inputs(rows: Sequence[LayerRow]) -> list[str]:
     """What data layers do not tell, because their data is not here; of several phases' once."""
     found: dict[str, Shape] = {}
     for row in rows:
@@ -242,7 +242,7 @@ def _some(names: Sequence[str]) -> str:
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
 
 
-def to_json(listing: Listing) -> dict[str, object]:
+def listing_json(listing: NetListing) -> dict[str, object]:
     """The listing as plain data; unknown sizes are null."""
     return {
         "name": listing.name,
@@ -265,7 +265,7 @@ def to_json(listing: Listing) -> dict[str, object]:
     }
 
 
-def _row_json(row: Row) -> dict[str, object]:
+def _row_json(row: LayerRow) -> dict[str, object]:
     return {
         "name": row.name,
         "type": row.type,

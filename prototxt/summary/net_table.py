@@ -11,15 +11,15 @@ from prototxt.schema.messages import SolverParameter
 from prototxt.schema.scalars import is_repeated
 from prototxt.shapes import text as shape_text
 from prototxt.shapes.costs import FLOAT_BYTES
-from prototxt.summary.net_summary import NOTHING, Listing, Row, Totals
-from prototxt.summary.text_table import amount, size, table
+from prototxt.summary.net_summary import NOTHING, LayerRow, NetListing, Totals
+from prototxt.summary.text_table import amount, byte_size, format_table
 from prototxt.text.notes import fold_notes
 
 _MOST_SHOWN = 12
 _WIDEST = 44
 
 
-def net_text(listing: Listing, strange: Sequence[tuple[str, str]] = ()) -> str:
+def net_text(listing: NetListing, strange: Sequence[tuple[str, str]] = ()) -> str:
     """The table of a net's layers, its sums, what could not be told, and what is foreign to Caffe."""
     phases = {row.phases for row in listing.rows}
     head = ["layer", "type", "bottom", "top", "shape", "params", "MACs", "blobs", "training"]
@@ -29,14 +29,14 @@ def net_text(listing: Listing, strange: Sequence[tuple[str, str]] = ()) -> str:
         names = ["" if len(row.phases) > 1 else row.phases[0] for row in listing.rows]
         rows = [[*cells, name] for cells, name in zip(rows, names, strict=True)]
     parts = [f"net {listing.name!r}" if listing.name else "a net without a name"]
-    parts.append(table(head, rows, right=("params", "MACs", "blobs")) if rows else "no layers")
+    parts.append(format_table(head, rows, right=("params", "MACs", "blobs")) if rows else "no layers")
     parts.append(totals_text(listing))
     body = "".join(f"{part}\n" for part in parts if part)
     idle = fold_notes((words, row.name) for row in listing.rows if (words := not_run(row.type)))
     return body + problems_text(listing.problems) + "".join(f"{line}\n" for line in idle) + _strange_text(strange)
 
 
-def totals_text(listing: Listing) -> str:
+def totals_text(listing: NetListing) -> str:
     """The sums of a listing, a line for each phase."""
     return "\n".join(_total(phase, total) for phase, total in listing.totals.items())
 
@@ -64,7 +64,7 @@ def problems_text(problems: Sequence[str], most: int = _MOST_SHOWN) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def _row(row: Row) -> list[str]:
+def _row(row: LayerRow) -> list[str]:
     fresh = [top for top in row.tops if top not in row.bottoms]
     shapes = [shape for top, shape in zip(row.tops, row.top_shapes, strict=False) if top not in row.bottoms]
     learned = (row.cost.params or 0) + (row.cost.statistics or 0)
@@ -77,7 +77,7 @@ def _row(row: Row) -> list[str]:
         _clip(", ".join(map(shape_text, shapes))),
         "?" if unknown else f"{learned:,}" if learned else "",
         "?" if row.cost.macs is None else amount(row.cost.macs) if row.cost.macs else "",
-        "?" if row.cost.activations is None else size(FLOAT_BYTES * row.cost.activations) if shapes else "",
+        "?" if row.cost.activations is None else byte_size(FLOAT_BYTES * row.cost.activations) if shapes else "",
         row.state + (" (shared)" if row.shared else "") if row.state != NOTHING else "",
     ]
 
@@ -86,11 +86,12 @@ def _total(phase: str, total: Totals) -> str:
     least = "" if total.complete else "at least "
     frozen = f", {total.frozen:,} of them frozen" if total.frozen else ""
     kept = f" and {total.statistics:,} statistics" if total.statistics else ""
-    peak = f", {size(FLOAT_BYTES * total.peak)} at one time" if total.peak is not None else ""
+    peak = f", {byte_size(FLOAT_BYTES * total.peak)} at one time" if total.peak is not None else ""
+    memory = byte_size(FLOAT_BYTES * (total.params + total.statistics))
     return (
         f"{phase + ': ' if phase else ''}{total.layers} layers, {least}{amount(total.macs)} MACs, "
-        f"{least}{total.params:,} parameters{frozen}{kept} ({size(FLOAT_BYTES * (total.params + total.statistics))}), "
-        f"blobs {size(FLOAT_BYTES * total.activations)}{peak}"
+        f"{least}{total.params:,} parameters{frozen}{kept} ({memory}), "
+        f"blobs {byte_size(FLOAT_BYTES * total.activations)}{peak}"
     )
 
 

@@ -91,9 +91,9 @@ def _chunks(scan: Scan, blob: BlobSpan) -> Iterator[Array]:
 
 def _whole(scan: Scan, blob: BlobSpan) -> Iterator[Array]:
     from prototxt.formats import hdf5
-    from prototxt.formats.mmap_reader import Reader
+    from prototxt.formats.mmap_reader import MmapReader
 
-    reader = hdf5.Reader(scan) if scan.format == "hdf5" else Reader(scan)
+    reader = hdf5.HDF5Reader(scan) if scan.format == "hdf5" else MmapReader(scan)
     flat = reader.array(blob).reshape(-1)
     for start in range(0, flat.size, _CHUNK):
         yield flat[start : start + _CHUNK]

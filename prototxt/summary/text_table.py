@@ -25,8 +25,8 @@ def inventory_text(inventory: Inventory) -> str:
         rows.append(cells + (_measured(blob.statistics) if blob.statistics else [""] * 6 if measured else []))
     values = sum(blob.count for blob in inventory.blobs)
     layers = f"{inventory.layers} layers, " if inventory.layers else ""
-    body = table(head, rows, right=("values", *head[-6:])) if rows else ""
-    total = f"{layers}{len(inventory.blobs)} blobs, {values:,} values ({size(4 * values)})"
+    body = format_table(head, rows, right=("values", *head[-6:])) if rows else ""
+    total = f"{layers}{len(inventory.blobs)} blobs, {values:,} values ({byte_size(4 * values)})"
     return "\n".join(part for part in (f"{inventory.kind}{stated}", body, total) if part) + "\n"
 
 
@@ -38,7 +38,7 @@ def _measured(found: Statistics) -> list[str]:
     return [*numbers, f"{found.zeros:,}" if found.zeros else "", f"{strange:,}" if strange else ""]
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> str:
+def format_table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> str:
     """Columns as wide as what is in them, headings underlined; those named in `right` are aligned there."""
     columns = [[title, *cells] for title, cells in zip(head, zip(*rows, strict=True), strict=True)] if rows else []
     widths = [max(map(len, column)) for column in columns]
@@ -60,7 +60,7 @@ def amount(number: int) -> str:
     return str(number)
 
 
-def size(count: int) -> str:
+def byte_size(count: int) -> str:
     """Bytes in a short form: 97.5 MiB."""
     for unit, scale in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
         if count >= scale:

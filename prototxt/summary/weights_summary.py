@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 from prototxt.conversion.file_content import BLOB, NUMPY, STATE, Content
 from prototxt.errors import WeightsError
-from prototxt.formats.index import Entry, Scan, shape_fits
+from prototxt.formats.index import LayerEntry, Scan, shape_fits
 
 if TYPE_CHECKING:
-    from prototxt.summary.net_summary import Row
+    from prototxt.summary.net_summary import LayerRow
     from prototxt.summary.statistics import Statistics
 
 
 @dataclass(frozen=True, slots=True)
-class Blob:
+class BlobSummary:
     """One blob: the layer it belongs to, its place there, and its numbers' statistics if they were asked for."""
 
     layer: str
@@ -47,7 +47,7 @@ class Inventory:
     kind: str
     facts: tuple[tuple[str, str | int], ...]
     layers: int
-    blobs: tuple[Blob, ...]
+    blobs: tuple[BlobSummary, ...]
 
 
 def take_inventory(path: str | os.PathLike[str], content: Content, *, statistics: bool = False) -> Inventory:
@@ -67,11 +67,11 @@ def take_inventory(path: str | os.PathLike[str], content: Content, *, statistics
     return Inventory(scan.path, f"weights ({scan.format})", facts, len(scan.entries), tuple(blobs))
 
 
-def _blobs(scan: Scan, entry: Entry, statistics: bool) -> list[Blob]:
+def _blobs(scan: Scan, entry: LayerEntry, statistics: bool) -> list[BlobSummary]:
     if statistics:
         from prototxt.summary.statistics import blob_statistics
     return [
-        Blob(
+        BlobSummary(
             entry.name,
             entry.type,
             index,
@@ -89,7 +89,7 @@ def _state(path: str | os.PathLike[str], statistics: bool) -> Inventory:
 
     state = read_solverstate(path)
     blobs = [
-        Blob("history", "", index, values.shape, "<f4", array_statistics(values) if statistics else None)
+        BlobSummary("history", "", index, values.shape, "<f4", array_statistics(values) if statistics else None)
         for index, values in enumerate(state.history)
     ]
     facts = (("iteration", state.iter), ("weights", state.learned_net), ("step", state.current_step))
@@ -114,18 +114,18 @@ def _mean(path: str | os.PathLike[str], content: Content) -> Inventory:
         mean = read_mean(path)
     channels = mean if mean.ndim == 3 else mean[None]
     blobs = [
-        Blob("channel", "", index, tuple(channel.shape), mean.dtype.str, array_statistics(np.asarray(channel)))
+        BlobSummary("channel", "", index, tuple(channel.shape), mean.dtype.str, array_statistics(np.asarray(channel)))
         for index, channel in enumerate(channels)
     ]
     shape = "x".join(map(str, mean.shape))
     return Inventory(place, "mean image", (("shape", shape),), 0, tuple(blobs))
 
 
-def misfits(inventory: Inventory, rows: Sequence[Row]) -> list[str]:
+def weight_mismatches(inventory: Inventory, rows: Sequence[LayerRow]) -> list[str]:
     """What stands between the weights and the net of these layers, one sentence each."""
     from prototxt.shapes import UNKNOWN
 
-    held: dict[str, list[Blob]] = {}
+    held: dict[str, list[BlobSummary]] = {}
     for blob in inventory.blobs:
         held.setdefault(blob.layer, []).append(blob)
     found = []
@@ -149,7 +149,7 @@ def _text(shape: Sequence[int | None]) -> str:
     return "x".join("?" if size is None else str(size) for size in shape) or "scalar"
 
 
-def to_json(inventory: Inventory) -> dict[str, object]:
+def inventory_json(inventory: Inventory) -> dict[str, object]:
     """The inventory as plain data; what is not finite does not occur, since statistics are of finite values."""
     return {
         "kind": inventory.kind,

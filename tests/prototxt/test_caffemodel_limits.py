@@ -9,8 +9,8 @@ import pytest
 
 from prototxt import WeightsError, read_weights
 from prototxt.formats.blob_proto import MAX_AXES, MAX_RUNS
-from prototxt.formats.caffemodel import scan
-from prototxt.sniff.protobuf_wire import FIXED32, LENGTH, VARINT, encode_varint, length_field, tag, text_field
+from prototxt.formats.caffemodel import scan_caffemodel
+from prototxt.sniff.protobuf_wire import FIXED32, LENGTH, VARINT, encode_varint, field_key, length_field, text_field
 
 ONE = np.float32(1).tobytes()
 
@@ -34,60 +34,60 @@ def written(folder: Path, data: bytes) -> Path:
 
 
 def test_axes(tmp_path: Path) -> None:
-    most = scan(written(tmp_path, layer(blob(*[1] * MAX_AXES, values=1))))
+    most = scan_caffemodel(written(tmp_path, layer(blob(*[1] * MAX_AXES, values=1))))
     assert most.entries[0].blobs[0].shape == (1,) * 32
     for dims in (shape(*[1] * 33), shape(*[1] * 30) + shape(*[1] * 3)):
         with pytest.raises(WeightsError, match=r"byte \d+: blob 0 of layer 'c' has (33|more than the 32) dims"):
-            scan(written(tmp_path, layer(dims + length_field(5, ONE))))
+            scan_caffemodel(written(tmp_path, layer(dims + length_field(5, ONE))))
 
 
 def test_dims(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"blob 0 of layer 'c' has a negative dim: \(-1, -1\)"):
-        scan(written(tmp_path, layer(blob(-1, -1, values=1))))
+        scan_caffemodel(written(tmp_path, layer(blob(-1, -1, values=1))))
     for values in (0, 5, 7):
         what = "none" if values == 0 else str(values)
         with pytest.raises(WeightsError, match=rf"of shape \(2, 3\) should hold 6 values, but holds {what}"):
-            scan(written(tmp_path, layer(blob(2, 3, values=values))))
-    assert scan(written(tmp_path, layer(blob(0, 3, values=0)))).entries[0].blobs[0].count == 0
+            scan_caffemodel(written(tmp_path, layer(blob(2, 3, values=values))))
+    assert scan_caffemodel(written(tmp_path, layer(blob(0, 3, values=0)))).entries[0].blobs[0].count == 0
     with pytest.raises(WeightsError, match="5 bytes are no whole number of 4-byte values"):
-        scan(written(tmp_path, layer(shape(1) + length_field(5, ONE + b"\0"))))
+        scan_caffemodel(written(tmp_path, layer(shape(1) + length_field(5, ONE + b"\0"))))
 
 
 def test_pieces(tmp_path: Path) -> None:
     most = written(tmp_path, layer(shape(MAX_RUNS) + length_field(5, ONE) * MAX_RUNS))
     assert read_weights(most)["c"][0].sum() == MAX_RUNS
     with pytest.raises(WeightsError, match="its values come in more than 10000 pieces"):
-        scan(written(tmp_path, layer(shape(MAX_RUNS + 1) + length_field(5, ONE) * (MAX_RUNS + 1))))
-    single = layer(shape(3) + (tag(5, FIXED32) + ONE) * 3)
+        scan_caffemodel(written(tmp_path, layer(shape(MAX_RUNS + 1) + length_field(5, ONE) * (MAX_RUNS + 1))))
+    single = layer(shape(3) + (field_key(5, FIXED32) + ONE) * 3)
     np.testing.assert_array_equal(read_weights(written(tmp_path, single))["c"][0], [1, 1, 1])
 
 
 def test_names(tmp_path: Path) -> None:
-    assert scan(written(tmp_path, layer(name="x" * (1 << 20)))).entries[0].name == "x" * (1 << 20)
+    assert scan_caffemodel(written(tmp_path, layer(name="x" * (1 << 20)))).entries[0].name == "x" * (1 << 20)
     with pytest.raises(WeightsError, match="a layer's name is 1048577 bytes long"):
-        scan(written(tmp_path, layer(name="x" * ((1 << 20) + 1))))
+        scan_caffemodel(written(tmp_path, layer(name="x" * ((1 << 20) + 1))))
 
 
 def test_many_empty_layers(tmp_path: Path) -> None:
     empty = length_field(100, b"")
-    assert len(scan(written(tmp_path, empty * 20_000)).entries) == 20_000
+    assert len(scan_caffemodel(written(tmp_path, empty * 20_000)).entries) == 20_000
     with pytest.raises(WeightsError, match="more than 20000 layers in a file of"):
-        scan(written(tmp_path, empty * 20_001))
+        scan_caffemodel(written(tmp_path, empty * 20_001))
     long = length_field(100, text_field(1, "c" * 250))  # of 256 bytes and more: as many as there are
-    assert len(scan(written(tmp_path, long * 20_001)).entries) == 20_001
+    assert len(scan_caffemodel(written(tmp_path, long * 20_001)).entries) == 20_001
 
 
 @pytest.mark.parametrize(
     ("body", "what"),
     [
-        (tag(1, VARINT) + encode_varint(1), r"a layer's name \(field 1\) has wire type 0 instead of 2"),
-        (tag(2, VARINT) + encode_varint(1), r"a layer's type \(field 2\) has wire type 0 instead of 2"),
-        (tag(3, FIXED32) + ONE, r"a bottom \(field 3\) has wire type 5 instead of 2"),
-        (tag(4, VARINT) + encode_varint(1), r"a top \(field 4\) has wire type 0 instead of 2"),
-        (tag(7, VARINT) + encode_varint(1), r"a blob \(field 7\) has wire type 0 instead of 2"),
-        (tag(7, LENGTH) + encode_varint(9) + ONE, r"field 7 claims 9 bytes, but .* only 4 left"),
+        (field_key(1, VARINT) + encode_varint(1), r"a layer's name \(field 1\) has wire type 0 instead of 2"),
+        (field_key(2, VARINT) + encode_varint(1), r"a layer's type \(field 2\) has wire type 0 instead of 2"),
+        (field_key(3, FIXED32) + ONE, r"a bottom \(field 3\) has wire type 5 instead of 2"),
+        (field_key(4, VARINT) + encode_varint(1), r"a top \(field 4\) has wire type 0 instead of 2"),
+        (field_key(7, VARINT) + encode_varint(1), r"a blob \(field 7\) has wire type 0 instead of 2"),
+        (field_key(7, LENGTH) + encode_varint(9) + ONE, r"field 7 claims 9 bytes, but .* only 4 left"),
     ],
 )
 def test_wire_types(tmp_path: Path, body: bytes, what: str) -> None:
     with pytest.raises(WeightsError, match=what):
-        scan(written(tmp_path, layer(blob(1, values=1)) + length_field(100, body)))
+        scan_caffemodel(written(tmp_path, layer(blob(1, values=1)) + length_field(100, body)))

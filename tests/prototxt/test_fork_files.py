@@ -9,17 +9,17 @@ import pytest
 
 from prototxt import WeightsError, read_weights, write_weights
 from prototxt.conversion.file_content import BLOB, STATE, contents_of
-from prototxt.formats.caffemodel import scan
+from prototxt.formats.caffemodel import scan_caffemodel
 from prototxt.formats.datum import read_mean
 from prototxt.formats.solverstate import SolverState, read_solverstate, write_solverstate
-from prototxt.sniff.protobuf_wire import FIXED32, VARINT, encode_varint, length_field, tag, text_field
+from prototxt.sniff.protobuf_wire import FIXED32, VARINT, encode_varint, field_key, length_field, text_field
 
 VALUES = np.array([[1.5, -2.0, 0.25], [4.0, 5.0, -0.125]])
 KINDS = {"<f8": 0, "<f4": 1, "<f2": 2}
 
 
 def number(field: int, value: int) -> bytes:
-    return tag(field, VARINT) + encode_varint(value)
+    return field_key(field, VARINT) + encode_varint(value)
 
 
 def shape(*dims: int) -> bytes:
@@ -92,7 +92,7 @@ def test_five_dims(tmp_path: Path) -> None:
         + v1_layer("fc", 14, c3d(VALUES, 1, 1, 1, 2, 3))
         + v1_layer("pool", 31)
     )
-    entries = {entry.name: entry for entry in scan(path).entries}
+    entries = {entry.name: entry for entry in scan_caffemodel(path).entries}
     assert [entries[name].type for name in ("conv", "fc")] == ["Convolution3D", "InnerProduct"]
     weights = read_weights(path)
     np.testing.assert_array_equal(weights["conv"][0], kernel)
@@ -112,13 +112,13 @@ def test_means_of_forks(tmp_path: Path) -> None:
     for path in tmp_path.iterdir():
         assert contents_of(path).what == BLOB
         with pytest.raises(WeightsError, match="this is one blob, such as a mean image"):
-            scan(path)
+            scan_caffemodel(path)
 
 
 def test_nvcaffe_s_solver_states(tmp_path: Path) -> None:
     path = tmp_path / "nv.solverstate"
     history = length_field(3, raw(VALUES, "<f2", 2, 3))
-    rest = tag(5, FIXED32) + np.float32(0.75).tobytes() + number(6, 40)
+    rest = field_key(5, FIXED32) + np.float32(0.75).tobytes() + number(6, 40)
     path.write_bytes(number(1, 50) + text_field(2, "w.caffemodel") + history + number(4, 1) + rest)
     assert contents_of(path).what == STATE
     state = read_solverstate(path)
@@ -128,7 +128,7 @@ def test_nvcaffe_s_solver_states(tmp_path: Path) -> None:
     write_solverstate(tmp_path / "again.solverstate", state)
     assert (tmp_path / "again.solverstate").read_bytes().endswith(rest)
     with pytest.raises(WeightsError, match="a solver state"):
-        scan(path)
+        scan_caffemodel(path)
 
 
 def test_caffe_s_solver_states_have_no_more_fields_than_caffe_s(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 
 from fusion.layers.convolution import Convolution
 from fusion.layers.registry import Context, layer
-from prototxt.shapes.convolution import windows
+from prototxt.shapes.convolution import kernel_windows
 
 if TYPE_CHECKING:
     from prototxt.schema.messages import LayerParameter
@@ -24,4 +24,4 @@ def _depthwise(layer: LayerParameter, context: Context) -> nn.Module:
     weight = context.parameter(0, param.weight_filler)
     bias = context.parameter(1, param.bias_filler) if param.bias_term else None
     channels = context.bottoms[0][1] or weight.shape[0]
-    return Convolution(weight, bias, windows(param, weight.dim() - 2), channels, 1, transposed=False)
+    return Convolution(weight, bias, kernel_windows(param, weight.dim() - 2), channels, 1, transposed=False)

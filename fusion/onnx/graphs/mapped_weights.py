@@ -18,8 +18,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_model, uses_external_data
 
-from prototxt.formats.copy import Deferred, Payload, Stretch
-from prototxt.formats.index import BlobSpan, Scan, Stamp
+from prototxt.formats.copy import FileSlice, LazyBlob, Payload
+from prototxt.formats.index import BlobSpan, FileStamp, Scan
 from prototxt.formats.onnx_outline import LARGE, outline
 
 
@@ -63,8 +63,8 @@ def payload(array: NDArray[Any], files: Sequence[Scan]) -> Payload:
         return array
     start, shape = _address(array) - _address(home), tuple(array.shape)
     if array.flags.c_contiguous and array.dtype == np.float32:
-        return Stretch(scan, BlobSpan(shape, "<f4", start, array.nbytes), shape)
-    return Deferred(shape, lambda: _read(array, start, scan))
+        return FileSlice(scan, BlobSpan(shape, "<f4", start, array.nbytes), shape)
+    return LazyBlob(shape, lambda: _read(array, start, scan))
 
 
 def _read(array: NDArray[Any], start: int, scan: Scan) -> NDArray[Any]:
@@ -98,7 +98,7 @@ def _map(mapped: Mapped, tensor: onnx.TensorProto, file: BinaryIO, start: int, e
     if end - start != 4 * math.prod(shape):
         raise ValueError(f"tensor '{tensor.name}' of shape {shape} has {end - start} bytes")
     if file.name not in mapped.files:
-        scan = Scan(file.name, "onnx", mapped.model.graph.name, (), Stamp.of(file.fileno()))
+        scan = Scan(file.name, "onnx", mapped.model.graph.name, (), FileStamp.of(file.fileno()))
         mapped.files[file.name] = scan, np.memmap(file, np.uint8, "r")
     _, data = mapped.files[file.name]
     mapped.arrays[tensor.name] = data[start:end].view("<f4").reshape(shape)

@@ -19,7 +19,7 @@ from fusion.onnx.graphs.graph import IR, Dims, Graph
 from fusion.onnx.graphs.mapped_weights import Mapped, read_mapped
 from fusion.onnx.graphs.sort_nodes import check_names, expand_operators, inline_functions, topological_order
 from prototxt.errors import WeightsError
-from prototxt.sniff.weights_format import foreign_kind
+from prototxt.sniff.weights_format import foreign_format
 
 Path = str | os.PathLike[str]
 STANDARD = ("", "ai.onnx")
@@ -36,7 +36,7 @@ def read_graph(path: Path) -> Graph:
     """
     place = os.fspath(path)
     with open(place, "rb") as file:  # a missing file is an OSError with its name
-        found = foreign_kind(file.read(4096))
+        found = foreign_format(file.read(4096))
     if found is not None:
         raise OnnxError(f"this is {found[0]}, not an ONNX file", place=place, hint=found[1])
     try:

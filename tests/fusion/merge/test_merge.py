@@ -15,7 +15,7 @@ from fusion.errors import MergeError
 from fusion.merge.merge import apply_merge, plan_merge
 from fusion.merge.plan import FromFiller, FromSource
 from prototxt.errors import WeightsError
-from prototxt.formats.caffemodel import Writer, scan
+from prototxt.formats.caffemodel import CaffemodelWriter, scan_caffemodel
 from prototxt.formats.hdf5_writer import SlashWarning
 from prototxt.formats.weights import read_weights, write_weights
 from prototxt.schema.load import load_net
@@ -135,7 +135,10 @@ def test_old_dims_and_doubles_are_brought_into_form(golden: Path, tmp_path: Path
         apply_merge(plan_merge(fused, {"": small / f"{name}.caffemodel"}), tmp_path / "out.caffemodel")
         results.add((tmp_path / "out.caffemodel").read_bytes())
     assert len(results) == 1
-    assert [blob.shape for blob in scan(tmp_path / "out.caffemodel").with_blobs()["h0"].blobs] == [(12, 36), (12,)]
+    assert [blob.shape for blob in scan_caffemodel(tmp_path / "out.caffemodel").with_blobs()["h0"].blobs] == [
+        (12, 36),
+        (12,),
+    ]
 
 
 def test_shared_parameters_come_from_their_owner_in_hdf5(golden: Path, tmp_path: Path) -> None:
@@ -200,7 +203,7 @@ def test_a_source_that_nothing_takes_from_and_a_misspelt_permission() -> None:
 
 
 def test_a_layer_of_another_type_is_refused(sources: dict[str, Path], tmp_path: Path) -> None:
-    with Writer(tmp_path / "typed.caffemodel") as writer:
+    with CaffemodelWriter(tmp_path / "typed.caffemodel") as writer:
         for name, blobs in arrays(0).items():
             writer.add_layer(name, "Deconvolution" if name == "conv" else "", (), (), blobs)
     text = message(lambda: plan_merge(net(), {**sources, "odd": tmp_path / "typed.caffemodel"}))
@@ -292,7 +295,7 @@ def test_memory_stays_flat_and_torch_stays_out(tmp_path: Path) -> None:
     text = FUSED.replace("num_output: 5", "num_output: 200000")
     text = text[: text.index('layer { name: "fc"')]
     (tmp_path / "fused.prototxt").write_text(text)
-    with Writer(tmp_path / "big.caffemodel") as writer:
+    with CaffemodelWriter(tmp_path / "big.caffemodel") as writer:
         for name, shapes in wide.items():
             writer.add_layer(name, "", (), (), [np.zeros(shape, np.float32) for shape in shapes])
     code = """
@@ -333,10 +336,10 @@ def test_both_ends_of_a_copied_blob_are_read_again(
     write_weights(tmp_path / "source.caffemodel", {"b": [blob]})
     input_text = 'layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 1 dim: 3000 } } }'
     plan = plan_merge(net(input_text + text), {"": tmp_path / "source.caffemodel"})
-    start = scan(tmp_path / "source.caffemodel").entries[0].blobs[0].offset
-    plain = Writer.read
+    start = scan_caffemodel(tmp_path / "source.caffemodel").entries[0].blobs[0].offset
+    plain = CaffemodelWriter.read
 
-    def damaged(self: Writer, offset: int, count: int) -> bytes:
+    def damaged(self: CaffemodelWriter, offset: int, count: int) -> bytes:
         (entry,) = [entry for entry in self.written().entries if entry.blobs]
         at = entry.blobs[0].offset + position - offset
         data = bytearray(plain(self, offset, count))
@@ -345,7 +348,7 @@ def test_both_ends_of_a_copied_blob_are_read_again(
         return bytes(data)
 
     assert start > 0
-    monkeypatch.setattr(Writer, "read", damaged)
+    monkeypatch.setattr(CaffemodelWriter, "read", damaged)
     if found:
         with pytest.raises(MergeError, match="after writing, blob 0 of layer 'b' differs from that in '"):
             apply_merge(plan, tmp_path / "out.caffemodel")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prototxt.conversion.convert import Request, convert
+from prototxt.conversion.convert import ConvertOptions, convert
 from prototxt.conversion.file_content import Content, contents_of
 from prototxt.errors import PrototxtError
 from prototxt.formats.datum import read_mean
@@ -32,12 +32,12 @@ def model(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("name", ["v0net", "v1net", "v1shape"])
 def test_binary_upgrade_is_caffes(name: str, reference: Path, tmp_path: Path) -> None:
     folder, target = reference / "caffe" / "upgrade", tmp_path / "new.caffemodel"
-    convert(folder / f"{name}.old.caffemodel", target, Request(upgrade=True))
+    convert(folder / f"{name}.old.caffemodel", target, ConvertOptions(upgrade=True))
     ours, theirs = target.read_bytes(), (folder / f"{name}.upgraded.caffemodel").read_bytes()
     assert NetParameter.FromString(ours) == NetParameter.FromString(theirs)
     assert ours == NetParameter.FromString(ours).SerializeToString(deterministic=True)
     before = target.read_bytes()
-    convert(target, target, Request(upgrade=True))
+    convert(target, target, ConvertOptions(upgrade=True))
     assert target.read_bytes() == before
 
 
@@ -57,7 +57,7 @@ def test_weights_take_order_and_types_from_a_net(model: Path, tmp_path: Path) ->
     net, target = tmp_path / "n.prototxt", tmp_path / "out.caffemodel"
     net.write_text('name: "n" layer { name: "b/c" type: "InnerProduct" } layer { name: "a" type: "Convolution" }')
     convert(model, tmp_path / "m.safetensors")
-    convert(tmp_path / "m.safetensors", target, Request(net=net))
+    convert(tmp_path / "m.safetensors", target, ConvertOptions(net=net))
     assert [(layer.name, layer.type) for layer in NetParameter.FromString(target.read_bytes()).layer] == [
         ("b/c", "InnerProduct"),
         ("a", "Convolution"),
@@ -85,18 +85,18 @@ def test_text_and_binary(tmp_path: Path) -> None:
 
 def test_text_upgrade_keeps_comments(tmp_path: Path) -> None:
     (tmp_path / "old.prototxt").write_text(V1)
-    done = convert(tmp_path / "old.prototxt", tmp_path / "new.prototxt", Request(upgrade=True))
+    done = convert(tmp_path / "old.prototxt", tmp_path / "new.prototxt", ConvertOptions(upgrade=True))
     new = (tmp_path / "new.prototxt").read_text()
     assert new == V1.replace("layers", "layer").replace("RELU", '"ReLU"')
     assert done.notes == ()
-    again = convert(tmp_path / "new.prototxt", tmp_path / "new.prototxt", Request(upgrade=True))
+    again = convert(tmp_path / "new.prototxt", tmp_path / "new.prototxt", ConvertOptions(upgrade=True))
     assert again.notes == ("it is in today's form already",)
 
 
 def test_solver(tmp_path: Path) -> None:
     text, binary = tmp_path / "s.prototxt", tmp_path / "s.binaryproto"
     text.write_text(SOLVER)
-    convert(text, binary, Request(upgrade=True))
+    convert(text, binary, ConvertOptions(upgrade=True))
     assert SolverParameter.FromString(binary.read_bytes()).type == "Adam"
     assert contents_of(binary) == Content("solver", "binary")
     convert(binary, tmp_path / "back.prototxt")
@@ -133,21 +133,21 @@ def test_mean_images(golden: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "target", "request_", "words"),
     [
-        (NET, "x.prototxt", Request(), ["nothing to do", "--upgrade"]),
-        (NET, "x.h5", Request(), ["holds no weights", ".caffemodel"]),
-        (NET, "x", Request(), ["does not say", ".safetensors"]),
-        (NET, "x.npy", Request(), ["cannot be written", ".caffemodel"]),
-        (SOLVER, "x.prototxt", Request(deploy=True), ["only a net", "train_val"]),
-        (SOLVER, "x.safetensors", Request(), ["cannot be written", ".binaryproto"]),
-        ("layer { nam: 'a' }", "x.pb", Request(upgrade=True, deploy=True), ["nothing would be left"]),
-        ("<!DOCTYPE html><html>", "x.h5", Request(), ["a web page"]),
-        ("num: 1 channels: 1 height: 1 width: 1 data: 1", "x.npy", Request(), ["binary mean", ".binaryproto"]),
-        ("num: 1 data: 1", "x.pb", Request(upgrade=True), ["one form only"]),
-        ("iter: 1 learned_net: 'a'", "x.prototxt", Request(), ["cannot be written", ".solverstate"]),
+        (NET, "x.prototxt", ConvertOptions(), ["nothing to do", "--upgrade"]),
+        (NET, "x.h5", ConvertOptions(), ["holds no weights", ".caffemodel"]),
+        (NET, "x", ConvertOptions(), ["does not say", ".safetensors"]),
+        (NET, "x.npy", ConvertOptions(), ["cannot be written", ".caffemodel"]),
+        (SOLVER, "x.prototxt", ConvertOptions(deploy=True), ["only a net", "train_val"]),
+        (SOLVER, "x.safetensors", ConvertOptions(), ["cannot be written", ".binaryproto"]),
+        ("layer { nam: 'a' }", "x.pb", ConvertOptions(upgrade=True, deploy=True), ["nothing would be left"]),
+        ("<!DOCTYPE html><html>", "x.h5", ConvertOptions(), ["a web page"]),
+        ("num: 1 channels: 1 height: 1 width: 1 data: 1", "x.npy", ConvertOptions(), ["binary mean", ".binaryproto"]),
+        ("num: 1 data: 1", "x.pb", ConvertOptions(upgrade=True), ["one form only"]),
+        ("iter: 1 learned_net: 'a'", "x.prototxt", ConvertOptions(), ["cannot be written", ".solverstate"]),
     ],
 )
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_refusals(content: str, target: str, request_: Request, words: list[str], tmp_path: Path) -> None:
+def test_refusals(content: str, target: str, request_: ConvertOptions, words: list[str], tmp_path: Path) -> None:
     source = tmp_path / "in"
     source.write_text(content)
     with pytest.raises(PrototxtError) as caught:
@@ -169,7 +169,7 @@ def test_damaged_files_leave_the_target_alone(model: Path, tmp_path: Path) -> No
     target.write_bytes(b"old")
     (tmp_path / "cut.caffemodel").write_bytes(model.read_bytes()[:-7])
     with pytest.raises(PrototxtError):
-        convert(tmp_path / "cut.caffemodel", target, Request(upgrade=True))
+        convert(tmp_path / "cut.caffemodel", target, ConvertOptions(upgrade=True))
     assert target.read_bytes() == b"old"
     (tmp_path / "bad.npy").write_bytes(b"\x93NUMPY\x01\x00garbage")
     with pytest.raises(PrototxtError, match="NumPy cannot read"):
@@ -179,7 +179,7 @@ def test_damaged_files_leave_the_target_alone(model: Path, tmp_path: Path) -> No
 def test_more_than_protobuf_can_hold(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("prototxt.formats.caffemodel.LIMIT", 50)
     with pytest.raises(PrototxtError, match=r"\.safetensors"):
-        convert(model, tmp_path / "big.caffemodel", Request(upgrade=True))
+        convert(model, tmp_path / "big.caffemodel", ConvertOptions(upgrade=True))
     assert not (tmp_path / "big.caffemodel").exists()
 
 
@@ -193,7 +193,7 @@ def test_names_that_are_not_utf8(tmp_path: Path) -> None:
         convert(tmp_path / "n.caffemodel", tmp_path / "n.prototxt")
     assert 'bottom: "a\ufffdc"' in (tmp_path / "n.prototxt").read_text()
     with pytest.warns(UserWarning, match="not UTF-8"), pytest.raises(PrototxtError, match="unknown V0 type"):
-        convert(tmp_path / "n.caffemodel", tmp_path / "n.prototxt", Request(upgrade=True))
+        convert(tmp_path / "n.caffemodel", tmp_path / "n.prototxt", ConvertOptions(upgrade=True))
 
 
 def test_a_description_of_absurd_size(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

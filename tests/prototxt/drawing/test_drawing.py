@@ -15,13 +15,13 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from prototxt.drawing.dot import to_dot
-from prototxt.drawing.layout import Layout, laid_out
-from prototxt.drawing.nodes import Edge, Graph, Node, graph_of
+from prototxt.drawing.layout import DiagramLayout, lay_out
+from prototxt.drawing.nodes import Diagram, Edge, Node, diagram_of
 from prototxt.drawing.page import to_html
-from prototxt.drawing.rank_nodes import ranked
+from prototxt.drawing.rank_nodes import rank_boxes
 from prototxt.drawing.svg import to_svg
 from prototxt.schema.load import load_net
-from prototxt.schema.partial_load import load_partly
+from prototxt.schema.partial_load import load_partial
 from prototxt.summary.net_summary import list_net
 from prototxt.text.parser import parse
 
@@ -40,13 +40,13 @@ layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" }
 """
 
 
-def graph(text: str = NET) -> Graph:
+def graph(text: str = NET) -> Diagram:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return graph_of(list_net(load_net(parse(text), strict=False), "TEST"))
+        return diagram_of(list_net(load_net(parse(text), strict=False), "TEST"))
 
 
-def check(layout: Layout, drawn: Graph) -> None:
+def check(layout: DiagramLayout, drawn: Diagram) -> None:
     """No two boxes overlap, every arrow goes down, and all lies on the paper."""
     for one, other in combinations(layout.boxes, 2):
         apart_x = one.x + one.width <= other.x or other.x + other.width <= one.x
@@ -87,11 +87,11 @@ def test_svg_is_well_formed_and_whole() -> None:
     assert (len(boxes), len(arrows)) == (len(drawn.nodes), len(drawn.edges))
     assert "http" not in text.replace("http://www.w3.org/2000/svg", ""), "nothing is fetched"
     assert "snow" not in text
-    check(laid_out(drawn), drawn)
+    check(lay_out(drawn), drawn)
 
 
 def test_frames_are_drawn_where_no_stranger_stands() -> None:
-    layout = laid_out(graph())
+    layout = lay_out(graph())
     assert [name for name, _ in layout.frames] == ["p"]
 
 
@@ -122,33 +122,33 @@ def test_empty_and_damaged_nets() -> None:
     for text in ("", 'layer { name: "\\377" type: "Input" top: "x" }', 'layer { name: "\\001" }'):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            drawn = graph_of(list_net(load_partly(parse(text)).net, "TEST"))
+            drawn = diagram_of(list_net(load_partial(parse(text)).net, "TEST"))
         ElementTree.fromstring(to_svg(drawn))
         to_html(drawn).encode()
         to_dot(drawn).encode()
 
 
 @st.composite
-def graphs(draw: st.DrawFn) -> Graph:
+def graphs(draw: st.DrawFn) -> Diagram:
     count = draw(st.integers(1, 14))
     nodes = tuple(Node("other", "x" * draw(st.integers(1, 30)), ("line",), False) for _ in range(count))
     pairs = draw(st.sets(st.tuples(st.integers(0, count - 1), st.integers(0, count - 1)), max_size=30))
-    return Graph("g", nodes, tuple(Edge(a, b, "e") for a, b in sorted(pairs) if a < b))
+    return Diagram("g", nodes, tuple(Edge(a, b, "e") for a, b in sorted(pairs) if a < b))
 
 
 @given(graphs())
 @settings(max_examples=150, deadline=None)
-def test_any_graph_is_laid_out(drawn: Graph) -> None:
-    layout = laid_out(drawn)
+def test_any_graph_is_laid_out(drawn: Diagram) -> None:
+    layout = lay_out(drawn)
     check(layout, drawn)
-    order = ranked(len(drawn.nodes), [(edge.source, edge.target) for edge in drawn.edges])
+    order = rank_boxes(len(drawn.nodes), [(edge.source, edge.target) for edge in drawn.edges])
     assert sorted(vertex for row in order.rows for vertex in row) == list(range(sum(map(len, order.rows))))
 
 
 def test_public_nets(reference: Path) -> None:
     for path in sorted((reference / "corpus").glob("*.p*t*"))[::2]:
-        drawn = graph_of(list_net(load_partly(path).net, "TEST"))
-        layout = laid_out(drawn)
+        drawn = diagram_of(list_net(load_partial(path).net, "TEST"))
+        layout = lay_out(drawn)
         if len(drawn.nodes) < 150:
             check(layout, drawn)
         ElementTree.fromstring(to_svg(drawn))

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from prototxt import PrototxtError, RenameError, decode, parse, parse_file, rename
-from prototxt.edit.layer_view import layers
+from prototxt.edit.layer_view import text_layers
 from prototxt.edit.rename import rename_reported
 from prototxt.errors import ParseError
 from prototxt.schema import forks
@@ -194,7 +194,7 @@ def test_layers_of_unknown_count(text: str, counts: dict[str, int] | None, note:
     notes = [line for line in found.notes if "changes the shared" not in line]
     assert (notes == []) if note is None else (len(notes) == 1 and note in notes[0])
     layer = next(
-        layer for layer in layers(found.document.root) if layer.name in ("p/q", "p/c") and layer.type != "Softmax"
+        layer for layer in text_layers(found.document.root) if layer.name in ("p/q", "p/c") and layer.type != "Softmax"
     )
     rates = layer.body.scalars("blobs_lr") + [
         rate for block in layer.body.messages("param") for rate in block.scalars("lr_mult")

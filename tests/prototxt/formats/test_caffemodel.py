@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from prototxt.errors import WeightsError
-from prototxt.formats.caffemodel import Writer, check_size, scan
-from prototxt.formats.index import settled_shape, shape_fits
+from prototxt.formats.caffemodel import CaffemodelWriter, check_size, scan_caffemodel
+from prototxt.formats.index import resolve_shape, shape_fits
 from prototxt.formats.weights import read_weights, write_weights
 from prototxt.schema.messages import NetParameter
 
@@ -38,7 +38,10 @@ def test_values_are_those_that_caffe_had_in_memory(small: Path, name: str) -> No
 @pytest.mark.parametrize("name", ["v0net", "v1net", "v1shape"])
 def test_old_versions_hold_the_same_layers_as_their_upgraded_form(reference: Path, name: str) -> None:
     folder = reference / "caffe" / "upgrade"
-    old, new = scan(folder / f"{name}.old.caffemodel"), scan(folder / f"{name}.upgraded.caffemodel")
+    old, new = (
+        scan_caffemodel(folder / f"{name}.old.caffemodel"),
+        scan_caffemodel(folder / f"{name}.upgraded.caffemodel"),
+    )
     types = {entry.name: (entry.type, entry.tops) for entry in new.entries}
     for entry in old.entries:
         if entry.type != "Padding":
@@ -52,7 +55,7 @@ def test_old_versions_hold_the_same_layers_as_their_upgraded_form(reference: Pat
 
 
 def test_published_nets_list_their_layers(reference: Path) -> None:
-    found = scan(reference / "weights" / "mtcnn_det1.caffemodel").with_blobs()
+    found = scan_caffemodel(reference / "weights" / "mtcnn_det1.caffemodel").with_blobs()
     assert found["PReLU1"].blobs[0].shape == (10,)
     assert found["conv4-2"].type == "Convolution"
 
@@ -70,7 +73,7 @@ def test_written_bytes_are_protobufs_own(small: Path, tmp_path: Path) -> None:
 
 def test_arrays_and_stretches_write_the_same_bytes(small: Path, tmp_path: Path) -> None:
     weights = read_weights(small / "net.caffemodel")
-    with Writer(tmp_path / "arrays.caffemodel") as writer:
+    with CaffemodelWriter(tmp_path / "arrays.caffemodel") as writer:
         for name in weights:
             entry = weights.entry(name)
             writer.add_layer(name, entry.type, entry.bottoms, entry.tops, weights[name])
@@ -89,7 +92,7 @@ def test_a_large_blob_is_copied_through_the_kernel(tmp_path: Path) -> None:
 def test_old_dims_become_modern_where_the_type_tells_and_stay_old_where_not(small: Path, tmp_path: Path) -> None:
     old = read_weights(small / "net_legacy_dims.caffemodel")
     write_weights(tmp_path / "modern.caffemodel", old)
-    modern = scan(tmp_path / "modern.caffemodel").with_blobs()
+    modern = scan_caffemodel(tmp_path / "modern.caffemodel").with_blobs()
     assert [blob.shape for blob in modern["h0"].blobs] == [(12, 36), (12,)]
     assert [blob.shape for blob in modern["c1"].blobs] == [(4, 3, 3, 3), (4,)]
     typeless = NetParameter.FromString((small / "net_legacy_dims.caffemodel").read_bytes())
@@ -97,7 +100,7 @@ def test_old_dims_become_modern_where_the_type_tells_and_stay_old_where_not(smal
         layer.ClearField("type")
     (tmp_path / "typeless.caffemodel").write_bytes(typeless.SerializeToString())
     write_weights(tmp_path / "again.caffemodel", read_weights(tmp_path / "typeless.caffemodel"))
-    blob = scan(tmp_path / "again.caffemodel").with_blobs()["h0"].blobs[1]
+    blob = scan_caffemodel(tmp_path / "again.caffemodel").with_blobs()["h0"].blobs[1]
     assert blob.legacy
     assert blob.shape == (1, 1, 1, 12)
 
@@ -115,7 +118,7 @@ def test_unknown_fields_of_forks_are_skipped(small: Path, tmp_path: Path) -> Non
     extra = b"\xfa\x7f\x03abc" + b"\x88\x7f\x05" + b"\xf5\x7f\x00\x00\x00\x00" + b"\xf9\x7f" + b"\0" * 8
     data = (small / "net.caffemodel").read_bytes() + extra
     (tmp_path / "fork.caffemodel").write_bytes(data)
-    assert len(scan(tmp_path / "fork.caffemodel").entries) == 10
+    assert len(scan_caffemodel(tmp_path / "fork.caffemodel").entries) == 10
 
 
 def test_arrays_are_read_only_whether_mapped_or_copied(small: Path) -> None:
@@ -139,7 +142,7 @@ def test_a_net_gives_order_and_types_and_must_know_every_layer(tmp_path: Path) -
     net.layer.add(name="relu", type="ReLU", bottom=["x"], top=["x"])
     net.layer.add(name="fc", type="InnerProduct", bottom=["x"], top=["y"])
     write_weights(tmp_path / "n.caffemodel", {"fc": [np.ones((1, 2))]}, net=net)
-    found = scan(tmp_path / "n.caffemodel")
+    found = scan_caffemodel(tmp_path / "n.caffemodel")
     assert (found.name, [entry.type for entry in found.entries]) == ("n", ["ReLU", "InnerProduct"])
     with pytest.raises(WeightsError, match="the net 'n' has no layer 'other'"):
         write_weights(tmp_path / "n.caffemodel", {"other": [np.ones(1)]}, net=net)
@@ -162,4 +165,4 @@ def test_shapes_fit_as_caffe_compares_them(
 ) -> None:
     assert shape_fits(have, want, legacy=legacy) is fits
     if fits:
-        assert settled_shape(have, want) == have[len(have) - len(want) :] if want else settled_shape(have, want) == ()
+        assert resolve_shape(have, want) == have[len(have) - len(want) :] if want else resolve_shape(have, want) == ()

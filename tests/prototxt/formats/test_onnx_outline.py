@@ -7,12 +7,12 @@ import pytest
 
 from prototxt.errors import WeightsError
 from prototxt.formats.onnx_outline import LARGE, outline
-from prototxt.sniff.protobuf_wire import encode_varint, length_field, tag
+from prototxt.sniff.protobuf_wire import encode_varint, field_key, length_field
 
 
 def tensor(name: bytes, kind: int, field: int, values: bytes) -> bytes:
-    return tag(1, 0) + encode_varint(len(values) // 4) + tag(2, 0) + encode_varint(kind) + length_field(8, name) + (
-        length_field(field, values))  # fmt: skip
+    head = field_key(1, 0) + encode_varint(len(values) // 4) + field_key(2, 0) + encode_varint(kind)
+    return head + length_field(8, name) + length_field(field, values)
 
 
 def test_large_floats_are_left_out_and_found_again(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from prototxt import WeightsError, load_net, parse, read_weights, write_weights
 from prototxt.errors import PlacedError
-from prototxt.formats.caffemodel import Writer
+from prototxt.formats.caffemodel import CaffemodelWriter
 from prototxt.schema.duplicate_names import check_layer_names
 
 CONV = 'layer { name: "%s" type: "%s" bottom: "a" top: "%s" %s }\n'
@@ -45,7 +45,7 @@ def test_which_nets_are_refused(first: tuple[str, ...], second: tuple[str, ...],
 def test_files_with_two_layers_of_one_name(tmp_path: Path) -> None:
     one, other = np.arange(3, dtype=np.float32), np.arange(3, dtype=np.float32) + 1
     for blobs, refused in (((one, other), True), ((one, one), False), ((one, one[:2]), True)):
-        with Writer(tmp_path / "w.caffemodel") as writer:
+        with CaffemodelWriter(tmp_path / "w.caffemodel") as writer:
             writer.add_layer("c", "Bias", blobs=[blobs[0]])
             writer.add_layer("r", "ReLU")
             writer.add_layer("c", "Bias", blobs=[blobs[1]])

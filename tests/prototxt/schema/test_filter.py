@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from prototxt.errors import DecodeError
-from prototxt.schema.filter import filter_net, filter_whole, holds, stages_of, unmet_stages
+from prototxt.schema.filter import filter_net, filter_whole, rule_matches, stages_of, unmet_stages
 from prototxt.schema.load import load_net
 from prototxt.schema.messages import TRAIN, NetState, NetStateRule
 from prototxt.text.parser import parse
@@ -64,7 +64,7 @@ def test_an_unknown_phase() -> None:
     ],
 )
 def test_rules(rule: NetStateRule, state: NetState, expected: bool) -> None:
-    assert holds(rule, state) is expected
+    assert rule_matches(rule, state) is expected
 
 
 def test_a_blob_that_only_other_stages_make() -> None:

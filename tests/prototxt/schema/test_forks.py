@@ -158,6 +158,6 @@ def test_convolutions_of_c3d(bias: bool) -> None:
     old = f"layers {{ type: CONVOLUTION3D convolution_param {{ num_output: 2 kernel_depth: 3 {term} }} }}"
     for text in (new, old):
         (layer,) = load_net(parse(text)).layer
-        (stated,) = layer_view.layers(parse(text).root)
+        (stated,) = layer_view.text_layers(parse(text).root)
         assert layer.type == stated.type == "Convolution3D"
         assert param_count(layer.type, layer) == param_count(stated.type, stated.body) == 1 + bias

@@ -15,7 +15,7 @@ from prototxt.formats.scan import scan_weights
 from prototxt.formats.weights import write_weights
 from prototxt.schema.load import load_net
 from prototxt.schema.messages import LayerParameter
-from prototxt.schema.partial_load import load_partly
+from prototxt.schema.partial_load import load_partial
 from prototxt.summary import net_summary, net_table, statistics, text_table, weights_summary
 from prototxt.text.parser import parse
 
@@ -33,7 +33,7 @@ layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "
 """
 
 
-def listed(text: str = NET, **options: object) -> net_summary.Listing:
+def listed(text: str = NET, **options: object) -> net_summary.NetListing:
     return net_summary.list_net(load_net(parse(text)), **options)  # type: ignore[arg-type]
 
 
@@ -70,7 +70,7 @@ def test_what_is_not_known_is_told() -> None:
     assert [problem for problem in found.problems if "--input data=" in problem]
     assert not found.totals["TRAIN"].complete
     assert "at least" in net_table.net_text(found)
-    report = json.loads(json.dumps(net_summary.to_json(found)))
+    report = json.loads(json.dumps(net_summary.listing_json(found)))
     assert report["layers"][2]["top_shapes"] == [[5, 4, None, None]]
     with pytest.raises(ShapeError, match="'x', which the net lacks"):
         listed(inputs={"x": (1,)})
@@ -78,7 +78,7 @@ def test_what_is_not_known_is_told() -> None:
 
 def test_unknown_types() -> None:
     text = NET + 'layer { name: "m" type: "Mystery" bottom: "ip" top: "m" mystery_param { a: 1 } }'
-    partial = load_partly(parse(text))
+    partial = load_partial(parse(text))
     found = net_summary.list_net(partial.net, "TEST", {"data": (5, 3, 8, 8)})
     assert [row.name for row in found.rows if not row.known] == ["m"]
     assert "type 'Mystery' is not known" in found.problems[0]
@@ -89,7 +89,7 @@ def test_unknown_types() -> None:
 
 def test_mistakes_are_left_out() -> None:
     broken = NET.replace("stride: 2", "stride: TWO").replace("lr_mult: 0 }\n  conv", "lr_mult: }\n  conv")
-    partial = load_partly(parse(broken, tolerant=True))
+    partial = load_partial(parse(broken, tolerant=True))
     assert len(partial.problems) == 2
     assert [layer.name for layer in partial.net.layer] == ["train", "test", "c", "r", "ip", "loss"]
     assert partial.net.layer[2].convolution_param.pad[0] == 1
@@ -100,21 +100,21 @@ def test_texts_without_a_net() -> None:
     assert "no layers" in net_table.net_text(listed(""))
     for text in ("<svg><path/></svg>", "Dear reader,\nthis is prose.", "{", "layer"):
         with pytest.raises(PrototxtError, match="no layer can be read"):
-            load_partly(parse(text, tolerant=True))
+            load_partial(parse(text, tolerant=True))
 
 
 def test_batch_norm_moves_until_frozen() -> None:
     layer = LayerParameter(type="BatchNorm")
-    assert net_summary.learning(layer, 3) == net_summary.MOVES
+    assert net_summary.learning_state(layer, 3) == net_summary.MOVES
     layer.batch_norm_param.use_global_stats = True
-    assert net_summary.learning(layer, 3) == net_summary.FROZEN
+    assert net_summary.learning_state(layer, 3) == net_summary.FROZEN
 
 
 def test_public_nets_are_all_listed(reference: Path) -> None:
     for path in sorted((reference / "corpus").glob("*.p*t*")):
-        partial = load_partly(path)
+        partial = load_partial(path)
         found = net_summary.list_net(partial.net)
-        assert json.dumps(net_summary.to_json(found))
+        assert json.dumps(net_summary.listing_json(found))
         assert net_table.net_text(found, partial.strange)
 
 
@@ -133,7 +133,7 @@ def test_inventory_of_weights(ending: str, tmp_path: Path) -> None:
     first = found.blobs[0].statistics
     assert first == statistics.Statistics(6, -3.0, 2.0, 0.0, math.sqrt(14 / 4), 1, 1, 1)
     assert "11 values" in text_table.inventory_text(found)
-    assert json.dumps(weights_summary.to_json(found), allow_nan=False)
+    assert json.dumps(weights_summary.inventory_json(found), allow_nan=False)
 
 
 def test_statistics_in_pieces_are_those_of_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +162,7 @@ def test_inventory_of_states_and_means(golden: Path) -> None:
 def test_misfits(tmp_path: Path) -> None:
     write_weights(tmp_path / "w.caffemodel", {"c": [np.ones((4, 3, 3, 2)), np.ones(4)], "x": [np.ones(1)]})
     found = weights_summary.take_inventory(tmp_path / "w.caffemodel", contents_of(tmp_path / "w.caffemodel"))
-    wrong = weights_summary.misfits(found, listed(inputs={"": (5, 3, 8, 8)}).rows)
+    wrong = weights_summary.weight_mismatches(found, listed(inputs={"": (5, 3, 8, 8)}).rows)
     assert wrong == [
         "blob 0 of layer 'c' is 4x3x3x3, its weights 4x3x3x2",
         "layer 'ip' finds no weights",
@@ -177,4 +177,4 @@ def test_numbers_for_people() -> None:
         "724.4 M",
         "3.858 G",
     ]
-    assert [text_table.size(n) for n in (1023, 1024, 3 << 30)] == ["1023 B", "1 KiB", "3 GiB"]
+    assert [text_table.byte_size(n) for n in (1023, 1024, 3 << 30)] == ["1023 B", "1 KiB", "3 GiB"]

@@ -17,7 +17,7 @@ from fusion.onnx.graphs import graph_weights, normalize_graph, read_graph
 from fusion.onnx.graphs.mapped_weights import payload, read_mapped
 from fusion.onnx.graphs.read import from_model
 from prototxt.errors import WeightsError
-from prototxt.formats.copy import Deferred, Payload, Stretch, float_bytes
+from prototxt.formats.copy import FileSlice, LazyBlob, Payload, float_bytes
 
 
 def large(transposed: int = 1, opset: int = 20) -> onnx.ModelProto:
@@ -28,7 +28,7 @@ def large(transposed: int = 1, opset: int = 20) -> onnx.ModelProto:
 
 
 def written(payload: Payload) -> bytes:
-    if isinstance(payload, Stretch):
+    if isinstance(payload, FileSlice):
         with open(payload.scan.path, "rb") as file:
             return os.pread(file.fileno(), payload.blob.nbytes, payload.blob.offset)
     return bytes(float_bytes(payload))
@@ -48,7 +48,7 @@ def test_large_weights_stay_in_their_file(tmp_path: Path, outside: bool, transpo
         assert made.shape == expected[name].shape
         assert written(made) == expected[name].tobytes()
     kinds = [type(payload(array, graph.files)) for array in found.values()]
-    assert kinds[0] is (Stretch if transposed else Deferred)
+    assert kinds[0] is (FileSlice if transposed else LazyBlob)
     assert np.ndarray not in kinds[:1]
 
 
@@ -80,7 +80,7 @@ def test_a_file_that_changed_is_not_copied(tmp_path: Path) -> None:
     later = payload(graph_weights(graph)["w"], graph.files)
     path.with_suffix(".new").write_bytes(path.read_bytes())
     path.with_suffix(".new").replace(path)
-    assert isinstance(later, Deferred)
+    assert isinstance(later, LazyBlob)
     with pytest.raises(WeightsError, match="the file has changed since it was read"):
         later.load()
 
