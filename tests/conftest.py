@@ -1,10 +1,13 @@
-"""What the tests share: where the recorded outputs of BVLC Caffe lie, and the optional third-party files."""
+"""Fixtures of all tests: recorded outputs of BVLC Caffe, optional third-party files, and a small net on images."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 TESTS = Path(__file__).parent
 
@@ -28,3 +31,35 @@ def shared() -> Path:
 def reference(shared: Path) -> Path:
     """Trained models and public prototxts, under their own licences, so never part of this project."""
     return shared / "reference"
+
+
+@pytest.fixture(scope="session")
+def dense_net() -> Callable[..., str]:
+    """Return a function that writes a net of one dense layer, with a loss, on the images of a list, as text."""
+
+    def text(
+        outputs: int = 3, *, source: str = "list.txt", batch: int = 4, image: str = "", transform: str = "scale: 0.01"
+    ) -> str:
+        return f"""
+layer {{ name: "data" type: "ImageData" top: "data" top: "label"
+  image_data_param {{ source: "{source}" batch_size: {batch} is_color: false {image} }}
+  transform_param {{ {transform} }} }}
+layer {{ name: "ip" type: "InnerProduct" bottom: "data" top: "ip"
+  inner_product_param {{ num_output: {outputs} weight_filler {{ type: "xavier" }} }} }}
+layer {{ name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" }}
+"""
+
+    return text
+
+
+@pytest.fixture(scope="session")
+def write_images() -> Callable[..., None]:
+    """Return a function that writes gray noise images and list.txt with their labels into the working directory."""
+
+    def write(count: int, size: tuple[int, int], classes: int, ending: str = "png") -> None:
+        rng = np.random.default_rng(0)
+        for index in range(count):
+            Image.fromarray(rng.integers(0, 255, size).astype(np.uint8)).save(f"{index}.{ending}")
+        Path("list.txt").write_text("".join(f"{index}.{ending} {index % classes}\n" for index in range(count)))
+
+    return write

@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from caffe_fusion_tools import evaluate, train
-from PIL import Image
 
 from fusion.pct.predictions import Predictions
 from prototxt import read_weights
 
-NET = """
-layer { name: "data" type: "ImageData" top: "data" top: "label"
-  image_data_param { source: "list.txt" batch_size: 4 is_color: false shuffle: true }
-  transform_param { crop_size: 5 mirror: true } }
-layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip"
-  inner_product_param { num_output: 3 weight_filler { type: "xavier" } } }
-layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" }
-"""
 SOLVER = 'net: "net.prototxt" base_lr: 0.001 lr_policy: "fixed" max_iter: 5 snapshot_prefix: "net" random_seed: 1'
 
 
 @pytest.fixture(autouse=True)
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def project(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    dense_net: Callable[..., str],
+    write_images: Callable[..., None],
+) -> None:
     monkeypatch.chdir(tmp_path)
-    rng = np.random.default_rng(0)
-    for index in range(10):
-        Image.fromarray(rng.integers(0, 255, (6, 7)).astype(np.uint8)).save(f"{index}.jpg")
-    Path("list.txt").write_text("".join(f"{index}.jpg {index % 3}\n" for index in range(10)))
-    Path("net.prototxt").write_text(NET)
+    write_images(10, (6, 7), classes=3, ending="jpg")
+    Path("net.prototxt").write_text(dense_net(image="shuffle: true", transform="crop_size: 5 mirror: true"))
     Path("solver.prototxt").write_text(SOLVER)
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from caffe_fusion_tools.evaluate import main
-from PIL import Image
 
 from fusion.nets.build import build
 from fusion.nets.weights import save_weights
@@ -28,12 +27,9 @@ ARGUMENTS = ["--model", "net.prototxt", "--weights", "net.caffemodel", "-q", "--
 
 
 @pytest.fixture(autouse=True)
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_images: Callable[..., None]) -> None:
     monkeypatch.chdir(tmp_path)
-    rng = np.random.default_rng(0)
-    for index in range(8):
-        Image.fromarray(rng.integers(0, 255, (5, 6)).astype(np.uint8)).save(f"{index}.png")
-    Path("list.txt").write_text("".join(f"{index}.png {index % 2}\n" for index in range(8)))
+    write_images(8, (5, 6), classes=2)
     Path("net.prototxt").write_text(NET)
     save_weights(build("net.prototxt", shapes={"data": (4, 1, 5, 6), "label": (4,)}, seed=1), "net.caffemodel")
 

@@ -134,23 +134,17 @@ def test_grouped_and_baked(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert told.startswith("warning: layer 'join': all shares are 0 (-0.5, -1.5), so its top is 0; train it again at")
 
 
-LABELLED = """
-layer { name: "data" type: "ImageData" top: "data" top: "label" include { phase: TEST }
-  image_data_param { source: "list.txt" batch_size: 4 is_color: false } }
-layer { name: "fc" type: "InnerProduct" bottom: "data" top: "fc" inner_product_param { num_output: 2 } }
-layer { name: "loss" type: "SoftmaxWithLoss" bottom: "fc" bottom: "label" top: "loss" }
-"""
-
-
-def test_soup_and_a_point_within_a_budget(folder: Path, misused: Check, capsys: pytest.CaptureFixture[str]) -> None:
-    Path("net.prototxt").write_text(LABELLED)
+def test_soup_and_a_point_within_a_budget(
+    folder: Path, dense_net: Callable[..., str], misused: Check, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("net.prototxt").write_text(dense_net(2, transform=""))
     lines = []
     for index in range(8):  # bright pictures are of class 1
         Image.fromarray(np.full((2, 2), 30 * index, np.uint8)).save(f"{index}.png")
         lines.append(f"{index}.png {index // 4}\n")
     Path("list.txt").write_text("".join(lines))
     for name, threshold in (("old", 150), ("new", 400), ("other", 110)):
-        write_weights(f"{name}.caffemodel", {"fc": [np.array([[0.0] * 4, [0.25] * 4]), np.array([threshold, 0.0])]})
+        write_weights(f"{name}.caffemodel", {"ip": [np.array([[0.0] * 4, [0.25] * 4]), np.array([threshold, 0.0])]})
     assert main(["soup", "net.prototxt", "old.caffemodel", "new.caffemodel", "other.caffemodel", "-o", "soup"]) == 0
     error = capsys.readouterr().err
     assert "accuracy alone: old.caffemodel 0.7500, new.caffemodel 0.5000, other.caffemodel 1.0000" in error
@@ -159,5 +153,5 @@ def test_soup_and_a_point_within_a_budget(folder: Path, misused: Check, capsys: 
     assert main([*interpolate, "--max-nfr", "0.13"]) == 0
     assert "share 0.0: accuracy 0.7500, negative flip rate 0.0000 <- chosen" in capsys.readouterr().err
     assert main([*interpolate, "--share", "0.5"]) == 0
-    assert read_weights("between.caffemodel")["fc"][1].tolist() == [275, 0]
+    assert read_weights("between.caffemodel")["ip"][1].tolist() == [275, 0]
     misused(main, interpolate)

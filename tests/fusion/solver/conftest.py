@@ -62,6 +62,20 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     return make
 
 
+@pytest.fixture
+def write_old(dense_net: Callable[..., str]) -> Callable[..., None]:
+    """Return a function that writes an old net for the images of `project`, with random weights."""
+
+    def write(outputs: int = 3, seed: int = 5, name: str = "old") -> None:
+        from fusion import build, save_weights
+
+        Path(f"{name}.prototxt").write_text(dense_net(outputs, source="train.txt", batch=5))
+        net = build(f"{name}.prototxt", shapes={"data": (1, 1, 5, 6), "label": (1,)}, seed=seed)
+        save_weights(net, f"{name}.caffemodel")
+
+    return write
+
+
 # Imports what training needs once, then makes a process of its own for every command line in a line of JSON.
 _CODE = """
 import json, os, sys

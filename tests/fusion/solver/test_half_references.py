@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from fusion import build, save_weights
 from fusion.pct.predictions import Predictions
 from fusion.solver import Solver
 from fusion.solver.logging.console import Silent
 
-OLD = """
-layer { name: "data" type: "ImageData" top: "data" top: "label"
-  image_data_param { source: "train.txt" batch_size: 5 is_color: false } transform_param { scale: 0.01 } }
-layer { name: "old" type: "InnerProduct" bottom: "data" top: "scores"
-  inner_product_param { num_output: 3 weight_filler { type: "xavier" } } }
-layer { name: "loss" type: "SoftmaxWithLoss" bottom: "scores" bottom: "label" top: "loss" }
-"""
 
-
-def test_half_a_cache_is_as_near_as_float16(project) -> None:  # type: ignore[no-untyped-def]
+def test_half_a_cache_is_as_near_as_float16(project: Callable[..., Path], write_old: Callable[..., None]) -> None:
     solver: Path = project(snapshot=0)
-    Path("old.prototxt").write_text(OLD)
-    save_weights(build("old.prototxt", shapes={"data": (1, 1, 5, 6), "label": (1,)}, seed=5), "old.caffemodel")
+    write_old()
     losses, kept = {}, {}
     for name, options in (("whole", ""), ("half", ",half")):
         reference = f"old.prototxt:old.caffemodel,cache={name}.npz{options}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 from caffe_fusion_tools.train import main
 
-from fusion import build, save_weights
+from fusion import save_weights
 from fusion.composition import Pct
 from fusion.errors import ComposeError, FusionError, TrainingError
 from fusion.pct.predictions import Predictions
@@ -26,23 +27,15 @@ from fusion.sweep import Entry, Trial, cells, read_axes, sweep
 from fusion.sweep.results import choose
 from fusion.sweep.train_heads import batches_of
 
-OLD = """
-layer { name: "data" type: "ImageData" top: "data" top: "label"
-  image_data_param { source: "train.txt" batch_size: 5 is_color: false } transform_param { scale: 0.01 } }
-layer { name: "old" type: "InnerProduct" bottom: "data" top: "scores"
-  inner_product_param { num_output: 3 weight_filler { type: "xavier" } } }
-layer { name: "loss" type: "SoftmaxWithLoss" bottom: "scores" bottom: "label" top: "loss" }
-"""
 SPEC = "old.prototxt:old.caffemodel"
 
 running_module = import_module("fusion.sweep.sweep")  # the package's `sweep` is the function
 
 
 @pytest.fixture
-def solver(project) -> Path:  # type: ignore[no-untyped-def]
+def solver(project: Callable[..., Path], write_old: Callable[..., None]) -> Path:
     path: Path = project(snapshot=0)
-    Path("old.prototxt").write_text(OLD)
-    save_weights(build("old.prototxt", shapes={"data": (1, 1, 5, 6), "label": (1,)}, seed=5), "old.caffemodel")
+    write_old()
     return path
 
 
