@@ -16,7 +16,7 @@ from fusion.composition.data_layers import (
 )
 from fusion.composition.lists import DataLists, lists_of_source
 from fusion.composition.net_text import PHASES, LayerText, excerpt, quoted, reparse
-from fusion.composition.prepared_source import PreparedSource
+from fusion.composition.prepared_source import PreparedSource, input_shape
 from fusion.composition.preprocessing import (
     PARAMS,
     Affine,
@@ -24,7 +24,6 @@ from fusion.composition.preprocessing import (
     Stream,
     affine_between,
     describe_stream,
-    input_shape,
     mirrors,
     stated_size,
     stream_affine,

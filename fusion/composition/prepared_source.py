@@ -297,6 +297,24 @@ def _freeze(
     return edits.apply(), {layer.name: freezing.done.get(id(layer), ()) for layer in every}, freezing.notes
 
 
+def input_shape(source: PreparedSource) -> tuple[int, ...] | None:
+    """Return the shape of the source's first input by its Input layer or `input_dim`; None if it has none."""
+    for layer in source.raw.layers:
+        if layer.type == "Input" and source.branch.inputs[0] in layer.tops:
+            shapes = [shape for param in layer.message.messages("input_param") for shape in param.messages("shape")]
+            index = min(layer.tops.index(source.branch.inputs[0]), len(shapes) - 1)
+            return tuple(int(dim.value) for dim in shapes[index].scalars("dim")) if shapes else None
+    root = source.raw.document.root
+    if source.raw.inputs:
+        index = source.raw.inputs.index(source.branch.inputs[0])
+        shapes = root.messages("input_shape")
+        if len(shapes) > index:
+            return tuple(int(dim.value) for dim in shapes[index].scalars("dim"))
+        dims = [int(dim.value) for dim in root.scalars("input_dim")]
+        return tuple(dims[4 * index : 4 * index + 4]) or None
+    return None
+
+
 def _freeze_notes(prefix: str, done: Mapping[str, Sequence[str]]) -> list[str]:
     """Return the changes of freezing, one line per kind of change."""
     changed: dict[str, list[str]] = {}

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from fusion.composition.net_text import LayerText
-from fusion.composition.prepared_source import PreparedSource
 from prototxt.text.tree import Message, Scalar
 
 if TYPE_CHECKING:
@@ -218,24 +217,6 @@ def _default(about: FieldDescriptor | None) -> object:
         return about.enum_type.values_by_number[about.default_value].name
     plain = isinstance(about.default_value, (bool, str, bytes))
     return about.default_value if plain else float(about.default_value)
-
-
-def input_shape(source: PreparedSource) -> tuple[int, ...] | None:
-    """Return the shape of the source's first input by its Input layer or `input_dim`; None if it has none."""
-    for layer in source.raw.layers:
-        if layer.type == "Input" and source.branch.inputs[0] in layer.tops:
-            shapes = [shape for param in layer.message.messages("input_param") for shape in param.messages("shape")]
-            index = min(layer.tops.index(source.branch.inputs[0]), len(shapes) - 1)
-            return tuple(int(dim.value) for dim in shapes[index].scalars("dim")) if shapes else None
-    root = source.raw.document.root
-    if source.raw.inputs:
-        index = source.raw.inputs.index(source.branch.inputs[0])
-        shapes = root.messages("input_shape")
-        if len(shapes) > index:
-            return tuple(int(dim.value) for dim in shapes[index].scalars("dim"))
-        dims = [int(dim.value) for dim in root.scalars("input_dim")]
-        return tuple(dims[4 * index : 4 * index + 4]) or None
-    return None
 
 
 def stated_size(layer: LayerText) -> tuple[int | None, int | None, int | None]:

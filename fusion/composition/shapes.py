@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from fusion.composition.inputs import Inputs
 from fusion.composition.net_text import reparse
-from fusion.composition.prepared_source import PreparedSource
-from fusion.composition.preprocessing import input_shape
+from fusion.composition.prepared_source import PreparedSource, input_shape
 from fusion.errors import ComposeError, raise_all
 from prototxt.errors import PrototxtError
 from prototxt.text.tree import Document

@@ -22,7 +22,8 @@ from fusion.data.worker_pipe import WorkerError, running
 from fusion.errors import DataError
 
 if TYPE_CHECKING:
-    from fusion.data.source import PictureSource
+    from fusion.data.decoded_cache import Store
+    from fusion.data.source_config import SourceConfig
 
 CHUNK = 512  # records
 WORTH = 1.5  # seconds of decoding from which on workers, which take half a second to start, pay
@@ -32,12 +33,11 @@ class SlowDecoding(UserWarning):
     """The processes that decode have failed, so that this one decodes the rest alone."""
 
 
-def prefill_cache(source: PictureSource, progress: Progress | None = None) -> None:
-    """Decode most of the records that the source's store keeps, where the store alone would take long; never raises.
+def prefill_cache(store: Store, config: SourceConfig, progress: Progress | None = None) -> None:
+    """Decode most of the records that the store of a source keeps, where the store alone would take long; never raises.
 
     Warns: SlowDecoding.
     """
-    store = source.store
     processes = min(8, os.cpu_count() or 1)
     missing = store.missing
     if processes < 2 or len(missing) <= 2 * CHUNK or store.first.nbytes >= SMALL:
@@ -50,27 +50,27 @@ def prefill_cache(source: PictureSource, progress: Progress | None = None) -> No
         return
     try:
         with tempfile.TemporaryFile() as stderr:
-            _decode_by_workers(source, chunks, min(processes, len(chunks)), stderr, progress)
+            _decode_by_workers(store, config, chunks, min(processes, len(chunks)), stderr, progress)
     except (OSError, ValueError, EOFError, DataError) as error:
         text = f"the processes that decode have failed, and this one decodes the rest alone, which is slower: {error}"
         warnings.warn(text, SlowDecoding, stacklevel=2)
 
 
 def _decode_by_workers(
-    source: PictureSource,
+    store: Store,
+    config: SourceConfig,
     chunks: list[NDArray[np.int64]],
     processes: int,
     stderr: IO[bytes],
     progress: Progress | None,
 ) -> None:
-    config = source.config.to_json()
     bounds = [(int(chunk[0]), int(chunk[-1]) + 1) for chunk in chunks]
-    jobs = [{"config": config, "chunks": bounds[number::processes]} for number in range(processes)]
+    jobs = [{"config": config.to_json(), "chunks": bounds[number::processes]} for number in range(processes)]
     done, total = CHUNK, CHUNK + sum(map(len, chunks))
     with running(jobs, stderr) as workers:
         for number, chunk in enumerate(chunks):
             try:
-                source.store.accept(*workers[number % processes].receive()[1])
+                store.accept(*workers[number % processes].receive()[1])
             except WorkerError as error:
                 raise EOFError(_reason(error, stderr)) from error
             done += len(chunk)

@@ -139,7 +139,7 @@ class PictureSource:
         return self.sequence.records
 
     def load(self, progress: Progress | None = None) -> None:
-        prefill_cache(self, progress)
+        prefill_cache(self.store, self.config, progress)
         self.store.load(progress)
 
     @property

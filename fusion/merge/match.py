@@ -11,14 +11,12 @@ from fusion.merge.compare_settings import differing_settings
 from fusion.merge.errors import layer_error, missing_layer, missing_source, shape_mismatch, unused_arguments
 from fusion.merge.initial_fillers import initial_filler, initial_text
 from fusion.merge.onnx import match_onnx
-from fusion.merge.plan import FromFiller, FromSource, Origin, shapes_text
+from fusion.merge.plan import FromFiller, FromSource, Origin, ShapesAndOrigins, shapes_text
 from fusion.merge.sources import MergeSource
 from fusion.merge.targets import TargetLayer
 from fusion.onnx.sidecar import ONNX
-from prototxt.formats.index import Shape, resolve_shape, shape_fits
+from prototxt.formats.index import resolve_shape, shape_fits
 from prototxt.text.places import place_of
-
-Found = tuple[tuple[Shape, ...], tuple[Origin, ...]]
 
 
 @dataclass
@@ -31,7 +29,7 @@ class Matching:
     differing  layers with settings other than in their source, as far as the weights do not depend on them
     """
 
-    found: dict[str, Found] = field(default_factory=dict)
+    found: dict[str, ShapesAndOrigins] = field(default_factory=dict)
     offered: dict[str, list[str]] = field(default_factory=dict)
     orphans: dict[str, list[TargetLayer]] = field(default_factory=dict)
     errors: list[MergeError] = field(default_factory=list)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from fusion.errors import MergeError, OnnxError
-from fusion.merge.plan import FromOnnx, shapes_text
+from fusion.merge.plan import FromOnnx, ShapesAndOrigins, shapes_text
 from fusion.merge.sources import MergeSource
 from fusion.merge.targets import TargetLayer
 from prototxt.formats.copy import Payload
@@ -16,11 +16,10 @@ from prototxt.schema.messages import LayerParameter
 from prototxt.text.places import place_of
 
 if TYPE_CHECKING:
-    from fusion.merge.match import Found
     from fusion.onnx.graphs import Graph
 
 
-def match_onnx(item: TargetLayer, source: MergeSource | None) -> tuple[Found | None, list[MergeError]]:
+def match_onnx(item: TargetLayer, source: MergeSource | None) -> tuple[ShapesAndOrigins | None, list[MergeError]]:
     """Return the shapes and origins of the layer's weights, and the errors.
 
     source  with the layer's prefix, if any: an ONNX file of the same graph replaces the layer's own

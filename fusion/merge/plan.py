@@ -48,6 +48,7 @@ class FromOnnx:
 
 
 Origin: TypeAlias = "FromSource | FromFiller | FromOnnx"
+ShapesAndOrigins = tuple[tuple[Shape, ...], tuple[Origin, ...]]  # of the blobs of one layer
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ def pixels(source: PictureSource) -> np.ndarray:
 def test_children_decode_the_same_pixels(layer: LayerParameter) -> None:
     alone, helped = loaded(layer), loaded(layer)
     seen: list[tuple[int, int]] = []
-    parallel_decode.prefill_cache(helped, lambda done, count: seen.append((done, count)))
+    parallel_decode.prefill_cache(helped.store, helped.config, lambda done, count: seen.append((done, count)))
     assert len(helped.store.missing) == 0, "the children did all of it"
     assert seen[-1] == (COUNT, COUNT)
     alone.store.load()
@@ -59,7 +59,7 @@ def test_unfit_records_are_left_to_the_store(layer: LayerParameter) -> None:
     Path("p20.png").write_bytes(b"no picture")
     Image.new("L", (9, 9)).save("p30.png")
     helped = loaded(layer)
-    parallel_decode.prefill_cache(helped)
+    parallel_decode.prefill_cache(helped.store, helped.config)
     assert helped.store.missing.tolist() == [20, 30]
     with pytest.raises(DataError, match=r"p20\.png"):
         helped.load()
