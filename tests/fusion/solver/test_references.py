@@ -102,7 +102,7 @@ def test_random_pictures_are_answered_as_the_net_sees_them(solver: Path) -> None
     load_weights(old, "old.caffemodel")
     for batch in seen:
         torch.testing.assert_close(
-            restrict_to_blobs(old, ["ip"])({"data": batch["data"]})["scores"], batch["reference/old"]
+            restrict_to_blobs(old, ["ip"])({"data": batch["data"]})["ip"], batch["reference/old"]
         )
 
 
