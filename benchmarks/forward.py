@@ -1,7 +1,7 @@
-"""How fast a built net runs beside the same net written by hand in PyTorch: forward in TEST, without gradients.
+"""The speed of a built net beside the same net written by hand in PyTorch: forward in TEST, without gradients.
 
-The weights are the same, and so must the scores be. LeNet, and an 18-layer residual net whose description writes out
-BatchNorm and Scale as Caffe has them; by hand it is torchvision's. Rivals take turns; medians.
+The weights are the same, and the table shows how far the scores differ. LeNet, and an 18-layer residual net whose
+prototxt has BatchNorm and Scale layers as in Caffe; by hand it is torchvision's. Rivals take turns; medians.
 """
 
 from __future__ import annotations
@@ -12,6 +12,17 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
+from nets import (
+    dense,
+    global_pooling,
+    input_data,
+    layer,
+    lenet_body,
+    lenet_by_hand,
+    normalized,
+    pooling,
+    relu,
+)
 from timing import interleaved, machine, table
 from torch import Tensor, nn
 from torchvision.models import ResNet, resnet18
@@ -22,77 +33,25 @@ from fusion.nets.build import Net, build, params
 Forward = Callable[[Tensor], Tensor]
 
 
-def convolution(
-    name: str, bottom: str, outputs: int, kernel: int, stride: int = 1, pad: int = 0, more: str = ""
-) -> str:
-    param = f"num_output: {outputs} kernel_size: {kernel} stride: {stride} pad: {pad} {more}"
-    return (
-        f'layer {{ name: "{name}" type: "Convolution" bottom: "{bottom}" top: "{name}" '
-        f'convolution_param {{ {param} weight_filler {{ type: "msra" }} }} }}\n'
-    )
-
-
-def pooling(name: str, bottom: str, more: str) -> str:
-    return f'layer {{ name: "{name}" type: "Pooling" bottom: "{bottom}" top: "{name}" pooling_param {{ {more} }} }}\n'
-
-
-def dense(name: str, bottom: str, outputs: int) -> str:
-    param = f'num_output: {outputs} weight_filler {{ type: "xavier" }}'
-    return (
-        f'layer {{ name: "{name}" type: "InnerProduct" bottom: "{bottom}" top: "{name}" '
-        f"inner_product_param {{ {param} }} }}\n"
-    )
-
-
-def relu(blob: str) -> str:
-    return f'layer {{ name: "{blob}-relu" type: "ReLU" bottom: "{blob}" top: "{blob}" }}\n'
-
-
-def source(*dims: int) -> str:
-    shape = " ".join(f"dim: {dim}" for dim in dims)
-    return f'layer {{ name: "data" type: "Input" top: "data" input_param {{ shape {{ {shape} }} }} }}\n'
-
-
 def lenet_text() -> str:
-    halved = "kernel_size: 2 stride: 2"
-    text = source(1, 1, 28, 28) + convolution("conv1", "data", 20, 5) + pooling("pool1", "conv1", halved)
-    text += convolution("conv2", "pool1", 50, 5) + pooling("pool2", "conv2", halved)
-    return text + dense("ip1", "pool2", 500) + relu("ip1") + dense("ip2", "ip1", 10)
-
-
-def normalized(name: str, bottom: str, outputs: int, kernel: int, stride: int, pad: int) -> str:
-    """A convolution without bias, BatchNorm and Scale, the latter two in place."""
-    return (
-        convolution(name, bottom, outputs, kernel, stride, pad, "bias_term: false")
-        + f'layer {{ name: "bn-{name}" type: "BatchNorm" bottom: "{name}" top: "{name}" }}\n'
-        + f'layer {{ name: "scale-{name}" type: "Scale" bottom: "{name}" top: "{name}" scale_param '
-        + "{ bias_term: true } }\n"
-    )
+    return input_data(1, 28) + lenet_body() + relu("ip1") + dense("ip2", "ip1", 10)
 
 
 def resnet_text() -> str:
-    text = source(1, 3, 224, 224) + normalized("conv1", "data", 64, 7, 2, 3) + relu("conv1")
-    text += pooling("pool1", "conv1", "kernel_size: 3 stride: 2 pad: 1 round_mode: FLOOR")
+    """Write ResNet-18 with BatchNorm and Scale as Caffe has them."""
+    text = input_data(3, 224) + normalized("conv1", "data", 64, 7, stride=2, pad=3) + relu("conv1")
+    text += pooling("pool1", "conv1", 3, 2, pad=1)
     bottom = "pool1"
     for stage in range(4):
         for block in range(2):
             name, outputs, stride = f"res{stage}{block}", 64 << stage, 2 if stage and not block else 1
-            text += normalized(f"{name}a", bottom, outputs, 3, stride, 1) + relu(f"{name}a")
-            text += normalized(f"{name}b", f"{name}a", outputs, 3, 1, 1)
+            text += normalized(f"{name}a", bottom, outputs, 3, stride=stride, pad=1) + relu(f"{name}a")
+            text += normalized(f"{name}b", f"{name}a", outputs, 3, pad=1)
             if stride == 2:
-                text += normalized(f"{name}p", bottom, outputs, 1, 2, 0)
-            other = f"{name}p" if stride == 2 else bottom
-            text += f'layer {{ name: "{name}" type: "Eltwise" bottom: "{name}b" bottom: "{other}" top: "{name}" }}\n'
-            text += relu(name)
+                text += normalized(f"{name}p", bottom, outputs, 1, stride=2)
+            text += layer(name, "Eltwise", [f"{name}b", f"{name}p" if stride == 2 else bottom]) + relu(name)
             bottom = name
-    return text + pooling("pool", bottom, "pool: AVE global_pooling: true") + dense("fc", "pool", 1000)
-
-
-def lenet() -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(1, 20, 5), nn.MaxPool2d(2), nn.Conv2d(20, 50, 5), nn.MaxPool2d(2), nn.Flatten(),
-        nn.Linear(800, 500), nn.ReLU(), nn.Linear(500, 10),
-    )  # fmt: skip
+    return text + global_pooling("pool", bottom) + dense("fc", "pool", 1000)
 
 
 @torch.no_grad()
@@ -106,19 +65,19 @@ def copy_lenet(net: Net, twin: nn.Module) -> None:
 def copy_resnet(net: Net, twin: ResNet) -> None:
     """Draw statistics for the built net, then copy its blobs to torchvision's modules, whose order is the same."""
     found = params(net)
-    names = [name for name in found if not name.startswith(("bn-", "scale-", "fc"))]
+    names = [name for name in found if not name.endswith(("_bn", "_scale", "fc"))]
     convolutions = [module for module in twin.modules() if isinstance(module, nn.Conv2d)]
     norms = [module for module in twin.modules() if isinstance(module, nn.BatchNorm2d)]
     for name, convolved, norm in zip(names, convolutions, norms, strict=True):
-        mean, variance, factor = found[f"bn-{name}"]
+        mean, variance, factor = found[f"{name}_bn"]
         mean.normal_(0, 0.1)
         variance.uniform_(0.5, 1.5)
         factor.fill_(1.0)
-        found[f"scale-{name}"][0].uniform_(0.5, 1.5)
+        found[f"{name}_scale"][0].uniform_(0.5, 1.5)
         convolved.weight.copy_(found[name][0])
         for target, tensor in (
             (norm.running_mean, mean), (norm.running_var, variance),
-            (norm.weight, found[f"scale-{name}"][0]), (norm.bias, found[f"scale-{name}"][1]),
+            (norm.weight, found[f"{name}_scale"][0]), (norm.bias, found[f"{name}_scale"][1]),
         ):  # fmt: skip
             assert target is not None
             target.copy_(tensor)
@@ -127,7 +86,7 @@ def copy_resnet(net: Net, twin: ResNet) -> None:
 
 
 def rate(forward: Forward, x: Tensor, count: int) -> float:
-    """Pictures per second."""
+    """Return pictures per second."""
     with torch.inference_mode():
         start = time.perf_counter()
         for _ in range(count):
@@ -138,7 +97,7 @@ def rate(forward: Forward, x: Tensor, count: int) -> float:
 
 
 def compare(name: str, net: Net, twin: nn.Module, x: Tensor, count: int, rounds: int) -> tuple[object, ...]:
-    """One row: the two nets' speeds, and how far their scores are apart."""
+    """Return one row: the two nets' speeds, and the largest relative difference of their scores."""
     net, twin, x = net.to(x.device), twin.eval().to(x.device), x
     blob = net.plan.outputs[0][0]
     with torch.inference_mode():
@@ -158,13 +117,13 @@ def main() -> None:
     options.add_argument("--device", default="cpu")
     options.add_argument("--threads", type=int, default=torch.get_num_threads())
     options.add_argument("--rounds", type=int, default=7)
-    options.add_argument("--seconds", type=float, default=1.0, help="about how long each turn takes")
+    options.add_argument("--seconds", type=float, default=1.0, help="approximate length of a turn")
     chosen = options.parse_args()
     torch.set_num_threads(chosen.threads)
     torch.manual_seed(0)
     rows = []
     for name, text, twin, copy, shape, batches in (
-        ("LeNet", lenet_text(), lenet(), copy_lenet, (1, 28, 28), (1, 64)),
+        ("LeNet", lenet_text(), lenet_by_hand(), copy_lenet, (1, 28, 28), (1, 64)),
         ("ResNet-18", resnet_text(), resnet18(), copy_resnet, (3, 224, 224), (1, 8)),
     ):
         net = build(prototxt.parse(text), seed=0)

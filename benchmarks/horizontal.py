@@ -1,7 +1,7 @@
-"""Branches of one architecture as grouped convolutions, beside the same branches one after another, in the same run.
+"""Branches of one architecture as grouped convolutions, beside the same branches run in sequence.
 
-Forward in TEST without gradients, with the same weights; the scores must agree to 1e-5 before anything is timed. The
-column "with dense" makes dense layers grouped convolutions too. Rivals take turns; medians. Nets: the tutorial's LeNet
+Forward in TEST without gradients, with the same weights; the scores must agree to 1e-5 before anything is timed. In the
+column "with dense" dense layers are grouped convolutions too. Rivals take turns; medians. Nets: the tutorial's LeNet
 twice and five times, and residual nets of six blocks at two widths, twice.
 """
 
@@ -15,7 +15,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from merge import INPUT, lenet, resnet
+from nets import dense, input_data, layer, lenet_body, resnet_body
 from timing import interleaved, machine, table
 from torch import Tensor
 
@@ -28,31 +28,24 @@ from prototxt.schema.messages import NetParameter
 Weights = dict[str, list[np.ndarray]]
 
 
-def fused(branch: Callable[[str], tuple[str, str]], count: int, size: tuple[int, int]) -> prototxt.Document:
-    """Branches p0, p1, ... on one input of (channels, side), concatenated and scored."""
-    channels, side = size
-    text = INPUT.replace("dim: 3 dim: 224 dim: 224", f"dim: {channels} dim: {side} dim: {side}")
-    ends = []
-    for number in range(count):
-        body, top = branch(f"p{number}/")
-        text += body
-        ends.append(f'bottom: "{top}"')
-    text += f'layer {{ name: "concat" type: "Concat" {" ".join(ends)} top: "all" }}\n'
-    text += 'layer { name: "scores" type: "InnerProduct" bottom: "all" top: "scores" '
-    text += "inner_product_param { num_output: 10 } }"
+def fused(branch: Callable[[str], str], end: str, count: int, size: tuple[int, int]) -> prototxt.Document:
+    """Write branches p0, p1, ... from one input of (channels, side) to `end`, concatenated and scored."""
+    prefixes = [f"p{number}/" for number in range(count)]
+    text = input_data(*size) + "".join(map(branch, prefixes))
+    text += layer("all", "Concat", [prefix + end for prefix in prefixes]) + dense("scores", "all", 10)
     return prototxt.parse(text)
 
 
 def weights_of(net: NetParameter) -> Weights:
-    """Random ones of a size that keeps deep values in range."""
+    """Return random weights of a size that keeps deep values in range."""
     random, found = np.random.default_rng(0), {}
-    for layer, shapes in zip(net.layer, prototxt.infer(net).params, strict=True):
+    for item, shapes in zip(net.layer, prototxt.infer(net).params, strict=True):
         sizes = [tuple(int(dim or 1) for dim in shape) for shape in shapes]
         blobs = [random.normal(0, 1 / math.sqrt(max(math.prod(size[1:]), 16)), size) for size in sizes]
-        if layer.type == "BatchNorm":
+        if item.type == "BatchNorm":
             blobs = [blobs[0], np.abs(blobs[1]) + 1, np.ones(1)]
         if blobs:
-            found[layer.name] = [np.asarray(blob, np.float32) for blob in blobs]
+            found[item.name] = [np.asarray(blob, np.float32) for blob in blobs]
     return found
 
 
@@ -62,8 +55,8 @@ def built(document: prototxt.Document, weights: Weights, device: str) -> Net:
     return net.to(device)
 
 
-def took(net: Net, x: Tensor, repeats: int) -> float:
-    """Milliseconds of one pass."""
+def milliseconds(net: Net, x: Tensor, repeats: int) -> float:
+    """Return the milliseconds of one pass."""
     start = time.perf_counter()
     for _ in range(repeats):
         net({"data": x})
@@ -76,10 +69,10 @@ def row(title: str, document: prototxt.Document, batch: int, repeats: int, devic
     weights = weights_of(prototxt.load_net(document))
     prefixes = list(dict.fromkeys(name.partition("/")[0] for name in weights if "/" in name))
     nets = {"separate": built(document, weights, device)}
-    for name, dense in (("grouped", False), ("dense", True)):
-        outcome = fuse_horizontally(document, weights, prefixes, dense=dense)
-        assert outcome.document is not None
-        nets[name] = built(outcome.document, {layer: list(blobs) for layer, blobs in outcome.weights.items()}, device)
+    for name, also_dense in (("grouped", False), ("dense", True)):
+        result = fuse_horizontally(document, weights, prefixes, dense=also_dense)
+        assert result.document is not None
+        nets[name] = built(result.document, {layer: list(blobs) for layer, blobs in result.weights.items()}, device)
     shape = prototxt.infer_shapes(prototxt.load_net(document))["data"]
     x = torch.randn(batch, *[int(dim or 1) for dim in shape[1:]], device=device)
     expected = nets["separate"]({"data": x})["scores"]
@@ -87,7 +80,7 @@ def row(title: str, document: prototxt.Document, batch: int, repeats: int, devic
         float((net({"data": x})["scores"] - expected).abs().max() / expected.abs().max()) for net in nets.values()
     )
     assert worst <= (1e-5 if device == "cpu" else 1e-2), f"{title}: the scores differ by {worst:g}"
-    found = interleaved({name: partial(took, net, x, repeats) for name, net in nets.items()}, rounds=5)
+    found = interleaved({name: partial(milliseconds, net, x, repeats) for name, net in nets.items()}, rounds=5)
     speeds = [f"{found['separate'] / found[name]:.2f}x" for name in ("grouped", "dense")]
     return [title, batch, *(f"{found[name]:.2f} ms" for name in nets), *speeds, f"{worst:.1e}"]
 
@@ -96,24 +89,20 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--device", default="cpu")
     device = options.parse_args().device
-    small = partial(resnet, width=16, depths=(2, 2, 2))
-    wide = partial(resnet, width=64, depths=(2, 2, 2))
-
-    def tutorial(prefix: str) -> tuple[str, str]:
-        return lenet(prefix), f"{prefix}ip1"
-
+    lenet = lenet_body, "ip1"
+    narrow, wide = ((partial(resnet_body, width=width, depths=(2, 2, 2)), "pool5") for width in (16, 64))
     rows = []
     with torch.no_grad():
-        for title, branch, count, size, batch, repeats in (
-            ("two LeNets", tutorial, 2, (1, 28), 1, 100),
-            ("two LeNets", tutorial, 2, (1, 28), 64, 10),
-            ("five LeNets", tutorial, 5, (1, 28), 1, 50),
-            ("five LeNets", tutorial, 5, (1, 28), 64, 5),
-            ("two narrow residual nets", small, 2, (3, 64), 1, 20),
-            ("two narrow residual nets", small, 2, (3, 64), 16, 4),
+        for title, (branch, end), count, size, batch, repeats in (
+            ("two LeNets", lenet, 2, (1, 28), 1, 100),
+            ("two LeNets", lenet, 2, (1, 28), 64, 10),
+            ("five LeNets", lenet, 5, (1, 28), 1, 50),
+            ("five LeNets", lenet, 5, (1, 28), 64, 5),
+            ("two narrow residual nets", narrow, 2, (3, 64), 1, 20),
+            ("two narrow residual nets", narrow, 2, (3, 64), 16, 4),
             ("two wide residual nets", wide, 2, (3, 64), 1, 10),
         ):
-            rows.append(row(title, fused(branch, count, size), batch, repeats, device))
+            rows.append(row(title, fused(branch, end, count, size), batch, repeats, device))
     print(
         table(
             ["branches", "batch", "separate", "grouped", "with dense", "grouped", "with dense", "largest difference"],

@@ -42,11 +42,7 @@ from fusion.sweep.train_heads import batches_of
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "mnist_odd_even"
 SOLVER, START = "fused/solver.prototxt", "init.caffemodel"
-AXES = {
-    "loss": ["none", "kd", "focal", "ldi"],
-    "weight": [0.001, 0.003, 0.01],
-    "seed": [*range(1, 11)],
-}
+AXES = {"loss": ["none", "kd", "focal", "ldi"], "weight": [0.001, 0.003, 0.01], "seed": [*range(1, 11)]}
 CLASSES = {"odd": "1,3,5,7,9", "even": "0,2,4,6,8"}
 BATCH, PART = 50, 100  # records of a batch, iterations of a turn
 WANTED = "<= 1.5"

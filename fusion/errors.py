@@ -14,7 +14,7 @@ FusionError
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from prototxt.errors import PlacedError, raise_all
@@ -32,8 +32,12 @@ __all__ = [
     "TrainingError",
     "WeightsMismatch",
     "raise_all",
+    "raise_first",
     "translate_errors",
 ]
+
+
+SHOWN = 20  # errors of one kind that are listed
 
 
 class FusionError(PlacedError):
@@ -82,6 +86,12 @@ class ExportError(FusionError):
 
 class ReportError(FusionError):
     """Predictions cannot be compared, or a report cannot be made."""
+
+
+def raise_first(errors: Sequence[FusionError], others: str) -> None:
+    """Raise the first errors as one, with the number of `others` ("more lines like these"); with none, return."""
+    hidden = len(errors) - SHOWN
+    raise_all([*errors[:SHOWN], *([type(errors[0])(f"{hidden} {others}")] if hidden > 0 else [])])
 
 
 @contextmanager

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
 from math import prod, sqrt
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from fusion.errors import BuildError
+from prototxt.errors import did_you_mean
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,8 +32,7 @@ def fill(filler: FillerParameter, shape: Sequence[int], rng: np.random.Generator
     Raises: BuildError for an unknown type, or settings that Caffe refuses.
     """
     if filler.type not in FILLERS:
-        near = get_close_matches(filler.type, FILLERS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"the types are {', '.join(FILLERS)}"
+        hint = did_you_mean(filler.type, FILLERS, f"the types are {', '.join(FILLERS)}")
         raise BuildError(f"unknown filler type {filler.type!r}", hint=hint)
     if filler.sparse != -1 and filler.type not in SPARSE_TYPES:
         raise BuildError(f"filler {filler.type!r} cannot be sparse", hint="sparse goes with type: 'gaussian'")

@@ -12,20 +12,9 @@ from study.figures import Figures
 
 SIZE, MARGIN, FINE = (760, 520), (64, 24, 24, 52), 2  # pixels; left, top, right, bottom; drawn larger by FINE
 COLOURS = (
-    "#444444",
-    "#c26b00",
-    "#0b6fb8",
-    "#7a3fb0",
-    "#b0226f",
-    "#15803d",
-    "#b91c1c",
-    "#64748b",
-    "#8a6d00",
-    "#0e7490",
-    "#4d7c0f",
-    "#9333ea",
-    "#be123c",
-)
+    "#444444", "#c26b00", "#0b6fb8", "#7a3fb0", "#b0226f", "#15803d", "#b91c1c",
+    "#64748b", "#8a6d00", "#0e7490", "#4d7c0f", "#9333ea", "#be123c",
+)  # fmt: skip
 Point = tuple[float, float]
 
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from fusion.errors import DataError, raise_all
+from fusion.errors import DataError, raise_first
 
 Pixels = NDArray[np.generic]  # uint8 or float32 [C, H, W]
 Fetch = Callable[[int], Pixels]  # decodes one record; raises DataError
@@ -17,7 +17,6 @@ Check = Callable[[int, Pixels, "Pixels | None"], None]  # number, record, first 
 Progress = Callable[[int, int], None]  # records done, records in all
 
 BUDGET = 4 << 30  # bytes of decoded records kept by default
-_SHOWN = 20
 _CHUNK = 256
 SMALL = 64 << 10  # bytes of a record below which decoding with threads is slower
 
@@ -186,9 +185,7 @@ class Store:
                 self.bad[index] = found
             else:
                 errors.append(found)
-        if len(errors) > _SHOWN:
-            errors = [*errors[:_SHOWN], DataError(f"{len(errors) - _SHOWN} more records like these")]
-        raise_all(errors)
+        raise_first(errors, "more records like these")
         return good
 
     def _try_many(self, indices: list[int]) -> Iterable[Pixels | DataError]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from copy import deepcopy
 from typing import TYPE_CHECKING
 
 from fusion.data.decode_image import UndecodableError, decode_image
@@ -90,8 +91,7 @@ def _reader(images: ImageList, folder: str, param: ImageDataParameter) -> Fetch:
 
 def _settings(layer: LayerParameter) -> bytes:
     """Return the settings that decide how one record is decoded, without those about its batch or its list."""
-    param = type(layer.image_data_param)()
-    param.CopyFrom(layer.image_data_param)
+    param = deepcopy(layer.image_data_param)
     for name in ("source", "batch_size", "shuffle", "rand_skip", "root_folder"):
         param.ClearField(name)
     settings: bytes = param.SerializeToString(deterministic=True)

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fusion.errors import DataError, raise_all
+from fusion.errors import DataError, raise_first
 from prototxt.files import read_text
-
-_SHOWN = 20  # errors of a list that are reported
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ def read_list(path: str | os.PathLike[str]) -> ImageList:
             names.append(name)
             labels.append(int(label))
             lines.append(number)
-    _raise(errors)
+    raise_first(errors, "more lines like these")
     if not names:
         raise DataError("the image list is empty", place=place, hint="write one 'path label' per line")
     return ImageList(place, tuple(names), np.array(labels, np.int64), np.array(lines, np.int64))
@@ -72,10 +70,3 @@ def _is_integer(text: str) -> bool:
 
 def _broken(place: str, number: int, message: str, line: str) -> DataError:
     return DataError(f"{message}: {line[:80]!r}", place=f"{place}:{number}", hint="write 'path label', label from 0")
-
-
-def _raise(errors: list[DataError]) -> None:
-    shown = errors[:_SHOWN]
-    if len(errors) > _SHOWN:
-        shown.append(DataError(f"{len(errors) - _SHOWN} more lines like these"))
-    raise_all(shown)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -145,8 +146,7 @@ def leader_of(layer: LayerParameter, layers: Sequence[LayerParameter]) -> LayerP
 
 def as_follower(layer: LayerParameter, leader: LayerParameter) -> LayerParameter:
     """Return a copy of the layer that flips as its leader does. Raises: DataError for settings the leader lacks."""
-    copy = type(layer)()
-    copy.CopyFrom(layer)
+    copy = deepcopy(layer)
     own, leading = _random_settings(layer), _random_settings(leader)
     for name in sorted(own - leading):
         text = f"{name} is set here, but not in layer '{leader.name}', which this one is in step with"

@@ -9,12 +9,17 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 from fusion.data.file_stamp import stamp_files
 from fusion.errors import DataError
 
 Put = Callable[[bytes, bytes], None]
+_DRIVERS = {
+    "lmdb": ("LMDB", "lmdb", ""),
+    "plyvel": ("LevelDB", "leveldb", ", or set backend: LMDB if this is an LMDB"),
+}
 _AT_ONCE = 1000  # records per transaction, as convert_imageset commits them
 _FIRST_SIZE = 64 << 20
 _DAMAGED = "the database is damaged: copy it again, or skip bad records"
@@ -82,7 +87,7 @@ def is_lmdb(path: str) -> bool:
 
 
 def _open_lmdb(path: str) -> Database:
-    lmdb = _import_lmdb(path)
+    lmdb = _import("lmdb", path)
     where = os.path.realpath(path)
     handle = _open.get(where)
     if handle is None:
@@ -115,7 +120,7 @@ def _check_whole(path: str, handle: Any) -> None:
 
 def _open_leveldb(path: str) -> Database:
     """Open a LevelDB through a folder of links: LevelDB locks and rewrites its folder even when it only reads."""
-    plyvel = _import_plyvel(path)
+    plyvel = _import("plyvel", path)
     links = tempfile.mkdtemp(prefix="leveldb-")
     try:
         for entry in os.scandir(path):
@@ -135,21 +140,13 @@ def _open_leveldb(path: str) -> Database:
     return found
 
 
-def _import_lmdb(path: str) -> Any:
+def _import(package: str, path: str) -> Any:
     try:
-        import lmdb
+        return import_module(package)
     except ImportError as error:
-        raise DataError("LMDB needs the package lmdb", place=path, hint="pip install 'caffe-fusion[lmdb]'") from error
-    return lmdb
-
-
-def _import_plyvel(path: str) -> Any:
-    try:
-        import plyvel
-    except ImportError as error:
-        hint = "pip install 'caffe-fusion[leveldb]', or set backend: LMDB if this is an LMDB"
-        raise DataError("LevelDB needs the package plyvel", place=path, hint=hint) from error
-    return plyvel
+        kind, extra, more = _DRIVERS[package]
+        hint = f"pip install 'caffe-fusion[{extra}]'{more}"
+        raise DataError(f"{kind} needs the package {package}", place=path, hint=hint) from error
 
 
 def _unreadable(path: str, error: Exception) -> DataError:
@@ -189,7 +186,7 @@ def write_database(path: str | os.PathLike[str], records: Iterable[tuple[bytes, 
 
 @contextmanager
 def _lmdb_writer(folder: str) -> Iterator[Put]:
-    lmdb = _import_lmdb(folder)
+    lmdb = _import("lmdb", folder)
     environment = lmdb.open(folder, map_size=_FIRST_SIZE, sync=False, lock=False)
     waiting: list[tuple[bytes, bytes]] = []
 
@@ -223,7 +220,7 @@ def _lmdb_writer(folder: str) -> Iterator[Put]:
 
 @contextmanager
 def _leveldb_writer(folder: str) -> Iterator[Put]:
-    plyvel = _import_plyvel(folder)
+    plyvel = _import("plyvel", folder)
     database = plyvel.DB(
         folder, create_if_missing=True, error_if_exists=True, write_buffer_size=256 << 20, max_open_files=100
     )

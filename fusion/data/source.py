@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 
 from fusion.data.decoded_cache import Check, Pixels, Progress, Store
 from fusion.data.parallel_decode import prefill_cache
-from fusion.errors import DataError, raise_all
+from fusion.errors import SHOWN, DataError, raise_all
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from fusion.data.source_config import SourceConfig
 
-_SHOWN = 20
 _QUICK = 1 << 20  # bytes per batch that are transformed in less than a millisecond
 
 
@@ -225,8 +224,8 @@ def check_label_range(source: Source, classes: int, *, ignore: int | None = None
     hint = f"labels count from 0, and the net has {classes} outputs: correct the list or num_output"
     errors = [
         DataError(f"label {source.labels[i]} is out of range 0..{classes - 1}", place=source.place(int(i)), hint=hint)
-        for i in found[:_SHOWN]
+        for i in found[:SHOWN]
     ]
-    if len(found) > _SHOWN:
-        errors.append(DataError(f"{len(found) - _SHOWN} more labels are out of range"))
+    if len(found) > SHOWN:
+        errors.append(DataError(f"{len(found) - SHOWN} more labels are out of range"))
     raise_all(errors)

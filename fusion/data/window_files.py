@@ -18,10 +18,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fusion.errors import DataError, raise_all
+from fusion.errors import DataError, raise_first
 from prototxt.files import read_text
-
-_SHOWN = 20
 
 
 class WindowBox(NamedTuple):
@@ -64,10 +62,7 @@ def read_windows(path: str | os.PathLike[str], *, fg_threshold: float, bg_thresh
         raise DataError(f"cannot read the window file: {error.strerror}", place=place, hint=hint) from error
     parser = _Parser(place, np.float32(fg_threshold), np.float32(bg_threshold))
     parser.parse([line.strip() for line in text.split("\n")])
-    shown = parser.errors[:_SHOWN]
-    if len(parser.errors) > _SHOWN:
-        shown.append(DataError(f"{len(parser.errors) - _SHOWN} more lines like these"))
-    raise_all(shown)
+    raise_first(parser.errors, "more lines like these")
     labels = np.array(parser.labels, np.int64)
     for kind, found, name in (("foreground", labels != 0, "fg_threshold"), ("background", labels == 0, "bg_threshold")):
         if not found.any():

@@ -25,7 +25,7 @@ from fusion.errors import FusionError
 _AHEAD = 2  # messages that are ready while another is written
 
 
-def main() -> None:
+def serve() -> None:
     """Take a job from stdin and write its messages to stdout until they are all written or nobody reads them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that reads from this one
     job = json.loads(sys.stdin.buffer.read())
@@ -80,4 +80,4 @@ def _write(waiting: queue.Queue[Message]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    serve()

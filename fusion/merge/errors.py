@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from fusion.errors import MergeError
 from fusion.merge.plan import shapes_text
 from fusion.merge.sources import MergeSource
 from fusion.merge.targets import TargetLayer
+from prototxt.errors import did_you_mean
 from prototxt.formats.index import Shape
 from prototxt.text.places import place_of
 
@@ -19,14 +18,16 @@ def missing_layer(
     item: TargetLayer, source: MergeSource, name: str, where: str, names: Mapping[str, object]
 ) -> MergeError:
     """Return the error of a source without a layer `name`; `where` is the file searched."""
-    near = get_close_matches(name, [known for known in names if known in source.weights], n=1)
-    guess = f"did you mean '{near[0]}'? else " if near else ""
+    remedy = "give the weights of the net that the branch was made of, or allow it to start from its filler:"
     needs = f" of shape {shapes_text(item.shapes)}" if item.shapes else ""
     return layer_error(
         item,
         f"needs weights{needs} from source '{source.prefix}', but {where} has no layer '{name}'",
-        f"{guess}give the weights of the net that the branch was made of, or allow it to start from its filler: "
-        f"--allow-missing {item.layer.name}",
+        did_you_mean(
+            name,
+            [known for known in names if known in source.weights],
+            also=f"{remedy} --allow-missing {item.layer.name}",
+        ),
     )
 
 
@@ -63,17 +64,11 @@ def unused_arguments(
     for prefix, source in sources.items():
         if prefix and not any(name.startswith(f"{prefix}/") for name in names):
             hint = f"the prefixes in it are {', '.join(found)}" if found else "no layer in it has a prefix"
-            errors.append(
-                MergeError(
-                    f"source '{prefix}': no layer of the fused net begins with '{prefix}/'",
-                    place=os.fspath(source.label),
-                    hint=hint,
-                )
-            )
+            text = f"source '{prefix}': no layer of the fused net begins with '{prefix}/'"
+            errors.append(MergeError(text, place=source.label, hint=hint))
     for pattern in allow:
         if not any(fnmatchcase(name, pattern) for name in names):
-            near = get_close_matches(pattern, names, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else "name a layer of the fused net"
+            hint = did_you_mean(pattern, names, "name a layer of the fused net")
             errors.append(MergeError(f"--allow-missing {pattern}: the fused net has no such layer", hint=hint))
     return errors
 

@@ -17,7 +17,7 @@ from fusion.merge.initial_fillers import initial_value
 from fusion.merge.match import Matching, match_layers
 from fusion.merge.onnx import onnx_payloads
 from fusion.merge.plan import FromFiller, FromOnnx, FromSource, MergePlan, PlannedLayer
-from fusion.merge.sources import SourceLike, expand_folds, open_merge_sources
+from fusion.merge.sources import SourceLike, expand_sources, open_merge_sources
 from fusion.merge.targets import target_layers
 from fusion.onnx.sidecar import ONNX, sidecar_path, write_companion
 from prototxt.formats.copy import FileSlice, LazyBlob, Payload
@@ -54,7 +54,7 @@ def plan_merge(
     Raises: MergeError with all mismatches; ShapeError when the fused net itself is wrong, WeightsError when layers of
             one name have weights.
     """
-    opened, errors = open_merge_sources(expand_folds(sources))
+    opened, errors = open_merge_sources(expand_sources(sources))
     raise_all(errors)
     targets = target_layers(fused_net, inputs)
     matching = match_layers(targets, opened, tuple(allow_missing), fresh)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
@@ -62,10 +63,8 @@ def _graph(layer: LayerParameter, file: str) -> Graph:
     from fusion.onnx.graphs.layer_graph import layer_graph
 
     if file:
-        copied = type(layer)()
-        copied.CopyFrom(layer)
-        copied.onnx_param.file = file
-        layer = copied
+        layer = deepcopy(layer)
+        layer.onnx_param.file = file
     return layer_graph(layer)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from fusion.nets.check_references import check_references
 from fusion.nets.graph import Call, Net as Net, NetPlan, Param, run, submodule_paths, with_outputs
 from fusion.nets.shared_memory import SHARED_MEMORY, SharedMemory
 from fusion.nets.shared_params import Owner, resolve_rates, share_params, tensor_by_path
+from prototxt.errors import did_you_mean
 from prototxt.schema import messages
 from prototxt.schema.filter import filter_whole
 from prototxt.schema.load import load_net
@@ -238,8 +238,7 @@ def restrict_to_blobs(net: Net, blobs: Iterable[str]) -> Net:
     finals = dict(net.plan.blobs)
     missing = [blob for blob in blobs if blob not in finals]
     if missing:
-        near = difflib.get_close_matches(missing[0], finals, 1)
-        hint = f"did you mean '{near[0]}'?" if near else None
+        hint = did_you_mean(missing[0], finals) or None
         raise FusionError(f"net '{net.plan.name}' has no blob {', '.join(map(repr, missing))}", hint=hint)
     return with_outputs(net, {blob: finals[blob] for blob in blobs})
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fusion.errors import FusionError, WeightsMismatch, raise_all
 from fusion.surgery.result import SurgeryResult, Weights
-from fusion.surgery.text_layers import TextLayer, text_layers
+from fusion.surgery.text_layers import NetLayer, net_layers
 from prototxt.schema.duplicate_names import check_layer_names
 from prototxt.schema.filter import filter_net
 from prototxt.schema.load import load_net
@@ -43,7 +43,7 @@ def bake(document: Document, weights: Weights) -> SurgeryResult:
     """
     net = load_net(document)
     check_layer_names(net)
-    found = [layer for layer in text_layers(document, net) if layer.message.type in ("WeightedSum", "Gate")]
+    found = [layer for layer in net_layers(document, net) if layer.message.type in ("WeightedSum", "Gate")]
     if not found:
         hint = "only WeightedSum and Gate layers (heads fastnorm and softmax) need it: deploy the net as it is"
         raise FusionError("there is no layer to bake", place=document.name, hint=hint)
@@ -85,7 +85,7 @@ def weighted_sum_shares(weight: Array, *, softmax: bool, name: str = "") -> Arra
     return np.asarray(positive / (positive.sum() + EPSILON))
 
 
-def _misfit(document: Document, layer: TextLayer, weights: Weights) -> list[FusionError]:
+def _misfit(document: Document, layer: NetLayer, weights: Weights) -> list[FusionError]:
     name, place = layer.message.name, document.place(layer.field.start)
     if name not in weights:
         hint = "give the weights that were trained with this net"

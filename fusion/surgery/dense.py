@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fusion.errors import FusionError
 from fusion.surgery.result import SurgeryResult, Weights
-from fusion.surgery.text_layers import TextLayer, body_of, deploy_net, name_pattern, text_layers
+from fusion.surgery.text_layers import NetLayer, body_of, deploy_net, name_pattern, net_layers
 from prototxt.errors import ShapeError
 from prototxt.schema.filter import filter_net
 from prototxt.schema.load import load_net
@@ -36,7 +36,7 @@ _SAME_AXES = frozenset(
 class _Part:
     """A layer with its bottom's shape."""
 
-    text: TextLayer
+    text: NetLayer
     bottom: Shape
 
     @property
@@ -45,10 +45,7 @@ class _Part:
 
 
 def to_convolution(
-    document: Document,
-    weights: Weights,
-    match: str = ".*",
-    inputs: Mapping[str, Sequence[int]] | None = None,
+    document: Document, weights: Weights, match: str = ".*", inputs: Mapping[str, Sequence[int]] | None = None
 ) -> SurgeryResult:
     """Convert InnerProduct layers to convolutions whose kernel is as large as their bottom.
 
@@ -86,10 +83,7 @@ def to_convolution(
 
 
 def to_dense(
-    document: Document,
-    weights: Weights,
-    match: str = ".*",
-    inputs: Mapping[str, Sequence[int]] | None = None,
+    document: Document, weights: Weights, match: str = ".*", inputs: Mapping[str, Sequence[int]] | None = None
 ) -> SurgeryResult:
     """Convert convolutions whose kernel covers their bottom to InnerProduct layers; the top loses two axes of size 1.
 
@@ -151,7 +145,7 @@ def _chosen(parts: Sequence[_Part], kind: str, match: str, place: str) -> frozen
 def _parts(document: Document, inputs: Mapping[str, Sequence[int]] | None) -> list[_Part]:
     """Return all layers with bottoms, in order."""
     net = deploy_net(document, "converted")
-    layers = text_layers(document, net)
+    layers = net_layers(document, net)
     shapes = infer(filter_net(net, phase="TEST"), inputs).bottoms[len(net.layer) - len(layers) :]
     return [_Part(layer, bottoms[0]) for layer, bottoms in zip(layers, shapes, strict=True) if bottoms]
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusion.surgery.result import SurgeryResult, Weights
-from fusion.surgery.text_layers import TextLayer, deploy_net, text_layers
+from fusion.surgery.text_layers import NetLayer, deploy_net, net_layers
 from prototxt.schema.messages import LayerParameter
 from prototxt.schema.shared_memory import check_unshared
 from prototxt.text.edits import Edits
@@ -32,7 +32,7 @@ _AFFINE = ("BatchNorm", "Scale", "Bias")
 class _Layer:
     """A layer, and the indices of those that read its top before another layer replaces it in place."""
 
-    text: TextLayer
+    text: NetLayer
     readers: list[int]
 
     @property
@@ -80,7 +80,7 @@ def fold(document: Document, weights: Weights) -> SurgeryResult:
 def _layers(document: Document) -> list[_Layer]:
     net = deploy_net(document, "folded")
     check_unshared(net, "folding")
-    layers = [_Layer(text, []) for text in text_layers(document, net)]
+    layers = [_Layer(text, []) for text in net_layers(document, net)]
     writers: dict[str, _Layer] = {}
     for index, layer in enumerate(layers):
         for bottom in layer.message.bottom:

@@ -15,7 +15,7 @@ _DEPLOY = "make its deploy form first: fusion-convert NET.prototxt OUT.prototxt 
 
 
 @dataclass(frozen=True)
-class TextLayer:
+class NetLayer:
     """A layer's field in the text, and its message."""
 
     field: Field
@@ -34,7 +34,7 @@ def body_of(field: Field) -> Message:
     return value
 
 
-def text_layers(document: Document, net: NetParameter) -> list[TextLayer]:
+def net_layers(document: Document, net: NetParameter) -> list[NetLayer]:
     """Return the layers of the text; `net`, loaded from it, may have more: loading adds those of `input` fields.
 
     Raises: FusionError for a text in old syntax (`layers`), whose messages loading has changed.
@@ -42,7 +42,7 @@ def text_layers(document: Document, net: NetParameter) -> list[TextLayer]:
     fields = document.root.all("layer")
     if not fields or document.root.all("layers"):
         raise FusionError("this is no net in today's syntax", place=document.name, hint=_DEPLOY)
-    return [TextLayer(*pair) for pair in zip(fields, list(net.layer)[len(net.layer) - len(fields) :], strict=True)]
+    return [NetLayer(*pair) for pair in zip(fields, list(net.layer)[len(net.layer) - len(fields) :], strict=True)]
 
 
 def deploy_net(document: Document, action: str) -> NetParameter:
