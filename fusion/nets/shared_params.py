@@ -64,6 +64,12 @@ def tensor_by_path(module: nn.Module, attribute: str) -> Tensor:
     return tensor
 
 
+def set_tensor_by_path(module: nn.Module, attribute: str, tensor: Tensor) -> None:
+    """Replace the parameter or buffer at a dotted path."""
+    folder, _, name = attribute.rpartition(".")
+    setattr(module.get_submodule(folder), name, tensor)
+
+
 def share_params(
     module: nn.Module, layer: LayerParameter, path: str, owners: dict[str, Owner]
 ) -> tuple[nn.Module, list[Param]]:
@@ -149,8 +155,7 @@ def _adopt(module: nn.Module, index: int, tensor: Tensor) -> nn.Module:
     attribute = caffe_params(module)[index]
     shape = tensor_by_path(module, attribute).shape
     if tensor.shape == shape:
-        folder, _, name = attribute.rpartition(".")
-        setattr(module.get_submodule(folder), name, tensor)
+        set_tensor_by_path(module, attribute, tensor)
         return module
     wrapped = module if isinstance(module, Reshaped) else Reshaped(module)
     wrapped.adopt(index, tensor, shape)

@@ -16,7 +16,7 @@ from fusion.nets.build import params
 from fusion.nets.dead_shares import warn_of_dead_shares
 from fusion.nets.graph import Net
 from fusion.nets.shared_memory import SHARED_MEMORY
-from fusion.nets.shared_params import tensor_by_path
+from fusion.nets.shared_params import set_tensor_by_path, tensor_by_path
 from fusion.onnx.sidecar import ONNX, read_pair, write_pair
 from prototxt.formats.index import shape_fits
 from prototxt.schema.messages import LayerParameter, NetParameter
@@ -117,8 +117,7 @@ def share_weights(net: Net, owner: Net) -> None:
     )
     for param, tensor in pairs:
         if tensor is not None:
-            folder, _, name = param.attribute.rpartition(".")
-            setattr(net.get_submodule(folder), name, tensor)
+            set_tensor_by_path(net, param.attribute, tensor)
 
 
 def _onnx_layers(net: Net) -> frozenset[str]:

@@ -1,4 +1,4 @@
-"""Losses whose weight grows while training runs."""
+"""Losses whose weight grows during training."""
 
 from __future__ import annotations
 
@@ -11,10 +11,7 @@ from fusion.nets.graph import Net
 
 
 class LossWarmup(nn.Module):
-    """A loss times a factor: 0 before iteration `start`, then growing over `warmup` iterations to 1.
-
-    The factor is a tensor that is changed in place, so that a traced step sees it.
-    """
+    """A loss times a factor: 0 before iteration `start`, then growing over `warmup` iterations to 1."""
 
     factor: Tensor
 
@@ -22,32 +19,32 @@ class LossWarmup(nn.Module):
         super().__init__()
         self.loss = loss
         self.start, self.warmup = start, warmup
+        # Changed in place, so that captured and compiled steps see it.
         self.register_buffer("factor", torch.ones(1), persistent=False)
 
     def forward(self, *bottoms: Tensor) -> Tensor:
-        """The loss, float []."""
+        """Return the loss, float []."""
         value: Tensor = self.loss(*bottoms)
         return (value * self.factor).sum()
 
     def at(self, iteration: int) -> float:
-        """The factor in an iteration."""
+        """Return the factor at an iteration."""
         done = iteration - self.start
         if done < 0:
             return 0.0
         return min(1.0, (done + 1) / self.warmup) if self.warmup else 1.0
 
     def set(self, iteration: int) -> None:
-        """Go to an iteration."""
+        """Set the factor for an iteration."""
         self.factor.fill_(self.at(iteration))
 
 
 def warmup_layers(net: Net, schedules: Mapping[str, tuple[int, int]]) -> list[LossWarmup]:
-    """Give the loss layers of these names a factor that grows: start, and iterations to the full weight."""
-    found = []
+    """Wrap the named loss layers in LossWarmup, with start and iterations to the full weight, and return these."""
+    warmups = []
     for call in net.plan.calls:
         if call.name in schedules:
-            ramp = LossWarmup(net.get_submodule(call.path), *schedules[call.name])
-            parent, _, last = call.path.rpartition(".")
-            setattr(net.get_submodule(parent), last, ramp)
-            found.append(ramp)
-    return found
+            warmup = LossWarmup(net.get_submodule(call.path), *schedules[call.name])
+            net.set_submodule(call.path, warmup)
+            warmups.append(warmup)
+    return warmups

@@ -124,6 +124,5 @@ def mix_up(job: NetWithData, alpha: float, seed: int) -> NetWithData:
     labels = check_mixup(job, alpha)
     for call in job.net.plan.calls:
         if call.type in _MIXABLE:
-            folder, _, name = call.path.rpartition(".")
-            setattr(job.net.get_submodule(folder), name, MixedLoss(job.net.get_submodule(call.path), mix))
+            job.net.set_submodule(call.path, MixedLoss(job.net.get_submodule(call.path), mix))
     return replace(job, batches=MixedBatches(job.batches, mix, labels))

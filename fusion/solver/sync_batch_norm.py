@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fusion.distributed.process_group import ProcessGroup
 from fusion.layers.forks.normalization import BN
@@ -67,9 +67,7 @@ class _Mean(torch.autograd.Function):
 def synchronize(net: Net, world: ProcessGroup) -> None:
     """Let all layers that take statistics of the batch take them over all processes."""
     for path, module in trained_norms(net):
-        folder, _, name = path.rpartition(".")
-        parent: nn.Module = net.get_submodule(folder)
-        setattr(parent, name, SyncBatchNorm(module, world))
+        net.set_submodule(path, SyncBatchNorm(module, world))
 
 
 @torch.no_grad()

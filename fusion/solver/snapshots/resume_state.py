@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from fusion.nets.shared_params import set_tensor_by_path
 from prototxt.files import atomic_write
 
 if TYPE_CHECKING:
@@ -137,5 +138,4 @@ def recurrent_states(net: nn.Module) -> dict[str, NDArray[Any]]:
 def set_recurrent_states(net: nn.Module, states: Arrays, device: torch.device) -> None:
     """Set the result of `recurrent_states` in the net's layers."""
     for path, values in states.items():
-        folder, _, name = path.rpartition(".")
-        setattr(net.get_submodule(folder), name, torch.tensor(values, device=device))
+        set_tensor_by_path(net, path, torch.tensor(values, device=device))
