@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fusion.errors import ReportError
-from fusion.pct.predictions import Predictions, check_same_labels, positions
+from fusion.pct.predictions import Predictions, check_equal_labels, positions
 
 
 class Pair(NamedTuple):
@@ -33,7 +33,7 @@ def align(*, old: Predictions, new: Predictions) -> Pair:
     rows = positions(old, new)
     common = np.flatnonzero(rows >= 0)
     before, after = old.take(rows[common]), new.take(common)
-    check_same_labels(before, after)  # first: with labels of another label space samples seem to be missing too
+    check_equal_labels(before, after)  # first: with labels of another label space samples seem to be missing too
     missing = np.flatnonzero(positions(new, old) < 0)
     unanswered = np.flatnonzero((rows < 0) & np.isin(new.labels, old.classes))
     if len(missing) or len(unanswered):

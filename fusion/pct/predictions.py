@@ -246,7 +246,7 @@ def matching_rows(first: Predictions, other: Predictions) -> Ints:
             f"{first.name} and {other.name} are about different samples:{_only(first, missing)}{_only(other, extra)}",
             hint="evaluate both on the same list",
         )
-    check_same_labels(first, other.take(rows))
+    check_equal_labels(first, other.take(rows))
     return rows
 
 
@@ -261,7 +261,7 @@ def sample_ids(predictions: Predictions) -> list[tuple[str, str]]:
     return prediction_checks.key_variants(predictions.keys, predictions.variants)
 
 
-def check_same_labels(first: Predictions, other: Predictions) -> None:
+def check_equal_labels(first: Predictions, other: Predictions) -> None:
     """Check that two predictions over the same samples have the same labels. Raises: ReportError with the first."""
     differ = np.flatnonzero(first.labels != other.labels)
     if len(differ):

@@ -1,38 +1,38 @@
-"""What a net in training is held to: other nets, their ensembles, blobs of its own graph, and files of logits.
+"""References of a net in training: other nets, their ensembles, blobs of its own graph, and files of logits.
 
-    held = [Reference("old.prototxt", weights=("old.caffemodel",)), Reference("odd.npz", classes=(1, 3, 5, 7, 9))]
-    Solver("solver.prototxt", references=held, pct=["focal,weight=0.01"]).train()
+    references = [Reference("old.prototxt", weights=("old.caffemodel",)), Reference("odd.npz", classes=(1, 3, 5, 7, 9))]
+    Solver("solver.prototxt", references=references, pct=["focal,weight=0.01"]).train()
 
-References see the very batch that the net in training sees, in phase TEST and without gradients. Where the data is not
-random, each record is answered once and its logits are kept.
+References see the same batch as the net in training, in phase TEST and without gradients. Where the data is not random,
+their logits are computed once per record and cached.
 """
 
 from __future__ import annotations
 
-from fusion.references.add_losses import Task, add_losses, find_task
-from fusion.references.logit_cache import ReferencedSource, hold, predictions, variants
+from fusion.references.add_losses import ClassificationTask, add_losses, find_task
+from fusion.references.logit_cache import ReferencedSource, attach_logits, number_duplicates, to_predictions
 from fusion.references.loss_warmup import LossWarmup, warmup_layers
-from fusion.references.models import Model, judged, open_models
+from fusion.references.models import Model, open_models, scores_blob
 from fusion.references.parse import Objective, Reference, parse_pct, parse_reference
-from fusion.references.references import References, ask
+from fusion.references.references import References, parse_references
 
 __all__ = [
+    "ClassificationTask",
     "LossWarmup",
     "Model",
     "Objective",
     "Reference",
     "ReferencedSource",
     "References",
-    "Task",
     "add_losses",
-    "ask",
+    "attach_logits",
     "find_task",
-    "hold",
-    "judged",
+    "number_duplicates",
     "open_models",
     "parse_pct",
     "parse_reference",
-    "predictions",
-    "variants",
+    "parse_references",
+    "scores_blob",
+    "to_predictions",
     "warmup_layers",
 ]

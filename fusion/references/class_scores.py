@@ -1,4 +1,4 @@
-"""Whether a blob holds class scores, as far as the losses and measures of its net say."""
+"""Check that a blob holds class scores, by the losses and measures of its net."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ if TYPE_CHECKING:
     from prototxt.schema.messages import NetParameter
 
 _HOLDS = {
-    "target": "values to be near to targets",
+    "target": "values compared with targets",
     "yes-no": "a yes or no per output, several of which may be right",
     "pair": "features of pairs",
 }
 
 
 def check_class_scores(net: NetParameter, blob: str, place: str | None = None) -> None:
-    """Raises: FusionError for a blob that the net's losses take for something else than class scores."""
+    """Check that the net's losses do not use the blob as other values. Raises: FusionError if they do."""
     layer = non_class_loss(net, blob)
     if layer is not None:
         raise FusionError(
-            f"blob '{blob}' holds no class scores, but {_HOLDS[LOSS_KINDS[layer.type].labels]}, as layer "
+            f"blob '{blob}' does not hold class scores but {_HOLDS[LOSS_KINDS[layer.type].labels]}, as layer "
             f"'{layer.name}' ({layer.type}) says",
             place=place,
-            hint="name a blob with class scores; what such a net answers is measured by its loss",
+            hint="name a blob with class scores; other outputs are measured by the net's loss",
         )

@@ -1,6 +1,6 @@
-"""References beside the data: a source that gives, with each batch, what the references say about it."""
+"""The logits of references as data: a source whose batches include them, and their cache."""
 
-# ruff: noqa: D102 - what the members are is said once, in fusion.data.source.Source
+# ruff: noqa: D102 - the members are documented in fusion.data.source.Source
 from __future__ import annotations
 
 import hashlib
@@ -20,16 +20,16 @@ from fusion.data.wrapper import SourceWrapper
 from fusion.errors import ReportError, TrainingError
 from fusion.pct.predictions import Predictions, positions
 from fusion.pct.provenance import check_fresh
-from fusion.references.models import Blobs, Member, Model, combine
+from fusion.references.models import Blobs, EnsembleMember, Model, combine_logits
 
 _CHUNK = 500
 
 
 @dataclass(frozen=True, eq=False)
 class ReferencedSource(SourceWrapper):
-    """A source whose batches also hold the logits of references, float32 [N, K] under each model's blob.
+    """A source whose batches include the logits of references, float32 [N, K] under each model's blob.
 
-    tables  logits of all records, once they are computed; a model without one answers each batch anew
+    tables  logits of all records, once computed; a model without one runs on each batch
     """
 
     models: Sequence[Model]
@@ -62,13 +62,13 @@ class ReferencedSource(SourceWrapper):
 
     @property
     def in_memory(self) -> bool:
-        return self.source.in_memory and all(self._keeps(model) for model in self.models)
+        return self.source.in_memory and all(self._cacheable(model) for model in self.models)
 
     def load(self, progress: Progress | None = None) -> None:
         self.source.load(progress)
-        wanted = [model for model in self.models if self._keeps(model) and model.blob not in self.tables]
-        for model in wanted:
-            self.tables[model.blob] = self._table(model)
+        for model in self.models:
+            if self._cacheable(model) and model.blob not in self.tables:
+                self.tables[model.blob] = self._table(model)
 
     def batch(self, indices: NDArray[np.int64], draw: int = 0) -> dict[str, Tensor]:
         blobs = self.source.batch(indices, draw)
@@ -85,7 +85,7 @@ class ReferencedSource(SourceWrapper):
             digest.update(repr(sorted(member.hashes.items())).encode())
         return digest.hexdigest()
 
-    def _keeps(self, model: Model) -> bool:
+    def _cacheable(self, model: Model) -> bool:
         return self.source.deterministic and not any(member.spec.live for member in model.members)
 
     def _answer(self, model: Model, indices: NDArray[np.int64], blobs: Blobs) -> Tensor:
@@ -95,59 +95,63 @@ class ReferencedSource(SourceWrapper):
                 parts.append(member.answer(blobs))
             else:
                 parts.append(self._files[id(member)][torch.from_numpy(indices)].float())
-        return combine(model, parts)
+        return combine_logits(model, parts)
 
     def _table(self, model: Model) -> Tensor:
-        """The logits of all records, from the model's cache file where there is a fresh one."""
+        """Return the logits of all records, from the model's cache file if it is fresh."""
         spec = model.spec
         kind = torch.float16 if spec.half else torch.float32
-        made_of = _made_of(model, self.source)
+        provenance = _provenance(model, self.source)
         if spec.cache is not None and os.path.exists(spec.cache):
-            return _cached(Predictions.load(spec.cache), self.source, made_of, os.fspath(spec.cache)).to(kind)
+            return _cached(Predictions.load(spec.cache), self.source, provenance, os.fspath(spec.cache)).to(kind)
         table = torch.empty((len(self), self._widths[model.blob]), dtype=kind)
         for start in range(0, len(self), _CHUNK):
             indices = np.arange(start, min(start + _CHUNK, len(self)))
             table[start : start + len(indices)] = self._answer(model, indices, self.source.batch(indices))
         if spec.cache is not None:
-            predictions(table, model, self.source, made_of).save(spec.cache)
+            to_predictions(table, model, self.source, provenance).save(spec.cache)
         return table
 
 
-def hold(source: Source, models: Sequence[Model]) -> Source:
-    """The source with the logits of those models that are not blobs of the graph itself. Raises: TrainingError."""
-    outside = [model for model in models if not model.members[0].inside]
-    return ReferencedSource(source, outside) if outside else source
+def attach_logits(source: Source, models: Sequence[Model]) -> Source:
+    """Return the source with the logits of all models outside the graph itself. Raises: TrainingError."""
+    external = [model for model in models if not model.members[0].in_graph]
+    return ReferencedSource(source, external) if external else source
 
 
-def predictions(logits: Tensor, model: Model, source: Source, meta: dict[str, str]) -> Predictions:
-    """A model's answers on all records of a source. Raises: TrainingError for data without labels."""
+def to_predictions(logits: Tensor, model: Model, source: Source, meta: dict[str, str]) -> Predictions:
+    """Return a model's answers on all records of a source. Raises: TrainingError for data without labels."""
     if source.labels is None:
-        raise TrainingError("logits are kept by record and label; this data has no labels")
+        raise TrainingError("logits are stored by record and label; this data has no labels")
     values = logits.cpu().numpy()
     classes = np.array(model.classes or range(values.shape[1]), np.int64)
-    about = {"name": model.name, **meta}
     return Predictions(
-        np.array(source.keys, np.str_), source.labels, values, classes, variants(source.keys), meta=about
+        np.array(source.keys, np.str_),
+        source.labels,
+        values,
+        classes,
+        number_duplicates(source.keys),
+        meta={"name": model.name, **meta},
     )
 
 
-def variants(keys: Sequence[str]) -> NDArray[np.str_] | None:
-    """What tells records of one name apart; None where all names differ."""
+def number_duplicates(keys: Sequence[str]) -> NDArray[np.str_] | None:
+    """Return a number, as text, for each repetition of a record's name, "" for the first; None where all differ."""
     if len(set(keys)) == len(keys):
         return None
     seen: Counter[str] = Counter()
-    found = []
+    numbers = []
     for key in keys:
         seen[key] += 1
-        found.append("" if seen[key] == 1 else str(seen[key]))
-    return np.array(found, np.str_)
+        numbers.append("" if seen[key] == 1 else str(seen[key]))
+    return np.array(numbers, np.str_)
 
 
-def _made_of(model: Model, source: Source) -> dict[str, str]:
-    """What the kept logits depend on."""
+def _provenance(model: Model, source: Source) -> dict[str, str]:
+    """Return the hashes and settings that cached logits depend on."""
     members = [member.hashes for member in model.members]
-    asked = [key for key in ("pixels", "input") if any(key in hashes for hashes in members)]
-    keys = ("net", "weights", *asked)
+    optional = [key for key in ("pixels", "input") if any(key in hashes for hashes in members)]
+    keys = ("net", "weights", *optional)
     joined = {key: [hashes.get(key, "") for hashes in members] for key in keys}
     blobs = "+".join(member.spec.blob or "" for member in model.members)
     return {
@@ -157,42 +161,39 @@ def _made_of(model: Model, source: Source) -> dict[str, str]:
     }
 
 
-def _cached(found: Predictions, source: Source, made_of: dict[str, str], path: str) -> Tensor:
+def _cached(found: Predictions, source: Source, provenance: dict[str, str], path: str) -> Tensor:
     try:
-        check_fresh(found, **made_of)
+        check_fresh(found, **provenance)
     except ReportError as error:
-        raise TrainingError(error.message, place=path, hint="delete the file to have it made again") from None
+        raise TrainingError(error.message, place=path, hint="delete the file to create it again") from None
     return torch.from_numpy(_aligned(found, source, (), path))
 
 
-def _rows_of(member: Member, source: Source) -> Tensor:
-    """A predictions file's logits in the order of the source's records."""
+def _rows_of(member: EnsembleMember, source: Source) -> Tensor:
+    """Return a predictions file's logits in the order of the source's records."""
     found = member.file
     assert found is not None
     path = os.fspath(member.spec.net) if isinstance(member.spec.net, (str, os.PathLike)) else found.name
     if not source.deterministic:
-        hint = "give the net itself (NET.prototxt:WEIGHTS), which answers each view anew"
-        raise TrainingError("kept logits are about other views of the pictures than random ones", place=path, hint=hint)
+        hint = "give the net itself (NET.prototxt:WEIGHTS), which runs on each view"
+        raise TrainingError("stored logits do not match random views of the images", place=path, hint=hint)
     made, here = found.meta.get("preprocessing"), source.fingerprint()
     if made != here and not member.spec.unchecked:
-        what = (
-            "says not from which data it was made" if made is None else "was made from other data or another transform"
-        )
-        hint = "make it again from this data layer (fusion-test --phase TRAIN), or say unchecked if you know better"
-        raise TrainingError(f"the file {what}", place=path, hint=hint)
+        problem = "does not name its data" if made is None else "was made from other data or another transform"
+        hint = "make it again from this data layer (fusion-test --phase TRAIN), or add unchecked if you are sure"
+        raise TrainingError(f"the file {problem}", place=path, hint=hint)
     return torch.from_numpy(_aligned(found, source, member.spec.classes, path))
 
 
 def _aligned(found: Predictions, source: Source, classes: Sequence[int], path: str) -> NDArray[np.floating]:
-    """Logits by record; records whose label is not among `classes` may be absent and get zeros."""
+    """Return the logits by record; records whose label is not among `classes` may be missing and get zeros."""
     labels = source.labels
     count = len(source)
-    kept = variants(source.keys)
     here = Predictions(
         np.array(source.keys, np.str_),
         np.zeros(count, np.int64) if labels is None else labels,
         np.zeros((count, 1), np.float32),
-        variants=kept,
+        variants=number_duplicates(source.keys),
     )
     rows = positions(found, here)
     needed = np.ones(count, bool) if labels is None or not classes else np.isin(labels, list(classes))
@@ -206,6 +207,6 @@ def _aligned(found: Predictions, source: Source, classes: Sequence[int], path: s
             f"no finite logits of all classes for {len(unknown)} of {count} records, the first is "
             f"'{source.keys[int(unknown[0])]}'",
             place=path,
-            hint="the file joins nets of different classes: give each as a reference of its own, with its classes=...",
+            hint="the file combines nets of different classes: give each as a separate reference with its classes=...",
         )
     return np.where((rows >= 0)[:, None], found.logits[rows], found.logits.dtype.type(0))

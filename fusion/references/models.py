@@ -1,4 +1,4 @@
-"""References opened: what answers a batch, in the label space that it was given, and where it comes from."""
+"""Opened references: functions from a batch to logits, with their classes and provenance."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from fusion.pct.losses import mean_logits
 from fusion.pct.predictions import Predictions
 from fusion.pct.provenance import file_hash
 from fusion.references.class_scores import check_class_scores
-from fusion.references.parse import Reference, named
-from fusion.references.pixels import Given, converter
+from fusion.references.parse import Reference, with_unique_names
+from fusion.references.pixels import StudentBlob, pixel_converter
 from prototxt.schema.filter import filter_net
 from prototxt.schema.load import load_net
 
@@ -38,34 +38,34 @@ _WEIGHTS = (".caffemodel", ".h5", ".safetensors", ".pt", ".pth")
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A reference, or several as one.
+    """A reference, or an ensemble of several.
 
-    members      what answers: logits of several are averaged
+    members      nets or files, whose logits are averaged
     classes      the new net's class of each logit; empty: the same classes
     """
 
     name: str
-    members: tuple[Member, ...]
+    members: tuple[EnsembleMember, ...]
     classes: tuple[int, ...]
 
     @property
     def spec(self) -> Reference:
-        """What was asked for; of an ensemble, of its first member."""
+        """Return the specification; of an ensemble, that of its first member."""
         return self.members[0].spec
 
     @property
     def blob(self) -> str:
-        """The blob in the graph in training that holds its logits."""
-        return self.spec.blob or "" if self.members[0].inside else f"reference/{self.name}"
+        """Return the blob of the net in training that contains its logits."""
+        return self.spec.blob or "" if self.members[0].in_graph else f"reference/{self.name}"
 
 
 @dataclass(frozen=True, eq=False)
-class Member:
+class EnsembleMember:
     """One net or file.
 
     answer     from the batch's blobs to logits [N, K] on the CPU; None for a file and for a blob of the graph
-    file       predictions that were made before
-    hashes     of net and weights, kept beside cached logits
+    file       stored predictions
+    hashes     of net and weights, stored with cached logits
     """
 
     spec: Reference
@@ -74,8 +74,8 @@ class Member:
     hashes: dict[str, str] = field(default_factory=dict)
 
     @property
-    def inside(self) -> bool:
-        """Whether it is a blob of the graph in training."""
+    def in_graph(self) -> bool:
+        """Return whether it is a blob of the net in training."""
         return self.answer is None and self.file is None
 
 
@@ -84,19 +84,19 @@ def open_models(
 ) -> list[Model]:
     """Open all references; those of one ensemble become one model.
 
-    source  what they read: one data layer, or several in step; or the shapes of one's blobs, the pictures first
-    net     with the data layers; without it, how their blobs were made from pixels is not known
+    source  their input: one data layer, or several in step; or the shapes of its blobs, images first
+    net     with the data layers; without it, the transform of their blobs from pixels is not known
     Raises: TrainingError; prototxt's and torch's errors for the files.
     """
-    groups: dict[str, list[Member]] = {}
-    for spec in named(references):
-        member = _open(spec, _Seen(spec, source, net), device)
+    groups: dict[str, list[EnsembleMember]] = {}
+    for spec in with_unique_names(references):
+        member = _open(spec, _InputShapes(spec, source, net), device)
         groups.setdefault(spec.ensemble or spec.name, []).append(member)
     return [_model(name, members) for name, members in groups.items()]
 
 
-def combine(model: Model, logits: Sequence[Tensor]) -> Tensor:
-    """The members' logits [N, K] as the model's; those of different classes are averaged as log-probabilities."""
+def combine_logits(model: Model, logits: Sequence[Tensor]) -> Tensor:
+    """Average the members' logits [N, K]; those of different classes are averaged as log-probabilities."""
     shares = [member.spec.weight for member in model.members]
     if len(logits) == 1:
         return logits[0]
@@ -111,11 +111,11 @@ def combine(model: Model, logits: Sequence[Tensor]) -> Tensor:
     return total / weight
 
 
-def _model(name: str, members: list[Member]) -> Model:
+def _model(name: str, members: list[EnsembleMember]) -> Model:
     if len(members) > 1:
-        members = _counting(name, members)
+        members = _with_share(name, members)
     sets = [tuple(member.spec.classes) for member in members]
-    if len(members) > 1 and any(member.inside for member in members):
+    if len(members) > 1 and any(member.in_graph for member in members):
         raise TrainingError(f"ensemble '{name}': a blob of the graph cannot be a member", hint="use --pct elodi")
     if len(set(sets)) == 1:
         return Model(name, tuple(members), sets[0])
@@ -124,111 +124,114 @@ def _model(name: str, members: list[Member]) -> Model:
     return Model(name, tuple(members), tuple(sorted({c for classes in sets for c in classes})))
 
 
-def _counting(name: str, members: Sequence[Member]) -> list[Member]:
-    """The members with a share above 0; one that is left alone has all of it.
-
-    A class that only members without a share know would be 0 / 0.
-    Raises: TrainingError when none is left.
-    """
+def _with_share(name: str, members: Sequence[EnsembleMember]) -> list[EnsembleMember]:
+    """Return the members with a weight above 0; a single one gets weight 1. Raises: TrainingError without any."""
+    # A class that only members of weight 0 know would be 0 / 0.
     found = [member for member in members if member.spec.weight > 0]
     if not found:
         raise TrainingError(f"ensemble '{name}': every member has weight 0", hint="give one a weight above 0")
     return found if len(found) > 1 else [replace(found[0], spec=replace(found[0].spec, weight=1.0))]
 
 
-class _Seen(dict[str, tuple[int, ...]]):
-    """The shapes of the blobs that a reference may read: pictures first, of which only one that it was told to read.
+class _InputShapes(dict[str, tuple[int, ...]]):
+    """The shapes of the blobs that a reference may read, images first: all, or the one of its option `input`.
 
-    pictures  these
+    images  names of the image blobs
     """
 
     def __init__(self, spec: Reference, source: Source | Shapes, net: NetParameter | None) -> None:
         found, labels = (source, [*source][1:]) if isinstance(source, dict) else (source.shapes, source.label_tops)
-        pictures = [top for top in found if top not in labels]
-        if spec.input is not None and spec.input not in pictures:
-            raise TrainingError(f"reference '{spec.name}': no data layer gives '{spec.input}'", hint=_choices(pictures))
-        self.pictures = pictures if spec.input is None else [spec.input]
-        super().__init__((top, found[top]) for top in (*self.pictures, *labels))
+        images = [top for top in found if top not in labels]
+        if spec.input is not None and spec.input not in images:
+            raise TrainingError(
+                f"reference '{spec.name}': no data layer provides '{spec.input}'", hint=_choices(images)
+            )
+        self.images = images if spec.input is None else [spec.input]
+        super().__init__((top, found[top]) for top in (*self.images, *labels))
         self._layers = [] if net is None else [layer for layer in net.layer if layer.top and not layer.bottom]
 
     def first(self, spec: Reference) -> str:
-        """The one picture. Raises: TrainingError where there are several."""
-        if len(self.pictures) > 1:
-            given = ", ".join(self.pictures)
+        """Return the only image blob. Raises: TrainingError where there are several."""
+        if len(self.images) > 1:
+            given = ", ".join(self.images)
             raise TrainingError(
-                f"reference '{spec.name}' takes one picture, and the data layers give {given}",
-                hint=_choices(self.pictures),
+                f"reference '{spec.name}' takes one image blob, and the data layers provide {given}",
+                hint=_choices(self.images),
             )
         return next(iter(self))
 
-    def given(self, top: str) -> Given:
-        """A blob as the net in training sees it."""
+    def student_blob(self, top: str) -> StudentBlob:
+        """Return a blob of the net in training."""
         layer = next((layer for layer in self._layers if top in layer.top), None)
         leader = None if layer is None else leader_of(layer, self._layers)
-        return Given(self[top], layer if layer is None or leader is None else as_follower(layer, leader))
+        return StudentBlob(self[top], layer if layer is None or leader is None else as_follower(layer, leader))
 
 
-def _choices(pictures: Sequence[str]) -> str:
-    return f"say which it reads: {' or '.join(f'input={top}' for top in pictures)}"
+def _choices(images: Sequence[str]) -> str:
+    return f"name the one that it reads: {' or '.join(f'input={top}' for top in images)}"
 
 
-def _open(spec: Reference, shapes: _Seen, device: torch.device) -> Member:
+def _open(spec: Reference, shapes: _InputShapes, device: torch.device) -> EnsembleMember:
     net = spec.net
-    kept = isinstance(net, Predictions) or str(net).endswith(_TABLES)
-    if spec.pixels is not None and (net is None or kept):
-        what = "a blob of the graph" if net is None else "kept logits"
-        raise TrainingError(f"reference '{spec.name}': pixels are for nets that see them, not for {what}")
+    stored = isinstance(net, Predictions) or str(net).endswith(_TABLES)
+    if spec.pixels is not None and (net is None or stored):
+        kind = "a blob of the graph" if net is None else "stored logits"
+        raise TrainingError(f"reference '{spec.name}': the option pixels is for nets, not for {kind}")
     if net is None:
-        return Member(spec)
+        return EnsembleMember(spec)
     if isinstance(net, Predictions):
-        return Member(spec, file=net)
+        return EnsembleMember(spec, file=net)
     if isinstance(net, nn.Module):
         answer = _from_module(net, spec, shapes, device)
-        return _prepared(spec, answer, {"net": _class(net), "weights": _state(net)}, shapes, {shapes.first(spec): None})
+        return _with_pixels(
+            spec, answer, {"net": _class(net), "weights": _state(net)}, shapes, {shapes.first(spec): None}
+        )
     path = os.fspath(net)
     if path.endswith(_TABLES):
-        return Member(spec, file=Predictions.load(path))
+        return EnsembleMember(spec, file=Predictions.load(path))
     if path.lower().endswith(".onnx"):
         answer = _from_module(_onnx(spec, path, shapes), spec, shapes, device)
         hashes = {"net": file_hash(path), "weights": file_hash(path)}
-        return _prepared(spec, answer, hashes, shapes, {shapes.first(spec): None})
+        return _with_pixels(spec, answer, hashes, shapes, {shapes.first(spec): None})
     if path.lower().endswith(_WEIGHTS):
         hint = "give NET.prototxt:WEIGHTS or NET.onnx; in Python a Reference takes any module"
         raise TrainingError("a reference needs its net, not its weights alone", place=path, hint=hint)
     return _caffe(spec, path, shapes, device)
 
 
-def _prepared(
+def _with_pixels(
     spec: Reference,
     answer: Answer,
     hashes: dict[str, str],
-    shapes: _Seen,
+    shapes: _InputShapes,
     layers: Mapping[str, LayerParameter | None],
-) -> Member:
-    """A net as a member, asked about the pictures that it was made for.
+) -> EnsembleMember:
+    """Return a net as a member that converts images to the pixel format of its training.
 
-    layers  by each picture that it reads its own data layer, if it has one
+    layers  its own data layer, if it has one, by image blob
     """
-    converters = {top: converter(spec.name, spec.pixels, own, shapes.given(top)) for top, own in layers.items()}
+    converters = {
+        top: pixel_converter(spec.name, spec.pixels, own, shapes.student_blob(top)) for top, own in layers.items()
+    }
     needed = {top: convert for top, convert in converters.items() if convert is not None}
-    # What data layers say is in the hashes of net and data already.
-    asked = {"pixels": spec.pixels} if spec.pixels is not None and needed else {}
-    hashes = {**hashes, **asked, **({} if spec.input is None else {"input": spec.input})}
+    # The hashes of net and data already include the transforms of data layers.
+    options = {"pixels": spec.pixels} if spec.pixels is not None and needed else {}
+    hashes = {**hashes, **options, **({} if spec.input is None else {"input": spec.input})}
     if not needed:
-        return Member(spec, answer, hashes=hashes)
+        return EnsembleMember(spec, answer, hashes=hashes)
 
     def prepared(blobs: Blobs) -> Tensor:
         return answer({**blobs, **{top: convert(blobs[top]) for top, convert in needed.items()}})
 
-    return Member(spec, prepared, hashes=hashes)
+    return EnsembleMember(spec, prepared, hashes=hashes)
 
 
-def _caffe(spec: Reference, path: str, shapes: _Seen, device: torch.device) -> Member:
+def _caffe(spec: Reference, path: str, shapes: _InputShapes, device: torch.device) -> EnsembleMember:
     message = filter_net(load_net(path), "TEST")
     data = [layer for layer in message.layer if layer.top and not layer.bottom]
     tops = [top for layer in data for top in layer.top]
     if len({layer.top[0] for layer in data}) == 1:
-        shapes.first(spec)  # asks before weights of another shape are found not to fit
+        shapes.first(spec)  # an error here is clearer than one about weights of another shape
     known = {top: shapes.get(top) or next(iter(shapes.values())) for top in tops[:1]}
     net = build(message, "TEST", shapes={**known, **{top: shapes[top] for top in tops if top in shapes}})
     for weights in spec.weights:
@@ -237,9 +240,9 @@ def _caffe(spec: Reference, path: str, shapes: _Seen, device: torch.device) -> M
             raise TrainingError(
                 f"reference '{spec.name}': no weights for {', '.join(report.missing)}",
                 place=os.fspath(weights),
-                hint="a reference must be trained; give the weights that belong to its prototxt",
+                hint="a reference must be trained; give the weights of its prototxt",
             )
-    blob = spec.blob or judged(message, path)
+    blob = spec.blob or scores_blob(message, path)
     check_class_scores(message, blob, path)
     part = restrict_to_blobs(net, [blob])
     part.requires_grad_(False).to(device)
@@ -258,12 +261,12 @@ def _caffe(spec: Reference, path: str, shapes: _Seen, device: torch.device) -> M
         else file_hash(spec.weights[0]),
     }
     own = {top: layer for layer in data for top in layer.top}
-    read = {top: own.get(key) for key, top in sources.items() if top in shapes.pictures}
-    return _prepared(spec, answer, hashes, shapes, read or {shapes.pictures[0]: None})
+    read = {top: own.get(key) for key, top in sources.items() if top in shapes.images}
+    return _with_pixels(spec, answer, hashes, shapes, read or {shapes.images[0]: None})
 
 
-def _onnx(spec: Reference, path: str, shapes: _Seen) -> nn.Module:
-    """The file's net up to the value that is named, or to the class scores before any softmax. Raises: OnnxError."""
+def _onnx(spec: Reference, path: str, shapes: _InputShapes) -> nn.Module:
+    """Return the file's net up to the named value, or the class scores before any softmax. Raises: OnnxError."""
     from fusion.onnx.graphs import cut, image_entries, load_graph, scores_value
     from fusion.onnx.to_torch import onnx_net
 
@@ -272,12 +275,12 @@ def _onnx(spec: Reference, path: str, shapes: _Seen) -> nn.Module:
         graph = load_graph(path, {next(iter(graph.inputs)): (None, *shapes[shapes.first(spec)][1:])})
     blob = spec.blob or scores_value(graph)
     if blob.isdecimal() and int(blob) < len(graph.outputs) and blob not in graph.shapes:
-        blob = graph.outputs[int(blob)]  # outputs may be named by number
+        blob = graph.outputs[int(blob)]  # outputs may be given by index
     return onnx_net(cut(graph, [blob], [image_entries(graph)[name] for name in cut(graph, [blob]).inputs]), frozen=True)
 
 
-def judged(message: NetParameter, path: str | None = None) -> str:
-    """The blob that the net's losses on classes, or else its Softmax, read. Raises: TrainingError unless it is one."""
+def scores_blob(message: NetParameter, path: str | None = None) -> str:
+    """Return the bottom of the net's losses on classes, or else of its Softmax. Raises: TrainingError unless unique."""
     for types in (("SoftmaxWithLoss", "InfogainLoss", "HingeLoss"), ("Accuracy",), ("Softmax",)):
         found = {layer.bottom[0] for layer in message.layer if layer.type in types}
         if len(found) == 1:
@@ -288,20 +291,20 @@ def judged(message: NetParameter, path: str | None = None) -> str:
     raise TrainingError("which blob holds the class scores?", place=path, hint="name it: NET.prototxt:WEIGHTS@BLOB")
 
 
-def _sources(spec: Reference, needed: Sequence[str], shapes: _Seen) -> dict[str, str]:
-    """Which blob of the data layer each of the reference's inputs takes."""
+def _sources(spec: Reference, needed: Sequence[str], shapes: _InputShapes) -> dict[str, str]:
+    """Return the blob of the data layer for each of the reference's inputs."""
     if len(needed) == 1:
         first = shapes.first(spec)
         return {needed[0]: needed[0] if needed[0] in shapes else first}
     absent = [key for key in needed if key not in shapes]
     if absent:
         raise TrainingError(
-            f"reference '{spec.name}' needs {', '.join(absent)}; the data layer gives {', '.join(shapes)}"
+            f"reference '{spec.name}' needs {', '.join(absent)}; the data layer provides {', '.join(shapes)}"
         )
     return {key: key for key in needed}
 
 
-def _from_module(module: nn.Module, spec: Reference, shapes: _Seen, device: torch.device) -> Answer:
+def _from_module(module: nn.Module, spec: Reference, shapes: _InputShapes, device: torch.device) -> Answer:
     module.eval().requires_grad_(False).to(device)
     top = shapes.first(spec)
     kind = next((tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()), torch.float32)
@@ -326,7 +329,7 @@ def _state(module: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, value in module.state_dict().items():
         digest.update(name.encode())
-        if isinstance(value, Tensor):  # by its bytes: NumPy has no bfloat16
+        if isinstance(value, Tensor):  # as bytes: NumPy has no bfloat16
             digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         else:
             digest.update(repr(value).encode())

@@ -1,4 +1,4 @@
-"""What a reference and a loss towards it are, and how both are written on a command line."""
+"""References and losses towards them, and their command-line syntax."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from fusion.composition import Pct
 from fusion.errors import TrainingError
+from prototxt.errors import did_you_mean
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,25 +23,25 @@ _FORM = "NET.prototxt:WEIGHTS[@BLOB], NET.onnx[@OUTPUT], FILE.npz or @BLOB, each
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """A net that the one in training is held to.
+    """A net whose outputs the net in training should keep.
 
     net        a prototxt, an ONNX model, a predictions file, a module that maps data to logits [N, K], predictions;
                None: a blob of the graph in training
     weights    of a prototxt; later ones win
-    blob       with the logits; left out: what the net's loss reads
-    classes    the new net's class of each logit, in their order; left out: the same classes
-    weight     factor of its losses; in an ensemble and in ELODI its share
-    name       in messages and layer names; left out: the file's
-    ensemble   references with the same word here count as one, whose logits are their mean
-    start      iterations before which its losses count 0
-    warmup     iterations over which they grow to their full weight, behind `start`
-    cache      predictions file to keep its logits in; refused when net, weights or data have changed since
-    half       keep logits in float16
-    live       answer each batch anew even where the logits could be kept
-    input      the data blob that it reads, where data layers in step give several; left out: those of its inputs' names
-    pixels     what a net takes: "blob" (the batch's blob as it is), or as for sources (rgb, unit, centered,
-               torchvision, "mean:104,117,123,std:1,order:bgr"); left out: as its own data layer says
-    unchecked  take a predictions file without knowing from which data it was made
+    blob       with the logits; default: the bottom of the net's loss
+    classes    the new net's class of each logit, in their order; default: the same classes
+    weight     factor of its losses; its share in an ensemble and in ELODI
+    name       in messages and layer names; default: the file's
+    ensemble   references with the same word here are averaged
+    start      iteration before which its losses count 0
+    warmup     number of iterations after `start` over which they grow to their full weight
+    cache      predictions file for its logits; an error when net, weights or data have changed since
+    half       store logits in float16
+    live       run on each batch even where the logits could be cached
+    input      the data blob that it reads, where data layers in step provide several; default: by its inputs' names
+    pixels     the input format of a net: "blob" (the batch's blob unchanged), or as for sources (rgb, unit, centered,
+               torchvision, "mean:104,117,123,std:1,order:bgr"); default: that of its own data layer
+    unchecked  accept a predictions file that does not name its data
     """
 
     net: Path | nn.Module | Predictions | None
@@ -65,8 +66,8 @@ class Objective:
     """A loss towards references.
 
     pct   kind, weight and options, as `compose` takes them; on features also `cna` (tau, neighbours, inside) and `bct`
-    on    the new net's blob that it compares; left out: what the task loss reads
-    of    names of the references that it is about; left out: all
+    on    the new net's blob that it compares; default: the bottom of the task loss
+    of    names of the references that it applies to; default: all
     """
 
     pct: Pct
@@ -80,12 +81,13 @@ _SWITCHES = ("half", "live", "unchecked")
 
 
 def parse_reference(text: str) -> Reference:
-    """`old.prototxt:old.caffemodel@ip2,classes=1,3,5,weight=0.5,warmup=1000`. Raises: TrainingError."""
+    """Parse `old.prototxt:old.caffemodel@ip2,classes=1,3,5,weight=0.5,warmup=1000`. Raises: TrainingError."""
     place, *parts = text.split(",")
     options: dict[str, Any] = {}
     last = ""
     for part in parts:
         key, equals, value = part.partition("=")
+        # A part without "=" may continue a list: classes=1,3,5 and pixels=mean:104,117,123,std:1 contain commas.
         if not equals and last == "classes":
             options["classes"] += _classes(text, part)
             continue
@@ -104,19 +106,20 @@ def parse_reference(text: str) -> Reference:
         elif key in _WORDS:
             options[key] = value
         else:
-            _refuse(text, f"unknown option '{key}'", f"one of classes, {', '.join((*_NUMBERS, *_WORDS, *_SWITCHES))}")
+            known = ("classes", *_NUMBERS, *_WORDS, *_SWITCHES)
+            _refuse(text, f"unknown option '{key}'", did_you_mean(key, known, f"one of {', '.join(known)}"))
     path, _, blob = place.partition("@") if not os.path.exists(place) else (place, "", "")
     if not path:
-        return Reference(None, blob=blob or _refuse(text, "it names nothing"), **options)
+        return Reference(None, blob=blob or _refuse(text, "it names neither a file nor a blob"), **options)
     net, _, weights = (path, "", "") if os.path.exists(path) else path.partition(":")
-    given = tuple(weights.split("+")) if weights else ()
-    if net.endswith(".prototxt") and not given:
+    files = tuple(weights.split("+")) if weights else ()
+    if net.endswith(".prototxt") and not files:
         _refuse(text, "a prototxt needs trained weights")
-    return Reference(net, given, blob or None, **options)
+    return Reference(net, files, blob or None, **options)
 
 
 def parse_pct(text: str) -> Objective:
-    """`focal,alpha=1,beta=5,weight=0.01,on=ip2,of=odd+even`. Raises: TrainingError."""
+    """Parse `focal,alpha=1,beta=5,weight=0.01,on=ip2,of=odd+even`. Raises: TrainingError."""
     kind, *parts = text.split(",")
     options: dict[str, object] = {}
     for part in parts:
@@ -133,8 +136,8 @@ def parse_pct(text: str) -> Objective:
     )
 
 
-def named(references: Sequence[Reference]) -> list[Reference]:
-    """The references with a name each, no two alike."""
+def with_unique_names(references: Sequence[Reference]) -> list[Reference]:
+    """Return the references, each with a unique name."""
     taken: dict[str, int] = {}
     result = []
     for number, reference in enumerate(references):
@@ -156,7 +159,7 @@ def _file_name(reference: Reference) -> str:
 def _classes(text: str, part: str) -> tuple[int, ...]:
     first, dash, last = part.strip().partition("-")
     if not first.isdigit() or (dash and not last.isdigit()):
-        _refuse(text, f"'{part}' is no class number", "classes=1,3,5 or classes=0-4")
+        _refuse(text, f"'{part}' is not a class number", "classes=1,3,5 or classes=0-4")
     return tuple(range(int(first), int(last or first) + 1))
 
 

@@ -1,7 +1,7 @@
-"""What becomes of the batch's pictures before a reference sees them: it was made for other values than the student's.
+"""Conversion of the batch's images to the pixel format of a reference, where that differs from the student's.
 
-The student's data layer says how its blob was made from pixels, (pixel - mean) * scale, blue first, which is undone.
-The reference says what it takes instead: a Caffe net in its own data layer, others by the option `pixels`.
+The transform of the student's data layer, (pixel - mean) * scale in BGR order, is inverted. The reference's format is
+that of its own data layer (Caffe nets) or the option `pixels` (others).
 """
 
 from __future__ import annotations
@@ -23,79 +23,79 @@ if TYPE_CHECKING:
 
 Convert = Callable[[Tensor], Tensor]
 AS_IT_IS = "blob"
-_PICTURES = ("ImageData", "Data", "MemoryData")
+_IMAGE_LAYERS = ("ImageData", "Data", "MemoryData")
 _HINT = (
-    f"say so: pixels={AS_IT_IS} where it takes the net's blob as it is, else one of {', '.join(PIXELS)}, or its own: "
-    "pixels=mean:104,117,123,std:1,order:bgr"
+    f"set it: pixels={AS_IT_IS} where it takes the net's blob unchanged, else one of {', '.join(PIXELS)}, or a custom "
+    "one: pixels=mean:104,117,123,std:1,order:bgr"
 )
 
 
 @dataclass(frozen=True, eq=False)
-class Given:
-    """The batch's pictures as the student sees them.
+class StudentBlob:
+    """An image blob of the net in training.
 
     shape   of the blob
-    layer   that makes it; None: not known
+    layer   data layer that computes it; None: not known
     """
 
     shape: tuple[int, ...]
     layer: LayerParameter | None = None
 
     @property
-    def pictures(self) -> bool:
-        """Whether the blob looks like pictures, so that there is a question."""
+    def is_image(self) -> bool:
+        """Return whether the blob has the shape of images."""
         return len(self.shape) == 4 and self.shape[1] in (1, 3) and self.shape[2] * self.shape[3] > 1
 
 
-def converter(name: str, pixels: str | None, own: LayerParameter | None, given: Given) -> Convert | None:
-    """What makes the student's blob into the one that a reference was made for; None: the same.
+def pixel_converter(name: str, pixels: str | None, own: LayerParameter | None, student: StudentBlob) -> Convert | None:
+    """Return the conversion from the student's blob to the reference's input; None: they are equal.
 
     name    of the reference
-    pixels  what was said of it
+    pixels  its option `pixels`
     own     the reference's own data layer, if it has one
-    Raises: TrainingError where that cannot be known, or cannot be computed; ComposeError for pixels that are none.
+    Raises: TrainingError where it is not known or cannot be computed; ComposeError for invalid `pixels`.
     """
-    whose = f"reference '{name}'"
+    label = f"reference '{name}'"
     if pixels == AS_IT_IS:
         return None
     if pixels is not None:
-        return _to_pixels(whose, pixels, given)
-    theirs, ours = own if own is not None and own.type in _PICTURES else None, given.layer
+        return _to_pixels(label, pixels, student)
+    theirs, ours = own if own is not None and own.type in _IMAGE_LAYERS else None, student.layer
     if theirs is None:
         alike = own is not None and ours is not None and own.type == ours.type
-        if alike or not given.pictures:
+        if alike or not student.is_image:
             return None
-        why = "it has no data layer that says"
+        reason = "it has no data layer"
         if own is not None and own.type != "Input":
-            why = f"its {own.type} layer does not say"
-        raise TrainingError(f"{whose}: for which pixels it was made is not known; {why}", hint=_HINT)
-    wanted = _transform(theirs)
-    if ours is None or ours.type not in _PICTURES:
-        if not given.pictures:
+            reason = f"its {own.type} layer does not define it"
+        raise TrainingError(f"{label}: its pixel format is not known; {reason}", hint=_HINT)
+    target = _transform(theirs)
+    if ours is None or ours.type not in _IMAGE_LAYERS:
+        if not student.is_image:
             return None
-        message = f"{whose} takes pixels by the transform of its data layer; how this net's blob was made is not known"
+        message = f"{label} uses the transform of its data layer; the transform of this net's blob is not known"
         raise TrainingError(message, hint=_HINT)
-    made = _transform(ours)
-    if _alike(made, wanted):
+    source = _transform(ours)
+    if _equivalent(source, target):
         return None
-    undo = _undone(whose, ours, made, given)
-    mean, scale = _field(whose, theirs, wanted, given), float(wanted.scale)
+    undo = _to_raw_pixels(label, ours, source, student)
+    mean, scale = _mean(label, theirs, target, student), float(target.scale)
     return lambda blob: (undo(blob) - mean.to(blob.device)) * scale
 
 
-def _to_pixels(whose: str, pixels: str, given: Given) -> Convert:
-    known = pixels_of(pixels, whose)
-    channels = given.shape[1] if len(given.shape) == 4 else 0
+def _to_pixels(label: str, pixels: str, student: StudentBlob) -> Convert:
+    known = pixels_of(pixels, label)
+    channels = student.shape[1] if len(student.shape) == 4 else 0
     if channels not in (1, 3) or (channels == 1 and len(set(zip(known.scale, known.shift, strict=True))) > 1):
-        raise TrainingError(f"{whose}: pixels '{pixels}' do not suit a blob of shape {list(given.shape)}")
-    if given.layer is None or given.layer.type not in _PICTURES:
-        what = "an unknown layer" if given.layer is None else f"a {given.layer.type} layer"
+        raise TrainingError(f"{label}: pixels '{pixels}' do not suit a blob of shape {list(student.shape)}")
+    if student.layer is None or student.layer.type not in _IMAGE_LAYERS:
+        kind = "an unknown layer" if student.layer is None else f"a {student.layer.type} layer"
         raise TrainingError(
-            f"{whose}: pixels '{pixels}' cannot be made from this net's blob, which {what} gives",
-            hint=f"only a data layer of pictures ({', '.join(_PICTURES)}) says how its blob was made from pixels",
+            f"{label}: pixels '{pixels}' cannot be computed from this net's blob, the top of {kind}",
+            hint=f"only image data layers ({', '.join(_IMAGE_LAYERS)}) define their blob's transform from pixels",
         )
-    undo = _undone(whose, given.layer, _transform(given.layer), given)
-    # Blue first, as the blob is; both are red first in `known`.
+    undo = _to_raw_pixels(label, student.layer, _transform(student.layer), student)
+    # The blob is BGR; scale and shift in `known` are RGB.
     order = [0] if channels == 1 else [0, 1, 2] if known.blue_first else [2, 1, 0]
     scale, shift = (torch.tensor(values[::-1][:channels]).reshape(-1, 1, 1) for values in (known.scale, known.shift))
 
@@ -105,30 +105,30 @@ def _to_pixels(whose: str, pixels: str, given: Given) -> Convert:
     return convert
 
 
-def _undone(whose: str, layer: LayerParameter, made: Transform, given: Given) -> Convert:
-    """What makes pixels, blue first and 0 to 255, of the student's blob again."""
-    if not made.scale:
-        raise TrainingError(f"{whose}: the scale of layer '{layer.name}' is 0, which leaves nothing of its pixels")
-    mean, scale = _field(whose, layer, made, given), float(made.scale)
+def _to_raw_pixels(label: str, layer: LayerParameter, transform: Transform, student: StudentBlob) -> Convert:
+    """Return the conversion from the student's blob to pixels, BGR, 0 to 255."""
+    if not transform.scale:
+        raise TrainingError(f"{label}: the scale of layer '{layer.name}' is 0, so its pixels are lost")
+    mean, scale = _mean(label, layer, transform, student), float(transform.scale)
     return lambda blob: blob / scale + mean.to(blob.device)
 
 
-def _field(whose: str, layer: LayerParameter, transform: Transform, given: Given) -> Tensor:
-    """What a transform takes off each value of the blob, float32 [C or 1, 1, 1] or [C, H, W].
+def _mean(label: str, layer: LayerParameter, transform: Transform, student: StudentBlob) -> Tensor:
+    """Return the mean that a transform subtracts, float32 [C or 1, 1, 1] or [C, H, W].
 
-    Raises: TrainingError for a mean picture of which a batch shows windows or mirror images that are not known.
+    Raises: TrainingError for a mean image where crops or mirroring of the batch are not known.
     """
     mean = transform.mean
     if mean is None:
         return torch.zeros(1, 1, 1)
     if (mean == mean[:, :1, :1]).all():
         return torch.tensor(np.ascontiguousarray(mean[:, :1, :1]))
-    known = mean.shape == given.shape[1:] and not (transform.mirror and (mean != mean[:, :, ::-1]).any())
-    if not known or (given.layer is not None and given.layer.transform_param.mirror):
+    known = mean.shape == student.shape[1:] and not (transform.mirror and (mean != mean[:, :, ::-1]).any())
+    if not known or (student.layer is not None and student.layer.transform_param.mirror):
         raise TrainingError(
-            f"{whose}: the mean picture of layer '{layer.name}' differs from pixel to pixel, and which part of it the "
-            f"blob shows is not known",
-            hint="use mean_value, or neither crop_size nor mirror; or keep its logits: a predictions file as reference",
+            f"{label}: the mean image of layer '{layer.name}' differs from pixel to pixel, and the blob's part of it "
+            f"is not known",
+            hint="use mean_value, or neither crop_size nor mirror; or give a predictions file as reference",
         )
     return torch.tensor(np.ascontiguousarray(mean))
 
@@ -137,7 +137,7 @@ def _transform(layer: LayerParameter) -> Transform:
     return read_transform(layer.transform_param, "TRAIN", f"layer '{layer.name}'")
 
 
-def _alike(one: Transform, other: Transform) -> bool:
+def _equivalent(one: Transform, other: Transform) -> bool:
     first, second = (np.zeros((1, 1, 1), np.float32) if each.mean is None else each.mean for each in (one, other))
     fits = all(1 in sides or sides[0] == sides[1] for sides in zip(first.shape, second.shape, strict=True))
     return one.scale == other.scale and fits and bool((first == second).all())

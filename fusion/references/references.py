@@ -1,4 +1,4 @@
-"""References and losses as they are asked for, brought to a net and its data."""
+"""The references and losses of a training run, and their application to a net and its data."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 
 from fusion.data import Source
 from fusion.data.in_step import single_source
-from fusion.references.add_losses import add_losses, asked, find_task
-from fusion.references.logit_cache import hold
+from fusion.references.add_losses import add_losses, find_task, models_with_logits
+from fusion.references.logit_cache import attach_logits
 from fusion.references.models import Model, open_models
 from fusion.references.parse import Objective, Reference, parse_pct, parse_reference
 from prototxt.shapes import infer
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class NetWithReferences(NamedTuple):
-    """A net with losses towards references, its data with what they say, and the weights of layers that are theirs."""
+    """A net with losses towards references, its data with their logits, and the weights of layers from old nets."""
 
     net: NetParameter
     sources: list[Source]
@@ -36,10 +36,10 @@ class NetWithReferences(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class References:
-    """What a net is held to.
+    """The references of a net in training.
 
-    references  several at once
-    objectives  the losses; without one the references are only asked, as a sweep wants it
+    references  one or more
+    objectives  the losses; without any the references only add their logits to the data, for a sweep
     kd_alpha    None: task + weight * loss; a: (1 - a) * task + a * weight * loss
     """
 
@@ -48,19 +48,19 @@ class References:
     kd_alpha: float | None = None
 
     def to_net(self, net: NetParameter, sources: Sequence[Source], device: torch.device) -> NetWithReferences:
-        """Bring the references to the net and its data. Raises: TrainingError, DataError, and the files' own errors."""
+        """Add the losses to the net and the logits to its data. Raises: TrainingError, DataError, file errors."""
         source = single_source(sources, "references need")
         models = open_models(self.references, source, device, net)
-        held = hold(source, asked(models, self.objectives))
+        with_logits = attach_logits(source, models_with_logits(models, self.objectives))
         shapes = infer(net, inputs=source.shapes).blobs
-        attached = add_losses(net, find_task(net, shapes), models, self.objectives, self.kd_alpha, shapes)
-        return NetWithReferences(attached.net, [held], models, attached.schedules, attached.layers, attached.weights)
+        result = add_losses(net, find_task(net, shapes), models, self.objectives, self.kd_alpha, shapes)
+        return NetWithReferences(result.net, [with_logits], models, result.schedules, result.layers, result.weights)
 
 
-def ask(
+def parse_references(
     references: Sequence[Reference | str], pct: Sequence[Objective | str], kd_alpha: float | None = None
 ) -> References | None:
-    """References and losses, given as such or as on a command line. Raises: TrainingError."""
+    """Parse references and losses, given as objects or in command-line syntax. Raises: TrainingError."""
     if not references and not pct:
         return None
     return References(

@@ -20,7 +20,7 @@ from fusion.nets.build import frozen_layers, restrict_to_blobs
 from fusion.nets.weights import load_weights
 from fusion.pct.predictions import Predictions
 from fusion.pct.provenance import file_hash
-from fusion.references.logit_cache import variants
+from fusion.references.logit_cache import number_duplicates
 from fusion.solver.batches import load_all
 from fusion.solver.device import choose_device
 from fusion.solver.evaluate_test_nets import TestNet, measure
@@ -107,7 +107,7 @@ class Evaluation:
             self.display.say(f"{len(silent)} of {len(labels)} records have a label that the net ignores: left out")
         good = np.setdiff1d(np.arange(len(labels)), [*source.bad, *silent])
         keys, labels = np.array(source.keys, np.str_)[good], labels[good]
-        others = variants(source.keys)
+        others = number_duplicates(source.keys)
         others = None if others is None else others[good]
         found = []
         for blob, rows in zip(blobs, every, strict=True):

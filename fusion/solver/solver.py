@@ -19,7 +19,7 @@ from fusion.distributed.process_group import DataParallelOptions, join
 from fusion.errors import TrainingError
 from fusion.nets.build import loss_weights, total_loss
 from fusion.nets.weights import share_weights
-from fusion.references import ask
+from fusion.references import parse_references
 from fusion.solver.callbacks.best_weights import BestWeights
 from fusion.solver.callbacks.callback import Callback, CallbackList
 from fusion.solver.callbacks.early_stopping import EarlyStopping
@@ -142,7 +142,7 @@ class Solver:
             sources = self.extras.select(self.seed)(sources)
             return sources if part is None else [shard(source, part) for source in sources]
 
-        references = ask(options.get("references", ()), options.get("pct", ()), options.get("kd_alpha"))
+        references = parse_references(options.get("references", ()), options.get("pct", ()), options.get("kd_alpha"))
         nets = [opened(descriptions.train, "TRAIN", references=references, select=select)]
         nets += [opened(test, "TEST") for test in descriptions.tests]
         validation = self.extras.validation_net(descriptions)

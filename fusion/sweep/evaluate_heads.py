@@ -14,8 +14,16 @@ from fusion.data import Source
 from fusion.errors import TrainingError
 from fusion.nets.build import restrict_to_blobs
 from fusion.pct.predictions import Predictions
-from fusion.references import Model, ReferencedSource, References, hold, open_models, predictions, variants
-from fusion.references.models import judged
+from fusion.references import (
+    Model,
+    ReferencedSource,
+    References,
+    attach_logits,
+    number_duplicates,
+    open_models,
+    to_predictions,
+)
+from fusion.references.models import scores_blob
 from fusion.solver.labels import labelled
 from fusion.solver.net_with_data import NetWithData
 
@@ -32,10 +40,10 @@ class EvalSet:
 
 def records_of(panel: EvalSet) -> Predictions:
     """Keys and labels of the records, with empty logits. Raises: DataError for data without labels."""
-    source, labels = labelled(panel.job, [judged(panel.job.message)])
+    source, labels = labelled(panel.job, [scores_blob(panel.job.message)])
     empty = np.zeros((len(source), 1 + int(labels.max())), np.float32)
     keys = np.array(source.keys, np.str_)
-    return Predictions(keys, labels, empty, variants=variants(source.keys)).take(panel.rows)
+    return Predictions(keys, labels, empty, variants=number_duplicates(source.keys)).take(panel.rows)
 
 
 def known_answers(panel: EvalSet, held: References | None, device: torch.device) -> list[Predictions]:
@@ -55,13 +63,13 @@ def known_answers(panel: EvalSet, held: References | None, device: torch.device)
             if not any(member.file for member in model.members):
                 raise
             continue
-        found.append(predictions(logits, model, source, {}).take(panel.rows))
+        found.append(to_predictions(logits, model, source, {}).take(panel.rows))
     return found
 
 
 def _logits(job: NetWithData, source: Source, model: Model, device: torch.device) -> Tensor:
-    if not model.members[0].inside:
-        answered = source if isinstance(source, ReferencedSource) else hold(source, [model])
+    if not model.members[0].in_graph:
+        answered = source if isinstance(source, ReferencedSource) else attach_logits(source, [model])
         answered.load()
         assert isinstance(answered, ReferencedSource)
         return answered.tables[model.blob].float()

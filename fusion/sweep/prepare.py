@@ -15,7 +15,7 @@ from fusion.composition import Pct
 from fusion.errors import TrainingError
 from fusion.nets.build import build, learnable, loss_weights
 from fusion.nets.weights import load_weights, share_weights
-from fusion.references import Objective, Reference, References, ask
+from fusion.references import Objective, Reference, References, parse_references
 from fusion.solver.batches import CachedBatches, load_all, shapes_of
 from fusion.solver.logging.console import Display
 from fusion.solver.net_with_data import NetWithData, open_net_with_data
@@ -83,7 +83,7 @@ def prepare(
     """Build the nets, ask the references and compute the trunk once. Raises: TrainingError without such a trunk."""
     kinds = list(dict.fromkeys(_kind(cell) for cell in todo if cell.loss != NONE))
     objectives = [Objective(Pct(kind.loss, 1.0, dict(kind.options))) for kind in kinds]
-    held = ask(references, objectives)
+    held = parse_references(references, objectives)
     opened = partial(open_net_with_data, seed=opening.seed, device=opening.device, reading=opening.reading)
     job = opened(train, "TRAIN", references=held)
     opening.extras.check_net(job, opening.device)

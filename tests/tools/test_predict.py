@@ -179,7 +179,7 @@ def test_values_are_no_classes(folder: Path, capsys: pytest.CaptureFixture[str])
     net = NET[: NET.index('layer { name: "loss"')]
     Path("value.prototxt").write_text(net + value)
     assert main(["value.prototxt", "net.caffemodel", "pictures"]) == 1
-    assert "blob 'ip' holds no class scores, but values to be near to targets" in capsys.readouterr().err
+    assert "blob 'ip' does not hold class scores but values compared with targets" in capsys.readouterr().err
     second = net.replace('"ip"', '"more"').split("\n", 3)[3] + 'layer { name: "s" type: "SoftmaxWithLoss" '
     Path("both.prototxt").write_text(net + value + second + 'bottom: "more" bottom: "label" top: "s" }\n')
     weights = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 1]])

@@ -114,10 +114,10 @@ def test_references_read_the_blob_that_they_are_told_to(project: Make) -> None:
     write_weights("old.caffemodel", {"ip": [weights, np.zeros(3, np.float32)]})
     text = "old.prototxt:old.caffemodel@ip,pixels=blob"
     with pytest.raises(
-        TrainingError, match=r"takes one picture, and the data layers give data, again(.|\n)*input=again"
+        TrainingError, match=r"takes one image blob, and the data layers provide data, again(.|\n)*input=again"
     ):
         fusion.Solver(solver, device="cpu", references=[text], pct=["kd"])
-    with pytest.raises(TrainingError, match="no data layer gives 'same'"):
+    with pytest.raises(TrainingError, match="no data layer provides 'same'"):
         fusion.Solver(solver, device="cpu", references=[f"{text},input=same"], pct=["kd"])
     Path("two.prototxt").write_text(
         re.sub(r"(top: \"again\".*?)scale: 0\.01", r"\1scale: 0.03", Path("two.prototxt").read_text(), flags=re.S)

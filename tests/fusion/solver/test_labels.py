@@ -72,12 +72,12 @@ def test_labels_are_those_that_judge_the_scores(write: Callable[..., None]) -> N
     assert predicted() == list(range(8))
 
 
-@pytest.mark.parametrize(("loss", "what"), [("age", "near to targets"), ("tags", "a yes or no per output")])
+@pytest.mark.parametrize(("loss", "what"), [("age", "compared with targets"), ("tags", "a yes or no per output")])
 def test_scores_of_no_classes_are_not_predicted(write: Callable[..., None], loss: str, what: str) -> None:
     write(loss)
-    with pytest.raises(FusionError, match=f"blob 'fc' holds no class scores, but .*{what}"):
+    with pytest.raises(FusionError, match=f"blob 'fc' does not hold class scores but .*{what}"):
         predicted()
-    with pytest.raises(FusionError, match="holds no class scores"):
+    with pytest.raises(FusionError, match="does not hold class scores"):
         fusion.Solver("solver.prototxt", device="cpu", references=["net.prototxt:net.caffemodel"], pct=["kd"]).step(1)
 
 

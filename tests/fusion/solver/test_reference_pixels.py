@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from fusion import build, save_weights
 from fusion.data import Source, open_source
 from fusion.errors import FusionError, TrainingError
-from fusion.references import Reference, hold, open_models, parse_reference
-from fusion.references.pixels import Given, converter
+from fusion.references import Reference, attach_logits, open_models, parse_reference
+from fusion.references.pixels import StudentBlob, pixel_converter
 from fusion.solver import Solver
 from fusion.solver.logging.console import Silent
 from prototxt import parse
@@ -57,7 +57,7 @@ def seen(transform: str, reference: Callable[[nn.Module], Reference], further: s
     module = Seen()
     source = open_source(net.layer[0], "TRAIN")
     models = open_models([reference(module)], source, torch.device("cpu"), net)
-    hold(source, models).batch(np.arange(COUNT))
+    attach_logits(source, models).batch(np.arange(COUNT))
     return module.given[-1].numpy()
 
 
@@ -104,14 +104,14 @@ def arrays(*shape: int) -> Source:
 
 
 def test_what_is_not_known_is_asked(pictures: np.ndarray) -> None:
-    with pytest.raises(TrainingError, match=r"for which pixels it was made is not known; [^$]*pixels=blob where"):
+    with pytest.raises(TrainingError, match=r"its pixel format is not known; [^$]*pixels=blob where"):
         seen("", lambda module: Reference(module, name="mine"))
     with pytest.raises(TrainingError, match="not known"):  # without a layer as little
         open_models([Reference(Seen())], arrays(3, 32, 32), torch.device("cpu"))
-    with pytest.raises(TrainingError, match="cannot be made from this net's blob, which an unknown layer gives"):
+    with pytest.raises(TrainingError, match="cannot be computed from this net's blob, the top of an unknown layer"):
         open_models([Reference(Seen(), pixels="unit")], arrays(3, 32, 32), torch.device("cpu"))
     open_models([Reference(Seen())], arrays(30), torch.device("cpu"))  # no pictures, no question
-    with pytest.raises(TrainingError, match="pixels are for nets that see them, not for a blob of the graph"):
+    with pytest.raises(TrainingError, match="the option pixels is for nets, not for a blob of the graph"):
         seen("", lambda module: Reference(None, blob="ip", pixels="rgb"))
     with pytest.raises(FusionError, match=r"reference 'a': there are no pixels 'bgr'[^$]*one of rgb, unit"):
         seen("", lambda module: Reference(module, name="a", pixels="bgr"))
@@ -156,7 +156,7 @@ def scores(mine: str, theirs: str | None, **options: str) -> tuple[np.ndarray, n
     source = open_source(student.layer[0], "TRAIN")
     spec = Reference("old.prototxt", ["old.caffemodel"], blob="scores", **options)  # type: ignore[arg-type]
     models = open_models([spec], source, torch.device("cpu"), student)
-    found = hold(source, models).batch(np.arange(COUNT))[models[0].blob]
+    found = attach_logits(source, models).batch(np.arange(COUNT))[models[0].blob]
     batch = open_source(load_net(parse(own)).layer[0], "TEST").batch(np.arange(COUNT))
     from fusion.nets.build import restrict_to_blobs
 
@@ -178,11 +178,11 @@ def test_equal_transforms_leave_the_blob_untouched(pictures: np.ndarray) -> None
     mean_picture("mean.binaryproto", np.arange(60, dtype=np.float32).reshape(3, 4, 5))
     np.testing.assert_array_equal(*scores("scale: 0.013 mean_value: 3", "scale: 0.013 mean_value: 3"))
     layer = load_net(parse(DATA % ("", 'mean_file: "mean.binaryproto" mirror: true'))).layer[0]
-    assert converter("x", None, layer, Given((3, 3, 4, 5), layer)) is None
+    assert pixel_converter("x", None, layer, StudentBlob((3, 3, 4, 5), layer)) is None
 
 
 def test_a_caffe_net_without_a_data_layer_is_asked(pictures: np.ndarray) -> None:
-    with pytest.raises(TrainingError, match="not known; it has no data layer that says"):
+    with pytest.raises(TrainingError, match="not known; it has no data layer"):
         scores("", None)
     found, expected = scores("scale: 0.5", None, pixels="order:bgr")  # which is what a data layer gives
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-3)
@@ -190,7 +190,7 @@ def test_a_caffe_net_without_a_data_layer_is_asked(pictures: np.ndarray) -> None
 
 def test_a_caffe_net_whose_mean_cannot_be_placed_is_refused(pictures: np.ndarray) -> None:
     mean_picture("mean.binaryproto", np.arange(60, dtype=np.float32).reshape(3, 4, 5))
-    with pytest.raises(TrainingError, match="the mean picture of layer 'data' differs from pixel to pixel"):
+    with pytest.raises(TrainingError, match="the mean image of layer 'data' differs from pixel to pixel"):
         scores("mirror: true", 'mean_file: "mean.binaryproto"')
 
 
@@ -220,21 +220,21 @@ def test_nets_that_are_both_fed_by_hand_take_the_same(pictures: np.ndarray) -> N
     hdf5 = load_net(parse('layer { name: "data" type: "HDF5Data" top: "data" hdf5_data_param { source: "x" } }')).layer[
         0
     ]
-    given = Given((3, 3, 4, 5), by_hand)
-    assert converter("r", None, by_hand, given) is None
-    assert converter("r", None, hdf5, Given((3, 3, 4, 5), hdf5)) is None
-    with pytest.raises(TrainingError, match="how this net's blob was made is not known"):
-        converter("r", None, listed, given)
-    with pytest.raises(TrainingError, match="not known; its HDF5Data layer does not say"):
-        converter("r", None, hdf5, given)
-    with pytest.raises(TrainingError, match="not known; it has no data layer that says"):
-        converter("r", None, by_hand, Given((3, 3, 4, 5), listed))
-    assert converter("r", None, listed, Given((3, 30), by_hand)) is None  # no pictures
+    given = StudentBlob((3, 3, 4, 5), by_hand)
+    assert pixel_converter("r", None, by_hand, given) is None
+    assert pixel_converter("r", None, hdf5, StudentBlob((3, 3, 4, 5), hdf5)) is None
+    with pytest.raises(TrainingError, match="the transform of this net's blob is not known"):
+        pixel_converter("r", None, listed, given)
+    with pytest.raises(TrainingError, match="not known; its HDF5Data layer does not define it"):
+        pixel_converter("r", None, hdf5, given)
+    with pytest.raises(TrainingError, match="not known; it has no data layer"):
+        pixel_converter("r", None, by_hand, StudentBlob((3, 3, 4, 5), listed))
+    assert pixel_converter("r", None, listed, StudentBlob((3, 30), by_hand)) is None  # no pictures
 
 
 def test_shapes_alone_do_not_say_it() -> None:
     shapes = {"data": (8, 3, 32, 32), "label": (8,)}
-    with pytest.raises(TrainingError, match="reference 'r': for which pixels it was made is not known"):
+    with pytest.raises(TrainingError, match="reference 'r': its pixel format is not known"):
         open_models([Reference(Seen(), name="r")], shapes, torch.device("cpu"))
     (model,) = open_models([Reference(Seen(), pixels="blob")], shapes, torch.device("cpu"))
     assert model.members[0].answer is not None

@@ -83,7 +83,7 @@ def test_stale_logits_are_refused(solver: Path, write_old: Callable[..., None]) 
         losses(solver, "old.npz", count=1)
     assert losses(solver, "old.npz,unchecked", count=1)
     Path("net.prototxt").write_text(net.replace("scale: 0.01", "scale: 0.01 mirror: true", 1))
-    with pytest.raises(TrainingError, match="other views"):
+    with pytest.raises(TrainingError, match="do not match random views"):
         losses(solver, "old.npz,unchecked", count=1)
 
 
@@ -256,8 +256,8 @@ def test_a_blob_of_the_graph(solver: Path) -> None:
         ([SPEC], ["bct"], "needs on=BLOB"),
         ([SPEC], ["bct,on=trunk,tau=1"], "takes weight"),
         ([SPEC], ["bct,on=trunk"], "'trunk' has 8 features, the classifier of 'old' reads 30"),
-        ([SPEC + "@data"], ["bct,on=trunk"], "a ImageData layer gives 'data', not an InnerProduct"),
-        ([SPEC + ",ensemble=a", SPEC + ",ensemble=a"], ["bct,on=trunk"], "old classifier's weights, which 'a' has not"),
+        ([SPEC + "@data"], ["bct,on=trunk"], "a ImageData layer computes 'data', not an InnerProduct"),
+        ([SPEC + ",ensemble=a", SPEC + ",ensemble=a"], ["bct,on=trunk"], "which 'a' does not have"),
     ],
 )
 def test_mistakes_are_named(solver: Path, references: list[str], pct: list[str], message: str) -> None:
