@@ -6,6 +6,7 @@ On a GPU the compiler also makes CUDA graphs, which start a whole pass at once: 
 from __future__ import annotations
 
 import time
+from subprocess import SubprocessError
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ from fusion.solver.batches import Blobs
 from fusion.solver.step.autotune import Measurement, spoken, timed
 from fusion.solver.step.eager_step import Run
 
+# Dynamo's and Inductor's errors are RuntimeErrors; a missing compiler, header or cache folder may raise the others.
+_COMPILER_ERRORS = (RuntimeError, OSError, ImportError, SubprocessError)
 _SHARE = 0.2  # seconds of a measurement, of which there are so many:
 _ROUNDS = 3
 _WORTH = 0.97  # of the plain time: rounding and waiting for the compiler are paid with a gain only
@@ -50,7 +53,7 @@ class Compilable:
             if sure:
                 return f"compiled in {took}, as the snapshot was written"
             quick, plain = self._compare(trial, device)
-        except Exception as error:  # whatever the compiler lacks or cannot do, the net can be run
+        except _COMPILER_ERRORS as error:  # the net can still be run as it is
             self._made = None
             bits = "; a compiled step wrote the snapshot: the last bits may differ" if sure else ""
             return f"{'warning: ' * sure}not compiled: {_first_line(error)}{bits}"

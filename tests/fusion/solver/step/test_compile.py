@@ -107,7 +107,7 @@ def test_what_the_compiler_lacks_is_told_in_one_line(project: Make, monkeypatch:
             try:
                 raise RuntimeError("No working C++ compiler found\nwith these flags: ...")
             except RuntimeError as error:
-                raise ValueError("backend failed") from error
+                raise RuntimeError("backend failed") from error
 
         return run
 
