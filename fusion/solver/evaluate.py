@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fusion.data import ReadOptions, Source
@@ -176,9 +176,7 @@ def open_evaluation(
     level: int = 0,
     stages: Sequence[str] = (),
     device: str = "auto",
-    seed: int = 0,
     display: Display | None = None,
-    arrays: Mapping[str, ArrayLike] | None = None,
     reading: ReadOptions | None = None,
 ) -> Evaluation:
     """Open a net's data, build it, and load trained weights.
@@ -188,7 +186,7 @@ def open_evaluation(
     chosen = choose_device(device)
     document = parse_file(net)
     message = filter_whole(load_net(document), phase, level, tuple(stages))
-    job = open_net_with_data(message, phase, seed=seed, device=chosen, arrays=arrays, reading=reading)
+    job = open_net_with_data(message, phase, seed=0, device=chosen, reading=reading)
     if not job.sources:
         hint = f"is phase {phase} right? A deploy net (Input layers) has none"
         raise DataError("the net has no data layer to read from", place=os.fspath(net), hint=hint)

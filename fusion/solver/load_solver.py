@@ -1,4 +1,4 @@
-"""What a solver is made from: its message, its start weights, its update rule."""
+"""The parts of a solver: its message, its start weights, its update rule."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Path = str | os.PathLike[str]
 def read_message(
     solver: SolverParameter | Path, max_iter: int | None, overrides: Sequence[str]
 ) -> tuple[SolverParameter, str | None]:
-    """A solver's message, to be changed at will, and its path; with fields set from outside."""
+    """Return a copy of a solver's message with the overridden fields, and its path."""
     if isinstance(solver, SolverParameter):
         message = SolverParameter()
         message.CopyFrom(solver)
@@ -38,34 +38,23 @@ def read_message(
 
 
 def paths_of(weights: Path | Sequence[Path]) -> Sequence[Path]:
-    """One path or several as several."""
+    """Return one path or several as a sequence."""
     return [weights] if isinstance(weights, (str, os.PathLike)) else weights
 
 
 def load_into(nets: Sequence[Net], path: Path) -> list[str]:
-    """Copy trained weights into the layers of the same names; returns what to say of those of the first net.
+    """Copy trained weights into the layers of the same names; returns log lines about the first net.
 
     Raises: WeightsMismatch, WeightsError.
     """
     report, *_ = [load_weights(net, path) for net in nets]
     lines = [f"weights from {os.fspath(path)}: {len(report.loaded)} layers"]
-    for what, layers in (("keep their own", report.missing), ("are in the file only", report.unused)):
+    for verb, layers in (("keep their own", report.missing), ("are in the file only", report.unused)):
         if layers:
-            lines.append(f"  {len(layers)} layers {what}: {', '.join(layers[:8])}{', ...' * (len(layers) > 8)}")
+            lines.append(f"  {len(layers)} layers {verb}: {', '.join(layers[:8])}{', ...' * (len(layers) > 8)}")
     return lines
 
 
-def optimizer_of(settings: Settings, arena: FlatParams) -> CaffeOptimizer:
-    """The update rule with its settings, on a net's parameters."""
-    return RULES[settings.type](
-        arena.groups,
-        settings.schedule.base_lr,
-        momentum=settings.momentum,
-        momentum2=settings.momentum2,
-        weight_decay=settings.weight_decay,
-        regularization=settings.regularization,
-        delta=settings.delta,
-        rms_decay=settings.rms_decay,
-        clip_gradients=settings.clip_gradients,
-        iter_size=settings.iter_size,
-    )
+def optimizer_of(settings: Settings, flat_params: FlatParams) -> CaffeOptimizer:
+    """Return the update rule with its settings, on a net's parameters."""
+    return RULES[settings.type](flat_params.groups, settings.schedule.base_lr, **settings.optimizer_options)

@@ -11,13 +11,41 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, TypedDict, overload
 
 import torch
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 Tensors = list[Tensor]
 Rate = float | Tensor
+
+
+class OptimizerOptions(TypedDict, total=False):
+    """The constants of Caffe's update rules, described in `CaffeOptimizer`."""
+
+    momentum: float
+    momentum2: float
+    weight_decay: float
+    regularization: str
+    delta: float
+    rms_decay: float
+    clip_gradients: float
+    iter_size: int
+
+
+_DEFAULTS: OptimizerOptions = {
+    "momentum": 0.0,
+    "momentum2": 0.999,
+    "weight_decay": 0.0,
+    "regularization": "L2",
+    "delta": 1e-8,
+    "rms_decay": 0.99,
+    "clip_gradients": -1.0,
+    "iter_size": 1,
+}
 
 
 class CaffeOptimizer(torch.optim.Optimizer):
@@ -34,8 +62,8 @@ class CaffeOptimizer(torch.optim.Optimizer):
     clip_gradients    largest global L2 norm of all gradients, or a negative number for none; applied before dividing
                       by iter_size, as Caffe does
     iter_size         how many backward passes the gradients add up
-    capturable        a step asks the device for nothing and may be captured in a CUDA graph: each group's "lr" is a
-                      tensor, to be filled anew between replays, and updates are counted on the device
+    capturable        a step does not wait for the device and may be captured in a CUDA graph: each group's "lr" is a
+                      tensor, to be set again between replays, and updates are counted on the device
     """
 
     histories = 1
@@ -45,24 +73,17 @@ class CaffeOptimizer(torch.optim.Optimizer):
         params: Iterable[Tensor] | Iterable[dict[str, Any]],
         lr: float = 0.01,
         *,
-        momentum: float = 0.0,
-        momentum2: float = 0.999,
-        weight_decay: float = 0.0,
-        regularization: str = "L2",
-        delta: float = 1e-8,
-        rms_decay: float = 0.99,
-        clip_gradients: float = -1.0,
-        iter_size: int = 1,
         capturable: bool = False,
+        **options: Unpack[OptimizerOptions],
     ) -> None:
-        self.momentum = momentum
-        self.momentum2 = momentum2
-        self.weight_decay = weight_decay
-        self.regularization = regularization
-        self.delta = delta
-        self.rms_decay = rms_decay
-        self.clip_gradients = clip_gradients
-        self.iter_size = iter_size
+        unknown = sorted(options.keys() - _DEFAULTS.keys())
+        if unknown:
+            raise TypeError(f"{type(self).__name__}() got an unexpected keyword argument '{unknown[0]}'")
+        known: OptimizerOptions = {**_DEFAULTS, **options}
+        self.momentum, self.momentum2 = known["momentum"], known["momentum2"]
+        self.weight_decay, self.regularization = known["weight_decay"], known["regularization"]
+        self.delta, self.rms_decay = known["delta"], known["rms_decay"]
+        self.clip_gradients, self.iter_size = known["clip_gradients"], known["iter_size"]
         self.capturable = capturable
         self._updates: Rate = 0
         super().__init__(params, {"lr": lr, "lr_mult": 1.0, "decay_mult": 1.0})

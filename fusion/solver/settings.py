@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from fusion.errors import TrainingError, raise_all
 from fusion.solver.lr_policy import BEYOND, POLICIES, Schedule
-from fusion.solver.optimizers import RULES
+from fusion.solver.optimizers import RULES, OptimizerOptions
 from prototxt.schema import forks
 
 if TYPE_CHECKING:
@@ -56,6 +56,11 @@ class Settings:
     seed: int | None
     weights: tuple[str, ...]
     debug_info: bool = False
+
+    @property
+    def optimizer_options(self) -> OptimizerOptions:
+        """Return the constants of the update rule."""
+        return {name: getattr(self, name) for name in OptimizerOptions.__annotations__}  # type: ignore[return-value]
 
 
 def read_settings(

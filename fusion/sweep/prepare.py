@@ -165,15 +165,7 @@ def _heads(
         {key: values.to(bench.device) for key, values in hyper.items()},
         share,
         starts.rates,
-        partial(
-            RULES[settings.type],
-            momentum=settings.momentum,
-            momentum2=settings.momentum2,
-            weight_decay=settings.weight_decay,
-            regularization=settings.regularization,
-            delta=settings.delta,
-            rms_decay=settings.rms_decay,
-        ),
+        partial(RULES[settings.type], **settings.optimizer_options),
         schedule,
         ema,
     )
