@@ -1,4 +1,4 @@
-"""Reading text without losing a byte, and writing files so that a crash never leaves half of one."""
+"""Read text without losing a byte, and write files so that a crash never leaves half of one."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, cast
 
-_CHUNK = 1 << 20  # bytes that are written and read back at once
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what only writing ends with
+_CHUNK = 1 << 20  # bytes written and read back at a time
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # errors that only a write can raise
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
-    """The file's text with every byte kept: line ends and a BOM stay, bytes that are not UTF-8 become surrogates."""
+    """Read text with every byte kept: line ends and a BOM stay, bytes that are not UTF-8 become surrogates."""
     return Path(path).read_bytes().decode("utf-8", "surrogateescape")
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write `text` (as `read_text` gives it) in place of the file, at once or not at all."""
+    """Replace the file atomically by `text`, as returned by `read_text`."""
     with atomic_write(path) as file:
         file.write(text.encode("utf-8", "surrogateescape"))
 
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str], *, least: int = 0) -> Iterator[BinaryIO]:
-    """A binary file that replaces `path` when the block ends, and vanishes when the block fails.
+    """Open a temporary binary file that replaces `path` when the block succeeds and is removed when it fails.
 
-    least  bytes that the file will have at the least: their room on the disk is taken before the first is written, so
-           that a full disk is told at once, and the system need not look for room page by page
+    least  minimum size in bytes: this much disk space is allocated first, so that a full disk fails at once and the
+           file system need not search for space page by page
 
-    The temporary file lies beside `path`, so that the final rename never crosses a file system. An existing file's
-    mode is kept; a link is followed, so that it goes on pointing at the new content. A device or pipe is never
-    replaced: the finished content is written into it.
+    The temporary file lies beside `path`, so that the final rename never crosses a file system. The mode of an
+    existing file is kept, and symbolic links are followed. A device or pipe is not replaced: the finished content is
+    written into it.
     """
     if _is_special(path):
         with _copied_into(path) as file:
             yield file
         return
     target = Path(os.path.realpath(path))
-    # As tempfile.mkstemp does it, whose import is a tenth of a short command's time.
+    # Done by hand because importing tempfile takes a tenth of a short command's time.
     name = target.parent / f".{target.name[:100]}.{os.urandom(6).hex()}.tmp"
     handle = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
     try:
@@ -59,7 +59,7 @@ def atomic_write(path: str | os.PathLike[str], *, least: int = 0) -> Iterator[Bi
 
 
 def _is_special(path: str | os.PathLike[str]) -> bool:
-    """Whether a device, pipe or socket stands at the path; links are followed, /dev/stdout to a pipe among them."""
+    """Return whether the path, links followed (as /dev/stdout to a pipe), is a device, pipe or socket."""
     try:
         mode = os.stat(path).st_mode
     except OSError:
@@ -69,7 +69,7 @@ def _is_special(path: str | os.PathLike[str]) -> bool:
 
 @contextmanager
 def _copied_into(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A temporary file, since writers seek and read back; it is written into `path` when the block ends."""
+    """Open a temporary file, since writers seek and read back; copy it into `path` when the block ends."""
     import shutil
     import tempfile
 
@@ -81,11 +81,11 @@ def _copied_into(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 def write_at(handle: int, data: memoryview | bytes, offset: int, place: str | os.PathLike[str]) -> None:
-    """Write all of the bytes at this place of a file, and read them back.
+    """Write all bytes at `offset` and read them back.
 
-    A disk that fills up takes a part and reports that as success; only the next write fails.
+    A disk that fills up accepts part of a write and reports success; only the next write fails.
 
-    handle  open for reading and writing; `place` names the file in errors
+    handle  file descriptor open for reading and writing; `place` is the file's name in errors
     Raises: OSError
     """
     view, done = memoryview(data).cast("B"), 0
@@ -94,14 +94,14 @@ def write_at(handle: int, data: memoryview | bytes, offset: int, place: str | os
         if not count:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(place))
         if os.pread(handle, count, offset + done) != view[done : done + count]:
-            raise OSError(errno.EIO, "what was written is read back differently", os.fspath(place))
+            raise OSError(errno.EIO, "the bytes read back differ from those written", os.fspath(place))
         done += count
 
 
 def take_room(handle: int, size: int, target: str | os.PathLike[str]) -> None:
-    """Take the file's room on the disk before its bytes are written.
+    """Allocate `size` bytes on the disk before they are written, where the file system supports it.
 
-    Raises: OSError when the disk has too little room; a file system that cannot tell is asked nothing.
+    Raises: OSError when the disk has too little space.
     """
     if size and hasattr(os, "posix_fallocate"):
         try:

@@ -69,9 +69,9 @@ def _show(arguments: argparse.Namespace) -> None:
         _show_onnx(arguments)
         return
     content = contents_of(arguments.input)
-    if content.what == SOLVER:
+    if content.kind == SOLVER:
         _show_solver(arguments, content)
-    elif content.what == NET and (content.form == TEXT or (content.form == BINARY and _wants_net(arguments))):
+    elif content.kind == NET and (content.form == TEXT or (content.form == BINARY and _wants_net(arguments))):
         _show_net(arguments, content)
     else:
         _show_binary(arguments, content)

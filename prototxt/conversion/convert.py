@@ -1,4 +1,4 @@
-"""From any of Caffe's files to any other form of it: text, protobuf, HDF5, safetensors; the form by the name."""
+"""Convert Caffe's files between text, protobuf, HDF5, safetensors and NumPy; the target's name selects the form."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ PathLike = str | os.PathLike[str]
 
 @dataclass(frozen=True)
 class ConvertOptions:
-    """What to do beside changing the form.
+    """Options of a conversion beyond the change of form.
 
-    upgrade   bring V0 and V1 up to date
-    deploy    make the net for use from the net for training, with these inputs, outputs and stages
-    net       a net's text that gives weights the order, types, bottoms and tops of their layers
+    upgrade   upgrade V0 and V1
+    deploy    make the deploy net of a training net, with these inputs, outputs and stages
+    net       net text that gives the order, types, bottoms and tops of the layers of weights
     """
 
     upgrade: bool = False
@@ -35,7 +35,7 @@ class ConvertOptions:
 
 @dataclass(frozen=True)
 class Conversion:
-    """What was done: the kinds of the two files, and notes, one sentence each."""
+    """The result of a conversion: descriptions of the two files, and notes, one sentence each."""
 
     source: str
     target: str
@@ -43,11 +43,11 @@ class Conversion:
 
 
 def convert(source: PathLike, target: PathLike, request: ConvertOptions | None = None) -> Conversion:
-    """Convert a file, told by its content, to the form that the target's name asks for; `-` is text on stdout.
+    """Convert a file, recognised by its content, to the form of the target's name; `-` is text on stdout.
 
-    The target is replaced at once or not at all, and may be the source. Weights are streamed.
+    The target is replaced atomically and may be the source. Weights are streamed.
 
-    Raises: PrototxtError saying what is wrong and what to do; OSError.
+    Raises: PrototxtError with the reason and a remedy; OSError.
     """
     from prototxt.conversion.file_content import contents_of
 
@@ -56,22 +56,22 @@ def convert(source: PathLike, target: PathLike, request: ConvertOptions | None =
     content = contents_of(source)
     form = form_of(place)
     check_conversion(content, os.fspath(source), place, upgrade=request.upgrade, deploy=request.deploy)
-    if content.what == STATE:
+    if content.kind == STATE:
         notes = _state(source, target)
-    elif content.what == BLOB:
+    elif content.kind == BLOB:
         notes = _blob(content, form, source, place)
     elif content.form == TEXT:
-        notes = _text(content.what, form, source, place, request)
-    elif form == TEXT or content.what == SOLVER:
-        notes = _description(content.what, form, source, place, request)
+        notes = _text(content.kind, form, source, place, request)
+    elif form == TEXT or content.kind == SOLVER:
+        notes = _description(content.kind, form, source, place, request)
     elif content.form == form == BINARY:
         notes = _upgraded(source, place)
     else:
         notes = _weights(source, target, request)
-    return Conversion(describe_content(content), describe_content(Content(content.what, form)), tuple(notes))
+    return Conversion(describe_content(content), describe_content(Content(content.kind, form)), tuple(notes))
 
 
-def _text(what: str, form: str, source: PathLike, target: str, request: ConvertOptions) -> list[str]:
+def _text(kind: str, form: str, source: PathLike, target: str, request: ConvertOptions) -> list[str]:
     from prototxt.edit.deploy import deploy
     from prototxt.edit.upgrade_text import upgrade_text
     from prototxt.schema.decode import decode
@@ -91,14 +91,14 @@ def _text(what: str, form: str, source: PathLike, target: str, request: ConvertO
         return notes
     with warnings.catch_warnings():
         if request.deploy or request.upgrade:
-            warnings.simplefilter("ignore")  # told before
-        message = decode(doc, MESSAGES[what], strict=False)
+            warnings.simplefilter("ignore")  # the upgrade has warned already
+        message = decode(doc, MESSAGES[kind], strict=False)
     _write_message(target, message)
     return notes
 
 
-def _description(what: str, form: str, source: PathLike, target: str, request: ConvertOptions) -> list[str]:
-    """A binary net or solver as text (or a solver in today's form), without the values of its blobs."""
+def _description(kind: str, form: str, source: PathLike, target: str, request: ConvertOptions) -> list[str]:
+    """Convert a binary net or solver to text (or upgrade a binary solver), without the values of its blobs."""
     from prototxt.conversion.net_without_blobs import read_without_blobs
     from prototxt.edit.deploy import deploy
     from prototxt.schema.encode import to_text
@@ -107,7 +107,7 @@ def _description(what: str, form: str, source: PathLike, target: str, request: C
 
     notes: list[str] = []
     message: Any
-    if what == SOLVER:
+    if kind == SOLVER:
         message = parse_binary(source, SOLVER)
         message = upgrade_solver(message) if request.upgrade else message
     else:
@@ -135,9 +135,9 @@ def _upgraded(source: PathLike, target: str) -> list[str]:
 
     skeleton = read_without_blobs(source)
     if not (skeleton.net.layers or skeleton.net.layer):
-        raise WeightsError("the net has no layers", place=os.fspath(source), hint="is this a net at all?")
+        raise WeightsError("the net has no layers", place=os.fspath(source), hint="check that this file is a net")
     count = write_upgraded(skeleton, target)
-    return [f"{count} layers, {skeleton.blob_count} blobs copied as they are"]
+    return [f"{count} layers, {skeleton.blob_count} blobs copied unchanged"]
 
 
 def _weights(source: PathLike, target: PathLike, request: ConvertOptions) -> list[str]:
@@ -163,7 +163,7 @@ def _state(source: PathLike, target: PathLike) -> list[str]:
 
 
 def _blob(content: Content, form: str, source: PathLike, target: str) -> list[str]:
-    """A mean image: protobuf, text or NumPy's array [C, H, W]."""
+    """Convert a mean image between protobuf, text and a NumPy array [C, H, W]."""
     from prototxt.schema.decode import decode
     from prototxt.schema.encode import to_text
     from prototxt.text.parser import parse_file
@@ -213,8 +213,8 @@ def _to_numpy(source: PathLike, target: str, content: Content) -> list[str]:
     return [f"shape {'x'.join(map(str, mean.shape))}"]
 
 
-def parse_binary(path: PathLike, what: str) -> Any:
-    """A whole binary message. Raises: WeightsError when it is damaged."""
+def parse_binary(path: PathLike, kind: str) -> Any:
+    """Read a whole binary message. Raises: WeightsError if it is damaged."""
     from google.protobuf.message import DecodeError
 
     from prototxt.conversion.net_without_blobs import mend_strings
@@ -223,10 +223,10 @@ def parse_binary(path: PathLike, what: str) -> Any:
     with open(path, "rb") as file:
         data = file.read()
     try:
-        message = getattr(messages, MESSAGES[what]).FromString(data)
+        message = getattr(messages, MESSAGES[kind]).FromString(data)
     except DecodeError as error:
         hint = "the file is cut off or damaged: fetch or copy it again"
-        raise WeightsError(f"this is not {MESSAGES[what]}: {error}", place=os.fspath(path), hint=hint) from None
+        raise WeightsError(f"this is not {MESSAGES[kind]}: {error}", place=os.fspath(path), hint=hint) from None
     mend_strings(message, os.fspath(path))
     return message
 

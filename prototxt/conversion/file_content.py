@@ -1,4 +1,4 @@
-"""What a file of Caffe's holds, and in which form, told by its content and not by its name."""
+"""Detect the content of a Caffe file (net, solver, solver state or blob) and its form, by content and not by name."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from prototxt.sniff.weights_format import (
     detect_format,
     foreign_format,
     is_onnx_message,
+    outer_fields,
 )
 
 if TYPE_CHECKING:
@@ -36,19 +37,20 @@ _WIRES = {1: 1, 2: 5, 6: 1, 7: 5, 9: 2, 11: 2, 12: 2, 15: 5, 16: 1}  # descripto
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a file holds: NET (with weights or without), SOLVER, STATE (a solver's) or BLOB (a mean image).
+    """The content of a file.
 
+    kind  NET (with or without weights), SOLVER, STATE (of a solver) or BLOB (a mean image)
     form  TEXT, BINARY (protobuf), HDF5, SAFETENSORS or NUMPY
     """
 
-    what: str
+    kind: str
     form: str
 
 
 def contents_of(path: str | os.PathLike[str]) -> Content:
-    """Tell what a file holds.
+    """Detect the content of a file.
 
-    Raises: WeightsError saying what it is instead, when it is nothing of Caffe's; OSError.
+    Raises: WeightsError for a file recognised as not Caffe's; OSError.
     """
     if os.path.isdir(path):
         raise WeightsError("this is a folder, not a file", place=os.fspath(path), hint="give a file inside it")
@@ -60,7 +62,7 @@ def contents_of(path: str | os.PathLike[str]) -> Content:
         from prototxt.text.parser import parse_file
 
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # whoever reads the file warns
+            warnings.simplefilter("ignore")  # the code that reads the file will warn
             return Content(text_kind(parse_file(path, tolerant=True)), TEXT)
     form = detect_format(path)
     if form == "hdf5":
@@ -71,7 +73,7 @@ def contents_of(path: str | os.PathLike[str]) -> Content:
 
 
 def text_kind(doc: Document) -> str:
-    """What a text describes, by the names of its outermost fields."""
+    """Return the content kind of a text, by the names of its outermost fields."""
     from prototxt.edit.upgrade_text import is_solver
 
     names = {field.name for field in doc.root}
@@ -83,7 +85,7 @@ def text_kind(doc: Document) -> str:
 
 
 def _is_text(head: bytes, name: str) -> bool:
-    """Whether the bytes are text, or nothing; a foreign kind is not, but for a web page not named as weights."""
+    """Return whether the bytes are text or empty; foreign files are not, except web pages not named as weights."""
     if encoding_of(head) is not None:
         return True
     if head.translate(None, _BINARY_BYTES) != head or head.startswith(HDF5_MAGIC):
@@ -100,8 +102,11 @@ def _hdf5_kind(path: str | os.PathLike[str]) -> str:
 
 
 def _message_kind(path: str) -> str:
-    """What a binary message is, by its outermost fields. A net of a fork may have any, so a net is the last guess."""
-    seen = _outer_fields(path)
+    """Return the kind of a binary message by its outermost fields; a fork's net may have any, so NET comes last."""
+    from prototxt.sniff.protobuf_wire import ByteWindow
+
+    with open(path, "rb") as file:  # damage is left to the reader of the file, which reports its place
+        seen = outer_fields(ByteWindow.over_file(file.fileno(), path), damaged=True)
     if is_onnx_message(seen):
         raise WeightsError(f"this is {ONNX}, not a file of Caffe's", place=path, hint="name it .onnx")
     if (100, 2) in seen:
@@ -116,38 +121,20 @@ def _message_kind(path: str) -> str:
     return SOLVER if seen and seen <= _wires(SOLVER) and not seen <= _wires(NET) else NET
 
 
-def _outer_fields(path: str) -> set[tuple[int, int]]:
-    from prototxt.sniff.protobuf_wire import ByteWindow, wire_fields
-
-    seen: set[tuple[int, int]] = set()
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        window = ByteWindow.over_file(fd, path)
-        for count, (number, wire, _, _) in enumerate(wire_fields(window, 0, window.size)):
-            seen.add((number, wire))
-            if count > 1000:
-                break
-    except WeightsError:
-        pass  # whoever reads the file will say where it is damaged
-    finally:
-        os.close(fd)
-    return seen
-
-
-def _field_names(what: str) -> list[str]:
+def _field_names(kind: str) -> list[str]:
     from prototxt.schema.messages import POOL
 
-    return [field.name for field in POOL.FindMessageTypeByName(f"caffe.{MESSAGES[what]}").fields]
+    return [field.name for field in POOL.FindMessageTypeByName(f"caffe.{MESSAGES[kind]}").fields]
 
 
 @cache
-def _wires(what: str) -> frozenset[tuple[int, int]]:
-    """The (number, wire type) that a message's fields may have; repeated numbers may be packed as well."""
+def _wires(kind: str) -> frozenset[tuple[int, int]]:
+    """Return the (number, wire type) pairs of a message's fields; repeated numbers may also be packed."""
     from prototxt.schema.messages import POOL
     from prototxt.schema.scalars import is_repeated
 
     found = set()
-    for field in POOL.FindMessageTypeByName(f"caffe.{MESSAGES[what]}").fields:
+    for field in POOL.FindMessageTypeByName(f"caffe.{MESSAGES[kind]}").fields:
         found.add((field.number, _WIRES.get(field.type, 0)))
         if is_repeated(field):
             found.add((field.number, 2))

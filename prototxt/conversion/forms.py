@@ -1,4 +1,4 @@
-"""The forms that Caffe's files take: which one a name asks for, and what can become what."""
+"""The forms of Caffe's files: the form that a file name stands for, and the conversions that are possible."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ _TARGETS = {
 
 
 def form_of(name: str) -> str:
-    """The form that a file of this name has.
+    """Return the form that a file name stands for.
 
-    Raises: WeightsError when the name does not say.
+    Raises: WeightsError for an unknown ending.
     """
     if name == STREAM:
         return TEXT
@@ -46,39 +46,39 @@ def form_of(name: str) -> str:
         "end it in .prototxt (text), .caffemodel, .binaryproto or .solverstate (protobuf), .h5, .safetensors, "
         "or .npy (a mean image)"
     )
-    raise WeightsError("the name does not say in which form to write", place=name, hint=hint)
+    raise WeightsError("the form to write cannot be derived from the name", place=name, hint=hint)
 
 
 def describe_content(content: Content) -> str:
-    """What a file holds, in words."""
-    return _NAMES[content.what].get(content.form, "this")
+    """Describe the content of a file in words."""
+    return _NAMES[content.kind].get(content.form, "this")
 
 
 def check_conversion(content: Content, source: str, target: str, *, upgrade: bool, deploy: bool) -> None:
-    """Raises: WeightsError for a conversion that cannot be, or has no point, with these wishes beside it."""
+    """Check that a conversion is possible and changes something. Raises: WeightsError."""
     form = form_of(target)
-    what = describe_content(content)
+    words = describe_content(content)
+    targets = f"name the target {_TARGETS[content.kind]}"
 
     def refuse(message: str, hint: str) -> WeightsError:
         return WeightsError(message, place=source, hint=hint)
 
     if form == TEXT and content.form != TEXT and target.lower().endswith(".pt"):
-        raise refuse(f"{target} could be a net's text or a PyTorch file", f"name the target {_TARGETS[content.what]}")
-    if deploy and not (content.what == NET and content.form in (TEXT, BINARY)):
-        raise refuse(f"this is {what}; only a net can be deployed", "give the net to train (train_val.prototxt)")
-    if form not in _NAMES[content.what] or (content.what == STATE and TEXT in (content.form, form)):
-        hint = f"name the target {_TARGETS[content.what]}"
-        raise refuse(f"this is {what}, which cannot be written as {target}", hint)
-    if content.what == NET and form == TEXT and content.form in (HDF5, SAFETENSORS):
-        raise refuse(f"this is {what}: it does not describe the net", "fusion-show lists what it holds")
-    if content.what == NET and content.form == TEXT and form in (HDF5, SAFETENSORS):
+        raise refuse(f"{target} could be a net's text or a PyTorch file", targets)
+    if deploy and not (content.kind == NET and content.form in (TEXT, BINARY)):
+        raise refuse(f"this is {words}; only a net can be deployed", "give the net to train (train_val.prototxt)")
+    if form not in _NAMES[content.kind] or (content.kind == STATE and TEXT in (content.form, form)):
+        raise refuse(f"this is {words}, which cannot be written as {target}", targets)
+    if content.kind == NET and form == TEXT and content.form in (HDF5, SAFETENSORS):
+        raise refuse(f"this is {words}: it does not describe the net", "list its blobs with fusion-show")
+    if content.kind == NET and content.form == TEXT and form in (HDF5, SAFETENSORS):
         raise refuse("a net's text holds no weights", "give the .caffemodel that belongs to it")
     if deploy and form not in (TEXT, BINARY):
         raise refuse("--deploy makes a net's description, not weights", "name the target .prototxt")
     if content.form == form and not (upgrade or deploy):
         hint = "give --upgrade for today's form, or --deploy for the net in use"
-        if content.what in (STATE, BLOB) or form in (HDF5, SAFETENSORS):
+        if content.kind in (STATE, BLOB) or form in (HDF5, SAFETENSORS):
             hint = "copy it, or give the target another ending"
-        raise refuse(f"there is nothing to do: both are {what}", hint)
-    if upgrade and content.what in (STATE, BLOB):
-        raise refuse(f"{what} has one form only", "leave out --upgrade")
+        raise refuse(f"there is nothing to do: both are {words}", hint)
+    if upgrade and content.kind in (STATE, BLOB):
+        raise refuse(f"{words} has one form only", "leave out --upgrade")

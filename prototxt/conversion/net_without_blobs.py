@@ -1,6 +1,6 @@
-"""A binary net apart from its weights: the description as a message, the blobs as stretches of the file.
+"""A binary net without its weights: the description as a message, the blobs as byte ranges of the file.
 
-So a net of any size is upgraded, or printed as text, with no value in memory; blobs are copied as they are.
+A net of any size can so be upgraded or printed as text with no values in memory; blobs are copied unchanged.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from prototxt.sniff.protobuf_wire import (
 )
 
 _BLOBS = 7
-_MOST = 64 << 20  # bytes of a description without its weights; the largest public nets have less than one
+_MOST = 64 << 20  # maximum bytes of a field of the description; the largest public nets have less than one MiB in all
 Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class NetWithoutBlobs:
-    """A net without its values, of any version.
+    """A net of any version without its blobs.
 
-    net     the message; its layers hold no blobs
-    blobs   for each of `net.layers`, or `net.layer` if there are none: the bytes of each blob's message in the file
+    net     the message; its layers have no blobs
+    blobs   for each of `net.layers`, or of `net.layer` if there are none: the byte range of each blob's message
     """
 
     path: str
@@ -49,14 +49,14 @@ class NetWithoutBlobs:
 
     @property
     def blob_count(self) -> int:
-        """How many blobs the file holds."""
+        """Return the number of blobs in the file."""
         return sum(map(len, self.blobs))
 
 
 def read_without_blobs(path: str | os.PathLike[str]) -> NetWithoutBlobs:
     """Read a binary NetParameter without its blobs.
 
-    Raises: WeightsError when the file is damaged, or no net.
+    Raises: WeightsError if the file is damaged or not a net.
     """
     place = os.fspath(path)
     fd = os.open(path, os.O_RDONLY)
@@ -79,17 +79,17 @@ def read_without_blobs(path: str | os.PathLike[str]) -> NetWithoutBlobs:
     try:
         net = NetParameter.FromString(b"".join(parts))
     except DecodeError as error:
-        raise WeightsError(f"this is no net: {error}", place=place, hint=DAMAGED) from None
+        raise WeightsError(f"this is not a net: {error}", place=place, hint=DAMAGED) from None
     mend_strings(net, place)
     return NetWithoutBlobs(place, net, blobs[2] if net.layers else blobs[100])
 
 
 def mend_strings(message: Any, place: str) -> None:
-    """Replace what is not UTF-8 in a message read from a file; protobuf hands such strings out as bytes. Warns."""
+    """Replace strings that are not UTF-8, which protobuf returns as bytes, in a message read from a file. Warns."""
     mended = _mended(message)
     if mended:
         names = ", ".join(mended[:3])
-        warnings.warn(f"{place}: not UTF-8, so that marks stand for the bytes: {names}", UserWarning, stacklevel=3)
+        warnings.warn(f"{place}: not UTF-8, bytes replaced by marks: {names}", UserWarning, stacklevel=3)
 
 
 def _mended(message: Any) -> list[str]:
@@ -110,7 +110,7 @@ def _mended(message: Any) -> list[str]:
 
 
 def _without_blobs(window: ByteWindow, start: int, end: int, blobs: int, found: list[Span], *, nested: bool) -> bytes:
-    """A layer's bytes less its blobs, whose places go to `found`; V0 has its layer nested in field 1."""
+    """Return a layer's bytes without its blobs, whose ranges are added to `found`; V0 nests its layer in field 1."""
     parts: list[bytes] = []
     position = start
     for number, wire, a, b in wire_fields(window, start, end):
@@ -125,16 +125,16 @@ def _without_blobs(window: ByteWindow, start: int, end: int, blobs: int, found: 
 
 
 def _kept(window: ByteWindow, start: int, end: int) -> bytes:
-    """Bytes of the description. Raises: WeightsError for more than any description has."""
+    """Read bytes of the description. Raises: WeightsError for an implausibly large field."""
     if end - start > _MOST:
-        raise damage_error(window.path, start, f"a field of {end - start} bytes that is no weights", DAMAGED)
+        raise damage_error(window.path, start, f"a field of {end - start} bytes that holds no weights", DAMAGED)
     return window.read(start, end)
 
 
 def write_upgraded(skeleton: NetWithoutBlobs, path: str | os.PathLike[str]) -> int:
-    """Write the net in today's form, its blobs copied byte by byte; the number of layers.
+    """Write the upgraded net with its blobs copied byte by byte; return the number of layers.
 
-    The outcome is what Caffe's upgrade_net_proto_binary makes. Raises: UpgradeError; WeightsError over 2 GiB.
+    The result equals that of Caffe's upgrade_net_proto_binary. Raises: UpgradeError; WeightsError over 2 GiB.
     """
     net, origins = upgrade_with_origins(skeleton.net)
     outer = NetParameter()
@@ -157,7 +157,7 @@ def write_upgraded(skeleton: NetWithoutBlobs, path: str | os.PathLike[str]) -> i
 
 
 def _write_layer(sink: BufferedWriter, layer: LayerParameter, spans: list[Span], source: int, path: str) -> None:
-    """A layer in the order of its fields' numbers, as protobuf writes it."""
+    """Write a layer in the order of its field numbers, as protobuf does."""
     head = _part(layer, lambda number: number < _BLOBS)
     tail = _part(layer, lambda number: number > _BLOBS, keep_unknown=True)
     frames = [field_key(_BLOBS, LENGTH) + encode_varint(end - start) for start, end in spans]

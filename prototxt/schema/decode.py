@@ -1,6 +1,6 @@
-"""From the tree to Caffe's messages: typed, checked, and every mistake of a file reported at once.
+"""Decode the tree to Caffe's messages, typed and checked, reporting all mistakes of a file together.
 
-protobuf's own text_format stops at the first mistake, drops what it does not know, and is several times slower.
+protobuf's own text_format stops at the first mistake, drops unknown fields, and is several times slower.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from prototxt.schema.layer_types import KNOWN_TYPES, WEIGHTLESS_TYPES
 from prototxt.schema.scalars import BadValueError, ScalarReader, is_repeated, is_required, scalar_reader
 from prototxt.text.tree import Document, Field, Message, Scalar
 
-MAX_LISTED = 100  # mistakes, strange fields and hints of one file: a hostile one could ask for millions
+MAX_LISTED = 100  # mistakes, unknown fields and hints of one file: a hostile one could cause millions
 _FOREIGN = re.compile(" has no (field|value) ")
-_LENIENT = "if it is a fork's: strict=False in Python keeps it with a warning; commands that run nets want it removed"
-MAX_PLACES = 10_000  # strange fields whose places the warning holds
-# A message of a layer takes kilobytes, `layer{}` seven characters: above this many layers, they must be of some length.
+_LENIENT = "if it is a fork's: strict=False in Python keeps it with a warning; for commands that run nets remove it"
+MAX_PLACES = 10_000  # unknown fields whose places the warning holds
+# A layer's message takes kilobytes, `layer{}` seven characters: more layers than this need a minimum average length.
 MANY_LAYERS, LAYER_LENGTH = 20_000, 64
 _LARGE = ("LayerParameter", "V1LayerParameter", "V0LayerParameter", "NetParameter")
 
@@ -34,8 +34,8 @@ _LARGE = ("LayerParameter", "V1LayerParameter", "V0LayerParameter", "NetParamete
 class UnknownFieldWarning(UserWarning):
     """Fields that Caffe itself does not know were found and kept.
 
-    fields   all of them with their places, those of known forks too
-    unknown  those that no schema knows
+    fields   all such fields with their places, including those of known forks
+    unknown  the fields that no schema knows
     """
 
     def __init__(
@@ -47,11 +47,11 @@ class UnknownFieldWarning(UserWarning):
 
 
 def decode(doc: Document, type_name: str, *, strict: bool = True) -> Any:
-    """The document as a message of the given type, "NetParameter" for instance; not upgraded, see `load_net`.
+    """Decode a document as a message of the given type, for instance "NetParameter", without upgrading it.
 
-    strict  refuse what no schema knows; otherwise it is kept as text (`forks.unknown`) and listed in a warning
+    strict  refuse fields that no schema knows; else they are kept as text (`forks.unknown`) and listed in a warning
 
-    Fields that a fork of Caffe is known to have are kept typed (`forks.fields`) and listed in the warning as well.
+    Fields of known forks of Caffe are kept typed (`forks.fields`) and listed in the warning as well.
 
     Raises: DecodeError with all mistakes. Warns: UnknownFieldWarning, once.
     """
@@ -76,7 +76,7 @@ def _line_order(error: Any) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class _FieldPlan:
-    """How to read one field: its literals by `read`, or its message by the plan of `descriptor`."""
+    """The way to read one field: its literals by `read`, or its message by the plan of `descriptor`."""
 
     name: str
     repeated: bool
@@ -86,7 +86,7 @@ class _FieldPlan:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """How to read a message: its fields by name, the forks' fields by name, the required ones."""
+    """The way to read a message: its fields by name, the forks' fields by name, the required ones."""
 
     descriptor: Descriptor
     fields: dict[str, _FieldPlan]
@@ -113,7 +113,7 @@ def _field_plan(field: FieldDescriptor) -> _FieldPlan:
 
 
 class _Listing:
-    """Strange fields: how many, and of the first ones offset and description."""
+    """Non-Caffe fields: their number, and offset and description of the first ones."""
 
     __slots__ = ("count", "items")
 
@@ -122,14 +122,14 @@ class _Listing:
         self.items: list[tuple[int, str]] = []
 
     def add(self, item: tuple[int, str]) -> None:
-        """Count one more, and keep it if there is room."""
+        """Count a field, and keep it up to MAX_PLACES."""
         self.count += 1
         if self.count <= MAX_PLACES:
             self.items.append(item)
 
 
 class _Decoder:
-    """The state of one decoding: the mistakes and the strange fields found so far."""
+    """The state of one decoding: the mistakes and non-Caffe fields found so far."""
 
     def __init__(self, doc: Document, strict: bool) -> None:
         self.doc = doc
@@ -158,7 +158,7 @@ class _Decoder:
                 self.error(source.start, f"{plan.descriptor.name} needs the field {name!r}", f"add {name}: ...")
 
     def set(self, target: Any, field: Field, field_plan: _FieldPlan, plan: _Plan) -> None:
-        """Set one field, or record why not."""
+        """Set one field, or record its mistake."""
         name, values = field_plan.name, field.values
         one = len(values) == 1 and field.end == values[0].end
         if not field_plan.repeated and (not one or target.HasField(name) or self.is_widened(target, name, plan)):
@@ -198,15 +198,15 @@ class _Decoder:
             self.fill(part, value, _plan(field_plan.descriptor))
 
     def has_room(self, value: Message) -> bool:
-        """Count a layer or a net; whether a text of this length may hold so many."""
+        """Count a layer or net, and return whether a text of this length may have this many."""
         self.large += 1
         if self.large == self.most + 1:
             message = f"more than {self.most} layers in a text of {len(self.doc.text)} characters"
-            self.error(value.start, message, "no net has so many layers that say so little: is the file damaged?")
+            self.error(value.start, message, "no net has that many nearly empty layers: the file may be damaged")
         return self.large <= self.most
 
     def strange(self, target: Any, field: Field, plan: _Plan) -> None:
-        """Take a field that Caffe does not know: a fork's, or nobody's."""
+        """Handle a field that Caffe does not know: a fork's, or one of no schema."""
         fork_plan = plan.forks.get(field.name)
         if fork_plan is not None:
             self.forks.add((field.start, _described(field.name, plan)))
@@ -218,18 +218,18 @@ class _Decoder:
             self.keep(target, field, plan)
 
     def keep(self, target: Any, field: Field, plan: _Plan) -> None:
-        """Keep a field as text in the message."""
+        """Keep an unknown field as text in the message."""
         self.unknown.add((field.start, _described(field.name, plan)))
         text = self.doc.text[field.name_start + len(field.name) : field.end].strip()
         forks.keep_unknown(target, field.name, text.encode("utf-8", "replace").decode())
 
     def is_widened(self, target: Any, name: str, plan: _Plan) -> bool:
-        """Whether several values of a singular field were found before, and are kept in a fork's repeated one."""
+        """Return whether earlier values of this singular field are kept in a fork's repeated field."""
         wider = plan.forks.get(name)
         return wider is not None and wider.repeated and len(getattr(forks.fields(target), name)) > 0
 
     def too_many(self, target: Any, field: Field, plan: _Plan) -> None:
-        """A singular field has several values: some fork may have made it repeated."""
+        """Handle several values of a singular field, which a fork may have made repeated."""
         name = field.name
         twice = target.HasField(name)
         wider = plan.forks.get(name)
@@ -246,7 +246,7 @@ class _Decoder:
             self.error(field.start, f"{name!r} takes one value, not a list")
 
     def bad_value(self, target: Any, field: Field, value: Scalar, error: BadValueError, plan: _Plan) -> None:
-        """A literal does not fit: a fork's enum may have the value; not strict, an enum's value is kept as unknown."""
+        """Handle a literal that does not fit: a fork's enum may have it; if not strict, an enum's value is kept."""
         wider = plan.forks.get(field.name)
         if wider is not None and wider.read is not None and value.kind == "identifier":
             with suppress(BadValueError):
@@ -260,7 +260,7 @@ class _Decoder:
         self.error(value.start, f"{field.name!r}: {error.message}", error.hint)
 
     def check_type(self, layer: Any, source: Message) -> None:
-        """List a layer type that is not known by name; only building the net must know it."""
+        """List an unknown layer type; it is no mistake, since only building the net needs the type."""
         field = source.get("type")
         if field is not None and layer.type and layer.type not in KNOWN_TYPES | WEIGHTLESS_TYPES:
             hint = did_you_mean(layer.type, KNOWN_TYPES) if self.unknown.count < MAX_LISTED else ""
@@ -268,7 +268,7 @@ class _Decoder:
             self.unknown.add((field.start, f"{text}; {hint}" if hint else text))
 
     def hint(self, field: Field, plan: _Plan) -> str | None:
-        """What the writer of an unknown field may have meant."""
+        """Return a suggestion for an unknown field."""
         key = f"{plan.descriptor.full_name} {field.name}"
         if key in self.seen or len(self.seen) > MAX_LISTED:
             return None
@@ -279,23 +279,23 @@ class _Decoder:
         return spelling or _misplaced(field.name, plan.descriptor) or did_you_mean(field.name, known)
 
     def error(self, offset: int, message: str, hint: str | None = None) -> None:
-        """Record a mistake; of very many, only count the rest."""
+        """Record a mistake; after MAX_LISTED only count them."""
         if len(self.errors) >= MAX_LISTED:
             self.more += 1
             return
         self.errors.append(DecodeError(message, place=self.doc.place(offset), hint=hint))
 
     def warn(self) -> None:
-        """One warning for all strange fields."""
+        """Give one warning for all non-Caffe fields."""
         if not self.forks.count and not self.unknown.count:
             return
         parts = []
-        for found, what in ((self.forks, "of forks of Caffe"), (self.unknown, "that no schema knows")):
+        for found, origin in ((self.forks, "of forks of Caffe"), (self.unknown, "that no schema knows")):
             if found.count:
                 listed = "".join(f"\n  {self.doc.place(offset)}: {text}" for offset, text in found.items[:MAX_LISTED])
                 listed += f"\n  and {found.count - MAX_LISTED} more" if found.count > MAX_LISTED else ""
-                many = f"{found.count} fields, values or types {what} were"
-                parts.append(f"{many if found.count > 1 else f'a field, value or type {what} was'} kept:{listed}")
+                many = f"{found.count} fields, values or types {origin} were"
+                parts.append(f"{many if found.count > 1 else f'a field, value or type {origin} was'} kept:{listed}")
         unknown = [(self.doc.place(offset), text) for offset, text in sorted(self.unknown.items)]
         places = [(self.doc.place(offset), text) for offset, text in sorted(self.forks.items + self.unknown.items)]
         warnings.warn(UnknownFieldWarning("\n".join(parts), places, unknown), stacklevel=3)
@@ -306,11 +306,11 @@ def _described(name: str, plan: _Plan) -> str:
 
 
 def _misplaced(name: str, descriptor: Descriptor) -> str | None:
-    """Where a field belongs that stands in the wrong message."""
+    """Return where a field belongs that is in the wrong message."""
     blocks = {field.name: field.message_type for field in descriptor.fields if field.message_type}
     inside = [block for block, message in blocks.items() if name in message.fields_by_name]
     if inside and descriptor.name == "LayerParameter":
-        return f"it belongs into a block: {', '.join(inside[:4])}"
+        return f"it belongs in a block: {', '.join(inside[:4])}"
     for other in ("NetParameter", "SolverParameter", "LayerParameter", "V1LayerParameter", "V0LayerParameter"):
         if other != descriptor.name and name in messages.POOL.FindMessageTypeByName(f"caffe.{other}").fields_by_name:
             return f"it is a field of {other}"

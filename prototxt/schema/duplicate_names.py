@@ -1,4 +1,4 @@
-"""Layers of one name in one phase: Caffe builds them, but weights files know layers by name and can serve only one."""
+"""Layers with the same name in one phase: Caffe builds them, but weights files identify layers by name."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ HINT = "give one of them another name, in the net and in its weights"
 
 
 def check_layer_names(net: NetParameter) -> None:
-    """Refuse a net in which weights by layer name would be ambiguous.
+    """Check that weights by layer name are unambiguous.
 
-    Layers that share all their parameters by name hold the same weights, and may bear one name.
-    Raises: WeightsError for every second layer of a name that holds weights of its own.
+    Layers that share all their parameters by name hold the same weights, and may have the same name.
+    Raises: WeightsError for every further layer of a name that holds weights of its own.
     """
     errors: dict[str, WeightsError] = {}
     for phase in ("TRAIN", "TEST"):
@@ -25,8 +25,8 @@ def check_layer_names(net: NetParameter) -> None:
             if count == 0 or (count is None and not layer.param):
                 continue
             if first.setdefault(layer.name, layer) is not layer and not _shares_all(layer, first[layer.name], count):
-                what = f"a second layer named '{layer.name}' holds weights: files of weights tell layers apart by name"
-                errors.setdefault(layer.name, WeightsError(what, place=place_of(layer), hint=HINT))
+                message = f"a second layer named '{layer.name}' holds weights: weights files identify layers by name"
+                errors.setdefault(layer.name, WeightsError(message, place=place_of(layer), hint=HINT))
     raise_all(list(errors.values()))
 
 

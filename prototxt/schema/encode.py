@@ -1,4 +1,4 @@
-"""From messages to text, as Caffe's own tools write it: one field a line, two blanks a level, in the schema's order."""
+"""Print messages as text, as Caffe's tools do: one field per line, two blanks per level, in the schema's order."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 def to_text(message: Message) -> str:
-    """The message as text that decodes to an equal message, kept fields of forks and unknown ones included."""
+    """Return the message as text that decodes to an equal message, including fields of forks and unknown ones."""
     return "".join(f"{line}\n" for line in _lines(message, ""))
 
 
 def float_text(value: float) -> str:
-    """The shortest decimal that reads back as the same float32."""
+    """Return the shortest decimal that reads back as the same float32."""
     if not math.isfinite(value):
         return str(value)
     single = struct.pack("f", value)
@@ -36,7 +36,7 @@ def float_text(value: float) -> str:
 
 
 def string_text(value: str | bytes) -> str:
-    """A string or bytes in double quotes: text stays readable, control characters and bytes are escaped."""
+    """Return a string or bytes in double quotes; control characters and non-ASCII bytes are escaped."""
     if isinstance(value, bytes):
         return '"' + "".join(_escaped(chr(byte)) if byte < 0x80 else f"\\{byte:03o}" for byte in value) + '"'
     return '"' + _SPECIAL.sub(lambda match: _escaped(match[0]), value) + '"'
@@ -60,7 +60,7 @@ def _lines(message: Message, indent: str) -> Iterator[str]:
 
 
 def _fork_lines(message: Message, indent: str) -> Iterator[str]:
-    """The forks' fields; those that make one of Caffe's repeated are lists, so that they are read as such again."""
+    """Yield the forks' fields; repeated versions of Caffe's singular fields are lists, so that they decode again."""
     for descriptor, value in forks.fields(message).ListFields():
         if is_repeated(descriptor) and descriptor.name in message.DESCRIPTOR.fields_by_name:
             yield f"{indent}{descriptor.name}: [{', '.join(_scalar(descriptor, item) for item in value)}]"

@@ -1,4 +1,4 @@
-"""Which layers a net takes: each layer's include and exclude rules against the net's phase, level and stages."""
+"""Filter a net's layers: each layer's include and exclude rules against the phase, level and stages of the net."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from prototxt.text.places import place_of
 
 
 def filter_net(net: NetParameter, phase: str = "TEST", level: int = 0, stages: Iterable[str] = ()) -> NetParameter:
-    """The net with only the layers that belong to this state, as Caffe makes it when it builds a net.
+    """Return the net with the layers of this state only, as Caffe filters it before building.
 
     phase   "TRAIN" or "TEST"
-    level   what min_level and max_level of a rule are compared with
-    stages  added to those that the net's own `state` names
+    level   compared with min_level and max_level of a rule
+    stages  added to those of the net's own `state`
 
-    The state is written into the result. Unknown layer types are not judged here.
+    The state is written into the result. Unknown layer types are not checked here.
 
     Raises: DecodeError with all layers that have both include and exclude rules, ValueError for an unknown phase.
     """
@@ -35,14 +35,14 @@ def filter_net(net: NetParameter, phase: str = "TEST", level: int = 0, stages: I
 
 
 def is_included(layer: LayerParameter, state: NetState) -> bool:
-    """Whether a net in this state takes the layer: one include rule holds (or there is none), and no exclude rule."""
+    """Return whether a net in this state has the layer: one include rule matches or, without any, no exclude rule."""
     if layer.include:
         return any(rule_matches(rule, state) for rule in layer.include)
     return not any(rule_matches(rule, state) for rule in layer.exclude)
 
 
 def rule_matches(rule: NetStateRule, state: NetState) -> bool:
-    """Whether all that the rule states is true of the state."""
+    """Return whether all conditions of the rule match the state."""
     if rule.HasField("phase") and rule.phase != state.phase:
         return False
     if rule.HasField("min_level") and state.level < rule.min_level:
@@ -53,9 +53,9 @@ def rule_matches(rule: NetStateRule, state: NetState) -> bool:
 
 
 def filter_whole(net: NetParameter, phase: str = "TEST", level: int = 0, stages: Iterable[str] = ()) -> NetParameter:
-    """Return `filter_net`'s result, for who is going to run it.
+    """Return the filtered net, checked to be complete enough to run.
 
-    Raises: as filter_net; DecodeError too where a layer reads a blob that only layers of other stages make.
+    Raises: as filter_net; also DecodeError if a layer reads a blob that only layers of other stages make.
     """
     kept = filter_net(net, phase, level, stages)
     error = unmet_stages(net, kept)
@@ -73,8 +73,8 @@ def stages_of(net: NetParameter) -> tuple[str, ...]:
 def unmet_stages(net: NetParameter, kept: NetParameter) -> DecodeError | None:
     """Return the error of a filtered net that reads a blob which only layers of other stages make, or None.
 
-    net   all layers
-    kept  those of one state, as `filter_net` gives them
+    net   the net with all layers
+    kept  the net filtered by `filter_net`
     """
     ruled = [
         layer for layer in net.layer if any(rule.stage or rule.not_stage for rule in (*layer.include, *layer.exclude))
@@ -89,7 +89,7 @@ def unmet_stages(net: NetParameter, kept: NetParameter) -> DecodeError | None:
                     f"layer {layer.name!r} reads {bottom!r}, which in phase {phase} only layers of other stages make"
                 )
                 named = ", ".join(stages_of(net))
-                hint = f"name the stages that hold (--stage, or train_state and test_state of a solver): {named}"
+                hint = f"set the stages (--stage, or train_state and test_state of a solver): {named}"
                 return DecodeError(message, place=place_of(layer), hint=hint)
         made.update(layer.top)
     return None

@@ -1,7 +1,6 @@
-"""The messages of forks of Caffe, as classes; see forks.py for how they ride in Caffe's own.
+"""The messages of forks of Caffe as classes; forks.py stores them inside Caffe's own.
 
-Each class that is named after one of Caffe's holds only the fields that forks add to it. fork_messages.pyi tells their
-types.
+A class with the name of one of Caffe's has only the fields that forks add to it; fork_messages.pyi has their types.
 """
 
 from __future__ import annotations

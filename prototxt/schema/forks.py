@@ -1,10 +1,10 @@
-"""What forks of Caffe add to its messages, and what nobody knows: both ride in the message and get lost nowhere.
+"""Fields that forks of Caffe add to its messages, and unknown fields: both are kept inside the message.
 
     fields(layer).permute_param.order       # a field of the SSD fork, empty where the layer has none
     unknown(layer)                          # [("my_param", "{ a: 1 }")]: fields of no known fork, as text
 
-A fork's fields are typed (fork_messages) and sit in extension 20000 of Caffe's message; unknown ones sit in protobuf's
-own store of unknown fields. Caffe skips both when it reads a binary file, so neither can clash with its numbers.
+The fields of forks are typed (fork_messages) and kept in extension 20000 of Caffe's message; unknown ones are kept in
+protobuf's own store of unknown fields. Caffe skips both in a binary file, so neither can clash with its numbers.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _EXTENSIONS: dict[str, Any] = {
 
 
 def extension_of(descriptor: Any) -> Any:
-    """The extension that holds the forks' fields of this message type, None where no fork adds any."""
+    """Return the extension with the forks' fields of this message type, None if no fork adds any."""
     return _EXTENSIONS.get(descriptor.full_name)
 
 
 def fields(message: Message) -> Any:
-    """The forks' fields of a message; empty where it has none. Changes to it are kept.
+    """Return the forks' fields of a message, empty if it has none. Changes of the returned message are kept.
 
     Raises: TypeError for a message type that no fork extends.
     """
@@ -45,7 +45,7 @@ def fields(message: Message) -> Any:
 
 
 def has_fields(message: Message) -> bool:
-    """Whether the message itself (not the ones in it) holds fields of a fork."""
+    """Return whether the message itself, not its submessages, has fields of a fork."""
     extension = extension_of(message.DESCRIPTOR)
     return extension is not None and bool(message.HasExtension(extension))
 
@@ -57,7 +57,7 @@ def keep_unknown(message: Message, name: str, text: str) -> None:
 
 
 def unknown(message: Message) -> list[tuple[str, str]]:
-    """The kept unknown fields of the message itself: names, and the texts of the values."""
+    """Return the unknown fields kept in the message itself: names and value texts."""
     kept = []
     for field in cast("Iterable[Any]", UnknownFieldSet(message)):
         if field.field_number == UNKNOWN and field.wire_type == _LENGTH_DELIMITED:

@@ -1,6 +1,6 @@
-"""Compiles caffe.proto and forks.proto: `python -m prototxt.schema.generate`.
+"""Compile caffe.proto and forks.proto: `python -m prototxt.schema.generate`.
 
-Needs grpcio-tools, which nothing else here does: what it makes (the descriptor set and the type stubs) is committed.
+Needs grpcio-tools, which nothing else here does: the results (descriptor set and type stubs) are committed.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ STUBS = {"caffe_pb2.pyi": "messages.pyi", "forks_pb2.pyi": "fork_messages.pyi"}
 
 
 def compile_schema(folder: Path) -> dict[str, bytes]:
-    """Compile into the empty `folder`; returns the files of the package to write: path relative to it -> content."""
+    """Compile in the empty `folder`; return the package's files to write: relative path -> content."""
     protoc = importlib.import_module("grpc_tools.protoc")
     arguments = ["protoc", f"-I{SCHEMA}", f"--descriptor_set_out={folder / 'schema.binpb'}", f"--pyi_out={folder}"]
     if protoc.main([*arguments, *PROTOS]):
         raise SystemExit(1)
     files = {"schema.binpb": (folder / "schema.binpb").read_bytes()}
-    for made, kept in STUBS.items():
-        files[kept] = _stub((folder / made).read_text()).encode()
+    for stub, name in STUBS.items():
+        files[name] = _stub((folder / stub).read_text()).encode()
     files["messages.pyi"] += _POOL
     return files
 
 
 def _stub(text: str) -> str:
-    """protoc's stub, made to hold for `mypy --strict` and for where the classes are found here."""
+    """Adapt protoc's stub to `mypy --strict` and to this package's module names."""
     text = text.replace("import caffe_pb2 as _caffe_pb2", "from prototxt.schema import messages as _caffe_pb2")
     text = text.replace("    Extensions: _python_message._ExtensionDict\n", "")
     text = text.replace("_Mapping]", "_Mapping[str, _Any]]")

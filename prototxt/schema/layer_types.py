@@ -1,4 +1,4 @@
-"""The layer types that are known by name: Caffe's, this project's own, and those of common forks.
+"""The layer types known by name: Caffe's, this project's own, and those of common forks.
 
 A type that is not here is no mistake in itself: nets can be edited, renamed and merged without knowing it.
 """
@@ -25,14 +25,14 @@ _FORK = """
     ShuffleChannel SmoothL1Loss SmoothL1LossOHEM SoftmaxWithLossOHEM SpatialDropout Transpose TripletLoss Unpooling
     Upsample Upsampling VideoData YoloDetectionOutput YoloLoss Yolov3 Yolov3DetectionOutput
 """
-# Known types that nothing here computes: nets with them can be shown, edited, renamed and merged, but not run.
+# Known types without an implementation here: nets with them can be shown, edited, renamed and merged, but not run.
 _NOT_RUN = """
     ApplyDeformation BatchReduction BoxAnnotatorOHEM Convolution3D CreateDeformation CTCBeamSearchDecoder
     CTCGreedyDecoder Deconvolution3D DetectionEvaluate FocalLoss L1Loss RegionLoss ROIAlign SegAccuracy
     SmoothL1LossOHEM SoftmaxWithFocalLoss SoftmaxWithLossOHEM TripletLoss Upsampling YoloDetectionOutput YoloLoss
     Yolov3 Yolov3DetectionOutput
 """
-# Types of forks that nothing else here knows, none of which makes blobs in the sources of the forks that have it (C3D,
+# Types of forks not listed elsewhere here, without parameter blobs in the sources of the forks that have them (C3D,
 # Caffe for Windows, DeepLab, FlowNet, MNC, MobileNet-YOLO, MS-CNN, NVCaffe, OpenPose, ParseNet, R-FCN, TSN and others).
 _WEIGHTLESS = """
     Accum Arccos AssistedExcitation BatchContrastiveLoss BlackAugmentation BlackHole BoxOutput ChannelNorm
@@ -45,7 +45,7 @@ _WEIGHTLESS = """
     Resample Resize SELU Scatter SeLu SeLuDropout Slope SoftContrastiveLoss SoftTruncation SpatialTransformer
     SubRegion TRT Transformer Truncation UnPooling UniqueLabel VoxelCustomLoss VoxelSoftmax VoxelSoftmaxLoss YoloSeg
 """
-# Classes of public Python layers that compute in the middle of a net and make no blobs (Faster R-CNN, R-FCN, MNC,
+# Classes of public Python layers in the middle of a net without parameter blobs (Faster R-CNN, R-FCN, MNC,
 # DetectNet).
 _WEIGHTLESS_PYTHON = """
     AnchorTargetLayer CFMDataLayer ClusterDetections ClusterGroundtruth MaskLayer ProposalLayer ProposalTargetLayer
@@ -62,7 +62,7 @@ NOT_RUN_TYPES = frozenset(_NOT_RUN.split())
 
 
 def not_run(type_name: str) -> str | None:
-    """Say that a known type has no implementation here; None for one that has, or that nobody knows."""
+    """Return the message for a known type without an implementation here; None for others and unknown types."""
     if type_name not in NOT_RUN_TYPES | WEIGHTLESS_TYPES:
         return None
     return f"type '{type_name}' is a fork's: known, but without an implementation here, so it cannot be run"

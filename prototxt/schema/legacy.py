@@ -1,4 +1,4 @@
-"""The names that layers, their fields and solvers had in older files, and what they are called today."""
+"""The names of layers, their fields and solvers in older files, and their current names."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ V0_TYPES = {
 }
 PADDING = "padding"
 
-# V0 field -> V0 type ("" stands for any) -> where its value goes in V1.
+# V0 field -> V0 type ("" for any) -> destination of its value in V1.
 _PARAM = {"conv": "convolution_param", "innerproduct": "inner_product_param", "pool": "pooling_param"}
 _BATCHES = {"data": "data_param", "hdf5_data": "hdf5_data_param", "images": "image_data_param"}
 _BATCHES["window_data"] = "window_data_param"
@@ -78,7 +78,7 @@ V0_FIELDS: dict[str, dict[str, str]] = {
     "det_crop_mode": _goes_to("crop_mode", "window_data"),
     "hdf5_output_param": {"hdf5_output": "hdf5_output_param"},
 }
-# V1 enum value -> type of today.
+# V1 enum value -> current type.
 V1_TYPES = {
     "NONE": "",
     "ABSVAL": "AbsVal",
@@ -121,7 +121,7 @@ V1_TYPES = {
     "THRESHOLD": "Threshold",
     "WINDOW_DATA": "WindowData",
 }
-# The same for values that only forks have.
+# The same for values of forks.
 FORK_V1_TYPES = {
     "BN": "BN",
     "CONVOLUTION3D": "Convolution3D",

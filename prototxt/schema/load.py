@@ -1,4 +1,4 @@
-"""Nets and solvers from their files: read, decoded, and upgraded to today's form."""
+"""Load nets and solvers from files: parsed, decoded and upgraded to the current form."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Source = str | os.PathLike[str] | Document
 
 
 def load_net(source: Source, *, strict: bool = True) -> NetParameter:
-    """The net of a file or document, decoded and upgraded to V2, with the layers of all phases.
+    """Load the net of a file or document, decoded and upgraded to V2, with the layers of all phases.
 
-    strict  refuse fields that no schema knows; otherwise they are kept as text and listed in a warning
+    strict  refuse fields that no schema knows; else they are kept as text and listed in a warning
 
     The layers' places are remembered (`places.place_of`). Fields of known forks are kept and listed in a warning.
 
@@ -30,7 +30,7 @@ def load_net(source: Source, *, strict: bool = True) -> NetParameter:
 
 
 def load_solver(source: Source, *, strict: bool = True) -> SolverParameter:
-    """The solver of a file or document, its inline nets upgraded and their layers' places remembered.
+    """Load the solver of a file or document, its inline nets upgraded and their layers' places remembered.
 
     Raises: as load_net.
     """
@@ -48,7 +48,7 @@ def load_solver(source: Source, *, strict: bool = True) -> SolverParameter:
 
 
 def _upgraded(net: NetParameter, doc: Document, root: Message) -> NetParameter:
-    """Upgrade a decoded net, and remember where its layers stand."""
+    """Upgrade a decoded net, and remember the places of its layers."""
     fields = root.all("layers") or root.all("layer")
     starts = [[field.start] if len(field.values) == 1 else [value.start for value in field.values] for field in fields]
     places = [doc.place(start) for of_field in starts for start in of_field]

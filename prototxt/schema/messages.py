@@ -1,7 +1,7 @@
 """Caffe's protobuf messages as classes: `NetParameter`, `LayerParameter`, `BlobProto`, ..., and the enum `Phase`.
 
-They are built when this module is imported from the committed descriptor set, in a pool of their own: no generated code
-that wants one version of protobuf, and no clash with a `caffe_pb2` in the same process. messages.pyi tells their types.
+They are built at import from the committed descriptor set, in a pool of their own: no generated code that needs one
+version of protobuf, and no clash with a `caffe_pb2` in the same process. messages.pyi has their types.
 """
 
 from __future__ import annotations

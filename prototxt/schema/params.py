@@ -1,4 +1,4 @@
-"""How many blobs a layer learns or keeps, from its description alone: text or message, of any age.
+"""The number of parameter blobs of a layer, from its description alone: text or message, of any version.
 
 Freezing needs the exact number: Caffe aborts on a layer with more `param {}` blocks than blobs.
 """
@@ -11,7 +11,7 @@ from typing import Any, Final
 from prototxt.schema.legacy import FORK_V1_TYPES, PADDING, V0_TYPES, V1_TYPES
 from prototxt.text.tree import Message
 
-# V1's enum and V0's strings in the words of today; some files write the enum in small letters.
+# V1's enum and V0's strings -> current type; some files write the enum in lower case.
 OLD_TYPES: Final = {
     **FORK_V1_TYPES,
     **V1_TYPES,
@@ -23,7 +23,7 @@ OLD_TYPES: Final = {
 _CAFFE_DATA = ("Data", "ImageData", "HDF5Data", "MemoryData", "DummyData", "WindowData", "Input")
 _FORK_DATA = ("AnnotatedData", "DenseImageData", "ImageLabelmapData", "ImageSegData", "VideoData")
 DATA_TYPES: Final = frozenset((*_CAFFE_DATA, *_FORK_DATA))
-# Layers without blobs: Caffe's own, this project's, and those of the common forks of which no version has any.
+# Layers without blobs: Caffe's own, this project's, and those of common forks that have none in any version.
 _NO_BLOBS: Final = DATA_TYPES.union(
     ("AbsVal", "Accuracy", "ArgMax", "BNLL", "BatchReindex", "Clip", "Concat", "ContrastiveLoss", "Crop", "Dropout"),
     ("ELU", "Eltwise", "EuclideanLoss", "Exp", "Filter", "Flatten", "HDF5Output", "HingeLoss", "Im2col"),
@@ -44,26 +44,26 @@ _NO_BLOBS: Final = DATA_TYPES.union(
 
 
 def makes_data(type_name: str, bottoms: int) -> bool:
-    """Return whether a layer brings data in: by its type, or because it reads no blob and nobody knows its type.
+    """Return whether a layer is a data source: by its type, or because its type is unknown and it has no bottoms.
 
-    A Python layer without bottoms is such a layer: its module tells what it reads.
+    A Python layer without bottoms is such a layer: its module reads the data.
 
-    type_name  in the words of today
-    bottoms    how many blobs it reads
+    type_name  the current name of the type
+    bottoms    the number of bottoms
     """
     return type_name in DATA_TYPES or (type_name not in KNOWN_TYPES and not bottoms)
 
 
 def modern_type(type_name: str) -> str:
-    """The type in the words of today: `CONVOLUTION` (V1) and `conv` (V0) are `Convolution`."""
+    """Return the current name of a type: `CONVOLUTION` (V1) and `conv` (V0) are `Convolution`."""
     return OLD_TYPES.get(type_name) or type_name
 
 
 def param_count(type_name: str, layer: Any) -> int | None:
-    """The number of blobs of a layer, or None where its description does not tell (Python, unknown types).
+    """Return the number of blobs of a layer, None if its description does not determine it (Python, unknown types).
 
-    type_name  of any age
-    layer      what describes it: a `Message` of the text (of V0, the inner one) or a LayerParameter
+    type_name  the type, in the syntax of any version
+    layer      its description: a `Message` of the text (the inner one in V0) or a LayerParameter
     """
     kind = modern_type(type_name)
     if kind in _NO_BLOBS:
@@ -73,7 +73,7 @@ def param_count(type_name: str, layer: Any) -> int | None:
 
 
 def _flag(layer: Any, block: str, name: str, default: bool) -> bool:
-    """A boolean of a parameter block; blocks that occur twice are merged, so the last word counts."""
+    """Return a boolean of a parameter block; repeated blocks are merged, so the last value counts."""
     if not isinstance(layer, Message):
         return bool(getattr(getattr(layer, block), name))
     for message in reversed(layer.messages(block)):
@@ -97,12 +97,12 @@ def _with_bias(block: str) -> Callable[[Any], int]:
 
 
 def _scale(layer: Any) -> int:
-    """Two bottoms: the second one is the factor, and only a bias would be learned."""
+    """Count a factor and a bias; with two bottoms the second one is the factor."""
     return (_bottoms(layer) < 2) + _flag(layer, "scale_param", "bias_term", False)
 
 
 def _recurrent(blobs: int, states: int) -> Callable[[Any], int]:
-    """Static input is one more bottom than x and cont (and the states, if they are exposed), and one more blob."""
+    """Count `blobs`, and one more for static input: a bottom besides x, cont and the exposed states."""
 
     def count(layer: Any) -> int:
         exposed = _flag(layer, "recurrent_param", "expose_hidden", False)
@@ -112,7 +112,7 @@ def _recurrent(blobs: int, states: int) -> Callable[[Any], int]:
 
 
 def _convolution3d(layer: Any) -> int:
-    """C3D 1.1 has parameters of its own, 1.0 those of Convolution."""
+    """Count weights and bias; C3D 1.1 has its own parameter block, 1.0 that of Convolution."""
     if isinstance(layer, Message):
         own = bool(layer.messages("convolution3d_param"))
         return 1 + _flag(layer, "convolution3d_param" if own else "convolution_param", "bias_term", True)
@@ -123,7 +123,7 @@ def _convolution3d(layer: Any) -> int:
     return 1 + bool(fields.convolution3d_param.bias_term if own else layer.convolution_param.bias_term)
 
 
-# What only the BN of PSPNet and TSN has, which keeps mean and variance behind scale and shift; SegNet's has two blobs.
+# Fields that only the BN of PSPNet and TSN has, which keeps mean and variance after scale and shift (SegNet: 2 blobs).
 BN_STATISTICS: Final = ("slope_filler", "momentum", "frozen", "icnet", "moving_average")
 
 
@@ -141,9 +141,9 @@ def _bn(layer: Any) -> int:
 
 
 def affine_batch_norm(layer: Any) -> bool:
-    """Whether a BatchNorm holds a scale and a bias after its three statistics, as NVCaffe's does.
+    """Return whether a BatchNorm holds a scale and a bias after its three statistics, as NVCaffe's may.
 
-    `scale_bias` asks for them, and so does a filler for either of them.
+    `scale_bias` enables them, as does a filler for either.
     """
     if isinstance(layer, Message):
         blocks = layer.messages("batch_norm_param")

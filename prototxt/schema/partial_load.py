@@ -1,4 +1,4 @@
-"""A net from a text with mistakes in it: what can be read is, and what was left out is told with its place."""
+"""Load a net from a text with mistakes: the readable fields are kept, the others listed with their places."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from prototxt.schema.messages import NetParameter
 from prototxt.text.parser import parse, parse_file
 from prototxt.text.tree import Document, Field, Message
 
-_ROUNDS = 6  # a field that is taken out may bring up the next mistake
+_ROUNDS = 6  # removing a field may reveal the next mistake
 _INK = re.compile(r"[^\r\n]")
 
 
 @dataclass(frozen=True)
 class PartialNet:
-    """A net as far as it could be read.
+    """The readable part of a net.
 
-    problems  what was left out, and why
-    strange   what was kept although Caffe does not know it: place, or "", and words
+    problems  the omitted fields, with reasons
+    strange   fields kept although Caffe does not know them: place, or "", and description
     """
 
     net: NetParameter
@@ -32,14 +32,14 @@ class PartialNet:
 
 
 def load_partial(source: str | os.PathLike[str] | Document) -> PartialNet:
-    """The net of a file or document, upgraded; fields that cannot be read are left out and told.
+    """Load the upgraded net of a file or document; unreadable fields are omitted and listed.
 
-    Raises: PrototxtError when even so nothing can be read; OSError.
+    Raises: PrototxtError if no layer can be read; OSError.
     """
     doc = source if isinstance(source, Document) else parse_file(source, tolerant=True)
     problems = [str(error) for error in doc.errors]
     for _ in range(_ROUNDS):
-        doc = Document(doc.text, doc.name, doc.root)  # without its errors, which are told already
+        doc = Document(doc.text, doc.name, doc.root)  # drops the errors, which are in `problems` already
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
@@ -50,7 +50,7 @@ def load_partial(source: str | os.PathLike[str] | Document) -> PartialNet:
                 continue
         if problems and not net.layer:
             message = f"no layer can be read: {problems[0]}"
-            raise PrototxtError(message, hint=None if "hint:" in message else "is this a net's prototxt at all?")
+            raise PrototxtError(message, hint=None if "hint:" in message else "check that this is a net's prototxt")
         return PartialNet(net, tuple(problems), tuple(part for warning in caught for part in _strange(warning.message)))
     raise PrototxtError(f"too many mistakes: {problems[-1]}", place=doc.name, hint="mend these first")
 
@@ -62,7 +62,7 @@ def _strange(warning: Warning | str) -> list[tuple[str, str]]:
 
 
 def _without(doc: Document, error: PrototxtError) -> Document:
-    """The document with the fields that the errors point at blanked out. Raises: the error, if it points at none."""
+    """Blank out the fields at the places of the errors. Raises: the error, if it has no such place."""
     spans = []
     for part in error.errors:
         if isinstance(part.place, Place):

@@ -1,4 +1,4 @@
-"""From a literal in the text to the value of a scalar field, by the rules of protobuf's C++ text format.
+"""Convert literals of the text to values of scalar fields, by the rules of protobuf's C++ text format.
 
 Integers are decimal, hexadecimal or octal and in range; floats are decimal, may end in f, may be inf or nan, and may be
 written as integers; booleans are true, t, 1, false, f, 0; enums go by name or number; strings are quoted.
@@ -21,7 +21,7 @@ ScalarReader = Callable[[Scalar], Value]
 
 
 class BadValueError(ValueError):
-    """A literal does not fit the field; `hint` says what would."""
+    """A literal does not fit the field; `hint` describes a literal that would."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
@@ -46,17 +46,17 @@ _RANGES = {
 
 
 def is_repeated(field: Any) -> bool:
-    """Whether a field is repeated; protobuf before 6.31 has another word for it."""
+    """Return whether a field is repeated; protobuf before 6.31 has another attribute for it."""
     return bool(field.is_repeated if hasattr(field, "is_repeated") else field.label == field.LABEL_REPEATED)
 
 
 def is_required(field: Any) -> bool:
-    """Whether a field is required."""
+    """Return whether a field is required."""
     return bool(field.is_required if hasattr(field, "is_required") else field.label == field.LABEL_REQUIRED)
 
 
 def scalar_reader(field: FieldDescriptor) -> ScalarReader:
-    """The function that reads this field's literals. It raises BadValueError."""
+    """Return the function that converts this field's literals, which may raise BadValueError."""
     if field.cpp_type in _RANGES:
         return _integer_reader(*_RANGES[field.cpp_type])
     if field.enum_type is not None:
@@ -73,7 +73,7 @@ def _shown(scalar: Scalar) -> str:
 
 
 def _literal(scalar: Scalar) -> str:
-    """The literal's text; a sign may stand apart from its number, even with a comment between."""
+    """Return the literal's text; blanks and even a comment may separate a sign from its number."""
     raw = scalar.raw
     if raw[0] == "-" and not raw[1:2].isalnum() and raw[1:2] != ".":
         return "-" + raw[1:].split()[-1]
@@ -87,14 +87,14 @@ def _template_hint(scalar: Scalar) -> str | None:
 
 
 def parse_integer(text: str) -> int | None:
-    """The value of an integer literal (decimal, 0x hexadecimal, 0 octal), None if it is none; of any size."""
+    """Return the value of an integer literal of any size (decimal, 0x hexadecimal, 0 octal), else None."""
     match = _INTEGER.match(text)
     if match is None:
         return None
     hexadecimal, octal, decimal = match.groups()
     digits, base = (hexadecimal[2:], 16) if hexadecimal else (octal, 8) if octal else (decimal, 10)
     digits = digits.lstrip("0") or "0"
-    value = int(digits, base) if len(digits) <= 30 else 2**64  # beyond every range, however long
+    value = int(digits, base) if len(digits) <= 30 else 2**64  # out of every range; int() is quadratic in the length
     return -value if text[0] == "-" else value
 
 

@@ -1,4 +1,4 @@
-"""Blobs that share memory in Caffe: what a layer writes in place into the one, readers of the others see as well."""
+"""Blobs that share memory in Caffe: writing one in place changes the others as well."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 LayerEnds = tuple[str, Sequence[str], Sequence[str]]
 """A layer's type, bottoms and tops."""
 _SHARING = frozenset(("Flatten", "Reshape", "Split", "Concat", "Slice"))
-"""Types whose tops are their only bottom's memory (`ShareData`); Slice where it has one top."""
+"""Types whose tops share the memory of a single bottom (`ShareData`); Slice if it has one top."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class OverwrittenBlob:
     """A blob that an in-place layer changes through another one.
 
     layer     the index of the in-place layer
-    through   the blob that it works on
+    through   the blob it works on
     blob      the blob that shares its memory
-    seen      whether a later layer reads `blob`, or nobody at all does, so that it is an output
+    seen      whether the change is visible: a later layer reads `blob`, or no layer does, so that it is an output
     """
 
     layer: int
@@ -35,7 +35,7 @@ class OverwrittenBlob:
 
 
 def find_overwritten(layers: Sequence[LayerEnds]) -> list[OverwrittenBlob]:
-    """The blobs that in-place layers of one phase's net change through others, in the order of execution."""
+    """Find the blobs that in-place layers of one phase's net change through others, in order of execution."""
     groups: dict[str, list[str]] = {}
     found: list[OverwrittenBlob] = []
     for index, (kind, bottoms, tops) in enumerate(layers):
@@ -44,7 +44,7 @@ def find_overwritten(layers: Sequence[LayerEnds]) -> list[OverwrittenBlob]:
                 shared = [blob for blob in groups.get(top, ()) if blob not in tops]
                 found += [OverwrittenBlob(index, top, blob, _seen(layers, index, blob)) for blob in shared]
             elif top in groups:
-                groups.pop(top).remove(top)  # it is made again, and leaves its group
+                groups.pop(top).remove(top)  # a new blob of this name no longer shares the memory
         if kind in _SHARING and len(bottoms) == 1 and bottoms[0] not in tops and (kind != "Slice" or len(tops) == 1):
             group = groups.setdefault(bottoms[0], [bottoms[0]])
             group += tops
@@ -53,12 +53,12 @@ def find_overwritten(layers: Sequence[LayerEnds]) -> list[OverwrittenBlob]:
 
 
 def layer_ends(layer: LayerParameter) -> LayerEnds:
-    """The layer as `overwritten` takes it."""
+    """Return the layer's type, bottoms and tops."""
     return layer.type, layer.bottom, layer.top
 
 
 def _seen(layers: Sequence[LayerEnds], index: int, blob: str) -> bool:
-    """Whether a layer after this one reads the blob before it is made again, or none reads it since it was made."""
+    """Return whether a later layer reads the blob before it is overwritten, or no layer reads it at all."""
     for _, bottoms, tops in layers[index + 1 :]:
         if blob in bottoms:
             return True
@@ -72,18 +72,19 @@ def _seen(layers: Sequence[LayerEnds], index: int, blob: str) -> bool:
     return False
 
 
-def check_unshared(net: NetParameter, what: str) -> None:
-    """Raise PrototxtError where a blob that is changed through another one is seen after that.
+def check_unshared(net: NetParameter, task: str) -> None:
+    """Check that no blob is read after it was changed through another one.
 
-    what  the task that works on layers alone, and so would lose the change
+    task  name of the task that works on single layers, and so would lose the change
+    Raises: PrototxtError
     """
     for found in find_overwritten([layer_ends(layer) for layer in net.layer]):
         if found.seen:
             layer = net.layer[found.layer]
             raise PrototxtError(
                 f"layer '{layer.name}' works in place on '{found.through}', which shares its memory with "
-                f"'{found.blob}', so that '{found.blob}' changes as well: {what} cannot keep that",
+                f"'{found.blob}', so that '{found.blob}' changes as well: {task} cannot keep that",
                 place=place_of(layer),
-                hint=f"let what reads '{found.blob}' read '{found.through}', or give '{layer.name}' a top of its own, "
-                f"which leaves '{found.blob}' as it was",
+                hint=f"let the readers of '{found.blob}' read '{found.through}', or give '{layer.name}' a top of its "
+                f"own, which leaves '{found.blob}' unchanged",
             )

@@ -1,4 +1,4 @@
-"""Old nets and solvers in today's form, as Caffe itself upgrades them when it reads a file.
+"""Upgrade old nets and solvers to the current form, as Caffe does when it reads a file.
 
 V0 (2013)      layers { layer { name, type: "conv", ... } bottom, top }, padding as layers of their own
 V1 (2014)      layers { name, type: CONVOLUTION, blobs_lr, convolution_param { ... } }, transforms inside data_param
@@ -33,12 +33,12 @@ TRANSFORMS = ("scale", "mean_file", "crop_size", "mirror")
 
 
 class UpgradeWarning(UserWarning):
-    """Something of an old file has no place in today's form and was left out, as Caffe does."""
+    """A part of an old file has no equivalent in the current form and was omitted, as Caffe does."""
 
 
 @dataclass
 class _Report:
-    """What was found on the way, with the places of the old layers."""
+    """The errors and omissions of an upgrade, with the places of the old layers."""
 
     places: Sequence[Place | None]
     errors: list[UpgradeError] = field(default_factory=list)
@@ -50,15 +50,15 @@ class _Report:
     def error(self, index: int, message: str, hint: str | None = None) -> None:
         self.errors.append(UpgradeError(message, place=self.place(index), hint=hint))
 
-    def drop(self, index: int, what: str) -> None:
+    def drop(self, index: int, part: str) -> None:
         place = self.place(index)
-        self.dropped.append(f"{place}: {what}" if place else what)
+        self.dropped.append(f"{place}: {part}" if place else part)
 
 
 def upgrade_net(net: NetParameter) -> NetParameter:
-    """A copy of the net in today's form, whatever its age; equal to what Caffe makes of it.
+    """Return a copy of the net upgraded to V2, equal to the result of Caffe's upgrade.
 
-    Raises: UpgradeError with all that Caffe would not take. Warns: UpgradeWarning, once, for what it leaves out.
+    Raises: UpgradeError with everything that Caffe refuses. Warns: UpgradeWarning, once, for omitted parts.
     """
     return upgrade_with_origins(net)[0]
 
@@ -66,9 +66,9 @@ def upgrade_net(net: NetParameter) -> NetParameter:
 def upgrade_with_origins(
     net: NetParameter, places: Sequence[Place | None] = ()
 ) -> tuple[NetParameter, list[int | None]]:
-    """The upgraded copy, and for each of its layers the index of the old one in `layers`, or `layer` if there are none.
+    """Return the upgraded copy, and for each of its layers the index of the old one in `layers` (or else `layer`).
 
-    places  where the old layers stand, for the errors; an Input layer made from the net's inputs has no origin
+    places  places of the old layers, for errors; an Input layer made from the net's inputs has no origin
     """
     report = _Report(places)
     result = NetParameter()
@@ -87,13 +87,13 @@ def upgrade_with_origins(
         _upgrade_batch_norm(layer)
     raise_all(report.errors)
     if report.dropped:
-        message = "left out in the upgrade, as Caffe does:\n  " + "\n  ".join(report.dropped)
+        message = "omitted in the upgrade, as in Caffe:\n  " + "\n  ".join(report.dropped)
         warnings.warn(UpgradeWarning(message), stacklevel=3)
     return result, origins
 
 
 def upgrade_solver(solver: SolverParameter) -> SolverParameter:
-    """A copy with `type` in place of `solver_type` and its inline nets upgraded.
+    """Return a copy with `type` instead of `solver_type` and its inline nets upgraded.
 
     Raises: UpgradeError if both are given.
     """
@@ -113,7 +113,7 @@ def upgrade_solver(solver: SolverParameter) -> SolverParameter:
 
 
 def _without_padding(net: NetParameter, report: _Report) -> dict[int, V1LayerParameter]:
-    """The old layers by index, less V0's padding layers: their amount moves into the layer behind them."""
+    """Return the old layers by index without V0's padding layers, whose pad moves into the layer that follows."""
     kept: dict[int, V1LayerParameter] = {}
     producer: dict[str, V1LayerParameter] = {}
     for index, layer in enumerate(net.layers):
@@ -130,7 +130,7 @@ def _without_padding(net: NetParameter, report: _Report) -> dict[int, V1LayerPar
 def _absorb_padding(
     layer: V1LayerParameter, producer: dict[str, V1LayerParameter], index: int, report: _Report
 ) -> None:
-    """Take over the pad of the padding layer that feeds this one."""
+    """Copy the pad of the padding layer that feeds this one."""
     for position, bottom in enumerate(layer.bottom):
         source = producer.get(bottom)
         if source is None or source.layer.type != PADDING:
@@ -144,7 +144,7 @@ def _absorb_padding(
 
 
 def _v1_layer(old: V1LayerParameter, index: int, report: _Report) -> V1LayerParameter:
-    """A V0 layer as V1; a V1 layer with its transforms moved out of the data parameters."""
+    """Return a V0 layer as V1, or a V1 layer with its transforms moved out of the data parameters."""
     if old.HasField("layer"):
         return _from_v0(old, index, report)
     name = TRANSFORMED.get(V1LayerParameter.LayerType.Name(old.type))
@@ -213,7 +213,7 @@ def _v2_layer(old: V1LayerParameter) -> LayerParameter:
 
 
 def _upgrade_params(old: V1LayerParameter, new: LayerParameter) -> None:
-    """V1's four parallel lists about parameters as one list of `param` blocks."""
+    """Turn V1's four parallel lists about parameters into one list of `param` blocks."""
     modes = [V1LayerParameter.DimCheckMode.Name(mode) for mode in old.blob_share_mode]
     columns: dict[str, list[Any]] = {
         "name": list(old.param),
@@ -237,14 +237,14 @@ def _upgrade_fork_fields(old: V1LayerParameter, new: LayerParameter) -> None:
             else:
                 getattr(fork, descriptor.name).CopyFrom(value)
     for name, text in forks.unknown(old):
-        if name == "type":  # a value that no enum has; types of today are free text
+        if name == "type":  # a value that no enum has; V2 types are free text
             new.type = text.lstrip(": ")
         else:
             forks.keep_unknown(new, name, text)
 
 
 def _upgrade_inputs(net: NetParameter, report: _Report) -> list[int | None]:
-    """Turn the net's inputs into a first layer of type Input; without any shapes they merely vanish, as in Caffe."""
+    """Turn the net's inputs into a first layer of type Input; without shapes they are dropped, as in Caffe."""
     names, shapes, dims = list(net.input), list(net.input_shape), list(net.input_dim)
     if not shapes and dims:
         shapes = [BlobShape(dim=dims[start : start + 4]) for start in range(0, len(dims), 4)]
@@ -266,7 +266,7 @@ def _upgrade_inputs(net: NetParameter, report: _Report) -> list[int | None]:
 
 
 def _upgrade_batch_norm(layer: LayerParameter) -> None:
-    """Old BatchNorm layers state the rates of their three statistics, which must be zero."""
+    """Set the learning rates of a BatchNorm's three statistics, which old files state, to zero."""
     if layer.type == "BatchNorm" and len(layer.param) == 3:
         for param in layer.param:
             param.lr_mult = 0

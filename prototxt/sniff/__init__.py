@@ -1,1 +1,1 @@
-"""What kind of file bytes are: protobuf fields, weights formats, text encodings."""
+"""File kinds detected from bytes: protobuf fields, weights formats, text encodings."""

@@ -1,7 +1,7 @@
 """Protobuf's wire format, read through a small moving window and written piece by piece.
 
-Nothing is copied and no value is decoded that the caller does not ask for: a 500 MB blob is skipped by its length.
-A window instead of a mapping keeps memory flat: touching a mapped page makes it, and its neighbours, resident.
+Values are copied and decoded only on request: a 500 MB blob is skipped by its length. A window instead of a mapping
+keeps memory flat: touching a mapped page makes it, and its neighbours, resident.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _MARGIN = 20  # a tag and a value are varints of at most 10 bytes each
 
 
 def damage_error(path: str, offset: int, message: str, hint: str = DAMAGED) -> WeightsError:
-    """The error for a place in a binary file."""
+    """Return the error for a place in a damaged binary file."""
     return WeightsError(f"byte {offset}: {message}", place=path, hint=hint)
 
 
 class ByteWindow:
-    """Part of a file, moved along as the reader needs it; or bytes in memory, which never move."""
+    """A part of a file that moves along as it is read; or bytes in memory, which never move."""
 
     __slots__ = ("_fd", "buffer", "path", "size", "start", "stop")
 
@@ -38,12 +38,12 @@ class ByteWindow:
 
     @classmethod
     def over_file(cls, fd: int, path: str) -> ByteWindow:
-        """A window on an open file; the descriptor stays the caller's."""
+        """Open a window on a file descriptor, which the caller closes."""
         return cls(path, os.fstat(fd).st_size, fd)
 
     @classmethod
     def over_bytes(cls, data: bytes, name: str) -> ByteWindow:
-        """A window on a message in memory; `name` stands for the path in errors."""
+        """Open a window on a message in memory; `name` takes the place of the path in errors."""
         return cls(name, len(data), None, data)
 
     def load(self, position: int) -> None:
@@ -57,7 +57,7 @@ class ByteWindow:
             raise damage_error(self.path, self.stop, "the file became shorter while it was read")
 
     def read(self, start: int, end: int) -> bytes:
-        """The bytes from `start` to `end`, which lie inside the file."""
+        """Read the bytes from `start` to `end`, which must lie inside the file."""
         if self.start <= start and end <= self.stop:
             return self.buffer[start - self.start : end - self.start]
         if self._fd is None:
@@ -73,9 +73,9 @@ class ByteWindow:
 
 
 def varint(window: ByteWindow, position: int, end: int) -> tuple[int, int]:
-    """The unsigned number at `position` and the position behind it.
+    """Return the unsigned number at `position` and the position after it.
 
-    Raises: WeightsError when it runs past `end` or past 64 bits.
+    Raises: WeightsError if it runs past `end` or past 64 bits.
     """
     if position < window.start or (position + _MARGIN > window.stop and window.stop < window.size):
         window.load(position)
@@ -97,13 +97,14 @@ def varint(window: ByteWindow, position: int, end: int) -> tuple[int, int]:
 
 
 def wire_fields(window: ByteWindow, position: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """The fields of the message in bytes `position` to `end`: (number, wire type, a, b).
+    """Yield the fields of the message in bytes `position` to `end`: (number, wire type, a, b).
 
-    For a number (wire type 0) `a` is its value, unsigned, and `b` the position behind it; for all others the value
-    lies in bytes `a` to `b`. The lengths have been checked against `end`. Values of fixed width that repeat the same
-    field (floats that are not packed) come as one: from the first value to the end of the last, a key between each two.
-    Raises: WeightsError on anything that is not a whole field.
+    For a varint (wire type 0) `a` is its unsigned value and `b` the position after it; for all others the value lies
+    in bytes `a` to `b`, already checked against `end`. Consecutive fixed-width values of one field (unpacked floats)
+    come as one run: from the first value to the end of the last, with a key between any two.
+    Raises: WeightsError for anything but a whole field.
     """
+    # One-byte keys, lengths and numbers are read inline: they are nearly all, and a call to varint costs three times.
     while position < end:
         at = position
         if position < window.start or (position + _MARGIN > window.stop and window.stop < window.size):
@@ -142,7 +143,7 @@ def wire_fields(window: ByteWindow, position: int, end: int) -> Iterator[tuple[i
 
 
 def run_end(window: ByteWindow, position: int, end: int, key: int, size: int) -> int:
-    """Where the run of values ends that goes on at `position`: each is its key and `size` bytes."""
+    """Return the end of a run of fixed-width values that continues at `position`: each is its key and `size` bytes."""
     step = size + 1
     mark = bytes((key,)) if key < 0x80 else b""
     while mark and end - position >= step and window.read(position, position + 1) == mark:
@@ -156,7 +157,7 @@ def run_end(window: ByteWindow, position: int, end: int, key: int, size: int) ->
 
 
 def signed_value(value: int) -> int:
-    """An int32 or int64 field's value from the unsigned number on the wire."""
+    """Return the value of an int32 or int64 field from its unsigned number on the wire."""
     return value - (1 << 64) if value >> 63 else value
 
 
@@ -166,7 +167,7 @@ def _too_long(window: ByteWindow, at: int, number: int, length: int, left: int) 
 
 
 def encode_varint(value: int) -> bytes:
-    """A number as protobuf writes it; negative ones take ten bytes."""
+    """Encode a number as a varint; a negative one takes ten bytes."""
     if 0 <= value < 0x80:
         return bytes((value,))
     if value < 0:
@@ -180,15 +181,15 @@ def encode_varint(value: int) -> bytes:
 
 
 def field_key(number: int, wire: int) -> bytes:
-    """The key in front of a field."""
+    """Return the key that precedes a field."""
     return encode_varint(number << 3 | wire)
 
 
 def length_field(number: int, content: bytes) -> bytes:
-    """A whole field of bytes, text, or a message."""
+    """Return a whole field of bytes, text, or a message."""
     return field_key(number, LENGTH) + encode_varint(len(content)) + content
 
 
 def text_field(number: int, text: str) -> bytes:
-    """A whole field of text; bytes that were not UTF-8 when read come out as they were."""
+    """Return a whole field of text; bytes that were not UTF-8 when read are restored."""
     return length_field(number, text.encode("utf-8", "surrogateescape"))

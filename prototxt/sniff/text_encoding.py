@@ -1,4 +1,4 @@
-"""From a file's bytes to text: UTF-8 or what a byte order mark names, and one sentence for a file that is no text."""
+"""Decode a file's bytes to text: UTF-8, or the encoding of its byte order mark; explain files that are not text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prototxt.sniff.weights_format import HDF5_MAGIC, foreign_format, message_ki
 
 _HEAD = 4096
 _CONTROLS = bytes(set(range(0x20)) - set(b"\t\n\v\f\r\x1a")) + b"\x7f"
-_STRAY = 2  # control characters that a text may hold by mistake; the parser names their places
+_STRAY = 2  # control characters that a text may contain by mistake; the parser reports their places
 _HINT = "give the net's or solver's description (.prototxt)"
 # UTF-32's mark begins with UTF-16's, so it comes first.
 _MARKS = (
@@ -24,18 +24,18 @@ _MARKS = (
 
 
 class RecodedWarning(UserWarning):
-    """A text is not in UTF-8, which Caffe alone reads."""
+    """A text is not in UTF-8, the only encoding that Caffe reads."""
 
 
 def read_source(path: str | os.PathLike[str]) -> str:
-    """The text of a prototxt file, see `to_source`. Raises: ParseError, OSError."""
+    """Read the text of a prototxt file, see `to_source`. Raises: ParseError, OSError."""
     return to_source(Path(path).read_bytes(), os.fspath(path))
 
 
 def to_source(data: bytes, name: str) -> str:
-    """The text with every byte kept: line ends and UTF-8's mark stay, bytes that are not UTF-8 become surrogates.
+    """Decode text with every byte kept: line ends and UTF-8's mark stay, bytes that are not UTF-8 become surrogates.
 
-    Raises: ParseError saying what the bytes are, when they are no text
+    Raises: ParseError with the kind of file, if the bytes are not text
     Warns: RecodedWarning for UTF-16 and UTF-32, which are written as UTF-8
     """
     encoding = encoding_of(data)
@@ -47,7 +47,7 @@ def to_source(data: bytes, name: str) -> str:
             raise ParseError(
                 f"this is damaged {encoding.upper()} text: {error.reason}", place=name, hint=hint
             ) from None
-        message = f"{name}: this is {encoding.upper()} text, which Caffe does not read; what is written is UTF-8"
+        message = f"{name}: this is {encoding.upper()} text, which Caffe does not read; the output is UTF-8"
         warnings.warn(message, RecodedWarning, stacklevel=3)
         return text.removeprefix("\ufeff")
     found = _foreign(data, name)
@@ -57,7 +57,7 @@ def to_source(data: bytes, name: str) -> str:
 
 
 def encoding_of(head: bytes) -> str | None:
-    """The encoding of a text by its mark, or by the zeros of UTF-16 without one; None for UTF-8 and what is no text."""
+    """Return the encoding given by the byte order mark, or by the zero bytes of UTF-16 without one; else None."""
     for mark, encoding in _MARKS:
         if head.startswith(mark):
             return encoding
@@ -72,7 +72,7 @@ def _is_ascii(data: bytes) -> bool:
 
 
 def _foreign(data: bytes, name: str) -> tuple[str, str | None] | None:
-    """What the bytes are instead of text, and what to do about it where that is special; None for text."""
+    """Return the kind of a file that is not text, and a specific remedy or None; None for text."""
     head = data[:_HEAD]
     if head.startswith(HDF5_MAGIC):
         return "an HDF5 file", None

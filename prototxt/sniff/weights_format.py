@@ -1,4 +1,4 @@
-"""Which kind of file this is, told by its content, so that a wrong one is refused with a sentence that helps."""
+"""Detect the kind of a file from its content, so that a wrong file is refused with a helpful message."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ _PICKLE = "pickles can run any code when opened, so none is read; save the weigh
 
 
 def detect_format(path: str | os.PathLike[str]) -> str:
-    """The format of a weights file: "caffemodel", "hdf5" or "safetensors".
+    """Return the format of a weights file: "caffemodel", "hdf5" or "safetensors".
 
-    Raises: WeightsError saying what the file is, when it is none of these and that can be told.
+    Raises: WeightsError for a file recognised as something else.
     """
     place = os.fspath(path)
     if os.path.isdir(place):
@@ -60,11 +60,11 @@ def _kind(head: bytes, size: int, place: str) -> str:
         return "safetensors"
     found = foreign_format(head)
     if found is not None:
-        what, hint = found
-        also = ", not a weights file" if what == WEB_PAGE else ""
-        raise WeightsError(f"this is {what}{also}", place=place, hint=hint or "give the weights file")
+        kind, hint = found
+        also = ", not a weights file" if kind == WEB_PAGE else ""
+        raise WeightsError(f"this is {kind}{also}", place=place, hint=hint or "give the weights file")
     if not head.strip(b"\0") and size >= 16:
-        raise WeightsError("the file starts with nothing but zeros", place=place, hint="a copy failed: fetch it again")
+        raise WeightsError("the file starts with zeros only", place=place, hint="a copy failed: fetch it again")
     if _is_text(head):
         raise WeightsError(
             "this is a text file; weights are binary",
@@ -75,13 +75,13 @@ def _kind(head: bytes, size: int, place: str) -> str:
 
 
 def foreign_format(head: bytes) -> tuple[str, str | None] | None:
-    """What a file that is none of Caffe's is, by its first bytes, and what to do; None where that cannot be told.
+    """Return the kind of a file that is not Caffe's, by its first bytes, and a remedy; None if not recognised.
 
-    The remedy is None where it is to give the right file.
+    The remedy is None if the only one is to give the right file.
     """
-    for magic, what, hint in _MAGICS:
+    for magic, kind, hint in _MAGICS:
         if head.startswith(magic):
-            return what, hint
+            return kind, hint
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return "a Python pickle (an old PyTorch file?)", _PICKLE
     if head[257:262] == b"ustar":
@@ -102,14 +102,14 @@ def _is_text(head: bytes) -> bool:
 
 
 def other_message_error(window: ByteWindow) -> WeightsError | None:
-    """What another protobuf message than a net this is, told by its fields; None when nothing fits."""
-    found = _message(_fields(window))
+    """Return the error for a protobuf message recognised by its fields as something else than a net, or None."""
+    found = _message(outer_fields(window))
     return found and WeightsError(f"this is {found[0]}, not trained weights", place=window.path, hint=found[1])
 
 
 def message_kind(window: ByteWindow) -> str | None:
-    """What a binary message is, told by its fields; None for what is no message of Caffe's or ONNX's."""
-    seen = _fields(window)
+    """Return the kind of a binary message of Caffe or ONNX, recognised by its fields, or None."""
+    seen = outer_fields(window)
     found = _message(seen)
     if found is not None:
         return found[0]
@@ -117,17 +117,20 @@ def message_kind(window: ByteWindow) -> str | None:
 
 
 def is_onnx_message(seen: set[tuple[int, int]]) -> bool:
-    """Whether a message with these outermost fields, as numbers and wire types, is an ONNX model."""
+    """Return whether a message with these outermost fields (number, wire type) is an ONNX model."""
     found = _message(seen)
     return found is not None and found[0] == ONNX
 
 
 def _message(seen: set[tuple[int, int]]) -> tuple[str, str] | None:
-    return next(((what, hint) for what, hint, needed, allowed in _MESSAGES if needed <= seen <= allowed), None)
+    return next(((kind, hint) for kind, hint, needed, allowed in _MESSAGES if needed <= seen <= allowed), None)
 
 
-def _fields(window: ByteWindow) -> set[tuple[int, int]]:
-    """Numbers and wire types of the outermost fields; none for what is no message."""
+def outer_fields(window: ByteWindow, *, damaged: bool = False) -> set[tuple[int, int]]:
+    """Return the numbers and wire types of the first 1,000 outermost fields.
+
+    damaged  keep the fields before a damaged one; else bytes that are not a whole message have none
+    """
     from prototxt.sniff.protobuf_wire import wire_fields
 
     seen: set[tuple[int, int]] = set()
@@ -137,7 +140,7 @@ def _fields(window: ByteWindow) -> set[tuple[int, int]]:
             if count > 1000:
                 break
     except WeightsError:
-        return set()
+        return seen if damaged else set()
     return seen
 
 

@@ -55,9 +55,9 @@ def take_inventory(path: str | os.PathLike[str], content: Content, *, statistics
 
     Raises: WeightsError when the file is damaged or something else.
     """
-    if content.what == STATE:
+    if content.kind == STATE:
         return _state(path, statistics)
-    if content.what == BLOB:
+    if content.kind == BLOB:
         return _mean(path, content)
     from prototxt.formats.scan import scan_weights
 

@@ -1,10 +1,11 @@
-"""What a net's classes are called, and which of them the scores of its parts stand for: two comments in its prototxt.
+"""The class names of a net, and the classes that each branch scores, kept in two comments of its prototxt.
 
     # class-names: ["zero", "one", "two"]
     # class-numbers: {"odd": [1], "even": [0, 2]}
 
-The first names class 0, 1, ... of the net; an empty name stands for none. The second tells for the blobs of a branch
-(`odd/ip2`) which classes of the net their scores are, in their order. The values are JSON; Caffe ignores comments.
+The first lists the names of classes 0, 1, ...; an empty name means that the class has none. The second maps a branch
+(`odd`) or blob (`odd/ip2`) to the net's classes that its scores belong to, in order. The values are JSON; Caffe
+ignores comments.
 """
 
 from __future__ import annotations
@@ -29,21 +30,21 @@ _COMMENT: Final = re.compile(rf"^#[ \t]*({_NAMES}|{_NUMBERS}):[ \t]*(.*?)[ \t\r]
 class ClassNames:
     """The classes of a net.
 
-    names    of class 0, 1, ...; empty: not known
-    numbers  per prefix or blob the classes that its scores stand for, in their order
+    names    names of classes 0, 1, ...; empty if unknown
+    numbers  by prefix or blob: the class numbers of its scores, in order
     """
 
     names: tuple[str, ...] = ()
     numbers: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def numbers_of(self, blob: str) -> tuple[int, ...] | None:
-        """Return the classes of a blob's scores: its own entry, or that of the longest prefix of its name."""
+        """Return the class numbers of a blob's scores: its own entry, or that of the longest prefix of its name."""
         found = [key for key in self.numbers if blob == key or blob.startswith(f"{key}/")]
         return self.numbers[max(found, key=len)] if found else None
 
 
 def class_names_of(document: Document) -> ClassNames:
-    """Read a net's comments. Raises: PrototxtError for a comment whose value is not of its form."""
+    """Read the class comments of a net. Raises: PrototxtError for a comment with a malformed value."""
     found: dict[str, Any] = {}
     for match in _COMMENT.finditer(document.text):
         key, place = match[1], document.place(match.start())
@@ -52,15 +53,15 @@ def class_names_of(document: Document) -> ClassNames:
         except (ValueError, RecursionError):
             value = None
         if not (_is_names(value) if key == _NAMES else _is_numbers(value)):
-            form = 'a list of texts: ["zero", "one"]' if key == _NAMES else 'lists of numbers: {"odd": [1, 3]}'
-            raise PrototxtError(f"the comment {key} is not of its form", place=place, hint=f"its value is {form}")
+            form = 'a list of strings: ["zero", "one"]' if key == _NAMES else 'lists of numbers: {"odd": [1, 3]}'
+            raise PrototxtError(f"the comment {key} is malformed", place=place, hint=f"its value must be {form}")
         found[key] = value
     numbers = {key: tuple(value) for key, value in found.get(_NUMBERS, {}).items()}
     return ClassNames(tuple(found.get(_NAMES, ())), numbers)
 
 
 def class_comments(classes: ClassNames) -> str:
-    """Return the comments as text, "" where nothing is known."""
+    """Return the class comments as text, "" if nothing is known."""
     lines = [f"# {_NAMES}: {json.dumps(list(classes.names), ensure_ascii=False)}"] if classes.names else []
     if classes.numbers:
         numbers = {key: list(value) for key, value in classes.numbers.items()}
@@ -69,20 +70,20 @@ def class_comments(classes: ClassNames) -> str:
 
 
 def read_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Read a file with a name per line, the first line for class 0; an empty line stands for a class without a name.
+    """Read class names from a file with one name per line, class 0 first; an empty line is a class without a name.
 
-    Raises: PrototxtError for a file without names, or that is no text; OSError.
+    Raises: PrototxtError for a file that is not text or has no names; OSError.
     """
     place = os.fspath(path)
     try:
         text = Path(path).read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        what = f"the names of classes are no text in UTF-8: byte {error.start} is {error.object[error.start]:#04x}"
-        raise PrototxtError(what, place=place, hint="give a text file with a name per line") from None
+        message = f"the class names are not UTF-8 text: byte {error.start} is {error.object[error.start]:#04x}"
+        raise PrototxtError(message, place=place, hint="give a text file with one name per line") from None
     names = [line.strip() for line in re.split(r"\r\n|\n|\r", text.rstrip())]
     if not any(names) or "\0" in text:
-        what = "there are no names in this file" if not any(names) else "this is no list of names, but binary"
-        raise PrototxtError(what, place=place, hint="give a text file with a name per line, the first for class 0")
+        message = "there are no names in this file" if not any(names) else "this is a binary file, not a list of names"
+        raise PrototxtError(message, place=place, hint="give a text file with one name per line, class 0 first")
     return tuple(names)
 
 
@@ -99,5 +100,5 @@ def _is_classes(value: Any) -> bool:
 
 
 def name_of(names: Sequence[str], number: int) -> str:
-    """Return a class's name, "" where it has none."""
+    """Return the name of a class, "" if it has none."""
     return names[number] if 0 <= number < len(names) else ""

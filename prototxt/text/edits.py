@@ -1,6 +1,6 @@
-"""Editing a text through its tree: collect the edits, apply them at once, and get a new document.
+"""Edit a text through its tree: collect edits, then apply them together to get a new document.
 
-What is inserted follows its neighbours: their indentation, line ends, separators, and whether blocks stand on one line.
+Inserted text follows its neighbours in indentation, line ends, separators, and one-line or multi-line blocks.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _INDENTED = re.compile(r"^([ \t]*)(?![ \t])[^\n{}#]*\{[ \t]*(?:#[^\n]*)?\r?\n\1(
 
 
 class Edits:
-    """Edits on one document; `apply` makes the new one. The nodes given must be of this document.
+    """Edits of one document; `apply` makes the new one. All nodes passed must belong to this document.
 
     edits = Edits(doc)
     edits.set(layer, "name", '"conv1"')
@@ -35,17 +35,17 @@ class Edits:
         return len(self._spans)
 
     def replace(self, node: Scalar | Message | Field, text: str) -> None:
-        """Put `text` in the node's place."""
+        """Replace the node by `text`."""
         self._spans.append((node.start, node.end, text))
 
     def insert_text(self, offset: int, text: str) -> None:
-        """Insert `text` at an offset as it stands."""
+        """Insert `text` unchanged at an offset."""
         self._spans.append((offset, offset, text))
 
     def insert_field(
         self, message: Message, text: str, *, before: Field | None = None, after: Field | None = None
     ) -> None:
-        """Insert one or several fields, given as text (`param { lr_mult: 0 }`), beside a field, or at the end."""
+        """Insert one or more fields, given as text (`param { lr_mult: 0 }`), next to a field or at the end."""
         if before is not None:
             self._insert_before(before, text)
             return
@@ -60,7 +60,7 @@ class Edits:
         self.insert_field(message, text)
 
     def set(self, message: Message, name: str, literal: str) -> None:
-        """Give the field of this name the value `literal` (text format), or append it."""
+        """Set the field of this name to `literal` (text format), appending it if missing."""
         field = message.get(name)
         if field is None:
             self.append_field(message, f"{name} {literal}" if literal[:1] in ("{", "<") else f"{name}: {literal}")
@@ -70,7 +70,7 @@ class Edits:
             self._spans.append((self._text.index("[", field.start + len(name)), field.end, literal))
 
     def remove(self, field: Field) -> None:
-        """Remove a field and its separator; its line too, if nothing else stands on it."""
+        """Remove a field and its separator, and its line if nothing else is on it."""
         text = self._text
         tail = _TAIL.match(text, field.end)
         end = tail.end(1) if tail and tail[1] else field.end
@@ -90,9 +90,9 @@ class Edits:
             self._spans.append((start, end, glue))
 
     def apply(self) -> Document:
-        """The document with all edits made.
+        """Return the document with all edits applied.
 
-        Raises: EditError if two edits touch the same text, or the outcome would not parse.
+        Raises: EditError if two edits overlap, or the result does not parse.
         """
         if not self._spans:
             return self.document
@@ -101,8 +101,8 @@ class Edits:
         for start, end, text in sorted(self._spans, key=lambda span: span[:2]):
             if start < pos:
                 if text or end - start == 0 or not parts or parts[-1]:
-                    raise EditError("two edits touch the same text", place=self.document.place(start))
-                pos = max(pos, end)  # two removals share the blank between them
+                    raise EditError("two edits overlap", place=self.document.place(start))
+                pos = max(pos, end)  # two removals may share the blank between them
                 continue
             parts += [self._text[pos:start], text]
             pos = end
@@ -166,13 +166,13 @@ class Edits:
         return not message.is_root and self._text.find("\n", message.start, message.end) < 0
 
     def _separator_of(self, message: Message) -> str:
-        """The separator that this message writes between its fields, if it does."""
+        """Return the separator that this message uses between its fields, "" if none."""
         first = next(iter(message), None)
         tail = _TAIL.match(self._text, first.end) if first else None
         return tail[1] if tail else ""
 
     def _indent_of(self, message: Message, field: Field) -> str:
-        """The blanks before a field that starts a line: this one, or else its neighbours, or else its line."""
+        """Return the indentation of the field's line, of a neighbour that starts a line, or one derived from both."""
         text = self._text
         line = self._line_start(field.start)
         if not text[line : field.start].strip(" \t"):
@@ -185,14 +185,14 @@ class Edits:
         return blank if message.is_root or message.start < line else blank + self._indent_unit()
 
     def _indent_unit(self) -> str:
-        """The document's first indentation, two blanks if it has none."""
+        """Return the document's indentation unit, taken from its first indented block; two blanks without one."""
         if self._unit is None:
             match = _INDENTED.search(self._text, 0, 20_000)
             self._unit = match[2] if match else "  "
         return self._unit
 
     def _laid_out(self, message: Message, text: str, indent: str | None) -> str:
-        """A line per field, and blocks spread over lines if those around are; `indent` None: all on one line."""
+        """Return a line per field, blocks spread over lines if the neighbours are; `indent` None: all on one line."""
         if indent is None or "\n" in text:
             return text
         spread = "{" in text and self._spreads_blocks(message)
@@ -224,11 +224,11 @@ class Edits:
 
 
 def find(document: Document | Message, path: str) -> list[Field]:
-    """All fields on a path such as `layer[name=conv1].param[0].lr_mult`.
+    """Find all fields on a path such as `layer[name=conv1].param[0].lr_mult`.
 
-    A segment is a field's name; `[key=value]` keeps those whose block has that scalar, `[0]` the first and so on.
+    A segment is a field name; `[key=value]` selects the blocks that contain this scalar, `[0]` the first match.
 
-    Raises: EditError for a path that cannot be read.
+    Raises: EditError for an invalid path.
     """
     segment_pattern = re.compile(r"(\w+|\[[\w./]+\])((?:\[[^\]]*\])*)(?:\.|$)", re.ASCII)
     predicate = re.compile(r"\[(?:(\w+)=)?(?:\"([^\"]*)\"|'([^']*)'|([^\]]*))\]")

@@ -1,4 +1,4 @@
-"""Notes on many layers, one line per kind: nets have hundreds of layers and say the same of most."""
+"""Notes about many layers, folded to one line per kind: a net has hundreds of layers that share most notes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ SHOWN = 4
 
 
 def fold_notes(found: Iterable[tuple[str, str]]) -> list[str]:
-    """Make one line per kind of the pairs (kind, layer name): "layer 'a', 'b' and 12 more: kind"."""
+    """Fold pairs (kind, layer name) to one line per kind: "layer 'a', 'b' and 12 more: kind"."""
     kinds: dict[str, list[str]] = {}
     for kind, name in found:
         kinds.setdefault(kind, []).append(name)
@@ -16,6 +16,6 @@ def fold_notes(found: Iterable[tuple[str, str]]) -> list[str]:
 
 
 def some_names(names: Sequence[str]) -> str:
-    """The first names in quotes, and the number of the others."""
+    """Return the first names in quotes, and the number of the others."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(f"'{name}'" for name in names[:SHOWN]) + more

@@ -1,4 +1,4 @@
-"""From text to a tree over it: one regex per field, one flat loop, no recursion."""
+"""Parse text to a tree: one regular expression per field, one flat loop, no recursion."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ _KIND = {"string": STRING, "number": NUMBER, "identifier": IDENTIFIER}
 
 
 def parse(text: str, name: str = "<text>", *, tolerant: bool = False) -> Document:
-    """Parse protobuf text format and keep every byte of it.
+    """Parse protobuf text format, keeping every byte.
 
-    tolerant  keep what cannot be read as it stands and list the reasons in the document's `errors`
+    tolerant  keep unreadable spans unchanged and list the reasons in the document's `errors`
 
     Raises: ParseError with the place of every mistake (at most 100), unless tolerant.
     """
@@ -39,7 +39,7 @@ def parse(text: str, name: str = "<text>", *, tolerant: bool = False) -> Documen
         raise ParseError("a text of 4 GiB or more cannot be read", place=name)
     parser = _Parser(text)
     collecting = gc.isenabled()
-    gc.disable()  # nothing that is made here is cyclic, and the collector's passes cost half the time
+    gc.disable()  # nothing created here is cyclic, and the collector's passes take half the time
     try:
         parser.read()
     finally:
@@ -56,7 +56,7 @@ def parse(text: str, name: str = "<text>", *, tolerant: bool = False) -> Documen
 
 
 def parse_file(path: str | os.PathLike[str], *, tolerant: bool = False) -> Document:
-    """Parse a file, see `parse`. Raises: ParseError, also for a file that is no text at all; OSError.
+    """Parse a file, see `parse`. Raises: ParseError, also for a file that is not text; OSError.
 
     Warns: RecodedWarning for UTF-16
     """
@@ -69,15 +69,16 @@ class _Parser:
     def __init__(self, text: str) -> None:
         self.text = text
         self.tape = Tape(text)
-        self.open: list[int] = []  # records of the messages and lists that are not closed yet
+        self.open: list[int] = []  # records of the messages and lists not closed yet
         self.mistakes: list[tuple[int, str, str | None]] = []
-        self.broken: list[tuple[int, int]] = []  # spans that no node covers; an empty one for a bracket too many
+        self.broken: list[tuple[int, int]] = []  # spans that no node covers; empty for an unmatched bracket
         self.cut = False  # whether reading stopped before the end
-        self.value_end = -1  # behind the last field: a separator may follow it, once
-        self.barrier = 0  # of the last separator or opening bracket
+        self.value_end = -1  # end of the last field, which one separator may follow
+        self.barrier = 0  # end of the last separator or opening bracket
 
     def read(self) -> None:
-        """Read the whole text."""
+        """Read the whole text to the tape."""
+        # Attributes are bound to locals: the loop runs once per field, of which large nets have a million.
         text, tape, match_field = self.text, self.tape, FIELD.match
         ids = tape.ids
         add_name, add_start, add_value = tape.name.append, tape.start.append, tape.value.append
@@ -126,7 +127,7 @@ class _Parser:
         return len(names) - 1
 
     def _add(self, word: str, start: int, value: int, end: int, kind: int) -> int:
-        """Add a record; returns its index."""
+        """Add a record and return its index."""
         tape = self.tape
         identifier = tape.ids.get(word)
         tape.name.append(self._name(word) if identifier is None else identifier)
@@ -152,7 +153,7 @@ class _Parser:
         self.barrier = pos + 1
 
     def _close(self, pos: int) -> int:
-        """Close the innermost bracket with the one at `pos`; returns where to go on."""
+        """Close the innermost bracket with the one at `pos` and return the position to continue from."""
         text, tape = self.text, self.tape
         self.value_end = pos + 1
         if not self.open:
@@ -171,7 +172,7 @@ class _Parser:
         return pos + 1
 
     def _unusual(self, pos: int) -> int:
-        """Read the one field at `pos` that the fast pattern refused; returns where to go on, or -1 at the end."""
+        """Read one field at `pos` that FIELD does not match; return the next position, -1 at the end of the text."""
         text = self.text
         pos = skip_blank(text, pos)
         if pos >= len(text):
@@ -216,7 +217,7 @@ class _Parser:
         return pos
 
     def _open_list(self, record: int, colon: bool) -> int:
-        """Read a list up to its end or to its first message, whose fields the main loop reads."""
+        """Read a list up to its end, or to its first message, whose fields the main loop reads."""
         pos = self._open(record)
         if pos < 0:
             return pos
@@ -228,7 +229,7 @@ class _Parser:
         return self._element(inner)
 
     def _element(self, pos: int) -> int:
-        """Read elements of the innermost list from `pos` on."""
+        """Read elements of the innermost list, starting at `pos`."""
         text, tape, record = self.text, self.tape, self.open[-1]
         while True:
             while record + 1 == len(tape.next) and (match := ELEMENT.match(text, pos)):
@@ -266,15 +267,15 @@ class _Parser:
         return self._broken(self.tape.start[record], pos, message)
 
     def _broken(self, start: int, pos: int, message: str, hint: str | None = None) -> int:
-        """Note the mistake at `pos` in what began at `start` and pass over the rest of the line.
+        """Record a mistake at `pos` in the field that began at `start`, and skip the rest of the line.
 
-        A bracket that belongs to the structure ends the broken span, so that the blocks around it stay in balance.
+        A bracket that belongs to the structure ends the broken span, so that the enclosing blocks stay balanced.
         """
         text = self.text
         self._mistake(pos, message, hint)
         opened = -1
         if text[pos : pos + 1] in ('"', "'") and pos < len(text):
-            newline = text.find("\n", pos)  # an open string: brackets behind it are part of it
+            newline = text.find("\n", pos)  # an unclosed string: later brackets on the line are part of it
             pos = len(text) if newline < 0 else newline
         else:
             pos, opened = _end_of_broken(text, pos)
@@ -298,7 +299,7 @@ class _Parser:
 
 
 def _end_of_broken(text: str, pos: int) -> tuple[int, int]:
-    """Where a broken span ends, and the offset of a block that opens in it and goes on behind its line, or -1."""
+    """Return the end of a broken span, and the offset of a block opened in it that its line does not close, or -1."""
     opened = -1
     while True:
         match = BROKEN.match(text, pos)
@@ -319,7 +320,7 @@ def _shown(text: str, pos: int) -> str:
 
 
 def _error(document: Document, pos: int, message: str, hint: str | None) -> ParseError:
-    """The error with its source line and a caret below; of a very long line only the surroundings are shown."""
+    """Return the error with its source line and a caret below it; a very long line is cut around the place."""
     place = document.place(pos)
     line = document.line(place.line)
     column = min(pos - document.text.rfind("\n", 0, pos) - 1, len(line))

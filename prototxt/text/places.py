@@ -1,7 +1,7 @@
-"""Where the layers of a decoded net stand in their file.
+"""The places of a decoded net's layers in their file.
 
-Messages carry neither lines nor attributes, so a table keyed by a layer's content does: a copy of a layer, in a
-filtered net for instance, is found as well. The table is bounded; the oldest entries go first.
+Protobuf messages carry neither lines nor attributes, so a table keyed by the layer's content does: it also finds
+copies of a layer, for instance in a filtered net. The table is bounded; the oldest entries are dropped first.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _places: OrderedDict[bytes, Place] = OrderedDict()
 
 
 def remember(layer: Message, place: Place) -> None:
-    """Keep the layer's place. Of two layers with equal content, the one remembered last is known."""
+    """Record the layer's place; of two layers with equal content the last one is kept."""
     key = _key(layer)
     _places[key] = place
     _places.move_to_end(key)
@@ -28,7 +28,7 @@ def remember(layer: Message, place: Place) -> None:
 
 
 def place_of(layer: Message) -> Place | None:
-    """Where the layer stands in its file, None for a layer that came from elsewhere or was changed since."""
+    """Return the layer's place in its file, None for a layer from elsewhere or changed since."""
     return _places.get(_key(layer))
 
 

@@ -1,7 +1,7 @@
 """The lexical side of protobuf's text format: patterns, string escapes, scanning over blanks and strings.
 
 Two rules keep hostile texts cheap. No pattern repeats a group: the regex engine keeps a record per repetition, and a
-ten-megabyte line of escapes or comments must not cost gigabytes; what repeats is looped over in Python. And no two
+ten-megabyte line of escapes or comments must not cost gigabytes, so repetitions are loops in Python. And no two
 neighbouring parts of a pattern match the same characters, or a failing match would try every way to divide them.
 """
 
@@ -15,8 +15,8 @@ KINDS = ("string", "number", "identifier")
 _NUMBER = r"(?:0[xX][0-9a-fA-F]+|(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?[fF]?)"
 
 # One whole field of the usual shape, or one other token. Group 1 is the field's name, 2 to 4 its scalar by kind,
-# 5 or 6 an opening bracket; then alone: 7 a closing bracket, 8 a comment, 9 a separator. Whatever this does not match
-# (lists, adjacent strings, escapes, comments inside a field, mistakes) takes the slow road in parser.py.
+# 5 or 6 an opening bracket; or alone: 7 a closing bracket, 8 a comment, 9 a separator. Everything else (lists,
+# adjacent strings, escapes, comments inside a field, mistakes) takes the slow path in parser.py.
 FIELD = re.compile(
     rf"""\s*(?:([A-Za-z_]\w*)\s*
             (?: :\s*(?: ("[^"\\\n]*"|'[^'\\\n]*')(?!\s*["'\#])
@@ -35,7 +35,7 @@ ELEMENT = re.compile(
     rf"""\s*(?:(?P<string>"[^"\\\n]*"|'[^'\\\n]*')|(?P<number>-?{_NUMBER})|(?P<identifier>[A-Za-z_]\w*))\s*([,\]])""",
     re.ASCII | re.VERBOSE,
 )
-# What is passed over after a mistake: the line, up to the next curly bracket.
+# Text skipped after a mistake: the line, up to the next curly bracket.
 BROKEN = re.compile(r"[^{}\n]*")
 _BLANK = re.compile(r"\s*", re.ASCII)
 _STRING_STOP = {quote: re.compile(rf"[^{quote}\\\n]*") for quote in "\"'"}
@@ -46,7 +46,7 @@ _SIMPLE = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v"
 
 
 def skip_blank(text: str, pos: int) -> int:
-    """The position of the next character that is neither blank nor in a comment."""
+    """Return the position of the next character that is neither blank nor in a comment."""
     size = len(text)
     while True:
         match = _BLANK.match(text, pos)
@@ -58,7 +58,7 @@ def skip_blank(text: str, pos: int) -> int:
 
 
 def string_end(text: str, pos: int) -> int:
-    """The position behind the string literal that opens at `pos`, or -1 if its line ends first."""
+    """Return the end of the string literal that opens at `pos`, -1 if its line ends first."""
     stop = _STRING_STOP[text[pos]]
     quote, pos, size = text[pos], pos + 1, len(text)
     while True:
@@ -74,7 +74,7 @@ def string_end(text: str, pos: int) -> int:
 
 
 def strings_end(text: str, pos: int) -> int:
-    """The position behind the string literal at `pos` and all literals adjacent to it, or -1 if one is not closed."""
+    """Return the end of the string literal at `pos` and all literals adjacent to it, -1 if one is not closed."""
     end = string_end(text, pos)
     while end >= 0:
         following = skip_blank(text, end)
@@ -85,7 +85,7 @@ def strings_end(text: str, pos: int) -> int:
 
 
 def unquote(raw: str) -> str:
-    """The value of one or several adjacent string literals; bytes that are not UTF-8 become surrogates."""
+    """Return the value of one or more adjacent string literals; bytes that are not UTF-8 become surrogates."""
     if "\\" not in raw and raw.find(raw[0], 1) == len(raw) - 1:
         return raw[1:-1]
     parts = []
@@ -96,13 +96,13 @@ def unquote(raw: str) -> str:
         pos = skip_blank(raw, end)
     if not any("\\" in part for part in parts):
         return "".join(parts)
-    # Escapes name bytes: two of them may make one character, so the joined bytes are decoded once.
+    # Escapes denote bytes: two of them may form one character, so the joined bytes are decoded together.
     data = b"".join(_unescape(part) for part in parts)
     return data.decode("utf-8", "surrogateescape")
 
 
 def quote(value: str, mark: str = '"') -> str:
-    """A string literal for `value`, in the given quotation mark."""
+    """Return `value` as a string literal with the given quotation mark."""
     escaped = value.replace("\\", "\\\\").replace(mark, "\\" + mark).replace("\n", "\\n").replace("\r", "\\r")
     return f"{mark}{escaped}{mark}"
 

@@ -1,7 +1,7 @@
-"""The tree over a text: every node is a pair of offsets, so printing is the text itself and nothing can get lost.
+"""The tree over a text: every node is a pair of offsets, so printing it returns the text and nothing can get lost.
 
-The parser leaves one flat record per field (`Tape`, 21 bytes each); nodes are made from it when they are asked for.
-That keeps a fifty-megabyte file at a few times its size, where a tree of objects would cost a hundred times.
+The parser writes one flat record per field (`Tape`, 21 bytes each); nodes are created from it on access. A
+fifty-megabyte file takes a few times its size, where a tree of objects would take a hundred times.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from prototxt.text.tokens import (
 
 
 class Tape:
-    """One record per field, in the order of the text; a message's fields follow it up to `next`."""
+    """One record per field, in text order; the fields of a message follow it, up to the record `next`."""
 
     __slots__ = ("end", "ids", "kind", "name", "names", "next", "start", "text", "value")
 
@@ -36,14 +36,14 @@ class Tape:
         self.names: list[str] = []
         self.ids: dict[str, int] = {}
         self.name = array("I")  # index into names
-        self.start = array("I")  # of the field, which is that of its name
-        self.value = array("I")  # where the value starts
-        self.end = array("I")  # behind the value
-        self.next = array("I")  # the record behind this one and all that is in it
+        self.start = array("I")  # offset of the field, that is of its name
+        self.value = array("I")  # offset of the value
+        self.end = array("I")  # end of the value
+        self.next = array("I")  # the first record after this one and its content
         self.kind = array("B")
 
     def field(self, record: int) -> Field:
-        """The field node of a record."""
+        """Return the field node of a record."""
         kind, start = self.kind[record], self.start[record]
         values: tuple[Scalar | Message, ...]
         if kind < MESSAGE:
@@ -55,12 +55,12 @@ class Tape:
         return Field(self.names[self.name[record]], start, self.end[record], start, values)
 
     def scalar(self, record: int) -> Scalar:
-        """The value of a field that is one literal."""
+        """Return the value of a field that is one literal."""
         start, end = self.value[record], self.end[record]
         return Scalar(start, end, KINDS[self.kind[record]], self.text[start:end])
 
     def elements(self, record: int) -> Iterator[Scalar | Message]:
-        """The elements of a list: messages have records, scalars are read again from the text."""
+        """Yield the elements of a list: messages have records, scalars are read again from the text."""
         inner, stop = record + 1, self.next[record]
         if inner < stop:
             while inner < stop:
@@ -84,7 +84,7 @@ class Tape:
 
 
 class Scalar(NamedTuple):
-    """A literal: `raw` is its text, adjacent strings and what lies between them included."""
+    """A literal: `raw` is its text, including adjacent strings and the blanks between them."""
 
     start: int
     end: int
@@ -93,12 +93,12 @@ class Scalar(NamedTuple):
 
     @property
     def value(self) -> str:
-        """A string's content with its escapes undone; of the other kinds the text as it stands."""
+        """Return a string's content with escapes resolved; for other kinds the raw text."""
         return unquote(self.raw) if self.kind == "string" else self.raw
 
 
 class Field(NamedTuple):
-    """`name: value`, `name { ... }` or `name: [ ... ]`; a separator behind it is not part of it."""
+    """`name: value`, `name { ... }` or `name: [ ... ]`, without a separator that follows."""
 
     name: str  # "[a.b.c]" with its brackets for extensions and Any; "" for the opening of a broken block
     start: int
@@ -108,12 +108,12 @@ class Field(NamedTuple):
 
     @property
     def value(self) -> Scalar | Message:
-        """The first value. Raises IndexError for an empty list."""
+        """Return the first value. Raises: IndexError for an empty list."""
         return self.values[0]
 
 
 class Message:
-    """What stands between two brackets, brackets included; the root is the whole text and has none."""
+    """The text between two brackets, brackets included; the root is the whole text and has none."""
 
     __slots__ = ("_record", "_tape")
 
@@ -123,22 +123,22 @@ class Message:
 
     @property
     def start(self) -> int:
-        """The offset of the opening bracket."""
+        """Return the offset of the opening bracket."""
         return self._tape.value[self._record] if self._record >= 0 else 0
 
     @property
     def end(self) -> int:
-        """The offset behind the closing bracket."""
+        """Return the offset after the closing bracket."""
         return self._tape.end[self._record] if self._record >= 0 else len(self._tape.text)
 
     @property
     def is_root(self) -> bool:
-        """Whether this is the whole document."""
+        """Return whether this is the whole document."""
         return self._record < 0
 
     @property
     def fields(self) -> tuple[Field, ...]:
-        """The fields in the order of the text; made anew at each call."""
+        """Return the fields in text order; a new tuple at each call."""
         return tuple(self)
 
     def __iter__(self) -> Iterator[Field]:
@@ -148,17 +148,17 @@ class Message:
             record = tape.next[record]
 
     def all(self, name: str) -> list[Field]:
-        """All fields of this name, in order."""
+        """Return all fields of this name, in order."""
         field = self._tape.field
         return [field(record) for record in self._named(name)]
 
     def get(self, name: str) -> Field | None:
-        """The last field of this name, which is the one that counts for a singular field."""
+        """Return the last field of this name, which is the effective one of a singular field."""
         records = self._named(name)
         return self._tape.field(records[-1]) if records else None
 
     def scalars(self, name: str) -> list[Scalar]:
-        """The scalars of all fields of this name, lists taken apart."""
+        """Return the scalars of all fields of this name, lists flattened."""
         tape = self._tape
         found: list[Scalar] = []
         for record in self._named(name):
@@ -169,7 +169,7 @@ class Message:
         return found
 
     def messages(self, name: str) -> list[Message]:
-        """The messages of all fields of this name, lists taken apart."""
+        """Return the messages of all fields of this name, lists flattened."""
         tape = self._tape
         found: list[Message] = []
         for record in self._named(name):
@@ -180,7 +180,7 @@ class Message:
         return found
 
     def string(self, name: str, default: str | None = None) -> str | None:
-        """The value of the last scalar of this name, as text."""
+        """Return the value of the last scalar of this name, as text."""
         scalars = self.scalars(name)
         return scalars[-1].value if scalars else default
 
@@ -189,7 +189,7 @@ class Message:
         return self._tape.next[self._record] if self._record >= 0 else len(self._tape.next)
 
     def _named(self, name: str) -> list[int]:
-        """The records of the fields of this name."""
+        """Return the records of the fields of this name."""
         tape = self._tape
         identifier = tape.ids.get(name)
         if identifier is None:
@@ -221,7 +221,7 @@ class Document:
         self.name = name
         self.root = root
         self.errors = errors
-        self.broken: tuple[tuple[int, int], ...] = ()  # spans that could not be read; an empty one for a bracket
+        self.broken: tuple[tuple[int, int], ...] = ()  # unreadable spans; empty for an unmatched bracket
 
     def __str__(self) -> str:
         return self.text
@@ -239,7 +239,7 @@ class Document:
         return starts
 
     def place(self, offset: int) -> Place:
-        """File, line and column of an offset; both count from 1, columns in characters."""
+        """Return the file, line and column of an offset; both count from 1, columns in characters."""
         line = bisect_right(self._lines, offset)
         column = offset - self._lines[line - 1] + 1
         if line == 1 and self.text.startswith("\ufeff"):
@@ -247,14 +247,14 @@ class Document:
         return Place(self.name, line, column)
 
     def line(self, number: int) -> str:
-        """A line of the text by its number, without its line end."""
+        """Return the line of this number, without its line end."""
         start = self._lines[number - 1]
         end = self._lines[number] - 1 if number < len(self._lines) else len(self.text)
         return self.text[start:end].removesuffix("\r")
 
 
 def scan_scalar(text: str, pos: int) -> Scalar | None:
-    """The literal that starts at `pos`, or None if there is none or a string is not closed."""
+    """Return the literal that starts at `pos`, None if there is none or a string is not closed."""
     first = text[pos : pos + 1]
     if first in ('"', "'") and first:
         end = strings_end(text, pos)

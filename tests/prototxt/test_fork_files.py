@@ -110,7 +110,7 @@ def test_means_of_forks(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_mean(tmp_path / "c3d.binaryproto"), clip[0])
     np.testing.assert_array_equal(read_mean(tmp_path / "nv.binaryproto"), clip[0, :, 0])
     for path in tmp_path.iterdir():
-        assert contents_of(path).what == BLOB
+        assert contents_of(path).kind == BLOB
         with pytest.raises(WeightsError, match="this is one blob, such as a mean image"):
             scan_caffemodel(path)
 
@@ -120,7 +120,7 @@ def test_nvcaffe_s_solver_states(tmp_path: Path) -> None:
     history = length_field(3, raw(VALUES, "<f2", 2, 3))
     rest = field_key(5, FIXED32) + np.float32(0.75).tobytes() + number(6, 40)
     path.write_bytes(number(1, 50) + text_field(2, "w.caffemodel") + history + number(4, 1) + rest)
-    assert contents_of(path).what == STATE
+    assert contents_of(path).kind == STATE
     state = read_solverstate(path)
     assert (state.iter, state.learned_net, state.current_step) == (50, "w.caffemodel", 1)
     assert (state.minimum_loss, state.iter_last_event) == (0.75, 40)

@@ -135,7 +135,7 @@ def test_mean_images(golden: Path, tmp_path: Path) -> None:
     [
         (NET, "x.prototxt", ConvertOptions(), ["nothing to do", "--upgrade"]),
         (NET, "x.h5", ConvertOptions(), ["holds no weights", ".caffemodel"]),
-        (NET, "x", ConvertOptions(), ["does not say", ".safetensors"]),
+        (NET, "x", ConvertOptions(), ["cannot be derived", ".safetensors"]),
         (NET, "x.npy", ConvertOptions(), ["cannot be written", ".caffemodel"]),
         (SOLVER, "x.prototxt", ConvertOptions(deploy=True), ["only a net", "train_val"]),
         (SOLVER, "x.safetensors", ConvertOptions(), ["cannot be written", ".binaryproto"]),

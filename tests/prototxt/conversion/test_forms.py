@@ -17,5 +17,5 @@ def test_the_form_by_the_name(name: str, form: str) -> None:
 
 
 def test_a_name_that_does_not_say() -> None:
-    with pytest.raises(WeightsError, match=r"weights\.pth: the name does not say in which form to write"):
+    with pytest.raises(WeightsError, match=r"weights\.pth: the form to write cannot be derived from the name"):
         form_of("weights.pth")

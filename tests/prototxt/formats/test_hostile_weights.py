@@ -69,7 +69,7 @@ def zipped(name: str) -> bytes:
         (zipped("archive/data.pkl"), "this is a zip archive (PyTorch, NumPy .npz, ...)"),
         (b"\x93NUMPY\x01\x00", "this is a NumPy array"),
         (b"\x1f\x8b\x08\x00abc", "this is a gzip archive"),
-        (b"\0" * 64, "the file starts with nothing but zeros"),
+        (b"\0" * 64, "the file starts with zeros only"),
         (b"\x89PNG\r\n\x1a\n", "this is a PNG image"),
         (b"\x89HDF\r\n\x1a\n" + b"\0" * 40, "HDF5 cannot open the file"),
         (b"\x0a\x05small", "no layer from the start to here"),

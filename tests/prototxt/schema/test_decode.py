@@ -132,7 +132,7 @@ def test_an_empty_block_is_present() -> None:
 @pytest.mark.parametrize(
     ("text", "hint"),
     [
-        ("layer { kernel_size: 3 }", "it belongs into a block: convolution_param, pooling_param"),
+        ("layer { kernel_size: 3 }", "it belongs in a block: convolution_param, pooling_param"),
         ("base_lr: 0.1", "it is a field of SolverParameter"),
         ("layer { blobs_lr: 1 }", "it is a field of V1LayerParameter"),
         ("layer { convolution_parm { } }", "did you mean 'convolution_param'?"),

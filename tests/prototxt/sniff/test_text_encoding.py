@@ -66,7 +66,7 @@ def test_other_encodings_are_read_with_a_warning(tmp_path: Path, encoding: str) 
     text = NET if encoding in ("utf-16", "utf-32") else NET.replace("ö", "o").replace("ß", "s")
     path = tmp_path / "net.prototxt"
     path.write_bytes(text.encode(encoding))
-    with pytest.warns(RecodedWarning, match="which Caffe does not read; what is written is UTF-8"):
+    with pytest.warns(RecodedWarning, match="which Caffe does not read; the output is UTF-8"):
         assert str(parse_file(path)) == text
     assert contents_of(path).form == TEXT
 

@@ -35,7 +35,7 @@ def test_numbers_go_by_the_longest_prefix() -> None:
      'class-numbers: {"a": [-1]}', 'class-numbers: {"a": 1}'],
 )  # fmt: skip
 def test_comments_of_another_form(comment: str) -> None:
-    with pytest.raises(PrototxtError, match=r"net:2:1: the comment class-\w+ is not of its form"):
+    with pytest.raises(PrototxtError, match=r"net:2:1: the comment class-\w+ is malformed"):
         class_names_of(parse(f"{NET}# {comment}\n", "net"))
 
 

@@ -104,7 +104,7 @@ def test_edits_on_the_same_text_are_refused() -> None:
     edits = Edits(document)
     edits.replace(document.root.fields[0], "b: 2")
     edits.replace(document.root.fields[0].value, "3")
-    with pytest.raises(EditError, match="two edits touch the same text"):
+    with pytest.raises(EditError, match="two edits overlap"):
         edits.apply()
 
 
