@@ -38,6 +38,7 @@ from fusion.solver.train_options import TrainOptions
 from fusion.solver.trunk_cache import DEFAULT_BUDGET
 from fusion.sweep import cells, sweep
 from fusion.sweep.prepare import Group, Opening, SweepContext, groups_of, prepare
+from fusion.sweep.stacked_heads import place_of
 from fusion.sweep.train_heads import batches_of
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "mnist_odd_even"
@@ -115,9 +116,9 @@ def compare(rounds: int) -> dict[str, float]:
 
     def ours() -> None:
         for _ in range(PART):
-            blobs = feed.pick(next(batches))
+            place = place_of(next(batches))
             for group in groups:
-                group.heads.train(blobs)
+                group.heads.train(place)
 
     done = {"ours": 0, "hand": 0}
 
@@ -194,7 +195,8 @@ class Hand:
 
 def by_hand(bench: SweepContext, groups: Sequence[Group]) -> Hand:
     """The loop for the same nets, records and starts as those of our sweep."""
-    assert [group.cells[0].loss for group in groups] == AXES["loss"], "a group for each loss"
+    trials = [trial for group in groups for trial in group.cells]
+    assert [*dict.fromkeys(trial.loss for trial in trials)] == AXES["loss"], "heads of one loss lie side by side"
     feed = bench.train.batches
     assert isinstance(feed, CachedBatches), "a sweep is given no other"
     weight, bias = (param.clone() for param in params_of(groups))
@@ -214,8 +216,8 @@ def by_hand(bench: SweepContext, groups: Sequence[Group]) -> Hand:
         old[:, None],
         (torch.softmax(old / 5, 1)[:, None], torch.softmax(old / 100, 1)[:, None]),
         (1 + 5 * right.float())[:, None, None],
-        torch.tensor([cell.weight for group in groups[1:] for cell in group.cells])[None, :, None],
-        len(groups[0].cells),
+        torch.tensor([trial.weight for trial in trials if trial.loss != "none"])[None, :, None],
+        sum(trial.loss == "none" for trial in trials),
         (weight, bias),
         (torch.zeros_like(weight), torch.zeros_like(bias)),
     )

@@ -29,6 +29,7 @@ from fusion.pct.aligned_logits import AlignedLogits, compare, sample_weights
 
 Columns = tuple[int, ...] | None  # the scores that a reference knows; None: all
 Part = Callable[..., Tensor]  # (scores [..., C], *rows) -> [..., C]
+Operations = list[Callable[[], object]]  # torch's functions with all arguments bound, in the order of execution
 
 
 class NoClosedFormError(Exception):
@@ -144,11 +145,11 @@ def _scaled_sigmoid(z: Tensor, *, weight: float) -> Tensor:
 def _references(
     terms: Terms, loss: ReferenceLoss | EnsembleLoss, weight: float, classes: int, batch: int, others: Sequence[Tensor]
 ) -> None:
-    for share, old in references_of(loss, others):
+    for share, old in _scores_of_references(loss, others):
         _reference(terms, loss.loss, weight * share, classes, old, others[-1])
 
 
-def references_of(loss: nn.Module, others: Sequence[Tensor]) -> list[tuple[float, Tensor]]:
+def _scores_of_references(loss: nn.Module, others: Sequence[Tensor]) -> list[tuple[float, Tensor]]:
     """Return the scores [N, K] of each reference of a loss layer, with its share. Raises: NoClosedFormError."""
     rows = [item.flatten(1) for item in others[:-1]]
     if isinstance(loss, EnsembleLoss):
@@ -184,8 +185,10 @@ def _reference(terms: Terms, loss: Any, weight: float, classes: int, old: Tensor
             wanted = share * pair.old
         terms.constant = terms.constant - spread(wanted, columns, classes)
         return
-    columns, rows = reference_rows(loss, weight, classes, old, label)
-    terms.rest.append((partial(reference_gradient, loss=loss, columns=columns, hyper={}), rows))
+    known = weight * pair.covered.to(old.dtype)[:, None]
+    right = pair.old_right.to(old.dtype)[:, None]
+    rows = (pair.old, pair.position[:, None], target[:, None], known, right)
+    terms.rest.append((partial(reference_gradient, loss=loss, columns=columns), rows))
 
 
 def _compared(loss: Any, classes: int, old: Tensor, label: Tensor) -> tuple[Tensor, Columns, AlignedLogits]:
@@ -194,19 +197,6 @@ def _compared(loss: Any, classes: int, old: Tensor, label: Tensor) -> tuple[Tens
     given = loss.keywords.get("classes")
     columns = None if given is None else tuple(int(item) for item in given)
     return target, columns, compare(old.new_zeros(len(old), classes), old, target, columns)
-
-
-def reference_rows(
-    loss: Any, weight: float, classes: int, old: Tensor, label: Tensor
-) -> tuple[Columns, tuple[Tensor, ...]]:
-    """Return what `reference_gradient` takes beside the scores: the columns, and rows [N, ...] for these records.
-
-    Raises: NoClosedFormError where labels are no classes.
-    """
-    target, columns, pair = _compared(loss, classes, old, label)
-    known = weight * pair.covered.to(old.dtype)[:, None]
-    right = pair.old_right.to(old.dtype)[:, None]
-    return columns, (pair.old, pair.position[:, None], target[:, None], known, right)
 
 
 def reference_gradient(
@@ -219,7 +209,6 @@ def reference_gradient(
     *,
     loss: Any,
     columns: Columns,
-    hyper: Mapping[str, Tensor],
 ) -> Tensor:
     """Return N times the gradient of one loss towards one reference, float [..., C].
 
@@ -229,12 +218,8 @@ def reference_gradient(
     known     float [..., 1], the loss's weight where the reference has a say, else 0
     right     float [..., 1], 1 where the reference is right
     loss      a partial of kd, logit_matching, ldi or elodi
-    hyper     alpha, beta, temperature, margin as tensors that replace the partial's numbers
     """
-    settings = {"alpha": 1.0, "beta": 5.0, "filter": "all_pass", **loss.keywords, **hyper}
-    if loss.func is losses.naive:
-        wanted = torch.arange(z.shape[-1], device=z.device) == target
-        return (torch.softmax(z, -1) - wanted.to(z.dtype)) * (known * right)
+    settings = {"alpha": 1.0, "beta": 5.0, "filter": "all_pass", **loss.keywords}
     new = z if columns is None else z[..., list(columns)]
     if loss.func is losses.kd:
         slope = distances.kl_gradient(new, old, settings.get("temperature", 5.0))
@@ -319,40 +304,71 @@ class ScoreGradient:
             return next(at) if isinstance(item, Tensor) else float(item)
 
         device = next((row.device for row in terms.rows()), None)
-        self._softmax = [
+        softmax = [
             (temperature, None if columns is None else torch.tensor(columns, device=device), place(weight))
             for (temperature, columns), weight in terms.softmax.items()
         ]
+        self._softmax = sorted(softmax, key=lambda term: term[1] is not None)  # one over all scores starts the sum
         self._slope, self._constant = place(terms.slope), place(terms.constant)
         self._rest = [(part, [next(at) for _ in rows]) for part, rows in terms.rest]
         self.factor = factor
 
+    def bind(self, operations: Operations, z: Tensor, rows: Sequence[Tensor]) -> Tensor:
+        """Append the operations that compute the gradient, and return the tensor float [..., C] that they write.
+
+        z     float [..., C], the scores
+        rows  of the same records; they broadcast to z
+        """
+
+        def add(function: Callable[..., object], *arguments: Any, **options: Any) -> None:
+            operations.append(partial(function, *arguments, **options))
+
+        total = z.new_empty(z.shape)
+        constant = rows[self._constant] if isinstance(self._constant, int) else None
+        started = False
+        for temperature, columns, place in self._softmax:
+            weight = rows[place] if isinstance(place, int) else place
+            chosen = z if columns is None else z.new_empty(*z.shape[:-1], len(columns))
+            if columns is not None:
+                add(torch.index_select, z, -1, columns, out=chosen)
+            share = chosen.new_empty(chosen.shape)
+            if temperature != 1:
+                add(torch.div, chosen, temperature, out=share)
+                chosen = share
+            add(torch.softmax, chosen, -1, out=share)
+            if not started and columns is None and constant is not None:  # one operation instead of three
+                weighted = torch.addcmul if isinstance(weight, Tensor) else torch.add
+                scaled = (share, weight) if isinstance(weight, Tensor) else (share,)
+                add(weighted, constant, *scaled, **({} if isinstance(weight, Tensor) else {"alpha": weight}), out=total)
+                constant, started = None, True
+                continue
+            if not started:
+                add(total.zero_)
+                started = True
+            add(share.mul_, weight)
+            add(*((total.add_, share) if columns is None else (total.index_add_, -1, columns, share)))
+        if not started:
+            add(total.zero_)
+        if constant is not None:
+            add(total.add_, constant)
+        if isinstance(self._slope, int):
+            add(total.addcmul_, rows[self._slope], z)
+        elif self._slope:
+            add(total.add_, z, alpha=self._slope)
+        for part, places in self._rest:
+            add(_add_part, total, part, z, [rows[place] for place in places])
+        if self.factor is not None:
+            add(total.mul_, self.factor)
+        return total
+
     def __call__(self, z: Tensor, rows: Sequence[Tensor]) -> Tensor:
         """Return float [..., C] for scores z [..., C] and the rows of the same records, which broadcast to z."""
-        constant = rows[self._constant] if isinstance(self._constant, int) else None
-        total = None
-        for temperature, columns, weight in self._softmax:
-            chosen = z if columns is None else z.index_select(-1, columns)
-            share = torch.softmax(chosen if temperature == 1 else chosen / temperature, -1)
-            if columns is None and total is None and constant is not None:  # the first one takes the constant along
-                total = (
-                    torch.addcmul(constant, share, rows[weight])
-                    if isinstance(weight, int)
-                    else torch.add(constant, share, alpha=weight)
-                )
-                constant = None
-                continue
-            share = share * (rows[weight] if isinstance(weight, int) else weight)
-            total = torch.zeros_like(z) if total is None else total
-            total = total.add_(share) if columns is None else total.index_add_(-1, columns, share)
-        if total is None:
-            total = torch.zeros_like(z)
-        if constant is not None:
-            total.add_(constant)
-        if isinstance(self._slope, int):
-            total.addcmul_(rows[self._slope], z)
-        elif self._slope:
-            total.add_(z, alpha=self._slope)
-        for part, places in self._rest:
-            total.add_(part(z, *[rows[place] for place in places]))
-        return total if self.factor is None else total * self.factor
+        operations: Operations = []
+        total = self.bind(operations, z, rows)
+        for operation in operations:
+            operation()
+        return total
+
+
+def _add_part(total: Tensor, part: Part, z: Tensor, rows: Sequence[Tensor]) -> None:
+    total.add_(part(z, *rows))

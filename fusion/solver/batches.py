@@ -181,14 +181,17 @@ class LiveBatches:
 class CachedBatches:
     """Batches taken from rows that were computed once: a view where records follow each other, a copy otherwise.
 
-    rows  what the head needs, one row per record, on the net's device
+    rows       what the head needs, one row per record
+    in_memory  whether they are on the net's device, so that a view of them is a batch
     """
+
+    in_memory = True
 
     def __init__(self, rows: Blobs, source: Source) -> None:
         self.rows = rows
         self.source = source
         self.position = 0
-        self._planned: Iterator[tuple[int | None, NDArray[np.int64]]] | None = None
+        self._planned: Iterator[int | NDArray[np.int64]] | None = None
         self._expected = 0
 
     def add(self, columns: Sequence[Tensor]) -> list[str]:
@@ -205,16 +208,16 @@ class CachedBatches:
         return self
 
     def __next__(self) -> Blobs:
-        return self.next_rows()
+        place = self.next_place()
+        return self._view(place, self.source.batch_size) if isinstance(place, int) else self._copy(place)
 
-    def next_rows(self, keys: Sequence[str] | None = None) -> Blobs:
-        """Return the next batch, of these rows at least."""
+    def next_place(self) -> int | NDArray[np.int64]:
+        """Return the next batch's first record where its records follow each other, else their indices."""
         if self._planned is None or self._expected != self.position:
             self._planned = self._plan(self.position)
-        start, indices = next(self._planned)
         self.position += 1
         self._expected = self.position
-        return self._view(start, len(indices), keys) if start is not None else self._copy(indices, keys)
+        return next(self._planned)
 
     def close(self) -> None:
         """Nothing is read ahead."""
@@ -232,23 +235,21 @@ class CachedBatches:
             return self._view(int(indices[0]), len(indices))
         return self._copy(indices)
 
-    def _plan(self, number: int) -> Iterator[tuple[int | None, NDArray[np.int64]]]:
-        """Each batch's records, and the first of them where they follow each other; worked out for many at once."""
+    def _plan(self, number: int) -> Iterator[int | NDArray[np.int64]]:
+        """Yield the place of each batch; places are computed for many batches at once."""
         order = self.source.order(number)
         while True:
             many = np.stack([next(order) for _ in range(_PLANNED)])
             follow = (np.diff(many, axis=1) == 1).all(axis=1).tolist()
             for start, straight, indices in zip(many[:, 0].tolist(), follow, many, strict=True):
-                yield (start if straight else None), indices
+                yield start if straight else indices
 
-    def _view(self, start: int, count: int, keys: Sequence[str] | None = None) -> Blobs:
-        return {key: self.rows[key].narrow(0, start, count) for key in keys or self.rows}
+    def _view(self, start: int, count: int) -> Blobs:
+        return {key: rows.narrow(0, start, count) for key, rows in self.rows.items()}
 
-    def _copy(self, indices: NDArray[np.int64], keys: Sequence[str] | None = None) -> Blobs:
+    def _copy(self, indices: NDArray[np.int64]) -> Blobs:
         chosen = torch.from_numpy(indices)
-        return {
-            key: rows.index_select(0, chosen.to(rows.device)) for key in keys or self.rows for rows in [self.rows[key]]
-        }
+        return {key: rows.index_select(0, chosen.to(rows.device)) for key, rows in self.rows.items()}
 
 
 def load_all(sources: Sequence[Source], progress: Progress | None = None) -> None:

@@ -290,8 +290,8 @@ class Solver:
         while self.iter < stop and not self._ending:
             if self._due(settings.test_interval) and (self.iter > 0 or settings.test_initialization):
                 self.test()
-            if not (requests.stop or requests.snapshot) and (seen := engine.first_seen(self.iter, stop)) > self.iter:
-                self._run_unseen(engine, seen, requests)
+            end = self.iter if requests.stop or requests.snapshot else engine.window_end(self.iter, stop)
+            if end > self.iter and self._run_window(engine, end, requests):
                 continue
             out, loss = engine.run(self.iter, requests)
             self.progress.losses.add(self.iter, loss)
@@ -314,15 +314,28 @@ class Solver:
             if agreed.stop:
                 raise KeyboardInterrupt
 
-    def _run_unseen(self, engine: Engine, seen: int, requests: Requests) -> None:
-        """Run the iterations before the first one whose loss is needed, with little besides the head's arithmetic."""
+    def _run_window(self, engine: Engine, end: int, requests: Requests) -> bool:
+        """Run iterations whose losses nobody reads, with little around the arithmetic of a head.
+
+        Returns False before the update of an iteration whose gradients are no numbers: its loss then is none either.
+        """
         progress, schedule = self.progress, self.settings.schedule
-        for iteration in range(progress.iteration, seen):
-            engine.learn(iteration)
-            progress.lr_step = advance(schedule, iteration, progress.lr_step)
-            self._update(learning_rate(schedule, iteration, progress.lr_step))
-            if requests.stop or requests.snapshot or self._ending:
-                break
+        update, callbacks = self.optimizer.prepared(), self.callbacks.on_update
+        with engine.window():
+            for iteration in range(progress.iteration, end):
+                engine.learn(iteration)
+                if iteration % EVERY == EVERY - 1 and not engine.is_finite():
+                    return False
+                progress.lr_step = advance(schedule, iteration, progress.lr_step)
+                update(learning_rate(schedule, iteration, progress.lr_step))
+                progress.iteration += 1
+                for on_update in callbacks:
+                    on_update(progress.iteration)
+                if requests.stop or requests.snapshot or self._ending:
+                    break
+        if self.iter % EVERY == 0:
+            self.callbacks.call("on_log", self.iter - 1)
+        return True
 
     def _update(self, rate: float) -> None:
         for group in self.optimizer.param_groups:

@@ -13,7 +13,7 @@ import json
 import mmap
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -139,13 +139,14 @@ def room(files: TrunkFiles) -> int:
 class MappedBatches(CachedBatches):
     """Batches from mapped rows; a thread reads them from the disk before they are needed."""
 
+    in_memory = False
+
     def __init__(self, rows: Blobs, source: Source, device: torch.device) -> None:
         super().__init__(rows, source)
         self.device = device
         self._running: Iterator[Blobs] | None = None
 
-    def next_rows(self, keys: Sequence[str] | None = None) -> Blobs:
-        """Return the next batch, on the device."""
+    def __next__(self) -> Blobs:
         if self._running is None or self._expected != self.position:
             self._running = ahead(map(self._read, self.source.order(self.position)))
         blobs = next(self._running)

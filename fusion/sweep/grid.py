@@ -41,8 +41,8 @@ class Trial:
 
     @property
     def structure(self) -> tuple[str, tuple[tuple[str, Value], ...], float | None]:
-        """What heads that are trained in one step have in common."""
-        return self.loss, tuple(pair for pair in self.options if pair[0] not in TENSORS), self.lr
+        """Return what heads have in common that differ in weights and seeds alone."""
+        return self.loss, self.options, self.lr
 
     @property
     def name(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from fusion.nets.weights import load_weights, share_weights
 from fusion.references import Objective, Reference, References, parse_references
 from fusion.solver.batches import CachedBatches, load_all, shapes_of
 from fusion.solver.logging.console import Display
+from fusion.solver.lr_policy import Schedule
 from fusion.solver.net_with_data import NetWithData, open_net_with_data
 from fusion.solver.optimizers import RULES
 from fusion.solver.prepare import apply_options, log_class_order
@@ -26,7 +27,7 @@ from fusion.solver.train_options import TrainOptions
 from fusion.solver.trunk_cache import cache_trunk
 from fusion.solver.trunk_cache_files import TrunkFiles
 from fusion.sweep.grid import NONE, TENSORS, Trial
-from fusion.sweep.stacked_heads import Heads, Stack, check_head
+from fusion.sweep.stacked_heads import Heads, Segment, Stack, check_head
 
 if TYPE_CHECKING:
     from fusion.data import ReadOptions
@@ -126,49 +127,71 @@ def _kind(cell: Trial) -> Trial:
 def groups_of(
     bench: SweepContext, todo: Sequence[Trial], settings: Settings, kd_alpha: float | None, ema: float = 0.0
 ) -> list[Group]:
-    """Heads that differ in numbers and seeds alone, side by side; `ema` is the decay of averaged weights."""
+    """Return the heads in groups that are trained in one step; `ema` is the decay of averaged weights.
+
+    Heads of one structure lie next to each other. Where they have closed forms, those of other losses and rates join
+    them, for one matrix product; under autograd each structure is a group.
+    """
     parts: dict[Any, list[Trial]] = {}
     for cell in todo:
         parts.setdefault(cell.structure, []).append(cell)
-    starts = _Starts(bench.train)
+    runs = [
+        members[first : first + _TOGETHER] for members in parts.values() for first in range(0, len(members), _TOGETHER)
+    ]
+    joined: list[list[list[Trial]]] = []
+    for run in runs:
+        if not joined or sum(map(len, joined[-1])) + len(run) > _TOGETHER:
+            joined.append([])
+        joined[-1].append(run)
+    make = partial(_group, bench, _Starts(bench.train), settings, kd_alpha, ema)
     found = []
-    for members in parts.values():
-        for first in range(0, len(members), _TOGETHER):
-            chosen = members[first : first + _TOGETHER]
-            found.append(Group(tuple(chosen), _heads(bench, chosen, starts, settings, kd_alpha, ema)))
+    for members in joined:
+        group = make(members)
+        found += [group] if group.heads.has_closed_form else [make([run]) for run in members]
     return found
 
 
-def _heads(
+def _group(
     bench: SweepContext,
-    chosen: Sequence[Trial],
     starts: _Starts,
     settings: Settings,
     kd_alpha: float | None,
     ema: float,
-) -> Heads:
-    job, first = bench.train, chosen[0]
-    ours = {name for names in job.losses for name in names}
-    task = [key for key in loss_weights(job.active_net) if key not in ours]
-    names = job.losses[bench.objectives[_kind(first)]] if first.loss != NONE else ()
-    paths = {call.name: call.path for call in job.active_net.plan.calls}
-    numbers = [key for key, _ in first.options if key in TENSORS]
-    hyper = {key: torch.tensor([float(dict(cell.options)[key]) for cell in chosen]) for key in numbers}
-    hyper["weight"] = torch.tensor([cell.weight for cell in chosen])
-    share = (1.0, 1.0) if kd_alpha is None or first.loss == NONE else (1 - kd_alpha, kd_alpha)
-    schedule = settings.schedule if first.lr is None else replace(settings.schedule, base_lr=first.lr)
-    return Heads(
+    runs: Sequence[Sequence[Trial]],
+) -> Group:
+    job, ours = bench.train, {name for names in bench.train.losses for name in names}
+    assert isinstance(job.batches, CachedBatches), "as _with_cached_trunk has checked"
+    trials = [trial for run in runs for trial in run]
+    heads = Heads(
         job.active_net,
-        {name: torch.stack([starts.of(cell.seed)[name] for cell in chosen]) for name in starts.rates},
-        task,
-        {name: paths[name] for name in names},
-        {key: values.to(bench.device) for key, values in hyper.items()},
-        share,
+        job.batches,
+        {name: torch.stack([starts.of(trial.seed)[name] for trial in trials]) for name in starts.rates},
+        [key for key in loss_weights(job.active_net) if key not in ours],
+        list(_segments(bench, runs, settings.schedule, kd_alpha)),
         starts.rates,
         partial(RULES[settings.type], **settings.optimizer_options),
-        schedule,
         ema,
     )
+    return Group(tuple(trials), heads)
+
+
+def _segments(
+    bench: SweepContext, runs: Sequence[Sequence[Trial]], schedule: Schedule, kd_alpha: float | None
+) -> Iterator[Segment]:
+    job, start = bench.train, 0
+    paths = {call.name: call.path for call in job.active_net.plan.calls}
+    for run in runs:
+        first, heads = run[0], slice(start, start + len(run))
+        names = job.losses[bench.objectives[_kind(first)]] if first.loss != NONE else ()
+        yield Segment(
+            heads,
+            {name: paths[name] for name in names},
+            {key: float(value) for key, value in first.options if key in TENSORS},
+            torch.tensor([trial.weight for trial in run], device=bench.device),
+            (1.0, 1.0) if kd_alpha is None or first.loss == NONE else (1 - kd_alpha, kd_alpha),
+            schedule if first.lr is None else replace(schedule, base_lr=first.lr),
+        )
+        start = heads.stop
 
 
 class _Starts:

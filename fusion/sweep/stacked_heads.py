@@ -7,11 +7,16 @@ their weights. The gradients of each head are those that a run by itself compute
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain, groupby, product
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
 from fusion.errors import TrainingError
@@ -19,14 +24,14 @@ from fusion.layers.score_gradients import NoClosedFormError
 from fusion.nets.build import loss_weights
 from fusion.nets.graph import Net, with_outputs
 from fusion.references import LossWarmup
-from fusion.solver.batches import Blobs
+from fusion.solver.batches import Blobs, CachedBatches
 from fusion.solver.callbacks.ema import averaging_decay
 from fusion.solver.lr_policy import Schedule, advance, learning_rate
 from fusion.solver.optimizers import CaffeOptimizer
-from fusion.sweep.stacked_gradients import StackedGradients
+from fusion.solver.step.closed_form import ClosedForm, Losses
 
 Stack = dict[str, Tensor]  # parameters by name, [heads, ...] each
-Gradients = Callable[[Blobs], Stack]
+Place = int | NDArray[np.int64]  # the first of consecutive records, or indices
 
 # Layers without randomness and without a memory of earlier calls, so that many heads may run in one step.
 PLAIN = frozenset(
@@ -40,109 +45,201 @@ PLAIN = frozenset(
 )
 
 
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """Heads with one loss towards references and one learning rate, next to each other in the stack.
+
+    heads    their places
+    paths    the loss's layers, by name
+    numbers  options of its function instead of the net's
+    weights  float32 [H], what it is multiplied by for each head
+    shares   factors of the net's own losses and of those towards references (kd_alpha)
+    """
+
+    heads: slice
+    paths: Mapping[str, str]
+    numbers: Mapping[str, float]
+    weights: Tensor
+    shares: tuple[float, float]
+    schedule: Schedule
+
+    def loss_at(self, net: Net, path: str) -> Any:
+        """Return a copy of the loss layer at a path, with the segment's numbers."""
+        module = copy(_loss_at(net, path))
+        module.loss = partial(module.loss, **self.numbers)
+        return module
+
+
 class Heads:
     """H heads in training.
 
-    head       the net behind the trunk, with all losses in it
+    head       the net after the trunk, with all losses in it
+    feed       its kept rows
     params     each head's start, stacked
-    task, pct  the outputs that are the net's own losses, and those towards references
-    hyper      numbers per head, float32 [H]: "weight" of the latter, and options of their loss function
-    shares     factors of the net's own losses and of those towards references (kd_alpha)
+    task       the outputs that are the net's own losses
+    segments   of all heads, in order
+    rates      lr_mult and decay_mult by the parameter's name
     optimizer  makes the update rule for groups of tensors
     ema        decay of averaged weights, which then are what is judged; 0: none
+
+    choice     how the gradients are computed and why, in words
     """
 
     def __init__(
         self,
         head: Net,
+        feed: CachedBatches,
         params: Stack,
         task: Sequence[str],
-        pct: Mapping[str, str],
-        hyper: Mapping[str, Tensor],
-        shares: tuple[float, float],
+        segments: Sequence[Segment],
         rates: Mapping[str, tuple[float, float]],
         optimizer: Callable[[list[dict[str, Any]]], CaffeOptimizer],
-        schedule: Schedule,
         ema: float = 0.0,
     ) -> None:
         self.params = {name: tensor.clone() for name, tensor in params.items()}
         self.trained = {name: tensor.clone() for name, tensor in params.items()} if ema else self.params
-        self._ema = ema
-        values = dict(head.plan.outputs)
-        self._net = with_outputs(head, {key: values[key] for key in (*task, *pct)})
-        self._weights = loss_weights(head)
-        self._task, self._pct, self._hyper, self._shares = tuple(task), dict(pct), dict(hyper), shares
-        groups: dict[tuple[float, float], list[Tensor]] = {}
-        for name, tensor in self.params.items():
-            groups.setdefault(rates[name], []).append(tensor)
-        self._optimizer = optimizer(
-            [{"params": group, "lr_mult": lr, "decay_mult": decay} for (lr, decay), group in groups.items()]
+        self._feed, self._task, self._segments, self._ema = feed, task, segments, ema
+        values, names = dict(head.plan.outputs), [list(each.paths) for each in segments]
+        self._head, *self._nets = (
+            with_outputs(head, {key: values[key] for key in (*task, *dict.fromkeys(paths))})
+            for paths in (chain(*names), *names)
         )
-        self._schedule, self._at, self._iteration = schedule, 0, 0
-        self._gradients: Gradients | None = None
-        self.choice = ""
+        for tensor in self.params.values():
+            tensor.grad = torch.zeros_like(tensor)
+        self._closed: ClosedForm | None = None
+        try:
+            self._closed = self._in_closed_form()
+            self.choice = "gradients: closed form of the heads"
+        except NoClosedFormError as error:
+            self.choice = f"gradients: autograd, because {error}"
+        self._updates = [
+            (schedule, self._update_of(slice(run[0].heads.start, run[-1].heads.stop), rates, optimizer))
+            for schedule, members in groupby(segments, lambda segment: segment.schedule)
+            for run in [list(members)]
+        ]
+        self._steps, self._iteration = [0] * len(self._updates), 0
 
     def __len__(self) -> int:
         return len(next(iter(self.params.values())))
 
-    def train(self, blobs: Blobs) -> None:
-        """Run one iteration of all heads."""
-        if self._gradients is None:
-            self._gradients = self._choose(blobs)
-        with torch.no_grad():
-            self._update(self._gradients(blobs))
+    @property
+    def has_closed_form(self) -> bool:
+        """Whether one step computes the gradients of all heads."""
+        return self._closed is not None
+
+    def train(self, place: Place) -> None:
+        """Run one iteration of all heads on these kept records."""
+        if self._closed is None:
+            self._differentiate(self._feed.pick(_indices(place, self._feed.source.batch_size)))
+        with torch.inference_mode():
+            if self._closed is not None:
+                self._closed.gradients_at(place)
+            for number, (schedule, update) in enumerate(self._updates):
+                self._steps[number] = advance(schedule, self._iteration, self._steps[number])
+                update(learning_rate(schedule, self._iteration, self._steps[number]))
+            self._iteration += 1
+            if self._ema:
+                share = 1 - averaging_decay(self._ema, self._iteration)
+                torch._foreach_lerp_(list(self.trained.values()), list(self.params.values()), share)
 
     @torch.no_grad()
     def losses(self, blobs: Blobs) -> Tensor:
         """Return each head's loss on a batch, float [H]."""
-        found: Tensor = vmap(self._loss, in_dims=(0, 0, None))(self.params, self._hyper, blobs)
+        return torch.cat([self._per_head(number, lambda loss: loss, blobs) for number in range(len(self._segments))])
+
+    def _in_closed_form(self) -> ClosedForm:
+        """Return the step of all heads, bound to the kept rows. Raises: NoClosedFormError."""
+        sample = self._feed.pick(np.arange(self._feed.source.batch_size) % len(self._feed.source))
+        form = ClosedForm(self._head, sample, self.params)
+        form.losses = self._by_segment(form.losses)
+        return form.keep(self._feed)
+
+    def _by_segment(self, groups: Sequence[Losses]) -> list[Losses]:
+        """Return the net's own losses for all heads, then those of each segment, which are added to them."""
+        device = next(iter(self.params.values())).device
+        shares = torch.cat([torch.full((len(each.weights), 1), each.shares[0]) for each in self._segments]).to(device)
+        scale = None if bool((shares == 1).all()) else shares
+        compared = {id(_loss_at(self._head, path)) for each in self._segments for path in each.paths.values()}
+        found = []
+        for group in groups:
+            own = tuple(member for member in group.members if id(member[0]) not in compared)
+            if own or all(group.scores != other.scores for other in groups if other is not group):
+                found.append(replace(group, members=own, scale=scale))
+        for group, segment in product(groups, self._segments):
+            modules = {
+                id(_loss_at(self._head, path)): segment.loss_at(self._head, path) for path in segment.paths.values()
+            }
+            members = tuple(
+                (modules[id(loss)], weight, keys) for loss, weight, keys in group.members if id(loss) in modules
+            )
+            if members:
+                scale = (segment.weights * segment.shares[1])[:, None]
+                found.append(replace(group, members=members, heads=segment.heads, scale=scale))
         return found
 
-    def _update(self, gradients: Stack) -> None:
+    def _update_of(
+        self,
+        heads: slice,
+        rates: Mapping[str, tuple[float, float]],
+        optimizer: Callable[[list[dict[str, Any]]], CaffeOptimizer],
+    ) -> Callable[[float], None]:
+        """Return the update of some heads by the learning rate."""
+        groups: dict[tuple[float, float], list[Tensor]] = {}
         for name, tensor in self.params.items():
-            tensor.grad = gradients[name].contiguous()
-        self._at = advance(self._schedule, self._iteration, self._at)
-        rate = learning_rate(self._schedule, self._iteration, self._at)
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
-        self._optimizer.update()
-        self._iteration += 1
-        if self._ema:
-            share = 1 - averaging_decay(self._ema, self._iteration)
-            torch._foreach_lerp_(list(self.trained.values()), list(self.params.values()), share)
+            part = tensor[heads]
+            assert tensor.grad is not None, "allocated beforehand"
+            part.grad = tensor.grad[heads]
+            groups.setdefault(rates[name], []).append(part)
+        return optimizer(
+            [{"params": group, "lr_mult": lr, "decay_mult": decay} for (lr, decay), group in groups.items()]
+        ).prepared()
 
-    def _loss(self, params: Stack, hyper: Stack, blobs: Blobs) -> Tensor:
-        """The loss of one head."""
-        modules: dict[str, Any] = {key: _unramped(self._net.get_submodule(path)) for key, path in self._pct.items()}
-        before = {key: module.loss for key, module in modules.items()}
-        options = {key: value for key, value in hyper.items() if key != "weight"}
+    def _differentiate(self, blobs: Blobs) -> None:
+        """Compute the gradients through autograd."""
+        for number, segment in enumerate(self._segments):
+            for name, gradient in self._per_head(number, grad, blobs).items():
+                whole = self.params[name].grad
+                assert whole is not None, "allocated beforehand"
+                whole[segment.heads] = gradient
+
+    def _per_head(self, number: int, transform: Callable[..., Any], blobs: Blobs) -> Any:
+        """Return what a transform of the loss gives for each head of a segment."""
+        segment = self._segments[number]
+        params = {name: tensor[segment.heads] for name, tensor in self.params.items()}
+        loss = transform(partial(self._loss, segment, self._nets[number]))
+        return vmap(loss, in_dims=(0, 0, None))(params, segment.weights, blobs)
+
+    def _loss(self, segment: Segment, net: Net, params: Stack, weight: Tensor, blobs: Blobs) -> Tensor:
+        """Return the loss of one head."""
+        modules = {path: _loss_at(net, path) for path in segment.paths.values()}
+        before = {path: module.loss for path, module in modules.items()}
         try:
-            for key, module in modules.items():
-                module.loss = partial(before[key], **options)
-            out = functional_call(self._net, params, (blobs,))
+            for path, module in modules.items():
+                module.loss = partial(before[path], **segment.numbers)
+            out = functional_call(net, params, (blobs,))
         finally:
-            for key, module in modules.items():
-                module.loss = before[key]
-        total = sum(out[key].sum() * (self._weights[key] * self._shares[0]) for key in self._task)
-        for key in self._pct:
-            total = total + out[key].sum() * (hyper["weight"] * (self._weights[key] * self._shares[1]))
+            for path, module in modules.items():
+                module.loss = before[path]
+        weights = loss_weights(net)
+        total = sum(out[key].sum() * (weights[key] * segment.shares[0]) for key in self._task)
+        for key in segment.paths:
+            total = total + out[key].sum() * (weight * (weights[key] * segment.shares[1]))
         return torch.as_tensor(total)
 
-    def _choose(self, sample: Blobs) -> Gradients:
-        """Return what computes the gradients: closed forms where the head has them, else autograd under vmap."""
-        try:
-            stacked = StackedGradients(self._net, sample, self._pct, self._hyper, self._shares)
-        except NoClosedFormError as error:
-            self.choice = f"gradients: autograd, because {error}"
-            differentiated = vmap(grad(self._loss), in_dims=(0, 0, None))
-            return lambda blobs: differentiated(self.params, self._hyper, blobs)
-        self.choice = "gradients: closed form of the heads"
-        return lambda blobs: stacked(self.params, blobs)
 
-
-def _unramped(module: nn.Module) -> nn.Module:
-    """The loss layer itself, where its weight grows."""
+def _loss_at(net: Net, path: str) -> Any:
+    """Return the loss layer itself, where its weight grows."""
+    module = net.get_submodule(path)
     return module.loss if isinstance(module, LossWarmup) else module
+
+
+def place_of(indices: NDArray[np.int64]) -> Place:
+    """Return the first of records that follow each other, else the indices: those rows are copied."""
+    return int(indices[0]) if bool((np.diff(indices) == 1).all()) else indices
+
+
+def _indices(place: Place, count: int) -> NDArray[np.int64]:
+    return np.arange(place, place + count) if isinstance(place, int) else place
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from fusion.solver.logging.console import Display
 from fusion.solver.settings import Settings
 from fusion.sweep.grid import Trial
 from fusion.sweep.prepare import Group, SweepContext
+from fusion.sweep.stacked_heads import place_of
 
 
 def train(
@@ -31,13 +32,17 @@ def train(
     display.start(0, settings.max_iter)
     try:
         for iteration in range(settings.max_iter):
-            blobs = feed.pick(next(batches))
+            indices = next(batches)
+            place, blobs = (
+                place_of(indices) if feed.in_memory else indices,
+                feed.pick(indices) if iteration >= last else {},
+            )
             for ramp in job.warmups:
                 ramp.set(iteration)
             for group, total in zip(groups, totals, strict=True):
                 if iteration >= last:
                     total += group.heads.losses(blobs)
-                group.heads.train(blobs)
+                group.heads.train(place)
             display.tick(iteration + 1)
     finally:
         display.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -161,29 +162,48 @@ class Engine:
 
         return Measurement(run, count)
 
-    def first_seen(self, iteration: int, stop: int) -> int:
-        """Return the first iteration from this one on whose loss is asked for; gradients are enough before it."""
+    def window_end(self, iteration: int, stop: int) -> int:
+        """Return where a window from this iteration on ends: nobody reads the losses in it, gradients are enough.
+
+        Loss layers run in Python: those of two references take 1.8 ms, as long as 15 steps of the gradients. So ends
+        of windows of EVERY iterations look at the gradients instead (`is_finite`).
+        """
         settings = self._settings
         if self.closed is None or self._team is not None or settings.average_loss > 1:
             return iteration
-        shown = iteration + -iteration % settings.display if settings.display else stop
-        ends = [
-            interval - 1 - iteration % interval
-            for interval in (EVERY, settings.snapshot, settings.test_interval)
-            if interval
-        ]
-        return min(stop - 1, shown, iteration + min(ends))
+        ends = [stop - 1, iteration + EVERY - iteration % EVERY]
+        if settings.display:
+            ends.append(iteration + -iteration % settings.display)
+        if settings.snapshot:
+            ends.append(iteration + settings.snapshot - 1 - iteration % settings.snapshot)
+        if settings.test_interval:
+            ends.append(iteration + settings.test_interval - iteration % settings.test_interval)
+        return min(ends)
+
+    def window(self) -> AbstractContextManager[object]:
+        """Return a context for all calls of `learn` in a window."""
+        assert self.closed is not None, "as window_end says"
+        self.closed.attach()
+        kept = isinstance(self.batches, CachedBatches)  # a live trunk may be compiled, which is done for one mode
+        return torch.inference_mode() if kept else torch.no_grad()
 
     def learn(self, iteration: int) -> None:
-        """Leave the gradients of the next batch in the arena."""
+        """Leave the gradients of the next batch in the arena; in a context of `window`."""
         self._set_ramps(iteration)
-        assert self.closed is not None, "first_seen has said so"
+        assert self.closed is not None, "as window_end says"
         feed = self.batches
-        if not isinstance(feed, CachedBatches):
+        if isinstance(feed, CachedBatches) and feed.in_memory:
+            self.closed.gradients_at(feed.next_place())
+        else:
             self.closed.gradients(next(feed))
-            return
-        with torch.inference_mode():  # views of kept rows are cheaper in it
-            self.closed.leave_gradients(feed.next_rows(self.closed.needs))
+
+    def is_finite(self) -> bool:
+        """Return whether the last gradients are numbers; if not, step back to their batch, so that `run` repeats it."""
+        assert self.closed is not None, "as window_end says"
+        finite = self.closed.is_finite()
+        if not finite:
+            self.batches.position -= 1
+        return finite
 
     def run(self, iteration: int, asked: Requests) -> tuple[dict[str, Tensor], Tensor]:
         """Add up the gradients of iter_size batches; returns the last one's outputs and the mean loss."""

@@ -17,7 +17,7 @@ RATES = (0.1, 0.05, 0.0)
 class Plain(SGD):
     """SGD by its rule alone."""
 
-    decay_and_update = CaffeOptimizer.decay_and_update
+    bind = CaffeOptimizer.bind
 
 
 def run(kind: type[SGD], *, layout: torch.memory_format = torch.contiguous_format, **settings: object) -> torch.Tensor:
