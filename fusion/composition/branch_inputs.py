@@ -48,11 +48,8 @@ def resolve_feeds(source: PreparedSource, layout: DataLayout) -> dict[str, str]:
                 needed.update(phase_streams(source, layer, blob, layout.choice))
         if not needed:
             continue
-        shared = (
-            _same_blob(needed, layout)
-            or _further_dataset(blob, needed, layout)
-            or _converted_blob(source, blob, needed, layout)
-        )
+        shared = _same_blob(needed, layout) or _further_dataset(blob, needed, layout)
+        shared = shared or _converted_blob(source, blob, needed, layout)
         found.update({blob: shared} if shared else {})
         own.update({} if shared else {blob: needed})
     found.update(_new_data_layers(source, own, layout))
@@ -89,9 +86,8 @@ def _further_dataset(blob: str, needed: Mapping[str, Stream], layout: DataLayout
     for phase in PHASES:
         for copy in layout.copies:
             if copy.layer.type == "HDF5Data" and phase in copy.layer.phases:
-                known = describe_stream(
-                    copy.layer, copy.layer.tops[0], layout.choice.path(copy.source, copy.layer, phase)
-                )
+                path = layout.choice.path(copy.source, copy.layer, phase)
+                known = describe_stream(copy.layer, copy.layer.tops[0], path)
                 if phase not in needed or known.records == needed[phase].records:
                     copies.setdefault(phase, copy)
     if set(copies) != set(PHASES) or any(item.records[0] != "HDF5Data" for item in needed.values()):
@@ -99,7 +95,7 @@ def _further_dataset(blob: str, needed: Mapping[str, Stream], layout: DataLayout
     for copy in {id(copy): copy for copy in copies.values()}.values():
         copy.change = replace(copy.change, added=(*copy.change.added, blob))
     layout.streams[blob] = {phase: needed.get(phase) or next(iter(needed.values())) for phase in PHASES}
-    layout.notes.append(f"data: '{blob}' is read from the same HDF5 files, as a further top of their layer")
+    layout.note(f"'{blob}' is read from the same HDF5 files, as a further top of their layer")
     return blob
 
 
@@ -108,9 +104,9 @@ def _converted_blob(source: PreparedSource, blob: str, needed: Mapping[str, Stre
     for given, known in layout.streams.items():
         found = _map(known, needed)
         if found is not None:
-            who = f"source '{source.prefix}'"
-            layout.notes.append(
-                f"data: {who} was trained with another mean or scale, which layers at its start compute from '{given}'"
+            who = f"{source}"
+            layout.note(
+                f"{who} was trained with another mean or scale, which layers at its start compute from '{given}'"
             )
             return add_conversion(source, blob, given, found, layout, f"The input of {who}, from '{given}'.")
     return None
@@ -132,19 +128,16 @@ def _new_data_layers(
         if not files:
             silent.update(dict.fromkeys(names[top] for top in layer.tops if top not in own))
         name = f"{source.prefix}/{layer.name.removeprefix(source.prefix + '/')}"
-        if mirrors(layer) and not any(
-            mirrors(other) for other in layout.main.data_layers if other.phases == layer.phases
-        ):
-            layout.notes.append(f"data: '{source.prefix}' is not mirrored, since '{layout.main.prefix}' is not")
+        beside = [other for other in layout.main.data_layers if other.phases == layer.phases]
+        if mirrors(layer) and not any(map(mirrors, beside)):
+            layout.note(f"'{source.prefix}' is not mirrored, since '{layout.main.prefix}' is not")
         layout.copies.append(DataLayerCopy(source, layer, DataLayerChange(name=name, blobs=names, dropped=dropped)))
         for top in set(layer.tops) & set(own):
             found[top] = names[top]
             streams = phase_streams(source, layer, top, layout.choice)
             layout.streams.setdefault(names[top], {}).update(streams)
     if found:
-        layout.notes.append(
-            f"data: source '{source.prefix}' reads or prepares its records in its own way and gets its own data layer"
-        )
+        layout.note(f"{source} reads or prepares its records in its own way and gets its own data layer")
     layout.further += silence_layer(f"{source.prefix}/labels", silent)
     return found
 
@@ -153,48 +146,38 @@ def _check_can_be_in_step(
     source: PreparedSource, layer: LayerText, own: Mapping[str, Mapping[str, Stream]], layout: DataLayout
 ) -> None:
     """Check that a data layer can be in step with others. Raises: ComposeError."""
-    p, place = source.prefix, source.raw.place(layer)
-    records = [
-        one for one in layout.main.data_layers if one.type != "DummyData" and set(one.phases) & set(layer.phases)
-    ]
-    beside = (one.type for one in (layer, *records))
-    unordered = next((kind for kind in beside if kind not in PARAMS or kind == "WindowData"), None)
-    if unordered is not None:
-        raise ComposeError(
-            f"source '{p}' reads other records than '{layout.main.prefix}', or prepares them in its own way, and a "
-            f"layer of type '{unordered}' cannot be held in step with others",
-            place=place,
-            hint="give the data of both as one of ImageData, Data, HDF5Data, or the same layer in both files",
+    phases = set(layer.phases)
+    beside = [one for one in layout.main.data_layers if one.type != "DummyData" and phases & set(one.phases)]
+    # WindowData samples its windows at random, and layers outside PARAMS have no known order of records.
+    unordered = [one.type for one in (layer, *beside) if one.type not in PARAMS or one.type == "WindowData"]
+    if unordered:
+        raise source.error(
+            f"{source} reads other records than '{layout.main.prefix}', or prepares them in its own way, and a layer "
+            f"of type '{unordered[0]}' cannot be held in step with others",
+            "give the data of both as one of ImageData, Data, HDF5Data, or the same layer in both files",
+            layer,
         )
     for blob in set(layer.tops) & set(own):
         missing = [phase for phase in PHASES if phase not in own[blob]]
         if missing:
-            message = f"source '{p}' needs a data layer of its own for '{blob}', and has none in phase {missing[0]}"
-            raise ComposeError(
-                message, place=place, hint="add one to its file, or give one list for all (--train-list)"
-            )
-        if layer.type == "HDF5Data" and blob in layout.streams and not _is_own(source, blob, layout):
+            message = f"{source} needs a data layer of its own for '{blob}', and has none in phase {missing[0]}"
+            raise source.error(message, "add one to its file, or give one list for all (--train-list)", layer)
+        own_copy = any(copy.source is source and blob in copy.layer.tops for copy in layout.copies)
+        if layer.type == "HDF5Data" and blob in layout.streams and not own_copy:
             raise _name_conflict(source, layer, blob, layout)
 
 
 def _name_conflict(source: PreparedSource, layer: LayerText, blob: str, layout: DataLayout) -> ComposeError:
     """Return the error where the top of an HDF5Data layer, the dataset's name, is already a blob of the fused net."""
-    p, main, place = source.prefix, layout.main, source.raw.place(layer)
+    p, main = source.prefix, layout.main
     if any(other.type == "HDF5Data" for other in main.data_layers if blob in other.tops):
         message = f"sources read the dataset '{blob}' from different HDF5 files, and only one blob can have this name"
         hint = "write both into one file under names of their own, or let all read one list (--train-list FILE)"
-        return ComposeError(message, place=place, hint=hint)
-    return ComposeError(
-        f"source '{p}' reads the dataset '{blob}' of HDF5 files, whose blob must be called so, and '{main.prefix}' "
-        f"calls another one '{blob}'",
-        place=place,
-        hint=f"take the data from '{p}' first, and name the list of '{main.prefix}': --data-from {p} --train-list "
-        f"{main.prefix}=FILE --val-list {main.prefix}=FILE",
-    )
-
-
-def _is_own(source: PreparedSource, blob: str, layout: DataLayout) -> bool:
-    return any(copy.source is source and blob in copy.layer.tops for copy in layout.copies)
+        return source.error(message, hint, layer)
+    message = f"{source} reads the dataset '{blob}' of HDF5 files, whose blob must have this name"
+    hint = f"take the data from '{p}' first, and name the list of '{main.prefix}': --data-from {p} "
+    hint += f"--train-list {main.prefix}=FILE --val-list {main.prefix}=FILE"
+    return source.error(f"{message}, and '{main.prefix}' calls another one '{blob}'", hint, layer)
 
 
 Size = tuple[int | None, ...]
@@ -208,17 +191,14 @@ def feeds_from_lists(source: PreparedSource, lists: DataLists, layout: DataLayou
     layout.further += image_data_layers(sized, top, size, layout.step())
     layout.listed.append((source, lists))
     transform = "raw pixels" if source.spec.pixels else "no transform; is that how it was trained?"
-    layout.notes.append(
-        f"data: source '{source.prefix}' gets data layers of its own over the given lists, with {transform}"
-    )
+    layout.note(f"{source} gets data layers of its own over the given lists, with {transform}")
     return {blob: top}
 
 
 def only_input(source: PreparedSource) -> str:
     """Return the one input of a source without data layers. Raises: ComposeError if it has several."""
     if len(source.branch.inputs) > 1:
-        message = f"source '{source.prefix}' has several inputs and no data layer"
-        raise ComposeError(message, place=source.raw.document.name, hint="give its train_val prototxt")
+        raise source.error(f"{source} has several inputs and no data layer", "give its train_val prototxt")
     return source.branch.inputs[0]
 
 
@@ -234,21 +214,19 @@ def feeds_from_main(source: PreparedSource, blobs: Sequence[str], layout: DataLa
     Raises: ComposeError.
     """
     main = layout.main
-    every = dict.fromkeys(top for layer in main.data_layers for top in layer.tops)
-    tops = [top for top in every if top not in layout.labels]
+    tops = [top for top in main.data_blobs if top not in layout.labels]
     _check_size(source, main)
     if not all(blob in tops for blob in blobs) and (len(blobs), len(tops)) != (1, 1):
-        raise ComposeError(
-            f"source '{source.prefix}' reads {', '.join(blobs)}, but the data layers of '{main.prefix}' give "
-            f"{', '.join(tops) or 'nothing but labels'}",
-            place=main.raw.document.name,
-            hint="give the blobs the same names in both files, take the data from the other source (--data-from), or "
-            f"give it lists of its own (--train-list {source.prefix}=FILE --val-list {source.prefix}=FILE)",
+        given = ", ".join(tops) or "nothing but labels"
+        raise main.error(
+            f"{source} reads {', '.join(blobs)}, but the data layers of '{main.prefix}' give {given}",
+            "give the blobs the same names in both files, take the data from the other source (--data-from), or give "
+            f"it lists of its own (--train-list {source.prefix}=FILE --val-list {source.prefix}=FILE)",
         )
     if not source.data_layers:
-        note = f"data: source '{source.prefix}' has no data layer and is fed the data of '{main.prefix}'"
+        note = f"{source} has no data layer and is fed the data of '{main.prefix}'"
         hint = f"; if it was trained on other values, say so: --pixels {source.prefix}=unit" if _onnx(source) else ""
-        layout.notes.append(f"{note}, mean and scale included{hint}")
+        layout.note(f"{note}, mean and scale included{hint}")
     return {blob: blob if blob in tops else tops[0] for blob in blobs}
 
 
@@ -264,14 +242,12 @@ def _check_size(source: PreparedSource, main: PreparedSource) -> None:
     for layer in main.data_layers:
         given = stated_size(layer)
         if not _fits(shape, given):
-            raise ComposeError(
-                f"source '{source.prefix}' takes images of {'x'.join(map(str, shape))}, but the data of "
-                f"'{main.prefix}' has {'x'.join('?' if dim is None else str(dim) for dim in given)}",
-                place=main.raw.place(layer),
-                hint=f"name its pixels, which gives it a data layer of its own: --pixels {source.prefix}=unit"
-                if _onnx(source)
-                else f"give the train_val prototxt of '{source.prefix}', whose data layer says how to prepare them",
-            )
+            hint = f"give the train_val prototxt of '{source.prefix}', whose data layer says how to prepare them"
+            if _onnx(source):
+                hint = f"name its pixels, which gives it a data layer of its own: --pixels {source.prefix}=unit"
+            given_size = "x".join("?" if dim is None else str(dim) for dim in given)
+            message = f"{source} takes images of {'x'.join(map(str, shape))}"
+            raise main.error(f"{message}, but the data of '{main.prefix}' has {given_size}", hint, layer)
 
 
 def _fits(needed: Size, given: Size) -> bool:
@@ -286,19 +262,16 @@ def raw_pixels_blob(source: PreparedSource, blob: str, layout: DataLayout) -> st
     main = layout.main
     tops = {top: layer for layer in main.data_layers for top in layer.tops[:1] if top not in layout.labels}
     if len(tops) != 1:
-        raise ComposeError(
-            f"source '{source.prefix}' takes images, and the data layers of '{main.prefix}' give "
-            f"{', '.join(tops) or 'none'}",
-            place=main.raw.document.name,
-            hint=f"give it lists of its own: --train-list {source.prefix}=FILE --val-list {source.prefix}=FILE",
-        )
+        message = f"{source} takes images, and the data layers of '{main.prefix}' give {', '.join(tops) or 'none'}"
+        hint = f"give it lists of its own: --train-list {source.prefix}=FILE --val-list {source.prefix}=FILE"
+        raise main.error(message, hint)
     (given,) = tops
     layers = [layer for layer in main.data_layers if given in layer.tops]
     size = image_shape(source)
     affine = _to_pixels(layout.streams[given])
     if affine is not None and all(_same_size(size, layer, layout) for layer in layers):
         kind = source.spec.pixels
-        layout.notes.append(f"data: source '{source.prefix}' takes raw pixels ({kind}), computed from '{given}'")
+        layout.note(f"{source} takes raw pixels ({kind}), computed from '{given}'")
         return add_conversion(source, blob, given, affine, layout, f"Raw pixels, 0 to 255, from '{given}'.")
     return _raw_data_layers(source, layers, given, layout)
 
@@ -326,7 +299,7 @@ def _first_image_shape(layer: LayerText, layout: DataLayout) -> Size | None:
     from prototxt.text.edits import Edits
 
     raw = layout.main.raw
-    document = reparse(excerpt(raw, layer), raw.document.name)
+    document = reparse(excerpt(raw, layer), raw.file)
     edits = Edits(document)
     source = layout.choice.path(layout.main, layer, layer.phases[0])
     edits.set(document.root.messages("layer")[0].messages("image_data_param")[-1], "source", quoted(source or ""))
@@ -344,7 +317,5 @@ def _raw_data_layers(source: PreparedSource, layers: Sequence[LayerText], given:
         labels.update(dict.fromkeys(names[top] for top in names if top != given))
         layout.copies.append(DataLayerCopy(layout.main, layer, change))
     layout.further += silence_layer(f"{source.prefix}/labels", labels)
-    layout.notes.append(
-        f"data: source '{source.prefix}' takes raw pixels ({source.spec.pixels}), from its own data layer"
-    )
+    layout.note(f"{source} takes raw pixels ({source.spec.pixels}), from its own data layer")
     return name

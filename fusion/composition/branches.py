@@ -72,21 +72,21 @@ def cut_candidates(net: NetText) -> list[str]:
     return list(dict.fromkeys(reversed(tops)))
 
 
-def check_cut(net: NetText, blob: str, prefix: str) -> ComposeError | None:
-    """Return the error in cutting the net at this blob, or None."""
+def check_cut(net: NetText, blob: str, prefix: str) -> None:
+    """Check that the net can be cut at this blob. Raises: ComposeError."""
     candidates = cut_candidates(net)
     if blob in candidates:
-        return None
+        return
     if blob in net.input_blobs:
-        message = f"source '{prefix}': cut blob '{blob}' is an input of the net, so nothing of it would be left"
+        message = f"cut blob '{blob}' is an input of the net, so nothing of it would be left"
     elif any(blob in layer.tops for layer in net.layers):
-        message = f"source '{prefix}': cut blob '{blob}' is a loss or a metric, not a feature"
+        message = f"cut blob '{blob}' is a loss or a metric, not a feature"
     else:
-        message = f"source '{prefix}': there is no blob '{blob}'"
+        message = f"there is no blob '{blob}'"
     names = ", ".join(candidates[:12]) + (f" and {len(candidates) - 12} more" if len(candidates) > 12 else "")
     hint = did_you_mean(blob, candidates, also=f"cut at one of (output side first): {names or 'none'}")
-    place = net.document.place(net.layers[-1].start) if net.layers else net.document.name
-    return ComposeError(message, place=place, hint=hint)
+    place = net.document.place(net.layers[-1].start) if net.layers else net.file
+    raise ComposeError(f"source '{prefix}': {message}", place=place, hint=hint)
 
 
 def scores_blob(net: NetText) -> str | None:

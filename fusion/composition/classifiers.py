@@ -5,18 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from fusion.composition import losses
-from fusion.composition.features import Shape, format_shape
+from fusion.composition.features import Shape, format_shape, size_from
 from fusion.composition.inputs import Inputs
 from fusion.composition.labels import pairs_error
 from fusion.composition.losses import CHOICES, Loss
 from fusion.composition.output_layers import Tail, common_tail
 from fusion.composition.prepared_source import PreparedSource
 from fusion.composition.shapes import source_shapes
-from fusion.composition.source_losses import Metric, SourceObjective, scores_positions, source_metrics
+from fusion.composition.source_losses import Metric, SourceObjective, source_metrics
 from fusion.composition.tasks import Goal
 from fusion.errors import ComposeError
+
+_POOLING = frozenset(("Pooling", "Flatten", "Reshape", "InnerProduct", "Reduction"))
 
 
 @dataclass(frozen=True)
@@ -64,35 +67,29 @@ def label_blobs(main: PreparedSource, goals: Sequence[Goal]) -> list[str]:
         if own.labels == "pair" and (error := pairs_error(main)):
             raise error
         if own.labels != goal.loss.kind.labels:
-            kind = own.layer.type if own.layer is not None else ""
-            raise ComposeError(
-                f"source '{main.prefix}' reads '{own.label}' by {kind}, so it may be no label for {goal.loss.type}",
-                place=main.raw.place(own.layer) if own.layer is not None else None,
-                hint=f"name the label: --loss {goal.loss.type},label={own.label}; "
-                f"the data has {', '.join(dict.fromkeys(top for layer in main.data_layers for top in layer.tops))}",
+            raise main.error(
+                f"{main} reads '{own.label}' by {own.layer.type}, so it may be no label for {goal.loss.type}",
+                f"name the label: --loss {goal.loss.type},label={own.label}; the data has {', '.join(main.data_blobs)}",
+                own.layer,
             )
         found += [own.label, *further]
     return list(dict.fromkeys(found))
 
 
 def classifiers_of(
-    sources: Sequence[PreparedSource],
-    goals: Sequence[Goal],
-    inputs: Inputs,
-    shapes: Mapping[str, Shape],
-    notes: list[str],
+    goals: Sequence[Goal], inputs: Inputs, shapes: Mapping[str, Shape], notes: list[str]
 ) -> list[FusedClassifier]:
     """Return every classifier. Raises: ComposeError if the numbers of scores do not fit the loss or the labels."""
     found = []
     for goal in goals:
         label = goal.loss.label or inputs.labels[0]
         _check_bottoms(goal.loss, inputs)
-        positions = _positions(sources, goal, inputs, shapes)
+        positions = _positions(goal, inputs, shapes)
         if positions and len(goals) > 1:
             message = f"task '{goal.name}': its sources score every position of a map, and tasks score whole samples"
             raise ComposeError(message, hint="compose it by itself, with --loss")
         width = _width(goal, label, shapes, positions, notes)
-        metrics = _measures(goal, width) if goal.loss.kind.labels == "class" else ()
+        metrics = _metrics(goal, width) if goal.loss.kind.labels == "class" else ()
         tail = common_tail(goal, inputs, width, positions, notes)
         found.append(FusedClassifier(goal.name, replace(goal.loss, label=label), width, metrics, positions, tail))
     return found
@@ -117,35 +114,22 @@ def _width(goal: Goal, label: str, shapes: Mapping[str, Shape], positions: bool,
             raise ComposeError(message, hint=f"give the number of classes, or another loss: {CHOICES}")
         _check_matrix(goal.loss, goal.num_output)
         return goal.num_output
-    known = _label_width(shapes.get(label), positions)
+    shape = shapes.get(label)
+    known = size_from(shape, 1)
+    if shape is not None and positions:  # a label per position has an axis of values only if it is a map of its own
+        known = shape[1] if len(shape) > 3 else None
     own = [item.width for item in goal.objectives.values() if item.label == label or goal.loss.label is None]
-    reason = (
-        f"'{label}' has the shape {format_shape(shapes[label])}" if known is not None else "the sources score as many"
-    )
+    reason = "the sources score as many" if known is None else f"'{label}' has the shape {format_shape(shapes[label])}"
     if known is None and len(set(own)) == 1:
         known = own[0]
     if goal.num_output is not None:
         if known not in (None, goal.num_output):
-            message = (
-                f"{task}{goal.loss.type} needs one output per value of its label, {known}, not {goal.num_output}: "
-            )
-            raise ComposeError(message + reason, hint=f"give num_output {known}, or another loss: {CHOICES}")
+            message = f"{task}{goal.loss.type} needs one output per value of its label, {known}, not {goal.num_output}"
+            raise ComposeError(f"{message}: {reason}", hint=f"give num_output {known}, or another loss: {CHOICES}")
         return goal.num_output
     if known is None:
         notes.append(f"loss: {task}the number of values of '{label}' is not known here; num_output is 1")
     return known or 1
-
-
-def _label_width(shape: Shape | None, positions: bool) -> int | None:
-    """Return the values of a label per sample, or per position; None if not known."""
-    if shape is None:
-        return None
-    if positions:
-        return shape[1] if len(shape) > 3 else None
-    width: int | None = 1
-    for dim in shape[1:]:
-        width = None if dim is None or width is None else width * dim
-    return width
 
 
 def _check_matrix(loss: Loss, classes: int) -> None:
@@ -157,10 +141,8 @@ def _check_matrix(loss: Loss, classes: int) -> None:
 
     from prototxt.schema.messages import BlobProto
 
-    with open(path, "rb") as file:
-        content = file.read()
     try:
-        blob = BlobProto.FromString(content)
+        blob = BlobProto.FromString(Path(path).read_bytes())
     except DecodeError:
         raise ComposeError("the infogain matrix is not a BlobProto", place=path) from None
     size = len(blob.data) or len(blob.double_data)
@@ -169,23 +151,21 @@ def _check_matrix(loss: Loss, classes: int) -> None:
         raise ComposeError(message, place=path, hint="give the fused net's own: --loss InfogainLoss,source=FILE")
 
 
-def _measures(goal: Goal, classes: int) -> tuple[Metric, ...]:
+def _metrics(goal: Goal, classes: int) -> tuple[Metric, ...]:
     """Return the sources' own metrics, or one like the loss; a top_k of all classes would always be 1."""
     axis = int(losses.loss_option(goal.loss, "axis") or 1)
     ignored = losses.loss_option(goal.loss, "ignore_label")
     ignore = None if ignored is None else int(ignored, 0)
     found: list[Metric] = []
-    for prefix, item in goal.objectives.items():
-        known = source_metrics(item.source, item.scores or "") if item.labels == "class" else []
-        mapped = bool(item.source.spec.classes)
+    for item in goal.objectives.values():
+        known = source_metrics(item.source, item.scores) if item.labels == "class" else []
+        own_classes = len(item.source.spec.classes)
         for one in known:
-            ambiguous = one.ignore_label is not None and mapped and one.ignore_label < len(item.source.spec.classes)
-            if ambiguous and one.ignore_label != ignore:
-                message = (
-                    f"source '{prefix}' has a metric without label {one.ignore_label}, which is one of its own classes"
-                )
+            label = one.ignore_label
+            if label is not None and label < own_classes and label != ignore:
+                message = f"{item.source} has a metric without label {label}, which is one of its own classes"
                 raise ComposeError(message, hint=f"name the loss with the fused ignore_label: {CHOICES}")
-            found.append(one)
+        found += known
     # The accuracy must leave out a label that is no class, such as 255, which Caffe would take for an index.
     outside = ignore is not None and not 0 <= ignore < classes
     every = [replace(one, ignore_label=ignore) if one.ignore_label is None and outside else one for one in found]
@@ -193,7 +173,7 @@ def _measures(goal: Goal, classes: int) -> tuple[Metric, ...]:
     return tuple(useful) or (Metric(1, axis, ignore),)
 
 
-def _positions(sources: Sequence[PreparedSource], goal: Goal, inputs: Inputs, shapes: Mapping[str, Shape]) -> bool:
+def _positions(goal: Goal, inputs: Inputs, shapes: Mapping[str, Shape]) -> bool:
     """Return whether the sources score every position of a map. Raises: ComposeError if only some do."""
     found = {prefix: _scores_positions(item, inputs, shapes) for prefix, item in goal.objectives.items()}
     if len(set(found.values())) > 1:
@@ -204,11 +184,12 @@ def _positions(sources: Sequence[PreparedSource], goal: Goal, inputs: Inputs, sh
 
 
 def _scores_positions(item: SourceObjective, inputs: Inputs, shapes: Mapping[str, Shape]) -> bool:
-    if not scores_positions(item):
+    """Return whether every position of a map gets scores of its own, as far as layers and shapes show."""
+    if item.classifier is None or item.classifier.type != "Convolution" or _POOLING & {one.type for one in item.tail}:
         return False
     for blob in item.source.cuts:
         shape = shapes.get(blob)
         if shape is not None and (len(shape) != 4 or shape[2:] == (1, 1)):
             return False
-    scores = source_shapes(item.source, inputs, shapes).get(item.scores or "")
+    scores = source_shapes(item.source, inputs, shapes).get(item.scores)
     return scores is None or (len(scores) == 4 and scores[2:] != (1, 1))

@@ -28,14 +28,7 @@ from fusion.composition.source import PathLike, Source
 from fusion.composition.stages import check_stages
 from fusion.composition.tasks import Goal, check_tasks, loss_notes, resolve_goals, source_labels
 from fusion.composition.validate import check_goals, check_request, is_scored_by_step
-from fusion.composition.write_nets import (
-    FusionPlan,
-    add_class_comments,
-    branch_texts,
-    class_names,
-    deploy_document,
-    train_val_document,
-)
+from fusion.composition.write_nets import FusionPlan, branch_texts, class_names, deploy_document, train_val_document
 from fusion.errors import ComposeError, ComposeWarning, raise_all
 from prototxt.errors import PrototxtError
 from prototxt.text.tree import Document
@@ -136,7 +129,7 @@ def _plan(
     blobs = [blob for source in sources for blob in inputs.blobs(source.prefix)] if options.input_shape else []
     given: dict[str, Shape] = dict.fromkeys(blobs, (None, *(options.input_shape or ())))
     shapes = blob_shapes(sources, inputs, branches, given)
-    classifiers = classifiers_of(sources, goals, inputs, shapes, notes)
+    classifiers = classifiers_of(goals, inputs, shapes, notes)
     pct = options.parsed_pct()
     check_goals(classifiers, options, pct)
     classes = class_names(options.labels, [source.spec for source in sources], classifiers)
@@ -180,13 +173,12 @@ def _head(
 
 def _write(plan: FusionPlan, notes: list[str]) -> Composition:
     """Write the nets and the solver as text; adds notes. Raises: ComposeError for a net that Caffe would refuse."""
-    train_val = add_class_comments(train_val_document(plan), plan.classes)
+    train_val = train_val_document(plan)
     check_whole(train_val, plan.given)
     deploy = deploy_document(plan, notes)
     if deploy is not None and (error := shape_error(deploy)):
         notes.append(f"deploy: not written, because it does not fit one sample: {error}")
         deploy = None
-    deploy = add_class_comments(deploy, plan.classes) if deploy is not None else None
     schedule = plan.options.schedule or SolverSettings()
     test_iter = schedule.test_iter or _test_iter(train_val, notes)
     solver = reparse(solver_text(schedule, test_iter), "solver.prototxt")
@@ -214,7 +206,7 @@ def _prepare_all(sources: Sequence[Source], *, reference: bool) -> list[Prepared
         except PrototxtError as error:
             errors += [ComposeError(one.message, place=one.place, hint=_own_hint(one.hint)) for one in error.errors]
         except FileNotFoundError as error:
-            message = f"source '{source.prefix}': there is no file {error.filename}"
+            message = f"{source}: there is no file {error.filename}"
             errors.append(ComposeError(message, hint="paths are relative to the working directory"))
         except ComposeError as error:
             errors.append(error)

@@ -51,19 +51,18 @@ class DataLayerChange:
 
 
 def data_layer_texts(net: NetText, layer: LayerText, change: DataLayerChange) -> list[str]:
-    """Return a data layer's text after the change, or one per phase. Raises: ComposeError if it takes no list."""
-    return [_changed_text(net, layer, phases, change) for phases in _phase_groups(layer, change.lists)]
+    """Return a data layer's text after the change, or one per phase if the lists of the phases differ.
 
-
-def _phase_groups(layer: LayerText, lists: DataLists) -> list[tuple[str, ...]]:
-    """Return the phases of each copy of a data layer: one copy, or one per phase where the lists differ."""
-    if len(layer.phases) == 2 and lists.for_phase("TRAIN") != lists.for_phase("TEST"):
-        return [(phase,) for phase in layer.phases]
-    return [layer.phases] if layer.phases else []
+    Raises: ComposeError if it takes no list.
+    """
+    groups = [layer.phases] if layer.phases else []
+    if len(layer.phases) == 2 and change.lists.for_phase("TRAIN") != change.lists.for_phase("TEST"):
+        groups = [(phase,) for phase in layer.phases]
+    return [_changed_text(net, layer, phases, change) for phases in groups]
 
 
 def _changed_text(net: NetText, layer: LayerText, phases: tuple[str, ...], change: DataLayerChange) -> str:
-    document = reparse(excerpt(net, layer), net.document.name)
+    document = reparse(excerpt(net, layer), net.file)
     found = document.root.messages("layer")[0]
     edits = Edits(document)
     _set_records(edits, net, layer, found, phases, change)
@@ -103,11 +102,8 @@ def _set_records(
         return
     param = PARAMS.get(layer.type)
     if param is None or found.get(param) is None:
-        raise ComposeError(
-            f"layer '{layer.name}' of type '{layer.type}' takes no list and no batch size from outside",
-            place=net.place(layer),
-            hint=f"give the data as one of {', '.join(PARAMS)}",
-        )
+        message = f"layer '{layer.name}' of type '{layer.type}' takes no list and no batch size from outside"
+        raise ComposeError(message, place=net.place(layer), hint=f"give the data as one of {', '.join(PARAMS)}")
     block = found.messages(param)[-1]
     if path is not None:
         edits.set(block, "source", quoted(path))
@@ -188,10 +184,9 @@ class DataLayout:
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
-    @property
-    def in_step(self) -> bool:
-        """Return whether there are data layers beside those of the main source."""
-        return len(self.copies) > len(self.main.data_layers) or bool(self.listed)
+    def note(self, text: str) -> None:
+        """Add a note about the data."""
+        self.notes.append(f"data: {text}")
 
     def step(self, source: PreparedSource | None = None, layer: LayerText | None = None) -> dict[str, str]:
         """Return per phase the main source's blob that another layer follows, where either uses random numbers.

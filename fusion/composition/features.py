@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -13,6 +14,12 @@ Shape = tuple[int | None, ...]
 MAPS: Final = ("pool", "upsample", "levels")
 _MAP: Final = 4  # axes of a map: Caffe's Pooling takes no others
 _GLOBAL = "pooling_param { pool: AVE global_pooling: true }"
+
+
+def size_from(shape: Shape | None, axis: int) -> int | None:
+    """Return the number of values along the axes from `axis` on; None if it is not known."""
+    dims = [dim for dim in shape[axis:] if dim is not None] if shape is not None else []
+    return math.prod(dims) if shape is not None and len(dims) == len(shape[axis:]) else None
 
 
 @dataclass(frozen=True)
@@ -34,10 +41,7 @@ class Features:
     @property
     def width(self) -> int | None:
         """Return the values per sample, or per step of a sequence; None if unknown."""
-        width: int | None = 1
-        for dim in self.shape[self.axis :] if self.shape else (None,):
-            width = None if dim is None or width is None else width * dim
-        return width
+        return size_from(self.shape or None, self.axis)
 
     @property
     def axis(self) -> int:

@@ -61,7 +61,11 @@ def average_log_probabilities(request: HeadRequest) -> Head:
     if request.project is not None or request.batch_norm:
         hint = "omit --project and --batch-norm, or use another head"
         raise ComposeError("head 'logits' trains nothing, so it has no projection", hint=hint)
-    _check_coverage(request)
+    known = {number for _, classes in request.scores.values() for number in classes}
+    missing = sorted(set(range(request.num_output)) - known)
+    if missing:
+        message = f"head 'logits': no source knows these classes: {', '.join(map(str, missing))}"
+        raise ComposeError(message, hint="name the fused classes of each source's scores: --classes odd=1,3,5,7,9")
     note = "head: the sources' own scores are averaged, untrained"
     return Head(_averaged_classes(request), request.names, (note,))
 
@@ -278,17 +282,6 @@ def _averaged_classes(request: HeadRequest) -> str:
         columns += blobs
     text.append(format_layer(request.classifier, "Concat", columns, [request.classifier], "concat_param { axis: 1 }"))
     return "\n".join(text)
-
-
-def _check_coverage(request: HeadRequest) -> None:
-    """Check that some source knows each class. Raises: ComposeError."""
-    known = {number for _, classes in request.scores.values() for number in classes}
-    missing = sorted(set(range(request.num_output)) - known)
-    if missing:
-        raise ComposeError(
-            f"head 'logits': no source knows these classes: {', '.join(map(str, missing))}",
-            hint="say which fused classes each source's scores stand for: --classes odd=1,3,5,7,9",
-        )
 
 
 def _runs(owners: Sequence[tuple[tuple[str, int], ...]]) -> list[tuple[int, int]]:

@@ -17,7 +17,7 @@ from fusion.composition.data_layers import DataLayerCopy, DataLayout, data_layer
 from fusion.composition.labels import SourceLabels, check_same_labels, prepared_labels
 from fusion.composition.list_checks import check_common_list, check_image_lists, check_lists_in_step
 from fusion.composition.lists import DataLists, choose_lists, lists_of_source
-from fusion.composition.net_text import PHASES, LayerText, format_layer
+from fusion.composition.net_text import PHASES, format_layer
 from fusion.composition.prepared_source import PreparedSource
 from fusion.errors import ComposeError
 from prototxt.errors import did_you_mean
@@ -68,7 +68,7 @@ def resolve_inputs(
     labels = tuple(dict.fromkeys(labels)) or (_only_label(main),)
     prepared = prepared_labels(main, labels)
     layout = DataLayout(main, prepared.blobs, choose_lists(sources, main, data_from, lists))
-    layout.notes.append(f"data: the layers of source '{main.prefix}', blobs {', '.join(_tops(main.data_layers))}")
+    layout.note(f"the layers of {main}, blobs {', '.join(main.data_blobs)}")
     for layer in main.data_layers:
         layout.copies.append(DataLayerCopy(main, layer))
         for top in layer.tops:
@@ -80,17 +80,12 @@ def resolve_inputs(
     check_lists_in_step(layout, classes)
     text = [piece for copy in layout.copies for piece in _text(copy, layout)] + layout.further
     if "in_step_with" in "".join(text):
-        layout.notes.append(
-            "data: the data layers draw at random, so they are held in step by in_step_with, which Caffe does not know"
-            if not layout.unseen
-            else "data: the data layers are held in step by in_step_with, which compares their labels when they are "
-            "read, and which Caffe does not know"
-        )
+        reason = "compares their labels when they are read" if layout.unseen else "gives them the same random numbers"
+        layout.note(f"the data layers are held in step by in_step_with, which {reason}; Caffe does not know it")
     front = {prefix: "\n".join(layers) for prefix, layers in layout.front.items()}
     given = [*(source.spec.train_list for source in sources), *(source.spec.val_list for source in sources)]
-    notes = dict.fromkeys(
-        [*layout.notes, *prepared.notes, *_missing_list_notes([lists.train_list, lists.val_list, *given])]
-    )
+    missing = _missing_list_notes([lists.train_list, lists.val_list, *given])
+    notes = dict.fromkeys([*layout.notes, *prepared.notes, *missing])
     text += prepared.text
     planned = Inputs("\n".join(text), feeds, labels, tuple(notes), tuple(layout.warnings), front, layout.origins)
     return _copy_changed_blobs(sources, planned, (*labels, *prepared.blobs))
@@ -98,20 +93,20 @@ def resolve_inputs(
 
 def _copy_changed_blobs(sources: Sequence[PreparedSource], inputs: Inputs, labels: Sequence[str]) -> Inputs:
     """Return the inputs with a copy for each branch that changes in place a blob that others read too."""
-    found = in_place_copies(sources, inputs.feeds, inputs.origins, labels)
+    found = _in_place_copies(sources, inputs, labels)
     feeds = {
         prefix: {blob: found.get(prefix, {}).get(fed, fed) for blob, fed in feed.items()}
         for prefix, feed in inputs.feeds.items()
     }
-    front, origins = dict(inputs.front), dict(inputs.origins)
+    front, origins, notes = dict(inputs.front), dict(inputs.origins), list(inputs.notes)
     for prefix, copied in found.items():
-        front[prefix] = "\n".join([*([front[prefix]] if prefix in front else []), *copy_layers(copied)])
+        # A Power without effect: a Split would share the memory.
+        comment = "A copy, which the branch changes in place."
+        layers = [format_layer(name, "Power", [blob], [name], comment=comment) for blob, name in copied.items()]
+        front[prefix] = "\n".join([*([front[prefix]] if prefix in front else []), *layers])
         origins.update({name: blob for blob, name in copied.items()})
-    notes = [
-        f"data: source '{prefix}' changes {', '.join(copied)} in place, and gets a copy"
-        for prefix, copied in found.items()
-    ]
-    return replace(inputs, feeds=feeds, front=front, origins=origins, notes=(*inputs.notes, *notes))
+        notes.append(f"data: source '{prefix}' changes {', '.join(copied)} in place, and gets a copy")
+    return replace(inputs, feeds=feeds, front=front, origins=origins, notes=tuple(notes))
 
 
 def main_source(sources: Sequence[PreparedSource], data_from: str | None) -> PreparedSource | None:
@@ -123,32 +118,22 @@ def main_source(sources: Sequence[PreparedSource], data_from: str | None) -> Pre
             hint = did_you_mean(data_from, names, f"one of {', '.join(names)}")
             raise ComposeError(f"data_from names no source: '{data_from}'", hint=hint)
         if not matches[0].data_layers:
-            raise ComposeError(f"source '{data_from}' has no data layer", place=matches[0].raw.document.name)
+            raise ComposeError(f"{matches[0]} has no data layer", place=matches[0].raw.file)
         return matches[0]
     return next((source for source in sources if source.data_layers), None)
 
 
 def _only_label(main: PreparedSource) -> str:
     """Return the blob of the data that the branch does not read. Raises: ComposeError unless it is one."""
-    free = [top for top in _tops(main.data_layers) if top not in main.branch.inputs]
+    free = [top for top in main.data_blobs if top not in main.branch.inputs]
     if len(free) == 1:
         return free[0]
-    place = main.raw.place(main.data_layers[0])
-    if not free:
-        raise ComposeError(
-            f"the data layers of source '{main.prefix}' give no labels",
-            place=place,
-            hint="take the data from another source (--data-from), or add a second top with the labels",
-        )
-    raise ComposeError(
-        f"the blob of source '{main.prefix}' with the labels is not known; it may be {', '.join(free)}",
-        place=place,
-        hint=f"name it: --loss SoftmaxWithLoss,label={free[0]}",
-    )
-
-
-def _tops(layers: Sequence[LayerText]) -> list[str]:
-    return list(dict.fromkeys(top for layer in layers for top in layer.tops))
+    message, hint = f"the data layers of {main} give no labels", "take the data from another source (--data-from), or "
+    hint += "add a second top with the labels"
+    if free:
+        message = f"the blob of {main} with the labels is not known; it may be {', '.join(free)}"
+        hint = f"name it: --loss SoftmaxWithLoss,label={free[0]}"
+    raise main.error(message, hint, main.data_layers[0])
 
 
 def _text(copy: DataLayerCopy, layout: DataLayout) -> list[str]:
@@ -159,9 +144,8 @@ def _text(copy: DataLayerCopy, layout: DataLayout) -> list[str]:
         lists = DataLists(train, test, *(layout.batch(phase) for phase in PHASES))
     first = copy.change.name is None
     step = {} if first else layout.step(copy.source, copy.layer)
-    return data_layer_texts(
-        copy.source.raw, copy.layer, replace(copy.change, lists=lists, follows=not first, step=step)
-    )
+    change = replace(copy.change, lists=lists, follows=not first, step=step)
+    return data_layer_texts(copy.source.raw, copy.layer, change)
 
 
 def _image_layers(sources: Sequence[PreparedSource], lists: DataLists, labels: Sequence[str]) -> Inputs:
@@ -179,11 +163,8 @@ def _image_layers(sources: Sequence[PreparedSource], lists: DataLists, labels: S
     for source in sources:
         own = lists_of_source(source) or lists
         if own.train_list is None or own.val_list is None:
-            raise ComposeError(
-                "no source has a data layer",
-                place=source.raw.document.name,
-                hint="give image lists (--train-list, --val-list), or a train_val prototxt as a source",
-            )
+            hint = "give image lists (--train-list, --val-list), or a train_val prototxt as a source"
+            raise source.error("no source has a data layer", hint)
         own = replace(own, train_batch=lists.train_batch, test_batch=lists.test_batch)
         blob, size = only_input(source), image_shape(source)
         if (size, own) not in tops:
@@ -193,9 +174,7 @@ def _image_layers(sources: Sequence[PreparedSource], lists: DataLists, labels: S
         feeds[source.prefix] = {blob: tops[size, own]}
     notes = list(check_image_lists(read))
     if not all(source.spec.pixels for source in sources):
-        notes.append(
-            "data: image lists without any transform; add transform_param if the sources had a mean or a scale"
-        )
+        notes.append("data: image lists without transform; add transform_param if the sources had a mean or a scale")
     sizes = {size for size, _ in tops}
     if len(sizes) > 1:
         notes.append(f"data: the sources take images of {len(sizes)} shapes, each gets its own data layer")
@@ -209,19 +188,15 @@ def _missing_list_notes(given: Sequence[str | Mapping[str, str] | None]) -> list
     return [f"data: there is no {path} here yet" for path in dict.fromkeys(paths) if not os.path.exists(path)]
 
 
-Feeds = Mapping[str, Mapping[str, str]]
-
-
-def in_place_copies(
-    sources: Sequence[PreparedSource], feeds: Feeds, origins: Mapping[str, str], labels: Sequence[str]
+def _in_place_copies(
+    sources: Sequence[PreparedSource], inputs: Inputs, labels: Sequence[str]
 ) -> dict[str, dict[str, str]]:
     """Return per prefix the input blobs that its branch changes in place while another branch or a label needs them.
 
-    feeds    per prefix: the source's input blob -> the fused net's blob
-    origins  blobs computed by layers at the start of branches -> blobs that they are computed from
     labels   blobs that losses and the layers of labels read
     Returns  prefix -> blob of the fused net -> the name of its copy
     """
+    feeds, origins = inputs.feeds, inputs.origins
     read = [(source.prefix, origins.get(blob, blob)) for source in sources for blob in feeds[source.prefix].values()]
     readers: dict[str, set[str]] = {}
     for prefix, blob in [*read, *(("", label) for label in labels)]:
@@ -238,9 +213,3 @@ def in_place_copies(
                     name += "_"
                 found.setdefault(source.prefix, {})[fed] = name
     return found
-
-
-def copy_layers(copied: Mapping[str, str]) -> list[str]:
-    """Return the layers that make the copies: a Power without effect (a Split would share the memory)."""
-    comment = "A copy, which the branch changes in place."
-    return [format_layer(name, "Power", [blob], [name], comment=comment) for blob, name in copied.items()]

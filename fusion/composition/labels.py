@@ -43,21 +43,15 @@ def prepared_labels(main: PreparedSource, labels: Sequence[str]) -> PreparedLabe
     tops = [top for layer in net.layers for top in layer.tops if layer.phases]
     for blob in labels:
         if blob not in tops:
-            known = [top for layer in main.data_layers for top in layer.tops]
-            message = f"source '{main.prefix}' has no blob '{blob}' to take labels from"
-            hint = (
-                f"its data has {', '.join(dict.fromkeys(known))}; all labels come from one source's data layers, where "
-            )
+            hint = f"its data has {', '.join(main.data_blobs)}; all labels come from one source's data layers, where "
             hint += "HDF5Data can have a further top for each that its files hold (or take another's: --data-from)"
-            raise ComposeError(message, place=net.document.name, hint=hint)
+            raise main.error(f"{main} has no blob '{blob}' to take labels from", hint)
     found = ancestors(net, tuple(labels))
     layers = [layer for layer in net.layers if layer.number in found.layers]
     for layer in layers:
         if param_count(layer.type, layer.message):
-            message = (
-                f"source '{main.prefix}': the label '{labels[0]}' is computed by '{layer.name}', which has weights"
-            )
-            raise ComposeError(message, place=net.place(layer), hint="name a label that comes from the data alone")
+            message = f"{main}: the label '{labels[0]}' is computed by '{layer.name}', which has weights"
+            raise main.error(message, "name a label that comes from the data alone", layer)
     _check_phases(main, [*main.branch.inputs, *found.inputs], labels)
     read = {bottom for layer in layers for bottom in layer.bottoms} | set(labels)
     unread = dict.fromkeys(top for layer in layers for top in layer.tops if top not in read)
@@ -65,7 +59,7 @@ def prepared_labels(main: PreparedSource, labels: Sequence[str]) -> PreparedLabe
     text += [format_layer("unread_labels", "Silence", list(unread), [])] if unread else []
     names = ", ".join(layer.name for layer in layers)
     shown = f"the labels {', '.join(labels)} are" if len(labels) > 1 else f"the label {labels[0]} is"
-    notes = [f"data: {shown} computed by {names}, as in source '{main.prefix}'"] if layers else []
+    notes = [f"data: {shown} computed by {names}, as in {main}"] if layers else []
     blobs = [blob for blob in dict.fromkeys([*found.inputs, *labels]) if blob not in main.branch.inputs]
     return PreparedLabels(tuple(blobs), tuple(text), tuple(notes))
 
@@ -78,10 +72,9 @@ def _check_phases(main: PreparedSource, needed: Sequence[str], labels: Sequence[
         computed = {top for layer in present for top in layer.tops}
         missing = [blob for blob in needed if blob not in given] + [blob for blob in labels if blob not in computed]
         if missing:
-            raise ComposeError(
-                f"source '{main.prefix}' has no data layer that gives '{missing[0]}' in phase {phase}",
-                place=main.raw.document.name,
-                hint="take the data from a source with layers for both phases (--data-from), or add one to this file",
+            raise main.error(
+                f"{main} has no data layer that gives '{missing[0]}' in phase {phase}",
+                "take the data from a source with layers for both phases (--data-from), or add one to this file",
             )
 
 
@@ -91,11 +84,10 @@ def pairs_error(source: PreparedSource) -> ComposeError | None:
     if not layers:
         return None
     blob = layers[0].bottoms[2]
-    return ComposeError(
-        f"source '{source.prefix}' was trained on pairs: '{blob}' says whether the two are alike, and is no class "
-        "label",
-        place=source.raw.place(layers[0]),
-        hint="give the net of one side (its deploy prototxt), and lists with class labels (--train-list, --val-list)",
+    return source.error(
+        f"{source} was trained on pairs: '{blob}' says whether the two are alike, and is no class label",
+        "give the net of one side (its deploy prototxt), and lists with class labels (--train-list, --val-list)",
+        layers[0],
     )
 
 
@@ -135,7 +127,7 @@ def check_same_labels(sources: Sequence[PreparedSource], labels: SourceLabels, l
             ComposeError(
                 f"the sources learn different labels of the same records: '{main}' learns "
                 f"{_label_name(layout.main, own[main])}, and '{prefix}' learns {_label_name(source, blob)}",
-                place=source.raw.document.name,
+                place=source.raw.file,
                 hint=f"choose one: --loss {labels.loss},label={own[main]}, or that of '{prefix}' by "
                 f"--data-from {prefix} --loss {labels.loss},label={blob}; data with both can have a --task for each",
             )

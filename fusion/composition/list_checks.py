@@ -52,9 +52,11 @@ def check_lists_in_step(layout: DataLayout, classes: int | None) -> None:
         readers = _readers(layout, phase)
         if not readers:
             continue
-        first, main = readers[0], _read_by_main(layout, phase)
+        first = readers[0]
+        own = [layer for layer in layout.main.data_layers if phase in layer.phases]
+        of_main = {(layer.type, layout.choice.path(layout.main, layer, phase)) for layer in own}
         for other in readers[1:]:
-            if not other.of_main and (other.type, other.path) in main:
+            if not other.of_main and (other.type, other.path) in of_main:  # reads a list that belongs to the first
                 continue
             reason = _mismatch_reason(first, other)
             if reason and other.explicit:
@@ -97,36 +99,16 @@ def _readers(layout: DataLayout, phase: str) -> list[_ListReader]:
         key = (copy.source.prefix, copy.layer.number, phase)
         if phase not in copy.layer.phases or path is None:
             continue
-        if (
-            copy.source is main
-            and found
-            and not any((main.prefix, phase) == (key[0], key[2]) for key in choice.explicit)
-        ):
+        of_main = copy.source is main
+        # The main source's further layers belong to its first as they are, unless the user gave it lists.
+        if of_main and found and not any((prefix, part) == (main.prefix, phase) for prefix, _, part in choice.explicit):
             continue
-        several = len(
-            {id(item.layer) for item in layout.copies if item.source is copy.source and phase in item.layer.phases}
-        )
-        name = copy.source.prefix if several == 1 else f"{copy.source.prefix}/{copy.layer.name}"
-        labels = recorded_labels(copy.source, copy.layer, path)
-        found.append(
-            _ListReader(
-                key[0],
-                name,
-                path,
-                copy.layer.type,
-                labels,
-                key in choice.explicit or copy.source is main,
-                copy.source is main,
-            )
-        )
+        layers = [item.layer for item in layout.copies if item.source is copy.source]
+        several = len({layer.number for layer in layers if phase in layer.phases}) > 1
+        name = f"{copy.source.prefix}/{copy.layer.name}" if several else copy.source.prefix
+        labels, explicit = recorded_labels(copy.source, copy.layer, path), of_main or key in choice.explicit
+        found.append(_ListReader(copy.source.prefix, name, path, copy.layer.type, labels, explicit, of_main))
     return found + [_image_list_reader(source, lists, phase) for source, lists in layout.listed]
-
-
-def _read_by_main(layout: DataLayout, phase: str) -> set[tuple[str, str | None]]:
-    """Return the main source's lists with the types of its layers: these belong together."""
-    main = layout.main
-    layers = [layer for layer in main.data_layers if phase in layer.phases]
-    return {(layer.type, layout.choice.path(main, layer, phase)) for layer in layers}
 
 
 def _image_list_reader(source: PreparedSource, lists: DataLists, phase: str) -> _ListReader:
@@ -173,10 +155,8 @@ def _missing_classes(reader: _ListReader, classes: int | None) -> list[str]:
         return []
     labels = sorted(set(reader.labels.values), key=lambda label: (len(label), label))
     shown = ", ".join(labels[:12]) + (", ..." if len(labels) > 12 else "")
-    return [
-        f"data: {reader.path} holds {len(labels)} of the {classes} classes ({shown}), so the others are never "
-        "learned; give a list with all classes (--train-list)"
-    ]
+    message = f"data: {reader.path} holds {len(labels)} of the {classes} classes ({shown}), so the others are never"
+    return [f"{message} learned; give a list with all classes (--train-list)"]
 
 
 def _ambiguity_error(
@@ -188,28 +168,18 @@ def _ambiguity_error(
     """
     shown = "; ".join(f"{phase}: {', '.join(dict.fromkeys(reader.shown for reader in readers))}"
                       for phase, readers in ambiguous.items())  # fmt: skip
-    one = " ".join(f"{OPTIONS[phase]} FILE" for phase in ambiguous)
-    each = " ".join(_options(ambiguous, as_they_are=not reasons))
+    common = " ".join(f"{OPTIONS[phase]} FILE" for phase in ambiguous)
+    pairs = [(phase, reader) for phase, readers in ambiguous.items() for reader in readers]
+    # Their own lists can be suggested unless they are known not to match.
+    options = [f"{OPTIONS[phase]} {one.name}={'FILE' if reasons else one.path}" for phase, one in pairs]
+    each = " ".join(dict.fromkeys(options))
     ways = [f"each its own, with the same labels in the same order: {each}"]
     if all(len({reader.type for reader in readers}) == 1 for readers in ambiguous.values()):
-        ways = [f"one list with all classes for all: {one}", *ways]
+        ways = [f"one list with all classes for all: {common}", *ways]
         ways.append(f"or the list of one source for all: --data-from {layout.main.prefix}")
     reason = f" ({reasons[0]})" if reasons else ""
-    return ComposeError(
-        "the sources read different data, and a branch must not be fed data that it was not trained on: "
-        f"{shown}{reason}",
-        place=layout.main.raw.document.name,
-        hint="; ".join(ways),
-    )
-
-
-def _options(ambiguous: dict[str, list[_ListReader]], *, as_they_are: bool) -> Iterable[str]:
-    found = [
-        f"{OPTIONS[phase]} {reader.name}={reader.path if as_they_are else 'FILE'}"
-        for phase, readers in ambiguous.items()
-        for reader in readers
-    ]
-    return dict.fromkeys(found)
+    message = "the sources read different data, and a branch must not be fed data that it was not trained on"
+    return layout.main.error(f"{message}: {shown}{reason}", "; ".join(ways))
 
 
 _COMPARED_RECORDS = 1000  # of a database, where each record is a page to read from the disk
@@ -234,7 +204,8 @@ def recorded_labels(source: PreparedSource, layer: LayerText, path: str | None) 
         return None
     try:
         if layer.type == "Data":
-            return _in_database(path, _is_lmdb(layer))
+            blocks = layer.message.messages(PARAMS[layer.type])
+            return _in_database(path, bool(blocks) and blocks[-1].string("backend") in ("LMDB", "1"))
         if layer.type == "HDF5Data":
             return _in_hdf5(path, [top for top in layer.tops if top not in source.branch.inputs])
     except (DataError, OSError, ImportError):
@@ -250,11 +221,6 @@ def image_list_labels(path: str) -> RecordedLabels | None:
 
 def _normalize(label: str) -> str:
     return str(int(label)) if label.lstrip("+-").isdecimal() else label
-
-
-def _is_lmdb(layer: LayerText) -> bool:
-    blocks = layer.message.messages(PARAMS[layer.type])
-    return bool(blocks) and blocks[-1].string("backend") in ("LMDB", "1")
 
 
 def _in_database(path: str, lmdb: bool) -> RecordedLabels | None:
@@ -318,12 +284,8 @@ def check_common_list(sources: Sequence[PreparedSource], choice: ListChoice) -> 
     notes: list[str] = []
     errors: list[ComposeError] = []
     for phase in PHASES:
-        replaced = [
-            item
-            for source in sources
-            for layer in source.data_layers
-            if (item := _replaced(source, layer, phase, choice)) is not None
-        ]
+        layers = [(source, layer) for source in sources for layer in source.data_layers]
+        replaced = [item for pair in layers if (item := _replaced(*pair, phase, choice)) is not None]
         if len({os.path.normpath(item.own) for item in replaced}) < 2:
             continue
         unproven = [item for item in replaced if not item.shares]
@@ -352,11 +314,10 @@ def _replaced(source: PreparedSource, layer: LayerText, phase: str, choice: List
 
 
 def _error(item: _ReplacedList, known: _ReplacedList, phase: str) -> ComposeError:
-    p, option = item.source.prefix, OPTIONS[phase]
-    return ComposeError(
-        f"in phase {phase} all are to read {item.path}, which holds records that '{known.source.prefix}' was trained "
-        f"on, and none of {item.own}, which '{p}' was trained on",
-        place=item.source.raw.document.name,
-        hint=f"give a list with the records of all, or one for each: {option} {known.source.prefix}={item.path} "
-        f"{option} {p}={item.own} (or {p}={item.path}, if '{p}' is to read it all the same)",
+    p, option, other = item.source.prefix, OPTIONS[phase], known.source.prefix
+    return item.source.error(
+        f"in phase {phase} all are to read {item.path}, which holds records that '{other}' was trained on, and none of "
+        f"{item.own}, which '{p}' was trained on",
+        f"give a list with the records of all, or one for each: {option} {other}={item.path} {option} {p}={item.own} "
+        f"(or {p}={item.path}, if '{p}' is to read it all the same)",
     )

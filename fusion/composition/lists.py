@@ -66,10 +66,9 @@ def lists_of_source(source: PreparedSource) -> DataLists | None:
         return None
     train, val = given
     if not isinstance(train, str) or not isinstance(val, str):
-        p = source.prefix
-        message = f"source '{p}' has no data layer, so it takes one list per phase"
-        hint = f"give both, without the name of a layer: --train-list {p}=FILE --val-list {p}=FILE"
-        raise ComposeError(message, place=source.raw.document.name, hint=hint)
+        hint = f"--train-list {source.prefix}=FILE --val-list {source.prefix}=FILE"
+        message = f"{source} has no data layer, so it takes one list per phase"
+        raise source.error(message, f"give both, without the name of a layer: {hint}")
     return DataLists(train, val)
 
 
@@ -124,17 +123,13 @@ def _layers_of_one_list(source: PreparedSource, layers: Sequence[LayerText], pha
     """Return the numbers of the layers. Raises: ComposeError unless their own lists are one."""
     if not layers and phase in {phase for layer in source.data_layers for phase in layer.phases}:
         types = ", ".join(sorted({layer.type for layer in source.data_layers if phase in layer.phases}))
-        message = f"source '{source.prefix}' takes no list in phase {phase}: its data layer is of type {types}"
-        raise ComposeError(message, place=source.raw.document.name, hint=f"give the data as one of {', '.join(PARAMS)}")
+        message = f"{source} takes no list in phase {phase}: its data layer is of type {types}"
+        raise source.error(message, f"give the data as one of {', '.join(PARAMS)}")
     if len({list_and_batch(layer)[0] for layer in layers}) > 1:
         choices = " ".join(f"{OPTIONS[phase]} {source.prefix}/{layer.name}=FILE" for layer in layers)
         shown = ", ".join(f"'{layer.name}' {list_and_batch(layer)[0]}" for layer in layers)
-        raise ComposeError(
-            f"source '{source.prefix}' has several data layers in phase {phase} ({shown}), and it is not clear which "
-            f"of them is to read {path}",
-            place=source.raw.place(layers[0]),
-            hint=f"name the layer, or one of its tops: {choices}",
-        )
+        message = f"{source} has several data layers in phase {phase} ({shown}), and {path} may be for any of them"
+        raise source.error(message, f"name the layer, or one of its tops: {choices}", layers[0])
     return [layer.number for layer in layers]
 
 
@@ -144,10 +139,8 @@ def _layer_named(source: PreparedSource, layers: Sequence[LayerText], phase: str
     if len(found) == 1:
         return found[0]
     choices = ", ".join(f"{source.prefix}/{layer.name} ({', '.join(layer.tops)})" for layer in layers) or "none"
-    message = (
-        f"source '{source.prefix}' has {'several data layers' if found else 'no data layer'} '{name}' in phase {phase}"
-    )
-    raise ComposeError(message, place=source.raw.document.name, hint=f"its data layers with a list are {choices}")
+    message = f"{source} has {'several data layers' if found else 'no data layer'} '{name}' in phase {phase}"
+    raise source.error(message, f"its data layers with a list are {choices}")
 
 
 def _lists_of_main(
@@ -166,44 +159,39 @@ def _lists_of_main(
         paths = {found.get((main.prefix, other.number, phase)) or list_and_batch(other)[0] for other in same or alike}
         if len(paths) != 1:
             given = " and ".join(sorted({f"'{other.type}'" for other in candidates})) or "missing"
-            message = (
-                f"source '{source.prefix}' cannot read the list of '{main.prefix}' in phase {phase}: its data is "
-                + (f"'{layer.type}', that of '{main.prefix}' is {given}" if not alike else "one of several lists there")
+            message = f"{source} cannot read the list of '{main.prefix}' in phase {phase}: its data is " + (
+                f"'{layer.type}', that of '{main.prefix}' is {given}" if not alike else "one of several lists there"
             )
-            hint = f"name a list: {OPTIONS[phase]} {source.prefix}/{layer.name}=FILE"
-            raise ComposeError(message, place=source.raw.place(layer), hint=hint)
+            raise source.error(message, f"name a list: {OPTIONS[phase]} {source.prefix}/{layer.name}=FILE", layer)
         result[layer.number] = paths.pop() or ""
     return result
 
 
 def _check_kind(source: PreparedSource, layer: LayerText, path: str, phase: str) -> None:
     """Check that a layer gets a list or a database as its type reads it. Raises: ComposeError."""
-    place, who = source.raw.place(layer), f"layer '{layer.name}' of source '{source.prefix}'"
+    who = f"layer '{layer.name}' of {source}"
     file = Path(path)
     database = file.is_dir() and any((file / name).exists() for name in _DATABASE_FILES)
     # A regular file may be an LMDB without a folder; a missing path is judged by its suffix.
     if layer.type == "Data" and (
         (file.is_file() and not _is_lmdb_file(file)) or (not file.exists() and file.suffix.lower() in (".txt", ".lst"))
     ):
-        raise ComposeError(
+        raise source.error(
             f"{who} reads a database, and {path} is a list",
-            place=place,
-            hint=f"make a database of it (fusion-convert images {path} FOLDER {file.stem}_lmdb --lmdb) and give that, "
+            f"make a database of it (fusion-convert images {path} FOLDER {file.stem}_lmdb --lmdb) and give that, "
             f"or give the source an ImageData layer for phase {phase}",
+            layer,
         )
     if layer.type != "Data" and file.is_dir():
         kind = "a database" if database else "a folder"
-        raise ComposeError(
-            f"{who} of type '{layer.type}' reads a list, and {path} is {kind}",
-            place=place,
-            hint=f"give a list of lines: {OPTIONS[phase]} {source.prefix}/{layer.name}=FILE",
-        )
+        hint = f"give a list of lines: {OPTIONS[phase]} {source.prefix}/{layer.name}=FILE"
+        raise source.error(f"{who} of type '{layer.type}' reads a list, and {path} is {kind}", hint, layer)
     if layer.type in ("ImageData", "HDF5Data") and (first := next(iter(_lines(path)), None)) is not None:
         labelled = first.rstrip().rpartition(" ")[2].lstrip("+-").isdecimal()
         if labelled != (layer.type == "ImageData"):
             form = "'path label' per line" if layer.type == "ImageData" else "one HDF5 file per line"
-            raise ComposeError(f"{who} of type '{layer.type}' reads {form}, and {path} begins {first[:60]!r}",
-                               place=place, hint="give a list of that kind")  # fmt: skip
+            message = f"{who} of type '{layer.type}' reads {form}, and {path} begins {first[:60]!r}"
+            raise source.error(message, "give a list of that kind", layer)
 
 
 def _is_lmdb_file(file: Path) -> bool:

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from fusion.composition.net_text import LayerText, format_layer, quoted
+from fusion.composition.net_text import LayerText, format_layer, format_value, quoted
 from fusion.errors import ComposeError
+from prototxt.errors import did_you_mean
 from prototxt.shapes.loss_kinds import LOSS_KINDS, LossKind
 
 SUPPORTED: Final = tuple(name for name, kind in LOSS_KINDS.items() if kind.labels != "pair")
@@ -61,9 +62,8 @@ def validate_loss(loss: Loss) -> Loss:
     Raises: ComposeError for a type that no head supports, and for parameters that the type does not have.
     """
     if loss.type not in LOSS_KINDS or loss.kind.labels == "pair":
-        raise ComposeError(
-            f"loss '{loss.type}': {unsupported_reason(loss.type)}", hint=f"one of {', '.join(SUPPORTED)}"
-        )
+        hint = did_you_mean(loss.type, SUPPORTED, also=f"one of {', '.join(SUPPORTED)}")
+        raise ComposeError(f"loss '{loss.type}': {unsupported_reason(loss.type)}", hint=hint)
     options: dict[str, object] = {}
     for name, value in loss.options.items():
         key, descriptor = _resolve_option(loss.type, name)
@@ -81,15 +81,15 @@ def unsupported_reason(type_name: str) -> str:
 
 def read_loss(layer: LayerText, label: str | None, bottoms: tuple[str, ...] = ()) -> Loss:
     """Read a source's loss with all its parameters, as in its file."""
+    from prototxt.schema.scalars import is_repeated
+
     options: dict[str, list[str]] = {}
-    for item in layer.message.fields:
-        if item.name in _NAMES:
-            continue
-        for value in item.values:
-            for key, raw in _scalars(item.name, value):
-                options.setdefault(key, []).append(raw)
+    values = [(item.name, value) for item in layer.message.fields if item.name not in _NAMES for value in item.values]
+    for key, raw in (scalar for name, value in values for scalar in _scalars(name, value)):
+        options.setdefault(key, []).append(raw)
     options[_WEIGHT] = options.get(_WEIGHT, [])[:1]  # a second weight is that of the output probabilities
-    literals = {key: tuple(raws) if _repeated(key) else (raws[-1],) for key, raws in options.items() if raws}
+    repeated = [key for key in options if (descriptor := _descriptor(key)) is not None and is_repeated(descriptor)]
+    literals = {key: tuple(raws if key in repeated else raws[-1:]) for key, raws in options.items() if raws}
     return Loss(layer.type, literals, label, bottoms)
 
 
@@ -125,13 +125,6 @@ def _descriptor(key: str) -> Any:
     return found
 
 
-def _repeated(key: str) -> bool:
-    from prototxt.schema.scalars import is_repeated
-
-    descriptor = _descriptor(key)
-    return descriptor is not None and is_repeated(descriptor)
-
-
 def _resolve_option(type_name: str, name: str) -> tuple[str, Any]:
     """Return an option's dotted name and its field. Raises: ComposeError."""
     keys = [name] if name == _WEIGHT or "." in name else [f"{block}.{name}" for block in LOSS_KINDS[type_name].blocks]
@@ -141,9 +134,9 @@ def _resolve_option(type_name: str, name: str) -> tuple[str, Any]:
         if descriptor is not None and descriptor.message_type is None:
             return key, descriptor
     names = [item.name for block in LOSS_KINDS[type_name].blocks for item in _descriptor(block).message_type.fields]
-    raise ComposeError(
-        f"loss '{type_name}' has no parameter '{name}'", hint=f"one of {', '.join([*names, _WEIGHT, 'label'])}"
-    )
+    names += [_WEIGHT, "label"]
+    hint = did_you_mean(name, names, also=f"one of {', '.join(names)}")
+    raise ComposeError(f"loss '{type_name}' has no parameter '{name}'", hint=hint)
 
 
 def _literal(type_name: str, name: str, value: object, descriptor: Any) -> str:
@@ -151,10 +144,7 @@ def _literal(type_name: str, name: str, value: object, descriptor: Any) -> str:
     from prototxt.schema.scalars import BadValueError, scalar_reader
     from prototxt.text.tree import scan_scalar
 
-    if isinstance(value, bool):
-        text = "true" if value else "false"
-    else:
-        text = f"{value:.9g}" if isinstance(value, float) else str(value)
+    text = format_value(value)
     if descriptor.cpp_type == descriptor.CPPTYPE_STRING and not text.startswith('"'):
         text = quoted(text)
     scalar = scan_scalar(text, 0)

@@ -53,6 +53,11 @@ class NetText:
         """Return the net's own name."""
         return self.document.root.string("name") or ""
 
+    @property
+    def file(self) -> str:
+        """Return the name of the net's file."""
+        return self.document.name
+
     def place(self, layer: LayerText) -> Place:
         """Return the place of the layer in its file."""
         return self.document.place(layer.start)
@@ -138,7 +143,7 @@ def keep_layers(net: NetText, kept: frozenset[int]) -> NetText:
             pieces.append(text[position : layer.start])
             position = separator.end() if separator else layer.end
             pieces.append("\n" * text.count("\n", layer.start, position))
-    return read_net(reparse("".join([*pieces, text[position:]]), net.document.name))
+    return read_net(reparse("".join([*pieces, text[position:]]), net.file))
 
 
 def excerpt(net: NetText, layer: LayerText) -> str:
@@ -167,6 +172,27 @@ def reparse(text: str, name: str) -> Document:
 def quoted(text: str) -> str:
     """Return a string literal of prototxt."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+
+
+def format_value(value: object) -> str:
+    """Return a boolean, a number or a word as in a prototxt."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f"{value:.9g}" if isinstance(value, float) else str(value)
+
+
+def rename_blobs(text: str, blobs: Mapping[str, str], name: str | None = None) -> str:
+    """Rename bottoms and tops in a layer's text, and the layer if `name` is given."""
+    from prototxt.text.edits import Edits
+
+    document = reparse(text, "a layer")
+    edits, message = Edits(document), document.root.messages("layer")[0]
+    for scalar in message.scalars("bottom") + message.scalars("top"):
+        if blobs.get(scalar.value, scalar.value) != scalar.value:
+            edits.replace(scalar, quoted(blobs[scalar.value]))
+    if name is not None and message.string("name") not in (None, name):
+        edits.set(message, "name", quoted(name))
+    return str(edits.apply())
 
 
 def format_layer(

@@ -31,8 +31,8 @@ def read_onnx(source: Source, *, reference: bool) -> SourceText:
         logits = _logits(source, graph) if reference else None
         document, blob = _document(source, graph, path, cuts, logits)
     except OnnxError as error:
-        raise ComposeError(f"source '{source.prefix}': {error.message}", place=error.place, hint=error.hint) from error
-    notes = [f"source '{source.prefix}': {note}" for note in (*graph.notes, *notes)]
+        raise ComposeError(f"{source}: {error.message}", place=error.place, hint=error.hint) from error
+    notes = [f"{source}: {note}" for note in (*graph.notes, *notes)]
     return SourceText(document, tuple(map(_blob, cuts)), blob, tuple(notes))
 
 

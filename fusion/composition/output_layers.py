@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from fusion.composition.inputs import Inputs
-from fusion.composition.net_text import LayerText, excerpt, quoted, reparse
+from fusion.composition.net_text import LayerText, excerpt, read_net, rename_blobs, reparse
+from fusion.composition.preprocessing import parameters
 from fusion.composition.source_losses import SourceObjective
 from fusion.composition.tasks import Goal
 from fusion.errors import ComposeError
-from prototxt.text.tree import Document, Message
 
 _RESIZING: Final = ("Deconvolution", "Crop", "Interp")
 _ACTIVATIONS: Final = ("Sigmoid", "TanH", "ReLU", "ELU", "AbsVal", "BNLL", "Power", "Exp", "Log")
@@ -34,19 +33,19 @@ class Tail:
         """Return the layers on a classifier's blob, and the blob that the loss reads."""
         if not self.layers:
             return [], scores
-        text = [_rename_blobs(layer, {self.start: scores}) for layer in self.layers]
+        text = [rename_blobs(layer, {self.start: scores}) for layer in self.layers]
         return text, scores if self.end == self.start else self.end
 
 
 def common_tail(goal: Goal, inputs: Inputs, num_output: int, positions: bool, notes: list[str]) -> Tail:
     """Return the layers that all sources have after their classifiers. Raises: ComposeError if they differ."""
-    found = {
-        prefix: _tail(item, goal, inputs, num_output, positions, notes) for prefix, item in goal.objectives.items()
-    }
-    if len({_comparison_key(tail) for tail in found.values()}) > 1:
-        message = f"the sources {', '.join(found)} have different layers between their classifiers and their losses"
+    objectives = goal.objectives
+    tails = [_tail(item, goal, inputs, num_output, positions, notes) for item in objectives.values()]
+    if len(set(map(_comparison_key, tails))) > 1:
+        names = ", ".join(objectives)
+        message = f"the sources {names} have different layers between their classifiers and their losses"
         raise ComposeError(message, hint="cut where the rest is alike, or fuse sources with outputs of one form")
-    return next(iter(found.values()), Tail())
+    return tails[0] if tails else Tail()
 
 
 def _tail(
@@ -60,20 +59,17 @@ def _tail(
         if (positions and kind in _RESIZING) or (kind in _ACTIVATIONS and goal.loss.kind.labels != "class"):
             kept.append(layer)
         elif positions and kind not in (*_ACTIVATIONS, *_PASSING):
-            raise ComposeError(
-                f"source '{item.source.prefix}': layer '{layer.name}' ({kind}) between its classifier and its loss "
-                "cannot be kept",
-                place=item.source.raw.place(layer),
-                hint=f"layers there may be {', '.join(_RESIZING)}; nets that add up scores of several depths (skip "
+            raise item.source.error(
+                f"{item.source}: layer '{layer.name}' ({kind}) between its classifier and its loss cannot be kept",
+                f"layers there may be {', '.join(_RESIZING)}; nets that add up scores of several depths (skip "
                 "connections) cannot be cut before all of them",
+                layer,
             )
         elif kind not in _PASSING:
             dropped.append(f"'{layer.name}' ({kind})")
     if dropped:
-        notes.append(
-            f"loss: source '{item.source.prefix}' has {', '.join(dropped)} between its classifier and its loss; the "
-            "fused net omits it"
-        )
+        between = f"{', '.join(dropped)} between its classifier and its loss"
+        notes.append(f"loss: {item.source} has {between}; the fused net omits it")
     if not kept:
         return Tail()
     start = item.classifier.tops[0] if item.classifier is not None else kept[0].bottoms[0]
@@ -93,12 +89,11 @@ def _check_classifier(item: SourceObjective) -> None:
         dilation = int(block.string("dilation") or 1)
         sizes = {2 * int(pad) - dilation * (int(kernel) - 1) for pad in pads for kernel in kernels}
         if sizes != {0} or strides - {"1"}:
-            raise ComposeError(
-                f"source '{item.source.prefix}': its classifier '{layer.name if layer else ''}' changes the size of "
-                "the map, which the head's 1x1 convolution does not",
-                place=item.source.raw.place(layer) if layer is not None else None,
-                hint="cut after the layers that do, so that the classifier keeps the size",
+            message = (
+                f"{item.source}: its classifier '{layer.name if layer else ''}' changes the size of the map, which"
             )
+            hint = "cut after the layers that do, so that the classifier keeps the size"
+            raise item.source.error(f"{message} the head's 1x1 convolution does not", hint, layer)
 
 
 def _plain_names(item: SourceObjective, start: str) -> dict[str, str]:
@@ -115,27 +110,11 @@ def _adapt(
     names = {**inputs.feeds[source.prefix], **_plain_names(item, start)}
     unknown = [blob for blob in layer.bottoms if blob not in names]
     if unknown:
-        raise ComposeError(
-            f"source '{source.prefix}': layer '{layer.name}' ({layer.type}) after its classifier also reads "
-            f"'{unknown[0]}', which is neither of the classifier nor an input",
-            place=source.raw.place(layer),
-            hint="nets that add up several scores (skip connections) cannot be cut before all of them",
-        )
-    text = _rename_blobs(excerpt(source.raw, layer), names, layer.name.removeprefix(f"{source.prefix}/"))
+        message = f"{source}: layer '{layer.name}' ({layer.type}) after its classifier also reads '{unknown[0]}'"
+        hint = "nets that add up several scores (skip connections) cannot be cut before all of them"
+        raise source.error(f"{message}, which is neither of the classifier nor an input", hint, layer)
+    text = rename_blobs(excerpt(source.raw, layer), names, layer.name.removeprefix(f"{source.prefix}/"))
     return _set_maps(text, item.width, num_output, notes) if layer.type == "Deconvolution" else text
-
-
-def _rename_blobs(text: str, names: dict[str, str], name: str | None = None) -> str:
-    from prototxt.text.edits import Edits
-
-    document, message = _layer(text)
-    edits = Edits(document)
-    for scalar in message.scalars("bottom") + message.scalars("top"):
-        if names.get(scalar.value, scalar.value) != scalar.value:
-            edits.replace(scalar, quoted(names[scalar.value]))
-    if name is not None and message.string("name") not in (None, name):
-        edits.set(message, "name", quoted(name))
-    return str(edits.apply())
 
 
 def _set_maps(text: str, width: int | None, num_output: int, notes: list[str]) -> str:
@@ -146,9 +125,9 @@ def _set_maps(text: str, width: int | None, num_output: int, notes: list[str]) -
     """
     from prototxt.text.edits import Edits
 
-    document, message = _layer(text)
-    edits = Edits(document)
-    block = message.messages("convolution_param")[-1]
+    document = reparse(text, "the head")
+    message = document.root.messages("layer")[0]
+    edits, block = Edits(document), message.messages("convolution_param")[-1]
     rates = [float(rate) for param in message.messages("param") if (rate := param.string("lr_mult")) is not None]
     filler = [item.string("type") for item in block.messages("weight_filler")]
     frozen = bool(rates) and not any(rates)
@@ -164,25 +143,7 @@ def _set_maps(text: str, width: int | None, num_output: int, notes: list[str]) -
     return str(edits.apply())
 
 
-def _layer(text: str) -> tuple[Document, Message]:
-    document = reparse(text, "the head")
-    return document, document.root.messages("layer")[0]
-
-
 def _comparison_key(tail: Tail) -> tuple[object, ...]:
     """Return a key that is equal for tails that compute the same: types and parameters, not names."""
-    found = []
-    for text in tail.layers:
-        message = _layer(text)[1]
-        rest = [item for item in message.fields if item.name not in ("name", "bottom", "top", "include")]
-        found.append((message.string("type"), *(_content(item.values) for item in rest)))
-    return tuple(found)
-
-
-def _content(values: Sequence[object]) -> tuple[object, ...]:
-    return tuple(
-        tuple((item.name, _content(item.values)) for item in value.fields)
-        if isinstance(value, Message)
-        else getattr(value, "value", None)
-        for value in values
-    )
+    layers = read_net(reparse("\n".join(tail.layers), "the head")).layers
+    return tuple((layer.type, parameters(layer)) for layer in layers)

@@ -123,7 +123,7 @@ def overview_of(plan: FusionPlan) -> Overview:
     branches = [
         BranchView(
             source.prefix,
-            source.raw.document.name,
+            source.raw.file,
             tuple(map(blob, plan.inputs.blobs(source.prefix))),
             len(source.branch.layers),
             tuple(map(blob, source.cuts)),

@@ -121,14 +121,11 @@ def preprocessing_layers(kind: str, prefix: str, blob: str, channels: int | None
     if channels != _COLORS:
         shown = "?" if channels is None else channels
         raise ComposeError(f"source '{prefix}': pixels '{kind}' have 3 channels, its input {shown}")
-    return _color_layers(known, blob), "pixels"
-
-
-def _color_layers(known: Pixels, blob: str) -> list[str]:
     comment = f"From blue first, 0 to 255, to {known.description}."
     names = {"slice": "colors", "parts": ["blue", "green", "red"], "join": "pixels"}
     reversed_order = not known.blue_first
-    return _by_channel(names, blob, known.scale[::-1], known.shift[::-1], comment, reversed_order=reversed_order)
+    layers = _by_channel(names, blob, known.scale[::-1], known.shift[::-1], comment, reversed_order=reversed_order)
+    return layers, "pixels"
 
 
 def affine_layers(stem: str, blob: str, affine: Affine, comment: str) -> list[str]:

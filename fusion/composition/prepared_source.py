@@ -37,7 +37,7 @@ class PreparedSource:
     net         the renamed and frozen net: data layers, the branch, and the classifier if it is a reference
     branch      names are those of `net`
     classifier  the layers between the cut and `logits`, for references
-    cuts        the cut blobs, renamed; `plain` are the same without the prefix
+    cuts        the cut blobs, renamed; `plain` are the same without the prefix, `raw_cuts` as in the file
     reader      name without prefix of the layer that reads the (first) cut in the source, if just one does
     unknown     notes on fields that no schema knows, with their places: a fork's, or misspelt
     stages      the stages that the file's rules name
@@ -50,11 +50,15 @@ class PreparedSource:
     classifier: frozenset[int]
     cuts: tuple[str, ...]
     plain: tuple[str, ...]
+    raw_cuts: tuple[str, ...]
     logits: str | None
     reader: str | None
     notes: tuple[str, ...] = field(default=())
     unknown: tuple[str, ...] = field(default=())
     stages: tuple[str, ...] = field(default=())
+
+    def __str__(self) -> str:
+        return str(self.spec)
 
     @property
     def prefix(self) -> str:
@@ -65,6 +69,15 @@ class PreparedSource:
     def data_layers(self) -> tuple[LayerText, ...]:
         """Return the data layers of the source that read a file or a database."""
         return tuple(layer for layer in self.raw.layers if layer.is_data and layer.type != "Input")
+
+    @property
+    def data_blobs(self) -> tuple[str, ...]:
+        """Return the tops of these data layers, in order, each once."""
+        return tuple(dict.fromkeys(top for layer in self.data_layers for top in layer.tops))
+
+    def error(self, message: str, hint: str, layer: LayerText | None = None) -> ComposeError:
+        """Return an error in the source's file, at a layer of `raw` if given."""
+        return ComposeError(message, place=self.raw.place(layer) if layer else self.raw.file, hint=hint)
 
 
 def prepare_source(source: Source, *, reference: bool) -> PreparedSource:
@@ -77,20 +90,21 @@ def prepare_source(source: Source, *, reference: bool) -> PreparedSource:
     notes, document = list(text.notes), text.document
     unknown = _unknown_fields(document)
     raw, stages = resolve_stages(_upgraded(document, source.prefix, notes), source.prefix, source.stages, notes)
-    renamed = is_renamed(raw, source.prefix)
+    names = [layer.name for layer in raw.layers if layer.name and not layer.is_data]
+    renamed = bool(names) and all(name.startswith(f"{source.prefix}/") for name in names)
     if renamed:
-        notes.append(f"source '{source.prefix}': its names already start with '{source.prefix}/'")
+        notes.append(f"{source}: its names already start with '{source.prefix}/'")
     cuts = _cuts(source, raw, renamed, notes)
     branch = ancestors(raw, cuts)
     if not branch.inputs:
-        raise ComposeError(f"source '{source.prefix}': blob '{cuts[0]}' does not depend on any input", place=_name(raw))
+        raise ComposeError(f"{source}: blob '{cuts[0]}' does not depend on any input", place=raw.file)
     logits = _logits(source, raw, renamed) if reference else None
     both = ancestors(raw, (*cuts, logits)) if logits else branch
     classifier = both.layers - branch.layers
     data = frozenset(layer.number for layer in raw.layers if layer.is_data)
     outputs = (*cuts, logits) if logits else cuts
     net, numbers = _prefixed(raw, both.layers | data, source, renamed, outputs, notes)
-    prefixed = {name: _prefixed_name(name, source.prefix, renamed) for name in (*cuts, *([logits] if logits else []))}
+    prefixed = {name: name if renamed else f"{source.prefix}/{name}" for name in outputs}
     readers = {layer.name for layer in readers_of(raw, cuts[0]) if layer.name}
     return PreparedSource(
         spec=source,
@@ -100,6 +114,7 @@ def prepare_source(source: Source, *, reference: bool) -> PreparedSource:
         classifier=frozenset(numbers[number] for number in classifier),
         cuts=tuple(prefixed[name] for name in cuts),
         plain=tuple(name.removeprefix(f"{source.prefix}/") for name in cuts),
+        raw_cuts=cuts,
         logits=prefixed[logits] if logits else None,
         reader=readers.pop().removeprefix(f"{source.prefix}/") if len(readers) == 1 else None,
         notes=tuple(notes),
@@ -116,9 +131,7 @@ def _read_source(source: Source, *, reference: bool) -> SourceText:
     """
     net = source.prototxt
     if source.pixels is not None and (isinstance(net, Document) or not is_onnx_path(net)):
-        message = (
-            f"source '{source.prefix}': pixels are for ONNX files; a prototxt has the preparation in its data layer"
-        )
+        message = f"{source}: pixels are for ONNX files; a prototxt has the preparation in its data layer"
         raise ComposeError(message, hint="give its train_val prototxt")
     if isinstance(net, Document):
         return SourceText(net, source.at, source.logits)
@@ -127,12 +140,6 @@ def _read_source(source: Source, *, reference: bool) -> SourceText:
     from prototxt.text.parser import parse_file
 
     return SourceText(parse_file(net), source.at, source.logits)
-
-
-def is_renamed(net: NetText, prefix: str) -> bool:
-    """Return whether every named layer that is not a data layer has the prefix already."""
-    names = [layer.name for layer in net.layers if layer.name and not layer.is_data]
-    return bool(names) and all(name.startswith(f"{prefix}/") for name in names)
 
 
 def _unknown_fields(document: Document) -> tuple[str, ...]:
@@ -175,14 +182,13 @@ def _cuts(source: Source, raw: NetText, renamed: bool, notes: list[str]) -> tupl
         found = _before_classifiers(source, raw, renamed)
         if found is None:
             hint = f"name the blob: '{source.prefix}=...@BLOB', one of {', '.join(cut_candidates(raw)[:12])}"
-            raise ComposeError(f"source '{source.prefix}': no classifier was found to cut before", hint=hint)
-        notes.append(f"source '{source.prefix}': cut at '{found}', which its classifier reads")
+            raise ComposeError(f"{source}: no classifier was found to cut before", hint=hint)
+        notes.append(f"{source}: cut at '{found}', which its classifier reads")
         return (found,)
     names = (source.at,) if isinstance(source.at, str) else tuple(source.at)
     cuts = tuple(_in_file(blob, raw, source.prefix, renamed) for blob in names)
-    errors = [error for blob in cuts if (error := check_cut(raw, blob, source.prefix))]
-    if errors:
-        raise errors[0]
+    for blob in cuts:
+        check_cut(raw, blob, source.prefix)
     return cuts
 
 
@@ -192,10 +198,10 @@ def _before_classifiers(source: Source, raw: NetText, renamed: bool) -> str | No
     scores = scores_blobs(raw) if logits is None else (logits,)
     cuts = {blob: default_cut(raw, blob) for blob in scores}
     if len(set(cuts.values())) > 1:
-        blobs = ", ".join(f"'{blob}' (reads {repr(cut) if cut else 'an unknown blob'})" for blob, cut in cuts.items())
+        blobs = ", ".join(f"'{blob}' (reads {repr(cut) if cut else 'another'})" for blob, cut in cuts.items())
         found = [cut for cut in cuts.values() if cut]
         hint = f"say where to cut: '{source.prefix}=...@{(found or scores)[0]}'; several blobs are cut as @BLOB,BLOB"
-        raise ComposeError(f"source '{source.prefix}' has several classifiers: {blobs}", place=_name(raw), hint=hint)
+        raise ComposeError(f"{source} has several classifiers: {blobs}", place=raw.file, hint=hint)
     return next(iter(cuts.values()), None)
 
 
@@ -211,51 +217,44 @@ def _in_file(blob: str, raw: NetText, prefix: str, renamed: bool) -> str:
 def _logits(source: Source, raw: NetText, renamed: bool) -> str:
     if source.logits is not None:
         blob = _in_file(source.logits, raw, source.prefix, renamed)
-        error = check_cut(raw, blob, source.prefix)
-        if error:
-            raise error
+        check_cut(raw, blob, source.prefix)
         return blob
-    several = scores_blobs(raw)
-    if len(several) > 1:
-        raise ComposeError(
-            f"source '{source.prefix}' has several classifiers: {', '.join(several)}",
-            place=_name(raw),
-            hint=f"name the one to keep as a reference: --logits {source.prefix}={several[0]} (Source.logits)",
-        )
-    found = several[0] if several else None
-    if found is None or found in raw.input_blobs:
-        raise ComposeError(
-            f"source '{source.prefix}': no classifier was found to keep as a reference",
-            place=_name(raw),
-            hint="name the blob with its class scores (Source.logits), or compose without references",
-        )
-    return found
+    scores = scores_blobs(raw)
+    if len(scores) > 1:
+        hint = f"name the one to keep as a reference: --logits {source.prefix}={scores[0]} (Source.logits)"
+        raise ComposeError(f"{source} has several classifiers: {', '.join(scores)}", place=raw.file, hint=hint)
+    if not scores or scores[0] in raw.input_blobs:
+        hint = "name the blob with its class scores (Source.logits), or compose without references"
+        raise ComposeError(f"{source}: no classifier was found to keep as a reference", place=raw.file, hint=hint)
+    return scores[0]
 
 
 def _prefixed(
     raw: NetText, kept: frozenset[int], source: Source, renamed: bool, outputs: Sequence[str], notes: list[str]
 ) -> tuple[NetText, dict[int, int]]:
-    """Return the kept layers renamed and frozen, and the new number of each."""
-    from prototxt.edit.rename import rename_reported
+    """Return the kept layers renamed and frozen, and the new number of each.
 
-    document, prefix = keep_layers(raw, kept).document, source.prefix
-    counts = _blob_counts(source) if source.weights is not None else None
+    Raises: ComposeError, RenameError; WeightsError, OSError for the weights.
+    """
+    from prototxt.edit.rename import rename_reported
+    from prototxt.formats.scan import blob_counts
+
+    document = keep_layers(raw, kept).document
+    counts = None
+    if source.weights is not None:
+        found = blob_counts(source.weights)
+        counts = {**{f"{source.prefix}/{name}": count for name, count in found.items()}, **found}
     _check_types([layer for layer in raw.layers if layer.number in kept], raw, counts or {})
     if renamed:
         document, done, details = _freeze(document, counts, outputs)
     else:
-        report = rename_reported(document, prefix, freeze=True, blob_counts=counts, outputs=outputs)
+        report = rename_reported(document, source.prefix, freeze=True, blob_counts=counts, outputs=outputs)
         document, details = report.document, report.notes
         done = {change.renamed: change.done for change in report.changes}
-    idle = fold_notes(
-        (words, layer.name)
-        for number, layer in enumerate(raw.layers)
-        if number in kept and (words := not_run(layer.type))
-    )
-    notes += [f"source '{prefix}': {note}" for note in (*details, *idle)]
-    notes += _freeze_notes(prefix, done)
-    numbers = {old: new for new, old in enumerate(sorted(kept))}
-    return read_net(document), numbers
+    layers = [layer for layer in raw.layers if layer.number in kept]
+    idle = fold_notes((words, layer.name) for layer in layers if (words := not_run(layer.type)))
+    notes += [f"{source}: {note}" for note in (*details, *idle, *_freeze_notes(done))]
+    return read_net(document), {old: new for new, old in enumerate(sorted(kept))}
 
 
 def _check_types(layers: Sequence[LayerText], raw: NetText, counts: Mapping[str, int]) -> None:
@@ -271,14 +270,6 @@ def _check_types(layers: Sequence[LayerText], raw: NetText, counts: Mapping[str,
             hint = f"{near} if it is a fork's, give the source's weights (--weights)"
             errors.append(ComposeError(message, place=raw.place(layer), hint=hint))
     raise_all(errors)
-
-
-def _blob_counts(source: Source) -> dict[str, int]:
-    """Count the blobs of each layer in the weights, with and without prefix. Raises: WeightsError, OSError."""
-    from prototxt.formats.scan import blob_counts
-
-    counts = blob_counts(source.weights or "")
-    return {**{f"{source.prefix}/{name}": count for name, count in counts.items()}, **counts}
 
 
 def _freeze(
@@ -315,21 +306,13 @@ def input_shape(source: PreparedSource) -> tuple[int, ...] | None:
     return None
 
 
-def _freeze_notes(prefix: str, done: Mapping[str, Sequence[str]]) -> list[str]:
+def _freeze_notes(done: Mapping[str, Sequence[str]]) -> list[str]:
     """Return the changes of freezing, one line per kind of change."""
     changed: dict[str, list[str]] = {}
     for name, steps in done.items():
         for step in steps:
             changed.setdefault(step, []).append(name)
     return [
-        f"source '{prefix}': {step}: {', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''}"
+        f"{step}: {', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''}"
         for step, names in changed.items()
     ]
-
-
-def _prefixed_name(name: str, prefix: str, renamed: bool) -> str:
-    return name if renamed else f"{prefix}/{name}"
-
-
-def _name(net: NetText) -> str:
-    return net.document.name

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from fusion.composition.net_text import format_layer
+from fusion.composition.net_text import format_layer, format_value
 from fusion.errors import ComposeError
+from prototxt.errors import did_you_mean
 
 # Name on the command line -> layer type and default options.
 _KINDS: Final[Mapping[str, tuple[str, Mapping[str, str]]]] = {
@@ -93,17 +94,17 @@ def check_pct(losses: Sequence[Pct]) -> list[ComposeError]:
             message = f"loss '{loss.kind}' compares features, and the features of a composed net are frozen"
             hint = f"use one on class scores ({', '.join(_KINDS)}), or write its layer into a net with thawed layers"
             errors.append(ComposeError(message, hint=hint))
-            continue
-        if loss.kind not in _KINDS:
-            errors.append(ComposeError(f"there is no loss '{loss.kind}'", hint=f"one of {', '.join(_KINDS)}"))
-            continue
-        errors += [error for name, value in loss.options.items() if (error := _check_option(loss, name, value))]
+        elif loss.kind not in _KINDS:
+            hint = did_you_mean(loss.kind, _KINDS, also=f"one of {', '.join(_KINDS)}")
+            errors.append(ComposeError(f"there is no loss '{loss.kind}'", hint=hint))
+        else:
+            errors += [error for name, value in loss.options.items() if (error := _check_option(loss, name, value))]
     return errors
 
 
 def pct_options(loss: Pct) -> tuple[str, ...]:
     """Return the options that this loss uses."""
-    distance = _literal(loss.options.get("distance", "KL"))
+    distance = format_value(loss.options.get("distance", "KL"))
     if loss.kind == "naive":
         return ()
     if loss.kind in ("ldi", "elodi") or (loss.kind == "focal" and distance == "LI"):
@@ -118,8 +119,9 @@ def pct_options(loss: Pct) -> tuple[str, ...]:
 def _check_option(loss: Pct, name: str, value: object) -> ComposeError | None:
     kind, known = loss.kind, pct_options(loss)
     if name not in known:
-        return ComposeError(f"loss '{kind}' has no option '{name}'", hint=f"one of {', '.join(('weight', *known))}")
-    words, literal = _OPTIONS[name], _literal(value)
+        hint = did_you_mean(name, known, also=f"one of {', '.join(('weight', *known))}")
+        return ComposeError(f"loss '{kind}' has no option '{name}'", hint=hint)
+    words, literal = _OPTIONS[name], format_value(value)
     if words is not None and literal not in words:
         return ComposeError(f"loss '{kind}': {name} cannot be {literal!r}", hint=f"one of {', '.join(words)}")
     if words is None and not _NUMBER.fullmatch(literal):
@@ -138,9 +140,9 @@ def loss_layers(
     for loss in losses:
         together = loss.kind == "elodi"
         if together and len({tuple(reference.classes) for reference in references}) > 1:
+            hint = "use focal, lm or ldi, which compare the net with each reference by itself"
             raise ComposeError(
-                "loss 'elodi' takes the mean of its references, which must know the same classes",
-                hint="use focal, lm or ldi, which compare the net with each reference by itself",
+                "loss 'elodi' takes the mean of its references, which must know the same classes", hint=hint
             )
         for group in [references] if together else [[reference] for reference in references]:
             name = f"{loss.kind}_{'mean' if together else group[0].prefix}"
@@ -151,7 +153,7 @@ def loss_layers(
 
 
 def _body(loss: Pct, classes: Sequence[int], num_output: int) -> str:
-    options = {**_KINDS[loss.kind][1], **{name: _literal(value) for name, value in loss.options.items()}}
+    options = {**_KINDS[loss.kind][1], **{name: format_value(value) for name, value in loss.options.items()}}
     if options.get("distance", "KL") != "KL" and "temperature" not in loss.options:
         options.pop("temperature", None)
     lines = [f"  {name}: {value}" for name, value in options.items()]
@@ -159,12 +161,6 @@ def _body(loss: Pct, classes: Sequence[int], num_output: int) -> str:
         lines.insert(0, "  " + " ".join(f"classes: {number}" for number in classes))
     head = [f"loss_weight: {loss.weight:.9g}", "include { phase: TRAIN }"]
     return "\n".join([*head, *(["pct_param {", *lines, "}"] if lines else [])])
-
-
-def _literal(value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return f"{value:.9g}" if isinstance(value, float) else str(value)
 
 
 def format_classes(classes: Sequence[int]) -> str:

@@ -22,31 +22,24 @@ def blob_shapes(
     given: Mapping[str, Shape],
 ) -> dict[str, Shape]:
     """Return the shapes of blobs of data and branches; those of unknown rank are left out. Raises: ShapeError."""
-    from prototxt.shapes import UNKNOWN
-
-    body = "\n".join(
-        [inputs.text, *inputs.front.values(), *(text for branch in branches.values() for text in branch.values())]
-    )
+    layers = [text for branch in branches.values() for text in branch.values()]
+    body = "\n".join([inputs.text, *inputs.front.values(), *layers])
     known = dict(given)
     for source in sources:
         own = input_shape(source)
         if own is not None and len(own) == 4:
             known.setdefault(inputs.blobs(source.prefix)[0], (None, *own[1:]))
-    shapes = _infer(reparse(body, "the branches"), "TEST", known)
-    return {blob: shape for blob, shape in shapes.items() if shape is not UNKNOWN}
+    return _infer(reparse(body, "the branches"), "TEST", known)
 
 
 def source_shapes(source: PreparedSource, inputs: Inputs, shapes: Mapping[str, Shape]) -> Mapping[str, Shape]:
     """Return the known shapes of a source's own blobs with the fused net's data."""
-    from prototxt.shapes import UNKNOWN
-
     feed = inputs.feeds[source.prefix]
     known = {blob: shapes[top] for blob, top in feed.items() if top in shapes}
     try:
-        found = _infer(source.raw.document, "TEST", known)
+        return _infer(source.raw.document, "TEST", known)
     except PrototxtError:  # in its labels or losses, which the fused net does not use
         return {}
-    return {blob: shape for blob, shape in found.items() if shape is not UNKNOWN}
 
 
 def check_whole(train_val: Document, given: Mapping[str, Shape]) -> None:
@@ -68,12 +61,14 @@ def shape_error(deploy: Document) -> str | None:
 
 
 def _infer(document: Document, phase: str, given: Mapping[str, Shape]) -> dict[str, Shape]:
+    """Return the shapes of all blobs whose rank is known. Raises: ShapeError."""
     from prototxt.schema.filter import filter_net
     from prototxt.schema.load import load_net
-    from prototxt.shapes import infer
+    from prototxt.shapes import UNKNOWN, infer
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # fields of a fork are kept; building the net warns about them
         net = filter_net(load_net(document, strict=False), phase=phase)
     tops = {top for layer in net.layer for top in layer.top}
-    return infer(net, {blob: shape for blob, shape in given.items() if blob in tops}, unknown="ignore").blobs
+    found = infer(net, {blob: shape for blob, shape in given.items() if blob in tops}, unknown="ignore").blobs
+    return {blob: shape for blob, shape in found.items() if shape is not UNKNOWN}

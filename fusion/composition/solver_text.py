@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 
-from fusion.composition.net_text import quoted
+from fusion.composition.net_text import format_value, quoted
 from fusion.errors import ComposeError
+from prototxt.errors import did_you_mean
 
 _POLICIES = ("fixed", "step", "exp", "inv", "multistep", "poly", "sigmoid")
 
@@ -50,9 +51,8 @@ def check_settings(settings: SolverSettings) -> list[ComposeError]:
     """Return the errors in the settings."""
     errors = []
     if settings.lr_policy not in _POLICIES:
-        errors.append(
-            ComposeError(f"there is no lr_policy '{settings.lr_policy}'", hint=f"one of {', '.join(_POLICIES)}")
-        )
+        hint = did_you_mean(settings.lr_policy, _POLICIES, also=f"one of {', '.join(_POLICIES)}")
+        errors.append(ComposeError(f"there is no lr_policy '{settings.lr_policy}'", hint=hint))
     errors += [
         ComposeError(f"{name} must be at least {least}, not {getattr(settings, name)}")
         for name, least in (("max_iter", 1), ("stepsize", 1), ("test_interval", 0), ("display", 0))
@@ -95,10 +95,8 @@ def _literals(name: str, value: object) -> list[str]:
     """Return a field's value in text format; one per element of a list."""
     if isinstance(value, (list, tuple)):
         return [text for item in value for text in _literals(name, item)]
-    if isinstance(value, bool):
-        return ["true" if value else "false"]
     if not isinstance(value, str):
-        return [str(value)]
+        return [format_value(value)]
     from prototxt.schema.messages import SolverParameter
 
     field = SolverParameter.DESCRIPTOR.fields_by_name.get(name)

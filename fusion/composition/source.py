@@ -38,6 +38,9 @@ class Source:
     train_list: str | Mapping[str, str] | None = None
     val_list: str | Mapping[str, str] | None = None
 
+    def __str__(self) -> str:
+        return f"source '{self.prefix}'"
+
 
 @dataclass(frozen=True)
 class SourceText:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fusion.composition.branches import writer_of
-from fusion.composition.losses import SUPPORTED, Loss, read_loss
+from fusion.composition.losses import SUPPORTED, Loss, loss_option, read_loss
 from fusion.composition.net_text import LayerText
 from fusion.composition.prepared_source import PreparedSource
 from prototxt.shapes.loss_kinds import LOSS_KINDS
@@ -28,7 +28,6 @@ class Metric:
 class SourceObjective:
     """A loss, metric or output of a source that reads values computed from its cut.
 
-    layer       None if there is none
     loss        None for a metric, or for an output such as a Softmax
     labels      the kind of its labels, as in LossKind; None if it is not known
     scores      the blob that it reads, by its name in the file
@@ -37,19 +36,19 @@ class SourceObjective:
     """
 
     source: PreparedSource
-    layer: LayerText | None = None
-    loss: Loss | None = None
-    labels: str | None = None
-    scores: str | None = None
-    classifier: LayerText | None = None
-    tail: tuple[LayerText, ...] = ()
+    layer: LayerText
+    loss: Loss | None
+    labels: str | None
+    scores: str
+    classifier: LayerText | None
+    tail: tuple[LayerText, ...]
 
     @property
     def label(self) -> str | None:
         """Return the blob that the scores are compared with."""
         if self.loss is not None:
             return self.loss.label
-        return self.layer.bottoms[1] if self.layer is not None and self.layer.type == "Accuracy" else None
+        return self.layer.bottoms[1] if self.layer.type == "Accuracy" else None
 
     @property
     def width(self) -> int | None:
@@ -67,14 +66,12 @@ def source_objectives(source: PreparedSource) -> list[SourceObjective]:
     Losses that no classifier supports come after the others. Losses that only read values of other layers, such as
     those of an auxiliary head before the cut, are left out.
     """
-    known = layers_after_cut(source)
-    found = [
-        _objective(source, layer, derived)
-        for layer, derived in known
-        if layer.bottoms and layer.phases and (_is_loss(layer) or layer.type in _ENDS)
-    ]
-    losses = [item for item in reversed(found) if item.loss is not None]
-    return sorted(losses, key=lambda item: (_is_of_features(item), -loss_weight_of(item))) or list(reversed(found))[:1]
+    known = [(layer, derived) for layer, derived in _layers_after_cut(source) if layer.bottoms and layer.phases]
+    found = [_objective(source, *item) for item in known if _is_loss(item[0]) or item[0].type in _ENDS][::-1]
+    losses = [(item, item.loss) for item in found if item.loss is not None]
+    # sorted() is stable: of equal weights the loss later in the file stays first.
+    losses.sort(key=lambda pair: (pair[1].type not in SUPPORTED, -float(loss_option(pair[1], "loss_weight") or 1)))
+    return [item for item, _ in losses] or found[:1]
 
 
 def source_metrics(source: PreparedSource, scores: str) -> list[Metric]:
@@ -90,9 +87,9 @@ def source_metrics(source: PreparedSource, scores: str) -> list[Metric]:
     return found
 
 
-def layers_after_cut(source: PreparedSource) -> list[tuple[LayerText, frozenset[str]]]:
+def _layers_after_cut(source: PreparedSource) -> list[tuple[LayerText, frozenset[str]]]:
     """Return each layer that reads a value computed from the cut, and which of its bottoms are such values."""
-    cuts = {_raw_name(source, blob) for blob in source.plain}
+    cuts = set(source.raw_cuts)
     own = {layer.number for layer in source.raw.layers if cuts & set(layer.tops)}
     values: set[str] = set()
     found = []
@@ -109,16 +106,6 @@ def layers_after_cut(source: PreparedSource) -> list[tuple[LayerText, frozenset[
     return found
 
 
-def loss_weight_of(item: SourceObjective) -> float:
-    """Return the loss's weight, 1 if the file has none."""
-    raws = item.loss.options.get("loss_weight", ("1",)) if item.loss is not None else ("0",)
-    return float(raws[0]) if isinstance(raws, tuple) else 1.0
-
-
-def _is_of_features(item: SourceObjective) -> bool:
-    return item.loss is not None and item.loss.type not in SUPPORTED
-
-
 def _is_loss(layer: LayerText) -> bool:
     """Return whether training minimises the layer's output."""
     from prototxt.shapes import registry
@@ -128,12 +115,6 @@ def _is_loss(layer: LayerText) -> bool:
         return any(weights)
     known = registry.LAYER_TYPES.get(layer.type)
     return layer.type in LOSS_KINDS or layer.type.endswith("Loss") or (known is not None and known.loss)
-
-
-def _raw_name(source: PreparedSource, plain: str) -> str:
-    """Return a blob's name in the file, which may have the prefix."""
-    prefixed = f"{source.prefix}/{plain}"
-    return prefixed if any(prefixed in layer.tops for layer in source.raw.layers) else plain
 
 
 def _objective(source: PreparedSource, layer: LayerText, derived: frozenset[str]) -> SourceObjective:
@@ -149,10 +130,9 @@ def _objective(source: PreparedSource, layer: LayerText, derived: frozenset[str]
 
 def _classifier(source: PreparedSource, scores: str) -> tuple[LayerText | None, tuple[LayerText, ...]]:
     """Return the layer after the cut that computes the scores, and those between the two, in-place ones included."""
-    branch = {_raw_name(source, blob) for blob in source.plain}
     tail: list[LayerText] = []
     blob: str | None = scores
-    while blob is not None and blob not in branch:
+    while blob is not None and blob not in source.raw_cuts:
         name = blob
         tail += reversed([layer for layer in source.raw.layers if name in layer.tops and name in layer.bottoms])
         writer = writer_of(source.raw, name)
@@ -163,23 +143,14 @@ def _classifier(source: PreparedSource, scores: str) -> tuple[LayerText | None, 
     return None, tuple(reversed(tail))
 
 
-def scores_positions(item: SourceObjective) -> bool:
-    """Return whether every position of a map gets scores of its own, as far as the layers show."""
-    kinds = {layer.type for layer in item.tail}
-    if kinds & {"Pooling", "Flatten", "Reshape", "InnerProduct", "Reduction"}:
-        return False
-    return item.classifier is not None and item.classifier.type == "Convolution"
-
-
 def format_objectives(items: Sequence[SourceObjective]) -> str:
     """Return the losses with their labels, in words."""
     return ", ".join(
         f"'{item.layer.name}' ({item.layer.type} of '{item.scores}' against '{item.label}')"
         for item in sorted_by_layer(items)
-        if item.layer is not None
     )
 
 
 def sorted_by_layer(items: Sequence[SourceObjective]) -> list[SourceObjective]:
     """Sort by the order of the layers in the file."""
-    return sorted(items, key=lambda item: item.layer.number if item.layer is not None else -1)
+    return sorted(items, key=lambda item: item.layer.number)

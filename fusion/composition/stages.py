@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from fusion.composition.net_text import PHASES, LayerText, NetText, keep_layers, read_net
+from fusion.composition.net_text import PHASES, NetText, keep_layers, read_net
 from fusion.errors import ComposeError, raise_all
 
 _BY_PHASE: Final[Mapping[str, tuple[str, ...]]] = {"train": ("TRAIN",), "val": ("TEST",), "test": ("TEST",)}
@@ -46,7 +46,8 @@ def resolve_stages(
     from prototxt.schema.filter import filter_net, stages_of, unmet_stages
     from prototxt.schema.load import load_net
 
-    ruled = [layer for layer in net.layers if _is_ruled(layer)]
+    rules = [(layer, rule) for layer in net.layers for name in _RULES for rule in layer.message.messages(name)]
+    ruled = {layer.number for layer, rule in rules if any(rule.get(name) is not None for name in _BESIDE_PHASE)}
     if not ruled:
         return net, ()
     message, active = load_net(net.document, strict=False), stages_by_phase(stages)
@@ -62,7 +63,7 @@ def resolve_stages(
     notes += [f"source '{prefix}': stages {', '.join(used)}"] if used else []
     present = read_net(net.document, active)
     kept = frozenset(layer.number for layer in present.layers if layer.phases)
-    return keep_layers(_in_phases(present, {layer.number for layer in ruled}), kept), named
+    return keep_layers(_in_phases(present, ruled), kept), named
 
 
 def check_stages(prefixes: Sequence[str], given: Sequence[str], named: Sequence[str]) -> None:
@@ -77,12 +78,6 @@ def _hint(named: Sequence[str]) -> str:
     usual = [stage for stage in named if stage in _BY_PHASE]
     example = " ".join(f"--stage {stage}" for stage in (usual or named[:1]))
     return f"name the stages that hold, such as {example}; it names {', '.join(named)}"
-
-
-def _is_ruled(layer: LayerText) -> bool:
-    """Return whether its rules depend on more than the phase."""
-    rules = [rule for name in _RULES for rule in layer.message.messages(name)]
-    return any(rule.get(name) is not None for rule in rules for name in _BESIDE_PHASE)
 
 
 def _in_phases(net: NetText, numbers: set[int]) -> NetText:

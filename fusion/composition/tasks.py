@@ -104,10 +104,8 @@ def check_tasks(loss: Loss | None, tasks: Sequence[Task]) -> list[ComposeError]:
         if not _NAME.fullmatch(name):
             errors.append(ComposeError(f"{name!r} is no name of a task", hint="use a word such as age"))
     errors += [_same_label_error(*pair) for pair in itertools.combinations(tasks, 2) if _learn_the_same(*pair)]
-    errors += [
-        ComposeError(f"task '{task.name}' names no label", hint=_EXAMPLE) for task in tasks if not task.loss.label
-    ]
-    return errors
+    unlabelled = [task.name for task in tasks if not task.loss.label]
+    return errors + [ComposeError(f"task '{name}' names no label", hint=_EXAMPLE) for name in unlabelled]
 
 
 def _learn_the_same(one: Task, other: Task) -> bool:
@@ -155,7 +153,7 @@ def _common_loss(sources: Sequence[PreparedSource], known: Mapping[str, Sequence
     others = {prefix: item for prefix, item in ends.items() if item.labels not in (None, first.kind.labels)}
     if others or len({comparison_key(loss) for loss in found.values()}) > 1:
         losses_found = [f"'{prefix}' has {describe_loss(loss)}" for prefix, loss in found.items()]
-        losses_found += [f"'{prefix}' ends in {item.layer.type}" for prefix, item in others.items() if item.layer]
+        losses_found += [f"'{prefix}' ends in {item.layer.type}" for prefix, item in others.items()]
         raise ComposeError(f"the sources have different losses: {'; '.join(losses_found)}", hint=f"name one: {CHOICES}")
     return replace(first, label=None)
 
@@ -165,36 +163,28 @@ def _loss_of(source: PreparedSource, items: Sequence[SourceObjective]) -> Loss |
     own = [item for item in items if item.loss is not None]
     if not own:
         return None
-    place = source.raw.place(own[0].layer) if own[0].layer is not None else None
+    layer = own[0].layer
+    supported = [item.loss for item in own if item.loss is not None and item.loss.type in losses.SUPPORTED]
     if len({item.label for item in own}) > 1:
-        raise ComposeError(
-            f"source '{source.prefix}' has losses of several labels: {format_objectives(own)}",
-            place=place,
-            hint=f"name one (--loss {_first_supported(own)},label={own[0].label}), or tasks: {_task_options(own)}",
-        )
-    supported = [item for item in own if item.loss is not None and item.loss.type in losses.SUPPORTED]
+        kind = supported[0].type if supported else "TYPE"
+        hint = f"name one (--loss {kind},label={own[0].label}), or tasks: {_task_options(own)}"
+        raise source.error(f"{source} has losses of several labels: {format_objectives(own)}", hint, layer)
     if not supported and (error := pairs_error(source)):
         raise error
     if not supported:
-        message = f"source '{source.prefix}' has the loss {own[0].loss.type if own[0].loss else ''}"
-        reason = losses.unsupported_reason(own[0].loss.type if own[0].loss else "")
-        raise ComposeError(f"{message}, which no head supports: {reason}", place=place, hint=f"name one: {CHOICES}")
-    loss = supported[0].loss
-    assert loss is not None
+        message = f"{source} has the loss {layer.type}, which no head supports: {losses.unsupported_reason(layer.type)}"
+        raise source.error(message, f"name one: {CHOICES}", layer)
+    loss = supported[0]
     if loss.label is None:
-        message = (
-            f"source '{source.prefix}': both bottoms of its {loss.type} are computed from the cut, so it has no label"
-        )
-        raise ComposeError(message, place=place, hint=f"name loss and label: {CHOICES},label=BLOB")
+        message = f"{source}: both bottoms of its {loss.type} are computed from the cut, so it has no label"
+        raise source.error(message, f"name loss and label: {CHOICES},label=BLOB", layer)
     ignored = losses.loss_option(loss, "ignore_label")
     if source.spec.classes and ignored is not None and 0 <= int(ignored, 0) < len(source.spec.classes):
-        message = (
-            f"source '{source.prefix}' ignores label {ignored}, which is one of its own classes, not of the fused ones"
-        )
-        raise ComposeError(message, place=place, hint=f"name the fused label to ignore, if any: {CHOICES}")
+        message = f"{source} ignores label {ignored}, which is one of its own classes, not of the fused ones"
+        raise source.error(message, f"name the fused label to ignore, if any: {CHOICES}", layer)
     if source.spec.classes and loss.type == "InfogainLoss":
-        message = f"source '{source.prefix}' weighs its own classes by a matrix, which are not those of the fused net"
-        raise ComposeError(message, place=place, hint="give the fused net's: --loss InfogainLoss,source=FILE")
+        message = f"{source} weighs its own classes by a matrix, which are not those of the fused net"
+        raise source.error(message, "give the fused net's: --loss InfogainLoss,source=FILE", layer)
     return loss
 
 
@@ -202,16 +192,11 @@ def _task_options(items: Sequence[SourceObjective]) -> str:
     """Return the losses as options of fusion-compose."""
     found = []
     for item in sorted_by_layer(items):
-        name = item.classifier.name if item.classifier is not None else item.scores or ""
+        name = item.classifier.name if item.classifier is not None else item.scores
         name = re.sub(r"\W", "_", name.removeprefix(f"{item.source.prefix}/"))
         width = f",num_output={item.width}" if item.width is not None else ""
-        found.append(f"--task {name}={item.loss.type if item.loss is not None else ''}:{item.label}{width}")
+        found.append(f"--task {name}={item.layer.type}:{item.label}{width}")
     return " ".join(found)
-
-
-def _first_supported(items: Sequence[SourceObjective]) -> str:
-    types = [item.loss.type for item in items if item.loss is not None and item.loss.type in losses.SUPPORTED]
-    return types[0] if types else "TYPE"
 
 
 def _default(ends: Mapping[str, SourceObjective]) -> Loss:
@@ -219,8 +204,7 @@ def _default(ends: Mapping[str, SourceObjective]) -> Loss:
     others = {prefix: item for prefix, item in ends.items() if item.labels not in (None, "class")}
     if others:
         prefix, item = next(iter(others.items()))
-        kind = item.layer.type if item.layer is not None else ""
-        message = f"source '{prefix}' ends in {kind}, and no source has a loss for the fused net"
+        message = f"source '{prefix}' ends in {item.layer.type}, and no source has a loss for the fused net"
         raise ComposeError(message, hint=f"name one: {CHOICES}")
     return Loss("SoftmaxWithLoss")
 
@@ -234,19 +218,13 @@ def loss_notes(goals: Sequence[Goal], label_of: Mapping[str, str]) -> list[str]:
     words = {"class": "class numbers", "yes-no": "a 0 or 1 per output", "target": "target values"}
     for goal in goals:
         own = [item.loss for item in goal.objectives.values() if item.loss is not None]
-        same = [
-            loss for loss in own if loss.type in losses.SUPPORTED and comparison_key(loss) == comparison_key(goal.loss)
-        ]
-        origin = (
-            "the sources' own"
-            if same and len(same) == len(own)
-            else "as requested"
-            if goal.loss.label or own
-            else "no source has one"
-        )
+        key = comparison_key(goal.loss)
+        origin = "as requested" if goal.loss.label or own else "no source has one"
+        if own and all(loss.type in losses.SUPPORTED and comparison_key(loss) == key for loss in own):
+            origin = "the sources' own"
         task = f"task '{goal.name}': " if goal.name else ""
-        message = f"'{label_of[goal.name]}' holds {words[goal.loss.kind.labels]}"
-        notes.append(f"loss: {task}{describe_loss(goal.loss)} ({origin}); {message}")
+        labels = f"'{label_of[goal.name]}' holds {words[goal.loss.kind.labels]}"
+        notes.append(f"loss: {task}{describe_loss(goal.loss)} ({origin}); {labels}")
         notes += _omitted_losses(goal, task)
     return notes
 

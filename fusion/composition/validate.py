@@ -112,12 +112,8 @@ def is_scored_by_step(
             message = f"{unsuited[0]} works on a row per sample, and the loss scores each step of '{sequences[0].blob}'"
             raise ComposeError(message, hint=f"omit it; heads for sequences are {', '.join(_STEP_HEADS)}")
         return True
-    suspects = {
-        cut
-        for source in sources
-        for cut, plain in zip(source.cuts, source.plain, strict=True)
-        if _moves_sample_axis(source, plain)
-    }
+    cuts = [(source, *names) for source in sources for names in zip(source.cuts, source.raw_cuts, strict=True)]
+    suspects = {cut for source, cut, raw_cut in cuts if _moves_sample_axis(source, raw_cut)}
     # A blob of 3 axes may also be a batch of rows; it is a sequence where a layer before it moves the samples' axis.
     unscored = [item for item in sequences if by_step or item.blob in suspects]
     if unscored:
@@ -136,10 +132,10 @@ def is_scored_by_step(
     return False
 
 
-def _moves_sample_axis(source: PreparedSource, plain: str) -> bool:
+def _moves_sample_axis(source: PreparedSource, cut: str) -> bool:
     """Return whether a layer before the blob may put another axis than that of the samples first."""
-    found = ancestors(source.raw, (plain, f"{source.prefix}/{plain}")).layers
-    return any(layer.number in found and _reorders_axes(layer) for layer in source.raw.layers)
+    numbers = ancestors(source.raw, (cut,)).layers
+    return any(layer.number in numbers and _reorders_axes(layer) for layer in source.raw.layers)
 
 
 def _reorders_axes(layer: LayerText) -> bool:

@@ -11,7 +11,7 @@ from fusion.composition.features import Shape
 from fusion.composition.heads import NEEDS_SCORES, Head
 from fusion.composition.inputs import Inputs
 from fusion.composition.losses import loss_layer, loss_option
-from fusion.composition.net_text import LayerText, excerpt, format_layer, quoted, reparse
+from fusion.composition.net_text import LayerText, excerpt, format_layer, quoted, rename_blobs, reparse
 from fusion.composition.options import ComposeOptions
 from fusion.composition.prepared_source import PreparedSource
 from fusion.composition.references import Pct, ReferenceScores, loss_layers, resolve_classes
@@ -56,29 +56,13 @@ class FusionPlan:
 
 def branch_texts(source: PreparedSource, inputs: Inputs) -> dict[int, str]:
     """Return the text of each layer of the branch and its classifier, reading the fused net's data blobs."""
-    from prototxt.text.edits import Edits
-
-    feed = inputs.feeds[source.prefix]
-    texts = {}
-    for layer in source.net.layers:
-        if layer.number not in source.branch.layers | source.classifier:
-            continue
-        text = excerpt(source.net, layer)
-        changed = {blob: new for blob, new in feed.items() if blob != new and blob in layer.bottoms + layer.tops}
-        if changed:
-            document = reparse(text, source.net.document.name)
-            edits = Edits(document)
-            block = document.root.messages("layer")[0]
-            for scalar in block.scalars("bottom") + block.scalars("top"):
-                if scalar.value in changed:
-                    edits.replace(scalar, quoted(changed[scalar.value]))
-            text = str(edits.apply())
-        texts[layer.number] = text
-    return texts
+    feed, kept = inputs.feeds[source.prefix], source.branch.layers | source.classifier
+    layers = [layer for layer in source.net.layers if layer.number in kept]
+    return {layer.number: rename_blobs(excerpt(source.net, layer), feed) for layer in layers}
 
 
 def train_val_document(plan: FusionPlan) -> Document:
-    """Return the net with data layers, metrics and losses."""
+    """Return the net with data layers, metrics and losses, after comments that name its classes."""
     pieces = [f"name: {quoted(plan.title)}\n", plan.inputs.text]
     pieces += [_branch(plan, source) for source in plan.sources]
     pieces.append(plan.head.text)
@@ -87,7 +71,7 @@ def train_val_document(plan: FusionPlan) -> Document:
     if plan.losses:
         only = plan.classifiers[0]
         pieces.append(loss_layers(plan.losses, plan.references, plan.head.scores[0], only.label, only.num_output))
-    return reparse("\n".join(pieces), "train_val.prototxt")
+    return reparse(class_comments(plan.classes) + "\n".join(pieces), "train_val.prototxt")
 
 
 def deploy_document(plan: FusionPlan, notes: list[str]) -> Document | None:
@@ -108,7 +92,7 @@ def deploy_document(plan: FusionPlan, notes: list[str]) -> Document | None:
     pieces.append(plan.head.text)
     for classifier, scores in zip(plan.classifiers, plan.head.scores, strict=True):
         pieces += _deploy_end(classifier, scores)
-    return reparse("\n".join(pieces), "deploy.prototxt")
+    return reparse(class_comments(plan.classes) + "\n".join(pieces), "deploy.prototxt")
 
 
 def _training_end(classifier: FusedClassifier, scores: str) -> list[str]:
@@ -159,7 +143,7 @@ def _branch(plan: FusionPlan, source: PreparedSource, *, classifier: bool = True
         kept = layer.number in texts and (classifier or layer.number not in source.classifier)
         return kept and (phase is None or phase in layer.phases)
 
-    file = os.path.basename(source.raw.document.name)
+    file = os.path.basename(source.raw.file)
     head = f"# ---- {source.prefix}: {file}, cut at {', '.join(source.plain)}; frozen ----\n"
     return (
         head
@@ -195,9 +179,3 @@ def class_names(
         errors += resolve_classes(prefix, "", classes, None, num_output)[1]
     raise_all(errors)
     return ClassNames(tuple(names), numbers)
-
-
-def add_class_comments(document: Document, classes: ClassNames) -> Document:
-    """Return the net with comments at its head that name its classes."""
-    comments = class_comments(classes)
-    return reparse(f"{comments}{document}", document.name) if comments else document

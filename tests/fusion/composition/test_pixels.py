@@ -36,7 +36,7 @@ def part(folder: Path, channels: int = 3, size: int = 10) -> Path:
 @pytest.mark.parametrize("kind", PIXELS)
 def test_the_branch_prepares_its_pixels(tmp_path: Path, kind: str) -> None:
     composed = compose([Source("b", part(tmp_path), pixels=kind)], num_output=3, train_list="t", val_list="v")
-    assert not any("without any transform" in note for note in composed.notes)
+    assert not any("without transform" in note for note in composed.notes)
     assert composed.deploy is not None
     blue_first = torch.randint(0, 256, (2, 3, 10, 10)).float()
     found = blobs(build(composed.deploy), {"data": blue_first})

@@ -139,7 +139,7 @@ def test_a_list_for_a_source_of_several_data_layers_needs_the_name_of_one(tmp_pa
     path = twin(tmp_path, "one")
     with pytest.raises(ComposeError, match=r"several data layers in phase TRAIN.*\n.*--train-list a/rgb=FILE"):
         compose([Source("a", path)], num_output=4, train_list="t.txt")
-    with pytest.raises(ComposeError, match="not clear which"):
+    with pytest.raises(ComposeError, match="may be for any of them"):
         compose([Source("a", path, train_list="t.txt")], num_output=4)
     composed = compose([Source("a", path, train_list={"dep": "d.txt"})], num_output=4)
     assert [source for *_, source in data(composed)] == ["rgb_tr.txt", "d.txt"]
@@ -374,7 +374,7 @@ def test_a_dataset_that_is_called_as_pictures_are_is_read_first(make: Make, tmp_
     )
     sets = Source("sets", tmp_path / "sets.prototxt")
     with pytest.raises(
-        ComposeError, match="whose blob must be called so, and 'rgb' calls another one 'data'"
+        ComposeError, match="whose blob must have this name, and 'rgb' calls another one 'data'"
     ) as caught:
         compose([Source("rgb", make("rgb", list="rgb")), sets], num_output=3, input_shape=(3, 8, 8))
     assert "--data-from sets --train-list rgb=FILE --val-list rgb=FILE" in str(caught.value)
