@@ -28,20 +28,20 @@ TESTS = Path(__file__).parent / "fusion"
 COLUMNS = ("forward", "backward", "shape", "gradcheck", "float64", "bf16", "channels last", "compile", "export")
 YES, NONE = "yes", "–"
 LAST = torch.channels_last
-HEAD = """# Which layer supports what
+HEAD = """# Layer support
 
-Made by `python -m tests.layer_support docs/layer-support.md`; a slow test makes it anew and compares.
+Made by `python -m tests.layer_support docs/layer-support.md`; a slow test generates it again and compares.
 
-- **forward**, **backward**: the numbers are those that BVLC Caffe recorded, or, for forks, those of loops in NumPy; the
-  project's own losses have tests of their own
-- **shape**: what the net gives has the shape that shape inference told before
-- **gradcheck**: gradients are derivatives, by differences in float64; "rule": the fork's own rule, which is none
+- **forward**, **backward**: the numbers equal those recorded from BVLC Caffe, or, for forks, those of loops in
+  NumPy; the project's own losses have separate tests
+- **shape**: the outputs have the shapes that shape inference gives
+- **gradcheck**: gradients are derivatives, by differences in float64; "rule": the fork's own rule, no derivative
 - **float64**, **bf16**: runs in float64, and under bfloat16 autocast on the CPU within 3 % of the largest number,
   gradients too
-- **channels last**: blobs and weights laid out so give the same numbers and gradients
+- **channels last**: the same numbers and gradients in this memory layout
 - **compile**: `torch.compile(fullgraph=True)` with the backend aot_eager; **export**: `torch.export`; the numbers agree
 
-– stands where there is nothing to check: no gradient, or random numbers.
+– means nothing to check: no gradient, or random numbers.
 
 | type | from | """
 

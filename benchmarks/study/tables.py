@@ -36,7 +36,7 @@ def page(size: Size, most: Chosen, fused: Chosen, found: Found) -> str:
         same_table(most.weights, found),
         f"**Other updates** ({size.fewer} pairs each; weights as above, for the fused net its own):",
         others_table(most, fused, found),
-        "**What weights were chosen from** (pairs that are not reported, judged on 5,000 kept-back training images):",
+        "**Choice of the weights** (pairs that are not reported, measured on 5,000 held-out training images):",
         tried_table(most),
         "The same for the fused net:",
         tried_table(fused),
