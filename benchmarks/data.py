@@ -1,11 +1,11 @@
-"""Pictures per second that are read, beside PyTorch DataLoaders that do the same work, plain and batch-wise.
+"""Pictures read per second, beside PyTorch DataLoaders that do the same work, plain and batch-wise.
 
 Random 28x28 gray pictures: an LMDB of pixels, and shuffled lists of JPEG and of PNG files; and a shuffled list of
-256x256 colour JPEGs, where decoding is all. Each batch of 64 becomes float32 tensors times 1/256. Nothing is kept in
-memory. The plain DataLoader's data set gives record by record; the batch-wise one's has `__getitems__`, which decodes a
-whole batch into one tensor and scales it at once. The rivals take turns; medians. The bare loop is what Pillow or the
-database gives on one core when nothing is done with the pixels. CPU time per picture is that of our reading in this
-process.
+256x256 colour JPEGs, where decoding takes nearly all the time. Each batch of 64 becomes float32 tensors times 1/256.
+Nothing is kept in memory. The plain DataLoader's data set returns single records; the batch-wise one has
+`__getitems__`, which decodes a whole batch into one tensor and scales it at once. The rivals take turns; medians. The
+bare loop is the speed of Pillow or the database on one core without any use of the pixels. CPU time per picture is that
+of our reading in this process.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 
 @dataclass(frozen=True)
 class Pictures:
-    """What is read: "lmdb", or a list of "jpg", "png" or "colour" files."""
+    """A data set: "lmdb", or a list of "jpg", "png" or "colour" files."""
 
     source: str
     name: str
@@ -46,17 +46,17 @@ class Pictures:
 
     @property
     def gray(self) -> bool:
-        """Whether it is in the small, gray pictures."""
+        """Return whether these are the small, gray pictures."""
         return self.source != "colour"
 
     @property
     def mode(self) -> str:
-        """Pillow's name of its pixels."""
+        """Return Pillow's name of the pixel format."""
         return "L" if self.gray else "RGB"
 
 
 class ListedFiles(Dataset[Any]):
-    """What one writes by hand for a list of files."""
+    """The data set for a list of files that one writes by hand."""
 
     def __init__(self, path: str, mode: str) -> None:
         self.mode = mode
@@ -72,7 +72,7 @@ class ListedFiles(Dataset[Any]):
 
 
 class ListedBatches(ListedFiles):
-    """The same, a batch at a time; the DataLoader takes it as it is."""
+    """The same, a batch at a time; the DataLoader passes it on unchanged."""
 
     def __getitems__(self, indices: list[int]) -> Batch:
         chosen = [self.lines[index] for index in indices]
@@ -83,7 +83,7 @@ class ListedBatches(ListedFiles):
 
 
 class StoredRecords(Dataset[Any]):
-    """What one writes by hand for an LMDB."""
+    """The data set for an LMDB that one writes by hand."""
 
     def __init__(self, path: str, count: int) -> None:
         self.path, self.count, self.transaction = path, count, None
@@ -97,7 +97,7 @@ class StoredRecords(Dataset[Any]):
         return torch.from_numpy(pixels.astype(np.float32) * np.float32(SCALE)), datum.label
 
     def datum(self, index: int) -> Datum:
-        """The record; the database is opened where it is read, after the process has been started."""
+        """Return a record; open the database in the process that reads it."""
         if self.transaction is None:
             import lmdb
 
@@ -133,7 +133,7 @@ def make(count: int, colour: int) -> None:
 
 
 def layer_of(pictures: Pictures) -> LayerParameter:
-    """The data layer that reads them."""
+    """Return the data layer that reads them."""
     source = pictures.source
     layer = LayerParameter(name="data", type="Data" if source == "lmdb" else "ImageData", top=["data", "label"])
     layer.transform_param.scale = SCALE
@@ -147,7 +147,7 @@ def layer_of(pictures: Pictures) -> LayerParameter:
 
 
 def rate(batches_: Iterator[Any], count: int) -> float:
-    """Pictures per second once reading runs: the first batches, and so the start of processes, are not counted."""
+    """Return pictures per second without the first batches, and so without the start of processes."""
     for _ in islice(batches_, 4):
         pass
     start = time.perf_counter()
@@ -173,16 +173,16 @@ def plain(pictures: Pictures, workers: int, count: int) -> float:
 def batchwise(pictures: Pictures, workers: int, count: int) -> float:
     stored = pictures.source == "lmdb"
     data = StoredBatches("lmdb", pictures.records) if stored else ListedBatches(f"{pictures.source}.txt", pictures.mode)
-    loader: DataLoader[Any] = DataLoader(data, BATCH, shuffle=not stored, num_workers=workers, collate_fn=as_it_is)
+    loader: DataLoader[Any] = DataLoader(data, BATCH, shuffle=not stored, num_workers=workers, collate_fn=unchanged)
     return rate(iter(loader), count)
 
 
-def as_it_is(batch: Batch) -> Batch:
+def unchanged(batch: Batch) -> Batch:
     return batch
 
 
 def bare(source: str, count: int) -> float:
-    """Pictures per second of nothing but getting at the bytes and decoding them, in this process."""
+    """Return pictures per second of reading and decoding alone, in this process."""
     if source == "lmdb":
         import lmdb
 
@@ -199,7 +199,7 @@ def bare(source: str, count: int) -> float:
 
 
 def microseconds(pictures: Pictures, count: int) -> float:
-    """CPU time per picture of our reading in this process."""
+    """Return the CPU time per picture of our reading in this process."""
     found = batches(open_source(layer_of(pictures), "TRAIN", budget=0))
     next(found)
     start = time.process_time()
@@ -209,7 +209,7 @@ def microseconds(pictures: Pictures, count: int) -> float:
 
 
 def compare(pictures: Pictures, rounds: int) -> list[tuple[object, ...]]:
-    """A row for reading in this process, and one for two workers."""
+    """Return a row for reading in this process, and one for two workers."""
     count = max(2, pictures.records // BATCH - 8)
     rows = []
     for workers in (0, 2):

@@ -1,12 +1,12 @@
-"""Training on a GPU beside PyTorch written by hand, and how far its numbers are from a CPU's: two tables.
+"""Training on a GPU beside PyTorch written by hand, and the differences of its numbers from a CPU's: two tables.
 
     python benchmarks/gpu.py [--device cuda|cpu] [--rounds N] [--batch N] [--size N] [--only TEXT]
 
-Rivals take turns in one process and medians are compared. One batch lies in memory and is taken again and again, so
-that steps alone are measured: forward, backward, update. "By hand" is what one writes: torch's modules or torchvision's
-ResNet-50, torch.optim.SGD(fused=True), for bf16 autocast and channels last; once as it is and once under torch.compile
-with CUDA graphs, so that what is compiled is measured beside what is compiled. Where there is no GPU the script says so
-and ends; `--device cpu --batch 2 --size 64 --rounds 1` shows whether it runs.
+Rivals take turns in one process and medians are compared. One batch in memory is used again and again, so that steps
+alone are measured: forward, backward, update. "By hand" is torch's modules or torchvision's ResNet-50 with
+torch.optim.SGD(fused=True), for bf16 with autocast and channels last; once eager and once under torch.compile with CUDA
+graphs, so that compiled steps have a compiled peer. Without a GPU the script prints so and ends;
+`--device cpu --batch 2 --size 64 --rounds 1` tests it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def main() -> None:
     bench = Bench(torch.device(options.device), (options.batch, 3, options.size, options.size))
     chosen = (row for row in rows(bench) if options.only in row.name)
     lines = [line for row in chosen for line in measured(row, options.rounds, options.count)]
-    print("\n" + timing.table(["what", "ours", "by hand", "its speed", "ratio", "wanted"], lines))
+    print("\n" + timing.table(["net", "ours", "by hand", "its speed", "ratio", "wanted"], lines))
     subjects = [("LeNet", nets.lenet(SMALL[0]), SMALL)]
     subjects.append(("ResNet-50", nets.resnet(4, options.size), (4, 3, options.size, options.size)))
     apart = [(name, *differences(net, shape, bench.device)) for name, net, shape in subjects if options.only in name]
@@ -68,13 +68,13 @@ def parser() -> argparse.ArgumentParser:
 
 @dataclass(frozen=True)
 class Bench:
-    """What all rows share: the device, and the shape of ResNet-50's batches."""
+    """The settings of all rows: the device, and the shape of ResNet-50's batches."""
 
     device: torch.device
     large: tuple[int, int, int, int]
 
     def ours(self, net: NetParameter, shape: Sequence[int], amp: str | None, compiled: bool) -> Loop:
-        """Steps of a solver; its trunk, where it has one, runs in each of them."""
+        """Return the loop over steps of a solver; a frozen trunk runs in each of them."""
         pixels, labels = batch_of(shape)
         solver = SolverParameter(
             base_lr=0.001, momentum=0.9, weight_decay=5e-4, lr_policy="fixed", max_iter=10**9,
@@ -99,7 +99,7 @@ class Bench:
         frozen: nn.Module | None = None,
         by_compiler: bool = False,
     ) -> Loop:
-        """Steps of a net, perhaps of a head on a frozen trunk."""
+        """Return the loop over steps of a net, or of a head on a frozen trunk."""
         pixels, labels = (torch.from_numpy(values).to(self.device) for values in batch_of(shape))
         for part in (net, frozen):
             if part is not None:
@@ -125,7 +125,7 @@ class Bench:
         return self._ready(loop)
 
     def _ready(self, loop: Callable[[int], object]) -> Loop:
-        """The loop, warm, and waiting for the device at its end."""
+        """Return the loop, warmed up, that waits for the device at its end."""
 
         def run(count: int) -> None:
             loop(count)
@@ -153,7 +153,7 @@ class Row:
 
 
 def rows(bench: Bench) -> Iterator[Row]:
-    """Small nets wait for the start of their operations, large ones for arithmetic."""
+    """Yield the rows: LeNet is bound by the start of operations, ResNet-50 by arithmetic."""
     ways = ((False, ""), (True, ", compiled"))
     for compiled_, how in ways:
         yield Row(
@@ -188,7 +188,7 @@ def trunk_by_hand() -> nn.Module:
 
 
 def measured(row: Row, rounds: int, steps: int | None) -> list[Sequence[str]]:
-    """Let ours and both peers take turns; a line for each peer."""
+    """Let ours and both peers take turns; return a line for each peer."""
     torch.compiler.reset()  # rows do not count against each other's limit of compilations
     count = steps or row.count
     loops = {"ours": row.ours(), EAGER: row.by_hand(False)}
@@ -207,13 +207,13 @@ def measured(row: Row, rounds: int, steps: int | None) -> list[Sequence[str]]:
 
 
 def batch_of(shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures and labels, float32, the same each time."""
+    """Return pictures and labels, float32, the same each time."""
     rng = np.random.default_rng(0)
     return rng.standard_normal(shape).astype(np.float32), rng.integers(0, 10, shape[0]).astype(np.float32)
 
 
 def differences(net: NetParameter, shape: Sequence[int], device: torch.device) -> tuple[str, str]:
-    """Of the net's outputs and of its gradients, as shares of each tensor's largest number; float32 without TF32."""
+    """Return the differences of outputs and gradients, as shares of each tensor's maximum; float32 without TF32."""
     pixels, labels = (torch.from_numpy(values) for values in batch_of(shape))
     found: list[tuple[list[Tensor], list[Tensor]]] = []
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):

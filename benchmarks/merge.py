@@ -91,7 +91,7 @@ def main() -> None:
         ("four times that", 128, "pool5"),
     ):
         with tempfile.TemporaryDirectory() as name:
-            # In a process of its own: a child's peak of memory counts from what its parent had when it was forked.
+            # In another process: a child's peak memory includes that of its parent when it was forked.
             subprocess.run([sys.executable, __file__, name, str(width)], check=True)
             rows.append(measure(title, Path(name), cut))
     header = ["nets", "sources", "compose", "merge", "start-up", "cat", "beyond start-up", "peak memory"]

@@ -1,7 +1,7 @@
-"""Whether OpenCV's Caffe importer computes the same outputs: `python benchmarks/opencv.py [FOLDER]`.
+"""A comparison of outputs with OpenCV's Caffe importer: `python benchmarks/opencv.py [FOLDER]`.
 
 FOLDER holds `weights/` with nets beside their caffemodels and `models/` with deploy nets, for which weights are seeded;
-by default third-party files beside the checkout. Needs opencv-python 4.x, whose importer version 5 has dropped.
+by default third-party files beside the checkout. Needs opencv-python 4.x; version 5 has no Caffe importer.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from fusion.nets.weights import load_weights, save_weights
 DEFAULT = Path(__file__).resolve().parents[2] / "shared" / "reference"
 LIMIT = 1e-4
 """Greatest difference, relative to the largest output, that counts as agreement."""
-KNOWN = {"SENet__SE-ResNet-50": "OpenCV takes Axpy's second and third bottom for each other"}
-"""Where OpenCV departs from the fork, as its own blobs show: it gives a * y + x, SENet a * x + y."""
+KNOWN = {"SENet__SE-ResNet-50": "OpenCV swaps Axpy's second and third bottom"}
+"""Where OpenCV differs from the fork: it computes a * y + x, SENet a * x + y."""
 SEEDED = (
     *(f"models/{name}" for name in ("alexnet", "caffenet", "googlenet", "lenet", "cifar10_quick", "cifar10_full")),
     *(
@@ -44,7 +44,7 @@ SEEDED = (
 
 @dataclass(frozen=True)
 class Candidate:
-    """A deploy net, and its weights unless they are to be seeded."""
+    """A deploy net, and its weights; None: random ones."""
 
     name: str
     net: Path
@@ -52,7 +52,7 @@ class Candidate:
 
 
 def candidates(folder: Path) -> Iterator[Candidate]:
-    """Nets with real weights first."""
+    """Yield the nets, those with real weights first."""
     for net in sorted((folder / "weights").glob("*.prototxt")):
         yield Candidate(net.stem, net, net.with_suffix(".caffemodel"))
     for name in SEEDED:
@@ -63,13 +63,13 @@ def candidates(folder: Path) -> Iterator[Candidate]:
 
 
 def compare(candidate: Candidate, scratch: Path) -> tuple[str, float, float]:
-    """The output that differs most, its greatest difference, and the largest number in it."""
+    """Return the output that differs most, its greatest difference, and the largest number in it."""
     import cv2
 
     net = nets.build(candidate.net, seed=1)
     if candidate.weights is None:
         weights = scratch / f"{candidate.name}.caffemodel"
-        _settle(net)
+        _set_statistics(net)
         save_weights(net, weights)
     else:
         weights = candidate.weights
@@ -82,26 +82,26 @@ def compare(candidate: Candidate, scratch: Path) -> tuple[str, float, float]:
     theirs.enableFusion(False)
     values = dict(before_softmax(net, name) for name in theirs.getUnconnectedOutLayersNames())
     theirs.setInput(x)
-    their = dict(zip(values, theirs.forward(list(values)), strict=True))
+    their_values = dict(zip(values, theirs.forward(list(values)), strict=True))
     with torch.no_grad():
         ours = graph.run(net, {key: torch.from_numpy(x)})
     found = []
-    for name, array in their.items():
+    for name, array in their_values.items():
         mine = ours[values[name]].numpy().reshape(array.shape)
         found.append((name, float(np.abs(mine - array).max()), float(np.abs(array).max())))
     return max(found, key=lambda item: item[1])
 
 
 def before_softmax(net: nets.Net, layer: str) -> tuple[str, str]:
-    """The layer, or the one whose scores a softmax takes, which saturates; and the value that it makes."""
+    """Return the layer and its value; of a softmax, which saturates, those of its scores."""
     call = next(call for call in net.plan.calls if call.name == layer)
     if call.type == "Softmax":
         call = next(other for other in net.plan.calls if call.bottoms[0] in other.tops)
     return call.name, call.tops[0]
 
 
-def _settle(net: nets.Net) -> None:
-    """Plausible statistics and gentle weights, so that deep nets neither vanish nor explode."""
+def _set_statistics(net: nets.Net) -> None:
+    """Set statistics and weights so that the values of deep nets neither vanish nor explode."""
     draw = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for item in nets.learnable(net):
@@ -114,7 +114,7 @@ def _settle(net: nets.Net) -> None:
 
 
 def nets_inputs(path: Path) -> list[tuple[str, tuple[int, ...]]]:
-    """The inputs of a deploy net."""
+    """Return the inputs of a deploy net."""
     shapes = prototxt.infer_shapes(prototxt.load_net(path))
     net = prototxt.filter_net(prototxt.load_net(path), phase="TEST")
     tops = [top for layer in net.layer if not layer.bottom for top in layer.top]
@@ -122,7 +122,7 @@ def nets_inputs(path: Path) -> list[tuple[str, tuple[int, ...]]]:
 
 
 def main(arguments: list[str]) -> int:
-    """Print one table; 1 if a net that OpenCV reads does not agree."""
+    """Print one table; return 1 if a net that OpenCV reads does not agree."""
     folder = Path(arguments[0]) if arguments else DEFAULT
     if find_spec("cv2") is None:
         print("not compared: OpenCV is not installed (pip install opencv-python-headless==4.14.0.94)")

@@ -48,14 +48,14 @@ def main() -> int:
 
 
 def cpu_seconds(call: Callable[[], object]) -> float:
-    """Processor seconds of one call: what a busy machine disturbs least."""
+    """Return the processor seconds of one call, which other load changes least."""
     start = time.process_time()
     call()
     return time.process_time() - start
 
 
 def memory(text: str) -> float:
-    """The peak of the memory that parsing takes, in sizes of the text."""
+    """Return the peak memory of parsing, in sizes of the text."""
     text = text[:5_000_000]
     tracemalloc.start()
     prototxt.parse(text, tolerant=True)

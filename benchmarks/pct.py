@@ -2,9 +2,9 @@
 
     python benchmarks/pct.py [--write docs/study.md] [--work DIR] [--processes 2]
 
-Each net is trained by the project's solver from a prototxt, with references and losses as fusion-train takes them;
-predictions files are what is compared. Weights of losses are chosen on training images that no net is trained on, with
-nets that are not reported; reported are the 10,000 test images. All is seeded.
+Each net is trained by the project's solver from a prototxt, with references and losses as in fusion-train; predictions
+files are compared. Weights of losses are chosen on training images that no net is trained on, with nets that are not
+reported; the report is on the 10,000 test images. Everything is seeded.
 """
 
 from __future__ import annotations
@@ -33,42 +33,42 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     options.add_argument("--write", type=Path, metavar="FILE", help="replace the tables in this page, and its picture")
     options.add_argument(
-        "--work", type=Path, metavar="DIR", help="keep nets and predictions here; what is there is not redone"
+        "--work", type=Path, metavar="DIR", help="keep nets and predictions here, and reuse those from before"
     )
     options.add_argument("--processes", type=int, default=2)
     arguments = options.parse_args(argv)
-    with tempfile.TemporaryDirectory() as kept:
-        study(Size(), arguments.work or Path(kept), arguments.processes, arguments.write)
+    with tempfile.TemporaryDirectory() as temporary:
+        study(Size(), arguments.work or Path(temporary), arguments.processes, arguments.write)
     return 0
 
 
 def study(size: Size, folder: Path, processes: int, write: Path | None = None) -> str:
-    """Train, choose, report; returns the tables."""
+    """Train, choose and report; return the tables."""
     start = time.perf_counter()
     folder.mkdir(parents=True, exist_ok=True)
-    trying = [candidates(size), fused_candidates(size)]
+    grids = [candidates(size), fused_candidates(size)]
     with _workers(processes) as work:
-        listed = [pairs for methods in trying for weights in methods.values() for pairs in weights.values()]
-        _train(work, [one for pairs in listed for one in pairs], folder)
+        all_pairs = [pairs for methods in grids for weights in methods.values() for pairs in weights.values()]
+        _train(work, [pair for pairs in all_pairs for pair in pairs], folder)
         tried, tried_fused = (
             {m: {w: measure(pairs, folder) for w, pairs in weights.items()} for m, weights in methods.items()}
-            for methods in trying
+            for methods in grids
         )
         chosen, fused = choose(tried), choose(tried_fused)
-        wanted = reported(size, chosen, fused)
-        _train(work, [one for pairs in wanted.values() for one in pairs], folder)
-    found = {key: measure(pairs, folder) for key, pairs in wanted.items()}
+        report_pairs = reported(size, chosen, fused)
+        _train(work, [pair for pairs in report_pairs.values() for pair in pairs], folder)
+    figures = {key: measure(pairs, folder) for key, pairs in report_pairs.items()}
     print(f"\n{(time.perf_counter() - start) / 60:.1f} minutes in {processes} processes", file=sys.stderr)
-    tables = page(size, Chosen(tried, chosen), Chosen(tried_fused, fused), found)
+    tables = page(size, Chosen(tried, chosen), Chosen(tried_fused, fused), figures)
     print(tables)
     if write is not None:
-        _write(write, tables, tried, found)
+        _write(write, tables, tried, figures)
     return tables
 
 
 @contextmanager
 def _workers(processes: int) -> Iterator[Callable[..., Iterable[str]]]:
-    """A `map` over so many processes; one is this one."""
+    """Return a `map` over processes; with one, in this process."""
     if processes == 1:
         yield map
         return
@@ -77,10 +77,10 @@ def _workers(processes: int) -> Iterator[Callable[..., Iterable[str]]]:
 
 
 def _train(work: Callable[..., Iterable[str]], pairs: Iterable[Pair], folder: Path) -> None:
-    """All nets of the pairs, those that others learn from first."""
-    jobs = dict.fromkeys(job for one in pairs for job in (*one.old, *one.new))
-    needed = dict.fromkeys(old for job in jobs for old in job.needs)
-    for stage in (needed, [job for job in jobs if job not in needed]):
+    """Train all nets of the pairs, references of others first."""
+    jobs = dict.fromkeys(job for pair in pairs for job in (*pair.old, *pair.new))
+    references = dict.fromkeys(old for job in jobs for old in job.needs)
+    for stage in (references, [job for job in jobs if job not in references]):
         order = sorted(stage, key=_effort, reverse=True)
         for number, name in enumerate(work(partial(run, folder=folder), order), 1):
             if sys.stderr.isatty():
@@ -88,7 +88,7 @@ def _train(work: Callable[..., Iterable[str]], pairs: Iterable[Pair], folder: Pa
 
 
 def _effort(job: Job) -> float:
-    """Long ones first, so that no process ends alone."""
+    """Return a measure of training time: the longest start first, so that the processes end together."""
     return 0.0 if job.bodies else job.widths.conv1 + 2 * len(job.references)
 
 

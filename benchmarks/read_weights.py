@@ -1,4 +1,4 @@
-"""Opening a 600 MB caffemodel and listing its layers: time beyond start-up, and the peak of memory.
+"""Opening a 600 MB caffemodel and listing its layers: time without start-up, and peak memory.
 
 The file has the layers of a ResNet-152, widened; it is written here. Start-up is the same program with a tiny file.
 """
@@ -26,7 +26,7 @@ print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_m
 
 
 def write_model(path: Path, megabytes: int, layers: int) -> None:
-    """A caffemodel with `layers` convolutions, each with BatchNorm and Scale."""
+    """Write a caffemodel with `layers` convolutions, each with BatchNorm and Scale."""
     values = np.zeros((max(1, megabytes * 250_000 // layers // 2304), 256, 3, 3), np.float32)
     with CaffemodelWriter(path, "big") as writer:
         for index in range(layers):
@@ -41,7 +41,7 @@ def write_model(path: Path, megabytes: int, layers: int) -> None:
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         big = Path(folder, "big.caffemodel")
-        # In a process of its own: a child's peak of memory counts from what its parent had when it was forked.
+        # In another process: a child's peak memory includes that of its parent when it was forked.
         subprocess.run([sys.executable, __file__, str(big)], check=True)
         seen: list[tuple[float, float, int]] = []
 

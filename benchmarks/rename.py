@@ -1,4 +1,4 @@
-"""fusion-rename against the tutorial's regex script: the damage that each does to a folder of nets, and its time.
+"""fusion-rename against the tutorial's regex script: the damage of each to a folder of nets, and its time.
 
     python benchmarks/rename.py [FOLDER]
 
@@ -38,14 +38,14 @@ ROLES = ("name", "top", "bottom", "param")
 
 
 def regex_script(text: str, prefix: str = PREFIX) -> str:
-    """What the tutorial's script does to a text."""
+    """Change a text as the tutorial's script does."""
     for name in dict.fromkeys(re.findall(r'name *: *"([^"]+)"', text)[1:]):
         text = re.sub(re.escape(name), lambda match: f"{prefix}/{match[0]}", text)
     return re.sub(r"lr_mult *: *[\d.]+", "lr_mult: 0", text)
 
 
 def strings(document: Document) -> Iterator[tuple[str, str]]:
-    """Every string of a text with its field's name, in order."""
+    """Yield every string of a text with its field's name, in order."""
     todo: list[Message] = [document.root]
     while todo:
         inner: list[Message] = []
@@ -59,7 +59,7 @@ def strings(document: Document) -> Iterator[tuple[str, str]]:
 
 
 def words(document: Document) -> set[str]:
-    """The names of all fields."""
+    """Return the names of all fields."""
     found: set[str] = set()
     todo: list[Message] = [document.root]
     while todo:
@@ -70,7 +70,7 @@ def words(document: Document) -> set[str]:
 
 
 def damage(before: Document, after: Document) -> set[str]:
-    """Which kinds of damage `after` shows."""
+    """Return the kinds of damage in `after`."""
     found: set[str] = set()
     if len(after.errors) > len(before.errors) or not words(after) <= words(before) | set(FREEZING):
         found.add(DAMAGES[0])
@@ -102,7 +102,7 @@ def _learns(body: Message, kind: str, version: int) -> bool:
 
 
 def ours(text: str) -> str | None:
-    """What fusion-rename makes of a text; None if it refuses."""
+    """Return a text renamed by fusion-rename; None if it refuses."""
     document = prototxt.parse(text, tolerant=True)
     try:
         return str(prototxt.rename(document, PREFIX))
@@ -119,7 +119,7 @@ def _why(document: Document) -> str:
 
 
 def count(texts: list[str], change: Callable[[str], str | None]) -> dict[str, int]:
-    """How many nets show each kind of damage, any damage, or were refused."""
+    """Return the number of nets with each kind of damage, with any damage, and refused."""
     counts = dict.fromkeys((*DAMAGES, "damaged", "refused"), 0)
     for text in texts:
         before = prototxt.parse(text, tolerant=True)
@@ -129,7 +129,7 @@ def count(texts: list[str], change: Callable[[str], str | None]) -> dict[str, in
             continue
         found = damage(before, prototxt.parse(result, tolerant=True))
         if change is ours and DAMAGES[4] in found and "cannot be frozen" in _why(before):
-            found.discard(DAMAGES[4])  # it says so and exits with 1: nothing is left learning unawares
+            found.discard(DAMAGES[4])  # it reports that and exits with 1: the user knows of the learning layers
             counts["refused"] += 1
         for kind in found:
             counts[kind] += 1
@@ -138,7 +138,7 @@ def count(texts: list[str], change: Callable[[str], str | None]) -> dict[str, in
 
 
 def folder() -> Path:
-    """The folder named on the command line, or the public nets beside the checkout, or the example's own."""
+    """Return the folder on the command line, or the public nets beside the checkout, or the example's own."""
     if len(sys.argv) > 1:
         return Path(sys.argv[1])
     public = HERE.parent.parent / "shared" / "reference" / "corpus"
@@ -146,7 +146,7 @@ def folder() -> Path:
 
 
 def times(net: Path) -> str:
-    """Whole processes on one net."""
+    """Return a table of the times of whole processes on one net."""
     with tempfile.TemporaryDirectory() as scratch:
         out = str(Path(scratch) / "out.prototxt")
         script = (

@@ -1,4 +1,4 @@
-"""MNIST from the example's four files, cut so that no image serves two purposes."""
+"""MNIST from the example's four files, split so that no image has two purposes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 DATA = Path(__file__).resolve().parents[2] / "examples" / "mnist_odd_even" / "data"
-ROOM = 8000
-SELECTION = slice(50_000, 55_000)  # of the training images: what weights of losses are chosen on
+SUBSET = 8000  # images
+SELECTION = slice(50_000, 55_000)  # of the training images: those on which weights of losses are chosen
 
 
 class Digits(NamedTuple):
@@ -23,27 +23,27 @@ class Digits(NamedTuple):
     keys: NDArray[np.str_]
 
     def take(self, rows: slice | NDArray[np.int64] | NDArray[np.bool_]) -> Digits:
-        """These images in this order."""
+        """Return these images in this order."""
         return Digits(self.images[rows], self.labels[rows], self.keys[rows])
 
     def of(self, classes: tuple[int, ...]) -> Digits:
-        """The images of these digits."""
+        """Return the images of these digits."""
         return self.take(np.isin(self.labels, classes))
 
 
 def training(subset: int, rows: int) -> Digits:
-    """The first `rows` images of the subset of that number, 0 to 5; subsets of up to ROOM images do not overlap."""
-    return _read("train", slice(subset * ROOM, subset * ROOM + rows))
+    """Return the first `rows` images of a subset, 0 to 5; subsets of up to SUBSET images do not overlap."""
+    return _read("train", slice(subset * SUBSET, subset * SUBSET + rows))
 
 
-def judging(split: str, limit: int | None = None) -> Digits:
-    """`selection`: 5,000 training images that no net is trained on; `report`: the 10,000 test images."""
+def evaluation(split: str, limit: int | None = None) -> Digits:
+    """Return 5,000 training images that no net is trained on (`selection`) or the 10,000 test images (`report`)."""
     found = _read("train", SELECTION) if split == "selection" else _read("t10k", slice(None))
     return found.take(slice(limit))
 
 
 def _read(name: str, rows: slice) -> Digits:
-    images, labels = (_idx(DATA / f"{name}-{what}-ubyte.gz")[rows] for what in ("images-idx3", "labels-idx1"))
+    images, labels = (_idx(DATA / f"{name}-{kind}-ubyte.gz")[rows] for kind in ("images-idx3", "labels-idx1"))
     keys = np.array([f"{name}/{number:05d}" for number in range(60_000)[rows][: len(labels)]])
     return Digits(((images.astype(np.float32) - 128) / 256)[:, None], labels.astype(np.int64), keys)
 

@@ -26,43 +26,43 @@ class Figures:
 
 
 def measure(pairs: Sequence[Pair], folder: Path) -> Figures:
-    """Figures of finished nets; several old or new ones are united or averaged."""
+    """Return the figures of trained nets; several old or new ones are united or averaged."""
     rows = []
-    for one in pairs:
-        old, new = _together(one.old, folder), _together(one.new, folder)
-        counted = pct.outcomes(old=old, new=new)
+    for pair in pairs:
+        old, new = _combined(pair.old, folder), _combined(pair.new, folder)
+        outcomes = pct.outcomes(old=old, new=new)
         rows.append(
             [
                 pct.error_rate(old),
                 pct.error_rate(new),
-                *(counted.value(n) for n in ("negative_flip_rate", "relative_nfr")),
+                *(outcomes.value(n) for n in ("negative_flip_rate", "relative_nfr")),
             ]
         )
     return Figures(*(100 * np.array(rows, dtype=float)).T.tolist())
 
 
-def _together(jobs: Sequence, folder: Path) -> Predictions:  # type: ignore[type-arg]
+def _combined(jobs: Sequence, folder: Path) -> Predictions:  # type: ignore[type-arg]
     nets = [Predictions.load(folder / f"{job.name}.npz") for job in jobs]
     return pct.union(nets) if len({job.classes for job in jobs}) > 1 else sum(nets)  # type: ignore[return-value]
 
 
 def choose(tried: Mapping[Method, Mapping[float, Figures]]) -> dict[Method, float]:
-    """Per method the weight with the fewest flips that costs at most SLACK points of error."""
+    """Return for each method the weight with the fewest flips that costs at most SLACK points of error."""
     limit = np.mean(tried[NONE][0.0].error) + SLACK
     chosen = {}
     for method, weights in tried.items():
-        able = {w: f for w, f in weights.items() if np.mean(f.error) <= limit} or weights
-        chosen[method] = min(able, key=lambda w: float(np.mean(able[w].nfr)))
+        affordable = {w: f for w, f in weights.items() if np.mean(f.error) <= limit} or weights
+        chosen[method] = min(affordable, key=lambda w: float(np.mean(affordable[w].nfr)))
     return chosen
 
 
 def cuts(figures: Figures, untreated: Figures) -> list[float]:
-    """How much less is unlearnt than without treatment, per cent, pair by pair."""
+    """Return the reduction of negative flips by a method, per cent, for each pair."""
     return [100 * (1 - one / none) for one, none in zip(figures.nfr, untreated.nfr, strict=True)]
 
 
 def shown(values: Sequence[float], digits: int = 2) -> str:
-    """Mean and half the width of its 95 % interval."""
+    """Return mean and half the width of its 95 % interval as text."""
     mean: Interval = pct.mean_interval(values)
     if mean.low is None or mean.value is None:
         return f"{values[0]:.{digits}f}"

@@ -1,4 +1,4 @@
-"""NFR against error as a small PNG, drawn with Pillow alone."""
+"""A small PNG of NFR against error, drawn with Pillow."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Point = tuple[float, float]
 
 
 def draw(reported: Mapping[str, Figures], tried: Mapping[str, Sequence[Figures]], path: Path) -> None:
-    """Each method's mean as a dot with its name, and the weights that were tried as a thin line of small dots."""
+    """Draw each method's mean as a dot with its name, and the tried weights as a thin line of small dots."""
     dots = {name: _mean(figures) for name, figures in reported.items()}
     lines = {name: sorted(_mean(figures) for figures in weights) for name, weights in tried.items()}
     every = [*dots.values(), *(point for line in lines.values() for point in line)]
@@ -48,7 +48,7 @@ def _mean(figures: Figures) -> Point:
 
 
 def _axes(pen: ImageDraw.ImageDraw, points: Sequence[Point]):  # type: ignore[no-untyped-def]
-    """Draw both axes; returns where a point lies on the picture."""
+    """Draw both axes; return the function from a point to its position in the picture."""
     left, top, right, bottom = (side * FINE for side in MARGIN)
     width, height = SIZE[0] * FINE - left - right, SIZE[1] * FINE - top - bottom
     (x0, x1), y1 = _range([x for x, _ in points]), max(y for _, y in points) * 1.1

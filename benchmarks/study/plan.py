@@ -1,4 +1,4 @@
-"""What is trained: updates of old nets to new ones, methods, weights to choose from, and the nets that each needs."""
+"""The plan of the study: updates of old nets to new ones, methods, candidate weights, and the nets that each needs."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ ODD, EVEN = (1, 3, 5, 7, 9), (0, 2, 4, 6, 8)
 
 @dataclass(frozen=True)
 class Size:
-    """How large the study is.
+    """The size of the study.
 
     rows, iterations  training images and iterations per net; twice the images where data grows
     members           nets per ensemble
     seeds, fewer      pairs of old and new for the first update, and for the others
-    candidates        weights per method to choose from
-    limit             judge on so many images only
+    candidates        candidate weights per method
+    limit             number of images to evaluate on; None: all
     """
 
     rows: int = 4000
@@ -37,7 +37,7 @@ class Method:
     """A way to train the new net.
 
     spec     its loss towards references, where it has one
-    weights  those that one is chosen from
+    weights  the candidates
     share    a: the loss is (1 - a) * task + a * weight * loss; None: task + weight * loss
     """
 
@@ -84,7 +84,7 @@ OTHERS = (
     Update("classes", "eight classes to ten", (ALL[:8],)),
     FUSED,
 )
-CHOOSING = 5  # the subset whose nets weights are chosen with
+CHOOSING = 5  # the subset for choosing weights
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Pair:
 
 
 def plain(size: Size, update: Update, subset: int, member: int = 0, *, old: bool, split: str = "report") -> list[Job]:
-    """Untreated nets: the old one (or one per set of classes), or the new one."""
+    """Return the plainly trained nets: the old one (or one per set of classes), or the new one."""
     kind = "old" if old else update.key
     common = {"subset": subset, "split": split, "iterations": size.iterations, "limit": size.limit}
     seed = 1 + 1000 * subset + 100 * (not old) + member
@@ -112,7 +112,7 @@ def plain(size: Size, update: Update, subset: int, member: int = 0, *, old: bool
 def pair(
     size: Size, update: Update, method: Method, weight: float, subset: int, split: str = "report", member: int = 0
 ) -> Pair:
-    """The nets that show what a method does in an update."""
+    """Return the nets that show the effect of a method in an update."""
     make = partial(plain, size, update, subset, split=split)
     old, (new,) = tuple(make(member, old=True)), make(member, old=False)
     if method == NONE:
@@ -123,19 +123,19 @@ def pair(
     spec = f"{method.spec},weight={weight:g}"
     if method == ELODI:
         members = range(size.members)
-        taught = [
+        elodi = [
             replace(job, name=f"{job.name}_elodi_{weight:g}", pct=spec,
                     references=tuple(make(n, old=kind)[0] for n in members))
             for job, kind in ((old[0], True), (new, False))
         ]  # fmt: skip
-        return Pair((taught[0],), (taught[1],))
+        return Pair((elodi[0],), (elodi[1],))
     name = f"{new.name}_{method.title.replace(', a = ', '_')}_{weight:g}"
     references = () if update.fused else old
     return Pair(old, (replace(new, name=name, pct=spec, kd_alpha=method.share, references=references),))
 
 
 def fused_candidates(size: Size) -> dict[Method, dict[float, list[Pair]]]:
-    """The same for a new layer on frozen bodies, which takes far smaller weights."""
+    """Return the candidates for a new layer on frozen bodies, which needs far smaller weights."""
     return {
         method: {
             weight / 100: [pair(size, FUSED, method, weight / 100, CHOOSING, "selection")]
@@ -146,7 +146,7 @@ def fused_candidates(size: Size) -> dict[Method, dict[float, list[Pair]]]:
 
 
 def candidates(size: Size) -> dict[Method, dict[float, list[Pair]]]:
-    """For each method its weights to choose from, tried in the first update on a subset of its own, with two seeds.
+    """Return the candidate weights of each method, tried in the first update on a separate subset, with two seeds.
 
     ELODI, which costs most, is tried with one seed, and with half of the ensemble.
     """
@@ -164,7 +164,7 @@ def candidates(size: Size) -> dict[Method, dict[float, list[Pair]]]:
 def reported(
     size: Size, chosen: Mapping[Method, float], fused: Mapping[Method, float]
 ) -> dict[tuple[Update, Method], list[Pair]]:
-    """All pairs of the report, with the weights chosen for most updates and for the fused one."""
+    """Return all pairs of the report, with the weights chosen for most updates and for the fused one."""
     found = {}
     for update in (SAME, *OTHERS):
         methods: Sequence[Method] = METHODS if update == SAME else FOUR

@@ -23,18 +23,18 @@ _HEAD = ("method", "weight", "error old, %", "error new, %", "NFR, %", "relative
 
 
 class Chosen(NamedTuple):
-    """Figures of all weights that were tried, and the weight that was taken."""
+    """Figures of all weights that were tried, and the chosen weights."""
 
     tried: Mapping[Method, Mapping[float, Figures]]
     weights: Mapping[Method, float]
 
 
 def page(size: Size, most: Chosen, fused: Chosen, found: Found) -> str:
-    """All tables, each under a line that says what it is."""
+    """Return all tables, each under a title."""
     parts = [
         f"**Same architecture** ({size.seeds} pairs of nets; ± is the 95 % interval over pairs):",
         same_table(most.weights, found),
-        f"**Other updates** ({size.fewer} pairs each; weights as above, for the fused net its own):",
+        f"**Other updates** ({size.fewer} pairs each; weights as above, with separate ones for the fused net):",
         others_table(most, fused, found),
         "**Choice of the weights** (pairs that are not reported, measured on 5,000 held-out training images):",
         tried_table(most),
@@ -46,7 +46,7 @@ def page(size: Size, most: Chosen, fused: Chosen, found: Found) -> str:
 
 
 def same_table(chosen: Mapping[Method, float], found: Found) -> str:
-    """Every method, beside what was published."""
+    """Return the table of every method, beside the published results."""
     rows = []
     for method in METHODS:
         published = PUBLISHED.get(method.title)
@@ -56,7 +56,7 @@ def same_table(chosen: Mapping[Method, float], found: Found) -> str:
 
 
 def others_table(most: Chosen, fused: Chosen, found: Found) -> str:
-    """The four methods that all updates have, and what does not apply."""
+    """Return the table of the four methods that all updates have, and of those that do not apply."""
     rows = []
     for update in OTHERS:
         for method in FOUR:
@@ -71,7 +71,7 @@ def others_table(most: Chosen, fused: Chosen, found: Found) -> str:
 
 
 def tried_table(of: Chosen) -> str:
-    """Weights with their figures; the chosen ones bold."""
+    """Return the table of weights with their figures, the chosen ones bold."""
     rows = []
     tried, chosen = of
     for method, weights in tried.items():

@@ -1,4 +1,4 @@
-"""One net of the study: trained by the project's solver, judged, and left as files for those that are held to it."""
+"""One net of the study: trained by the project's solver, evaluated, and saved for the nets that refer to it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from study.digits import Digits, judging, training
+from study.digits import Digits, evaluation, training
 from study.lenets import BATCH, SMALL, Widths, compatible, lenet, solver
 
 from fusion import Solver, Source, apply_merge, compose, plan_merge, save_weights
@@ -26,14 +26,14 @@ _CHUNK = 500
 class Job:
     """A net to train.
 
-    subset, rows  its training images: the first so many of the subset of that number
-    split         what it is judged on: "selection" or "report"
-    classes       the digits that it knows, in the order of its scores
-    references    trained nets that it is held to
-    pct           losses towards them, as on the command line; "bct,weight=W" puts the first one's classifier in
-    limit         judge on so many images only
+    subset, rows  its training images: the first `rows` of a subset
+    split         the images of its evaluation: "selection" or "report"
+    classes       its digits, in the order of its scores
+    references    trained nets for the losses `pct`
+    pct           losses towards them, as on the command line; "bct,weight=W" adds the first one's classifier
+    limit         number of images to evaluate on; None: all
     kd_alpha      a: its loss is (1 - a) * its own + a * weight * pct; None: both in full
-    bodies        trained nets whose frozen bodies it stands on, instead of one of its own
+    bodies        trained nets whose frozen bodies it uses instead of its own
     """
 
     name: str
@@ -52,23 +52,23 @@ class Job:
 
     @property
     def needs(self) -> tuple[Job, ...]:
-        """What must be trained before."""
+        """Return the nets that must be trained before."""
         return (*self.references, *self.bodies)
 
 
 def run(job: Job, folder: Path) -> str:
-    """Train and judge; NAME.prototxt, NAME.caffemodel and NAME.npz are left in the folder. Returns the name."""
+    """Train and evaluate; write NAME.prototxt, NAME.caffemodel and NAME.npz; return the name."""
     torch.set_num_threads(1)
     if not (folder / f"{job.name}.npz").exists():
-        made = _fused(job, folder) if job.bodies else _own(job, folder)
-        made.step(job.iterations)
-        save_weights(made.net, folder / f"{job.name}.caffemodel")
-        answer(job, made.net, judging(job.split, job.limit).of(job.classes)).save(folder / f"{job.name}.npz")
+        trained = _fused(job, folder) if job.bodies else _own(job, folder)
+        trained.step(job.iterations)
+        save_weights(trained.net, folder / f"{job.name}.caffemodel")
+        predict(job, trained.net, evaluation(job.split, job.limit).of(job.classes)).save(folder / f"{job.name}.npz")
     return job.name
 
 
-def answer(job: Job, net: Net, digits: Digits) -> Predictions:
-    """What the net says of the images."""
+def predict(job: Job, net: Net, digits: Digits) -> Predictions:
+    """Return the net's predictions for the images."""
     last = restrict_to_blobs(net, ["ip2"])
     with torch.no_grad():
         parts = [
@@ -80,7 +80,7 @@ def answer(job: Job, net: Net, digits: Digits) -> Predictions:
 
 
 def _own(job: Job, folder: Path) -> Solver:
-    """A LeNet from its fillers on."""
+    """Return the solver of a LeNet that starts from its fillers."""
     text = lenet(job.widths, len(job.classes))
     (folder / f"{job.name}.prototxt").write_text(text)
     kind, _, options = job.pct.partition(",")
@@ -99,12 +99,12 @@ def _own(job: Job, folder: Path) -> Solver:
 
 
 def _fused(job: Job, folder: Path) -> Solver:
-    """A classifier on the frozen bodies, which the originals' own classifiers stay beside as references."""
+    """Return the solver of a classifier on the frozen bodies, with the originals' classifiers as references."""
     files = {old.name: (folder / f"{old.name}.prototxt", folder / f"{old.name}.caffemodel") for old in job.bodies}
     sources = [Source(old.name, files[old.name][0], "ip1", classes=_shared(old, job)) for old in job.bodies]
-    made = compose(sources, num_output=len(job.classes), references=True)
+    composed = compose(sources, num_output=len(job.classes), references=True)
     net = folder / f"{job.name}.prototxt"
-    net.write_text(str(made.train_val))
+    net.write_text(str(composed.train_val))
     start = folder / f"{job.name}_start.caffemodel"
     apply_merge(plan_merge(load_net(net), files, seed=job.seed), start)
     references = [Reference(None, blob=f"{old.name}/ip2", classes=_shared(old, job)) for old in job.bodies]
@@ -112,7 +112,7 @@ def _fused(job: Job, folder: Path) -> Solver:
 
 
 def _solver(text: str, job: Job, weights: Sequence[Path], references: Sequence[Reference] = ()) -> Solver:
-    """The solver on the job's images, in an order of its own seed."""
+    """Return the solver on the job's images, in an order drawn from its seed."""
     digits = training(job.subset, job.rows).of(job.classes)
     whole = len(digits.labels) // BATCH * BATCH
     digits = digits.take(np.random.default_rng(job.seed).permutation(len(digits.labels))[:whole])
@@ -131,5 +131,5 @@ def _solver(text: str, job: Job, weights: Sequence[Path], references: Sequence[R
 
 
 def _shared(old: Job, job: Job) -> tuple[int, ...]:
-    """Which of the net's scores are those of the old one; none are named where they are the same."""
+    """Return the indices of the net's scores that the old net has too; none where all are the same."""
     return () if old.classes == job.classes else tuple(job.classes.index(digit) for digit in old.classes)

@@ -1,11 +1,11 @@
-"""Unpack MNIST into JPEG images and the lists that Caffe reads, split as the tutorial splits it.
+"""Unpack MNIST into JPEG images and lists for Caffe, split as in the tutorial.
 
     python prepare.py [DIRECTORY] [--limit N]
 
 Of the 60,000 training images the first 50,000 are for training (mnist/train/000000_5.jpg and so on), the other 10,000
-for validation; the 10,000 test images are for the last word. Lists name them with their labels: `*_all.txt` all digits,
-`*_odd.txt` and `*_even.txt` half of them with label // 2 as the class. The example's nets and solvers are copied beside
-the lists, so that everything runs there.
+for validation; the 10,000 test images are for the final result. The lists have paths and labels: `*_all.txt` all
+digits, `*_odd.txt` and `*_even.txt` half of them with label // 2 as the class. The example's nets and solvers are
+copied beside the lists, so that all commands run there.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CHUNK = 2_500
 
 def main(argv: list[str] | None = None) -> int:
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    options.add_argument("directory", type=Path, nargs="?", default=Path(), help="where to (default: here)")
+    options.add_argument("directory", type=Path, nargs="?", default=Path(), help="output directory (default: here)")
     options.add_argument("--limit", type=int, help="take only the first N images of each split")
     arguments = options.parse_args(argv)
     prepare(arguments.directory, arguments.limit)
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def prepare(directory: Path, limit: int | None = None) -> None:
-    """Write images, lists, nets and solvers; images that are there already stay."""
+    """Write images, lists, nets and solvers; existing images are kept."""
     for split, (file, part) in SPLITS.items():
         chosen = read_idx(HERE / "data" / f"{file}-labels-idx1-ubyte.gz")[part][:limit]
         names = [f"mnist/{split}/{number:06d}_{label}.jpg" for number, label in enumerate(chosen)]
@@ -52,7 +52,7 @@ def prepare(directory: Path, limit: int | None = None) -> None:
 
 
 def lists(names: list[str], labels: list[int]) -> dict[str, list[str]]:
-    """The lines of the three lists of a split."""
+    """Return the lines of the three lists of a split."""
     pairs = list(zip(names, labels, strict=True))
     return {
         "all": [f"{name} {label}\n" for name, label in pairs],
@@ -62,7 +62,7 @@ def lists(names: list[str], labels: list[int]) -> dict[str, list[str]]:
 
 
 def write_images(directory: Path, split: str, names: list[str]) -> None:
-    """Write a split's images as JPEG of quality 75, in two processes, unless the last one is there already."""
+    """Write a split's images as JPEG of quality 75, in two processes, unless they exist."""
     done = directory / f"mnist/.{split}_{len(names)}"
     if done.exists():
         return
@@ -86,7 +86,7 @@ def write_chunk(job: tuple[Path, list[str], np.ndarray]) -> None:
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """An array of bytes in MNIST's own format: two zeros, the type (8), the number of dims, the dims, the values."""
+    """Read bytes in MNIST's own format: two zeros, the type (8), the number of dims, the dims, the values."""
     content = gzip.decompress(path.read_bytes())
     dims = np.frombuffer(content, ">i4", count=content[3], offset=4)
     return np.frombuffer(content, np.uint8, offset=4 + 4 * content[3]).reshape(dims)

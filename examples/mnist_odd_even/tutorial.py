@@ -1,8 +1,8 @@
-"""Two LeNets, one for odd and one for even digits, become one net for all ten that does not unlearn what they knew.
+"""Two LeNets, one for odd and one for even digits, become one net for all ten that keeps their correct answers.
 
     python examples/mnist_odd_even/tutorial.py [--full] [--work DIR] [--iterations N] [--device cpu|cuda]
 
-Every step is printed as the command that you could type yourself in the work directory. No network connection is made.
+Every step is printed as a command that you can type yourself in the work directory. No network connection is made.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
     add = result.add_argument
     add("--full", action="store_true", help="train each net for the original 30,000 iterations instead of 4,000")
     add("--iterations", type=int, metavar="N", help="train each net for N iterations")
-    add("--work", type=Path, default=HERE / "work", metavar="DIR", help="where everything goes (default: work, here)")
+    add("--work", type=Path, default=HERE / "work", metavar="DIR", help="output directory (default: work, here)")
     add("--device", default="auto", help="auto (default), cpu or cuda")
     add("--limit", type=int, metavar="N", help="use only N images for training and N for validation, for a quick look")
     return result
@@ -80,7 +80,7 @@ def train_sources(iterations: int, device: str) -> None:
 
 
 def fuse(iterations: int) -> None:
-    say("3. What a renamed, frozen net looks like (composing does this by itself)")
+    say("3. Rename and freeze a net, for a look at the result (composing does this itself)")
     tool("rename", "lenet_odd_train_val.prototxt", "odd_renamed.prototxt", "odd")
 
     say("4. Compose: both bodies up to ip1, frozen, one new layer with ten outputs on top")
@@ -89,7 +89,7 @@ def fuse(iterations: int) -> None:
     head = ["--head", "concat-fc", "--num-output", "10", *data, "--max-iter", str(iterations)]
     tool("compose", *nets, *head, "-o", "fused")
 
-    say("5. The same with the originals' classifiers as references, and losses that hold the new net to them")
+    say("5. The same with the originals' classifiers as references, and losses that keep the new net close to them")
     classes = ["--classes", f"odd={ODD}", "--classes", f"even={EVEN}"]
     losses = ["--pct", "focal,distance=L2,weight=0.002", "--pct", "naive"]
     tool("compose", *nets, *head, *classes, *losses, "-o", "fused_pct")
@@ -107,7 +107,7 @@ def train_heads(iterations: int, device: str) -> None:
 
 
 def evaluate(iterations: int, device: str) -> None:
-    say("8. What each net answers on the test images, which nothing was trained or chosen on")
+    say("8. The predictions of each net for the test images, which were used neither to train nor to choose anything")
     for parity, classes in (("odd", ODD), ("even", EVEN)):
         model = [
             "--model",
@@ -125,7 +125,7 @@ def evaluate(iterations: int, device: str) -> None:
 
 
 def on_test_images(net: str) -> str:
-    """The net's description with the test images in place of those for validation; its path."""
+    """Write the net's prototxt with the test images in place of those for validation; return its path."""
     path = net.replace("train_val", "test")
     print(f"$ sed 's/\"val_/\"test_/' {net} > {path}")
     Path(path).write_text(Path(net).read_text(encoding="utf-8").replace('"val_', '"test_'), encoding="utf-8")
@@ -133,23 +133,23 @@ def on_test_images(net: str) -> str:
 
 
 def report() -> None:
-    say("9. What the fused nets gained and what they unlearnt, as a page with the images that flipped")
+    say("9. Report the gains and negative flips of the fused nets, as a page with the images that flipped")
     tool("report", "--old", "odd.npz", "even.npz", "--new", "fused.npz", "fused_pct.npz", "--html", "report.html")
 
 
 def print_table(seconds: float) -> None:
-    """One line per net: accuracy, and the images that an original got right and the fused net gets wrong."""
+    """Print one line per net: accuracy, and the images that an original got right and the fused net gets wrong."""
     from fusion import pct
 
     nets = {name: pct.Predictions.load(f"{name}.npz") for name in TITLES}
-    print(f"\n{'net':28}{'accuracy':>10}{'unlearnt: odd':>16}{'even':>8}{'together':>10}")
+    print(f"\n{'net':28}{'accuracy':>10}{'negative flips: odd':>21}{'even':>8}{'together':>10}")
     for name, answers in nets.items():
         line = f"{TITLES[name]:28}{100 * pct.accuracy(answers):>8.2f} %"
         if name.startswith("fused"):
             flips = [len(pct.flips(old=nets[parity], new=answers)) for parity in ("odd", "even")]
-            line += f"{flips[0]:>16}{flips[1]:>8}{sum(flips):>10}"
+            line += f"{flips[0]:>21}{flips[1]:>8}{sum(flips):>10}"
         print(line)
-    print("(unlearnt: images that the original net got right and the fused net gets wrong)")
+    print("(negative flips: images that the original net got right and the fused net gets wrong)")
     print(f"\n{seconds / 60:.1f} minutes. The report: {_shown(Path('report.html').resolve())}")
 
 
@@ -179,9 +179,9 @@ def stop_unless_zero(code: int) -> None:
 
 
 def side_by_side(commands: Mapping[str, Sequence[str]]) -> None:
-    """Print two commands and run them at once, a core each, their lines marked by name.
+    """Print commands and run them at the same time, one core each, their output lines marked by name.
 
-    Nets this small gain little from a second thread, and two threads suffer much from anything else that runs.
+    Nets this small gain little from a second thread, and other processes slow two threads down a lot.
     """
     for tool_name, *arguments in commands.values():
         print(f"$ OMP_NUM_THREADS=1 {_program(tool_name)} {shlex.join(arguments)} &")
@@ -197,7 +197,7 @@ def _program(name: str) -> str:
 
 
 def _follow(name: str, words: Sequence[str]) -> int:
-    """Run a command in a process of its own and print its lines; the exit code."""
+    """Run a command in a new process and print its lines; return the exit code."""
     line = [sys.executable, "-m", f"caffe_fusion_tools.{words[0]}", *words[1:]]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
@@ -209,7 +209,7 @@ def _follow(name: str, words: Sequence[str]) -> int:
 
 
 def _shown(path: Path) -> str:
-    """The path as short as it can be said from where the tutorial was started."""
+    """Return the path relative to the directory in which the tutorial was started, if it is below it."""
     try:
         return str(path.resolve().relative_to(START))
     except ValueError:

@@ -47,7 +47,7 @@ def test_the_study_in_small(bench: ModuleType, tmp_path: Path) -> None:
 
 def test_no_image_is_trained_on_and_judged_on(bench: ModuleType) -> None:
     digits = import_module("study.digits")
-    trained = {key for subset in range(6) for key in digits.training(subset, digits.ROOM).keys}
-    assert len(trained) == 6 * digits.ROOM
-    assert not trained & set(digits.judging("selection").keys)
-    assert not trained & set(digits.judging("report").keys)
+    trained = {key for subset in range(6) for key in digits.training(subset, digits.SUBSET).keys}
+    assert len(trained) == 6 * digits.SUBSET
+    assert not trained & set(digits.evaluation("selection").keys)
+    assert not trained & set(digits.evaluation("report").keys)
