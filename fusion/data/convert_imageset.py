@@ -1,4 +1,4 @@
-"""Caffe's databases and mean pictures without Caffe, as its convert_imageset and compute_image_mean write them."""
+"""Caffe's databases and mean images without Caffe, as its convert_imageset and compute_image_mean write them."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _SAME = {"jpeg": "jpg"}
 
 @dataclass(frozen=True)
 class ImageOptions:
-    """The settings by which pictures become records.
+    """The settings by which images become records.
 
     size        (height, width) to resize to; None: as they are
     gray        one channel instead of three
     encoded     keep or make compressed files (see `encode_type`) instead of pixels
     encode_type "png", "jpg": of all records; "": by each file's name
     shuffle     a seed to shuffle the list by; None: in the list's order
-    check_size  every picture must have the first one's size
+    check_size  every image must have the first one's size
     """
 
     size: tuple[int, int] | None = None
@@ -80,7 +80,7 @@ def write_images(
     on_bad_record: OnBadRecord = "fail",
     progress: Progress | None = None,
 ) -> WriteResult:
-    """Write the pictures of a list into a new LMDB or LevelDB: the keys and records of convert_imageset.
+    """Write the images of a list into a new LMDB or LevelDB: the keys and records of convert_imageset.
 
     root    is put before every name of the list, unchanged (`images/`)
     Raises  DataError naming all records that cannot be read (unless they are skipped); then nothing is written
@@ -104,7 +104,7 @@ def _records(
             datum, shape = _datum(root + name, int(images_list.labels[index]), images, images_list.place(index))
             first = first or shape
             if images.check_size and shape != first:
-                text = f"this picture is {_size(shape)}, the first one {_size(first)}"
+                text = f"this image is {_size(shape)}, the first one {_size(first)}"
                 raise DataError(text, place=images_list.place(index), hint="give --resize, or leave --check-size out")
         except DataError as error:
             bad.note(error)
@@ -115,21 +115,21 @@ def _records(
             progress(number + 1, total)
     bad.raise_all()
     if first is None:
-        raise DataError("no picture of the list can be read", place=images_list.path, hint=bad.errors[0].message)
+        raise DataError("no image of the list can be read", place=images_list.path, hint=bad.errors[0].message)
 
 
 def _datum(path: str, label: int, images: ImageOptions, place: str) -> tuple[Datum, tuple[int, ...]]:
-    """Return the record of one file, and its picture's shape (channels, height, width)."""
+    """Return the record of one file, and its image's shape (channels, height, width)."""
     try:
         with open(path, "rb") as file:
             data = file.read()
         pixels = decode_image(data, color=not images.gray, size=images.size)
     except OSError as error:
         hint = "paths are ROOT followed by the name in the list, as they stand: a folder ends in /"
-        raise DataError(f"cannot read the picture {path!r}: {error.strerror}", place=place, hint=hint) from error
+        raise DataError(f"cannot read the image {path!r}: {error.strerror}", place=place, hint=hint) from error
     except UndecodableError as error:
         hint = "replace the file, remove the line from the list, or give --on-bad-record skip"
-        raise DataError(f"cannot decode the picture {path!r}: {error}", place=place, hint=hint) from error
+        raise DataError(f"cannot decode the image {path!r}: {error}", place=place, hint=hint) from error
     if not images.encoded:
         channels, height, width = pixels.shape
         return Datum(channels, height, width, label, data=pixels.tobytes()), pixels.shape
@@ -150,7 +150,7 @@ def write_mean_image(
     on_bad_record: OnBadRecord = "fail",
     progress: Progress | None = None,
 ) -> WriteResult:
-    """Write the mean over all records of a database, or over the pictures of a list, as a .binaryproto file.
+    """Write the mean over all records of a database, or over the images of a list, as a .binaryproto file.
 
     root, size, gray  for a list only
     The sums are exact; Caffe's float32 sums are the same until one exceeds 2^24.
@@ -173,7 +173,7 @@ def write_mean_image(
                 total = np.zeros(values.shape, np.int64 if values.dtype == np.uint8 else np.float64)
             if values.shape != total.shape:
                 text = f"this record is {_size(values.shape)}, the first one {_size(total.shape)}"
-                raise DataError(text, place=place, hint="a mean needs records of one size: resize the pictures")
+                raise DataError(text, place=place, hint="a mean needs records of one size: resize the images")
         except DataError as error:
             bad.note(error)
             continue
@@ -188,17 +188,17 @@ def write_mean_image(
     return WriteResult(count, tuple(bad.errors))
 
 
-Picture = Callable[[], NDArray[np.generic]]
+ReadPixels = Callable[[], NDArray[np.generic]]
 
 
-def _database_records(path: str) -> Iterator[tuple[str, int, Picture]]:
+def _database_records(path: str) -> Iterator[tuple[str, int, ReadPixels]]:
     database = open_database(path, lmdb=is_lmdb(path))
     for index, value in enumerate(database.values()):
         place = database.place(index)
         yield place, len(database.keys), partial(_stored_pixels, bytes(value), place)
 
 
-def _list_records(images_list: ImageList, root: str, images: ImageOptions) -> Iterator[tuple[str, int, Picture]]:
+def _list_records(images_list: ImageList, root: str, images: ImageOptions) -> Iterator[tuple[str, int, ReadPixels]]:
     for index, name in enumerate(images_list.names):
         place = images_list.place(index)
         yield place, len(images_list.names), partial(_pixels, root + name, images, place)
@@ -215,7 +215,7 @@ def _stored_pixels(record: bytes, place: str) -> NDArray[np.generic]:
     except WeightsError as error:
         raise DataError(error.message, place=place) from error
     except UndecodableError as error:
-        raise DataError(f"cannot decode the picture: {error}", place=place) from error
+        raise DataError(f"cannot decode the image: {error}", place=place) from error
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -1,4 +1,4 @@
-"""OpenCV's bilinear resize of 8-bit pictures, bit for bit: Caffe resizes with it, and nets learn its rounding.
+"""OpenCV's bilinear resize of 8-bit images, bit for bit: Caffe resizes with it, and nets learn its rounding.
 
 Pillow's BILINEAR averages over the whole source area when it shrinks and rounds differently, so it cannot replace this.
 """
@@ -12,24 +12,24 @@ _WORTH = 0.75  # share of used rows below which copying them costs less than pro
 _UNIT = 2048  # coefficients are fixed-point numbers with 11 fractional bits
 
 
-def resize_bilinear(picture: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+def resize_bilinear(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
     """Resize as `cv::resize(..., INTER_LINEAR)` does.
 
-    picture  uint8 [H, W] or [H, W, C]
+    image  uint8 [H, W] or [H, W, C]
     returns  uint8 [height, width] or [height, width, C]
     """
-    rows, columns = picture.shape[:2]
+    rows, columns = image.shape[:2]
     if (rows, columns) == (height, width):
-        return picture
+        return image
     if (rows, columns) == (2 * height, 2 * width):
-        return _halve(picture)
+        return _halve(image)
     left, right, near_left, near_right = _taps(columns, width, clamp=True)
     above, below, near_above, near_below = _taps(rows, height, clamp=False)
     used = np.union1d(above, below)
     if len(used) < _WORTH * rows:
-        picture, above, below = picture[used], np.searchsorted(used, above), np.searchsorted(used, below)
-    source = picture.astype(np.int32)
-    ends = (1,) * (picture.ndim - 2)
+        image, above, below = image[used], np.searchsorted(used, above), np.searchsorted(used, below)
+    source = image.astype(np.int32)
+    ends = (1,) * (image.ndim - 2)
     # OpenCV's fixed point: 8 + 11 bits, minus 4; times 11 bits, minus 16; the sum rounded off by 2 more.
     across = source[:, left] * near_left.reshape(1, -1, *ends) + source[:, right] * near_right.reshape(1, -1, *ends)
     across >>= 4
@@ -38,9 +38,9 @@ def resize_bilinear(picture: NDArray[np.uint8], height: int, width: int) -> NDAr
     return ((upper + lower + 2) >> 2).astype(np.uint8)
 
 
-def _halve(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _halve(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Average four pixels, as OpenCV does for exactly half the size."""
-    wide = picture.astype(np.int32)
+    wide = image.astype(np.int32)
     total = wide[0::2, 0::2] + wide[0::2, 1::2] + wide[1::2, 0::2] + wide[1::2, 1::2]
     return ((total + 2) >> 2).astype(np.uint8)
 

@@ -11,7 +11,7 @@ from fusion.data.decode_image import UndecodableError, decode_image
 from fusion.data.decoded_cache import BUDGET, Pixels, Store, Stores, shared_store
 from fusion.data.lmdb_leveldb import Database, open_database
 from fusion.data.sampler import Order, random_skip
-from fusion.data.source import PictureSource, record_check
+from fusion.data.source import ImageSource, record_check
 from fusion.data.source_config import SourceConfig
 from fusion.data.transforms import read_transform
 from fusion.errors import DataError, raise_all
@@ -21,7 +21,7 @@ _LABEL = 5 << 3  # Datum.label's tag: a number
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 
 
-def open_data(config: SourceConfig, *, budget: int = BUDGET, stores: Stores | None = None) -> PictureSource:
+def open_data(config: SourceConfig, *, budget: int = BUDGET, stores: Stores | None = None) -> ImageSource:
     """Open the source of a `Data` layer; `stores` are those of layers opened before.
 
     Raises: DataError for a database that cannot be opened or is empty, and for settings that do not fit its records.
@@ -52,7 +52,7 @@ def open_data(config: SourceConfig, *, budget: int = BUDGET, stores: Stores | No
     )
     transform.check(store.first.shape, database.place(0))
     settings = layer.transform_param.SerializeToString(deterministic=True) + phase.encode()
-    return PictureSource(
+    return ImageSource(
         tops=tuple(layer.top),
         store=store,
         transform=transform,
@@ -72,7 +72,7 @@ def _decode(database: Database, index: int, color: bool | None) -> Pixels:
         try:
             return decode_image(datum.data, color=color)
         except UndecodableError as error:
-            raise DataError(f"cannot decode the picture: {error}", place=database.place(index)) from error
+            raise DataError(f"cannot decode the image: {error}", place=database.place(index)) from error
     shape = (datum.channels, datum.height, datum.width)
     values: Pixels = np.frombuffer(datum.data, np.uint8) if datum.data else np.array(datum.float_data, np.float32)
     if values.size != int(np.prod(shape)) or not values.size:
@@ -97,7 +97,7 @@ def _no_datum(database: Database, index: int) -> DataError:
 
 
 def _labels(database: Database, *, skip: bool) -> NDArray[np.int64]:
-    """Return all labels int64 [N] without decoding the pictures; 0 for a record that is no Datum and will be skipped.
+    """Return all labels int64 [N] without decoding the images; 0 for a record that is no Datum and will be skipped.
 
     Raises: DataError
     """

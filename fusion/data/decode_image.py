@@ -1,4 +1,4 @@
-"""Encoded pictures (JPEG, PNG, ...) to pixels as Caffe's OpenCV gives them: BGR planes, or one gray plane."""
+"""Encoded images (JPEG, PNG, ...) to pixels as Caffe's OpenCV gives them: BGR planes, or one gray plane."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _DEEP = ("I;16", "I;16B", "I;16L", "I")
 
 
 class UndecodableError(ValueError):
-    """The bytes are not a picture that can be decoded; the caller knows the file's name and makes it a DataError."""
+    """The bytes are not an image that can be decoded; the caller knows the file's name and makes it a DataError."""
 
 
 def decode_image(data: bytes, *, color: bool | None, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
-    """Decode and resize one picture.
+    """Decode and resize one image.
 
-    color    True: BGR, False: gray, None: as the picture is
+    color    True: BGR, False: gray, None: as the image is
     size     (height, width) to resize to, or None
     returns  uint8 [3, H, W] in the order blue, green, red, or uint8 [1, H, W]
     Raises   UndecodableError
@@ -46,24 +46,24 @@ def _by_pillow(data: bytes, color: bool | None) -> NDArray[np.uint8]:
             if color is False and opened.format == "JPEG":
                 opened.draft("L", opened.size)  # the luma plane itself, as OpenCV takes it
             opened.load()
-            picture = ImageOps.exif_transpose(opened) if opened.format == "JPEG" else opened
-            return _pixels(picture, color)
+            image = ImageOps.exif_transpose(opened) if opened.format == "JPEG" else opened
+            return _pixels(image, color)
     except UnidentifiedImageError as error:
         raise UndecodableError(f"it is in no known format ({', '.join(FORMATS)})") from error
     except (OSError, ValueError, SyntaxError) as error:
         raise UndecodableError(str(error)) from error
 
 
-def _pixels(picture: Image.Image, color: bool | None) -> NDArray[np.uint8]:
-    if picture.mode in _DEEP:  # 16-bit gray: OpenCV keeps the upper byte
-        deep = (np.asarray(picture).astype(np.uint32) >> 8).astype(np.uint8)
+def _pixels(image: Image.Image, color: bool | None) -> NDArray[np.uint8]:
+    if image.mode in _DEEP:  # 16-bit gray: OpenCV keeps the upper byte
+        deep = (np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)
         return np.repeat(deep[:, :, None], 3, axis=2) if color else deep
-    gray = picture.mode in ("L", "1", "LA")
+    gray = image.mode in ("L", "1", "LA")
     if color or (color is None and not gray):
-        return np.asarray(picture.convert("RGB"))
+        return np.asarray(image.convert("RGB"))
     if gray:
-        return np.asarray(picture.convert("L"))
-    return _luma(np.asarray(picture.convert("RGB")), _PNG_LUMA if picture.format == "PNG" else _OPENCV_LUMA)
+        return np.asarray(image.convert("L"))
+    return _luma(np.asarray(image.convert("RGB")), _PNG_LUMA if image.format == "PNG" else _OPENCV_LUMA)
 
 
 def _luma(rgb: NDArray[np.uint8], weights: tuple[int, int, int, int, int]) -> NDArray[np.uint8]:

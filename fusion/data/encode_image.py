@@ -15,7 +15,7 @@ _SUB = 1  # PNG's filter "difference to the pixel on the left"
 
 
 def encode_image(pixels: NDArray[np.uint8], kind: str) -> bytes:
-    """Encode a picture as a file.
+    """Encode an image as a file.
 
     pixels  uint8 [3, H, W] in the order blue, green, red, or uint8 [1, H, W]
     kind    "png" (the same bytes as OpenCV with libpng 1.6 and zlib writes), "jpg", or a type that Pillow writes
@@ -31,10 +31,10 @@ def _by_pillow(rows: NDArray[np.uint8], kind: str) -> bytes:
     Image.init()
     name = Image.EXTENSION.get(f".{kind}")
     if name not in Image.SAVE:
-        raise DataError(f"pictures cannot be encoded as '{kind}'", hint="give png or jpg")
-    picture = Image.fromarray(rows[:, :, 0] if rows.shape[2] == 1 else rows)
+        raise DataError(f"images cannot be encoded as '{kind}'", hint="give png or jpg")
+    image = Image.fromarray(rows[:, :, 0] if rows.shape[2] == 1 else rows)
     file = io.BytesIO()
-    picture.save(file, name, **({"quality": 95} if name == "JPEG" else {}))
+    image.save(file, name, **({"quality": 95} if name == "JPEG" else {}))
     return file.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""Gray JPEGs and PNGs directly from Pillow's decoders: opening a small picture takes longer than decoding it.
+"""Gray JPEGs and PNGs directly from Pillow's decoders: opening a small image takes longer than decoding it.
 
 Only plain files are decoded here: 8 bits, one component, not interlaced, not turned by Exif, complete. All others are
 left to `PIL.Image.open`, which also reports their errors. The pixels are the same.
@@ -17,7 +17,7 @@ from prototxt.formats.image_files import LONGEST_SIDE
 
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # JPEG's start-of-frame markers
 _PNG = b"\x89PNG\r\n\x1a\n"
-_MOST = 1 << 24  # pixels; Pillow's own checks are for larger pictures
+_MOST = 1 << 24  # pixels; Pillow's own checks are for larger images
 
 
 def gray_pixels(data: bytes) -> NDArray[np.uint8] | None:
@@ -35,10 +35,10 @@ def _decoded(height: int, width: int, data: bytes, decoder: str, option: object)
     if not 0 < height * width <= _MOST or max(height, width) > LONGEST_SIDE:
         return None
     try:
-        picture = Image.frombytes("L", (width, height), data, decoder, "L", option)
+        image = Image.frombytes("L", (width, height), data, decoder, "L", option)
     except (ValueError, OSError):
         return None
-    return np.frombuffer(picture.tobytes(), np.uint8).reshape(height, width)
+    return np.frombuffer(image.tobytes(), np.uint8).reshape(height, width)
 
 
 def _frame(data: bytes) -> tuple[int, int, int] | None:

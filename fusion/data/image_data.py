@@ -1,4 +1,4 @@
-"""`ImageData`: pictures named by a list file."""
+"""`ImageData`: images named by a list file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fusion.data.decoded_cache import BUDGET, Fetch, Pixels, Store, Stores, shar
 from fusion.data.file_stamp import stamp_files
 from fusion.data.image_list import ImageList, read_list
 from fusion.data.sampler import Order, random_skip, shuffled
-from fusion.data.source import PictureSource, record_check
+from fusion.data.source import ImageSource, record_check
 from fusion.data.source_config import SourceConfig
 from fusion.data.transforms import read_transform
 from fusion.errors import DataError
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from prototxt.schema.messages import ImageDataParameter, LayerParameter
 
 
-def open_image_data(config: SourceConfig, *, budget: int = BUDGET, stores: Stores | None = None) -> PictureSource:
+def open_image_data(config: SourceConfig, *, budget: int = BUDGET, stores: Stores | None = None) -> ImageSource:
     """Open the source of an `ImageData` layer; `stores` are those of layers opened before. Raises: DataError."""
     layer, phase, root, seed = config.layer, config.phase, config.root, config.seed
     param = layer.image_data_param
@@ -48,7 +48,7 @@ def open_image_data(config: SourceConfig, *, budget: int = BUDGET, stores: Store
     )
     # The phase chooses random or central crops; without it a cache serves both phases where they are the same.
     settings = _settings(layer) + (b"" if transform.deterministic(store.first.shape) else phase.encode())
-    return PictureSource(
+    return ImageSource(
         tops=tuple(layer.top),
         store=store,
         transform=transform,
@@ -73,7 +73,7 @@ def _reader(images: ImageList, folder: str, param: ImageDataParameter) -> Fetch:
                 data = file.read()
         except OSError as error:
             raise DataError(
-                f"cannot read the picture {path!r}: {error.strerror}",
+                f"cannot read the image {path!r}: {error.strerror}",
                 place=images.place(index),
                 hint="paths are root_folder followed by the name in the list, relative to the working directory",
             ) from error
@@ -81,7 +81,7 @@ def _reader(images: ImageList, folder: str, param: ImageDataParameter) -> Fetch:
             return decode_image(data, color=color, size=size)
         except UndecodableError as error:
             raise DataError(
-                f"cannot decode the picture {path!r}: {error}",
+                f"cannot decode the image {path!r}: {error}",
                 place=images.place(index),
                 hint="replace the file, remove the line from the list, or skip bad records",
             ) from error

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fusion.data.decoded_cache import Progress
 from fusion.data.dummy_data import DummySource
-from fusion.data.source import PictureSource, Source
+from fusion.data.source import ImageSource, Source
 from fusion.data.wrapper import SourceWrapper
 from fusion.errors import DataError
 
@@ -92,9 +92,9 @@ class InStep:
             member.load(progress)
 
     def batch(self, indices: NDArray[np.int64], draw: int = 0) -> dict[str, Tensor]:
-        pictures = [member for member in self.members if isinstance(member, PictureSource)]
-        values, indices = read_values(pictures, indices, draw)
-        by_member = {id(member): member.finish(found, indices) for member, found in zip(pictures, values, strict=True)}
+        images = [member for member in self.members if isinstance(member, ImageSource)]
+        values, indices = read_values(images, indices, draw)
+        by_member = {id(member): member.finish(found, indices) for member, found in zip(images, values, strict=True)}
         blobs: dict[str, Tensor] = {}
         for member in self.members:
             blobs.update(by_member[id(member)] if id(member) in by_member else member.batch(indices, draw))
@@ -111,7 +111,7 @@ class InStep:
 
 
 def read_values(
-    members: Sequence[PictureSource], indices: NDArray[np.int64], draw: int = 0
+    members: Sequence[ImageSource], indices: NDArray[np.int64], draw: int = 0
 ) -> tuple[list[NDArray[np.float32]], NDArray[np.int64]]:
     """Return each layer's pixels for these records, and the records' numbers: a record bad in one is skipped in all.
 

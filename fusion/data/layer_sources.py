@@ -51,7 +51,7 @@ def open_source(
     seed           of everything random: shuffling, crops, flips, fillers
     budget         bytes of decoded records to keep in memory
     arrays         the rows of a MemoryData or Input layer, float32 [N, ...] for each top
-    on_bad_record  "fail": a picture or Datum that cannot be read, or has another size, is an error;
+    on_bad_record  "fail": an image or Datum that cannot be read, or has another size, is an error;
                    "skip": the next good record stands in for it, see `bad_records`
     stores         of the layers opened before, whose decoded records are shared
     Raises         DataError

@@ -1,6 +1,6 @@
 """Decoding the records that are kept in memory on all cores.
 
-Small pictures are decoded in tens of microseconds, too short for threads of one interpreter to share them. Where the
+Small images are decoded in tens of microseconds, too short for threads of one interpreter to share them. Where the
 rest would take seconds, each of several workers opens the same source and decodes every Nth chunk of records. Unfit
 records are left out, and so is everything from a worker that fails, which is a warning with the reason: the store
 decodes the missing records, and raises the errors for those that cannot be decoded.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from fusion.data.in_step import InStep, members_of
 from fusion.data.sharding import Shard, ShardSpec
-from fusion.data.source import PictureSource, Source
+from fusion.data.source import ImageSource, Source
 from fusion.data.worker_pipe import PATIENCE, WorkerError, running
 from fusion.errors import DataError
 
@@ -33,9 +33,9 @@ def batches(
     """
     whole, part = (source.source, source.part) if isinstance(source, Shard) else (source, ShardSpec())
     read = whole.members if isinstance(whole, InStep) else (whole,)
-    pictures = [member for member in read if isinstance(member, PictureSource)]
-    if workers > 0 and len(pictures) == len(read) and not all(member.store.keeps for member in pictures):
-        yield from _by_workers(pictures, part, start, workers, patience)
+    images = [member for member in read if isinstance(member, ImageSource)]
+    if workers > 0 and len(images) == len(read) and not all(member.store.keeps for member in images):
+        yield from _by_workers(images, part, start, workers, patience)
     for number, indices in enumerate(source.order(start), start):
         yield source.batch(indices, draw=number)
 
@@ -60,7 +60,7 @@ def skipped_lines(sources: Sequence[Source]) -> list[str]:
 
 
 def _by_workers(
-    sources: Sequence[PictureSource], part: ShardSpec, start: int, workers: int, patience: float
+    sources: Sequence[ImageSource], part: ShardSpec, start: int, workers: int, patience: float
 ) -> Iterator[dict[str, Tensor]]:
     """Take batches from the workers in turn; worker number w makes the batches start + w, start + w + workers, ..."""
     configs = [source.config.to_json() for source in sources]

@@ -92,8 +92,8 @@ class RecordTransform(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class PictureSource:
-    """Pictures and labels from a list or a database, transformed by the layer's `transform_param`.
+class ImageSource:
+    """Images and labels from a list or a database, transformed by the layer's `transform_param`.
 
     config  opens the same source in another process
     """
@@ -149,7 +149,7 @@ class PictureSource:
         return self.finish(*self.values(indices, draw))
 
     def values(self, indices: NDArray[np.int64], draw: int = 0) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Return the pictures float32 [N, C, H, W], and their records' numbers: others where records were skipped."""
+        """Return the images float32 [N, C, H, W], and their records' numbers: others where records were skipped."""
         rng = None if self.transform.deterministic((0, 0, 0)) else np.random.default_rng((self.seed, 1, draw))
         pixels, indices = self.store.get(indices)
         if isinstance(pixels, list):
@@ -175,15 +175,15 @@ class PictureSource:
         return self.hash()
 
     def _from_sizes(
-        self, pictures: list[NDArray[np.generic]], indices: NDArray[np.int64], rng: np.random.Generator | None
+        self, images: list[NDArray[np.generic]], indices: NDArray[np.int64], rng: np.random.Generator | None
     ) -> NDArray[np.float32]:
         parts = []
-        for index, pixels in zip(indices.tolist(), pictures, strict=True):
+        for index, pixels in zip(indices.tolist(), images, strict=True):
             self.transform.check(pixels.shape, self.where(index))
             parts.append(self.transform.apply(pixels[None], rng))
             if parts[-1].shape != parts[0].shape:
                 raise DataError(
-                    f"this picture is {_size(parts[-1])} and the batch's first one {_size(parts[0])}",
+                    f"this image is {_size(parts[-1])} and the batch's first one {_size(parts[0])}",
                     place=self.where(index),
                     hint="give new_height and new_width (or crop_size), or batch_size 1",
                 )

@@ -45,9 +45,9 @@ class Transform:
         """Check that a record of this shape (C, H, W) can be transformed. Raises: DataError if it cannot."""
         if self.crop and self.crop > min(shape[1:]):
             raise DataError(
-                f"the picture is {shape[1]}x{shape[2]}, smaller than crop_size {self.crop}",
+                f"the image is {shape[1]}x{shape[2]}, smaller than crop_size {self.crop}",
                 place=place,
-                hint="lower crop_size, or resize the pictures (new_height, new_width)",
+                hint="lower crop_size, or resize the images (new_height, new_width)",
             )
         if self.mean is None:
             return
@@ -60,9 +60,9 @@ class Transform:
                 )
         elif self.mean.shape != shape:
             raise DataError(
-                f"the mean file has shape {self.mean.shape}, the picture {shape}",
+                f"the mean file has shape {self.mean.shape}, the image {shape}",
                 place=place,
-                hint="use the mean of pictures of this size (before the crop)",
+                hint="use the mean of images of this size (before the crop)",
             )
 
     def apply(self, pixels: NDArray[np.generic], rng: np.random.Generator | None = None) -> NDArray[np.float32]:
@@ -144,7 +144,7 @@ def read_transform(param: TransformationParameter, phase: str, place: str) -> Tr
 
 
 def read_mean_image(path: str | os.PathLike[str]) -> NDArray[np.float32]:
-    """Read a mean picture float32 [C, H, W] from a `.binaryproto` file.
+    """Read a mean image float32 [C, H, W] from a `.binaryproto` file.
 
     Raises: DataError when the file is missing or no BlobProto.
     """
@@ -158,5 +158,5 @@ def read_mean_image(path: str | os.PathLike[str]) -> NDArray[np.float32]:
     except WeightsError as error:
         raise DataError(f"this is no mean file: {error.message}", place=os.fspath(path), hint=hint) from error
     if mean.ndim != 3:
-        raise DataError(f"this is the mean of clips, not of pictures: {mean.shape}", place=os.fspath(path), hint=hint)
+        raise DataError(f"this is the mean of clips, not of images: {mean.shape}", place=os.fspath(path), hint=hint)
     return mean

@@ -1,4 +1,4 @@
-"""`WindowData`: windows cut out of pictures and warped to one size, foreground and background in a fixed proportion.
+"""`WindowData`: windows cut out of images and warped to one size, foreground and background in a fixed proportion.
 
 Source: BVLC Caffe's window_data_layer.cpp (the R-CNN data layer), whose arithmetic in float32 is followed step by step.
 """
@@ -19,7 +19,7 @@ from fusion.data.cv_resize import resize_bilinear
 from fusion.data.decode_image import UndecodableError, decode_image
 from fusion.data.decoded_cache import BUDGET, Fetch, Pixels, Store
 from fusion.data.file_stamp import stamp_files
-from fusion.data.source import PictureSource
+from fusion.data.source import ImageSource
 from fusion.data.source_config import SourceConfig
 from fusion.data.transforms import draw_crops_and_flips, mirrored_records, read_transform
 from fusion.data.window_files import WindowBox, WindowList, read_windows
@@ -57,10 +57,10 @@ class WindowOrder:
 
 @dataclass(frozen=True, eq=False)
 class WindowTransform:
-    """Mean, scale and flip of warped windows; the part outside the picture stays 0.
+    """Mean, scale and flip of warped windows; the part outside the image stays 0.
 
     A record is uint8 [V, 4, crop, crop] (V 2 with `mirror`: the window, and the flipped one): blue, green, red, and 1
-    inside the picture.
+    inside the image.
 
     mean  float32 [3, crop, crop] or [3, 1, 1]
     """
@@ -94,7 +94,7 @@ class WindowTransform:
         return values
 
 
-def open_window_data(config: SourceConfig, *, budget: int = BUDGET) -> PictureSource:
+def open_window_data(config: SourceConfig, *, budget: int = BUDGET) -> ImageSource:
     """Open the source of a `WindowData` layer.
 
     Raises: DataError for settings that do not fit, and a window file that cannot be read or holds no window of a kind.
@@ -109,7 +109,7 @@ def open_window_data(config: SourceConfig, *, budget: int = BUDGET) -> PictureSo
     background, foreground = windows.labels == 0, windows.labels != 0
     drawn = int(_FLOAT(param.batch_size) * _FLOAT(param.fg_fraction))
     settings = config.layer.SerializeToString(deterministic=True) + config.phase.encode()
-    return PictureSource(
+    return ImageSource(
         tops=tuple(layer.top),
         store=Store(fetch, len(windows.boxes), budget=budget, skip=config.skips),
         transform=transform,
@@ -171,19 +171,19 @@ def _cutter(windows: WindowList, folder: str, param: WindowDataParameter, transf
         read = lru_cache(maxsize=None)(read)
 
     @lru_cache(maxsize=2)
-    def picture(image: int) -> NDArray[np.uint8]:
+    def whole_image(image: int) -> NDArray[np.uint8]:
         return np.ascontiguousarray(decode_image(read(image), color=True).transpose(1, 2, 0))
 
     def fetch(index: int) -> Pixels:
         box, place = windows.boxes[index], windows.place(index)
         path = folder + windows.images[box.image]
         try:
-            pixels = picture(box.image)
+            pixels = whole_image(box.image)
         except OSError as error:
             hint = "paths are root_folder followed by the name in the window file, relative to the working directory"
-            raise DataError(f"cannot read the picture {path!r}: {error.strerror}", place=place, hint=hint) from error
+            raise DataError(f"cannot read the image {path!r}: {error.strerror}", place=place, hint=hint) from error
         except UndecodableError as error:
-            raise DataError(f"cannot decode the picture {path!r}: {error}", place=place) from error
+            raise DataError(f"cannot decode the image {path!r}: {error}", place=place) from error
         flips = (False, True) if transform.mirror else (False,)
         record = np.zeros((len(flips), 4, transform.crop, transform.crop), np.uint8)
         for target, flip in zip(record, flips, strict=True):
@@ -194,16 +194,16 @@ def _cutter(windows: WindowList, folder: str, param: WindowDataParameter, transf
 
 
 def _warp(
-    picture: NDArray[np.uint8],
+    image: NDArray[np.uint8],
     box: WindowBox,
     target: NDArray[np.uint8],
     param: WindowDataParameter,
     flip: bool,
     place: str,
 ) -> None:
-    """Cut a box out of a picture uint8 [H, W, 3] and warp it into a record uint8 [4, crop, crop]."""
+    """Cut a box out of an image uint8 [H, W, 3] and warp it into a record uint8 [4, crop, crop]."""
     crop = target.shape[-1]
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     x1, y1, x2, y2 = box.x1, box.y1, box.x2, box.y2
     size, pad_top, pad_left = (crop, crop), 0, 0
     if param.context_pad or param.crop_mode == "square":
@@ -212,9 +212,9 @@ def _warp(
         (y1, y2, rows, pad_top) = _clipped(y1, y2, height, crop, flip=False)
         size = (rows, columns)
     if not (0 <= x1 <= x2 < width and 0 <= y1 <= y2 < height) or min(size) < 1:
-        text = f"the window {box.x1},{box.y1},{box.x2},{box.y2} does not lie in the picture of {width}x{height}"
+        text = f"the window {box.x1},{box.y1},{box.x2},{box.y2} does not lie in the image of {width}x{height}"
         raise DataError(text, place=place, hint="coordinates count from 0, and the last ones are part of the window")
-    warped = resize_bilinear(np.ascontiguousarray(picture[y1 : y2 + 1, x1 : x2 + 1]), *size).transpose(2, 0, 1)
+    warped = resize_bilinear(np.ascontiguousarray(image[y1 : y2 + 1, x1 : x2 + 1]), *size).transpose(2, 0, 1)
     rows, columns = size
     window = target[:, pad_top : pad_top + rows, pad_left : pad_left + columns]
     window[:3] = warped[:, :, ::-1] if flip else warped
@@ -238,7 +238,7 @@ def _widened(box: WindowBox, crop: int, context_pad: int, *, square: bool) -> tu
 
 
 def _clipped(first: int, last: int, limit: int, crop: int, *, flip: bool) -> tuple[int, int, int, int]:
-    """Return for one axis the part inside the picture (first, last), its warped size, and the padding before it."""
+    """Return for one axis the part inside the image (first, last), its warped size, and the padding before it."""
     scale = _FLOAT(crop) / _FLOAT(last - first + 1)
     before, after = max(0, -first), max(0, last - limit + 1)
     first, last = first + before, last - after

@@ -1,4 +1,4 @@
-"""Window files, R-CNN's lists of boxes: for each picture its number, path, size, and one line per box.
+"""Window files, R-CNN's lists of boxes: for each image its number, path, size, and one line per box.
 
 # image_index
 path
@@ -23,7 +23,7 @@ from prototxt.files import read_text
 
 
 class WindowBox(NamedTuple):
-    """A window of picture number `image`: its corner pixels, both inside it."""
+    """A window of image number `image`: its corner pixels, both inside it."""
 
     image: int
     x1: int
@@ -34,7 +34,7 @@ class WindowBox(NamedTuple):
 
 @dataclass(frozen=True)
 class WindowList:
-    """The windows for training: their pictures, labels int64 [N] (0 background), and line numbers (from 1)."""
+    """The windows for training: their images, labels int64 [N] (0 background), and line numbers (from 1)."""
 
     path: str
     images: tuple[str, ...]
@@ -91,7 +91,7 @@ class _Parser:
             try:
                 count = self._head(lines, at)
             except (ValueError, IndexError):
-                text = f"a picture's six lines were expected here: {lines[at][:60]!r}"
+                text = f"an image's six lines were expected here: {lines[at][:60]!r}"
                 hint = "write '# index', path, channels, height, width, number of windows"
                 self.errors.append(DataError(text, place=f"{self.place}:{at + 1}", hint=hint))
                 return
@@ -107,11 +107,11 @@ class _Parser:
             raise ValueError
         place = f"{self.place}:{at + 1}"
         if int(index) != len(self.images):
-            hint = f"pictures are numbered in their order: this one is number {len(self.images)}"
-            self.errors.append(DataError(f"the picture's number is {index}", place=place, hint=hint))
+            hint = f"images are numbered in their order: this one is number {len(self.images)}"
+            self.errors.append(DataError(f"the image's number is {index}", place=place, hint=hint))
         if channels != 3:
             hint = "windows are read in colour: write 3"
-            self.errors.append(DataError(f"the picture has {channels} channels here", place=place, hint=hint))
+            self.errors.append(DataError(f"the image has {channels} channels here", place=place, hint=hint))
         self.images.append(lines[at + 1])
         return count
 

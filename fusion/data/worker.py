@@ -17,7 +17,7 @@ from fusion.data.decoded_cache import Stores
 from fusion.data.in_step import read_values
 from fusion.data.layer_sources import open_config
 from fusion.data.sharding import ShardSpec
-from fusion.data.source import PictureSource
+from fusion.data.source import ImageSource
 from fusion.data.source_config import SourceConfig
 from fusion.data.worker_pipe import Message, write_message
 from fusion.errors import FusionError
@@ -44,16 +44,16 @@ def _batches(job: dict[str, Any]) -> Iterator[Message]:
     """Yield the batches first, first + step, ... without end, each with the records newly found to be bad."""
     stores: Stores = {}
     sources = [open_config(SourceConfig.from_json(config), budget=0, stores=stores) for config in job["configs"]]
-    pictures = [source for source in sources if isinstance(source, PictureSource)]
-    for source in pictures:
+    images = [source for source in sources if isinstance(source, ImageSource)]
+    for source in images:
         source.store.threads = 1
-    reported = [set[int]() for _ in pictures]
+    reported = [set[int]() for _ in images]
     part, number = ShardSpec(**job["part"]), job["first"]
-    order = part.of(pictures[0].order(part.first(number)))
+    order = part.of(images[0].order(part.first(number)))
     while True:
-        values, indices = read_values(pictures, next(order), draw=part.draw(number))
+        values, indices = read_values(images, next(order), draw=part.draw(number))
         bad = []
-        for source, known in zip(pictures, reported, strict=True):
+        for source, known in zip(images, reported, strict=True):
             bad.append({index: error.message for index, error in source.bad.items() if index not in known})
             known.update(source.bad)
         yield {"bad": bad}, (indices, *values)
@@ -64,7 +64,7 @@ def _batches(job: dict[str, Any]) -> Iterator[Message]:
 
 def _pixels(job: dict[str, Any]) -> Iterator[Message]:
     """Yield the numbers and pixels of the sound records of each chunk (start, stop)."""
-    store = cast("PictureSource", open_config(SourceConfig.from_json(job["config"]), budget=0)).store
+    store = cast("ImageSource", open_config(SourceConfig.from_json(job["config"]), budget=0)).store
     for start, stop in job["chunks"]:
         yield {}, store.fit(np.arange(start, stop))
 

@@ -1,4 +1,4 @@
-"""Inputs of a net outside training: their shapes, seeded noise, and pictures prepared as by its data layer."""
+"""Inputs of a net outside training: their shapes, seeded noise, and images prepared as by its data layer."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def integer_noise(blob: str, shape: Sequence[int], seed: int, kind: np.dtype[Any
 
 @dataclass(frozen=True)
 class ImagePreparation:
-    """The steps from a picture to one record of an input.
+    """The steps from an image to one record of an input.
 
     color      BGR (True) or gray (False)
     size       (height, width) to resize to before the crop, or None
@@ -108,31 +108,31 @@ class ImagePreparation:
     rgb: bool = False
     from_data_layer: bool = False
 
-    def tensor(self, pictures: Sequence[str | bytes]) -> Tensor:
-        """Return prepared pictures, float32 [N, C, H, W].
+    def tensor(self, images: Sequence[str | bytes]) -> Tensor:
+        """Return prepared images, float32 [N, C, H, W].
 
-        pictures  paths, or the content of picture files
-        Raises    DataError naming every picture that cannot be read or does not fit
+        images  paths, or the content of image files
+        Raises  DataError naming every image that cannot be read or does not fit
         """
         rows, errors = [], []
-        for number, picture in enumerate(pictures):
+        for number, image in enumerate(images):
             try:
-                rows.append(self._row(picture, number))
+                rows.append(self._row(image, number))
             except DataError as error:
                 errors.append(error)
         raise_all(errors)
         if len({row.shape for row in rows}) > 1:
-            raise DataError("the pictures have different sizes", hint="give a size to resize them to")
+            raise DataError("the images have different sizes", hint="give a size to resize them to")
         return torch.from_numpy(np.concatenate(rows))
 
-    def _row(self, picture: str | bytes, number: int) -> NDArray[np.float32]:
-        place = picture if isinstance(picture, str) else f"picture {number + 1}"
+    def _row(self, image: str | bytes, number: int) -> NDArray[np.float32]:
+        place = image if isinstance(image, str) else f"image {number + 1}"
         try:
-            pixels = decode_image(_content(picture), color=self.color)
+            pixels = decode_image(_content(image), color=self.color)
         except (OSError, UndecodableError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
-            hint = "give picture files (JPEG, PNG, ...) or folders of them"
-            raise DataError(f"this is no picture that can be read: {reason}", place=place, hint=hint) from error
+            hint = "give image files (JPEG, PNG, ...) or folders of them"
+            raise DataError(f"this is no image that can be read: {reason}", place=place, hint=hint) from error
         if self.size is not None:
             planes = pixels.transpose(1, 2, 0)
             resized = resize_bilinear(np.ascontiguousarray(planes if self.color else planes[:, :, 0]), *self.size)
@@ -143,19 +143,19 @@ class ImagePreparation:
         return self.transform.apply(np.ascontiguousarray(pixels)[None])
 
 
-def _content(picture: str | bytes) -> bytes:
-    return picture if isinstance(picture, bytes) else Path(picture).read_bytes()
+def _content(image: str | bytes) -> bytes:
+    return image if isinstance(image, bytes) else Path(image).read_bytes()
 
 
 def image_preparation(net: NetParameter, blob: str, shape: Sequence[int]) -> ImagePreparation:
     """Return the preparation by the net's data layer for an input blob of the shape [N, C, H, W].
 
-    Without such a layer pictures are resized to H x W, gray where C is 1, and neither shifted nor scaled.
-    Raises: DataError for an input that takes no pictures.
+    Without such a layer images are resized to H x W, gray where C is 1, and neither shifted nor scaled.
+    Raises: DataError for an input that takes no images.
     """
     if len(shape) != 4 or shape[1] not in (1, 3):
-        hint = "pictures have 1 or 3 channels; verify with noise, or give arrays to the library"
-        raise DataError(f"the input '{blob}' of shape {'x'.join(map(str, shape))} takes no pictures", hint=hint)
+        hint = "images have 1 or 3 channels; verify with noise, or give arrays to the library"
+        raise DataError(f"the input '{blob}' of shape {'x'.join(map(str, shape))} takes no images", hint=hint)
     layer = next((item for item in net.layer if blob in item.top and not item.bottom), LayerParameter())
     has_transform = layer.type in ("ImageData", "Data", "MemoryData", "WindowData")
     transform = read_transform(layer.transform_param, "TEST", f"layer '{layer.name}'") if has_transform else Transform()
@@ -169,9 +169,9 @@ def image_preparation(net: NetParameter, blob: str, shape: Sequence[int]) -> Ima
 
 
 def find_images(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
-    """Return the picture files at the paths: files as given, and all files below folders, sorted by name.
+    """Return the image files at the paths: files as given, and all files below folders, sorted by name.
 
-    Raises: DataError for a path that does not exist, and for a folder without pictures.
+    Raises: DataError for a path that does not exist, and for a folder without images.
     """
     found: list[str] = []
     errors = []
@@ -182,7 +182,7 @@ def find_images(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
             )
             if not inside:
                 hint = f"looked for {', '.join(IMAGE_SUFFIXES)}"
-                errors.append(DataError("this folder has no picture", place=str(path), hint=hint))
+                errors.append(DataError("this folder has no image", place=str(path), hint=hint))
             found += inside
         elif path.is_file():
             found.append(str(path))

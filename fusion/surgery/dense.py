@@ -1,4 +1,4 @@
-"""Dense layers as convolutions and back: the same numbers, for pictures of other sizes (Long et al. 2015)."""
+"""Dense layers as convolutions and back: the same numbers, for images of other sizes (Long et al. 2015)."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def _no_convolution(part: _Part, weights: Weights) -> str | None:
     if part.layer.inner_product_param.axis != 1:
         return "its axis is not 1"
     if len(part.bottom) not in (2, 4) or None in part.bottom[1:]:
-        return "its bottom is no blob of pictures of a known size"
+        return "its bottom is no blob of images of a known size"
     return None
 
 
@@ -165,7 +165,7 @@ def _no_dense(part: _Part, weights: Weights) -> str | None:
     if part.layer.name not in weights:
         return "it has no weights"
     if param.axis != 1 or len(part.bottom) != 4 or None in part.bottom[1:]:
-        return "its bottom is no blob of pictures of a known size"
+        return "its bottom is no blob of images of a known size"
     if param.group != 1:
         return "it has groups"
     geometry = kernel_windows(param, 2)

@@ -42,11 +42,11 @@ def test_workers_train_the_same_net() -> None:
 def test_bad_records(capsys: pytest.CaptureFixture[str]) -> None:
     Path("3.jpg").write_bytes(Path("3.jpg").read_bytes()[:300])
     assert train.main(["--solver", "solver.prototxt", "--device", "cpu"]) == 1
-    assert "list.txt:4: cannot decode the picture '3.jpg'" in capsys.readouterr().err
+    assert "list.txt:4: cannot decode the image '3.jpg'" in capsys.readouterr().err
     weights_of("--on-bad-record", "skip")
     output = capsys.readouterr().err
     assert "warning: 1 bad records were skipped" in output
-    assert "list.txt:4: cannot decode the picture '3.jpg'" in output
+    assert "list.txt:4: cannot decode the image '3.jpg'" in output
     tested = ["--model", "net.prototxt", "--weights", "net_iter_5.caffemodel", "--device", "cpu"]
     assert evaluate.main(tested) == 1
     capsys.readouterr()

@@ -33,7 +33,7 @@ def test_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_unequal_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["images", str(FOLDER / "list6.txt"), ROOT, str(tmp_path / "db"), "--lmdb", "--check-size"]
     assert convert.main(arguments) == 1
-    assert "list6.txt:6: this picture is" in capsys.readouterr().err
+    assert "list6.txt:6: this image is" in capsys.readouterr().err
     assert convert.main([*arguments, "--on-bad-record", "skip"]) == 0
     assert "1 records could not be read and were left out" in capsys.readouterr().err
 

@@ -86,7 +86,7 @@ def test_csv_goes_on_past_bad_pictures(folder: Path, capsys: pytest.CaptureFixtu
     assert main([*NETS, "pictures", "--output", "ip", "--top", "1", "--csv"]) == 1
     out, err = capsys.readouterr()
     assert out == "picture,output,rank,class,label,score\npictures/a.png,ip,1,0,,5\npictures/b.png,ip,1,1,,10\n"
-    assert err.startswith("error: pictures/aa.png: this is no picture that can be read")
+    assert err.startswith("error: pictures/aa.png: this is no image that can be read")
 
 
 @pytest.mark.parametrize("what", ["picture", "paths"])

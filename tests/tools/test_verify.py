@@ -95,7 +95,7 @@ def test_merge_verifies_what_it_wrote(folder: Path, capsys: pytest.CaptureFixtur
             ["fused.prototxt", "init.caffemodel", SOURCE, "--images", "absent"],
             "absent: there is no such file or folder",
         ),
-        (["fused.prototxt", "init.caffemodel", SOURCE, "--images", "odd.prototxt"], "of shape 1x6 takes no pictures"),
+        (["fused.prototxt", "init.caffemodel", SOURCE, "--images", "odd.prototxt"], "of shape 1x6 takes no images"),
         (["fused.prototxt", "odd.caffemodel", SOURCE], "none of its 1 layers is one of net"),
     ],
 )

@@ -91,7 +91,7 @@ def test_labels_out_of_range(pictures: None) -> None:
 def test_sizes_that_differ_in_one_batch(pictures: None) -> None:
     Image.new("RGB", (4, 4)).save("a b1.png")
     source = open_source(layer(batch_size=3), "TEST")
-    with pytest.raises(DataError, match=r"list.txt:2: this picture is 3x4x4"):
+    with pytest.raises(DataError, match=r"list.txt:2: this image is 3x4x4"):
         source.batch(np.arange(3))
 
 

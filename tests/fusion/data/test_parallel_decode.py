@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from fusion.data import open_source, parallel_decode
-from fusion.data.source import PictureSource
+from fusion.data.source import ImageSource
 from fusion.errors import DataError
 from prototxt.schema.messages import LayerParameter
 
@@ -35,13 +35,13 @@ def layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LayerParameter:
     return made
 
 
-def loaded(layer: LayerParameter, **options: Any) -> PictureSource:
+def loaded(layer: LayerParameter, **options: Any) -> ImageSource:
     source = open_source(layer, "TRAIN", **options)
-    assert isinstance(source, PictureSource)
+    assert isinstance(source, ImageSource)
     return source
 
 
-def pixels(source: PictureSource) -> np.ndarray:
+def pixels(source: ImageSource) -> np.ndarray:
     return source.batch(np.arange(COUNT))["data"].numpy()
 
 

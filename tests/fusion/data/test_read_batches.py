@@ -135,7 +135,7 @@ def test_bad_records(database: bool, workers: int | None, pictures: Path) -> Non
     layer.transform_param.mirror = False
     budget = 0 if workers is not None else 1 << 20
     strict = open_source(layer, "TEST", budget=budget)
-    with pytest.raises(DataError, match=r"cannot decode the picture"):
+    with pytest.raises(DataError, match=r"cannot decode the image"):
         take(strict, 3, workers or 0)
     source = open_source(layer, "TEST", budget=budget, on_bad_record="skip")
     found = take(source, 3, workers or 0)
@@ -152,7 +152,7 @@ def test_a_record_of_another_size_fails_by_default(pictures: Path) -> None:
     layer.image_data_param.ClearField("shuffle")
     Image.new("RGB", (10, 13)).save("p9.png")
     for workers in (0, 2):
-        with pytest.raises(DataError, match=r"list\.txt:10: this picture is 3x13x10"):
+        with pytest.raises(DataError, match=r"list\.txt:10: this image is 3x13x10"):
             take(open_source(layer, "TEST", budget=0), 4, workers)
 
 
@@ -188,5 +188,5 @@ def test_two_sources_of_one_database(pictures: Path) -> None:
 
 def test_nothing_but_bad_records(pictures: Path) -> None:
     Path("list.txt").write_text("a.png 0\nb.png 1\n")
-    with pytest.raises(DataError, match=r"none of 2 records can be read: cannot read the picture 'a\.png'"):
+    with pytest.raises(DataError, match=r"none of 2 records can be read: cannot read the image 'a\.png'"):
         open_source(layer_of("ImageData"), "TEST", on_bad_record="skip")

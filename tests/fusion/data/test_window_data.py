@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from fusion.data import open_source
-from fusion.data.source import PictureSource
+from fusion.data.source import ImageSource
 from fusion.errors import DataError
 from prototxt import load_net
 from prototxt.schema.messages import LayerParameter
@@ -21,7 +21,7 @@ def layer_of(path: Path) -> LayerParameter:
 
 
 def windows(source: object) -> np.ndarray:
-    assert isinstance(source, PictureSource)
+    assert isinstance(source, ImageSource)
     return source.batch(np.arange(len(source)))["data"].numpy()
 
 
@@ -109,13 +109,13 @@ def test_square_keeps_the_aspect(made: LayerParameter) -> None:
         ("", "no foreground window among 0"),
         ("# 0\na.png\n3\n20\n24\n1\n0 0.1 0 0 9 9\n", "no foreground window among 1"),
         ("# 0\na.png\n3\n20\n24\n1\n1 0.9 0 0 9 9\n", "no background window among 1"),
-        ("# 1\na.png\n3\n20\n24\n0\n", "w.txt:1: the picture's number is 1"),
-        ("# 0\na.png\n1\n20\n24\n0\n", "the picture has 1 channels here"),
-        ("# 0\na.png\n3\n", "w.txt:1: a picture's six lines were expected here"),
+        ("# 1\na.png\n3\n20\n24\n0\n", "w.txt:1: the image's number is 1"),
+        ("# 0\na.png\n1\n20\n24\n0\n", "the image has 1 channels here"),
+        ("# 0\na.png\n3\n", "w.txt:1: an image's six lines were expected here"),
         ("# 0\na.png\n3\n20\n24\n2\n1 0.9 0 0 9 9\n", "w.txt:8: a window was expected here: ''"),
         ("# 0\na.png\n3\n20\n24\n1\n0 0.9 0 0 9 9\n", "w.txt:7: the label is 0"),
         ("# 0\na.png\n3\n20\n24\n2\n1 0.9 0 0 30 9\n0 0.1 1 1 2 2\n", "w.txt:7: the window 0,0,30,9 does not lie in"),
-        ("# 0\nb.png\n3\n20\n24\n2\n1 0.9 0 0 3 9\n0 0.1 1 1 2 2\n", "w.txt:7: cannot read the picture 'b.png'"),
+        ("# 0\nb.png\n3\n20\n24\n2\n1 0.9 0 0 3 9\n0 0.1 1 1 2 2\n", "w.txt:7: cannot read the image 'b.png'"),
     ],
 )
 def test_broken_files(text: str, message: str, made: LayerParameter) -> None:

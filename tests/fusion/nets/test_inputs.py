@@ -40,9 +40,9 @@ def test_pictures_go_through_the_data_layers_transform(tmp_path: Path) -> None:
     assert found.shape == (1, 3, 4, 4)
     assert found[0, :, 0, 0].tolist() == [30.0, 20.0, 10.0]  # blue first, less its mean, halved
     (tmp_path / "b.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match="this is no picture that can be read"):
+    with pytest.raises(DataError, match="this is no image that can be read"):
         how.tensor([str(tmp_path / "b.png")])
-    with pytest.raises(DataError, match="takes no pictures"):
+    with pytest.raises(DataError, match="takes no images"):
         image_preparation(load_net(parse(text)), "label", (9,))
 
 

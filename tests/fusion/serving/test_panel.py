@@ -66,7 +66,7 @@ def test_classes_may_be_told_anew(panel: Panel) -> None:
 
 
 def test_a_picture_cut_off_is_an_error(panel: Panel) -> None:
-    with pytest.raises(DataError, match="no picture that can be read"):
+    with pytest.raises(DataError, match="no image that can be read"):
         panel.answer(picture(16, 8)[:-30])
 
 

@@ -211,8 +211,8 @@ def test_undecodable_pictures_are_found_before_training(project: Make) -> None:
     Path("train5.png").unlink()
     with pytest.raises(DataError) as error:
         solver(path).train()
-    assert "train.txt:4: cannot decode the picture 'train3.png'" in str(error.value)
-    assert "train.txt:6: cannot read the picture 'train5.png'" in str(error.value)
+    assert "train.txt:4: cannot decode the image 'train3.png'" in str(error.value)
+    assert "train.txt:6: cannot read the image 'train5.png'" in str(error.value)
 
 
 def test_state_of_another_net(project: Make) -> None:
