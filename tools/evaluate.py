@@ -113,11 +113,11 @@ def _heads(evaluation: Evaluation, options: argparse.Namespace) -> tuple[list[tu
     """Return the accuracies of each head and of all combined, by name, and the combined predictions."""
     from dataclasses import replace
 
-    from fusion.solver.classifiers import classifiers, combine
+    from fusion.solver.classifiers import classifiers, combine_heads
 
     blobs = options.logits.split(",") if options.logits else classifiers(evaluation.job.message)
     heads = evaluation.scores(blobs, classes=options.classes, name=options.name, names=options.labels)
-    combined = replace(heads[0], logits=combine([head.logits for head in heads], options.heads))
+    combined = replace(heads[0], logits=combine_heads([head.logits for head in heads], options.heads))
     accuracies = [(f"accuracy of {blob}", float(head.right.mean())) for blob, head in zip(blobs, heads, strict=True)]
     return [*accuracies, (f"accuracy of their {options.heads}", float(combined.right.mean()))], combined
 

@@ -162,10 +162,10 @@ def _message(options: argparse.Namespace) -> SolverParameter:
 
 
 def _plan(solver: Solver, budget: int) -> int:
-    from fusion.solver.dry_run import plan_of
+    from fusion.solver.dry_run import describe_plan
     from fusion.solver.snapshots.files import check_writable
 
-    print("\n".join(plan_of(solver, budget)))
+    print("\n".join(describe_plan(solver, budget)))
     if solver.settings.snapshot or solver.settings.snapshot_after_train:
         check_writable(solver.settings.prefix)
     return 0

@@ -1,4 +1,4 @@
-"""What a net eats: a batch of every data layer per iteration, read live or taken from cached rows."""
+"""The inputs of a net: a batch of every data layer per iteration, read live or taken from cached rows."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def open_sources(
     arrays: Mapping[str, ArrayLike] | None = None,
     reading: ReadOptions | None = None,
 ) -> list[Source]:
-    """The sources of a net's data layers, in order, one for those in step. Raises: DataError."""
+    """Return the sources of a net's data layers, in order, one for those in step. Raises: DataError."""
     how = reading or ReadOptions()
     for layer in net.layer:
         if layer.HasField("in_step_with") and not _reads(layer):
             raise DataError(
-                f"in_step_with: a layer of type {layer.type} reads no records that could be in step",
+                f"in_step_with: a layer of type {layer.type} reads no records",
                 place=f"layer '{layer.name}'",
                 hint=f"it is for {', '.join(sorted(DATA_TYPES))}",
             )
@@ -65,9 +65,9 @@ def open_sources(
 
 
 def _check_silenced(net: NetParameter, sources: Sequence[Source]) -> None:
-    """Check labels in step that nobody reads: they are the same once more, where those that are read may be others.
+    """Check that labels in step that no layer reads equal those that are read.
 
-    Databases often number their records, so that alike keys do not tell that the records are the same.
+    Databases often number their records, so that equal keys do not show that the records are the same.
 
     Raises: DataError.
     """
@@ -88,7 +88,7 @@ def _check_silenced(net: NetParameter, sources: Sequence[Source]) -> None:
 
 
 def data_layers(net: NetParameter) -> list[LayerParameter]:
-    """The net's layers that read records."""
+    """Return the net's layers that read records."""
     return [layer for layer in net.layer if _reads(layer)]
 
 
@@ -100,7 +100,7 @@ DATA_TYPES = frozenset({"Data", "DummyData", "HDF5Data", "ImageData", "Input", "
 
 
 def shapes_of(sources: Sequence[Source]) -> dict[str, tuple[int, ...]]:
-    """The shape of each top for one batch."""
+    """Return the shape of each top for one batch."""
     return {top: shape for source in sources for top, shape in source.shapes.items()}
 
 
@@ -133,10 +133,10 @@ def _ignored(layer: LayerParameter) -> int | None:
 
 @dataclass(eq=False)
 class LiveBatches:
-    """Batches read from the sources as they are needed, ahead of time where reading takes time.
+    """Batches read from the sources, ahead of time where reading takes time.
 
     workers  processes for each source that does not fit into memory
-    depth    batches that are read ahead of time
+    depth    number of batches that are read ahead of time
     """
 
     sources: Sequence[Source]
@@ -179,9 +179,9 @@ class LiveBatches:
 
 
 class CachedBatches:
-    """Batches taken from rows that were computed once: a view where records follow each other, a copy otherwise.
+    """Batches of rows that were computed once: a view where records follow each other, a copy otherwise.
 
-    rows       what the head needs, one row per record
+    rows       the head's inputs, one row per record
     in_memory  whether they are on the net's device, so that a view of them is a batch
     """
 
@@ -230,7 +230,7 @@ class CachedBatches:
         return self.pick(indices)
 
     def pick(self, indices: NDArray[np.int64]) -> Blobs:
-        """The rows of these records."""
+        """Return the rows of these records."""
         if (np.diff(indices) == 1).all():
             return self._view(int(indices[0]), len(indices))
         return self._copy(indices)
@@ -253,6 +253,6 @@ class CachedBatches:
 
 
 def load_all(sources: Sequence[Source], progress: Progress | None = None) -> None:
-    """Read into memory what will be kept there, which finds unreadable records before training starts."""
+    """Read the data that memory is to hold, which finds unreadable records before training starts."""
     for source in sources:
         source.load(progress)

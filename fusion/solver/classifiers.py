@@ -1,4 +1,4 @@
-"""Several classifiers of one net, such as auxiliary heads, taken together as one answer."""
+"""Several classifiers of one net, such as auxiliary heads, combined into one prediction."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ _LEAST = float(np.finfo(np.float32).tiny)
 
 
 def classifiers(net: NetParameter) -> list[str]:
-    """The blobs with class scores that layers judge by the data's label, in the order of the net.
+    """Return the blobs with class scores that layers compare with the data's label, in the order of the net.
 
     Raises: FusionError when there are fewer than two.
     """
-    brought = {top for layer in net.layer if not layer.bottom for top in layer.top}
+    data = {top for layer in net.layer if not layer.bottom for top in layer.top}
     found = [
         layer.bottom[0]
         for layer in net.layer
-        if layer.type in _JUDGES and len(layer.bottom) > 1 and layer.bottom[1] in brought
+        if layer.type in _JUDGES and len(layer.bottom) > 1 and layer.bottom[1] in data
     ]
     blobs = list(dict.fromkeys(found))
     if len(blobs) < 2:
-        listed = f"only '{blobs[0]}'" if blobs else "no blob"
-        raise FusionError(f"net '{net.name}' judges {listed} by its label", hint="name the heads: --logits ip,aux")
+        few = f"only '{blobs[0]}'" if blobs else "no blob"
+        raise FusionError(f"net '{net.name}' compares {few} with its label", hint="name the heads: --logits ip,aux")
     return blobs
 
 
-def combine(scores: Sequence[NDArray[np.float32]], how: How) -> NDArray[np.float32]:
-    """One answer from the scores [N, C] of several heads, as logits float32 [N, C].
+def combine_heads(scores: Sequence[NDArray[np.float32]], how: How) -> NDArray[np.float32]:
+    """Combine the scores [N, C] of several heads into logits float32 [N, C].
 
     how     "mean": their softmax is the mean of the heads' probabilities; "max": each class gets the highest
             probability that a head gives it, all divided by their sum
@@ -45,8 +45,8 @@ def combine(scores: Sequence[NDArray[np.float32]], how: How) -> NDArray[np.float
     """
     classes = sorted({head.shape[1] for head in scores})
     if len(classes) > 1:
-        listed = " and ".join(map(str, classes))
-        raise FusionError(f"heads of {listed} classes cannot be combined", hint="name those that belong together")
+        counts = " and ".join(map(str, classes))
+        raise FusionError(f"heads of {counts} classes cannot be combined", hint="name those that belong together")
     probabilities = np.stack([_softmax(head) for head in scores])
     joined = probabilities.mean(0) if how == "mean" else probabilities.max(0)
     logits: NDArray[np.float32] = np.log(np.maximum(joined, _LEAST)).astype(np.float32)

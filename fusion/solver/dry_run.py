@@ -1,4 +1,4 @@
-"""What a run would do, told without doing it."""
+"""The plan of a run, described without running it."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 _FLOAT = 4  # bytes
 
 
-def plan_of(run: Solver, budget: int) -> list[str]:
-    """The plan of a run that has been opened but has not begun, in lines.
+def describe_plan(run: Solver, budget: int) -> list[str]:
+    """Return the plan of a run that is open but has not started, in lines.
 
     budget  bytes for the frozen trunk's outputs
     """
@@ -34,9 +34,9 @@ def plan_of(run: Solver, budget: int) -> list[str]:
     lines += [f"  {text}" for text in _layers(run)]
     for index, job in enumerate(run.nets):
         test = index - 1
-        what = "Training data" if index == 0 else f"Test data #{test}"
-        what = "Data to choose by" if test >= len(settings.test_iter) else what
-        lines += [f"{what}:", *(f"  {text}" for text in _data(run, job))]
+        title = "Training data" if index == 0 else f"Test data #{test}"
+        title = "Validation data" if test >= len(settings.test_iter) else title
+        lines += [f"{title}:", *(f"  {text}" for text in _data(run, job))]
         lines.append(f"  {_trunk(job, budget)}")
     lines += _course(run)
     lines.append(f"Memory, about: {_memory(run, budget)}")
@@ -44,13 +44,13 @@ def plan_of(run: Solver, budget: int) -> list[str]:
 
 
 def _where(run: Solver) -> str:
-    asked = run.autotuner.asked
-    threads = asked if isinstance(asked, int) else torch.get_num_threads()
+    requested = run.autotuner.asked
+    threads = requested if isinstance(requested, int) else torch.get_num_threads()
     return f"the CPU ({threads} thread{'s' * (threads != 1)})" if run.device.type == "cpu" else str(run.device)
 
 
 def _size(count: int) -> str:
-    """Bytes in MiB, with three digits."""
+    """Return bytes in MiB, with three digits."""
     value = count / MIB
     return f"{value:.0f} MiB" if value >= 100 else f"{value:.3g} MiB"
 
@@ -100,8 +100,8 @@ def _trunk(job: NetWithData, budget: int) -> str:
     return f"frozen trunk up to {boundary}: computed once, {_size(size)} in memory"
 
 
-def _kept(job: NetWithData, budget: int) -> int:
-    """Bytes in memory that the trunk's outputs will take."""
+def _cached_bytes(job: NetWithData, budget: int) -> int:
+    """Return the bytes in memory of the trunk's outputs."""
     found = (
         None
         if job.no_cache_reason or len(job.sources) != 1 or not job.sources[0].deterministic
@@ -112,7 +112,7 @@ def _kept(job: NetWithData, budget: int) -> int:
 
 
 def _rows(job: NetWithData, found: TrunkAndHead) -> int:
-    """Bytes of what the head takes, for all records."""
+    """Return the bytes of the head's inputs for all records."""
     shapes = infer(job.message, inputs=shapes_of(job.sources)).blobs
     keys = [key.partition("@")[0] for key, _ in found.head.plan.inputs]
     each = sum(math.prod(dim or 1 for dim in shapes[key][1:]) for key in keys if key in shapes)
@@ -135,16 +135,16 @@ def _course(run: Solver) -> list[str]:
 
 
 def _memory(run: Solver, budget: int) -> str:
-    """Parameters, gradients and history; blobs and their gradients; what is kept of the trunk."""
+    """Return the memory of parameters, gradients and history, of blobs and their gradients, and of the cached trunk."""
     every = [tensor for tensors in params(run.net).values() for tensor in tensors]
     learning = sum(tensor.numel() for tensor in run.flat_params.updated)
     weights = sum(tensor.numel() for tensor in every) + learning * (1 + run.optimizer.histories)
     parts = {"weights, gradients and history": weights * _FLOAT, "blobs of a batch": _blobs(run.nets[0])}
-    rows = sum(_kept(job, budget) for job in run.nets)
+    rows = sum(_cached_bytes(job, budget) for job in run.nets)
     if rows:
         parts["rows of the trunk"] = rows
-    listed = ", ".join(f"{_size(size)} for {what}" for what, size in parts.items())
-    return f"{_size(sum(parts.values()))} ({listed}), besides the data and the libraries themselves"
+    text = ", ".join(f"{_size(size)} for {part}" for part, size in parts.items())
+    return f"{_size(sum(parts.values()))} ({text}), besides the data and the libraries themselves"
 
 
 def _blobs(job: NetWithData) -> int:

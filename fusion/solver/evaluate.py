@@ -1,4 +1,4 @@
-"""A trained net on its own data: averages as `caffe test` prints them, and what it answers on every record once."""
+"""Evaluation of a trained net on its data: averages as `caffe test` prints them, and predictions for every record."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from fusion.references.logit_cache import number_duplicates
 from fusion.solver.batches import load_all
 from fusion.solver.device import choose_device
 from fusion.solver.evaluate_test_nets import TestNet, measure
-from fusion.solver.labels import labelled
+from fusion.solver.labels import source_with_labels
 from fusion.solver.logging.console import Display, Silent
 from fusion.solver.metrics import MeanOutputs
 from fusion.solver.net_with_data import NetWithData, open_net_with_data
@@ -43,23 +43,23 @@ _FIXED_BATCH = frozenset({"Reshape", "LSTM", "RNN", "Python", "BatchReindex", "F
 class Evaluation:
     """A net with weights and data, ready to be measured.
 
-    named  what the net's text says of its classes
-    paths  of the description and the weights, for the hashes in a predictions file
+    class_names  those in the net's text
+    paths        of the description and the weights, for the hashes in a predictions file
     """
 
     job: NetWithData
     device: torch.device
     display: Display
     paths: tuple[str, tuple[str, ...]]
-    named: ClassNames = field(default_factory=ClassNames)
+    class_names: ClassNames = field(default_factory=ClassNames)
 
     @property
     def batches(self) -> int:
-        """How many batches it takes to see every record."""
+        """Return the number of batches that hold every record."""
         return max(-(-len(source) // source.batch_size) for source in self.job.sources)
 
     def average(self, iterations: int | None = None) -> MeanOutputs:
-        """The mean outputs over so many batches from the start of the data; by default until every record was seen."""
+        """Return the mean outputs over N batches from the start of the data; by default until every record was seen."""
         self._load()
         self.job.batches.position = 0
         try:
@@ -69,7 +69,7 @@ class Evaluation:
 
     @property
     def skipped(self) -> list[str]:
-        """What to tell about bad records that were skipped; nothing where there were none."""
+        """Return log lines about bad records that were skipped."""
         return skipped_lines(self.job.sources)
 
     def predict(
@@ -80,12 +80,12 @@ class Evaluation:
         name: str | None = None,
         names: Sequence[str] = (),
     ) -> Predictions:
-        """The blob `logits` for every record once, in the order of the list.
+        """Return the blob `logits` for every record once, in the order of the list.
 
-        classes  the shared label space's id of each logit; labels go through it as well. By default those that the
-                 net's text says of the blob, with labels as they are, or all in order
+        classes  the shared label space's id of each logit; labels are mapped by it as well. By default those that the
+                 net's text gives for the blob, with labels as they are, or all in order
         names    of the shared classes; by default the net's own
-        Raises   DataError without labels or with data layers that are not in step, FusionError for a blob that is no
+        Raises   DataError without labels or with data layers that are not in step, FusionError for a blob that is not
                  [N, C]
         """
         return self.scores([logits], classes=classes, name=name, names=names)[0]
@@ -98,8 +98,8 @@ class Evaluation:
         name: str | None = None,
         names: Sequence[str] = (),
     ) -> list[Predictions]:
-        """Several blobs for every record once, in one pass over the data; see `predict`."""
-        source, labels = labelled(self.job, blobs, self.paths[0])
+        """Return several blobs for every record once, in one pass over the data; see `predict`."""
+        source, labels = source_with_labels(self.job, blobs, self.paths[0])
         every = [np.concatenate(parts) for parts in zip(*self._rows(source, blobs), strict=True)]
         ignored = [ignored_label(self.job.message, blob) for blob in blobs]
         silent = np.flatnonzero(np.isin(labels, [label for label in ignored if label is not None]))
@@ -111,18 +111,18 @@ class Evaluation:
         others = None if others is None else others[good]
         found = []
         for blob, rows in zip(blobs, every, strict=True):
-            width, known = rows.shape[1], self.named.numbers_of(blob) if classes is None else None
+            width, known = rows.shape[1], self.class_names.numbers_of(blob) if classes is None else None
             own = known if known is not None and len(known) == width else range(width)
             meta = self._meta(name, blob)
-            if own is known or len(self.named.names) == width:
-                meta["class_names"] = list(self.named.names)
+            if own is known or len(self.class_names.names) == width:
+                meta["class_names"] = list(self.class_names.names)
             one = Predictions(keys, labels, rows[good], np.array(own), others, meta=meta)
             one = one if classes is None else one.relabelled(classes)
             found.append(replace(one, meta={**one.meta, "class_names": list(names)}) if names else one)
         return found
 
     def _rows(self, source: Source, blobs: Sequence[str]) -> Iterator[list[NDArray[np.float32]]]:
-        """Chunk after chunk, the rows of each blob."""
+        """Yield the rows of each blob, chunk after chunk."""
         self._load()
         net = restrict_to_blobs(self.job.net, blobs)
         fixed = any(call.type in _FIXED_BATCH for call in net.plan.calls)
@@ -158,7 +158,7 @@ class Evaluation:
 
 
 def _flat(values: Tensor, blob: str, records: int) -> NDArray[np.float32]:
-    """One row of scores per record, float32 [N, C]. Raises: FusionError."""
+    """Return one row of scores per record, float32 [N, C]. Raises: FusionError."""
     out: NDArray[np.float32] = values.float().cpu().numpy()
     out = out.reshape(len(out), -1) if out.ndim > 2 and out[0].size == out.shape[1] else out
     if out.ndim != 2 or len(out) != records:

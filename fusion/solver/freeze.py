@@ -1,4 +1,4 @@
-"""Freezing layers of a net for one run, by the same rules as freezing them in its text."""
+"""Freezing of a net's layers for one run, by the same rules as in its text."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from prototxt.schema.messages import NetParameter
 
 
-def frozen(net: NetParameter, pattern: str) -> NetParameter:
-    """The net with every layer frozen whose name the regular expression finds.
+def freeze_layers(net: NetParameter, pattern: str) -> NetParameter:
+    """Return the net with every layer frozen whose name the regular expression finds.
 
-    Raises: RenameError for a pattern that finds nothing, a layer whose number of blobs is not known, or one that shares
+    Raises: RenameError for a pattern that finds nothing, a layer whose number of blobs is unknown, or one that shares
     parameters with a layer that learns.
     """
     document = parse(to_text(net), "--freeze")

@@ -1,4 +1,4 @@
-"""Records to choose on that are not those reported: a share of the training records kept back, or a list of its own."""
+"""Validation records, which are not those reported: a share of the training records kept back, or another list."""
 
 # ruff: noqa: D102 - the members of a source are described in fusion.data.Source
 from __future__ import annotations
@@ -27,28 +27,30 @@ Share = float | str | os.PathLike[str]  # a share of the training records, or th
 _LISTED = ("image_data_param", "data_param", "hdf5_data_param", "window_data_param")
 
 
-def held_back(count: int, select_on: Share, seed: int) -> NDArray[np.int64]:
-    """The training records kept back, in ascending order; none where a list is given. Raises: TrainingError."""
+def validation_records(count: int, select_on: Share, seed: int) -> NDArray[np.int64]:
+    """Return the training records kept back, in ascending order; none where a list is given. Raises: TrainingError."""
     if not isinstance(select_on, float):
         return np.empty(0, np.int64)
     number = round(select_on * count)
     if not 0 < number < count:
-        raise TrainingError(f"a share of {select_on:g} of {count} training records to choose on", hint="e.g. 0.1")
+        raise TrainingError(f"a share of {select_on:g} of {count} training records for validation", hint="e.g. 0.1")
     return np.sort(np.random.default_rng((seed, 0x5E1)).choice(count, number, replace=False))
 
 
-def only(batches: Iterable[NDArray[np.int64]], chosen: NDArray[np.bool_], size: int) -> Iterator[NDArray[np.int64]]:
-    """The records of an order that are chosen, in batches of one size."""
+def filter_batches(
+    batches: Iterable[NDArray[np.int64]], selected: NDArray[np.bool_], size: int
+) -> Iterator[NDArray[np.int64]]:
+    """Yield the selected records of an order, in batches of one size."""
     waiting = np.empty(0, np.int64)
     for indices in batches:
-        waiting = np.concatenate([waiting, indices[chosen[indices]]])
+        waiting = np.concatenate([waiting, indices[selected[indices]]])
         while len(waiting) >= size:
             yield waiting[:size]
             waiting = waiting[size:]
 
 
-def listed(net: NetParameter, path: str | os.PathLike[str]) -> NetParameter:
-    """The net, reading another list (or database) as it reads its own.
+def with_list(net: NetParameter, path: str | os.PathLike[str]) -> NetParameter:
+    """Return the net, reading another list (or database) as it reads its own.
 
     path    one list for all data layers, which must have one already; or one for each, as `data=A.txt,depth=B.txt`
     Raises  TrainingError where the net reads none, or where one list is given instead of several
@@ -62,12 +64,14 @@ def listed(net: NetParameter, path: str | os.PathLike[str]) -> NetParameter:
         if layer.HasField(name) and layer.top
     }
     if not blocks:
-        raise TrainingError(f"net '{net.name}' reads no list, so none can be given to choose on", hint="give a share")
+        raise TrainingError(
+            f"net '{net.name}' reads no list, so none can replace it for validation", hint="give a share"
+        )
     given = _by_blob(os.fspath(path), blocks)
     if given.keys() != blocks.keys():
         reads = ", ".join(f"'{blob}' from {block.source}" for blob, block in blocks.items())
         raise TrainingError(
-            f"net '{net.name}' reads {reads}, and {path} cannot stand for all of them",
+            f"net '{net.name}' reads {reads}, and {path} cannot replace all of them",
             hint=f"give a list for each, {','.join(f'{blob}=LIST' for blob in blocks)}, or a share",
         )
     for blob, source in given.items():
@@ -76,7 +80,7 @@ def listed(net: NetParameter, path: str | os.PathLike[str]) -> NetParameter:
 
 
 def _by_blob(path: str, blocks: Mapping[str, Any]) -> dict[str, str]:
-    """The list of each data layer, by its first blob; empty where one is given for several that differ."""
+    """Return the list of each data layer by its first blob; empty where one is given for several that differ."""
     pairs = [part.partition("=") for part in path.split(",")]
     if all(blob in blocks and source for blob, _, source in pairs):
         return {blob: source for blob, _, source in pairs}
@@ -84,8 +88,8 @@ def _by_blob(path: str, blocks: Mapping[str, Any]) -> dict[str, str]:
     return dict.fromkeys(blocks, path) if alike else {}
 
 
-def reading_alike(net: NetParameter, train: NetParameter) -> NetParameter:
-    """A test net that reads the training net's records as listed, and transforms and groups them as it does its own.
+def with_training_data(net: NetParameter, train: NetParameter) -> NetParameter:
+    """Return the test net, reading the training net's records in their order, but transformed and batched as its own.
 
     Raises: TrainingError where the data layers of the two do not give the same blobs.
     """
@@ -100,7 +104,7 @@ def reading_alike(net: NetParameter, train: NetParameter) -> NetParameter:
         raise TrainingError(
             "keeping back a share of the training records needs data layers that give the same blobs in training and "
             f"test; those of net '{net.name}' give {shown[0]} in training and {shown[1]} in the test",
-            hint="give a list to choose on instead of a share",
+            hint="give a validation list instead of a share",
         )
     for layer in own:
         _read_alike(layer, matching[layer.top[0]])
@@ -108,14 +112,14 @@ def reading_alike(net: NetParameter, train: NetParameter) -> NetParameter:
 
 
 def _read_alike(own: LayerParameter, theirs: LayerParameter) -> None:
-    kept = type(own)()
-    kept.CopyFrom(own)
+    before = type(own)()
+    before.CopyFrom(own)
     own.CopyFrom(theirs)
     for name in ("name", "top", "include", "transform_param"):
         own.ClearField(name)
-    own.MergeFrom(type(own)(name=kept.name, top=kept.top, include=kept.include))
-    if kept.HasField("transform_param"):
-        own.transform_param.CopyFrom(kept.transform_param)
+    own.MergeFrom(type(own)(name=before.name, top=before.top, include=before.include))
+    if before.HasField("transform_param"):
+        own.transform_param.CopyFrom(before.transform_param)
     own.image_data_param.ClearField("shuffle")
     own.hdf5_data_param.ClearField("shuffle")
     for block in ("image_data_param", "data_param"):
@@ -123,13 +127,13 @@ def _read_alike(own: LayerParameter, theirs: LayerParameter) -> None:
     for block in (*_LISTED, "memory_data_param"):
         if not theirs.HasField(block):
             own.ClearField(block)
-        elif kept.HasField(block) and block in _LISTED:
-            getattr(own, block).batch_size = getattr(kept, block).batch_size
+        elif before.HasField(block) and block in _LISTED:
+            getattr(own, block).batch_size = getattr(before, block).batch_size
 
 
 @dataclass(frozen=True, eq=False)
-class Chosen(SourceWrapper):
-    """Some records of a source, in the order in which the source visits them.
+class SourceSubset(SourceWrapper):
+    """A part of a source's records, in the order in which the source visits them.
 
     records  their numbers in the source, ascending, int64 [N]
     """
@@ -138,7 +142,7 @@ class Chosen(SourceWrapper):
 
     @cached_property
     def _number(self) -> NDArray[np.int64]:
-        """The number of each of the source's records among the chosen ones, -1 for others."""
+        """Return the number of each of the source's records among the selected ones, -1 for others."""
         numbers = np.full(len(self.source), -1, np.int64)
         numbers[self.records] = np.arange(len(self.records))
         return numbers
@@ -165,7 +169,7 @@ class Chosen(SourceWrapper):
         return self.source.batch(self.records[indices], draw)
 
     def order(self, start: int = 0) -> Iterator[NDArray[np.int64]]:
-        found = only(self.source.order(), self._number >= 0, self.batch_size)
+        found = filter_batches(self.source.order(), self._number >= 0, self.batch_size)
         for number, records in enumerate(found):
             if number >= start:
                 yield self._number[records]

@@ -1,4 +1,4 @@
-"""The class numbers that a net's scores are judged by, record by record; refused where they are no class scores."""
+"""The class of each record for a net's scores; an error where its blobs are not class scores."""
 
 from __future__ import annotations
 
@@ -22,18 +22,20 @@ if TYPE_CHECKING:
 _CHUNK = 500
 
 
-def labelled(job: NetWithData, blobs: Sequence[str], place: str | None = None) -> tuple[Source, NDArray[np.int64]]:
-    """The net's only source, and the class of each of its records: those that judge the blobs, else the data's own.
+def source_with_labels(
+    job: NetWithData, blobs: Sequence[str], place: str | None = None
+) -> tuple[Source, NDArray[np.int64]]:
+    """Return the net's only source and the class of each record: the label that judges the blobs, else the data's own.
 
-    Raises: FusionError for blobs that are no class scores, or that are judged by several labels; DataError for data
+    Raises: FusionError for blobs that are not class scores, or that several labels judge; DataError for data
     without labels, and for data layers that are not in step.
     """
     for blob in blobs:
         check_class_scores(job.message, blob, place)
     known = {label for blob in blobs if (label := class_label(job.message, blob)) is not None}
     if len(known) > 1:
-        what = f"the blobs {', '.join(blobs)} are judged by several labels: {', '.join(sorted(known))}"
-        raise DataError(what, place=place, hint="ask for one of them at a time")
+        message = f"the blobs {', '.join(blobs)} are judged by several labels: {', '.join(sorted(known))}"
+        raise DataError(message, place=place, hint="request one of them at a time")
     label = known.pop() if known else None
     source = single_source(job.sources, "predictions need")
     if label in (None, *source.label_tops[:1]):
@@ -44,7 +46,7 @@ def labelled(job: NetWithData, blobs: Sequence[str], place: str | None = None) -
 
 
 def _read(job: NetWithData, source: Source, label: str) -> NDArray[np.int64]:
-    """The values of a blob with labels that is not the data layer's second. Raises: DataError for other numbers."""
+    """Return the values of a blob with labels that is not the data layer's second. Raises: DataError for fractions."""
     net = None if label in source.tops else restrict_to_blobs(job.net, [label])
     device = next((parameter.device for parameter in job.net.parameters()), torch.device("cpu"))
     found = []

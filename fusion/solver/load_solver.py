@@ -37,7 +37,7 @@ def read_message(
     return message, path
 
 
-def paths_of(weights: Path | Sequence[Path]) -> Sequence[Path]:
+def as_paths(weights: Path | Sequence[Path]) -> Sequence[Path]:
     """Return one path or several as a sequence."""
     return [weights] if isinstance(weights, (str, os.PathLike)) else weights
 

@@ -1,4 +1,4 @@
-"""Learning-rate policies: the rate as a function of the iteration. Caffe's, and beyond it cosine and warm-up."""
+"""Learning-rate policies: the rate as a function of the iteration. Caffe's policies, cosine, and warm-up."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ import numpy as np
 class Schedule:
     """The fields of a solver file that the policies read; `steps` are the stepvalues of "multistep".
 
-    warmup  in so many first iterations the policy's rate is multiplied by (iteration + 1) / warmup; Caffe has no such
-            field
+    warmup  in the first N iterations the policy's rate is multiplied by (iteration + 1) / N; Caffe has no such field
     """
 
     policy: str
@@ -28,7 +27,7 @@ class Schedule:
 
 
 def advance(schedule: Schedule, iteration: int, current_step: int) -> int:
-    """The step to count with in this iteration.
+    """Return the step of the policy in this iteration.
 
     "multistep" advances by at most one step per iteration, so two equal stepvalues take effect one after the other,
     and the step survives in a solverstate.
@@ -40,7 +39,7 @@ def advance(schedule: Schedule, iteration: int, current_step: int) -> int:
 
 
 def learning_rate(schedule: Schedule, iteration: int, current_step: int = 0) -> float:
-    """The learning rate of an iteration, rounded to float32 as Caffe holds it; `current_step` as `advance` gives it."""
+    """Return the rate of an iteration, rounded to float32 as in Caffe; `current_step` is the result of `advance`."""
     rate = _ALL[schedule.policy](schedule, iteration, current_step)
     if iteration < schedule.warmup:
         rate *= (iteration + 1) / schedule.warmup
@@ -73,12 +72,12 @@ def _sigmoid(s: Schedule, iteration: int, step: int) -> float:
 
 
 def _cosine(s: Schedule, iteration: int, step: int) -> float:
-    """Half a wave from base_lr down to 0 at max_iter (Loshchilov and Hutter 2017, without restarts)."""
+    """Return half a wave from base_lr down to 0 at max_iter (Loshchilov and Hutter 2017, without restarts)."""
     return s.base_lr * 0.5 * (1.0 + math.cos(math.pi * min(iteration / s.max_iter, 1.0)))
 
 
 def _power(base: float, exponent: float) -> float:
-    """As C's pow: a negative base gives NaN and an overflow infinity, where Python gives a complex number or raises."""
+    """Return the result of C's pow: a negative base gives NaN and an overflow infinity, where Python's ** does not."""
     try:
         return math.pow(base, exponent)
     except ValueError:
@@ -97,5 +96,5 @@ POLICIES: dict[str, Callable[[Schedule, int, int], float]] = {
     "sigmoid": _sigmoid,
 }
 BEYOND: dict[str, Callable[[Schedule, int, int], float]] = {"cosine": _cosine}
-"""Policies that Caffe does not know: a solver file cannot name them."""
+"""Policies that Caffe lacks, so that a solver file cannot name them."""
 _ALL = {**POLICIES, **BEYOND}

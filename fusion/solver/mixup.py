@@ -1,4 +1,4 @@
-"""Mixup (Zhang et al. 2018): each batch is mixed with itself in another order, and the loss takes both labels.
+"""Mixup (Zhang et al. 2018): each batch is mixed with itself in another order, and the loss reads both labels.
 
 Caffe's SoftmaxWithLoss takes class numbers, so labels are not mixed but losses: with x = share * x1 + (1 - share) * x2
 the loss is share * loss(x, y1) + (1 - share) * loss(x, y2), which is the same for a softmax loss.
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from fusion.solver.net_with_data import NetWithData
 
 _MIXABLE = ("SoftmaxWithLoss",)
-_BLIND = ("Accuracy", "Silence")  # take the label as it is, and nothing learns from them
+_BLIND = ("Accuracy", "Silence")  # read the label as it is, and nothing learns from them
 
 
 class Mix:
-    """How the present batch is mixed: one draw per batch, from the seed and the batch's number alone."""
+    """The mixture of the present batch: one draw per batch, from the seed and the batch's number alone."""
 
     def __init__(self, alpha: float, seed: int) -> None:
         self.alpha, self.seed = alpha, seed
@@ -83,7 +83,7 @@ class MixedLoss(nn.Module):
         self.loss, self._mix = loss, mix
 
     def forward(self, x: Tensor, label: Tensor, *rest: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """As the layer's own; a second top is that for the first label."""
+        """Return the mixed loss of both labels; a second top is that for the first label."""
         one = self.loss(x, label, *rest)
         other = self.loss(x, label.index_select(0, self._mix.order), *rest)
         if isinstance(one, Tensor):

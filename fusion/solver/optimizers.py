@@ -1,7 +1,7 @@
 """Caffe's update rules as torch optimizers.
 
-Caffe's SGD keeps `history = momentum * history + lr * gradient`, so a falling learning rate acts later than in torch's.
-Every rule here takes Caffe's constants and keeps Caffe's history, blob for blob, so that a solverstate fits both.
+Caffe's SGD keeps `history = momentum * history + lr * gradient`, so a falling learning rate takes effect later than in
+torch's. Every rule takes Caffe's constants and keeps Caffe's history, blob for blob, so that a solverstate fits both.
 
 A param group may hold `lr_mult` and `decay_mult`; `lr` is the rate before `lr_mult`.
 """
@@ -61,7 +61,7 @@ class CaffeOptimizer(torch.optim.Optimizer):
     rms_decay         RMSProp's decay
     clip_gradients    largest global L2 norm of all gradients, or a negative number for none; applied before dividing
                       by iter_size, as Caffe does
-    iter_size         how many backward passes the gradients add up
+    iter_size         the number of backward passes whose gradients are summed
     capturable        a step does not wait for the device and may be captured in a CUDA graph: each group's "lr" is a
                       tensor, to be set again between replays, and updates are counted on the device
     """
@@ -89,13 +89,13 @@ class CaffeOptimizer(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "lr_mult": 1.0, "decay_mult": 1.0})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """As torch's, which imports torch's compiler to be kept from it: a second or two, and 100 MB."""
+        """Add a group as torch does, but without its decorator, which imports torch's compiler (1 to 2 s, 100 MB)."""
         inspect.unwrap(torch.optim.Optimizer.add_param_group)(self, param_group)
         if self.capturable:
-            self._settle(self.param_groups[-1])
+            self._move_to_device(self.param_groups[-1])
 
-    def _settle(self, group: dict[str, Any]) -> None:
-        """Put on the device what a captured step finds there again."""
+    def _move_to_device(self, group: dict[str, Any]) -> None:
+        """Move the values that a captured step reads to the device."""
         device = group["params"][0].device
         group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32, device=device)
         if not isinstance(self._updates, Tensor):
@@ -105,7 +105,7 @@ class CaffeOptimizer(torch.optim.Optimizer):
 
     @property
     def updates(self) -> int:
-        """Updates made so far; of a capturable optimizer it waits for the device."""
+        """Return the number of updates so far; a capturable optimizer waits for the device."""
         return int(self._updates)
 
     @updates.setter
@@ -116,7 +116,7 @@ class CaffeOptimizer(torch.optim.Optimizer):
             self._updates = count
 
     def history(self, parameter: Tensor) -> Tensors:
-        """The parameter's history tensors, zero at first: one for SGD, two for AdaDelta and Adam."""
+        """Return the parameter's history tensors, zero at first: one for SGD, two for AdaDelta and Adam."""
         state = self.state[parameter]
         if "history" not in state:
             state["history"] = [torch.zeros_like(parameter) for _ in range(self.histories)]
@@ -124,15 +124,15 @@ class CaffeOptimizer(torch.optim.Optimizer):
         return found
 
     def state_dict(self) -> dict[str, Any]:
-        """As torch's, with the number of updates made (Adam counts them)."""
+        """Return torch's state with the number of updates, which Adam needs."""
         return {**super().state_dict(), "updates": self.updates}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave."""
+        """Restore the result of `state_dict`."""
         super().load_state_dict({key: value for key, value in state_dict.items() if key != "updates"})
         for group in self.param_groups:
             if self.capturable:
-                self._settle(group)
+                self._move_to_device(group)
             else:
                 group["lr"] = float(group["lr"])
         self.updates = state_dict.get("updates", 0)
@@ -153,7 +153,7 @@ class CaffeOptimizer(torch.optim.Optimizer):
         return loss
 
     def update(self) -> None:
-        """`step` for those who have switched gradients off themselves, without torch's hooks and profiling."""
+        """Do the work of `step` where gradients are switched off already, without torch's hooks and profiling."""
         if self.clip_gradients >= 0.0:
             self._clip()
         for group in self.param_groups:
@@ -177,15 +177,15 @@ class CaffeOptimizer(torch.optim.Optimizer):
         return update
 
     def rule(self, params: Tensors, gradients: Tensors, histories: list[Tensors], lr: Rate) -> None:
-        """The update itself: changes params and histories in place."""
+        """Update params and histories in place."""
         raise NotImplementedError
 
     def _bound(self, group: dict[str, Any]) -> Callable[[Rate], None]:
         """Return the update of a group's parameters that have gradients, by the rate times lr_mult."""
         params = [p for p in group["params"] if p.grad is not None]
         gradients = [p.grad for p in params]
-        kept = [self.history(param) for param in params]
-        histories = [[moments[number] for moments in kept] for number in range(self.histories)]
+        by_param = [self.history(param) for param in params]
+        histories = [[moments[number] for moments in by_param] for number in range(self.histories)]
         bound = self.bind(params, gradients, histories, self.weight_decay * group["decay_mult"])
         if self.iter_size == 1 or not params:
             return bound if params else lambda lr: None
@@ -199,7 +199,7 @@ class CaffeOptimizer(torch.optim.Optimizer):
     def bind(
         self, params: Tensors, gradients: Tensors, histories: list[Tensors], decay: float
     ) -> Callable[[Rate], None]:
-        """Return what adds the decay to the gradients and applies `rule`, by the learning rate."""
+        """Return a function of the learning rate that adds the decay to the gradients and applies `rule`."""
 
         def update(lr: Rate) -> None:
             if decay:
@@ -222,15 +222,15 @@ class CaffeOptimizer(torch.optim.Optimizer):
 class SGD(CaffeOptimizer):
     """history = momentum * history + lr * gradient; w -= history.
 
-    In one pass over memory where it can be: torch's fused SGD keeps m * history + (1 - dampening) * gradient and
-    subtracts lr times that, so 1 - dampening plays Caffe's learning rate, and torch's is 1.
+    Where possible in one pass over memory: torch's fused SGD keeps m * history + (1 - dampening) * gradient and
+    subtracts lr times that, so 1 - dampening takes the role of Caffe's learning rate, and torch's is 1.
     """
 
     def bind(
         self, params: Tensors, gradients: Tensors, histories: list[Tensors], decay: float
     ) -> Callable[[Rate], None]:
         by_rule = super().bind(params, gradients, histories, decay)
-        if not self.momentum or (decay and self.regularization == "L1") or not _laid_out_alike(params, gradients):
+        if not self.momentum or (decay and self.regularization == "L1") or not _same_layout(params, gradients):
             return by_rule
         (history,) = histories
 
@@ -261,7 +261,7 @@ class SGD(CaffeOptimizer):
 
 
 class Nesterov(CaffeOptimizer):
-    """As SGD, but w -= (1 + momentum) * history - momentum * previous history."""
+    """history as in SGD; w -= (1 + momentum) * history - momentum * previous history."""
 
     def rule(self, params: Tensors, gradients: Tensors, histories: list[Tensors], lr: Rate) -> None:
         (history,) = histories
@@ -325,8 +325,8 @@ class Adam(CaffeOptimizer):
         _descend(params, first, second, lr * correction, self.delta)
 
 
-def _laid_out_alike(params: Tensors, gradients: Tensors) -> bool:
-    """Whether fused updates apply: they walk through memory, and histories are laid out as their parameters."""
+def _same_layout(params: Tensors, gradients: Tensors) -> bool:
+    """Return whether fused updates apply: they need gradients in the layout of the parameters."""
     for param, gradient in zip(params, gradients, strict=True):
         if param.dtype != gradient.dtype or param.stride() != gradient.stride():
             return False
@@ -334,7 +334,7 @@ def _laid_out_alike(params: Tensors, gradients: Tensors) -> bool:
 
 
 def _add(targets: Tensors, steps: Tensors | tuple[Tensor, ...], rate: Rate) -> None:
-    """target += rate * step."""
+    """Compute target += rate * step."""
     if isinstance(rate, Tensor):
         torch._foreach_add_(targets, torch._foreach_mul(steps, rate.to(steps[0].dtype)))
     else:
@@ -342,7 +342,7 @@ def _add(targets: Tensors, steps: Tensors | tuple[Tensor, ...], rate: Rate) -> N
 
 
 def _descend(params: Tensors, steps: Tensors, squares: Tensors, lr: Rate, delta: float) -> None:
-    """w -= lr * step / (sqrt(squares) + delta)."""
+    """Compute w -= lr * step / (sqrt(squares) + delta)."""
     roots = torch._foreach_sqrt(squares)
     torch._foreach_add_(roots, delta)
     if isinstance(lr, Tensor):

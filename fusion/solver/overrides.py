@@ -1,4 +1,4 @@
-"""Fields of a solver file set from outside: `key=value`, checked as the file itself is."""
+"""Overrides of a solver file's fields: `key=value`, checked as the file itself is."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def override(solver: SolverParameter, settings: Sequence[str]) -> None:
     """Set fields, in order: `base_lr=0.1`, `stepvalue=100,200` (replaces the list), `train_state.stage=a,b`.
 
-    Raises: TrainingError naming every setting that is none.
+    Raises: TrainingError naming every invalid setting.
     """
     errors = []
     for setting in settings:
@@ -57,7 +57,7 @@ def _set(solver: SolverParameter, setting: str) -> None:
 
 
 def _path(key: str) -> list[FieldDescriptor]:
-    """The fields that `a.b.c` goes through. Raises: TrainingError."""
+    """Return the fields on the path `a.b.c`. Raises: TrainingError."""
     descriptor: Any = SolverParameter.DESCRIPTOR
     found: list[Any] = []
     for name in key.split("."):

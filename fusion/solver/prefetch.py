@@ -16,7 +16,7 @@ _Entry = tuple[Any, BaseException | None]
 class ahead(Generic[T]):  # noqa: N801 - used like a generator function
     """The iterator's items, made up to `depth` in advance by a thread; its error is raised where the item was due.
 
-    The thread is stopped and joined when the items end or fail, by `close`, when nobody holds this object any more,
+    The thread is stopped and joined when the items end or fail, by `close`, when this object is no longer referenced,
     and at the end of the interpreter: a thread that still runs in C++ code as the interpreter goes aborts the process.
     """
 
@@ -46,7 +46,7 @@ class ahead(Generic[T]):  # noqa: N801 - used like a generator function
 def _join(thread: threading.Thread, target: queue.Queue[_Entry], stop: threading.Event) -> None:
     """End the thread after the item that it makes at the moment."""
     stop.set()
-    _drain(target)  # the thread waits for room, if for anything
+    _drain(target)  # the thread may be waiting for room
     if thread is not threading.current_thread():  # a garbage collection may run in the thread itself
         thread.join()
         _drain(target)

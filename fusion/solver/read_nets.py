@@ -1,4 +1,4 @@
-"""Which nets a solver file asks for: one to train and any number to test, filtered to their states."""
+"""The nets of a solver file: one to train and any number to test, filtered to their states."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Descriptions:
 
 
 def read_nets(solver: SolverParameter, *, path: str | None = None) -> Descriptions:
-    """The nets that a solver names or holds.
+    """Return the nets that a solver names or holds.
 
     Raises: TrainingError when there is not exactly one net to train, or test nets, test_iter and test_state do not
     match in number; prototxt's errors for the nets themselves.
@@ -47,9 +47,9 @@ def _given(solver: SolverParameter, name: str) -> list[NetParameter | str]:
 def _mistakes(solver: SolverParameter, train: int, own_tests: int, tests: int, path: str | None) -> list[TrainingError]:
     found = []
     if train != 1:
-        what = "no net to train" if not train else f"{train} nets to train"
+        nets = "no net to train" if not train else f"{train} nets to train"
         hint = "give exactly one of net, net_param, train_net and train_net_param"
-        found.append(TrainingError(f"the solver names {what}", place=path, hint=hint))
+        found.append(TrainingError(f"the solver names {nets}", place=path, hint=hint))
     if len(solver.test_iter) != tests:
         message = f"{own_tests} test nets, but {len(solver.test_iter)} values of test_iter"
         found.append(TrainingError(message, place=path, hint="give one test_iter per test net"))
@@ -72,7 +72,7 @@ def _load(net: NetParameter | str, loaded: dict[str, NetParameter]) -> NetParame
 
 
 def _filtered(net: NetParameter, phase: str, state: NetState | None) -> NetParameter:
-    """The layers of this state: the net's own, with what the solver adds to it."""
+    """Return the layers of the net's own state, to which the solver may add level and stages."""
     level = net.state.level
     if state is not None and state.HasField("level"):
         level = state.level

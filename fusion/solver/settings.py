@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 REGULARIZATIONS = ("L1", "L2")
 _FALLING = ("step", "exp", "inv", "multistep", "sigmoid")
-# Settings of NVCaffe's and Intel's solvers that change what is learned; their others change speed, or belong to these.
+# Settings of NVCaffe's and Intel's solvers that change the numbers; their others change speed, or belong to these.
 _FORK_RULES = (
     *("min_lr", "rampup_interval", "local_lr_auto", "warmup_iter", "momentum_policy", "larc", "weight_decay_policy"),
     *("stagelr", "stageiter", "disabled_update"),
@@ -26,7 +26,7 @@ _FORK_RULES = (
 
 @dataclass(frozen=True)
 class Settings:
-    """What training needs to know, in Caffe's names.
+    """The settings of training, in Caffe's names.
 
     prefix  of snapshot files
     seed    None: drawn when training starts
@@ -66,11 +66,11 @@ class Settings:
 def read_settings(
     solver: SolverParameter, *, path: str | None = None, policy: str | None = None, warmup: int = 0
 ) -> Settings:
-    """The settings of a solver message.
+    """Return the settings of a solver message.
 
     path    its file, for messages and the default snapshot prefix
-    policy  instead of its lr_policy, also one that Caffe does not know
-    warmup  iterations of linear warm-up, which Caffe does not know either
+    policy  instead of its lr_policy; one that Caffe lacks is possible
+    warmup  iterations of linear warm-up, which Caffe lacks
 
     Raises: TrainingError naming every setting that Caffe would refuse.
     """
@@ -113,7 +113,7 @@ def read_settings(
 
 
 def prefix_of(solver: SolverParameter, path: str | None) -> str:
-    """Of snapshots, as Caffe completes it: without one the solver file's name, in a folder that name."""
+    """Return the snapshot prefix as Caffe completes it: by default, and in a folder, the solver file's name."""
     prefix = solver.snapshot_prefix
     stem = os.path.splitext(path)[0] if path else "snapshot"
     if not prefix:

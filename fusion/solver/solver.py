@@ -29,7 +29,7 @@ from fusion.solver.callbacks.loss_scale import LossScale
 from fusion.solver.data_parallel import DataParallel, part_of_batches
 from fusion.solver.device import choose_device, device_of_process
 from fusion.solver.evaluate_test_nets import measure
-from fusion.solver.load_solver import load_into, optimizer_of, paths_of, read_message
+from fusion.solver.load_solver import as_paths, load_into, optimizer_of, read_message
 from fusion.solver.logging.caffe_log import for_training
 from fusion.solver.logging.console import Silent
 from fusion.solver.logging.report import CaffeReport
@@ -116,7 +116,7 @@ class Solver:
         self._ending = False
         self.autotuner = Autotuner(options.get("threads"))
         self.progress = Progress(Losses(self.settings.average_loss))
-        self.load(self.settings.weights if weights is None else paths_of(weights))
+        self.load(self.settings.weights if weights is None else as_paths(weights))
         for test in self.nets[1:]:
             share_weights(test.net, self.net)
         self.flat_params = flatten_params(self.net)

@@ -13,8 +13,8 @@ import numpy as np
 
 from fusion.data.in_step import single_source
 from fusion.errors import TrainingError
-from fusion.solver.freeze import frozen
-from fusion.solver.holdout import Chosen, held_back, listed, reading_alike
+from fusion.solver.freeze import freeze_layers
+from fusion.solver.holdout import SourceSubset, validation_records, with_list, with_training_data
 from fusion.solver.mixed_precision import OFF, precision_of
 from fusion.solver.mixup import check_mixup
 
@@ -105,9 +105,9 @@ class TrainOptions:
         """Return the nets with the layers of `freeze` frozen."""
         if not self.freeze:
             return nets
-        train, pattern = frozen(nets.train, self.freeze), self.freeze
+        train, pattern = freeze_layers(nets.train, self.freeze), self.freeze
         tests = (
-            frozen(test, pattern) if any(re.search(pattern, layer.name) for layer in test.layer) else test
+            freeze_layers(test, pattern) if any(re.search(pattern, layer.name) for layer in test.layer) else test
             for test in nets.tests
         )
         return replace(nets, train=train, tests=tuple(tests))
@@ -117,7 +117,7 @@ class TrainOptions:
         if self.best_on is None:
             return None
         test = nets.tests[0]
-        return listed(test, self.best_on) if isinstance(self.best_on, str) else reading_alike(test, nets.train)
+        return with_list(test, self.best_on) if isinstance(self.best_on, str) else with_training_data(test, nets.train)
 
     def select(self, seed: int, *, validation: bool = False) -> Callable[[Sequence[Source]], Sequence[Source]]:
         """Return a function from sources to those of the training records, or to those kept back for validation."""
@@ -127,8 +127,8 @@ class TrainOptions:
 
         def select(sources: Sequence[Source]) -> Sequence[Source]:
             source = single_source(sources, "keeping back a share of the training records needs")
-            records = held_back(len(source), share, seed)
-            return [Chosen(source, records if validation else np.setdiff1d(np.arange(len(source)), records))]
+            records = validation_records(len(source), share, seed)
+            return [SourceSubset(source, records if validation else np.setdiff1d(np.arange(len(source)), records))]
 
         return select
 

@@ -1,4 +1,4 @@
-"""The frozen trunk, computed once: its outputs for every record are kept, and training runs the head alone."""
+"""The frozen trunk, computed once: its outputs for every record are cached, and training runs the head alone."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def _fill(
 ) -> None:
     """Compute the trunk for all records."""
     count = len(source)
-    what = f"frozen trunk ({'TRAIN' if split.trunk.plan.phase == 'TRAIN' else 'TEST'})"
+    step = f"frozen trunk ({split.trunk.plan.phase})"
     size = records_at_once(source)
     starts = range(0, count, size)
     reading = Lock()
@@ -121,32 +121,31 @@ def _fill(
 
     threads = 1 if device.type != "cpu" or has_foreign(split.trunk) else torch.get_num_threads()
     for end in map(compute, starts) if threads == 1 else _side_by_side(compute, starts, threads):
-        display.progress(what, end, count)
+        display.progress(step, end, count)
 
 
 def records_at_once(source: Source) -> int:
-    """How many records a trunk had better take at once: few enough for the caches where they are large."""
+    """Return the number of records that a trunk computes at once: few enough for the CPU's caches."""
     record = sum(4 * math.prod(shape[1:]) for shape in source.shapes.values())
     return max(1, min(_CHUNK, _BYTES // max(1, record)))
 
 
 def _side_by_side(compute: Callable[[int], int], starts: Sequence[int], threads: int) -> Iterator[int]:
-    """Chunks in threads of their own, one core each: no layer waits for a core that does something else.
+    """Compute chunks in parallel threads, one core each: no layer waits for a core that is busy with another process.
 
-    Where another process takes a core away, this goes on at the speed of the rest; a layer split over the cores
-    would wait at its end for the slowest, and convolutions of small maps are not even faster so.
+    A layer split over the cores would wait for the slowest of them, and is not even faster on small feature maps.
     """
     with ThreadPoolExecutor(threads, "trunk", torch.set_num_threads, (1,)) as pool:
         try:
             yield from pool.map(compute, starts)
         finally:
             pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(threads)  # what new threads begin with
+            torch.set_num_threads(threads)  # new threads inherit the pool's number otherwise
 
 
 @torch.no_grad()
 def _outputs(split: TrunkAndHead, keys: list[str], blobs: Blobs, device: torch.device, precision: Precision) -> Blobs:
-    """What the head takes, for this batch: outputs of the trunk, and data that it takes as it is."""
+    """Return the head's inputs for this batch: outputs of the trunk, and data that it reads directly."""
     blobs = {top: tensor.to(device) for top, tensor in blobs.items()}
     out = precision.outputs(split.trunk, blobs)
     return {key: out[key] if key in out else blobs[key] for key in keys}

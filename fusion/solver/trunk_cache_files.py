@@ -1,9 +1,9 @@
-"""The frozen trunk's outputs in a file: for what does not fit into memory, and for later runs.
+"""The frozen trunk's outputs in files, where they do not fit into memory or are kept for later runs.
 
     FOLDER/NAME-PHASE-KEY.rows      a line of JSON, zeros up to a page, then every blob's rows one after the other
 
-KEY is the hash of all that the numbers follow from. The file gets this name when it is complete, so one that is there
-is whole; it is opened by mapping it into memory.
+KEY is a hash of everything that the numbers depend on. The file gets this name when it is complete, so that an existing
+one is whole; it is opened by mapping it into memory.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ Rows = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class TrunkFiles:
-    """Where such files lie.
+    """The place of such files.
 
-    folder, name  the folder, and how the files' names begin
-    requested     whether the user has named the folder: then files are kept for small outputs too, and what cannot be
-                  written is an error; otherwise a file serves only what is too large for memory, and an old one goes
-    claim         called before a file that was not asked for is written
+    folder, name  the folder, and the beginning of the files' names
+    requested     whether the user has named the folder: then files are written for small outputs too, and a failure is
+                  an error; otherwise only for outputs too large for memory, and old files are removed
+    claim         called before a file that was not requested is written
     """
 
     folder: str
@@ -60,24 +60,24 @@ class TrunkFiles:
 
 @dataclass(frozen=True)
 class Origin:
-    """What the rows follow from: hashes by the names of `_PARTS`; `phase` tells the nets of one solver apart."""
+    """The origin of the rows: hashes by the names of `_PARTS`, and the `phase` of the net."""
 
     phase: str
     parts: Mapping[str, str]
 
     @property
     def key(self) -> str:
-        """16 digits for all of them."""
+        """Return 16 digits for all of them."""
         return hashlib.sha256(json.dumps(dict(self.parts), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def origin_of(
     message: NetParameter, trunk: nn.Module, source: Source, device: torch.device, precision: Precision
 ) -> Origin:
-    """What the trunk's outputs for this source follow from.
+    """Return the origin of the trunk's outputs for this source.
 
     message  the filtered description
-    trunk    a Net: its layers, tensors and phase are looked at
+    trunk    a Net, of which layers, tensors and phase count
     """
     plan: Any = trunk.plan
     names = {call.name for call in plan.calls}
@@ -102,9 +102,9 @@ def origin_of(
 def rows_in_file(
     files: TrunkFiles, origin: Origin, first: Blobs, count: int, fill: Callable[[Rows], None]
 ) -> tuple[Rows, str]:
-    """The rows, mapped from a file that is there or is made now; and a sentence on which.
+    """Return the rows, mapped from an existing file or one written now, and a sentence about it.
 
-    first  each blob for one record, which tells the shape and type of a row
+    first  each blob for one record, which gives the shape and type of a row
     fill   writes all rows into tensors [count, ...] that lie in the file
     Raises: TrainingError when the file cannot be written
     """
@@ -123,12 +123,12 @@ def rows_in_file(
                 os.unlink(old)
         rows = _open(path, origin, first, count)
     if rows is None:
-        raise TrainingError("what was written a moment ago cannot be read", place=path, hint="is the disk sound?")
+        raise TrainingError("the file cannot be read after it was written", place=path, hint="check the disk")
     return rows, f"written to {path}{why}"
 
 
 def room(files: TrunkFiles) -> int:
-    """Bytes that the files may take: all that is free where the user has asked for them, otherwise half of it."""
+    """Return the bytes that the files may take: all free space for requested files, otherwise half of it."""
     try:
         free = shutil.disk_usage(files.folder).free
     except OSError:
@@ -159,7 +159,7 @@ class MappedBatches(CachedBatches):
         self._running = None
 
     def pick(self, indices: np.ndarray) -> Blobs:
-        """The rows of these records, on the device."""
+        """Return the rows of these records, on the device."""
         return {key: rows.to(self.device) for key, rows in self._read(indices).items()}
 
     def _read(self, indices: np.ndarray) -> Blobs:
@@ -167,7 +167,7 @@ class MappedBatches(CachedBatches):
 
 
 def _layout(first: Blobs, count: int, start: int) -> list[tuple[str, int, tuple[int, ...], np.dtype[Any]]]:
-    """Each blob with its offset in bytes, shape and type."""
+    """Return each blob with its offset in bytes, shape and type."""
     found = []
     for key, tensor in sorted(first.items()):
         kind = tensor[:0].cpu().numpy().dtype
@@ -192,7 +192,7 @@ def _map(path: str, first: Blobs, count: int, start: int, access: int) -> Rows:
 
 
 def _open(path: str, origin: Origin, first: Blobs, count: int) -> Rows | None:
-    """The rows, if the file is there and is what its name says."""
+    """Return the rows if the file exists and its header is the expected one."""
     header = _header(origin, first, count)
     with suppress(OSError), open(path, "rb") as file:
         if file.read(len(header)) == header:
@@ -201,7 +201,7 @@ def _open(path: str, origin: Origin, first: Blobs, count: int) -> Rows | None:
 
 
 def _others(files: TrunkFiles, origin: Origin) -> list[tuple[str, str]]:
-    """Files of this name and phase for something else, and for what; those that differ least first."""
+    """Return files of this name and phase with another origin, and its differences, the closest first."""
     found: list[tuple[int, str, str]] = []
     start = f"{files.name}-{origin.phase}-"
     for name in os.listdir(files.folder):
@@ -232,13 +232,13 @@ def _write(path: str, origin: Origin, first: Blobs, count: int, fill: Callable[[
         raise TrainingError(
             f"cannot write {size / 2**20:.0f} MiB of the frozen trunk's outputs: {error.strerror or error}",
             place=path,
-            hint="make room, name another folder with --cache-dir, or compute them in each iteration with --no-cache",
+            hint="free space, name another folder with --cache-dir, or compute them in each iteration with --no-cache",
         ) from error
 
 
 @contextmanager
 def _unfinished(path: str) -> Iterator[str]:
-    """A file beside `path`, locked as long as it is written; those that killed processes left are removed."""
+    """Make a file beside `path`, locked while it is written; those of killed processes are removed."""
     folder, name = os.path.split(path)
     start = f".{name}."
     for other in os.listdir(folder or "."):
@@ -247,18 +247,18 @@ def _unfinished(path: str) -> Iterator[str]:
     temporary = os.path.join(folder, f"{start}{os.urandom(6).hex()}.tmp")
     with open(temporary, "xb"):
         pass
-    held = _lock(temporary)
+    lock = _lock(temporary)
     try:
         yield temporary
     finally:
-        if held is not None:
-            os.close(held)
+        if lock is not None:
+            os.close(lock)
         with suppress(FileNotFoundError):
             os.unlink(temporary)
 
 
 def _lock(path: str) -> int | None:
-    """A descriptor that holds the file's lock; None where somebody else has it."""
+    """Return a descriptor that holds the file's lock; None where another process has it."""
     import fcntl
 
     handle = os.open(path, os.O_RDWR)
@@ -271,9 +271,9 @@ def _lock(path: str) -> int | None:
 
 
 def trunk_files(folder: str | os.PathLike[str] | None, prefix: str) -> TrunkFiles:
-    """Files in the folder that the user has named, which is made, or else beside the snapshots of this prefix.
+    """Return the place of files: the requested folder, which is created, or else beside the snapshots of this prefix.
 
-    Raises: TrainingError when the folder cannot be made
+    Raises: TrainingError when the folder cannot be created
     """
     if folder is None:
         return TrunkFiles(os.path.dirname(prefix) or ".", f"{os.path.basename(prefix)}.trunk")
@@ -281,5 +281,5 @@ def trunk_files(folder: str | os.PathLike[str] | None, prefix: str) -> TrunkFile
     try:
         os.makedirs(place, exist_ok=True)
     except OSError as error:
-        raise TrainingError(f"the cache folder cannot be made: {error.strerror}", place=place) from error
+        raise TrainingError(f"the cache folder cannot be created: {error.strerror}", place=place) from error
     return TrunkFiles(place, "trunk", requested=True)

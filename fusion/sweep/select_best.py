@@ -18,7 +18,7 @@ from fusion.nets.weights import save_weights
 from fusion.pct.predictions import Predictions
 from fusion.references import scores_blob
 from fusion.solver.batches import CachedBatches
-from fusion.solver.holdout import listed
+from fusion.solver.holdout import with_list
 from fusion.solver.logging.console import Display
 from fusion.sweep.evaluate_heads import EvalSet, known_answers, records_of
 from fusion.sweep.grid import Trial
@@ -39,7 +39,7 @@ def selecting(
     """The records to choose on: those kept back, or those of a list read as the test net reads its own."""
     if isinstance(select_on, float):
         return EvalSet(bench.train, held)
-    job = bench.open_test(listed(test, select_on))
+    job = bench.open_test(with_list(test, select_on))
     display.say(f"choosing on {select_on}: {len(job.sources[0])} records")
     return EvalSet(job, np.arange(len(job.sources[0])))
 

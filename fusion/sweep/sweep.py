@@ -16,8 +16,8 @@ from fusion.errors import TrainingError
 from fusion.references import Reference
 from fusion.solver.callbacks.ema import EMA
 from fusion.solver.device import choose_device
-from fusion.solver.holdout import held_back
-from fusion.solver.load_solver import paths_of, read_message
+from fusion.solver.holdout import validation_records
+from fusion.solver.load_solver import as_paths, read_message
 from fusion.solver.logging.console import Display, for_stream
 from fusion.solver.read_nets import read_nets
 from fusion.solver.settings import Settings, read_settings
@@ -84,13 +84,13 @@ def sweep(
     if not nets.tests:
         raise TrainingError("a sweep reports on the solver's test net, and there is none", place=os.fspath(solver))
     chosen = choose_device(device)
-    start = settings.weights if weights is None else paths_of(weights)
+    start = settings.weights if weights is None else as_paths(weights)
     with ExitStack() as closing:
         claim = cache(lambda: closing.enter_context(locked(settings.prefix, display.say)))
         files = replace(trunk_files(cache_dir, settings.prefix), claim=claim)
         opening = Opening(settings.seed or 0, chosen, extras, reading, cache_budget, files, display)
         bench = prepare(nets.train, nets.tests[0], todo, references, start, opening)
-        held = held_back(len(bench.train.sources[0]), select_on, settings.seed or 0)
+        held = validation_records(len(bench.train.sources[0]), select_on, settings.seed or 0)
         groups = groups_of(bench, todo, settings, kd_alpha, extras.ema)
         with threads_of(threads) if chosen.type == "cpu" else nullcontext():
             losses = train(bench, groups, held, settings, display)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fusion.data import Source
 from fusion.solver.batches import CachedBatches
-from fusion.solver.holdout import only
+from fusion.solver.holdout import filter_batches
 from fusion.solver.logging.console import Display
 from fusion.solver.settings import Settings
 from fusion.sweep.grid import Trial
@@ -72,4 +72,4 @@ def batches_of(source: Source, held: NDArray[np.int64]) -> Iterator[NDArray[np.i
         return source.order()
     kept = np.ones(len(source), bool)
     kept[held] = False
-    return only(source.order(), kept, source.batch_size)
+    return filter_batches(source.order(), kept, source.batch_size)

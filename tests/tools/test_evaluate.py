@@ -150,7 +150,7 @@ def predicted(blob: str) -> Predictions:
 
 
 def test_heads_that_do_not_belong_together(refused: Check, misused: Check) -> None:
-    refused(main, [*ARGUMENTS, "--heads", "mean"], "judges only 'ip' by its label")
+    refused(main, [*ARGUMENTS, "--heads", "mean"], "compares only 'ip' with its label")
     refused(main, [*ARGUMENTS, "--heads", "mean", "--logits", "ip,accuracy"], "not one row of logits")
     misused(main, [*ARGUMENTS, "--predictions", "o.npz", "--logits", "ip,ip"])
 

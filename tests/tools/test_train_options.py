@@ -120,7 +120,7 @@ def test_plan_without_training(capsys: pytest.CaptureFixture[str]) -> None:
     assert "16 records in batches of 4 to data, label" in text
     assert "3 passes over them in all" in text
     assert "frozen trunk up to trunk: computed once, 0.000427 MiB in memory" in text
-    assert "Data to choose by:\n  4 records in batches of 4" in text
+    assert "Validation data:\n  4 records in batches of 4" in text
     assert "12 iterations, from 0 to 12\n  learning rate 0.1, fixed, rising in the first 3" in text
     assert "snapshots every 6 iterations: net_iter_N.caffemodel" in text
     assert re.search(r"Memory, about: [\d.e-]+ MiB \(", text)

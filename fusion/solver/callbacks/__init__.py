@@ -1,1 +1,1 @@
-"""What training offers beyond what a solver file can say."""
+"""Callbacks of a run: averaged weights, best weights, early stopping, the loss scale, keeping snapshots."""

@@ -1,1 +1,1 @@
-"""What watches a run: displays, logs, observers, and what they tell."""
+"""Reports of a run: displays, Caffe's log, JSON, TensorBoard, timing, memory."""

@@ -1,4 +1,4 @@
-"""debug_info: what every layer makes and what gradients reach it, in the lines of Caffe's net.cpp."""
+"""debug_info: the magnitudes of every layer's outputs and gradients, in the lines of Caffe's net.cpp."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ Say = Callable[[str], None]
 
 
 class Watched:
-    """A net that tells the mean magnitude of each blob, parameter and gradient.
+    """A net that logs the mean magnitude of each blob, parameter and gradient.
 
-    Caffe inserts layers that copy a blob for each layer that takes it; there are none here, so no lines about them.
+    Caffe inserts layers that copy a blob for each layer that reads it; there are none here, so no lines about them.
     """
 
     def __init__(self, net: Net, message: NetParameter, say: Say, precision: Precision) -> None:
@@ -36,22 +36,22 @@ class Watched:
             self._params.setdefault(param.path, []).append(param)
 
     def __call__(self, blobs: Blobs) -> dict[str, Tensor]:
-        """Forward, with a line per blob and parameter; gradients flow."""
+        """Run forward with a line per blob and parameter; gradients flow."""
         return self._forward(blobs)[0]
 
     def step(self, blobs: Blobs) -> tuple[dict[str, Tensor], Tensor]:
-        """Forward and backward: outputs and loss; gradients (of fp16 scaled ones) are added to what is there."""
+        """Run forward and backward; returns outputs and loss, and adds the gradients (scaled in fp16)."""
         with self._precision.cast():
             out, edges = self._forward(blobs)
             loss = total_loss(self._net, out)
         self._precision.backward(loss)
         for call, bottoms in reversed(edges):
-            self._tell_gradients(call, bottoms)
-        self._tell_all()
+            self._log_gradients(call, bottoms)
+        self._log_norms()
         return out, loss.detach()
 
     def instead(self, plain: Step, due: Callable[[], bool]) -> Step:
-        """The step that tells where a display falls due, and is the plain one otherwise."""
+        """Return a step that logs where a display is due, and is the plain one otherwise."""
         return lambda blobs: self.step(blobs) if due() else plain(blobs)
 
     def _forward(self, blobs: Blobs) -> tuple[dict[str, Tensor], list[tuple[Call, Sequence[Tensor]]]]:
@@ -65,17 +65,17 @@ class Watched:
         for call in plan.calls:
             bottoms = [_edge(values[value], index in call.blocked) for index, value in enumerate(call.bottoms)]
             tops = self._net.get_submodule(call.path)(*bottoms)
-            made = (tops,) if len(call.tops) == 1 else tops
-            values.update(zip(call.tops, made, strict=True))
+            outputs = (tops,) if len(call.tops) == 1 else tops
+            values.update(zip(call.tops, outputs, strict=True))
             edges.append((call, bottoms))
-            for value, tensor in zip(call.tops, made, strict=True):
+            for value, tensor in zip(call.tops, outputs, strict=True):
                 self._say(f"    [Forward] Layer {call.name}, top blob {_blob(value)} data: {_mean(tensor)}")
             for param in self._params.get(call.path, ()):
                 data = _mean(tensor_by_path(self._net, param.attribute))
                 self._say(f"    [Forward] Layer {call.name}, param blob {param.name or param.index} data: {data}")
         return {key: values[value] for key, value in plan.outputs}, edges
 
-    def _tell_gradients(self, call: Call, bottoms: Sequence[Tensor]) -> None:
+    def _log_gradients(self, call: Call, bottoms: Sequence[Tensor]) -> None:
         scale = self._precision.scale
         for value, tensor in zip(call.bottoms, bottoms, strict=True):
             if tensor.grad is not None:
@@ -87,8 +87,8 @@ class Watched:
             if gradient is not None:
                 self._say(f"    [Backward] Layer {call.name}, param blob {param.index} diff: {_mean(gradient / scale)}")
 
-    def _tell_all(self) -> None:
-        """The norms of all parameters together."""
+    def _log_norms(self) -> None:
+        """Log the norms of all parameters together."""
         own = [param for params in self._params.values() for param in params if not param.shared]
         data = [tensor_by_path(self._net, param.attribute).detach() for param in own]
         found = [g for param in own if (g := tensor_by_path(self._net, param.attribute).grad) is not None]
@@ -99,7 +99,7 @@ class Watched:
 
 
 def _edge(value: Tensor, blocked: bool) -> Tensor:
-    """The value as one layer takes it, so that this layer's share of its gradient can be told."""
+    """Return the value as one layer reads it, which keeps this layer's share of its gradient."""
     if blocked or not value.requires_grad or not torch.is_grad_enabled():
         return value.detach()
     edge = value.view_as(value)

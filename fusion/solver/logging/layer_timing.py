@@ -1,4 +1,4 @@
-"""How long each layer takes, forward and backward, one after the other as `caffe time` measures it."""
+"""The time of each layer, forward and backward, layer after layer as `caffe time` measures it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Timing:
     device: torch.device
 
     def lines(self) -> list[str]:
-        """As the caffe tool prints them."""
+        """Return the lines of the caffe tool."""
         used = "CPU." if self.device.type == "cpu" else f"GPU with device ID {self.device.index or 0}"
         found = [f"Use {used}", "Performing Forward"]
         found += [f"Initial loss: {number(self.loss)}", "Performing Backward"]
@@ -75,7 +75,7 @@ def time_net(
     iterations: int = 50,
     amp: str | None = None,
 ) -> Timing:
-    """Time a net, filtered already or the layers of a phase, in mixed precision if asked. Input layers get zeros.
+    """Time a filtered net, or the layers of a phase of a file, in mixed precision if requested. Inputs are zeros.
 
     Raises: DataError, BuildError, WeightsMismatch; prototxt's errors for the files.
     """
@@ -97,7 +97,7 @@ def time_job(job: NetWithData, iterations: int, device: torch.device) -> Timing:
     with torch.no_grad():
         out = job.precision.outputs(net, next(job.batches))
         loss = total_loss(net, out).item() if net.plan.loss_weights else 0.0
-    _pass(job, next(job.batches), stop)  # the first one also sets memory and libraries up
+    _pass(job, next(job.batches), stop)  # the first pass also sets up memory and libraries
     sums = np.zeros((len(net.plan.calls) + 1, 2))
     steps = []
     for _ in range(iterations):
@@ -113,7 +113,7 @@ def time_job(job: NetWithData, iterations: int, device: torch.device) -> Timing:
 
 
 def _pass(job: NetWithData, blobs: Blobs, stop: Callable[[], float]) -> list[tuple[float, float]]:
-    """Seconds of every layer, forward and backward. Each layer starts from copies that know of no other layer."""
+    """Return the seconds of every layer, forward and backward; each starts from copies without other layers' graph."""
     net, plan = job.net, job.net.plan
     values: dict[str, Tensor] = {value: blobs[key] for key, value in plan.inputs if key in blobs}
     done, forward = [], []
@@ -124,12 +124,12 @@ def _pass(job: NetWithData, blobs: Blobs, stop: Callable[[], float]) -> list[tup
         ]
         began = stop()
         with job.precision.cast():
-            made = net.get_submodule(call.path)(*bottoms)
+            outputs = net.get_submodule(call.path)(*bottoms)
         forward.append(stop() - began)
-        tops = (made,) if len(call.tops) == 1 else tuple(made)
+        tops = (outputs,) if len(call.tops) == 1 else tuple(outputs)
         values.update(zip(call.tops, tops, strict=True))
         done.append((call, bottoms, tops))
-    gradients = _starts(net, values)
+    gradients = _output_gradients(net, values)
     backward = []
     for call, bottoms, tops in reversed(done):
         pairs = [(top, gradients[v]) for v, top in zip(call.tops, tops, strict=True) if v in gradients]
@@ -145,8 +145,8 @@ def _pass(job: NetWithData, blobs: Blobs, stop: Callable[[], float]) -> list[tup
     return list(zip(forward, backward[::-1], strict=True))
 
 
-def _starts(net: Net, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The gradients that backward starts from: the loss weights, or ones at the outputs of a net without a loss."""
+def _output_gradients(net: Net, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the gradients at the end of the net: the loss weights, or ones where it has no loss."""
     weights = dict(net.plan.loss_weights) or {value: 1.0 for _, value in net.plan.outputs}
     return {
         value: torch.full_like(values[value], weight)
@@ -167,7 +167,7 @@ def _stopwatch(device: torch.device) -> Callable[[], float]:
 
 
 def _zeros(net: NetParameter) -> dict[str, np.ndarray]:
-    """One batch of zeros for every top that only a caller could fill."""
+    """Return one batch of zeros for every top that only a caller could fill."""
     tops = [top for layer in net.layer if layer.type in ("Input", "MemoryData") for top in layer.top]
     shapes = infer(net).blobs if tops else {}
     return {top: np.zeros([dim or 1 for dim in shapes[top]], np.float32) for top in tops}

@@ -1,1 +1,1 @@
-"""What a run leaves behind and goes on from: snapshots, Caffe's and our own exact state."""
+"""Snapshots of a run, in Caffe's files and an exact state beside them, and resuming from them."""

@@ -11,7 +11,7 @@ import pytest
 
 from fusion.data import open_source
 from fusion.errors import TrainingError
-from fusion.solver.holdout import Chosen, held_back, listed, reading_alike
+from fusion.solver.holdout import SourceSubset, validation_records, with_list, with_training_data
 from prototxt import load_net
 from prototxt.schema.filter import filter_net
 from prototxt.schema.messages import NetParameter
@@ -28,8 +28,8 @@ def source_of(project: Make, **settings: object) -> tuple[NetParameter, NetParam
 def test_the_others_come_in_the_order_of_the_whole(project: Make) -> None:
     train, _ = source_of(project, shuffle=True)
     whole = open_source(train.layer[0], "TRAIN", seed=3)
-    held = held_back(len(whole), 0.25, seed=3)
-    rest = Chosen(whole, np.setdiff1d(np.arange(len(whole)), held))
+    held = validation_records(len(whole), 0.25, seed=3)
+    rest = SourceSubset(whole, np.setdiff1d(np.arange(len(whole)), held))
     visited = [index for batch in islice(whole.order(), 11) for index in batch.tolist() if index not in held]
     found = [rest.records[index] for batch in islice(rest.order(), 8) for index in batch.tolist()]
     assert found == visited[: len(found)]
@@ -44,22 +44,22 @@ def test_the_others_come_in_the_order_of_the_whole(project: Make) -> None:
 
 
 def test_shares_are_drawn_by_seed() -> None:
-    assert np.array_equal(held_back(100, 0.1, 7), held_back(100, 0.1, 7))
-    assert not np.array_equal(held_back(100, 0.1, 7), held_back(100, 0.1, 8))
-    assert len(held_back(100, "list.txt", 7)) == 0
+    assert np.array_equal(validation_records(100, 0.1, 7), validation_records(100, 0.1, 7))
+    assert not np.array_equal(validation_records(100, 0.1, 7), validation_records(100, 0.1, 8))
+    assert len(validation_records(100, "list.txt", 7)) == 0
     for share in (0.0, 1.0, 0.001):
-        with pytest.raises(TrainingError, match="training records to choose on"):
-            held_back(100, share, 7)
+        with pytest.raises(TrainingError, match="training records for validation"):
+            validation_records(100, share, 7)
 
 
 def test_a_test_net_reads_training_records_in_its_own_way(project: Make) -> None:
     train, test = source_of(project, shuffle=True)
-    (data, *_) = reading_alike(test, train).layer
+    (data, *_) = with_training_data(test, train).layer
     param = data.image_data_param
     assert (param.source, param.batch_size, param.shuffle) == ("train.txt", 3, False)
     assert list(data.top) == ["data", "label"]
     assert data.transform_param.scale == pytest.approx(0.01)
-    (data, *_) = listed(test, "choose.txt").layer
+    (data, *_) = with_list(test, "choose.txt").layer
     assert data.image_data_param.source == "choose.txt"
     assert test.layer[0].image_data_param.source == "test.txt"
 
@@ -69,7 +69,7 @@ def test_nets_that_cannot_do_so(project: Make) -> None:
     test.layer[0].type = "MemoryData"
     test.layer[0].ClearField("image_data_param")
     with pytest.raises(TrainingError, match="reads no list"):
-        listed(test, "choose.txt")
+        with_list(test, "choose.txt")
     train.layer.add().CopyFrom(train.layer[0])
     with pytest.raises(TrainingError, match="give data, data in training and data in the test"):
-        reading_alike(test, train)
+        with_training_data(test, train)

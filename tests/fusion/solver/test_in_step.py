@@ -17,7 +17,7 @@ from fusion.errors import DataError, TrainingError
 from fusion.nets.build import params
 from fusion.references import parse_reference
 from fusion.solver.evaluate import open_evaluation
-from fusion.solver.holdout import listed
+from fusion.solver.holdout import with_list
 from fusion.solver.train_options import TrainOptions
 from fusion.sweep import sweep
 from prototxt import load_net
@@ -178,13 +178,13 @@ def test_layers_apart_are_refused_with_the_remedy(project: Make) -> None:
 def test_one_list_does_not_stand_for_two(project: Make) -> None:
     both(project)
     net = filter_net(load_net("two.prototxt"), "TEST")
-    assert [layer.image_data_param.source for layer in listed(net, "x.txt").layer[:2]] == ["x.txt"] * 2, (
+    assert [layer.image_data_param.source for layer in with_list(net, "x.txt").layer[:2]] == ["x.txt"] * 2, (
         "one list, twice"
     )
     net.layer[1].image_data_param.source = "other.txt"
-    with pytest.raises(TrainingError, match=r"x\.txt cannot stand for all(.|\n)*data=LIST,again=LIST"):
-        listed(net, "x.txt")
-    with pytest.raises(TrainingError, match="cannot stand for all"):
-        listed(net, "data=x.txt")
-    changed = listed(net, "again=y.txt,data=x.txt")
+    with pytest.raises(TrainingError, match=r"x\.txt cannot replace all(.|\n)*data=LIST,again=LIST"):
+        with_list(net, "x.txt")
+    with pytest.raises(TrainingError, match="cannot replace all"):
+        with_list(net, "data=x.txt")
+    changed = with_list(net, "again=y.txt,data=x.txt")
     assert [layer.image_data_param.source for layer in changed.layer[:2]] == ["x.txt", "y.txt"]
