@@ -115,7 +115,7 @@ def _open(
 
     overrides = PreprocessOverrides(arguments.mean, arguments.scale, arguments.resize, arguments.rgb)
     shapes, lent = dict(arguments.input), beside.shapes if beside is not None else None
-    found = open_predictor(net, weights, outputs=outputs, told=overrides, shapes=shapes, otherwise=lent)
+    found = open_predictor(net, weights, outputs=outputs, overrides=overrides, shapes=shapes, fallback=lent)
     for note in found.notes:
         print(f"note: {note}", file=sys.stderr)
     return found

@@ -1,4 +1,4 @@
-"""A small web page on which a person asks nets about a picture and sees their answers side by side."""
+"""A small web page that classifies an image with several nets and shows their answers side by side."""
 
 from fusion.serving.panel import Panel
 from fusion.serving.server import Server, open_server

@@ -1,4 +1,4 @@
-"""Who may ask: the page's own scripts on this machine, and no other page that a browser happens to show."""
+"""Checks of requests: only the page's own scripts are answered, not other sites' pages open in the same browser."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from fusion.serving.images import MOST_BYTES, Refusal
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a name or address means this machine only."""
+    """Return whether a name or address means this machine only."""
     address = _address(host)
     return host == "localhost" if address is None else address.is_loopback
 
 
 def check_host(headers: Message, bound: str) -> None:
-    """Raise Refusal unless the Host header is a name that no stranger can point here.
+    """Check the Host header against DNS rebinding. Raises: Refusal for any name but the machine's own.
 
-    A page of a foreign site may have its own name resolve to this machine; the browser then takes our answers for that
-    site's. Such a request bears that name, so only addresses and the machine's own names are answered.
+    A foreign site may let its own name resolve to this machine; the browser then treats our answers as that site's.
+    Such a request has that name in its Host header, so only addresses and the machine's own names are answered.
 
-    bound  the host that the server was told to listen on
+    bound  the host that the server listens on
     """
     given = headers.get_all("Host") or []
     name = _name(given[0]) if len(given) == 1 else None
@@ -36,24 +36,25 @@ def check_host(headers: Message, bound: str) -> None:
 
 
 def check_origin(headers: Message) -> None:
-    """Raise Refusal for a request that another site's page has made."""
+    """Check the origin of a request. Raises: Refusal if it comes from another site's page."""
     site = headers.get("Sec-Fetch-Site", "same-origin")
     origin = headers.get("Origin")
     if site not in ("same-origin", "none") or (origin is not None and urlsplit(origin).netloc != headers["Host"]):
-        raise Refusal(403, "Only this server's own page may ask.")
+        raise Refusal(403, "Only this server's own page may send requests.")
 
 
 def body_length(headers: Message) -> int:
-    """The number of bytes that follow. Raises: Refusal when it is not told, or is too large."""
+    """Return the length of the request's body in bytes. Raises: Refusal if it is not given, or is too large."""
     text = headers.get("Content-Length", "")
     if "Transfer-Encoding" in headers or not text:
-        raise Refusal(411, "The request must tell its Content-Length.")
+        raise Refusal(411, "The request has no Content-Length.")
+    # int() also takes signs, underscores and other alphabets' digits; two lengths are an attempt at request smuggling.
     if not (text.isascii() and text.isdigit() and len(text) < 20) or len(headers.get_all("Content-Length") or []) > 1:
-        raise Refusal(400, "The Content-Length is no number.")
+        raise Refusal(400, "The Content-Length is not a number.")
     if int(text) > MOST_BYTES:
-        raise Refusal(413, f"The picture is larger than {MOST_BYTES >> 20} MB.")
+        raise Refusal(413, f"The image is larger than {MOST_BYTES >> 20} MB.")
     if not int(text):
-        raise Refusal(400, "There is no picture in the request.")
+        raise Refusal(400, "There is no image in the request.")
     return int(text)
 
 

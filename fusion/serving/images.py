@@ -1,4 +1,4 @@
-"""What is accepted as a picture from a stranger, decided on its first bytes before anything is decoded."""
+"""Checks of uploaded images by their headers, before anything is decoded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MOST_PIXELS = 40_000_000
 
 
 class Refusal(Exception):  # noqa: N818 - it is an answer, not a fault
-    """Why a request is not answered: an HTTP status, and a sentence for a person."""
+    """The reason why a request is not answered: an HTTP status, and a sentence for the user."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -21,20 +21,20 @@ class Refusal(Exception):  # noqa: N818 - it is an answer, not a fault
 
 
 def check_picture(data: bytes) -> None:
-    """Raise Refusal for what is no picture, of another format, or too large to decode."""
+    """Check an uploaded file. Raises: Refusal if it is not an image of a known format, or is too large to decode."""
     try:
         with open_picture(io.BytesIO(data)) as picture:
             width, height = picture.size
     except UnidentifiedImageError as error:
-        raise Refusal(415, f"This is no picture of a known kind ({', '.join(FORMATS)}).") from error
+        raise Refusal(415, f"This is not an image of a known format ({', '.join(FORMATS)}).") from error
     except (TooLargeError, Image.DecompressionBombWarning) as error:
         raise Refusal(413, _too_large()) from error
     except Exception as error:  # whatever a hostile file does to the decoder's header
-        raise Refusal(415, "This picture's header cannot be read.") from error
+        raise Refusal(415, "This image's header cannot be read.") from error
     if width * height > MOST_PIXELS:
         raise Refusal(413, _too_large())
 
 
 def _too_large() -> str:
     most = f"{MOST_PIXELS / 1e6:.0f} million pixels"
-    return f"This picture has more than {most}, or a side over {LONGEST_SIDE}: make it smaller."
+    return f"This image has more than {most}, or a side over {LONGEST_SIDE}: make it smaller."

@@ -1,4 +1,4 @@
-"""Several nets that are asked about one picture."""
+"""Several nets that classify one image."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from fusion.serving.predictor import OutputClasses, Predictor, class_scores, cla
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """Nets by name, each with one output or several: a fused net answers for its sources too where it kept them.
+    """Nets by name, each with one or several outputs: a fused net also has those of its sources, if it kept them.
 
     labels   names of the classes; by default those of the first net
-    top      how many classes are told
-    classes  which of them a net or an output knows, by its name, in the order of its scores; by default all, or what
-             the net, or the first one of a net that is called like a source of it, says
+    top      the number of classes per answer
+    classes  net or output -> the class of each of its scores; by default all, or the classes in the net's text, or
+             those in the first net's text for a source of this name
     """
 
     nets: Sequence[tuple[str, Predictor]]
@@ -35,7 +35,7 @@ class Panel:
     _notes: list[str] = field(default_factory=list)
 
     def rehearse(self) -> None:
-        """Answer for a gray picture, so that what cannot be answered is known at once. Raises: as `answer` does."""
+        """Answer for a gray image, so that errors appear at the start. Raises: as `answer` does."""
         content = io.BytesIO()
         Image.new("L", (64, 64), 128).save(content, "PNG")
         for name, net in self.nets:
@@ -45,7 +45,7 @@ class Panel:
                 self._notes.extend([f"{name}: {note}"] if note else [])
 
     def about(self) -> dict[str, Any]:
-        """What the page tells before it is asked: the nets, how they take pictures, and notes."""
+        """Return the page's first content: the nets, the image size and channels that they take, and notes."""
         return {
             "nets": [
                 {"name": name, "outputs": list(net.outputs), "inputs": [_described(how) for how in net.inputs.values()]}
@@ -55,10 +55,8 @@ class Panel:
         }
 
     def answer(self, picture: bytes) -> dict[str, Any]:
-        """Each output's best classes, with shares from 0 to 1. Nets take turns, so that requests do not crowd memory.
-
-        Raises: DataError, FusionError
-        """
+        """Return each output's best classes, with shares from 0 to 1. Raises: DataError, FusionError."""
+        # One request at a time: several would need memory for several batches of activations.
         with self._turn:
             start = time.perf_counter()
             found = [(name, class_scores(net, [picture])) for name, net in self.nets]
@@ -75,17 +73,17 @@ class Panel:
             for n in best
         ]
         knows = [label or n for n, label in zip(known.numbers, known.labels, strict=True)] if known.part else None
-        told = {"knows": knows, "foreign": bool(known.note), "top": top}
-        return {"net": name, "output": output, "softmax": not own, **told}
+        classes = {"knows": knows, "foreign": bool(known.note), "top": top}
+        return {"net": name, "output": output, "softmax": not own, **classes}
 
     def _scored(self, name: str, output: str, count: int) -> OutputClasses:
-        """What the scores of a net's output stand for, in the classes of the first net. Raises: FusionError."""
+        """Return the classes of an output's scores, in the classes of the first net. Raises: FusionError."""
         first, net = self.nets[0][1], dict(self.nets)[name]
-        told = self.classes.get(output, self.classes.get(name))
-        if told is None and net is not first and output not in net.classes:
-            given = first.named.numbers.get(name)
-            told = given if given is not None and len(given) == count else None
-        return output_classes(net, output, count, self.labels or first.named.names, told)
+        numbers = self.classes.get(output, self.classes.get(name))
+        if numbers is None and net is not first and output not in net.classes:
+            known = first.class_names.numbers.get(name)
+            numbers = known if known is not None and len(known) == count else None
+        return output_classes(net, output, count, self.labels or first.class_names.names, numbers)
 
 
 def _described(how: Any) -> str:
@@ -94,9 +92,9 @@ def _described(how: Any) -> str:
 
 
 def _check_one_class(name: str, net: Predictor) -> None:
-    """Raises: FusionError for an output of which several may be right: the page shows shares of one answer."""
-    made = {call.tops[0]: call.type for call in net.net.plan.calls if call.tops}
-    many = [blob for blob, value in net.net.plan.outputs if made.get(value) == "Sigmoid"]
+    """Check that outputs have one answer. Raises: FusionError for a multi-label output: the page shows shares."""
+    types = {call.tops[0]: call.type for call in net.net.plan.calls if call.tops}
+    many = [blob for blob, value in net.net.plan.outputs if types.get(value) == "Sigmoid"]
     if many:
-        what = f"{name}: '{many[0]}' is a yes or no per output, and the page shows the shares of one answer"
-        raise FusionError(what, hint="ask fusion-predict without --serve, or name another output with --output")
+        message = f"{name}: '{many[0]}' answers yes or no per class, and the page shows shares of one answer"
+        raise FusionError(message, hint="use fusion-predict without --serve, or select another output with --output")

@@ -1,4 +1,4 @@
-"""What a trained net answers for pictures: prepared as its data layer says, or as one is told.
+"""Classification of images by a trained net, prepared as its data layer says or as given.
 
 predictor = open_predictor("fused/train_val.prototxt", "trained.caffemodel")
 for answer in predict(predictor, ["digit.png"], top=3):
@@ -42,11 +42,11 @@ _SUM = 1e-3  # how far from 1 the sum of a softmax may be
 
 @dataclass(frozen=True)
 class PreprocessOverrides:
-    """How to prepare pictures for a net whose data layer does not say; None leaves what it says.
+    """The preparation of images for a net without a data layer; None keeps the data layer's setting.
 
     mean   one value per channel, or one for all, in the net's channel order
     size   (height, width) to resize to
-    rgb    the net wants red first; Caffe's nets want blue first
+    rgb    the net takes red first; Caffe's nets take blue first
     """
 
     mean: Sequence[float] | None = None
@@ -57,13 +57,13 @@ class PreprocessOverrides:
 
 @dataclass(frozen=True, eq=False)
 class Predictor:
-    """A net ready to answer.
+    """A net with its weights and the preparation of its inputs.
 
-    inputs   how each input is prepared
-    notes    what was decided, one sentence each
-    classes  for outputs that know some of the net's classes only, such as those of a fused net's sources: which
-    shapes   of the inputs
-    named    what the net's text says of its classes
+    inputs       how each input is prepared
+    notes        decisions, one sentence each
+    classes      the class of each score, for outputs with some of the net's classes, such as a fused net's sources
+    shapes       of the inputs
+    class_names  the names in the net's text
     """
 
     net: Net
@@ -72,14 +72,14 @@ class Predictor:
     notes: tuple[str, ...] = ()
     classes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    named: ClassNames = field(default_factory=ClassNames)
+    class_names: ClassNames = field(default_factory=ClassNames)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One output's best classes for one picture, the best first; a label is "" where a class has no name.
+    """One output's best classes for one image, the best first; a label is "" if a class has no name.
 
-    note  what to say of the classes, "" for nothing
+    note  a remark on the classes, or ""
     """
 
     picture: str
@@ -92,12 +92,12 @@ class Answer:
 
 @dataclass(frozen=True)
 class OutputClasses:
-    """What the scores of an output stand for.
+    """The classes of an output's scores.
 
-    numbers  the class of each
-    labels   its name, "" where it has none
-    part     whether these are some of the classes, as was told
-    note     what to say where these are numbers of the output's own: which of the named classes they are is not known
+    numbers  the class of each score
+    labels   its name, "" if it has none
+    part     whether the numbers were given, as those of some of the classes
+    note     a remark if the numbers are the output's own: which of the named classes they are is not known
     """
 
     numbers: tuple[int, ...]
@@ -111,23 +111,22 @@ def open_predictor(
     weights: Path,
     *,
     outputs: Sequence[str] = (),
-    told: PreprocessOverrides = PreprocessOverrides(),
+    overrides: PreprocessOverrides = PreprocessOverrides(),
     shapes: Mapping[str, Sequence[int]] | None = None,
-    otherwise: Mapping[str, Sequence[int]] | None = None,
+    fallback: Mapping[str, Sequence[int]] | None = None,
 ) -> Predictor:
     """Build the deploy form of a net and load its weights.
 
-    outputs  blobs with class scores; by default the net's outputs
-    shapes   of inputs that the net does not tell
-    otherwise  shapes of what neither tells: those of a net beside it
-    Raises: DataError for inputs that take no pictures; what deploying, building and loading raise.
+    outputs   blobs with class scores; by default the net's outputs
+    shapes    of inputs that the net does not define
+    fallback  shapes of the inputs of another net, for inputs still unknown
+    Raises: DataError for inputs that take no images; the errors of deploying, building and loading.
     """
     document = parse_file(net)
     training = filter_net(load_net(document), phase="TEST")
     lacking = {blob for blob, shape in known_input_shapes(training).items() if shape is UNKNOWN or None in shape[1:]}
-    lent = {blob: (1, *shape[1:]) for blob, shape in (otherwise or {}).items() if blob in lacking}
-    given = {**lent, **(shapes or {})} or None
-    message = filter_net(load_net(deploy(document, given, outputs=outputs).document), phase="TEST")
+    given = {blob: (1, *shape[1:]) for blob, shape in (fallback or {}).items() if blob in lacking} | dict(shapes or {})
+    message = filter_net(load_net(deploy(document, given or None, outputs=outputs).document), phase="TEST")
     built = build(message, seed=0)
     missing = load_weights(built, weights).missing
     if missing:
@@ -141,34 +140,34 @@ def open_predictor(
     }
     notes = [f"'{blob}' is left out: its loss takes values, not classes" for blob in left] + [
         f"input '{key}' takes pixels as they are, 0 to 255, {'blue first' if item.color else 'gray'}: no data layer "
-        "says how to prepare them"
+        "defines another preparation"
         for key, item in inputs.items()
-        if not item.from_data_layer and told == PreprocessOverrides()
+        if not item.from_data_layer and overrides == PreprocessOverrides()
     ]
-    prepared = {key: _as_told(item, told) for key, item in inputs.items()}
+    prepared = {key: _with_overrides(item, overrides) for key, item in inputs.items()}
     sizes = {key: tuple(dim or 1 for dim in known[key]) for key in inputs}
-    named = class_names_of(document)
+    names = class_names_of(document)
     widths = {blob: shape[1] if shape is not UNKNOWN and len(shape) > 1 else None for blob, shape in known.items()}
     classes = _classes(document)
     for blob in chosen:
-        found = named.numbers_of(blob)
+        found = names.numbers_of(blob)  # the net's text takes precedence over the losses towards references
         if found is not None and widths.get(blob) == len(found):
             classes[blob] = found
-    return Predictor(running, prepared, chosen, tuple(notes), classes, sizes, named)
+    return Predictor(running, prepared, chosen, tuple(notes), classes, sizes, names)
 
 
 def _of_classes(
-    net: NetParameter, outputs: Sequence[str], asked: Sequence[str], place: str
+    net: NetParameter, outputs: Sequence[str], requested: Sequence[str], place: str
 ) -> tuple[tuple[str, ...], list[str]]:
-    """The outputs to answer for, and those of the net's own that are left out as a loss takes them for values.
+    """Return the outputs with class scores, and the net's own outputs that hold values for a loss instead.
 
-    Raises: FusionError for one that is asked for by name, and if no other is there.
+    Raises: FusionError for an output requested by name that holds values, and if there is no other.
     """
-    values = [blob for blob in asked or outputs if _holds_values(net, blob)]
-    kept = tuple(blob for blob in asked or outputs if blob not in values)
-    if values and (asked or not kept):
+    values = [blob for blob in requested or outputs if _holds_values(net, blob)]
+    scores = tuple(blob for blob in requested or outputs if blob not in values)
+    if values and (requested or not scores):
         check_class_scores(net, values[0], place)
-    return kept, values
+    return scores, values
 
 
 def _holds_values(net: NetParameter, blob: str) -> bool:
@@ -177,44 +176,44 @@ def _holds_values(net: NetParameter, blob: str) -> bool:
 
 
 def _classes(document: Document) -> dict[str, tuple[int, ...]]:
-    """Which classes the references have, as the losses towards them say; in the order of their scores."""
+    """Return the classes of each reference from the losses towards it, in the order of its scores."""
     layers = filter_net(load_net(document), phase="TRAIN").layer
-    held = [layer for layer in layers if layer.pct_param.classes and len(layer.bottom) > 2]
-    return {blob: tuple(layer.pct_param.classes) for layer in held for blob in layer.bottom[1:-1]}
+    losses = [layer for layer in layers if layer.pct_param.classes and len(layer.bottom) > 2]
+    return {blob: tuple(layer.pct_param.classes) for layer in losses for blob in layer.bottom[1:-1]}
 
 
 def output_classes(
-    predictor: Predictor, output: str, count: int, labels: Sequence[str] = (), told: Sequence[int] | None = None
+    predictor: Predictor, output: str, count: int, labels: Sequence[str] = (), numbers: Sequence[int] | None = None
 ) -> OutputClasses:
-    """Return what the scores of an output stand for.
+    """Return the classes of an output's scores.
 
-    count   how many there are
-    labels  names of the classes that are answered in; by default the net's own
-    told    the class of each score; by default as the net says, or all in order
-    Raises: FusionError where there are not as many classes as scores.
+    count    of scores
+    labels   names of all classes; by default the net's own
+    numbers  the class of each score; by default as in the net's text, or all in order
+    Raises: FusionError if the numbers of classes and scores differ.
     """
-    names = tuple(labels) or predictor.named.names
-    numbers = predictor.classes.get(output) if told is None else tuple(told)
+    names = tuple(labels) or predictor.class_names.names
+    numbers = predictor.classes.get(output) if numbers is None else tuple(numbers)
     if numbers is None:
         if not names or len(names) == count:
             return OutputClasses(tuple(range(count)), names or ("",) * count)
-        own = predictor.named.names
+        own = predictor.class_names.names
         note = (
-            f"'{output}' has {count} scores, and {len(names)} classes are named: its numbers are its own; say which "
-            f"classes they are with --classes {output}=N,N,..."
+            f"'{output}' has {count} scores, but {len(names)} classes have names: its numbers are its own; give their "
+            f"classes with --classes {output}=N,N,..."
         )
         return OutputClasses(tuple(range(count)), own if len(own) == count else ("",) * count, note=note)
     if len(numbers) != count:
-        what = f"{len(numbers)} classes are told for '{output}', which has {count} scores"
-        raise FusionError(what, hint="name one class per score, in their order")
+        message = f"{len(numbers)} classes are given for '{output}', which has {count} scores"
+        raise FusionError(message, hint="give one class per score, in their order")
     return OutputClasses(tuple(numbers), tuple(name_of(names, number) for number in numbers), part=True)
 
 
-def _as_told(how: ImagePreparation, told: PreprocessOverrides) -> ImagePreparation:
-    old = how.transform
-    mean = old.mean if told.mean is None else np.array(told.mean, np.float32).reshape(-1, 1, 1)
-    scale = old.scale if told.scale is None else np.float32(told.scale)
-    return replace(how, size=told.size or how.size, rgb=told.rgb, transform=Transform(scale, mean, old.crop))
+def _with_overrides(how: ImagePreparation, overrides: PreprocessOverrides) -> ImagePreparation:
+    old, new = how.transform, overrides
+    mean = old.mean if new.mean is None else np.array(new.mean, np.float32).reshape(-1, 1, 1)
+    scale = old.scale if new.scale is None else np.float32(new.scale)
+    return replace(how, size=new.size or how.size, rgb=new.rgb, transform=Transform(scale, mean, old.crop))
 
 
 def predict(
@@ -226,15 +225,15 @@ def predict(
     labels: Sequence[str] = (),
     classes: Mapping[str, Sequence[int] | None] | None = None,
 ) -> list[Answer]:
-    """The best classes for each picture, all outputs of one picture together.
+    """Return the best classes for each image, all outputs of one image together.
 
-    pictures  paths, or the content of picture files
-    names     what the pictures are called in the answers; by default their paths
+    pictures  paths, or the content of image files
+    names     of the images in the answers; by default their paths
     labels    names of the classes; by default the net's own
-    classes   for outputs that know some of the classes only: the class of each score; by default as the net says
-    Raises: DataError naming every picture that cannot be read; FusionError for an output that is no row of scores.
+    classes   the class of each score, for outputs with some of the classes; by default as in the net's text
+    Raises: DataError naming every image that cannot be read; FusionError for an output that is not a row of scores.
     """
-    called = list(names or (item if isinstance(item, str) else f"picture {n + 1}" for n, item in enumerate(pictures)))
+    titles = list(names or (item if isinstance(item, str) else f"picture {n + 1}" for n, item in enumerate(pictures)))
     found = class_scores(predictor, pictures)
     known = {
         blob: output_classes(predictor, blob, rows.shape[1], labels, (classes or {}).get(blob))
@@ -242,13 +241,13 @@ def predict(
     }
     return [
         _answer(name, blob, rows[index], top, known[blob])
-        for index, name in enumerate(called)
+        for index, name in enumerate(titles)
         for blob, rows in found.items()
     ]
 
 
 def class_scores(predictor: Predictor, pictures: Sequence[str | bytes]) -> dict[str, NDArray[np.float32]]:
-    """All scores, float32 [pictures, classes] for each output. Raises: as `predict` does."""
+    """Return all scores, float32 [images, classes] for each output. Raises: as `predict` does."""
     errors: list[FusionError] = []
     fed = {}
     for key, how in predictor.inputs.items():
@@ -263,18 +262,20 @@ def class_scores(predictor: Predictor, pictures: Sequence[str | bytes]) -> dict[
 
 
 def class_shares(row: NDArray[np.float32]) -> tuple[NDArray[np.float32], bool]:
-    """Scores of one picture as shares that add up to 1, and whether they were so already; others go through softmax."""
+    """Return one image's scores as shares that add up to 1, by softmax if necessary, and whether they did already."""
     if (row >= 0).all() and abs(float(row.sum()) - 1) < _SUM:
         return row, True
-    raised = np.exp(row - row.max())
-    return raised / raised.sum(), False
+    powers = np.exp(row - row.max())
+    return powers / powers.sum(), False
 
 
 def _rows(blob: str, array: np.ndarray, count: int) -> np.ndarray:
     rows = array.reshape(len(array), -1) if array.ndim > 2 and array[0].size == array.shape[1] else array
     if rows.ndim != 2 or len(rows) != count:
         shape = "x".join(map(str, array.shape))
-        raise FusionError(f"blob '{blob}' is {shape}, not one row of scores per picture", hint="name it with --output")
+        raise FusionError(
+            f"blob '{blob}' is {shape}, not one row of scores per image", hint="select another with --output"
+        )
     return rows
 
 

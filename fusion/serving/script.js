@@ -2,9 +2,9 @@
 
 const HUES = 8;
 const at = (id) => document.getElementById(id);
-const seen = new Map(); // class -> the number of its colour, in the order in which they are met
+const seen = new Map(); // class -> the number of its colour, in the order of appearance
 let limit = 16 << 20;
-let turn = 0; // of several pictures in a row, the answer to the last one counts
+let turn = 0; // only the answer to the latest image is shown
 
 function make(tag, name, text) {
   const node = document.createElement(tag);
@@ -45,7 +45,7 @@ function row(best) {
   return item;
 }
 
-// A net is called by its name where one of its outputs alone knows all classes; its other outputs by theirs.
+// A card has the net's name if only one output of the net knows all classes; cards of other outputs have theirs.
 function card(answer, answers) {
   for (const best of answer.top) best.foreign = answer.foreign;
   const rivals = answers.filter((other) => other.net === answer.net && Boolean(other.knows) === Boolean(answer.knows));
@@ -69,12 +69,12 @@ function knowledge(classes) {
   return classes.length > 8 ? `knows ${classes.length} classes` : `knows ${classes.join(", ")} only`;
 }
 
-// Who knows a part of the classes must answer with one of them, so it has no vote; nor has who answers in its own.
+// A net that knows only some classes, or has classes of its own, must answer with one of those: it has no vote.
 function verdict(answers) {
   const voters = answers.filter((answer) => !answer.knows && !answer.foreign);
   const votes = new Set(voters.map((answer) => answer.top[0].class));
   if (voters.length < 2) return "";
-  const who = voters.length === answers.length ? "All answers" : "Those who know all classes";
+  const who = voters.length === answers.length ? "All answers" : "The nets with all classes";
   return ` ${who} ${votes.size === 1 ? "agree" : "do not agree"}.`;
 }
 
@@ -92,7 +92,7 @@ function preview(file) {
     picture.hidden = false;
   };
   picture.onerror = () => { picture.hidden = true; };
-  picture.alt = file.name ? `The picture ${file.name}` : "The picture";
+  picture.alt = file.name ? `The image ${file.name}` : "The image";
   picture.src = URL.createObjectURL(file);
 }
 
@@ -101,11 +101,11 @@ async function ask(file) {
   const mine = ++turn;
   at("answers").classList.add("old");
   if (file.size > limit) {
-    say(`This file has ${(file.size / 1048576).toFixed(1)} MB; up to ${limit >> 20} MB are taken.`, true);
+    say(`This file has ${(file.size / 1048576).toFixed(1)} MB; the limit is ${limit >> 20} MB.`, true);
     return;
   }
   preview(file);
-  say("Asking …");
+  say("Waiting for the answer …");
   try {
     const reply = await fetch("answer", { method: "POST", body: file, headers: { "Content-Type": "application/octet-stream" } });
     const found = await reply.json();
@@ -145,7 +145,7 @@ addEventListener("drop", (event) => {
   at("ask").classList.remove("over");
   const file = pictureIn(event.dataTransfer);
   if (file) ask(file);
-  else say("What was dropped is no file.", true);
+  else say("Only files can be dropped here.", true);
 });
 addEventListener("paste", (event) => {
   const file = pictureIn(event.clipboardData);

@@ -1,7 +1,7 @@
-"""The web server of the page: a handful of fixed addresses, and one that takes a picture's bytes.
+"""The web server of the page: a few fixed paths, and one that takes an image's bytes.
 
-It reads its own page once at the start, and no file after that: an address is looked up in a table and never becomes a
-path. Requests are bounded in number, size and time, and nothing of them is kept.
+It reads its page once at the start, and no file after that: a URL is looked up in a table and never becomes a file
+name. Requests are bounded in number, size and time, and nothing of them is stored.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ HEADERS = {
     "Cache-Control": "no-store",
     "Connection": "close",
 }
-PATIENCE = 30.0  # seconds for a request to arrive
+TIMEOUT = 30.0  # seconds for a request to arrive
 _PAGES = {
     "/": ("page.html", "text/html"),
     "/style.css": ("style.css", "text/css"),
     "/script.js": ("script.js", "text/javascript"),
 }
-_AT_ONCE = 16
+_MOST_REQUESTS = 16  # at once
 _QUEUE = 5.0  # seconds to wait for one of them to end
-_LINGER = 2.0
+_LINGER = 2.0  # seconds that a refused client has to finish sending
 _PIECE = 1 << 16
 
 
 class Server(ThreadingHTTPServer):
-    """Answers for the page until `shutdown`.
+    """An HTTP server for the page.
 
-    answer  a picture's bytes to what the page shows; may raise FusionError
-    about   what the page shows from the start
+    answer  computes the page's content from an image's bytes; may raise FusionError
+    about   the page's first content
     """
 
     daemon_threads = True
@@ -64,36 +64,36 @@ class Server(ThreadingHTTPServer):
         files = resources.files("fusion.serving")
         self.pages = {path: (files.joinpath(name).read_bytes(), kind) for path, (name, kind) in _PAGES.items()}
         self.pages["/about"] = (_json({**about, "limit": MOST_BYTES}), "application/json")
-        self._slots = threading.BoundedSemaphore(_AT_ONCE)
+        self._slots = threading.BoundedSemaphore(_MOST_REQUESTS)
         super().__init__(address, Handler)
 
     def server_bind(self) -> None:
-        """Bind without asking the name service who we are."""
+        """Bind without the reverse name lookup of http.server, which can take seconds."""
         TCPServer.server_bind(self)
         self.server_name, self.server_port = self.host, self.server_address[1]
 
     @property
     def url(self) -> str:
-        """Where the page is."""
+        """Return the page's address."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{self.server_port}/"
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer in a thread of its own, or drop it when too many are being answered."""
+        """Answer in a thread of its own, or drop the request when too many are in progress."""
         if not self._slots.acquire(timeout=_QUEUE):
             self.shutdown_request(request)
             return
         super().process_request(request, client_address)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Answer, and make room for the next."""
+        """Answer, then release the slot."""
         try:
             super().process_request_thread(request, client_address)
         finally:
             self._slots.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that goes away early is nobody's fault."""
+        """Report errors, except of clients that disconnect early."""
         import sys
 
         if not isinstance(sys.exc_info()[1], OSError):
@@ -101,22 +101,22 @@ class Server(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One request."""
+    """The handler of one request."""
 
     server: Server
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "fusion-predict", ""
-    timeout = PATIENCE
+    timeout = TIMEOUT
     _unread = False
 
     def do_GET(self) -> None:
-        """The page and its parts."""
+        """Send the page or one of its files."""
         self._guarded(self._page)
 
     do_HEAD = do_GET  # noqa: N815
 
     def do_POST(self) -> None:
-        """A picture to `/answer`."""
+        """Answer for an image sent to `/answer`."""
         self._guarded(self._answer)
 
     def _wrong_method(self) -> None:
@@ -133,7 +133,7 @@ class Handler(BaseHTTPRequestHandler):
             self._send(refusal.status, _json({"error": refusal.message}), "application/json")
 
     def finish(self) -> None:
-        """Let a refused client finish sending, within bounds: closed at once, it would not get to read why."""
+        """Let a refused client finish sending, within bounds: if closed at once, it would not read the answer."""
         super().finish()
         if not self._unread:
             return
@@ -154,7 +154,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         if self.path != "/answer":
-            raise Refusal(405 if self.path in self.server.pages else 404, "Pictures go to /answer.")
+            raise Refusal(405 if self.path in self.server.pages else 404, "Send images to /answer.")
         check_origin(self.headers)
         picture = self._body(body_length(self.headers))
         check_picture(picture)
@@ -165,12 +165,12 @@ class Handler(BaseHTTPRequestHandler):
         self._send(200, _json(found), "application/json")
 
     def _body(self, length: int) -> bytes:
-        """The request's bytes. Raises: Refusal when they do not come in time."""
-        parts, missing, end = [], length, time.monotonic() + PATIENCE
+        """Return the request's body. Raises: Refusal if it does not arrive in time."""
+        parts, missing, end = [], length, time.monotonic() + TIMEOUT
         while missing:
             part = self.rfile.read1(min(missing, _PIECE))
             if not part or time.monotonic() > end:
-                raise Refusal(400 if not part else 408, "The picture did not arrive whole.")
+                raise Refusal(400 if not part else 408, "The image arrived incomplete.")
             parts.append(part)
             missing -= len(part)
         return b"".join(parts)
@@ -189,21 +189,21 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def end_headers(self) -> None:
-        """Every answer, also to what is no proper request, bears the same guards."""
+        """Add the same protective headers to every answer, also to malformed requests."""
         for name, value in HEADERS.items():
             self.send_header(name, value)
         self.close_connection = True
         super().end_headers()
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing is written down of who asked for what."""
+        """Log nothing about requests."""
 
 
 def open_server(answer: Answer, about: dict[str, Any], *, host: str = "127.0.0.1", port: int = 0) -> Server:
-    """A server that listens; `serve_forever` answers.
+    """Return a server that listens; `serve_forever` answers.
 
-    port    0 takes a free one
-    Raises  FusionError for a host or port that cannot be had
+    port    0 for any free one
+    Raises: FusionError for a host or port that is not available
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]

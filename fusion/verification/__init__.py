@@ -1,4 +1,4 @@
-"""Proof that a fused net still computes what its sources computed, layer by layer; and of weights, and of two nets.
+"""Layer-by-layer comparison of a fused net with its sources, of two nets, and of weights files.
 
 for found in verify_branches("fused.prototxt", "init.caffemodel", {"odd": ("odd.prototxt", "odd.caffemodel")}):
     print(found.verdict())

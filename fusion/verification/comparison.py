@@ -1,4 +1,4 @@
-"""What a comparison found: one row per blob with the largest difference, as a table and as JSON."""
+"""Results of a comparison: one row per blob with its largest difference, as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from prototxt.summary.text_table import format_table
+
 RTOL = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How far one blob is from what it should be.
+    """The difference between a blob and its expected values.
 
     absolute  the largest difference of two values; infinite where the shapes differ or only one of them is finite
-    relative  that, divided by the largest magnitude in the blob as it should be
-    found     the shape found, where it is another
+    relative  that, divided by the largest magnitude in the expected blob
+    found     the shape found, if it differs
     """
 
     layer: str
@@ -31,7 +33,7 @@ class Difference:
     found: tuple[int, ...] | None = None
 
     def exceeds(self, rtol: float) -> bool:
-        """Whether it is more than allowed."""
+        """Return whether the relative difference is larger than allowed."""
         return self.relative > rtol
 
 
@@ -39,10 +41,10 @@ class Difference:
 class Comparison:
     """One thing compared with another, blob by blob in the order of execution.
 
-    name     what was compared, in a word: a source's prefix
-    what     what was compared with what, in a sentence
-    skipped  layers of the one that the other does not have
-    notes    what else a reader should know
+    name     a source's prefix, or one word
+    what     the two things compared, in a sentence
+    skipped  layers that only one of the two has
+    notes    further information, one sentence each
     """
 
     name: str
@@ -54,16 +56,16 @@ class Comparison:
 
     @property
     def first(self) -> Difference | None:
-        """The first blob that differs by more than `rtol`, None if all agree."""
+        """Return the first blob that differs by more than `rtol`, None if all agree."""
         return next((item for item in self.differences if item.exceeds(self.rtol)), None)
 
     @property
     def largest(self) -> float:
-        """The largest relative difference of all blobs."""
+        """Return the largest relative difference of all blobs."""
         return max((item.relative for item in self.differences), default=0.0)
 
     def verdict(self) -> str:
-        """The outcome in a line."""
+        """Return the result in one line."""
         if self.first is None:
             count = len(self.differences)
             exact = "bit for bit" if self.largest == 0 else f"within {self.largest:.1e} relative"
@@ -84,38 +86,34 @@ def compare_arrays(layer: str, blob: str, expected: NDArray[Any], found: NDArray
         return Difference(layer, blob, shape, 0.0, 0.0)
     expected, found = expected.astype(np.float64), found.astype(np.float64)
     finite = np.isfinite(expected)
-    odd = ~finite | ~np.isfinite(found)
-    if odd.any() and not np.array_equal(expected[odd], found[odd], equal_nan=True):
+    special = ~finite | ~np.isfinite(found)
+    if special.any() and not np.array_equal(expected[special], found[special], equal_nan=True):
         return Difference(layer, blob, shape, math.inf, math.inf)
-    absolute = float(np.abs(expected[~odd] - found[~odd]).max(initial=0.0))
-    scale = float(np.abs(expected[~odd]).max(initial=0.0))
+    absolute = float(np.abs(expected[~special] - found[~special]).max(initial=0.0))
+    scale = float(np.abs(expected[~special]).max(initial=0.0))
     return Difference(layer, blob, shape, absolute, absolute / scale if scale else math.inf if absolute else 0.0)
 
 
 def comparisons_text(comparisons: Sequence[Comparison]) -> str:
-    """All blobs as text, each comparison with its verdict below it."""
-    return "\n\n".join(_table(item) for item in comparisons)
+    """Return all blobs as text, each comparison followed by its verdict."""
+    return "\n\n".join(_text(item) for item in comparisons)
 
 
-def _table(item: Comparison) -> str:
-    rows = [("layer", "blob", "shape", "max absolute", "max relative", "")]
-    rows += [
-        (
-            *(found.layer, found.blob, _shapes(found)),
-            *(_figure(found.absolute), _figure(found.relative), "DIFFERS" if found.exceeds(item.rtol) else ""),
-        )
-        for found in item.differences
+def _text(item: Comparison) -> str:
+    rows = [(row.layer, row.blob, _shape(row.shape) + ("" if row.found is None else f", not {_shape(row.found)}"),
+             _figure(row.absolute), _figure(row.relative), "DIFFERS" if row.exceeds(item.rtol) else "")
+            for row in item.differences]  # fmt: skip
+    lines = [
+        f"{item.name}: {item.what}",
+        format_table(("layer", "blob", "shape", "max absolute", "max relative", ""), rows),
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [f"{item.name}: {item.what}"]
-    lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     if item.skipped:
         lines.append(f"not compared, because only one of the two has them: {', '.join(item.skipped)}")
     return "\n".join([*lines, *item.notes, item.verdict()])
 
 
 def comparisons_json(comparisons: Sequence[Comparison]) -> str:
-    """The content of the table; an infinite difference is null."""
+    """Return the content of the table as JSON; an infinite difference is null."""
     content = [
         {
             "name": item.name,
@@ -140,10 +138,6 @@ def comparisons_json(comparisons: Sequence[Comparison]) -> str:
         for item in comparisons
     ]
     return json.dumps(content, indent=2)
-
-
-def _shapes(item: Difference) -> str:
-    return _shape(item.shape) + ("" if item.found is None else f", not {_shape(item.found)}")
 
 
 def _shape(shape: Sequence[int]) -> str:

@@ -1,4 +1,4 @@
-"""Which blobs of a fused net are which values of an ONNX file."""
+"""Matching of a fused net's blobs with the values of an ONNX file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from prototxt.schema.messages import NetParameter
 
 @dataclass(frozen=True)
 class BranchValue:
-    """A value of the net that an Onnx layer makes, and what it is in the file.
+    """A value of the net that an Onnx layer computes, and its counterpart in the file.
 
     inputs  the file's inputs, the values of the net that feed them, and whether the file takes channels last
     """
@@ -33,7 +33,7 @@ class BranchValue:
 def branch_values(
     message: NetParameter, net: Net, prefix: str, path: str | os.PathLike[str], without: Collection[str]
 ) -> list[BranchValue]:
-    """The tops of the Onnx layers with this prefix, in the net's order. Raises: OnnxError.
+    """Return the tops of the Onnx layers with this prefix, in the net's order. Raises: OnnxError.
 
     message  the net's description, of one phase
     """
@@ -57,9 +57,9 @@ def branch_values(
 def whole_numbers(
     path: str | os.PathLike[str], matches: Sequence[BranchValue], found: Mapping[str, Tensor], seed: int
 ) -> dict[str, Tensor]:
-    """Noise for the values that feed those inputs of the file which take whole numbers.
+    """Return noise for the values that feed integer inputs of the file.
 
-    found  what the net makes of other noise, for the shapes
+    found  the values for other noise, for the shapes
     """
     types = load_graph(path).types
     kinds = {value: tensor_dtype_to_np_dtype(types[name]) for match in matches for name, value, _ in match.inputs

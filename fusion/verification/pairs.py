@@ -1,4 +1,4 @@
-"""Which layers and blobs of two nets are one and the same, and what keeps them from being compared."""
+"""Matching of layers and blobs of two nets, and the errors that prevent a comparison."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Pairs = list[tuple[Call, Call]]
 
 
 def paired(source: Net, fused: Net, prefix: str) -> Pairs:
-    """The layers that are one and the same in both nets, in the source's order."""
+    """Return the pairs of matching layers of both nets, in the source's order."""
     calls: dict[str, Call] = {}
     for call in fused.plan.calls:
         calls.setdefault(call.name, call)
@@ -29,15 +29,15 @@ def paired(source: Net, fused: Net, prefix: str) -> Pairs:
 
 
 def blobs_of_equal_names(one: Side, other: Side) -> list[tuple[str, str]]:
-    """The final values of blobs that both nets compute, in the order of the first."""
+    """Return pairs of the final values of blobs that both nets compute, in the order of the first."""
     theirs = {blob: value for blob, value in other.net.plan.blobs if value in computed_values(other)}
     names = {value: blob for blob, value in one.net.plan.blobs if value in computed_values(one)}
-    made = [top for call in one.net.plan.calls for top in call.tops if top in names]
-    return [(value, theirs[names[value]]) for value in made if names[value] in theirs]
+    values = [top for call in one.net.plan.calls for top in call.tops if top in names]
+    return [(value, theirs[names[value]]) for value in values if names[value] in theirs]
 
 
 def handed_over(name: str, pairs: Pairs, source: Net, branch: Net, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The source's inputs under the keys by which the branch takes them, going by who reads them."""
+    """Return the source's inputs by the branch's keys, matched by the layers that read them. Raises: DataError."""
     mine = {value: key for key, value in source.plan.inputs}
     theirs = {value: key for key, value in branch.plan.inputs}
     handed: dict[str, Tensor] = {}
@@ -45,19 +45,20 @@ def handed_over(name: str, pairs: Pairs, source: Net, branch: Net, inputs: Mappi
         for here, there in zip(ours.bottoms, others.bottoms, strict=False):
             if mine.get(here) in inputs and there in theirs:
                 handed[theirs[there]] = inputs[mine[here]]
+    # Without matching layers (two unrelated nets) inputs of one name, or the only input, must do.
     if not pairs:
         handed = {key: inputs[key] for key in theirs.values() if key in inputs}
     if not handed and len(inputs) == len(theirs) == 1:
         handed = dict(zip(theirs.values(), inputs.values(), strict=True))
     missing = [key for key in theirs.values() if key not in handed]
     if missing:
-        hint = "the branch must read what its source read; compare their first layers"
+        hint = "the branch must have the inputs of its source; compare their first layers"
         raise DataError(f"'{name}': the branch also reads {', '.join(map(repr, missing))}", hint=hint)
     return handed
 
 
 def made_at_the_front(pairs: Pairs, source: Net, fused: Net) -> tuple[str, ...]:
-    """The values that stand for the source's inputs in the fused net and are computed there, from another's pixels."""
+    """Return the fused net's values for the source's inputs that it computes itself, from another input's pixels."""
     outside = {value for _, value in source.plan.inputs}
     makers = {top for call in fused.plan.calls for top in call.tops}
     found = [there for ours, others in pairs for here, there in zip(ours.bottoms, others.bottoms, strict=False)
@@ -66,7 +67,7 @@ def made_at_the_front(pairs: Pairs, source: Net, fused: Net) -> tuple[str, ...]:
 
 
 def check_weights(name: str, pairs: Pairs, source: Side, fused: Side) -> None:
-    """Raises: WeightsMismatch naming layers without weights, or whose parameters have other shapes on the two sides."""
+    """Check both sides' weights. Raises: WeightsMismatch naming layers without weights or with different shapes."""
     mine, theirs = params(source.net), params(fused.net)
     names = [{call.name for call in calls} for calls in zip(*pairs, strict=True)]
     check_missing(
@@ -85,7 +86,7 @@ def check_weights(name: str, pairs: Pairs, source: Side, fused: Side) -> None:
 
 
 def check_missing(name: str, sides: Sequence[tuple[Side, Sequence[str]]]) -> None:
-    """Raises: WeightsMismatch naming the layers that the weights lack."""
+    """Check that no weights are missing. Raises: WeightsMismatch naming the layers without weights."""
     raise_all(
         [
             WeightsMismatch(f"'{name}': {side.label} has no weights for layer '{layer}'", hint="merge again")
@@ -96,7 +97,7 @@ def check_missing(name: str, sides: Sequence[tuple[Side, Sequence[str]]]) -> Non
 
 
 def nothing_in_common(name: str, source: Side, fused: Side) -> FusionError:
-    """What to say of two nets that share no layer."""
+    """Return the error for two nets that share no layer."""
     mine = ", ".join(call.name for call in source.net.plan.calls[:4])
     theirs = ", ".join(call.name for call in fused.net.plan.calls[:4])
     hint = f"the first has {mine}, ...; the second {theirs}, ...; is the prefix right?"
@@ -104,7 +105,7 @@ def nothing_in_common(name: str, source: Side, fused: Side) -> FusionError:
 
 
 def differing_preparation(pairs: Pairs, source: Side, fused: Side) -> tuple[str, ...]:
-    """A note for an input that the two nets' own data layers prepare differently: only their layers are compared."""
+    """Return notes on inputs that the two nets' data layers prepare differently: only later layers are compared."""
     makers = [{top: layer for layer in side.message.layer if not layer.bottom for top in layer.top}
               for side in (source, fused)]  # fmt: skip
     notes: dict[str, None] = {}

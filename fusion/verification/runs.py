@@ -1,4 +1,4 @@
-"""Two nets on the same inputs: branches of a fused net against their sources, and one net against another."""
+"""Runs of two nets on the same inputs: branches of a fused net against their sources, and one net against another."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from fusion.verification.sides import (
 
 @dataclass(frozen=True)
 class _Match:
-    """A value of the one net, the value of the other that must equal it, and the layer to name if it does not."""
+    """A value of one net, the value of the other that must equal it, and the layer to name if it does not."""
 
     layer: str
     here: str
@@ -54,12 +54,12 @@ def verify_branches(
     rtol: float = RTOL,
     without: Collection[str] = (),
 ) -> list[Comparison]:
-    """Run each source and its branch of the fused net on the same inputs and compare every blob they both make.
+    """Run each source and its branch of the fused net on the same inputs and compare every blob that both compute.
 
     without  layers of the fused net that are meant to differ
     sources  prefix -> (prototxt, weights), or an ONNX file, which ONNX Runtime runs; the fused layer `odd/conv1` is
              `conv1` of source `odd`
-    Raises: FusionError when a branch and its source have no layer in common, or the branch reads something else;
+    Raises: FusionError when a branch and its source have no layer in common, or the branch has other inputs;
             WeightsMismatch when weights are missing or do not fit; DataError for inputs.
     """
     found = []
@@ -115,7 +115,7 @@ def verify_nets(
 
 
 def _verify_onnx(prefix: str, path: Path, whole: Side, feed: Feed, rtol: float, without: Collection[str]) -> Comparison:
-    """What the Onnx layers of a branch make against what their file makes in ONNX Runtime."""
+    """Compare the tops of a branch's Onnx layers with the file's values in ONNX Runtime."""
     from fusion.verification.onnx_branches import branch_values, whole_numbers
 
     matches = branch_values(whole.message, whole.net, prefix, path, without)
@@ -136,8 +136,8 @@ def _verify_onnx(prefix: str, path: Path, whole: Side, feed: Feed, rtol: float, 
     expected = run_file(path, [match.value for match in matches], fed)
     rows = [compare_arrays(match.layer, _blob(match.top), expected[match.value], found[match.top].numpy())
             for match in matches]  # fmt: skip
-    what = f"ONNX Runtime on {os.fspath(path)} against {whole.label}, on {feed.words}"
-    return Comparison(prefix, what, tuple(rows), rtol=rtol)
+    title = f"ONNX Runtime on {os.fspath(path)} against {whole.label}, on {feed.words}"
+    return Comparison(prefix, title, tuple(rows), rtol=rtol)
 
 
 def _compared(
@@ -150,7 +150,7 @@ def _compared(
     rtol: float,
     skipped: tuple[str, ...],
 ) -> Comparison:
-    """Run both sides for the values that are matched; `pairs` tell which input of the one is which of the other."""
+    """Run both sides and compare the matched values; `pairs` match the inputs."""
     one = with_outputs(source.net, {match.here: match.here for match in matches})
     front = made_at_the_front(pairs, source.net, fused.net)
     other = with_outputs(fused.net, {match.there: match.there for match in matches}, front)
@@ -159,6 +159,7 @@ def _compared(
         expected = run(one, inputs)
         found = run(other, handed_over(name, pairs, source.net, other, inputs))
     rows, notes = [], differing_preparation(pairs, source, fused)
+    # Dense layers and 1x1 maps have the same values in shapes that differ by axes of size 1 at the end.
     alike = [match for match in matches if _alike(expected[match.here].shape, found[match.there].shape)]
     for match in matches:
         here, there = expected[match.here].numpy(), found[match.there].numpy()
@@ -167,12 +168,12 @@ def _compared(
     if alike:
         shown = ", ".join(_blob(match.there) for match in alike)
         notes = (*notes, f"compared although only one of the two has further axes of size 1 at the end: {shown}")
-    what = f"{source.label} against {fused.label}, on {feed.words}"
-    return Comparison(name, what, tuple(rows), skipped, notes, rtol)
+    title = f"{source.label} against {fused.label}, on {feed.words}"
+    return Comparison(name, title, tuple(rows), skipped, notes, rtol)
 
 
 def _alike(one: Sequence[int], other: Sequence[int]) -> bool:
-    """Whether two shapes are not the same, but are but for axes of size 1 at the end, as dense layers and 1x1 maps."""
+    """Return whether two shapes differ only by axes of size 1 at the end."""
     short, long = sorted((tuple(one), tuple(other)), key=len)
     return short != long and long == (*short, *[1] * (len(long) - len(short)))
 

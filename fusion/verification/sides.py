@@ -1,4 +1,4 @@
-"""A net with its weights, and what it is fed to be compared with another."""
+"""The two sides of a comparison: nets with their weights, and their inputs."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ Path = str | os.PathLike[str]
 
 @dataclass(frozen=True)
 class Feed:
-    """What both sides are given.
+    """The inputs of both sides.
 
-    pictures  files; without any, standard normal noise
+    pictures  image files; standard normal noise if empty
     batch     samples of noise
-    shapes    of inputs that a net does not tell
+    shapes    of inputs that a net does not define
     stages    of the nets' state, as DIGITS writes them
     """
 
@@ -40,7 +40,7 @@ class Feed:
 
     @property
     def words(self) -> str:
-        """What it is, for a message."""
+        """Return a description for a message."""
         return f"{len(self.pictures)} pictures" if self.pictures else f"noise with seed {self.seed}"
 
 
@@ -49,7 +49,7 @@ NOISE = Feed()
 
 @dataclass(frozen=True)
 class Side:
-    """A net with its weights, its description, what to call it, and its layers that the weights lack."""
+    """A net with its weights, its description, a label for messages, and the layers without weights."""
 
     net: Net
     message: NetParameter
@@ -68,11 +68,11 @@ def opened(
     prefix: str = "",
     source_of: str = "",
 ) -> Side:
-    """A net in phase TEST with its weights, for batches as long as the feed's.
+    """Build a net in phase TEST with its weights, for batches as long as the feed's.
 
-    fallback  shapes of the other net's inputs, for inputs of the same name, with the prefix or without
-    otherwise  shapes of inputs that the net itself does not tell, its data not being here
-    source_of  the prefix under which a fused net knows this one: its inputs are asked for by that
+    fallback   shapes of the other net's inputs, for inputs of the same name, with the prefix or without
+    otherwise  shapes of inputs that the net itself does not define because its data is not available
+    source_of  the prefix of this net in a fused net: errors name its inputs with that prefix
     """
     place = os.fspath(description)
     message = filter_whole(load_net(description), "TEST", stages=feed.stages)
@@ -90,9 +90,9 @@ def opened(
 def _same_inputs(
     shapes: Mapping[str, Sequence[int]], message: NetParameter, tops: Collection[str], prefix: str
 ) -> dict[str, Sequence[int]]:
-    """Shapes of the other net's inputs for those of this net that are the same: with the prefix, or else of one name.
+    """Return the shapes of the other net's inputs for matching inputs of this net: with the prefix, or of one name.
 
-    An input of one name is another one where this net gives it another shape, and gives the other net's to a third.
+    Inputs of one name do not match if this net gives its own another shape, and the other net's shape to a third.
     """
     known = {blob: tuple(shape[1:]) for blob, shape in known_input_shapes(message).items() if shape is not UNKNOWN}
     found: dict[str, Sequence[int]] = {}
@@ -105,9 +105,9 @@ def _same_inputs(
 
 
 def source_feed(feed: Feed, fused: Path, source: Path, prefix: str) -> Feed:
-    """The feed for a source: shapes are given by the fused net's names, where its `data` may be `PREFIX/data`.
+    """Return the feed for a source: shapes use the fused net's names, where the source's `data` may be `PREFIX/data`.
 
-    A shape of one name means another input where the source's own differs, and the fused net tells just that shape.
+    A shape of the same name belongs to another input if the fused net has exactly that shape and the source differs.
     """
     given = feed.shapes or {}
     theirs, mine = (_known(path, feed) for path in (fused, source)) if given else ({}, {})
@@ -123,13 +123,13 @@ def source_feed(feed: Feed, fused: Path, source: Path, prefix: str) -> Feed:
 
 
 def _known(path: Path, feed: Feed) -> dict[str, Shape | None]:
-    """What a net tells of a sample of each of its inputs."""
+    """Return the shape per sample of each of a net's inputs, as far as it is known."""
     known = known_input_shapes(filter_whole(load_net(path), "TEST", stages=feed.stages))
     return {blob: None if shape is UNKNOWN else tuple(shape[1:]) for blob, shape in known.items()}
 
 
 def branch_inputs(fused: Path, prefix: str) -> dict[str, Shape]:
-    """What the fused net feeds a branch, by the source's names of the blobs, as far as its description tells."""
+    """Return the shapes of a branch's inputs by the source's blob names, as far as the fused net defines them."""
     inputs = known_input_shapes(filter_net(load_net(fused), phase="TEST"))
     shared = {blob: shape for blob, shape in inputs.items() if f"{prefix}/{blob}" not in inputs}
     own = {blob.removeprefix(f"{prefix}/"): shape for blob, shape in inputs.items() if blob.startswith(f"{prefix}/")}
@@ -137,7 +137,7 @@ def branch_inputs(fused: Path, prefix: str) -> dict[str, Shape]:
 
 
 def inputs_of(source: Side, net: Net, feed: Feed) -> dict[str, Tensor]:
-    """What the inputs of a net are fed that computes values of this side's net."""
+    """Return the inputs, float32, of a net that computes values of this side's net."""
     made = {}
     for key, _ in net.plan.inputs:
         if feed.pictures:
@@ -148,7 +148,7 @@ def inputs_of(source: Side, net: Net, feed: Feed) -> dict[str, Tensor]:
 
 
 def computed_values(side: Side) -> set[str]:
-    """Values that follow from pictures alone and are neither a loss nor a measure: labels are not at hand."""
+    """Return the values that depend on images alone and are neither a loss nor an accuracy: there are no labels."""
     known = {value for key, value in side.net.plan.inputs if len(side.shapes[key]) > 1}
     for call in side.net.plan.calls:
         judges = call.type == "Accuracy" or (call.type != SHARED_MEMORY and layer_type(call.type).loss)
@@ -158,6 +158,6 @@ def computed_values(side: Side) -> set[str]:
 
 
 def output_values(side: Side) -> list[str]:
-    """The net's outputs, as far as they are `computed_values`."""
+    """Return the net's outputs that are in `computed_values`."""
     computed = computed_values(side)
     return [value for _, value in side.net.plan.outputs if value in computed]

@@ -1,4 +1,4 @@
-"""The weights of sources against those of their branches, as they lie in the files."""
+"""Comparison of sources' weights with those of their branches, as stored in the files."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def verify_weights(
                 for index, (array, other) in enumerate(zip(mine, theirs, strict=True))
             ]
         skipped = tuple(name for name, fused in names.items() if fused is None)
-        what = f"the weights of {os.fspath(path)} in {os.fspath(weights)}"
-        found.append(Comparison(prefix or "weights", what, tuple(rows), skipped, rtol=rtol))
+        title = f"the weights of {os.fspath(path)} in {os.fspath(weights)}"
+        found.append(Comparison(prefix or "weights", title, tuple(rows), skipped, rtol=rtol))
     return found
 
 

@@ -54,7 +54,7 @@ def test_own_classes_get_no_name_of_others(folder: Path, capsys: pytest.CaptureF
     out, err = capsys.readouterr()
     assert out == "pictures/b.png  ip: 1 10\n"
     assert err == (
-        "note: 'ip' has 3 scores, and 10 classes are named: its numbers are its own; say which classes they are with "
+        "note: 'ip' has 3 scores, but 10 classes have names: its numbers are its own; give their classes with "
         "--classes ip=N,N,...\n"
     )
     assert main([*asked, "--labels", "ten.txt", "--classes", "ip=1,3,5"]) == 0
@@ -127,7 +127,7 @@ def test_a_web_page_until_ctrl_c(
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        (["--classes", "prob=1,2"], "2 classes are told for 'prob'"),
+        (["--classes", "prob=1,2"], "2 classes are given for 'prob'"),
         (["--classes", "porb=1,2"], "--classes names no net or output: 'porb'"),
         (["--host", "203.0.113.7"], "cannot listen at 203.0.113.7, port 0"),
         (["--beside", "a=absent.prototxt:net.caffemodel"], "absent.prototxt"),
@@ -198,4 +198,4 @@ def test_several_right_answers_have_no_shares_on_the_page(folder: Path, capsys: 
     assert main([*asked, "pictures/a.png", "--top", "1"]) == 0
     assert re.search(r": 0 0\.9933\n", capsys.readouterr().out)  # sigmoid(5), by itself
     assert main([*asked, "--serve", "--port", "0"]) == 1
-    assert "is a yes or no per output" in capsys.readouterr().err
+    assert "answers yes or no per class" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""An ONNX file as a graph, only its outer form changed: opset 13 or later, functions inlined, constants apart."""
+"""ONNX files as graphs, with only their outer form changed: opset 13 or later, functions inlined, constants apart."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from prototxt.sniff.weights_format import foreign_format
 Path = str | os.PathLike[str]
 STANDARD = ("", "ai.onnx")
 KEPT = 17
-"""The opset in whose form graphs are kept: the newest that all of onnx2torch's converters know."""
+"""The opset in which graphs are kept: the newest that all of onnx2torch's converters support."""
 OLDEST = 13
 OLDEST_RUN = 7  # the oldest opset that ONNX Runtime runs
 
 
 def read_graph(path: Path) -> Graph:
-    """Read a file, with tensors that it keeps in files beside it; large ones are mapped, see `mapping`.
+    """Read a file and the files with its external tensors; large tensors are mapped, see `mapped_weights`.
 
-    Raises: OnnxError when it is no ONNX file, is damaged, or lacks such a file; OSError.
+    Raises: OnnxError when it is no ONNX file, is damaged, or an external file is missing; OSError.
     """
     place = os.fspath(path)
     with open(place, "rb") as file:  # a missing file is an OSError with its name
@@ -43,19 +43,19 @@ def read_graph(path: Path) -> Graph:
         mapped = _mapped(place)
     except Exception as error:  # protobuf's DecodeError derives from Exception alone
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        hint = "is it complete? tensors kept outside lie in a file beside it, which must be copied with it"
+        hint = "is it complete? external tensors are in a file beside it, which must be copied too"
         raise OnnxError(f"this is no readable ONNX file: {reason}", place=place, hint=hint) from error
     graph = from_model(mapped.model, place, mapped.arrays)
     return replace(graph, files=tuple(scan for scan, _ in mapped.files.values()))
 
 
 def _mapped(path: str) -> Mapped:
-    """Whole where onnx's own tools change the model first, and where it is not in protobuf's wire format."""
+    """Map the file; read it whole if onnx's own tools must change the model, or it is not in protobuf's wire format."""
     if path.lower().endswith(".onnx"):
         try:
             mapped = read_mapped(path)
         except (WeightsError, DecodeError):
-            return Mapped(onnx.load(path))  # for its words about what is wrong
+            return Mapped(onnx.load(path))  # for onnx's own message about the error
         if not mapped.arrays or not (mapped.model.functions or _version(mapped.model) < OLDEST):
             return mapped
     return Mapped(onnx.load(path))
@@ -64,10 +64,10 @@ def _mapped(path: str) -> Mapped:
 def from_model(
     model: onnx.ModelProto, place: str = "the model", arrays: Mapping[str, NDArray[Any]] = MappingProxyType({})
 ) -> Graph:
-    """A model as a graph.
+    """Return a model as a graph.
 
-    arrays  values of initializers that the model does not hold
-    Raises: OnnxError when it holds no nodes or tensors of a kind that is not dense.
+    arrays  values of initializers that the model does not contain
+    Raises: OnnxError when it has no nodes, or has sparse tensors.
     """
     if not model.graph.node or not model.graph.output:
         hint = "export the net again, or give its prototxt"
@@ -116,42 +116,42 @@ def _constants(graph: onnx.GraphProto, arrays: Mapping[str, NDArray[Any]], place
 
 
 def _damaged(graph: onnx.GraphProto, place: str) -> OnnxError | None:
-    """The error for a tensor whose values are not as many as its shape says."""
+    """Return the error for a tensor whose number of values does not fit its shape, None if there is no such tensor."""
     for tensor in graph.initializer:
         try:
             numpy_helper.to_array(tensor)
         except (LookupError, TypeError, ValueError) as error:
-            what = f"tensor '{tensor.name}' of shape {tuple(tensor.dims)} is damaged: {str(error).splitlines()[0]}"
-            return OnnxError(what, place=place, hint="copy or export the file again")
+            message = f"tensor '{tensor.name}' of shape {tuple(tensor.dims)} is damaged: {str(error).splitlines()[0]}"
+            return OnnxError(message, place=place, hint="copy or export the file again")
     return None
 
 
 def _raised(model: onnx.ModelProto, notes: list[str]) -> onnx.ModelProto:
-    """A model older than opset 13 in opset 17, where onnx can do it; else as it is."""
+    """Convert a model older than opset 13 to opset 17 if onnx can do it; else return it unchanged."""
     version = _version(model)
     if version >= OLDEST:
         return model
-    told = model.ir_version
-    model.ir_version = max(told, IR)  # in 3, initializers are inputs, and onnx fails for those that are not
+    ir_version = model.ir_version
+    model.ir_version = max(ir_version, IR)  # in version 3 initializers must be inputs too, or onnx fails
     try:
         if version < OLDEST_RUN and any(node.op_type == "PRelu" for node in model.graph.node):
             raise NotImplementedError("PRelu meant one slope per channel then")
         raised: onnx.ModelProto = version_converter.convert_version(model, KEPT)
     except Exception as error:
         notes.append(
-            f"opset {version} stays, because onnx cannot bring it to {KEPT}: {str(error).splitlines()[0][:120]}"
+            f"opset {version} stays, because onnx cannot convert it to {KEPT}: {str(error).splitlines()[0][:120]}"
         )
         return model
     finally:
-        model.ir_version = told
+        model.ir_version = ir_version
     if version < 11:
-        _set_places(raised)
-    notes.append(f"opset {version} was brought to {KEPT}")
+        _set_coordinates(raised)
+    notes.append(f"opset {version} was converted to {KEPT}")
     return raised
 
 
-def _set_places(model: onnx.ModelProto) -> None:
-    """Upsample, and Resize of opset 10, place elements as later versions do only if they are asked to."""
+def _set_coordinates(model: onnx.ModelProto) -> None:
+    """Give Resize the coordinates of Upsample and of Resize of opset 10, which are not the later default."""
     for node in model.graph.node:
         if node.op_type == "Resize" and not node.domain:
             values = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}

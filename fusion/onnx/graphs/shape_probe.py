@@ -1,7 +1,7 @@
-"""What is known of a graph's values: shapes and integers, for one batch size at a time.
+"""Inference of a graph's shapes and integers for one batch size at a time.
 
-A size that differs between two batch sizes follows the batch; one that does not is fixed. That decides what exporters
-compute at run time (`Shape`, `Gather`, `Concat`, ...) although it never changes.
+A size that differs between two batch sizes follows the batch; any other is fixed. Exporters write nodes that compute
+sizes at run time (`Shape`, `Gather`, `Concat`, ...) although most never change: the probes tell the two apart.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import defs, helper, numpy_helper, shape_inference
+from onnx import checker, defs, helper, numpy_helper, shape_inference
 
 from fusion.onnx.graphs.graph import OWN, Dims, attributes
 
 _DATA = 1024  # integers of this many elements at most are followed; shapes and indices are short
-_FEW = 8  # factors of Resize and the like
+_FEW = 8  # floats of this many elements at most are followed: factors of Resize and the like
+# The reference implementation is NumPy, and raises NumPy's errors for inputs that contradict each other; it lacks an
+# operator with a RuntimeError, and fails with an AttributeError for some that ONNX defines as functions (Gelu, Mish).
+_EVALUATION_ERRORS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 _RANDOM = frozenset(("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli"))
 
 
@@ -37,23 +40,25 @@ class Probe:
     values: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     def know(self, name: str, array: NDArray[Any]) -> None:
-        """Take a constant to the notes."""
+        """Store a constant."""
         self.types[name] = helper.np_dtype_to_tensor_dtype(array.dtype)
         self.shapes[name] = tuple(array.shape)
         if array.size <= _DATA:
             self.values[name] = array
 
     def infer(self, node: onnx.NodeProto, opset: int, imports: Mapping[str, int]) -> bool:
-        """Note the types and shapes of the node's outputs; False where they contradict each other."""
+        """Infer the types and shapes of the node's outputs; return False if its inputs contradict each other."""
         if node.domain == OWN:
             return self._own(node)
         try:
             schema = defs.get_schema(
                 node.op_type, opset if not node.domain else imports.get(node.domain, 1), node.domain
             )
-        except Exception:
-            return True  # an operator that nobody knows: the report says so
-        types = {name: self._type(name) for name in node.input if name in self.types}
+        except defs.SchemaError:
+            return True  # an unknown operator, which `support` refuses by name
+        if any(name and name not in self.types for name in node.input):
+            return False
+        types = {name: self._type(name) for name in node.input if name}
         data = {
             name: numpy_helper.from_array(self.values[name], name)
             for name in node.input
@@ -62,8 +67,8 @@ class Probe:
         imported = [helper.make_opsetid("", opset)]
         try:
             found = shape_inference.infer_node_outputs(schema, node, types, data, opset_imports=imported)
-        except Exception:
-            return False
+        except (shape_inference.InferenceError, checker.ValidationError, ValueError):
+            return False  # contradicting shapes, an element type that the operator lacks, an element type of 0
         if node.op_type == "Concat" and not self._joinable(node):
             return False
         for name, kind in found.items():
@@ -76,7 +81,7 @@ class Probe:
         return True
 
     def _joinable(self, node: onnx.NodeProto) -> bool:
-        """Whether the pieces agree on all axes but one, which onnx's inference does not insist on."""
+        """Return whether the inputs agree on all axes but one, which onnx's inference does not check."""
         shapes = [self.shapes[name] for name in node.input if name in self.shapes]
         axis = attributes(node)["axis"]
         rest = [dims[:axis] + (dims[axis + 1 :] if axis != -1 else ()) for dims in shapes]
@@ -84,7 +89,7 @@ class Probe:
         return all(len({dim for dim in column if dim is not None}) < 2 for column in columns)
 
     def _own(self, node: onnx.NodeProto) -> bool:
-        """An operator of our own: all keep their input's shape but Resize; Dropout may have a mask."""
+        """Infer an operator of our own domain: all but Resize keep their input's shape; Dropout may have a mask."""
         first, top = node.input[0], node.output[0]
         if first in self.types:
             self.types[top] = self.types[first]
@@ -106,12 +111,12 @@ class Probe:
 
 
 def scaled(size: int, scale: float) -> int:
-    """The size that Resize makes of one by a factor, in float32 as ONNX Runtime works it out."""
+    """Return the size times a factor of Resize, in float32 as ONNX Runtime computes it."""
     return int(np.floor(np.float32(size) * np.float32(scale)))
 
 
 def evaluate(node: onnx.NodeProto, arrays: Sequence[NDArray[Any] | None], opset: int) -> list[NDArray[Any]] | None:
-    """The node's outputs for known inputs, by onnx's reference implementation; None where it has none."""
+    """Return the node's outputs for known inputs, by onnx's reference implementation; None if that is not possible."""
     if node.op_type in _RANDOM or node.domain or any(item.HasField("g") for item in node.attribute):
         return None
     from onnx.reference import ReferenceEvaluator
@@ -126,13 +131,13 @@ def evaluate(node: onnx.NodeProto, arrays: Sequence[NDArray[Any] | None], opset:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
     try:
         found = ReferenceEvaluator(model).run(None, given)
-    except Exception:
+    except _EVALUATION_ERRORS:
         return None
     return [np.asarray(array) for array in found]
 
 
 def shape_of(node: onnx.NodeProto, probe: Probe) -> NDArray[np.int64] | None:
-    """What a Shape or Size node gives, where that is known."""
+    """Return the output of a Shape or Size node, None if it is not known."""
     dims = probe.shapes.get(node.input[0])
     if dims is None:
         return None

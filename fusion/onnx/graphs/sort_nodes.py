@@ -1,4 +1,4 @@
-"""Nodes in the order in which they can run, functions in the place of their calls; what never ends is an error."""
+"""Nodes in topological order, with functions inlined; cycles and endless recursion are errors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _BROKEN = "export the net again, this is no valid ONNX file"
 
 
 def check_names(graph: onnx.GraphProto, place: str) -> None:
-    """Raises: OnnxError for a name that is no text, which protobuf hands over as bytes."""
+    """Check that all names are text. Raises: OnnxError for one that protobuf returned as bytes."""
     names: list[object] = [tensor.name for tensor in graph.initializer]
     names += [value.name for value in (*graph.input, *graph.output)]
     for node in graph.node:
@@ -31,9 +31,9 @@ def check_names(graph: onnx.GraphProto, place: str) -> None:
 
 
 def topological_order(graph: onnx.GraphProto, place: str) -> tuple[onnx.NodeProto, ...]:
-    """The nodes, each after those that it reads from; ONNX asks for this order, some writers forget it.
+    """Return the nodes, each after those that it reads from: ONNX requires this order, but not all writers keep it.
 
-    Raises: OnnxError where nodes read from each other, for a value that nothing makes, and for one that two make.
+    Raises: OnnxError for a cycle, for a value that no node computes, and for one that two nodes compute.
     """
     makers: dict[str, int] = {}
     outside = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer} | {""}
@@ -45,18 +45,18 @@ def topological_order(graph: onnx.GraphProto, place: str) -> tuple[onnx.NodeProt
     for index, node in enumerate(graph.node):
         missing = next((name for name in node.input if name not in makers and name not in outside), None)
         if missing is not None:
-            what = f"node '{_called(graph.node[index])}' reads '{missing}', which nothing makes"
-            raise OnnxError(what, place=place, hint=_BROKEN)
+            message = f"node '{_title(graph.node[index])}' reads '{missing}', which no node computes"
+            raise OnnxError(message, place=place, hint=_BROKEN)
     lost = [value.name for value in graph.output if value.name not in makers and value.name not in outside]
     if lost:
-        raise OnnxError(f"nothing makes its output '{lost[0]}'", place=place, hint=_BROKEN)
+        raise OnnxError(f"no node computes its output '{lost[0]}'", place=place, hint=_BROKEN)
     return tuple(graph.node[index] for index in _sorted(graph, makers, place))
 
 
 def _sorted(graph: onnx.GraphProto, makers: dict[str, int], place: str) -> Iterator[int]:
     before = [{makers[name] for name in node.input if name in makers} for node in graph.node]
     done: set[int] = set()
-    open_: set[int] = set()
+    open_: set[int] = set()  # on the stack: reading from one of these is a cycle
     for start in range(len(graph.node)):
         stack = [start]
         while stack:
@@ -70,20 +70,21 @@ def _sorted(graph: onnx.GraphProto, makers: dict[str, int], place: str) -> Itera
                 done.add(index)
                 continue
             if waiting & open_ or index in waiting:
-                what = f"node '{_called(graph.node[index])}' reads from what is made of it"
-                raise OnnxError(what, place=place, hint=_BROKEN)
+                message = f"node '{_title(graph.node[index])}' reads from its own output"
+                raise OnnxError(message, place=place, hint=_BROKEN)
             open_.add(index)
             stack += sorted(waiting, reverse=True)
 
 
 def inline_functions(model: onnx.ModelProto, place: str) -> onnx.ModelProto:
-    """The model without functions of its own.
+    """Return the model with the functions of the file inlined.
 
-    Raises: OnnxError for functions that call themselves, or that become too many nodes.
+    Raises: OnnxError for functions that call themselves, or that expand to too many nodes.
     """
     if not model.functions:
         return model
     bodies = {(function.domain, function.name): list(_nodes(function.node)) for function in model.functions}
+    # Count before inlining: a few nested functions can stand for more nodes than fit into memory.
     sizes: dict[tuple[str, str], int] = {}
     for start in bodies:
         stack = [start]
@@ -95,14 +96,14 @@ def inline_functions(model: onnx.ModelProto, place: str) -> onnx.ModelProto:
                 sizes[key] = sum(sizes.get(call, 1) for call in calls)
                 stack.pop()
             elif set(waiting) & set(stack):
-                what = f"its function '{key[1]}' calls itself"
-                raise OnnxError(what, place=place, hint="ONNX allows no such function; export the net without it")
+                hint = "ONNX allows no such function; export the net without it"
+                raise OnnxError(f"its function '{key[1]}' calls itself", place=place, hint=hint)
             else:
                 stack.append(waiting[0])
     total = sum(sizes.get((node.domain, node.op_type), 1) for node in _nodes(model.graph.node))
     if total > _MOST:
-        what = f"its functions call each other so often that they are {total:,} nodes; {_MOST:,} are read at most"
-        raise OnnxError(what, place=place, hint="export the net without functions")
+        message = f"its functions call each other so often that they are {total:,} nodes; {_MOST:,} are read at most"
+        raise OnnxError(message, place=place, hint="export the net without functions")
     from onnx import inliner
 
     result: onnx.ModelProto = inliner.inline_local_functions(model)
@@ -110,7 +111,7 @@ def inline_functions(model: onnx.ModelProto, place: str) -> onnx.ModelProto:
 
 
 def expand_operators(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with operators that ONNX itself says in other ones, and that have no converter, written out."""
+    """Return the model with operators that have no converter expanded, if ONNX defines them by other operators."""
     from onnx import inliner
 
     if "inline_schema_functions" not in signature(inliner.inline_selected_functions).parameters:
@@ -128,7 +129,7 @@ def expand_operators(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _typed(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with what onnx's inliner asks for, types of all values, and what it forgets, defaults of attributes."""
+    """Return the model with types of all values, which onnx's inliner needs, and attribute defaults, which it drops."""
     found: onnx.ModelProto = shape_inference.infer_shapes(model)
     versions = {item.domain: item.version for item in found.opset_import}
     for node in found.graph.node:
@@ -147,7 +148,7 @@ def _typed(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _nodes(nodes: object) -> Iterator[onnx.NodeProto]:
-    """Nodes, and those of the graphs that they hold."""
+    """Yield the nodes and those of the graphs in their attributes, at any depth."""
     waiting = list(nodes)  # type: ignore[call-overload]
     while waiting:
         yield (node := waiting.pop())
@@ -156,5 +157,5 @@ def _nodes(nodes: object) -> Iterator[onnx.NodeProto]:
                 waiting += graph.node
 
 
-def _called(node: onnx.NodeProto) -> str:
+def _title(node: onnx.NodeProto) -> str:
     return node.name or next(iter(node.output), "") or node.op_type

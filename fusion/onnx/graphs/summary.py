@@ -1,4 +1,4 @@
-"""An ONNX file at a glance, before anything of it is used: inputs, cuts, weights, and what cannot be run."""
+"""An overview of an ONNX file: inputs, possible cuts, weights, and the operators that cannot be run."""
 
 from __future__ import annotations
 
@@ -11,26 +11,24 @@ from fusion.onnx.graphs.support import support
 
 
 def overview(graph: Graph) -> dict[str, Any]:
-    """The same as the text, as data."""
-    held = graph_weights(graph)
-    judged = support(graph)
+    """Return the content of `overview_text` as data."""
+    arrays = graph_weights(graph)
     return {
         "inputs": {name: list(dims) for name, dims in graph.inputs.items()},
         "outputs": list(graph.outputs),
         "scores": scores_value(graph),
         "cut": classifier_input(graph),
         "candidates": {name: list(dims) for name, dims in feature_values(graph)},
-        "weights": len(held),
-        "values": sum(array.size for array in held.values()),
-        "operators": {row.name: {"count": row.count, "reasons": list(row.reasons)} for row in judged.rows},
+        "weights": len(arrays),
+        "values": sum(array.size for array in arrays.values()),
+        "operators": {row.name: {"count": row.count, "reasons": list(row.reasons)} for row in support(graph).rows},
         "notes": list(graph.notes),
     }
 
 
 def overview_text(graph: Graph, most: int = 12) -> str:
-    """A page: the nearest `most` values to cut at, then a line per operator."""
-    found = overview(graph)
-    judged = support(graph)
+    """Return a page of text: inputs, outputs, the `most` values nearest to the output, and a line per operator."""
+    found, operators = overview(graph), support(graph)
     lines = [f"ONNX net '{graph.name}', {found['weights']} weights, {found['values']:,} values"]
     lines += [f"input   {name}  {_shown(dims)}" for name, dims in graph.inputs.items()]
     lines += [f"output  {name}  {_shown(graph.shapes.get(name, ()))}" for name in graph.outputs]
@@ -42,9 +40,9 @@ def overview_text(graph: Graph, most: int = 12) -> str:
     values = feature_values(graph)
     lines += [f"  {name.lstrip('/')}  {_shown(dims)}" for name, dims in values[:most]]
     lines += [f"  and {len(values) - most} more"] if len(values) > most else []
-    wrong = len(judged.unsupported)
+    wrong = len(operators.unsupported)
     lines.append(f"operators: {'all can be run' if not wrong else f'{wrong} cannot be run'}")
-    return "\n".join([*lines, *(f"  {line}" for line in judged.table().splitlines())]) + "\n"
+    return "\n".join([*lines, *(f"  {line}" for line in operators.table().splitlines())]) + "\n"
 
 
 def _shown(dims: Dims) -> str:

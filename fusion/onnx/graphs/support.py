@@ -1,4 +1,4 @@
-"""What of a graph can be run, before anything is converted: every operator that cannot be, at once."""
+"""The operators of a graph that cannot be run, all listed before anything is converted."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from onnx import TensorProto, checker, defs
 from fusion.errors import OnnxError
 from fusion.onnx.graphs.graph import IR, OWN, Graph, attributes
 from fusion.onnx.graphs.read import KEPT, OLDEST, OLDEST_RUN
+from prototxt.summary.text_table import format_table
 
-# Operators whose opset 17 form onnx2torch converts exactly; tests hold both lists to its registry and to ONNX Runtime.
+# Operators that onnx2torch converts exactly in opset 17; tests compare both lists with its registry and ONNX Runtime.
 _KNOWN_NAMES = """
 Abs Acos Add And ArgMax ArgMin Asin Atan BatchNormalization Cast Ceil Celu Concat ConstantOfShape Cos DepthToSpace Div
 Einsum Elu Equal Erf Exp Expand EyeLike Floor Gather GlobalAveragePool Greater GreaterOrEqual HardSigmoid
@@ -47,8 +48,8 @@ class OperatorSupport:
     """One operator.
 
     name     with its domain, if it is not a standard one
-    count    nodes
-    reasons  why some of them cannot be run; empty: all can
+    count    of nodes
+    reasons  why some of them cannot be run; empty if all can
     where    the name of the first node that cannot
     """
 
@@ -67,22 +68,19 @@ class Support:
 
     @property
     def unsupported(self) -> tuple[OperatorSupport, ...]:
-        """Those that keep the graph from running."""
+        """Return the operators that cannot be run."""
         return tuple(row for row in self.rows if row.reasons)
 
     def table(self) -> str:
-        """The operators as text, those that cannot be run first."""
-        width = max((len(row.name) for row in self.rows), default=0)
+        """Return the operators as text, those that cannot be run first."""
         ordered = sorted(self.rows, key=lambda row: (not row.reasons, row.name))
-        return "\n".join(
-            f"{row.name:<{width}}  {row.count:>4}  "
-            + ("; ".join(row.reasons) + f" ({row.where})" if row.reasons else "yes")
-            for row in ordered
-        )
+        rows = [(row.name, str(row.count), f"{'; '.join(row.reasons)} ({row.where})" if row.reasons else "yes")
+                for row in ordered]  # fmt: skip
+        return format_table(("operator", "nodes", "can be run"), rows, right=("nodes",))
 
 
 def support(graph: Graph) -> Support:
-    """Judge every node of a graph in its plain form."""
+    """Return the support for every operator of a graph in its plain form."""
     counts: dict[str, int] = {}
     reasons: dict[str, dict[str, None]] = {}
     where: dict[str, str] = {}
@@ -97,18 +95,19 @@ def support(graph: Graph) -> Support:
 
 
 def check_support(graph: Graph) -> None:
-    """Raises: OnnxError listing every operator that cannot be run."""
+    """Check that all operators can be run. Raises: OnnxError listing every one that cannot."""
     rows = support(graph).unsupported
     if rows:
         lines = [f"{row.name} ({row.count}x, first '{row.where}'): {'; '.join(row.reasons)}" for row in rows]
-        what = f"{len(rows)} kinds of its operators cannot be run:\n    " + "\n    ".join(lines)
+        message = f"{len(rows)} kinds of its operators cannot be run:\n    " + "\n    ".join(lines)
         if len(rows) == 1:
-            what = f"one of its operators cannot be run: {lines[0]}"
+            message = f"one of its operators cannot be run: {lines[0]}"
         hint = "cut the net before them, or export it so that it does without (a lower opset, in eval mode, in float32)"
-        raise OnnxError(what, place=graph.place, hint=hint)
+        raise OnnxError(message, place=graph.place, hint=hint)
 
 
 def _reasons(graph: Graph, node: onnx.NodeProto) -> Iterator[str]:
+    # From the general to the particular: onnx's checker must not see domains and operators that it does not know.
     yield from _types(graph, node)
     if node.domain == OWN:
         yield from _resize_limits(graph, node, attributes(node)) if node.op_type == "Resize" else ()
@@ -140,15 +139,16 @@ def _reasons(graph: Graph, node: onnx.NodeProto) -> Iterator[str]:
         yield "outputs of it are read that are not computed"
         return
     if graph.opset < OLDEST and _differs(node.op_type, graph.opset):
-        yield f"its meaning of opset {graph.opset}, which onnx could not bring to {KEPT}"
+        yield f"its meaning of opset {graph.opset}, which onnx could not convert to {KEPT}"
     yield from _limits(graph, node)
 
 
 def _types(graph: Graph, node: onnx.NodeProto) -> Iterator[str]:
-    """Element types without arithmetic."""
+    """Yield the reason if torch has no arithmetic for an element type."""
     values = attributes(node)
-    wanted = [values["to"]] if node.op_type == "Cast" and "to" in values else []
-    for kind in (*(graph.types.get(name, TensorProto.FLOAT) for name in (*node.input, *node.output)), *wanted):
+    target = [values["to"]] if node.op_type == "Cast" and "to" in values else []
+    for kind in (*(graph.types.get(name, TensorProto.FLOAT) for name in (*node.input, *node.output)), *target):
+        # Unsigned types pass where torch has the operator; a Cast to half is kept, as it rounds.
         if kind in _UNSIGNED and node.op_type in _ANY_INTEGER:
             continue
         if node.op_type == "Cast" and kind == TensorProto.FLOAT16:
@@ -157,7 +157,7 @@ def _types(graph: Graph, node: onnx.NodeProto) -> Iterator[str]:
             known = kind in TensorProto.DataType.values() and kind
             yield f"values of type {TensorProto.DataType.Name(kind).lower() if known else 'sequence or the like'}"
             return
-    for name, kinds in zip(node.input, () if node.domain else _taken(node.op_type), strict=False):
+    for name, kinds in zip(node.input, () if node.domain else _input_types(node.op_type), strict=False):
         kind = graph.types.get(name, 0)
         if kind in _TYPES and kinds and kind not in kinds:
             yield f"an input of type {TensorProto.DataType.Name(kind).lower()}"
@@ -165,8 +165,8 @@ def _types(graph: Graph, node: onnx.NodeProto) -> Iterator[str]:
 
 
 @lru_cache
-def _taken(op: str) -> tuple[frozenset[int], ...]:
-    """The element types that each input of a standard operator may have."""
+def _input_types(op: str) -> tuple[frozenset[int], ...]:
+    """Return the element types that each input of a standard operator may have."""
     try:
         schema = defs.get_schema(op, defs.onnx_opset_version(), "")
     except defs.SchemaError:
@@ -183,7 +183,7 @@ def _context(opset: int) -> Any:
 
 
 def _differs(op: str, opset: int) -> bool:
-    """Whether an operator of an old opset says something else than one of today's without further attributes."""
+    """Return whether an operator of an old opset may mean something else in opset 17 with the same attributes."""
     try:
         old, new = defs.get_schema(op, opset, ""), defs.get_schema(op, KEPT, "")
     except defs.SchemaError:
@@ -196,6 +196,7 @@ def _differs(op: str, opset: int) -> bool:
 
 
 def _limits(graph: Graph, node: onnx.NodeProto) -> Iterator[str]:
+    # Most of these were left unchanged by `canonicalize`, because a size or a constant is not known.
     values = attributes(node)
     dims = graph.shapes.get(node.input[0]) if node.input else None
     auto = values.get("auto_pad", "NOTSET")
@@ -218,7 +219,7 @@ def _limits(graph: Graph, node: onnx.NodeProto) -> Iterator[str]:
 
 
 def _resize_limits(graph: Graph, node: onnx.NodeProto, values: dict[str, Any]) -> Iterator[str]:
-    """Cropping, and what ONNX and its runtime do not agree on."""
+    """Yield cropping, and modes on which ONNX and its runtime do not agree."""
     before = graph.shapes.get(node.input[0]) or ()
     place = values.get("coordinate_transformation_mode", "half_pixel")
     whole = all(size is not None and size * scale == int(size * scale)

@@ -1,4 +1,4 @@
-"""ONNX graphs as torch modules, by onnx2torch: imported only where a net has such a part, as that takes seconds."""
+"""ONNX graphs as torch modules, by onnx2torch: imported only for nets with Onnx layers, as the import takes seconds."""
 
 from fusion.onnx.to_torch.modules import OnnxNet, onnx_net
 

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fusion.onnx.to_torch.functions import operator
+
 _CONV: Final[dict[int, Any]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _CONV_TRANSPOSE: Final[dict[int, Any]] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 _MAX: Final[dict[int, Any]] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
@@ -18,7 +20,7 @@ _AVERAGE: Final[dict[int, Any]] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_po
 
 
 def _flat(before: Sequence[int], after: Sequence[int]) -> list[int]:
-    """Pads in torch's order, the last axis first."""
+    """Return pads in torch's order, the last axis first."""
     return [size for pair in reversed(list(zip(before, after, strict=True))) for size in pair]
 
 
@@ -27,7 +29,8 @@ def _halves(pads: Sequence[int] | None, count: int) -> tuple[list[int], list[int
     return whole[:count], whole[count:]
 
 
-def convolution(
+@operator("Conv")
+def _convolution(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
@@ -37,7 +40,7 @@ def convolution(
     dilations: Sequence[int] = (),
     group: int = 1,
 ) -> Tensor:
-    """Conv with weights that are computed."""
+    """Convolve; for nodes whose weights are computed in the graph, or whose pads differ at the two ends."""
     count = weight.dim() - 2
     before, after = _halves(pads, count)
     if before != after:
@@ -46,8 +49,9 @@ def convolution(
     return _tensor(_CONV[count](x, weight, bias, strides or ones, before, dilations or ones, group))
 
 
-def transposed_convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None, **values: Any) -> Tensor:
-    """ConvTranspose with its attributes: all that the windows reach, cut or lengthened at its ends."""
+@operator("ConvTranspose")
+def _transposed_convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None, **values: Any) -> Tensor:
+    """Convolve without pads, then crop or extend the result at its ends as pads and output_shape require."""
     count = weight.dim() - 2
     ones = [1] * count
     steps, longer = values.get("strides", ones), values.get("output_padding", [0] * count)
@@ -55,30 +59,32 @@ def transposed_convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None
     whole = _tensor(_CONV_TRANSPOSE[count](x, weight, None, steps, **settings))
     output_shape, auto_pad = values.get("output_shape", []), values.get("auto_pad", "NOTSET")
     before, after = _halves(values.get("pads"), count)
+    # output_shape overrides pads: the excess is cut half from either end, the odd element as auto_pad says.
     if auto_pad.startswith("SAME") and not output_shape:
         output_shape = [size * step for size, step in zip(x.shape[2:], steps, strict=True)]
     if output_shape:
-        wanted = output_shape[-count:]
-        total = [max(0, size + more - goal) for size, more, goal in zip(whole.shape[2:], longer, wanted, strict=True)]
+        goals = output_shape[-count:]
+        total = [max(0, size + more - goal) for size, more, goal in zip(whole.shape[2:], longer, goals, strict=True)]
         small, large = [size // 2 for size in total], [size - size // 2 for size in total]
         before, after = (small, large) if auto_pad == "SAME_UPPER" else (large, small)
-        longer = [goal - size + cut for size, cut, goal in zip(whole.shape[2:], total, wanted, strict=True)]
+        longer = [goal - size + cut for size, cut, goal in zip(whole.shape[2:], total, goals, strict=True)]
     ends = [more - size for size, more in zip(after, longer, strict=True)]
     whole = F.pad(whole, _flat([-size for size in before], ends))
     return whole if bias is None else whole + bias.reshape(-1, *ones)
 
 
 def _reach(size: int, kernel: int, step: int, spread: int, ends: Sequence[int], ceil: bool) -> tuple[int, int]:
-    """How many windows an axis has, and the pad after it that the last one needs."""
+    """Return the number of windows on an axis, and the pad after it that the last one needs."""
     span = (kernel - 1) * spread + 1
     room = size + sum(ends) - span
     count = (-(-room // step) if ceil else room // step) + 1
     if ceil and (count - 1) * step >= size + ends[0]:
-        count -= 1  # none begins in the pad after the axis
+        count -= 1  # no window starts in the pad after the axis
     return count, (count - 1) * step + span - size - ends[0]
 
 
-def max_pool(
+@operator("MaxPool")
+def _max_pool(
     x: Tensor,
     *,
     kernel_shape: Sequence[int],
@@ -87,7 +93,7 @@ def max_pool(
     dilations: Sequence[int] = (),
     ceil_mode: int = 0,
 ) -> Tensor:
-    """MaxPool; torch itself takes pads alike at both ends, of half a window at most."""
+    """Pool with any pads: torch itself accepts only equal pads at both ends, of half a window at most."""
     count = len(kernel_shape)
     ones = [1] * count
     steps, spreads = strides or ones, dilations or ones
@@ -104,7 +110,8 @@ def max_pool(
     return _tensor(_MAX[count](F.pad(x, _flat(before, ends), value=low), kernel_shape, steps, 0, spreads))
 
 
-def average_pool(
+@operator("AveragePool")
+def _average_pool(
     x: Tensor,
     *,
     kernel_shape: Sequence[int],
@@ -113,7 +120,7 @@ def average_pool(
     ceil_mode: int = 0,
     count_include_pad: int = 0,
 ) -> Tensor:
-    """AveragePool: means over whole windows of zeros around, then each window's own share."""
+    """Average over whole windows of the zero-padded input, then rescale each window to its own number of elements."""
     count = len(kernel_shape)
     steps = strides or [1] * count
     before, after = _halves(pads, count)

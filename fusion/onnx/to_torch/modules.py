@@ -1,4 +1,4 @@
-"""An ONNX graph as one module of a net: any batch, its weights named, frozen or trained."""
+"""An ONNX graph as one module of a net, for any batch, frozen or trained."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from fusion.onnx.to_torch.conversion import assign_tensor, to_module, weight_at
 class OnnxNet(nn.Module):
     """A graph that runs as a layer: `net(*inputs)` gives its output, or a tuple of them.
 
-    caffe_params  paths of its weights, in the order of `fusion.onnx.graphs.weights`
-    frozen        it computes the same whatever the phase: BatchNorm by its statistics, Dropout as the identity
-    batch         the batch that the graph fixes; longer ones are cut in such pieces
+    caffe_params  paths of its weights, in the order of `fusion.onnx.graphs.graph_weights`
+    frozen        it computes the same in both phases: BatchNorm with its statistics, Dropout as the identity
+    batch         the batch that the graph fixes; longer ones run in pieces of that size
     """
 
     def __init__(self, graph: Graph, *, frozen: bool = False) -> None:
@@ -26,29 +26,29 @@ class OnnxNet(nn.Module):
             assign_tensor(
                 self.program, {"": [path]}, "", parameter.detach()
             )  # such as a bias of zeros that no file has
-        kept = statistics(graph)
+        fixed = statistics(graph)
         self.names = tuple(graph_weights(graph))
         for name, array in graph_weights(graph).items():
             tensor = torch.from_numpy(array.copy())
-            learns = not frozen and name not in kept
+            learns = not frozen and name not in fixed
             assign_tensor(self.program, places, name, nn.Parameter(tensor) if learns else tensor)
         self.caffe_params = tuple(f"program.{places[name][0]}" for name in self.names)
         self._tied = tuple(tuple(paths) for paths in places.values() if len(paths) > 1)
         self.train(not frozen)
 
     def train(self, mode: bool = True) -> OnnxNet:
-        """As every module, but frozen parts stay as they are."""
+        """Set the mode as for any module; a frozen graph stays in evaluation mode."""
         super().train(mode and not self.frozen)
         return self
 
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """float [N, ...] each; one output or a tuple."""
+        """Return one output or a tuple of them; inputs are float [N, ...]."""
         self._tie()
         inputs = tuple(x.float() if _is_other(x) else x for x in inputs)
         if self.batch is None or not inputs[0].dim() or len(inputs[0]) == self.batch:
             return _plain(self.program(*inputs))
         if len(inputs[0]) % self.batch:
-            raise ValueError(f"the ONNX file fixes a batch of {self.batch}, and {len(inputs[0])} is no multiple of it")
+            raise ValueError(f"the ONNX file fixes a batch of {self.batch}; {len(inputs[0])} is not a multiple of it")
         pieces = [
             _plain(self.program(*part)) for part in zip(*(torch.split(x, self.batch) for x in inputs), strict=True)
         ]
@@ -57,7 +57,7 @@ class OnnxNet(nn.Module):
         return tuple(torch.cat(column) for column in zip(*pieces, strict=True))
 
     def _tie(self) -> None:
-        """Give all places of a weight the tensor of its first one, which others may have put there."""
+        """Give all places of a weight the tensor of its first place, which other code may have replaced."""
         for first, *others in self._tied:
             tensor = weight_at(self.program, first)
             for path in others:
@@ -66,7 +66,7 @@ class OnnxNet(nn.Module):
 
 
 def _is_other(x: Tensor) -> bool:
-    """Whether a file asked for another precision than the one in which it is computed."""
+    """Return whether an input is in another precision than that in which the graph is computed."""
     return x.dtype == torch.float64 or (x.dtype == torch.float16 and not torch.is_autocast_enabled(x.device.type))
 
 
@@ -75,5 +75,5 @@ def _plain(found: Tensor | list[Tensor] | tuple[Tensor, ...]) -> Tensor | tuple[
 
 
 def onnx_net(graph: Graph, *, frozen: bool = False) -> OnnxNet:
-    """The module of a graph in its plain form. Raises: OnnxError listing all that cannot be converted."""
+    """Return the module of a graph in its plain form. Raises: OnnxError listing all operators that cannot be run."""
     return OnnxNet(graph, frozen=frozen)

@@ -1,4 +1,4 @@
-"""Resize in every mode that does not crop: which elements of an axis each new one is made of, and with what weights."""
+"""Resize in every mode that does not crop, as a weighted sum of input elements per axis."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LINEAR: Final = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
 class Resize(nn.Module):
-    """Resize of the axes after the channels, to sizes or by factors.
+    """Resize of the spatial axes, to sizes or by factors.
 
     values  the node's other attributes
     """
@@ -32,7 +32,7 @@ class Resize(nn.Module):
         self.outside = bool(values.get("exclude_outside", 0))
 
     def forward(self, x: Tensor) -> Tensor:
-        """float [N, C, ...]."""
+        """Resize float [N, C, ...]."""
         before = list(x.shape[2:])
         after = self.sizes or [scaled(size, scale) for size, scale in zip(before, self.scales or [], strict=True)]
         scales = self.scales or [float(np.float32(new) / np.float32(old))
@@ -40,6 +40,7 @@ class Resize(nn.Module):
         if self._is_torch(after, scales, before):
             mode = _LINEAR[len(after)] if self.mode == "linear" else "bicubic"
             return F.interpolate(x, after, None, mode, self.place == "align_corners")
+        # The interpolation is separable: one axis at a time, each new element from one, two or four old ones.
         for axis, (old, new, scale) in enumerate(zip(before, after, scales, strict=True), 2):
             if old == new and scale == 1:
                 continue
@@ -55,7 +56,7 @@ class Resize(nn.Module):
         return x
 
     def _is_torch(self, after: list[int], scales: list[float], before: list[int]) -> bool:
-        """Whether torch's own interpolation is the same; by whole sizes only, as it rounds others in its own way."""
+        """Return whether torch's own interpolation is the same; it rounds fractional sizes differently."""
         exact = self.scales is None or all(
             old * scale == new for old, new, scale in zip(before, after, scales, strict=True)
         )
@@ -86,7 +87,7 @@ class Resize(nn.Module):
 
 @lru_cache(maxsize=256)
 def _places(old: int, new: int, scale: float, mode: str) -> NDArray[np.float32]:
-    """Where each new element lies on the old axis, in float32 as ONNX Runtime has it."""
+    """Return the position of each new element on the old axis, in float32 as in ONNX Runtime."""
     at: NDArray[np.float32] = np.arange(new, dtype=np.float32)
     factor, half = np.float32(scale), np.float32(0.5)
     middle: NDArray[np.float32]
@@ -120,7 +121,7 @@ def _nearest(where: NDArray[np.float32], rounding: str) -> NDArray[np.int64]:
 
 
 def _cubic(share: NDArray[np.float32], a: float) -> NDArray[np.float32]:
-    """Keys' weights of the four elements around."""
+    """Return the weights of the four nearest elements (Keys, 1981)."""
     near, far = np.stack([share, 1 - share]), np.stack([share + 1, 2 - share])
     inner = ((a + 2) * near - (a + 3)) * near**2 + 1
     outer = a * (((far - 5) * far + 8) * far - 4)

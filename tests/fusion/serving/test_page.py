@@ -143,7 +143,7 @@ def test_a_dropped_and_a_pasted_picture(tab: Browser, folder: Path) -> None:
         })()"""
     )
     answered(tab)
-    assert tab.run("document.getElementById('picture').alt") == "The picture black.png"
+    assert tab.run("document.getElementById('picture').alt") == "The image black.png"
     assert tab.errors == []
 
 
@@ -157,7 +157,7 @@ def test_what_is_no_picture_is_said(tab: Browser, folder: Path, tmp_path: Path) 
     (tmp_path / "letter.png").write_bytes(b"Dear nets,")
     tab.choose("#file", tmp_path / "letter.png")
     tab.wait("document.getElementById('status').classList.contains('bad')")
-    assert "This is no picture of a known kind" in tab.run("document.getElementById('status').textContent")
+    assert "This is not an image of a known format" in tab.run("document.getElementById('status').textContent")
     (tmp_path / "large.png").write_bytes(bytes(17 << 20))
     tab.choose("#file", tmp_path / "large.png")
     tab.wait("document.getElementById('status').textContent.startsWith('This file has 17.0 MB')")

@@ -61,7 +61,7 @@ def test_what_is_said_at_the_start(panel: Panel) -> None:
 def test_classes_may_be_told_anew(panel: Panel) -> None:
     told = Panel(panel.nets, panel.labels, 2, {"old": (1, 0)})
     assert told.answer(picture(16, 8))["answers"][0]["knows"] == ["b", "a"]
-    with pytest.raises(FusionError, match="3 classes are told for 'old', which has 2 scores"):
+    with pytest.raises(FusionError, match="3 classes are given for 'old', which has 2 scores"):
         Panel(panel.nets, (), 2, {"old": (1, 0, 2)}).rehearse()
 
 
@@ -115,4 +115,4 @@ def test_classes_that_nobody_told_have_no_name_and_no_vote(named: list[tuple[str
     answers = panel.answer(picture(9, 5))["answers"]
     assert [item["foreign"] for item in answers] == [False, False, True]
     assert (answers[2]["top"][0]["class"], answers[2]["top"][0]["label"]) == (1, "")
-    assert any(note.startswith("stranger: 'new' has 2 scores, and 3 classes") for note in panel.about()["notes"])
+    assert any(note.startswith("stranger: 'new' has 2 scores, but 3 classes") for note in panel.about()["notes"])

@@ -137,7 +137,7 @@ def test_a_machine_that_serves_others_knows_its_own_name_only() -> None:
 )  # fmt: skip
 def test_other_sites_pages_may_not_ask(running: Server, headers: dict[str, str]) -> None:
     status, _, body = ask(running, body=png(), **headers)
-    assert (status, json.loads(body)) == (403, {"error": "Only this server's own page may ask."})
+    assert (status, json.loads(body)) == (403, {"error": "Only this server's own page may send requests."})
 
 
 def test_its_own_page_may_ask(running: Server) -> None:
@@ -156,7 +156,7 @@ def test_sizes_are_bounded_before_anything_is_read(running: Server, headers: dic
 
 def test_a_large_picture_gets_to_know_why(running: Server) -> None:
     status, _, body = ask(running, body=bytes(MOST_BYTES + 1))
-    assert (status, json.loads(body)) == (413, {"error": "The picture is larger than 16 MB."})
+    assert (status, json.loads(body)) == (413, {"error": "The image is larger than 16 MB."})
 
 
 def test_a_body_that_ends_early(running: Server) -> None:
@@ -187,9 +187,9 @@ def test_many_at_once(running: Server) -> None:
 @pytest.mark.parametrize(
     ("body", "status", "says"),
     [
-        (b"no picture at all", 415, "no picture of a known kind"),
-        (b"%PDF-1.4 and so on", 415, "no picture of a known kind"),
-        (png()[:20], 415, "picture"),
+        (b"no picture at all", 415, "not an image of a known format"),
+        (b"%PDF-1.4 and so on", 415, "not an image of a known format"),
+        (png()[:20], 415, "image"),
         (png(1000, 1000) + bytes(2000), 422, "the net does not take it"),
     ],
 )

@@ -87,7 +87,7 @@ def test_weights_in_a_file_beside_it(tmp_path: Path) -> None:
     onnx.save_model(classifier(), str(path), save_as_external_data=True, location="weights.bin", size_threshold=0)
     np.testing.assert_array_equal(read_graph(path).constants["k"], draw(5, 4))
     (tmp_path / "weights.bin").unlink()
-    with pytest.raises(OnnxError, match=r"no readable ONNX file[\s\S]*must be copied with it"):
+    with pytest.raises(OnnxError, match=r"no readable ONNX file[\s\S]*must be copied too"):
         read_graph(path)
 
 

@@ -199,10 +199,10 @@ def test_functions_without_end(functions: list[onnx.FunctionProto], reason: str)
 @pytest.mark.parametrize(
     ("nodes", "reason"),
     [
-        ([node("Add", "x b", "a"), node("Relu", "a", "b"), node("Relu", "b", "y")], "reads from what is made of it"),
-        ([node("Add", "x y", "y")], "reads from what is made of it"),
-        ([node("Add", "x q", "y")], "reads 'q', which nothing makes"),
-        ([node("Relu", "x", "z")], "nothing makes its output 'y'"),
+        ([node("Add", "x b", "a"), node("Relu", "a", "b"), node("Relu", "b", "y")], "reads from its own output"),
+        ([node("Add", "x y", "y")], "reads from its own output"),
+        ([node("Add", "x q", "y")], "reads 'q', which no node computes"),
+        ([node("Relu", "x", "z")], "no node computes its output 'y'"),
         ([node("Relu", "x", "y"), node("Tanh", "x", "y")], "two nodes or tensors are called 'y'"),
         ([node("DepthToSpace", "x", "y")], "does not follow ONNX.s specification"),
     ],

@@ -171,7 +171,7 @@ def test_a_batch_that_is_no_multiple_of_a_fixed_one_is_refused() -> None:
     module = onnx_net(opened(file))
     assert module.batch == 2
     assert module(torch.zeros(4, 3, 8, 8)).shape == (4, 4, 64)
-    with pytest.raises(ValueError, match="fixes a batch of 2, and 3 is no multiple"):
+    with pytest.raises(ValueError, match="fixes a batch of 2; 3 is not a multiple"):
         module(torch.zeros(3, 3, 8, 8))
 
 
