@@ -1,4 +1,4 @@
-"""Charts drawn as SVG: sized for a phone, so that their text keeps its size everywhere; colours come from the page."""
+"""SVG charts of flips, calibration and confidence: sized for a phone; colours come from the page's style sheet."""
 
 from __future__ import annotations
 
@@ -42,24 +42,25 @@ class NetPoint(NamedTuple):
 
 
 def pareto(points: Sequence[NetPoint]) -> Markup:
-    """Negative flip rate over error rate, with intervals; nets that no other beats in both are joined."""
+    """Draw the negative flip rate over the error rate, with intervals; a line joins the nets on the Pareto front."""
     shown = [point for point in points if point.error.value is not None and point.nfr.value is not None]
     x = axis_over([v for p in shown for v in p.error if v is not None], LEFT, WIDTH - RIGHT)
     y = axis_over([v for p in shown for v in p.nfr if v is not None], HEIGHT - BOTTOM, TOP)
+    # Of many nets only those on the frontier, and the featured one, are labelled.
     best = frontier([(p.error.value or 0.0, p.nfr.value or 0.0) for p in shown])
     steps = " ".join(f"{x.at(a)},{y.at(b)}" for a, b in best)
     marks = [_mark(point, x, y) for point in shown]
     places = {(p.error.value, p.nfr.value): p for p in shown}
     named = shown if len(shown) <= NAMED else [p for place, p in places.items() if place in best or p is shown[-1]]
     names = _labels([(x.at(p.error.value or 0.0), y.at(p.nfr.value or 0.0), p) for p in named])
-    listed = "; ".join(f"{p.name}: error {percent(p.error.value)}, NFR {percent(p.nfr.value)}" for p in shown)
+    summary = "; ".join(f"{p.name}: error {percent(p.error.value)}, NFR {percent(p.nfr.value)}" for p in shown)
     line = elem("polyline", points=steps, class_="frontier")
     drawn = [*across(x, y, "error rate"), *upward(x, y, "negative flip rate"), line, *marks, *names]
-    return frame("Negative flips against error", f"Lower left is better. {listed}.", drawn)
+    return frame("Negative flips against error", f"Lower left is better. {summary}.", drawn)
 
 
 def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points that no other one beats or equals in both values, by the first value."""
+    """Return the points that no other point equals or beats in both values, sorted by the first value."""
     best: list[tuple[float, float]] = []
     for point in sorted(set(points)):
         if not best or point[1] < best[-1][1]:
@@ -68,7 +69,7 @@ def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
 
 
 def calibration(nets: Sequence[tuple[str, str, Sequence[Bin]]]) -> Markup:
-    """Accuracy over confidence for (name, colour, bins); on the diagonal confidence is honest."""
+    """Draw accuracy over confidence for (name, colour, bins); a calibrated net is on the diagonal."""
     x, y = Axis(0, 1, LEFT, WIDTH - RIGHT), Axis(0, 1, HEIGHT - BOTTOM, TOP)
     fifths = [0, 0.2, 0.4, 0.6, 0.8, 1]
     drawn: list[Child] = [*across(x, y, "confidence", fifths, 0), *upward(x, y, "accuracy", fifths, 0)]
@@ -88,7 +89,7 @@ def calibration(nets: Sequence[tuple[str, str, Sequence[Bin]]]) -> Markup:
 
 
 def confidence_change(before: npt.NDArray[np.floating], after: npt.NDArray[np.floating], steps: int = 20) -> Markup:
-    """How far the probability of the true class moved, as counts on a logarithmic scale."""
+    """Draw a histogram of the change of the true class's probability, with counts on a logarithmic scale."""
     change = after.astype(np.float64) - before
     counts = np.histogram(change, bins=np.linspace(-1, 1, steps + 1))[0].tolist()
     top = max(math.ceil(math.log10(max(counts) + 1)), 1)
@@ -100,7 +101,7 @@ def confidence_change(before: npt.NDArray[np.floating], after: npt.NDArray[np.fl
     for i, count in enumerate(counts):
         if count:
             low, high = -1 + 2 * i / steps, -1 + 2 * (i + 1) / steps
-            height = y.at(math.log10(count + 1) if count > 1 else 0.31)
+            height = y.at(math.log10(count + 1) if count > 1 else 0.31)  # log10(2): a count of 1 must be visible
             about = f"{commas(count)} samples: {low:+.1f} to {high:+.1f}"
             kind = "even" if i in (steps // 2 - 1, steps // 2) else "neg" if i < steps // 2 else "pos"
             box = {"x": x.at(low) + 0.75, "width": x.at(high) - x.at(low) - 1.5, "height": HEIGHT - BOTTOM - height}
@@ -129,7 +130,7 @@ def _mark(point: NetPoint, x: Axis, y: Axis) -> Markup:
 
 
 def _labels(points: Sequence[tuple[float, float, NetPoint]]) -> list[Markup]:
-    """The nets' names beside their points, moved apart where they would overlap."""
+    """Return the nets' names beside their points, moved apart where they would overlap."""
     placed: list[float] = []
     labels = []
     for cx, cy, point in sorted(points, key=lambda item: item[1]):

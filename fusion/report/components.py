@@ -1,4 +1,4 @@
-"""What the page's sections are made of: tables, charts side by side, legends, and each net's colour."""
+"""Components of the page's sections: tables, charts side by side, legends, and each net's colour."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from fusion.report.report_data import Candidate, FlipReport
 
 
 def chart_row(found: Sequence[tuple[str, str, Markup]]) -> Markup:
-    """Charts side by side, each with its title and what to see in it."""
+    """Return charts side by side, each with its title and caption."""
     drawn = [elem("figure", elem("h3", title), chart, elem("figcaption", note)) for title, note, chart in found]
     return elem("div", *drawn, class_="charts")
 
 
 def legend(report: FlipReport, candidates: Sequence[Candidate], old: bool = True) -> Markup:
-    """Which colour is which net."""
+    """Return the legend of the nets' colours."""
     entries = [("before", "c-old")] if old else []
     entries += [(c.name, colour(report, c)) for c in candidates]
     return elem("ul", *(elem("li", elem("i", class_=f"swatch {c}"), name) for name, c in entries), class_="legend")
 
 
 def colour(report: FlipReport, candidate: Candidate) -> str:
-    """The style class that colours a new net everywhere on the page."""
+    """Return the style class that colours a new net everywhere on the page."""
     if candidate is report.featured:
         return "c-new"
     place = next(i for i, other in enumerate(report.candidates) if other is candidate)
@@ -32,17 +32,17 @@ def colour(report: FlipReport, candidate: Candidate) -> str:
 
 
 def html_table(head: Sequence[str], rows: Sequence[Child], kind: str | None = None) -> Markup:
-    """A table with its column heads."""
+    """Return a table with its column heads."""
     columns = elem("tr", *(elem("th", name, scope="col") if name else elem("td") for name in head))
     return elem("table", elem("thead", columns), elem("tbody", *rows), class_=kind)
 
 
 def measured(interval: Interval, digits: int = 2) -> Markup:
-    """A table's cell: a share with the ends of its interval below."""
+    """Return a table cell: a share with the ends of its interval below."""
     ends = elem("small", span(interval, digits)) if interval.low is not None else None
     return elem("td", percent(interval.value, digits), ends)
 
 
 def scrolling(label: str, content: Markup) -> Markup:
-    """A wide table that scrolls in its own frame, by keyboard as well."""
+    """Return a frame in which a wide table scrolls, also by keyboard."""
     return elem("div", content, class_="scroll", role="region", aria_label=label, tabindex="0")

@@ -1,4 +1,4 @@
-"""Training curves, read from the log of a solver: Caffe's own, fusion-train's, which is alike, or its JSON."""
+"""Training curves from a solver's log: Caffe's, fusion-train's, which has the same format, or its JSON."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Curve:
 
 
 def read_log(path: str | os.PathLike[str], name: str | None = None) -> Curve:
-    """The curves in a solver's log; a resumed run's repeated iterations count once, the later ones win.
+    """Read the curves in a solver's log; of iterations that a resumed run repeats, the later values count.
 
     Raises: ReportError when no loss is found; OSError.
     """
@@ -61,22 +61,22 @@ def read_log(path: str | os.PathLike[str], name: str | None = None) -> Curve:
 
 @dataclass(eq=False)
 class Points:
-    """A run while it is gathered, by iteration; later values replace earlier ones."""
+    """A run's values by iteration while its log is read; later values replace earlier ones."""
 
     loss: dict[int, float] = field(default_factory=dict)
     tests: dict[str, dict[int, float]] = field(default_factory=dict)
     rates: dict[int, float] = field(default_factory=dict)
 
     def curve(self, name: str) -> Curve:
-        """What was gathered."""
+        """Return the curve of the values so far."""
         tests = {output: _sorted(values) for output, values in self.tests.items()}
         return Curve(name, _sorted(self.loss), tests, _sorted(self.rates))
 
 
 def _add_json(points: Points, line: str, place: str) -> None:
-    """Take a line of --log-json; lines of other kinds, and those that a stopped run left unfinished, are passed over.
+    """Add a line of --log-json; lines of other kinds, and incomplete lines of a stopped run, are skipped.
 
-    Raises: ReportError for a line of training or testing that lacks its figures, or has others than numbers.
+    Raises: ReportError for a line of training or testing without its figures, or with figures that are not numbers.
     """
     try:
         record = json.loads(line)
@@ -104,9 +104,9 @@ def _add_record(points: Points, record: dict[str, Any]) -> None:
 
 
 def losses(curves: Sequence[tuple[Curve, str]]) -> Markup:
-    """Training loss over iterations on a logarithmic scale, for (curve, colour)."""
-    said = "; ".join(f"{curve.name} ends at {curve.loss[-1][1]:.4g}" for curve, _ in curves if curve.loss)
-    return frame("Training loss", f"{said}.", _powers([(curve.loss, colour) for curve, colour in curves]))
+    """Draw the training loss over iterations on a logarithmic scale, for (curve, colour)."""
+    ends = "; ".join(f"{curve.name} ends at {curve.loss[-1][1]:.4g}" for curve, _ in curves if curve.loss)
+    return frame("Training loss", f"{ends}.", _powers([(curve.loss, colour) for curve, colour in curves]))
 
 
 def rates(curves: Sequence[tuple[Curve, str]]) -> Markup | None:
@@ -138,12 +138,12 @@ def _powers(series: Sequence[tuple[Series, str]]) -> list[Child]:
 
 
 def accuracies(curves: Sequence[tuple[Curve, str]]) -> Markup | None:
-    """Test accuracy over iterations; None when no log has one."""
+    """Draw the test accuracy over iterations; None when no log has one."""
     series = [(curve, colour, _accuracy(curve)) for curve, colour in curves]
     series = [(curve, colour, values) for curve, colour, values in series if values]
     if not series:
         return None
-    # from the second test on: the first one, before any training, would press all others against the top
+    # From the second test on: the first one, before any training, would compress all others at the top.
     late = [v for _, _, values in series for _, v in (values[1:] or values)]
     room = max(0.15 * (max(late) - min(late)), 0.002)
     y = Axis(max(0.0, min(late) - room), min(1.0, max(late) + room), HEIGHT - BOTTOM, TOP)
@@ -154,8 +154,8 @@ def accuracies(curves: Sequence[tuple[Curve, str]]) -> Markup | None:
         drawn.append(
             elem("polyline", points=" ".join(f"{x.at(i)},{y.at(v)}" for i, v in shown), class_=f"curve {colour}")
         )
-    said = "; ".join(f"{curve.name} ends at {100 * values[-1][1]:.2f} %" for curve, _, values in series)
-    return frame("Test accuracy", f"{said}.", drawn)
+    ends = "; ".join(f"{curve.name} ends at {100 * values[-1][1]:.2f} %" for curve, _, values in series)
+    return frame("Test accuracy", f"{ends}.", drawn)
 
 
 def _accuracy(curve: Curve) -> Series:
@@ -173,7 +173,7 @@ def _below(x: Axis) -> list[Markup]:
 
 
 def _thinned(series: Series) -> Series:
-    """At most _MOST points: means of neighbours, so that a page does not carry every display line of a long run."""
+    """Return at most _MOST points, means of neighbours, to keep the page of a long run small."""
     step = math.ceil(len(series) / _MOST)
     if step <= 1:
         return series
@@ -193,9 +193,9 @@ def _float(text: str) -> float:
 
 
 def write_plot(path: str | os.PathLike[str], curve: Curve) -> None:
-    """Write loss, test accuracy and learning rate of a run as a picture.
+    """Write loss, test accuracy and learning rate of a run as an image.
 
-    Raises: ReportError for a form that Pillow does not write; OSError.
+    Raises: ReportError for a format that Pillow does not write; OSError.
     """
     from fusion.report.svg_to_png import paint
     from prototxt.files import atomic_write

@@ -1,4 +1,4 @@
-"""The report for programs: plain dictionaries that JSON can hold; what is undefined is null."""
+"""The report for programs: plain dictionaries for JSON; undefined values are null."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fusion.report.report_data import Candidate, FlipComparison, FlipReport
 
 
 def figures(report: FlipReport, checks: Sequence[Check] = ()) -> dict[str, Any]:
-    """All figures of the report; rates are fractions, intervals [low, high] at 95 %."""
+    """Return all figures of the report; rates are fractions, intervals [low, high] at 95 %."""
     known = {str(c): report.class_name(c) for c in sorted({c for net in _nets(report) for c in net.classes.tolist()})}
     names = {c: name for c, name in known.items() if name != c}
     return {
@@ -42,7 +42,7 @@ def _nets(report: FlipReport) -> list[pct.Predictions]:
 
 
 def report_json(report: FlipReport, checks: Sequence[Check] = ()) -> str:
-    """The figures as JSON text; the same predictions give the same text."""
+    """Return the figures as JSON text; the same predictions give the same text."""
     return json.dumps(figures(report, checks), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""Figures in words, the same in the terminal and on the page."""
+"""Figures as text, the same in the terminal and on the page."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ NONE = "–"
 
 
 def percent(value: float | None, digits: int = 2) -> str:
-    """0.0123 as '1.23 %', with a no-break space; None as a dash."""
+    """Format 0.0123 as '1.23 %', with a no-break space; None as a dash."""
     return NONE if value is None else f"{100 * value:.{digits}f}\u00a0%"
 
 
 def span(interval: Interval, digits: int = 2) -> str:
-    """The ends of an interval in percent: '1.02–1.44 %'."""
+    """Format the ends of an interval in percent: '1.02–1.44 %'."""
     if interval.low is None or interval.high is None:
         return NONE
     if interval.low < 0:
@@ -27,35 +27,35 @@ def span(interval: Interval, digits: int = 2) -> str:
 
 
 def signed_points(value: float, digits: int = 2) -> str:
-    """A difference in percentage points with its sign, a true minus: '−0.31'."""
+    """Format a difference in percentage points with its sign, a true minus: '−0.31'."""
     text = f"{100 * value:+.{digits}f}"
     return text.replace("-", "\u2212")
 
 
 def points(value: float | None, digits: int = 2) -> str:
-    """A difference as '+0.12 points'."""
+    """Format a difference as '+0.12 points'."""
     return NONE if value is None else f"{signed_points(value, digits)}\u00a0points"
 
 
 def commas(value: int) -> str:
-    """12345 as '12,345'."""
+    """Format 12345 as '12,345'."""
     return f"{value:,}"
 
 
 def p_value(value: float | None) -> str:
-    """A test's p, never written as 0."""
+    """Format the p-value of a test, never as 0."""
     if value is None:
         return NONE
     return "< 0.0001" if value < 0.0001 else f"{value:.4f}" if value < 0.01 else f"{value:.2f}"
 
 
 def plural(count: int, one: str, many: str | None = None) -> str:
-    """'1 answer', '2 answers'."""
+    """Format '1 answer', '2 answers'."""
     return f"{commas(count)} {one if count == 1 else many or one + 's'}"
 
 
 def headline(report: FlipReport) -> str:
-    """The verdict in one sentence."""
+    """Return the verdict in one sentence."""
     featured = report.featured
     counted = featured.whole.outcomes
     had = counted.both_right + counted.negative
@@ -66,7 +66,7 @@ def headline(report: FlipReport) -> str:
 
 
 def explanation(report: FlipReport) -> list[str]:
-    """What the headline leaves out: rates with intervals, the balance, the base, who is not counted."""
+    """Return the details of the headline: rates with intervals, the balance, the base, samples not counted."""
     featured = report.featured
     whole, counted = featured.whole, featured.whole.outcomes
     nfr, change = whole.intervals["negative_flip_rate"], whole.intervals["accuracy_difference"]

@@ -1,4 +1,4 @@
-"""The samples whose answer changed, with their pictures and what each net said."""
+"""A gallery of the samples whose answer changed, with their images and each net's answer."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from fusion.report.report_data import FlipReport
 SHOWN = {False: 48, True: 24}
 AT_ONCE = 24
 ANSWERS = 3
-WORTH_SAYING = 0.05
+LEAST_SHARE = 0.05  # of a further answer that is shown
 
 
 class Answers:
-    """What every net says of a sample: its most probable classes."""
+    """Every net's most probable classes for a sample."""
 
     def __init__(self, report: FlipReport) -> None:
         nets = [(report.old, "old"), *((c.net, "new") for c in report.shown)]
         self.rows = [{sample: row for row, sample in enumerate(sample_ids(net))} for net, _ in nets]
         self.nets = [net for net, _ in nets]
-        self.named = report.class_name
+        self.class_name = report.class_name
         self.names = ["before", *(candidate.name for candidate in report.shown)]
 
     def of(self, key: str, variant: str) -> list[tuple[str, list[tuple[int, float]]]]:
-        """Net's name, and its (class, probability) with the highest first; a net without the sample is left out."""
+        """Return per net its name and (class, probability), the highest first; without nets that lack the sample."""
         found = []
         for name, net, rows in zip(self.names, self.nets, self.rows, strict=True):
             row = rows.get((key, variant))
@@ -42,7 +42,7 @@ class Answers:
 
 
 def gallery(report: FlipReport, album: Album, *, positive: bool = False) -> Markup:
-    """The featured net's negative (or positive) flips as cards, the most confident new answers first."""
+    """Return the featured net's negative (or positive) flips as cards, the most confident new answers first."""
     pair = report.featured.whole.pair
     found = pct.flips(old=pair.old, new=pair.new, positive=positive)
     shown = found[: SHOWN[positive]]
@@ -64,32 +64,27 @@ def _caption(count: int, shown: int, positive: bool) -> Markup:
     if not count:
         return elem("p", f"No {kind} flips.", class_="quiet")
     order = "the most confident new answers first"
-    said = (
+    text = (
         f"All {commas(count)}, {order}." if shown == count else f"{commas(shown)} of {plural(count, 'flip')}, {order}."
     )
-    return elem("p", said if count > 1 else "The only one.", class_="quiet")
+    return elem("p", text if count > 1 else "The only one.", class_="quiet")
 
 
 def _card(flip: pct.Flip, answers: Answers, album: Album, positive: bool) -> Markup:
-    named = answers.named
-    said = [_said(name, best, flip.label, named) for name, best in answers.of(flip.key, flip.variant)]
-    if positive:
-        change = elem(
-            "p", elem("b", named(flip.label)), ", no longer ", elem("b", named(flip.old_answer)), class_="change learnt"
-        )
-    else:
-        change = elem(
-            "p", elem("b", named(flip.label)), " taken for ", elem("b", named(flip.new_answer)), class_="change"
-        )
+    named = answers.class_name
+    rows = [_answer(name, best, flip.label, named) for name, best in answers.of(flip.key, flip.variant)]
+    link, other = (", no longer ", flip.old_answer) if positive else (" taken for ", flip.new_answer)
+    kind = "change learned" if positive else "change"
+    line = elem("p", elem("b", named(flip.label)), link, elem("b", named(other)), class_=kind)
     variant = f" ({flip.variant})" if flip.variant else ""
     name = elem("p", flip.key.rsplit("/", 1)[-1], variant, class_="key", title=flip.key)
-    caption = elem("figcaption", change, elem("dl", *said), name)
+    caption = elem("figcaption", line, elem("dl", *rows), name)
     return elem("figure", _image(flip, album), caption, class_="card")
 
 
-def _said(name: str, best: Sequence[tuple[int, float]], label: int, named: Callable[[int], str]) -> Markup:
+def _answer(name: str, best: Sequence[tuple[int, float]], label: int, named: Callable[[int], str]) -> Markup:
     (first, share), rest = best[0], best[1:]
-    others = ", ".join(f"{named(c)} ({percent(p, 0)})" for c, p in rest if p >= WORTH_SAYING)
+    others = ", ".join(f"{named(c)} ({percent(p, 0)})" for c, p in rest if p >= LEAST_SHARE)
     verdict = "right" if first == label else "wrong"
     answer = elem("dd", elem("b", named(first)), f" {percent(share, 0)}")
     bar = elem("dd", class_=f"share {verdict}", style=f"--p:{share:.3f}")
@@ -101,7 +96,7 @@ def _said(name: str, best: Sequence[tuple[int, float]], label: int, named: Calla
 def _image(flip: pct.Flip, album: Album) -> Markup:
     picture = album.picture(flip.key)
     if picture is None:
-        return elem("div", "no picture", class_="picture absent", role="img", aria_label=f"no picture of {flip.key}")
+        return elem("div", "no image", class_="picture absent", role="img", aria_label=f"no image of {flip.key}")
     small = "picture pixels" if max(picture.width, picture.height) <= 64 else "picture"
     alt = f"Sample of class {flip.label}: {flip.key}"
     return elem(
@@ -110,10 +105,10 @@ def _image(flip: pct.Flip, album: Album) -> Markup:
 
 
 def missing_note(album: Album) -> Markup | None:
-    """Which pictures are not there, and why."""
+    """Return a note on images that were not found or did not fit, None if there are none."""
     parts = []
     if album.absent:
-        parts.append(f"{plural(album.absent, 'picture was', 'pictures were')} not found under {album.root}")
+        parts.append(f"{plural(album.absent, 'image was', 'images were')} not found under {album.root}")
     if album.left_out:
-        parts.append(f"{plural(album.left_out, 'picture')} did not fit into the page's budget")
+        parts.append(f"{plural(album.left_out, 'image')} did not fit into the page's budget")
     return elem("p", "; ".join(parts) + ".", class_="quiet") if parts else None

@@ -1,4 +1,4 @@
-"""The budget that a release must keep, and whether it does."""
+"""The gate of a release: a budget of flips and accuracy, and the checks of nets against it."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Budget:
 
     max_nfr           negative flips against all originals together
     min_accuracy      accuracy over all samples
-    max_weighted_nfr  negative flips weighed by `severity` (class -> weight, left out: 1)
+    max_weighted_nfr  negative flips weighted by `severity` (class -> weight, default 1)
     references        original's name -> max_nfr over the samples that it covers
     classes           class -> max_nfr over the samples of that class
-    max_nfr_upper     upper end of the 95 % interval of max_nfr's rate, which few samples cannot keep by luck
+    max_nfr_upper     upper end of the 95 % interval of max_nfr's rate, which a small sample cannot keep by chance
     """
 
     max_nfr: float | None = None
@@ -39,7 +39,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Check:
-    """One limit held against one net."""
+    """The check of one limit for one net."""
 
     what: str
     value: float | None
@@ -50,14 +50,15 @@ class Check:
     def __str__(self) -> str:
         bound = "at least" if self.least else "at most"
         verdict = "kept" if self.passed else "BROKEN"
+        # As many digits as it takes to tell the value from the limit.
         digits = next((n for n in (2, 3, 4) if percent(self.value, n) != percent(self.limit, n)), 2)
         return f"{verdict}: {self.what} is {percent(self.value, digits)}, {bound} {percent(self.limit, digits)} allowed"
 
 
 def check_budget(report: FlipReport, budget: Budget) -> list[Check]:
-    """Every limit against every new net but the baseline. An undefined value keeps no limit.
+    """Check every limit for every new net but the baseline. An undefined value breaks every limit.
 
-    Raises: ReportError for a limit on (or a severity of) what the report does not have.
+    Raises: ReportError for a limit on (or a severity of) an original or a class that the report does not have.
     """
     known = {net.name for net in report.references}
     foreign = [f"original {name!r}" for name in budget.references if name not in known]
@@ -68,9 +69,9 @@ def check_budget(report: FlipReport, budget: Budget) -> list[Check]:
 
 
 def read_budget(path: str | os.PathLike[str]) -> Budget:
-    """A budget from JSON: the fields of Budget, rates as fractions or as texts like "0.5%".
+    """Read a budget from JSON: the fields of Budget, rates as fractions or as texts like "0.5%".
 
-    Raises: ReportError listing all that is wrong; OSError.
+    Raises: ReportError listing all errors; OSError.
     """
     given = parse_json(Path(path).read_bytes(), str(path), ReportError)
     if not isinstance(given, dict):
@@ -94,7 +95,7 @@ def read_budget(path: str | os.PathLike[str]) -> Budget:
 
 
 def parse_rate(text: str | float) -> float:
-    """A fraction, from 0.005 or "0.5%"; a bare 1 might mean either. Raises: ValueError unless it is between 0 and 1."""
+    """Return a fraction from 0.005 or "0.5%". Raises: ValueError unless it is in [0, 1], and for a 1 without a sign."""
     percentage = isinstance(text, str) and text.strip().endswith("%")
     value = float(text.strip()[:-1]) / 100 if isinstance(text, str) and percentage else float(text)
     if value == 1 and not percentage:

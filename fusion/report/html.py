@@ -1,4 +1,4 @@
-"""HTML and SVG as nested calls; every text is escaped unless it is Markup already."""
+"""HTML and SVG as nested calls; every text is escaped unless it is Markup."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Child: TypeAlias = "str | int | float | list[Child] | tuple[Child, ...] | None"
 
 
 def elem(name: str, /, *children: Child, **attributes: str | float | bool | None) -> Markup:
-    """An element; `class_` and `for_` lose their underscore, other underscores become hyphens; None leaves one out."""
+    """Return an element; `class_` and `for_` lose their underscore, others become hyphens; None omits an attribute."""
     parts = []
     for key, value in attributes.items():
         if value is None or value is False:
@@ -30,7 +30,7 @@ def elem(name: str, /, *children: Child, **attributes: str | float | bool | None
 
 
 def concat(*children: Child) -> Markup:
-    """The children one after the other, texts escaped, None left out."""
+    """Return the children in sequence, texts escaped, None omitted."""
     return Markup("".join(_one(child) for child in children))
 
 

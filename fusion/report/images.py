@@ -1,4 +1,4 @@
-"""The samples' pictures as data URIs, within a budget of bytes."""
+"""The samples' images as data URIs, within a budget of bytes."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ class Picture(NamedTuple):
 
 @dataclass
 class Album:
-    """Pictures by sample key, read on demand.
+    """Images by sample key, read on demand.
 
-    root    folder that keys are relative to
-    budget  bytes that all data URIs together may take
-    absent, left_out  how many were not found (or are no images), and how many the budget had no room for
+    root      folder that keys are relative to
+    budget    bytes of all data URIs together
+    absent    number of images that were not found, or cannot be read
+    left_out  number of images that did not fit into the budget
     """
 
     root: Path
@@ -35,13 +36,13 @@ class Album:
     spent: int = 0
     absent: int = 0
     left_out: int = 0
-    kept: dict[str, Picture | None] = field(default_factory=dict)
+    cache: dict[str, Picture | None] = field(default_factory=dict)
 
     def picture(self, key: str) -> Picture | None:
-        """The sample's picture, or None where it is missing or the budget is spent."""
-        if key not in self.kept:
-            self.kept[key] = self._read(key)
-        return self.kept[key]
+        """Return the sample's image, None if it is missing or the budget is spent."""
+        if key not in self.cache:
+            self.cache[key] = self._read(key)
+        return self.cache[key]
 
     def _read(self, key: str) -> Picture | None:
         if self.spent >= self.budget:
@@ -59,7 +60,7 @@ class Album:
 
 
 def data_uri(path: Path) -> Picture | None:
-    """A picture as a data URI: small files as they are, others as a JPEG thumbnail; None for what is no picture."""
+    """Return an image as a data URI: small files as they are, others as a JPEG thumbnail; None if it is no image."""
     from prototxt.formats.image_files import open_picture
 
     try:

@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs nothing else: no network, no script."""
+"""The report as one self-contained HTML page, without scripts or network access."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from fusion.report.report_data import FlipReport
 MEANINGS = (
     (
         "Negative flip",
-        "The old net was right and the new one is wrong: something was unlearnt. NFR is their share of the samples.",
+        "The old net was right and the new one is wrong: something was forgotten. NFR is their share of the samples.",
     ),
-    ("Positive flip", "The old net was wrong and the new one is right: something was learnt."),
+    ("Positive flip", "The old net was wrong and the new one is right: something was learned."),
     (
         "Relative NFR",
         "NFR over what a new net of the same accuracy would show if it had nothing in common with the old one.",
@@ -32,15 +32,15 @@ MEANINGS = (
     ("Churn", "The share of samples that the two nets answer differently: flips, and one wrong answer for another."),
     (
         "p",
-        f"{MCNEMAR}: how likely so unequal a number of negative and positive flips would be. It is about accuracy: "
-        "many flips that balance have a large p.",
+        f"{MCNEMAR}: the probability of negative and positive flips at least this unequal. It is about accuracy: many "
+        "flips that balance have a large p.",
     ),
     (
         "Interval",
         "95 %: Wilson's for shares, Tango's for differences of paired shares, and for the relative NFR a paired "
         "bootstrap over the samples (10,000 draws, fixed seed). All have a width where no flip was seen.",
     ),
-    ("Calibration error", "How far confidence and accuracy lie apart, averaged over ten steps of confidence."),
+    ("Calibration error", "The distance of confidence and accuracy, averaged over ten steps of confidence."),
 )
 
 
@@ -51,11 +51,11 @@ def page(
     command: str | None = None,
     curves: Sequence[Curve] = (),
 ) -> str:
-    """The whole page.
+    """Return the whole page.
 
-    album    where pictures come from; None: no pictures
-    command  the command line that makes the report again
-    curves   of training; one that bears a new net's name takes its colour
+    album    the samples' images; None for a page without images
+    command  the command line that creates this page
+    curves   of training; one with a new net's name has its colour
     """
     parts = _parts(report, album, command, curves)
     style = files("fusion.report").joinpath("style.css").read_text("utf-8")
@@ -83,29 +83,27 @@ def _parts(
 ) -> list[tuple[str, str, Markup]]:
     featured = report.featured.name
     parts = [("figures", "Figures", concat(sections.balance(report), sections.comparison_table(report)))]
-    by_class = elem("div", elem("div", elem("h3", "What became of what"), per_class.flip_table(report)),
+    by_class = elem("div", elem("div", elem("h3", "True class and new answer"), per_class.flip_table(report)),
                    elem("div", elem("h3", "Share by class"), per_class.classes(report)), class_="pair")  # fmt: skip
-    intro = elem(
-        "p", f"Answers that {featured} unlearnt, by true class (rows) and new answer (columns).", class_="quiet"
-    )
+    intro = elem("p", f"Answers that {featured} forgot, by true class (rows) and new answer (columns).", class_="quiet")
     parts.append(("classes", "Where it forgets", concat(intro, by_class)))
     by_slice = per_class.slices(report)
     if by_slice is not None:
         parts.append(("slices", "By slice", by_slice))
     album = album or Album(files("fusion.report"), budget=0)  # type: ignore[arg-type]
-    forgot, learnt = gallery(report, album), gallery(report, album, positive=True)
-    more = elem("details", elem("summary", "Positive flips: what it learnt"), learnt)
+    forgot, learned = gallery(report, album), gallery(report, album, positive=True)
+    more = elem("details", elem("summary", "Positive flips: newly right"), learned)
     parts.append(
-        ("flips", "The flips", concat(elem("h3", "Negative flips: what it forgot"), forgot, more, missing_note(album)))
+        ("flips", "The flips", concat(elem("h3", "Negative flips: newly wrong"), forgot, more, missing_note(album)))
     )
     parts.append(("charts", "Confidence and trade-off", chart_row(sections.plots(report))))
     if curves:
         parts.append(("training", "Training", sections.training(report, curves)))
-    parts.append(("again", "Made from", _provenance(report, command)))
+    parts.append(("again", "Sources", _provenance(report, command)))
     meanings = elem(
         "dl", *(concat(elem("dt", word), elem("dd", meaning)) for word, meaning in MEANINGS), class_="meanings"
     )
-    parts.append(("words", "What the words mean", meanings))
+    parts.append(("words", "Glossary", meanings))
     return parts
 
 
@@ -116,7 +114,7 @@ def _section(name: str, title: str, content: Markup) -> Markup:
 def _provenance(report: FlipReport, command: str | None) -> Markup:
     nets = [("old", net) for net in report.references] + [(c.role, c.net) for c in report.candidates]
     again = (
-        concat(elem("p", "This page, once more:"), scrolling("Command", elem("pre", elem("code", command))))
+        concat(elem("p", "Created by the command:"), scrolling("Command", elem("pre", elem("code", command))))
         if command
         else None
     )

@@ -1,4 +1,4 @@
-"""The page's sections on parts of the samples: the featured net's flips by class and by slice."""
+"""The page's sections on subsets of the samples: the featured net's flips by class and by slice."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ BAR_CLASSES = 30
 
 
 def flip_table(report: FlipReport) -> Markup:
-    """Negative flips of the featured net by true class and new answer."""
+    """Return the negative flips of the featured net by true class and new answer."""
     pair = report.featured.whole.pair
     classes, counts = pct.flip_matrix(old=pair.old, new=pair.new)
     most = int(counts.max(initial=0))
     if most == 0:
-        return elem("p", "No answer was unlearnt, in any class.", class_="quiet")
+        return elem("p", "No answer was forgotten, in any class.", class_="quiet")
     names = [report.class_name(c) for c in classes]
     if len(classes) > MATRIX_CLASSES:
         return _worst_pairs(names, counts.tolist())
@@ -34,7 +34,7 @@ def flip_table(report: FlipReport) -> Markup:
 
 
 def classes(report: FlipReport) -> Markup:
-    """NFR by true class, the featured net beside the base."""
+    """Return the NFR by true class, the featured net beside the base."""
     shown = [c for c in (report.base, report.featured) if c is not None]
     found = [candidate.whole.per_class for candidate in shown]
     order = sorted(found[-1], key=lambda c: (-(found[-1][c].value("negative_flip_rate") or 0), c))
@@ -54,7 +54,7 @@ def classes(report: FlipReport) -> Markup:
                 elem("td", *bars, class_="bars"),
             )
         )
-    note = f"The {BAR_CLASSES} classes with most." if len(found[-1]) > BAR_CLASSES else None
+    note = f"The {BAR_CLASSES} classes with the highest rates." if len(found[-1]) > BAR_CLASSES else None
     return concat(
         legend(report, shown, old=False) if len(shown) > 1 else None,
         html_table(("class", "samples", "negative flips"), rows, "classes"),
@@ -63,7 +63,7 @@ def classes(report: FlipReport) -> Markup:
 
 
 def slices(report: FlipReport) -> Markup | None:
-    """The featured net by variant of the samples; None when there is one only."""
+    """Return the featured net's figures by variant of the samples; None if there is only one."""
     found = report.featured.whole.per_slice(report.slices)
     if not found:
         return None
@@ -71,14 +71,14 @@ def slices(report: FlipReport) -> Markup | None:
     rows = []
     for name, counted in found.items():
         metrics = ("accuracy_old", "accuracy_new", "positive_flip_rate")
-        old, new, learnt = (elem("td", percent(counted.value(metric))) for metric in metrics)
+        old, new, learned = (elem("td", percent(counted.value(metric))) for metric in metrics)
         forgot = measured(share_interval(counted.negative, len(counted)))
         rows.append(
             elem(
                 "tr",
                 elem("th", name or "original", scope="row"),
                 elem("td", commas(len(counted))),
-                *(old, new, forgot, learnt),
+                *(old, new, forgot, learned),
             )
         )
     return scrolling("By slice", html_table(head, rows))

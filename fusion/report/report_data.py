@@ -1,4 +1,4 @@
-"""All figures of a report, worked out once; text, JSON and page only write them down."""
+"""All figures of a report, computed once; text, JSON and page only format them."""
 
 from __future__ import annotations
 
@@ -32,49 +32,49 @@ class FlipComparison:
 
     @cached_property
     def outcomes(self) -> Outcomes:
-        """The four counts."""
+        """Return the four counts of outcomes."""
         return pct.outcomes(old=self.pair.old.right, new=self.pair.new.right)
 
     @cached_property
     def intervals(self) -> dict[str, Interval]:
-        """Every metric of FORMULAS with its 95 % interval."""
+        """Return every metric of FORMULAS with its 95 % interval."""
         return {metric: pct.metric_interval(self.outcomes, metric) for metric in FORMULAS}
 
     @cached_property
     def churn(self) -> Interval:
-        """The share of samples that the two nets answer differently, with its 95 % interval."""
+        """Return the share of samples that the two nets answer differently, with its 95 % interval."""
         changed = self.pair.old.answers != self.pair.new.answers
         return pct.share_interval(int(changed.sum()), len(changed))
 
     @cached_property
     def p_value(self) -> float | None:
-        """McNemar's exact test that both nets are equally often right."""
+        """Return the p-value of McNemar's exact test that both nets are equally often right."""
         return pct.mcnemar(self.outcomes)
 
     @cached_property
     def per_class(self) -> dict[int, Outcomes]:
-        """The counts by true class."""
+        """Return the counts by true class."""
         return pct.per_class(old=self.pair.old, new=self.pair.new)
 
     def per_slice(self, by: Callable[[str, str], Any] | None) -> dict[str, Outcomes]:
-        """The counts by slice, in alphabetical order; empty when there is one only."""
+        """Return the counts by slice, in alphabetical order; empty if there is only one."""
         found = pct.per_slice(old=self.pair.old, new=self.pair.new, by=by)
         return {str(name): found[name] for name in sorted(found, key=str)} if len(found) > 1 else {}
 
     @cached_property
     def margin_weighted(self) -> float | None:
-        """Margin-weighted negative flips."""
+        """Return the margin-weighted negative flips."""
         return pct.margin_weighted_flips(old=self.pair.old, new=self.pair.new)
 
     @cached_property
     def negative_flips(self) -> npt.NDArray[np.bool_]:
-        """Which samples of the pair were unlearnt, bool [N]."""
+        """Return which samples of the pair are negative flips, bool [N]."""
         return np.asarray(self.pair.old.right & ~self.pair.new.right)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A new net: against all originals together (`whole`), and against each (empty when there is one only).
+    """A new net, compared with all originals together (`whole`) and with each (empty if there is only one).
 
     accuracy  with its interval, over all samples of the net's file, also those of classes that no original knows
     """
@@ -89,7 +89,7 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """What the report calls the net."""
+        """Return the net's name."""
         return self.net.name
 
 
@@ -97,11 +97,11 @@ class Candidate:
 class FlipReport:
     """The figures of all nets.
 
-    old         all originals as one net: each sample answered by those that know its class
+    old         all originals as one net: each sample is answered by those that know its class
     candidates  the new nets, the baseline first; the last one is featured
-    base        the new net that the featured one is held against, if there is one
+    base        the new net that the featured one is compared with, if any
     spared      the featured net's NFR less the base's, paired by sample
-    labels      names of the classes, that of class 0 first; by default what the nets say
+    labels      names of the classes, from class 0 on; by default those in the predictions files
     """
 
     title: str
@@ -115,22 +115,22 @@ class FlipReport:
 
     @property
     def featured(self) -> Candidate:
-        """The net that the verdict is about."""
+        """Return the net of the verdict."""
         return self.candidates[-1]
 
     @property
     def unknown(self) -> int:
-        """Samples of classes that no original knows."""
+        """Return the number of samples of classes that no original knows."""
         return len(self.featured.net) - len(self.featured.whole.pair.new)
 
     @property
     def shown(self) -> tuple[Candidate, ...]:
-        """The new nets that fit side by side: all of a few, else the base and the featured one."""
+        """Return the new nets that fit side by side: all if few, else the base and the featured one."""
         few = len(self.candidates) <= FEW or self.base is None
         return self.candidates if few else (self.base, self.featured)  # type: ignore[return-value]
 
     def class_name(self, index: int) -> str:
-        """What to call a class: by `labels`, else a net's `class_names`, the featured one's first; else its number."""
+        """Return a class's name: by `labels`, else a net's `class_names`, the featured one's first; else its number."""
         if self.labels:
             return name_of(self.labels, index) or str(index)
         for net in (self.featured.net, *(other.net for other in self.candidates), *self.references):
@@ -141,7 +141,7 @@ class FlipReport:
 
     @property
     def originals(self) -> str:
-        """How sentences call the old side."""
+        """Return the name of the old side in sentences."""
         return "its originals" if len(self.references) > 1 else self.old.name
 
 
@@ -154,13 +154,13 @@ def gather(
     slices: Callable[[str, str], Any] | None = None,
     labels: Sequence[str] = (),
 ) -> FlipReport:
-    """Work out a report's figures.
+    """Compute a report's figures.
 
     old       the originals, each over the classes it knows
-    new       candidates; the last one is featured, and held against `baseline` (left out: the first of several)
-    slices    names the slice of a sample from its (key, variant), None: in no slice; left out: its variant
-    labels    names of the classes, that of class 0 first; left out: as the predictions files say
-    Raises: ReportError when there is no net on a side, or predictions cannot be aligned.
+    new       candidates; the last one is featured, and compared with `baseline` (by default the first of several)
+    slices    (key, variant) of a sample -> its slice, None for no slice; by default its variant
+    labels    names of the classes, from class 0 on; by default those in the predictions files
+    Raises: ReportError when a side has no net, or predictions cannot be aligned.
     """
     if not old or not new:
         raise ReportError("a report needs at least one old and one new net")
@@ -176,7 +176,7 @@ def gather(
 
 
 def distinct(nets: Sequence[pct.Predictions]) -> list[pct.Predictions]:
-    """The nets, those that share a name told apart by a number."""
+    """Return the nets, with a number appended to repeated names."""
     counted: dict[str, int] = {}
     renamed = []
     for net in nets:
@@ -199,7 +199,7 @@ def _candidate(
 
 
 def _spared(base: Candidate, featured: Candidate) -> Interval:
-    """Difference of the two nets' negative flip rates, over the featured net's order of samples."""
+    """Return the difference of the two nets' negative flip rates, paired by sample. Raises: ReportError."""
     rows = positions(base.whole.pair.new, featured.whole.pair.new)
     if (rows < 0).any() or len(rows) != len(base.whole.pair.new):
         raise ReportError(

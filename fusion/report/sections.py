@@ -25,7 +25,7 @@ from fusion.report.report_data import Candidate, FlipComparison, FlipReport
 
 
 def verdict(report: FlipReport, checks: Sequence[Check]) -> Markup:
-    """The headline in words, the figures that carry it, and whether the budget is kept."""
+    """Return the headline, its figures, and the result of the gate."""
     whole = report.featured.whole
     nfr, change = whole.intervals["negative_flip_rate"], whole.intervals["accuracy_difference"]
     accuracy, positive = whole.intervals["accuracy_new"], whole.intervals["positive_flip_rate"]
@@ -56,7 +56,7 @@ def verdict(report: FlipReport, checks: Sequence[Check]) -> Markup:
 
 
 def gate_box(checks: Sequence[Check]) -> Markup | None:
-    """Whether the release keeps its budget, limit by limit."""
+    """Return the result of the gate, limit by limit; None without a budget."""
     if not checks:
         return None
     broken = [check for check in checks if not check.passed]
@@ -71,21 +71,21 @@ def gate_box(checks: Sequence[Check]) -> Markup | None:
 
 
 def balance(report: FlipReport) -> Markup:
-    """Negative flips to the left, positive ones to the right, for every new net."""
+    """Return bars of negative flips to the left and positive ones to the right, for every new net."""
     most = max([1, *(max(c.whole.outcomes.negative, c.whole.outcomes.positive) for c in report.shown)])
     rows = [_balance_row(c, c.whole.outcomes, most, report) for c in report.shown]
     head = elem(
         "div",
         elem("span"),
         elem("span", "forgot", class_="left"),
-        elem("span", "learnt", class_="right"),
+        elem("span", "learned", class_="right"),
         class_="row head",
     )
     return elem("div", head, *rows, class_="balance")
 
 
 def comparison_table(report: FlipReport) -> Markup:
-    """Every new net against all originals together and against each, with intervals."""
+    """Return the table of every new net against all originals together and against each, with intervals."""
     head = (
         "",
         "negative flips",
@@ -108,7 +108,7 @@ def comparison_table(report: FlipReport) -> Markup:
 
 
 def plots(report: FlipReport) -> list[tuple[str, str, Markup]]:
-    """(title, what to see, chart) of the charts that there is data for."""
+    """Return (title, caption, chart) of the charts that there is data for."""
     found = []
     if len(report.candidates) > 1:
         marks = [
@@ -129,7 +129,7 @@ def plots(report: FlipReport) -> list[tuple[str, str, Markup]]:
     nets = [(report.old.name, "c-old", pct.reliability(report.old))]
     nets += [(c.name, colour(report, c), c.reliability) for c in report.shown]
     errors = ", ".join(f"{c.name} {percent(c.calibration, 1)}" for c in report.shown)
-    note = f"Below the dashed line a net claims more than it keeps. Expected calibration error: {errors}."
+    note = f"Below the dashed line a net is overconfident. Expected calibration error: {errors}."
     if report.unknown:
         note += f" The old side is over {commas(len(report.old))} samples, the new nets over all of their files."
     found.append(("Calibration", note, concat(charts.calibration(nets), legend(report, report.shown))))
@@ -137,7 +137,7 @@ def plots(report: FlipReport) -> list[tuple[str, str, Markup]]:
 
 
 def training(report: FlipReport, curves: Sequence[Curve]) -> Markup:
-    """Loss and accuracy over the iterations of each run whose log is there."""
+    """Return the charts of loss, accuracy and learning rate over the iterations of each run."""
     colours = {candidate.name: colour(report, candidate) for candidate in report.candidates}
     shown = [(curve, colours.get(curve.name, f"c-{(i + 3) % 6}")) for i, curve in enumerate(curves)]
     found = [("Training loss", "Smoothed by the solver, on a logarithmic scale.", losses(shown))]

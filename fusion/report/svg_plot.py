@@ -1,4 +1,4 @@
-"""The paper that charts are drawn on: scales, grids, labels, sized for a phone; colours come from the page."""
+"""Axes, grids and labels of SVG charts, sized for a phone; colours come from the page's style sheet."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LEFT, RIGHT, TOP, BOTTOM = 46, 14, 14, 42
 
 
 class Axis(NamedTuple):
-    """A range of values laid over a range of pixels."""
+    """A linear map of a range of values to a range of pixels."""
 
     low: float
     high: float
@@ -21,19 +21,19 @@ class Axis(NamedTuple):
     end: float
 
     def at(self, value: float) -> float:
-        """The pixel of a value."""
+        """Return the pixel of a value."""
         return round(self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start), 2)
 
 
 def axis_over(values: Sequence[float], start: float, end: float) -> Axis:
-    """A scale of shares around the values, with some room; never below 0."""
+    """Return an axis of shares around the values, with a margin; never below 0."""
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     room = max((high - low) * 0.15, 0.0005)
     return Axis(max(0.0, low - room), high + room, start, end)
 
 
 def ticks(axis: Axis, most: int = 5) -> list[float]:
-    """Round values inside the axis, a handful of them."""
+    """Return at most about `most` round values inside the axis."""
     span = axis.high - axis.low
     step = 10 ** math.floor(math.log10(span))
     for factor in (0.1, 0.2, 0.5, 1, 2):
@@ -45,7 +45,7 @@ def ticks(axis: Axis, most: int = 5) -> list[float]:
 
 
 def upward(x: Axis, y: Axis, name: str, marks: Sequence[float] | None = None, digits: int = 1) -> list[Markup]:
-    """Horizontal lines at shares, in percent at the left edge, and the axis' name."""
+    """Draw horizontal lines at shares, in percent at the left edge, and the axis's name."""
     drawn = []
     for value in ticks(y) if marks is None else marks:
         drawn.append(elem("line", x1=x.start, x2=x.end, y1=y.at(value), y2=y.at(value), class_="grid"))
@@ -61,7 +61,7 @@ def upward(x: Axis, y: Axis, name: str, marks: Sequence[float] | None = None, di
 
 
 def across(x: Axis, y: Axis, name: str, marks: Sequence[float] | None = None, digits: int = 1) -> list[Markup]:
-    """Vertical lines at shares, in percent at the lower edge, and the axis' name."""
+    """Draw vertical lines at shares, in percent at the lower edge, and the axis's name."""
     drawn = []
     for value in ticks(x) if marks is None else marks:
         drawn.append(elem("line", x1=x.at(value), x2=x.at(value), y1=y.start, y2=y.end, class_="grid"))
@@ -75,11 +75,11 @@ def _short(value: float, digits: int) -> str:
 
 
 def label(text: str, x: float, y: float, anchor: str, kind: str = "tick") -> Markup:
-    """Text at a point; `kind` is its style class."""
+    """Return text at a point; `kind` is its style class."""
     return elem("text", text, x=round(x, 2), y=round(y, 2), text_anchor=anchor, class_=kind)
 
 
 def frame(title: str, about: str, children: Sequence[Child]) -> Markup:
-    """The whole chart; title and sentence are what a screen reader says."""
+    """Return the whole chart; a screen reader reads its title and the sentence."""
     label = f"{title}. {about}"
     return elem("svg", *children, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=label, class_="chart")

@@ -1,4 +1,4 @@
-"""Charts as pictures, for where no browser is: the same drawings, painted with Pillow."""
+"""Charts as images, for use without a browser: the same SVG drawings, painted with Pillow."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _COLOURS = {
     "c-1": "#a16207", "c-2": "#be185d", "c-3": "#4d7c0f", "c-4": "#0e7490", "c-5": "#9a3412",
 }  # fmt: skip
 _PAPER, _INK = "#ffffff", "#1d1a16"
-_SIZE = 11  # pixels of tick labels in the drawing's own units
+_SIZE = 11  # of tick labels, in units of the SVG drawing
 _ANCHORS = {"start": "ls", "middle": "ms", "end": "rs"}
 
 
 def paint(charts: Sequence[tuple[str, Markup]], scale: int = 2) -> Image.Image:
-    """The charts side by side, each below its title; `scale` pixels for one of the drawing's."""
+    """Return the charts side by side, each below its title; `scale` is pixels per unit of the drawing."""
     title = 26
     image = Image.new("RGB", (WIDTH * scale * max(1, len(charts)), (HEIGHT + title) * scale), _PAPER)
     draw = ImageDraw.Draw(image)
@@ -64,7 +64,7 @@ def _element(
 
 
 def _upright(image: Image.Image, middle: tuple[float, float], text: str, colour: str, scale: int) -> None:
-    """Text that reads upwards, its middle at a point of its base line."""
+    """Draw text that reads upwards, with the middle of its base line at a point: Pillow draws horizontal text only."""
     font = _font(_SIZE * scale)
     left, top, right, bottom = ImageDraw.Draw(image).textbbox((0, 0), text, font, "ls")
     width, height = math.ceil(right - left), math.ceil(bottom - top)
@@ -75,7 +75,7 @@ def _upright(image: Image.Image, middle: tuple[float, float], text: str, colour:
 
 
 def _font(size: int) -> Any:
-    """Pillow's own letters, which need no file; before 10.1 they had one size."""
+    """Return Pillow's built-in font, which needs no file; before 10.1 it had one size."""
     try:
         return ImageFont.load_default(size)
     except TypeError:

@@ -9,6 +9,7 @@ from fusion.pct.metrics import Outcomes
 from fusion.report.format_numbers import commas, explanation, headline, p_value, percent, span
 from fusion.report.gate import Check
 from fusion.report.report_data import FlipComparison, FlipReport
+from prototxt.summary.text_table import format_table
 
 HEAD = ("", "samples", "accuracy", "NFR", "95 % interval", "PFR", "churn", "relative NFR", "BTC", "p")
 
@@ -18,41 +19,31 @@ SLICE_HEAD = ("slice", "samples", "old accuracy", "accuracy", "NFR", "95 % inter
 
 
 def report_text(report: FlipReport, checks: Sequence[Check] = ()) -> str:
-    """Title, table, verdict and gate as plain text."""
-    rows = [HEAD, _old_row(report.old.name, report)]
+    """Return title, table, verdict and gate as plain text."""
+    rows = [_old_row(report.old.name, report)]
     for candidate in report.candidates:
         rows.append(_row(candidate.name, candidate.whole))
         rows += [_row(f"  against {comparison.old.name}", comparison) for comparison in candidate.each]
-    lines = [report.title, "", *columns(rows), "", f"p: {MCNEMAR}.", headline(report), *explanation(report)]
+    table = format_table(HEAD, rows, right=HEAD[1:])
+    lines = [report.title, "", table, "", f"p: {MCNEMAR}.", headline(report), *explanation(report)]
     sliced = report.featured.whole.per_slice(report.slices)
     if sliced:
-        lines += ["", *columns([SLICE_HEAD, *(_slice_row(name, counted) for name, counted in sliced.items())])]
+        rows = [_slice_row(name, counted) for name, counted in sliced.items()]
+        lines += ["", format_table(SLICE_HEAD, rows, right=SLICE_HEAD[1:])]
     lines += _forgotten(report)
     if checks:
         lines += ["", *map(str, checks)]
-    return "\n".join(line.rstrip() for line in lines).replace("\u00a0", " ") + "\n"
+    return "\n".join(lines).replace("\u00a0", " ") + "\n"
 
 
 def _forgotten(report: FlipReport) -> list[str]:
-    """The classes with the most negative flips, where their names are known."""
+    """Return the classes with the most negative flips, if any of them has a name."""
     counted = {c: found for c, found in report.featured.whole.per_class.items() if found.negative}
     worst = sorted(counted, key=lambda c: (-counted[c].negative, c))[:CLASSES]
     if not worst or all(report.class_name(c) == str(c) for c in worst):
         return []
-    said = [f"{report.class_name(c)} ({c}) {commas(counted[c].negative)} of {commas(len(counted[c]))}" for c in worst]
-    return ["", f"Most negative flips by class: {', '.join(said)}."]
-
-
-def columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The rows with their cells under one another, the first column to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.rjust(width) if i else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
+    texts = [f"{report.class_name(c)} ({c}) {commas(counted[c].negative)} of {commas(len(counted[c]))}" for c in worst]
+    return ["", f"Most negative flips by class: {', '.join(texts)}."]
 
 
 def _old_row(name: str, report: FlipReport) -> tuple[str, ...]:

@@ -137,7 +137,7 @@ def test_many_classes_become_a_list_of_pairs(folder: Path) -> None:
     new = pct.Predictions(keys, labels, np.eye(100)[(labels + labels % 7) % 100], meta={"name": "new"})
     text = page(gather(old=[old], new=[new]), album=Album(folder))
     assert "The 20 most frequent of" in text
-    assert "The 30 classes with most." in text
+    assert "The 30 classes with the highest rates." in text
 
 
 def test_a_sweep_of_many_nets_stays_readable(nets: Nets, folder: Path) -> None:

@@ -90,9 +90,9 @@ def test_extremes_read_well() -> None:
 def test_text_has_a_row_per_comparison(nets: Nets) -> None:
     lines = report_text(report(nets, title="Digits")).splitlines()
     assert lines[0] == "Digits"
-    assert [line.split("  ")[0] for line in lines[3:6]] == ["odd ∪ even (old)", "plain", ""]
+    assert [line.split("  ")[0] for line in lines[4:7]] == ["odd ∪ even (old)", "plain", ""]
     assert sum("against odd" in line for line in lines) == 2
-    assert len({len(line) for line in lines[2:3] + lines[4:10]}) == 1
+    assert len({len(line) for line in lines[2:4] + lines[5:11]}) == 1
 
 
 def test_json_is_complete_and_finite(nets: Nets) -> None:
@@ -239,7 +239,7 @@ def test_churn_counts_every_changed_answer() -> None:
     found = gather(old=[old], new=[new])
     assert found.featured.whole.churn == pct.share_interval(2, 5)
     assert figures(found)["new"][0]["against_all"]["churn"]["value"] == pytest.approx(0.4)
-    head, _, row = report_text(found).splitlines()[2:5]
+    head, _, _, row = report_text(found).splitlines()[2:6]
     assert row[head.index("churn") - 3 : head.index("churn") + 5].split() == ["40.00", "%"]
     none = pct.Predictions([], [], np.empty((0, 3)))
     assert pct.churn(old=none, new=none) is None
