@@ -50,14 +50,14 @@ def within(net: str, old: str, new: str, max_nfr: float, logits: str | None) -> 
 
 def _predictor(net: str, logits: str | None) -> Callable[[Weights], Predictions]:
     """Return a function from weights to the net's predictions on its validation data. Raises: FusionError."""
-    from fusion.composition.branches import scores_blob
+    from fusion.composition.branches import last_scores_blob
     from fusion.composition.net_text import read_net
     from fusion.nets.weights import load_weights
     from fusion.solver.evaluate import open_evaluation
     from prototxt.edit.upgrade_text import upgrade_text
     from prototxt.text.parser import parse_file
 
-    blob = logits or scores_blob(read_net(upgrade_text(parse_file(net), strict=False)))
+    blob = logits or last_scores_blob(read_net(upgrade_text(parse_file(net), strict=False)))
     if blob is None:
         raise FusionError("cannot determine the blob with the class scores", place=net, hint="name it: --logits ip2")
     evaluation = open_evaluation(net, [])

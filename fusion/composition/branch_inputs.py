@@ -9,14 +9,14 @@ from fusion.composition.data_layers import (
     DataLayerChange,
     DataLayerCopy,
     DataLayout,
-    add_conversion,
     image_data_layers,
+    map_blob,
     phase_streams,
     silence_layer,
 )
 from fusion.composition.lists import DataLists, lists_of_source
 from fusion.composition.net_text import PHASES, LayerText, excerpt, quoted, reparse
-from fusion.composition.prepared_source import PreparedSource, input_shape
+from fusion.composition.prepared_source import PreparedSource
 from fusion.composition.preprocessing import (
     PARAMS,
     Affine,
@@ -30,6 +30,8 @@ from fusion.composition.preprocessing import (
 )
 from fusion.composition.source import is_onnx_path
 from fusion.errors import ComposeError
+
+PhaseStreams = Mapping[str, Stream]
 
 
 def resolve_feeds(source: PreparedSource, layout: DataLayout) -> dict[str, str]:
@@ -53,7 +55,7 @@ def resolve_feeds(source: PreparedSource, layout: DataLayout) -> dict[str, str]:
         found.update({blob: shared} if shared else {})
         own.update({} if shared else {blob: needed})
     found.update(_new_data_layers(source, own, layout))
-    rest = [blob for blob in source.branch.inputs if blob not in found]
+    rest = [blob for blob in source.branch.inputs if blob not in found]  # no data layer describes these
     if rest and source.spec.pixels:
         found[rest[0]] = raw_pixels_blob(source, rest[0], layout)
     elif rest:
@@ -61,7 +63,7 @@ def resolve_feeds(source: PreparedSource, layout: DataLayout) -> dict[str, str]:
     return {blob: found[blob] for blob in source.branch.inputs}
 
 
-def _map(known: Mapping[str, Stream], needed: Mapping[str, Stream]) -> Affine | None:
+def _map(known: PhaseStreams, needed: PhaseStreams) -> Affine | None:
     """Return the map from a blob of the fused net to a branch's input, if it is one in all phases of the branch."""
     if set(known) != set(PHASES):
         return None
@@ -69,7 +71,7 @@ def _map(known: Mapping[str, Stream], needed: Mapping[str, Stream]) -> Affine | 
     return maps.pop() if len(maps) == 1 else None
 
 
-def _same_blob(needed: Mapping[str, Stream], layout: DataLayout) -> str | None:
+def _same_blob(needed: PhaseStreams, layout: DataLayout) -> str | None:
     """Return the fused net's blob with the same content, if there is one."""
     for blob, known in layout.streams.items():
         found = _map(known, needed)
@@ -78,7 +80,7 @@ def _same_blob(needed: Mapping[str, Stream], layout: DataLayout) -> str | None:
     return None
 
 
-def _further_dataset(blob: str, needed: Mapping[str, Stream], layout: DataLayout) -> str | None:
+def _further_dataset(blob: str, needed: PhaseStreams, layout: DataLayout) -> str | None:
     """Return a further dataset of the HDF5 files that a layer reads already: its top is the dataset's name."""
     if blob in layout.streams:
         return None
@@ -92,36 +94,32 @@ def _further_dataset(blob: str, needed: Mapping[str, Stream], layout: DataLayout
                     copies.setdefault(phase, copy)
     if set(copies) != set(PHASES) or any(item.records[0] != "HDF5Data" for item in needed.values()):
         return None
-    for copy in {id(copy): copy for copy in copies.values()}.values():
+    for copy in {id(copy): copy for copy in copies.values()}.values():  # one copy may serve both phases
         copy.change = replace(copy.change, added=(*copy.change.added, blob))
     layout.streams[blob] = {phase: needed.get(phase) or next(iter(needed.values())) for phase in PHASES}
     layout.note(f"'{blob}' is read from the same HDF5 files, as a further top of their layer")
     return blob
 
 
-def _converted_blob(source: PreparedSource, blob: str, needed: Mapping[str, Stream], layout: DataLayout) -> str | None:
+def _converted_blob(source: PreparedSource, blob: str, needed: PhaseStreams, layout: DataLayout) -> str | None:
     """Return a blob computed from one of the fused net's by plain layers, where only mean and scale differ."""
     for given, known in layout.streams.items():
         found = _map(known, needed)
         if found is not None:
             who = f"{source}"
-            layout.note(
-                f"{who} was trained with another mean or scale, which layers at its start compute from '{given}'"
-            )
-            return add_conversion(source, blob, given, found, layout, f"The input of {who}, from '{given}'.")
+            layout.note(f"{who} was trained with another mean or scale; layers at its start convert '{given}'")
+            return map_blob(source, blob, given, found, layout, f"The input of {who}, from '{given}'.")
     return None
 
 
-def _new_data_layers(
-    source: PreparedSource, own: Mapping[str, Mapping[str, Stream]], layout: DataLayout
-) -> dict[str, str]:
+def _new_data_layers(source: PreparedSource, own: Mapping[str, PhaseStreams], layout: DataLayout) -> dict[str, str]:
     """Add data layers for inputs that no other layer gives, in step with the others. Raises: ComposeError."""
     silent: dict[str, None] = {}
     found: dict[str, str] = {}
     for layer in source.data_layers if own else ():
         if not set(layer.tops) & set(own):
             continue
-        _check_can_be_in_step(source, layer, own, layout)
+        _check_in_step(source, layer, own, layout)
         files = layer.type == "HDF5Data"  # whose tops are named after datasets
         names = {top: top if files else f"{source.prefix}/{top}" for top in layer.tops}
         dropped = [top for top in layer.tops if top not in own] if files else []
@@ -142,8 +140,8 @@ def _new_data_layers(
     return found
 
 
-def _check_can_be_in_step(
-    source: PreparedSource, layer: LayerText, own: Mapping[str, Mapping[str, Stream]], layout: DataLayout
+def _check_in_step(
+    source: PreparedSource, layer: LayerText, own: Mapping[str, PhaseStreams], layout: DataLayout
 ) -> None:
     """Check that a data layer can be in step with others. Raises: ComposeError."""
     phases = set(layer.phases)
@@ -204,7 +202,7 @@ def only_input(source: PreparedSource) -> str:
 
 def image_shape(source: PreparedSource) -> tuple[int, ...] | None:
     """Return channels, height and width of the images that a source takes, None if its file does not give them."""
-    shape = input_shape(source)
+    shape = source.input_shape
     return shape[1:] if shape is not None and len(shape) == 4 else None
 
 
@@ -272,11 +270,11 @@ def raw_pixels_blob(source: PreparedSource, blob: str, layout: DataLayout) -> st
     if affine is not None and all(_same_size(size, layer, layout) for layer in layers):
         kind = source.spec.pixels
         layout.note(f"{source} takes raw pixels ({kind}), computed from '{given}'")
-        return add_conversion(source, blob, given, affine, layout, f"Raw pixels, 0 to 255, from '{given}'.")
+        return map_blob(source, blob, given, affine, layout, f"Raw pixels, 0 to 255, from '{given}'.")
     return _raw_data_layers(source, layers, given, layout)
 
 
-def _to_pixels(known: Mapping[str, Stream]) -> Affine | None:
+def _to_pixels(known: PhaseStreams) -> Affine | None:
     """Return the map from a blob of images back to raw pixels, if it is one in both phases."""
     maps = {affine_between(item.values, MeanScale()) if item.values is not None else None for item in known.values()}
     return maps.pop() if len(maps) == 1 else None
@@ -302,6 +300,7 @@ def _first_image_shape(layer: LayerText, layout: DataLayout) -> Size | None:
     document = reparse(excerpt(raw, layer), raw.file)
     edits = Edits(document)
     source = layout.choice.path(layout.main, layer, layer.phases[0])
+    # Shape inference opens the first image of the list in the layer's text.
     edits.set(document.root.messages("layer")[0].messages("image_data_param")[-1], "source", quoted(source or ""))
     shape = infer_partly(load_net(edits.apply(), strict=False))[0].blobs.get(layer.tops[0], UNKNOWN)
     return None if shape is UNKNOWN else tuple(shape[1:])
@@ -313,7 +312,7 @@ def _raw_data_layers(source: PreparedSource, layers: Sequence[LayerText], given:
     labels: dict[str, None] = {}
     for layer in layers:
         names = {top: name if top == given else f"{source.prefix}/{top}" for top in layer.tops}
-        change = DataLayerChange(name=name, blobs=names, raw=True, shape=input_shape(source))
+        change = DataLayerChange(name=name, blobs=names, raw=True, shape=source.input_shape)
         labels.update(dict.fromkeys(names[top] for top in names if top != given))
         layout.copies.append(DataLayerCopy(layout.main, layer, change))
     layout.further += silence_layer(f"{source.prefix}/labels", labels)

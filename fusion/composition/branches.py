@@ -42,7 +42,7 @@ def ancestors(net: NetText, blobs: tuple[str, ...]) -> Branch:
     found: set[int] = set()
     inputs: set[str] = set()
     for phase in PHASES:
-        writers: dict[str, LayerText] = {}
+        writers: dict[str, LayerText] = {}  # blob -> the last layer so far that writes it
         read: dict[int, list[tuple[str, LayerText | None]]] = {}
         layers = [layer for layer in net.layers if phase in layer.phases]
         changed = find_overwritten([(layer.type, layer.bottoms, layer.tops) for layer in layers])
@@ -56,7 +56,7 @@ def ancestors(net: NetText, blobs: tuple[str, ...]) -> Branch:
             if writer is None or writer.is_data:
                 inputs.add(blob)
             else:
-                todo += read.pop(writer.number, [])
+                todo += read.pop(writer.number, [])  # popped: each layer is followed once
                 found.add(writer.number)
     return Branch(frozenset(found), tuple(blob for blob in net.input_blobs if blob in inputs))
 
@@ -89,7 +89,7 @@ def check_cut(net: NetText, blob: str, prefix: str) -> None:
     raise ComposeError(f"source '{prefix}': {message}", place=place, hint=hint)
 
 
-def scores_blob(net: NetText) -> str | None:
+def last_scores_blob(net: NetText) -> str | None:
     """Return the blob with the net's scores before any softmax, which its last loss, metric or softmax reads."""
     found = scores_blobs(net)
     return found[-1] if found else None
@@ -101,6 +101,7 @@ def scores_blobs(net: NetText) -> tuple[str, ...]:
     Losses of classes are tried before metrics, and these before losses of values, whose first two bottoms are of one
     shape. A loss of a smaller weight than another one of its type and label is an auxiliary one, and left out.
     """
+    # From the surest sign of a classifier to the weakest.
     for types in (_CLASSES, frozenset(("Accuracy",)), _OTHERS, frozenset(("Softmax",))):
         readers = [layer for layer in net.layers if layer.type in types and layer.bottoms and layer.phases]
         heaviest: dict[tuple[str, tuple[str, ...]], float] = {}

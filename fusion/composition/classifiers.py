@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fusion.composition import losses
-from fusion.composition.features import Shape, format_shape, size_from
+from fusion.composition.features import Shapes, format_shape, size_from
 from fusion.composition.inputs import Inputs
 from fusion.composition.labels import pairs_error
 from fusion.composition.losses import CHOICES, Loss
@@ -76,9 +76,7 @@ def label_blobs(main: PreparedSource, goals: Sequence[Goal]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def classifiers_of(
-    goals: Sequence[Goal], inputs: Inputs, shapes: Mapping[str, Shape], notes: list[str]
-) -> list[FusedClassifier]:
+def classifiers_of(goals: Sequence[Goal], inputs: Inputs, shapes: Shapes, notes: list[str]) -> list[FusedClassifier]:
     """Return every classifier. Raises: ComposeError if the numbers of scores do not fit the loss or the labels."""
     found = []
     for goal in goals:
@@ -103,7 +101,7 @@ def _check_bottoms(loss: Loss, inputs: Inputs) -> None:
         raise ComposeError(message, hint=hint)
 
 
-def _width(goal: Goal, label: str, shapes: Mapping[str, Shape], positions: bool, notes: list[str]) -> int:
+def _width(goal: Goal, label: str, shapes: Shapes, positions: bool, notes: list[str]) -> int:
     """Return the number of scores. Raises: ComposeError if it is not known, or does not fit."""
     task = f"task '{goal.name}': " if goal.name else ""
     if goal.loss.kind.labels == "class":
@@ -145,7 +143,7 @@ def _check_matrix(loss: Loss, classes: int) -> None:
         blob = BlobProto.FromString(Path(path).read_bytes())
     except DecodeError:
         raise ComposeError("the infogain matrix is not a BlobProto", place=path) from None
-    size = len(blob.data) or len(blob.double_data)
+    size = len(blob.data) or len(blob.double_data)  # float and double blobs have fields of their own
     if size != classes * classes:
         message = f"the infogain matrix has {size} gains, and {classes} classes need {classes} x {classes}"
         raise ComposeError(message, place=path, hint="give the fused net's own: --loss InfogainLoss,source=FILE")
@@ -173,7 +171,7 @@ def _metrics(goal: Goal, classes: int) -> tuple[Metric, ...]:
     return tuple(useful) or (Metric(1, axis, ignore),)
 
 
-def _positions(goal: Goal, inputs: Inputs, shapes: Mapping[str, Shape]) -> bool:
+def _positions(goal: Goal, inputs: Inputs, shapes: Shapes) -> bool:
     """Return whether the sources score every position of a map. Raises: ComposeError if only some do."""
     found = {prefix: _scores_positions(item, inputs, shapes) for prefix, item in goal.objectives.items()}
     if len(set(found.values())) > 1:
@@ -183,7 +181,7 @@ def _positions(goal: Goal, inputs: Inputs, shapes: Mapping[str, Shape]) -> bool:
     return any(found.values())
 
 
-def _scores_positions(item: SourceObjective, inputs: Inputs, shapes: Mapping[str, Shape]) -> bool:
+def _scores_positions(item: SourceObjective, inputs: Inputs, shapes: Shapes) -> bool:
     """Return whether every position of a map gets scores of its own, as far as layers and shapes show."""
     if item.classifier is None or item.classifier.type != "Convolution" or _POOLING & {one.type for one in item.tail}:
         return False

@@ -13,7 +13,7 @@ from typing import Concatenate, ParamSpec
 
 from fusion.composition.classifiers import FusedClassifier, classifiers_of, label_blobs
 from fusion.composition.features import Features, HeadRequest
-from fusion.composition.folds import expand_sources
+from fusion.composition.folds import expand_patterns
 from fusion.composition.heads import HEADS, NEEDS_SCORES, Head
 from fusion.composition.inputs import Inputs, main_source, resolve_inputs
 from fusion.composition.lists import DataLists
@@ -28,7 +28,13 @@ from fusion.composition.source import PathLike, Source
 from fusion.composition.stages import check_stages
 from fusion.composition.tasks import Goal, check_tasks, loss_notes, resolve_goals, source_labels
 from fusion.composition.validate import check_goals, check_request, is_scored_by_step
-from fusion.composition.write_nets import FusionPlan, branch_texts, class_names, deploy_document, train_val_document
+from fusion.composition.write_nets import (
+    FusionPlan,
+    branch_texts,
+    deploy_document,
+    read_class_names,
+    train_val_document,
+)
 from fusion.errors import ComposeError, ComposeWarning, raise_all
 from prototxt.errors import PrototxtError
 from prototxt.text.tree import Document
@@ -83,7 +89,7 @@ def compose_with(sources: Sequence[Source], options: ComposeOptions) -> Composit
 
     Raises: ComposeError with all errors, PrototxtError, OSError.
     """
-    sources = expand_sources(sources)
+    sources = expand_patterns(sources)
     loss, tasks, pct = options.parsed_loss(), options.parsed_tasks(), options.parsed_pct()
     check_request(sources, options, pct, check_tasks(loss, tasks))
     reference = options.references or bool(pct) or options.head in NEEDS_SCORES
@@ -132,7 +138,7 @@ def _plan(
     classifiers = classifiers_of(goals, inputs, shapes, notes)
     pct = options.parsed_pct()
     check_goals(classifiers, options, pct)
-    classes = class_names(options.labels, [source.spec for source in sources], classifiers)
+    classes = read_class_names(options.labels, [source.spec for source in sources], classifiers)
     notes += loss_notes(goals, {one.name: one.label for one in classifiers})
     side_outputs = options.references or bool(pct)
     references = []
@@ -191,7 +197,7 @@ def _unknown_fields_in_hints(sources: Sequence[PreparedSource]) -> Iterator[None
     try:
         yield
     except (ComposeError, PrototxtError) as error:
-        last = error.errors[-1]
+        last = error.errors[-1]  # printed last, so that the notes follow all errors
         unknown = [note for source in sources for note in source.unknown]
         last.hint = "\n        ".join([*([last.hint] if last.hint else []), *unknown]) or None
         raise

@@ -65,6 +65,7 @@ def _changed_text(net: NetText, layer: LayerText, phases: tuple[str, ...], chang
     document = reparse(excerpt(net, layer), net.file)
     found = document.root.messages("layer")[0]
     edits = Edits(document)
+    # Edits of the same text, applied at once below; the order of fields in the file stays.
     _set_records(edits, net, layer, found, phases, change)
     if phases != layer.phases:
         edits.append_field(found, f"include {{ phase: {phases[0]} }}")
@@ -109,7 +110,7 @@ def _set_records(
         edits.set(block, "source", quoted(path))
     if batch is not None:
         edits.set(block, "batch_size", str(batch))
-    for switch in ("shuffle", "rand_skip"):
+    for switch in ("shuffle", "rand_skip"):  # the layer that is followed has drawn these already
         if change.follows and block.get(switch) is not None:
             edits.set(block, switch, "false" if switch == "shuffle" else "0")
     for transform in found.messages("transform_param") if change.follows and not change.raw else ():
@@ -128,9 +129,7 @@ def _remove_transform(edits: Edits, layer: LayerText, found: Message, shape: Seq
         edits.set(block, "is_color", "true" if shape[1] > 1 else "false")
 
 
-def image_data_layers(
-    lists: DataLists, top: str, size: tuple[int, ...] | None, step: Mapping[str, str] | None = None
-) -> list[str]:
+def image_data_layers(lists: DataLists, top: str, size: tuple[int, ...] | None, step: Mapping[str, str]) -> list[str]:
     """Return ImageData layers for both phases; labels are silenced except for those of the first blob, `data`."""
     body = []
     if size is not None:
@@ -139,8 +138,8 @@ def image_data_layers(
     text = []
     for phase in ("TRAIN", "TEST"):
         source, batch = lists.for_phase(phase)
-        block = [f"  source: {quoted(source or '')}", f"  batch_size: {batch or 50}", *body]
-        follows = [f"in_step_with: {quoted(step[phase])}"] if step and phase in step else []
+        block = [f"  source: {quoted(source or '')}", f"  batch_size: {batch or 50}", *body]  # 50 as in the tutorial
+        follows = [f"in_step_with: {quoted(step[phase])}"] if phase in step else []
         inner = "\n".join([*follows, f"include {{ phase: {phase} }}", "image_data_param {", *block, "}"])
         text.append(format_layer(top, "ImageData", [], [top, label], inner))
     return text if top == "data" else text + silence_layer(f"{label}s", [label])
@@ -201,6 +200,7 @@ class DataLayout:
             same = [other for other in leaders if self.choice.path(self.main, other, phase) == path]
             first = [other for other in leaders if self.main.branch.inputs[0] in other.tops]
             leader = next(iter([*same, *first]), None)
+            # A leader may itself follow another layer, which then leads both.
             followed = leader.message.string("in_step_with") if leader is not None else None
             leader = next((other for other in leaders if followed in other.tops), leader)
             crops = layer is not None and phase in layer.phases and crops_at_random(layer, phase)
@@ -221,9 +221,7 @@ def phase_streams(source: PreparedSource, layer: LayerText, top: str, choice: Li
     return {phase: describe_stream(layer, top, choice.path(source, layer, phase)) for phase in layer.phases}
 
 
-def add_conversion(
-    source: PreparedSource, blob: str, given: str, affine: Affine, layout: DataLayout, comment: str
-) -> str:
+def map_blob(source: PreparedSource, blob: str, given: str, affine: Affine, layout: DataLayout, comment: str) -> str:
     """Add layers at the start of a branch that map the pixel values of the fused net's blob `given`.
 
     Returns the blob that they make, or `given` itself if nothing changes.
@@ -232,7 +230,7 @@ def add_conversion(
         return given
     used = {name for layer in source.net.layers for name in (*layer.tops, layer.name)} | set(layout.streams)
     top = f"{source.prefix}/{blob.removeprefix(source.prefix + '/')}_prepared"
-    while top in used:
+    while top in used:  # the source may have a blob of this name
         top += "_"
     layout.front.setdefault(source.prefix, []).extend(affine_layers(top, given, affine, comment))
     layout.origins[top] = given

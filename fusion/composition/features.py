@@ -11,6 +11,7 @@ from fusion.composition.net_text import format_layer
 from fusion.errors import ComposeError
 
 Shape = tuple[int | None, ...]
+Shapes = Mapping[str, Shape]  # of blobs
 MAPS: Final = ("pool", "upsample", "levels")
 _MAP: Final = 4  # axes of a map: Caffe's Pooling takes no others
 _GLOBAL = "pooling_param { pool: AVE global_pooling: true }"
@@ -199,6 +200,7 @@ def _size(item: Features) -> tuple[int, int]:
 def _interpolation(name: str, item: Features, factor: int) -> str:
     """Return a frozen Deconvolution that upsamples bilinearly, with the settings that Caffe documents for it."""
     channels = (item.shape or ())[1]
+    # As the comment of Caffe's BilinearFiller has it: pad is ceil((factor - 1) / 2).
     kernel, pad = 2 * factor - factor % 2, factor // 2
     body = f"""param {{ lr_mult: 0 decay_mult: 0 }}
 convolution_param {{
@@ -216,6 +218,7 @@ def _projection_width(features: Sequence[Features], request: HeadRequest, equal:
     if requested is not None or not equal:
         return requested
     shapes = {item.shape[1:] if item.shape is not None else None for item in features}
+    # Features of one known shape need no projection; with unknown dims equality cannot be seen.
     if len(shapes) == 1 and (shapes != {None}) and not any(None in shape for shape in shapes if shape):
         return None
     widths = [_channels(item) for item in features]

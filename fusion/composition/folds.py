@@ -49,7 +49,7 @@ def folds(prefix: str, net: str | None, weights: str | None) -> list[Fold]:
     return [Fold(f"{prefix}{number}", *pair) for number, pair in enumerate(pairs, 1)]
 
 
-def expand_sources(sources: Sequence[Source]) -> list[Source]:
+def expand_patterns(sources: Sequence[Source]) -> list[Source]:
     """Replace patterns and folders by the nets in them. Raises: ComposeError with all that match nothing."""
     expanded: list[Source] = []
     errors: list[ComposeError] = []
@@ -147,7 +147,7 @@ def _pair(prefix: str, nets: Sequence[str | None], weights: Sequence[str]) -> li
     if not weights:
         return [(net, None) for net in nets]
     if len(nets) == 1:
-        return [(nets[0], trained) for trained in weights]
+        return [(nets[0], trained) for trained in weights]  # one net trained several times
     if len(nets) != len(weights):
         message = f"source '{prefix}': {len(nets)} nets and {len(weights)} files of weights do not pair"
         raise ComposeError(message, hint="give one net for all weights, or as many nets as weights, in one order")

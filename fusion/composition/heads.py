@@ -93,7 +93,7 @@ def zero_init(request: HeadRequest) -> Head:
     return Head("\n".join(text), request.names, tuple(notes))
 
 
-def _join_and_score(joiner: Joiner, note: str, request: HeadRequest) -> Head:
+def _join_head(joiner: Joiner, note: str, request: HeadRequest) -> Head:
     """Join features of one shape, projected to it where they differ, then score them."""
     joined = join_features(request, joiner, "join", equal=True)
     notes = (*joined.notes, f"head: {', '.join(item.blob for item in request.features)} {note} as '{request.joined}'")
@@ -261,6 +261,7 @@ def _averaged_classes(request: HeadRequest) -> str:
             format_layer(f"{prefix}_prob", "Softmax", [blob], [f"{prefix}_prob"]),
             format_layer(f"{prefix}_log_prob", "Log", [f"{prefix}_prob"], [f"{prefix}_log_prob"], _LOG_FLOOR),
         ]
+        # A slice begins at the first class of each run; classes before it that no run uses make a slice at 0.
         starts = sorted({position for run in runs for owner, position in owners[run[0]] if owner == prefix} | {0})
         if len(starts) == 1:
             slices[prefix, 0] = f"{prefix}_log_prob"
@@ -298,16 +299,12 @@ def _runs(owners: Sequence[tuple[tuple[str, int], ...]]) -> list[tuple[int, int]
 HEADS: Final[Mapping[str, Callable[[HeadRequest], Head]]] = {
     "concat-fc": concat_fc,
     "concat-mlp": concat_mlp,
-    "sum": partial(_join_and_score, partial(_eltwise, "SUM"), "are added up"),
-    "mean": partial(_join_and_score, partial(_eltwise, "MEAN"), "are averaged"),
-    "max": partial(_join_and_score, partial(_eltwise, "MAX"), "give their largest"),
-    "fastnorm": partial(
-        _join_and_score, partial(_weighted_sum, "FASTNORM"), "are added up with learned shares (fastnorm)"
-    ),
-    "softmax": partial(
-        _join_and_score, partial(_weighted_sum, "SOFTMAX"), "are added up with learned shares (softmax)"
-    ),
-    "gated": partial(_join_and_score, _gated_sum, "are added up with shares that each sample gets by a gate"),
+    "sum": partial(_join_head, partial(_eltwise, "SUM"), "are added up"),
+    "mean": partial(_join_head, partial(_eltwise, "MEAN"), "are averaged"),
+    "max": partial(_join_head, partial(_eltwise, "MAX"), "give their largest"),
+    "fastnorm": partial(_join_head, partial(_weighted_sum, "FASTNORM"), "are added up with learned shares (fastnorm)"),
+    "softmax": partial(_join_head, partial(_weighted_sum, "SOFTMAX"), "are added up with learned shares (softmax)"),
+    "gated": partial(_join_head, _gated_sum, "are added up with shares that each sample gets by a gate"),
     "logits": average_log_probabilities,
     "zero-init": zero_init,
 }

@@ -93,13 +93,11 @@ def resolve_inputs(
 
 def _copy_changed_blobs(sources: Sequence[PreparedSource], inputs: Inputs, labels: Sequence[str]) -> Inputs:
     """Return the inputs with a copy for each branch that changes in place a blob that others read too."""
-    found = _in_place_copies(sources, inputs, labels)
-    feeds = {
-        prefix: {blob: found.get(prefix, {}).get(fed, fed) for blob, fed in feed.items()}
-        for prefix, feed in inputs.feeds.items()
-    }
+    found = _blob_copies(sources, inputs, labels)
+    feeds = dict(inputs.feeds)
     front, origins, notes = dict(inputs.front), dict(inputs.origins), list(inputs.notes)
     for prefix, copied in found.items():
+        feeds[prefix] = {blob: copied.get(fed, fed) for blob, fed in feeds[prefix].items()}
         # A Power without effect: a Split would share the memory.
         comment = "A copy, which the branch changes in place."
         layers = [format_layer(name, "Power", [blob], [name], comment=comment) for blob, name in copied.items()]
@@ -142,7 +140,7 @@ def _text(copy: DataLayerCopy, layout: DataLayout) -> list[str]:
     if copy.source is not layout.main:
         train, test = (layout.choice.path(copy.source, copy.layer, phase) for phase in PHASES)
         lists = DataLists(train, test, *(layout.batch(phase) for phase in PHASES))
-    first = copy.change.name is None
+    first = copy.change.name is None  # the main source's own layers keep their names
     step = {} if first else layout.step(copy.source, copy.layer)
     change = replace(copy.change, lists=lists, follows=not first, step=step)
     return data_layer_texts(copy.source.raw, copy.layer, change)
@@ -169,7 +167,7 @@ def _image_layers(sources: Sequence[PreparedSource], lists: DataLists, labels: S
         blob, size = only_input(source), image_shape(source)
         if (size, own) not in tops:
             tops[size, own] = f"{source.prefix}/data" if tops else "data"
-            text += image_data_layers(own, tops[size, own], size)
+            text += image_data_layers(own, tops[size, own], size, {})
             read.append((source, own))
         feeds[source.prefix] = {blob: tops[size, own]}
     notes = list(check_image_lists(read))
@@ -188,9 +186,7 @@ def _missing_list_notes(given: Sequence[str | Mapping[str, str] | None]) -> list
     return [f"data: there is no {path} here yet" for path in dict.fromkeys(paths) if not os.path.exists(path)]
 
 
-def _in_place_copies(
-    sources: Sequence[PreparedSource], inputs: Inputs, labels: Sequence[str]
-) -> dict[str, dict[str, str]]:
+def _blob_copies(sources: Sequence[PreparedSource], inputs: Inputs, labels: Sequence[str]) -> dict[str, dict[str, str]]:
     """Return per prefix the input blobs that its branch changes in place while another branch or a label needs them.
 
     labels   blobs that losses and the layers of labels read

@@ -40,7 +40,7 @@ class _ListReader:
 def check_lists_in_step(layout: DataLayout, classes: int | None) -> None:
     """Check that lists side by side belong together, and that there are labels of all classes.
 
-    Adds notes and warnings. Raises: ComposeError where lists are not in step, or where nobody said that they are.
+    Adds notes and warnings. Raises: ComposeError where lists are not in step, or where the user did not name them.
     """
     # Lists in step: named by the user, or seen to have the same labels. Lists that cannot be compared are an error
     # unless the user named them.
@@ -63,6 +63,7 @@ def check_lists_in_step(layout: DataLayout, classes: int | None) -> None:
                 errors.append(_mismatch_error(first, other, phase, reason))
             elif other.explicit or (reason is None and _all_classes(first, classes)):
                 notes.append(_in_step_note(first, other, phase))
+                # "" is a mismatch that could not be excluded: training and testing then compare the labels.
                 layout.unseen |= {(other.prefix, phase)} if reason == "" else set()
             else:
                 ambiguous.setdefault(phase, [first]).append(other)
@@ -71,7 +72,7 @@ def check_lists_in_step(layout: DataLayout, classes: int | None) -> None:
             layout.warnings += _missing_classes(first, classes)
     raise_all(errors)
     if ambiguous:
-        raise _ambiguity_error(layout, ambiguous, reasons)
+        raise _choice_error(layout, ambiguous, reasons)
     layout.notes += notes
 
 
@@ -159,9 +160,7 @@ def _missing_classes(reader: _ListReader, classes: int | None) -> list[str]:
     return [f"{message} learned; give a list with all classes (--train-list)"]
 
 
-def _ambiguity_error(
-    layout: DataLayout, ambiguous: dict[str, list[_ListReader]], reasons: Sequence[str]
-) -> ComposeError:
+def _choice_error(layout: DataLayout, ambiguous: dict[str, list[_ListReader]], reasons: Sequence[str]) -> ComposeError:
     """Return the error where sources read different lists and the user has not chosen.
 
     reasons  why these lists cannot be read side by side, as far as that is known
@@ -251,7 +250,7 @@ def _in_hdf5(path: str, tops: Iterable[str]) -> RecordedLabels | None:
             if not isinstance(found, h5py.Dataset) or found.ndim < 1 or found.size != len(found):
                 return None
             row = found[:].reshape(-1)
-            if (row != row.round()).any():
+            if (row != row.round()).any():  # values of a regression, which lists in step need not share
                 return None
             values += [str(int(value)) for value in row]
     return RecordedLabels(tuple(values), len(values)) if values else None

@@ -50,7 +50,7 @@ def parse_loss(text: str) -> Loss:
         name, equals, value = (part.strip() for part in item.partition("="))
         if not equals or not name or not value:
             raise ComposeError(f"loss '{text}': '{item}' has no value", hint="e.g. SoftmaxWithLoss,ignore_label=255")
-        before = options.get(name)
+        before = options.get(name)  # a repeated parameter becomes a list
         options[name] = value if before is None else [*(before if isinstance(before, list) else [before]), value]
     label = options.pop("label", None)
     return validate_loss(Loss(type_name, options, None if label is None else str(label)))
@@ -145,6 +145,7 @@ def _literal(type_name: str, name: str, value: object, descriptor: Any) -> str:
     from prototxt.text.tree import scan_scalar
 
     text = format_value(value)
+    # A name of a file may be typed without quotes.
     if descriptor.cpp_type == descriptor.CPPTYPE_STRING and not text.startswith('"'):
         text = quoted(text)
     scalar = scan_scalar(text, 0)
@@ -236,7 +237,7 @@ def loss_layer(loss: Loss, name: str, scores: str, label: str) -> str:
             *outer, leaf = inner.split(".")
             for raw in raws:
                 text = f"{leaf}: {raw}"
-                for one in reversed(outer):
+                for one in reversed(outer):  # `a.b.c` becomes a { b { c: ... } }
                     text = f"{one} {{ {text} }}"
                 blocks.setdefault(block, []).append(text)
     body = [*weight, *(f"{block} {{ {' '.join(lines)} }}" for block, lines in blocks.items())]

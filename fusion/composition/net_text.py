@@ -124,6 +124,7 @@ def _present(layer: Message, state: _State) -> bool:
 
 def _met(rule: Message, state: _State) -> bool:
     phase = rule.string("phase")
+    # An enum of a prototxt may be written as its number.
     if phase is not None and phase not in (state.phase, str(PHASES.index(state.phase))):
         return False
     lowest, highest = rule.string("min_level"), rule.string("max_level")
@@ -139,7 +140,7 @@ def keep_layers(net: NetText, kept: frozenset[int]) -> NetText:
     pieces, position = [], 0
     for layer in net.layers:
         if layer.number not in kept:
-            separator = _SEPARATOR.match(text, layer.end)
+            separator = _SEPARATOR.match(text, layer.end)  # fields may end in a comma or semicolon
             pieces.append(text[position : layer.start])
             position = separator.end() if separator else layer.end
             pieces.append("\n" * text.count("\n", layer.start, position))
@@ -150,7 +151,7 @@ def excerpt(net: NetText, layer: LayerText) -> str:
     """Return the layer's text with the comments around it; ends with a newline, blank lines trimmed to one."""
     text = net.document.text
     before = max((field.end for field in net.document.root.fields if field.end <= layer.start), default=0)
-    start = min(_line_rest(text, before), layer.start)
+    start = min(_line_rest(text, before), layer.start)  # a comment after the previous field belongs to that
     piece = text[start : max(layer.end, _line_rest(text, layer.end))].replace("\r\n", "\n")
     piece = re.sub(r"\n\s*\n(\s*\n)+", "\n\n", "\n" + piece.strip("\n"))
     return re.sub(r"\A\s*\n", "", piece).rstrip() + "\n"

@@ -86,10 +86,8 @@ def _document(
     text += [_input(value, dims) for value, dims in body.inputs.items()]
     fed = {value: _blob(value) for value in body.inputs}
     for value in fed if source.pixels else ():
-        dims = body.inputs[value]
-        layers, fed[value] = preprocessing_layers(
-            source.pixels or "", source.prefix, _blob(value), (*dims, None, None)[1]
-        )
+        channels = (*body.inputs[value], None, None)[1]
+        layers, fed[value] = preprocessing_layers(source.pixels or "", source.prefix, _blob(value), channels)
         text += layers
     inputs = list(graph.inputs) != list(body.inputs)
     text.append(_layer("onnx", path, fed, cuts, explicit=inputs))

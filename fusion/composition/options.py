@@ -62,10 +62,8 @@ class ComposeOptions:
 
     def parsed_tasks(self) -> list[Task]:
         """Return the tasks, those given as text parsed. Raises: ComposeError."""
-        return [
-            parse_task(task) if isinstance(task, str) else replace(task, loss=validate_loss(task.loss))
-            for task in self.tasks
-        ]
+        tasks = [parse_task(task) if isinstance(task, str) else task for task in self.tasks]
+        return [replace(task, loss=validate_loss(task.loss)) for task in tasks]
 
     def parsed_pct(self) -> list[Pct]:
         """Return the positive-congruent losses, those given by their kind alone with default settings."""

@@ -37,10 +37,10 @@ class Tail:
         return text, scores if self.end == self.start else self.end
 
 
-def common_tail(goal: Goal, inputs: Inputs, num_output: int, positions: bool, notes: list[str]) -> Tail:
+def common_tail(goal: Goal, inputs: Inputs, width: int, positions: bool, notes: list[str]) -> Tail:
     """Return the layers that all sources have after their classifiers. Raises: ComposeError if they differ."""
     objectives = goal.objectives
-    tails = [_tail(item, goal, inputs, num_output, positions, notes) for item in objectives.values()]
+    tails = [_tail(item, goal, inputs, width, positions, notes) for item in objectives.values()]
     if len(set(map(_comparison_key, tails))) > 1:
         names = ", ".join(objectives)
         message = f"the sources {names} have different layers between their classifiers and their losses"
@@ -48,9 +48,7 @@ def common_tail(goal: Goal, inputs: Inputs, num_output: int, positions: bool, no
     return tails[0] if tails else Tail()
 
 
-def _tail(
-    item: SourceObjective, goal: Goal, inputs: Inputs, num_output: int, positions: bool, notes: list[str]
-) -> Tail:
+def _tail(item: SourceObjective, goal: Goal, inputs: Inputs, width: int, positions: bool, notes: list[str]) -> Tail:
     if positions:
         _check_classifier(item)
     kept, dropped = [], []
@@ -73,7 +71,7 @@ def _tail(
     if not kept:
         return Tail()
     start = item.classifier.tops[0] if item.classifier is not None else kept[0].bottoms[0]
-    texts = [_adapt(item, layer, start, inputs, num_output, notes) for layer in kept]
+    texts = [_adapt(item, layer, start, inputs, width, notes) for layer in kept]
     names = _plain_names(item, start)
     return Tail(tuple(texts), names[start], names.get(kept[-1].tops[0], names[start]))
 
@@ -89,11 +87,9 @@ def _check_classifier(item: SourceObjective) -> None:
         dilation = int(block.string("dilation") or 1)
         sizes = {2 * int(pad) - dilation * (int(kernel) - 1) for pad in pads for kernel in kernels}
         if sizes != {0} or strides - {"1"}:
-            message = (
-                f"{item.source}: its classifier '{layer.name if layer else ''}' changes the size of the map, which"
-            )
+            message = f"{item.source}: its classifier '{layer.name if layer else ''}' changes the size of the map"
             hint = "cut after the layers that do, so that the classifier keeps the size"
-            raise item.source.error(f"{message} the head's 1x1 convolution does not", hint, layer)
+            raise item.source.error(f"{message}, which the head's 1x1 convolution does not", hint, layer)
 
 
 def _plain_names(item: SourceObjective, start: str) -> dict[str, str]:
@@ -102,9 +98,7 @@ def _plain_names(item: SourceObjective, start: str) -> dict[str, str]:
     return {blob: blob.removeprefix(f"{item.source.prefix}/") for blob in blobs}
 
 
-def _adapt(
-    item: SourceObjective, layer: LayerText, start: str, inputs: Inputs, num_output: int, notes: list[str]
-) -> str:
+def _adapt(item: SourceObjective, layer: LayerText, start: str, inputs: Inputs, width: int, notes: list[str]) -> str:
     """Return a layer's text with the fused net's blobs and number of outputs. Raises: ComposeError."""
     source = item.source
     names = {**inputs.feeds[source.prefix], **_plain_names(item, start)}
@@ -114,10 +108,10 @@ def _adapt(
         hint = "nets that add up several scores (skip connections) cannot be cut before all of them"
         raise source.error(f"{message}, which is neither of the classifier nor an input", hint, layer)
     text = rename_blobs(excerpt(source.raw, layer), names, layer.name.removeprefix(f"{source.prefix}/"))
-    return _set_maps(text, item.width, num_output, notes) if layer.type == "Deconvolution" else text
+    return _set_maps(text, item.width, width, notes) if layer.type == "Deconvolution" else text
 
 
-def _set_maps(text: str, width: int | None, num_output: int, notes: list[str]) -> str:
+def _set_maps(text: str, own: int | None, width: int, notes: list[str]) -> str:
     """Return a Deconvolution with as many maps as the fused net has scores.
 
     One that is frozen gets a group per map and bilinear weights: with one group, Caffe's bilinear filler would mix all
@@ -131,10 +125,10 @@ def _set_maps(text: str, width: int | None, num_output: int, notes: list[str]) -
     rates = [float(rate) for param in message.messages("param") if (rate := param.string("lr_mult")) is not None]
     filler = [item.string("type") for item in block.messages("weight_filler")]
     frozen = bool(rates) and not any(rates)
-    grouped = block.string("group") not in (None, "1") and block.string("group") == str(width)
-    edits.set(block, "num_output", str(num_output))
+    grouped = block.string("group") not in (None, "1") and block.string("group") == str(own)
+    edits.set(block, "num_output", str(width))
     if grouped or frozen or filler == ["bilinear"]:
-        edits.set(block, "group", str(num_output))
+        edits.set(block, "group", str(width))
     if frozen and filler != ["bilinear"]:
         for field in block.all("weight_filler"):
             edits.remove(field)

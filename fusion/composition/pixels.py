@@ -9,13 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 from fusion.composition.net_text import format_layer
+from fusion.composition.preprocessing import Affine
 from fusion.errors import ComposeError
-
-if TYPE_CHECKING:
-    from fusion.composition.preprocessing import Affine
 
 _COLORS = 3
 _EXAMPLE = "mean:104,117,123,std:1,scale:1,order:bgr"
@@ -30,8 +28,8 @@ class Pixels:
     """
 
     description: str
-    scale: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    shift: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    scale: tuple[float, ...] = (1.0, 1.0, 1.0)
+    shift: tuple[float, ...] = (0.0, 0.0, 0.0)
     blue_first: bool = False
 
 
@@ -42,8 +40,8 @@ PIXELS: Final[Mapping[str, Pixels]] = {
     "centered": Pixels("red first, -1 to 1", (1 / 127.5,) * 3, (-1.0,) * 3),
     "torchvision": Pixels(
         "red first, 0 to 1, less ImageNet's mean, by its deviation",
-        (1 / 255 / _STD[0], 1 / 255 / _STD[1], 1 / 255 / _STD[2]),
-        (-_MEAN[0] / _STD[0], -_MEAN[1] / _STD[1], -_MEAN[2] / _STD[2]),
+        tuple(1 / 255 / std for std in _STD),
+        tuple(-mean / std for mean, std in zip(_MEAN, _STD, strict=True)),
     ),
 }
 
@@ -58,6 +56,7 @@ def pixels_of(text: str, owner: str) -> Pixels:
     if text in PIXELS:
         return PIXELS[text]
     found: dict[str, list[str]] = {}
+    # A comma separates settings and the numbers of one: a part without a colon belongs to the setting before it.
     for item in text.split(","):
         key, colon, value = item.strip().rpartition(":")
         if colon and key in found:
@@ -73,17 +72,17 @@ def pixels_of(text: str, owner: str) -> Pixels:
         raise _error(text, owner, f"'{unknown[0]}' is not a setting of pixels")
     order = ",".join(found.get("order", ["rgb"]))
     scale = _numbers(text, owner, "scale", found.get("scale", ["1"]))
-    mean, std = (
-        _numbers(text, owner, key, found.get(key, [default])) for key, default in (("mean", "0"), ("std", "1"))
-    )
+    mean = _numbers(text, owner, "mean", found.get("mean", ["0"]))
+    std = _numbers(text, owner, "std", found.get("std", ["1"]))
     if order not in ("rgb", "bgr") or len(set(scale)) > 1:
         raise _error(text, owner, "order is rgb or bgr, and scale one number")
     if not scale[0] or not all(std):
         raise _error(text, owner, "scale and std are not 0")
+    # Such means with raw pixels are a common mistake, which would train without an error.
     if "scale" not in found and any(mean) and max(map(abs, mean)) <= 1:
         raise _error(text, owner, "means of at most 1 are of pixels from 0 to 1: add scale:1/255 (or scale:1)")
-    factors = (scale[0] / std[0], scale[0] / std[1], scale[0] / std[2])
-    shifts = (-mean[0] / std[0], -mean[1] / std[1], -mean[2] / std[2])
+    factors = tuple(scale[0] / one for one in std)
+    shifts = tuple(-center / one for center, one in zip(mean, std, strict=True))
     description = f"{'red' if order == 'rgb' else 'blue'} first, {text}"
     if order == "rgb":
         return Pixels(description, factors, shifts)
@@ -122,10 +121,8 @@ def preprocessing_layers(kind: str, prefix: str, blob: str, channels: int | None
         shown = "?" if channels is None else channels
         raise ComposeError(f"source '{prefix}': pixels '{kind}' have 3 channels, its input {shown}")
     comment = f"From blue first, 0 to 255, to {known.description}."
-    names = {"slice": "colors", "parts": ["blue", "green", "red"], "join": "pixels"}
-    reversed_order = not known.blue_first
-    layers = _by_channel(names, blob, known.scale[::-1], known.shift[::-1], comment, reversed_order=reversed_order)
-    return layers, "pixels"
+    parts, affine = ["blue", "green", "red"], Affine(known.scale[::-1], known.shift[::-1])  # as Caffe's data layers
+    return _by_channel("pixels", "colors", parts, blob, affine, comment, reverse=not known.blue_first), "pixels"
 
 
 def affine_layers(stem: str, blob: str, affine: Affine, comment: str) -> list[str]:
@@ -133,30 +130,22 @@ def affine_layers(stem: str, blob: str, affine: Affine, comment: str) -> list[st
     if len(affine.scale) == 1:
         return [_power(stem, blob, stem, affine.scale[0], affine.shift[0], comment)]
     parts = [f"{stem}_{channel}" for channel in range(len(affine.scale))]
-    names = {"slice": f"{stem}_channels", "parts": parts, "join": stem}
-    return _by_channel(names, blob, affine.scale, affine.shift, comment)
+    return _by_channel(stem, f"{stem}_channels", parts, blob, affine, comment)
 
 
 def _by_channel(
-    names: Mapping[str, Any],
-    blob: str,
-    scale: Sequence[float],
-    shift: Sequence[float],
-    comment: str,
-    *,
-    reversed_order: bool = False,
+    top: str, slice_name: str, parts: list[str], blob: str, affine: Affine, comment: str, *, reverse: bool = False
 ) -> list[str]:
     """Return a Slice, a Power for each channel that changes, and a Concat in the same or reversed order."""
-    parts: list[str] = names["parts"]
     points = " ".join(f"slice_point: {point}" for point in range(1, len(parts)))
-    text = [format_layer(names["slice"], "Slice", [blob], parts, f"slice_param {{ axis: 1 {points} }}", comment)]
+    text = [format_layer(slice_name, "Slice", [blob], parts, f"slice_param {{ axis: 1 {points} }}", comment)]
     joined = list(parts)
-    if set(scale) != {1.0} or set(shift) != {0.0}:
+    if not affine.identity:
         joined = [f"{name}_scaled" for name in parts]
-        for part, name, factor, offset in zip(parts, joined, scale, shift, strict=True):
+        for part, name, factor, offset in zip(parts, joined, affine.scale, affine.shift, strict=True):
             text.append(_power(name, part, name, factor, offset))
-    joined = joined[::-1] if reversed_order else joined
-    return [*text, format_layer(names["join"], "Concat", joined, [names["join"]], "concat_param { axis: 1 }")]
+    joined = joined[::-1] if reverse else joined
+    return [*text, format_layer(top, "Concat", joined, [top], "concat_param { axis: 1 }")]
 
 
 def _power(name: str, bottom: str, top: str, scale: float, shift: float, comment: str = "") -> str:

@@ -75,6 +75,24 @@ class PreparedSource:
         """Return the tops of these data layers, in order, each once."""
         return tuple(dict.fromkeys(top for layer in self.data_layers for top in layer.tops))
 
+    @property
+    def input_shape(self) -> tuple[int, ...] | None:
+        """Return the shape of the source's first input by its Input layer or `input_dim`; None if it has none."""
+        blob, root = self.branch.inputs[0], self.raw.document.root
+        for layer in self.raw.layers:
+            if layer.type == "Input" and blob in layer.tops:
+                shapes = [shape for param in layer.message.messages("input_param") for shape in param.messages("shape")]
+                # One shape may serve all tops.
+                index = min(layer.tops.index(blob), len(shapes) - 1)
+                return tuple(int(dim.value) for dim in shapes[index].scalars("dim")) if shapes else None
+        if not self.raw.inputs:
+            return None
+        index, shapes = self.raw.inputs.index(blob), root.messages("input_shape")
+        if len(shapes) > index:
+            return tuple(int(dim.value) for dim in shapes[index].scalars("dim"))
+        dims = [int(dim.value) for dim in root.scalars("input_dim")]  # the oldest form: four per input
+        return tuple(dims[4 * index : 4 * index + 4]) or None
+
     def error(self, message: str, hint: str, layer: LayerText | None = None) -> ComposeError:
         """Return an error in the source's file, at a layer of `raw` if given."""
         return ComposeError(message, place=self.raw.place(layer) if layer else self.raw.file, hint=hint)
@@ -89,7 +107,7 @@ def prepare_source(source: Source, *, reference: bool) -> PreparedSource:
     source = replace(source, at=text.at, logits=text.logits)
     notes, document = list(text.notes), text.document
     unknown = _unknown_fields(document)
-    raw, stages = resolve_stages(_upgraded(document, source.prefix, notes), source.prefix, source.stages, notes)
+    raw, stages = resolve_stages(_upgraded(document, source, notes), source, notes)
     names = [layer.name for layer in raw.layers if layer.name and not layer.is_data]
     renamed = bool(names) and all(name.startswith(f"{source.prefix}/") for name in names)
     if renamed:
@@ -99,6 +117,7 @@ def prepare_source(source: Source, *, reference: bool) -> PreparedSource:
     if not branch.inputs:
         raise ComposeError(f"{source}: blob '{cuts[0]}' does not depend on any input", place=raw.file)
     logits = _logits(source, raw, renamed) if reference else None
+    # The classifier is all that the scores need beyond the branch; it may branch off before the cut.
     both = ancestors(raw, (*cuts, logits)) if logits else branch
     classifier = both.layers - branch.layers
     data = frozenset(layer.number for layer in raw.layers if layer.is_data)
@@ -160,19 +179,19 @@ def _unknown_fields(document: Document) -> tuple[str, ...]:
     )
 
 
-def _upgraded(document: Document, prefix: str, notes: list[str]) -> NetText:
+def _upgraded(document: Document, source: Source, notes: list[str]) -> NetText:
     """Return the net in current syntax: unchanged, or rewritten from one of Caffe's first two syntaxes."""
     root = document.root
     has_lists = any(len(field.values) != 1 for field in root.all("layer"))  # layer: [{...}, {...}]
     if not has_lists and not root.all("layers") and not any(layer.all("layer") for layer in root.messages("layer")):
         net = read_net(document)
         if not net.layers:
-            raise ComposeError(f"source '{prefix}': this is no net: it has no layers", place=document.name)
+            raise ComposeError(f"{source}: this is no net: it has no layers", place=document.name)
         return net
     from prototxt.schema.encode import to_text
     from prototxt.schema.load import load_net
 
-    notes.append(f"source '{prefix}': its old syntax is upgraded, without the comments of the file")
+    notes.append(f"{source}: its old syntax is upgraded, without the comments of the file")
     return read_net(reparse(to_text(load_net(document)), document.name))
 
 
@@ -286,24 +305,6 @@ def _freeze(
     freezing = freeze(edits, every, FreezePatterns(), counts, outputs)
     raise_all(freezing.errors)
     return edits.apply(), {layer.name: freezing.done.get(id(layer), ()) for layer in every}, freezing.notes
-
-
-def input_shape(source: PreparedSource) -> tuple[int, ...] | None:
-    """Return the shape of the source's first input by its Input layer or `input_dim`; None if it has none."""
-    for layer in source.raw.layers:
-        if layer.type == "Input" and source.branch.inputs[0] in layer.tops:
-            shapes = [shape for param in layer.message.messages("input_param") for shape in param.messages("shape")]
-            index = min(layer.tops.index(source.branch.inputs[0]), len(shapes) - 1)
-            return tuple(int(dim.value) for dim in shapes[index].scalars("dim")) if shapes else None
-    root = source.raw.document.root
-    if source.raw.inputs:
-        index = source.raw.inputs.index(source.branch.inputs[0])
-        shapes = root.messages("input_shape")
-        if len(shapes) > index:
-            return tuple(int(dim.value) for dim in shapes[index].scalars("dim"))
-        dims = [int(dim.value) for dim in root.scalars("input_dim")]
-        return tuple(dims[4 * index : 4 * index + 4]) or None
-    return None
 
 
 def _freeze_notes(done: Mapping[str, Sequence[str]]) -> list[str]:

@@ -72,14 +72,15 @@ def describe_stream(layer: LayerText, top: str, source: str | None) -> Stream:
     index, message = layer.tops.index(top), layer.message
     param = PARAMS.get(layer.type)
     if param is None:
+        # Of other types, such as Python layers, all settings may affect the records.
         return Stream((layer.type, *_content(message, _descriptor(), _LAYER, frozenset())), index)
     block = _last(message, param)
     place = tuple(_text(block, name) for name in ("backend", "root_folder"))
     records = (layer.type, source, *place)
     if layer.type == "HDF5Data":
-        return Stream(records, top)
+        return Stream(records, top)  # a top is named after its dataset, and has no transform
     if index:
-        return Stream(records, index)
+        return Stream(records, index)  # labels: no transform
     known = all(item.name in _CAFFE_TRANSFORM for item in _fields(message, "transform_param"))
     affine = layer.type != "WindowData" and known  # WindowData pads with zeros after it has subtracted the mean
     inner = _ORDER | (_VALUES if affine else frozenset())
@@ -106,6 +107,7 @@ def affine_between(given: MeanScale, target: MeanScale) -> Affine | None:
     """Return the map from pixels with one mean and scale to another, None if it is not one number per channel."""
     if given.scale == 0:
         return None
+    # value = (pixel - mean) * scale, solved for the pixel of one stream and applied to the other.
     ratio = target.scale / given.scale
     if given.mean == target.mean:
         return Affine((ratio,), (0.0,))
@@ -144,9 +146,8 @@ def mirrors(layer: LayerText) -> bool:
 def _enabled_fields(layer: LayerText) -> set[str]:
     block = _last(layer.message, PARAMS.get(layer.type, ""))
     blocks = [*([block] if block is not None else []), *layer.message.messages("transform_param")]
-    return {
-        item.name for source in blocks for item in source.fields if source.string(item.name) not in ("false", "0", None)
-    }
+    fields = [(block, item.name) for block in blocks for item in block.fields]
+    return {name for block, name in fields if block.string(name) not in ("false", "0", None)}
 
 
 def _last(message: Message, name: str) -> Message | None:
@@ -190,7 +191,7 @@ def _content(
     found: list[tuple[str, object]] = []
     for item in message.fields:
         about = fields.get(item.name)
-        if item.name not in skipped:
+        if item.name not in skipped:  # () is a message with only defaults
             values = [_comparable(value, about, inner) for value in item.values]
             found += [(item.name, value) for value in values if value != () and value != _default(about)]
     return tuple(sorted(found, key=repr))
@@ -216,7 +217,7 @@ def _default(about: FieldDescriptor | None) -> object:
     if about.enum_type is not None:
         return about.enum_type.values_by_number[about.default_value].name
     plain = isinstance(about.default_value, (bool, str, bytes))
-    return about.default_value if plain else float(about.default_value)
+    return about.default_value if plain else float(about.default_value)  # as _comparable reads numbers
 
 
 def stated_size(layer: LayerText) -> tuple[int | None, int | None, int | None]:
@@ -226,6 +227,7 @@ def stated_size(layer: LayerText) -> tuple[int | None, int | None, int | None]:
     for block in layer.message.messages("transform_param") + layer.message.messages("image_data_param"):
         number.update({name: int(value) for name in number if (value := block.string(name))})
         colour = block.string("is_color") or colour
+    # Only ImageData decodes to a known number of channels; records of a database have their own.
     channels = None if layer.type != "ImageData" else 1 if colour in ("false", "0") else 3
     crop = number["crop_size"]
     return channels, crop or number["new_height"] or None, crop or number["new_width"] or None

@@ -129,25 +129,21 @@ def _check_option(loss: Pct, name: str, value: object) -> ComposeError | None:
     return None
 
 
-def loss_layers(
-    losses: Sequence[Pct], references: Sequence[ReferenceScores], new: str, label: str, num_output: int
-) -> str:
+def loss_layers(pct: Sequence[Pct], references: Sequence[ReferenceScores], new: str, label: str, classes: int) -> str:
     """Return the loss layers as text: one per loss and reference, or one over all references if it uses their mean.
 
     Raises: ComposeError for a mean over references that know different classes.
     """
     text = []
-    for loss in losses:
+    for loss in pct:
         together = loss.kind == "elodi"
         if together and len({tuple(reference.classes) for reference in references}) > 1:
             hint = "use focal, lm or ldi, which compare the net with each reference by itself"
-            raise ComposeError(
-                "loss 'elodi' takes the mean of its references, which must know the same classes", hint=hint
-            )
+            raise ComposeError("loss 'elodi' averages its references, which must know the same classes", hint=hint)
         for group in [references] if together else [[reference] for reference in references]:
             name = f"{loss.kind}_{'mean' if together else group[0].prefix}"
             bottoms = [new, *(reference.blob for reference in group), label]
-            body = _body(loss, group[0].classes, num_output)
+            body = _body(loss, group[0].classes, classes)
             text.append(format_layer(name, _KINDS[loss.kind][0], bottoms, [name], body))
     return "\n".join(text)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from fusion.composition.inputs import Inputs
 from fusion.composition.net_text import reparse
-from fusion.composition.prepared_source import PreparedSource, input_shape
+from fusion.composition.prepared_source import PreparedSource
 from fusion.errors import ComposeError, raise_all
 from prototxt.errors import PrototxtError
 from prototxt.text.tree import Document
@@ -26,7 +26,7 @@ def blob_shapes(
     body = "\n".join([inputs.text, *inputs.front.values(), *layers])
     known = dict(given)
     for source in sources:
-        own = input_shape(source)
+        own = source.input_shape
         if own is not None and len(own) == 4:
             known.setdefault(inputs.blobs(source.prefix)[0], (None, *own[1:]))
     return _infer(reparse(body, "the branches"), "TEST", known)
@@ -69,6 +69,6 @@ def _infer(document: Document, phase: str, given: Mapping[str, Shape]) -> dict[s
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # fields of a fork are kept; building the net warns about them
         net = filter_net(load_net(document, strict=False), phase=phase)
-    tops = {top for layer in net.layer for top in layer.top}
+    tops = {top for layer in net.layer for top in layer.top}  # infer() refuses shapes of blobs that do not exist
     found = infer(net, {blob: shape for blob, shape in given.items() if blob in tops}, unknown="ignore").blobs
     return {blob: shape for blob, shape in found.items() if shape is not UNKNOWN}

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from fusion.composition.net_text import PHASES, NetText, keep_layers, read_net
+from fusion.composition.source import Source
 from fusion.errors import ComposeError, raise_all
 
 _BY_PHASE: Final[Mapping[str, tuple[str, ...]]] = {"train": ("TRAIN",), "val": ("TEST",), "test": ("TEST",)}
@@ -28,17 +29,13 @@ def stages_by_phase(stages: Sequence[str]) -> dict[str, tuple[str, ...]]:
     for text in stages:
         phase, equals, stage = text.partition("=")
         if equals and phase not in PHASES:
-            raise ComposeError(
-                f"stage '{text}': there is no phase '{phase}'", hint="give STAGE, TRAIN=STAGE or TEST=STAGE"
-            )
+            raise ComposeError(f"stage '{text}': there is no phase '{phase}'", hint="as in STAGE, or TEST=STAGE")
         for name in (phase,) if equals else _BY_PHASE.get(text, PHASES):
             found[name].append(stage if equals else text)
     return {phase: tuple(dict.fromkeys(names)) for phase, names in found.items()}
 
 
-def resolve_stages(
-    net: NetText, prefix: str, stages: Sequence[str], notes: list[str]
-) -> tuple[NetText, tuple[str, ...]]:
+def resolve_stages(net: NetText, source: Source, notes: list[str]) -> tuple[NetText, tuple[str, ...]]:
     """Return the net with rules of phases alone, without layers that are in no phase; and the stages that it names.
 
     Raises: ComposeError where a layer reads a blob that only layers of other stages make; DecodeError.
@@ -50,17 +47,17 @@ def resolve_stages(
     ruled = {layer.number for layer, rule in rules if any(rule.get(name) is not None for name in _BESIDE_PHASE)}
     if not ruled:
         return net, ()
-    message, active = load_net(net.document, strict=False), stages_by_phase(stages)
+    message, active = load_net(net.document, strict=False), stages_by_phase(source.stages)
     errors = []
     for phase in PHASES:
         error = unmet_stages(message, filter_net(message, phase, message.state.level, active[phase]))
         if error is not None:
-            error_text, hint = f"source '{prefix}': {error.message}", _hint(stages_of(message))
+            error_text, hint = f"{source}: {error.message}", _hint(stages_of(message))
             errors.append(ComposeError(error_text, place=error.place, hint=hint))
     raise_all(errors[:1])  # the other phase mostly has the same error
     named = stages_of(message)
     used = [f"{stage} ({phase})" for phase in PHASES for stage in active[phase] if stage in named]
-    notes += [f"source '{prefix}': stages {', '.join(used)}"] if used else []
+    notes += [f"{source}: stages {', '.join(used)}"] if used else []
     present = read_net(net.document, active)
     kept = frozenset(layer.number for layer in present.layers if layer.phases)
     return keep_layers(_in_phases(present, ruled), kept), named
@@ -87,6 +84,7 @@ def _in_phases(net: NetText, numbers: set[int]) -> NetText:
     edits = Edits(net.document)
     for layer in net.layers:
         if layer.number in numbers:
+            # One rule becomes the phase, in its place in the file; the others go.
             first, *others = [rule for name in _RULES for rule in layer.message.all(name)]
             if len(layer.phases) == 1:
                 edits.replace(first, f"include {{ phase: {layer.phases[0]} }}")

@@ -73,14 +73,8 @@ def resolve_goals(
     Raises: ComposeError where the sources disagree, or have a loss that no classifier supports.
     """
     known = {source.prefix: source_objectives(source) for source in sources}
-    if tasks:
-        return [
-            Goal(task.name, task.loss, task.num_output or num_output, _main_objectives(known, task.loss))
-            for task in tasks
-        ]
-    if loss is None:
-        loss = _common_loss(sources, known)
-    return [Goal("", loss, num_output, _main_objectives(known, loss))]
+    tasks = tasks or [Task("", loss or _common_loss(sources, known))]
+    return [Goal(t.name, t.loss, t.num_output or num_output, _main_objectives(known, t.loss)) for t in tasks]
 
 
 def source_labels(goals: Sequence[Goal]) -> SourceLabels | None:

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fusion.composition.classifiers import FusedClassifier
-from fusion.composition.features import Shape
+from fusion.composition.features import Shapes
 from fusion.composition.heads import NEEDS_SCORES, Head
 from fusion.composition.inputs import Inputs
 from fusion.composition.losses import loss_layer, loss_option
-from fusion.composition.net_text import LayerText, excerpt, format_layer, quoted, rename_blobs, reparse
+from fusion.composition.net_text import excerpt, format_layer, quoted, rename_blobs, reparse
 from fusion.composition.options import ComposeOptions
 from fusion.composition.prepared_source import PreparedSource
 from fusion.composition.references import Pct, ReferenceScores, loss_layers, resolve_classes
@@ -40,8 +40,8 @@ class FusionPlan:
     sources: Sequence[PreparedSource]
     inputs: Inputs
     branches: Mapping[str, Mapping[int, str]]
-    given: Mapping[str, Shape]
-    shapes: Mapping[str, Shape]
+    given: Shapes
+    shapes: Shapes
     head: Head
     references: Sequence[ReferenceScores]
     losses: Sequence[Pct]
@@ -87,7 +87,7 @@ def deploy_document(plan: FusionPlan, notes: list[str]) -> Document | None:
             return None
         shape = " ".join(f"dim: {dim}" for dim in (1, *dims))
         pieces.append(format_layer(blob, "Input", [], [blob], f"input_param {{ shape {{ {shape} }} }}"))
-    scored = plan.options.head in NEEDS_SCORES
+    scored = plan.options.head in NEEDS_SCORES  # else the sources' classifiers are only needed in training
     pieces += [_branch(plan, source, classifier=scored, phase="TEST") for source in plan.sources]
     pieces.append(plan.head.text)
     for classifier, scores in zip(plan.classifiers, plan.head.scores, strict=True):
@@ -99,13 +99,10 @@ def _training_end(classifier: FusedClassifier, scores: str) -> list[str]:
     """Return the layers from a classifier's scores to its metrics and its loss."""
     text, end = classifier.tail.apply(scores)
     for number, metric in enumerate(classifier.metrics):
-        plain = metric == Metric(1, metric.axis, metric.ignore_label) and not number
+        plain = metric == Metric(1, metric.axis, metric.ignore_label) and not number  # the first top-1 accuracy
         name = classifier.layer_name("accuracy" if plain else f"accuracy_top{metric.top_k}")
-        text.append(
-            format_layer(
-                name, "Accuracy", [end, classifier.label], [name], "\n".join([_TEST, *_accuracy_param(metric)])
-            )
-        )
+        fields = "\n".join([_TEST, *_accuracy(metric)])
+        text.append(format_layer(name, "Accuracy", [end, classifier.label], [name], fields))
     if classifier.loss.type == "MultinomialLogisticLoss":
         # This loss takes probabilities, where the others take scores.
         name = classifier.layer_name("prob")
@@ -126,7 +123,7 @@ def _deploy_end(classifier: FusedClassifier, scores: str) -> list[str]:
     return text
 
 
-def _accuracy_param(metric: Metric) -> list[str]:
+def _accuracy(metric: Metric) -> list[str]:
     lines = [
         *([f"top_k: {metric.top_k}"] if metric.top_k != 1 else []),
         *([f"axis: {metric.axis}"] if metric.axis != 1 else []),
@@ -139,20 +136,15 @@ def _branch(plan: FusionPlan, source: PreparedSource, *, classifier: bool = True
     """Return the branch's layers in the order of the file, under a comment with its origin."""
     texts, front = plan.branches[source.prefix], plan.inputs.front.get(source.prefix)
 
-    def is_needed(layer: LayerText) -> bool:
-        kept = layer.number in texts and (classifier or layer.number not in source.classifier)
-        return kept and (phase is None or phase in layer.phases)
-
+    numbers = texts.keys() if classifier else texts.keys() - source.classifier
+    layers = [layer for layer in source.net.layers if layer.number in numbers]
+    body = "\n".join(texts[layer.number] for layer in layers if phase is None or phase in layer.phases)
     file = os.path.basename(source.raw.file)
     head = f"# ---- {source.prefix}: {file}, cut at {', '.join(source.plain)}; frozen ----\n"
-    return (
-        head
-        + (f"{front}\n" if front else "")
-        + "\n".join(texts[layer.number] for layer in source.net.layers if is_needed(layer))
-    )
+    return head + (f"{front}\n" if front else "") + body
 
 
-def class_names(
+def read_class_names(
     labels: PathLike | Sequence[str] | None, sources: Sequence[Source], classifiers: Sequence[FusedClassifier]
 ) -> ClassNames:
     """Return the names of the fused net's classes, and the class numbers that the sources are given.
