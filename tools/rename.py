@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _rename(options: argparse.Namespace) -> int:
-    from prototxt.edit.rename import rename_reported
+    from prototxt.edit.rename import RenameOptions, rename_reported
     from prototxt.files import write_text
     from prototxt.sniff.text_encoding import to_source
     from prototxt.text.parser import parse, parse_file
@@ -56,9 +56,7 @@ def _rename(options: argparse.Namespace) -> int:
         document = parse(to_source(sys.stdin.buffer.read(), "<stdin>"), "<stdin>", tolerant=True)
     else:
         document = parse_file(options.input, tolerant=True)
-    renamed = rename_reported(
-        document,
-        options.prefix,
+    chosen = RenameOptions(
         freeze=not options.no_freeze,
         freeze_pattern=options.freeze,
         thaw_pattern=options.thaw,
@@ -68,6 +66,7 @@ def _rename(options: argparse.Namespace) -> int:
         propagate_down=options.propagate_down,
         blob_counts=_blob_counts(options.weights),
     )
+    renamed = rename_reported(document, options.prefix, chosen)
     if options.output == "-":
         sys.stdout.buffer.write(str(renamed.document).encode("utf-8", "surrogateescape"))
         sys.stdout.buffer.flush()

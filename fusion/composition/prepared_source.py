@@ -255,7 +255,7 @@ def _prefixed(
 
     Raises: ComposeError, RenameError; WeightsError, OSError for the weights.
     """
-    from prototxt.edit.rename import rename_reported
+    from prototxt.edit.rename import RenameOptions, rename_reported
     from prototxt.formats.scan import blob_counts
 
     document = keep_layers(raw, kept).document
@@ -267,7 +267,7 @@ def _prefixed(
     if renamed:
         document, done, details = _freeze(document, counts, outputs)
     else:
-        report = rename_reported(document, source.prefix, freeze=True, blob_counts=counts, outputs=outputs)
+        report = rename_reported(document, source.prefix, RenameOptions(blob_counts=counts), outputs)
         document, details = report.document, report.notes
         done = {change.renamed: change.done for change in report.changes}
     layers = [layer for layer in raw.layers if layer.number in kept]

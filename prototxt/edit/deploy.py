@@ -1,7 +1,7 @@
-"""A net's text for use from its text for training: inputs for data, scores for losses, and nothing that only trains.
+"""Make the deploy text of a training net: inputs instead of data, scores instead of losses, no training-only layers.
 
-The layers that stay keep their bytes, and the comments with them. Source: Caffe's own pairs of train_val.prototxt and
-deploy.prototxt in its model zoo.
+Unchanged layers keep their bytes and comments. Source: the pairs of train_val.prototxt and deploy.prototxt in Caffe's
+model zoo.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _COMMENTS = re.compile(r"(?:^[ \t]*#[^\n]*\n)+\Z", re.MULTILINE)
 
 @dataclass(frozen=True)
 class DeployResult:
-    """A net's text for use, and what was decided on the way, one sentence each."""
+    """The deploy text of a net, and notes on the decisions, one sentence each."""
 
     document: Document
     notes: tuple[str, ...]
@@ -45,14 +45,15 @@ def deploy(
     outputs: Sequence[str] = (),
     stages: Sequence[str] = (),
 ) -> DeployResult:
-    """The deploy text of a net's train_val text, of any age.
+    """Make the deploy text of a train_val text of any version.
 
-    inputs   shapes of the net's inputs by blob, or by "" for the only one; otherwise the data layers' own, one sample
-    outputs  blobs to compute; by default what the losses judge, and what no layer reads
-    stages   stages of the net's state; a net that names the stage "deploy" is taken in it anyway
+    inputs   shapes of the net's inputs by blob, or by "" for the only one; by default those of the data layers, one
+             sample
+    outputs  blobs to compute; by default the predictions of the losses, and the blobs that no layer reads
+    stages   stages of the net's state; by default "deploy" if the net names this stage
 
-    Raises: ParseError, DecodeError, UpgradeError; EditError when nothing would be left; ShapeError when an input's
-    shape is not known, or the outcome would not fit together.
+    Raises: ParseError, DecodeError, UpgradeError; EditError if no layer would be left; ShapeError if an input's shape
+    is unknown, or the shapes of the result do not fit.
     """
     doc = _plain(upgrade_text(doc, strict=False))
     net = _load(doc)
@@ -78,12 +79,12 @@ def deploy(
 
 def _load(doc: Document) -> NetParameter:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the upgrade has told of them
+        warnings.simplefilter("ignore")  # the upgrade has given them
         return load_net(doc, strict=False)
 
 
 def _plain(doc: Document) -> Document:
-    """The document with one layer per field; `layer: [{...}, {...}]` is written anew."""
+    """Return the document with one layer per field; one with `layer: [{...}, {...}]` is rewritten."""
     if all(len(field.values) == 1 for field in doc.root.all("layer")):
         return doc
     return parse(to_text(_load(doc)), doc.name)
@@ -117,7 +118,7 @@ def _edit_layer(
 
 
 def _edit_score(edits: Edits, block: Message, score: Score, name: str) -> None:
-    """Turn a loss into the layer that gives the scores it judged."""
+    """Turn a loss into the layer that computes its scores."""
     for inner in (inner for training in _TRAINING for inner in block.all(training)):
         edits.remove(inner)
     anchor = next(inner for inner in block.all("bottom") if _text_of(inner) == score.blob)
@@ -134,13 +135,13 @@ def _edit_score(edits: Edits, block: Message, score: Score, name: str) -> None:
 
 
 def _text_of(field: Field) -> str | None:
-    """The text of a field's first scalar."""
+    """Return the text of a field's first scalar."""
     value = field.values[0] if field.values else None
     return None if value is None or isinstance(value, Message) else value.value
 
 
 def _with_comments(text: str, field: Field) -> Field:
-    """The field with the comment lines right above it, unless they begin the file."""
+    """Extend the field by the comment lines directly above it, unless these begin the file."""
     line = text.rfind("\n", 0, field.start) + 1
     above = _COMMENTS.search(text, max(0, line - 4000), line)
     if above is None or text[line : field.start].strip() or not text[: above.start()].strip():
@@ -149,7 +150,7 @@ def _with_comments(text: str, field: Field) -> Field:
 
 
 def _score_names(net: NetParameter, plan: DeployPlan) -> dict[int, str]:
-    """A name for each score: prob, as Caffe's deploy nets have it, or after its blob where there are several."""
+    """Return a name for each score: prob, as in Caffe's deploy nets, or one after its blob if there are several."""
     taken = {name for index in plan.kept for name in (net.layer[index].name, *net.layer[index].top)}
     names: dict[int, str] = {}
     for score in plan.scores:
@@ -164,9 +165,9 @@ def _score_names(net: NetParameter, plan: DeployPlan) -> dict[int, str]:
 def _input_shapes(
     net: NetParameter, plan: DeployPlan, given: dict[str, Sequence[int]], doc: Document
 ) -> dict[str, Shape]:
-    """The shape of each input blob: as given, or as the data layer tells for one sample.
+    """Return the shape of each input blob: the given one, or that of the data layer for one sample.
 
-    Raises: ShapeError with all that are not known, and with given names that are no inputs.
+    Raises: ShapeError with all unknown shapes, or with given names that are not inputs.
     """
     made = {top: index for index, tops in plan.inputs.items() for top in tops}
     declared = [top for index in sorted(plan.kept) if net.layer[index].type == "Input" for top in net.layer[index].top]
@@ -174,7 +175,7 @@ def _input_shapes(
     if "" in given and len(blobs) == 1:
         given[blobs[0]] = given.pop("")
     if strange := [
-        f"{blob!r}, which is no input" if blob else "no blob in particular" for blob in given if blob not in blobs
+        f"{blob!r}, which is not an input" if blob else "an unnamed input" for blob in given if blob not in blobs
     ]:
         hint = f"its inputs are {', '.join(blobs)}: give --input-shape {blobs[0] if blobs else 'data'}=1,3,224,224"
         raise ShapeError(f"a shape is given for {', '.join(strange)}", place=doc.name, hint=hint)
@@ -225,13 +226,13 @@ def _dims(shape: Shape) -> str:
 
 
 def _prepared(layer: LayerParameter) -> str:
-    """What the data layer did to its pictures, on one line: the caller must do it from now on."""
+    """Describe the data layer's transformation on one line; users of the deploy net must apply it themselves."""
     return ", ".join(line.strip() for line in to_text(layer.transform_param).splitlines() if "mirror" not in line)
 
 
 def _transform_notes(net: NetParameter, plan: DeployPlan) -> list[str]:
     return [
-        f"input {tops[0]!r} is to be prepared as the data layer did: {prepared}"
+        f"prepare the input {tops[0]!r} as the data layer did: {prepared}"
         for index, tops in plan.inputs.items()
         if tops and (prepared := _prepared(net.layer[index]))
     ]

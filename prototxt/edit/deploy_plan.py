@@ -1,4 +1,4 @@
-"""What of a net is needed to use it: which layers stay, which blobs come from outside, which losses become scores."""
+"""Plan a deploy net: the layers to keep, the blobs that become inputs, and the losses that become scores."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ SCORES = {
     "SigmoidCrossEntropyLoss": "Sigmoid",
 }
 _MEASURES = ("Accuracy", "Silence", "HDF5Output", "DetectionEvaluate")
-_ALL_BOTTOMS = ("ContrastiveLoss", "MultiBoxLoss")  # several of their bottoms are made by the net
+_ALL_BOTTOMS = ("ContrastiveLoss", "MultiBoxLoss")  # losses on several predictions of the net
 _STAGE = "deploy"
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A loss that becomes the layer of `type` on `blob`: it stands at the loss's `index`."""
+    """A loss that becomes a layer of `type` on `blob`, at the loss's `index`."""
 
     index: int
     type: str
@@ -34,14 +34,14 @@ class Score:
 
 @dataclass(frozen=True)
 class DeployPlan:
-    """What stays of a net; layers are named by their index.
+    """The plan of a deploy net; layers are given by index.
 
-    state    the net's state in use: TEST, with the stages that were asked for or that the net itself names
-    kept     layers that stay as they are, less their rules
+    state    the net's state: TEST, with the requested stages or "deploy"
+    kept     layers kept without their include and exclude rules
     inputs   layers that become inputs, with those of their tops that are read
     scores   losses that become layers
-    missing  blobs that are read and that no layer makes: inputs that the text does not state
-    notes    what was decided, one sentence each
+    missing  blobs that are read but produced by no layer: inputs that the text does not declare
+    notes    the decisions, one sentence each
     """
 
     state: NetState
@@ -54,21 +54,21 @@ class DeployPlan:
 
 @dataclass(frozen=True)
 class _Flow:
-    """Who makes the values that each present layer reads, and the final value of each blob."""
+    """The producers of the values that each present layer reads, and of the final value of each blob."""
 
     reads: dict[int, list[tuple[str, int | None]]]
     final: dict[str, int]
 
 
 def plan_deploy(net: NetParameter, outputs: Sequence[str] = (), stages: Iterable[str] = ()) -> DeployPlan:
-    """Decide what stays of an upgraded net of all phases.
+    """Plan the deploy net of an upgraded net with all phases.
 
-    outputs  blobs to compute; by default what the losses judge, and what no layer reads
-    stages   stages of the state in use; a net that names the stage "deploy" (DIGITS) is taken in it
+    outputs  blobs to compute; by default the predictions of the losses, and the blobs that no layer reads
+    stages   stages of the state; by default "deploy" if the net names this stage (DIGITS)
 
-    A loss of the same kind and label as another one with more weight is an auxiliary one, and goes with its branch.
+    A loss of the same type and label as one with a larger weight is auxiliary, and is removed with its branch.
 
-    Raises: EditError when an output is unknown, or nothing would be left.
+    Raises: EditError for an unknown output, or if no layer would be left.
     """
     state = _state(net, stages)
     flow = _flow(net, state)
@@ -93,7 +93,7 @@ def plan_deploy(net: NetParameter, outputs: Sequence[str] = (), stages: Iterable
 
 
 def is_loss(layer: LayerParameter) -> bool:
-    """Whether training minimises what the layer makes."""
+    """Return whether the layer is a loss."""
     known = LAYER_TYPES.get(layer.type)
     return known.loss if known else layer.type.endswith("Loss") or any(weight > 0 for weight in layer.loss_weight)
 
@@ -119,12 +119,12 @@ def _flow(net: NetParameter, state: NetState) -> _Flow:
 def _output(flow: _Flow, blob: str) -> int:
     if blob not in flow.final:
         hint = did_you_mean(blob, flow.final, f"its blobs are {', '.join(flow.final)[:300]}")
-        raise EditError(f"the net has no blob {blob!r} when it is in use", hint=hint)
+        raise EditError(f"the net has no blob {blob!r} in phase TEST", hint=hint)
     return flow.final[blob]
 
 
 def _free(net: NetParameter, flow: _Flow) -> list[int]:
-    """Layers whose tops nobody reads, and that compute something: the net's own outputs."""
+    """Return the layers that compute tops which no layer reads: the net's own outputs."""
     read = {(blob, maker) for reads in flow.reads.values() for blob, maker in reads}
     return [
         index
@@ -137,7 +137,7 @@ def _free(net: NetParameter, flow: _Flow) -> list[int]:
 
 
 def _losses(net: NetParameter, notes: list[str]) -> list[int]:
-    """The losses of any phase, less the auxiliary ones."""
+    """Return the losses of any phase without the auxiliary ones."""
     found = [index for index, layer in enumerate(net.layer) if is_loss(layer) and layer.bottom]
     heaviest: dict[tuple[str, ...], float] = {}
     for index in found:
@@ -147,12 +147,12 @@ def _losses(net: NetParameter, notes: list[str]) -> list[int]:
     dropped = [net.layer[index].name for index in found if index not in main]
     if dropped:
         names = ", ".join(repr(name) for name in dropped)
-        notes.append(f"auxiliary, left out with their branches: {names} (--output keeps any blob)")
+        notes.append(f"auxiliary losses removed with their branches: {names} (--output keeps any blob)")
     return main
 
 
 def _measures(net: NetParameter) -> list[int]:
-    """What judges the net where no loss does: a net to test ends in Accuracy."""
+    """Return the measures, which end a net for testing that has no loss."""
     return [index for index, layer in enumerate(net.layer) if layer.type in _MEASURES and layer.bottom]
 
 
@@ -165,7 +165,7 @@ def _weight(layer: LayerParameter) -> float:
 
 
 def _judged(net: NetParameter, flow: _Flow, index: int, scores: list[Score], notes: list[str]) -> list[int]:
-    """The layers that make what a loss judges; the loss itself is put down as a score where it is one."""
+    """Return the layers that compute the predictions of a loss; add the loss to `scores` if it becomes a layer."""
     layer = net.layer[index]
     reads = flow.reads.get(index) or [(bottom, flow.final.get(bottom)) for bottom in layer.bottom]
     learned = [(blob, maker) for blob, maker in reads if maker is not None and _is_learned(net, flow, maker)]
@@ -187,7 +187,7 @@ def _judged(net: NetParameter, flow: _Flow, index: int, scores: list[Score], not
 
 
 def _is_learned(net: NetParameter, flow: _Flow, index: int) -> bool:
-    """Whether a layer or one before it has parameters, as a prediction does and a label does not."""
+    """Return whether a layer or one before it has parameters: predictions do, labels do not."""
     return any(param_count(net.layer[i].type, net.layer[i]) != 0 for i in _ancestors(flow, [index]) if flow.reads[i])
 
 
@@ -203,7 +203,7 @@ def _ancestors(flow: _Flow, roots: Iterable[int]) -> set[int]:
 
 
 def _inputs(net: NetParameter, flow: _Flow, needed: set[int], scores: Sequence[Score]) -> dict[int, tuple[str, ...]]:
-    """The layers that bring data in, with the tops that are read; DummyData only where nothing else does."""
+    """Return the data layers with those of their tops that are read; DummyData only if there is no other."""
     sources = {index for index in needed if _is_source(net.layer[index])}
     real = {index for index in sources if net.layer[index].type != "DummyData"} or sources
     read = {(blob, maker) for index in needed for blob, maker in flow.reads[index]}
@@ -215,7 +215,7 @@ def _inputs(net: NetParameter, flow: _Flow, needed: set[int], scores: Sequence[S
 
 
 def _missing(net: NetParameter, flow: _Flow, needed: set[int], inputs: dict[int, tuple[str, ...]]) -> tuple[str, ...]:
-    """Blobs that no present layer makes; those of data layers of another phase or stage go to `inputs`."""
+    """Return the blobs that no present layer makes; those of data layers of other phases or stages go to `inputs`."""
     unmade = dict.fromkeys(blob for index in sorted(needed) for blob, maker in flow.reads[index] if maker is None)
     for index, layer in enumerate(net.layer):
         if index not in flow.reads and _is_source(layer):

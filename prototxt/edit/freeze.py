@@ -1,7 +1,7 @@
-"""Freezing on the text: after it, no training run changes what a layer learned or what it keeps.
+"""Freeze layers in the text of a net, so that training changes neither their weights nor their statistics.
 
-Learning rates become 0, missing `param {}` blocks are added (exactly as many as the layer has blobs), BatchNorm uses
-its stored statistics, Dropout becomes the identity.
+Learning rates become 0, missing `param {}` blocks are added (one per blob of the layer), BatchNorm uses its stored
+statistics, Dropout becomes the identity.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from prototxt.edit.layer_view import TextLayer
 from prototxt.edit.weightless_layers import stated_count, used_by_weights, weightless_reason
-from prototxt.errors import PrototxtError, RenameError
+from prototxt.errors import PrototxtError, RenameError, closest, did_you_mean
 from prototxt.schema.params import KNOWN_TYPES, param_count
 from prototxt.text.edits import Edits
 from prototxt.text.notes import fold_notes
@@ -26,16 +26,16 @@ _NVCAFFE = "frozen here; NVCaffe itself trains the scale and bias of its BatchNo
 
 
 class FreezePatterns(NamedTuple):
-    """Which layers to freeze: those that `freeze` finds, or all; but none that `thaw` finds. Patterns are searched."""
+    """Regular expressions for layer names: `freeze` (None: all) selects layers to freeze, less those of `thaw`."""
 
     freeze: str | None = None
     thaw: str | None = None
 
 
 def select_layers(document: Document, layers: Sequence[TextLayer], choice: FreezePatterns) -> list[TextLayer]:
-    """The layers to freeze, data layers never among them.
+    """Return the layers to freeze, without data layers.
 
-    Raises: RenameError for a pattern that is none, or that finds no layer.
+    Raises: RenameError for an invalid pattern, or one that matches no layer.
     """
     learners = [layer for layer in layers if not layer.is_data]
     keep = _found(document, learners, choice.freeze, "freeze") if choice.freeze is not None else learners
@@ -46,7 +46,7 @@ def select_layers(document: Document, layers: Sequence[TextLayer], choice: Freez
 
 
 class FreezeResult(NamedTuple):
-    """What freezing did by `id(layer)`, what the reader should know, and what stands against it."""
+    """The changes by `id(layer)`, notes for the user, and errors."""
 
     done: dict[int, tuple[str, ...]]
     notes: tuple[str, ...]
@@ -60,14 +60,14 @@ def freeze(
     blob_counts: Mapping[str, int] | None = None,
     outputs: Collection[str] = (),
 ) -> FreezeResult:
-    """Freeze the chosen layers of a net.
+    """Freeze the selected layers of a net.
 
-    A layer whose description does not tell how many blobs it has is frozen as its weights or its `param {}` blocks
-    say, left as it is with a note if it holds none in practice, and else refused.
+    If a layer's description does not determine its number of blobs, its weights or `param {}` blocks do; a layer that
+    has none in practice is left unchanged with a note, and any other is an error.
 
     blob_counts  the number of blobs by layer name, from the net's weights
-    outputs      blobs that layers outside of this net read, which may learn through it
-    Raises: RenameError for a pattern that is none, or that finds no layer.
+    outputs      blobs that layers outside this net read, which may learn through it
+    Raises: RenameError for an invalid pattern, or one that matches no layer.
     """
     frozen = select_layers(edits.document, layers, choice)
     errors = half_frozen_shares(edits.document, layers, frozen)
@@ -89,23 +89,23 @@ def freeze(
 def _blob_count(
     layer: TextLayer, blob_counts: Mapping[str, int] | None, used: Collection[int]
 ) -> tuple[int | None, str]:
-    """The number of blobs to freeze, None if the layer could hold more, and what was assumed about it, if anything."""
+    """Return the number of blobs to freeze, None if unknown, and a note on the assumption made, if any."""
     count = param_count(layer.type, layer.body)
     if count is not None:
         return count, ""
     if blob_counts is not None and layer.name in blob_counts:
         return blob_counts[layer.name], ""
     stated = stated_count(layer)
-    if stated and not _near(layer.type, 0.9):  # a slip of the pen would have other blobs than it states
-        what = "param {} blocks" if layer.version == 2 else "blobs_lr"
-        return stated, f"its type is unknown: frozen as its {what} state; if it has more blobs, give --weights"
+    if stated and not closest(layer.type, KNOWN_TYPES, cutoff=0.9):  # a misspelt type may have more blobs than stated
+        fields = "param {} blocks" if layer.version == 2 else "blobs_lr"
+        return stated, f"its type is unknown: frozen by its {fields}; if it has more blobs, give --weights"
     if reason := weightless_reason(layer, used):
-        return 0, f"left as it is: {reason}"
+        return 0, f"left unchanged: {reason}"
     return None, ""
 
 
 def _freeze_layer(edits: Edits, layer: TextLayer, count: int) -> list[str]:
-    """Freeze one layer of `count` blobs; returns what was done."""
+    """Freeze one layer of `count` blobs; return the changes in words."""
     if layer.type == "Onnx":
         return ["weights frozen"] if _set_flag(edits, layer.body, "onnx_param", "frozen") else []
     done = _stop_v2(edits, layer, count) if layer.version == 2 else _stop_old(edits, layer, count)
@@ -121,7 +121,7 @@ def _freeze_layer(edits: Edits, layer: TextLayer, count: int) -> list[str]:
 def half_frozen_shares(
     document: Document, layers: Sequence[TextLayer], frozen: Sequence[TextLayer]
 ) -> list[PrototxtError]:
-    """Errors for parameters that a frozen and a learning layer share: Caffe refuses two learning rates."""
+    """Return errors for parameters shared by a frozen and a learning layer: Caffe refuses two learning rates."""
     stopped = {id(layer) for layer in frozen}
     owners: dict[str, tuple[bool, TextLayer]] = {}
     errors: list[PrototxtError] = []
@@ -133,8 +133,8 @@ def half_frozen_shares(
                 one, other = (layer, owner) if is_frozen else (owner, layer)
                 errors.append(
                     RenameError(
-                        f"layer {one.name!r} is to be frozen, but it shares the parameter {scalar.value!r} with layer "
-                        f"{other.name!r}, which is not",
+                        f"layer {one.name!r} would be frozen, but it shares the parameter {scalar.value!r} with layer "
+                        f"{other.name!r}, which would not",
                         place=document.place(scalar.start),
                         hint="freeze both or neither",
                     )
@@ -143,7 +143,7 @@ def half_frozen_shares(
 
 
 def shared_names(layer: TextLayer) -> list[Scalar]:
-    """Where a layer names its parameters, in order to share them: `param { name }`, in V1 `param: "name"`."""
+    """Return the names of a layer's parameters, which share them: `param { name }`, in V1 `param: "name"`."""
     named = [scalar for block in layer.body.messages("param") for scalar in block.scalars("name")]
     if layer.version < 2:
         named += [scalar for message in {layer.body, layer.message} for scalar in message.scalars("param")]
@@ -153,10 +153,10 @@ def shared_names(layer: TextLayer) -> list[Scalar]:
 def stop_gradients(
     edits: Edits, layers: Sequence[TextLayer], frozen: Sequence[TextLayer]
 ) -> tuple[dict[int, str], list[PrototxtError]]:
-    """Write `propagate_down: false` where the gradient would enter what is frozen.
+    """Write `propagate_down: false` where the gradient would enter the frozen part.
 
     That is at learning layers that read frozen blobs, and at frozen layers whose tops leave the net or feed only its
-    losses. Returns what was done by `id(layer)`, and the reasons where it cannot be written.
+    losses. Return the changes by `id(layer)`, and errors where the flag cannot be written.
     """
     stopped = {id(layer) for layer in frozen}
     leaving = _leaving(layers)
@@ -166,24 +166,24 @@ def stop_gradients(
     for layer in layers:
         if layer.is_data:
             continue
-        # What comes from outside needs no gradient, and Caffe knows it: true there, so that the flag says nothing new.
-        wanted = [learning.get(bottom.value, True) for bottom in layer.bottoms]
+        # Caffe itself propagates no gradient to inputs and data: their flag stays true, which is the default.
+        flags = [learning.get(bottom.value, True) for bottom in layer.bottoms]
         learns = id(layer) not in stopped and param_count(layer.type, layer.body) != 0
         useful = learns or any(learning.get(bottom.value, False) for bottom in layer.bottoms)
         learning.update((top.value, useful) for top in layer.tops)
         if not useful and id(layer) in leaving:
-            wanted = [False] * len(wanted)
-        if all(wanted) or not (useful or id(layer) in leaving):
+            flags = [False] * len(flags)
+        if all(flags) or not (useful or id(layer) in leaving):
             continue
         if layer.version < 2:
             errors.append(_no_propagate_down(edits.document, layer))
-        elif text := _write_propagate_down(edits, layer, wanted):
+        elif text := _write_propagate_down(edits, layer, flags):
             done[id(layer)] = text
     return done, errors
 
 
 def _leaving(layers: Sequence[TextLayer]) -> set[int]:
-    """Layers with a top that no other layer reads but losses, accuracies and the like."""
+    """Return the layers with a top that is read by no layer except losses and measures."""
     maker: dict[str, TextLayer] = {}
     used: set[int] = set()
     for layer in layers:
@@ -202,16 +202,16 @@ def _no_propagate_down(document: Document, layer: TextLayer) -> PrototxtError:
     )
 
 
-def _write_propagate_down(edits: Edits, layer: TextLayer, wanted: list[bool]) -> str:
+def _write_propagate_down(edits: Edits, layer: TextLayer, flags: list[bool]) -> str:
     written = layer.body.scalars("propagate_down")
     if written:
         changed = 0
-        for scalar, use in zip(written, wanted, strict=False):
+        for scalar, use in zip(written, flags, strict=False):
             if not use and scalar.value in _TRUE:
                 edits.replace(scalar, "false")
                 changed += 1
         return f"{changed} propagate_down set to false" if changed else ""
-    words = ["true" if use else "false" for use in wanted]
+    words = ["true" if use else "false" for use in flags]
     _insert(edits, layer.body, " ".join(f"propagate_down: {word}" for word in words), "propagate_down")
     return f"propagate_down: {', '.join(words)}"
 
@@ -233,27 +233,20 @@ def _found(document: Document, layers: Sequence[TextLayer], pattern: str, option
 
 def _unknown(document: Document, layer: TextLayer) -> PrototxtError:
     kind = f"of type {layer.type!r}" if layer.type else "without a type"
-    near = _near(layer.type)
-    asked = f"did you mean {near!r}? else " if near else ""
+    remedy = (
+        "give the net's weights with --weights, add a param {} block per blob, leave the layer unchanged with "
+        f"--thaw '^{re.escape(layer.name)}$', or rename only with --no-freeze"
+    )
     return RenameError(
-        f"layer {layer.name!r} {kind} cannot be frozen: its description does not tell how many blobs it has, and any "
-        "would go on learning",
+        f"layer {layer.name!r} {kind} cannot be frozen: its description does not determine its number of blobs, and "
+        "any would still learn",
         place=document.place(layer.message.start),
-        hint=f"{asked}give the net's weights with --weights, state a param {{}} block per blob, leave it as it is with "
-        f"--thaw '^{re.escape(layer.name)}$', or rename only with --no-freeze",
+        hint=did_you_mean(layer.type, KNOWN_TYPES, also=remedy),
     )
 
 
-def _near(type_name: str, least: float = 0.6) -> str | None:
-    """The known type that an unknown one may be a slip of, at least as alike as `least`."""
-    import difflib  # on use: unknown types are rare, and commands start often
-
-    near = difflib.get_close_matches(type_name, KNOWN_TYPES, 1, least) if type_name not in KNOWN_TYPES else []
-    return near[0] if near else None
-
-
 def _stop_v2(edits: Edits, layer: TextLayer, count: int) -> list[str]:
-    """V2: `lr_mult` in as many `param {}` blocks as there are blobs."""
+    """Zero `lr_mult` in one `param {}` block per blob (V2)."""
     blocks = layer.body.messages("param")
     changed = added = 0
     for block in blocks:
@@ -265,17 +258,17 @@ def _stop_v2(edits: Edits, layer: TextLayer, count: int) -> list[str]:
     missing = max(0, count - len(blocks))
     if missing:
         _insert(edits, layer.body, " ".join(["param { lr_mult: 0 }"] * missing), "param")
-    return _told((changed, "lr_mult set to 0"), (added, "lr_mult: 0 added"), (missing, "param { lr_mult: 0 } added"))
+    return _counted((changed, "lr_mult set to 0"), (added, "lr_mult: 0 added"), (missing, "param { lr_mult: 0 } added"))
 
 
 def _stop_old(edits: Edits, layer: TextLayer, count: int) -> list[str]:
-    """V1 and V0: one `blobs_lr` per blob."""
+    """Zero one `blobs_lr` per blob (V1 and V0)."""
     rates = layer.body.scalars("blobs_lr")
     changed = _zero(edits, rates)
     missing = max(0, count - len(rates))
     if missing:
         _insert(edits, layer.body, " ".join(["blobs_lr: 0"] * missing), "blobs_lr")
-    return _told((changed, "blobs_lr set to 0"), (missing, "blobs_lr: 0 added"))
+    return _counted((changed, "blobs_lr set to 0"), (missing, "blobs_lr: 0 added"))
 
 
 def _zero(edits: Edits, scalars: Sequence[Scalar]) -> int:
@@ -288,7 +281,7 @@ def _zero(edits: Edits, scalars: Sequence[Scalar]) -> int:
 
 
 def _insert(edits: Edits, body: Message, text: str, after: str) -> None:
-    """Insert fields behind the last one named `after`, or else behind name, type, bottoms and tops."""
+    """Insert fields after the last one named `after`, or else after name, type, bottoms and tops."""
     anchor = body.get(after)
     if anchor is None:
         fields = [field for name in _BEFORE_PARAMS if (field := body.get(name))]
@@ -297,7 +290,7 @@ def _insert(edits: Edits, body: Message, text: str, after: str) -> None:
 
 
 def _set_flag(edits: Edits, body: Message, block: str, name: str) -> list[str]:
-    """Make the boolean `block { name }` true."""
+    """Set the boolean `block { name }` to true."""
     blocks = body.messages(block)
     written = [scalar for message in blocks for scalar in message.scalars(name)]
     if not blocks:
@@ -317,7 +310,7 @@ def _has(layer: TextLayer, block: str, *names: str) -> bool:
 
 
 def _stop_dropout(edits: Edits, layer: TextLayer) -> list[str]:
-    """`dropout_ratio: 0` keeps everything and scales by 1."""
+    """Set `dropout_ratio: 0`, which keeps all values and scales by 1."""
     blocks = [layer.body] if layer.version == 0 else layer.body.messages("dropout_param")
     ratios = [scalar for block in blocks for scalar in block.scalars("dropout_ratio")]
     if not blocks:
@@ -330,5 +323,5 @@ def _stop_dropout(edits: Edits, layer: TextLayer) -> list[str]:
     return [f"dropout_ratio: {before} -> 0"]
 
 
-def _told(*counts: tuple[int, str]) -> list[str]:
-    return [f"{count} x {what}" for count, what in counts if count]
+def _counted(*counts: tuple[int, str]) -> list[str]:
+    return [f"{count} x {change}" for count, change in counts if count]

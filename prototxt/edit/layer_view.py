@@ -1,7 +1,7 @@
-"""A net's layers as its text states them, whatever its age: V0 (nested), V1 (enums) and V2 in one form.
+"""A uniform view of the layers in a net's text of any version: V0 (nested), V1 (enums) and V2.
 
-What edits text asks this for the roles of names (which are layers, which blobs, which come from outside); nothing is
-decoded, so fields that no schema knows are no hindrance.
+It gives the editing modules the roles of names (layers, blobs, outside blobs); nothing is decoded, so fields that no
+schema knows do no harm.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ NET_FIELDS = ("net_param", "train_net_param", "test_net_param")  # a solver may 
 class TextLayer(NamedTuple):
     """One layer of a text.
 
-    message  what holds `bottom` and `top`
-    body     what holds `name`, `type` and parameters: the same, or V0's inner block
+    message  the block with `bottom` and `top`
+    body     the block with `name`, `type` and parameters: the same, or V0's inner block
     version  0, 1 or 2: its syntax
     name     "" if it has none
-    type     in the words of today, "" if it has none
+    type     the current name of its type, "" if it has none
     """
 
     message: Message
@@ -32,36 +32,36 @@ class TextLayer(NamedTuple):
 
     @property
     def bottoms(self) -> list[Scalar]:
-        """Where it names the blobs that it reads."""
+        """Return the names of its inputs, as scalars of the text."""
         return self.message.scalars("bottom")
 
     @property
     def tops(self) -> list[Scalar]:
-        """Where it names the blobs that it makes."""
+        """Return the names of its outputs, as scalars of the text."""
         return self.message.scalars("top")
 
     @property
     def is_data(self) -> bool:
-        """Whether it brings data in."""
+        """Return whether it is a data source."""
         return makes_data(self.type, len(self.bottoms))
 
 
 def text_nets(document: Document) -> list[Message]:
-    """The nets of a text: itself, or those inside a solver."""
+    """Return the nets of a text: itself, or those inside a solver."""
     root = document.root
     inner = [net for name in NET_FIELDS for net in root.messages(name)]
     return inner if inner and not (root.messages("layer") or root.messages("layers")) else [root, *inner]
 
 
 def text_layers(net: Message) -> list[TextLayer]:
-    """The layers of a net, of all phases, in the order of the text."""
+    """Return the layers of a net, of all phases, in text order."""
     found = [_layer(message, 2) for message in net.messages("layer")]
     found += [_layer(message, 1) for message in net.messages("layers")]
     return sorted(found, key=lambda layer: layer.message.start)
 
 
 def outside_blobs(net: Message, of: list[TextLayer]) -> set[str]:
-    """The names of the blobs that come from outside: the net's inputs and the tops of its data layers."""
+    """Return the names of the blobs from outside: the net's inputs and the tops of its data layers."""
     return {scalar.value for scalar in net.scalars("input")} | {
         top.value for layer in of if layer.is_data for top in layer.tops
     }

@@ -1,29 +1,60 @@
-"""Give a net a prefix, by the role that each name has in the graph and never by text; freeze it on the way.
+"""Prefix the names of a net by their role in the graph, never by text search, and freeze the net.
 
-Only the bytes that must change do: comments, blanks, order, unknown fields and old syntax survive.
+Only the necessary bytes change: comments, blanks, order, unknown fields and old syntax are kept.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 from prototxt.edit.freeze import FreezePatterns, freeze as freeze_layers, select_layers, shared_names, stop_gradients
 from prototxt.edit.layer_view import TextLayer, outside_blobs, text_layers, text_nets
-from prototxt.errors import PrototxtError, RenameError, raise_all
+from prototxt.errors import PrototxtError, RenameError, did_you_mean, raise_all
 from prototxt.text.edits import Edits
 from prototxt.text.notes import fold_notes
 from prototxt.text.tree import Document, Scalar
 
-# A broken span that holds one of these may hide a name or a layer; any other can stay as it is.
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+# An unreadable span with one of these may hide a name or a layer; any other can be kept unchanged.
 _ESSENTIAL = re.compile(
     r"\b(?:name|type|top|bottom|param|layers?|input|lr_mult|blobs_lr|(?:dropout|batch_norm|net)\w*_param)\b|^[{}<>\[\]]"
 )
 
 
+class RenameKeywords(TypedDict, total=False):
+    """The keywords of `rename`, for type checkers."""
+
+    freeze: bool
+    freeze_pattern: str | None
+    thaw_pattern: str | None
+    keep: Collection[str]
+    all: bool
+    again: bool
+    propagate_down: bool
+    blob_counts: Mapping[str, int] | None
+
+
+@dataclass(frozen=True)
+class RenameOptions:
+    """The options of `rename`, described there."""
+
+    freeze: bool = True
+    freeze_pattern: str | None = None
+    thaw_pattern: str | None = None
+    keep: Collection[str] = ()
+    all: bool = False
+    again: bool = False
+    propagate_down: bool = False
+    blob_counts: Mapping[str, int] | None = None
+
+
 class LayerChange(NamedTuple):
-    """What was done to one layer: its name before and after, its type, and the freezing in words."""
+    """The change of one layer: its old and new name, its type, and the freezing in words."""
 
     name: str
     renamed: str
@@ -32,7 +63,7 @@ class LayerChange(NamedTuple):
 
 
 class RenameResult(NamedTuple):
-    """A renamed document, what was done per layer, and what the reader should know."""
+    """A renamed document, the change of each layer, and notes for the user."""
 
     document: Document
     changes: tuple[LayerChange, ...]
@@ -40,7 +71,7 @@ class RenameResult(NamedTuple):
 
 
 class _Names:
-    """The names of one net by role: layers, blobs and shared parameters, each old -> new."""
+    """The new names of one net's layers, blobs and shared parameters."""
 
     __slots__ = ("blobs", "fixed", "prefix")
 
@@ -58,73 +89,43 @@ class _Names:
         return new
 
 
-def rename(
-    doc: Document,
-    prefix: str,
-    *,
-    freeze: bool = True,
-    freeze_pattern: str | None = None,
-    thaw_pattern: str | None = None,
-    keep: Collection[str] = (),
-    all: bool = False,
-    again: bool = False,
-    propagate_down: bool = False,
-    blob_counts: Mapping[str, int] | None = None,
-) -> Document:
-    """A net with `prefix/` before the names of its layers, blobs and shared parameters, frozen unless told otherwise.
+def rename(doc: Document, prefix: str, **options: Unpack[RenameKeywords]) -> Document:
+    """Return a net with `prefix/` before the names of its layers, blobs and shared parameters, frozen by default.
 
     The net's inputs and the tops of its data layers keep their names, so that several nets can share them.
 
-    freeze            whether to freeze; freeze_pattern and thaw_pattern choose layers by searching their names
-    keep              further blobs to leave alone
-    all               rename inputs and the tops of data layers too
-    again             rename although all layers bear the prefix already
-    propagate_down    write `propagate_down: false` at the frozen boundary as well
-    blob_counts       the number of blobs by layer name, for layers whose description does not tell
+    freeze          freeze the layers (default True)
+    freeze_pattern  freeze only the layers whose names this regular expression finds
+    thaw_pattern    freeze no layer whose name this regular expression finds
+    keep            further blobs to leave unchanged
+    all             rename inputs and the tops of data layers too (default False)
+    again           rename even if all layers have the prefix already (default False)
+    propagate_down  write `propagate_down: false` at the frozen boundary as well (default False)
+    blob_counts     number of blobs by layer name, for layers whose description does not determine it
 
-    Raises: RenameError with everything that stands against it; ParseError if a broken part of the text matters.
+    Raises: RenameError with all obstacles; ParseError if an unreadable part of the text may contain names.
     """
-    return rename_reported(
-        doc,
-        prefix,
-        freeze=freeze,
-        freeze_pattern=freeze_pattern,
-        thaw_pattern=thaw_pattern,
-        keep=keep,
-        all=all,
-        again=again,
-        propagate_down=propagate_down,
-        blob_counts=blob_counts,
-    ).document
+    return rename_reported(doc, prefix, RenameOptions(**options)).document
 
 
 def rename_reported(
-    doc: Document,
-    prefix: str,
-    *,
-    freeze: bool = True,
-    freeze_pattern: str | None = None,
-    thaw_pattern: str | None = None,
-    keep: Collection[str] = (),
-    all: bool = False,
-    again: bool = False,
-    propagate_down: bool = False,
-    blob_counts: Mapping[str, int] | None = None,
-    outputs: Collection[str] = (),
+    doc: Document, prefix: str, options: RenameOptions | None = None, outputs: Collection[str] = ()
 ) -> RenameResult:
-    """`rename`, with a report of what was done to each layer. Raises: as `rename`.
+    """Rename as `rename` does, and report the changes of each layer. Raises: as `rename`.
 
-    outputs  blobs that layers outside of this net will read, and learn through it
+    outputs  blobs that layers outside this net will read, and learn through it
     """
+    options = options or RenameOptions()
     prefix = _checked_prefix(prefix)
     _check_readable(doc)
-    if not freeze and (freeze_pattern is not None or thaw_pattern is not None):
-        raise RenameError("layers are chosen for freezing, but freezing is off")
+    patterns = FreezePatterns(options.freeze_pattern, options.thaw_pattern)
+    if not options.freeze and patterns != (None, None):
+        raise RenameError("patterns for freezing are given, but freezing is off")
     outlines = [(net, text_layers(net)) for net in text_nets(doc)]
     every = [layer for _, found in outlines for layer in found]
     if not every:
         raise RenameError("there are no layers in this text", place=doc.name, hint=_net_hint(doc))
-    if not again:
+    if not options.again:
         _check_not_prefixed(doc, every, prefix)
     edits = Edits(doc)
     errors: list[PrototxtError] = []
@@ -133,23 +134,22 @@ def rename_reported(
     for net, found in outlines:
         outside = outside_blobs(net, found)
         known |= outside
-        names = _Names(prefix, (set() if all else outside) | set(keep))
+        names = _Names(prefix, (set() if options.all else outside) | set(options.keep))
         for scalar in net.scalars("input"):
             _write(edits, scalar, names.blob(scalar.value))
         for layer in found:
             _rename_layer(edits, layer, names)
         errors += _collisions(doc, found, names)
-        notes += [] if all else _shared_in_place(found, outside)
-    errors += _unknown_kept(doc, keep, known)
+        notes += [] if options.all else _shared_in_place(found, outside)
+    errors += _unknown_kept(doc, options.keep, known)
     done: dict[int, tuple[str, ...]] = {}
-    if freeze:
-        choice = FreezePatterns(freeze_pattern, thaw_pattern)
-        freezing = freeze_layers(edits, every, choice, blob_counts, outputs)
+    if options.freeze:
+        freezing = freeze_layers(edits, every, patterns, options.blob_counts, outputs)
         done = freezing.done
         errors += freezing.errors
         notes += freezing.notes
-        if propagate_down:
-            written, refused = stop_gradients(edits, every, select_layers(doc, every, choice))
+        if options.propagate_down:
+            written, refused = stop_gradients(edits, every, select_layers(doc, every, patterns))
             errors += refused
             done |= {key: (*done.get(key, ()), text) for key, text in written.items()}
     raise_all(errors)
@@ -166,14 +166,14 @@ def _rename_layer(edits: Edits, layer: TextLayer, names: _Names) -> None:
     for scalar in layer.bottoms + layer.tops + layer.body.scalars("in_step_with"):
         _write(edits, scalar, names.blob(scalar.value))
     named = shared_names(layer)
-    for block in layer.body.messages("pct_param"):  # a loss may name the layer whose weights it compares with
+    for block in layer.body.messages("pct_param"):  # a loss may name a layer whose weights it compares
         named += block.scalars("classifier")
     for scalar in named:
         _write(edits, scalar, names.prefixed(scalar.value))
 
 
 def _write(edits: Edits, scalar: Scalar, new: str) -> None:
-    """Change a name by what is put before it, so that its own spelling keeps its bytes."""
+    """Rename by inserting the prefix, so that the spelling of the old name keeps its bytes."""
     old = scalar.value
     if new == old:
         return
@@ -188,12 +188,13 @@ def _write(edits: Edits, scalar: Scalar, new: str) -> None:
 def _checked_prefix(prefix: str) -> str:
     prefix = prefix.rstrip("/")
     if not prefix or prefix.startswith("/") or not prefix.isprintable() or prefix != prefix.strip():
-        raise RenameError(f"{prefix!r} is no prefix", hint="use a word such as odd; layers become odd/conv1 and so on")
+        hint = "use a word such as odd: layers become odd/conv1 and so on"
+        raise RenameError(f"{prefix!r} is not a valid prefix", hint=hint)
     return prefix
 
 
 def _check_readable(doc: Document) -> None:
-    """Refuse a text of which a broken part may hide a name; other broken parts stay as they are."""
+    """Check that no unreadable part of the text may hide a name; others are kept. Raises: ParseError."""
     if doc.errors and (len(doc.broken) < len(doc.errors) or any(_matters(doc, *span) for span in doc.broken)):
         raise_all(doc.errors)
 
@@ -208,12 +209,12 @@ def _check_not_prefixed(doc: Document, every: list[TextLayer], prefix: str) -> N
         raise RenameError(
             f"every layer already starts with {prefix + '/'!r}",
             place=doc.name,
-            hint="use another prefix, or --again to put it before the names once more",
+            hint="use another prefix, or --again to add it once more",
         )
 
 
 def _collisions(doc: Document, found: list[TextLayer], names: _Names) -> list[PrototxtError]:
-    """Errors for two blobs that would bear one name; layers and parameters all get the prefix and stay apart."""
+    """Return errors for blobs that would get the same name; layers and parameters all get the prefix, so cannot."""
     owners: dict[str, str] = {}
     errors: list[PrototxtError] = []
     for old, new in names.blobs.items():
@@ -233,15 +234,11 @@ def _collisions(doc: Document, found: list[TextLayer], names: _Names) -> list[Pr
 
 
 def _unknown_kept(doc: Document, keep: Collection[str], known: set[str]) -> list[PrototxtError]:
-    from difflib import get_close_matches  # not needed by most runs, which it would slow down
-
-    errors: list[PrototxtError] = []
-    for name in keep:
-        if name not in known:
-            close = get_close_matches(name, sorted(known), n=1)
-            hint = f"did you mean {close[0]!r}?" if close else None
-            errors.append(RenameError(f"there is no blob {name!r} to keep", place=doc.name, hint=hint))
-    return errors
+    return [
+        RenameError(f"there is no blob {name!r} to keep", place=doc.name, hint=did_you_mean(name, sorted(known)))
+        for name in keep
+        if name not in known
+    ]
 
 
 def _shared_in_place(found: list[TextLayer], outside: set[str]) -> list[str]:

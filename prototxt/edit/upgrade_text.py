@@ -1,7 +1,7 @@
-"""Old files in today's form as text: what stays as it was keeps its bytes, and comments stay with their layers.
+"""Upgrade old texts: unchanged parts keep their bytes, and comments stay with their layers.
 
-A V1 layer is edited in place. A V0 layer is nested differently, so it is written anew with its comments put back beside
-the fields that they spoke of. The outcome is decoded and compared: it means what `load_net` makes of the old text.
+A V1 layer is edited in place. A V0 layer is nested differently, so it is rewritten, and its comments are put back next
+to their fields. The result is decoded and compared with the net that `load_net` makes of the old text.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _FIELD_NAME = re.compile(r"\s*(\w+)\s*[:{]")
 
 
 def upgrade_text(doc: Document, *, strict: bool = True) -> Document:
-    """The document in today's form: a net as `load_net` reads it, or a solver as `load_solver` does.
+    """Return the upgraded document: a net as `load_net` reads it, or a solver as `load_solver` does.
 
-    A document that is up to date comes back unchanged.
+    A current document is returned unchanged.
 
     Raises: ParseError, DecodeError, UpgradeError with all mistakes. Warns: UnknownFieldWarning, UpgradeWarning.
     """
@@ -45,17 +45,17 @@ def upgrade_text(doc: Document, *, strict: bool = True) -> Document:
         new = edits.apply()
         if load_net(new, strict=strict) == expected:
             return new
-    return _anew(doc, to_text(expected))
+    return _rewritten(doc, to_text(expected))
 
 
 def is_solver(doc: Document) -> bool:
-    """Whether the text is a solver's: it has a field that only solvers have."""
+    """Return whether the text is a solver's: it has a field that only solvers have."""
     solver, net = SolverParameter.DESCRIPTOR.fields_by_name, NetParameter.DESCRIPTOR.fields_by_name
     return any(field.name in solver and field.name not in net for field in doc.root)
 
 
-def _anew(doc: Document, text: str) -> Document:
-    """A document with other text, by way of an edit that replaces all of it."""
+def _rewritten(doc: Document, text: str) -> Document:
+    """Return the document with all its text replaced."""
     edits = Edits(doc)
     edits.replace(doc.root, text)
     return edits.apply()
@@ -77,11 +77,11 @@ def _solver_text(doc: Document, strict: bool) -> Document:
         new = edits.apply()
         if load_solver(new, strict=strict) == expected:
             return new
-    return _anew(doc, to_text(expected))
+    return _rewritten(doc, to_text(expected))
 
 
 def _edit_net(edits: Edits, doc: Document, root: Message, old: NetParameter) -> None:
-    """Record the edits that bring one net up to date."""
+    """Record the edits that upgrade one net."""
     new, origins = upgrade_with_origins(old)
     layers = dict(zip(origins, new.layer, strict=True))
     if old.input:
@@ -107,7 +107,7 @@ def _edit_net(edits: Edits, doc: Document, root: Message, old: NetParameter) -> 
 
 
 def _edit_inputs(edits: Edits, root: Message, layer: LayerParameter | None) -> None:
-    """Put the Input layer in the place of the first input, or before the first layer if that comes earlier."""
+    """Put the Input layer in place of the first input, or before the first layer if that comes earlier."""
     fields = [field for field in root if field.name in _INPUT_FIELDS]
     first = next((field for field in root if field.name in ("layer", "layers")), None)
     text = _input_text(layer) if layer is not None else ""
@@ -136,7 +136,7 @@ def _edit_batch_norm(edits: Edits, layer: LayerParameter, block: Any) -> None:
 
 
 def _edit_v1(edits: Edits, doc: Document, field: Field, layer: LayerParameter) -> None:
-    """Rename what is called otherwise today, and turn the lists of rates into `param` blocks."""
+    """Rename fields with new names, and turn the lists of rates into `param` blocks."""
     block = field.value
     assert isinstance(block, Message)  # decoded before
     edits.replace(_name_of(field), "layer")
@@ -154,7 +154,7 @@ def _edit_v1(edits: Edits, doc: Document, field: Field, layer: LayerParameter) -
 
 
 def _name_of(field: Field) -> Field:
-    """The field's name alone, as something to replace."""
+    """Return the span of the field's name, for replacement."""
     return field._replace(start=field.name_start, end=field.name_start + len(field.name))
 
 
@@ -164,7 +164,7 @@ def _param_line(param: Any) -> str:
 
 
 def _laid_out(doc: Document, field: Field, parts: list[str]) -> str:
-    """The parts below each other if the field has a line of its own, or else behind each other."""
+    """Join the parts by line breaks if the field has a line of its own, else by blanks."""
     before = doc.text[: field.start].rpartition("\n")[2]
     return (" " if before.strip() else "\n" + before).join(parts)
 
@@ -206,12 +206,12 @@ def _literal(value: Any) -> str:
 @dataclass(frozen=True)
 class _Comment:
     text: str
-    near: str | None  # the field that it speaks of, by today's name
+    near: str | None  # the field it is about, by its current name
     trailing: bool
 
 
 def _with_comments(doc: Document, field: Field, layer: LayerParameter) -> str:
-    """A V0 layer written anew, its comments beside the fields that they were beside."""
+    """Return a V0 layer rewritten, each comment next to its field."""
     lines = ["layer {", *("  " + line for line in to_text(layer).splitlines()), "}"]
     for comment in _comments(doc, field):
         place = next((index for index, line in enumerate(lines) if _is_field(line, comment.near)), None)
@@ -231,7 +231,7 @@ def _is_field(line: str, name: str | None) -> bool:
 
 
 def _comments(doc: Document, field: Field) -> Iterator[_Comment]:
-    """The comments inside a field, each with the field before it on its line or else the one after it."""
+    """Yield the comments inside a field, each with the field before it on its line or else the one after it."""
     inner = sorted(_inner_fields(field), key=lambda part: part.start)
     text, pos = doc.text, field.start
     while pos < field.end:

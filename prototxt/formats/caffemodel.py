@@ -1,8 +1,8 @@
-"""Binary .caffemodel files: scanned by length only, whatever their version, and written as a stream.
+"""Binary .caffemodel files of any version: scanned by field lengths only, and written as a stream.
 
-Read are V2 (`layer`, 100), V1 (`layers`, 2) and V0 (a `layer` inside it), blobs with a shape or with the old four
-dims, float or double, packed or not, NVCaffe's raw values and C3D's five dims. Fields that are not needed are skipped,
-so forks with their own numbers read too.
+Supported are V2 (`layer`, 100), V1 (`layers`, 2) and V0 (a `layer` inside it), blobs with a shape or with the old four
+dims, float or double, packed or not, NVCaffe's raw values and C3D's five dims. Other fields are skipped, so files of
+forks with field numbers of their own can be read too.
 Source: Caffe's caffe.proto; the wire format is protobuf's.
 """
 
@@ -38,13 +38,13 @@ __all__ = ["LIMIT", "CaffemodelWriter", "Scan", "check_size", "frame_blob", "sca
 if TYPE_CHECKING:
     from types import TracebackType
 
-LIMIT = 2**31 - 1  # protobuf's bound for one message, which a caffemodel is
-# An empty layer takes two bytes in the file and hundreds in memory: above this many, they must be of some length.
+LIMIT = 2**31 - 1  # protobuf's maximum message size; a caffemodel is one message
+# An empty layer takes two bytes in the file and hundreds in memory: more than this need a minimum average length.
 _MANY_LAYERS, _LAYER_BYTES = 20_000, 256
 
 
 class _Layout(NamedTuple):
-    """The field numbers of one version's layer message."""
+    """The field numbers of a layer message of one version."""
 
     name: int
     type: int
@@ -54,7 +54,7 @@ class _Layout(NamedTuple):
     nested: int = 0
 
 
-# C3D gives numbers of V1's enum to types of its own; of those with weights, these.
+# C3D reuses numbers of V1's enum for types of its own; these have weights.
 _C3D_TYPES = {"ArgMax": "Convolution3D", "MVN": "Deconvolution3D"}
 
 _V2 = _Layout(name=1, type=2, bottom=3, top=4, blobs=7)
@@ -65,7 +65,7 @@ _V0 = _Layout(name=1, type=2, bottom=0, top=0, blobs=50)
 def scan_caffemodel(path: str | os.PathLike[str]) -> Scan:
     """List the layers and blobs of a caffemodel without reading a value.
 
-    Raises: WeightsError with the byte where the file stops making sense, or saying what the file is instead.
+    Raises: WeightsError with the offset of the damage, or with the actual kind of the file.
     """
     fd = os.open(path, os.O_RDONLY)
     try:
@@ -75,7 +75,7 @@ def scan_caffemodel(path: str | os.PathLike[str]) -> Scan:
 
 
 def scan_descriptor(fd: int, path: str) -> Scan:
-    """`scan` for a file that is already open."""
+    """Scan an open file, see `scan_caffemodel`."""
     window = ByteWindow.over_file(fd, path)
     most = max(_MANY_LAYERS, window.size // _LAYER_BYTES)
     name, entries = "", list[LayerEntry]()
@@ -133,31 +133,31 @@ def _type(window: ByteWindow, wire: int, a: int, b: int, layout: _Layout) -> str
 
 
 def _v1_type(value: int) -> str:
-    """The modern name of a V1 enum value, "" for one that Caffe does not have."""
+    """Return the current name of a V1 enum value, "" for one that Caffe does not have."""
     from prototxt.schema.messages import V1LayerParameter
 
     names = V1LayerParameter.LayerType
     return V1_TYPES.get(names.Name(value), "") if value in names.values() else ""
 
 
-def _text(window: ByteWindow, number: int, wire: int, a: int, b: int, what: str) -> str:
-    _expect(window, number, wire, LENGTH, b, what)
+def _text(window: ByteWindow, number: int, wire: int, a: int, b: int, name: str) -> str:
+    _expect(window, number, wire, LENGTH, b, name)
     if b - a > 1 << 20:
-        raise damage_error(window.path, a, f"{what} is {b - a} bytes long")
+        raise damage_error(window.path, a, f"{name} is {b - a} bytes long")
     return window.read(a, b).decode("utf-8", "surrogateescape")
 
 
-def _expect(window: ByteWindow, number: int, wire: int, wanted: int, at: int, what: str) -> None:
-    if wire != wanted:
-        raise damage_error(window.path, at, f"{what} (field {number}) has wire type {wire} instead of {wanted}")
+def _expect(window: ByteWindow, number: int, wire: int, expected: int, at: int, name: str) -> None:
+    if wire != expected:
+        raise damage_error(window.path, at, f"{name} (field {number}) has wire type {wire} instead of {expected}")
 
 
 class CaffemodelWriter:
-    """Streams a V2 caffemodel into a temporary file, which takes its place when the `with` block ends without error.
+    """A writer that streams a V2 caffemodel, which replaces the file when the `with` block ends without error.
 
-    The bytes depend on the arguments only: protobuf's canonical field order, as Caffe's own writer has it.
+    The bytes depend on the arguments only, in protobuf's canonical field order, as from Caffe's own writer.
 
-    least  bytes of blobs that will be written at the least, see `atomic_write`
+    least  minimum number of bytes of blobs, see `atomic_write`
     """
 
     def __init__(self, path: str | os.PathLike[str], name: str = "", *, least: int = 0) -> None:
@@ -191,9 +191,9 @@ class CaffemodelWriter:
         tops: Sequence[str] = (),
         blobs: Sequence[Payload] = (),
     ) -> None:
-        """Append one layer; blobs are arrays, or stretches of other files that are copied as bytes.
+        """Append one layer; blobs are arrays, or slices of other files that are copied as bytes.
 
-        Raises: WeightsError when the file would outgrow what protobuf can read back.
+        Raises: WeightsError if the file would exceed protobuf's limit.
         """
         head = text_field(1, name) + (text_field(2, type) if type else b"")
         head += b"".join(text_field(3, bottom) for bottom in bottoms) + b"".join(text_field(4, top) for top in tops)
@@ -207,17 +207,17 @@ class CaffemodelWriter:
             self._sink.write(after)
 
     def written(self) -> Scan:
-        """What the file holds so far, scanned from the disk before it takes its place."""
+        """Scan the file as written so far, before it replaces the target."""
         self._sink.flush()
         return scan_descriptor(self._file.fileno(), self.path)
 
     def read(self, offset: int, count: int) -> bytes:
-        """Bytes of the file as they are on the disk."""
+        """Read bytes back from the file."""
         return os.pread(self._file.fileno(), count, offset)
 
 
 def check_size(path: str, size: int) -> None:
-    """Raises: WeightsError when a caffemodel of `size` bytes could not be read back."""
+    """Check that a caffemodel of `size` bytes can be read back. Raises: WeightsError."""
     if size > LIMIT:
         raise WeightsError(
             f"a binary caffemodel ends at 2 GiB, protobuf's limit, and this one would have {size / 2**30:.2f} GiB",
@@ -227,7 +227,7 @@ def check_size(path: str, size: int) -> None:
 
 
 def frame_blob(number: int, blob: Payload) -> tuple[bytes, int, bytes]:
-    """A BlobProto field without its values: bytes before them, their number of bytes, bytes after them."""
+    """Return a BlobProto field without its values: bytes before them, their number of bytes, bytes after them."""
     shape = blob.shape
     nbytes = payload_bytes(blob)
     before = field_key(5, LENGTH) + encode_varint(nbytes) if nbytes else b""

@@ -1,8 +1,8 @@
-"""Writing many small pieces and copied stretches of other files into one file, with flat memory.
+"""Write many small pieces and copied slices of other files into one file, with constant memory.
 
 Everything passes through one buffer, which is written when it is full, at multiples of its size. Copying inside the
-kernel (copy_file_range, sendfile) was measured and is slower here: blobs lie at odd offsets, and pages that do not
-line up are copied in two halves. One aligned buffer is as fast as `cat`.
+kernel (copy_file_range, sendfile) was measured to be slower here: blobs lie at odd offsets, and unaligned pages are
+copied in two halves. One aligned buffer is as fast as `cat`.
 """
 
 from __future__ import annotations
@@ -21,16 +21,15 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_BUFFER = (
-    1 << 18
-)  # measured: half of it is a tenth slower; with 1 MiB the system looks long for pages that lie together
+# Measured: half of it is a tenth slower, and for 1 MiB the kernel searches long for contiguous pages.
+_BUFFER = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
 class FileSlice:
-    """A blob to be copied as bytes: one run of float32 values in a scanned file, and their shape from now on.
+    """A blob to be copied as bytes: one run of float32 values in a scanned file, and their new shape.
 
-    legacy  write the shape as the old four dims, because nothing tells which of them the blob really has
+    legacy  write the shape as the old four dims, because its actual number of axes is unknown
     """
 
     scan: Scan
@@ -41,7 +40,7 @@ class FileSlice:
 
 @dataclass(frozen=True, slots=True)
 class LazyBlob:
-    """A blob whose values are made when it is written, and dropped after: only its shape is known before."""
+    """A blob of known shape whose values are computed when it is written, and then dropped."""
 
     shape: Shape
     load: Callable[[], NDArray[Any]]
@@ -51,18 +50,18 @@ Payload: TypeAlias = "NDArray[Any] | FileSlice | LazyBlob"
 
 
 def payload_bytes(blob: Payload) -> int:
-    """How many bytes a blob takes as float32."""
+    """Return the number of bytes of a blob as float32."""
     return math.prod(blob.shape) * 4
 
 
 class OpenFiles:
-    """The open files that stretches are copied from; a context manager, so that all are closed."""
+    """The open files that slices are copied from; a context manager, so that all are closed."""
 
     def __init__(self) -> None:
         self._open: dict[str, int] = {}
 
     def descriptor(self, scan: Scan) -> int:
-        """The descriptor of a scanned file, opened once and checked to be the file that was scanned."""
+        """Return the descriptor of a scanned file, opened once and checked to be unchanged since the scan."""
         if scan.path not in self._open:
             scan.check_unchanged()
             self._open[scan.path] = os.open(scan.path, os.O_RDONLY)
@@ -80,7 +79,7 @@ class OpenFiles:
 
 
 class BufferedWriter:
-    """Writes to an open, empty binary file; `position` counts its bytes."""
+    """A buffered writer to an open, empty binary file; `position` counts its bytes."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._fd = file.fileno()
@@ -101,7 +100,7 @@ class BufferedWriter:
     def copy(self, source: int, offset: int, count: int, path: str) -> None:
         """Append `count` bytes of the file open as `source`; `path` names it in errors.
 
-        Raises: WeightsError when the source ends early.
+        Raises: WeightsError if the source ends early.
         """
         self.position += count
         while count:
@@ -121,7 +120,7 @@ class BufferedWriter:
             self.write(float_bytes(blob))
 
     def flush(self) -> None:
-        """Hand what is buffered to the system."""
+        """Write the buffered bytes to the file."""
         rest = self._buffer[: self._used]
         while rest:
             rest = rest[os.write(self._fd, rest) :]
@@ -134,7 +133,7 @@ class BufferedWriter:
 
 
 def float_bytes(blob: NDArray[Any] | LazyBlob) -> memoryview:
-    """The values in C order as little-endian float32, without a copy where they are that already."""
+    """Return the values in C order as little-endian float32, without a copy if they are that already."""
     import numpy as np
 
     values = blob.load() if isinstance(blob, LazyBlob) else blob

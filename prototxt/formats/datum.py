@@ -1,6 +1,6 @@
-"""Single messages that Caffe keeps outside nets: mean images (.binaryproto) and the records of its databases (Datum).
+"""Single messages that Caffe stores outside nets: mean images (.binaryproto) and the records of its databases (Datum).
 
-Source: Caffe's caffe.proto (BlobProto, Datum), and its io.cpp for how a Datum's values are laid out.
+Source: Caffe's caffe.proto (BlobProto, Datum), and its io.cpp for the layout of a Datum's values.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from prototxt.sniff.weights_format import detect_format
 
 
 def read_mean(path: str | os.PathLike[str]) -> Array:
-    """The mean image of a .binaryproto file: float32 [C, H, W], in the channel order of the database it was made of.
+    """Read the mean image of a .binaryproto file: float32 [C, H, W], in the channel order of its database.
 
-    The mean of video clips that C3D writes is [C, L, H, W].
+    C3D's mean of video clips is [C, L, H, W].
 
-    Raises: WeightsError when the file is damaged, something else, or holds more than one image.
+    Raises: WeightsError if the file is damaged, something else, or holds more than one image.
     """
     place = os.fspath(path)
     detect_format(path)
@@ -52,7 +52,7 @@ def read_mean(path: str | os.PathLike[str]) -> Array:
         shape = shape[1:]
     if len(shape) not in (3, 4) or (len(shape) == 4 and len(blob.shape) != 5) or not blob.count:
         hint = "compute_image_mean writes one image of shape (1, channels, height, width)"
-        raise WeightsError(f"a blob of shape {blob.shape} is no mean image", place=place, hint=hint)
+        raise WeightsError(f"a blob of shape {blob.shape} is not a mean image", place=place, hint=hint)
     return MmapReader(scan).array(blob).reshape(shape)
 
 
@@ -83,9 +83,9 @@ class Datum:
     float_data: Array | None = None
 
     def array(self) -> NDArray[np.uint8] | Array:
-        """The values of a record that is not encoded: uint8 or float32 [channels, height, width].
+        """Return the values of a record that is not encoded: uint8 or float32 [channels, height, width].
 
-        Raises: WeightsError when the record is encoded, or holds another number of values than its size asks for.
+        Raises: WeightsError if the record is encoded, or its number of values does not match its size.
         """
         if self.encoded:
             raise WeightsError("the record holds an encoded picture: decode its bytes")
@@ -97,9 +97,9 @@ class Datum:
 
 
 def read_datum(record: bytes, name: str = "record") -> Datum:
-    """Decode one database record; `name` (its key, say) stands for the place in errors.
+    """Decode one database record; `name` (for instance its key) is the place in errors.
 
-    Raises: WeightsError when the bytes are no whole Datum.
+    Raises: WeightsError if the bytes are not a whole Datum.
     """
     numbers = [0] * 8
     data = b""
@@ -121,11 +121,11 @@ def read_datum(record: bytes, name: str = "record") -> Datum:
 
 
 def write_datum(datum: Datum) -> bytes:
-    """A record's bytes, in protobuf's canonical order."""
+    """Encode a record, in protobuf's canonical order."""
     parts = [
         field_key(number, VARINT) + encode_varint(value)
         for number, value in ((1, datum.channels), (2, datum.height), (3, datum.width))
-        if value or not datum.encoded  # an encoded picture's size is told by its own bytes
+        if value or not datum.encoded  # the size of an encoded picture is in its own header
     ]
     if datum.float_data is None:
         parts.append(length_field(4, datum.data))

@@ -16,17 +16,17 @@ import numpy as np
 from prototxt.errors import WeightsError
 from prototxt.formats.hdf5_chunks import read_chunked
 from prototxt.formats.index import BlobSpan, FileStamp, LayerEntry, Scan
-from prototxt.formats.mmap_reader import Array, MmapReader as ByteReader
+from prototxt.formats.mmap_reader import Array, MmapReader
 
 _MAX_DEPTH = 32
-_MANY = 16 << 20  # bytes that compressed datasets may unfold to without further ado
-_RATIO = 8  # beyond that, how often their file's size: trained weights hardly compress at all
+_MANY = 16 << 20  # bytes that compressed datasets may always unpack to
+_RATIO = 8  # above that, the maximum multiple of the file's size: trained weights hardly compress at all
 
 
 def h5py(place: str) -> Any:
-    """The h5py module.
+    """Import and return the h5py module.
 
-    Raises: WeightsError saying how to install it.
+    Raises: WeightsError with the command to install it.
     """
     try:
         import h5py as module
@@ -37,9 +37,9 @@ def h5py(place: str) -> Any:
 
 
 def open_file(path: str | os.PathLike[str]) -> Any:
-    """The h5py.File, open for reading.
+    """Open an h5py.File for reading.
 
-    Raises: WeightsError when HDF5's library cannot open it.
+    Raises: WeightsError if HDF5's library cannot open it.
     """
     place = os.fspath(path)
     try:
@@ -52,7 +52,7 @@ def open_file(path: str | os.PathLike[str]) -> Any:
 
 @contextmanager
 def damage_as_weights_error(place: str) -> Iterator[None]:
-    """Turn what h5py raises on damaged files, which is many things, into a WeightsError."""
+    """Turn the various exceptions of h5py on damaged files into a WeightsError."""
     try:
         yield
     except (LookupError, RuntimeError, OSError, ValueError, TypeError, AttributeError, OverflowError) as error:
@@ -61,9 +61,9 @@ def damage_as_weights_error(place: str) -> Iterator[None]:
 
 
 def scan_hdf5(path: str | os.PathLike[str]) -> Scan:
-    """List the layers of a Caffe weights file in HDF5; names are in HDF5's order, which is alphabetical.
+    """List the layers of a Caffe weights file in HDF5, in HDF5's alphabetical order.
 
-    Raises: WeightsError when the file holds something else, or a dataset that no trained weights look like.
+    Raises: WeightsError if the file holds something else, or a dataset that cannot be trained weights.
     """
     place = os.fspath(path)
     with open_file(path) as file, damage_as_weights_error(place):
@@ -92,7 +92,7 @@ def _data_group(file: Any, place: str) -> Any:
 
 
 def _entries(group: Any, name: str, place: str, depth: int, unfolding: UnpackedSize) -> Iterator[LayerEntry]:
-    """The layer that a group is, if it is one, and those in its groups; only what lies in this very file."""
+    """Yield the layers of a group and its subgroups; links to other places and files are refused."""
     if depth > _MAX_DEPTH:
         hint = "a group that contains itself is damage, or malice"
         raise WeightsError(f"groups are nested deeper than {_MAX_DEPTH} at '{name[:80]}'", place=place, hint=hint)
@@ -106,11 +106,11 @@ def _entries(group: Any, name: str, place: str, depth: int, unfolding: UnpackedS
     members = {key: group[key] for key in links}
     blobs = {key: member for key, member in members.items() if not hasattr(member, "keys")}
     if name and (blobs or not members):
-        wanted = [str(index) for index in range(len(blobs))]
-        if set(blobs) != set(wanted):
+        numbers = [str(index) for index in range(len(blobs))]
+        if set(blobs) != set(numbers):
             hint = "Caffe numbers the blobs of a layer 0, 1, 2, ..."
             raise WeightsError(f"layer '{name}' has datasets {', '.join(list(blobs)[:6])}", place=place, hint=hint)
-        spans = (dataset_span(blobs[key], f"blob {key} of layer '{name}'", unfolding) for key in wanted)
+        spans = (dataset_span(blobs[key], f"blob {key} of layer '{name}'", unfolding) for key in numbers)
         yield LayerEntry(name, blobs=tuple(spans))
     for key, member in members.items():
         if hasattr(member, "keys"):
@@ -118,44 +118,44 @@ def _entries(group: Any, name: str, place: str, depth: int, unfolding: UnpackedS
 
 
 class UnpackedSize:
-    """How many bytes the datasets of a file unfold to that do not lie in it as they are, held to a bound."""
+    """The bounded number of bytes that the compressed and converted datasets of a file unpack to."""
 
     def __init__(self, place: str, size: int) -> None:
         self.place = place
         self.size = size
         self.total = 0
 
-    def add(self, dataset: Any, what: str) -> None:
-        """Count a dataset: what it holds, or one chunk where that is more. Raises: WeightsError beyond the bound."""
+    def add(self, dataset: Any, name: str) -> None:
+        """Count the bytes of a dataset, or of a chunk if that is larger. Raises: WeightsError beyond the bound."""
         chunk = math.prod(dataset.chunks) * dataset.dtype.itemsize if dataset.chunks else 0
         before, self.total = self.total, self.total + max(dataset.nbytes, chunk)
         if self.total > max(_MANY, _RATIO * self.size):
             hint = "no trained weights compress like that: this is damage, or malice"
-            whole = f"{what} and those before it" if before else what
-            message = f"{whole} would unfold to {self.total} bytes from a file of {self.size}"
+            whole = f"{name} and those before it" if before else name
+            message = f"{whole} would unpack to {self.total} bytes from a file of {self.size}"
             raise WeightsError(message, place=self.place, hint=hint)
 
 
-def dataset_span(dataset: Any, what: str, unfolding: UnpackedSize) -> BlobSpan:
-    """Where a dataset's values lie; `what` names it in errors.
+def dataset_span(dataset: Any, name: str, unfolding: UnpackedSize) -> BlobSpan:
+    """Return the place of a dataset's values; `name` is used in errors.
 
-    Raises: WeightsError when they lie elsewhere, are no floats, or unfold to far more than the file.
+    Raises: WeightsError if they lie in another file, are not floats, or unpack to far more than the file.
     """
     place = unfolding.place
     if dataset.is_virtual or dataset.external:
-        raise WeightsError(f"{what} lies in another file", place=place, hint="copy its values into this one")
+        raise WeightsError(f"{name} lies in another file", place=place, hint="copy its values into this one")
     if dataset.shape is None or dataset.dtype.kind != "f":
         hint = "weights are floating-point numbers"
-        raise WeightsError(f"{what} holds {dataset.dtype}, not floating-point numbers", place=place, hint=hint)
+        raise WeightsError(f"{name} holds {dataset.dtype}, not floating-point numbers", place=place, hint=hint)
     offset = dataset.id.get_offset()
     if offset is None or dataset.dtype.str != "<f4":
-        unfolding.add(dataset, what)
+        unfolding.add(dataset, name)
         return BlobSpan(dataset.shape, "<f4" if dataset.dtype.str == "<f4" else "other", 0, 0, packed=False)
     return BlobSpan(dataset.shape, "<f4", offset, dataset.nbytes)
 
 
 def read_dataset(dataset: Any, place: str) -> Array:
-    """A dataset's values as float32."""
+    """Read the values of a dataset as float32."""
     if not dataset.chunks:
         return np.asarray(dataset[()], np.float32)
     fd = os.open(place, os.O_RDONLY)
@@ -166,15 +166,15 @@ def read_dataset(dataset: Any, place: str) -> Array:
 
 
 class HDF5Reader:
-    """Arrays of an HDF5 file: mapped where a dataset lies in one run, read by h5py where not."""
+    """A reader of the arrays of an HDF5 file: mapped where a dataset is contiguous, else read by h5py."""
 
     def __init__(self, scan: Scan) -> None:
-        self._bytes = ByteReader(scan)
+        self._bytes = MmapReader(scan)
         self._scan = scan
         self._homes = {id(blob): (e.name, i) for e in scan.entries for i, blob in enumerate(e.blobs) if not blob.packed}
 
     def array(self, blob: BlobSpan) -> Array:
-        """A blob's values, float32 and read-only."""
+        """Return the values of a blob, float32 and read-only."""
         if blob.packed:
             return self._bytes.array(blob)
         layer, index = self._homes[id(blob)]

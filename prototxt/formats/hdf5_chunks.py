@@ -1,6 +1,6 @@
-"""Chunked HDF5 datasets, read without HDF5's library where the bytes are: a damaged chunk crashes it.
+"""Read chunked HDF5 datasets without HDF5's library, which a damaged chunk can crash.
 
-The library says where each chunk lies. Its bytes are read, checked and unpacked here, and never to more than a chunk.
+The library gives the place of each chunk. Its bytes are read, checked and unpacked here, to at most one chunk's size.
 Source: the HDF5 file format specification (filters), H5_checksum_fletcher32 in the library's H5checksum.c.
 """
 
@@ -22,10 +22,10 @@ _REPACK = "rewrite the file with gzip, or without compression: h5repack -f GZIP=
 
 
 def read_chunked(dataset: Any, fd: int, place: str) -> NDArray[Any]:
-    """All values of a chunked h5py.Dataset, in its own type; chunks that were never written hold its fill value.
+    """Read all values of a chunked h5py.Dataset, in its own type; chunks never written hold its fill value.
 
     fd  the same file, open for reading
-    Raises: WeightsError when a chunk is damaged, or compressed in a way that needs the library.
+    Raises: WeightsError if a chunk is damaged, or compressed by a filter that needs the library.
     """
     identifier, chunk = dataset.id, tuple(dataset.chunks)
     creation = identifier.get_create_plist()
@@ -45,12 +45,12 @@ def read_chunked(dataset: Any, fd: int, place: str) -> NDArray[Any]:
 
 
 def _bytes(fd: int, offset: int | None, count: int, chunk: int, place: str) -> bytes:
-    """A chunk as it lies in the file; packing adds at most some bytes to it."""
+    """Read a packed chunk; packing adds only a few bytes to incompressible data."""
     if offset is None or count > chunk + chunk // 100 + 1024:
         raise WeightsError(f"a chunk of {chunk} bytes takes {count} in the file", place=place, hint=_DAMAGED)
     data = os.pread(fd, count, offset)
     if len(data) < count:
-        raise WeightsError(f"byte {offset}: a chunk lies behind the end of the file", place=place, hint=_DAMAGED)
+        raise WeightsError(f"byte {offset}: a chunk lies after the end of the file", place=place, hint=_DAMAGED)
     return data
 
 
@@ -59,7 +59,7 @@ def _unpacked(data: bytes, filters: list[int], size: int, width: int, offset: in
     for number in reversed(filters):
         if number == _DEFLATE:
             try:
-                data = zlib.decompressobj().decompress(data, size + 5)  # a checksum may lie behind the values
+                data = zlib.decompressobj().decompress(data, size + 5)  # a checksum may follow the values
             except zlib.error as error:
                 raise WeightsError(f"byte {offset}: a chunk is damaged: {error}", place=place, hint=_DAMAGED) from None
         elif number == _SHUFFLE:
@@ -70,20 +70,20 @@ def _unpacked(data: bytes, filters: list[int], size: int, width: int, offset: in
                 message = f"byte {offset}: a chunk's checksum is wrong"
                 raise WeightsError(message, place=place, hint=_DAMAGED)
     if len(data) != size:
-        message = f"byte {offset}: a chunk holds {len(data)} bytes in place of {size}"
+        message = f"byte {offset}: a chunk holds {len(data)} bytes instead of {size}"
         raise WeightsError(message, place=place, hint=_DAMAGED)
     return data
 
 
 def _unshuffled(data: bytes, width: int) -> bytes:
-    """The values' first bytes, then their second ones, ...: put together again; what is left over stays behind."""
+    """Undo the shuffle filter, which stores all first bytes, then all second bytes, and so on, then the remainder."""
     count = len(data) // width
     values = np.frombuffer(data, np.uint8, count * width).reshape(width, count)
     return np.ascontiguousarray(values.T).tobytes() + data[count * width :]
 
 
 def _matches(data: bytes, stored: int) -> bool:
-    """Whether Fletcher's checksum over big-endian 16-bit words fits; old libraries wrote its bytes swapped."""
+    """Return whether Fletcher's checksum over big-endian 16-bit words fits; old libraries wrote its bytes swapped."""
     words = np.frombuffer(data + b"\0" * (len(data) % 2), ">u2").astype(np.int64)
     factors = np.arange(len(words), 0, -1, dtype=np.int64) % 65535
     low, high = int(words.sum()) % 65535, int((words * factors % 65535).sum()) % 65535
@@ -92,7 +92,7 @@ def _matches(data: bytes, stored: int) -> bool:
 
 
 def _put(values: NDArray[Any], part: NDArray[Any], offset: tuple[int, ...], place: str) -> None:
-    """Copy a chunk to its place; of one at the end only what lies inside."""
+    """Copy a chunk to its place, cutting off what exceeds the dataset."""
     if any(start % step or start >= size for start, step, size in zip(offset, part.shape, values.shape, strict=True)):
         raise WeightsError(f"a chunk lies at {offset} of {values.shape}", place=place, hint=_DAMAGED)
     inside = tuple(

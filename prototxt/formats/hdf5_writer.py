@@ -1,4 +1,4 @@
-"""Weights to HDF5: /data/<layer>/<i>, as Caffe reads them; datasets are laid out by h5py and filled as plain bytes.
+"""Write weights to HDF5 as Caffe reads them (/data/<layer>/<i>): h5py allocates the datasets, filled as plain bytes.
 
 A layer name with a slash becomes nested groups, which Caffe itself neither writes nor reads: writing one warns.
 """
@@ -21,15 +21,15 @@ _CHUNK = 1 << 20
 
 
 class SlashWarning(UserWarning):
-    """A file was written that this project reads and Caffe does not."""
+    """A file was written that this project can read and Caffe cannot."""
 
 
 def write_hdf5(
     path: str, layers: Sequence[tuple[LayerEntry, Sequence[Payload]]], progress: Callable[[int], None] | None = None
 ) -> None:
-    """Write all layers; the datasets are laid out first and filled then, so memory stays flat.
+    """Write all layers; the datasets are allocated first and then filled, with constant memory.
 
-    Warns: SlashWarning when a layer's name has a slash. Raises: WeightsError when two names cannot both be groups.
+    Warns: SlashWarning if a layer's name has a slash. Raises: WeightsError if two names cannot both be groups.
     """
     with atomic_write(path) as file, OpenFiles() as sources:
         places = _lay_out(h5py(path), file, layers, path)
@@ -42,7 +42,7 @@ def write_hdf5(
                     progress(payload_bytes(blob))
     slashed = [entry.name for entry, blobs in layers if "/" in entry.name and blobs]
     if slashed:
-        name = os.path.basename(path)  # its folder may be a snapshot's temporary one
+        name = os.path.basename(path)  # the folder may be the temporary one of a snapshot
         message = f"{name}: Caffe does not load layers with '/' in their name from HDF5 ({slashed[0]}, ...)"
         warnings.warn(f"{message}; for Caffe, write a .caffemodel", SlashWarning, stacklevel=4)
 
@@ -50,7 +50,7 @@ def write_hdf5(
 def _lay_out(
     module: Any, file: Any, layers: Sequence[tuple[LayerEntry, Sequence[Payload]]], path: str
 ) -> list[list[int | None]]:
-    """Create all groups and datasets, allocated and not filled; the offset of each dataset's bytes."""
+    """Create all groups and datasets, allocated but not filled; return the offset of each dataset's bytes."""
     create = module.h5p.create(module.h5p.DATASET_CREATE)
     create.set_alloc_time(module.h5d.ALLOC_TIME_EARLY)
     create.set_fill_time(module.h5d.FILL_TIME_NEVER)
@@ -76,9 +76,9 @@ def _dataset(module: Any, group: Any, name: str, shape: tuple[int, ...], create:
 
 @contextmanager
 def new_file(module: Any, file: BinaryIO, path: str) -> Iterator[Any]:
-    """An h5py file to write, inside a file that is open for reading as well; `path` names it in errors.
+    """Open an h5py file for writing inside an open file that is also readable; `path` is its name in errors.
 
-    Raises: OSError when the disk is full
+    Raises: OSError if the disk is full
     """
     seekable = SeekableFile(file, path)
     with module.File(seekable, "w") as target:
@@ -88,9 +88,9 @@ def new_file(module: Any, file: BinaryIO, path: str) -> Iterator[Any]:
 
 
 class SeekableFile:
-    """What h5py writes through.
+    """The file object through which h5py writes.
 
-    error  the first that writing met: raised inside HDF5's calls, it would end in a SystemError or be lost
+    error  the first error of a write; raised inside HDF5's calls, it would become a SystemError or be lost
     """
 
     def __init__(self, file: BinaryIO, path: str) -> None:
@@ -100,7 +100,7 @@ class SeekableFile:
         self._at = 0
 
     def read(self, count: int = -1) -> bytes:
-        """Bytes from the current position; h5py takes for a file what has this method."""
+        """Read bytes from the current position; h5py requires this method of a file object."""
         data = os.pread(self._fd, count if count >= 0 else os.fstat(self._fd).st_size - self._at, self._at)
         self._at += len(data)
         return data
@@ -129,7 +129,7 @@ class SeekableFile:
         return self._at
 
     def tell(self) -> int:
-        """The current position."""
+        """Return the current position."""
         return self._at
 
     def truncate(self, size: int | None = None) -> int:
@@ -139,7 +139,7 @@ class SeekableFile:
         return size
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Do nothing: writes are not buffered."""
 
 
 def _fill(fd: int, offset: int, blob: Payload, sources: OpenFiles, path: str) -> None:

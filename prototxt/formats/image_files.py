@@ -1,4 +1,4 @@
-"""Opening pictures, in one place: the formats that are meant, and sizes that can be worked with."""
+"""Open pictures of the supported formats and sizes."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 if TYPE_CHECKING:
     from PIL import Image
 
-# Pillow knows many more, and starts Ghostscript, a program that runs code, for EPS.
+# Pillow supports many more, and for EPS starts Ghostscript, which runs code in the file.
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 LONGEST_SIDE: Final = 65_535  # pixels, as JPEG has it
 
 
 class TooLargeError(ValueError):
-    """A picture has a side that nothing here can work with."""
+    """A picture is too large."""
 
 
 @contextmanager
 def open_picture(file: str | os.PathLike[str] | BinaryIO) -> Iterator[Image.Image]:
-    """A picture whose header is read and whose pixels are not.
+    """Open a picture, reading its header but not its pixels.
 
-    Raises: PIL.UnidentifiedImageError (an OSError) for other formats, TooLargeError, and what Pillow raises for damage
+    Raises: PIL.UnidentifiedImageError (an OSError) for other formats, TooLargeError, and Pillow's errors for damage
     """
     from PIL import Image
 

@@ -1,6 +1,6 @@
-"""What a weights file holds, as places in the file: layers, and for each blob where its bytes lie. No value is read.
+"""The index of a weights file: its layers, and the byte range of each blob. No values are read.
 
-Every format is scanned into the same `Scan`, so that merging and converting copy bytes and need not know the format.
+All formats are scanned to the same `Scan`, so that merging and converting copy bytes without knowing the format.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class BlobSpan:
-    """One blob: its shape, and where its values lie.
+    """One blob: its shape, and the place of its values.
 
-    shape     legacy blobs keep the four dims of the file (1, 1, 1, N), as in Caffe, or the five of C3D
+    shape     legacy blobs have the four dims of the file (1, 1, 1, N), as in Caffe, or the five of C3D
     dtype     NumPy's name of the stored type: "<f4", "<f8", "<f2" or "bfloat16"
     offset    bytes from the start of the file
     nbytes    length of the values
-    packed    whether the values lie there as one run; else `offset` and `nbytes` enclose the whole blob message, or
-              (HDF5 that is chunked or compressed) say nothing
-    legacy    whether the shape was given as num, channels, height, width: then (1, 1, 1, N) means (N,)
+    packed    whether the values are one run of bytes; else `offset` and `nbytes` enclose the whole blob message, or
+              are 0 (chunked or compressed HDF5)
+    legacy    whether the shape was stored as num, channels, height, width: then (1, 1, 1, N) means (N,)
     """
 
     shape: Shape
@@ -37,18 +37,18 @@ class BlobSpan:
 
     @property
     def count(self) -> int:
-        """Number of values."""
+        """Return the number of values."""
         return math.prod(self.shape)
 
     @property
     def copyable(self) -> bool:
-        """Whether the bytes in the file are the float32 values themselves, so that they may be copied as they are."""
+        """Return whether the bytes in the file are float32 values, so that they can be copied unchanged."""
         return self.packed and self.dtype == "<f4"
 
 
 @dataclass(frozen=True, slots=True)
 class LayerEntry:
-    """One layer of a weights file. `type` is Caffe's modern name, or "" where the format or the file does not say."""
+    """One layer of a weights file; `type` is Caffe's current name, or "" if the file does not have it."""
 
     name: str
     type: str = ""
@@ -59,7 +59,7 @@ class LayerEntry:
 
 @dataclass(frozen=True, slots=True)
 class FileStamp:
-    """What tells one state of a file from the next: inode, bytes, and time of the last change in nanoseconds."""
+    """The identity of a file's state: inode, size in bytes, and time of the last change in nanoseconds."""
 
     inode: int
     size: int
@@ -67,14 +67,14 @@ class FileStamp:
 
     @classmethod
     def of(cls, path: str | os.PathLike[str] | int) -> FileStamp:
-        """The stamp of the file as it is now."""
+        """Return the stamp of the file's current state."""
         status = os.stat(path)
         return cls(status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """A scanned weights file: its layers in file order, all of them, also those without blobs."""
+    """A scanned weights file: all its layers in file order, including those without blobs."""
 
     path: str
     format: str
@@ -84,11 +84,11 @@ class Scan:
     notes: tuple[str, ...] = field(default=())
 
     def with_blobs(self) -> dict[str, LayerEntry]:
-        """The layers that hold blobs, by name; of several with one name the last, as Caffe's loading leaves it."""
+        """Return the layers with blobs by name; of several with the same name the last, as Caffe loads it."""
         return {entry.name: entry for entry in self.entries if entry.blobs}
 
     def check_unchanged(self) -> None:
-        """Raises: WeightsError when the file was replaced or rewritten since it was scanned."""
+        """Check that the file was not replaced or rewritten since it was scanned. Raises: WeightsError."""
         try:
             now = FileStamp.of(self.path)
         except FileNotFoundError:
@@ -102,7 +102,7 @@ class Scan:
 
 
 def shape_fits(have: Sequence[int], want: Sequence[int | None], *, legacy: bool = True) -> bool:
-    """Whether a stored shape is the wanted one; None in `want` fits any size.
+    """Return whether a stored shape matches `want`, in which None fits any size.
 
     With `legacy`, four stored dims (in C3D five) are compared as Caffe compares old blobs: aligned at the end, the
     missing leading dims being 1, so that (1, 1, 1, N) fits (N,) and (1, 1, M, N) fits (M, N).
@@ -113,6 +113,6 @@ def shape_fits(have: Sequence[int], want: Sequence[int | None], *, legacy: bool 
 
 
 def resolve_shape(have: Sequence[int], want: Sequence[int | None], *, legacy: bool = True) -> Shape:
-    """The shape that `have`, which fits `want`, takes in the net: as long as `want`, unknown sizes from `have`."""
+    """Return the shape in the net of `have`, which fits `want`: as long as `want`, unknown sizes from `have`."""
     tail = tuple(have)[len(have) - len(want) :] if legacy and len(want) else tuple(have)[: len(want)]
     return tuple(h if w is None else w for h, w in zip(tail, want, strict=True))

@@ -1,4 +1,4 @@
-"""Values of a scanned weights file as arrays, read when asked for: mapped where that is possible, else copied."""
+"""Read values of a scanned weights file as arrays on demand: memory-mapped where possible, else copied."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Array = NDArray[np.float32]
 
 
 class MmapReader:
-    """The open file behind a scan. Arrays that lie aligned in it are views of one read-only mapping."""
+    """A reader of a scanned file, whose aligned float32 arrays are views of one read-only mapping."""
 
     def __init__(self, scan: Scan) -> None:
         scan.check_unchanged()
@@ -29,9 +29,9 @@ class MmapReader:
         self.close = weakref.finalize(self, os.close, self._fd)
 
     def array(self, blob: BlobSpan) -> Array:
-        """A blob's values, float32 and read-only, in the shape that the file states.
+        """Return the values of a blob, float32 and read-only, in the shape stored in the file.
 
-        Raises: WeightsError when the blob holds other numbers of values than its shape asks for.
+        Raises: WeightsError if the file became shorter.
         """
         if blob.count == 0:
             return _sealed(np.zeros(blob.shape, np.float32))
@@ -57,7 +57,7 @@ class MmapReader:
         return data
 
     def _collected(self, blob: BlobSpan) -> Array:
-        """The values of a blob message that were written one by one, or in several runs."""
+        """Return the values of a blob message that are unpacked, or in several runs."""
         window = ByteWindow.over_file(self._fd, self.scan.path)
         size = 8 if blob.dtype == "<f8" else 4
         values = np.empty(blob.count, np.float32)
@@ -71,7 +71,7 @@ class MmapReader:
 
 
 def as_float32(data: bytes | bytearray, dtype: str) -> Array:
-    """Values from bytes of any stored type; a view of `data` where they are float32 already."""
+    """Convert bytes of any stored type to float32 values; a view of `data` if they are float32 already."""
     if dtype == "bfloat16":
         return (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
     values: NDArray[Any] = np.frombuffer(data, dtype)
@@ -79,6 +79,6 @@ def as_float32(data: bytes | bytearray, dtype: str) -> Array:
 
 
 def _sealed(values: Array) -> Array:
-    """Read-only, as mapped arrays are, so that no result depends on where in the file a blob happened to lie."""
+    """Make an array read-only, as mapped ones are, so that no result depends on a blob's alignment in the file."""
     values.flags.writeable = False
     return values

@@ -1,4 +1,4 @@
-"""ONNX files without the values of their large tensors: what describes a net is small, wherever its weights lie.
+"""ONNX files without the values of their large tensors, so that the description of any net is small.
 
 Source: onnx.proto (ModelProto.graph 7, GraphProto.initializer 5, TensorProto's data_type 2, float_data 4, raw_data 9).
 """
@@ -14,7 +14,7 @@ from prototxt.sniff.protobuf_wire import LENGTH, VARINT, ByteWindow, length_fiel
 _GRAPH, _INITIALIZER, _TYPE, _FLOATS, _RAW = 7, 5, 2, 4, 9
 _FLOAT: Final = 1  # TensorProto.FLOAT
 LARGE: Final = 1 << 14
-"""Bytes from which a tensor's values are left out."""
+"""Size in bytes from which a tensor's values are omitted."""
 
 Span = tuple[int, int]
 
@@ -23,7 +23,7 @@ Span = tuple[int, int]
 class Outline:
     """A model's bytes in protobuf's wire format, its large float32 initializers without values.
 
-    places  per initializer where its values lie, as first byte and the one behind the last; None: in `content`
+    places  for each initializer the byte range of its values in the file, None if they are in `content`
     """
 
     content: bytes
@@ -31,7 +31,7 @@ class Outline:
 
 
 def outline(file: BinaryIO) -> Outline:
-    """Scan an open file without reading the values. Raises: WeightsError when it is not in the wire format; OSError."""
+    """Scan an open file without reading the values. Raises: WeightsError if it is not in the wire format; OSError."""
     window = ByteWindow.over_file(file.fileno(), str(file.name))
     places: list[Span | None] = []
     parts = []
@@ -46,7 +46,7 @@ def outline(file: BinaryIO) -> Outline:
 
 
 def _graph(window: ByteWindow, position: int, stop: int, places: list[Span | None]) -> Iterator[bytes]:
-    """The graph's bytes; what becomes of its initializers goes to `places`."""
+    """Yield the graph's bytes; the byte ranges of its initializers are added to `places`."""
     for number, wire, start, end in wire_fields(window, position, stop):
         if number == _INITIALIZER and wire == LENGTH:
             content, place = _tensor(window, start, end)
@@ -58,7 +58,7 @@ def _graph(window: ByteWindow, position: int, stop: int, places: list[Span | Non
 
 
 def _tensor(window: ByteWindow, start: int, stop: int) -> tuple[bytes, Span | None]:
-    """A tensor's bytes, and where its values lie if they are left out: one run of large size and of float32."""
+    """Return a tensor's bytes, and the range of its values if they are omitted: one large run of float32."""
     if stop - start < LARGE:
         return window.read(start, stop), None
     rest, kind = [], 0

@@ -1,4 +1,4 @@
-"""Weights as safetensors: tensors named <layer>/<i>, the layers in order in the metadata; no package is needed.
+"""Weights as safetensors: tensors named <layer>/<i>, the layers in order in the metadata; needs no other package.
 
 Layout: 8 bytes little-endian length, that many bytes of JSON {name: {dtype, shape, data_offsets}}, then the values.
 Source: https://github.com/huggingface/safetensors (format).
@@ -18,7 +18,8 @@ from prototxt.formats.copy import BufferedWriter, OpenFiles, Payload, payload_by
 from prototxt.formats.index import BlobSpan, FileStamp, LayerEntry, Scan
 
 _MAX_HEADER = 100_000_000  # the reference implementation's own bound
-_HEADER, _SHARE = 2 << 20, 16  # JSON takes twenty times its size when read: above this size, this part of the file
+# Parsed JSON takes twenty times its size: above 2 MiB, a header may have at most 1/16 of the file.
+_HEADER, _SHARE = 2 << 20, 16
 _TYPES = {"F32": ("<f4", 4), "F64": ("<f8", 8), "F16": ("<f2", 2), "BF16": ("bfloat16", 2)}
 _DAMAGED = "the file is cut off or damaged: fetch or copy it again"
 _NAMING = "name the tensors <layer>/0, <layer>/1, ... in Caffe's order of blobs"
@@ -27,7 +28,7 @@ _NAMING = "name the tensors <layer>/0, <layer>/1, ... in Caffe's order of blobs"
 def scan_safetensors(path: str | os.PathLike[str]) -> Scan:
     """List the layers of a safetensors file whose tensors are named <layer>/<i>.
 
-    Raises: WeightsError when the header is damaged, or the tensors are named otherwise.
+    Raises: WeightsError if the header is damaged, or a tensor has another name.
     """
     place = os.fspath(path)
     with open(path, "rb") as file:
@@ -61,9 +62,9 @@ def _header(data: bytes, place: str) -> dict[str, Any]:
     try:
         header = json.loads(data, object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
-        raise WeightsError(f"byte 8: the header is no JSON: {error}", place=place, hint=_DAMAGED) from None
+        raise WeightsError(f"byte 8: the header is not JSON: {error}", place=place, hint=_DAMAGED) from None
     if not isinstance(header, dict):
-        raise WeightsError("byte 8: the header is no JSON object", place=place, hint=_DAMAGED)
+        raise WeightsError("byte 8: the header is not a JSON object", place=place, hint=_DAMAGED)
     return header
 
 
@@ -105,7 +106,7 @@ def _span(tensor: str, about: Any, start: int, size: int, place: str) -> BlobSpa
 
 
 def _check_apart(spans: list[BlobSpan], place: str) -> None:
-    """Refuse tensors that share bytes, as the format does: a small file could unfold to any size."""
+    """Check that no tensors share bytes, as the format requires: a small file could unpack to any size."""
     end = 0
     for span in sorted((span for span in spans if span.nbytes), key=lambda span: span.offset):
         if span.offset < end:
@@ -132,7 +133,7 @@ def write_safetensors(
     name: str = "",
     progress: Callable[[int], None] | None = None,
 ) -> None:
-    """Write tensors <layer>/<i> in the order of the layers, and what each layer is in the metadata."""
+    """Write tensors <layer>/<i> in the order of the layers, and each layer's type, bottoms and tops as metadata."""
     listed = json.dumps([[e.name, e.type, e.bottoms, e.tops] for e, _ in layers], separators=(",", ":"))
     header: dict[str, Any] = {"__metadata__": {"format": "caffe", "layers": listed, "name": name}}
     position = 0

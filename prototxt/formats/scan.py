@@ -1,4 +1,4 @@
-"""The list of what a weights file of any format holds; needs no NumPy, so that a listing costs milliseconds."""
+"""Scan weights files of any format; needs no NumPy, so that a listing takes milliseconds."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from prototxt.sniff.weights_format import detect_format
 
 
 def scan_weights(path: str | os.PathLike[str]) -> Scan:
-    """List the layers and blobs of a weights file of any format, told by its content.
+    """List the layers and blobs of a weights file, whose format is detected from its content.
 
-    Raises: WeightsError when the file is damaged or something else, with what to do.
+    Raises: WeightsError with a remedy if the file is damaged or something else.
     """
     kind = detect_format(path)
     if kind == "hdf5":
@@ -27,7 +27,7 @@ def scan_weights(path: str | os.PathLike[str]) -> Scan:
 
 
 def blob_counts(path: str | os.PathLike[str]) -> dict[str, int]:
-    """How many blobs each layer that a weights file names has, 0 too: Caffe lists layers without blobs as well.
+    """Return the number of blobs of each layer of a weights file; Caffe also stores layers without blobs.
 
     Raises: WeightsError as `scan_weights`.
     """

@@ -1,7 +1,7 @@
 """The .solverstate files of Caffe's solvers, binary and HDF5: iteration, weights file, history, step.
 
-Sources: Caffe's SGDSolver::SnapshotSolverStateToBinaryProto and -ToHDF5; NVCaffe's caffe.proto for two fields more,
-whose datasets in HDF5 have the names that intel/caffe writes.
+Sources: Caffe's SGDSolver::SnapshotSolverStateToBinaryProto and -ToHDF5; NVCaffe's caffe.proto for two more fields,
+whose datasets in HDF5 are named as intel/caffe writes them.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ _WIRES = {1: VARINT, 2: LENGTH, 3: LENGTH, 4: VARINT, 5: FIXED32, 6: VARINT}
 
 @dataclass(frozen=True, slots=True)
 class SolverState:
-    """What a solver needs to go on, beside the weights.
+    """The state, besides the weights, that a solver needs to resume.
 
     iter          iterations done
-    learned_net   path of the weights, as the solver wrote it; "" if it did not
-    history       float32 arrays of the update rule, in Caffe's order: per parameter, or twice that for Adam, AdaDelta
-    current_step  steps that the learning rate policy `multistep` has taken
-    minimum_loss, iter_last_event   of NVCaffe's policy `plateau`: the least loss so far, and the iteration of its or
-                                    the rate's last change
+    learned_net   path of the weights as written by the solver, or ""
+    history       float32 arrays of the update rule, in Caffe's order: one per parameter, two for Adam and AdaDelta
+    current_step  steps taken by the learning rate policy `multistep`
+    minimum_loss, iter_last_event   for NVCaffe's policy `plateau`: the lowest loss so far, and the iteration of the
+                                    last change of it or of the rate
     """
 
     iter: int
@@ -59,15 +59,15 @@ class SolverState:
 
 
 def read_solverstate(path: str | os.PathLike[str]) -> SolverState:
-    """Read a solver state, told by its content.
+    """Read a solver state, whose form is detected from its content.
 
-    Raises: WeightsError when the file is damaged, or holds something else.
+    Raises: WeightsError if the file is damaged, or holds something else.
     """
     return _read_hdf5(path) if detect_format(path) == "hdf5" else _read_binary(path)
 
 
 def write_solverstate(path: str | os.PathLike[str], state: SolverState) -> None:
-    """Write a solver state as HDF5 if the name ends in .h5, else binary; in place at once or not at all."""
+    """Write a solver state atomically, as HDF5 if the name ends in .h5, else binary."""
     if os.fspath(path).endswith(".h5"):
         _write_hdf5(os.fspath(path), state)
         return
@@ -119,7 +119,7 @@ def _read_binary(path: str | os.PathLike[str]) -> SolverState:
 
 def _not_a_state(window: ByteWindow, at: int) -> WeightsError:
     other = other_message_error(window)
-    hint = "a solver state ends in .solverstate; weights (.caffemodel) are given as such"
+    hint = "a solver state ends in .solverstate; give weights (.caffemodel) by their own option"
     if other is not None:
         return WeightsError(other.message.replace("trained weights", "a solver state"), place=window.path, hint=hint)
     return damage_error(window.path, at, "this is not a solver state", hint)

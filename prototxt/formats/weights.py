@@ -1,4 +1,4 @@
-"""Trained weights in any of Caffe's forms: layer name -> arrays, read when asked for, written by the file's name."""
+"""Trained weights in any of Caffe's formats: layer name -> arrays, read on demand, written by the file's ending."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from prototxt.formats.scan import scan_weights
 if TYPE_CHECKING:
     from prototxt.schema.messages import NetParameter
 
-# Axes of blob 0, when the blobs of all layers had four, or in C3D five.
+# Actual axes of blob 0 in files whose blobs all have four dims, or in C3D five.
 _AXES = {"Convolution": 4, "Deconvolution": 4, "InnerProduct": 2, "Embed": 2, "Convolution3D": 5, "Deconvolution3D": 5}
 
 
 class Weights(Mapping[str, list[Array]]):
     """A weights file as a mapping: layer name -> its blobs, float32 and read-only, in Caffe's order.
 
-    Only layers that hold blobs are in it. Each look-up makes new arrays (views of the file where possible), so that
-    what is not kept costs no memory. Blobs with the old four dims keep them: compare with
+    It has only the layers with blobs. Each look-up makes new arrays (views of the file where possible), so that memory
+    is used only for arrays in use. Blobs with the old four dims keep them: compare with
     `prototxt.formats.index.shape_fits`.
     """
 
@@ -50,33 +50,33 @@ class Weights(Mapping[str, list[Array]]):
         return name in self._entries
 
     def array(self, name: str, index: int) -> Array:
-        """One blob of a layer, read alone."""
+        """Read one blob of a layer."""
         blob: Array = self._reader.array(self._entries[name].blobs[index])
         return blob
 
     def entry(self, name: str) -> LayerEntry:
-        """The layer's type and the shapes of its blobs, without reading values."""
+        """Return the layer's type and the shapes of its blobs, without reading values."""
         return self._entries[name]
 
     def _check_names(self) -> None:
-        """Raises: WeightsError when two layers of one name hold different blobs, of which one would be lost."""
+        """Check that layers with the same name hold equal blobs, or one would be lost. Raises: WeightsError."""
         seen: dict[str, LayerEntry] = {}
         for entry in self.scan.entries if len(self._entries) < len(self.scan.entries) else ():
             if entry.blobs and (other := seen.setdefault(entry.name, entry)) is not entry:
                 pairs = [[self._reader.array(blob) for blob in one.blobs] for one in (other, entry)]
                 if len(pairs[0]) != len(pairs[1]) or not all(map(np.array_equal, *pairs)):
-                    what = f"two layers named '{entry.name}' hold different weights, and layers are told apart by name"
+                    message = f"two layers named '{entry.name}' hold different weights, which are identified by name"
                     hint = "give one of them another name, in the net and in its weights (Caffe would load the last)"
-                    raise WeightsError(what, place=self.scan.path, hint=hint)
+                    raise WeightsError(message, place=self.scan.path, hint=hint)
 
     def __repr__(self) -> str:
         return f"<Weights {self.scan.path}: {len(self)} layers>"
 
 
 def read_weights(path: str | os.PathLike[str]) -> Weights:
-    """Open a .caffemodel (V0, V1, V2), .caffemodel.h5 or .safetensors file; no value is read before it is asked for.
+    """Open a .caffemodel (V0, V1, V2), .caffemodel.h5 or .safetensors file; values are read on demand.
 
-    Raises: WeightsError when the file is damaged or something else, with what to do.
+    Raises: WeightsError with a remedy if the file is damaged or something else.
     """
     return Weights(scan_weights(path))
 
@@ -95,11 +95,11 @@ def write_weights(
     *,
     net: NetParameter | None = None,
 ) -> None:
-    """Write weights as .caffemodel (V2), .h5 or .safetensors, by the name of `path`; in place at once or not at all.
+    """Write weights atomically as .caffemodel (V2), .h5 or .safetensors, by the ending of `path`.
 
-    weights  layer name -> arrays in Caffe's order; what `read_weights` gives is copied as bytes
-    net      gives the order of the layers, their types, bottoms and tops; without it the order is that of `weights`
-    Raises: WeightsError for a name with another ending, a layer that `net` lacks, or a caffemodel over 2 GiB.
+    weights  layer name -> arrays in Caffe's order; the result of `read_weights` is copied as bytes
+    net      gives the order of the layers, their types, bottoms and tops; by default the order is that of `weights`
+    Raises: WeightsError for another ending, a layer that `net` lacks, or a caffemodel over 2 GiB.
     """
     save(path, layers_of(weights, net, os.fspath(path)), name=net.name if net is not None else "")
 
@@ -107,7 +107,7 @@ def write_weights(
 def layers_of(
     weights: Mapping[str, Sequence[NDArray[Any]]], net: NetParameter | None, place: str
 ) -> list[tuple[LayerEntry, Sequence[Payload]]]:
-    """Each layer to be written, with its blobs or none; blobs of a lazy mapping stay in their file."""
+    """Return each layer to be written with its blobs, if any; blobs of `Weights` stay in their file."""
     if net is None:
         return [(_entry_of(weights, name), blobs_of(weights, name)) for name in weights]
     entries = {
@@ -126,7 +126,7 @@ def _entry_of(weights: Mapping[str, Any], name: str) -> LayerEntry:
 
 
 def blobs_of(weights: Mapping[str, Sequence[NDArray[Any]]], name: str) -> Sequence[Payload]:
-    """A layer's blobs for writing: stretches of the file where the bytes can be copied, else read one by one."""
+    """Return a layer's blobs for writing: slices of the file if the bytes can be copied, else loaded when written."""
     if not isinstance(weights, Weights):
         return [np.asarray(blob) for blob in weights[name]]
     entry = weights.entry(name)
@@ -144,7 +144,7 @@ def blobs_of(weights: Mapping[str, Sequence[NDArray[Any]]], name: str) -> Sequen
 
 
 def modern_shape(entry: LayerEntry, index: int) -> Shape:
-    """A blob's shape in today's form: old four dims lose the leading ones that the layer's type does not have."""
+    """Return the current shape of a blob: old four dims lose the leading 1s that the layer's type does not have."""
     blob = entry.blobs[index]
     if not blob.legacy or not entry.type:
         return blob.shape
@@ -162,11 +162,11 @@ def save(
     check: Callable[[Scan, Callable[[int, int], bytes]], None] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> None:
-    """Write layers in the format that the file's name asks for.
+    """Write layers in the format of the file's ending.
 
-    check     called with the scan of what was written and a function (offset, count) -> bytes; what it raises leaves
-              an older caffemodel of this name untouched
-    progress  called with the number of bytes of each blob that was written
+    check     called with the scan of the written file and a function (offset, count) -> bytes; if it raises, an older
+              caffemodel of this name stays unchanged
+    progress  called with the number of bytes of each written blob
     """
     place = os.fspath(path)
     kind = format_by_name(place)
@@ -195,12 +195,12 @@ def save(
 
 
 def format_by_name(place: str) -> str:
-    """The format in which a file of this name is written.
+    """Return the format for a file name.
 
-    Raises: WeightsError when the name does not say.
+    Raises: WeightsError for an unknown ending.
     """
     for ending, kind in ((".caffemodel", "caffemodel"), (".h5", "hdf5"), (".safetensors", "safetensors")):
         if place.lower().endswith(ending):
             return kind
     hint = "end the name in .caffemodel, .caffemodel.h5 or .safetensors"
-    raise WeightsError("the name does not say in which format to write", place=place, hint=hint)
+    raise WeightsError("the format to write cannot be derived from the name", place=place, hint=hint)

@@ -13,19 +13,19 @@ from prototxt.shapes.registry import shape_function
     bottoms=1, tops=1, unknown_rank="own",
 )  # fmt: skip
 def elementwise(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """As the bottom."""
+    """Keep the bottom's shape."""
     return [bottoms[0]], []
 
 
 @shape_function("AbsVal", bottoms=1, tops=1, in_place=False, unknown_rank="own")
 def _abs_val(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """As the bottom; Caffe refuses it in place, because the gradient needs the sign."""
+    """Keep the bottom's shape; Caffe refuses it in place, because the gradient needs the sign."""
     return [bottoms[0]], []
 
 
 @shape_function("PReLU", bottoms=1, tops=1)
 def _prelu(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """One slope per channel, or a scalar with channel_shared."""
+    """Keep the bottom's shape; one slope per channel, or a scalar with channel_shared."""
     (bottom,) = bottoms
     if len(bottom) < 2:
         raise ShapeError(f"the bottom must have at least 2 axes, not {text(bottom)}")
@@ -34,6 +34,6 @@ def _prelu(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], li
 
 @shape_function("Softmax", bottoms=1, tops=1)
 def _softmax(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """As the bottom."""
+    """Keep the bottom's shape."""
     canonical_axis(bottoms[0], layer.softmax_param.axis)
     return [bottoms[0]], []

@@ -9,9 +9,9 @@ from prototxt.shapes.registry import shape_function
 
 
 def equal_bottoms(bottoms: list[Shape]) -> Shape:
-    """The one shape of all bottoms.
+    """Return the common shape of all bottoms.
 
-    Raises: ShapeError when two differ.
+    Raises: ShapeError if two differ.
     """
     for i, bottom in enumerate(bottoms[1:], 1):
         if not shapes_agree(bottoms[0], bottom):
@@ -23,7 +23,7 @@ def equal_bottoms(bottoms: list[Shape]) -> Shape:
 
 @shape_function("Eltwise", bottoms=(2, None), tops=1, unknown_rank="own")
 def _eltwise(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """As the bottoms, which have one shape."""
+    """Keep the common shape of the bottoms."""
     param = layer.eltwise_param
     if param.coeff and len(param.coeff) != len(bottoms):
         raise ShapeError(
@@ -37,7 +37,7 @@ def _eltwise(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], 
 
 @shape_function("Reduction", bottoms=1, tops=1)
 def _reduction(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """Drops the axes from `axis` on."""
+    """Drop `axis` and all later axes."""
     (bottom,) = bottoms
     if not bottom and layer.reduction_param.axis == 0:
         return [()], []
@@ -46,7 +46,7 @@ def _reduction(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape]
 
 @shape_function("ArgMax", bottoms=1, tops=1)
 def _arg_max(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """Without an axis: [N, 1 (2 with out_max_val), top_k, 1...], at least 3 axes; with one: top_k in its place."""
+    """Return [N, 1 (2 with out_max_val), top_k, 1...], at least 3 axes; with `axis`, put top_k in its place."""
     param, (bottom,) = layer.argmax_param, bottoms
     if param.top_k < 1:
         raise ShapeError("top_k must be at least 1")
@@ -65,13 +65,13 @@ def _arg_max(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], 
 
 @shape_function("WeightedSum", bottoms=(1, None), tops=1, unknown_rank="own")
 def _weighted_sum(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """One learned weight per bottom: [bottoms]."""
+    """Keep the common shape; one learned weight per bottom: [bottoms]."""
     return [equal_bottoms(bottoms)], [(len(bottoms),)]
 
 
 @shape_function("Gate", bottoms=(1, None), tops=1, unknown_rank="own")
 def _gate(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """One weight per bottom and sample, from all features: weights [bottoms, features of all], bias [bottoms]."""
+    """Keep the common shape; the parameters are weights [bottoms, features of all bottoms] and bias [bottoms]."""
     shape = equal_bottoms(bottoms)
     features = count(shape, 1)
     width = None if features is None else features * len(bottoms)

@@ -34,22 +34,22 @@ class KernelWindow:
 
     @property
     def extent(self) -> int:
-        """Input positions that the dilated kernel spans."""
+        """Return the number of input positions that the dilated kernel spans."""
         return self.dilation * (self.kernel - 1) + 1
 
     def convolved(self, size: Dim) -> Dim:
-        """Output size; the division truncates towards zero, as in C."""
+        """Return the output size; the division truncates towards zero, as in C."""
         return None if size is None else int((size + 2 * self.pad - self.extent) / self.stride) + 1
 
     def deconvolved(self, size: Dim) -> Dim:
-        """Output size of the transposed convolution."""
+        """Return the output size of the transposed convolution."""
         return None if size is None else self.stride * (size - 1) + self.extent - 2 * self.pad
 
 
 def kernel_windows(param: ConvolutionParameter, axes: int) -> list[KernelWindow]:
-    """The windows of all spatial axes.
+    """Return the windows of all spatial axes.
 
-    Raises: ShapeError for Caffe's refusals of kernel, stride, pad and dilation.
+    Raises: ShapeError for values of kernel, stride, pad and dilation that Caffe refuses.
     """
     kernels = _per_axis(param, "kernel_size", "kernel", axes, None)
     strides = _per_axis(param, "stride", "stride", axes, 1)
@@ -62,7 +62,7 @@ def kernel_windows(param: ConvolutionParameter, axes: int) -> list[KernelWindow]
 
 
 def _dilations(param: ConvolutionParameter, axes: int) -> list[int]:
-    """Caffe's `dilation`, or `hole`, its name in DeepLab."""
+    """Return Caffe's `dilation`, or `hole`, its name in DeepLab."""
     fork: Any = forks.fields(param)
     if fork.HasField("hole_h") or fork.HasField("hole_w"):
         return _spread([fork.hole_h or 1, fork.hole_w or 1], "hole_h and hole_w", axes, 1)
@@ -109,7 +109,7 @@ class _Geometry:
 def _geometry(layer: LayerParameter, bottoms: list[Shape]) -> _Geometry:
     param = layer.convolution_param
     if bottoms[0] is UNKNOWN:
-        # A blob of unknown rank is taken for images, unless the kernel tells otherwise.
+        # A blob of unknown rank is assumed to hold images, unless the kernel has more axes.
         bottoms = [(None,) * (_sane_axis(param.axis) + 1 + max(2, len(param.kernel_size)))] * len(bottoms)
     for bottom in bottoms[1:]:
         if not shapes_agree(bottoms[0], bottom):
@@ -147,7 +147,7 @@ def _check_spatial(sizes: Sequence[Dim], geometry: _Geometry) -> None:
 
 @shape_function("Convolution", bottoms=(1, None), tops=(1, None), paired=True, unknown_rank="own")
 def convolution_shapes(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """Rounds down; several bottoms share the weights [num_output, channels / group, kernel...] and [num_output]."""
+    """Round sizes down; all bottoms share the weights [num_output, channels / group, kernel...] and [num_output]."""
     param, geometry = layer.convolution_param, _geometry(layer, bottoms)
     _check_channels(param.num_output, geometry.channels, param.group)
     sizes = [window.convolved(size) for window, size in zip(geometry.windows, geometry.spatial, strict=True)]
@@ -160,7 +160,7 @@ def convolution_shapes(layer: LayerParameter, bottoms: list[Shape]) -> tuple[lis
 
 @shape_function("Deconvolution", bottoms=(1, None), tops=(1, None), paired=True, unknown_rank="own")
 def _deconvolution(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """The weights are those of the convolution that it transposes: [channels, num_output / group, kernel...]."""
+    """Take the weights of the convolution that it transposes: [channels, num_output / group, kernel...]."""
     param, geometry = layer.convolution_param, _geometry(layer, bottoms)
     _check_channels(param.num_output, geometry.channels, param.group)
     sizes = [window.deconvolved(size) for window, size in zip(geometry.windows, geometry.spatial, strict=True)]
@@ -184,7 +184,7 @@ def _with_bias(params: list[Shape], param: ConvolutionParameter) -> list[Shape]:
 
 @shape_function("Im2col", bottoms=1, tops=1, unknown_rank="own")
 def _im2col(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """The channel axis becomes channels times kernel positions."""
+    """Multiply the channels by the kernel positions."""
     geometry = _geometry(layer, bottoms)
     sizes = [window.convolved(size) for window, size in zip(geometry.windows, geometry.spatial, strict=True)]
     _check_spatial(sizes, geometry)

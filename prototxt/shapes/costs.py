@@ -1,8 +1,8 @@
-"""What a net costs: multiplications, parameters, and memory for its blobs, from its shapes alone.
+"""The cost of a net: multiplications, parameters, and memory for its blobs, from its shapes alone.
 
 Multiply-accumulates are counted where weights meet activations (convolutions, inner products, recurrent layers), as the
 published figures of nets do; additions, activations, normalisation and pooling are not. Sizes are those of the inferred
-batch. None stands for what an unknown dimension leaves open.
+batch. None means that the value depends on an unknown dimension.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ FLOAT_BYTES = 4
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """A layer's or a net's cost.
+    """The cost of a layer or a net.
 
     macs         multiply-accumulates of one forward pass
     params       learnable numbers
-    statistics   numbers that are kept but not learned (BatchNorm)
+    statistics   numbers stored but not learned (BatchNorm)
     activations  numbers in the tops that are not in place
     """
 
@@ -35,13 +35,13 @@ class Cost:
 
 
 def layer_costs(net: NetParameter, shapes: NetShapes) -> list[Cost]:
-    """The cost of each layer; a parameter that several layers share counts in each."""
+    """Return the cost of each layer; a parameter that several layers share counts in each."""
     rows = zip(net.layer, shapes.bottoms, shapes.tops, shapes.params, strict=True)
     return [_layer_cost(layer, bottoms, tops, params) for layer, bottoms, tops, params in rows]
 
 
 def net_cost(net: NetParameter, shapes: NetShapes) -> Cost:
-    """The cost of the whole net; a shared parameter counts once."""
+    """Return the cost of the whole net; a shared parameter counts once."""
     costs = layer_costs(net, shapes)
     repeated = _repeated_params(net, shapes)
     params = _sum([*(cost.params for cost in costs), *(None if size is None else -size for size in repeated)])
@@ -54,7 +54,7 @@ def net_cost(net: NetParameter, shapes: NetShapes) -> Cost:
 
 
 def peak_activations(net: NetParameter, shapes: NetShapes) -> Dim:
-    """Most numbers in blobs at one time, when each blob is freed after its last use and the net's outputs are kept."""
+    """Return the peak number of blob elements if each blob is freed after its last use and outputs are kept."""
     last_use = {name: index for index, layer in enumerate(net.layer) for name in (*layer.bottom, *layer.top)}
     used = {name for layer in net.layer for name in layer.bottom}
     alive: dict[str, int] = {}

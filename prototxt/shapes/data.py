@@ -1,4 +1,4 @@
-"""Shapes of the layers that make data: from their parameters and, where the source is there, its first record.
+"""Shapes of the data layers: from their parameters and, where the source is present, its first record.
 
 Paths are relative to the working directory, as in Caffe. A source that is absent or cannot be read leaves its
 dimensions unknown: whoever reads the data reports it better, and composing or merging nets needs no data.
@@ -30,14 +30,14 @@ def _one_per_top(shapes: list[Shape], layer: LayerParameter, field: str) -> list
 
 @shape_function("Input", bottoms=0, tops=(1, None), source=True)
 def _input(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """The given shapes; without any, the caller must say them."""
+    """Return the given shapes; without any, the caller must give them."""
     shapes = [_dims(shape) for shape in layer.input_param.shape]
     return (_one_per_top(shapes, layer, "shape") if shapes else [UNKNOWN] * len(layer.top)), []
 
 
 @shape_function("DummyData", bottoms=0, tops=(1, None), source=True)
 def _dummy_data(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """The given shapes, or the older num, channels, height and width."""
+    """Return the given shapes, or the older num, channels, height and width."""
     param = layer.dummy_data_param
     old = [param.num, param.channels, param.height, param.width]
     if param.shape and any(old):
@@ -56,7 +56,7 @@ def _dummy_data(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape
 
 @shape_function("MemoryData", bottoms=0, tops=2, source=True)
 def _memory_data(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """[batch, channels, height, width] and [batch]."""
+    """Return [batch, channels, height, width] and [batch]."""
     param = layer.memory_data_param
     shape = (param.batch_size, param.channels, param.height, param.width)
     if min(shape) <= 0:
@@ -66,7 +66,7 @@ def _memory_data(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shap
 
 @shape_function("Data", bottoms=0, tops=(1, 2), source=True)
 def _data(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """[batch, channels, height, width] of the database's first record after cropping, and [batch] labels."""
+    """Return [batch, channels, height, width] of the first record after cropping, and [batch] labels."""
     param = layer.data_param
     batch = batch_size(param.batch_size)
     color = _forced_channels(layer.transform_param)
@@ -76,7 +76,7 @@ def _data(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], lis
 
 @shape_function("ImageData", bottoms=0, tops=2, source=True)
 def _image_data(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """[batch, channels, height, width] of the list's first picture after resizing and cropping, and [batch] labels."""
+    """Return [batch, channels, height, width] of the first picture, resized and cropped, and [batch] labels."""
     param = layer.image_data_param
     if (param.new_height > 0) != (param.new_width > 0):
         raise ShapeError("new_height and new_width must be given together")
@@ -92,7 +92,7 @@ def _image_data(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape
 
 @shape_function("WindowData", bottoms=0, tops=2, source=True)
 def _window_data(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """[batch, channels, crop, crop] and [batch] labels."""
+    """Return [batch, channels, crop, crop] and [batch] labels."""
     param, crop = layer.window_data_param, layer.transform_param.crop_size or layer.window_data_param.crop_size
     if crop <= 0:
         raise ShapeError("crop_size must be at least 1", hint="windows are warped to crop_size x crop_size")
@@ -102,7 +102,7 @@ def _window_data(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shap
 
 @shape_function("HDF5Data", bottoms=0, tops=(1, None), source=True)
 def _hdf5_data(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """Each top is the data set of its name: [batch, ...]."""
+    """Return [batch, ...] of the data set named like each top."""
     param = layer.hdf5_data_param
     if layer.HasField("transform_param"):
         raise ShapeError(
@@ -115,12 +115,12 @@ def _hdf5_data(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape]
 
 @shape_function("HDF5Output", bottoms=2, tops=0)
 def _hdf5_output(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """Nothing: it writes its bottoms to a file."""
+    """Return no tops: the layer writes its bottoms to a file."""
     return [], []
 
 
 def batch_size(size: int) -> int:
-    """The size itself.
+    """Check and return the batch size.
 
     Raises: ShapeError when it is not at least 1.
     """

@@ -10,7 +10,7 @@ from prototxt.shapes.registry import shape_function
 
 @shape_function("InnerProduct", bottoms=1, tops=1, unknown_rank="own")
 def _inner_product(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """Axes from `axis` on become num_output; weights [num_output, inputs], or [inputs, num_output] with `transpose`."""
+    """Replace `axis` and later ones by num_output; weights [num_output, inputs], swapped with `transpose`."""
     param, (bottom,) = layer.inner_product_param, bottoms
     if param.num_output <= 0:
         raise ShapeError("num_output must be at least 1", hint="set num_output to the number of outputs")
@@ -27,7 +27,7 @@ def _inner_product(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Sh
 
 @shape_function("Embed", bottoms=1, tops=1)
 def _embed(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """One row of the weights [input_dim, num_output] for each index: the bottom's shape with num_output behind it."""
+    """Append num_output to the bottom's shape: one row of the weights [input_dim, num_output] for each index."""
     param, (bottom,) = layer.embed_param, bottoms
     for name, value in (("num_output", param.num_output), ("input_dim", param.input_dim)):
         if value <= 0:

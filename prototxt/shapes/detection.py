@@ -23,7 +23,7 @@ def _rows(shape: Shape) -> Dim:
 
 @shape_function("ROIPooling", "ROIAlign", bottoms=2, tops=(1, 2), unknown_rank="own")
 def _roi_pooling(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """[N, C, H, W] and boxes [R, 5] to [R, C, pooled_h, pooled_w] (Fast R-CNN)."""
+    """Map [N, C, H, W] and boxes [R, 5] to [R, C, pooled_h, pooled_w] (Fast R-CNN)."""
     param = fork_param(layer, "roi_pooling_param")
     if layer.type == "ROIAlign" and not param.pooled_h:
         param = fork_param(layer, "roi_align_param")
@@ -37,7 +37,7 @@ def _roi_pooling(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shap
 
 @shape_function("PSROIPooling", bottoms=2, tops=(1, 2), unknown_rank="own")
 def _psroi_pooling(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """Position-sensitive: [N, output_dim * group^2, H, W] and boxes [R, 5] to [R, output_dim, group, group] (R-FCN)."""
+    """Map [N, output_dim * group^2, H, W] and boxes [R, 5] to [R, output_dim, group, group] (R-FCN)."""
     param, (features, boxes) = fork_param(layer, "psroi_pooling_param"), bottoms
     size, wanted = param.group_size, param.output_dim * param.group_size**2
     if wanted <= 0:
@@ -55,26 +55,26 @@ def _check_boxes(boxes: Shape) -> None:
 
 @shape_function("Proposal", bottoms=(3, 4), tops=(1, 2), unknown_rank="own")
 def _proposal(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """Boxes [R, 5] and their scores [R, 1] from scores, offsets and image size (Faster R-CNN)."""
+    """Return boxes [R, 5] and their scores [R, 1], made of scores, offsets and image size (Faster R-CNN)."""
     tops: list[Shape] = [(None, 5), (None, 1)]
     return tops[: len(layer.top)], []
 
 
 @shape_function("BoxAnnotatorOHEM", bottoms=4, tops=2, unknown_rank="own")
 def _box_annotator(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """Labels and box weights with the easy boxes masked (R-FCN)."""
+    """Return the shapes of labels and box weights with the easy boxes masked (R-FCN)."""
     return [bottoms[2], bottoms[3]], []
 
 
 @shape_function("SoftmaxWithLossOHEM", "SmoothL1LossOHEM", bottoms=(2, 4), tops=(1, 3), loss=True, unknown_rank="own")
 def _loss_per_box(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """A scalar, and if asked further blobs with the loss of each box (R-FCN)."""
+    """Return a scalar, and optional blobs with the loss of each box (R-FCN)."""
     return [(), UNKNOWN, UNKNOWN][: max(1, len(layer.top))], []
 
 
 @shape_function("PriorBox", bottoms=2, tops=1, unknown_rank="image")
 def _prior_box(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """[1, 2, H * W * priors * 4]: corners and variances of the default boxes (SSD)."""
+    """Return [1, 2, H * W * priors * 4]: corners and variances of the default boxes (SSD)."""
     param = fork_param(layer, "prior_box_param")
     if not param.min_size:
         raise ShapeError("min_size is missing", hint="give prior_box_param.min_size")
@@ -93,37 +93,37 @@ def _prior_box(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape]
 
 @shape_function("DetectionOutput", bottoms=(3, 5), tops=1, unknown_rank="own")
 def _detection_output(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """[1, 1, detections, 7]: image, class, score, corners (SSD)."""
+    """Return [1, 1, detections, 7]: image, class, score, corners (SSD)."""
     return [(1, 1, None, 7)], []
 
 
 @shape_function("YoloDetectionOutput", "Yolov3DetectionOutput", bottoms=(1, None), tops=1, unknown_rank="own")
 def _yolo_detection_output(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """[1, 1, detections, 7] (eric612/MobileNet-YOLO)."""
+    """Return [1, 1, detections, 7] (eric612/MobileNet-YOLO)."""
     return [(1, 1, None, 7)], []
 
 
 @shape_function("DetectionEvaluate", bottoms=2, tops=1, unknown_rank="own")
 def _detection_evaluate(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """[1, 1, rows, 5]: image, class, score, true and false positive (SSD)."""
+    """Return [1, 1, rows, 5]: image, class, score, true and false positive (SSD)."""
     return [(1, 1, None, 5)], []
 
 
 @shape_function("MultiBoxLoss", bottoms=4, tops=1, loss=True, unknown_rank="own")
 def _multi_box_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """A scalar, from locations, confidences, priors and ground truth (SSD)."""
+    """Return a scalar; the bottoms are locations, confidences, priors and ground truth (SSD)."""
     return [()], []
 
 
 @shape_function("RegionLoss", "Yolov3", "YoloLoss", bottoms=(2, None), tops=(1, None), loss=True, unknown_rank="own")
 def _region_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """A scalar, and if asked further blobs (eric612/MobileNet-YOLO)."""
+    """Return a scalar, and optional blobs (eric612/MobileNet-YOLO)."""
     return [(), *[UNKNOWN] * (len(layer.top) - 1)], []
 
 
 @shape_function("Reorg", bottoms=1, tops=1, unknown_rank="image")
 def _reorg(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """Squares of stride x stride pixels become channels, or back with `reverse` (YOLO v2)."""
+    """Turn squares of stride x stride pixels into channels, or back with `reverse` (YOLO v2)."""
     param = fork_param(layer, "reorg_param")
     num, channels, height, width = image_axes(bottoms[0])
     stride = param.stride
@@ -144,7 +144,7 @@ def _divided(size: Dim, by: int) -> Dim:
 
 @shape_function("AnnotatedData", bottoms=0, tops=(1, 2), source=True)
 def _annotated_data(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """Pictures of the size that they are resized or cropped to, and [1, 1, objects, 8] annotations (SSD)."""
+    """Return pictures of the resized or cropped size, and [1, 1, objects, 8] annotations (SSD)."""
     transform = layer.transform_param
     own: Any = forks.fields(transform)
     height = own.crop_h or transform.crop_size or _agreed(own.resize_param, "height")
@@ -155,6 +155,6 @@ def _annotated_data(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[S
 
 
 def _agreed(resizes: Sequence[Any], side: str) -> int | None:
-    """The size that all ways to resize give, of which forks with several pick one by chance; None if they differ."""
+    """Return the common size of all resize rules, of which forks pick one at random; None if they differ."""
     sizes = {getattr(resize, side) for resize in resizes}
     return (sizes.pop() or None) if len(sizes) == 1 else None

@@ -1,4 +1,4 @@
-"""Arithmetic on dimensions of which some are not known.
+"""Arithmetic on dimensions, some of which are unknown.
 
 A shape is a tuple with one entry per axis; None stands for a dimension that the net's description does not tell, such
 as the height of pictures that are not there. `UNKNOWN` stands for a blob of which not even the number of axes is known.
@@ -27,7 +27,7 @@ else:
 
 
 class UnknownShape(_Base):
-    """The shape of a blob whose number of axes is not known: any of its axes has an unknown size."""
+    """The shape of a blob of unknown rank: all its axes have unknown sizes."""
 
     __slots__ = ()
 
@@ -60,12 +60,12 @@ UNKNOWN = UnknownShape()
 
 
 def is_known(shape: Shape) -> bool:
-    """Whether every axis and its size is known."""
+    """Return whether all axes and sizes are known."""
     return shape is not UNKNOWN and None not in shape
 
 
 def product(dims: Iterable[Dim]) -> Dim:
-    """The product, or None when a factor is not known."""
+    """Return the product, None if a factor is unknown."""
     result = 1
     for dim in dims:
         if dim is None:
@@ -75,12 +75,12 @@ def product(dims: Iterable[Dim]) -> Dim:
 
 
 def count(shape: Shape, start: int = 0, end: int | None = None) -> Dim:
-    """Number of elements over the axes [start, end), as Caffe's Blob::count."""
+    """Return the number of elements over the axes [start, end), as Caffe's Blob::count."""
     return None if shape is UNKNOWN else product(shape[start:end])
 
 
 def canonical_axis(shape: Shape, axis: int) -> int:
-    """The axis counted from 0, as Caffe's CanonicalAxisIndex.
+    """Return the axis counted from 0, as Caffe's CanonicalAxisIndex.
 
     Raises: ShapeError when the blob has no such axis.
     """
@@ -93,24 +93,24 @@ def canonical_axis(shape: Shape, axis: int) -> int:
 
 
 def agree(first: Dim, second: Dim) -> bool:
-    """Whether the two may be the same size."""
+    """Return whether two sizes may be equal."""
     return first is None or second is None or first == second
 
 
 def shapes_agree(first: Shape, second: Shape) -> bool:
-    """Whether the two may be the same shape."""
+    """Return whether two shapes may be equal."""
     if first is UNKNOWN or second is UNKNOWN:
         return True
     return len(first) == len(second) and all(map(agree, first, second))
 
 
 def known_of(first: Dim, second: Dim) -> Dim:
-    """Whichever of two agreeing sizes is known."""
+    """Return whichever of two agreeing sizes is known."""
     return second if first is None else first
 
 
 def merge_shapes(shapes: Sequence[Shape]) -> Shape:
-    """What agreeing shapes tell together."""
+    """Return the union of what agreeing shapes specify."""
     merged = shapes[0]
     for shape in shapes[1:]:
         if merged is UNKNOWN:
@@ -121,12 +121,12 @@ def merge_shapes(shapes: Sequence[Shape]) -> Shape:
 
 
 def count_text(count: int, noun: str) -> str:
-    """The count with its noun: 1 top, 2 tops."""
+    """Return the count with its noun: 1 top, 2 tops."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def text(shape: Shape) -> str:
-    """The shape as people write it: 64x3x224x?; a single number's shape is 'scalar'."""
+    """Format a shape as 64x3x224x?, that of a single number as 'scalar'."""
     if shape is UNKNOWN:
         return "unknown shape"
     return "x".join("?" if dim is None else str(dim) for dim in shape) or "scalar"

@@ -30,12 +30,12 @@ from prototxt.shapes.registry import shape_function
 
 
 def fork_param(layer: LayerParameter, name: str) -> Any:
-    """The layer's parameter message `name` of a fork; empty when the layer has none."""
+    """Return the layer's parameter message `name` of a fork, empty if the layer has none."""
     return getattr(forks.fields(layer), name)
 
 
 def image_axes(bottom: Shape) -> tuple[Dim, Dim, Dim, Dim]:
-    """Num, channels, height and width.
+    """Return num, channels, height and width.
 
     Raises: ShapeError for another number of axes.
     """
@@ -52,7 +52,7 @@ shape_function(
 
 @shape_function("ConvolutionDepthwise", "DepthwiseConvolution", "ConvolutionDepthWise", bottoms=1, tops=1)
 def _depthwise_convolution(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """One group per channel, whatever `group` says (farmingyard/ShuffleNet, yonghenglh6/DepthwiseConvolution)."""
+    """Use one group per channel, ignoring `group` (farmingyard/ShuffleNet, yonghenglh6/DepthwiseConvolution)."""
     channels = bottoms[0][canonical_axis(bottoms[0], layer.convolution_param.axis)]
     whole = LayerParameter()
     whole.CopyFrom(layer)
@@ -63,9 +63,9 @@ def _depthwise_convolution(layer: LayerParameter, bottoms: list[Shape]) -> tuple
 
 @shape_function("BN", bottoms=1, tops=(1, 3))
 def _bn(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """Scale and shift (SegNet, DeconvNet), and behind them mean and variance (PSPNet, TSN, ICNet); each [1, C, 1, 1].
+    """Return scale and shift (SegNet, DeconvNet), then mean and variance (PSPNet, TSN, ICNet), each [1, C, 1, 1].
 
-    The two families share the type's name; the second is told by its own parameters, or by more than two param blocks.
+    The two families share the type's name; the second has parameters of its own, or more than two param blocks.
     """
     (bottom,) = bottoms
     statistic: Shape = (1, bottom[canonical_axis(bottom, 1)], 1, 1)
@@ -74,7 +74,7 @@ def _bn(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[
 
 @shape_function("Normalize", bottoms=1, tops=1)
 def _normalize(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """One learned scale for all channels, or one for each (SSD)."""
+    """Keep the bottom's shape; one learned scale for all channels, or one for each (SSD)."""
     (bottom,) = bottoms
     shared = fork_param(layer, "norm_param").channel_shared
     return [bottom], [() if shared else (bottom[canonical_axis(bottom, 1)],)]
@@ -82,7 +82,7 @@ def _normalize(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape]
 
 @shape_function("Upsample", bottoms=(1, 2), tops=1, unknown_rank="image")
 def _upsample(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """To `upsample_h` x `upsample_w`, or by `scale`; the second bottom is the pooling mask (SegNet), or none (YOLO)."""
+    """Resize to `upsample_h` x `upsample_w`, or by `scale`; bottom 1 is the pooling mask (SegNet; not YOLO)."""
     param = fork_param(layer, "upsample_param")
     num, channels, height, width = image_axes(bottoms[0])
     if len(bottoms) == 2 and not shapes_agree(bottoms[0], bottoms[1]):
@@ -103,7 +103,7 @@ def _upsample(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape],
 
 @shape_function("Unpooling", bottoms=(1, 2), tops=1, unknown_rank="image")
 def _unpooling(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """To `unpool_size`, or to the largest size that pools to the bottom's (DeconvNet)."""
+    """Resize to `unpool_size`, or to the largest size that pools to the bottom's (DeconvNet)."""
     param = fork_param(layer, "unpooling_param")
     num, channels, height, width = image_axes(bottoms[0])
     given = (param.unpool_h or param.unpool_size, param.unpool_w or param.unpool_size)
@@ -128,7 +128,7 @@ def _unpooling(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape]
 
 @shape_function("Interp", bottoms=(1, 2), tops=1, unknown_rank="image")
 def _interp(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """To `height` x `width`, by factors that keep the corners, or to a second bottom's size (DeepLab)."""
+    """Resize to `height` x `width`, by factors that keep the corners, or to a second bottom's size (DeepLab)."""
     param = fork_param(layer, "interp_param")
     num, channels, *sizes = image_axes(bottoms[0])
     if len(bottoms) == 2:
@@ -156,7 +156,7 @@ def _interpolated(size: Dim, param: Any) -> Dim:
 
 @shape_function("Axpy", bottoms=3, tops=1, unknown_rank="own")
 def _axpy(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """a * x + y, with one factor a per sample and channel (SENet)."""
+    """Return the shape of a * x + y, with one factor a per sample and channel (SENet)."""
     scale, x, y = bottoms
     if not shapes_agree(x, y):
         raise ShapeError(f"x and y must have one shape, not {text(x)} and {text(y)}")
@@ -167,7 +167,7 @@ def _axpy(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], lis
 
 @shape_function("ShuffleChannel", bottoms=1, tops=1)
 def _shuffle_channel(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """As the bottom (ShuffleNet)."""
+    """Keep the bottom's shape (ShuffleNet)."""
     (bottom,) = bottoms
     group, channels = fork_param(layer, "shuffle_channel_param").group, bottom[canonical_axis(bottom, 1)]
     if group < 1 or (channels is not None and channels % group):
@@ -177,13 +177,13 @@ def _shuffle_channel(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[
 
 @shape_function("Permute", bottoms=1, tops=1)
 def _permute(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """The axes in the given order, the others behind them (SSD)."""
+    """Permute the axes to the given order, followed by the others (SSD)."""
     return [_reordered(bottoms[0], list(fork_param(layer, "permute_param").order), "order")], []
 
 
 @shape_function("Transpose", bottoms=1, tops=1)
 def _transpose(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """The axes in the given order (senlinuc/caffe_ocr)."""
+    """Permute the axes to the given order (senlinuc/caffe_ocr)."""
     dims = list(fork_param(layer, "transpose_param").dim)
     if len(dims) != len(bottoms[0]):
         raise ShapeError(
@@ -201,7 +201,7 @@ def _reordered(bottom: Shape, order: list[int], field: str) -> Shape:
 
 @shape_function("MarginInnerProduct", bottoms=2, tops=(1, 2))
 def _margin_inner_product(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """As InnerProduct without bias; the second top is the current lambda (SphereFace)."""
+    """Infer as for InnerProduct without bias; the second top is the current lambda (SphereFace)."""
     param, (bottom, labels) = fork_param(layer, "margin_inner_product_param"), bottoms
     if param.num_output <= 0:
         raise ShapeError("num_output must be at least 1")
@@ -214,14 +214,14 @@ def _margin_inner_product(layer: LayerParameter, bottoms: list[Shape]) -> tuple[
 
 @shape_function("CenterLoss", bottoms=2, tops=1, loss=True)
 def _center_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """A scalar; one learned centre per class (ydwen/caffe-face)."""
+    """Return a scalar; one learned centre per class (ydwen/caffe-face)."""
     param = fork_param(layer, "center_loss_param")
     return [()], [(param.num_output, count(bottoms[0], canonical_axis(bottoms[0], param.axis)))]
 
 
 @shape_function("SmoothL1Loss", bottoms=(2, 4), tops=1, loss=True, unknown_rank="own")
 def _smooth_l1_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """A scalar, from predictions, targets, and weights inside and outside of the norm (Fast R-CNN)."""
+    """Return a scalar; bottoms: predictions, targets, weights inside and outside the norm (Fast R-CNN)."""
     for other in bottoms[1:]:
         if not agree(count(bottoms[0]), count(other)):
             raise ShapeError(f"predictions {text(bottoms[0])} and {text(other)} must have as many elements")
@@ -233,13 +233,13 @@ def _smooth_l1_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[S
     bottoms=(2, 4), tops=(1, 2), loss=True, unknown_rank="own",
 )  # fmt: skip
 def _scalar_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """A scalar, and if asked something of the predictions' shape."""
+    """Return a scalar, and an optional blob of the predictions' shape."""
     return [(), bottoms[0]][: max(1, len(layer.top))], []
 
 
 @shape_function("DenseImageData", "ImageSegData", "ImageLabelmapData", bottoms=0, tops=(1, 3), source=True)
 def _dense_image_data(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """Pictures and a label for each pixel, [N, 1, H, W] (SegNet, DeepLab, HED); a third top holds sizes."""
+    """Return pictures and a label for each pixel, [N, 1, H, W] (SegNet, DeepLab, HED); a third top holds sizes."""
     own = layer.type == "DenseImageData"
     param = fork_param(layer, "dense_image_data_param") if own else layer.image_data_param
     crop = layer.transform_param.crop_size
@@ -251,7 +251,7 @@ def _dense_image_data(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list
 
 @shape_function("VideoData", bottoms=0, tops=(1, 2), source=True)
 def _video_data(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """Stacked frames and labels (TSN, SSD), whose number depends on the fork."""
+    """Return stacked frames and labels (TSN, SSD), whose number depends on the fork."""
     param, crop = fork_param(layer, "video_data_param"), layer.transform_param.crop_size
     frames: Shape = (None, None, crop or param.new_height or None, crop or param.new_width or None)
     return [frames, (None,)][: len(layer.top)], []
@@ -259,14 +259,14 @@ def _video_data(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape
 
 @shape_function("CreateDeformation", bottoms=(0, 1), tops=1)
 def _create_deformation(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """A field of displacements (lmb-freiburg/orion)."""
+    """Return a field of displacements (lmb-freiburg/orion)."""
     param = fork_param(layer, "create_deformation_param")
     return [tuple(size or None for size in (param.batch_size, param.nz, param.ny, param.nx, param.ncomponents))], []
 
 
 @shape_function("ApplyDeformation", bottoms=(2, 3), tops=1)
 def _apply_deformation(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """The volume [N, C, Z, Y, X] sampled at the field's points (lmb-freiburg/orion)."""
+    """Sample the volume [N, C, Z, Y, X] at the field's points (lmb-freiburg/orion)."""
     volume, field = bottoms[:2]
     if len(volume) != 5 or len(field) != 5:
         raise ShapeError(f"volume and field must have 5 axes, not {text(volume)} and {text(field)}")
@@ -275,7 +275,7 @@ def _apply_deformation(layer: LayerParameter, bottoms: list[Shape]) -> tuple[lis
 
 @shape_function("BatchReduction", bottoms=(1, 2), tops=1)
 def _batch_reduction(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """Rows reduced in runs of `level` each (TSN)."""
+    """Reduce the rows in runs of `level` each (TSN)."""
     levels = list(fork_param(layer, "batch_reduction_param").level)
     rows, run = bottoms[0][canonical_axis(bottoms[0], 0)], sum(levels)
     if not run or (rows is not None and rows % run):

@@ -11,14 +11,14 @@ from prototxt.shapes.registry import shape_function
 
 @shape_function("Reverse", bottoms=(1, 2), tops=1)
 def _reverse(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """As the bottom; a second bottom holds sequence lengths or markers."""
+    """Keep the bottom's shape; a second bottom holds sequence lengths or markers."""
     canonical_axis(bottoms[0], fork_param(layer, "reverse_param").axis)
     return [bottoms[0]], []
 
 
 @shape_function("Lstm", bottoms=(1, 2), tops=1)
 def _lstm(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """[T, N, ...] to [T, N, H]; input weights, hidden weights, bias (junhyukoh/caffe-lstm)."""
+    """Map [T, N, ...] to [T, N, H]; input weights, hidden weights, bias (junhyukoh/caffe-lstm)."""
     param, bottom = fork_param(layer, "lstm_param"), bottoms[0]
     if len(bottom) < 2:
         raise ShapeError(f"the input must be [T, N, ...] or [T * N, ...], not {text(bottom)}")
@@ -35,18 +35,18 @@ def _lstm(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], lis
 
 @shape_function("ContinuationIndicator", bottoms=0, tops=1)
 def _continuation_indicator(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """Markers [T, N] for LSTM (yalecyu/crnn.caffe)."""
+    """Return markers [T, N] for LSTM (yalecyu/crnn.caffe)."""
     param = fork_param(layer, "continuation_indicator_param")
     return [(param.time_step, param.batch_size)], []
 
 
 @shape_function("LabelsequenceAccuracy", "SegAccuracy", bottoms=(2, 3), tops=(1, 3), unknown_rank="own")
 def _scalar_measure(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """A scalar first; what follows is of no known shape."""
+    """Return a scalar, followed by tops of unknown shape."""
     return [(), UNKNOWN, UNKNOWN][: len(layer.top)], []
 
 
 @shape_function("CTCGreedyDecoder", "CTCBeamSearchDecoder", bottoms=(1, 3), tops=(1, 2), unknown_rank="own")
 def _ctc_decoder(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """Sequences whose length the data decides."""
+    """Return sequences whose length depends on the data."""
     return [UNKNOWN] * len(layer.top), []

@@ -1,4 +1,4 @@
-"""What the second bottom of a loss is: a class, targets, a pair's similarity; and so what its first bottom holds."""
+"""The kinds of losses: whether the second bottom holds class numbers, targets or the similarity of a pair."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Labels = Literal["class", "yes-no", "target", "pair"]
 
 @dataclass(frozen=True, slots=True)
 class LossKind:
-    """How a loss judges its first bottom.
+    """The way a loss evaluates its first bottom.
 
     labels         "class": a class number for each sample or position; "yes-no": a 0 or 1 for each output; "target": a
                    value for each output; "pair": whether two samples are alike
-    blocks         the layer's parameter blocks that it reads
-    output         the layer that makes its scores an answer, None where they are the answer
-    normalization  what it is divided by unless `loss_param` says otherwise, None where `loss_param` does not count
+    blocks         the parameter blocks that the loss reads
+    output         the layer that turns its scores into an output, None if they are the output
+    normalization  default of `loss_param { normalization }`, None if the loss ignores it
     """
 
     labels: Labels
@@ -53,13 +53,13 @@ _FOLLOWED: Final = (
 
 
 def compares_classes(layer: LayerParameter) -> bool:
-    """Whether the layer is a loss or measure that compares class scores with class numbers."""
+    """Return whether the layer is a loss or measure that compares class scores with class numbers."""
     kind = LOSS_KINDS.get(layer.type)
     return layer.type == "Accuracy" or (kind is not None and kind.labels == "class")
 
 
 def non_class_loss(net: NetParameter, blob: str) -> LayerParameter | None:
-    """The loss that takes the blob for something else than class scores; None where no loss or measure says so."""
+    """Return the last loss that uses the blob as something else than class scores, None if one uses it as such."""
     other = None
     for layer in _judges(net, {blob}):
         if compares_classes(layer):
@@ -69,14 +69,14 @@ def non_class_loss(net: NetParameter, blob: str) -> LayerParameter | None:
 
 
 def class_label(net: NetParameter, blob: str) -> str | None:
-    """The blob with the class numbers that losses or measures compare these scores with, where they name one."""
+    """Return the blob with the class numbers that losses or measures compare these scores with, None if unknown."""
     return next(
         (layer.bottom[1] for layer in _judges(net, {blob}) if compares_classes(layer) and len(layer.bottom) > 1), None
     )
 
 
 def ignored_label(net: NetParameter, blob: str) -> int | None:
-    """The class number that does not count where these scores are measured, or else where they are learned."""
+    """Return the class number that the measures of these scores ignore or, without measures, their losses."""
     judges = [layer for layer in _judges(net, {blob}) if compares_classes(layer)]
     measures = [layer.accuracy_param for layer in judges if layer.type == "Accuracy"]
     if measures:
@@ -86,7 +86,7 @@ def ignored_label(net: NetParameter, blob: str) -> int | None:
 
 
 def _judges(net: NetParameter, blobs: set[str]) -> Iterator[LayerParameter]:
-    """The losses and measures that read one of the blobs, or what layers without learning make of it."""
+    """Yield the losses and measures that read one of the blobs, directly or through layers without parameters."""
     for layer in net.layer:
         read = blobs.intersection(layer.bottom)
         if read and layer.type in _FOLLOWED:

@@ -19,7 +19,7 @@ def _rows(shape: Shape) -> Dim:
 
 
 def _check_labels(predictions: Shape, labels: Shape, axis: int) -> None:
-    """One label for each position outside the class axis."""
+    """Check that there is one label for each position outside the class axis."""
     if predictions is UNKNOWN:
         return
     axis = canonical_axis(predictions, axis)
@@ -33,14 +33,14 @@ def _check_labels(predictions: Shape, labels: Shape, axis: int) -> None:
 
 @shape_function("SoftmaxWithLoss", bottoms=2, tops=(1, 2), loss=True, unknown_rank="own")
 def _softmax_with_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """A scalar, and if asked the probabilities."""
+    """Return a scalar, and optionally the probabilities."""
     _check_labels(bottoms[0], bottoms[1], layer.softmax_param.axis)
     return [(), bottoms[0]][: max(1, len(layer.top))], []
 
 
 @shape_function("InfogainLoss", bottoms=(2, 3), tops=(1, 2), loss=True, unknown_rank="own")
 def _infogain_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """A scalar, and if asked the probabilities; the matrix H is the third bottom or a file."""
+    """Return a scalar, and optionally the probabilities; the matrix H is the third bottom or a file."""
     param, predictions = layer.infogain_loss_param, bottoms[0]
     _check_labels(predictions, bottoms[1], param.axis)
     if len(bottoms) == 2 and not param.source:
@@ -56,7 +56,7 @@ def _infogain_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Sh
 
 @shape_function("SigmoidCrossEntropyLoss", bottoms=2, tops=1, loss=True, unknown_rank="own")
 def _sigmoid_cross_entropy_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """A scalar; targets have as many elements as the predictions."""
+    """Return a scalar; targets have as many elements as the predictions."""
     _same_rows(bottoms)
     _same_count(bottoms, 0)
     return [()], []
@@ -64,7 +64,7 @@ def _sigmoid_cross_entropy_loss(layer: LayerParameter, bottoms: list[Shape]) -> 
 
 @shape_function("EuclideanLoss", bottoms=2, tops=1, loss=True, unknown_rank="own")
 def _euclidean_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """A scalar; both bottoms have as many elements per row."""
+    """Return a scalar; both bottoms have the same number of elements per row."""
     _same_rows(bottoms)
     _same_count(bottoms, 1)
     return [()], []
@@ -78,14 +78,14 @@ def _same_count(bottoms: list[Shape], start: int) -> None:
 
 @shape_function("HingeLoss", bottoms=2, tops=1, loss=True, unknown_rank="own")
 def _hinge_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """A scalar."""
+    """Return a scalar."""
     _same_rows(bottoms)
     return [()], []
 
 
 @shape_function("MultinomialLogisticLoss", bottoms=2, tops=1, loss=True, unknown_rank="own")
 def _multinomial_logistic_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """A scalar; one label per row."""
+    """Return a scalar; one label per row."""
     _same_rows(bottoms)
     if not agree(count(bottoms[1], 1), 1):
         raise ShapeError(f"labels must be one per row, not {text(bottoms[1])}")
@@ -94,7 +94,7 @@ def _multinomial_logistic_loss(layer: LayerParameter, bottoms: list[Shape]) -> t
 
 @shape_function("ContrastiveLoss", bottoms=3, tops=1, loss=True, unknown_rank="own")
 def _contrastive_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """A scalar; two equal batches of feature vectors and one label per pair."""
+    """Return a scalar; two equal batches of feature vectors and one label per pair."""
     _same_rows(bottoms)
     first, second, label = bottoms
     for bottom in (first, second):
@@ -112,7 +112,7 @@ def _contrastive_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list
 
 @shape_function("Accuracy", bottoms=2, tops=(1, 2), unknown_rank="own")
 def _accuracy(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """A scalar, and if asked one number per class."""
+    """Return a scalar, and optionally one number per class."""
     param, (predictions, labels) = layer.accuracy_param, bottoms
     _check_labels(predictions, labels, param.axis)
     classes = None if predictions is UNKNOWN else predictions[canonical_axis(predictions, param.axis)]

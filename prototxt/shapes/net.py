@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from prototxt.errors import ShapeError, raise_all
+from prototxt.errors import ShapeError, did_you_mean, raise_all
 from prototxt.schema.messages import LayerParameter, NetParameter
 from prototxt.shapes.dimensions import (
     LARGEST_COUNT,
@@ -55,12 +55,12 @@ def infer(
     *,
     unknown: Literal["error", "ignore"] = "error",
 ) -> NetShapes:
-    """Shapes of every blob and parameter of a net that is filtered for one phase (`prototxt.filter_net`).
+    """Infer the shapes of every blob and parameter of a net filtered for one phase (`prototxt.filter_net`).
 
-    inputs   shapes of blobs that data layers make, or that the description does not tell; they prevail over both
-    unknown  a layer type without a shape function is an error, or its tops are `UNKNOWN`
+    inputs   shapes of blobs of data layers, or of blobs of unknown shape; they take precedence
+    unknown  "error": a layer type without a shape function is an error; "ignore": its tops are `UNKNOWN`
 
-    Raises: ShapeError with all that Caffe would refuse in the layers' parameters and connections, each with its place.
+    Raises: ShapeError with everything that Caffe would refuse in the layers' parameters and connections, with places.
     """
     shapes, errors = infer_partly(net, inputs, unknown=unknown)
     raise_all(errors)
@@ -73,7 +73,7 @@ def infer_partly(
     *,
     unknown: Literal["error", "ignore"] = "ignore",
 ) -> tuple[NetShapes, list[ShapeError]]:
-    """As `infer`, but what can be told in spite of errors comes back together with them; the rest is `UNKNOWN`."""
+    """Infer as `infer` does, but return the errors with all shapes known despite them; the others are `UNKNOWN`."""
     state = _State({name: _as_shape(shape) for name, shape in (inputs or {}).items()}, unknown)
     state.unused = set(state.inputs)
     if net.layers or net.input:
@@ -91,7 +91,7 @@ def infer_partly(
 
 
 def infer_shapes(net: NetParameter, inputs: Mapping[str, Sequence[int | None]] | None = None) -> dict[str, Shape]:
-    """The shapes of a net's blobs by name, as `infer` finds them; None stands for a dimension that is not known."""
+    """Return the shapes of a net's blobs by name, as found by `infer`; None is an unknown dimension."""
     return infer(net, inputs).blobs
 
 
@@ -123,7 +123,7 @@ def _infer_layer(layer: LayerParameter, state: _State) -> None:
 
 
 def with_place(error: ShapeError, layer: LayerParameter, *, with_type: bool = True) -> ShapeError:
-    """The error with the layer's name, type and place."""
+    """Return the error with the layer's name, type and place."""
     name = f"layer {layer.name!r}" if layer.name else "a layer without a name"
     kind = f" ({layer.type})" if with_type else ""
     return ShapeError(f"{name}{kind}: {error.message}", place=place_of(layer), hint=error.hint)
@@ -131,18 +131,10 @@ def with_place(error: ShapeError, layer: LayerParameter, *, with_type: bool = Tr
 
 def _bottom(name: str, index: int, layer: LayerParameter, state: _State) -> Shape:
     if name not in state.shapes.blobs:
-        hint = _blob_hint(name, state)
+        elsewhere = "a layer before this one must have it as top, in the same phase and stage"
+        hint = did_you_mean(name, state.shapes.blobs, elsewhere, cutoff=0.75)
         state.errors.append(with_place(ShapeError(f"unknown bottom blob {name!r} (bottom {index})", hint=hint), layer))
     return state.shapes.blobs.get(name, UNKNOWN)
-
-
-def _blob_hint(name: str, state: _State) -> str:
-    from difflib import get_close_matches
-
-    near = get_close_matches(name, state.shapes.blobs, n=1, cutoff=0.75)
-    if near:
-        return f"did you mean {near[0]!r}?"
-    return "a layer before this one must have it as top, in the same phase and stage"
 
 
 def _check_rules(layer: LayerParameter, state: _State) -> None:
@@ -175,7 +167,7 @@ def _apply(
 
 
 def _guess(kind: ShapeRule, layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """What can be said when a bottom's number of axes is not known: as for images, but the tops only if they are."""
+    """Infer with bottoms of unknown rank taken as images; only for image layers this also gives the tops."""
     images: list[Shape] = [(None,) * 4 if bottom is UNKNOWN else bottom for bottom in bottoms]
     try:
         tops, params = kind.function(layer, images)
@@ -188,11 +180,11 @@ def _guess(kind: ShapeRule, layer: LayerParameter, bottoms: list[Shape]) -> tupl
 
 def _check_counts(kind: ShapeRule, layer: LayerParameter) -> None:
     tops = max(len(layer.top), kind.tops[0]) if kind.loss else len(layer.top)
-    for what, limits, given in (("bottom", kind.bottoms, len(layer.bottom)), ("top", kind.tops, tops)):
+    for noun, limits, given in (("bottom", kind.bottoms, len(layer.bottom)), ("top", kind.tops, tops)):
         least, most = limits
         if given < least or (most is not None and given > most):
             few = f"at least {least}" if most is None else f"{least} to {most}"
-            takes = count_text(least, f"{what} blob") if least == most else f"{few} {what} blobs"
+            takes = count_text(least, f"{noun} blob") if least == most else f"{few} {noun} blobs"
             raise ShapeError(f"takes {takes}, but has {given}")
     if kind.paired and len(layer.bottom) != len(layer.top):
         raise ShapeError(
@@ -223,7 +215,7 @@ def _check_params(layer: LayerParameter, params: list[Shape]) -> None:
     if len(layer.param) > len(params) and layer.type != "Python":
         raise ShapeError(
             f"{len(layer.param)} param blocks for {len(params)} parameters",
-            hint="drop the param blocks that are too many",
+            hint="remove the surplus param blocks",
         )
 
 
@@ -237,7 +229,7 @@ def _write_tops(layer: LayerParameter, tops: list[Shape], kind: ShapeRule | None
             if layer.include or layer.exclude:
                 hint = "filter the net for one phase first (prototxt.filter_net), or " + hint
             state.errors.append(
-                with_place(ShapeError(f"top blob {name!r} is made by another layer, too", hint=hint), layer)
+                with_place(ShapeError(f"top blob {name!r} is also made by another layer", hint=hint), layer)
             )
         written.add(name)
         shape = tops[index] if index < len(tops) else UNKNOWN
@@ -249,7 +241,7 @@ def _write_tops(layer: LayerParameter, tops: list[Shape], kind: ShapeRule | None
 
 
 def _given(name: str, shape: Shape, kind: ShapeRule | None, layer: LayerParameter, state: _State) -> Shape:
-    """The caller's shape for the blob; data layers yield to it, others must agree."""
+    """Return the caller's shape for the blob; it overrides that of data layers, and must agree with others."""
     given = state.inputs[name]
     state.unused.discard(name)
     if any(dim is not None and dim <= 0 for dim in given):

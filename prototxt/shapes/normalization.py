@@ -11,7 +11,7 @@ from prototxt.shapes.registry import shape_function
 
 @shape_function("BatchNorm", bottoms=1, tops=1)
 def _batch_norm(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """Statistics, not weights: sums of means [C] and variances [C], and their common divisor [1].
+    """Keep the bottom's shape; the blobs are sums of means [C] and variances [C], and their common divisor [1].
 
     NVCaffe's `scale_bias`, or a filler for one of them, adds scale [C] and bias [C], which are weights.
     """
@@ -27,7 +27,7 @@ def _batch_norm(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape
 
 @shape_function("LRN", bottoms=1, tops=1, unknown_rank="image")
 def _lrn(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """As the bottom."""
+    """Keep the bottom's shape."""
     if layer.lrn_param.local_size % 2 == 0:
         raise ShapeError(f"local_size must be odd, not {layer.lrn_param.local_size}")
     if len(bottoms[0]) != 4:
@@ -37,7 +37,7 @@ def _lrn(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list
 
 @shape_function("MVN", bottoms=1, tops=1)
 def _mvn(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """As the bottom, which Caffe addresses as num, channels, height and width."""
+    """Keep the bottom's shape, which Caffe addresses as num, channels, height and width."""
     if len(bottoms[0]) > 4:
         raise ShapeError(f"the bottom must have at most 4 axes, not {text(bottoms[0])}")
     return [bottoms[0]], []
@@ -45,7 +45,7 @@ def _mvn(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list
 
 @shape_function("Scale", bottoms=(1, 2), tops=1)
 def _scale(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """The factors are the second bottom or a parameter; bias_term adds a bias of their shape."""
+    """Keep the bottom's shape; the factors are bottom 1 or a parameter; bias_term adds a bias of their shape."""
     param = layer.scale_param
     factors = _operand(bottoms, param.axis, param.num_axes)
     params = [factors] * (len(bottoms) == 1) + [factors] * param.bias_term
@@ -54,14 +54,14 @@ def _scale(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], li
 
 @shape_function("Bias", bottoms=(1, 2), tops=1)
 def _bias(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """The bias is the second bottom or a parameter."""
+    """Keep the bottom's shape; the bias is bottom 1 or a parameter."""
     param = layer.bias_param
     operand = _operand(bottoms, param.axis, param.num_axes)
     return [bottoms[0]], [operand] * (len(bottoms) == 1)
 
 
 def _operand(bottoms: list[Shape], axis: int, num_axes: int) -> Shape:
-    """What is spread over bottom 0 from `axis` on: bottom 1, or a parameter of `num_axes` axes (-1: to the end)."""
+    """Return the operand broadcast over bottom 0 from `axis`: bottom 1, or a parameter of `num_axes` (-1: all)."""
     bottom = bottoms[0]
     if len(bottoms) == 1:
         if num_axes < -1:

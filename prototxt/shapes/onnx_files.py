@@ -19,7 +19,7 @@ _SMALL = 1024  # elements: constants up to this size may be shapes, larger ones 
 def value_shapes(
     file: str, inputs: Sequence[str], bottoms: Sequence[Shape]
 ) -> tuple[tuple[str, ...], dict[str, Shape]]:
-    """The names of the file's outputs, and the shapes of its values, as far as they can be known.
+    """Return the names of the file's outputs, and the known shapes of its values.
 
     inputs   the values that the bottoms feed, in order; empty: the file's own inputs
     bottoms  their shapes
@@ -55,7 +55,7 @@ def _value_shapes(
 
 
 def _light(file: str) -> tuple[Any, list[Any]]:
-    """The model with its weights as inputs of their shapes, and the inputs that are none."""
+    """Return the model with its weights turned into inputs of their shapes, and the names of its real inputs."""
     import onnx
 
     try:
@@ -77,7 +77,7 @@ def _light(file: str) -> tuple[Any, list[Any]]:
 
 
 def _model(file: str) -> Any:
-    """The model; large values are not even read, unless it is in another format than protobuf's."""
+    """Load the model without reading large values, if it is in protobuf's format."""
     import onnx
     from google.protobuf.message import DecodeError
 
@@ -89,7 +89,7 @@ def _model(file: str) -> Any:
 
 
 def _feed(values: Sequence[Any], bottoms: Sequence[tuple[int | None, ...] | None]) -> None:
-    """Write what the bottoms say into the inputs' shapes. Raises: ShapeError."""
+    """Write the bottoms' shapes into the inputs. Raises: ShapeError."""
     if len(values) != len(bottoms):
         names = ", ".join(value.name for value in values)
         raise ShapeError(
@@ -108,7 +108,7 @@ def _feed(values: Sequence[Any], bottoms: Sequence[tuple[int | None, ...] | None
 
 
 def _check_fits(name: str, declared: Shape, bottom: tuple[int | None, ...] | None) -> None:
-    """Raises: ShapeError for a bottom that is not of the value's shape, whatever the batch."""
+    """Check that a bottom has the value's shape, except for the batch size. Raises: ShapeError."""
     if bottom is None or declared is UNKNOWN:
         return
     fits = len(declared) == len(bottom) and all(
@@ -126,7 +126,7 @@ def _inferred(model: Any) -> list[Any]:
 
     try:
         found = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-    except Exception:  # what it cannot infer, the file may still declare
+    except Exception:  # the file may still declare shapes that cannot be inferred
         found = model.graph
     return [*found.input, *found.value_info, *found.output]
 

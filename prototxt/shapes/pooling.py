@@ -1,4 +1,4 @@
-"""Shapes of Pooling and of SPP, which is made of it."""
+"""Shapes of Pooling and of SPP, which consists of poolings."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from prototxt.shapes.dimensions import Dim, Shape, product, text
 from prototxt.shapes.registry import shape_function
 
 MOST_LEVELS = 16
-"""Of a pyramid: one more would have more bins than a blob can have elements."""
+"""Maximum levels of a pyramid: one more would have more bins than a blob can have elements."""
 
 
 def pooled_size(size: Dim, kernel: int, stride: int, pad: int, *, clip: bool, floor: bool = False) -> Dim:
-    """Windows along one axis: rounded up, unlike torch; with `clip` the last one must begin inside input or pad.
+    """Return the number of windows along one axis, rounded up unlike in torch; `clip` drops a last one in the end pad.
 
     Caffe clips both axes when either is padded, and none otherwise.
     """
@@ -28,7 +28,7 @@ def pooled_size(size: Dim, kernel: int, stride: int, pad: int, *, clip: bool, fl
 
 @shape_function("Pooling", bottoms=1, tops=(1, 2), unknown_rank="image")
 def _pooling(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """[N, C, H, W] to [N, C, pooled H, pooled W]; MAX can have a second top, the mask of the same shape."""
+    """Map [N, C, H, W] to [N, C, pooled H, pooled W]; MAX can have a second top, the mask of the same shape."""
     param, (bottom,) = layer.pooling_param, bottoms
     _check(param, layer, bottom)
     if param.global_pooling:
@@ -48,7 +48,7 @@ def _pooling(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], 
 
 
 def rounds_down(param: PoolingParameter) -> bool:
-    """Whether sizes are rounded down as in torch: Caffe's round_mode, or a fork's ceil_mode or torch_pooling."""
+    """Return whether sizes are rounded down as in torch: Caffe's round_mode, or a fork's ceil_mode, torch_pooling."""
     fork = forks.fields(param)
     down: bool = param.round_mode == PoolingParameter.FLOOR or not fork.ceil_mode or fork.torch_pooling
     return down
@@ -105,7 +105,7 @@ def _check_global(param: PoolingParameter) -> None:
 
 @shape_function("SPP", bottoms=1, tops=1, unknown_rank="image")
 def _spp(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """A pyramid of 1, 4, 16... poolings: [N, C * (4^height - 1) / 3], but [N, C, 1, 1] for one level alone."""
+    """Return [N, C * (4^height - 1) / 3] for a pyramid of 1, 4, 16... bins, but [N, C, 1, 1] for one level."""
     param, (bottom,) = layer.spp_param, bottoms
     if len(bottom) != 4:
         raise ShapeError(f"the bottom must have 4 axes (num, channels, height, width), not {text(bottom)}")

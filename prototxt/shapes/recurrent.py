@@ -10,7 +10,7 @@ from prototxt.shapes.registry import shape_function
 
 @shape_function("LSTM", bottoms=(2, 5), tops=(1, 3))
 def _lstm(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """Weights of the input, bias, static input if there is one, and hidden state, for four gates each."""
+    """Return [T, N, H]; blobs: input weights, bias, static input weights if any, hidden weights, for four gates."""
     hidden, inputs, static = _check(layer, bottoms, states=2)
     params: list[Shape] = [(4 * hidden, inputs), (4 * hidden,)]
     params += [(4 * hidden, size) for size in static]
@@ -19,7 +19,7 @@ def _lstm(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], lis
 
 @shape_function("RNN", bottoms=(2, 4), tops=(1, 2))
 def _rnn(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """Weights of the input, bias, static input if there is one, hidden state; then weights and bias of the output."""
+    """Return [T, N, H]; blobs: input weights, bias, static input weights if any, hidden weights, output, its bias."""
     hidden, inputs, static = _check(layer, bottoms, states=1)
     params: list[Shape] = [(hidden, inputs), (hidden,)]
     params += [(hidden, size) for size in static]
@@ -27,7 +27,7 @@ def _rnn(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list
 
 
 def _check(layer: LayerParameter, bottoms: list[Shape], states: int) -> tuple[int, Dim, list[Dim]]:
-    """Number of hidden units, inputs per step, and the size of the static input in a list of none or one."""
+    """Return the number of hidden units, the inputs per step, and the static input's size in a list of none or one."""
     param = layer.recurrent_param
     exposed = states if param.expose_hidden else 0
     if param.num_output <= 0:
@@ -63,7 +63,7 @@ def _tops(layer: LayerParameter, bottoms: list[Shape], states: int) -> list[Shap
 
 @shape_function("LSTMUnit", bottoms=3, tops=2)
 def _lstm_unit(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """Cell [1, N, D], gates [1, N, 4D], markers [1, N]; the new cell and the new hidden state."""
+    """Map cell [1, N, D], gates [1, N, 4D] and markers [1, N] to the new cell and hidden state."""
     cell, gates, cont = bottoms
     if len(cell) != 3 or len(gates) != 3:
         raise ShapeError(f"cell and gates must have 3 axes, not {text(cell)} and {text(gates)}")

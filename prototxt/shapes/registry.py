@@ -1,4 +1,4 @@
-"""Which shape function serves which layer type, and how many bottoms and tops the type takes.
+"""The registry of shape functions by layer type, with the number of bottoms and tops of each type.
 
     @shape_function("Twice", bottoms=1, tops=1)
     def twice(layer, bottoms):
@@ -6,7 +6,7 @@
 
 A shape function gets the layer's message and the shapes of its bottoms, and returns the shapes of its tops and of its
 parameters in Caffe's order. It raises ShapeError without a place; `infer` adds the layer and its place. Packages
-announce shape functions by the entry point group `caffe_fusion.shapes`, whose entries are modules to import or
+provide shape functions by the entry point group `caffe_fusion.shapes`, whose entries are modules to import or
 functions to call.
 """
 
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal, TypeAlias
 
-from prototxt.errors import ShapeError
+from prototxt.errors import ShapeError, did_you_mean
 from prototxt.schema.messages import LayerParameter
 from prototxt.shapes.dimensions import Shape
 
@@ -27,15 +27,15 @@ Count: TypeAlias = "int | tuple[int, int | None]"
 
 @dataclass(frozen=True, slots=True)
 class ShapeRule:
-    """A layer type's shape function and Caffe's checks on its surroundings.
+    """A layer type's shape function and Caffe's checks on its bottoms and tops.
 
     bottoms, tops    least and greatest number (None: no limit)
     paired           as many tops as bottoms
-    in_place         whether a top may bear the name of its bottom
-    loss             the first top counts 1 in the loss unless `loss_weight` says otherwise, and exists even unnamed
-    unknown_rank     what happens to a bottom of unknown rank: "image" takes it for 4 axes; "any" does so for the
-                     parameters only and leaves the tops unknown; "own" hands it to the function
-    source           the layer makes data, so that the caller may say the shapes of its tops
+    in_place         whether a top may have the name of its bottom
+    loss             the first top has loss weight 1 unless `loss_weight` is set, and exists even unnamed
+    unknown_rank     treatment of a bottom of unknown rank: "image" assumes 4 axes; "any" does so for the parameters
+                     only and leaves the tops unknown; "own" passes it to the function
+    source           the layer makes data, so that the caller may give the shapes of its tops
     """
 
     name: str
@@ -63,9 +63,9 @@ def shape_function(
     unknown_rank: Literal["any", "image", "own"] = "any",
     source: bool = False,
 ) -> Callable[[ShapeFunction], ShapeFunction]:
-    """Register the decorated function for the layer types `names`; the options are those of LayerType.
+    """Register the decorated function for the layer types `names`; the options are those of ShapeRule.
 
-    Raises: ValueError when a type has a function already.
+    Raises: ValueError if a type has a function already.
     """
 
     def register(function: ShapeFunction) -> ShapeFunction:
@@ -81,16 +81,17 @@ def shape_function(
 
 
 def layer_type(name: str) -> ShapeRule:
-    """The registered type, from installed packages too.
+    """Return the rule of a type, also from installed packages.
 
-    Raises: ShapeError with the nearest name when there is none.
+    Raises: ShapeError with the most similar name if there is none.
     """
     if name not in LAYER_TYPES:
         _load_entry_points()
     try:
         return LAYER_TYPES[name]
     except KeyError:
-        raise ShapeError(f"unknown type {name!r}", hint=_suggestion(name)) from None
+        advice = "register the type's shapes with prototxt.shapes.shape_function, or look for a misspelling"
+        raise ShapeError(f"unknown type {name!r}", hint=did_you_mean(name, LAYER_TYPES, advice)) from None
 
 
 @cache
@@ -105,13 +106,3 @@ def _load_entry_points() -> None:
 
 def _limits(count: Count) -> tuple[int, int | None]:
     return (count, count) if isinstance(count, int) else count
-
-
-def _suggestion(name: str) -> str:
-    from difflib import get_close_matches
-
-    by_lower_case = {known.lower(): known for known in LAYER_TYPES}
-    near = get_close_matches(name.lower(), by_lower_case, n=1)
-    if near:
-        return f"did you mean {by_lower_case[near[0]]!r}?"
-    return "register the type's shapes with prototxt.shapes.shape_function, or look for a misspelling"

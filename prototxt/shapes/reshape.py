@@ -1,4 +1,4 @@
-"""Shapes of the layers that move elements without computing: Reshape, Flatten, Concat, Slice, Split, Crop, Tile, ..."""
+"""Shapes of the layers that only move elements: Reshape, Flatten, Concat, Slice, Split, Crop, Tile, ..."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from prototxt.shapes.registry import shape_function
 
 @shape_function("Reshape", bottoms=1, tops=1, in_place=False, unknown_rank="own")
 def _reshape(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """Replaces the axes from `axis` on, `num_axes` of them: 0 copies, one -1 is inferred from the rest."""
+    """Replace `num_axes` axes from `axis`: 0 copies a size, one -1 is inferred from the rest."""
     param, (bottom,) = layer.reshape_param, bottoms
     wanted = [int(dim) for dim in param.shape.dim]
     if wanted.count(-1) > 1:
@@ -68,7 +68,7 @@ def _copied(bottom: Shape, axis: int) -> Dim:
 
 
 def _inferred(bottom: Shape, top: Shape, position: int) -> Dim:
-    """What -1 stands for; axes that are copied from an unknown size cancel out."""
+    """Infer the size of -1; axes copied from an unknown size cancel out."""
     rest = [*top[:position], *top[position + 1 :]]
     total = list(bottom)
     for dim in list(rest):
@@ -88,7 +88,7 @@ def _inferred(bottom: Shape, top: Shape, position: int) -> Dim:
 
 @shape_function("Flatten", bottoms=1, tops=1, in_place=False)
 def _flatten(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """Axes from `axis` to `end_axis` inclusive become one."""
+    """Merge the axes from `axis` to `end_axis`, inclusive, into one."""
     param, (bottom,) = layer.flatten_param, bottoms
     start, end = canonical_axis(bottom, param.axis), canonical_axis(bottom, param.end_axis)
     if end < start:
@@ -98,7 +98,7 @@ def _flatten(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], 
 
 @shape_function("Concat", bottoms=(1, None), tops=1, unknown_rank="own")
 def _concat(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """Adds up the sizes along `axis`; the other axes must agree."""
+    """Add up the sizes along `axis`; the other axes must agree."""
     param = layer.concat_param
     if param.HasField("axis") and param.HasField("concat_dim"):
         raise ShapeError("axis and concat_dim are both given", hint="drop concat_dim, the old name")
@@ -119,7 +119,7 @@ def _concat(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], l
 
 @shape_function("Slice", bottoms=1, tops=(1, None), unknown_rank="any")
 def _slice(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """Cuts `axis` at the slice points, or evenly."""
+    """Cut `axis` at the slice points, or evenly."""
     param, (bottom,), tops = layer.slice_param, bottoms, len(layer.top)
     if param.HasField("axis") and param.HasField("slice_dim"):
         raise ShapeError("axis and slice_dim are both given", hint="drop slice_dim, the old name")
@@ -151,19 +151,19 @@ def _cut(size: Dim, points: list[int], tops: int) -> list[Dim]:
 
 @shape_function("Split", bottoms=1, tops=(1, None), unknown_rank="own")
 def _split(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """Every top is the bottom."""
+    """Return the bottom's shape for every top."""
     return [bottoms[0]] * len(layer.top), []
 
 
 @shape_function("Silence", bottoms=(1, None), tops=0, unknown_rank="own")
 def _silence(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """Nothing: it only consumes blobs that would be outputs."""
+    """Return no tops: the layer consumes blobs that would else be outputs."""
     return [], []
 
 
 @shape_function("Crop", bottoms=2, tops=1)
 def _crop(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """Bottom 0 cut to bottom 1's size from `axis` on."""
+    """Crop bottom 0 to the sizes of bottom 1, from `axis`."""
     param, (bottom, reference) = layer.crop_param, bottoms
     start, offsets = canonical_axis(bottom, param.axis), [int(offset) for offset in param.offset]
     if len(offsets) > 1 and len(offsets) + start != len(bottom):
@@ -184,7 +184,7 @@ def _crop(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], lis
 
 @shape_function("Tile", bottoms=1, tops=1)
 def _tile(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """Repeats `axis`."""
+    """Repeat `axis`."""
     param, (bottom,) = layer.tile_param, bottoms
     if param.tiles <= 0:
         raise ShapeError(f"tiles must be at least 1, not {param.tiles}")
@@ -194,7 +194,7 @@ def _tile(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], lis
 
 @shape_function("BatchReindex", bottoms=2, tops=1)
 def _batch_reindex(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """One row of bottom 0 for each index in bottom 1."""
+    """Return one row of bottom 0 for each index in bottom 1."""
     bottom, index = bottoms
     if len(index) != 1 and is_known(index):
         raise ShapeError(f"the indices must have 1 axis, not {text(index)}")
@@ -204,7 +204,7 @@ def _batch_reindex(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Sh
 
 @shape_function("Filter", bottoms=(2, None), tops=(1, None))
 def _filter(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """Keeps the rows that the last bottom selects: how many is known only when the net runs."""
+    """Keep the rows selected by the last bottom; their number is unknown until the net runs."""
     *values, selector = bottoms
     if len(layer.top) != len(values):
         raise ShapeError(f"{len(values)} bottoms before the selector need as many tops, not {len(layer.top)}")

@@ -19,7 +19,7 @@ class _Owner:
 
 
 def check_shared_params(net: NetParameter, params: list[list[Shape]]) -> list[ShapeError]:
-    """The errors in the net's shared parameters: other shape (or count, if PERMISSIVE), other lr_mult or decay_mult.
+    """Return errors of shared parameters: unequal shape (or count, if PERMISSIVE), lr_mult or decay_mult.
 
     params  shapes of each layer's parameters
     """
@@ -53,7 +53,7 @@ def _shape_problem(spec: ParamSpec, shape: Shape, owner: _Owner) -> list[tuple[s
         return [
             (
                 f"is {text(shape)} here, but {owned}",
-                "share_mode: PERMISSIVE asks for the same number of elements only",
+                "share_mode: PERMISSIVE requires the same number of elements only",
             )
         ]
     return []

@@ -1,6 +1,6 @@
-"""The size of the first record of a data source, when it is there and readable; None otherwise.
+"""The size of the first record of a data source, None if it is missing or unreadable.
 
-The readers (Pillow, LMDB, LevelDB, HDF5) are imported when a source of their kind exists, and no sooner.
+The reading packages (Pillow, lmdb, plyvel, h5py) are imported only if a source of their kind exists.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from prototxt.shapes.dimensions import Dim
 
 
 def listed_image(source: str, root_folder: str) -> tuple[Dim, Dim]:
-    """Height and width of the first picture of an image list (`path label` lines)."""
+    """Return height and width of the first picture of an image list (`path label` lines)."""
     try:
         line = _first_lines(source, 1)[0].rstrip()
         return _image_size(Path(root_folder + line.rpartition(" ")[0]))[1:]
@@ -25,7 +25,7 @@ def listed_image(source: str, root_folder: str) -> tuple[Dim, Dim]:
 
 
 def window_channels(source: str) -> Dim:
-    """Channels of the first image of a window file: the third line after `# 0`."""
+    """Return the channels of the first image of a window file: the third line, after `# 0`."""
     try:
         return int(_first_lines(source, 3)[2])
     except (OSError, ValueError):
@@ -33,7 +33,7 @@ def window_channels(source: str) -> Dim:
 
 
 def hdf5_rows(source: str, names: list[str]) -> list[tuple[int, ...] | None]:
-    """Shape of one row of each data set in the first file that the list `source` names."""
+    """Return the shape of one row of each data set in the first file of the list `source`."""
     unknown: list[tuple[int, ...] | None] = [None] * len(names)
     try:
         listed = " ".join(_first_lines(source, 100)).split()
@@ -48,7 +48,7 @@ def hdf5_rows(source: str, names: list[str]) -> list[tuple[int, ...] | None]:
 
 
 def _first_lines(source: str, count: int) -> list[str]:
-    """The first lines of a regular file (a device or pipe named as a source may never end), "" behind its end.
+    """Return the first lines of a regular file (a device or pipe may never end), "" after its end.
 
     Raises: OSError, ValueError.
     """
@@ -64,7 +64,7 @@ def _row(dataset: Any) -> tuple[int, ...] | None:
 
 
 def database_record(source: str, lmdb: bool, forced_channels: Dim) -> tuple[Dim, Dim, Dim]:
-    """Channels, height and width of a database's first Datum; an encoded one is measured as the decoded picture."""
+    """Return channels, height and width of a database's first Datum, for an encoded one those of the picture."""
     if not source or not Path(source).exists():
         return forced_channels, None, None
     record = _first_lmdb(source) if lmdb else _first_leveldb(source)
@@ -115,7 +115,7 @@ def _first_leveldb(source: str) -> bytes | None:
 
 @contextmanager
 def _untouched(source: Path) -> Iterator[str]:
-    """A folder of links to the database's files: LevelDB writes even when it only reads, and then writes there."""
+    """Make a temporary folder of links to the database's files, since LevelDB writes to its folder even to read."""
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
@@ -126,7 +126,7 @@ def _untouched(source: Path) -> Iterator[str]:
 
 
 def _image_size(file: Path | BinaryIO) -> tuple[int, int, int]:
-    """Channels, height and width from an image's header."""
+    """Return channels, height and width from an image's header."""
     from prototxt.formats.image_files import open_picture
 
     if isinstance(file, Path) and not file.is_file():

@@ -14,19 +14,19 @@ from prototxt.shapes.registry import shape_function
 
 PythonShapes: TypeAlias = "Callable[[LayerParameter, list[Shape]], tuple[list[Shape], list[Shape]]]"
 python_shapes: ContextVar[PythonShapes | None] = ContextVar("python_shapes", default=None)
-"""Asks users' classes for the shapes of Python layers, while someone lets them run."""
+"""A function that asks users' classes for the shapes of Python layers, set while they may run."""
 
 
 @shape_function("Parameter", bottoms=0, tops=1)
 def _parameter(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """The parameter itself is the top."""
+    """Return the parameter's shape as the top's."""
     shape = tuple(int(dim) for dim in layer.parameter_param.shape.dim)
     return [shape], [shape]
 
 
 @shape_function("Python", unknown_rank="own", source=True)
 def _python(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """The user's class decides when it runs."""
+    """Return unknown shapes, unless the user's class may be asked."""
     ask = python_shapes.get()
     if ask is not None:
         return ask(layer, bottoms)
@@ -35,14 +35,14 @@ def _python(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], l
 
 @shape_function("Onnx", bottoms=(1, None), tops=(1, None), unknown_rank="own")
 def _onnx(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """What the file's values have for these bottoms, the first axis as the first bottom's; its weights are no blobs."""
+    """Return the shapes of the file's values for these bottoms, with the first bottom's batch; weights are no blobs."""
     file = layer.onnx_param.file
     if not file:
         raise ShapeError("onnx_param.file is missing", hint="name the ONNX file")
     inputs = list(layer.onnx_param.input)
     if inputs and len(inputs) != len(bottoms):
-        what = f"{count_text(len(bottoms), 'bottom')} for {count_text(len(inputs), 'name')} in onnx_param.input"
-        raise ShapeError(what, hint="name one value of the file for each bottom")
+        message = f"{count_text(len(bottoms), 'bottom')} for {count_text(len(inputs), 'name')} in onnx_param.input"
+        raise ShapeError(message, hint="name one value of the file for each bottom")
     declared, known = value_shapes(file, inputs, bottoms)
     wanted = list(layer.onnx_param.output) or list(declared)
     if (declared or layer.onnx_param.output) and len(wanted) != len(layer.top):
@@ -60,7 +60,7 @@ def _onnx(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], lis
     bottoms=(3, None), tops=1, loss=True, unknown_rank="own",
 )  # fmt: skip
 def _reference_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """A scalar, from new logits [N, C], one or more references' logits, and labels [N]."""
+    """Return a scalar; bottoms: new logits [N, C], the logits of one or more references, and labels [N]."""
     new, *references, labels = bottoms
     classes = list(layer.pct_param.classes)
     covered = len(classes) if classes else count(new, 1)
@@ -79,7 +79,7 @@ def _reference_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[S
 
 @shape_function("CNALoss", bottoms=(2, None), tops=1, loss=True, unknown_rank="own")
 def _neighbourhood_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """A scalar, from features of the new net and of its references, and labels if there are classes."""
+    """Return a scalar; bottoms: features of the new net and of its references, and labels if there are classes."""
     for bottom in bottoms[1:]:
         if not agree(_rows(bottom), _rows(bottoms[0])):
             raise ShapeError(f"bottoms must have one batch size, not {text(bottoms[0])} and {text(bottom)}")
@@ -88,7 +88,7 @@ def _neighbourhood_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[li
 
 @shape_function("BCTLoss", bottoms=2, tops=1, loss=True, unknown_rank="own")
 def _compatibility_loss(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """A scalar, from the old classifier's scores [N, K] of the new features, and labels [N]."""
+    """Return a scalar; bottoms: the old classifier's scores [N, K] of the new features, and labels [N]."""
     scores, labels = bottoms
     classes = list(layer.pct_param.classes)
     if classes and not agree(count(scores, 1), len(classes)):

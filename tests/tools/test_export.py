@@ -48,8 +48,11 @@ def test_it_writes_checks_and_tells(folder: Path, capsys: pytest.CaptureFixture[
         (["net.prototxt", "net.prototxt", "-o", "o.onnx"], "this is a text file; weights are binary"),
         (["net.prototxt", "net.caffemodel", "-o", "absent/o.onnx"], "absent"),
         (["net.prototxt", "net.caffemodel", "-o", "o.onnx", "--opset", "9"], "opset 9 is not one of 13 to"),
-        (["net.prototxt", "net.caffemodel", "-o", "o.onnx", "--output", "pi"], "has no blob 'pi' when it is in use"),
-        (["net.prototxt", "net.caffemodel", "-o", "o.onnx", "--input-shape", "dta=1,6"], "'dta', which is no input"),
+        (["net.prototxt", "net.caffemodel", "-o", "o.onnx", "--output", "pi"], "has no blob 'pi' in phase TEST"),
+        (
+            ["net.prototxt", "net.caffemodel", "-o", "o.onnx", "--input-shape", "dta=1,6"],
+            "'dta', which is not an",
+        ),
         (["net.prototxt", "net.caffemodel", "-o", "o.onnx", "--input-shape", "data=1,7"], "needs blobs of shape"),
         (["other.prototxt", "net.caffemodel", "-o", "o.onnx"], "there is no exporter for the type 'BatchReindex'"),
     ],

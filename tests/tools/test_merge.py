@@ -76,7 +76,7 @@ def test_another_head(fused: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["absent.prototxt", "odd=odd.caffemodel", "-o", "o.caffemodel"], "absent.prototxt"),
         (["fused.prototxt", "odd=absent.caffemodel", "-o", "o.caffemodel"], "absent.caffemodel: there is no such file"),
         (["fused.prototxt", "odd=odd.prototxt", "-o", "o.caffemodel"], "this is a text file; weights are binary"),
-        (["fused.prototxt", "odd=odd.caffemodel", "-o", "o.pth"], "o.pth: the name does not say in which format"),
+        (["fused.prototxt", "odd=odd.caffemodel", "-o", "o.pth"], "o.pth: the format to write cannot be derived"),
         (["fused.prototxt", "odd=odd.caffemodel", "-o", "absent/o.caffemodel"], "absent"),
         (["fused.prototxt", "odd=odd.caffemodel", "--input", "dta=1,6", "-o", "o.caffemodel"], "'dta'"),
     ],

@@ -83,7 +83,7 @@ def layers(text: str) -> list[tuple[str, str, list[str], list[str]]]:
 def test_keeps_bytes_and_comments() -> None:
     done = deploy(parse(TRAIN_VAL))
     assert str(done.document) == DEPLOY
-    assert [note.split(" ")[0] for note in done.notes] == ["SoftmaxWithLoss", "input"]
+    assert [note.split(" ")[0] for note in done.notes] == ["SoftmaxWithLoss", "prepare"]
 
 
 def test_is_done_once_and_for_all() -> None:
@@ -174,7 +174,7 @@ def test_refusals() -> None:
     unknown = TRAIN_VAL.replace("new_height: 8 new_width: 9", "")
     with pytest.raises(ShapeError, match=r"input 'data' is not known(.|\n)*data=1,3,\?,\?"):
         deployed(unknown)
-    with pytest.raises(ShapeError, match="'dat', which is no input"):
+    with pytest.raises(ShapeError, match="'dat', which is not an input"):
         deployed(TRAIN_VAL, inputs={"dat": (1,)})
     with pytest.raises(EditError, match=r"no blob 'ipp'(.|\n)*did you mean 'ip'"):
         deployed(TRAIN_VAL, outputs=["ipp"])

@@ -13,7 +13,7 @@ import pytest
 
 from prototxt import PrototxtError, RenameError, decode, parse, parse_file, rename
 from prototxt.edit.layer_view import text_layers
-from prototxt.edit.rename import rename_reported
+from prototxt.edit.rename import RenameOptions, rename_reported
 from prototxt.errors import ParseError
 from prototxt.schema import forks
 from prototxt.schema.params import DATA_TYPES, KNOWN_TYPES, modern_type, param_count
@@ -174,15 +174,15 @@ PASS = 'layer { name: "s" type: "Softmax" bottom: "y" top: "s" }\n'
     ("text", "counts", "note", "frozen"),
     [
         # Python layers: losses, ends, those of public repositories
-        (PYTHON % 'layer: "L"', None, "layer 'q': left as it is: Python layers at the net's end, taken to hold no weights", 0),
-        (PYTHON % 'layer: "L"' + PASS, None, "layer 'q': left as it is: Python layers at the net's end", 0),
-        (PYTHON.replace("top", "loss_weight: 0.5 top") % 'layer: "L"' + IP, None, "layer 'q': left as it is: Python losses", 0),
-        (PYTHON % 'layer: "ProposalLayer"' + IP, None, "layer 'q': left as it is: Python layers known to hold no weights", 0),
+        (PYTHON % 'layer: "L"', None, "layer 'q': left unchanged: Python layers at the net's end, assumed to hold no weights", 0),
+        (PYTHON % 'layer: "L"' + PASS, None, "layer 'q': left unchanged: Python layers at the net's end", 0),
+        (PYTHON.replace("top", "loss_weight: 0.5 top") % 'layer: "L"' + IP, None, "layer 'q': left unchanged: Python losses", 0),
+        (PYTHON % 'layer: "ProposalLayer"' + IP, None, "layer 'q': left unchanged: Python layers known to hold no weights", 0),
         # types of forks, measures, stated blocks
-        (CUSTOM.replace("Own", "Correlation") % "", None, "layer 'c': left as it is: Correlation holds no weights in the forks", 0),
-        (CUSTOM.replace("Own", "MyAccuracy") % "", None, "layer 'c': left as it is: measures, which learn nothing", 0),
-        (CUSTOM % "param { lr_mult: 1 } param { } ", None, "layer 'c': its type is unknown: frozen as its param {} blocks state", 2),
-        (CUSTOM.replace("layer", "layers", 1).replace('"Own"', "OWN") % "blobs_lr: 1 ", None, "frozen as its blobs_lr state", 1),
+        (CUSTOM.replace("Own", "Correlation") % "", None, "layer 'c': left unchanged: Correlation holds no weights in the forks", 0),
+        (CUSTOM.replace("Own", "MyAccuracy") % "", None, "layer 'c': left unchanged: measures, which learn nothing", 0),
+        (CUSTOM % "param { lr_mult: 1 } param { } ", None, "layer 'c': its type is unknown: frozen by its param {} blocks", 2),
+        (CUSTOM.replace("layer", "layers", 1).replace('"Own"', "OWN") % "blobs_lr: 1 ", None, "frozen by its blobs_lr", 1),
         # the weights tell, and are believed before all else
         (PYTHON % 'layer: "L"' + IP, {"q": 0}, None, 0),
         (PYTHON % 'layer: "L"' + IP, {"q": 1}, None, 1),
@@ -190,7 +190,7 @@ PASS = 'layer { name: "s" type: "Softmax" bottom: "y" top: "s" }\n'
     ],
 )  # fmt: skip
 def test_layers_of_unknown_count(text: str, counts: dict[str, int] | None, note: str | None, frozen: int) -> None:
-    found = rename_reported(parse(text), "p", blob_counts=counts)
+    found = rename_reported(parse(text), "p", RenameOptions(blob_counts=counts))
     notes = [line for line in found.notes if "changes the shared" not in line]
     assert (notes == []) if note is None else (len(notes) == 1 and note in notes[0])
     layer = next(
@@ -223,7 +223,7 @@ def test_scale_and_bias_of_nvcaffe_s_batch_norm_are_frozen() -> None:
 def test_notes_of_one_kind_are_one_line() -> None:
     text = "".join(CUSTOM.replace("Own", "Correlation").replace('"c"', f'"c{i}"') % "" for i in range(6))
     found = rename_reported(parse(text), "p")
-    reason = "left as it is: Correlation holds no weights in the forks that have it"
+    reason = "left unchanged: Correlation holds no weights in the forks that have it"
     assert found.notes == (f"layer 'c0', 'c1', 'c2', 'c3' and 2 more: {reason}",)
 
 
@@ -246,7 +246,7 @@ def test_notes_of_one_kind_are_one_line() -> None:
         (
             ip("a", "x", more='param { name: "w" } ') + ip("b", "x", more='param { name: "w" } '),
             {"thaw_pattern": "b"},
-            "layer 'a' is to be frozen, but it shares the parameter 'w' with layer 'b', which is not",
+            "layer 'a' would be frozen, but it shares the parameter 'w' with layer 'b', which would not",
         ),
         ('layers { name: "a" type: RELU bottom: "x" top: "y" }', {"propagate_down": True}, "has no propagate_down"),
     ],
@@ -258,7 +258,7 @@ def test_refusals(text: str, options: dict[str, Any], message: str) -> None:
 
 @pytest.mark.parametrize("prefix", ["", "/", "/a", " a", "a\n"])
 def test_bad_prefixes(prefix: str) -> None:
-    with pytest.raises(RenameError, match="is no prefix"):
+    with pytest.raises(RenameError, match="is not a valid prefix"):
         rename(parse(ip("a", "x")), prefix)
 
 

@@ -102,14 +102,14 @@ layer {
 @pytest.fixture(autouse=True)
 def no_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
     """The edits themselves must be right: writing the net anew would lose the comments."""
-    monkeypatch.setattr(modernizing, "_anew", None)
+    monkeypatch.setattr(modernizing, "_rewritten", None)
 
 
 def test_v1_in_place() -> None:
     assert str(upgrade_text(parse(V1))).splitlines() == V1_UPGRADED.splitlines()
 
 
-def test_v0_written_anew() -> None:
+def test_v0_rewritten() -> None:
     assert str(upgrade_text(parse(V0))).splitlines() == V0_UPGRADED.splitlines()
 
 
@@ -163,7 +163,7 @@ def test_mistakes_are_reported() -> None:
         upgrade_text(parse("layers { tpe: RELU }"))
 
 
-def test_writing_anew_when_edits_do_not_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rewriting_when_edits_do_not_suffice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     monkeypatch.setattr(modernizing, "_edit_net", lambda *_: None)
     new = upgrade_text(parse("layers { name: 'a' type: RELU }"))

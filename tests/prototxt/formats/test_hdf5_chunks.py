@@ -65,14 +65,14 @@ def test_bombs_are_refused_before_anything_is_unpacked(tmp_path: Path) -> None:
     path = tmp_path / "a.h5"
     zeros = np.zeros(8_000_000, "<f4")
     write(path, zeros, chunks=(8_000_000,), compression="gzip")
-    with pytest.raises(WeightsError, match="would unfold to 32000000 bytes from a file of"):
+    with pytest.raises(WeightsError, match="would unpack to 32000000 bytes from a file of"):
         read_weights(path)
     write(path, zeros[:4], chunks=(100_000_000,), maxshape=(None,), compression="gzip")
-    with pytest.raises(WeightsError, match="would unfold to 400000000 bytes"):
+    with pytest.raises(WeightsError, match="would unpack to 400000000 bytes"):
         read_weights(path)
     write(path, zeros[:1_000_000], chunks=(1_000_000,), compression="gzip")
     with h5py.File(path, "a") as file:
         for index in range(1, 100):
             file[f"data/a/{index}"] = file["data/a/0"]
-    with pytest.raises(WeightsError, match="and those before it would unfold to"):
+    with pytest.raises(WeightsError, match="and those before it would unpack to"):
         read_weights(path)

@@ -83,7 +83,7 @@ def zipped(name: str) -> bytes:
         (struct.pack("<Q", 2) + b"{}", "the file holds no tensors"),
         (struct.pack("<Q", 9) + b'{"a":{}}' + b" ", "tensor 'a' is not named <layer>/<i>"),
         (struct.pack("<Q", 11) + b'{"a/0":{}}' + b" ", "tensor 'a/0' has a damaged description"),
-        (struct.pack("<Q", 10) + b'{"a/0":nope', "the header is no JSON"),
+        (struct.pack("<Q", 10) + b'{"a/0":nope', "the header is not JSON"),
     ],
 )
 def test_what_a_file_is_instead_is_said(tmp_path: Path, content: bytes, says: str) -> None:

@@ -91,7 +91,7 @@ def test_hdf5_of_other_programs_and_traps_are_refused(tmp_path: Path) -> None:
     refuse(path, "this HDF5 file holds model_weights, but no layers of Caffe's")
     with h5py.File(path, "w") as file:
         file.create_dataset("data/fc/0", (1 << 40,), "<f4", chunks=(1 << 20,), compression="gzip")
-    refuse(path, "blob 0 of layer 'fc' would unfold to 4398046511104 bytes from a file of")
+    refuse(path, "blob 0 of layer 'fc' would unpack to 4398046511104 bytes from a file of")
     with h5py.File(path, "w") as file:
         file.create_group("data/fc")
         file["data/fc/0"] = h5py.ExternalLink("/etc/passwd", "/")

@@ -1,4 +1,4 @@
-"""Layers of one name: refused wherever weights are told apart by name, unless nothing can be lost."""
+"""Layers of one name: refused wherever weights are identified by name, unless nothing can be lost."""
 
 # ruff: noqa: E501 - tables of texts
 

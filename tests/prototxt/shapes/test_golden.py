@@ -29,7 +29,7 @@ REFUSED = {
     "conv_num_output_0": "num_output must be at least 1",
     "crop_out_of_bounds": "axis 2: 5 elements from 2 on go beyond the bottom's 6",
     "deconv_nooutput": "num_output must be at least 1",
-    "dup_top": "top blob 'y' is made by another layer, too",
+    "dup_top": "top blob 'y' is also made by another layer",
     "eltwise_coeff_count": "1 coefficient for 2 bottoms",
     "eltwise_mismatch": "bottom 0 is 2x3 and bottom 1 is 3x3",
     "euclidean_shape": "must have the same first dimension",

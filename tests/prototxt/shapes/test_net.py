@@ -77,13 +77,13 @@ def test_layers_of_two_phases_ask_for_a_filter() -> None:
     train = 'layer { name: "r" type: "ReLU" bottom: "x" top: "r" include { phase: TRAIN } }'
     test = train.replace("TRAIN", "TEST")
     (error,) = errors_of(train + test)
-    assert "top blob 'r' is made by another layer, too" in error
+    assert "top blob 'r' is also made by another layer" in error
     assert "prototxt.filter_net" in error
 
 
 def test_one_layer_may_not_make_a_blob_twice() -> None:
     (error,) = errors_of('layer { name: "s" type: "Split" bottom: "x" top: "a" top: "a" }')
-    assert "top blob 'a' is made by another layer, too" in error
+    assert "top blob 'a' is also made by another layer" in error
 
 
 def test_unknown_types_can_be_passed_over() -> None:
