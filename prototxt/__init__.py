@@ -7,7 +7,7 @@
     shapes = prototxt.infer_shapes(net, inputs={"data": (50, 1, 28, 28)})
     weights = prototxt.read_weights("net.caffemodel")        # layer name -> arrays, lazy
 
-Names are loaded on first use, so that a program pays only for what it calls.
+Names are loaded on first use, so that a program pays only for its calls.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Errors that carry the place, what is wrong, and what to do about it.
+"""Errors with a place, a message and a remedy.
 
-PlacedError          also the base of what fusion raises
+PlacedError          also the base of fusion's errors
 PrototxtError
 ├── ParseError      the text is not in protobuf's text format
 ├── EditError       an edit cannot be made on this text
@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 
 class Place(NamedTuple):
-    """Where something stands in a text file; line and column count from 1."""
+    """A place in a text file; line and column count from 1."""
 
     file: str
     line: int
@@ -31,9 +31,9 @@ class Place(NamedTuple):
 class PlacedError(Exception):
     """Base of all errors that are raised on purpose.
 
-    message  what is wrong, in one sentence
-    place    where: a Place, a path, or nothing
-    hint     what the reader can do about it
+    message  the error, in one sentence
+    place    a Place, a path, or None
+    hint     the remedy
     """
 
     def __init__(self, message: str, *, place: Place | str | None = None, hint: str | None = None) -> None:

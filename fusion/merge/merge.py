@@ -23,7 +23,7 @@ from fusion.onnx.sidecar import ONNX, sidecar_path, write_companion
 from prototxt.formats.copy import FileSlice, LazyBlob, Payload
 from prototxt.formats.index import LayerEntry, Scan, Shape
 from prototxt.formats.scan import scan_weights
-from prototxt.formats.weights import save
+from prototxt.formats.weights import save_weights
 from prototxt.schema.messages import NetParameter
 
 __all__ = ["MergePlan", "apply_merge", "plan_merge"]
@@ -107,7 +107,7 @@ def apply_merge(
     def check(scan: Scan, read: Callable[[int, int], bytes]) -> None:
         _check(layers, scan, read)
 
-    save(path, layers, name=plan.name, check=check, progress=advance)
+    save_weights(path, layers, name=plan.name, check=check, progress=advance)
 
 
 def _check_companion(path: str | os.PathLike[str], layers: Sequence[tuple[LayerEntry, Sequence[Payload]]]) -> None:

@@ -1,4 +1,4 @@
-"""A graph in Graphviz's language, for who wants to lay it out with other tools."""
+"""Write a diagram in Graphviz's DOT language, for layout by other tools."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from prototxt.drawing.svg import colours
 
 
 def to_dot(graph: Diagram) -> str:
-    """The graph as DOT; colours and marks are those of the SVG."""
+    """Return the diagram as DOT, with the colours and marks of the SVG."""
     lines = [f"digraph {_quoted(graph.name or 'net')} {{", "  rankdir=TB;"]
     lines.append('  node [shape=box, style="rounded,filled", fontname="Helvetica", fontsize=11];')
     for number, node in enumerate(graph.nodes):

@@ -1,4 +1,4 @@
-"""The finished drawing: a rectangle for each box, a smooth path for each arrow, a frame for each group of names."""
+"""Lay out a diagram: a rectangle for each box, a smooth path for each arrow, a frame for each group of names."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _WIDE = frozenset("mwMW@%")
 
 @dataclass(frozen=True, slots=True)
 class NodeBox:
-    """A rectangle by its left upper corner."""
+    """A rectangle, by its upper left corner and size."""
 
     x: float
     y: float
@@ -31,11 +31,11 @@ class NodeBox:
 
 @dataclass(frozen=True)
 class DiagramLayout:
-    """Where everything stands, in pixels from the left upper corner.
+    """The positions of all parts, in pixels from the upper left corner.
 
-    boxes   of the graph's nodes
-    paths   of its edges, as SVG path data
-    frames  around the nodes of a group, where no other node stands in the way
+    boxes   rectangles of the nodes
+    paths   paths of the edges, as SVG path data
+    frames  frames around the nodes of a group, unless another node is inside
     """
 
     width: float
@@ -46,7 +46,7 @@ class DiagramLayout:
 
 
 def lay_out(graph: Diagram) -> DiagramLayout:
-    """Lay a graph out from top to bottom."""
+    """Lay out a diagram from top to bottom."""
     sizes = [_size(node) for node in graph.nodes]
     order = rank_boxes(len(sizes), [(edge.source, edge.target) for edge in graph.edges])
     count = sum(map(len, order.rows))
@@ -69,7 +69,7 @@ def lay_out(graph: Diagram) -> DiagramLayout:
 
 
 def text_width(text: str, size: float) -> float:
-    """About how wide a text is in a sans-serif face."""
+    """Estimate the width of a text in a sans-serif font."""
     units = sum(0.38 if c in _NARROW else 0.96 if c in _WIDE else 0.7 if c.isupper() else 0.62 for c in text)
     return units * size
 
@@ -81,7 +81,7 @@ def _size(node: Node) -> tuple[float, float]:
 
 
 def _rows(order: RankedGraph, heights: Sequence[float]) -> tuple[list[float], list[float]]:
-    """The top of each row, and its height: that of its highest box."""
+    """Return the top of each row, and its height: that of its tallest box."""
     tops, high, y = [], [], 0.0
     for vertices in order.rows:
         height = max((heights[vertex] for vertex in vertices if vertex < order.real), default=0.0)
@@ -99,7 +99,7 @@ def _path(
     tops: Sequence[float],
     heights: Sequence[float],
 ) -> str:
-    """An arrow: straight down past the rows that it only passes, and bent between them."""
+    """Return an arrow's path: straight down through the rows it passes, bent between them."""
     first, last = boxes[path[0]], boxes[path[-1]]
     x, y = _port(first, xs[path[1]]), first.y + first.height
     parts = [f"M{x:.1f} {y:.1f}"]
@@ -124,7 +124,7 @@ def _path(
 
 
 def _port(box: NodeBox, towards: float) -> float:
-    """Where an arrow meets a box's edge: right below or above its other end, if the box is wide enough."""
+    """Return where an arrow meets a box: vertically aligned with its other end, if the box is wide enough."""
     inset = min(14.0, box.width / 2)
     return min(max(towards, box.x + inset), box.x + box.width - inset)
 

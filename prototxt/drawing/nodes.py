@@ -1,4 +1,4 @@
-"""From a net's listing to boxes and arrows: in-place layers are folded into the box whose blob they change."""
+"""Turn a net's listing into boxes and arrows; in-place layers are folded into the box whose blob they change."""
 
 from __future__ import annotations
 
@@ -35,15 +35,16 @@ _FAMILIES = {
     "loss": "Accuracy ArgMax HDF5Output DetectionEvaluate",
 }
 _KIND_OF = {name: kind for kind, names in _FAMILIES.items() for name in names.split()}
-_FAR = 3  # ranks over which a label's arrow becomes a box of its own beside its reader
+_FAR = 3  # a label's arrow over more ranks becomes a small box next to its reader
 
 
 @dataclass(frozen=True)
 class Node:
-    """A box: a layer with the in-place layers behind it.
+    """A box: a layer and the in-place layers after it.
 
-    title  the first layer's name; `lines` what stands below it, the last one muted
-    rows   the layers in it, empty for the copy of a blob from far away
+    title  the first layer's name
+    lines  the lines below it, the last one muted
+    rows   the layers in the box, empty for the copy of a distant blob
     """
 
     kind: str
@@ -54,14 +55,14 @@ class Node:
 
     @property
     def group(self) -> str:
-        """The part of the name before the first slash, "" if there is none."""
+        """Return the part of the name before the first slash, "" if there is none."""
         head, slash, _ = self.title.partition("/")
         return head if slash and self.rows else ""
 
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """An arrow between boxes by their numbers, and the blob that goes along it."""
+    """An arrow between two boxes, given by number, and its blob."""
 
     source: int
     target: int
@@ -70,7 +71,7 @@ class Edge:
 
 @dataclass(frozen=True)
 class Diagram:
-    """A net's boxes and arrows; an arrow's source has a smaller number than its target."""
+    """The boxes and arrows of a net; an arrow's source has a smaller number than its target."""
 
     name: str
     nodes: tuple[Node, ...]
@@ -78,7 +79,7 @@ class Diagram:
 
 
 def diagram_of(listing: NetListing) -> Diagram:
-    """The graph of a listing of one phase."""
+    """Return the diagram of a listing of one phase."""
     boxes: list[list[LayerRow]] = []
     maker: dict[str, int] = {}
     edges: dict[tuple[int, int, str], None] = {}
@@ -95,7 +96,7 @@ def diagram_of(listing: NetListing) -> Diagram:
 
 
 def node_kind(row: LayerRow) -> str:
-    """The family of a layer's type, which decides its colour."""
+    """Return the family of a layer's type, which determines its colour."""
     if not row.known:
         return "unknown"
     if not row.bottoms:
@@ -125,7 +126,7 @@ def _node(rows: Sequence[LayerRow]) -> Node:
 
 
 def _wrapped(words: Sequence[str], width: int = 30) -> list[str]:
-    """Words joined by plus signs, on as many lines as they need."""
+    """Join words by plus signs and wrap them to lines."""
     lines = ["+ " + words[0]]
     for word in words[1:]:
         if len(lines[-1]) + len(word) + 3 <= width:
@@ -136,14 +137,14 @@ def _wrapped(words: Sequence[str], width: int = 30) -> list[str]:
 
 
 def shape_label(shape: Shape) -> str:
-    """A shape as it stands in a box."""
+    """Format a shape for a box."""
     if shape is UNKNOWN:
         return "unknown shape"
     return " \u00d7 ".join("?" if size is None else str(size) for size in shape) or "scalar"
 
 
 def _near_labels(graph: Diagram) -> Diagram:
-    """The graph with far arrows from data to losses turned into small boxes beside the loss."""
+    """Replace long arrows from data to losses by small boxes next to the loss."""
     ranks = [0] * len(graph.nodes)
     for edge in sorted(graph.edges, key=lambda edge: edge.target):
         ranks[edge.target] = max(ranks[edge.target], ranks[edge.source] + 1)

@@ -1,4 +1,4 @@
-"""A graph as one HTML page: pan and zoom, search, keyboard, light and dark; no network and nothing to install."""
+"""Write a diagram as one HTML page with pan, zoom, search, keyboard and a dark theme; needs no network."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from prototxt.drawing.svg import base_style, drawing, flake, style_rules
 from prototxt.shapes import text as shape_text
 from prototxt.shapes.costs import FLOAT_BYTES
 from prototxt.summary.net_summary import LayerRow
-from prototxt.summary.text_table import amount, byte_size
+from prototxt.summary.text_table import amount, size_text
 
 _KEYS = (
     "<kbd>wheel</kbd> zoom, <kbd>drag</kbd> pan, <kbd>/</kbd> search, <kbd>Enter</kbd> or <kbd>n</kbd> next, "
@@ -23,7 +23,7 @@ _KEYS = (
 
 
 def to_html(graph: Diagram, note: str = "", problems: Sequence[str] = ()) -> str:
-    """The graph as a page; `note` stands beside its title, `problems` at its foot."""
+    """Return the diagram as a page with `note` next to its title and `problems` in its footer."""
     layout = lay_out(graph)
     folder = Path(__file__).parent
     css = (folder / "page.css").read_text(encoding="utf-8") + base_style()
@@ -31,7 +31,7 @@ def to_html(graph: Diagram, note: str = "", problems: Sequence[str] = ()) -> str
     script = (folder / "page.js").read_text(encoding="utf-8")
     title = escape(_printable(graph.name or "net"))
     data = json.dumps([_layer(node) for node in graph.nodes], separators=(",", ":")).replace("<", "\\u003c")
-    told = "".join(f"<div>not known: {escape(_printable(problem))}</div>" for problem in problems[:20])
+    unknown = "".join(f"<div>not known: {escape(_printable(problem))}</div>" for problem in problems[:20])
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -65,7 +65,7 @@ def to_html(graph: Diagram, note: str = "", problems: Sequence[str] = ()) -> str
 </div>
 <aside hidden></aside>
 </main>
-<footer>{told}<div>{_KEYS}</div></footer>
+<footer>{unknown}<div>{_KEYS}</div></footer>
 <script id="layers" type="application/json">{data}</script>
 <script>{script}</script>
 </body>
@@ -103,7 +103,7 @@ def _facts(row: LayerRow) -> list[tuple[str, str]]:
         *(("blob " + str(index), shape_text(shape)) for index, shape in enumerate(row.params)),
         ("parameters", f"{learned:,}" if learned else ""),
         ("MACs", amount(row.cost.macs) if row.cost.macs else ""),
-        ("memory", byte_size(FLOAT_BYTES * row.cost.activations) if row.cost.activations else ""),
+        ("memory", size_text(FLOAT_BYTES * row.cost.activations) if row.cost.activations else ""),
         ("training", row.state),
         ("shared", ", ".join(row.shared)),
     ]
@@ -111,5 +111,5 @@ def _facts(row: LayerRow) -> list[tuple[str, str]]:
 
 
 def _printable(text: str) -> str:
-    """Text without the halves of characters that stand for bytes that were not UTF-8."""
+    """Replace the surrogates of bytes that were not UTF-8."""
     return text.encode("utf-8", "replace").decode()

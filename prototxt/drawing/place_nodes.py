@@ -1,7 +1,7 @@
-"""Where the boxes of a layered drawing stand: straight long arrows, boxes in the middle of their neighbours.
+"""Horizontal positions in a layered drawing: long arrows are straight, and boxes are centred on their neighbours.
 
-Source: Brandes and Koepf 2001, "Fast and Simple Horizontal Coordinate Assignment": four alignments, one for each
-corner that is favoured, and the middle of the four places of each vertex.
+Source: Brandes and Koepf 2001, "Fast and Simple Horizontal Coordinate Assignment": four alignments, one towards each
+corner, and the median of the four positions of each vertex.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ Pair = tuple[int, int]
 
 
 def x_positions(graph: RankedGraph, widths: Sequence[float], gap: float) -> list[float]:
-    """The horizontal middle of each vertex, the leftmost edge being at 0.
+    """Return the centre of each vertex; the leftmost edge is at 0.
 
-    widths  of all vertices, dummies included
+    widths  widths of all vertices, including dummies
     """
     conflicts = _conflicts(graph)
     found: list[list[float]] = []
@@ -33,7 +33,7 @@ def x_positions(graph: RankedGraph, widths: Sequence[float], gap: float) -> list
 
 
 def _conflicts(graph: RankedGraph) -> set[Pair]:
-    """Arrows between boxes that cross a stretch of a long arrow: the long one shall stay straight."""
+    """Return the arrow segments that cross an inner segment of a long arrow, which has to stay straight."""
     places = {vertex: place for row in graph.rows for place, vertex in enumerate(row)}
     marked: set[Pair] = set()
     for upper, lower in pairwise(graph.rows):
@@ -55,7 +55,7 @@ def _conflicts(graph: RankedGraph) -> set[Pair]:
 def _aligned(
     rows: Sequence[Sequence[int]], neighbours: Sequence[Sequence[int]], conflicts: set[Pair], count: int
 ) -> list[int]:
-    """The first vertex of the block that each vertex is aligned in, through its middle neighbour."""
+    """Align each vertex with a median neighbour; return the first vertex of the block of each vertex."""
     root, align = list(range(count)), list(range(count))
     places = {vertex: place for row in rows for place, vertex in enumerate(row)}
     for row in rows:
@@ -73,7 +73,7 @@ def _aligned(
 
 
 def _compacted(rows: Sequence[Sequence[int]], roots: Sequence[int], widths: Sequence[float], gap: float) -> list[float]:
-    """A place for each vertex: blocks as far left as their neighbours allow, then drawn to the right."""
+    """Place each block as far left as its neighbours allow, then pull it to the right."""
     before: dict[int, dict[int, float]] = {root: {} for root in roots}
     after: dict[int, dict[int, float]] = {root: {} for root in roots}
     for row in rows:
@@ -94,7 +94,7 @@ def _compacted(rows: Sequence[Sequence[int]], roots: Sequence[int], widths: Sequ
 def _topological(before: dict[int, dict[int, float]], after: dict[int, dict[int, float]]) -> list[int]:
     left = {root: len(others) for root, others in before.items()}
     order = [root for root, count in left.items() if not count]
-    for root in order:  # grows while it is read
+    for root in order:  # the list grows during the loop
         for other in after[root]:
             left[other] -= 1
             if not left[other]:
@@ -103,7 +103,7 @@ def _topological(before: dict[int, dict[int, float]], after: dict[int, dict[int,
 
 
 def _balanced(found: Sequence[Sequence[float]], widths: Sequence[float]) -> list[float]:
-    """The middle of the four, aligned to the narrowest: left ones at its left edge, right ones at its right edge."""
+    """Return the medians of the four positions, aligned at the left or right edge of the narrowest layout."""
     if not widths:
         return []
     spans = [

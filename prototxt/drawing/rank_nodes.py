@@ -1,4 +1,4 @@
-"""The rows of a layered drawing: a rank for each box, and the order within a rank that crosses few arrows.
+"""The rows of a layered drawing: a rank for each box, and an order within each rank with few arrow crossings.
 
 Source: Sugiyama, Tagawa and Toda 1981, "Methods for Visual Understanding of Hierarchical System Structures".
 """
@@ -15,11 +15,12 @@ _SWEEPS = 12
 
 @dataclass(frozen=True)
 class RankedGraph:
-    """A layered graph in which every arrow goes to the next row; long ones run through dummy vertices.
+    """A layered graph whose arrows all go to the next row; long ones run through dummy vertices.
 
-    rows    vertices of each row, from left to right; those from `real` on are dummies
-    above   for each vertex its neighbours in the row above; `below` likewise
-    paths   for each arrow the vertices that it runs through, ends included
+    rows    vertices of each row, from left to right; those with numbers from `real` are dummies
+    above   for each vertex its neighbours in the row above
+    below   for each vertex its neighbours in the row below
+    paths   for each arrow its vertices, including both ends
     """
 
     real: int
@@ -55,7 +56,7 @@ def rank_boxes(count: int, edges: Sequence[tuple[int, int]]) -> RankedGraph:
 
 
 def _ranks(count: int, edges: Sequence[tuple[int, int]]) -> list[int]:
-    """The longest way from any source; boxes without an arrow into them stand right above their first reader."""
+    """Rank boxes by the longest path from a source; sources themselves go directly above their first reader."""
     ranks = [0] * count
     fed = [False] * count
     for source, target in sorted(edges, key=lambda edge: edge[1]):
@@ -68,7 +69,7 @@ def _ranks(count: int, edges: Sequence[tuple[int, int]]) -> list[int]:
 
 
 def _depth_first(count: int, above: list[list[int]], below: list[list[int]]) -> list[int]:
-    """Vertices in an order that keeps what belongs together side by side."""
+    """Return the vertices in depth-first order, which keeps branches together."""
     seen = [False] * count
     order: list[int] = []
     for start in range(count):
@@ -83,7 +84,7 @@ def _depth_first(count: int, above: list[list[int]], below: list[list[int]]) -> 
 
 
 def _order(graph: RankedGraph) -> None:
-    """Sort each row by the middle of its neighbours, down and up, and keep the order with the fewest crossings."""
+    """Sort each row by the mean of its neighbours, down and up, and keep the order with the fewest crossings."""
     best = [list(row) for row in graph.rows]
     fewest = _crossings(graph)
     for sweep in range(_SWEEPS):

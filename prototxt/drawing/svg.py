@@ -1,4 +1,4 @@
-"""A graph as SVG: one file, no script, no font of its own; light or dark as the viewer likes it."""
+"""Write a diagram as a self-contained SVG without script or fonts, light or dark by the viewer's preference."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ svg.net{font:11px system-ui,-apple-system,"Segoe UI","DejaVu Sans",Helvetica,Ari
 
 
 def to_svg(graph: Diagram, note: str = "") -> str:
-    """The graph as a whole SVG file; `note` stands below its title."""
+    """Return the diagram as an SVG file with `note` below its title."""
     layout = lay_out(graph)
     head, height = _head(graph, note, layout.width)
     top = height + _MARGIN
@@ -53,7 +53,7 @@ def to_svg(graph: Diagram, note: str = "") -> str:
 
 
 def style_rules(scope: str = "", *, dark: bool = False) -> str:
-    """The colours as CSS, each rule under the selector `scope`."""
+    """Return the colours as CSS, each rule below the selector `scope`."""
     at = 2 if dark else 0
     paper, ink, faint, line, frame = (
         ("#16181d", "#e8e8ea", "#a4a9b3", "#7d8490", "#3a3f49") if dark else
@@ -73,17 +73,17 @@ def style_rules(scope: str = "", *, dark: bool = False) -> str:
 
 
 def colours(kind: str) -> tuple[str, str]:
-    """Fill and stroke of a kind of box on light paper."""
+    """Return fill and stroke of a kind of box in the light theme."""
     return _COLOURS[kind][:2]
 
 
 def base_style() -> str:
-    """Sizes and faces as CSS."""
+    """Return sizes and fonts as CSS."""
     return _BASE
 
 
 def drawing(graph: Diagram, layout: DiagramLayout) -> str:
-    """Frames, arrows and boxes, the boxes numbered in `data-n`."""
+    """Draw frames, arrows and boxes, the boxes numbered in `data-n`."""
     parts = [_TIP]
     parts += [_frame(name, box) for name, box in layout.frames]
     for edge, path in zip(graph.edges, layout.paths, strict=True):
@@ -121,16 +121,16 @@ def _node(number: int, node: Node, box: NodeBox) -> str:
         lines.append(f'<text{muted} x="{middle:.1f}" y="{y:.1f}" text-anchor="middle">{_text(line)}</text>')
     if node.frozen:
         lines.append(flake(box.width - 14, 14))
-    told = "; ".join([node.title, *node.lines, *(["frozen"] if node.frozen else [])])
+    tooltip = "; ".join([node.title, *node.lines, *(["frozen"] if node.frozen else [])])
     return (
         f'<g class="{classes}" data-n="{number}" transform="translate({box.x:.1f} {box.y:.1f})">'
-        f'<title>{_text(told)}</title><rect width="{box.width:.1f}" height="{box.height:.1f}" rx="6"/>'
+        f'<title>{_text(tooltip)}</title><rect width="{box.width:.1f}" height="{box.height:.1f}" rx="6"/>'
         f"{''.join(lines)}</g>"
     )
 
 
 def flake(x: float, y: float) -> str:
-    """A snowflake, the mark of what is frozen."""
+    """Draw a snowflake, the mark of frozen layers."""
     arms = "M-5 0H5M-2.5-4.3 2.5 4.3M2.5-4.3-2.5 4.3"
     return f'<path class="flake" transform="translate({x:.1f} {y:.1f})" d="{arms}"/>'
 
@@ -145,7 +145,7 @@ def _head_width(graph: Diagram, note: str) -> float:
 
 
 def _head(graph: Diagram, note: str, width: float) -> tuple[str, float]:
-    """Title, note and legend, and the height that they take."""
+    """Draw title, note and legend; return them and their height."""
     room = max(width, _head_width(graph, note))
     y = _MARGIN + 12
     parts = [f'<text class="h" x="{_MARGIN:.0f}" y="{y:.0f}">{_text(graph.name or "net")}</text>']
@@ -173,7 +173,7 @@ def _head(graph: Diagram, note: str, width: float) -> tuple[str, float]:
 
 
 def _broken(note: str, room: float) -> Sequence[str]:
-    """The note on as many lines as it needs."""
+    """Wrap the note to lines."""
     lines: list[str] = []
     for word in note.split(" ") if note else []:
         if lines and text_width(f"{lines[-1]} {word}", 11) < room:

@@ -122,9 +122,9 @@ class SeekableFile:
         self._at += len(view)
         return len(view)
 
-    def seek(self, position: int, whence: int = os.SEEK_SET) -> int:
+    def seek(self, position: int, origin: int = os.SEEK_SET) -> int:
         """Move the current position."""
-        base = (0, self._at, os.fstat(self._fd).st_size)[whence]
+        base = (0, self._at, os.fstat(self._fd).st_size)[origin]
         self._at = base + position
         return self._at
 

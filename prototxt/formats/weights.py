@@ -101,7 +101,7 @@ def write_weights(
     net      gives the order of the layers, their types, bottoms and tops; by default the order is that of `weights`
     Raises: WeightsError for another ending, a layer that `net` lacks, or a caffemodel over 2 GiB.
     """
-    save(path, layers_of(weights, net, os.fspath(path)), name=net.name if net is not None else "")
+    save_weights(path, layers_of(weights, net, os.fspath(path)), name=net.name if net is not None else "")
 
 
 def layers_of(
@@ -154,7 +154,7 @@ def modern_shape(entry: LayerEntry, index: int) -> Shape:
     return tail if set(lead) <= {1} else blob.shape
 
 
-def save(
+def save_weights(
     path: str | os.PathLike[str],
     layers: Sequence[tuple[LayerEntry, Sequence[Payload]]],
     *,

@@ -1,1 +1,1 @@
-"""Tables of nets and weights."""
+"""Summaries of nets and weights as tables and JSON."""

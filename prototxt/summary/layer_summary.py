@@ -1,4 +1,4 @@
-"""What a layer does, in a few words for a table or a picture: `7x7 /2 pad 3, 64 outputs`."""
+"""The main parameters of a layer in a few words, for tables and drawings: `7x7 /2 pad 3, 64 outputs`."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from prototxt.schema.messages import EltwiseParameter, LayerParameter, PoolingPa
 
 
 def summary(layer: LayerParameter) -> str:
-    """The parameters of a layer that matter most, "" if there is nothing to say."""
+    """Return the main parameters of a layer, "" if it has none."""
     writer = _WRITERS.get(layer.type)
     return writer(layer) if writer else ""
 
 
 def _window(param: Any) -> str:
-    """Kernel, stride, padding and dilation of a convolution or pooling."""
+    """Return kernel, stride and padding of a convolution or pooling."""
     kernel = _sizes(param, "kernel")
     stride, pad = _sizes(param, "stride"), _sizes(param, "pad")
     words = [_by(kernel)] if kernel else []

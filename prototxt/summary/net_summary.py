@@ -1,4 +1,4 @@
-"""A net as a table: each layer with its shapes, parameters and cost, in which phases it is, and whether it learns."""
+"""List a net: each layer with its shapes, parameters, cost and phases, and whether it learns."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ LEARNS, FROZEN, PARTLY, MOVES, NOTHING = "learns", "frozen", "partly frozen", "s
 
 @dataclass(frozen=True, slots=True)
 class LayerRow:
-    """One layer. Shapes are those of TEST where the layer is in both phases; None and UNKNOWN are not known.
+    """One layer. Shapes are those of TEST if the layer is in both phases; None and UNKNOWN are unknown.
 
     index       its position in the upgraded net of all phases
-    phases      in which of the listed phases it is
-    params      shapes of what it learns or keeps
+    phases      the listed phases that have it
+    params      shapes of its parameters and statistics
     state       LEARNS, FROZEN, PARTLY, MOVES (BatchNorm in training) or NOTHING
     shared      names of parameters that it shares with others
-    known       whether its type is; if not, nor are its shapes and parameters
-    detail      what it does, in a few words
+    known       whether its type is known; if not, its shapes and parameters are not either
+    detail      its main parameters, in a few words
     """
 
     index: int
@@ -48,15 +48,15 @@ class LayerRow:
 
     @property
     def in_place(self) -> bool:
-        """Whether it writes what it reads."""
+        """Return whether all its tops are bottoms."""
         return bool(self.tops) and set(self.tops) <= set(self.bottoms)
 
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Sums over one phase. A sum leaves out what is not known; `complete` says whether all is.
+    """Sums over the known values of one phase; `complete` is whether all values are known.
 
-    peak  most numbers in blobs at one time, if each is freed after its last use; None where unknown
+    peak  peak number of blob elements if each blob is freed after its last use; None if unknown
     """
 
     layers: int
@@ -71,7 +71,7 @@ class Totals:
 
 @dataclass(frozen=True)
 class NetListing:
-    """A net's rows and sums, and what could not be told."""
+    """A net's rows and sums, and the problems found."""
 
     name: str
     rows: tuple[LayerRow, ...]
@@ -87,12 +87,12 @@ def list_net(
     level: int = 0,
     stages: Iterable[str] = (),
 ) -> NetListing:
-    """List an upgraded net of all phases; mistakes in it are told in `problems`, and the rest is listed.
+    """List an upgraded net of all phases; mistakes go to `problems`, and all other parts are listed.
 
     phase   list the layers of this phase only, by default of both
     inputs  shapes of blobs by name, or by "" for the net's first
 
-    Raises: ShapeError when a shape is given for a blob that is not there.
+    Raises: ShapeError if a shape is given for a blob that the net lacks.
     """
     stages = list(stages)
     given = _given(net, dict(inputs or {}))
@@ -141,7 +141,7 @@ def _given(net: NetParameter, inputs: dict[str, Sequence[int]]) -> dict[str, Seq
 
 
 def _with_labels(net: NetParameter, given: dict[str, Sequence[int]]) -> dict[str, Sequence[int | None]]:
-    """The given shapes, and the other tops of the data layers that they are of, with as many samples."""
+    """Return the given shapes, and those of the other tops of their data layers, with the same batch size."""
     found: dict[str, Sequence[int | None]] = dict(given)
     sources = [layer for layer in net.layer if not layer.bottom and any(top in given for top in layer.top)]
     if all(top in given for layer in sources for top in layer.top):
@@ -182,7 +182,7 @@ def _row(
 
 
 def learning_state(layer: LayerParameter, count: int | None) -> str:
-    """Whether training changes what a layer of `count` blobs holds; None: not known how many."""
+    """Return whether training changes the `count` blobs of a layer; None: their number is unknown."""
     if layer.type == "Onnx":
         return FROZEN if layer.onnx_param.frozen else LEARNS
     size = len(layer.param) if count is None else count
@@ -225,7 +225,7 @@ def _unknown_types(rows: Sequence[LayerRow]) -> list[str]:
 
 
 def _unknown_inputs(rows: Sequence[LayerRow]) -> list[str]:
-    """What data layers do not tell, because their data is not here; of several phases' once."""
+    """Return problems for tops of data layers with unknown shapes, because their data is not here."""
     found: dict[str, Shape] = {}
     for row in rows:
         if not row.bottoms and row.known:
@@ -243,7 +243,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def listing_json(listing: NetListing) -> dict[str, object]:
-    """The listing as plain data; unknown sizes are null."""
+    """Return the listing as JSON data; unknown sizes are null."""
     return {
         "name": listing.name,
         "layers": [_row_json(row) for row in listing.rows],

@@ -1,4 +1,4 @@
-"""A net's listing and a solver's settings as text for people."""
+"""Format a net's listing and a solver's settings as text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prototxt.schema.scalars import is_repeated
 from prototxt.shapes import text as shape_text
 from prototxt.shapes.costs import FLOAT_BYTES
 from prototxt.summary.net_summary import NOTHING, LayerRow, NetListing, Totals
-from prototxt.summary.text_table import amount, byte_size, format_table
+from prototxt.summary.text_table import amount, format_table, size_text
 from prototxt.text.notes import fold_notes
 
 _MOST_SHOWN = 12
@@ -20,7 +20,7 @@ _WIDEST = 44
 
 
 def net_text(listing: NetListing, strange: Sequence[tuple[str, str]] = ()) -> str:
-    """The table of a net's layers, its sums, what could not be told, and what is foreign to Caffe."""
+    """Format the table of a net's layers, its sums, its problems, and its non-Caffe fields."""
     phases = {row.phases for row in listing.rows}
     head = ["layer", "type", "bottom", "top", "shape", "params", "MACs", "blobs", "training"]
     rows = [_row(row) for row in listing.rows]
@@ -37,12 +37,12 @@ def net_text(listing: NetListing, strange: Sequence[tuple[str, str]] = ()) -> st
 
 
 def totals_text(listing: NetListing) -> str:
-    """The sums of a listing, a line for each phase."""
+    """Format the sums of a listing, one line per phase."""
     return "\n".join(_total(phase, total) for phase, total in listing.totals.items())
 
 
 def _strange_text(strange: Sequence[tuple[str, str]]) -> str:
-    """What is foreign to Caffe, each kind once with its first place."""
+    """Format the non-Caffe fields, each kind once with its first place."""
     kinds: dict[str, list[str]] = {}
     for place, words in strange:
         kinds.setdefault(words, []).append(place)
@@ -57,7 +57,7 @@ def _strange_text(strange: Sequence[tuple[str, str]]) -> str:
 
 
 def problems_text(problems: Sequence[str], most: int = _MOST_SHOWN) -> str:
-    """What is not known or wrong, the first few of it."""
+    """Format the first problems of a net."""
     lines = [f"not known: {problem}" for problem in problems[:most]]
     if len(problems) > most:
         lines.append(f"not known: and {len(problems) - most} more (--json lists all)")
@@ -77,7 +77,7 @@ def _row(row: LayerRow) -> list[str]:
         _clip(", ".join(map(shape_text, shapes))),
         "?" if unknown else f"{learned:,}" if learned else "",
         "?" if row.cost.macs is None else amount(row.cost.macs) if row.cost.macs else "",
-        "?" if row.cost.activations is None else byte_size(FLOAT_BYTES * row.cost.activations) if shapes else "",
+        "?" if row.cost.activations is None else size_text(FLOAT_BYTES * row.cost.activations) if shapes else "",
         row.state + (" (shared)" if row.shared else "") if row.state != NOTHING else "",
     ]
 
@@ -86,17 +86,17 @@ def _total(phase: str, total: Totals) -> str:
     least = "" if total.complete else "at least "
     frozen = f", {total.frozen:,} of them frozen" if total.frozen else ""
     kept = f" and {total.statistics:,} statistics" if total.statistics else ""
-    peak = f", {byte_size(FLOAT_BYTES * total.peak)} at one time" if total.peak is not None else ""
-    memory = byte_size(FLOAT_BYTES * (total.params + total.statistics))
+    peak = f", {size_text(FLOAT_BYTES * total.peak)} at one time" if total.peak is not None else ""
+    memory = size_text(FLOAT_BYTES * (total.params + total.statistics))
     return (
         f"{phase + ': ' if phase else ''}{total.layers} layers, {least}{amount(total.macs)} MACs, "
         f"{least}{total.params:,} parameters{frozen}{kept} ({memory}), "
-        f"blobs {byte_size(FLOAT_BYTES * total.activations)}{peak}"
+        f"blobs {size_text(FLOAT_BYTES * total.activations)}{peak}"
     )
 
 
 def settings(solver: SolverParameter) -> dict[str, Any]:
-    """A solver's stated fields by name, as plain data; of a net inside it only how many layers it has."""
+    """Return the fields set in a solver by name, as JSON data; for an inner net only its number of layers."""
     found: dict[str, Any] = {}
     for field, value in solver.ListFields():
         if field.is_extension:
@@ -116,7 +116,7 @@ def _setting(field: Any, value: Any) -> Any:
 
 
 def settings_text(found: Mapping[str, Any]) -> str:
-    """A solver's settings, one a line."""
+    """Format a solver's settings, one per line."""
     width = max(map(len, found), default=0)
     return "".join(
         f"{name:<{width}}  {', '.join(map(str, value)) if isinstance(value, list) else value}\n"

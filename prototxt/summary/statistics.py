@@ -1,4 +1,4 @@
-"""What the numbers of a blob are like, read a megabyte at a time: a file of any size takes no memory."""
+"""Statistics of the values of a blob, read a megabyte at a time: memory does not grow with the file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _WIDTHS = {"<f4": 4, "<f8": 8, "<f2": 2, "bfloat16": 2}
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """Of the finite values: least, greatest, mean and standard deviation (None if there are none); and counts."""
+    """Minimum, maximum, mean and standard deviation of the finite values (None without any), and counts."""
 
     count: int
     minimum: float | None
@@ -31,15 +31,15 @@ class Statistics:
 
 
 def blob_statistics(scan: Scan, blob: BlobSpan) -> Statistics:
-    """Statistics of one blob of a scanned file.
+    """Compute the statistics of one blob of a scanned file.
 
-    Raises: WeightsError when the file changed, or is damaged.
+    Raises: WeightsError if the file changed, or is damaged.
     """
     return of_chunks(_chunks(scan, blob))
 
 
 def of_chunks(chunks: Iterator[Array]) -> Statistics:
-    """Statistics of values that come in pieces; means and squares are summed in float64 and merged (Chan et al.)."""
+    """Compute statistics of values in pieces; means and squares are summed in float64 and merged (Chan et al.)."""
     total = finite = zeros = nans = 0
     mean = squares = 0.0
     low, high = math.inf, -math.inf
@@ -63,13 +63,13 @@ def of_chunks(chunks: Iterator[Array]) -> Statistics:
 
 
 def array_statistics(values: Array) -> Statistics:
-    """Statistics of an array."""
+    """Compute the statistics of an array."""
     flat = values.reshape(-1)
     return of_chunks(flat[start : start + _CHUNK] for start in range(0, flat.size, _CHUNK))
 
 
 def _chunks(scan: Scan, blob: BlobSpan) -> Iterator[Array]:
-    """The values in pieces, read and not mapped: pages that were touched would count as this program's memory."""
+    """Yield the values in pieces, read and not mapped: touched pages would count as memory of this process."""
     if not blob.packed or blob.dtype not in _WIDTHS:
         yield from _whole(scan, blob)
         return

@@ -1,4 +1,4 @@
-"""What binary files hold as text for people: aligned columns, thousands apart, sizes in units."""
+"""Format the content of binary files as text: aligned columns, thousands separators, sizes with units."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def inventory_text(inventory: Inventory) -> str:
-    """The table of a binary file's blobs."""
+    """Format the table of a binary file's blobs."""
     stated = "".join(f", {name} {value}" for name, value in inventory.facts if value != "")
     measured = any(blob.statistics for blob in inventory.blobs)
     typed = any(blob.type for blob in inventory.blobs)
@@ -26,7 +26,7 @@ def inventory_text(inventory: Inventory) -> str:
     values = sum(blob.count for blob in inventory.blobs)
     layers = f"{inventory.layers} layers, " if inventory.layers else ""
     body = format_table(head, rows, right=("values", *head[-6:])) if rows else ""
-    total = f"{layers}{len(inventory.blobs)} blobs, {values:,} values ({byte_size(4 * values)})"
+    total = f"{layers}{len(inventory.blobs)} blobs, {values:,} values ({size_text(4 * values)})"
     return "\n".join(part for part in (f"{inventory.kind}{stated}", body, total) if part) + "\n"
 
 
@@ -39,7 +39,7 @@ def _measured(found: Statistics) -> list[str]:
 
 
 def format_table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> str:
-    """Columns as wide as what is in them, headings underlined; those named in `right` are aligned there."""
+    """Format aligned columns with underlined headings; those in `right` are right-aligned."""
     columns = [[title, *cells] for title, cells in zip(head, zip(*rows, strict=True), strict=True)] if rows else []
     widths = [max(map(len, column)) for column in columns]
     lines = [list(head), ["-" * width for width in widths], *rows]
@@ -53,15 +53,15 @@ def format_table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequ
 
 
 def amount(number: int) -> str:
-    """A large count in a short form: 724.4 M."""
+    """Format a large count, as in 724.4 M."""
     for unit, scale in (("T", 10**12), ("G", 10**9), ("M", 10**6), ("k", 10**3)):
         if number >= scale:
             return f"{number / scale:.4g} {unit}"
     return str(number)
 
 
-def byte_size(count: int) -> str:
-    """Bytes in a short form: 97.5 MiB."""
+def size_text(count: int) -> str:
+    """Format a number of bytes, as in 97.5 MiB."""
     for unit, scale in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
         if count >= scale:
             return f"{count / scale:.4g} {unit}"

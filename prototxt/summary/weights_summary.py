@@ -1,4 +1,4 @@
-"""What a binary file holds: layers and blobs of weights, a solver state's history, a mean image; values on request."""
+"""List the content of a binary file: layers and blobs of weights, a solver state's history, or a mean image."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class BlobSummary:
-    """One blob: the layer it belongs to, its place there, and its numbers' statistics if they were asked for."""
+    """One blob: its layer and index there, and the statistics of its values if requested."""
 
     layer: str
     type: str
@@ -29,7 +29,7 @@ class BlobSummary:
 
     @property
     def count(self) -> int:
-        """Number of values."""
+        """Return the number of values."""
         product = 1
         for size in self.shape:
             product *= size
@@ -38,9 +38,9 @@ class BlobSummary:
 
 @dataclass(frozen=True)
 class Inventory:
-    """A file's blobs in its order, and what else it says, as pairs of a name and a value.
+    """The blobs of a file in order, and other facts as pairs of a name and a value.
 
-    layers  how many layers it names, with blobs or without
+    layers  the number of its layers, with and without blobs
     """
 
     path: str
@@ -51,9 +51,9 @@ class Inventory:
 
 
 def take_inventory(path: str | os.PathLike[str], content: Content, *, statistics: bool = False) -> Inventory:
-    """List what a binary file holds. Values are read for statistics only, and piece by piece.
+    """List the content of a binary file. Values are read only for statistics, in pieces.
 
-    Raises: WeightsError when the file is damaged or something else.
+    Raises: WeightsError if the file is damaged or something else.
     """
     if content.kind == STATE:
         return _state(path, statistics)
@@ -97,7 +97,7 @@ def _state(path: str | os.PathLike[str], statistics: bool) -> Inventory:
 
 
 def _mean(path: str | os.PathLike[str], content: Content) -> Inventory:
-    """A mean image, with the statistics of each channel: their means are what `mean_value` wants."""
+    """List a mean image with the statistics of each channel, whose means serve as `mean_value`."""
     import numpy as np
 
     from prototxt.formats.datum import read_mean
@@ -122,17 +122,17 @@ def _mean(path: str | os.PathLike[str], content: Content) -> Inventory:
 
 
 def weight_mismatches(inventory: Inventory, rows: Sequence[LayerRow]) -> list[str]:
-    """What stands between the weights and the net of these layers, one sentence each."""
+    """Return the mismatches between the weights and the net of these layers, one sentence each."""
     from prototxt.shapes import UNKNOWN
 
-    held: dict[str, list[BlobSummary]] = {}
+    by_layer: dict[str, list[BlobSummary]] = {}
     for blob in inventory.blobs:
-        held.setdefault(blob.layer, []).append(blob)
+        by_layer.setdefault(blob.layer, []).append(blob)
     found = []
     for row in rows:
-        have = held.get(row.name, [])
+        have = by_layer.get(row.name, [])
         if row.params and not have:
-            found.append(f"layer {row.name!r} finds no weights")
+            found.append(f"layer {row.name!r} has no weights in the file")
         elif have and row.params and len(have) != len(row.params):
             found.append(f"layer {row.name!r} has {len(row.params)} blobs, its weights {len(have)}")
         else:
@@ -142,7 +142,7 @@ def weight_mismatches(inventory: Inventory, rows: Sequence[LayerRow]) -> list[st
                 if shape is not UNKNOWN and not shape_fits(blob.shape, shape)
             ]
     names = {row.name for row in rows}
-    return found + [f"weights of {name!r} belong to no layer" for name in held if name not in names]
+    return found + [f"weights of {name!r} belong to no layer" for name in by_layer if name not in names]
 
 
 def _text(shape: Sequence[int | None]) -> str:
@@ -150,7 +150,7 @@ def _text(shape: Sequence[int | None]) -> str:
 
 
 def inventory_json(inventory: Inventory) -> dict[str, object]:
-    """The inventory as plain data; what is not finite does not occur, since statistics are of finite values."""
+    """Return the inventory as JSON data; all numbers are finite, as statistics are of finite values."""
     return {
         "kind": inventory.kind,
         **dict(inventory.facts),

@@ -165,7 +165,7 @@ def test_misfits(tmp_path: Path) -> None:
     wrong = weights_summary.weight_mismatches(found, listed(inputs={"": (5, 3, 8, 8)}).rows)
     assert wrong == [
         "blob 0 of layer 'c' is 4x3x3x3, its weights 4x3x3x2",
-        "layer 'ip' finds no weights",
+        "layer 'ip' has no weights in the file",
         "weights of 'x' belong to no layer",
     ]
 
@@ -177,4 +177,4 @@ def test_numbers_for_people() -> None:
         "724.4 M",
         "3.858 G",
     ]
-    assert [text_table.byte_size(n) for n in (1023, 1024, 3 << 30)] == ["1023 B", "1 KiB", "3 GiB"]
+    assert [text_table.size_text(n) for n in (1023, 1024, 3 << 30)] == ["1023 B", "1 KiB", "3 GiB"]
