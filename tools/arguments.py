@@ -46,7 +46,7 @@ def size_argument(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def class_names(path: str | None) -> tuple[str, ...]:
+def read_class_names(path: str | None) -> tuple[str, ...]:
     """Return the class names in a file with one per line; without a file, none."""
     if path is None:
         return ()

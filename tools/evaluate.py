@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .arguments import class_names
+from .arguments import read_class_names
 from .cli import allow_python, run
 from .reading_options import add_reading_options, read_options
 
@@ -78,7 +78,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from fusion.solver.evaluate import open_evaluation
     from fusion.solver.logging.console import Silent, for_stream
 
-    options.labels = class_names(options.labels)
+    options.labels = read_class_names(options.labels)
     display = Silent() if options.quiet else for_stream()
     evaluation = open_evaluation(
         options.model,

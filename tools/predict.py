@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .arguments import class_names, shape_argument, size_argument, source_argument
+from .arguments import read_class_names, shape_argument, size_argument, source_argument
 from .cli import run
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    labels = class_names(arguments.labels)
+    labels = read_class_names(arguments.labels)
     if arguments.serve:
         return _serve(arguments, labels)
     pictures = list(_pictures(arguments.pictures))

@@ -19,7 +19,7 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
         "(default: half of the cores, 8 at most; 0: none)")  # fmt: skip
     add(
         "--data-budget",
-        type=byte_size,
+        type=bytes_argument,
         metavar="SIZE",
         help="memory for a data layer's decoded records (default 4G)",
     )
@@ -36,7 +36,7 @@ def read_options(options: argparse.Namespace) -> ReadOptions:
     return ReadOptions(options.workers, budget, options.on_bad_record)
 
 
-def byte_size(text: str) -> int:
+def bytes_argument(text: str) -> int:
     """Return the bytes of a text such as 512M or 4G."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMG]?)(?:i?B)?", text.strip(), re.IGNORECASE)
     if match is None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .arguments import class_names
+from .arguments import read_class_names
 from .cli import run
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def _report(arguments: argparse.Namespace, words: Sequence[str]) -> int:
         baseline=_load(arguments.baseline) if arguments.baseline else None,
         title=arguments.title,
         slices=_slices(arguments.slices),
-        labels=class_names(arguments.labels),
+        labels=read_class_names(arguments.labels),
     )
     if arguments.slices and not any(found.featured.whole.per_slice(found.slices)):
         print(f"--slices {arguments.slices}: all samples are in one slice or in none", file=sys.stderr)

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from .cli import allow_python
-from .reading_options import add_reading_options, byte_size
+from .reading_options import add_reading_options, bytes_argument
 
 if TYPE_CHECKING:
     from fusion.solver.train_options import TrainOptions
@@ -111,7 +111,9 @@ def _add_settings(result: argparse.ArgumentParser) -> None:
 def _add_frozen(result: argparse.ArgumentParser) -> None:
     add = result.add_argument_group("frozen layers").add_argument
     add("--freeze", metavar="REGEX", help="freeze layers whose name matches")
-    add("--cache-budget", type=byte_size, metavar="SIZE", help="memory for the frozen layers' outputs (default 4G)")
+    add(
+        "--cache-budget", type=bytes_argument, metavar="SIZE", help="memory for the frozen layers' outputs (default 4G)"
+    )
     add("--cache-dir", metavar="DIR", help="cache these outputs in files, for later runs too (default: only those "
         "beyond --cache-budget, beside the snapshots)")  # fmt: skip
     add("--no-cache", action="store_true", help="compute the frozen layers in each iteration")
