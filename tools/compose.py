@@ -10,7 +10,7 @@ from .cli import run
 from .list_options import apply_list_options
 
 if TYPE_CHECKING:
-    from fusion.composition import ComposeConfig, Composition, Pct, Source
+    from fusion.composition import ComposeConfig, Composition, Source
 
 _EPILOG = """example:
   fusion-compose --source odd=lenet_odd.prototxt@ip1 --source even=lenet_even.prototxt@ip1 \\
@@ -157,6 +157,7 @@ def _config(arguments: argparse.Namespace) -> ComposeConfig:
     from dataclasses import fields, replace
 
     from fusion.composition import ComposeConfig, SolverSettings, read_config
+    from fusion.composition.references import parse_pct_loss
     from fusion.composition.tasks import parse_task
 
     base = read_config(arguments.recipe) if arguments.recipe else ComposeConfig()
@@ -168,7 +169,7 @@ def _config(arguments: argparse.Namespace) -> ComposeConfig:
         **vars(arguments),
         **lists,
         "input_shape": _numbers("--input-shape", arguments.input_shape) if arguments.input_shape else None,
-        "pct": tuple(_pct(text) for text in arguments.pct) or None,
+        "pct": tuple(parse_pct_loss(text) for text in arguments.pct) or None,
         "tasks": tuple(parse_task(text) for text in arguments.task) or None,
         "schedule": (base.options.schedule or SolverSettings()).with_fields(solver) if solver else None,
     }
@@ -252,24 +253,6 @@ def _numbers(option: str, text: str) -> tuple[int, ...]:
             _refuse(f"{option} {text}: '{part}' is not a number", "give numbers and ranges, such as 1,3,5 or 0-4,9")
         numbers += range(int(first), int(last or first) + 1)
     return tuple(numbers)
-
-
-def _pct(text: str) -> Pct:
-    """Parse `focal,weight=0.5,temperature=1`."""
-    from fusion.composition import Pct
-
-    kind, *options = text.split(",")
-    values = {}
-    for option in options:
-        name, equals, value = option.partition("=")
-        if not equals:
-            _refuse(f"--pct {text}: '{option}' has no value", "e.g. --pct focal,weight=0.5,temperature=1")
-        values[name.strip()] = value.strip()
-    weight = values.pop("weight", "1")
-    try:
-        return Pct(kind, float(weight), values)
-    except ValueError:
-        _refuse(f"--pct {text}: the weight '{weight}' is not a number", None)
 
 
 def _refuse(message: str, hint: str | None) -> NoReturn:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 
 from fusion.composition.losses import Loss, parse_loss, validate_loss
-from fusion.composition.references import Pct
+from fusion.composition.references import Pct, parse_pct_loss
 from fusion.composition.solver_text import SolverSettings
 from fusion.composition.source import PathLike
 from fusion.composition.tasks import Task, parse_task
@@ -23,7 +23,7 @@ class ComposeOptions:
     data_from    prefix of the source whose data layers are used, the first that has any by default
     train_list, val_list, train_batch, test_batch   replace the lists and batch sizes of these data layers
     references   keep each source's own classifier as a frozen side output
-    pct          positive-congruent losses against these references, which they imply
+    pct          positive-congruent losses against these references, which they imply: "focal,weight=0.5"
     hidden       width of the head's hidden layer
     project      width that every source's features are projected to by a layer that learns
     batch_norm   whether every source's features get a BatchNorm that learns, after their projection if they have one
@@ -66,6 +66,6 @@ class ComposeOptions:
         return [replace(task, loss=validate_loss(task.loss)) for task in tasks]
 
     def parsed_pct(self) -> list[Pct]:
-        """Return the positive-congruent losses, those given by their kind alone with default settings."""
+        """Return the positive-congruent losses, those given as text parsed. Raises: ComposeError."""
         losses = [self.pct] if isinstance(self.pct, (str, Pct)) else self.pct
-        return [Pct(loss) if isinstance(loss, str) else loss for loss in losses]
+        return [parse_pct_loss(loss) if isinstance(loss, str) else loss for loss in losses]

@@ -59,6 +59,22 @@ class ReferenceScores:
     classes: Sequence[int]
 
 
+def parse_pct_loss(text: str) -> Pct:
+    """Read `focal,weight=0.5,temperature=1`. Raises: ComposeError."""
+    kind, *parts = text.split(",")
+    options: dict[str, object] = {}
+    for part in parts:
+        name, equals, value = (word.strip() for word in part.partition("="))
+        if not equals:
+            raise ComposeError(f"pct '{text}': '{part}' has no value", hint="e.g. focal,weight=0.5,temperature=1")
+        options[name] = value
+    weight = str(options.pop("weight", "1"))
+    try:
+        return Pct(kind.strip(), float(weight), options)
+    except ValueError:
+        raise ComposeError(f"pct '{text}': the weight '{weight}' is not a number") from None
+
+
 def resolve_classes(
     prefix: str, blob: str, given: Sequence[int], width: int | None, num_output: int
 ) -> tuple[ReferenceScores | None, list[ComposeError]]:

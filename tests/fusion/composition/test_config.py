@@ -11,9 +11,11 @@ from fusion import ComposeError
 from fusion.composition import (
     ComposeConfig,
     ComposeOptions,
+    Loss,
     Pct,
     SolverSettings,
     Source,
+    Task,
     compose,
     compose_with,
     read_config,
@@ -44,6 +46,16 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     path = tmp_path / "fusion.toml"
     path.write_text(to_toml(FULL))
     assert read_config(path) == FULL
+
+
+def test_options_are_the_same_as_text_and_as_values() -> None:
+    options = ComposeOptions(pct=("kd,weight=0.5", "focal,alpha=2"), tasks=["age=EuclideanLoss:age_label"])
+    assert options.parsed_pct() == [Pct("kd", 0.5), Pct("focal", 1.0, {"alpha": "2"})]
+    assert options.parsed_tasks() == [Task("age", Loss("EuclideanLoss", label="age_label"))]
+    with pytest.raises(ComposeError, match="the weight 'much' is not a number"):
+        ComposeOptions(pct="kd,weight=much").parsed_pct()
+    with pytest.raises(TypeError, match="hiden"):
+        compose([], hiden=5)  # type: ignore[call-arg]
 
 
 def test_the_solver_takes_what_caffe_knows(make: Make) -> None:
