@@ -1,6 +1,6 @@
 """The modules of Caffe's layer types, one file per family; importing this package registers them all."""
 
-from fusion.layers import (
+from fusion.layers import (  # noqa: F401 - imported to register the types
     activation,
     concat_eltwise,
     convolution,
@@ -22,26 +22,3 @@ from fusion.layers import (
     slice_select,
     weighted,
 )
-
-__all__ = [
-    "activation",
-    "concat_eltwise",
-    "convolution",
-    "dense",
-    "distances",
-    "dropout",
-    "forks",
-    "losses",
-    "measures",
-    "normalization",
-    "onnx_file",
-    "output",
-    "pct",
-    "pooling",
-    "python",
-    "recurrent",
-    "reshape",
-    "scale",
-    "slice_select",
-    "weighted",
-]

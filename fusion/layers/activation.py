@@ -45,17 +45,13 @@ def _bnll(layer: LayerParameter, context: Context) -> nn.Module:
     return nn.Softplus(threshold=50)
 
 
+@layer("AbsVal", per_sample=True)
 class AbsVal(nn.Module):
     """|x|, with gradient 0 at 0."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map any shape to the same shape."""
         return x.abs()
-
-
-@layer("AbsVal", per_sample=True)
-def _abs_val(layer: LayerParameter, context: Context) -> nn.Module:
-    return AbsVal()
 
 
 class BetaSwish(nn.Module):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -17,12 +16,6 @@ if TYPE_CHECKING:
 def positive_axis(axis: int, axes: int) -> int:
     """Return the axis counted from the front, for a blob with `axes` axes."""
     return axis + axes if axis < 0 else axis
-
-
-def outer_inner(x: Tensor, axis: int) -> tuple[int, int]:
-    """Return the number of elements before and after the axis."""
-    axis = positive_axis(axis, x.dim())
-    return math.prod(x.shape[:axis]), math.prod(x.shape[axis + 1 :])
 
 
 def spares_batch(axis: Callable[[LayerParameter], int]) -> Callable[[LayerParameter, Context], bool]:

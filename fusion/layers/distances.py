@@ -15,17 +15,13 @@ if TYPE_CHECKING:
     from prototxt.schema.messages import LayerParameter
 
 
+@layer("EuclideanLoss")
 class EuclideanLoss(nn.Module):
     """Half the squared distance, per sample."""
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
         """Map [N, ...] twice to a scalar."""
         return (full(x) - full(target).reshape(x.shape)).square().sum() / (2 * x.shape[0])
-
-
-@layer("EuclideanLoss")
-def _euclidean_loss(layer: LayerParameter, context: Context) -> nn.Module:
-    return EuclideanLoss()
 
 
 class HingeLoss(nn.Module):

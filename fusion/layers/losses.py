@@ -161,6 +161,7 @@ def _matrix(path: str) -> Tensor:
     return torch.tensor(blob.data or blob.double_data, dtype=torch.float32)
 
 
+@layer("MultinomialLogisticLoss")
 class MultinomialLogisticLoss(nn.Module):
     """The mean of -log(probability of the label); the floor of 1e-20 applies to the gradient too."""
 
@@ -170,11 +171,6 @@ class MultinomialLogisticLoss(nn.Module):
         chosen = rows.gather(1, label.reshape(-1, 1).long())
         floored = chosen + (chosen.clamp(min=1e-20) - chosen).detach()
         return -floored.log().sum() / rows.shape[0]
-
-
-@layer("MultinomialLogisticLoss")
-def _multinomial_logistic_loss(layer: LayerParameter, context: Context) -> nn.Module:
-    return MultinomialLogisticLoss()
 
 
 class SigmoidCrossEntropyLoss(nn.Module):

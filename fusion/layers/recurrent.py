@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from prototxt.schema.messages import LayerParameter
 
 
+@layer("LSTMUnit")
 class LSTMUnit(nn.Module):
     """One step: the gates [1, N, 4 * D] are input, forget, output, new content; a marker of 0 clears the cell."""
 
@@ -146,8 +147,3 @@ def _lstm(layer: LayerParameter, context: Context) -> nn.Module:
 @layer("RNN")
 def _rnn(layer: LayerParameter, context: Context) -> nn.Module:
     return RNN(_parameters(layer, context), layer.recurrent_param.expose_hidden)
-
-
-@layer("LSTMUnit")
-def _lstm_unit(layer: LayerParameter, context: Context) -> nn.Module:
-    return LSTMUnit()

@@ -13,10 +13,11 @@ them in `caffe_params`, in Caffe's order and Caffe's shapes. Packages announce b
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal, TypeVar, cast
 from zlib import crc32
 
 import numpy as np
@@ -95,6 +96,7 @@ class Context:
 
 
 Builder = Callable[["LayerParameter", Context], nn.Module]
+Registered = TypeVar("Registered", "Builder", "type[nn.Module]")
 Sampled = Callable[["LayerParameter", Context], bool]
 
 
@@ -124,20 +126,25 @@ class _Registry:
 _registry = _Registry()
 
 
-def layer(*types: str, per_sample: bool | Sampled = False) -> Callable[[Builder], Builder]:
-    """Register a builder for layer types; `prototxt.shapes.shape_function` registers their shapes.
+def layer(*types: str, per_sample: bool | Sampled = False) -> Callable[[Registered], Registered]:
+    """Register a builder, or a module class without settings; `prototxt.shapes.shape_function` registers the shapes.
 
     Raises: BuildError for a type that has a builder already.
     """
 
-    def register(build: Builder) -> Builder:
+    def register(build: Registered) -> Registered:
+        builder: Builder = _without_settings(build) if isinstance(build, type) else build
         for name in types:
             if name in _registry.types:
                 raise BuildError(f"layer type '{name}' has a builder already: {_registry.types[name].build!r}")
-            _registry.types[name] = RegisteredLayer(name, build, per_sample)
+            _registry.types[name] = RegisteredLayer(name, builder, per_sample)
         return build
 
     return register
+
+
+def _without_settings(module: type[nn.Module]) -> Builder:
+    return functools.wraps(module, updated=())(lambda layer, context: module())
 
 
 def find_layer_type(name: str) -> RegisteredLayer | None:
@@ -145,9 +152,9 @@ def find_layer_type(name: str) -> RegisteredLayer | None:
     if name not in _registry.types and not _registry.searched:
         _registry.searched = True
         for entry in metadata.entry_points(group=ENTRY_POINTS):
-            found = entry.load()
-            if callable(found):
-                found()
+            announced = entry.load()
+            if callable(announced):
+                announced()
     return _registry.types.get(name)
 
 

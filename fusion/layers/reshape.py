@@ -118,14 +118,10 @@ def _split(layer: LayerParameter, context: Context) -> nn.Module:
     return SplitTops(len(layer.top))
 
 
+@layer("Silence", per_sample=True)
 class Silence(nn.Module):
     """Consumes blobs, so that they are not outputs of the net."""
 
     def forward(self, *bottoms: Tensor) -> tuple[()]:
         """Map any blobs to none."""
         return ()
-
-
-@layer("Silence", per_sample=True)
-def _silence(layer: LayerParameter, context: Context) -> nn.Module:
-    return Silence()

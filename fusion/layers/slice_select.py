@@ -59,6 +59,7 @@ def _crop(layer: LayerParameter, context: Context) -> nn.Module:
     return Crop(layer.crop_param.axis, tuple(layer.crop_param.offset))
 
 
+@layer("Filter")
 class Filter(nn.Module):
     """Selects the samples for which the last bottom is not 0; their number depends on the data."""
 
@@ -69,22 +70,13 @@ class Filter(nn.Module):
         return tops[0] if len(tops) == 1 else tops
 
 
-@layer("Filter")
-def _filter(layer: LayerParameter, context: Context) -> nn.Module:
-    return Filter()
-
-
+@layer("BatchReindex")
 class BatchReindex(nn.Module):
     """Selects samples of the first bottom by the indices in the second."""
 
     def forward(self, x: Tensor, index: Tensor) -> Tensor:
         """Map [N, ...] and indices [M] of any dtype to [M, ...]."""
         return x.index_select(0, index.flatten().long())
-
-
-@layer("BatchReindex")
-def _batch_reindex(layer: LayerParameter, context: Context) -> nn.Module:
-    return BatchReindex()
 
 
 class Parameter(nn.Module):

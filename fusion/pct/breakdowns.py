@@ -57,7 +57,7 @@ def flips(*, old: Predictions, new: Predictions, positive: bool = False) -> list
     pair = align(old=old, new=new)
     before, after = pair.old, pair.new
     flipped = (~before.right & after.right) if positive else (before.right & ~after.right)
-    found = [
+    result = [
         Flip(
             row,
             str(after.keys[row]),
@@ -70,7 +70,7 @@ def flips(*, old: Predictions, new: Predictions, positive: bool = False) -> list
         )
         for row in np.flatnonzero(flipped).tolist()
     ]
-    return sorted(found, key=lambda flip: (-flip.new_confidence, flip.key, flip.variant))
+    return sorted(result, key=lambda flip: (-flip.new_confidence, flip.key, flip.variant))
 
 
 def flip_matrix(*, old: Predictions, new: Predictions) -> tuple[list[int], npt.NDArray[np.int64]]:

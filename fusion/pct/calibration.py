@@ -23,15 +23,15 @@ class Bin:
 def reliability(predictions: Predictions, bins: int = 10) -> list[Bin]:
     """Return accuracy and confidence in bins of equal width."""
     place = np.clip(np.ceil(predictions.confidence.astype(np.float64) * bins).astype(int) - 1, 0, bins - 1)
-    found = []
+    result = []
     for i in range(bins):
         rows = place == i
         count = int(rows.sum())
         confidence = float(predictions.confidence[rows].mean()) if count else None
-        found.append(
+        result.append(
             Bin(i / bins, (i + 1) / bins, count, confidence, float(predictions.right[rows].mean()) if count else None)
         )
-    return found
+    return result
 
 
 def expected_calibration_error(predictions: Predictions, bins: int = 10) -> float | None:

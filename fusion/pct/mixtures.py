@@ -31,8 +31,8 @@ def log_softmax(logits: Floats) -> npt.NDArray[np.float64]:
 def class_columns(have: Ints, want: Ints) -> Ints:
     """Return the column in `have` of each class in `want`, int64 [len(want)]; -1 where it is absent."""
     order = np.argsort(have, kind="stable")
-    found = np.minimum(np.searchsorted(have, want, sorter=order), len(have) - 1)
-    column = order[found]
+    nearest = np.minimum(np.searchsorted(have, want, sorter=order), len(have) - 1)
+    column = order[nearest]
     return np.where(have[column] == want, column, -1)
 
 

@@ -55,7 +55,7 @@ def faults(
             ReportError(f"logits of shape {logits.shape} with keys of shape {keys.shape}; [N, C] and [N] are needed")
         ]
     count, width = logits.shape
-    found: list[FusionError] = []
+    errors: list[FusionError] = []
     lengths = [
         ("keys", keys, count),
         ("labels", labels, count),
@@ -64,14 +64,14 @@ def faults(
     ]
     for name, array, length in lengths:
         if array is not None and array.shape != (length,):
-            found.append(ReportError(f"{name} of shape {array.shape} beside logits of shape {logits.shape}"))
+            errors.append(ReportError(f"{name} of shape {array.shape} beside logits of shape {logits.shape}"))
     if features is not None and (features.ndim < 2 or len(features) != count):
-        found.append(ReportError(f"features of shape {features.shape} beside logits of shape {logits.shape}"))
+        errors.append(ReportError(f"features of shape {features.shape} beside logits of shape {logits.shape}"))
     if len(np.unique(classes)) != len(classes):
-        found.append(ReportError(f"a class occurs twice among {classes.tolist()}"))
+        errors.append(ReportError(f"a class occurs twice among {classes.tolist()}"))
     if not 0 < weight < np.inf:
-        found.append(ReportError(f"an ensemble weight of {weight}; it must be above 0 and finite"))
-    return found or [*_repeated(keys, variants), *_unusable(keys, logits)]
+        errors.append(ReportError(f"an ensemble weight of {weight}; it must be above 0 and finite"))
+    return errors or [*_repeated(keys, variants), *_unusable(keys, logits)]
 
 
 def _repeated(keys: Array, variants: Array | None) -> list[FusionError]:
@@ -105,16 +105,16 @@ def _is_text(name: str) -> bool:
 def _unusable(keys: Array, logits: Array) -> list[FusionError]:
     highest = logits.max(axis=1)
     broken, unknown = np.flatnonzero(np.isnan(highest) | (highest == np.inf)), np.flatnonzero(highest == -np.inf)
-    found: list[FusionError] = []
+    errors: list[FusionError] = []
     if len(broken):
-        found.append(
+        errors.append(
             ReportError(
                 f"{len(broken)} samples have NaN or infinite logits, the first is {str(keys[broken[0]])!r}",
                 hint="the net has diverged, or float16 is too narrow for its logits",
             )
         )
     if len(unknown):
-        found.append(
+        errors.append(
             ReportError(f"all logits are -inf for {len(unknown)} samples, the first is {str(keys[unknown[0]])!r}")
         )
-    return found
+    return errors

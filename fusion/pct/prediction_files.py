@@ -92,15 +92,15 @@ def _read_npz(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:
         with zipfile.ZipFile(path) as archive:
             check_headers(archive)
         with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in (*REQUIRED, *OPTIONAL) if name in arrays.files}
-    missing = [name for name in REQUIRED if name not in found]
+            contents = {name: arrays[name] for name in (*REQUIRED, *OPTIONAL) if name in arrays.files}
+    missing = [name for name in REQUIRED if name not in contents]
     if missing:
         raise ReportError(
             f"no array {', '.join(map(repr, missing))} in this archive",
             place=str(path),
             hint="a predictions file contains keys, labels, logits and classes; fusion-test writes them",
         )
-    return found
+    return contents
 
 
 def check_headers(archive: zipfile.ZipFile) -> None:

@@ -9,30 +9,26 @@ their logits are computed once per record and cached.
 
 from __future__ import annotations
 
-from fusion.references.add_losses import ClassificationTask, add_losses, find_task
 from fusion.references.logit_cache import ReferencedSource, attach_logits, number_duplicates, to_predictions
 from fusion.references.loss_warmup import LossWarmup, warmup_layers
-from fusion.references.models import Model, open_models, scores_blob
+from fusion.references.models import Model, class_scores_blob, open_models
 from fusion.references.parse import Objective, Reference, parse_pct, parse_reference
 from fusion.references.references import References, parse_references
 
 __all__ = [
-    "ClassificationTask",
     "LossWarmup",
     "Model",
     "Objective",
     "Reference",
     "ReferencedSource",
     "References",
-    "add_losses",
     "attach_logits",
-    "find_task",
+    "class_scores_blob",
     "number_duplicates",
     "open_models",
     "parse_pct",
     "parse_reference",
     "parse_references",
-    "scores_blob",
     "to_predictions",
     "warmup_layers",
 ]

@@ -11,7 +11,7 @@ from fusion.composition.references import ReferenceScores, check_pct, loss_layer
 from fusion.errors import TrainingError, raise_all
 from fusion.pct import contrastive
 from fusion.references.classifiers import OldClassifier, classifier_of
-from fusion.references.models import Model, scores_blob
+from fusion.references.models import Model, class_scores_blob
 from fusion.references.parse import Objective, Reference
 from prototxt.schema.decode import decode
 from prototxt.schema.messages import LayerParameter, NetParameter
@@ -58,7 +58,7 @@ class NetWithLosses:
 
 def find_task(net: NetParameter, shapes: Mapping[str, Shape]) -> ClassificationTask:
     """Return the blobs that the net's own loss compares. Raises: TrainingError unless they are unique."""
-    logits = scores_blob(net)
+    logits = class_scores_blob(net)
     label = class_label(net, logits)
     width = shapes[logits][1] if len(shapes.get(logits, ())) > 1 else None
     if label is None or width is None:
@@ -181,12 +181,12 @@ def _decoded(text: str) -> LayerParameter:
     return layer
 
 
-def _fresh(name: str, taken: set[str]) -> str:
+def _fresh(name: str, used: set[str]) -> str:
     unique, number = name, 1
-    while unique in taken:
+    while unique in used:
         number += 1
         unique = f"{name}{number}"
-    taken.add(unique)
+    used.add(unique)
     return unique
 
 

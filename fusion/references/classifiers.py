@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusion.errors import TrainingError
-from fusion.references.models import Model, scores_blob
+from fusion.references.models import Model, class_scores_blob
 from prototxt.formats.weights import read_weights
 from prototxt.schema.filter import filter_net
 from prototxt.schema.load import load_net
@@ -44,7 +44,7 @@ def classifier_of(model: Model, features: str, width: int | None) -> OldClassifi
             f"--pct bct needs the old classifier's weights, which '{model.name}' does not have", hint=hint
         )
     message = filter_net(load_net(path), "TEST")
-    blob = spec.blob or scores_blob(message, os.fspath(path))
+    blob = spec.blob or class_scores_blob(message, os.fspath(path))
     last = next((layer for layer in reversed(message.layer) if blob in layer.top), None)
     if last is None or last.type != "InnerProduct":
         kind = "no layer" if last is None else f"a {last.type} layer"

@@ -161,31 +161,31 @@ def _provenance(model: Model, source: Source) -> dict[str, str]:
     }
 
 
-def _cached(found: Predictions, source: Source, provenance: dict[str, str], path: str) -> Tensor:
+def _cached(stored: Predictions, source: Source, provenance: dict[str, str], path: str) -> Tensor:
     try:
-        check_fresh(found, **provenance)
+        check_fresh(stored, **provenance)
     except ReportError as error:
         raise TrainingError(error.message, place=path, hint="delete the file to create it again") from None
-    return torch.from_numpy(_aligned(found, source, (), path))
+    return torch.from_numpy(_aligned(stored, source, (), path))
 
 
 def _rows_of(member: EnsembleMember, source: Source) -> Tensor:
     """Return a predictions file's logits in the order of the source's records."""
-    found = member.file
-    assert found is not None
-    path = os.fspath(member.spec.net) if isinstance(member.spec.net, (str, os.PathLike)) else found.name
+    stored = member.file
+    assert stored is not None
+    path = os.fspath(member.spec.net) if isinstance(member.spec.net, (str, os.PathLike)) else stored.name
     if not source.deterministic:
         hint = "give the net itself (NET.prototxt:WEIGHTS), which runs on each view"
         raise TrainingError("stored logits do not match random views of the images", place=path, hint=hint)
-    made, here = found.meta.get("preprocessing"), source.fingerprint()
+    made, here = stored.meta.get("preprocessing"), source.fingerprint()
     if made != here and not member.spec.unchecked:
         problem = "does not name its data" if made is None else "was made from other data or another transform"
         hint = "make it again from this data layer (fusion-test --phase TRAIN), or add unchecked if you are sure"
         raise TrainingError(f"the file {problem}", place=path, hint=hint)
-    return torch.from_numpy(_aligned(found, source, member.spec.classes, path))
+    return torch.from_numpy(_aligned(stored, source, member.spec.classes, path))
 
 
-def _aligned(found: Predictions, source: Source, classes: Sequence[int], path: str) -> NDArray[np.floating]:
+def _aligned(stored: Predictions, source: Source, classes: Sequence[int], path: str) -> NDArray[np.floating]:
     """Return the logits by record; records whose label is not among `classes` may be missing and get zeros."""
     labels = source.labels
     count = len(source)
@@ -195,13 +195,13 @@ def _aligned(found: Predictions, source: Source, classes: Sequence[int], path: s
         np.zeros((count, 1), np.float32),
         variants=number_duplicates(source.keys),
     )
-    rows = positions(found, here)
+    rows = positions(stored, here)
     needed = np.ones(count, bool) if labels is None or not classes else np.isin(labels, list(classes))
     missing = np.flatnonzero((rows < 0) & needed)
     if len(missing):
         first = source.keys[int(missing[0])]
         raise TrainingError(f"no logits for {len(missing)} of {count} records, the first is '{first}'", place=path)
-    unknown = np.flatnonzero(needed & ~np.isfinite(found.logits[rows]).all(1))
+    unknown = np.flatnonzero(needed & ~np.isfinite(stored.logits[rows]).all(1))
     if len(unknown):
         raise TrainingError(
             f"no finite logits of all classes for {len(unknown)} of {count} records, the first is "
@@ -209,4 +209,4 @@ def _aligned(found: Predictions, source: Source, classes: Sequence[int], path: s
             place=path,
             hint="the file combines nets of different classes: give each as a separate reference with its classes=...",
         )
-    return np.where((rows >= 0)[:, None], found.logits[rows], found.logits.dtype.type(0))
+    return np.where((rows >= 0)[:, None], stored.logits[rows], stored.logits.dtype.type(0))

@@ -127,10 +127,10 @@ def _model(name: str, members: list[EnsembleMember]) -> Model:
 def _with_share(name: str, members: Sequence[EnsembleMember]) -> list[EnsembleMember]:
     """Return the members with a weight above 0; a single one gets weight 1. Raises: TrainingError without any."""
     # A class that only members of weight 0 know would be 0 / 0.
-    found = [member for member in members if member.spec.weight > 0]
-    if not found:
+    weighted = [member for member in members if member.spec.weight > 0]
+    if not weighted:
         raise TrainingError(f"ensemble '{name}': every member has weight 0", hint="give one a weight above 0")
-    return found if len(found) > 1 else [replace(found[0], spec=replace(found[0].spec, weight=1.0))]
+    return weighted if len(weighted) > 1 else [replace(weighted[0], spec=replace(weighted[0].spec, weight=1.0))]
 
 
 class _InputShapes(dict[str, tuple[int, ...]]):
@@ -140,14 +140,14 @@ class _InputShapes(dict[str, tuple[int, ...]]):
     """
 
     def __init__(self, spec: Reference, source: Source | Shapes, net: NetParameter | None) -> None:
-        found, labels = (source, [*source][1:]) if isinstance(source, dict) else (source.shapes, source.label_tops)
-        images = [top for top in found if top not in labels]
+        blobs, labels = (source, [*source][1:]) if isinstance(source, dict) else (source.shapes, source.label_tops)
+        images = [top for top in blobs if top not in labels]
         if spec.input is not None and spec.input not in images:
             raise TrainingError(
                 f"reference '{spec.name}': no data layer provides '{spec.input}'", hint=_choices(images)
             )
         self.images = images if spec.input is None else [spec.input]
-        super().__init__((top, found[top]) for top in (*self.images, *labels))
+        super().__init__((top, blobs[top]) for top in (*self.images, *labels))
         self._layers = [] if net is None else [layer for layer in net.layer if layer.top and not layer.bottom]
 
     def first(self, spec: Reference) -> str:
@@ -242,7 +242,7 @@ def _caffe(spec: Reference, path: str, shapes: _InputShapes, device: torch.devic
                 place=os.fspath(weights),
                 hint="a reference must be trained; give the weights of its prototxt",
             )
-    blob = spec.blob or scores_blob(message, path)
+    blob = spec.blob or class_scores_blob(message, path)
     check_class_scores(message, blob, path)
     part = restrict_to_blobs(net, [blob])
     part.requires_grad_(False).to(device)
@@ -279,14 +279,14 @@ def _onnx(spec: Reference, path: str, shapes: _InputShapes) -> nn.Module:
     return onnx_net(cut(graph, [blob], [image_entries(graph)[name] for name in cut(graph, [blob]).inputs]), frozen=True)
 
 
-def scores_blob(message: NetParameter, path: str | None = None) -> str:
+def class_scores_blob(message: NetParameter, path: str | None = None) -> str:
     """Return the bottom of the net's losses on classes, or else of its Softmax. Raises: TrainingError unless unique."""
     for types in (("SoftmaxWithLoss", "InfogainLoss", "HingeLoss"), ("Accuracy",), ("Softmax",)):
-        found = {layer.bottom[0] for layer in message.layer if layer.type in types}
-        if len(found) == 1:
-            return found.pop()
+        bottoms = {layer.bottom[0] for layer in message.layer if layer.type in types}
+        if len(bottoms) == 1:
+            return bottoms.pop()
     for layer in message.layer:
-        if layer.bottom and not found:
+        if layer.bottom and not bottoms:
             check_class_scores(message, layer.bottom[0], path)
     raise TrainingError("which blob holds the class scores?", place=path, hint="name it: NET.prototxt:WEIGHTS@BLOB")
 

@@ -138,12 +138,12 @@ def parse_pct(text: str) -> Objective:
 
 def with_unique_names(references: Sequence[Reference]) -> list[Reference]:
     """Return the references, each with a unique name."""
-    taken: dict[str, int] = {}
+    counts: dict[str, int] = {}
     result = []
     for number, reference in enumerate(references):
         name = reference.name or _file_name(reference) or f"reference{number}"
-        taken[name] = taken.get(name, 0) + 1
-        result.append(replace(reference, name=name if taken[name] == 1 else f"{name}{taken[name]}"))
+        counts[name] = counts.get(name, 0) + 1
+        result.append(replace(reference, name=name if counts[name] == 1 else f"{name}{counts[name]}"))
     return result
 
 

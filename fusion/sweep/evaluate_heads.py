@@ -23,7 +23,7 @@ from fusion.references import (
     open_models,
     to_predictions,
 )
-from fusion.references.models import scores_blob
+from fusion.references.models import class_scores_blob
 from fusion.solver.labels import source_with_labels
 from fusion.solver.net_with_data import NetWithData
 
@@ -40,7 +40,7 @@ class EvalSet:
 
 def records_of(panel: EvalSet) -> Predictions:
     """Keys and labels of the records, with empty logits. Raises: DataError for data without labels."""
-    source, labels = source_with_labels(panel.job, [scores_blob(panel.job.message)])
+    source, labels = source_with_labels(panel.job, [class_scores_blob(panel.job.message)])
     empty = np.zeros((len(source), 1 + int(labels.max())), np.float32)
     keys = np.array(source.keys, np.str_)
     return Predictions(keys, labels, empty, variants=number_duplicates(source.keys)).take(panel.rows)

@@ -16,7 +16,7 @@ from torch import Tensor
 from fusion.nets.build import restrict_to_blobs
 from fusion.nets.weights import save_weights
 from fusion.pct.predictions import Predictions
-from fusion.references import scores_blob
+from fusion.references import class_scores_blob
 from fusion.solver.batches import CachedBatches
 from fusion.solver.holdout import with_list
 from fusion.solver.logging.console import Display
@@ -54,7 +54,7 @@ def judge(
     out: Path | None,
 ) -> Result:
     """Each head on the records that choose and on those that are reported; with `out` all files of the sweep."""
-    logits = scores_blob(bench.train.message)
+    logits = class_scores_blob(bench.train.message)
     judges = []
     for panel in (select, report):
         old = known_answers(panel, bench.held, bench.device)

@@ -1,6 +1,6 @@
 """Layer types added by forks of Caffe, one file per family; each file names the sources of its semantics."""
 
-from fusion.layers.forks import (
+from fusion.layers.forks import (  # noqa: F401 - imported to register the types
     costs,
     depthwise,
     detection,
@@ -14,18 +14,3 @@ from fusion.layers.forks import (
     sequences,
     units,
 )
-
-__all__ = [
-    "costs",
-    "depthwise",
-    "detection",
-    "interp",
-    "margins",
-    "multibox",
-    "normalization",
-    "proposals",
-    "rearrange",
-    "regions",
-    "sequences",
-    "units",
-]

@@ -140,11 +140,11 @@ class DetectionOutput(nn.Module):
         boxes = corners(code, prior, torch.ones_like(variance) if rule.encoded else variance, rule.kind)
         scores = full(score).reshape(score.shape[0], count, rule.classes).transpose(1, 2)
         rows = [self._one(index, boxes[index], scores[index]) for index in range(location.shape[0])]
-        found = torch.cat(rows)
-        if len(found) == 0:
-            found = boxes.new_full((location.shape[0], 7), -1)
-            found[:, 0] = torch.arange(location.shape[0], device=found.device)
-        return found[None, None]
+        detections = torch.cat(rows)
+        if len(detections) == 0:
+            detections = boxes.new_full((location.shape[0], 7), -1)
+            detections[:, 0] = torch.arange(location.shape[0], device=detections.device)
+        return detections[None, None]
 
     def _one(self, image: int, boxes: Tensor, scores: Tensor) -> Tensor:
         rule = self.rule
@@ -159,12 +159,12 @@ class DetectionOutput(nn.Module):
             retained = suppress(candidates, rule.nms, -1, rule.eta)
             head = boxes.new_tensor([image, kind]).expand(len(retained), 2)
             rows.append(torch.cat([head, scores[kind][order][retained, None], candidates[retained]], 1))
-        found = torch.cat(rows) if rows else boxes.new_zeros(0, 7)
-        if 0 <= rule.in_all < len(found):
-            best = found[:, 2].argsort(descending=True, stable=True)[: rule.in_all]
+        detections = torch.cat(rows) if rows else boxes.new_zeros(0, 7)
+        if 0 <= rule.in_all < len(detections):
+            best = detections[:, 2].argsort(descending=True, stable=True)[: rule.in_all]
             # The best ones, in the fork's order: by class, then by score.
-            found = found[best[found[best, 1].argsort(stable=True)]]
-        return found
+            detections = detections[best[detections[best, 1].argsort(stable=True)]]
+        return detections
 
 
 @layer("DetectionOutput")

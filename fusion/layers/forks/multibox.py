@@ -115,10 +115,10 @@ class MultiBoxLoss(nn.Module):
                 matched, best = match_boxes(own[:, 3:7], boxes, rule)
             else:  # overlap 2: none of an empty image's boxes counts as a hard negative
                 matched, best = torch.full((len(prior),), -1, device=prior.device), prior.new_full((len(prior),), 2.0)
-            taken = matched >= 0
-            matches += int(taken.sum())
+            positive = matched >= 0
+            matches += int(positive.sum())
             localization = localization + self._localization(
-                code[image][taken], own[matched[taken], 3:7], prior[taken], variance[taken]
+                code[image][positive], own[matched[positive], 3:7], prior[positive], variance[positive]
             )
             confidence = confidence + self._confidence(scores[image], own, matched, best)
         total = torch.tensor(matches, device=code.device)
@@ -141,9 +141,9 @@ class MultiBoxLoss(nn.Module):
 
     def _confidence(self, scores: Tensor, own: Tensor, matched: Tensor, best: Tensor) -> Tensor:
         """Return the summed loss of confidences."""
-        rule, taken = self.rule, matched >= 0
+        rule, positive = self.rule, matched >= 0
         label = torch.full_like(matched, rule.background)
-        label[taken] = rule.background + 1 if rule.agnostic else own[matched[taken], 1].long()
+        label[positive] = rule.background + 1 if rule.agnostic else own[matched[positive], 1].long()
         if rule.logistic:
             target = F.one_hot(label.clamp(min=0), rule.classes).to(scores.dtype) * (label >= 0)[:, None]
             each = F.binary_cross_entropy_with_logits(scores, target, reduction="none").sum(1)
@@ -153,9 +153,9 @@ class MultiBoxLoss(nn.Module):
             return each.sum()
         # Online hard negative mining: the unmatched boxes of greatest loss, a fixed number per matched one.
         free = (matched == -1) & (best < rule.negative)
-        count = min(int(int(taken.sum()) * rule.ratio), int(free.sum()))
+        count = min(int(int(positive.sum()) * rule.ratio), int(free.sum()))
         worst = each.detach().masked_fill(~free, -math.inf).argsort(descending=True, stable=True)[:count]
-        return each[taken].sum() + each[worst].sum()
+        return each[positive].sum() + each[worst].sum()
 
 
 @layer("MultiBoxLoss")

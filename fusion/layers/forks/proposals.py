@@ -53,8 +53,8 @@ class Proposal(nn.Module):
             self._one(index, score[index], offset[index], info[min(index, len(info) - 1)])
             for index in range(score.shape[0])
         ]
-        found = torch.cat(rows)
-        return (found[:, :5], found[:, 5:]) if self.scores else found[:, :5]
+        proposals = torch.cat(rows)
+        return (proposals[:, :5], proposals[:, 5:]) if self.scores else proposals[:, :5]
 
     def _one(self, image: int, score: Tensor, offset: Tensor, info: Tensor) -> Tensor:
         count, (height, width) = len(self.anchors), score.shape[1:]

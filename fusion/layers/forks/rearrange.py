@@ -20,17 +20,13 @@ if TYPE_CHECKING:
     from prototxt.schema.messages import LayerParameter
 
 
+@layer("Axpy", per_sample=True)
 class Axpy(nn.Module):
     """a * x + y."""
 
     def forward(self, scale: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """Map factors [N, C, ...] and [N, C, *space] twice to [N, C, *space]."""
         return scale.reshape(*x.shape[:2], *[1] * (x.dim() - 2)) * x + y
-
-
-@layer("Axpy", per_sample=True)
-def _axpy(layer: LayerParameter, context: Context) -> nn.Module:
-    return Axpy()
 
 
 class ShuffleChannel(nn.Module):
