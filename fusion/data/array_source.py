@@ -49,7 +49,7 @@ class ArraySource:
         if len(self.arrays) < 2 or int(np.prod(self.arrays[1].shape[1:])) != 1:
             return None
         values = np.asarray(self.arrays[1][:], np.float32).reshape(-1)
-        whole = values.astype(np.int64)
+        whole = values.astype(np.int64)  # others are regression targets
         return whole if (whole == values).all() else None
 
     @property
@@ -86,6 +86,7 @@ class ArraySource:
         return self.sequence.batches(start)
 
     def place(self, index: int) -> str:
+        # the last file that starts at or before the row
         first, name = [start for start in self.starts if start[0] <= index][-1]
         return f"{name or self.name}:{index - first}"
 

@@ -20,6 +20,7 @@ def sorted_classes_warning(source: Source) -> str | None:
         return None
     count = min(len(labels) // window * (window // size), _MOST)
     visited = labels[np.concatenate(list(islice(source.order(), count)))]
+    # Windows that are split at the end of the epoch would mix two of them.
     whole = visited[: len(visited) // window * window].reshape(-1, window)
     found = float(np.mean([len(np.unique(row)) for row in whole]))
     shares = np.unique(labels, return_counts=True)[1] / len(labels)

@@ -111,7 +111,7 @@ def _records(
         else:
             if not bad.errors or bad.on_bad_record == "skip":
                 yield f"{number:08d}_{name}".encode("utf-8", "surrogateescape"), write_datum(datum)
-        if progress is not None and number % 1000 == 999:
+        if progress is not None and number % 1000 == 999:  # convert_imageset reports every 1000 files
             progress(number + 1, total)
     bad.raise_all()
     if first is None:
@@ -135,6 +135,7 @@ def _datum(path: str, label: int, images: ImageOptions, place: str) -> tuple[Dat
         return Datum(channels, height, width, label, data=pixels.tobytes()), pixels.shape
     extension = os.path.splitext(path)[1][1:].lower()
     kind = images.encode_type.lower() or extension
+    # A file that need not change is stored as it is: encoding it again would lose quality.
     if _SAME.get(kind, kind) == _SAME.get(extension, extension) and not images.gray and images.size is None:
         return Datum(label=label, encoded=True, data=data), pixels.shape
     return Datum(label=label, encoded=True, data=encode_image(pixels, kind)), pixels.shape

@@ -100,6 +100,7 @@ class Store:
         if self._pixels is None:
             return self._get_unkept(indices)
         indices = self._read_good(indices, self._decode_missing)
+        # Records of other shapes than the first one's are kept apart; a batch with one of them is a list.
         if self._ragged and any(index in self._ragged for index in indices.tolist()):
             return [self._ragged[i] if i in self._ragged else self._pixels[i] for i in indices.tolist()], indices
         first, last = int(indices[0]), int(indices[-1])  # consecutive records need no copy: a slice is a view
@@ -111,7 +112,14 @@ class Store:
         if self._recent is not None and np.array_equal(self._recent[0], requested):
             return self._recent[1:]
         found: dict[int, Pixels] = {}
-        indices = self._read_good(requested, lambda missing: self._fetch_into(found, missing))
+
+        def read(indices: NDArray[np.int64]) -> None:
+            unread = [
+                index for index in dict.fromkeys(indices.tolist()) if index not in found and index not in self.bad
+            ]
+            found.update(self._good(unread))
+
+        indices = self._read_good(requested, read)
         parts = [found[index] for index in indices.tolist()]
         pixels = np.stack(parts) if len({part.shape for part in parts}) == 1 else parts
         if self._shared:  # the next layer asks for the same records
@@ -154,10 +162,6 @@ class Store:
             index = (index + 1) % self._count
         return index
 
-    def _fetch_into(self, found: dict[int, Pixels], indices: NDArray[np.int64]) -> None:
-        unread = [index for index in dict.fromkeys(indices.tolist()) if index not in found and index not in self.bad]
-        found.update(self._good(unread))
-
     def _decode_missing(self, indices: NDArray[np.int64]) -> None:
         if not self._known_all and not self._known[indices].all():
             self._decode(np.unique(indices[~self._known[indices]]))
@@ -189,6 +193,7 @@ class Store:
         return good
 
     def _try_many(self, indices: list[int]) -> Iterable[Pixels | DataError]:
+        # The pool starts on first use: small records never need it.
         if len(indices) < 2 or self.first.nbytes < SMALL or self.threads < 2:
             return map(self._try, indices)
         if self._pool is None:

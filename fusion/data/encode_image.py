@@ -61,6 +61,7 @@ def _chunk(name: bytes, data: bytes) -> bytes:
 
 def _compress(data: bytes) -> bytes:
     """Run lengths only, at the level of best speed; libpng narrows the window for little data, twice."""
+    # zlib compresses with a window of 9 bits or more; libpng then states the smallest one that holds the data, from 8.
     bits = 15
     while bits > 9 and len(data) <= 16384 and len(data) + 262 <= 1 << (bits - 1):
         bits -= 1

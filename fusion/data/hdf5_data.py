@@ -185,6 +185,7 @@ def _shuffled_files(counts: list[int], seed: int) -> Permutation:
     """Return a permutation with files in random order, and rows in random order inside each, as Caffe shuffles them."""
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
 
+    # A batch that wraps needs two epochs.
     @lru_cache(maxsize=2)
     def permutation(epoch: int) -> NDArray[np.int64]:
         rng = np.random.default_rng((seed, epoch))

@@ -49,10 +49,10 @@ def read_list(path: str | os.PathLike[str]) -> ImageList:
         stripped = line.strip("\r\ufeff")
         if not stripped.strip():
             continue
-        name, _, label = stripped.rstrip().rpartition(" ")
+        name, _, label = stripped.rstrip().rpartition(" ")  # names may contain blanks, as in Caffe
         if not name:
             errors.append(_broken(place, number, "the line has no label", stripped))
-        elif not _is_integer(label):
+        elif not re.fullmatch(r"[+-]?[0-9]{1,11}", label):
             errors.append(_broken(place, number, f"the label {label!r} is not an integer", stripped))
         else:
             names.append(name)
@@ -62,10 +62,6 @@ def read_list(path: str | os.PathLike[str]) -> ImageList:
     if not names:
         raise DataError("the image list is empty", place=place, hint="write one 'path label' per line")
     return ImageList(place, tuple(names), np.array(labels, np.int64), np.array(lines, np.int64))
-
-
-def _is_integer(text: str) -> bool:
-    return re.fullmatch(r"[+-]?[0-9]{1,11}", text) is not None
 
 
 def _broken(place: str, number: int, message: str, line: str) -> DataError:

@@ -69,6 +69,7 @@ class InStep:
 
     @property
     def label_tops(self) -> tuple[str, ...]:
+        # stable: the labelled member first, the others in the order of the net
         ordered = sorted(self.members, key=lambda member: member is not self._labelled)
         return tuple(top for member in ordered for top in member.label_tops)
 
@@ -174,6 +175,7 @@ def combine_in_step(sources: Sequence[tuple[LayerParameter, Source]]) -> list[So
 
     Warns: UnpairedData for layers that would be in step if they drew nothing.
     """
+    # Constant blobs fit any layer, so a DummyData layer cannot say which order the others must have.
     lead = next((pair for pair in sources if not isinstance(pair[1], DummySource)), None)
     if lead is None:
         return [source for _, source in sources]

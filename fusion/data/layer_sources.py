@@ -95,7 +95,7 @@ def open_layers(
     stores: Stores = {}
     found: list[tuple[LayerParameter, Source]] = []
     for number, layer in enumerate(one for one in layers if leaders[id(one)] is None):
-
+        # The default argument binds this leader's seed; its followers share it, so that they draw the same numbers.
         def open_one(one: LayerParameter, own: int = layer_seed(seed, number)) -> Source:
             return open_source(
                 one, phase, seed=own, budget=budget, arrays=arrays, on_bad_record=on_bad_record, stores=stores

@@ -167,6 +167,7 @@ def write_database(path: str | os.PathLike[str], records: Iterable[tuple[bytes, 
     target = os.path.abspath(path)
     if os.path.lexists(target):
         raise DataError("this exists already", place=os.fspath(path), hint="remove it, or give another name")
+    # In the target's folder, since a rename is atomic within one file system only.
     folder = tempfile.mkdtemp(prefix=f".{os.path.basename(target)[:100]}.", dir=os.path.dirname(target))
     count = 0
     try:
@@ -196,7 +197,7 @@ def _lmdb_writer(folder: str) -> Iterator[Put]:
                 with environment.begin(write=True) as transaction:
                     for key, value in waiting:
                         transaction.put(key, value)
-            except lmdb.MapFullError:
+            except lmdb.MapFullError:  # the map's size is fixed: enlarge it and write the transaction again
                 environment.set_mapsize(2 * environment.info()["map_size"])
             else:
                 waiting.clear()

@@ -31,6 +31,7 @@ class Order:
         """Return the record numbers int64 [batch_size] of batch `number`, counted from 0 without end."""
         first = self.skip + number * self.batch_size
         offset = first % self.records
+        # The common case, without modulo: a batch that does not wrap.
         if self.permutation is None and offset + self.batch_size <= self.records:
             return np.arange(offset, offset + self.batch_size)
         positions = np.arange(first, first + self.batch_size)

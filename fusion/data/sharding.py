@@ -34,7 +34,7 @@ class ShardSpec:
     def of(self, batches: Iterator[NDArray[np.int64]]) -> Iterator[NDArray[np.int64]]:
         """Yield this process's part of `batches`, which begin at a common batch; see `first`."""
         if self.whole:
-            return islice(batches, self.rank, None, self.size)
+            return islice(batches, self.rank, None, self.size)  # process r has batches r, r + size, ...
         return (np.array_split(batch, self.size)[self.rank] for batch in batches)
 
     def first(self, start: int) -> int:
@@ -62,6 +62,7 @@ class Shard(SourceWrapper):
 
     def batch(self, indices: NDArray[np.int64], draw: int = 0) -> dict[str, Tensor]:
         blobs = self.source.batch(indices, self.part.draw(draw))
+        # a layer with random fillers makes a whole batch, whatever the indices
         return {top: tensor[: len(indices)] for top, tensor in blobs.items()}
 
     def order(self, start: int = 0) -> Iterator[NDArray[np.int64]]:

@@ -138,6 +138,7 @@ class ImageSource:
         return self.sequence.records
 
     def load(self, progress: Progress | None = None) -> None:
+        # Workers fill the cache where that is faster; the store reads the rest and reports errors.
         prefill_cache(self.store, self.config, progress)
         self.store.load(progress)
 
@@ -150,6 +151,7 @@ class ImageSource:
 
     def values(self, indices: NDArray[np.int64], draw: int = 0) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Return the images float32 [N, C, H, W], and their records' numbers: others where records were skipped."""
+        # (0, 0, 0) is no record's shape, so a random crop counts as random whatever the size of the records.
         rng = None if self.transform.deterministic((0, 0, 0)) else np.random.default_rng((self.seed, 1, draw))
         pixels, indices = self.store.get(indices)
         if isinstance(pixels, list):

@@ -60,4 +60,5 @@ class ReadOptions:
     @property
     def processes(self) -> int:
         """Return the number of workers to start."""
+        # Training needs the other half of the cores.
         return min(8, max(1, (os.cpu_count() or 1) // 2)) if self.workers is None else self.workers

@@ -89,7 +89,7 @@ class Transform:
         return out
 
     def _values(self, pixels: NDArray[np.generic], rows: slice, columns: slice) -> NDArray[np.float32]:
-        out = pixels[:, :, rows, columns].astype(np.float32)
+        out = pixels[:, :, rows, columns].astype(np.float32)  # (pixel - mean) * scale, each step rounded, as in Caffe
         if self.mean is not None:
             whole = self.mean.shape[1:] == (1, 1)
             out -= self.mean if whole else self.mean[:, rows, columns]
@@ -99,6 +99,7 @@ class Transform:
 
     def _random_windows(self, pixels: NDArray[np.generic], drawn: NDArray[np.float64]) -> NDArray[np.float32]:
         room = np.array(pixels.shape[2:]) - self.crop + 1
+        # The same drawn fraction gives the same place in layers in step, also where their sizes differ.
         tops, lefts = (drawn[:, :2] * room).astype(np.int64).T
         windows = [
             self._values(pixels[i : i + 1], slice(top, top + self.crop), slice(left, left + self.crop))
@@ -134,7 +135,7 @@ def read_transform(param: TransformationParameter, phase: str, place: str) -> Tr
         mean = read_mean_image(param.mean_file)
     elif param.mean_value:
         mean = np.array(param.mean_value, np.float32).reshape(-1, 1, 1)
-    return Transform(
+    return Transform(  # mirror does not depend on the phase: Caffe flips in TEST too
         scale=np.float32(param.scale),
         mean=mean,
         crop=param.crop_size,

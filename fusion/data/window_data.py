@@ -107,6 +107,7 @@ def open_window_data(config: SourceConfig, *, budget: int = BUDGET) -> ImageSour
     transform = _transform(config, name)
     fetch = _cutter(windows, folder, param, transform)
     background, foreground = windows.labels == 0, windows.labels != 0
+    # Caffe truncates a float32 product: 128 * 0.3 is 38.
     drawn = int(_FLOAT(param.batch_size) * _FLOAT(param.fg_fraction))
     settings = config.layer.SerializeToString(deterministic=True) + config.phase.encode()
     return ImageSource(

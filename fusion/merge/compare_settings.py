@@ -54,6 +54,7 @@ def _plain(param: Any) -> dict[str, object]:
     for descriptor in param.DESCRIPTOR.fields:
         if descriptor.name not in _IGNORED:
             value = getattr(param, descriptor.name)
+            # enums by name, for the message; repeated fields as tuples, which compare by value
             if descriptor.enum_type is not None and isinstance(value, int):
                 value = descriptor.enum_type.values_by_number[value].name
             whole = descriptor.message_type is not None or isinstance(value, (bool, int, float, str, bytes))
@@ -67,6 +68,7 @@ def _windows(param: ConvolutionParameter) -> dict[str, object]:
     for name, default in (("kernel_size", 0), ("stride", 1), ("pad", 0), ("dilation", 1)):
         short = name.removesuffix("_size")
         values = [int(value) for value in getattr(param, name)]
+        # Caffe: kernel_h and kernel_w replace kernel_size; one value is valid for both axes.
         if short != "dilation" and (param.HasField(f"{short}_h") or param.HasField(f"{short}_w")):
             values = [getattr(param, f"{short}_h"), getattr(param, f"{short}_w")]
         values = values or [default]

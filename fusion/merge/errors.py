@@ -46,6 +46,7 @@ def shape_mismatch(
 def missing_source(prefix: str, items: Sequence[TargetLayer], sources: Mapping[str, MergeSource]) -> MergeError:
     """Return one error for all layers of a branch whose source was not given."""
     known = ", ".join(f"'{name}'" for name in sorted(sources)) or "none"
+    # one forgotten source would otherwise be an error for each of its layers
     subject = f"and {len(items) - 1} more of '{prefix}/' are" if len(items) > 1 else "is"
     return layer_error(
         items[0],

@@ -35,7 +35,9 @@ def initial_filler(layer: LayerParameter, index: int, axes: int) -> InitialFille
     Raises: BuildError for a layer type whose initial values are not known.
     """
     if layer.type in _WEIGHT_AND_BIAS:
-        return _either(getattr(layer, _WEIGHT_AND_BIAS[layer.type]), index)
+        param: Any = getattr(layer, _WEIGHT_AND_BIAS[layer.type])
+        filler: FillerParameter = param.bias_filler if index else param.weight_filler
+        return filler
     if layer.type not in _STARTS:
         hint = "give weights for it, or use one of Caffe's layer types"
         raise BuildError(f"layer '{layer.name}': how a new '{layer.type}' layer starts is not known", hint=hint)
@@ -50,6 +52,7 @@ def initial_value(layer: LayerParameter, index: int, shape: Sequence[int], seed:
     filler = initial_filler(layer, index, len(shape))
     if isinstance(filler, (int, float)):
         return np.full(tuple(shape), filler, np.float32)
+    # The name is part of the seed: a layer's values do not depend on the other layers of the net.
     rng = np.random.default_rng([seed, crc32(layer.name.encode("utf-8", "surrogateescape")), index])
     return fill(filler, shape, rng)
 
@@ -60,11 +63,6 @@ def initial_text(layer: LayerParameter, index: int, axes: int) -> str:
     if isinstance(filler, (int, float)):
         return f"constant {filler:g}"
     return f"constant {filler.value:g}" if filler.type == "constant" else str(filler.type)
-
-
-def _either(param: Any, index: int) -> InitialFiller:
-    filler: FillerParameter = param.bias_filler if index else param.weight_filler
-    return filler
 
 
 def _scale(layer: LayerParameter, index: int, axes: int) -> InitialFiller:

@@ -68,7 +68,8 @@ def match_layers(
         problem = _take(item, source, result)
         if problem is None:
             continue
-        if _may_share(item):  # its blobs may come from the owner of a shared name, which can be a later layer
+        if item.shapes and all(item.share_name(index) for index in range(len(item.shapes))):
+            # its blobs may come from the owner of a shared name, which can be a later layer
             deferred.append(item)
         elif permitted:
             allowed.append(item.layer.name)
@@ -127,7 +128,7 @@ def _take(item: TargetLayer, source: MergeSource, result: Matching) -> MergeErro
             f"is of type {item.layer.type} in the fused net, but '{name}' in {source.label} is of type {kinds}",
             "the weights of one type mean something else in another: rename the layer or correct its type",
         )
-    if want is None:
+    if want is None:  # the layer type's shapes are not known: the source's are taken unchecked
         result.found[item.layer.name] = (tuple(have), _blobs_from(source, name, len(have)))
         return None
     if len(have) != len(want) or not all(map(shape_fits, have, want)):
@@ -144,15 +145,13 @@ def _blobs_from(source: MergeSource, name: str, count: int) -> tuple[Origin, ...
 def _without_source(item: TargetLayer, sources: Mapping[str, MergeSource], permitted: bool, result: Matching) -> None:
     """Fill a new layer; but one that is frozen and prefixed is an error, since its source was probably forgotten."""
     prefix, slash, _ = item.layer.name.partition("/")
-    if slash and item.frozen and not permitted and not _fixed_by_design(item):
+    # Upsampling by interpolation is frozen at its filler on purpose.
+    layer = item.layer
+    upsampling = layer.type == "Deconvolution" and layer.convolution_param.weight_filler.type == "bilinear"
+    if slash and item.frozen and not permitted and not upsampling:
         result.orphans.setdefault(prefix, []).append(item)
     else:
         _fill(item, result)
-
-
-def _fixed_by_design(item: TargetLayer) -> bool:
-    """Return whether the layer is usually frozen at its filler: upsampling by interpolation."""
-    return item.layer.type == "Deconvolution" and item.layer.convolution_param.weight_filler.type == "bilinear"
 
 
 def _fill(item: TargetLayer, result: Matching) -> None:
@@ -180,10 +179,6 @@ def _fill(item: TargetLayer, result: Matching) -> None:
         result.found[layer.name] = (shapes, tuple(fills))
     except BuildError as error:
         result.errors.append(MergeError(error.message, place=place_of(layer), hint=error.hint))
-
-
-def _may_share(item: TargetLayer) -> bool:
-    return bool(item.shapes) and all(item.share_name(index) for index in range(len(item.shapes or ())))
 
 
 def _share(
@@ -249,6 +244,7 @@ def _check_shared(
 def _same_values(sources: Mapping[str, MergeSource], ours: FromSource, theirs: FromSource) -> bool:
     if ours == theirs:
         return True
+    # Blobs of different sources may share if their bytes are equal, e.g. if both were made from one net.
     first = sources[ours.prefix].weights[ours.layer][ours.index]
     second = sources[theirs.prefix].weights[theirs.layer][theirs.index]
     return first.size == second.size and first.tobytes() == second.tobytes()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 
 from fusion.errors import MergeError, raise_all
 from fusion.merge.initial_fillers import initial_value
@@ -104,10 +105,7 @@ def apply_merge(
     layers = write_companion(path, every, name=plan.name, progress=advance)
     _check_companion(path, every)
 
-    def check(scan: Scan, read: Callable[[int, int], bytes]) -> None:
-        _check(layers, scan, read)
-
-    save_weights(path, layers, name=plan.name, check=check, progress=advance)
+    save_weights(path, layers, name=plan.name, check=partial(_check, layers), progress=advance)
 
 
 def _check_companion(path: str | os.PathLike[str], layers: Sequence[tuple[LayerEntry, Sequence[Payload]]]) -> None:
@@ -165,13 +163,14 @@ def _check(
             if [blob.shape for blob in found] != [tuple(blob.shape) for blob in blobs]:
                 errors.append(f"layer '{entry.name}' has other shapes than planned")
                 continue
+            # A shifted or truncated copy differs at one of its ends; filled blobs have no bytes in a source.
             for index, (blob, span) in enumerate(zip(blobs, found, strict=True)):
                 if not isinstance(blob, FileSlice):
                     continue
                 source = blob.scan.path
                 if source not in handles:
                     handles[source] = os.open(source, os.O_RDONLY)
-                ends = {0, max(0, span.nbytes - _SAMPLE)}
+                ends = {0, max(0, span.nbytes - _SAMPLE)}  # a shifted or truncated copy differs at one of its ends
                 count = min(_SAMPLE, span.nbytes)
                 if any(
                     os.pread(handles[source], count, blob.blob.offset + end) != read(span.offset + end, count)

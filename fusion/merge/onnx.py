@@ -76,6 +76,7 @@ def _mismatch(
     given = [tuple(array.shape) for array in weights.values()]
     if needed == given:
         return []
+    # One difference is enough to show that the graphs are not the same.
     differing = next(
         (f"'{name}' is {shapes_text([shape])} there" for name, shape, other in zip(weights, given, needed, strict=False)
          if shape != other),

@@ -70,7 +70,7 @@ class PlannedLayer:
 
     def origin_text(self) -> str:
         """Return the origins of the blobs as text."""
-        words: dict[str, None] = {}
+        words: dict[str, None] = {}  # in order, each once
         for origin in self.origins:
             if isinstance(origin, FromSource):
                 words[f"{origin.prefix or 'source'}: {origin.layer}"] = None
@@ -131,7 +131,9 @@ class MergePlan:
             lines.append(f"allowed to start from fillers: {', '.join(self.allowed)}")
         differing = fold_notes(("; ".join(words), name) for name, words in self.differing.items())
         lines += [f"warning: {note}" for note in differing]
-        count, filled, origins = len(self._with_blobs()), len(self.filled), self._origin_count()
+        files = {origin.file for layer in self.layers for origin in layer.origins if isinstance(origin, FromOnnx)}
+        origins = len({source.label for source in self.sources.values()} | files)
+        count, filled = len(self._with_blobs()), len(self.filled)
         lines.append(
             f"{count} layers with {self.nbytes // 4:,} values ({self.nbytes / 1e6:.1f} MB): "
             f"{count - filled} from {origins} source{'s' * (origins != 1)}, {filled} filled with seed {self.seed}"
@@ -165,11 +167,6 @@ class MergePlan:
             "differing": {name: list(words) for name, words in self.differing.items()},
         }
         return json.dumps(content, indent=2)
-
-    def _origin_count(self) -> int:
-        """Return the number of sources, and of ONNX files that are no source."""
-        files = {origin.file for layer in self.layers for origin in layer.origins if isinstance(origin, FromOnnx)}
-        return len({source.label for source in self.sources.values()} | files)
 
     def _with_blobs(self) -> list[PlannedLayer]:
         return [layer for layer in self.layers if layer.shapes]

@@ -64,7 +64,7 @@ class MergeSource:
         if not isinstance(self.weights, Weights):
             return np.asarray(self.weights[name][index], np.float32).reshape(shape)
         blob = self.weights.entry(name).blobs[index]
-        if blob.copyable:
+        if blob.copyable:  # float32 in one piece; others are converted when they are written
             return FileSlice(self.weights.scan, blob, shape)
         weights = self.weights
         return LazyBlob(shape, lambda: weights.array(name, index).reshape(shape))
@@ -93,6 +93,7 @@ def open_merge_sources(sources: Mapping[str, SourceLike]) -> tuple[dict[str, Mer
     """Open the sources: by prefix, the longest first; and the errors of those that cannot be opened."""
     opened: dict[str, MergeSource] = {}
     errors: list[MergeError] = []
+    # The longest first, so that "odd/a" takes its layers before "odd" does.
     for prefix in sorted(sources, key=lambda prefix: (-len(prefix), prefix)):
         clean = prefix.rstrip("/")
         try:

@@ -35,7 +35,7 @@ class TargetLayer:
     def frozen(self) -> bool:
         """Return whether nothing in it is ever learned."""
         count = len(self.shapes) if self.shapes is not None else max(1, len(self.layer.param))
-        first = 3 if self.layer.type == "BatchNorm" else 0  # statistics are not learned whatever lr_mult says
+        first = 3 if self.layer.type == "BatchNorm" else 0  # statistics are never learned, whatever their lr_mult
         specs = self.layer.param[first:count]
         return len(specs) >= count - first and all(spec.lr_mult == 0 for spec in specs)
 
@@ -65,7 +65,7 @@ def target_layers(net: NetParameter, inputs: Mapping[str, Sequence[int | None]] 
         filtered = filter_net(net, phase=phase)
         filtered.ClearField("state")
         content = filtered.SerializePartialToString(deterministic=True)
-        if content in seen:
+        if content in seen:  # a deploy net is the same in both phases
             continue
         seen.append(content)
         try:

@@ -117,7 +117,8 @@ def _add_layer(
         return
     parts.params += own
     portable = kind.keeps_samples_apart(layer, context)
-    blocked = () if force_backward else _blocked(layer)
+    # propagate_down: false stops the gradient, unless the net has force_backward
+    blocked = () if force_backward else tuple(i for i, propagates in enumerate(layer.propagate_down) if not propagates)
     parts.calls.append(Call(layer.name, layer.type, path, bottoms, tops, blocked, portable))
     parts.weights.update(_loss_weights(layer, tops))
 
@@ -135,10 +136,11 @@ def _add_changes(parts: _Parts, index: int, layer: LayerParameter, paths: Iterat
 
 def _plan(parts: _Parts, name: str, phase: Phase) -> NetPlan:
     params = resolve_rates(parts.params, parts.modules, parts.owners)
+    learning = {param.path for param in params if param.lr_mult != 0}
     return NetPlan(
         name=name,
         phase=phase,
-        calls=_frozen(parts.calls, params),
+        calls=tuple(replace(call, portable=False) if call.path in learning else call for call in parts.calls),
         inputs=tuple(parts.values.inputs.items()),
         outputs=_outputs(parts.calls, parts.weights),
         blobs=tuple(parts.values.current.items()),
@@ -151,14 +153,6 @@ def blobs(net: Net, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Compute every blob by Caffe's name, in its final version; gradients flow. Unneeded inputs may be left out."""
     values = run(net, inputs)
     return {blob: values[value] for blob, value in net.plan.blobs if value in values}
-
-
-def modules_by_layer(net: Net) -> dict[str, nn.Module]:
-    """Return the submodule of every layer by the layer's name; of several layers of one name the first."""
-    found: dict[str, nn.Module] = {}
-    for call in net.plan.calls:
-        found.setdefault(call.name, net.get_submodule(call.path))
-    return found
 
 
 def params(net: Net) -> dict[str, list[Tensor]]:
@@ -264,22 +258,12 @@ def _context(layer: LayerParameter, shapes: NetShapes, index: int, phase: Phase,
     return Context(shapes.bottoms[index], shapes.tops[index], shapes.params[index], phase, seed, layer.name)
 
 
-def _blocked(layer: LayerParameter) -> tuple[int, ...]:
-    return tuple(index for index, down in enumerate(layer.propagate_down) if not down)
-
-
 def _loss_weights(layer: LayerParameter, tops: Sequence[str]) -> dict[str, float]:
     """Return weights by value; the default is 1 for a loss layer's first top."""
     weights = list(layer.loss_weight)
     if not weights and layer_type(layer.type).loss:
         weights = [1.0]
     return {top: weight for top, weight in zip(tops, weights, strict=False) if weight != 0}
-
-
-def _frozen(calls: Sequence[Call], params: Sequence[Param]) -> tuple[Call, ...]:
-    """Return the calls, portable only where nothing learns."""
-    learning = {param.path for param in params if param.lr_mult != 0}
-    return tuple(replace(call, portable=False) if call.path in learning else call for call in calls)
 
 
 def _outputs(calls: Sequence[Call], weights: Mapping[str, float]) -> tuple[tuple[str, str], ...]:

@@ -41,6 +41,7 @@ def check_references(net: NetParameter, calls: Sequence[Call], learning: Collect
     reached: dict[str, dict[str, None]] = {}
     errors = []
     for call in calls:
+        # Calls are in the order of the layers, so of several of one name and type the next one is meant.
         layer = LayerParameter() if call.type == SHARED_MEMORY else layers[call.name, call.type].pop(0)
         if call.type in _TYPES:
             errors += _errors(call, layer, below, reached if learning else None)

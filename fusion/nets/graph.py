@@ -101,7 +101,7 @@ class Net(fx.GraphModule):
         """Run the net. Raises: FusionError naming inputs that are missing, or the layer whose bottoms do not fit it."""
         try:
             result: dict[str, Tensor] = super().__call__(inputs)
-        except KeyError:
+        except KeyError:  # the program indexes the dict of inputs; only a failure is worth the search for the reason
             missing = [key for key in needed_inputs(self.plan) if key not in inputs]
             if not missing:
                 raise
@@ -127,12 +127,13 @@ class Net(fx.GraphModule):
         return found
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Net:
+        # fx copies the submodules and the graph, but no other attributes
         copied: Net = super().__deepcopy__(memo)  # type: ignore[assignment]
         copied.plan = self.plan
         return copied
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Net, (modules_by_path(self), self.plan)
+        return Net, (modules_by_path(self), self.plan)  # the program is emitted again instead of pickled as source
 
 
 def run(net: Net, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -160,6 +161,7 @@ def with_outputs(net: Net, outputs: Mapping[str, str], given: Collection[str] = 
 
     given  values that become inputs under their own names instead of being computed
     """
+    # From the last call to the first, so that every reader of a value is known when its call is reached.
     needed = set(outputs.values())
     calls = []
     for call in reversed(net.plan.calls):
@@ -245,6 +247,7 @@ def submodule_paths(names: Iterable[tuple[str, str]]) -> list[str]:
     """
     pairs = list(names)
     split = [[_identifier(part) for part in (name or kind.lower() or "layer").split("/")] for name, kind in pairs]
+    # A module cannot be both a layer and the folder of other layers.
     folders = {tuple(parts[:end]) for parts in split for end in range(1, len(parts))}
     used: set[tuple[str, ...]] = set()
     paths = []

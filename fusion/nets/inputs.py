@@ -50,7 +50,7 @@ def input_shapes(
             known[blob] = shape
     shapes: dict[str, tuple[int, ...]] = {}
     errors = []
-    for blob in known:
+    for blob in known:  # a batch of unknown size has 1 record; all other sizes must be known
         shape = tuple(given.get(blob, known[blob]))
         sized = (batch or (shape[0] if shape else None) or 1, *shape[1:]) if blob not in given else shape
         if known[blob] is UNKNOWN and blob not in given:
@@ -80,6 +80,7 @@ def _unknown_shape(blob: str, shape: Shape, place: str | None, option_prefix: st
 
 def noise(blob: str, shape: Sequence[int], seed: int) -> Tensor:
     """Return standard normal numbers, the same for the same blob, shape and seed; float32."""
+    # crc32, since Python's hash of a string differs between processes
     random = np.random.default_rng([seed, crc32(blob.encode("utf-8", "surrogateescape"))])
     return torch.from_numpy(random.standard_normal(tuple(shape), np.float32))
 
@@ -162,7 +163,7 @@ def image_preparation(net: NetParameter, blob: str, shape: Sequence[int]) -> Ima
     size = (shape[2], shape[3])
     if layer.image_data_param.new_height:
         size = (layer.image_data_param.new_height, layer.image_data_param.new_width)
-    elif transform.mean is not None and transform.mean.shape[1:] != (1, 1):
+    elif transform.mean is not None and transform.mean.shape[1:] != (1, 1):  # a mean file has the size before the crop
         size = (transform.mean.shape[1], transform.mean.shape[2])
     without_flips = Transform(transform.scale, transform.mean, transform.crop)  # Caffe flips at random in TEST too
     return ImagePreparation(shape[1] == 3, size, without_flips, from_data_layer=has_transform)

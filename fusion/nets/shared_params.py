@@ -40,7 +40,7 @@ class Reshaped(nn.Module):
     def adopt(self, index: int, tensor: Tensor, shape: torch.Size) -> None:
         """Read the module's blob `index` from `tensor`, viewed in `shape`."""
         name = self.caffe_params[index].removeprefix("module.")
-        setattr(self.module, name, None)
+        setattr(self.module, name, None)  # the optimizer and the weights must not find the module's own tensor
         setattr(self, f"shared_{name}", tensor)
         self.shapes[name] = shape
         self.caffe_params = (*self.caffe_params[:index], f"shared_{name}", *self.caffe_params[index + 1 :])
@@ -82,7 +82,7 @@ def share_params(
     Shape inference has checked that the shapes and rates agree.
     """
     shared = [_join_owner(module, layer, index, owners) for index in range(len(caffe_params(module)))]
-    for index, owner in enumerate(shared):
+    for index, owner in enumerate(shared):  # the owner itself keeps its tensor
         if owner is not None and owner.tensor is not tensor_by_path(module, caffe_params(module)[index]):
             module = _adopt(module, index, owner.tensor)
     params = []

@@ -36,6 +36,7 @@ def split_trunk(net: Net) -> TrunkAndHead | None:
     trunk: list[Call] = []
     head: list[Call] = []
     for call in net.plan.calls:
+        # A loss stays in the head, whose outputs the solver sums.
         portable = call.portable and constant.issuperset(call.bottoms) and weighted.keys().isdisjoint(call.tops)
         (trunk if portable else head).append(call)
         if portable:

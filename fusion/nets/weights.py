@@ -58,7 +58,7 @@ def load_weights(net: Net, source: str | os.PathLike[str] | Weights, *, strict: 
     place = None if isinstance(source, Mapping) else os.fspath(source)
     own = params(net)
     fitting = [name for name in weights if name in own]
-    onnx = _onnx_layers(net)
+    onnx = {call.name for call in net.plan.calls if call.type == ONNX}
     missing = tuple(name for name in own if name not in weights and name not in onnx)
     errors = [error for name in fitting for error in _misfits(name, own[name], weights[name], place)]
     if strict:
@@ -70,7 +70,7 @@ def load_weights(net: Net, source: str | os.PathLike[str] | Weights, *, strict: 
             place=place,
             hint=f"the net's are {', '.join(list(own)[:5])}, ...; the file's are {', '.join(list(weights)[:5])}, ...",
         )
-    for name in fitting:
+    for name in fitting:  # after all checks: nothing is copied unless everything fits
         for tensor, array in zip(own[name], weights[name], strict=True):
             _copy(tensor, array)
     warn_of_dead_shares(net)
@@ -94,6 +94,7 @@ def save_weights(net: Net, path: str | os.PathLike[str]) -> None:
         layer.bottom.extend(_blob(value) for value in call.bottoms)
         layer.top.extend(_blob(value) for value in call.tops)
         description.layer.append(layer)
+    # A second layer of a name has its blobs under "name (2)", which is no call.
     named = {layer.name for layer in description.layer}
     description.layer.extend(LayerParameter(name=name) for name in arrays if name not in named)
     write_pair(path, arrays, net=description)
@@ -104,6 +105,7 @@ def share_weights(net: Net, owner: Net) -> None:
 
     Raises: WeightsMismatch listing every blob whose shape differs.
     """
+    # Reversed: of several layers of one name the first counts, as where weights are loaded.
     theirs = {
         (param.layer, param.index): tensor_by_path(owner, param.attribute) for param in reversed(owner.plan.params)
     }
@@ -118,10 +120,6 @@ def share_weights(net: Net, owner: Net) -> None:
     for param, tensor in pairs:
         if tensor is not None:
             set_tensor_by_path(net, param.attribute, tensor)
-
-
-def _onnx_layers(net: Net) -> frozenset[str]:
-    return frozenset(call.name for call in net.plan.calls if call.type == ONNX)
 
 
 def _misfits(

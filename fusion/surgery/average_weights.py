@@ -24,7 +24,7 @@ def average(nets: Sequence[Weights], shares: Sequence[float] | None = None) -> S
     shares  one per net; they are divided by their sum; None: all equal
     BatchNorm's sums are divided by their factors first, since they count batches of several runs.
     Raises: WeightsMismatch naming every layer whose blobs differ in number or shape; FusionError for shares that
-            do not fit, or nets without a layers layer.
+            do not fit, or nets without a common layer.
     """
     if not nets:
         raise FusionError("there is nothing to average", hint="give at least one net's weights")
@@ -34,6 +34,7 @@ def average(nets: Sequence[Weights], shares: Sequence[float] | None = None) -> S
     layers = [name for name in nets[0] if all(name in net for net in nets)]
     if not layers:
         raise FusionError("the nets have no layer in common", hint="average nets of one architecture")
+    # Layers that only some nets have are dropped, not averaged over those that have them.
     raise_all([error for name in layers for error in _differing(name, nets)])
     normalized = [share / sum(weights) for share in weights]
     averaged: dict[str, Sequence[Array]] = {name: _mean([net[name] for net in nets], normalized) for name in layers}
@@ -58,7 +59,7 @@ def greedy_soup(nets: Sequence[Weights], score: Callable[[Weights], float]) -> t
     score  higher is better; measure it on other samples than those of the reported result
     Raises: as average.
     """
-    order = sorted(range(len(nets)), key=lambda index: -score(nets[index]))
+    order = sorted(range(len(nets)), key=lambda index: -score(nets[index]))  # stable: of equals the first given
     chosen = order[:1]
     best = average([nets[index] for index in chosen])
     best_score = score(best.weights) if chosen else 0.0
@@ -100,5 +101,6 @@ def _is_statistics(blobs: Sequence[Array]) -> bool:
 def _normalized(blobs: Sequence[Array]) -> list[Array]:
     factor = float(np.asarray(blobs[2]).ravel()[0])
     scale = 0.0 if factor == 0 else 1 / factor
+    # The factor becomes 1: sums over different numbers of batches could not be averaged.
     statistics = [np.asarray(blob, np.float64) * scale for blob in blobs[:2]]
     return [*statistics, np.ones_like(blobs[2], np.float64), *blobs[3:]]

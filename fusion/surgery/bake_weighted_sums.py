@@ -34,7 +34,7 @@ class DeadShares(UserWarning):
 
 
 def bake(document: Document, weights: Weights) -> SurgeryResult:
-    """Replace every WeightedSum and Gate by Caffe's layer layers; the net computes the same.
+    """Replace every WeightedSum and Gate by Caffe's own layers; the net computes the same.
 
     document  a net in today's syntax, of any phases
     weights   layer name -> blobs in Caffe's order; the result has none for WeightedSum layers
@@ -126,7 +126,7 @@ def _gate(message: LayerParameter, spatial: bool) -> list[str]:
     bias = [] if message.gate_param.bias_term else ["    bias_term: false"]
     inner = ["  inner_product_param {", f"    num_output: {len(bottoms)}", *bias, "  }"]
     texts = []
-    if spatial:
+    if spatial:  # maps of different sizes cannot be concatenated, rows can
         texts = [_layer(row, "Flatten", [blob], [row], []) for row, blob in zip(rows, bottoms, strict=True)]
     texts += [
         _layer(f"{name}/all", "Concat", rows, [f"{name}/all"], ["  concat_param { axis: 1 }"]),

@@ -62,7 +62,9 @@ def to_convolution(
             widened.update(_widened_tops(part.layer, widened, document.name))
             continue
         param, name = part.layer.inner_product_param, part.layer.name
+        # Vectors after a converted layer have become maps of 1x1.
         sizes = part.bottom if len(part.bottom) == 4 else (*part.bottom, 1, 1)
+        # A dense layer after a converted one reads its 1x1 maps, though the net's shapes still say two axes.
         reason = _no_convolution(part, weights)
         if reason is None and len(part.bottom) == 2 and not widened.intersection(part.layer.bottom):
             reason = "its bottom has no height and width"
@@ -124,6 +126,7 @@ def _widened_tops(layer: LayerParameter, widened: Collection[str], place: str) -
     """Return the tops that get two axes more because the bottoms do. Raises: FusionError where the values change."""
     if not widened or not layer.bottom or not set(layer.bottom) <= set(widened) or layer.type not in _SAME_AXES:
         return ()
+    # An axis from the end would be another one after the change; one from the front stays the same.
     params = getattr(layer, f"{layer.type.lower()}_param", None)
     if getattr(params, "axis", 0) < 0:
         text = f"layer '{layer.name}' counts its axis from the end, where the change adds two"

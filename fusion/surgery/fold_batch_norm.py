@@ -146,6 +146,7 @@ def _folded(
     weight = np.asarray(blobs[0])
     channels = _channels(message)
     shift = np.asarray(blobs[1], np.float64).ravel() if len(blobs) > 1 else np.zeros(channels)
+    # Scale and shift of the whole chain first: the weights are rounded to float32 once.
     total = np.ones(channels)
     for layer, own in chain:
         scale, add = _affine(layer, own, channels)

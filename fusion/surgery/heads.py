@@ -18,8 +18,9 @@ from prototxt.edit.layer_view import text_layers
 from prototxt.schema.load import load_net
 from prototxt.schema.messages import FillerParameter
 from prototxt.text.edits import Edits
-from prototxt.text.tree import Document, Message
+from prototxt.text.tree import Document
 
+_FILLER_VALUES = ("value", "min", "max", "mean", "std")
 _PARAMS = {"InnerProduct": "inner_product_param", "Convolution": "convolution_param"}
 
 
@@ -91,7 +92,9 @@ def edit_head(
             if num_output is not None:
                 edits.set(block, "num_output", str(num_output))
             if filler is not None:
-                _refill(edits, block, filler)
+                stated = [name for name in _FILLER_VALUES if filler.HasField(name)]
+                values = [f'type: "{filler.type}"', *(f"{name}: {getattr(filler, name):g}" for name in stated)]
+                edits.set(block, "weight_filler", f"{{ {' '.join(values)} }}")
     if (num_output is not None or filler is not None) and not changed:
         hint = "match the InnerProduct or Convolution layer that computes the scores"
         raise FusionError(f"none of the layers that match '{drop}' has num_output", place=document.name, hint=hint)
@@ -113,13 +116,6 @@ def parse_filler(text: str) -> FillerParameter:
             raise FusionError(f"filler '{text}': '{value}' is no number", hint=hint) from None
     fill(filler, (2, 2), np.random.default_rng(0))  # an unknown type is an error now, not during training
     return filler
-
-
-def _refill(edits: Edits, block: Message, filler: FillerParameter) -> None:
-    parts = [f'type: "{filler.type}"']
-    parts += [f"{name}: {getattr(filler, name):g}" for name in ("value", "min", "max", "mean", "std")
-              if filler.HasField(name)]  # fmt: skip
-    edits.set(block, "weight_filler", f"{{ {' '.join(parts)} }}")
 
 
 def _known_shapes(item: TargetLayer) -> list[tuple[int, ...]]:

@@ -85,9 +85,9 @@ def fuse_horizontally(
     draft = _Draft(list(net.layer), weights, shapes, "+".join(prefixes), dense)
     draft.used_names.update(blob for layer in net.layer for blob in (layer.name, *layer.top))
     for unit in group_layers(draft.layers, prefixes):
-        if len(unit.members) == 1 or not _together(draft, unit):
+        if len(unit.members) == 1 or not _emit_joined(draft, unit):
             for index in unit.members:
-                _alone(draft, draft.layers[index])
+                _emit_single(draft, draft.layers[index])
     for blob in _outputs(draft.layers):
         _split(draft, blob)
     fused = deepcopy(net)
@@ -109,13 +109,14 @@ def _outputs(layers: Sequence[LayerParameter]) -> list[str]:
     return list(unread)
 
 
-def _together(draft: _Draft, unit: LayerGroup) -> bool:
+def _emit_joined(draft: _Draft, unit: LayerGroup) -> bool:
     """Emit one layer for all members, if that is exact; join its bottoms before it where needed."""
     members = [draft.layers[index] for index in unit.members]
     first = members[0]
     keys = [tuple(blobs) for blobs in zip(*(layer.bottom for layer in members), strict=True)]
     tops = tuple(layer.top[0] for layer in members) if len(first.top) == 1 else ()
     shared = len(keys) == 1 and len(set(keys[0])) == 1
+    # In place on blobs that also exist separately, one layer would leave the separate ones unchanged.
     if any(layer.top[0] in layer.bottom for layer in members if layer.top) and not _fresh(draft, keys[0]):
         return False
     stacked, reason = _stacked(draft, members, keys, shared)
@@ -127,6 +128,7 @@ def _together(draft: _Draft, unit: LayerGroup) -> bool:
     bottoms = [key[0] for key in keys] if shared else [_join(draft, key) for key in keys]
     in_place = first.top[0] in first.bottom
     top = bottoms[list(first.bottom).index(first.top[0])] if in_place else _new_blob(draft, tops, name)
+    # A grouped convolution reads maps, and its top must have the two axes of a dense layer's again.
     convolved = first.type == "InnerProduct" and layer.type == "Convolution"
     if convolved and len(draft.shapes.get(keys[0][0], ())) == 2:
         bottoms = [_add(draft, f"{name}_map", "Reshape", bottoms, reshape=(0, -1, 1, 1))]
@@ -149,6 +151,7 @@ def _stacked(
 ) -> tuple[Stacked | None, str]:
     """Return the layer that replaces all members, or the reason why there is none."""
     first = members[0]
+    # Each bottom must be one blob for all members or a different one for each, and all bottoms alike.
     if any(len(set(key)) not in (1, len(key)) for key in keys) or (not shared and any(len(set(k)) == 1 for k in keys)):
         return None, "only some of the branches read a common blob"
     shapes = {key: [draft.shapes.get(blob) for blob in key] for key in keys}
@@ -166,7 +169,7 @@ def _stacked(
     return found, f"one {first.type} layer cannot replace several with these settings"
 
 
-def _alone(draft: _Draft, layer: LayerParameter) -> None:
+def _emit_single(draft: _Draft, layer: LayerParameter) -> None:
     """Emit an unchanged layer; a Concat of all branches reads their joined blob."""
     copy = deepcopy(layer)
     del copy.bottom[:]
@@ -181,7 +184,7 @@ def _alone(draft: _Draft, layer: LayerParameter) -> None:
     draft.pieces.append(copy)
     if layer.name in draft.weights:
         draft.made[layer.name] = draft.weights[layer.name]
-    for top in layer.top:
+    for top in layer.top:  # written again: the joined blob has the old values
         key = draft.groups.pop(top, None)
         if key is not None:
             draft.joined.pop(key, None)

@@ -42,7 +42,9 @@ def _siblings(layers: Sequence[LayerParameter], prefixes: Sequence[str]) -> list
             if layer.name.startswith(f"{prefix}/") and layer.bottom:
                 found.setdefault(layer.name.removeprefix(f"{prefix}/"), []).append(index)
         if not found:
-            raise FusionError(f"no layer's name begins with '{prefix}/'", hint=f"the prefixes are {_prefixes(layers)}")
+            known = dict.fromkeys(layer.name.partition("/")[0] for layer in layers if "/" in layer.name)
+            hint = f"the prefixes are {', '.join(known) or 'none'}"
+            raise FusionError(f"no layer's name begins with '{prefix}/'", hint=hint)
         branches.append(found)
     groups = []
     for name, indices in branches[0].items():
@@ -56,11 +58,6 @@ def _siblings(layers: Sequence[LayerParameter], prefixes: Sequence[str]) -> list
         hint = "branches of one architecture have layers of one name and with one setting"
         raise FusionError(f"the branches {names} have no layer in common", hint=hint)
     return groups
-
-
-def _prefixes(layers: Sequence[LayerParameter]) -> str:
-    found = dict.fromkeys(layer.name.partition("/")[0] for layer in layers if "/" in layer.name)
-    return ", ".join(found) or "none"
 
 
 def _alike(one: LayerParameter, other: LayerParameter) -> bool:
@@ -98,6 +95,7 @@ def _ordered(layers: Sequence[LayerParameter], groups: Sequence[tuple[int, ...]]
             writers.setdefault(blob, []).append(index)
     for number, needed in enumerate(needs):
         needed.discard(number)
+    # A heap by the first member's index: among the groups that are ready, the net's order prevails.
     ready = [(min(groups[number]), number) for number, needed in enumerate(needs) if not needed]
     heapq.heapify(ready)
     done: list[LayerGroup] = []

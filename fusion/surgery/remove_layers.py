@@ -43,7 +43,7 @@ def restore(net: NetParameter, head: Weights, base: Weights) -> SurgeryResult:
     changed: dict[str, str] = {}
     for item in target_layers(net):
         name = item.layer.name
-        source = head if name in head else base
+        source = head if name in head else base  # the snapshot is newer
         if not _has_weights(item) or (item.layer.type == ONNX and name not in source):
             continue
         if name not in source:

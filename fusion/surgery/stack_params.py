@@ -49,6 +49,7 @@ def _per_channel(layer: LayerParameter) -> bool:
         return bool(layer.flatten_param.axis == 1)
     if layer.type == "Eltwise":
         return len(layer.bottom) > 1 or not layer.eltwise_param.coeff
+    # Stochastic pooling draws numbers, so one layer for all would draw others.
     return len(layer.bottom) == 1 and not (layer.type == "Pooling" and layer.pooling_param.pool == 2)
 
 
@@ -57,13 +58,9 @@ def _convolution(layer: LayerParameter, blobs: Blobs, shared: bool) -> Stacked |
     if param.axis != 1 or (shared and param.group != 1):
         return None
     param.num_output *= len(blobs)
-    if not shared:
+    if not shared:  # on one blob, the kernels of all read the same channels and no groups are needed
         param.group *= len(blobs)
     return layer, _concatenated(blobs, kernels=1)
-
-
-def _deconvolution(layer: LayerParameter, blobs: Blobs, shared: bool) -> Stacked | None:
-    return None if shared else _convolution(layer, blobs, shared)
 
 
 def _dense(layer: LayerParameter, blobs: Blobs, shared: bool) -> Stacked | None:
@@ -125,7 +122,7 @@ def _batch_norm(layer: LayerParameter, blobs: Blobs, shared: bool) -> Stacked | 
         [np.asarray(blob, np.float64).ravel() / (factor or 1.0) for blob in own[:2]]
         for own, factor in zip(blobs, factors, strict=True)
     ]
-    if not all(factors):
+    if not all(factors):  # statistics of no batch cannot be divided by their factor
         return None
     weights = _concatenated([own[3:] for own in blobs])
     return layer, [*(blob.astype(np.float32) for blob in _concatenated(scaled)), np.ones(1, np.float32), *weights]
@@ -141,7 +138,7 @@ def _concatenated(blobs: Blobs, kernels: int = 0) -> list[Array]:
 
 _WITH_WEIGHTS: Final[dict[str, Callable[[LayerParameter, Blobs, bool], Stacked | None]]] = {
     "Convolution": _convolution,
-    "Deconvolution": _deconvolution,
+    "Deconvolution": lambda layer, blobs, shared: None if shared else _convolution(layer, blobs, shared),
     "InnerProduct": _dense,
     "Scale": _channels,
     "Bias": _channels,

@@ -13,7 +13,7 @@ from PIL import EpsImagePlugin, Image
 from fusion.data import cv_resize
 from fusion.data.cv_resize import resize_bilinear
 from fusion.data.decode_image import UndecodableError, decode_image
-from fusion.report.images import embed
+from fusion.report.images import data_uri
 from fusion.serving.images import Refusal, check_picture
 from prototxt.formats.image_files import FORMATS, LONGEST_SIDE
 
@@ -40,7 +40,7 @@ def test_no_picture_starts_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(UndecodableError, match="it is in no known format"):
         decode_image(EPS, color=True)
     (tmp_path / "a.eps").write_bytes(EPS)
-    assert embed(tmp_path / "a.eps") is None
+    assert data_uri(tmp_path / "a.eps") is None
     with pytest.raises(Refusal):
         check_picture(EPS)
 
