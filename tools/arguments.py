@@ -11,6 +11,7 @@ def source_argument(text: str) -> tuple[str, str | tuple[str, str]]:
     if not equals or not rest:
         hint = f"for layers without a prefix: '={text}'" if not equals else "give a file after the equals sign"
         raise argparse.ArgumentTypeError(f"'{text}' is not PREFIX=WEIGHTS or PREFIX=NET.prototxt:WEIGHTS; {hint}")
+    # the last colon separates, since the path of the net may contain colons too
     head, colon, weights = rest.rpartition(":")
     if colon and not head.endswith((".prototxt", ".pbtxt", ".txt")):
         return prefix, rest  # a colon inside one path, such as a drive letter
@@ -19,7 +20,7 @@ def source_argument(text: str) -> tuple[str, str | tuple[str, str]]:
 
 def shape_argument(text: str) -> tuple[str, tuple[int, ...]]:
     """Return blob and shape of `BLOB=N,C,H,W`."""
-    blob, _, dims = text.rpartition("=")
+    blob, _, dims = text.rpartition("=")  # Caffe's names may contain '='
     try:
         shape = tuple(int(dim) for dim in dims.replace("x", ",").split(","))
     except ValueError:
@@ -33,6 +34,7 @@ def input_argument(text: str) -> tuple[str, tuple[int, ...]]:
     """Return blob and shape of `[BLOB=]N,C,H,W`; without a blob, which means the only input, its name is empty."""
     blob, equals, _ = text.rpartition("=")
     try:
+        # shape_argument needs some name; the empty one of the result means the only input
         return blob, shape_argument(text if equals and blob else f"only={text}")[1]
     except argparse.ArgumentTypeError:
         raise argparse.ArgumentTypeError(f"'{text}' is not a shape such as data=1,3,224,224") from None

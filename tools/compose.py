@@ -56,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
     add("--dry-run", action="store_true", help="print the plan as a table and a diagram, and write nothing")
     add("--svg", metavar="OUT", help="write a drawing of the fused net's layers, with --dry-run too")
     add("--write-toml", metavar="OUT", help="write the settings of FUSION.toml and these flags as such a file")
+    # no option has a default here: a flag that is not given must not override the file
     _add_head(result.add_argument_group("head"))
     _add_losses(result.add_argument_group("losses"))
     _add_data(result.add_argument_group("data"))
@@ -222,6 +223,7 @@ def _sources(arguments: argparse.Namespace) -> list[Source]:
     pixels = dict(_pairs("--pixels", arguments.pixels))
     sources = []
     for prefix, text in _pairs("--source", arguments.source):
+        # the last '@': folders may have one in their names, blobs do not
         path, _, blobs = text.rpartition("@") if "@" in text else (text, "", "")
         at = tuple(blob.strip() for blob in blobs.split(",") if blob.strip())
         found = Source(prefix, path, at or None, weights.pop(prefix, None), classes.pop(prefix, ()))

@@ -61,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Convert; return 0 on success, 1 for an error in a file, 2 for bad usage."""
     given = sys.argv[1:] if argv is None else argv
+    # by hand: argparse cannot mix sub-commands with a first argument that is any path
     if given and given[0] in convert_data.COMMANDS:
         return convert_data.main(given)
     options = parser()
@@ -83,6 +84,7 @@ def _convert(arguments: argparse.Namespace) -> None:
         net=arguments.net,
     )
     with warnings.catch_warnings():
+        # Python would print each warning with the line of code that raised it
         warnings.showwarning = _show
         warnings.simplefilter("ignore" if arguments.quiet else "always")
         done = convert(arguments.input, arguments.output, request)

@@ -123,6 +123,7 @@ def _report(written: WriteResult, options: argparse.Namespace) -> None:
 def _progress(quiet: bool) -> Progress | None:
     if quiet or not sys.stderr.isatty():
         return None
+    # a carriage return overwrites the line until the last call ends it
     return lambda done, total: print(f"\r{done} of {total}", end="\n" if done == total else "", file=sys.stderr)
 
 

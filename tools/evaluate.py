@@ -62,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure; return 0 on success, 1 for bad input, 2 for bad usage."""
     options = parser().parse_args(argv)
+    # with --heads the blobs are found by the layers that compare them with the label
     if not options.heads and bool(options.predictions) != bool(options.logits):
         parser().error("--predictions and --logits go together")
     if not options.heads and options.logits and "," in options.logits:

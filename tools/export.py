@@ -80,6 +80,7 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _shown(blob: str, shape: Sequence[int | None]) -> str:
+    # None: the open batch axis
     return f"{blob} [{', '.join('N' if dim is None else str(dim) for dim in shape)}]"
 
 

@@ -46,13 +46,13 @@ def apply_list_options(
 def _split(text: str, option: str, sources: dict[str, Source]) -> tuple[str, str, str]:
     """Return prefix, layer name and file; prefix and layer are empty where not given. Raises: ComposeError."""
     name, equals, path = text.partition("=")
-    if not equals or os.path.exists(text):
+    if not equals or os.path.exists(text):  # a path may contain '='
         return "", "", text
     owners = [prefix for prefix in sources if name == prefix or name.startswith(f"{prefix}/")]
     if not owners or not path:
         choices = ", ".join(f"{_flag(option)} {prefix}=FILE" for prefix in sources)
         _refuse(f"{_flag(option)} names no source: '{name}'", f"one of {choices}")
-    prefix = max(owners, key=len)
+    prefix = max(owners, key=len)  # prefixes may contain '/': of 'a' and 'a/b' the longer one is meant
     return prefix, name[len(prefix) + 1 :], path
 
 

@@ -104,7 +104,7 @@ def _merge(arguments: argparse.Namespace) -> int:
 
     arguments.sources = named_sources(arguments.sources)
     if arguments.output:
-        format_by_name(arguments.output)
+        format_by_name(arguments.output)  # a wrong ending is an error before the weights are read
         files = [path for _, source in arguments.sources for path in ([source] if isinstance(source, str) else source)]
         check_not_a_source(arguments.output, files, force=arguments.force or arguments.dry_run)
     document, new_layers = parse_file(arguments.fused), frozenset[str]()
@@ -122,6 +122,7 @@ def _merge(arguments: argparse.Namespace) -> int:
         inputs=dict(arguments.input),
         fresh=new_layers,
     )
+    # flushed, so that the table comes before the progress on stderr when both go to one terminal
     print(plan.to_json() if arguments.json else plan.table(), flush=True)
     if not arguments.dry_run:
         apply_merge(plan, arguments.output, progress=progress_on(sys.stderr))
@@ -138,7 +139,7 @@ def _verify(arguments: argparse.Namespace, new_layers: frozenset[str]) -> int:
 
     from .verify import compare_sources
 
-    stream = sys.stderr if arguments.json else sys.stdout
+    stream = sys.stderr if arguments.json else sys.stdout  # stdout must stay one JSON document
     net = arguments.net_output or arguments.fused
     feed = Feed(shapes=dict(arguments.input), stages=arguments.stage)
     comparisons = compare_sources(net, arguments.output, arguments.sources, feed, without=new_layers)
@@ -173,7 +174,7 @@ def progress_on(stream: TextIO, *, after: float = 1.0) -> Callable[[int, int], N
         if now - start < after or (now - shown < 0.1 and done < total):
             return
         shown = now
-        part = done / total if total else 1.0
+        part = done / total if total else 1.0  # a net without weights
         bar = "#" * round(30 * part)
         rate = done / 1e6 / (now - start)
         end = "\n" if done >= total else ""

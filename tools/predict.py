@@ -98,6 +98,7 @@ def _predict(arguments: argparse.Namespace) -> int:
         batch, errors = _batch(predictor, pictures[start : start + arguments.batch], options)
         answers += batch
         failed += errors
+    # dict.fromkeys: each note once, in order
     for note in dict.fromkeys(answer.note for answer in answers if answer.note):
         print(f"note: {note}", file=sys.stderr)
     _print(answers, arguments)
@@ -142,7 +143,7 @@ def page_server(arguments: argparse.Namespace, labels: Sequence[str] = ()) -> Se
     nets += [(name, _open(net, weights, arguments, beside=first)) for name, (net, weights) in arguments.beside]
     names = [*(name for name, _ in nets), *(output for _, net in nets for output in net.outputs)]
     panel = Panel(nets, labels, arguments.top, _classes_by_name(arguments.classes, names))
-    panel.rehearse()
+    panel.rehearse()  # errors of nets and classes must end the command, not the first request
     server = open_server(panel.answer, panel.about(), host=arguments.host, port=arguments.port)
     if not is_loopback(arguments.host):
         print("note: anyone who can reach this machine can use the page; there is no password", file=sys.stderr)
@@ -195,6 +196,7 @@ def _pictures(paths: Sequence[str]) -> Iterator[tuple[str, str | bytes]]:
             yield from ((found, found) for found in find_images([path]))
             continue
         content = sys.stdin.buffer.read()
+        # an image by its magic number; the NUL byte finds formats without one in the list
         if content.startswith(_IMAGE_STARTS) or b"\0" in content:
             yield "-", content
         else:

@@ -32,6 +32,7 @@ def read_options(options: argparse.Namespace) -> ReadOptions:
     from fusion.data import ReadOptions
     from fusion.data.decoded_cache import BUDGET
 
+    # 0 is a budget too: nothing is cached
     budget = BUDGET if options.data_budget is None else options.data_budget
     return ReadOptions(options.workers, budget, options.on_bad_record)
 

@@ -68,6 +68,7 @@ def _rename(options: argparse.Namespace) -> int:
     )
     renamed = rename_reported(document, options.prefix, chosen)
     if options.output == "-":
+        # bytes that are no UTF-8 were read as surrogates and leave as the same bytes
         sys.stdout.buffer.write(str(renamed.document).encode("utf-8", "surrogateescape"))
         sys.stdout.buffer.flush()
     else:

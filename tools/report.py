@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -14,7 +13,6 @@ from .arguments import read_class_names
 from .cli import run
 
 if TYPE_CHECKING:
-    from fusion.pct import Predictions
     from fusion.report import Budget
 
 BROKEN = 3
@@ -88,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    words = sys.argv[1:] if argv is None else argv
+    words = sys.argv[1:] if argv is None else argv  # the page shows the command that made it
     usage = parser()
     arguments = usage.parse_args(words)
     for name in _LIMITS:
@@ -101,14 +99,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _report(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     from fusion import report
+    from fusion.report.load_predictions import load_predictions, split_file_text
     from prototxt.files import write_text
 
     budget = _budget(arguments)
+    # the featured net comes last, and the baseline is passed on its own
     new = [name for name in arguments.new if name not in (arguments.baseline, arguments.featured)]
     found = report.gather(
-        old=[_load(name) for name in arguments.old],
-        new=[_load(name) for name in (*new, *([arguments.featured] if arguments.featured else []))],
-        baseline=_load(arguments.baseline) if arguments.baseline else None,
+        old=[load_predictions(name) for name in arguments.old],
+        new=[load_predictions(name) for name in (*new, *([arguments.featured] if arguments.featured else []))],
+        baseline=load_predictions(arguments.baseline) if arguments.baseline else None,
         title=arguments.title,
         slices=_slices(arguments.slices),
         labels=read_class_names(arguments.labels),
@@ -118,7 +118,7 @@ def _report(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     checks = report.check_budget(found, budget)
     if arguments.html:
         album = report.Album(Path(arguments.images), arguments.image_bytes)
-        curves = [report.read_log(path, name) for name, path, _ in map(_parts, arguments.log)]
+        curves = [report.read_log(path, name) for name, path, _ in map(split_file_text, arguments.log)]
         command = shlex.join(["fusion-report", *words])
         write_text(arguments.html, report.page(found, checks, album, command, curves))
     if arguments.json and arguments.json != "-":
@@ -148,65 +148,6 @@ def _slices(pattern: str | None) -> Callable[[str, str], str | None] | None:
         return None if found is None else found[1 if compiled.groups else 0]
 
     return slice_of
-
-
-def _load(name: str) -> Predictions:
-    """Read 'FILE' or 'NAME=FILE', either with '@1,3,5', or an ensemble of several with '+' between them."""
-    label, equals, rest = name.partition("=")
-    labelled = bool(equals) and not os.path.exists(name)
-    files = rest if labelled else name
-    # a file whose name contains '+' is no ensemble
-    if "+" not in files or os.path.exists(files) or os.path.exists(files.rpartition("@")[0]):
-        return _load_file(name)
-    from fusion.pct import ensemble
-
-    members = [_load_member(part) for part in files.split("+")]
-    meta = {key: [str(member.meta[key]) for member in members] for key in ("file", "file_sha256")}
-    predictions = ensemble(members)
-    return predictions.named(label if labelled else predictions.name, **meta)
-
-
-def _load_member(part: str) -> Predictions:
-    """Read a file of an ensemble, with or without its weight (`0.9*FILE`)."""
-    text, star, path = part.partition("*")
-    if not star or os.path.exists(part):
-        return _load_file(part)
-    from fusion.errors import ReportError
-
-    try:
-        weight = float(text)
-    except ValueError:
-        raise ReportError(f"'{text}' is not an ensemble weight", hint="as in 0.9*new.npz+0.1*old.npz") from None
-    return _load_file(path).weighted(weight)
-
-
-def _load_file(name: str) -> Predictions:
-    """Read a file's predictions; its path and hash become metadata."""
-    from fusion.errors import ReportError
-    from fusion.pct import Predictions, file_hash
-
-    label, path, classes = _parts(name)
-    net = Predictions.load(path)
-    if classes is not None:
-        try:
-            net = net.relabelled([int(c) for c in classes.split(",")])
-        except ValueError:
-            raise ReportError(
-                f"'{classes}' is not a list of classes", place=path, hint="as in odd.npz@1,3,5,7,9"
-            ) from None
-    return net.named(label or net.name, file=path, file_sha256=file_hash(path))
-
-
-def _parts(name: str) -> tuple[str | None, str, str | None]:
-    """Return label, path and classes; if a file of the whole name exists, that is the path."""
-    if os.path.exists(name):
-        return None, name, None
-    label, equals, rest = name.partition("=")
-    path = rest if equals else name
-    if os.path.exists(path):
-        return (label if equals else None), path, None
-    path, _, classes = path.rpartition("@")
-    return (label if equals else None), path or rest or name, classes if path else None
 
 
 def _budget(arguments: argparse.Namespace) -> Budget:

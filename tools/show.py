@@ -133,7 +133,7 @@ def _draw(arguments: argparse.Namespace, partial: PartialNet, listing: NetListin
     from prototxt.summary.net_table import totals_text
 
     shown = listing
-    if arguments.phase is None:
+    if arguments.phase is None:  # the table has both phases, a drawing one
         inputs = dict(arguments.inputs)
         shown = list_net(partial.net, "TEST", inputs, level=arguments.level, stages=arguments.stage)
     graph = diagram_of(shown)
@@ -193,6 +193,7 @@ def _show_onnx(arguments: argparse.Namespace) -> None:
 def _print(arguments: argparse.Namespace, report: dict[str, Any], text: str) -> None:
     if arguments.json:
         text = json.dumps(report, indent=1, ensure_ascii=True) + "\n"
+    # a terminal without Unicode gets '?' for lines of a diagram, not an exception
     sys.stdout.write(text.encode(sys.stdout.encoding or "utf-8", "replace").decode(sys.stdout.encoding or "utf-8"))
 
 

@@ -60,7 +60,7 @@ def _predictor(net: str, logits: str | None) -> Callable[[Weights], Predictions]
     blob = logits or last_scores_blob(read_net(upgrade_text(parse_file(net), strict=False)))
     if blob is None:
         raise FusionError("cannot determine the blob with the class scores", place=net, hint="name it: --logits ip2")
-    evaluation = open_evaluation(net, [])
+    evaluation = open_evaluation(net, [])  # opened once; only its weights change
 
     def predict(weights: Weights) -> Predictions:
         load_weights(evaluation.job.net, weights)

@@ -115,7 +115,7 @@ def _operate(arguments: argparse.Namespace) -> None:
     from prototxt.formats.weights import format_by_name
 
     weights_path, net_path = _paths(arguments.output)
-    format_by_name(weights_path)
+    format_by_name(weights_path)  # a wrong ending is an error before the weights are read
     values = vars(arguments)
     inputs = [str(values[name]) for name in ("weights", "base", "old", "new") if values.get(name)]
     check_not_a_source(weights_path, [*inputs, *map(str, values.get("files", ()))], force=arguments.force)
@@ -125,6 +125,7 @@ def _operate(arguments: argparse.Namespace) -> None:
 
 def _paths(output: str) -> tuple[str, str]:
     """Return the files for the weights and the net."""
+    # the longest ending first: NAME.caffemodel.h5 also ends in .h5
     for ending in (".caffemodel.h5", ".caffemodel", ".h5", ".safetensors"):
         if output.lower().endswith(ending):
             return output, output[: -len(ending)] + ".prototxt"

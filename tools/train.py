@@ -26,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     usage = parser()
     options = usage.parse_args(argv)
     check_options(options, usage)
+    # torchrun sets WORLD_SIZE and RANK
     if options.sweep and int(os.environ.get("WORLD_SIZE") or 1) > 1:
         usage.error("a sweep runs in one process: start it without torchrun")
     work = _sweep if options.sweep else _time if options.time else _train
@@ -54,6 +55,7 @@ def _open(options: argparse.Namespace, display: Display | None) -> Solver:
 
     return Solver(
         options.solver,
+        # []: no weights now, the snapshot brings them; None: those that the solver file names
         weights=_weights(options) or ([] if options.snapshot else None),
         device=options.device,
         max_iter=options.max_iter,
@@ -137,6 +139,7 @@ def _seeded(options: argparse.Namespace) -> list[str]:
 
     given, state = solver_overrides(options), _state(options)
     exact = read_resume_state(resume_state_path(state)) if state else None
+    # Caffe's default seed is -1, which draws one
     if exact is None or _message(options).random_seed >= 0:
         return given
     return [*given, f"random_seed={exact.seed}"]

@@ -193,6 +193,7 @@ def train_options(options: argparse.Namespace) -> TrainOptions:
 
     from fusion.solver.train_options import TrainOptions
 
+    # the options have the names of the fields
     values = {field.name: getattr(options, field.name) for field in fields(TrainOptions)}
     return TrainOptions(**{name: value for name, value in values.items() if value is not None})
 

@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.error("--against takes NET.prototxt:WEIGHTS or NET.onnx")
     if arguments.batch < 1 or arguments.seed < 0 or not arguments.rtol >= 0:
         options.error("--batch is at least 1, --seed and --rtol at least 0")
-    check_apart(options, arguments.sources)
+    check_apart(options, arguments.sources)  # argparse cannot see two prefixes that are equal
     code: int = run(lambda: _verify(arguments))
     return code
 
