@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Concatenate, ParamSpec
 
@@ -32,7 +33,7 @@ from fusion.composition.write_nets import (
     FusionPlan,
     branch_texts,
     deploy_document,
-    read_class_names,
+    named_classes,
     train_val_document,
 )
 from fusion.errors import ComposeError, ComposeWarning, raise_all
@@ -113,6 +114,11 @@ def _with_keywords(options: Callable[P, ComposeOptions]) -> Callable[Concatenate
         """
         return compose_with(sources, options(*head, **keywords))
 
+    fields = signature(options)  # shown by help() and editors
+    parameters = [Parameter("sources", Parameter.POSITIONAL_OR_KEYWORD), *fields.parameters.values()]
+    compose.__signature__ = fields.replace(  # type: ignore[attr-defined]
+        parameters=parameters, return_annotation=Composition
+    )
     return compose  # type: ignore[return-value]  # `sources` may be given by name too
 
 
@@ -138,7 +144,7 @@ def _plan(
     classifiers = classifiers_of(goals, inputs, shapes, notes)
     pct = options.parsed_pct()
     check_goals(classifiers, options, pct)
-    classes = read_class_names(options.labels, [source.spec for source in sources], classifiers)
+    classes = named_classes(options.labels, [source.spec for source in sources], classifiers)
     notes += loss_notes(goals, {one.name: one.label for one in classifiers})
     side_outputs = options.references or bool(pct)
     references = []
@@ -166,12 +172,9 @@ def _head(
         features=features,
         classifiers={one.layer_name("score") if one.name else only: one.num_output for one in classifiers},
         joined=joined,
+        options=options,
         positions=classifiers[0].positions,
         steps=features[0].steps,
-        hidden=options.hidden,
-        project=options.project,
-        batch_norm=options.batch_norm,
-        maps=options.maps,
         scores={item.prefix: (item.blob, item.classes) for item in references},
     )
     return HEADS[options.head](request)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from fusion.composition.net_text import format_layer
+from fusion.composition.options import ComposeOptions
 from fusion.errors import ComposeError
 
 Shape = tuple[int | None, ...]
@@ -62,24 +63,18 @@ class HeadRequest:
     features    the cut blobs
     classifiers names of the layers and blobs with scores -> the number of scores
     joined      name of the blob that holds all features
+    options     those of the fusion, of which heads use hidden, project, batch_norm and maps
     positions   whether every position of the maps is scored by itself
     steps       whether every step of the sequences is scored by itself
-    hidden      width of the hidden layer, None for the head's own choice
-    project     width that each blob is projected to; None only where they must be equal and are not
-    batch_norm  whether each blob, projected or not, gets a BatchNorm and a Scale
-    maps        maps of several sizes are pooled, upsampled to the largest, or joined by levels: one of MAPS
     scores      per source its blob with class scores, and the fused classes that these stand for
     """
 
     features: Sequence[Features]
     classifiers: Mapping[str, int]
     joined: str
+    options: ComposeOptions
     positions: bool = False
     steps: bool = False
-    hidden: int | None = None
-    project: int | None = None
-    batch_norm: bool = False
-    maps: str = "pool"
     scores: Mapping[str, tuple[str, Sequence[int]]] = field(default_factory=dict)
 
     @property
@@ -109,18 +104,18 @@ class PreparedFeatures:
 
 def prepare_features(features: Sequence[Features], request: HeadRequest, *, equal: bool) -> PreparedFeatures:
     """Return blobs that a Concat along axis 1 can join, or, if `equal`, an Eltwise. Raises: ComposeError."""
-    sized = _upsample(features) if request.maps == "upsample" else _pool_if_sizes_differ(features, request)
+    sized = _upsample(features) if request.options.maps == "upsample" else _pool_if_sizes_differ(features, request)
     width = _projection_width(sized.features, request, equal)
     if width is not None:
-        done = [_project(item, width, request.batch_norm) for item in sized.features]
+        done = [_project(item, width, request.options.batch_norm) for item in sized.features]
         widths = [_channels(item) for item in sized.features]
         notes = [f"head: features of widths {', '.join(map(str, widths))} are each projected to {width}"]
-    elif request.batch_norm:
+    elif request.options.batch_norm:
         done = [_normalize(item) for item in sized.features]
         notes = []
     else:
         return sized
-    if request.batch_norm:
+    if request.options.batch_norm:
         notes.append("head: each source's features are normalised by a BatchNorm of their own, which learns")
     text = [piece for _, pieces in done for piece in pieces]
     return PreparedFeatures(tuple(item for item, _ in done), (*sized.text, *text), (*sized.notes, *notes))
@@ -214,7 +209,7 @@ convolution_param {{
 
 def _projection_width(features: Sequence[Features], request: HeadRequest, equal: bool) -> int | None:
     """Return the width to project to, None for none. Raises: ComposeError where it must be given and is not."""
-    requested = request.project or (request.hidden if equal else None)
+    requested = request.options.project or (request.options.hidden if equal else None)
     if requested is not None or not equal:
         return requested
     shapes = {item.shape[1:] if item.shape is not None else None for item in features}

@@ -43,7 +43,7 @@ def concat_fc(request: HeadRequest) -> Head:
 def concat_mlp(request: HeadRequest) -> Head:
     """Concatenate the features, then a hidden layer with ReLU, then the scores."""
     text, notes = _concat_all(request)
-    hidden = request.hidden or 500
+    hidden = request.options.hidden or 500
     notes.append(f"head: hidden layer 'hidden' of width {hidden}")
     text += [
         _dense(request, "hidden", request.joined, hidden),
@@ -58,7 +58,7 @@ def average_log_probabilities(request: HeadRequest) -> Head:
 
     Raises: ComposeError for projections, which would have to be trained, and for classes that no source knows.
     """
-    if request.project is not None or request.batch_norm:
+    if request.options.project is not None or request.options.batch_norm:
         hint = "omit --project and --batch-norm, or use another head"
         raise ComposeError("head 'logits' trains nothing, so it has no projection", hint=hint)
     known = {number for _, classes in request.scores.values() for number in classes}
@@ -140,7 +140,7 @@ def join_features(request: HeadRequest, joiner: Joiner, name: str, *, equal: boo
     equal   whether the joiner needs blobs of one shape
     Raises: ComposeError.
     """
-    if request.maps == "levels":
+    if request.options.maps == "levels":
         return _join_by_level(request, joiner, name, equal)
     ready = prepare_features(request.features, request, equal=equal)
     text = joiner(ready.features, name, request.joined)

@@ -144,7 +144,7 @@ def _branch(plan: FusionPlan, source: PreparedSource, *, classifier: bool = True
     return head + (f"{front}\n" if front else "") + body
 
 
-def read_class_names(
+def named_classes(
     labels: PathLike | Sequence[str] | None, sources: Sequence[Source], classifiers: Sequence[FusedClassifier]
 ) -> ClassNames:
     """Return the names of the fused net's classes, and the class numbers that the sources are given.
