@@ -113,6 +113,7 @@ def add_losses(
                 schedules[layer.name] = (spec.start, spec.warmup)
             result.layer.append(layer)
         names_by_objective.append(tuple(layer.name for layer in result.layer[before:]))
+    # Inputs come first: a layer can only read the tops of earlier layers.
     layers = list(result.layer)
     del result.layer[:]
     result.layer.extend([*inputs, *layers])

@@ -62,6 +62,7 @@ def classifier_of(model: Model, features: str, width: int | None) -> OldClassifi
     layer = LayerParameter(type="InnerProduct", bottom=[features], inner_product_param=last.inner_product_param)
     layer.name = f"{features}/as/{model.name}"
     layer.top.append(layer.name)
+    # The old weights replace the fillers, and rates of 0 freeze the layer.
     for filler in ("weight_filler", "bias_filler"):
         layer.inner_product_param.ClearField(filler)
     for _ in weights:

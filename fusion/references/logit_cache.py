@@ -40,7 +40,7 @@ class ReferencedSource(SourceWrapper):
     def __post_init__(self) -> None:
         members = [member for model in self.models for member in model.members if member.file]
         self._files.update((id(member), _rows_of(member, self.source)) for member in members)
-        first = np.arange(1)
+        first = np.arange(1)  # the widths are known only after the references have run on a record
         blobs = self.source.batch(first)
         for model in self.models:
             logits = self._answer(model, first, blobs)
@@ -105,6 +105,7 @@ class ReferencedSource(SourceWrapper):
         if spec.cache is not None and os.path.exists(spec.cache):
             return _cached(Predictions.load(spec.cache), self.source, provenance, os.fspath(spec.cache)).to(kind)
         table = torch.empty((len(self), self._widths[model.blob]), dtype=kind)
+        # In chunks: logits of all records fit into memory, their images do not.
         for start in range(0, len(self), _CHUNK):
             indices = np.arange(start, min(start + _CHUNK, len(self)))
             table[start : start + len(indices)] = self._answer(model, indices, self.source.batch(indices))

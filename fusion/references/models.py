@@ -102,6 +102,7 @@ def combine_logits(model: Model, logits: Sequence[Tensor]) -> Tensor:
         return logits[0]
     if len({tuple(member.spec.classes) for member in model.members}) == 1:
         return mean_logits(logits, shares)
+    # Logits of nets with different classes have different scales, so probabilities within each one's classes count.
     total = torch.zeros(len(logits[0]), len(model.classes))
     weight = torch.zeros(len(model.classes))
     for member, values, share in zip(model.members, logits, shares, strict=True):
@@ -307,6 +308,7 @@ def _sources(spec: Reference, needed: Sequence[str], shapes: _InputShapes) -> di
 def _from_module(module: nn.Module, spec: Reference, shapes: _InputShapes, device: torch.device) -> Answer:
     module.eval().requires_grad_(False).to(device)
     top = shapes.first(spec)
+    # Inputs get the type of the weights: half-precision modules reject float32.
     kind = next((tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()), torch.float32)
 
     @torch.no_grad()

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+CODE_TYPES = {1: "CORNER", 2: "CENTER_SIZE", 3: "CORNER_SIZE"}  # of PriorBoxParameter.CodeType
+
 
 def overlap(first: Tensor, second: Tensor, pixels: int = 0) -> Tensor:
     """Return the intersection over union.

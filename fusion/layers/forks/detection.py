@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fusion.errors import BuildError, IgnoredSetting
 from fusion.layers.axes import full
-from fusion.layers.forks.boxes import corners, suppress
+from fusion.layers.forks.boxes import CODE_TYPES, corners, suppress
 from fusion.layers.registry import Context, layer
 from prototxt.shapes.fork_layers import fork_param
 
@@ -183,7 +183,7 @@ def _detection_output(layer: LayerParameter, context: Context) -> nn.Module:
             classes=param.num_classes,
             shared=param.share_location,
             background=param.background_label_id,
-            kind=_code(param.code_type),
+            kind=CODE_TYPES[param.code_type],
             encoded=param.variance_encoded_in_target,
             threshold=param.confidence_threshold if param.HasField("confidence_threshold") else -math.inf,
             nms=nms.nms_threshold,
@@ -192,8 +192,3 @@ def _detection_output(layer: LayerParameter, context: Context) -> nn.Module:
             in_all=param.keep_top_k,
         )
     )
-
-
-def _code(value: int) -> str:
-    """Return the name of a CodeType."""
-    return {1: "CORNER", 2: "CENTER_SIZE", 3: "CORNER_SIZE"}[value]

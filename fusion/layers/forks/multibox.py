@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from fusion.errors import BuildError
 from fusion.layers.axes import full
-from fusion.layers.forks.boxes import corners, offsets, overlap
+from fusion.layers.forks.boxes import CODE_TYPES, corners, offsets, overlap
 from fusion.layers.losses import Normalization, divide, normalization
 from fusion.layers.registry import Context, layer
 from prototxt.shapes.fork_layers import fork_param
@@ -189,7 +189,7 @@ def _multi_box_loss(layer: LayerParameter, context: Context) -> nn.Module:
             mining=mining,
             ratio=param.neg_pos_ratio,
             negative=param.neg_overlap,
-            kind={1: "CORNER", 2: "CENTER_SIZE", 3: "CORNER_SIZE"}[param.code_type],
+            kind=CODE_TYPES[param.code_type],
             encoded=param.encode_variance_in_target,
             mode=normalization(layer.loss_param, "VALID"),
         )
