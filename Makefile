@@ -1,4 +1,4 @@
-# Set-up and checks. On a fresh machine with Python 3.11 and make, `make tutorial` and `make test` need nothing else.
+# Set-up and checks. `make tutorial` and `make test` need only Python 3.11 and make.
 PYTHON  ?= python3.11
 VENV    ?= .venv
 BIN     := $(VENV)/bin
@@ -6,16 +6,16 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: tutorial test test-slow mutants check format bench clean
 
-tutorial: $(VENV)/.installed  ## The main job on the embedded MNIST, from raw images to the report.
+tutorial: $(VENV)/.installed  ## The tutorial on the included MNIST, from raw images to the report.
 	$(BIN)/python examples/mnist_odd_even/tutorial.py $(ARGS)
 
-test: check  ## Lint, types, and every test but the slow ones.
+test: check  ## Lint, types, and all tests except the slow ones.
 	$(BIN)/python -m pytest -n 2 -m "not slow" $(ARGS)
 
-test-slow: $(VENV)/.installed-dev  ## What takes longer than the everyday run allows.
+test-slow: $(VENV)/.installed-dev  ## The slow tests.
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
-mutants: $(VENV)/.installed-dev  ## How many small mistakes the tests notice, package by package: hours, or ARGS="fusion/merge".
+mutants: $(VENV)/.installed-dev  ## The share of small mistakes that the tests notice, per package; takes hours, or ARGS="fusion/merge".
 	$(BIN)/python tests/mutants.py $(ARGS)
 
 check: $(VENV)/.installed-dev  ## ruff and mypy --strict.
@@ -23,11 +23,11 @@ check: $(VENV)/.installed-dev  ## ruff and mypy --strict.
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: $(VENV)/.installed-dev  ## Rewrite the sources in the house format.
+format: $(VENV)/.installed-dev  ## Format the sources.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.installed-dev  ## Every performance claim of the README, measured here.
+bench: $(VENV)/.installed-dev  ## Measure the performance figures of the README on this machine.
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
 clean:
