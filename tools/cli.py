@@ -13,7 +13,7 @@ from typing import Any
 from prototxt.errors import PlacedError
 
 
-def run(command: Callable[[], int | None]) -> int:
+def run_command(command: Callable[[], int | None]) -> int:
     """Run a command and return its exit code.
 
     0 success, 1 an error in the input (message on stderr), 130 interrupted; any other exception is a bug and keeps its

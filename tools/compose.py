@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
-from .cli import run
+from .cli import run_command
 from .list_options import apply_list_options
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def _add_schedule(group: argparse._ArgumentGroup) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
     arguments = parser().parse_args(argv)
-    code: int = run(lambda: _compose(arguments))
+    code: int = run_command(lambda: _compose(arguments))
     return code
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from . import convert_data
 from .arguments import input_argument
-from .cli import run
+from .cli import run_command
 
 _EPILOG = """The kind of IN is detected from its content; the ending of OUT gives the new form:
   .prototxt .pbtxt .txt -        text (- is standard output)
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = options.parse_args(given)
     if not arguments.deploy and (arguments.input_shape or arguments.outputs or arguments.stage):
         options.error("--input-shape, --output and --stage go with --deploy")
-    code: int = run(lambda: _convert(arguments))
+    code: int = run_command(lambda: _convert(arguments))
     return code
 
 

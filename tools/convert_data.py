@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .arguments import size_argument
-from .cli import run
+from .cli import run_command
 
 if TYPE_CHECKING:
     from fusion.data.convert_imageset import Progress, WriteResult
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Convert; return 0 on success, 1 for an error in a file, 2 for bad usage."""
     options = parser().parse_args(argv)
     work = _images if options.command == "images" else _mean
-    code: int = run(lambda: _report(work(options), options))
+    code: int = run_command(lambda: _report(work(options), options))
     return code
 
 

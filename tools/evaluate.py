@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .arguments import read_class_names
-from .cli import allow_python, run
+from .cli import allow_python, run_command
 from .reading_options import add_reading_options, read_options
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser().error("--classes and --labels need --predictions")
     if options.iterations is not None and options.iterations < 1:
         parser().error("--iterations must be at least 1")
-    code: int = run(lambda: _evaluate(options))
+    code: int = run_command(lambda: _evaluate(options))
     return code
 
 

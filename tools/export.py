@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from .arguments import shape_argument
-from .cli import run
+from .cli import run_command
 
 _EXAMPLE = """example:
   fusion-export fused/deploy.prototxt fused.caffemodel -o fused.onnx --check
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = options.parse_args(argv)
     if not arguments.onnx.lower().endswith(".onnx"):
         options.error("the name of the model to write ends in .onnx")
-    code: int = run(lambda: _export(arguments))
+    code: int = run_command(lambda: _export(arguments))
     return code
 
 

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, TextIO
 
 from .arguments import shape_argument
-from .cli import run
+from .cli import run_command
 from .sources import check_apart, check_not_a_source, named_sources, source_or_recipe
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.seed < 0:
         options.error("--seed is 0 or more")
     check_apart(options, arguments.sources)
-    code: int = run(lambda: _merge(arguments))
+    code: int = run_command(lambda: _merge(arguments))
     return code
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .arguments import read_class_names, shape_argument, size_argument, source_argument
-from .cli import run
+from .cli import run_command
 
 if TYPE_CHECKING:
     from fusion.serving import Server
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.error("--beside is for --serve")
     if not 0 <= arguments.port < 1 << 16:
         options.error("--port is from 0 to 65535")
-    code: int = run(lambda: _predict(arguments))
+    code: int = run_command(lambda: _predict(arguments))
     return code
 
 

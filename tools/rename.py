@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from .cli import run
+from .cli import run_command
 
 if TYPE_CHECKING:
     from prototxt.edit.rename import RenameResult
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     if options.no_freeze and (options.freeze is not None or options.thaw is not None or options.propagate_down):
         parser().error("--no-freeze cannot go with --freeze, --thaw or --propagate-down")
-    code: int = run(lambda: _rename(options))
+    code: int = run_command(lambda: _rename(options))
     return code
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .arguments import read_class_names
-from .cli import run
+from .cli import run_command
 
 if TYPE_CHECKING:
     from fusion.report import Budget
@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             setattr(arguments, name, _rate(getattr(arguments, name)))
         except ValueError as error:
             usage.error(f"--{name.replace('_', '-')}: {error}")
-    return run(lambda: _report(arguments, words))
+    return run_command(lambda: _report(arguments, words))
 
 
 def _report(arguments: argparse.Namespace, words: Sequence[str]) -> int:

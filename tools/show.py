@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from .arguments import input_argument
-from .cli import run
+from .cli import run_command
 
 if TYPE_CHECKING:
     from prototxt.conversion.file_content import Content
@@ -58,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Show; return 0 on success, 1 if the file cannot be read, 2 for bad usage."""
     arguments = parser().parse_args(argv)
-    code: int = run(lambda: _show(arguments))
+    code: int = run_command(lambda: _show(arguments))
     return code
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from .arguments import shape_argument
-from .cli import run
+from .cli import run_command
 from .sources import check_not_a_source
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = options.parse_args(argv)
     if arguments.command == "interpolate" and (arguments.share is None) == (arguments.max_nfr is None):
         options.error("give a position with --share, or a limit of negative flips with --max-nfr")
-    code: int = run(lambda: _operate(arguments))
+    code: int = run_command(lambda: _operate(arguments))
     return code
 
 

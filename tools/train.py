@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, cast
 
-from .cli import run
+from .cli import run_command
 from .reading_options import read_options
 from .training_options import check_options, parser, solver_overrides, train_options
 
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.sweep and int(os.environ.get("WORLD_SIZE") or 1) > 1:
         usage.error("a sweep runs in one process: start it without torchrun")
     work = _sweep if options.sweep else _time if options.time else _train
-    code: int = run(lambda: work(options))
+    code: int = run_command(lambda: work(options))
     return code
 
 

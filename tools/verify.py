@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from .arguments import shape_argument
-from .cli import run
+from .cli import run_command
 from .sources import SourceFiles, check_apart, named_sources, source_or_recipe
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.batch < 1 or arguments.seed < 0 or not arguments.rtol >= 0:
         options.error("--batch is at least 1, --seed and --rtol at least 0")
     check_apart(options, arguments.sources)  # argparse cannot see two prefixes that are equal
-    code: int = run(lambda: _verify(arguments))
+    code: int = run_command(lambda: _verify(arguments))
     return code
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 
 import pytest
-from caffe_fusion_tools.cli import run
+from caffe_fusion_tools.cli import run_command
 
 from prototxt.schema.decode import UnknownFieldWarning
 
@@ -17,7 +17,7 @@ def test_a_warning_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
             for text in ("a", "b", "a"):
                 warnings.warn(UnknownFieldWarning(text), stacklevel=2)
 
-    assert run(twice) == 0
+    assert run_command(twice) == 0
     assert capsys.readouterr().err == "warning: a\nwarning: b\n"
-    assert run(twice) == 0
+    assert run_command(twice) == 0
     assert capsys.readouterr().err == "warning: a\nwarning: b\n"
