@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from fusion.nets.build import learnable, params
-from fusion.nets.split import split_trunk
 from fusion.solver.batches import shapes_of
 from fusion.solver.logging.memory import MIB
 from fusion.solver.mixed_precision import OFF
+from fusion.solver.trunk_cache import cacheable_trunk
 from prototxt.shapes import infer
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def describe_plan(run: Solver, budget: int) -> list[str]:
         title = "Training data" if index == 0 else f"Test data #{test}"
         title = "Validation data" if test >= len(settings.test_iter) else title
         lines += [f"{title}:", *(f"  {text}" for text in _data(run, job))]
-        lines.append(f"  {_trunk(job, budget)}")
+        lines.append(f"  {_trunk(job, budget)[0]}")
     lines += _course(run)
     lines.append(f"Memory, about: {_memory(run, budget)}")
     return lines
@@ -82,33 +82,16 @@ def _data(run: Solver, job: NetWithData) -> list[str]:
     return found
 
 
-def _trunk(job: NetWithData, budget: int) -> str:
-    if job.no_cache_reason:
-        return f"the whole net runs in each iteration: {job.no_cache_reason}"
-    found = split_trunk(job.net)
+def _trunk(job: NetWithData, budget: int) -> tuple[str, int]:
+    """Return a line about the frozen trunk, and the bytes in memory of its outputs."""
+    found, reason = cacheable_trunk(job, budget)
     if found is None:
-        return "no frozen layers that could be computed once"
-    boundary = ", ".join(found.boundary)
-    if len(job.sources) != 1 or not job.sources[0].deterministic:
-        return f"frozen trunk up to {boundary}: runs in each iteration, for its data is random or not in step"
-    size = _rows(job, found)
-    if not budget:
-        return f"frozen trunk up to {boundary}: runs in each iteration, for the cache is switched off"
+        return reason, 0
+    boundary, size = ", ".join(found.boundary), _rows(job, found)
+    text = f"frozen trunk up to {boundary}: computed once, {_size(size)}"
     if size > budget:
-        where = "more than the budget, so it goes to a file where there is room"
-        return f"frozen trunk up to {boundary}: computed once, {_size(size)}, {where}"
-    return f"frozen trunk up to {boundary}: computed once, {_size(size)} in memory"
-
-
-def _cached_bytes(job: NetWithData, budget: int) -> int:
-    """Return the bytes in memory of the trunk's outputs."""
-    found = (
-        None
-        if job.no_cache_reason or len(job.sources) != 1 or not job.sources[0].deterministic
-        else split_trunk(job.net)
-    )
-    size = 0 if found is None else _rows(job, found)
-    return size if size <= budget else 0
+        return f"{text}, more than the budget, so it goes to a file where there is room", 0
+    return f"{text} in memory", size
 
 
 def _rows(job: NetWithData, found: TrunkAndHead) -> int:
@@ -140,7 +123,7 @@ def _memory(run: Solver, budget: int) -> str:
     learning = sum(tensor.numel() for tensor in run.flat_params.updated)
     weights = sum(tensor.numel() for tensor in every) + learning * (1 + run.optimizer.histories)
     parts = {"weights, gradients and history": weights * _FLOAT, "blobs of a batch": _blobs(run.nets[0])}
-    rows = sum(_cached_bytes(job, budget) for job in run.nets)
+    rows = sum(_trunk(job, budget)[1] for job in run.nets)
     if rows:
         parts["rows of the trunk"] = rows
     text = ", ".join(f"{_size(size)} for {part}" for part, size in parts.items())

@@ -36,18 +36,6 @@ class OptimizerOptions(TypedDict, total=False):
     iter_size: int
 
 
-_DEFAULTS: OptimizerOptions = {
-    "momentum": 0.0,
-    "momentum2": 0.999,
-    "weight_decay": 0.0,
-    "regularization": "L2",
-    "delta": 1e-8,
-    "rms_decay": 0.99,
-    "clip_gradients": -1.0,
-    "iter_size": 1,
-}
-
-
 class CaffeOptimizer(torch.optim.Optimizer):
     """Regularise, then update by one of Caffe's rules.
 
@@ -67,6 +55,8 @@ class CaffeOptimizer(torch.optim.Optimizer):
     """
 
     histories = 1
+    momentum, momentum2, weight_decay, regularization = 0.0, 0.999, 0.0, "L2"
+    delta, rms_decay, clip_gradients, iter_size = 1e-8, 0.99, -1.0, 1
 
     def __init__(
         self,
@@ -76,14 +66,10 @@ class CaffeOptimizer(torch.optim.Optimizer):
         capturable: bool = False,
         **options: Unpack[OptimizerOptions],
     ) -> None:
-        unknown = sorted(options.keys() - _DEFAULTS.keys())
+        unknown = sorted(options.keys() - OptimizerOptions.__annotations__.keys())
         if unknown:
             raise TypeError(f"{type(self).__name__}() got an unexpected keyword argument '{unknown[0]}'")
-        known: OptimizerOptions = {**_DEFAULTS, **options}
-        self.momentum, self.momentum2 = known["momentum"], known["momentum2"]
-        self.weight_decay, self.regularization = known["weight_decay"], known["regularization"]
-        self.delta, self.rms_decay = known["delta"], known["rms_decay"]
-        self.clip_gradients, self.iter_size = known["clip_gradients"], known["iter_size"]
+        vars(self).update(options)
         self.capturable = capturable
         self._updates: Rate = 0
         super().__init__(params, {"lr": lr, "lr_mult": 1.0, "decay_mult": 1.0})

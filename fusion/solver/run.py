@@ -57,16 +57,19 @@ class Progress:
 class Run(Protocol):
     """The parts of a `Solver` that callbacks, logging and snapshots use.
 
-    nets         the net in training, then each test net; a validation net comes last
+    net          the net in training
+    nets         it and each test net with its data; a validation net comes last
+    writes       whether this process writes files
     seed         of fillers and data
     flat_params  the parameters that are updated
-    data_parallel  the processes that train together, or None
     """
 
     settings: Settings
     extras: TrainOptions
     display: Display
     device: torch.device
+    writes: bool
+    net: Net
     nets: tuple[NetWithData, ...]
     seed: int
     progress: Progress
@@ -80,16 +83,8 @@ class Run(Protocol):
         """Return the number of iterations done."""
 
     @property
-    def net(self) -> Net:
-        """Return the net in training."""
-
-    @property
     def precision(self) -> Precision:
         """Return the precision of the gradients."""
-
-    @property
-    def writes(self) -> bool:
-        """Return whether this process writes files."""
 
     @property
     def data(self) -> Sequence[str]:

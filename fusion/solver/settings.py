@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
 REGULARIZATIONS = ("L1", "L2")
 _FALLING = ("step", "exp", "inv", "multistep", "sigmoid")
+_COPIED = (
+    *("type", "momentum", "momentum2", "weight_decay", "delta", "rms_decay", "clip_gradients", "iter_size", "max_iter"),
+    *("average_loss", "display", "test_interval", "test_initialization", "test_compute_loss", "snapshot"),
+    *("snapshot_after_train", "debug_info"),
+)
 # Settings of NVCaffe's and Intel's solvers that change the numbers; their others change speed, or belong to these.
 _FORK_RULES = (
     *("min_lr", "rampup_interval", "local_lr_auto", "warmup_iter", "momentum_policy", "larc", "weight_decay_policy"),
@@ -86,29 +91,13 @@ def read_settings(
             max_iter=solver.max_iter,
             warmup=warmup,
         ),
-        type=solver.type,
-        momentum=solver.momentum,
-        momentum2=solver.momentum2,
-        weight_decay=solver.weight_decay,
         regularization=solver.regularization_type,
-        delta=solver.delta,
-        rms_decay=solver.rms_decay,
-        clip_gradients=solver.clip_gradients,
-        iter_size=solver.iter_size,
-        max_iter=solver.max_iter,
-        average_loss=solver.average_loss,
-        display=solver.display,
         test_iter=tuple(solver.test_iter),
-        test_interval=solver.test_interval,
-        test_initialization=solver.test_initialization,
-        test_compute_loss=solver.test_compute_loss,
-        snapshot=solver.snapshot,
         prefix=prefix_of(solver, path),
         snapshot_hdf5=solver.snapshot_format == solver.HDF5,
-        snapshot_after_train=solver.snapshot_after_train,
         seed=solver.random_seed if solver.random_seed >= 0 else None,
         weights=tuple(part for item in solver.weights for part in item.split(",") if part),
-        debug_info=solver.debug_info,
+        **{name: getattr(solver, name) for name in _COPIED},
     )
 
 

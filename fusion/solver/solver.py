@@ -77,6 +77,7 @@ class Solver:
     nets         it and each test net with its data; a validation net comes last
     flat_params  the parameters that are updated
     progress     the position of the run
+    writes       whether this process is the one that writes files
 
     Raises: TrainingError, DataError, BuildError, WeightsMismatch; prototxt's errors for its files.
     """
@@ -94,10 +95,11 @@ class Solver:
         device = choose_device(options.get("device", "auto"))
         self._group, parallel = join(device.type), options.get("data_parallel") or DataParallelOptions()
         self.device = device_of_process(device, self._group)
+        self.writes = self._group is None or self._group.first
         self.display = (options.get("display") or for_training()) if self.writes else Silent()
         self.extras = options.get("extras") or TrainOptions()
         own = _callbacks_of(self.extras)
-        self.callbacks = CallbackList([CaffeReport(self), *own, *options.get("callbacks", ())])
+        self.callbacks = CallbackList(self, [CaffeReport(), *own, *options.get("callbacks", ())])
         message, path = read_message(solver, options.get("max_iter"), options.get("overrides", ()))
         if self._group is not None and parallel.auto_scale:
             message.base_lr *= self._group.size
@@ -109,6 +111,7 @@ class Solver:
             self.seed = self._group.broadcast_object(self.seed)
         torch.manual_seed(self.seed)
         self.nets = self._open(descriptions, parallel)
+        self.net = self.nets[0].net
         self.extras.check_net(self.nets[0], self.device)
         self.settings = self.extras.interval(self.settings, self.nets[0])
         self._trunk_files = trunk_files(options.get("cache_dir"), self.settings.prefix)
@@ -159,11 +162,6 @@ class Solver:
         """Return the number of iterations done."""
         return self.progress.iteration
 
-    @property
-    def net(self) -> Net:
-        """Return the net in training."""
-        return self.nets[0].net
-
     @cached_property
     def data(self) -> tuple[str, ...]:
         """Return the number of records and the fingerprint of each source, net after net."""
@@ -178,11 +176,6 @@ class Solver:
     def engine(self) -> Engine:
         """Return forward and backward of an iteration; prepares the run."""
         return self._prepare().engine
-
-    @property
-    def writes(self) -> bool:
-        """Return whether this process is the one that writes files."""
-        return self._group is None or self._group.first
 
     def load(self, paths: Sequence[Path]) -> None:
         """Copy trained weights into the layers of the same names, file after file; other layers keep theirs."""
@@ -280,7 +273,7 @@ class Solver:
             self.nets, self._prepared = prepared.nets, prepared
             if self.data_parallel is not None:
                 self.data_parallel.broadcast()
-            self.callbacks.call("on_start", self)
+            self.callbacks.call("on_start")
         return self._prepared
 
     def _run(self, stop: int, requests: Requests) -> None:

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from fusion.data import Source
+from fusion.nets.split import TrunkAndHead, split_trunk
 from fusion.solver.batches import Blobs, CachedBatches
 from fusion.solver.step.memory_format import has_foreign, set_layout
 from fusion.solver.trunk_cache_files import MappedBatches, TrunkFiles, origin_of, room, rows_in_file
 
 if TYPE_CHECKING:
-    from fusion.nets.split import TrunkAndHead
     from fusion.solver.logging.console import Display
     from fusion.solver.mixed_precision import Precision
     from fusion.solver.net_with_data import NetWithData
@@ -39,11 +39,8 @@ def cache_trunk(
     files   where more rows are kept, and whether they are kept for later runs
     Raises  TrainingError when a requested file cannot be written
     """
-    from fusion.nets.split import split_trunk
-
-    found = None if job.no_cache_reason or budget <= 0 else split_trunk(job.net)
-    reason = _reason_against(job, budget, found)
-    if reason or found is None:
+    found, reason = cacheable_trunk(job, budget)
+    if found is None:
         return job, reason
     source = job.sources[0]
     keys = [key for key, _ in found.head.plan.inputs]
@@ -77,19 +74,21 @@ def cache_trunk(
     return replace(job, active_net=found.head, batches=batches), f"frozen trunk computed once: {text}"
 
 
-def _reason_against(job: NetWithData, budget: int, found: TrunkAndHead | None) -> str:
-    """Return why the trunk cannot be computed once whatever its size; "" where it can."""
+def cacheable_trunk(job: NetWithData, budget: int) -> tuple[TrunkAndHead | None, str]:
+    """Return the frozen trunk if its outputs can be computed once, whatever their size, or else the reason why not."""
     if job.no_cache_reason:
-        return f"the whole net runs in each iteration: {job.no_cache_reason}"
+        return None, f"the whole net runs in each iteration: {job.no_cache_reason}"
     if budget <= 0:
-        return "the whole net runs in each iteration: the cache is switched off"
+        return None, "the whole net runs in each iteration: the cache is switched off"
+    found = split_trunk(job.net)
     if found is None:
-        return "the whole net runs in each iteration: no frozen layers to compute once"
+        return None, "the whole net runs in each iteration: no frozen layers to compute once"
+    always = "the frozen trunk runs in each iteration"
     if len(job.sources) != 1:
-        return "the frozen trunk runs in each iteration: its data comes from layers that are not in step (in_step_with)"
+        return None, f"{always}: its data comes from layers that are not in step (in_step_with)"
     if not job.sources[0].deterministic:
-        return "the frozen trunk runs in each iteration: random crops, mirrors or fillers make other data each time"
-    return ""
+        return None, f"{always}: random crops, mirrors or fillers make other data each time"
+    return found, ""
 
 
 def _empty(first: Blobs, count: int, device: torch.device) -> dict[str, Tensor]:

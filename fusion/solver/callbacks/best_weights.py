@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fusion.solver.metrics import MeanOutputs
-    from fusion.solver.run import Run
 
 
 class BestWeights(Callback):
@@ -30,14 +29,12 @@ class BestWeights(Callback):
     name = "best"
 
     def __init__(self) -> None:
-        self._run: Run | None = None
         self._output: str | None = None
         self._best, self._when, self.tests_since = -np.inf, 0, 0
 
-    def on_start(self, run: Run) -> None:
+    def on_start(self) -> None:
         """Find the output that decides."""
-        self._run = run
-        plan = run.nets[-1].net.plan
+        plan = self.run.nets[-1].net.plan
         judges = [call for call in plan.calls if call.type in LOSS_KINDS or call.type == "Accuracy"]
         tops = [call.tops[0] for call in judges if call.type == "Accuracy" and call.tops]
         # Accuracy decides only where all losses and accuracies read one label: otherwise it ignores another task.
@@ -48,29 +45,26 @@ class BestWeights(Callback):
     @property
     def path(self) -> str:
         """Return the path of the best weights."""
-        assert self._run is not None
-        return f"{self._run.settings.prefix}_best.caffemodel{'.h5' if self._run.settings.snapshot_hdf5 else ''}"
+        return f"{self.run.settings.prefix}_best.caffemodel{'.h5' if self.run.settings.snapshot_hdf5 else ''}"
 
     def on_validation(self, iteration: int, result: MeanOutputs) -> None:
         """Write the weights if they are the best ones."""
-        assert self._run is not None
         value = result.loss if self._output is None else result[self._output]
         score = -value if self._output is None else value
         text = f"Iteration {iteration}, validation: {self._output or 'loss'} = {number(value)}"
         if score > self._best:
             self._best, self._when, self.tests_since = score, iteration, 0
-            if self._run.writes:
-                save_weights(self._run.net, self.path)
-            self._run.display.say(f"{text}, the best so far: {self.path}")
+            if self.run.writes:
+                save_weights(self.run.net, self.path)
+            self.run.display.say(f"{text}, the best so far: {self.path}")
             return
         self.tests_since += 1
-        self._run.display.say(f"{text}; the best was {self._summary()}")
+        self.run.display.say(f"{text}; the best was {self._summary()}")
 
     def on_finish(self, iteration: int) -> None:
         """Log which weights were best."""
         if np.isfinite(self._best):
-            assert self._run is not None
-            self._run.display.say(f"Best weights: {self._summary()}: {self.path}")
+            self.run.display.say(f"Best weights: {self._summary()}: {self.path}")
 
     def state_dict(self) -> dict[str, NDArray[np.float64]]:
         """Return the best score, its iteration, and the number of tests since."""

@@ -19,11 +19,13 @@ class Callback:
     """Hooks that the loop calls. Override those that are needed; the others cost nothing.
 
     name  key of its state in snapshots; "" where it has no state
+    run   the run, set by its solver before all hooks
     """
 
     name = ""
+    run: Run
 
-    def on_start(self, run: Run) -> None:
+    def on_start(self) -> None:
         """Run before the first iteration, when everything is prepared; in a resumed run after `load_state_dict`."""
 
     def on_update(self, iteration: int) -> None:
@@ -70,8 +72,10 @@ class Callback:
 class CallbackList:
     """Several callbacks, each called only where it overrides the hook."""
 
-    def __init__(self, members: Iterable[Callback]) -> None:
+    def __init__(self, run: Run, members: Iterable[Callback]) -> None:
         self.members = tuple(members)
+        for member in self.members:
+            member.run = run
         self.on_update: tuple[Callable[[int], None], ...] = tuple(
             member.on_update for member in self.members if type(member).on_update is not Callback.on_update
         )

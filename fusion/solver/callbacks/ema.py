@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from fusion.solver.run import Run
-
 
 def ema_path(model: str) -> str:
     """Return the path of the averaged weights beside a caffemodel."""
@@ -44,20 +42,18 @@ class EMA(Callback):
         if not 0 < decay < 1:
             raise TrainingError(f"the decay of averaged weights must lie between 0 and 1, not {decay:g}", hint="0.999")
         self.decay = decay
-        self._run: Run | None = None
         self._params: list[Tensor] = []
         self._average: list[Tensor] = []
         self._weights: list[Tensor] = []
         self._restored: Arrays = {}
 
-    def on_start(self, run: Run) -> None:
+    def on_start(self) -> None:
         """Start from the present weights, or from the average of the snapshot."""
-        self._run = run
-        self._params = [tensor.detach() for tensor in run.flat_params.updated]
+        self._params = [tensor.detach() for tensor in self.run.flat_params.updated]
         self._average = [tensor.clone() for tensor in self._params]
         self._apply()
-        if run.iter and not self._restored:
-            run.display.say("averaged weights: the snapshot has none, so they start from its weights")
+        if self.run.iter and not self._restored:
+            self.run.display.say("averaged weights: the snapshot has none, so they start from its weights")
 
     @torch.no_grad()
     def on_update(self, iteration: int) -> None:
@@ -76,9 +72,9 @@ class EMA(Callback):
 
     def on_snapshot(self, iteration: int, files: Sequence[str]) -> None:
         """Write the average as a caffemodel."""
-        if self._run is not None:
+        if self._average:
             self.on_tests_start(iteration)
-            save_weights(self._run.net, ema_path(files[0]))
+            save_weights(self.run.net, ema_path(files[0]))
             self.on_tests_end(iteration)
 
     def state_dict(self) -> dict[str, NDArray[np.float32]]:
@@ -96,8 +92,8 @@ class EMA(Callback):
                 target.copy_(torch.tensor(self._restored[str(index)]))
 
     def _blobs(self) -> list[tuple[int, Tensor]]:
-        if self._run is None:
+        if not self._average:  # the run has not started
             return []
-        flat = self._run.flat_params
+        flat = self.run.flat_params
         values = dict(zip(flat.updated, self._average, strict=True))
         return [(index, flat.view(values, index)) for index, home in enumerate(flat.homes) if home is not None]

@@ -5,15 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from fusion.nets.weights import save_weights
 from fusion.onnx.sidecar import sidecar_path
 from fusion.solver.callbacks.callback import Callback
 from fusion.solver.callbacks.ema import ema_path
-
-if TYPE_CHECKING:
-    from fusion.solver.run import Run
 
 
 class KeepNewest(Callback):
@@ -44,8 +40,8 @@ class SaveInit(Callback):
     def __init__(self, path: str) -> None:
         self.path = path
 
-    def on_start(self, run: Run) -> None:
+    def on_start(self) -> None:
         """Write them, whether filled, loaded or resumed."""
-        if run.writes:
-            save_weights(run.net, self.path)
-        run.display.say(f"weights before the first step: {self.path}")
+        if self.run.writes:
+            save_weights(self.run.net, self.path)
+        self.run.display.say(f"weights before the first step: {self.path}")

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fusion.solver.metrics import TrainMetrics
-    from fusion.solver.run import Run
 
 
 class LossScale(Callback):
@@ -21,13 +20,11 @@ class LossScale(Callback):
     name = "amp"
 
     def __init__(self) -> None:
-        self._run: Run | None = None
         self._restored: Arrays = {}
         self._logged = 0
 
-    def on_start(self, run: Run) -> None:
+    def on_start(self) -> None:
         """Start from the scale of the snapshot."""
-        self._run = run
         self._apply()
 
     def on_display(self, metrics: TrainMetrics) -> None:
@@ -43,17 +40,16 @@ class LossScale(Callback):
         self._log()
 
     def _log(self) -> None:
-        if self._run is None or self._run.precision.skipped == self._logged:
+        if self.run.precision.skipped == self._logged:
             return
-        count, self._logged = self._run.precision.skipped - self._logged, self._run.precision.skipped
-        scale = self._run.precision.scale
+        count, self._logged = self.run.precision.skipped - self._logged, self.run.precision.skipped
+        scale = self.run.precision.scale
         updates = "1 update" if count == 1 else f"{count} updates"
-        self._run.display.say(f"fp16: {updates} left out, for gradients overflowed; now scaled by {scale:g}")
+        self.run.display.say(f"fp16: {updates} left out, for gradients overflowed; now scaled by {scale:g}")
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
         """Return the scale and its age."""
-        state = {} if self._run is None else self._run.precision.state_dict()
-        return {key: np.array(value) for key, value in state.items()}
+        return {key: np.array(value) for key, value in self.run.precision.state_dict().items()}
 
     def load_state_dict(self, state: Arrays) -> None:
         """Set the scale, now or when the run starts."""
@@ -61,6 +57,5 @@ class LossScale(Callback):
         self._apply()
 
     def _apply(self) -> None:
-        if self._run is not None and self._restored:
-            self._run.precision.load_state_dict({key: value.item() for key, value in self._restored.items()})
-            self._restored = {}
+        # Before the run starts it has no scale, and this has no effect.
+        self.run.precision.load_state_dict({key: value.item() for key, value in self._restored.items()})

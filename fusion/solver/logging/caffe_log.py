@@ -70,7 +70,7 @@ class CaffeLog(Lines):
             super().say(f"{severity}{now:%m%d %H:%M:%S.%f} {self._process:5d} {place}] {line}")
 
 
-class Both:
+class Both(Display):
     """Two displays in one, such as a bar on the terminal and a log in a file."""
 
     def __init__(self, first: Display, second: Display) -> None:

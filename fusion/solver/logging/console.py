@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from fusion.solver.metrics import Outputs
 
 
-class Display(Protocol):
-    """The place where a solver reports."""
+class Display:
+    """The place where a solver reports; this one reports nothing."""
 
     def say(self, text: str) -> None:
         """Write a line."""
@@ -32,8 +32,12 @@ class Display(Protocol):
         """End the display."""
 
 
+class Silent(Display):
+    """Reports nothing."""
+
+
 @dataclass
-class Lines:
+class Lines(Display):
     """Writes one line per report."""
 
     stream: TextIO = field(default_factory=lambda: sys.stderr)
@@ -42,29 +46,13 @@ class Lines:
         """Write the line at once, for readers that follow a log file."""
         print(text, file=self.stream, flush=True)
 
-    def start(self, iteration: int, max_iter: int) -> None:
-        """Do nothing."""
-
-    def tick(self, iteration: int, loss: float | None = None, rate: float | None = None) -> None:
-        """Do nothing."""
-
     def progress(self, step: str, done: int, total: int) -> None:
         """Write one line when the step is complete."""
         if done == total:
             self.say(f"{step}: {total} records")
 
-    def close(self) -> None:
-        """Do nothing."""
 
-
-class Silent(Lines):
-    """Writes nothing."""
-
-    def say(self, text: str) -> None:
-        """Do nothing."""
-
-
-class Bar:
+class Bar(Display):
     """Shows a bar with speed, loss, learning rate and the time left; lines scroll above it."""
 
     def __init__(self, stream: TextIO | None = None) -> None:

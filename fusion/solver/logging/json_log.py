@@ -13,7 +13,6 @@ from fusion.solver.logging.memory import peak_allocated, peak_resident
 
 if TYPE_CHECKING:
     from fusion.solver.metrics import MeanOutputs, Outputs, TrainMetrics
-    from fusion.solver.run import Run
 
 VERSION = 1
 
@@ -23,13 +22,12 @@ class JsonLog(Callback):
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._run: Run | None = None
         self._file: TextIO | None = None
         self._started = 0.0
 
-    def on_start(self, run: Run) -> None:
+    def on_start(self) -> None:
         """Open the file: empty, or at its end in a resumed run."""
-        self._run, self._started = run, time.monotonic()
+        run, self._started = self.run, time.monotonic()
         self._file = open(self.path, "a" if run.iter else "w", encoding="utf-8")  # noqa: SIM115 - `on_end` closes it
         net, last = run.net.plan.name, run.settings.max_iter
         self._write("start", run.iter, version=VERSION, net=net, max_iter=last, device=str(run.device), seed=run.seed)
@@ -62,9 +60,9 @@ class JsonLog(Callback):
             self._file = None
 
     def _write(self, kind: str, iteration: int, **fields: Any) -> None:
-        if self._file is None or self._run is None:
+        if self._file is None:
             return
-        memory = {"resident": peak_resident(), "gpu": peak_allocated(self._run.device)}
+        memory = {"resident": peak_resident(), "gpu": peak_allocated(self.run.device)}
         record = {
             "kind": kind, "iter": iteration, **fields, "time": round(time.time(), 3),
             "seconds": round(time.monotonic() - self._started, 3), "memory": memory,

@@ -11,24 +11,20 @@ from fusion.solver.logging.memory import peak_memory
 
 if TYPE_CHECKING:
     from fusion.solver.metrics import MeanOutputs, TrainMetrics
-    from fusion.solver.run import Run
 
 
 class CaffeReport(Callback):
     """Logs as Caffe's solver does: losses, outputs, learning rates, tests, snapshots."""
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
-
     @property
     def display(self) -> Display:
         """Return the run's present display."""
-        return self._run.display
+        return self.run.display
 
-    def on_start(self, run: Run) -> None:
+    def on_start(self) -> None:
         """Log Caffe's lines before the first iteration; its log parsers count the time from there."""
-        self.display.say(f"Solving {run.net.plan.name}")
-        self.display.say(f"Learning Rate Policy: {run.settings.schedule.policy}")
+        self.display.say(f"Solving {self.run.net.plan.name}")
+        self.display.say(f"Learning Rate Policy: {self.run.settings.schedule.policy}")
 
     def on_log(self, iteration: int) -> None:
         """Update the bar."""
@@ -39,7 +35,7 @@ class CaffeReport(Callback):
         if metrics.rate is None:
             self.display.say(f"Iteration {metrics.iteration}, loss = {number(metrics.loss)}")
             return
-        speed = f"{number(metrics.speed)} iter/s, {number(metrics.seconds)}s/{self._run.settings.display} iters"
+        speed = f"{number(metrics.speed)} iter/s, {number(metrics.seconds)}s/{self.run.settings.display} iters"
         self.display.say(f"Iteration {metrics.iteration} ({speed}), loss = {number(metrics.loss)}")
         for line in output_lines("Train", metrics.outputs):
             self.display.say(line)
@@ -52,19 +48,19 @@ class CaffeReport(Callback):
 
     def on_test_end(self, iteration: int, index: int, result: MeanOutputs) -> None:
         """Log a test net's outputs."""
-        if self._run.settings.test_compute_loss:
+        if self.run.settings.test_compute_loss:
             self.display.say(f"Test loss: {number(result.loss)}")
         for line in output_lines("Test", result.outputs):
             self.display.say(line)
 
     def on_snapshot(self, iteration: int, files: Sequence[str]) -> None:
         """Log the paths of the snapshot."""
-        form = "HDF5 file" if self._run.settings.snapshot_hdf5 else "binary proto file"
+        form = "HDF5 file" if self.run.settings.snapshot_hdf5 else "binary proto file"
         model, _, state = files
         self.display.say(f"Snapshotting to {form} {model}")
         self.display.say(f"Snapshotting solver state to {form} {state}")
 
     def on_finish(self, iteration: int) -> None:
         """Log the peak memory, and Caffe's last line."""
-        self.display.say(f"Peak memory: {peak_memory(self._run.device)}")
+        self.display.say(f"Peak memory: {peak_memory(self.run.device)}")
         self.display.say("Optimization Done.")

@@ -9,7 +9,6 @@ from fusion.solver.callbacks.callback import Callback
 
 if TYPE_CHECKING:
     from fusion.solver.metrics import MeanOutputs, Outputs, TrainMetrics
-    from fusion.solver.run import Run
 
 
 class TensorBoard(Callback):
@@ -28,9 +27,9 @@ class TensorBoard(Callback):
         self._folder = folder
         self._writer: Any = None
 
-    def on_start(self, run: Run) -> None:
+    def on_start(self) -> None:
         """Open the folder; points of an earlier run after this iteration are hidden."""
-        self._writer = self._open(self._folder, purge_step=run.iter if run.iter else None)
+        self._writer = self._open(self._folder, purge_step=self.run.iter or None)
 
     def on_display(self, metrics: TrainMetrics) -> None:
         """Write loss, learning rate, speed and outputs."""
