@@ -125,7 +125,7 @@ def _heads(evaluation: Evaluation, options: argparse.Namespace) -> tuple[list[tu
 
 def _print(average: MeanOutputs, as_json: bool, more: Sequence[tuple[str, float]]) -> None:
     """Print the averages, then the further figures."""
-    from fusion.solver.logging.console import number
+    from fusion.solver.logging.console import six_digits
 
     if as_json:
         import json
@@ -133,16 +133,16 @@ def _print(average: MeanOutputs, as_json: bool, more: Sequence[tuple[str, float]
         found = {name: values if len(values) > 1 else values[0] for name, values, _ in average.outputs}
         print(json.dumps({**found, **dict(more)}))
         return
-    print(f"Loss: {number(average.loss)}")
+    print(f"Loss: {six_digits(average.loss)}")
     for name, values, weight in average.outputs:
         if len(values) > MANY:  # a side output, such as the class scores of a source that is kept as a reference
-            print(f"{name}: {len(values)} values, mean {number(sum(values) / len(values))}")
+            print(f"{name}: {len(values)} values, mean {six_digits(sum(values) / len(values))}")
             continue
         for value in values:
-            part = f" (* {number(weight)} = {number(weight * value)} loss)" if weight else ""
-            print(f"{name} = {number(value)}{part}")
+            part = f" (* {six_digits(weight)} = {six_digits(weight * value)} loss)" if weight else ""
+            print(f"{name} = {six_digits(value)}{part}")
     for name, value in more:
-        print(f"{name} = {number(value)}")
+        print(f"{name} = {six_digits(value)}")
 
 
 def _numbers(text: str) -> list[int]:

@@ -43,7 +43,7 @@ class PreparedRun:
     engine: Engine
 
 
-def prepare(run: Run, budget: int, files: TrunkFiles, compile: bool | None) -> PreparedRun:
+def prepare_run(run: Run, budget: int, files: TrunkFiles, compile: bool | None) -> PreparedRun:
     """Decide precision, mixup, trunk cache, memory layout, step, threads and compilation; no position in data changes.
 
     budget   bytes of memory for the outputs of frozen trunks, and `files` for more of them

@@ -36,7 +36,7 @@ from fusion.solver.logging.report import CaffeReport
 from fusion.solver.lr_policy import advance, learning_rate
 from fusion.solver.metrics import MeanOutputs, Outputs, TrainMetrics
 from fusion.solver.net_with_data import open_net_with_data
-from fusion.solver.prepare import PreparedRun, prepare, watched_net
+from fusion.solver.prepare import PreparedRun, prepare_run, watched_net
 from fusion.solver.read_nets import Descriptions, read_nets
 from fusion.solver.run import Progress
 from fusion.solver.settings import read_settings
@@ -242,7 +242,7 @@ class Solver:
 
         Raises: TrainingError when they cannot be written; an earlier snapshot is left as it was.
         """
-        paths = save_restore.save(self, self.callbacks.state_dict())
+        paths = save_restore.save_snapshot(self, self.callbacks.state_dict())
         if self.writes:
             self.callbacks.call("on_snapshot", self.iter, paths)
         return paths[-1]
@@ -252,7 +252,7 @@ class Solver:
 
         Raises: TrainingError when the state is that of another net; WeightsError for a file of another kind.
         """
-        self.callbacks.load_state_dict(save_restore.restore(self, path))
+        self.callbacks.load_state_dict(save_restore.restore_snapshot(self, path))
 
     def resume(self) -> bool:
         """Resume from the newest complete snapshot of the solver's prefix; returns whether there is one.
@@ -269,7 +269,7 @@ class Solver:
         if self._prepared is None:
             budget = self._options.get("cache_budget", DEFAULT_BUDGET)
             with preserved_generators():
-                prepared = prepare(self, budget, self._trunk_files, self._options.get("compile"))
+                prepared = prepare_run(self, budget, self._trunk_files, self._options.get("compile"))
             self.nets, self._prepared = prepared.nets, prepared
             if self.data_parallel is not None:
                 self.data_parallel.broadcast()

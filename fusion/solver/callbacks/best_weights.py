@@ -8,7 +8,7 @@ import numpy as np
 
 from fusion.nets.weights import save_weights
 from fusion.solver.callbacks.callback import Arrays, Callback
-from fusion.solver.logging.console import number
+from fusion.solver.logging.console import six_digits
 from prototxt.shapes.loss_kinds import LOSS_KINDS
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class BestWeights(Callback):
         """Write the weights if they are the best ones."""
         value = result.loss if self._output is None else result[self._output]
         score = -value if self._output is None else value
-        text = f"Iteration {iteration}, validation: {self._output or 'loss'} = {number(value)}"
+        text = f"Iteration {iteration}, validation: {self._output or 'loss'} = {six_digits(value)}"
         if score > self._best:
             self._best, self._when, self.tests_since = score, iteration, 0
             if self.run.writes:
@@ -78,4 +78,4 @@ class BestWeights(Callback):
 
     def _summary(self) -> str:
         value = -self._best if self._output is None else self._best
-        return f"{number(value)} in iteration {self._when}"
+        return f"{six_digits(value)} in iteration {self._when}"

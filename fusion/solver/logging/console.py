@@ -143,11 +143,11 @@ def output_lines(phase: str, outputs: Outputs) -> list[str]:
     lines: list[str] = []
     for name, values, weight in outputs:
         for value in values:
-            part = f" (* {number(weight)} = {number(weight * value)} loss)" if weight else ""
-            lines.append(f"    {phase} net output #{len(lines)}: {name} = {number(value)}{part}")
+            part = f" (* {six_digits(weight)} = {six_digits(weight * value)} loss)" if weight else ""
+            lines.append(f"    {phase} net output #{len(lines)}: {name} = {six_digits(value)}{part}")
     return lines
 
 
-def number(value: float) -> str:
+def six_digits(value: float) -> str:
     """Return the value with six significant digits, as C++ streams print."""
     return f"{value:.6g}"

@@ -12,7 +12,7 @@ from fusion.nets.build import total_loss
 from fusion.nets.graph import Call, Net, Param
 from fusion.nets.shared_params import tensor_by_path
 from fusion.solver.batches import Blobs
-from fusion.solver.logging.console import number
+from fusion.solver.logging.console import six_digits
 from fusion.solver.step.eager_step import Step
 
 if TYPE_CHECKING:
@@ -112,9 +112,9 @@ def _blob(value: str) -> str:
 
 
 def _mean(tensor: Tensor) -> str:
-    return number(tensor.detach().abs().double().mean().item()) if tensor.numel() else "0"
+    return six_digits(tensor.detach().abs().double().mean().item()) if tensor.numel() else "0"
 
 
 def _sum(tensors: Sequence[Tensor], order: int) -> str:
     norms = [torch.linalg.vector_norm(tensor, order) for tensor in tensors]
-    return number(torch.linalg.vector_norm(torch.stack(norms), order).item()) if norms else "0"
+    return six_digits(torch.linalg.vector_norm(torch.stack(norms), order).item()) if norms else "0"

@@ -15,7 +15,7 @@ from torch import Tensor
 from fusion.nets.build import total_loss
 from fusion.nets.weights import load_weights
 from fusion.solver.device import choose_device
-from fusion.solver.logging.console import number
+from fusion.solver.logging.console import six_digits
 from fusion.solver.mixed_precision import precision_of
 from fusion.solver.net_with_data import NetWithData, open_net_with_data
 from prototxt.schema.filter import filter_net
@@ -50,20 +50,21 @@ class Timing:
         """Return the lines of the caffe tool."""
         used = "CPU." if self.device.type == "cpu" else f"GPU with device ID {self.device.index or 0}"
         found = [f"Use {used}", "Performing Forward"]
-        found += [f"Initial loss: {number(self.loss)}", "Performing Backward"]
+        found += [f"Initial loss: {six_digits(self.loss)}", "Performing Backward"]
         found += ["*** Benchmark begins ***", f"Testing for {len(self.steps)} iterations."]
         for index, step in enumerate(self.steps, 1):
-            found.append(f"Iteration: {index} forward-backward time: {number(step)} ms.")
+            found.append(f"Iteration: {index} forward-backward time: {six_digits(step)} ms.")
         found.append("Average time per layer: ")
         for name, *took in self.layers:
             found += [
-                f"{name:>10}\t{way}: {number(ms)} ms." for way, ms in zip(("forward", "backward"), took, strict=True)
+                f"{name:>10}\t{way}: {six_digits(ms)} ms."
+                for way, ms in zip(("forward", "backward"), took, strict=True)
             ]
         forward, backward = sum(layer[1] for layer in self.layers), sum(layer[2] for layer in self.layers)
-        found.append(f"Average Forward pass: {number(forward)} ms.")
-        found.append(f"Average Backward pass: {number(backward)} ms.")
-        found.append(f"Average Forward-Backward: {number(sum(self.steps) / len(self.steps))} ms.")
-        return [*found, f"Total Time: {number(sum(self.steps))} ms.", "*** Benchmark ends ***"]
+        found.append(f"Average Forward pass: {six_digits(forward)} ms.")
+        found.append(f"Average Backward pass: {six_digits(backward)} ms.")
+        found.append(f"Average Forward-Backward: {six_digits(sum(self.steps) / len(self.steps))} ms.")
+        return [*found, f"Total Time: {six_digits(sum(self.steps))} ms.", "*** Benchmark ends ***"]
 
 
 def time_net(

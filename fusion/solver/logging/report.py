@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fusion.solver.callbacks.callback import Callback
-from fusion.solver.logging.console import Display, number, output_lines
+from fusion.solver.logging.console import Display, output_lines, six_digits
 from fusion.solver.logging.memory import peak_memory
 
 if TYPE_CHECKING:
@@ -33,13 +33,13 @@ class CaffeReport(Callback):
     def on_display(self, metrics: TrainMetrics) -> None:
         """Log the loss with the speed, the outputs, the learning rate; after the last iteration the loss alone."""
         if metrics.rate is None:
-            self.display.say(f"Iteration {metrics.iteration}, loss = {number(metrics.loss)}")
+            self.display.say(f"Iteration {metrics.iteration}, loss = {six_digits(metrics.loss)}")
             return
-        speed = f"{number(metrics.speed)} iter/s, {number(metrics.seconds)}s/{self.run.settings.display} iters"
-        self.display.say(f"Iteration {metrics.iteration} ({speed}), loss = {number(metrics.loss)}")
+        speed = f"{six_digits(metrics.speed)} iter/s, {six_digits(metrics.seconds)}s/{self.run.settings.display} iters"
+        self.display.say(f"Iteration {metrics.iteration} ({speed}), loss = {six_digits(metrics.loss)}")
         for line in output_lines("Train", metrics.outputs):
             self.display.say(line)
-        self.display.say(f"Iteration {metrics.iteration}, lr = {number(metrics.rate)}")
+        self.display.say(f"Iteration {metrics.iteration}, lr = {six_digits(metrics.rate)}")
         self.display.tick(metrics.iteration, metrics.loss, metrics.rate)
 
     def on_test_start(self, iteration: int, index: int) -> None:
@@ -49,7 +49,7 @@ class CaffeReport(Callback):
     def on_test_end(self, iteration: int, index: int, result: MeanOutputs) -> None:
         """Log a test net's outputs."""
         if self.run.settings.test_compute_loss:
-            self.display.say(f"Test loss: {number(result.loss)}")
+            self.display.say(f"Test loss: {six_digits(result.loss)}")
         for line in output_lines("Test", result.outputs):
             self.display.say(line)
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 _BOOLS = {"True": True, "False": False}
 
 
-def save(run: Run, callbacks: Arrays) -> tuple[str, str, str]:
+def save_snapshot(run: Run, callbacks: Arrays) -> tuple[str, str, str]:
     """Write the weights and the state; returns the paths of caffemodel, fusionstate and solverstate.
 
     callbacks  the states of the callbacks
@@ -85,7 +85,7 @@ def save(run: Run, callbacks: Arrays) -> tuple[str, str, str]:
     return model, exact, solverstate
 
 
-def restore(run: Run, path: str | os.PathLike[str]) -> Arrays:
+def restore_snapshot(run: Run, path: str | os.PathLike[str]) -> Arrays:
     """Resume from a solverstate: exactly, with our own file beside it; else as Caffe does, with data from its start.
 
     Returns the states of the callbacks.
