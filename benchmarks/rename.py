@@ -140,7 +140,7 @@ def count(texts: list[str], change: Callable[[str], str | None]) -> dict[str, in
 def folder() -> Path:
     """Return the folder on the command line, or the public nets beside the checkout, or the example's own."""
     if len(sys.argv) > 1:
-        return Path(sys.argv[1])
+        return Path(sys.argv[1]).resolve()
     public = HERE.parent.parent / "shared" / "reference" / "corpus"
     return public if public.is_dir() else HERE.parent / "examples" / "mnist_odd_even"
 

@@ -33,7 +33,7 @@ def named_sources(arguments: Sequence[SourceFiles]) -> list[SourceFiles]:
     Raises: MergeError for a source without weights; ComposeError, as `fusion.composition.folds.folds`; OSError.
     """
     from fusion.errors import MergeError
-    from fusion.merge.sources import expand_sources
+    from fusion.merge.sources import expand_merge_sources
 
     found: dict[str, str | tuple[str, str]] = {}
     for prefix, source in arguments:
@@ -48,7 +48,7 @@ def named_sources(arguments: Sequence[SourceFiles]) -> list[SourceFiles]:
                 hint = f'add weights = "..." to it, or give {part.prefix}=WEIGHTS here'
                 raise MergeError(f"source '{part.prefix}' has no weights", place=str(source), hint=hint)
             found[part.prefix] = net if part.weights is None else (net, str(part.weights))
-    return [(prefix, _paths(source)) for prefix, source in expand_sources(found).items()]
+    return [(prefix, _paths(source)) for prefix, source in expand_merge_sources(found).items()]
 
 
 def check_not_a_source(output: str, sources: Sequence[str], *, force: bool) -> None:

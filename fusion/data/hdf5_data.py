@@ -151,7 +151,7 @@ class Rows:
     starts: NDArray[np.int64]
     shape: tuple[int, ...]
     keeps_files: bool
-    kept: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+    cached: dict[int, NDArray[np.float32]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -167,7 +167,7 @@ class Rows:
         return out
 
     def _of_file(self, file: int, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        cached = self.kept.get(file)
+        cached = self.cached.get(file)
         if cached is not None:
             return cached[rows]
         consecutive = int(rows[-1] - rows[0]) == len(rows) - 1
@@ -177,7 +177,7 @@ class Rows:
             if not self.keeps_files:
                 return np.asarray(stored[chosen], np.float32)
             whole = np.asarray(stored[:], np.float32)
-        self.kept = {**dict(list(self.kept.items())[-1:]), file: whole}
+        self.cached = {**dict(list(self.cached.items())[-1:]), file: whole}
         return whole[rows]
 
 

@@ -179,18 +179,18 @@ def combine_in_step(sources: Sequence[tuple[LayerParameter, Source]]) -> list[So
     lead = next((pair for pair in sources if not isinstance(pair[1], DummySource)), None)
     if lead is None:
         return [source for _, source in sources]
-    joined, apart = list[Source](), list[Source]()
+    joined, separate = list[Source](), list[Source]()
     for layer, source in sources:
         if source is not lead[1] and _mismatch(lead[1], source) is not None:
-            apart.append(source)
+            separate.append(source)
         elif source is lead[1] or isinstance(source, DummySource) or not (_draws(*lead) or _draws(layer, source)):
             joined += source.members if isinstance(source, InStep) else [source]
         else:
-            apart.append(source)
+            separate.append(source)
             _warn(lead[0], layer, len(source))
     first = lead[1].members if isinstance(lead[1], InStep) else (lead[1],)
     members = (*first, *(member for member in joined if all(member is not one for one in first)))
-    return [InStep(members) if len(members) > 1 else lead[1], *apart]
+    return [InStep(members) if len(members) > 1 else lead[1], *separate]
 
 
 def members_of(source: Source) -> tuple[Source, ...]:

@@ -34,7 +34,7 @@ def batches(
     whole, part = (source.source, source.part) if isinstance(source, Shard) else (source, ShardSpec())
     read = whole.members if isinstance(whole, InStep) else (whole,)
     images = [member for member in read if isinstance(member, ImageSource)]
-    # Workers would decode again, for every batch, what this process keeps in memory.
+    # Data that this process keeps in memory would be decoded again by workers, for every batch.
     if workers > 0 and len(images) == len(read) and not all(member.store.keeps for member in images):
         yield from _by_workers(images, part, start, workers, patience)
     for number, indices in enumerate(source.order(start), start):

@@ -39,13 +39,13 @@ class WindowOrder:
     batch_size: int
     background: NDArray[np.int64]
     foreground: NDArray[np.int64]
-    drawn: int
+    foreground_count: int
     seed: int
 
     def batch(self, number: int) -> NDArray[np.int64]:
         """Return the window numbers int64 [batch_size] of batch `number`."""
         rng = np.random.default_rng((self.seed, 2, number))
-        parts = ((self.background, self.batch_size - self.drawn), (self.foreground, self.drawn))
+        parts = ((self.background, self.batch_size - self.foreground_count), (self.foreground, self.foreground_count))
         return np.concatenate([windows[rng.integers(len(windows), size=count)] for windows, count in parts if count])
 
     def batches(self, start: int = 0) -> Iterator[NDArray[np.int64]]:
@@ -108,7 +108,7 @@ def open_window_data(config: SourceConfig, *, budget: int = BUDGET) -> ImageSour
     fetch = _cutter(windows, folder, param, transform)
     background, foreground = windows.labels == 0, windows.labels != 0
     # Caffe truncates a float32 product: 128 * 0.3 is 38.
-    drawn = int(_FLOAT(param.batch_size) * _FLOAT(param.fg_fraction))
+    foreground_count = int(_FLOAT(param.batch_size) * _FLOAT(param.fg_fraction))
     settings = config.layer.SerializeToString(deterministic=True) + config.phase.encode()
     return ImageSource(
         tops=tuple(layer.top),
@@ -119,7 +119,7 @@ def open_window_data(config: SourceConfig, *, budget: int = BUDGET) -> ImageSour
             param.batch_size,
             np.flatnonzero(background),
             np.flatnonzero(foreground),
-            drawn,
+            foreground_count,
             config.seed,
         ),
         keys=[f"{windows.images[box.image]}:{box.x1},{box.y1},{box.x2},{box.y2}" for box in windows.boxes],

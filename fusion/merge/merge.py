@@ -18,7 +18,7 @@ from fusion.merge.initial_fillers import initial_value
 from fusion.merge.match import Matching, match_layers
 from fusion.merge.onnx import onnx_payloads
 from fusion.merge.plan import FromFiller, FromOnnx, FromSource, MergePlan, PlannedLayer
-from fusion.merge.sources import SourceLike, expand_sources, open_merge_sources
+from fusion.merge.sources import SourceLike, expand_merge_sources, open_merge_sources
 from fusion.merge.targets import target_layers
 from fusion.onnx.sidecar import ONNX, sidecar_path, write_companion
 from prototxt.formats.copy import FileSlice, LazyBlob, Payload
@@ -55,7 +55,7 @@ def plan_merge(
     Raises: MergeError with all mismatches; ShapeError when the fused net itself is wrong, WeightsError when layers of
             one name have weights.
     """
-    opened, errors = open_merge_sources(expand_sources(sources))
+    opened, errors = open_merge_sources(expand_merge_sources(sources))
     raise_all(errors)
     targets = target_layers(fused_net, inputs)
     matching = match_layers(targets, opened, tuple(allow_missing), fresh)
@@ -120,9 +120,9 @@ def _check_companion(path: str | os.PathLike[str], layers: Sequence[tuple[LayerE
 def _unused(
     matching: Matching, layers: Sequence[PlannedLayer], sources: Mapping[str, object]
 ) -> dict[str, tuple[str, ...]]:
-    taken = {(o.prefix, o.layer) for layer in layers for o in layer.origins if isinstance(o, FromSource)}
+    used = {(o.prefix, o.layer) for layer in layers for o in layer.origins if isinstance(o, FromSource)}
     return {
-        prefix: tuple(name for name in matching.offered[prefix] if (prefix, name) not in taken)
+        prefix: tuple(name for name in matching.offered[prefix] if (prefix, name) not in used)
         for prefix in sorted(sources)
     }
 

@@ -70,7 +70,7 @@ class MergeSource:
         return LazyBlob(shape, lambda: weights.array(name, index).reshape(shape))
 
 
-def expand_sources(sources: Mapping[str, SourceLike]) -> dict[str, SourceLike]:
+def expand_merge_sources(sources: Mapping[str, SourceLike]) -> dict[str, SourceLike]:
     """Expand patterns and folders of weights: the source `fold` becomes `fold1`, `fold2`, ...
 
     Raises: ComposeError, as `fusion.composition.folds.folds`.

@@ -63,11 +63,11 @@ def _build(message: NetParameter, phase: Phase, shapes: Mapping[str, Sequence[in
     types = _types(message)
     inferred = infer(message, inputs=shapes)
     parts = _Parts(_Values(message))
-    named = [(layer.name, layer.type) for layer, kind in zip(message.layer, types, strict=True) if kind is not None]
+    names = [(layer.name, layer.type) for layer, kind in zip(message.layer, types, strict=True) if kind is not None]
     memory_names = [("", SHARED_MEMORY) for changed in parts.values.overwritten.values() for _ in changed]
     # One call names all submodules, since a path depends on those before it; layers come first and keep their names.
-    whole = submodule_paths([*named, *memory_names])
-    paths, memory_paths = iter(whole[: len(named)]), iter(whole[len(named) :])
+    whole = submodule_paths([*names, *memory_names])
+    paths, memory_paths = iter(whole[: len(names)]), iter(whole[len(names) :])
     for index, (layer, kind) in enumerate(zip(message.layer, types, strict=True)):
         if kind is None:
             parts.values.add_inputs(index, layer)

@@ -95,8 +95,8 @@ def save_weights(net: Net, path: str | os.PathLike[str]) -> None:
         layer.top.extend(_blob(value) for value in call.tops)
         description.layer.append(layer)
     # A second layer of a name has its blobs under "name (2)", which is no call.
-    named = {layer.name for layer in description.layer}
-    description.layer.extend(LayerParameter(name=name) for name in arrays if name not in named)
+    call_names = {layer.name for layer in description.layer}
+    description.layer.extend(LayerParameter(name=name) for name in arrays if name not in call_names)
     write_pair(path, arrays, net=description)
 
 

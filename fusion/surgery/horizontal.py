@@ -51,13 +51,13 @@ class _Draft:
     prefix: str
     dense: bool
     pieces: list[LayerParameter] = field(default_factory=list)
-    made: dict[str, Sequence[Array]] = field(default_factory=dict)
+    blobs: dict[str, Sequence[Array]] = field(default_factory=dict)
     joined: dict[Key, str] = field(default_factory=dict)
     groups: dict[str, Key] = field(default_factory=dict)
     separate: set[str] = field(default_factory=set)
     used_names: set[str] = field(default_factory=set)
     changed: dict[str, str] = field(default_factory=dict)
-    left: dict[str, str] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
 
 
 def fuse_horizontally(
@@ -93,10 +93,10 @@ def fuse_horizontally(
     fused = deepcopy(net)
     del fused.layer[:]
     fused.layer.extend(draft.pieces)
-    kept = tuple(name for name in draft.made if name in weights)
-    dropped = tuple(name for name in weights if name not in draft.made)
+    kept = tuple(name for name in draft.blobs if name in weights)
+    dropped = tuple(name for name in weights if name not in draft.blobs)
     text = f"# Branches {', '.join(prefixes)} side by side, as groups.\n{to_text(fused)}"
-    return SurgeryResult(parse(text, document.name), draft.made, kept, draft.changed, dropped, draft.left)
+    return SurgeryResult(parse(text, document.name), draft.blobs, kept, draft.changed, dropped, draft.reasons)
 
 
 def _outputs(layers: Sequence[LayerParameter]) -> list[str]:
@@ -121,7 +121,7 @@ def _emit_joined(draft: _Draft, unit: LayerGroup) -> bool:
         return False
     stacked, reason = _stacked(draft, members, keys, shared)
     if stacked is None or not tops:
-        draft.left[", ".join(layer.name for layer in members)] = reason
+        draft.reasons[", ".join(layer.name for layer in members)] = reason
         return False
     layer, arrays = stacked
     name = _new(draft, f"{draft.prefix}/{first.name.partition('/')[2]}")
@@ -140,7 +140,7 @@ def _emit_joined(draft: _Draft, unit: LayerGroup) -> bool:
     if convolved:
         _add(draft, f"{name}_flat", "Flatten", [f"{name}_out"], top=top)
     if arrays:
-        draft.made[name] = arrays
+        draft.blobs[name] = arrays
     draft.changed[name] = f"{len(members)} {first.type} layers" + (", as grouped convolution" if convolved else "")
     _set_joined(draft, tops, top)
     return True
@@ -183,7 +183,7 @@ def _emit_single(draft: _Draft, layer: LayerParameter) -> None:
             copy.bottom.append(_split(draft, bottoms.pop(0)))
     draft.pieces.append(copy)
     if layer.name in draft.weights:
-        draft.made[layer.name] = draft.weights[layer.name]
+        draft.blobs[layer.name] = draft.weights[layer.name]
     for top in layer.top:  # written again: the joined blob has the old values
         key = draft.groups.pop(top, None)
         if key is not None:

@@ -70,8 +70,8 @@ def test_two_files_are_kept_at_most(layer: LayerParameter) -> None:
         source.batch(indices)
         for rows in source.arrays:
             assert isinstance(rows, Rows)
-            assert sum(kept.nbytes for kept in rows.kept.values()) <= 2 * 7 * ROW
-            assert len(rows.kept) <= 2
+            assert sum(array.nbytes for array in rows.cached.values()) <= 2 * 7 * ROW
+            assert len(rows.cached) <= 2
     assert source.place(6) == "2.h5:1"
 
 
