@@ -22,7 +22,7 @@ from fusion.onnx.graphs import graph_weights
 from fusion.onnx.graphs.layer_graph import layer_graph
 from fusion.onnx.sidecar import ONNX, read_pair
 from prototxt.edit.deploy import deploy
-from prototxt.errors import ShapeError, closest
+from prototxt.errors import ShapeError, did_you_mean
 from prototxt.files import atomic_write
 from prototxt.formats.index import shape_fits
 from prototxt.schema.filter import filter_net
@@ -210,8 +210,7 @@ def _convert(
     if layer.type == "Input":
         return
     if layer.type not in EXPORTERS:
-        near = closest(layer.type, list(EXPORTERS))
-        hint = f"can be exported: {', '.join(sorted(EXPORTERS))}" if near is None else f"similar to it is '{near}'"
+        hint = did_you_mean(layer.type, EXPORTERS, f"can be exported: {', '.join(sorted(EXPORTERS))}")
         message = f"layer '{layer.name}' cannot be exported: there is no exporter for the type '{layer.type}'"
         raise ExportError(message, hint=hint)
     step = Step(
@@ -244,8 +243,7 @@ def _arrays(
     if not shapes:
         return []
     if layer.name not in weights:
-        near = closest(layer.name, list(weights))
-        hint = f"they have '{near}'" if near else f"they have {', '.join(list(weights)[:5])}, ..."
+        hint = did_you_mean(layer.name, weights, f"they have {', '.join(list(weights)[:5])}, ...")
         raise WeightsMismatch(f"layer '{layer.name}' has no weights in {place}", hint=hint)
     found = [np.asarray(blob, np.float32) for blob in weights[layer.name]]
     if len(found) != len(shapes) or not all(

@@ -17,7 +17,7 @@ def _per_sample(layer: LayerParameter, context: Context) -> bool:
 @layer("Onnx", per_sample=_per_sample)
 def _onnx(layer: LayerParameter, context: Context) -> nn.Module:
     from fusion.onnx.graphs.layer_graph import layer_graph
-    from fusion.onnx.to_torch import onnx_net
+    from fusion.onnx.to_torch import OnnxNet
 
     bottoms = [() if shape is UNKNOWN else tuple(shape) for shape in context.bottoms]
-    return onnx_net(layer_graph(layer, [shape for shape in bottoms if shape]), frozen=layer.onnx_param.frozen)
+    return OnnxNet(layer_graph(layer, [shape for shape in bottoms if shape]), frozen=layer.onnx_param.frozen)

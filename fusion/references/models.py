@@ -269,7 +269,7 @@ def _caffe(spec: Reference, path: str, shapes: _InputShapes, device: torch.devic
 def _onnx(spec: Reference, path: str, shapes: _InputShapes) -> nn.Module:
     """Return the file's net up to the named value, or the class scores before any softmax. Raises: OnnxError."""
     from fusion.onnx.graphs import cut, image_entries, load_graph, scores_value
-    from fusion.onnx.to_torch import onnx_net
+    from fusion.onnx.to_torch import OnnxNet
 
     graph = load_graph(path)
     if len(graph.inputs) == 1 and image_entries(graph).keys() == set(image_entries(graph).values()):
@@ -277,7 +277,7 @@ def _onnx(spec: Reference, path: str, shapes: _InputShapes) -> nn.Module:
     blob = spec.blob or scores_value(graph)
     if blob.isdecimal() and int(blob) < len(graph.outputs) and blob not in graph.shapes:
         blob = graph.outputs[int(blob)]  # outputs may be given by index
-    return onnx_net(cut(graph, [blob], [image_entries(graph)[name] for name in cut(graph, [blob]).inputs]), frozen=True)
+    return OnnxNet(cut(graph, [blob], [image_entries(graph)[name] for name in cut(graph, [blob]).inputs]), frozen=True)
 
 
 def class_scores_blob(message: NetParameter, path: str | None = None) -> str:

@@ -110,16 +110,16 @@ def losses(curves: Sequence[tuple[Curve, str]]) -> Markup:
 
 
 def rates(curves: Sequence[tuple[Curve, str]]) -> Markup | None:
-    """Learning rates over iterations on a logarithmic scale; None when no log has one."""
+    """Draw the learning rates over iterations on a logarithmic scale; None when no log has one."""
     shown = [(curve, colour) for curve, colour in curves if curve.rates]
     if not shown:
         return None
-    said = "; ".join(f"{curve.name} ends at {curve.rates[-1][1]:.4g}" for curve, _ in shown)
-    return frame("Learning rate", f"{said}.", _powers([(curve.rates, colour) for curve, colour in shown]))
+    ends = "; ".join(f"{curve.name} ends at {curve.rates[-1][1]:.4g}" for curve, _ in shown)
+    return frame("Learning rate", f"{ends}.", _powers([(curve.rates, colour) for curve, colour in shown]))
 
 
 def _powers(series: Sequence[tuple[Series, str]]) -> list[Child]:
-    """Lines over powers of ten, for (values, colour)."""
+    """Return lines over powers of ten, for (values, colour)."""
     values = [value for points, _ in series for _, value in points if value > 0 and math.isfinite(value)]
     low, high = (math.log10(min(values)), math.log10(max(values))) if values else (-1.0, 0.0)
     y = Axis(math.floor(low), max(math.ceil(high), math.floor(low) + 1), HEIGHT - BOTTOM, TOP)
@@ -131,10 +131,12 @@ def _powers(series: Sequence[tuple[Series, str]]) -> list[Child]:
     drawn += _below(x)
     for points, colour in series:
         shown = [(i, math.log10(v)) for i, v in _thinned(points) if v > 0 and math.isfinite(v)]
-        drawn.append(
-            elem("polyline", points=" ".join(f"{x.at(i)},{y.at(v)}" for i, v in shown), class_=f"curve {colour}")
-        )
+        drawn.append(_line(x, y, shown, colour))
     return drawn
+
+
+def _line(x: Axis, y: Axis, points: Series, colour: str) -> Markup:
+    return elem("polyline", points=" ".join(f"{x.at(i)},{y.at(v)}" for i, v in points), class_=f"curve {colour}")
 
 
 def accuracies(curves: Sequence[tuple[Curve, str]]) -> Markup | None:
@@ -148,12 +150,8 @@ def accuracies(curves: Sequence[tuple[Curve, str]]) -> Markup | None:
     room = max(0.15 * (max(late) - min(late)), 0.002)
     y = Axis(max(0.0, min(late) - room), min(1.0, max(late) + room), HEIGHT - BOTTOM, TOP)
     x = _iterations([values for _, _, values in series])
-    drawn: list[Child] = [*upward(x, y, "test accuracy"), *_below(x)]
-    for _, colour, values in series:
-        shown = [(i, v) for i, v in _thinned(values) if v >= y.low]
-        drawn.append(
-            elem("polyline", points=" ".join(f"{x.at(i)},{y.at(v)}" for i, v in shown), class_=f"curve {colour}")
-        )
+    lines = [_line(x, y, [(i, v) for i, v in _thinned(values) if v >= y.low], colour) for _, colour, values in series]
+    drawn = [*upward(x, y, "test accuracy"), *_below(x), *lines]
     ends = "; ".join(f"{curve.name} ends at {100 * values[-1][1]:.2f} %" for curve, _, values in series)
     return frame("Test accuracy", f"{ends}.", drawn)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
@@ -11,6 +10,7 @@ import onnx
 
 from fusion.errors import OnnxError
 from fusion.onnx.graphs.graph import Dims, Graph, attributes, prune
+from prototxt.errors import did_you_mean
 
 _STEPS: Final = (":apart", ":means", ":padded", ":turned")  # suffixes of values that only the plain form has
 CHANNELS_FIRST: Final = [0, 3, 1, 2]
@@ -120,12 +120,9 @@ def _existing(graph: Graph, name: str) -> str:
 
 def unknown_value(graph: Graph, name: str) -> OnnxError:
     """Return the error for a name that no value has."""
-    known = [value for value, _ in feature_values(graph)]
-    near = difflib.get_close_matches(name, [*known, *graph.inputs], n=1)
-    guess = f"did you mean '{near[0]}'? " if near else ""
-    return OnnxError(
-        f"there is no value '{name}'", place=graph.place, hint=f"{guess}values are: {list_features(graph)}"
-    )
+    known = [*(value for value, _ in feature_values(graph)), *graph.inputs]
+    hint = did_you_mean(name, known, also=f"values are: {list_features(graph)}")
+    return OnnxError(f"there is no value '{name}'", place=graph.place, hint=hint)
 
 
 def list_features(graph: Graph, most: int = 12) -> str:

@@ -79,8 +79,9 @@ def from_model(
     model = inline_functions(model, place)
     try:
         model = expand_operators(to_float32(_raised(model, notes), notes))
-    except (LookupError, TypeError, ValueError) as error:
-        raise _damaged(model.graph, place) or error from error
+    except (LookupError, TypeError, ValueError):
+        _constants(model.graph, arrays, place)  # raises an error of ours if a damaged tensor is the cause
+        raise
     constants = _constants(model.graph, arrays, place)
     given = [value for value in model.graph.input if value.name not in constants]
     imports = {item.domain: item.version for item in model.opset_import}
@@ -111,19 +112,9 @@ def _constants(graph: onnx.GraphProto, arrays: Mapping[str, NDArray[Any]], place
         try:
             found[tensor.name] = arrays[tensor.name] if tensor.name in arrays else numpy_helper.to_array(tensor)
         except (LookupError, TypeError, ValueError) as error:
-            raise _damaged(graph, place) or error from error
-    return found
-
-
-def _damaged(graph: onnx.GraphProto, place: str) -> OnnxError | None:
-    """Return the error for a tensor whose number of values does not fit its shape, None if there is no such tensor."""
-    for tensor in graph.initializer:
-        try:
-            numpy_helper.to_array(tensor)
-        except (LookupError, TypeError, ValueError) as error:
             message = f"tensor '{tensor.name}' of shape {tuple(tensor.dims)} is damaged: {str(error).splitlines()[0]}"
-            return OnnxError(message, place=place, hint="copy or export the file again")
-    return None
+            raise OnnxError(message, place=place, hint="copy or export the file again") from error
+    return found
 
 
 def _raised(model: onnx.ModelProto, notes: list[str]) -> onnx.ModelProto:

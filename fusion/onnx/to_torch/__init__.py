@@ -1,5 +1,5 @@
 """ONNX graphs as torch modules, by onnx2torch: imported only for nets with Onnx layers, as the import takes seconds."""
 
-from fusion.onnx.to_torch.modules import OnnxNet, onnx_net
+from fusion.onnx.to_torch.modules import OnnxNet
 
-__all__ = ["OnnxNet", "onnx_net"]
+__all__ = ["OnnxNet"]

@@ -11,11 +11,12 @@ from fusion.onnx.to_torch.conversion import assign_tensor, to_module, weight_at
 
 
 class OnnxNet(nn.Module):
-    """A graph that runs as a layer: `net(*inputs)` gives its output, or a tuple of them.
+    """A graph in its plain form as a layer: `net(*inputs)` returns its output, or a tuple of them.
 
     caffe_params  paths of its weights, in the order of `fusion.onnx.graphs.graph_weights`
     frozen        it computes the same in both phases: BatchNorm with its statistics, Dropout as the identity
     batch         the batch that the graph fixes; longer ones run in pieces of that size
+    Raises: OnnxError listing all operators that cannot be run.
     """
 
     def __init__(self, graph: Graph, *, frozen: bool = False) -> None:
@@ -72,8 +73,3 @@ def _is_other(x: Tensor) -> bool:
 
 def _plain(found: Tensor | list[Tensor] | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
     return found if isinstance(found, Tensor) else tuple(found)
-
-
-def onnx_net(graph: Graph, *, frozen: bool = False) -> OnnxNet:
-    """Return the module of a graph in its plain form. Raises: OnnxError listing all operators that cannot be run."""
-    return OnnxNet(graph, frozen=frozen)

@@ -98,7 +98,7 @@ def test_all_layers_that_cannot_be_exported_are_listed(folder: Path) -> None:
 def test_weights_that_are_missing_or_do_not_fit(folder: Path) -> None:
     with pytest.raises(WeightsMismatch) as caught:
         to_onnx("train_val.prototxt", {"conv1": [np.zeros((3, 1, 3, 3))], "ip": [np.zeros((2, 5)), np.zeros(2)]})
-    assert "layer 'conv' has no weights in the weights\n  hint: they have 'conv1'" in str(caught.value)
+    assert "layer 'conv' has no weights in the weights\n  hint: did you mean 'conv1'?" in str(caught.value)
     assert "layer 'ip' needs blobs of shape [(2, 147), (2,)], but the weights has [(2, 5), (2,)]" in str(caught.value)
 
 

@@ -17,7 +17,7 @@ from fusion.nets.graph import Net
 from fusion.nets.weights import load_weights, save_weights
 from fusion.onnx.graphs import load_graph, support
 from fusion.onnx.runtime import run_file
-from fusion.onnx.to_torch import onnx_net
+from fusion.onnx.to_torch import OnnxNet
 from fusion.verification import Feed, verify_branches
 from fusion.verification.comparison import compare_arrays
 from prototxt.schema.load import load_net
@@ -50,7 +50,7 @@ def test_nets_of_torchvision(name: str, dynamo: bool, tmp_path: Path) -> None:
     assert support(graph).unsupported == ()
     x = np.random.default_rng(0).standard_normal((3, 3, SIZE, SIZE)).astype(np.float32)
     with torch.no_grad():
-        found = onnx_net(graph, frozen=True)(torch.from_numpy(x)).numpy()
+        found = OnnxNet(graph, frozen=True)(torch.from_numpy(x)).numpy()
     expected = run_file(path, graph.outputs, {next(iter(graph.inputs)): x})[graph.outputs[0]]
     compared = compare_arrays(name, "scores", expected, found)
     print(f"{name} {'dynamo' if dynamo else 'torchscript'}: {compared.relative:.1e}")

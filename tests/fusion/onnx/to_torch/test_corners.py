@@ -17,7 +17,7 @@ from fusion.errors import OnnxError
 from fusion.onnx.graphs import normalize_graph, support
 from fusion.onnx.graphs.read import from_model
 from fusion.onnx.runtime import inference_session
-from fusion.onnx.to_torch import onnx_net
+from fusion.onnx.to_torch import OnnxNet
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "fusion" / "onnx" / "graphs"))  # the other room's helper
 from graphs import draw, model, node
@@ -67,7 +67,7 @@ def defined(file: onnx.ModelProto, x: np.ndarray[Any, Any]) -> np.ndarray[Any, A
 
 
 def check(file: onnx.ModelProto, x: np.ndarray[Any, Any]) -> None:
-    module = onnx_net(normalize_graph(from_model(file)), frozen=True)
+    module = OnnxNet(normalize_graph(from_model(file)), frozen=True)
     wanted = expected(file, x)
     found = module(torch.from_numpy(x)).numpy()
     assert found.shape == wanted.shape
@@ -83,7 +83,7 @@ def test_a_corner(name: str) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_its_gradient(name: str) -> None:
     nodes, constants = CASES[name]
-    module = onnx_net(normalize_graph(from_model(model(nodes, constants, shape=(2, 3, 8, 8)))), frozen=True)
+    module = OnnxNet(normalize_graph(from_model(model(nodes, constants, shape=(2, 3, 8, 8)))), frozen=True)
     x = torch.from_numpy(draw(2, 3, 8, 8, seed=1)).requires_grad_()
     step = torch.from_numpy(draw(2, 3, 8, 8, seed=2)) * 1e-3
     weights = torch.from_numpy(draw(*module(x).shape, seed=3)).double()
@@ -125,7 +125,7 @@ def test_other_precisions_are_computed_in_float32(kind: int, dtype: str, near: f
         value.type.tensor_type.elem_type = kind
     graph = normalize_graph(from_model(file))
     assert any("are computed in float32" in note for note in graph.notes)
-    module = onnx_net(graph)
+    module = OnnxNet(graph)
     assert {parameter.dtype for parameter in module.parameters()} == {torch.float32}
     x = draw(2, 3, 8, 8)
     found = module(torch.from_numpy(x)).detach().numpy()
@@ -135,7 +135,7 @@ def test_other_precisions_are_computed_in_float32(kind: int, dtype: str, near: f
 
 def test_casts_to_half_round() -> None:
     file = model([node("Cast", "x", "h", to=TensorProto.FLOAT16), node("Cast", "h", "y", to=TensorProto.FLOAT)])
-    module = onnx_net(normalize_graph(from_model(file)), frozen=True)
+    module = OnnxNet(normalize_graph(from_model(file)), frozen=True)
     x = draw(2, 3, 8, 8) * 1e5
     assert (module(torch.from_numpy(x)).numpy() == expected(file, x)).all()
 
@@ -168,7 +168,7 @@ def test_inputs_that_differ_in_their_first_axis_stay_as_they_are() -> None:
 
 
 def check_pair(file: onnx.ModelProto, x: np.ndarray[Any, Any], w: np.ndarray[Any, Any]) -> None:
-    found = onnx_net(normalize_graph(from_model(file)), frozen=True)(torch.from_numpy(x), torch.from_numpy(w)).numpy()
+    found = OnnxNet(normalize_graph(from_model(file)), frozen=True)(torch.from_numpy(x), torch.from_numpy(w)).numpy()
     (wanted,) = inference_session(file.SerializeToString()).run(None, {"x": x, "w": w})
     assert np.abs(found - wanted).max() <= 1e-5
 

@@ -18,7 +18,7 @@ from torch import nn
 from fusion.errors import OnnxError
 from fusion.onnx.graphs import Graph, graph_weights, normalize_graph, support
 from fusion.onnx.graphs.read import from_model
-from fusion.onnx.to_torch import OnnxNet, onnx_net
+from fusion.onnx.to_torch import OnnxNet
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "fusion" / "onnx" / "graphs"))  # the other room's helper
 from graphs import draw, model, node
@@ -136,7 +136,7 @@ def test_an_idiom_computes_what_the_file_says(name: str) -> None:
     file = CASES[name]
     graph = opened(file)
     assert support(graph).unsupported == ()
-    module = onnx_net(graph, frozen=True)
+    module = OnnxNet(graph, frozen=True)
     for batch in (2, 4) if "cast like" not in name else (2,):
         x = draw(batch, 3, 8, 8, seed=batch)
         with torch.no_grad():
@@ -149,7 +149,7 @@ def test_an_idiom_computes_what_the_file_says(name: str) -> None:
 def test_several_outputs_keep_their_order() -> None:
     file = model([node("Split", "x", "a b", axis=2, num_outputs=2), node("Relu", "b", "r")], outputs=("r", "b", "a"))
     x = draw(2, 3, 8, 8)
-    found = onnx_net(opened(file))(torch.from_numpy(x))
+    found = OnnxNet(opened(file))(torch.from_numpy(x))
     for one, other in zip(found, runtime(file, x), strict=True):
         np.testing.assert_allclose(one.numpy(), other)
 
@@ -168,7 +168,7 @@ def test_a_batch_that_is_no_multiple_of_a_fixed_one_is_refused() -> None:
         [node("Reshape", "x s", "r"), node("Concat", "t r", "y", axis=1)],
         {"s": np.array([2, 3, 64]), "t": draw(2, 1, 64)}, shape=(2, 3, 8, 8),
     )  # fmt: skip
-    module = onnx_net(opened(file))
+    module = OnnxNet(opened(file))
     assert module.batch == 2
     assert module(torch.zeros(4, 3, 8, 8)).shape == (4, 4, 64)
     with pytest.raises(ValueError, match="fixes a batch of 2; 3 is not a multiple"):
@@ -181,7 +181,7 @@ def normalized() -> OnnxNet:
          node("GlobalAveragePool", "d", "g"), node("Flatten", "g", "f"), node("Gemm", "f k", "y")],
         {"w": W, "s": np.ones(4), "t": np.zeros(4), "m": draw(4), "v": np.ones(4), "k": DENSE, "r": 0.5},
     )  # fmt: skip
-    return onnx_net(opened(file))
+    return OnnxNet(opened(file))
 
 
 def test_batch_norm_learns_in_train_and_rests_in_eval() -> None:
@@ -200,7 +200,7 @@ def test_batch_norm_learns_in_train_and_rests_in_eval() -> None:
 
 def test_a_frozen_part_is_a_fixed_function() -> None:
     file = CASES["batch norm"]
-    module = onnx_net(opened(file), frozen=True).train()
+    module = OnnxNet(opened(file), frozen=True).train()
     x = torch.from_numpy(draw(2, 3, 8, 8))
     first = module(x)
     assert torch.equal(first, module(x))
@@ -211,7 +211,7 @@ def test_a_frozen_part_is_a_fixed_function() -> None:
 def test_a_weight_that_two_nodes_read_is_one_parameter() -> None:
     file = model([node("Conv", "x w", "a", pads=[1, 1, 1, 1]), node("Conv", "a w", "y", pads=[1, 1, 1, 1])],
                  {"w": draw(3, 3, 3, 3)})  # fmt: skip
-    module = onnx_net(opened(file))
+    module = OnnxNet(opened(file))
     assert len(list(module.parameters())) == len(module.caffe_params) == 1
     with torch.no_grad():
         next(iter(module.parameters())).zero_()
@@ -221,7 +221,7 @@ def test_a_weight_that_two_nodes_read_is_one_parameter() -> None:
 
 
 def test_it_can_be_traced_and_copied() -> None:
-    module = onnx_net(opened(CASES["shape subgraph"]), frozen=True)
+    module = OnnxNet(opened(CASES["shape subgraph"]), frozen=True)
     x = torch.from_numpy(draw(2, 3, 8, 8))
     traced = torch.fx.experimental.proxy_tensor.make_fx(copy.deepcopy(module))(x)
     assert torch.equal(traced(x), module(x))
@@ -241,7 +241,7 @@ def test_all_that_cannot_be_run_is_told_at_once() -> None:
         {"q": draw(1, 6, 3), "r": draw(1, 6, 2)}, ml=True,
     )  # fmt: skip
     with pytest.raises(OnnxError) as caught:
-        onnx_net(opened(file))
+        OnnxNet(opened(file))
     text = str(caught.value)
     for part in (
         "4 kinds of its operators",

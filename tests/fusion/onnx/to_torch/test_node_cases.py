@@ -19,7 +19,7 @@ from onnx import numpy_helper
 from fusion.errors import OnnxError
 from fusion.onnx.graphs import normalize_graph, support
 from fusion.onnx.graphs.read import from_model
-from fusion.onnx.to_torch import onnx_net
+from fusion.onnx.to_torch import OnnxNet
 
 PASSING = {"all inputs are fed": 1154, "further inputs are constants": 1263}
 """At least, of the 1,858 cases of onnx 1.23."""
@@ -60,7 +60,7 @@ def outcome(case: Any, constant: bool) -> str:
     if support(graph).unsupported:
         return "refused"
     try:
-        module = onnx_net(graph, frozen=True)
+        module = OnnxNet(graph, frozen=True)
         found = module(*(torch.from_numpy(array.copy()) for array in given))
     except Exception as error:
         return f"late: {type(error).__name__}: {error}"

@@ -13,7 +13,7 @@ import torch
 
 from fusion.onnx.graphs import normalize_graph
 from fusion.onnx.graphs.read import from_model
-from fusion.onnx.to_torch import onnx_net
+from fusion.onnx.to_torch import OnnxNet
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "fusion" / "onnx" / "graphs"))  # the other room's helper
 from graphs import draw, model, node
@@ -89,7 +89,7 @@ FILES = {
 
 @pytest.mark.parametrize("name", FILES)
 def test_an_operator(name: str) -> None:
-    module = onnx_net(normalize_graph(from_model(FILES[name])), frozen=True)
+    module = OnnxNet(normalize_graph(from_model(FILES[name])), frozen=True)
     assert not list(module.parameters())
     x = draw(3, 3, 8, 8)
     found = module(torch.from_numpy(x)).numpy()
