@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     kind = images.add_mutually_exclusive_group(required=True)
     kind.add_argument("--lmdb", action="store_true", help="write an LMDB")
     kind.add_argument("--leveldb", action="store_true", help="write a LevelDB")
-    _add_picture_options(images)
+    _add_image_options(images)
     add("--encoded", action="store_true", help="store compressed images: the files themselves where nothing changes")
     add(
         "--encode-type",
@@ -54,11 +54,11 @@ def parser() -> argparse.ArgumentParser:
     add("source", metavar="DB|LIST", help="an LMDB's or LevelDB's folder, or a list of images")
     add("output", metavar="OUT.binaryproto", help="the mean file")
     add("--root", default="", metavar="ROOT", help="for a list: put before each path, unchanged")
-    _add_picture_options(mean)
+    _add_image_options(mean)
     return result
 
 
-def _add_picture_options(to: argparse.ArgumentParser) -> None:
+def _add_image_options(to: argparse.ArgumentParser) -> None:
     add = to.add_argument
     add("--resize", type=size_argument, metavar="HxW", help="resize to this height and width, as OpenCV does")
     add("--gray", action="store_true", help="one channel instead of three")

@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     add = result.add_argument
     add("net", metavar="NET.prototxt", help="the net, train_val or deploy")
     add("weights", metavar="WEIGHTS", help="its weights")
-    add("pictures", metavar="PATH", nargs="*", help="images or folders; - is standard input: an image, or paths")
+    add("images", metavar="PATH", nargs="*", help="images or folders; - is standard input: an image, or paths")
     add("--top", type=int, default=5, metavar="K", help="classes per image (default 5)")
     add("--output", action="append", default=[], metavar="BLOB", help="class scores (default: the net's outputs)")
     add("--labels", metavar="FILE", help="names of the classes, one per line, class 0 first "
@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
         "stored in the net's prototxt)")  # fmt: skip
     add("--mean", type=_numbers, metavar="X[,X,X]", help="mean to subtract, per channel in the net's order")
     add("--scale", type=float, metavar="X", help="factor after the mean")
-    add("--resize", type=size_argument, metavar="H,W", help="size to resize to before the crop")
+    add("--resize", type=size_argument, metavar="HxW", help="resize to this height and width before the crop")
     add("--rgb", action="store_true", help="the net expects channels red, green, blue")
     add("--input-shape", "--input", dest="input", action="append", default=[], type=shape_argument,
         metavar="BLOB=N,C,H,W",
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = options.parse_args(argv)
     if arguments.top < 1 or arguments.batch < 1:
         options.error("--top and --batch are at least 1")
-    if bool(arguments.pictures) == arguments.serve:
+    if bool(arguments.images) == arguments.serve:
         options.error("give images, or --serve for a web page; not both")
     if arguments.beside and not arguments.serve:
         options.error("--beside is for --serve")
@@ -86,7 +86,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     labels = read_class_names(arguments.labels)
     if arguments.serve:
         return _serve(arguments, labels)
-    pictures = list(_pictures(arguments.pictures))
+    images = list(_images(arguments.images))
     predictor = _open(arguments.net, arguments.weights, arguments, outputs=arguments.output)
     title = _title(arguments.net)
     by_name = _classes_by_name(arguments.classes, [title, *predictor.outputs])
@@ -94,8 +94,8 @@ def _predict(arguments: argparse.Namespace) -> int:
     options = {"top": arguments.top, "labels": labels, "classes": classes}
     answers: list[Answer] = []
     failed = 0
-    for start in range(0, len(pictures), arguments.batch):
-        batch, errors = _batch(predictor, pictures[start : start + arguments.batch], options)
+    for start in range(0, len(images), arguments.batch):
+        batch, errors = _batch(predictor, images[start : start + arguments.batch], options)
         answers += batch
         failed += errors
     # dict.fromkeys: each note once, in order
@@ -171,23 +171,23 @@ def _classes_by_name(pairs: Sequence[tuple[str, list[int]]], names: Sequence[str
 
 
 def _batch(
-    predictor: Predictor, pictures: Sequence[tuple[str, str | bytes]], options: dict[str, Any]
+    predictor: Predictor, images: Sequence[tuple[str, str | bytes]], options: dict[str, Any]
 ) -> tuple[list[Answer], int]:
     """Return the answers of a batch and the number of bad images; after an error, classify each image by itself."""
     from fusion.errors import DataError
     from fusion.serving.predictor import predict
 
     try:
-        return predict(predictor, [item for _, item in pictures], names=[name for name, _ in pictures], **options), 0
+        return predict(predictor, [item for _, item in images], names=[name for name, _ in images], **options), 0
     except DataError as error:
-        if len(pictures) == 1:
+        if len(images) == 1:
             print(f"error: {error}", file=sys.stderr)
             return [], 1
-    parts = [_batch(predictor, [picture], options) for picture in pictures]
+    parts = [_batch(predictor, [image], options) for image in images]
     return [answer for answers, _ in parts for answer in answers], sum(errors for _, errors in parts)
 
 
-def _pictures(paths: Sequence[str]) -> Iterator[tuple[str, str | bytes]]:
+def _images(paths: Sequence[str]) -> Iterator[tuple[str, str | bytes]]:
     """Yield names, with paths or contents."""
     from fusion.nets.inputs import find_images
 

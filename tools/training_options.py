@@ -77,10 +77,10 @@ def _add_run(result: argparse.ArgumentParser) -> None:
         "where a measurement at the start finds it faster, on a GPU with CUDA graphs (default: as recorded in the "
         "snapshot)")  # fmt: skip
     other = result.add_argument_group("instead of training").add_argument
-    other("--dry-run", action="store_true", help="print the layers, the data and the memory of the training")
+    other("--dry-run", action="store_true", help="print the plan of the training, with its memory, and exit")
     other("--time", action="store_true", help="time each layer forward and backward, as `caffe time` does")
     other("--model", metavar="NET.prototxt", help="with --time: a net instead of a solver (its TRAIN phase)")
-    other("--iterations", type=_positive, default=50, metavar="N", help="with --time: iterations (default 50)")
+    other("--iterations", type=_positive, default=50, metavar="N", help="with --time: number of passes (default 50)")
 
 
 def _add_settings(result: argparse.ArgumentParser) -> None:
