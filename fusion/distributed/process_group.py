@@ -177,12 +177,13 @@ def _connect(kind: str) -> ProcessGroup:
         if local >= torch.cuda.device_count():
             message = f"process {local} of this machine has no GPU: there are {torch.cuda.device_count()}"
             raise TrainingError(message, hint="start fewer processes per machine, or train with --device cpu")
-        torch.cuda.set_device(max(local, 0))
-    backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
+        torch.cuda.set_device(max(local, 0))  # NCCL uses the current device
+    backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"  # objects are exchanged on the CPU
     try:
+        # torchrun keeps the store itself by default
         launcher_store = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
         store = open_store(is_master=rank == 0 and not launcher_store, timeout=_MEETING)
-        own = PrefixStore(f"group/{restart_count()}", store)
+        own = PrefixStore(f"group/{restart_count()}", store)  # a restart must not find the keys of the start before
         torch.distributed.init_process_group(backend, store=own, rank=rank, world_size=size, timeout=PATIENCE)
         heartbeat = start(rank, size, socket.gethostname())
     except (RuntimeError, ValueError) as error:

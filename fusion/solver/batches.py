@@ -151,7 +151,7 @@ class LiveBatches:
         return self
 
     def __next__(self) -> Blobs:
-        if self._running is None or self._expected != self.position:
+        if self._running is None or self._expected != self.position:  # the position was set from outside
             slow = any(not source.in_memory for source in self.sources)
             batches = self._batches(self.position)
             self._running = ahead(batches, self.depth) if slow or self.device.type == "cuda" else batches
@@ -174,6 +174,7 @@ class LiveBatches:
             for reader in readers:
                 blobs.update(next(reader))
             if self.device.type == "cuda":
+                # copies from pinned memory overlap with computation
                 blobs = {top: tensor.pin_memory() for top, tensor in blobs.items()}
             yield blobs
 
@@ -239,6 +240,7 @@ class CachedBatches:
         """Yield the place of each batch; places are computed for many batches at once."""
         order = self.source.order(number)
         while True:
+            # NumPy calls per batch would cost as much as the step of a small head
             many = np.stack([next(order) for _ in range(_PLANNED)])
             follow = (np.diff(many, axis=1) == 1).all(axis=1).tolist()
             for start, straight, indices in zip(many[:, 0].tolist(), follow, many, strict=True):

@@ -49,6 +49,7 @@ def combine_heads(scores: Sequence[NDArray[np.float32]], how: How) -> NDArray[np
         raise FusionError(f"heads of {counts} classes cannot be combined", hint="name those that belong together")
     probabilities = np.stack([_softmax(head) for head in scores])
     joined = probabilities.mean(0) if how == "mean" else probabilities.max(0)
+    # the smallest normal float keeps log finite
     logits: NDArray[np.float32] = np.log(np.maximum(joined, _LEAST)).astype(np.float32)
     return logits
 

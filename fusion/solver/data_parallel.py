@@ -89,7 +89,7 @@ class DataParallel:
             self.requests = Requests(any_stop, any_snapshot)
             # A signal that came after the flags were sent stays for the next iteration.
             requests.snapshot = requests.snapshot and not (snapshot and any_snapshot)
-        value: Tensor = mean_loss.reshape(()).clone()
+        value: Tensor = mean_loss.reshape(()).clone()  # a view would keep all gradients in memory
         return value
 
     @torch.no_grad()

@@ -125,11 +125,12 @@ class Evaluation:
         """Yield the rows of each blob, chunk after chunk."""
         self._load()
         net = restrict_to_blobs(self.job.net, blobs)
+        # such layers need the batch size that the net was built with
         fixed = any(call.type in _FIXED_BATCH for call in net.plan.calls)
         size, count = source.batch_size if fixed else _CHUNK, len(source)
         for start in range(0, count, size):
             indices = (
-                np.minimum(np.arange(start, start + size), count - 1)
+                np.minimum(np.arange(start, start + size), count - 1)  # the last batch repeats the last record
                 if fixed
                 else np.arange(start, min(start + size, count))
             )

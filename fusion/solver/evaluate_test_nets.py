@@ -55,12 +55,13 @@ def measure(test: TestNet, group: ProcessGroup | None = None) -> MeanOutputs:
     start = test.batches.position
     first, last = shared.share(test.iterations) if shared is not None else (0, test.iterations)
     if first:
-        test.batches.position += first
+        test.batches.position += first  # each process reads its own range of the batches
     for blobs, count in _joined(test, last - first):
         for name, value in (test.watched or test.net)(blobs).items():
             part = value.detach().to(torch.float64).reshape(-1) * count
             totals[name] = totals[name] + part if name in totals else part
     if shared is not None:
+        # sorted: all processes must reduce in the same order
         totals = {name: shared.add(totals[name]) for name in sorted(totals)}
         test.batches.position = start + test.iterations
     weights = loss_weights(test.net)

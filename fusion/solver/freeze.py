@@ -35,5 +35,5 @@ def freeze_layers(net: NetParameter, pattern: str) -> NetParameter:
         if before != after:
             target.CopyFrom(after)
         if place is not None:
-            remember(target, place)
+            remember(target, place)  # later errors name lines of the original text
     return result

@@ -34,6 +34,7 @@ def validation_records(count: int, select_on: Share, seed: int) -> NDArray[np.in
     number = round(select_on * count)
     if not 0 < number < count:
         raise TrainingError(f"a share of {select_on:g} of {count} training records for validation", hint="e.g. 0.1")
+    # a stream of its own, so that shuffling keeps its draws
     return np.sort(np.random.default_rng((seed, 0x5E1)).choice(count, number, replace=False))
 
 
@@ -120,7 +121,7 @@ def _read_alike(own: LayerParameter, theirs: LayerParameter) -> None:
     own.MergeFrom(type(own)(name=before.name, top=before.top, include=before.include))
     if before.HasField("transform_param"):
         own.transform_param.CopyFrom(before.transform_param)
-    own.image_data_param.ClearField("shuffle")
+    own.image_data_param.ClearField("shuffle")  # each test must see the same records
     own.hdf5_data_param.ClearField("shuffle")
     for block in ("image_data_param", "data_param"):
         getattr(own, block).ClearField("rand_skip")

@@ -47,6 +47,7 @@ def source_with_labels(
 
 def _read(job: NetWithData, source: Source, label: str) -> NDArray[np.int64]:
     """Return the values of a blob with labels that is not the data layer's second. Raises: DataError for fractions."""
+    # a label that layers compute, such as a slice of several
     net = None if label in source.tops else restrict_to_blobs(job.net, [label])
     device = next((parameter.device for parameter in job.net.parameters()), torch.device("cpu"))
     found = []

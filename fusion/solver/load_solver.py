@@ -26,7 +26,7 @@ def read_message(
     """Return a copy of a solver's message with the overridden fields, and its path."""
     if isinstance(solver, SolverParameter):
         message = SolverParameter()
-        message.CopyFrom(solver)
+        message.CopyFrom(solver)  # the caller's message must not change
         path = None
     else:
         path = os.fspath(solver)

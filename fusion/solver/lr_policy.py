@@ -34,6 +34,7 @@ def advance(schedule: Schedule, iteration: int, current_step: int) -> int:
     """
     if schedule.policy == "step":
         return iteration // schedule.stepsize
+    # one step per iteration, even where several values are passed at once
     due = current_step < len(schedule.steps) and iteration >= schedule.steps[current_step]
     return current_step + 1 if schedule.policy == "multistep" and due else current_step
 
@@ -43,7 +44,7 @@ def learning_rate(schedule: Schedule, iteration: int, current_step: int = 0) -> 
     rate = _ALL[schedule.policy](schedule, iteration, current_step)
     if iteration < schedule.warmup:
         rate *= (iteration + 1) / schedule.warmup
-    return float(np.float32(rate))
+    return float(np.float32(rate))  # Caffe computes the rate in float and logs it
 
 
 def _fixed(s: Schedule, iteration: int, step: int) -> float:
@@ -68,7 +69,7 @@ def _poly(s: Schedule, iteration: int, step: int) -> float:
 
 def _sigmoid(s: Schedule, iteration: int, step: int) -> float:
     exponent = -s.gamma * (iteration - s.stepsize)
-    return s.base_lr / (1.0 + math.exp(exponent)) if exponent < 700.0 else 0.0
+    return s.base_lr / (1.0 + math.exp(exponent)) if exponent < 700.0 else 0.0  # math.exp overflows beyond
 
 
 def _cosine(s: Schedule, iteration: int, step: int) -> float:

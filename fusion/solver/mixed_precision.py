@@ -64,7 +64,7 @@ class Precision:
         if self.scaler is None:
             optimizer.update()
             return
-        before = optimizer.updates
+        before = optimizer.updates  # GradScaler does not tell whether it made the step
         self.scaler.step(optimizer)
         self.scaler.update()
         self.skipped += optimizer.updates == before

@@ -36,6 +36,7 @@ class Mix:
 
     def draw(self, number: int, size: int, device: torch.device) -> None:
         """Draw the share, from Beta(alpha, alpha), and the order of the partners."""
+        # a stream of its own: a resumed run draws the same for this batch
         rng = np.random.default_rng((self.seed, 0x313C, number))
         self.share = torch.tensor(rng.beta(self.alpha, self.alpha), dtype=torch.float32).to(device)
         self.order = torch.from_numpy(rng.permutation(size)).to(device)
@@ -124,5 +125,6 @@ def mix_up(job: NetWithData, alpha: float, seed: int) -> NetWithData:
     labels = check_mixup(job, alpha)
     for call in job.net.plan.calls:
         if call.type in _MIXABLE:
+            # outside the graph, whose code finds the layer under this name
             job.net.set_submodule(call.path, MixedLoss(job.net.get_submodule(call.path), mix))
     return replace(job, batches=MixedBatches(job.batches, mix, labels))

@@ -85,7 +85,7 @@ def open_net_with_data(
         message, sources, models, schedules, losses, reference_weights = references.to_net(message, sources, device)
     shapes = shapes_of(sources)
     net = build(message, phase, shapes=shapes, seed=seed)
-    if reference_weights:
+    if reference_weights:  # classifiers of references lie in the same net
         load_weights(net, reference_weights)
     check_classes(message, sources, infer(message, inputs=shapes).blobs)
     warmups = warmup_layers(net, schedules)

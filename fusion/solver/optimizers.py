@@ -201,6 +201,7 @@ class CaffeOptimizer(torch.optim.Optimizer):
         if not gradients:
             return
         norm = torch.stack(torch._foreach_norm(gradients)).norm()
+        # a branch on the norm would wait for the device
         scale = torch.where(norm > self.clip_gradients, self.clip_gradients / norm, torch.ones_like(norm))
         torch._foreach_mul_(gradients, scale)
 

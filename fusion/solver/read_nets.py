@@ -30,6 +30,7 @@ def read_nets(solver: SolverParameter, *, path: str | None = None) -> Descriptio
     generic = [*_given(solver, "net_param"), *_given(solver, "net")]
     train = [*_given(solver, "train_net_param"), *_given(solver, "train_net"), *generic]
     own_tests: list[NetParameter | str] = [*solver.test_net_param, *solver.test_net]
+    # Caffe tests the training net itself where test_iter has more values than there are test nets
     tests = own_tests + (generic * max(0, len(solver.test_iter) - len(own_tests)))
     raise_all(_mistakes(solver, len(train), len(own_tests), len(tests), path))
     loaded: dict[str, NetParameter] = {}

@@ -113,7 +113,7 @@ def prefix_of(solver: SolverParameter, path: str | None) -> str:
 def _mistakes(
     solver: SolverParameter, path: str | None, policy: str | None = None, warmup: int = 0
 ) -> list[TrainingError]:
-    found: list[TrainingError] = []
+    found: list[TrainingError] = []  # Caffe stops at the first of these; here all are reported at once
     policies = (*POLICIES, *BEYOND) if policy else tuple(POLICIES)
     policy = policy or solver.lr_policy
 

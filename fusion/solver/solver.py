@@ -20,12 +20,8 @@ from fusion.errors import TrainingError
 from fusion.nets.build import loss_weights, total_loss
 from fusion.nets.weights import share_weights
 from fusion.references import parse_references
-from fusion.solver.callbacks.best_weights import BestWeights
-from fusion.solver.callbacks.callback import Callback, CallbackList
-from fusion.solver.callbacks.early_stopping import EarlyStopping
-from fusion.solver.callbacks.ema import EMA
-from fusion.solver.callbacks.keep_newest import KeepNewest, SaveInit
-from fusion.solver.callbacks.loss_scale import LossScale
+from fusion.solver.callbacks.callback import CallbackList
+from fusion.solver.callbacks.from_options import callbacks_from_options
 from fusion.solver.data_parallel import DataParallel, part_of_batches
 from fusion.solver.device import choose_device, device_of_process
 from fusion.solver.evaluate_test_nets import measure
@@ -98,8 +94,8 @@ class Solver:
         self.writes = self._group is None or self._group.first
         self.display = (options.get("display") or for_training()) if self.writes else Silent()
         self.extras = options.get("extras") or TrainOptions()
-        own = _callbacks_of(self.extras)
-        self.callbacks = CallbackList(self, [CaffeReport(), *own, *options.get("callbacks", ())])
+        own = [CaffeReport(), *callbacks_from_options(self.extras)]
+        self.callbacks = CallbackList(self, [*own, *options.get("callbacks", ())])
         message, path = read_message(solver, options.get("max_iter"), options.get("overrides", ()))
         if self._group is not None and parallel.auto_scale:
             message.base_lr *= self._group.size
@@ -109,7 +105,7 @@ class Solver:
         self.seed = int.from_bytes(os.urandom(4), "little") if self.settings.seed is None else self.settings.seed
         if self._group is not None:
             self.seed = self._group.broadcast_object(self.seed)
-        torch.manual_seed(self.seed)
+        torch.manual_seed(self.seed)  # fillers must draw the same in all processes
         self.nets = self._open(descriptions, parallel)
         self.net = self.nets[0].net
         self.extras.check_net(self.nets[0], self.device)
@@ -121,7 +117,7 @@ class Solver:
         self.progress = Progress(Losses(self.settings.average_loss))
         self.load(self.settings.weights if weights is None else as_paths(weights))
         for test in self.nets[1:]:
-            share_weights(test.net, self.net)
+            share_weights(test.net, self.net)  # after loading: layers that only a test net has keep theirs
         self.flat_params = flatten_params(self.net)
         self.optimizer = optimizer_of(self.settings, self.flat_params)
         self.data_parallel: DataParallel | None = None
@@ -228,7 +224,7 @@ class Solver:
         self.callbacks.call("on_tests_start", self.iter)
         for index, test in enumerate(tests):
             if index == len(self.settings.test_iter):
-                test.batches.position = 0
+                test.batches.position = 0  # the validation records are the same in each test
                 self.callbacks.call("on_validation", self.iter, measure(test, self._group))
                 break
             self.callbacks.call("on_test_start", self.iter, index)
@@ -375,24 +371,6 @@ class Solver:
         for line in skipped_lines([source for job in self.nets for source in job.sources]):
             self.display.say(line)
         self.callbacks.call("on_finish", self.iter)
-
-
-def _callbacks_of(options: TrainOptions) -> list[Callback]:
-    """Return the callbacks of these options; averaged weights come first, since the others measure them."""
-    callbacks: list[Callback] = []
-    if options.ema:
-        callbacks.append(EMA(options.ema))
-    if options.amp == "fp16":
-        callbacks.append(LossScale())
-    if options.best_on is not None:
-        callbacks.append(best := BestWeights())
-        if options.early_stopping:
-            callbacks.append(EarlyStopping(best, options.early_stopping))
-    if options.keep:
-        callbacks.append(KeepNewest(options.keep))
-    if options.save_init:
-        callbacks.append(SaveInit(options.save_init))
-    return callbacks
 
 
 def _values(net: Net, out: Mapping[str, Tensor]) -> Outputs:

@@ -35,14 +35,14 @@ class SyncBatchNorm(BatchNorm):
     def forward(self, x: Tensor) -> Tensor:
         """Return x [N, C, ...] normalised."""
         if x.dim() == 1:
-            return self.forward(x[:, None]).squeeze(1)
+            return self.forward(x[:, None]).squeeze(1)  # a blob [N] counts as one channel
         axes = [axis for axis in range(x.dim()) if axis != 1]
         shape = [1, -1, *[1] * (x.dim() - 2)]
         mean = _Mean.apply(x.mean(axes), self.group)
         centred = x - mean.reshape(shape)
         variance = _Mean.apply(centred.square().mean(axes), self.group)
         count = x.numel() // x.shape[1] * self.group.size
-        self._add(mean.detach(), variance.detach() * (count / max(count - 1, 1)))
+        self._add(mean.detach(), variance.detach() * (count / max(count - 1, 1)))  # Caffe stores the unbiased variance
         y = centred * (variance + self.eps).rsqrt().reshape(shape)
         if self.scale is not None and self.bias is not None:
             y = y * self.scale.reshape(shape) + self.bias.reshape(shape)

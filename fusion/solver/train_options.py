@@ -89,6 +89,7 @@ class TrainOptions:
         """Return the options, with those of a snapshot where none is given."""
         known = {field.name for field in fields(self)}
         recorded = {key: value for key, value in json.loads(decisions.get("extras", "{}")).items() if key in known}
+        # an option that is given wins
         return replace(self, **{key: value for key, value in recorded.items() if not getattr(self, key)})
 
     def differences(self, decisions: Mapping[str, str]) -> list[str]:

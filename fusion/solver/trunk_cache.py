@@ -55,6 +55,7 @@ def cache_trunk(
         )
     # Hashed before the layout changes: a file is for these weights, whatever their layout in memory.
     origin = None if on_disk is None else origin_of(job.message, found.trunk, source, device, job.precision)
+    # convolutions are faster so; their outputs are laid out as usual again
     if device.type == "cpu" or job.precision.dtype is not None:
         set_layout(found.trunk, channels_last=True, whole=job.net)
     outputs = partial(_outputs, found, keys, device=device, precision=job.precision)
@@ -108,7 +109,7 @@ def _fill(
     step = f"frozen trunk ({split.trunk.plan.phase})"
     size = records_at_once(source)
     starts = range(0, count, size)
-    reading = Lock()
+    reading = Lock()  # sources are not thread-safe
 
     def compute(start: int) -> int:
         end = min(start + size, count)

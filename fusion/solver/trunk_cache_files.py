@@ -88,6 +88,7 @@ def origin_of(
     weights = hashlib.blake2b(digest_size=16)
     for name, tensor in (*trunk.named_parameters(), *trunk.named_buffers()):
         weights.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        # every dtype as bytes: NumPy lacks bfloat16
         weights.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     parts = {
@@ -179,7 +180,7 @@ def _layout(first: Blobs, count: int, start: int) -> list[tuple[str, int, tuple[
 def _header(origin: Origin, first: Blobs, count: int) -> bytes:
     rows = [[key, list(shape), str(kind)] for key, _, shape, kind in _layout(first, count, 0)]
     text = json.dumps({"phase": origin.phase, **origin.parts, "rows": rows}).encode() + b"\n"
-    return text.ljust(-(-len(text) // _PAGE) * _PAGE, b"\0")
+    return text.ljust(-(-len(text) // _PAGE) * _PAGE, b"\0")  # rows start on a page, as mapping needs
 
 
 def _map(path: str, first: Blobs, count: int, start: int, access: int) -> Rows:
@@ -196,6 +197,7 @@ def _open(path: str, origin: Origin, first: Blobs, count: int) -> Rows | None:
     header = _header(origin, first, count)
     with suppress(OSError), open(path, "rb") as file:
         if file.read(len(header)) == header:
+            # torch wants writable memory, and the file must not change
             return _map(path, first, count, len(header), mmap.ACCESS_COPY)
     return None
 
@@ -224,6 +226,7 @@ def _write(path: str, origin: Origin, first: Blobs, count: int, fill: Callable[[
             with open(unfinished, "r+b") as file:
                 file.write(header)
                 if hasattr(os, "posix_fallocate"):
+                    # a full disk fails here, not with SIGBUS while rows are written
                     os.posix_fallocate(file.fileno(), 0, size)
                 file.truncate(size)
             fill(_map(unfinished, first, count, len(header), mmap.ACCESS_WRITE))

@@ -62,7 +62,7 @@ class EMA(Callback):
 
     def on_tests_start(self, iteration: int) -> None:
         """Replace the weights by the average."""
-        self._weights = [tensor.clone() for tensor in self._params]
+        self._weights = [tensor.clone() for tensor in self._params]  # tests measure the average in place of the weights
         torch._foreach_copy_(self._params, self._average)
 
     def on_tests_end(self, iteration: int) -> None:

@@ -95,10 +95,10 @@ class Bar(Display):
         now = time.perf_counter()
         if self._task is None or (loss is None and now < self._next):
             return
-        self._next = now + 0.1
+        self._next = now + 0.1  # drawing more often slows small nets
         elapsed = now - self._begin[0]
         fields: dict[str, Any] = {}
-        if elapsed > 0.2:
+        if elapsed > 0.2:  # a speed over less time means nothing
             fields["speed"] = f"{(iteration - self._begin[1]) / elapsed:.0f} it/s"
         if loss is not None and rate is not None:
             fields["state"] = f"loss {loss:.4g}  lr {rate:.3g}"

@@ -102,7 +102,7 @@ def _edge(value: Tensor, blocked: bool) -> Tensor:
     """Return the value as one layer reads it, which keeps this layer's share of its gradient."""
     if blocked or not value.requires_grad or not torch.is_grad_enabled():
         return value.detach()
-    edge = value.view_as(value)
+    edge = value.view_as(value)  # one edge per reader: the gradient of the blob itself is their sum
     edge.retain_grad()
     return edge
 

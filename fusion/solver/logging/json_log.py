@@ -67,6 +67,7 @@ class JsonLog(Callback):
             "kind": kind, "iter": iteration, **fields, "time": round(time.time(), 3),
             "seconds": round(time.monotonic() - self._started, 3), "memory": memory,
         }  # fmt: skip
+        # flushed: readers follow the file
         print(json.dumps(_finite(record), allow_nan=False), file=self._file, flush=True)
 
 

@@ -120,6 +120,7 @@ def _pass(job: NetWithData, blobs: Blobs, stop: Callable[[], float]) -> list[tup
     done, forward = [], []
     for call in plan.calls:
         bottoms = [
+            # so that backward of one layer ends at its bottoms
             values[value].detach().requires_grad_(values[value].requires_grad and index not in call.blocked)
             for index, value in enumerate(call.bottoms)
         ]

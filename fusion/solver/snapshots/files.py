@@ -52,7 +52,7 @@ def write_all(writers: Sequence[tuple[str, Callable[[str], None]]], *, last_good
             for path, write in writers:
                 write(os.path.join(folder, os.path.basename(path)))
             with suppress(FileNotFoundError):
-                os.unlink(last)
+                os.unlink(last)  # from here on the files of this name are no snapshot
             named = {os.path.basename(path) for path, _ in writers}
             for name in sorted(set(os.listdir(folder)) - named):  # companions of one of them, such as ONNX weights
                 os.replace(os.path.join(folder, name), os.path.join(os.path.dirname(last), name))

@@ -157,11 +157,11 @@ def _restore_exactly(run: Run, state: ResumeState) -> str:
         run.display.say(f"warning: {line}, so the run continues differently from how it began")
     set_generators(state.generators if parallel is None else parallel.own_generators(state.generators))
     run.autotuner.replayed = RunConfig(state.threads, decisions.get("channels_last") == "True")
-    for job, position in zip(run.nets, state.positions, strict=False):
+    for job, position in zip(run.nets, state.positions, strict=False):  # a validation net may be new, or gone
         job.batches.position = position
     for number, job in enumerate(run.nets):
         set_recurrent_states(job.net, below(state.arrays, f"{number}/"), run.device)
-    run.optimizer.updates = int(decisions.get("updates", state.iteration))
+    run.optimizer.updates = int(decisions.get("updates", state.iteration))  # fp16 may have skipped updates
     progress.closed_form = _BOOLS.get(decisions.get("closed_form", ""))
     progress.compiled = _BOOLS.get(decisions.get("compiled", ""))
     progress.cached = _BOOLS.get(decisions.get("cached", ""))
