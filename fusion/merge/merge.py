@@ -24,7 +24,7 @@ from fusion.onnx.sidecar import ONNX, sidecar_path, write_companion
 from prototxt.formats.copy import FileSlice, LazyBlob, Payload
 from prototxt.formats.index import LayerEntry, Scan, Shape
 from prototxt.formats.scan import scan_weights
-from prototxt.formats.weights import save_weights
+from prototxt.formats.weights import save_layers
 from prototxt.schema.messages import NetParameter
 
 __all__ = ["MergePlan", "apply_merge", "plan_merge"]
@@ -105,7 +105,7 @@ def apply_merge(
     layers = write_companion(path, every, name=plan.name, progress=advance)
     _check_companion(path, every)
 
-    save_weights(path, layers, name=plan.name, check=partial(_check, layers), progress=advance)
+    save_layers(path, layers, name=plan.name, check=partial(_check, layers), progress=advance)
 
 
 def _check_companion(path: str | os.PathLike[str], layers: Sequence[tuple[LayerEntry, Sequence[Payload]]]) -> None:

@@ -18,7 +18,7 @@ from fusion.errors import WeightsMismatch
 from prototxt.formats import safetensors
 from prototxt.formats.copy import Payload
 from prototxt.formats.index import LayerEntry
-from prototxt.formats.weights import Weights, format_by_name, layers_of, read_weights, save_weights
+from prototxt.formats.weights import Weights, format_by_name, layers_of, read_weights, save_layers
 
 if TYPE_CHECKING:
     from prototxt.schema.messages import NetParameter
@@ -107,6 +107,6 @@ def write_pair(
     """
     name = net.name if net is not None else ""
     layers = layers_of(weights, net, os.fspath(path))
-    save_weights(path, write_companion(path, layers, name=name), name=name)
+    save_layers(path, write_companion(path, layers, name=name), name=name)
     other = sidecar_path(path) if any(entry.type == ONNX and blobs for entry, blobs in layers) else None
     return [os.fspath(path), *([other] if other is not None else [])]

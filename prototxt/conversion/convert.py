@@ -141,7 +141,7 @@ def _upgraded(source: PathLike, target: str) -> list[str]:
 
 
 def _weights(source: PathLike, target: PathLike, request: ConvertOptions) -> list[str]:
-    from prototxt.formats.weights import layers_of, read_weights, save_weights
+    from prototxt.formats.weights import layers_of, read_weights, save_layers
     from prototxt.schema.duplicate_names import check_layer_names
     from prototxt.schema.load import load_net
 
@@ -150,7 +150,7 @@ def _weights(source: PathLike, target: PathLike, request: ConvertOptions) -> lis
     if net is not None:
         check_layer_names(net)
     layers = layers_of(weights, net, os.fspath(target))
-    save_weights(os.fspath(target), layers, name=net.name if net is not None else weights.scan.name)
+    save_layers(os.fspath(target), layers, name=net.name if net is not None else weights.scan.name)
     return [f"{sum(bool(blobs) for _, blobs in layers)} layers, {sum(len(blobs) for _, blobs in layers)} blobs"]
 
 

@@ -63,6 +63,7 @@ def check_conversion(content: Content, source: str, target: str, *, upgrade: boo
     def refuse(message: str, hint: str) -> WeightsError:
         return WeightsError(message, place=source, hint=hint)
 
+    # Old Caffe texts end in .pt, and so do PyTorch's files: as the target of a binary file this is ambiguous.
     if form == TEXT and content.form != TEXT and target.lower().endswith(".pt"):
         raise refuse(f"{target} could be a net's text or a PyTorch file", targets)
     if deploy and not (content.kind == NET and content.form in (TEXT, BINARY)):
@@ -75,6 +76,7 @@ def check_conversion(content: Content, source: str, target: str, *, upgrade: boo
         raise refuse("a net's text holds no weights", "give the .caffemodel that belongs to it")
     if deploy and form not in (TEXT, BINARY):
         raise refuse("--deploy makes a net's description, not weights", "name the target .prototxt")
+    # A conversion to the same form would be a copy, except that --upgrade and --deploy change a net.
     if content.form == form and not (upgrade or deploy):
         hint = "give --upgrade for today's form, or --deploy for the net in use"
         if content.kind in (STATE, BLOB) or form in (HDF5, SAFETENSORS):

@@ -70,6 +70,7 @@ def lay_out(graph: Diagram) -> DiagramLayout:
 
 def text_width(text: str, size: float) -> float:
     """Estimate the width of a text in a sans-serif font."""
+    # Estimated widths of glyph classes in em: the viewer's sans-serif font is unknown.
     units = sum(0.38 if c in _NARROW else 0.96 if c in _WIDE else 0.7 if c.isupper() else 0.62 for c in text)
     return units * size
 

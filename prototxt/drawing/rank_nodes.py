@@ -87,6 +87,7 @@ def _order(graph: RankedGraph) -> None:
     """Sort each row by the mean of its neighbours, down and up, and keep the order with the fewest crossings."""
     best = [list(row) for row in graph.rows]
     fewest = _crossings(graph)
+    # The best order seen is kept, since a sweep can also increase the crossings.
     for sweep in range(_SWEEPS):
         if not fewest:
             break
@@ -116,6 +117,7 @@ def _crossings(graph: RankedGraph) -> int:
     places = _places(graph)
     total = 0
     for row in graph.rows:
+        # Each arrow crosses those from boxes further left that end further right.
         passed: list[int] = []
         for vertex in row:
             ends = sorted(places[lower] for lower in graph.below[vertex])

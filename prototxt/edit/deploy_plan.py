@@ -111,6 +111,7 @@ def _flow(net: NetParameter, state: NetState) -> _Flow:
     changed = find_overwritten([layer_ends(net.layer[index]) for index in present])
     for place, index in enumerate(present):
         flow.reads[index] = [(bottom, flow.final.get(bottom)) for bottom in net.layer[index].bottom]
+        # An in-place layer is also the producer of the blobs that share the memory it writes.
         others = [found.blob for found in changed if found.layer == place]
         flow.final.update(dict.fromkeys((*net.layer[index].top, *others), index))
     return flow

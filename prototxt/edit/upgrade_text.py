@@ -238,6 +238,7 @@ def _comments(doc: Document, field: Field) -> Iterator[_Comment]:
         if text[pos] in "\"'":
             pos = max(string_end(text, pos), pos + 1)
         elif text[pos] == "#":
+            # `%` turns the -1 of a comment without a line end into the length of the text.
             end = min(text.find("\n", pos) % (len(text) + 1), field.end)
             line = text.rfind("\n", 0, pos) + 1
             before = [part for part in inner if line <= part.start < pos and part.end <= pos]

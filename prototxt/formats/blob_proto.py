@@ -28,7 +28,7 @@ def scan_blob(window: ByteWindow, start: int, end: int, name: str) -> BlobSpan:
     runs: dict[int, list[tuple[int, int, int]]] = {5: [], 6: [], 8: [], 12: []}
     raw_type = -1
     for number, wire, a, b in wire_fields(window, start, end):
-        if 1 <= number <= 5 and wire == VARINT:
+        if 1 <= number <= 5 and wire == VARINT:  # num, channels, (length,) height, width
             old[number - 1], axes = signed_value(a), max(axes, 4, number)
         elif number in runs:
             if len(runs[number]) == MAX_RUNS:
@@ -41,7 +41,9 @@ def scan_blob(window: ByteWindow, start: int, end: int, name: str) -> BlobSpan:
     shape = tuple(old[:axes] if axes else dims)
     if runs[12] and not runs[5] and not runs[8]:
         return _raw_blob(window, shape, runs[12][-1], raw_type, name)
+    # Field of the values and their size: C3D's `data` is field 6; Caffe's `double_data` takes precedence over `data`.
     number, size = (6, 4) if axes == 5 else (8, 8) if runs[8] else (5, 4)
+    # An unpacked run begins after its first key and has a key between any two values: n values take n * (size + 1) - 1.
     found = sum((b - a) // size if wire == LENGTH else (b - a + 1 + size) // (size + 1) for wire, a, b in runs[number])
     _check_blob(window, start, shape, found, name)
     packed = len(runs[number]) <= 1 and all(wire == LENGTH for wire, _, _ in runs[number])

@@ -197,9 +197,10 @@ class CaffemodelWriter:
         """
         head = text_field(1, name) + (text_field(2, type) if type else b"")
         head += b"".join(text_field(3, bottom) for bottom in bottoms) + b"".join(text_field(4, top) for top in tops)
+        # A layer's length precedes its content, so all blobs are framed before the first is written.
         framed = [frame_blob(7, blob) for blob in blobs]
         length = len(head) + sum(len(before) + nbytes + len(after) for before, nbytes, after in framed)
-        check_size(self.path, self._sink.position + length + 16)
+        check_size(self.path, self._sink.position + length + 16)  # key and length of the layer take at most 16 bytes
         self._sink.write(field_key(100, LENGTH) + encode_varint(length) + head)
         for blob, (before, _, after) in zip(blobs, framed, strict=True):
             self._sink.write(before)

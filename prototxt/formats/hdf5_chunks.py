@@ -38,6 +38,7 @@ def read_chunked(dataset: Any, fd: int, place: str) -> NDArray[Any]:
     for index in range(identifier.get_num_chunks()):
         info = identifier.get_chunk_info(index)
         data = _bytes(fd, info.byte_offset, info.size, size, place)
+        # A set bit of the mask means that this filter was skipped for this chunk.
         active = [number for bit, number in enumerate(filters) if not info.filter_mask >> bit & 1]
         data = _unpacked(data, active, size, dataset.dtype.itemsize, info.byte_offset, place)
         _put(values, np.frombuffer(data, dataset.dtype).reshape(chunk), info.chunk_offset, place)
@@ -85,6 +86,7 @@ def _unshuffled(data: bytes, width: int) -> bytes:
 def _matches(data: bytes, stored: int) -> bool:
     """Return whether Fletcher's checksum over big-endian 16-bit words fits; old libraries wrote its bytes swapped."""
     words = np.frombuffer(data + b"\0" * (len(data) % 2), ">u2").astype(np.int64)
+    # The sum of running sums counts the first word n times, the last one once; all sums are modulo 65535.
     factors = np.arange(len(words), 0, -1, dtype=np.int64) % 65535
     low, high = int(words.sum()) % 65535, int((words * factors % 65535).sum()) % 65535
     swapped = (stored >> 8 & 0x00FF00FF) | (stored << 8 & 0xFF00FF00)

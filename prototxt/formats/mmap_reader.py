@@ -64,7 +64,7 @@ class MmapReader:
         done = 0
         for step, data in value_runs(window, blob.offset, blob.offset + blob.nbytes, size if size == 8 else 5):
             count = (len(data) + step - size) // step
-            run = np.ndarray((count,), blob.dtype, data, 0, (step,))
+            run = np.ndarray((count,), blob.dtype, data, 0, (step,))  # the stride skips the keys between values
             values[done : done + count] = run
             done += count
         return values
@@ -72,7 +72,7 @@ class MmapReader:
 
 def as_float32(data: bytes | bytearray, dtype: str) -> Array:
     """Convert bytes of any stored type to float32 values; a view of `data` if they are float32 already."""
-    if dtype == "bfloat16":
+    if dtype == "bfloat16":  # the upper half of a float32
         return (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
     values: NDArray[Any] = np.frombuffer(data, dtype)
     return values.astype(np.float32, copy=False)

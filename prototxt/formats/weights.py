@@ -101,7 +101,7 @@ def write_weights(
     net      gives the order of the layers, their types, bottoms and tops; by default the order is that of `weights`
     Raises: WeightsError for another ending, a layer that `net` lacks, or a caffemodel over 2 GiB.
     """
-    save_weights(path, layers_of(weights, net, os.fspath(path)), name=net.name if net is not None else "")
+    save_layers(path, layers_of(weights, net, os.fspath(path)), name=net.name if net is not None else "")
 
 
 def layers_of(
@@ -150,11 +150,12 @@ def modern_shape(entry: LayerEntry, index: int) -> Shape:
         return blob.shape
     axes = 1 if index else _AXES.get(entry.type, 1)
     cut = max(0, len(blob.shape) - axes)
+    # A leading dim above 1 means that the type's number of axes does not hold for this blob: keep the dims.
     lead, tail = blob.shape[:cut], blob.shape[cut:]
     return tail if set(lead) <= {1} else blob.shape
 
 
-def save_weights(
+def save_layers(
     path: str | os.PathLike[str],
     layers: Sequence[tuple[LayerEntry, Sequence[Payload]]],
     *,

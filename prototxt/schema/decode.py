@@ -160,7 +160,7 @@ class _Decoder:
     def set(self, target: Any, field: Field, field_plan: _FieldPlan, plan: _Plan) -> None:
         """Set one field, or record its mistake."""
         name, values = field_plan.name, field.values
-        one = len(values) == 1 and field.end == values[0].end
+        one = len(values) == 1 and field.end == values[0].end  # `name: [1]` is a list, which ends after its value
         if not field_plan.repeated and (not one or target.HasField(name) or self.is_widened(target, name, plan)):
             self.too_many(target, field, plan)
             return

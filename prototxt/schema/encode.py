@@ -28,6 +28,7 @@ def float_text(value: float) -> str:
     if not math.isfinite(value):
         return str(value)
     single = struct.pack("f", value)
+    # Nine digits identify any float32; most need six.
     for digits in range(6, 9):
         text = f"{value:.{digits}g}"
         if struct.pack("f", float(text)) == single:

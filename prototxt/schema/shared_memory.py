@@ -36,7 +36,7 @@ class OverwrittenBlob:
 
 def find_overwritten(layers: Sequence[LayerEnds]) -> list[OverwrittenBlob]:
     """Find the blobs that in-place layers of one phase's net change through others, in order of execution."""
-    groups: dict[str, list[str]] = {}
+    groups: dict[str, list[str]] = {}  # blob -> all blobs that share its memory, itself included
     found: list[OverwrittenBlob] = []
     for index, (kind, bottoms, tops) in enumerate(layers):
         for top in tops:

@@ -246,7 +246,7 @@ def _upgrade_fork_fields(old: V1LayerParameter, new: LayerParameter) -> None:
 def _upgrade_inputs(net: NetParameter, report: _Report) -> list[int | None]:
     """Turn the net's inputs into a first layer of type Input; without shapes they are dropped, as in Caffe."""
     names, shapes, dims = list(net.input), list(net.input_shape), list(net.input_dim)
-    if not shapes and dims:
+    if not shapes and dims:  # the oldest form: four input_dim for each input
         shapes = [BlobShape(dim=dims[start : start + 4]) for start in range(0, len(dims), 4)]
     made: list[int | None] = []
     if shapes:

@@ -81,10 +81,12 @@ def _layer_cost(layer: LayerParameter, bottoms: list[Shape], tops: list[Shape], 
 
 
 def _convolution(bottoms: list[Shape], tops: list[Shape], params: list[Shape]) -> Dim:
+    # Each output value takes one product per weight of its filter.
     return product((_sum(map(count, tops)), count(params[0], 1)))
 
 
 def _deconvolution(bottoms: list[Shape], tops: list[Shape], params: list[Shape]) -> Dim:
+    # The transposed convolution: each input value is multiplied by the weights of its filter.
     return product((_sum(map(count, bottoms)), count(params[0], 1)))
 
 
@@ -95,6 +97,7 @@ def _inner_product(bottoms: list[Shape], tops: list[Shape], params: list[Shape])
 
 
 def _recurrent(bottoms: list[Shape], tops: list[Shape], params: list[Shape]) -> Dim:
+    # Each time step of each sequence uses all matrices once; the other parameters are biases.
     steps = count(tops[0][:2])
     return product((steps, _sum(count(shape) for shape in params if len(shape) == 2)))
 

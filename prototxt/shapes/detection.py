@@ -82,6 +82,7 @@ def _prior_box(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape]
         raise ShapeError(
             f"{len(param.max_size)} max_size for {len(param.min_size)} min_size", hint="give none, or one each"
         )
+    # As in SSD's PriorBoxLayer: 1 is implied, repeated ratios are dropped, and flip adds the reciprocals.
     ratios = [1.0]
     for ratio in param.aspect_ratio:
         if all(abs(ratio - known) >= 1e-6 for known in ratios):

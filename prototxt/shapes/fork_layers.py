@@ -148,6 +148,7 @@ def _interp(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], l
 def _interpolated(size: Dim, param: Any) -> Dim:
     if size is None:
         return None
+    # Corners stay in place: n pixels have n - 1 gaps, each of which is divided or multiplied by the factor.
     cropped = size + param.pad_beg + param.pad_end
     shrunk: int = (cropped - 1) // param.shrink_factor + 1
     zoom: int = param.zoom_factor

@@ -179,6 +179,7 @@ def _guess(kind: ShapeRule, layer: LayerParameter, bottoms: list[Shape]) -> tupl
 
 
 def _check_counts(kind: ShapeRule, layer: LayerParameter) -> None:
+    # Caffe adds the missing top of a loss itself (AutoTopBlobs), so that it never counts as missing.
     tops = max(len(layer.top), kind.tops[0]) if kind.loss else len(layer.top)
     for noun, limits, given in (("bottom", kind.bottoms, len(layer.bottom)), ("top", kind.tops, tops)):
         least, most = limits
@@ -223,6 +224,7 @@ def _write_tops(layer: LayerParameter, tops: list[Shape], kind: ShapeRule | None
     blobs = state.shapes.blobs
     written: set[str] = set()
     for index, name in enumerate(layer.top):
+        # Caffe takes a top as in place only if it has the name of the bottom at the same position.
         in_place = index < len(layer.bottom) and layer.bottom[index] == name
         if name in written or (name in blobs and not in_place):
             hint = "give one of them another name"

@@ -19,6 +19,7 @@ def pooled_size(size: Dim, kernel: int, stride: int, pad: int, *, clip: bool, fl
     """
     if size is None:
         return None
+    # -(-a // b) is the quotient rounded up. A last window that begins in the end pad would have no input.
     span = size + 2 * pad - kernel
     pooled = (span // stride if floor else -(-span // stride)) + 1
     if clip and (pooled - 1) * stride >= size + pad:
@@ -50,6 +51,7 @@ def _pooling(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], 
 def rounds_down(param: PoolingParameter) -> bool:
     """Return whether sizes are rounded down as in torch: Caffe's round_mode, or a fork's ceil_mode, torch_pooling."""
     fork = forks.fields(param)
+    # The forks' field ceil_mode defaults to true, so that `not` is false for files of Caffe itself.
     down: bool = param.round_mode == PoolingParameter.FLOOR or not fork.ceil_mode or fork.torch_pooling
     return down
 
@@ -66,6 +68,7 @@ def _check(param: PoolingParameter, layer: LayerParameter, bottom: Shape) -> Non
         raise ShapeError("only MAX pooling has a second top, the mask", hint="drop the second top")
     if len(bottom) != 4:
         raise ShapeError(f"the bottom must have 4 axes (num, channels, height, width), not {text(bottom)}")
+    # Exactly one of the two forms must be complete: `kernel_size == both` is an exclusive or of them.
     both = param.HasField("kernel_h") and param.HasField("kernel_w")
     either = param.HasField("kernel_h") or param.HasField("kernel_w")
     if param.global_pooling:
@@ -118,6 +121,7 @@ def _spp(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list
         return [(num, channels, 1, 1)], []
     if param.pyramid_height > MOST_LEVELS:
         raise ShapeError(f"pyramid_height must be at most {MOST_LEVELS}, not {param.pyramid_height}")
+    # With more bins than pixels, the pad of Caffe's pooling would reach its kernel, which it refuses.
     bins = 2 ** (param.pyramid_height - 1)
     if any(size is not None and size < bins for size in (height, width)):
         raise ShapeError(

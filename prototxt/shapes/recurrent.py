@@ -44,6 +44,7 @@ def _check(layer: LayerParameter, bottoms: list[Shape], states: int) -> tuple[in
     if not shapes_agree(x[:2], cont):
         raise ShapeError(f"the markers must be [T, N] like the input's first axes, not {text(cont)} for {text(x)}")
     batch = known_of(x[1], cont[1])
+    # The bottoms are x, cont, the optional static input, and with expose_hidden the initial states.
     static = bottoms[2 : 3 if len(bottoms) == 3 + exposed else 2]
     for shape in static:
         if not shape or not agree(shape[0], batch):

@@ -34,7 +34,7 @@ def _reshape(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], 
         raise ShapeError(f"the new shape has a dimension below -1: {wanted}")
     if param.num_axes < -1:
         raise ShapeError(f"num_axes must be -1 or more, not {param.num_axes}")
-    if bottom is UNKNOWN:
+    if bottom is UNKNOWN:  # only a reshape of all axes determines the rank of the top
         whole = param.axis == 0 and param.num_axes == -1
         return [tuple(dim if dim > 0 else None for dim in wanted) if whole else UNKNOWN], []
     start, end = _replaced_axes(bottom, param.axis, param.num_axes)
@@ -52,6 +52,7 @@ def _reshape(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], 
 
 
 def _replaced_axes(bottom: Shape, axis: int, num_axes: int) -> tuple[int, int]:
+    # A negative axis counts from after the last one (-1: append), unlike in Caffe's other layers.
     start = axis if axis >= 0 else len(bottom) + axis + 1
     if not 0 <= start <= len(bottom):
         raise ShapeError(f"axis {axis} is out of range for a blob of {len(bottom)} axes ({text(bottom)})")

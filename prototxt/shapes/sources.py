@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from google.protobuf.message import DecodeError
+
 from prototxt.schema.messages import Datum
 from prototxt.shapes.dimensions import Dim
 
@@ -73,11 +75,7 @@ def database_record(source: str, lmdb: bool, forced_channels: Dim) -> tuple[Dim,
         if datum.encoded:
             channels, height, width = _image_size(io.BytesIO(datum.data))
             return forced_channels or channels, height, width
-    except (OSError, ValueError):
-        return forced_channels, None, None
-    except Exception as error:  # protobuf's DecodeError derives from Exception alone
-        if type(error).__name__ != "DecodeError":
-            raise
+    except (OSError, ValueError, DecodeError):
         return forced_channels, None, None
     if not datum.channels:
         return forced_channels, None, None

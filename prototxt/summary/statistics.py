@@ -12,7 +12,7 @@ import numpy as np
 from prototxt.formats.index import BlobSpan, Scan
 from prototxt.formats.mmap_reader import Array, as_float32
 
-_CHUNK = 1 << 18  # values
+_CHUNK = 1 << 18  # values: 1 MiB of float32
 _WIDTHS = {"<f4": 4, "<f8": 8, "<f2": 2, "bfloat16": 2}
 
 

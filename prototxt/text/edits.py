@@ -64,7 +64,7 @@ class Edits:
         field = message.get(name)
         if field is None:
             self.append_field(message, f"{name} {literal}" if literal[:1] in ("{", "<") else f"{name}: {literal}")
-        elif field.values and self._text[field.values[0].start - 1 : field.values[0].start] != "[":
+        elif field.values and self._text[field.values[0].start - 1 : field.values[0].start] != "[":  # not a list
             self._spans.append((field.values[0].start, field.values[-1].end, literal))
         else:
             self._spans.append((self._text.index("[", field.start + len(name)), field.end, literal))
@@ -84,6 +84,7 @@ class Edits:
             self._spans.append((field.start, following, ""))
         else:
             start = field.start
+            # The blank before the field goes too; one is put back if words would run together.
             while text[start - 1] in " \t":
                 start -= 1
             glue = " " if text[end : end + 1].isalnum() or text[end : end + 1] in ("_", "[") else ""
@@ -99,7 +100,7 @@ class Edits:
         parts: list[str] = []
         pos = 0
         for start, end, text in sorted(self._spans, key=lambda span: span[:2]):
-            if start < pos:
+            if start < pos:  # overlapping spans are allowed only if all of them are removals
                 if text or end - start == 0 or not parts or parts[-1]:
                     raise EditError("two edits overlap", place=self.document.place(start))
                 pos = max(pos, end)  # two removals may share the blank between them

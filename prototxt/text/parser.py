@@ -95,6 +95,7 @@ class _Parser:
                 continue
             group = match.lastindex
             pos = match.end()
+            # Groups of FIELD: 2 to 4 a scalar, 5 or 6 an opening bracket, 7 a closing one, 8 a comment, 9 a separator.
             if group < 7:  # type: ignore[operator]
                 word = match[1]
                 identifier = ids.get(word)
@@ -307,6 +308,7 @@ def _end_of_broken(text: str, pos: int) -> tuple[int, int]:
         mark = text[pos : pos + 1]
         if mark not in ("{", "}") or (mark == "}" and opened < 0) or (mark == "{" and opened >= 0):
             return pos, opened
+        # A block opened and closed on the line is part of the span; one left open is read as a block.
         opened = pos if mark == "{" else -1
         pos += 1
 

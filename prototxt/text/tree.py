@@ -259,6 +259,7 @@ def scan_scalar(text: str, pos: int) -> Scalar | None:
     if first in ('"', "'") and first:
         end = strings_end(text, pos)
         return Scalar(pos, end, KINDS[STRING], text[pos:end]) if end >= 0 else None
+    # protobuf allows blanks and comments between a sign and its number.
     inner = skip_blank(text, pos + 1) if first == "-" else pos
     match = SCALAR_PATTERN.match(text, inner)
     if match is None:
