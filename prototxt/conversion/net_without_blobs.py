@@ -59,9 +59,8 @@ def read_without_blobs(path: str | os.PathLike[str]) -> NetWithoutBlobs:
     Raises: WeightsError if the file is damaged or not a net.
     """
     place = os.fspath(path)
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        window = ByteWindow.over_file(fd, place)
+    with open(path, "rb") as file:
+        window = ByteWindow.over_file(file.fileno(), place)
         parts: list[bytes] = []
         blobs: dict[int, list[list[Span]]] = {2: [], 100: []}
         position = 0
@@ -74,8 +73,6 @@ def read_without_blobs(path: str | os.PathLike[str]) -> NetWithoutBlobs:
             else:
                 parts.append(_kept(window, position, b))
             position = b
-    finally:
-        os.close(fd)
     try:
         net = NetParameter.FromString(b"".join(parts))
     except DecodeError as error:
@@ -141,18 +138,14 @@ def write_upgraded(skeleton: NetWithoutBlobs, path: str | os.PathLike[str]) -> i
     outer.CopyFrom(net)
     del outer.layer[:]
     check_size(os.fspath(path), sum(end - start for spans in skeleton.blobs for start, end in spans))
-    source = os.open(skeleton.path, os.O_RDONLY)
-    try:
-        with atomic_write(path) as file:
-            sink = BufferedWriter(file)
-            sink.write(outer.SerializeToString(deterministic=True))
-            for layer, origin in zip(net.layer, origins, strict=True):
-                spans = skeleton.blobs[origin] if origin is not None else []
-                _write_layer(sink, layer, spans, source, skeleton.path)
-            check_size(os.fspath(path), sink.position)
-            sink.flush()
-    finally:
-        os.close(source)
+    with open(skeleton.path, "rb") as source, atomic_write(path) as file:
+        sink = BufferedWriter(file)
+        sink.write(outer.SerializeToString(deterministic=True))
+        for layer, origin in zip(net.layer, origins, strict=True):
+            spans = skeleton.blobs[origin] if origin is not None else []
+            _write_layer(sink, layer, spans, source.fileno(), skeleton.path)
+        check_size(os.fspath(path), sink.position)
+        sink.flush()
     return len(net.layer)
 
 

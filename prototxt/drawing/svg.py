@@ -135,11 +135,6 @@ def flake(x: float, y: float) -> str:
     return f'<path class="flake" transform="translate({x:.1f} {y:.1f})" d="{arms}"/>'
 
 
-def _legend(graph: Diagram) -> list[str]:
-    used = {node.kind for node in graph.nodes}
-    return [kind for kind in KINDS if kind in used]
-
-
 def _head_width(graph: Diagram, note: str) -> float:
     return max(text_width(graph.name or "net", 15) * 1.1, min(text_width(note, 11), 560.0), 420.0)
 
@@ -154,7 +149,8 @@ def _head(graph: Diagram, note: str, width: float) -> tuple[str, float]:
         parts.append(f'<text class="m" x="{_MARGIN:.0f}" y="{y:.0f}">{_text(line)}</text>')
     y += 12
     x = _MARGIN
-    entries = [(kind, KINDS[kind]) for kind in _legend(graph)]
+    used = {node.kind for node in graph.nodes}
+    entries = [(kind, label) for kind, label in KINDS.items() if kind in used]
     entries += [("frozen", "frozen")] if any(node.frozen for node in graph.nodes) else []
     for kind, label in entries:
         step = 22 + text_width(label, 11) + 14

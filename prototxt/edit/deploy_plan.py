@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from prototxt.errors import EditError, did_you_mean
-from prototxt.schema.filter import is_included
+from prototxt.schema.filter import is_included, stages_of
 from prototxt.schema.messages import TEST, LayerParameter, NetParameter, NetState
 from prototxt.schema.params import makes_data, param_count
 from prototxt.schema.shared_memory import find_overwritten, layer_ends
@@ -99,9 +99,7 @@ def is_loss(layer: LayerParameter) -> bool:
 
 
 def _state(net: NetParameter, stages: Iterable[str]) -> NetState:
-    named = {stage for layer in net.layer for rule in (*layer.include, *layer.exclude) for stage in rule.stage}
-    named |= {stage for layer in net.layer for rule in (*layer.include, *layer.exclude) for stage in rule.not_stage}
-    given = list(stages) or ([_STAGE] if _STAGE in named else [])
+    given = list(stages) or ([_STAGE] if _STAGE in stages_of(net) else [])
     return NetState(phase=TEST, stage=given)
 
 

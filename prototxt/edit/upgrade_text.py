@@ -139,7 +139,8 @@ def _edit_v1(edits: Edits, doc: Document, field: Field, layer: LayerParameter) -
     """Rename fields with new names, and turn the lists of rates into `param` blocks."""
     block = field.value
     assert isinstance(block, Message)  # decoded before
-    edits.replace(_name_of(field), "layer")
+    name_end = field.name_start + len(field.name)
+    edits.replace(field._replace(start=field.name_start, end=name_end), "layer")
     for inner in block.all("type") if layer.HasField("type") else ():
         edits.replace(inner, f"type: {quote(layer.type)}")
     rates = [inner for inner in block if inner.name in _V1_PARAM_FIELDS]
@@ -151,11 +152,6 @@ def _edit_v1(edits: Edits, doc: Document, field: Field, layer: LayerParameter) -
     for name in TRANSFORMED.values():
         for inner in block.all(name):
             _move_transforms(edits, block, inner, layer)
-
-
-def _name_of(field: Field) -> Field:
-    """Return the span of the field's name, for replacement."""
-    return field._replace(start=field.name_start, end=field.name_start + len(field.name))
 
 
 def _param_line(param: Any) -> str:

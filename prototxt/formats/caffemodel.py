@@ -67,11 +67,8 @@ def scan_caffemodel(path: str | os.PathLike[str]) -> Scan:
 
     Raises: WeightsError with the offset of the damage, or with the actual kind of the file.
     """
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        return scan_descriptor(fd, os.fspath(path))
-    finally:
-        os.close(fd)
+    with open(path, "rb") as file:
+        return scan_descriptor(file.fileno(), os.fspath(path))
 
 
 def scan_descriptor(fd: int, path: str) -> Scan:

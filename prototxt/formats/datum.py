@@ -40,13 +40,10 @@ def read_mean(path: str | os.PathLike[str]) -> Array:
     """
     place = os.fspath(path)
     detect_format(path)
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        window = ByteWindow.over_file(fd, place)
+    with open(path, "rb") as file:
+        window = ByteWindow.over_file(file.fileno(), place)
         blob = scan_blob(window, 0, window.size, "the mean")
-        scan = Scan(place, "caffemodel", "", (), FileStamp.of(fd))
-    finally:
-        os.close(fd)
+        scan = Scan(place, "caffemodel", "", (), FileStamp.of(file.fileno()))
     shape = blob.shape
     if len(shape) in (4, 5) and shape[0] == 1:
         shape = shape[1:]

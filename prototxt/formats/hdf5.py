@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from prototxt.errors import WeightsError
-from prototxt.formats.hdf5_chunks import read_chunked
+from prototxt.formats.hdf5_chunks import DAMAGED, read_chunked
 from prototxt.formats.index import BlobSpan, FileStamp, LayerEntry, Scan
 from prototxt.formats.mmap_reader import Array, MmapReader
 
@@ -46,8 +46,7 @@ def open_file(path: str | os.PathLike[str]) -> Any:
         return h5py(place).File(place, "r")
     except OSError as error:
         reason = str(error).partition("(")[2].rstrip(")") or str(error)
-        hint = "the file is cut off or damaged: fetch or copy it again"
-        raise WeightsError(f"HDF5 cannot open the file: {reason}", place=place, hint=hint) from None
+        raise WeightsError(f"HDF5 cannot open the file: {reason}", place=place, hint=DAMAGED) from None
 
 
 @contextmanager
@@ -56,8 +55,7 @@ def damage_as_weights_error(place: str) -> Iterator[None]:
     try:
         yield
     except (LookupError, RuntimeError, OSError, ValueError, TypeError, AttributeError, OverflowError) as error:
-        hint = "the file is cut off or damaged: fetch or copy it again"
-        raise WeightsError(f"HDF5 cannot read the file: {error}", place=place, hint=hint) from None
+        raise WeightsError(f"HDF5 cannot read the file: {error}", place=place, hint=DAMAGED) from None
 
 
 def scan_hdf5(path: str | os.PathLike[str]) -> Scan:
@@ -158,11 +156,8 @@ def read_dataset(dataset: Any, place: str) -> Array:
     """Read the values of a dataset as float32."""
     if not dataset.chunks:
         return np.asarray(dataset[()], np.float32)
-    fd = os.open(place, os.O_RDONLY)
-    try:
-        return np.asarray(read_chunked(dataset, fd, place), np.float32)
-    finally:
-        os.close(fd)
+    with open(place, "rb") as file:
+        return np.asarray(read_chunked(dataset, file.fileno(), place), np.float32)
 
 
 class HDF5Reader:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from prototxt.errors import WeightsError
 
 _DEFLATE, _SHUFFLE, _FLETCHER32 = 1, 2, 3
-_DAMAGED = "the file is cut off or damaged: fetch or copy it again"
+DAMAGED = "the file is cut off or damaged: fetch or copy it again"
 _REPACK = "rewrite the file with gzip, or without compression: h5repack -f GZIP=4"
 
 
@@ -48,10 +48,10 @@ def read_chunked(dataset: Any, fd: int, place: str) -> NDArray[Any]:
 def _bytes(fd: int, offset: int | None, count: int, chunk: int, place: str) -> bytes:
     """Read a packed chunk; packing adds only a few bytes to incompressible data."""
     if offset is None or count > chunk + chunk // 100 + 1024:
-        raise WeightsError(f"a chunk of {chunk} bytes takes {count} in the file", place=place, hint=_DAMAGED)
+        raise WeightsError(f"a chunk of {chunk} bytes takes {count} in the file", place=place, hint=DAMAGED)
     data = os.pread(fd, count, offset)
     if len(data) < count:
-        raise WeightsError(f"byte {offset}: a chunk lies after the end of the file", place=place, hint=_DAMAGED)
+        raise WeightsError(f"byte {offset}: a chunk lies after the end of the file", place=place, hint=DAMAGED)
     return data
 
 
@@ -62,17 +62,17 @@ def _unpacked(data: bytes, filters: list[int], size: int, width: int, offset: in
             try:
                 data = zlib.decompressobj().decompress(data, size + 5)  # a checksum may follow the values
             except zlib.error as error:
-                raise WeightsError(f"byte {offset}: a chunk is damaged: {error}", place=place, hint=_DAMAGED) from None
+                raise WeightsError(f"byte {offset}: a chunk is damaged: {error}", place=place, hint=DAMAGED) from None
         elif number == _SHUFFLE:
             data = _unshuffled(data, width)
         else:
             data, stored = data[:-4], int.from_bytes(data[-4:], "little")
             if not _matches(data, stored):
                 message = f"byte {offset}: a chunk's checksum is wrong"
-                raise WeightsError(message, place=place, hint=_DAMAGED)
+                raise WeightsError(message, place=place, hint=DAMAGED)
     if len(data) != size:
         message = f"byte {offset}: a chunk holds {len(data)} bytes instead of {size}"
-        raise WeightsError(message, place=place, hint=_DAMAGED)
+        raise WeightsError(message, place=place, hint=DAMAGED)
     return data
 
 
@@ -96,7 +96,7 @@ def _matches(data: bytes, stored: int) -> bool:
 def _put(values: NDArray[Any], part: NDArray[Any], offset: tuple[int, ...], place: str) -> None:
     """Copy a chunk to its place, cutting off what exceeds the dataset."""
     if any(start % step or start >= size for start, step, size in zip(offset, part.shape, values.shape, strict=True)):
-        raise WeightsError(f"a chunk lies at {offset} of {values.shape}", place=place, hint=_DAMAGED)
+        raise WeightsError(f"a chunk lies at {offset} of {values.shape}", place=place, hint=DAMAGED)
     inside = tuple(
         slice(start, min(start + step, size))
         for start, step, size in zip(offset, part.shape, values.shape, strict=True)

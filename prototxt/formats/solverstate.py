@@ -92,10 +92,9 @@ def _read_binary(path: str | os.PathLike[str]) -> SolverState:
     numbers: dict[int, int | None] = {1: 0, 4: 0, 6: None}
     learned_net, minimum_loss = "", None
     spans: list[BlobSpan] = []
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        window = ByteWindow.over_file(fd, place)
-        stamp = FileStamp.of(fd)
+    with open(path, "rb") as file:
+        window = ByteWindow.over_file(file.fileno(), place)
+        stamp = FileStamp.of(file.fileno())
         for number, wire, a, b in wire_fields(window, 0, window.size):
             if wire != _WIRES.get(number, wire):
                 raise _not_a_state(window, b)
@@ -107,8 +106,6 @@ def _read_binary(path: str | os.PathLike[str]) -> SolverState:
                 (minimum_loss,) = struct.unpack("<f", window.read(b - 4, b))
             elif number == 3:
                 spans.append(scan_blob(window, a, b, f"history blob {len(spans)}"))
-    finally:
-        os.close(fd)
     iteration, step = numbers[1] or 0, numbers[4] or 0
     if iteration < 0:
         raise WeightsError(f"the iteration is negative: {iteration}", place=place, hint="the file is damaged")

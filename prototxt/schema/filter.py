@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from prototxt.errors import DecodeError, PrototxtError, did_you_mean, raise_all
+from prototxt.errors import DecodeError, did_you_mean, raise_all
 from prototxt.schema.messages import TEST, TRAIN, LayerParameter, NetParameter, NetState, NetStateRule, Phase
 from prototxt.text.places import place_of
 
@@ -28,7 +28,14 @@ def filter_net(net: NetParameter, phase: str = "TEST", level: int = 0, stages: I
     result.state.phase = TRAIN if phase == "TRAIN" else TEST
     result.state.level = level
     result.state.stage.extend(stage for stage in stages if stage not in net.state.stage)
-    raise_all([_both(layer) for layer in net.layer if layer.include and layer.exclude])
+    hint = "Caffe takes one kind: state the rules as include only"
+    raise_all(
+        [
+            DecodeError(f"layer {layer.name!r} has both include and exclude rules", place=place_of(layer), hint=hint)
+            for layer in net.layer
+            if layer.include and layer.exclude
+        ]
+    )
     del result.layer[:]
     result.layer.extend(layer for layer in net.layer if is_included(layer, result.state))
     return result
@@ -93,8 +100,3 @@ def unmet_stages(net: NetParameter, kept: NetParameter) -> DecodeError | None:
                 return DecodeError(message, place=place_of(layer), hint=hint)
         made.update(layer.top)
     return None
-
-
-def _both(layer: LayerParameter) -> PrototxtError:
-    message = f"layer {layer.name!r} has both include and exclude rules"
-    return DecodeError(message, place=place_of(layer), hint="Caffe takes one kind: state the rules as include only")

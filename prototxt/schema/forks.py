@@ -16,10 +16,10 @@ from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from prototxt.schema import fork_messages
+from prototxt.sniff.protobuf_wire import LENGTH, length_field
 
 EXTENSION = 20000
 UNKNOWN = 20001
-_LENGTH_DELIMITED = 2
 
 _EXTENSIONS: dict[str, Any] = {
     extension.containing_type.full_name: extension
@@ -53,22 +53,14 @@ def has_fields(message: Message) -> bool:
 def keep_unknown(message: Message, name: str, text: str) -> None:
     """Keep a field that no schema knows: its name and the text of its value, `: 1` or `{ ... }`."""
     content = fork_messages.UnknownField(name=name, text=text).SerializeToString()
-    message.MergeFromString(_tag(UNKNOWN << 3 | _LENGTH_DELIMITED) + _tag(len(content)) + content)
+    message.MergeFromString(length_field(UNKNOWN, content))
 
 
 def unknown(message: Message) -> list[tuple[str, str]]:
     """Return the unknown fields kept in the message itself: names and value texts."""
     kept = []
     for field in cast("Iterable[Any]", UnknownFieldSet(message)):
-        if field.field_number == UNKNOWN and field.wire_type == _LENGTH_DELIMITED:
+        if field.field_number == UNKNOWN and field.wire_type == LENGTH:
             content = fork_messages.UnknownField.FromString(field.data)
             kept.append((content.name, content.text))
     return kept
-
-
-def _tag(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*out, value])

@@ -110,13 +110,8 @@ def _unpooling(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape]
     if all(given):
         return [(num, channels, *given)], []
     kernels = (param.kernel_h or param.kernel_size, param.kernel_w or param.kernel_size)
-    strides, pads = (
-        (param.stride_h or param.stride, param.stride_w or param.stride),
-        (
-            param.pad_h or param.pad,
-            param.pad_w or param.pad,
-        ),
-    )
+    strides = (param.stride_h or param.stride, param.stride_w or param.stride)
+    pads = (param.pad_h or param.pad, param.pad_w or param.pad)
     if min(kernels) < 1:
         raise ShapeError("the kernel must be at least 1", hint="set unpooling_param.kernel_size")
     sizes = [

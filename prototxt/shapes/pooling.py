@@ -57,7 +57,7 @@ def rounds_down(param: PoolingParameter) -> bool:
 
 
 def _pair(param: PoolingParameter, short: str) -> tuple[int, int]:
-    square = {"kernel": "kernel_size", "stride": "stride", "pad": "pad"}[short]
+    square = "kernel_size" if short == "kernel" else short
     if param.HasField(f"{short}_h"):
         return getattr(param, f"{short}_h"), getattr(param, f"{short}_w")
     return getattr(param, square), getattr(param, square)
@@ -78,10 +78,13 @@ def _check(param: PoolingParameter, layer: LayerParameter, bottom: Shape) -> Non
             )
     elif param.HasField("kernel_size") == both or (either and not both):
         raise ShapeError("the kernel must be kernel_size, or kernel_h and kernel_w", hint="give one of the two forms")
-    for short, square in (("pad", "pad"), ("stride", "stride")):
-        _check_pair(param, short, square)
+    for name in ("pad", "stride"):
+        high, wide = param.HasField(f"{name}_h"), param.HasField(f"{name}_w")
+        if high != wide or (high and param.HasField(name)):
+            raise ShapeError(f"give either {name}, or both {name}_h and {name}_w")
     if param.global_pooling:
-        _check_global(param)
+        if any(_pair(param, "pad")) or _pair(param, "stride") != (1, 1):
+            raise ShapeError("global_pooling takes pad 0 and stride 1 only", hint="drop pad and stride")
         return
     kernel, stride, pad = _pair(param, "kernel"), _pair(param, "stride"), _pair(param, "pad")
     if min(kernel) <= 0 or min(stride) <= 0:
@@ -93,17 +96,6 @@ def _check(param: PoolingParameter, layer: LayerParameter, bottom: Shape) -> Non
             f"the pad {pad[0]}x{pad[1]} must be smaller than the kernel {kernel[0]}x{kernel[1]}",
             hint="use less pad, or a larger kernel",
         )
-
-
-def _check_pair(param: PoolingParameter, short: str, square: str) -> None:
-    high, wide = param.HasField(f"{short}_h"), param.HasField(f"{short}_w")
-    if high != wide or (high and param.HasField(square)):
-        raise ShapeError(f"give either {square}, or both {short}_h and {short}_w")
-
-
-def _check_global(param: PoolingParameter) -> None:
-    if any(_pair(param, "pad")) or _pair(param, "stride") != (1, 1):
-        raise ShapeError("global_pooling takes pad 0 and stride 1 only", hint="drop pad and stride")
 
 
 @shape_function("SPP", bottoms=1, tops=1, unknown_rank="image")

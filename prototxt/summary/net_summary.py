@@ -13,6 +13,7 @@ from prototxt.shapes import LAYER_TYPES, UNKNOWN, Shape, is_known, text as shape
 from prototxt.shapes.costs import FLOAT_BYTES, Cost, layer_costs, net_cost, peak_activations
 from prototxt.shapes.net import infer_partly
 from prototxt.summary.layer_summary import summary
+from prototxt.text.notes import some_names
 
 PHASES = ("TRAIN", "TEST")
 LEARNS, FROZEN, PARTLY, MOVES, NOTHING = "learns", "frozen", "partly frozen", "statistics move", ""
@@ -219,7 +220,7 @@ def _unknown_types(rows: Sequence[LayerRow]) -> list[str]:
         if not row.known:
             types.setdefault(row.type, []).append(row.name)
     return [
-        f"type {kind!r} is not known, so the shapes and parameters of {_some(names)} are not either"
+        f"type {kind!r} is not known, so the shapes and parameters of {some_names(names)} are not either"
         for kind, names in types.items()
     ]
 
@@ -235,11 +236,6 @@ def _unknown_inputs(rows: Sequence[LayerRow]) -> list[str]:
         + ("N,C,H,W" if shape is UNKNOWN else ",".join("?" if size is None else str(size) for size in shape))
         for blob, shape in found.items()
     ]
-
-
-def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:3])
-    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
 
 
 def listing_json(listing: NetListing) -> dict[str, object]:

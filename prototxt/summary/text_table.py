@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from prototxt.summary.weights_summary import Inventory
+from prototxt.summary.weights_summary import Inventory, dims_text
 
 if TYPE_CHECKING:
     from prototxt.summary.statistics import Statistics
@@ -20,7 +20,7 @@ def inventory_text(inventory: Inventory) -> str:
     head += ["min", "max", "mean", "std", "zeros", "NaN, inf"] if measured else []
     rows = []
     for blob in inventory.blobs:
-        cells = [f"{blob.layer}/{blob.index}", *([blob.type] if typed else []), _shape(blob.shape)]
+        cells = [f"{blob.layer}/{blob.index}", *([blob.type] if typed else []), dims_text(blob.shape)]
         cells.append(f"{blob.count:,}" + ("" if blob.dtype == "<f4" else f" {blob.dtype}"))
         rows.append(cells + (_measured(blob.statistics) if blob.statistics else [""] * 6 if measured else []))
     values = sum(blob.count for blob in inventory.blobs)
@@ -66,7 +66,3 @@ def size_text(count: int) -> str:
         if count >= scale:
             return f"{count / scale:.4g} {unit}"
     return f"{count} B"
-
-
-def _shape(sizes: Sequence[int]) -> str:
-    return "x".join(map(str, sizes)) or "scalar"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -30,10 +31,7 @@ class BlobSummary:
     @property
     def count(self) -> int:
         """Return the number of values."""
-        product = 1
-        for size in self.shape:
-            product *= size
-        return product
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -137,7 +135,7 @@ def weight_mismatches(inventory: Inventory, rows: Sequence[LayerRow]) -> list[st
             found.append(f"layer {row.name!r} has {len(row.params)} blobs, its weights {len(have)}")
         else:
             found += [
-                f"blob {blob.index} of layer {row.name!r} is {_text(shape)}, its weights {_text(blob.shape)}"
+                f"blob {blob.index} of layer {row.name!r} is {dims_text(shape)}, its weights {dims_text(blob.shape)}"
                 for blob, shape in zip(have, row.params, strict=False)
                 if shape is not UNKNOWN and not shape_fits(blob.shape, shape)
             ]
@@ -145,7 +143,8 @@ def weight_mismatches(inventory: Inventory, rows: Sequence[LayerRow]) -> list[st
     return found + [f"weights of {name!r} belong to no layer" for name in by_layer if name not in names]
 
 
-def _text(shape: Sequence[int | None]) -> str:
+def dims_text(shape: Sequence[int | None]) -> str:
+    """Format a shape as 64x3x?, that of a single number as scalar."""
     return "x".join("?" if size is None else str(size) for size in shape) or "scalar"
 
 

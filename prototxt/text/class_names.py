@@ -52,7 +52,7 @@ def class_names_of(document: Document) -> ClassNames:
             value = json.loads(match[2])
         except (ValueError, RecursionError):
             value = None
-        if not (_is_names(value) if key == _NAMES else _is_numbers(value)):
+        if not _is_valid(key, value):
             form = 'a list of strings: ["zero", "one"]' if key == _NAMES else 'lists of numbers: {"odd": [1, 3]}'
             raise PrototxtError(f"the comment {key} is malformed", place=place, hint=f"its value must be {form}")
         found[key] = value
@@ -87,16 +87,13 @@ def read_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _is_names(value: Any) -> bool:
+def _is_valid(key: str, value: Any) -> bool:
+    if key == _NUMBERS:
+        return isinstance(value, dict) and all(
+            isinstance(numbers, list) and all(type(number) is int and number >= 0 for number in numbers)
+            for numbers in value.values()
+        )
     return isinstance(value, list) and all(isinstance(name, str) for name in value)
-
-
-def _is_numbers(value: Any) -> bool:
-    return isinstance(value, dict) and all(map(_is_classes, value.values()))
-
-
-def _is_classes(value: Any) -> bool:
-    return isinstance(value, list) and all(type(number) is int and number >= 0 for number in value)
 
 
 def name_of(names: Sequence[str], number: int) -> str:
