@@ -72,19 +72,15 @@ def _reader(images: ImageList, folder: str, param: ImageDataParameter) -> Fetch:
             with open(path, "rb", buffering=0) as file:
                 data = file.read()
         except OSError as error:
-            raise DataError(
-                f"cannot read the image {path!r}: {error.strerror}",
-                place=images.place(index),
-                hint="paths are root_folder followed by the name in the list, relative to the working directory",
-            ) from error
+            text = f"cannot read the image {path!r}: {error.strerror}"
+            hint = "paths are root_folder followed by the name in the list, relative to the working directory"
+            raise DataError(text, place=images.place(index), hint=hint) from error
         try:
             return decode_image(data, color=color, size=size)
         except UndecodableError as error:
-            raise DataError(
-                f"cannot decode the image {path!r}: {error}",
-                place=images.place(index),
-                hint="replace the file, remove the line from the list, or skip bad records",
-            ) from error
+            text = f"cannot decode the image {path!r}: {error}"
+            hint = "replace the file, remove the line from the list, or skip bad records"
+            raise DataError(text, place=images.place(index), hint=hint) from error
 
     return fetch
 

@@ -36,11 +36,9 @@ def read_list(path: str | os.PathLike[str]) -> ImageList:
     try:
         text = read_text(path)
     except OSError as error:
-        raise DataError(
-            f"cannot read the image list: {error.strerror}",
-            place=place,
-            hint="image_data_param.source is relative to the working directory",
-        ) from error
+        message = f"cannot read the image list: {error.strerror}"
+        hint = "image_data_param.source is relative to the working directory"
+        raise DataError(message, place=place, hint=hint) from error
     names: list[str] = []
     labels: list[int] = []
     lines: list[int] = []

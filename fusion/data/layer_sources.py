@@ -67,11 +67,9 @@ def open_config(config: SourceConfig, *, budget: int = BUDGET, stores: Stores | 
     try:
         opener = _OPENERS[layer.type]
     except KeyError:
-        raise DataError(
-            f"layers of type '{layer.type}' cannot be read as a data source",
-            place=f"layer '{layer.name}'",
-            hint=f"known are {', '.join(sorted([*_OPENERS, *_FROM_ARRAYS]))}",
-        ) from None
+        text = f"layers of type '{layer.type}' cannot be read as a data source"
+        hint = f"known are {', '.join(sorted([*_OPENERS, *_FROM_ARRAYS]))}"
+        raise DataError(text, place=f"layer '{layer.name}'", hint=hint) from None
     shared = {"stores": stores} if layer.type in _SHARING else {}
     return opener(config, budget=budget, **shared)
 

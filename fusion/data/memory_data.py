@@ -27,11 +27,8 @@ def open_memory_data(layer: LayerParameter, arrays: Mapping[str, ArrayLike] | No
     name = f"layer '{layer.name}'"
     missing = [top for top in layer.top if arrays is None or top not in arrays]
     if missing or arrays is None:
-        raise DataError(
-            f"the data of {layer.type} must be passed as arrays: {', '.join(map(repr, missing))}",
-            place=name,
-            hint="pass arrays={'" + (missing[0] if missing else "data") + "': array}",
-        )
+        text = f"the data of {layer.type} must be passed as arrays: {', '.join(map(repr, missing))}"
+        raise DataError(text, place=name, hint="pass arrays={'" + (missing[0] if missing else "data") + "': array}")
     values = [np.asarray(arrays[top], np.float32) for top in layer.top]
     if layer.type == "MemoryData":
         batch_size = layer.memory_data_param.batch_size
@@ -52,9 +49,6 @@ def _as_memory_data(values: Arrays, layer: LayerParameter, name: str) -> Arrays:
     if values[0].shape[1:] != shape:
         raise DataError(f"rows of shape {values[0].shape[1:]} do not fit {shape}", place=name)
     if len(values[0]) % param.batch_size:
-        raise DataError(
-            f"{len(values[0])} rows are no multiple of batch_size {param.batch_size}",
-            place=name,
-            hint="MemoryData takes whole batches: pad or cut the arrays",
-        )
+        text = f"{len(values[0])} rows are no multiple of batch_size {param.batch_size}"
+        raise DataError(text, place=name, hint="MemoryData takes whole batches: pad or cut the arrays")
     return [values[0], *(label.reshape(-1, 1, 1, 1) for label in values[1:])]

@@ -80,9 +80,7 @@ def shard(source: Source, part: ShardSpec) -> Shard:
         raise DataError(message, place=source.place(0), hint="train this net with one process")
     if not part.whole and source.batch_size % part.size:
         fitting = max(1, round(source.batch_size / part.size)) * part.size
-        raise DataError(
-            f"batches of {source.batch_size} cannot be divided among {part.size} processes",
-            place=source.place(0),
-            hint=f"set batch_size to {fitting}, or take --auto-scale, which gives each process a whole batch",
-        )
+        text = f"batches of {source.batch_size} cannot be divided among {part.size} processes"
+        hint = f"set batch_size to {fitting}, or take --auto-scale, which gives each process a whole batch"
+        raise DataError(text, place=source.place(0), hint=hint)
     return Shard(source, part)

@@ -184,11 +184,9 @@ class ImageSource:
             self.transform.check(pixels.shape, self.where(index))
             parts.append(self.transform.apply(pixels[None], rng))
             if parts[-1].shape != parts[0].shape:
-                raise DataError(
-                    f"this image is {_size(parts[-1])} and the batch's first one {_size(parts[0])}",
-                    place=self.where(index),
-                    hint="give new_height and new_width (or crop_size), or batch_size 1",
-                )
+                text = f"this image is {_size(parts[-1])} and the batch's first one {_size(parts[0])}"
+                hint = "give new_height and new_width (or crop_size), or batch_size 1"
+                raise DataError(text, place=self.where(index), hint=hint)
         return np.concatenate(parts)
 
 

@@ -44,26 +44,17 @@ class Transform:
     def check(self, shape: tuple[int, ...], place: str) -> None:
         """Check that a record of this shape (C, H, W) can be transformed. Raises: DataError if it cannot."""
         if self.crop and self.crop > min(shape[1:]):
-            raise DataError(
-                f"the image is {shape[1]}x{shape[2]}, smaller than crop_size {self.crop}",
-                place=place,
-                hint="lower crop_size, or resize the images (new_height, new_width)",
-            )
+            text = f"the image is {shape[1]}x{shape[2]}, smaller than crop_size {self.crop}"
+            raise DataError(text, place=place, hint="lower crop_size, or resize the images (new_height, new_width)")
         if self.mean is None:
             return
         if self.mean.shape[1:] == (1, 1):
             if self.mean.shape[0] not in (1, shape[0]):
-                raise DataError(
-                    f"{self.mean.shape[0]} mean values for {shape[0]} channels",
-                    place=place,
-                    hint="give one mean_value, or one per channel",
-                )
+                text = f"{self.mean.shape[0]} mean values for {shape[0]} channels"
+                raise DataError(text, place=place, hint="give one mean_value, or one per channel")
         elif self.mean.shape != shape:
-            raise DataError(
-                f"the mean file has shape {self.mean.shape}, the image {shape}",
-                place=place,
-                hint="use the mean of images of this size (before the crop)",
-            )
+            text = f"the mean file has shape {self.mean.shape}, the image {shape}"
+            raise DataError(text, place=place, hint="use the mean of images of this size (before the crop)")
 
     def apply(self, pixels: NDArray[np.generic], rng: np.random.Generator | None = None) -> NDArray[np.float32]:
         """Transform records of one size.

@@ -19,28 +19,19 @@ def missing_layer(
 ) -> MergeError:
     """Return the error of a source without a layer `name`; `where` is the file searched."""
     remedy = "give the weights of the net that the branch was made of, or allow it to start from its filler:"
+    remedy = f"{remedy} --allow-missing {item.layer.name}"
     needs = f" of shape {shapes_text(item.shapes)}" if item.shapes else ""
-    return layer_error(
-        item,
-        f"needs weights{needs} from source '{source.prefix}', but {where} has no layer '{name}'",
-        did_you_mean(
-            name,
-            [known for known in names if known in source.weights],
-            also=f"{remedy} --allow-missing {item.layer.name}",
-        ),
-    )
+    text = f"needs weights{needs} from source '{source.prefix}', but {where} has no layer '{name}'"
+    return layer_error(item, text, did_you_mean(name, [one for one in names if one in source.weights], also=remedy))
 
 
 def shape_mismatch(
     item: TargetLayer, source: MergeSource, name: str, have: Sequence[Shape], want: Sequence[Sequence[int | None]]
 ) -> MergeError:
     """Return the error of a source whose layer has blobs of other shapes."""
-    return layer_error(
-        item,
-        f"needs blobs of shape {shapes_text(want)}, but '{name}' in {source.label} has {shapes_text(have)}",
-        "are these the weights of another net? to start the layer from its filler instead: "
-        f"--allow-missing {item.layer.name}",
-    )
+    text = f"needs blobs of shape {shapes_text(want)}, but '{name}' in {source.label} has {shapes_text(have)}"
+    remedy = "are these the weights of another net? to start the layer from its filler instead:"
+    return layer_error(item, text, f"{remedy} --allow-missing {item.layer.name}")
 
 
 def missing_source(prefix: str, items: Sequence[TargetLayer], sources: Mapping[str, MergeSource]) -> MergeError:

@@ -65,11 +65,9 @@ def load_weights(net: Net, source: str | os.PathLike[str] | Weights, *, strict: 
         errors += [WeightsMismatch(f"layer '{name}': no weights for it", place=place) for name in missing]
     raise_all(errors)
     if own and not fitting:
-        raise WeightsMismatch(
-            f"none of its {len(weights)} layers is one of net '{net.plan.name}'",
-            place=place,
-            hint=f"the net's are {', '.join(list(own)[:5])}, ...; the file's are {', '.join(list(weights)[:5])}, ...",
-        )
+        text = f"none of its {len(weights)} layers is one of net '{net.plan.name}'"
+        hint = f"the net's are {', '.join(list(own)[:5])}, ...; the file's are {', '.join(list(weights)[:5])}, ..."
+        raise WeightsMismatch(text, place=place, hint=hint)
     for name in fitting:  # after all checks: nothing is copied unless everything fits
         for tensor, array in zip(own[name], weights[name], strict=True):
             _copy(tensor, array)
