@@ -104,7 +104,7 @@ class Store:
         if self._ragged and any(index in self._ragged for index in indices.tolist()):
             return [self._ragged[i] if i in self._ragged else self._pixels[i] for i in indices.tolist()], indices
         first, last = int(indices[0]), int(indices[-1])  # consecutive records need no copy: a slice is a view
-        if last - first == len(indices) - 1 and (np.diff(indices) == 1).all():
+        if last - first == len(indices) - 1 and (indices[1:] > indices[:-1]).all():
             return self._pixels[first : last + 1], indices
         return self._pixels[indices], indices
 
