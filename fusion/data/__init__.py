@@ -16,7 +16,7 @@ from prototxt.lazy_exports import lazy_exports
 if TYPE_CHECKING:
     from fusion.data.layer_sources import open_layers as open_layers, open_source as open_source
     from fusion.data.read_batches import bad_records as bad_records, batches as batches
-    from fusion.data.source import Source as Source, check_label_range as check_label_range
+    from fusion.data.source import DataSource as DataSource, check_label_range as check_label_range
     from fusion.data.source_config import ReadOptions as ReadOptions
 else:
     __getattr__, __dir__ = lazy_exports(__name__)

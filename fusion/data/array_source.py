@@ -1,6 +1,6 @@
 """Rows of arrays as a source: the data of HDF5Data, MemoryData and Input layers."""
 
-# ruff: noqa: D102 - Source documents the members
+# ruff: noqa: D102 - DataSource documents the members
 from __future__ import annotations
 
 import hashlib

@@ -6,13 +6,13 @@ from itertools import islice
 
 import numpy as np
 
-from fusion.data.source import Source
+from fusion.data.source import DataSource
 
 _FEWEST = 16  # records in a window, where batches are smaller
 _MOST = 1000  # batches that are examined
 
 
-def sorted_classes_warning(source: Source) -> str | None:
+def sorted_classes_warning(source: DataSource) -> str | None:
     """Return a warning if training visits the records in long runs of one class; else None."""
     labels, size = source.labels, source.batch_size
     window = size * -(-_FEWEST // size)

@@ -1,6 +1,6 @@
 """`DummyData`: constant or random blobs."""
 
-# ruff: noqa: D102 - Source documents the members
+# ruff: noqa: D102 - DataSource documents the members
 from __future__ import annotations
 
 import hashlib

@@ -1,6 +1,6 @@
 """Data layers in step: record N of one belongs to record N of the others, so that together they are one source."""
 
-# ruff: noqa: D102 - Source documents the members
+# ruff: noqa: D102 - DataSource documents the members
 from __future__ import annotations
 
 import hashlib
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fusion.data.decoded_cache import Progress
 from fusion.data.dummy_data import DummySource
-from fusion.data.source import ImageSource, Source
+from fusion.data.source import DataSource, ImageSource
 from fusion.data.wrapper import SourceWrapper
 from fusion.errors import DataError
 
@@ -41,7 +41,7 @@ class InStep:
     members  the layers' sources; they draw from one seed
     """
 
-    members: tuple[Source, ...]
+    members: tuple[DataSource, ...]
 
     @property
     def tops(self) -> tuple[str, ...]:
@@ -60,7 +60,7 @@ class InStep:
         return self.members[0].keys
 
     @cached_property
-    def _labelled(self) -> Source | None:
+    def _labelled(self) -> DataSource | None:
         return next((member for member in self.members if member.labels is not None), None)
 
     @property
@@ -160,7 +160,7 @@ def as_follower(layer: LayerParameter, leader: LayerParameter) -> LayerParameter
     return copy
 
 
-def join_followers(leader: Source, followers: Sequence[tuple[LayerParameter, Source]]) -> Source:
+def join_followers(leader: DataSource, followers: Sequence[tuple[LayerParameter, DataSource]]) -> DataSource:
     """Return one source for a layer and those in step with it. Raises: DataError where they do not fit."""
     for layer, source in followers:
         reason = _mismatch(leader, source)
@@ -170,7 +170,7 @@ def join_followers(leader: Source, followers: Sequence[tuple[LayerParameter, Sou
     return InStep((leader, *(source for _, source in followers))) if followers else leader
 
 
-def combine_in_step(sources: Sequence[tuple[LayerParameter, Source]]) -> list[Source]:
+def combine_in_step(sources: Sequence[tuple[LayerParameter, DataSource]]) -> list[DataSource]:
     """Return these layers' sources, one for those that are in step in Caffe too, because they draw nothing at random.
 
     Warns: UnpairedData for layers that would be in step if they drew nothing.
@@ -179,7 +179,7 @@ def combine_in_step(sources: Sequence[tuple[LayerParameter, Source]]) -> list[So
     lead = next((pair for pair in sources if not isinstance(pair[1], DummySource)), None)
     if lead is None:
         return [source for _, source in sources]
-    joined, separate = list[Source](), list[Source]()
+    joined, separate = list[DataSource](), list[DataSource]()
     for layer, source in sources:
         if source is not lead[1] and _mismatch(lead[1], source) is not None:
             separate.append(source)
@@ -193,7 +193,7 @@ def combine_in_step(sources: Sequence[tuple[LayerParameter, Source]]) -> list[So
     return [InStep(members) if len(members) > 1 else lead[1], *separate]
 
 
-def members_of(source: Source) -> tuple[Source, ...]:
+def members_of(source: DataSource) -> tuple[DataSource, ...]:
     """Return the sources of the data layers in a combined source; else the source itself."""
     inner = source
     while isinstance(inner, SourceWrapper):
@@ -201,7 +201,7 @@ def members_of(source: Source) -> tuple[Source, ...]:
     return inner.members if isinstance(inner, InStep) else (source,)
 
 
-def single_source(sources: Sequence[Source], purpose: str) -> Source:
+def single_source(sources: Sequence[DataSource], purpose: str) -> DataSource:
     """Return the one source, which `purpose` ("mixup needs") takes. Raises: DataError for none or several."""
     if len(sources) == 1:
         return sources[0]
@@ -219,7 +219,7 @@ def single_source(sources: Sequence[Source], purpose: str) -> Source:
     )
 
 
-def _mismatch(leader: Source, other: Source) -> str | None:
+def _mismatch(leader: DataSource, other: DataSource) -> str | None:
     """Return why records N of the two cannot belong together; None if they can."""
     if leader.batch_size != other.batch_size:
         return f"its batches hold {other.batch_size} records, and those of '{leader.tops[0]}' {leader.batch_size}"
@@ -230,7 +230,7 @@ def _mismatch(leader: Source, other: Source) -> str | None:
     return None if list(leader.keys) == list(other.keys) else label_difference(leader, other)
 
 
-def label_difference(leader: Source, other: Source) -> str | None:
+def label_difference(leader: DataSource, other: DataSource) -> str | None:
     """Return where the labels of two sources of equal length differ; None if they do not, or there are none."""
     mine, theirs = leader.labels, other.labels
     if mine is None or theirs is None:
@@ -252,7 +252,7 @@ def _random_settings(layer: LayerParameter) -> set[str]:
     return found | ({"mirror"} if layer.transform_param.mirror else set())
 
 
-def _draws(layer: LayerParameter, source: Source) -> bool:
+def _draws(layer: LayerParameter, source: DataSource) -> bool:
     return bool(_random_settings(layer)) or layer.type == "WindowData" or not source.deterministic
 
 

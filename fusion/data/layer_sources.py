@@ -14,7 +14,7 @@ from fusion.data.hdf5_data import open_hdf5_data
 from fusion.data.image_data import open_image_data
 from fusion.data.in_step import as_follower, combine_in_step, join_followers, layer_seed, leader_of
 from fusion.data.memory_data import open_memory_data
-from fusion.data.source import Source
+from fusion.data.source import DataSource
 from fusion.data.source_config import OnBadRecord, SourceConfig
 from fusion.data.window_data import open_window_data
 from fusion.errors import DataError
@@ -22,7 +22,7 @@ from fusion.errors import DataError
 if TYPE_CHECKING:
     from prototxt.schema.messages import LayerParameter
 
-_OPENERS: dict[str, Callable[..., Source]] = {
+_OPENERS: dict[str, Callable[..., DataSource]] = {
     "Data": open_data,
     "DummyData": open_dummy_data,
     "HDF5Data": open_hdf5_data,
@@ -43,7 +43,7 @@ def open_source(
     arrays: Mapping[str, ArrayLike] | None = None,
     on_bad_record: OnBadRecord = "fail",
     stores: Stores | None = None,
-) -> Source:
+) -> DataSource:
     """Open the source of a data layer.
 
     phase          "TRAIN" or "TEST": crops are random in TRAIN
@@ -61,7 +61,7 @@ def open_source(
     return open_config(SourceConfig(layer, phase, root, seed, on_bad_record), budget=budget, stores=stores)
 
 
-def open_config(config: SourceConfig, *, budget: int = BUDGET, stores: Stores | None = None) -> Source:
+def open_config(config: SourceConfig, *, budget: int = BUDGET, stores: Stores | None = None) -> DataSource:
     """Open the source that a config describes. Raises: DataError."""
     layer = config.layer
     try:
@@ -82,7 +82,7 @@ def open_layers(
     budget: int = BUDGET,
     arrays: Mapping[str, ArrayLike] | None = None,
     on_bad_record: OnBadRecord = "fail",
-) -> list[Source]:
+) -> list[DataSource]:
     """Open the sources of a net's data layers: one for those in step, by `in_step_with` or because nothing is random.
 
     The options are those of `open_source`. Layers that are not in step draw independently, as in Caffe.
@@ -91,10 +91,10 @@ def open_layers(
     """
     leaders = {id(layer): leader_of(layer, layers) for layer in layers}
     stores: Stores = {}
-    found: list[tuple[LayerParameter, Source]] = []
+    found: list[tuple[LayerParameter, DataSource]] = []
     for number, layer in enumerate(one for one in layers if leaders[id(one)] is None):
         # The default argument binds this leader's seed; its followers share it, so that they draw the same numbers.
-        def open_one(one: LayerParameter, own: int = layer_seed(seed, number)) -> Source:
+        def open_one(one: LayerParameter, own: int = layer_seed(seed, number)) -> DataSource:
             return open_source(
                 one, phase, seed=own, budget=budget, arrays=arrays, on_bad_record=on_bad_record, stores=stores
             )

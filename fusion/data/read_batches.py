@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from fusion.data.in_step import InStep, members_of
 from fusion.data.sharding import Shard, ShardSpec
-from fusion.data.source import ImageSource, Source
+from fusion.data.source import DataSource, ImageSource
 from fusion.data.worker_pipe import PATIENCE, WorkerError, running
 from fusion.errors import DataError
 
@@ -23,7 +23,7 @@ _SHOWN = 5
 
 
 def batches(
-    source: Source, start: int = 0, *, workers: int = 0, patience: float = PATIENCE
+    source: DataSource, start: int = 0, *, workers: int = 0, patience: float = PATIENCE
 ) -> Iterator[dict[str, Tensor]]:
     """Yield the source's batches from number `start` on, without end.
 
@@ -41,7 +41,7 @@ def batches(
         yield source.batch(indices, draw=number)
 
 
-def bad_records(sources: Sequence[Source]) -> dict[str, DataError]:
+def bad_records(sources: Sequence[DataSource]) -> dict[str, DataError]:
     """Return the errors of the records that were skipped so far, by place (`list.txt:7`)."""
     found: dict[str, DataError] = {}
     for source in sources:
@@ -50,7 +50,7 @@ def bad_records(sources: Sequence[Source]) -> dict[str, DataError]:
     return found
 
 
-def skipped_lines(sources: Sequence[Source]) -> list[str]:
+def skipped_lines(sources: Sequence[DataSource]) -> list[str]:
     """Return the lines about skipped records for the end of a run; none where all were good."""
     found = bad_records(sources)
     if not found:

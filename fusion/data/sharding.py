@@ -1,6 +1,6 @@
 """The share of one process in a data layer that several processes read."""
 
-# ruff: noqa: D102 - Source documents the members
+# ruff: noqa: D102 - DataSource documents the members
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fusion.data.source import Source
+from fusion.data.source import DataSource
 from fusion.data.wrapper import SourceWrapper
 from fusion.errors import DataError
 
@@ -69,7 +69,7 @@ class Shard(SourceWrapper):
         return self.part.of(self.source.order(self.part.first(start)))
 
 
-def shard(source: Source, part: ShardSpec) -> Shard:
+def shard(source: DataSource, part: ShardSpec) -> Shard:
     """Return the process's share. Raises: DataError when the batches cannot be divided."""
     uneven = {top: shape for top, shape in source.shapes.items() if not shape or shape[0] != source.batch_size}
     if uneven:

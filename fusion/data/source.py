@@ -1,6 +1,6 @@
 """Data layers as sources: records that can be read by number, and the order in which training reads them."""
 
-# ruff: noqa: D102 - Source documents the members
+# ruff: noqa: D102 - DataSource documents the members
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _QUICK = 1 << 20  # bytes per batch that are transformed in less than a millisecond
 
 
-class Source(Protocol):
+class DataSource(Protocol):
     """The records of one data layer.
 
     tops           the layer's blobs
@@ -210,7 +210,7 @@ def record_check(transform: RecordTransform, place: Callable[[int], str], *, alo
     return check
 
 
-def check_label_range(source: Source, classes: int, *, ignore: int | None = None) -> None:
+def check_label_range(source: DataSource, classes: int, *, ignore: int | None = None) -> None:
     """Check that every record's label is a class of the net.
 
     Raises: DataError naming the records whose label is not in 0 .. classes - 1.

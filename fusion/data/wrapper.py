@@ -1,6 +1,6 @@
 """Base of sources around another one: a share of its batches, some of its records, or additional blobs."""
 
-# ruff: noqa: D102 - Source documents the members
+# ruff: noqa: D102 - DataSource documents the members
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusion.data.decoded_cache import Progress
-from fusion.data.source import Source
+from fusion.data.source import DataSource
 from fusion.errors import DataError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class SourceWrapper:
     """A source that passes on the members of another one; subclasses override some."""
 
-    source: Source
+    source: DataSource
 
     @property
     def tops(self) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """The logits of references as data: a source whose batches include them, and their cache."""
 
-# ruff: noqa: D102 - the members are documented in fusion.data.source.Source
+# ruff: noqa: D102 - the members are documented in fusion.data.source.DataSource
 from __future__ import annotations
 
 import hashlib
@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fusion.data import Source
+from fusion.data import DataSource
 from fusion.data.decoded_cache import Progress
 from fusion.data.wrapper import SourceWrapper
 from fusion.errors import ReportError, TrainingError
@@ -114,13 +114,13 @@ class ReferencedSource(SourceWrapper):
         return table
 
 
-def attach_logits(source: Source, models: Sequence[Model]) -> Source:
+def attach_logits(source: DataSource, models: Sequence[Model]) -> DataSource:
     """Return the source with the logits of all models outside the graph itself. Raises: TrainingError."""
     external = [model for model in models if not model.members[0].in_graph]
     return ReferencedSource(source, external) if external else source
 
 
-def to_predictions(logits: Tensor, model: Model, source: Source, meta: dict[str, str]) -> Predictions:
+def to_predictions(logits: Tensor, model: Model, source: DataSource, meta: dict[str, str]) -> Predictions:
     """Return a model's answers on all records of a source. Raises: TrainingError for data without labels."""
     if source.labels is None:
         raise TrainingError("logits are stored by record and label; this data has no labels")
@@ -148,7 +148,7 @@ def number_duplicates(keys: Sequence[str]) -> NDArray[np.str_] | None:
     return np.array(numbers, np.str_)
 
 
-def _provenance(model: Model, source: Source) -> dict[str, str]:
+def _provenance(model: Model, source: DataSource) -> dict[str, str]:
     """Return the hashes and settings that cached logits depend on."""
     members = [member.hashes for member in model.members]
     optional = [key for key in ("pixels", "input") if any(key in hashes for hashes in members)]
@@ -162,7 +162,7 @@ def _provenance(model: Model, source: Source) -> dict[str, str]:
     }
 
 
-def _cached(stored: Predictions, source: Source, provenance: dict[str, str], path: str) -> Tensor:
+def _cached(stored: Predictions, source: DataSource, provenance: dict[str, str], path: str) -> Tensor:
     try:
         check_fresh(stored, **provenance)
     except ReportError as error:
@@ -170,7 +170,7 @@ def _cached(stored: Predictions, source: Source, provenance: dict[str, str], pat
     return torch.from_numpy(_aligned(stored, source, (), path))
 
 
-def _rows_of(member: EnsembleMember, source: Source) -> Tensor:
+def _rows_of(member: EnsembleMember, source: DataSource) -> Tensor:
     """Return a predictions file's logits in the order of the source's records."""
     stored = member.file
     assert stored is not None
@@ -186,7 +186,7 @@ def _rows_of(member: EnsembleMember, source: Source) -> Tensor:
     return torch.from_numpy(_aligned(stored, source, member.spec.classes, path))
 
 
-def _aligned(stored: Predictions, source: Source, classes: Sequence[int], path: str) -> NDArray[np.floating]:
+def _aligned(stored: Predictions, source: DataSource, classes: Sequence[int], path: str) -> NDArray[np.floating]:
     """Return the logits by record; records whose label is not among `classes` may be missing and get zeros."""
     labels = source.labels
     count = len(source)

@@ -26,7 +26,7 @@ from prototxt.schema.filter import filter_net
 from prototxt.schema.load import load_net
 
 if TYPE_CHECKING:
-    from fusion.data import Source
+    from fusion.data import DataSource
     from prototxt.schema.messages import LayerParameter, NetParameter
 
 Blobs = dict[str, Tensor]
@@ -80,7 +80,7 @@ class EnsembleMember:
 
 
 def open_models(
-    references: Sequence[Reference], source: Source | Shapes, device: torch.device, net: NetParameter | None = None
+    references: Sequence[Reference], source: DataSource | Shapes, device: torch.device, net: NetParameter | None = None
 ) -> list[Model]:
     """Open all references; those of one ensemble become one model.
 
@@ -140,7 +140,7 @@ class _InputShapes(dict[str, tuple[int, ...]]):
     images  names of the image blobs
     """
 
-    def __init__(self, spec: Reference, source: Source | Shapes, net: NetParameter | None) -> None:
+    def __init__(self, spec: Reference, source: DataSource | Shapes, net: NetParameter | None) -> None:
         blobs, labels = (source, [*source][1:]) if isinstance(source, dict) else (source.shapes, source.label_tops)
         images = [top for top in blobs if top not in labels]
         if spec.input is not None and spec.input not in images:

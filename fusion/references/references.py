@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from fusion.data import Source
+from fusion.data import DataSource
 from fusion.data.in_step import single_source
 from fusion.references.add_losses import add_losses, find_task, models_with_logits
 from fusion.references.logit_cache import attach_logits
@@ -27,7 +27,7 @@ class NetWithReferences(NamedTuple):
     """A net with losses towards references, its data with their logits, and the weights of layers from old nets."""
 
     net: NetParameter
-    sources: list[Source]
+    sources: list[DataSource]
     models: list[Model]
     schedules: Mapping[str, tuple[int, int]]
     layers: tuple[tuple[str, ...], ...]
@@ -47,7 +47,7 @@ class References:
     objectives: tuple[Objective, ...] = ()
     kd_alpha: float | None = None
 
-    def to_net(self, net: NetParameter, sources: Sequence[Source], device: torch.device) -> NetWithReferences:
+    def to_net(self, net: NetParameter, sources: Sequence[DataSource], device: torch.device) -> NetWithReferences:
         """Add the losses to the net and the logits to its data. Raises: TrainingError, DataError, file errors."""
         source = single_source(sources, "references need")
         models = open_models(self.references, source, device, net)

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from fusion.data import ReadOptions, Source, batches, check_label_range, open_layers
+from fusion.data import DataSource, ReadOptions, batches, check_label_range, open_layers
 from fusion.data.decoded_cache import Progress
 from fusion.data.in_step import label_difference, members_of
 from fusion.errors import DataError
@@ -48,7 +48,7 @@ def open_sources(
     seed: int,
     arrays: Mapping[str, ArrayLike] | None = None,
     reading: ReadOptions | None = None,
-) -> list[Source]:
+) -> list[DataSource]:
     """Return the sources of a net's data layers, in order, one for those in step. Raises: DataError."""
     how = reading or ReadOptions()
     for layer in net.layer:
@@ -64,7 +64,7 @@ def open_sources(
     return sources
 
 
-def _check_silenced(net: NetParameter, sources: Sequence[Source]) -> None:
+def _check_silenced(net: NetParameter, sources: Sequence[DataSource]) -> None:
     """Check that labels in step that no layer reads equal those that are read.
 
     Databases often number their records, so that equal keys do not show that the records are the same.
@@ -99,12 +99,12 @@ def _reads(layer: LayerParameter) -> bool:
 DATA_TYPES = frozenset({"Data", "DummyData", "HDF5Data", "ImageData", "Input", "MemoryData", "WindowData"})
 
 
-def shapes_of(sources: Sequence[Source]) -> dict[str, tuple[int, ...]]:
+def shapes_of(sources: Sequence[DataSource]) -> dict[str, tuple[int, ...]]:
     """Return the shape of each top for one batch."""
     return {top: shape for source in sources for top, shape in source.shapes.items()}
 
 
-def check_classes(net: NetParameter, sources: Sequence[Source], shapes: Mapping[str, Sequence[int | None]]) -> None:
+def check_classes(net: NetParameter, sources: Sequence[DataSource], shapes: Mapping[str, Sequence[int | None]]) -> None:
     """Check labels against the number of classes wherever a layer judges a data layer's label.
 
     shapes  of the net's blobs
@@ -139,7 +139,7 @@ class LiveBatches:
     depth    number of batches that are read ahead of time
     """
 
-    sources: Sequence[Source]
+    sources: Sequence[DataSource]
     device: torch.device
     position: int = 0
     workers: int = 0
@@ -188,7 +188,7 @@ class CachedBatches:
 
     in_memory = True
 
-    def __init__(self, rows: Blobs, source: Source) -> None:
+    def __init__(self, rows: Blobs, source: DataSource) -> None:
         self.rows = rows
         self.source = source
         self.position = 0
@@ -254,7 +254,7 @@ class CachedBatches:
         return {key: rows.index_select(0, chosen.to(rows.device)) for key, rows in self.rows.items()}
 
 
-def load_all(sources: Sequence[Source], progress: Progress | None = None) -> None:
+def load_all(sources: Sequence[DataSource], progress: Progress | None = None) -> None:
     """Read the data that memory is to hold, which finds unreadable records before training starts."""
     for source in sources:
         source.load(progress)

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fusion.data import ReadOptions, Source
+from fusion.data import DataSource, ReadOptions
 from fusion.data.read_batches import skipped_lines
 from fusion.errors import DataError, FusionError
 from fusion.layers.registry import Phase
@@ -121,7 +121,7 @@ class Evaluation:
             found.append(replace(one, meta={**one.meta, "class_names": list(names)}) if names else one)
         return found
 
-    def _rows(self, source: Source, blobs: Sequence[str]) -> Iterator[list[NDArray[np.float32]]]:
+    def _rows(self, source: DataSource, blobs: Sequence[str]) -> Iterator[list[NDArray[np.float32]]]:
         """Yield the rows of each blob, chunk after chunk."""
         self._load()
         net = restrict_to_blobs(self.job.net, blobs)

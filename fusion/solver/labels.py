@@ -16,7 +16,7 @@ from fusion.references.class_scores import check_class_scores
 from prototxt.shapes.loss_kinds import class_label
 
 if TYPE_CHECKING:
-    from fusion.data import Source
+    from fusion.data import DataSource
     from fusion.solver.net_with_data import NetWithData
 
 _CHUNK = 500
@@ -24,7 +24,7 @@ _CHUNK = 500
 
 def source_with_labels(
     job: NetWithData, blobs: Sequence[str], place: str | None = None
-) -> tuple[Source, NDArray[np.int64]]:
+) -> tuple[DataSource, NDArray[np.int64]]:
     """Return the net's only source and the class of each record: the label that judges the blobs, else the data's own.
 
     Raises: FusionError for blobs that are not class scores, or that several labels judge; DataError for data
@@ -45,7 +45,7 @@ def source_with_labels(
     return source, _read(job, source, str(label))
 
 
-def _read(job: NetWithData, source: Source, label: str) -> NDArray[np.int64]:
+def _read(job: NetWithData, source: DataSource, label: str) -> NDArray[np.int64]:
     """Return the values of a blob with labels that is not the data layer's second. Raises: DataError for fractions."""
     # a label that layers compute, such as a slice of several
     net = None if label in source.tops else restrict_to_blobs(job.net, [label])

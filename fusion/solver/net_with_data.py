@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from numpy.typing import ArrayLike
 
-from fusion.data import ReadOptions, Source
+from fusion.data import DataSource, ReadOptions
 from fusion.layers.python import check_data_layers
 from fusion.layers.registry import Phase
 from fusion.nets.build import build
@@ -43,7 +43,7 @@ class NetWithData:
 
     message: NetParameter
     net: Net
-    sources: Sequence[Source]
+    sources: Sequence[DataSource]
     active_net: Net
     batches: Batches
     warmups: Sequence[LossWarmup] = ()
@@ -62,7 +62,7 @@ def open_net_with_data(
     arrays: Mapping[str, ArrayLike] | None = None,
     references: References | None = None,
     reading: ReadOptions | None = None,
-    select: Callable[[Sequence[Source]], Sequence[Source]] | None = None,
+    select: Callable[[Sequence[DataSource]], Sequence[DataSource]] | None = None,
 ) -> NetWithData:
     """Open the data, build the net on the device, and check that the labels are classes of it.
 
@@ -74,7 +74,7 @@ def open_net_with_data(
     """
     check_data_layers(message)
     reading = reading or ReadOptions()
-    sources: Sequence[Source] = open_sources(message, phase, seed=seed, arrays=arrays, reading=reading)
+    sources: Sequence[DataSource] = open_sources(message, phase, seed=seed, arrays=arrays, reading=reading)
     if select is not None:
         sources = select(sources)
     models: Sequence[Model] = ()

@@ -21,7 +21,7 @@ from fusion.solver.step.step import Engine
 from fusion.solver.trunk_cache import cache_trunk
 
 if TYPE_CHECKING:
-    from fusion.data import Source
+    from fusion.data import DataSource
     from fusion.solver.logging.console import Display
     from fusion.solver.net_with_data import NetWithData
     from fusion.solver.run import Run
@@ -84,7 +84,7 @@ def apply_options(job: NetWithData, options: TrainOptions, seed: int, device: to
     return replace(job, precision=precision_of(options.amp, device))
 
 
-def log_class_order(sources: Sequence[Source], display: Display) -> None:
+def log_class_order(sources: Sequence[DataSource], display: Display) -> None:
     """Log where the records of training are sorted by class."""
     for source in sources:
         line = sorted_classes_warning(source)

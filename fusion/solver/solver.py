@@ -53,7 +53,7 @@ from prototxt.schema.messages import SolverParameter
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from fusion.data import Source
+    from fusion.data import DataSource
     from fusion.nets.graph import Net
     from fusion.solver.mixed_precision import Precision
     from fusion.solver.net_with_data import NetWithData
@@ -137,7 +137,7 @@ class Solver:
             reading=options.get("reading"),
         )
 
-        def select(sources: Sequence[Source]) -> Sequence[Source]:
+        def select(sources: Sequence[DataSource]) -> Sequence[DataSource]:
             sources = self.extras.select(self.seed)(sources)
             return sources if part is None else [shard(source, part) for source in sources]
 

@@ -21,7 +21,7 @@ from fusion.solver.mixup import check_mixup
 if TYPE_CHECKING:
     import torch
 
-    from fusion.data import Source
+    from fusion.data import DataSource
     from fusion.solver.net_with_data import NetWithData
     from fusion.solver.read_nets import Descriptions
     from fusion.solver.settings import Settings
@@ -120,13 +120,13 @@ class TrainOptions:
         test = nets.tests[0]
         return with_list(test, self.best_on) if isinstance(self.best_on, str) else with_training_data(test, nets.train)
 
-    def select(self, seed: int, *, validation: bool = False) -> Callable[[Sequence[Source]], Sequence[Source]]:
+    def select(self, seed: int, *, validation: bool = False) -> Callable[[Sequence[DataSource]], Sequence[DataSource]]:
         """Return a function from sources to those of the training records, or to those kept back for validation."""
         share = self.best_on
         if not isinstance(share, float):
             return lambda sources: sources
 
-        def select(sources: Sequence[Source]) -> Sequence[Source]:
+        def select(sources: Sequence[DataSource]) -> Sequence[DataSource]:
             source = single_source(sources, "keeping back a share of the training records needs")
             records = validation_records(len(source), share, seed)
             return [SourceSubset(source, records if validation else np.setdiff1d(np.arange(len(source)), records))]

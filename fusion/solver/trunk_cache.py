@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fusion.data import Source
+from fusion.data import DataSource
 from fusion.nets.split import TrunkAndHead, split_trunk
 from fusion.solver.batches import Blobs, CachedBatches
 from fusion.solver.step.memory_format import has_foreign, set_layout
@@ -100,7 +100,7 @@ def _fill(
     rows: dict[str, Tensor],
     split: TrunkAndHead,
     outputs: Callable[[Blobs], Blobs],
-    source: Source,
+    source: DataSource,
     display: Display,
     device: torch.device,
 ) -> None:
@@ -124,7 +124,7 @@ def _fill(
         display.progress(step, end, count)
 
 
-def records_at_once(source: Source) -> int:
+def records_at_once(source: DataSource) -> int:
     """Return the number of records that a trunk computes at once: few enough for the CPU's caches."""
     record = sum(4 * math.prod(shape[1:]) for shape in source.shapes.values())
     return max(1, min(_CHUNK, _BYTES // max(1, record)))

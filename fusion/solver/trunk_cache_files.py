@@ -28,7 +28,7 @@ from fusion.solver.batches import Blobs, CachedBatches
 from fusion.solver.prefetch import ahead
 
 if TYPE_CHECKING:
-    from fusion.data import Source
+    from fusion.data import DataSource
     from fusion.solver.mixed_precision import Precision
     from prototxt.schema.messages import NetParameter
 
@@ -72,7 +72,7 @@ class Origin:
 
 
 def origin_of(
-    message: NetParameter, trunk: nn.Module, source: Source, device: torch.device, precision: Precision
+    message: NetParameter, trunk: nn.Module, source: DataSource, device: torch.device, precision: Precision
 ) -> Origin:
     """Return the origin of the trunk's outputs for this source.
 
@@ -142,7 +142,7 @@ class MappedBatches(CachedBatches):
 
     in_memory = False
 
-    def __init__(self, rows: Blobs, source: Source, device: torch.device) -> None:
+    def __init__(self, rows: Blobs, source: DataSource, device: torch.device) -> None:
         super().__init__(rows, source)
         self.device = device
         self._running: Iterator[Blobs] | None = None

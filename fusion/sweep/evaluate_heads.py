@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fusion.data import Source
+from fusion.data import DataSource
 from fusion.errors import TrainingError
 from fusion.nets.build import restrict_to_blobs
 from fusion.pct.predictions import Predictions
@@ -67,7 +67,7 @@ def known_answers(panel: EvalSet, held: References | None, device: torch.device)
     return found
 
 
-def _logits(job: NetWithData, source: Source, model: Model, device: torch.device) -> Tensor:
+def _logits(job: NetWithData, source: DataSource, model: Model, device: torch.device) -> Tensor:
     if not model.members[0].in_graph:
         answered = source if isinstance(source, ReferencedSource) else attach_logits(source, [model])
         answered.load()

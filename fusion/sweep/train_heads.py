@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fusion.data import Source
+from fusion.data import DataSource
 from fusion.solver.batches import CachedBatches
 from fusion.solver.holdout import filter_batches
 from fusion.solver.logging.console import Display
@@ -66,7 +66,7 @@ def threads_of(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def batches_of(source: Source, held: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+def batches_of(source: DataSource, held: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
     """The source's order without the records that are kept back, in batches of the usual size."""
     if not len(held):
         return source.order()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fusion.data import open_source
-from fusion.data.source import Source
+from fusion.data.source import DataSource
 from prototxt import load_net
 from prototxt.schema.messages import LayerParameter
 
@@ -24,7 +24,7 @@ def layer_of(path: Path) -> LayerParameter:
     return load_net(path).layer[0]
 
 
-def batches(source: Source, count: int) -> list[dict[str, np.ndarray]]:
+def batches(source: DataSource, count: int) -> list[dict[str, np.ndarray]]:
     return [
         {top: tensor.numpy() for top, tensor in source.batch(indices).items()}
         for indices in islice(source.order(), count)

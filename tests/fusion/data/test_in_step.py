@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fusion.data import Source, bad_records, batches, image_data, open_layers
+from fusion.data import DataSource, bad_records, batches, image_data, open_layers
 from fusion.data.class_order import sorted_classes_warning
 from fusion.data.in_step import InStep, UnpairedData, members_of, single_source
 from fusion.data.sharding import ShardSpec, shard
@@ -20,7 +20,7 @@ from prototxt.formats.datum import Datum, write_datum
 from prototxt.schema.messages import LayerParameter, NetParameter
 
 COUNT = 12
-Open = Callable[..., list[Source]]
+Open = Callable[..., list[DataSource]]
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +46,7 @@ def layer(name: str, top: str | None = None, *, step: str = "", **settings: Any)
     return made
 
 
-def take(source: Source, count: int, workers: int = 0, start: int = 0) -> list[dict[str, np.ndarray]]:
+def take(source: DataSource, count: int, workers: int = 0, start: int = 0) -> list[dict[str, np.ndarray]]:
     found = batches(source, start, workers=workers)
     try:
         return [{top: tensor.numpy() for top, tensor in blobs.items()} for blobs in islice(found, count)]

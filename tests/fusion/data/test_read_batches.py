@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fusion.data import Source, bad_records, batches, open_source
+from fusion.data import DataSource, bad_records, batches, open_source
 from fusion.data.convert_imageset import ImageOptions, write_images
 from fusion.data.lmdb_leveldb import Database, open_database, write_database
 from fusion.data.read_batches import skipped_lines
@@ -57,7 +57,7 @@ def make_database(*, lmdb: bool) -> LayerParameter:
     return layer
 
 
-def take(source: Source, count: int, workers: int, start: int = 0) -> list[dict[str, np.ndarray]]:
+def take(source: DataSource, count: int, workers: int, start: int = 0) -> list[dict[str, np.ndarray]]:
     found = batches(source, start, workers=workers)
     try:
         return [{top: tensor.numpy() for top, tensor in blobs.items()} for blobs in islice(found, count)]

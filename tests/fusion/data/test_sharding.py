@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fusion.data import Source, batches, open_source
+from fusion.data import DataSource, batches, open_source
 from fusion.data.sharding import ShardSpec, shard
 from fusion.errors import DataError
 from prototxt.schema.messages import LayerParameter
@@ -30,7 +30,7 @@ def layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LayerParameter:
     return layer
 
 
-def labels(source: Source, count: int, start: int = 0, workers: int = 0) -> list[list[float]]:
+def labels(source: DataSource, count: int, start: int = 0, workers: int = 0) -> list[list[float]]:
     found = batches(source, start, workers=workers)
     taken = [blobs["label"].tolist() for blobs in islice(found, count)]
     found.close()  # type: ignore[attr-defined]

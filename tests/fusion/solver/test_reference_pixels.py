@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fusion import build, save_weights
-from fusion.data import Source, open_source
+from fusion.data import DataSource, open_source
 from fusion.errors import FusionError, TrainingError
 from fusion.references import Reference, attach_logits, open_models, parse_reference
 from fusion.references.pixels import StudentBlob, pixel_converter
@@ -97,7 +97,7 @@ def test_gray_pictures_have_a_scale_too(pictures: np.ndarray) -> None:
         seen("", lambda module: Reference(module, pixels="torchvision"), "is_color: false")
 
 
-def arrays(*shape: int) -> Source:
+def arrays(*shape: int) -> DataSource:
     """Eight records of this shape, and their labels."""
     layer = load_net(parse('layer { name: "in" type: "Input" top: "data" top: "label" }')).layer[0]
     return open_source(layer, "TRAIN", arrays={"data": np.zeros((8, *shape)), "label": np.zeros(8)})
