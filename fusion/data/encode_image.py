@@ -1,4 +1,8 @@
-"""Pixels to PNG and JPEG files, as OpenCV's imencode writes them by default."""
+"""Pixels to PNG and JPEG files, as OpenCV's imencode writes them by default.
+
+PNGs are not left to Pillow: its files hold the same pixels in other bytes, so databases would differ from Caffe's, and
+writing them takes 2.5 times as long (28 x 28 gray pixels: 249 us, here 97).
+"""
 
 from __future__ import annotations
 
