@@ -28,11 +28,11 @@ class GraphBuilder:
     opset: int
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: dict[str, NDArray[Any]] = field(default_factory=dict)
-    _taken: set[str] = field(default_factory=set)
+    _names: set[str] = field(default_factory=set)
 
     def reserve(self, names: Iterable[str]) -> None:
         """Keep names for blobs, so that no intermediate value takes them."""
-        self._taken.update(names)
+        self._names.update(names)
 
     def node(self, op: str, inputs: Sequence[str], outputs: str | Sequence[str], **attributes: Any) -> None:
         """Write a node with outputs of these names."""
@@ -90,10 +90,10 @@ class GraphBuilder:
 
     def _fresh(self, name: str) -> str:
         count, found = 1, name
-        while found in self._taken:
+        while found in self._names:
             count += 1
             found = f"{name}_{count}"
-        self._taken.add(found)
+        self._names.add(found)
         return found
 
 

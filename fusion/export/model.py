@@ -117,11 +117,11 @@ def to_onnx(
 def _converted(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     """Convert the model to another opset: graphs of ONNX files are kept in opset `OPSET`. Raises: ExportError."""
     no_way = _NO_WAY_BACK if opset < OPSET else ()
-    kept = {node.output[0]: node.op_type for node in model.graph.node if node.op_type in no_way}
+    operators = {node.output[0]: node.op_type for node in model.graph.node if node.op_type in no_way}
     try:
         # Abs has a way back and passes shapes through; the operators get their names again afterwards.
-        renamed = _with_operators(model, dict.fromkeys(kept, "Abs"))
-        found: onnx.ModelProto = _with_operators(version_converter.convert_version(renamed, opset), kept)
+        renamed = _with_operators(model, dict.fromkeys(operators, "Abs"))
+        found: onnx.ModelProto = _with_operators(version_converter.convert_version(renamed, opset), operators)
         del found.graph.value_info[:]  # shapes that the converter inferred, of the other operators
         onnx.checker.check_model(found)
     except Exception as error:  # its exceptions have no base class of their own

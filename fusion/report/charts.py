@@ -24,6 +24,7 @@ from fusion.report.svg_plot import (
     across,
     axis_over,
     frame,
+    grid_line,
     label,
     upward,
 )
@@ -51,11 +52,11 @@ def pareto(points: Sequence[NetPoint]) -> Markup:
     steps = " ".join(f"{x.at(a)},{y.at(b)}" for a, b in best)
     marks = [_mark(point, x, y) for point in shown]
     places = {(p.error.value, p.nfr.value): p for p in shown}
-    named = shown if len(shown) <= NAMED else [p for place, p in places.items() if place in best or p is shown[-1]]
-    names = _labels([(x.at(p.error.value or 0.0), y.at(p.nfr.value or 0.0), p) for p in named])
+    labelled = shown if len(shown) <= NAMED else [p for place, p in places.items() if place in best or p is shown[-1]]
+    names = _labels([(x.at(p.error.value or 0.0), y.at(p.nfr.value or 0.0), p) for p in labelled])
     summary = "; ".join(f"{p.name}: error {percent(p.error.value)}, NFR {percent(p.nfr.value)}" for p in shown)
     line = elem("polyline", points=steps, class_="frontier")
-    drawn = [*across(x, y, "error rate"), *upward(x, y, "negative flip rate"), line, *marks, *names]
+    drawn = [*across(x, y, "error rate"), *upward(y, "negative flip rate"), line, *marks, *names]
     return frame("Negative flips against error", f"Lower left is better. {summary}.", drawn)
 
 
@@ -72,7 +73,7 @@ def calibration(nets: Sequence[tuple[str, str, Sequence[Bin]]]) -> Markup:
     """Draw accuracy over confidence for (name, colour, bins); a calibrated net is on the diagonal."""
     x, y = Axis(0, 1, LEFT, WIDTH - RIGHT), Axis(0, 1, HEIGHT - BOTTOM, TOP)
     fifths = [0, 0.2, 0.4, 0.6, 0.8, 1]
-    drawn: list[Child] = [*across(x, y, "confidence", fifths, 0), *upward(x, y, "accuracy", fifths, 0)]
+    drawn: list[Child] = [*across(x, y, "confidence", fifths, 0), *upward(y, "accuracy", fifths, 0)]
     drawn.append(elem("line", x1=x.at(0), y1=y.at(0), x2=x.at(1), y2=y.at(1), class_="diagonal"))
     for name, colour, bins in nets:
         filled = [
@@ -96,8 +97,7 @@ def confidence_change(before: npt.NDArray[np.floating], after: npt.NDArray[np.fl
     x, y = Axis(-1, 1, LEFT, WIDTH - RIGHT), Axis(0, top, HEIGHT - BOTTOM, TOP)
     drawn: list[Child] = []
     for power in range(top + 1):
-        drawn.append(elem("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y.at(power), y2=y.at(power), class_="grid"))
-        drawn.append(label(commas(10**power) if power else "0", LEFT - 6, y.at(power) + 4, "end"))
+        drawn += grid_line(y, power, commas(10**power) if power else "0")
     for i, count in enumerate(counts):
         if count:
             low, high = -1 + 2 * i / steps, -1 + 2 * (i + 1) / steps

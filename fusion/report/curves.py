@@ -14,7 +14,7 @@ from typing import Any
 from fusion.errors import ReportError, translate_errors
 from fusion.report.format_numbers import commas
 from fusion.report.html import Child, Markup, elem
-from fusion.report.svg_plot import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, frame, label, ticks, upward
+from fusion.report.svg_plot import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, frame, grid_line, label, ticks, upward
 
 _LOSS = re.compile(r"\bIteration (\d{1,15})\b.*\bloss = ([-+.\deE]+)\s*$")
 _RATE = re.compile(r"\bIteration (\d{1,15}), lr = ([-+.\deE]+)")
@@ -126,8 +126,7 @@ def _powers(series: Sequence[tuple[Series, str]]) -> list[Child]:
     x = _iterations([points for points, _ in series])
     drawn: list[Child] = []
     for power in range(int(y.low), int(y.high) + 1):
-        drawn.append(elem("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y.at(power), y2=y.at(power), class_="grid"))
-        drawn.append(label(f"{10.0**power:g}", LEFT - 6, y.at(power) + 4, "end"))
+        drawn += grid_line(y, power, f"{10.0**power:g}")
     drawn += _below(x)
     for points, colour in series:
         shown = [(i, math.log10(v)) for i, v in _thinned(points) if v > 0 and math.isfinite(v)]
@@ -151,7 +150,7 @@ def accuracies(curves: Sequence[tuple[Curve, str]]) -> Markup | None:
     y = Axis(max(0.0, min(late) - room), min(1.0, max(late) + room), HEIGHT - BOTTOM, TOP)
     x = _iterations([values for _, _, values in series])
     lines = [_line(x, y, [(i, v) for i, v in _thinned(values) if v >= y.low], colour) for _, colour, values in series]
-    drawn = [*upward(x, y, "test accuracy"), *_below(x), *lines]
+    drawn = [*upward(y, "test accuracy"), *_below(x), *lines]
     ends = "; ".join(f"{curve.name} ends at {100 * values[-1][1]:.2f} %" for curve, _, values in series)
     return frame("Test accuracy", f"{ends}.", drawn)
 

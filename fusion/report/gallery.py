@@ -71,22 +71,22 @@ def _caption(count: int, shown: int, positive: bool) -> Markup:
 
 
 def _card(flip: pct.Flip, answers: Answers, album: Album, positive: bool) -> Markup:
-    named = answers.class_name
-    rows = [_answer(name, best, flip.label, named) for name, best in answers.of(flip.key, flip.variant)]
+    class_name = answers.class_name
+    rows = [_answer(name, best, flip.label, class_name) for name, best in answers.of(flip.key, flip.variant)]
     link, other = (", no longer ", flip.old_answer) if positive else (" taken for ", flip.new_answer)
     kind = "change learned" if positive else "change"
-    line = elem("p", elem("b", named(flip.label)), link, elem("b", named(other)), class_=kind)
+    line = elem("p", elem("b", class_name(flip.label)), link, elem("b", class_name(other)), class_=kind)
     variant = f" ({flip.variant})" if flip.variant else ""
     name = elem("p", flip.key.rsplit("/", 1)[-1], variant, class_="key", title=flip.key)
     caption = elem("figcaption", line, elem("dl", *rows), name)
     return elem("figure", _image(flip, album), caption, class_="card")
 
 
-def _answer(name: str, best: Sequence[tuple[int, float]], label: int, named: Callable[[int], str]) -> Markup:
+def _answer(name: str, best: Sequence[tuple[int, float]], label: int, class_name: Callable[[int], str]) -> Markup:
     (first, share), rest = best[0], best[1:]
-    others = ", ".join(f"{named(c)} ({percent(p, 0)})" for c, p in rest if p >= LEAST_SHARE)
+    others = ", ".join(f"{class_name(c)} ({percent(p, 0)})" for c, p in rest if p >= LEAST_SHARE)
     verdict = "right" if first == label else "wrong"
-    answer = elem("dd", elem("b", named(first)), f" {percent(share, 0)}")
+    answer = elem("dd", elem("b", class_name(first)), f" {percent(share, 0)}")
     bar = elem("dd", class_=f"share {verdict}", style=f"--p:{share:.3f}")
     return elem(
         "div", elem("dt", name, title=name), answer, bar, elem("dd", f"or {others}", class_="or") if others else None

@@ -126,7 +126,7 @@ def _field(name: str, value: Any) -> Any:
     )
 
 
-def _checks(candidate: Candidate, budget: Budget, named: Callable[[int], str]) -> list[Check]:
+def _checks(candidate: Candidate, budget: Budget, class_name: Callable[[int], str]) -> list[Check]:
     name, whole = candidate.name, candidate.whole
     found: list[Check] = []
     if budget.min_accuracy is not None:
@@ -148,7 +148,7 @@ def _checks(candidate: Candidate, budget: Budget, named: Callable[[int], str]) -
             )
     for c, limit in budget.classes.items():
         value = whole.per_class[c].value("negative_flip_rate")
-        found.append(_most(f"NFR of {name} on class {named(c)}", value, limit))
+        found.append(_most(f"NFR of {name} on class {class_name(c)}", value, limit))
     return found
 
 

@@ -60,13 +60,13 @@ def gate_box(checks: Sequence[Check]) -> Markup | None:
     if not checks:
         return None
     broken = [check for check in checks if not check.passed]
-    said = (
+    result = (
         f"The budget is broken: {len(broken)} of {plural(len(checks), 'limit')}." if broken else "The budget is kept."
     )
     order = sorted(checks, key=lambda check: check.passed)
     rows = [elem("li", str(check), class_="kept" if check.passed else "broken") for check in order]
     return elem(
-        "div", elem("strong", said), elem("ul", *rows), class_=f"gate {'broken' if broken else 'kept'}", role="status"
+        "div", elem("strong", result), elem("ul", *rows), class_=f"gate {'broken' if broken else 'kept'}", role="status"
     )
 
 

@@ -44,20 +44,20 @@ def ticks(axis: Axis, most: int = 5) -> list[float]:
     return [round(i * step, 10) for i in range(first, math.floor(axis.high / step + 1e-9) + 1)]
 
 
-def upward(x: Axis, y: Axis, name: str, marks: Sequence[float] | None = None, digits: int = 1) -> list[Markup]:
+def upward(y: Axis, name: str, marks: Sequence[float] | None = None, digits: int = 1) -> list[Markup]:
     """Draw horizontal lines at shares, in percent at the left edge, and the axis's name."""
-    drawn = []
-    for value in ticks(y) if marks is None else marks:
-        drawn.append(elem("line", x1=x.start, x2=x.end, y1=y.at(value), y2=y.at(value), class_="grid"))
-        drawn.append(label(_short(value, digits), x.start - 6, y.at(value) + 4, "end"))
+    values = ticks(y) if marks is None else marks
+    drawn = [part for value in values for part in grid_line(y, value, _short(value, digits))]
     middle = (y.start + y.end) / 2
-    turned: dict[str, str | float] = {
-        "x": 11,
-        "y": middle,
-        "text_anchor": "middle",
-        "transform": f"rotate(-90 11 {middle})",
-    }
-    return [*drawn, elem("text", f"{name} (%)", class_="label", **turned)]
+    turn = f"rotate(-90 11 {middle})"
+    text = elem("text", f"{name} (%)", class_="label", x=11, y=middle, text_anchor="middle", transform=turn)
+    return [*drawn, text]
+
+
+def grid_line(y: Axis, value: float, text: str) -> list[Markup]:
+    """Draw a horizontal line at a value, with text at its left end."""
+    line = elem("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y.at(value), y2=y.at(value), class_="grid")
+    return [line, label(text, LEFT - 6, y.at(value) + 4, "end")]
 
 
 def across(x: Axis, y: Axis, name: str, marks: Sequence[float] | None = None, digits: int = 1) -> list[Markup]:

@@ -138,13 +138,13 @@ def branch_inputs(fused: Path, prefix: str) -> dict[str, Shape]:
 
 def inputs_of(source: Side, net: Net, feed: Feed) -> dict[str, Tensor]:
     """Return the inputs, float32, of a net that computes values of this side's net."""
-    made = {}
+    inputs = {}
     for key, _ in net.plan.inputs:
         if feed.pictures:
-            made[key] = image_preparation(source.message, key, source.shapes[key]).tensor(feed.pictures)
+            inputs[key] = image_preparation(source.message, key, source.shapes[key]).tensor(feed.pictures)
         else:
-            made[key] = noise(key, source.shapes[key], feed.seed)
-    return made
+            inputs[key] = noise(key, source.shapes[key], feed.seed)
+    return inputs
 
 
 def computed_values(side: Side) -> set[str]:

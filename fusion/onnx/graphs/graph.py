@@ -86,10 +86,10 @@ def to_model(graph: Graph) -> onnx.ModelProto:
     """Return the graph as a model; every node gets a unique name that is valid for a torch module."""
     nodes = []
     for index, node in enumerate(graph.nodes):
-        named = onnx.NodeProto()
-        named.CopyFrom(node)
-        named.name = f"n{index}_{node.op_type}"
-        nodes.append(named)
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        copy.name = f"n{index}_{node.op_type}"
+        nodes.append(copy)
     used = {name for node in nodes for name in node.input} | set(graph.outputs)
     initializers = [
         numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name)
@@ -112,5 +112,5 @@ def _info(name: str, kind: int, dims: Dims | None) -> onnx.ValueInfoProto:
     """Return a value's type; an open first axis is called N, any other open axis has no name."""
     if dims is None:
         return helper.make_tensor_value_info(name, kind, None)
-    named = [("N" if axis == 0 else None) if dim is None else dim for axis, dim in enumerate(dims)]
-    return helper.make_tensor_value_info(name, kind, named)
+    sizes = [("N" if axis == 0 else None) if dim is None else dim for axis, dim in enumerate(dims)]
+    return helper.make_tensor_value_info(name, kind, sizes)

@@ -60,10 +60,10 @@ def _checked(node: onnx.NodeProto, opset: int) -> list[onnx.NodeProto] | None:
     old, new = defs.get_schema(node.op_type, 17, ""), defs.get_schema(node.op_type, opset, "")
     if len(node.input) > old.max_input:
         return None
-    kept = []
+    remaining = []
     for item in node.attribute:
         if item.name in old.attributes:
-            kept.append(item)
+            remaining.append(item)
             continue
         default = new.attributes[item.name].default_value if item.name in new.attributes else None
         neutral = item.name == "dilations" and set(item.ints) == {1}
@@ -72,7 +72,7 @@ def _checked(node: onnx.NodeProto, opset: int) -> list[onnx.NodeProto] | None:
     result = onnx.NodeProto()
     result.CopyFrom(node)
     del result.attribute[:]
-    result.attribute.extend(kept)
+    result.attribute.extend(remaining)
     return [result]
 
 

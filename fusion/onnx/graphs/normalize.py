@@ -60,9 +60,9 @@ def normalize_graph(graph: Graph, shapes: Mapping[str, Dims] | None = None) -> G
         opened = _pass(graph, inputs, _BATCHES, fixed)
         return replace(opened, notes=(*opened.notes, f"the batch, {fixed} in the file, is open"))
     except _FixedError as error:
-        kept = _pass(graph, inputs, (fixed,), None)
+        closed = _pass(graph, inputs, (fixed,), None)
         note = f"the batch stays {fixed}, because of {error.where}: longer ones run in pieces"
-        return replace(kept, batch=fixed, notes=(*kept.notes, note))
+        return replace(closed, batch=fixed, notes=(*closed.notes, note))
 
 
 class _FixedError(Exception):

@@ -286,42 +286,42 @@ def _lowest(x: Tensor, sign: int) -> float:
     return limits.min if sign > 0 else limits.max
 
 
-def _extreme(x: Tensor, over: list[int], kept: bool, sign: int) -> Tensor:
+def _extreme(x: Tensor, over: list[int], keepdim: bool, sign: int) -> Tensor:
     for axis in sorted(over, reverse=True):  # not amax: each axis alone sends the gradient to one of equal elements
         if not x.shape[axis]:
-            shape = [1 if at == axis else size for at, size in enumerate(x.shape) if kept or at != axis]
+            shape = [1 if at == axis else size for at, size in enumerate(x.shape) if keepdim or at != axis]
             x = x.new_full(shape, _lowest(x, sign))
         else:
-            x = (torch.max if sign > 0 else torch.min)(x, axis, keepdim=kept).values
+            x = (torch.max if sign > 0 else torch.min)(x, axis, keepdim=keepdim).values
     return x
 
 
-def _product(x: Tensor, over: list[int], kept: bool) -> Tensor:
+def _product(x: Tensor, over: list[int], keepdim: bool) -> Tensor:
     for axis in sorted(over, reverse=True):
-        x = torch.prod(x, axis, keepdim=kept, dtype=x.dtype)
+        x = torch.prod(x, axis, keepdim=keepdim, dtype=x.dtype)
     return x
 
 
-def _mean(x: Tensor, over: list[int], kept: bool) -> Tensor:
+def _mean(x: Tensor, over: list[int], keepdim: bool) -> Tensor:
     if x.is_floating_point():
-        return torch.mean(x, over, kept)
-    return torch.div(torch.sum(x, over, kept), math.prod(x.shape[axis] for axis in over), rounding_mode="trunc")
+        return torch.mean(x, over, keepdim)
+    return torch.div(torch.sum(x, over, keepdim), math.prod(x.shape[axis] for axis in over), rounding_mode="trunc")
 
 
 _Reduction: TypeAlias = "Callable[[Tensor, list[int], bool], Tensor]"
 _REDUCTIONS: Final[dict[str, _Reduction]] = {
-    "ReduceL1": lambda x, over, kept: torch.sum(x.abs(), over, kept),
-    "ReduceL2": lambda x, over, kept: torch.linalg.vector_norm(
-        x if x.is_floating_point() else x.double(), 2, over, kept
+    "ReduceL1": lambda x, over, keepdim: torch.sum(x.abs(), over, keepdim),
+    "ReduceL2": lambda x, over, keepdim: torch.linalg.vector_norm(
+        x if x.is_floating_point() else x.double(), 2, over, keepdim
     ),
-    "ReduceLogSum": lambda x, over, kept: torch.log(torch.sum(x, over, kept)),
-    "ReduceLogSumExp": lambda x, over, kept: torch.logsumexp(x, over, kept),
-    "ReduceMax": lambda x, over, kept: _extreme(x, over, kept, 1),
+    "ReduceLogSum": lambda x, over, keepdim: torch.log(torch.sum(x, over, keepdim)),
+    "ReduceLogSumExp": lambda x, over, keepdim: torch.logsumexp(x, over, keepdim),
+    "ReduceMax": lambda x, over, keepdim: _extreme(x, over, keepdim, 1),
     "ReduceMean": _mean,
-    "ReduceMin": lambda x, over, kept: _extreme(x, over, kept, -1),
+    "ReduceMin": lambda x, over, keepdim: _extreme(x, over, keepdim, -1),
     "ReduceProd": _product,
-    "ReduceSum": lambda x, over, kept: torch.sum(x, over, kept),
-    "ReduceSumSquare": lambda x, over, kept: torch.sum(x.square(), over, kept),
+    "ReduceSum": lambda x, over, keepdim: torch.sum(x, over, keepdim),
+    "ReduceSumSquare": lambda x, over, keepdim: torch.sum(x.square(), over, keepdim),
 }
 
 
