@@ -38,7 +38,7 @@ from fusion.solver.train_options import TrainOptions
 from fusion.solver.trunk_cache import DEFAULT_BUDGET
 from fusion.sweep import cells, sweep
 from fusion.sweep.prepare import Group, Opening, SweepContext, groups_of, prepare
-from fusion.sweep.stacked_heads import place_of
+from fusion.sweep.stacked_heads import batch_place
 from fusion.sweep.train_heads import batches_of
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "mnist_odd_even"
@@ -116,7 +116,7 @@ def compare(rounds: int) -> dict[str, float]:
 
     def ours() -> None:
         for _ in range(PART):
-            place = place_of(next(batches))
+            place = batch_place(next(batches))
             for group in groups:
                 group.heads.train(place)
 

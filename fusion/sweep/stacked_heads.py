@@ -233,7 +233,7 @@ def _loss_at(net: Net, path: str) -> Any:
     return module.loss if isinstance(module, LossWarmup) else module
 
 
-def place_of(indices: NDArray[np.int64]) -> Place:
+def batch_place(indices: NDArray[np.int64]) -> Place:
     """Return the first of records that follow each other, else the indices: those rows are copied."""
     return int(indices[0]) if bool((np.diff(indices) == 1).all()) else indices
 

@@ -16,7 +16,7 @@ from fusion.solver.logging.console import Display
 from fusion.solver.settings import Settings
 from fusion.sweep.grid import Trial
 from fusion.sweep.prepare import Group, SweepContext
-from fusion.sweep.stacked_heads import place_of
+from fusion.sweep.stacked_heads import batch_place
 
 
 def train(
@@ -34,7 +34,7 @@ def train(
         for iteration in range(settings.max_iter):
             indices = next(batches)
             place, blobs = (
-                place_of(indices) if feed.in_memory else indices,
+                batch_place(indices) if feed.in_memory else indices,
                 feed.pick(indices) if iteration >= last else {},
             )
             for ramp in job.warmups:

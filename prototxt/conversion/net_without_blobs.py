@@ -162,11 +162,11 @@ def _write_layer(sink: BufferedWriter, layer: LayerParameter, spans: list[Span],
     sink.write(tail)
 
 
-def _part(layer: LayerParameter, wanted: Any, *, keep_unknown: bool = False) -> bytes:
+def _part(layer: LayerParameter, keep: Any, *, keep_unknown: bool = False) -> bytes:
     part = LayerParameter()
     part.CopyFrom(layer)
     for field, _ in layer.ListFields():
-        if wanted(field.number):
+        if keep(field.number):
             continue
         if field.is_extension:
             part.ClearExtension(field)  # type: ignore[arg-type]

@@ -151,13 +151,13 @@ def _with_comments(text: str, field: Field) -> Field:
 
 def _score_names(net: NetParameter, plan: DeployPlan) -> dict[int, str]:
     """Return a name for each score: prob, as in Caffe's deploy nets, or one after its blob if there are several."""
-    taken = {name for index in plan.kept for name in (net.layer[index].name, *net.layer[index].top)}
+    used = {name for index in plan.kept for name in (net.layer[index].name, *net.layer[index].top)}
     names: dict[int, str] = {}
     for score in plan.scores:
         name = "prob" if len(plan.scores) == 1 else f"{score.blob}_prob"
-        while name in taken:
+        while name in used:
             name += "_"
-        taken.add(name)
+        used.add(name)
         names[score.index] = name
     return names
 
@@ -169,9 +169,9 @@ def _input_shapes(
 
     Raises: ShapeError with all unknown shapes, or with given names that are not inputs.
     """
-    made = {top: index for index, tops in plan.inputs.items() for top in tops}
+    sources = {top: index for index, tops in plan.inputs.items() for top in tops}
     declared = [top for index in sorted(plan.kept) if net.layer[index].type == "Input" for top in net.layer[index].top]
-    blobs = [*made, *plan.missing, *declared]
+    blobs = [*sources, *plan.missing, *declared]
     if "" in given and len(blobs) == 1:
         given[blobs[0]] = given.pop("")
     if strange := [
@@ -186,7 +186,7 @@ def _input_shapes(
     known = infer_partly(present)[0].blobs
     shapes: dict[str, Shape] = {blob: tuple(shape) for blob, shape in given.items()}
     errors = []
-    for blob in (*made, *plan.missing):
+    for blob in (*sources, *plan.missing):
         shape = known.get(blob, UNKNOWN)
         if blob not in shapes and (shape is UNKNOWN or None in shape[1:]):
             errors.append(_unknown_input(blob, shape, doc))

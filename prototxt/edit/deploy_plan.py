@@ -175,7 +175,7 @@ def _judged(net: NetParameter, flow: _Flow, index: int, scores: list[Score], not
         return roots
     type_name, (blob, maker) = SCORES[layer.type], learned[0]
     present = [
-        other for other, made in flow.reads.items() if made == [(blob, maker)] and net.layer[other].type == type_name
+        other for other, read in flow.reads.items() if read == [(blob, maker)] and net.layer[other].type == type_name
     ]
     if present:
         return present[:1]

@@ -87,10 +87,10 @@ def unmet_stages(net: NetParameter, kept: NetParameter) -> DecodeError | None:
         layer for layer in net.layer if any(rule.stage or rule.not_stage for rule in (*layer.include, *layer.exclude))
     ]
     absent = [layer for layer in ruled if not is_included(layer, kept.state)]
-    made = set(net.input)
+    available = set(net.input)
     for layer in kept.layer:
         for bottom in layer.bottom:
-            if bottom not in made and any(bottom in other.top for other in absent):
+            if bottom not in available and any(bottom in other.top for other in absent):
                 phase = Phase.Name(kept.state.phase)
                 message = (
                     f"layer {layer.name!r} reads {bottom!r}, which in phase {phase} only layers of other stages make"
@@ -98,5 +98,5 @@ def unmet_stages(net: NetParameter, kept: NetParameter) -> DecodeError | None:
                 named = ", ".join(stages_of(net))
                 hint = f"set the stages (--stage, or train_state and test_state of a solver): {named}"
                 return DecodeError(message, place=place_of(layer), hint=hint)
-        made.update(layer.top)
+        available.update(layer.top)
     return None

@@ -248,7 +248,7 @@ def _upgrade_inputs(net: NetParameter, report: _Report) -> list[int | None]:
     names, shapes, dims = list(net.input), list(net.input_shape), list(net.input_dim)
     if not shapes and dims:  # the oldest form: four input_dim for each input
         shapes = [BlobShape(dim=dims[start : start + 4]) for start in range(0, len(dims), 4)]
-    made: list[int | None] = []
+    origins_added: list[int | None] = []
     if shapes:
         if len(shapes) < len(names) or (not net.input_shape and len(dims) < 4 * len(names)):
             given = f"{len(shapes)} input_shape" if net.input_shape else f"{len(dims)} input_dim"
@@ -259,10 +259,10 @@ def _upgrade_inputs(net: NetParameter, report: _Report) -> list[int | None]:
         rest = list(net.layer)
         del net.layer[:]
         net.layer.extend([layer, *rest])
-        made.append(None)
+        origins_added.append(None)
     for name in ("input", "input_shape", "input_dim"):
         net.ClearField(name)
-    return made
+    return origins_added
 
 
 def _upgrade_batch_norm(layer: LayerParameter) -> None:

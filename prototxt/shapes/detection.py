@@ -39,11 +39,11 @@ def _roi_pooling(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shap
 def _psroi_pooling(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """Map [N, output_dim * group^2, H, W] and boxes [R, 5] to [R, output_dim, group, group] (R-FCN)."""
     param, (features, boxes) = fork_param(layer, "psroi_pooling_param"), bottoms
-    size, wanted = param.group_size, param.output_dim * param.group_size**2
-    if wanted <= 0:
+    size, channels = param.group_size, param.output_dim * param.group_size**2
+    if channels <= 0:
         raise ShapeError("output_dim and group_size must be at least 1")
-    if features is not UNKNOWN and not agree(image_axes(features)[1], wanted):
-        raise ShapeError(f"{features[1]} channels instead of output_dim * group_size^2 = {wanted}")
+    if features is not UNKNOWN and not agree(image_axes(features)[1], channels):
+        raise ShapeError(f"{features[1]} channels instead of output_dim * group_size^2 = {channels}")
     _check_boxes(boxes)
     return [(_rows(boxes), param.output_dim, size, size)] * len(layer.top), []
 

@@ -23,10 +23,10 @@ def _check_labels(predictions: Shape, labels: Shape, axis: int) -> None:
     if predictions is UNKNOWN:
         return
     axis = canonical_axis(predictions, axis)
-    wanted = product((count(predictions, 0, axis), count(predictions, axis + 1)))
-    if not agree(wanted, count(labels)):
+    needed = product((count(predictions, 0, axis), count(predictions, axis + 1)))
+    if not agree(needed, count(labels)):
         raise ShapeError(
-            f"predictions {text(predictions)} need {wanted} labels, but {text(labels)} holds {count(labels)}",
+            f"predictions {text(predictions)} need {needed} labels, but {text(labels)} holds {count(labels)}",
             hint=f"one label for each position outside axis {axis}: [N] for [N, C], [N, H, W] for [N, C, H, W]",
         )
 

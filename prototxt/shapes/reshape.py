@@ -27,21 +27,21 @@ from prototxt.shapes.registry import shape_function
 def _reshape(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], list[Shape]]:
     """Replace `num_axes` axes from `axis`: 0 copies a size, one -1 is inferred from the rest."""
     param, (bottom,) = layer.reshape_param, bottoms
-    wanted = [int(dim) for dim in param.shape.dim]
-    if wanted.count(-1) > 1:
+    dims = [int(dim) for dim in param.shape.dim]
+    if dims.count(-1) > 1:
         raise ShapeError("the new shape has -1 more than once", hint="only one dimension can be inferred")
-    if any(dim < -1 for dim in wanted):
-        raise ShapeError(f"the new shape has a dimension below -1: {wanted}")
+    if any(dim < -1 for dim in dims):
+        raise ShapeError(f"the new shape has a dimension below -1: {dims}")
     if param.num_axes < -1:
         raise ShapeError(f"num_axes must be -1 or more, not {param.num_axes}")
     if bottom is UNKNOWN:  # only a reshape of all axes determines the rank of the top
         whole = param.axis == 0 and param.num_axes == -1
-        return [tuple(dim if dim > 0 else None for dim in wanted) if whole else UNKNOWN], []
+        return [tuple(dim if dim > 0 else None for dim in dims) if whole else UNKNOWN], []
     start, end = _replaced_axes(bottom, param.axis, param.num_axes)
-    middle = [_copied(bottom, start + i) if dim == 0 else dim for i, dim in enumerate(wanted)]
+    middle = [_copied(bottom, start + i) if dim == 0 else dim for i, dim in enumerate(dims)]
     top = (*bottom[:start], *middle, *bottom[end:])
-    if -1 in wanted:
-        position = start + wanted.index(-1)
+    if -1 in dims:
+        position = start + dims.index(-1)
         top = (*top[:position], _inferred(bottom, top, position), *top[position + 1 :])
     if not agree(count(top), count(bottom)):
         raise ShapeError(

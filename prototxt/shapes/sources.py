@@ -38,12 +38,12 @@ def hdf5_rows(source: str, names: list[str]) -> list[tuple[int, ...] | None]:
     """Return the shape of one row of each data set in the first file of the list `source`."""
     unknown: list[tuple[int, ...] | None] = [None] * len(names)
     try:
-        listed = " ".join(_first_lines(source, 100)).split()
-        if not listed or not Path(listed[0]).is_file():
+        files = " ".join(_first_lines(source, 100)).split()
+        if not files or not Path(files[0]).is_file():
             return unknown
         import h5py
 
-        with h5py.File(listed[0], "r") as file:
+        with h5py.File(files[0], "r") as file:
             return [_row(file.get(name)) for name in names]
     except (ImportError, LookupError, RuntimeError, OSError, ValueError, TypeError):  # h5py on damaged files
         return unknown

@@ -44,14 +44,14 @@ def _onnx(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], lis
         message = f"{count_text(len(bottoms), 'bottom')} for {count_text(len(inputs), 'name')} in onnx_param.input"
         raise ShapeError(message, hint="name one value of the file for each bottom")
     declared, known = value_shapes(file, inputs, bottoms)
-    wanted = list(layer.onnx_param.output) or list(declared)
-    if (declared or layer.onnx_param.output) and len(wanted) != len(layer.top):
+    names = list(layer.onnx_param.output) or list(declared)
+    if (declared or layer.onnx_param.output) and len(names) != len(layer.top):
         raise ShapeError(
-            f"{count_text(len(layer.top), 'top')} for {count_text(len(wanted), 'output')} of {file}",
+            f"{count_text(len(layer.top), 'top')} for {count_text(len(names), 'output')} of {file}",
             hint="name them in onnx_param.output",
         )
     batch = None if bottoms[0] is UNKNOWN or not bottoms[0] else bottoms[0][0]
-    shapes = [known.get(name, UNKNOWN) for name in wanted] or [UNKNOWN] * len(layer.top)
+    shapes = [known.get(name, UNKNOWN) for name in names] or [UNKNOWN] * len(layer.top)
     return [(batch, *shape[1:]) if shape and shape is not UNKNOWN else shape for shape in shapes], []
 
 

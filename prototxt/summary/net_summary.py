@@ -122,11 +122,11 @@ def list_net(
             found.append(_row(index, layer, (*before, name), ends, tuple(shapes.params[position]), cost))
         rows.update((row.index, row) for row in found)
         totals[name] = _totals(found, net_cost(kept, shapes), peak_activations(kept, shapes))
-    listed = tuple(rows[index] for index in sorted(rows))
-    problems.update(dict.fromkeys([*_unknown_types(listed), *_unknown_inputs(listed)]))
-    if phase is None and len({row.phases for row in listed}) <= 1 and len(totals) == len(PHASES):
+    ordered = tuple(rows[index] for index in sorted(rows))
+    problems.update(dict.fromkeys([*_unknown_types(ordered), *_unknown_inputs(ordered)]))
+    if phase is None and len({row.phases for row in ordered}) <= 1 and len(totals) == len(PHASES):
         totals = {"": totals[PHASES[-1]]}
-    return NetListing(net.name, listed, totals, tuple(problems))
+    return NetListing(net.name, ordered, totals, tuple(problems))
 
 
 def _given(net: NetParameter, inputs: dict[str, Sequence[int]]) -> dict[str, Sequence[int]]:

@@ -242,19 +242,19 @@ def find(document: Document | Message, path: str) -> list[Field]:
             raise EditError(f"cannot read the path {path!r} at {path[pos:]!r}", hint="e.g. layer[name=conv1].top")
         fields = [field for message in messages for field in message.all(segment[1])]
         for key, double, single, bare in predicate.findall(segment[2]):
-            wanted = double or single or bare
+            value_text = double or single or bare
             if key:
-                fields = [field for field in fields if any(_has(value, key, wanted) for value in field.values)]
+                fields = [field for field in fields if any(_has(value, key, value_text) for value in field.values)]
             else:
-                index = int(wanted) if wanted.isdigit() else -1
+                index = int(value_text) if value_text.isdigit() else -1
                 fields = fields[index : index + 1] if index >= 0 else []
         messages = [value for field in fields for value in field.values if isinstance(value, Message)]
         pos = segment.end()
     return fields
 
 
-def _has(value: Scalar | Message, key: str, wanted: str) -> bool:
-    return isinstance(value, Message) and any(scalar.value == wanted for scalar in value.scalars(key))
+def _has(value: Scalar | Message, key: str, value_text: str) -> bool:
+    return isinstance(value, Message) and any(scalar.value == value_text for scalar in value.scalars(key))
 
 
 def _skip_spaces(text: str, pos: int) -> int:

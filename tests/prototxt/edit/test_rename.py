@@ -460,3 +460,8 @@ def test_flags_that_freeze(layer: str, written: str | None) -> None:
 def test_rates_that_are_zero_keep_their_spelling(rate: str) -> None:
     text = CONV % f"param {{ lr_mult: {rate} }} param {{ lr_mult: 1e-9 }} "
     assert f"param {{ lr_mult: {rate} }} param {{ lr_mult: 0 }}" in renamed(text)
+
+
+def test_a_misspelt_keyword_is_refused() -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'frezee'"):
+        rename(parse(LENET), "p", frezee=False)  # type: ignore[call-arg]
