@@ -71,35 +71,12 @@ class CaffeLog(Lines):
 
 
 class Both(Display):
-    """Two displays in one, such as a bar on the terminal and a log in a file."""
+    """Several displays in one, such as a bar on the terminal and a log in a file."""
 
-    def __init__(self, first: Display, second: Display) -> None:
-        self.parts = (first, second)
-
-    def say(self, text: str) -> None:
-        """Write the line to both."""
-        for part in self.parts:
-            part.say(text)
-
-    def start(self, iteration: int, max_iter: int) -> None:
-        """Pass it to both."""
-        for part in self.parts:
-            part.start(iteration, max_iter)
-
-    def tick(self, iteration: int, loss: float | None = None, rate: float | None = None) -> None:
-        """Pass it to both."""
-        for part in self.parts:
-            part.tick(iteration, loss, rate)
-
-    def progress(self, step: str, done: int, total: int) -> None:
-        """Pass it to both."""
-        for part in self.parts:
-            part.progress(step, done, total)
-
-    def close(self) -> None:
-        """Close both."""
-        for part in self.parts:
-            part.close()
+    def __init__(self, *parts: Display) -> None:
+        for name in ("say", "start", "tick", "progress", "close"):
+            calls = [getattr(part, name) for part in parts]
+            setattr(self, name, lambda *arguments, calls=calls: [call(*arguments) for call in calls])
 
 
 def for_training(stream: TextIO | None = None) -> Display:
