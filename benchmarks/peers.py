@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Made = TypeVar("Made")
-Loop = Callable[[int], object]  # runs so many iterations
+Loop = Callable[[int], object]  # runs a number of iterations
 RATE, MOMENTUM, DECAY = 0.01, 0.9, 5e-4
 
 
@@ -38,11 +38,11 @@ class Peer:
 
     @property
     def pace(self) -> str:
-        """Return what the table says."""
+        """Return the threads and the choice as the table shows them."""
         return ", ".join(filter(None, (str(self.threads), self.how)))
 
     def run(self, count: int) -> None:
-        """Run so many iterations with the peer's threads."""
+        """Run `count` iterations with the peer's threads."""
         torch.set_num_threads(self.threads)
         self.loop(count)
 
@@ -57,7 +57,7 @@ def ordinary(
     channels_last: bool = False,
     compiled: bool = False,
 ) -> Loop:
-    """The usual loop over rows x [N, ...] and labels y int64 [N].
+    """Return the usual loop over rows x [N, ...] and labels y int64 [N].
 
     prepare   makes a batch of rows ready, for example scales pixels
     compiled  net and loss, and so their gradients, are made by torch's compiler
@@ -95,7 +95,7 @@ def compile_for(device: torch.device, function: Callable[..., Tensor]) -> Callab
 
 
 def by_hand(shapes: Sequence[tuple[int, int]], x: Tensor, y: Tensor, batch: int) -> Loop:
-    """A head of dense layers [outputs, inputs] with ReLUs between them: every gradient is a product written out.
+    """Return the loop of a head of dense layers [outputs, inputs] with ReLUs between them, all gradients by hand.
 
     As in the nets that we train, biases learn at twice the rate, and the rate falls every 1,000 iterations. Weights lie
     in one flat tensor and biases in another, so that each is updated at once.

@@ -4,8 +4,8 @@
 
 The peer is vectorised: one matrix product for all heads, gradients in closed form, one update, in one thread like ours.
 It is set up from the same nets, records and starts, and after the first round its heads must be those of our sweep to
-rounding, or the script fails. Both take turns. Takes what the tutorial leaves in its work folder; where there is
-nothing, a small tutorial run makes it in a temporary folder: what the numbers are makes no difference to the time.
+rounding, or the script fails. Both take turns. Takes the files that the tutorial leaves in its work folder; where there
+are none, a small tutorial run makes it in a temporary folder: what the numbers are makes no difference to the time.
 --whole runs the whole command once as well, with decoding, trunk, references and judging.
 """
 
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def work_folder(wanted: Path, stack: ExitStack) -> Path:
-    """The tutorial's folder, or a new one with what a small run of it leaves."""
+    """Return the tutorial's folder, or a new one with the files of a small run of it."""
     if (wanted / START).exists():
         return wanted
     made = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -93,7 +93,7 @@ def work_folder(wanted: Path, stack: ExitStack) -> Path:
 
 
 def references() -> list[str]:
-    """Both originals, as on a command line."""
+    """Return both originals, as on a command line."""
     names = [path.stem for path in sorted(Path().glob("lenet_*_iter_*.caffemodel"))]
     return [
         f"lenet_{name.split('_')[1]}_train_val.prototxt:{name}.caffemodel,classes={CLASSES[name.split('_')[1]]}"
@@ -102,7 +102,7 @@ def references() -> list[str]:
 
 
 def compare(rounds: int) -> dict[str, float]:
-    """Seconds of a turn of each, medians."""
+    """Return seconds of a turn of each, medians."""
     message, path = read_message(SOLVER, None, ())
     settings, nets = read_settings(message, path=path), read_nets(message, path=path)
     opening = Opening(settings.seed or 0, torch.device("cpu"), TrainOptions(), None, DEFAULT_BUDGET, None, Silent())
@@ -159,7 +159,7 @@ class Hand:
     history: tuple[Tensor, Tensor]
 
     def train(self, start: int, count: int) -> None:
-        """Run so many iterations; all but slicing is in one piece for all heads."""
+        """Run `count` iterations; all but slicing is in one piece for all heads."""
         heads, classes = len(self.flat[1]) // self.wanted.shape[2], self.wanted.shape[2]
         third = self.weights.shape[1] // 3
         with torch.inference_mode():
@@ -194,7 +194,7 @@ class Hand:
 
 
 def by_hand(bench: SweepContext, groups: Sequence[Group]) -> Hand:
-    """The loop for the same nets, records and starts as those of our sweep."""
+    """Return the loop for the same nets, records and starts as those of our sweep."""
     trials = [trial for group in groups for trial in group.cells]
     assert [*dict.fromkeys(trial.loss for trial in trials)] == AXES["loss"], "heads of one loss lie side by side"
     feed = bench.train.batches
@@ -224,7 +224,7 @@ def by_hand(bench: SweepContext, groups: Sequence[Group]) -> Hand:
 
 
 def params_of(groups: Sequence[Group]) -> tuple[Tensor, Tensor]:
-    """All heads' weights [H C, F] and biases [H C]."""
+    """Return all heads' weights [H C, F] and biases [H C]."""
     weight, bias = groups[0].heads.params
     return tuple(torch.cat([group.heads.params[name].flatten(0, 1) for group in groups]) for name in (weight, bias))
 

@@ -56,19 +56,19 @@ def interleaved(rivals: Mapping[str, Callable[[], float]], *, rounds: int = 5, w
 
 
 def seconds(call: Callable[[], object]) -> float:
-    """Wall seconds of one call."""
+    """Return wall seconds of one call."""
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
 
 
 def peak_mib() -> float:
-    """The peak of this process's resident memory in MiB."""
+    """Return the peak of this process's resident memory in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table."""
+    """Return a Markdown table."""
     cells = [[str(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in [list(header), *cells]) for i in range(len(header))]
     lines = [
@@ -79,5 +79,5 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def machine() -> str:
-    """One line on the machine, for under a table."""
+    """Return one line on the machine, to print below a table."""
     return f"{os.cpu_count()} cores, Python {sys.version.split()[0]}"

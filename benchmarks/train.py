@@ -143,7 +143,7 @@ class Bench:
     scale: int
 
     def solver(self, net: str, budget: int = 4 << 30) -> Solver:
-        """The example's solver on another net, without tests, displays and snapshots."""
+        """Return the example's solver on another net, without tests, displays and snapshots."""
         message: SolverParameter = load_solver("lenet_odd_solver.prototxt")
         for name in ("test_iter", "test_interval", "display", "snapshot", "snapshot_after_train"):
             message.ClearField(name)
@@ -154,11 +154,11 @@ class Bench:
         return Solver(message, device=self.device, display=Silent(), threads=asked, cache_budget=budget)
 
     def ours(self, net: str) -> Peer:
-        """Steps of a solver that is ready, at the pace that it has chosen."""
+        """Return steps of a prepared solver, with the threads and layout that it has chosen."""
         return self._ready(self.solver(f"{net}/train_val.prototxt"))
 
     def pair(self, net: str, plain: str, budget: int) -> Sequence[Peer]:
-        """Steps of two nets at the pace that suits the second."""
+        """Return steps of two nets with the threads and layout that suit the second."""
         second = self.solver(f"{plain}/train_val.prototxt", budget)
         peer = self._ready(second, "the net without them")
         first = self.solver(f"{net}/train_val.prototxt", budget)
@@ -171,12 +171,12 @@ class Bench:
         return Peer(name, run.step, torch.get_num_threads(), "channels last" * run.autotuner.channels_last)
 
     def peer(self, name: str, ways: Mapping[str, Callable[[], Loop]]) -> Peer:
-        """The fastest of these ways with one thread or all."""
+        """Return the fastest of these ways with one thread or all."""
         threads = [self.threads] if self.threads else sorted({1, self.most})
         return quickest(name, ways, threads, max(2, 100 // self.scale))
 
     def peers(self, ways: Callable[[bool], Mapping[str, Callable[[], Loop]]]) -> list[Peer]:
-        """The ordinary loop, and the same compiled in the layout that suited it, where there is a compiler.
+        """Return the ordinary loop, and the same compiled in the layout that suited it, where there is a compiler.
 
         ways  makes loops that are compiled or not, by layout
         """
@@ -187,7 +187,7 @@ class Bench:
 
 
 def rows(bench: Bench) -> Iterator[Row]:
-    """The rows whose rivals take turns."""
+    """Yield the rows whose rivals take turns."""
     yield Row(
         "LeNet from scratch, pictures decoded, batch 25", 1000, {ORDINARY: ">= 1.0"}, lambda: scratch(bench)
     )  # fmt: skip
@@ -232,7 +232,7 @@ def scaled(pixels: Tensor) -> Tensor:
 
 
 def heads(bench: Bench, net: str) -> list[Peer]:
-    """A head on a trunk that has been computed for all records before."""
+    """Return the rivals of a head on a trunk that has been computed for all records before."""
     ours = bench.ours(net)
     layers = params(bench.solver(f"{net}/train_val.prototxt").net)
     shapes = [(len(t[0]), t[0].shape[1]) for t in layers.values() if t[0].dim() == 2 and t[0].requires_grad]
@@ -283,7 +283,7 @@ def measured(bench: Bench, row: Row, rounds: int) -> list[Sequence[str]]:
 
 
 def whole_command(device: str, rounds: int, iterations: int) -> Sequence[str]:
-    """The command as a user starts it, several times: 50,000 pictures, the trunk, all iterations, all tests."""
+    """Run the command as a user starts it, several times: 50,000 pictures, the trunk, all iterations, all tests."""
     command = [
         sys.executable,
         "-m",

@@ -6,8 +6,8 @@ the N records of a batch it is, for scores z [N, C],
     sum over T and columns of  weight * softmax(z[columns] / T)  +  slope * z  +  constant  +  the rest
 
 Weight, slope and constant depend on the record alone, so that they are computed once and kept beside the trunk's rows;
-those of all losses are added up beforehand. The rest are losses that are no such sum: hinges, and filters that ask what
-the net in training answers.
+those of all losses are added up beforehand. The rest are losses that are no such sum: hinges, and filters that depend
+on the answers of the net in training.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Terms:
         self.rest += other.rest
 
     def rows(self) -> list[Tensor]:
-        """Return what is kept for each record, in a fixed order."""
+        """Return the values that are kept for each record, in a fixed order."""
         kept = [*self.softmax.values(), self.slope, self.constant]
         return [item for item in kept if isinstance(item, Tensor)] + [row for _, rows in self.rest for row in rows]
 
@@ -192,7 +192,7 @@ def _reference(terms: Terms, loss: Any, weight: float, classes: int, old: Tensor
 
 
 def _compared(loss: Any, classes: int, old: Tensor, label: Tensor) -> tuple[Tensor, Columns, AlignedLogits]:
-    """Return the labels int64 [N], the columns that the reference knows, and what it says of each record."""
+    """Return the labels int64 [N], the columns that the reference knows, and its scores of each record."""
     target = _checked(indices(label), classes)
     given = loss.keywords.get("classes")
     columns = None if given is None else tuple(int(item) for item in given)
@@ -250,7 +250,7 @@ _BUILDERS: Mapping[type[nn.Module], Callable[..., None]] = {
 
 
 def _times(mode: Normalization, batch: int) -> int:
-    """Return what the divisor, which is N but for NONE, leaves of a factor of N."""
+    """Return N divided by the divisor of the loss, which is N itself for all modes but NONE."""
     if mode == "NONE" and process_group.current_group() is not None:
         raise NoClosedFormError("normalization NONE in several processes has no closed form")
     return batch if mode == "NONE" else 1
@@ -292,7 +292,7 @@ class ScoreGradient:
 
     The structure is that of `terms`; rows may be those of any records.
 
-    factor  what the whole is multiplied by, a tensor that changes between steps, or None
+    factor  of the whole, a tensor that changes between steps, or None
     count   how many rows there are
     """
 

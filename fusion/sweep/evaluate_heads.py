@@ -1,4 +1,4 @@
-"""The records that heads are judged on, and what the references say about them."""
+"""The records that heads are evaluated on, and the references' answers."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def records_of(panel: EvalSet) -> Predictions:
 
 
 def known_answers(panel: EvalSet, held: References | None, device: torch.device) -> list[Predictions]:
-    """What each reference says about the records; a file that does not know them is left out."""
+    """Return each reference's answers; a file that does not know the records is left out."""
     if held is None:
         return []
     source = panel.job.sources[0]

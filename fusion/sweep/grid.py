@@ -1,4 +1,4 @@
-"""What a sweep tries: axes of values, and the heads that they make."""
+"""The grid of a sweep: axes of values, and the trials that they make."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Value = str | float | int
 Axes = Mapping[str, Sequence[Value]]
 NONE = "none"
 OWN = ("loss", "weight", "lr", "seed")
-TENSORS = ("alpha", "beta", "temperature", "margin")  # numbers that may differ between heads of one step
+TENSORS = ("alpha", "beta", "temperature", "margin")  # numbers that may differ between heads with the same loss layers
 _SHORT = {"weight": "w", "temperature": "T", "seed": "s", "lr": "lr", "alpha": "a", "beta": "b", "margin": "m"}
 
 
@@ -36,17 +36,17 @@ class Trial:
 
     @property
     def setting(self) -> Trial:
-        """The cell without its seed: what is chosen."""
+        """Return the trial without its seed, as settings are chosen."""
         return Trial(self.loss, self.options, self.weight, self.lr)
 
     @property
     def structure(self) -> tuple[str, tuple[tuple[str, Value], ...], float | None]:
-        """Return what heads have in common that differ in weights and seeds alone."""
+        """Return the common part of heads that differ in weights and seeds alone."""
         return self.loss, self.options, self.lr
 
     @property
     def name(self) -> str:
-        """A file name: `focal_b5_w0.01_s1`."""
+        """Return a file name: `focal_b5_w0.01_s1`."""
         parts = [(_SHORT.get(key, key), value) for key, value in self.options]
         if self.loss != NONE:
             parts.append(("w", self.weight))
@@ -55,7 +55,7 @@ class Trial:
 
 
 def read_axes(texts: Sequence[str]) -> dict[str, list[Value]]:
-    """Axes from `loss=kd,focal`, or from a TOML or JSON file of lists. Raises: TrainingError; OSError."""
+    """Read axes from `loss=kd,focal`, or from a TOML or JSON file of lists. Raises: TrainingError; OSError."""
     axes: dict[str, list[Value]] = {}
     for text in texts:
         key, equals, values = text.partition("=")
@@ -72,7 +72,7 @@ def read_axes(texts: Sequence[str]) -> dict[str, list[Value]]:
 
 
 def cells(axes: Axes) -> list[Trial]:
-    """All combinations; options that a loss has no use for are left out of it, and what is then equal is tried once.
+    """Return all combinations, each once, without options that their loss does not take.
 
     Raises: TrainingError for unknown axes; ComposeError for unknown losses and values.
     """
@@ -104,7 +104,7 @@ def cells(axes: Axes) -> list[Trial]:
 
 
 def _mistakes(axes: Axes, losses: Sequence[str]) -> list[TrainingError]:
-    """Values that cannot be what their axis is about."""
+    """Return errors for values that do not fit their axis."""
     found = []
     for loss in sorted({"cna", "bct"} & set(losses)):
         hint = "train with it by itself: fusion-train --pct"

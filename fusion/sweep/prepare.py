@@ -1,4 +1,4 @@
-"""What all heads of a sweep share, and the heads in groups that are trained in one step."""
+"""The net, data and references that all heads of a sweep share, and the heads in groups trained in one step."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _TOGETHER = 256  # heads per step at most
 
 @dataclass(frozen=True, eq=False)
 class Opening:
-    """How nets and data are opened, and where what is computed once is kept (as in Solver)."""
+    """How nets and data are opened, and where the trunk's outputs are kept (as in Solver)."""
 
     seed: int
     device: torch.device
@@ -52,7 +52,7 @@ class Opening:
 
 @dataclass(frozen=True, eq=False)
 class SweepContext:
-    """What all heads share.
+    """The nets, data and references that all heads share.
 
     objectives  the number of each loss without its numbers among the job's losses
     """
@@ -120,7 +120,7 @@ def _with_cached_trunk(job: NetWithData, opening: Opening) -> NetWithData:
 
 
 def _kind(cell: Trial) -> Trial:
-    """The cell's loss without the numbers that heads of one step may differ in."""
+    """Return the trial's loss without the numbers that heads with the same loss layers may differ in."""
     return Trial(cell.loss, tuple(pair for pair in cell.options if pair[0] not in TENSORS))
 
 
@@ -207,7 +207,7 @@ class _Starts:
         self._known: dict[int | None, Stack] = {None: self._of(job.net)}
 
     def of(self, seed: int | None) -> Stack:
-        """Parameters by name."""
+        """Return the parameters by name."""
         if seed not in self._known:
             job = self._job
             fresh = build(job.message, "TRAIN", shapes=shapes_of(job.sources), seed=seed)

@@ -1,4 +1,4 @@
-"""What a sweep found: a line per head, the chosen setting, and the files."""
+"""The result of a sweep: a line per head, the chosen setting, and the files."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ class Entry:
 
     @property
     def diverged(self) -> bool:
-        """Whether its logits are no numbers."""
+        """Return whether its logits are no numbers."""
         return self.chosen_on["accuracy"] is None
 
 
 @dataclass(frozen=True)
 class Result:
-    """All heads, and the setting that was chosen without a look at what is reported.
+    """All heads, and the setting that was chosen without looking at the reported records.
 
     best  of the chosen setting's heads the first
     """
@@ -53,7 +53,7 @@ class Result:
     best: Trial
 
     def table(self) -> list[dict[str, Any]]:
-        """A flat line per head."""
+        """Return a flat line per head."""
         return [
             {
                 "name": entry.cell.name,
@@ -85,7 +85,7 @@ class Result:
 
 
 def former_heads(folder: Path) -> set[str]:
-    """The names of the heads in a folder's `table.json`; none where there is no such table."""
+    """Return the names of the heads in a folder's `table.json`; none where there is no such table."""
     try:
         heads = json.loads((folder / "table.json").read_text("utf-8"))["heads"]
         names = {str(head["name"]) for head in heads}
@@ -95,7 +95,7 @@ def former_heads(folder: Path) -> set[str]:
 
 
 class Judge:
-    """Figures of many nets over the same records: who was right before is worked out once.
+    """Figures of many nets over the same records: who was right before is computed once.
 
     records  any predictions over these records
     """

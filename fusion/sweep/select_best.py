@@ -1,4 +1,4 @@
-"""How the trained heads do: figures on two splits, the choice, and the files."""
+"""The evaluation of the trained heads: figures on two splits, the choice, and the files."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _CHUNK = 2000
 def selecting(
     bench: SweepContext, test: NetParameter, held: NDArray[np.int64], select_on: float | PathLike, display: Display
 ) -> EvalSet:
-    """The records to choose on: those kept back, or those of a list read as the test net reads its own."""
+    """Return the records to choose on: those kept back, or those of a list that the test net reads."""
     if isinstance(select_on, float):
         return EvalSet(bench.train, held)
     job = bench.open_test(with_list(test, select_on))

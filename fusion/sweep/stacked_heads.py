@@ -28,7 +28,7 @@ from fusion.solver.batches import Blobs, CachedBatches
 from fusion.solver.callbacks.ema import averaging_decay
 from fusion.solver.lr_policy import Schedule, advance, learning_rate
 from fusion.solver.optimizers import CaffeOptimizer
-from fusion.solver.step.closed_form import ClosedForm, Losses
+from fusion.solver.step.closed_form import ClosedForm, ScoreLosses
 
 Stack = dict[str, Tensor]  # parameters by name, [heads, ...] each
 Place = int | NDArray[np.int64]  # the first of consecutive records, or indices
@@ -52,7 +52,7 @@ class Segment:
     heads    their places
     paths    the loss's layers, by name
     numbers  options of its function instead of the net's
-    weights  float32 [H], what it is multiplied by for each head
+    weights  float32 [H], the loss's weight for each head
     shares   factors of the net's own losses and of those towards references (kd_alpha)
     """
 
@@ -80,7 +80,7 @@ class Heads:
     segments   of all heads, in order
     rates      lr_mult and decay_mult by the parameter's name
     optimizer  makes the update rule for groups of tensors
-    ema        decay of averaged weights, which then are what is judged; 0: none
+    ema        decay of averaged weights, which then are evaluated; 0: none
 
     choice     how the gradients are computed and why, in words
     """
@@ -154,7 +154,7 @@ class Heads:
         form.losses = self._by_segment(form.losses)
         return form.keep(self._feed)
 
-    def _by_segment(self, groups: Sequence[Losses]) -> list[Losses]:
+    def _by_segment(self, groups: Sequence[ScoreLosses]) -> list[ScoreLosses]:
         """Return the net's own losses for all heads, then those of each segment, which are added to them."""
         device = next(iter(self.params.values())).device
         shares = torch.cat([torch.full((len(each.weights), 1), each.shares[0]) for each in self._segments]).to(device)
@@ -203,7 +203,7 @@ class Heads:
                 whole[segment.heads] = gradient
 
     def _per_head(self, number: int, transform: Callable[..., Any], blobs: Blobs) -> Any:
-        """Return what a transform of the loss gives for each head of a segment."""
+        """Return the result of a transform of the loss for each head of a segment."""
         segment = self._segments[number]
         params = {name: tensor[segment.heads] for name, tensor in self.params.items()}
         loss = transform(partial(self._loss, segment, self._nets[number]))
@@ -244,7 +244,7 @@ def _indices(place: Place, count: int) -> NDArray[np.int64]:
 
 @torch.no_grad()
 def answers(net: Net, params: Stack, blobs: Blobs) -> Tensor:
-    """What a net with one output gives under each head's parameters, float32 [H, N, C]."""
+    """Return the output of a net with one output under each head's parameters, float32 [H, N, C]."""
     (key,) = (key for key, _ in net.plan.outputs)
     inputs = {name: blobs[name] for name, _ in net.plan.inputs}
     found: Tensor = vmap(lambda own: functional_call(net, own, (inputs,))[key])(params)
@@ -252,10 +252,10 @@ def answers(net: Net, params: Stack, blobs: Blobs) -> Tensor:
 
 
 def check_head(head: Net) -> None:
-    """Raise TrainingError for layers that draw numbers or remember: heads in one step cannot be told apart by them."""
+    """Raise TrainingError for layers that draw numbers or keep a state, which heads in one step would share."""
     foreign = sorted({call.type for call in head.plan.calls} - PLAIN)
     if foreign:
         raise TrainingError(
             f"heads with {', '.join(foreign)} layers cannot be trained together",
-            hint="a sweep needs a head of plain layers behind the frozen trunk; train such heads one by one",
+            hint="a sweep needs a head of plain layers after the frozen trunk; train such heads separately",
         )

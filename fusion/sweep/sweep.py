@@ -61,9 +61,9 @@ def sweep(
     """Train a head for every combination of the axes and choose a setting.
 
     axes       values for loss, weight, lr, seed and for options of the losses (alpha, beta, temperature, margin, ...)
-    select_on  the share of the training records that is kept back to choose on, or a list file to choose on; what is
-               reported are the records of the solver's (first) test net
-    slack      a setting may be chosen up to so much below the best accuracy
+    select_on  the share of the training records that is kept back to choose on, or a list file to choose on; the
+               records of the solver's (first) test net are reported
+    slack      how far below the best accuracy a chosen setting may be
     out        folder for new/NAME.npz, old/NAME.npz, table.csv, table.json and best.caffemodel
     overrides  fields set instead of the solver's: "base_lr=0.1", "momentum=0.95"; the axis lr wins
     extras     learning rate policy, warm-up, layers to freeze, label smoothing, averaged weights; no others
@@ -71,8 +71,8 @@ def sweep(
     The rest as in Solver. `seed` is that of the fillers of the head, which then wins over `weights`; the records come
     in the solver's order.
 
-    Raises: TrainingError for what cannot be swept, or if the trunk's outputs are to be written beside the snapshots of
-            another training that runs; the errors of Solver.
+    Raises: TrainingError for settings that cannot be swept, or if the trunk's outputs are to be written beside the
+            snapshots of another training that runs; the errors of Solver.
     """
     display = display or for_stream()
     extras = extras or TrainOptions()
@@ -107,7 +107,7 @@ def sweep(
 def _check(settings: Settings, extras: TrainOptions) -> None:
     extras.check(settings)
     if extras.ema:
-        EMA(extras.ema)  # refuses what is no decay
+        EMA(extras.ema)  # raises for a decay outside (0, 1)
     for field in fields(extras):
         if field.name not in _APPLIED and getattr(extras, field.name):
             raise TrainingError(f"a sweep has no use for {field.name}", hint=f"it applies {', '.join(_APPLIED)}")

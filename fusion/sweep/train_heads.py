@@ -56,8 +56,11 @@ def train(
 
 @contextmanager
 def threads_of(count: int) -> Iterator[None]:
-    """So many threads for torch's CPU operations. One is best: hundreds of small ones per step gain nothing from a
-    second, which makes them wait for each other as soon as anything else runs."""
+    """Set the number of threads of torch's CPU operations in the block.
+
+    One is best: hundreds of small operations per step gain nothing from a second, which makes them wait for each other
+    as soon as anything else runs.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -67,7 +70,7 @@ def threads_of(count: int) -> Iterator[None]:
 
 
 def batches_of(source: DataSource, held: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-    """The source's order without the records that are kept back, in batches of the usual size."""
+    """Return the source's order without the records that are kept back, in batches of the usual size."""
     if not len(held):
         return source.order()
     kept = np.ones(len(source), bool)

@@ -25,20 +25,20 @@ from fusion.references import LossWarmup
 from fusion.solver.batches import Blobs, CachedBatches
 from fusion.solver.step.head_layers import Stack, add_slopes, gradient_of, head_layer
 
-_ROOM = 1 << 29  # bytes for what is kept beside the records of a feed
+_ROOM = 1 << 29  # bytes for the constants kept beside the records of a feed
 _CHUNK = 4096  # records whose constants are computed at once
 
 
 @dataclass(frozen=True, eq=False)
-class Losses:
+class ScoreLosses:
     """The losses on one blob of scores that grow together.
 
     scores   the value that they read
     classes  its width C
     members  each loss's layer, weight in the total loss, and the keys of its other bottoms
-    factor   what they are multiplied by in each iteration (loss warm-up), or None
+    factor   of all members, which changes between iterations (loss warm-up), or None
     heads    of stacked heads those that have these losses; None: all
-    scale    float [H, 1], what the losses of each of these heads are multiplied by, or None
+    scale    float [H, 1], the factor of each of these heads, or None
     """
 
     scores: str
@@ -81,7 +81,7 @@ class ClosedForm:
     sample  a batch of its inputs
     stack   the parameters of the H heads by name, [H, ...] each; None: the net's own
 
-    layers  between what learns and the scores, in the order of execution
+    layers  from the lowest that learns up to the scores, in the order of execution
     losses  by the scores that they read
     inputs  of the layers and the losses
     Raises: NoClosedFormError with the layer that autograd must differentiate.
@@ -115,14 +115,14 @@ class ClosedForm:
         self._rows: Blobs = {}
 
     def keep(self, feed: CachedBatches) -> ClosedForm:
-        """Keep what the losses need of each record beside the feed's rows, where there is room; returns itself."""
+        """Keep the constants of each record beside the feed's rows, where there is room; returns itself."""
         records = len(feed.source)
         names = {key for group in self.losses for _, _, keys in group.members for key in keys}
         starts = range(0, records, _CHUNK)
         chunks = [{key: feed.rows[key][start : start + _CHUNK] for key in names} for start in starts]
         size = sum(row[:1].nbytes for row in self._terms(chunks[0])) * records
         if size > _ROOM:
-            raise NoClosedFormError(f"what its losses need of {records} records takes {size >> 20} MiB")
+            raise NoClosedFormError(f"the constants of {records} records take {size >> 20} MiB")
         columns = [torch.cat(rows) for rows in zip(*(self._terms(chunk) for chunk in chunks), strict=True)]
         self._bind({key: rows.to(self._device) for key, rows in chunks[0].items()}, feed.add(columns))
         self._rows = {each.key: feed.rows[each.key] for each in self.inputs}
@@ -133,7 +133,7 @@ class ClosedForm:
         return self
 
     def follow(self, sample: Blobs) -> ClosedForm:
-        """Expect what the losses need in each batch, from `constants`; returns itself.
+        """Expect the constants in each batch, as `constants` computes them; returns itself.
 
         Raises: NoClosedFormError where labels of later batches may be ignored, for the divisor then changes.
         """
@@ -143,7 +143,7 @@ class ClosedForm:
         return self
 
     def constants(self, blobs: Mapping[str, Tensor]) -> Blobs:
-        """Return what the losses need of these records, in addition to the head's inputs.
+        """Return the constants of these records by key; the step needs them in addition to the head's inputs.
 
         Raises: TrainingError for labels that are no classes.
         """
@@ -195,7 +195,7 @@ class ClosedForm:
         return all(bool(slope.sum().isfinite()) for slope in self._slopes)
 
     def _terms(self, blobs: Mapping[str, Tensor]) -> list[Tensor]:
-        """Return what the losses need of these records."""
+        """Return the rows of all losses' terms for these records."""
         return [row for group in self.losses for row in group.terms(blobs, self._batch).rows()]
 
     def _input(self, key: str, rows: Tensor) -> Tensor:
@@ -242,7 +242,7 @@ def _learning(net: Net) -> frozenset[str]:
 
 
 def _between(net: Net, learning: frozenset[str]) -> list[Call]:
-    """Return the calls that the losses' scores are computed by and that learn or lie above what learns, in order."""
+    """Return the calls on the way to the losses' scores that depend on a parameter that learns, in order."""
     weighted = {value for value, weight in net.plan.loss_weights if weight}
     needed = {value for call in net.plan.calls if weighted.intersection(call.tops) for value in call.bottoms}
     found = []
@@ -253,8 +253,10 @@ def _between(net: Net, learning: frozenset[str]) -> list[Call]:
     return [call for call in reversed(found) if learning.intersection(call.tops)]
 
 
-def _groups(net: Net, learning: frozenset[str], widths: Mapping[str, int], inputs: Mapping[str, str]) -> list[Losses]:
-    """Return the losses by the scores that they read and by what they are multiplied by."""
+def _groups(
+    net: Net, learning: frozenset[str], widths: Mapping[str, int], inputs: Mapping[str, str]
+) -> list[ScoreLosses]:
+    """Return the losses by the scores that they read and by their factor."""
     weights = dict(net.plan.loss_weights)
     groups: dict[tuple[str, int], list[tuple[nn.Module, float, tuple[str, ...]]]] = {}
     factors: dict[int, Tensor | None] = {}
@@ -277,9 +279,10 @@ def _groups(net: Net, learning: frozenset[str], widths: Mapping[str, int], input
         )
         groups.setdefault((scores, id(factor)), []).append(member)
     if not groups:
-        raise NoClosedFormError("no loss reads what learns")
+        raise NoClosedFormError("no loss depends on a parameter that learns")
     return [
-        Losses(scores, widths[scores], tuple(members), factors[factor]) for (scores, factor), members in groups.items()
+        ScoreLosses(scores, widths[scores], tuple(members), factors[factor])
+        for (scores, factor), members in groups.items()
     ]
 
 
@@ -290,4 +293,4 @@ def _check_params(net: Net, modules: Sequence[nn.Module], known_inputs: bool) ->
     if len(set(known)) < len(known):
         raise NoClosedFormError("layers share their weights")
     if others or not known_inputs:
-        raise NoClosedFormError("layers without a closed form lie between what learns")
+        raise NoClosedFormError("layers without a closed form lie between those that learn")

@@ -1,4 +1,4 @@
-"""A net that runs as it is, or as torch's compiler has made it, whichever is faster here.
+"""A net that runs as it is, or compiled by torch's compiler, whichever is faster here.
 
 On a GPU the compiler also makes CUDA graphs, which start a whole pass at once: small nets wait for little else there.
 """
@@ -13,12 +13,12 @@ from torch import Tensor
 
 from fusion.nets.graph import Net
 from fusion.solver.batches import Blobs
-from fusion.solver.step.autotune import Measurement, spoken, timed
+from fusion.solver.step.autotune import Measurement, format_seconds, timed
 from fusion.solver.step.eager_step import Run
 
 # Dynamo's and Inductor's errors are RuntimeErrors; a missing compiler, header or cache folder may raise the others.
 _COMPILER_ERRORS = (RuntimeError, OSError, ImportError, SubprocessError)
-_SHARE = 0.2  # seconds of a measurement, of which there are so many:
+_SHARE = 0.2  # seconds of a measurement
 _ROUNDS = 3
 _WORTH = 0.97  # of the plain time: rounding and waiting for the compiler are paid with a gain only
 
@@ -36,11 +36,11 @@ class Compilable:
         return self._made is not None
 
     def __call__(self, blobs: Blobs) -> dict[str, Tensor]:
-        """The net's outputs."""
+        """Return the net's outputs."""
         return self._net(blobs) if self._made is None else self._made(blobs)
 
     def choose(self, trial: Measurement, device: torch.device, *, sure: bool = False) -> str:
-        """Compile where steps become faster by it; returns what to say.
+        """Compile where steps become faster by it; returns a line for the log.
 
         trial  steps in which this net runs
         sure   compile without comparing
@@ -58,11 +58,12 @@ class Compilable:
             bits = "; a compiled step wrote the snapshot: the last bits may differ" if sure else ""
             return f"{'warning: ' * sure}not compiled: {_first_line(error)}{bits}"
         self._made = made if quick < _WORTH * plain else None
-        times = f"a step takes {spoken(quick / trial.steps)} compiled, {spoken(plain / trial.steps)} otherwise"
+        compiled, eager = (format_seconds(seconds / trial.steps) for seconds in (quick, plain))
+        times = f"a step takes {compiled} compiled, {eager} otherwise"
         return f"compiled in {took}: {times}" if self.compiled else f"not compiled: {times}"
 
     def _compare(self, trial: Measurement, device: torch.device) -> tuple[float, float]:
-        """Seconds of a trial compiled and not, the best of a few rounds in turn."""
+        """Return seconds of a trial compiled and not, the best of a few rounds in turn."""
 
         def whole() -> None:
             trial.run()
@@ -91,7 +92,7 @@ def _compiled(net: Net, device: torch.device) -> Run:
 
 
 def _first_line(error: BaseException) -> str:
-    """What went wrong at the root."""
+    """Return the first line of the root error, with a hint where a compiler is missing."""
     while error.__cause__ is not None:
         error = error.__cause__
     hint = " (install g++, or name one in CXX)" if "Cxx" in f"{type(error).__name__} {error}" else ""

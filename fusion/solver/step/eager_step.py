@@ -11,15 +11,15 @@ from fusion.nets.graph import Net
 from fusion.solver.batches import Blobs
 from fusion.solver.mixed_precision import Precision
 
-Run = Callable[[Blobs], dict[str, Tensor]]  # a net, or what stands for it
-Step = Callable[[Blobs], tuple[dict[str, Tensor], Tensor]]  # outputs and loss; gradients are left in the arena
+Run = Callable[[Blobs], dict[str, Tensor]]  # a net, or a function that replaces it
+Step = Callable[[Blobs], tuple[dict[str, Tensor], Tensor]]  # outputs and loss; gradients are left in the parameters
 
 
 def eager(net: Net, precision: Precision | None = None, run: Run | None = None) -> Step:
-    """A step whose gradients are added to what the arena holds.
+    """Return a step that adds its gradients to those of the parameters.
 
-    precision  what the forward pass reckons in; None: float32
-    run        what runs instead of the net and gives the same
+    precision  of the forward pass; None: float32
+    run        runs instead of the net, with the same outputs
     """
     precision, forward = precision or Precision(), run or net
 

@@ -1,7 +1,7 @@
 """Where a net's learnable parameters lie for the update: small ones side by side in a few flat tensors.
 
 Small parameters with one pair of rates share a flat tensor; each becomes a view of it, and so does its gradient, so
-that an update is a handful of operations. The parameters stay the same objects, hence nets that hold them see every
+that an update is a handful of operations. The parameters stay the same objects, so that nets that hold them see every
 update. Large parameters stay where they are, because adding up gradients in place would cost more than the operations
 saved, and so do filters, which have a memory layout of their own.
 """
@@ -42,11 +42,11 @@ class FlatParams:
 
     @property
     def updated(self) -> list[nn.Parameter]:
-        """The tensors that are updated, each once."""
+        """Return the tensors that are updated, each once."""
         return [tensor for group in self.groups for tensor in group["params"]]
 
     def zero(self) -> None:
-        """Make ready for the next gradients."""
+        """Clear the gradients."""
         for tensor in self.flat:
             if tensor.grad is not None:
                 tensor.grad.zero_()
@@ -54,7 +54,7 @@ class FlatParams:
             tensor.grad = None
 
     def view(self, values: Mapping[nn.Parameter, Tensor], index: int) -> Tensor:
-        """The part of `values`, one per updated tensor, that is blob `index`'s; zeros where it has no home."""
+        """Return the part of `values`, one per updated tensor, of blob `index`; zeros where it never changes."""
         tensor, home = self.blobs[index].tensor, self.homes[index]
         if home is None:
             return torch.zeros_like(tensor)

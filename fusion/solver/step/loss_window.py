@@ -1,4 +1,4 @@
-"""The losses of a run: collected without waiting for the device, looked at together."""
+"""The losses of a run: collected without waiting for the device, and read together."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Losses:
         self._waiting: list[tuple[int, Tensor]] = []
 
     def add(self, iteration: int, loss: Tensor) -> None:
-        """Note an iteration's loss, a scalar."""
+        """Add an iteration's loss, a scalar."""
         self._waiting.append((iteration, loss))
 
     def look(self) -> None:
-        """Read those that wait. Raises: TrainingError naming the iteration of the first that is not a number."""
+        """Read the collected losses. Raises: TrainingError with the iteration of the first that is not a number."""
         if not self._waiting:
             return
         iterations, losses = zip(*self._waiting, strict=True)
@@ -41,12 +41,12 @@ class Losses:
 
     @property
     def recent(self) -> tuple[float, ...]:
-        """The losses in the window, oldest first."""
+        """Return the losses in the window, oldest first."""
         self.look()
         return tuple(self._recent)
 
     @property
     def mean(self) -> float:
-        """Their mean; 0 before the first."""
+        """Return their mean; 0 before the first."""
         recent = self.recent
         return sum(recent) / len(recent) if recent else 0.0

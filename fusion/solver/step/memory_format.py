@@ -1,4 +1,4 @@
-"""The layout of what filters make: the channels first, as Caffe has it, or last, which suits some nets on a CPU."""
+"""The layout of the blobs that filters make: channels first, as in Caffe, or last, which suits some nets on a CPU."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ _FOREIGN = ("Python", "Onnx")
 
 
 def has_foreign(net: Net) -> bool:
-    """Whether the net has layers of other people's code, which may rely on the usual layout and on one thread."""
+    """Return whether the net has layers of users' code, which may rely on the usual layout and on one thread."""
     return any(call.type in _FOREIGN for call in net.plan.calls)
 
 
 def has_filters(net: Net) -> bool:
-    """Whether a layout makes a difference to the net."""
+    """Return whether the layout makes a difference to the net."""
     return not has_foreign(net) and bool(_planar(net))
 
 
 def set_layout(net: Net, channels_last: bool, whole: Net | None = None) -> None:
-    """Let all convolutions over two axes work in this layout; blobs between layers follow them.
+    """Set the layout of all convolutions over two axes; blobs between layers follow it.
 
     The same numbers come out but for rounding. Filters are laid out once, which saves 2 % of a LeNet's step, except for
     those that several layers share: these are laid out in each call. A net with layers of other people's code is left
@@ -42,5 +42,5 @@ def set_layout(net: Net, channels_last: bool, whole: Net | None = None) -> None:
 
 
 def _planar(net: Net) -> list[Convolution]:
-    """Convolutions over two axes."""
+    """Return the convolutions over two axes."""
     return [part for part in net.modules() if isinstance(part, Convolution) and part.weight.dim() == 4]

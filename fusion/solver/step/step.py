@@ -64,7 +64,7 @@ class Engine:
         elif settings.iter_size != 1:
             reason = f"iter_size is {settings.iter_size}"
         elif team is not None and not is_independent(job.active_net):
-            reason = "a layer asks the other processes"
+            reason = "a layer communicates with the other processes"
         else:
             try:
                 self._measured = step = self._in_closed_form()
@@ -100,7 +100,7 @@ class Engine:
     def _after_live_trunk(self, feed: LiveBatches) -> Step:
         job, found, batch = self._job, split_trunk(self._job.net), sample(feed)
         if found is None or batch is None:
-            raise NoClosedFormError("no frozen layers lie below what learns")
+            raise NoClosedFormError("no frozen layers lie below those that learn")
         trunk = Compilable(found.trunk)
         blocks = BlockBatches(feed, found.trunk, partial(job.precision.outputs, trunk))
         (first,) = blocks.computed([batch])
@@ -117,13 +117,13 @@ class Engine:
 
     @property
     def compiled(self) -> bool:
-        """Whether torch's compiler has made what runs in each iteration."""
+        """Return whether the net in each iteration is compiled."""
         return self._large is not None and self._large.compiled
 
     def compile(self, before: bool | None) -> str:
-        """Compile what runs in each iteration where that is faster; returns what to say.
+        """Compile the net or its trunk where that is faster; returns a line for the log.
 
-        before  what a snapshot was written with, which is done again; None: there is none
+        before  whether the step that wrote the snapshot was compiled, which is repeated; None: no snapshot
         """
         if before is False:
             return "not compiled, as the snapshot was written"
@@ -140,14 +140,14 @@ class Engine:
         return self._large.choose(trial, self._arena.updated[0].device, sure=before is True)
 
     def trial(self) -> Measurement | None:
-        """Steps to be timed; what they leave in the net is undone. None where they may not be repeated."""
+        """Return steps to be timed, without effect on the net; None where they may not be repeated."""
         feed = self.batches
         blocks = feed if isinstance(feed, BlockBatches) else None
         own = self._team is None and not has_foreign(self._job.net)  # others' code may count its calls
         count = 1 if blocks is None else blocks.count
         try:
             batches = [sample(feed if blocks is None else blocks.feed, number) for number in range(count if own else 0)]
-        except DataError:  # it is one when its batch is due
+        except DataError:  # raised again when the batch is due
             return None
         known = [blobs for blobs in batches if blobs is not None]
         if not known:
@@ -221,7 +221,7 @@ class Engine:
 
     @torch.no_grad()
     def outputs(self, blobs: Blobs) -> dict[str, Tensor]:
-        """The net's outputs for a batch of its feed, worked out as in an iteration."""
+        """Return the net's outputs for a batch, computed as in an iteration."""
         if isinstance(self.batches, BlockBatches):
             return self._step(blobs)[0]
         return self.precision.outputs(self._job.active_net, blobs)

@@ -1,7 +1,7 @@
 """A frozen trunk that runs in each iteration, on several batches at once.
 
-It knows of no update, so it may run ahead of them. Small batches gain by it: layers are started less often, and the
-head's small operations find in the caches what they need, which a trunk fills with other things.
+No update changes it, so it may run ahead of them. Small batches gain by it: layers are started less often, and the
+head's small operations find their data in the caches, which a trunk fills with other data.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from fusion.solver.trunk_cache import records_at_once
 
 
 class BlockBatches:
-    """Batches with what the trunk makes of them. It runs on `count` batches at once, a block, and the next one then.
+    """Batches with the outputs of the trunk, which runs on `count` batches at once, a block.
 
     Blocks begin at multiples of `count`, so that a resumed run computes the same ones.
 
     feed   the batches
     trunk  the trunk, and `run` that runs it
     count  how many of them are as many records as are well computed together
-    also   what else is computed from a block's blobs, the trunk's outputs among them
+    also   computes more values from a block's blobs and the trunk's outputs
     """
 
     def __init__(self, feed: LiveBatches, trunk: Net, run: Run) -> None:
@@ -38,7 +38,7 @@ class BlockBatches:
 
     @property
     def position(self) -> int:
-        """Batches handed out."""
+        """Return the number of batches handed out."""
         return self._position
 
     @position.setter
@@ -62,7 +62,7 @@ class BlockBatches:
         self.feed.close()
 
     def _read(self, start: int) -> None:
-        """Compute the block; what cannot be read is an error when it is due."""
+        """Compute the block; a batch that cannot be read raises its error when it is due."""
         self.feed.position, self._error, batches = start, None, list[Blobs]()
         try:
             while len(batches) < self.count:

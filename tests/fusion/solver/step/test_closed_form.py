@@ -167,7 +167,7 @@ def test_a_label_that_is_no_class_is_found_when_its_turn_comes(project: Make) ->
         (dense("a", "trunk", 3) + layer("ip", "Sigmoid", "a"), r"layer 'ip' \(Sigmoid\) is not one of InnerProduct"),
         (dense("ip", "trunk", 3).replace("lr_mult: 2", "lr_mult: 0"), "only a part of layer 'ip' learns"),
         (dense("ip", "trunk", 3) + dense("b", "trunk", 3) + layer("more", "EuclideanLoss", "ip b"), "compares more"),
-        (dense("ip", "trunk", 3) + dense("spare", "trunk", 2), "between what learns"),
+        (dense("ip", "trunk", 3) + dense("spare", "trunk", 2), "between those that learn"),
     ],
 )
 def test_the_reason_is_told(project: Make, head: str, reason: str) -> None:
@@ -195,7 +195,7 @@ def test_what_does_not_fit_into_memory_is_no_closed_form(project: Make, monkeypa
     monkeypatch.setattr(closed_form, "_ROOM", 22 * 3 * 4 - 1)
     solver = Solver(project(frozen=True, snapshot=0), device="cpu", display=Silent())
     solver.step(1)
-    assert "of 22 records takes" in solver.engine.choice
+    assert "of 22 records take" in solver.engine.choice
     monkeypatch.setattr(closed_form, "_ROOM", 22 * 3 * 4)
     solver = Solver(project(frozen=True, snapshot=0), device="cpu", display=Silent())
     solver.step(1)
