@@ -33,7 +33,7 @@ from fusion.composition.references import Pct
 from fusion.composition.solver_text import SolverSettings
 from fusion.composition.source import PathLike, Source
 from fusion.composition.tasks import Task
-from fusion.data.json_toml import parse_toml
+from fusion.data.parse_json_toml import parse_toml
 from fusion.errors import ComposeError, raise_all
 from prototxt.errors import did_you_mean
 

@@ -23,7 +23,7 @@ from fusion.errors import ComposeError, raise_all
 from prototxt.errors import did_you_mean
 from prototxt.schema.layer_types import not_run
 from prototxt.schema.params import KNOWN_TYPES
-from prototxt.text.notes import fold_notes
+from prototxt.text.fold_notes import fold_notes
 from prototxt.text.tree import Document
 
 

@@ -12,7 +12,7 @@ from fusion.data.decoded_cache import BUDGET, Stores
 from fusion.data.dummy_data import open_dummy_data
 from fusion.data.hdf5_data import open_hdf5_data
 from fusion.data.image_data import open_image_data
-from fusion.data.in_step import as_follower, combine_in_step, join_followers, layer_seed, leader_of
+from fusion.data.in_step_sources import as_follower, combine_in_step, join_followers, layer_seed, leader_of
 from fusion.data.memory_data import open_memory_data
 from fusion.data.source import DataSource
 from fusion.data.source_config import OnBadRecord, SourceConfig

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING
 
-from fusion.data.in_step import InStep, members_of
+from fusion.data.in_step_sources import InStep, members_of
 from fusion.data.sharding import Shard, ShardSpec
 from fusion.data.source import DataSource, ImageSource
 from fusion.data.worker_pipe import PATIENCE, WorkerError, running

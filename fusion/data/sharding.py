@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusion.data.source import DataSource
-from fusion.data.wrapper import SourceWrapper
+from fusion.data.source_wrapper import SourceWrapper
 from fusion.errors import DataError
 
 if TYPE_CHECKING:

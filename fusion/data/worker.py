@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 
 from fusion.data.decoded_cache import Stores
-from fusion.data.in_step import read_values
+from fusion.data.in_step_sources import read_values
 from fusion.data.layer_sources import open_config
 from fusion.data.sharding import ShardSpec
 from fusion.data.source import ImageSource

@@ -31,7 +31,7 @@ from prototxt.schema.messages import LayerParameter, NetParameter
 from prototxt.schema.shared_memory import check_unshared
 from prototxt.shapes.net import NetShapes, infer
 from prototxt.text.parser import parse_file
-from prototxt.text.places import place_of
+from prototxt.text.source_places import place_of
 
 Path = str | os.PathLike[str]
 OPSET = 17

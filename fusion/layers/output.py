@@ -12,7 +12,7 @@ from fusion.errors import BuildError
 from fusion.layers.registry import Context, layer
 from fusion.layers.uncompiled import keep_from_compiler
 from prototxt.schema.messages import LayerParameter
-from prototxt.text.places import place_of
+from prototxt.text.source_places import place_of
 
 _MIN_AXES = 4  # hdf5_output_layer.cpp writes blobs with at least 4 axes
 

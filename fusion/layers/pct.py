@@ -24,7 +24,7 @@ from fusion.errors import BuildError, TrainingError
 from fusion.layers.registry import Context, layer
 from fusion.pct import contrastive, losses
 from prototxt.schema.messages import LayerParameter, NetParameter, PCTParameter
-from prototxt.text.places import place_of
+from prototxt.text.source_places import place_of
 
 FILTERS = {number: name.lower() for name, number in PCTParameter.Filter.items()}
 # The fields of pct_param are named as the options of the loss functions; Caffe's loss layers always take the mean.

@@ -11,7 +11,7 @@ from fusion.merge.sources import MergeSource
 from fusion.merge.targets import TargetLayer
 from prototxt.errors import did_you_mean
 from prototxt.formats.index import Shape
-from prototxt.text.places import place_of
+from prototxt.text.source_places import place_of
 
 
 def missing_layer(

@@ -16,7 +16,7 @@ from fusion.merge.sources import MergeSource
 from fusion.merge.targets import TargetLayer
 from fusion.onnx.sidecar import ONNX
 from prototxt.formats.index import resolve_shape, shape_fits
-from prototxt.text.places import place_of
+from prototxt.text.source_places import place_of
 
 
 @dataclass

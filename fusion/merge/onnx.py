@@ -14,7 +14,7 @@ from fusion.merge.targets import TargetLayer
 from prototxt.formats.copy import Payload
 from prototxt.formats.index import Shape
 from prototxt.schema.messages import LayerParameter
-from prototxt.text.places import place_of
+from prototxt.text.source_places import place_of
 
 if TYPE_CHECKING:
     from fusion.onnx.graphs import Graph

@@ -11,7 +11,7 @@ from typing import TypeAlias
 from fusion.merge.sources import MergeSource
 from prototxt.formats.index import Shape
 from prototxt.schema.messages import LayerParameter
-from prototxt.text.notes import fold_notes
+from prototxt.text.fold_notes import fold_notes
 
 _MOST = 8  # blobs whose shapes are shown in one line; Caffe's layers have no more
 

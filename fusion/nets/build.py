@@ -15,7 +15,7 @@ import fusion.layers  # noqa: F401 - registers every type that comes with the pa
 from fusion.errors import FusionError, raise_all
 from fusion.layers import pct, python
 from fusion.layers.axes import full
-from fusion.layers.forks.variants import vary
+from fusion.layers.forks.added_fields import vary
 from fusion.layers.registry import Context, Phase, RegisteredLayer, find_layer_type, unknown_type
 from fusion.nets.check_references import check_references
 from fusion.nets.graph import Call, Net as Net, NetPlan, Param, run, submodule_paths, with_outputs
@@ -28,7 +28,7 @@ from prototxt.schema.load import load_net
 from prototxt.schema.shared_memory import OverwrittenBlob, find_overwritten, layer_ends
 from prototxt.shapes import infer
 from prototxt.shapes.registry import layer_type
-from prototxt.text.places import place_of
+from prototxt.text.source_places import place_of
 
 if TYPE_CHECKING:
     from prototxt.schema.messages import LayerParameter, NetParameter

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from fusion.errors import BuildError
 from fusion.nets.shared_memory import SHARED_MEMORY
 from prototxt.schema.messages import LayerParameter
-from prototxt.text.places import place_of
+from prototxt.text.source_places import place_of
 
 if TYPE_CHECKING:
     from fusion.nets.graph import Call

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,12 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fusion.errors import FusionError, WeightsMismatch, raise_all
+from fusion.layers.weighted import WeightedSum
 from fusion.nets.build import params
-from fusion.nets.dead_shares import warn_of_dead_shares
 from fusion.nets.graph import Net
 from fusion.nets.shared_memory import SHARED_MEMORY
 from fusion.nets.shared_params import set_tensor_by_path, tensor_by_path
 from fusion.onnx.sidecar import ONNX, read_pair, write_pair
+from fusion.surgery.bake_weighted_sums import DeadShares
 from prototxt.formats.index import shape_fits
 from prototxt.schema.messages import LayerParameter, NetParameter
 
@@ -160,3 +162,21 @@ def _array(tensor: Tensor) -> NDArray[np.float32]:
 
 def _blob(value: str) -> str:
     return value.rpartition("@")[0] or value
+
+
+def warn_of_dead_shares(net: Net) -> None:
+    """Warn of each such layer, by default once in a process. Warns: DeadShares."""
+    for name in dead_sums(net):
+        text = f"layer '{name}': all shares are 0, because every v is 0 or less, so its top stays 0"
+        hint = "return to an earlier snapshot, and train at a lower rate or with head softmax"
+        warnings.warn(f"{text}; {hint}", DeadShares, stacklevel=1)  # stacklevel 1: one place, so it is shown once
+
+
+def dead_sums(net: Net) -> list[str]:
+    """Return the names of the WeightedSum layers (fastnorm) whose shares are all 0."""
+    found = []
+    for param in net.plan.params:
+        module = net.get_submodule(param.attribute.rpartition(".")[0])
+        if isinstance(module, WeightedSum) and not module.softmax and not bool((module.weight > 0).any()):
+            found.append(param.layer)
+    return found

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fusion.data import DataSource
 from fusion.data.decoded_cache import Progress
-from fusion.data.wrapper import SourceWrapper
+from fusion.data.source_wrapper import SourceWrapper
 from fusion.errors import ReportError, TrainingError
 from fusion.pct.predictions import Predictions, positions
 from fusion.pct.provenance import check_fresh

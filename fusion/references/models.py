@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from fusion.data.in_step import as_follower, leader_of
+from fusion.data.in_step_sources import as_follower, leader_of
 from fusion.errors import TrainingError
 from fusion.nets.build import build, restrict_to_blobs
 from fusion.nets.graph import needed_inputs

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from fusion.data import DataSource
-from fusion.data.in_step import single_source
+from fusion.data.in_step_sources import single_source
 from fusion.references.add_losses import add_losses, find_task, models_with_logits
 from fusion.references.logit_cache import attach_logits
 from fusion.references.models import Model, open_models

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fusion import pct
-from fusion.data.json_toml import parse_json
+from fusion.data.parse_json_toml import parse_json
 from fusion.errors import FusionError, ReportError, raise_all
 from fusion.report.format_numbers import percent, plural
 from fusion.report.report_data import Candidate, FlipReport

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fusion.data import DataSource, ReadOptions, batches, check_label_range, open_layers
 from fusion.data.decoded_cache import Progress
-from fusion.data.in_step import label_difference, members_of
+from fusion.data.in_step_sources import label_difference, members_of
 from fusion.errors import DataError
 from fusion.solver.prefetch import ahead
 from prototxt.shapes.loss_kinds import compares_classes

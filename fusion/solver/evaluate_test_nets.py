@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from fusion.nets.build import loss_weights
-from fusion.nets.dead_shares import warn_of_dead_shares
 from fusion.nets.graph import Net
+from fusion.nets.weights import warn_of_dead_shares
 from fusion.solver.batches import Batches, Blobs, CachedBatches
 from fusion.solver.metrics import MeanOutputs
 from fusion.solver.trunk_cache_files import MappedBatches

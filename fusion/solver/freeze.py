@@ -11,7 +11,7 @@ from prototxt.schema.decode import decode
 from prototxt.schema.encode import to_text
 from prototxt.text.edits import Edits
 from prototxt.text.parser import parse
-from prototxt.text.places import place_of, remember
+from prototxt.text.source_places import place_of, remember
 
 if TYPE_CHECKING:
     from prototxt.schema.messages import NetParameter

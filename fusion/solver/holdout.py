@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fusion.data.wrapper import SourceWrapper
+from fusion.data.source_wrapper import SourceWrapper
 from fusion.errors import TrainingError
 from fusion.solver.batches import data_layers
 

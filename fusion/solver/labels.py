@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fusion.data.in_step import single_source
+from fusion.data.in_step_sources import single_source
 from fusion.errors import DataError
 from fusion.nets.build import restrict_to_blobs
 from fusion.references.class_scores import check_class_scores

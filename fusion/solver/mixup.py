@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fusion.data.in_step import single_source
+from fusion.data.in_step_sources import single_source
 from fusion.errors import TrainingError, raise_all
-from prototxt.text.places import place_of
+from prototxt.text.source_places import place_of
 
 if TYPE_CHECKING:
     from fusion.solver.batches import Batches, Blobs

@@ -27,8 +27,8 @@ from fusion.solver.device import choose_device, device_of_process
 from fusion.solver.evaluate_test_nets import measure
 from fusion.solver.load_solver import as_paths, load_into, optimizer_of, read_message
 from fusion.solver.logging.caffe_log import for_training
+from fusion.solver.logging.caffe_report import CaffeReport
 from fusion.solver.logging.console import Silent
-from fusion.solver.logging.report import CaffeReport
 from fusion.solver.lr_policy import advance, learning_rate
 from fusion.solver.metrics import MeanOutputs, Outputs, TrainMetrics
 from fusion.solver.net_with_data import open_net_with_data

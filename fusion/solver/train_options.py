@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fusion.data.in_step import single_source
+from fusion.data.in_step_sources import single_source
 from fusion.errors import TrainingError
 from fusion.solver.freeze import freeze_layers
 from fusion.solver.holdout import SourceSubset, validation_records, with_list, with_training_data

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from fusion.composition import Pct
 from fusion.composition.references import check_pct, pct_options
-from fusion.data.json_toml import parse_json, parse_toml
+from fusion.data.parse_json_toml import parse_json, parse_toml
 from fusion.errors import TrainingError, raise_all
 
 Value = str | float | int

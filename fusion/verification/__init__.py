@@ -4,8 +4,8 @@ for found in verify_branches("fused.prototxt", "init.caffemodel", {"odd": ("odd.
     print(found.verdict())
 """
 
-from fusion.verification.runs import verify_branches, verify_nets
-from fusion.verification.sides import Feed
-from fusion.verification.stored import verify_weights
+from fusion.verification.nets import Feed
+from fusion.verification.outputs import verify_branches, verify_nets
+from fusion.verification.weights import verify_weights
 
 __all__ = ["Feed", "verify_branches", "verify_nets", "verify_weights"]

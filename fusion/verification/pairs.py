@@ -9,7 +9,7 @@ from torch import Tensor
 from fusion.errors import DataError, FusionError, WeightsMismatch, raise_all
 from fusion.nets.build import params
 from fusion.nets.graph import Call, Net
-from fusion.verification.sides import Side, computed_values
+from fusion.verification.nets import Side, computed_values
 
 Pairs = list[tuple[Call, Call]]
 

@@ -15,7 +15,7 @@ from prototxt.edit.weightless_layers import stated_count, used_by_weights, weigh
 from prototxt.errors import PrototxtError, RenameError, closest, did_you_mean
 from prototxt.schema.params import KNOWN_TYPES, param_count
 from prototxt.text.edits import Edits
-from prototxt.text.notes import fold_notes
+from prototxt.text.fold_notes import fold_notes
 from prototxt.text.tree import Document, Message, Scalar
 
 _ZERO = re.compile(r"-?\s*(?:0[xX]0+|(?:0+(?:\.0*)?|\.0+)(?:[eE][-+]?[0-9]+)?[fF]?)")

@@ -14,7 +14,7 @@ from prototxt.edit.freeze import FreezePatterns, freeze as freeze_layers, select
 from prototxt.edit.layer_view import TextLayer, outside_blobs, text_layers, text_nets
 from prototxt.errors import PrototxtError, RenameError, did_you_mean, raise_all
 from prototxt.text.edits import Edits
-from prototxt.text.notes import fold_notes
+from prototxt.text.fold_notes import fold_notes
 from prototxt.text.tree import Document, Scalar
 
 if TYPE_CHECKING:

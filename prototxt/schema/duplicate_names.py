@@ -6,7 +6,7 @@ from prototxt.errors import WeightsError, raise_all
 from prototxt.schema.filter import filter_net
 from prototxt.schema.messages import LayerParameter, NetParameter
 from prototxt.schema.params import param_count
-from prototxt.text.places import place_of
+from prototxt.text.source_places import place_of
 
 HINT = "give one of them another name, in the net and in its weights"
 

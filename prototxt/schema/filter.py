@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from prototxt.errors import DecodeError, did_you_mean, raise_all
 from prototxt.schema.messages import TEST, TRAIN, LayerParameter, NetParameter, NetState, NetStateRule, Phase
-from prototxt.text.places import place_of
+from prototxt.text.source_places import place_of
 
 
 def filter_net(net: NetParameter, phase: str = "TEST", level: int = 0, stages: Iterable[str] = ()) -> NetParameter:

@@ -8,7 +8,7 @@ from prototxt.schema.decode import decode
 from prototxt.schema.messages import NetParameter, SolverParameter
 from prototxt.schema.upgrade import upgrade_solver, upgrade_with_origins
 from prototxt.text.parser import parse_file
-from prototxt.text.places import remember
+from prototxt.text.source_places import remember
 from prototxt.text.tree import Document, Message
 
 Source = str | os.PathLike[str] | Document

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prototxt.errors import PrototxtError
-from prototxt.text.places import place_of
+from prototxt.text.source_places import place_of
 
 if TYPE_CHECKING:
     from prototxt.schema.messages import LayerParameter, NetParameter

@@ -21,7 +21,7 @@ from prototxt.shapes.dimensions import (
 )
 from prototxt.shapes.registry import ShapeRule, layer_type
 from prototxt.shapes.shared_params import check_shared_params
-from prototxt.text.places import place_of
+from prototxt.text.source_places import place_of
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from prototxt.errors import ShapeError
 from prototxt.schema.messages import LayerParameter, NetParameter, ParamSpec
 from prototxt.shapes.dimensions import Shape, agree, count, shapes_agree, text
-from prototxt.text.places import place_of
+from prototxt.text.source_places import place_of
 
 
 @dataclass

@@ -13,7 +13,7 @@ from prototxt.shapes import LAYER_TYPES, UNKNOWN, Shape, is_known, text as shape
 from prototxt.shapes.costs import FLOAT_BYTES, Cost, layer_costs, net_cost, peak_activations
 from prototxt.shapes.net import infer_partly
 from prototxt.summary.layer_summary import summary
-from prototxt.text.notes import some_names
+from prototxt.text.fold_notes import some_names
 
 PHASES = ("TRAIN", "TEST")
 LEARNS, FROZEN, PARTLY, MOVES, NOTHING = "learns", "frozen", "partly frozen", "statistics move", ""

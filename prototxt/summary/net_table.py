@@ -13,7 +13,7 @@ from prototxt.shapes import text as shape_text
 from prototxt.shapes.costs import FLOAT_BYTES
 from prototxt.summary.net_summary import NOTHING, LayerRow, NetListing, Totals
 from prototxt.summary.text_table import amount, format_table, size_text
-from prototxt.text.notes import fold_notes
+from prototxt.text.fold_notes import fold_notes
 
 _MOST_SHOWN = 12
 _WIDEST = 44

@@ -1,6 +1,7 @@
 """Layer types added by forks of Caffe, one file per family; each file names the sources of its semantics."""
 
 from fusion.layers.forks import (  # noqa: F401 - imported to register the types
+    activation,
     costs,
     depthwise,
     detection,
@@ -12,5 +13,4 @@ from fusion.layers.forks import (  # noqa: F401 - imported to register the types
     rearrange,
     regions,
     sequences,
-    units,
 )

@@ -12,7 +12,7 @@ import torch
 
 import fusion
 from fusion.data import ReadOptions
-from fusion.data.in_step import UnpairedData
+from fusion.data.in_step_sources import UnpairedData
 from fusion.errors import DataError, TrainingError
 from fusion.nets.build import params
 from fusion.references import parse_reference

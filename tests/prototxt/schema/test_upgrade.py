@@ -17,7 +17,7 @@ from prototxt.schema.load import load_net, load_solver
 from prototxt.schema.messages import LayerParameter, NetParameter, SolverParameter, V1LayerParameter
 from prototxt.schema.upgrade import UpgradeWarning, upgrade_net, upgrade_solver
 from prototxt.text.parser import parse
-from prototxt.text.places import place_of
+from prototxt.text.source_places import place_of
 
 CASES = 12
 

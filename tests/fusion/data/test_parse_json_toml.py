@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fusion.data.json_toml import parse_json, parse_toml
+from fusion.data.parse_json_toml import parse_json, parse_toml
 from fusion.errors import DataError, ReportError, TrainingError, translate_errors
 from fusion.report import read_budget
 from fusion.report.curves import read_log

@@ -12,18 +12,7 @@ from fusion.errors import FusionError
 from fusion.nets.graph import run, with_outputs
 from fusion.onnx.runtime import run_file
 from fusion.verification.comparison import RTOL, Comparison, compare_arrays
-from fusion.verification.pairs import (
-    Pairs,
-    blobs_of_equal_names,
-    check_missing,
-    check_weights,
-    differing_preparation,
-    handed_over,
-    made_at_the_front,
-    nothing_in_common,
-    paired,
-)
-from fusion.verification.sides import (
+from fusion.verification.nets import (
     NOISE,
     Feed,
     Path,
@@ -34,6 +23,17 @@ from fusion.verification.sides import (
     opened,
     output_values,
     source_feed,
+)
+from fusion.verification.pairs import (
+    Pairs,
+    blobs_of_equal_names,
+    check_missing,
+    check_weights,
+    differing_preparation,
+    handed_over,
+    made_at_the_front,
+    nothing_in_common,
+    paired,
 )
 
 

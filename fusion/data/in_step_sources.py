@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from fusion.data.decoded_cache import Progress
 from fusion.data.dummy_data import DummySource
 from fusion.data.source import DataSource, ImageSource
-from fusion.data.wrapper import SourceWrapper
+from fusion.data.source_wrapper import SourceWrapper
 from fusion.errors import DataError
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from fusion.data import DataSource, bad_records, batches, image_data, open_layers
 from fusion.data.class_order import sorted_classes_warning
-from fusion.data.in_step import InStep, UnpairedData, members_of, single_source
+from fusion.data.in_step_sources import InStep, UnpairedData, members_of, single_source
 from fusion.data.sharding import ShardSpec, shard
 from fusion.errors import DataError
 from prototxt.formats.datum import Datum, write_datum
