@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 _APPLIED = ("lr_policy", "warmup", "freeze", "label_smoothing", "ema")  # of Extras
 
 
-def sweep(
+def sweep(  # noqa: PLR0913
     solver: PathLike,
     axes: Axes,
     *,
