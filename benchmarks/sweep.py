@@ -36,7 +36,7 @@ from fusion.solver.read_nets import read_nets
 from fusion.solver.settings import read_settings
 from fusion.solver.train_options import TrainOptions
 from fusion.solver.trunk_cache import DEFAULT_BUDGET
-from fusion.sweep import cells, sweep
+from fusion.sweep import SweepOptions, cells, sweep
 from fusion.sweep.prepare import Group, Opening, SweepContext, groups_of, prepare
 from fusion.sweep.stacked_heads import batch_place
 from fusion.sweep.train_heads import batches_of
@@ -74,8 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(table(["one thread", "a step", f"{chosen.iterations:,} iterations", "ratio", "wanted"], rows))
         if chosen.whole:
             whole = seconds(
-                lambda: sweep(SOLVER, AXES, references=references(), weights=START, device="cpu",
-                              max_iter=chosen.iterations, display=Silent()))  # fmt: skip
+                lambda: sweep(SOLVER, AXES, SweepOptions(references=references(), weights=START, device="cpu",
+                              max_iter=chosen.iterations, display=Silent())))  # fmt: skip
             print(f"\nthe whole sweep, with decoding, trunk, references and judging: {whole:.0f} s")
     print(f"\n{machine()}, torch {torch.__version__}; medians of {chosen.rounds}; load {os.getloadavg()[0]:.1f}")
     return 0

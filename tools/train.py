@@ -193,26 +193,28 @@ def _time(options: argparse.Namespace) -> int:
 
 def _sweep(options: argparse.Namespace) -> int:
     from fusion.solver.logging.console import Silent
-    from fusion.sweep import read_axes, sweep
+    from fusion.sweep import SweepOptions, read_axes, sweep
 
     result = sweep(
         options.solver,
         read_axes(options.sweep),
-        references=options.reference,
-        weights=_weights(options) or None,
-        kd_alpha=options.kd_alpha,
-        select_on=options.select_on,
-        slack=options.slack,
-        out=options.out,
-        device=options.device,
-        max_iter=options.max_iter,
-        overrides=solver_overrides(options),
-        extras=train_options(options),
-        cache_budget=_budget(options),
-        cache_dir=options.cache_dir,
-        reading=read_options(options),
-        threads=options.threads if isinstance(options.threads, int) else 1,
-        display=Silent() if options.quiet else None,
+        SweepOptions(
+            references=options.reference,
+            weights=_weights(options) or None,
+            kd_alpha=options.kd_alpha,
+            select_on=options.select_on,
+            slack=options.slack,
+            out=options.out,
+            device=options.device,
+            max_iter=options.max_iter,
+            overrides=solver_overrides(options),
+            extras=train_options(options),
+            cache_budget=_budget(options),
+            cache_dir=options.cache_dir,
+            reading=read_options(options),
+            threads=options.threads if isinstance(options.threads, int) else 1,
+            display=Silent() if options.quiet else None,
+        ),
     )
     print(f"{len(result.entries)} heads in {options.out}/table.csv; chosen: {result.best.name}")
     new, best = f"{options.out}/new", result.best.name

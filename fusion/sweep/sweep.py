@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,71 +35,79 @@ from fusion.sweep.train_heads import threads_of, train
 if TYPE_CHECKING:
     from fusion.data import ReadOptions
 
-_APPLIED = ("lr_policy", "warmup", "freeze", "label_smoothing", "ema")  # of Extras
+_APPLIED = ("lr_policy", "warmup", "freeze", "label_smoothing", "ema")  # of TrainOptions
 
 
-def sweep(  # noqa: PLR0913
-    solver: PathLike,
-    axes: Axes,
-    *,
-    references: Sequence[Reference | str] = (),
-    weights: PathLike | Sequence[PathLike] | None = None,
-    kd_alpha: float | None = None,
-    select_on: float | PathLike = 0.1,
-    slack: float = 0.003,
-    out: PathLike | None = None,
-    device: str = "auto",
-    max_iter: int | None = None,
-    overrides: Sequence[str] = (),
-    extras: TrainOptions | None = None,
-    cache_budget: int = DEFAULT_BUDGET,
-    cache_dir: PathLike | None = None,
-    reading: ReadOptions | None = None,
-    threads: int = 1,
-    display: Display | None = None,
-) -> Result:
-    """Train a head for every combination of the axes and choose a setting.
+@dataclass(frozen=True)
+class SweepOptions:
+    """The options of a sweep.
 
-    axes       values for loss, weight, lr, seed and for options of the losses (alpha, beta, temperature, margin, ...)
-    select_on  the share of the training records that is kept back to choose on, or a list file to choose on; the
-               records of the solver's (first) test net are reported
-    slack      how far below the best accuracy a chosen setting may be
+    select_on  the share of the training records that is held out for the choice, or a list file to choose on; the
+               reported records are those of the solver's (first) test net
+    slack      how far below the best accuracy a setting may be to be chosen
     out        folder for new/NAME.npz, old/NAME.npz, table.csv, table.json and best.caffemodel
-    overrides  fields set instead of the solver's: "base_lr=0.1", "momentum=0.95"; the axis lr wins
+    overrides  fields that override the solver's: "base_lr=0.1", "momentum=0.95"; the axis lr overrides these
     extras     learning rate policy, warm-up, layers to freeze, label smoothing, averaged weights; no others
     threads    CPU threads of the heads' steps
-    The rest as in Solver. `seed` is that of the fillers of the head, which then wins over `weights`; the records come
-    in the solver's order.
-
-    Raises: TrainingError for settings that cannot be swept, or if the trunk's outputs are to be written beside the
-            snapshots of another training that runs; the errors of Solver.
+    The others as in Solver.
     """
-    display = display or for_stream()
-    extras = extras or TrainOptions()
-    message, path = read_message(solver, max_iter, overrides)
+
+    references: Sequence[Reference | str] = ()
+    weights: PathLike | Sequence[PathLike] | None = None
+    kd_alpha: float | None = None
+    select_on: float | PathLike = 0.1
+    slack: float = 0.003
+    out: PathLike | None = None
+    device: str = "auto"
+    max_iter: int | None = None
+    overrides: Sequence[str] = ()
+    extras: TrainOptions = field(default_factory=TrainOptions)
+    cache_budget: int = DEFAULT_BUDGET
+    cache_dir: PathLike | None = None
+    reading: ReadOptions | None = None
+    threads: int = 1
+    display: Display | None = None
+
+
+def sweep(solver: PathLike, axes: Axes, options: SweepOptions | None = None) -> Result:
+    """Train a head for every combination of the axes and choose a setting.
+
+    axes  values for loss, weight, lr, seed and for options of the losses (alpha, beta, temperature, margin, ...);
+          `seed` is that of the head's fillers, which then override `weights`
+
+    The records come in the solver's order.
+
+    Raises: TrainingError for a solver, net or axis that cannot be swept, or if the trunk's outputs are to be written
+            beside the snapshots of another running training; the errors of Solver.
+    """
+    options = options or SweepOptions()
+    display, extras = options.display or for_stream(), options.extras
+    message, path = read_message(solver, options.max_iter, options.overrides)
     settings = read_settings(message, path=path, policy=extras.lr_policy, warmup=extras.warmup)
     _check(settings, extras)
-    todo = cells(axes)
+    trials = cells(axes)
     nets = extras.nets(read_nets(message, path=path))
     if not nets.tests:
         raise TrainingError("a sweep reports on the solver's test net, and there is none", place=os.fspath(solver))
-    chosen = choose_device(device)
-    start = settings.weights if weights is None else as_paths(weights)
+    chosen = choose_device(options.device)
+    start = settings.weights if options.weights is None else as_paths(options.weights)
     with ExitStack() as closing:
+        # locked only if files are written, and once for TRAIN and TEST
         claim = cache(lambda: closing.enter_context(locked(settings.prefix, display.say)))
-        files = replace(trunk_files(cache_dir, settings.prefix), claim=claim)
-        opening = Opening(settings.seed or 0, chosen, extras, reading, cache_budget, files, display)
-        bench = prepare(nets.train, nets.tests[0], todo, references, start, opening)
-        held = validation_records(len(bench.train.sources[0]), select_on, settings.seed or 0)
-        groups = groups_of(bench, todo, settings, kd_alpha, extras.ema)
-        with threads_of(threads) if chosen.type == "cpu" else nullcontext():
+        files = replace(trunk_files(options.cache_dir, settings.prefix), claim=claim)
+        opening = Opening(settings.seed or 0, chosen, extras, options.reading, options.cache_budget, files, display)
+        bench = prepare(nets.train, nets.tests[0], trials, options.references, start, opening)
+        held = validation_records(len(bench.train.sources[0]), options.select_on, settings.seed or 0)
+        groups = groups_of(bench, trials, settings, options.kd_alpha, extras.ema)
+        with threads_of(options.threads) if chosen.type == "cpu" else nullcontext():
             losses = train(bench, groups, held, settings, display)
-        select = selecting(bench, nets.tests[0], held, select_on, display)
+        select = selecting(bench, nets.tests[0], held, options.select_on, display)
         report = EvalSet(bench.test, np.arange(len(bench.test.sources[0])))
-        result = judge(bench, groups, losses, select, report, slack, None if out is None else Path(out))
-    lost = [entry.cell.name for entry in result.entries if entry.diverged]
-    if lost:
-        display.say(f"diverged, without figures or predictions: {', '.join(lost)}")
+        out = None if options.out is None else Path(options.out)
+        result = judge(bench, groups, losses, select, report, options.slack, out)
+    diverged = [entry.cell.name for entry in result.entries if entry.diverged]
+    if diverged:
+        display.say(f"diverged, without figures or predictions: {', '.join(diverged)}")
     display.say(f"chosen: {result.best.name}")
     return result
 
@@ -108,12 +116,12 @@ def _check(settings: Settings, extras: TrainOptions) -> None:
     extras.check(settings)
     if extras.ema:
         EMA(extras.ema)  # raises for a decay outside (0, 1)
-    for field in fields(extras):
-        if field.name not in _APPLIED and getattr(extras, field.name):
-            raise TrainingError(f"a sweep has no use for {field.name}", hint=f"it applies {', '.join(_APPLIED)}")
-    for name, wrong in (
+    for item in fields(extras):
+        if item.name not in _APPLIED and getattr(extras, item.name):
+            raise TrainingError(f"a sweep has no use for {item.name}", hint=f"it applies {', '.join(_APPLIED)}")
+    for name, refused in (
         ("iter_size above 1", settings.iter_size != 1),
         ("clip_gradients", settings.clip_gradients >= 0),
     ):
-        if wrong:
+        if refused:
             raise TrainingError(f"heads are trained together without {name}", hint="leave it out of the solver file")

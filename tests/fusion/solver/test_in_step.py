@@ -19,7 +19,7 @@ from fusion.references import parse_reference
 from fusion.solver.evaluate import open_evaluation
 from fusion.solver.holdout import with_list
 from fusion.solver.train_options import TrainOptions
-from fusion.sweep import sweep
+from fusion.sweep import SweepOptions, sweep
 from prototxt import load_net
 from prototxt.formats.weights import write_weights
 from prototxt.schema.filter import filter_net
@@ -145,7 +145,8 @@ def test_predictions_name_each_record_once(project: Make) -> None:
 
 def test_a_sweep_runs_on_the_kept_trunk(project: Make) -> None:
     solver = both(project, snapshot=0)["two"]
-    result = sweep(solver, {"loss": ["none"], "lr": [0.01, 0.05]}, select_on=0.25, device="cpu", out="swept")
+    options = SweepOptions(select_on=0.25, device="cpu", out="swept")
+    result = sweep(solver, {"loss": ["none"], "lr": [0.01, 0.05]}, options)
     assert len(result.entries) == 2
 
 

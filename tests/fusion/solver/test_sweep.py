@@ -23,7 +23,7 @@ from fusion.solver.callbacks.ema import EMA
 from fusion.solver.logging.console import Silent
 from fusion.solver.snapshots.lock import locked
 from fusion.solver.train_options import TrainOptions
-from fusion.sweep import Entry, Trial, cells, read_axes, sweep
+from fusion.sweep import Entry, SweepOptions, Trial, cells, read_axes, sweep
 from fusion.sweep.results import choose
 from fusion.sweep.train_heads import batches_of
 
@@ -80,8 +80,8 @@ def test_each_head_is_the_run_by_itself(solver: Path, kd_alpha: float | None, mo
     monkeypatch.setattr(running_module, "judge", judged)
     axes = {"loss": ["none", "kd", "focal", "ldi", "naive"], "temperature": [2, 50], "margin": [0.1, 0.5],
             "weight": [0.1, 1.0], "beta": [2.0], "lr": [0.05, 0.01], "seed": [3, 4]}  # fmt: skip
-    sweep(solver, axes, references=[SPEC], weights="trunk.caffemodel", max_iter=7, device="cpu",
-          display=Silent(), kd_alpha=kd_alpha, select_on="test.txt")  # fmt: skip
+    sweep(solver, axes, SweepOptions(references=[SPEC], weights="trunk.caffemodel", max_iter=7, device="cpu",
+          display=Silent(), kd_alpha=kd_alpha, select_on="test.txt"))  # fmt: skip
     wanted = [cell for number, cell in enumerate(kept) if number % 5 == 0]
     assert {cell.loss for cell in wanted} == {"none", "kd", "focal", "ldi", "naive"}
     for cell in wanted:
@@ -95,8 +95,8 @@ def test_options_of_training_reach_every_head(solver: Path, monkeypatch: pytest.
     made = Solver(solver, device="cpu", display=Silent())
     save_weights(made.net, "trunk.caffemodel")
     Path("tuned.prototxt").write_text(solver.read_text().replace("max_iter: 20", "max_iter: 7"))
-    sweep("tuned.prototxt", {"loss": ["kd"]}, references=[SPEC], weights="trunk.caffemodel", device="cpu", out="out",
-          display=Silent(), select_on="test.txt", extras=extras, overrides=["base_lr=0.02"])  # fmt: skip
+    sweep("tuned.prototxt", {"loss": ["kd"]}, SweepOptions(references=[SPEC], weights="trunk.caffemodel", device="cpu",
+          out="out", display=Silent(), select_on="test.txt", extras=extras, overrides=["base_lr=0.02"]))  # fmt: skip
     own = alone(Path("tuned.prototxt"), Trial("kd", lr=0.02), 7, extras=extras)
     from prototxt import read_weights
 
@@ -215,25 +215,25 @@ def test_what_cannot_be_swept_is_refused(project) -> None:  # type: ignore[no-un
         ({"clip_gradients": 1}, "clip_gradients"),
     ):
         with pytest.raises(FusionError, match=message):
-            sweep(project(**options), axes, device="cpu", display=Silent())
+            sweep(project(**options), axes, SweepOptions(device="cpu", display=Silent()))
     for extras, message in (
         (TrainOptions(mixup=0.2), "no use for mixup"),
         (TrainOptions(ema=1.0), "must lie between 0 and 1"),
     ):
         with pytest.raises(TrainingError, match=message):
-            sweep("solver.prototxt", axes, device="cpu", display=Silent(), extras=extras)
+            sweep("solver.prototxt", axes, SweepOptions(device="cpu", display=Silent(), extras=extras))
 
 
 def test_nothing_is_written_beside_the_snapshots_of_another_training_that_runs(solver: Path) -> None:
     """Two files are written, for TRAIN and TEST, under one lock; what is kept in memory or elsewhere needs none."""
     axes = read_axes(["loss=none"])
     with locked("small", print):
-        sweep(solver, axes, device="cpu", display=Silent(), max_iter=1)
-        sweep(solver, axes, device="cpu", display=Silent(), max_iter=1, cache_budget=1, cache_dir="cache")
+        sweep(solver, axes, SweepOptions(device="cpu", display=Silent(), max_iter=1))
+        sweep(solver, axes, SweepOptions(device="cpu", display=Silent(), max_iter=1, cache_budget=1, cache_dir="cache"))
         with pytest.raises(TrainingError, match=r"small\.lock: another training writes snapshots of this prefix"):
-            sweep(solver, axes, device="cpu", display=Silent(), max_iter=1, cache_budget=1)
+            sweep(solver, axes, SweepOptions(device="cpu", display=Silent(), max_iter=1, cache_budget=1))
         assert not list(Path().glob("small.trunk*"))
-    sweep(solver, axes, device="cpu", display=Silent(), max_iter=1, cache_budget=1)
+    sweep(solver, axes, SweepOptions(device="cpu", display=Silent(), max_iter=1, cache_budget=1))
     assert len(list(Path().glob("small.trunk*.rows"))) == 2
     with locked("small", print):
         pass
