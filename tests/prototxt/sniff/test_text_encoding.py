@@ -82,7 +82,17 @@ def test_half_a_character_of_utf16_is_an_error() -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"a", b"\xef\xbb\xbfname: 'x'\r\n", b"# \xfc latin-1\n", b"name: 'x'\n\x1a", b"\0"]
+    "data",
+    [
+        b"",
+        b"a",
+        b"\xef\xbb\xbfname: 'x'\r\n",
+        b"# \xfc latin-1\n",
+        b"name: 'x'\n\x1a",
+        b"\0",
+        b"na\0me: 1",
+        b"nam\0e: 1",
+    ],
 )
 def test_text_keeps_its_bytes(data: bytes) -> None:
     assert to_source(data, "n").encode("utf-8", "surrogateescape") == data
