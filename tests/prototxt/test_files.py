@@ -49,7 +49,7 @@ def test_short_writes_are_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_bytes_that_did_not_arrive_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: whole(fd, bytes(len(data)), offset))
-    with open(tmp_path / "file", "w+b") as file, pytest.raises(OSError, match="read back differently"):
+    with open(tmp_path / "file", "w+b") as file, pytest.raises(OSError, match="bytes read back differ"):
         write_at(file.fileno(), b"0123456789", 0, "file")
     monkeypatch.setattr(os, "pwrite", lambda *_: 0)
     with open(tmp_path / "file", "w+b") as file, pytest.raises(OSError, match="No space left"):

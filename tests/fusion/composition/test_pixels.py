@@ -10,11 +10,15 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from PIL import Image
 
 from fusion.composition import Source, compose
 from fusion.composition.pixels import PIXELS, pixels_of
+from fusion.data import batches
 from fusion.errors import ComposeError
 from fusion.nets.build import blobs, build
+from fusion.solver.batches import open_sources
+from prototxt import filter_net, load_net
 
 sys.path.insert(
     0, str(Path(__file__).parents[2] / "fusion" / "onnx" / "graphs")
@@ -67,6 +71,40 @@ def test_it_gets_a_data_layer_without_the_other_nets_transform(make: Make, tmp_p
     assert np.isclose(
         float(composed.train_val.root.messages("layer")[0].messages("transform_param")[0].string("scale") or 0), 0.5
     )
+
+
+def test_images_of_two_branches_belong_together(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The main layer shuffles, skips and flips; the other takes the same records, and draws nothing by itself."""
+    monkeypatch.chdir(tmp_path)
+    for number in range(20):
+        Image.fromarray(np.full((9, 9), 10 * number, np.uint8)).save(f"{number}.png")
+    for name in ("train_all.txt", "val_all.txt"):
+        Path(name).write_text("".join(f"{number}.png {number % 3}\n" for number in range(20)))
+    image = "is_color: false new_height: 8 new_width: 8 rand_skip: 7"
+    caffe = make("odd", transform="scale: 0.5 mirror: true", image=image)
+    other = make("even", transform="scale: 0.25 mirror: true crop_size: 6", image=image)
+    sources = [Source("a", caffe), Source("b", part(tmp_path, 1, 12), pixels="unit"), Source("c", other)]
+    net = compose(sources, num_output=3).train_val
+    layers = {
+        layer.string("name"): layer
+        for layer in net.root.messages("layer")
+        if layer.string("type") == "ImageData" and layer.messages("include")[0].string("phase") == "TRAIN"
+    }
+    switches = {
+        name: [layer.messages("image_data_param")[0].string(switch) for switch in ("shuffle", "rand_skip")]
+        for name, layer in layers.items()
+    }
+    assert switches == {"images": ["true", "7"], "b/data": ["false", "0"], "c/images": ["false", "0"]}
+    assert layers["c/images"].messages("transform_param")[0].string("mirror") == "false"
+    (source,) = open_sources(filter_net(load_net(net), phase="TRAIN"), "TRAIN", seed=1)
+    order: list[float] = []
+    for batch, _ in zip(batches(source), range(5), strict=False):
+        rows = [batch[top][:, 0, 2, 2] * scale for top, scale in (("data", 2.0), ("b/data", 1.0), ("c/data", 4.0))]
+        assert torch.equal(rows[0], rows[1])
+        assert torch.equal(rows[0], rows[2])
+        assert torch.equal(batch["label"], (rows[0] / 10) % 3)
+        order += rows[0].tolist()
+    assert sorted(order) != order
 
 
 def test_pixels_are_made_from_the_other_nets_data_where_the_size_is_the_same(make: Make, tmp_path: Path) -> None:

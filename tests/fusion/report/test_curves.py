@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,24 @@ def test_a_resumed_run_counts_once(tmp_path: Path) -> None:
     path.write_text("nothing", "utf-8")
     with pytest.raises(ReportError, match=r"run\.log: no line like"):
         read_log(path)
+
+
+def test_curves_are_those_of_the_first_test_net(tmp_path: Path) -> None:
+    lines = ["Iteration 0, loss = 3"]
+    for iteration in (0, 10):
+        for net, value in ((0, 0.5), (1, 0.25)):
+            lines.append(f"Iteration {iteration}, Testing net (#{net})")
+            lines.append(f"Test net output #0: acc = {value + iteration / 100}")
+    records = [{"kind": "train", "iter": 0, "loss": 3.0}]
+    records += [
+        {"kind": "test", "iter": iteration, "test_net": net, "outputs": {"acc": value + iteration / 100}}
+        for iteration in (0, 10)
+        for net, value in ((0, 0.5), (1, 0.25))
+    ]
+    for content in (lines, [json.dumps(record) for record in records]):
+        path = tmp_path / "run.log"
+        path.write_text("\n".join(content))
+        assert read_log(path).tests == {"acc": [(0, 0.5), (10, 0.6)]}
 
 
 def test_long_runs_are_thinned() -> None:

@@ -8,7 +8,9 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from email.message import Message
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -172,6 +174,40 @@ def test_who_sends_nothing_is_given_up(running: Server, monkeypatch: pytest.Monk
         connection.sendall(b"POST /answer HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nhalf")
         assert b"200" not in connection.recv(1000)
     assert ask(running, body=png())[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("lines", "status"),
+    [
+        ("Content-Length: 4\r\nContent-Length: 4", 400),
+        ("Content-Length: 4\r\nContent-Length: 5", 400),
+        ("Content-Length: 4\r\nTransfer-Encoding: chunked", 411),
+        ("Content-Length: 4\r\nTransfer-Encoding: identity", 411),
+        ("Content-Length: 4_0", 400),
+        ("Content-Length: +4", 400),
+    ],
+)
+def test_lengths_that_two_readers_may_take_differently(running: Server, lines: str, status: int) -> None:
+    with socket.create_connection(("127.0.0.1", running.server_port), 30) as connection:
+        connection.sendall(f"POST /answer HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n\r\n0123".encode())
+        assert connection.recv(1000).startswith(f"HTTP/1.1 {status} ".encode())
+
+
+def test_a_body_that_comes_slowly_is_given_up(running: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each byte comes in time, but not all of them."""
+    clock = iter(range(0, 10**6, 20))  # seconds pass with each look at the clock
+    monkeypatch.setattr(server, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    with socket.create_connection(("127.0.0.1", running.server_port), 30) as connection:
+        connection.sendall(b"POST /answer HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n")
+        found = b""
+        for _ in range(20):
+            connection.sendall(b"x")
+            with suppress(TimeoutError):
+                connection.settimeout(0.2)
+                found = connection.recv(1000)
+                break
+        assert found.startswith(b"HTTP/1.1 408 ")
+        assert b"The image arrived incomplete." in found
 
 
 def test_many_at_once(running: Server) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from fusion.solver.optimizers import RULES, SGD, CaffeOptimizer
+from fusion.solver.optimizers import RULES, SGD, Adam, CaffeOptimizer
 
 RATES = (0.1, 0.05, 0.0)
 
@@ -110,6 +111,25 @@ def test_a_state_is_loaded_as_the_optimizer_keeps_it() -> None:
     plain.load_state_dict(captured.state_dict())
     assert plain.param_groups[0]["lr"] == pytest.approx(0.3)
     assert isinstance(plain.param_groups[0]["lr"], float)
+
+
+@pytest.mark.parametrize("capturable", [False, True])
+def test_adam_counts_its_updates_on_from_a_loaded_state(capturable: bool) -> None:
+    """The correction of the rate after three updates is not that of the first one."""
+    whole = torch.nn.Parameter(torch.ones(2))
+    first = Adam([whole], 0.1, momentum=0.9, capturable=capturable)
+    for step in range(5):
+        if step == 3:
+            state, copy = first.state_dict(), torch.nn.Parameter(whole.detach().clone())
+            second = Adam([copy], 0.1, momentum=0.9, capturable=capturable)
+            second.load_state_dict(deepcopy(state))
+            assert second.updates == 3
+        whole.grad = torch.tensor([1.0, -2.0])
+        first.step()
+        if step >= 3:
+            copy.grad = torch.tensor([1.0, -2.0])
+            second.step()
+            assert torch.equal(copy, whole)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -134,6 +134,35 @@ def test_what_only_new_opsets_can_say_is_refused_by_name() -> None:
     assert support(normalize_graph(from_model(dilated))).unsupported
 
 
+@pytest.mark.parametrize(("op", "sizes"), [("Reshape", [3, 2]), ("Reshape", [1, 6]), ("Expand", [4, 2, 3])])
+def test_a_batch_that_is_written_into_sizes_stays_that_of_the_file(op: str, sizes: list[int]) -> None:
+    """The mean over all samples of a batch, added to each: of another batch it would be another mean."""
+    nodes = [
+        node("ReduceMean", "x steps", "rows", keepdims=0), node(op, "rows sizes", "mixed"),
+        node("ReduceMean", "mixed axes", "mean", keepdims=0), node("Add", "rows mean", "y"),
+    ]  # fmt: skip
+    constants = {"steps": np.array([1]), "sizes": np.array(sizes), "axes": np.arange(len(sizes))}
+    graph = normalize_graph(from_model(model(nodes, constants, shape=(2, 5, 3))))
+    assert graph.batch == 2
+    assert graph.notes[-1] == f"the batch stays 2, because of node 'mixed' ({op}): longer ones run in pieces"
+
+
+@pytest.mark.parametrize(
+    ("size", "count", "sizes"), [(8, 3, [3, 3, 2]), (5, 2, [3, 2]), (6, 3, [2, 2, 2]), (4, 3, [2, 2, 0])]
+)
+def test_the_last_part_of_a_split_is_the_rest(size: int, count: int, sizes: list[int]) -> None:
+    """Opset 18: parts of ceil(size / count), of which the last is smaller."""
+    names = [f"y{number}" for number in range(count)]
+    file = model(
+        [node("Split", "x", " ".join(names), axis=1, num_outputs=count)], shape=("N", size, 2), outputs=tuple(names)
+    )
+    graph = normalize_graph(from_model(file))
+    assert graph.constants[graph.nodes[0].input[1]].tolist() == sizes
+    assert [graph.shapes[name] for name in names if name in graph.shapes][: len(sizes) - 1] == [
+        (None, part, 2) for part in sizes[:-1]
+    ]
+
+
 def test_the_list_of_operators_is_that_of_onnx2torch() -> None:
     from onnx2torch.node_converters import get_converter
 

@@ -20,13 +20,13 @@ from fusion.errors import TrainingError
 from fusion.nets.build import params
 from fusion.solver import Solver
 from fusion.solver.logging.console import Lines
+from fusion.solver.snapshots import files
 from fusion.solver.snapshots.files import states
 from fusion.solver.snapshots.resume_state import (
     generators,
     read_resume_state,
     recurrent_states,
     set_generators,
-    set_recurrent_states,
     write_resume_state,
 )
 from prototxt import read_weights
@@ -162,13 +162,70 @@ def test_generators_go_on(project: Make) -> None:
     assert all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(drawn, again, strict=True))
 
 
-def test_recurrent_layers_carry_on(project: Make) -> None:
-    net = torch.nn.Module()
-    net.register_buffer("hidden", torch.ones(2), persistent=False)
-    kept = recurrent_states(net)
-    net.hidden = None
-    set_recurrent_states(net, kept, torch.device("cpu"))
-    assert torch.equal(net.hidden, torch.ones(2))
+RECURRENT = """
+layer { name: "cont" type: "DummyData" top: "cont" dummy_data_param {
+  shape { dim: 4 dim: 1 } data_filler { type: "constant" value: 1 } } }
+layer { name: "steps" type: "Reshape" bottom: "data" top: "steps" reshape_param { shape { dim: -1 dim: 1 dim: 30 } } }
+layer { name: "lstm" type: "KIND" bottom: "steps" bottom: "cont" top: "lstm" recurrent_param {
+  num_output: 3 weight_filler { type: "uniform" min: -0.3 max: 0.3 } } }
+layer { name: "rows" type: "Reshape" bottom: "lstm" top: "rows" reshape_param { shape { dim: -1 dim: 3 } } }
+layer { name: "ip" type: "InnerProduct" bottom: "rows" top: "ip" inner_product_param { num_output: 3
+  weight_filler { type: "xavier" } } }
+layer { name: "acc" type: "Accuracy" bottom: "ip" bottom: "label" top: "acc" include { phase: TEST } }
+layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" }
+"""
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "RNN"])
+def test_a_resumed_run_goes_on_from_the_states_of_recurrent_layers(project: Make, kind: str) -> None:
+    """Sequences go on from batch to batch, so that the states at the snapshot decide all that comes after it."""
+    path = project(max_iter=14)
+    net = Path("net.prototxt").read_text()
+    kind_param = RECURRENT.replace("KIND", kind)
+    net = net[: net.index('layer { name: "trunk"')].replace("batch_size: 3", "batch_size: 4") + kind_param
+    Path("net.prototxt").write_text(net)
+    whole, resumed = solver(path), solver(path)
+    whole.train()
+    resumed.restore("small_iter_10.solverstate")
+    for _ in range(4):
+        resumed.step()
+    states = recurrent_states(whole.net)
+    assert states
+    assert all(np.abs(state).max() > 1e-3 for state in states.values())
+    assert all(np.array_equal(state, states[name]) for name, state in recurrent_states(resumed.net).items())
+    assert files_equal("small_iter_14.caffemodel", resumed)
+
+
+def test_a_resumed_run_tests_on_the_records_that_are_next(project: Make) -> None:
+    """Three of four batches are tested at a time: the next test goes on with the fourth, as in the undisturbed run."""
+    path = project(test_iter=3, test_interval=5)
+    whole, resumed = solver(path), solver(path)
+    whole.step(15)
+    resumed.restore("small_iter_10.solverstate")
+    resumed.step(5)
+    assert [job.batches.position for job in resumed.nets] == [job.batches.position for job in whole.nets]
+    assert resumed.nets[1].batches.position % 4 != 0
+    assert resumed.test() == whole.test()
+
+
+def test_a_snapshot_that_is_replaced_is_none_until_all_of_its_files_are_there(
+    project: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed at any file, the state of before must not stand beside new weights."""
+    run = solver(project())
+    run.step(10)
+    names = ["small_iter_10.caffemodel", "small_iter_10.fusionstate", "small_iter_10.solverstate"]
+    replace_file, seen = os.replace, []
+
+    def watched(source: str, target: str) -> None:
+        if target in names:
+            seen.append((target, Path(names[2]).exists()))
+        replace_file(source, target)
+
+    monkeypatch.setattr(files.os, "replace", watched)
+    run.snapshot()
+    assert seen == [(name, False) for name in names]
+    assert Path(names[2]).exists()
 
 
 def solver(path: Path, log: io.StringIO | None = None) -> Solver:
