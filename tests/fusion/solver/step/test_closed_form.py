@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from fusion.errors import TrainingError
 from fusion.layers.score_gradients import NoClosedFormError
 from fusion.solver import Solver
 from fusion.solver.batches import CachedBatches
 from fusion.solver.logging.console import Silent
 from fusion.solver.step import step as engines
 from fusion.solver.step.closed_form import ClosedForm
-from fusion.solver.step.eager_step import Step
+from fusion.solver.step.eager_step import Step, eager
 from fusion.solver.step.step import Engine
 from fusion.solver.train_options import TrainOptions
 
@@ -87,7 +88,7 @@ def refuse(*_: object) -> ClosedForm:
 @pytest.mark.parametrize("budget", [0, 1 << 30], ids=["live", "kept"])
 @pytest.mark.parametrize("name", HEADS)
 def test_the_same_as_autograd(project: Make, monkeypatch: pytest.MonkeyPatch, name: str, budget: int) -> None:
-    path = project(frozen=True, shuffle=True, snapshot=0, weight_decay=0.05)
+    path = project(frozen=True, shuffle=True, snapshot=0, weight_decay=0.05, average_loss=1)
     with_head(HEADS[name])
     ours = run(path, budget)
     assert ours.engine.choice == "gradients: closed form of the head"
@@ -100,6 +101,41 @@ def test_the_same_as_autograd(project: Make, monkeypatch: pytest.MonkeyPatch, na
     for one, other in zip(ours.flat_params.blobs, theirs.flat_params.blobs, strict=True):
         torch.testing.assert_close(one.tensor, other.tensor, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(loss, theirs.engine._step(blobs)[1], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_stacked_heads_have_the_gradients_of_each(project: Make, name: str) -> None:
+    path = project(frozen=True, snapshot=0)
+    with_head(HEADS[name])
+    solver = run(path, 1 << 30, 1)
+    job = solver.nets[0]
+    assert isinstance(job.batches, CachedBatches)
+    own = {key: param for key, param in job.active_net.named_parameters() if param.requires_grad}
+    draw = torch.Generator().manual_seed(1)
+    stack = {key: torch.randn(3, *param.shape, generator=draw) * 0.3 for key, param in own.items()}
+    stacked = ClosedForm(job.active_net, next(job.batches), stack).keep(job.batches)
+    indices = torch.arange(job.batches.source.batch_size).numpy()[::-1].copy()
+    stacked.gradients_at(indices)
+    for number in range(3):
+        with torch.no_grad():
+            for key, param in own.items():
+                param.copy_(stack[key][number])
+                param.grad = None
+        eager(job.active_net)(job.batches.pick(indices))
+        for key, param in own.items():
+            assert param.grad is not None
+            torch.testing.assert_close(stack[key].grad[number], param.grad, rtol=1e-4, atol=1e-6, msg=key)
+
+
+def test_gradients_that_are_no_numbers_end_in_an_error(project: Make) -> None:
+    """Losses of a head are only looked at where they are displayed; every hundredth iteration looks at gradients."""
+    path = project(frozen=True, snapshot=0, display=0, average_loss=1, max_iter=300)
+    solver = run(path, 1 << 30, 1)
+    assert solver.engine.closed is not None
+    with torch.no_grad():
+        next(iter(solver.flat_params.updated)).fill_(float("nan"))
+    with pytest.raises(TrainingError, match="the loss is nan in iteration 99"):
+        solver.step(200)
 
 
 def test_a_loss_that_grows(project: Make, monkeypatch: pytest.MonkeyPatch) -> None:
