@@ -20,13 +20,14 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 # This folder has a folder `prototxt` too, of tests: it must not hide the package.
 sys.path[0] = str(Path(__file__).parent / "fuzz")
 import binary_mutations  # noqa: E402
+import reader_targets  # noqa: E402
 import targets  # noqa: E402
 import text_mutations  # noqa: E402
 
@@ -40,15 +41,20 @@ class OverTimeError(BaseException):
     """An input took too long; not an Exception, so that no handler on the way takes it for the input's mistake."""
 
 
-def inputs(seed: int) -> Iterator[tuple[str, str | bytes]]:
-    """Endless: (target, content)."""
+BINARY: dict[str, Callable[[Path], None]] = {**targets.BINARY, **reader_targets.TARGETS}
+# Prototxts and weights have most of the ways to be wrong, and the readers of fusion a third of the inputs.
+_SHARES = (*(list(targets.TEXT) * 4), *("weights", "weights", "weights", "state", "mean", "datum"), *BINARY)
+
+
+def inputs(seed: int, chosen: Sequence[str] = _SHARES) -> Iterator[tuple[str, str | bytes]]:
+    """Endless: (target, content) of the chosen targets."""
     texts, binaries = text_mutations.seeds(GOLDEN), binary_seeds()
     for number in range(1 << 60):
         rng = random.Random(f"{seed}:{number}")
-        if rng.random() < 0.6:
-            yield rng.choice(list(targets.TEXT)), text_mutations.mutate(rng, texts)
+        target = rng.choice(chosen)
+        if target in targets.TEXT:
+            yield target, text_mutations.mutate(rng, texts)
         else:
-            target = rng.choice(("weights", "weights", "weights", "state", "mean", "datum"))
             yield target, binary_mutations.mutate(rng, binaries[target])
 
 
@@ -72,6 +78,7 @@ def binary_seeds() -> dict[str, list[bytes]]:
         write_weights(path, read_weights(small / "net.caffemodel"))
         found["weights"] += [path.read_bytes()] * 2
         found["weights"] += _chunked(Path(folder))
+        found.update(reader_targets.seeds(Path(folder)))
     return found
 
 
@@ -89,7 +96,7 @@ def _chunked(folder: Path) -> list[bytes]:
 
 def run_one(target: str, content: str | bytes, folder: Path) -> None:
     """Run a target on an input. Raises: what escapes it, but for the errors that it may end with."""
-    from prototxt.errors import PrototxtError
+    from prototxt.errors import PlacedError
 
     action: Callable[[], None]
     if isinstance(content, str):
@@ -98,8 +105,8 @@ def run_one(target: str, content: str | bytes, folder: Path) -> None:
     else:
         path, size, factor = folder / "input", len(content), 2
         path.write_bytes(content)
-        action = lambda: targets.BINARY[target](path)  # noqa: E731
-    with contextlib.suppress(PrototxtError, OSError), _limits(size, factor):
+        action = lambda: BINARY[target](path)  # noqa: E731
+    with contextlib.suppress(PlacedError, OSError), _limits(size, factor):
         action()
 
 
@@ -120,12 +127,12 @@ def _over_time(*_: object) -> None:
     raise OverTimeError("over its time")
 
 
-def work(seed: int, start: int, out: Connection, folder: str) -> None:
+def work(seed: int, chosen: Sequence[str], start: int, out: Connection, folder: str) -> None:
     """Run inputs from number `start` on, forever; tell the parent of each, and of findings."""
     os.chdir(folder)
     warnings.simplefilter("ignore")
     signal.signal(signal.SIGVTALRM, _over_time)
-    for number, (target, content) in enumerate(inputs(seed)):
+    for number, (target, content) in enumerate(inputs(seed, chosen)):
         if number < start:
             continue
         out.send(("start", number, target, content))
@@ -137,7 +144,7 @@ def work(seed: int, start: int, out: Connection, folder: str) -> None:
             out.send(("finding", number, target, "".join(traceback.format_exception(error))))
 
 
-def fuzz(minutes: float, count: int, seed: int, keep: Path) -> int:
+def fuzz(minutes: float, count: int, seed: int, keep: Path, chosen: Sequence[str] = _SHARES) -> int:
     """Fuzz for a time or a number of inputs; returns the number of findings."""
     end, begun = time.monotonic() + 60 * minutes, time.monotonic()
     done: Counter[str] = Counter()
@@ -146,7 +153,7 @@ def fuzz(minutes: float, count: int, seed: int, keep: Path) -> int:
     with tempfile.TemporaryDirectory() as folder:
         while time.monotonic() < end and sum(done.values()) < count:
             receive, send = context.Pipe(duplex=False)
-            worker = context.Process(target=work, args=(seed, number, send, folder), daemon=True)
+            worker = context.Process(target=work, args=(seed, chosen, number, send, folder), daemon=True)
             worker.start()
             send.close()
             last: tuple[str, str | bytes] = ("", "")
@@ -208,12 +215,13 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--inputs", type=int, default=1 << 60, help="stop after this many")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--targets", nargs="+", choices=[*targets.TEXT, *BINARY], default=_SHARES, help="only these")
     parser.add_argument("--keep", type=Path, default=Path("fuzz-findings"), help="folder for findings")
     parser.add_argument("--replay", type=Path, nargs="*", help="run these files instead")
     options = parser.parse_args()
     if options.replay is not None:
         return int(replay(options.replay) > 0)
-    return int(fuzz(options.minutes, options.inputs, options.seed, options.keep) > 0)
+    return int(fuzz(options.minutes, options.inputs, options.seed, options.keep, options.targets) > 0)
 
 
 if __name__ == "__main__":

@@ -180,15 +180,14 @@ def _blob(content: Content, form: str, source: PathLike, target: str) -> list[st
 
 
 def _from_numpy(source: PathLike, target: str) -> list[str]:
-    import numpy as np
-
     from prototxt.formats.datum import write_mean
+    from prototxt.formats.numpy_files import read_npy
 
     if form_of(target) != BINARY:
         raise WeightsError("a NumPy array becomes a mean image", place=target, hint="name the target .binaryproto")
     try:
-        values = np.load(source, allow_pickle=False)
-    except (ValueError, EOFError) as error:
+        values = read_npy(source)
+    except ValueError as error:
         hint = "save the array with numpy.save, as numbers"
         raise WeightsError(f"NumPy cannot read the array: {error}", place=os.fspath(source), hint=hint) from None
     if values.dtype.kind not in "fiu":

@@ -99,13 +99,14 @@ def _mean(path: str | os.PathLike[str], content: Content) -> Inventory:
     import numpy as np
 
     from prototxt.formats.datum import read_mean
+    from prototxt.formats.numpy_files import read_npy
     from prototxt.summary.statistics import array_statistics
 
     place = os.fspath(path)
     if content.form == NUMPY:
         try:
-            values = np.load(place, allow_pickle=False)
-        except (ValueError, EOFError) as error:
+            values = read_npy(place)
+        except ValueError as error:
             raise WeightsError(f"NumPy cannot read the array: {error}", place=place, hint="save it again") from None
         mean = values.reshape(values.shape[-3:]) if values.ndim > 3 else values
     else:

@@ -1,10 +1,13 @@
-"""Hostile binaries: real weights, states, means and records, damaged by someone who knows the formats."""
+"""Hostile files: weights, states, records, predictions and settings, damaged by someone who knows the formats."""
 
 from __future__ import annotations
 
+import io
 import json
 import random
+import re
 import struct
+import zipfile
 from collections.abc import Callable, Iterator
 
 _ABSURD = (0, 1, 2, 127, 128, 255, 2**15, 2**16, 2**24, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**40, 2**63 - 1, 2**64 - 1)
@@ -13,13 +16,27 @@ _ABSURD = (0, 1, 2, 127, 128, 255, 2**15, 2**16, 2**24, 2**31 - 1, 2**31, 2**32 
 def mutate(rng: random.Random, seeds: list[bytes]) -> bytes:
     """One hostile file, of the format of one of the seeds."""
     data = rng.choice(seeds)
-    structured = _safetensors if data[8:9] == b"{" else _hdf5 if data[:4] == b"\x89HDF" else _protobuf
+    structured = _mutator(data)
     for _ in range(rng.choice((1, 1, 2, 4, 8))):
         by_format = rng.random() < 0.6 and data
         data = structured(rng, data) if by_format else rng.choice(_BYTES)(rng, data, seeds)
-        if len(data) > 1_000_000:
+        if len(data) > 200_000:
             break
     return data
+
+
+def _mutator(data: bytes) -> Callable[[random.Random, bytes], bytes]:
+    """Return the mutator of a file's format."""
+    if data[8:9] == b"{":
+        return _safetensors
+    if data[:4] == b"\x89HDF":
+        return _hdf5
+    if data[:4] == b"PK\x03\x04":
+        return _archive
+    if data[16:20] == _LMDB:
+        return _pages
+    # Text, also with a few bytes that are not: protobuf has zeros and other control characters.
+    return _text if not re.search(rb"[\0-\x08\x0e-\x1f]", data) else _protobuf
 
 
 def _cut(rng: random.Random, data: bytes, seeds: list[bytes]) -> bytes:
@@ -214,3 +231,104 @@ def _places(data: bytes, mark: bytes) -> Iterator[int]:
     while at >= 0:
         yield at
         at = data.find(mark, at + 1)
+
+
+# -- NumPy archives: each entry has a header and values, which are packed again with their checksums -------------------
+
+
+def _archive(rng: random.Random, data: bytes) -> bytes:
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            entries = {entry.filename: archive.read(entry) for entry in archive.infolist() if entry.file_size < 1 << 20}
+    except Exception:  # damaged by an earlier mutation, in one of many ways
+        return _flip(rng, data, [])
+    if not entries:
+        return data
+    name = rng.choice(sorted(entries))
+    entries[name] = _npy(rng, entries[name])
+    if rng.random() < 0.1:
+        entries[rng.choice((*entries, "meta.npy", "other.npy", "../x.npy", "keys"))] = rng.choice([*entries.values()])
+    if rng.random() < 0.1:
+        del entries[name]
+    out = io.BytesIO()
+    with zipfile.ZipFile(
+        out, "w", rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2))
+    ) as archive:
+        for entry, content in entries.items():
+            archive.writestr(entry, content)
+    return out.getvalue()
+
+
+def _npy(rng: random.Random, data: bytes) -> bytes:
+    """Change the header of an array, its values, or the JSON among them."""
+    if data[:6] != b"\x93NUMPY" or rng.random() < 0.2:
+        return rng.choice(_BYTES)(rng, data, [data])
+    size = int.from_bytes(data[8:10], "little")
+    header, body = data[10 : 10 + size], data[10 + size :]
+    if rng.random() < 0.3:
+        body = _text(rng, body)
+    else:
+        shape = rng.choice(
+            ("(1099511627776,)", "(-1,)", "(0,)", "()", "(2, 3)", "((1,),)", "(1.5,)", "(True,)", "[3]", "(" * 300)
+        )
+        kind = rng.choice(
+            ("|O", "<U99999999", "<f8", "<f2", "|V0", "<M8[s]", "|b1", "<c16", ">i4", "f4,f4", "x", "<U0")
+        )
+        for pattern, value in ((rb"\([^)]*\)", shape), (rb"'[<>|][^']*'", repr(kind))):
+            if rng.random() < 0.6:
+                header = re.sub(pattern, value.encode(), header, count=1)
+    return data[:8] + len(header).to_bytes(2, "little") + header + body
+
+
+# -- text: JSON, TOML, tables, logs and lists -------------------------------------------------------------------------
+
+_TOKEN = re.compile(rb"-?[0-9][0-9.eE+-]*|[A-Za-z_]+|\"[^\"\n]*\"|[\[\]{}:,=\n]")
+_ODD_TOKENS = """
+    0 -1 1e999 -1e999 NaN nan Infinity inf 1e400 99999999999999999999999999 0.1e-400 true null "" "\\ud800" "\\u0000"
+    "1%" "1e999%" "nan%" [] {} [[]] [1,2] {"a":1} [null] 1979-05-27 0x7fffffffffffffffff 1_0 -0 \x1b[2J =1+1 kd none
+"""
+_TOKENS = [*(word.encode() for word in _ODD_TOKENS.split()), b"\x1b[2J", b"\0", b"\r", b"\xff\xfe", b"\xef\xbb\xbf"]
+_DEEP = ((b"[", b"]"), (b'{"a":', b"}"), (b"{a=", b"}"), (b"(", b")"), (b'"', b'"'), (b"[a.", b"]"), (b"a.", b"=1\n"))
+
+
+def _text(rng: random.Random, data: bytes) -> bytes:
+    tokens = list(_TOKEN.finditer(data))
+    if not tokens:
+        return rng.choice(_BYTES)(rng, data, [data or b"0"])
+    token, other = rng.choice(tokens), rng.choice(tokens)
+    choice = rng.randrange(10)
+    if choice < 5:
+        new = rng.choice(_TOKENS)
+    elif choice == 5:
+        new = other[0]
+    elif choice == 6:
+        new = str(rng.choice(_ABSURD)).encode() * rng.choice((1, 1, 2, 500))
+    elif choice == 7:
+        opening, closing = rng.choice(_DEEP)
+        depth = rng.choice((3, 500, 5_000, 20_000))
+        new = opening * depth + rng.choice((b"", b"1", token[0])) + closing * rng.choice((depth, depth, 0))
+    else:
+        new = token[0] * rng.choice((0, 2, 30, 3000))
+    return data[: token.start()] + new + data[token.end() :]
+
+
+# -- LMDB: pages of 4,096 bytes with a header of 16, then the places of their nodes ------------------------------------
+
+_LMDB = (0xBEEFC0DE).to_bytes(4, "little")
+_PAGE = 4096
+
+
+def _pages(rng: random.Random, data: bytes) -> bytes:
+    count = max(1, len(data) // _PAGE)
+    page = rng.randrange(min(2, count)) if rng.random() < 0.4 else rng.randrange(count)
+    choice = rng.randrange(8)
+    if choice == 0:  # swapped or repeated pages
+        other = rng.randrange(count)
+        content = data[other * _PAGE : (other + 1) * _PAGE]
+        return data[: page * _PAGE] + content + data[(page + 1) * _PAGE :]
+    if choice == 1:
+        return data[: rng.randrange(count) * _PAGE + rng.choice((0, 0, 100))]
+    at = page * _PAGE + rng.randrange(rng.choice((16, 64, 160, _PAGE)))
+    size = rng.choice((1, 2, 4, 8))
+    value = rng.choice((*_ABSURD, rng.randrange(count), count, count + 1, _PAGE, 0xFFFF, 16, rng.randrange(1 << 16)))
+    return data[:at] + (value & (1 << 8 * size) - 1).to_bytes(size, "little") + data[at + size :]

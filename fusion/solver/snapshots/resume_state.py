@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import random
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from torch import nn
 
 from fusion.nets.shared_params import set_tensor_by_path
 from prototxt.files import atomic_write
+from prototxt.formats.numpy_files import read_npz
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 ENGINE = f"torch {torch.__version__}"
 _PLAIN = ("generators", "arrays")  # fields that are arrays by name, in the archive as FIELD/NAME
+_MOST_THREADS = 1 << 16
 _CARRIED = ("hidden", "cell")  # buffers of recurrent layers that the next batch starts from
 
 
@@ -68,16 +69,43 @@ def write_resume_state(path: str, state: ResumeState) -> None:
 def read_resume_state(path: str) -> ResumeState | None:
     """Read a fusionstate; returns None where there is no such file or it cannot be read."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            meta = json.loads(archive["meta"].tobytes())
-            plain: dict[str, dict[str, Any]] = {name: {} for name in _PLAIN}
-            for key in set(archive.files) - {"meta"}:
-                name, slash, rest = key.partition("/")
-                plain[name if slash else "generators"][rest or name] = archive[key]
+        arrays = read_npz(path)
+        meta = json.loads(arrays.pop("meta").tobytes())
+        plain: dict[str, dict[str, Any]] = {name: {} for name in _PLAIN}
+        for key, values in arrays.items():
+            name, slash, rest = key.partition("/")
+            plain[name if slash else "generators"][rest or name] = values
         lists = {name: tuple(meta[name]) for name in ("positions", "losses")}
-        return ResumeState(**{**meta, **lists, **plain})
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+        state = ResumeState(**{**meta, **lists, **plain})
+        _check_values(state)
+        _check_generators(state.generators)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, OverflowError):
         return None
+    return state
+
+
+def _check_values(state: ResumeState) -> None:
+    """Check the values that are used at once after a restart. Raises: ValueError, TypeError."""
+    whole = (state.iteration, state.seed, state.weights, state.threads, *state.positions)
+    words = (state.engine, *state.decisions, *state.decisions.values())
+    if not all(type(number) is int and abs(number) < 1 << 63 for number in whole):
+        raise TypeError("a number that is not whole, or not of 64 bits")
+    if not all(isinstance(loss, (int, float)) for loss in state.losses) or not all(isinstance(w, str) for w in words):
+        raise TypeError("losses that are not numbers, or decisions that are not text")
+    if not isinstance(json.loads(state.decisions.get("extras", "{}")), dict):
+        raise TypeError("options that are not named")
+    if min(state.iteration, *state.positions, 0) < 0 or not 1 <= state.threads <= _MOST_THREADS:
+        raise ValueError("a negative position, or a number of threads that no machine has")
+
+
+def _check_generators(states: Arrays) -> None:
+    """Set generators of our own, which fails as that of the process would. Raises: ValueError, TypeError, ..."""
+    if "cpu" in states:
+        torch.Generator().set_state(torch.from_numpy(np.array(states["cpu"], np.uint8)))
+    if "numpy" in states:
+        np.random.RandomState().set_state(_numpy_state(states["numpy"]))
+    if "python" in states:
+        random.Random().setstate(_python_state(states["python"]))
 
 
 def below(arrays: Arrays, start: str) -> dict[str, NDArray[Any]]:
@@ -109,11 +137,19 @@ def set_generators(states: Arrays) -> None:
         if f"cuda{number}" in states:
             torch.cuda.set_rng_state(torch.from_numpy(np.array(states[f"cuda{number}"], np.uint8)), number)
     if "numpy" in states:
-        *keys, at, has_gauss, gauss = states["numpy"].tolist()
-        np.random.set_state(("MT19937", np.array(keys, np.uint32), int(at), int(has_gauss), gauss))
+        np.random.set_state(_numpy_state(states["numpy"]))
     if "python" in states:
-        version, *words, gauss_next = states["python"].tolist()
-        random.setstate((int(version), tuple(map(int, words)), None if np.isnan(gauss_next) else gauss_next))
+        random.setstate(_python_state(states["python"]))
+
+
+def _numpy_state(values: NDArray[Any]) -> tuple[Any, ...]:
+    *keys, at, has_gauss, gauss = values.tolist()
+    return "MT19937", np.array(keys, np.uint32), int(at), int(has_gauss), gauss
+
+
+def _python_state(values: NDArray[Any]) -> tuple[Any, ...]:
+    version, *words, gauss_next = values.tolist()
+    return int(version), tuple(map(int, words)), None if np.isnan(gauss_next) else gauss_next
 
 
 @contextmanager

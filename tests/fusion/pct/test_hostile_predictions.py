@@ -175,3 +175,13 @@ def test_parquet_tables(tmp_path: Path) -> None:
             pct.Predictions.load(path)
     parquet.write_table(pyarrow.table(good), path)
     assert pct.Predictions.load(path).right.tolist() == [True, True]
+
+
+def test_a_bomb_of_samples(tmp_path: Path) -> None:
+    count = (1 << 20) + 1
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<U1", "fortran_order": False, "shape": (count,)})
+    path = archive(tmp_path / "p.npz", zipfile.ZIP_DEFLATED, keys=header.getvalue() + bytes(4 * count))
+    assert path.stat().st_size < 10_000
+    with pytest.raises(ReportError, match=rf"p\.npz: .*{count} samples in \d+ bytes"):
+        pct.Predictions.load(path)
