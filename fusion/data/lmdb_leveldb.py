@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import Any
 
 from fusion.data.file_stamp import stamp_files
+from fusion.data.lmdb_pages import check_lmdb_pages
 from fusion.errors import DataError
 
 Put = Callable[[bytes, bytes], None]
@@ -91,12 +92,12 @@ def _open_lmdb(path: str) -> Database:
     where = os.path.realpath(path)
     handle = _open.get(where)
     if handle is None:
+        _check_pages(path)
         folder = os.path.isdir(path)
         try:
             handle = lmdb.open(where, readonly=True, lock=False, readahead=False, create=False, subdir=folder)
         except lmdb.Error as error:
             raise _unreadable(path, error) from error
-        _check_whole(path, handle)
         _open[where] = handle
     try:
         with handle.begin() as transaction:
@@ -106,16 +107,15 @@ def _open_lmdb(path: str) -> Database:
     return Database(path, keys, handle, lmdb=True)
 
 
-def _check_whole(path: str, handle: Any) -> None:
-    """Check that the file has all pages. Raises: DataError."""
-    # An LMDB is mapped into memory: reading a page beyond the end of its file would be a bus error.
-    where = handle.path()
-    size = os.path.getsize(os.path.join(where, "data.mdb") if os.path.isdir(where) else where)
-    needed = (handle.info()["last_pgno"] + 1) * handle.stat()["psize"]
-    if size < needed:
-        handle.close()
-        text = f"the database is cut off: it has {size} of {needed} bytes"
-        raise DataError(text, place=path, hint="copy it again, or write it again from its source")
+def _check_pages(path: str) -> None:
+    """Check that the library can read the file without a crash. Raises: DataError."""
+    try:
+        check_lmdb_pages(os.path.join(path, "data.mdb") if os.path.isdir(path) else path)
+    except ValueError as error:
+        hint = "copy it again, or write it again from its source"
+        raise DataError(f"the database is damaged: {error}", place=path, hint=hint) from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
 
 
 def _open_leveldb(path: str) -> Database:

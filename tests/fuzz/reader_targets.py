@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -94,10 +95,15 @@ def hdf5_data(path: Path) -> None:
 
 def database(path: Path) -> None:
     """All records of an LMDB."""
-    opened = open_database(str(path), lmdb=True)
-    sum(len(value) for value in opened.values())
-    for index in range(min(len(opened.keys), 300)):
-        opened.get(index)
+    # A name of its own: an LMDB that is open already is not opened again, and must not change.
+    own = path.rename(path.with_name(os.urandom(8).hex()))
+    try:
+        opened = open_database(str(own), lmdb=True)
+        sum(len(value) for value in opened.values())
+        for index in range(min(len(opened.keys), 300)):
+            opened.get(index)
+    finally:
+        own.unlink()
 
 
 def onnx(path: Path) -> None:

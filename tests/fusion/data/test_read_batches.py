@@ -160,7 +160,7 @@ def test_a_record_of_another_size_fails_by_default(pictures: Path) -> None:
 def test_an_lmdb_cut_off_is_an_error_and_no_crash(part: float, pictures: Path) -> None:
     layer = make_database(lmdb=True)
     os.truncate("db/data.mdb", int(part * os.path.getsize("db/data.mdb")))
-    with pytest.raises(DataError, match=r"db: (the database is cut off: it has \d+ of \d+ bytes|cannot open)"):
+    with pytest.raises(DataError, match=r"db: (.* cut off: it has \d+ of \d+ bytes|cannot open)"):
         open_source(layer, "TRAIN")
 
 

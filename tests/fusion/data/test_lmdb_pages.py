@@ -1,0 +1,96 @@
+"""Damaged LMDBs are refused before the library, which would crash the process, maps them."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("lmdb")
+
+from fusion.data.lmdb_leveldb import open_database, write_database
+from fusion.data.lmdb_pages import check_lmdb_pages
+from fusion.errors import DataError
+
+PAGE = 4096
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A tree of two levels; every seventh value has pages of its own."""
+    records = ((b"%08d" % i, bytes([i % 256]) * (9000 if i % 7 == 0 else 90 + i % 5)) for i in range(300))
+    write_database(tmp_path / "db", records, lmdb=True)
+    return tmp_path / "db" / "data.mdb"
+
+
+def newest(data: bytes) -> tuple[int, int]:
+    """Place of the newest meta page's values, and the root's page."""
+    at = max((16, PAGE + 16), key=lambda at: int.from_bytes(data[at + 128 : at + 136], "little"))
+    return at, int.from_bytes(data[at + 112 : at + 120], "little")
+
+
+def first_leaf(data: bytes, *, big: bool) -> int:
+    """Place of a leaf's first node, whose value lies in the page, or in pages of its own."""
+    for page in range(2, len(data) // PAGE):
+        own, flags, lower = struct.unpack_from("<Q2xHH", data, page * PAGE)
+        if own == page and flags == 2:
+            for slot in range((lower - 16) // 2):
+                (at,) = struct.unpack_from("<H", data, page * PAGE + 16 + 2 * slot)
+                if struct.unpack_from("<H", data, page * PAGE + at + 4)[0] == big:
+                    return page * PAGE + at
+    raise LookupError
+
+
+def change(data: bytes, where: str) -> bytes:
+    meta, root = newest(data)
+    places = {
+        "page size": (meta + 24, "<I", 0),
+        "depth": (meta + 78, "<H", 900),
+        "root": (meta + 112, "<Q", 1 << 40),
+        "last page": (meta + 120, "<Q", 1 << 40),
+        "child": (root * PAGE + struct.unpack_from("<H", data, root * PAGE + 16)[0], "<H", 0xFFF0),
+        "circle": (root * PAGE + struct.unpack_from("<H", data, root * PAGE + 16)[0], "<H", root),
+        "node": (root * PAGE + 16, "<H", 8),
+        "count": (root * PAGE + 12, "<H", 18),
+        "key": (first_leaf(data, big=False) + 6, "<H", 60000),
+        "length": (first_leaf(data, big=False), "<H", 60000),
+        "far value": (first_leaf(data, big=True) + 16, "<Q", 1 << 50),
+        "far length": (first_leaf(data, big=True) + 2, "<H", 0xFFFF),
+    }
+    at, form, value = places[where]
+    out = bytearray(data)
+    struct.pack_into(form, out, at, value)
+    return bytes(out)
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("page size", "pages are 0 bytes long|head pages contradict"),
+        ("depth", "tree has 900 levels"),
+        ("root", "a page is referred to that it does not have"),
+        ("last page", r"cut off: it has \d+ of \d+ bytes"),
+        ("child", "a page is referred to that it does not have"),
+        ("circle", "a page occurs twice"),
+        ("node", "a record lies outside of its page"),
+        ("count", "page [0-9]+ is damaged"),
+        ("key", "a record lies outside of its page"),
+        ("length", "a record lies outside of its page"),
+        ("far value", "a value lies outside of the file"),
+        ("far length", "a value lies outside of the file"),
+    ],
+)
+def test_each_number_that_the_library_trusts(data: Path, where: str, message: str) -> None:
+    data.write_bytes(change(data.read_bytes(), where))
+    with pytest.raises(DataError, match=f"db: the database is damaged: .*({message})"):
+        open_database(str(data.parent), lmdb=True)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 5000])
+def test_sound_databases_pass(tmp_path: Path, count: int) -> None:
+    write_database(tmp_path / "db", ((b"%05d" % i, b"v" * (i % 40)) for i in range(count)), lmdb=True)
+    check_lmdb_pages(str(tmp_path / "db" / "data.mdb"))
+    if count:
+        found = open_database(str(tmp_path / "db"), lmdb=True)
+        assert [len(value) for value in found.values()] == [i % 40 for i in range(count)]
