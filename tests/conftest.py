@@ -2,14 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import re
+from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
 from PIL import Image
 
 TESTS = Path(__file__).parent
+MISSING_TOOL = re.compile(r"could not import|there is no Chromium|needs a C\+\+ compiler|no JavaScript engine")
+Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
+
+
+def require_tools(report: Report) -> Report:
+    """With FUSION_CI=1 a test that is skipped for a missing tool has failed: else it could vanish without a word."""
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""
+    if report.skipped and os.environ.get("FUSION_CI") == "1" and MISSING_TOOL.search(reason):
+        report.outcome = "failed"
+        report.longrepr = f"{reason}: FUSION_CI=1 needs every tool that tests use"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    return require_tools((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    return require_tools((yield))
 
 
 @pytest.fixture(scope="session")

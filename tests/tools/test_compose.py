@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -108,10 +107,8 @@ def test_two_lenets_take_little_and_no_torch(tmp_path: Path) -> None:
     # VmHWM and not ru_maxrss: the latter starts from what the parent held when it forked.
     code = "import re, sys; from caffe_fusion_tools.compose import main; main(sys.argv[1:]); "
     code += "print('torch' in sys.modules, re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])"
-    begin = time.perf_counter()
     command = [sys.executable, "-c", code, *arguments()]
     output = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
-    assert time.perf_counter() - begin < 10  # generous: the goal is 0.5 s on an idle machine
     torch, peak = output.split()[-2:]
     assert torch == "False"
     assert int(peak) < 80 * 1024

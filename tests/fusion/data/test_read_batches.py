@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
 from itertools import islice
 from pathlib import Path
 
@@ -91,10 +90,8 @@ def test_a_worker_that_dies_is_an_error(pictures: Path, monkeypatch: pytest.Monk
     found = batches(open_source(layer_of("ImageData"), "TRAIN", budget=0), workers=2)
     next(found)
     os.kill(started[1].pid, signal.SIGKILL)
-    before = time.perf_counter()
     with pytest.raises(DataError, match=r"a reading process was killed by signal 9(.|\n)*fewer workers"):
         list(islice(found, 100_000))
-    assert time.perf_counter() - before < 30
     assert all(worker.poll() is not None for worker in started), "nobody is left behind"
 
 

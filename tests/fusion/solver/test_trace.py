@@ -63,7 +63,7 @@ def test_losses_and_weights(golden: Path, tmp_path: Path, monkeypatch: pytest.Mo
         losses.append(solver.step())
         if iteration in (1, 10, 100):
             compare(solver, trace, f"w{iteration}:")
-    np.testing.assert_allclose(losses, trace["losses"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(losses, trace["losses"], rtol=0, atol=3e-7)  # the README says 2.4e-7
 
 
 def compare(solver: Solver, trace: dict[str, np.ndarray], prefix: str) -> None:
@@ -71,4 +71,4 @@ def compare(solver: Solver, trace: dict[str, np.ndarray], prefix: str) -> None:
     for key in (key for key in trace if key.startswith(prefix)):
         layer, index, *rows = key.removeprefix(prefix).split(":")
         values = own[layer][int(index)].detach().numpy()
-        np.testing.assert_allclose(values[:5] if rows else values, trace[key], rtol=1e-3, atol=1e-5, err_msg=key)
+        np.testing.assert_allclose(values[:5] if rows else values, trace[key], rtol=1e-5, atol=1e-6, err_msg=key)
