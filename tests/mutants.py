@@ -31,8 +31,6 @@ ROOT = Path(__file__).resolve().parent.parent
 COPIED = ("prototxt", "fusion", "tools", "tests", "examples", "benchmarks", "docs", "pyproject.toml", "README.md")
 # Packages whose tests lie elsewhere than in the folder of the same name under tests/.
 TESTS = {
-    "fusion/references": ("tests/fusion/solver", "tests/fusion/nets/test_check_references.py"),
-    "fusion/sweep": ("tests/fusion/solver/test_sweep.py",),
     "tools": ("tests/tools",),
 }
 # Mutants that compute the same, as the stripped line after the change, with the reason. They are not drawn.
