@@ -236,18 +236,18 @@ def _in_database(path: str, lmdb: bool) -> RecordedLabels | None:
 
 def _in_hdf5(path: str, tops: Iterable[str]) -> RecordedLabels | None:
     """Return the labels of the only dataset beside the inputs, if it has a whole number per record."""
-    import h5py
+    from fusion.data.hdf5_data import open_hdf5_file, top_data_set
 
     (label, *others) = [*tops, None]
     if label is None or others != [None]:
         return None
     values: list[str] = []
-    with open(path, encoding="utf-8") as file:
-        names = [line.strip() for line in file if line.strip()]
+    with open(path, encoding="utf-8", errors="surrogateescape") as lines:
+        names = [line.strip() for line in lines if line.strip()]
     for name in names:
-        with h5py.File(name, "r") as file:
-            found = file.get(label)
-            if not isinstance(found, h5py.Dataset) or found.ndim < 1 or found.size != len(found):
+        with open_hdf5_file(name) as file:
+            found = top_data_set(file, label, name)
+            if found.size != len(found):
                 return None
             row = found[:].reshape(-1)
             if (row != row.round()).any():  # values of a regression, which lists in step need not share

@@ -7,7 +7,9 @@ file that is too large for that row by row.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -21,10 +23,16 @@ from fusion.data.file_stamp import stamp_files
 from fusion.data.sampler import Order, Permutation
 from fusion.data.source_config import SourceConfig
 from fusion.errors import DataError, raise_all
+from prototxt.errors import WeightsError
 from prototxt.files import read_text
+from prototxt.formats.hdf5 import damage_as_weights_error, open_file
+from prototxt.formats.hdf5_chunks import DAMAGED
 
 if TYPE_CHECKING:
     from prototxt.schema.messages import LayerParameter
+
+_MANY = 64 << 20  # bytes that a compressed data set may always have
+_MOST_EXPANSION = 1100  # times the file's size: gzip packs 1,032 zeros into a byte
 
 
 def open_hdf5_data(config: SourceConfig, *, budget: int = BUDGET) -> ArraySource:
@@ -75,25 +83,33 @@ def _read_list(source: str) -> list[str]:
     return paths
 
 
-def _open(path: str) -> Any:
+@contextmanager
+def open_hdf5_file(path: str) -> Iterator[Any]:
+    """Open a file for the block. Raises: DataError, also for damage that the block comes across."""
+    if not os.path.isfile(path):
+        raise DataError("cannot read the file", place=path, hint="paths are relative to the working directory")
     try:
-        import h5py
-    except ImportError as error:
-        raise DataError("HDF5Data needs h5py", place=path, hint="pip install 'caffe-fusion[hdf5]'") from error
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise DataError(
-            f"cannot read the file: {error}", place=path, hint="paths are relative to the working directory"
-        ) from error
+        with open_file(path) as file, damage_as_weights_error(path):
+            yield file
+    except WeightsError as error:
+        raise DataError(f"cannot read the file: {error.message}", place=path, hint=error.hint) from error
 
 
-def _data_set(file: Any, top: str, path: str) -> Any:
+def top_data_set(file: Any, top: str, path: str) -> Any:
+    """Return the data set of a top. Raises: DataError if there is none, or its values cannot be those of a net."""
     import h5py
 
     found = file.get(top)
     if not isinstance(found, h5py.Dataset) or found.ndim < 1:
         raise DataError(f"no data set '{top}'", place=path, hint=f"the file holds {', '.join(file) or 'nothing'}")
+    if found.dtype.kind not in "fiub":
+        raise DataError(f"data set '{top}' holds {found.dtype}, not numbers", place=path, hint="write it as float32")
+    size = os.path.getsize(path)
+    # A damaged shape makes HDF5 fill any amount of memory; where values are in one piece, it must lie in the file.
+    whole = not found.chunks and found.id.get_offset() is not None and not found.external
+    if found.nbytes > (size if whole else max(_MANY, _MOST_EXPANSION * size)):
+        message = f"data set '{top}' of shape {found.shape} has {found.nbytes} bytes in a file of {size}"
+        raise DataError(message, place=path, hint=DAMAGED)
     return found
 
 
@@ -113,8 +129,8 @@ def _read_shapes(paths: list[str], tops: tuple[str, ...]) -> list[list[_DataSet]
     """Read each file's data set sizes. Raises: DataError naming every file whose rows have another shape."""
     found = []
     for path in paths:
-        with _open(path) as file:
-            sets = [_data_set(file, top, path) for top in tops]
+        with open_hdf5_file(path) as file:
+            sets = [top_data_set(file, top, path) for top in tops]
             found.append([_DataSet(len(item), tuple(item.shape[1:])) for item in sets])
     raise_all(
         [
@@ -172,8 +188,8 @@ class Rows:
             return cached[rows]
         consecutive = int(rows[-1] - rows[0]) == len(rows) - 1
         chosen: Any = slice(int(rows[0]), int(rows[-1]) + 1) if consecutive else rows
-        with _open(self.paths[file]) as opened:
-            stored = _data_set(opened, self.top, self.paths[file])
+        with open_hdf5_file(self.paths[file]) as opened:
+            stored = top_data_set(opened, self.top, self.paths[file])
             if not self.keeps_files:
                 return np.asarray(stored[chosen], np.float32)
             whole = np.asarray(stored[:], np.float32)

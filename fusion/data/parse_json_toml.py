@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from importlib import import_module
 from typing import Any
 
 from fusion.errors import FusionError, TrainingError, translate_errors
+
+# The parser takes quadratic time for the parts of a key.
+_MOST_PARTS = 64
+_LONG_KEY = re.compile(rb"(?<![\w-])(?:[\w-]+[ \t]*\.[ \t]*){%d}" % _MOST_PARTS)
 
 
 def parse_json(text: str | bytes, place: str, kind: type[FusionError] = TrainingError) -> Any:
@@ -23,6 +28,8 @@ def parse_toml(data: bytes, place: str, kind: type[FusionError] = TrainingError)
         loads = import_module(name).loads
     except ModuleNotFoundError as error:
         raise kind("reading TOML needs tomli on Python 3.10", place=place, hint="pip install tomli") from error
+    if _LONG_KEY.search(data):
+        raise kind(f"a key has more than {_MOST_PARTS} parts", place=place, hint="no setting has more than three")
     with translate_errors(kind, "this is no TOML", place, hint='strings are quoted: head = "sum"'):
         found: dict[str, Any] = loads(data.decode())
     return found

@@ -86,3 +86,33 @@ def test_a_file_cut_off_is_an_error(layer: LayerParameter) -> None:
     Path("2.h5").write_bytes(Path("2.h5").read_bytes()[:900])
     with pytest.raises(DataError, match=r"2\.h5: cannot read the file"):
         open_with(layer, 0)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_damage_anywhere_is_our_error_or_harmless(layer: LayerParameter, packed: bool) -> None:
+    """Every byte of the structure, changed: the file is refused, or its batch has the shape that the file says."""
+    with h5py.File("0.h5", "w") as file:
+        for name, row in (("data", (2, 3)), ("label", ())):
+            options = {"chunks": True, "compression": "gzip", "shuffle": True} if packed else {}
+            file.create_dataset(name, data=np.ones((5, *row), "f4"), **options)
+    data = Path("0.h5").read_bytes()
+    Path("list.txt").write_text("0.h5\n")
+    refused = named = 0
+    for at in range(0, len(data), 3):
+        Path("0.h5").write_bytes(data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :])
+        try:
+            found = open_with(layer, 0).batch(np.arange(2))
+        except DataError as error:
+            refused += 1
+            named += "0.h5" in str(error)
+        else:
+            assert len(found["data"]) == 2
+    assert refused == named > 100
+
+
+def test_a_shape_that_no_file_of_this_size_can_have(layer: LayerParameter) -> None:
+    with h5py.File("0.h5", "w") as file:
+        file.create_dataset("data", (1 << 40, 2, 3), "f4", chunks=(1, 2, 3))
+        file.create_dataset("label", (1 << 40,), "f4", chunks=(1,))
+    with pytest.raises(DataError, match=r"0\.h5: data set 'data' of shape .* has 26388279066624 bytes in a file of"):
+        open_with(layer, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,14 @@ def test_no_json(text: bytes) -> None:
 def test_no_toml(text: bytes) -> None:
     with pytest.raises(TrainingError, match=r"^x\.toml: this is no TOML: "):
         parse_toml(text, "x.toml")
+
+
+def test_a_key_of_many_parts_takes_no_time() -> None:
+    start = time.process_time()
+    with pytest.raises(TrainingError, match=r"^x\.toml: a key has more than 64 parts"):
+        parse_toml(b"[" + b"a . " * 100_000 + b"a]", "x.toml")
+    assert time.process_time() - start < 2
+    assert parse_toml(b"a.a.a = '" + b"a." * 60 + b"'", "x")["a"]["a"] == {"a": "a." * 60}
 
 
 def test_values() -> None:
