@@ -6,6 +6,7 @@ name. Requests are bounded in number, size and time, and nothing of them is stor
 
 from __future__ import annotations
 
+import io
 import json
 import socket
 import threading
@@ -100,6 +101,34 @@ class Server(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
+class _TimedReader(io.RawIOBase):
+    """The bytes that a client sends within `seconds`; a timeout per read would let it send one at a time for hours."""
+
+    def __init__(self, connection: socket.socket, seconds: float) -> None:
+        super().__init__()
+        self._connection, self._seconds = connection, seconds
+        self.restart()
+
+    def restart(self) -> None:
+        """Give the client the whole time again."""
+        self._end = time.monotonic() + self._seconds
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def readinto(self, target: Any) -> int:
+        """Read what has arrived. Raises: TimeoutError after the time."""
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._connection.settimeout(left)
+        try:
+            return self._connection.recv_into(target)
+        finally:
+            self._connection.settimeout(self._seconds)  # for the answer
+
+
 class Handler(BaseHTTPRequestHandler):
     """The handler of one request."""
 
@@ -108,6 +137,12 @@ class Handler(BaseHTTPRequestHandler):
     server_version, sys_version = "fusion-predict", ""
     timeout = TIMEOUT
     _unread = False
+
+    def setup(self) -> None:
+        """Give the first line and the headers one deadline together."""
+        super().setup()
+        self._timed = _TimedReader(self.connection, self.timeout)
+        self.rfile = io.BufferedReader(self._timed)
 
     def do_GET(self) -> None:
         """Send the page or one of its files."""
@@ -166,11 +201,15 @@ class Handler(BaseHTTPRequestHandler):
 
     def _body(self, length: int) -> bytes:
         """Return the request's body. Raises: Refusal if it does not arrive in time."""
-        parts, missing, end = [], length, time.monotonic() + TIMEOUT
+        parts, missing = [], length
+        self._timed.restart()
         while missing:
-            part = self.rfile.read1(min(missing, _PIECE))
-            if not part or time.monotonic() > end:
-                raise Refusal(400 if not part else 408, "The image arrived incomplete.")
+            try:
+                part = self.rfile.read1(min(missing, _PIECE))
+            except TimeoutError:
+                raise Refusal(408, "The image arrived incomplete.") from None
+            if not part:
+                raise Refusal(400, "The image arrived incomplete.")
             parts.append(part)
             missing -= len(part)
         return b"".join(parts)

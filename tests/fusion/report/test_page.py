@@ -59,6 +59,10 @@ def test_the_page_stands_alone(nets: Nets, folder: Path) -> None:
     links = [value for _, attributes in read.found for name, value in attributes.items() if name in ("src", "href")]
     assert all(link.startswith(("#", "data:")) for link in links)
     assert not read.all("script")
+    policies = [meta["content"] for meta in read.all("meta") if meta.get("http-equiv") == "Content-Security-Policy"]
+    assert [policy.split(";")[:3] for policy in policies] == [
+        ["default-src 'none'", " style-src 'unsafe-inline'", " img-src data:"]
+    ]
     assert "url(" not in text
     assert "@import" not in text
     targets = {attributes["id"] for _, attributes in read.found if "id" in attributes}

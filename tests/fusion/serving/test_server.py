@@ -7,6 +7,7 @@ import io
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from email.message import Message
@@ -204,10 +205,31 @@ def test_a_body_that_comes_slowly_is_given_up(running: Server, monkeypatch: pyte
             connection.sendall(b"x")
             with suppress(TimeoutError):
                 connection.settimeout(0.2)
-                found = connection.recv(1000)
+                found = connection.recv(1000) + connection.recv(1000)
                 break
         assert found.startswith(b"HTTP/1.1 408 ")
         assert b"The image arrived incomplete." in found
+
+
+def test_headers_that_come_slowly_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line every 0.1 s would keep one of the few places for hours."""
+    monkeypatch.setattr(server.Handler, "timeout", 0.5)
+    with open_server(answer, {"nets": [], "notes": []}) as slow:
+        thread = threading.Thread(target=slow.serve_forever, args=(0.05,))
+        thread.start()
+        with socket.create_connection(("127.0.0.1", slow.server_port), 5) as connection:
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n")
+            start = time.monotonic()
+            with suppress(OSError):
+                while time.monotonic() - start < 20:
+                    connection.sendall(b"X-More: 1\r\n")
+                    connection.settimeout(0.1)
+                    with suppress(TimeoutError):
+                        if connection.recv(100) == b"":
+                            break
+            assert time.monotonic() - start < 10
+        slow.shutdown()
+        thread.join()
 
 
 def test_many_at_once(running: Server) -> None:
