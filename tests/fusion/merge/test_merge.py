@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,14 @@ import pytest
 
 from fusion.errors import MergeError
 from fusion.merge.merge import apply_merge, plan_merge
-from fusion.merge.plan import FromFiller, FromSource
+from fusion.merge.plan import FromFiller, FromOnnx, FromSource
+from fusion.merge.targets import TargetLayer
 from prototxt.errors import WeightsError
 from prototxt.formats.caffemodel import CaffemodelWriter, scan_caffemodel
 from prototxt.formats.hdf5_writer import SlashWarning
 from prototxt.formats.weights import read_weights, write_weights
 from prototxt.schema.load import load_net
-from prototxt.schema.messages import NetParameter
+from prototxt.schema.messages import LayerParameter, NetParameter, ParamSpec
 from prototxt.text.parser import parse
 
 DATA = """
@@ -368,3 +370,42 @@ def test_warnings_of_one_kind_are_one_line(tmp_path: Path) -> None:
     assert [line for line in table.splitlines() if line.startswith("warning")] == [
         "warning: layer 'odd/p0', 'odd/p1', 'odd/p2', 'odd/p3' and 2 more: pool is MAX, and AVE in the source"
     ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "rates", "frozen"),
+    [
+        ("BatchNorm", (), True), ("BatchNorm", (1, 1, 1, 0, 0), True), ("BatchNorm", (0, 0, 0, 1, 0), False),
+        ("BatchNorm", (0, 0, 0, 0, 1), False), ("Scale", (0, 0, 0, 0, 0), True), ("Scale", (1, 0, 0, 0, 0), False),
+        ("Scale", (0, 0, 0, 0), False),
+    ],
+)  # fmt: skip
+def test_what_is_frozen(kind: str, rates: tuple[int, ...], frozen: bool) -> None:
+    """The three statistics of BatchNorm are never learned; forks keep a scale and a bias after them."""
+    layer = LayerParameter(name="n", type=kind, param=[ParamSpec(lr_mult=rate) for rate in rates])
+    assert TargetLayer(layer, ((4,),) * (3 if not rates else 5)).frozen is frozen
+
+
+def test_origins_in_json() -> None:
+    plan = plan_merge(net(), {"odd": arrays(0), "even": arrays(1)})
+    origins = (FromOnnx("net.onnx", "odd/conv", 0, "w"), FromFiller("odd/conv", 1, "constant 0"))
+    layers = tuple(replace(one, origins=origins) if one.name == "odd/conv" else one for one in plan.layers)
+    text = json.dumps(json.loads(replace(plan, layers=layers).to_json())["layers"])
+    assert '{"shape": [4, 3, 3, 3], "onnx": "net.onnx", "weight": "w"}' in text
+    assert '{"shape": [4], "filled": "constant 0", "layer": "odd/conv"}' in text
+    assert '{"shape": [5, 144], "source": "odd", "layer": "ip", "index": 0}' in text
+
+
+def test_a_layer_that_shares_a_part_of_its_blobs_needs_the_others_from_its_source() -> None:
+    """Its weights are those of another layer, which the source has; its bias is nowhere."""
+    layer = (
+        'layer { name: "odd/%s" type: "InnerProduct" bottom: "data" top: "odd/%s" '
+        'param { name: "w" lr_mult: 0 } param { name: "%s_bias" lr_mult: 0 } inner_product_param { num_output: 2 } }'
+    )
+    fused = net(DATA + layer % ("one", "one", "one") + layer % ("two", "two", "two"))
+    one = {"one": [np.ones((2, 192), np.float32), np.ones(2, np.float32)]}
+    text = message(lambda: plan_merge(fused, {"odd": one}))
+    assert "layer 'odd/two' needs weights of shape 2x192, 2 from source 'odd'" in text
+    own = [np.ones((2, 192), np.float32), np.zeros(2, np.float32)]
+    found = {layer.name: layer.origins for layer in plan_merge(fused, {"odd": {**one, "two": own}}).layers}
+    assert found["odd/two"] == (FromSource("odd", "two", 0), FromSource("odd", "two", 1))

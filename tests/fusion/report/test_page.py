@@ -16,7 +16,7 @@ from fusion.report.charts import frontier
 from fusion.report.format_numbers import percent
 from fusion.report.html import Markup, concat, elem
 from fusion.report.images import data_uri
-from fusion.report.svg_plot import Axis, ticks
+from fusion.report.svg_plot import BOTTOM, HEIGHT, LEFT, TOP, Axis, grid_line, ticks
 
 Nets = dict[str, pct.Predictions]
 VOID = {"meta", "link", "img", "br"}
@@ -212,3 +212,20 @@ def test_cards_are_over_the_samples_that_they_name(nets: Nets) -> None:
     whole = sections.verdict(gather(old=[nets["plain"]], new=[nets["focal"]]), [])
     assert "Over 200 samples." in whole
     assert "Accuracy on all classes" not in whole
+
+
+def test_a_row_of_the_balance_has_both_numbers(nets: Nets, folder: Path) -> None:
+    report = gather(old=[nets["plain"]], new=[nets["focal"]])
+    counted = report.candidates[-1].whole.outcomes
+    text = page(report, album=Album(folder))
+    assert f"<b>{counted.negative}</b><i " in text
+    assert f"</i><b>{counted.positive}</b>" in text
+
+
+def test_numbers_of_grid_lines_stand_left_of_them() -> None:
+    y = Axis(0.0, 1.0, HEIGHT - BOTTOM, TOP)
+    line, text = grid_line(y, 0.25, "25")
+    assert f'x1="{LEFT}"' in line
+    assert f'x="{LEFT - 6}"' in text
+    assert 'text-anchor="end"' in text
+    assert f'y="{y.at(0.25) + 4}"' in text

@@ -193,3 +193,13 @@ def test_corpus_and_upgrade_cases(reference: Path) -> None:
         compared += 1
     assert compared > 30
     assert NetParameter() == load_net(upgrade_text(parse("")))
+
+
+@pytest.mark.parametrize(("blocks", "rates"), [(3, "0"), (2, "1"), (4, "1")])
+def test_the_rates_of_statistics_become_zero(blocks: int, rates: str) -> None:
+    """As in Caffe's upgrade_proto.cpp: BatchNorm with three blobs, and no other number of them."""
+    param = "param { lr_mult: 1 decay_mult: 1 } " * blocks
+    text = f'layer {{ name: "n" type: "BatchNorm" bottom: "x" top: "x" {param}}}'
+    upgraded = str(upgrade_text(parse(text)))
+    assert upgraded.count(f"lr_mult: {rates} ") == blocks
+    assert upgraded.count(f"decay_mult: {rates} ") == blocks

@@ -47,3 +47,9 @@ def test_a_broken_record_names_the_byte() -> None:
         read_datum(b"\x08\x01\x22\x64x", "00000001_a.png")
     with pytest.raises(WeightsError, match=r"the record's size is \(3, 2, 2\), but it holds 4 values"):
         read_datum(b"\x08\x03\x10\x02\x18\x02\x22\x04abcd").array()
+
+
+def test_fields_that_are_not_given_are_zero() -> None:
+    empty = read_datum(b"")
+    assert empty == Datum()
+    assert (empty.channels, empty.height, empty.width, empty.label, empty.encoded) == (0, 0, 0, 0, False)

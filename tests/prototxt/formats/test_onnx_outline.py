@@ -48,3 +48,13 @@ def test_a_cut_file_is_refused(tmp_path: Path, count: int) -> None:
 def test_only_files_are_scanned() -> None:
     with pytest.raises(io.UnsupportedOperation):
         outline(io.BytesIO(b""))
+
+
+def test_the_type_is_one_field_among_others(tmp_path: Path) -> None:
+    """Fields may come in any order: a dim of 1 after the type is no type, nor is a type after a dim of 1."""
+    values, path = bytes(LARGE), tmp_path / "net.onnx"
+    dim, kinds = field_key(1, 0) + encode_varint(1), [field_key(2, 0) + encode_varint(kind) for kind in (1, 7)]
+    for head, omitted in ((kinds[0] + dim * 7, True), (kinds[0] + dim, True), (kinds[1] + dim, False)):
+        path.write_bytes(length_field(7, length_field(5, head + field_key(14, 0) + b"\0" + length_field(9, values))))
+        with open(path, "rb") as file:
+            assert [place is not None for place in outline(file).places] == [omitted]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from prototxt.errors import WeightsError
 from prototxt.formats.hdf5_writer import SlashWarning
 from prototxt.formats.solverstate import read_solverstate
 from prototxt.formats.weights import read_weights, write_weights
+from prototxt.sniff.protobuf_wire import encode_varint, length_field, text_field
 
 h5py = pytest.importorskip("h5py")
 
@@ -169,3 +172,20 @@ def test_hdf5_that_is_damaged_inside_is_refused(golden: Path, tmp_path: Path) ->
             except WeightsError as error:
                 refused += str(path) in str(error)
     assert refused > 60
+
+
+def test_hdf5_has_no_times_so_that_equal_weights_are_equal_files(tmp_path: Path) -> None:
+    for name in ("x.h5", "y.h5"):
+        write_weights(tmp_path / name, {"ip": [np.ones(3, np.float32)]})
+        time.sleep(1.1)  # HDF5's times are in seconds
+    assert (tmp_path / "x.h5").read_bytes() == (tmp_path / "y.h5").read_bytes()
+
+
+def test_reads_that_stop_short_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.arange(1000, dtype=np.float64)
+    content = length_field(7, length_field(1, encode_varint(1000))) + length_field(8, values.tobytes())
+    path = tmp_path / "x.caffemodel"
+    path.write_bytes(length_field(100, text_field(1, "c") + length_field(7, content)))
+    whole = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda fd, views, offset: whole(fd, [views[0][:300]], offset))
+    np.testing.assert_array_equal(read_weights(path)["c"][0], values.astype(np.float32))

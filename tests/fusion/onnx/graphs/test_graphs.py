@@ -179,3 +179,34 @@ def test_what_is_no_onnx_file_is_told(tmp_path: Path) -> None:
         (tmp_path / "x.onnx").write_bytes(content)
         with pytest.raises(OnnxError, match=rf"x\.onnx: this is {what}.*, not an? .*\n  hint: "):
             read_graph(tmp_path / "x.onnx")
+
+
+def test_sizes_that_follow_an_open_batch_become_a_constant_target() -> None:
+    nodes = [
+        node("Shape", "x", "all"), node("Gather", "all first", "n"), node("Concat", "n rest", "sizes", axis=0),
+        node("Reshape", "x sizes", "y"),
+    ]  # fmt: skip
+    graph = normalize_graph(from_model(model(nodes, {"first": np.array([0]), "rest": np.array([12, 16])})))
+    assert [item.op_type for item in graph.nodes] == ["Reshape"]
+    assert graph.constants[graph.nodes[0].input[1]].tolist() == [0, 12, 16]
+    assert graph.shapes["y"] == (None, 12, 16)
+
+
+def test_constants_are_computed_once() -> None:
+    nodes = [node("Add", "a b", "s"), node("Mul", "x s", "y")]
+    graph = normalize_graph(from_model(model(nodes, {"a": [[1.5]], "b": [[2.0]]})))
+    assert [item.op_type for item in graph.nodes] == ["Mul"]
+    assert graph.constants["s"].tolist() == [[3.5]]
+
+
+def test_a_size_that_only_the_values_give_stays_to_be_computed() -> None:
+    nodes = [node("NonZero", "x", "places"), node("Shape", "places", "y")]
+    graph = normalize_graph(from_model(model(nodes)))
+    assert [item.op_type for item in graph.nodes] == ["NonZero", "Shape"]
+
+
+@pytest.mark.parametrize(("op", "known"), [("Equal", True), ("Less", False)])
+def test_unsigned_numbers_pass_where_torch_has_the_operator(op: str, known: bool) -> None:
+    nodes = [node("Cast", "x", "u", to=onnx.TensorProto.UINT32), node(op, "u u", "y")]
+    found = {item.name for item in support(normalize_graph(from_model(model(nodes)))).unsupported}
+    assert found == ({"Cast"} if known else {"Cast", op})

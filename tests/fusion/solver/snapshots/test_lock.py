@@ -5,15 +5,20 @@ from __future__ import annotations
 import fcntl
 import io
 import os
+import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fusion.errors import TrainingError
 from fusion.solver import Solver
 from fusion.solver.logging.console import Lines
+from fusion.solver.snapshots.find import MissingWeights
 from fusion.solver.snapshots.lock import locked
+from fusion.solver.snapshots.resume_state import read_resume_state
 
 Make = Callable[..., Path]
 
@@ -21,6 +26,8 @@ Make = Callable[..., Path]
 def test_a_second_training_is_told_who_holds_the_prefix(tmp_path: Path) -> None:
     prefix = str(tmp_path / "net")
     with locked(prefix, print):
+        holder = f"{socket.gethostname()}, pid {os.getpid()}, since "
+        assert (tmp_path / "net.lock").read_text().startswith(holder)
         told = rf"net\.lock: another training .*, pid {os.getpid()}, since 20"
         with pytest.raises(TrainingError, match=told), locked(prefix, print):
             pytest.fail("locked twice")
@@ -102,3 +109,33 @@ def test_caffes_own_snapshots_have_no_state_of_ours(trained: Path) -> None:
     run, said = resumed(trained)
     assert run.iter == 15
     assert "as Caffe does" in said
+
+
+def test_one_whole_snapshot_among_older_ones_is_enough(trained: Path) -> None:
+    for iteration in (5, 15):
+        Path(f"small_iter_{iteration}.fusionstate").unlink()
+    run, said = resumed(trained)
+    assert run.iter == 10
+    assert "small_iter_15.fusionstate is missing or damaged, and an older snapshot is whole" in said
+
+
+def test_weights_are_those_beside_the_state(trained: Path) -> None:
+    """A snapshot may be moved as a whole; a state without its weights names them."""
+    Path("moved").mkdir()
+    for path in Path().glob("small_iter_15.*"):
+        shutil.move(path, "moved")
+    run = Solver(trained, device="cpu", display=Lines(io.StringIO()))
+    run.restore("moved/small_iter_15.solverstate")
+    assert run.iter == 15
+    Path("moved/small_iter_15.caffemodel").unlink()
+    with pytest.raises(MissingWeights, match=r"the weights of this state are missing: small_iter_15\.caffemodel"):
+        run.restore("moved/small_iter_15.solverstate")
+
+
+def test_a_state_with_pickled_objects_is_not_opened(trained: Path) -> None:
+    with np.load("small_iter_15.fusionstate") as archive:
+        arrays = dict(archive)
+    assert read_resume_state("small_iter_15.fusionstate") is not None
+    with open("small_iter_15.fusionstate", "wb") as file:
+        np.savez(file, **arrays, **{"arrays/callbacks/x": np.array([{"any": "object"}], object)})
+    assert read_resume_state("small_iter_15.fusionstate") is None
