@@ -87,3 +87,13 @@ def write_images() -> Callable[..., None]:
         Path("list.txt").write_text("".join(f"{index}.{ending} {index % classes}\n" for index in range(count)))
 
     return write
+
+
+@pytest.fixture
+def full_disk() -> Generator[None, None, None]:
+    """Let no file grow beyond 300 kB, with an error like that of a full disk."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)

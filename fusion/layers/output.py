@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fusion.errors import BuildError
 from fusion.layers.registry import Context, layer
 from fusion.layers.uncompiled import keep_from_compiler
+from prototxt.formats.hdf5_writer import SeekableFile
 from prototxt.schema.messages import LayerParameter
 from prototxt.text.source_places import place_of
 
@@ -31,12 +32,17 @@ class HDF5Output(nn.Module):
 
     @torch.no_grad()
     def forward(self, data: Tensor, label: Tensor) -> tuple[()]:
-        """Append float [N, ...] and float [N, ...]; return no blob."""
+        """Append float [N, ...] and float [N, ...]; return no blob. Raises: OSError, as on a full disk."""
         import h5py
 
-        with h5py.File(self.path, "a" if self.batches else "w") as file:
-            for name, blob in (("data", data), ("label", label)):
-                _append(file, name, blob)
+        with open(self.path, "r+b" if self.batches else "w+b") as target:
+            # Of h5py's own errors on a full disk the last one, as the file is closed, ends the process.
+            seekable = SeekableFile(target, self.path)
+            with h5py.File(seekable, "r+" if self.batches else "w") as file:
+                for name, blob in (("data", data), ("label", label)):
+                    _append(file, name, blob)
+            if seekable.error is not None:
+                raise seekable.error
         self.batches += 1
         return ()
 

@@ -35,6 +35,8 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:
     """
     with Path(path).open("rb") as file:
         start = file.read(4)
+    if not start:
+        raise ReportError("the file is empty", place=str(path), hint="write it again, with fusion-test")
     if start == parquet_files.MAGIC:
         return _read_parquet(path)
     return _read_npz(path) if start == b"PK\x03\x04" else _read_csv(path)

@@ -114,11 +114,8 @@ class SeekableFile:
     def write(self, data: Any) -> int:
         """Write at the current position."""
         view = memoryview(data).cast("B")
-        if self.error is None:
-            try:
-                write_at(self._fd, view, self._at, self._path)
-            except OSError as error:
-                self.error = OSError(error.errno, error.strerror, self._path)
+        with self._first_error():
+            write_at(self._fd, view, self._at, self._path)
         self._at += len(view)
         return len(view)
 
@@ -135,11 +132,19 @@ class SeekableFile:
     def truncate(self, size: int | None = None) -> int:
         """Set the file's length."""
         size = self._at if size is None else size
-        os.ftruncate(self._fd, size)
+        with self._first_error():
+            os.ftruncate(self._fd, size)
         return size
 
     def flush(self) -> None:
         """Do nothing: writes are not buffered."""
+
+    @contextmanager
+    def _first_error(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.error = self.error or OSError(error.errno, error.strerror, self._path)
 
 
 def _fill(fd: int, offset: int, blob: Payload, sources: OpenFiles, path: str) -> None:

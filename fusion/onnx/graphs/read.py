@@ -36,7 +36,11 @@ def read_graph(path: Path) -> Graph:
     """
     place = os.fspath(path)
     with open(place, "rb") as file:  # a missing file is an OSError with its name
-        found = foreign_format(file.read(4096))
+        start = file.read(4096)
+    if not start:
+        hint = "the program that wrote it failed: write it again"
+        raise OnnxError("the file is empty", place=place, hint=hint)
+    found = foreign_format(start)
     if found is not None:
         raise OnnxError(f"this is {found[0]}, not an ONNX file", place=place, hint=found[1])
     try:

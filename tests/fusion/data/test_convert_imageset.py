@@ -105,6 +105,16 @@ def test_a_growing_lmdb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert len(open_database(str(tmp_path / "db"), lmdb=True).keys) == 2500
 
 
+@pytest.mark.usefixtures("full_disk")
+@pytest.mark.parametrize("lmdb", [True, False])
+def test_a_full_disk(tmp_path: Path, lmdb: bool) -> None:
+    pytest.importorskip("lmdb" if lmdb else "plyvel")
+    records = ((b"%08d" % i, np.random.default_rng(i).bytes(1000)) for i in range(2000))
+    with pytest.raises(DataError, match=r"db: cannot write the database: (.|\n)*the first \d+ records take \d\.\d MB"):
+        write_database(tmp_path / "db", records, lmdb=lmdb)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (7, 9), (70, 80), (300, 200)])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_png_as_opencv(height: int, width: int, channels: int) -> None:

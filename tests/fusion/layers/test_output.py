@@ -11,6 +11,7 @@ import torch
 
 import fusion
 from fusion.errors import BuildError
+from fusion.layers.output import HDF5Output
 from prototxt import load_net
 
 h5py = pytest.importorskip("h5py")
@@ -35,6 +36,15 @@ def test_the_file_of_caffe(golden: Path, tmp_path: Path, monkeypatch: pytest.Mon
     again(inputs)
     with h5py.File("out.h5") as file:
         assert len(file["data"]) == 3, "a new run writes a new file"
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_a_full_disk_is_an_error_with_the_name(tmp_path: Path) -> None:
+    layer = HDF5Output(str(tmp_path / "out.h5"))
+    with pytest.raises(OSError, match=r"out\.h5"):  # noqa: PT012 - the batch at which the room ends does not matter
+        for _ in range(9):
+            layer(torch.zeros(10, 3, 30, 30), torch.zeros(10))
+    assert 0 < layer.batches < 9
 
 
 def test_a_missing_folder(golden: Path) -> None:

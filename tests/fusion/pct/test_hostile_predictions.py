@@ -185,3 +185,9 @@ def test_a_bomb_of_samples(tmp_path: Path) -> None:
     assert path.stat().st_size < 10_000
     with pytest.raises(ReportError, match=rf"p\.npz: .*{count} samples in \d+ bytes"):
         pct.Predictions.load(path)
+
+
+def test_empty_files_say_so(tmp_path: Path) -> None:
+    (tmp_path / "p.npz").touch()
+    with pytest.raises(ReportError, match=r"p\.npz: the file is empty"):
+        pct.Predictions.load(tmp_path / "p.npz")

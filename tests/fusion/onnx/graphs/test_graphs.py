@@ -94,7 +94,7 @@ def test_weights_in_a_file_beside_it(tmp_path: Path) -> None:
 def test_files_without_a_net(tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     path.write_bytes(b"")
-    with pytest.raises(OnnxError, match="holds no net"):
+    with pytest.raises(OnnxError, match="the file is empty"):
         read_graph(path)
     with pytest.raises(FileNotFoundError):
         read_graph(tmp_path / "none.onnx")
