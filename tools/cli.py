@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -20,7 +22,7 @@ def run_command(command: Callable[[], int | None]) -> int:
     traceback.
     """
     try:
-        with _own_warnings():
+        with _own_warnings(), _safe_output():
             return command() or 0
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -31,11 +33,47 @@ def run_command(command: Callable[[], int | None]) -> int:
         return 1
     except OSError as error:
         message = f"{os.fsdecode(error.filename)}: {error.strerror}" if error.filename and error.strerror else error
-        print(f"error: {message}", file=sys.stderr)
-        return 1
+        return _fail(message)
     except PlacedError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return _fail(error)
+
+
+def _fail(message: object) -> int:
+    with _safe_output():
+        print(f"error: {message}", file=sys.stderr)
+    return 1
+
+
+class _Terminal:
+    """A terminal that shows the control characters in names of layers and files, which could change what it shows."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write with escapes; a carriage return stays, since progress bars need it."""
+        self._stream.write(_CONTROL.sub(lambda found: ascii(found[0])[1:-1], text))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+# C0 but for tab, line feed and carriage return; DEL and C1; bidirectional overrides; halves of surrogate pairs.
+_CONTROL = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+@contextmanager
+def _safe_output() -> Iterator[None]:
+    """Make terminals show control characters, and let names that are not UTF-8 pass into pipes and files."""
+    before = sys.stdout, sys.stderr
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="surrogateescape")
+    sys.stdout, sys.stderr = (_Terminal(stream) if stream.isatty() else stream for stream in before)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from pathlib import Path
 import h5py
 import lmdb
 import numpy as np
+import torch._dynamo  # noqa: F401 - not under the limit of memory of the first input that needs it
 from onnx import TensorProto, helper, numpy_helper
 
 from fusion.composition.config import read_config
@@ -17,7 +18,9 @@ from fusion.data.hdf5_data import open_hdf5_data
 from fusion.data.image_list import read_list
 from fusion.data.lmdb_leveldb import open_database
 from fusion.data.source_config import SourceConfig
+from fusion.onnx.graphs.normalize import load_graph
 from fusion.onnx.graphs.read import read_graph
+from fusion.onnx.to_torch.conversion import to_module
 from fusion.pct import Predictions
 from fusion.report.curves import accuracies, losses, rates, read_log
 from fusion.report.gate import read_budget
@@ -107,12 +110,13 @@ def database(path: Path) -> None:
 
 
 def onnx(path: Path) -> None:
-    """An ONNX file, whose external tensors lie in a sound file, and all of its values."""
+    """An ONNX file, whose external tensors lie in a sound file: all of its values, and its module."""
     path.with_name("outside.bin").write_bytes(bytes(64))
-    graph = read_graph(path.rename(path.with_suffix(".onnx")))
-    for value in graph.constants.values():
+    named = path.rename(path.with_suffix(".onnx"))
+    for value in read_graph(named).constants.values():
         if value.dtype.kind == "f":
             value.max(initial=0)
+    to_module(load_graph(named))
 
 
 TARGETS: dict[str, Callable[[Path], None]] = {
@@ -251,15 +255,21 @@ def _onnx() -> list[bytes]:
         entry.key, entry.value = key, value
     typed = helper.make_tensor("typed", TensorProto.FLOAT, [4], [1.0, 2.0, 3.0, 4.0])
     raw = numpy_helper.from_array(np.ones((4, 4), np.float32), "raw")
+    shape = numpy_helper.from_array(np.array([1, 1, 2, 2]), "shape")
+    kernel = numpy_helper.from_array(np.ones((2, 1, 1, 1), np.float32), "kernel")
     nodes = [
         helper.make_node("MatMul", ["x", "raw"], ["y"]),
         helper.make_node("MatMul", ["y", "outside"], ["w"]),
-        helper.make_node("Add", ["w", "typed"], ["z"]),
+        helper.make_node("Add", ["w", "typed"], ["v"]),
+        helper.make_node("Reshape", ["v", "shape"], ["u"]),
+        helper.make_node("Conv", ["u", "kernel"], ["t"], kernel_shape=[1, 1], strides=[1, 1], pads=[0, 0, 0, 0]),
+        helper.make_node("MaxPool", ["t"], ["s"], kernel_shape=[2, 2]),
+        helper.make_node("Flatten", ["s"], ["z"], axis=1),
     ]
-    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in ("x", "z")]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, width]) for name, width in (("x", 4), ("z", 2))]
     found = []
-    for version, tensors in ((9, [raw, outside, typed]), (17, [raw, outside, typed])):
-        graph = helper.make_graph(nodes, "net", [ends[0]], [ends[1]], tensors)
+    for version in (9, 17):
+        graph = helper.make_graph(nodes, "net", [ends[0]], [ends[1]], [raw, outside, typed, shape, kernel])
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", version)], ir_version=8)
         found.append(model.SerializeToString())
     return found
