@@ -13,8 +13,8 @@ from importlib import import_module
 from typing import Any
 
 from fusion.data.file_stamp import stamp_files
-from fusion.data.lmdb_pages import check_lmdb_pages
 from fusion.errors import DataError
+from prototxt.formats.lmdb_pages import check_lmdb_pages
 
 Put = Callable[[bytes, bytes], None]
 _DRIVERS = {

@@ -87,15 +87,18 @@ def _first_lmdb(source: str) -> bytes | None:
         import lmdb
     except ImportError:
         return None
+    from prototxt.formats.lmdb_pages import check_lmdb_pages
+
     try:
         folder = Path(source).is_dir()
+        check_lmdb_pages(str(Path(source) / "data.mdb" if folder else source), first_only=True)
         with (
             lmdb.open(source, readonly=True, lock=False, subdir=folder) as database,
             database.begin() as view,
             view.cursor() as cursor,
         ):
             return bytes(cursor.value()) if cursor.first() else None
-    except lmdb.Error:
+    except (lmdb.Error, ValueError, OSError):
         return None
 
 

@@ -10,8 +10,9 @@ import pytest
 pytest.importorskip("lmdb")
 
 from fusion.data.lmdb_leveldb import open_database, write_database
-from fusion.data.lmdb_pages import check_lmdb_pages
 from fusion.errors import DataError
+from prototxt.formats.lmdb_pages import check_lmdb_pages
+from prototxt.shapes.sources import database_record
 
 PAGE = 4096
 
@@ -85,6 +86,7 @@ def test_each_number_that_the_library_trusts(data: Path, where: str, message: st
     data.write_bytes(change(data.read_bytes(), where))
     with pytest.raises(DataError, match=f"db: the database is damaged: .*({message})"):
         open_database(str(data.parent), lmdb=True)
+    assert database_record(str(data.parent), True, None) == (None, None, None)
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 5000])
