@@ -256,6 +256,14 @@ def test_refusals(text: str, options: dict[str, Any], message: str) -> None:
         rename(parse(text), "p", **options)
 
 
+def test_blobs_that_would_collide_are_shown_where_the_later_one_is_read() -> None:
+    text = 'input: "p/x"\n' + ip("a", "other") + "\n" + ip("b", "p/x") + "\n" + ip("c", "x")
+    doc = parse(text, "net.prototxt")
+    with pytest.raises(RenameError) as caught:
+        rename(doc, "p")
+    assert caught.value.place == doc.place(text.index('"x"'))
+
+
 @pytest.mark.parametrize("prefix", ["", "/", "/a", " a", "a\n"])
 def test_bad_prefixes(prefix: str) -> None:
     with pytest.raises(RenameError, match="is not a valid prefix"):
