@@ -30,9 +30,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 COPIED = ("prototxt", "fusion", "tools", "tests", "examples", "benchmarks", "docs", "pyproject.toml", "README.md")
 # Packages whose tests lie elsewhere than in the folder of the same name under tests/.
-TESTS = {
-    "tools": ("tests/tools",),
-}
+TESTS = {"tools": ("tests/tools",)}
 # Mutants that compute the same, as the stripped line after the change, with the reason. They are not drawn.
 EQUIVALENT: Mapping[str, str] = {}
 LIMIT = 600  # seconds; a mutant that hangs is noticed
