@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fusion.errors import ReportError
+from fusion.pct.prediction_checks import check_sample_count
 from prototxt.files import atomic_write
 
 MAGIC = b"PAR1"
@@ -49,6 +50,8 @@ def read_parquet(path: str | os.PathLike[str]) -> tuple[list[str], dict[str, npt
     pyarrow, parquet = _pyarrow(path)
     try:
         with open(path, "rb") as file:
+            check_sample_count(parquet.read_metadata(file).num_rows, path)
+            file.seek(0)
             table = parquet.read_table(file)
         columns = {name: table.column(name).to_numpy() for name in table.column_names}
     except (pyarrow.ArrowException, ValueError, OverflowError, MemoryError, OSError) as error:

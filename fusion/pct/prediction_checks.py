@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,18 @@ import numpy.typing as npt
 from fusion.errors import FusionError, ReportError
 
 Array = npt.NDArray[Any]
+
+
+_MANY = 1 << 20  # samples; of more than these, each takes at least a byte
+
+
+def check_sample_count(count: int, path: str | os.PathLike[str]) -> None:
+    """Check a number of samples against the file's size, before each becomes objects of Python.
+
+    Raises: ReportError for a suspected bomb of repeated values.
+    """
+    if count > max(_MANY, size := os.path.getsize(path)):
+        raise ReportError(f"{count} samples in {size} bytes", place=str(path), hint="write the file again")
 
 
 def key_variants(keys: Array, variants: Array | None) -> list[tuple[str, str]]:

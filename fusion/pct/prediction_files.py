@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from fusion.errors import ReportError, translate_errors
 from fusion.pct import parquet_files
+from fusion.pct.prediction_checks import check_sample_count
 from prototxt.files import atomic_write
 from prototxt.formats.numpy_files import read_npz
 
@@ -24,7 +25,6 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 REQUIRED = ("keys", "labels", "logits", "classes")
 OPTIONAL = ("variants", "features", "meta")
 COMMENT = "# caffe-fusion predictions "
-_MANY = 1 << 20  # samples; more of them take a byte each at least
 EARLIEST = (1980, 1, 1, 0, 0, 0)
 
 
@@ -91,9 +91,8 @@ def _read_npz(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:
     hint = "write it again, with fusion-test or Predictions.save"
     with translate_errors(ReportError, "not a readable predictions file", str(path), hint):
         contents = read_npz(path, (*REQUIRED, *OPTIONAL).__contains__)
-        # Each sample becomes two objects of Python, 100 times as many bytes as a repeated key takes in the archive.
-        if (count := contents["keys"].size if "keys" in contents else 0) > max(_MANY, os.path.getsize(path)):
-            raise ValueError(f"{count} samples in {os.path.getsize(path)} bytes")
+    if "keys" in contents:
+        check_sample_count(contents["keys"].size, path)
     missing = [name for name in REQUIRED if name not in contents]
     if missing:
         raise ReportError(

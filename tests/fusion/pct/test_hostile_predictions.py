@@ -191,3 +191,13 @@ def test_empty_files_say_so(tmp_path: Path) -> None:
     (tmp_path / "p.npz").touch()
     with pytest.raises(ReportError, match=r"p\.npz: the file is empty"):
         pct.Predictions.load(tmp_path / "p.npz")
+
+
+def test_a_bomb_of_parquet(tmp_path: Path) -> None:
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    count = (1 << 20) + 1
+    keys = pyarrow.DictionaryArray.from_arrays(pyarrow.array(np.zeros(count, np.int32)), ["a"])
+    zeros = pyarrow.array(np.zeros(count, np.float32))
+    parquet.write_table(pyarrow.table({"key": keys, "label": zeros, "logit:0": zeros}), tmp_path / "p.parquet")
+    with pytest.raises(ReportError, match=rf"p\.parquet: {count} samples in \d+ bytes"):
+        pct.Predictions.load(tmp_path / "p.parquet")
