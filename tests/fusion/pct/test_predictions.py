@@ -154,7 +154,7 @@ def test_broken_files_say_which_and_why(tmp_path: Path) -> None:
         "short.csv": "has 2 columns",
         "text.csv": "a number was expected",
         "bare.csv": "neither an npz",
-        "void.csv": "neither an npz",
+        "void.csv": "the file is empty",
     }
     for name, message in messages.items():
         with pytest.raises(ReportError, match=f"{name}: .*{message}"):
