@@ -44,7 +44,7 @@ def describe_plan(run: Solver, budget: int) -> list[str]:
 
 
 def _where(run: Solver) -> str:
-    requested = run.autotuner.asked
+    requested = run.autotuner.requested
     threads = requested if isinstance(requested, int) else torch.get_num_threads()
     return f"the CPU ({threads} thread{'s' * (threads != 1)})" if run.device.type == "cpu" else str(run.device)
 

@@ -37,8 +37,8 @@ def train(
                 batch_place(indices) if feed.in_memory else indices,
                 feed.pick(indices) if iteration >= last else {},
             )
-            for ramp in job.warmups:
-                ramp.set(iteration)
+            for warmup in job.warmups:
+                warmup.set(iteration)
             for group, total in zip(groups, totals, strict=True):
                 if iteration >= last:
                     total += group.heads.losses(blobs)

@@ -49,12 +49,12 @@ class Measurement(NamedTuple):
 class Autotuner:
     """The choice of a configuration for the loop.
 
-    asked     a number of threads, "auto" to measure them and the layout, or None to leave torch's
-    replayed  the configuration that a snapshot was written with: the same bits need the same
+    requested  a number of threads, "auto" to measure them and the layout, or None to leave torch's
+    replayed   the configuration that a snapshot was written with: the same bits need the same
     """
 
-    def __init__(self, asked: RequestedConfig) -> None:
-        self.asked = asked
+    def __init__(self, requested: RequestedConfig) -> None:
+        self.requested = requested
         self.channels_last = False
         self.replayed: RunConfig | None = None
         self._arrange: Callable[[bool], None] | None = None
@@ -70,12 +70,12 @@ class Autotuner:
         self.channels_last = before is not None and before.channels_last
         if arrange is not None:
             arrange(self.channels_last)  # an earlier run may have left another layout in shared filters
-        if isinstance(self.asked, int):
-            torch.set_num_threads(self.asked)
-        elif self.asked == "auto" and before is not None and before.threads <= (os.cpu_count() or before.threads):
+        if isinstance(self.requested, int):
+            torch.set_num_threads(self.requested)
+        elif self.requested == "auto" and before is not None and before.threads <= (os.cpu_count() or before.threads):
             self._set(before)
             return f"threads: {before}, as the snapshot was written with"
-        elif self.asked == "auto" and (trial := ask()) is not None:
+        elif self.requested == "auto" and (trial := ask()) is not None:
             less = f"; the snapshot was written with {before.threads}: the last bits may differ" if before else ""
             return self._fastest(trial, most) + less
         now = torch.get_num_threads()

@@ -45,25 +45,25 @@ class Engine:
     def __init__(
         self,
         job: NetWithData,
-        arena: FlatParams,
+        flat_params: FlatParams,
         settings: Settings,
-        team: DataParallel | None,
+        data_parallel: DataParallel | None,
         watched: tuple[Watched, Callable[[], bool]] | None,
     ) -> None:
-        self._job, self._arena, self._settings, self._team = job, arena, settings, team
+        self._job, self._flat_params, self._settings, self._data_parallel = job, flat_params, settings, data_parallel
         self.precision = job.precision
         self.batches = job.batches
         self.closed: ClosedForm | None = None
-        self._large: Compilable | None = None if watched else Compilable(job.active_net)
-        step: Step = eager(job.active_net, job.precision, self._large)
+        self._compilable: Compilable | None = None if watched else Compilable(job.active_net)
+        step: Step = eager(job.active_net, job.precision, self._compilable)
         self._measured = step
         reason = ""
         if watched is not None:
-            layers, asked = watched
-            step, reason = layers.instead(step, asked), "debug_info shows layers"
+            layers, is_due = watched
+            step, reason = layers.instead(step, is_due), "debug_info shows layers"
         elif settings.iter_size != 1:
             reason = f"iter_size is {settings.iter_size}"
-        elif team is not None and not is_independent(job.active_net):
+        elif data_parallel is not None and not is_independent(job.active_net):
             reason = "a layer communicates with the other processes"
         else:
             try:
@@ -71,7 +71,7 @@ class Engine:
             except NoClosedFormError as error:
                 reason = str(error)
         self.choice = f"gradients: autograd, because {reason}" if reason else "gradients: closed form of the head"
-        self._step = step if team is None else team.in_step(step)
+        self._step = step if data_parallel is None else data_parallel.in_step(step)
 
     def _in_closed_form(self) -> Step:
         """Return a step for the head after a frozen trunk, kept or live. Raises: NoClosedFormError."""
@@ -83,14 +83,14 @@ class Engine:
                 head = ClosedForm(job.active_net, first).keep(feed)
             except NoClosedFormError as error:
                 reason = str(error)
-            if self._team is not None and not self._team.all(not reason):
+            if self._data_parallel is not None and not self._data_parallel.all(not reason):
                 reason = reason or "another process has none"  # gradients that are averaged must be in one precision
                 feed.keep(before)
             if reason:
                 raise NoClosedFormError(reason)
-            self._large, self.closed = None, head
+            self._compilable, self.closed = None, head
             step: Step = head
-        elif isinstance(feed, LiveBatches) and self._team is None and not job.no_cache_reason:
+        elif isinstance(feed, LiveBatches) and self._data_parallel is None and not job.no_cache_reason:
             step = self._after_live_trunk(feed)
         else:
             raise NoClosedFormError(job.no_cache_reason or "several processes share a live trunk")
@@ -106,7 +106,7 @@ class Engine:
         (first,) = blocks.computed([batch])
         head = ClosedForm(found.head, first).follow(first)
         blocks.also = head.constants
-        self.batches, self._large, self.closed = blocks, trunk, head
+        self.batches, self._compilable, self.closed = blocks, trunk, head
         sides = [key for key, _ in found.trunk.plan.outputs if key not in found.boundary]
 
         def step(blobs: Blobs) -> tuple[dict[str, Tensor], Tensor]:
@@ -118,7 +118,7 @@ class Engine:
     @property
     def compiled(self) -> bool:
         """Return whether the net in each iteration is compiled."""
-        return self._large is not None and self._large.compiled
+        return self._compilable is not None and self._compilable.compiled
 
     def compile(self, before: bool | None) -> str:
         """Compile the net or its trunk where that is faster; returns a line for the log.
@@ -127,23 +127,23 @@ class Engine:
         """
         if before is False:
             return "not compiled, as the snapshot was written"
-        if self._large is None:
+        if self._compilable is None:
             whole = "the head is a handful of operations already" if self.closed else "debug_info shows layers"
             return f"not compiled: {whole}"
-        if self._team is not None:
+        if self._data_parallel is not None:
             return "not compiled: several processes train together"
         if has_foreign(self._job.net):
             return "not compiled: there is other people's code in the net, whose calls may count"
         trial = self.trial()
         if trial is None:
             return "not compiled: no batch can be had to try it on"
-        return self._large.choose(trial, self._arena.updated[0].device, sure=before is True)
+        return self._compilable.choose(trial, self._flat_params.updated[0].device, sure=before is True)
 
     def trial(self) -> Measurement | None:
         """Return steps to be timed, without effect on the net; None where they may not be repeated."""
         feed = self.batches
         blocks = feed if isinstance(feed, BlockBatches) else None
-        own = self._team is None and not has_foreign(self._job.net)  # others' code may count its calls
+        own = self._data_parallel is None and not has_foreign(self._job.net)  # others' code may count its calls
         count = 1 if blocks is None else blocks.count
         try:
             batches = [sample(feed if blocks is None else blocks.feed, number) for number in range(count if own else 0)]
@@ -155,10 +155,10 @@ class Engine:
 
         def run() -> None:
             with untouched(self._job.net):
-                self._arena.zero()
+                self._flat_params.zero()
                 for blobs in known if blocks is None else blocks.computed(known):
                     self._measured(blobs)
-                self._arena.zero()
+                self._flat_params.zero()
 
         return Measurement(run, count)
 
@@ -169,7 +169,7 @@ class Engine:
         of windows of EVERY iterations look at the gradients instead (`is_finite`).
         """
         settings = self._settings
-        if self.closed is None or self._team is not None or settings.average_loss > 1:
+        if self.closed is None or self._data_parallel is not None or settings.average_loss > 1:
             return iteration
         ends = [stop - 1, iteration + EVERY - iteration % EVERY]
         if settings.display:
@@ -188,8 +188,8 @@ class Engine:
         return torch.inference_mode() if kept else torch.no_grad()
 
     def learn(self, iteration: int) -> None:
-        """Leave the gradients of the next batch in the arena; in a context of `window`."""
-        self._set_ramps(iteration)
+        """Leave the gradients of the next batch in the flat parameters; in a context of `window`."""
+        self._set_warmups(iteration)
         assert self.closed is not None, "as window_end says"
         feed = self.batches
         if isinstance(feed, CachedBatches) and feed.in_memory:
@@ -205,18 +205,18 @@ class Engine:
             self.batches.position -= 1
         return finite
 
-    def run(self, iteration: int, asked: Requests) -> tuple[dict[str, Tensor], Tensor]:
+    def run(self, iteration: int, requests: Requests) -> tuple[dict[str, Tensor], Tensor]:
         """Add up the gradients of iter_size batches; returns the last one's outputs and the mean loss."""
-        self._set_ramps(iteration)
+        self._set_warmups(iteration)
         feed, size = self.batches, self._settings.iter_size
         if self.closed is None:
-            self._arena.zero()
+            self._flat_params.zero()
         out, total = self._step(next(feed))
         for _ in range(size - 1):
             out, loss = self._step(next(feed))
             total = total + loss
-        if self._team is not None:
-            total = self._team.average(total, asked, iteration)
+        if self._data_parallel is not None:
+            total = self._data_parallel.average(total, requests, iteration)
         return out, total if size == 1 else total / size
 
     @torch.no_grad()
@@ -226,6 +226,6 @@ class Engine:
             return self._step(blobs)[0]
         return self.precision.outputs(self._job.active_net, blobs)
 
-    def _set_ramps(self, iteration: int) -> None:
-        for ramp in self._job.warmups:
-            ramp.set(iteration)
+    def _set_warmups(self, iteration: int) -> None:
+        for warmup in self._job.warmups:
+            warmup.set(iteration)
