@@ -70,7 +70,7 @@ def _sorted(graph: onnx.GraphProto, makers: dict[str, int], place: str) -> Itera
                 done.add(index)
                 continue
             if waiting & open_ or index in waiting:
-                message = f"node '{_title(graph.node[index])}' reads from its own output"
+                message = f"node '{_title(graph.node[index])}' depends on its own output"
                 raise OnnxError(message, place=place, hint=_BROKEN)
             open_.add(index)
             stack += sorted(waiting, reverse=True)

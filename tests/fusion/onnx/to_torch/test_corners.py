@@ -199,8 +199,8 @@ def test_functions_without_end(functions: list[onnx.FunctionProto], reason: str)
 @pytest.mark.parametrize(
     ("nodes", "reason"),
     [
-        ([node("Add", "x b", "a"), node("Relu", "a", "b"), node("Relu", "b", "y")], "reads from its own output"),
-        ([node("Add", "x y", "y")], "reads from its own output"),
+        ([node("Add", "x b", "a"), node("Relu", "a", "b"), node("Relu", "b", "y")], "depends on its own output"),
+        ([node("Add", "x y", "y")], "depends on its own output"),
         ([node("Add", "x q", "y")], "reads 'q', which no node computes"),
         ([node("Relu", "x", "z")], "no node computes its output 'y'"),
         ([node("Relu", "x", "y"), node("Tanh", "x", "y")], "two nodes or tensors are called 'y'"),
