@@ -20,6 +20,7 @@ from fusion.solver.batches import data_layers
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from fusion.data import DataSource
     from fusion.errors import DataError
     from prototxt.schema.messages import LayerParameter, NetParameter
 
@@ -27,15 +28,24 @@ Share = float | str | os.PathLike[str]  # a share of the training records, or th
 _LISTED = ("image_data_param", "data_param", "hdf5_data_param", "window_data_param")
 
 
-def validation_records(count: int, select_on: Share, seed: int) -> NDArray[np.int64]:
-    """Return the training records kept back, in ascending order; none where a list is given. Raises: TrainingError."""
+def validation_records(source: DataSource, select_on: Share, seed: int) -> NDArray[np.int64]:
+    """Return the training records kept back, in ascending order; none where a list is given.
+
+    Each class gives the same share of its records, rounded up or down. Raises: TrainingError.
+    """
     if not isinstance(select_on, float):
         return np.empty(0, np.int64)
+    count = len(source)
     number = round(select_on * count)
     if not 0 < number < count:
         raise TrainingError(f"a share of {select_on:g} of {count} training records for validation", hint="e.g. 0.1")
     # a stream of its own, so that shuffling keeps its draws
-    return np.sort(np.random.default_rng((seed, 0x5E1)).choice(count, number, replace=False))
+    generator = np.random.default_rng((seed, 0x5E1))
+    records = generator.permutation(count)
+    if source.labels is not None:
+        records = records[np.argsort(source.labels[records], kind="stable")]
+    # evenly spaced places in the order of the classes
+    return np.sort(records[(np.arange(number) * count + generator.integers(count)) // number])
 
 
 def filter_batches(

@@ -128,7 +128,7 @@ class TrainOptions:
 
         def select(sources: Sequence[DataSource]) -> Sequence[DataSource]:
             source = single_source(sources, "keeping back a share of the training records needs")
-            records = validation_records(len(source), share, seed)
+            records = validation_records(source, share, seed)
             return [SourceSubset(source, records if validation else np.setdiff1d(np.arange(len(source)), records))]
 
         return select

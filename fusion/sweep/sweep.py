@@ -97,7 +97,7 @@ def sweep(solver: PathLike, axes: Axes, options: SweepOptions | None = None) -> 
         files = replace(trunk_files(options.cache_dir, settings.prefix), claim=claim)
         opening = Opening(settings.seed or 0, chosen, extras, options.reading, options.cache_budget, files, display)
         bench = prepare(nets.train, nets.tests[0], trials, options.references, start, opening)
-        held = validation_records(len(bench.train.sources[0]), options.select_on, settings.seed or 0)
+        held = validation_records(bench.train.sources[0], options.select_on, settings.seed or 0)
         groups = groups_of(bench, trials, settings, options.kd_alpha, extras.ema)
         with threads_of(options.threads) if chosen.type == "cpu" else nullcontext():
             losses = train(bench, groups, held, settings, display)

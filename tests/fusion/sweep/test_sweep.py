@@ -68,7 +68,7 @@ def test_each_head_is_the_run_by_itself(solver: Path, kd_alpha: float | None, mo
     from prototxt import read_weights, write_weights
 
     write_weights("trunk.caffemodel", {"trunk": list(read_weights("whole.caffemodel")["trunk"])})
-    monkeypatch.setattr(running_module, "validation_records", lambda count, share, seed: np.empty(0, np.int64))
+    monkeypatch.setattr(running_module, "validation_records", lambda source, share, seed: np.empty(0, np.int64))
     kept = {}
     original = running_module.judge
 
@@ -91,7 +91,7 @@ def test_each_head_is_the_run_by_itself(solver: Path, kd_alpha: float | None, mo
 def test_options_of_training_reach_every_head(solver: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rates, warm-up, smoothing and averages do to a head in a sweep what they do in a run by itself."""
     extras = TrainOptions(lr_policy="cosine", warmup=3, label_smoothing=0.1, ema=0.9)
-    monkeypatch.setattr(running_module, "validation_records", lambda count, share, seed: np.empty(0, np.int64))
+    monkeypatch.setattr(running_module, "validation_records", lambda source, share, seed: np.empty(0, np.int64))
     made = Solver(solver, device="cpu", display=Silent())
     save_weights(made.net, "trunk.caffemodel")
     Path("tuned.prototxt").write_text(solver.read_text().replace("max_iter: 20", "max_iter: 7"))
