@@ -111,7 +111,7 @@ def _add_references(group: argparse._ArgumentGroup) -> None:
         help="how an ONNX source expects images: rgb, unit (0 to 1), centered (-1 to 1), torchvision")  # fmt: skip
     add("--pct", action="append", default=[], metavar="KIND[,weight=W,OPTION=VALUE...]",
         help="add a loss towards the references: kd, focal, lm, ldi, elodi or naive; options are the fields of "
-        "pct_param (alpha, beta, temperature, filter, ...); may be repeated")  # fmt: skip
+        "pct_param (alpha, beta, temperature, filter, ...); may be repeated; none: omit those of the file")  # fmt: skip
 
 
 _SOLVER = {
@@ -170,7 +170,7 @@ def _config(arguments: argparse.Namespace) -> ComposeConfig:
         **vars(arguments),
         **lists,
         "input_shape": _numbers("--input-shape", arguments.input_shape) if arguments.input_shape else None,
-        "pct": tuple(parse_pct_loss(text) for text in arguments.pct) or None,
+        "pct": () if arguments.pct == ["none"] else tuple(map(parse_pct_loss, arguments.pct)) or None,
         "tasks": tuple(parse_task(text) for text in arguments.task) or None,
         "schedule": (base.options.schedule or SolverSettings()).with_fields(solver) if solver else None,
     }
