@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from .cli import run_command
+from .command_parser import CommandParser
 from .list_options import apply_list_options
 
 if TYPE_CHECKING:
     from fusion.composition import ComposeConfig, Composition, Source
 
 _EPILOG = """example:
-  fusion-compose --source odd=lenet_odd.prototxt@ip1 --source even=lenet_even.prototxt@ip1 \\
+  %(prog)s --source odd=lenet_odd.prototxt@ip1 --source even=lenet_even.prototxt@ip1 \\
       --head concat-fc --num-output 10 --train-list train_all.txt --val-list val_all.txt -o fused
 
 with the originals as references for positive-congruent training:
@@ -27,18 +28,17 @@ several tasks, each with a classifier, a loss and a label of its own:
 
 the same as a file, and from that file; flags override it:
   ... --write-toml fusion.toml
-  fusion-compose fusion.toml --head gated --dry-run
+  %(prog)s fusion.toml --head gated --dry-run
 """
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(prog: str = "fusion-compose") -> CommandParser:
     """Build the command line."""
-    result = argparse.ArgumentParser(
-        prog="fusion-compose",
+    result = CommandParser(
+        prog,
         description="Fuse trained nets: cut each at a blob, prefix and freeze it, and join all under one head. "
         "Writes train_val.prototxt, deploy.prototxt and solver.prototxt; every choice is printed.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = result.add_argument
     add("recipe", nargs="?", metavar="FUSION.toml", help="a file with the same settings as these flags")
@@ -127,9 +127,9 @@ def _add_schedule(group: argparse._ArgumentGroup) -> None:
         group.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=words[kind])
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "fusion-compose") -> int:
     """Run the command."""
-    arguments = parser().parse_args(argv)
+    arguments = parser(prog).parse_args(argv)
     code: int = run_command(lambda: _compose(arguments))
     return code
 

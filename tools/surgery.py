@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from .arguments import shape_argument
 from .cli import run_command
+from .command_parser import CommandParser
 from .sources import check_not_a_source
 
 if TYPE_CHECKING:
@@ -16,30 +17,29 @@ if TYPE_CHECKING:
     from prototxt.text.tree import Document
 
 _EXAMPLE = """examples:
-  fusion-surgery fold deploy.prototxt net.caffemodel -o folded                  BatchNorm, Scale, Bias into convolutions
-  fusion-surgery head train_val.prototxt net.caffemodel --drop fc8 --num-output 20 --reinit xavier -o new
-  fusion-surgery convolve deploy.prototxt net.caffemodel -o full                dense layers as convolutions
-  fusion-surgery dense deploy.prototxt full.caffemodel -o back                  and back
-  fusion-surgery strip fused/train_val.prototxt trained.caffemodel -o head      only the trained layers
-  fusion-surgery restore fused/train_val.prototxt head.caffemodel init.caffemodel -o whole
-  fusion-surgery bake fused/deploy.prototxt trained.caffemodel -o plain         learned weighted sums as Caffe layers
-  fusion-surgery group fused/deploy.prototxt trained.caffemodel --branches odd even -o grouped     side by side
-  fusion-surgery soup train_val.prototxt a.caffemodel b.caffemodel c.caffemodel -o soup            greedy
-  fusion-surgery interpolate train_val.prototxt old.caffemodel new.caffemodel --max-nfr 0.01 -o between
-  fusion-surgery average a.caffemodel b.caffemodel c.caffemodel --share 2 --share 1 --share 1 -o mean
+  %(prog)s fold deploy.prototxt net.caffemodel -o folded                  BatchNorm, Scale, Bias into convolutions
+  %(prog)s head train_val.prototxt net.caffemodel --drop fc8 --num-output 20 --reinit xavier -o new
+  %(prog)s convolve deploy.prototxt net.caffemodel -o full                dense layers as convolutions
+  %(prog)s dense deploy.prototxt full.caffemodel -o back                  and back
+  %(prog)s strip fused/train_val.prototxt trained.caffemodel -o head      only the trained layers
+  %(prog)s restore fused/train_val.prototxt head.caffemodel init.caffemodel -o whole
+  %(prog)s bake fused/deploy.prototxt trained.caffemodel -o plain         learned weighted sums as Caffe layers
+  %(prog)s group fused/deploy.prototxt trained.caffemodel --branches odd even -o grouped     side by side
+  %(prog)s soup train_val.prototxt a.caffemodel b.caffemodel c.caffemodel -o soup            greedy
+  %(prog)s interpolate train_val.prototxt old.caffemodel new.caffemodel --max-nfr 0.01 -o between
+  %(prog)s average a.caffemodel b.caffemodel c.caffemodel --share 2 --share 1 --share 1 -o mean
 
 -o NAME writes NAME.caffemodel, and NAME.prototxt where the net itself changes; NAME.safetensors and NAME.caffemodel.h5
 are written in that format.
 """
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(prog: str = "fusion-surgery") -> CommandParser:
     """Build the command line."""
-    result = argparse.ArgumentParser(
-        prog="fusion-surgery",
+    result = CommandParser(
+        prog,
         description="Change trained nets without training. Every layer that is kept, changed or dropped is listed.",
         epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = result.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add(commands, "fold", "fold BatchNorm, Scale and Bias into the layer before them")
@@ -76,16 +76,14 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def _add(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str
-) -> argparse.ArgumentParser:
-    added: argparse.ArgumentParser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+def _add(commands: argparse._SubParsersAction[CommandParser], name: str, text: str) -> CommandParser:
+    added: CommandParser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
     added.add_argument("net", metavar="NET.prototxt", help="the net")
     added.add_argument("weights", metavar="WEIGHTS", help="its weights")
     return added
 
 
-def _add_measured(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_measured(commands: argparse._SubParsersAction[CommandParser]) -> None:
     """Add the operations that choose weights on the net's own validation data."""
     soup = commands.add_parser("soup", help="average nets, best first, as long as the average improves")
     soup.add_argument("net", metavar="NET.prototxt", help="the net with its validation data (phase TEST)")
@@ -101,9 +99,9 @@ def _add_measured(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         each.add_argument("--logits", metavar="BLOB", help="the class scores (default: the input of the loss)")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "fusion-surgery") -> int:
     """Run the command; return 0 on success, 1 for bad input, 2 for bad usage."""
-    options = parser()
+    options = parser(prog)
     arguments = options.parse_args(argv)
     if arguments.command == "interpolate" and (arguments.share is None) == (arguments.max_nfr is None):
         options.error("give a position with --share, or a limit of negative flips with --max-nfr")

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from prototxt.schema.messages import SolverParameter
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "fusion-train") -> int:
     """Train; return 0 on success, 1 for bad input or a failed run, 2 for bad usage, 130 after Ctrl-C."""
-    usage = parser()
+    usage = parser(prog)
     options = usage.parse_args(argv)
     check_options(options, usage)
     # torchrun sets WORLD_SIZE and RANK

@@ -6,20 +6,21 @@ import argparse
 from typing import TYPE_CHECKING
 
 from .cli import allow_python
+from .command_parser import CommandParser
 from .reading_options import add_reading_options, bytes_argument
 
 if TYPE_CHECKING:
     from fusion.solver.train_options import TrainOptions
 
 _EXAMPLE = """examples:
-  fusion-train --solver solver.prototxt --weights init.caffemodel
-  fusion-train --solver solver.prototxt --weights init.caffemodel --resume
-  fusion-train --solver solver.prototxt --lr 0.1 --lr-policy cosine --warmup 500 --set weight_decay=1e-4
-  fusion-train --solver solver.prototxt --best-on 0.1 --early-stopping 5 --ema 0.999 --log-json run.jsonl --plot run.png
-  fusion-train --solver solver.prototxt --dry-run
-  fusion-train --model train_val.prototxt --time --iterations 20
-  fusion-train --solver solver.prototxt --reference old.prototxt:old.caffemodel --pct focal,weight=0.01
-  fusion-train --solver solver.prototxt --reference old.prototxt:old.caffemodel --sweep loss=kd,focal \\
+  %(prog)s --solver solver.prototxt --weights init.caffemodel
+  %(prog)s --solver solver.prototxt --weights init.caffemodel --resume
+  %(prog)s --solver solver.prototxt --lr 0.1 --lr-policy cosine --warmup 500 --set weight_decay=1e-4
+  %(prog)s --solver solver.prototxt --best-on 0.1 --early-stopping 5 --ema 0.999 --log-json run.jsonl --plot run.png
+  %(prog)s --solver solver.prototxt --dry-run
+  %(prog)s --model train_val.prototxt --time --iterations 20
+  %(prog)s --solver solver.prototxt --reference old.prototxt:old.caffemodel --pct focal,weight=0.01
+  %(prog)s --solver solver.prototxt --reference old.prototxt:old.caffemodel --sweep loss=kd,focal \\
     --sweep weight=0.001,0.01,0.1 --sweep seed=1,2,3 --out sweep
 
 The outputs of frozen layers next to the data are computed once and cached, unless the data is random. Ctrl-C takes a
@@ -38,14 +39,13 @@ _WITHOUT_SWEEP = {
 }
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(prog: str = "fusion-train") -> CommandParser:
     """Build the command line."""
-    result = argparse.ArgumentParser(
-        prog="fusion-train",
-        usage="fusion-train --solver SOLVER.prototxt [--weights W[,W] | --snapshot STATE] [options]",
+    result = CommandParser(
+        prog,
+        usage="%(prog)s --solver SOLVER.prototxt [--weights W[,W] | --snapshot STATE] [options]",
         description="Train a net from its solver file.",
         epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_run(result)
     _add_settings(result)

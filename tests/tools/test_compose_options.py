@@ -54,7 +54,7 @@ SAMPLES = {
     "--snapshot": ["5"],
     "--random-seed": ["0"],
 }
-NO_PART_OF_A_FUSION = {"--help", "--dry-run", "--svg", "--write-toml"}
+NO_PART_OF_A_FUSION = {"--help", "--version", "--dry-run", "--svg", "--write-toml"}
 OPTIONS = {text for action in parser()._actions for text in action.option_strings if text.startswith("--")}
 
 
