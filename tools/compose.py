@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from .cli import run_command
@@ -67,7 +67,12 @@ def parser(prog: str = "fusion-compose") -> CommandParser:
 
 def _add_head(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--head", help="concat-fc (default), concat-mlp, sum, mean, max, fastnorm, softmax, gated, logits, zero-init")
+    add(
+        "--head",
+        help="concat-fc (default), concat-mlp, sum, mean, max, fastnorm, softmax, gated, logits, probs, zero-init",
+    )
+    add("--share", action="append", default=[], metavar="P=X",
+        help="a source's weight in heads logits and probs, which average the sources' answers (default: 1)")  # fmt: skip
     add("--hidden", type=int, metavar="N", help="width of the head's hidden layer")
     add("--project", type=int, metavar="N", help="project each source's features to this width")
     add("--batch-norm", action="store_true", help="give each source's features a BatchNorm of their own")
@@ -221,15 +226,23 @@ def _sources(arguments: argparse.Namespace) -> list[Source]:
     logits = dict(_pairs("--logits", arguments.logits))
     weights = dict(_pairs("--weights", arguments.weights))
     pixels = dict(_pairs("--pixels", arguments.pixels))
+    shares = {prefix: _share(text) for prefix, text in _pairs("--share", arguments.share)}
     sources = []
     for prefix, text in _pairs("--source", arguments.source):
         # the last '@': folders may have one in their names, blobs do not
         path, _, blobs = text.rpartition("@") if "@" in text else (text, "", "")
         at = tuple(blob.strip() for blob in blobs.split(",") if blob.strip())
         found = Source(prefix, path, at or None, weights.pop(prefix, None), classes.pop(prefix, ()))
-        sources.append(replace(found, logits=logits.pop(prefix, None), pixels=pixels.pop(prefix, None)))
-    unused = (("--classes", classes), ("--logits", logits), ("--weights", weights), ("--pixels", pixels))
-    for option, values in unused:
+        found = replace(found, logits=logits.pop(prefix, None), pixels=pixels.pop(prefix, None))
+        sources.append(replace(found, share=shares.pop(prefix, None)))
+    unused: dict[str, Iterable[str]] = {
+        "--classes": classes,
+        "--logits": logits,
+        "--weights": weights,
+        "--pixels": pixels,
+        "--share": shares,
+    }
+    for option, values in unused.items():
         for prefix in values:
             known = [source.prefix for source in sources]
             _refuse(f"{option} names no source: '{prefix}'", did_you_mean(prefix, known, f"one of {', '.join(known)}"))
@@ -244,6 +257,13 @@ def _pairs(option: str, texts: Sequence[str]) -> list[tuple[str, str]]:
             _refuse(f"{option} {text}: expected PREFIX=...", "e.g. --source odd=lenet_odd.prototxt@ip1")
         pairs.append((prefix, rest))
     return pairs
+
+
+def _share(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        _refuse(f"--share {text}: '{text}' is not a number", "e.g. --share odd=2")
 
 
 def _numbers(option: str, text: str) -> tuple[int, ...]:

@@ -176,6 +176,7 @@ def _head(
         positions=classifiers[0].positions,
         steps=features[0].steps,
         scores={item.prefix: (item.blob, item.classes) for item in references},
+        shares={source.prefix: source.spec.share for source in sources if source.spec.share is not None},
     )
     return HEADS[options.head](request)
 

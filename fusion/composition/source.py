@@ -22,6 +22,7 @@ class Source:
     classes   for its own classifier as a reference: the fused classes that its scores stand for, in their order
     logits    the blob with its class scores, where its loss reads another one
     pixels    for an ONNX file: how its images are prepared, one of `fusion.composition.pixels.PIXELS`
+    share     its weight in the heads logits and probs; None is 1
     stages    of the net's state, as `fusion.composition.stages` reads them: "train", "val", "TEST=other"
     train_list, val_list  replace the lists of its data layers: one list or database where it has one data layer per
               phase, else one for each by the name of the layer or of its top
@@ -34,6 +35,7 @@ class Source:
     classes: Sequence[int] = ()
     logits: str | None = None
     pixels: str | None = None
+    share: float | None = None
     stages: Sequence[str] = ()
     train_list: str | Mapping[str, str] | None = None
     val_list: str | Mapping[str, str] | None = None

@@ -97,6 +97,8 @@ def test_what_must_be_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     [
         (["--source", "third"], "expected PREFIX="),
         (["--classes", "third=1"], "--classes names no source: 'third'"),
+        (["--share", "odd=much"], "--share much: 'much' is not a number"),
+        (["--share", "od=2"], "--share names no source: 'od'"),
         (["--classes", "odd=1,x"], "'x' is not a number"),
         (["--pct", "focal,weight"], "'weight' has no value"),
         (["--pct", "focal,weight=much"], "is not a number"),
