@@ -72,7 +72,7 @@ def _add_head(group: argparse._ArgumentGroup) -> None:
         help="concat-fc (default), concat-mlp, sum, mean, max, fastnorm, softmax, gated, logits, probs, zero-init",
     )
     add("--share", action="append", default=[], metavar="P=X",
-        help="a source's weight in heads logits and probs, which average the sources' answers (default: 1)")  # fmt: skip
+        help="a source's weight in heads logits and probs, which average the sources' answers (1)")  # fmt: skip
     add("--hidden", type=int, metavar="N", help="width of the head's hidden layer")
     add("--project", type=int, metavar="N", help="project each source's features to this width")
     add("--batch-norm", action="store_true", help="give each source's features a BatchNorm of their own")

@@ -40,6 +40,7 @@ SAMPLES = {
     "--classes": ["a=1,3-4"],
     "--logits": ["a=ip2"],
     "--pixels": ["b/c=torchvision"],
+    "--share": ["a=2.5"],
     "--pct": ["focal,weight=0.25,temperature=2"],
     "--base-lr": ["1e-5"],
     "--momentum": ["0.8"],

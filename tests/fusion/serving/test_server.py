@@ -315,7 +315,7 @@ def test_too_many_at_once_are_dropped_and_places_come_back(running: Server, monk
     assert running._slots.acquire(timeout=5)
     with monkeypatch.context() as patched:
         patched.setattr(server, "_QUEUE", 0.01)
-        with pytest.raises(OSError, match="without response|reset"):
+        with pytest.raises(OSError, match=r"without response|reset"):
             ask(running, body=png())
     running._slots.release()
     assert ask(running, body=png())[0] == 200
