@@ -28,8 +28,8 @@ PACKAGES = (
         "fusion.onnx",
     ),
     *("fusion.distributed", "fusion.data", "fusion.composition", "fusion.pct", "fusion.layers", "fusion.merge"),
-    *("fusion.surgery", "fusion.nets", "fusion.references", "fusion.solver", "fusion.sweep", "fusion.verification"),
-    *("fusion.serving", "fusion.export", "fusion.report", "fusion", "tools", "fusion.__main__"),
+    *("fusion.surgery", "fusion.nets", "fusion.references", "fusion.report", "fusion.solver", "fusion.sweep"),
+    *("fusion.verification", "fusion.serving", "fusion.export", "fusion", "tools", "fusion.__main__"),
 )
 TORCH_FREE = (
     *(
