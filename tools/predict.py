@@ -9,18 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from .arguments import read_class_names, shape_argument, size_argument, source_argument
 from .cli import run_command
-from .command_parser import CommandParser
 
 if TYPE_CHECKING:
     from fusion.serving import Server
     from fusion.serving.predictor import Answer, Predictor
 
 _EXAMPLE = """examples:
-  %(prog)s fused/train_val.prototxt fused.caffemodel digits/ --top 3
-  %(prog)s deploy.prototxt net.caffemodel cat.jpg --mean 104,117,123 --labels synset_words.txt --json
-  cat cat.jpg | %(prog)s deploy.prototxt net.caffemodel -
-  find . -name '*.png' | %(prog)s train_val.prototxt net.caffemodel - --csv > answers.csv
-  %(prog)s fused/train_val.prototxt fused.caffemodel --serve --beside odd=odd.prototxt:odd.caffemodel
+  fusion-predict fused/train_val.prototxt fused.caffemodel digits/ --top 3
+  fusion-predict deploy.prototxt net.caffemodel cat.jpg --mean 104,117,123 --labels synset_words.txt --json
+  cat cat.jpg | fusion-predict deploy.prototxt net.caffemodel -
+  find . -name '*.png' | fusion-predict train_val.prototxt net.caffemodel - --csv > answers.csv
+  fusion-predict fused/train_val.prototxt fused.caffemodel --serve --beside odd=odd.prototxt:odd.caffemodel
 
 Images are prepared as in the net's data layer (phase TEST); for a deploy net, which has none, give --mean, --scale,
 --resize and --rgb. An image that cannot be read is reported, the others are classified, and the exit code is 1.
@@ -28,12 +27,13 @@ Images are prepared as in the net's data layer (phase TEST); for a deploy net, w
 _IMAGE_STARTS = (b"\xff\xd8", b"\x89PNG", b"BM", b"RIFF", b"GIF8", b"II*\0", b"MM\0*", b"P5", b"P6")
 
 
-def parser(prog: str = "fusion-predict") -> CommandParser:
+def parser() -> argparse.ArgumentParser:
     """Build the command line."""
-    result = CommandParser(
-        prog,
+    result = argparse.ArgumentParser(
+        prog="fusion-predict",
         description="Classify images with a trained net.",
         epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = result.add_argument
     add("net", metavar="NET.prototxt", help="the net, train_val or deploy")
@@ -66,9 +66,9 @@ def parser(prog: str = "fusion-predict") -> CommandParser:
     return result
 
 
-def main(argv: Sequence[str] | None = None, prog: str = "fusion-predict") -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return 0 on success, 1 for bad input or images that could not be read."""
-    options = parser(prog)
+    options = parser()
     arguments = options.parse_args(argv)
     if arguments.top < 1 or arguments.batch < 1:
         options.error("--top and --batch are at least 1")

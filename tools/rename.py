@@ -8,16 +8,15 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from .cli import run_command
-from .command_parser import CommandParser
 
 if TYPE_CHECKING:
     from prototxt.edit.rename import RenameResult
 
 
-def parser(prog: str = "fusion-rename") -> CommandParser:
+def parser() -> argparse.ArgumentParser:
     """Build the command line."""
-    result = CommandParser(
-        prog,
+    result = argparse.ArgumentParser(
+        prog="fusion-rename",
         description="Put PREFIX/ before the names of a net's layers, blobs and shared parameters, and freeze the net. "
         "Inputs and the tops of data layers keep their names, so that several nets can share them. The rest of the "
         "file stays unchanged, byte for byte.",
@@ -38,11 +37,11 @@ def parser(prog: str = "fusion-rename") -> CommandParser:
     return result
 
 
-def main(argv: Sequence[str] | None = None, prog: str = "fusion-rename") -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Rename and freeze; return 0 on success, 1 for an error in the net or a file, 2 for bad usage."""
-    options = parser(prog).parse_args(argv)
+    options = parser().parse_args(argv)
     if options.no_freeze and (options.freeze is not None or options.thaw is not None or options.propagate_down):
-        parser(prog).error("--no-freeze cannot go with --freeze, --thaw or --propagate-down")
+        parser().error("--no-freeze cannot go with --freeze, --thaw or --propagate-down")
     code: int = run_command(lambda: _rename(options))
     return code
 
