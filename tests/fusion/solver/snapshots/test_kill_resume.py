@@ -22,6 +22,7 @@ from fusion.solver import Solver
 from fusion.solver.logging.console import Lines
 from fusion.solver.snapshots import files
 from fusion.solver.snapshots.files import states
+from fusion.solver.snapshots.momentum import histories, restore_histories
 from fusion.solver.snapshots.resume_state import (
     generators,
     read_resume_state,
@@ -226,6 +227,86 @@ def test_a_snapshot_that_is_replaced_is_none_until_all_of_its_files_are_there(
     run.snapshot()
     assert seen == [(name, False) for name in names]
     assert Path(names[2]).exists()
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [("True", True), ("False", False), ("None", None), ("", None)],
+    ids=["yes", "no", "none", "empty"],
+)
+def test_choices_of_the_start_are_those_of_the_snapshot(project: Make, word: str, value: bool | None) -> None:
+    path = project()
+    solver(path).step(10)
+    exact = read_resume_state("small_iter_10.fusionstate")
+    assert exact is not None
+    choices = dict.fromkeys(("closed_form", "compiled", "cached", "channels_last"), word)
+    changed = replace(exact, decisions={**exact.decisions, **choices, "updates": "7"}, losses=(1.0, 3.0), threads=3)
+    write_resume_state("small_iter_10.fusionstate", changed)
+    run = solver(path)
+    run.restore("small_iter_10.solverstate")
+    assert (run.progress.closed_form, run.progress.compiled, run.progress.cached) == (value, value, value)
+    assert run.autotuner.replayed == (3, value is True)
+    assert (run.iter, run.progress.lr_step, run.optimizer.updates) == (10, 1, 7)
+    assert run.progress.losses.recent == (1.0, 3.0)
+    assert run.progress.last_good == "small_iter_10.solverstate"
+    assert run.nets[0].batches.position == 10
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"seed": 4}, "but not the random draws: set random_seed: 4, which it was trained with"),
+        ({"engine": "torch 1.0"}, "but perhaps not to the last bit: torch 1.0 wrote it, this is torch"),
+        ({"decisions": {"processes": "2"}}, "but not the random draws: 2 processes wrote it"),
+        ({"decisions": {}}, ", exactly"),
+        ({"weights": 1}, "as Caffe does: the data starts from its beginning"),
+        ({"iteration": 9}, "as Caffe does: the data starts from its beginning"),
+    ],
+    ids=str,
+)
+def test_how_exactly_a_run_goes_on_is_told(project: Make, changes: dict[str, Any], told: str) -> None:
+    path, log = project(), io.StringIO()
+    solver(path).step(10)
+    exact = read_resume_state("small_iter_10.fusionstate")
+    assert exact is not None
+    write_resume_state("small_iter_10.fusionstate", replace(exact, **changes))
+    run = solver(path, log)
+    run.restore("small_iter_10.solverstate")
+    assert told in log.getvalue()
+    assert (run.iter, run.optimizer.updates) == (10, 10)
+    assert run.nets[0].batches.position == (0 if "as Caffe does" in told else 10)
+
+
+def test_a_history_of_other_blobs_is_refused(project: Make) -> None:
+    path = project()
+    run = solver(path)
+    run.step(3)
+    kept = histories(run.flat_params, run.optimizer)
+    shapes = [(8, 30), (8,), (3, 8), (3,)]
+    assert [array.shape for array in kept] == shapes
+    assert [bool(array.any()) for array in kept] == [False, False, True, True], "zeros for what is frozen"
+    doubled = [2 * array for array in kept]
+    restore_histories(run.flat_params, run.optimizer, doubled, "x")
+    for one, other in zip(histories(run.flat_params, run.optimizer), doubled, strict=True):
+        np.testing.assert_array_equal(one, other)
+    for wrong, says in (
+        (kept[:1], "the state holds 1 history blobs, SGD on this net has 4"),
+        (kept + kept, "the state holds 8 history blobs, SGD on this net has 4"),
+        (kept[::-1], "history blob 0 has 3 values, layer 'trunk' needs 240"),
+        ([*kept[:3], kept[3][:2]], "history blob 3 has 2 values, layer 'ip' needs 3"),
+    ):
+        with pytest.raises(TrainingError, match=says):
+            restore_histories(run.flat_params, run.optimizer, wrong, "x")
+    adam = solver(project(type='"Adam"'))
+    adam.step(3)
+    moments = [array.copy() for array in histories(adam.flat_params, adam.optimizer)]
+    assert [array.shape for array in moments] == shapes * 2
+    assert all((array > 0).all() for array in moments[6:]), "the squares come after the means"
+    restore_histories(adam.flat_params, adam.optimizer, [array + 1 for array in moments], "x")
+    learned = histories(adam.flat_params, adam.optimizer)
+    for number in (2, 3, 6, 7):
+        np.testing.assert_array_equal(learned[number], moments[number] + 1)
+    assert not learned[0].any()
 
 
 def solver(path: Path, log: io.StringIO | None = None) -> Solver:

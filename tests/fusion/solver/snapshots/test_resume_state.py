@@ -7,8 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from fusion.solver.snapshots.resume_state import ResumeState, generators, read_resume_state, write_resume_state
+from fusion.solver.snapshots.find import recorded_decisions
+from fusion.solver.snapshots.resume_state import (
+    ResumeState,
+    below,
+    generators,
+    preserved_generators,
+    read_resume_state,
+    recurrent_states,
+    set_recurrent_states,
+    write_resume_state,
+)
 
 
 def write(path: Path, **changes: object) -> ResumeState:
@@ -44,6 +55,12 @@ def test_damage_gives_none_or_the_same_values(tmp_path: Path) -> None:
     "changes",
     [
         {"positions": (-1,)},
+        {"iteration": -1},
+        {"seed": 1 << 63},
+        {"weights": -(1 << 63)},
+        {"iteration": True},
+        {"threads": 0},
+        {"engine": 3},
         {"iteration": "5"},
         {"threads": 1 << 40},
         {"losses": ("x",)},
@@ -57,3 +74,54 @@ def test_damage_gives_none_or_the_same_values(tmp_path: Path) -> None:
 def test_values_that_no_run_writes(tmp_path: Path, changes: dict[str, object]) -> None:
     write(tmp_path / "a", **changes)
     assert read_resume_state(str(tmp_path / "a")) is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"threads": 1 << 16}, {"threads": 1}, {"seed": (1 << 63) - 1}, {"seed": -5}, {"iteration": 0}, {"positions": (0,)},
+     {"positions": ()}, {"losses": ()}, {"losses": (1, float("inf"))}, {"decisions": {"extras": "{}"}}],
+)  # fmt: skip
+def test_values_at_the_ends_of_their_ranges(tmp_path: Path, changes: dict[str, object]) -> None:
+    write(tmp_path / "a", **changes)
+    found = read_resume_state(str(tmp_path / "a"))
+    assert found is not None
+    assert {name: getattr(found, name) for name in changes} == changes
+
+
+def test_arrays_are_told_apart_by_the_start_of_their_names() -> None:
+    one, other = np.zeros(1), np.ones(1)
+    assert below({"0/a": one, "1/a": other, "10/b": other}, "1/") == {"a": other}
+
+
+def test_states_of_recurrent_layers_are_those_and_no_others() -> None:
+    from torch import nn
+
+    net = nn.Module()
+    net.lstm = nn.Module()
+    for name, value in (("hidden", 1.0), ("cell", 2.0), ("mean", 3.0)):
+        net.lstm.register_buffer(name, torch.full((2,), value))
+    found = recurrent_states(net)
+    assert {name: values.tolist() for name, values in found.items()} == {"lstm.hidden": [1, 1], "lstm.cell": [2, 2]}
+    set_recurrent_states(net, {"lstm.cell": np.full(2, 7, np.float32)}, torch.device("cpu"))
+    assert [buffer.tolist() for buffer in net.buffers()] == [[1, 1], [7, 7], [3, 3]]
+
+
+def test_draws_within_a_block_change_none_after_it() -> None:
+    torch.manual_seed(1)
+    np.random.seed(1)
+    random.seed(1)
+    before = generators()
+    with pytest.raises(ZeroDivisionError), preserved_generators():
+        torch.rand(3), np.random.rand(3), random.random(), random.gauss(0, 1)
+        raise ZeroDivisionError
+    after = generators()
+    assert before.keys() == after.keys()
+    for name, state in before.items():
+        np.testing.assert_array_equal(after[name], state)
+
+
+def test_decisions_of_a_snapshot(tmp_path: Path) -> None:
+    write(tmp_path / "a_iter_5.fusionstate", decisions={"extras": '{"warmup": 5}', "cached": "True"})
+    assert recorded_decisions(str(tmp_path / "a_iter_5.solverstate")) == {"extras": '{"warmup": 5}', "cached": "True"}
+    assert recorded_decisions(str(tmp_path / "a_iter_5.solverstate.h5"))["cached"] == "True"
+    assert recorded_decisions(str(tmp_path / "b_iter_5.solverstate")) == {}
