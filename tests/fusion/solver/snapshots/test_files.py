@@ -30,8 +30,10 @@ def test_states_are_those_of_the_prefix_and_the_newest_is_first(tmp_path: Path) 
         "a.b_iter_9.solverstate.h5",
         "a.b_iter_1.solverstate",
     ]
-    others = ["aXb_iter_11.solverstate", "a.b_iter_12.caffemodel", "a.b_iter_x.solverstate", "a.b_iter_13.solverstate.h5x",
-              "za.b_iter_14.solverstate"]  # fmt: skip
+    others = [
+        *("aXb_iter_11.solverstate", "a.b_iter_12.caffemodel", "a.b_iter_x.solverstate"),
+        *("a.b_iter_13.solverstate.h5x", "za.b_iter_14.solverstate"),
+    ]
     for name in (*sorted(expected), *others):
         (tmp_path / name).touch()
     assert states(str(tmp_path / "a.b")) == [str(tmp_path / name) for name in expected]
@@ -49,9 +51,13 @@ def test_states_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_half_written_files_of_this_prefix_alone_are_removed(tmp_path: Path) -> None:
-    own, kept = ".snapshot-net-0123456789ab", [
-        ".snapshot-net-0123456789abc", ".snapshot-net2-0123456789ab", ".snapshot-net-0123456789ax", "x.snapshot-net-0123456789ab",
-    ]  # fmt: skip
+    own, kept = (
+        ".snapshot-net-0123456789ab",
+        [
+            *(".snapshot-net-0123456789abc", ".snapshot-net2-0123456789ab", ".snapshot-net-0123456789ax"),
+            "x.snapshot-net-0123456789ab",
+        ],
+    )
     for name in (own, *kept):
         (tmp_path / name).mkdir()
         (tmp_path / name / "net_iter_5.caffemodel").touch()
