@@ -35,5 +35,6 @@ if TYPE_CHECKING:
     from fusion.nets.build import Net as Net, blobs as blobs, build as build, params as params
     from fusion.nets.weights import load_weights as load_weights, save_weights as save_weights
     from fusion.solver import Solver as Solver
+    from fusion.version import __version__ as __version__
 else:
     __getattr__, __dir__ = lazy_exports(__name__)

@@ -13,14 +13,16 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
+import importlib.util
+import multiprocessing
 import os
 import random
 import shutil
 import signal
 import sqlite3
-import subprocess
 import sys
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +35,16 @@ COPIED = ("prototxt", "fusion", "tools", "tests", "examples", "benchmarks", "doc
 TESTS = {"tools": ("tests/tools",)}
 # Mutants that compute the same, as the stripped line after the change, with the reason. They are not drawn.
 EQUIVALENT: Mapping[str, str] = {}
-LIMIT = 600  # seconds; a mutant that hangs is noticed
+# Loaded once, by the process that the runs are forks of.
+PRELOADED = (
+    "_pytest.config",
+    "coverage",
+    "hypothesis",
+    "numpy",
+    "google.protobuf.descriptor_pool",
+    "PIL.Image",
+    "torch",
+)
 
 COMPARISONS: Mapping[type[ast.cmpop], str] = {
     ast.Lt: "<=",
@@ -58,12 +69,8 @@ OPERATORS: Mapping[type[ast.operator], str] = {
     ast.BitAnd: "|",
 }
 CALLS = {"any": "all", "all": "any", "min": "max", "max": "min", "argmin": "argmax", "argmax": "argmin"}
-UNORDERED = (
-    "isinstance",
-    "issubclass",
-    "getattr",
-    "hasattr",
-)  # with the order changed, any call of them ends in an error
+# Calls whose arguments keep their order: with it changed, the first four end in an error and the others are the same.
+UNORDERED = ("isinstance", "issubclass", "getattr", "hasattr", "min", "max")
 
 
 @dataclass(frozen=True)
@@ -277,34 +284,37 @@ class Workspace:
         if (ROOT.parent / "shared").is_dir():
             (folder / "shared").symlink_to((ROOT.parent / "shared").resolve())
 
-    def run(self, command: Sequence[str], limit: float) -> int:
-        """Run a command with the copy's code first on the path; returns its exit status, or -1 beyond the limit."""
-        environment = {
-            **os.environ,
-            "PYTHONPATH": str(self.root),
-            "OMP_NUM_THREADS": "1",
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "PYTHONHASHSEED": "0",
-        }
-        process = subprocess.Popen(
-            [sys.executable, "-m", *command],
-            cwd=self.root,
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        try:
-            return process.wait(limit)
-        except subprocess.TimeoutExpired:
-            return -1
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+    def run(self, arguments: Sequence[str], limit: float | None = None) -> int:
+        """Run tests in a fork that imports the copy's code; returns pytest's exit status, or -1 beyond the limit."""
+        process = FORKS.Process(target=run_tests, args=(self.root, arguments))
+        process.start()
+        assert process.pid is not None
+        process.join(limit)
+        hangs = process.is_alive()
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.join()
+        return -1 if hangs or process.exitcode is None else process.exitcode
 
 
-PYTEST = ("pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow")
+FORKS = multiprocessing.get_context("forkserver")
+
+
+def run_tests(root: Path, arguments: Sequence[str]) -> None:
+    """Run pytest in the copy of the project and exit with its status; the target of a process of its own."""
+    os.setsid()
+    silence = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(silence, stream)
+    os.environ["PYTHONPATH"] = str(root)
+    sys.path.insert(0, str(root))
+    os.chdir(root)
+    import pytest
+
+    sys.exit(pytest.main([*PYTEST, *arguments]))
+
+
+PYTEST = ("-q", "--assert=plain", "-p", "no:cacheprovider", "-m", "not slow")
 
 
 def reaching_tests(work: Workspace, package: str) -> Mapping[tuple[str, int], set[str]]:
@@ -316,9 +326,9 @@ def reaching_tests(work: Workspace, package: str) -> Mapping[tuple[str, int], se
     data = work.root / ".coverage"
     data.unlink(missing_ok=True)
     measured = ("--cov", package.removesuffix(".py").split("/")[0], "--cov-context=test", f"--cov-config={settings}")
-    status = work.run([*PYTEST, *measured, "--cov-report=", *tests_of(package)], LIMIT * 4)
+    status = work.run([*measured, "--cov-report=", *tests_of(package)])
     if status != 0:
-        raise SystemExit(f"{package}: its tests fail or hang without any mutant (status {status})")
+        raise SystemExit(f"{package}: its tests fail without any mutant (status {status})")
     found: dict[tuple[str, int], set[str]] = defaultdict(set)
     with contextlib.closing(sqlite3.connect(data)) as database:
         rows = database.execute(
@@ -338,16 +348,19 @@ def numbers_in(bits: bytes) -> Iterator[int]:
     return (8 * index + bit for index, byte in enumerate(bits) for bit in range(8) if byte >> bit & 1)
 
 
-def is_noticed(work: Workspace, mutant: Mutant, tests: set[str]) -> bool:
-    """Return whether one of the tests fails, or hangs, with the mutant."""
+def is_noticed(work: Workspace, mutant: Mutant, tests: set[str], limit: float) -> bool:
+    """Return whether one of the tests fails with the mutant, or they take longer than the limit in seconds."""
     path, names = work.root / mutant.path, work.root / "mutants.txt"
     source = path.read_text(encoding="utf-8")
     names.write_text("\n".join(sorted(tests)))
+    compiled = Path(importlib.util.cache_from_source(path))  # not always newer than the change
+    compiled.unlink(missing_ok=True)
     path.write_text(mutant.apply(source), encoding="utf-8")
     try:
-        return work.run([*PYTEST, "-x", f"@{names}"], LIMIT) != 0
+        return work.run(["-x", f"@{names}"], limit) != 0
     finally:
         path.write_text(source, encoding="utf-8")
+        compiled.unlink(missing_ok=True)
 
 
 def measure(package: str, options: argparse.Namespace) -> tuple[int, int]:
@@ -359,13 +372,15 @@ def measure(package: str, options: argparse.Namespace) -> tuple[int, int]:
         return 0, 0
     with tempfile.TemporaryDirectory() as folder:
         work = Workspace(Path(folder))
+        began = time.monotonic()
         tests = reaching_tests(work, package)
+        limit = 30 + 2 * (time.monotonic() - began)  # of all tests, while other mutants run beside
         every = set(tests_of(package))
         noticed = 0
         for mutant in chosen:
             lines = range(mutant.line, mutant.line + mutant.lines)
             reaching = set().union(*(tests.get((mutant.path, line), set()) for line in lines))
-            killed = is_noticed(work, mutant, reaching or every)
+            killed = is_noticed(work, mutant, reaching or every, limit)
             noticed += killed
             if not killed:
                 print(f"survived: {describe(mutant)}", flush=True)
@@ -390,6 +405,8 @@ def main() -> int:
     parser.add_argument("--require", type=float, default=0.9, help="share to be noticed in each package (default: 0.9)")
     parser.add_argument("--list", action="store_true", help="print the mutants and run nothing")
     options = parser.parse_args()
+    os.environ.update(OMP_NUM_THREADS="1", PYTHONHASHSEED="0")
+    FORKS.set_forkserver_preload([*PRELOADED])
     names = [name.rstrip("/") for name in options.package] or packages()
     with ThreadPoolExecutor(1 if options.list else options.jobs) as pool:
         counts = dict(zip(names, pool.map(lambda name: measure(name, options), names), strict=True))

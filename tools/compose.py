@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from .cli import run_command
+from .command_parser import CommandParser
 from .list_options import apply_list_options
 
 if TYPE_CHECKING:
     from fusion.composition import ComposeConfig, Composition, Source
 
 _EPILOG = """example:
-  fusion-compose --source odd=lenet_odd.prototxt@ip1 --source even=lenet_even.prototxt@ip1 \\
+  %(prog)s --source odd=lenet_odd.prototxt@ip1 --source even=lenet_even.prototxt@ip1 \\
       --head concat-fc --num-output 10 --train-list train_all.txt --val-list val_all.txt -o fused
 
 with the originals as references for positive-congruent training:
@@ -27,18 +28,17 @@ several tasks, each with a classifier, a loss and a label of its own:
 
 the same as a file, and from that file; flags override it:
   ... --write-toml fusion.toml
-  fusion-compose fusion.toml --head gated --dry-run
+  %(prog)s fusion.toml --head gated --dry-run
 """
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(prog: str = "fusion-compose") -> CommandParser:
     """Build the command line."""
-    result = argparse.ArgumentParser(
-        prog="fusion-compose",
+    result = CommandParser(
+        prog,
         description="Fuse trained nets: cut each at a blob, prefix and freeze it, and join all under one head. "
         "Writes train_val.prototxt, deploy.prototxt and solver.prototxt; every choice is printed.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = result.add_argument
     add("recipe", nargs="?", metavar="FUSION.toml", help="a file with the same settings as these flags")
@@ -49,8 +49,7 @@ def parser() -> argparse.ArgumentParser:
         help="a source's weights, to freeze layers whose type does not fix their number of blobs; a pattern or a "
         "folder of weights gives branches P1, P2, ... of one net")  # fmt: skip
     add("-o", "--output", metavar="DIR", help="folder for the three files")
-    add("--num-output", type=int, metavar="N", help="classes of the fused net (default: the class folders "
-        "that it trains on), or values where its loss takes values")  # fmt: skip
+    add("--num-output", type=int, metavar="N", help="classes of the fused net, or values where its loss takes values")
     add("--labels", metavar="FILE", help="names of the classes, one per line, class 0 first; they are stored in "
         "the written nets, for fusion-predict, fusion-test and their reports")  # fmt: skip
     add("--name", help="the fused net's name")
@@ -68,7 +67,12 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_head(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--head", help="concat-fc (default), concat-mlp, sum, mean, max, fastnorm, softmax, gated, logits, zero-init")
+    add(
+        "--head",
+        help="concat-fc (default), concat-mlp, sum, mean, max, fastnorm, softmax, gated, logits, probs, zero-init",
+    )
+    add("--share", action="append", default=[], metavar="P=X",
+        help="a source's weight in heads logits and probs, which average the sources' answers (1)")  # fmt: skip
     add("--hidden", type=int, metavar="N", help="width of the head's hidden layer")
     add("--project", type=int, metavar="N", help="project each source's features to this width")
     add("--batch-norm", action="store_true", help="give each source's features a BatchNorm of their own")
@@ -93,9 +97,8 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
         "TEST, any other in both, unless PHASE is given (repeatable)")  # fmt: skip
     add("--data-from", metavar="P", help="the source whose data layers are used (default: the first that has any)")
     add("--train-list", action="append", default=[], metavar="[P[/LAYER]=]FILE",
-        help="the list, folder of class folders or database to train on, instead of the sources' own: FILE for all, "
-        "P=FILE for one source, P/LAYER=FILE for one of its data layers, by its name or that of its top "
-        "(repeatable)")  # fmt: skip
+        help="the list or database to train on, instead of the sources' own: FILE for all, P=FILE for one source, "
+        "P/LAYER=FILE for one of its data layers, by its name or that of its top (repeatable)")  # fmt: skip
     add("--val-list", action="append", default=[], metavar="[P[/LAYER]=]FILE", help="the same for validation")
     add("--train-batch", type=int, metavar="N")
     add("--test-batch", type=int, metavar="N")
@@ -106,14 +109,14 @@ def _add_references(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--references", action="store_true", help="keep each source's own classifier as a frozen side output")
     add("--classes", action="append", default=[], metavar="P=C,C,...",
-        help="the fused classes that a source's own scores stand for, in their order, by number or name")  # fmt: skip
+        help="the fused classes that a source's own scores stand for, in their order")  # fmt: skip
     add("--logits", action="append", default=[], metavar="P=BLOB",
         help="the blob with a source's class scores, where it is not the input of its loss")  # fmt: skip
     add("--pixels", action="append", default=[], metavar="P=KIND",
         help="how an ONNX source expects images: rgb, unit (0 to 1), centered (-1 to 1), torchvision")  # fmt: skip
     add("--pct", action="append", default=[], metavar="KIND[,weight=W,OPTION=VALUE...]",
         help="add a loss towards the references: kd, focal, lm, ldi, elodi or naive; options are the fields of "
-        "pct_param (alpha, beta, temperature, filter, ...); may be repeated")  # fmt: skip
+        "pct_param (alpha, beta, temperature, filter, ...); may be repeated; none: omit those of the file")  # fmt: skip
 
 
 _SOLVER = {
@@ -129,9 +132,9 @@ def _add_schedule(group: argparse._ArgumentGroup) -> None:
         group.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=words[kind])
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "fusion-compose") -> int:
     """Run the command."""
-    arguments = parser().parse_args(argv)
+    arguments = parser(prog).parse_args(argv)
     code: int = run_command(lambda: _compose(arguments))
     return code
 
@@ -172,7 +175,7 @@ def _config(arguments: argparse.Namespace) -> ComposeConfig:
         **vars(arguments),
         **lists,
         "input_shape": _numbers("--input-shape", arguments.input_shape) if arguments.input_shape else None,
-        "pct": tuple(parse_pct_loss(text) for text in arguments.pct) or None,
+        "pct": () if arguments.pct == ["none"] else tuple(map(parse_pct_loss, arguments.pct)) or None,
         "tasks": tuple(parse_task(text) for text in arguments.task) or None,
         "schedule": (base.options.schedule or SolverSettings()).with_fields(solver) if solver else None,
     }
@@ -184,6 +187,8 @@ def _config(arguments: argparse.Namespace) -> ComposeConfig:
     config = ComposeConfig(sources, options, arguments.output or base.output)
     if not sources:
         _refuse("there are no sources to fuse", "give --source odd=odd.prototxt@ip1, or a file FUSION.toml")
+    if not options.tasks and options.num_output is None and options.loss is None:
+        _refuse("the number of classes of the fused net is missing", "give --num-output N, or num_output in the file")
     if config.output is None and not arguments.dry_run:
         _refuse("the output folder is missing", "give -o DIR, or output in the file, or use --dry-run")
     return config
@@ -217,19 +222,27 @@ def _sources(arguments: argparse.Namespace) -> list[Source]:
     from fusion.composition import Source
     from prototxt.errors import did_you_mean
 
-    classes = {prefix: _classes(text) for prefix, text in _pairs("--classes", arguments.classes)}
+    classes = {prefix: _numbers("--classes", text) for prefix, text in _pairs("--classes", arguments.classes)}
     logits = dict(_pairs("--logits", arguments.logits))
     weights = dict(_pairs("--weights", arguments.weights))
     pixels = dict(_pairs("--pixels", arguments.pixels))
+    shares = {prefix: _share(text) for prefix, text in _pairs("--share", arguments.share)}
     sources = []
     for prefix, text in _pairs("--source", arguments.source):
         # the last '@': folders may have one in their names, blobs do not
         path, _, blobs = text.rpartition("@") if "@" in text else (text, "", "")
         at = tuple(blob.strip() for blob in blobs.split(",") if blob.strip())
         found = Source(prefix, path, at or None, weights.pop(prefix, None), classes.pop(prefix, ()))
-        sources.append(replace(found, logits=logits.pop(prefix, None), pixels=pixels.pop(prefix, None)))
-    unused = (("--classes", classes), ("--logits", logits), ("--weights", weights), ("--pixels", pixels))
-    for option, values in unused:
+        found = replace(found, logits=logits.pop(prefix, None), pixels=pixels.pop(prefix, None))
+        sources.append(replace(found, share=shares.pop(prefix, None)))
+    unused: dict[str, Iterable[str]] = {
+        "--classes": classes,
+        "--logits": logits,
+        "--weights": weights,
+        "--pixels": pixels,
+        "--share": shares,
+    }
+    for option, values in unused.items():
         for prefix in values:
             known = [source.prefix for source in sources]
             _refuse(f"{option} names no source: '{prefix}'", did_you_mean(prefix, known, f"one of {', '.join(known)}"))
@@ -246,11 +259,11 @@ def _pairs(option: str, texts: Sequence[str]) -> list[tuple[str, str]]:
     return pairs
 
 
-def _classes(text: str) -> tuple[int | str, ...]:
-    """Parse `1,3,5` or `0-4,9`, or names of classes."""
-    parts = [part.strip() for part in text.split(",")]
-    by_number = all(part.replace("-", "", 1).isdigit() for part in parts)
-    return _numbers("--classes", text) if by_number else tuple(parts)
+def _share(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        _refuse(f"--share {text}: '{text}' is not a number", "e.g. --share odd=2")
 
 
 def _numbers(option: str, text: str) -> tuple[int, ...]:

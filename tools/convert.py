@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from . import convert_data
 from .arguments import input_argument
 from .cli import run_command
+from .command_parser import CommandParser
 
 _EPILOG = """The kind of IN is detected from its content; the ending of OUT gives the new form:
   .prototxt .pbtxt .txt -        text (- is standard output)
@@ -20,24 +21,23 @@ _EPILOG = """The kind of IN is detected from its content; the ending of OUT give
   .npy                           a mean image
 
 examples:
-  fusion-convert old.prototxt new.prototxt --upgrade              V0 or V1 text to the current form, comments kept
-  fusion-convert old.caffemodel new.caffemodel --upgrade          the same for weights
-  fusion-convert train_val.prototxt deploy.prototxt --deploy --input-shape data=1,3,227,227
-  fusion-convert net.caffemodel net.safetensors                   and back, and .h5; streamed, any size
-  fusion-convert net.caffemodel - | less                          the description inside, without values
-  fusion-convert solver.prototxt solver.binaryproto
-  fusion-convert images list.txt images/ train_lmdb --lmdb        and `fusion-convert mean`: see their --help
-  fusion-convert mean.binaryproto mean.npy
+  %(prog)s old.prototxt new.prototxt --upgrade              V0 or V1 text to the current form, comments kept
+  %(prog)s old.caffemodel new.caffemodel --upgrade          the same for weights
+  %(prog)s train_val.prototxt deploy.prototxt --deploy --input-shape data=1,3,227,227
+  %(prog)s net.caffemodel net.safetensors                   and back, and .h5; streamed, any size
+  %(prog)s net.caffemodel - | less                          the description inside, without values
+  %(prog)s solver.prototxt solver.binaryproto
+  %(prog)s images list.txt images/ train_lmdb --lmdb        and `%(prog)s mean`: see their --help
+  %(prog)s mean.binaryproto mean.npy
 """
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(prog: str = "fusion-convert") -> CommandParser:
     """Build the command line."""
-    result = argparse.ArgumentParser(
-        prog="fusion-convert",
+    result = CommandParser(
+        prog,
         description="Convert a Caffe file to another form. OUT is written atomically and may be IN.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = result.add_argument
     add("input", metavar="IN", help="a net, solver, mean image, weights or solver state, in any form")
@@ -58,13 +58,13 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "fusion-convert") -> int:
     """Convert; return 0 on success, 1 for an error in a file, 2 for bad usage."""
     given = sys.argv[1:] if argv is None else argv
     # by hand: argparse cannot mix sub-commands with a first argument that is any path
     if given and given[0] in convert_data.COMMANDS:
-        return convert_data.main(given)
-    options = parser()
+        return convert_data.main(given, prog)
+    options = parser(prog)
     arguments = options.parse_args(given)
     if not arguments.deploy and (arguments.input_shape or arguments.outputs or arguments.stage):
         options.error("--input-shape, --output and --stage go with --deploy")

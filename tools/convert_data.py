@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from .arguments import size_argument
 from .cli import run_command
+from .command_parser import CommandParser
 
 if TYPE_CHECKING:
     from fusion.data.convert_imageset import Progress, WriteResult
@@ -17,11 +18,9 @@ COMMANDS = ("images", "mean")
 _SHOWN = 5
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(prog: str = "fusion-convert") -> CommandParser:
     """Build the command line of both commands."""
-    result = argparse.ArgumentParser(
-        prog="fusion-convert", description="Make the data files for training, as Caffe's tools do."
-    )
+    result = CommandParser(prog, description="Make the data files for training, as Caffe's tools do.")
     commands = result.add_subparsers(dest="command", required=True)
     images = commands.add_parser(
         "images",
@@ -66,9 +65,9 @@ def _add_image_options(to: argparse.ArgumentParser) -> None:
     add("-q", "--quiet", action="store_true", help="print errors only")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "fusion-convert") -> int:
     """Convert; return 0 on success, 1 for an error in a file, 2 for bad usage."""
-    options = parser().parse_args(argv)
+    options = parser(prog).parse_args(argv)
     work = _images if options.command == "images" else _mean
     code: int = run_command(lambda: _report(work(options), options))
     return code

@@ -1,4 +1,4 @@
-"""fusion-test: measure a trained net on its own data, as `caffe test` does, or on other data; write its predictions."""
+"""fusion-test: measure a trained net on its own data, as `caffe test` does, and write its predictions."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from .arguments import read_class_names
 from .cli import allow_python, run_command
+from .command_parser import CommandParser
 from .reading_options import add_reading_options, read_options
 
 if TYPE_CHECKING:
@@ -17,9 +18,8 @@ if TYPE_CHECKING:
     from fusion.solver.metrics import MeanOutputs
 
 _EXAMPLE = """example:
-  fusion-test --model lenet_odd.prototxt --weights odd.caffemodel
-  fusion-test --model lenet_odd.prototxt --weights odd.caffemodel --predictions odd.npz --logits ip2 --classes 1,3,5,7,9
-  fusion-test --model fused/train_val.prototxt --weights fused.caffemodel --list photos/test
+  %(prog)s --model lenet_odd.prototxt --weights odd.caffemodel
+  %(prog)s --model lenet_odd.prototxt --weights odd.caffemodel --predictions odd.npz --logits ip2 --classes 1,3,5,7,9
 
 A predictions file holds every record of the data layer once, named as in its list; fusion-report compares such files.
 With --classes, class i of the net (and label i of its list) is CLASSES[i] in the label space that compared nets share.
@@ -28,19 +28,16 @@ With --classes, class i of the net (and label i of its list) is CLASSES[i] in th
 MANY = 16  # outputs with more values are printed as their mean
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(prog: str = "fusion-test") -> CommandParser:
     """Build the command line."""
-    result = argparse.ArgumentParser(
-        prog="fusion-test",
-        description="Measure a trained net on its own data, or on other data that its data layer reads alike.",
+    result = CommandParser(
+        prog,
+        description="Measure a trained net on its own data.",
         epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = result.add_argument
     add("--model", required=True, metavar="NET.prototxt", help="the net, with its data layer")
     add("--weights", required=True, metavar="W[,W]", help="trained weights; later files override earlier ones")
-    add("--list", metavar="LIST", help="measure on this list, folder of class folders or database instead of the "
-        "net's own, or one per data layer (data=LIST,depth=LIST)")  # fmt: skip
     add("--iterations", type=int, metavar="N", help="batches to average (default: one pass over all records)")
     add("--phase", choices=("TEST", "TRAIN"), default="TEST", help="phase of the layers (default TEST)")
     add("--level", type=int, default=0, metavar="N", help="the net state's level")
@@ -62,24 +59,24 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "fusion-test") -> int:
     """Measure; return 0 on success, 1 for bad input, 2 for bad usage."""
-    options = parser().parse_args(argv)
+    options = parser(prog).parse_args(argv)
     # with --heads the blobs are found by the layers that compare them with the label
     if not options.heads and bool(options.predictions) != bool(options.logits):
-        parser().error("--predictions and --logits go together")
+        parser(prog).error("--predictions and --logits go together")
     if not options.heads and options.logits and "," in options.logits:
-        parser().error("several --logits need --heads mean or --heads max")
+        parser(prog).error("several --logits need --heads mean or --heads max")
     if (options.classes or options.labels) and not options.predictions:
-        parser().error("--classes and --labels need --predictions")
+        parser(prog).error("--classes and --labels need --predictions")
     if options.iterations is not None and options.iterations < 1:
-        parser().error("--iterations must be at least 1")
+        parser(prog).error("--iterations must be at least 1")
     code: int = run_command(lambda: _evaluate(options))
     return code
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from fusion.solver.evaluate import MeasuredData, open_evaluation
+    from fusion.solver.evaluate import open_evaluation
     from fusion.solver.logging.console import Silent, for_stream
 
     options.labels = read_class_names(options.labels)
@@ -87,7 +84,9 @@ def _evaluate(options: argparse.Namespace) -> int:
     evaluation = open_evaluation(
         options.model,
         options.weights.split(","),
-        MeasuredData(options.list, options.phase, options.level, options.stage),
+        phase=options.phase,
+        level=options.level,
+        stages=options.stage,
         device=options.device,
         display=display,
         reading=read_options(options),

@@ -8,23 +8,23 @@ from collections.abc import Sequence
 
 from .arguments import shape_argument
 from .cli import run_command
+from .command_parser import CommandParser
 
 _EXAMPLE = """example:
-  fusion-export fused/deploy.prototxt fused.caffemodel -o fused.onnx --check
-  fusion-export train_val.prototxt net.caffemodel -o net.onnx --opset 13 --input-shape data=1,3,224,224 --output fc8
+  %(prog)s fused/deploy.prototxt fused.caffemodel -o fused.onnx --check
+  %(prog)s train_val.prototxt net.caffemodel -o net.onnx --opset 13 --input-shape data=1,3,224,224 --output fc8
 
 Inputs and outputs have the blobs' names. The first axis of each input is left open unless a layer fixes it. Images
 must be prepared as for Caffe: channels blue, green, red; mean and scale as in the data layer.
 """
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(prog: str = "fusion-export") -> CommandParser:
     """Build the command line."""
-    result = argparse.ArgumentParser(
-        prog="fusion-export",
+    result = CommandParser(
+        prog,
         description="Write a trained net as an ONNX model.",
         epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = result.add_argument
     add("net", metavar="NET.prototxt", help="the net; of a train_val file its deploy form is exported")
@@ -40,9 +40,9 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "fusion-export") -> int:
     """Run the command; return 0 on success, 1 for bad input or a model that differs."""
-    options = parser()
+    options = parser(prog)
     arguments = options.parse_args(argv)
     if not arguments.onnx.lower().endswith(".onnx"):
         options.error("the name of the model to write ends in .onnx")

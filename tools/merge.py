@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from .arguments import shape_argument
 from .cli import run_command
+from .command_parser import CommandParser
 from .sources import check_apart, check_not_a_source, named_sources, source_or_recipe
 
 if TYPE_CHECKING:
@@ -17,20 +18,19 @@ if TYPE_CHECKING:
     from fusion.merge.merge import MergePlan
 
 _EXAMPLE = """example:
-  fusion-merge fused/train_val.prototxt odd=lenet_odd.prototxt:odd.caffemodel even=even.caffemodel -o init.caffemodel
+  %(prog)s fused/train_val.prototxt odd=lenet_odd.prototxt:odd.caffemodel even=even.caffemodel -o init.caffemodel
 
 The fused layer odd/conv1 takes the weights of conv1 of the source odd (or of odd/conv1, if that is its name there).
 Layers without a prefix are new and start from their fillers. A source layer that does not fit is an error.
 """
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(prog: str = "fusion-merge") -> CommandParser:
     """Build the command line."""
-    result = argparse.ArgumentParser(
-        prog="fusion-merge",
+    result = CommandParser(
+        prog,
         description="Build the first weights of a fused net from the weights of its sources.",
         epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     result.add_argument("fused", metavar="FUSED.prototxt", help="the fused net (train_val or deploy)")
     result.add_argument(
@@ -73,9 +73,9 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "fusion-merge") -> int:
     """Run the command; return its exit code."""
-    options = parser()
+    options = parser(prog)
     arguments = options.parse_args(argv)
     if not arguments.output and not arguments.dry_run:
         options.error("give -o OUT.caffemodel, or only print the plan with --dry-run")

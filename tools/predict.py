@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from .arguments import read_class_names, shape_argument, size_argument, source_argument
 from .cli import run_command
+from .command_parser import CommandParser
 
 if TYPE_CHECKING:
     from fusion.serving import Server
     from fusion.serving.predictor import Answer, Predictor
 
 _EXAMPLE = """examples:
-  fusion-predict fused/train_val.prototxt fused.caffemodel digits/ --top 3
-  fusion-predict deploy.prototxt net.caffemodel cat.jpg --mean 104,117,123 --labels synset_words.txt --json
-  cat cat.jpg | fusion-predict deploy.prototxt net.caffemodel -
-  find . -name '*.png' | fusion-predict train_val.prototxt net.caffemodel - --csv > answers.csv
-  fusion-predict fused/train_val.prototxt fused.caffemodel --serve --beside odd=odd.prototxt:odd.caffemodel
+  %(prog)s fused/train_val.prototxt fused.caffemodel digits/ --top 3
+  %(prog)s deploy.prototxt net.caffemodel cat.jpg --mean 104,117,123 --labels synset_words.txt --json
+  cat cat.jpg | %(prog)s deploy.prototxt net.caffemodel -
+  find . -name '*.png' | %(prog)s train_val.prototxt net.caffemodel - --csv > answers.csv
+  %(prog)s fused/train_val.prototxt fused.caffemodel --serve --beside odd=odd.prototxt:odd.caffemodel
 
 Images are prepared as in the net's data layer (phase TEST); for a deploy net, which has none, give --mean, --scale,
 --resize and --rgb. An image that cannot be read is reported, the others are classified, and the exit code is 1.
@@ -27,13 +28,12 @@ Images are prepared as in the net's data layer (phase TEST); for a deploy net, w
 _IMAGE_STARTS = (b"\xff\xd8", b"\x89PNG", b"BM", b"RIFF", b"GIF8", b"II*\0", b"MM\0*", b"P5", b"P6")
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(prog: str = "fusion-predict") -> CommandParser:
     """Build the command line."""
-    result = argparse.ArgumentParser(
-        prog="fusion-predict",
+    result = CommandParser(
+        prog,
         description="Classify images with a trained net.",
         epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = result.add_argument
     add("net", metavar="NET.prototxt", help="the net, train_val or deploy")
@@ -66,9 +66,9 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "fusion-predict") -> int:
     """Run the command; return 0 on success, 1 for bad input or images that could not be read."""
-    options = parser()
+    options = parser(prog)
     arguments = options.parse_args(argv)
     if arguments.top < 1 or arguments.batch < 1:
         options.error("--top and --batch are at least 1")

@@ -8,15 +8,16 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from .cli import run_command
+from .command_parser import CommandParser
 
 if TYPE_CHECKING:
     from prototxt.edit.rename import RenameResult
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(prog: str = "fusion-rename") -> CommandParser:
     """Build the command line."""
-    result = argparse.ArgumentParser(
-        prog="fusion-rename",
+    result = CommandParser(
+        prog,
         description="Put PREFIX/ before the names of a net's layers, blobs and shared parameters, and freeze the net. "
         "Inputs and the tops of data layers keep their names, so that several nets can share them. The rest of the "
         "file stays unchanged, byte for byte.",
@@ -37,11 +38,11 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "fusion-rename") -> int:
     """Rename and freeze; return 0 on success, 1 for an error in the net or a file, 2 for bad usage."""
-    options = parser().parse_args(argv)
+    options = parser(prog).parse_args(argv)
     if options.no_freeze and (options.freeze is not None or options.thaw is not None or options.propagate_down):
-        parser().error("--no-freeze cannot go with --freeze, --thaw or --propagate-down")
+        parser(prog).error("--no-freeze cannot go with --freeze, --thaw or --propagate-down")
     code: int = run_command(lambda: _rename(options))
     return code
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from .arguments import read_class_names
 from .cli import run_command
+from .command_parser import CommandParser
 
 if TYPE_CHECKING:
     from fusion.report import Budget
@@ -24,20 +25,19 @@ _EPILOG = """FILE is written by fusion-test (npz), or CSV or Parquet with the co
   0.9*FILE+0.1*FILE  is an ensemble with these weights
 
 examples:
-  fusion-report --old odd.npz@1,3,5,7,9 even.npz@0,2,4,6,8 --new plain.npz focal.npz --html report.html
-  fusion-report --old v1=old.npz --new v2=new.npz --max-nfr 0.5% --min-accuracy 98%      (exit code 3 if exceeded)
+  %(prog)s --old odd.npz@1,3,5,7,9 even.npz@0,2,4,6,8 --new plain.npz focal.npz --html report.html
+  %(prog)s --old v1=old.npz --new v2=new.npz --max-nfr 0.5%% --min-accuracy 98%%      (exit code 3 if exceeded)
 """
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(prog: str = "fusion-report") -> CommandParser:
     """Build the command line."""
-    result = argparse.ArgumentParser(
-        prog="fusion-report",
+    result = CommandParser(
+        prog,
         description="Compare a new net with the nets it replaces, sample by sample: accuracy, negative flips "
         "(samples that only the old net has right) and positive flips, with confidence intervals, against each "
         "original and their ensemble.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = result.add_argument
     add("--old", nargs="+", required=True, metavar="FILE", help="predictions of the originals")
@@ -84,20 +84,20 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "fusion-report") -> int:
     """Run the command."""
     words = sys.argv[1:] if argv is None else argv  # the page shows the command that made it
-    usage = parser()
+    usage = parser(prog)
     arguments = usage.parse_args(words)
     for name in _LIMITS:
         try:
             setattr(arguments, name, _rate(getattr(arguments, name)))
         except ValueError as error:
             usage.error(f"--{name.replace('_', '-')}: {error}")
-    return run_command(lambda: _report(arguments, words))
+    return run_command(lambda: _report(arguments, f"{prog} {shlex.join(words)}"))
 
 
-def _report(arguments: argparse.Namespace, words: Sequence[str]) -> int:
+def _report(arguments: argparse.Namespace, command: str) -> int:
     from fusion import report
     from fusion.report.load_predictions import load_predictions, split_file_text
     from prototxt.files import write_text
@@ -119,7 +119,6 @@ def _report(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     if arguments.html:
         album = report.Album(Path(arguments.images), arguments.image_bytes)
         curves = [report.read_log(path, name) for name, path, _ in map(split_file_text, arguments.log)]
-        command = shlex.join(["fusion-report", *words])
         write_text(arguments.html, report.page(found, checks, album, command, curves))
     if arguments.json and arguments.json != "-":
         write_text(arguments.json, report.report_json(found, checks))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .arguments import input_argument
 from .cli import run_command
+from .command_parser import CommandParser
 
 if TYPE_CHECKING:
     from prototxt.conversion.file_content import Content
@@ -17,24 +18,23 @@ if TYPE_CHECKING:
     from prototxt.summary.net_summary import NetListing
 
 _EPILOG = """examples:
-  fusion-show train_val.prototxt                            layers, shapes, parameters, MACs, memory, frozen layers
-  fusion-show deploy.prototxt --input data=1,3,227,227      where the data cannot be read
-  fusion-show deploy.prototxt --html net.html --svg net.svg --dot net.dot
-  fusion-show net.caffemodel                                its layers and blobs, without reading values
-  fusion-show net.caffemodel --stats                        and min, max, mean, deviation, zeros and NaN of each blob
-  fusion-show deploy.prototxt --weights net.caffemodel      both, and whether they fit
+  %(prog)s train_val.prototxt                            layers, shapes, parameters, MACs, memory, frozen layers
+  %(prog)s deploy.prototxt --input data=1,3,227,227      where the data cannot be read
+  %(prog)s deploy.prototxt --html net.html --svg net.svg --dot net.dot
+  %(prog)s net.caffemodel                                its layers and blobs, without reading values
+  %(prog)s net.caffemodel --stats                        and min, max, mean, deviation, zeros and NaN of each blob
+  %(prog)s deploy.prototxt --weights net.caffemodel      both, and whether they fit
 
 A net with errors or unknown types is shown as far as possible, and its errors are listed.
 """
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(prog: str = "fusion-show") -> CommandParser:
     """Build the command line."""
-    result = argparse.ArgumentParser(
-        prog="fusion-show",
+    result = CommandParser(
+        prog,
         description="Show a net, solver, weights, solver state or mean image, in any of their forms.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = result.add_argument
     add("input", metavar="FILE", help="file to show; its kind is detected from its content")
@@ -55,9 +55,9 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "fusion-show") -> int:
     """Show; return 0 on success, 1 if the file cannot be read, 2 for bad usage."""
-    arguments = parser().parse_args(argv)
+    arguments = parser(prog).parse_args(argv)
     code: int = run_command(lambda: _show(arguments))
     return code
 

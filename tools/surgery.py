@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from .arguments import shape_argument
 from .cli import run_command
+from .command_parser import CommandParser
 from .sources import check_not_a_source
 
 if TYPE_CHECKING:
@@ -16,30 +17,31 @@ if TYPE_CHECKING:
     from prototxt.text.tree import Document
 
 _EXAMPLE = """examples:
-  fusion-surgery fold deploy.prototxt net.caffemodel -o folded                  BatchNorm, Scale, Bias into convolutions
-  fusion-surgery head train_val.prototxt net.caffemodel --drop fc8 --num-output 20 --reinit xavier -o new
-  fusion-surgery convolve deploy.prototxt net.caffemodel -o full                dense layers as convolutions
-  fusion-surgery dense deploy.prototxt full.caffemodel -o back                  and back
-  fusion-surgery strip fused/train_val.prototxt trained.caffemodel -o head      only the trained layers
-  fusion-surgery restore fused/train_val.prototxt head.caffemodel init.caffemodel -o whole
-  fusion-surgery bake fused/deploy.prototxt trained.caffemodel -o plain         learned weighted sums as Caffe layers
-  fusion-surgery group fused/deploy.prototxt trained.caffemodel --branches odd even -o grouped     side by side
-  fusion-surgery soup train_val.prototxt a.caffemodel b.caffemodel c.caffemodel -o soup            greedy
-  fusion-surgery interpolate train_val.prototxt old.caffemodel new.caffemodel --max-nfr 0.01 -o between
-  fusion-surgery average a.caffemodel b.caffemodel c.caffemodel --share 2 --share 1 --share 1 -o mean
+  %(prog)s fold deploy.prototxt net.caffemodel -o folded                  BatchNorm, Scale, Bias into convolutions
+  %(prog)s head train_val.prototxt net.caffemodel --drop fc8 --num-output 20 --reinit xavier -o new
+  %(prog)s classes train_val.prototxt net.caffemodel --drop 3,7 --add rabbit,fox -o new     trained rows stay
+  %(prog)s channels deploy.prototxt net.caffemodel --channels 4 --fill zero -o rgbd          3 to 4 input channels
+  %(prog)s convolve deploy.prototxt net.caffemodel -o full                dense layers as convolutions
+  %(prog)s dense deploy.prototxt full.caffemodel -o back                  and back
+  %(prog)s strip fused/train_val.prototxt trained.caffemodel -o head      only the trained layers
+  %(prog)s restore fused/train_val.prototxt head.caffemodel init.caffemodel -o whole
+  %(prog)s bake fused/deploy.prototxt trained.caffemodel -o plain         learned weighted sums as Caffe layers
+  %(prog)s group fused/deploy.prototxt trained.caffemodel --branches odd even -o grouped     side by side
+  %(prog)s soup train_val.prototxt a.caffemodel b.caffemodel c.caffemodel -o soup            greedy
+  %(prog)s interpolate train_val.prototxt old.caffemodel new.caffemodel --max-nfr 0.01 -o between
+  %(prog)s average a.caffemodel b.caffemodel c.caffemodel --share 2 --share 1 --share 1 -o mean
 
 -o NAME writes NAME.caffemodel, and NAME.prototxt where the net itself changes; NAME.safetensors and NAME.caffemodel.h5
 are written in that format.
 """
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(prog: str = "fusion-surgery") -> CommandParser:
     """Build the command line."""
-    result = argparse.ArgumentParser(
-        prog="fusion-surgery",
+    result = CommandParser(
+        prog,
         description="Change trained nets without training. Every layer that is kept, changed or dropped is listed.",
         epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = result.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add(commands, "fold", "fold BatchNorm, Scale and Bias into the layer before them")
@@ -48,6 +50,14 @@ def parser() -> argparse.ArgumentParser:
     head.add_argument("--num-output", type=int, metavar="N", help="their number of outputs")
     head.add_argument("--reinit", metavar="FILLER", help="their filler: xavier, or gaussian,std=0.01")
     head.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the fillers (default 0)")
+    _add_classes(commands)
+    channels = _add(commands, "channels", "let the first layers read another number of channels")
+    channels.add_argument("--channels", type=int, required=True, metavar="N",
+        help="1, whose weights are the sum of the trained ones, or more than before")  # fmt: skip
+    channels.add_argument("--fill", choices=("mean", "copy", "zero"), default="mean",
+        help="weights of further channels: the mean of the trained ones (default), the trained ones repeated, with all "
+        "scaled by old / new, or zeros")  # fmt: skip
+    channels.add_argument("--input", metavar="BLOB", help="the input (default: the only one)")
     for name, text in (
         ("convolve", "make dense layers convolutions"),
         ("dense", "make full convolutions dense layers"),
@@ -76,16 +86,31 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def _add(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str
-) -> argparse.ArgumentParser:
-    added: argparse.ArgumentParser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+def _add(commands: argparse._SubParsersAction[CommandParser], name: str, text: str) -> CommandParser:
+    added: CommandParser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
     added.add_argument("net", metavar="NET.prototxt", help="the net")
     added.add_argument("weights", metavar="WEIGHTS", help="its weights")
     return added
 
 
-def _add_measured(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_classes(commands: argparse._SubParsersAction[CommandParser]) -> None:
+    """Add the operation that changes the set of classes."""
+    classes = _add(commands, "classes", "keep, reorder, drop, rename and add classes; the trained rows stay")
+    which = classes.add_mutually_exclusive_group()
+    which.add_argument("--keep", metavar="C,C,...", help="the old classes of the new net, in their new order, by "
+        "number or name, such as 3,0-2 or cat,dog (default: all)")  # fmt: skip
+    which.add_argument("--drop", metavar="C,C,...", help="the old classes that the new net does not have")
+    classes.add_argument(
+        "--add", metavar="NAME,NAME,...", help="new classes after the others, by name, or their number"
+    )
+    classes.add_argument("--rename", action="append", default=[], metavar="C=NAME", help="another name for a class "
+        "(repeatable)")  # fmt: skip
+    classes.add_argument("--layers", metavar="REGEX", help="names of the layers that score the classes (default: those "
+        "whose scores the losses, measures or the Softmax read)")  # fmt: skip
+    classes.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the new rows (default 0)")
+
+
+def _add_measured(commands: argparse._SubParsersAction[CommandParser]) -> None:
     """Add the operations that choose weights on the net's own validation data."""
     soup = commands.add_parser("soup", help="average nets, best first, as long as the average improves")
     soup.add_argument("net", metavar="NET.prototxt", help="the net with its validation data (phase TEST)")
@@ -101,9 +126,9 @@ def _add_measured(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         each.add_argument("--logits", metavar="BLOB", help="the class scores (default: the input of the loss)")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "fusion-surgery") -> int:
     """Run the command; return 0 on success, 1 for bad input, 2 for bad usage."""
-    options = parser()
+    options = parser(prog)
     arguments = options.parse_args(argv)
     if arguments.command == "interpolate" and (arguments.share is None) == (arguments.max_nfr is None):
         options.error("give a position with --share, or a limit of negative flips with --max-nfr")
@@ -187,6 +212,33 @@ def _head(arguments: argparse.Namespace) -> SurgeryResult:
     )
 
 
+def _classes(arguments: argparse.Namespace) -> SurgeryResult:
+    from fusion.surgery.classes import edit_classes
+    from prototxt.text.class_names import class_names_of, parse_classes
+
+    document = _document(arguments)
+    names = class_names_of(document).names
+    add = arguments.add or ""
+    renamed = [text.partition("=")[::2] for text in arguments.rename]
+    return edit_classes(
+        document,
+        _weights(arguments.weights),
+        keep=parse_classes(arguments.keep, names, "--keep") if arguments.keep else None,
+        drop=parse_classes(arguments.drop, names, "--drop") if arguments.drop else (),
+        add=[""] * int(add) if add.isdigit() else [name.strip() for name in add.split(",") if name.strip()],
+        rename={number: name for old, name in renamed for number in parse_classes(old, names, "--rename")},
+        layers=arguments.layers,
+        seed=arguments.seed,
+    )
+
+
+def _channels(arguments: argparse.Namespace) -> SurgeryResult:
+    from fusion.surgery.input_channels import edit_input_channels
+
+    document, weights = _document(arguments), _weights(arguments.weights)
+    return edit_input_channels(document, weights, arguments.channels, fill=arguments.fill, blob=arguments.input)
+
+
 def _convolve(arguments: argparse.Namespace) -> SurgeryResult:
     from fusion.surgery.dense import to_convolution, to_dense
 
@@ -247,6 +299,8 @@ def _interpolate(arguments: argparse.Namespace) -> SurgeryResult:
 _OPERATIONS: dict[str, Callable[[argparse.Namespace], SurgeryResult]] = {
     "average": _average,
     "bake": _bake,
+    "channels": _channels,
+    "classes": _classes,
     "convolve": _convolve,
     "dense": _convolve,
     "fold": _fold,

@@ -17,13 +17,14 @@ if TYPE_CHECKING:
     from fusion.solver import Solver
     from fusion.solver.callbacks.callback import Callback
     from fusion.solver.logging.console import Display
+    from fusion.solver.solver_options import SolverOptions
     from fusion.solver.train_options import TrainOptions
     from prototxt.schema.messages import SolverParameter
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "fusion-train") -> int:
     """Train; return 0 on success, 1 for bad input or a failed run, 2 for bad usage, 130 after Ctrl-C."""
-    usage = parser()
+    usage = parser(prog)
     options = usage.parse_args(argv)
     check_options(options, usage)
     # torchrun sets WORLD_SIZE and RANK
@@ -50,13 +51,27 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _open(options: argparse.Namespace, display: Display | None) -> Solver:
-    from fusion.distributed.process_group import DataParallelOptions
     from fusion.solver import Solver
+    from fusion.sweep import choose_pct
 
-    return Solver(
+    # []: no weights now, the snapshot brings them; None: those that the solver file names
+    weights = _weights(options) or ([] if options.snapshot else None)
+    chosen = choose_pct(
         options.solver,
-        # []: no weights now, the snapshot brings them; None: those that the solver file names
-        weights=_weights(options) or ([] if options.snapshot else None),
+        weights,
+        select_on=options.select_on,
+        slack=options.slack,
+        resume=bool(options.snapshot or options.resume),
+        **_solver_options(options, display),
+    )
+    return Solver(options.solver, weights, **chosen)
+
+
+def _solver_options(options: argparse.Namespace, display: Display | None) -> SolverOptions:
+    from fusion.distributed.process_group import DataParallelOptions
+    from fusion.solver.solver_options import SolverOptions
+
+    return SolverOptions(
         device=options.device,
         max_iter=options.max_iter,
         cache_budget=_budget(options),

@@ -6,20 +6,22 @@ import argparse
 from typing import TYPE_CHECKING
 
 from .cli import allow_python
+from .command_parser import CommandParser
 from .reading_options import add_reading_options, bytes_argument
 
 if TYPE_CHECKING:
     from fusion.solver.train_options import TrainOptions
 
 _EXAMPLE = """examples:
-  fusion-train --solver solver.prototxt --weights init.caffemodel
-  fusion-train --solver solver.prototxt --weights init.caffemodel --resume
-  fusion-train --solver solver.prototxt --lr 0.1 --lr-policy cosine --warmup 500 --set weight_decay=1e-4
-  fusion-train --solver solver.prototxt --best-on 0.1 --early-stopping 5 --ema 0.999 --log-json run.jsonl --plot run.png
-  fusion-train --solver solver.prototxt --dry-run
-  fusion-train --model train_val.prototxt --time --iterations 20
-  fusion-train --solver solver.prototxt --reference old.prototxt:old.caffemodel --pct focal,weight=0.01
-  fusion-train --solver solver.prototxt --reference old.prototxt:old.caffemodel --sweep loss=kd,focal \\
+  %(prog)s --solver solver.prototxt --weights init.caffemodel
+  %(prog)s --solver solver.prototxt --weights init.caffemodel --resume
+  %(prog)s --solver solver.prototxt --lr 0.1 --lr-policy cosine --warmup 500 --set weight_decay=1e-4
+  %(prog)s --solver solver.prototxt --best-on 0.1 --early-stopping 5 --ema 0.999 --log-json run.jsonl --plot run.png
+  %(prog)s --solver solver.prototxt --dry-run
+  %(prog)s --model train_val.prototxt --time --iterations 20
+  %(prog)s --solver solver.prototxt --reference old.prototxt:old.caffemodel --pct focal,weight=0.01
+  %(prog)s --solver solver.prototxt --reference old.prototxt:old.caffemodel --pct auto
+  %(prog)s --solver solver.prototxt --reference old.prototxt:old.caffemodel --sweep loss=kd,focal \\
     --sweep weight=0.001,0.01,0.1 --sweep seed=1,2,3 --out sweep
 
 The outputs of frozen layers next to the data are computed once and cached, unless the data is random. Ctrl-C takes a
@@ -38,14 +40,13 @@ _WITHOUT_SWEEP = {
 }
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(prog: str = "fusion-train") -> CommandParser:
     """Build the command line."""
-    result = argparse.ArgumentParser(
-        prog="fusion-train",
-        usage="fusion-train --solver SOLVER.prototxt [--weights W[,W] | --snapshot STATE] [options]",
+    result = CommandParser(
+        prog,
+        usage="%(prog)s --solver SOLVER.prototxt [--weights W[,W] | --snapshot STATE] [options]",
         description="Train a net from its solver file.",
         epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_run(result)
     _add_settings(result)
@@ -136,7 +137,8 @@ def _add_references(result: argparse.ArgumentParser) -> None:
         "[,pixels=KIND][,input=BLOB]; repeatable")  # fmt: skip
     add("--pct", action="append", default=[], metavar="KIND[,weight=W,OPTION=VALUE...]",
         help="the loss towards the references: kd, focal, lm, ldi, elodi, naive, or on features (on=BLOB) cna, bct; "
-        "with fields of pct_param (alpha, beta, temperature, filter, ...) and of=NAME+NAME; repeatable")  # fmt: skip
+        "with fields of pct_param (alpha, beta, temperature, filter, ...) and of=NAME+NAME; repeatable. "
+        "auto[,kind=kd+ldi][,weight=LOW:HIGH:NUMBER] chooses one on training records that are kept back")  # fmt: skip
     add("--kd-alpha", type=float, metavar="A", help="the loss is (1 - A) * own + A * weight * pct")
 
 
@@ -149,7 +151,8 @@ def _add_processes(result: argparse.ArgumentParser) -> None:
 
 
 def _add_sweep(result: argparse.ArgumentParser) -> None:
-    add = result.add_argument_group("sweeps (many heads on one frozen trunk, trained together)").add_argument
+    group = "sweeps (many heads on one frozen trunk, trained together) and --pct auto"
+    add = result.add_argument_group(group).add_argument
     add("--sweep", action="append", default=[], metavar="AXIS=V,V|FILE", help="train a head for every "
         "combination of these values: loss (kd, focal, lm, ldi, elodi, naive, none), weight, lr, seed and the losses' "
         "options; a TOML or JSON file holds lists; repeatable")  # fmt: skip
@@ -158,7 +161,8 @@ def _add_sweep(result: argparse.ArgumentParser) -> None:
         "layer (data=LIST,depth=LIST); default 0.1")  # fmt: skip
     add("--slack", type=float, default=0.003, metavar="A",
         help="choose the fewest negative flips among settings within A of the best accuracy (0.003)")  # fmt: skip
-    add("--out", default="sweep", metavar="DIR", help="folder for predictions, tables and the best head's weights")
+    add("--out", default="sweep", metavar="DIR", help="folder of a sweep: predictions, tables, the best head's weights "
+        "(default: sweep)")  # fmt: skip
 
 
 def check_options(options: argparse.Namespace, usage: argparse.ArgumentParser) -> None:
@@ -173,6 +177,8 @@ def check_options(options: argparse.Namespace, usage: argparse.ArgumentParser) -
         usage.error("--resume finds the snapshot itself: leave --snapshot out")
     if options.time and (options.dry_run or options.snapshot or options.resume):
         usage.error("--time neither plans nor resumes a run: no --dry-run, --snapshot or --resume")
+    if options.dry_run and any(item.partition(",")[0] == "auto" for item in options.pct):
+        usage.error("--dry-run trains nothing, so it cannot choose: give a loss instead of --pct auto")
     if options.time and options.compile:
         usage.error("--time runs layer by layer, and the compiler would join layers: no --compile")
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from .arguments import shape_argument
 from .cli import run_command
+from .command_parser import CommandParser
 from .sources import SourceFiles, check_apart, named_sources, source_or_recipe
 
 if TYPE_CHECKING:
@@ -16,23 +17,22 @@ if TYPE_CHECKING:
     from fusion.verification.comparison import Comparison
 
 _EXAMPLE = """example:
-  fusion-verify fused/train_val.prototxt init.caffemodel odd=odd.prototxt:odd.caffemodel even=ev.prototxt:ev.caffemodel
-  fusion-verify fused/train_val.prototxt trained.caffemodel odd=odd.caffemodel       (only the weights, bit for bit)
-  fusion-verify net.prototxt net.caffemodel --against other.prototxt:other.caffemodel
-  fusion-verify net.prototxt net.caffemodel --against net.onnx
+  %(prog)s fused/train_val.prototxt init.caffemodel odd=odd.prototxt:odd.caffemodel even=ev.prototxt:ev.caffemodel
+  %(prog)s fused/train_val.prototxt trained.caffemodel odd=odd.caffemodel       (only the weights, bit for bit)
+  %(prog)s net.prototxt net.caffemodel --against other.prototxt:other.caffemodel
+  %(prog)s net.prototxt net.caffemodel --against net.onnx
 
 Relative differences are the largest difference in a blob over the largest magnitude in it. The exit code is 1 when any
 exceeds --rtol.
 """
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(prog: str = "fusion-verify") -> CommandParser:
     """Build the command line."""
-    result = argparse.ArgumentParser(
-        prog="fusion-verify",
+    result = CommandParser(
+        prog,
         description="Run each source and its branch of the fused net on the same inputs and compare them blob by blob.",
         epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = result.add_argument
     add("net", metavar="FUSED.prototxt", help="the fused net (train_val or deploy)")
@@ -52,9 +52,9 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "fusion-verify") -> int:
     """Run the command; return 0 if all blobs agree, 1 if not."""
-    options = parser()
+    options = parser(prog)
     arguments = options.parse_args(argv)
     if bool(arguments.sources) == bool(arguments.against):
         options.error("give sources (P=NET.prototxt:WEIGHTS), or another net with --against")

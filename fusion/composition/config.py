@@ -16,7 +16,7 @@
     base_lr = 0.01
 
 The keys and their types are the fields of ComposeOptions, Source and SolverSettings. Paths are relative to the working
-directory, as everywhere.
+directory, as everywhere. A job for `fusion run` is such a file with more in it (`fusion.job`), which composing ignores.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Final
 
 from fusion.composition.losses import Loss, plain_options
@@ -47,38 +48,51 @@ _TYPES: Final[Mapping[str, tuple[tuple[type, ...], str]]] = {
     "Sequence": ((list,), "a list"),
     "Mapping": ((dict,), "a table"),
 }
-_TABLES: Final = ("source", "data", "task", "pct", "solver")
+# The tables of a job; those in _STEPS may be `false` instead, for a job without that step.
+_STEPS: Final = ("verify", "report", "export")
+AUTO: Final = "auto"
+JOB_TABLES: Final = ("merge", "train", "test", "gate", *_STEPS)
+_TABLES: Final = ("source", "data", "task", "pct", "solver", *JOB_TABLES)
 _DATA: Final = ("data_from", "train_list", "val_list", "train_batch", "test_batch")
 _OPTIONS: Final = {
     item.name: str(item.type) for item in fields(ComposeOptions) if item.name not in ("tasks", "pct", "schedule")
 }
-_TOP: Final = {name: kind for name, kind in {**_OPTIONS, "output": "str"}.items() if name not in _DATA}
+_TOP: Final = {name: kind for name, kind in {**_OPTIONS, "output": "str", "plain": "bool"}.items() if name not in _DATA}
 _SOURCE: Final = {item.name.replace("prototxt", "net"): str(item.type) for item in fields(Source)}
 _TASK: Final = {"name": "str", "loss": "str", "label": "str", "num_output": "int"}
 
 
 @dataclass(frozen=True)
 class ComposeConfig:
-    """The arguments of `compose`, and the folder for its files."""
+    """The arguments of `compose`, and the folder for its files.
+
+    job  the rest of a job: its tables as they stand there, False for a step to leave out, and the keys `plain`,
+         `test_list` and `pct`, which is "auto" where the losses are not in the file
+    """
 
     sources: tuple[Source, ...] = ()
     options: ComposeOptions = field(default_factory=ComposeOptions)
     output: str | None = None
+    job: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_config(path: PathLike) -> ComposeConfig:
     """Read a fusion file. Raises: ComposeError with all errors in it, OSError."""
     file = _ConfigFile(os.fspath(path))
     top = file.checked({key: value for key, value in file.content.items() if key not in _TABLES}, _TOP, "", _TABLES)
-    data = file.checked(file.table("data"), {name: _OPTIONS[name] for name in _DATA}, "data.")
+    data = file.checked(file.table("data"), {**{name: _OPTIONS[name] for name in _DATA}, "test_list": "str"}, "data.")
+    job = _job(file)
     sources = [_source(file, table, number) for number, table in enumerate(file.tables("source"), 1)]
-    pct = [_pct(file, table, number) for number, table in enumerate(file.tables("pct"), 1)]
+    losses = [] if "pct" in job else file.tables("pct")
+    pct = [_pct(file, table, number) for number, table in enumerate(losses, 1)]
     tasks = [_task(file, table, number) for number, table in enumerate(file.tables("task"), 1)]
     solver = _solver(file)
     raise_all(file.errors)
     output = top.pop("output", None)
+    job.update({key: part.pop(key) for key, part in (("plain", top), ("test_list", data)) if key in part})
+    top["references"] = top.get("references", False) or "pct" in job
     options = ComposeOptions(**top, **data, tasks=tuple(tasks), pct=tuple(pct), schedule=solver)
-    return ComposeConfig(tuple(sources), options, output)
+    return ComposeConfig(tuple(sources), options, output, job)
 
 
 class _ConfigFile:
@@ -86,12 +100,12 @@ class _ConfigFile:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        with open(path, "rb") as file:
-            self.content: dict[str, Any] = parse_toml(file.read(), path, ComposeError)
+        self.data = Path(path).read_bytes()
+        self.content: dict[str, Any] = parse_toml(self.data, path, ComposeError)
         self.errors: list[ComposeError] = []
 
-    def error(self, message: str, hint: str | None = None) -> None:
-        self.errors.append(ComposeError(message, place=self.path, hint=hint))
+    def error(self, message: str, hint: str | None = None, key: str = "") -> None:
+        self.errors.append(ComposeError(message, place=place_of_key(self.data, self.path, key), hint=hint))
 
     def table(self, key: str) -> dict[str, Any]:
         value = self.content.get(key, {})
@@ -116,9 +130,9 @@ class _ConfigFile:
             if key not in known:
                 names = [*known, *tables]
                 hint = did_you_mean(key, names) or f"one of {', '.join(names)}"
-                self.error(f"there is no key '{where}{key}'", hint)
+                self.error(f"there is no key '{where}{key}'", hint, f"{where}{key}")
             elif problem := _type_error(value, known[key]):
-                self.error(f"'{where}{key}' {problem}")
+                self.error(f"'{where}{key}' {problem}", key=f"{where}{key}")
             else:
                 good[key] = tuple(value) if isinstance(value, list) else value
         return good
@@ -127,6 +141,18 @@ class _ConfigFile:
         missing = [name for name in names if name not in table]
         if missing:
             self.error(f"{which} has no {' and no '.join(missing)}", hint)
+
+
+def place_of_key(data: bytes, path: str, key: str) -> str:
+    """Return `file:line` of the first line that sets a key such as `num_output` or `source.at`, else the file."""
+    table, _, name = key.rpartition(".")
+    inside = ""
+    for number, line in enumerate(data.decode("utf-8", "replace").splitlines(), 1):
+        if header := re.match(r"\s*\[\[?\s*([\w.-]+)\s*\]", line):
+            inside = header[1]
+        elif name and inside == table and re.match(rf"\s*[\"']?{re.escape(name)}[\"']?\s*=", line):
+            return f"{path}:{number}"
+    return path
 
 
 def _type_error(value: Any, annotation: str) -> str | None:
@@ -171,6 +197,14 @@ def _task(file: _ConfigFile, table: dict[str, Any], number: int) -> Task:
     return Task(good.get("name", ""), Loss(good.get("loss", ""), rest, good.get("label")), good.get("num_output"))
 
 
+def _job(file: _ConfigFile) -> dict[str, Any]:
+    """Read the tables of a job; their keys are options of commands, which are not known here."""
+    absent = [key for key in _STEPS if file.content.get(key) is False]
+    job: dict[str, Any] = {key: file.table(key) for key in JOB_TABLES if key in file.content and key not in absent}
+    job.update(dict.fromkeys(absent, False))
+    return {**job, "pct": AUTO} if file.content.get("pct") == AUTO else job
+
+
 def _solver(file: _ConfigFile) -> SolverSettings | None:
     """Read the fields of SolverSettings; other fields go to the solver as they stand, if Caffe knows them."""
     from prototxt.schema.messages import SolverParameter
@@ -187,11 +221,15 @@ def to_toml(config: ComposeConfig) -> str:
     options = config.options
     given = {item.name: getattr(options, item.name) for item in fields(options) if item.name in _OPTIONS}
     given = {key: value for key, value in given.items() if value != getattr(ComposeOptions, key)}
-    lines = _lines({**{key: value for key, value in given.items() if key not in _DATA}, "output": config.output})
+    tables = {key: value for key, value in config.job.items() if isinstance(value, dict)}
+    others = {key: value for key, value in config.job.items() if key not in tables}
+    test_list = others.pop("test_list", None)
+    own = {key: value for key, value in given.items() if key not in _DATA}
+    lines = _lines({**own, "output": config.output, **others})
     for source in config.sources:
         entries = {key: getattr(source, key.replace("net", "prototxt")) for key in _SOURCE}
         lines += ["", "[[source]]", *_lines({key: value for key, value in entries.items() if value != ()})]
-    data = _lines({key: value for key, value in given.items() if key in _DATA})
+    data = _lines({**{key: value for key, value in given.items() if key in _DATA}, "test_list": test_list})
     lines += ["", "[data]", *data] if data else []
     for task in options.parsed_tasks():
         loss = task.loss
@@ -201,6 +239,8 @@ def to_toml(config: ComposeConfig) -> str:
         lines += ["", "[[pct]]", *_lines({"kind": pct.kind, "weight": pct.weight, **pct.options})]
     if options.schedule is not None:
         lines += ["", "[solver]", *_lines(options.schedule.changed_fields())]
+    for key, table in tables.items():
+        lines += ["", f"[{key}]", *_lines(table)]
     return "\n".join(lines).lstrip("\n") + "\n"
 
 

@@ -67,6 +67,7 @@ class HeadRequest:
     positions   whether every position of the maps is scored by itself
     steps       whether every step of the sequences is scored by itself
     scores      per source its blob with class scores, and the fused classes that these stand for
+    shares      of the sources in an ensemble; 1 for those that it lacks
     """
 
     features: Sequence[Features]
@@ -76,6 +77,7 @@ class HeadRequest:
     positions: bool = False
     steps: bool = False
     scores: Mapping[str, tuple[str, Sequence[int]]] = field(default_factory=dict)
+    shares: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -53,21 +53,22 @@ def concat_mlp(request: HeadRequest) -> Head:
     return Head("\n".join(text), request.names, tuple(notes))
 
 
-def average_log_probabilities(request: HeadRequest) -> Head:
-    """Average the sources' own log-probabilities, each class over the sources that know it; nothing is trained.
+def _average_head(head: str, note: str, request: HeadRequest) -> Head:
+    """Average the sources' own answers, each class over the sources that know it; nothing is trained.
 
     Raises: ComposeError for projections, which would have to be trained, and for classes that no source knows.
     """
     if request.options.project is not None or request.options.batch_norm:
         hint = "omit --project and --batch-norm, or use another head"
-        raise ComposeError("head 'logits' trains nothing, so it has no projection", hint=hint)
+        raise ComposeError(f"head '{head}' trains nothing, so it has no projection", hint=hint)
     known = {number for _, classes in request.scores.values() for number in classes}
     missing = sorted(set(range(request.num_output)) - known)
     if missing:
-        message = f"head 'logits': no source knows these classes: {', '.join(map(str, missing))}"
+        message = f"head '{head}': no source knows these classes: {', '.join(map(str, missing))}"
         raise ComposeError(message, hint="name the fused classes of each source's scores: --classes odd=1,3,5,7,9")
-    note = "head: the sources' own scores are averaged, untrained"
-    return Head(_averaged_classes(request), request.names, (note,))
+    parts = ", ".join(f"{prefix} {share:g}" for prefix, share in request.shares.items())
+    note = f"head: the sources' {note} are averaged, untrained" + (f", with shares {parts}" if parts else "")
+    return Head(_averaged_classes(request, head == "logits"), request.names, (note,))
 
 
 def zero_init(request: HeadRequest) -> Head:
@@ -244,10 +245,11 @@ def _flatten(item: Features) -> tuple[Features, list[str]]:
     return Features(item.stem, row, (None, item.width)), [format_layer(row, "Flatten", [item.blob], [row])]
 
 
-def _averaged_classes(request: HeadRequest) -> str:
-    """Return the layers that average each class over the sources that know it.
+def _averaged_classes(request: HeadRequest, logarithms: bool) -> str:
+    """Return the layers that average each class over the sources that know it: log-probabilities or probabilities.
 
-    Runs of classes that the same sources know in the same order are sliced out, averaged, and concatenated.
+    Runs of classes that the same sources know in the same order are sliced out, averaged, and concatenated. The result
+    are logits: of probabilities, the logarithm of their mean.
     """
     owners = [
         tuple((prefix, classes.index(number)) for prefix, (_, classes) in request.scores.items() if number in classes)
@@ -257,31 +259,36 @@ def _averaged_classes(request: HeadRequest) -> str:
     text = []
     slices: dict[tuple[str, int], str] = {}  # (prefix, first position) -> blob
     for prefix, (blob, _) in request.scores.items():
-        text += [
-            format_layer(f"{prefix}_prob", "Softmax", [blob], [f"{prefix}_prob"]),
-            format_layer(f"{prefix}_log_prob", "Log", [f"{prefix}_prob"], [f"{prefix}_log_prob"], _LOG_FLOOR),
-        ]
+        answers = f"{prefix}_prob"
+        text.append(format_layer(answers, "Softmax", [blob], [answers]))
+        if logarithms:
+            text.append(format_layer(f"{prefix}_log_prob", "Log", [answers], [f"{prefix}_log_prob"], _LOG_FLOOR))
+            answers = f"{prefix}_log_prob"
         # A slice begins at the first class of each run; classes before it that no run uses make a slice at 0.
         starts = sorted({position for run in runs for owner, position in owners[run[0]] if owner == prefix} | {0})
         if len(starts) == 1:
-            slices[prefix, 0] = f"{prefix}_log_prob"
+            slices[prefix, 0] = answers
             continue
         for start in starts:
             slices[prefix, start] = f"{prefix}_from_{start}"
         body = "\n".join(["slice_param {", "  axis: 1", *(f"  slice_point: {start}" for start in starts[1:]), "}"])
         tops = [slices[prefix, start] for start in starts]
-        text.append(format_layer(f"{prefix}_slice", "Slice", [f"{prefix}_log_prob"], tops, body))
+        text.append(format_layer(f"{prefix}_slice", "Slice", [answers], tops, body))
     columns = []
     for first, last in runs:
         blobs = [slices[owner] for owner in owners[first]]
         if len(blobs) > 1:
-            share = [f"  coeff: {1 / len(blobs):.9g}"] * len(blobs)
+            shares = [request.shares.get(prefix, 1.0) for prefix, _ in owners[first]]
+            coefficients = [f"  coeff: {share / sum(shares):.9g}" for share in shares]
             name = f"classes_{first}_{last}"
-            body = "\n".join(["eltwise_param {", "  operation: SUM", *share, "}"])
+            body = "\n".join(["eltwise_param {", "  operation: SUM", *coefficients, "}"])
             text.append(format_layer(name, "Eltwise", blobs, [name], body))
             blobs = [name]
         columns += blobs
-    text.append(format_layer(request.classifier, "Concat", columns, [request.classifier], "concat_param { axis: 1 }"))
+    joined = request.classifier if logarithms else "mean_prob"
+    text.append(format_layer(joined, "Concat", columns, [joined], "concat_param { axis: 1 }"))
+    if not logarithms:
+        text.append(format_layer(request.classifier, "Log", [joined], [request.classifier], _LOG_FLOOR))
     return "\n".join(text)
 
 
@@ -305,7 +312,9 @@ HEADS: Final[Mapping[str, Callable[[HeadRequest], Head]]] = {
     "fastnorm": partial(_join_head, partial(_weighted_sum, "FASTNORM"), "are added up with learned shares (fastnorm)"),
     "softmax": partial(_join_head, partial(_weighted_sum, "SOFTMAX"), "are added up with learned shares (softmax)"),
     "gated": partial(_join_head, _gated_sum, "are added up with shares that each sample gets by a gate"),
-    "logits": average_log_probabilities,
+    "logits": partial(_average_head, "logits", "log-probabilities"),
+    "probs": partial(_average_head, "probs", "probabilities"),
     "zero-init": zero_init,
 }
-NEEDS_SCORES: Final = frozenset(("logits", "zero-init"))
+NEEDS_SCORES: Final = frozenset(("logits", "probs", "zero-init"))
+ENSEMBLES: Final = ("logits", "probs")  # heads with a share per source

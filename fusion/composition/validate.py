@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Final
 
 from fusion.composition.branches import ancestors
 from fusion.composition.classifiers import FusedClassifier
 from fusion.composition.features import MAPS, Features, format_shape
-from fusion.composition.heads import HEADS, NEEDS_SCORES
+from fusion.composition.heads import ENSEMBLES, HEADS, NEEDS_SCORES
 from fusion.composition.losses import loss_option
 from fusion.composition.net_text import LayerText
 from fusion.composition.options import ComposeOptions
@@ -48,6 +49,7 @@ def check_request(
     if options.head not in HEADS:
         hint = did_you_mean(options.head, HEADS, also=f"one of {', '.join(HEADS)}")
         errors.append(ComposeError(f"there is no head '{options.head}'", hint=hint))
+    errors += _share_errors(sources, options.head)
     if options.num_output is not None and options.num_output < 1:
         errors.append(ComposeError(f"num_output is the number of classes, not {options.num_output}"))
     errors += [
@@ -58,6 +60,20 @@ def check_request(
     if options.maps not in MAPS:
         errors.append(ComposeError(f"maps cannot be joined by '{options.maps}'", hint=f"one of {', '.join(MAPS)}"))
     raise_all(errors)
+
+
+def _share_errors(sources: Sequence[Source], head: str) -> list[ComposeError]:
+    """Return the errors of the sources' shares in an ensemble."""
+    given = [source for source in sources if source.share is not None]
+    errors = [
+        ComposeError(f"{source}: the share {source.share} is not above 0", hint="leave out a source without a share")
+        for source in given
+        if source.share is not None and not 0 < source.share < math.inf
+    ]
+    if given and head in HEADS and head not in ENSEMBLES:
+        hint = f"heads with shares are {', '.join(ENSEMBLES)}"
+        errors.append(ComposeError(f"{given[0]} has a share, and head '{head}' takes none", hint=hint))
+    return errors
 
 
 def check_goals(classifiers: Sequence[FusedClassifier], options: ComposeOptions, losses: Sequence[Pct]) -> None:

@@ -121,6 +121,9 @@ def parse_reference(text: str) -> Reference:
 def parse_pct(text: str) -> Objective:
     """Parse `focal,alpha=1,beta=5,weight=0.01,on=ip2,of=odd+even`. Raises: TrainingError."""
     kind, *parts = text.split(",")
+    if kind == "auto":
+        hint = "fusion.sweep.choose_pct returns the options with the loss that it chooses; fusion-train calls it"
+        raise TrainingError("--pct auto is chosen before a solver is made", hint=hint)
     options: dict[str, object] = {}
     for part in parts:
         key, equals, value = part.partition("=")

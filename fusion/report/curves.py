@@ -194,15 +194,8 @@ def write_plot(path: str | os.PathLike[str], curve: Curve) -> None:
 
     Raises: ReportError for a format that Pillow does not write; OSError.
     """
-    from fusion.report.svg_to_png import paint
-    from prototxt.files import atomic_write
+    from fusion.report.svg_to_png import write_image
 
     one = [(curve, "c-new")]
     charts = [("Training loss", losses(one)), ("Test accuracy", accuracies(one)), ("Learning rate", rates(one))]
-    form = Path(path).suffix.lower().lstrip(".") or "png"
-    picture = paint([(name, chart) for name, chart in charts if chart is not None])
-    with atomic_write(path) as file:
-        try:
-            picture.save(file, {"jpg": "jpeg"}.get(form, form))
-        except KeyError:
-            raise ReportError(f"a plot cannot be written as .{form}", place=str(path), hint="name it .png") from None
+    write_image(path, [(name, chart) for name, chart in charts if chart is not None])

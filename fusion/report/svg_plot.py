@@ -36,7 +36,7 @@ def ticks(axis: Axis, most: int = 5) -> list[float]:
     """Return at most about `most` round values inside the axis."""
     span = axis.high - axis.low
     step = 10 ** math.floor(math.log10(span))
-    for factor in (0.1, 0.2, 0.5, 1, 2):
+    for factor in (0.2, 0.5, 1, 2, 5):
         if span / (step * factor) <= most:
             step *= factor
             break

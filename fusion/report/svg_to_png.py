@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 from PIL import Image, ImageDraw, ImageFont
 
+from fusion.errors import ReportError
 from fusion.report.html import Markup
 from fusion.report.svg_plot import HEIGHT, WIDTH
+from prototxt.files import atomic_write
 
 # The page's light colours (style.css) by class.
 _COLOURS = {
@@ -35,6 +39,19 @@ def paint(charts: Sequence[tuple[str, Markup]], scale: int = 2) -> Image.Image:
     return image
 
 
+def write_image(path: str | os.PathLike[str], charts: Sequence[tuple[str, Markup]]) -> None:
+    """Write the charts side by side as an image, in the format of the name's ending.
+
+    Raises: ReportError for a format that Pillow does not write; OSError.
+    """
+    picture, form = paint(charts), Path(path).suffix.lower().lstrip(".") or "png"
+    with atomic_write(path) as file:
+        try:
+            picture.save(file, {"jpg": "jpeg"}.get(form, form))
+        except KeyError:
+            raise ReportError(f"a plot cannot be written as .{form}", place=str(path), hint="name it .png") from None
+
+
 def _element(
     image: Image.Image, draw: ImageDraw.ImageDraw, element: ElementTree.Element, origin: tuple[int, int], scale: int
 ) -> None:
@@ -54,6 +71,9 @@ def _element(
             draw.ellipse((x - scale, y - scale, x + scale, y + scale), colour)
         elif points:
             draw.line(points, colour, round(1.75 * scale), joint="curve")
+    elif element.tag == "circle":
+        (x, y), radius = at(element.get("cx", 0), element.get("cy", 0)), float(element.get("r", 0)) * scale
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), colour)
     elif element.tag == "text":
         x, y = at(element.get("x", 0), element.get("y", 0))
         anchor = _ANCHORS[element.get("text-anchor", "start")]

@@ -7,8 +7,9 @@ result.best.name
 
 from __future__ import annotations
 
+from fusion.sweep.choose_pct import choose_pct
 from fusion.sweep.grid import Trial, cells, read_axes
 from fusion.sweep.results import Entry, Result
 from fusion.sweep.sweep import SweepOptions, sweep
 
-__all__ = ["Entry", "Result", "SweepOptions", "Trial", "cells", "read_axes", "sweep"]
+__all__ = ["Entry", "Result", "SweepOptions", "Trial", "cells", "choose_pct", "read_axes", "sweep"]

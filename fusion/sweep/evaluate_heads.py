@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,14 +72,16 @@ def _logits(job: NetWithData, source: DataSource, model: Model, device: torch.de
         answered.load()
         assert isinstance(answered, ReferencedSource)
         return answered.tables[model.blob].float()
-    net = restrict_to_blobs(job.net, [model.blob])
-    return torch.cat(list(_side_output(job, net, device)))
+    return blob_values(job, model.blob, device)
 
 
 @torch.no_grad()
-def _side_output(job: NetWithData, net: torch.nn.Module, device: torch.device) -> Iterator[Tensor]:
-    source = job.sources[0]
+def blob_values(job: NetWithData, blob: str, device: torch.device) -> Tensor:
+    """Return a blob of the whole net for all records, float [N, C], on the CPU."""
+    source, net = job.sources[0], restrict_to_blobs(job.net, [blob])
+    parts = []
     for start in range(0, len(source), _CHUNK):
         blobs = source.batch(np.arange(start, min(start + _CHUNK, len(source))))
         (out,) = net({top: tensor.to(device) for top, tensor in blobs.items()}).values()
-        yield out.flatten(1).cpu()
+        parts.append(out.flatten(1).cpu())
+    return torch.cat(parts)

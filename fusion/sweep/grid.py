@@ -61,7 +61,7 @@ def read_axes(texts: Sequence[str]) -> dict[str, list[Value]]:
         key, equals, values = text.partition("=")
         if not equals and not os.path.splitext(text)[1]:
             raise TrainingError(f"--sweep {text} names no values", hint=f"--sweep {text}=V,V or a TOML or JSON file")
-        given = [_value(value.strip()) for value in values.split(",") if value.strip()]
+        given = [read_value(value.strip()) for value in values.split(",") if value.strip()]
         found = {key.strip(): given} if equals else _read_file(text)
         again = [name for name in found if name in axes]
         if again:
@@ -124,7 +124,8 @@ def _upper(key: str, value: Value) -> Value:
     return str(value).upper() if key in ("distance", "filter") else value
 
 
-def _value(text: str) -> Value:
+def read_value(text: str) -> Value:
+    """Return a number where the text is one, else the text."""
     for kind in (int, float):
         try:
             return kind(text)

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from fusion.composition import Pct
-from fusion.errors import TrainingError
 from fusion.nets.build import build, learnable, loss_weights
 from fusion.nets.weights import load_weights, share_weights
 from fusion.references import Objective, Reference, References, parse_references
@@ -27,7 +26,7 @@ from fusion.solver.train_options import TrainOptions
 from fusion.solver.trunk_cache import cache_trunk
 from fusion.solver.trunk_cache_files import TrunkFiles
 from fusion.sweep.grid import NONE, TENSORS, Trial
-from fusion.sweep.stacked_heads import Heads, Segment, Stack, check_head
+from fusion.sweep.stacked_heads import Heads, NotSweepableError, Segment, Stack, check_head
 
 if TYPE_CHECKING:
     from fusion.data import ReadOptions
@@ -55,10 +54,10 @@ class SweepContext:
     """The nets, data and references that all heads share.
 
     objectives  the number of each loss without its numbers among the job's losses
+    open_test   opens a test net with the trained trunk
     """
 
     train: NetWithData
-    test: NetWithData
     held: References | None
     objectives: dict[Trial, int]
     device: torch.device
@@ -75,13 +74,12 @@ class Group:
 
 def prepare(
     train: NetParameter,
-    test: NetParameter,
     todo: Sequence[Trial],
     references: Sequence[Reference | str],
     weights: Sequence[PathLike],
     opening: Opening,
 ) -> SweepContext:
-    """Build the nets, ask the references and compute the trunk once. Raises: TrainingError without such a trunk."""
+    """Build the net, ask the references and compute the trunk once. Raises: NotSweepableError without such a trunk."""
     kinds = list(dict.fromkeys(_kind(cell) for cell in todo if cell.loss != NONE))
     objectives = [Objective(Pct(kind.loss, 1.0, dict(kind.options))) for kind in kinds]
     held = parse_references(references, objectives)
@@ -102,9 +100,7 @@ def prepare(
     log_class_order(job.sources, opening.display)
     job = _with_cached_trunk(job, opening)
     check_head(job.active_net)
-    return SweepContext(
-        job, open_test(test), held, {kind: i for i, kind in enumerate(kinds)}, opening.device, open_test
-    )
+    return SweepContext(job, held, {kind: i for i, kind in enumerate(kinds)}, opening.device, open_test)
 
 
 def _with_cached_trunk(job: NetWithData, opening: Opening) -> NetWithData:
@@ -112,7 +108,7 @@ def _with_cached_trunk(job: NetWithData, opening: Opening) -> NetWithData:
     load_all(job.sources, partial(display.progress, f"decoding ({job.net.plan.phase})"))
     job, decision = cache_trunk(job, opening.budget, display, opening.device, opening.files)
     if not isinstance(job.batches, CachedBatches):
-        raise TrainingError(
+        raise NotSweepableError(
             f"a sweep needs a frozen trunk that is computed once; {decision}",
             hint="freeze the layers below the head (lr_mult 0), and use no random crops or mirrors",
         )

@@ -8,17 +8,21 @@ import json
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fusion.errors import TrainingError
 from fusion.pct.alignment import align
+from fusion.pct.intervals import Interval
 from fusion.pct.metrics import outcomes
 from fusion.pct.predictions import Predictions
 from fusion.pct.unions import union
+from fusion.report.charts import NetPoint, pareto
+from fusion.report.html import Markup
+from fusion.report.svg_to_png import write_image
 from fusion.sweep.grid import Trial
 from prototxt.files import write_text
 
@@ -27,13 +31,13 @@ FIGURES = ("accuracy", "negative_flip_rate", "relative_nfr", "positive_flip_rate
 
 @dataclass(frozen=True)
 class Entry:
-    """A head and its figures, on the records that choose and on those that are reported; None where undefined, as all
-    are for a head that has diverged."""
+    """A head and its figures, on the records that choose and on those that are reported, if any; None where undefined,
+    as all are for a head that has diverged."""
 
     cell: Trial
     loss: float
     chosen_on: dict[str, float | None]
-    reported: dict[str, float | None]
+    reported: dict[str, float | None] = field(default_factory=dict)
     chosen: bool = False
 
     @property
@@ -71,7 +75,7 @@ class Result:
         ]
 
     def write(self, folder: Path) -> None:
-        """`table.json` and `table.csv`; predictions of heads that only an earlier sweep in this folder had go."""
+        """`table.json`, `table.csv` and `trade_off.png`; predictions of heads that only an earlier sweep had go."""
         rows = self.table()
         for name in former_heads(folder) - {entry.cell.name for entry in self.entries if not entry.diverged}:
             (folder / "new" / f"{name}.npz").unlink(missing_ok=True)
@@ -82,6 +86,24 @@ class Result:
         writer.writerows(rows)
         write_text(folder / "table.csv", text.getvalue())
         write_text(folder / "table.json", json.dumps({"best": self.best.name, "heads": rows}, indent=1) + "\n")
+        if any(entry.chosen_on["negative_flip_rate"] is not None for entry in self.entries):
+            write_image(folder / "trade_off.png", [("Records that choose", self.trade_off())])
+
+    def trade_off(self) -> Markup:
+        """Draw negative flips against error, on the records that choose, with the chosen setting in another colour."""
+        found = mean_figures(self.entries)
+        return pareto(
+            [
+                NetPoint(setting.name, _point(1 - means.accuracy), _point(means.negative_flip_rate), colour)
+                for chosen, colour in ((False, "c-old"), (True, "c-new"))
+                for setting, means in found.items()
+                if (setting == self.best.setting) == chosen
+            ]
+        )
+
+
+def _point(value: float) -> Interval:
+    return Interval(value, None, None)
 
 
 def former_heads(folder: Path) -> set[str]:
@@ -125,16 +147,35 @@ def choose(entries: Sequence[Entry], slack: float) -> Trial:
 
     A setting of which a head has diverged is not chosen. Raises: TrainingError when that is so of all.
     """
+    found = mean_figures(entries)
+    if not found:
+        raise TrainingError("every setting of the sweep has diverged", hint="try lower learning rates (lr) and weights")
+    best = max(means.accuracy for means in found.values())
+    able = [setting for setting, means in found.items() if means.accuracy >= best - slack - 1e-12]
+    return min(able, key=lambda setting: (found[setting].negative_flip_rate, -found[setting].accuracy))
+
+
+def with_choice(entries: Sequence[Entry], slack: float) -> Result:
+    """Return the heads with the chosen setting. Raises: TrainingError if all have diverged."""
+    setting = choose(entries, slack)
+    marked = tuple(replace(entry, chosen=entry.cell.setting == setting) for entry in entries)
+    return Result(marked, next(entry.cell for entry in marked if entry.chosen))
+
+
+class MeanFigures(NamedTuple):
+    """A setting's means over seeds on the records that choose; without references its negative flip rate counts 0."""
+
+    accuracy: float
+    negative_flip_rate: float
+
+
+def mean_figures(entries: Sequence[Entry]) -> dict[Trial, MeanFigures]:
+    """Return the means of each setting of which no head has diverged."""
     groups: dict[Trial, list[Entry]] = {}
     for entry in entries:
         groups.setdefault(entry.cell.setting, []).append(entry)
-
-    def mean(setting: Trial, name: str) -> float:
-        return float(np.mean([entry.chosen_on[name] or 0.0 for entry in groups[setting]]))
-
-    sound = [setting for setting, heads in groups.items() if not any(head.diverged for head in heads)]
-    if not sound:
-        raise TrainingError("every setting of the sweep has diverged", hint="try lower learning rates (lr) and weights")
-    best = max(mean(setting, "accuracy") for setting in sound)
-    able = [setting for setting in sound if mean(setting, "accuracy") >= best - slack - 1e-12]
-    return min(able, key=lambda setting: (mean(setting, "negative_flip_rate"), -mean(setting, "accuracy")))
+    return {
+        setting: MeanFigures(*(float(np.mean([head.chosen_on[name] or 0.0 for head in heads])) for name in FIGURES[:2]))
+        for setting, heads in groups.items()
+        if not any(head.diverged for head in heads)
+    }

@@ -18,27 +18,32 @@ from fusion.nets.weights import save_weights
 from fusion.pct.predictions import Predictions
 from fusion.references import class_scores_blob
 from fusion.solver.batches import CachedBatches
+from fusion.solver.holdout import with_list
 from fusion.solver.logging.console import Display
 from fusion.sweep.evaluate_heads import EvalSet, known_answers, records_of
 from fusion.sweep.grid import Trial
 from fusion.sweep.prepare import Group, SweepContext
-from fusion.sweep.results import Entry, Judge, Result, choose
+from fusion.sweep.results import Entry, Judge, Result, with_choice
 from fusion.sweep.stacked_heads import Stack, answers
 
 if TYPE_CHECKING:
-    from fusion.solver.read_nets import Descriptions
+    from prototxt.schema.messages import NetParameter
 
 PathLike = str | os.PathLike[str]
 _CHUNK = 2000
 
 
 def selecting(
-    bench: SweepContext, nets: Descriptions, held: NDArray[np.int64], select_on: float | PathLike, display: Display
+    bench: SweepContext,
+    tests: Sequence[NetParameter],
+    held: NDArray[np.int64],
+    select_on: float | PathLike,
+    display: Display,
 ) -> EvalSet:
-    """Return the records to choose on: those kept back, or those of a list that the test net reads."""
+    """Return the records to choose on: those kept back, or those of a list that the first test net reads."""
     if isinstance(select_on, float):
         return EvalSet(bench.train, held)
-    job = bench.open_test(nets.test_on(select_on))
+    job = bench.open_test(with_list(tests[0], select_on))
     display.say(f"choosing on {select_on}: {len(job.sources[0])} records")
     return EvalSet(job, np.arange(len(job.sources[0])))
 
@@ -48,39 +53,37 @@ def judge(
     groups: Sequence[Group],
     losses: dict[Trial, float],
     select: EvalSet,
-    report: EvalSet,
+    report: EvalSet | None,
     slack: float,
     out: Path | None,
 ) -> Result:
-    """Each head on the records that choose and on those that are reported; with `out` all files of the sweep."""
+    """Measure each head on the records that choose, and those that are reported; with `out` write the sweep's files."""
     logits = class_scores_blob(bench.train.message)
+    panels = [select] if report is None else [select, report]
     judges = []
-    for panel in (select, report):
+    for panel in panels:
         old = known_answers(panel, bench.held, bench.device)
         judges.append(Judge(records_of(panel), old))
         if panel is report and out is not None:
             _save(old, out / "old")
     entries = []
     for group in groups:
-        chosen, shown = (_logits(panel, logits, group.heads.trained) for panel in (select, report))
+        every = [_logits(panel, logits, group.heads.trained) for panel in panels]
         for index, cell in enumerate(group.cells):
-            kept_back, reported = (
-                judge.figures(values[index]) for judge, values in zip(judges, (chosen, shown), strict=True)
-            )
-            if None in (kept_back["accuracy"], reported["accuracy"]):
-                kept_back, reported = dict.fromkeys(kept_back), dict.fromkeys(reported)
-            entries.append(Entry(cell, losses[cell], kept_back, reported))
-        if out is not None:
+            figures = [judge.figures(values[index]) for judge, values in zip(judges, every, strict=True)]
+            if any(found["accuracy"] is None for found in figures):
+                figures = [dict.fromkeys(found) for found in figures]
+            entries.append(Entry(cell, losses[cell], figures[0], figures[-1] if report else {}))
+        if report is not None and out is not None:
             base = records_of(report)
             meta = {"preprocessing": report.job.sources[0].fingerprint()}
+            shown = zip(group.cells, every[-1], strict=True)
             _save([replace(base, logits=v, classes=None, meta={"name": c.name, **meta})  # type: ignore[arg-type]
-                   for c, v in zip(group.cells, shown, strict=True) if np.isfinite(v).all()], out / "new")  # fmt: skip
-    setting = choose(entries, slack)
-    best = next(entry.cell for entry in entries if entry.cell.setting == setting)
-    result = Result(tuple(replace(entry, chosen=entry.cell.setting == setting) for entry in entries), best)
+                   for c, v in shown if np.isfinite(v).all()], out / "new")  # fmt: skip
+    result = with_choice(entries, slack)
     if out is not None:
         result.write(out)
-        _write_best(bench, groups, best, out / "best.caffemodel")
+        _write_best(bench, groups, result.best, out / "best.caffemodel")
     return result
 
 

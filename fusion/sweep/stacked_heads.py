@@ -70,6 +70,10 @@ class Segment:
         return module
 
 
+class NotSweepableError(TrainingError):
+    """The heads of this net and solver cannot be trained together."""
+
+
 class Heads:
     """H heads in training.
 
@@ -252,10 +256,10 @@ def answers(net: Net, params: Stack, blobs: Blobs) -> Tensor:
 
 
 def check_head(head: Net) -> None:
-    """Raise TrainingError for layers that draw numbers or keep a state, which heads in one step would share."""
+    """Raise NotSweepableError for layers that draw numbers or keep a state, which heads in one step would share."""
     foreign = sorted({call.type for call in head.plan.calls} - PLAIN)
     if foreign:
-        raise TrainingError(
+        raise NotSweepableError(
             f"heads with {', '.join(foreign)} layers cannot be trained together",
             hint="a sweep needs a head of plain layers after the frozen trunk; train such heads separately",
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, fields, replace
@@ -30,10 +29,12 @@ from fusion.sweep.grid import Axes, cells
 from fusion.sweep.prepare import Opening, PathLike, groups_of, prepare
 from fusion.sweep.results import Result
 from fusion.sweep.select_best import judge, selecting
+from fusion.sweep.stacked_heads import NotSweepableError
 from fusion.sweep.train_heads import threads_of, train
 
 if TYPE_CHECKING:
     from fusion.data import ReadOptions
+    from prototxt.schema.messages import SolverParameter
 
 _APPLIED = ("lr_policy", "warmup", "freeze", "label_smoothing", "ema")  # of TrainOptions
 
@@ -42,10 +43,10 @@ _APPLIED = ("lr_policy", "warmup", "freeze", "label_smoothing", "ema")  # of Tra
 class SweepOptions:
     """The options of a sweep.
 
-    select_on  the share of the training records that is held out for the choice, or a list file to choose on; the
-               reported records are those of the solver's (first) test net
+    select_on  the share of the training records that is held out for the choice, or a list file to choose on
+    report     whether to measure on the solver's (first) test net too
     slack      how far below the best accuracy a setting may be to be chosen
-    out        folder for new/NAME.npz, old/NAME.npz, table.csv, table.json and best.caffemodel
+    out        folder for new/NAME.npz, old/NAME.npz, table.csv, table.json, trade_off.png and best.caffemodel
     overrides  fields that override the solver's: "base_lr=0.1", "momentum=0.95"; the axis lr overrides these
     extras     learning rate policy, warm-up, layers to freeze, label smoothing, averaged weights; no others
     threads    CPU threads of the heads' steps
@@ -56,6 +57,7 @@ class SweepOptions:
     weights: PathLike | Sequence[PathLike] | None = None
     kd_alpha: float | None = None
     select_on: float | PathLike = 0.1
+    report: bool = True
     slack: float = 0.003
     out: PathLike | None = None
     device: str = "auto"
@@ -69,7 +71,7 @@ class SweepOptions:
     display: Display | None = None
 
 
-def sweep(solver: PathLike, axes: Axes, options: SweepOptions | None = None) -> Result:
+def sweep(solver: SolverParameter | PathLike, axes: Axes, options: SweepOptions | None = None) -> Result:
     """Train a head for every combination of the axes and choose a setting.
 
     axes  values for loss, weight, lr, seed and for options of the losses (alpha, beta, temperature, margin, ...);
@@ -87,8 +89,8 @@ def sweep(solver: PathLike, axes: Axes, options: SweepOptions | None = None) -> 
     _check(settings, extras)
     trials = cells(axes)
     nets = extras.nets(read_nets(message, path=path))
-    if not nets.tests:
-        raise TrainingError("a sweep reports on the solver's test net, and there is none", place=os.fspath(solver))
+    if not nets.tests and (options.report or not isinstance(options.select_on, float)):
+        raise TrainingError("a sweep measures on the solver's test net, and there is none", place=path)
     chosen = choose_device(options.device)
     start = settings.weights if options.weights is None else as_paths(options.weights)
     with ExitStack() as closing:
@@ -96,13 +98,14 @@ def sweep(solver: PathLike, axes: Axes, options: SweepOptions | None = None) -> 
         claim = cache(lambda: closing.enter_context(locked(settings.prefix, display.say)))
         files = replace(trunk_files(options.cache_dir, settings.prefix), claim=claim)
         opening = Opening(settings.seed or 0, chosen, extras, options.reading, options.cache_budget, files, display)
-        bench = prepare(nets.train, nets.tests[0], trials, options.references, start, opening)
+        bench = prepare(nets.train, trials, options.references, start, opening)
+        reported = bench.open_test(nets.tests[0]) if options.report else None
         held = validation_records(bench.train.sources[0], options.select_on, settings.seed or 0)
         groups = groups_of(bench, trials, settings, options.kd_alpha, extras.ema)
         with threads_of(options.threads) if chosen.type == "cpu" else nullcontext():
             losses = train(bench, groups, held, settings, display)
-        select = selecting(bench, nets, held, options.select_on, display)
-        report = EvalSet(bench.test, np.arange(len(bench.test.sources[0])))
+        select = selecting(bench, nets.tests, held, options.select_on, display)
+        report = None if reported is None else EvalSet(reported, np.arange(len(reported.sources[0])))
         out = None if options.out is None else Path(options.out)
         result = judge(bench, groups, losses, select, report, options.slack, out)
     diverged = [entry.cell.name for entry in result.entries if entry.diverged]
@@ -118,10 +121,12 @@ def _check(settings: Settings, extras: TrainOptions) -> None:
         EMA(extras.ema)  # raises for a decay outside (0, 1)
     for item in fields(extras):
         if item.name not in _APPLIED and getattr(extras, item.name):
-            raise TrainingError(f"a sweep has no use for {item.name}", hint=f"it applies {', '.join(_APPLIED)}")
+            raise NotSweepableError(f"a sweep has no use for {item.name}", hint=f"it applies {', '.join(_APPLIED)}")
     for name, refused in (
         ("iter_size above 1", settings.iter_size != 1),
         ("clip_gradients", settings.clip_gradients >= 0),
     ):
         if refused:
-            raise TrainingError(f"heads are trained together without {name}", hint="leave it out of the solver file")
+            raise NotSweepableError(
+                f"heads are trained together without {name}", hint="leave it out of the solver file"
+            )

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from prototxt.errors import PrototxtError
+from prototxt.errors import PrototxtError, did_you_mean
 from prototxt.text.tree import Document
 
 _NAMES: Final = "class-names"
@@ -67,6 +67,32 @@ def class_comments(classes: ClassNames) -> str:
         numbers = {key: list(value) for key, value in classes.numbers.items()}
         lines.append(f"# {_NUMBERS}: {json.dumps(numbers, ensure_ascii=False)}")
     return "".join(f"{line}\n" for line in lines)
+
+
+def parse_classes(text: str, names: Sequence[str], option: str) -> tuple[int, ...]:
+    """Parse class numbers, ranges and names, such as `1,3,7-9` or `cat,dog`; a text that is a name is that class.
+
+    option  where the text was given, for errors
+    Raises: PrototxtError for a text that is none of these.
+    """
+    numbers: list[int] = []
+    for part in (part.strip() for part in text.split(",")):
+        span = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
+        if part and part in names:
+            numbers.append(names.index(part))
+        elif span:
+            numbers += range(int(span[1]), int(span[2] or span[1]) + 1)
+        else:
+            hint = "give numbers and ranges, such as 1,3,5 or 0-4,9"
+            if known := [name for name in names if name]:
+                hint = did_you_mean(part, known, f"{hint}, or names: {', '.join(known)[:300]}")
+            raise PrototxtError(f"{option} {text}: '{part}' is no class", hint=hint)
+    return tuple(numbers)
+
+
+def replace_class_comments(text: str, classes: ClassNames) -> str:
+    """Return a net's text with these class comments instead of its own; new ones come first."""
+    return class_comments(classes) + re.sub(rf"{_COMMENT.pattern}\n?", "", text, flags=re.MULTILINE)
 
 
 def read_names(path: str | os.PathLike[str]) -> tuple[str, ...]:

@@ -69,13 +69,26 @@ def test_flags_as_a_file_and_back(
     assert "operation: MAX" in Path("other/train_val.prototxt").read_text()
 
 
+def test_a_job_composes_without_its_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    classes = ["--classes", "odd=1,3,5,7,9", "--classes", "even=0,2,4,6,8"]
+    lists = ["--train-list", "t.txt", "--val-list", "v.txt"]
+    assert main(arguments(*classes, *lists, "--pct", "naive", "--write-toml", "job.toml")) == 0
+    Path("job.toml").write_text(Path("job.toml").read_text() + "[train]\nwarmup = 5\n[gate]\nmax_nfr = '1%'\n")
+    assert main(["job.toml", "-o", "pct"]) == 0
+    assert main(["job.toml", "--pct", "none", "-o", "plain"]) == 0
+    assert "NaivePCTLoss" in Path("pct/train_val.prototxt").read_text()
+    plain = Path("plain/train_val.prototxt").read_text()
+    assert "NaivePCTLoss" not in plain
+    assert "odd/ip2" not in plain
+
+
 def test_what_must_be_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     nets = arguments()[:2]
-    lists = ["--train-list", "t.txt", "--val-list", "v.txt"]
-    assert main([]) == main([*nets, *lists, "--dry-run"]) == main([*nets, "--num-output", "3"]) == 1
+    assert main([]) == main(nets) == main([*nets, "--num-output", "3"]) == 1
     error = capsys.readouterr().err
     assert "there are no sources to fuse" in error
-    assert "the number of classes is not given" in error
+    assert "the number of classes of the fused net is missing" in error
     assert "the output folder is missing" in error
 
 
@@ -84,10 +97,9 @@ def test_what_must_be_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     [
         (["--source", "third"], "expected PREFIX="),
         (["--classes", "third=1"], "--classes names no source: 'third'"),
-        (
-            ["--classes", "odd=1,x", "--train-list", "t.txt", "--val-list", "v.txt"],
-            "source 'odd': class '1' is given by name",
-        ),
+        (["--share", "odd=much"], "--share much: 'much' is not a number"),
+        (["--share", "od=2"], "--share names no source: 'od'"),
+        (["--classes", "odd=1,x"], "'x' is not a number"),
         (["--pct", "focal,weight"], "'weight' has no value"),
         (["--pct", "focal,weight=much"], "is not a number"),
         (["--source", "odd=other.prototxt"], "two sources have the prefix 'odd'"),

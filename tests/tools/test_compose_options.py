@@ -40,6 +40,7 @@ SAMPLES = {
     "--classes": ["a=1,3-4"],
     "--logits": ["a=ip2"],
     "--pixels": ["b/c=torchvision"],
+    "--share": ["a=2.5"],
     "--pct": ["focal,weight=0.25,temperature=2"],
     "--base-lr": ["1e-5"],
     "--momentum": ["0.8"],
@@ -54,7 +55,7 @@ SAMPLES = {
     "--snapshot": ["5"],
     "--random-seed": ["0"],
 }
-NO_PART_OF_A_FUSION = {"--help", "--dry-run", "--svg", "--write-toml"}
+NO_PART_OF_A_FUSION = {"--help", "--version", "--dry-run", "--svg", "--write-toml"}
 OPTIONS = {text for action in parser()._actions for text in action.option_strings if text.startswith("--")}
 
 

@@ -56,6 +56,30 @@ def test_head_as_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert read_weights("new.safetensors")["fc"][0].shape == (5, 12)
 
 
+def test_other_classes_by_name(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    end = 'layer { name: "prob" type: "Softmax" bottom: "fc" top: "prob" }\n'
+    Path("net.prototxt").write_text('# class-names: ["ant", "bee"]\n' + NET + end)
+    change = ["--drop", "ant", "--add", "cat,dog", "--rename", "bee=wasp"]
+    assert main(["classes", "net.prototxt", "net.caffemodel", *change, "-o", "new"]) == 0
+    assert capsys.readouterr().out == (
+        "kept: conv, bn\nchanged: fc: 1 of 2 classes kept, 1 dropped, 2 added\n"
+        "left alone: labels of the data: they have the old numbers, old=new: 1=0; without 0\n"
+    )
+    assert Path("new.prototxt").read_text().startswith('# class-names: ["wasp", "cat", "dog"]\n# a comment\n')
+    assert np.array_equal(read_weights("new.caffemodel")["fc"][0][0], read_weights("net.caffemodel")["fc"][0][1])
+    assert main(["classes", "net.prototxt", "net.caffemodel", "--keep", "bee,0", "--add", "2", "-o", "more"]) == 0
+    assert Path("more.prototxt").read_text().startswith('# class-names: ["bee", "ant", "", ""]\n')
+    assert main(["classes", "net.prototxt", "net.caffemodel", "--drop", "bees", "-o", "less"]) == 1
+    assert "--drop bees: 'bees' is no class\n  hint: did you mean 'bee'?" in capsys.readouterr().err
+
+
+def test_other_input_channels(folder: Path) -> None:
+    assert main(["channels", "net.prototxt", "net.caffemodel", "--channels", "1", "-o", "grey"]) == 0
+    assert "dim: 1 dim: 1 dim: 4 dim: 4" in Path("grey.prototxt").read_text()
+    total = read_weights("net.caffemodel")["conv"][0].sum(1, keepdims=True)
+    np.testing.assert_allclose(read_weights("grey.caffemodel")["conv"][0], total, rtol=1e-6)
+
+
 def test_dense_and_back(folder: Path) -> None:
     assert main(["convolve", "net.prototxt", "net.caffemodel", "-o", "full"]) == 0
     assert read_weights("full.caffemodel")["fc"][0].shape == (2, 3, 2, 2)

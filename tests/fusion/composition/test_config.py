@@ -39,6 +39,8 @@ FULL = ComposeConfig(
         ),
     ),
     output="fused",
+    job={"plain": False, "test_list": "test.txt", "export": False, "train": {"warmup": 5, "set": ["momentum=0.8"]},
+         "gate": {"max_nfr": "1%", "classes": {"3": 0.1}}},
 )  # fmt: skip
 
 
@@ -91,6 +93,8 @@ def test_a_file_and_the_flags_compose_the_same(make: Make, tmp_path: Path) -> No
         ('[[source]]\nprefix = "a"\nnet = "n"\ncut = "x"', "there is no key 'source.cut'"),
         ("[[pct]]\nweight = 1", "pct 1 has no kind"),
         ('[[pct]]\nkind = "kd"\nweight = "much"', "'pct.weight' is 'much', not a number"),
+        ("report = true", "'report' is a table"),
+        ("plain = 1", "'plain' is 1, not true or false"),
         ("[solver]\nbase_rl = 1", "there is no key 'solver.base_rl'"),
         ('[solver]\nbase_lr = "fast"', "'solver.base_lr' is 'fast', not a number"),
     ],
@@ -100,6 +104,26 @@ def test_mistakes_in_a_file(tmp_path: Path, text: str, says: str) -> None:
     with pytest.raises(ComposeError, match=says) as caught:
         read_config(tmp_path / "fusion.toml")
     assert "fusion.toml" in str(caught.value)
+
+
+def test_mistakes_are_found_by_their_lines(tmp_path: Path) -> None:
+    path = tmp_path / "fusion.toml"
+    path.write_text('num_output = 3\n\n[[source]]\nprefix = "a"\nnet = "n"\ncut="x"\n[solver]\ncut = 1\n  prefix=2\n')
+    with pytest.raises(ComposeError) as caught:
+        read_config(path)
+    assert [str(error.place) for error in caught.value.errors] == [f"{path}:{line}" for line in (6, 8, 9)]
+
+
+def test_losses_chosen_automatically_compare_with_the_sources(tmp_path: Path) -> None:
+    path = tmp_path / "fusion.toml"
+    path.write_text('pct = "auto"\n')
+    config = read_config(path)
+    assert (config.job, config.options.references, config.options.pct) == ({"pct": "auto"}, True, ())
+    path.write_text(to_toml(config))
+    assert read_config(path) == config
+    path.write_text('pct = "focal"\n')
+    with pytest.raises(ComposeError, match=r"write \[\[pct\]\]"):
+        read_config(path)
 
 
 def test_all_mistakes_are_told_at_once_and_noise_is_refused(tmp_path: Path) -> None:

@@ -104,3 +104,47 @@ def test_a_hidden_layer_is_rectified(make: Make) -> None:
     features = torch.cat([found[f"{prefix}/fc"] for prefix in SOURCES], 1)
     hidden = (features @ params["hidden"][0].T + params["hidden"][1]).clamp(min=0)
     torch.testing.assert_close(found["classes"], hidden @ params["classes"][0].T + params["classes"][1])
+
+
+@pytest.mark.parametrize(
+    ("head", "shares", "classes"),
+    [
+        ("probs", (None, None, None), ((0, 1, 2), (0, 1, 2), (0, 1, 2))),
+        ("probs", (2.0, None, 0.5), ((0, 1, 2), (2, 0, 1), (0, 1, 2))),
+        ("logits", (2.0, None, 0.5), ((0, 1, 2), (2, 0, 1), (0, 1, 2))),
+        ("probs", (3.0, 1.0, 5.0), ((0, 1, 2), (3, 2, 1), (4, 0, 3))),
+        ("logits", (3.0, 1.0, 5.0), ((0, 1, 2), (3, 2, 1), (4, 0, 3))),
+    ],
+)
+def test_an_ensemble_is_the_weighted_mean_of_its_members(
+    make: Make, head: str, shares: tuple[float | None, ...], classes: tuple[tuple[int, ...], ...]
+) -> None:
+    members = zip(SOURCES, classes, shares, strict=True)
+    sources = [Source(p, make(p), at="fc", classes=known, share=share) for p, known, share in members]
+    total = 1 + max(map(max, classes))
+    net = fusion.build(prototxt.filter_net(compose_deploy(sources, head, total), phase="TEST"), seed=4)
+    image = torch.randn(2, 1, 8, 8, generator=torch.manual_seed(5))
+    values = {name: blob.detach().double().numpy() for name, blob in fusion.blobs(net, {"data": image}).items()}
+    scores, weights = np.zeros((2, total)), np.zeros(total)
+    for prefix, known, share in zip(SOURCES, classes, shares, strict=True):
+        powers = np.exp(values[f"{prefix}/classes"])
+        answers = powers / powers.sum(1, keepdims=True)
+        scores[:, list(known)] += (1 if share is None else share) * (np.log(answers) if head == "logits" else answers)
+        weights[list(known)] += 1 if share is None else share
+    expected = scores / weights if head == "logits" else np.log(scores / weights)
+    np.testing.assert_allclose(values["classes"], expected, rtol=1e-4, atol=1e-5)
+    if head == "probs" and total == 3:
+        np.testing.assert_allclose(values["prob"], scores / weights, rtol=1e-4, atol=1e-6)
+
+
+def compose_deploy(sources: list[Source], head: str, total: int) -> prototxt.schema.messages.NetParameter:
+    return prototxt.load_net(compose(sources, head, num_output=total).deploy)
+
+
+@pytest.mark.parametrize(
+    ("head", "share", "says"),
+    [("sum", 1.0, "head 'sum' takes none"), ("probs", 0.0, "the share 0.0 is not above 0"), ("probs", -1.0, "-1.0 is")],
+)
+def test_shares_that_make_no_ensemble(make: Make, head: str, share: float, says: str) -> None:
+    with pytest.raises(fusion.ComposeError, match=says):
+        compose([Source("a", make("a"), at="fc", share=share)], head, num_output=3)

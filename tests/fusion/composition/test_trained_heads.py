@@ -69,7 +69,7 @@ def prepared(folder: Path, head: str, classes: dict[str, Sequence[int]], **optio
     composed.write(target)
     plan = fusion.plan_merge(prototxt.load_net(composed.train_val), {p: f"{p}.caffemodel" for p in classes})
     fusion.apply_merge(plan, target / "init.caffemodel")
-    if head == "logits":
+    if head in ("logits", "probs"):
         return composed, dict(prototxt.read_weights(target / "init.caffemodel"))
     solver = fusion.Solver(target / "solver.prototxt", weights=target / "init.caffemodel", device="cpu")
     solver.step(3)
@@ -85,7 +85,7 @@ def test_every_head_trains_and_matches_after_export(
 ) -> None:
     monkeypatch.chdir(folder)
     classes: dict[str, Sequence[int]] = {"odd": (), "even": ()} if head == "zero-init" else {**CLASSES}
-    options: dict[str, Any] = {} if head == "logits" else {"project": 16, "batch_norm": True}
+    options: dict[str, Any] = {} if head in ("logits", "probs") else {"project": 16, "batch_norm": True}
     composed, weights = prepared(folder, head, classes, **options)
     net = composed.deploy
     if head in ("fastnorm", "softmax"):

@@ -1,4 +1,4 @@
-"""Predictions of an odd, an even, a plainly fused and a treated net over pictures that exist."""
+"""Predictions of an odd, an even, a plainly fused and a treated net over pictures that exist, and of eight samples."""
 
 from __future__ import annotations
 
@@ -47,3 +47,27 @@ def nets(folder: Path) -> dict[str, pct.Predictions]:
     """The four nets in one label space."""
     loaded = {name: pct.Predictions.load(folder / f"{name}.npz") for name in ("odd", "even", "plain", "focal")}
     return {**loaded, "odd": loaded["odd"].relabelled([1, 3, 5]), "even": loaded["even"].relabelled([0, 2, 4])}
+
+
+def eight_samples(name: str, answers: list[int], shares: list[float], **meta: object) -> pct.Predictions:
+    """A net over a to h: its answers, and their probabilities; the next class has three quarters of the rest."""
+    probabilities = np.empty((8, 3))
+    for row, (answer, share) in enumerate(zip(answers, shares, strict=True)):
+        probabilities[row] = (1 - share) / 4
+        probabilities[row, (answer + 1) % 3] = (1 - share) * 3 / 4
+        probabilities[row, answer] = share
+    keys = [f"pics/{letter}.png" for letter in "abcdefgh"]
+    variants = [""] * 4 + ["noise"] * 4
+    return pct.Predictions(keys, EIGHT_LABELS, np.log(probabilities), variants=variants, meta={"name": name, **meta})
+
+
+EIGHT_LABELS = [0, 0, 1, 1, 2, 2, 2, 2]
+
+
+@pytest.fixture
+def eight() -> tuple[pct.Predictions, pct.Predictions, pct.Predictions]:
+    """An old net, a base that forgets b, e and f, and a new net that forgets b and f; both learn d."""
+    names = {"class_names": ["ant", "bee", "cat"]}
+    old = eight_samples("old", [0, 0, 1, 0, 2, 2, 1, 2], [0.8, 0.6, 0.9, 0.7, 0.5, 0.95, 0.6, 0.7], **names)
+    base = eight_samples("base", [0, 1, 1, 1, 0, 1, 1, 2], [0.9] * 8)
+    return old, base, eight_samples("new", [0, 1, 1, 1, 2, 0, 0, 2], [0.6, 0.9, 0.7, 0.5, 0.8, 0.7, 0.6, 0.99])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 from fusion import pct
-from fusion.report import Album, Budget, check_budget, gather, page, sections
+from fusion.report import Album, Budget, Curve, check_budget, gather, page, sections
 from fusion.report.charts import frontier
 from fusion.report.format_numbers import percent
 from fusion.report.html import Markup, concat, elem
@@ -229,3 +230,53 @@ def test_numbers_of_grid_lines_stand_left_of_them() -> None:
     assert f'x="{LEFT - 6}"' in text
     assert 'text-anchor="end"' in text
     assert f'y="{y.at(0.25) + 4}"' in text
+
+
+def sections_of(text: str) -> dict[str, str]:
+    """The content of each section, by its heading."""
+    return dict(re.findall(r"<section [^>]*><h2>([^<]*)</h2>(.*?)</section>", text, re.DOTALL))
+
+
+def test_sections_are_there_where_there_is_something_to_say(eight: tuple[pct.Predictions, ...], tmp_path: Path) -> None:
+    old, base, new = eight
+    every = page(gather(old=[old], new=[base, new]), album=Album(tmp_path), curves=[Curve("new", [(0, 1.0)])])
+    names = ["Figures", "Where it forgets", "By slice", "The flips", "Confidence and trade-off", "Training", "Sources"]
+    assert list(sections_of(every)) == [*names, "Glossary"]
+    assert re.findall('<a href="#([a-z]+)">', every) == [
+        "figures", "classes", "slices", "flips", "charts", "training", "again", "words"
+    ]  # fmt: skip
+    assert "<title>new against old</title>" in every
+    flips = sections_of(every)["The flips"]
+    negative, positive = flips.split("Positive flips: newly right")
+    assert ("taken for" in negative, "no longer" in negative) == (True, False)
+    assert ("taken for" in positive, "no longer" in positive) == (False, True)
+    assert "3 images were not found under" in flips
+    assert "Created by the command" not in every
+    few = page(gather(old=[replace(old, variants=None)], new=[replace(new, variants=None)]))
+    assert list(sections_of(few)) == [name for name in [*names, "Glossary"] if name not in ("By slice", "Training")]
+    assert "not found" not in few
+    assert "3 images did not fit into the page" in few
+
+
+def test_sources_have_their_facts(eight: tuple[pct.Predictions, ...]) -> None:
+    old, base, new = eight
+    meta = {"file": ["a.npz", "b.npz"], "hash": "f00", "none": [], "count": 3, "mixed": ["é", 1]}
+    text = page(gather(old=[old], new=[new.named("new", **meta)], baseline=base), command="fusion-report <x>")
+    sources = sections_of(text)["Sources"]
+    assert re.findall("<summary><b>([^<]*)</b> ([^<]*)</summary>", sources) == [
+        ("old", "old"), ("base", "baseline"), ("new", "new")
+    ]  # fmt: skip
+    facts = re.findall("<dt>([^<]*)</dt><dd><code>([^<]*)</code>", sources.split("<b>new</b>")[1])
+    assert facts == [
+        ("samples", "8"), ("classes", "3: 0, 1, 2"), ("count", "3"), ("file", "a.npz, b.npz"), ("hash", "f00"),
+        ("mixed", "[&quot;é&quot;, 1]"), ("none", "none"),
+    ]  # fmt: skip
+    assert "<code>fusion-report &lt;x&gt;</code>" in sources
+
+
+def test_twenty_classes_are_listed_and_more_are_counted() -> None:
+    for count, end in ((20, "18, 19"), (21, "18, 19, …")):
+        net = pct.Predictions(["a"], [0], np.eye(1, count), meta={"name": "net"})
+        known = re.findall("<dt>classes</dt><dd><code>([^<]*)", page(gather(old=[net], new=[net])))[0]
+        assert known.startswith(f"{count}: 0, 1, ")
+        assert known.endswith(end)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from fusion.report import (
     report_json,
     report_text,
 )
-from fusion.report.format_numbers import explanation, headline, p_value, percent, points, span
+from fusion.report.format_numbers import commas, explanation, headline, p_value, percent, plural, points, span
 from fusion.report.gate import Check
 
 Nets = dict[str, pct.Predictions]
@@ -200,7 +201,14 @@ def test_figures_in_words() -> None:
     assert percent(0.01234) == "1.23\u00a0%"
     assert percent(None) == points(None) == span(pct.Interval(None, None, None)) == p_value(None) == "–"
     assert points(-0.0031) == "−0.31\u00a0points"
-    assert [p_value(x) for x in (1e-9, 0.00312, 0.5)] == ["< 0.0001", "0.0031", "0.50"]
+    assert [p_value(x) for x in (1e-9, 0.0001, 0.00312, 0.01, 0.5)] == ["< 0.0001", "0.0001", "0.0031", "0.01", "0.50"]
+    assert (percent(0.5, 0), points(0.5, 0)) == ("50\u00a0%", "+50\u00a0points")
+    assert span(pct.Interval(0.5, 0.0, 1.0)) == "0.00–100.00\u00a0%"
+    assert span(pct.Interval(0.5, -0.001, 1.0), 1) == "−0.1 to +100.0\u00a0%"
+    assert span(pct.Interval(0.5, 0.1, None)) == span(pct.Interval(0.5, None, 0.1)) == "–"
+    assert [plural(n, "flip") for n in (0, 1, 2, 1234)] == ["0 flips", "1 flip", "2 flips", "1,234 flips"]
+    assert plural(2, "answer is", "answers are") == "2 answers are"
+    assert commas(1234567) == "1,234,567"
 
 
 def still(count: int, right: int) -> pct.Predictions:
@@ -255,3 +263,115 @@ def test_accuracy_of_a_gate_names_its_samples(nets: Nets) -> None:
     (one,) = check_budget(gather(old=[nets["odd"]], new=[nets["focal"]]), Budget(min_accuracy=0.1))
     assert one.what == "accuracy of focal over all 200 samples"
     assert one.value == pct.accuracy(nets["focal"])
+
+
+def test_figures_of_eight_samples(eight: Sequence[pct.Predictions]) -> None:
+    old, base, new = eight
+    found = gather(old=[old], new=[base, new])
+    read = figures(found, check_budget(found, Budget(max_nfr=0.3)))
+    assert (read["featured"], read["base"], read["title"]) == ("new", "base", "new against old")
+    assert read["class_names"] == {"0": "ant", "1": "bee", "2": "cat"}
+    assert read["nfr_difference"]["value"] == pytest.approx(-0.125)
+    assert (read["old"]["accuracy"], read["old"]["samples"], read["old"]["classes"]) == (0.75, 8, [0, 1, 2])
+    assert read["samples_of_unknown_classes"] == 0
+    assert [check["what"] for check in read["gate"]["checks"]] == ["NFR of base", "NFR of new"]
+    one = read["new"][1]
+    assert (one["name"], one["role"], one["samples"], one["accuracy"]["value"]) == ("new", "new", 8, 0.625)
+    assert one["expected_calibration_error"] == pytest.approx(0.22625)
+    assert (one["meta"], one["against"]) == ({}, {})
+    against = one["against_all"]
+    assert against["outcomes"] == {"both_right": 4, "negative": 2, "positive": 1, "both_wrong": 1}
+    assert (against["samples"], against["mcnemar_p"], against["churn"]["value"]) == (8, 1.0, 0.5)
+    assert [flip["key"] for flip in against["negative_flips"]] == ["pics/b.png", "pics/f.png"]
+    flip = {name: value for name, value in against["negative_flips"][1].items() if "confidence" not in name}
+    assert flip == {"key": "pics/f.png", "variant": "noise", "label": 2, "old_answer": 2, "new_answer": 0}
+    assert against["negative_flips"][1]["old_confidence"] == pytest.approx(0.95)
+    assert against["negative_flips"][1]["new_confidence"] == pytest.approx(0.7)
+    assert {c: entry["negative"] for c, entry in against["per_class"].items()} == {"0": 1, "1": 0, "2": 1}
+    assert against["per_class"]["2"]["negative_flip_rate"] == 0.25
+    assert against["per_class"]["2"]["interval"] == pytest.approx([0.0455873, 0.6993582])
+    assert list(against["per_slice"]) == ["", "noise"]
+    # f: the old net's margin (0.95 less 0.0375 of the next) and so on, over all samples
+    assert against["margin_weighted_flips"] == found.featured.whole.margin_weighted
+    alone = figures(gather(old=[old], new=[new]))
+    assert (alone["base"], alone["nfr_difference"]) == (None, None)
+
+
+def test_json_refuses_what_is_not_finite_and_keeps_letters(eight: Sequence[pct.Predictions]) -> None:
+    assert '"né"' in report_json(gather(old=[eight[0]], new=[eight[2].named("né")]))
+    strange = eight[2].named("new", loss=float("nan"))
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        report_json(gather(old=[eight[0]], new=[strange]))
+
+
+def test_names_of_classes_come_from_the_labels_or_the_featured_net(eight: Sequence[pct.Predictions]) -> None:
+    old, base, new = eight
+    other = base.named("base", class_names={"1": "wasp"})
+    assert [gather(old=[old], new=[other, new]).class_name(c) for c in (0, 1, 7)] == ["ant", "wasp", "7"]
+    featured = new.named("new", class_names=["dog"])
+    assert [gather(old=[old], new=[other, featured]).class_name(c) for c in (0, 1, 2)] == ["dog", "wasp", "cat"]
+    given = gather(old=[old], new=[featured], labels=["x", ""])
+    assert [given.class_name(c) for c in (0, 1, 2)] == ["x", "1", "2"]
+
+
+def test_up_to_five_nets_are_shown(eight: Sequence[pct.Predictions]) -> None:
+    nets = [eight[2].named(f"net {number}") for number in range(6)]
+    assert [one.name for one in gather(old=[eight[0]], new=nets[:5]).shown] == [net.name for net in nets[:5]]
+    assert [one.name for one in gather(old=[eight[0]], new=nets).shown] == ["net 0", "net 5"]
+
+
+def test_the_base_may_have_its_samples_in_another_order(eight: Sequence[pct.Predictions]) -> None:
+    old, base, new = eight
+    order = [3, 1, 7, 5, 0, 2, 6, 4]
+    found, turned = (gather(old=[old], new=[one, new]).spared for one in (base, base.take(order)))
+    assert found == turned
+    assert found is not None
+    assert found.value == pytest.approx(-0.125)
+    assert [c.role for c in gather(old=[old], new=[new], baseline=base).candidates] == ["baseline", "new"]
+    assert [c.role for c in gather(old=[old], new=[base, new]).candidates] == ["new", "new"]
+
+
+def test_one_slice_is_none(eight: Sequence[pct.Predictions]) -> None:
+    whole = gather(old=[eight[0]], new=[eight[2]]).featured.whole
+    assert whole.per_slice(lambda key, variant: "all") == {}
+    assert list(whole.per_slice(lambda key, variant: 9 if key < "pics/c" else 10)) == ["10", "9"]
+
+
+def test_each_limit_is_held_against_its_own_figure(eight: Sequence[pct.Predictions]) -> None:
+    old, base, new = eight
+    budget = Budget(
+        max_nfr=0.25, min_accuracy=0.625, max_weighted_nfr=0.9, severity={2: 3.0}, references={"old": 0.2},
+        classes={0: 0.5, 2: 0.2}, max_nfr_upper=0.6,
+    )  # fmt: skip
+    checks = check_budget(gather(old=[old], new=[new], baseline=base), budget)
+    weighted = pct.severity_weighted_nfr(old=old, new=new, severity={2: 3.0})
+    assert weighted == pytest.approx((1 + 3) / (4 + 4 * 3))
+    assert [(c.what, c.value, c.limit, c.least, c.passed) for c in checks] == [
+        ("accuracy of new", 0.625, 0.625, True, True),
+        ("NFR of new", 0.25, 0.25, False, True),
+        ("upper end of the 95\u00a0% interval of the NFR of new", pytest.approx(0.5907246), 0.6, False, True),
+        ("severity-weighted NFR of new", weighted, 0.9, False, True),
+        ("NFR of new against old", 0.25, 0.2, False, False),
+        ("NFR of new on class ant", 0.5, 0.5, False, True),
+        ("NFR of new on class cat", 0.25, 0.2, False, False),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "limit", "expected"),
+    [(0.00501, 0.005, "0.501"), (0.005001, 0.005, "0.5001"), (0.00500001, 0.005, "0.50"), (0.01, 0.005, "1.00")],
+)
+def test_a_check_has_as_many_digits_as_it_takes(value: float, limit: float, expected: str) -> None:
+    assert f" is {expected}\u00a0%, at most" in str(Check("NFR", value, limit, False, False))
+    assert f" is {expected}\u00a0%, at least" in str(Check("NFR", value, limit, True, False))
+
+
+def test_weights_and_rates_at_the_ends_of_their_ranges(tmp_path: Path) -> None:
+    path = tmp_path / "budget.json"
+    path.write_text('{"severity": {"1": 0}, "max_weighted_nfr": 0, "max_nfr_upper": "100%"}')
+    assert read_budget(path) == Budget(max_weighted_nfr=0, severity={1: 0.0}, max_nfr_upper=1)
+    for weight in ("Infinity", "1e999", '"inf"'):
+        path.write_text(f'{{"severity": {{"1": {weight}}}, "max_weighted_nfr": 0}}')
+        with pytest.raises(ReportError, match=r"0 or more|JSON"):
+            read_budget(path)
+    assert parse_rate(" 0.5 % ") == 0.005

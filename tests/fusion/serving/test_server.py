@@ -279,3 +279,101 @@ def test_an_address_of_six() -> None:
             assert found.url.startswith("http://[::1]:")
     except FusionError:
         pytest.skip("this machine has no IPv6")
+
+
+def test_bytes_after_the_picture_do_not_belong_to_it(running: Server) -> None:
+    with socket.create_connection(("127.0.0.1", running.server_port), 30) as connection:
+        head = f"POST /answer HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(png())}\r\n\r\n"
+        connection.sendall(head.encode() + png() + bytes(50))
+        reply = connection.recv(1000)
+        while part := connection.recv(1000):
+            reply += part
+    assert json.loads(reply.partition(b"\r\n\r\n")[2]) == {"answers": [len(png())]}
+
+
+def test_a_picture_of_many_pieces_arrives_whole() -> None:
+    seen: list[bytes] = []
+    picture = png() + bytes(range(256)) * 1000
+    with open_server(lambda body: {"n": seen.append(body)}, {}) as found:
+        thread = threading.Thread(target=found.serve_forever, args=(0.05,))
+        thread.start()
+        assert ask(found, body=picture)[0] == 200
+        found.shutdown()
+        thread.join()
+    assert seen == [picture]
+
+
+@pytest.mark.parametrize(("path", "status"), [("/", 405), ("/style.css", 405), ("/nowhere", 404), ("/answer?x", 404)])
+def test_pictures_are_taken_in_one_place(running: Server, path: str, status: int) -> None:
+    found, _, body = ask(running, path=path, body=png())
+    assert (found, json.loads(body)) == (status, {"error": "Send images to /answer."})
+
+
+def test_too_many_at_once_are_dropped_and_places_come_back(running: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "_slots", threading.BoundedSemaphore(1))
+    assert [ask(running, body=png())[0] for _ in range(3)] == [200] * 3
+    assert running._slots.acquire(timeout=5)
+    with monkeypatch.context() as patched:
+        patched.setattr(server, "_QUEUE", 0.01)
+        with pytest.raises(OSError, match=r"without response|reset"):
+            ask(running, body=png())
+    running._slots.release()
+    assert ask(running, body=png())[0] == 200
+    assert running._slots.acquire(timeout=5)  # the last thread has ended
+
+
+def test_a_hanging_client_does_not_hold_up_the_end() -> None:
+    assert Server.daemon_threads
+
+
+def test_faults_are_reported_and_lost_clients_are_not(running: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    for error, told in ((ConnectionResetError("gone"), False), (RuntimeError("a fault"), True)):
+        try:
+            raise error
+        except Exception:
+            running.handle_error(None, ("127.0.0.1", 1))
+        assert ("a fault" in capsys.readouterr().err) is told
+
+
+def test_a_reader_has_one_deadline_for_all_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(server, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    here, there = socket.socketpair()
+    with here, there:
+        reader = server._TimedReader(here, 3.0)
+        there.sendall(b"abc")
+        target = bytearray(2)
+        now[0] += 2.9
+        assert (reader.readinto(target), bytes(target)) == (2, b"ab")
+        assert here.gettimeout() == 3.0
+        now[0] += 0.1
+        with pytest.raises(TimeoutError):
+            reader.readinto(target)
+        reader.restart()
+        assert (reader.readinto(target), bytes(target[:1])) == (1, b"c")
+        now[0] += 2.99
+        with pytest.raises(TimeoutError):
+            reader.readinto(target)  # nothing comes in the hundredth of a second that is left
+
+
+@pytest.mark.parametrize(("seconds", "parts"), [(0.0, 2 * MOST_BYTES >> 16), (0.5, 4)])
+def test_a_refused_client_finishes_within_bounds(monkeypatch: pytest.MonkeyPatch, seconds: float, parts: int) -> None:
+    now, taken = [0.0], []
+
+    def recv(size: int) -> bytes:
+        taken.append(size)
+        now[0] += seconds
+        return bytes(size)
+
+    monkeypatch.setattr(server, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    handler = object.__new__(server.Handler)
+    handler.wfile, handler.rfile = io.BytesIO(), io.BufferedReader(io.BytesIO())
+    handler.request = SimpleNamespace(shutdown=lambda how: None, settimeout=lambda s: None, recv=recv)
+    handler._unread = True
+    handler.finish()
+    assert len(taken) == parts
+    taken.clear()
+    handler._unread = False
+    handler.wfile, handler.rfile = io.BytesIO(), io.BufferedReader(io.BytesIO())
+    handler.finish()
+    assert not taken

@@ -1,0 +1,46 @@
+"""The parser of every command: its version, hints for misspelt options, and one layout of help texts."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from prototxt.errors import closest
+
+
+class CommandParser(argparse.ArgumentParser):
+    """Parses a command line; options are not abbreviated, since a new option would change the meaning of a script."""
+
+    def __init__(self, prog: str | None = None, **settings: Any) -> None:
+        super().__init__(prog, formatter_class=_Formatter, allow_abbrev=False, **settings)
+        self.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """Parse; exit with a hint for unknown arguments, here also for those of a sub-command."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.refuse(f"unrecognized arguments: {' '.join(unknown)}", unknown[0], self._option_string_actions)
+        return found, unknown
+
+    def refuse(self, message: str, word: str, known: Sequence[str] | dict[str, Any]) -> NoReturn:
+        """Exit with a usage error about `word`, with the most similar of the known words as a hint."""
+        similar = closest(word.partition("=")[0], known)
+        self.error(f"{message}; did you mean {similar!r}?" if similar else message)
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Wraps descriptions; lists and examples, which have several lines, stay as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return super()._fill_text(text if "\n" in text else "\n".join(self._split_lines(text, width)), width, indent)
+
+
+class _Version(argparse.Action):
+    """Prints the version, which is looked up only then."""
+
+    def __call__(self, *args: Any) -> None:
+        from fusion.version import __version__
+
+        print(f"caffe-fusion {__version__}")
+        raise SystemExit(0)
