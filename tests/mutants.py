@@ -13,7 +13,9 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
+import gc
 import importlib.util
+import inspect
 import multiprocessing
 import os
 import random
@@ -27,7 +29,14 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import CodeType, FunctionType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 COPIED = ("prototxt", "fusion", "tools", "tests", "examples", "benchmarks", "docs", "pyproject.toml", "README.md")
@@ -285,23 +294,40 @@ class Workspace:
             (folder / "shared").symlink_to((ROOT.parent / "shared").resolve())
 
     def run(self, arguments: Sequence[str], limit: float | None = None) -> int:
-        """Run tests in a fork that imports the copy's code; returns pytest's exit status, or -1 beyond the limit."""
+        """Run pytest in a fork that imports the copy's code; returns its exit status, or -1 beyond the limit."""
         process = FORKS.Process(target=run_tests, args=(self.root, arguments))
         process.start()
-        assert process.pid is not None
-        process.join(limit)
-        hangs = process.is_alive()
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.join()
-        return -1 if hangs or process.exitcode is None else process.exitcode
+        return status_of(process, limit)
+
+    @contextlib.contextmanager
+    def collected(self, tests: Sequence[str]) -> Iterator[Connection]:
+        """Keep a process that has collected the tests, which takes as long as many of them run, see `MutantRuns`."""
+        ours, theirs = FORKS.Pipe()
+        process = FORKS.Process(target=run_tests, args=(self.root, tests, theirs))
+        process.start()
+        theirs.close()
+        try:
+            yield ours
+        finally:
+            ours.send(None)
+            process.join()
 
 
 FORKS = multiprocessing.get_context("forkserver")
 
 
-def run_tests(root: Path, arguments: Sequence[str]) -> None:
-    """Run pytest in the copy of the project and exit with its status; the target of a process of its own."""
+def status_of(process: BaseProcess, limit: float | None) -> int:
+    """Wait for a process, then end all of its group; returns its exit status, or -1 beyond the limit in seconds."""
+    process.join(limit)
+    hangs = process.is_alive()
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid or 0, signal.SIGKILL)
+    process.join()
+    return -1 if hangs or process.exitcode is None else process.exitcode
+
+
+def run_tests(root: Path, arguments: Sequence[str], requests: Connection | None = None) -> None:
+    """Run pytest in the copy of the project and exit with its status; with requests, run those instead of all tests."""
     os.setsid()
     silence = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
@@ -311,7 +337,63 @@ def run_tests(root: Path, arguments: Sequence[str]) -> None:
     os.chdir(root)
     import pytest
 
-    sys.exit(pytest.main([*PYTEST, *arguments]))
+    sys.exit(pytest.main([*PYTEST, *arguments], [MutantRuns(requests)] if requests else []))
+
+
+FAILED = 3  # exit status, unlike that of an error in this program
+
+
+class MutantRuns:
+    """A plugin that collects the tests once, and runs the requested ones in a fork for each mutant of a function."""
+
+    def __init__(self, requests: Connection) -> None:
+        self.requests = requests
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        """Answer each request (changed file, its functions, tests, limit in seconds) with the status of the tests."""
+        while request := self.requests.recv():
+            *changes, limit = request
+            process = multiprocessing.get_context("fork").Process(target=self.run, args=(session, *changes))
+            process.start()
+            self.requests.send(status_of(process, limit))
+        return True
+
+    def run(self, session: pytest.Session, path: Path, names: set[str], tests: set[str]) -> None:
+        """Replace the functions by those of the changed file, and run the tests until one fails."""
+        os.setsid()
+        _, functions = parts_of(path.read_text(encoding="utf-8"))
+        for item in gc.get_objects():
+            name = item.__code__.co_qualname if type(item) is FunctionType else ""
+            if name in names and Path(item.__code__.co_filename).resolve() == path:
+                item.__code__ = functions[name].replace(co_filename=str(path))
+        items = [item for item in session.items if item.nodeid in tests]
+        for item, following in zip(items, [*items[1:], None], strict=True):
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+            if session.testsfailed:
+                os._exit(FAILED)
+        os._exit(0 if items else 1)
+
+
+def parts_of(source: str) -> tuple[list[object], dict[str, CodeType]]:
+    """Return what a module does when it is imported, and its functions and methods by qualified name."""
+    on_import, functions = list[object](), dict[str, CodeType]()
+    waiting = [compile(source, "", "exec")]
+    while waiting:
+        code = waiting.pop()
+        inner = [part for part in code.co_consts if isinstance(part, CodeType)]
+        waiting += [part for part in inner if not part.co_flags & inspect.CO_OPTIMIZED]
+        functions |= {part.co_qualname: part for part in inner if part.co_flags & inspect.CO_OPTIMIZED}
+        # Values that are equal and differ, such as True and 1, are told apart by their text.
+        constants = [part.co_qualname if isinstance(part, CodeType) else repr(part) for part in code.co_consts]
+        on_import += [code.co_code, code.co_names, constants]
+    return on_import, functions
+
+
+def changed_functions(before: str, after: str) -> set[str]:
+    """Return the functions that a mutant changes; none where it changes what its module does when it is imported."""
+    (old_import, old), (new_import, new) = parts_of(before), parts_of(after)
+    names = {name for name, code in new.items() if code != old.get(name)}
+    return names if old_import == new_import and all(name in old for name in names) else set()
 
 
 PYTEST = ("-q", "--assert=plain", "-p", "no:cacheprovider", "-m", "not slow")
@@ -348,7 +430,7 @@ def numbers_in(bits: bytes) -> Iterator[int]:
     return (8 * index + bit for index, byte in enumerate(bits) for bit in range(8) if byte >> bit & 1)
 
 
-def is_noticed(work: Workspace, mutant: Mutant, tests: set[str], limit: float) -> bool:
+def is_noticed(work: Workspace, collected: Connection, mutant: Mutant, tests: set[str], limit: float) -> bool:
     """Return whether one of the tests fails with the mutant, or they take longer than the limit in seconds."""
     path, names = work.root / mutant.path, work.root / "mutants.txt"
     source = path.read_text(encoding="utf-8")
@@ -357,7 +439,13 @@ def is_noticed(work: Workspace, mutant: Mutant, tests: set[str], limit: float) -
     compiled.unlink(missing_ok=True)
     path.write_text(mutant.apply(source), encoding="utf-8")
     try:
-        return work.run(["-x", f"@{names}"], limit) != 0
+        functions = changed_functions(source, mutant.apply(source))
+        if not functions:
+            return work.run(["-x", f"@{names}"], limit) != 0
+        collected.send((path, functions, tests, limit))
+        status = collected.recv()
+        assert status in (0, FAILED) or status < 0, f"the tests of {describe(mutant)} cannot be run"
+        return bool(status != 0)
     finally:
         path.write_text(source, encoding="utf-8")
         compiled.unlink(missing_ok=True)
@@ -371,19 +459,20 @@ def measure(package: str, options: argparse.Namespace) -> tuple[int, int]:
             print(describe(mutant))
         return 0, 0
     with tempfile.TemporaryDirectory() as folder:
-        work = Workspace(Path(folder))
+        work = Workspace(Path(folder).resolve())
         began = time.monotonic()
         tests = reaching_tests(work, package)
         limit = 30 + 2 * (time.monotonic() - began)  # of all tests, while other mutants run beside
-        every = set(tests_of(package))
+        every = set().union(*tests.values())
         noticed = 0
-        for mutant in chosen:
-            lines = range(mutant.line, mutant.line + mutant.lines)
-            reaching = set().union(*(tests.get((mutant.path, line), set()) for line in lines))
-            killed = is_noticed(work, mutant, reaching or every, limit)
-            noticed += killed
-            if not killed:
-                print(f"survived: {describe(mutant)}", flush=True)
+        with work.collected(tests_of(package)) as collected:
+            for mutant in chosen:
+                lines = range(mutant.line, mutant.line + mutant.lines)
+                reaching = set().union(*(tests.get((mutant.path, line), set()) for line in lines))
+                killed = is_noticed(work, collected, mutant, reaching or every, limit)
+                noticed += killed
+                if not killed:
+                    print(f"survived: {describe(mutant)}", flush=True)
     print(f"{package:24} {noticed:3} of {len(chosen):3} noticed", flush=True)
     return noticed, len(chosen)
 
