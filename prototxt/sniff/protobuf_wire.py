@@ -47,9 +47,8 @@ class ByteWindow:
         return cls(name, len(data), None, data)
 
     def load(self, position: int) -> None:
-        """Move the window to start at `position`."""
-        if self._fd is None:
-            return
+        """Move the window, which is one on a file, to start at `position`."""
+        assert self._fd is not None
         self.buffer = os.pread(self._fd, _STEP, position)
         self.start = position
         self.stop = position + len(self.buffer)
@@ -60,8 +59,7 @@ class ByteWindow:
         """Read the bytes from `start` to `end`, which must lie inside the file."""
         if self.start <= start and end <= self.stop:
             return self.buffer[start - self.start : end - self.start]
-        if self._fd is None:
-            return b""
+        assert self._fd is not None  # a window in memory has all bytes
         parts = []
         while start < end:
             part = os.pread(self._fd, end - start, start)
@@ -168,8 +166,6 @@ def _too_long(window: ByteWindow, at: int, number: int, length: int, left: int) 
 
 def encode_varint(value: int) -> bytes:
     """Encode a number as a varint; a negative one takes ten bytes."""
-    if 0 <= value < 0x80:
-        return bytes((value,))
     if value < 0:
         value += 1 << 64
     out = bytearray()

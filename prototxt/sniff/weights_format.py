@@ -56,7 +56,7 @@ def _kind(head: bytes, size: int, place: str) -> str:
         raise WeightsError("the file is empty", place=place, hint="the program that wrote it failed: write it again")
     if head.startswith(HDF5_MAGIC):
         return "hdf5"
-    if len(head) > 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8:
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8:
         return "safetensors"
     found = foreign_format(head)
     if found is not None:

@@ -93,6 +93,36 @@ def test_fields() -> None:
     assert list(wire_fields(memory(data), 4, 7)) == [(100, VARINT, 7, 7)]
 
 
+@pytest.mark.parametrize("value", [126, 127, 128, 129, 16_383, 16_384])
+def test_numbers_and_lengths_at_the_edge_of_one_byte(value: int) -> None:
+    number = encode_varint(value)
+    assert fields(b"\x08" + number) == [(1, VARINT, value, 1 + len(number))]
+    assert fields(b"\x0a" + number + bytes(value)) == [(1, LENGTH, 1 + len(number), 1 + len(number) + value)]
+
+
+@pytest.mark.parametrize("number", [15, 16, 31, 2047, 2048])
+def test_field_numbers_at_the_edge_of_one_byte(number: int) -> None:
+    key = field_key(number, VARINT)
+    assert len(key) == (1 if number < 16 else 2 if number < 2048 else 3)
+    assert fields(key + b"\x05") == [(number, VARINT, 5, len(key) + 1)]
+
+
+@pytest.mark.parametrize("key", [b"\x0a", b"\x08"])
+def test_a_message_that_ends_after_a_key_takes_nothing_from_the_bytes_behind_it(key: bytes) -> None:
+    with pytest.raises(WeightsError, match="byte 1: the data ends inside a number"):
+        list(wire_fields(memory(key + b"\x00"), 0, 1))
+    with pytest.raises(WeightsError, match="byte 1: the data ends inside a number"):
+        list(wire_fields(memory(key + b"\x80\x01"), 0, 2))
+
+
+@pytest.mark.parametrize(("wire", "size"), [(FIXED32, 4), (FIXED64, 8)])
+def test_the_last_value_may_end_with_the_message_and_not_after_it(wire: int, size: int) -> None:
+    data = field_key(5, wire) + bytes(size)
+    assert fields(data) == [(5, wire, 1, 1 + size)]
+    with pytest.raises(WeightsError, match=f"byte 0: field 5 claims {size} bytes"):
+        list(wire_fields(memory(data), 0, size))
+
+
 @pytest.mark.parametrize(("wire", "size"), [(FIXED32, 4), (FIXED64, 8)])
 @pytest.mark.parametrize("count", [1, 2, 70_000])
 def test_values_of_one_field_come_as_one_run(wire: int, size: int, count: int) -> None:
@@ -126,6 +156,23 @@ def test_a_run_ends_before_another_key_or_a_cut_value() -> None:
 def test_fields_that_cannot_be(data: bytes, message: str) -> None:
     with pytest.raises(WeightsError, match=message):
         fields(data)
+
+
+def test_values_of_fields_whose_key_takes_two_bytes_come_one_by_one() -> None:
+    one = field_key(100, FIXED32) + bytes(4)
+    assert fields(one * 2) == [(100, FIXED32, 2, 6), (100, FIXED32, 8, 12)]
+    assert run_end(memory(b"\x80" + bytes(4)), 0, 5, 0x80, 4) == 0
+
+
+def test_a_file_is_read_in_and_out_of_the_window(tmp_path: Path) -> None:
+    data = bytes(range(256)) * 64
+    with on_disk(tmp_path, data) as window:
+        assert window.size == len(data)
+        for position in (0, 100, 9000):
+            window.load(position)
+            assert (window.start, window.stop) == (position, position + EDGE)
+            for start in (0, position, position + 1, position + EDGE - 3, position + EDGE):
+                assert window.read(start, start + 3) == data[start : start + 3]
 
 
 def test_an_inner_message_is_named_where_the_file_goes_on() -> None:
