@@ -49,7 +49,8 @@ def parser(prog: str = "fusion-compose") -> CommandParser:
         help="a source's weights, to freeze layers whose type does not fix their number of blobs; a pattern or a "
         "folder of weights gives branches P1, P2, ... of one net")  # fmt: skip
     add("-o", "--output", metavar="DIR", help="folder for the three files")
-    add("--num-output", type=int, metavar="N", help="classes of the fused net, or values where its loss takes values")
+    add("--num-output", type=int, metavar="N", help="classes of the fused net (default: the class folders "
+        "that it trains on), or values where its loss takes values")  # fmt: skip
     add("--labels", metavar="FILE", help="names of the classes, one per line, class 0 first; they are stored in "
         "the written nets, for fusion-predict, fusion-test and their reports")  # fmt: skip
     add("--name", help="the fused net's name")
@@ -97,8 +98,9 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
         "TEST, any other in both, unless PHASE is given (repeatable)")  # fmt: skip
     add("--data-from", metavar="P", help="the source whose data layers are used (default: the first that has any)")
     add("--train-list", action="append", default=[], metavar="[P[/LAYER]=]FILE",
-        help="the list or database to train on, instead of the sources' own: FILE for all, P=FILE for one source, "
-        "P/LAYER=FILE for one of its data layers, by its name or that of its top (repeatable)")  # fmt: skip
+        help="the list, folder of class folders or database to train on, instead of the sources' own: FILE for all, "
+        "P=FILE for one source, P/LAYER=FILE for one of its data layers, by its name or that of its top "
+        "(repeatable)")  # fmt: skip
     add("--val-list", action="append", default=[], metavar="[P[/LAYER]=]FILE", help="the same for validation")
     add("--train-batch", type=int, metavar="N")
     add("--test-batch", type=int, metavar="N")
@@ -109,7 +111,7 @@ def _add_references(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--references", action="store_true", help="keep each source's own classifier as a frozen side output")
     add("--classes", action="append", default=[], metavar="P=C,C,...",
-        help="the fused classes that a source's own scores stand for, in their order")  # fmt: skip
+        help="the fused classes that a source's own scores stand for, in their order, by number or name")  # fmt: skip
     add("--logits", action="append", default=[], metavar="P=BLOB",
         help="the blob with a source's class scores, where it is not the input of its loss")  # fmt: skip
     add("--pixels", action="append", default=[], metavar="P=KIND",
@@ -187,8 +189,6 @@ def _config(arguments: argparse.Namespace) -> ComposeConfig:
     config = ComposeConfig(sources, options, arguments.output or base.output)
     if not sources:
         _refuse("there are no sources to fuse", "give --source odd=odd.prototxt@ip1, or a file FUSION.toml")
-    if not options.tasks and options.num_output is None and options.loss is None:
-        _refuse("the number of classes of the fused net is missing", "give --num-output N, or num_output in the file")
     if config.output is None and not arguments.dry_run:
         _refuse("the output folder is missing", "give -o DIR, or output in the file, or use --dry-run")
     return config
@@ -222,7 +222,7 @@ def _sources(arguments: argparse.Namespace) -> list[Source]:
     from fusion.composition import Source
     from prototxt.errors import did_you_mean
 
-    classes = {prefix: _numbers("--classes", text) for prefix, text in _pairs("--classes", arguments.classes)}
+    classes = {prefix: _classes(text) for prefix, text in _pairs("--classes", arguments.classes)}
     logits = dict(_pairs("--logits", arguments.logits))
     weights = dict(_pairs("--weights", arguments.weights))
     pixels = dict(_pairs("--pixels", arguments.pixels))
@@ -264,6 +264,13 @@ def _share(text: str) -> float:
         return float(text)
     except ValueError:
         _refuse(f"--share {text}: '{text}' is not a number", "e.g. --share odd=2")
+
+
+def _classes(text: str) -> tuple[int | str, ...]:
+    """Parse `1,3,5` or `0-4,9`, or names of classes."""
+    parts = [part.strip() for part in text.split(",")]
+    by_number = all(part.replace("-", "", 1).isdigit() for part in parts)
+    return _numbers("--classes", text) if by_number else tuple(parts)
 
 
 def _numbers(option: str, text: str) -> tuple[int, ...]:

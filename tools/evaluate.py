@@ -1,4 +1,4 @@
-"""fusion-test: measure a trained net on its own data, as `caffe test` does, and write its predictions."""
+"""fusion-test: measure a trained net on its own data, as `caffe test` does, or on other data; write its predictions."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _EXAMPLE = """example:
   %(prog)s --model lenet_odd.prototxt --weights odd.caffemodel
   %(prog)s --model lenet_odd.prototxt --weights odd.caffemodel --predictions odd.npz --logits ip2 --classes 1,3,5,7,9
+  %(prog)s --model fused/train_val.prototxt --weights fused.caffemodel --list photos/test
 
 A predictions file holds every record of the data layer once, named as in its list; fusion-report compares such files.
 With --classes, class i of the net (and label i of its list) is CLASSES[i] in the label space that compared nets share.
@@ -32,12 +33,14 @@ def parser(prog: str = "fusion-test") -> CommandParser:
     """Build the command line."""
     result = CommandParser(
         prog,
-        description="Measure a trained net on its own data.",
+        description="Measure a trained net on its own data, or on other data that its data layer reads alike.",
         epilog=_EXAMPLE,
     )
     add = result.add_argument
     add("--model", required=True, metavar="NET.prototxt", help="the net, with its data layer")
     add("--weights", required=True, metavar="W[,W]", help="trained weights; later files override earlier ones")
+    add("--list", metavar="LIST", help="measure on this list, folder of class folders or database instead of the "
+        "net's own, or one per data layer (data=LIST,depth=LIST)")  # fmt: skip
     add("--iterations", type=int, metavar="N", help="batches to average (default: one pass over all records)")
     add("--phase", choices=("TEST", "TRAIN"), default="TEST", help="phase of the layers (default TEST)")
     add("--level", type=int, default=0, metavar="N", help="the net state's level")
@@ -76,7 +79,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "fusion-test") -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from fusion.solver.evaluate import open_evaluation
+    from fusion.solver.evaluate import MeasuredData, open_evaluation
     from fusion.solver.logging.console import Silent, for_stream
 
     options.labels = read_class_names(options.labels)
@@ -84,9 +87,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     evaluation = open_evaluation(
         options.model,
         options.weights.split(","),
-        phase=options.phase,
-        level=options.level,
-        stages=options.stage,
+        MeasuredData(options.list, options.phase, options.level, options.stage),
         device=options.device,
         display=display,
         reading=read_options(options),

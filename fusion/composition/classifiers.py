@@ -106,7 +106,9 @@ def _width(goal: Goal, label: str, shapes: Shapes, positions: bool, notes: list[
     task = f"task '{goal.name}': " if goal.name else ""
     if goal.loss.kind.labels == "class":
         if goal.num_output is None:
-            raise ComposeError(f"{task}the number of classes is not given", hint="give num_output=N")
+            raise ComposeError(
+                f"{task}the number of classes is not given", hint="give num_output, or train on class folders"
+            )
         if goal.num_output < 2:
             message = f"{task}{goal.loss.type} over {goal.num_output} class learns nothing: its loss is always the same"
             raise ComposeError(message, hint=f"give the number of classes, or another loss: {CHOICES}")

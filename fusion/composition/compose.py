@@ -15,9 +15,10 @@ from typing import Concatenate, ParamSpec
 from fusion.composition.classifiers import FusedClassifier, classifiers_of, label_blobs
 from fusion.composition.features import Features, HeadRequest
 from fusion.composition.folds import expand_patterns
+from fusion.composition.fused_classes import fused_classes, with_classes
 from fusion.composition.heads import HEADS, NEEDS_SCORES, Head
 from fusion.composition.inputs import Inputs, main_source, resolve_inputs
-from fusion.composition.lists import DataLists
+from fusion.composition.lists import DataLists, labels_in_list
 from fusion.composition.net_text import quoted, read_net, reparse
 from fusion.composition.options import ComposeOptions
 from fusion.composition.overview import Overview, overview_of
@@ -98,10 +99,12 @@ def compose_with(sources: Sequence[Source], options: ComposeOptions) -> Composit
     with _unknown_fields_in_hints(prepared):
         goals = resolve_goals(prepared, loss, tasks, options.num_output)
         inputs = _resolve_inputs(prepared, goals, options)
+        notes = [note for source in prepared for note in (*source.unknown, *source.notes)] + list(inputs.notes)
+        classes = fused_classes(goals, inputs, options, notes)
         for text in inputs.warnings:
             warnings.warn(text, ComposeWarning, stacklevel=3)
-        notes = [note for source in prepared for note in (*source.unknown, *source.notes)] + list(inputs.notes)
-        return _write(_plan(prepared, goals, inputs, options, notes), notes)
+        prepared, goals = with_classes(prepared, goals, classes, notes, scored=reference)
+        return _write(_plan(prepared, goals, inputs, options, classes.names, notes), notes)
 
 
 def _with_keywords(options: Callable[P, ComposeOptions]) -> Callable[Concatenate[Sequence[Source], P], Composition]:
@@ -134,9 +137,18 @@ def _resolve_inputs(sources: Sequence[PreparedSource], goals: Sequence[Goal], op
 
 
 def _plan(
-    sources: Sequence[PreparedSource], goals: Sequence[Goal], inputs: Inputs, options: ComposeOptions, notes: list[str]
+    sources: Sequence[PreparedSource],
+    goals: Sequence[Goal],
+    inputs: Inputs,
+    options: ComposeOptions,
+    names: Sequence[str],
+    notes: list[str],
 ) -> FusionPlan:
-    """Decide everything about the fused net; adds notes. Raises: ComposeError."""
+    """Decide everything about the fused net; adds notes.
+
+    names  of its classes
+    Raises: ComposeError.
+    """
     branches = {source.prefix: branch_texts(source, inputs) for source in sources}
     blobs = [blob for source in sources for blob in inputs.blobs(source.prefix)] if options.input_shape else []
     given: dict[str, Shape] = dict.fromkeys(blobs, (None, *(options.input_shape or ())))
@@ -144,7 +156,7 @@ def _plan(
     classifiers = classifiers_of(goals, inputs, shapes, notes)
     pct = options.parsed_pct()
     check_goals(classifiers, options, pct)
-    classes = named_classes(options.labels, [source.spec for source in sources], classifiers)
+    classes = named_classes(names, options.labels, sources, classifiers)
     notes += loss_notes(goals, {one.name: one.label for one in classifiers})
     side_outputs = options.references or bool(pct)
     references = []
@@ -241,7 +253,7 @@ def _references(sources: Sequence[PreparedSource], shapes: dict[str, Shape], num
             continue
         shape = shapes.get(source.logits, ())
         width = shape[1] if len(shape) == 2 else None
-        found, problems = resolve_classes(source.prefix, source.logits, source.spec.classes, width, num_output)
+        found, problems = resolve_classes(source.prefix, source.logits, source.classes, width, num_output)
         references += [found] if found else []
         errors += problems
     raise_all(errors)
@@ -275,10 +287,8 @@ def _test_iter(train_val: Document, notes: list[str]) -> int:
         if layer.is_data and "TEST" in layer.phases:
             for param in layer.message.messages("image_data_param"):
                 source, batch = param.string("source"), int(param.string("batch_size") or 1)
-                if source and Path(source).is_file():
-                    with Path(source).open("rb") as file:
-                        lines = sum(1 for line in file if line.strip())
-                    return max(1, math.ceil(lines / batch))
+                if source and (records := len(labels_in_list(source))):
+                    return math.ceil(records / batch)
     notes.append("solver: test_iter is 500; make it the number of validation samples divided by their batch size")
     return 500
 

@@ -19,6 +19,7 @@ from fusion.composition.preprocessing import (
     uses_random_numbers,
 )
 from fusion.errors import ComposeError
+from prototxt.formats.class_folders import is_image_folder
 from prototxt.text.edits import Edits
 from prototxt.text.tree import Message
 
@@ -37,6 +38,7 @@ class DataLayerChange:
     added    further tops, which HDF5Data takes from the same files
     dropped  tops that nobody reads, which HDF5Data can do without
     raw      output raw pixels, in the shape [N, C, H, W] if that is known
+    shuffle  shuffle the records in phase TRAIN
     """
 
     lists: DataLists = field(default_factory=DataLists)
@@ -48,6 +50,7 @@ class DataLayerChange:
     dropped: Sequence[str] = ()
     raw: bool = False
     shape: Sequence[int] | None = None
+    shuffle: bool = False
 
 
 def data_layer_texts(net: NetText, layer: LayerText, change: DataLayerChange) -> list[str]:
@@ -56,7 +59,8 @@ def data_layer_texts(net: NetText, layer: LayerText, change: DataLayerChange) ->
     Raises: ComposeError if it takes no list.
     """
     groups = [layer.phases] if layer.phases else []
-    if len(layer.phases) == 2 and change.lists.for_phase("TRAIN") != change.lists.for_phase("TEST"):
+    differ = change.lists.for_phase("TRAIN") != change.lists.for_phase("TEST") or change.shuffle
+    if len(layer.phases) == 2 and differ:
         groups = [(phase,) for phase in layer.phases]
     return [_changed_text(net, layer, phases, change) for phases in groups]
 
@@ -99,7 +103,7 @@ def _set_records(
 ) -> None:
     """Give the layer its list, its batch size and its order. Raises: ComposeError."""
     path, batch = change.lists.for_phase(phases[0])
-    if path is None and batch is None and not change.follows:
+    if path is None and batch is None and not (change.follows or change.shuffle):
         return
     param = PARAMS.get(layer.type)
     if param is None or found.get(param) is None:
@@ -108,6 +112,10 @@ def _set_records(
     block = found.messages(param)[-1]
     if path is not None:
         edits.set(block, "source", quoted(path))
+        if is_image_folder(path) and (root := block.get("root_folder")) is not None:
+            edits.remove(root)  # it is for the names in a list
+    if change.shuffle and not change.follows and phases[0] == "TRAIN":
+        edits.set(block, "shuffle", "true")
     if batch is not None:
         edits.set(block, "batch_size", str(batch))
     for switch in ("shuffle", "rand_skip"):  # the layer that is followed has drawn these already
@@ -130,7 +138,10 @@ def _remove_transform(edits: Edits, layer: LayerText, found: Message, shape: Seq
 
 
 def image_data_layers(lists: DataLists, top: str, size: tuple[int, ...] | None, step: Mapping[str, str]) -> list[str]:
-    """Return ImageData layers for both phases; labels are silenced except for those of the first blob, `data`."""
+    """Return ImageData layers for both phases; labels are silenced except for those of the first blob, `data`.
+
+    step  per phase the blob of the layer that they follow; a layer that trains on a folder and follows none shuffles
+    """
     body = []
     if size is not None:
         body = [f"  new_height: {size[1]}", f"  new_width: {size[2]}", *(["  is_color: false"] if size[0] == 1 else [])]
@@ -140,6 +151,8 @@ def image_data_layers(lists: DataLists, top: str, size: tuple[int, ...] | None, 
         source, batch = lists.for_phase(phase)
         block = [f"  source: {quoted(source or '')}", f"  batch_size: {batch or 50}", *body]  # 50 as in the tutorial
         follows = [f"in_step_with: {quoted(step[phase])}"] if phase in step else []
+        if phase == "TRAIN" and not follows and is_image_folder(source or ""):
+            block.append("  shuffle: true")
         inner = "\n".join([*follows, f"include {{ phase: {phase} }}", "image_data_param {", *block, "}"])
         text.append(format_layer(top, "ImageData", [], [top, label], inner))
     return text if top == "data" else text + silence_layer(f"{label}s", [label])
@@ -196,18 +209,33 @@ class DataLayout:
         found: dict[str, str] = {}
         for phase in PHASES:
             path = self.choice.path(source, layer, phase) if source is not None and layer is not None else None
-            leaders = [other for other in self.main.data_layers if phase in other.phases]
-            same = [other for other in leaders if self.choice.path(self.main, other, phase) == path]
-            first = [other for other in leaders if self.main.branch.inputs[0] in other.tops]
-            leader = next(iter([*same, *first]), None)
-            # A leader may itself follow another layer, which then leads both.
-            followed = leader.message.string("in_step_with") if leader is not None else None
-            leader = next((other for other in leaders if followed in other.tops), leader)
+            leader = self._leader(phase, path)
             crops = layer is not None and phase in layer.phases and crops_at_random(layer, phase)
             unseen = source is not None and (source.prefix, phase) in self.unseen
-            if leader is not None and (uses_random_numbers(leader, phase) or crops or unseen):
+            if leader is not None and (self._is_random(leader, phase) or crops or unseen):
                 found[phase] = leader.tops[0]
         return found
+
+    def _leader(self, phase: str, path: str | None = None) -> LayerText | None:
+        """Return the main source's layer that others follow: that which reads `path`, else that of its first input."""
+        leaders = [other for other in self.main.data_layers if phase in other.phases]
+        same = [other for other in leaders if self.choice.path(self.main, other, phase) == path]
+        first = [other for other in leaders if self.main.branch.inputs[0] in other.tops]
+        leader = next(iter([*same, *first]), None)
+        # A leader may itself follow another layer, which then leads both.
+        followed = leader.message.string("in_step_with") if leader is not None else None
+        return next((other for other in leaders if followed in other.tops), leader)
+
+    def _is_random(self, layer: LayerText, phase: str) -> bool:
+        """Return whether a layer of the main source uses random numbers in the fused net."""
+        return uses_random_numbers(layer, phase) or self.choice.needs_shuffle(self.main, layer, phase)
+
+    def follows_shuffled(self, layer: LayerText) -> bool:
+        """Return whether a further data layer of the main source is beside one that trains on a shuffled folder."""
+        leader = self._leader("TRAIN")
+        if leader is None or leader is layer or "TRAIN" not in layer.phases:
+            return False
+        return self.choice.needs_shuffle(self.main, leader, "TRAIN")
 
     def batch(self, phase: str) -> int | None:
         """Return the batch size of all data layers of a phase: as requested, or that of the main source."""

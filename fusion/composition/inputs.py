@@ -21,6 +21,7 @@ from fusion.composition.net_text import PHASES, format_layer
 from fusion.composition.prepared_source import PreparedSource
 from fusion.errors import ComposeError
 from prototxt.errors import did_you_mean
+from prototxt.formats.class_folders import is_image_folder
 
 
 @dataclass(frozen=True)
@@ -140,9 +141,11 @@ def _text(copy: DataLayerCopy, layout: DataLayout) -> list[str]:
     if copy.source is not layout.main:
         train, test = (layout.choice.path(copy.source, copy.layer, phase) for phase in PHASES)
         lists = DataLists(train, test, *(layout.batch(phase) for phase in PHASES))
-    first = copy.change.name is None  # the main source's own layers keep their names
-    step = {} if first else layout.step(copy.source, copy.layer)
-    change = replace(copy.change, lists=lists, follows=not first, step=step)
+    own = copy.change.name is None  # the main source's own layers keep their names
+    leads = own and not layout.follows_shuffled(copy.layer)
+    step = {} if leads else layout.step() if own else layout.step(copy.source, copy.layer)
+    shuffle = layout.choice.needs_shuffle(copy.source, copy.layer, "TRAIN")
+    change = replace(copy.change, lists=lists, follows=not leads, step=step, shuffle=shuffle)
     return data_layer_texts(copy.source.raw, copy.layer, change)
 
 
@@ -166,8 +169,10 @@ def _image_layers(sources: Sequence[PreparedSource], lists: DataLists, labels: S
         own = replace(own, train_batch=lists.train_batch, test_batch=lists.test_batch)
         blob, size = only_input(source), image_shape(source)
         if (size, own) not in tops:
+            # Layers in the order of their lists are in step by themselves; those of a shuffled folder are not.
+            step = {"TRAIN": "data"} if tops and is_image_folder(read[0][1].train_list or "") else {}
             tops[size, own] = f"{source.prefix}/data" if tops else "data"
-            text += image_data_layers(own, tops[size, own], size, {})
+            text += image_data_layers(own, tops[size, own], size, step)
             read.append((source, own))
         feeds[source.prefix] = {blob: tops[size, own]}
     notes = list(check_image_lists(read))

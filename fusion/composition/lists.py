@@ -14,15 +14,16 @@ from pathlib import Path
 from fusion.composition.net_text import PHASES, LayerText
 from fusion.composition.prepared_source import PreparedSource
 from fusion.composition.preprocessing import PARAMS, list_and_batch
+from fusion.data.image_list import read_list
 from fusion.errors import ComposeError, raise_all
+from prototxt.formats.class_folders import is_database, is_image_folder
 
 OPTIONS = {"TRAIN": "--train-list", "TEST": "--val-list"}
-_DATABASE_FILES = ("data.mdb", "CURRENT")  # of LMDB and LevelDB
 
 
 @dataclass(frozen=True)
 class DataLists:
-    """Lists (or databases) and batch sizes that replace those of the data layers; None leaves them."""
+    """Lists (or folders, or databases) and batch sizes that replace those of the data layers; None leaves them."""
 
     train_list: str | None = None
     val_list: str | None = None
@@ -49,6 +50,11 @@ class ListChoice:
     def path(self, source: PreparedSource, layer: LayerText, phase: str) -> str | None:
         """Return the list or database that a data layer reads in the fused net."""
         return self.by_layer.get((source.prefix, layer.number, phase)) or list_and_batch(layer)[0]
+
+    def needs_shuffle(self, source: PreparedSource, layer: LayerText, phase: str) -> bool:
+        """Return whether a data layer trains on a folder, whose records are sorted by class."""
+        path = self.path(source, layer, phase)
+        return phase == "TRAIN" and layer.type == "ImageData" and path is not None and is_image_folder(path)
 
     def for_layer(self, source: PreparedSource, layer: LayerText) -> DataLists:
         """Return the lists and batch sizes that replace a layer's own."""
@@ -168,22 +174,27 @@ def _lists_of_main(
 
 
 def _check_kind(source: PreparedSource, layer: LayerText, path: str, phase: str) -> None:
-    """Check that a layer gets a list or a database as its type reads it. Raises: ComposeError."""
+    """Check that a layer gets a list, a folder or a database as its type reads it. Raises: ComposeError, DataError."""
     who = f"layer '{layer.name}' of {source}"
     file = Path(path)
-    database = file.is_dir() and any((file / name).exists() for name in _DATABASE_FILES)
+    if layer.type == "ImageData" and is_image_folder(path):
+        read_list(path)  # raises the errors of a folder
+        return
     # A regular file may be an LMDB without a folder; a missing path is judged by its suffix.
     if layer.type == "Data" and (
-        (file.is_file() and not _is_lmdb_file(file)) or (not file.exists() and file.suffix.lower() in (".txt", ".lst"))
+        (file.is_file() and not _is_lmdb_file(file))
+        or is_image_folder(path)
+        or (not file.exists() and file.suffix.lower() in (".txt", ".lst"))
     ):
+        kind, root = ("a folder of images", "''") if file.is_dir() else ("a list", "FOLDER/")
         raise source.error(
-            f"{who} reads a database, and {path} is a list",
-            f"make a database of it (fusion-convert images {path} FOLDER {file.stem}_lmdb --lmdb) and give that, "
+            f"{who} reads a database, and {path} is {kind}",
+            f"make a database of it (fusion-convert images {path} {root} {file.stem}_lmdb --lmdb) and give that, "
             f"or give the source an ImageData layer for phase {phase}",
             layer,
         )
     if layer.type != "Data" and file.is_dir():
-        kind = "a database" if database else "a folder"
+        kind = "a database" if is_database(path) else "a folder"
         hint = f"give a list of lines: {OPTIONS[phase]} {source.prefix}/{layer.name}=FILE"
         raise source.error(f"{who} of type '{layer.type}' reads a list, and {path} is {kind}", hint, layer)
     if layer.type in ("ImageData", "HDF5Data") and (first := next(iter(_lines(path)), None)) is not None:
@@ -212,7 +223,9 @@ def _lines(path: str) -> list[str]:
 
 
 def labels_in_list(path: str) -> list[str]:
-    """Return the labels of an image list, none if it does not exist."""
+    """Return the labels of an image list or folder, none if it does not exist. Raises: DataError for a folder."""
+    if is_image_folder(path):
+        return [str(label) for label in read_list(path).labels.tolist()]
     return [line.rstrip().rpartition(" ")[2] for line in _lines(path)]
 
 
@@ -220,4 +233,6 @@ def names_in_list(kind: str, path: str) -> set[str]:
     """Return the files in the list of a data layer of this type; none if it does not exist, or is no list."""
     if kind not in ("ImageData", "HDF5Data"):
         return set()
+    if is_image_folder(path):
+        return set(read_list(path).names)
     return {line.rstrip().rpartition(" ")[0] if kind == "ImageData" else line.strip() for line in _lines(path)}

@@ -17,11 +17,13 @@ class ComposeOptions:
     """How nets are fused, beside the nets themselves.
 
     head         one of HEADS
-    num_output   classes of the fused net, or values for a loss on values; None: as many as the labels have
+    num_output   classes of the fused net, or values for a loss on values; None: as many as the labels have, or as the
+                 class folders that it trains on
     loss         replaces the sources' own, such as "SoftmaxWithLoss,ignore_label=255"
     tasks        several classifiers, each with its loss and label: "gender=SoftmaxWithLoss:gender,num_output=2"
     data_from    prefix of the source whose data layers are used, the first that has any by default
-    train_list, val_list, train_batch, test_batch   replace the lists and batch sizes of these data layers
+    train_list, val_list, train_batch, test_batch   replace the lists (or folders of class folders, or databases) and
+                 the batch sizes of these data layers
     references   keep each source's own classifier as a frozen side output
     pct          positive-congruent losses against these references, which they imply: "focal,weight=0.5"
     hidden       width of the head's hidden layer
@@ -30,7 +32,8 @@ class ComposeOptions:
     maps         features that are maps of several sizes: "pool" averages each over its positions, "upsample" brings
                  them to the largest, "levels" joins the first cuts of all sources, the second ones, ... by themselves
     input_shape  C, H, W of the input blobs, for the deploy net, where the sources do not give it
-    labels       names of the classes, that of class 0 first, or a file with a name per line; kept in the written nets
+    labels       names of the classes, that of class 0 first, or a file with a name per line; kept in the written nets.
+                 None: those of the class folders, where it reads such
     schedule     the settings of the solver
     name         the fused net's name
     """

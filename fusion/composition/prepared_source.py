@@ -41,6 +41,7 @@ class PreparedSource:
     reader      name without prefix of the layer that reads the (first) cut in the source, if just one does
     unknown     notes on fields that no schema knows, with their places: a fork's, or misspelt
     stages      the stages that the file's rules name
+    classes     the fused classes of its scores by number, once the fused net's classes are known; () for all
     """
 
     spec: Source
@@ -56,6 +57,7 @@ class PreparedSource:
     notes: tuple[str, ...] = field(default=())
     unknown: tuple[str, ...] = field(default=())
     stages: tuple[str, ...] = field(default=())
+    classes: tuple[int, ...] = field(default=())
 
     def __str__(self) -> str:
         return str(self.spec)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from fusion.composition.net_text import LayerText
+from prototxt.formats.class_folders import is_image_folder
 from prototxt.text.tree import Message, Scalar
 
 if TYPE_CHECKING:
@@ -75,8 +77,10 @@ def describe_stream(layer: LayerText, top: str, source: str | None) -> Stream:
         # Of other types, such as Python layers, all settings may affect the records.
         return Stream((layer.type, *_content(message, _descriptor(), _LAYER, frozenset())), index)
     block = _last(message, param)
-    place = tuple(_text(block, name) for name in ("backend", "root_folder"))
-    records = (layer.type, source, *place)
+    folder = source is not None and is_image_folder(source)
+    # The images of a folder are found without a root_folder, and "train" is the same folder as "train/".
+    place = (_text(block, "backend"), None if folder else _text(block, "root_folder"))
+    records = (layer.type, os.path.join(source, "") if source is not None and folder else source, *place)
     if layer.type == "HDF5Data":
         return Stream(records, top)  # a top is named after its dataset, and has no transform
     if index:

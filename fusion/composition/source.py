@@ -19,20 +19,21 @@ class Source:
     prototxt  its file (raw, or already renamed with the prefix), a parsed document, or an ONNX file
     at        the blob where it is cut, or several; None cuts before its classifier
     weights   its trained weights; composing only counts the blobs of each layer, where its type does not determine them
-    classes   for its own classifier as a reference: the fused classes that its scores stand for, in their order
+    classes   for its own classifier as a reference: the fused classes that its scores stand for, in their order, by
+              number or, where the fused net's class names are known, by name
     logits    the blob with its class scores, where its loss reads another one
     pixels    for an ONNX file: how its images are prepared, one of `fusion.composition.pixels.PIXELS`
     share     its weight in the heads logits and probs; None is 1
     stages    of the net's state, as `fusion.composition.stages` reads them: "train", "val", "TEST=other"
-    train_list, val_list  replace the lists of its data layers: one list or database where it has one data layer per
-              phase, else one for each by the name of the layer or of its top
+    train_list, val_list  replace the lists of its data layers: one list, folder of class folders or database where it
+              has one data layer per phase, else one for each by the name of the layer or of its top
     """
 
     prefix: str
     prototxt: PathLike | Document
     at: str | Sequence[str] | None = None
     weights: PathLike | None = None
-    classes: Sequence[int] = ()
+    classes: Sequence[int | str] = ()
     logits: str | None = None
     pixels: str | None = None
     share: float | None = None

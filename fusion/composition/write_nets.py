@@ -15,10 +15,10 @@ from fusion.composition.net_text import excerpt, format_layer, quoted, rename_bl
 from fusion.composition.options import ComposeOptions
 from fusion.composition.prepared_source import PreparedSource
 from fusion.composition.references import Pct, ReferenceScores, loss_layers, resolve_classes
-from fusion.composition.source import PathLike, Source
+from fusion.composition.source import PathLike
 from fusion.composition.source_losses import Metric
 from fusion.errors import ComposeError, raise_all
-from prototxt.text.class_names import ClassNames, class_comments, read_names
+from prototxt.text.class_names import ClassNames, class_comments
 from prototxt.text.tree import Document
 
 _TEST = "include { phase: TEST }"
@@ -145,13 +145,15 @@ def _branch(plan: FusionPlan, source: PreparedSource, *, classifier: bool = True
 
 
 def named_classes(
-    labels: PathLike | Sequence[str] | None, sources: Sequence[Source], classifiers: Sequence[FusedClassifier]
+    names: Sequence[str],
+    labels: PathLike | Sequence[str] | None,
+    sources: Sequence[PreparedSource],
+    classifiers: Sequence[FusedClassifier],
 ) -> ClassNames:
-    """Return the names of the fused net's classes, and the class numbers that the sources are given.
+    """Return the names of the fused net's classes, and the class numbers of the sources.
 
-    labels  a file with a name per line, or the names
-    Raises: ComposeError where there are not as many names as classes, or a source's classes are not among them;
-            PrototxtError, OSError for the file.
+    labels  the option that the names are from, for errors
+    Raises: ComposeError where there are not as many names as classes, or a source's classes are not among them.
     """
     only = classifiers[0]
     if len(classifiers) > 1 or only.loss.kind.labels != "class":
@@ -159,7 +161,6 @@ def named_classes(
             message = "several tasks" if len(classifiers) > 1 else f"{only.loss.type}, which takes no classes"
             raise ComposeError(f"names of classes are given, and the fused net has {message}", hint="omit them")
         return ClassNames()
-    names: Sequence[str] = read_names(labels) if isinstance(labels, (str, os.PathLike)) else labels or ()
     num_output = only.num_output
     errors = []
     if names and len(names) != num_output:

@@ -1,4 +1,4 @@
-"""`ImageData`: images named by a list file."""
+"""`ImageData`: images named by a list file, or in class folders."""
 
 from __future__ import annotations
 
@@ -31,6 +31,9 @@ def open_image_data(config: SourceConfig, *, budget: int = BUDGET, stores: Store
         raise DataError("new_height and new_width must be given together", place=name, hint="give both, or neither")
     images = read_list(param.source)
     folder = param.root_folder if root is None else os.path.join(root, "")
+    if images.classes and folder:
+        hint = "remove root_folder: the images are found by source alone"
+        raise DataError(f"source {param.source} is a folder, and root_folder is for lists", place=name, hint=hint)
     transform = read_transform(layer.transform_param, phase, name)
     check = record_check(transform, images.place, alone=param.batch_size == 1)
     store = shared_store(

@@ -18,11 +18,10 @@ from fusion.data.cv_resize import resize_bilinear
 from fusion.data.decode_image import UndecodableError, decode_image
 from fusion.data.transforms import Transform, read_transform
 from fusion.errors import DataError, raise_all
+from prototxt.formats.class_folders import IMAGE_SUFFIXES, images_below
 from prototxt.schema.messages import LayerParameter, NetParameter
 from prototxt.shapes.dimensions import UNKNOWN, Shape
 from prototxt.shapes.net import infer_partly
-
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
 def input_shapes(
@@ -170,7 +169,7 @@ def image_preparation(net: NetParameter, blob: str, shape: Sequence[int]) -> Ima
 
 
 def find_images(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
-    """Return the image files at the paths: files as given, and all files below folders, sorted by name.
+    """Return the image files at the paths: files as given, and all below folders that are not hidden, sorted by name.
 
     Raises: DataError for a path that does not exist, and for a folder without images.
     """
@@ -178,9 +177,7 @@ def find_images(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
     errors = []
     for path in map(Path, paths):
         if path.is_dir():
-            inside = sorted(
-                str(item) for item in path.rglob("*") if item.suffix.lower() in IMAGE_SUFFIXES and item.is_file()
-            )
+            inside = images_below(path)
             if not inside:
                 hint = f"looked for {', '.join(IMAGE_SUFFIXES)}"
                 errors.append(DataError("this folder has no image", place=str(path), hint=hint))

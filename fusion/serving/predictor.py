@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fusion.data.net_classes import classes_of_nets
 from fusion.data.transforms import Transform
 from fusion.errors import DataError, FusionError, raise_all
 from fusion.nets.build import build, restrict_to_blobs
@@ -63,7 +64,7 @@ class Predictor:
     notes        decisions, one sentence each
     classes      the class of each score, for outputs with some of the net's classes, such as a fused net's sources
     shapes       of the inputs
-    class_names  the names in the net's text
+    class_names  the names in the net's text, or of the class folders that it reads
     """
 
     net: Net
@@ -147,6 +148,8 @@ def open_predictor(
     prepared = {key: _with_overrides(item, overrides) for key, item in inputs.items()}
     sizes = {key: tuple(dim or 1 for dim in known[key]) for key in inputs}
     names = class_names_of(document)
+    if not names.names:
+        names = replace(names, names=classes_of_nets([training, filter_net(load_net(document), phase="TRAIN")]))
     widths = {blob: shape[1] if shape is not UNKNOWN and len(shape) > 1 else None for blob, shape in known.items()}
     classes = _classes(document)
     for blob in chosen:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fusion.data import DataSource, ReadOptions
+from fusion.data.net_classes import classes_of_nets
 from fusion.data.read_batches import skipped_lines
 from fusion.errors import DataError, FusionError
 from fusion.layers.registry import Phase
@@ -24,11 +25,12 @@ from fusion.references.logit_cache import number_duplicates
 from fusion.solver.batches import load_all
 from fusion.solver.device import choose_device
 from fusion.solver.evaluate_test_nets import TestNet, measure
+from fusion.solver.holdout import with_list
 from fusion.solver.labels import source_with_labels
 from fusion.solver.logging.console import Display, Silent
 from fusion.solver.metrics import MeanOutputs
 from fusion.solver.net_with_data import NetWithData, open_net_with_data
-from prototxt.schema.filter import filter_whole
+from prototxt.schema.filter import filter_net, filter_whole
 from prototxt.schema.load import load_net
 from prototxt.shapes.loss_kinds import ignored_label
 from prototxt.text.class_names import ClassNames, class_names_of
@@ -43,7 +45,7 @@ _FIXED_BATCH = frozenset({"Reshape", "LSTM", "RNN", "Python", "BatchReindex", "F
 class Evaluation:
     """A net with weights and data, ready to be measured.
 
-    class_names  those in the net's text
+    class_names  those in the net's text, or of the class folders that it reads
     paths        of the description and the weights, for the hashes in a predictions file
     """
 
@@ -169,24 +171,41 @@ def _flat(values: Tensor, blob: str, records: int) -> NDArray[np.float32]:
     return out
 
 
+@dataclass(frozen=True)
+class MeasuredData:
+    """The data that a net is measured on.
+
+    list_path  a list, folder or database that replaces that of the net's data layer, or one for each layer, as
+               `data=A.txt,depth=B.txt`
+    phase, level, stages  the state of the net, which selects its layers
+    """
+
+    list_path: Path | None = None
+    phase: Phase = "TEST"
+    level: int = 0
+    stages: Sequence[str] = ()
+
+
 def open_evaluation(
     net: Path,
     weights: Sequence[Path],
+    data: MeasuredData = MeasuredData(),
     *,
-    phase: Phase = "TEST",
-    level: int = 0,
-    stages: Sequence[str] = (),
     device: str = "auto",
     display: Display | None = None,
     reading: ReadOptions | None = None,
 ) -> Evaluation:
     """Open a net's data, build it, and load trained weights.
 
-    Raises: DataError, BuildError, WeightsMismatch; prototxt's errors for the files.
+    Raises: DataError, BuildError, WeightsMismatch; TrainingError for a list that cannot replace the net's own;
+    prototxt's errors for the files.
     """
     chosen = choose_device(device)
-    document = parse_file(net)
-    message = filter_whole(load_net(document), phase, level, tuple(stages))
+    document, phase = parse_file(net), data.phase
+    whole, names = load_net(document), class_names_of(document)
+    own = filter_whole(whole, phase, data.level, tuple(data.stages))
+    message = own if data.list_path is None else with_list(own, data.list_path)
+    classes = classes_of_nets([filter_net(whole, "TRAIN", data.level, data.stages), own, message], names.names)
     job = open_net_with_data(message, phase, seed=0, device=chosen, reading=reading)
     if not job.sources:
         hint = f"is phase {phase} right? A deploy net (Input layers) has none"
@@ -196,6 +215,5 @@ def open_evaluation(
         report = load_weights(job.net, path)
         if report.missing:
             display.say(f"warning: no weights for {', '.join(report.missing)}: these layers are untrained")
-    return Evaluation(
-        job, chosen, display, (os.fspath(net), tuple(os.fspath(path) for path in weights)), class_names_of(document)
-    )
+    names = names if names.names else replace(names, names=classes)
+    return Evaluation(job, chosen, display, (os.fspath(net), tuple(os.fspath(path) for path in weights)), names)

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from fusion.data.source_wrapper import SourceWrapper
 from fusion.errors import TrainingError
 from fusion.solver.batches import data_layers
+from prototxt.formats.class_folders import is_image_folder
+from prototxt.schema.messages import ImageDataParameter
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,7 +63,7 @@ def filter_batches(
 
 
 def with_list(net: NetParameter, path: str | os.PathLike[str]) -> NetParameter:
-    """Return the net, reading another list (or database) as it reads its own.
+    """Return the net, reading another list (or folder of class folders, or database) as it reads its own.
 
     path    one list for all data layers, which must have one already; or one for each, as `data=A.txt,depth=B.txt`
     Raises  TrainingError where the net reads none, or where one list is given instead of several
@@ -76,17 +78,19 @@ def with_list(net: NetParameter, path: str | os.PathLike[str]) -> NetParameter:
     }
     if not blocks:
         raise TrainingError(
-            f"net '{net.name}' reads no list, so none can replace it for validation", hint="give a share"
+            f"net '{net.name}' reads no list, so none can replace it", hint="give its net a data layer with a list"
         )
     given = _by_blob(os.fspath(path), blocks)
     if given.keys() != blocks.keys():
         reads = ", ".join(f"'{blob}' from {block.source}" for blob, block in blocks.items())
         raise TrainingError(
             f"net '{net.name}' reads {reads}, and {path} cannot replace all of them",
-            hint=f"give a list for each, {','.join(f'{blob}=LIST' for blob in blocks)}, or a share",
+            hint=f"give a list for each: {','.join(f'{blob}=LIST' for blob in blocks)}",
         )
     for blob, source in given.items():
         blocks[blob].source = source
+        if is_image_folder(source) and isinstance(blocks[blob], ImageDataParameter):
+            blocks[blob].ClearField("root_folder")  # which is for the names in a list
     return message
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fusion.data.net_classes import classes_of_nets
 from fusion.errors import TrainingError, raise_all
+from fusion.solver.holdout import with_list
 from prototxt.schema.filter import filter_whole
 from prototxt.schema.load import load_net
+from prototxt.text.class_names import class_names_of
+from prototxt.text.parser import parse_file
 
 if TYPE_CHECKING:
     from prototxt.schema.messages import NetParameter, NetState, SolverParameter
@@ -15,17 +20,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Descriptions:
-    """Decoded and filtered nets; a test net's number is that of its test_iter."""
+    """Decoded and filtered nets; a test net's number is that of its test_iter.
+
+    class_names  those in the nets' files, where a file names its classes
+    """
 
     train: NetParameter
     tests: tuple[NetParameter, ...]
+    class_names: tuple[str, ...] = ()
+
+    def test_on(self, path: str | os.PathLike[str]) -> NetParameter:
+        """Return the first test net, reading another list (or folder, or database).
+
+        Raises: TrainingError for a list that cannot replace its own, DataError for a folder of other classes.
+        """
+        net = with_list(self.tests[0], path)
+        classes_of_nets([self.train, *self.tests, net], self.class_names)
+        return net
 
 
 def read_nets(solver: SolverParameter, *, path: str | None = None) -> Descriptions:
     """Return the nets that a solver names or holds.
 
     Raises: TrainingError when there is not exactly one net to train, or test nets, test_iter and test_state do not
-    match in number; prototxt's errors for the nets themselves.
+    match in number; DataError when they read folders of different classes; prototxt's errors for the nets themselves.
     """
     generic = [*_given(solver, "net_param"), *_given(solver, "net")]
     train = [*_given(solver, "train_net_param"), *_given(solver, "train_net"), *generic]
@@ -34,11 +52,19 @@ def read_nets(solver: SolverParameter, *, path: str | None = None) -> Descriptio
     tests = own_tests + (generic * max(0, len(solver.test_iter) - len(own_tests)))
     raise_all(_mistakes(solver, len(train), len(own_tests), len(tests), path))
     loaded: dict[str, NetParameter] = {}
+    names: dict[str, tuple[str, ...]] = {}
+    for file in [net for net in (train[0], *tests) if isinstance(net, str)]:
+        if file not in loaded:
+            document = parse_file(file)
+            loaded[file], names[file] = load_net(document), class_names_of(document).names
     states: list[NetState | None] = [*solver.test_state] or [None] * len(tests)
-    return Descriptions(
-        train=_filtered(_load(train[0], loaded), "TRAIN", solver.train_state),
-        tests=tuple(_filtered(_load(net, loaded), "TEST", state) for net, state in zip(tests, states, strict=True)),
+    found = Descriptions(
+        train=_filtered(_of(train[0], loaded), "TRAIN", solver.train_state),
+        tests=tuple(_filtered(_of(net, loaded), "TEST", state) for net, state in zip(tests, states, strict=True)),
+        class_names=next(filter(None, names.values()), ()),
     )
+    classes_of_nets([found.train, *found.tests], found.class_names)
+    return found
 
 
 def _given(solver: SolverParameter, name: str) -> list[NetParameter | str]:
@@ -64,12 +90,8 @@ def _mistakes(solver: SolverParameter, train: int, own_tests: int, tests: int, p
     return found
 
 
-def _load(net: NetParameter | str, loaded: dict[str, NetParameter]) -> NetParameter:
-    if not isinstance(net, str):
-        return net
-    if net not in loaded:
-        loaded[net] = load_net(net)
-    return loaded[net]
+def _of(net: NetParameter | str, loaded: dict[str, NetParameter]) -> NetParameter:
+    return loaded[net] if isinstance(net, str) else net
 
 
 def _filtered(net: NetParameter, phase: str, state: NetState | None) -> NetParameter:

@@ -14,7 +14,7 @@ import numpy as np
 from fusion.data.in_step_sources import single_source
 from fusion.errors import TrainingError
 from fusion.solver.freeze import freeze_layers
-from fusion.solver.holdout import SourceSubset, validation_records, with_list, with_training_data
+from fusion.solver.holdout import SourceSubset, validation_records, with_training_data
 from fusion.solver.mixed_precision import OFF, precision_of
 from fusion.solver.mixup import check_mixup
 
@@ -117,8 +117,11 @@ class TrainOptions:
         """Return the first test net, reading the validation records; None where there are none."""
         if self.best_on is None:
             return None
-        test = nets.tests[0]
-        return with_list(test, self.best_on) if isinstance(self.best_on, str) else with_training_data(test, nets.train)
+        return (
+            nets.test_on(self.best_on)
+            if isinstance(self.best_on, str)
+            else with_training_data(nets.tests[0], nets.train)
+        )
 
     def select(self, seed: int, *, validation: bool = False) -> Callable[[Sequence[DataSource]], Sequence[DataSource]]:
         """Return a function from sources to those of the training records, or to those kept back for validation."""

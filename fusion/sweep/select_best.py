@@ -18,7 +18,6 @@ from fusion.nets.weights import save_weights
 from fusion.pct.predictions import Predictions
 from fusion.references import class_scores_blob
 from fusion.solver.batches import CachedBatches
-from fusion.solver.holdout import with_list
 from fusion.solver.logging.console import Display
 from fusion.sweep.evaluate_heads import EvalSet, known_answers, records_of
 from fusion.sweep.grid import Trial
@@ -27,23 +26,19 @@ from fusion.sweep.results import Entry, Judge, Result, with_choice
 from fusion.sweep.stacked_heads import Stack, answers
 
 if TYPE_CHECKING:
-    from prototxt.schema.messages import NetParameter
+    from fusion.solver.read_nets import Descriptions
 
 PathLike = str | os.PathLike[str]
 _CHUNK = 2000
 
 
 def selecting(
-    bench: SweepContext,
-    tests: Sequence[NetParameter],
-    held: NDArray[np.int64],
-    select_on: float | PathLike,
-    display: Display,
+    bench: SweepContext, nets: Descriptions, held: NDArray[np.int64], select_on: float | PathLike, display: Display
 ) -> EvalSet:
     """Return the records to choose on: those kept back, or those of a list that the first test net reads."""
     if isinstance(select_on, float):
         return EvalSet(bench.train, held)
-    job = bench.open_test(with_list(tests[0], select_on))
+    job = bench.open_test(nets.test_on(select_on))
     display.say(f"choosing on {select_on}: {len(job.sources[0])} records")
     return EvalSet(job, np.arange(len(job.sources[0])))
 

@@ -104,7 +104,7 @@ def sweep(solver: SolverParameter | PathLike, axes: Axes, options: SweepOptions 
         groups = groups_of(bench, trials, settings, options.kd_alpha, extras.ema)
         with threads_of(options.threads) if chosen.type == "cpu" else nullcontext():
             losses = train(bench, groups, held, settings, display)
-        select = selecting(bench, nets.tests, held, options.select_on, display)
+        select = selecting(bench, nets, held, options.select_on, display)
         report = None if reported is None else EvalSet(reported, np.arange(len(reported.sources[0])))
         out = None if options.out is None else Path(options.out)
         result = judge(bench, groups, losses, select, report, options.slack, out)

@@ -13,16 +13,19 @@ from typing import Any, BinaryIO
 
 from google.protobuf.message import DecodeError
 
+from prototxt.formats.class_folders import first_image, is_image_folder
 from prototxt.schema.messages import Datum
 from prototxt.shapes.dimensions import Dim
 
 
 def listed_image(source: str, root_folder: str) -> tuple[Dim, Dim]:
-    """Return height and width of the first picture of an image list (`path label` lines)."""
+    """Return height and width of the first picture of an image list (`path label` lines), or of class folders."""
     try:
+        if is_image_folder(source):
+            return _image_size(Path(root_folder + first_image(source)))[1:]
         line = _first_lines(source, 1)[0].rstrip()
         return _image_size(Path(root_folder + line.rpartition(" ")[0]))[1:]
-    except (OSError, ValueError):
+    except (OSError, ValueError, IndexError):
         return None, None
 
 

@@ -85,10 +85,11 @@ def test_a_job_composes_without_its_losses(tmp_path: Path, monkeypatch: pytest.M
 
 def test_what_must_be_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     nets = arguments()[:2]
-    assert main([]) == main(nets) == main([*nets, "--num-output", "3"]) == 1
+    lists = ["--train-list", "t.txt", "--val-list", "v.txt"]
+    assert main([]) == main([*nets, *lists, "--dry-run"]) == main([*nets, "--num-output", "3"]) == 1
     error = capsys.readouterr().err
     assert "there are no sources to fuse" in error
-    assert "the number of classes of the fused net is missing" in error
+    assert "the number of classes is not given" in error
     assert "the output folder is missing" in error
 
 
@@ -99,7 +100,10 @@ def test_what_must_be_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
         (["--classes", "third=1"], "--classes names no source: 'third'"),
         (["--share", "odd=much"], "--share much: 'much' is not a number"),
         (["--share", "od=2"], "--share names no source: 'od'"),
-        (["--classes", "odd=1,x"], "'x' is not a number"),
+        (
+            ["--classes", "odd=1,x", "--train-list", "t.txt", "--val-list", "v.txt"],
+            "source 'odd': class '1' is given by name",
+        ),
         (["--pct", "focal,weight"], "'weight' has no value"),
         (["--pct", "focal,weight=much"], "is not a number"),
         (["--source", "odd=other.prototxt"], "two sources have the prefix 'odd'"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -174,3 +174,44 @@ def test_the_batches_of_caffe(
     assert main(arguments) == 0
     log = Path("test.log").read_text().splitlines()
     assert capsys.readouterr().out.splitlines() == [line.split("] ", 1)[1] for line in log[-3:]]
+
+
+def class_folders(path: str, classes: Sequence[str]) -> None:
+    for number, name in enumerate(classes):
+        Path(path, name).mkdir(parents=True)
+        for index in range(2):
+            Path(path, name, f"{index}.png").write_bytes(Path(f"{number}.png").read_bytes())
+
+
+def test_a_list_or_folder_instead_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("part.txt").write_text("".join(f"{index}.png {index % 2}\n" for index in (5, 2, 3)))
+    save = ["--predictions", "out.npz", "--logits", "ip"]
+    own = names_of()
+    assert main([*ARGUMENTS, "--list", "part.txt", *save]) == 0
+    part = Predictions.load("out.npz")
+    assert part.keys.tolist() == ["5.png", "2.png", "3.png"]
+    np.testing.assert_allclose(part.logits, own.logits[[5, 2, 3]], atol=1e-6)
+    class_folders("photos", ("cat", "dog"))
+    assert main([*ARGUMENTS, "--list", "photos", *save]) == 0
+    folder = Predictions.load("out.npz")
+    assert folder.keys.tolist() == ["photos/cat/0.png", "photos/cat/1.png", "photos/dog/0.png", "photos/dog/1.png"]
+    assert folder.labels.tolist() == [0, 0, 1, 1]
+    assert folder.meta["class_names"] == ["cat", "dog"]
+    np.testing.assert_allclose(folder.logits, own.logits[[0, 0, 1, 1]], atol=1e-6)
+    assert main([*ARGUMENTS, "--list", "photos", *save, "--classes", "3,1"]) == 0
+    assert Predictions.load("out.npz").meta["class_names"] == {"3": "cat", "1": "dog"}
+    capsys.readouterr()
+    Path("net.prototxt").write_text('# class-names: ["cat", "eel"]\n' + NET)
+    assert main([*ARGUMENTS, "--list", "photos"]) == 1
+    assert "only photos/ has 'dog'; only the net's class names has 'eel'" in capsys.readouterr().err
+
+
+def test_a_folder_of_other_classes_than_the_net_trains_on(capsys: pytest.CaptureFixture[str]) -> None:
+    class_folders("train", ("cat", "dog"))
+    class_folders("test", ("dog", "eel"))
+    layer = NET[: NET.index("}\nlayer") + 2]
+    train = layer.replace("list.txt", "train").replace("name", "include { phase: TRAIN } name")
+    test = layer.replace("name", "include { phase: TEST } name")
+    Path("net.prototxt").write_text(train + test + NET[len(layer) :])
+    assert main([*ARGUMENTS, "--list", "test"]) == 1
+    assert "test/: its class folders are not the classes of train/: only test/ has 'eel'" in capsys.readouterr().err

@@ -197,12 +197,16 @@ def test_a_database_takes_no_list_and_a_list_no_folder(make: Make, tmp_path: Pat
         with pytest.raises(ComposeError, match=r"reads a database, and .* is a list[\s\S]*fusion-convert images"):
             compose([Source("a", path)], num_output=3, train_list=given, val_list="v_lmdb")
     assert data(compose([Source("a", path)], num_output=3, train_list="t_lmdb", val_list="v_lmdb"))[0][2] == "t_lmdb"
-    with pytest.raises(ComposeError, match=r"of type 'ImageData' reads a list, and .* is a folder"):
-        compose([Source("a", make("two"))], num_output=3, train_list=str(tmp_path), val_list="v.txt")
+    (tmp_path / "db").mkdir()
+    (tmp_path / "db" / "data.mdb").touch()
+    with pytest.raises(ComposeError, match=r"of type 'ImageData' reads a list, and .* is a database"):
+        compose([Source("a", make("two"))], num_output=3, train_list=str(tmp_path / "db"), val_list="v.txt")
     (tmp_path / "files.txt").write_text("a.h5\n")
     with pytest.raises(ComposeError, match=r"reads 'path label' per line, and .* begins 'a.h5"):
         compose([Source("a", make("two"))], num_output=3, train_list=str(tmp_path / "files.txt"), val_list="v.txt")
     files = hdf5(tmp_path, "h", "left")
+    with pytest.raises(ComposeError, match=r"of type 'HDF5Data' reads a list, and .* is a folder"):
+        compose([Source("a", files)], num_output=3, train_list=str(tmp_path), val_list="v.txt")
     with pytest.raises(ComposeError, match="reads one HDF5 file per line, and"):
         compose([Source("a", files)], num_output=3, train_list=str(tmp_path / "list.txt"), val_list="v.txt")
 
