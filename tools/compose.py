@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from .cli import run_command
 from .command_parser import CommandParser
@@ -96,6 +96,8 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
     add("--stage", action="append", default=[], metavar="[PHASE=]STAGE",
         help="a stage of the sources' state, as DIGITS writes them: train holds in phase TRAIN, val and test in "
         "TEST, any other in both, unless PHASE is given (repeatable)")  # fmt: skip
+    add("--reads", action="append", default=[], metavar="P=P",
+        help="a source reads the cut of an earlier one, not the data, so that one net follows another")  # fmt: skip
     add("--data-from", metavar="P", help="the source whose data layers are used (default: the first that has any)")
     add("--train-list", action="append", default=[], metavar="[P[/LAYER]=]FILE",
         help="the list, folder of class folders or database to train on, instead of the sources' own: FILE for all, "
@@ -215,37 +217,30 @@ def _write_toml(config: ComposeConfig, path: str) -> None:
     print(f"wrote {path}")
 
 
-def _sources(arguments: argparse.Namespace) -> list[Source]:
-    """Return the sources with their classes and class scores. Raises: ComposeError."""
-    from dataclasses import replace
+_PER_SOURCE = ("weights", "classes", "logits", "pixels", "reads", "share")  # options P=VALUE, fields of Source
 
+
+def _sources(arguments: argparse.Namespace) -> list[Source]:
+    """Return the sources with the options that name them. Raises: ComposeError."""
     from fusion.composition import Source
     from prototxt.errors import did_you_mean
 
-    classes = {prefix: _classes(text) for prefix, text in _pairs("--classes", arguments.classes)}
-    logits = dict(_pairs("--logits", arguments.logits))
-    weights = dict(_pairs("--weights", arguments.weights))
-    pixels = dict(_pairs("--pixels", arguments.pixels))
-    shares = {prefix: _share(text) for prefix, text in _pairs("--share", arguments.share)}
+    parsers: dict[str, Callable[[str], object]] = {"classes": _classes, "share": _share}
+    given = {
+        name: {prefix: parsers.get(name, str)(text) for prefix, text in _pairs(f"--{name}", getattr(arguments, name))}
+        for name in _PER_SOURCE
+    }
     sources = []
     for prefix, text in _pairs("--source", arguments.source):
         # the last '@': folders may have one in their names, blobs do not
         path, _, blobs = text.rpartition("@") if "@" in text else (text, "", "")
         at = tuple(blob.strip() for blob in blobs.split(",") if blob.strip())
-        found = Source(prefix, path, at or None, weights.pop(prefix, None), classes.pop(prefix, ()))
-        found = replace(found, logits=logits.pop(prefix, None), pixels=pixels.pop(prefix, None))
-        sources.append(replace(found, share=shares.pop(prefix, None)))
-    unused: dict[str, Iterable[str]] = {
-        "--classes": classes,
-        "--logits": logits,
-        "--weights": weights,
-        "--pixels": pixels,
-        "--share": shares,
-    }
-    for option, values in unused.items():
-        for prefix in values:
-            known = [source.prefix for source in sources]
-            _refuse(f"{option} names no source: '{prefix}'", did_you_mean(prefix, known, f"one of {', '.join(known)}"))
+        fields: dict[str, Any] = {name: values.pop(prefix) for name, values in given.items() if prefix in values}
+        sources.append(Source(prefix, path, at or None, **fields))
+    for name, prefix in ((name, prefix) for name, values in given.items() for prefix in values):
+        known = [source.prefix for source in sources]
+        hint = did_you_mean(prefix, known, f"one of {', '.join(known)}")
+        _refuse(f"--{name} names no source: '{prefix}'", hint)
     return sources
 
 

@@ -12,6 +12,7 @@ from inspect import Parameter, signature
 from pathlib import Path
 from typing import Concatenate, ParamSpec
 
+from fusion.composition.chains import chain_inputs, last_sources
 from fusion.composition.classifiers import FusedClassifier, classifiers_of, label_blobs
 from fusion.composition.features import Features, HeadRequest
 from fusion.composition.folds import expand_patterns
@@ -97,7 +98,7 @@ def compose_with(sources: Sequence[Source], options: ComposeOptions) -> Composit
     reference = options.references or bool(pct) or options.head in NEEDS_SCORES
     prepared = _prepare_all(sources, reference=reference)
     with _unknown_fields_in_hints(prepared):
-        goals = resolve_goals(prepared, loss, tasks, options.num_output)
+        goals = resolve_goals(last_sources(prepared), loss, tasks, options.num_output)
         inputs = _resolve_inputs(prepared, goals, options)
         notes = [note for source in prepared for note in (*source.unknown, *source.notes)] + list(inputs.notes)
         classes = fused_classes(goals, inputs, options, notes)
@@ -129,11 +130,13 @@ compose = _with_keywords(ComposeOptions)
 
 
 def _resolve_inputs(sources: Sequence[PreparedSource], goals: Sequence[Goal], options: ComposeOptions) -> Inputs:
-    main = main_source(sources, options.data_from)
+    first = [source for source in sources if source.spec.reads is None]
+    main = main_source(first, options.data_from)
     lists = DataLists(options.train_list, options.val_list, options.train_batch, options.test_batch)
     labels = label_blobs(main, goals) if main else [goal.loss.label for goal in goals if goal.loss.label is not None]
     classes = options.num_output if len(goals) == 1 and goals[0].loss.kind.labels == "class" else None
-    return resolve_inputs(sources, options.data_from, lists, labels, classes, source_labels(goals))
+    inputs = resolve_inputs(first, options.data_from, lists, labels, classes, source_labels(goals))
+    return chain_inputs(sources, inputs)
 
 
 def _plan(
@@ -149,6 +152,7 @@ def _plan(
     names  of its classes
     Raises: ComposeError.
     """
+    last = last_sources(sources)
     branches = {source.prefix: branch_texts(source, inputs) for source in sources}
     blobs = [blob for source in sources for blob in inputs.blobs(source.prefix)] if options.input_shape else []
     given: dict[str, Shape] = dict.fromkeys(blobs, (None, *(options.input_shape or ())))
@@ -161,10 +165,10 @@ def _plan(
     side_outputs = options.references or bool(pct)
     references = []
     if side_outputs or options.head in NEEDS_SCORES:
-        references = _references(sources, shapes, classifiers[0].num_output)
-    features = _features(sources, shapes)
-    steps = is_scored_by_step(sources, features, classifiers, options)
-    head = _head([replace(item, steps=steps) for item in features], sources, inputs, classifiers, references, options)
+        references = _references(last, shapes, classifiers[0].num_output)
+    features = _features(last, shapes)
+    steps = is_scored_by_step(last, features, classifiers, options)
+    head = _head([replace(item, steps=steps) for item in features], last, inputs, classifiers, references, options)
     notes += head.notes
     if side_outputs:
         notes += [f"reference: '{item.blob}' scores classes {format_classes(item.classes)}" for item in references]

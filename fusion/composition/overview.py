@@ -124,7 +124,14 @@ def overview_of(plan: FusionPlan) -> Overview:
         BranchView(
             source.prefix,
             source.raw.file,
-            tuple(map(blob, plan.inputs.blobs(source.prefix))),
+            tuple(
+                map(
+                    blob,
+                    plan.inputs.feeds[source.prefix].values()
+                    if source.spec.reads
+                    else plan.inputs.blobs(source.prefix),
+                )
+            ),
             len(source.branch.layers),
             tuple(map(blob, source.cuts)),
             next((blob(item.blob) for item in plan.references if item.prefix == source.prefix), None),

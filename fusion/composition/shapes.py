@@ -27,7 +27,7 @@ def blob_shapes(
     known = dict(given)
     for source in sources:
         own = source.input_shape
-        if own is not None and len(own) == 4:
+        if own is not None and len(own) == 4 and source.spec.reads is None:
             known.setdefault(inputs.blobs(source.prefix)[0], (None, *own[1:]))
     return _infer(reparse(body, "the branches"), "TEST", known)
 

@@ -23,6 +23,7 @@ class Source:
               number or, where the fused net's class names are known, by name
     logits    the blob with its class scores, where its loss reads another one
     pixels    for an ONNX file: how its images are prepared, one of `fusion.composition.pixels.PIXELS`
+    reads     the prefix of an earlier source, whose cut is its input instead of the data; None: it reads data
     share     its weight in the heads logits and probs; None is 1
     stages    of the net's state, as `fusion.composition.stages` reads them: "train", "val", "TEST=other"
     train_list, val_list  replace the lists of its data layers: one list, folder of class folders or database where it
@@ -36,6 +37,7 @@ class Source:
     classes: Sequence[int | str] = ()
     logits: str | None = None
     pixels: str | None = None
+    reads: str | None = None
     share: float | None = None
     stages: Sequence[str] = ()
     train_list: str | Mapping[str, str] | None = None

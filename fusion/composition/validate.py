@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from fusion.composition.branches import ancestors
+from fusion.composition.chains import reads_errors
 from fusion.composition.classifiers import FusedClassifier
 from fusion.composition.features import MAPS, Features, format_shape
 from fusion.composition.heads import ENSEMBLES, HEADS, NEEDS_SCORES
@@ -49,7 +50,7 @@ def check_request(
     if options.head not in HEADS:
         hint = did_you_mean(options.head, HEADS, also=f"one of {', '.join(HEADS)}")
         errors.append(ComposeError(f"there is no head '{options.head}'", hint=hint))
-    errors += _share_errors(sources, options.head)
+    errors += [*reads_errors(sources), *_share_errors(sources, options.head)]
     if options.num_output is not None and options.num_output < 1:
         errors.append(ComposeError(f"num_output is the number of classes, not {options.num_output}"))
     errors += [

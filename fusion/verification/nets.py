@@ -17,6 +17,7 @@ from prototxt.schema.filter import filter_net, filter_whole
 from prototxt.schema.load import load_net
 from prototxt.schema.messages import NetParameter
 from prototxt.shapes.dimensions import UNKNOWN, Shape
+from prototxt.shapes.net import infer_partly
 from prototxt.shapes.registry import layer_type
 
 Path = str | os.PathLike[str]
@@ -134,6 +135,25 @@ def branch_inputs(fused: Path, prefix: str) -> dict[str, Shape]:
     shared = {blob: shape for blob, shape in inputs.items() if f"{prefix}/{blob}" not in inputs}
     own = {blob.removeprefix(f"{prefix}/"): shape for blob, shape in inputs.items() if blob.startswith(f"{prefix}/")}
     return {blob: shape for blob, shape in {**shared, **own}.items() if shape is not UNKNOWN}
+
+
+def computed_inputs(fused: Path, source: Path, prefix: str) -> dict[str, Shape]:
+    """Return the known shapes of the source's inputs that the fused net computes, such as the cut of another branch.
+
+    They are found by the layers that read them.
+    """
+    whole, own = (filter_net(load_net(path), phase="TEST") for path in (fused, source))
+    shapes = infer_partly(whole)[0].blobs
+    made = {top for layer in whole.layer if layer.bottom for top in layer.top if not top.startswith(f"{prefix}/")}
+    layers = {layer.name: layer for layer in whole.layer}
+    found = {
+        here: shapes.get(there, UNKNOWN)
+        for layer in own.layer
+        if f"{prefix}/{layer.name}" in layers
+        for here, there in zip(layer.bottom, layers[f"{prefix}/{layer.name}"].bottom, strict=False)
+        if there in made
+    }
+    return {blob: shape for blob, shape in found.items() if shape is not UNKNOWN}
 
 
 def inputs_of(source: Side, net: Net, feed: Feed) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from fusion.verification.nets import (
     Path,
     Side,
     branch_inputs,
+    computed_inputs,
     computed_values,
     inputs_of,
     opened,
@@ -69,12 +70,15 @@ def verify_branches(
             continue
         description, trained = given
         own = source_feed(feed, fused, description, prefix)
-        source = opened(description, trained, own, otherwise=branch_inputs(fused, prefix), source_of=prefix)
-        whole = opened(fused, weights, feed, fallback=source.shapes, prefix=prefix)
-        computed = computed_values(source)
+        computed = computed_inputs(fused, description, prefix)
+        otherwise = {**branch_inputs(fused, prefix), **computed}
+        source = opened(description, trained, own, otherwise=otherwise, source_of=prefix)
+        fallback = {blob: shape for blob, shape in source.shapes.items() if blob not in computed}
+        whole = opened(fused, weights, feed, fallback=fallback, prefix=prefix)
+        values = computed_values(source)
         pairs = paired(source.net, whole.net, prefix)
         pairs = [
-            pair for pair in pairs if pair[0].tops and computed.issuperset(pair[0].tops) and pair[1].name not in without
+            pair for pair in pairs if pair[0].tops and values.issuperset(pair[0].tops) and pair[1].name not in without
         ]
         if not pairs:
             raise nothing_in_common(prefix, source, whole)

@@ -41,6 +41,7 @@ SAMPLES = {
     "--logits": ["a=ip2"],
     "--pixels": ["b/c=torchvision"],
     "--share": ["a=2.5"],
+    "--reads": ["b/c=a"],
     "--pct": ["focal,weight=0.25,temperature=2"],
     "--base-lr": ["1e-5"],
     "--momentum": ["0.8"],
