@@ -146,7 +146,7 @@ class LogitDifference:
         known = scale > 0
         d = (new - old) * torch.where(known, 1 / torch.where(known, scale, 1.0), 0.0)
         over = (d if self.one_sided else d.abs()) - self.margin
-        counted = over >= 0  # at the margin itself autograd passes the gradient of clamp_min
+        counted = over > 0  # clamp_min has no gradient at the margin itself
         if self.exclude_gt:
             counted = counted & (torch.arange(new.shape[-1], device=new.device) != position)
         count = new.shape[-1]
