@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from fusion.data import DataSource, open_source
 from fusion.errors import TrainingError
-from fusion.solver.holdout import SourceSubset, validation_records, with_list, with_training_data
-from prototxt import load_net
+from fusion.solver.holdout import SourceSubset, filter_batches, validation_records, with_list, with_training_data
+from prototxt import load_net, parse
 from prototxt.schema.filter import filter_net
 from prototxt.schema.messages import NetParameter
 
@@ -99,3 +99,76 @@ def test_nets_that_cannot_do_so(project: Make) -> None:
     train.layer.add().CopyFrom(train.layer[0])
     with pytest.raises(TrainingError, match="give data, data in training and data in the test"):
         with_training_data(test, train)
+
+
+def test_selected_records_are_batched_anew() -> None:
+    selected = np.array([True, False, True, True, False, True])
+    batches = [np.array(each) for each in ([0, 1, 2], [3, 4, 5], [5, 3, 2], [1, 4], [0])]
+    found = [batch.tolist() for batch in filter_batches(batches, selected, 2)]
+    assert found == [[0, 2], [3, 5], [5, 3], [2, 0]]
+    assert [batch.tolist() for batch in filter_batches(batches[:1], selected, 3)] == []
+
+
+def test_a_part_of_the_records_has_its_own_numbers(project: Make) -> None:
+    train, _ = source_of(project)
+    Path("train4.png").write_bytes(b"no picture")
+    whole = open_source(train.layer[0], "TRAIN", seed=3)
+    part = SourceSubset(whole, np.array([2, 4, 7]))
+    assert (len(part), part.keys) == (3, ["train2.png", "train4.png", "train7.png"])
+    assert part.labels is not None
+    assert part.labels.tolist() == [2, 1, 1]
+    assert part._number.tolist()[:9] == [-1, -1, 0, -1, 1, -1, -1, 2, -1]
+    assert part.place(2) == whole.place(7)
+    assert part.batch(np.array([2, 0]))["label"].tolist() == [1, 2]
+    assert part.fingerprint() != SourceSubset(whole, np.array([2, 4, 8])).fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("labels", "share", "expected"), [(None, 0.1, 1), (None, 0.9, 9), (None, 0.04, None), (None, 0.96, None)]
+)
+def test_at_least_one_record_is_on_each_side(labels: None, share: float, expected: int | None) -> None:
+    if expected is None:
+        with pytest.raises(TrainingError, match="of 10 training records for validation"):
+            kept_back(Records(10, labels), share, 1)
+        return
+    found = kept_back(Records(10, labels), share, 1)
+    assert len(found) == expected
+    assert found.tolist() == sorted(set(found.tolist()))
+
+
+TWO = """layer { name: "a" type: "ImageData" top: "x" image_data_param { source: "x.txt" batch_size: 2 } }
+layer { name: "b" type: "ImageData" top: "y" image_data_param { source: "y.txt" batch_size: 2 } }
+"""
+
+
+def test_each_of_several_lists_is_replaced_by_its_own() -> None:
+    def lists(text: str, given: str) -> list[str]:
+        return [layer.image_data_param.source for layer in with_list(load_net(parse(text)), given).layer]
+
+    assert lists(TWO, "y=B.txt,x=A.txt") == ["A.txt", "B.txt"]
+    assert lists(TWO.replace("y.txt", "x.txt"), "A.txt") == ["A.txt", "A.txt"]
+    for given in ("A.txt", "x=A.txt", "x=A.txt,z=B.txt", "x=A.txt,y="):
+        with pytest.raises(TrainingError, match=r"reads 'x' from x\.txt, 'y' from y\.txt, and .* cannot replace all"):
+            lists(TWO, given)
+
+
+def test_what_a_test_net_keeps_of_its_own(project: Make) -> None:
+    train, test = source_of(project, shuffle=True)
+    theirs, own = train.layer[0], test.layer[0]
+    theirs.image_data_param.rand_skip = 5
+    theirs.image_data_param.root_folder = "r/"
+    theirs.transform_param.mirror = True
+    own.include.add(phase=1)
+    own.top[0] = "picture"
+    (data, *_) = with_training_data(test, train).layer
+    assert (data.image_data_param.rand_skip, data.image_data_param.root_folder) == (0, "r/")
+    assert (data.transform_param.mirror, data.name, list(data.top)) == (False, "data", ["picture", "label"])
+    assert len(data.include) == len(own.include)
+    own.ClearField("transform_param")
+    assert not with_training_data(test, train).layer[0].HasField("transform_param")
+    theirs.type = "Data"
+    theirs.ClearField("image_data_param")
+    theirs.data_param.source, theirs.data_param.batch_size, theirs.data_param.rand_skip = "db", 4, 3
+    found = with_training_data(test, train).layer[0]
+    assert (found.type, found.data_param.source, found.data_param.batch_size) == ("Data", "db", 4)
+    assert (found.data_param.rand_skip, found.HasField("image_data_param")) == (0, False)

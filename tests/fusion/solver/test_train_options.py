@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,9 +20,11 @@ from fusion.nets.build import params
 from fusion.solver import Solver
 from fusion.solver.logging.console import Lines, Silent
 from fusion.solver.mixup import Mix, MixedLoss
+from fusion.solver.settings import read_settings
 from fusion.solver.train_options import TrainOptions
 from prototxt import read_weights
 from prototxt.errors import RenameError
+from prototxt.schema.messages import SolverParameter
 
 Make = Callable[..., Path]
 
@@ -256,3 +262,65 @@ def test_references_answer_the_records_that_are_left(project: Make) -> None:
     run.train()
     assert len(run.nets[0].sources[0]) == 16
     assert Path("small_best.caffemodel").exists()
+
+
+SETTINGS = SimpleNamespace(test_iter=(1,), test_interval=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "settings", "message"),
+    [
+        ({"label_smoothing": 1.0}, SETTINGS, r"label smoothing must lie in \[0, 1\), not 1"),
+        ({"label_smoothing": -0.1}, SETTINGS, "label smoothing must lie in"),
+        ({"label_smoothing": 0.99}, SETTINGS, None),
+        ({"early_stopping": 1}, SETTINGS, "early stopping needs validation records"),
+        ({"early_stopping": 1, "best_on": 0.1}, SETTINGS, None),
+        ({"best_on": 0.1}, SimpleNamespace(test_iter=(), test_interval=1), "the solver has none"),
+        ({"best_on": 0.1}, SimpleNamespace(test_iter=(1,), test_interval=0), "the solver has none"),
+        ({}, SimpleNamespace(test_iter=(), test_interval=0), None),
+    ],
+)
+def test_options_that_go_together(options: dict[str, Any], settings: Any, message: str | None) -> None:
+    if message is None:
+        TrainOptions(**options).check(settings)
+        return
+    with pytest.raises(TrainingError, match=message):
+        TrainOptions(**options).check(settings)
+
+
+def test_a_snapshot_holds_the_options_that_change_numbers() -> None:
+    assert TrainOptions().to_decisions() == {}
+    assert TrainOptions(save_init="x", keep=3, snapshot_epochs=2, amp="off").to_decisions() == {}
+    given = TrainOptions("cosine", 5, "^a", 0.1, 0.2, 0.9, "bf16", 0.1, 3, 2, 1, "x")
+    held = json.loads(given.to_decisions()["extras"])
+    assert held == {
+        "lr_policy": "cosine", "warmup": 5, "freeze": "^a", "label_smoothing": 0.1, "mixup": 0.2, "ema": 0.9,
+        "amp": "bf16", "best_on": 0.1, "early_stopping": 3,
+    }  # fmt: skip
+    assert TrainOptions().completed(given.to_decisions()) == replace(given, keep=0, save_init=None, snapshot_epochs=0)
+    assert TrainOptions(ema=0.5).completed(given.to_decisions()).ema == 0.5
+    assert TrainOptions(ema=0.5).completed({}) == TrainOptions(ema=0.5)
+    assert given.differences(given.to_decisions()) == []
+    assert TrainOptions(warmup=6, mixup=0.1).differences({"extras": '{"warmup": 5, "ema": 0.9}'}) == [
+        "ema was 0.9 and is now not given", "mixup was not given and is now 0.1", "warmup was 5 and is now 6"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("epochs", "sizes", "iter_size", "expected"),
+    [(0, [(20, 4)], 1, 77), (1, [(20, 4)], 1, 5), (3, [(21, 4)], 1, 18), (1, [(21, 4)], 4, 1), (1, [(4, 4)], 2, 1),
+     (1, [(8, 4), (40, 4)], 1, 10)],
+)  # fmt: skip
+def test_snapshots_by_epochs_count_batches(
+    epochs: int, sizes: list[tuple[int, int]], iter_size: int, expected: int
+) -> None:
+    class Source(list[None]):
+        batch_size = 0
+
+    sources = []
+    for count, batch in sizes:
+        sources.append(Source([None] * count))
+        sources[-1].batch_size = batch
+    settings = replace(read_settings(SolverParameter(lr_policy="fixed", iter_size=iter_size)), snapshot=77)
+    found = TrainOptions(snapshot_epochs=epochs).interval(settings, SimpleNamespace(sources=sources))  # type: ignore[arg-type]
+    assert found.snapshot == expected
