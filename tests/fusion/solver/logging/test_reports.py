@@ -1,0 +1,268 @@
+"""Each form of report alone: lines, a bar, JSON, TensorBoard, and the table of times."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fusion.solver.logging import console, memory
+from fusion.solver.logging.caffe_log import CaffeLog, for_training
+from fusion.solver.logging.caffe_report import CaffeReport
+from fusion.solver.logging.console import Bar, Display, Lines, for_stream, output_lines, six_digits
+from fusion.solver.logging.json_log import JsonLog
+from fusion.solver.logging.layer_timing import Timing, time_net
+from fusion.solver.logging.memory import peak_allocated, peak_memory, peak_resident
+from fusion.solver.logging.tensorboard import TensorBoard
+from fusion.solver.metrics import MeanOutputs, TrainMetrics
+from prototxt import parse
+from prototxt.schema.load import load_net
+
+OUTPUTS = (("acc", [0.5], 0.0), ("loss", [2.0, 3.0], 0.25))
+CPU = torch.device("cpu")
+
+
+def run_of(iteration: int = 0, **settings: Any) -> Any:
+    said: list[str] = []
+    ticks: list[tuple[Any, ...]] = []
+    shown = SimpleNamespace(say=said.append, tick=lambda *given: ticks.append(given))
+    values = {"display": 5, "max_iter": 20, "test_compute_loss": False, "snapshot_hdf5": False, **settings}
+    plan = SimpleNamespace(name="small")
+    return SimpleNamespace(
+        settings=SimpleNamespace(**values, schedule=SimpleNamespace(policy="step")), display=shown, said=said,
+        ticks=ticks, net=SimpleNamespace(plan=plan), iter=iteration, device=CPU, seed=3,
+    )  # fmt: skip
+
+
+def test_numbers_have_six_digits() -> None:
+    assert [six_digits(value) for value in (1234567.0, 0.000012345678, 2.0, 1 / 3)] == [
+        "1.23457e+06", "1.23457e-05", "2", "0.333333"
+    ]  # fmt: skip
+
+
+def test_outputs_are_numbered_through_with_their_part_of_the_loss() -> None:
+    assert output_lines("Test", OUTPUTS) == [
+        "    Test net output #0: acc = 0.5",
+        "    Test net output #1: loss = 2 (* 0.25 = 0.5 loss)",
+        "    Test net output #2: loss = 3 (* 0.25 = 0.75 loss)",
+    ]
+    means = MeanOutputs(OUTPUTS)
+    assert (means.loss, means["acc"], means["loss"]) == (1.25, 0.5, 2.0)
+    assert [TrainMetrics(1, 0.5, iterations=10, seconds=seconds).speed for seconds in (4.0, 0.0)] == [2.5, 0.0]
+
+
+def test_the_report_of_a_display() -> None:
+    report = CaffeReport()
+    report.run = run_of()
+    report.on_start()
+    report.on_display(TrainMetrics(10, 0.25, 0.01, OUTPUTS[:1], 5, 2.0))
+    report.on_display(TrainMetrics(20, 0.125))
+    assert report.run.said == [
+        "Solving small", "Learning Rate Policy: step", "Iteration 10 (2.5 iter/s, 2s/5 iters), loss = 0.25",
+        "    Train net output #0: acc = 0.5", "Iteration 10, lr = 0.01", "Iteration 20, loss = 0.125",
+    ]  # fmt: skip
+    assert report.run.ticks == [(10, 0.25, 0.01)]
+    report.on_log(99)
+    assert report.run.ticks[-1] == (99,)
+
+
+@pytest.mark.parametrize("compute", [False, True])
+@pytest.mark.parametrize("hdf5", [False, True])
+def test_the_report_of_a_test_and_a_snapshot(compute: bool, hdf5: bool) -> None:
+    report = CaffeReport()
+    report.run = run_of(test_compute_loss=compute, snapshot_hdf5=hdf5)
+    report.on_test_start(10, 1)
+    report.on_test_end(10, 1, MeanOutputs(OUTPUTS))
+    report.on_snapshot(10, ["m", "f", "s"])
+    report.on_finish(10)
+    form = "HDF5 file" if hdf5 else "binary proto file"
+    assert report.run.said == [
+        "Iteration 10, Testing net (#1)", *["Test loss: 1.25"] * compute, *output_lines("Test", OUTPUTS),
+        f"Snapshotting to {form} m", f"Snapshotting solver state to {form} s",
+        report.run.said[-2], "Optimization Done.",
+    ]  # fmt: skip
+    assert report.run.said[-2].startswith("Peak memory: ")
+
+
+def test_lines_tell_of_a_step_when_it_is_complete() -> None:
+    stream = io.StringIO()
+    lines = Lines(stream)
+    for done in (0, 5, 10):
+        lines.progress("decoding", done, 10)
+    assert stream.getvalue() == "decoding: 10 records\n"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_bar_is_for_terminals_only() -> None:
+    assert [type(each) for each in (for_stream(Terminal()), for_stream(io.StringIO()))] == [Bar, Lines]
+    assert [type(each) for each in (for_training(Terminal()), for_training(io.StringIO()))] == [Bar, CaffeLog]
+    Display().say("nothing")
+
+
+def test_a_bar_is_drawn_ten_times_a_second_and_with_each_display(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(console, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    bar = Bar(Terminal())
+    bar.tick(1)  # before training nothing is drawn
+    bar.start(10, 50)
+    updates: list[dict[str, Any]] = []
+    monkeypatch.setattr(bar._bars, "update", lambda task, **fields: updates.append(fields))
+    for seconds, iteration, given in (
+        (0.0, 11, ()), (0.05, 12, ()), (0.1, 13, ()), (0.15, 14, (0.5, 0.01)), (0.2, 15, ()), (0.3, 16, ()),
+        (2.0, 30, ()),
+    ):  # fmt: skip
+        now[0] = 100 + seconds
+        bar.tick(iteration, *given)
+    assert updates == [
+        {"completed": 11}, {"completed": 13}, {"completed": 14, "state": "loss 0.5  lr 0.01"},
+        {"completed": 16, "speed": "20 it/s"}, {"completed": 30, "speed": "10 it/s"},
+    ]  # fmt: skip
+    bar.close()
+    assert not bar._open
+    bar.close()
+
+
+def test_a_bar_of_each_step_before_training() -> None:
+    screen = Terminal()
+    bar = Bar(screen)
+    bar.progress("decoding", 1, 4)
+    first = bar._task
+    bar.progress("decoding", 4, 4)
+    assert bar._task == first
+    bar.progress("trunk", 2, 4)
+    assert bar._task != first
+    assert [(task.description, task.completed, task.total) for task in bar._bars.tasks] == [("trunk", 2, 4)]
+    bar.close()
+    assert "decoding: 4 records" in screen.getvalue()
+    assert "trunk: 4 records" not in screen.getvalue()
+
+
+def records(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_json_has_a_record_per_event(tmp_path: Path) -> None:
+    path = tmp_path / "log.json"
+    path.write_text("an earlier run\n")
+    log = JsonLog(str(path))
+    log.run = run_of()
+    log.on_display(TrainMetrics(0, 1.0))  # before the start there is no file
+    log.on_start()
+    log.on_display(TrainMetrics(5, 0.5, 0.01, OUTPUTS, 10, 4.0))
+    log.on_display(TrainMetrics(6, math.inf, None, (("x", [math.nan, 1.0], 0.0),)))
+    log.on_test_end(5, 1, MeanOutputs(OUTPUTS))
+    log.on_validation(5, MeanOutputs(OUTPUTS))
+    log.on_snapshot(5, ["m", "f", "s"])
+    log.on_finish(7)
+    log.on_end()
+    log.on_end()
+    found = records(path)
+    assert [(each["kind"], each["iter"]) for each in found] == [
+        ("start", 0), ("train", 5), ("train", 6), ("test", 5), ("choose", 5), ("snapshot", 5), ("end", 7)
+    ]  # fmt: skip
+    start, train, broken, test, choose, snapshot, _ = found
+    assert {name: start[name] for name in ("version", "net", "max_iter", "device", "seed")} == {
+        "version": 1, "net": "small", "max_iter": 20, "device": "cpu", "seed": 3
+    }  # fmt: skip
+    assert (train["loss"], train["lr"], train["it_s"]) == (0.5, 0.01, 2.5)
+    assert train["outputs"] == {"acc": 0.5, "loss": [2.0, 3.0]}
+    assert (broken["loss"], broken["lr"], broken["it_s"], broken["outputs"]) == (None, None, None, {"x": [None, 1.0]})
+    assert (test["test_net"], test["loss"], choose["loss"], snapshot["files"]) == (1, 1.25, 1.25, ["m", "f", "s"])
+    assert all(0 <= each["seconds"] < 60 and each["memory"]["resident"] > 1 << 20 for each in found)
+    again = JsonLog(str(path))
+    again.run = run_of(iteration=7)
+    again.on_start()
+    again.on_end()
+    assert [each["kind"] for each in records(path)][-2:] == ["end", "start"], "a resumed run adds to the file"
+
+
+def test_tensorboard_has_a_point_per_value(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    points: list[tuple[str, float, int]] = []
+    opened: list[Any] = []
+
+    def writer(folder: str, purge_step: int | None) -> Any:
+        opened.append((folder, purge_step))
+        return SimpleNamespace(add_scalar=lambda *given: points.append(given), close=lambda: opened.append("closed"))
+
+    board = TensorBoard(str(tmp_path))
+    board._open = writer
+    for iteration, purge in ((0, None), (7, 7)):
+        board.run = run_of(iteration)
+        board.on_start()
+        assert opened[-1] == (str(tmp_path), purge)
+    board.on_display(TrainMetrics(5, 0.5, 0.0, OUTPUTS, 10, 4.0))
+    board.on_display(TrainMetrics(6, 0.25))
+    board.on_test_end(8, 1, MeanOutputs(OUTPUTS[:1]))
+    board.on_validation(9, MeanOutputs(OUTPUTS[:1]))
+    assert points == [
+        ("train/acc", 0.5, 5), ("train/loss/0", 2.0, 5), ("train/loss/1", 3.0, 5), ("train/loss (smoothed)", 0.5, 5),
+        ("train/lr", 0.0, 5), ("train/it/s", 2.5, 5), ("train/loss (smoothed)", 0.25, 6), ("test1/acc", 0.5, 8),
+        ("choose/acc", 0.5, 9),
+    ]  # fmt: skip
+    board.on_end()
+    board.on_end()
+    assert opened.count("closed") == 1
+
+
+def test_memory_is_told_in_mebibytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert peak_allocated(CPU) is None
+    found = peak_resident()
+    assert found is not None
+    assert 10 << 20 < found < 1 << 40
+    monkeypatch.setattr(memory, "peak_resident", lambda: 3 << 20)
+    assert peak_memory(CPU) == "3 MiB resident"
+    monkeypatch.setattr(memory, "peak_allocated", lambda device: 5 << 20)
+    assert peak_memory(CPU) == "3 MiB resident, 5 MiB on the GPU"
+    for name in ("peak_resident", "peak_allocated"):
+        monkeypatch.setattr(memory, name, lambda *device: None)
+    assert peak_memory(CPU) == "not known on this system"
+
+
+@pytest.mark.parametrize(
+    ("device", "used"),
+    [("cpu", "Use CPU."), ("cuda", "Use GPU with device ID 0"), ("cuda:2", "Use GPU with device ID 2")],
+)
+def test_times_are_those_of_the_caffe_tool(device: str, used: str) -> None:
+    timing = Timing([("data", 0.5, 0.0), ("a layer of one", 1.0, 2.0)], [4.0, 6.0], 0.25, torch.device(device))
+    assert timing.lines() == [
+        used, "Performing Forward", "Initial loss: 0.25", "Performing Backward", "*** Benchmark begins ***",
+        "Testing for 2 iterations.", "Iteration: 1 forward-backward time: 4 ms.",
+        "Iteration: 2 forward-backward time: 6 ms.", "Average time per layer: ", "      data\tforward: 0.5 ms.",
+        "      data\tbackward: 0 ms.", "a layer of one\tforward: 1 ms.", "a layer of one\tbackward: 2 ms.",
+        "Average Forward pass: 1.5 ms.", "Average Backward pass: 2 ms.", "Average Forward-Backward: 5 ms.",
+        "Total Time: 10 ms.", "*** Benchmark ends ***",
+    ]  # fmt: skip
+
+
+NET = """name: "timed"
+layer { name: "in" type: "Input" top: "data" top: "label" input_param { shape { dim: 2 dim: 3 } shape { dim: 2 } } }
+layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip" inner_product_param { num_output: 4 } }
+"""
+LOSS = 'layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" }\n'
+
+
+@pytest.mark.parametrize(("text", "loss"), [(NET + LOSS, math.log(4)), (NET, 0.0)])
+def test_every_layer_is_timed_both_ways(text: str, loss: float) -> None:
+    timing = time_net(load_net(parse(text)), iterations=3, device="cpu")
+    names = [name for name, _, _ in timing.layers]
+    assert names == ["in", "ip", *["loss"] * bool(loss)]
+    assert len(timing.steps) == 3
+    assert timing.loss == pytest.approx(loss)
+    forward, backward = np.array([times for _, *times in timing.layers]).T
+    assert (forward > 0).all()
+    assert backward[0] == 0
+    assert (backward[1:] > 0).all()
+    assert forward.sum() + backward.sum() <= np.mean(timing.steps)
+    assert max(timing.steps) < 1e4, "milliseconds"
