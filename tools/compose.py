@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from .arguments import add_options, classes_argument, positive_int, remark
 from .cli import run_command
 from .command_parser import CommandParser
 from .list_options import apply_list_options
@@ -45,17 +46,15 @@ def parser(prog: str = "fusion-compose") -> CommandParser:
     add("--source", action="append", default=[], metavar="P=NET[@BLOB,...]",
         help="a net, its prefix, and the blob to cut it at (default: its classifier's input); a pattern or a folder "
         "of nets gives branches P1, P2, ...")  # fmt: skip
-    add("--weights", action="append", default=[], metavar="P=FILE",
+    add("--weights", action="append", default=[], metavar="P=WEIGHTS",
         help="a source's weights, to freeze layers whose type does not fix their number of blobs; a pattern or a "
         "folder of weights gives branches P1, P2, ... of one net")  # fmt: skip
-    add("-o", "--output", metavar="DIR", help="folder for the three files")
-    add("--num-output", type=int, metavar="N", help="classes of the fused net (default: the class folders "
-        "that it trains on), or values where its loss takes values")  # fmt: skip
-    add("--labels", metavar="FILE", help="names of the classes, one per line, class 0 first; they are stored in "
-        "the written nets, for fusion-predict, fusion-test and their reports")  # fmt: skip
-    add("--name", help="the fused net's name")
-    add("--dry-run", action="store_true", help="print the plan as a table and a diagram, and write nothing")
-    add("--svg", metavar="OUT", help="write a drawing of the fused net's layers, with --dry-run too")
+    add_options(result, "--output", note="train_val, deploy and solver")
+    add_options(result, "--num-output", note="by default those of the class folders that it trains on")
+    add_options(result, "--labels", note="they are stored in the written nets")
+    add("--name", metavar="NAME", help="the fused net's name")
+    add_options(result, "--dry-run", "--quiet")
+    add_options(result, "--svg", note="with --dry-run too")
     add("--write-toml", metavar="OUT", help="write the settings of FUSION.toml and these flags as such a file")
     # no option has a default here: a flag that is not given must not override the file
     _add_head(result.add_argument_group("head"))
@@ -68,14 +67,12 @@ def parser(prog: str = "fusion-compose") -> CommandParser:
 
 def _add_head(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add(
-        "--head",
-        help="concat-fc (default), concat-mlp, sum, mean, max, fastnorm, softmax, gated, logits, probs, zero-init",
-    )
+    add("--head", metavar="HEAD", help="concat-fc (default), concat-mlp, sum, mean, max, fastnorm, softmax, gated, "
+        "logits, probs, zero-init")  # fmt: skip
     add("--share", action="append", default=[], metavar="P=X",
         help="a source's weight in heads logits and probs, which average the sources' answers (1)")  # fmt: skip
-    add("--hidden", type=int, metavar="N", help="width of the head's hidden layer")
-    add("--project", type=int, metavar="N", help="project each source's features to this width")
+    add("--hidden", type=positive_int, metavar="N", help="width of the head's hidden layer")
+    add("--project", type=positive_int, metavar="N", help="project each source's features to this width")
     add("--batch-norm", action="store_true", help="give each source's features a BatchNorm of their own")
     add("--maps", help="how to join maps of several sizes: pool (default), upsample, or levels, which joins the "
         "first cuts of all sources, the second cuts, ... separately")  # fmt: skip
@@ -88,7 +85,7 @@ def _add_losses(group: argparse._ArgumentGroup) -> None:
         "label=BLOB names the blob that the scores are compared with")  # fmt: skip
     add("--task", action="append", default=[], metavar="NAME=LOSS:LABEL[,num_output=N,PARAMETER=VALUE...]",
         help="one of several classifiers on the joined features, with its loss and its label, e.g. "
-        "gender=SoftmaxWithLoss:gender_label,num_output=2,loss_weight=0.5; may be repeated")  # fmt: skip
+        "gender=SoftmaxWithLoss:gender_label,num_output=2,loss_weight=0.5 (repeatable)")  # fmt: skip
 
 
 def _add_data(group: argparse._ArgumentGroup) -> None:
@@ -104,36 +101,39 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
         "P=FILE for one source, P/LAYER=FILE for one of its data layers, by its name or that of its top "
         "(repeatable)")  # fmt: skip
     add("--val-list", action="append", default=[], metavar="[P[/LAYER]=]FILE", help="the same for validation")
-    add("--train-batch", type=int, metavar="N")
-    add("--test-batch", type=int, metavar="N")
-    add("--input-shape", metavar="C,H,W", help="shape of the input, for the deploy net, where nothing else fixes it")
+    add("--train-batch", type=positive_int, metavar="N", help="records per batch in training (default: the sources')")
+    add("--test-batch", type=positive_int, metavar="N", help="records per batch in tests (default: the sources')")
+    add("--input-shape", metavar="C,H,W", help="shape of one record of the inputs, where the sources do not fix it")
 
 
 def _add_references(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--references", action="store_true", help="keep each source's own classifier as a frozen side output")
     add("--classes", action="append", default=[], metavar="P=C,C,...",
-        help="the fused classes that a source's own scores stand for, in their order, by number or name")  # fmt: skip
+        help="the common classes that a source's own scores stand for, in their order: 1,3,5 or 0-4,9, or names "
+        "(repeatable)")  # fmt: skip
     add("--logits", action="append", default=[], metavar="P=BLOB",
         help="the blob with a source's class scores, where it is not the input of its loss")  # fmt: skip
     add("--pixels", action="append", default=[], metavar="P=KIND",
         help="how an ONNX source expects images: rgb, unit (0 to 1), centered (-1 to 1), torchvision")  # fmt: skip
     add("--pct", action="append", default=[], metavar="KIND[,weight=W,OPTION=VALUE...]",
         help="add a loss towards the references: kd, focal, lm, ldi, elodi or naive; options are the fields of "
-        "pct_param (alpha, beta, temperature, filter, ...); may be repeated; none: omit those of the file")  # fmt: skip
+        "pct_param (alpha, beta, temperature, filter, ...) (repeatable); none: omit those of the file")  # fmt: skip
 
 
 _SOLVER = {
-    **dict.fromkeys(("base_lr", "momentum", "weight_decay", "gamma"), float),
-    "lr_policy": str,
-    **dict.fromkeys(("stepsize", "max_iter", "test_interval", "test_iter", "display", "snapshot", "random_seed"), int),
+    **dict.fromkeys(("momentum", "weight_decay", "gamma"), float),
+    **dict.fromkeys(("stepsize", "test_interval", "test_iter", "display", "snapshot"), int),
 }
 
 
 def _add_schedule(group: argparse._ArgumentGroup) -> None:
+    add_options(group, "--lr", dest="base_lr")
+    add_options(group, "--lr-policy", "--max-iter")
+    add_options(group, "--seed", dest="random_seed", note="the solver's random_seed")
     for name, kind in _SOLVER.items():
-        words = {float: "X", str: "WORD", int: "N"}
-        group.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=words[kind])
+        metavar = "N" if kind is int else "X"
+        group.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=metavar, help=f"the solver's {name}")
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "fusion-compose") -> int:
@@ -150,15 +150,15 @@ def _compose(arguments: argparse.Namespace) -> int:
     composition = compose_with(config.sources, config.options)
     if arguments.dry_run:
         print(f"{composition.overview.table()}\n\n{composition.overview.picture()}\n")
-    for note in composition.notes:
-        print(note)
+    lines = [*composition.notes]
     if not arguments.dry_run:
-        for path in composition.write(config.output or "."):
-            print(f"wrote {path}")
+        lines += [f"wrote {path}" for path in composition.write(config.output or ".")]
+    if not arguments.quiet:
+        print("\n".join(lines))
     if arguments.svg:
-        _draw(composition, arguments.svg)
+        _draw(composition, arguments)
     if arguments.write_toml:
-        _write_toml(config, arguments.write_toml)
+        _write_toml(config, arguments)
     return 0
 
 
@@ -174,7 +174,8 @@ def _config(arguments: argparse.Namespace) -> ComposeConfig:
     sources, lists = apply_list_options(_sources(arguments) or base.sources, arguments)
     if arguments.stage:
         sources = tuple(replace(source, stages=tuple(arguments.stage)) for source in sources)
-    solver = {name: value for name in _SOLVER if (value := getattr(arguments, name)) is not None}
+    named = (*_SOLVER, "base_lr", "lr_policy", "max_iter", "random_seed")
+    solver = {name: value for name in named if (value := getattr(arguments, name)) is not None}
     flags = {
         **vars(arguments),
         **lists,
@@ -183,10 +184,8 @@ def _config(arguments: argparse.Namespace) -> ComposeConfig:
         "tasks": tuple(parse_task(text) for text in arguments.task) or None,
         "schedule": (base.options.schedule or SolverSettings()).with_fields(solver) if solver else None,
     }
-    names = {item.name for item in fields(base.options)}
-    values = {
-        name: value for name, value in flags.items() if name in names and value is not None and value is not False
-    }
+    own = {item.name for item in fields(base.options)} & flags.keys()
+    values = {name: flags[name] for name in own if flags[name] is not None and flags[name] is not False}
     options = replace(base.options, **values)
     config = ComposeConfig(sources, options, arguments.output or base.output)
     if not sources:
@@ -196,7 +195,7 @@ def _config(arguments: argparse.Namespace) -> ComposeConfig:
     return config
 
 
-def _draw(composition: Composition, path: str) -> None:
+def _draw(composition: Composition, arguments: argparse.Namespace) -> None:
     """Draw the fused net of phase TEST as SVG."""
     from prototxt.drawing.nodes import diagram_of
     from prototxt.drawing.svg import to_svg
@@ -205,16 +204,16 @@ def _draw(composition: Composition, path: str) -> None:
     from prototxt.summary.net_summary import list_net
 
     net = load_net(composition.deploy if composition.deploy is not None else composition.train_val, strict=False)
-    write_text(path, to_svg(diagram_of(list_net(net, "TEST", {})), composition.overview.title))
-    print(f"wrote {path}")
+    write_text(arguments.svg, to_svg(diagram_of(list_net(net, "TEST", {})), composition.overview.title))
+    remark(f"wrote {arguments.svg}", arguments)
 
 
-def _write_toml(config: ComposeConfig, path: str) -> None:
+def _write_toml(config: ComposeConfig, arguments: argparse.Namespace) -> None:
     from fusion.composition import to_toml
     from prototxt.files import write_text
 
-    write_text(path, to_toml(config))
-    print(f"wrote {path}")
+    write_text(arguments.write_toml, to_toml(config))
+    remark(f"wrote {arguments.write_toml}", arguments)
 
 
 _PER_SOURCE = ("weights", "classes", "logits", "pixels", "reads", "share")  # options P=VALUE, fields of Source
@@ -269,14 +268,11 @@ def _classes(text: str) -> tuple[int | str, ...]:
 
 
 def _numbers(option: str, text: str) -> tuple[int, ...]:
-    """Parse `1,3,5` or `0-4,9`."""
-    numbers: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
-            _refuse(f"{option} {text}: '{part}' is not a number", "give numbers and ranges, such as 1,3,5 or 0-4,9")
-        numbers += range(int(first), int(last or first) + 1)
-    return tuple(numbers)
+    """Parse `1,3,5` or `0-4,9`. Raises: ComposeError."""
+    try:
+        return tuple(classes_argument(text))
+    except argparse.ArgumentTypeError as error:
+        _refuse(f"{option} {text}: {error}", None)
 
 
 def _refuse(message: str, hint: str | None) -> NoReturn:

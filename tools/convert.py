@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 
 from . import convert_data
-from .arguments import input_argument
+from .arguments import add_options
 from .cli import run_command
 from .command_parser import CommandParser
 
@@ -43,18 +43,11 @@ def parser(prog: str = "fusion-convert") -> CommandParser:
     add("input", metavar="IN", help="a net, solver, mean image, weights or solver state, in any form")
     add("output", metavar="OUT", help="file to write; its ending gives the form")
     add("--upgrade", action="store_true", help="upgrade V0 and V1, as Caffe does when it reads them")
-    add(
-        "--deploy",
-        action="store_true",
-        help="make the deploy net: inputs for data layers, scores for losses",
-    )
-    add("--input-shape", action="append", default=[], type=input_argument, metavar="[BLOB=]N,C,H,W",
-        help="with --deploy: an input's shape, where the data cannot be read")  # fmt: skip
-    add("--output", action="append", default=[], dest="outputs", metavar="BLOB",
-        help="with --deploy: a blob to compute (default: the inputs of the losses, and the net's outputs)")  # fmt: skip
-    add("--stage", action="append", default=[], help="with --deploy: a stage of the net's state (repeatable)")
-    add("--net", metavar="NET", help="for weights: the net that gives the order, types, bottoms and tops of layers")
-    add("-q", "--quiet", action="store_true", help="print errors only")
+    add("--deploy", action="store_true", help="make the deploy net: inputs for data layers, scores for losses")
+    add_options(result, "--input-shape", "--output-blob", "--stage", note="with --deploy")
+    add("--model", metavar="NET.prototxt", help="for weights: the net that gives the order, types, bottoms and tops of "
+        "layers")  # fmt: skip
+    add_options(result, "--quiet")
     return result
 
 
@@ -66,8 +59,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "fusion-convert") -> int
         return convert_data.main(given, prog)
     options = parser(prog)
     arguments = options.parse_args(given)
-    if not arguments.deploy and (arguments.input_shape or arguments.outputs or arguments.stage):
-        options.error("--input-shape, --output and --stage go with --deploy")
+    if not arguments.deploy and (arguments.input_shape or arguments.output_blob or arguments.stage):
+        options.error("--input-shape, --output-blob and --stage go with --deploy")
     code: int = run_command(lambda: _convert(arguments))
     return code
 
@@ -79,9 +72,9 @@ def _convert(arguments: argparse.Namespace) -> None:
         upgrade=arguments.upgrade,
         deploy=arguments.deploy,
         inputs=dict(arguments.input_shape),
-        outputs=arguments.outputs,
+        outputs=arguments.output_blob,
         stages=arguments.stage,
-        net=arguments.net,
+        net=arguments.model,
     )
     with warnings.catch_warnings():
         # Python would print each warning with the line of code that raised it

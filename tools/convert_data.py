@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .arguments import size_argument
+from .arguments import add_options
 from .cli import run_command
 from .command_parser import CommandParser
 
@@ -42,7 +42,8 @@ def parser(prog: str = "fusion-convert") -> CommandParser:
         metavar="TYPE",
         help="png or jpg for all (implies --encoded; default: as read)",
     )
-    add("--shuffle", nargs="?", type=int, const=0, metavar="SEED", help="shuffle the list, by a seed (default 0)")
+    add("--shuffle", action="store_true", help="shuffle the list")
+    add_options(images, "--seed", default=0)
     add("--check-size", action="store_true", help="fail if an image differs in size from the first")
     mean = commands.add_parser(
         "mean",
@@ -52,17 +53,16 @@ def parser(prog: str = "fusion-convert") -> CommandParser:
     add = mean.add_argument
     add("source", metavar="DB|LIST", help="an LMDB's or LevelDB's folder, or a list of images")
     add("output", metavar="OUT.binaryproto", help="the mean file")
-    add("--root", default="", metavar="ROOT", help="for a list: put before each path, unchanged")
+    add_options(mean, "--root", note="for a list")
     _add_image_options(mean)
     return result
 
 
 def _add_image_options(to: argparse.ArgumentParser) -> None:
     add = to.add_argument
-    add("--resize", type=size_argument, metavar="HxW", help="resize to this height and width, as OpenCV does")
+    add_options(to, "--resize")
     add("--gray", action="store_true", help="one channel instead of three")
-    add("--on-bad-record", choices=("fail", "skip"), default="fail", help="how to treat unreadable records")
-    add("-q", "--quiet", action="store_true", help="print errors only")
+    add_options(to, "--on-bad-record", "--quiet")
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "fusion-convert") -> int:
@@ -81,7 +81,7 @@ def _images(options: argparse.Namespace) -> WriteResult:
         gray=options.gray,
         encoded=options.encoded or bool(options.encode_type),
         encode_type=options.encode_type,
-        shuffle=options.shuffle,
+        shuffle=options.seed if options.shuffle else None,
         check_size=options.check_size,
     )
     return write_images(

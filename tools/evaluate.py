@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .arguments import read_class_names
+from .arguments import add_options, classes_argument, positive_int, read_class_names, remark
 from .cli import allow_python, run_command
 from .command_parser import CommandParser
 from .reading_options import add_reading_options, read_options
@@ -23,7 +22,7 @@ _EXAMPLE = """example:
   %(prog)s --model fused/train_val.prototxt --weights fused.caffemodel --list photos/test
 
 A predictions file holds every record of the data layer once, named as in its list; fusion-report compares such files.
-With --classes, class i of the net (and label i of its list) is CLASSES[i] in the label space that compared nets share.
+With --classes, class i of the net (and label i of its list) is CLASSES[i] of the classes common to compared nets.
 """
 
 MANY = 16  # outputs with more values are printed as their mean
@@ -38,27 +37,24 @@ def parser(prog: str = "fusion-test") -> CommandParser:
     )
     add = result.add_argument
     add("--model", required=True, metavar="NET.prototxt", help="the net, with its data layer")
-    add("--weights", required=True, metavar="W[,W]", help="trained weights; later files override earlier ones")
+    add_options(result, "--weights", required=True)
     add("--list", metavar="LIST", help="measure on this list, folder of class folders or database instead of the "
         "net's own, or one per data layer (data=LIST,depth=LIST)")  # fmt: skip
-    add("--iterations", type=int, metavar="N", help="batches to average (default: one pass over all records)")
-    add("--phase", choices=("TEST", "TRAIN"), default="TEST", help="phase of the layers (default TEST)")
-    add("--level", type=int, default=0, metavar="N", help="the net state's level")
-    add("--stage", action="append", default=[], metavar="STAGE", help="a stage of the net state (repeatable)")
-    add("--device", default="auto", metavar="DEVICE", help="auto (default), cpu, cuda, cuda:1")
+    add("--iterations", type=positive_int, metavar="N", help="batches to average (default: one pass over all records)")
+    add_options(result, "--phase", default="TEST")
+    add_options(result, "--level", "--stage", "--device")
     add("--predictions", metavar="OUT", help="write logits and labels of every record, .npz, .csv or .parquet")
     add("--logits", metavar="BLOB[,BLOB]", help="the blob with the logits (needed with --predictions), or "
         "several with --heads")  # fmt: skip
     add("--heads", choices=("mean", "max"), help="combine several classifiers: the mean or the maximum of their "
         "probabilities; those of --logits, or all that are compared with the label")  # fmt: skip
-    add("--classes", type=_numbers, metavar="C,C", help="the shared label space's class of each logit")
-    add("--labels", metavar="FILE", help="names of the shared classes for reports, one per line, class 0 first "
-        "(default: those stored in the net's prototxt)")  # fmt: skip
+    add("--classes", type=classes_argument, metavar="C,C,...", help="the common classes that the scores stand for, in "
+        "their order: 1,3,5 or 0-4,9")  # fmt: skip
+    add_options(result, "--labels")
     add("--name", metavar="NAME", help="name of the net in reports (default: the weights' file name)")
-    add("--json", action="store_true", help="print the averages as JSON")
+    add_options(result, "--json", "--quiet")
     add_reading_options(result)
     allow_python(result)
-    add("-q", "--quiet", action="store_true", help="print no progress")
     return result
 
 
@@ -72,8 +68,6 @@ def main(argv: Sequence[str] | None = None, prog: str = "fusion-test") -> int:
         parser(prog).error("several --logits need --heads mean or --heads max")
     if (options.classes or options.labels) and not options.predictions:
         parser(prog).error("--classes and --labels need --predictions")
-    if options.iterations is not None and options.iterations < 1:
-        parser(prog).error("--iterations must be at least 1")
     code: int = run_command(lambda: _evaluate(options))
     return code
 
@@ -107,7 +101,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         display.close()
     _print(average, options.json, accuracies)
     if options.predictions and predictions is not None:
-        print(f"{len(predictions)} predictions written to {options.predictions}", file=sys.stderr)
+        remark(f"{len(predictions)} predictions written to {options.predictions}", options)
     return 0
 
 
@@ -144,13 +138,6 @@ def _print(average: MeanOutputs, as_json: bool, more: Sequence[tuple[str, float]
             print(f"{name} = {six_digits(value)}{part}")
     for name, value in more:
         print(f"{name} = {six_digits(value)}")
-
-
-def _numbers(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"not a list of class numbers: {text!r}") from None
 
 
 if __name__ == "__main__":

@@ -6,13 +6,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from .arguments import shape_argument
+from .arguments import add_options, remark
 from .cli import run_command
 from .command_parser import CommandParser
 
 _EXAMPLE = """example:
   %(prog)s fused/deploy.prototxt fused.caffemodel -o fused.onnx --check
-  %(prog)s train_val.prototxt net.caffemodel -o net.onnx --opset 13 --input-shape data=1,3,224,224 --output fc8
+  %(prog)s train_val.prototxt net.caffemodel -o net.onnx --opset 13 --input-shape data=1,3,224,224 --output-blob fc8
 
 Inputs and outputs have the blobs' names. The first axis of each input is left open unless a layer fixes it. Images
 must be prepared as for Caffe: channels blue, green, red; mean and scale as in the data layer.
@@ -29,14 +29,12 @@ def parser(prog: str = "fusion-export") -> CommandParser:
     add = result.add_argument
     add("net", metavar="NET.prototxt", help="the net; of a train_val file its deploy form is exported")
     add("weights", metavar="WEIGHTS", help="its weights")
-    add("-o", "--output-file", dest="onnx", required=True, metavar="OUT.onnx", help="the model to write")
-    add("--opset", type=int, default=17, metavar="N", help="ONNX operator set, 13 or later (default 17)")
-    add("--input-shape", action="append", default=[], type=shape_argument, metavar="BLOB=N,C,H,W",
-        help="shape of an input that the net does not fix")  # fmt: skip
-    add("--output", action="append", default=[], metavar="BLOB", help="a blob to output (default: the net's outputs)")
+    add_options(result, "--output", required=True, note="OUT.onnx")
+    add("--opset", type=int, default=17, metavar="N", help="ONNX operator set, 13 or later (default %(default)s)")
+    add_options(result, "--input-shape", "--output-blob")
     add("--check", action="store_true", help="run the model in ONNX Runtime and compare it with the net")
-    add("--rtol", type=float, default=1e-5, metavar="X", help="relative difference that --check allows (default 1e-5)")
-    add("--json", action="store_true", help="print the comparison of --check as JSON")
+    add_options(result, "--rtol", "--json", note="with --check")
+    add_options(result, "--quiet")
     return result
 
 
@@ -44,7 +42,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "fusion-export") -> int:
     """Run the command; return 0 on success, 1 for bad input or a model that differs."""
     options = parser(prog)
     arguments = options.parse_args(argv)
-    if not arguments.onnx.lower().endswith(".onnx"):
+    if not arguments.output.lower().endswith(".onnx"):
         options.error("the name of the model to write ends in .onnx")
     code: int = run_command(lambda: _export(arguments))
     return code
@@ -58,21 +56,21 @@ def _export(arguments: argparse.Namespace) -> int:
         arguments.weights,
         opset=arguments.opset,
         inputs=dict(arguments.input_shape),
-        outputs=arguments.output,
+        outputs=arguments.output_blob,
     )
     for note in exported.notes:
-        print(f"note: {note}", file=sys.stderr)
-    exported.save(arguments.onnx)
+        remark(f"note: {note}", arguments)
+    exported.save(arguments.output)
     ends = ", ".join(_shown(blob, shape) for blob, shape in exported.inputs.items())
     count = len(exported.model.graph.node)
-    line = f"wrote {arguments.onnx}: {ends} to {', '.join(exported.outputs)}, {count} nodes, opset {arguments.opset}"
-    print(line, file=sys.stderr)
+    line = f"wrote {arguments.output}: {ends} to {', '.join(exported.outputs)}, {count} nodes, opset {arguments.opset}"
+    remark(line, arguments)
     if not arguments.check:
         return 0
     from fusion.export import verify_onnx
     from fusion.verification.comparison import comparisons_json, comparisons_text
 
-    found = verify_onnx(exported.net, arguments.weights, arguments.onnx, rtol=arguments.rtol)
+    found = verify_onnx(exported.net, arguments.weights, arguments.output, rtol=arguments.rtol)
     print(comparisons_json([found]) if arguments.json else comparisons_text([found]))
     if found.first is not None:
         print(f"error: {found.verdict()}", file=sys.stderr)

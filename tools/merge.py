@@ -7,7 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, TextIO
 
-from .arguments import shape_argument
+from .arguments import add_options, remark
 from .cli import run_command
 from .command_parser import CommandParser
 from .sources import check_apart, check_not_a_source, named_sources, source_or_recipe
@@ -41,34 +41,21 @@ def parser(prog: str = "fusion-merge") -> CommandParser:
         help="a prefix of the fused net, and the weights for its layers; its own prototxt is checked as well. "
         "A pattern or a folder gives P1, P2, ...; FUSION.toml means all sources in that file",
     )
-    result.add_argument("-o", "--output", metavar="OUT", help="OUT.caffemodel, OUT.caffemodel.h5 or OUT.safetensors")
-    result.add_argument("--force", action="store_true", help="let -o overwrite the weights of a source")
-    result.add_argument("--dry-run", action="store_true", help="print the plan and write nothing")
-    result.add_argument("--json", action="store_true", help="print the plan as JSON")
+    add_options(result, "--output", note="OUT.caffemodel, OUT.caffemodel.h5 or OUT.safetensors")
+    add_options(result, "--force", "--dry-run", "--json", "--quiet")
     result.add_argument("--verify", action="store_true", help="then run each source and its branch and compare them")
-    result.add_argument("--seed", type=int, default=0, metavar="N", help="seed of new layers' fillers (default 0)")
+    add_options(result, "--seed", default=0)
     result.add_argument(
         "--allow-missing",
         action="append",
         default=[],
         metavar="LAYER",
-        help="this layer (or pattern, odd/fc*) may start from its filler although a source should have it",
+        help="this layer (or pattern, odd/fc*) may start from its filler although a source should have it (repeatable)",
     )
-    result.add_argument(
-        "--input",
-        action="append",
-        default=[],
-        type=shape_argument,
-        metavar="BLOB=N,C,H,W",
-        help="shape of an input blob, if a new layer's size depends on it and the net does not fix it",
-    )
-    result.add_argument(
-        "--stage", action="append", default=[], help="with --verify: a stage of the nets' state (repeatable)"
-    )
+    add_options(result, "--input-shape")
+    add_options(result, "--stage", note="with --verify")
     head = result.add_argument_group("new head")
-    head.add_argument("--drop", metavar="REGEX", help="layers that start from their fillers in any case")
-    head.add_argument("--num-output", type=int, metavar="N", help="number of outputs of the dropped layers")
-    head.add_argument("--reinit", metavar="FILLER", help="filler of the dropped layers: xavier, or gaussian,std=0.01")
+    add_options(head, "--drop", "--num-output", "--reinit")
     head.add_argument("--net-output", metavar="NET.prototxt", help="file for the net with its new head")
     return result
 
@@ -88,8 +75,6 @@ def main(argv: Sequence[str] | None = None, prog: str = "fusion-merge") -> int:
         options.error("--verify compares the written weights, and --dry-run writes nothing")
     if arguments.stage and not arguments.verify:
         options.error("--stage goes with --verify")
-    if arguments.seed < 0:
-        options.error("--seed is 0 or more")
     check_apart(options, arguments.sources)
     code: int = run_command(lambda: _merge(arguments))
     return code
@@ -119,17 +104,18 @@ def _merge(arguments: argparse.Namespace) -> int:
         dict(arguments.sources),
         seed=arguments.seed,
         allow_missing=arguments.allow_missing,
-        inputs=dict(arguments.input),
+        inputs=dict(arguments.input_shape),
         fresh=new_layers,
     )
     # flushed, so that the table comes before the progress on stderr when both go to one terminal
-    print(plan.to_json() if arguments.json else plan.table(), flush=True)
+    if arguments.json or arguments.dry_run or not arguments.quiet:
+        print(plan.to_json() if arguments.json else plan.table(), flush=True)
     if not arguments.dry_run:
-        apply_merge(plan, arguments.output, progress=progress_on(sys.stderr))
-        print(f"wrote {_written(arguments.output, plan)}: {_summary(plan)}", file=sys.stderr)
+        apply_merge(plan, arguments.output, progress=None if arguments.quiet else progress_on(sys.stderr))
+        remark(f"wrote {_written(arguments.output, plan)}: {_summary(plan)}", arguments)
         if arguments.net_output:
             write_text(arguments.net_output, str(document))
-            print(f"wrote {arguments.net_output}: {', '.join(sorted(new_layers))} changed", file=sys.stderr)
+            remark(f"wrote {arguments.net_output}: {', '.join(sorted(new_layers))} changed", arguments)
     return _verify(arguments, new_layers) if arguments.verify else 0
 
 
@@ -141,7 +127,7 @@ def _verify(arguments: argparse.Namespace, new_layers: frozenset[str]) -> int:
 
     stream = sys.stderr if arguments.json else sys.stdout  # stdout must stay one JSON document
     net = arguments.net_output or arguments.fused
-    feed = Feed(shapes=dict(arguments.input), stages=arguments.stage)
+    feed = Feed(shapes=dict(arguments.input_shape), stages=arguments.stage)
     comparisons = compare_sources(net, arguments.output, arguments.sources, feed, without=new_layers)
     for item in comparisons:
         print(f"verified {item.verdict()}" if item.first is None else f"error: {item.verdict()}", file=stream)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .arguments import read_class_names, shape_argument, size_argument, source_argument
+from .arguments import add_options, classes_argument, positive_int, read_class_names, source_argument
 from .cli import run_command
 from .command_parser import CommandParser
 
@@ -39,23 +39,19 @@ def parser(prog: str = "fusion-predict") -> CommandParser:
     add("net", metavar="NET.prototxt", help="the net, train_val or deploy")
     add("weights", metavar="WEIGHTS", help="its weights")
     add("images", metavar="PATH", nargs="*", help="images or folders; - is standard input: an image, or paths")
-    add("--top", type=int, default=5, metavar="K", help="classes per image (default 5)")
-    add("--output", action="append", default=[], metavar="BLOB", help="class scores (default: the net's outputs)")
-    add("--labels", metavar="FILE", help="names of the classes, one per line, class 0 first "
-        "(default: those stored in the net's prototxt)")  # fmt: skip
-    add("--classes", action="append", default=[], type=_classes, metavar="NAME=N,N,...",
-        help="the classes of an output or a net, in the order of its scores (default: all, or as "
-        "stored in the net's prototxt)")  # fmt: skip
+    add("--top", type=positive_int, default=5, metavar="K", help="classes per image (default 5)")
+    add_options(result, "--output-blob", "--labels")
+    add("--classes", action="append", default=[], type=_classes, metavar="NAME=C,C,...",
+        help="the common classes that the scores of an output or a net stand for, in their order: 1,3,5 or 0-4,9 "
+        "(default: all, or as stored in the net's prototxt; repeatable)")  # fmt: skip
     add("--mean", type=_numbers, metavar="X[,X,X]", help="mean to subtract, per channel in the net's order")
     add("--scale", type=float, metavar="X", help="factor after the mean")
-    add("--resize", type=size_argument, metavar="HxW", help="resize to this height and width before the crop")
+    add_options(result, "--resize", note="before the crop")
     add("--rgb", action="store_true", help="the net expects channels red, green, blue")
-    add("--input-shape", "--input", dest="input", action="append", default=[], type=shape_argument,
-        metavar="BLOB=N,C,H,W",
-        help="shape of an input that the net does not fix")  # fmt: skip
-    add("--batch", type=int, default=32, metavar="N", help="images per batch (default 32)")
+    add_options(result, "--input-shape")
+    add_options(result, "--batch", default=32)
     form = result.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="print JSON")
+    add_options(form, "--json")
     form.add_argument("--csv", action="store_true", help="print CSV")
     page = result.add_argument_group("web page")
     page.add_argument("--serve", action="store_true", help="serve a web page that classifies dropped images")
@@ -70,8 +66,6 @@ def main(argv: Sequence[str] | None = None, prog: str = "fusion-predict") -> int
     """Run the command; return 0 on success, 1 for bad input or images that could not be read."""
     options = parser(prog)
     arguments = options.parse_args(argv)
-    if arguments.top < 1 or arguments.batch < 1:
-        options.error("--top and --batch are at least 1")
     if bool(arguments.images) == arguments.serve:
         options.error("give images, or --serve for a web page; not both")
     if arguments.beside and not arguments.serve:
@@ -87,7 +81,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     if arguments.serve:
         return _serve(arguments, labels)
     images = list(_images(arguments.images))
-    predictor = _open(arguments.net, arguments.weights, arguments, outputs=arguments.output)
+    predictor = _open(arguments.net, arguments.weights, arguments, outputs=arguments.output_blob)
     title = _title(arguments.net)
     by_name = _classes_by_name(arguments.classes, [title, *predictor.outputs])
     classes = {output: by_name.get(output, by_name.get(title)) for output in predictor.outputs}
@@ -115,7 +109,7 @@ def _open(
     from fusion.serving.predictor import PreprocessOverrides, open_predictor
 
     overrides = PreprocessOverrides(arguments.mean, arguments.scale, arguments.resize, arguments.rgb)
-    shapes, lent = dict(arguments.input), beside.shapes if beside is not None else None
+    shapes, lent = dict(arguments.input_shape), beside.shapes if beside is not None else None
     found = open_predictor(net, weights, outputs=outputs, overrides=overrides, shapes=shapes, fallback=lent)
     for note in found.notes:
         print(f"note: {note}", file=sys.stderr)
@@ -138,7 +132,7 @@ def page_server(arguments: argparse.Namespace, labels: Sequence[str] = ()) -> Se
     from fusion.serving import Panel, open_server
     from fusion.serving.guards import is_loopback
 
-    first = _open(arguments.net, arguments.weights, arguments, outputs=arguments.output)
+    first = _open(arguments.net, arguments.weights, arguments, outputs=arguments.output_blob)
     nets = [(_title(arguments.net), first)]
     nets += [(name, _open(net, weights, arguments, beside=first)) for name, (net, weights) in arguments.beside]
     names = [*(name for name, _ in nets), *(output for _, net in nets for output in net.outputs)]
@@ -247,13 +241,9 @@ def _beside(text: str) -> tuple[str, tuple[str, str]]:
 
 def _classes(text: str) -> tuple[str, list[int]]:
     name, _, numbers = text.rpartition("=")
-    try:
-        found = [int(part) for part in numbers.split(",")]
-    except ValueError:
-        found = []
-    if not name or not found or min(found) < 0:
-        raise argparse.ArgumentTypeError(f"'{text}' is not NAME=CLASS,CLASS,...")
-    return name, found
+    if not name:
+        raise argparse.ArgumentTypeError(f"'{text}' is not NAME=C,C,...")
+    return name, classes_argument(numbers)
 
 
 def _numbers(text: str) -> list[float]:

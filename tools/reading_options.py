@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import re
 from typing import TYPE_CHECKING
+
+from .arguments import add_options, bytes_argument, natural_int
 
 if TYPE_CHECKING:
     from fusion.data import ReadOptions
 
-_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-
 
 def add_reading_options(parser: argparse.ArgumentParser) -> None:
     """Add --workers, --data-budget and --on-bad-record."""
-    add = parser.add_argument_group("data (the batches stay the same)").add_argument
-    add("--workers", type=_count, metavar="N", help="processes that read data larger than memory "
+    group = parser.add_argument_group("data (the batches stay the same)")
+    add = group.add_argument
+    add("--workers", type=natural_int, metavar="N", help="processes that read data larger than memory "
         "(default: half of the cores, 8 at most; 0: none)")  # fmt: skip
     add(
         "--data-budget",
@@ -23,8 +23,7 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
         metavar="SIZE",
         help="memory for a data layer's decoded records (default 4G)",
     )
-    add("--on-bad-record", choices=("fail", "skip"), default="fail", help="skip: use the next good record instead "
-        "of one that cannot be read or has another size, and count those (default: fail)")  # fmt: skip
+    add_options(group, "--on-bad-record")
 
 
 def read_options(options: argparse.Namespace) -> ReadOptions:
@@ -35,17 +34,3 @@ def read_options(options: argparse.Namespace) -> ReadOptions:
     # 0 is a budget too: nothing is cached
     budget = BUDGET if options.data_budget is None else options.data_budget
     return ReadOptions(options.workers, budget, options.on_bad_record)
-
-
-def bytes_argument(text: str) -> int:
-    """Return the bytes of a text such as 512M or 4G."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMG]?)(?:i?B)?", text.strip(), re.IGNORECASE)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"not a size: {text!r} (give 512M or 4G)")
-    return int(float(match[1]) * _UNITS[match[2].upper()])
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"not a number of processes: {text!r}")
-    return int(text)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from .arguments import add_options
 from .cli import run_command
 from .command_parser import CommandParser
 
@@ -27,14 +28,14 @@ def parser(prog: str = "fusion-rename") -> CommandParser:
     add("output", metavar="OUT", help="file to write; may be IN; - writes standard output")
     add("prefix", metavar="PREFIX", help="e.g. odd: the layer conv1 becomes odd/conv1")
     add("--no-freeze", action="store_true", help="rename only")
-    add("--freeze", metavar="RE", help="freeze only layers whose (old) name matches this regular expression")
-    add("--thaw", metavar="RE", help="do not freeze layers whose (old) name matches this regular expression")
+    add("--freeze", metavar="REGEX", help="freeze only layers whose old name matches")
+    add("--thaw", metavar="REGEX", help="do not freeze layers whose old name matches")
     add("--keep", metavar="BLOB", action="append", default=[], help="keep this blob's name too (repeatable)")
     add("--all", action="store_true", help="rename the inputs and the tops of data layers as well")
     add("--again", action="store_true", help="rename even if every layer has the prefix already")
     add("--propagate-down", action="store_true", help="write propagate_down: false at the frozen boundary as well")
-    add("--weights", metavar="FILE", help="the net's weights, for the number of blobs of unknown layer types")
-    add("-q", "--quiet", action="store_true", help="do not list the changes")
+    add("--weights", metavar="WEIGHTS", help="the net's weights, for the number of blobs of unknown layer types")
+    add_options(result, "--quiet")
     return result
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .arguments import read_class_names
+from .arguments import add_options, rate_argument, read_class_names, remark
 from .cli import run_command
 from .command_parser import CommandParser
 
@@ -44,41 +44,22 @@ def parser(prog: str = "fusion-report") -> CommandParser:
     add("--new", nargs="+", required=True, metavar="FILE", help="predictions of new nets")
     add("--featured", metavar="FILE", help="the new net to judge (default: the last of --new)")
     add("--baseline", metavar="FILE", help="a new net to compare the featured one with (default: the first of several)")
-    add("--title")
-    add(
-        "--slices",
-        metavar="REGEX",
-        help="figures by slice: the first group matched in a sample's key, e.g. '^([^/]+)/'",
-    )
-    add("--labels", metavar="FILE", help="names of the classes, one per line, class 0 first (default: those in "
-        "the predictions files)")  # fmt: skip
-    add("--html", metavar="OUT", help="write the report as a page: one file, no network, no script")
-    add(
-        "--json",
-        nargs="?",
-        const="-",
-        metavar="OUT",
-        help="write all figures; without OUT, to stdout instead of the table",
-    )
-    add("--images", default=".", metavar="ROOT", help="folder that the sample keys are relative to (default: here)")
-    add(
-        "--image-bytes",
-        type=int,
-        default=2_500_000,
-        metavar="N",
-        help="size limit for images in the page (default: 2500000)",
-    )
-    add(
-        "--log",
-        nargs="+",
-        default=[],
-        metavar="[NAME=]LOG",
-        help="training logs (Caffe's or fusion-train's) for the page's curves",
-    )
+    add("--title", metavar="TEXT", help="heading of the report (default: the new net's name)")
+    add("--slices", metavar="REGEX", help="figures by slice: the first group matched in a sample's key, "
+        "e.g. '^([^/]+)/'")  # fmt: skip
+    add_options(result, "--labels", "--json")
+    add_options(result, "--html", note="without scripts")
+    add_options(result, "--root", note="with --html")
+    add("--image-bytes", type=int, default=2_500_000, metavar="N", help="size limit for images in the page "
+        "(default %(default)s)")  # fmt: skip
+    add("--log", nargs="+", default=[], metavar="[NAME=]LOG", help="training logs (Caffe's or fusion-train's) for the "
+        "page's curves")  # fmt: skip
+    add_options(result, "--quiet")
     gate = result.add_argument_group("gate", f"exit code {BROKEN} if a new net (not the baseline) exceeds a limit")
-    gate.add_argument("--max-nfr", metavar="X", help="maximum negative flip rate, as 0.005 or 0.5%%")
-    gate.add_argument("--max-nfr-upper", metavar="X", help="maximum of the upper end of its 95 %% interval")
-    gate.add_argument("--min-accuracy", metavar="Y", help="minimum accuracy, as 0.98 or 98%%")
+    add_options(gate, "--max-nfr")
+    gate.add_argument("--max-nfr-upper", type=rate_argument, metavar="RATE", help="limit of the upper end of its 95 %% "
+        "interval")  # fmt: skip
+    gate.add_argument("--min-accuracy", type=rate_argument, metavar="RATE", help="minimum accuracy, 0.98 or 98%%")
     fields = "max_nfr, max_nfr_upper, min_accuracy, max_weighted_nfr with severity, references, classes"
     gate.add_argument("--budget", metavar="FILE", help=f"limits as a JSON file: {fields}")
     return result
@@ -89,11 +70,6 @@ def main(argv: Sequence[str] | None = None, prog: str = "fusion-report") -> int:
     words = sys.argv[1:] if argv is None else argv  # the page shows the command that made it
     usage = parser(prog)
     arguments = usage.parse_args(words)
-    for name in _LIMITS:
-        try:
-            setattr(arguments, name, _rate(getattr(arguments, name)))
-        except ValueError as error:
-            usage.error(f"--{name.replace('_', '-')}: {error}")
     return run_command(lambda: _report(arguments, f"{prog} {shlex.join(words)}"))
 
 
@@ -117,15 +93,12 @@ def _report(arguments: argparse.Namespace, command: str) -> int:
         print(f"--slices {arguments.slices}: all samples are in one slice or in none", file=sys.stderr)
     checks = report.check_budget(found, budget)
     if arguments.html:
-        album = report.Album(Path(arguments.images), arguments.image_bytes)
+        album = report.Album(Path(arguments.root), arguments.image_bytes)
         curves = [report.read_log(path, name) for name, path, _ in map(split_file_text, arguments.log)]
         write_text(arguments.html, report.page(found, checks, album, command, curves))
-    if arguments.json and arguments.json != "-":
-        write_text(arguments.json, report.report_json(found, checks))
-    sys.stdout.write(report.report_json(found, checks) if arguments.json == "-" else report.report_text(found, checks))
-    for path in (arguments.html, arguments.json):
-        if path and path != "-":
-            print(f"wrote {path}", file=sys.stderr)
+    sys.stdout.write(report.report_json(found, checks) if arguments.json else report.report_text(found, checks))
+    if arguments.html:
+        remark(f"wrote {arguments.html}", arguments)
     return 0 if all(check.passed for check in checks) else BROKEN
 
 
@@ -157,14 +130,6 @@ def _budget(arguments: argparse.Namespace) -> Budget:
     budget = read_budget(arguments.budget) if arguments.budget else Budget()
     limits = {name: getattr(arguments, name) for name in _LIMITS}
     return replace(budget, **{name: limit for name, limit in limits.items() if limit is not None})
-
-
-def _rate(text: str | None) -> float | None:
-    if text is None:
-        return None
-    from fusion.report import parse_rate
-
-    return parse_rate(text)
 
 
 if __name__ == "__main__":

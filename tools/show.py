@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from .arguments import input_argument
+from .arguments import add_options
 from .cli import run_command
 from .command_parser import CommandParser
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _EPILOG = """examples:
   %(prog)s train_val.prototxt                            layers, shapes, parameters, MACs, memory, frozen layers
-  %(prog)s deploy.prototxt --input data=1,3,227,227      where the data cannot be read
+  %(prog)s deploy.prototxt --input-shape data=1,3,227,227      where the data cannot be read
   %(prog)s deploy.prototxt --html net.html --svg net.svg --dot net.dot
   %(prog)s net.caffemodel                                its layers and blobs, without reading values
   %(prog)s net.caffemodel --stats                        and min, max, mean, deviation, zeros and NaN of each blob
@@ -38,18 +38,15 @@ def parser(prog: str = "fusion-show") -> CommandParser:
     )
     add = result.add_argument
     add("input", metavar="FILE", help="file to show; its kind is detected from its content")
-    add("--json", action="store_true", help="print JSON")
+    add_options(result, "--json")
     net = result.add_argument_group("of a net")
     add = net.add_argument
-    add("--phase", type=str.upper, choices=("TRAIN", "TEST"), help="only this phase (drawings: TEST by default)")
-    add("--stage", action="append", default=[], help="a stage of the net's state (repeatable)")
-    add("--level", type=int, default=0, metavar="N", help="the level of the net's state")
-    add("--input", action="append", default=[], dest="inputs", type=input_argument, metavar="[BLOB=]N,C,H,W",
-        help="a blob's shape, where the net does not fix it (repeatable)")  # fmt: skip
-    add("--weights", metavar="W", help="weights to show with the net, with statistics, and to compare with it")
+    add_options(net, "--phase", note="both by default, drawings show TEST")
+    add_options(net, "--stage", "--level", "--input-shape")
+    add("--weights", metavar="WEIGHTS", help="weights to show with the net, with statistics, and to compare with it")
     add("--dot", metavar="OUT", help="write the graph in the DOT language of Graphviz")
-    add("--svg", metavar="OUT", help="write the graph as an SVG image")
-    add("--html", metavar="OUT", help="write the graph as an HTML page with zoom and search")
+    add_options(net, "--svg")
+    add_options(net, "--html", note="the graph with zoom and search")
     binary = result.add_argument_group("of a binary file")
     binary.add_argument("--stats", action="store_true", help="statistics of each blob's values; reads the whole file")
     return result
@@ -80,7 +77,7 @@ def _show(arguments: argparse.Namespace) -> None:
 def _wants_net(arguments: argparse.Namespace) -> bool:
     """Return whether to show the description inside a caffemodel instead of its blobs."""
     drawn = arguments.dot or arguments.svg or arguments.html
-    return bool(drawn or arguments.phase or arguments.inputs or arguments.weights)
+    return bool(drawn or arguments.phase or arguments.input_shape or arguments.weights)
 
 
 def _show_net(arguments: argparse.Namespace, content: Content) -> None:
@@ -99,7 +96,7 @@ def _show_net(arguments: argparse.Namespace, content: Content) -> None:
 
         partial = PartialNet(upgrade_net(read_without_blobs(arguments.input).net), (), ())
     listing = listings.list_net(
-        partial.net, arguments.phase, dict(arguments.inputs), level=arguments.level, stages=arguments.stage
+        partial.net, arguments.phase, dict(arguments.input_shape), level=arguments.level, stages=arguments.stage
     )
     listing = replace(listing, problems=(*partial.problems, *listing.problems))
     report: dict[str, Any] = {"file": arguments.input, "kind": "net", **listings.listing_json(listing)}
@@ -134,7 +131,7 @@ def _draw(arguments: argparse.Namespace, partial: PartialNet, listing: NetListin
 
     shown = listing
     if arguments.phase is None:  # the table has both phases, a drawing one
-        inputs = dict(arguments.inputs)
+        inputs = dict(arguments.input_shape)
         shown = list_net(partial.net, "TEST", inputs, level=arguments.level, stages=arguments.stage)
     graph = diagram_of(shown)
     note = totals_text(shown)
@@ -186,7 +183,7 @@ def _show_onnx(arguments: argparse.Namespace) -> None:
     from fusion.onnx.graphs import load_graph
     from fusion.onnx.graphs.summary import overview, overview_text
 
-    graph = load_graph(arguments.input, {name: tuple(shape) for name, shape in arguments.inputs})
+    graph = load_graph(arguments.input, {name: tuple(shape) for name, shape in arguments.input_shape})
     _print(arguments, {"file": arguments.input, "kind": "onnx", **overview(graph)}, overview_text(graph))
 
 

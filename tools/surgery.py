@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from .arguments import shape_argument
+from .arguments import add_options, remark
 from .cli import run_command
 from .command_parser import CommandParser
 from .sources import check_not_a_source
@@ -31,7 +31,7 @@ _EXAMPLE = """examples:
   %(prog)s interpolate train_val.prototxt old.caffemodel new.caffemodel --max-nfr 0.01 -o between
   %(prog)s average a.caffemodel b.caffemodel c.caffemodel --share 2 --share 1 --share 1 -o mean
 
--o NAME writes NAME.caffemodel, and NAME.prototxt where the net itself changes; NAME.safetensors and NAME.caffemodel.h5
+-o OUT writes OUT.caffemodel, and OUT.prototxt where the net itself changes; OUT.safetensors and OUT.caffemodel.h5
 are written in that format.
 """
 
@@ -46,10 +46,9 @@ def parser(prog: str = "fusion-surgery") -> CommandParser:
     commands = result.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add(commands, "fold", "fold BatchNorm, Scale and Bias into the layer before them")
     head = _add(commands, "head", "drop layers' weights, and give them another number of outputs and fillers")
-    head.add_argument("--drop", required=True, metavar="REGEX", help="names of the layers (whole names)")
-    head.add_argument("--num-output", type=int, metavar="N", help="their number of outputs")
-    head.add_argument("--reinit", metavar="FILLER", help="their filler: xavier, or gaussian,std=0.01")
-    head.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the fillers (default 0)")
+    add_options(head, "--drop", required=True)
+    add_options(head, "--num-output", "--reinit")
+    add_options(head, "--seed", default=0)
     _add_classes(commands)
     channels = _add(commands, "channels", "let the first layers read another number of channels")
     channels.add_argument("--channels", type=int, required=True, metavar="N",
@@ -64,8 +63,7 @@ def parser(prog: str = "fusion-surgery") -> CommandParser:
     ):
         added = _add(commands, name, text)
         added.add_argument("--layers", default=".*", metavar="REGEX", help="names of the layers (default: all)")
-        added.add_argument("--input", action="append", default=[], type=shape_argument, metavar="BLOB=N,C,H,W",
-            help="shape of an input that the net does not fix")  # fmt: skip
+        add_options(added, "--input-shape")
     _add(commands, "strip", "drop the weights of frozen layers")
     restore = _add(commands, "restore", "put the frozen weights back")
     restore.add_argument("base", metavar="BASE", help="the weights that training started from")
@@ -73,16 +71,14 @@ def parser(prog: str = "fusion-surgery") -> CommandParser:
     group = _add(commands, "group", "fuse branches of one architecture side by side into grouped convolutions")
     group.add_argument("--branches", nargs="+", required=True, metavar="P", help="the prefixes of the branches")
     group.add_argument("--dense", action="store_true", help="also dense layers, which is rarely faster on CPUs")
-    group.add_argument("--input", action="append", default=[], type=shape_argument, metavar="BLOB=N,C,H,W",
-        help="shape of an input that the net does not fix")  # fmt: skip
+    add_options(group, "--input-shape")
     _add_measured(commands)
     average = commands.add_parser("average", help="average the weights of nets of one architecture")
     average.add_argument("files", metavar="WEIGHTS", nargs="+", help="weights files")
     average.add_argument("--share", action="append", type=float, metavar="X", help="one per file (default: equal)")
     for each in commands.choices.values():
-        each.add_argument("-o", "--output", required=True, metavar="NAME", help="file to write")
-        each.add_argument("--force", action="store_true", help="overwrite weights that are read")
-        each.add_argument("--json", action="store_true", help="print the listing as JSON")
+        add_options(each, "--output", required=True)
+        add_options(each, "--force", "--json", "--quiet")
     return result
 
 
@@ -107,7 +103,7 @@ def _add_classes(commands: argparse._SubParsersAction[CommandParser]) -> None:
         "(repeatable)")  # fmt: skip
     classes.add_argument("--layers", metavar="REGEX", help="names of the layers that score the classes (default: those "
         "whose scores the losses, measures or the Softmax read)")  # fmt: skip
-    classes.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the new rows (default 0)")
+    add_options(classes, "--seed", default=0)
 
 
 def _add_measured(commands: argparse._SubParsersAction[CommandParser]) -> None:
@@ -120,10 +116,9 @@ def _add_measured(commands: argparse._SubParsersAction[CommandParser]) -> None:
     between.add_argument("old", metavar="OLD", help="weights of the old net")
     between.add_argument("new", metavar="NEW", help="weights of the new one, trained from the old one")
     between.add_argument("--share", type=float, metavar="X", help="position from the old net (0) to the new one (1)")
-    between.add_argument("--max-nfr", type=float, metavar="RATE",
-        help="the most accurate of eleven points whose negative flip rate is at most this")  # fmt: skip
+    add_options(between, "--max-nfr", note="the most accurate of eleven points is taken")
     for each in (soup, between):
-        each.add_argument("--logits", metavar="BLOB", help="the class scores (default: the input of the loss)")
+        add_options(each, "--logits")
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "fusion-surgery") -> int:
@@ -175,9 +170,9 @@ def _write(outcome: SurgeryResult, arguments: argparse.Namespace, weights_path: 
         import json
 
         print(json.dumps({**outcome.to_json(), "written": written}, indent=2))
-    else:
+    elif not arguments.quiet:
         print(outcome.listing())
-    print(f"wrote {' and '.join(written)}", file=sys.stderr)
+    remark(f"wrote {' and '.join(written)}", arguments)
 
 
 def _weights(path: str) -> Weights:
@@ -244,7 +239,7 @@ def _convolve(arguments: argparse.Namespace) -> SurgeryResult:
 
     operation = to_convolution if arguments.command == "convolve" else to_dense
     weights = _weights(arguments.weights)
-    return operation(_document(arguments), weights, arguments.layers, dict(arguments.input) or None)
+    return operation(_document(arguments), weights, arguments.layers, dict(arguments.input_shape) or None)
 
 
 def _strip(arguments: argparse.Namespace) -> SurgeryResult:
@@ -276,7 +271,7 @@ def _bake(arguments: argparse.Namespace) -> SurgeryResult:
 def _group(arguments: argparse.Namespace) -> SurgeryResult:
     from fusion.surgery.horizontal import fuse_horizontally
 
-    inputs, weights = dict(arguments.input) or None, _weights(arguments.weights)
+    inputs, weights = dict(arguments.input_shape) or None, _weights(arguments.weights)
     return fuse_horizontally(_document(arguments), weights, arguments.branches, inputs, dense=arguments.dense)
 
 

@@ -219,7 +219,7 @@ def _sweep(options: argparse.Namespace) -> int:
             kd_alpha=options.kd_alpha,
             select_on=options.select_on,
             slack=options.slack,
-            out=options.out,
+            output=options.output,
             device=options.device,
             max_iter=options.max_iter,
             overrides=solver_overrides(options),
@@ -231,12 +231,12 @@ def _sweep(options: argparse.Namespace) -> int:
             display=Silent() if options.quiet else None,
         ),
     )
-    print(f"{len(result.entries)} heads in {options.out}/table.csv; chosen: {result.best.name}")
-    new, best = f"{options.out}/new", result.best.name
+    print(f"{len(result.entries)} heads in {options.output}/table.csv; chosen: {result.best.name}")
+    new, best = f"{options.output}/new", result.best.name
     plain = next((e.cell.name for e in result.entries if e.cell.loss == "none" and not (e.diverged or e.chosen)), None)
-    words = ["fusion-report", "--old", f"{options.out}/old/*.npz", "--new", f"{new}/*.npz"]
+    words = ["fusion-report", "--old", f"{options.output}/old/*.npz", "--new", f"{new}/*.npz"]
     words += ["--baseline", f"{new}/{plain}.npz"] if plain else []
-    print("  " + " ".join([*words, "--featured", f"{new}/{best}.npz", "--html", f"{options.out}/report.html"]))
+    print("  " + " ".join([*words, "--featured", f"{new}/{best}.npz", "--html", f"{options.output}/report.html"]))
     return 0
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from .arguments import add_options, bytes_argument, positive_int
 from .cli import allow_python
 from .command_parser import CommandParser
-from .reading_options import add_reading_options, bytes_argument
+from .reading_options import add_reading_options
 
 if TYPE_CHECKING:
     from fusion.solver.train_options import TrainOptions
@@ -22,7 +23,7 @@ _EXAMPLE = """examples:
   %(prog)s --solver solver.prototxt --reference old.prototxt:old.caffemodel --pct focal,weight=0.01
   %(prog)s --solver solver.prototxt --reference old.prototxt:old.caffemodel --pct auto
   %(prog)s --solver solver.prototxt --reference old.prototxt:old.caffemodel --sweep loss=kd,focal \\
-    --sweep weight=0.001,0.01,0.1 --sweep seed=1,2,3 --out sweep
+    --sweep weight=0.001,0.01,0.1 --sweep seed=1,2,3 --output sweep
 
 The outputs of frozen layers next to the data are computed once and cached, unless the data is random. Ctrl-C takes a
 snapshot and stops; SIGHUP takes one and continues. See docs/train.md.
@@ -44,7 +45,7 @@ def parser(prog: str = "fusion-train") -> CommandParser:
     """Build the command line."""
     result = CommandParser(
         prog,
-        usage="%(prog)s --solver SOLVER.prototxt [--weights W[,W] | --snapshot STATE] [options]",
+        usage="%(prog)s --solver SOLVER.prototxt [--weights WEIGHTS[,WEIGHTS] | --snapshot STATE] [options]",
         description="Train a net from its solver file.",
         epilog=_EXAMPLE,
     )
@@ -64,35 +65,36 @@ def _add_run(result: argparse.ArgumentParser) -> None:
     add = result.add_argument
     add("--solver", metavar="SOLVER.prototxt", help="the solver file")
     start = result.add_mutually_exclusive_group()
-    start.add_argument(
-        "--weights",
-        metavar="W[,W]",
-        help="start from these weights (.caffemodel, .h5, .safetensors); later ones override",
-    )
+    add_options(start, "--weights")
     start.add_argument("--snapshot", metavar="STATE", help="resume from this .solverstate")
     add("--resume", action="store_true", help="resume from the newest complete snapshot, or start if there is none")
-    add("--device", default="auto", metavar="DEVICE", help="auto (default), cpu, cuda, cuda:1")
+    add_options(result, "--device")
     add("--threads", type=_threads, metavar="N", help="CPU threads; auto: measured at the start, or as recorded "
         "in the snapshot (default: auto, or OMP_NUM_THREADS)")  # fmt: skip
     add("--compile", action=argparse.BooleanOptionalAction, help="compile the iteration with torch.compile "
         "where a measurement at the start finds it faster, on a GPU with CUDA graphs (default: as recorded in the "
         "snapshot)")  # fmt: skip
-    other = result.add_argument_group("instead of training").add_argument
-    other("--dry-run", action="store_true", help="print the plan of the training, with its memory, and exit")
+    instead = result.add_argument_group("instead of training")
+    add_options(instead, "--dry-run")
+    other = instead.add_argument
     other("--time", action="store_true", help="time each layer forward and backward, as `caffe time` does")
     other("--model", metavar="NET.prototxt", help="with --time: a net instead of a solver (its TRAIN phase)")
-    other("--iterations", type=_positive, default=50, metavar="N", help="with --time: number of passes (default 50)")
+    other("--iterations", type=positive_int, default=50, metavar="N", help="with --time: number of passes (default 50)")
 
 
 def _add_settings(result: argparse.ArgumentParser) -> None:
-    add = result.add_argument_group("settings that override the solver's").add_argument
-    add("--max-iter", type=_positive, metavar="N", help="the number of iterations")
-    add("--lr", type=float, metavar="RATE", help="base_lr")
+    settings = result.add_argument_group("settings that override the solver's")
+    add_options(settings, "--max-iter", "--lr")
+    add_options(settings, "--lr-policy", choices=POLICIES, note=f"{', '.join(POLICIES)}, which falls to 0 at max_iter; "
+        "kept by snapshots")  # fmt: skip
+    add_options(settings, "--seed", note="the solver's random_seed")
+    add = settings.add_argument
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="any field: momentum=0.95, stepvalue=100,200, "
         "train_state.stage=a; repeatable")  # fmt: skip
     add = result.add_argument_group("settings that Caffe does not have (kept by snapshots)").add_argument
-    add("--lr-policy", choices=POLICIES, metavar="POLICY", help="override the solver's; cosine falls to 0 at max_iter")
-    add("--warmup", type=_positive, metavar="N", help="increase the learning rate linearly in the first N iterations")
+    add(
+        "--warmup", type=positive_int, metavar="N", help="increase the learning rate linearly in the first N iterations"
+    )
     add("--label-smoothing", type=float, metavar="S", help="spread this share of each target over all classes")
     add("--mixup", type=float, metavar="ALPHA", help="mix pairs of inputs, with shares from Beta(ALPHA, ALPHA)")
     add("--ema", type=float, metavar="DECAY", help="test averaged weights, and write them with the snapshots")
@@ -101,12 +103,12 @@ def _add_settings(result: argparse.ArgumentParser) -> None:
     add("--best-on", type=_share_or_path, metavar="SHARE|LIST", help="at each test, validate on this share of the "
         "training records, held out, or on a list (one per data layer: data=LIST,depth=LIST); write the best weights "
         "to PREFIX_best.caffemodel")  # fmt: skip
-    add("--early-stopping", type=_positive, metavar="PATIENCE", help="with --best-on: stop after PATIENCE tests "
+    add("--early-stopping", type=positive_int, metavar="PATIENCE", help="with --best-on: stop after PATIENCE tests "
         "without improvement")  # fmt: skip
     add = result.add_argument_group("snapshots").add_argument
     add("--save-init", metavar="FILE", help="write the weights before the first step")
-    add("--snapshot-epochs", type=_positive, metavar="N", help="a snapshot every N passes over the training records")
-    add("--keep", type=_positive, metavar="N", help="keep the newest N snapshots of this run, delete its older ones")
+    add("--snapshot-epochs", type=positive_int, metavar="N", help="a snapshot every N passes over the training records")
+    add("--keep", type=positive_int, metavar="N", help="keep the newest N snapshots of this run, delete its older ones")
 
 
 def _add_frozen(result: argparse.ArgumentParser) -> None:
@@ -121,12 +123,13 @@ def _add_frozen(result: argparse.ArgumentParser) -> None:
 
 
 def _add_reports(result: argparse.ArgumentParser) -> None:
-    add = result.add_argument_group("reports").add_argument
+    reports = result.add_argument_group("reports")
+    add = reports.add_argument
     add("--log", metavar="FILE", help="write Caffe's log to this file too (without a terminal it goes to stderr)")
     add("--log-json", metavar="FILE", help="write one JSON object per line")
     add("--tensorboard", metavar="DIR", help="write event files (needs the package tensorboard)")
     add("--plot", metavar="FILE.png", help="plot loss, accuracy and learning rate after each test")
-    add("-q", "--quiet", action="store_true", help="print errors only")
+    add_options(reports, "--quiet")
 
 
 def _add_references(result: argparse.ArgumentParser) -> None:
@@ -151,8 +154,8 @@ def _add_processes(result: argparse.ArgumentParser) -> None:
 
 
 def _add_sweep(result: argparse.ArgumentParser) -> None:
-    group = "sweeps (many heads on one frozen trunk, trained together) and --pct auto"
-    add = result.add_argument_group(group).add_argument
+    sweep = result.add_argument_group("sweeps (many heads on one frozen trunk, trained together) and --pct auto")
+    add = sweep.add_argument
     add("--sweep", action="append", default=[], metavar="AXIS=V,V|FILE", help="train a head for every "
         "combination of these values: loss (kd, focal, lm, ldi, elodi, naive, none), weight, lr, seed and the losses' "
         "options; a TOML or JSON file holds lists; repeatable")  # fmt: skip
@@ -161,8 +164,7 @@ def _add_sweep(result: argparse.ArgumentParser) -> None:
         "layer (data=LIST,depth=LIST); default 0.1")  # fmt: skip
     add("--slack", type=float, default=0.003, metavar="A",
         help="choose the fewest negative flips among settings within A of the best accuracy (0.003)")  # fmt: skip
-    add("--out", default="sweep", metavar="DIR", help="folder of a sweep: predictions, tables, the best head's weights "
-        "(default: sweep)")  # fmt: skip
+    add_options(sweep, "--output", default="sweep", note="predictions, tables and the best head's weights")
 
 
 def check_options(options: argparse.Namespace, usage: argparse.ArgumentParser) -> None:
@@ -205,8 +207,9 @@ def train_options(options: argparse.Namespace) -> TrainOptions:
 
 
 def solver_overrides(options: argparse.Namespace) -> list[str]:
-    """Return the solver fields to set; --lr after --set."""
-    return [*options.set, *([f"base_lr={options.lr}"] if options.lr is not None else [])]
+    """Return the solver fields to set; --lr and --seed after --set."""
+    named = {"base_lr": options.lr, "random_seed": options.seed}
+    return [*options.set, *(f"{name}={value}" for name, value in named.items() if value is not None)]
 
 
 def _share_or_path(text: str) -> float | str:
@@ -218,10 +221,4 @@ def _share_or_path(text: str) -> float | str:
 
 
 def _threads(text: str) -> int | str:
-    return text if text == "auto" else _positive(text)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"not a positive number: {text!r}")
-    return int(text)
+    return text if text == "auto" else positive_int(text)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from .arguments import shape_argument
+from .arguments import add_options
 from .cli import run_command
 from .command_parser import CommandParser
 from .sources import SourceFiles, check_apart, named_sources, source_or_recipe
@@ -42,13 +42,9 @@ def parser(prog: str = "fusion-verify") -> CommandParser:
         "A pattern or a folder gives P1, P2, ...; FUSION.toml means all sources in that file")  # fmt: skip
     add("--against", metavar="NET.prototxt:WEIGHTS|NET.onnx", help="compare with another net instead")
     add("--images", nargs="+", metavar="PATH", help="images (files or folders) as inputs, instead of noise")
-    add("--batch", type=int, default=2, metavar="N", help="samples of noise (default 2)")
-    add("--seed", type=int, default=0, metavar="N", help="seed of the noise (default 0)")
-    add("--input", action="append", default=[], type=shape_argument, metavar="BLOB=N,C,H,W",
-        help="shape of an input that the net does not fix")  # fmt: skip
-    add("--stage", action="append", default=[], help="a stage of the nets' state, as DIGITS writes them (repeatable)")
-    add("--rtol", type=float, default=1e-5, metavar="X", help="relative difference allowed (default 1e-5)")
-    add("--json", action="store_true", help="print the comparison as JSON")
+    add_options(result, "--batch", default=2, note="of noise")
+    add_options(result, "--seed", default=0)
+    add_options(result, "--input-shape", "--stage", "--rtol", "--json")
     return result
 
 
@@ -62,8 +58,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "fusion-verify") -> int:
         options.error("an ONNX model is compared on noise, not on --images")
     if arguments.against and not arguments.against.lower().endswith(".onnx") and ":" not in arguments.against:
         options.error("--against takes NET.prototxt:WEIGHTS or NET.onnx")
-    if arguments.batch < 1 or arguments.seed < 0 or not arguments.rtol >= 0:
-        options.error("--batch is at least 1, --seed and --rtol at least 0")
+    if not arguments.rtol >= 0:
+        options.error("--rtol is 0 or more")
     check_apart(options, arguments.sources)  # argparse cannot see two prefixes that are equal
     code: int = run_command(lambda: _verify(arguments))
     return code
@@ -73,7 +69,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     from fusion.nets.inputs import find_images
     from fusion.verification import Feed, verify_nets
 
-    shapes = dict(arguments.input)
+    shapes = dict(arguments.input_shape)
     feed = Feed(find_images(arguments.images or ()), arguments.batch, arguments.seed, shapes, arguments.stage)
     if not arguments.against:
         sources = named_sources(arguments.sources)

@@ -72,7 +72,7 @@ def _known(
         known = given.get(name, shape)
         rest = [mine if mine is not None else other for mine, other in zip(shape[1:], known[1:], strict=False)]
         if None in rest:
-            hint = f"give --input {name}=1,3,224,224"
+            hint = f"give --input-shape {name}=1,3,224,224"
             raise ExportError(f"the model leaves the size of its input '{name}' open", hint=hint)
         found[name] = (*shape[:1], *rest)
     return found

@@ -167,7 +167,7 @@ def _fill(item: TargetLayer, result: Matching) -> None:
             layer_error(
                 item,
                 f"is new, but the shape of its blob {unknown[0]} is not known: {shapes_text(item.shapes)}",
-                "give the shape of the net's input: --input data=1,3,224,224",
+                "give the shape of the net's input: --input-shape data=1,3,224,224",
             )
         )
         return

@@ -39,7 +39,7 @@ def input_shapes(
     batch  replaces the first dimension of all that are not given
     given  shapes that replace the net's own or supply missing ones; names of other blobs are ignored
     otherwise  shapes of inputs for which neither has one
-    option_prefix  of the input's name in the option --input, for the error
+    option_prefix  of the input's name in the option --input-shape, for the error
     Raises: DataError naming every input whose shape is not known.
     """
     given = given or {}
@@ -73,7 +73,7 @@ def known_input_shapes(net: NetParameter) -> dict[str, Shape]:
 def _unknown_shape(blob: str, shape: Shape, place: str | None, option_prefix: str) -> DataError:
     example = ",".join("?" if dim is None else str(dim) for dim in shape)
     name = f"{option_prefix}/{blob}" if option_prefix else blob
-    hint = f"its data is not here to read it from: give --input {name}={example} with numbers for all"
+    hint = f"its data is not here to read it from: give --input-shape {name}={example} with numbers for all"
     return DataError(f"the shape of the input '{blob}' is not known", place=place, hint=hint)
 
 

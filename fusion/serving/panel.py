@@ -97,4 +97,6 @@ def _check_one_class(name: str, net: Predictor) -> None:
     many = [blob for blob, value in net.net.plan.outputs if types.get(value) == "Sigmoid"]
     if many:
         message = f"{name}: '{many[0]}' answers yes or no per class, and the page shows shares of one answer"
-        raise FusionError(message, hint="use fusion-predict without --serve, or select another output with --output")
+        raise FusionError(
+            message, hint="use fusion-predict without --serve, or select another output with --output-blob"
+        )

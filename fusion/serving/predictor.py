@@ -277,7 +277,7 @@ def _rows(blob: str, array: np.ndarray, count: int) -> np.ndarray:
     if rows.ndim != 2 or len(rows) != count:
         shape = "x".join(map(str, array.shape))
         raise FusionError(
-            f"blob '{blob}' is {shape}, not one row of scores per image", hint="select another with --output"
+            f"blob '{blob}' is {shape}, not one row of scores per image", hint="select another with --output-blob"
         )
     return rows
 

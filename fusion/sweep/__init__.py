@@ -1,7 +1,7 @@
 """Many heads on one frozen trunk, trained together, to choose the loss, its weight, the rate and the seed.
 
 result = sweep("solver.prototxt", {"loss": ["kd", "focal"], "weight": [0.001, 0.01], "seed": [1, 2, 3]},
-               SweepOptions(references=["old.prototxt:old.caffemodel"], weights="init.caffemodel", out="sweep"))
+               SweepOptions(references=["old.prototxt:old.caffemodel"], weights="init.caffemodel", output="sweep"))
 result.best.name
 """
 

@@ -46,7 +46,7 @@ class SweepOptions:
     select_on  the share of the training records that is held out for the choice, or a list file to choose on
     report     whether to measure on the solver's (first) test net too
     slack      how far below the best accuracy a setting may be to be chosen
-    out        folder for new/NAME.npz, old/NAME.npz, table.csv, table.json, trade_off.png and best.caffemodel
+    output     folder for new/NAME.npz, old/NAME.npz, table.csv, table.json, trade_off.png and best.caffemodel
     overrides  fields that override the solver's: "base_lr=0.1", "momentum=0.95"; the axis lr overrides these
     extras     learning rate policy, warm-up, layers to freeze, label smoothing, averaged weights; no others
     threads    CPU threads of the heads' steps
@@ -59,7 +59,7 @@ class SweepOptions:
     select_on: float | PathLike = 0.1
     report: bool = True
     slack: float = 0.003
-    out: PathLike | None = None
+    output: PathLike | None = None
     device: str = "auto"
     max_iter: int | None = None
     overrides: Sequence[str] = ()
@@ -106,7 +106,7 @@ def sweep(solver: SolverParameter | PathLike, axes: Axes, options: SweepOptions 
             losses = train(bench, groups, held, settings, display)
         select = selecting(bench, nets, held, options.select_on, display)
         report = None if reported is None else EvalSet(reported, np.arange(len(reported.sources[0])))
-        out = None if options.out is None else Path(options.out)
+        out = None if options.output is None else Path(options.output)
         result = judge(bench, groups, losses, select, report, options.slack, out)
     diverged = [entry.cell.name for entry in result.entries if entry.diverged]
     if diverged:

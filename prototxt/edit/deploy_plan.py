@@ -86,7 +86,7 @@ def plan_deploy(net: NetParameter, outputs: Sequence[str] = (), stages: Iterable
     inputs = _inputs(net, flow, needed, scores)
     kept = frozenset(needed - set(inputs))
     if not any(net.layer[index].bottom for index in kept):
-        hint = "give the net to train, with its data and its loss, or name the blobs to compute with --output"
+        hint = "give the net to train, with its data and its loss, or name the blobs to compute with --output-blob"
         raise EditError("nothing would be left of the net", hint=hint)
     missing = _missing(net, flow, needed, inputs)
     return DeployPlan(state, kept, inputs, tuple(scores), missing, tuple(notes))
@@ -146,7 +146,7 @@ def _losses(net: NetParameter, notes: list[str]) -> list[int]:
     dropped = [net.layer[index].name for index in found if index not in main]
     if dropped:
         names = ", ".join(repr(name) for name in dropped)
-        notes.append(f"auxiliary losses removed with their branches: {names} (--output keeps any blob)")
+        notes.append(f"auxiliary losses removed with their branches: {names} (--output-blob keeps any blob)")
     return main
 
 

@@ -232,7 +232,7 @@ def _unknown_inputs(rows: Sequence[LayerRow]) -> list[str]:
         if not row.bottoms and row.known:
             found.update({t: s for t, s in zip(row.tops, row.top_shapes, strict=False) if not is_known(s)})
     return [
-        f"the shape of {blob!r} is {shape_text(shape)}; give it with --input {blob}="
+        f"the shape of {blob!r} is {shape_text(shape)}; give it with --input-shape {blob}="
         + ("N,C,H,W" if shape is UNKNOWN else ",".join("?" if size is None else str(size) for size in shape))
         for blob, shape in found.items()
     ]

@@ -24,7 +24,7 @@ def test_writes_three_files_and_tells_its_choices(
     lists = ["--train-list", "t.txt", "--val-list", "v.txt", "--train-batch", "50", "--test-batch", "20"]
     classes = ["--classes", "odd=1,3,5,7,9", "--classes", "even=0,2,4,6,8"]
     pct = ["--pct", "focal,weight=0.5,temperature=1", "--pct", "naive"]
-    schedule = ["--max-iter", "40", "--base-lr", "0.02", "--random-seed", "7"]
+    schedule = ["--max-iter", "40", "--lr", "0.02", "--seed", "7"]
     assert main(arguments(*lists, *classes, *pct, *schedule, "--input-shape", "1,28,28")) == 0
     output = capsys.readouterr().out
     assert "wrote fused/deploy.prototxt" in output
@@ -57,7 +57,7 @@ def test_flags_as_a_file_and_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    more = ["--head", "sum", "--base-lr", "0.02", "--train-list", "t.txt", "--val-list", "v.txt"]
+    more = ["--head", "sum", "--lr", "0.02", "--train-list", "t.txt", "--val-list", "v.txt"]
     more += ["--pct", "focal,weight=0.5,temperature=1"]
     more += ["--classes", "odd=1,3,5,7,9", "--classes", "even=0,2,4,6,8", "--project", "9", "--batch-norm"]
     assert main(arguments(*more, "--write-toml", "fusion.toml", "--svg", "fused.svg")) == 0
@@ -173,15 +173,15 @@ def test_names_of_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     Image.linear_gradient("L").resize((28, 28)).save("3.png")
     capsys.readouterr()
     outputs = [
-        "--output",
+        "--output-blob",
         "ip2",
-        "--output",
+        "--output-blob",
         "odd/ip2",
-        "--output",
+        "--output-blob",
         "even/ip2",
         "--top",
         "10",
-        "--input",
+        "--input-shape",
         "data=1,1,28,28",
     ]
     assert predict(["fused/train_val.prototxt", "fused.caffemodel", "3.png", *outputs, "--csv"]) == 0
@@ -191,8 +191,9 @@ def test_names_of_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
         output: sorted(int(row[3]) for row in rows if row[1] == output) for output in ("ip2", "odd/ip2", "even/ip2")
     }
     assert found == {"ip2": list(range(10)), "odd/ip2": [1, 3, 5, 7, 9], "even/ip2": [0, 2, 4, 6, 8]}
-    alone = ["lenet", "odd.caffemodel", "3.png", "--output", "ip2", "--top", "1", "--csv", "--input", "data=1,1,28,28"]
-    alone[0] = str(nets["odd"])
-    assert predict([*alone, "--labels", "names.txt", "--classes", "ip2=1,3,5,7,9"]) == 0
+    alone = [str(nets["odd"]), "odd.caffemodel", "3.png", "--output-blob", "ip2", "--top", "1", "--csv"]
+    assert (
+        predict([*alone, "--input-shape", "data=1,1,28,28", "--labels", "names.txt", "--classes", "ip2=1,3,5,7,9"]) == 0
+    )
     best = next(row for row in rows if row[1] == "odd/ip2")
     assert capsys.readouterr().out.splitlines()[1].split(",")[3:5] == best[3:5]

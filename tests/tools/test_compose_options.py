@@ -43,7 +43,7 @@ SAMPLES = {
     "--share": ["a=2.5"],
     "--reads": ["b/c=a"],
     "--pct": ["focal,weight=0.25,temperature=2"],
-    "--base-lr": ["1e-5"],
+    "--lr": ["1e-5"],
     "--momentum": ["0.8"],
     "--weight-decay": ["0"],
     "--gamma": ["0.3"],
@@ -54,9 +54,9 @@ SAMPLES = {
     "--test-iter": ["2"],
     "--display": ["0"],
     "--snapshot": ["5"],
-    "--random-seed": ["0"],
+    "--seed": ["0"],
 }
-NO_PART_OF_A_FUSION = {"--help", "--version", "--dry-run", "--svg", "--write-toml"}
+NO_PART_OF_A_FUSION = {"--help", "--version", "--quiet", "--dry-run", "--svg", "--write-toml"}
 OPTIONS = {text for action in parser()._actions for text in action.option_strings if text.startswith("--")}
 
 

@@ -47,12 +47,15 @@ def test_deploy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert convert.main([str(path), str(out), "--deploy"]) == 1
     assert "--input-shape d=1,3,?,?" in capsys.readouterr().err
     assert not out.exists()
-    assert convert.main([str(path), str(out), "--deploy", "--input-shape", "1,3,4,4"]) == 0
+    assert convert.main([str(path), str(out), "--deploy", "--input-shape", "d=1,3,4,4"]) == 0
     assert "becomes Softmax on 'r'" in capsys.readouterr().out
     assert 'type: "Input"' in out.read_text()
 
 
-@pytest.mark.parametrize("wrong", [["--input-shape", "1"], ["--deploy", "--input-shape", "d=1,x"]])
+@pytest.mark.parametrize(
+    "wrong",
+    [["--input-shape", "d=1"], ["--deploy", "--input-shape", "1,3,4,4"], ["--deploy", "--input-shape", "d=1,x"]],
+)
 def test_usage(old: Path, misused: Callable[..., object], wrong: list[str]) -> None:
     misused(convert.main, [str(old), "x.prototxt", *wrong])
 

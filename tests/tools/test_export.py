@@ -48,7 +48,7 @@ def test_it_writes_checks_and_tells(folder: Path, capsys: pytest.CaptureFixture[
         (["net.prototxt", "net.prototxt", "-o", "o.onnx"], "this is a text file; weights are binary"),
         (["net.prototxt", "net.caffemodel", "-o", "absent/o.onnx"], "absent"),
         (["net.prototxt", "net.caffemodel", "-o", "o.onnx", "--opset", "9"], "opset 9 is not one of 13 to"),
-        (["net.prototxt", "net.caffemodel", "-o", "o.onnx", "--output", "pi"], "has no blob 'pi' in phase TEST"),
+        (["net.prototxt", "net.caffemodel", "-o", "o.onnx", "--output-blob", "pi"], "has no blob 'pi' in phase TEST"),
         (
             ["net.prototxt", "net.caffemodel", "-o", "o.onnx", "--input-shape", "dta=1,6"],
             "'dta', which is not an",

@@ -78,7 +78,7 @@ def test_another_head(fused: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["fused.prototxt", "odd=odd.prototxt", "-o", "o.caffemodel"], "this is a text file; weights are binary"),
         (["fused.prototxt", "odd=odd.caffemodel", "-o", "o.pth"], "o.pth: the format to write cannot be derived"),
         (["fused.prototxt", "odd=odd.caffemodel", "-o", "absent/o.caffemodel"], "absent"),
-        (["fused.prototxt", "odd=odd.caffemodel", "--input", "dta=1,6", "-o", "o.caffemodel"], "'dta'"),
+        (["fused.prototxt", "odd=odd.caffemodel", "--input-shape", "dta=1,6", "-o", "o.caffemodel"], "'dta'"),
     ],
 )
 def test_bad_input_is_one_message(fused: Path, refused: Check, arguments: list[str], says: str) -> None:
@@ -92,11 +92,14 @@ def test_bad_input_is_one_message(fused: Path, refused: Check, arguments: list[s
         (["fused.prototxt", "odd=odd.caffemodel"], "give -o OUT.caffemodel, or only print the plan"),
         (["fused.prototxt", "odd.caffemodel", "-o", "o.caffemodel"], "without a prefix: '=odd.caffemodel'"),
         (["fused.prototxt", "odd=a", "odd=b", "-o", "o.caffemodel"], "prefix given twice: odd"),
-        (["fused.prototxt", "odd=a", "-o", "o.caffemodel", "--input", "data"], "is not BLOB=N,C,H,W"),
+        (["fused.prototxt", "odd=a", "-o", "o.caffemodel", "--input-shape", "data"], "is not BLOB=N,C,H,W"),
         (["fused.prototxt", "odd=a", "-o", "o.caffemodel", "--num-output", "3"], "change the layers of --drop"),
         (["fused.prototxt", "odd=a", "-o", "o", "--drop", "fc", "--reinit", "msra"], "give a file for it"),
         (["fused.prototxt", "odd=a", "--dry-run", "--verify"], "--dry-run writes nothing"),
-        (["fused.prototxt", "odd=a", "-o", "o.caffemodel", "--seed", "-1"], "--seed is 0 or more"),
+        (
+            ["fused.prototxt", "odd=a", "-o", "o.caffemodel", "--seed", "-1"],
+            "'-1' is not a whole number from 0",
+        ),
     ],
 )
 def test_bad_usage_is_exit_2(misused: Check, arguments: list[str], says: str) -> None:

@@ -41,14 +41,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_folder_prepared_as_the_data_layer_says(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*NETS, "pictures", "--output", "ip", "--top", "2", "--labels", "labels.txt"]) == 0
+    assert main([*NETS, "pictures", "--output-blob", "ip", "--top", "2", "--labels", "labels.txt"]) == 0
     out, err = capsys.readouterr()
     assert out == "pictures/a.png  ip: 0 zero 5, 1 one 0\npictures/b.png  ip: 1 one 10, 0 zero 0\n"
     assert err == ""
 
 
 def test_own_classes_get_no_name_of_others(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    asked = [*NETS, "pictures/b.png", "--output", "ip", "--top", "1"]
+    asked = [*NETS, "pictures/b.png", "--output-blob", "ip", "--top", "1"]
     Path("ten.txt").write_text("zero\none\ntwo\nthree\nfour\nfive\nsix\nseven\neight\nnine\n")
     assert main([*asked, "--labels", "ten.txt"]) == 0
     out, err = capsys.readouterr()
@@ -66,10 +66,10 @@ def test_own_classes_get_no_name_of_others(folder: Path, capsys: pytest.CaptureF
 def test_the_net_keeps_names_and_numbers(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     head = '# class-names: ["zero", "one", "two", "three"]\n# class-numbers: {"ip": [3, 1, 0]}\n'
     Path("net.prototxt").write_text(head + NET)
-    assert main([*NETS, "pictures/b.png", "--output", "ip", "--top", "1"]) == 0
+    assert main([*NETS, "pictures/b.png", "--output-blob", "ip", "--top", "1"]) == 0
     assert capsys.readouterr() == ("pictures/b.png  ip: 1 one 10\n", "")
     Path("labels.txt").write_text("null\n\nzwei\ndrei\n")
-    assert main([*NETS, "pictures/a.png", "--output", "ip", "--top", "2", "--labels", "labels.txt", "--csv"]) == 0
+    assert main([*NETS, "pictures/a.png", "--output-blob", "ip", "--top", "2", "--labels", "labels.txt", "--csv"]) == 0
     assert capsys.readouterr().out.splitlines()[1:] == ["pictures/a.png,ip,1,3,drei,5", "pictures/a.png,ip,2,1,,0"]
 
 
@@ -83,7 +83,7 @@ def test_scores_are_probabilities_by_default(folder: Path, capsys: pytest.Captur
 
 def test_csv_goes_on_past_bad_pictures(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("pictures/aa.png").write_bytes(b"no picture")
-    assert main([*NETS, "pictures", "--output", "ip", "--top", "1", "--csv"]) == 1
+    assert main([*NETS, "pictures", "--output-blob", "ip", "--top", "1", "--csv"]) == 1
     out, err = capsys.readouterr()
     assert out == "picture,output,rank,class,label,score\npictures/a.png,ip,1,0,,5\npictures/b.png,ip,1,1,,10\n"
     assert err.startswith("error: pictures/aa.png: this is no image that can be read")
@@ -95,7 +95,7 @@ def test_standard_input(
 ) -> None:
     content = Path("pictures/b.png").read_bytes() if what == "picture" else b"pictures/b.png\n\n"
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
-    assert main([*NETS, "-", "--output", "ip", "--top", "1"]) == 0
+    assert main([*NETS, "-", "--output-blob", "ip", "--top", "1"]) == 0
     name = "-" if what == "picture" else "pictures/b.png"
     assert capsys.readouterr().out == f"{name}  ip: 1 10\n"
 
@@ -144,7 +144,7 @@ def test_what_no_page_can_answer_is_said_at_the_start(
     ("arguments", "says"),
     [
         ([*NETS, "absent.png"], "absent.png: there is no such file or folder"),
-        ([*NETS, "pictures", "--output", "pi"], "no blob 'pi'"),
+        ([*NETS, "pictures", "--output-blob", "pi"], "no blob 'pi'"),
         ([*NETS, "pictures", "--labels", "absent.txt"], "absent.txt"),
         (["absent.prototxt", "net.caffemodel", "pictures"], "absent.prototxt"),
         (["net.prototxt", "net.prototxt", "pictures"], "this is a text file; weights are binary"),
@@ -158,7 +158,7 @@ def test_bad_input_is_one_message(folder: Path, refused: Check, arguments: list[
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["n", "w", "p", "--top", "0"], "--top and --batch are at least 1"),
+        (["n", "w", "p", "--top", "0"], "--top: '0' is not a whole number from 1"),
         (["n", "w", "p", "--resize", "3"], "not a size: '3'"),
         (["n", "w", "p", "--mean", "a"], "is not a list of numbers"),
         (["n", "w", "p", "--json", "--csv"], "not allowed with"),
@@ -166,7 +166,7 @@ def test_bad_input_is_one_message(folder: Path, refused: Check, arguments: list[
         (["n", "w", "p", "--serve"], "not both"),
         (["n", "w", "p", "--beside", "a=n.prototxt:w"], "is for --serve"),
         (["n", "w", "--serve", "--beside", "a=w"], "is not NAME=NET.prototxt:WEIGHTS"),
-        (["n", "w", "--serve", "--classes", "a=1,x"], "is not NAME=CLASS,CLASS,..."),
+        (["n", "w", "--serve", "--classes", "a=1,x"], "'x' is not a class number"),
         (["n", "w", "--serve", "--port", "65536"], "--port is from 0 to 65535"),
     ],
 )
@@ -189,7 +189,7 @@ def test_values_are_no_classes(folder: Path, capsys: pytest.CaptureFixture[str])
     assert "note: 'ip' is left out: its loss takes values, not classes" in err
     assert "  ip:" not in out
     assert len(out.splitlines()) == 1
-    assert main(["both.prototxt", "both.caffemodel", "pictures/a.png", "--output", "ip"]) == 1
+    assert main(["both.prototxt", "both.caffemodel", "pictures/a.png", "--output-blob", "ip"]) == 1
 
 
 def test_several_right_answers_have_no_shares_on_the_page(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

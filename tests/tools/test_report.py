@@ -31,14 +31,17 @@ def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_table_page_and_json(typed: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*typed, "--html", "r.html", "--json", "r.json", "--title", "Digits"]) == 0
+    assert main([*typed, "--html", "r.html", "--title", "Digits"]) == 0
     out, err = capsys.readouterr()
     assert out.startswith("Digits\n")
     assert "fused forgets 3 of the 30 answers that odd had right." in out
-    assert err == "wrote r.html\nwrote r.json\n"
+    assert err == "wrote r.html\n"
     page = (tmp_path / "r.html").read_text("utf-8")
     assert "fusion-report --old odd.npz@1,3 --new fused=new.npz --html r.html" in page
-    read = json.loads((tmp_path / "r.json").read_text("utf-8"))
+    assert main([*typed, "--html", "r.html", "--json", "-q"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    read = json.loads(out)
     assert read["references"][0]["meta"]["file_sha256"] == pct.file_hash("odd.npz")
     assert read["references"][0]["classes"] == [1, 3]
 
@@ -57,11 +60,12 @@ def test_names_of_classes(typed: list[str], capsys: pytest.CaptureFixture[str], 
         found = pct.Predictions.load("odd.npz")
         found.named("odd", class_names=["eins", "drei"]).save("odd.npz")
     Path("budget.json").write_text('{"classes": {"3": 0.5}}')
-    assert main([*typed, *more, "--html", "r.html", "--json", "r.json", "--budget", "budget.json"]) == 0
+    assert main([*typed, *more, "--html", "r.html", "--budget", "budget.json"]) == 0
     out = capsys.readouterr().out
     assert "Most negative flips by class: eins (1) 2 of 15, drei (3) 1 of 15.\n" in out
     assert "NFR of fused on class drei" in out
-    read = json.loads(Path("r.json").read_text("utf-8"))
+    assert main([*typed, *more, "--json"]) == 0
+    read = json.loads(capsys.readouterr().out)
     assert read["class_names"]["1"] == "eins"
     page = Path("r.html").read_text("utf-8")
     assert "<b>eins</b> taken for <b>drei</b>" in page

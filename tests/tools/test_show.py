@@ -43,7 +43,7 @@ def test_table(net: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_json_with_weights(net: Path, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert show.main([str(net), "--json", "--weights", str(weights), "--input", "d=5,3"]) == 0
+    assert show.main([str(net), "--json", "--weights", str(weights), "--input-shape", "d=5,3"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["layers"][1]["macs"] == 5 * 12
     assert found["weights"]["blobs"][0]["statistics"]["mean"] == 1.0
@@ -82,8 +82,8 @@ def test_solver(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_errors(net: Path, tmp_path: Path, refused: Callable[..., object], misused: Callable[..., object]) -> None:
     refused(show.main, [str(tmp_path / "none")], "none")
-    refused(show.main, [str(net), "--input", "x=1"], "'x', which the net lacks")
-    misused(show.main, [str(net), "--input", "d=0"])
+    refused(show.main, [str(net), "--input-shape", "x=1"], "'x', which the net lacks")
+    misused(show.main, [str(net), "--input-shape", "d=0"])
 
 
 def test_an_onnx_model_of_another_name_is_no_damaged_mean(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

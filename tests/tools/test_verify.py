@@ -111,9 +111,9 @@ def test_bad_input_is_one_message(folder: Path, refused: Check, arguments: list[
         (["f", "w", "--against", "a"], "--against takes NET.prototxt:WEIGHTS or NET.onnx"),
         (["f", "w", "--against", "a.onnx", "--images", "p"], "compared on noise"),
         (["f", "w", SOURCE, SOURCE], "prefix given twice: odd"),
-        (["f", "w", SOURCE, "--batch", "0"], "--batch is at least 1"),
-        (["f", "w", SOURCE, "--rtol", "nan"], "--rtol at least 0"),
-        (["f", "w", SOURCE, "--input", "data"], "is not BLOB=N,C,H,W"),
+        (["f", "w", SOURCE, "--batch", "0"], "--batch: '0' is not a whole number from 1"),
+        (["f", "w", SOURCE, "--rtol", "nan"], "--rtol is 0 or more"),
+        (["f", "w", SOURCE, "--input-shape", "data"], "is not BLOB=N,C,H,W"),
     ],
 )
 def test_bad_usage_is_exit_2(misused: Check, arguments: list[str], says: str) -> None:

@@ -239,7 +239,7 @@ def test_sizes_that_only_pictures_tell_come_from_the_sources_and_a_head_may_ask_
     wide = text.replace('bottom: "odd/ip" bottom: "even/ip"', 'bottom: "odd/conv" bottom: "even/conv"')
     asked = message(lambda: plan_merge(net(wide), {"odd": arrays(0), "even": arrays(1)}))
     assert "layer 'fc' is new, but the shape of its blob 0 is not known: 10x?, 10" in asked
-    assert "--input data=1,3,224,224" in asked
+    assert "--input-shape data=1,3,224,224" in asked
     plan = plan_merge(net(wide), {"odd": arrays(0), "even": arrays(1)}, inputs={"data": (1, 3, 8, 8)})
     assert plan.layers[-1].shapes == ((10, 288), (10,))
 

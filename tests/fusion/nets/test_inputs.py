@@ -20,7 +20,7 @@ def test_shapes_that_are_not_known_are_listed_with_the_option() -> None:
     net = load_net(parse(text))
     with pytest.raises(DataError, match="the shape of the input 'data' is not known") as caught:
         input_shapes(net, batch=2)
-    assert "--input data=2,3,?,?" in str(caught.value)
+    assert "--input-shape data=2,3,?,?" in str(caught.value)
     assert input_shapes(net, batch=2, given={"data": (2, 3, 4, 5)}) == {"data": (2, 3, 4, 5), "label": (2,)}
 
 

@@ -96,7 +96,7 @@ def test_options_of_training_reach_every_head(solver: Path, monkeypatch: pytest.
     save_weights(made.net, "trunk.caffemodel")
     Path("tuned.prototxt").write_text(solver.read_text().replace("max_iter: 20", "max_iter: 7"))
     sweep("tuned.prototxt", {"loss": ["kd"]}, SweepOptions(references=[SPEC], weights="trunk.caffemodel", device="cpu",
-          out="out", display=Silent(), select_on="test.txt", extras=extras, overrides=["base_lr=0.02"]))  # fmt: skip
+          output="out", display=Silent(), select_on="test.txt", extras=extras, overrides=["base_lr=0.02"]))  # fmt: skip
     own = alone(Path("tuned.prototxt"), Trial("kd", lr=0.02), 7, extras=extras)
     from prototxt import read_weights
 
@@ -105,7 +105,7 @@ def test_options_of_training_reach_every_head(solver: Path, monkeypatch: pytest.
 
 def test_the_command_leaves_files_for_a_report(solver: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--sweep", "loss=none,kd", "--sweep", "weight=0.1,1", "--sweep", "seed=1,2", "--select-on", "0.25"]
-    assert main(["--solver", str(solver), "--reference", SPEC, *words, "--out", "out", "--device", "cpu", "-q"]) == 0
+    assert main(["--solver", str(solver), "--reference", SPEC, *words, "--output", "out", "--device", "cpu", "-q"]) == 0
     said = capsys.readouterr().out
     assert "6 heads" in said
     rows = list(csv.DictReader(Path("out/table.csv").read_text().splitlines()))
@@ -190,8 +190,8 @@ def test_the_choice_is_fewest_flips_near_the_best() -> None:
 def test_a_head_that_diverges_does_not_take_the_others_with_it(
     solver: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["--sweep", "lr=0.05,1e30", "--sweep", "seed=1,2", "--select-on", "0.25", "--out", "out", "--device", "cpu"]
-    assert main(["--solver", str(solver), *words]) == 0
+    words = ["--sweep", "lr=0.05,1e30", "--sweep", "seed=1,2", "--select-on", "0.25", "--output", "out"]
+    assert main(["--solver", str(solver), *words, "--device", "cpu"]) == 0
     found = json.loads(Path("out/table.json").read_text())
     figures = {row["name"]: (row["accuracy"], row["select_accuracy"], row["chosen"]) for row in found["heads"]}
     assert figures["none_lr1e+30_s2"] == (None, None, False)

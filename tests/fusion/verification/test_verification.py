@@ -269,7 +269,7 @@ def test_shapes_go_by_the_fused_nets_names_and_a_source_takes_those_of_its_own_i
     feed = Feed(shapes={"data": (1, 3, 8, 8)})
     with pytest.raises(DataError, match="the shape of the input 'data' is not known") as caught:
         verify_branches("fused.prototxt", "fused.caffemodel", {"b": ("b.prototxt", "b.caffemodel")}, feed)
-    assert "give --input b/data=2,1,?,? with" in str(caught.value)
+    assert "give --input-shape b/data=2,1,?,? with" in str(caught.value)
 
 
 def test_blobs_changed_through_shared_memory_are_compared(folder: Path) -> None:

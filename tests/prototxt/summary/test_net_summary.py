@@ -67,7 +67,7 @@ def test_one_phase_and_the_text() -> None:
 
 def test_what_is_not_known_is_told() -> None:
     found = listed()
-    assert [problem for problem in found.problems if "--input data=" in problem]
+    assert [problem for problem in found.problems if "--input-shape data=" in problem]
     assert not found.totals["TRAIN"].complete
     assert "at least" in net_table.net_text(found)
     report = json.loads(json.dumps(net_summary.listing_json(found)))

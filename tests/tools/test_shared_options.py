@@ -1,0 +1,98 @@
+"""One spelling, form and description per option over all commands."""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from caffe_fusion_tools import convert_data, rename, show
+from caffe_fusion_tools.arguments import add_options, bytes_argument, classes_argument, rate_argument
+from caffe_fusion_tools.commands import MODULES
+
+# one name with a meaning per command: of sources (P=...) and of nets, of a filter and of snapshots
+SEVERAL = {
+    "--batch-norm",
+    "--classes",
+    "--drop",
+    "--freeze",
+    "--images",
+    "--input-shape",
+    "--keep",
+    "--log",
+    "--logits",
+}
+SEVERAL |= {"--layers", "--model", "--name", "--pct", "--share", "--snapshot", "--stage", "--weights", "--iterations"}
+
+
+def actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                yield from actions(command)
+        else:
+            yield action
+
+
+def all_options() -> dict[str, list[argparse.Action]]:
+    found = defaultdict(list)
+    parsers = [import_module(f"caffe_fusion_tools.{module}").parser() for module in MODULES.values()]
+    for parser in (*parsers, convert_data.parser()):
+        for action in actions(parser):
+            for name in action.option_strings:
+                found[name].append(action)
+    return found
+
+
+def test_an_option_has_one_form_and_one_description() -> None:
+    for name, every in all_options().items():
+        descriptions = {str(action.help).partition("; ")[0].partition(" (default")[0] for action in every}
+        forms = {(action.nargs, type(action), len(action.option_strings)) for action in every}
+        assert name in SEVERAL or (len(descriptions), len(forms)) == (1, 1), (name, descriptions, forms)
+
+
+def test_every_option_is_described() -> None:
+    assert not [name for name, every in all_options().items() if not all(action.help for action in every)]
+
+
+def test_a_value_has_one_metavar() -> None:
+    for name, every in all_options().items():
+        assert name in SEVERAL or len({str(action.metavar) for action in every}) == 1, name
+
+
+def test_descriptions_name_defaults() -> None:
+    parser = argparse.ArgumentParser()
+    add_options(parser, "--rtol", "--json", note="with --check")
+    add_options(parser, "--seed", default=0)
+    text = parser.format_help()
+    assert "relative difference allowed; with --check (default 1e-05)" in " ".join(text.split())
+    assert "seed of all random draws (default 0)" in text
+    assert "print the result as JSON; with --check\n" in text
+
+
+def test_class_numbers() -> None:
+    assert classes_argument("1,3, 5") == [1, 3, 5]
+    assert classes_argument("0-4,9") == [0, 1, 2, 3, 4, 9]
+    for wrong in ("", "1,", "-1", "1-", "a", "1,x"):
+        with pytest.raises(argparse.ArgumentTypeError, match="is not a class number"):
+            classes_argument(wrong)
+
+
+def test_rates_and_sizes() -> None:
+    assert (rate_argument("0.5%"), rate_argument("0.005")) == (0.005, 0.005)
+    with pytest.raises(argparse.ArgumentTypeError, match="write 1% or 100%"):
+        rate_argument("1")
+    assert (bytes_argument("512M"), bytes_argument("1.5k")) == (1 << 29, 1536)
+
+
+def test_quiet_prints_the_result_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    net = tmp_path / "net.prototxt"
+    net.write_text('layer { name: "d" type: "Input" top: "d" input_param { shape { dim: 1 dim: 3 } } }\n')
+    assert rename.main([str(net), "-", "odd", "--quiet"]) == 0
+    out, err = capsys.readouterr()
+    assert 'name: "odd/d"' in out
+    assert err == ""
+    assert show.main([str(net), "--phase", "test"]) == 0
