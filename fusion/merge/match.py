@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 from fusion.errors import BuildError, MergeError
@@ -37,6 +37,10 @@ class Matching:
     allowed: tuple[str, ...] = ()
 
 
+Missing = tuple[TargetLayer, MergeError, bool]
+"""A layer that its source does not have, the error that says so, and whether it may start from its fillers."""
+
+
 def match_layers(
     targets: Sequence[TargetLayer],
     sources: Mapping[str, MergeSource],
@@ -45,16 +49,18 @@ def match_layers(
 ) -> Matching:
     """Match the fused net's layers with the sources' by prefix and name; those in `fresh` start from their fillers."""
     result = Matching(offered={prefix: list(source.weights) for prefix, source in sources.items()})
-    deferred: list[TargetLayer] = []
-    allowed: list[str] = []
-    for item in targets:
+    deferred: list[Missing] = []
+    for target in targets:
+        item = target
         if item.layer.name not in fresh:
             _compare_settings(item, source_of(item.layer.name, sources), result)
-        if item.layer.type == ONNX and not _given(item, sources):
+        if item.layer.type == ONNX:
             found, errors = match_onnx(item, source_of(item.layer.name, sources))
-            result.found.update({item.layer.name: found} if found else {})
             result.errors += errors
-            continue
+            if found is None or item.layer.name in fresh or not _given(item, sources):
+                result.found.update({item.layer.name: found} if found else {})
+                continue
+            item = replace(item, shapes=found[0])
         if item.shapes == ():
             continue
         if item.layer.name in fresh:
@@ -70,14 +76,10 @@ def match_layers(
             continue
         if item.shapes and all(item.share_name(index) for index in range(len(item.shapes))):
             # its blobs may come from the owner of a shared name, which can be a later layer
-            deferred.append(item)
-        elif permitted:
-            allowed.append(item.layer.name)
-            _fill(item, result)
+            deferred.append((item, problem, permitted))
         else:
-            result.errors.append(problem)
+            _fill_or_refuse((item, problem, permitted), result)
     _share(targets, deferred, sources, result)
-    result.allowed = tuple(allowed)
     result.errors += [missing_source(prefix, items, sources) for prefix, items in result.orphans.items()]
     result.errors += unused_arguments(targets, sources, allow)
     return result
@@ -154,6 +156,16 @@ def _without_source(item: TargetLayer, sources: Mapping[str, MergeSource], permi
         _fill(item, result)
 
 
+def _fill_or_refuse(missing: Missing, result: Matching) -> None:
+    """Fill a layer that its source does not have, where that is permitted, else note the error."""
+    item, problem, permitted = missing
+    if permitted:
+        result.allowed += (item.layer.name,)
+        _fill(item, result)
+    else:
+        result.errors.append(problem)
+
+
 def _fill(item: TargetLayer, result: Matching) -> None:
     layer = item.layer
     if item.shapes is None:
@@ -183,24 +195,20 @@ def _fill(item: TargetLayer, result: Matching) -> None:
 
 def _share(
     targets: Sequence[TargetLayer],
-    deferred: Sequence[TargetLayer],
+    deferred: Sequence[Missing],
     sources: Mapping[str, MergeSource],
     result: Matching,
 ) -> None:
     """Give layers that share by `param { name }` the first one's blob. Notes an error where their weights differ."""
     owners: dict[str, tuple[str, int]] = {}
     for item in targets:
-        if item.layer.name in result.found:
-            for index in range(len(result.found[item.layer.name][0])):
-                if item.share_name(index):
-                    _check_shared(item, index, owners, sources, result)
-    for item in deferred:
+        _check_shared(item, owners, sources, result)
+    for missing in deferred:
+        item, *_ = missing
         homes = [owners.get(item.share_name(index)) for index in range(len(item.shapes or ()))]
         if any(home is None for home in homes):
-            source = source_of(item.layer.name, sources)
-            if source is not None:
-                problem = _take(item, source, result)
-                result.errors += [problem] if problem else []
+            _fill_or_refuse(missing, result)
+            _check_shared(item, owners, sources, result)
             continue
         shapes = tuple(
             resolve_shape(result.found[home[0]][0][home[1]], want)
@@ -212,38 +220,31 @@ def _share(
 
 
 def _check_shared(
-    item: TargetLayer,
-    index: int,
-    owners: dict[str, tuple[str, int]],
-    sources: Mapping[str, MergeSource],
-    result: Matching,
+    item: TargetLayer, owners: dict[str, tuple[str, int]], sources: Mapping[str, MergeSource], result: Matching
 ) -> None:
-    name = item.share_name(index)
-    owner = owners.setdefault(name, (item.layer.name, index))
-    if owner == (item.layer.name, index):
-        return
-    shapes, origins = result.found[item.layer.name]
-    theirs = result.found[owner[0]][1][owner[1]]
-    ours = origins[index]
-    if isinstance(ours, FromFiller):
-        result.found[item.layer.name] = (shapes, (*origins[:index], theirs, *origins[index + 1 :]))
-    elif (
-        not isinstance(ours, FromSource)
-        or not isinstance(theirs, FromSource)
-        or not _same_values(sources, ours, theirs)
-    ):
-        result.errors.append(
-            layer_error(
-                item,
-                f"shares parameter '{name}' with layer '{owner[0]}', but the two would get different weights",
-                "two branches must not share by one name: rename the sources with fusion-rename, which prefixes it",
-            )
-        )
+    """Give the layer's shared fillers their owners' origins, and note an error where it has weights of its own."""
+    name = item.layer.name
+    for index in range(len(result.found.get(name, ((), ()))[0])):
+        share = item.share_name(index)
+        owner = owners.setdefault(share, (name, index)) if share else (name, index)
+        if owner == (name, index):
+            continue
+        shapes, origins = result.found[name]
+        theirs = result.found[owner[0]][1][owner[1]]
+        ours = origins[index]
+        if isinstance(ours, FromFiller):
+            result.found[name] = (shapes, (*origins[:index], theirs, *origins[index + 1 :]))
+        elif (
+            not isinstance(ours, FromSource)
+            or not isinstance(theirs, FromSource)
+            or not _same_values(sources, ours, theirs)
+        ):
+            message = f"shares parameter '{share}' with layer '{owner[0]}', but the two would get different weights"
+            hint = "two branches must not share by one name: rename the sources with fusion-rename, which prefixes it"
+            result.errors.append(layer_error(item, message, hint))
 
 
 def _same_values(sources: Mapping[str, MergeSource], ours: FromSource, theirs: FromSource) -> bool:
-    if ours == theirs:
-        return True
     # Blobs of different sources may share if their bytes are equal, e.g. if both were made from one net.
     first = sources[ours.prefix].weights[ours.layer][ours.index]
     second = sources[theirs.prefix].weights[theirs.layer][theirs.index]

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from fusion.composition.folds import folds
 from fusion.errors import FusionError, MergeError
+from fusion.onnx.sidecar import MergedWeights, read_pair
 from prototxt.errors import PrototxtError
 from prototxt.formats.copy import FileSlice, LazyBlob, Payload
 from prototxt.formats.index import Shape
-from prototxt.formats.weights import Weights, read_weights
+from prototxt.formats.weights import Weights
 from prototxt.schema.duplicate_names import check_layer_names
 from prototxt.schema.load import load_net
 
@@ -51,23 +52,31 @@ class MergeSource:
 
     def shapes(self, name: str) -> list[Shape]:
         """Return the shapes of a layer's blobs, without reading them."""
-        if isinstance(self.weights, Weights):
-            return [blob.shape for blob in self.weights.entry(name).blobs]
+        file = self._file(name)
+        if file is not None:
+            return [blob.shape for blob in file.entry(name).blobs]
         return [tuple(np.shape(blob)) for blob in self.weights[name]]
 
     def blob_type(self, name: str) -> str:
         """Return the layer's type in the weights file, or ""."""
-        return self.weights.entry(name).type if isinstance(self.weights, Weights) else ""
+        file = self._file(name)
+        return file.entry(name).type if file is not None else ""
 
     def payload(self, name: str, index: int, shape: Shape) -> Payload:
         """Return a blob to be written in `shape`: a byte range of the file where it has the blob as float32."""
-        if not isinstance(self.weights, Weights):
+        file = self._file(name)
+        if file is None:
             return np.asarray(self.weights[name][index], np.float32).reshape(shape)
-        blob = self.weights.entry(name).blobs[index]
+        blob = file.entry(name).blobs[index]
         if blob.copyable:  # float32 in one piece; others are converted when they are written
-            return FileSlice(self.weights.scan, blob, shape)
-        weights = self.weights
-        return LazyBlob(shape, lambda: weights.array(name, index).reshape(shape))
+            return FileSlice(file.scan, blob, shape)
+        return LazyBlob(shape, lambda: file.array(name, index).reshape(shape))
+
+    def _file(self, name: str) -> Weights | None:
+        """Return the file with the layer's blobs, the sidecar for those of Onnx layers; None for arrays."""
+        if isinstance(self.weights, MergedWeights):
+            return self.weights.file(name)
+        return self.weights if isinstance(self.weights, Weights) else None
 
 
 def expand_merge_sources(sources: Mapping[str, SourceLike]) -> dict[str, SourceLike]:
@@ -113,8 +122,8 @@ def _opened(prefix: str, source: SourceLike) -> MergeSource:
         if os.fspath(source).lower().endswith(".onnx"):
             os.stat(source)
             return MergeSource(prefix, os.fspath(source), {}, onnx=os.fspath(source))
-        return MergeSource(prefix, os.fspath(source), read_weights(source))
+        return MergeSource(prefix, os.fspath(source), read_pair(source))
     prototxt, weights = (os.fspath(path) for path in source)
     net = load_net(prototxt)
     check_layer_names(net)
-    return MergeSource(prefix, weights, read_weights(weights), prototxt, {layer.name: layer for layer in net.layer})
+    return MergeSource(prefix, weights, read_pair(weights), prototxt, {layer.name: layer for layer in net.layer})

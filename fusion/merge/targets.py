@@ -60,14 +60,13 @@ def target_layers(net: NetParameter, inputs: Mapping[str, Sequence[int | None]] 
     check_layer_names(net)
     found: dict[str, TargetLayer] = {}
     failed: list[tuple[NetParameter, PrototxtError]] = []
-    seen: list[bytes] = []
+    seen: list[NetParameter] = []
     for phase in _PHASES:
         filtered = filter_net(net, phase=phase)
         filtered.ClearField("state")
-        content = filtered.SerializePartialToString(deterministic=True)
-        if content in seen:  # a deploy net is the same in both phases
+        if filtered in seen:  # a deploy net is the same in both phases
             continue
-        seen.append(content)
+        seen.append(filtered)
         try:
             shapes = infer(filtered, _known_inputs(filtered, inputs), unknown="ignore").params
         except PrototxtError as error:

@@ -45,8 +45,12 @@ class MergedWeights(Mapping[str, "list[NDArray[Any]]"]):
     def __init__(self, first: Weights, second: Weights) -> None:
         self.first, self.second = first, second
 
+    def file(self, name: str) -> Weights:
+        """Return the file that a layer's blobs are taken from."""
+        return self.first if name in self.first else self.second
+
     def __getitem__(self, name: str) -> list[NDArray[Any]]:
-        return self.first[name] if name in self.first else self.second[name]
+        return self.file(name)[name]
 
     def __iter__(self) -> Iterator[str]:
         yield from self.first
