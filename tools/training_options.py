@@ -112,8 +112,12 @@ def _add_settings(result: argparse.ArgumentParser) -> None:
 
 
 def _add_frozen(result: argparse.ArgumentParser) -> None:
-    add = result.add_argument_group("frozen layers").add_argument
+    add = result.add_argument_group("frozen and thawed layers").add_argument
     add("--freeze", metavar="REGEX", help="freeze layers whose name matches")
+    add("--thaw", metavar="REGEX", help="let frozen layers learn whose name matches; references inside the net that "
+        "depend on them are kept as frozen copies")  # fmt: skip
+    add("--lr-mult", action="append", default=[], metavar="REGEX=X", help="multiply the learning rates of layers whose "
+        "name matches, such as odd/=0.1 (repeatable)")  # fmt: skip
     add(
         "--cache-budget", type=bytes_argument, metavar="SIZE", help="memory for the frozen layers' outputs (default 4G)"
     )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fusion.nets.graph import Call
     from prototxt.schema.messages import NetParameter
 
-_TYPES = frozenset((
+REFERENCE_LOSSES = frozenset((
     *("KDLoss", "FocalDistillationLoss", "LogitMatchingLoss", "LDILoss", "ELODILoss", "NaivePCTLoss"),
     *("CNALoss", "BCTLoss"),
 ))  # fmt: skip
@@ -31,7 +31,7 @@ def check_references(net: NetParameter, calls: Sequence[Call], learning: Collect
     calls     of the net in their order
     learning  paths of the calls that have parameters which learn
     """
-    if not any(call.type in _TYPES for call in calls):
+    if not any(call.type in REFERENCE_LOSSES for call in calls):
         return []
     layers: dict[tuple[str, str], list[LayerParameter]] = {}  # several may share a name
     for layer in net.layer:
@@ -43,7 +43,7 @@ def check_references(net: NetParameter, calls: Sequence[Call], learning: Collect
     for call in calls:
         # Calls are in the order of the layers, so of several of one name and type the next one is meant.
         layer = LayerParameter() if call.type == SHARED_MEMORY else layers[call.name, call.type].pop(0)
-        if call.type in _TYPES:
+        if call.type in REFERENCE_LOSSES:
             errors += _errors(call, layer, below, reached if learning else None)
         own = {call.name: None} if call.path in learning or _has_running_statistics(layer) else {}
         everything = _joined(below, call.bottoms)

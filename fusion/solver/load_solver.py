@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fusion.nets.weights import load_weights
+from fusion.solver.kept_references import KEPT, copy_kept
 from fusion.solver.optimizers import RULES, CaffeOptimizer
 from fusion.solver.overrides import override
 from prototxt.schema.load import load_solver
@@ -47,9 +48,14 @@ def load_into(nets: Sequence[Net], path: Path) -> list[str]:
 
     Raises: WeightsMismatch, WeightsError.
     """
-    report, *_ = [load_weights(net, path) for net in nets]
+    reports = [load_weights(net, path) for net in nets]
+    for net, each in zip(nets, reports, strict=True):
+        copy_kept(net, each.missing)
+    report, kept = reports[0], tuple(name for name in reports[0].missing if name.startswith(KEPT))
     lines = [f"weights from {os.fspath(path)}: {len(report.loaded)} layers"]
-    for verb, layers in (("keep their own", report.missing), ("are in the file only", report.unused)):
+    own = tuple(name for name in report.missing if name not in kept)
+    copies = ("are copies of the originals, for the references", kept)
+    for verb, layers in (("keep their own", own), copies, ("are in the file only", report.unused)):
         if layers:
             lines.append(f"  {len(layers)} layers {verb}: {', '.join(layers[:8])}{', ...' * (len(layers) > 8)}")
     return lines

@@ -17,7 +17,7 @@ from fusion.data.read_batches import skipped_lines
 from fusion.data.sharding import shard
 from fusion.distributed.process_group import DataParallelOptions, join
 from fusion.errors import TrainingError
-from fusion.nets.build import loss_weights, total_loss
+from fusion.nets.build import loss_weights, params, total_loss
 from fusion.nets.weights import share_weights
 from fusion.references import parse_references
 from fusion.solver.callbacks.callback import CallbackList
@@ -25,6 +25,7 @@ from fusion.solver.callbacks.from_options import callbacks_from_options
 from fusion.solver.data_parallel import DataParallel, part_of_batches
 from fusion.solver.device import choose_device, device_of_process
 from fusion.solver.evaluate_test_nets import measure
+from fusion.solver.kept_references import copy_kept
 from fusion.solver.load_solver import as_paths, load_into, optimizer_of, read_message
 from fusion.solver.logging.caffe_log import for_training
 from fusion.solver.logging.caffe_report import CaffeReport
@@ -115,6 +116,8 @@ class Solver:
         self._ending = False
         self.autotuner = Autotuner(options.get("threads"))
         self.progress = Progress(Losses(self.settings.average_loss))
+        for job in self.nets:
+            copy_kept(job.net, tuple(params(job.net)))
         self.load(self.settings.weights if weights is None else as_paths(weights))
         for test in self.nets[1:]:
             share_weights(test.net, self.net)  # after loading: layers that only a test net has keep theirs

@@ -13,8 +13,9 @@ import numpy as np
 
 from fusion.data.in_step_sources import single_source
 from fusion.errors import TrainingError
-from fusion.solver.freeze import freeze_layers
 from fusion.solver.holdout import SourceSubset, validation_records, with_training_data
+from fusion.solver.kept_references import keep_references
+from fusion.solver.layer_rates import freeze_layers, layers_found, multiply_rates, thaw_layers
 from fusion.solver.mixed_precision import OFF, precision_of
 from fusion.solver.mixup import check_mixup
 
@@ -46,6 +47,9 @@ class TrainOptions:
     snapshot_epochs  snapshots by passes over the training records instead of iterations
     keep             the number of newest snapshots to keep; 0: all
     save_init        where to write the weights before the first step
+    thaw             a regular expression: frozen layers whose name it finds learn; references in the net that depend
+                     on them are kept as frozen copies
+    lr_mult          factors of layers' learning rates: "REGEX=0.1"
     """
 
     lr_policy: str | None = None
@@ -60,6 +64,8 @@ class TrainOptions:
     snapshot_epochs: int = 0
     keep: int = 0
     save_init: str | None = None
+    thaw: str | None = None
+    lr_mult: Sequence[str] = ()
 
     def check(self, settings: Settings) -> None:
         """Check that the options go together. Raises: TrainingError."""
@@ -103,15 +109,32 @@ class TrainOptions:
         ]
 
     def nets(self, nets: Descriptions) -> Descriptions:
-        """Return the nets with the layers of `freeze` frozen."""
-        if not self.freeze:
-            return nets
-        train, pattern = freeze_layers(nets.train, self.freeze), self.freeze
-        tests = (
-            freeze_layers(test, pattern) if any(re.search(pattern, layer.name) for layer in test.layer) else test
-            for test in nets.tests
-        )
-        return replace(nets, train=train, tests=tuple(tests))
+        """Return the nets with the layers of `freeze`, `thaw` and `lr_mult` at these rates. Raises: TrainingError."""
+        for option, pattern in self._patterns():
+            layers_found([nets.train], pattern, option)
+        return replace(nets, train=self._at_rates(nets.train), tests=tuple(map(self._at_rates, nets.tests)))
+
+    def _patterns(self) -> list[tuple[str, str]]:
+        """Return the options that choose layers, with their regular expressions."""
+        given = [("--freeze", self.freeze), ("--thaw", self.thaw)]
+        given += [("--lr-mult", text.rpartition("=")[0]) for text in self.lr_mult]
+        return [(option, pattern) for option, pattern in given if pattern]
+
+    def _at_rates(self, net: NetParameter) -> NetParameter:
+        """Return a net with its layers at these rates; a test net need not have any of them."""
+
+        def has(pattern: str) -> bool:
+            return any(layer.bottom and re.search(pattern, layer.name) for layer in net.layer)
+
+        if self.freeze and has(self.freeze):
+            net = freeze_layers(net, self.freeze)
+        if self.thaw and has(self.thaw):
+            changed, thawed = thaw_layers(net, self.thaw)
+            net = keep_references(net, changed, thawed)
+        for text in self.lr_mult:
+            if has(text.rpartition("=")[0]):
+                net = multiply_rates(net, text)
+        return net
 
     def validation_net(self, nets: Descriptions) -> NetParameter | None:
         """Return the first test net, reading the validation records; None where there are none."""
