@@ -129,6 +129,10 @@ def read_class_names(path: str | None) -> tuple[str, ...]:
 _REPEATABLE: dict[str, Any] = {"action": "append", "default": []}
 _SHORT = {"--output": ("-o",), "--quiet": ("-q",)}
 _SHARED: dict[str, dict[str, Any]] = {
+    "--all-outputs": {
+        "action": "store_true",
+        "help": "list every value of outputs with several values, such as class scores",
+    },
     "--batch": {"type": positive_int, "metavar": "N", "help": "records per batch"},
     "--device": {"default": "auto", "metavar": "DEVICE", "help": "auto, cpu, cuda, cuda:1"},
     "--drop": {"metavar": "REGEX", "help": "give layers with these names (whole names) fresh weights"},

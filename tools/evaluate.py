@@ -25,8 +25,6 @@ A predictions file holds every record of the data layer once, named as in its li
 With --classes, class i of the net (and label i of its list) is CLASSES[i] of the classes common to compared nets.
 """
 
-MANY = 16  # outputs with more values are printed as their mean
-
 
 def parser(prog: str = "fusion-test") -> CommandParser:
     """Build the command line."""
@@ -52,7 +50,7 @@ def parser(prog: str = "fusion-test") -> CommandParser:
         "their order: 1,3,5 or 0-4,9")  # fmt: skip
     add_options(result, "--labels")
     add("--name", metavar="NAME", help="name of the net in reports (default: the weights' file name)")
-    add_options(result, "--json", "--quiet")
+    add_options(result, "--all-outputs", "--json", "--quiet")
     add_reading_options(result)
     allow_python(result)
     return result
@@ -74,10 +72,10 @@ def main(argv: Sequence[str] | None = None, prog: str = "fusion-test") -> int:
 
 def _evaluate(options: argparse.Namespace) -> int:
     from fusion.solver.evaluate import MeasuredData, open_evaluation
-    from fusion.solver.logging.console import Silent, for_stream
+    from fusion.solver.logging.console import Quiet, for_stream
 
     options.labels = read_class_names(options.labels)
-    display = Silent() if options.quiet else for_stream()
+    display = Quiet() if options.quiet else for_stream()
     evaluation = open_evaluation(
         options.model,
         options.weights.split(","),
@@ -99,7 +97,7 @@ def _evaluate(options: argparse.Namespace) -> int:
             display.say(line)
     finally:
         display.close()
-    _print(average, options.json, accuracies)
+    _print(average, options, accuracies)
     if options.predictions and predictions is not None:
         remark(f"{len(predictions)} predictions written to {options.predictions}", options)
     return 0
@@ -118,11 +116,11 @@ def _heads(evaluation: Evaluation, options: argparse.Namespace) -> tuple[list[tu
     return [*accuracies, (f"accuracy of their {options.heads}", float(combined.right.mean()))], combined
 
 
-def _print(average: MeanOutputs, as_json: bool, more: Sequence[tuple[str, float]]) -> None:
+def _print(average: MeanOutputs, options: argparse.Namespace, more: Sequence[tuple[str, float]]) -> None:
     """Print the averages, then the further figures."""
     from fusion.solver.logging.console import six_digits
 
-    if as_json:
+    if options.json:
         import json
 
         found = {name: values if len(values) > 1 else values[0] for name, values, _ in average.outputs}
@@ -130,7 +128,7 @@ def _print(average: MeanOutputs, as_json: bool, more: Sequence[tuple[str, float]
         return
     print(f"Loss: {six_digits(average.loss)}")
     for name, values, weight in average.outputs:
-        if len(values) > MANY:  # a side output, such as the class scores of a source that is kept as a reference
+        if len(values) > 1 and not options.all_outputs:
             print(f"{name}: {len(values)} values, mean {six_digits(sum(values) / len(values))}")
             continue
         for value in values:

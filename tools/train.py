@@ -79,6 +79,7 @@ def _solver_options(options: argparse.Namespace, display: Display | None) -> Sol
         compile=options.compile,
         threads=options.threads or (None if "OMP_NUM_THREADS" in os.environ else "auto"),
         display=display,
+        all_outputs=options.all_outputs,
         references=options.reference,
         pct=options.pct,
         kd_alpha=options.kd_alpha,
@@ -110,9 +111,9 @@ def _writes() -> bool:
 def _display(options: argparse.Namespace, closing: ExitStack) -> Display | None:
     """Return where to report; None lets the solver choose between a bar and a log."""
     from fusion.solver.logging.caffe_log import Both, CaffeLog, for_training
-    from fusion.solver.logging.console import Silent
+    from fusion.solver.logging.console import Quiet, Silent
 
-    shown = Silent() if options.quiet or options.dry_run else None
+    shown = Silent() if options.dry_run else Quiet() if options.quiet else None
     if not options.log or options.dry_run or not _writes():
         return shown
     resumed = bool(options.snapshot or options.resume)
@@ -207,7 +208,7 @@ def _time(options: argparse.Namespace) -> int:
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    from fusion.solver.logging.console import Silent
+    from fusion.solver.logging.console import Quiet
     from fusion.sweep import SweepOptions, read_axes, sweep
 
     result = sweep(
@@ -228,7 +229,7 @@ def _sweep(options: argparse.Namespace) -> int:
             cache_dir=options.cache_dir,
             reading=read_options(options),
             threads=options.threads if isinstance(options.threads, int) else 1,
-            display=Silent() if options.quiet else None,
+            display=Quiet() if options.quiet else None,
         ),
     )
     print(f"{len(result.entries)} heads in {options.output}/table.csv; chosen: {result.best.name}")

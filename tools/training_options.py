@@ -34,7 +34,7 @@ _WITHOUT_SWEEP = {
     "losses are values to try (--sweep loss=kd,focal)": ("pct",),
     "the records to choose on are those of --select-on": ("best_on", "early_stopping"),
     "it takes no snapshots": ("snapshot", "resume", "snapshot_epochs", "keep", "save_init"),
-    "its figures are in DIR/table.csv": ("log", "log_json", "tensorboard", "plot"),
+    "its figures are in DIR/table.csv": ("all_outputs", "log", "log_json", "tensorboard", "plot"),
     "heads learn from the cached outputs of the trunk": ("no_cache", "mixup"),
     "heads are traced together": ("compile",),
     "it only trains": ("dry_run", "time"),
@@ -133,7 +133,7 @@ def _add_reports(result: argparse.ArgumentParser) -> None:
     add("--log-json", metavar="FILE", help="write one JSON object per line")
     add("--tensorboard", metavar="DIR", help="write event files (needs the package tensorboard)")
     add("--plot", metavar="FILE.png", help="plot loss, accuracy and learning rate after each test")
-    add_options(reports, "--quiet")
+    add_options(reports, "--all-outputs", "--quiet")
 
 
 def _add_references(result: argparse.ArgumentParser) -> None:

@@ -95,7 +95,8 @@ class Solver:
         self.writes = self._group is None or self._group.first
         self.display = (options.get("display") or for_training()) if self.writes else Silent()
         self.extras = options.get("extras") or TrainOptions()
-        own = [CaffeReport(), *callbacks_from_options(self.extras)]
+        report = CaffeReport(all_outputs=options.get("all_outputs", False))
+        own = [report, *callbacks_from_options(self.extras)]
         self.callbacks = CallbackList(self, [*own, *options.get("callbacks", ())])
         message, path = read_message(solver, options.get("max_iter"), options.get("overrides", ()))
         if self._group is not None and parallel.auto_scale:

@@ -28,6 +28,7 @@ class SolverOptions(TypedDict, total=False):
     cache_dir     folder in which they are kept for later runs; without one, only those beyond the budget are written,
                   beside the snapshots
     display       where to report; by default a progress bar on a terminal, Caffe's log elsewhere, on stderr
+    all_outputs   whether the log has every value of outputs with several values, such as class scores
     arrays        rows for MemoryData and Input layers
     references    nets whose predictions this one learns from (fusion.references.Reference, or as on the command line)
     pct           losses towards them: "focal,weight=0.01", or fusion.references.Objective
@@ -47,6 +48,7 @@ class SolverOptions(TypedDict, total=False):
     cache_budget: int
     cache_dir: str | os.PathLike[str] | None
     display: Display | None
+    all_outputs: bool
     arrays: Mapping[str, ArrayLike] | None
     references: Sequence[Reference | str]
     pct: Sequence[Objective | str]

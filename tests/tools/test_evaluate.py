@@ -43,6 +43,23 @@ def test_prints_as_caffe_does(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[2].endswith(" loss)")
 
 
+def test_outputs_with_several_values_are_listed_on_request(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("net.prototxt").write_text(NET.replace('top: "accuracy"', 'top: "accuracy" top: "each"'))
+    assert main(ARGUMENTS) == 0
+    accuracy, each = capsys.readouterr().out.splitlines()[1:3]
+    assert each == f"each: 2 values, mean {accuracy.rpartition(' ')[2]}"
+    assert main([*ARGUMENTS, "--all-outputs"]) == 0
+    values = [line for line in capsys.readouterr().out.splitlines() if line.startswith("each")]
+    assert [line.partition(" = ")[0] for line in values] == ["each", "each"]
+
+
+def test_layers_without_weights_are_named_when_quiet(capsys: pytest.CaptureFixture[str]) -> None:
+    extra = 'layer { name: "more" type: "InnerProduct" bottom: "ip" top: "more" inner_product_param { num_output: 1 } }'
+    Path("net.prototxt").write_text(NET + extra)
+    assert main(ARGUMENTS) == 0
+    assert capsys.readouterr().err == "warning: no weights for more: these layers are untrained\n"
+
+
 def test_predictions_agree_with_the_averages(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*ARGUMENTS, "--json", "--predictions", "out.npz", "--logits", "ip", "--classes", "1,3"]) == 0
     average = json.loads(capsys.readouterr().out)

@@ -64,7 +64,8 @@ class BestWeights(Callback):
     def on_finish(self, iteration: int) -> None:
         """Log which weights were best."""
         if np.isfinite(self._best):
-            self.run.display.say(f"Best weights: {self._summary()}: {self.path}")
+            line = f"Best weights: {self._summary()}: {self.path}"
+            self.run.display.report([line], line)
 
     def state_dict(self) -> dict[str, NDArray[np.float64]]:
         """Return the best score, its iteration, and the number of tests since."""

@@ -74,7 +74,7 @@ class Both(Display):
     """Several displays in one, such as a bar on the terminal and a log in a file."""
 
     def __init__(self, *parts: Display) -> None:
-        for name in ("say", "start", "tick", "progress", "close"):
+        for name in ("say", "report", "start", "tick", "progress", "close"):
             calls = [getattr(part, name) for part in parts]
             setattr(self, name, lambda *arguments, calls=calls: [call(*arguments) for call in calls])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -18,6 +19,11 @@ class Display:
 
     def say(self, text: str) -> None:
         """Write a line."""
+
+    def report(self, lines: Sequence[str], brief: str = "") -> None:
+        """Write figures: the lines in a log, `brief` ("topic: figures") where there is little room, "" for nothing."""
+        for line in lines:
+            self.say(line)
 
     def start(self, iteration: int, max_iter: int) -> None:
         """Begin or resume training at this iteration."""
@@ -52,6 +58,33 @@ class Lines(Display):
             self.say(f"{step}: {total} records")
 
 
+class Quiet(Lines):
+    """Writes warnings, and at the end the last figures of each topic to stdout: a result without its history."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last: dict[str, str] = {}
+
+    def say(self, text: str) -> None:
+        """Write a warning."""
+        if text.startswith("warning:"):
+            super().say(text)
+
+    def report(self, lines: Sequence[str], brief: str = "") -> None:
+        """Keep the brief form until the end or the next one of its topic."""
+        if brief:
+            self._last[brief.partition(":")[0]] = brief
+
+    def progress(self, step: str, done: int, total: int) -> None:
+        """Show nothing."""
+
+    def close(self) -> None:
+        """Write what was kept."""
+        for line in self._last.values():
+            print(line, flush=True)
+        self._last.clear()
+
+
 class Bar(Display):
     """Shows a bar with speed, loss, learning rate and the time left; lines scroll above it."""
 
@@ -84,6 +117,11 @@ class Bar(Display):
     def say(self, text: str) -> None:
         """Write above the bar."""
         self._bars.console.print(text, markup=False, soft_wrap=True)
+
+    def report(self, lines: Sequence[str], brief: str = "") -> None:
+        """Write the brief form above the bar, which has the other figures."""
+        if brief:
+            self.say(brief)
 
     def start(self, iteration: int, max_iter: int) -> None:
         """Open the training bar."""
@@ -135,16 +173,20 @@ def for_stream(stream: TextIO | None = None) -> Display:
     return Bar(stream) if stream.isatty() else Lines(stream)
 
 
-def output_lines(phase: str, outputs: Outputs) -> list[str]:
-    """Return Caffe's lines for a net's outputs, one per value.
+def output_lines(phase: str, outputs: Outputs, *, every: bool = True) -> list[str]:
+    """Return Caffe's lines for a net's outputs, one per value, numbered as Caffe numbers them.
 
     phase  "Train" or "Test"
+    every  also those of outputs with several values, such as the class scores of a reference
     """
     lines: list[str] = []
+    number = 0
     for name, values, weight in outputs:
         for value in values:
             part = f" (* {six_digits(weight)} = {six_digits(weight * value)} loss)" if weight else ""
-            lines.append(f"    {phase} net output #{len(lines)}: {name} = {six_digits(value)}{part}")
+            if every or len(values) == 1:
+                lines.append(f"    {phase} net output #{number}: {name} = {six_digits(value)}{part}")
+            number += 1
     return lines
 
 

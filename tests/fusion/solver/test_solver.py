@@ -132,7 +132,8 @@ def test_lines_are_caffes(project: Make) -> None:
 def test_bar_reports_too(project: Make) -> None:
     stream = io.StringIO()
     solver(project(), display=Bar(stream)).train()
-    assert "Optimization Done." in stream.getvalue()
+    assert "\ntest: iteration 20, acc " in stream.getvalue()
+    assert "\nsnapshot: small_iter_20.caffemodel\n" in stream.getvalue()
 
 
 def test_interrupt_takes_a_snapshot(project: Make) -> None:

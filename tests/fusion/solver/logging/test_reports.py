@@ -16,7 +16,7 @@ import torch
 from fusion.solver.logging import console, memory
 from fusion.solver.logging.caffe_log import CaffeLog, for_training
 from fusion.solver.logging.caffe_report import CaffeReport
-from fusion.solver.logging.console import Bar, Display, Lines, for_stream, output_lines, six_digits
+from fusion.solver.logging.console import Bar, Display, Lines, Quiet, for_stream, output_lines, six_digits
 from fusion.solver.logging.json_log import JsonLog
 from fusion.solver.logging.layer_timing import Timing, time_net
 from fusion.solver.logging.memory import peak_allocated, peak_memory, peak_resident
@@ -32,8 +32,10 @@ CPU = torch.device("cpu")
 def run_of(iteration: int = 0, **settings: Any) -> Any:
     said: list[str] = []
     ticks: list[tuple[Any, ...]] = []
-    shown = SimpleNamespace(say=said.append, tick=lambda *given: ticks.append(given))
-    values = {"display": 5, "max_iter": 20, "test_compute_loss": False, "snapshot_hdf5": False, **settings}
+    shown = Display()
+    shown.say, shown.tick = said.append, lambda *given: ticks.append(given)  # type: ignore[method-assign]
+    values = {"display": 5, "max_iter": 20, "test_iter": (1,), "test_compute_loss": False, "snapshot_hdf5": False}
+    values |= settings
     plan = SimpleNamespace(name="small")
     return SimpleNamespace(
         settings=SimpleNamespace(**values, schedule=SimpleNamespace(policy="step")), display=shown, said=said,
@@ -76,7 +78,7 @@ def test_the_report_of_a_display() -> None:
 @pytest.mark.parametrize("compute", [False, True])
 @pytest.mark.parametrize("hdf5", [False, True])
 def test_the_report_of_a_test_and_a_snapshot(compute: bool, hdf5: bool) -> None:
-    report = CaffeReport()
+    report = CaffeReport(all_outputs=True)
     report.run = run_of(test_compute_loss=compute, snapshot_hdf5=hdf5)
     report.on_test_start(10, 1)
     report.on_test_end(10, 1, MeanOutputs(OUTPUTS))
@@ -89,6 +91,53 @@ def test_the_report_of_a_test_and_a_snapshot(compute: bool, hdf5: bool) -> None:
         report.run.said[-2], "Optimization Done.",
     ]  # fmt: skip
     assert report.run.said[-2].startswith("Peak memory: ")
+
+
+def test_outputs_with_several_values_are_named_once() -> None:
+    outputs = (("acc", [0.5], 0.0), ("old", [1.0, 2.0], 0.0), ("zloss", [3.0], 1.0))
+    report = CaffeReport()
+    report.run = run_of()
+    for iteration in (10, 20):
+        report.on_test_end(iteration, 0, MeanOutputs(outputs))
+    report.on_display(TrainMetrics(20, 0.25, 0.01, (("new", [1.0, 2.0, 3.0], 0.0),), 5, 2.0))
+    scalars = ["    Test net output #0: acc = 0.5", "    Test net output #3: zloss = 3 (* 1 = 3 loss)"]
+    assert report.run.said == [
+        *scalars, "not listed: old (2 values); --all-outputs lists every value", *scalars,
+        "Iteration 20 (2.5 iter/s, 2s/5 iters), loss = 0.25",
+        "not listed: new (3 values); --all-outputs lists every value", "Iteration 20, lr = 0.01",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("tests", "topic"), [((1,), "test"), ((1, 1), "test net 0")])
+def test_a_bar_has_a_line_per_test_and_snapshot(tests: tuple[int, ...], topic: str) -> None:
+    stream = io.StringIO()
+    report = CaffeReport()
+    report.run = run_of(test_iter=tests)
+    report.run.display = Bar(stream)
+    report.on_start()
+    report.on_test_start(10, 0)
+    report.on_test_end(10, 0, MeanOutputs((*OUTPUTS, ("top5", [1 / 3], 0.0))))
+    report.on_display(TrainMetrics(10, 0.25, 0.01, OUTPUTS, 5, 2.0))
+    report.on_snapshot(10, ["m.caffemodel", "f", "s"])
+    report.on_finish(10)
+    assert stream.getvalue() == f"{topic}: iteration 10, acc 0.5, top5 0.333333\nsnapshot: m.caffemodel\n"
+
+
+def test_quiet_prints_warnings_and_the_last_figures(capsys: pytest.CaptureFixture[str]) -> None:
+    quiet = Quiet()
+    report = CaffeReport()
+    report.run = run_of()
+    report.run.display = quiet
+    for iteration in (10, 20):
+        report.on_test_end(iteration, 0, MeanOutputs(OUTPUTS))
+        report.on_snapshot(iteration, [f"{iteration}.caffemodel", "f", "s"])
+        quiet.say("Train net: cached")
+        quiet.progress("decoding", 5, 5)
+    quiet.say("warning: no weights")
+    assert capsys.readouterr() == ("", "warning: no weights\n")
+    quiet.close()
+    quiet.close()
+    assert capsys.readouterr() == ("test: iteration 20, acc 0.5\nsnapshot: 20.caffemodel\n", "")
 
 
 def test_lines_tell_of_a_step_when_it_is_complete() -> None:
