@@ -177,6 +177,11 @@ _SHARED: dict[str, dict[str, Any]] = {
     "--seed": {"type": natural_int, "metavar": "N", "help": "seed of all random draws"},
     "--stage": {**_REPEATABLE, "metavar": "STAGE", "help": "a stage of the net's state (repeatable)"},
     "--svg": {"metavar": "OUT", "help": "write a drawing of the net as an SVG image"},
+    "--val-share": {
+        "type": float,
+        "metavar": "SHARE",
+        "help": "keep back this share of each class for validation, as a second list",
+    },
     "--weights": {
         "metavar": "WEIGHTS[,WEIGHTS]",
         "help": "trained weights (.caffemodel, .h5, .safetensors); later files override earlier ones",

@@ -101,6 +101,7 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
         "P=FILE for one source, P/LAYER=FILE for one of its data layers, by its name or that of its top "
         "(repeatable)")  # fmt: skip
     add("--val-list", action="append", default=[], metavar="[P[/LAYER]=]FILE", help="the same for validation")
+    add_options(group, "--val-share", note="both lists are written beside the nets")
     add("--train-batch", type=positive_int, metavar="N", help="records per batch in training (default: the sources')")
     add("--test-batch", type=positive_int, metavar="N", help="records per batch in tests (default: the sources')")
     add("--input-shape", metavar="C,H,W", help="shape of one record of the inputs, where the sources do not fix it")

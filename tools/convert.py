@@ -27,7 +27,7 @@ examples:
   %(prog)s net.caffemodel net.safetensors                   and back, and .h5; streamed, any size
   %(prog)s net.caffemodel - | less                          the description inside, without values
   %(prog)s solver.prototxt solver.binaryproto
-  %(prog)s images list.txt images/ train_lmdb --lmdb        and `%(prog)s mean`: see their --help
+  %(prog)s images list.txt images/ train_lmdb --lmdb        and `list` and `mean`: see their --help
   %(prog)s mean.binaryproto mean.npy
 """
 

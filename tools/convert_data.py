@@ -1,4 +1,4 @@
-"""fusion-convert images and fusion-convert mean: make databases and mean images for training, without Caffe."""
+"""fusion-convert images, list and mean: make databases, lists and mean images for training, without Caffe."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ from .command_parser import CommandParser
 if TYPE_CHECKING:
     from fusion.data.convert_imageset import Progress, WriteResult
 
-COMMANDS = ("images", "mean")
+COMMANDS = ("images", "list", "mean")
 _SHOWN = 5
 
 
 def parser(prog: str = "fusion-convert") -> CommandParser:
-    """Build the command line of both commands."""
+    """Build the command line of the three commands."""
     result = CommandParser(prog, description="Make the data files for training, as Caffe's tools do.")
     commands = result.add_subparsers(dest="command", required=True)
     images = commands.add_parser(
         "images",
-        help="write the images of a list into an LMDB or LevelDB",
-        description="Write the images of LIST (lines 'path label') into a new database, as convert_imageset does.",
+        help="write the images of a list or folder into an LMDB or LevelDB",
+        description="Write the images of LIST (lines 'path label'), or of a folder of class folders, into a new "
+        "database, as convert_imageset does.",
     )
     add = images.add_argument
-    add("list", metavar="LIST", help="the list of images")
-    add("root", metavar="ROOT", help="put before each path of the list, unchanged ('images/'; '' for none)")
+    add("list", metavar="LIST", help="the list of images, or the folder of class folders")
+    add("root", metavar="ROOT", nargs="?", default="", help="put before each path of the list, unchanged ('images/')")
     add("output", metavar="OUT", help="the database's folder, which must not exist yet")
     kind = images.add_mutually_exclusive_group(required=True)
     kind.add_argument("--lmdb", action="store_true", help="write an LMDB")
@@ -45,17 +46,35 @@ def parser(prog: str = "fusion-convert") -> CommandParser:
     add("--shuffle", action="store_true", help="shuffle the list")
     add_options(images, "--seed", default=0)
     add("--check-size", action="store_true", help="fail if an image differs in size from the first")
+    _add_list(commands)
     mean = commands.add_parser(
         "mean",
         help="compute the mean image of a database or a list",
         description="Write the mean over all records as a .binaryproto file, as compute_image_mean does.",
     )
     add = mean.add_argument
-    add("source", metavar="DB|LIST", help="an LMDB's or LevelDB's folder, or a list of images")
+    add("source", metavar="DB|LIST", help="an LMDB's or LevelDB's folder, a list of images, or a folder of "
+        "class folders")  # fmt: skip
     add("output", metavar="OUT.binaryproto", help="the mean file")
     add_options(mean, "--root", note="for a list")
     _add_image_options(mean)
     return result
+
+
+def _add_list(commands: argparse._SubParsersAction[CommandParser]) -> None:
+    command = commands.add_parser(
+        "list",
+        help="write the images of class folders as a list, or as a training and a validation list",
+        description="Write the images of DIR, a folder of class folders, as lines 'path label', sorted by class: train "
+        "with shuffle: true. A list may be given instead of DIR, to be divided.",
+    )
+    command.add_argument("source", metavar="DIR", help="the folder of class folders, or a list")
+    add_options(command, "--output", required=True)
+    add_options(command, "--val-share")
+    command.add_argument("--val-output", metavar="OUT", help="with --val-share: the list of the records kept back")
+    add_options(command, "--seed", default=0)
+    add_options(command, "--labels", note="read if the file exists, to number the classes, else written")
+    add_options(command, "--quiet")
 
 
 def _add_image_options(to: argparse.ArgumentParser) -> None:
@@ -67,10 +86,24 @@ def _add_image_options(to: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str] | None = None, prog: str = "fusion-convert") -> int:
     """Convert; return 0 on success, 1 for an error in a file, 2 for bad usage."""
-    options = parser(prog).parse_args(argv)
+    usage = parser(prog)
+    options = usage.parse_args(argv)
+    if options.command == "list":
+        if (options.val_share is None) != (options.val_output is None):
+            usage.error("--val-share and --val-output go together: -o train.txt --val-share 0.1 --val-output val.txt")
+        return run_command(lambda: _lists(options))
     work = _images if options.command == "images" else _mean
     code: int = run_command(lambda: _report(work(options), options))
     return code
+
+
+def _lists(options: argparse.Namespace) -> None:
+    from fusion.data.list_files import write_lists
+
+    outputs = [path for path in (options.output, options.val_output) if path is not None]
+    for line in write_lists(options.source, outputs, share=options.val_share, seed=options.seed, labels=options.labels):
+        if not options.quiet:
+            print(line)
 
 
 def _images(options: argparse.Namespace) -> WriteResult:

@@ -7,7 +7,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import Concatenate, ParamSpec
@@ -31,6 +31,7 @@ from fusion.composition.source import PathLike, Source
 from fusion.composition.stages import check_stages
 from fusion.composition.tasks import Goal, check_tasks, loss_notes, resolve_goals, source_labels
 from fusion.composition.validate import check_goals, check_request, is_scored_by_step
+from fusion.composition.validation_share import WrittenLists, split_lists, with_training_lists
 from fusion.composition.write_nets import (
     FusionPlan,
     branch_texts,
@@ -48,11 +49,12 @@ _RENAME_ONLY = tuple(f"--{name}" for name in ("thaw", "no-freeze", "all", "again
 
 @dataclass(frozen=True)
 class Composition:
-    """A fused net as text.
+    """A fused net as text, with the paths of its own files as if run in its own directory; `write` adjusts them.
 
     train_val  the net to train, with data layers, accuracy and losses
     deploy     the same without them; None if the shape of its input is not known
-    solver     how to train the head; its paths are as if run in its own directory, `write` adjusts them
+    solver     how to train the head
+    lists      the image lists that are written beside the nets
     notes      every choice that was made, one sentence each
     overview   the branches and the head at a glance
     """
@@ -62,24 +64,25 @@ class Composition:
     solver: Document
     notes: tuple[str, ...]
     overview: Overview
+    lists: WrittenLists = field(default_factory=WrittenLists)
 
     def write(self, directory: PathLike) -> tuple[Path, ...]:
-        """Write the files into a directory, made if needed; the solver's paths then are relative to the working one.
+        """Write the files into a directory, made if needed; their paths then are relative to the working one.
 
-        Raises: OSError.
+        Raises: OSError; DataError for a list that cannot be written.
         """
         from prototxt.files import write_text
 
         folder = Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
         texts = {
-            "train_val.prototxt": str(self.train_val),
+            "train_val.prototxt": str(self.lists.in_folder(self.train_val, folder)),
             "deploy.prototxt": str(self.deploy) if self.deploy is not None else None,
             "solver.prototxt": str(_with_paths_in(self.solver, folder)),
         }
         if self.deploy is None:
             (folder / "deploy.prototxt").unlink(missing_ok=True)  # an earlier one would belong to another net
-        written = []
+        written = [*self.lists.write(folder)]
         for name, text in texts.items():
             if text is not None:
                 write_text(folder / name, text)
@@ -93,6 +96,7 @@ def compose_with(sources: Sequence[Source], options: ComposeOptions) -> Composit
     Raises: ComposeError with all errors, PrototxtError, OSError.
     """
     sources = expand_patterns(sources)
+    sources, options = with_training_lists(sources, options)
     loss, tasks, pct = options.parsed_loss(), options.parsed_tasks(), options.parsed_pct()
     check_request(sources, options, pct, check_tasks(loss, tasks))
     reference = options.references or bool(pct) or options.head in NEEDS_SCORES
@@ -132,7 +136,13 @@ compose = _with_keywords(ComposeOptions)
 def _resolve_inputs(sources: Sequence[PreparedSource], goals: Sequence[Goal], options: ComposeOptions) -> Inputs:
     first = [source for source in sources if source.spec.reads is None]
     main = main_source(first, options.data_from)
-    lists = DataLists(options.train_list, options.val_list, options.train_batch, options.test_batch)
+    lists = DataLists(
+        options.train_list,
+        options.val_list,
+        options.train_batch,
+        options.test_batch,
+        split=options.val_share is not None,
+    )
     labels = label_blobs(main, goals) if main else [goal.loss.label for goal in goals if goal.loss.label is not None]
     classes = options.num_output if len(goals) == 1 and goals[0].loss.kind.labels == "class" else None
     inputs = resolve_inputs(first, options.data_from, lists, labels, classes, source_labels(goals))
@@ -205,10 +215,13 @@ def _write(plan: FusionPlan, notes: list[str]) -> Composition:
     if deploy is not None and (error := shape_error(deploy)):
         notes.append(f"deploy: not written, because it does not fit one sample: {error}")
         deploy = None
+    lists = WrittenLists()
+    if plan.options.val_share is not None:
+        train_val, lists = split_lists(train_val, plan.options.val_share, notes)
     schedule = plan.options.schedule or SolverSettings()
-    test_iter = schedule.test_iter or _test_iter(train_val, notes)
+    test_iter = schedule.test_iter or _test_iter(train_val, lists, notes)
     solver = reparse(solver_text(schedule, test_iter), "solver.prototxt")
-    return Composition(train_val, deploy, solver, tuple(dict.fromkeys(notes)), overview_of(plan))
+    return Composition(train_val, deploy, solver, tuple(dict.fromkeys(notes)), overview_of(plan), lists)
 
 
 @contextmanager
@@ -285,13 +298,13 @@ def _names(sources: Sequence[PreparedSource], inputs: Inputs) -> tuple[str, str]
     return joined, classifier
 
 
-def _test_iter(train_val: Document, notes: list[str]) -> int:
+def _test_iter(train_val: Document, lists: WrittenLists, notes: list[str]) -> int:
     """Return the number of batches in the validation list, if it can be read; else 500, with a note."""
     for layer in read_net(train_val).layers:
         if layer.is_data and "TEST" in layer.phases:
             for param in layer.message.messages("image_data_param"):
                 source, batch = param.string("source"), int(param.string("batch_size") or 1)
-                if source and (records := len(labels_in_list(source))):
+                if source and (records := lists.records(source) or len(labels_in_list(source))):
                     return math.ceil(records / batch)
     notes.append("solver: test_iter is 500; make it the number of validation samples divided by their batch size")
     return 500

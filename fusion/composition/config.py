@@ -53,7 +53,7 @@ _STEPS: Final = ("verify", "report", "export")
 AUTO: Final = "auto"
 JOB_TABLES: Final = ("merge", "train", "test", "gate", *_STEPS)
 _TABLES: Final = ("source", "data", "task", "pct", "solver", *JOB_TABLES)
-_DATA: Final = ("data_from", "train_list", "val_list", "train_batch", "test_batch")
+_DATA: Final = ("data_from", "train_list", "val_list", "train_batch", "test_batch", "val_share")
 _OPTIONS: Final = {
     item.name: str(item.type) for item in fields(ComposeOptions) if item.name not in ("tasks", "pct", "schedule")
 }
@@ -161,13 +161,15 @@ def _type_error(value: Any, annotation: str) -> str | None:
     # The exact type: True is an int for isinstance.
     if not any(type(value) in types for types, _ in kinds):
         return f"is {value!r}, not {' or '.join(dict.fromkeys(word for _, word in kinds))}"
-    element = re.search(r"(Sequence\[|Mapping\[str, )(\w+)\]", annotation)
+    element = re.search(r"(Sequence\[|Mapping\[str, )([\w |]+)\]", annotation)
     if element is None or not isinstance(value, (list, dict)):
         return None
-    types, word = _TYPES[element.group(2)]
-    if all(type(item) in types for item in (value if isinstance(value, list) else value.values())):
+    kinds = [_TYPES[word] for word in element.group(2).split(" | ")]
+    items = value if isinstance(value, list) else value.values()
+    if all(any(type(item) in types for types, _ in kinds) for item in items):
         return None
-    return f"is a list of {word[2:]}s" if isinstance(value, list) else f"has {word} for each layer"
+    words = [f"{word[2:]}s" for _, word in kinds]
+    return f"is a list of {' or '.join(words)}" if isinstance(value, list) else f"has {kinds[0][1]} for each layer"
 
 
 def _source(file: _ConfigFile, table: dict[str, Any], number: int) -> Source:

@@ -59,7 +59,8 @@ def data_layer_texts(net: NetText, layer: LayerText, change: DataLayerChange) ->
     Raises: ComposeError if it takes no list.
     """
     groups = [layer.phases] if layer.phases else []
-    differ = change.lists.for_phase("TRAIN") != change.lists.for_phase("TEST") or change.shuffle
+    differ = change.lists.for_phase("TRAIN") != change.lists.for_phase("TEST")
+    differ = differ or change.lists.split or change.shuffle
     if len(layer.phases) == 2 and differ:
         groups = [(phase,) for phase in layer.phases]
     return [_changed_text(net, layer, phases, change) for phases in groups]

@@ -140,7 +140,7 @@ def _text(copy: DataLayerCopy, layout: DataLayout) -> list[str]:
     lists = layout.choice.for_layer(copy.source, copy.layer)
     if copy.source is not layout.main:
         train, test = (layout.choice.path(copy.source, copy.layer, phase) for phase in PHASES)
-        lists = DataLists(train, test, *(layout.batch(phase) for phase in PHASES))
+        lists = DataLists(train, test, *(layout.batch(phase) for phase in PHASES), split=lists.split)
     own = copy.change.name is None  # the main source's own layers keep their names
     leads = own and not layout.follows_shuffled(copy.layer)
     step = {} if leads else layout.step() if own else layout.step(copy.source, copy.layer)

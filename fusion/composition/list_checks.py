@@ -294,8 +294,9 @@ def check_common_list(sources: Sequence[PreparedSource], choice: ListChoice) -> 
             errors += [_error(item, known[0], phase) for item in without]
         elif unproven:
             shown = " and ".join(dict.fromkeys(item.shown for item in unproven))
-            reads = "reads" if len({item.source.prefix for item in unproven}) == 1 else "read"
-            notes.append(f"data: in phase {phase} {shown} {reads} {unproven[0].path} instead of its own list; "
+            one = len({item.source.prefix for item in unproven}) == 1
+            reads, own = ("reads", "its own list") if one else ("read", "their own lists")
+            notes.append(f"data: in phase {phase} {shown} {reads} {unproven[0].path} instead of {own}; "
                          f"check that it suits each, or give {OPTIONS[phase]} P=FILE")  # fmt: skip
     raise_all(errors)
     return notes

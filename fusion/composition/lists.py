@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 
 from fusion.composition.net_text import PHASES, LayerText
@@ -23,12 +23,17 @@ OPTIONS = {"TRAIN": "--train-list", "TEST": "--val-list"}
 
 @dataclass(frozen=True)
 class DataLists:
-    """Lists (or folders, or databases) and batch sizes that replace those of the data layers; None leaves them."""
+    """Lists (or folders, or databases) and batch sizes that replace those of the data layers; None leaves them.
+
+    split  the two lists are one, of which each phase gets a part later
+    """
 
     train_list: str | None = None
     val_list: str | None = None
     train_batch: int | None = None
     test_batch: int | None = None
+    _: KW_ONLY
+    split: bool = False
 
     def for_phase(self, phase: str) -> tuple[str | None, int | None]:
         """Return the list and batch size of a phase."""

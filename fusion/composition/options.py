@@ -24,6 +24,8 @@ class ComposeOptions:
     data_from    prefix of the source whose data layers are used, the first that has any by default
     train_list, val_list, train_batch, test_batch   replace the lists (or folders of class folders, or databases) and
                  the batch sizes of these data layers
+    val_share    keep back this share of each class of the training list (or folder) for validation, as a list beside
+                 the fused net, instead of a val_list
     references   keep each source's own classifier as a frozen side output
     pct          positive-congruent losses against these references, which they imply: "focal,weight=0.5"
     hidden       width of the head's hidden layer
@@ -48,6 +50,7 @@ class ComposeOptions:
     val_list: str | None = None
     train_batch: int | None = None
     test_batch: int | None = None
+    val_share: float | None = None
     references: bool = False
     pct: str | Pct | Sequence[str | Pct] = ()
     hidden: int | None = None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fusion.data.list_files import class_share
 from fusion.data.source_wrapper import SourceWrapper
 from fusion.errors import TrainingError
 from fusion.solver.batches import data_layers
@@ -41,13 +42,7 @@ def validation_records(source: DataSource, select_on: Share, seed: int) -> NDArr
     number = round(select_on * count)
     if not 0 < number < count:
         raise TrainingError(f"a share of {select_on:g} of {count} training records for validation", hint="e.g. 0.1")
-    # a stream of its own, so that shuffling keeps its draws
-    generator = np.random.default_rng((seed, 0x5E1))
-    records = generator.permutation(count)
-    if source.labels is not None:
-        records = records[np.argsort(source.labels[records], kind="stable")]
-    # evenly spaced places in the order of the classes
-    return np.sort(records[(np.arange(number) * count + generator.integers(count)) // number])
+    return class_share(source.labels, count, number, seed)
 
 
 def filter_batches(

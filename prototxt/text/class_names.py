@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from prototxt.errors import PrototxtError, did_you_mean
+from prototxt.files import write_text
 from prototxt.text.tree import Document
 
 _NAMES: Final = "class-names"
@@ -111,6 +112,15 @@ def read_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
         message = "there are no names in this file" if not any(names) else "this is a binary file, not a list of names"
         raise PrototxtError(message, place=place, hint="give a text file with one name per line, class 0 first")
     return tuple(names)
+
+
+def write_names(path: str | os.PathLike[str], names: Sequence[str]) -> None:
+    """Write class names as `read_names` reads them. Raises: PrototxtError for a name that is not one line; OSError."""
+    broken = next((name for name in names if name != name.strip() or re.search(r"[\r\n]", name)), None)
+    if broken is not None:
+        message = f"the name {broken!r} begins or ends in a blank, or has a line break"
+        raise PrototxtError(message, place=os.fspath(path), hint="rename the class")
+    write_text(path, "".join(f"{name}\n" for name in names))
 
 
 def _is_valid(key: str, value: Any) -> bool:

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from caffe_fusion_tools import convert, convert_data
 
+from fusion.data.lmdb_leveldb import open_database
+
 FOLDER = Path(__file__).parents[1] / "golden" / "formats" / "data"
 ROOT = f"{FOLDER}/img/"
 
@@ -50,3 +52,27 @@ def test_help_imports_nothing_heavy() -> None:
     code = "import sys\nfrom caffe_fusion_tools import convert_data\nconvert_data.parser().format_help()\n"
     code += "print({'torch', 'numpy', 'google.protobuf'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_class_folders_as_lists_and_as_a_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], misused: Callable[..., object]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    image = next(Path(ROOT).glob("*.png"))
+    for name in ("cat", "dog"):
+        Path("photos", name).mkdir(parents=True)
+        for index in range(4):
+            Path("photos", name, f"{index}.png").write_bytes(image.read_bytes())
+    share = ["--val-share", "0.25", "--val-output", "v.txt"]
+    assert convert.main(["list", "photos", "-o", "t.txt", *share, "--labels", "names.txt"]) == 0
+    assert "v.txt: 2 records of 2 classes (0 cat: 1, 1 dog: 1)" in capsys.readouterr().out
+    assert convert.main(["list", "photos", "-o", "all.txt", "-q"]) == 0
+    assert capsys.readouterr().out == ""
+    for source, target in (("photos", "folder_lmdb"), ("all.txt", "list_lmdb")):
+        assert convert.main(["images", source, target, "--lmdb", "--shuffle"]) == 0
+    folder, listed = (open_database(name, lmdb=True) for name in ("folder_lmdb", "list_lmdb"))
+    assert folder.keys == listed.keys
+    assert [*map(bytes, folder.values())] == [*map(bytes, listed.values())]
+    assert folder.name(0).startswith("00000000_photos/")
+    for wrong in (share[:2], share[2:]):
+        misused(convert.main, ["list", "photos", "-o", "t.txt", *wrong])

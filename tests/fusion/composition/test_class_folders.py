@@ -183,3 +183,72 @@ def test_the_classes_of_sources_by_their_own_folders(make: Make) -> None:
     with pytest.raises(ComposeError, match=r"class folders that the fused net has not: 0 eel[\s\S]*--classes a="):
         compose([foreign], references=True, **FOLDERS)
     assert class_names_of(compose([foreign], **FOLDERS).train_val).numbers == {}
+
+
+def lists_of(composed: Composition, folder: Path) -> dict[str, list[str]]:
+    composed.write(folder)
+    return {path.name: path.read_text().splitlines() for path in folder.glob("*.txt")}
+
+
+def test_a_share_is_kept_back(make: Make) -> None:
+    write("many", ("cat", "dog"), 10)
+    composed = compose([Source("a", make("a"))], train_list="many", val_share=0.2)
+    assert (
+        "data: 4 of the 20 records of many are kept back for validation, 0.2 of each class: val_list.txt"
+        in composed.notes
+    )
+    found = lists_of(composed, Path("out/fused"))
+    assert sorted(found) == ["train_list.txt", "val_list.txt"]
+    assert [line.split()[1] for line in found["val_list.txt"]] == ["0", "0", "1", "1"]
+    assert sorted(found["train_list.txt"] + found["val_list.txt"]) == [
+        f"many/{name}/{index}.png {label}" for label, name in enumerate(("cat", "dog")) for index in range(10)
+    ]
+    net = load_net("out/fused/train_val.prototxt")
+    layers = {layer.image_data_param.source: layer for layer in net.layer if layer.type == "ImageData"}
+    train, val = layers["out/fused/train_list.txt"], layers["out/fused/val_list.txt"]
+    assert (train.image_data_param.shuffle, val.image_data_param.shuffle) == (True, False)
+    assert "phase: TRAIN" in str(train.include)
+    assert "phase: TEST" in str(val.include)
+    assert class_names_of(composed.train_val).names == ("cat", "dog")
+    assert "test_iter: 1\n" in str(composed.solver)  # four records, four at a time
+    assert composed.deploy is not None
+
+
+def test_a_share_of_lists_in_step_is_of_the_same_records(make: Make) -> None:
+    for name in ("one", "two"):
+        Path(f"{name}.txt").write_text("".join(f"{name}/{index}.png {index % 2}\n" for index in range(20)))
+    nets = [Source(name, make(name, outputs=2), train_list=f"{name}.txt") for name in ("one", "two")]
+    found = lists_of(compose(nets, num_output=2, val_share=0.3), Path("out"))
+    assert len(found["val_list.txt"]) == 6
+    for first in ("val_list", "train_list"):
+        assert [line.replace("one", "two") for line in found[f"{first}.txt"]] == found[f"{first}_2.txt"]
+    lines = Path("two.txt").read_text().splitlines(keepends=True)
+    Path("two.txt").write_text("".join(["two/2.png 0\n", *lines[1:]]))  # the first record's image comes twice
+    with pytest.raises(ComposeError, match=r"two.txt cannot be split as one.txt is"):
+        compose(nets, num_output=2, val_share=0.3)
+
+
+def test_one_layer_for_both_phases_is_divided_too(make: Make) -> None:
+    path = make("a")
+    first, _, rest = path.read_text().split("layer {", 3)[1:]
+    path.write_text("layer {" + first.replace("include { phase: TRAIN }", "") + "layer {" + rest)
+    Path("list.txt").write_text("".join(f"{index}.png {index % 3}\n" for index in range(30)))
+    found = lists_of(compose([Source("a", path)], num_output=3, train_list="list.txt", val_share=0.1), Path("out"))
+    assert (len(found["train_list.txt"]), len(found["val_list.txt"])) == (27, 3)
+
+
+def test_shares_that_are_refused(make: Make) -> None:
+    one = Source("a", make("a"))
+    with pytest.raises(ComposeError, match="exclude each other"):
+        compose([one], **FOLDERS, val_share=0.1)
+    with pytest.raises(ComposeError, match=r"no list is given[\s\S]*--train-list"):
+        compose([one], num_output=3, val_share=0.1)
+    with pytest.raises(DataError, match="cannot read the image list"):
+        compose([one], num_output=3, train_list="absent.txt", val_share=0.1)
+    with pytest.raises(DataError, match="leaves none"):
+        compose([one], train_list="photos/train", val_share=1.5)
+    path = Path("lmdb.prototxt")
+    text = make("one", image="").read_text().replace("ImageData", "Data").replace("image_data_param", "data_param")
+    path.write_text(text.replace("shuffle: true", ""))
+    with pytest.raises(ComposeError, match="layer 'images' of type Data reads none"):
+        compose([Source("a", path)], num_output=3, train_list="t_lmdb", val_share=0.1)

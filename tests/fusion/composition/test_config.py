@@ -89,7 +89,7 @@ def test_a_file_and_the_flags_compose_the_same(make: Make, tmp_path: Path) -> No
         ("[source]\nprefix = 1", "'source' is a list of tables"),
         ("data = 3", "'data' is a table"),
         ('[[source]]\nprefix = "a"', "source 1 has no net"),
-        ('[[source]]\nprefix = "a"\nnet = "n"\nclasses = ["x"]', "'source.classes' is a list of whole numbers"),
+        ('[[source]]\nprefix = "a"\nnet = "n"\nclasses = [1.5]', "is a list of whole numbers or texts"),
         ('[[source]]\nprefix = "a"\nnet = "n"\ncut = "x"', "there is no key 'source.cut'"),
         ("[[pct]]\nweight = 1", "pct 1 has no kind"),
         ('[[pct]]\nkind = "kd"\nweight = "much"', "'pct.weight' is 'much', not a number"),
