@@ -89,7 +89,7 @@ def _bilinear(filler: FillerParameter, shape: tuple[int, ...], rng: np.random.Ge
         raise BuildError(f"filler 'bilinear' needs a square kernel with 4 axes, not shape {list(shape)}")
     size = shape[3]
     factor = (size + 1) // 2
-    center = (2 * factor - 1 - factor % 2) / (2.0 * factor)
+    center = (size - 1) / (2.0 * factor)
     ramp = 1 - np.abs(np.arange(size) / factor - center)
     return np.broadcast_to(np.outer(ramp, ramp), shape).astype(np.float32)
 

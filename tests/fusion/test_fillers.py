@@ -80,7 +80,14 @@ def test_any_rank_is_filled(name: str, shape: tuple[int, ...]) -> None:
         ("type: 'uniform' min: 2 max: 1", (2, 3), "has min 2 above max 1", None),
         ("type: 'gaussian' std: -1", (2, 3), "has a negative std", None),
         ("type: 'gaussian' sparse: 9", (2, 3), "has sparse 9", None),
+        ("type: 'gaussian' sparse: 3", (2, 3), "has sparse 3 for a parameter of shape [2, 3]", None),
+        ("type: 'gaussian' sparse: -2", (2, 3), "has sparse -2", None),
+        ("type: 'gaussian' sparse: 0", (), "has sparse 0 for a parameter of shape []", None),
         ("type: 'xavier' sparse: 1", (2, 3), "cannot be sparse", "gaussian"),
+        ("type: 'constant' sparse: 0", (2, 3), "cannot be sparse", "gaussian"),
+        ("type: 'bilinear'", (2, 2, 3, 4), "needs a square kernel with 4 axes", None),
+        ("type: 'bilinear'", (2, 2, 2, 3, 3), "needs a square kernel with 4 axes", None),
+        ("type: 'xavier'", (2, 0), "cannot fill an empty parameter", None),
         ("type: 'msra'", (0, 3), "cannot fill an empty parameter", None),
     ],
 )
@@ -89,3 +96,37 @@ def test_what_cannot_be_filled_is_refused(text: str, shape: tuple[int, ...], mes
         filled(text, shape)
     assert message in caught.value.message
     assert hint is None or hint in (caught.value.hint or "")
+
+
+def test_limits_themselves_are_allowed() -> None:
+    assert not filled("type: 'gaussian' sparse: 0", (4, 5)).any()
+    assert filled("type: 'gaussian' sparse: 4", (4, 500)).all()
+    assert (filled("type: 'uniform' min: 2 max: 2", (3,)) == 2).all()
+    assert (filled("type: 'gaussian' std: 0 mean: 3", (3,)) == 3).all()
+    assert filled("", (2, 2)).tolist() == [[0, 0], [0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("norm", "shape", "fan"),
+    [("FAN_IN", (4, 6, 5), 30), ("FAN_OUT", (4, 6, 5), 20), ("AVERAGE", (4, 6, 5), 25), ("FAN_IN", (8,), 1),
+     ("FAN_OUT", (8,), 8), ("AVERAGE", (), 1)],
+)  # fmt: skip
+def test_the_fan_is_that_of_the_axes(norm: str, shape: tuple[int, ...], fan: float) -> None:
+    for name, scale in (("xavier", 3.0), ("msra", 2.0)):
+        values = filled(f"type: {name!r} variance_norm: {norm}", shape, seed=3)
+        rng = np.random.default_rng(3)
+        drawn = rng.random(shape, np.float32) * 2 - 1 if name == "xavier" else rng.standard_normal(shape, np.float32)
+        np.testing.assert_allclose(values, drawn * np.sqrt(scale / fan), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("size", "row"),
+    [
+        *((1, [1]), (2, [1 / 2] * 2), (3, [1 / 2, 1, 1 / 2]), (4, [1 / 4, 3 / 4, 3 / 4, 1 / 4])),
+        *((5, [1 / 3, 2 / 3, 1, 2 / 3, 1 / 3]), (6, [1 / 6, 1 / 2, 5 / 6, 5 / 6, 1 / 2, 1 / 6])),
+    ],
+)
+def test_a_bilinear_kernel_is_a_tent(size: int, row: list[float]) -> None:
+    """As in BVLC Caffe's filler.hpp of today; an older formula was askew for sizes 2, 3, 6 and 7."""
+    values = filled("type: 'bilinear'", (2, 1, size, size))
+    np.testing.assert_allclose(values, np.broadcast_to(np.outer(row, row), values.shape), rtol=1e-6)
