@@ -73,6 +73,8 @@ def saved(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         ([LOSS, ACCURACY], ["loss"], False),
         ([LOSS, ACCURACY, call("EuclideanLoss", "z", "target")], ["acc"], False),
         ([LOSS, ACCURACY, call("Softmax", "ip")], ["acc"], True),
+        ([call("SoftmaxWithLoss", "ip", "label", top="acc")], ["acc"], False),
+        ([LOSS, Call(type="Accuracy", bottoms=("ip", "label"), tops=()), ACCURACY], ["acc"], True),
     ],
 )
 def test_accuracy_decides_where_it_measures_the_only_task(
@@ -273,3 +275,27 @@ def test_hooks_are_called_in_order_and_ends_in_reverse() -> None:
 )  # fmt: skip
 def test_options_have_their_callbacks(options: dict[str, Any], kinds: list[type[Callback]]) -> None:
     assert [type(callback) for callback in callbacks_from_options(TrainOptions(**options))] == kinds
+
+
+def test_an_average_moves_towards_the_weights_and_is_what_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[tuple[Any, str, float]] = []
+    tensor = torch.nn.Parameter(torch.tensor([0.0]))
+    flat = SimpleNamespace(updated=[tensor], homes=[(tensor, 0)], view=lambda values, index: values[tensor])
+    average = EMA(0.5)
+    average.run = run_of()
+    average.run.flat_params = flat  # type: ignore[misc]
+    average.on_snapshot(0, ["a.caffemodel", "b", "c"])
+    monkeypatch.setattr(
+        "fusion.solver.callbacks.ema.save_weights", lambda net, path: written.append((net, path, tensor.item()))
+    )
+    average.on_start()
+    expected = 0.0
+    for update in range(1, 12):
+        with torch.no_grad():
+            tensor += 1
+        average.on_update(update)
+        decay = min(0.5, (1 + update) / (10 + update))
+        expected = decay * expected + (1 - decay) * update
+    average.on_snapshot(11, ["a.caffemodel", "b", "c"])
+    assert written == [(average.run.net, "a.ema.caffemodel", pytest.approx(expected))]
+    assert tensor.item() == 11, "the weights themselves are back"
