@@ -61,6 +61,35 @@ def test_damaged_values_are_refused(tmp_path: Path) -> None:
             read_weights(path)["a"]
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 70_000])
+def test_checksums_of_old_libraries_have_their_bytes_swapped(tmp_path: Path, count: int) -> None:
+    path = tmp_path / "a.h5"
+    values = np.random.default_rng(count).standard_normal(count).astype("<f4")
+    write(path, values, chunks=(count,), fletcher32=True)
+    with h5py.File(path, "r") as file:
+        info = file["data/a/0"].id.get_chunk_info(0)
+        at = info.byte_offset + info.size - 4
+    content = bytearray(path.read_bytes())
+    content[at : at + 4] = bytes(content[at + place] for place in (1, 0, 3, 2))
+    path.write_bytes(content)
+    np.testing.assert_array_equal(read_weights(path)["a"][0], values)
+    content[at : at + 4] = bytes(content[at + place] for place in (2, 3, 0, 1))
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match="checksum is wrong"):
+        read_weights(path)["a"]
+
+
+@pytest.mark.parametrize("size", [8_388_608, 8_388_609])
+def test_sixteen_mebibytes_may_be_unpacked_from_any_file(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "a.h5"
+    write(path, None, shape=(size,), dtype="<f2", chunks=(1 << 20,))
+    if size * 2 <= 16 << 20:
+        assert read_weights(path).entry("a").blobs[0].shape == (size,)
+    else:
+        with pytest.raises(WeightsError, match="blob 0 of layer 'a' would unpack to 16777218 bytes"):
+            read_weights(path)
+
+
 def test_bombs_are_refused_before_anything_is_unpacked(tmp_path: Path) -> None:
     path = tmp_path / "a.h5"
     zeros = np.zeros(8_000_000, "<f4")
