@@ -227,10 +227,21 @@ def test_notes_of_one_kind_are_one_line() -> None:
     assert found.notes == (f"layer 'c0', 'c1', 'c2', 'c3' and 2 more: {reason}",)
 
 
+DATA_LAYER = 'layer { name: "d" type: "ImageData" top: "x" }\n'
+
+
+def test_some_prefixed_layers_are_prefixed_again() -> None:
+    text = DATA_LAYER + ip("p/a", "x") + ip("b", "p/a")
+    assert '"p/p/a"' in str(rename(parse(text), "p"))
+    assert '"p/d"' in str(rename(parse(DATA_LAYER), "p"))
+
+
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [
         (ip("p/a", "p/x") + ip("p/b", "p/a"), {}, "every layer already starts with 'p/'"),
+        (DATA_LAYER + ip("p/a", "x"), {}, "every layer already starts with 'p/'"),
+        (ip("p/a", "x") + 'layer { type: "ReLU" bottom: "p/a" top: "p/a" }', {}, "every layer already starts"),
         ("", {}, "there are no layers in this text"),
         ('net: "a.prototxt"', {}, "rename its net, a.prototxt"),
         ('input: "p/x"\n' + ip("a", "x") + ip("b", "p/x"), {}, "the blobs 'p/x' and 'x' would both be called 'p/x'"),
