@@ -52,6 +52,7 @@ def test_several_errors_are_one_of_the_first_ones_class() -> None:
     assert caught.value is first
     with pytest.raises(ParseError) as caught_two:
         raise_all([second, third])
+    assert str(caught_two.value) == "two\nthree"
     with pytest.raises(EditError) as caught:
         raise_all([first, caught_two.value])
     assert caught.value.errors == (first, second, third)

@@ -591,6 +591,9 @@ def test_names_are_shown_up_to_a_length_where_a_pattern_matches_none() -> None:
     few = "".join(ip(f"l{index}", "x") for index in range(3))
     with pytest.raises(RenameError, match=r"hint: the layers are l0, l1, l2$"):
         rename(parse(few), "p", thaw_pattern="nix")
+    for length, end in ((299, "x"), (300, "x ...")):
+        with pytest.raises(RenameError, match=rf"{end}$".replace(".", r"\.")):
+            rename(parse(ip("x" * length, "y")), "p", thaw_pattern="nix")
     many = "".join(ip(f"layer{index:04}", "x") for index in range(100))
     with pytest.raises(RenameError, match=r"layer0000, .* \.\.\.$") as caught:
         rename(parse(many), "p", thaw_pattern="nix")
