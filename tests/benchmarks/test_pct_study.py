@@ -25,6 +25,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
             del sys.modules[name]
 
 
+@pytest.mark.slow  # trains every net of the study
 def test_the_study_in_small(bench: ModuleType, tmp_path: Path) -> None:
     page = tmp_path / "study.md"
     page.write_text("before\n<!-- tables -->\nold\n<!-- end of tables -->\nafter\n")

@@ -62,6 +62,7 @@ def test_what_is_there_is_not_written_again(prepare: ModuleType, tmp_path: Path)
     assert image.stat().st_mtime_ns == before
 
 
+@pytest.mark.slow  # five processes that import torch; the tests of the commands hold each step
 def test_the_tutorial_in_small(tmp_path: Path) -> None:
     command = [sys.executable, "-W", "error", str(EXAMPLE / "tutorial.py"), "--work", str(tmp_path)]
     options = ["--limit", "300", "--iterations", "20", "--device", "cpu"]

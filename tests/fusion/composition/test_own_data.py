@@ -163,15 +163,16 @@ REFUSED = {
 }
 
 
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)])  # every pair takes 40 s
 @pytest.mark.parametrize("how", ["own", "named", "first"])
 @pytest.mark.parametrize("first", NETS)
 def test_branches_are_fed_their_sources_own_data(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, first: str, how: str
+    folder: Path, monkeypatch: pytest.MonkeyPatch, first: str, how: str, every: bool
 ) -> None:
     monkeypatch.chdir(folder)
     names = list(NETS)
     known = {other for pair in COMPOSED[how] | REFUSED[how] if first == pair[0] for other in pair}
-    for second in names if how == "own" else sorted({first, *known, *names[names.index(first) % 5 :: 5]}):
+    for second in names if every else sorted({first, *known, *names[names.index(first) % 5 :: 5]}):
         paths = {p: folder / f"{names.index(name)}.prototxt" for p, name in (("a", first), ("b", second))}
         done = check(paths, how)
         assert done or (first, second) not in COMPOSED[how], second
