@@ -61,7 +61,7 @@ def parser(prog: str = "fusion-report") -> CommandParser:
         "interval")  # fmt: skip
     gate.add_argument("--min-accuracy", type=rate_argument, metavar="RATE", help="minimum accuracy, 0.98 or 98%%")
     fields = "max_nfr, max_nfr_upper, min_accuracy, max_weighted_nfr with severity, references, classes"
-    gate.add_argument("--budget", metavar="FILE", help=f"limits as a JSON file: {fields}")
+    gate.add_argument("--budget", metavar="FILE", help=f"limits as a JSON file, or [gate] in a job: {fields}")
     return result
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from fusion import pct
-from fusion.data.parse_json_toml import parse_json
+from fusion.data.parse_json_toml import parse_json, parse_toml
 from fusion.errors import FusionError, ReportError, raise_all
 from fusion.report.format_numbers import percent, plural
 from fusion.report.report_data import Candidate, FlipReport
+from prototxt.errors import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -69,29 +70,31 @@ def check_budget(report: FlipReport, budget: Budget) -> list[Check]:
 
 
 def read_budget(path: str | os.PathLike[str]) -> Budget:
-    """Read a budget from JSON: the fields of Budget, rates as fractions or as texts like "0.5%".
+    """Read a budget from JSON, or the table [gate] of a TOML file: the fields of Budget.
 
+    Rates are fractions or texts like "0.5%".
     Raises: ReportError listing all errors; OSError.
     """
-    given = parse_json(Path(path).read_bytes(), str(path), ReportError)
+    data, place = Path(path).read_bytes(), str(path)
+    is_toml = place.endswith(".toml")
+    given = parse_toml(data, place, ReportError).get("gate") if is_toml else parse_json(data, place, ReportError)
     if not isinstance(given, dict):
-        raise ReportError(
-            "a budget is a JSON object", place=str(path), hint='{"max_nfr": "0.5%", "min_accuracy": 0.98}'
-        )
+        form = 'a table: [gate] and below it max_nfr = "0.5%"' if is_toml else 'a JSON object: {"max_nfr": "0.5%"}'
+        raise ReportError("there is no budget in this file", place=place, hint=f"it is {form}")
     if not given:
         raise ReportError("this budget limits nothing", place=str(path), hint='{"max_nfr": "0.5%"}')
     errors: list[FusionError] = []
-    fields: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for name, value in given.items():
         try:
-            fields[name] = _field(name, value)
+            found[name] = _field(name, value)
         except (ReportError, ValueError, TypeError, AttributeError, OverflowError) as error:
             errors.append(ReportError(f"{name}: {error}", place=str(path)))
-    if fields.get("severity") and "max_weighted_nfr" not in given:
+    if found.get("severity") and "max_weighted_nfr" not in given:
         hint = 'limit the weighted negative flips too: "max_weighted_nfr": "0.5%"'
         errors.append(ReportError("severity: it weighs nothing without a limit", place=str(path), hint=hint))
     raise_all(errors)
-    return Budget(**fields)
+    return Budget(**found)
 
 
 def parse_rate(text: str | float) -> float:
@@ -121,9 +124,8 @@ def _field(name: str, value: Any) -> Any:
         return {str(reference): parse_rate(limit) for reference, limit in value.items()}
     if name == "classes":
         return {int(c): parse_rate(limit) for c, limit in value.items()}
-    raise ReportError(
-        "no such limit", hint="max_nfr, max_nfr_upper, min_accuracy, max_weighted_nfr, severity, references, classes"
-    )
+    known = [item.name for item in fields(Budget)]
+    raise ReportError("no such limit", hint=did_you_mean(name, known) or f"one of {', '.join(known)}")
 
 
 def _checks(candidate: Candidate, budget: Budget, class_name: Callable[[int], str]) -> list[Check]:

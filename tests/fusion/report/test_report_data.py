@@ -229,6 +229,18 @@ def test_no_flip_among_few_samples_keeps_no_upper_limit() -> None:
     assert "(+0.00\u00a0points, interval \u221216.11 to +16.11\u00a0%)" in explanation(found)[1]
 
 
+def test_the_gate_of_a_job_is_a_budget(tmp_path: Path) -> None:
+    path = tmp_path / "job.toml"
+    path.write_text('pct = "auto"\n[gate]\nmax_nfr = "0.5%"\nclasses = { 7 = 0.1 }\n')
+    assert read_budget(path) == Budget(max_nfr=0.005, classes={7: 0.1})
+    path.write_text("[gate]\nmax_nrf = 0.1\n")
+    with pytest.raises(ReportError, match=r"job.toml: max_nrf: no such limit\n  hint: did you mean 'max_nfr'\?"):
+        read_budget(path)
+    path.write_text("num_output = 3\n")
+    with pytest.raises(ReportError, match=r"no budget in this file\n  hint: it is a table: \[gate\]"):
+        read_budget(path)
+
+
 def test_the_gate_has_passed_where_every_check_has(nets: Nets) -> None:
     found = report(nets)
     for limits, passed in (((0.9, 0.1), True), ((0.0, 0.1), False), ((0.9, 1.0), False), ((0.0, 1.0), False)):
