@@ -1,4 +1,4 @@
-"""Fixtures of all tests: recorded outputs of BVLC Caffe, optional third-party files, and a small net on images."""
+"""Fixtures of all tests: recorded outputs of BVLC Caffe, third-party files, a small net on images, two nets to fuse."""
 
 from __future__ import annotations
 
@@ -12,10 +12,51 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from prototxt.formats.weights import write_weights
+
 TESTS = Path(__file__).parent
 # OpenCV is another program that values are compared with, not a tool of the project.
 MISSING_TOOL = re.compile(r"could not import '(?!cv2)|there is no Chromium|needs a C\+\+ compiler|no JavaScript engine")
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
+_NET = """name: "{name}"
+layer {{ name: "data" type: "ImageData" top: "data" top: "label"
+  transform_param {{ scale: 0.00390625 }}
+  image_data_param {{ source: "{name}.txt" batch_size: 10 is_color: false }} }}
+layer {{ name: "ip1" type: "InnerProduct" bottom: "data" top: "ip1" inner_product_param {{ num_output: 6 }} }}
+layer {{ name: "relu" type: "ReLU" bottom: "ip1" top: "ip1" }}
+layer {{ name: "ip2" type: "InnerProduct" bottom: "ip1" top: "ip2" inner_product_param {{ num_output: {classes}
+  weight_filler {{ type: "xavier" }} }} }}
+layer {{ name: "loss" type: "SoftmaxWithLoss" bottom: "ip2" bottom: "label" top: "loss" }}
+"""
+_JOB = """output = "out"
+num_output = 5
+
+[[source]]
+prefix = "low"
+net = "low.prototxt"
+weights = "low.caffemodel"
+classes = [0, 1, 2]
+
+[[source]]
+prefix = "high"
+net = "high.prototxt"
+weights = "high.caffemodel"
+classes = [3, 4]
+
+[data]
+train_list = "train.txt"
+val_list = "val.txt"
+test_list = "test.txt"
+
+[[pct]]
+kind = "kd"
+weight = 0.5
+
+[solver]
+max_iter = 40
+base_lr = 0.5
+test_interval = 20
+"""
 
 
 def require_tools(report: Report) -> Report:
@@ -98,3 +139,37 @@ def full_disk() -> Generator[None, None, None]:
     resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, before[1]))
     yield
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.fixture
+def job_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """Make a folder with two trained nets, of three and two classes, and images of all; return a function for its job.
+
+    The function writes job.toml, with more text after it, and returns its path.
+    """
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 50), ("val", 20), ("test", 30)):
+        Path(part).mkdir()
+        lines = []
+        for number in range(count):
+            label = number % 5
+            pixels = rng.integers(0, 120, (5, 5))
+            pixels[label] += 130  # a bright row per class
+            name = f"{part}/{number:02}_{label}.png"
+            Image.fromarray(pixels.astype(np.uint8)).save(name)
+            lines.append(f"{name} {label}\n")
+        Path(f"{part}.txt").write_text("".join(lines))
+    for name, classes in (("low", (0, 1, 2)), ("high", (3, 4))):
+        Path(f"{name}.prototxt").write_text(_NET.format(name=name, classes=len(classes)))
+        rows = np.repeat(np.eye(5), 5, axis=1)  # the mean of each row of pixels
+        first = np.concatenate([rows, np.zeros((1, 25))])
+        second = np.concatenate([np.eye(5), np.zeros((5, 1))], axis=1)[list(classes)]
+        write_weights(f"{name}.caffemodel", {"ip1": [first, np.zeros(6)], "ip2": [second, np.zeros(len(classes))]})
+
+    def write(more: str = "") -> Path:
+        path = Path("job.toml")
+        path.write_text(_JOB + more)
+        return path
+
+    return write

@@ -29,7 +29,7 @@ PACKAGES = (
     ),
     *("fusion.distributed", "fusion.data", "fusion.composition", "fusion.pct", "fusion.layers", "fusion.merge"),
     *("fusion.surgery", "fusion.nets", "fusion.references", "fusion.report", "fusion.solver", "fusion.sweep"),
-    *("fusion.verification", "fusion.serving", "fusion.export", "fusion", "tools", "fusion.__main__"),
+    *("fusion.verification", "fusion.serving", "fusion.export", "fusion.job", "fusion", "tools", "fusion.__main__"),
 )
 TORCH_FREE = (
     *(

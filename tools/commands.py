@@ -10,6 +10,7 @@ from .command_parser import CommandParser
 
 # by step of the work: command, its module, its purpose
 COMMANDS = {
+    "all in one": {"run": ("run", "fuse, train, measure and export nets by one file")},
     "fuse nets": {
         "rename": ("rename", "prefix the names of a net's layers and blobs, and freeze it"),
         "compose": ("compose", "join trained nets into one, with the files to train and to deploy it"),

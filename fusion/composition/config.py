@@ -50,7 +50,6 @@ _TYPES: Final[Mapping[str, tuple[tuple[type, ...], str]]] = {
 }
 # The tables of a job; those in _STEPS may be `false` instead, for a job without that step.
 _STEPS: Final = ("verify", "report", "export")
-AUTO: Final = "auto"
 JOB_TABLES: Final = ("merge", "train", "test", "gate", *_STEPS)
 _TABLES: Final = ("source", "data", "task", "pct", "solver", *JOB_TABLES)
 _DATA: Final = ("data_from", "train_list", "val_list", "train_batch", "test_batch", "val_share")
@@ -67,7 +66,7 @@ class ComposeConfig:
     """The arguments of `compose`, and the folder for its files.
 
     job  the rest of a job: its tables as they stand there, False for a step to leave out, and the keys `plain`,
-         `test_list` and `pct`, which is "auto" where the losses are not in the file
+         `test_list` and `pct`, which is "auto" or "auto,kind=kd" where the losses are not in the file
     """
 
     sources: tuple[Source, ...] = ()
@@ -204,7 +203,8 @@ def _job(file: _ConfigFile) -> dict[str, Any]:
     absent = [key for key in _STEPS if file.content.get(key) is False]
     job: dict[str, Any] = {key: file.table(key) for key in JOB_TABLES if key in file.content and key not in absent}
     job.update(dict.fromkeys(absent, False))
-    return {**job, "pct": AUTO} if file.content.get("pct") == AUTO else job
+    pct = file.content.get("pct")
+    return {**job, "pct": pct} if isinstance(pct, str) and pct.partition(",")[0] == "auto" else job
 
 
 def _solver(file: _ConfigFile) -> SolverSettings | None:
@@ -247,18 +247,18 @@ def to_toml(config: ComposeConfig) -> str:
 
 
 def _lines(entries: Mapping[str, object]) -> list[str]:
-    return [f"{key} = {_literal(value)}" for key, value in entries.items() if value is not None]
+    return [f"{key} = {toml_literal(value)}" for key, value in entries.items() if value is not None]
 
 
-def _literal(value: object) -> str:
+def toml_literal(value: object) -> str:
     """Return a TOML literal."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (int, float)):
         return repr(value)
     if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(_literal, value))}]"
+        return f"[{', '.join(map(toml_literal, value))}]"
     if isinstance(value, Mapping):
-        return f"{{ {', '.join(f'{_literal(key)} = {_literal(item)}' for key, item in value.items())} }}"
+        return f"{{ {', '.join(f'{toml_literal(key)} = {toml_literal(item)}' for key, item in value.items())} }}"
     escaped = os.fspath(str(value)).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
     return f'"{escaped}"'

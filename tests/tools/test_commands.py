@@ -55,7 +55,7 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert ended(["--help"]) == 0
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("    ")]
     assert listed == [name for step in COMMANDS.values() for name in step]
-    assert listed[:4] == ["rename", "compose", "merge", "verify"]
+    assert listed[:5] == ["run", "rename", "compose", "merge", "verify"]
     assert main([]) == 2
     assert "\n    rename  " in capsys.readouterr().err
 

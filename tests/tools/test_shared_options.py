@@ -18,6 +18,7 @@ SEVERAL = {
     "--batch-norm",
     "--classes",
     "--drop",
+    "--force",
     "--freeze",
     "--images",
     "--input-shape",

@@ -1,4 +1,4 @@
-"""A lock file for each snapshot prefix, which names the training that holds it and ends with its process."""
+"""A lock file beside files that only one process may write, which names this process and ends with it."""
 
 from __future__ import annotations
 
@@ -14,17 +14,24 @@ from fusion.errors import TrainingError
 _HELD = (errno.EWOULDBLOCK, errno.EACCES)
 
 
+_TRAINING = "another training writes snapshots of this prefix"
+_OTHER_PREFIX = "stop that one, or change snapshot_prefix (--set snapshot_prefix=...)"
+
+
 @contextmanager
-def locked(prefix: str, say: Callable[[str], None]) -> Iterator[None]:
+def locked(
+    prefix: str, say: Callable[[str], None], message: str = _TRAINING, hint: str = _OTHER_PREFIX
+) -> Iterator[None]:
     """Hold `PREFIX.lock` while the block runs; the system releases the lock of a process that dies.
 
+    message, hint  of the error if another process holds it
     Raises: TrainingError naming the process that holds it
     """
     path = f"{prefix}.lock"
     try:
-        handle = _take(path)
+        handle = _take(path, message, hint)
     except (ImportError, OSError) as error:  # no such locks on this system or file system
-        say(f"warning: {path} cannot be locked ({error}): make sure that no other training writes the same snapshots")
+        say(f"warning: {path} cannot be locked ({error}): make sure that no other process writes the same files")
         handle = None
     try:
         yield
@@ -34,7 +41,7 @@ def locked(prefix: str, say: Callable[[str], None]) -> Iterator[None]:
             os.close(handle)
 
 
-def _take(path: str) -> int:
+def _take(path: str, message: str, hint: str) -> int:
     import fcntl
 
     while True:
@@ -50,9 +57,7 @@ def _take(path: str) -> int:
             os.close(handle)
             if error.errno not in _HELD:
                 raise
-            hint = "stop that one, or change snapshot_prefix (--set snapshot_prefix=...)"
-            message = f"another training writes snapshots of this prefix: {holder}"
-            raise TrainingError(message, place=path, hint=hint) from None
+            raise TrainingError(f"{message}: {holder}", place=path, hint=hint) from None
         os.close(handle)  # the file was removed between opening and locking
 
 
