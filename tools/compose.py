@@ -104,6 +104,7 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
     add_options(group, "--val-share", note="both lists are written beside the nets")
     add("--train-batch", type=positive_int, metavar="N", help="records per batch in training (default: the sources')")
     add("--test-batch", type=positive_int, metavar="N", help="records per batch in tests (default: the sources')")
+    add_options(group, "--resize", note="those that replace a source's database, where its records are not here")
     add("--input-shape", metavar="C,H,W", help="shape of one record of the inputs, where the sources do not fix it")
 
 

@@ -24,6 +24,7 @@ from fusion.composition.net_text import quoted, read_net, reparse
 from fusion.composition.options import ComposeOptions
 from fusion.composition.overview import Overview, overview_of
 from fusion.composition.prepared_source import PreparedSource, prepare_source
+from fusion.composition.record_forms import with_record_forms
 from fusion.composition.references import ReferenceScores, format_classes, resolve_classes
 from fusion.composition.shapes import Shape, blob_shapes, check_whole, shape_error
 from fusion.composition.solver_text import SolverSettings, solver_text
@@ -102,9 +103,12 @@ def compose_with(sources: Sequence[Source], options: ComposeOptions) -> Composit
     reference = options.references or bool(pct) or options.head in NEEDS_SCORES
     prepared = _prepare_all(sources, reference=reference)
     with _unknown_fields_in_hints(prepared):
+        chosen: list[str] = []
+        prepared = with_record_forms(prepared, options, chosen)
         goals = resolve_goals(last_sources(prepared), loss, tasks, options.num_output)
         inputs = _resolve_inputs(prepared, goals, options)
-        notes = [note for source in prepared for note in (*source.unknown, *source.notes)] + list(inputs.notes)
+        notes = [note for source in prepared for note in (*source.unknown, *source.notes)]
+        notes += [*chosen, *inputs.notes]
         classes = fused_classes(goals, inputs, options, notes)
         for text in inputs.warnings:
             warnings.warn(text, ComposeWarning, stacklevel=3)

@@ -33,6 +33,7 @@ class ComposeOptions:
     batch_norm   whether every source's features get a BatchNorm that learns, after their projection if they have one
     maps         features that are maps of several sizes: "pool" averages each over its positions, "upsample" brings
                  them to the largest, "levels" joins the first cuts of all sources, the second ones, ... by themselves
+    resize       (height, width) of the images that replace a source's database; None: as its records
     input_shape  C, H, W of the input blobs, for the deploy net, where the sources do not give it
     labels       names of the classes, that of class 0 first, or a file with a name per line; kept in the written nets.
                  None: those of the class folders, where it reads such
@@ -57,6 +58,7 @@ class ComposeOptions:
     project: int | None = None
     batch_norm: bool = False
     maps: str = "pool"
+    resize: Sequence[int] | None = None
     input_shape: Sequence[int] | None = None
     labels: PathLike | Sequence[str] | None = None
     schedule: SolverSettings | None = None

@@ -58,6 +58,14 @@ def check_request(
         for name, width in (("hidden", options.hidden), ("project", options.project))
         if width is not None and width < 1
     ]
+    errors += [
+        ComposeError(f"{name} is {words}, not {','.join(map(str, sizes))}")
+        for name, words, sizes, count in (
+            ("input_shape", "channels, height and width", options.input_shape, 3),
+            ("resize", "a height and a width", options.resize, 2),
+        )
+        if sizes is not None and (len(sizes) != count or min(sizes) < 1)
+    ]
     if options.maps not in MAPS:
         errors.append(ComposeError(f"maps cannot be joined by '{options.maps}'", hint=f"one of {', '.join(MAPS)}"))
     raise_all(errors)

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusion.data.list_files import class_share
+from fusion.data.record_forms import as_database_layer, as_image_layer, reading_layer
 from fusion.data.source_wrapper import SourceWrapper
 from fusion.errors import TrainingError
 from fusion.solver.batches import data_layers
 from prototxt.formats.class_folders import is_image_folder
-from prototxt.schema.messages import ImageDataParameter
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,7 +61,9 @@ def with_list(net: NetParameter, path: str | os.PathLike[str]) -> NetParameter:
     """Return the net, reading another list (or folder of class folders, or database) as it reads its own.
 
     path    one list for all data layers, which must have one already; or one for each, as `data=A.txt,depth=B.txt`
-    Raises  TrainingError where the net reads none, or where one list is given instead of several
+            a layer that reads lists reads a database by the layer type for those, and the reverse, if that is certain
+    Raises  TrainingError where the net reads none, or where one list is given instead of several; DataError where it is
+            not certain that the images would be the same
     """
     message = type(net)()
     message.CopyFrom(net)
@@ -82,11 +84,24 @@ def with_list(net: NetParameter, path: str | os.PathLike[str]) -> NetParameter:
             f"net '{net.name}' reads {reads}, and {path} cannot replace all of them",
             hint=f"give a list for each: {','.join(f'{blob}=LIST' for blob in blocks)}",
         )
-    for blob, source in given.items():
-        blocks[blob].source = source
-        if is_image_folder(source) and isinstance(blocks[blob], ImageDataParameter):
-            blocks[blob].ClearField("root_folder")  # which is for the names in a list
+    for layer in message.layer:
+        if layer.top and layer.top[0] in given:
+            _set_list(layer, given[layer.top[0]])
     return message
+
+
+def _set_list(layer: LayerParameter, path: str) -> None:
+    """Let a data layer read another list, as a layer of the type that reads such. Raises: DataError."""
+    form = reading_layer(path)
+    if layer.type == "Data" and form == "ImageData":
+        layer.CopyFrom(as_image_layer(layer)[0])
+    elif layer.type == "ImageData" and form == "Data":
+        layer.CopyFrom(as_database_layer(layer, path)[0])
+    for name in _LISTED:
+        if layer.HasField(name):
+            getattr(layer, name).source = path
+    if is_image_folder(path) and layer.type == "ImageData":
+        layer.image_data_param.ClearField("root_folder")  # which is for the names in a list
 
 
 def _by_blob(path: str, blocks: Mapping[str, Any]) -> dict[str, str]:

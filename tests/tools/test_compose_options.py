@@ -35,6 +35,7 @@ SAMPLES = {
     "--val-share": ["0.1"],
     "--train-batch": ["3"],
     "--test-batch": ["4"],
+    "--resize": ["256x200"],
     "--input-shape": ["3,8,9"],
     "--labels": ["names.txt"],
     "--references": [],

@@ -193,13 +193,14 @@ def test_a_database_takes_no_list_and_a_list_no_folder(make: Make, tmp_path: Pat
     text = make("one", image="").read_text().replace("ImageData", "Data").replace("image_data_param", "data_param")
     path.write_text(text.replace("shuffle: true", ""))
     (tmp_path / "list.txt").write_text("a.png 0\n")
-    for given in (str(tmp_path / "list.txt"), "absent.txt"):
-        with pytest.raises(ComposeError, match=r"reads a database, and .* is a list[\s\S]*fusion-convert images"):
-            compose([Source("a", path)], num_output=3, train_list=given, val_list="v_lmdb")
+    with pytest.raises(ComposeError, match=r"reads a database, and .* is a list[\s\S]*fusion-convert images"):
+        compose([Source("a", path)], num_output=3, train_list="absent.txt", val_list="v_lmdb")
+    with pytest.raises(DataError, match=r"channels of its images are not known[\s\S]*fusion-convert images"):
+        compose([Source("a", path)], num_output=3, train_list=str(tmp_path / "list.txt"), val_list="v_lmdb")
     assert data(compose([Source("a", path)], num_output=3, train_list="t_lmdb", val_list="v_lmdb"))[0][2] == "t_lmdb"
     (tmp_path / "db").mkdir()
     (tmp_path / "db" / "data.mdb").touch()
-    with pytest.raises(ComposeError, match=r"of type 'ImageData' reads a list, and .* is a database"):
+    with pytest.raises(DataError, match="the database"):
         compose([Source("a", make("two"))], num_output=3, train_list=str(tmp_path / "db"), val_list="v.txt")
     (tmp_path / "files.txt").write_text("a.h5\n")
     with pytest.raises(ComposeError, match=r"reads 'path label' per line, and .* begins 'a.h5"):

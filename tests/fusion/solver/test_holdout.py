@@ -10,8 +10,10 @@ from typing import cast
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from fusion.data import DataSource, open_source
+from fusion.data.convert_imageset import ImageOptions, write_images
 from fusion.errors import TrainingError
 from fusion.solver.holdout import SourceSubset, filter_batches, validation_records, with_list, with_training_data
 from prototxt import load_net, parse
@@ -172,3 +174,23 @@ def test_what_a_test_net_keeps_of_its_own(project: Make) -> None:
     found = with_training_data(test, train).layer[0]
     assert (found.type, found.data_param.source, found.data_param.batch_size) == ("Data", "db", 4)
     assert (found.data_param.rand_skip, found.HasField("image_data_param")) == (0, False)
+
+
+def test_a_net_on_a_database_reads_images_and_the_reverse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("cat", "dog"):
+        Path("photos", name).mkdir(parents=True)
+        Image.fromarray(np.full((5, 6), 9, np.uint8)).save(f"photos/{name}/1.png")
+    write_images("photos", "", "db", ImageOptions(size=(4, 3), gray=True))
+    text = 'layer { name: "d" type: "Data" top: "data" top: "label" transform_param { scale: 0.5 }'
+    text += ' data_param { source: "db" backend: LMDB batch_size: 2 } }'
+    net = load_net(parse(text))
+    images = with_list(net, "photos")
+    (data,) = images.layer
+    param = data.image_data_param
+    assert (data.type, param.source, param.new_height, param.new_width) == ("ImageData", "photos", 4, 3)
+    assert (data.transform_param.scale, data.HasField("data_param"), net.layer[0].type) == (0.5, False, "Data")
+    assert with_list(images, "db") == net
+    param.root_folder = "elsewhere/"
+    assert not with_list(images, "photos").layer[0].image_data_param.HasField("root_folder")
+    assert with_list(images, "list.txt").layer[0].image_data_param.root_folder == "elsewhere/"

@@ -1,0 +1,133 @@
+"""ImageData layers for Data layers and the reverse: the same blobs, or an error where that is not certain."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fusion.data import open_source
+from fusion.data.convert_imageset import ImageOptions, write_images
+from fusion.data.record_forms import GivenShape, as_database_layer, as_image_layer, reading_layer, record_shapes
+from fusion.errors import DataError
+from prototxt.formats.datum import write_mean
+from prototxt.schema.load import load_net
+from prototxt.schema.messages import LayerParameter
+from prototxt.text.parser import parse
+
+TRANSFORM = "transform_param { crop_size: 5 mean_value: 100 scale: 0.5 }"
+
+
+@pytest.fixture(autouse=True)
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        Path("photos", name).mkdir(parents=True)
+        for index in range(3):
+            pixels = rng.integers(0, 255, (9 + index, 14, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(f"photos/{name}/{index}.png")
+
+
+def layer(kind: str, fields: str, transform: str = TRANSFORM) -> LayerParameter:
+    block = {"Data": "data_param", "ImageData": "image_data_param"}[kind]
+    head = f'layer {{ name: "d" type: "{kind}" top: "data" top: "label" {transform}'
+    return load_net(parse(f"{head} {block} {{ batch_size: 6 {fields} }} }}")).layer[0]
+
+
+def blobs(one: LayerParameter) -> tuple[np.ndarray, list[float]]:
+    batch = open_source(one, "TEST").batch(np.arange(6))
+    return batch["data"].numpy(), batch["label"].tolist()
+
+
+@pytest.mark.parametrize("options", [{}, {"gray": True}, {"encoded": True, "encode_type": "png"}])
+@pytest.mark.parametrize("lmdb", [True, False])
+def test_images_give_the_blobs_of_their_database(options: dict[str, object], lmdb: bool) -> None:
+    write_images("photos", "", "db", ImageOptions(size=(8, 7), **options), lmdb=lmdb)  # type: ignore[arg-type]
+    database = layer("Data", f'source: "db" backend: {"LMDB" if lmdb else "LEVELDB"} rand_skip: 2')
+    images, note = as_image_layer(database)
+    param = images.image_data_param
+    assert (param.new_height, param.new_width, param.is_color) == (8, 7, "gray" not in options)
+    assert (param.batch_size, param.rand_skip, images.type, images.HasField("data_param")) == (6, 2, "ImageData", False)
+    colours = "gray" if options.get("gray") else "blue first"
+    assert note == f"images instead of a database: resized to 8x7 without keeping the aspect, {colours}"
+    param.source = "photos"
+    assert record_shapes("db", lmdb=lmdb) == [(1 if "gray" in options else 3, 8, 7)] * 6
+    np.testing.assert_array_equal(blobs(images)[0], blobs(database)[0])
+    assert blobs(images)[1] == blobs(database)[1]
+    # and back again
+    again, note = as_database_layer(images, "db")
+    assert again == layer("Data", f'source: "db" backend: {"LMDB" if lmdb else "LEVELDB"} rand_skip: 2')
+    assert note == "a database instead of images, whose records have the same size and colours"
+
+
+def test_records_of_several_sizes_are_not_resized() -> None:
+    write_images("photos", "", "db", ImageOptions())
+    images, note = as_image_layer(layer("Data", 'source: "db" backend: LMDB'))
+    assert not images.image_data_param.HasField("new_height")
+    assert "in their own sizes" in note
+    images.image_data_param.source = "photos"
+    np.testing.assert_array_equal(blobs(images)[0], blobs(layer("Data", 'source: "db" backend: LMDB'))[0])
+
+
+def test_size_and_colours_where_the_database_is_not_here() -> None:
+    def found(transform: str, **given: tuple[int, ...]) -> tuple[int, int, bool]:
+        param = as_image_layer(layer("Data", 'source: "gone" backend: LMDB', transform), GivenShape(**given))[
+            0
+        ].image_data_param
+        return param.new_height, param.new_width, param.is_color
+
+    write_mean("mean.binaryproto", np.zeros((1, 8, 9)))
+    mean = 'transform_param { mean_file: "mean.binaryproto" crop_size: 5 }'
+    assert found(mean) == (8, 9, False)
+    assert found(mean, resize=(20, 30)) == (20, 30, False)
+    assert found("", input_shape=(3, 6, 7)) == (6, 7, True)
+    assert found("transform_param { force_gray: true }", resize=(4, 5)) == (4, 5, False)
+    assert found("transform_param { mean_value: 1 mean_value: 2 mean_value: 3 }", resize=(4, 5)) == (4, 5, True)
+    # A crop does not fix the size before it, and one mean may be of gray or of colour.
+    with pytest.raises(
+        DataError, match=r"size of its images is not known[\s\S]*before the crop of 5x5, such as --resize"
+    ):
+        found(TRANSFORM, input_shape=(3, 5, 5))
+    with pytest.raises(DataError, match=r"the channels of its images are not known[\s\S]*--input-shape C,H,W"):
+        found(TRANSFORM, resize=(8, 8))
+    beside = layer("Data", 'source: "db" backend: LMDB', TRANSFORM)
+    write_images("photos", "", "db", ImageOptions(size=(8, 7)))
+    changed, _ = as_image_layer(layer("Data", 'source: "gone" backend: LMDB'), beside=[beside])
+    assert (changed.image_data_param.source, changed.image_data_param.new_height) == ("gone", 8)
+
+
+def test_forced_colours_become_the_images_own() -> None:
+    write_images("photos", "", "db", ImageOptions(size=(8, 7), encoded=True, encode_type="png"))
+    database = layer("Data", 'source: "db" backend: LMDB', "transform_param { force_gray: true }")
+    images, _ = as_image_layer(database)
+    assert not images.image_data_param.is_color
+    assert not images.HasField("transform_param")
+    images.image_data_param.source = "photos"
+    # The records were resized in colour.
+    np.testing.assert_allclose(blobs(images)[0], blobs(database)[0], atol=1)
+    write_images("photos", "", "raw", ImageOptions(size=(8, 7)))  # whose records are not decoded
+    raw = layer("Data", 'source: "raw" backend: LMDB', "transform_param { force_gray: true }")
+    assert as_image_layer(raw)[0].image_data_param.is_color
+
+
+@pytest.mark.parametrize(
+    ("fields", "makes"),
+    [("new_height: 8 new_width: 8", "3x8x8"), ("is_color: false", "1x?x?"), ("new_height: 7 new_width: 8", "3x7x8")],
+)
+def test_databases_that_do_not_fit(fields: str, makes: str) -> None:
+    write_images("photos", "", "db", ImageOptions(size=(8, 7)))
+    with pytest.raises(DataError) as caught:
+        as_database_layer(layer("ImageData", fields), "db")
+    assert f"holds images of 3x8x7, and layer 'd' makes them {makes}" in str(caught.value)
+    assert as_database_layer(layer("ImageData", "shuffle: true"), "db")[1].endswith("without shuffling")
+
+
+def test_forms(tmp_path: Path) -> None:
+    write_images("photos", "", "db", ImageOptions(size=(8, 7)))
+    Path("list.txt").write_text("a.png 0\n")
+    assert [reading_layer(path) for path in ("photos", "list.txt", "db", "db/data.mdb", "absent")] == [
+        *("ImageData", "ImageData", "Data", "Data", None)
+    ]
