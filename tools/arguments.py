@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from prototxt.text.tree import Document
 
 _SIZE_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
@@ -116,6 +119,25 @@ def size_argument(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
+def net_or_onnx(path: str, arguments: argparse.Namespace, *, measured: bool = False) -> str | Document:
+    """Return the path of a prototxt, or the description of an ONNX file (`fusion.composition.onnx_net`).
+
+    Raises: FusionError for --pixels with a prototxt; ComposeError for an ONNX file, see `onnx_net`.
+    """
+    from fusion.composition.onnx_net import is_onnx, onnx_net
+
+    if is_onnx(path):
+        shapes = [shape for _, shape in arguments.input_shape if len(shape) == 4]
+        size = (shapes[0][2], shapes[0][3]) if shapes else None
+        found: Document = onnx_net(path, pixels=arguments.pixels, size=size, measured=measured)
+        return found
+    if arguments.pixels is not None:
+        from fusion.errors import FusionError
+
+        raise FusionError("--pixels is for ONNX files; a prototxt has its data layer for that", place=path)
+    return path
+
+
 def read_class_names(path: str | None) -> tuple[str, ...]:
     """Return the class names in a file with one per line; without a file, none."""
     if path is None:
@@ -151,6 +173,7 @@ _SHARED: dict[str, dict[str, Any]] = {
         "help": "names of the classes, one per line, class 0 first (default: those in the nets and predictions files)",
     },
     "--level": {"type": int, "default": 0, "metavar": "N", "help": "level of the net's state"},
+    "--list": {"metavar": "LIST", "help": "the list, folder of class folders or database of the records"},
     "--logits": {"metavar": "BLOB", "help": "the blob with the class scores (default: the input of the loss)"},
     "--lr": {"type": float, "metavar": "RATE", "help": "the solver's base_lr"},
     "--lr-policy": {"metavar": "POLICY", "help": "the solver's lr_policy"},
@@ -169,6 +192,11 @@ _SHARED: dict[str, dict[str, Any]] = {
         "help": "a blob to compute (default: the net's outputs; repeatable)",
     },
     "--phase": {"type": str.upper, "choices": ("TRAIN", "TEST"), "help": "phase of the net's state"},
+    "--pixels": {
+        "metavar": "KIND",
+        "help": "how an ONNX net expects images: rgb, unit (0 to 1), centered (-1 to 1), torchvision, or such as "
+        "mean:104,117,123,std:1,order:bgr",
+    },
     "--quiet": {"action": "store_true", "help": "print errors, warnings and the result only"},
     "--reinit": {"metavar": "FILLER", "help": "filler of the layers of --drop: xavier, or gaussian,std=0.01"},
     "--resize": {"type": size_argument, "metavar": "HxW", "help": "resize images to this height and width"},

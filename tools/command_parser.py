@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from prototxt.errors import closest
@@ -16,17 +16,26 @@ class CommandParser(argparse.ArgumentParser):
         super().__init__(prog, formatter_class=_Formatter, allow_abbrev=False, **settings)
         self.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
-        """Parse; exit with a hint for unknown arguments, here also for those of a sub-command."""
-        found, unknown = super().parse_known_args(args, namespace)
-        if unknown:
-            self.refuse(f"unrecognized arguments: {' '.join(unknown)}", unknown[0], self._option_string_actions)
-        return found, unknown
+    def error(self, message: str) -> NoReturn:
+        """Exit with a usage error; for unknown arguments with a hint, here also for those of a sub-command."""
+        words = message.removeprefix("unrecognized arguments: ")
+        if words != message:
+            self.refuse(message, words.split()[0], _option_names(self))
+        super().error(message)
 
-    def refuse(self, message: str, word: str, known: Sequence[str] | dict[str, Any]) -> NoReturn:
+    def refuse(self, message: str, word: str, known: Iterable[str]) -> NoReturn:
         """Exit with a usage error about `word`, with the most similar of the known words as a hint."""
         similar = closest(word.partition("=")[0], known)
-        self.error(f"{message}; did you mean {similar!r}?" if similar else message)
+        super().error(f"{message}; did you mean {similar!r}?" if similar else message)
+
+
+def _option_names(parser: argparse.ArgumentParser) -> set[str]:
+    """Return the options of a parser and of its sub-commands."""
+    found = set(parser._option_string_actions)
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            found.update(*map(_option_names, action.choices.values()))
+    return found
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):

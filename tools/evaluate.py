@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .arguments import add_options, classes_argument, positive_int, read_class_names, remark
+from .arguments import add_options, classes_argument, net_or_onnx, positive_int, read_class_names, remark
 from .cli import allow_python, run_command
 from .command_parser import CommandParser
 from .reading_options import add_reading_options, read_options
@@ -34,16 +34,16 @@ def parser(prog: str = "fusion-test") -> CommandParser:
         epilog=_EXAMPLE,
     )
     add = result.add_argument
-    add("--model", required=True, metavar="NET.prototxt", help="the net, with its data layer")
-    add_options(result, "--weights", required=True)
-    add("--list", metavar="LIST", help="measure on this list, folder of class folders or database instead of the "
-        "net's own, or one per data layer (data=LIST,depth=LIST)")  # fmt: skip
+    add("--model", required=True, metavar="NET", help="the net, NET.prototxt with its data layer, or NET.onnx "
+        "with --list and --pixels")  # fmt: skip
+    add_options(result, "--weights", note="not with an ONNX file, which has them")
+    add_options(result, "--list", note="instead of the net's own, or one per data layer (data=LIST,depth=LIST)")
     add("--iterations", type=positive_int, metavar="N", help="batches to average (default: one pass over all records)")
     add_options(result, "--phase", default="TEST")
     add_options(result, "--level", "--stage", "--device")
+    add_options(result, "--pixels", "--input-shape")
     add("--predictions", metavar="OUT", help="write logits and labels of every record, .npz, .csv or .parquet")
-    add("--logits", metavar="BLOB[,BLOB]", help="the blob with the logits (needed with --predictions), or "
-        "several with --heads")  # fmt: skip
+    add_options(result, "--logits", metavar="BLOB[,BLOB]", note="several with --heads")
     add("--heads", choices=("mean", "max"), help="combine several classifiers: the mean or the maximum of their "
         "probabilities; those of --logits, or all that are compared with the label")  # fmt: skip
     add("--classes", type=classes_argument, metavar="C,C,...", help="the common classes that the scores stand for, in "
@@ -59,26 +59,31 @@ def parser(prog: str = "fusion-test") -> CommandParser:
 def main(argv: Sequence[str] | None = None, prog: str = "fusion-test") -> int:
     """Measure; return 0 on success, 1 for bad input, 2 for bad usage."""
     options = parser(prog).parse_args(argv)
-    # with --heads the blobs are found by the layers that compare them with the label
-    if not options.heads and bool(options.predictions) != bool(options.logits):
-        parser(prog).error("--predictions and --logits go together")
-    if not options.heads and options.logits and "," in options.logits:
-        parser(prog).error("several --logits need --heads mean or --heads max")
+    usage, is_onnx = parser(prog), options.model.lower().endswith(".onnx")
+    if bool(options.weights) == is_onnx:
+        usage.error("an ONNX file has its weights: no --weights" if is_onnx else "give --weights WEIGHTS")
+    if options.input_shape and not is_onnx:
+        usage.error("--input-shape is for an ONNX file; a prototxt's data fixes its shape")
+    if is_onnx and not options.list:
+        usage.error("an ONNX file names no data: give --list LIST")
+    if not options.heads and options.logits and ("," in options.logits or not options.predictions):
+        usage.error("--logits goes with --predictions, and several with --heads mean or --heads max")
     if (options.classes or options.labels) and not options.predictions:
-        parser(prog).error("--classes and --labels need --predictions")
+        usage.error("--classes and --labels need --predictions")
     code: int = run_command(lambda: _evaluate(options))
     return code
 
 
 def _evaluate(options: argparse.Namespace) -> int:
+    from fusion.references.models import class_scores_blob
     from fusion.solver.evaluate import MeasuredData, open_evaluation
     from fusion.solver.logging.console import Quiet, for_stream
 
     options.labels = read_class_names(options.labels)
     display = Quiet() if options.quiet else for_stream()
     evaluation = open_evaluation(
-        options.model,
-        options.weights.split(","),
+        net_or_onnx(options.model, options, measured=True),
+        options.weights.split(",") if options.weights else [],
         MeasuredData(options.list, options.phase, options.level, options.stage),
         device=options.device,
         display=display,
@@ -89,9 +94,10 @@ def _evaluate(options: argparse.Namespace) -> int:
         accuracies, predictions = _heads(evaluation, options) if options.heads else ([], None)
         if options.predictions:
             if predictions is None:
-                predictions = evaluation.predict(
-                    options.logits, classes=options.classes, name=options.name, names=options.labels
+                blob = options.logits or class_scores_blob(
+                    evaluation.job.message, options.model, "name it: --logits BLOB"
                 )
+                predictions = evaluation.predict(blob, classes=options.classes, name=options.name, names=options.labels)
             predictions.save(options.predictions)
         for line in evaluation.skipped:
             display.say(line)

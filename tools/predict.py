@@ -4,26 +4,38 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .arguments import add_options, classes_argument, positive_int, read_class_names, source_argument
+from .arguments import (
+    add_options,
+    classes_argument,
+    net_or_onnx,
+    positive_int,
+    read_class_names,
+    remark,
+    source_argument,
+)
 from .cli import run_command
 from .command_parser import CommandParser
 
 if TYPE_CHECKING:
     from fusion.serving import Server
     from fusion.serving.predictor import Answer, Predictor
+    from fusion.solver.logging.console import Display
 
 _EXAMPLE = """examples:
   %(prog)s fused/train_val.prototxt fused.caffemodel digits/ --top 3
   %(prog)s deploy.prototxt net.caffemodel cat.jpg --mean 104,117,123 --labels synset_words.txt --json
+  %(prog)s deploy.prototxt net.caffemodel photos/ --mean imagenet_mean.binaryproto --jsonl > answers.jsonl
+  %(prog)s net.onnx photos/ --pixels torchvision
   cat cat.jpg | %(prog)s deploy.prototxt net.caffemodel -
   find . -name '*.png' | %(prog)s train_val.prototxt net.caffemodel - --csv > answers.csv
   %(prog)s fused/train_val.prototxt fused.caffemodel --serve --beside odd=odd.prototxt:odd.caffemodel
 
 Images are prepared as in the net's data layer (phase TEST); for a deploy net, which has none, give --mean, --scale,
 --resize and --rgb. An image that cannot be read is reported, the others are classified, and the exit code is 1.
+fusion-test --list writes a predictions file of images with labels.
 """
 _IMAGE_STARTS = (b"\xff\xd8", b"\x89PNG", b"BM", b"RIFF", b"GIF8", b"II*\0", b"MM\0*", b"P5", b"P6")
 
@@ -36,27 +48,30 @@ def parser(prog: str = "fusion-predict") -> CommandParser:
         epilog=_EXAMPLE,
     )
     add = result.add_argument
-    add("net", metavar="NET.prototxt", help="the net, train_val or deploy")
-    add("weights", metavar="WEIGHTS", help="its weights")
+    add("net", metavar="NET", help="the net, NET.prototxt (train_val or deploy), or NET.onnx with --pixels")
+    add("weights", metavar="WEIGHTS", nargs="?", help="its weights; not with an ONNX file, which has them")
     add("images", metavar="PATH", nargs="*", help="images or folders; - is standard input: an image, or paths")
     add("--top", type=positive_int, default=5, metavar="K", help="classes per image (default 5)")
     add_options(result, "--output-blob", "--labels")
     add("--classes", action="append", default=[], type=_classes, metavar="NAME=C,C,...",
         help="the common classes that the scores of an output or a net stand for, in their order: 1,3,5 or 0-4,9 "
         "(default: all, or as stored in the net's prototxt; repeatable)")  # fmt: skip
-    add("--mean", type=_numbers, metavar="X[,X,X]", help="mean to subtract, per channel in the net's order")
+    add("--mean", type=_mean, metavar="X[,X,X]|FILE", help="mean to subtract: values per channel in the net's order, "
+        "or a mean image (.binaryproto), whose size images get before the crop")  # fmt: skip
     add("--scale", type=float, metavar="X", help="factor after the mean")
     add_options(result, "--resize", note="before the crop")
     add("--rgb", action="store_true", help="the net expects channels red, green, blue")
-    add_options(result, "--input-shape")
+    add_options(result, "--pixels", "--input-shape")
     add_options(result, "--batch", default=32)
     form = result.add_mutually_exclusive_group()
     add_options(form, "--json")
-    form.add_argument("--csv", action="store_true", help="print CSV")
+    form.add_argument("--jsonl", action="store_true", help="print one JSON object per line and output, batch by batch")
+    form.add_argument("--csv", action="store_true", help="print CSV, batch by batch")
+    add_options(result, "--quiet")
     page = result.add_argument_group("web page")
     page.add_argument("--serve", action="store_true", help="serve a web page that classifies dropped images")
     page.add_argument("--beside", action="append", default=[], type=_beside, metavar="NAME=NET.prototxt:WEIGHTS",
-        help="another net to show beside it, e.g. a source on its own; may be repeated")  # fmt: skip
+        help="another net to show beside it, e.g. a source on its own, or NAME=NET.onnx (repeatable)")  # fmt: skip
     page.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     page.add_argument("--port", type=int, default=8765, help="port to listen on (default 8765; 0: a free one)")
     return result
@@ -65,7 +80,14 @@ def parser(prog: str = "fusion-predict") -> CommandParser:
 def main(argv: Sequence[str] | None = None, prog: str = "fusion-predict") -> int:
     """Run the command; return 0 on success, 1 for bad input or images that could not be read."""
     options = parser(prog)
-    arguments = options.parse_args(argv)
+    arguments = options.parse_intermixed_args(argv)  # options may stand between the net and its weights
+    if arguments.net.lower().endswith(".onnx"):
+        arguments.images = [*filter(None, [arguments.weights]), *arguments.images]
+        arguments.weights = None
+        if arguments.mean is not None or arguments.scale is not None or arguments.rgb:
+            options.error("--mean, --scale and --rgb are for prototxts; give --pixels for an ONNX file")
+    elif arguments.weights is None:
+        options.error("give the weights of the net")
     if bool(arguments.images) == arguments.serve:
         options.error("give images, or --serve for a web page; not both")
     if arguments.beside and not arguments.serve:
@@ -86,22 +108,33 @@ def _predict(arguments: argparse.Namespace) -> int:
     by_name = _classes_by_name(arguments.classes, [title, *predictor.outputs])
     classes = {output: by_name.get(output, by_name.get(title)) for output in predictor.outputs}
     options = {"top": arguments.top, "labels": labels, "classes": classes}
-    answers: list[Answer] = []
-    failed = 0
+    write, failed, noted = _writer(arguments), 0, set[str]()
+    display = _progress(arguments)
+    if not images:
+        write([], True, True)
     for start in range(0, len(images), arguments.batch):
-        batch, errors = _batch(predictor, images[start : start + arguments.batch], options)
-        answers += batch
+        answers, errors = _batch(predictor, images[start : start + arguments.batch], options)
         failed += errors
-    # dict.fromkeys: each note once, in order
-    for note in dict.fromkeys(answer.note for answer in answers if answer.note):
-        print(f"note: {note}", file=sys.stderr)
-    _print(answers, arguments)
+        for note in dict.fromkeys(answer.note for answer in answers if answer.note not in ("", *noted)):
+            remark(f"note: {note}", arguments)
+            noted.add(note)
+        write(answers, start == 0, start + arguments.batch >= len(images))
+        display.progress("classifying", min(start + arguments.batch, len(images)), len(images))
+    display.close()
     return 1 if failed else 0
+
+
+def _progress(arguments: argparse.Namespace) -> Display:
+    """Return a bar on a terminal, unless the answers go there too."""
+    from fusion.solver.logging.console import Bar, Silent
+
+    shown = sys.stderr.isatty() and not sys.stdout.isatty() and not arguments.quiet
+    return Bar() if shown else Silent()
 
 
 def _open(
     net: str,
-    weights: str,
+    weights: str | None,
     arguments: argparse.Namespace,
     outputs: Sequence[str] = (),
     beside: Predictor | None = None,
@@ -110,9 +143,12 @@ def _open(
 
     overrides = PreprocessOverrides(arguments.mean, arguments.scale, arguments.resize, arguments.rgb)
     shapes, lent = dict(arguments.input_shape), beside.shapes if beside is not None else None
-    found = open_predictor(net, weights, outputs=outputs, overrides=overrides, shapes=shapes, fallback=lent)
-    for note in found.notes:
-        print(f"note: {note}", file=sys.stderr)
+    described = net_or_onnx(net, arguments) if weights is None else net
+    if weights is None:
+        shapes = {}  # the description has them
+    found = open_predictor(described, weights, outputs=outputs, overrides=overrides, shapes=shapes, fallback=lent)
+    for note in found.notes if weights is not None else ():
+        remark(f"note: {note}", arguments)
     return found
 
 
@@ -198,21 +234,36 @@ def _images(paths: Sequence[str]) -> Iterator[tuple[str, str | bytes]]:
             yield from ((found, found) for found in find_images(lines))
 
 
-def _print(answers: Sequence[Answer], arguments: argparse.Namespace) -> None:
-    if arguments.json:
-        import json
+def _writer(arguments: argparse.Namespace) -> Callable[[Sequence[Answer], bool, bool], None]:
+    """Return a function that prints the answers of a batch, which may be the first or the last one."""
+    import json
 
-        print(json.dumps([_entry(answer) for answer in answers], indent=2))
-        return
-    if arguments.csv:
-        import csv
+    every: list[dict[str, object]] = []
 
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(["picture", "output", "rank", "class", "label", "score"])
+    def as_json(answers: Sequence[Answer], first: bool, last: bool) -> None:
+        every.extend(map(_entry, answers))
+        if last:
+            print(json.dumps(every, indent=2))
+
+    def as_lines(answers: Sequence[Answer], first: bool, last: bool) -> None:
         for answer in answers:
-            for rank, (number, label, score) in enumerate(_best(answer), 1):
-                writer.writerow([answer.picture, answer.output, rank, number, label, f"{score:.6g}"])
-        return
+            print(json.dumps(_entry(answer)), flush=True)
+
+    return as_json if arguments.json else as_lines if arguments.jsonl else _csv if arguments.csv else _text
+
+
+def _csv(answers: Sequence[Answer], first: bool, last: bool) -> None:
+    import csv
+
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    if first:
+        writer.writerow(["picture", "output", "rank", "class", "label", "score"])
+    for answer in answers:
+        for rank, (number, label, score) in enumerate(_best(answer), 1):
+            writer.writerow([answer.picture, answer.output, rank, number, label, f"{score:.6g}"])
+
+
+def _text(answers: Sequence[Answer], first: bool, last: bool) -> None:
     for answer in answers:
         best = ", ".join(
             f"{number}{f' {label}' if label else ''} {score:.4g}" for number, label, score in _best(answer)
@@ -232,10 +283,12 @@ def _entry(answer: Answer) -> dict[str, object]:
     return {"picture": answer.picture, "output": answer.output, "top": best}
 
 
-def _beside(text: str) -> tuple[str, tuple[str, str]]:
+def _beside(text: str) -> tuple[str, tuple[str, str | None]]:
     name, found = source_argument(text)
+    if name and isinstance(found, str) and found.lower().endswith(".onnx"):
+        return name, (found, None)
     if not name or isinstance(found, str):
-        raise argparse.ArgumentTypeError(f"'{text}' is not NAME=NET.prototxt:WEIGHTS")
+        raise argparse.ArgumentTypeError(f"'{text}' is not NAME=NET.prototxt:WEIGHTS or NAME=NET.onnx")
     return name, found
 
 
@@ -246,11 +299,15 @@ def _classes(text: str) -> tuple[str, list[int]]:
     return name, classes_argument(numbers)
 
 
-def _numbers(text: str) -> list[float]:
+def _mean(text: str) -> list[float] | str:
+    """Return values, or the path of a mean image."""
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a list of numbers such as 104,117,123") from None
+        if text.lower().endswith(".binaryproto"):
+            return text
+        message = f"'{text}' is neither numbers such as 104,117,123 nor a file that ends in .binaryproto"
+        raise argparse.ArgumentTypeError(message) from None
 
 
 if __name__ == "__main__":

@@ -9,11 +9,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .arguments import add_options, rate_argument, read_class_names, remark
+from .arguments import add_options, classes_argument, net_or_onnx, rate_argument, read_class_names, remark
 from .cli import run_command
 from .command_parser import CommandParser
 
 if TYPE_CHECKING:
+    from fusion.pct import Predictions
     from fusion.report import Budget
 
 BROKEN = 3
@@ -21,11 +22,13 @@ _LIMITS = ("max_nfr", "max_nfr_upper", "min_accuracy")
 _EPILOG = """FILE is written by fusion-test (npz), or CSV or Parquet with the columns key, label, logit:0, logit:1, ...
   NAME=FILE          names the net NAME
   FILE@1,3,5,7,9     gives the classes of the new net that the file's columns and labels are
+  NET.onnx           runs the net on the records of --list, whose labels are the common classes
   FILE+FILE+FILE     is the ensemble of these nets: the mean of their logits
   0.9*FILE+0.1*FILE  is an ensemble with these weights
 
 examples:
   %(prog)s --old odd.npz@1,3,5,7,9 even.npz@0,2,4,6,8 --new plain.npz focal.npz --html report.html
+  %(prog)s --old model.onnx --list val.txt --pixels torchvision --new fused.npz
   %(prog)s --old v1=old.npz --new v2=new.npz --max-nfr 0.5%% --min-accuracy 98%%      (exit code 3 if exceeded)
 """
 
@@ -47,6 +50,9 @@ def parser(prog: str = "fusion-report") -> CommandParser:
     add("--title", metavar="TEXT", help="heading of the report (default: the new net's name)")
     add("--slices", metavar="REGEX", help="figures by slice: the first group matched in a sample's key, "
         "e.g. '^([^/]+)/'")  # fmt: skip
+    onnx = result.add_argument_group("for an ONNX file in place of predictions")
+    add_options(onnx, "--list", note="those of the new net")
+    add_options(onnx, "--pixels", "--input-shape")
     add_options(result, "--labels", "--json")
     add_options(result, "--html", note="without scripts")
     add_options(result, "--root", note="with --html")
@@ -75,16 +81,16 @@ def main(argv: Sequence[str] | None = None, prog: str = "fusion-report") -> int:
 
 def _report(arguments: argparse.Namespace, command: str) -> int:
     from fusion import report
-    from fusion.report.load_predictions import load_predictions, split_file_text
+    from fusion.report.load_predictions import split_file_text
     from prototxt.files import write_text
 
     budget = _budget(arguments)
     # the featured net comes last, and the baseline is passed on its own
     new = [name for name in arguments.new if name not in (arguments.baseline, arguments.featured)]
     found = report.gather(
-        old=[load_predictions(name) for name in arguments.old],
-        new=[load_predictions(name) for name in (*new, *([arguments.featured] if arguments.featured else []))],
-        baseline=load_predictions(arguments.baseline) if arguments.baseline else None,
+        old=[_predictions(name, arguments) for name in arguments.old],
+        new=[_predictions(name, arguments) for name in (*new, *([arguments.featured] if arguments.featured else []))],
+        baseline=_predictions(arguments.baseline, arguments) if arguments.baseline else None,
         title=arguments.title,
         slices=_slices(arguments.slices),
         labels=read_class_names(arguments.labels),
@@ -100,6 +106,38 @@ def _report(arguments: argparse.Namespace, command: str) -> int:
     if arguments.html:
         remark(f"wrote {arguments.html}", arguments)
     return 0 if all(check.passed for check in checks) else BROKEN
+
+
+def _predictions(name: str, arguments: argparse.Namespace) -> Predictions:
+    """Return the predictions in a file, or those of an ONNX file's net on the records of --list.
+
+    Raises: ReportError for an ONNX file without a list; the errors of predictions files, of `onnx_net` and of lists.
+    """
+    from fusion.composition.onnx_net import is_onnx
+    from fusion.report.load_predictions import load_predictions, split_file_text
+
+    label, path, classes = split_file_text(name)
+    if not is_onnx(path):
+        return load_predictions(name)
+    from dataclasses import replace
+    from pathlib import Path
+
+    import numpy as np
+
+    from fusion.errors import ReportError
+    from fusion.pct import file_hash
+    from fusion.references.models import class_scores_blob
+    from fusion.solver.evaluate import MeasuredData, open_evaluation
+
+    if not arguments.list:
+        hint = "give the list of the new net's records with --list, and the net's pixels with --pixels"
+        raise ReportError("an ONNX file names no data to run it on", place=path, hint=hint)
+    net = net_or_onnx(path, arguments, measured=True)
+    evaluation = open_evaluation(net, [], MeasuredData(arguments.list))
+    found = evaluation.predict(class_scores_blob(evaluation.job.message, path), name=label or Path(path).stem)
+    # unlike the labels of a file of its own, those of the list are the common classes already
+    own = found.classes if classes is None else np.array(classes_argument(classes))
+    return replace(found, classes=own).named(found.name, file=path, file_sha256=file_hash(path))
 
 
 def _slices(pattern: str | None) -> Callable[[str, str], str | None] | None:

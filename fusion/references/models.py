@@ -280,7 +280,9 @@ def _onnx(spec: Reference, path: str, shapes: _InputShapes) -> nn.Module:
     return OnnxNet(cut(graph, [blob], [image_entries(graph)[name] for name in cut(graph, [blob]).inputs]), frozen=True)
 
 
-def class_scores_blob(message: NetParameter, path: str | None = None) -> str:
+def class_scores_blob(
+    message: NetParameter, path: str | None = None, hint: str = "name it: NET.prototxt:WEIGHTS@BLOB"
+) -> str:
     """Return the bottom of the net's losses on classes, or else of its Softmax. Raises: TrainingError unless unique."""
     for types in (("SoftmaxWithLoss", "InfogainLoss", "HingeLoss"), ("Accuracy",), ("Softmax",)):
         bottoms = {layer.bottom[0] for layer in message.layer if layer.type in types}
@@ -289,7 +291,7 @@ def class_scores_blob(message: NetParameter, path: str | None = None) -> str:
     for layer in message.layer:
         if layer.bottom and not bottoms:
             check_class_scores(message, layer.bottom[0], path)
-    raise TrainingError("which blob holds the class scores?", place=path, hint="name it: NET.prototxt:WEIGHTS@BLOB")
+    raise TrainingError("which blob holds the class scores?", place=path, hint=hint)
 
 
 def _sources(spec: Reference, needed: Sequence[str], shapes: _InputShapes) -> dict[str, str]:

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from fusion.data.net_classes import classes_of_nets
-from fusion.data.transforms import Transform
+from fusion.data.transforms import Transform, read_mean_image
 from fusion.errors import DataError, FusionError, raise_all
 from fusion.nets.build import build, restrict_to_blobs
 from fusion.nets.graph import Net, needed_inputs
@@ -32,10 +32,10 @@ from prototxt.shapes.loss_kinds import LOSS_KINDS, non_class_loss
 from prototxt.shapes.net import infer
 from prototxt.text.class_names import ClassNames, class_names_of, name_of
 from prototxt.text.parser import parse_file
+from prototxt.text.tree import Document
 
 if TYPE_CHECKING:
     from prototxt.schema.messages import NetParameter
-    from prototxt.text.tree import Document
 
 Path = str | os.PathLike[str]
 _SUM = 1e-3  # how far from 1 the sum of a softmax may be
@@ -45,12 +45,13 @@ _SUM = 1e-3  # how far from 1 the sum of a softmax may be
 class PreprocessOverrides:
     """The preparation of images for a net without a data layer; None keeps the data layer's setting.
 
-    mean   one value per channel, or one for all, in the net's channel order
+    mean   one value per channel, or one for all, in the net's channel order; or the path of a mean image, whose size
+           images get before they are cropped to the input's
     size   (height, width) to resize to
     rgb    the net takes red first; Caffe's nets take blue first
     """
 
-    mean: Sequence[float] | None = None
+    mean: Sequence[float] | str | None = None
     scale: float | None = None
     size: tuple[int, int] | None = None
     rgb: bool = False
@@ -108,8 +109,8 @@ class OutputClasses:
 
 
 def open_predictor(
-    net: Path,
-    weights: Path,
+    net: Path | Document,
+    weights: Path | None,
     *,
     outputs: Sequence[str] = (),
     overrides: PreprocessOverrides = PreprocessOverrides(),
@@ -118,22 +119,23 @@ def open_predictor(
 ) -> Predictor:
     """Build the deploy form of a net and load its weights.
 
+    net       a file, or a document such as that of an ONNX file (`fusion.composition.onnx_net`)
+    weights   None for a net that has them, as ONNX files do
     outputs   blobs with class scores; by default the net's outputs
     shapes    of inputs that the net does not define
     fallback  shapes of the inputs of another net, for inputs still unknown
     Raises: DataError for inputs that take no images; the errors of deploying, building and loading.
     """
-    document = parse_file(net)
+    document = net if isinstance(net, Document) else parse_file(net)
     training = filter_net(load_net(document), phase="TEST")
     lacking = {blob for blob, shape in known_input_shapes(training).items() if shape is UNKNOWN or None in shape[1:]}
     given = {blob: (1, *shape[1:]) for blob, shape in (fallback or {}).items() if blob in lacking} | dict(shapes or {})
     message = filter_net(load_net(deploy(document, given or None, outputs=outputs).document), phase="TEST")
     built = build(message, seed=0)
-    missing = load_weights(built, weights).missing
-    if missing:
+    if weights is not None and (missing := load_weights(built, weights).missing):
         hint = "give the weights of this net"
         raise FusionError(f"no weights for {', '.join(missing)}", place=os.fspath(weights), hint=hint)
-    chosen, left = _of_classes(load_net(document), tuple(key for key, _ in built.plan.outputs), outputs, os.fspath(net))
+    chosen, left = _of_classes(load_net(document), tuple(key for key, _ in built.plan.outputs), outputs, document.name)
     running = restrict_to_blobs(built, chosen)
     known = infer(message).blobs
     inputs = {
@@ -145,7 +147,7 @@ def open_predictor(
         for key, item in inputs.items()
         if not item.from_data_layer and overrides == PreprocessOverrides()
     ]
-    prepared = {key: _with_overrides(item, overrides) for key, item in inputs.items()}
+    prepared = {key: _with_overrides(item, overrides, known[key][2:]) for key, item in inputs.items()}
     sizes = {key: tuple(dim or 1 for dim in known[key]) for key in inputs}
     names = class_names_of(document)
     if not names.names:
@@ -212,11 +214,23 @@ def output_classes(
     return OutputClasses(tuple(numbers), tuple(name_of(names, number) for number in numbers), part=True)
 
 
-def _with_overrides(how: ImagePreparation, overrides: PreprocessOverrides) -> ImagePreparation:
-    old, new = how.transform, overrides
-    mean = old.mean if new.mean is None else np.array(new.mean, np.float32).reshape(-1, 1, 1)
-    scale = old.scale if new.scale is None else np.float32(new.scale)
-    return replace(how, size=new.size or how.size, rgb=new.rgb, transform=Transform(scale, mean, old.crop))
+def _with_overrides(how: ImagePreparation, new: PreprocessOverrides, window: Sequence[int | None]) -> ImagePreparation:
+    """Return the preparation with some settings replaced.
+
+    window  height and width of the input
+    """
+    old, size, crop = how.transform, new.size or how.size, how.transform.crop
+    mean, scale = old.mean, old.scale if new.scale is None else np.float32(new.scale)
+    if isinstance(new.mean, str):
+        mean = read_mean_image(new.mean)
+        if mean.shape[1:] != (1, 1):
+            size = new.size or mean.shape[1:]
+        # Caffe crops squares only; a window of another form needs a mean of its own size
+        if mean.shape[1:] not in ((1, 1), tuple(window)) and window[0] == window[1]:
+            crop = window[0] or 0
+    elif new.mean is not None:
+        mean = np.array(new.mean, np.float32).reshape(-1, 1, 1)
+    return replace(how, size=size, rgb=new.rgb, transform=Transform(scale, mean, crop))
 
 
 def predict(

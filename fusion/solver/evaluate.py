@@ -35,6 +35,7 @@ from prototxt.schema.load import load_net
 from prototxt.shapes.loss_kinds import ignored_label
 from prototxt.text.class_names import ClassNames, class_names_of
 from prototxt.text.parser import parse_file
+from prototxt.text.tree import Document
 
 Path = str | os.PathLike[str]
 _CHUNK = 500
@@ -153,8 +154,8 @@ class Evaluation:
             "logits": logits,
             "net": file_hash(net),
             "weights": hashlib.sha256("".join(map(file_hash, weights)).encode()).hexdigest()
-            if len(weights) != 1
-            else file_hash(weights[0]),
+            if len(weights) > 1
+            else file_hash(weights[0] if weights else net),
             "preprocessing": self.job.sources[0].fingerprint(),
             "frozen": frozen_layers(self.job.net),
         }
@@ -187,7 +188,7 @@ class MeasuredData:
 
 
 def open_evaluation(
-    net: Path,
+    net: Path | Document,
     weights: Sequence[Path],
     data: MeasuredData = MeasuredData(),
     *,
@@ -197,11 +198,13 @@ def open_evaluation(
 ) -> Evaluation:
     """Open a net's data, build it, and load trained weights.
 
+    net  a file, or a document such as that of an ONNX file (`fusion.composition.onnx_net`)
     Raises: DataError, BuildError, WeightsMismatch; TrainingError for a list that cannot replace the net's own;
     prototxt's errors for the files.
     """
     chosen = choose_device(device)
-    document, phase = parse_file(net), data.phase
+    document = net if isinstance(net, Document) else parse_file(net)
+    phase = data.phase
     whole, names = load_net(document), class_names_of(document)
     own = filter_whole(whole, phase, data.level, tuple(data.stages))
     message = own if data.list_path is None else with_list(own, data.list_path)
@@ -209,11 +212,11 @@ def open_evaluation(
     job = open_net_with_data(message, phase, seed=0, device=chosen, reading=reading)
     if not job.sources:
         hint = f"is phase {phase} right? A deploy net (Input layers) has none"
-        raise DataError("the net has no data layer to read from", place=os.fspath(net), hint=hint)
+        raise DataError("the net has no data layer to read from", place=document.name, hint=hint)
     display = display or Silent()
     for path in weights:
         report = load_weights(job.net, path)
         if report.missing:
             display.say(f"warning: no weights for {', '.join(report.missing)}: these layers are untrained")
     names = names if names.names else replace(names, names=classes)
-    return Evaluation(job, chosen, display, (os.fspath(net), tuple(os.fspath(path) for path in weights)), names)
+    return Evaluation(job, chosen, display, (document.name, tuple(os.fspath(path) for path in weights)), names)

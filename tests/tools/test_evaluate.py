@@ -74,6 +74,14 @@ def test_predictions_agree_with_the_averages(capsys: pytest.CaptureFixture[str])
     assert found.meta["frozen"] == []
 
 
+def test_the_scores_are_those_that_the_loss_reads() -> None:
+    assert main([*ARGUMENTS, "--predictions", "found.npz"]) == 0
+    assert main([*ARGUMENTS, "--predictions", "named.npz", "--logits", "ip"]) == 0
+    found, named = Predictions.load("found.npz"), Predictions.load("named.npz")
+    assert found.logits.tolist() == named.logits.tolist()
+    assert found.meta["logits"] == "ip"
+
+
 def names_of(*more: str, logits: str = "ip") -> Predictions:
     assert main([*ARGUMENTS, "--predictions", "out.npz", "--logits", logits, *more]) == 0
     return Predictions.load("out.npz")
@@ -129,9 +137,7 @@ def test_bad_input_is_one_message(arguments: list[str], message: str, refused: C
     assert not Path("o.npz").exists()
 
 
-@pytest.mark.parametrize(
-    "extra", [["--predictions", "o.npz"], ["--logits", "ip"], ["--classes", "1"], ["--iterations", "0"]]
-)
+@pytest.mark.parametrize("extra", [["--logits", "ip"], ["--classes", "1"], ["--iterations", "0"]])
 def test_bad_usage(extra: list[str], misused: Check) -> None:
     misused(main, [*ARGUMENTS, *extra])
 

@@ -15,6 +15,7 @@ from caffe_fusion_tools.predict import main
 from PIL import Image
 
 from fusion.serving import Server
+from prototxt.formats.datum import write_mean
 from prototxt.formats.weights import write_weights
 
 NET = """
@@ -79,6 +80,43 @@ def test_scores_are_probabilities_by_default(folder: Path, capsys: pytest.Captur
     assert found["output"] == "prob"
     assert sum(item["score"] for item in found["top"]) == pytest.approx(1)
     assert found["top"][0]["class"] == 0
+
+
+def test_lines_of_json_come_batch_after_batch(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--output-blob", "ip", "--top", "1", "--batch", "1"]
+    assert main([*NETS, "pictures", *options, "--jsonl"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert lines == [
+        {"picture": "pictures/a.png", "output": "ip", "top": [{"class": 0, "score": 5.0}]},
+        {"picture": "pictures/b.png", "output": "ip", "top": [{"class": 1, "score": 10.0}]},
+    ]
+    assert main([*NETS, "pictures", *options, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == lines
+    assert main([*NETS, "pictures", *options, "--csv"]) == 0
+    assert capsys.readouterr().out.count("picture,output") == 1
+
+
+def test_options_may_stand_between_positions(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["net.prototxt", "--top", "1", "net.caffemodel", "--output-blob", "ip", "pictures/a.png"]
+    assert main(words) == 0
+    assert capsys.readouterr().out == "pictures/a.png  ip: 0 5\n"
+
+
+@pytest.mark.parametrize("side", [2, 4])
+def test_mean_image(folder: Path, capsys: pytest.CaptureFixture[str], side: int) -> None:
+    """Of the input's size, or larger: images are resized to it, then both are cropped to the input."""
+    Path("deploy.prototxt").write_text(
+        'layer { name: "d" type: "Input" top: "data" input_param { shape { dim: 1 dim: 1 dim: 2 dim: 2 } } }'
+        + NET[NET.index('layer { name: "ip"') : NET.index('layer { name: "loss"')]
+    )
+    mean = np.full((1, side, side), 90, np.float32)
+    mean[0, side // 2 - 1, side // 2 - 1] = 60  # the first pixel of the central 2 x 2
+    write_mean("mean.binaryproto", mean)
+    Image.fromarray(np.full((side, side), 100, np.uint8)).save("even.png")
+    words = ["deploy.prototxt", "net.caffemodel", "even.png", "--mean", "mean.binaryproto", "--scale", "0.5"]
+    assert main([*words, "--csv"]) == 0
+    rows = [line.split(",") for line in capsys.readouterr().out.splitlines()[1:]]
+    assert {row[3]: float(row[5]) for row in rows} == {"0": 20.0, "1": 5.0, "2": 10.0}
 
 
 def test_csv_goes_on_past_bad_pictures(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -160,7 +198,7 @@ def test_bad_input_is_one_message(folder: Path, refused: Check, arguments: list[
     [
         (["n", "w", "p", "--top", "0"], "--top: '0' is not a whole number from 1"),
         (["n", "w", "p", "--resize", "3"], "not a size: '3'"),
-        (["n", "w", "p", "--mean", "a"], "is not a list of numbers"),
+        (["n", "w", "p", "--mean", "a"], "is neither numbers such as 104,117,123 nor a file that ends in .binaryproto"),
         (["n", "w", "p", "--json", "--csv"], "not allowed with"),
         (["n", "w"], "give images, or --serve"),
         (["n", "w", "p", "--serve"], "not both"),

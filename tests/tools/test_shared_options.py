@@ -26,7 +26,19 @@ SEVERAL = {
     "--log",
     "--logits",
 }
-SEVERAL |= {"--layers", "--model", "--name", "--pct", "--share", "--snapshot", "--stage", "--weights", "--iterations"}
+SEVERAL |= {
+    "--thaw",
+    "--pixels",
+    "--layers",
+    "--model",
+    "--name",
+    "--pct",
+    "--share",
+    "--snapshot",
+    "--stage",
+    "--weights",
+    "--iterations",
+}
 
 
 def actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:

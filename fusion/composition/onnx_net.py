@@ -1,0 +1,71 @@
+"""An ONNX file as a net of its own, described as prototxt, to classify images and to be measured on lists of them."""
+
+from __future__ import annotations
+
+import os
+
+from fusion.composition.net_text import format_layer, read_net, reparse
+from fusion.composition.onnx_sources import read_onnx
+from fusion.composition.pixels import PIXELS
+from fusion.composition.source import Source
+from fusion.errors import ComposeError
+from fusion.onnx.graphs import Graph, load_graph, scores_value
+from prototxt.text.tree import Document
+
+PathLike = str | os.PathLike[str]
+_BATCH = 32
+
+
+def is_onnx(path: PathLike) -> bool:
+    """Return whether a path names an ONNX file."""
+    return os.fspath(path).lower().endswith(".onnx")
+
+
+def onnx_net(
+    path: PathLike, *, pixels: str | None, size: tuple[int, int] | None = None, measured: bool = False
+) -> Document:
+    """Describe an ONNX file's net: raw pixels, blue first, to probabilities `prob`, and if `measured` with its data.
+
+    pixels    how it expects images: a name of PIXELS or custom ones (`fusion.composition.pixels`)
+    size      (height, width) of its images, where the file leaves them open
+    measured  read images and labels from a list that is still to be given, and compare the class scores with the labels
+    Raises: ComposeError without pixels or sizes, and for a net that takes no images or cannot be run; OSError.
+    """
+    place = os.fspath(path)
+    if pixels is None:
+        hint = f"give --pixels, one of {', '.join(PIXELS)}, or such as mean:104,117,123,std:1,order:bgr"
+        raise ComposeError("how this net expects the pixels of images is not known", place=place, hint=hint)
+    graph = load_graph(place)
+    text = read_onnx(Source("net", place, at=scores_value(graph), pixels=pixels), reference=True)
+    net = read_net(text.document)
+    inputs = [layer for layer in net.layers if layer.type == "Input"]
+    if len(inputs) > 1:
+        names = ", ".join(layer.name for layer in inputs)
+        raise ComposeError(f"a net with several inputs ({names}) takes no images", place=place)
+    entry, scores = inputs[0].tops[0], str(text.logits)
+    channels, height, width = _sizes(graph, entry, size)
+    if measured:
+        image = f"new_height: {height} new_width: {width}{' is_color: false' if channels == 1 else ''}"
+        body = f'image_data_param {{ source: "" batch_size: {_BATCH} {image} }}'
+        ends = [format_layer("data", "ImageData", [], [entry, "label"], body)]
+        ends.append(format_layer("accuracy", "Accuracy", [scores, "label"], ["accuracy"]))
+        ends.append(format_layer("loss", "SoftmaxWithLoss", [scores, "label"], ["loss"]))
+    else:
+        shape = f"input_param {{ shape {{ dim: 1 dim: {channels} dim: {height} dim: {width} }} }}"
+        ends = [format_layer(entry, "Input", [], [entry], shape)]
+        ends.append(format_layer("prob", "Softmax", [scores], ["prob"]))
+    source = str(text.document)
+    return reparse("\n".join([source[: inputs[0].start], ends[0], source[inputs[0].end :], *ends[1:]]), place)
+
+
+def _sizes(graph: Graph, entry: str, size: tuple[int, int] | None) -> tuple[int, int, int]:
+    """Return channels, height and width of the image input. Raises: ComposeError."""
+    dims = next((dims for name, dims in {**graph.shapes, **graph.inputs}.items() if name.lstrip("/") == entry), ())
+    if len(dims) != 4 or dims[1] not in (1, 3):
+        shown = "x".join("?" if dim is None else str(dim) for dim in dims)
+        raise ComposeError(f"its input '{entry}' of shape {shown} takes no images", place=graph.place)
+    height, width = (known or given for known, given in zip(dims[2:], size or (None, None), strict=True))
+    if height is None or width is None:
+        hint = f"give --input-shape {entry}=1,{dims[1]},224,224"
+        raise ComposeError("the file leaves the size of its images open", place=graph.place, hint=hint)
+    return dims[1], height, width
