@@ -74,7 +74,17 @@ def _add_list(commands: argparse._SubParsersAction[CommandParser]) -> None:
     command.add_argument("--val-output", metavar="OUT", help="with --val-share: the list of the records kept back")
     add_options(command, "--seed", default=0)
     add_options(command, "--labels", note="read if the file exists, to number the classes, else written")
+    command.add_argument("--label-map", metavar="OLD=NEW,...", type=_label_map, help="renumber the labels, such as "
+        "3=0,1=1; records of other labels are left out")  # fmt: skip
     add_options(command, "--quiet")
+
+
+def _label_map(text: str) -> dict[int, int]:
+    """Parse `3=0,1=1`."""
+    pairs = [part.strip().partition("=")[::2] for part in text.split(",")]
+    if not all(old.strip().isdecimal() and new.strip().isdecimal() for old, new in pairs):
+        raise argparse.ArgumentTypeError(f"'{text}' is no map of labels: give OLD=NEW,..., such as 3=0,1=1")
+    return {int(old): int(new) for old, new in pairs}
 
 
 def _add_image_options(to: argparse.ArgumentParser) -> None:
@@ -101,7 +111,15 @@ def _lists(options: argparse.Namespace) -> None:
     from fusion.data.list_files import write_lists
 
     outputs = [path for path in (options.output, options.val_output) if path is not None]
-    for line in write_lists(options.source, outputs, share=options.val_share, seed=options.seed, labels=options.labels):
+    lines = write_lists(
+        options.source,
+        outputs,
+        share=options.val_share,
+        seed=options.seed,
+        labels=options.labels,
+        label_map=options.label_map,
+    )
+    for line in lines:
         if not options.quiet:
             print(line)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -68,12 +68,14 @@ def write_lists(
     share: float | None = None,
     seed: int = 0,
     labels: str | os.PathLike[str] | None = None,
+    label_map: Mapping[int, int] | None = None,
 ) -> list[str]:
     """Write a list of class folders (or of a list again), or its two parts; returns a line about each written file.
 
     outputs  the list; with a share, the training list and the validation list
     share    of each class, for the validation list; `seed` draws it
     labels   a file of class names, that of class 0 first, which numbers the classes; written if it does not exist
+    label_map  old label -> new one; records of other labels are left out
     Raises: DataError, PrototxtError, OSError.
     """
     images = read_list(source)
@@ -82,6 +84,8 @@ def write_lists(
         raise DataError("a list has no class names", place=images.path, hint="omit --labels, or give class folders")
     if labels is not None and known:
         images = number_by_names(images, read_names(labels), os.fspath(labels))
+    if label_map is not None:
+        images = map_labels(images, label_map)
     parts = None if share is None else split_list(images, share, seed)
     records = [np.arange(len(images.names))] if parts is None else [parts.training, parts.validation]
     for path, part in zip(outputs, records, strict=True):
@@ -112,6 +116,25 @@ def number_by_names(images: ImageList, names: Sequence[str], place: str) -> Imag
         raise DataError(f"the class folder '{unknown[0]}' is not among these names", place=place, hint=hint)
     numbers = np.array([names.index(name) for name in images.classes])
     return replace(images, labels=numbers[images.labels], classes=tuple(names))
+
+
+def map_labels(images: ImageList, label_map: Mapping[int, int]) -> ImageList:
+    """Return the records of the labels that the map has, with their new labels, and without names of classes.
+
+    Raises: DataError for a label that the list does not have.
+    """
+    absent = sorted(set(label_map) - set(images.labels.tolist()))
+    if absent:
+        known = ", ".join(map(str, np.unique(images.labels)[:20].tolist()))
+        raise DataError(f"no record has the label {absent[0]}", place=images.path, hint=f"there are {known}")
+    chosen = np.flatnonzero(np.isin(images.labels, list(label_map)))
+    return replace(
+        images,
+        names=tuple(images.names[number] for number in chosen.tolist()),
+        labels=np.array([label_map[label] for label in images.labels[chosen].tolist()], np.int64),
+        lines=images.lines[chosen] if len(images.lines) else images.lines,
+        classes=(),
+    )
 
 
 def write_list(path: str | os.PathLike[str], images: ImageList, records: NDArray[np.int64] | None = None) -> None:

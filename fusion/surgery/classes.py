@@ -115,13 +115,9 @@ def _renamed(classes: ClassNames, rename: Mapping[int, str], count: int) -> Clas
 def _not_done(change: _Classes, count: int, before: ClassNames) -> dict[str, str]:
     """Return the parts of the net's surroundings that the user must change."""
     found = {}
-    moved = {old: new for old, new in change.numbers.items() if old != new}
-    gone = [old for old in range(count) if old not in change.numbers]
-    if moved or gone:
-        shown = ", ".join(f"{old}={new}" for old, new in sorted(change.numbers.items()))
-        found["labels of the data"] = f"they have the old numbers, old=new: {shown}" + (
-            f"; without {', '.join(map(str, gone))}" if gone else ""
-        )
+    if change.numbers != {number: number for number in range(count)}:
+        shown = ",".join(f"{old}={new}" for old, new in sorted(change.numbers.items()))
+        found["labels of the data"] = f"they have the old numbers: fusion-convert list OLD -o NEW --label-map {shown}"
     lost = [key for key in before.numbers if key not in change.names(before).numbers]
     if lost:
         found["class-numbers"] = f"not written for {', '.join(lost)}, which had a class that is gone"

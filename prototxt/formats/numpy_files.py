@@ -72,7 +72,7 @@ def _array(file: IO[bytes], size: int, name: str) -> Array:
     present, count = size - file.tell(), math.prod(shape)
     needed = count * dtype.itemsize
     # Values without a width would need no bytes, in any number.
-    if min(shape, default=0) < 0 or needed != present or count > max(1, needed):
+    if min(shape, default=0) < 0 or needed != present or count > needed:
         raise ValueError(f"{name} of shape {list(shape)} needs {needed} bytes and has {present}")
     values = np.empty(count, dtype)
     _fill(file, values, name)

@@ -7,9 +7,10 @@ import os
 import stat
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from prototxt.files import atomic_write, write_at
+from prototxt.files import atomic_write, read_text, take_room, write_at, write_text
 
 
 def test_a_full_disk_is_told_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,3 +95,85 @@ def test_a_link_to_a_file_stays_a_link(tmp_path: Path) -> None:
         file.write(b"new")
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "file").read_bytes() == b"new"
+
+
+def test_text_keeps_its_bytes(tmp_path: Path) -> None:
+    data = b"\xef\xbb\xbfa\r\nb\xff\n"
+    (tmp_path / "a").write_bytes(data)
+    write_text(tmp_path / "b", read_text(tmp_path / "a"))
+    assert (tmp_path / "b").read_bytes() == data
+
+
+def test_a_failing_block_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with pytest.raises(KeyboardInterrupt), atomic_write(path):
+        raise KeyboardInterrupt
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_inside_the_block_names_the_file_and_other_errors_stay(tmp_path: Path) -> None:
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        with pytest.raises(OSError, match=rf"\[Errno {number}\] .*: '.*target'"), atomic_write(tmp_path / "target"):
+            raise OSError(number, "full")
+    with pytest.raises(OSError, match="'other'"), atomic_write(tmp_path / "target"):
+        raise OSError(errno.ENOSPC, "full", "other")
+    with pytest.raises(OSError) as caught, atomic_write(tmp_path / "target"):  # noqa: PT011
+        raise OSError(errno.EIO, "broken")
+    assert caught.value.filename is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_mode_is_kept_or_that_of_a_new_file(tmp_path: Path) -> None:
+    (tmp_path / "old").write_bytes(b"")
+    (tmp_path / "old").chmod(0o4604)
+    before = os.umask(0o027)
+    try:
+        for name in ("old", "new"):
+            with atomic_write(tmp_path / name) as file:
+                file.write(b"x")
+        assert os.umask(0o027) == 0o027, "reading it does not change it"
+    finally:
+        os.umask(before)
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("old", "new")]
+    assert modes == [0o604, 0o640]
+
+
+def test_the_room_that_a_file_needs_is_taken_before_the_block(tmp_path: Path) -> None:
+    for least in (0, 5000):
+        with atomic_write(tmp_path / "file", least=least) as file:
+            assert os.fstat(file.fileno()).st_size == least
+            file.write(b"x" * 6000)
+        assert (tmp_path / "file").stat().st_size == 6000
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENODEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF])
+def test_only_a_lack_of_support_is_passed_over(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: int) -> None:
+        raise OSError(number, "no")
+
+    monkeypatch.setattr(os, "posix_fallocate", fail, raising=False)
+    if number == errno.EBADF:
+        with pytest.raises(OSError, match=r"no \(0\.0 MB are needed\): 'target'"):
+            take_room(0, 1, "target")
+    else:
+        take_room(0, 1, "target")
+    take_room(0, 0, "target")
+
+
+def test_more_than_one_piece_is_written_and_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = np.random.default_rng(0).integers(0, 256, (2 << 20) + 5).astype(np.uint8).tobytes()
+    sizes: list[int] = []
+    whole = os.pread
+    monkeypatch.setattr(os, "pread", lambda fd, count, at: sizes.append(count) or whole(fd, count, at))  # type: ignore[func-returns-value]
+    with open(tmp_path / "file", "w+b") as file:
+        write_at(file.fileno(), memoryview(np.frombuffer(data, "u1")), 3, "file")
+    assert (tmp_path / "file").read_bytes()[3:] == data
+    assert sum(sizes) == len(data)
+    assert max(sizes) <= 1 << 20
+
+
+def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "none" / "file"):
+        pytest.fail("opened")

@@ -63,7 +63,7 @@ def test_other_classes_by_name(folder: Path, capsys: pytest.CaptureFixture[str])
     assert main(["classes", "net.prototxt", "net.caffemodel", *change, "-o", "new"]) == 0
     assert capsys.readouterr().out == (
         "kept: conv, bn\nchanged: fc: 1 of 2 classes kept, 1 dropped, 2 added\n"
-        "left alone: labels of the data: they have the old numbers, old=new: 1=0; without 0\n"
+        "left alone: labels of the data: they have the old numbers: fusion-convert list OLD -o NEW --label-map 1=0\n"
     )
     assert Path("new.prototxt").read_text().startswith('# class-names: ["wasp", "cat", "dog"]\n# a comment\n')
     assert np.array_equal(read_weights("new.caffemodel")["fc"][0][0], read_weights("net.caffemodel")["fc"][0][1])

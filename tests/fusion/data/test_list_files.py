@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fusion.data.image_list import ImageList, read_list
-from fusion.data.list_files import number_by_names, split_list, write_list, write_lists
+from fusion.data.list_files import map_labels, number_by_names, split_list, write_list, write_lists
 from fusion.errors import DataError
 from prototxt.errors import PrototxtError
 from prototxt.text.class_names import read_names, write_names
@@ -101,6 +101,20 @@ def test_numbers_by_names() -> None:
     found = number_by_names(images, ("b", "x", "a"), "names.txt")
     assert found.labels.tolist() == [0, 2]
     assert found.classes == ("b", "x", "a")
+
+
+def test_labels_are_renumbered_and_others_left_out(tmp_path: Path) -> None:
+    images = listed(2, 1, 3)
+    mapped = map_labels(images, {2: 0, 0: 5})
+    assert mapped.names == ("0/0.png", "2/0.png", "0/1.png", "2/1.png", "2/2.png")
+    assert mapped.labels.tolist() == [5, 0, 5, 0, 0]
+    assert mapped.lines.tolist() == [1, 3, 4, 5, 6]
+    with pytest.raises(DataError, match=r"no record has the label 3\n  hint: there are 0, 1, 2"):
+        map_labels(images, {2: 0, 3: 1})
+    write_list(tmp_path / "old.txt", images)
+    (line,) = write_lists(tmp_path / "old.txt", [tmp_path / "new.txt"], label_map={1: 7})
+    assert (tmp_path / "new.txt").read_text() == "1/0.png 7\n"
+    assert line.endswith("new.txt: 1 records of 1 classes (7: 1)")
 
 
 @pytest.mark.parametrize("name", [" cat", "cat ", "c\nat", "c\rat"])

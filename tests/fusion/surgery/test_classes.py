@@ -60,7 +60,7 @@ def test_trained_rows_follow_their_classes(transpose: bool) -> None:
     assert outcome.changed == {"ip": "2 of 4 classes kept, 2 dropped, 1 added, in another order"}
     assert class_names_of(parse(str(outcome.document))).names == ("cat", "ant", "fox")
     assert outcome.mismatched == {
-        "labels of the data": "they have the old numbers, old=new: 0=1, 2=0; without 1, 3",
+        "labels of the data": "they have the old numbers: fusion-convert list OLD -o NEW --label-map 0=1,2=0",
         "class-numbers": "not written for a, b, which had a class that is gone",
     }
 

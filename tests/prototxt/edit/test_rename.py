@@ -227,10 +227,21 @@ def test_notes_of_one_kind_are_one_line() -> None:
     assert found.notes == (f"layer 'c0', 'c1', 'c2', 'c3' and 2 more: {reason}",)
 
 
+DATA_LAYER = 'layer { name: "d" type: "ImageData" top: "x" }\n'
+
+
+def test_some_prefixed_layers_are_prefixed_again() -> None:
+    text = DATA_LAYER + ip("p/a", "x") + ip("b", "p/a")
+    assert '"p/p/a"' in str(rename(parse(text), "p"))
+    assert '"p/d"' in str(rename(parse(DATA_LAYER), "p"))
+
+
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [
         (ip("p/a", "p/x") + ip("p/b", "p/a"), {}, "every layer already starts with 'p/'"),
+        (DATA_LAYER + ip("p/a", "x"), {}, "every layer already starts with 'p/'"),
+        (ip("p/a", "x") + 'layer { type: "ReLU" bottom: "p/a" top: "p/a" }', {}, "every layer already starts"),
         ("", {}, "there are no layers in this text"),
         ('net: "a.prototxt"', {}, "rename its net, a.prototxt"),
         ('input: "p/x"\n' + ip("a", "x") + ip("b", "p/x"), {}, "the blobs 'p/x' and 'x' would both be called 'p/x'"),
@@ -473,3 +484,125 @@ def test_rates_that_are_zero_keep_their_spelling(rate: str) -> None:
 def test_a_misspelt_keyword_is_refused() -> None:
     with pytest.raises(TypeError, match="unexpected keyword argument 'frezee'"):
         rename(parse(LENET), "p", frezee=False)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("layer", "done"),
+    [
+        ('type: "InnerProduct"', ["2 x param { lr_mult: 0 } added"]),
+        ('type: "InnerProduct" param { decay_mult: 1 }', ["1 x lr_mult: 0 added", "1 x param { lr_mult: 0 } added"]),
+        ('type: "InnerProduct" param { lr_mult: 1 } param { lr_mult: 0 }', ["1 x lr_mult set to 0"]),
+        ('type: "InnerProduct" param { lr_mult: 0 } param { lr_mult: 0 }', []),
+        ('type: "PReLU" param { } param { lr_mult: 2 } param { lr_mult: 2 }',
+         ["2 x lr_mult set to 0", "1 x lr_mult: 0 added"]),
+        ('type: "Dropout"', ["dropout_ratio: 0.5 -> 0"]),
+        ('type: "Dropout" dropout_param { scale_train: true }', ["dropout_ratio: 0.5 -> 0"]),
+        ('type: "Dropout" dropout_param { dropout_ratio: 0.4 }', ["dropout_ratio: 0.4 -> 0"]),
+        ('type: "Dropout" dropout_param { dropout_ratio: 0 }', []),
+        ('type: "BatchNorm" batch_norm_param { use_global_stats: t }', ["3 x param { lr_mult: 0 } added"]),
+        ('type: "BatchNorm" batch_norm_param { use_global_stats: f }',
+         ["3 x param { lr_mult: 0 } added", "use_global_stats: true"]),
+        ('type: "Onnx" onnx_param { frozen: false }', ["weights frozen"]),
+        ('type: "Onnx" onnx_param { frozen: 1 }', []),
+        ('type: "BN" bn_param { slope_filler { value: 1 } }', ["4 x param { lr_mult: 0 } added", "frozen: true"]),
+        ('type: "ReLU"', []),
+    ],
+)  # fmt: skip
+def test_what_freezing_did_in_words(layer: str, done: list[str]) -> None:
+    text = f'layer {{ name: "l" bottom: "x" top: "y" {layer} }}'
+    (change,) = rename_reported(parse(text), "p").changes
+    assert (change.name, change.renamed, list(change.done)) == ("l", "p/l", done)
+
+
+def test_what_freezing_did_to_old_layers_in_words() -> None:
+    text = 'layers { name: "c" type: CONVOLUTION bottom: "a" top: "c" blobs_lr: 1 }'
+    (change,) = rename_reported(parse(text), "p").changes
+    assert change.done == ("1 x blobs_lr set to 0", "1 x blobs_lr: 0 added")
+
+
+def stated(text: str, **options: Any) -> list[list[str]]:
+    result = rename(parse(text), "p", propagate_down=True, **options)
+    return [
+        [scalar.value for scalar in layer.scalars("propagate_down")] for layer in result.root.messages("layer")
+    ]  # fmt: skip
+
+
+SCALE = 'layer { name: "s" type: "Scale" bottom: "a" bottom: "x" top: "s" scale_param { bias_term: true } %s}\n'
+
+
+def test_inputs_need_no_propagate_down() -> None:
+    """Caffe itself sends no gradient to inputs and data."""
+    assert stated('input: "x"\n' + ip("a", "x") + ip("b", "x"), thaw_pattern="b") == [["false"], []]
+    assert stated('input: "x"\n' + ip("a", "x") + SCALE % "", thaw_pattern="s") == [[], ["false", "true"]]
+    data = 'layer { name: "d" type: "DummyData" top: "x" }\n'
+    assert stated(data + ip("a", "x") + SCALE % "", thaw_pattern="s") == [[], [], ["false", "true"]]
+
+
+def test_written_flags_are_changed_only_where_the_gradient_would_enter() -> None:
+    text = 'input: "x"\n' + ip("a", "x")
+    written = SCALE % "propagate_down: true propagate_down: true "
+    assert stated(text + written, thaw_pattern="s") == [[], ["false", "true"]]
+    (_, change) = rename_reported(
+        parse(text + written), "p", RenameOptions(thaw_pattern="s", propagate_down=True)
+    ).changes
+    assert change.done == ("1 propagate_down set to false",)
+    stopped = SCALE % "propagate_down: false propagate_down: true "
+    assert stated(text + stopped, thaw_pattern="s") == [[], ["false", "true"]]
+
+
+def test_a_frozen_layer_between_learning_ones_lets_the_gradient_through() -> None:
+    text = 'input: "x"\n' + ip("a", "x") + ip("b", "a") + ip("c", "b")
+    assert stated(text, freeze_pattern="b") == [[], [], []]
+    assert stated(text, freeze_pattern="[ab]") == [[], [], ["false"]]
+    assert stated(text, thaw_pattern="nothing|a") == [[], [], []]
+
+
+def test_a_layer_without_weights_passes_the_gradient_to_the_learning_part_alone() -> None:
+    concat = 'layer { name: "c" type: "Concat" bottom: "a" bottom: "b" top: "c" }\n'
+    text = 'input: "x"\n' + ip("a", "x") + ip("b", "x") + concat + ip("d", "c")
+    assert stated(text, freeze_pattern="b") == [[], [], ["true", "false"], []]
+    assert stated(text, freeze_pattern="a") == [[], [], ["false", "true"], []]
+    assert stated(text, freeze_pattern="[ab]") == [[], [], [], ["false"]]
+
+
+def test_the_end_of_a_frozen_branch_is_where_only_losses_and_measures_read() -> None:
+    text = 'input: "x"\ninput: "y"\n' + ip("a", "x") + ip("b", "a")
+    for kind, bottoms in (("SoftmaxWithLoss", 'bottom: "b" bottom: "y"'), ("Accuracy", 'bottom: "b" bottom: "y"'),
+                          ("Silence", 'bottom: "b"')):  # fmt: skip
+        end = f'layer {{ name: "l" type: "{kind}" {bottoms} }}\n'
+        assert stated(text + end) == [[], ["false"], []], kind
+    assert stated(text + 'layer { name: "l" type: "Softmax" bottom: "b" top: "l" }\n') == [[], [], ["false"]]
+
+
+@pytest.mark.parametrize(
+    ("weight", "is_loss"),
+    [("1", True), ("0", False), ("0.0", False), ("-0f", False), ("0.5", True), ("1e-9", True)],
+)
+def test_a_python_layer_with_a_loss_weight_is_a_loss(weight: str, is_loss: bool) -> None:
+    text = PYTHON.replace("top", f"loss_weight: {weight} top") % 'layer: "L"' + IP
+    if is_loss:
+        assert any("Python losses" in note for note in rename_reported(parse(text), "p").notes)
+    else:
+        with pytest.raises(RenameError, match="layer 'q' of type 'Python' cannot be frozen"):
+            rename(parse(text), "p")
+
+
+def test_names_are_shown_up_to_a_length_where_a_pattern_matches_none() -> None:
+    few = "".join(ip(f"l{index}", "x") for index in range(3))
+    with pytest.raises(RenameError, match=r"hint: the layers are l0, l1, l2$"):
+        rename(parse(few), "p", thaw_pattern="nix")
+    for length, end in ((299, "x"), (300, "x ...")):
+        with pytest.raises(RenameError, match=rf"{end}$".replace(".", r"\.")):
+            rename(parse(ip("x" * length, "y")), "p", thaw_pattern="nix")
+    many = "".join(ip(f"layer{index:04}", "x") for index in range(100))
+    with pytest.raises(RenameError, match=r"layer0000, .* \.\.\.$") as caught:
+        rename(parse(many), "p", thaw_pattern="nix")
+    assert len(str(caught.value.hint)) == len("the layers are ") + 300 + len(" ...")
+
+
+def test_two_nets_of_a_solver_and_a_net_beside_them() -> None:
+    text = 'train_net_param { layer { name: "a" type: "ReLU" } } test_net_param { layer { name: "b" type: "ReLU" } }'
+    assert str(rename(parse(text), "p")) == text.replace('"a"', '"p/a"').replace('"b"', '"p/b"')
+    both = 'layer { name: "c" type: "ReLU" } ' + text
+    changed = rename_reported(parse(both), "p").changes
+    assert [change.name for change in changed] == ["c", "a", "b"]

@@ -62,3 +62,51 @@ def test_values_without_a_width_need_no_memory(tmp_path: Path) -> None:
     (tmp_path / "a.npy").write_bytes(buffer.getvalue())
     with pytest.raises(ValueError, match="needs 0 bytes"):
         read_npy(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize(("shape", "sound"), [((), False), ((1,), False), ((2,), False), ((0,), True), ((0, 5), True)])
+def test_values_without_a_width_are_sound_only_in_no_number(
+    tmp_path: Path, shape: tuple[int, ...], sound: bool
+) -> None:
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "<U0", "fortran_order": False, "shape": shape})
+    (tmp_path / "a.npy").write_bytes(buffer.getvalue())
+    if sound:
+        assert read_npy(tmp_path / "a.npy").shape == shape
+    else:
+        with pytest.raises(ValueError, match="needs 0 bytes and has 0"):
+            read_npy(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("change", [-4, 4])
+def test_too_few_or_too_many_values(tmp_path: Path, change: int) -> None:
+    np.save(tmp_path / "a.npy", np.arange(6, dtype="<f4"))
+    data = (tmp_path / "a.npy").read_bytes()
+    (tmp_path / "a.npy").write_bytes(data[:change] if change < 0 else data + bytes(change))
+    with pytest.raises(ValueError, match=rf"the array of shape \[6\] needs 24 bytes and has {24 + change}"):
+        read_npy(tmp_path / "a.npy")
+
+
+def test_an_archive_that_expands_two_hundred_times_is_no_large_array(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small archives may expand at any ratio; beyond the bound both the size and the ratio count."""
+    np.savez_compressed(tmp_path / "a.npz", x=np.zeros(100_000, np.uint8))
+    np.savez(tmp_path / "b.npz", x=np.zeros(100_000, np.uint8))
+    assert read_npz(tmp_path / "a.npz")["x"].shape == (100_000,)
+    monkeypatch.setattr("prototxt.formats.numpy_files._LARGE", 50_000)
+    assert read_npz(tmp_path / "b.npz")["x"].shape == (100_000,)
+    with pytest.raises(ValueError, match=r"\d+ bytes would expand to 100128"):
+        read_npz(tmp_path / "a.npz")
+    assert read_npz(tmp_path / "a.npz", lambda name: False) == {}
+
+
+def test_a_damaged_archive(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "a.npz", x=np.arange(1000))
+    data = bytearray((tmp_path / "a.npz").read_bytes())
+    data[100] ^= 0xFF
+    (tmp_path / "a.npz").write_bytes(data)
+    with pytest.raises(ValueError):  # noqa: PT011 - zlib's or zipfile's own words
+        read_npz(tmp_path / "a.npz")
+    with pytest.raises(FileNotFoundError):
+        read_npz(tmp_path / "none.npz")
