@@ -212,7 +212,7 @@ class _Starts:
 
     def _of(self, net: nn.Module) -> Stack:
         device = next(iter(self._job.active_net.parameters())).device
-        return {name: net.get_parameter(name).detach().to(device, copy=True) for name in self.rates}
+        return {name: net.get_parameter(name).detach().to(device) for name in self.rates}
 
 
 def _own(job: NetWithData) -> list[Any]:

@@ -52,7 +52,8 @@ def train_apart(
         loss, figures = _train(run, judge)
         entries.append(Entry(trial, loss, figures))
         accuracy, flips = (figures[name] for name in FIGURES[:2])
-        shown = "diverged" if accuracy is None or flips is None else f"accuracy {accuracy:.2%}, NFR {flips:.2%}"
+        rate = "unknown" if flips is None else f"{flips:.2%}"  # of references that know none of the records
+        shown = "diverged" if accuracy is None else f"accuracy {accuracy:.2%}, NFR {rate}"
         say(f"{number} of {len(trials)}, {trial.name}: {shown}")
     return entries
 

@@ -12,7 +12,7 @@ import pytest
 
 from fusion.errors import TrainingError
 from fusion.pct.predictions import Predictions
-from fusion.sweep import Entry, Trial, cells, read_axes
+from fusion.sweep import Entry, Trial, cells, read_axes, train_apart as train_apart_module
 from fusion.sweep.auto_pct import AutoPct, parse_auto, pct_text
 from fusion.sweep.choose_pct import _reasons
 from fusion.sweep.grid import read_value
@@ -127,6 +127,7 @@ def test_a_result_has_a_line_per_head(tmp_path: Path) -> None:
     result.write(tmp_path)
     text = (tmp_path / "table.json").read_text()
     assert json.loads(text) == {"best": "kd_w1_s1", "heads": result.table()}
+    assert text.startswith('{\n "best": "kd_w1_s1",\n')
     (row, other) = csv.DictReader((tmp_path / "table.csv").read_text().splitlines())
     assert (row["name"], row["loss"], row["weight"], row["lr"], row["seed"]) == ("kd_w1_s1", "kd", "1", "", "1")
     assert (row["training_loss"], row["select_accuracy"], row["accuracy"], row["chosen"]) == (
@@ -217,3 +218,22 @@ def test_a_choice_is_explained() -> None:
     lines = list(_reasons(with_choice(alone, 0.0), 0.0, Path("out")))
     assert len(lines) == 3
     assert "chose no loss: 0.00% negative flips" in lines[0]
+
+
+def test_candidates_are_told_with_what_is_known_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = iter([(0.9, 0.25), (0.8, None), (None, None)])
+    monkeypatch.setattr(train_apart_module, "_solver", lambda *given: given[2])
+    monkeypatch.setattr(train_apart_module, "_judge", lambda *given: None)
+    monkeypatch.setattr(
+        train_apart_module,
+        "_train",
+        lambda *given: (0.5, dict(zip(FIGURES, [*next(figures), None, None], strict=True))),
+    )
+    said: list[str] = []
+    trials = [Trial("kd", (), weight) for weight in (1.0, 2.0, 3.0)]
+    train_apart_module.train_apart("s", None, trials, 0.1, {"references": ["a.npz"]}, said.append)
+    assert said == [
+        "1 of 3, kd_w1: accuracy 90.00%, NFR 25.00%",
+        "2 of 3, kd_w2: accuracy 80.00%, NFR unknown",
+        "3 of 3, kd_w3: diverged",
+    ]

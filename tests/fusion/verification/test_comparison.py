@@ -31,7 +31,8 @@ from prototxt.formats.weights import write_weights
 )
 def test_differences(expected: list[float], found: list[float], absolute: float, relative: float) -> None:
     row = compare_arrays("l", "b", np.array(expected, np.float32), np.array(found, np.float32))
-    assert (row.absolute, row.relative) == (absolute, relative)
+    assert (row.absolute, row.relative, row.layer, row.blob) == (absolute, relative, "l", "b")
+    assert row.shape == (len(expected),)
     assert row.found == ((len(found),) if len(found) != len(expected) else None)
 
 

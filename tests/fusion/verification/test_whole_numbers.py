@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 from PIL import Image
 
-from fusion.errors import OnnxError
+from fusion.errors import FusionError, OnnxError
 from fusion.export import verify_onnx
 from fusion.nets.build import build
 from fusion.nets.inputs import integer_noise
@@ -53,6 +53,8 @@ def test_a_branch_is_fed_what_the_files_input_can_hold(folder: Path, kind: int, 
     (found,) = verify_branches("net.prototxt", "net.caffemodel", {"a": Path("a.onnx")})
     assert found.first is None
     assert [row.blob for row in found.differences] == ["a/y"]
+    with pytest.raises(FusionError, match=r"'b': .* has no Onnx layers of this prefix"):
+        verify_branches("net.prototxt", "net.caffemodel", {"b": Path("a.onnx")})
 
 
 def test_pictures_go_in_as_they_are_or_the_file_refuses_them(folder: Path) -> None:
