@@ -145,6 +145,13 @@ def test_a_score_that_is_there_is_not_made_twice() -> None:
     assert "include" not in deployed(text)
 
 
+def test_another_reader_or_another_softmax_is_no_score() -> None:
+    softmax = 'layer { name: "p" type: "Softmax" bottom: "b" top: "p" }\n'
+    text = INPUT + ip("a", "d") + ip("b", "a") + softmax + loss("a y")
+    assert layers(deployed(text))[-1] == ("prob", "Softmax", ["a"], ["prob"])
+    assert ("p", "Softmax", ["b"], ["p"]) in layers(deployed(text))
+
+
 def test_the_prediction_is_what_was_learnt() -> None:
     text = INPUT + ip("a", "d") + loss("d a", "EuclideanLoss")
     assert [name for name, *_ in layers(deployed(text))] == ["d", "a"]

@@ -11,6 +11,7 @@ import pytest
 import prototxt
 from prototxt.schema.messages import NetParameter
 from prototxt.shapes import UNKNOWN, infer
+from prototxt.shapes.sources import database_record
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 RECORDED = sorted(path.stem for path in (GOLDEN / "formats" / "data").glob("case_*.prototxt"))
@@ -54,6 +55,21 @@ def test_dummy_data(case: str, golden: Path) -> None:
         assert {name: blobs[name.rpartition(":")[2]] for name in recorded.files} == {
             name: recorded[name].shape for name in recorded.files
         }
+
+
+def test_an_lmdb_is_opened_to_be_read_only(golden: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lmdb = pytest.importorskip("lmdb")
+    opened: list[dict[str, object]] = []
+    whole = lmdb.open
+    monkeypatch.setattr(lmdb, "open", lambda path, **how: opened.append(how) or whole(path, **how))  # type: ignore[func-returns-value]
+    assert database_record(str(golden / "formats" / "data" / "rgb_lmdb"), True, None)[0] == 3
+    assert opened == [{"readonly": True, "lock": False, "subdir": True}]
+
+
+@pytest.mark.parametrize("forced", [None, 1])
+def test_records_that_are_not_there(tmp_path: Path, forced: int | None) -> None:
+    assert database_record("", True, forced) == (forced, None, None)
+    assert database_record(str(tmp_path / "none"), False, forced) == (forced, None, None)
 
 
 def test_a_leveldb_is_read_without_being_written(golden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

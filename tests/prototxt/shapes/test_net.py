@@ -160,3 +160,40 @@ def test_an_installed_package_registers_a_type(monkeypatch: pytest.MonkeyPatch) 
     finally:
         LAYER_TYPES.pop("Thrice", None)
         registry._load_entry_points.cache_clear()
+
+
+LOSSES = """
+    BCTLoss CNALoss CTCLoss CenterLoss ContrastiveLoss CtcLoss ELODILoss EuclideanLoss FocalDistillationLoss FocalLoss
+    HingeLoss InfogainLoss KDLoss L1Loss LDILoss LogitMatchingLoss MultiBoxLoss MultinomialLogisticLoss NaivePCTLoss
+    RegionLoss SigmoidCrossEntropyLoss SmoothL1Loss SmoothL1LossOHEM SoftmaxWithFocalLoss SoftmaxWithLoss
+    SoftmaxWithLossOHEM TripletLoss WarpCTCLoss WarpCtcLoss YoloLoss Yolov3
+"""
+SOURCES = """
+    AnnotatedData Data DenseImageData DummyData HDF5Data ImageData ImageLabelmapData ImageSegData Input MemoryData
+    Python VideoData WindowData
+"""
+
+
+def test_which_types_are_losses_or_sources_and_cannot_work_in_place() -> None:
+    rules = LAYER_TYPES.items()
+    assert {name for name, rule in rules if rule.loss} == set(LOSSES.split())
+    assert {name for name, rule in rules if rule.source} == set(SOURCES.split())
+    assert {name for name, rule in rules if not rule.in_place} == {"AbsVal", "Flatten", "Reshape"}
+    assert {name for name, rule in rules if rule.paired} >= {"Convolution", "Deconvolution"}
+    assert "ReLU" not in {name for name, rule in rules if rule.paired}
+
+
+def test_defaults_of_a_registered_type() -> None:
+    shape_function("Plain")(lambda layer, bottoms: ([], []))
+    try:
+        rule = LAYER_TYPES["Plain"]
+        assert (rule.bottoms, rule.tops) == ((0, None), (0, None))
+        assert (rule.paired, rule.in_place, rule.loss, rule.unknown_rank, rule.source) == (
+            False,
+            True,
+            False,
+            "any",
+            False,
+        )
+    finally:
+        del LAYER_TYPES["Plain"]

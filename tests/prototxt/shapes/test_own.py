@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import prototxt
@@ -89,3 +90,44 @@ def test_an_onnx_file_tells_its_outputs(tmp_path: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"\xff\xff\xff")
     with pytest.raises(prototxt.ShapeError, match=r"broken\.onnx is no readable ONNX file"):
         run(["5x3"], f'type: "Onnx" onnx_param {{ file: "{tmp_path}/broken.onnx" }}')
+
+
+@pytest.mark.parametrize(
+    ("bottom", "fits"),
+    [("7x3x5", True), ("7x?x5", True), ("?", True), ("7x3x4", False), ("7x4x5", False), ("7x3", False), ("7x15", False),
+     ("7x3x5x1", False)],
+)  # fmt: skip
+@pytest.mark.parametrize("named", ["", 'input: "x"'])
+def test_a_bottom_must_fit_the_input_of_an_onnx_file_but_for_its_batch(
+    tmp_path: Path, bottom: str, fits: bool, named: str
+) -> None:
+    onnx = pytest.importorskip("onnx")
+    path = tmp_path / "net.onnx"
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 3, 5]) for name in "xy"]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", ends[:1], ends[1:])
+    onnx.save(onnx.helper.make_model(graph), path)
+    layer = f'type: "Onnx" onnx_param {{ file: "{path}" {named} }}'
+    if fits:
+        assert run([bottom], layer)[0] == [(None if bottom == "?" else 7, 3, 5)]
+    else:
+        with pytest.raises(prototxt.ShapeError, match=rf"input 'x' of the ONNX file takes 1x3x5, not {bottom}"):
+            run([bottom], layer)
+
+
+def test_weights_of_an_onnx_file_are_no_inputs(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    path = tmp_path / "net.onnx"
+    helper = onnx.helper
+    ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", 4]) for name in "xwy"]
+    shape = onnx.numpy_helper.from_array(np.array([0, 2, 2]), "s")
+    weight = onnx.numpy_helper.from_array(np.ones((4, 4), np.float32), "w")
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["m"]), helper.make_node("Reshape", ["m", "s"], ["y"])]
+    graph = helper.make_graph(nodes, "g", ends[:2], [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)])
+    graph.initializer.extend([weight, shape])
+    onnx.save(helper.make_model(graph), path)
+    assert run(["5x4"], f'type: "Onnx" onnx_param {{ file: "{path}" }}')[0] == [(5, 2, 2)]
+    two = f'type: "Onnx" onnx_param {{ file: "{path}" output: "m" output: "y" }}'
+    assert run(["5x4"], two, 2)[0] == [(5, 4), (5, 2, 2)]
+    assert run(["?"], f'type: "Onnx" onnx_param {{ file: "{path}" output: "none" }}')[0] == [UNKNOWN]
+    with pytest.raises(prototxt.ShapeError, match=r"1 bottom for 2 names in onnx_param\.input"):
+        run(["5x4"], f'type: "Onnx" onnx_param {{ file: "{path}" input: "x" input: "m" }}')
