@@ -142,9 +142,9 @@ def best(seconds: Mapping[RunConfig, float]) -> RunConfig:
 
 def format_seconds(seconds: float) -> str:
     """Return seconds, or milli- or microseconds, with three digits."""
-    if seconds >= 1:
+    if seconds >= 0.9995:  # which rounds to 1
         return f"{seconds:.3g} s"
-    return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.3g} us"
+    return f"{seconds * 1e3:.3g} ms" if seconds >= 0.9995e-3 else f"{seconds * 1e6:.3g} us"
 
 
 def timed(step: Callable[[], object], share: float) -> float:
