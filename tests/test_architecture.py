@@ -24,6 +24,7 @@ PACKAGES = (
         "prototxt",
         "fusion.version",
         "fusion.errors",
+        "fusion.file_lock",
         "fusion.fillers",
         "fusion.onnx",
     ),
@@ -36,12 +37,13 @@ TORCH_FREE = (
         "prototxt",
         "fusion.version",
         "fusion.errors",
+        "fusion.file_lock",
         "fusion.fillers",
         "fusion.onnx.graphs",
         "fusion.composition",
         "fusion.merge",
     ),
-    *("fusion.surgery", "fusion.report", "fusion.data"),
+    *("fusion.surgery", "fusion.report", "fusion.data", "fusion.job"),
 )
 SOURCES = sorted(path for package in ("prototxt", "fusion", "tools") for path in (ROOT / package).rglob("*.py"))
 

@@ -13,6 +13,7 @@ from fusion.composition.config import ComposeConfig, place_of_key, read_config
 from fusion.composition.folds import expand_patterns
 from fusion.composition.source import is_onnx_path
 from fusion.errors import ComposeError, raise_all
+from fusion.file_lock import locked
 from fusion.job.option_words import check_words, option_words
 from fusion.job.steps import JobStep, StepPlanner
 from prototxt.errors import did_you_mean
@@ -41,8 +42,6 @@ class Job:
     @contextmanager
     def held(self) -> Iterator[None]:
         """Make the folder and hold it while the block runs. Raises: TrainingError where another run holds it."""
-        from fusion.solver.snapshots.lock import locked  # imports torch, which a dry run does not need
-
         os.makedirs(self.output, exist_ok=True)
         hint = "wait for it, or give another output"
         with locked(f"{self.output}/run", print, "another run works in this folder", hint):

@@ -13,6 +13,7 @@ from typing import Literal
 
 from fusion.data.file_stamp import stamp_files
 from fusion.data.layer_sources import open_source
+from fusion.data.replaced_list import with_list
 from fusion.job.steps import Data, JobStep
 from fusion.onnx.sidecar import sidecar_path
 from fusion.pct.provenance import file_hash
@@ -121,8 +122,6 @@ def _stamp_of(data: Data) -> str:
     try:
         net = filter_net(load_net(data.net, strict=False), data.phase)
         if data.list_path is not None:
-            from fusion.solver.holdout import with_list
-
             net = with_list(net, data.list_path)
         layers = [layer for layer in net.layer if layer.type in DATA_TYPES - {"Input"} and not layer.bottom]
         return " ".join(open_source(layer, data.phase).fingerprint() for layer in layers)

@@ -15,6 +15,7 @@ from torch import Tensor
 from fusion.data import DataSource, ReadOptions
 from fusion.data.net_classes import classes_of_nets
 from fusion.data.read_batches import skipped_lines
+from fusion.data.replaced_list import with_list
 from fusion.errors import DataError, FusionError
 from fusion.layers.registry import Phase
 from fusion.nets.build import frozen_layers, restrict_to_blobs
@@ -25,7 +26,6 @@ from fusion.references.logit_cache import number_duplicates
 from fusion.solver.batches import load_all
 from fusion.solver.device import choose_device
 from fusion.solver.evaluate_test_nets import TestNet, measure
-from fusion.solver.holdout import with_list
 from fusion.solver.labels import source_with_labels
 from fusion.solver.logging.console import Display, Silent
 from fusion.solver.metrics import MeanOutputs

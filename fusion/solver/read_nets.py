@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fusion.data.net_classes import classes_of_nets
+from fusion.data.replaced_list import with_list
 from fusion.errors import TrainingError, raise_all
-from fusion.solver.holdout import with_list
 from prototxt.schema.filter import filter_whole
 from prototxt.schema.load import load_net
 from prototxt.text.class_names import class_names_of

@@ -17,6 +17,7 @@ from fusion.data.read_batches import skipped_lines
 from fusion.data.sharding import shard
 from fusion.distributed.process_group import DataParallelOptions, join
 from fusion.errors import TrainingError
+from fusion.file_lock import locked
 from fusion.nets.build import loss_weights, params, total_loss
 from fusion.nets.weights import share_weights
 from fusion.references import parse_references
@@ -39,7 +40,6 @@ from fusion.solver.run import Progress
 from fusion.solver.settings import read_settings
 from fusion.solver.signals import Requests, requests_by_signal
 from fusion.solver.snapshots import files, save_restore
-from fusion.solver.snapshots.lock import locked
 from fusion.solver.snapshots.resume_state import preserved_generators
 from fusion.solver.solver_options import SolverOptions
 from fusion.solver.step.autotune import Autotuner

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusion.errors import TrainingError, translate_errors
+from fusion.file_lock import locked
 from fusion.solver.load_solver import as_paths, read_message
 from fusion.solver.logging.caffe_log import for_training
 from fusion.solver.logging.console import Display
 from fusion.solver.settings import prefix_of
 from fusion.solver.snapshots.files import states
-from fusion.solver.snapshots.lock import locked
 from fusion.solver.solver_options import SolverOptions
 from fusion.solver.train_options import TrainOptions
 from fusion.sweep.auto_pct import AutoPct, parse_auto, pct_text

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fusion.errors import TrainingError
+from fusion.file_lock import locked
 from fusion.references import Reference
 from fusion.solver.callbacks.ema import EMA
 from fusion.solver.device import choose_device
@@ -20,7 +21,6 @@ from fusion.solver.load_solver import as_paths, read_message
 from fusion.solver.logging.console import Display, for_stream
 from fusion.solver.read_nets import read_nets
 from fusion.solver.settings import Settings, read_settings
-from fusion.solver.snapshots.lock import locked
 from fusion.solver.train_options import TrainOptions
 from fusion.solver.trunk_cache import DEFAULT_BUDGET
 from fusion.solver.trunk_cache_files import trunk_files

@@ -14,8 +14,9 @@ from PIL import Image
 
 from fusion.data import DataSource, open_source
 from fusion.data.convert_imageset import ImageOptions, write_images
+from fusion.data.replaced_list import with_list
 from fusion.errors import TrainingError
-from fusion.solver.holdout import SourceSubset, filter_batches, validation_records, with_list, with_training_data
+from fusion.solver.holdout import SourceSubset, filter_batches, validation_records, with_training_data
 from prototxt import load_net, parse
 from prototxt.schema.filter import filter_net
 from prototxt.schema.messages import NetParameter

@@ -13,11 +13,11 @@ import torch
 import fusion
 from fusion.data import ReadOptions
 from fusion.data.in_step_sources import UnpairedData
+from fusion.data.replaced_list import with_list
 from fusion.errors import DataError, TrainingError
 from fusion.nets.build import params
 from fusion.references import parse_reference
 from fusion.solver.evaluate import open_evaluation
-from fusion.solver.holdout import with_list
 from fusion.solver.train_options import TrainOptions
 from fusion.sweep import SweepOptions, sweep
 from prototxt import load_net

@@ -16,12 +16,12 @@ from caffe_fusion_tools.train import main
 from fusion import save_weights
 from fusion.composition import Pct
 from fusion.errors import ComposeError, FusionError, TrainingError
+from fusion.file_lock import locked
 from fusion.pct.predictions import Predictions
 from fusion.references import Objective
 from fusion.solver import Solver
 from fusion.solver.callbacks.ema import EMA
 from fusion.solver.logging.console import Silent
-from fusion.solver.snapshots.lock import locked
 from fusion.solver.train_options import TrainOptions
 from fusion.sweep import Entry, SweepOptions, Trial, cells, read_axes, sweep
 from fusion.sweep.results import choose

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from fusion.errors import TrainingError
+from fusion.file_lock import locked
 from fusion.solver import Solver
 from fusion.solver.logging.console import Lines
 from fusion.solver.snapshots.find import MissingWeights
-from fusion.solver.snapshots.lock import locked
 from fusion.solver.snapshots.resume_state import read_resume_state
 
 Make = Callable[..., Path]
