@@ -9,7 +9,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --no-header --no-annotate pyproject.tom
 # Tests start many processes: without kept bytecode each of them compiles the sources again.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: tutorial test pytest test-slow test-pythons test-lowest mutants check lint types format docs bench lock clean
+.PHONY: tutorial test pytest test-slow test-pythons test-lowest mutants check lint types format docs dist bench lock clean
 
 tutorial: $(VENV)/.installed  ## The tutorial on the included MNIST, from raw images to the report.
 	$(BIN)/python examples/mnist_odd_even/tutorial.py $(ARGS)
@@ -61,6 +61,9 @@ format: $(VENV)/.installed-dev  ## Format the sources.
 
 docs: $(VENV)/.installed-docs  ## The documentation as a site, in build/site; a broken link is an error.
 	$(BIN)/python docs/build_site.py
+
+dist: $(VENV)/.installed-dev  ## The source distribution and the wheel, in dist.
+	$(BIN)/uv build --quiet
 
 bench: $(VENV)/.installed-dev  ## Measure the performance figures of the README on this machine.
 	$(BIN)/python benchmarks/run.py $(ARGS)
