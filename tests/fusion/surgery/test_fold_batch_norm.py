@@ -13,12 +13,15 @@ from fusion.nets.build import build, params
 from fusion.nets.weights import load_weights
 from fusion.surgery.fold_batch_norm import fold
 from fusion.surgery.result import SurgeryResult
+from prototxt.schema.load import load_net
+from prototxt.shapes import infer
 from prototxt.text.parser import parse, parse_file
 from prototxt.text.tree import Document
 
 DATA = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 4 dim: 7 dim: 7 } } }\n'
 BN = 'layer { name: "bn" type: "BatchNorm" bottom: "c" top: "c" }\n'
 SCALE = 'layer { name: "sc" type: "Scale" bottom: "c" top: "c" scale_param { bias_term: true } }\n'
+TWO_BOTTOMS = 'layer { name: "sc" type: "Scale" bottom: "c" bottom: "c" top: "d" scale_param { axis: 0 } }\n'
 RELU = 'layer { name: "r" type: "ReLU" bottom: "c" top: "c" }\n'
 
 
@@ -117,6 +120,55 @@ def test_what_cannot_be_folded_stays_and_is_told(text: str, name: str, reason: s
     assert not outcome.changed
     assert reason in outcome.mismatched[name]
     assert f"left alone: {name}: " in outcome.listing()
+
+
+@pytest.mark.parametrize("factor", [3.7, 0.0])
+def test_eps_and_the_factor_of_the_statistics(factor: float) -> None:
+    document = parse(DATA + conv("kernel_size: 1") + BN.replace('top: "c"', 'top: "c" batch_norm_param { eps: 0.3 }'))
+    weights = random_weights(document)
+    weights["bn"][2][:] = factor
+    outcome = fold(document, weights)
+    scale = 1 / np.sqrt((weights["bn"][1] / factor if factor else 0) + 0.3) * np.ones(6)
+    mean = weights["bn"][0] / factor if factor else np.zeros(6)
+    np.testing.assert_allclose(outcome.weights["c"][0], weights["c"][0] * scale[:, None, None, None], rtol=1e-6)
+    np.testing.assert_allclose(outcome.weights["c"][1], (weights["c"][1] - mean) * scale, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("text", "missing", "name", "reason"),
+    [
+        (conv() + BN + SCALE, "sc", "sc", "it has no weights"),
+        (conv() + BN + SCALE, "bn", "bn", "it has no weights"),
+        (conv() + BN, "c", "bn", "'c' before it cannot absorb it: it has no weights"),
+        (conv() + TWO_BOTTOMS, "", "sc", "it has several bottoms or tops"),
+        (conv("kernel_size: 3 axis: 2") + BN, "", "bn", "'c' before it cannot absorb it: its axis is not 1"),
+        (linear("InnerProduct", "inner_product_param", "axis: 2") + BN, "", "bn", "its axis is not 1"),
+        (conv() + SCALE.replace("scale_param {", "scale_param { num_axes: 2"), "", "sc", "not act per channel"),
+        (BN.replace('bottom: "c"', 'bottom: "data"'), "", "bn", "no convolution or dense layer is directly before it"),
+    ],
+)
+def test_the_reason_of_each_layer_that_stays(text: str, missing: str, name: str, reason: str) -> None:
+    document = parse(DATA + text)
+    net = infer(load_net(document))
+    shapes = dict(zip([layer.name for layer in load_net(document).layer], net.params, strict=True))
+    weights = {
+        layer: [np.ones(tuple(size or 1 for size in shape), np.float32) for shape in blobs]
+        for layer, blobs in shapes.items()
+        if blobs and layer != missing
+    }
+    outcome = fold(document, weights)
+    assert reason in outcome.mismatched[name]
+    assert name not in outcome.dropped
+
+
+def test_what_is_kept_and_what_changed() -> None:
+    text = DATA + conv() + BN + 'layer { name: "d" type: "InnerProduct" bottom: "c" top: "d" '
+    document = parse(text + "inner_product_param { num_output: 2 } }")
+    weights = random_weights(document)
+    outcome = fold(document, weights)
+    assert (outcome.kept, outcome.changed, outcome.dropped) == (("d",), {"c": "absorbed bn"}, ("bn",))
+    assert outcome.weights["d"] is weights["d"] or np.array_equal(outcome.weights["d"][0], weights["d"][0])
+    assert "bias_term" not in str(outcome.document)
 
 
 def test_nets_with_phases_are_refused() -> None:

@@ -109,6 +109,18 @@ def test_what_is_fused_and_what_is_left() -> None:
     assert (layers["a+b/conv3"].convolution_param.num_output, layers["a+b/conv3"].convolution_param.group) == (6, 2)
 
 
+def test_dense_layers_become_convolutions_only_on_request() -> None:
+    document = fused(LENET, ("a", "b"))
+    weights = random_weights(document)
+    plain = fuse_horizontally(document, weights, ("a", "b"))
+    assert "dense layers with separate bottoms stay separate without --dense" in plain.mismatched["a/ip1, b/ip1"]
+    assert "a/ip1" in plain.kept
+    grouped = fuse_horizontally(document, weights, ("a", "b"), dense=True)
+    assert grouped.changed["a+b/ip1"] == "2 InnerProduct layers, as grouped convolution"
+    assert "a/ip1" in grouped.dropped
+    assert "# Branches a, b side by side, as groups.\n" in str(grouped.document)
+
+
 def test_layers_with_other_settings_stay_apart() -> None:
     text = str(fused(LENET, ("a", "b"))).replace("num_output: 8", "num_output: 4", 1)
     document = prototxt.parse(text)
