@@ -45,18 +45,26 @@ def _fail(message: object) -> int:
 
 
 class _Terminal:
-    """A terminal that shows the control characters in names of layers and files, which could change what it shows."""
+    """A terminal that shows the control characters in names of layers and files, which could change what it shows.
+
+    bare  the terminal itself, for a bar that draws with control characters and escapes those in names by itself
+    """
 
     def __init__(self, stream: Any) -> None:
-        self._stream = stream
+        self.bare = stream
 
     def write(self, text: str) -> int:
-        """Write with escapes; a carriage return stays, since progress bars need it."""
-        self._stream.write(_CONTROL.sub(lambda found: ascii(found[0])[1:-1], text))
+        """Write with escapes; a carriage return stays, since simple progress bars need it."""
+        self.bare.write(self.escape(text))
         return len(text)
 
+    @staticmethod
+    def escape(text: str) -> str:
+        """Return the text with control characters as escapes."""
+        return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
+        return getattr(self.bare, name)
 
 
 # C0 but for tab, line feed and carriage return; DEL and C1; bidirectional overrides; halves of surrogate pairs.
@@ -69,7 +77,9 @@ def _safe_output() -> Iterator[None]:
     before = sys.stdout, sys.stderr
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="surrogateescape")
-    sys.stdout, sys.stderr = (_Terminal(stream) if stream.isatty() else stream for stream in before)
+    sys.stdout, sys.stderr = (
+        _Terminal(stream) if stream.isatty() and not isinstance(stream, _Terminal) else stream for stream in before
+    )
     try:
         yield
     finally:

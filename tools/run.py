@@ -202,7 +202,7 @@ def _execute_step(job: Job, record: Record, step: JobStep, *, resume: bool) -> i
     lines = log.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     _show_output(step, lines, code)
     if code:
-        print(f"the job stops at step {step.name}; its output is in {log}", file=sys.stderr)
+        print(f"the job stops at step {step.name}" + ("" if bar else f"; its output is in {log}"), file=sys.stderr)
     else:
         record.end(step, time.monotonic() - start)
     return code

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -98,6 +98,9 @@ class Bar(Display):
             TimeRemainingColumn,
         )
 
+        stream = stream or sys.stderr
+        # The streams of our commands show control characters as escapes: those in names, not those that draw the bar.
+        self._escape: Callable[[str], str] = getattr(stream, "escape", str)
         self._bars: Progress = RichProgress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
@@ -105,7 +108,7 @@ class Bar(Display):
             TextColumn("{task.fields[speed]}"),
             TextColumn("{task.fields[state]}"),
             TimeRemainingColumn(),
-            console=Console(file=stream or sys.stderr, highlight=False),
+            console=Console(file=getattr(stream, "bare", stream), highlight=False),
             transient=True,
         )
         self._task: TaskID | None = None
@@ -116,7 +119,7 @@ class Bar(Display):
 
     def say(self, text: str) -> None:
         """Write above the bar."""
-        self._bars.console.print(text, markup=False, soft_wrap=True)
+        self._bars.console.print(self._escape(text), markup=False, soft_wrap=True)
 
     def report(self, lines: Sequence[str], brief: str = "") -> None:
         """Write the brief form above the bar, which has the other figures."""
@@ -164,7 +167,7 @@ class Bar(Display):
         if self._task is not None:
             self._bars.remove_task(self._task)
         self._step = step
-        self._task = self._bars.add_task(step, completed=done, total=total, speed="", state="")
+        self._task = self._bars.add_task(self._escape(step), completed=done, total=total, speed="", state="")
 
 
 def for_stream(stream: TextIO | None = None) -> Display:
