@@ -22,6 +22,7 @@ KINDS = {
     "loss": "loss, measure",
     "other": "other",
     "unknown": "unknown type",
+    "folded": "several boxes",
 }
 _FAMILIES = {
     "convolution": "Convolution Deconvolution ConvolutionDepthwise DepthwiseConvolution Im2col",

@@ -24,6 +24,7 @@ _COLOURS = {
     "loss": ("#fbdcd2", "#cc5f3c", "#4f2417", "#e47a56"),
     "other": ("#f4f4f4", "#9b9b9b", "#2f2f2f", "#8b8b8b"),
     "unknown": ("#ffffff", "#cc3333", "#2a1515", "#ee5555"),
+    "folded": ("#eef1f5", "#5d6b80", "#262b34", "#8796ad"),
 }
 _ICE = ("#2f7fd0", "#7cc0ff")
 _BASE = """
@@ -48,7 +49,7 @@ def to_svg(graph: Diagram, note: str = "") -> str:
         f'viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{_text(graph.name or "net")}">\n'
         f"<style>{_BASE}{style}</style>\n"
         f'<rect class="paper" width="100%" height="100%"/>\n{head}\n'
-        f'<g transform="translate({left:.1f} {top:.1f})">\n{drawing(graph, layout)}\n</g>\n</svg>\n'
+        f'<g transform="translate({left:.1f} {top:.1f})">\n{TIP}\n{drawing(graph, layout)}\n</g>\n</svg>\n'
     )
 
 
@@ -83,9 +84,8 @@ def base_style() -> str:
 
 
 def drawing(graph: Diagram, layout: DiagramLayout) -> str:
-    """Draw frames, arrows and boxes, the boxes numbered in `data-n`."""
-    parts = [_TIP]
-    parts += [_frame(name, box) for name, box in layout.frames]
+    """Draw frames, arrows (whose TIP stands once in the SVG) and boxes, the boxes numbered in `data-n`."""
+    parts = [_frame(name, box) for name, box in layout.frames]
     for edge, path in zip(graph.edges, layout.paths, strict=True):
         ends = f'data-s="{edge.source}" data-t="{edge.target}"'
         parts.append(
@@ -97,7 +97,7 @@ def drawing(graph: Diagram, layout: DiagramLayout) -> str:
     return "\n".join(parts)
 
 
-_TIP = (
+TIP = (
     '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="9" markerHeight="9" '
     'markerUnits="userSpaceOnUse" orient="auto"><path class="tip" d="M0 .8 8 4 0 7.2z"/></marker></defs>'
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 import shutil
 import subprocess
@@ -99,7 +101,7 @@ def test_page_is_one_file() -> None:
     page = to_html(graph('name: "</script><b>" layer { name: "</script>" type: "Input" top: "x" }'), "n", ["1 < 2"])
     assert page.count("</script>") == 2
     assert not re.search(r"(src|href)\s*=", page)
-    assert "1 &lt; 2" in page
+    assert "<summary>1 not known</summary><div>1 &lt; 2</div>" in page
     HTMLParser().feed(page)
 
 
@@ -109,6 +111,14 @@ def test_page_script_parses(tmp_path: Path) -> None:
         pytest.skip("no JavaScript engine to check the script with")
     script = Path(to_html.__code__.co_filename).with_name("page.js")
     subprocess.run([node, "--check", script], check=True)
+
+
+def test_page_runs_its_own_script_only() -> None:
+    page = to_html(graph())
+    script = page.rpartition("<script>")[2].partition("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    assert f'<meta http-equiv="Content-Security-Policy" content="{policy}">' in page
 
 
 def test_dot() -> None:
