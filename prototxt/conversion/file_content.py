@@ -32,7 +32,12 @@ MESSAGES = {NET: "NetParameter", SOLVER: "SolverParameter", STATE: "SolverState"
 
 _BINARY_BYTES = bytes(set(range(0x20)) - set(b"\t\n\v\f\r")) + b"\x7f"
 _NAMED_BINARY = (".caffemodel", ".h5", ".hdf5", ".safetensors", ".binaryproto", ".solverstate", ".npy")
-_WIRES = {1: 1, 2: 5, 6: 1, 7: 5, 9: 2, 11: 2, 12: 2, 15: 5, 16: 1}  # descriptor types; all others are varints
+_WIRES = {
+    1: 1,
+    2: 5,
+    9: 2,
+    11: 2,
+}  # of doubles, floats, texts and messages; numbers of the schema's other types are varints
 
 
 @dataclass(frozen=True, slots=True)

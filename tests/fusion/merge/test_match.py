@@ -188,6 +188,13 @@ def test_a_layer_that_shares_all_its_blobs_comes_from_a_later_owner_too() -> Non
     assert [layer.shapes for layer in plan.layers[1:]] == [((2, 48), (2,))] * 2
 
 
+def test_sizes_that_the_net_does_not_tell_are_those_of_the_shared_weights() -> None:
+    images = 'layer { name: "x" type: "ImageData" top: "x" top: "l" image_data_param { source: "none" } }\n'
+    text = images + dense("odd/c", SHARED.format("w", "b")) + dense("odd/a", SHARED.format("w", "b"))
+    plan = plan_merge(load_net(parse(text)), {"odd": {"a": arrays()}})
+    assert [layer.shapes for layer in plan.layers[1:]] == [((2, 48), (2,))] * 2
+
+
 def test_equal_weights_of_two_sources_may_share_and_others_not() -> None:
     text = dense("a/c", SHARED.format("w", "b")) + dense("b/c", SHARED.format("w", "b"))
     assert planned(text, {"a": {"c": arrays()}, "b": {"c": arrays()}}).filled == ()

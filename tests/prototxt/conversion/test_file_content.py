@@ -18,6 +18,7 @@ from prototxt.errors import PrototxtError, WeightsError
 from prototxt.formats.datum import read_mean
 from prototxt.formats.weights import write_weights
 from prototxt.schema.messages import BlobProto, NetParameter, SolverParameter, SolverState
+from prototxt.sniff.protobuf_wire import length_field
 from prototxt.text.parser import parse
 
 
@@ -51,6 +52,27 @@ BINARIES = [
 def test_binary_messages(tmp_path: Path, message: object, kind: str) -> None:
     (tmp_path / "f").write_bytes(b"" if message is None else bytes_of(message))
     assert contents_of(tmp_path / "f") == Content(kind, "binary")
+
+
+@pytest.mark.parametrize(("data", "kind"), [
+    (b"\x28\x01\x32\x04\0\0\0\0", "blob"),  # C3D's width and data alone
+    (b"\x28\x01\x32\x04\0\0\0\0\x40\x01", "net"),
+    (b"\x08\x03\x12\x01w\x0a\x7f", "state"),  # cut off behind its first fields
+    (b"\xa2\x06\x03\x0a\x01a\xa2\x06\x7f", "net"),
+])  # fmt: skip
+def test_other_and_damaged_messages(tmp_path: Path, data: bytes, kind: str) -> None:
+    (tmp_path / "f").write_bytes(data)
+    assert contents_of(tmp_path / "f") == Content(kind, "binary")
+
+
+def test_unknown_fields_of_layers_are_written_once(tmp_path: Path) -> None:
+    """Those of forks stand behind the blobs, as protobuf writes what it does not know."""
+    write_weights(tmp_path / "a.caffemodel", {"a": [np.ones(1)]})
+    layer = NetParameter.FromString((tmp_path / "a.caffemodel").read_bytes()).layer[0].SerializeToString()
+    unknown = length_field(9_999, b"a fork's")
+    (tmp_path / "a.caffemodel").write_bytes(length_field(100, layer + unknown))
+    write_upgraded(read_without_blobs(tmp_path / "a.caffemodel"), tmp_path / "b.caffemodel")
+    assert (tmp_path / "b.caffemodel").read_bytes() == length_field(100, layer + unknown)
 
 
 @pytest.mark.parametrize(("text", "kind"), [

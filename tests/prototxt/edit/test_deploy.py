@@ -128,6 +128,14 @@ def test_auxiliary_losses_go_with_their_branches() -> None:
     assert [name for name, *_ in kept] == ["d", "a", "aux"]
 
 
+def test_a_deep_auxiliary_branch_goes_whole() -> None:
+    aux = ip("aux", "a") + ip("aux2", "aux") + loss("aux2 y", more="loss_weight: 0.3")
+    text = INPUT + ip("a", "d") + aux + ip("b", "a") + loss("b y")
+    assert [name for name, *_ in layers(deployed(text))] == ["d", "a", "b", "prob"]
+    equal = text.replace("loss_weight: 0.3", "loss_weight: 1")
+    assert [name for name, *_ in layers(deployed(equal))] == ["d", "a", "aux", "aux2", "aux2_prob", "b", "b_prob"]
+
+
 def test_several_tasks_stay() -> None:
     text = (
         INPUT + ip("a", "d") + loss("a y") + ip("b", "d") + loss("b y", "SigmoidCrossEntropyLoss", "loss_weight: 0.5")

@@ -329,3 +329,10 @@ def test_the_collector_is_left_as_it_was() -> None:
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("text", ['a: "x\\\ny"', 'a: "x\\', "a: 'x\\\n'", 'a: "x\n"'])
+def test_a_string_ends_on_its_line_even_after_a_backslash(text: str) -> None:
+    with pytest.raises(ParseError):
+        parse(text)
+    assert len(parse(text + "\nb: 1\n", tolerant=True).root.all("b")) == 1
