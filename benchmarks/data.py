@@ -29,7 +29,8 @@ from timing import interleaved, machine, table
 from torch.utils.data import DataLoader, Dataset
 
 from fusion.data import batches, open_source
-from fusion.data.convert_imageset import ImageOptions, write_images
+from fusion.data.convert_imageset import write_images
+from fusion.data.image_options import ImageOptions
 from prototxt.schema.messages import Datum, LayerParameter
 
 BATCH, SCALE = 64, 0.00390625

@@ -12,7 +12,8 @@ from .cli import run_command
 from .command_parser import CommandParser
 
 if TYPE_CHECKING:
-    from fusion.data.convert_imageset import Progress, WriteResult
+    from fusion.data.convert_imageset import Progress
+    from fusion.data.image_options import WriteResult
 
 COMMANDS = ("images", "list", "mean")
 _SHOWN = 5
@@ -24,17 +25,18 @@ def parser(prog: str = "fusion-convert") -> CommandParser:
     commands = result.add_subparsers(dest="command", required=True)
     images = commands.add_parser(
         "images",
-        help="write the images of a list or folder into an LMDB or LevelDB",
-        description="Write the images of LIST (lines 'path label'), or of a folder of class folders, into a new "
-        "database, as convert_imageset does.",
+        help="write images into an LMDB or LevelDB, or those of MNIST and CIFAR into class folders",
+        description="Write the images of a list (lines 'path label', or a CSV), of a folder of class folders, of an "
+        "idx file of MNIST or of batches of CIFAR ('data_batch_*') into a new database, as convert_imageset does.",
     )
     add = images.add_argument
-    add("list", metavar="LIST", help="the list of images, or the folder of class folders")
+    add("source", metavar="SRC", help="the list, folder, idx file or batches")
     add("root", metavar="ROOT", nargs="?", default="", help="put before each path of the list, unchanged ('images/')")
-    add("output", metavar="OUT", help="the database's folder, which must not exist yet")
+    add("output", metavar="OUT", help="the folder to write, which must not exist yet")
     kind = images.add_mutually_exclusive_group(required=True)
     kind.add_argument("--lmdb", action="store_true", help="write an LMDB")
     kind.add_argument("--leveldb", action="store_true", help="write a LevelDB")
+    kind.add_argument("--folder", action="store_true", help="write class folders, of an idx file or batches")
     _add_image_options(images)
     add("--encoded", action="store_true", help="store compressed images: the files themselves where nothing changes")
     add(
@@ -125,7 +127,9 @@ def _lists(options: argparse.Namespace) -> None:
 
 
 def _images(options: argparse.Namespace) -> WriteResult:
-    from fusion.data.convert_imageset import ImageOptions, write_images
+    from fusion.data.array_writers import write_class_folders
+    from fusion.data.convert_imageset import write_images
+    from fusion.data.image_options import ImageOptions
 
     image_options = ImageOptions(
         size=options.resize,
@@ -135,8 +139,10 @@ def _images(options: argparse.Namespace) -> WriteResult:
         shuffle=options.seed if options.shuffle else None,
         check_size=options.check_size,
     )
+    if options.folder:
+        return write_class_folders(options.source, options.output, image_options)
     return write_images(
-        options.list,
+        options.source,
         options.root,
         options.output,
         image_options,

@@ -11,13 +11,14 @@ copied beside the lists, so that all commands run there.
 from __future__ import annotations
 
 import argparse
-import gzip
 import shutil
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from fusion.data.array_images import read_idx
 
 HERE = Path(__file__).resolve().parent
 SPLITS = {
@@ -83,13 +84,6 @@ def write_chunk(job: tuple[Path, list[str], np.ndarray]) -> None:
     directory, names, pixels = job
     for name, image in zip(names, pixels, strict=False):
         Image.fromarray(image).save(directory / name, quality=75)
-
-
-def read_idx(path: Path) -> np.ndarray:
-    """Read bytes in MNIST's own format: two zeros, the type (8), the number of dims, the dims, the values."""
-    content = gzip.decompress(path.read_bytes())
-    dims = np.frombuffer(content, ">i4", count=content[3], offset=4)
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * content[3]).reshape(dims)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fusion.composition.inputs import Inputs
@@ -12,10 +12,10 @@ from fusion.composition.options import ComposeOptions
 from fusion.composition.prepared_source import PreparedSource
 from fusion.composition.preprocessing import list_and_batch
 from fusion.composition.tasks import Goal
+from fusion.data.image_list import listed_classes
 from fusion.data.net_classes import common_classes
 from fusion.errors import SHOWN, ComposeError, raise_all
 from prototxt.errors import did_you_mean
-from prototxt.formats.class_folders import class_folders, is_image_folder
 from prototxt.text.class_names import read_names
 
 
@@ -46,21 +46,23 @@ def fused_classes(goals: Sequence[Goal], inputs: Inputs, options: ComposeOptions
     names = read_names(labels) if isinstance(labels, (str, os.PathLike)) else tuple(labels or ())
     if others or goal.loss.kind.labels != "class":
         return FusedClasses(names)
-    paths = dict.fromkeys(_image_list(layer) for layer in read_net(reparse(inputs.text, "the data layers")).layers)
-    folders = {os.path.join(path, ""): class_folders(path) for path in paths if path and is_image_folder(path)}
+    read = dict.fromkeys(_image_list(layer) for layer in read_net(reparse(inputs.text, "the data layers")).layers)
+    paths = [path for path in read if path]
+    folders = {os.path.normpath(path): found for path in paths if (found := listed_classes(path))}
     classes = common_classes(folders.items(), names)
     if not classes:
         return FusedClasses(names)
     path = next(iter(folders))
     if goal.num_output not in (None, len(classes)):
-        message = f"num_output is {goal.num_output}, and there are {len(classes)} class folders: {_listed(classes)}"
-        raise ComposeError(message, place=path, hint=f"omit num_output, or give {goal.num_output} class folders")
-    notes.append(f"data: the {len(classes)} classes are the folders of {path}: {_listed(classes)}")
+        message = f"num_output is {goal.num_output}, and there are {len(classes)} classes: {_listed(classes)}"
+        raise ComposeError(message, place=path, hint=f"omit num_output, or give all {goal.num_output} classes")
+    kind = "folders" if os.path.isdir(path) else "names"
+    notes.append(f"data: the {len(classes)} classes are the {kind} of {path}: {_listed(classes)}")
     moved = [name for number, name in enumerate(classes) if name.isdecimal() and name != str(number)]
     if moved:
-        notes.append(f"data: folders are numbered in the order of their names as text: '{moved[0]}' is class "
+        notes.append(f"data: classes are numbered in the order of their names as text: '{moved[0]}' is class "
                      f"{classes.index(moved[0])}")  # fmt: skip
-    lists = [path for path in paths if path and not is_image_folder(path)]
+    lists = [path for path in paths if os.path.normpath(path) not in folders]
     if lists and not names:
         notes.append(f"data: the labels in {', '.join(lists)} must be these numbers, which cannot be compared here")
     return FusedClasses(names or classes, classes)
@@ -94,7 +96,7 @@ def _numbers(source: PreparedSource, known: FusedClasses, notes: list[str], *, s
         if unknown:
             raise _unknown(source, unknown[0], numbers)
         return tuple(item if isinstance(item, int) else numbers[item] for item in given)
-    own = next((class_folders(path) for path in _own_folders(source)), ())
+    own = next(_own_classes(source), ())
     if not known.folders or not own or own == known.folders:
         return ()
     if missing := [name for name in own if name not in numbers]:
@@ -106,9 +108,10 @@ def _numbers(source: PreparedSource, known: FusedClasses, notes: list[str], *, s
     return tuple(numbers[name] for name in own)
 
 
-def _own_folders(source: PreparedSource) -> list[str]:
-    layers = [layer for layer in source.data_layers if "TRAIN" in layer.phases]
-    return [path for layer in layers if (path := _image_list(layer)) and is_image_folder(path)]
+def _own_classes(source: PreparedSource) -> Iterator[tuple[str, ...]]:
+    """Yield the classes of the source's own training lists that name them."""
+    paths = [_image_list(layer) for layer in source.data_layers if "TRAIN" in layer.phases]
+    yield from (found for path in paths if path and (found := listed_classes(path)))
 
 
 def _image_list(layer: LayerText) -> str | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from fusion.composition.net_text import PHASES, LayerText
 from fusion.composition.prepared_source import PreparedSource
 from fusion.composition.preprocessing import PARAMS, list_and_batch
-from fusion.data.image_list import read_list
+from fusion.data.image_list import names_classes, read_list
 from fusion.errors import ComposeError, raise_all
 from prototxt.formats.class_folders import is_database, is_image_folder
 
@@ -182,8 +182,8 @@ def _check_kind(source: PreparedSource, layer: LayerText, path: str, phase: str)
     """Check that a layer gets a list, a folder or a database as its type reads it. Raises: ComposeError, DataError."""
     who = f"layer '{layer.name}' of {source}"
     file = Path(path)
-    if layer.type == "ImageData" and is_image_folder(path):
-        read_list(path)  # raises the errors of a folder
+    if layer.type == "ImageData" and names_classes(path):
+        read_list(path)  # raises the errors of a folder or a CSV
         return
     # A regular file may be an LMDB without a folder; a missing path is judged by its suffix.
     if layer.type == "Data" and (
@@ -228,8 +228,8 @@ def _lines(path: str) -> list[str]:
 
 
 def labels_in_list(path: str) -> list[str]:
-    """Return the labels of an image list or folder, none if it does not exist. Raises: DataError for a folder."""
-    if is_image_folder(path):
+    """Return the labels of an image list, none if it does not exist. Raises: DataError for a folder or a CSV."""
+    if names_classes(path):
         return [str(label) for label in read_list(path).labels.tolist()]
     return [line.rstrip().rpartition(" ")[2] for line in _lines(path)]
 
@@ -238,6 +238,6 @@ def names_in_list(kind: str, path: str) -> set[str]:
     """Return the files in the list of a data layer of this type; none if it does not exist, or is no list."""
     if kind not in ("ImageData", "HDF5Data"):
         return set()
-    if is_image_folder(path):
+    if names_classes(path):
         return set(read_list(path).names)
     return {line.rstrip().rpartition(" ")[0] if kind == "ImageData" else line.strip() for line in _lines(path)}

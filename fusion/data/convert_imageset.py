@@ -11,9 +11,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from fusion.data.array_images import read_array_images
+from fusion.data.array_writers import array_records
 from fusion.data.decode_image import UndecodableError, decode_image
 from fusion.data.encode_image import encode_image
 from fusion.data.image_list import ImageList, read_list
+from fusion.data.image_options import ImageOptions, WriteResult, record_order
 from fusion.data.lmdb_leveldb import is_lmdb, open_database, write_database
 from fusion.errors import DataError, raise_all
 from prototxt.errors import WeightsError
@@ -23,34 +26,6 @@ OnBadRecord = Literal["fail", "skip"]
 Progress = Callable[[int, int], None]  # records done, records in all
 _SHOWN = 20
 _SAME = {"jpeg": "jpg"}
-
-
-@dataclass(frozen=True)
-class ImageOptions:
-    """The settings by which images become records.
-
-    size        (height, width) to resize to; None: as they are
-    gray        one channel instead of three
-    encoded     keep or make compressed files (see `encode_type`) instead of pixels
-    encode_type "png", "jpg": of all records; "": by each file's name
-    shuffle     a seed to shuffle the list by; None: in the list's order
-    check_size  every image must have the first one's size
-    """
-
-    size: tuple[int, int] | None = None
-    gray: bool = False
-    encoded: bool = False
-    encode_type: str = ""
-    shuffle: int | None = None
-    check_size: bool = False
-
-
-@dataclass(frozen=True)
-class WriteResult:
-    """The number of records written, and the errors of those that were left out."""
-
-    records: int
-    skipped: tuple[DataError, ...] = ()
 
 
 @dataclass
@@ -80,12 +55,16 @@ def write_images(
     on_bad_record: OnBadRecord = "fail",
     progress: Progress | None = None,
 ) -> WriteResult:
-    """Write the images of a list into a new LMDB or LevelDB: the keys and records of convert_imageset.
+    """Write images into a new LMDB or LevelDB: the keys and records of convert_imageset.
 
+    source  a list, a folder of class folders, or images as arrays (see `read_array_images`), which keep their channels
     root    is put before every name of the list, unchanged (`images/`)
     Raises  DataError naming all records that cannot be read (unless they are skipped); then nothing is written
     """
     bad = _BadRecords(on_bad_record)
+    arrays = read_array_images(os.fspath(source))
+    if arrays is not None:
+        return WriteResult(write_database(target, array_records(arrays, images), lmdb=lmdb))
     count = write_database(target, _records(read_list(source), root, images, bad, progress), lmdb=lmdb)
     return WriteResult(count, tuple(bad.errors))
 
@@ -94,11 +73,8 @@ def _records(
     images_list: ImageList, root: str, images: ImageOptions, bad: _BadRecords, progress: Progress | None
 ) -> Iterator[tuple[bytes, bytes]]:
     total = len(images_list.names)
-    order = np.arange(total)
-    if images.shuffle is not None:
-        order = np.random.default_rng(images.shuffle).permutation(total)
     first: tuple[int, ...] | None = None
-    for number, index in enumerate(order.tolist()):
+    for number, index in enumerate(record_order(total, images.shuffle)):
         name = images_list.names[index]
         try:
             datum, shape = _datum(root + name, int(images_list.labels[index]), images, images_list.place(index))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fusion.data.csv_list import is_csv, read_csv_list
 from fusion.errors import DataError, raise_first
 from prototxt.files import read_text
 from prototxt.formats.class_folders import (
@@ -17,6 +18,7 @@ from prototxt.formats.class_folders import (
     images_below,
     images_beside_folders,
     is_database,
+    is_image_folder,
 )
 
 _PARTS = {"train", "training", "val", "valid", "validation", "test", "testing"}  # folders of a data set, not classes
@@ -30,7 +32,7 @@ class ImageList:
     names    of the images, as in the list; from a folder, their paths
     labels   int64 [N]
     lines    each record's line number (from 1) in the list; empty for a folder
-    classes  the names of a folder's classes, that of class 0 first; empty for a list
+    classes  the names of the classes of a folder or a CSV, that of class 0 first; empty for a list
     """
 
     path: str
@@ -41,11 +43,11 @@ class ImageList:
 
     def place(self, index: int) -> str:
         """Return the place of record `index` as `list:line`; that of a folder's is the image."""
-        return self.names[index] if self.classes else f"{self.path}:{self.lines[index]}"
+        return f"{self.path}:{self.lines[index]}" if len(self.lines) else self.names[index]
 
 
 def read_list(path: str | os.PathLike[str]) -> ImageList:
-    """Read an image list, or the list that a folder of class folders stands for; all errors are reported at once.
+    """Read an image list, as text or CSV, or that which a folder of class folders stands for; report all errors.
 
     Raises: DataError for a missing or empty list, a line without a label, or a label that is not an integer; for a
     folder without class folders or with only one, an empty class, and images that lie in no class folder.
@@ -59,6 +61,11 @@ def read_list(path: str | os.PathLike[str]) -> ImageList:
         message = f"cannot read the image list: {error.strerror}"
         hint = "image_data_param.source is relative to the working directory"
         raise DataError(message, place=place, hint=hint) from error
+    if is_csv(path):
+        rows = read_csv_list(text, place)
+        return ImageList(
+            place, rows.paths, np.array(rows.labels, np.int64), np.array(rows.lines, np.int64), rows.classes
+        )
     names: list[str] = []
     labels: list[int] = []
     lines: list[int] = []
@@ -80,6 +87,18 @@ def read_list(path: str | os.PathLike[str]) -> ImageList:
     if not names:
         raise DataError("the image list is empty", place=place, hint="write one 'path label' per line")
     return ImageList(place, tuple(names), np.array(labels, np.int64), np.array(lines, np.int64))
+
+
+def names_classes(path: str | os.PathLike[str]) -> bool:
+    """Return whether this is a list that may name its classes: a folder of class folders, or a CSV that exists."""
+    return is_image_folder(path) or (is_csv(path) and os.path.isfile(path))
+
+
+def listed_classes(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Return the names of the classes of a folder or a CSV; () for a list. Raises: DataError, OSError."""
+    if is_image_folder(path):
+        return class_folders(path)
+    return read_list(path).classes if names_classes(path) else ()
 
 
 def _read_folders(path: str) -> ImageList:

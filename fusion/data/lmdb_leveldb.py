@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import Any
 
 from fusion.data.file_stamp import stamp_files
+from fusion.data.new_folder import new_folder
 from fusion.errors import DataError
 from prototxt.formats.lmdb_pages import check_lmdb_pages
 
@@ -165,28 +166,17 @@ def write_database(path: str | os.PathLike[str], records: Iterable[tuple[bytes, 
     Raises: DataError when that name exists, or it cannot be written, as on a full disk.
     """
     target = os.path.abspath(path)
-    if os.path.lexists(target):
-        raise DataError("this exists already", place=os.fspath(path), hint="remove it, or give another name")
-    # In the target's folder, since a rename is atomic within one file system only.
-    folder = tempfile.mkdtemp(prefix=f".{os.path.basename(target)[:100]}.", dir=os.path.dirname(target))
     count = size = 0
     try:
-        with _lmdb_writer(folder) if lmdb else _leveldb_writer(folder) as put:
+        with new_folder(path) as folder, _lmdb_writer(folder) if lmdb else _leveldb_writer(folder) as put:
             for key, value in records:
                 size += len(key) + len(value)
                 put(key, value)
                 count += 1
-        umask = os.umask(0)  # mkdtemp made the folder private, and the mask can only be read by setting it
-        os.umask(umask)
-        os.chmod(folder, 0o777 & ~umask)
-        os.rename(folder, target)
-    except BaseException as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        if isinstance(error, _import("lmdb" if lmdb else "plyvel", target).Error):
-            reason = error.args[0].decode(errors="replace") if isinstance(error.args[0], bytes) else error
-            hint = f"is the disk full? the first {count + 1} records take {size / 1e6:.1f} MB"
-            raise DataError(f"cannot write the database: {reason}", place=target, hint=hint) from error
-        raise
+    except _import("lmdb" if lmdb else "plyvel", target).Error as error:
+        reason = error.args[0].decode(errors="replace") if isinstance(error.args[0], bytes) else error
+        hint = f"is the disk full? the first {count + 1} records take {size / 1e6:.1f} MB"
+        raise DataError(f"cannot write the database: {reason}", place=target, hint=hint) from error
     return count
 
 

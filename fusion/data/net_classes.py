@@ -1,4 +1,4 @@
-"""The classes of folders that a net reads: never matched by position where their names differ.
+"""The classes of folders (and CSV lists) that a net reads: never matched by position where their names differ.
 
 The label of a class folder is its place among the folders of its class, so a folder that lacks one class would shift
 the labels of all classes after it.
@@ -10,8 +10,8 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from fusion.data.image_list import listed_classes
 from fusion.errors import SHOWN, DataError
-from prototxt.formats.class_folders import class_folders, is_image_folder
 
 if TYPE_CHECKING:
     from prototxt.schema.messages import NetParameter
@@ -47,8 +47,8 @@ def common_classes(folders: Iterable[tuple[str, tuple[str, ...]]], names: Sequen
 def _folders(net: NetParameter) -> Iterator[tuple[str, tuple[str, ...]]]:
     for layer in net.layer:
         path = layer.image_data_param.source
-        if layer.type == "ImageData" and is_image_folder(path):
-            yield os.path.join(path, ""), class_folders(path)
+        if layer.type == "ImageData" and (classes := listed_classes(path)):
+            yield os.path.normpath(path), classes
 
 
 def _difference(path: str, classes: Sequence[str], other: str, known: Sequence[str]) -> DataError:
@@ -60,9 +60,9 @@ def _difference(path: str, classes: Sequence[str], other: str, known: Sequence[s
     ]
     reason = "; ".join(parts) or f"the same in another order: {_listed(classes, known)}"
     return DataError(
-        f"its class folders are not the classes of {other}: {reason}",
+        f"its classes are not those of {other}: {reason}",
         place=path,
-        hint=f"give both the same class folders, or a list with the labels of the net's classes by name: "
+        hint=f"give both the same classes, or a list with the labels of the net's classes by name: "
         f"fusion-convert list {path} -o LIST --labels NAMES",
     )
 

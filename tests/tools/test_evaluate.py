@@ -226,7 +226,7 @@ def test_a_list_or_folder_instead_of_its_own(capsys: pytest.CaptureFixture[str])
     capsys.readouterr()
     Path("net.prototxt").write_text('# class-names: ["cat", "eel"]\n' + NET)
     assert main([*ARGUMENTS, "--list", "photos"]) == 1
-    assert "only photos/ has 'dog'; only the net's class names has 'eel'" in capsys.readouterr().err
+    assert "only photos has 'dog'; only the net's class names has 'eel'" in capsys.readouterr().err
 
 
 def test_a_folder_of_other_classes_than_the_net_trains_on(capsys: pytest.CaptureFixture[str]) -> None:
@@ -237,4 +237,4 @@ def test_a_folder_of_other_classes_than_the_net_trains_on(capsys: pytest.Capture
     test = layer.replace("name", "include { phase: TEST } name")
     Path("net.prototxt").write_text(train + test + NET[len(layer) :])
     assert main([*ARGUMENTS, "--list", "test"]) == 1
-    assert "test/: its class folders are not the classes of train/: only test/ has 'eel'" in capsys.readouterr().err
+    assert "test: its classes are not those of train: only test has 'eel'" in capsys.readouterr().err

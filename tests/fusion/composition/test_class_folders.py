@@ -54,7 +54,7 @@ def test_the_layers_read_the_folders_and_training_is_shuffled(make: Make) -> Non
     assert (train.image_data_param.shuffle, val.image_data_param.shuffle) == (True, False)
     assert not train.image_data_param.root_folder
     assert not val.image_data_param.root_folder
-    assert "data: the 3 classes are the folders of photos/train/: 0 cat, 1 dog, 2 fox" in composed.notes
+    assert "data: the 3 classes are the folders of photos/train: 0 cat, 1 dog, 2 fox" in composed.notes
     assert class_names_of(composed.train_val) == ClassNames(("cat", "dog", "fox"))
     widths = {layer.name: layer.inner_product_param.num_output for layer in load_net(composed.train_val).layer}
     assert widths["classes"] == 3
@@ -124,9 +124,9 @@ def test_sources_without_data_layers_get_shuffled_ones_in_step(tmp_path: Path) -
 
 def test_folders_of_other_classes_are_refused(make: Make) -> None:
     write("other", ("cat", "dog", "eel"))
-    with pytest.raises(DataError, match=r"other/: .*only other/ has 'eel'; only photos/train/ has 'fox'"):
+    with pytest.raises(DataError, match=r"other: .*only other has 'eel'; only photos/train has 'fox'"):
         compose([Source("a", make("a"))], train_list="photos/train", val_list="other")
-    with pytest.raises(ComposeError, match="num_output is 4, and there are 3 class folders: 0 cat, 1 dog, 2 fox"):
+    with pytest.raises(ComposeError, match="num_output is 4, and there are 3 classes: 0 cat, 1 dog, 2 fox"):
         compose([Source("a", make("a"))], num_output=4, **FOLDERS)
     with pytest.raises(DataError, match="'eel'"):
         compose([Source("a", make("a"))], labels=("cat", "dog", "eel"), **FOLDERS)
@@ -147,7 +147,7 @@ def test_a_list_beside_a_folder_is_noted(make: Make) -> None:
 def test_numbers_as_names_are_noted_where_they_are_not_the_classes(make: Make) -> None:
     write("digits", ("1", "2", "10"))
     composed = compose([Source("a", make("a"))], train_list="digits", val_list="digits")
-    assert "data: folders are numbered in the order of their names as text: '1' is class 0" in composed.notes
+    assert "data: classes are numbered in the order of their names as text: '1' is class 0" in composed.notes
     write("right", ("0", "1", "2"))
     assert "as text" not in str(compose([Source("a", make("a"))], train_list="right", val_list="right").notes)
 

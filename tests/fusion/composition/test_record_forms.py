@@ -11,7 +11,8 @@ from PIL import Image
 
 from fusion import ComposeError
 from fusion.composition import Composition, Source, compose
-from fusion.data.convert_imageset import ImageOptions, write_images
+from fusion.data.convert_imageset import write_images
+from fusion.data.image_options import ImageOptions
 from fusion.errors import DataError
 from prototxt.schema.load import load_net
 from prototxt.schema.messages import LayerParameter

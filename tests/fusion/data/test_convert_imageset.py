@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fusion.data.convert_imageset import ImageOptions, write_images, write_mean_image
+from fusion.data.convert_imageset import write_images, write_mean_image
 from fusion.data.decode_image import decode_image
 from fusion.data.encode_image import encode_image
+from fusion.data.image_options import ImageOptions
 from fusion.data.lmdb_leveldb import open_database, write_database
 from fusion.errors import DataError
 from prototxt.formats.datum import read_datum

@@ -153,5 +153,5 @@ def test_the_classes_of_nets_are_those_of_folders_that_exist(folders: Folders) -
     train, val, absent = (load_net(parse(text.format(path))) for path in ("train", "val/", "test"))
     assert classes_of_nets([train, absent]) == ("cat", "dog")
     assert classes_of_nets([absent]) == ()
-    with pytest.raises(DataError, match="only train/ has 'dog'"):
+    with pytest.raises(DataError, match="only train has 'dog'"):
         classes_of_nets([train, val])

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from fusion.data import DataSource, bad_records, batches, open_source
-from fusion.data.convert_imageset import ImageOptions, write_images
+from fusion.data.convert_imageset import write_images
+from fusion.data.image_options import ImageOptions
 from fusion.data.lmdb_leveldb import Database, open_database, write_database
 from fusion.data.read_batches import skipped_lines
 from fusion.errors import DataError

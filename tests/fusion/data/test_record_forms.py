@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from fusion.data import open_source
-from fusion.data.convert_imageset import ImageOptions, write_images
+from fusion.data.convert_imageset import write_images
+from fusion.data.image_options import ImageOptions
 from fusion.data.record_forms import GivenShape, as_database_layer, as_image_layer, reading_layer, record_shapes
 from fusion.errors import DataError
 from prototxt.formats.datum import write_mean

@@ -60,7 +60,7 @@ def test_folders_of_other_classes_are_refused_before_training(dense_net: DenseNe
     Path("solver.prototxt").write_text(TESTED.format(2))
     Solver("solver.prototxt", device="cpu").train()
     Path("val/fox").rename("val/eel")
-    with pytest.raises(DataError, match=r"only val/ has 'eel'; only train/ has 'fox'"):
+    with pytest.raises(DataError, match=r"only val has 'eel'; only train has 'fox'"):
         Solver("solver.prototxt", device="cpu")
     Path("val/eel").rename("val/fox")
     Path("net.prototxt").write_text('# class-names: ["cat", "dog", "owl"]\n' + test + train)

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fusion.data import DataSource, open_source
-from fusion.data.convert_imageset import ImageOptions, write_images
+from fusion.data.convert_imageset import write_images
+from fusion.data.image_options import ImageOptions
 from fusion.data.replaced_list import with_list
 from fusion.errors import TrainingError
 from fusion.solver.holdout import SourceSubset, filter_batches, validation_records, with_training_data

@@ -1,0 +1,33 @@
+"""A folder that gets its name once it is complete."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from fusion.errors import DataError
+
+
+@contextmanager
+def new_folder(path: str | os.PathLike[str]) -> Iterator[str]:
+    """Make a temporary folder that is renamed to `path` when the block succeeds, and removed when it fails.
+
+    Raises: DataError when that name exists, OSError.
+    """
+    target = os.path.abspath(path)
+    if os.path.lexists(target):
+        raise DataError("this exists already", place=os.fspath(path), hint="remove it, or give another name")
+    # In the target's folder, since a rename is atomic within one file system only.
+    folder = tempfile.mkdtemp(prefix=f".{os.path.basename(target)[:100]}.", dir=os.path.dirname(target))
+    try:
+        yield folder
+        umask = os.umask(0)  # mkdtemp made the folder private, and the mask can only be read by setting it
+        os.umask(umask)
+        os.chmod(folder, 0o777 & ~umask)
+        os.rename(folder, target)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise

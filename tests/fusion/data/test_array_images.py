@@ -1,0 +1,194 @@
+"""MNIST's idx files and CIFAR's batches: their pixels, labels and names, and pickles that would run code."""
+
+from __future__ import annotations
+
+import gzip
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from fusion.data.array_images import ArrayImages, read_array_images, read_idx
+from fusion.data.array_writers import write_class_folders
+from fusion.data.convert_imageset import write_images
+from fusion.data.image_list import read_list
+from fusion.data.image_options import ImageOptions
+from fusion.data.lmdb_leveldb import open_database
+from fusion.errors import DataError
+from prototxt.formats.datum import read_datum
+
+NAMES = ["cat", "dog", "eel"]
+
+
+def idx(array: NDArray[np.uint8]) -> bytes:
+    return bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.tobytes()
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def mnist(count: int = 4, *, packed: bool = False, part: str = "train") -> tuple[str, NDArray[np.uint8]]:
+    pixels = np.random.default_rng(1).integers(0, 255, (count, 5, 6)).astype(np.uint8)
+    labels = np.array([3, 0, 7, 3] * count, np.uint8)[:count]
+    ending = ".gz" if packed else ""
+    for name, array in ((f"{part}-images-idx3-ubyte", pixels), (f"{part}-labels-idx1-ubyte", labels)):
+        Path(name + ending).write_bytes(gzip.compress(idx(array)) if packed else idx(array))
+    return f"{part}-images-idx3-ubyte{ending}", pixels
+
+
+def cifar(path: str, labels: list[int], *, fine: bool = False, protocol: int = 2) -> NDArray[np.uint8]:
+    Path(path).parent.mkdir(exist_ok=True)
+    pixels = np.random.default_rng(len(labels)).integers(0, 255, (len(labels), 3072)).astype(np.uint8)
+    key = b"fine_labels" if fine else b"labels"
+    content = {b"data": pixels, key: labels, b"batch_label": b"training batch", b"filenames": [b"a.png"]}
+    Path(path).write_bytes(pickle.dumps(content, protocol=protocol))
+    return pixels.reshape(-1, 3, 32, 32)[:, ::-1]
+
+
+def read(path: str) -> ArrayImages:
+    found = read_array_images(path)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_mnist(packed: bool) -> None:
+    path, pixels = mnist(packed=packed)
+    found = read(path)
+    np.testing.assert_array_equal(found.pixels, pixels[:, None])
+    assert found.labels.tolist() == [3, 0, 7, 3]
+    assert found.folders == tuple("01234567")
+    Path(path.replace("images-idx3", "labels-idx1")).unlink()
+    with pytest.raises(DataError, match="its labels are not beside it"):
+        read_array_images(path)
+
+
+def test_idx_files_that_are_none() -> None:
+    path, pixels = mnist()
+    for content, message in (
+        (b"", "no idx file"),
+        (b"\0\0\x0d\x01\0\0\0\1\0\0\0\0", "no idx file"),
+        (idx(pixels)[:-1], "holds 119 values, and states 4x5x6"),
+        (idx(pixels) + b"\0", "holds 121 values"),
+        (b"\0\0\x08\x03\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", "holds 0 values"),
+        (gzip.compress(idx(pixels))[:-9], "cannot be unpacked"),
+    ):
+        Path(path).write_bytes(content)
+        with pytest.raises(DataError, match=message):
+            read_idx(path)
+    Path(path).write_bytes(idx(pixels[:3]))
+    with pytest.raises(DataError, match="do not belong together: 3x5x6 and 4"):
+        read_array_images(path)
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_cifar_batches_in_python(protocol: int) -> None:
+    first = cifar("c/data_batch_1", [2, 0], protocol=protocol)
+    second = cifar("c/data_batch_2", [1, 1, 0], protocol=protocol)
+    cifar("c/test_batch", [0])
+    Path("c/batches.meta").write_bytes(pickle.dumps({"label_names": NAMES, "num_cases_per_batch": 2}))
+    found = read("c/data_batch_*")
+    np.testing.assert_array_equal(found.pixels, np.concatenate([first, second]))
+    assert (found.labels.tolist(), found.classes) == ([2, 0, 1, 1, 0], tuple(NAMES))
+    assert read("c/test_batch").labels.tolist() == [0]
+    with pytest.raises(DataError, match=r"a training and a test part[\s\S]*c/data_batch_\*' or 'c/test_batch"):
+        read_array_images("c")
+
+
+def test_cifar_100_and_the_binary_forms() -> None:
+    pixels = cifar("h/train", [2, 1], fine=True)
+    Path("h/meta").write_bytes(pickle.dumps({b"fine_label_names": [b"a", b"c", b"b"], b"coarse_label_names": []}))
+    found = read("h/train")
+    assert (found.labels.tolist(), found.classes) == ([2, 1], ("a", "c", "b"))
+    assert found.folders == ("0_a", "1_c", "2_b")  # names that would sort in another order
+    planes = pixels[:, ::-1].reshape(2, -1)
+    for path, head in (("b/data_batch_1.bin", [[2], [1]]), ("f/train.bin", [[9, 2], [8, 1]])):
+        Path(path).parent.mkdir()
+        np.concatenate([np.array(head, np.uint8), planes], axis=1).tofile(path)
+        binary = read(path)
+        np.testing.assert_array_equal(binary.pixels, pixels)
+        assert binary.labels.tolist() == [2, 1]
+    Path("b/batches.meta.txt").write_text("cat\ndog\neel\n\n")
+    assert read("b/data_batch_1.bin").classes == tuple(NAMES)
+
+
+class Harmful:
+    def __init__(self, function: object, *arguments: object) -> None:
+        self.call = function, arguments
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return self.call
+
+
+@pytest.mark.parametrize("function", [Path.touch, eval, getattr, np.load, pickle.loads, np.array])
+def test_pickles_run_no_code(function: object) -> None:
+    Path("c").mkdir()
+    content = {b"data": Harmful(function, Path("harm")), b"labels": [0]}
+    Path("c/data_batch_1").write_bytes(pickle.dumps(content, protocol=2))
+    with pytest.raises(DataError, match=r"c/data_batch_1: the batch cannot be read: it names .*, which no batch"):
+        read_array_images("c/data_batch_1")
+    assert not Path("harm").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [1],
+        {b"labels": [0]},
+        {b"data": np.zeros((1, 3072), np.uint8)},
+        {b"data": np.zeros((1, 3072), np.uint8), b"labels": [0, 1]},
+        {b"data": np.zeros((1, 3072), np.uint8), b"labels": [0.5]},
+        {b"data": np.zeros((1, 3071), np.uint8), b"labels": [0]},
+        {b"data": np.zeros((1, 3072), np.int16), b"labels": [0]},
+        {b"data": np.array([[None] * 3072]), b"labels": [0]},
+    ],
+)
+def test_batches_that_are_none(content: object) -> None:
+    Path("data_batch_1").write_bytes(pickle.dumps(content, protocol=2))
+    with pytest.raises(DataError, match="data_batch_1: "):
+        read_array_images("data_batch_1")
+
+
+def test_lists_and_folders_are_no_arrays() -> None:
+    Path("list.txt").write_text("a.png 0\n")
+    Path("photos/cat").mkdir(parents=True)
+    assert [read_array_images(path) for path in ("list.txt", "photos", "absent", "*.png")] == [None] * 4
+
+
+def test_a_database_of_arrays_has_their_pixels() -> None:
+    path, pixels = mnist()
+    assert write_images(path, "", "db", ImageOptions()).records == 4
+    database = open_database("db", lmdb=True)
+    assert [key.decode() for key in database.keys] == [f"{number:08d}" for number in range(4)]
+    records = [read_datum(bytes(value), "db") for value in database.values()]
+    np.testing.assert_array_equal([record.array() for record in records], pixels[:, None])
+    assert [record.label for record in records] == [3, 0, 7, 3]
+    cifar("c/data_batch_1", [1, 0])
+    write_images("c/data_batch_1", "", "gray", ImageOptions(size=(8, 9), gray=True, encoded=True))
+    encoded = [read_datum(bytes(value), "gray") for value in open_database("gray", lmdb=True).values()]
+    assert all(record.encoded for record in encoded)
+
+
+def test_class_folders_of_arrays_are_read_as_the_arrays() -> None:
+    path, pixels = mnist()
+    assert write_class_folders(path, "digits", ImageOptions()).records == 4
+    assert sorted(str(found) for found in Path("digits").rglob("*.png")) == [
+        f"digits/{name}.png" for name in ("0/00001", "3/00000", "3/00003", "7/00002")
+    ]
+    np.testing.assert_array_equal(np.asarray(Image.open("digits/7/00002.png")), pixels[2])
+    colours = cifar("c/data_batch_1", [1, 0, 1])
+    Path("c/batches.meta").write_bytes(pickle.dumps({"label_names": NAMES[:2]}))
+    write_class_folders("c/data_batch_1", "photos", ImageOptions())
+    images = read_list("photos")
+    assert (images.classes, images.labels.tolist()) == (("cat", "dog"), [0, 1, 1])
+    np.testing.assert_array_equal(np.asarray(Image.open(images.names[0])), colours[1, ::-1].transpose(1, 2, 0))
+    with pytest.raises(DataError, match="photos: this exists already"):
+        write_class_folders("c/data_batch_1", "photos", ImageOptions())
+    with pytest.raises(DataError, match="no images as arrays"):
+        write_class_folders("photos", "more", ImageOptions())
+    assert not Path("more").exists()
