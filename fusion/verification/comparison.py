@@ -82,8 +82,6 @@ def compare_arrays(layer: str, blob: str, expected: NDArray[Any], found: NDArray
     shape = tuple(expected.shape)
     if shape != tuple(found.shape):
         return Difference(layer, blob, shape, math.inf, math.inf, tuple(found.shape))
-    if not expected.size or np.array_equal(expected, found, equal_nan=expected.dtype.kind == "f"):
-        return Difference(layer, blob, shape, 0.0, 0.0)
     expected, found = expected.astype(np.float64), found.astype(np.float64)
     finite = np.isfinite(expected)
     special = ~finite | ~np.isfinite(found)

@@ -120,3 +120,13 @@ def test_a_header_that_promises_much_costs_nothing() -> None:
     assert gray_pixels(data) is None
     with pytest.raises(UndecodableError):
         decode_image(data, color=False)
+
+
+@pytest.mark.parametrize("cut", ["header", "rows", "end"])
+def test_a_png_without_one_of_its_parts_is_left_to_the_long_way(cut: str) -> None:
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0))
+    parts = {"header": head, "rows": chunk(b"IDAT", zlib.compress(bytes(2))), "end": chunk(b"IEND", b"")}
+    whole = gray_pixels(b"\x89PNG\r\n\x1a\n" + b"".join(parts.values()))
+    assert whole is not None
+    assert whole.tolist() == [[0]]
+    assert gray_pixels(b"\x89PNG\r\n\x1a\n" + b"".join(part for name, part in parts.items() if name != cut)) is None

@@ -103,6 +103,17 @@ def test_square_keeps_the_aspect(made: LayerParameter) -> None:
     assert (square[2, :, -1] == 0).all(), "16 wide and 12 high, at the lower edge: beyond it is nothing"
 
 
+def test_the_hash_is_that_of_settings_phase_and_windows(made: LayerParameter) -> None:
+    hashes = [open_source(made, phase).fingerprint() for phase in ("TRAIN", "TRAIN", "TEST")]
+    assert hashes[0] == hashes[1] != hashes[2]
+    made.window_data_param.context_pad = 1
+    hashes.append(open_source(made, "TRAIN").fingerprint())
+    text = Path("w.txt").read_text()
+    Path("w.txt").write_text(text.replace("2 3 12 14", "2 3 12 13"))
+    hashes.append(open_source(made, "TRAIN").fingerprint())
+    assert len(set(hashes)) == 4
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

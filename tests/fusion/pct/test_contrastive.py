@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from fusion import pct
+from fusion.distributed import process_group
 from fusion.errors import TrainingError
+from fusion.pct import contrastive
 
 
 def features(width: int, seed: int) -> torch.Tensor:
@@ -124,3 +126,28 @@ def test_two_processes_see_one_batch(tmp_path: Path) -> None:
     loss.backward()
     torch.testing.assert_close((halves[0]["loss"] + halves[1]["loss"]) / 2, loss.detach())
     torch.testing.assert_close(torch.cat([half["grad"] for half in halves]) / 2, whole.grad)
+
+
+def test_features_of_two_processes_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second process's share: its samples follow those of the first, and only students have gradients."""
+    from torch.distributed.nn import functional as collective
+
+    joined = torch.distributed
+    sizes = [3, 3]
+    for name, value in (("is_initialized", True), ("get_world_size", 2), ("get_rank", 1)):
+        monkeypatch.setattr(joined, name, lambda value=value: value)
+    monkeypatch.setattr(process_group, "alone", lambda: False)
+    monkeypatch.setattr(
+        joined, "all_gather", lambda found, mine: [t.fill_(size) for t, size in zip(found, sizes, strict=True)]
+    )
+    monkeypatch.setattr(collective, "all_gather", lambda part: (part - part - 1, part))
+    student, teacher = torch.full((3, 2), 5.0, requires_grad=True), torch.full((3, 2), 7.0, requires_grad=True)
+    students, teachers, covered, first = contrastive._global(student, teacher, torch.tensor([True, False, True]))
+    assert students.tolist() == [[-1.0] * 2] * 3 + [[5.0] * 2] * 3
+    assert teachers.tolist() == [[-1.0] * 2] * 3 + [[7.0] * 2] * 3
+    assert (students.requires_grad, teachers.requires_grad) == (True, False)
+    assert covered.tolist() == [False, False, False, True, False, True]
+    assert first == 3
+    sizes[0] = 4
+    with pytest.raises(TrainingError, match=r"batches of \[4, 3\] samples; cna needs the same on every process"):
+        contrastive._global(student, teacher, torch.tensor([True, False, True]))

@@ -46,6 +46,14 @@ def test_the_gradient_of_a_difference_is_autograds(settings: dict[str, Any]) -> 
     torch.testing.assert_close(distance.gradient(NEW, OLD, TARGET[:, None]), new.grad, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_gradients_of_several_heads_are_those_of_each(settings: dict[str, Any]) -> None:
+    distance = LogitDifference(**settings)
+    heads = torch.stack([NEW, NEW.flip(0) + 0.25])
+    found = distance.gradient(heads, OLD, TARGET[:, None])
+    torch.testing.assert_close(found, torch.stack([distance.gradient(head, OLD, TARGET[:, None]) for head in heads]))
+
+
 def test_small_totals_have_large_slopes() -> None:
     distance = LogitDifference(margin=0.0, p_norm=True, p=2.0)
     for size in (0.01, 0.5, 1.0, 4.0):

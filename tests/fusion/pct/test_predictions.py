@@ -278,6 +278,18 @@ def test_the_union_of_the_odd_and_the_even_net() -> None:
         pct.union([])
 
 
+def test_repetitions_stay_repetitions_in_a_union() -> None:
+    one = pct.Predictions(["a", "a", "b"], [0, 0, 1], np.eye(3, 2), None, ["", "2", ""])
+    other = pct.Predictions(["c"], [1], np.eye(1, 2), None)
+    for nets in ([one, other], [other, one]):
+        both = pct.union(nets)
+        assert both.variants is not None
+        assert sorted(zip(both.keys.tolist(), both.variants.tolist(), strict=True)) == [
+            ("a", ""), ("a", "2"), ("b", ""), ("c", ""),
+        ]  # fmt: skip
+    assert pct.union([other, pct.Predictions(["d"], [1], np.eye(1, 2))]).variants is None
+
+
 def test_relabelling_is_refused_where_it_cannot_be() -> None:
     for classes in ([1, 3], [1, 3, 5, 7]):
         with pytest.raises(ReportError, match="cannot become"):

@@ -124,3 +124,22 @@ def test_rows_of_a_file_are_found_by_name(tmp_path: Path, change: Callable[[Pred
     change(stored).save(tmp_path / "r.npz")
     batch = referenced(source, Reference(str(tmp_path / "r.npz"), name="r")).batch(np.array([10, 3]))
     np.testing.assert_array_equal(batch["reference/r"], EXPECTED[[10, 3]])
+
+
+def test_what_a_model_is_made_of_is_told_member_by_member() -> None:
+    members = [Reference(Scores(), name=name, ensemble="e") for name in "ab"]
+    (model,) = open_models(members, records(), torch.device("cpu"))
+    for number, hashes in enumerate([{"net": "n0", "weights": "w0"}, {"net": "n1", "weights": "w1", "input": "data"}]):
+        model.members[number].hashes.clear()
+        model.members[number].hashes.update(hashes)
+    found = logit_cache._provenance(model, records())
+    preprocessing = found.pop("preprocessing")
+    assert preprocessing == records().fingerprint()
+    assert found == {"net": "n0+n1", "weights": "w0+w1", "input": "+data", "blob": "+"}
+
+
+def test_a_module_of_references_is_not_trained() -> None:
+    module = nn.Sequential(nn.Linear(2, 3), nn.Dropout(0.5))
+    open_models([Reference(module, name="r")], records(), torch.device("cpu"))
+    assert not module.training
+    assert not any(parameter.requires_grad for parameter in module.parameters())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +14,10 @@ from torch import nn
 
 from fusion.errors import ComposeError, FusionError, TrainingError
 from fusion.pct.predictions import Predictions
-from fusion.references import Reference, parse_pct, parse_reference
+from fusion.references import Reference, open_models, parse_pct, parse_reference
 from fusion.solver import Solver
 from fusion.solver.logging.console import Silent
+from prototxt.formats.weights import write_weights
 
 SPEC = "old.prototxt:old.caffemodel"
 
@@ -338,3 +341,25 @@ def test_a_file_that_joins_nets_is_no_reference(solver: Path) -> None:
     )
     with pytest.raises(TrainingError, match=message):
         losses(solver, "joined.npz", pct=["kd"], count=1)
+
+
+def test_a_net_of_two_inputs_reads_both(solver: Path) -> None:
+    """Blobs of images go to its inputs of the same names; with one input, the blob must be the only one."""
+    inputs = 'layer {{ name: "{0}" type: "Input" top: "{0}" input_param {{ shape {{ dim: 1 dim: 2 }} }} }}\n'
+    layer = """layer {{ name: "ip" type: "InnerProduct" bottom: "{}" top: "ip"
+      inner_product_param {{ num_output: 2 }} }}"""
+    total = """layer { name: "sum" type: "Eltwise" bottom: "a" bottom: "b" top: "sum"
+      eltwise_param { coeff: 1 coeff: 2 } }"""
+    Path("two.prototxt").write_text(inputs.format("a") + inputs.format("b") + total + layer.format("sum"))
+    Path("one.prototxt").write_text(inputs.format("c") + layer.format("c"))
+    for name, size in (("two", 2), ("one", 3)):
+        write_weights(f"{name}.caffemodel", {"ip": [np.eye(2, size, dtype=np.float32), np.zeros(2, np.float32)]})
+    source: Any = SimpleNamespace(shapes={"a": (4, 2), "b": (4, 2)}, label_tops=())
+    two = Reference("two.prototxt", weights=["two.caffemodel"], blob="ip")
+    (model,) = open_models([two], source, torch.device("cpu"))
+    answer = model.members[0].answer
+    assert answer is not None
+    assert answer({"a": torch.ones(1, 2), "b": torch.tensor([[3.0, 4.0]])}).tolist() == [[7.0, 9.0]]
+    one = Reference("one.prototxt", weights=["one.caffemodel"], blob="ip")
+    with pytest.raises(TrainingError, match="takes one image blob, and the data layers provide a, b"):
+        open_models([one], source, torch.device("cpu"))

@@ -12,7 +12,7 @@ import pytest
 
 from fusion.errors import TrainingError
 from fusion.pct.predictions import Predictions
-from fusion.sweep import Entry, Trial, cells, read_axes, train_apart as train_apart_module
+from fusion.sweep import Entry, Trial, cells, read_axes, results as results_module, train_apart as train_apart_module
 from fusion.sweep.auto_pct import AutoPct, parse_auto, pct_text
 from fusion.sweep.choose_pct import _reasons
 from fusion.sweep.grid import read_value
@@ -146,6 +146,14 @@ def test_a_result_has_a_line_per_head(tmp_path: Path) -> None:
     assert left == ["kd_w1_s1.npz", "mine.npz"]
     endless = Entry(Trial("kd"), float("nan"), dict.fromkeys(FIGURES))
     assert Result((endless,), endless.cell).table()[0]["training_loss"] is None
+
+
+def test_the_trade_off_is_of_negative_flips_and_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results_module, "pareto", list)
+    points: Any = with_choice([entry(1, 0.75, 0.125), entry(2, 0.5, 0.0), entry(2, 0.5, 0.25, seed=2)], 0.1).trade_off()
+    assert [(point.name, point[1].value, point[2].value, point[3]) for point in points] == [
+        ("kd_w2", 0.5, 0.125, "c-old"), ("kd_w1", 0.25, 0.125, "c-new"),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"heads": 3}', '{"heads": [{"x": 1}]}', '{"heads": [{"name": "../x"}]}'])

@@ -12,8 +12,11 @@ import pytest
 from fusion.errors import WeightsMismatch
 from fusion.verification import verify_weights
 from fusion.verification.comparison import Comparison, Difference, compare_arrays, comparisons_json, comparisons_text
+from fusion.verification.nets import _same_inputs
 from fusion.verification.outputs import _alike
+from prototxt import parse
 from prototxt.formats.weights import write_weights
+from prototxt.schema.load import load_net
 
 
 @pytest.mark.parametrize(
@@ -24,6 +27,7 @@ from prototxt.formats.weights import write_weights
         ([math.nan, 1.0], [math.nan, 1.0], 0.0, 0.0),
         ([math.nan, 1.0], [1.0, 1.0], math.inf, math.inf),
         ([math.inf, 1.0], [math.inf, 1.5], 0.5, 0.5),
+        ([math.nan, 1.0], [math.nan, 3.0], 2.0, 2.0),
         ([math.inf], [-math.inf], math.inf, math.inf),
         ([1.0], [1.0, 1.0], math.inf, math.inf),
         ([], [], 0.0, 0.0),
@@ -122,3 +126,25 @@ def test_weights_are_compared_blob_by_blob(tmp_path: Path) -> None:
     assert [(item.layer, item.blob) for item in alone.differences] == [("conv", "1 blobs for 2")]
     with pytest.raises(WeightsMismatch, match="no layer of 'b' is in"):
         verify_weights(whole, {"b": source})
+
+
+@pytest.mark.parametrize(
+    ("blob", "shape", "found"),
+    [
+        ("a", (7, 3), "a"),
+        ("a", (7, 9), "a"),
+        ("a", (7, 5), None),  # the shape of the other input
+        ("c", (7, 5), "c"),
+        ("x", (7, 3), "p/x"),
+    ],
+)
+def test_inputs_of_two_nets_match_by_name_unless_their_shapes_tell_otherwise(
+    blob: str, shape: tuple[int, ...], found: str | None
+) -> None:
+    inputs = "".join(
+        f'layer {{ name: "{name}" type: "Input" top: "{name}" input_param {{ shape {{ dim: 1 dim: {size} }} }} }}'
+        for name, size in (("a", 3), ("b", 5), ("p/x", 4))
+    )
+    message = load_net(parse(inputs))
+    expected = {} if found is None else {found: shape}
+    assert _same_inputs({blob: shape}, message, {"a", "b", "p/x"}, "p") == expected

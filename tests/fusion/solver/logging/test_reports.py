@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from fusion.solver.logging import console, memory
+from fusion.nets.build import total_loss
+from fusion.solver.logging import console, layer_timing, memory
 from fusion.solver.logging.caffe_log import CaffeLog, for_training
 from fusion.solver.logging.caffe_report import CaffeReport
 from fusion.solver.logging.console import Bar, Display, Lines, Quiet, for_stream, output_lines, six_digits
@@ -22,6 +23,7 @@ from fusion.solver.logging.layer_timing import Timing, time_net
 from fusion.solver.logging.memory import peak_allocated, peak_memory, peak_resident
 from fusion.solver.logging.tensorboard import TensorBoard
 from fusion.solver.metrics import MeanOutputs, TrainMetrics
+from fusion.solver.net_with_data import open_net_with_data
 from prototxt import parse
 from prototxt.schema.load import load_net
 
@@ -315,3 +317,57 @@ def test_every_layer_is_timed_both_ways(text: str, loss: float) -> None:
     assert (backward[1:] > 0).all()
     assert forward.sum() + backward.sum() <= np.mean(timing.steps)
     assert max(timing.steps) < 1e4, "milliseconds"
+
+
+TIMED = """
+layer { name: "in" type: "Input" top: "data" top: "label"
+  input_param { shape { dim: 4 dim: 3 } shape { dim: 4 } } }
+layer { name: "low" type: "InnerProduct" bottom: "data" top: "low"
+  inner_product_param { num_output: 3 weight_filler { type: "gaussian" std: 1 } } }
+layer { name: "up" type: "InnerProduct" bottom: "low" top: "up"
+  inner_product_param { num_output: 3 weight_filler { type: "gaussian" std: 1 } } }
+layer { name: "sum" type: "Eltwise" bottom: "low" bottom: "up" top: "sum" }
+"""
+LOSS = 'layer { name: "loss" type: "SoftmaxWithLoss" bottom: "sum" bottom: "label" top: "loss" loss_weight: 2 }'
+
+
+@pytest.mark.parametrize("loss", ["", LOSS])
+def test_the_timed_passes_are_those_of_training(loss: str) -> None:
+    arrays = {"data": np.arange(12, dtype=np.float32).reshape(4, 3) / 7, "label": np.array([0, 2, 1, 1], np.float32)}
+    message = load_net(parse(TIMED + loss))
+    job = open_net_with_data(message, "TRAIN", seed=1, device=CPU, arrays=arrays)
+    batch = next(job.batches)
+    found: dict[str, list[torch.Tensor]] = {}
+    for name, parameter in job.net.named_parameters():
+        parameter.register_hook(found.setdefault(name, []).append)
+    took = layer_timing._pass(job, batch, iter(range(100)).__next__)
+    assert took == [(1, 1)] * len(job.net.plan.calls)
+    assert all(parameter.grad is None for parameter in job.net.parameters())
+    out = job.net(batch)
+    torch.autograd.backward(total_loss(job.net, out) if loss else out["sum"].sum())
+    assert len(found) == 4
+    for name, parameter in job.net.named_parameters():
+        (first, second) = found[name]
+        torch.testing.assert_close(first, second, msg=name)
+        assert parameter.grad is not None
+
+
+def test_times_are_means_in_milliseconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(np.arange(0, 1000, 0.5))
+    monkeypatch.setattr(layer_timing, "_stopwatch", lambda device: clock.__next__)
+    net = load_net(parse(TIMED + LOSS))
+    timing = time_net(net, device="cpu", iterations=3)
+    assert timing.layers == [("in", 500.0, 0.0), *((name, 500.0, 500.0) for name in ("low", "up", "sum", "loss"))]
+    assert timing.steps == [500.0 * 18] * 3
+    assert timing.loss == pytest.approx(2 * np.log(3))
+
+
+def test_lines_are_written_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "log.txt"
+    with path.open("w") as stream:
+        shown = Lines(stream)
+        shown.say("first")
+        assert path.read_text() == "first\n"
+        shown.progress("decoding", 1, 2)
+        shown.progress("decoding", 2, 2)
+        assert path.read_text() == "first\ndecoding: 2 records\n"
