@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -42,20 +43,48 @@ class Answers:
 
 
 def gallery(report: FlipReport, album: Album, *, positive: bool = False) -> Markup:
-    """Return the featured net's negative (or positive) flips as cards, the most confident new answers first."""
+    """Return the featured net's negative (or positive) flips as cards, the most confident new answers first.
+
+    Several classes, or more cards than one looks at, get buttons that choose among them, without a script.
+    """
     pair = report.featured.whole.pair
     found = pct.flips(old=pair.old, new=pair.new, positive=positive)
     shown = found[: SHOWN[positive]]
+    caption = _caption(len(found), len(shown), positive)
+    if not shown:
+        return caption
     answers = Answers(report)
-    cards = [_card(flip, answers, album, positive) for flip in shown]
-    first, rest = cards[:AT_ONCE], cards[AT_ONCE:]
-    more = (
-        elem("details", elem("summary", f"{commas(len(rest))} more"), elem("div", *rest, class_="cards"))
-        if rest
-        else None
-    )
-    return concat(
-        _caption(len(found), len(shown), positive), elem("div", *first, class_="cards") if first else None, more
+    cards = elem("div", *(_card(flip, answers, album, positive) for flip in shown), class_="cards")
+    choices = _choices(shown, report.class_name)
+    if len(choices) < 2:
+        return concat(caption, cards)
+    kind = "learned" if positive else "forgot"
+    ids = [f"{kind}-{number}" for number in range(len(choices))]
+    radios = [elem("input", type="radio", name=kind, id=name, class_="choice", checked=name == ids[0]) for name in ids]
+    labels = [elem("label", text, for_=name) for name, (text, _) in zip(ids, choices, strict=True)]
+    rules = [_rule(name, hidden) for name, (_, hidden) in zip(ids, choices, strict=True)]
+    buttons = elem("div", *labels, class_="choices")
+    style = elem("style", Markup("".join(rules)))
+    return concat(caption, elem("div", style, *radios, buttons, cards, role="group", aria_label="flips by class"))
+
+
+def _choices(shown: Sequence[pct.Flip], class_name: Callable[[int], str]) -> list[tuple[str, str]]:
+    """Return each choice's text and the CSS selector of the cards that it hides: first ones, all, or one true class."""
+    classes = Counter(flip.label for flip in shown).most_common()
+    found = [(f"first {AT_ONCE}", f".card:nth-child(n+{AT_ONCE + 1})")] if len(shown) > AT_ONCE else []
+    found.append((f"all {len(shown)}", ""))
+    if len(classes) > 1:
+        found += [(f"{class_name(label)} {count}", f".card:not(.of-{label})") for label, count in classes]
+    return found
+
+
+def _rule(name: str, hidden: str) -> str:
+    """Return the CSS of a choice: what it hides, and how its button looks while it is chosen or in focus."""
+    hide = f"#{name}:checked~.cards {hidden}{{display:none}}" if hidden else ""
+    button = f'.choices [for="{name}"]'
+    return (
+        f"{hide}#{name}:checked~{button}{{background:var(--ink);color:var(--paper)}}"
+        f"#{name}:focus-visible~{button}{{outline:2px solid var(--link);outline-offset:2px}}"
     )
 
 
@@ -79,7 +108,7 @@ def _card(flip: pct.Flip, answers: Answers, album: Album, positive: bool) -> Mar
     variant = f" ({flip.variant})" if flip.variant else ""
     name = elem("p", flip.key.rsplit("/", 1)[-1], variant, class_="key", title=flip.key)
     caption = elem("figcaption", line, elem("dl", *rows), name)
-    return elem("figure", _image(flip, album), caption, class_="card")
+    return elem("figure", _image(flip, album, class_name), caption, class_=f"card of-{flip.label}")
 
 
 def _answer(name: str, best: Sequence[tuple[int, float]], label: int, class_name: Callable[[int], str]) -> Markup:
@@ -93,12 +122,12 @@ def _answer(name: str, best: Sequence[tuple[int, float]], label: int, class_name
     )
 
 
-def _image(flip: pct.Flip, album: Album) -> Markup:
+def _image(flip: pct.Flip, album: Album, class_name: Callable[[int], str]) -> Markup:
     picture = album.picture(flip.key)
     if picture is None:
         return elem("div", "no image", class_="picture absent", role="img", aria_label=f"no image of {flip.key}")
     small = "picture pixels" if max(picture.width, picture.height) <= 64 else "picture"
-    alt = f"Sample of class {flip.label}: {flip.key}"
+    alt = f"Sample of class {class_name(flip.label)}: {flip.key}"
     return elem(
         "img", src=picture.uri, alt=alt, width=picture.width, height=picture.height, loading="lazy", class_=small
     )

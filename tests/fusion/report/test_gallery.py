@@ -24,7 +24,8 @@ NOWHERE = Path("/nowhere")
 
 def cards(markup: Markup) -> list[list[list[str]]]:
     """Of each card the texts of its line, of every net's answer, and of its name."""
-    found = list(ElementTree.fromstring(f"<x>{markup}</x>").iter("figure"))
+    closed = re.sub(r"<input([^>]*)>", "", markup)
+    found = list(ElementTree.fromstring(f"<x>{closed}</x>").iter("figure"))
     lists = [[card.find(".//p"), *card.iter("div"), card.findall(".//p")[-1]] for card in found]
     return [
         [list(part.itertext()) for part in parts if part is not None and part.get("role") is None] for parts in lists
@@ -75,16 +76,36 @@ def test_a_long_gallery_ends_and_opens_with_a_part() -> None:
     forgot = gallery(gather(old=[old], new=[new]), Album(NOWHERE))
     assert len(cards(forgot)) == 48
     assert "48 of 60 flips, the most confident" in forgot
-    assert "<summary>24 more</summary>" in forgot
+    assert choices(forgot) == {"first 24": ".card:nth-child(n+25)", "all 48": ""}
     assert [card[-1] for card in cards(forgot)] == [[f"{number:03}"] for number in range(48)]
     learned = gallery(gather(old=[new], new=[old]), Album(NOWHERE), positive=True)
     assert len(cards(learned)) == 24
     assert "24 of 60 flips" in learned
-    assert "more</summary>" not in learned
+    assert choices(learned) == {}
     assert "or 1 (10\u00a0%), 2 (10\u00a0%)<" in learned  # three answers, of equals the first
     assert gallery(gather(old=[old], new=[old]), Album(NOWHERE)) == '<p class="quiet">No negative flips.</p>'
     none = gallery(gather(old=[old], new=[old]), Album(NOWHERE), positive=True)
     assert none == '<p class="quiet">No positive flips.</p>'
+
+
+def choices(markup: str) -> dict[str, str]:
+    """The text of each choice, and the cards that it hides."""
+    names = re.findall(r'<label for="([\w-]+)">([^<]*)</label>', markup)
+    assert [name for name, _ in names] == re.findall(r'<input type="radio" name="\w+" id="([\w-]+)"', markup)
+    assert markup.count(" checked>") == (1 if names else 0)
+    hidden = dict(re.findall(r"#([\w-]+):checked~\.cards (\S+?){display:none}", markup))
+    return {text: hidden.get(name, "") for name, text in names}
+
+
+def test_cards_are_chosen_by_class(eight: Sequence[pct.Predictions]) -> None:
+    drawn = gallery(gather(old=[eight[0]], new=[eight[2]]), Album(NOWHERE))
+    assert choices(drawn) == {"all 2": "", "ant 1": ".card:not(.of-0)", "cat 1": ".card:not(.of-2)"}
+    assert re.findall(r'<figure class="card (of-\d)"', drawn) == ["of-0", "of-2"]
+    assert "<script" not in drawn
+    names = [pct.Predictions(p.keys, p.labels, p.logits, meta={"name": p.name, "class_names": ["<b>", "bee", "cat"]})
+             for p in (eight[0], eight[2])]  # fmt: skip
+    renamed = gallery(gather(old=names[:1], new=names[1:]), Album(NOWHERE))
+    assert "&lt;b&gt; 1</label>" in renamed
 
 
 def test_nets_without_the_sample_are_left_out_of_its_card(eight: Sequence[pct.Predictions]) -> None:
@@ -169,6 +190,6 @@ def test_small_pictures_are_shown_by_their_pixels(tmp_path: Path, eight: Sequenc
     drawn = gallery(gather(old=[eight[0]], new=[eight[2]]), Album(tmp_path))
     found = re.findall(r'alt="([^"]*)" width="(\d+)" height="(\d+)" loading="lazy" class="([^"]*)"', drawn)
     assert found == [
-        ("Sample of class 0: pics/b.png", "64", "8", "picture pixels"),
-        ("Sample of class 2: pics/f.png", "8", "65", "picture"),
+        ("Sample of class ant: pics/b.png", "64", "8", "picture pixels"),
+        ("Sample of class cat: pics/f.png", "8", "65", "picture"),
     ]

@@ -20,7 +20,7 @@ from fusion.report.images import data_uri
 from fusion.report.svg_plot import BOTTOM, HEIGHT, LEFT, TOP, Axis, grid_line, ticks
 
 Nets = dict[str, pct.Predictions]
-VOID = {"meta", "link", "img", "br"}
+VOID = {"meta", "link", "img", "br", "input"}
 
 
 class Reader(HTMLParser):
