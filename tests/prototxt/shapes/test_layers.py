@@ -25,6 +25,7 @@ from prototxt.shapes.dimensions import (
     shapes_agree,
     text,
 )
+from prototxt.shapes.pooling import pooled_size
 
 
 def run(bottoms: str, layer: str, tops: int) -> tuple[list[Shape], list[Shape]]:
@@ -156,6 +157,19 @@ def written(shapes: list[Shape]) -> list[str]:
     ("4x5 4 5x5", "InfogainLoss", [""], []),
     ("4x5 4 5x5", "InfogainLoss", ["", "4x5"], []),
     ("4x5 4 1x1x5x5", "InfogainLoss", [""], []),
+    ("", "DummyData dummy_data_param { num: 2 channels: 3 height: 4 width: 5 }", ["2x3x4x5"], []),
+    ("", "DummyData dummy_data_param { num: [2, 3] channels: [3, 1] height: [4, 1] width: [5, 1] }", ["2x3x4x5", "3x1x1x1"], []),
+    ("", "DummyData dummy_data_param { shape { dim: 2 dim: 3 } data_filler { } }", ["2x3", "2x3"], []),
+    ("", "MemoryData memory_data_param { batch_size: 2 channels: 3 height: 4 width: 5 }", ["2x3x4x5", "2"], []),
+    ("", "Input input_param { shape { dim: 2 } shape { dim: 3 } }", ["2", "3"], []),
+    ("", "ImageData image_data_param { batch_size: 2 new_height: 9 new_width: 8 } transform_param { crop_size: 8 }", ["2x3x8x8", "2"], []),
+    ("", "Data data_param { batch_size: 2 } transform_param { force_color: true }", ["2x3x?x?", "2"], []),
+    ("", "WindowData window_data_param { batch_size: 2 crop_size: 9 } transform_param { crop_size: 7 }", ["2x?x7x7", "2"], []),
+    ("", "AnnotatedData data_param { batch_size: 2 } transform_param { crop_size: 7 force_gray: true }", ["2x1x7x7", "1x1x?x8"], []),
+    ("2x8x4x6", "Reorg reorg_param { stride: 2 }", ["2x32x2x3"], []),
+    ("2x8x4x6", "Reorg reorg_param { stride: 2 reverse: true }", ["2x2x8x12"], []),
+    ("2x8 2", "RegionLoss", ["", "?", "?"], []),
+    ("2x8 2", "DetectionEvaluate", ["1x1x?x5"], []),
     ("4x5 4", "SoftmaxWithFocalLoss", ["", "4x5"], []),
     ("4x5 4x5", "L1Loss", [""], []),
     ("4x5 4x5", "SigmoidCrossEntropyLoss", [""], []),
@@ -188,6 +202,19 @@ def test_shapes(bottoms: str, layer: str, tops: list[str], params: list[str]) ->
     ("2x3x5x5", "Pooling pooling_param { global_pooling: true stride: 2 }", 1, "global_pooling takes pad 0 and stride 1 only"),
     ("2x3x5x5", "Pooling pooling_param { kernel_size: 2 pad_h: 1 }", 1, "give either pad, or both pad_h and pad_w"),
     ("2x3x5x5", "Pooling pooling_param { kernel_size: 2 stride: 2 stride_h: 1 stride_w: 1 }", 1, "give either stride, or both stride_h and stride_w"),
+    ("", "DummyData dummy_data_param { shape { dim: 2 } num: 1 }", 1, "shape and num/channels/height/width are both given"),
+    ("", "DummyData dummy_data_param { shape { dim: 2 } data_filler { } data_filler { } }", 3, "2 fillers for 3 tops"),
+    ("", "DummyData dummy_data_param { num: 2 channels: 3 height: 4 }", 1, "must be given equally often"),
+    ("", "DummyData", 1, "must be given equally often, at least once"),
+    ("", "DummyData dummy_data_param { shape { dim: 2 } shape { dim: 2 } }", 3, "shape is given 2 times for 3 tops"),
+    ("", "MemoryData memory_data_param { batch_size: 2 channels: 3 height: 4 width: 0 }", 2, "must all be at least 1"),
+    ("", "ImageData image_data_param { new_height: 9 new_width: 7 } transform_param { crop_size: 8 }", 2, "crop_size 8 is larger than the pictures (9x7)"),
+    ("", "ImageData image_data_param { new_height: 7 new_width: 9 } transform_param { crop_size: 8 }", 2, "crop_size 8 is larger than the pictures (7x9)"),
+    ("", "ImageData image_data_param { new_width: 9 }", 2, "new_height and new_width must be given together"),
+    ("", "Data data_param { batch_size: 2 } transform_param { force_color: true force_gray: true }", 1, "exclude each other"),
+    ("", "Data data_param { batch_size: 0 }", 1, "batch_size must be at least 1"),
+    ("2x8x4x6", "Reorg reorg_param { stride: 0 }", 1, "stride must be at least 1"),
+    ("2x8x4x6", "Reorg reorg_param { stride: 3 reverse: true }", 1, "8 does not divide by 9"),
     ("2x3x5x5", "Pooling pooling_param { kernel_h: 0 kernel_w: 2 }", 1, "kernel and stride must be at least 1"),
     ("2x3x5x5", "Pooling pooling_param { kernel_size: 2 stride_h: 1 stride_w: 0 }", 1, "kernel and stride must be at least 1"),
     ("2x3x5x5", "Pooling pooling_param { kernel_h: 2 kernel_w: 3 pad_h: 1 pad_w: 0 pool: STOCHASTIC }", 1, "STOCHASTIC pooling takes no pad"),
@@ -269,6 +296,17 @@ def test_shapes(bottoms: str, layer: str, tops: list[str], params: list[str]) ->
 def test_refusals(bottoms: str, layer: str, tops: int, message: str) -> None:
     with pytest.raises(ShapeError, match=re.escape(message)):
         run(bottoms, layer, tops)
+
+
+@pytest.mark.parametrize(("size", "kernel", "stride", "pad", "up", "clipped", "down"), [
+    (5, 2, 2, 0, 3, 3, 2), (5, 2, 3, 1, 3, 2, 2), (4, 2, 2, 0, 2, 2, 2), (4, 2, 2, 1, 3, 3, 3), (None, 2, 2, 0, None, None, None),
+])  # fmt: skip
+def test_pooled_sizes(
+    size: int | None, kernel: int, stride: int, pad: int, up: int | None, clipped: int | None, down: int | None
+) -> None:
+    assert pooled_size(size, kernel, stride, pad, clip=False) == up
+    assert pooled_size(size, kernel, stride, pad, clip=True) == clipped
+    assert pooled_size(size, kernel, stride, pad, clip=False, floor=True) == down
 
 
 def test_dimensions() -> None:

@@ -131,3 +131,13 @@ def test_weights_of_an_onnx_file_are_no_inputs(tmp_path: Path) -> None:
     assert run(["?"], f'type: "Onnx" onnx_param {{ file: "{path}" output: "none" }}')[0] == [UNKNOWN]
     with pytest.raises(prototxt.ShapeError, match=r"1 bottom for 2 names in onnx_param\.input"):
         run(["5x4"], f'type: "Onnx" onnx_param {{ file: "{path}" input: "x" input: "m" }}')
+
+
+def test_a_scalar_output_of_an_onnx_file_has_no_batch(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    path, helper = tmp_path / "net.onnx", onnx.helper
+    x = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", 4])
+    node = helper.make_node("ReduceSum", ["x"], ["y"], keepdims=0)
+    y = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [])
+    onnx.save(helper.make_model(helper.make_graph([node], "g", [x], [y])), path)
+    assert run(["5x4"], f'type: "Onnx" onnx_param {{ file: "{path}" }}')[0] == [()]
