@@ -95,6 +95,4 @@ def _checked_options(path: str, config: ComposeConfig, parsers: Parsers) -> dict
         from fusion.report import read_budget
 
         read_budget(path)
-        if config.job.get("report") is False:
-            raise ComposeError("[gate] has limits, and with report = false nothing checks them", place=path)
     return options

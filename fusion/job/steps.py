@@ -11,11 +11,15 @@ from urllib.parse import quote
 from fusion.composition.compose import Composition, compose_with
 from fusion.composition.config import ComposeConfig
 from fusion.composition.folds import expand_patterns
+from fusion.composition.heads import ENSEMBLES
+from fusion.composition.options import ComposeOptions
 from fusion.composition.references import format_classes
 from fusion.composition.solver_text import SolverSettings
+from fusion.errors import ComposeError
 from prototxt.formats.class_folders import is_image_folder
 from prototxt.schema.filter import filter_net
 from prototxt.schema.load import load_net, load_solver
+from prototxt.shapes.loss_kinds import LOSS_KINDS
 
 _SNAPSHOTS = 10  # per training, where the file does not say how often
 _FLAGS = {"random_seed": "--seed", "snapshot": "--snapshot"}
@@ -85,6 +89,10 @@ class StepPlanner:
         self._options = {command: list(words) for command, words in options.items()}
         self._init = f"{output}/init.caffemodel"
         self._compares = config.job.get("report") is not False and not config.options.tasks
+        # heads that average scores have nothing to learn, unless branches are thawed
+        self._learns = config.options.head not in ENSEMBLES or bool(
+            {"thaw", "lr_mult"} & config.job.get("train", {}).keys()
+        )
         self._test_list: str | None = config.job.get("test_list")
         self.notes: list[str] = []
         self.steps: list[JobStep] = []
@@ -93,10 +101,13 @@ class StepPlanner:
         """Add all steps; composes the nets in memory, which finds most mistakes. Raises: as `compose`."""
         variants = self._compose()
         last = variants[-1]
+        if self._config.job.get("gate") and not self._compares:
+            raise ComposeError("[gate] has limits, and without a report nothing checks them", place=self._path)
         self._merge(last)
         originals = self._test_originals(last) if self._compares else []
         for variant in variants:
-            self._train(variant)
+            if self._learns:
+                self._train(variant)
             self._test(variant)
         if self._compares:
             self._report(originals, variants)
@@ -127,12 +138,21 @@ class StepPlanner:
         variants = []
         for name in names:
             pct = options.pct if name == "pct" else ()
-            needed = self._compares and name == names[-1] and not pct and not options.references
+            needed = name == names[-1] and not pct and not options.references and self._scores_classes(options)
             words = [*(["--pct", "none"] if options.pct and not pct else []), *(["--references"] if needed else [])]
             changed = replace(options, pct=pct, references=options.references or needed)
-            composed = compose_with(self._config.sources, replace(changed, schedule=schedule.with_fields(added)))
+            changed = replace(changed, schedule=schedule.with_fields(added))
+            composed = compose_with(self._config.sources, changed)
             variants.append(self._variant(name, composed, [*words, *flags]))
         return variants
+
+    def _scores_classes(self, options: ComposeOptions) -> bool:
+        """Return whether the fused net can be compared with its sources; adds a note where only its loss forbids it."""
+        if self._compares:
+            losses = compose_with(self._config.sources, options).overview.losses
+            self._compares = LOSS_KINDS[losses[0].partition(" ")[0]].labels == "class"
+            self.notes += [] if self._compares else [f"no report: the loss is {losses[0]}, and flips are of classes"]
+        return self._compares
 
     def _variant(self, name: str, composed: Composition, words: Sequence[str]) -> _Variant:
         folder = f"{self._output}/{name}"
@@ -151,7 +171,8 @@ class StepPlanner:
         solver = load_solver(composed.solver)
         number = "best" if "best_on" in self._config.job.get("train", {}) else f"iter_{solver.max_iter}"
         end = ".caffemodel.h5" if solver.snapshot_format == solver.HDF5 else ".caffemodel"
-        return _Variant(name, composed, folder, f"{folder}/{solver.snapshot_prefix}_{number}{end}")
+        trained = f"{folder}/{solver.snapshot_prefix}_{number}{end}" if self._learns else self._init
+        return _Variant(name, composed, folder, trained)
 
     def _merge(self, variant: _Variant) -> None:
         sources = expand_patterns(self._config.sources)
@@ -213,13 +234,13 @@ class StepPlanner:
 
     def _report(self, originals: Sequence[str], variants: Sequence[_Variant]) -> None:
         answers = [f"{variant.folder}/predictions.npz" for variant in variants]
-        logs = {variant.name: f"{variant.folder}/train.log" for variant in variants}
+        logs = {variant.name: f"{variant.folder}/train.log" for variant in variants if self._learns}
         html, figures = f"{self._output}/report.html", f"{self._output}/report.json"
         words = ["--old", *originals, "--new", answers[-1], *(["--baseline", answers[0]] if answers[1:] else [])]
         self._add(
             "figures", [*words, "--json"], "report", inputs=(*originals, *answers), outputs=(figures,), stdout=figures
         )
-        words += ["--html", html, "--log", *(f"{name}={log}" for name, log in logs.items())]
+        words += ["--html", html, *(["--log", *(f"{name}={log}" for name, log in logs.items())] if logs else [])]
         words += ["--root", root] if (root := self._image_root(variants[-1])) else []
         gate = self._config.job.get("gate")
         words += ["--budget", self._path] if gate else []

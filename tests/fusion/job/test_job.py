@@ -16,6 +16,7 @@ from fusion.job.job import Job, plan_job
 
 JobFile = Callable[..., Path]
 TEST = "--list test.txt"
+PCT = '[[pct]]\nkind = "kd"\nweight = 0.5\n'
 
 
 def parser_of(command: str) -> argparse.ArgumentParser:
@@ -97,7 +98,7 @@ def test_steps_can_be_left_out(job_folder: JobFile) -> None:
 def test_a_file_without_losses_is_trained_plainly_and_compared_all_the_same(job_folder: JobFile) -> None:
     path = job_folder()
     text = path.read_text()
-    path.write_text(text.replace('[[pct]]\nkind = "kd"\nweight = 0.5\n', "").replace('test_list = "test.txt"\n', ""))
+    path.write_text(text.replace(PCT, "").replace('test_list = "test.txt"\n', ""))
     job = planned(path)
     found = lines(job)
     assert found["compose-plain"] == "compose job.toml --references --seed 1 --snapshot 4 -o out/plain"
@@ -126,7 +127,7 @@ def test_a_share_is_kept_back_where_no_images_are_for_validation(job_folder: Job
 
 def test_losses_chosen_automatically_get_the_originals_as_references(job_folder: JobFile) -> None:
     path = job_folder()
-    path.write_text('pct = "auto,kind=kd"\n' + path.read_text().replace('[[pct]]\nkind = "kd"\nweight = 0.5\n', ""))
+    path.write_text('pct = "auto,kind=kd"\n' + path.read_text().replace(PCT, ""))
     found = lines(planned(path))
     assert found["train-pct"].endswith(
         "--reference @low/ip2,classes=0-2 --reference @high/ip2,classes=3,4 --pct auto,kind=kd --keep 1"
@@ -177,6 +178,33 @@ def test_mistakes_stop_a_job_before_its_first_step(old: str, new: str, says: str
 
 def test_a_gate_that_nothing_checks_is_refused(job_folder: JobFile) -> None:
     path = job_folder("[gate]\nmax_nfr = '1%'\n")
-    path.write_text("report = false\n" + path.read_text())
-    with pytest.raises(ComposeError, match="with report = false nothing checks them"):
-        planned(path)
+    text = path.read_text()
+    values = 'loss = "EuclideanLoss,label=label"\n' + text.replace(PCT, "").replace("num_output = 5", "num_output = 1")
+    for other in ("report = false\n" + text, values):
+        path.write_text(other)
+        with pytest.raises(ComposeError, match="without a report nothing checks them"):
+            planned(path)
+
+
+def test_a_net_of_values_is_measured_without_a_report(job_folder: JobFile) -> None:
+    path = job_folder()
+    text = path.read_text().replace(PCT, "").replace("num_output = 5", "num_output = 1")
+    path.write_text('loss = "EuclideanLoss,label=label"\n' + text)
+    job = planned(path)
+    assert job.notes == ("no report: the loss is EuclideanLoss against label, and flips are of classes",)
+    assert [step.name for step in job.steps] == [
+        *("compose-plain", "merge", "verify", "train-plain", "test-plain", "deploy", "export"),
+    ]
+    assert "--predictions" not in job.steps[4].words
+
+
+def test_an_ensemble_has_nothing_to_train(job_folder: JobFile) -> None:
+    path = job_folder()
+    text = path.read_text().replace(PCT, "")
+    path.write_text('head = "probs"\n' + text)
+    found = lines(planned(path))
+    assert "train-plain" not in found
+    assert "--weights out/init.caffemodel" in found["test-plain"]
+    assert "--log" not in found["report"]
+    path.write_text('head = "probs"\n' + text + "[train]\nthaw = 'ip1'\n")
+    assert "--thaw ip1" in lines(planned(path))["train-plain"]
