@@ -28,9 +28,9 @@ test-pythons:  ## The tests on each other Python that is here; each is installed
 	    export PYENV_VERSION=$$version; \
 	    if ! python$$version -c "" 2> /dev/null; then echo "Python $$version is not here: not tested"; continue; fi; \
 	    set -- PYTHON=python$$version VENV=.venv-$$version; \
-	    if timeout 1200 $(MAKE) -s "$$@" .venv-$$version/.installed-dev; then \
+	    if timeout 480 $(MAKE) -s "$$@" .venv-$$version/.installed-dev; then \
 	        echo "Python $$version:"; $(MAKE) -s "$$@" pytest || exit 1; \
-	    else echo "Python $$version: its packages cannot be installed in 20 minutes: not tested"; fi; \
+	    else echo "Python $$version: its packages cannot be installed in 8 minutes: not tested"; fi; \
 	    rm -rf .venv-$$version; \
 	done
 
