@@ -152,6 +152,19 @@ def test_each_class_may_have_its_own_boxes() -> None:
     assert found == [(1, 0.6, 0.12), (2, 0.7, 1.0), (2, 0.5, 0.6)]
 
 
+def test_of_many_equal_detections_the_first_ones_stay() -> None:
+    left = torch.arange(40, dtype=torch.float64) / 50
+    boxes = torch.stack([left, torch.zeros(40), left + 0.01, torch.ones(40)], 1).double()
+    prior = torch.stack([boxes, torch.full_like(boxes, 0.5)]).reshape(1, 2, -1)
+    scores = torch.full((1, 3 * 40), 0.5, dtype=torch.float64)
+    for limits in ({"per_class": 3}, {"in_all": 3}):
+        rule = replace(RULE, **limits)
+        rows = DetectionOutput(rule)(torch.zeros(1, 160, dtype=torch.float64), scores, prior)[0, 0]
+        kinds = [1] * 3 + [2] * 3 if "per_class" in limits else [1] * 3
+        assert rows[:, 1].tolist() == kinds
+        assert rows[:, 3].tolist() == [0.0, 0.02, 0.04] * (len(kinds) // 3)
+
+
 def test_settings_of_detections_are_read() -> None:
     text = 'type: "DetectionOutput" detection_output_param { num_classes: 3 %s }'
     shapes = ((1, 12), (1, 9), (1, 2, 12))

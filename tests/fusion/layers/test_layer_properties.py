@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fusion.layers.concat_eltwise import ArgMax
 from fusion.layers.recurrent import reset
 from fusion.layers.registry import find_layer_type, known_types
 from fusion.nets import build as nets, graph
@@ -175,3 +176,13 @@ def test_bfloat16_autocast_comes_near(kind: str) -> None:
         scale = float(tensor.detach().abs().max()) if tensor.numel() else 0.0
         torch.testing.assert_close(found[key].to(tensor.dtype), tensor, rtol=3e-2, atol=3e-2 * scale, equal_nan=True)
         assert key not in weights or found[key].dtype == torch.float32 or kind in ("BatchReindex", "Reduction")
+
+
+@pytest.mark.parametrize("size", [3, 17, 1000])
+def test_of_many_equal_elements_the_last_ones_are_the_greatest(size: int) -> None:
+    x = torch.zeros(2, size, 1)
+    last = [size - 1, size - 2, size - 3]
+    assert ArgMax(3, None, False)(x).flatten(1).tolist() == [last, last]
+    assert ArgMax(3, 1, False)(x).flatten(1).tolist() == [last, last]
+    x[0, 1] = 1
+    assert ArgMax(2, None, True)(x).flatten(1).tolist() == [[1, size - 1, 1, 0], [size - 1, size - 2, 0, 0]]

@@ -9,7 +9,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from fusion.layers.pooling import StochasticPooling, Windows, pool_average, pool_maximum, pool_maximum_with_mask
+from fusion.layers.pooling import (
+    FLT_MAX,
+    StochasticPooling,
+    Windows,
+    pool_average,
+    pool_maximum,
+    pool_maximum_with_mask,
+)
 from fusion.nets.build import blobs, build
 from prototxt import parse
 
@@ -66,6 +73,13 @@ def test_windows(rule: str, kernel: tuple[int, int], stride: tuple[int, int], pa
         values, places = pool_maximum_with_mask(given, windows)
         assert torch.equal(values, found)
         assert torch.equal(given.flatten(2).gather(2, places.long().flatten(2)), values.flatten(2))
+
+
+def test_windows_outside_of_the_image_have_no_place() -> None:
+    x = torch.arange(1, 10, dtype=torch.float32).reshape(1, 1, 3, 3)
+    values, places = pool_maximum_with_mask(x, Windows((1, 1), (2, 2), (1, 1)))
+    assert places[0, 0, :2, :2].tolist() == [[-1, -1], [-1, 4]]
+    assert values[0, 0, :2, :2].tolist() == [[-FLT_MAX, -FLT_MAX], [-FLT_MAX, 5]]
 
 
 def test_stochastic_pooling_of_a_net_in_test() -> None:

@@ -145,7 +145,7 @@ def test_predictions_name_each_record_once(project: Make) -> None:
 
 def test_a_sweep_runs_on_the_kept_trunk(project: Make) -> None:
     solver = both(project, snapshot=0)["two"]
-    options = SweepOptions(select_on=0.25, device="cpu", out="swept")
+    options = SweepOptions(select_on=0.25, device="cpu", output="swept")
     result = sweep(solver, {"loss": ["none"], "lr": [0.01, 0.05]}, options)
     assert len(result.entries) == 2
 

@@ -36,7 +36,7 @@ def run_of(calls: Sequence[Any] = (), outputs: Sequence[str] = (), *, writes: bo
     plan = SimpleNamespace(calls=calls, outputs=[(name, name) for name in outputs])
     net = SimpleNamespace(plan=plan)
     settings = SimpleNamespace(prefix="run", snapshot_hdf5=False)
-    display = SimpleNamespace(say=said.append)
+    display = SimpleNamespace(say=said.append, report=lambda lines, brief="": said.extend(lines))
     return SimpleNamespace(nets=[SimpleNamespace(net=net)], net=net, settings=settings, display=display, said=said,
                            writes=writes, iter=0)  # fmt: skip
 
