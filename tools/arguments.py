@@ -165,7 +165,7 @@ _SHARED: dict[str, dict[str, Any]] = {
         **_REPEATABLE,
         "type": shape_argument,
         "metavar": "BLOB=N,C,H,W",
-        "help": "shape of an input, where the net does not fix it (repeatable)",
+        "help": "shape of an input, where the net does not fix it",
     },
     "--json": {"action": "store_true", "help": "print the result as JSON"},
     "--labels": {
@@ -189,7 +189,7 @@ _SHARED: dict[str, dict[str, Any]] = {
     "--output-blob": {
         **_REPEATABLE,
         "metavar": "BLOB",
-        "help": "a blob to compute (default: the net's outputs; repeatable)",
+        "help": "a blob to compute (default: the net's outputs)",
     },
     "--phase": {"type": str.upper, "choices": ("TRAIN", "TEST"), "help": "phase of the net's state"},
     "--pixels": {
@@ -203,7 +203,7 @@ _SHARED: dict[str, dict[str, Any]] = {
     "--root": {"default": "", "metavar": "DIR", "help": "put before the path of each image, unchanged"},
     "--rtol": {"type": float, "default": 1e-5, "metavar": "X", "help": "relative difference allowed"},
     "--seed": {"type": natural_int, "metavar": "N", "help": "seed of all random draws"},
-    "--stage": {**_REPEATABLE, "metavar": "STAGE", "help": "a stage of the net's state (repeatable)"},
+    "--stage": {**_REPEATABLE, "metavar": "STAGE", "help": "a stage of the net's state"},
     "--svg": {"metavar": "OUT", "help": "write a drawing of the net as an SVG image"},
     "--val-share": {
         "type": float,

@@ -39,7 +39,10 @@ def _option_names(parser: argparse.ArgumentParser) -> set[str]:
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
-    """Wraps descriptions; lists and examples, which have several lines, stay as they are."""
+    """Wraps descriptions, but not lists and examples, which have several lines; says which options may be repeated."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return f"{action.help}; repeatable" if isinstance(action, argparse._AppendAction) else action.help
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return super()._fill_text(text if "\n" in text else "\n".join(self._split_lines(text, width)), width, indent)

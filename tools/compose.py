@@ -85,21 +85,20 @@ def _add_losses(group: argparse._ArgumentGroup) -> None:
         "label=BLOB names the blob that the scores are compared with")  # fmt: skip
     add("--task", action="append", default=[], metavar="NAME=LOSS:LABEL[,num_output=N,PARAMETER=VALUE...]",
         help="one of several classifiers on the joined features, with its loss and its label, e.g. "
-        "gender=SoftmaxWithLoss:gender_label,num_output=2,loss_weight=0.5 (repeatable)")  # fmt: skip
+        "gender=SoftmaxWithLoss:gender_label,num_output=2,loss_weight=0.5")  # fmt: skip
 
 
 def _add_data(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--stage", action="append", default=[], metavar="[PHASE=]STAGE",
         help="a stage of the sources' state, as DIGITS writes them: train holds in phase TRAIN, val and test in "
-        "TEST, any other in both, unless PHASE is given (repeatable)")  # fmt: skip
+        "TEST, any other in both, unless PHASE is given")  # fmt: skip
     add("--reads", action="append", default=[], metavar="P=P",
         help="a source reads the cut of an earlier one, not the data, so that one net follows another")  # fmt: skip
     add("--data-from", metavar="P", help="the source whose data layers are used (default: the first that has any)")
     add("--train-list", action="append", default=[], metavar="[P[/LAYER]=]FILE",
         help="the list, folder of class folders or database to train on, instead of the sources' own: FILE for all, "
-        "P=FILE for one source, P/LAYER=FILE for one of its data layers, by its name or that of its top "
-        "(repeatable)")  # fmt: skip
+        "P=FILE for one source, P/LAYER=FILE for one of its data layers, by its name or that of its top")  # fmt: skip
     add("--val-list", action="append", default=[], metavar="[P[/LAYER]=]FILE", help="the same for validation")
     add_options(group, "--val-share", note="both lists are written beside the nets")
     add("--train-batch", type=positive_int, metavar="N", help="records per batch in training (default: the sources')")
@@ -112,15 +111,15 @@ def _add_references(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--references", action="store_true", help="keep each source's own classifier as a frozen side output")
     add("--classes", action="append", default=[], metavar="P=C,C,...",
-        help="the common classes that a source's own scores stand for, in their order: 1,3,5 or 0-4,9, or names "
-        "(repeatable)")  # fmt: skip
+        help="the common classes that a source's own scores stand for, in their order: 1,3,5 or 0-4,9, or "
+        "names")  # fmt: skip
     add("--logits", action="append", default=[], metavar="P=BLOB",
         help="the blob with a source's class scores, where it is not the input of its loss")  # fmt: skip
     add("--pixels", action="append", default=[], metavar="P=KIND",
         help="how an ONNX source expects images: rgb, unit (0 to 1), centered (-1 to 1), torchvision")  # fmt: skip
     add("--pct", action="append", default=[], metavar="KIND[,weight=W,OPTION=VALUE...]",
         help="add a loss towards the references: kd, focal, lm, ldi, elodi or naive; options are the fields of "
-        "pct_param (alpha, beta, temperature, filter, ...) (repeatable); none: omit those of the file")  # fmt: skip
+        "pct_param (alpha, beta, temperature, filter, ...); none: omit those of the file")  # fmt: skip
 
 
 _SOLVER = {

@@ -50,7 +50,7 @@ def parser(prog: str = "fusion-merge") -> CommandParser:
         action="append",
         default=[],
         metavar="LAYER",
-        help="this layer (or pattern, odd/fc*) may start from its filler although a source should have it (repeatable)",
+        help="this layer (or pattern, odd/fc*) may start from its filler although a source should have it",
     )
     add_options(result, "--input-shape")
     add_options(result, "--stage", note="with --verify")

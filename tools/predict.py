@@ -55,7 +55,7 @@ def parser(prog: str = "fusion-predict") -> CommandParser:
     add_options(result, "--output-blob", "--labels")
     add("--classes", action="append", default=[], type=_classes, metavar="NAME=C,C,...",
         help="the common classes that the scores of an output or a net stand for, in their order: 1,3,5 or 0-4,9 "
-        "(default: all, or as stored in the net's prototxt; repeatable)")  # fmt: skip
+        "(default: all, or as stored in the net's prototxt)")  # fmt: skip
     add("--mean", type=_mean, metavar="X[,X,X]|FILE", help="mean to subtract: values per channel in the net's order, "
         "or a mean image (.binaryproto), whose size images get before the crop")  # fmt: skip
     add("--scale", type=float, metavar="X", help="factor after the mean")
@@ -71,7 +71,7 @@ def parser(prog: str = "fusion-predict") -> CommandParser:
     page = result.add_argument_group("web page")
     page.add_argument("--serve", action="store_true", help="serve a web page that classifies dropped images")
     page.add_argument("--beside", action="append", default=[], type=_beside, metavar="NAME=NET.prototxt:WEIGHTS",
-        help="another net to show beside it, e.g. a source on its own, or NAME=NET.onnx (repeatable)")  # fmt: skip
+        help="another net to show beside it, e.g. a source on its own, or NAME=NET.onnx")  # fmt: skip
     page.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     page.add_argument("--port", type=int, default=8765, help="port to listen on (default 8765; 0: a free one)")
     return result

@@ -30,7 +30,7 @@ def parser(prog: str = "fusion-rename") -> CommandParser:
     add("--no-freeze", action="store_true", help="rename only")
     add("--freeze", metavar="REGEX", help="freeze only layers whose old name matches")
     add("--thaw", metavar="REGEX", help="do not freeze layers whose old name matches")
-    add("--keep", metavar="BLOB", action="append", default=[], help="keep this blob's name too (repeatable)")
+    add("--keep", metavar="BLOB", action="append", default=[], help="keep this blob's name too")
     add("--all", action="store_true", help="rename the inputs and the tops of data layers as well")
     add("--again", action="store_true", help="rename even if every layer has the prefix already")
     add("--propagate-down", action="store_true", help="write propagate_down: false at the frozen boundary as well")

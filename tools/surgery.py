@@ -99,8 +99,7 @@ def _add_classes(commands: argparse._SubParsersAction[CommandParser]) -> None:
     classes.add_argument(
         "--add", metavar="NAME,NAME,...", help="new classes after the others, by name, or their number"
     )
-    classes.add_argument("--rename", action="append", default=[], metavar="C=NAME", help="another name for a class "
-        "(repeatable)")  # fmt: skip
+    classes.add_argument("--rename", action="append", default=[], metavar="C=NAME", help="another name for a class")
     classes.add_argument("--layers", metavar="REGEX", help="names of the layers that score the classes (default: those "
         "whose scores the losses, measures or the Softmax read)")  # fmt: skip
     add_options(classes, "--seed", default=0)

@@ -90,7 +90,7 @@ def _add_settings(result: argparse.ArgumentParser) -> None:
     add_options(settings, "--seed", note="the solver's random_seed")
     add = settings.add_argument
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="any field: momentum=0.95, stepvalue=100,200, "
-        "train_state.stage=a; repeatable")  # fmt: skip
+        "train_state.stage=a")  # fmt: skip
     add = result.add_argument_group("settings that Caffe does not have (kept by snapshots)").add_argument
     add(
         "--warmup", type=positive_int, metavar="N", help="increase the learning rate linearly in the first N iterations"
@@ -117,7 +117,7 @@ def _add_frozen(result: argparse.ArgumentParser) -> None:
     add("--thaw", metavar="REGEX", help="let frozen layers learn whose name matches; references inside the net that "
         "depend on them are kept as frozen copies")  # fmt: skip
     add("--lr-mult", action="append", default=[], metavar="REGEX=X", help="multiply the learning rates of layers whose "
-        "name matches, such as odd/=0.1 (repeatable)")  # fmt: skip
+        "name matches, such as odd/=0.1")  # fmt: skip
     add(
         "--cache-budget", type=bytes_argument, metavar="SIZE", help="memory for the frozen layers' outputs (default 4G)"
     )
@@ -141,10 +141,10 @@ def _add_references(result: argparse.ArgumentParser) -> None:
     add("--reference", action="append", default=[], metavar="REF", help="add a reference net: "
         "NET.prototxt:WEIGHTS[@BLOB], NET.onnx, FILE.npz (logits by record) or @BLOB of this net, with "
         "[,classes=1,3,5][,weight=W][,start=N][,warmup=N][,name=N][,ensemble=N][,cache=FILE.npz][,half][,live]"
-        "[,pixels=KIND][,input=BLOB]; repeatable")  # fmt: skip
+        "[,pixels=KIND][,input=BLOB]")  # fmt: skip
     add("--pct", action="append", default=[], metavar="KIND[,weight=W,OPTION=VALUE...]",
         help="the loss towards the references: kd, focal, lm, ldi, elodi, naive, or on features (on=BLOB) cna, bct; "
-        "with fields of pct_param (alpha, beta, temperature, filter, ...) and of=NAME+NAME; repeatable. "
+        "with fields of pct_param (alpha, beta, temperature, filter, ...) and of=NAME+NAME. "
         "auto[,kind=kd+ldi][,weight=LOW:HIGH:NUMBER] chooses one on training records that are kept back")  # fmt: skip
     add("--kd-alpha", type=float, metavar="A", help="the loss is (1 - A) * own + A * weight * pct")
 
@@ -162,7 +162,7 @@ def _add_sweep(result: argparse.ArgumentParser) -> None:
     add = sweep.add_argument
     add("--sweep", action="append", default=[], metavar="AXIS=V,V|FILE", help="train a head for every "
         "combination of these values: loss (kd, focal, lm, ldi, elodi, naive, none), weight, lr, seed and the losses' "
-        "options; a TOML or JSON file holds lists; repeatable")  # fmt: skip
+        "options; a TOML or JSON file holds lists")  # fmt: skip
     add("--select-on", type=_share_or_path, default=0.1, metavar="SHARE|LIST",
         help="choose on this share of the training records, held out, or on a list, or one per data "
         "layer (data=LIST,depth=LIST); default 0.1")  # fmt: skip

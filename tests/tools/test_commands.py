@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -58,6 +59,13 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert listed[:5] == ["run", "rename", "compose", "merge", "verify"]
     assert main([]) == 2
     assert "\n    rename  " in capsys.readouterr().err
+
+
+def test_help_says_which_options_may_be_repeated(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ended(["merge", "--help"]) == 0
+    options = re.split(r"\n  (?=-)", capsys.readouterr().out)
+    said = [option.split()[0] for option in options if "repeatable" in option]
+    assert said == ["--allow-missing", "--input-shape", "--stage"]
 
 
 def test_misspelt_words(capsys: pytest.CaptureFixture[str]) -> None:
