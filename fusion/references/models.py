@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from fusion.data.in_step_sources import as_follower, leader_of
-from fusion.errors import TrainingError
+from fusion.data.net_classes import classes_of_nets
+from fusion.errors import DataError, TrainingError
 from fusion.nets.build import build, restrict_to_blobs
 from fusion.nets.graph import needed_inputs
 from fusion.nets.weights import load_weights
@@ -138,6 +139,7 @@ class _InputShapes(dict[str, tuple[int, ...]]):
     """The shapes of the blobs that a reference may read, images first: all, or the one of its option `input`.
 
     images  names of the image blobs
+    layers  data layers of the student, as far as they are known
     """
 
     def __init__(self, spec: Reference, source: DataSource | Shapes, net: NetParameter | None) -> None:
@@ -149,7 +151,7 @@ class _InputShapes(dict[str, tuple[int, ...]]):
             )
         self.images = images if spec.input is None else [spec.input]
         super().__init__((top, blobs[top]) for top in (*self.images, *labels))
-        self._layers = [] if net is None else [layer for layer in net.layer if layer.top and not layer.bottom]
+        self.layers = [] if net is None else [layer for layer in net.layer if layer.top and not layer.bottom]
 
     def first(self, spec: Reference) -> str:
         """Return the only image blob. Raises: TrainingError where there are several."""
@@ -163,8 +165,8 @@ class _InputShapes(dict[str, tuple[int, ...]]):
 
     def student_blob(self, top: str) -> StudentBlob:
         """Return a blob of the net in training."""
-        layer = next((layer for layer in self._layers if top in layer.top), None)
-        leader = None if layer is None else leader_of(layer, self._layers)
+        layer = next((layer for layer in self.layers if top in layer.top), None)
+        leader = None if layer is None else leader_of(layer, self.layers)
         return StudentBlob(self[top], layer if layer is None or leader is None else as_follower(layer, leader))
 
 
@@ -227,8 +229,23 @@ def _with_pixels(
     return EnsembleMember(spec, prepared, hashes=hashes)
 
 
+def _check_folder_classes(spec: Reference, own: NetParameter, shapes: _InputShapes) -> None:
+    """Check that the reference's class folders, if it reads such, are the student's. Raises: TrainingError."""
+    student = type(own)()
+    student.layer.extend(shapes.layers)
+    try:
+        classes_of_nets([student, own])
+    except DataError as error:
+        message = f"reference '{spec.name}': {error.place}: {error.message}"
+        hint = "name the net's class of each of its scores, in their order: classes=N,N,..."
+        raise TrainingError(message, hint=hint) from error
+
+
 def _caffe(spec: Reference, path: str, shapes: _InputShapes, device: torch.device) -> EnsembleMember:
-    message = filter_net(load_net(path), "TEST")
+    whole = load_net(path)
+    if not spec.classes:
+        _check_folder_classes(spec, whole, shapes)
+    message = filter_net(whole, "TEST")
     data = [layer for layer in message.layer if layer.top and not layer.bottom]
     tops = [top for layer in data for top in layer.top]
     if len({layer.top[0] for layer in data}) == 1:

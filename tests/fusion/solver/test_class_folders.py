@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fusion.errors import DataError
+from fusion.errors import DataError, TrainingError
+from fusion.nets.build import build
+from fusion.nets.weights import save_weights
 from fusion.solver import Solver
 from fusion.solver.logging.console import Lines
 
@@ -66,3 +68,22 @@ def test_folders_of_other_classes_are_refused_before_training(dense_net: DenseNe
     Path("net.prototxt").write_text('# class-names: ["cat", "dog", "owl"]\n' + test + train)
     with pytest.raises(DataError, match="only the net's class names has 'owl'"):
         Solver("solver.prototxt", device="cpu")
+
+
+def test_a_reference_of_other_class_folders_names_its_classes(dense_net: DenseNet) -> None:
+    for name in ("cat", "dog", "owl"):
+        Path("other", name).mkdir(parents=True)
+        Path("other", name, "0.png").write_bytes(Path("train/cat/0.png").read_bytes())
+    Path("net.prototxt").write_text(dense_net(source="train", image="shuffle: true"))
+    for path in ("train", "other"):
+        Path(f"{path}.prototxt").write_text(dense_net(source=path))
+    save_weights(build("train.prototxt", shapes={"data": (4, 1, 5, 6), "label": (4,)}, seed=1), "w.caffemodel")
+    Path("solver.prototxt").write_text(SOLVER.format(1))
+
+    def attached(text: str) -> Solver:
+        return Solver("solver.prototxt", device="cpu", references=[text], pct=["kd"])
+
+    attached("train.prototxt:w.caffemodel")
+    with pytest.raises(TrainingError, match=r"reference 'w': other: .*only other has 'owl'[\s\S]*classes=N"):
+        attached("other.prototxt:w.caffemodel")
+    attached("other.prototxt:w.caffemodel,classes=0,1,2")
