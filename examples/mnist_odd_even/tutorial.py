@@ -53,8 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     add = result.add_argument
-    add("--full", action="store_true", help="train each net for the original 30,000 iterations instead of 4,000")
-    add("--iterations", type=int, metavar="N", help="train each net for N iterations")
+    add("--full", action="store_true", help="train each LeNet for the original 30,000 iterations instead of 4,000")
+    add("--iterations", type=int, metavar="N", help="train each LeNet for N iterations, the fused net for 2 N")
     add("--work", type=Path, default=HERE / "work", metavar="DIR", help="output directory (default: work, here)")
     add("--device", default="auto", help="auto (default), cpu or cuda")
     add("--limit", type=int, metavar="N", help="use only N images for training and N for validation, for a quick look")
@@ -86,28 +86,31 @@ def fuse(iterations: int) -> None:
     say("4. Compose: both bodies up to ip1, frozen, one new layer with ten outputs on top")
     nets = ["--source", "odd=lenet_odd_train_val.prototxt@ip1", "--source", "even=lenet_even_train_val.prototxt@ip1"]
     data = ["--train-list", "train_all.txt", "--val-list", "val_all.txt", "--train-batch", "50", "--test-batch", "20"]
-    head = ["--head", "concat-fc", "--num-output", "10", *data, "--max-iter", str(iterations)]
+    head = ["--head", "concat-fc", "--num-output", "10", *data, "--max-iter", str(2 * iterations)]
     tool("compose", *nets, *head, "-o", "fused")
 
-    say("5. The same with the originals' classifiers as references, and losses that keep the new net close to them")
-    classes = ["--classes", f"odd={ODD}", "--classes", f"even={EVEN}"]
-    losses = ["--pct", "focal,distance=L2,weight=0.002", "--pct", "naive"]
-    tool("compose", *nets, *head, *classes, *losses, "-o", "fused_pct")
-
-    say("6. Merge: the trained weights by layer name; the new layer starts from its filler")
+    say("5. Merge: the trained weights by layer name; the new layer starts from its filler")
     pairs = [f"{p}=lenet_{p}_train_val.prototxt:{weights(p, iterations)}" for p in ("odd", "even")]
-    tool("merge", "fused_pct/train_val.prototxt", *pairs, "-o", "init.caffemodel", "--seed", "1")
-    tool("verify", "fused_pct/train_val.prototxt", "init.caffemodel", *pairs)
+    tool("merge", "fused/train_val.prototxt", *pairs, "-o", "init.caffemodel", "--seed", "1")
+    tool("verify", "fused/train_val.prototxt", "init.caffemodel", *pairs)
 
 
 def train_heads(iterations: int, device: str) -> None:
-    say("7. Train the new layer, plainly and with PCT, from the same start; the branches are computed once")
-    start = ["--weights", "init.caffemodel", "--device", device]
-    side_by_side({net: ["train", "--solver", f"{net}/solver.prototxt", *start] for net in ("fused", "fused_pct")})
+    say("6. Train the new layer and ip1 of both bodies, plainly and with PCT; what is below ip1 is computed once")
+    start = ["train", "--solver", "fused/solver.prototxt", "--weights", "init.caffemodel", "--device", device]
+    start += ["--thaw", "/ip1$", "--lr", "0.03", "--lr-policy", "cosine"]
+    references = [
+        f"lenet_{parity}_train_val.prototxt:{weights(parity, iterations)},classes={classes}"
+        for parity, classes in (("odd", ODD), ("even", EVEN))
+    ]
+    losses = ["--pct", "focal,distance=L2,weight=0.002", "--pct", "naive"]
+    compared = [word for reference in references for word in ("--reference", reference)]
+    prefix = ["--set", "snapshot_prefix=fused/fused_pct"]
+    side_by_side({"fused": start, "fused_pct": [*start, *compared, *losses, *prefix]})
 
 
 def evaluate(iterations: int, device: str) -> None:
-    say("8. The predictions of each net for the test images, which were used neither to train nor to choose anything")
+    say("7. The predictions of each net for the test images, which were used neither to train nor to choose anything")
     for parity, classes in (("odd", ODD), ("even", EVEN)):
         model = [
             "--model",
@@ -117,11 +120,11 @@ def evaluate(iterations: int, device: str) -> None:
         ]
         answers = ["--logits", "ip2", "--classes", classes, "--predictions", f"{parity}.npz", "--name", parity]
         tool("evaluate", *model, *answers, "--device", device)
+    model = ["--model", on_test_images("fused/train_val.prototxt")]
     for net in ("fused", "fused_pct"):
-        trained = f"{net}/fused_iter_{iterations}.caffemodel"
-        model = ["--model", on_test_images(f"{net}/train_val.prototxt"), "--weights", trained]
+        trained = ["--weights", f"fused/{net}_iter_{2 * iterations}.caffemodel"]
         answers = ["--logits", "ip2", "--predictions", f"{net}.npz", "--name", net]
-        tool("evaluate", *model, *answers, "--device", device)
+        tool("evaluate", *model, *trained, *answers, "--device", device)
 
 
 def on_test_images(net: str) -> str:
@@ -133,7 +136,7 @@ def on_test_images(net: str) -> str:
 
 
 def report() -> None:
-    say("9. Report the gains and negative flips of the fused nets, as a page with the images that flipped")
+    say("8. Report the gains and negative flips of the fused nets, as a page with the images that flipped")
     tool("report", "--old", "odd.npz", "even.npz", "--new", "fused.npz", "fused_pct.npz", "--html", "report.html")
 
 
@@ -150,6 +153,8 @@ def print_table(seconds: float) -> None:
             line += f"{flips[0]:>21}{flips[1]:>8}{sum(flips):>10}"
         print(line)
     print("(negative flips: images that the original net got right and the fused net gets wrong)")
+    p = pct.mcnemar(pct.outcomes(old=nets["fused"], new=nets["fused_pct"]))
+    print("" if p is None else f"(p = {p:.2g} by McNemar's exact test that both fused nets are equally often right)")
     print(f"\n{seconds / 60:.1f} minutes. The report: {_shown(Path('report.html').resolve())}")
 
 
