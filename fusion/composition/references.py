@@ -88,6 +88,7 @@ def resolve_classes(
             return ReferenceScores(prefix, blob, tuple(range(num_output))), []
         message = f"source '{prefix}' scores {width} classes in '{blob}', the fused net {num_output}"
         hint = f"name the fused classes that they are, in the order of its scores: --classes {prefix}=1,3,5,7,9"
+        hint += ", or in a file classes = [1, 3, 5, 7, 9]"
         return None, [ComposeError(message, hint=hint)]
     errors = []
     if width is not None and len(classes) != width:
