@@ -64,7 +64,7 @@ class Exported:
         if self.model.ByteSize() > _LARGEST:
             hint = "save it with onnx.save_model(exported.model, path, save_as_external_data=True)"
             raise ExportError("the model is larger than the 2 GB of one ONNX file", place=os.fspath(path), hint=hint)
-        with atomic_write(path) as file:
+        with atomic_write(path, least=self.model.ByteSize()) as file:
             file.write(self.model.SerializeToString(deterministic=True))
 
 

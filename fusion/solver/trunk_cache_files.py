@@ -14,7 +14,7 @@ import mmap
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from fusion.distributed import process_group
 from fusion.errors import TrainingError
 from fusion.solver.batches import Blobs, CachedBatches
 from fusion.solver.prefetch import ahead
+from prototxt.files import take_room, temporary_beside
 
 if TYPE_CHECKING:
     from fusion.data import DataSource
@@ -177,6 +178,12 @@ def _layout(first: Blobs, count: int, start: int) -> list[tuple[str, int, tuple[
     return found
 
 
+def _size(first: Blobs, count: int, start: int) -> int:
+    """Return the size of the whole file in bytes."""
+    *_, (_, offset, shape, kind) = _layout(first, count, start)
+    return offset + int(np.prod(shape)) * kind.itemsize
+
+
 def _header(origin: Origin, first: Blobs, count: int) -> bytes:
     rows = [[key, list(shape), str(kind)] for key, _, shape, kind in _layout(first, count, 0)]
     text = json.dumps({"phase": origin.phase, **origin.parts, "rows": rows}).encode() + b"\n"
@@ -193,10 +200,11 @@ def _map(path: str, first: Blobs, count: int, start: int, access: int) -> Rows:
 
 
 def _open(path: str, origin: Origin, first: Blobs, count: int) -> Rows | None:
-    """Return the rows if the file exists and its header is the expected one."""
+    """Return the rows if the file exists and its header and size are the expected ones."""
     header = _header(origin, first, count)
     with suppress(OSError), open(path, "rb") as file:
-        if file.read(len(header)) == header:
+        whole = os.fstat(file.fileno()).st_size == _size(first, count, len(header))
+        if whole and file.read(len(header)) == header:
             # torch wants writable memory, and the file must not change
             return _map(path, first, count, len(header), mmap.ACCESS_COPY)
     return None
@@ -209,7 +217,8 @@ def _others(files: TrunkFiles, origin: Origin) -> list[tuple[str, str]]:
     for name in os.listdir(files.folder):
         if name.startswith(start) and name.endswith(".rows"):
             path = os.path.join(files.folder, name)
-            with suppress(OSError, ValueError), open(path, "rb") as file:
+            # AttributeError: JSON, but no object
+            with suppress(OSError, ValueError, AttributeError, RecursionError), open(path, "rb") as file:
                 header = json.loads(file.readline(1 << 16))
                 differ = [text for part, text in _PARTS.items() if header.get(part) != origin.parts[part]]
                 found.append((len(differ), path, " and ".join(differ)))
@@ -219,16 +228,12 @@ def _others(files: TrunkFiles, origin: Origin) -> list[tuple[str, str]]:
 def _write(path: str, origin: Origin, first: Blobs, count: int, fill: Callable[[Rows], None]) -> None:
     """Write a file that appears under its name when it is complete. Raises: TrainingError."""
     header = _header(origin, first, count)
-    *_, (_, offset, shape, kind) = _layout(first, count, len(header))
-    size = offset + int(np.prod(shape)) * kind.itemsize
+    size = _size(first, count, len(header))
     try:
-        with _unfinished(path) as unfinished:
-            with open(unfinished, "r+b") as file:
-                file.write(header)
-                if hasattr(os, "posix_fallocate"):
-                    # a full disk fails here, not with SIGBUS while rows are written
-                    os.posix_fallocate(file.fileno(), 0, size)
-                file.truncate(size)
+        with temporary_beside(path) as (unfinished, handle):
+            os.pwrite(handle, header, 0)
+            take_room(handle, size, path)  # a full disk fails here, not with SIGBUS while rows are written
+            os.ftruncate(handle, size)
             fill(_map(unfinished, first, count, len(header), mmap.ACCESS_WRITE))
             os.replace(unfinished, path)
     except OSError as error:
@@ -237,40 +242,6 @@ def _write(path: str, origin: Origin, first: Blobs, count: int, fill: Callable[[
             place=path,
             hint="free space, name another folder with --cache-dir, or compute them in each iteration with --no-cache",
         ) from error
-
-
-@contextmanager
-def _unfinished(path: str) -> Iterator[str]:
-    """Make a file beside `path`, locked while it is written; those of killed processes are removed."""
-    folder, name = os.path.split(path)
-    start = f".{name}."
-    for other in os.listdir(folder or "."):
-        if other.startswith(start) and _lock(os.path.join(folder, other)) is not None:
-            os.unlink(os.path.join(folder, other))
-    temporary = os.path.join(folder, f"{start}{os.urandom(6).hex()}.tmp")
-    with open(temporary, "xb"):
-        pass
-    lock = _lock(temporary)
-    try:
-        yield temporary
-    finally:
-        if lock is not None:
-            os.close(lock)
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
-
-
-def _lock(path: str) -> int | None:
-    """Return a descriptor that holds the file's lock; None where another process has it."""
-    import fcntl
-
-    handle = os.open(path, os.O_RDWR)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(handle)
-        return None
-    return handle
 
 
 def trunk_files(folder: str | os.PathLike[str] | None, prefix: str) -> TrunkFiles:

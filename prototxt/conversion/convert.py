@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import warnings
@@ -207,8 +208,10 @@ def _to_numpy(source: PathLike, target: str, content: Content) -> list[str]:
         hint = "convert the text to .binaryproto first"
         raise WeightsError("only a binary mean image becomes an array", place=os.fspath(source), hint=hint)
     mean = read_mean(source)
-    with atomic_write(target) as file:
-        np.save(file, mean, allow_pickle=False)
+    array = io.BytesIO()  # into a file, NumPy writes by a way of its own, whose errors have neither name nor number
+    np.save(array, mean, allow_pickle=False)
+    with atomic_write(target, least=len(array.getbuffer())) as file:
+        file.write(array.getbuffer())
     return [f"shape {'x'.join(map(str, mean.shape))}"]
 
 

@@ -145,7 +145,7 @@ def write_safetensors(
             position = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the values start aligned, so that they can be mapped
-    with atomic_write(path) as file, OpenFiles() as sources:
+    with atomic_write(path, least=8 + len(text) + position) as file, OpenFiles() as sources:
         sink = BufferedWriter(file)
         sink.write(len(text).to_bytes(8, "little") + text)
         for _, blobs in layers:

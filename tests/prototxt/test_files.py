@@ -10,7 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prototxt.files import atomic_write, read_text, take_room, write_at, write_text
+from prototxt.files import (
+    atomic_write,
+    open_log,
+    read_text,
+    take_room,
+    temporary_beside,
+    write_at,
+    write_text,
+)
 
 
 def test_a_full_disk_is_told_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +163,7 @@ def test_only_a_lack_of_support_is_passed_over(number: int, monkeypatch: pytest.
 
     monkeypatch.setattr(os, "posix_fallocate", fail, raising=False)
     if number == errno.EBADF:
-        with pytest.raises(OSError, match=r"no \(0\.0 MB are needed\): 'target'"):
+        with pytest.raises(OSError, match=r"no \(at least 0\.0 kB are needed\): 'target'"):
             take_room(0, 1, "target")
     else:
         take_room(0, 1, "target")
@@ -177,3 +185,73 @@ def test_more_than_one_piece_is_written_and_read_back(tmp_path: Path, monkeypatc
 def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "none" / "file"):
         pytest.fail("opened")
+
+
+def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
+    (tmp_path / ".net.0123456789ab.tmp").write_bytes(b"half")
+    (tmp_path / ".db.0123456789ab.tmp").mkdir()
+    (tmp_path / ".db.0123456789ab.tmp" / "data.mdb").write_bytes(b"half")
+    kept = [".net.prototxt.0123456789ab.tmp", ".net.0123456789abc.tmp", ".net.tmp", "net.0123456789ab.tmp"]
+    for name in kept:  # of another file, or no temporary file
+        (tmp_path / name).write_bytes(b"")
+    with temporary_beside(tmp_path / "net"), temporary_beside(tmp_path / "db", folder=True) as (folder, _):
+        Path(folder, "data.mdb").write_bytes(b"")
+        assert len(list(tmp_path.iterdir())) == len(kept) + 2
+    assert {path.name for path in tmp_path.iterdir()} == set(kept)
+
+
+def test_what_another_process_writes_is_left(tmp_path: Path) -> None:
+    with temporary_beside(tmp_path / "net") as (first, handle):
+        os.close(os.dup(handle))  # a descriptor less does not unlock it
+        with temporary_beside(tmp_path / "net") as (second, _):
+            assert {str(path) for path in tmp_path.iterdir()} == {first, second}
+        assert [str(path) for path in tmp_path.iterdir()] == [first]
+
+
+def test_names_of_the_greatest_length(tmp_path: Path) -> None:
+    for name in ("n" * 255, "\u7f51" * 85):  # 255 bytes of UTF-8
+        write_text(tmp_path / name, "net")
+        assert [path.name for path in tmp_path.iterdir()] == [name]
+        (tmp_path / name).unlink()
+
+
+@pytest.mark.parametrize(("size", "text"), [(500, "0.5 kB"), (99_000, "99.0 kB"), (100_000, "0.1 MB")])
+def test_a_full_disk_names_the_file_and_what_it_needs_at_least(size: int, text: str, tmp_path: Path) -> None:
+    path = tmp_path / "net"
+
+    def write() -> None:
+        with atomic_write(path) as file:
+            file.write(bytes(size))
+            file.flush()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError, match=rf"No space left on device \(at least {text} are needed\)") as found:
+        write()
+    assert found.value.filename == str(path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as found:
+        write_text(tmp_path / "missing" / "net", "")
+    assert (found.value.filename, found.value.strerror) == (
+        str(tmp_path / "missing"),
+        "No such file or directory: nothing can be written here",
+    )
+
+
+def test_a_log_is_written_line_by_line_and_named_in_errors(tmp_path: Path, full_disk: None) -> None:
+    path = tmp_path / "log"
+    with open_log(path, append=False) as log:
+        print("one \udcff", file=log)
+        assert path.read_bytes() == b"one \xff\n"
+    with open_log(path, append=True) as log:
+        print("two", file=log)
+        assert path.read_bytes() == b"one \xff\ntwo\n"
+    log = open_log(path, append=False)
+    print("x" * 299_990, file=log)
+    with pytest.raises(OSError, match="File too large") as found:
+        print("more than that", file=log)
+    assert found.value.filename == path
+    with pytest.raises(OSError, match="File too large"):
+        log.close()

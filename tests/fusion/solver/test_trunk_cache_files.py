@@ -80,11 +80,14 @@ def test_beside_the_snapshots_an_old_file_goes(project: Make) -> None:
 def test_a_damaged_file_is_made_anew(project: Make) -> None:
     path = project()
     first, _ = trained(path, cache_dir="kept")
-    for file in Path("kept").iterdir():
-        file.write_bytes(b"{}\n")
-    second, log = trained(path, cache_dir="kept")
-    assert "written to kept/" in log
-    assert same(first, second)
+    names = list(Path("kept").iterdir())
+    whole = names[0].read_bytes()
+    for damaged in (b"{}\n", b"[]\n", whole[:-1], whole[:4096], whole + b"0"):
+        for file in names:
+            file.write_bytes(damaged)
+        second, log = trained(path, cache_dir="kept")
+        assert "written to kept/" in log
+        assert same(first, second)
 
 
 def test_what_was_not_finished_leaves_nothing(project: Make, monkeypatch: pytest.MonkeyPatch) -> None:
