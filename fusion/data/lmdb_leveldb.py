@@ -24,7 +24,7 @@ _DRIVERS = {
 }
 _AT_ONCE = 1000  # records per transaction, as convert_imageset commits them
 _FIRST_SIZE = 64 << 20
-_DAMAGED = "the database is damaged: copy it again, or skip bad records"
+_DAMAGED = "the database is damaged: copy it again or write it again from its source"
 _open: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()  # a process may open an LMDB once only
 
 
@@ -45,17 +45,23 @@ class Database:
                 with self.handle.begin() as transaction:
                     value = transaction.get(key)
             else:
-                value = self.handle.get(key)
+                value = self.handle.get(key, verify_checksums=True)
         except Exception as error:  # the drivers have families of errors of their own
-            raise DataError(f"the record cannot be read: {error}", place=self.place(index), hint=_DAMAGED) from error
+            raise DataError(
+                f"the record cannot be read: {_reason(error)}", place=self.place(index), hint=_DAMAGED
+            ) from error
         if value is None:
-            raise DataError("the record is in the list of keys, but missing", place=self.place(index), hint=_DAMAGED)
+            raise DataError(
+                "the record is in the list of keys, but missing",
+                place=self.place(index),
+                hint=f"{_DAMAGED}, or skip bad records",
+            )
         return bytes(value)
 
     def values(self) -> Iterator[bytes | memoryview]:
         """Yield all values in the order of the keys; those of an LMDB are views, valid until the next one."""
         if not self.lmdb:
-            yield from self.handle.iterator(include_key=False)
+            yield from self.handle.iterator(include_key=False, verify_checksums=True)
             return
         with self.handle.begin(buffers=True) as transaction:
             yield from transaction.cursor().iternext(keys=False, values=True)
@@ -113,8 +119,7 @@ def _check_pages(path: str) -> None:
     try:
         check_lmdb_pages(os.path.join(path, "data.mdb") if os.path.isdir(path) else path)
     except ValueError as error:
-        hint = "copy it again, or write it again from its source"
-        raise DataError(f"the database is damaged: {error}", place=path, hint=hint) from error
+        raise DataError(f"the database is damaged: {error}", place=path, hint=_DAMAGED) from error
     except OSError as error:
         raise _unreadable(path, error) from error
 
@@ -127,12 +132,13 @@ def _open_leveldb(path: str) -> Database:
         for entry in os.scandir(path):
             if entry.name not in ("LOCK", "LOG", "LOG.old"):
                 os.symlink(os.path.realpath(entry.path), os.path.join(links, entry.name))
-        handle = plyvel.DB(links, create_if_missing=False)
+        # Without these checks LevelDB leaves out the records of a damaged log, and reads damaged blocks as they are.
+        handle = plyvel.DB(links, create_if_missing=False, paranoid_checks=True)
     except (plyvel.Error, OSError) as error:
         shutil.rmtree(links, ignore_errors=True)
         raise _unreadable(path, error) from error
     try:
-        keys = list(handle.iterator(include_value=False))
+        keys = list(handle.iterator(include_value=False, verify_checksums=True))
     except plyvel.Error as error:
         shutil.rmtree(links, ignore_errors=True)
         raise _unreadable(path, error) from error
@@ -150,14 +156,22 @@ def _import(package: str, path: str) -> Any:
         raise DataError(f"{kind} needs the package {package}", place=path, hint=hint) from error
 
 
+def _reason(error: Exception) -> object:
+    """Return the text of an error; plyvel's hold bytes."""
+    text = error.args[0] if error.args else error
+    return text.decode(errors="replace") if isinstance(text, bytes) else error
+
+
 def _unreadable(path: str, error: Exception) -> DataError:
-    if not os.path.isdir(path):
+    if type(error).__name__ == "CorruptionError":
+        hint = _DAMAGED
+    elif not os.path.isdir(path):
         hint = "data_param.source is a folder, relative to the working directory"
     elif is_lmdb(path):
         hint = "this is an LMDB: is backend: LMDB set?"
     else:
         hint = "is the database of the kind that data_param.backend names, and closed by its writer?"
-    return DataError(f"cannot open the database: {error}", place=path, hint=hint)
+    return DataError(f"cannot open the database: {_reason(error)}", place=path, hint=hint)
 
 
 def write_database(path: str | os.PathLike[str], records: Iterable[tuple[bytes, bytes]], *, lmdb: bool) -> int:
@@ -174,9 +188,8 @@ def write_database(path: str | os.PathLike[str], records: Iterable[tuple[bytes, 
                 put(key, value)
                 count += 1
     except _import("lmdb" if lmdb else "plyvel", target).Error as error:
-        reason = error.args[0].decode(errors="replace") if isinstance(error.args[0], bytes) else error
         hint = f"is the disk full? the first {count + 1} records take {size / 1e6:.1f} MB"
-        raise DataError(f"cannot write the database: {reason}", place=target, hint=hint) from error
+        raise DataError(f"cannot write the database: {_reason(error)}", place=target, hint=hint) from error
     return count
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from fusion.errors import DataError
+from prototxt.files import temporary_beside
 
 
 @contextmanager
@@ -20,14 +19,9 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[str]:
     target = os.path.abspath(path)
     if os.path.lexists(target):
         raise DataError("this exists already", place=os.fspath(path), hint="remove it, or give another name")
-    # In the target's folder, since a rename is atomic within one file system only.
-    folder = tempfile.mkdtemp(prefix=f".{os.path.basename(target)[:100]}.", dir=os.path.dirname(target))
-    try:
+    with temporary_beside(target, folder=True) as (folder, _):
         yield folder
-        umask = os.umask(0)  # mkdtemp made the folder private, and the mask can only be read by setting it
+        umask = os.umask(0)  # the folder was made private, and the mask can only be read by setting it
         os.umask(umask)
         os.chmod(folder, 0o777 & ~umask)
         os.rename(folder, target)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
