@@ -6,8 +6,7 @@ import argparse
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
-from typing import TYPE_CHECKING, TextIO, cast
+from typing import TYPE_CHECKING, cast
 
 from .cli import run_command
 from .reading_options import read_options
@@ -112,13 +111,14 @@ def _display(options: argparse.Namespace, closing: ExitStack) -> Display | None:
     """Return where to report; None lets the solver choose between a bar and a log."""
     from fusion.solver.logging.caffe_log import Both, CaffeLog, for_training
     from fusion.solver.logging.console import Quiet, Silent
+    from prototxt.files import open_log
 
     shown = Silent() if options.dry_run else Quiet() if options.quiet else None
     if not options.log or options.dry_run or not _writes():
         return shown
     resumed = bool(options.snapshot or options.resume)
-    file = closing.enter_context(Path(options.log).open("a" if resumed else "w", encoding="utf-8"))  # noqa: SIM115
-    return Both(shown or for_training(), CaffeLog(cast("TextIO", file)))
+    file = closing.enter_context(open_log(options.log, append=resumed))
+    return Both(shown or for_training(), CaffeLog(file))
 
 
 def _callbacks(options: argparse.Namespace) -> list[Callback]:

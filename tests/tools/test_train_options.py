@@ -106,7 +106,7 @@ def test_tensorboard(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
     events.Reload()
     assert {"train/loss", "train/lr", "train/it/s", "test0/acc", "test0/loss"} <= set(events.Tags()["scalars"])
     assert [event.step for event in events.Scalars("test0/acc")] == [0, 4, 8, 12]
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    monkeypatch.setitem(sys.modules, "tensorboard.compat.proto", None)
     assert main([*TRAIN, "--tensorboard", "events"]) == 1
     assert "pip install caffe-fusion[tensorboard]" in capsys.readouterr().err
 

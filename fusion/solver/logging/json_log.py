@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from fusion.solver.callbacks.callback import Callback
 from fusion.solver.logging.memory import peak_allocated, peak_resident
+from prototxt.files import open_log
 
 if TYPE_CHECKING:
     from fusion.solver.metrics import MeanOutputs, Outputs, TrainMetrics
@@ -28,7 +29,7 @@ class JsonLog(Callback):
     def on_start(self) -> None:
         """Open the file: empty, or at its end in a resumed run."""
         run, self._started = self.run, time.monotonic()
-        self._file = open(self.path, "a" if run.iter else "w", encoding="utf-8")  # noqa: SIM115 - `on_end` closes it
+        self._file = open_log(self.path, append=bool(run.iter))
         net, last = run.net.plan.name, run.settings.max_iter
         self._write("start", run.iter, version=VERSION, net=net, max_iter=last, device=str(run.device), seed=run.seed)
 
@@ -67,8 +68,7 @@ class JsonLog(Callback):
             "kind": kind, "iter": iteration, **fields, "time": round(time.time(), 3),
             "seconds": round(time.monotonic() - self._started, 3), "memory": memory,
         }  # fmt: skip
-        # flushed: readers follow the file
-        print(json.dumps(_finite(record), allow_nan=False), file=self._file, flush=True)
+        print(json.dumps(_finite(record), allow_nan=False), file=self._file)
 
 
 def _outputs(outputs: Outputs) -> dict[str, float | list[float]]:
