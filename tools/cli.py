@@ -1,4 +1,4 @@
-"""Exit codes and messages of all commands: an error of the input is one message and code 1, Ctrl-C is 130."""
+"""Exit codes and messages of all commands: 1 and one message for an error of the input, 128 + N after signal N."""
 
 from __future__ import annotations
 
@@ -6,36 +6,77 @@ import argparse
 import io
 import os
 import re
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from prototxt.errors import PlacedError
+from prototxt.files import FULL_DISK
 
 
 def run_command(command: Callable[[], int | None]) -> int:
     """Run a command and return its exit code.
 
-    0 success, 1 an error in the input (message on stderr), 130 interrupted; any other exception is a bug and keeps its
-    traceback.
+    0 success, 1 an error in the input (message on stderr), 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP; any
+    other exception is a bug and keeps its traceback.
     """
     try:
-        with _own_warnings(), _safe_output():
-            return command() or 0
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+        with _own_warnings(), _safe_output(), _ended_by_signals():
+            code = command() or 0
+            sys.stdout.flush()  # at exit, Python would report a full disk in its own words
+            return code
+    except KeyboardInterrupt as stop:
+        number = stop.args[0] if stop.args else signal.SIGINT
+        print(_ENDS[number], file=sys.stderr)
+        return 128 + number
     except BrokenPipeError:
-        # The reader of our output has ended (`| head`): no error, but Python would fail to flush stdout at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()  # its reader has ended (`| head`): no error
         return 1
     except OSError as error:
-        message = f"{os.fsdecode(error.filename)}: {error.strerror}" if error.filename and error.strerror else error
-        return _fail(message)
+        return _fail(_message(error))
     except PlacedError as error:
         return _fail(error)
+
+
+_ENDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", getattr(signal, "SIGHUP", 1): "hung up"}
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end the block as Ctrl-C does, so that unfinished files are removed."""
+
+    def end(number: int, frame: object) -> None:
+        raise KeyboardInterrupt(number)
+
+    # Python allows handlers in the main thread only; what the caller ignores, as nohup does, stays ignored.
+    numbers = [number for number in _ENDS if signal.getsignal(number) is signal.SIG_DFL]
+    if threading.current_thread() is not threading.main_thread():
+        numbers = []
+    for number in numbers:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _message(error: OSError) -> object:
+    """Return the error with its place; files that are written are named, so an unnamed full disk is that of stdout."""
+    place = error.filename
+    if not place and error.errno in FULL_DISK:
+        _discard_output()
+        place = "standard output"
+    return f"{os.fsdecode(place)}: {error.strerror}" if place and error.strerror else error
+
+
+def _discard_output() -> None:
+    """Let Python flush stdout at exit where it cannot be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: object) -> int:

@@ -107,6 +107,30 @@ def test_ctrl_c_takes_a_snapshot() -> None:
     assert main(["--solver", "solver.prototxt", "--snapshot", str(state), "--max-iter", "1", "-q"]) == 0
 
 
+def test_sigterm_and_sighup_end_a_command_like_ctrl_c() -> None:
+    """Here while a file is being written, of which nothing is left."""
+    code = """if True:
+        import os, sys, time
+        from caffe_fusion_tools.cli import run_command
+        from prototxt.files import atomic_write
+        def write():
+            with atomic_write("file") as file:
+                print("writing", flush=True)
+                time.sleep(60)
+        sys.exit(run_command(write))
+    """
+    for number, end in ((signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated"), (signal.SIGHUP, "hung up")):
+        with subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "writing\n"
+            process.send_signal(number)
+            assert process.communicate(timeout=60)[1] == f"{end}\n"
+        assert process.returncode == 128 + number
+    assert not [path.name for path in Path.cwd().iterdir() if "file" in path.name]
+
+
 def test_help_is_quick_and_needs_no_torch() -> None:
     code = "import sys, caffe_fusion_tools.train as t; t.parser(); sys.exit(bool({'torch', 'numpy'} & {*sys.modules}))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
