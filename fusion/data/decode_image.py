@@ -10,7 +10,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fusion.data.cv_resize import resize_bilinear
 from fusion.data.fast_gray_decode import gray_pixels
-from prototxt.formats.image_files import FORMATS, open_picture
+from prototxt.formats.image_files import FORMATS, PictureError, open_picture
 
 _PNG_LUMA = (9797, 19234, 3737, 0, 15)  # OpenCV lets libpng convert colour PNGs to gray, and libpng truncates
 _OPENCV_LUMA = (4899, 9617, 1868, 8192, 14)  # OpenCV converts other formats itself, and rounds
@@ -50,7 +50,7 @@ def _by_pillow(data: bytes, color: bool | None) -> NDArray[np.uint8]:
             return _pixels(image, color)
     except UnidentifiedImageError as error:
         raise UndecodableError(f"it is in no known format ({', '.join(FORMATS)})") from error
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, PictureError) as error:
         raise UndecodableError(str(error)) from error
 
 

@@ -74,6 +74,6 @@ def data_uri(path: Path) -> Picture | None:
                 stream = io.BytesIO()
                 thumbnail.save(stream, "JPEG", quality=80)
                 data, size, kind = stream.getvalue(), thumbnail.size, "image/jpeg"
-    except (OSError, ValueError, SyntaxError):
+    except (OSError, ValueError):  # a key with a zero byte is no path
         return None
     return Picture(f"data:{kind};base64,{base64.b64encode(data).decode()}", *size)

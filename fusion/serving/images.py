@@ -6,7 +6,7 @@ import io
 
 from PIL import Image, UnidentifiedImageError
 
-from prototxt.formats.image_files import FORMATS, LONGEST_SIDE, TooLargeError, open_picture
+from prototxt.formats.image_files import FORMATS, LONGEST_SIDE, PictureError, TooLargeError, open_picture
 
 MOST_BYTES = 16 << 20
 MOST_PIXELS = 40_000_000
@@ -29,7 +29,7 @@ def check_picture(data: bytes) -> None:
         raise Refusal(415, f"This is not an image of a known format ({', '.join(FORMATS)}).") from error
     except (TooLargeError, Image.DecompressionBombWarning) as error:
         raise Refusal(413, _too_large()) from error
-    except Exception as error:  # whatever a hostile file does to the decoder's header
+    except PictureError as error:
         raise Refusal(415, "This image's header cannot be read.") from error
     if width * height > MOST_PIXELS:
         raise Refusal(413, _too_large())

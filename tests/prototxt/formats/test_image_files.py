@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import zlib
 
 import pytest
 from PIL import Image, UnidentifiedImageError
 
-from prototxt.formats.image_files import LONGEST_SIDE, TooLargeError, open_picture
+from prototxt.formats.image_files import LONGEST_SIDE, PictureError, TooLargeError, open_picture
 
 
 def picture(size: tuple[int, int], kind: str = "PNG") -> io.BytesIO:
@@ -35,3 +36,14 @@ def test_the_longest_side() -> None:
         message = rf"it has {size[0]} x {size[1]} pixels; no side may be longer than 65535"
         with pytest.raises(TooLargeError, match=message), open_picture(picture(size)):
             pass
+
+
+def test_any_damage_is_one_error() -> None:
+    """Of a PNG whose colour profile ends after its name Pillow raises an IndexError, while it decodes."""
+    chunk = b"iCCPprofile\0"
+    profile = (len(chunk) - 4).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big")
+    data = picture((3, 2)).getvalue()
+    end = data.index(b"IEND") - 4
+    with pytest.raises(PictureError, match="index out of range"):  # noqa: SIM117
+        with open_picture(io.BytesIO(data[:end] + profile + data[end:])) as opened:
+            opened.load()
