@@ -96,7 +96,7 @@ class _Parser:
                 self.errors.append(DataError(text, place=f"{self.place}:{at + 1}", hint=hint))
                 return
             at += 6
-            for number in range(at, at + count):
+            for number in range(at, min(at + count, len(lines) + 1)):  # an error for the first line that is missing
                 self._window(lines[number] if number < len(lines) else "", number + 1)
             at += count
 

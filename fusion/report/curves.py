@@ -146,8 +146,11 @@ def accuracies(curves: Sequence[tuple[Curve, str]]) -> Markup | None:
         return None
     # From the second test on: the first one, before any training, would compress all others at the top.
     late = [v for _, _, values in series for _, v in (values[1:] or values)]
-    room = max(0.15 * (max(late) - min(late)), 0.002)
-    y = Axis(max(0.0, min(late) - room), min(1.0, max(late) + room), HEIGHT - BOTTOM, TOP)
+    low, high = min(late), max(late)
+    room = max(0.15 * (high - low), 0.002, 1e-6 * abs(high))
+    # Not beyond 0 and 1, unless a log has other values, such as percents.
+    bottom, top = low - room if low < 0 else max(0.0, low - room), high + room if high > 1 else min(1.0, high + room)
+    y = Axis(bottom, top, HEIGHT - BOTTOM, TOP)
     x = _iterations([values for _, _, values in series])
     lines = [_line(x, y, [(i, v) for i, v in _thinned(values) if v >= y.low], colour) for _, colour, values in series]
     drawn = [*upward(y, "test accuracy"), *_below(x), *lines]

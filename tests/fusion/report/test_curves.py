@@ -51,6 +51,17 @@ def test_a_resumed_run_counts_once(tmp_path: Path) -> None:
         read_log(path)
 
 
+@pytest.mark.parametrize("values", [(10.0, 98.5), (97.0,), (-0.5,), (1e17, 1e17), (0.9,)])
+def test_accuracies_of_other_logs_are_drawn_too(values: tuple[float, ...]) -> None:
+    """Percents, a mistake below 0, and what no room can be added to."""
+    curve = Curve("run", [], {"accuracy": list(enumerate(values))})
+    drawn = str(accuracies([(curve, "c-0")]))
+    heights = [float(found) for found in re.findall(r",([-\d.]+)", re.findall('points="(.*?)"', drawn)[0])]
+    assert heights
+    assert all(TOP <= height <= HEIGHT - BOTTOM for height in heights)
+    assert f"{100 * values[-1]:.2f} %" in drawn
+
+
 def test_curves_are_those_of_the_first_test_net(tmp_path: Path) -> None:
     lines = ["Iteration 0, loss = 3"]
     for iteration in (0, 10):
