@@ -1,8 +1,9 @@
 """Hostile files for the readers, as many as fit into a time: `python tests/fuzz_files.py --minutes 30`.
 
 Every input comes from a seed and its number, so that a finding can be made again. It runs under a limit of processor
-time and of memory (beyond a fixed allowance: 60 times a text's size, twice a binary's), in a process whose death is a
-finding as well. Findings are kept as files; `--replay FILES` runs such files again.
+time and of memory (beyond a fixed allowance: 60 times a text's size, twice a binary's, and the pixels that the header
+of an image may promise), in a process whose death is a finding as well. Findings are kept as files; `--replay FILES`
+runs such files again.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from pathlib import Path
 # This folder has a folder `prototxt` too, of tests: it must not hide the package.
 sys.path[0] = str(Path(__file__).parent / "fuzz")
 import binary_mutations  # noqa: E402
+import data_targets  # noqa: E402
 import reader_targets  # noqa: E402
 import targets  # noqa: E402
 import text_mutations  # noqa: E402
@@ -41,9 +43,9 @@ class OverTimeError(BaseException):
     """An input took too long; not an Exception, so that no handler on the way takes it for the input's mistake."""
 
 
-BINARY: dict[str, Callable[[Path], None]] = {**targets.BINARY, **reader_targets.TARGETS}
-# Prototxts and weights have most of the ways to be wrong, and the readers of fusion a third of the inputs.
-_SHARES = (*(list(targets.TEXT) * 4), *("weights", "weights", "weights", "state", "mean", "datum"), *BINARY)
+BINARY: dict[str, Callable[[Path], None]] = {**targets.BINARY, **reader_targets.TARGETS, **data_targets.TARGETS}
+# Prototxts and weights have most of the ways to be wrong: a target of theirs gets more inputs than another reader.
+_SHARES = (*(list(targets.TEXT) * 4), *(["caffemodel", "hdf5", "safetensors"] * 2), *BINARY)
 
 
 def inputs(seed: int, chosen: Sequence[str] = _SHARES) -> Iterator[tuple[str, str | bytes]]:
@@ -65,7 +67,8 @@ def binary_seeds() -> dict[str, list[bytes]]:
     small, states = GOLDEN / "formats" / "small", GOLDEN / "solvers" / "resume_adam"
     data = GOLDEN / "formats" / "data"
     found = {
-        "weights": [path.read_bytes() for path in sorted(small.glob("*.caffemodel*")) if path.suffix != ".txt"],
+        "caffemodel": [path.read_bytes() for path in sorted(small.glob("*.caffemodel"))],
+        "hdf5": [path.read_bytes() for path in sorted(small.glob("*.h5"))],
         "state": [path.read_bytes() for path in sorted(states.glob("*.solverstate*"))],
         "mean": [path.read_bytes() for path in sorted(data.glob("*.binaryproto"))],
         "datum": [
@@ -73,12 +76,13 @@ def binary_seeds() -> dict[str, list[bytes]]:
             b"\x08\x01\x10\x01\x18\x01\x35\0\0\x80\x3f\x28\x01",
         ],
     }
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "a.safetensors"
-        write_weights(path, read_weights(small / "net.caffemodel"))
-        found["weights"] += [path.read_bytes()] * 2
-        found["weights"] += _chunked(Path(folder))
-        found.update(reader_targets.seeds(Path(folder)))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_weights(folder / "a.safetensors", read_weights(small / "net.caffemodel"))
+        found["safetensors"] = [(folder / "a.safetensors").read_bytes()]
+        found["hdf5"] += _chunked(folder)
+        found["convert"] = [*(data for files in found.values() for data in files), *_convertible(folder)]
+        found.update(reader_targets.seeds(folder), **data_targets.seeds(folder))
     return found
 
 
@@ -94,28 +98,42 @@ def _chunked(folder: Path) -> list[bytes]:
     return [path.read_bytes()]
 
 
+def _convertible(folder: Path) -> list[bytes]:
+    """A mean image of NumPy's, and a solver and a net as messages."""
+    import numpy as np
+
+    from prototxt.schema.messages import NetParameter, SolverParameter
+
+    np.save(folder / "mean.npy", np.ones((3, 2, 2), np.float32))
+    solver = SolverParameter(net="net.prototxt", base_lr=0.1, lr_policy="step", stepsize=5, max_iter=10)
+    net = NetParameter(name="net")
+    net.layer.add(name="ip", type="InnerProduct", bottom=["data"], top=["ip"]).inner_product_param.num_output = 3
+    return [(folder / "mean.npy").read_bytes(), solver.SerializeToString(), net.SerializeToString()]
+
+
 def run_one(target: str, content: str | bytes, folder: Path) -> None:
     """Run a target on an input. Raises: what escapes it, but for the errors that it may end with."""
     from prototxt.errors import PlacedError
 
     action: Callable[[], None]
     if isinstance(content, str):
-        text, size, factor = content, len(content), 60
+        text, size, factor, room = content, len(content), 60, 0
         action = lambda: targets.TEXT[target](text)  # noqa: E731
     else:
         path, size, factor = folder / "input", len(content), 2
         path.write_bytes(content)
+        room = data_targets.ROOM.get(target, 0)
         action = lambda: BINARY[target](path)  # noqa: E731
-    with contextlib.suppress(PlacedError, OSError), _limits(size, factor):
+    with contextlib.suppress(PlacedError, OSError), _limits(factor * size + room, size):
         action()
 
 
 @contextlib.contextmanager
-def _limits(size: int, factor: int) -> Iterator[None]:
+def _limits(room: int, size: int) -> Iterator[None]:
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS + PER_MEGABYTE * size / 1e6)
-    resource.setrlimit(resource.RLIMIT_AS, (used + ALLOWANCE + factor * size, hard))
+    resource.setrlimit(resource.RLIMIT_AS, (used + ALLOWANCE + room, hard))
     try:
         yield
     finally:

@@ -8,6 +8,7 @@ import random
 import re
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 
 _ABSURD = (0, 1, 2, 127, 128, 255, 2**15, 2**16, 2**24, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**40, 2**63 - 1, 2**64 - 1)
@@ -35,6 +36,12 @@ def _mutator(data: bytes) -> Callable[[random.Random, bytes], bytes]:
         return _archive
     if data[16:20] == _LMDB:
         return _pages
+    if data[:8] == b"LEVELDB ":
+        return _leveldb
+    if data[:8] == _PNG:
+        return _png
+    if data[:2] in (b"\xff\xd8", b"RI", b"GI", b"BM", b"II", b"PA"):
+        return lambda rng, data: rng.choice((_number, _number, _flip))(rng, data, [data])
     # Text, also with a few bytes that are not: protobuf has zeros and other control characters.
     return _text if not re.search(rb"[\0-\x08\x0e-\x1f]", data) else _protobuf
 
@@ -332,3 +339,99 @@ def _pages(rng: random.Random, data: bytes) -> bytes:
     size = rng.choice((1, 2, 4, 8))
     value = rng.choice((*_ABSURD, rng.randrange(count), count, count + 1, _PAGE, 0xFFFF, 16, rng.randrange(1 << 16)))
     return data[:at] + (value & (1 << 8 * size) - 1).to_bytes(size, "little") + data[at + size :]
+
+
+# -- LevelDB: the input's first line names a file; records of logs and blocks of tables have checksums -----------------
+
+
+def _leveldb(rng: random.Random, data: bytes) -> bytes:
+    """Change a record's or a block's content with its checksum, or anything."""
+    name, line, content = data.partition(b"\n")
+    content = content or b"0"
+    parts = list(_blocks(content) if name.endswith(b".ldb") else _log_records(content))
+    if not parts or rng.random() < 0.2:
+        return name + line + rng.choice(_BYTES)(rng, content, [content])
+    start, end = rng.choice(parts)
+    inner = bytearray(rng.choice((_flip, _number, _number, _zeros))(rng, content[start:end], [])[: end - start])
+    inner += bytes(end - start - len(inner))
+    if name.endswith(b".ldb"):  # the content and its type, then the checksum of both
+        return name + line + content[:start] + bytes(inner) + _masked_crc32c(inner) + content[end + 4 :]
+    # the checksum is that of the type and the content, and the length stands between
+    head = _masked_crc32c(content[start - 1 : start] + inner) + content[start - 3 : start]
+    return name + line + content[: start - 7] + head + bytes(inner) + content[end:]
+
+
+def _log_records(data: bytes) -> Iterator[tuple[int, int]]:
+    """Yield start and end of each record's content."""
+    at = 0
+    while at + 7 <= len(data):
+        if 32768 - at % 32768 < 7:
+            at += 32768 - at % 32768
+            continue
+        end = at + 7 + int.from_bytes(data[at + 4 : at + 6], "little")
+        if end > len(data) or end == at + 7:
+            return
+        yield at + 7, end
+        at = end
+
+
+def _blocks(data: bytes) -> Iterator[tuple[int, int]]:
+    """Yield start and end of each block with its type: the index and the one about filters, by the table's end."""
+    try:
+        meta, at = _read_varint(data[-48:], 0)
+        meta_size, at = _read_varint(data[-48:], at)
+        index, at = _read_varint(data[-48:], at)
+        index_size, at = _read_varint(data[-48:], at)
+    except ValueError:
+        return
+    for start, size in ((meta, meta_size), (index, index_size), (0, min(4096, meta))):
+        if start + size + 5 <= len(data):
+            yield start, start + size + 1
+    yield max(0, len(data) - 48), max(0, len(data) - 8)
+
+
+def _masked_crc32c(data: bytes | bytearray) -> bytes:
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    crc ^= 0xFFFFFFFF
+    return (((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF).to_bytes(4, "little")
+
+
+# -- PNG: chunks with checksums, and pixels that are compressed -------------------------------------------------------
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def _png(rng: random.Random, data: bytes) -> bytes:
+    chunks, at = [], 8
+    while at + 12 <= len(data):
+        size = int.from_bytes(data[at : at + 4], "big")
+        chunks.append((data[at + 4 : at + 8], data[at + 8 : at + 8 + size]))
+        at += 12 + size
+    if not chunks:
+        return _flip(rng, data, [])
+    number = rng.randrange(len(chunks))
+    kind, content = chunks[number]
+    if kind == b"IHDR" and rng.random() < 0.7:
+        sides = [rng.choice((0, 1, 9, 11, 3000, 65535, 65536, 2**31 - 1, 2**32 - 1)) for _ in range(2)]
+        content = struct.pack(">II", *sides) + bytes(rng.choice((0, 1, 2, 3, 4, 6, 8, 16)) for _ in range(2)) + b"\0\0"
+        content += bytes([rng.randrange(3)])
+    elif kind == b"IDAT" and rng.random() < 0.7:
+        try:
+            rows = zlib.decompress(content)
+        except zlib.error:
+            rows = b""
+        content = zlib.compress(rng.choice(_BYTES)(rng, rows or b"0", [rows or b"0"]))
+    elif rng.random() < 0.3:
+        kind = rng.choice((b"IDAT", b"PLTE", b"tRNS", b"eXIf", b"IEND", b"iCCP", b"zTXt", b"acTL", b"abcd"))
+    else:
+        content = rng.choice(_BYTES)(rng, content, [content or b"0"])
+    chunks[number : number + 1] = [(kind, content)] * rng.choice((0, 1, 1, 1, 1, 2))
+    packed = (
+        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        for kind, content in chunks
+    )
+    return _PNG + b"".join(packed)

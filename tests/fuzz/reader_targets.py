@@ -1,39 +1,73 @@
-"""The readers of fusion as fuzz targets: predictions, states, settings, logs, lists, HDF5, LMDB and ONNX."""
+"""The readers of fusion as fuzz targets: predictions, states, caches, settings, logs and ONNX."""
 
 from __future__ import annotations
 
 import json
-import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import h5py
-import lmdb
 import numpy as np
-import torch._dynamo  # noqa: F401 - not under the limit of memory of the first input that needs it
+import torch
+import torch._dynamo
 from onnx import TensorProto, helper, numpy_helper
+from pyarrow import parquet
 
 from fusion.composition.config import read_config
-from fusion.data.hdf5_data import open_hdf5_data
-from fusion.data.image_list import read_list
-from fusion.data.lmdb_leveldb import open_database
-from fusion.data.source_config import SourceConfig
+from fusion.data.array_source import ArraySource
+from fusion.data.sampler import Order
 from fusion.onnx.graphs.normalize import load_graph
 from fusion.onnx.graphs.read import read_graph
 from fusion.onnx.to_torch.conversion import to_module
 from fusion.pct import Predictions
+from fusion.references.logit_cache import ReferencedSource
+from fusion.references.models import EnsembleMember, Model
+from fusion.references.parse import Reference
 from fusion.report.curves import accuracies, losses, rates, read_log
 from fusion.report.gate import read_budget
 from fusion.solver.snapshots.resume_state import ResumeState, generators, read_resume_state, write_resume_state
+from fusion.solver.trunk_cache_files import Origin, TrunkFiles, rows_in_file
 from fusion.sweep.grid import cells, read_axes
+from fusion.sweep.results import former_heads
 from prototxt.errors import PlacedError
-from prototxt.schema.messages import LayerParameter
-from prototxt.text.class_names import read_names
+from prototxt.shapes.onnx_files import value_shapes
 
 
 def predictions(path: Path) -> None:
-    """A predictions file, as npz or as a table."""
+    """A predictions file: npz, CSV or Parquet."""
     Predictions.load(path)
+
+
+def logit_cache(path: Path) -> None:
+    """The cached logits of a reference, whatever they say of their origin."""
+    try:
+        meta = Predictions.load(path).meta
+    except PlacedError:
+        meta = {}
+    _load_logits(path, {name: str(meta.get(name, "")) for name in ("net", "weights", "preprocessing")})
+
+
+def _load_logits(path: Path, meta: dict[str, str]) -> None:
+    arrays = (np.ones((3, 2), np.float32), np.zeros(3, np.float32))
+    source = ArraySource(("data", "label"), arrays, Order(3, 2), "input", hash=meta["preprocessing"])
+    member = EnsembleMember(Reference(None, cache=path), answer=lambda blobs: blobs["data"], hashes=meta)
+    ReferencedSource(source, [Model("old", (member,), ())]).load()
+
+
+def trunk_cache(path: Path) -> None:
+    """The frozen trunk's outputs: a file under the name that a run looks for, and one of another origin."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        for key in (_ORIGIN.key, "another"):
+            Path(folder, f"trunk-TRAIN-{key}.rows").write_bytes(path.read_bytes())
+        rows = _trunk_rows(folder)
+        assert rows["ip"].shape == (5, 3)
+        rows["ip"].sum()
+
+
+def _trunk_rows(folder: str) -> dict[str, torch.Tensor]:
+    first = {"ip": torch.ones(1, 3), "label": torch.ones(1)}
+    files = TrunkFiles(folder, "trunk", requested=True)
+    return rows_in_file(files, _ORIGIN, first, 5, lambda rows: rows["ip"].fill_(1))[0]
 
 
 def resume_state(path: Path) -> None:
@@ -66,6 +100,12 @@ def compose(path: Path) -> None:
     read_config(path)
 
 
+def sweep_table(path: Path) -> None:
+    """The table of an earlier sweep in the same folder."""
+    path.rename(path.with_name("table.json"))
+    assert all("/" not in name for name in former_heads(path.parent))
+
+
 def log(path: Path) -> None:
     """A solver's log, and the curves that are drawn of it."""
     curve = [(read_log(path), "c-new")]
@@ -73,40 +113,9 @@ def log(path: Path) -> None:
         draw(curve)
 
 
-def image_list(path: Path) -> None:
-    """An image list, and a list of class names."""
-    for read in (read_list, read_names):
-        try:
-            read(path)
-        except PlacedError:
-            continue
-
-
-def hdf5_data(path: Path) -> None:
-    """The rows of an HDF5Data layer, at once and piecewise."""
-    listed = path.with_name("list.txt")
-    listed.write_text(str(path))
-    layer = LayerParameter(name="data", type="HDF5Data", top=["data", "label"])
-    layer.hdf5_data_param.source, layer.hdf5_data_param.batch_size = str(listed), 2
-    for bound in (1 << 30, 0):
-        try:
-            source = open_hdf5_data(SourceConfig(layer, "TRAIN"), budget=bound)
-            source.batch(np.arange(2))
-        except PlacedError:
-            continue
-
-
-def database(path: Path) -> None:
-    """All records of an LMDB."""
-    # A name of its own: an LMDB that is open already is not opened again, and must not change.
-    own = path.rename(path.with_name(os.urandom(8).hex()))
-    try:
-        opened = open_database(str(own), lmdb=True)
-        sum(len(value) for value in opened.values())
-        for index in range(min(len(opened.keys), 300)):
-            opened.get(index)
-    finally:
-        own.unlink()
+def onnx_shapes(path: Path) -> None:
+    """The shapes of an ONNX file's values, which commands without torch list."""
+    value_shapes(str(path), (), ((1, 4),))
 
 
 def onnx(path: Path) -> None:
@@ -120,16 +129,20 @@ def onnx(path: Path) -> None:
 
 
 TARGETS: dict[str, Callable[[Path], None]] = {
-    "predictions": predictions,
+    "npz": predictions,
+    "csv": predictions,
+    "parquet": predictions,
+    "logit_cache": logit_cache,
+    "trunk_cache": trunk_cache,
     "resume_state": resume_state,
     "budget": budget,
     "sweep": sweep,
+    "sweep_table": sweep_table,
     "compose": compose,
     "log": log,
-    "image_list": image_list,
-    "hdf5_data": hdf5_data,
-    "database": database,
+    "json_log": log,
     "onnx": onnx,
+    "onnx_shapes": onnx_shapes,
 }
 
 
@@ -138,20 +151,26 @@ TARGETS: dict[str, Callable[[Path], None]] = {
 
 def seeds(folder: Path) -> dict[str, list[bytes]]:
     """Small sound files for each target."""
+    archive, table, columns = _predictions(folder)
     return {
-        "predictions": _predictions(folder),
+        "npz": [archive],
+        "csv": [table],
+        "parquet": columns,
+        "logit_cache": _logit_cache(folder),
+        "trunk_cache": _trunk_cache(folder),
         "resume_state": _resume_state(folder),
         "budget": [json.dumps(_BUDGET).encode()],
         "sweep": [json.dumps(_AXES).encode(), _SWEEP.encode()],
+        "sweep_table": [json.dumps({"best": "a", "heads": [{"name": "a"}, {"name": "kd-1"}]}).encode()],
         "compose": [_COMPOSE.encode()],
-        "log": [_LOG.encode(), "\n".join(map(json.dumps, _RECORDS)).encode()],
-        "image_list": [b"a/b.png 0\nc d.png 3\r\n\xff\xfe.png 12\n", b"zero\none\n\xc3\xa9\n"],
-        "hdf5_data": _hdf5_data(folder),
-        "database": _database(folder),
+        "log": [_LOG.encode()],
+        "json_log": ["\n".join(map(json.dumps, _RECORDS)).encode()],
         "onnx": _onnx(),
+        "onnx_shapes": _onnx(),
     }
 
 
+_ORIGIN = Origin("TRAIN", dict.fromkeys(("trunk", "weights", "data", "torch"), "same"))
 _BUDGET = {
     "max_nfr": "0.5%",
     "min_accuracy": 0.9,
@@ -198,7 +217,8 @@ _RECORDS = (
 )
 
 
-def _predictions(folder: Path) -> list[bytes]:
+def _predictions(folder: Path) -> tuple[bytes, bytes, list[bytes]]:
+    """As npz, as CSV, and as Parquet with and without compression."""
     rng = np.random.default_rng(0)
     net = Predictions(
         keys=np.array(["a", "b", "c"]),
@@ -209,11 +229,26 @@ def _predictions(folder: Path) -> list[bytes]:
         features=rng.random((3, 4), np.float32),
         meta={"name": "net", "class_names": ["zero", "one"]},
     )
-    found = []
-    for name in ("a.npz", "a.csv"):
+    for name in ("a.npz", "a.csv", "a.parquet"):
         net.save(folder / name)
-        found.append((folder / name).read_bytes())
-    return found
+    table = parquet.read_table(folder / "a.parquet")
+    parquet.write_table(table, folder / "plain.parquet", compression="none", use_dictionary=False)
+    archive, lines, *columns = (
+        (folder / name).read_bytes() for name in ("a.npz", "a.csv", "a.parquet", "plain.parquet")
+    )
+    return archive, lines, columns
+
+
+def _logit_cache(folder: Path) -> list[bytes]:
+    path = folder / "logits.npz"
+    _load_logits(path, {"net": "1", "weights": "2", "preprocessing": "3"})
+    return [path.read_bytes()]
+
+
+def _trunk_cache(folder: Path) -> list[bytes]:
+    (folder / "kept").mkdir()
+    _trunk_rows(str(folder / "kept"))
+    return [path.read_bytes() for path in (folder / "kept").iterdir()]
 
 
 def _resume_state(folder: Path) -> list[bytes]:
@@ -225,25 +260,6 @@ def _resume_state(folder: Path) -> list[bytes]:
         str(path), ResumeState(5, (3, 1), (0.5, 0.25), 1, 77, decisions=decisions, generators=small, arrays=arrays)
     )
     return [path.read_bytes()]
-
-
-def _hdf5_data(folder: Path) -> list[bytes]:
-    found = []
-    for options in ({}, {"chunks": True, "compression": "gzip", "shuffle": True}):
-        path = folder / "data.h5"
-        with h5py.File(path, "w") as file:
-            file.create_dataset("data", data=np.ones((8, 2, 3), "f4"), **options)
-            file.create_dataset("label", data=np.arange(8, dtype="i8"), **options)
-        found.append(path.read_bytes())
-    return found
-
-
-def _database(folder: Path) -> list[bytes]:
-    where = folder / "lmdb"
-    with lmdb.open(str(where), map_size=1 << 20, lock=False) as environment, environment.begin(write=True) as put:
-        for number in range(60):
-            put.put(b"%08d" % number, bytes([number]) * (90 if number % 7 else 5000))
-    return [(where / "data.mdb").read_bytes()]
 
 
 def _onnx() -> list[bytes]:

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from prototxt import filter_net, infer, load_net, load_solver, parse, rename, to_text
+from prototxt.conversion.convert import convert
+from prototxt.conversion.file_content import TEXT as PLAIN_TEXT, contents_of
 from prototxt.edit.upgrade_text import upgrade_text
 from prototxt.errors import PrototxtError
 from prototxt.formats.datum import read_datum, read_mean
 from prototxt.formats.solverstate import read_solverstate
 from prototxt.formats.weights import read_weights
 from prototxt.schema.decode import decode
+from prototxt.summary.weights_summary import take_inventory
 from prototxt.text.tree import Document
 
 
@@ -112,6 +115,18 @@ def datum(path: Path) -> None:
     _read([record.array()])
 
 
+def conversion(path: Path) -> None:
+    """Any file of Caffe's: what it is, its listing with statistics, and itself as text and as HDF5."""
+    content = contents_of(path)
+    if content.form != PLAIN_TEXT:
+        _each(lambda: take_inventory(path, content, statistics=True))
+    _each(
+        lambda: convert(path, path.with_name("out.prototxt")),
+        lambda: convert(path, path.with_name("out.h5")),
+        lambda: convert(path, path.with_name("out.npy")),
+    )
+
+
 def _read(arrays: Iterable[Any]) -> None:
     for array in arrays:
         array.max(initial=0)
@@ -124,4 +139,12 @@ TEXT: dict[str, Callable[[str], None]] = {
     "upgrade": upgrading,
     "load": loading,
 }
-BINARY: dict[str, Callable[[Path], None]] = {"weights": weights, "state": state, "mean": mean, "datum": datum}
+BINARY: dict[str, Callable[[Path], None]] = {
+    "caffemodel": weights,
+    "hdf5": weights,
+    "safetensors": weights,
+    "state": state,
+    "mean": mean,
+    "datum": datum,
+    "convert": conversion,
+}
