@@ -12,6 +12,7 @@ from fusion.composition.lists import OPTIONS, DataLists, ListChoice, labels_in_l
 from fusion.composition.net_text import PHASES, LayerText
 from fusion.composition.prepared_source import PreparedSource
 from fusion.composition.preprocessing import PARAMS, list_and_batch
+from fusion.data.image_list import LABEL
 from fusion.errors import ComposeError, DataError, raise_all
 
 
@@ -219,7 +220,7 @@ def image_list_labels(path: str) -> RecordedLabels | None:
 
 
 def _normalize(label: str) -> str:
-    return str(int(label)) if label.lstrip("+-").isdecimal() else label
+    return str(int(label)) if LABEL.fullmatch(label) else label
 
 
 def _in_database(path: str, lmdb: bool) -> RecordedLabels | None:

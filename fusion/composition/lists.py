@@ -14,7 +14,7 @@ from pathlib import Path
 from fusion.composition.net_text import PHASES, LayerText
 from fusion.composition.prepared_source import PreparedSource
 from fusion.composition.preprocessing import PARAMS, list_and_batch
-from fusion.data.image_list import names_classes, read_list
+from fusion.data.image_list import LABEL, names_classes, read_list
 from fusion.errors import ComposeError, raise_all
 from prototxt.formats.class_folders import is_database, is_image_folder
 
@@ -203,7 +203,7 @@ def _check_kind(source: PreparedSource, layer: LayerText, path: str, phase: str)
         hint = f"give a list of lines: {OPTIONS[phase]} {source.prefix}/{layer.name}=FILE"
         raise source.error(f"{who} of type '{layer.type}' reads a list, and {path} is {kind}", hint, layer)
     if layer.type in ("ImageData", "HDF5Data") and (first := next(iter(_lines(path)), None)) is not None:
-        labelled = first.rstrip().rpartition(" ")[2].lstrip("+-").isdecimal()
+        labelled = LABEL.fullmatch(first.rstrip().rpartition(" ")[2]) is not None
         if labelled != (layer.type == "ImageData"):
             form = "'path label' per line" if layer.type == "ImageData" else "one HDF5 file per line"
             message = f"{who} of type '{layer.type}' reads {form}, and {path} begins {first[:60]!r}"

@@ -24,6 +24,8 @@ from prototxt.formats.class_folders import (
 _PARTS = {"train", "training", "val", "valid", "validation", "test", "testing"}  # folders of a data set, not classes
 _FORM = "a folder per class, with images at any depth, such as {path}/cat/1.jpg and {path}/dog/1.jpg"
 
+LABEL = re.compile(r"[+-]?[0-9]{1,11}")
+
 
 @dataclass(frozen=True)
 class ImageList:
@@ -77,7 +79,7 @@ def read_list(path: str | os.PathLike[str]) -> ImageList:
         name, _, label = stripped.rstrip().rpartition(" ")  # names may contain blanks, as in Caffe
         if not name:
             errors.append(_broken(place, number, "the line has no label", stripped))
-        elif not re.fullmatch(r"[+-]?[0-9]{1,11}", label):
+        elif not LABEL.fullmatch(label):
             errors.append(_broken(place, number, f"the label {label!r} is not an integer", stripped))
         else:
             names.append(name)

@@ -11,6 +11,7 @@ import prototxt
 from fusion import ComposeError
 from fusion.composition import Source, compose
 from fusion.composition.compose import Composition
+from fusion.composition.list_checks import image_list_labels
 
 
 @pytest.fixture(autouse=True)
@@ -87,3 +88,12 @@ def test_sources_of_one_list_may_get_any_other() -> None:
     Path("b.prototxt").write_text(Path("a.prototxt").read_text())
     write(a="x0 x1", new="z0 z1")
     assert doubts(fused(train_list="new.txt")) == []
+
+
+@pytest.mark.parametrize("label", ["+-1", "9" * 5000, "--", "\u0663"])
+def test_a_label_that_is_none_is_left_to_the_training(label: str, tmp_path: Path) -> None:
+    path = tmp_path / "list.txt"
+    path.write_text(f"a.jpg +01\nb.jpg {label}\n", "utf-8")
+    found = image_list_labels(str(path))
+    assert found is not None
+    assert found.values == ("1", label)
