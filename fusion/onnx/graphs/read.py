@@ -78,7 +78,7 @@ def from_model(
         raise OnnxError("this ONNX file holds no net", place=place, hint=hint)
     if model.graph.sparse_initializer:
         raise OnnxError("its weights are sparse tensors", place=place, hint="export it with dense weights")
-    check_names(model.graph, place)
+    check_names(model, place)
     notes: list[str] = []
     model = inline_functions(model, place)
     try:

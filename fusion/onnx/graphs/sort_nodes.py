@@ -18,9 +18,11 @@ _WRITTEN_OUT = (
 _BROKEN = "export the net again, this is no valid ONNX file"
 
 
-def check_names(graph: onnx.GraphProto, place: str) -> None:
+def check_names(model: onnx.ModelProto, place: str) -> None:
     """Check that all names are text. Raises: OnnxError for one that protobuf returned as bytes."""
-    names: list[object] = [tensor.name for tensor in graph.initializer]
+    graph = model.graph
+    names: list[object] = [graph.name, *(item.domain for item in model.opset_import)]
+    names += [tensor.name for tensor in graph.initializer]
     names += [value.name for value in (*graph.input, *graph.output)]
     for node in graph.node:
         names += [node.name, node.op_type, node.domain, *node.input, *node.output]

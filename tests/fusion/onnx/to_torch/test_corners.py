@@ -220,7 +220,11 @@ def test_a_tensor_of_another_size(opset: int) -> None:
         from_model(file)
 
 
-def test_a_name_that_is_no_text() -> None:
-    content = model([node("Relu", "x", "y", name="right")]).SerializeToString().replace(b"right", b"\xee\xa4\xff\x80z")
+@pytest.mark.parametrize("what", ["of a node", "of the graph", "of a domain"])
+def test_a_name_that_is_no_text(what: str) -> None:
+    file = model([node("Relu", "x", "y", name="right" if what == "of a node" else "r")])
+    file.graph.name = "right" if what == "of the graph" else "net"
+    file.opset_import.add(domain="right" if what == "of a domain" else "own", version=1)
+    content = file.SerializeToString().replace(b"right", b"\xee\xa4\xff\x80z")
     with pytest.raises(OnnxError, match="is not in UTF-8"):
         from_model(onnx.ModelProto.FromString(content))
