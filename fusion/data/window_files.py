@@ -120,6 +120,8 @@ class _Parser:
         try:
             label, overlap = int(parts[0]), np.float32(parts[1])
             x1, y1, x2, y2 = map(int, parts[2:])
+            if abs(label) >= 1 << 31:  # Caffe's labels have 32 bits
+                raise ValueError
         except (ValueError, IndexError):
             text = f"a window was expected here: {line[:60]!r}"
             hint = "write 'label overlap x1 y1 x2 y2'"

@@ -152,14 +152,16 @@ def accuracies(curves: Sequence[tuple[Curve, str]]) -> Markup | None:
     bottom, top = low - room if low < 0 else max(0.0, low - room), high + room if high > 1 else min(1.0, high + room)
     y = Axis(bottom, top, HEIGHT - BOTTOM, TOP)
     x = _iterations([values for _, _, values in series])
-    lines = [_line(x, y, [(i, v) for i, v in _thinned(values) if v >= y.low], colour) for _, colour, values in series]
+    shown = [([(i, v) for i, v in _thinned(values) if y.low <= v <= y.high], colour) for _, colour, values in series]
+    lines = [_line(x, y, values, colour) for values, colour in shown]
     drawn = [*upward(y, "test accuracy"), *_below(x), *lines]
     ends = "; ".join(f"{curve.name} ends at {100 * values[-1][1]:.2f} %" for curve, _, values in series)
     return frame("Test accuracy", f"{ends}.", drawn)
 
 
 def _accuracy(curve: Curve) -> Series:
-    return next((values for output, values in curve.tests.items() if output.lower().startswith("acc")), [])
+    found = next((values for output, values in curve.tests.items() if output.lower().startswith("acc")), [])
+    return [(iteration, value) for iteration, value in found if math.isfinite(value)]
 
 
 def _iterations(series: Sequence[Series]) -> Axis:

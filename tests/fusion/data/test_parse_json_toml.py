@@ -14,13 +14,13 @@ from fusion.report.curves import read_log
 from fusion.sweep import read_axes
 
 
-@pytest.mark.parametrize("text", [b"", b"[1", b"\xff\xfe[", b"[" * 100_000, b"9" * 5000])
+@pytest.mark.parametrize("text", [b"", b"[1", b"\xff\xfe[", b"[" * 100_000, b"9" * 5000, b"[9223372036854775808]"])
 def test_no_json(text: bytes) -> None:
     with pytest.raises(ReportError, match=r"^x\.json: this is no JSON: "):
         parse_json(text, "x.json", ReportError)
 
 
-@pytest.mark.parametrize("text", [b"a", b"\xff", b"a = " + b"[" * 10_000])
+@pytest.mark.parametrize("text", [b"a", b"\xff", b"a = " + b"[" * 10_000, b"a = [{b = -9223372036854775809}]"])
 def test_no_toml(text: bytes) -> None:
     with pytest.raises(TrainingError, match=r"^x\.toml: this is no TOML: "):
         parse_toml(text, "x.toml")
@@ -36,7 +36,8 @@ def test_a_key_of_many_parts_takes_no_time() -> None:
 
 def test_values() -> None:
     assert parse_json(b'{"a": [1, "b"]}', "x") == {"a": [1, "b"]}
-    assert parse_toml(b"a = [1, 'b']", "x") == {"a": [1, "b"]}
+    assert parse_toml(b"a = [1, 'b', true]", "x") == {"a": [1, "b", True]}
+    assert parse_json(b"[9223372036854775807, -9223372036854775808]", "x") == [2**63 - 1, -(2**63)]
 
 
 def test_our_own_errors_pass_as_they_are() -> None:
@@ -71,7 +72,7 @@ def test_sweeps(tmp_path: Path, text: str, message: str) -> None:
         ('{"max_nfr": null}', "max_nfr: "),
         ('{"classes": {"1": 1e400}}', "classes: "),
         ('{"classes": [1]}', "classes: "),
-        ('{"min_accuracy": 1' + "0" * 400 + "}", "min_accuracy: "),
+        ('{"min_accuracy": 1' + "0" * 400 + "}", "the integer 1000"),
     ],
 )
 def test_budgets(tmp_path: Path, text: str, message: str) -> None:

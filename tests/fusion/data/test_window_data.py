@@ -125,6 +125,7 @@ def test_the_hash_is_that_of_settings_phase_and_windows(made: LayerParameter) ->
         ("# 0\na.png\n3\n", "w.txt:1: an image's six lines were expected here"),
         ("# 0\na.png\n3\n20\n24\n2\n1 0.9 0 0 9 9\n", "w.txt:8: a window was expected here: ''"),
         ("# 0\na.png\n3\n20\n24\n999999999999\n1 0.9 0 0 9 9\n", "w.txt:8: a window was expected here: ''"),
+        (f"# 0\na.png\n3\n20\n24\n1\n{2**31} 0.9 0 0 9 9\n", "w.txt:7: a window was expected here: '2147483648 0.9"),
         ("# 0\na.png\n3\n20\n24\n1\n0 0.9 0 0 9 9\n", "w.txt:7: the label is 0"),
         ("# 0\na.png\n3\n20\n24\n2\n1 0.9 0 0 30 9\n0 0.1 1 1 2 2\n", "w.txt:7: the window 0,0,30,9 does not lie in"),
         ("# 0\nb.png\n3\n20\n24\n2\n1 0.9 0 0 3 9\n0 0.1 1 1 2 2\n", "w.txt:7: cannot read the image 'b.png'"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def test_a_resumed_run_counts_once(tmp_path: Path) -> None:
         read_log(path)
 
 
-@pytest.mark.parametrize("values", [(10.0, 98.5), (97.0,), (-0.5,), (1e17, 1e17), (0.9,)])
+@pytest.mark.parametrize("values", [(10.0, 98.5), (97.0,), (-0.5,), (1e17, 1e17), (math.inf, 0.9, 0.8), (0.9,)])
 def test_accuracies_of_other_logs_are_drawn_too(values: tuple[float, ...]) -> None:
     """Percents, a mistake below 0, and what no room can be added to."""
     curve = Curve("run", [], {"accuracy": list(enumerate(values))})
