@@ -177,7 +177,7 @@ def fuzz(minutes: float, count: int, seed: int, keep: Path, chosen: Sequence[str
             last: tuple[str, str | bytes] = ("", "")
             while time.monotonic() < end and sum(done.values()) < count:
                 try:
-                    if not receive.poll(STUCK):
+                    if not receive.poll(STUCK if any(last) else 10 * STUCK):  # it imports the readers first
                         raise EOFError("stuck")
                     kind, number, target, content = receive.recv()
                 except (EOFError, OSError) as error:

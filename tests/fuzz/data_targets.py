@@ -16,6 +16,7 @@ import numpy as np
 import plyvel
 from PIL import Image
 
+from fusion.composition.list_checks import image_list_labels
 from fusion.data.decode_image import UndecodableError, decode_image
 from fusion.data.fast_gray_decode import gray_pixels
 from fusion.data.hdf5_data import open_hdf5_data
@@ -36,8 +37,9 @@ from prototxt.text.class_names import read_names
 
 
 def image_list(path: Path) -> None:
-    """An image list, and the size of its first image."""
+    """An image list, its labels as composing compares them, and the size of its first image."""
     listed_image(str(path), "")
+    image_list_labels(str(path))
     read_list(path)
 
 
