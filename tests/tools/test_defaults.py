@@ -5,12 +5,13 @@
 from __future__ import annotations
 
 import argparse
+import io
 from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from caffe_fusion_tools import run
+from caffe_fusion_tools import merge, run, surgery, train, verify
 from caffe_fusion_tools.commands import MODULES
 
 # Arguments that must be given, with those that may be repeated by nargs; then the defaults other than none and no.
@@ -110,3 +111,64 @@ def test_of_a_failed_step_the_error_or_the_end_is_shown(capsys: pytest.CaptureFi
     assert shown(many, 0, capsys) == ("", "")
     assert shown(["warning: w", "usage: u", "warning: w"], 2, capsys) == ("", "usage: u\nwarning: w\n")
     assert shown(["Traceback", "x"], 1, capsys, name="report") == ("", "Traceback\nx\n")
+
+
+def test_a_bar_is_shown_ten_times_a_second_after_a_second_and_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(merge, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    stream = Terminal()
+    show = merge.progress_on(stream)
+    assert show is not None
+    seen = []
+    for now, done in ((100.5, 1), (101.0, 2), (101.05, 3), (101.09, 3), (101.125, 4), (101.25, 5), (101.25, 10)):
+        clock.now = now
+        before = len(stream.getvalue())
+        show(done * 10**6, 10 * 10**6)
+        seen.append(len(stream.getvalue()) > before)
+    assert seen == [False, True, False, False, True, True, True]
+    parts = stream.getvalue().split("\r")[1:]
+    assert parts[0] == f"[{'#' * 6:<30}]  20%  2 of 10 MB, 2 MB/s"
+    assert parts[-1] == f"[{'#' * 30}] 100%  10 of 10 MB, 8 MB/s\n"
+    assert not any(part.endswith("\n") for part in parts[:-1])
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("rtol", "code"), [("0", 1), ("1e-9", 1), ("-1e-9", 2), ("nan", 2)])
+def test_a_tolerance_may_be_zero(rtol: str, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """The files do not exist, so that a command with sound options ends with code 1."""
+    words = ["none.prototxt", "none.caffemodel", "a=none.prototxt:none.caffemodel", f"--rtol={rtol}"]
+    try:
+        found = verify.main(words)
+    except SystemExit as usage:
+        found = int(usage.code or 0)
+    assert found == code
+    assert ("--rtol is 0 or more" in capsys.readouterr().err) == (code == 2)
+
+
+def usage_error(main: Any, words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_surgery_needs_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "the following arguments are required: COMMAND" in usage_error(surgery.main, [], capsys)
+
+
+@pytest.mark.parametrize("processes", ["2", "3"])
+def test_a_sweep_runs_in_one_process(
+    processes: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", processes)
+    words = ["--solver", "none.prototxt", "--sweep", "base_lr=0.1,0.2"]
+    assert "a sweep runs in one process: start it without torchrun" in usage_error(train.main, words, capsys)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert train.main(words) == 1
+    assert "none.prototxt" in capsys.readouterr().err

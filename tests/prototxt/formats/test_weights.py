@@ -12,10 +12,11 @@ import pytest
 
 from prototxt.errors import WeightsError
 from prototxt.formats.caffemodel import CaffemodelWriter
+from prototxt.formats.copy import FileSlice
 from prototxt.formats.index import BlobSpan, LayerEntry, resolve_shape, shape_fits
-from prototxt.formats.mmap_reader import as_float32
+from prototxt.formats.mmap_reader import MmapReader, as_float32
 from prototxt.formats.safetensors import scan_safetensors
-from prototxt.formats.scan import blob_counts
+from prototxt.formats.scan import blob_counts, scan_weights
 from prototxt.formats.weights import format_by_name, modern_shape, read_weights, write_weights
 from prototxt.sniff.protobuf_wire import encode_varint, length_field, text_field
 
@@ -52,6 +53,18 @@ def test_two_layers_of_one_name_must_hold_the_same(
         weights = read_weights(path)
         assert {name: len(blobs) for name, blobs in weights.items()} == {"c": max(len(first), len(second)), "d": 1}
     assert blob_counts(path) == {"c": max(len(first), len(second)), "d": 1}
+
+
+def test_a_file_that_changed_after_its_scan_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.caffemodel", ("c", [ONE]))
+    scan = scan_weights(path)
+    scan.check_unchanged()
+    assert MmapReader(scan).array(scan.entries[0].blobs[0]).tolist() == [1, 1]
+    written(path, ("c", [TWO]))
+    for _ in range(2):
+        with pytest.raises(WeightsError, match=r"a\.caffemodel: the file has changed since it was read"):
+            MmapReader(scan)
+        path.unlink(missing_ok=True)
 
 
 def spanned(kind: str, *shapes: tuple[int, ...], legacy: bool = True) -> LayerEntry:
@@ -119,6 +132,19 @@ def root_of(array: Any) -> object:
     while isinstance(array, (np.ndarray, memoryview)):
         array = array.base if isinstance(array, np.ndarray) else array.obj
     return array
+
+
+def test_a_slice_of_a_file_has_todays_shape_unless_it_is_said_to_be_old(tmp_path: Path) -> None:
+    scan = scan_weights(written(tmp_path / "a.caffemodel", ("c", [ONE])))
+    span = scan.entries[0].blobs[0]
+    for slices, legacy in (
+        (FileSlice(scan, span, (1, 1, 1, 2)), False),
+        (FileSlice(scan, span, (1, 1, 1, 2), True), True),
+    ):
+        with CaffemodelWriter(tmp_path / "b.caffemodel") as writer:
+            writer.add_layer("c", blobs=[slices])
+        (found,) = scan_weights(tmp_path / "b.caffemodel").entries[0].blobs
+        assert (found.shape, found.legacy) == ((1, 1, 1, 2), legacy)
 
 
 def test_aligned_values_are_mapped_and_others_read(tmp_path: Path) -> None:
