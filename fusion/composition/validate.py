@@ -60,11 +60,11 @@ def check_request(
     ]
     errors += [
         ComposeError(f"{name} is {words}, not {','.join(map(str, sizes))}")
-        for name, words, sizes, count in (
-            ("input_shape", "channels, height and width", options.input_shape, 3),
-            ("resize", "a height and a width", options.resize, 2),
+        for name, words, sizes, counts in (
+            ("input_shape", "channels, height and width", options.input_shape, (1, 3)),
+            ("resize", "a height and a width", options.resize, (2,)),
         )
-        if sizes is not None and (len(sizes) != count or min(sizes) < 1)
+        if sizes is not None and (len(sizes) not in counts or min(sizes) < 1)
     ]
     if options.maps not in MAPS:
         errors.append(ComposeError(f"maps cannot be joined by '{options.maps}'", hint=f"one of {', '.join(MAPS)}"))
