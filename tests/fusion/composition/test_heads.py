@@ -101,3 +101,8 @@ def test_a_layer_of_our_own_is_remarked_on_once(make: Make, head: str) -> None:
     text = str(composed.train_val)
     assert text.count("# The features of all branches. (No layer of Caffe's: fusion-surgery bake makes it an ") == 1
     assert text.count("The features of all branches") == 1
+
+
+def test_a_net_has_at_least_one_output(make: Make) -> None:
+    with pytest.raises(ComposeError, match="num_output is the number of classes, not 0"):
+        compose([Source("a", make("one"), at="fc")], num_output=0)

@@ -43,7 +43,6 @@ COMPOSE = {
     "prefix within another": Wrong(f"{PAIR} --source a/x=b.prototxt", "begins another source's prefix", "rename one"),
     "no prefix": Wrong("--source a.prototxt --num-output 3 -o out", "expected PREFIX=", "e.g. --source odd="),
     "unknown head": Wrong(f"{PAIR} --head concat", "there is no head 'concat'", "one of concat-fc"),
-    "no classes": Wrong(f"{PAIR} --num-output 0", "num_output is the number of classes, not 0", ""),
     "classes that do not fit": Wrong(
         f"{PAIR} --references --classes a=0,1", "given 2 classes, but scores 3", "name 3 classes"
     ),
