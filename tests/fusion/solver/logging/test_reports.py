@@ -240,31 +240,46 @@ def test_json_has_a_record_per_event(tmp_path: Path) -> None:
 
 def test_tensorboard_has_a_point_per_value(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
-    points: list[tuple[str, float, int]] = []
-    opened: list[Any] = []
-
-    def writer(folder: str, purge_step: int | None) -> Any:
-        opened.append((folder, purge_step))
-        return SimpleNamespace(add_scalar=lambda *given: points.append(given), close=lambda: opened.append("closed"))
-
     board = TensorBoard(str(tmp_path))
-    board._open = writer
-    for iteration, purge in ((0, None), (7, 7)):
-        board.run = run_of(iteration)
-        board.on_start()
-        assert opened[-1] == (str(tmp_path), purge)
+    board.run = run_of(7)
+    board.on_start()
     board.on_display(TrainMetrics(5, 0.5, 0.0, OUTPUTS, 10, 4.0))
     board.on_display(TrainMetrics(6, 0.25))
     board.on_test_end(8, 1, MeanOutputs(OUTPUTS[:1]))
     board.on_validation(9, MeanOutputs(OUTPUTS[:1]))
+    board.on_end()
+    board.on_end()
+    version, start, *events = events_of(tmp_path)
+    assert version.file_version == "brain.Event:2"
+    assert (start.step, start.session_log.status) == (7, start.session_log.START)  # hides an earlier run's later points
+    points = [(event.summary.value[0].tag, event.summary.value[0].simple_value, event.step) for event in events]
     assert points == [
         ("train/acc", 0.5, 5), ("train/loss/0", 2.0, 5), ("train/loss/1", 3.0, 5), ("train/loss (smoothed)", 0.5, 5),
         ("train/lr", 0.0, 5), ("train/it/s", 2.5, 5), ("train/loss (smoothed)", 0.25, 6), ("test1/acc", 0.5, 8),
         ("choose/acc", 0.5, 9),
     ]  # fmt: skip
+
+
+def test_a_new_run_hides_no_points(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    board = TensorBoard(str(tmp_path))
+    board.run = run_of(0)
+    board.on_start()
     board.on_end()
-    board.on_end()
-    assert opened.count("closed") == 1
+    assert [event.file_version for event in events_of(tmp_path)] == ["brain.Event:2"]
+
+
+def events_of(folder: Path) -> list[Any]:
+    """The events of the only file in a folder, whose records have a length, two checksums and a message."""
+    from tensorboard.compat.proto.event_pb2 import Event
+
+    (path,) = folder.iterdir()
+    content, found = path.read_bytes(), []
+    while content:
+        size = int.from_bytes(content[:8], "little")
+        found.append(Event.FromString(content[12 : 12 + size]))
+        content = content[16 + size :]
+    return found
 
 
 def test_memory_is_told_in_mebibytes(monkeypatch: pytest.MonkeyPatch) -> None:
