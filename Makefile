@@ -9,7 +9,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --no-header --no-annotate pyproject.tom
 # Tests start many processes: without kept bytecode each of them compiles the sources again.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: tutorial test pytest test-slow test-pythons test-lowest mutants check lint types format docs dist bench lock clean
+.PHONY: tutorial test pytest test-slow test-pythons test-lowest coverage mutants check lint types format docs dist bench lock clean
 
 tutorial: $(VENV)/.installed  ## The tutorial on the included MNIST, from raw images to the report.
 	$(BIN)/python examples/mnist_odd_even/tutorial.py $(ARGS)
@@ -42,6 +42,9 @@ build/lowest.txt: pyproject.toml | $(VENV)/.installed-dev
 
 lock: $(VENV)/.installed-dev  ## Take the newest versions of all packages into constraints.txt.
 	$(COMPILE) --universal --all-extras --python-version 3.10 --upgrade --output-file constraints.txt
+
+coverage: $(VENV)/.installed-dev  ## The share of lines that the tests run, in the processes that they start too.
+	$(BIN)/python -m pytest -m "not slow" --cov --cov-report=term-missing:skip-covered $(ARGS)
 
 mutants: $(VENV)/.installed-dev  ## The share of small mistakes that the tests notice, per package; takes hours, or ARGS="fusion/merge".
 	$(BIN)/python tests/mutants.py $(ARGS)
