@@ -30,6 +30,7 @@ from fusion.composition.preprocessing import (
 )
 from fusion.composition.source import is_onnx_path
 from fusion.errors import ComposeError
+from prototxt.shapes.sources import hdf5_rows
 
 PhaseStreams = Mapping[str, Stream]
 
@@ -50,7 +51,7 @@ def resolve_feeds(source: PreparedSource, layout: DataLayout) -> dict[str, str]:
                 needed.update(phase_streams(source, layer, blob, layout.choice))
         if not needed:
             continue
-        shared = _same_blob(needed, layout) or _further_dataset(blob, needed, layout)
+        shared = _same_blob(needed, layout) or _further_dataset(source, blob, needed, layout)
         shared = shared or _converted_blob(source, blob, needed, layout)
         found.update({blob: shared} if shared else {})
         own.update({} if shared else {blob: needed})
@@ -80,8 +81,11 @@ def _same_blob(needed: PhaseStreams, layout: DataLayout) -> str | None:
     return None
 
 
-def _further_dataset(blob: str, needed: PhaseStreams, layout: DataLayout) -> str | None:
-    """Return a further dataset of the HDF5 files that a layer reads already: its top is the dataset's name."""
+def _further_dataset(source: PreparedSource, blob: str, needed: PhaseStreams, layout: DataLayout) -> str | None:
+    """Return a further dataset of the HDF5 files that a layer reads already: its top is the dataset's name.
+
+    Raises: ComposeError if the files are there and do not have it.
+    """
     if blob in layout.streams:
         return None
     copies: dict[str, DataLayerCopy] = {}
@@ -94,6 +98,13 @@ def _further_dataset(blob: str, needed: PhaseStreams, layout: DataLayout) -> str
                     copies.setdefault(phase, copy)
     if set(copies) != set(PHASES) or any(item.records[0] != "HDF5Data" for item in needed.values()):
         return None
+    for phase, copy in copies.items():
+        path = layout.choice.path(copy.source, copy.layer, phase) or ""
+        first, further = hdf5_rows(path, [copy.layer.tops[0], blob])
+        if first is not None and further is None:
+            message = f"{source} reads '{blob}', which the HDF5 files of {path} do not have"
+            hint = f"give its own: {'--train-list' if phase == 'TRAIN' else '--val-list'} {source.prefix}=FILE"
+            raise source.error(message, hint)
     for copy in {id(copy): copy for copy in copies.values()}.values():  # one copy may serve both phases
         copy.change = replace(copy.change, added=(*copy.change.added, blob))
     layout.streams[blob] = {phase: needed.get(phase) or next(iter(needed.values())) for phase in PHASES}
