@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import pickle
 import re
 import shlex
 import shutil
@@ -155,6 +157,13 @@ def write_images() -> None:
     shutil.copy(f"images/{names[0]}", "3.png")
     Path("list.txt").write_text("".join(f"{name} {index % 3}\n" for index, name in enumerate(names)))
     Path("old.txt").write_text("".join(f"images/{name} {(3, 1)[index % 2]}\n" for index, name in enumerate(names)))
+    idx = {"images-idx3": ("00000803 00000006 0000001c 0000001c", 784), "labels-idx1": ("00000801 00000006", 1)}
+    for name, (header, size) in idx.items():
+        values = bytes(number % 10 for number in range(6 * size))
+        Path(f"train-{name}-ubyte.gz").write_bytes(gzip.compress(bytes.fromhex(header) + values))
+    Path("cifar-10-batches-py").mkdir()
+    batch = {b"data": np.zeros((4, 3072), np.uint8), b"labels": [0, 1, 0, 1]}
+    Path("cifar-10-batches-py/data_batch_1").write_bytes(pickle.dumps(batch))
     Path("names.txt").write_text("".join(f"{digit}\n" for digit in range(10)))
     write_mean("imagenet_mean.binaryproto", np.full((3, 227, 227), 100, np.float32))
 

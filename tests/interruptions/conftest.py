@@ -107,11 +107,11 @@ train-logs           {_ALONE} --set display=1 --set max_iter=60 --log OUT/log --
 train-tensorboard    {_ALONE} --set display=1 --set max_iter=60 --tensorboard OUT/events
 train-cache          {_ALONE} --cache-dir OUT/cache
 train-logits         {_ALONE} {_OLD},cache=OUT/logits.npz --pct kd
-train-sweep          {_TRAIN} {_OLD} --sweep loss=none,kd --sweep lr=0.1,0.01 --set max_iter=10 --out OUT/sweep
+train-sweep          {_TRAIN} {_OLD} --sweep loss=none,kd --sweep lr=0.1,0.01 --set max_iter=10 -o OUT/sweep
 test-npz             {_TEST} OUT/p.npz
 test-csv             {_TEST} OUT/p.csv
 test-parquet         {_TEST} OUT/p.parquet
-report               report --old old.npz --new new.npz --html OUT/r.html --json OUT/r.json
+report               report --old old.npz --new new.npz --html OUT/r.html
 export               export net.prototxt net.caffemodel -o OUT/net.onnx
 show                 show net.prototxt --svg OUT/n.svg --html OUT/n.html --dot OUT/n.dot
 show-stdout          show long.prototxt --json > OUT/n.json
@@ -119,7 +119,7 @@ verify               verify fused/train_val.prototxt merged.caffemodel odd=net.p
 surgery-fold         surgery fold norm.prototxt norm.caffemodel -o OUT/w
 surgery-head         surgery head net.prototxt net.caffemodel --drop ip2 --num-output 7 -o OUT/w
 surgery-convolve     surgery convolve deploy.prototxt net.caffemodel -o OUT/w
-surgery-dense        surgery dense full.prototxt full.caffemodel --input data=1,1,8,8 -o OUT/w.h5
+surgery-dense        surgery dense full.prototxt full.caffemodel --input-shape data=1,1,8,8 -o OUT/w.h5
 surgery-strip        surgery strip net.prototxt net.caffemodel -o OUT/w
 surgery-restore      surgery restore net.prototxt head.caffemodel net.caffemodel -o OUT/w.safetensors
 surgery-bake         surgery bake sums/deploy.prototxt sums.caffemodel -o OUT/w

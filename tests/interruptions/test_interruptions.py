@@ -20,6 +20,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from prototxt.formats.solverstate import read_solverstate
+from prototxt.formats.weights import read_weights
+
 pytestmark = pytest.mark.slow
 TIMES = int(os.environ.get("FUSION_SERIES", "1"))
 SEED = os.environ.get("FUSION_SEED", "1")
@@ -146,6 +149,10 @@ def check_files(case: Case, commands: Commands, before: dict[str, bytes], told: 
             continue
         if name.endswith(".fusionstate"):  # its content depends on the time
             assert zipfile.ZipFile(io.BytesIO(content)).testzip() is None, told
+            continue
+        if re.fullmatch(r"s_iter_\d+\.(caffemodel|solverstate)(\.h5)?", name) and name not in whole:
+            # of the iteration at which a signal came
+            assert read_weights(commands.out / name) if "caffemodel" in name else read_solverstate(commands.out / name)
             continue
         if name == "plot.png":  # of the iterations that were run
             Image.open(io.BytesIO(content)).load()

@@ -198,3 +198,28 @@ def test_a_branch_that_changes_its_data_in_place_leaves_that_of_others_alone(tmp
     assert "data: source 'b' changes data in place, and gets a copy" in composed.notes
     alone = compose([Source("a", path)], num_output=5)
     assert "_copy" not in str(alone.train_val)
+
+
+def test_a_dataset_that_the_files_do_not_have_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    h5py = pytest.importorskip("h5py")
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        top = {"a": "left", "b": "right"}[name]
+        with h5py.File(f"{name}.h5", "w") as file:
+            file.create_dataset(top, data=[[1.0, 2.0], [5.0, 6.0]])
+            file.create_dataset("label", data=[0.0, 1.0])
+        Path(f"{name}.txt").write_text(f"{name}.h5\n")
+        Path(f"{name}.prototxt").write_text(
+            f'''layer {{ name: "d" type: "HDF5Data" top: "{top}" top: "label"
+  hdf5_data_param {{ source: "{name}.txt" batch_size: 1 }} }}
+layer {{ name: "ip" type: "InnerProduct" bottom: "{top}" top: "ip" inner_product_param {{ num_output: 2 }} }}
+layer {{ name: "score" type: "InnerProduct" bottom: "ip" top: "score" inner_product_param {{ num_output: 2 }} }}
+layer {{ name: "loss" type: "SoftmaxWithLoss" bottom: "score" bottom: "label" top: "loss" }}'''
+        )
+    sources = [Source(name, f"{name}.prototxt", at="ip") for name in ("a", "b")]
+    says = r"source 'b' reads 'right', which the HDF5 files of a.txt do not have\n  hint: .*--train-list b=FILE"
+    with pytest.raises(ComposeError, match=says):
+        compose(sources, num_output=2, data_from="a")
+    with h5py.File("a.h5", "a") as file:
+        file.create_dataset("right", data=[[3.0, 4.0], [7.0, 8.0]])
+    assert any("further top" in note for note in compose(sources, num_output=2, data_from="a").notes)
