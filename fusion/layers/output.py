@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fusion.errors import BuildError
 from fusion.layers.registry import Context, layer
 from fusion.layers.uncompiled import keep_from_compiler
-from prototxt.formats.hdf5_writer import SeekableFile
+from prototxt.formats.hdf5_writer import open_hdf5
 from prototxt.schema.messages import LayerParameter
 from prototxt.text.source_places import place_of
 
@@ -35,14 +35,11 @@ class HDF5Output(nn.Module):
         """Append float [N, ...] and float [N, ...]; return no blob. Raises: OSError, as on a full disk."""
         import h5py
 
-        with open(self.path, "r+b" if self.batches else "w+b") as target:
-            # Of h5py's own errors on a full disk the last one, as the file is closed, ends the process.
-            seekable = SeekableFile(target, self.path)
-            with h5py.File(seekable, "r+" if self.batches else "w") as file:
-                for name, blob in (("data", data), ("label", label)):
-                    _append(file, name, blob)
-            if seekable.error is not None:
-                raise seekable.error
+        file_mode, mode = ("r+b", "r+") if self.batches else ("w+b", "w")
+        # Of h5py's own errors on a full disk the last one, as the file is closed, ends the process.
+        with open(self.path, file_mode) as target, open_hdf5(h5py, target, self.path, mode) as file:
+            for name, blob in (("data", data), ("label", label)):
+                _append(file, name, blob)
         self.batches += 1
         return ()
 

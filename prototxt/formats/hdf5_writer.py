@@ -6,10 +6,12 @@ A layer name with a slash becomes nested groups, which Caffe itself neither writ
 from __future__ import annotations
 
 import os
+import signal
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from prototxt.errors import WeightsError
 from prototxt.files import atomic_write, take_room, write_at
@@ -56,7 +58,7 @@ def _lay_out(
     create.set_fill_time(module.h5d.FILL_TIME_NEVER)
     create.set_obj_track_times(False)
     places: list[list[int | None]] = []
-    with new_file(module, file, path) as target:
+    with open_hdf5(module, file, path) as target:
         data = target.create_group("data")
         for entry, blobs in layers:
             try:
@@ -75,16 +77,38 @@ def _dataset(module: Any, group: Any, name: str, shape: tuple[int, ...], create:
 
 
 @contextmanager
-def new_file(module: Any, file: BinaryIO, path: str) -> Iterator[Any]:
-    """Open an h5py file for writing inside an open file that is also readable; `path` is its name in errors.
+def open_hdf5(module: Any, file: IO[bytes], path: str, mode: str = "w") -> Iterator[Any]:
+    """Open an h5py file inside an open file that is also readable; `path` is its name in errors.
 
     Raises: OSError if the disk is full
     """
     seekable = SeekableFile(file, path)
-    with module.File(seekable, "w") as target:
+    with _signals_wait(), module.File(seekable, mode) as target:
         yield target
     if seekable.error is not None:
         raise seekable.error
+
+
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Handle signals that have a Python handler after the block.
+
+    A KeyboardInterrupt that is raised while HDF5 calls the file object becomes a SystemError or is lost.
+    """
+    came: list[int] = []
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():  # the only one in which Python runs handlers
+        ends = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+        before = {number: signal.getsignal(number) for number in ends if callable(signal.getsignal(number))}
+    for number in before:
+        signal.signal(number, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in came:
+            signal.raise_signal(number)
 
 
 class SeekableFile:
@@ -93,7 +117,7 @@ class SeekableFile:
     error  the first error of a write; raised inside HDF5's calls, it would become a SystemError or be lost
     """
 
-    def __init__(self, file: BinaryIO, path: str) -> None:
+    def __init__(self, file: IO[bytes], path: str) -> None:
         self.error: OSError | None = None
         self._fd = file.fileno()
         self._path = path

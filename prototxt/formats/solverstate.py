@@ -157,10 +157,10 @@ def _text(value: Any) -> str:
 
 def _write_hdf5(path: str, state: SolverState) -> None:
     from prototxt.formats.hdf5 import h5py
-    from prototxt.formats.hdf5_writer import new_file
+    from prototxt.formats.hdf5_writer import open_hdf5
 
     module = h5py(path)
-    with atomic_write(path) as file, new_file(module, file, path) as target:
+    with atomic_write(path) as file, open_hdf5(module, file, path) as target:
         target["iter"] = np.array([state.iter], np.int32)
         learned = state.learned_net.encode("utf-8", "surrogateescape")
         target["learned_net"] = np.array(learned, f"S{len(learned) + 1}")  # with the final zero, as a C string

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from prototxt.errors import WeightsError
-from prototxt.formats.hdf5_writer import SeekableFile
+from prototxt.formats.hdf5_writer import SeekableFile, open_hdf5
 from prototxt.formats.weights import layers_of, read_weights, save_layers, write_weights
 
 h5py = pytest.importorskip("h5py")
@@ -87,3 +89,23 @@ def test_the_file_object_of_h5py(tmp_path: Path) -> None:
 def test_a_layer_without_a_name(tmp_path: Path) -> None:
     write_weights(tmp_path / "a.h5", {"": [np.ones(2)]})
     assert list(read_weights(tmp_path / "a.h5")) == ["(unnamed)"]
+
+
+@pytest.mark.parametrize("method", ["seek", "write", "truncate"])
+def test_ctrl_c_while_hdf5_calls_the_file_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    """Raised there, the interrupt would become a SystemError of HDF5."""
+    whole: Callable[..., int] = getattr(SeekableFile, method)
+    calls = []
+
+    def interrupted(*arguments: object) -> int:
+        calls.append(method)
+        signal.raise_signal(signal.SIGINT)
+        return whole(*arguments)
+
+    monkeypatch.setattr(SeekableFile, method, interrupted)
+    with open(tmp_path / "a.h5", "w+b") as raw:
+        with pytest.raises(KeyboardInterrupt), open_hdf5(h5py, raw, "a.h5") as file:
+            file["x"] = np.arange(3)
+        assert calls
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert h5py.File(tmp_path / "a.h5")["x"][()].tolist() == [0, 1, 2]
