@@ -12,7 +12,7 @@ export PYTHONDONTWRITEBYTECODE :=
 .PHONY: tutorial test pytest test-slow test-pythons test-lowest coverage mutants check lint types format docs dist bench lock clean
 
 tutorial: $(VENV)/.installed  ## The tutorial on the included MNIST, from raw images to the report.
-	$(BIN)/python examples/mnist_odd_even/tutorial.py $(ARGS)
+	$(BIN)/fusion tutorial --work examples/mnist_odd_even/work $(ARGS)
 
 test: lint  ## Lint, types, and all tests except the slow ones.
 	$(MAKE) --no-print-directory -j2 types pytest

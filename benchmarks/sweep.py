@@ -88,7 +88,7 @@ def work_folder(wanted: Path, stack: ExitStack) -> Path:
     made = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     print(f"{wanted}: no {START}; a small tutorial run makes one elsewhere", flush=True)
     small = ["--iterations", "100", "--limit", "5000", "--device", "cpu"]
-    process([sys.executable, str(EXAMPLE / "tutorial.py"), "--work", str(made), *small])
+    process([sys.executable, "-m", "caffe_fusion_tools.mnist_odd_even.tutorial", "--work", str(made), *small])
     return made
 
 

@@ -40,7 +40,6 @@ from fusion.solver.step.autotune import RunConfig
 from prototxt.schema.load import load_solver
 from prototxt.schema.messages import SolverParameter
 
-EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "mnist_odd_even"
 SOME = 5000  # pictures for all rows but the last
 ITERATIONS = 30_000
 WHOLE = f"{ITERATIONS:,} iterations of the fused head, whole command"
@@ -101,8 +100,7 @@ def parser() -> argparse.ArgumentParser:
 
 def prepare_work() -> None:
     """Write MNIST's pictures, lists of some of them, and the nets that the rows train."""
-    sys.path.insert(0, str(EXAMPLE))
-    import prepare  # type: ignore[import-not-found]
+    from caffe_fusion_tools.mnist_odd_even import prepare
 
     with contextlib.redirect_stdout(io.StringIO()):
         prepare.prepare(Path())

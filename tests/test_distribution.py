@@ -57,6 +57,10 @@ def test_the_sdist_is_complete_and_its_wheel_works(tracked: list[str], tmp_path:
     show = [sys.executable, str(site / "bin" / "fusion-show"), str(net), "--html", "net.html"]
     subprocess.run(show, cwd=tmp_path, env=environment, check=True, stdout=subprocess.DEVNULL)
     assert "conv1" in (tmp_path / "net.html").read_text(encoding="utf-8")
+    small = ["tutorial", "--limit", "100", "--iterations", "2", "--device", "cpu"]
+    subprocess.run([sys.executable, str(site / "bin" / "fusion"), *small], cwd=tmp_path, env=environment, check=True)
+    assert "negative flips" in (tmp_path / "tutorial" / "report.html").read_text(encoding="utf-8")
+    assert (tmp_path / "tutorial" / "fused" / "fused_pct_iter_4.caffemodel").exists()
     found = subprocess.run(
         [sys.executable, "-c", "import fusion; print(fusion.__file__)"],
         cwd=tmp_path, env=environment, capture_output=True, text=True, check=True,

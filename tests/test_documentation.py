@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from caffe_fusion_tools import convert, convert_data
+from caffe_fusion_tools.mnist_odd_even import prepare
 
 import fusion
 import prototxt
@@ -24,7 +25,6 @@ from prototxt.formats.datum import write_mean
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = ROOT / "tests" / "golden"
-EXAMPLE = ROOT / "examples" / "mnist_odd_even"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```\w*\n(.*?)^```$|((?:^ {4}.*\n)+)", re.MULTILINE | re.DOTALL)
 MODULES = {
@@ -106,8 +106,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("documentation")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.syspath_prepend(str(EXAMPLE))
-        import_module("prepare").prepare(folder, limit=30)
+        prepare.prepare(folder, limit=30)
         for parity in ("odd", "even"):
             net = f"lenet_{parity}_train_val.prototxt"
             save_random_weights(net, f"{parity}.caffemodel")

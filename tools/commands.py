@@ -31,6 +31,7 @@ COMMANDS = {
         "show": ("show", "show a net, solver, weights or mean image, and draw a net's graph"),
         "convert": ("convert", "convert Caffe files to other forms, and make databases and mean images"),
     },
+    "learn": {"tutorial": ("mnist_odd_even.tutorial", "fuse two LeNets on the included MNIST, command by command")},
     "shell": {"completion": ("completion", "print the script that completes commands and options in a shell")},
 }
 MODULES = {name: module for step in COMMANDS.values() for name, (module, _) in step.items()}

@@ -1,6 +1,6 @@
 """Unpack MNIST into JPEG images and lists for Caffe, split as in the tutorial.
 
-    python prepare.py [DIRECTORY] [--limit N]
+    python -m caffe_fusion_tools.mnist_odd_even.prepare [DIRECTORY] [--limit N]
 
 Of the 60,000 training images the first 50,000 are for training (mnist/train/000000_5.jpg and so on), the other 10,000
 for validation; the 10,000 test images are for the final result. The lists have paths and labels: `*_all.txt` all

@@ -1,6 +1,6 @@
 """Two LeNets, one for odd and one for even digits, become one net for all ten that keeps their correct answers.
 
-    python examples/mnist_odd_even/tutorial.py [--full] [--work DIR] [--iterations N] [--device cpu|cuda]
+    fusion tutorial [--full] [--work DIR] [--iterations N] [--device cpu|cuda]
 
 Every step is printed as a command that you can type yourself in the work directory. No network connection is made.
 """
@@ -19,9 +19,11 @@ from importlib import import_module
 from io import TextIOWrapper
 from pathlib import Path
 
-import prepare
+from .. import arguments as shared
+from ..cli import run_command
+from ..command_parser import CommandParser
+from . import prepare
 
-HERE = Path(__file__).resolve().parent
 ODD, EVEN = "1,3,5,7,9", "0,2,4,6,8"
 TITLES = {
     "odd": "odd LeNet (odd digits)",
@@ -31,8 +33,13 @@ TITLES = {
 }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    arguments = parser().parse_args(argv)
+def main(argv: Sequence[str] | None = None, prog: str = "fusion-tutorial") -> int:
+    """Run all steps; return 0, or the exit code of the command that failed."""
+    arguments = parser(prog).parse_args(argv)
+    return run_command(lambda: run(arguments))
+
+
+def run(arguments: argparse.Namespace) -> int:
     begin = time.perf_counter()
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # results and progress stay in order when both go to one file
@@ -50,13 +57,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
-    result = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+def parser(prog: str = "fusion-tutorial") -> CommandParser:
+    """Build the command line."""
+    result = CommandParser(prog, description=__doc__.partition("\n")[0])
     add = result.add_argument
     add("--full", action="store_true", help="train each LeNet for the original 30,000 iterations instead of 4,000")
     add("--iterations", type=int, metavar="N", help="train each LeNet for N iterations, the fused net for 2 N")
-    add("--work", type=Path, default=HERE / "work", metavar="DIR", help="output directory (default: work, here)")
-    add("--device", default="auto", help="auto (default), cpu or cuda")
+    add("--work", type=Path, default=Path("tutorial"), metavar="DIR", help="output directory (default %(default)s)")
+    shared.add_options(result, "--device")
     add("--limit", type=int, metavar="N", help="use only N images for training and N for validation, for a quick look")
     return result
 
@@ -64,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
 def prepare_data(limit: int | None) -> None:
     say("1. MNIST as images, and lists of them: 50,000 to train on, 10,000 to validate, 10,000 to test")
     options = ["--limit", str(limit)] if limit else []
-    command(["python", os.path.relpath(HERE / "prepare.py"), ".", *options], lambda: prepare.main([".", *options]))
+    command(["python", "-m", prepare.__name__, ".", *options], lambda: prepare.main([".", *options]))
 
 
 def train_sources(iterations: int, device: str) -> None:
@@ -224,7 +232,4 @@ def _shown(path: Path) -> str:
 START = Path.cwd()
 
 if __name__ == "__main__":
-    try:
-        raise SystemExit(main())
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
+    raise SystemExit(main())

@@ -6,27 +6,16 @@ import hashlib
 import re
 import subprocess
 import sys
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
+from caffe_fusion_tools.mnist_odd_even import prepare
 from PIL import Image
 
 from fusion.pct import Predictions
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "mnist_odd_even"
-
-
-@pytest.fixture(scope="module")
-def prepare() -> ModuleType:
-    spec = spec_from_file_location("prepare_mnist", EXAMPLE / "prepare.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_checksums_are_those_of_the_readme() -> None:
@@ -43,7 +32,7 @@ HEADS = {
 }
 
 
-def test_lists_and_images_are_the_recorded_ones(prepare: ModuleType, golden: Path, tmp_path: Path) -> None:
+def test_lists_and_images_are_the_recorded_ones(golden: Path, tmp_path: Path) -> None:
     prepare.prepare(tmp_path, limit=200)
     for name, head in HEADS.items():
         split = name.partition("_")[0]
@@ -54,7 +43,7 @@ def test_lists_and_images_are_the_recorded_ones(prepare: ModuleType, golden: Pat
     assert all((np.asarray(Image.open(tmp_path / p)) == i).all() for p, i in zip(paths, images, strict=True))
 
 
-def test_what_is_there_is_not_written_again(prepare: ModuleType, tmp_path: Path) -> None:
+def test_what_is_there_is_not_written_again(tmp_path: Path) -> None:
     prepare.prepare(tmp_path, limit=3)
     image = tmp_path / "mnist" / "train" / "000000_5.jpg"
     before = image.stat().st_mtime_ns
@@ -64,7 +53,7 @@ def test_what_is_there_is_not_written_again(prepare: ModuleType, tmp_path: Path)
 
 @pytest.mark.slow  # five processes that import torch; the tests of the commands hold each step
 def test_the_tutorial_in_small(tmp_path: Path) -> None:
-    command = [sys.executable, "-W", "error", str(EXAMPLE / "tutorial.py"), "--work", str(tmp_path)]
+    command = [sys.executable, "-W", "error", "-m", "fusion", "tutorial", "--work", str(tmp_path)]
     options = ["--limit", "300", "--iterations", "20", "--device", "cpu"]
     result = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
