@@ -26,6 +26,7 @@ from prototxt.formats.datum import write_mean
 ROOT = Path(__file__).parent.parent
 GOLDEN = ROOT / "tests" / "golden"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+EXAMPLES = sorted((ROOT / "examples").glob("*/README.md"))  # run by tests/examples
 BLOCK = re.compile(r"^```\w*\n(.*?)^```$|((?:^ {4}.*\n)+)", re.MULTILINE | re.DOTALL)
 MODULES = {
     entry.name: entry.value.partition(":")[0]
@@ -33,6 +34,7 @@ MODULES = {
     if entry.value.startswith("caffe_fusion_tools.")
 }
 NOT_RUN = {  # the start of a command: the reason
+    "fusion-run": "tests/tools/test_run.py and tests/examples run whole jobs",
     "fusion-compose --source a=faces_a": "its nets have two labels; the tests of tasks compose such nets",
     "fusion-predict fused/train_val.prototxt fused.caffemodel --serve": "a server does not end; tests/fusion/serving",
     "fusion-show resnet18.onnx": "nets of torchvision are in tests/fusion/onnx",
@@ -75,10 +77,11 @@ def commands(page: Path) -> list[str]:
     """Return every command in the page's blocks of code, without the remarks beside it and the redirection after it."""
     text = re.sub(r"\\\n\s*", "", page.read_text(encoding="utf-8"))
     lines = [line.strip().removeprefix("$ ") for block in BLOCK.findall(text) for line in "".join(block).splitlines()]
+    lines = [re.sub(r"^fusion (?=[a-z])", "fusion-", line) for line in lines]
     return [re.split(r" {3,}|  #| > ", line)[0] for line in lines if line.startswith("fusion-")]
 
 
-COMMANDS = [pytest.param(line, id=f"{page.name}: {line}") for page in PAGES for line in commands(page)]
+COMMANDS = [pytest.param(line, id=f"{page.name}: {line}") for page in PAGES + EXAMPLES for line in commands(page)]
 
 
 @pytest.mark.parametrize("line", COMMANDS)
