@@ -95,7 +95,7 @@ def _report(arguments: argparse.Namespace, command: str) -> int:
         slices=_slices(arguments.slices),
         labels=read_class_names(arguments.labels),
     )
-    if arguments.slices and not any(found.featured.whole.per_slice(found.slices)):
+    if arguments.slices and not found.featured.whole.per_slice(found.slices):
         print(f"--slices {arguments.slices}: all samples are in one slice or in none", file=sys.stderr)
     checks = report.check_budget(found, budget)
     if arguments.html:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from caffe_fusion_tools.compose import _config, main, parser
+from caffe_fusion_tools.list_options import apply_list_options
 
-from fusion.composition import ComposeConfig, read_config, to_toml
+from fusion.composition import ComposeConfig, Source, read_config, to_toml
 from fusion.composition.losses import plain_options
+from fusion.errors import ComposeError
 
 ROOT = Path(__file__).parents[2]
 BASE = ["--source", "a=a.prototxt", "--source", "b/c=b.onnx@x,y", "--num-output", "5", "-o", "out"]
@@ -130,3 +133,73 @@ def test_the_hints_of_renaming_are_those_of_composing(
     error = capsys.readouterr().err
     assert says in error
     assert set(re.findall(r"--[a-z][a-z-]*[a-z]", error)) <= OPTIONS
+
+
+@pytest.mark.parametrize(
+    ("given", "lists"),
+    [
+        ([], [None, "own", "own"]),
+        (["all.txt"], [None, None, None, "all.txt"]),
+        (["a/b=t"], [None, "t", "own"]),
+        (["a/b/c=t"], [None, {"c": "t"}, "own"]),
+        (["a/c=t", "a/d=u"], [{"c": "t", "d": "u"}, "own", "own"]),
+        (["all.txt", "c=t"], [None, None, "t", "all.txt"]),
+        (["there=1"], [None, None, None, "there=1"]),
+    ],
+)
+def test_a_list_is_for_all_for_a_source_or_for_its_layer(
+    given: list[str], lists: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("there=1").touch()
+    sources = [Source("a", "a.prototxt"), *(Source(name, "n", train_list="own") for name in ("a/b", "c"))]
+    arguments = argparse.Namespace(train_list=given, val_list=[])
+    found, whole = apply_list_options(sources, arguments)
+    assert [source.train_list for source in found] == lists[:3]
+    assert whole == {"train_list": [*lists, None][3], "val_list": None}
+    assert [source.val_list for source in found] == [None] * 3
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (["t", "u"], "--train-list u: there is already a list: t"),
+        (["a=t", "a=u"], "--train-list a=u: there is already a list: t"),
+        (["a/x=t", "a/x=u"], "--train-list a/x=u: there is already a list: t"),
+        (["a=t", "a/x=u"], "--train-list a/x=u: there is already a list: t"),
+        (["a/x=t", "a=u"], "--train-list a=u: there is already a list: t"),
+        (["d=t"], "--train-list names no source: 'd'"),
+        (["ab=t"], "--train-list names no source: 'ab'"),
+        (["a="], "--train-list names no source: 'a'"),
+    ],
+)
+def test_two_lists_of_one_kind_or_of_nobody(given: list[str], says: str) -> None:
+    sources = [Source("a", "a.prototxt"), Source("c", "c.prototxt")]
+    with pytest.raises(ComposeError) as caught:
+        apply_list_options(sources, argparse.Namespace(train_list=given, val_list=[]))
+    assert says in str(caught.value)
+
+
+def test_the_last_sign_parts_a_net_from_its_cuts() -> None:
+    words = ["--source", "a=photos@home/net.prototxt@x, y,", "--source", "b=net.prototxt", "--source", "c=net@"]
+    found = _config(parser().parse_args([*words, "--num-output", "3", "--dry-run"])).sources
+    assert [(source.prototxt, source.at) for source in found] == [
+        ("photos@home/net.prototxt", ("x", "y")), ("net.prototxt", None), ("net", None),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["third", "=net", "third="])
+def test_a_source_has_a_prefix_and_a_net(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--source", text, "--num-output", "3", "--dry-run"]) == 1
+    assert f"--source {text}: expected PREFIX=..." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "classes"),
+    [("1,3-4", (1, 3, 4)), ("cat, dog", ("cat", "dog")), ("1,cat", ("1", "cat")), ("1-2-3", ("1-2-3",))],
+)
+def test_classes_by_number_or_name(text: str, classes: tuple[object, ...]) -> None:
+    (source,) = _config(
+        parser().parse_args([*BASE[:2], "--classes", f"a={text}", "--num-output", "3", "-o", "x"])
+    ).sources
+    assert source.classes == classes

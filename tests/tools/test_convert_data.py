@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
+import io
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from caffe_fusion_tools import convert, convert_data
@@ -76,3 +81,44 @@ def test_class_folders_as_lists_and_as_a_database(
     assert folder.name(0).startswith("00000000_photos/")
     for wrong in (share[:2], share[2:]):
         misused(convert.main, ["list", "photos", "-o", "t.txt", *wrong])
+
+
+def test_the_files_of_images_lists_and_means_are_three_commands(misused: Callable[..., object]) -> None:
+    misused(convert_data.main, [], "required: command")
+    misused(convert_data.main, ["images", "a", "b"], "one of the arguments --lmdb --leveldb --folder is required")
+
+
+@pytest.mark.parametrize(
+    ("quiet", "terminal", "shown"), [(False, True, "\r1 of 2\r2 of 2\n"), (True, True, None), (False, False, None)]
+)
+def test_the_progress_of_converting(
+    quiet: bool, terminal: bool, shown: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: terminal)
+    monkeypatch.setattr(sys, "stderr", stream)
+    progress = convert_data._progress(quiet)
+    assert (progress is None) == (shown is None)
+    if progress is not None:
+        progress(1, 2)
+        progress(2, 2)
+        assert stream.getvalue() == shown
+
+
+def test_records_left_out_are_listed_up_to_five(capsys: pytest.CaptureFixture[str]) -> None:
+    errors = [SimpleNamespace(place=f"{index}.png", message="bad") for index in range(7)]
+    for command, content in (("mean", "the mean of "), ("images", "")):
+        written: Any = SimpleNamespace(skipped=errors, records=4)
+        options: Any = SimpleNamespace(quiet=False, command=command, output="out")
+        convert_data._report(written, options)
+        out, err = capsys.readouterr()
+        assert out == f"out: {content}4 records\n"
+        listed = "".join(f"  {index}.png: bad\n" for index in range(5))
+        assert err == f"warning: 7 records could not be read and were left out:\n{listed}"
+
+
+def test_maps_of_labels() -> None:
+    assert convert_data._label_map("3=0, 1 = 12") == {3: 0, 1: 12}
+    for text in ("", "3", "3=", "=3", "3=x", "x=3", "3=0,1"):
+        with pytest.raises(argparse.ArgumentTypeError, match="is no map of labels"):
+            convert_data._label_map(text)

@@ -1,4 +1,4 @@
-"""What each command needs and does by default, in one table; and the small texts of `fusion run`."""
+"""What each command needs and does by default, in one table; the small texts and decisions of commands."""
 
 # ruff: noqa: E501 - a table
 
@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import argparse
 import io
+import runpy
+import sys
 from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
@@ -42,6 +44,9 @@ NEEDED: dict[str, str] = {
     "surgery soup": "net files+ --output",
     "surgery interpolate": "net old new --output",
     "surgery average": "files+ --output",
+    "convert images": "source output",
+    "convert list": "source --output",
+    "convert mean": "source output",
 }
 DEFAULTS: dict[str, dict[str, Any]] = {
     "verify": {"--batch": 2, "--rtol": 1e-05},
@@ -53,6 +58,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "surgery channels": {"--fill": "mean"},
     "surgery convolve": {"--layers": ".*"},
     "surgery dense": {"--layers": ".*"},
+    "convert images": {"--on-bad-record": "fail", "--encode-type": ""},
+    "convert mean": {"--on-bad-record": "fail", "--root": ""},
 }  # fmt: skip
 
 
@@ -64,12 +71,9 @@ def actions(parser: argparse.ArgumentParser, name: str) -> dict[str, list[argpar
     return {name: parser._actions}
 
 
-@pytest.mark.parametrize(
-    "command", [name for name in MODULES if hasattr(import_module(f"caffe_fusion_tools.{MODULES[name]}"), "parser")]
-)
-def test_what_a_command_needs_and_does_by_default(command: str) -> None:
-    module = import_module(f"caffe_fusion_tools.{MODULES[command]}")
-    for name, found in actions(module.parser(), command).items():
+@pytest.mark.parametrize(("command", "module"), [*MODULES.items(), ("convert", "convert_data")])
+def test_what_a_command_needs_and_does_by_default(command: str, module: str) -> None:
+    for name, found in actions(import_module(f"caffe_fusion_tools.{module}").parser(), command).items():
         needed = [
             f"{(action.option_strings or [action.dest])[-1]}{action.nargs or ''}"
             for action in found
@@ -172,3 +176,128 @@ def test_a_sweep_runs_in_one_process(
     monkeypatch.setenv("WORLD_SIZE", "1")
     assert train.main(words) == 1
     assert "none.prototxt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("module", sorted({*MODULES.values(), "convert_data"} - {"completion"}))
+def test_a_module_is_a_program(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = f"caffe_fusion_tools.{module}"
+    monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_module(name, run_name="__main__")
+    assert caught.value.code == 0
+
+
+def test_a_trial_is_extrapolated(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    tried = []
+
+    def seconds(step: Any, *more: str) -> float:
+        tried.append(" ".join((step.name, *more)))
+        return {"10": 2.0, "210": 2.5}.get(more[-1], 9.0) if more else 5.0
+
+    named = [("compose-plain", "compose"), ("compose", "compose"), ("merge", "merge"), ("deploy", "merge"),
+             ("train", "train"), ("test", "test")]  # fmt: skip
+    steps = [SimpleNamespace(name=name, command=command, words=["--solver", "s", "-q"]) for name, command in named]
+    monkeypatch.setattr(run, "_plan", lambda path, output: SimpleNamespace(steps=steps))
+    monkeypatch.setattr(run, "_try", seconds)
+    monkeypatch.setattr("prototxt.schema.load.load_solver", lambda path: SimpleNamespace(max_iter={"s": 4000}[path]))
+    peak = SimpleNamespace(ru_maxrss=3 * 2**20)  # KiB on Linux, bytes on macOS
+    monkeypatch.setattr("resource.getrusage", lambda who: peak)
+    for platform, gib in (("linux", "3.0"), ("darwin", "0.0")):
+        monkeypatch.setattr(sys, "platform", platform)
+        run._measure("job.toml")
+        assert capsys.readouterr().out == (
+            "train: about 12 s: 2.0 s to begin with, then 4,000 iterations of 2.50 ms; tests and snapshots not counted\n"
+            f"memory: {gib} GiB at the peak of these trials\n"
+        )
+    whole = ["compose-plain", "compose", "merge", "train --max-iter 10", "train --max-iter 210"]
+    assert tried == whole * 2
+
+
+def test_a_trial_that_is_no_slower_for_more_iterations(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    step = SimpleNamespace(name="train", command="train", words=["--solver", "s"])
+    monkeypatch.setattr(run, "_plan", lambda path, output: SimpleNamespace(steps=[step]))
+    monkeypatch.setattr(run, "_try", lambda step, *more: {"10": 2.0, "210": 1.5}[more[-1]])
+    monkeypatch.setattr("prototxt.schema.load.load_solver", lambda path: SimpleNamespace(max_iter=4000))
+    run._measure("job.toml")
+    assert "train: about 2.0 s: 2.0 s to begin with, then 4,000 iterations of 0.00 ms" in capsys.readouterr().out
+
+
+def test_a_step_that_fails_in_a_trial_ends_it_with_its_output(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter((10.0, 12.5, 20.0))
+    monkeypatch.setattr(run, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    codes = iter((0, 3))
+
+    def called(step: Any, more: Any) -> int:
+        print("out")
+        return next(codes)
+
+    monkeypatch.setattr(run, "_call", called)
+    step: Any = SimpleNamespace(command="train", words=[])
+    assert run._try(step, "--max-iter", "10") == 2.5
+    assert capsys.readouterr() == ("", "")
+    with pytest.raises(SystemExit) as caught:
+        run._try(step)
+    assert caught.value.code == 3
+    assert capsys.readouterr() == ("", "out\n\n")
+
+
+class Recorded(io.StringIO):
+    """A stream that keeps what had been written when it was flushed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flushed: list[str] = []
+
+    def flush(self) -> None:
+        self.flushed.append(self.getvalue())
+
+
+def test_a_comparison_is_shown_before_its_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stdout and stderr may be one terminal or one file."""
+    stream = Recorded()
+    monkeypatch.setattr(sys, "stdout", stream)
+    verify._show([], as_json=True)
+    assert stream.flushed == ["[]\n"]
+
+
+@pytest.mark.parametrize(
+    ("snapshot_seed", "own", "given"),
+    [(None, -1, ["x=1"]), (7, -1, ["x=1", "random_seed=7"]), (7, 0, ["x=1"]), (7, 3, ["x=1"])],
+)
+def test_the_seed_of_a_resumed_run(
+    snapshot_seed: int | None, own: int, given: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = None if snapshot_seed is None else SimpleNamespace(seed=snapshot_seed)
+    monkeypatch.setattr("fusion.solver.snapshots.resume_state.read_resume_state", lambda path: state)
+    monkeypatch.setattr(train, "_state", lambda options: "net_iter_6.solverstate")
+    monkeypatch.setattr(train, "_message", lambda options: SimpleNamespace(random_seed=own))
+    options: Any = SimpleNamespace(set=["x=1"], lr=None, seed=None)
+    assert train._seeded(options) == given
+
+
+@pytest.mark.parametrize(("rank", "writes"), [(None, True), ("", True), ("0", True), ("1", False), ("2", False)])
+def test_the_first_process_writes_files(rank: str | None, writes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("RANK", rank)
+    assert train._writes() is writes
+    options: Any = SimpleNamespace(log_json="run.jsonl", tensorboard=None, plot="run.png", dry_run=False)
+    assert len(train._callbacks(options)) == 2 * writes
+    options.dry_run = True
+    assert train._callbacks(options) == []
+
+
+@pytest.mark.parametrize(
+    ("no_cache", "budget", "found"),
+    [(True, 5, 0), (False, None, "default"), (False, 0, 0), (False, 5, 5)],
+)
+def test_the_budget_of_the_trunk(no_cache: bool, budget: int | None, found: object) -> None:
+    from fusion.solver.trunk_cache import DEFAULT_BUDGET
+
+    options: Any = SimpleNamespace(no_cache=no_cache, cache_budget=budget)
+    assert train._budget(options) == (DEFAULT_BUDGET if found == "default" else found)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+from caffe_fusion_tools import evaluate
 from caffe_fusion_tools.evaluate import main
 
 from fusion.nets.build import build
@@ -137,9 +141,49 @@ def test_bad_input_is_one_message(arguments: list[str], message: str, refused: C
     assert not Path("o.npz").exists()
 
 
-@pytest.mark.parametrize("extra", [["--logits", "ip"], ["--classes", "1"], ["--iterations", "0"]])
-def test_bad_usage(extra: list[str], misused: Check) -> None:
-    misused(main, [*ARGUMENTS, *extra])
+@pytest.mark.parametrize(
+    ("extra", "says"),
+    [
+        (["--logits", "ip"], "--logits goes with --predictions"),
+        (["--logits", "ip,ip", "--predictions", "o.npz"], "several with --heads"),
+        (["--classes", "1"], "--classes and --labels need --predictions"),
+        (["--labels", "l.txt"], "--classes and --labels need --predictions"),
+        (["--iterations", "0"], "is not a whole number from 1"),
+        (["--input-shape", "data=1,3"], "--input-shape is for an ONNX file"),
+    ],
+)
+def test_bad_usage(extra: list[str], says: str, misused: Check) -> None:
+    misused(main, [*ARGUMENTS, *extra], says)
+
+
+def test_weights_and_data_belong_to_a_prototxt_or_an_onnx_file(misused: Check) -> None:
+    misused(main, ["--model", "net.prototxt"], "give --weights WEIGHTS")
+    misused(main, ["--model", "net.ONNX", "--weights", "w"], "an ONNX file has its weights")
+    misused(main, ["--model", "net.onnx"], "an ONNX file names no data")
+
+
+OUTPUTS = [("acc", [0.25], 0.0), ("each", [1.0, 2.0], 0.0), ("l", [3.0], 2.0), ("ls", [1.0, 2.0], 0.5)]
+
+
+@pytest.mark.parametrize(
+    ("options", "lines"),
+    [
+        ({}, ["each: 2 values, mean 1.5", "l = 3 (* 2 = 6 loss)", "ls: 2 values, mean 1.5"]),
+        (
+            {"all_outputs": True},
+            ["each = 1", "each = 2", "l = 3 (* 2 = 6 loss)", "ls = 1 (* 0.5 = 0.5 loss)", "ls = 2 (* 0.5 = 1 loss)"],
+        ),
+    ],
+)
+def test_how_averages_are_printed(
+    options: dict[str, bool], lines: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    average: Any = SimpleNamespace(loss=7.5, outputs=OUTPUTS)
+    evaluate._print(average, argparse.Namespace(**{"json": False, "all_outputs": False, **options}), [("more", 0.125)])
+    assert capsys.readouterr().out.splitlines() == ["Loss: 7.5", "acc = 0.25", *lines, "more = 0.125"]
+    evaluate._print(average, argparse.Namespace(json=True), [("more", 0.125)])
+    found = json.loads(capsys.readouterr().out)
+    assert found == {"acc": 0.25, "each": [1.0, 2.0], "l": 3.0, "ls": [1.0, 2.0], "more": 0.125}
 
 
 TWO = """

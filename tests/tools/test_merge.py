@@ -6,10 +6,13 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from caffe_fusion_tools import merge
 from caffe_fusion_tools.merge import main, parser, progress_on
+from caffe_fusion_tools.sources import check_apart, named_sources, source_or_recipe
 
 from prototxt.formats.weights import read_weights, write_weights
 
@@ -95,7 +98,14 @@ def test_bad_input_is_one_message(fused: Path, refused: Check, arguments: list[s
         (["fused.prototxt", "odd=a", "-o", "o.caffemodel", "--input-shape", "data"], "is not BLOB=N,C,H,W"),
         (["fused.prototxt", "odd=a", "-o", "o.caffemodel", "--num-output", "3"], "change the layers of --drop"),
         (["fused.prototxt", "odd=a", "-o", "o", "--drop", "fc", "--reinit", "msra"], "give a file for it"),
+        (["fused.prototxt", "odd=a", "-o", "o", "--drop", "fc", "--num-output", "3"], "give a file for it"),
+        (["fused.prototxt", "odd=a", "-o", "o", "--net-output", "n"], "give a file for it"),
         (["fused.prototxt", "odd=a", "--dry-run", "--verify"], "--dry-run writes nothing"),
+        (["fused.prototxt", "odd=a", "-o", "o", "--stage", "a"], "--stage goes with --verify"),
+        (
+            ["fused.prototxt", "odd=a", "-o", "o", "--reinit", "msra", "--net-output", "n"],
+            "change the layers of --drop",
+        ),
         (
             ["fused.prototxt", "odd=a", "-o", "o.caffemodel", "--seed", "-1"],
             "'-1' is not a whole number from 0",
@@ -139,3 +149,54 @@ def test_a_source_is_written_over_only_with_force(fused: Path, capsys: pytest.Ca
         assert (fused / "odd.caffemodel").read_bytes() == before
     assert main([*command, "--force"]) == 0
     assert "odd/ip" in read_weights(fused / "odd.caffemodel")
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [([], "table"), (["-q"], ""), (["-q", "--json"], "json"), (["-q", "--dry-run"], "table"), (["--json"], "json")],
+)
+def test_when_the_plan_is_shown(
+    fused: Path, options: list[str], shown: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flushed = []
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "flush", lambda: flushed.append(stream.getvalue()))
+    monkeypatch.setattr("sys.stdout", stream)
+    assert main(["fused.prototxt", "odd=odd.caffemodel", "-o", "init.caffemodel", *options]) == 0
+    text = stream.getvalue()
+    assert ("table" if "odd/ip  InnerProduct" in text else "json" if text.startswith("{") else text) == shown
+    assert flushed[0] == text, "before the progress on stderr"
+
+
+def test_a_dry_run_of_another_head_needs_no_files(fused: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--dry-run", "--drop", "fc", "--num-output", "7", "-o", "odd.caffemodel"]
+    assert main(["fused.prototxt", "odd=odd.caffemodel", *options]) == 0
+    assert "7x4, 7" in capsys.readouterr().out
+
+
+def test_one_branch_of_several_that_differs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    items = [SimpleNamespace(first=first, verdict=lambda first=first: f"v{first}") for first in (None, "conv")]
+    monkeypatch.setattr("caffe_fusion_tools.verify.compare_sources", lambda *_, **__: items)
+    for as_json, stream in ((False, 0), (True, 1)):
+        arguments = parser().parse_args(["f", "odd=a", "-o", "o", *(["--json"] if as_json else [])])
+        assert merge._verify(arguments, frozenset()) == 1
+        assert capsys.readouterr()[stream] == "verified vNone\nerror: vconv\n"
+
+
+def test_sources_by_file_or_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, misused: Check) -> None:
+    assert source_or_recipe("fusion.toml") == ("", "fusion.toml")
+    assert source_or_recipe("odd=w.toml") == ("odd", "w.toml")
+    assert source_or_recipe("=w.h5") == ("", "w.h5")
+    check_apart(parser(), [("", "a.toml"), ("", "b.toml"), ("odd", "w.toml")])
+    misused(main, ["f", "=a.h5", "=b.h5", "-o", "o"], "prefix given twice: ")
+    monkeypatch.chdir(tmp_path)
+    assert named_sources([("odd", "w.toml"), ("", "w.h5")]) == [("odd", "w.toml"), ("", "w.h5")]
+    Path("fusion.toml").write_text(
+        '[[source]]\nprefix = "a"\nnet = "a.onnx"\n[[source]]\nprefix = "b"\nnet = "b.prototxt"\nweights = "b.h5"\n'
+    )
+    found = named_sources([("", "fusion.toml")])
+    assert [prefix for prefix, _ in found] == ["a", "b"]
+    assert [Path(str(files)).name if isinstance(files, str) else [Path(file).name for file in files]
+            for _, files in found] == ["a.onnx", ["b.prototxt", "b.h5"]]  # fmt: skip

@@ -59,6 +59,7 @@ def test_from_two_files_to_one(folder: Path, capsys: pytest.CaptureFixture[str])
     assert "b.onnx" in out
     assert "verified b: 1 blob agrees" in out
     assert Path("init.onnx.safetensors").is_file(), err
+    assert "wrote init.caffemodel and init.onnx.safetensors: " in err
     assert verify.main(["fused/deploy.prototxt", "init.caffemodel", *whole[1:], "--json"]) == 0
     assert json.loads(capsys.readouterr().out)
     for opset in ("13", "17", "21"):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from caffe_fusion_tools import predict
 from caffe_fusion_tools.predict import main
 from PIL import Image
 
@@ -237,3 +240,126 @@ def test_several_right_answers_have_no_shares_on_the_page(folder: Path, capsys: 
     assert re.search(r": 0 0\.9933\n", capsys.readouterr().out)  # sigmoid(5), by itself
     assert main([*asked, "--serve", "--port", "0"]) == 1
     assert "answers yes or no per class" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("streams", range(8))
+def test_a_bar_is_shown_where_the_answers_do_not_go(streams: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    err, out, quiet = (bool(streams >> bit & 1) for bit in range(3))
+    monkeypatch.setattr(sys, "stderr", SimpleNamespace(isatty=lambda: err))
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(isatty=lambda: out))
+    shown = predict._progress(argparse.Namespace(quiet=quiet))
+    assert type(shown).__name__ == ("Bar" if err and not out and not quiet else "Silent")
+
+
+def test_batches_and_their_progress(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[object, ...]] = []
+    display = SimpleNamespace(progress=lambda *call: told.append(call), close=lambda: None)
+    monkeypatch.setattr(predict, "_progress", lambda arguments: display)
+    asked = [*NETS, "pictures/a.png", "pictures/b.png", "pictures/a.png", "--output-blob", "ip", "--top", "1"]
+    for form in ("--json", "--csv"):
+        assert main([*asked, "--batch", "2", form]) == 0
+        out = capsys.readouterr().out
+        assert told == [("classifying", 2, 3), ("classifying", 3, 3)]
+        told.clear()
+        if form == "--json":
+            assert out == json.dumps(json.loads(out), indent=2) + "\n"
+            assert [answer["picture"] for answer in json.loads(out)] == asked[2:5]
+        else:
+            assert [line.split(",")[0] for line in out.splitlines()] == ["picture", *asked[2:5]]
+
+
+@pytest.mark.parametrize("more", [["--json"], ["--csv"], ["--jsonl"]])
+def test_no_images(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, more: list[str]
+                   ) -> None:  # fmt: skip
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\n")))
+    assert main([*NETS, "-", *more]) == 0
+    expected = {"--json": "[]\n", "--csv": "picture,output,rank,class,label,score\n", "--jsonl": ""}
+    assert capsys.readouterr().out == expected[more[0]]
+
+
+def test_a_line_is_written_as_soon_as_it_is_known(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed = []
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "flush", lambda: flushed.append(stream.getvalue().count("\n")))
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert main([*NETS, "pictures", "--output-blob", "ip", "--jsonl"]) == 0
+    assert flushed[:2] == [1, 2]
+
+
+def test_a_note_is_said_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("ten.txt").write_text("a\n" * 10)
+    asked = [*NETS, "pictures", "--output-blob", "ip", "--labels", "ten.txt", "--batch", "1"]
+    assert main(asked) == 0
+    assert capsys.readouterr().err.count("note: 'ip' has 3 scores, but 10 classes have names") == 1
+    assert main([*asked, "-q"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_classes_of_an_output_count_over_those_of_its_net(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = [*NETS, "pictures/b.png", "--output-blob", "ip", "--top", "1"]
+    assert main([*asked, "--classes", "net=5,6,7"]) == 0
+    assert capsys.readouterr().out == "pictures/b.png  ip: 6 10\n"
+    assert main([*asked, "--classes", "net=5,6,7", "--classes", "ip=1,3,5"]) == 0
+    assert capsys.readouterr().out == "pictures/b.png  ip: 3 10\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "title"),
+    [
+        ("a/lenet.prototxt", "lenet"),
+        ("a/train_val.prototxt", "a"),
+        ("a/deploy.prototxt", "a"),
+        ("deploy.prototxt", "deploy"),
+        ("train_val.prototxt", "train_val"),
+        ("net.onnx", "net"),
+    ],
+)
+def test_a_net_is_called_after_its_file_or_its_folder(path: str, title: str) -> None:
+    assert predict._title(path) == title
+
+
+def test_a_page_for_other_machines_is_warned_about(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stopped:
+        url = "http://x/"
+
+        def __enter__(self) -> Stopped:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def serve_forever(self) -> None:
+            raise KeyboardInterrupt
+
+    heard = []
+    monkeypatch.setattr("fusion.serving.open_server", lambda *_, **given: heard.append(given) or Stopped())
+    for host, warned in (("127.0.0.1", False), ("0.0.0.0", True)):
+        assert main([*NETS, "--serve", "--host", host, "--port", "65535"]) == 0
+        assert ("anyone who can reach this machine" in capsys.readouterr().err) is warned
+    assert heard == [{"host": "127.0.0.1", "port": 65535}, {"host": "0.0.0.0", "port": 65535}]
+
+
+def test_what_stands_beside_and_which_classes() -> None:
+    assert predict._beside("a=n.prototxt:w") == ("a", ("n.prototxt", "w"))
+    assert predict._beside("a=n.ONNX") == ("a", ("n.ONNX", None))
+    for text in ("=n.onnx", "=n.prototxt:w", "a=w"):
+        with pytest.raises(argparse.ArgumentTypeError, match="is not NAME=NET"):
+            predict._beside(text)
+    assert predict._classes("a=b=1,3") == ("a=b", [1, 3])
+    for text in ("1,3", "=1,3"):
+        with pytest.raises(argparse.ArgumentTypeError, match="is not NAME=C,C"):
+            predict._classes(text)
+
+
+@pytest.mark.parametrize("option", [["--mean", "1"], ["--scale", "2"], ["--rgb"]])
+def test_an_onnx_file_is_not_told_how(option: list[str], misused: Check) -> None:
+    misused(main, ["net.onnx", "a.png", *option], "are for prototxts")
+
+
+def test_a_net_without_weights_or_with_port_0_or_less(misused: Check) -> None:
+    misused(main, ["net.prototxt"], "give the weights of the net")
+    misused(main, [*NETS, "--serve", "--port", "-1"], "--port is from 0 to 65535")

@@ -96,7 +96,8 @@ def test_missing_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_bad_usage(net: Path, misused: Callable[..., object]) -> None:
-    misused(rename.main, [str(net), str(net), "odd", "--no-freeze", "--thaw", "ip"])
+    for more in (["--thaw", "ip"], ["--freeze", ""], ["--propagate-down"]):
+        misused(rename.main, [str(net), str(net), "odd", "--no-freeze", *more], "--no-freeze cannot go with")
 
 
 def test_broken_parts_are_kept_and_told(net: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,3 +121,26 @@ def test_weights_tell_the_blobs_of_types_that_nobody_knows(tmp_path: Path, refer
     homemade = [layer for layer in layers if layer.string("type") == "Homemade"]
     rates = [[param.string("lr_mult") for param in layer.messages("param")] for layer in homemade]
     assert rates == [["0", "0"], ["0", "0"]]
+
+
+def test_broken_parts_and_bytes_of_a_stream_are_kept(
+    monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    end = b"# \xff\nown_param { source: /a/b\n}\n"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(NET.encode() + end)))
+    assert rename.main(["-", "-", "odd"]) == 0
+    out, err = capfdbinary.readouterr()
+    assert out == FROZEN.encode() + end
+    assert b"warning: left unchanged: <stdin>:" in err
+
+
+def test_changes_are_listed_in_columns_of_at_most_40(net: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def listed(*names: str) -> list[str]:
+        net.write_text("".join(NET.splitlines()[1].replace('name: "ip"', f'name: "{name}"') + "\n" for name in names))
+        assert rename.main([str(net), "-", "p"]) == 0
+        return capsys.readouterr().err.splitlines()
+
+    change = "1 x lr_mult set to 0, 1 x param { lr_mult: 0 } added"
+    assert listed("a", "bcd")[:2] == [f"p/a    {change}", f"p/bcd  {change}"]
+    assert listed("a", "b" * 50)[:2] == [f"p/a{' ' * 37}  {change}", f"p/{'b' * 50}  {change}"]
+    assert listed("a", "b")[2:] == ["2 layers, 2 of them changed by freezing"]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from caffe_fusion_tools import report
 from caffe_fusion_tools.report import main
 
 from fusion import pct
@@ -139,6 +140,8 @@ def test_json_to_stdout(typed: list[str], capsys: pytest.CaptureFixture[str]) ->
         (["--max-nfr-upper", "10%"], 3),
         (["--min-accuracy", "90%"], 0),
         (["--min-accuracy", "0.91"], 3),
+        (["--min-accuracy", "90%", "--max-nfr", "0.09"], 3),
+        (["--min-accuracy", "0.91", "--max-nfr", "10%"], 3),
         (["--budget", "budget.json"], 3),
         (["--budget", "budget.json", "--max-nfr", "20%"], 0),
     ],
@@ -188,3 +191,11 @@ def test_help_needs_no_numpy() -> None:
         "assert not {'numpy', 'torch', 'PIL', 'google.protobuf'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_a_slice_is_the_first_group_or_the_whole_match() -> None:
+    assert report._slices(None) is None
+    for pattern, found in (("(a.)(c)", "ab"), ("a.", "ab"), ("x", None)):
+        slice_of = report._slices(pattern)
+        assert slice_of is not None
+        assert slice_of("zabc", "") == found

@@ -7,10 +7,21 @@ from collections import defaultdict
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from caffe_fusion_tools import convert_data, rename, show
-from caffe_fusion_tools.arguments import add_options, bytes_argument, classes_argument, rate_argument
+from caffe_fusion_tools.arguments import (
+    add_options,
+    bytes_argument,
+    classes_argument,
+    net_or_onnx,
+    rate_argument,
+    shape_argument,
+    size_argument,
+    source_argument,
+)
 from caffe_fusion_tools.commands import MODULES
 
 # one name with a meaning per command: of sources (P=...) and of nets, of a filter and of snapshots
@@ -98,7 +109,55 @@ def test_rates_and_sizes() -> None:
     assert (rate_argument("0.5%"), rate_argument("0.005")) == (0.005, 0.005)
     with pytest.raises(argparse.ArgumentTypeError, match="write 1% or 100%"):
         rate_argument("1")
-    assert (bytes_argument("512M"), bytes_argument("1.5k")) == (1 << 29, 1536)
+    sizes = [bytes_argument(text) for text in ("7", "1.5k", "512M", "3G", "2KiB", "2mb")]
+    assert sizes == [7, 1536, 512 * 1024**2, 3 * 1024**3, 2048, 2 * 1024**2]
+    for wrong in ("", "M", "1T", "-1", "1.M"):
+        with pytest.raises(argparse.ArgumentTypeError, match="not a size"):
+            bytes_argument(wrong)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("odd=w.h5", ("odd", "w.h5")),
+        ("=w.h5", ("", "w.h5")),
+        ("odd=a:b.prototxt:w.h5", ("odd", ("a:b.prototxt", "w.h5"))),
+        ("odd=net.pbtxt:w.h5", ("odd", ("net.pbtxt", "w.h5"))),
+        ("odd=net.txt:w.h5", ("odd", ("net.txt", "w.h5"))),
+        ("odd=C:/w.h5", ("odd", "C:/w.h5")),
+        ("a=b=c", ("a", "b=c")),
+    ],
+)
+def test_sources(text: str, found: object) -> None:
+    assert source_argument(text) == found
+
+
+def test_what_is_no_source_shape_or_size() -> None:
+    for text, says in (("w.h5", "for layers without a prefix: '=w.h5'"), ("odd=", "give a file after the equals sign")):
+        with pytest.raises(argparse.ArgumentTypeError, match=says):
+            source_argument(text)
+    assert shape_argument("a=b=1,3x4") == ("a=b", (1, 3, 4))
+    for text in ("1,3", "=1,3", "d=", "d=1,x", "d=1,0", "d=0,1"):
+        with pytest.raises(argparse.ArgumentTypeError, match="is not BLOB=N,C,H,W"):
+            shape_argument(text)
+    assert (size_argument("1X2"), size_argument("30,4")) == ((1, 2), (30, 4))
+    for text in ("3", "3x", "x3", "0x3", "3x0", "ax3", "3xa", "3x4x5"):
+        with pytest.raises(argparse.ArgumentTypeError, match="give HEIGHTxWIDTH"):
+            size_argument(text)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "size"),
+    [([], None), ([(1, 3)], None), ([(1, 3, 5), (1, 3, 6, 7), (1, 3, 8, 9), (1, 2, 3, 4, 5)], (6, 7))],
+)
+def test_an_onnx_net_takes_the_size_of_the_first_input_of_images(
+    shapes: list[tuple[int, ...]], size: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fusion.composition.onnx_net.onnx_net", lambda path, **given: (path, given))
+    arguments: Any = SimpleNamespace(input_shape=[("x", shape) for shape in shapes], pixels="unit")
+    for measured in ({}, {"measured": True}):
+        expected = ("net.ONNX", {"pixels": "unit", "size": size, "measured": bool(measured)})
+        assert net_or_onnx("net.ONNX", arguments, **measured) == expected  # type: ignore[comparison-overlap]
 
 
 def test_quiet_prints_the_result_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from caffe_fusion_tools import surgery
 from caffe_fusion_tools.surgery import main
 from caffe_fusion_tools.verify import main as verify
 from PIL import Image
@@ -50,7 +51,9 @@ def test_fold(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_head_as_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--drop", "fc", "--num-output", "5", "--reinit", "xavier", "--json"]
     assert main(["head", "net.prototxt", "net.caffemodel", *options, "-o", "new.safetensors"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    text = capsys.readouterr().out
+    found = json.loads(text)
+    assert text == json.dumps(found, indent=2) + "\n"
     assert found["dropped"] == ["fc"]
     assert found["written"] == ["new.safetensors", "new.prototxt"]
     assert read_weights("new.safetensors")["fc"][0].shape == (5, 12)
@@ -178,4 +181,60 @@ def test_soup_and_a_point_within_a_budget(
     assert "share 0.0: accuracy 0.7500, negative flip rate 0.0000 <- chosen" in capsys.readouterr().err
     assert main([*interpolate, "--share", "0.5"]) == 0
     assert read_weights("between.caffemodel")["ip"][1].tolist() == [275, 0]
-    misused(main, interpolate)
+    misused(main, interpolate, "give a position with --share")
+    misused(main, [*interpolate, "--share", "0", "--max-nfr", "0"], "or a limit of negative flips with --max-nfr")
+    better = ["interpolate", "net.prototxt", "old.caffemodel", "other.caffemodel", "-o", "better", "--max-nfr", "0"]
+    assert main([*better, "--logits", "ip"]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    thresholds = [150 - 4 * tenth for tenth in range(11)]
+    right = [sum((30 * index > threshold) == (index > 3) for index in range(8)) / 8 for threshold in thresholds]
+    assert lines[:-1] == [
+        f"share {tenth / 10:.1f}: accuracy {share:.4f}, negative flip rate 0.0000{' <- chosen' if tenth == 8 else ''}"
+        for tenth, share in enumerate(right)
+    ]
+    assert read_weights("better.caffemodel")["ip"][1].tolist() == pytest.approx([118, 0])
+    misused(main, ["soup", "net.prototxt", "old.caffemodel"], "required: -o")
+
+
+def test_a_net_without_scores_is_asked_for_them(folder: Path, refused: Check) -> None:
+    Path("net.prototxt").write_text(NET[: NET.index('layer { name: "conv"')])
+    refused(main, ["soup", "net.prototxt", "net.caffemodel", "-o", "out"], "cannot determine the blob")
+
+
+@pytest.mark.parametrize(
+    ("output", "files"),
+    [
+        ("a", ("a.caffemodel", "a.prototxt")),
+        ("a.caffemodel", ("a.caffemodel", "a.prototxt")),
+        ("a.Caffemodel.h5", ("a.Caffemodel.h5", "a.prototxt")),
+        ("a.h5", ("a.h5", "a.prototxt")),
+        ("a.safetensors", ("a.safetensors", "a.prototxt")),
+        ("a.b", ("a.b.caffemodel", "a.b.prototxt")),
+    ],
+)
+def test_the_files_that_are_written(output: str, files: tuple[str, str]) -> None:
+    assert surgery._paths(output) == files
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["fold", "net.prototxt", "net.caffemodel"],
+        ["restore", "net.prototxt", "more.caffemodel", "net.caffemodel"],
+        ["soup", "net.prototxt", "more.caffemodel", "net.caffemodel"],
+        ["average", "more.caffemodel", "net.caffemodel"],
+        ["interpolate", "net.prototxt", "net.caffemodel", "more.caffemodel", "--share", "0"],
+        ["interpolate", "net.prototxt", "more.caffemodel", "net.caffemodel", "--share", "0"],
+    ],
+)
+def test_no_weights_that_are_read_are_written_over(folder: Path, refused: Check, words: list[str]) -> None:
+    write_weights("more.caffemodel", {"fc": [np.ones((2, 12)), np.ones(2)]})
+    refused(main, [*words, "-o", "net.caffemodel"], "this would overwrite weights that are read here")
+
+
+def test_what_is_said_of_the_files(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["average", "net.caffemodel", "net.caffemodel", "-o", "mean"]
+    assert main([*words, "-q"]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert main(words) == 0
+    assert capsys.readouterr().err == "wrote mean.caffemodel\n"

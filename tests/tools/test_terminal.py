@@ -1,14 +1,19 @@
-"""Names in foreign files cannot send control sequences to the terminal that they are printed to."""
+"""What every command does with its streams, signals and exit codes; names send no control sequences to a terminal."""
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
 import subprocess
 import sys
+import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from caffe_fusion_tools import cli
 
 NET = 'layer { name: "%s" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 } } }\n'
 
@@ -77,3 +82,86 @@ def test_a_bar_is_drawn_and_shows_control_characters_in_names(tmp_path: Path, mo
     assert b"decoding a\\x1b[2J" in shown
     assert b"b\\x1b[2J" in shown
     assert b"\x1b[2J" not in shown
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (OSError("odd"), "odd"),
+        (OSError(errno.EACCES, "denied"), "[Errno 13] denied"),
+        (OSError(errno.EACCES, "denied", "net"), "net: denied"),
+        (OSError(errno.EACCES, "denied", b"net\xff"), "net\udcff: denied"),
+        (OSError(errno.ENOSPC, "full", "net"), "net: full"),
+        (OSError(errno.ENOSPC, "full"), "standard output: full"),
+    ],
+)
+def test_errors_of_the_system_name_the_file(error: OSError, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert str(cli._message(error)) == says
+
+
+def test_an_error_of_the_system_without_words() -> None:
+    error = OSError()
+    error.filename = "net"
+    assert cli._message(error) is error
+
+
+@pytest.mark.parametrize(("result", "code"), [(None, 0), (0, 0), (1, 1), (3, 3)])
+def test_exit_codes(result: int | None, code: int) -> None:
+    assert cli.run_command(lambda: result) == code
+
+
+@pytest.mark.parametrize("thread", [False, True])
+def test_signals_are_handled_in_the_main_thread_and_given_back(thread: bool) -> None:
+    seen: list[object] = []
+
+    def work() -> None:
+        seen.append(cli.run_command(lambda: seen.append(signal.getsignal(signal.SIGTERM))))
+
+    if thread:
+        other = threading.Thread(target=work)
+        other.start()
+        other.join()
+    else:
+        work()
+    assert seen[1] == 0
+    assert (seen[0] is signal.SIG_DFL) is thread
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_what_the_caller_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        seen: list[object] = []
+        assert cli.run_command(lambda: seen.append(signal.getsignal(signal.SIGHUP))) == 0
+        assert (seen, signal.getsignal(signal.SIGHUP)) == ([signal.SIG_IGN], signal.SIG_IGN)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(("full", "says"), [(True, b"error: standard output: No space left on device\n"), (False, b"")])
+def test_output_that_cannot_be_written_is_told_once(full: bool, says: bytes, tmp_path: Path) -> None:
+    """Of a full disk; a reader that has ended (`| head`) is no error."""
+    path = tmp_path / "net.prototxt"
+    path.write_text(NET % "a")
+    if full:
+        output = os.open("/dev/full", os.O_WRONLY)
+    else:
+        unread, output = os.pipe()
+        os.close(unread)
+    done = show(path, stdout=output, stderr=subprocess.PIPE)
+    os.close(output)
+    assert (done.returncode, done.stderr) == (1, says)
+
+
+def test_warnings_of_others_are_shown_as_python_does(capsys: pytest.CaptureFixture[str]) -> None:
+    def warn() -> None:
+        warnings.simplefilter("always")
+        warnings.warn("theirs", UserWarning, stacklevel=1)
+
+    shown: list[object] = []
+    before, warnings.showwarning = warnings.showwarning, lambda *call, **_: shown.append(call[:2])
+    try:
+        assert cli.run_command(warn) == 0
+    finally:
+        warnings.showwarning = before
+    assert [(str(message), category) for message, category in shown] == [("theirs", UserWarning)]  # type: ignore[misc]

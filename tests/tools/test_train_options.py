@@ -7,10 +7,14 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+from caffe_fusion_tools import curve_plot, train
 from caffe_fusion_tools.train import main
+from caffe_fusion_tools.training_options import check_options, parser
 from PIL import Image
 
 from fusion.report.curves import read_log
@@ -190,14 +194,129 @@ def test_init_only_names_and_best(capsys: pytest.CaptureFixture[str]) -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("arguments", [
-    [], ["--model", "net.prototxt"], ["--model", "net.prototxt", "--solver", "solver.prototxt", "--time"],
-    [*TRAIN, "--sweep", "loss=kd", "--mixup", "0.9"], [*TRAIN, "--time", "--dry-run"], [*TRAIN, "--time", "--compile"],
-    [*TRAIN, "--sweep", "loss=kd", "--compile"], [*TRAIN, "--amp", "half"], [*TRAIN, "--keep", "0"],
-    [*TRAIN, "--lr-policy", "cosin"], [*TRAIN, "--resume", "--snapshot", "x"],
+MODEL = ("--model", "net.prototxt")
+NO_PLAN = "--time neither plans nor resumes a run"
+
+
+@pytest.mark.parametrize(("arguments", "says"), [
+    ([], "give --solver SOLVER.prototxt\n"),
+    (MODEL, "--model goes with --time"),
+    ([*MODEL, *TRAIN], "--model goes with --time"),
+    ([*MODEL, *TRAIN, "--time"], "or --model, not both"),
+    ([*TRAIN, "--sweep", "loss=kd", "--mixup", "0.9"], "no --mixup: heads learn"),
+    ([*TRAIN, "--sweep", "loss=kd", "--compile"], "no --compile: heads are traced"),
+    ([*TRAIN, "--time", "--dry-run"], NO_PLAN),
+    ([*TRAIN, "--time", "--snapshot", "x"], NO_PLAN),
+    ([*TRAIN, "--time", "--resume"], NO_PLAN),
+    ([*TRAIN, "--time", "--compile"], "no --compile"),
+    ([*TRAIN, "--dry-run", "--pct", "kd", "--pct", "auto,kind=kd"], "it cannot choose"),
+    ([*TRAIN, "--resume", "--snapshot", "x"], "leave --snapshot out"),
+    ([*TRAIN, "--weights", "w", "--snapshot", "x"], "not allowed with argument"),
+    ([*TRAIN, "--amp", "half"], "invalid choice: 'half'"),
+    ([*TRAIN, "--keep", "0"], "'0' is not a whole number from 1"),
+    ([*TRAIN, "--threads", "0"], "'0' is not a whole number from 1"),
+    ([*TRAIN, "--lr-policy", "cosin"], "invalid choice: 'cosin'"),
 ], ids=str)  # fmt: skip
-def test_what_does_not_go_together(arguments: list[str], misused: Callable[..., object]) -> None:
-    misused(main, arguments)
+def test_what_does_not_go_together(arguments: list[str], says: str, misused: Callable[..., object]) -> None:
+    misused(main, arguments, says)
+
+
+@pytest.mark.parametrize("arguments", [
+    [*TRAIN], [*TRAIN, "--resume"], [*TRAIN, "--snapshot", "x"], [*TRAIN, "--dry-run", "--pct", "kd"],
+    [*TRAIN, "--dry-run", "--resume"], [*TRAIN, "--pct", "auto"], [*TRAIN, "--compile"], [*TRAIN, "--time"],
+    [*MODEL, "--time"], [*TRAIN, "--sweep", "loss=kd"],
+], ids=str)  # fmt: skip
+def test_what_does(arguments: list[str]) -> None:
+    usage = parser()
+    check_options(usage.parse_args(arguments), usage)
+
+
+@pytest.mark.parametrize(
+    ("words", "weights", "resume"),
+    [
+        ([], None, False),
+        (["--weights", "a,b"], ["a", "b"], False),
+        (["--snapshot", "x"], [], True),
+        (["--resume"], None, True),
+        (["--resume", "--weights", "a"], ["a"], True),
+    ],
+)
+def test_the_weights_that_a_run_starts_from(
+    words: list[str], weights: object, resume: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(train, "_solver_options", lambda options, display: {"display": display})
+    monkeypatch.setattr("fusion.sweep.choose_pct", lambda *call, **given: asked.append((*call, given)) or {"x": 1})
+    monkeypatch.setattr("fusion.solver.Solver", lambda *call, **given: (*call, given))
+    found: object = train._open(parser().parse_args(["--solver", "s", *words]), None)
+    assert found == ("s", weights, {"x": 1})
+    assert asked == [("s", weights, {"select_on": 0.1, "slack": 0.003, "resume": resume, "display": None})]
+
+
+@pytest.mark.parametrize(
+    ("words", "omp", "threads"),
+    [([], None, "auto"), ([], "2", None), (["--threads", "3"], "2", 3), (["--threads", "auto"], "2", "auto")],
+)
+def test_the_number_of_threads(
+    words: list[str], omp: str | None, threads: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if omp is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", omp)
+    more = ["--batch-norm", "local", "--auto-scale"]
+    found = train._solver_options(parser().parse_args([*TRAIN, *words, *more]), None)
+    assert found["threads"] == threads
+    assert (found["data_parallel"].batch_norm, found["data_parallel"].auto_scale) == ("local", True)
+
+
+def entry(name: str, loss: str, diverged: bool = False, chosen: bool = False) -> SimpleNamespace:
+    return SimpleNamespace(cell=SimpleNamespace(name=name, loss=loss), diverged=diverged, chosen=chosen)
+
+
+@pytest.mark.parametrize(
+    ("entries", "baseline"),
+    [
+        ([entry("a", "kd"), entry("b", "none"), entry("c", "none")], " --baseline d/new/b.npz"),
+        ([entry("a", "none", diverged=True), entry("b", "none", chosen=True), entry("c", "kd")], ""),
+    ],
+)
+def test_a_sweep_says_how_to_report_it(
+    entries: list[SimpleNamespace], baseline: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = []
+    result = SimpleNamespace(entries=entries, best=SimpleNamespace(name="best"))
+    monkeypatch.setattr("fusion.sweep.sweep", lambda *call: asked.append(call) or result)
+    for words, weights, threads in (([], None, 1), (["--weights", "w", "--threads", "2"], ["w"], 2)):
+        assert main([*TRAIN, "--sweep", "loss=kd,none", "--output", "d", *words]) == 0
+        out = capsys.readouterr().out
+        assert out == (
+            f"{len(entries)} heads in d/table.csv; chosen: best\n"
+            f"  fusion-report --old d/old/*.npz --new d/new/*.npz{baseline}"
+            " --featured d/new/best.npz --html d/report.html\n"
+        )
+        assert (asked[-1][0], asked[-1][2].weights, asked[-1][2].threads) == ("solver.prototxt", weights, threads)
+
+
+def test_a_curve_of_the_first_test_net_and_its_single_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    monkeypatch.setattr(curve_plot, "write_plot", lambda path, curve: drawn.append((path, curve)))
+    plot = curve_plot.CurvePlot("run.png")
+    plot.on_tests_end(0)
+    assert drawn == [], "nothing to draw yet"
+    metrics: Any = SimpleNamespace
+    for index, name in ((0, "acc"), (1, "other")):
+        plot.on_test_end(4, index, metrics(outputs=[(name, [0.5], 0.0), ("each", [1.0, 2.0], 0.0)]))
+    plot.on_display(metrics(iteration=5, loss=3.0, rate=0.1))
+    plot.on_display(metrics(iteration=6, loss=2.0, rate=None))
+    plot.on_end()
+    ((path, curve),) = drawn
+    assert (path, curve.name, list(curve.loss), list(curve.rates)) == (
+        "run.png",
+        "run",
+        [(5, 3.0), (6, 2.0)],
+        [(5, 0.1)],
+    )
+    assert {name: list(values) for name, values in curve.tests.items()} == {"acc": [(4, 0.5)]}
 
 
 def test_a_sweep_says_why_it_takes_an_option_not(misused: Callable[..., object]) -> None:
