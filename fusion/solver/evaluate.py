@@ -26,10 +26,12 @@ from fusion.references.logit_cache import number_duplicates
 from fusion.solver.batches import load_all
 from fusion.solver.device import choose_device
 from fusion.solver.evaluate_test_nets import TestNet, measure
+from fusion.solver.kept_references import with_kept_copies
 from fusion.solver.labels import source_with_labels
 from fusion.solver.logging.console import Display, Silent
 from fusion.solver.metrics import MeanOutputs
 from fusion.solver.net_with_data import NetWithData, open_net_with_data
+from prototxt.formats.weights import read_weights
 from prototxt.schema.filter import filter_net, filter_whole
 from prototxt.schema.load import load_net
 from prototxt.shapes.loss_kinds import ignored_label
@@ -208,6 +210,7 @@ def open_evaluation(
     whole, names = load_net(document), class_names_of(document)
     own = filter_whole(whole, phase, data.level, tuple(data.stages))
     message = own if data.list_path is None else with_list(own, data.list_path)
+    message = with_kept_copies(message, [name for path in weights for name in read_weights(path)])
     classes = classes_of_nets([filter_net(whole, "TRAIN", data.level, data.stages), own, message], names.names)
     job = open_net_with_data(message, phase, seed=0, device=chosen, reading=reading)
     if not job.sources:

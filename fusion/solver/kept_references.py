@@ -82,6 +82,28 @@ def _copied_layers(net: NetParameter, thawed: Collection[str]) -> tuple[list[dic
     return read, copied
 
 
+def lost_copies(net: NetParameter, unused: Sequence[str]) -> list[str]:
+    """Return the copies that a file has and a net lacks, although its references depend on their originals.
+
+    unused  the names of the file's layers that the net has not
+    """
+    originals = {name.removeprefix(KEPT) for name in unused if name.startswith(KEPT)}
+    _, copied = _copied_layers(net, originals)
+    return [KEPT + net.layer[index].name for index in sorted(copied) if net.layer[index].name in originals]
+
+
+def with_kept_copies(net: NetParameter, stored: Sequence[str]) -> NetParameter:
+    """Return the net with the copies of originals that a file has, so that its references read them.
+
+    stored  the names of the file's layers
+    """
+    own = {layer.name for layer in net.layer}
+    lost = lost_copies(net, [name for name in stored if name not in own])
+    before = type(net)()
+    before.CopyFrom(net)
+    return keep_references(before, net, {name.removeprefix(KEPT) for name in lost}) if lost else net
+
+
 def copy_kept(net: Net, missing: Sequence[str]) -> None:
     """Copy the originals' weights into the kept layers for which a file had none."""
     own = params(net)

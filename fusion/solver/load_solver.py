@@ -6,15 +6,16 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from fusion.errors import TrainingError
 from fusion.nets.weights import load_weights
-from fusion.solver.kept_references import KEPT, copy_kept
+from fusion.solver.kept_references import KEPT, copy_kept, lost_copies
 from fusion.solver.optimizers import RULES, CaffeOptimizer
 from fusion.solver.overrides import override
 from prototxt.schema.load import load_solver
 from prototxt.schema.messages import SolverParameter
 
 if TYPE_CHECKING:
-    from fusion.nets.graph import Net
+    from fusion.solver.net_with_data import NetWithData
     from fusion.solver.settings import Settings
     from fusion.solver.step.flat_params import FlatParams
 
@@ -43,14 +44,19 @@ def as_paths(weights: Path | Sequence[Path]) -> Sequence[Path]:
     return [weights] if isinstance(weights, (str, os.PathLike)) else weights
 
 
-def load_into(nets: Sequence[Net], path: Path) -> list[str]:
+def load_into(nets: Sequence[NetWithData], path: Path) -> list[str]:
     """Copy trained weights into the layers of the same names; returns log lines about the first net.
 
-    Raises: WeightsMismatch, WeightsError.
+    Raises: WeightsMismatch, WeightsError; TrainingError where references would read layers that learned.
     """
-    reports = [load_weights(net, path) for net in nets]
-    for net, each in zip(nets, reports, strict=True):
-        copy_kept(net, each.missing)
+    reports = [load_weights(each.net, path) for each in nets]
+    for each, report in zip(nets, reports, strict=True):
+        copy_kept(each.net, report.missing)
+        if lost := lost_copies(each.message, report.unused):
+            names = ", ".join(name.removeprefix(KEPT) for name in lost)
+            hint = "thaw them again, also at rate 0 (--thaw REGEX --lr-mult REGEX=0): references then read the copies"
+            problem = f"the references of the net depend on layers that learned, and whose copies it lacks: {names}"
+            raise TrainingError(problem, place=os.fspath(path), hint=hint)
     report, kept = reports[0], tuple(name for name in reports[0].missing if name.startswith(KEPT))
     lines = [f"weights from {os.fspath(path)}: {len(report.loaded)} layers"]
     own = tuple(name for name in report.missing if name not in kept)

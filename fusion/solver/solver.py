@@ -180,7 +180,7 @@ class Solver:
     def load(self, paths: Sequence[Path]) -> None:
         """Copy trained weights into the layers of the same names, file after file; other layers keep theirs."""
         for path in paths:
-            for line in load_into([job.net for job in self.nets], path):
+            for line in load_into(self.nets, path):
                 self.display.say(line)
 
     def train(self) -> None:

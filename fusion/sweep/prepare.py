@@ -13,9 +13,10 @@ from torch import nn
 
 from fusion.composition import Pct
 from fusion.nets.build import build, learnable, loss_weights
-from fusion.nets.weights import load_weights, share_weights
+from fusion.nets.weights import share_weights
 from fusion.references import Objective, Reference, References, parse_references
 from fusion.solver.batches import CachedBatches, load_all, shapes_of
+from fusion.solver.load_solver import load_into
 from fusion.solver.logging.console import Display
 from fusion.solver.lr_policy import Schedule
 from fusion.solver.net_with_data import NetWithData, open_net_with_data
@@ -88,12 +89,12 @@ def prepare(
     opening.extras.check_net(job, opening.device)
     job = apply_options(job, opening.extras, opening.seed, opening.device)
     for path in weights:
-        load_weights(job.net, path)
+        load_into([job], path)
 
     def open_test(message: NetParameter) -> NetWithData:
         made = opened(message, "TEST")
         for path in weights:
-            load_weights(made.net, path)
+            load_into([made], path)
         share_weights(made.net, job.net)
         return _with_cached_trunk(made, opening)
 

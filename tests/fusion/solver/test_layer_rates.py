@@ -14,6 +14,7 @@ import pytest
 from fusion.errors import TrainingError
 from fusion.nets.build import params
 from fusion.solver import Solver
+from fusion.solver.evaluate import MeasuredData, open_evaluation
 from fusion.solver.layer_rates import multiply_rates, thaw_layers
 from fusion.solver.logging.console import Lines
 from fusion.solver.train_options import TrainOptions
@@ -109,6 +110,46 @@ def test_a_resumed_run_keeps_its_references() -> None:
     stored = read_weights("run_iter_10.caffemodel")
     assert np.array_equal(stored["kept/a/ip"][0], weights_of(whole)["kept/a/ip"])
     assert not np.array_equal(stored["kept/a/ip"][0], stored["a/ip"][0])
+
+
+def test_thawing_step_by_step_keeps_the_first_originals() -> None:
+    first = run(thaw="^a/")
+    first.step(3)
+    start = str(written(first, "first.caffemodel"))
+    second = run(weights=start, thaw="^(a/|low$)")
+    second.step(3)
+    before, between, after = read_weights(start), weights_of(first), weights_of(second)
+    assert changed(between, after) == {"low", "a/ip", "score"}
+    for name in ("a/ip", "a/classes"):
+        assert np.array_equal(after[f"kept/{name}"], before[f"kept/{name}"][0])
+    assert np.array_equal(after["kept/low"], between["low"])
+
+
+@pytest.mark.parametrize("thaw", [None, "^a/classes$"])
+def test_weights_that_learned_are_refused_where_their_copies_would_be_lost(thaw: str | None) -> None:
+    first = run(thaw="^a/")
+    first.step(3)
+    start = str(written(first, "first.caffemodel"))
+    with pytest.raises(TrainingError, match=r"first\.caffemodel: .* whose copies it lacks: a/ip") as caught:
+        run(weights=start, thaw=thaw)
+    assert "--thaw REGEX --lr-mult REGEX=0" in str(caught.value)
+    again = run(weights=start, thaw="^a/", lr_mult=["^a/=0"])
+    again.step(3)
+    assert changed(weights_of(first), weights_of(again)) == {"score"}
+
+
+def test_losses_of_such_weights_are_measured_towards_the_copies() -> None:
+    first = run(thaw="^a/")
+    start = written(first, "start.caffemodel")
+    first.step(3)
+    evaluation = open_evaluation("net.prototxt", [written(first, "first.caffemodel")], MeasuredData(phase="TRAIN"))
+    stored, begin = read_weights("first.caffemodel"), read_weights(start)
+    own = {name: blobs[0].detach().numpy() for name, blobs in params(evaluation.job.net).items()}
+    assert np.array_equal(own["a/ip"], stored["a/ip"][0])
+    for name in ("a/ip", "a/classes"):
+        assert np.array_equal(own[f"kept/{name}"], begin[name][0])
+    plain = written(run(), "plain.caffemodel")
+    assert "kept/a/ip" not in params(open_evaluation("net.prototxt", [plain], MeasuredData(phase="TRAIN")).job.net)
 
 
 def test_the_log_names_the_copies() -> None:
