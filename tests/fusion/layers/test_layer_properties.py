@@ -14,9 +14,10 @@ from torch import Tensor
 
 from fusion.layers.concat_eltwise import ArgMax
 from fusion.layers.recurrent import reset
-from fusion.layers.registry import find_layer_type, known_types
+from fusion.layers.registry import Context, find_layer_type, known_types
 from fusion.nets import build as nets, graph
 from fusion.nets.graph import Net
+from prototxt import load_net
 from prototxt.shapes import LAYER_TYPES
 
 LAYERS = Path(__file__).parents[2] / "golden" / "layers"
@@ -176,6 +177,41 @@ def test_bfloat16_autocast_comes_near(kind: str) -> None:
         scale = float(tensor.detach().abs().max()) if tensor.numel() else 0.0
         torch.testing.assert_close(found[key].to(tensor.dtype), tensor, rtol=3e-2, atol=3e-2 * scale, equal_nan=True)
         assert key not in weights or found[key].dtype == torch.float32 or kind in ("BatchReindex", "Reduction")
+
+
+# Samples that these cases keep apart, while the layer with other data, or called again, would not.
+CAUTIOUS = {"bias_two_bottoms", "bias_two_bottoms_axis1", "dropout_train_random", "lstm_3steps_carry", "lstm_basic",
+            "lstm_x4d", "reshape_all", "rnn_3steps_carry", "rnn_basic", "rnn_static", "rnn_x4d", "scale_axis0",
+            "scale_axis0_all", "scale_two_bottoms_scalar"}  # fmt: skip
+
+
+# All recorded layers that work along an axis or in two ways, and one of each other type, with more than one sample.
+ALONG_AN_AXIS = ("*axis", "argmax", "bias", "bn_t", "concat", "crop", "dropout", "flatten", "ip", "reduction",
+                 "reshape", "scale", "slice", "softmax", "tile")  # fmt: skip
+UNSUITED = {"batch_reindex", "bn_train_n1_hw1", "filter", "infogain_H", "lstm_unit", "parameter", "reshape_batch"}
+UNSUITED |= {"dropout_test_inplace", "scale_inplace", "silence", "softmax_inplace"}
+WITH_SAMPLES = {folder.name for kind in ALONG_AN_AXIS for folder in LAYERS.glob(f"{kind}*")}
+WITH_SAMPLES = {*WITH_SAMPLES, *CAUTIOUS, *REPRESENTATIVE.values()} - UNSUITED
+
+
+@pytest.mark.parametrize("name", sorted(WITH_SAMPLES))
+def test_tops_that_may_be_cached_depend_on_their_own_sample_alone(name: str) -> None:
+    own = [layer for layer in load_net(LAYERS / name / "net.prototxt").layer if layer.type != "Input"]
+    net, inputs = load(name)
+    count = max((len(inputs[bottom]) for bottom in own[0].bottom if inputs[bottom].dim()), default=1)
+    assert len(own) == 1
+    assert count > 1
+    changed = {key: torch.cat([x[:1], x[:-1]]) if len(x) == count else x for key, x in inputs.items() if x.dim()}
+    found = []
+    for given in (inputs, {**inputs, **changed}):
+        torch.manual_seed(0)
+        reset(net)
+        found.append([graph.run(net, given)[top].detach() for top in net.plan.calls[-1].tops])
+    apart = all(x.dim() and len(x) == count and torch.equal(x[0], y[0]) for x, y in zip(*found, strict=True))
+    kind = find_layer_type(own[0].type)
+    assert kind is not None
+    context = Context([tuple(inputs[bottom].shape) for bottom in own[0].bottom], phase=net.plan.phase)
+    assert kind.keeps_samples_apart(own[0], context) == (apart and name not in CAUTIOUS)
 
 
 @pytest.mark.parametrize("size", [3, 17, 1000])
