@@ -10,14 +10,14 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from importlib import import_module
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .arguments import add_options, source_argument
+from .arguments import add_options, remark, source_argument
 from .cli import run_command
 from .command_parser import CommandParser
 from .commands import MODULES
@@ -55,6 +55,7 @@ def parser(prog: str = "fusion-run") -> CommandParser:
         "the time and memory that it would take")  # fmt: skip
     add("--from", dest="first", metavar="STEP", help="run this step and all after it, also unchanged ones")
     add("--force", action="store_true", help="run all steps, also unchanged ones")
+    add_options(result, "--quiet")
     group = result.add_argument_group("writing a job from nets and data")
     add = group.add_argument
     add("--init", nargs="+", default=[], metavar="NET.prototxt:WEIGHTS|NET.onnx", help="the nets to fuse")
@@ -106,14 +107,14 @@ def _run(arguments: argparse.Namespace) -> int:
     job = _plan(arguments.job)
     first = 0 if arguments.force else job.position(arguments.first) if arguments.first else len(job.steps)
     for note in job.notes:
-        print(f"note: {note}", file=sys.stderr)
+        remark(f"note: {note}", arguments)
     if arguments.dry_run:
         _show(job, Record.read(job.output), first)
         if arguments.measure:
             _measure(arguments.job)
         return 0
     with job.held():
-        return _execute(job, Record.read(job.output), first)
+        return _execute(job, Record.read(job.output), first, _nothing if arguments.quiet else print)
 
 
 def _plan(path: str, output: str | None = None) -> Job:
@@ -165,24 +166,31 @@ def _try(step: JobStep, *more: str) -> float:
     return time.monotonic() - start
 
 
-def _execute(job: Job, record: Record, first: int) -> int:
-    """Run the steps that have to; return the exit code of the first that fails, else 0."""
+def _nothing(*_: object, **__: object) -> None:
+    """Print nothing."""
+
+
+def _execute(job: Job, record: Record, first: int, say: Callable[..., None]) -> int:
+    """Run the steps that have to; return the exit code of the first that fails, else 0.
+
+    say  prints what --quiet leaves out
+    """
     begin, skipped = time.monotonic(), 0
     for number, step in enumerate(job.steps):
         action = "run" if number >= first else record.action(step)
         if action == "skip":
             skipped += 1
             continue
-        if code := _execute_step(job, record, step, resume=action == "resume"):
+        if code := _execute_step(job, record, step, say, resume=action == "resume"):
             return code
     done = f"{len(job.steps) - skipped} steps in {_seconds(time.monotonic() - begin)}"
-    print(f"{done}, {skipped} unchanged" if skipped else done)
-    print("  ".join(path for step in job.steps if step.name in ("report", "figures", "deploy", "export")
-          for path in step.outputs))  # fmt: skip
+    say(f"{done}, {skipped} unchanged" if skipped else done)
+    say("  ".join(path for step in job.steps if step.name in ("report", "figures", "deploy", "export")
+        for path in step.outputs))  # fmt: skip
     return 0
 
 
-def _execute_step(job: Job, record: Record, step: JobStep, *, resume: bool) -> int:
+def _execute_step(job: Job, record: Record, step: JobStep, say: Callable[..., None], *, resume: bool) -> int:
     """Run a step, its command line and time on one line; return its exit code."""
     from prototxt.files import write_text
 
@@ -190,17 +198,17 @@ def _execute_step(job: Job, record: Record, step: JobStep, *, resume: bool) -> i
     log, start = Path(job.output, "log", f"{step.name.replace('/', '-')}.txt"), time.monotonic()
     log.parent.mkdir(exist_ok=True)
     more = ["--resume"] if resume else []
-    bar = step.command == "train" and sys.stderr.isatty()
-    print(_line(step, more), end="\n" if bar else "", flush=True)
+    bar = step.command == "train" and sys.stderr.isatty() and say is print
+    say(_line(step, more), end="\n" if bar else "", flush=True)
     with log.open("w", encoding="utf-8", errors="surrogateescape") as file:
         result = StringIO()
         with redirect_stdout(result if step.stdout else file), nullcontext() if bar else redirect_stderr(file):
             code = _call(step, more)
     if step.stdout and not code:
         write_text(step.stdout, result.getvalue())
-    print(f"  # {_seconds(time.monotonic() - start)}" + (f", exit code {code}" if code else ""), flush=True)
+    say(f"  # {_seconds(time.monotonic() - start)}" + (f", exit code {code}" if code else ""), flush=True)
     lines = log.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    _show_output(step, lines, code)
+    _show_output(step, lines, code, say)
     if code:
         print(f"the job stops at step {step.name}" + ("" if bar else f"; its output is in {log}"), file=sys.stderr)
     else:
@@ -228,7 +236,7 @@ def _module(command: str) -> Any:
     return import_module(f".{MODULES[command]}", __package__)
 
 
-def _show_output(step: JobStep, lines: Sequence[str], code: int) -> None:
+def _show_output(step: JobStep, lines: Sequence[str], code: int, say: Callable[..., None]) -> None:
     """Print the part of a step's output that the user has to see: the report, warnings, and errors with their hints."""
     figures = step.command == "test" and not step.outputs and not code  # where there is no report
     if figures or (step.name == "report" and code in (0, 3)):
@@ -237,7 +245,7 @@ def _show_output(step: JobStep, lines: Sequence[str], code: int) -> None:
     starts = [number for number, line in enumerate(lines) if line.startswith(("error: ", "usage: ", "Traceback"))]
     shown = lines[starts[0] :] if code and starts else lines[-20:] if code else []
     chosen = [line.partition("] ")[2] for line in lines if "--pct auto chose" in line]
-    print("\n".join(f"  {line}" for line in chosen), end="\n" if chosen else "")
+    say("\n".join(f"  {line}" for line in chosen), end="\n" if chosen else "")
     # those of composing have been printed when the job was planned
     warnings = [line for line in lines if line.startswith("warning: ") and step.command != "compose"]
     for line in [*(line for line in dict.fromkeys(warnings) if line not in shown), *shown]:

@@ -100,6 +100,10 @@ def test_from_and_force_run_unchanged_steps(job_folder: JobFile, capsys: Capture
     assert main([str(path), "--force"]) == 0
     assert len(commands(capsys.readouterr().out)) == 4
     assert Path("out/pct/fused_iter_40.caffemodel").read_bytes() == before
+    assert main([str(path), "--from", "test", "--quiet"]) == 0
+    out = capsys.readouterr().out
+    assert "accuracy = 0.666667" in out
+    assert not re.search("fusion-|steps in|deploy", out)
     assert main([str(path), "--from", "tarin"]) == 1
     assert "did you mean 'train'?" in capsys.readouterr().err
 
