@@ -11,6 +11,7 @@ import io
 import math
 import os
 import pickle
+import pickletools
 import re
 import zlib
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusion.errors import DataError, translate_errors
+from prototxt.text.class_names import read_names
 
 _SIDE: Final = 32  # of CIFAR's images
 _VALUES: Final = 3 * _SIDE * _SIDE
@@ -34,6 +36,10 @@ _NAMES: Final = {
     "batches.meta.txt": b"",
     "fine_label_names.txt": b"",
 }
+_LABELS: Final = 256
+_LARGE: Final = 1 << 28  # bytes; smaller idx files may expand at any ratio
+_MOST_EXPANSION: Final = 200
+_AT_ONCE: Final = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,7 @@ class ArrayImages:
         numbers = tuple(f"{number:0{width}d}" for number in range(int(self.labels.max()) + 1))
         if not self.classes:
             return numbers
-        if list(self.classes) == sorted(self.classes) and all(map(_is_file_name, self.classes)):
+        if list(self.classes) == sorted(set(self.classes)) and all(map(_is_file_name, self.classes)):
             return self.classes
         plain = [re.sub(r"[^\w .-]", "_", name) for name in self.classes]
         return tuple(f"{number}_{name}" for number, name in zip(numbers, plain, strict=False))
@@ -84,8 +90,14 @@ def read_array_images(path: str) -> ArrayImages | None:
     read = _read_pickle if kinds == {"pickle"} else _read_binary
     parts = [read(file) for file in files]
     pixels, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    if not len(labels):
+        raise DataError("it holds no images", place=path)
+    classes = _class_names(Path(files[0]).parent)
+    if classes and labels.max() >= len(classes):
+        message = f"there is a label {labels.max()}, and names of {len(classes)} classes"
+        raise DataError(message, place=path, hint="remove or replace the file of names beside it")
     rgb = pixels.reshape(-1, 3, _SIDE, _SIDE)
-    return ArrayImages(path, np.ascontiguousarray(rgb[:, ::-1]), labels, _class_names(Path(files[0]).parent))
+    return ArrayImages(path, np.ascontiguousarray(rgb[:, ::-1]), labels, classes)
 
 
 def read_idx(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
@@ -94,21 +106,27 @@ def read_idx(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     Raises: DataError for a damaged file or values of another type, OSError.
     """
     place = os.fspath(path)
-    content = Path(path).read_bytes()
-    if content[:2] == b"\x1f\x8b":
+    with open(path, "rb") as plain:
+        size, packed = os.fstat(plain.fileno()).st_size, plain.peek(2)[:2] == b"\x1f\x8b"
+        file = gzip.GzipFile(fileobj=plain) if packed else plain
         try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error) as error:
+            head = file.read(4)
+            sizes = file.read(4 * head[3]) if head[:3] == b"\0\0\x08" and len(head) == 4 else None
+            if sizes is None or len(sizes) < 4 * head[3]:
+                raise DataError("this is no idx file of bytes", place=place)
+            dims = tuple(np.frombuffer(sizes, ">u4").tolist())
+            start, needed = file.tell(), math.prod(dims)
+            most = min(needed, max(_LARGE, _MOST_EXPANSION * size) if packed else size) + 1
+            # piece by piece, as a read of all allocates what the sizes state
+            content = b"".join(iter(lambda: file.read(min(_AT_ONCE, start + most - file.tell())), b""))
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise DataError(f"the file cannot be unpacked: {error}", place=place, hint="download it again") from error
-    count = content[3] if len(content) > 3 else 0
-    if content[:3] != b"\0\0\x08" or len(content) < 4 + 4 * count:
-        raise DataError("this is no idx file of bytes", place=place)
-    dims = tuple(np.frombuffer(content, ">u4", count=count, offset=4).tolist())
-    values = np.frombuffer(content, np.uint8, offset=4 + 4 * count)
-    if values.size != int(np.prod(dims, dtype=np.float64)):
-        message = f"the file holds {values.size} values, and states {'x'.join(map(str, dims))}"
+    if len(content) != needed or not needed:
+        found = f"{needed} values and more" if len(content) > needed else f"{len(content)} values"
+        message = f"the file holds {found}, and states {'x'.join(map(str, dims))}"
         raise DataError(message, place=place, hint="is it whole? download it again")
-    return values.reshape(dims)
+    with translate_errors(DataError, "the file cannot be read", place):  # of more axes than arrays have
+        return np.frombuffer(content, np.uint8).reshape(dims)
 
 
 def _kind(path: str) -> str | None:
@@ -159,9 +177,9 @@ def _read_binary(path: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 def _read_pickle(path: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     content = _unpickle(path)
     pixels, labels = _array(content.get(b"data"), path), content.get(b"fine_labels", content.get(b"labels"))
-    if not isinstance(labels, list) or not all(type(label) is int for label in labels):
-        raise DataError("the batch has no list of labels", place=path)
-    if pixels.ndim != 2 or pixels.shape != (len(labels), _VALUES):
+    if not isinstance(labels, list) or not all(type(label) is int and 0 <= label < _LABELS for label in labels):
+        raise DataError(f"the batch has no list of labels from 0 to {_LABELS - 1}", place=path)
+    if pixels.shape != (len(labels), _VALUES):
         shape = "x".join(map(str, pixels.shape))
         raise DataError(f"the batch holds {shape} values and {len(labels)} labels", place=path)
     return pixels, np.array(labels, np.int64)
@@ -174,19 +192,30 @@ def _class_names(folder: Path) -> tuple[str, ...]:
         if not path.is_file():
             continue
         if not key:
-            return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+            return tuple(filter(None, read_names(path)))
         names = _unpickle(str(path)).get(key)
         if isinstance(names, list):
-            return tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names)
+            with translate_errors(DataError, "a name is no text", str(path)):
+                return tuple((name if isinstance(name, bytes) else name.encode()).decode() for name in names)
     return ()
 
 
 def _unpickle(path: str) -> Mapping[Any, Any]:
+    content = Path(path).read_bytes()
     with translate_errors(DataError, "the batch cannot be read", path, "give a file of CIFAR-10 or CIFAR-100"):
-        content = _Unpickler(io.BytesIO(Path(path).read_bytes()), encoding="bytes").load()
-    if not isinstance(content, dict):
-        raise DataError("this is no batch of CIFAR", place=path)
-    return {key.encode() if isinstance(key, str) else key: value for key, value in content.items()}
+        _check_sizes(content)
+        found = _Unpickler(io.BytesIO(content), encoding="bytes").load()
+        if isinstance(found, dict):
+            return {key.encode() if isinstance(key, str) else key: value for key, value in found.items()}
+    raise DataError("this is no batch of CIFAR", place=path)
+
+
+def _check_sizes(content: bytes) -> None:
+    """Check a pickle's sizes, for which memory would be taken before they are found wrong. Raises: ValueError."""
+    for operation, argument, place in pickletools.genops(content):  # checks the lengths itself
+        # the table of kept values is as long as the largest number in it
+        if "PUT" in operation.name and not 0 <= int(argument) <= place:
+            raise ValueError(f"it keeps a value as number {argument} at byte {place}")
 
 
 class _StoredArray:
@@ -206,11 +235,11 @@ class _StoredType(_StoredArray):
 
 
 def _array(stored: object, path: str) -> NDArray[np.uint8]:
-    if isinstance(stored, _StoredArray) and len(stored.state) == 5:
+    if isinstance(stored, _StoredArray) and isinstance(stored.state, tuple) and len(stored.state) == 5:
         _, shape, kind, columns_first, data = stored.state
-        is_shape = isinstance(shape, tuple) and all(type(size) is int and size >= 0 for size in shape)
+        is_table = isinstance(shape, tuple) and len(shape) == 2 and all(type(size) is int for size in shape)
         is_bytes = isinstance(kind, _StoredType) and kind.name in (b"u1", "u1") and isinstance(data, bytes)
-        if is_shape and is_bytes and len(data) == math.prod(shape):
+        if is_table and is_bytes and min(shape) >= 0 and len(data) == math.prod(shape):
             values: NDArray[np.uint8] = np.frombuffer(data, np.uint8).reshape(
                 shape, order="F" if columns_first else "C"
             )

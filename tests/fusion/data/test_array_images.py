@@ -74,7 +74,11 @@ def test_idx_files_that_are_none() -> None:
         (b"", "no idx file"),
         (b"\0\0\x0d\x01\0\0\0\1\0\0\0\0", "no idx file"),
         (idx(pixels)[:-1], "holds 119 values, and states 4x5x6"),
-        (idx(pixels) + b"\0", "holds 121 values"),
+        (idx(pixels) + b"\0", "holds 120 values and more, and states 4x5x6"),
+        (gzip.compress(idx(pixels) + b"\0"), "holds 120 values and more"),
+        (gzip.compress(idx(pixels)[:-1]), "holds 119 values, and states 4x5x6"),
+        (b"\0\0\x08\x03" + bytes(12), "holds 0 values, and states 0x0x0"),
+        (bytes([0, 0, 8, 100]) + b"\0\0\0\1" * 100 + b"\0", "cannot be read: "),
         (b"\0\0\x08\x03\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", "holds 0 values"),
         (gzip.compress(idx(pixels))[:-9], "cannot be unpacked"),
     ):
@@ -143,6 +147,9 @@ def test_pickles_run_no_code(function: object) -> None:
         {b"data": np.zeros((1, 3072), np.uint8)},
         {b"data": np.zeros((1, 3072), np.uint8), b"labels": [0, 1]},
         {b"data": np.zeros((1, 3072), np.uint8), b"labels": [0.5]},
+        {b"data": np.zeros((1, 3072), np.uint8), b"labels": [-1]},
+        {b"data": np.zeros((1, 3072), np.uint8), b"labels": [256]},
+        {b"data": np.zeros((0, 3072), np.uint8), b"labels": []},
         {b"data": np.zeros((1, 3071), np.uint8), b"labels": [0]},
         {b"data": np.zeros((1, 3072), np.int16), b"labels": [0]},
         {b"data": np.array([[None] * 3072]), b"labels": [0]},
@@ -152,6 +159,51 @@ def test_batches_that_are_none(content: object) -> None:
     Path("data_batch_1").write_bytes(pickle.dumps(content, protocol=2))
     with pytest.raises(DataError, match="data_batch_1: "):
         read_array_images("data_batch_1")
+
+
+@pytest.mark.parametrize(
+    ("operation", "says"),
+    [
+        (b"r\xff\xff\xff\x7f", "it keeps a value as number 2147483647 at byte 4"),  # a table of 2^31 places
+        (b"p2147483647\n", "it keeps a value as number 2147483647 at byte 4"),
+        (b"\x96\0\0\0\0\x01\0\0\0", "expected 4294967296 bytes in a bytearray8"),
+    ],
+)
+def test_pickles_take_no_more_memory_than_their_own_size(operation: bytes, says: str) -> None:
+    Path("data_batch_1").write_bytes(b"\x80\x02]N" + operation + b".")
+    with pytest.raises(DataError, match=f"data_batch_1: the batch cannot be read: .*({says})"):
+        read_array_images("data_batch_1")
+
+
+def test_idx_files_expand_only_as_far_as_images_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    path, _ = mnist(1, packed=True)
+    Path(path).write_bytes(gzip.compress(idx(np.zeros((600, 50, 60), np.uint8))))
+    assert read_idx(path).shape == (600, 50, 60)
+    monkeypatch.setattr("fusion.data.array_images._LARGE", 1000)
+    with pytest.raises(DataError, match="states 600x50x60"):
+        read_idx(path)
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        ([b"\xff"], "batches.meta: a name is no text"),
+        (["\ud800"], "batches.meta: a name is no text"),
+        ([["cat"]], "batches.meta: a name is no text"),
+        (["cat", "dog"], "there is a label 2, and names of 2 classes"),
+    ],
+)
+def test_class_names_that_are_none(names: list[object], says: str) -> None:
+    cifar("c/data_batch_1", [2, 0])
+    Path("c/batches.meta").write_bytes(pickle.dumps({"label_names": names}, protocol=2))
+    with pytest.raises(DataError, match=says):
+        read("c/data_batch_1")
+
+
+def test_names_of_several_classes_get_their_numbers() -> None:
+    cifar("c/data_batch_1", [1, 0])
+    Path("c/batches.meta").write_bytes(pickle.dumps({"label_names": ["cat", "cat"]}))
+    assert read("c/data_batch_1").folders == ("0_cat", "1_cat")
 
 
 def test_lists_and_folders_are_no_arrays() -> None:
