@@ -12,14 +12,24 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from prototxt.errors import PrototxtError
+
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # errors that only a write can raise
 _CHUNK = 1 << 20  # bytes written and read back at a time
 _NEEDED = "needed"  # part of the message of a full disk that states a size
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
-    """Read text with every byte kept: line ends and a BOM stay, bytes that are not UTF-8 become surrogates."""
-    return Path(path).read_bytes().decode("utf-8", "surrogateescape")
+    """Read text with every byte kept: line ends and a BOM stay, bytes that are not UTF-8 become surrogates.
+
+    Raises: PrototxtError for a file with zeros, which is binary or in UTF-16; OSError.
+    """
+    text = Path(path).read_bytes().decode("utf-8", "surrogateescape")
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        message = "this is no text in UTF-8: there is a zero on this line"
+        raise PrototxtError(message, place=f"{os.fspath(path)}:{line}", hint="is it a binary file, or in UTF-16?")
+    return text
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

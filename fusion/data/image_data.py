@@ -15,6 +15,7 @@ from fusion.data.source import ImageSource, record_check
 from fusion.data.source_config import SourceConfig
 from fusion.data.transforms import read_transform
 from fusion.errors import DataError
+from prototxt.formats.class_folders import is_image_folder
 
 if TYPE_CHECKING:
     from prototxt.schema.messages import ImageDataParameter, LayerParameter
@@ -31,7 +32,7 @@ def open_image_data(config: SourceConfig, *, budget: int = BUDGET, stores: Store
         raise DataError("new_height and new_width must be given together", place=name, hint="give both, or neither")
     images = read_list(param.source)
     folder = param.root_folder if root is None else os.path.join(root, "")
-    if images.classes and folder:
+    if folder and is_image_folder(param.source):
         hint = "remove root_folder: the images are found by source alone"
         raise DataError(f"source {param.source} is a folder, and root_folder is for lists", place=name, hint=hint)
     transform = read_transform(layer.transform_param, phase, name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -138,10 +139,14 @@ def map_labels(images: ImageList, label_map: Mapping[int, int]) -> ImageList:
 
 
 def write_list(path: str | os.PathLike[str], images: ImageList, records: NDArray[np.int64] | None = None) -> None:
-    """Write the records, or some of them, as `path label` lines. Raises: DataError for a path with a line break."""
+    """Write the records, or some of them, as `path label` lines. Raises: DataError for a path that no line can hold."""
     numbers = range(len(images.names)) if records is None else records.tolist()
     lines = [f"{images.names[number]} {images.labels[number]}\n" for number in numbers]
-    broken = next((line for line in lines if "\r" in line or "\n" in line[:-1]), None)
+    # marks of byte order are skipped where a list is read: lists that are joined have them inside
+    broken = next((line for line in lines if re.search("[\r\0]|^\ufeff|\n.", line, re.DOTALL)), None)
     if broken is not None:
-        raise DataError(f"a list cannot hold the path {broken[:-1]!r}, which has a line break", hint="rename the file")
+        message = (
+            f"a list cannot hold the path {broken[:-1]!r}, which has a line break or begins with a byte order mark"
+        )
+        raise DataError(message, hint="rename the file")
     write_text(path, "".join(lines))

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from prototxt.errors import PrototxtError
 from prototxt.files import (
     atomic_write,
     open_log,
@@ -255,3 +256,10 @@ def test_a_log_is_written_line_by_line_and_named_in_errors(tmp_path: Path, full_
     assert found.value.filename == path
     with pytest.raises(OSError, match="File too large"):
         log.close()
+
+
+def test_text_with_zeros_is_binary_or_of_another_encoding(tmp_path: Path) -> None:
+    for content, line in ((b"a 0\nb\0 1\n", 2), ("a 0\n".encode("utf-16-le"), 1)):
+        (tmp_path / "list").write_bytes(content)
+        with pytest.raises(PrototxtError, match=f"list:{line}: this is no text in UTF-8"):
+            read_text(tmp_path / "list")

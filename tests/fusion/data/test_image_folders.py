@@ -126,6 +126,8 @@ def test_a_root_folder_goes_with_lists(folders: Folders) -> None:
     folders("train", cat=1, dog=1)
     with pytest.raises(DataError, match="root_folder is for lists"):
         open_source(layer(root_folder="train/"), "TEST")
+    Path("list.csv").write_text("path,class\ncat/0.png,cat\ndog/0.png,dog\n")  # a list, though it names its classes
+    assert open_source(layer("list.csv", root_folder="train/"), "TEST").keys == ("cat/0.png", "dog/0.png")
 
 
 def test_classes_that_differ_are_never_matched_by_place() -> None:

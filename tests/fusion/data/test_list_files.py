@@ -65,9 +65,10 @@ def test_what_is_written_reads_the_same(tmp_path: Path) -> None:
     write_list(tmp_path / "list.txt", images)
     found = read_list(tmp_path / "list.txt")
     assert (found.names, found.labels.tolist()) == (images.names, images.labels.tolist())
-    broken = ImageList("d", ("a\nb.png",), np.array([0]), np.array([1]))
-    with pytest.raises(DataError, match="a line break"):
-        write_list(tmp_path / "list.txt", broken)
+    for name in ("a\nb.png", "a\r.png", "\nb.png", "b.png\n", "\ufeffa.png", "a\0.png"):
+        broken = ImageList("d", (name,), np.array([0]), np.array([1]))
+        with pytest.raises(DataError, match=r"cannot hold the path '.*\.png.*a line break"):
+            write_list(tmp_path / "list.txt", broken)
 
 
 def test_class_folders_as_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
