@@ -55,10 +55,11 @@ class Record:
     @classmethod
     def read(cls, folder: str) -> Record:
         """Read the record of a folder; a missing or damaged one is empty, so that all steps run."""
-        with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+        with suppress(OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
             found = json.loads(Path(folder, _NAME).read_text(encoding="utf-8"))
-            steps = {name: Done(**step) for name, step in found["steps"].items()}
-            return cls(folder, steps, {path: tuple(item) for path, item in found["hashes"].items()})
+            steps = {name: _done(**step) for name, step in found["steps"].items()}
+            hashes = {path: (int(size), int(time), str(value)) for path, (size, time, value) in found["hashes"].items()}
+            return cls(folder, steps, hashes)
         return cls(folder)
 
     def action(self, step: JobStep) -> Action:
@@ -109,6 +110,12 @@ class Record:
             known = (status.st_size, status.st_mtime_ns, file_hash(path))
             self.hashes[path] = known
         return " ".join([known[2], *(self._hash(name) for name in _companions(path))])
+
+
+def _done(key: str, outputs: dict[str, str] | None, seconds: float) -> Done:
+    """Return a step as it stands in the file. Raises: TypeError, ValueError, AttributeError for other values."""
+    hashes = None if outputs is None else {path: str(value) for path, value in outputs.items()}
+    return Done(str(key), hashes, float(seconds))
 
 
 def _companions(path: str) -> list[str]:

@@ -106,3 +106,20 @@ def test_an_image_counts_by_its_size_and_time(job_folder: Callable[[], Path], do
     assert record.action(step) == "skip"
     os.utime("test/29_4.png", (1, 1))
     assert record.action(step) == "run"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{" * 5000,
+        '{"steps": ' + "[" * 5000 + "]" * 5000 + "}",
+        '{"steps": {}, "hashes": {"a": [1, 2]}}',
+        '{"steps": {}, "hashes": {"a": [1e999, 2, "h"]}}',
+        '{"steps": {"merge": {"key": "k", "outputs": [], "seconds": 1}}, "hashes": {}}',
+        '{"steps": {"merge": {"key": "k", "outputs": null, "seconds": {}}}, "hashes": {}}',
+        '{"steps": {"merge": {"key": "k", "outputs": null, "seconds": 1, "more": 1}}, "hashes": {}}',
+    ],
+)
+def test_a_damaged_record_is_an_empty_one(content: str, tmp_path: Path) -> None:
+    (tmp_path / "steps.json").write_text(content)
+    assert Record.read(str(tmp_path)) == Record(str(tmp_path))
