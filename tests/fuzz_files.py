@@ -29,6 +29,8 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).parent / "fuzz")
 import binary_mutations  # noqa: E402
 import data_targets  # noqa: E402
+import image_set_targets  # noqa: E402
+import job_targets  # noqa: E402
 import reader_targets  # noqa: E402
 import targets  # noqa: E402
 import text_mutations  # noqa: E402
@@ -43,7 +45,11 @@ class OverTimeError(BaseException):
     """An input took too long; not an Exception, so that no handler on the way takes it for the input's mistake."""
 
 
-BINARY: dict[str, Callable[[Path], None]] = {**targets.BINARY, **reader_targets.TARGETS, **data_targets.TARGETS}
+_FURTHER = (reader_targets, data_targets, image_set_targets, job_targets)
+BINARY: dict[str, Callable[[Path], None]] = {
+    **targets.BINARY,
+    **{name: action for module in _FURTHER for name, action in module.TARGETS.items()},
+}
 # Prototxts and weights have most of the ways to be wrong: a target of theirs gets more inputs than another reader.
 _SHARES = (*(list(targets.TEXT) * 4), *(["caffemodel", "hdf5", "safetensors"] * 2), *BINARY)
 
@@ -82,7 +88,8 @@ def binary_seeds() -> dict[str, list[bytes]]:
         found["safetensors"] = [(folder / "a.safetensors").read_bytes()]
         found["hdf5"] += _chunked(folder)
         found["convert"] = [*(data for files in found.values() for data in files), *_convertible(folder)]
-        found.update(reader_targets.seeds(folder), **data_targets.seeds(folder))
+        for module in _FURTHER:
+            found.update(module.seeds(folder))
     return found
 
 
