@@ -214,7 +214,7 @@ def _check_sizes(content: bytes) -> None:
     """Check a pickle's sizes, for which memory would be taken before they are found wrong. Raises: ValueError."""
     for operation, argument, place in pickletools.genops(content):  # checks the lengths itself
         # the table of kept values is as long as the largest number in it
-        if "PUT" in operation.name and not 0 <= int(argument) <= place:
+        if "PUT" in operation.name and int(argument or 0) > (place or 0):
             raise ValueError(f"it keeps a value as number {argument} at byte {place}")
 
 
