@@ -42,9 +42,15 @@ ROOT = Path(__file__).resolve().parent.parent
 COPIED = ("prototxt", "fusion", "tools", "tests", "examples", "benchmarks", "docs", "pyproject.toml", "README.md")
 # Packages whose tests lie elsewhere than in the folder of the same name under tests/.
 TESTS = {"tools": ("tests/tools",)}
+_VALID = "only whether the filler is valid counts"
 # Mutants that compute the same, as the stripped line after the change, with the reason. They are not drawn.
 EQUIVALENT: Mapping[str, str] = {
     "if False and (slope.dim() == 2):": "head_layers: the copies that follow hold the same, and cost time only",
+    "if _is_statistics(layers[1]):": "the blobs of all nets have one shape here",
+    'if first.type == "InnerProduct" and not shared and blobs[1]:': "the weights of all branches have one shape here",
+    "fill(filler, (3, 2), np.random.default_rng(0))  # an unknown type is an error now, not during training": _VALID,
+    "fill(filler, (2, 3), np.random.default_rng(0))  # an unknown type is an error now, not during training": _VALID,
+    "fill(filler, (2, 2), np.random.default_rng(1))  # an unknown type is an error now, not during training": _VALID,
 }
 # Loaded once, by the process that the runs are forks of.
 PRELOADED = (

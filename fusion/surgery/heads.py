@@ -85,10 +85,10 @@ def edit_head(
             f"no layer's name matches '{drop}'", place=document.name, hint=f"the layers are {names[:300]}"
         )
     edits = Edits(document)
-    changed = 0
+    changed = False
     for layer in found:
         for block in layer.body.messages(_PARAMS.get(layer.type, "")):
-            changed += 1
+            changed = True
             if num_output is not None:
                 edits.set(block, "num_output", str(num_output))
             if filler is not None:

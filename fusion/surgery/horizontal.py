@@ -27,7 +27,7 @@ from prototxt.schema.encode import to_text
 from prototxt.schema.filter import filter_net
 from prototxt.schema.messages import LayerParameter
 from prototxt.schema.shared_memory import check_unshared
-from prototxt.shapes import infer
+from prototxt.shapes import UNKNOWN, Shape, infer
 from prototxt.text.parser import parse
 from prototxt.text.tree import Document
 
@@ -47,8 +47,8 @@ class _Draft:
 
     layers: Sequence[LayerParameter]
     weights: Weights
-    shapes: Mapping[str, tuple[int | None, ...]]
-    prefix: str
+    shapes: Mapping[str, Shape]
+    prefixes: Sequence[str]
     dense: bool
     pieces: list[LayerParameter] = field(default_factory=list)
     blobs: dict[str, Sequence[Array]] = field(default_factory=dict)
@@ -82,14 +82,16 @@ def fuse_horizontally(
     net = deploy_net(document, "fused horizontally")
     check_unshared(net, "fusing horizontally")
     shapes = infer(filter_net(net, phase="TEST"), inputs, unknown="ignore").blobs
-    draft = _Draft(list(net.layer), weights, shapes, "+".join(prefixes), dense)
+    draft = _Draft(list(net.layer), weights, shapes, prefixes, dense)
     draft.used_names.update(blob for layer in net.layer for blob in (layer.name, *layer.top))
     for unit in group_layers(draft.layers, prefixes):
         if len(unit.members) == 1 or not _emit_joined(draft, unit):
             for index in unit.members:
                 _emit_single(draft, draft.layers[index])
-    for blob in _outputs(draft.layers):
+    outputs = _outputs(draft.layers)
+    for blob in outputs:
         _split(draft, blob)
+    _silence(draft, [blob for blob in _outputs(draft.pieces) if blob not in outputs])
     fused = deepcopy(net)
     del fused.layer[:]
     fused.layer.extend(draft.pieces)
@@ -124,13 +126,13 @@ def _emit_joined(draft: _Draft, unit: LayerGroup) -> bool:
         draft.reasons[", ".join(layer.name for layer in members)] = reason
         return False
     layer, arrays = stacked
-    name = _new(draft, f"{draft.prefix}/{first.name.partition('/')[2]}")
+    name = _new(draft, _name_for_all(draft, first.name))
     bottoms = [key[0] for key in keys] if shared else [_join(draft, key) for key in keys]
     in_place = first.top[0] in first.bottom
     top = bottoms[list(first.bottom).index(first.top[0])] if in_place else _new_blob(draft, tops, name)
     # A grouped convolution reads maps, and its top must have the two axes of a dense layer's again.
     convolved = first.type == "InnerProduct" and layer.type == "Convolution"
-    if convolved and len(draft.shapes.get(keys[0][0], ())) == 2:
+    if convolved and len(draft.shapes[keys[0][0]]) == 2:
         bottoms = [_add(draft, f"{name}_map", "Reshape", bottoms, reshape=(0, -1, 1, 1))]
     layer.name = name
     del layer.bottom[:], layer.top[:]
@@ -154,8 +156,8 @@ def _stacked(
     # Each bottom must be one blob for all members or a different one for each, and all bottoms alike.
     if any(len(set(key)) not in (1, len(key)) for key in keys) or (not shared and any(len(set(k)) == 1 for k in keys)):
         return None, "only some of the branches read a common blob"
-    shapes = {key: [draft.shapes.get(blob) for blob in key] for key in keys}
-    if any(len(set(known)) > 1 or known[0] is None for known in shapes.values()):
+    shapes = {key: [draft.shapes[blob] for blob in key] for key in keys}
+    if any(len(set(known)) > 1 or known[0] is UNKNOWN for known in shapes.values()):
         return None, "the branches' shapes differ or are not known"
     blobs = [draft.weights.get(layer.name, []) for layer in members]
     if len({tuple(np.shape(blob) for blob in own) for own in blobs}) > 1:
@@ -163,7 +165,7 @@ def _stacked(
     if first.type == "InnerProduct" and not shared and blobs[0]:
         if not draft.dense:
             return None, "dense layers with separate bottoms stay separate without --dense"
-        found = dense_as_convolution(first, blobs, shapes[keys[0]][0] or ())
+        found = dense_as_convolution(first, blobs, shapes[keys[0]][0])
     else:
         found = stack(first, blobs, shared=shared)
     return found, f"one {first.type} layer cannot replace several with these settings"
@@ -200,7 +202,7 @@ def _join(draft: _Draft, key: Key) -> str:
     """Return the blob with the channels of all branches; emit a Concat if there is none yet."""
     if key not in draft.joined:
         blobs = [_split(draft, blob) for blob in key]
-        name = _new(draft, f"{draft.prefix}/{key[0].rpartition('/')[2]}_joined")
+        name = _new(draft, f"{_name_for_all(draft, key[0])}_joined")
         draft.joined[key] = _add(draft, name, "Concat", blobs)
         draft.groups.update(dict.fromkeys(key, key))
     return draft.joined[key]
@@ -216,6 +218,12 @@ def _split(draft: _Draft, blob: str) -> str:
         draft.pieces.append(layer)
         draft.separate.update(key)
     return blob
+
+
+def _silence(draft: _Draft, blobs: Sequence[str]) -> None:
+    """Read the tops of Slice layers that nothing else reads, so that they are no outputs of the net."""
+    if blobs:
+        draft.pieces.append(LayerParameter(name=_new(draft, "unread"), type="Silence", bottom=blobs))
 
 
 def _set_joined(draft: _Draft, tops: Key, joined: str) -> None:
@@ -238,7 +246,12 @@ def _add(
 def _new_blob(draft: _Draft, tops: Key, name: str) -> str:
     if tops[0].rpartition("/")[2] == name.rpartition("/")[2]:
         return name  # Caffe's custom: a layer's only top has its name
-    return _new(draft, f"{draft.prefix}/{tops[0].partition('/')[2]}")
+    return _new(draft, _name_for_all(draft, tops[0]))
+
+
+def _name_for_all(draft: _Draft, name: str) -> str:
+    """Return the name under all prefixes of a layer or blob of the first branch."""
+    return f"{'+'.join(draft.prefixes)}/{name.removeprefix(f'{draft.prefixes[0]}/')}"
 
 
 def _new(draft: _Draft, name: str) -> str:

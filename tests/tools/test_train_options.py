@@ -129,8 +129,11 @@ def test_plan_without_training(capsys: pytest.CaptureFixture[str]) -> None:
     assert "snapshots every 6 iterations: net_iter_N.caffemodel" in text
     assert re.search(r"Memory, about: [\d.e-]+ MiB \(", text)
     assert not list(Path().glob("net_*"))
-    assert main([*TRAIN, "--dry-run", "--set", "snapshot_prefix=nowhere/x"]) == 1
-    assert "does not exist: nowhere" in capsys.readouterr().err
+    for more in ([], ["--set", "snapshot=0"], ["--set", "snapshot_after_train=false"]):
+        assert main([*TRAIN, "--dry-run", "--set", "snapshot_prefix=nowhere/x", *more]) == 1
+        assert "does not exist: nowhere" in capsys.readouterr().err
+    none = ["--set", "snapshot=0", "--set", "snapshot_after_train=false"]
+    assert main([*TRAIN, "--dry-run", "--set", "snapshot_prefix=nowhere/x", *none]) == 0
 
 
 @pytest.mark.parametrize("what", [["--solver", "solver.prototxt"], ["--model", "net.prototxt"]], ids=str)

@@ -97,6 +97,13 @@ def test_tops_with_names_of_their_own_and_comments_stay() -> None:
     text += (
         'layer { name: "b" type: "Bias" bottom: "d" top: "e" }\nlayer { name: "r" type: "ReLU" bottom: "e" top: "f" }\n'
     )
+    outcome = folded(text.replace('"c"', "'c'"))
+    assert "top: 'c'" not in str(outcome.document)
+    assert "top: 'c'" in str(folded(DATA + (conv() + BN).replace('"c"', "'c'")).document), (
+        "a top that stays is not written"
+    )
+    three = text[: text.index('layer { name: "r"')] + 'layer { name: "s" type: "Scale" bottom: "e" top: "g" }\n'
+    assert 'name: "c" type: "Convolution" bottom: "data" top: "g"' in str(folded(three).document)
     outcome = folded(text)
     assert outcome.dropped == ("bn", "b")
     assert "# the only one" in str(outcome.document)
@@ -112,7 +119,8 @@ def test_tops_with_names_of_their_own_and_comments_stay() -> None:
         (conv() + SCALE.replace("scale_param {", "scale_param { axis: 2 num_axes: 2"), "sc", "not act per channel"),
         (conv() + BN.replace("BatchNorm\"", 'BatchNorm" batch_norm_param { use_global_stats: false }'), "bn",
          "the statistics of each batch"),
-        (conv().replace('top: "c"', 'top: "c" param { name: "w" }') + BN, "bn", "it shares its weights"),
+        (conv("kernel_size: 3").replace('top: "c"', 'top: "c" param { name: "w" } param {}') + BN, "bn",
+         "it shares its weights"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_folded_stays_and_is_told(text: str, name: str, reason: str) -> None:
@@ -122,7 +130,7 @@ def test_what_cannot_be_folded_stays_and_is_told(text: str, name: str, reason: s
     assert f"left alone: {name}: " in outcome.listing()
 
 
-@pytest.mark.parametrize("factor", [3.7, 0.0])
+@pytest.mark.parametrize("factor", [3.7, 1.0, 0.0])
 def test_eps_and_the_factor_of_the_statistics(factor: float) -> None:
     document = parse(DATA + conv("kernel_size: 1") + BN.replace('top: "c"', 'top: "c" batch_norm_param { eps: 0.3 }'))
     weights = random_weights(document)

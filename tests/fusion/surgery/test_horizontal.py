@@ -41,19 +41,35 @@ layer { name: "pool" type: "Pooling" bottom: "both" top: "pool"
 layer { name: "ip1" type: "InnerProduct" bottom: "pool" top: "ip1" inner_product_param { num_output: 10 } }
 layer { name: "ip2" type: "InnerProduct" bottom: "ip1" top: "ip2" inner_product_param { num_output: 5 } }
 """
-HEAD = """
-layer { name: "concat" type: "Concat" BOTTOMS top: "all" }
+CONCAT = 'layer { name: "concat" type: "Concat" BOTTOMS top: "all" }\n'
+SCORES = """
 layer { name: "scores" type: "InnerProduct" bottom: "all" top: "scores" inner_product_param { num_output: 7 } }
+"""
+# Blobs that are read before and after they change in place, or in one branch only; and by layers that stay separate.
+STALE = """
+layer { name: "conv1" type: "Convolution" bottom: "DATA" top: "c" convolution_param { num_output: 6 kernel_size: 3 } }
+layer { name: "norm" type: "LRN" bottom: "c" top: "n" }
+layer { name: "relu1" type: "ReLU" bottom: "c" top: "c" }
+layer { name: "tanh" type: "TanH" bottom: "n" top: "n" }
+layer { name: "norm2" type: "LRN" bottom: "c" top: "m" }
+layer { name: "add" type: "Eltwise" bottom: "c" bottom: "n" bottom: "m" top: "s" }
+layer { name: "relu2" type: "ReLU" bottom: "s" top: "s" relu_param { negative_slope: OWN } }
+layer { name: "conv2" type: "Convolution" bottom: "s" top: "c2" convolution_param { num_output: 4 kernel_size: 3 } }
+layer { name: "ip1" type: "InnerProduct" bottom: "c2" top: "ip1" inner_product_param { num_output: 5 } }
 """
 
 
-def fused(branch: str, prefixes: tuple[str, ...], inputs: bool = False) -> prototxt.Document:
+def fused(
+    branch: str, prefixes: tuple[str, ...], inputs: bool = False, join: str = CONCAT, ends: str = "ip1"
+) -> prototxt.Document:
     text = "".join(DATA.replace('"data"', f'"{p}/data"') for p in prefixes) if inputs else DATA
     for prefix in prefixes:
-        own = prototxt.rename(prototxt.parse(DATA + branch.replace("DATA", "data")), prefix, freeze=False)
+        slope = f"0.{len(text)}"  # another one in each branch
+        source = DATA + branch.replace("DATA", "data").replace("OWN", slope)
+        own = prototxt.rename(prototxt.parse(source), prefix, freeze=False)
         body = str(own).partition("\n")[2]
         text += body.replace('bottom: "data"', f'bottom: "{prefix}/data"') if inputs else body
-    return prototxt.parse(text + HEAD.replace("BOTTOMS", " ".join(f'bottom: "{p}/ip1"' for p in prefixes)))
+    return prototxt.parse(text + join.replace("BOTTOMS", " ".join(f'bottom: "{p}/{ends}"' for p in prefixes)) + SCORES)
 
 
 def random_weights(document: prototxt.Document) -> Weights:
@@ -88,14 +104,96 @@ def outputs(document: prototxt.Document, weights: Weights) -> dict[str, torch.Te
 def test_grouped_branches_give_the_same_scores(
     branch: str, prefixes: tuple[str, ...], inputs: bool, dense: bool
 ) -> None:
-    document = fused(branch, prefixes, inputs)
+    check_same_scores(fused(branch, prefixes, inputs), prefixes, dense)
+
+
+def check_same_scores(document: prototxt.Document, prefixes: tuple[str, ...], dense: bool) -> None:
     weights = random_weights(document)
     outcome = fuse_horizontally(document, weights, prefixes, dense=dense)
     assert outcome.document is not None
     before, after = outputs(document, weights), outputs(outcome.document, outcome.weights)
     assert set(before) == set(after)
     for name, value in before.items():
-        torch.testing.assert_close(after[name], value, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(after[name], value, rtol=1e-5, atol=1e-5 * max(1.0, float(value.abs().max())))
+
+
+@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize(
+    ("join", "ends"),
+    [
+        (CONCAT, "ip1"),
+        (CONCAT.replace("Concat", "Eltwise"), "ip1"),
+        (CONCAT.replace("BOTTOMS", 'bottom: "b/ip1" bottom: "a/ip1"'), "ip1"),
+        (CONCAT.replace("BOTTOMS", 'BOTTOMS bottom: "a/ip1"'), "ip1"),
+        (CONCAT, "conv2"),
+        (CONCAT.replace('"all" }', '"all" concat_param { axis: 2 } }'), "conv2"),
+    ],
+)
+@pytest.mark.parametrize("branch", [LENET, STALE], ids=["lenet", "stale"])
+def test_heads_of_other_kinds(branch: str, join: str, ends: str, dense: bool) -> None:
+    if ends == "conv2" and branch == STALE:
+        ends = "c2"
+    check_same_scores(fused(branch, ("a", "b"), join=join, ends=ends), ("a", "b"), dense)
+
+
+def test_names_of_joined_layers_and_blobs() -> None:
+    document = fused(RESNET, ("p/a", "b"))
+    found = prototxt.load_net(fuse_horizontally(document, random_weights(document), ("p/a", "b")).document)
+    tops = {layer.name: list(layer.top) for layer in found.layer}
+    assert tops["p/a+b/conv1"] == ["p/a+b/conv1"]
+    assert tops["p/a+b/prelu1"] == ["p/a+b/act1"]
+    assert tops["p/a+b/norm_joined"] == ["p/a+b/norm_joined"]
+    plain = prototxt.parse(str(document).replace('"p/a/act1"', '"first"').replace('"b/act1"', '"second"'))
+    found = prototxt.load_net(fuse_horizontally(plain, random_weights(document), ("p/a", "b")).document)
+    assert {layer.name: list(layer.top) for layer in found.layer}["p/a+b/prelu1"] == ["p/a+b/first"]
+
+
+SIZES = 'layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 2 dim: 4 dim: 5 dim: 5 } } }\n'
+FIRST = """
+layer { name: "P/c" type: "Convolution" bottom: "x" top: "P/c" convolution_param { num_output: 4 kernel_size: 1 } }
+layer { name: "P/d" type: "Convolution" bottom: "x" top: "P/d" convolution_param { num_output: 4 kernel_size: 1 } }
+"""
+
+
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [
+        ('type: "Eltwise" bottom: "x" bottom: "P/c"', "only some of the branches read a common blob"),
+        ('type: "Eltwise" bottom: "P/c" bottom: "ONE/d"', "only some of the branches read a common blob"),
+        ('type: "Eltwise" bottom: "P/c" bottom: "P/odd"', "the branches' shapes differ or are not known"),
+        ('type: "TanH" bottom: "P/odd"', "the branches' shapes differ or are not known"),
+        ('type: "Concat" bottom: "P/c" bottom: "P/wide"', "the branches' shapes differ or are not known"),
+        ('type: "TanH" bottom: "x"', "one TanH layer cannot replace several with these settings"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_why_layers_stay_apart(layer: str, reason: str) -> None:
+    text = SIZES
+    for prefix, one, width in (("a", "a", 3), ("b", "a", 3), ("e", "e", 2)):
+        more = (
+            f'layer {{ name: "{prefix}/odd" type: "Strange" bottom: "P/c" top: "P/odd" }}\n' if "odd" in layer else ""
+        )
+        more += (
+            'layer { name: "P/wide" type: "Convolution" bottom: "x" top: "P/wide" '
+            f"convolution_param {{ num_output: {width} kernel_size: 1 }} }}\n"
+        )
+        own = f'layer {{ name: "P/t" {layer} top: "P/t" }}\n'.replace("ONE", one)
+        text += (FIRST + more + own).replace("P/", f"{prefix}/")
+    names = [f"{prefix}/{name}" for prefix in "abe" for name in ("c", "d", "wide")]
+    widths = {"e/wide": 2, "a/wide": 3, "b/wide": 3}
+    weights = {name: [np.ones((widths.get(name, 4), 4, 1, 1)), np.ones(widths.get(name, 4))] for name in names}
+    outcome = fuse_horizontally(prototxt.parse(text), weights, ("a", "b", "e"))
+    assert outcome.mismatched["a/t, b/t, e/t"] == reason
+    assert outcome.changed["a+b+e/c"] == "3 Convolution layers"
+
+
+def test_layers_without_tops_stay_apart() -> None:
+    text = SIZES + "".join(
+        (FIRST + 'layer { name: "P/s" type: "Silence" bottom: "P/d" }\n').replace("P/", f"{prefix}/") for prefix in "ab"
+    )
+    weights = {f"{p}/{n}": [np.ones((4, 4, 1, 1)), np.ones(4)] for p in "ab" for n in "cd"}
+    outcome = fuse_horizontally(prototxt.parse(text), weights, ("a", "b"))
+    assert outcome.mismatched["a/s, b/s"] == "one Silence layer cannot replace several with these settings"
 
 
 def test_what_is_fused_and_what_is_left() -> None:

@@ -80,9 +80,12 @@ def test_a_head_with_other_outputs() -> None:
     ("drop", "options", "says"),
     [
         ("scores", {}, "no layer's name matches 'scores'"),
+        ("scores", {}, "the layers are conv, fc, relu, score"),
         ("(", {}, "is no regular expression"),
         ("score", {"num_output": 0}, "num_output must be at least 1"),
         ("relu", {"num_output": 3}, "has num_output"),
+        ("relu", {"reinit": "xavier"}, "has num_output"),
+        ("score", {"reinit": "xavier,value"}, "'value' is none of value"),
         ("score", {"reinit": "xavier,sdt=1"}, "is none of value, min, max, mean, std"),
         ("score", {"reinit": "gaussian,std=much"}, "'much' is no number"),
         ("score", {"reinit": "xaver"}, "xaver"),
@@ -92,6 +95,18 @@ def test_a_head_with_other_outputs() -> None:
 def test_heads_that_cannot_be_replaced(drop: str, options: Arrays, says: str) -> None:
     with pytest.raises((FusionError, BuildError), match=re.escape(says)):
         replace_head(parse(NET), weights_of(NET), drop, **options)
+
+
+def test_layers_without_weights_or_of_a_size_that_is_not_known() -> None:
+    data = 'layer { name: "data" type: "HDF5Data" top: "data" hdf5_data_param { source: "no.txt" batch_size: 2 } }\n'
+    outcome = replace_head(parse(data + BODY.replace('"conv"', '"data"')), weights_of(NET), "fc|relu")
+    assert outcome.changed == {"fc": "dropped; its size depends on data that is not here, and training will fill it"}
+    assert (outcome.kept, outcome.dropped, list(outcome.weights)) == (("score",), ("conv", "fc"), ["score"])
+
+
+def test_one_layer_of_a_head_may_have_weights_of_a_size_that_is_known() -> None:
+    outcome = replace_head(parse(NET), weights_of(NET), "score", num_output=1)
+    assert outcome.changed == {"score": "filled again, 1x5 and 1"}
 
 
 def test_fillers() -> None:
@@ -209,8 +224,11 @@ def test_means() -> None:
     np.testing.assert_allclose(
         half.weights["fc"][1], 0.75 * nets[0]["fc"][1] + 0.25 * nets[1]["fc"][1], rtol=1e-5, atol=1e-6
     )
-    assert np.array_equal(interpolate(nets[0], nets[1], 0).weights["conv"][0], nets[0]["conv"][0])
+    for share in (0, 1):
+        assert np.array_equal(interpolate(nets[0], nets[1], share).weights["conv"][0], nets[share]["conv"][0])
     assert average([nets[0], {**nets[1], "more": [np.ones(1)]}]).dropped == ("more",)
+    assert average([{**nets[0], "more": [np.ones(1)]}, nets[1]]).dropped == ("more",)
+    assert next(iter(average(nets).changed.items())) == ("conv", "mean of 3")
 
 
 def test_statistics_are_divided_by_their_factors() -> None:
@@ -218,6 +236,35 @@ def test_statistics_are_divided_by_their_factors() -> None:
     other = {"bn": [np.full(2, 40.0), np.full(2, 80.0), np.full(1, 10.0)]}
     mean, variance, factor = average([one, other]).weights["bn"]
     assert (mean.tolist(), variance.tolist(), factor.tolist()) == ([3.0, 3.0], [6.0, 6.0], [1.0])
+    assert [blob.tolist() for blob in average([one]).weights["bn"]] == [[4, 4], [8, 8], [2]], "one net is not changed"
+    fresh, plain = ({"bn": [np.full(2, 6.0), np.full(2, 6.0), np.full(1, factor)]} for factor in (0.0, 1.0))
+    assert [blob.tolist() for blob in average([fresh, plain]).weights["bn"]] == [[3, 3], [3, 3], [1]]
+    own = {"bn": [*plain["bn"], np.full(2, 10.0), np.full(2, 20.0)]}
+    other = {"bn": [*one["bn"], np.full(2, 30.0), np.full(2, 40.0)]}
+    assert [blob.tolist() for blob in average([own, other]).weights["bn"]] == [[4, 4], [5, 5], [1], [20, 20], [30, 30]]
+
+
+@pytest.mark.parametrize(
+    ("shapes", "found"),
+    [
+        (((2,), (2,), (1,)), True),
+        (((2,), (2,), (1,), (2,), (2,)), True),
+        (((2,), (2,), ()), True),
+        (((2,), (2,)), False),
+        (((2,), (2,), (1,), (2,)), False),
+        (((2,), (2,), (1,), (2,), (2,), (2,)), False),
+        (((2,), (3,), (1,)), False),
+        (((2,), (1,), (1,)), False),
+        (((2, 2), (2, 2), (1,)), False),
+        (((2,), (2,), (2,)), False),
+        (((2,), (2,), (2,), (1,), (2,)), False),
+    ],
+)
+def test_which_blobs_are_statistics(shapes: tuple[tuple[int, ...], ...], found: bool) -> None:
+    """Of three or five blobs, the first two of one shape with one axis, and one number."""
+    one = [np.full(shape, 8.0) for shape in shapes]
+    divided = average([{"a": one}, {"a": one}]).weights["a"]
+    assert (float(divided[0].ravel()[0]) == 1.0) is found
 
 
 def test_a_greedy_soup_takes_what_helps() -> None:
@@ -225,6 +272,10 @@ def test_a_greedy_soup_takes_what_helps() -> None:
     best, chosen = greedy_soup(nets, lambda weights: -abs(float(weights["a"][0][0]) - 2.0))
     assert chosen == (0, 2)
     assert best.weights["a"][0].tolist() == [2.0]
+    alone, chosen = greedy_soup(nets[:2], lambda weights: -abs(float(weights["a"][0][0]) - 1.0))
+    assert (chosen, alone.weights["a"][0].tolist()) == ((0,), [1.0])
+    equal, chosen = greedy_soup([nets[0], nets[0], nets[1]], lambda weights: -float(weights["a"][0][0]))
+    assert (chosen, equal.weights["a"][0].tolist()) == ((0, 1), [1.0]), "what makes it no worse is taken"
 
 
 @pytest.mark.parametrize(
@@ -235,10 +286,18 @@ def test_a_greedy_soup_takes_what_helps() -> None:
         ([{"a": [np.ones(1)]}, {"a": [np.ones(2)]}], None, "net 1 has blobs [(1,)], net 2 [(2,)]"),
         ([{"a": [np.ones(1)]}], [1, 2], "shares [1.0, 2.0] for 1 nets"),
         ([{"a": [np.ones(1)]}], [-1], "shares [-1.0]"),
+        ([{"a": [np.ones(1)]}, {"a": [np.ones(1)]}], [0, 0], "shares [0.0, 0.0]"),
+        ([{"a": [np.ones(1)]}, {"a": [np.ones(1)]}], [2, -1], "shares [2.0, -1.0]"),
+        ([{"a": [np.ones(1)]}, {"a": [np.ones(1)]}], [float("nan"), 1], "shares [nan, 1.0]"),
+        ([{"a": [np.ones(1)]}, {"a": [np.ones(1)]}, {"a": [np.ones(2)]}], None, "net 3 [(2,)]"),
     ],
 )
 def test_what_cannot_be_averaged(nets: list[Arrays], shares: list[float] | None, says: str) -> None:
     with pytest.raises(FusionError, match=re.escape(says)):
         average(nets, shares)
+
+
+@pytest.mark.parametrize("share", [-0.5, 1.5])
+def test_a_point_lies_between_two_nets(share: float) -> None:
     with pytest.raises(FusionError, match="is not between 0 and 1"):
-        interpolate({}, {}, 2)
+        interpolate({"a": [np.ones(1)]}, {"a": [np.ones(1)]}, share)
