@@ -30,16 +30,21 @@ _open: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()  # 
 
 @dataclass(frozen=True, eq=False)
 class Database:
-    """A database opened for reading, with its keys in order."""
+    """A database opened for reading, with its keys in order.
+
+    size  of an LMDB's file in bytes when it was opened: reading after the end of a shorter one ends the process
+    """
 
     path: str
     keys: list[bytes]
     handle: Any
     lmdb: bool
+    size: int = 0
 
     def get(self, index: int) -> bytes:
         """Return the value of record `index`. Raises: DataError when the database is damaged there."""
         key = self.keys[index]
+        self._check_size(index)
         try:
             if self.lmdb:
                 with self.handle.begin() as transaction:
@@ -59,12 +64,23 @@ class Database:
         return bytes(value)
 
     def values(self) -> Iterator[bytes | memoryview]:
-        """Yield all values in the order of the keys; those of an LMDB are views, valid until the next one."""
+        """Yield all values in the order of the keys; those of an LMDB are views, valid until the next one.
+
+        Raises: DataError when an LMDB's file has become shorter.
+        """
         if not self.lmdb:
             yield from self.handle.iterator(include_key=False, verify_checksums=True)
             return
         with self.handle.begin(buffers=True) as transaction:
-            yield from transaction.cursor().iternext(keys=False, values=True)
+            for index, value in enumerate(transaction.cursor().iternext(keys=False, values=True)):
+                yield value
+                self._check_size(index)  # before the next one is read
+
+    def _check_size(self, index: int) -> None:
+        """Check that the file of an LMDB is as long as it was. Raises: DataError with the place of a record."""
+        if self.lmdb and (size := os.stat(lmdb_file(self.path)).st_size) < self.size:
+            message = f"the database was cut off while it is read: from {self.size} to {size} bytes"
+            raise DataError(message, place=self.place(index), hint=_DAMAGED)
 
     def name(self, index: int) -> str:
         """Return the key of record `index` as text."""
@@ -94,12 +110,17 @@ def is_lmdb(path: str) -> bool:
     return os.path.exists(os.path.join(path, "data.mdb"))
 
 
+def lmdb_file(path: str) -> str:
+    """Return the file of an LMDB, which may have a folder."""
+    return os.path.join(path, "data.mdb") if os.path.isdir(path) else path
+
+
 def _open_lmdb(path: str) -> Database:
     lmdb = _import("lmdb", path)
     where = os.path.realpath(path)
     handle = _open.get(where)
+    size = _check_pages(path)  # also of an open one, which may have been cut off since
     if handle is None:
-        _check_pages(path)
         folder = os.path.isdir(path)
         try:
             handle = lmdb.open(where, readonly=True, lock=False, readahead=False, create=False, subdir=folder)
@@ -111,13 +132,13 @@ def _open_lmdb(path: str) -> Database:
             keys = [bytes(key) for key in transaction.cursor().iternext(keys=True, values=False)]
     except lmdb.Error as error:
         raise _unreadable(path, error) from error
-    return Database(path, keys, handle, lmdb=True)
+    return Database(path, keys, handle, lmdb=True, size=size)
 
 
-def _check_pages(path: str) -> None:
-    """Check that the library can read the file without a crash. Raises: DataError."""
+def _check_pages(path: str) -> int:
+    """Check that the library can read the file without a crash; return its size in bytes. Raises: DataError."""
     try:
-        check_lmdb_pages(os.path.join(path, "data.mdb") if os.path.isdir(path) else path)
+        return check_lmdb_pages(lmdb_file(path))
     except ValueError as error:
         raise DataError(f"the database is damaged: {error}", place=path, hint=_DAMAGED) from error
     except OSError as error:

@@ -40,8 +40,8 @@ class _Meta:
     transaction: int
 
 
-def check_lmdb_pages(path: str, *, first_only: bool = False) -> None:
-    """Check the file of an LMDB, or the pages with its first record only.
+def check_lmdb_pages(path: str, *, first_only: bool = False) -> int:
+    """Check the file of an LMDB, or the pages with its first record only; return its size in bytes.
 
     Raises: ValueError where the library would read outside of the file; OSError.
     """
@@ -49,7 +49,7 @@ def check_lmdb_pages(path: str, *, first_only: bool = False) -> None:
     with open(path, "rb") as file:
         first = _meta(file.read(_HEADER + 136))
         if first is None:
-            return  # another version or kind of file, which the library refuses by itself
+            return size  # another version or kind of file, which the library refuses by itself
         if size < 2 * first.page_size:
             raise ValueError(f"it is cut off: it has {size} of {(first.last + 1) * first.page_size} bytes")
         file.seek(first.page_size)
@@ -62,6 +62,7 @@ def check_lmdb_pages(path: str, *, first_only: bool = False) -> None:
         raise ValueError(f"it is cut off: it has {size} of {needed} bytes")
     if newest.root != _EMPTY:
         _check_tree(np.memmap(path, np.uint8, "r", shape=(newest.last + 1, newest.page_size)), newest, size, first_only)
+    return size
 
 
 def _meta(data: bytes) -> _Meta | None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("lmdb")
 
-from fusion.data.lmdb_leveldb import open_database, write_database
+from fusion.data.lmdb_leveldb import Database, open_database, write_database
 from fusion.errors import DataError
 from prototxt.formats.lmdb_pages import check_lmdb_pages
 from prototxt.shapes.sources import database_record
 
 PAGE = 4096
+Reading = Callable[[Database], object]
 
 
 @pytest.fixture
@@ -96,3 +99,18 @@ def test_sound_databases_pass(tmp_path: Path, count: int) -> None:
     if count:
         found = open_database(str(tmp_path / "db"), lmdb=True)
         assert [len(value) for value in found.values()] == [i % 40 for i in range(count)]
+
+
+@pytest.mark.parametrize("reading", [lambda found: found.get(7), lambda found: list(found.values())])
+def test_an_open_database_that_is_cut_off_does_not_end_the_process(data: Path, reading: Reading) -> None:
+    found = open_database(str(data.parent), lmdb=True)
+    assert len(found.get(7)) == 9000
+    values = found.values()
+    assert len(next(values)) == 9000
+    os.truncate(data, data.stat().st_size - 1)
+    message = r"db:0000000[07]: the database was cut off while it is read: from (\d+) to (?!\1)\d+ bytes"
+    for read in (reading, lambda _: next(values)):
+        with pytest.raises(DataError, match=message):
+            read(found)
+    with pytest.raises(DataError, match="db: the database is damaged"):
+        open_database(str(data.parent), lmdb=True)
