@@ -9,6 +9,7 @@ import io
 import runpy
 import sys
 from importlib import import_module
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -44,6 +45,7 @@ NEEDED: dict[str, str] = {
     "surgery soup": "net files+ --output",
     "surgery interpolate": "net old new --output",
     "surgery average": "files+ --output",
+    "tutorial": "",
     "convert images": "source output",
     "convert list": "source --output",
     "convert mean": "source output",
@@ -58,6 +60,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "surgery channels": {"--fill": "mean"},
     "surgery convolve": {"--layers": ".*"},
     "surgery dense": {"--layers": ".*"},
+    "tutorial": {"--work": Path("tutorial"), "--device": "auto"},
     "convert images": {"--on-bad-record": "fail", "--encode-type": ""},
     "convert mean": {"--on-bad-record": "fail", "--root": ""},
 }  # fmt: skip
@@ -95,7 +98,8 @@ def test_times(seconds: float, text: str) -> None:
 
 
 def shown(lines: list[str], code: int, capsys: pytest.CaptureFixture[str], **step: Any) -> tuple[str, str]:
-    run._show_output(SimpleNamespace(**{"name": "train", "command": "train", **step}), lines, code)  # type: ignore[arg-type]
+    done: Any = SimpleNamespace(**{"name": "train", "command": "train", **step})
+    run._show_output(done, lines, code, print)
     found = capsys.readouterr()
     return found.out, found.err
 
