@@ -48,6 +48,8 @@ EQUIVALENT: Mapping[str, str] = {
     "if False and (slope.dim() == 2):": "head_layers: the copies that follow hold the same, and cost time only",
     "if _is_statistics(layers[1]):": "the blobs of all nets have one shape here",
     'if first.type == "InnerProduct" and not shared and blobs[1]:': "the weights of all branches have one shape here",
+    "return (parts * scale.reshape(groups, 1, -2, *ones)).reshape(weight.shape)": "NumPy takes any negative size as -1",
+    "if stop - start <= LARGE:": "the values of a tensor of this size are smaller, so that it is kept whole as well",
     "fill(filler, (3, 2), np.random.default_rng(0))  # an unknown type is an error now, not during training": _VALID,
     "fill(filler, (2, 3), np.random.default_rng(0))  # an unknown type is an error now, not during training": _VALID,
     "fill(filler, (2, 2), np.random.default_rng(1))  # an unknown type is an error now, not during training": _VALID,

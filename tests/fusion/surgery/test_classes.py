@@ -150,3 +150,10 @@ def test_weights_of_another_net() -> None:
         edit_classes(parse(NET), {"ip": [np.zeros((3, 48)), np.zeros(3)]}, drop=[0])
     with pytest.raises(WeightsMismatch, match="layer 'ip'"):
         edit_classes(parse(NET), {}, drop=[0])
+
+
+def test_names_of_some_classes_only() -> None:
+    outcome = edit_classes(parse(NET), weights(), drop=[0], add=["fox", ""], rename={1: "wasp"})
+    assert class_names_of(parse(str(outcome.document))).names == ("wasp", "", "", "fox", "")
+    plain = edit_classes(parse(NAMES.splitlines()[0] + "\n" + NET), weights(), keep=[1, 0], rename={0: "", 1: ""})
+    assert "class-names" not in str(plain.document)

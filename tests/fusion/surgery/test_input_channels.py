@@ -77,6 +77,9 @@ def test_image_files_become_grey_and_means_are_named() -> None:
     assert outcome.mismatched == {"in": "its mean is that of the old channels: give mean_value for 1"}
     wide = edit_input_channels(parse(data.replace("mean_value: 117 mean_value: 123", "") + CONV), WEIGHTS, 4)
     assert wide.mismatched == {"in": "image files have no 4 channels: give it another type, such as HDF5Data"}
+    for mean, told in (("mean_value: 104 mean_value: 117", True), ("mean_value: 104", False), ('mean_file: "m"', True)):
+        text = data.replace("mean_value: 104 mean_value: 117 mean_value: 123", mean)
+        assert bool(edit_input_channels(parse(text + CONV), WEIGHTS, 1).mismatched) is told
 
 
 TWO = DATA.replace('"in"', '"second"').replace('"data"', '"depth"')

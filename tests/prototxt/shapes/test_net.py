@@ -101,6 +101,8 @@ def test_unknown_types_can_be_passed_over() -> None:
 def test_given_shapes_prevail_over_data_layers() -> None:
     net = net_of('layer { name: "r" type: "ReLU" bottom: "x" top: "x" }')
     assert infer_shapes(net, {"x": [5, 1, 2, 2]}) == {"x": (5, 1, 2, 2)}
+    two = DATA.replace('top: "x"', 'top: "x" top: "y"')
+    assert infer_shapes(prototxt.load_net(prototxt.parse(two)), {"x": [5, 1]}) == {"x": (5, 1), "y": (2, 3, 8, 8)}
 
 
 @pytest.mark.parametrize(

@@ -141,3 +141,21 @@ def test_a_scalar_output_of_an_onnx_file_has_no_batch(tmp_path: Path) -> None:
     y = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [])
     onnx.save(helper.make_model(helper.make_graph([node], "g", [x], [y])), path)
     assert run(["5x4"], f'type: "Onnx" onnx_param {{ file: "{path}" }}')[0] == [()]
+
+
+def test_shapes_that_an_onnx_file_computes(tmp_path: Path) -> None:
+    """A reshape to a shape made of another value's, and one to a large constant, whose values are not read."""
+    onnx = pytest.importorskip("onnx")
+    helper = onnx.helper
+    x = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [2, 3, 4])
+    constants = [onnx.numpy_helper.from_array(np.array(value, np.int64), name)
+                 for name, value in (("first", [0]), ("rest", [-1]))]  # fmt: skip
+    nodes = [
+        helper.make_node("Shape", ["x"], ["s"]),
+        helper.make_node("Gather", ["s", "first"], ["n"]),
+        helper.make_node("Concat", ["n", "rest"], ["target"], axis=0),
+        helper.make_node("Reshape", ["x", "target"], ["y"]),
+    ]
+    y = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)
+    onnx.save(helper.make_model(helper.make_graph(nodes, "g", [x], [y], constants)), tmp_path / "net.onnx")
+    assert run(["5x3x4"], f'type: "Onnx" onnx_param {{ file: "{tmp_path}/net.onnx" }}')[0] == [(5, 12)]
