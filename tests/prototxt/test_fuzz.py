@@ -20,10 +20,10 @@ def fuzz(*arguments: str, folder: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("count", [100, pytest.param(2000, marks=pytest.mark.slow)])
-def test_new_inputs(count: int, tmp_path: Path) -> None:
-    found = fuzz("--inputs", str(count), "--seed", "7", "--minutes", "60", folder=tmp_path)
-    assert f"{count} inputs" in found
+@pytest.mark.slow
+def test_new_inputs(tmp_path: Path) -> None:
+    found = fuzz("--inputs", "2000", "--seed", "7", "--minutes", "60", folder=tmp_path)
+    assert "2000 inputs" in found
     assert ", 0 findings" in found
 
 

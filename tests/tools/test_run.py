@@ -155,6 +155,7 @@ def test_errors_of_steps_are_shown(job_folder: JobFile, capsys: Capture) -> None
     assert err.endswith("the job stops at step train-plain; its output is in out/log/train-plain.txt\n")
 
 
+@pytest.mark.slow
 def test_times_and_memory_are_measured_by_a_trial(job_folder: JobFile, capsys: Capture) -> None:
     path = str(job_folder())
     assert main([path, "--dry-run", "--measure"]) == 0

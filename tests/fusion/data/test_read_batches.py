@@ -65,7 +65,9 @@ def take(source: DataSource, count: int, workers: int, start: int = 0) -> list[d
         found.close()  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("kind", ["ImageData", "LMDB", "LevelDB", "WindowData"])
+@pytest.mark.parametrize(
+    "kind", ["ImageData", "LMDB", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("LevelDB", "WindowData"))]
+)
 def test_any_number_of_workers(kind: str, pictures: Path) -> None:
     layer = make_database(lmdb=kind == "LMDB") if "DB" in kind else layer_of(kind)
     kept = take(open_source(layer, "TRAIN", seed=5), 9, 0)

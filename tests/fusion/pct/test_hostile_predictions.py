@@ -64,12 +64,15 @@ def test_the_honest_archive_is_read_in_any_version(tmp_path: Path) -> None:
 
 def test_a_bomb_is_not_expanded(tmp_path: Path) -> None:
     path = tmp_path / "bomb.npz"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file, file.open("logits.npy", "w") as member:
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file,
+        file.open("logits.npy", "w") as member,
+    ):
         header = {"descr": "<f4", "fortran_order": False, "shape": (1 << 16, 1 << 11)}
         np.lib.format.write_array_header_1_0(member, header)
         for _ in range(1 << 9):
             member.write(bytes(1 << 20))
-    assert path.stat().st_size < 1 << 20
+    assert path.stat().st_size < 1 << 22
     with pytest.raises(ReportError, match=r"bomb\.npz: .*would expand to 5368"):
         pct.Predictions.load(path)
 

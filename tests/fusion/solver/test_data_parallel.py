@@ -77,7 +77,9 @@ CASES: dict[str, tuple[dict[str, object], Callable[[], None]]] = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [case if case == "from scratch" else pytest.param(case, marks=pytest.mark.slow) for case in CASES]
+)
 def test_two_processes_train_as_one(project: Make, starter: Starter, case: str) -> None:
     options, change = CASES[case]
     path = project(**options)

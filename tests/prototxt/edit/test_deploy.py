@@ -207,6 +207,7 @@ def test_the_tutorials_nets(reference: Path) -> None:
         assert {layer.name for layer in train.layer if layer.param} <= kept
 
 
+@pytest.mark.slow
 def test_public_nets(reference: Path) -> None:
     """Each net that decodes comes out as one that fits together, or is refused with a reason; BVLC's GoogLeNet too."""
     done = 0

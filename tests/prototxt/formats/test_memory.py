@@ -43,6 +43,7 @@ def megabytes(program: str, *arguments: str) -> float:
     return float(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "unit", ["layer{}", "layers{}", "layers{type:BN}", "layer{a:1}", "x:1 ", "x{}", "layer{param{}}"]
 )

@@ -110,6 +110,7 @@ def test_batch_norm_moves_until_frozen() -> None:
     assert net_summary.learning_state(layer, 3) == net_summary.FROZEN
 
 
+@pytest.mark.slow
 def test_public_nets_are_all_listed(reference: Path) -> None:
     for path in sorted((reference / "corpus").glob("*.p*t*")):
         partial = load_partial(path)

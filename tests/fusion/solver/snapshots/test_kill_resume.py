@@ -74,11 +74,6 @@ def series(starter: Starter, iterations: int, kills: int, longest: float, seed: 
     assert not list(Path.cwd().glob(".snapshot-*"))
 
 
-def test_killed_twice(project: Make, starter: Starter) -> None:
-    make_random(project, 120)
-    series(starter, iterations=120, kills=2, longest=0.2, seed=1)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["every layer learns", "head on a kept trunk"])
 def test_killed_twenty_times(project: Make, starter: Starter, kind: str) -> None:
