@@ -22,7 +22,6 @@ from pathlib import Path
 from .. import arguments as shared
 from ..cli import run_command
 from ..command_parser import CommandParser
-from . import prepare
 
 ODD, EVEN = "1,3,5,7,9", "0,2,4,6,8"
 TITLES = {
@@ -71,6 +70,8 @@ def parser(prog: str = "fusion-tutorial") -> CommandParser:
 
 def prepare_data(limit: int | None) -> None:
     say("1. MNIST as images, and lists of them: 50,000 to train on, 10,000 to validate, 10,000 to test")
+    from . import prepare  # imports NumPy
+
     options = ["--limit", str(limit)] if limit else []
     command(["python", "-m", prepare.__name__, ".", *options], lambda: prepare.main([".", *options]))
 
