@@ -192,7 +192,7 @@ def _execute(job: Job, record: Record, first: int, say: Callable[..., None]) -> 
 
 def _execute_step(job: Job, record: Record, step: JobStep, say: Callable[..., None], *, resume: bool) -> int:
     """Run a step, its command line and time on one line; return its exit code."""
-    from prototxt.files import write_text
+    from prototxt.files import open_log, write_text
 
     record.begin(step, resume=resume)
     log, start = Path(job.output, "log", f"{step.name.replace('/', '-')}.txt"), time.monotonic()
@@ -200,7 +200,7 @@ def _execute_step(job: Job, record: Record, step: JobStep, say: Callable[..., No
     more = ["--resume"] if resume else []
     bar = step.command == "train" and sys.stderr.isatty() and say is print
     say(_line(step, more), end="\n" if bar else "", flush=True)
-    with log.open("w", encoding="utf-8", errors="surrogateescape") as file:
+    with open_log(log, append=False) as file:
         result = StringIO()
         with redirect_stdout(result if step.stdout else file), nullcontext() if bar else redirect_stderr(file):
             code = _call(step, more)

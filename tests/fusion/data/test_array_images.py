@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
+import os
 import pickle
 from pathlib import Path
 
@@ -244,3 +246,19 @@ def test_class_folders_of_arrays_are_read_as_the_arrays() -> None:
     with pytest.raises(DataError, match="no images as arrays"):
         write_class_folders("photos", "more", ImageOptions())
     assert not Path("more").exists()
+
+
+def test_a_full_disk_is_told_with_the_folder_and_the_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    path, _ = mnist()
+    whole = iter([b"x" * 2000, b"x" * 500])
+
+    def encode(*_: object) -> bytes:
+        try:
+            return next(whole)
+        except StopIteration:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
+
+    monkeypatch.setattr("fusion.data.array_writers.encode_image", encode)
+    with pytest.raises(OSError, match=r"No space left on device \(at least 2.5 kB are needed\): 'digits'"):
+        write_class_folders(path, "digits", ImageOptions())
+    assert sorted(os.listdir()) == sorted([path, path.replace("images-idx3", "labels-idx1")])
