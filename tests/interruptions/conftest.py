@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shlex
 import shutil
 import signal
@@ -67,12 +68,14 @@ class Case:
     words  of it, in which OUT stands for the folder that it writes to
     grows  whether it writes line by line, so that a part may be there
     fresh  whether its files must not be there before
+    once   whether it refuses to replace what is there; then it is fresh too
     """
 
     name: str
     words: tuple[str, ...]
     grows: bool = False
     fresh: bool = False
+    once: bool = False
 
 
 _SOURCES = "odd=net.prototxt:net.caffemodel even=net.prototxt:net.caffemodel"
@@ -101,23 +104,39 @@ convert-npy          convert mean.binaryproto OUT/mean.npy
 convert-lmdb         convert images list.txt '' OUT/db --lmdb
 convert-leveldb      convert images list.txt '' OUT/db --leveldb
 convert-mean         convert mean list.txt OUT/mean.binaryproto
+convert-list         convert list photos -o OUT/train.txt --val-share 0.25 --val-output OUT/val.txt
+                     --labels OUT/names.txt
+convert-idx          convert images train-images-idx3-ubyte '' OUT/db --lmdb --resize 64x64
+convert-idx-folders  convert images train-images-idx3-ubyte '' OUT/photos --folder
+convert-cifar        convert images 'data_batch_*' '' OUT/db --leveldb
+run                  run job.toml
+run-init             run --init net.prototxt:net.caffemodel --data photos -o OUT/job.toml
 train                {_TRAIN} --set snapshot_prefix=OUT/s --save-init OUT/init.caffemodel
 train-hdf5           {_TRAIN} --set snapshot_prefix=OUT/s --set snapshot_format=HDF5 --plot OUT/plot.png
 train-logs           {_ALONE} --set display=1 --set max_iter=60 --log OUT/log --log-json OUT/log.jsonl
 train-tensorboard    {_ALONE} --set display=1 --set max_iter=60 --tensorboard OUT/events
 train-cache          {_ALONE} --cache-dir OUT/cache
 train-logits         {_ALONE} {_OLD},cache=OUT/logits.npz --pct kd
+train-pct            {_TRAIN} {_OLD} --pct auto --set snapshot_prefix=OUT/s
 train-sweep          {_TRAIN} {_OLD} --sweep loss=none,kd --sweep lr=0.1,0.01 --set max_iter=10 -o OUT/sweep
 test-npz             {_TEST} OUT/p.npz
 test-csv             {_TEST} OUT/p.csv
 test-parquet         {_TEST} OUT/p.parquet
+test-stdout          evaluate --model net.prototxt --weights net.caffemodel -q --json > OUT/t.json
+report-stdout        report --old old.npz --new new.npz --json > OUT/r.json
 report               report --old old.npz --new new.npz --html OUT/r.html
 export               export net.prototxt net.caffemodel -o OUT/net.onnx
 show                 show net.prototxt --svg OUT/n.svg --html OUT/n.html --dot OUT/n.dot
 show-stdout          show long.prototxt --json > OUT/n.json
+predict              predict net.prototxt net.caffemodel photos --csv > OUT/answers.csv
+completion           completion bash > OUT/fusion
+compose-stdout       compose {_TWO} --dry-run > OUT/plan.txt
+merge-stdout         merge fused/train_val.prototxt {_SOURCES} --dry-run --json > OUT/plan.json
 verify               verify fused/train_val.prototxt merged.caffemodel odd=net.prototxt:net.caffemodel > OUT/v.txt
 surgery-fold         surgery fold norm.prototxt norm.caffemodel -o OUT/w
 surgery-head         surgery head net.prototxt net.caffemodel --drop ip2 --num-output 7 -o OUT/w
+surgery-classes      surgery classes net.prototxt net.caffemodel --drop 1 --add fox -o OUT/w
+surgery-channels     surgery channels gray.prototxt gray.caffemodel --channels 4 -o OUT/w
 surgery-convolve     surgery convolve deploy.prototxt net.caffemodel -o OUT/w
 surgery-dense        surgery dense full.prototxt full.caffemodel --input-shape data=1,1,8,8 -o OUT/w.h5
 surgery-strip        surgery strip net.prototxt net.caffemodel -o OUT/w
@@ -128,10 +147,11 @@ surgery-soup         surgery soup net.prototxt net.caffemodel net.h5 -o OUT/w
 surgery-interpolate  surgery interpolate net.prototxt net.caffemodel net.h5 --share 0.5 -o OUT/w
 surgery-average      surgery average net.caffemodel net.h5 -o OUT/w
 """
-_FRESH = ("convert-lmdb", "convert-leveldb", "train-cache", "train-logits", "train-sweep")
+_ONCE = ("convert-lmdb", "convert-leveldb", "convert-idx", "convert-idx-folders", "convert-cifar", "run-init")
+_FRESH = (*_ONCE, "convert-list", "train-cache", "train-logits", "train-sweep")
 _GROWS = ("train-logs", "train-tensorboard")
 CASES = [
-    Case(name, tuple(words), grows=name in _GROWS or ">" in words, fresh=name in _FRESH)
+    Case(name, tuple(words), grows=name in _GROWS or ">" in words, fresh=name in _FRESH, once=name in _ONCE)
     for name, *words in map(shlex.split, _LINES.strip().replace("\n ", " ").splitlines())
 ]
 
@@ -152,6 +172,34 @@ layer { name: "conv" type: "Convolution" bottom: "data" top: "conv" convolution_
   weight_filler { type: "xavier" } } }
 layer { name: "bn" type: "BatchNorm" bottom: "conv" top: "conv" }
 layer { name: "scale" type: "Scale" bottom: "conv" top: "conv" scale_param { bias_term: true } }
+"""
+_JOB = """output = "OUT/job"
+num_output = 3
+[[source]]
+prefix = "odd"
+net = "net.prototxt"
+weights = "net.caffemodel"
+at = "ip1"
+[[source]]
+prefix = "even"
+net = "net.prototxt"
+weights = "net.caffemodel"
+at = "ip1"
+[[pct]]
+kind = "kd"
+[data]
+train_list = "list.txt"
+val_share = 0.25
+[solver]
+max_iter = 20
+snapshot = 5
+[train]
+plot = "OUT/plot.png"
+"""
+_GRAY = """
+layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 1 dim: 8 dim: 8 } } }
+layer { name: "conv" type: "Convolution" bottom: "data" top: "conv"
+  convolution_param { num_output: 700 kernel_size: 8 } }
 """
 _SOLVER = """net: "net.prototxt" base_lr: 0.01 lr_policy: "fixed" max_iter: 20 snapshot: 10 snapshot_prefix: "s"
 test_iter: 2 test_interval: 10 display: 5 random_seed: 1 solver_mode: CPU type: "Adam"
@@ -275,10 +323,22 @@ def _write_inputs(commands: Commands) -> None:
     folder, rng = commands.folder, np.random.default_rng(0)
     for index in range(12):
         Image.fromarray(rng.integers(0, 255, (8, 8)).astype(np.uint8)).save(folder / f"{index}.png")
+    for index in range(24):
+        (folder / "photos" / "abc"[index % 3]).mkdir(parents=True, exist_ok=True)
+        shutil.copy(folder / f"{index % 12}.png", folder / "photos" / "abc"[index % 3] / f"{index}.png")
+    for name, array in (("images-idx3", rng.integers(0, 255, (100, 8, 8))), ("labels-idx1", np.arange(100) % 3)):
+        sizes = np.array(array.shape, ">u4").tobytes()
+        (folder / f"train-{name}-ubyte").write_bytes(
+            bytes([0, 0, 8, array.ndim]) + sizes + array.astype("u1").tobytes()
+        )
+    batch = {"data": rng.integers(0, 255, (200, 3072)).astype("u1"), "labels": [0, 1, 2, 1] * 50}
+    (folder / "data_batch_1").write_bytes(pickle.dumps(batch, 2))
     (folder / "list.txt").write_text("".join(f"{index}.png {index % 3}\n" for index in range(12)))
     (folder / "net.prototxt").write_text(_NET)
     (folder / "long.prototxt").write_text(_NET + "# padding\n" * 20_000)
     (folder / "solver.prototxt").write_text(_SOLVER)
+    (folder / "gray.prototxt").write_text(_GRAY)
+    (folder / "job.toml").write_text(_JOB.replace("OUT", str(commands.out)))
     (folder / "norm.prototxt").write_text(_NORM)
     weights = {
         "ip1": [rng.random((600, 64), np.float32), np.zeros(600, np.float32)],
@@ -290,6 +350,7 @@ def _write_inputs(commands: Commands) -> None:
     norm = [rng.random((700, 1, 8, 8), np.float32), np.zeros(700, np.float32)]
     ones = np.ones(700, np.float32)
     one = np.ones(1, np.float32)
+    write_weights(folder / "gray.caffemodel", {"conv": norm})
     write_weights(folder / "norm.caffemodel", {"conv": norm, "bn": [ones, ones, one], "scale": [ones, ones]})
     write_solverstate(folder / "net.solverstate", SolverState(3, "net.caffemodel", [weights["ip1"][0]]))
     write_mean(folder / "mean.binaryproto", np.ones((3, 64, 64), np.float32))
