@@ -53,6 +53,13 @@ EQUIVALENT: Mapping[str, str] = {
     "fill(filler, (3, 2), np.random.default_rng(0))  # an unknown type is an error now, not during training": _VALID,
     "fill(filler, (2, 3), np.random.default_rng(0))  # an unknown type is an error now, not during training": _VALID,
     "fill(filler, (2, 2), np.random.default_rng(1))  # an unknown type is an error now, not during training": _VALID,
+    "return nn.Softplus(threshold=51)": "above 50, log(1 + exp(x)) is x even in float64",
+    "fit = all(2 * p < k for p, k in zip(self.pad, self.kernel, strict=True)) and (": "pooling: slower, as right",
+    "return (torch.stack(bottoms, 1) * shares.reshape(shares.shape + (1,) * (bottoms[1].dim() - 1))).sum(1)": (
+        "weighted: all bottoms have one shape"
+    ),
+    "EARLIEST = (1980, 1, 1, 0, 0, 1)": "zip archives hold every second second, so that 1 is written as 0",
+    "self._known_all = False": "decoded_cache: it only spares looking at what is known, record by record",
 }
 # Loaded once, by the process that the runs are forks of.
 PRELOADED = (

@@ -47,8 +47,21 @@ def test_a_full_disk_is_an_error_with_the_name(tmp_path: Path) -> None:
     assert 0 < layer.batches < 9
 
 
+def test_batches_are_counted_and_vectors_have_four_axes(tmp_path: Path) -> None:
+    layer = HDF5Output(str(tmp_path / "out.h5"))
+    for count in (1, 2):
+        assert layer(torch.zeros(3, 2), torch.zeros(3, dtype=torch.float64)) == ()
+        assert layer.batches == count
+    with h5py.File(tmp_path / "out.h5") as file:
+        assert (file["data"].shape, file["label"].shape) == ((6, 2, 1, 1), (6, 1, 1, 1))
+        assert (file["data"].dtype, file["label"].dtype) == (np.float32, np.float64)
+
+
 def test_a_missing_folder(golden: Path) -> None:
     net = load_net(golden / "misc" / "hdf5output" / "net.prototxt")
+    net.layer[2].hdf5_output_param.file_name = ""
+    with pytest.raises(BuildError, match="no file_name"):
+        fusion.build(net, "TEST")
     net.layer[2].hdf5_output_param.file_name = "nowhere/out.h5"
     with pytest.raises(BuildError, match=r"the folder of 'nowhere/out\.h5' does not exist"):
         fusion.build(net, "TEST")

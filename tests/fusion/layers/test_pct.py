@@ -14,6 +14,7 @@ from fusion import pct
 from fusion.composition import Pct
 from fusion.composition.references import pct_options
 from fusion.errors import BuildError
+from fusion.layers.pct import check_classifiers
 
 NET = """
 layer { name: "in" type: "Input" top: "z" top: "t" top: "u" top: "label" input_param {
@@ -143,6 +144,29 @@ def test_an_old_classifier_that_is_none_is_refused(param: str, settings: str, me
     """
     with pytest.raises(fusion.BuildError, match=message):
         fusion.build(prototxt.load_net(prototxt.parse(text)), phase="TRAIN", seed=0)
+
+
+@pytest.mark.parametrize(
+    ("param", "bias", "frozen"),
+    [
+        ("param { lr_mult: 0 }", "false", True),
+        ("param { lr_mult: 0 } param { lr_mult: 0 }", "true", True),
+        ("param { lr_mult: 0 } param { lr_mult: 0.1 }", "true", False),
+        ("param { lr_mult: 2 } param { lr_mult: 0 }", "true", False),
+        ("param { lr_mult: 0 }", "true", False),
+        ("", "false", False),
+    ],
+)
+def test_an_old_classifier_is_frozen_where_all_its_blobs_are(param: str, bias: str, frozen: bool) -> None:
+    text = f"""
+    layer {{ name: "old" type: "InnerProduct" bottom: "x" top: "scores" {param}
+            inner_product_param {{ num_output: 3 bias_term: {bias} }} }}
+    layer {{ name: "fit" type: "BCTLoss" bottom: "scores" bottom: "label" top: "loss"
+            pct_param {{ classifier: "old" }} }}
+    """
+    errors = check_classifiers(prototxt.load_net(prototxt.parse(text)))
+    found = [error.message for error in errors]
+    assert found == ([] if frozen else ["layer 'fit': its old classifier 'old' is not frozen"])
 
 
 @pytest.mark.parametrize(

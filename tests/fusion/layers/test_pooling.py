@@ -75,6 +75,15 @@ def test_windows(rule: str, kernel: tuple[int, int], stride: tuple[int, int], pa
         assert torch.equal(given.flatten(2).gather(2, places.long().flatten(2)), values.flatten(2))
 
 
+@pytest.mark.parametrize(
+    ("pad", "floor", "sizes"),
+    [((0, 0), False, (2, 3)), ((1, 0), False, (2, 2)), ((0, 1), False, (2, 3)), ((0, 0), True, (2, 2))],
+)
+def test_a_last_window_is_dropped_beyond_any_padding(pad: tuple[int, int], floor: bool, sizes: tuple[int, int]) -> None:
+    """Of 5 x 6 with stride 3 and kernel 2, as pooling_layer.cpp counts: padding along one axis clips along both."""
+    assert Windows((2, 2), (3, 3), pad, floor).sizes(torch.zeros(1, 1, 5, 6)) == sizes
+
+
 def test_windows_outside_of_the_image_have_no_place() -> None:
     x = torch.arange(1, 10, dtype=torch.float32).reshape(1, 1, 3, 3)
     values, places = pool_maximum_with_mask(x, Windows((1, 1), (2, 2), (1, 1)))

@@ -203,6 +203,9 @@ def test_unknown_bottoms_ask_for_shapes() -> None:
     )
     with pytest.raises(prototxt.ShapeError, match="shapes="):
         nets.build(prototxt.parse(text), allow_python=True)
+    known = INPUT.replace('"x"', '"k"')
+    with pytest.raises(prototxt.ShapeError, match="shapes="):
+        nets.build(prototxt.parse(known + text.replace('bottom: "x"', 'bottom: "k" bottom: "x"')), allow_python=True)
 
 
 def test_copies_have_objects_of_their_own() -> None:

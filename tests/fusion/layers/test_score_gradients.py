@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fusion.distributed import process_group
 from fusion.layers.distances import EuclideanLoss, HingeLoss
 from fusion.layers.losses import InfogainLoss, SigmoidCrossEntropyLoss, SoftmaxWithLoss
 from fusion.layers.pct import CompatibilityLoss, EnsembleLoss, ReferenceLoss
@@ -93,6 +94,18 @@ def test_autograd_gives_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> 
     torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_stacked_scores_have_the_gradients_of_each(name: str) -> None:
+    """Scores [N, H, C] of several heads, of which rows hold one for all: as many gradients, in place of H calls."""
+    loss, others = CASES[name]
+    terms = terms_of(loss, 0.3, C, N, others)
+    gradient, rows = ScoreGradient(terms), terms.rows()
+    scores = [draw(N, C, seed=seed).float() for seed in range(3)]
+    found = gradient(torch.stack(scores, 1), [row[:, None] for row in rows])
+    for head, z in enumerate(scores):
+        torch.testing.assert_close(found[:, head], gradient(z, rows), rtol=1e-5, atol=1e-6)
+
+
 def test_losses_add_up_and_a_factor_scales_them() -> None:
     z = draw(N, C)
     every = [CASES[name] for name in ("softmax VALID", "naive of some", "kd all_pass [1, 3, 4]", "lm old_correct None")]
@@ -107,10 +120,18 @@ def test_losses_add_up_and_a_factor_scales_them() -> None:
     torch.testing.assert_close(ScoreGradient(total, factor)(z, total.rows()), 0.25 * apart, rtol=1e-5, atol=1e-6)
 
 
+def test_a_sum_over_processes_has_no_closed_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_group, "current_group", object)
+    with pytest.raises(NoClosedFormError, match="NONE in several processes"):
+        terms_of(SoftmaxWithLoss(1, None, "NONE", False), 1.0, C, N, [LABELS])
+    assert terms_of(SoftmaxWithLoss(1, None, "VALID", False), 1.0, C, N, [LABELS]).rows()
+
+
 @pytest.mark.parametrize(
     ("loss", "others", "reason"),
     [
         (SoftmaxWithLoss(1, 3, "VALID", False), [LABELS], "labels are ignored"),
+        (SoftmaxWithLoss(1, None, "VALID", False), [LABELS - 1], r"not in 0\.\.5"),
         (SoftmaxWithLoss(1, None, "VALID", False), [LABELS + 1], r"not in 0\.\.5"),
         (SoftmaxWithLoss(0, None, "VALID", False), [LABELS], "axis 0"),
         (SoftmaxWithLoss(1, None, "VALID", False), [LABELS, torch.ones(C)], "weights of classes"),
