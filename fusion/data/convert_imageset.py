@@ -156,7 +156,7 @@ def write_mean_image(
             continue
         total += values
         count += 1
-        if progress is not None and number % 1000 == 0:
+        if progress is not None and count % 1000 == 0:
             progress(count, number)
     bad.raise_all()
     if total is None:

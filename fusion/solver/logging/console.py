@@ -108,7 +108,7 @@ class Bar(Display):
             TextColumn("{task.fields[speed]}"),
             TextColumn("{task.fields[state]}"),
             TimeRemainingColumn(),
-            console=Console(file=getattr(stream, "bare", stream), highlight=False),
+            console=Console(file=getattr(stream, "bare", stream), highlight=False, emoji=False),
             transient=True,
         )
         self._task: TaskID | None = None

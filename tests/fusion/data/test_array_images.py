@@ -70,6 +70,50 @@ def test_mnist(packed: bool) -> None:
         read_array_images(path)
 
 
+@pytest.mark.parametrize(
+    ("classes", "folders"),
+    [
+        (("a", "b.c", "d e"), ("a", "b.c", "d e")),
+        (("b", "a", "c"), ("0_b", "1_a", "2_c")),
+        (("a", "b/c", "d"), ("0_a", "1_b_c", "2_d")),
+        ((".a", "b", "c"), ("0_.a", "1_b", "2_c")),
+        (("a", "b ", "c"), ("0_a", "1_b ", "2_c")),
+        ((), ("0", "1", "2")),
+    ],
+)
+def test_a_folder_for_each_class(classes: tuple[str, ...], folders: tuple[str, ...]) -> None:
+    pixels, labels = np.zeros((2, 1, 1, 1), np.uint8), np.array([2, 0])
+    assert ArrayImages("a", pixels, labels, classes).folders == folders
+    many = ArrayImages("a", pixels, np.array([10, 9])).folders
+    assert (len(many), many[0], many[9], many[10]) == (11, "00", "09", "10")
+    assert ArrayImages("a", pixels, np.array([9, 0])).folders[9] == "9"
+
+
+def test_an_idx_file_may_have_no_axes() -> None:
+    Path("a").write_bytes(idx(np.zeros((), np.uint8))[:4] + b"\7")
+    assert read_idx("a").tolist() == 7
+
+
+def test_labels_may_be_packed_or_not() -> None:
+    path, pixels = mnist(packed=True)
+    labels = Path(path.replace("images-idx3", "labels-idx1"))
+    labels.with_suffix("").write_bytes(gzip.decompress(labels.read_bytes()))
+    labels.unlink()
+    np.testing.assert_array_equal(read(path).pixels, pixels[:, None])
+    Path(path).with_suffix("").write_bytes(idx(pixels))
+    plain, packed = labels.with_suffix(""), labels
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    plain.unlink()
+    assert read(path.removesuffix(".gz")).labels.tolist() == [3, 0, 7, 3]
+
+
+def test_an_array_in_columns_is_read_in_rows() -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (2, 3072)).astype(np.uint8)
+    content = {b"data": np.asfortranarray(pixels), b"labels": [1, 0]}
+    Path("data_batch_1").write_bytes(pickle.dumps(content, protocol=2))
+    np.testing.assert_array_equal(read("data_batch_1").pixels[:, ::-1].reshape(2, -1), pixels)
+
+
 def test_idx_files_that_are_none() -> None:
     path, pixels = mnist()
     for content, message in (
@@ -206,6 +250,38 @@ def test_names_of_several_classes_get_their_numbers() -> None:
     cifar("c/data_batch_1", [1, 0])
     Path("c/batches.meta").write_bytes(pickle.dumps({"label_names": ["cat", "cat"]}))
     assert read("c/data_batch_1").folders == ("0_cat", "1_cat")
+
+
+class Stored:
+    """Pickled as an array of bytes with a state that is none of NumPy's."""
+
+    def __init__(self, shape: object, data: object, kind: str = "u1") -> None:
+        self.state = (1, shape, np.dtype(kind), False, data)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        build, arguments, _ = np.zeros(1, np.uint8).__reduce__()  # type: ignore[misc]
+        return build, arguments, self.state
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        Stored((True, 3072), bytes(3072)),
+        Stored((-1, -3072), bytes(3072)),
+        Stored([1, 3072], bytes(3072)),
+        Stored((1, 3072), bytes(3071)),
+        Stored((1, 3072), "a" * 3072),
+        Stored((1, 3072), bytes(3072), "i1"),
+    ],
+)
+def test_states_that_are_no_array_of_bytes(stored: Stored) -> None:
+    Path("data_batch_1").write_bytes(pickle.dumps({b"data": stored, b"labels": [0]}, protocol=2))
+    with pytest.raises(DataError, match="data_batch_1: the batch holds no array of bytes"):
+        read_array_images("data_batch_1")
+    Path("data_batch_1").write_bytes(
+        pickle.dumps({b"data": Stored((1, 3072), bytes(3072)), b"labels": [0]}, protocol=2)
+    )
+    assert not read("data_batch_1").pixels.any()
 
 
 def test_lists_and_folders_are_no_arrays() -> None:

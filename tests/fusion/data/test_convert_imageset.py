@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from fusion.data.encode_image import encode_image
 from fusion.data.image_options import ImageOptions
 from fusion.data.lmdb_leveldb import open_database, write_database
 from fusion.errors import DataError
-from prototxt.formats.datum import read_datum
+from prototxt.formats.datum import Datum, read_datum, write_datum
 
 FOLDER = Path(__file__).parents[2] / "golden" / "formats" / "data"
 CASES = {
@@ -98,6 +99,42 @@ def test_bad_pictures(tmp_path: Path) -> None:
         write_images(*arguments)
     with pytest.raises(DataError, match="the first one 3x8x8"):
         write_mean_image(tmp_path / "list.txt", tmp_path / "m", root=f"{tmp_path}/")
+
+
+def test_progress_is_told_after_each_thousand(tmp_path: Path) -> None:
+    datum = write_datum(Datum(1, 1, 1, data=b"\x07"))
+    write_database(tmp_path / "db", ((b"%08d" % number, datum) for number in range(2001)), lmdb=True)
+    told: list[tuple[int, int]] = []
+    write_mean_image(tmp_path / "db", tmp_path / "mean", progress=lambda *counts: told.append(counts))
+    assert told == [(1000, 2001), (2000, 2001)]
+    Image.new("L", (1, 1)).save(tmp_path / "a.png")
+    (tmp_path / "list.txt").write_text("a.png 0\n" * 1001)
+    told.clear()
+    images = ImageOptions(gray=True)
+    write_images(tmp_path / "list.txt", f"{tmp_path}/", tmp_path / "new", images, progress=lambda *n: told.append(n))
+    assert told == [(1000, 1001)]
+
+
+@pytest.mark.parametrize(
+    ("options", "stored"),
+    [
+        ({}, True),
+        ({"encode_type": "JPEG"}, True),
+        ({"encode_type": "png"}, False),
+        ({"gray": True}, False),
+        ({"size": (4, 4)}, False),
+    ],
+)
+def test_files_that_need_not_change_are_stored_as_they_are(
+    tmp_path: Path, options: dict[str, Any], stored: bool
+) -> None:
+    Image.effect_noise((8, 8), 50).convert("RGB").save(tmp_path / "a.jpg")
+    (tmp_path / "list.txt").write_text("a.jpg 3\n")
+    write_images(tmp_path / "list.txt", f"{tmp_path}/", tmp_path / "db", ImageOptions(encoded=True, **options))
+    datum = read_datum(open_database(str(tmp_path / "db"), lmdb=True).get(0))
+    assert (datum.data == (tmp_path / "a.jpg").read_bytes()) is stored
+    assert datum.encoded
+    assert datum.label == 3
 
 
 def test_a_growing_lmdb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,9 @@ PLAIN = (("a b.png", "c,d.JPG"), (1, 0), (1, 2), ())
         ('\ufeffa b.png, 1\r\n\r\n"c,d.JPG",0 \r\n', (*PLAIN[:2], (1, 3), ())),
         ('label,Path\n1,a b.png\n0,"c,d.JPG"\n', (*PLAIN[:2], (2, 3), ())),
         ('id,filename,size,class\n7,a b.png,3,dog\n8,"c,d.JPG",3,cat\n', (*PLAIN[:2], (2, 3), ("cat", "dog"))),
+        ("a.png,+1\nb.png,-10000000000\n", (("a.png", "b.png"), (1, -10000000000), (1, 2), ())),
+        ("a.png,100000000000\n", (("a.png",), (0,), (1,), ("100000000000",))),
+        ("a.png,1.0,more\n", (("a.png",), (0,), (1,), ("1.0",))),
         # One name makes all labels names, which sort as text.
         ("a.png,2\nb.png,10\nc.png,x\n", (("a.png", "b.png", "c.png"), (1, 0, 2), (1, 2, 3), ("10", "2", "x"))),
     ],
@@ -34,6 +37,7 @@ def test_rows(text: str, expected: tuple[object, ...]) -> None:
     [
         ("", "list.csv: the list is empty"),
         ("path,label\n", "a header and no rows"),
+        ("size,path,label\n1,a.png\n", "list.csv:2: the row has no path and label"),
         ("a.png\nb.png,\n,1\n", "list.csv:2: the row has no path and label"),
         ("a.png;1\n", "no column of paths"),
         ("id,label\n1,2\n", "list.csv:1: the first row names no column of paths"),

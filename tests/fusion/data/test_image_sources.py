@@ -11,9 +11,12 @@ import pytest
 from PIL import Image
 
 from fusion.data import open_source, source as source_module
+from fusion.data.data_layer import datum_label
 from fusion.data.read_batches import batches
 from fusion.data.sampler import Order, random_skip, shuffled
-from prototxt.schema.messages import LayerParameter
+from fusion.data.transforms import Transform
+from fusion.errors import DataError
+from prototxt.schema.messages import Datum, LayerParameter
 
 
 @pytest.fixture
@@ -69,6 +72,72 @@ def test_skipped_records_are_below_their_limit() -> None:
     assert {random_skip(3, seed) for seed in range(40)} == {0, 1, 2}
 
 
+MEANS = {1: np.ones((1, 1, 1), np.float32), 2: np.ones((2, 1, 1), np.float32), 9: np.ones((3, 4, 6), np.float32)}
+
+
+@pytest.mark.parametrize(
+    ("crop", "mean", "shape", "message"),
+    [
+        (0, None, (3, 4, 6), None),
+        (4, None, (3, 4, 6), None),
+        (5, None, (3, 4, 6), "the image is 4x6, smaller than crop_size 5"),
+        (5, None, (3, 6, 4), "the image is 6x4, smaller than crop_size 5"),
+        (0, 1, (3, 4, 6), None),
+        (0, 2, (2, 4, 6), None),
+        (0, 2, (3, 4, 6), "2 mean values for 3 channels"),
+        (0, 9, (3, 4, 6), None),
+        (3, 9, (3, 4, 5), r"the mean file has shape \(3, 4, 6\), the image \(3, 4, 5\)"),
+        (0, 9, (1, 4, 6), "the mean file has shape"),
+    ],
+)
+def test_records_that_a_transform_fits(
+    crop: int, mean: int | None, shape: tuple[int, ...], message: str | None
+) -> None:
+    transform = Transform(crop=crop, mean=None if mean is None else MEANS[mean])
+    if message is None:
+        transform.check(shape, "a.png")
+        assert transform.apply(np.zeros((2, *shape), np.uint8)).shape == (2, *transform.shape(shape))
+        assert transform.shape(shape) == ((shape[0], crop, crop) if crop else shape)
+    else:
+        with pytest.raises(DataError, match=message):
+            transform.check(shape, "a.png")
+
+
+@pytest.mark.parametrize(
+    ("settings", "steady"),
+    [
+        ({}, True),
+        ({"crop": 4}, True),
+        ({"random_crop": True}, True),
+        ({"crop": 4, "random_crop": True}, False),
+        ({"mirror": True}, False),
+        ({"mirror": True, "crop": 4}, False),
+    ],
+)
+def test_only_drawn_windows_and_flips_change_from_time_to_time(settings: dict[str, int], steady: bool) -> None:
+    transform = Transform(**settings)  # type: ignore[arg-type]
+    assert transform.deterministic((3, 4, 6)) is steady
+    assert transform.deterministic((3, 4, 4)) is not bool(settings.get("mirror")), "the window is the whole image"
+
+
+def test_windows_flips_mean_and_scale_of_a_record() -> None:
+    """A window in the middle lies further up and left where the rest is odd; drawn ones lie anywhere, edges too."""
+    pixels = np.arange(2 * 5 * 8).reshape(1, 2, 5, 8).astype(np.uint8)
+    mean = np.arange(2 * 5 * 8).reshape(2, 5, 8).astype(np.float32) / 4
+    middle = Transform(np.float32(0.5), mean, crop=3).apply(pixels)
+    np.testing.assert_array_equal(middle, (pixels - mean)[:, :, 1:4, 2:5] * np.float32(0.5))
+    drawn = Transform(mean=mean, crop=3, random_crop=True, mirror=True)
+    seen = set()
+    for seed in range(300):
+        window = drawn.apply(pixels, np.random.default_rng(seed))[0]
+        for flip, kept in ((False, window), (True, window[:, :, ::-1])):
+            at = int(kept[0, 0, 0] / 0.75)
+            top, left = at // 8, at % 8
+            if top < 3 and left < 6 and np.array_equal(kept, (pixels - mean)[0, :, top : top + 3, left : left + 3]):
+                seen.add((top, left, flip))
+    assert len(seen) == 3 * 6 * 2
+
+
 def test_whole_numbers_are_labels() -> None:
     layer = LayerParameter(name="in", type="Input", top=["data", "label"])
     data = np.zeros((3, 2), np.float32)
@@ -82,6 +151,48 @@ def test_whole_numbers_are_labels() -> None:
         assert (source.labels if source.labels is None else source.labels.tolist()) == labels
         assert source.label_tops == ("label",)
         assert source.in_memory
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ({"data": 4, "label": 4}, None),
+        ({"data": 4, "label": 2}, r"the arrays have \[4, 2\] rows"),
+        ({"data": 0, "label": 0}, r"the arrays have \[0, 0\] rows"),
+        ({"data": 3, "label": 3}, "3 rows are no multiple of batch_size 2"),
+        ({"data": 4}, "must be passed as arrays: 'label'"),
+    ],
+)
+def test_arrays_fill_whole_batches(rows: dict[str, int], message: str | None) -> None:
+    layer = LayerParameter(name="in", type="MemoryData", top=["data", "label"])
+    sizes = layer.memory_data_param
+    sizes.batch_size, sizes.channels, sizes.height, sizes.width = 2, 1, 3, 5
+    shapes = {"data": (1, 3, 5), "label": ()}
+    arrays = {top: np.arange(count * np.prod(shapes[top])).reshape(count, *shapes[top]) for top, count in rows.items()}
+    if message is None:
+        source = open_source(layer, "TRAIN", arrays=arrays)
+        assert source.shapes == {"data": (2, 1, 3, 5), "label": (2, 1, 1, 1)}
+        assert source.batch(np.array([3, 1]))["label"].flatten().tolist() == [3, 1]
+        arrays["data"] = arrays["data"].reshape(4, 1, 5, 3)
+        message = r"rows of shape \(1, 5, 3\) do not fit \(1, 3, 5\)"
+    with pytest.raises(DataError, match=message):
+        open_source(layer, "TRAIN", arrays=arrays)
+
+
+@pytest.mark.parametrize("label", [0, 1, 127, 128, 300, 2**31 - 1, -1, -(2**31)])
+def test_the_label_of_a_record_is_read_alone(label: int) -> None:
+    whole = Datum(channels=3, height=4, width=500, label=label, data=b"x" * 300, float_data=[0.5]).SerializeToString()
+    foreign = b"\x4d1234" + b"\x51" + b"12345678"  # numbers of 4 and 8 bytes that no Datum has
+    assert datum_label(whole) == datum_label(memoryview(foreign + whole + foreign)) == label
+    for broken in (
+        whole[:-1],
+        whole + b"\x4d123",
+        whole + b"\x51" + b"1234567",
+        whole + b"\x4b",
+        b"\x28" + b"\xff" * 11,
+    ):
+        with pytest.raises((ValueError, IndexError)):
+            datum_label(broken)
 
 
 def test_rows_that_stay_in_files_are_not_in_memory(tmp_path: Path) -> None:

@@ -200,6 +200,7 @@ def test_plain_layers_that_draw_nothing_are_in_step_where_they_fit() -> None:
     assert len(members_of(source)) == 2
     assert source.deterministic
     assert list(source.keys) == [f"a{index}.png" for index in range(COUNT)]
+    assert [isinstance(one, InStep) for one in open_layers([layer("a")], "TRAIN")] == [False], "one is no step"
     other_list([f"b{i}.png 0\n" for i in range(COUNT)])
     apart = open_layers([layer("a"), layer("b")], "TRAIN")
     assert len(apart) == 2, "their labels differ"
@@ -212,6 +213,9 @@ def test_plain_layers_that_draw_nothing_are_in_step_where_they_fit() -> None:
 
 
 def test_plain_layers_that_draw_are_independent_as_in_caffe_and_that_is_told() -> None:
+    for one_alone in ([{"mirror": True}, {}], [{}, {"shuffle": True}]):
+        with pytest.warns(UnpairedData):
+            assert len(open_layers([layer(n, **more) for n, more in zip("ab", one_alone, strict=True)], "TRAIN")) == 2
     for settings in ({"shuffle": True}, {"mirror": True}):
         with pytest.warns(UnpairedData, match=r"'a' and 'b' hold 12 records each(.|\n)*in_step_with: \"a\""):
             a, b = open_layers([layer("a", **settings), layer("b", **settings)], "TRAIN", seed=3)

@@ -126,6 +126,38 @@ def test_databases_that_do_not_fit(fields: str, makes: str) -> None:
     assert as_database_layer(layer("ImageData", "shuffle: true"), "db")[1].endswith("without shuffling")
 
 
+@pytest.mark.parametrize(
+    ("data", "transform", "given", "gray"),
+    [
+        ("", "force_color: true", None, False),
+        ("", "force_gray: true", None, True),
+        ("force_encoded_color: true", "force_gray: true", None, False),
+        ("", "force_gray: true", (3, 9, 9), True),
+        ("", 'mean_file: "mean.binaryproto"', (3, 9, 9), True),
+        ("", 'mean_file: "absent"', (3, 9, 9), False),
+        ("", "mean_value: 1", (1, 9, 9), True),
+        ("", "mean_value: 1 mean_value: 2 mean_value: 3", (1, 9, 9), False),
+    ],
+)
+def test_what_says_the_colours_without_the_database(
+    data: str, transform: str, given: tuple[int, int, int] | None, gray: bool
+) -> None:
+    """Settings before the mean, before the net's input."""
+    write_mean("mean.binaryproto", np.zeros((1, 8, 9)))
+    one = layer("Data", f'source: "gone" backend: LMDB {data}', f"transform_param {{ {transform} }}")
+    images, note = as_image_layer(one, GivenShape((7, 6), given))
+    assert images.image_data_param.is_color is not gray
+    assert note.endswith("resized to 7x6 without keeping the aspect, " + ("gray" if gray else "blue first"))
+    kept = {field.name for field, _ in images.transform_param.ListFields()}
+    assert kept == {word for word in ("mean_file", "mean_value") if word in transform}
+
+
+def test_images_of_two_channels_are_none() -> None:
+    one = layer("Data", 'source: "gone" backend: LMDB', "transform_param { mean_value: 1 mean_value: 2 }")
+    with pytest.raises(DataError, match="its images have 2 channels"):
+        as_image_layer(one, GivenShape((7, 6)))
+
+
 def test_forms(tmp_path: Path) -> None:
     write_images("photos", "", "db", ImageOptions(size=(8, 7)))
     Path("list.txt").write_text("a.png 0\n")

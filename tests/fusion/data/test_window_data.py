@@ -13,6 +13,7 @@ from fusion.data import open_source
 from fusion.data.source import ImageSource
 from fusion.errors import DataError
 from prototxt import load_net
+from prototxt.formats.datum import write_mean
 from prototxt.schema.messages import LayerParameter
 
 
@@ -67,6 +68,71 @@ def test_thresholds_and_proportion(made: LayerParameter) -> None:
     source = open_source(made, "TRAIN")
     assert source.labels is not None
     assert source.labels.tolist() == [3, 0]
+
+
+@pytest.mark.parametrize(
+    ("overlap", "label"), [("0.5", 4), ("0.51", 4), ("0.49", None), ("0.3", None), ("0.29", 0), ("1", 4)]
+)
+def test_overlaps_at_the_thresholds(made: LayerParameter, overlap: str, label: int | None) -> None:
+    text = Path("w.txt").read_text().replace("\n4\n3 0.8", f"\n5\n4 {overlap} 1 1 2 2\n3 0.8")
+    Path("w.txt").write_text(f"\n{text}\n\n")
+    source = open_source(made, "TRAIN")
+    assert source.labels is not None
+    assert source.labels.tolist() == ([] if label is None else [label]) + [3, 0, 5]
+    assert source.place(len(source) - 1) == "w.txt:12"
+
+
+@pytest.mark.parametrize("label", [2**31 - 1, -(2**31), 2**31])
+def test_labels_have_32_bits(made: LayerParameter, label: int) -> None:
+    Path("w.txt").write_text(Path("w.txt").read_text().replace("3 0.8", f"{label} 0.8"))
+    if label == 2**31 - 1:
+        assert open_source(made, "TRAIN").labels.tolist()[0] == label  # type: ignore[union-attr]
+    else:
+        with pytest.raises(DataError, match=r"w\.txt:7: a window was expected here"):
+            open_source(made, "TRAIN")
+
+
+@pytest.mark.parametrize(
+    ("box", "fits"),
+    [
+        ("0 0 23 19", True),
+        ("23 19 23 19", True),
+        ("7 7 7 9", True),
+        ("-1 0 9 9", False),
+        ("0 -1 9 9", False),
+        ("0 0 24 9", False),
+        ("0 0 9 20", False),
+        ("5 0 4 9", False),
+        ("0 5 9 4", False),
+    ],
+)
+def test_windows_lie_in_their_image(made: LayerParameter, box: str, fits: bool) -> None:
+    Path("w.txt").write_text(Path("w.txt").read_text().replace("2 3 12 14", box))
+    if fits:
+        assert windows(open_source(made, "TRAIN")).shape == (3, 3, 8, 8)
+    else:
+        with pytest.raises(DataError, match=f"the window {box.replace(' ', ',')} does not lie in the image of 24x20"):
+            open_source(made, "TRAIN").load()
+
+
+@pytest.mark.parametrize(("shape", "fits"), [((3, 9, 10), True), ((3, 8, 10), False), ((3, 12, 7), False)])
+def test_a_mean_file_gives_its_middle(made: LayerParameter, shape: tuple[int, ...], fits: bool) -> None:
+    """The middle of its width, for the rows too, as in window_data_layer.cpp."""
+    mean = np.arange(np.prod(shape), dtype=np.float64).reshape(shape)
+    write_mean("mean.binaryproto", mean)
+    plain = windows(open_source(made, "TRAIN"))
+    made.transform_param.mean_file = "mean.binaryproto"
+    if fits:
+        np.testing.assert_array_equal(windows(open_source(made, "TRAIN")), plain - mean[:, 1:9, 1:9].astype(np.float32))
+    else:
+        with pytest.raises(DataError, match=f"the mean file is {shape[1]}x{shape[2]}, smaller than crop_size 8"):
+            open_source(made, "TRAIN")
+
+
+def test_two_mean_values_are_none_for_three_channels(made: LayerParameter) -> None:
+    made.transform_param.mean_value.extend([1, 2])
+    with pytest.raises(DataError, match="2 mean values for 3 channels"):
+        open_source(made, "TRAIN")
 
 
 def test_mean_scale_and_cache(made: LayerParameter) -> None:

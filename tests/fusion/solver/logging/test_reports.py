@@ -13,16 +13,18 @@ import numpy as np
 import pytest
 import torch
 
-from fusion.nets.build import total_loss
+from fusion.nets.build import build, total_loss
 from fusion.solver.logging import console, layer_timing, memory
 from fusion.solver.logging.caffe_log import CaffeLog, for_training
 from fusion.solver.logging.caffe_report import CaffeReport
 from fusion.solver.logging.console import Bar, Display, Lines, Quiet, for_stream, output_lines, six_digits
+from fusion.solver.logging.debug_info import Watched
 from fusion.solver.logging.json_log import JsonLog
 from fusion.solver.logging.layer_timing import Timing, time_net
 from fusion.solver.logging.memory import peak_allocated, peak_memory, peak_resident
 from fusion.solver.logging.tensorboard import TensorBoard
 from fusion.solver.metrics import MeanOutputs, TrainMetrics
+from fusion.solver.mixed_precision import Precision
 from fusion.solver.net_with_data import open_net_with_data
 from prototxt import parse
 from prototxt.schema.load import load_net
@@ -184,15 +186,32 @@ def test_a_bar_is_drawn_ten_times_a_second_and_with_each_display(monkeypatch: py
     bar.close()
 
 
-def test_a_bar_of_each_step_before_training() -> None:
+def test_lines_above_a_bar_are_as_they_are() -> None:
     screen = Terminal()
     bar = Bar(screen)
+    bar.start(0, 10)
+    bar.say("[red]" + "long " * 60 + "[/red] :smile:")
+    assert "[red]" + "long " * 60 + "[/red] :smile:" in screen.getvalue()
+    before = len(screen.getvalue())
+    bar.close()
+    assert "\x1b[2K" in screen.getvalue()[before:], "the bar is wiped out at the end"
+
+
+def test_a_bar_of_each_step_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Terminal()
+    bar = Bar(screen)
+    begun: list[float] = []
+    add = bar._bars.add_task
+    monkeypatch.setattr(
+        bar._bars, "add_task", lambda *a, **fields: (begun.append(fields["completed"]), add(*a, **fields))[1]
+    )
     bar.progress("decoding", 1, 4)
     first = bar._task
     bar.progress("decoding", 4, 4)
     assert bar._task == first
     bar.progress("trunk", 2, 4)
     assert bar._task != first
+    assert begun == [0, 0]
     assert [(task.description, task.completed, task.total) for task in bar._bars.tasks] == [("trunk", 2, 4)]
     bar.close()
     assert "decoding: 4 records" in screen.getvalue()
@@ -365,6 +384,27 @@ def test_the_timed_passes_are_those_of_training(loss: str) -> None:
         (first, second) = found[name]
         torch.testing.assert_close(first, second, msg=name)
         assert parameter.grad is not None
+
+
+class Scaled(Precision):
+    """Multiplies the loss by 8, as the scale of fp16 does."""
+
+    scale = 8.0  # type: ignore[assignment]
+
+    def backward(self, loss: torch.Tensor) -> None:
+        super().backward(loss * 8)
+
+
+def test_debug_info_tells_of_gradients_without_their_scale() -> None:
+    message = load_net(parse(TIMED + LOSS))
+    batch = {"data": torch.arange(12.0).reshape(4, 3) / 7, "label": torch.tensor([0.0, 2, 1, 1])}
+    told = []
+    for precision in (Precision(), Scaled()):
+        said: list[str] = []
+        _, loss = Watched(build(message, "TRAIN", seed=1), message, said.append, precision).step(batch)
+        told.append((float(loss), said))
+    assert told[0] == told[1]
+    assert len([line for line in told[0][1] if "[Backward]" in line]) == 9
 
 
 def test_times_are_means_in_milliseconds(monkeypatch: pytest.MonkeyPatch) -> None:
