@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from prototxt.errors import WeightsError
-from prototxt.formats.hdf5_chunks import read_chunked
+from prototxt.formats.hdf5_chunks import _bytes, read_chunked
 from prototxt.formats.weights import read_weights
 
 h5py = pytest.importorskip("h5py")
@@ -138,3 +138,21 @@ def test_bombs_are_refused_before_anything_is_unpacked(tmp_path: Path) -> None:
             file[f"data/a/{index}"] = file["data/a/0"]
     with pytest.raises(WeightsError, match="and those before it would unpack to"):
         read_weights(path)
+
+
+@pytest.mark.parametrize("chunk", [0, 99, 100, 1000])
+def test_the_bounds_of_a_packed_chunk(tmp_path: Path, chunk: int) -> None:
+    """Packing adds a hundredth and 1024 bytes at most."""
+    most = chunk + chunk // 100 + 1024
+    (tmp_path / "a").write_bytes(bytes(range(250)) * 12)
+    with open(tmp_path / "a", "rb") as file:
+        fd = file.fileno()
+        assert _bytes(fd, 1, most, chunk, "a") == (bytes(range(250)) * 12)[1 : 1 + most]
+        for offset, count, says in (
+            (1, most + 1, f"a chunk of {chunk} bytes takes {most + 1} in the file"),
+            (None, 1, f"a chunk of {chunk} bytes takes 1 in the file"),
+            (2999, 2, "byte 2999: a chunk lies after the end of the file"),
+        ):
+            with pytest.raises(WeightsError, match=says):
+                _bytes(fd, offset, count, chunk, "a")
+        assert _bytes(fd, 2999, 1, chunk, "a") == bytes([249])

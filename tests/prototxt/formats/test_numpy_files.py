@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import re
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -10,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prototxt.formats.numpy_files import read_npy, read_npz
+from prototxt.formats.numpy_files import _as_value_error, read_npy, read_npz
 
 
 def test_the_values_of_sound_files(tmp_path: Path) -> None:
@@ -110,3 +112,47 @@ def test_a_damaged_archive(tmp_path: Path) -> None:
         read_npz(tmp_path / "a.npz")
     with pytest.raises(FileNotFoundError):
         read_npz(tmp_path / "none.npz")
+
+
+@pytest.mark.parametrize(
+    ("error", "damaged"),
+    [
+        (OSError("Invalid data stream"), True),
+        (OSError(errno.EINVAL, "Invalid argument"), True),
+        (OSError(errno.EIO, "Input/output error"), False),
+        (PermissionError(errno.EACCES, "Permission denied"), False),
+        (zipfile.BadZipFile(), True),
+        (NotImplementedError("compression"), True),
+    ],
+)
+def test_which_errors_mean_damage(error: Exception, damaged: bool) -> None:
+    with (
+        pytest.raises(ValueError if damaged else OSError, match=re.escape(str(error)) or "BadZipFile"),
+        _as_value_error(),
+    ):
+        raise error
+
+
+def test_a_header_of_each_version(tmp_path: Path) -> None:
+    for version in ((1, 0), (2, 0)):
+        with open(tmp_path / "a.npy", "wb") as file:
+            np.lib.format.write_array(file, np.arange(3), version=version)
+        assert read_npy(tmp_path / "a.npy").tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("factor", [200, 201])
+def test_the_bounds_of_an_archive_that_expands(factor: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.savez(tmp_path / "a.npz", x=np.zeros(1000, np.uint8))
+    whole = zipfile.ZipFile(tmp_path / "a.npz").infolist()[0].file_size
+    listed = zipfile.ZipFile.infolist
+    monkeypatch.setattr("prototxt.formats.numpy_files._LARGE", whole * 200)
+
+    def larger(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+        entries = listed(archive)
+        for entry in entries:
+            entry.file_size = whole * factor
+        return entries
+
+    monkeypatch.setattr(zipfile.ZipFile, "infolist", larger)
+    with pytest.raises(ValueError, match="needs 1000 bytes" if factor == 200 else "would expand to"):
+        read_npz(tmp_path / "a.npz")
