@@ -72,6 +72,11 @@ def test_a_renamed_source_is_recognised(make: Make, tmp_path: Path) -> None:
     short = compose([Source("a", renamed, at="fc")], num_output=5)
     assert described_names(raw) == described_names(again) == described_names(short)
     assert any("already start with" in note for note in again.notes)
+    assert not any("already start with" in note for note in raw.notes)
+    text = str(prototxt.parse_file(renamed)).replace('name: "images"', 'name: "a/images"', 1)
+    renamed.write_text(text.replace('name: "a/relu"', 'name: "relu"'))
+    partly = compose([Source("a", renamed, at="a/fc")], num_output=5)
+    assert not any("already start with" in note for note in partly.notes), "some names do not"
 
 
 def described_names(composed: object) -> list[tuple[object, ...]]:

@@ -198,6 +198,11 @@ def test_a_branch_that_changes_its_data_in_place_leaves_that_of_others_alone(tmp
     assert "data: source 'b' changes data in place, and gets a copy" in composed.notes
     alone = compose([Source("a", path)], num_output=5)
     assert "_copy" not in str(alone.train_val)
+    taken = tmp_path / "taken.prototxt"
+    taken.write_text(IN_PLACE.replace('name: "half"', 'name: "data_copy"').replace('"ip1"', '"data_copy_"'))
+    again = compose([Source("a", taken), Source("c", plain)], num_output=5)
+    copied = {layer.name: layer for layer in read_net(again.train_val).layers}["a/data_copy"]
+    assert copied.bottoms == copied.tops == ("a/data_copy__",), "no layer or blob has this name yet"
 
 
 def test_a_dataset_that_the_files_do_not_have_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -172,6 +172,12 @@ def test_losses_agree_by_what_they_compute(tmp_path: Path, first: str, second: s
     with pytest.raises(ComposeError, match="the sources have different losses") as error:
         fused(one, two)
     assert "--loss SoftmaxWithLoss,ignore_label=255" in str(error.value)
+    sources = [Source("a", one), Source("b", two)]
+    for kind, origin in (("SoftmaxWithLoss", "as requested"), ("HingeLoss", "as requested")):
+        notes = compose(sources, num_output=4, input_shape=(3, 8, 8), loss=kind).notes
+        assert [note.partition("(")[2] for note in notes if note.startswith("loss: ")] == [
+            f"{origin}); 'label' holds class numbers"
+        ]
     train, _ = fused(one, two, loss="SoftmaxWithLoss,ignore_label=9,normalize=false")
     assert ends(train)[-1].loss_param.ignore_label == 9
     assert ends(train)[-1].loss_param.normalize is False
@@ -246,6 +252,8 @@ def test_losses_as_text_and_in_python() -> None:
         ("SoftmaxWithLoss,sigma=1", "has no parameter 'sigma'"),
         ("SoftmaxWithLoss,ignore_label=x", "expected an integer"),
         ("HingeLoss,norm=L3", "has no value 'L3'"),
+        ("HingeLoss,norm={", "is no value"),
+        ("SoftmaxWithLoss,ignore_label=1 2", "is no value"),
         ("ContrastiveLoss", "pairs of samples"),
         ("SoftmaxLoss2", "is not known here"),
     ):

@@ -169,6 +169,8 @@ def test_scores_that_need_more_than_the_cut_run_from_the_start(tmp_path: Path) -
          / torch.tensor([1.0, 2, 4]).view(3, 1, 1)),
         ("mean:0.5,std:0.25,scale:1/255", lambda blue: (blue.flip(1) / 255 - 0.5) / 0.25),
         ("order:bgr", lambda blue: blue),
+        ("mean:1,std:2,scale:1", lambda blue: (blue.flip(1) - 1) / 2),
+        ("mean:0,0,1,std:1/2,scale:1,order:bgr", lambda blue: (blue - torch.tensor([0.0, 0, 1]).view(3, 1, 1)) * 2),
     ],
 )  # fmt: skip
 def test_pixels_of_ones_own(tmp_path: Path, kind: str, expected: Callable[[torch.Tensor], torch.Tensor]) -> None:
@@ -186,6 +188,9 @@ def test_pixels_of_ones_own(tmp_path: Path, kind: str, expected: Callable[[torch
         ("mean:1,2", "mean is a number, or 3 of them"),
         ("mean:a", "mean is a number"),
         ("mean:1/0", "mean is a number"),
+        ("mean:1/2/3", "mean is a number"),
+        ("mean:104,nan,123", "mean is a number"),
+        ("mean:inf", "mean is a number"),
         ("std:0", "scale and std are not 0"),
         ("scale:1,2,3", "scale one number"),
         ("order:rbg", "order is rgb or bgr"),
