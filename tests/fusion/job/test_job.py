@@ -13,6 +13,7 @@ from caffe_fusion_tools.commands import MODULES
 
 from fusion import ComposeError, ReportError
 from fusion.job.job import Job, plan_job
+from fusion.job.steps import Data, JobStep
 
 JobFile = Callable[..., Path]
 TEST = "--list test.txt"
@@ -208,3 +209,110 @@ def test_an_ensemble_has_nothing_to_train(job_folder: JobFile) -> None:
     assert "--log" not in found["report"]
     path.write_text('head = "probs"\n' + text + "[train]\nthaw = 'ip1'\n")
     assert "--thaw ip1" in lines(planned(path))["train-plain"]
+
+
+def test_the_files_that_steps_read_and_write(job_folder: JobFile) -> None:
+    job = planned(job_folder())
+    nets = [f"out/{name}/train_val.prototxt" for name in ("plain", "pct")]
+    sources = ["low.prototxt", "low.caffemodel", "high.prototxt", "high.caffemodel"]
+    init, weights = "out/init.caffemodel", [f"out/{name}/fused_iter_40.caffemodel" for name in ("plain", "pct")]
+    answers = [f"out/{name}/predictions.npz" for name in ("plain", "pct")]
+    logs = [f"out/{name}/train.log" for name in ("plain", "pct")]
+    old = ["out/low.npz", "out/high.npz"]
+    expected: dict[str, tuple[list[str], list[str]]] = {
+        "merge": ([nets[1], *sources], [init]),
+        "verify": ([nets[1], *sources, init], []),
+        "original-low": ([nets[1], init], old[:1]),
+        "original-high": ([nets[1], init], old[1:]),
+        "figures": ([*old, *answers], ["out/report.json"]),
+        "report": ([*old, *answers, *logs], ["out/report.html"]),
+        "deploy": (["out/pct/deploy.prototxt", weights[1]], ["out/pct/deploy.caffemodel"]),
+        "export": (["out/pct/deploy.prototxt", "out/pct/deploy.caffemodel"], ["out/pct/deploy.onnx"]),
+    }
+    for number, name in enumerate(("plain", "pct")):
+        files = [f"out/{name}/{part}.prototxt" for part in ("train_val", "deploy", "solver")]
+        expected[f"compose-{name}"] = ([], files)
+        expected[f"train-{name}"] = ([files[2], nets[number], init], [weights[number], logs[number]])
+        expected[f"test-{name}"] = ([nets[number], weights[number]], [answers[number]])
+    assert {step.name: (list(step.inputs), list(step.outputs)) for step in job.steps} == expected
+    assert {step.name: step.data for step in job.steps if step.data} == {
+        **{f"original-{name}": (Data(nets[1], "TEST", "test.txt"),) for name in ("low", "high")},
+        **{f"train-{name}": (Data(net, "TRAIN"), Data(net, "TEST"))
+           for name, net in zip(("plain", "pct"), nets, strict=True)},
+        **{f"test-{name}": (Data(net, "TEST", "test.txt"),) for name, net in zip(("plain", "pct"), nets, strict=True)},
+    }  # fmt: skip
+    assert {step.name: step.snapshots for step in job.steps if step.snapshots} == {
+        f"train-{name}": f"out/{name}/fused" for name in ("plain", "pct")
+    }
+    assert {step.name: step.stdout for step in job.steps if step.stdout} == {"figures": "out/report.json"}
+    assert [step.name for step in job.steps if step.depends] == ["compose-plain", "compose-pct", "report"]
+
+
+def test_another_folder_and_the_files_name(job_folder: JobFile) -> None:
+    path = job_folder()
+    assert plan_job(str(path), parser_of, "there").steps[2].outputs == ("there/init.caffemodel",)
+    path.write_text(path.read_text().replace('output = "out"', ""))
+    assert planned(path).output == "job"
+
+
+@pytest.mark.parametrize(
+    ("more", "compose", "train"),
+    [
+        ("max_iter = 5\n", "--seed 1 --snapshot 1", "--keep 1"),
+        ("max_iter = 109\n", "--seed 1 --snapshot 10", "--keep 1"),
+        ("[train]\nkeep = 3\n", "--seed 1 --snapshot 4", "--keep 3"),
+        ("[train]\nsnapshot_epochs = 2\n", "--seed 1", "--snapshot-epochs 2"),
+        ("snapshot = 7\n[train]\nkeep = 3\n", "--seed 1", "--keep 3"),
+    ],
+)
+def test_how_often_a_snapshot_is_taken(more: str, compose: str, train: str, job_folder: JobFile) -> None:
+    path = job_folder()
+    text = path.read_text()
+    path.write_text((text.replace("max_iter = 40\n", "") if "max_iter" in more else text) + more)
+    found = lines(planned(path))
+    assert found["compose-pct"] == f"compose job.toml {compose} -o out/pct"
+    assert found["train-pct"].endswith(f"--log out/pct/train.log {train}")
+
+
+def test_without_losses_the_plain_net_is_trained_whatever_the_file_says(job_folder: JobFile) -> None:
+    path = job_folder()
+    path.write_text("plain = false\n" + path.read_text().replace(PCT, ""))
+    found = lines(planned(path))
+    assert [name for name in found if name.startswith("train")] == ["train-plain"]
+    assert "--baseline" not in found["report"]
+
+
+def test_images_of_the_report_are_found_below_their_root(job_folder: JobFile) -> None:
+    for name in ("low", "high"):
+        text = Path(f"{name}.prototxt").read_text()
+        Path(f"{name}.prototxt").write_text(text.replace("image_data_param {", 'image_data_param { root_folder: "./"'))
+    assert "--root ./" in lines(planned(job_folder()))["report"]
+    assert "--root" not in lines(planned(job_folder()))["figures"]
+    found = lines(planned(job_folder('[report]\nroot = "there"\n')))
+    assert found["report"].endswith(" --root there")
+    assert found["report"].count("--root") == 1
+    path = job_folder()
+    path.write_text(path.read_text().replace('"test.txt"', '"photos"'))
+    for number in range(5):
+        Path(f"photos/{number}").mkdir(parents=True)
+        Path(f"photos/{number}/a.png").write_bytes(next(Path("test").glob(f"*_{number}.png")).read_bytes())
+    assert "--root" not in lines(planned(path))["report"], "the names of a folder's images have it already"
+
+
+def test_an_export_is_checked_where_it_can_be(job_folder: JobFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("fusion.job.steps.find_spec", lambda name: asked.append(name) or True)
+    assert lines(planned(job_folder()))["export"].endswith("deploy.onnx --check")
+    assert asked == ["onnxruntime"]
+    assert lines(planned(job_folder("[export]\ncheck = true\n")))["export"].count("--check") == 1
+
+
+def test_names_of_sources_become_names_of_files(job_folder: JobFile) -> None:
+    path = job_folder()
+    path.write_text(path.read_text().replace('"low"', '"a/low"'))
+    assert "--name a/low --predictions out/a%2Flow.npz" in lines(planned(path))["original-a/low"]
+
+
+def test_a_step_is_told_before_its_command(job_folder: JobFile) -> None:
+    job = Job("out", tuple(JobStep(name, command, ()) for name, command in (("b", "a"), ("a", "c"), ("c", "a"))))
+    assert [job.position(name) for name in ("a", "b", "c")] == [0, 0, 1]

@@ -28,6 +28,8 @@ def parser_of(command: str) -> argparse.ArgumentParser:
         ("train", {"no_cache": True, "compile": False}, ["--no-cache", "--no-compile"]),
         ("train", {"no_cache": False, "compile": True}, ["--compile"]),
         ("train", {"label_smoothing": -0.5}, ["--label-smoothing=-0.5"]),
+        ("train", {"set": ["-a", "b-c"]}, ["--set=-a", "--set", "b-c"]),
+        ("verify", {"images": "a.png"}, ["--images", "a.png"]),
         ("report", {"title": "Two nets", "image_bytes": 100}, ["--title", "Two nets", "--image-bytes", "100"]),
         ("verify", {"images": ["a.png", "b.png"], "rtol": 1e-3}, ["--images", "a.png", "b.png", "--rtol", "0.001"]),
         ("export", {"input_shape": ["data=1,3,8,8"], "check": True}, ["--input-shape", "data=1,3,8,8", "--check"]),
@@ -52,6 +54,17 @@ def test_entries_become_options(command: str, table: dict[str, Any], words: list
         ("train", {"warmup": [1, 2]}, "'train.warmup' is [1, 2], not a text or number", ""),
         ("train", {"set": [["a"]]}, "'train.set' is [['a']], not a list of texts or numbers", ""),
         ("test", {"help": True}, "'test.help' is set by the job itself", ""),
+        ("test", {"version": True}, "'test.version' is set by the job itself", "leave it out"),
+        ("train", {"no_compile": True}, "there is no key 'train.no_compile'", "did you mean 'compile'?"),
+        (
+            "verify",
+            {"xyzzy": 1},
+            "there is no key 'verify.xyzzy'",
+            "one of batch, images, input_shape, rtol, seed, stage",
+        ),
+        ("train", {"no_cache": "yes"}, "'train.no_cache' is 'yes', not true or false", ""),
+        ("train", {"set": [True]}, "'train.set' is [True], not a list of texts or numbers", ""),
+        ("train", {"warmup": {"a": 1}}, "'train.warmup' is {'a': 1}, not a text or number", ""),
     ],
 )
 def test_mistakes_name_their_key(command: str, table: dict[str, Any], says: str, hint: str) -> None:

@@ -123,3 +123,85 @@ def test_an_image_counts_by_its_size_and_time(job_folder: Callable[[], Path], do
 def test_a_damaged_record_is_an_empty_one(content: str, tmp_path: Path) -> None:
     (tmp_path / "steps.json").write_text(content)
     assert Record.read(str(tmp_path)) == Record(str(tmp_path))
+
+
+def test_the_time_of_all_attempts_counts(done: Callable[..., Record]) -> None:
+    record = done()
+    record.begin(STEP, resume=True)
+    assert (Record.read(".").steps["merge"].seconds, Record.read(".").steps["merge"].outputs) == (1.5, None)
+    record.end(STEP, 2.0)
+    assert Record.read(".").steps["merge"].seconds == 3.5
+    record.begin(STEP, resume=False)
+    assert Record.read(".").steps["merge"].seconds == 0.0
+
+
+def test_snapshots_of_a_choice_are_removed_too(done: Callable[..., Record]) -> None:
+    names = ["fused[1]_iter_9.solverstate", "fused[1]_best.caffemodel", "fused[1]_pct/kd.txt", "fused1_iter_9.h5"]
+    Path("fused[1]_pct").mkdir()
+    for name in names:
+        Path(name).write_bytes(b"")
+    record = Record.read(".")
+    record.begin(STEP, resume=False)
+    assert all(Path(name).exists() for name in names), "a step without snapshots removes none"
+    record.begin(replace(STEP, snapshots="fused[1]"), resume=False)
+    assert [name for name in names if Path(name).exists()] == ["fused1_iter_9.h5"]
+
+
+def test_a_folder_counts_by_its_files(done: Callable[..., Record]) -> None:
+    folder = Path("some[1]")
+    folder.mkdir()
+    (folder / "a").write_bytes(b"1")
+    (folder / "b").mkdir()
+    (folder / "b" / "c").write_bytes(b"1")
+    step = replace(STEP, inputs=("some[1]",))
+    record = done(step)
+    assert record.action(step) == "skip"
+    for path in (folder / "a", folder / "b" / "c"):
+        os.utime(path, (1, 1))
+        assert record.action(step) == "run"
+        record = done(step)
+        assert record.action(step) == "skip"
+
+
+def test_a_file_is_read_again_only_when_its_size_or_time_has_changed(
+    done: Callable[..., Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fusion.job import record as module
+
+    record, read = done(), []
+    monkeypatch.setattr(module, "file_hash", lambda path: read.append(path) or "hash")
+    assert record.action(STEP) == "skip"
+    assert read == []
+    os.utime("in.bin", (1, 1))
+    assert (record.action(STEP), read) == ("run", ["in.bin"])
+    record.action(STEP)
+    assert read == ["in.bin"]
+    Path("in.bin").write_bytes(b"inputs")
+    os.utime("in.bin", (1, 1))
+    record.action(STEP)
+    assert read == ["in.bin"] * 2
+
+
+def test_the_records_of_the_phase_that_is_read_count(
+    job_folder: Callable[[], Path], done: Callable[..., Record]
+) -> None:
+    job_folder()
+    Path("low.prototxt").write_text(
+        "".join(
+            f'layer {{ name: "d" type: "ImageData" top: "data" top: "label" include {{ phase: {phase} }}\n'
+            f'  image_data_param {{ source: "{name}.txt" batch_size: 5 }} }}\n'
+            for phase, name in (("TRAIN", "train"), ("TEST", "val"))
+        )
+    )
+    for phase, image, other in (
+        ("TRAIN", "train/00_0.png", "val/00_0.png"),
+        ("TEST", "val/00_0.png", "train/00_0.png"),
+    ):
+        step = replace(STEP, name=phase, data=(Data("low.prototxt", phase),))
+        record = done(step)
+        os.utime(other, (2, 2))
+        assert record.action(step) == "skip"
+        os.utime(image, (3, 3))
+        assert record.action(step) == "run"
+    absent = replace(STEP, data=(Data("absent.prototxt", "TEST"),))
+    assert done(absent).action(absent) == "skip"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fusion.composition import read_config
-from fusion.job.starter import starter_text
+from fusion.job.starter import _beside, prefixes_of, starter_text
 
 JobFile = Callable[..., Path]
 NETS = [("low.prototxt", "low.caffemodel"), ("high.prototxt", "high.caffemodel")]
@@ -74,6 +74,80 @@ def test_a_net_without_a_classifier_gets_the_choices(job_folder: JobFile) -> Non
     ],
 )
 def test_prefixes_come_from_the_names_of_the_files(nets: list[str], prefixes: list[str]) -> None:
-    from fusion.job.starter import prefixes_of
-
     assert prefixes_of(nets) == prefixes
+
+
+def test_the_whole_file(job_folder: JobFile) -> None:
+    job_folder()
+    text, _ = starter_text([NETS[0], ("high.prototxt", None)], "train.txt", "my fused")
+    asked = "; name them in the order of its scores, of: numbers from 0 to 4"
+    assert (
+        text
+        == f"""\
+# A job: `fusion run` with this file composes, trains, tests, reports and exports. Every key: docs/run.md
+num_output = 5  # the classes of train.txt
+output = "my fused"
+pct = "auto"  # losses that keep the answers that the nets have right; or [[pct]] with kind = "focal"
+
+[[source]]
+prefix = "low"
+net = "low.prototxt"
+weights = "low.caffemodel"
+at = "ip1"  # what its classifier reads; or ip2
+# classes = ...  # source 'low' scores 3 classes in 'low/ip2', the fused net 5{asked}
+
+[[source]]
+prefix = "high"
+net = "high.prototxt"
+at = "ip1"  # what its classifier reads; or ip2
+# classes = ...  # source 'high' scores 2 classes in 'high/ip2', the fused net 5{asked}
+
+[data]
+train_list = "train.txt"
+val_list = "val.txt"
+test_list = "test.txt"
+
+[solver]
+max_iter = 1000
+
+# [gate]
+# max_nfr = "1%"  # of answers that only the originals have right; exit code 3 if exceeded
+"""
+    )
+
+
+@pytest.mark.parametrize(("records", "iterations"), [(2500, 1000), (2502, 1000), (2503, 1001), (10_000, 4000)])
+def test_twenty_passes_and_at_least_a_thousand_iterations(job_folder: JobFile, records: int, iterations: int) -> None:
+    job_folder()
+    for name in ("val.txt", "test.txt"):
+        Path(name).unlink()
+    Path("all.txt").write_text("".join(f"train/{n % 50:02}_{n % 5}.png {n % 5}\n" for n in range(records)))
+    lines = starter_text(NETS, "all.txt", "fused")[0].splitlines()
+    assert f"max_iter = {iterations}" in lines
+    assert "val_share = 0.1  # of each class of these images is kept back for validation" in lines
+    assert "# test_list = ...  # else the validation images" in lines
+
+
+@pytest.mark.parametrize(
+    ("data", "beside", "found"),
+    [
+        ("train.txt", "val.txt", "val.txt"),
+        ("a/train_all.txt", "a/valid_all.txt", "a/valid_all.txt"),
+        ("a/training/", "a/validation", "a/validation"),
+        ("train/all.txt", "val/all.txt", None),
+        ("all.txt", "all.txt", None),
+        ("train.txt", "test.txt", None),
+    ],
+)
+def test_the_list_for_validation_lies_beside(
+    data: str, beside: str, found: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(beside).parent.mkdir(exist_ok=True)
+    Path(beside).touch()
+    assert _beside(data, ("val", "valid", "validation")) == found
+
+
+def test_prefixes_of_odd_names() -> None:
+    nets = ["a_deploy.prototxt", "a-model.onnx", "train_val.prototxt", "...prototxt", "x/a.prototxt"]
+    assert prefixes_of(nets) == ["a", "a2", "train_val", "net", "a5"]
