@@ -25,7 +25,7 @@ def run_command(command: Callable[[], int | None]) -> int:
     other exception is a bug and keeps its traceback.
     """
     try:
-        with _own_warnings(), _safe_output(), _ended_by_signals():
+        with _own_warnings(), _safe_output(), _ended_by_signals(), _lost_signals_again():
             code = command() or 0
             sys.stdout.flush()  # at exit, Python would report a full disk in its own words
             return code
@@ -63,6 +63,29 @@ def _ended_by_signals() -> Iterator[None]:
     finally:
         for number in numbers:
             signal.signal(number, signal.SIG_DFL)
+
+
+@contextmanager
+def _lost_signals_again() -> Iterator[None]:
+    """Send a signal again whose exception was lost, as those raised in finalizers and callbacks of C libraries are."""
+    before, waiting = sys.unraisablehook, list[threading.Timer]()
+
+    def again(lost: Any) -> None:
+        if issubclass(lost.exc_type, KeyboardInterrupt):
+            number = lost.exc_value.args[0] if lost.exc_value and lost.exc_value.args else signal.SIGINT
+            # a little later: here it would be lost again
+            waiting.append(threading.Timer(0.01, os.kill, (os.getpid(), number)))
+            waiting[-1].start()
+        else:
+            before(lost)
+
+    sys.unraisablehook = again
+    try:
+        yield
+    finally:
+        for timer in waiting:
+            timer.cancel()
+        sys.unraisablehook = before
 
 
 def _message(error: OSError) -> object:

@@ -128,6 +128,42 @@ def test_signals_are_handled_in_the_main_thread_and_given_back(thread: bool) -> 
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
+LOST = """import os, signal, sys, time
+from caffe_fusion_tools.cli import run_command
+
+class Freed:
+    def __del__(self):
+        os.kill(os.getpid(), number)
+        time.sleep(10)
+
+def work():
+    Freed()
+    time.sleep(10)
+
+number = getattr(signal, sys.argv[1])
+sys.exit(run_command(work))
+"""
+
+
+@pytest.mark.parametrize(("name", "code", "says"), [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "terminated")])
+def test_a_signal_in_a_finalizer_ends_the_command(name: str, code: int, says: str) -> None:
+    done = subprocess.run([sys.executable, "-c", LOST, name], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (code, f"{says}\n")
+
+
+def test_other_exceptions_that_are_lost_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", shown.append)
+
+    class Freed:
+        def __del__(self) -> None:
+            raise ValueError
+
+    assert cli.run_command(lambda: 0 * len(repr(Freed()))) == 0
+    assert [lost.exc_type for lost in shown] == [ValueError]  # type: ignore[attr-defined]
+    assert sys.unraisablehook == shown.append
+
+
 def test_what_the_caller_ignores_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
