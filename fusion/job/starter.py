@@ -94,8 +94,9 @@ def _add_source(job: _Starter, prefix: str, net: str, weights: str | None) -> No
         job.ask(prefix, "at", f"{error.message}; {error.hint}")
         return
     candidates = _candidates(net) or cut_candidates(found.raw)
-    others = ", ".join([blob for blob in candidates if blob not in (*found.plain, found.logits)][:_SHOWN])
-    job.lines.append(f"at = {toml_literal(found.plain[0])}  # what its classifier reads; or {others}")
+    taken = (*found.plain, str(found.logits).removeprefix(f"{prefix}/"))
+    others = ", ".join([blob for blob in candidates if blob not in taken][:_SHOWN])
+    job.lines.append(f"at = {toml_literal(found.plain[0])}  # what its classifier reads{others and f'; or {others}'}")
     if is_onnx_path(net):
         job.ask(prefix, "pixels", f"its images: {', '.join(toml_literal(name) for name in PIXELS)}, or mean:...")
     _add_classes(job, source, () if is_onnx_path(net) else class_names_of(parse_file(net)).names)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import warnings
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -287,6 +288,12 @@ def test_images_of_the_report_are_found_below_their_root(job_folder: JobFile) ->
         text = Path(f"{name}.prototxt").read_text()
         Path(f"{name}.prototxt").write_text(text.replace("image_data_param {", 'image_data_param { root_folder: "./"'))
     assert "--root ./" in lines(planned(job_folder()))["report"]
+    text = Path("low.prototxt").read_text()
+    Path("low.prototxt").write_text(text.replace("image_data_param {", "of_a_fork: 1 image_data_param {"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert "--root ./" in lines(planned(job_folder()))["report"]
+    Path("low.prototxt").write_text(text)
     assert "--root" not in lines(planned(job_folder()))["figures"]
     found = lines(planned(job_folder('[report]\nroot = "there"\n')))
     assert found["report"].endswith(" --root there")

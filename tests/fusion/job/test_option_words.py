@@ -63,6 +63,7 @@ def test_entries_become_options(command: str, table: dict[str, Any], words: list
             "one of batch, images, input_shape, rtol, seed, stage",
         ),
         ("train", {"no_cache": "yes"}, "'train.no_cache' is 'yes', not true or false", ""),
+        ("train", {"set": ["a=1", True]}, "'train.set' is ['a=1', True], not a list of texts or numbers", ""),
         ("train", {"set": [True]}, "'train.set' is [True], not a list of texts or numbers", ""),
         ("train", {"warmup": {"a": 1}}, "'train.warmup' is {'a': 1}, not a text or number", ""),
     ],

@@ -93,13 +93,13 @@ pct = "auto"  # losses that keep the answers that the nets have right; or [[pct]
 prefix = "low"
 net = "low.prototxt"
 weights = "low.caffemodel"
-at = "ip1"  # what its classifier reads; or ip2
+at = "ip1"  # what its classifier reads
 # classes = ...  # source 'low' scores 3 classes in 'low/ip2', the fused net 5{asked}
 
 [[source]]
 prefix = "high"
 net = "high.prototxt"
-at = "ip1"  # what its classifier reads; or ip2
+at = "ip1"  # what its classifier reads
 # classes = ...  # source 'high' scores 2 classes in 'high/ip2', the fused net 5{asked}
 
 [data]
@@ -151,3 +151,16 @@ def test_the_list_for_validation_lies_beside(
 def test_prefixes_of_odd_names() -> None:
     nets = ["a_deploy.prototxt", "a-model.onnx", "train_val.prototxt", "...prototxt", "x/a.prototxt"]
     assert prefixes_of(nets) == ["a", "a2", "train_val", "net", "a5"]
+
+
+def test_other_blobs_to_cut_at_are_listed_without_the_scores(job_folder: JobFile) -> None:
+    job_folder()
+    text = Path("low.prototxt").read_text()
+    more = "".join(
+        f'layer {{ name: "r{n}" type: "TanH" bottom: "{f"r{n - 1}" if n else "ip1"}" top: "r{n}" }}\n'
+        for n in range(10)
+    )
+    Path("low.prototxt").write_text(text.replace('layer { name: "ip2"', more + 'layer { name: "ip2"')
+                                    .replace('bottom: "ip1" top: "ip2"', 'bottom: "r9" top: "ip2"'))  # fmt: skip
+    line = next(line for line in starter_text(NETS[:1], "train.txt", "fused")[0].splitlines() if line[:2] == "at")
+    assert line == 'at = "r9"  # what its classifier reads; or r8, r7, r6, r5, r4, r3, r2, r1'

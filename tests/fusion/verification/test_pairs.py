@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,7 +10,14 @@ import pytest
 import torch
 
 from fusion.errors import DataError, WeightsMismatch
-from fusion.verification.nets import Feed, computed_values, output_values
+from fusion.verification.nets import (
+    Feed,
+    branch_inputs,
+    computed_inputs,
+    computed_values,
+    output_values,
+    source_feed,
+)
 from fusion.verification.pairs import (
     blobs_of_equal_names,
     check_missing,
@@ -126,9 +134,9 @@ def test_weights_of_both_sides_are_checked(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_nets_without_a_common_layer_are_told_by_their_first_four() -> None:
     calls = " ".join(f"{name}:x>y" for name in "abcde")
-    error = nothing_in_common("p", side(net(calls)), side(net("z:x>y"), label="R"))
+    error = nothing_in_common("p", side(net(calls)), side(net(calls.upper().replace("X>Y", "x>y")), label="R"))
     assert str(error).startswith("'p': L and R have no layer in common")
-    assert "the first has a, b, c, d, ...; the second z, ...;" in str(error)
+    assert "the first has a, b, c, d, ...; the second A, B, C, D, ...;" in str(error)
 
 
 @pytest.mark.parametrize(
@@ -157,3 +165,52 @@ def test_other_preparations_of_pixels_are_told_once(one: str, other: str, told: 
 def test_the_words_for_inputs() -> None:
     assert Feed(["a.png", "b.png"]).words == "2 pictures"
     assert Feed(seed=3).words == "noise with seed 3"
+
+
+def inputs(path: Path, *layers: str) -> Path:
+    """Write a net of inputs such as `data=1x3x8` and of layers such as `conv:data>conv`."""
+    text = ""
+    for item in layers:
+        name, _, shape = item.partition("=")
+        if shape:
+            dims = " ".join(f"dim: {dim}" for dim in shape.split("x"))
+            text += f'layer {{ name: "{name}" type: "Input" top: "{name}" input_param {{ shape {{ {dims} }} }} }}\n'
+        else:
+            name, _, ends = item.partition(":")
+            bottom, _, top = ends.partition(">")
+            text += f'layer {{ name: "{name}" type: "ReLU" bottom: "{bottom}" top: "{top}" }}\n'
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("fused", "source", "given", "found"),
+    [
+        (["data=1x3"], ["data=1x3"], {"data": (5, 3)}, {"data": (5, 3)}),
+        (["data=1x3", "p/data=1x4"], ["data=1x4"], {"data": (5, 3)}, {}),
+        (
+            ["data=1x3", "p/data=1x4"],
+            ["data=1x4"],
+            {"data": (5, 3), "p/data": (5, 4)},
+            {"data": (5, 4), "p/data": (5, 4)},
+        ),
+        (["data=1x3"], ["data=1x4"], {"data": (5, 3)}, {}),
+        (["data=1x3"], ["data=1x4"], {"data": (5, 4)}, {"data": (5, 4)}),
+        (["data=1x3"], ["other=1x4"], {"data": (5, 3)}, {"data": (5, 3)}),
+    ],
+)
+def test_the_shapes_that_a_source_takes(
+    fused: list[str], source: list[str], given: dict[str, Any], found: dict[str, Any], tmp_path: Path
+) -> None:
+    paths = inputs(tmp_path / "fused", *fused), inputs(tmp_path / "source", *source)
+    assert source_feed(Feed(shapes=given), *paths, "p").shapes == found
+    assert source_feed(Feed(), *paths, "p").shapes == {}
+
+
+def test_inputs_of_a_branch_and_those_that_the_fused_net_computes(tmp_path: Path) -> None:
+    fused = inputs(tmp_path / "fused", "data=1x3", "p/data=1x4", "more=1x5", "q/a:data>q/a", "p/first:q/a>p/f",
+                   "p/second:p/f>p/s", "p/third:more>p/t")  # fmt: skip
+    source = inputs(tmp_path / "source", "x=1x3", "first:x>f", "second:f>s", "third:more>t")
+    assert branch_inputs(fused, "p") == {"data": (1, 4), "p/data": (1, 4), "more": (1, 5)}
+    assert branch_inputs(fused, "q") == {"data": (1, 3), "p/data": (1, 4), "more": (1, 5)}
+    assert computed_inputs(fused, source, "p") == {"x": (1, 3)}

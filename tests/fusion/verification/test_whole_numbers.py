@@ -88,3 +88,20 @@ def test_numbers_that_an_input_cannot_hold_are_refused(number: float) -> None:
     assert cast_input(np.array([0, 255], np.float32), "tensor(uint8)", "x").dtype == np.uint8
     with pytest.raises(OnnxError, match="takes uint8"):
         cast_input(np.array([0, number], np.float32), "tensor(uint8)", "x")
+
+
+def test_a_file_that_takes_channels_last_is_fed_so(folder: Path) -> None:
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 4, 5, 3])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 3, 4, 5])
+    nodes = [helper.make_node("Transpose", ["x"], ["t"], perm=[0, 3, 1, 2]), helper.make_node("Relu", ["t"], ["y"])]
+    graph = helper.make_graph(nodes, "g", [x], [y])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), "a.onnx")
+    Path("net.prototxt").write_text(
+        (DATA + REST)
+        .replace("pixels", "data")
+        .replace("dim: 4 }", "dim: 5 }")
+        .replace('"a.onnx"', '"a.onnx" input: "t"')
+    )
+    save_weights(build("net.prototxt", seed=0), "net.caffemodel")
+    (found,) = verify_branches("net.prototxt", "net.caffemodel", {"a": Path("a.onnx")})
+    assert (found.first, found.differences[0].shape) == (None, (2, 3, 4, 5))
