@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 COPIED = ("prototxt", "fusion", "tools", "tests", "examples", "benchmarks", "docs", "pyproject.toml", "README.md")
 # Packages whose tests lie elsewhere than in the folder of the same name under tests/.
-TESTS = {"tools": ("tests/tools",)}
+TESTS = {"tools": ("tests/tools",), "fusion/onnx/graphs": ("tests/fusion/onnx",)}
 _VALID = "only whether the filler is valid counts"
 # Mutants that compute the same, as the stripped line after the change, with the reason. They are not drawn.
 EQUIVALENT: Mapping[str, str] = {
