@@ -9,6 +9,7 @@ import prototxt
 from fusion import ComposeError
 from fusion.composition import Source, compose
 from fusion.composition.heads import HEADS
+from prototxt.schema.encode import to_text
 
 Make = Callable[..., Path]
 
@@ -106,3 +107,25 @@ def test_a_layer_of_our_own_is_remarked_on_once(make: Make, head: str) -> None:
 def test_a_net_has_at_least_one_output(make: Make) -> None:
     with pytest.raises(ComposeError, match="num_output is the number of classes, not 0"):
         compose([Source("a", make("one"), at="fc")], num_output=0)
+
+
+def head_text(make: Make, head: str, second: int, **options: object) -> str:
+    """Return the notes on a head over features of width 6 and `second`, and its layers up to the losses, as text."""
+    sources = [Source("a", make("one", width=6), at="fc"), Source("b", make("two", width=second), at="fc")]
+    composed = compose(sources, head, num_output=3, **options)  # type: ignore[arg-type]
+    net = net_of(composed.train_val)
+    del net.layer[: max(n for n, layer in enumerate(net.layer) if layer.name in ("b/drop", "b/classes")) + 1]
+    lines = [f"== {head} {second} {options}", *(note for note in composed.notes if note.startswith("head: "))]
+    for layer in net.layer:
+        settings = to_text(layer).split("\n", 2 + len(layer.bottom) + len(layer.top))[-1]
+        ends = f"{', '.join(layer.bottom)} -> {', '.join(layer.top)}"
+        lines.append(f"{layer.name} ({layer.type}) {ends}: {' '.join(settings.split())}".rstrip(": "))
+    return "\n".join(lines) + "\n"
+
+
+def test_the_layers_of_each_head(make: Make) -> None:
+    """The file holds what each head writes; a change of a head is a change of its lines there."""
+    cases: list[tuple[str, int, dict[str, object]]] = [(head, width, {}) for head in sorted(HEADS) for width in (6, 4)]
+    cases += [("concat-mlp", 6, {"hidden": 7}), ("concat-fc", 4, {"project": 5, "batch_norm": True})]
+    found = "".join(head_text(make, head, width, **options) for head, width, options in cases)
+    assert found == (Path(__file__).parent / "heads.txt").read_text(encoding="utf-8")
