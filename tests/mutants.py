@@ -96,7 +96,7 @@ OPERATORS: Mapping[type[ast.operator], str] = {
 }
 CALLS = {"any": "all", "all": "any", "min": "max", "max": "min", "argmin": "argmax", "argmax": "argmin"}
 # Calls whose arguments keep their order: with it changed, the first four end in an error and the others are the same.
-UNORDERED = ("isinstance", "issubclass", "getattr", "hasattr", "min", "max")
+UNORDERED = ("isinstance", "issubclass", "getattr", "hasattr", "min", "max", "array_equal", "samefile")
 
 
 @dataclass(frozen=True)
