@@ -118,6 +118,7 @@ def test_weights_are_compared_blob_by_blob(tmp_path: Path) -> None:
         ("a/conv", "weights 0", 0.0), ("a/conv", "weights 1", 1.0), ("a/ip", "weights 0", math.inf),
         ("a/two", "1 blobs for 2", math.inf),
     ]  # fmt: skip
+    assert found.differences[1].relative == 0.5, "of the source's largest value"
     assert found.skipped == ("end",)
     assert (found.name, found.rtol) == ("a", 0.0)
     (without,) = verify_weights(whole, {"a": source}, without=["a/conv", "a/two"])

@@ -1,0 +1,237 @@
+"""A graph as a whole: what folds, what opens, what is refused by name, and the weights and layers that it has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from graphs import model, node
+from onnx import TensorProto, helper
+
+from fusion.errors import OnnxError
+from fusion.onnx.graphs import normalize_graph
+from fusion.onnx.graphs.cast_to_float32 import to_float32
+from fusion.onnx.graphs.cut import cut, find_value
+from fusion.onnx.graphs.initializers import graph_weights, is_weight, statistics
+from fusion.onnx.graphs.layer_graph import layer_graph
+from fusion.onnx.graphs.read import from_model, read_graph
+from fusion.onnx.graphs.support import check_support, support
+from prototxt.schema.load import load_net
+from prototxt.text.parser import parse
+
+
+def plain(nodes: list[onnx.NodeProto], constants: dict[str, Any] | None = None, **options: Any) -> Any:
+    return normalize_graph(from_model(model(nodes, constants, **options)))
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype"),
+    [
+        ({"value": helper.make_tensor("t", TensorProto.INT32, [2], [1, 2])}, np.int32),
+        ({"value_float": 1.5}, np.float32),
+        ({"value_floats": [1.5, 2.5]}, np.float32),
+        ({"value_int": 3}, np.int64),
+        ({"value_ints": [3, 4]}, np.int64),
+        ({"value_strings": ["a"]}, np.str_),
+    ],
+)
+def test_constants_of_every_kind(value: dict[str, Any], dtype: type[Any]) -> None:
+    graph = plain([node("Constant", "", "c", **value), node("Relu", "x", "y")], outputs=("c", "y"))
+    assert np.issubdtype(graph.constants["c"].dtype, dtype)
+    expected = next(iter(value.values()))
+    assert graph.constants["c"].tolist() == ([1, 2] if hasattr(expected, "dims") else expected)
+
+
+def test_names_that_are_replaced_are_remembered() -> None:
+    graph = plain([node("Identity", "x", "a"), node("Relu", "a", "b"), node("Identity", "b", "y")])
+    assert (graph.aliases, graph.outputs) == ({"a": "x", "y": "b"}, ("b",))
+    assert [find_value(graph, name) for name in ("a", "y", "b", "/b", "z")] == ["x", "b", "b", None, None]
+    slashed = plain([node("Relu", "x", "/net/a"), node("Tanh", "/net/a", "y")])
+    assert [find_value(slashed, name) for name in ("net/a", "/net/a", "y")] == ["/net/a", "/net/a", "y"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "batch", "note"),
+    [
+        (("N", 3, 8, 8), None, None),
+        ((4, 3, 8, 8), None, "the batch, 4 in the file, is open"),
+        ((1, 3, 8, 8), None, "the batch, 1 in the file, is open"),
+    ],
+)
+def test_the_batch(shape: tuple[Any, ...], batch: int | None, note: str | None) -> None:
+    graph = plain([node("Relu", "x", "y")], shape=shape)
+    assert (graph.batch, graph.inputs, graph.shapes["y"]) == (batch, {"x": (None, 3, 8, 8)}, (None, 3, 8, 8))
+    assert list(graph.notes) == ([note] if note else [])
+
+
+def test_a_batch_that_an_output_does_not_have_stays() -> None:
+    graph = plain([node("ReduceMean", "x a", "y", keepdims=0)], {"a": np.array([0])}, shape=(4, 3))
+    assert (graph.batch, graph.shapes["y"]) == (4, (3,))
+    assert graph.notes[-1] == "the batch stays 4, because of the output 'y': longer ones run in pieces"
+    two = model([node("Add", "x z", "y")], shape=(4, 3))
+    two.graph.input.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, [1, 3]))
+    fixed = normalize_graph(from_model(two))
+    assert (fixed.batch, fixed.notes[-1]) == (4, "the batch stays 4, because its inputs differ in their first axis")
+
+
+@pytest.mark.parametrize(
+    ("given", "shape"),
+    [((7, 3, 8, 9), (None, 3, 8, 9)), ((7, None, 8, 9), (None, 3, 8, 9)), ((7, 3, None, 9), (None, 3, None, 9)),
+     ((7, 4, 8, 9), None), ((7, 3, 8), None), ((7, 3, 8, 9, 1), None)],
+)  # fmt: skip
+def test_sizes_that_a_file_leaves_open(given: Any, shape: Any) -> None:
+    open_sizes = from_model(model([node("Relu", "x", "y")], shape=("N", 3, "h", "w")))
+    if shape is not None:
+        assert normalize_graph(open_sizes, {"x": given}).inputs == {"x": shape}
+    else:
+        shown = "x".join(map(str, given[1:]))
+        with pytest.raises(OnnxError, match=rf"its input 'x' takes 3x\?x\? per sample, not {shown}"):
+            normalize_graph(open_sizes, {"x": given})
+
+
+def test_folding_stops_where_a_value_is_random_or_cannot_be_computed() -> None:
+    graph = plain([node("RandomNormalLike", "c", "r"), node("Add", "x r", "y")], {"c": np.ones(8)})
+    assert [item.op_type for item in graph.nodes] == ["RandomNormalLike", "Add"]
+    wrong = plain([node("Add", "a b", "c"), node("Add", "x c", "y")], {"a": np.ones(2), "b": np.ones(3)})
+    assert wrong.unfit == {"c", "y"}
+
+
+def test_outputs_that_are_read_and_not_computed() -> None:
+    names = "x a b m v"
+    constants = {name: np.ones(3) for name in "abmv"}
+    graph = plain(
+        [node("BatchNormalization", names, "y mean", training_mode=1)], constants, outputs=("y", "mean"), opset=13
+    )
+    assert graph.partial == {"y"}
+
+
+def test_the_reasons_and_their_table() -> None:
+    nodes = [node("Relu", "x", "a"), node("Relu", "a", "b"), node("LRN", "b", "c", size=2),
+             node("Own", "c", "d", domain="me"), node("Compress", "d k", "y")]  # fmt: skip
+    file = model(nodes, {"k": np.array([1, 0])})
+    file.opset_import.append(helper.make_opsetid("me", 1))
+    graph = normalize_graph(from_model(file))
+    assert support(graph).table().splitlines() == [
+        "operator  nodes  can be run",
+        "--------  -----  -------------------------------------------------",
+        "Compress      1  no converter (y)",
+        "LRN           1  an even size, which ONNX Runtime does not run (c)",
+        "me::Own       1  the domain 'me' is not ONNX's own (d)",
+        "Relu          2  yes",
+    ]
+    with pytest.raises(
+        OnnxError, match=r"(?s)3 kinds of its operators cannot be run:\n    LRN \(1x, first 'c'\): an even size"
+    ):
+        check_support(graph)
+    check_support(cut(graph, ["b"]))
+    with pytest.raises(OnnxError, match=r"one of its operators cannot be run: LRN \(1x"):
+        check_support(cut(graph, ["c"]))
+
+
+def test_parts_of_a_graph() -> None:
+    file = model([node("Add", "x z", "a"), node("Add", "a k", "b"), node("Relu", "b", "y")], {"k": np.ones(8)})
+    file.graph.input.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, ["N", 3, 8, 8]))
+    graph = normalize_graph(from_model(file))
+    part = cut(graph, ["b"], ["a"])
+    assert ([item.op_type for item in part.nodes], part.inputs, part.outputs) == (
+        ["Add"],
+        {"a": (None, 3, 8, 8)},
+        ("b",),
+    )
+    assert list(part.constants) == ["k"]
+    assert cut(graph, ["y"], ["b"]).constants == {}
+    assert list(cut(graph).inputs) == ["x", "z"]
+    with pytest.raises(OnnxError, match="'y' also depends on the input 'z', not on x alone"):
+        cut(graph, [], ["x"])
+    with pytest.raises(OnnxError, match=r"there is no value 'q'\n  hint: values are: y \(3x8x8\), b \(3x8x8\), a"):
+        cut(graph, ["q"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "ends", "says"),
+    [
+        ('file: "net.onnx"', 'bottom: "x" top: "y"', None),
+        ('file: "net.onnx"', 'bottom: "x" bottom: "x" top: "y"', "layer 'l' has 2 bottoms, its file 1 inputs: x"),
+        ('file: "net.onnx"', 'bottom: "x"', "layer 'l' has 0 tops, its file 1 outputs: y"),
+        ('file: "net.onnx" output: "a" output: "y"', 'bottom: "x" top: "a" top: "y"', None),
+        ('file: "none.onnx"', 'bottom: "x" top: "y"', "layer 'l': No such file or directory"),
+        ("", 'bottom: "x" top: "y"', "layer 'l': onnx_param.file is missing"),
+    ],
+)
+def test_the_graph_of_a_layer(
+    settings: str, ends: str, says: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    onnx.save(model([node("Relu", "x", "a"), node("Tanh", "a", "y")], shape=("N", 3, "h", 8)), "net.onnx")
+    layer = load_net(parse(f'layer {{ name: "l" type: "Onnx" {ends} onnx_param {{ {settings} }} }}')).layer[0]
+    if says is None:
+        assert layer_graph(layer, [(2, 3, 5, 8)]).inputs == {"x": (None, 3, 5, 8)}
+        assert layer_graph(layer).inputs == {"x": (None, 3, None, 8)}
+    else:
+        with pytest.raises(OnnxError, match=says):
+            layer_graph(layer)
+
+
+def test_which_constants_are_weights() -> None:
+    one, two = np.ones(1, np.float32), np.ones(2, np.float32)
+    assert [is_weight(op, one) for op in ("Conv", "Gemm", "Mul", "Clip")] == [True, True, False, False]
+    assert [is_weight(op, two) for op in ("Mul", "Clip", "Pow")] == [True, False, False]
+    names = {name: np.ones(3) for name in "abmv"}
+    graph = plain([node("BatchNormalization", "x a b m v", "n"), node("Mul", "n s", "k"), node("Add", "k a3", "y")],
+                  {**names, "s": np.array([2.0]), "a3": np.ones((3, 1, 1))})  # fmt: skip
+    assert list(graph_weights(graph)) == ["a", "b", "m", "v", "a3"]
+    assert statistics(graph) == {"m", "v"}
+
+
+def test_other_precisions_are_found_wherever_they_are() -> None:
+    half = helper.make_tensor("t", TensorProto.FLOAT16, [1], np.ones(1, np.float16))
+    cases = [
+        (model([node("Relu", "x", "y")]), []),
+        (
+            model([node("Cast", "x", "h", to=TensorProto.DOUBLE), node("Cast", "h", "y", to=TensorProto.FLOAT)]),
+            ["float64"],
+        ),
+        (model([node("Constant", "", "c", value=half), node("Relu", "x", "y")]), ["float16"]),
+    ]
+    typed = model([node("Relu", "x", "y")])
+    typed.graph.output[0].type.tensor_type.elem_type = TensorProto.DOUBLE
+    cases.append((typed, ["float64"]))
+    both = model([node("Constant", "", "c", value=half), node("Cast", "x", "y", to=TensorProto.DOUBLE)])
+    cases.append((both, ["float16", "float64"]))
+    for file, kinds in cases:
+        notes: list[str] = []
+        found = to_float32(file, notes)
+        assert notes == ([f"its {' and '.join(kinds)} values are computed in float32"] if kinds else [])
+        assert (found is file) is (not kinds)
+        assert to_float32(found) is found or "float16" in kinds
+
+
+def test_a_cast_to_half_rounds_and_goes_back() -> None:
+    found = to_float32(model([node("Cast", "x", "h", to=TensorProto.FLOAT16), node("Relu", "h", "y")]))
+    assert [(item.op_type, list(item.input), list(item.output)) for item in found.graph.node] == [
+        ("Cast", ["x"], ["h:half"]), ("Cast", ["h:half"], ["h"]), ("Relu", ["h"], ["y"]),
+    ]  # fmt: skip
+    assert [item.attribute[0].i for item in found.graph.node[:2]] == [TensorProto.FLOAT16, TensorProto.FLOAT]
+
+
+def test_nodes_keep_their_order_as_far_as_they_can() -> None:
+    nodes = [node("Add", "b a", "y"), node("Relu", "x", "a"), node("Tanh", "a", "b"), node("Neg", "x", "z")]
+    graph = from_model(model(nodes, outputs=("y", "z")))
+    assert [item.op_type for item in graph.nodes] == ["Relu", "Tanh", "Add", "Neg"]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "the file is empty"),
+        (b"\x89PNG\r\n\x1a\n", "not an ONNX file"),
+        (b"\x08\x08\x3a\xff", "is no readable ONNX file"),
+    ],
+)
+def test_files_that_are_none(content: bytes, says: str, tmp_path: Path) -> None:
+    (tmp_path / "a.onnx").write_bytes(content)
+    with pytest.raises(OnnxError, match=says):
+        read_graph(tmp_path / "a.onnx")
