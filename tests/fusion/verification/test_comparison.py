@@ -127,6 +127,9 @@ def test_weights_are_compared_blob_by_blob(tmp_path: Path) -> None:
     assert [(item.layer, item.blob) for item in alone.differences] == [("conv", "1 blobs for 2")]
     with pytest.raises(WeightsMismatch, match="no layer of 'b' is in"):
         verify_weights(whole, {"b": source})
+    many = weights_file(tmp_path / "m.caffemodel", **{f"l{n}": [row] for n in range(6)})
+    with pytest.raises(WeightsMismatch, match=r"are l0, l1, l2, l3, \.\.\.; the other's l0, l1, l2, l3, \.\.\.$"):
+        verify_weights(many, {"b": many})
 
 
 @pytest.mark.parametrize(

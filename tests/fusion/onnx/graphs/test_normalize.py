@@ -117,7 +117,7 @@ def test_the_reasons_and_their_table() -> None:
     assert support(graph).table().splitlines() == [
         "operator  nodes  can be run",
         "--------  -----  -------------------------------------------------",
-        "Compress      1  no converter (y)",
+        "Compress      1  an input of type int64; no converter (y)",
         "LRN           1  an even size, which ONNX Runtime does not run (c)",
         "me::Own       1  the domain 'me' is not ONNX's own (d)",
         "Relu          2  yes",
