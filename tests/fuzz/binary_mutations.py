@@ -295,6 +295,7 @@ _ODD_TOKENS = """
     "1%" "1e999%" "nan%" [] {} [[]] [1,2] {"a":1} [null] 1979-05-27 0x7fffffffffffffffff 1_0 -0 \x1b[2J =1+1 kd none
 """
 _TOKENS = [*(word.encode() for word in _ODD_TOKENS.split()), b"\x1b[2J", b"\0", b"\r", b"\xff\xfe", b"\xef\xbb\xbf"]
+_LONGEST = 500_000  # bytes of a token that is repeated
 _DEEP = ((b"[", b"]"), (b'{"a":', b"}"), (b"{a=", b"}"), (b"(", b")"), (b'"', b'"'), (b"[a.", b"]"), (b"a.", b"=1\n"))
 
 
@@ -315,7 +316,7 @@ def _text(rng: random.Random, data: bytes) -> bytes:
         depth = rng.choice((3, 500, 5_000, 20_000))
         new = opening * depth + rng.choice((b"", b"1", token[0])) + closing * rng.choice((depth, depth, 0))
     else:
-        new = token[0] * rng.choice((0, 2, 30, 3000))
+        new = token[0] * min(rng.choice((0, 2, 30, 3000)), _LONGEST // len(token[0]))
     return data[: token.start()] + new + data[token.end() :]
 
 
