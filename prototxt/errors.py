@@ -13,6 +13,7 @@ PrototxtError
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -46,8 +47,8 @@ class PlacedError(Exception):
     def __str__(self) -> str:
         if len(self.errors) > 1:
             return "\n".join(str(error) for error in self.errors)
-        text = f"{self.place}: {self.message}" if self.place is not None else self.message
-        return f"{text}\n  hint: {self.hint}" if self.hint else text
+        text = indent_breaks(f"{self.place}: {self.message}" if self.place is not None else self.message)
+        return f"{text}\n  hint: {indent_breaks(self.hint)}" if self.hint else text
 
 
 class PrototxtError(PlacedError):
@@ -80,6 +81,14 @@ class RenameError(PrototxtError):
 
 class WeightsError(PrototxtError):
     """A binary file is broken, or holds something else."""
+
+
+def indent_breaks(text: str) -> str:
+    """Return a message whose lines after the first are indented, with other carriage returns as escapes.
+
+    A name with a line break could otherwise look like a message of its own, or overwrite one on a terminal.
+    """
+    return re.sub(r"\r?\n(?!  )", "\n    ", text).replace("\r", "\\r")
 
 
 def raise_all(errors: Sequence[PlacedError]) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from prototxt.errors import PlacedError
+from prototxt.errors import PlacedError, indent_breaks
 from prototxt.files import FULL_DISK
 
 
@@ -94,7 +94,7 @@ def _message(error: OSError) -> object:
     if not place and error.errno in FULL_DISK:
         _discard_output()
         place = "standard output"
-    return f"{os.fsdecode(place)}: {error.strerror}" if place and error.strerror else error
+    return indent_breaks(f"{os.fsdecode(place)}: {error.strerror}") if place and error.strerror else error
 
 
 def _discard_output() -> None:
@@ -161,7 +161,7 @@ def _own_warnings() -> Iterator[None]:
         def show(message: Warning | str, category: type[Warning], *rest: Any, **options: Any) -> None:
             if category.__module__.startswith(("prototxt.", "fusion.")):
                 if str(message) not in printed:
-                    print(f"warning: {message}", file=sys.stderr)
+                    print(f"warning: {indent_breaks(str(message))}", file=sys.stderr)
                 printed.add(str(message))
             else:
                 before(message, category, *rest, **options)

@@ -36,6 +36,15 @@ def test_closest_needs_the_similarity_and_takes_the_first_of_two_spellings() -> 
     assert closest("MAX", ["pool_max"]) == "pool_max"
 
 
+def test_line_breaks_of_names_start_no_line() -> None:
+    error = PrototxtError("layer 'a\nerror: b\r' is bad:\n  why", place="c\rd\r\ne:1", hint="rename 'a\nerror: b'")
+    shown = "c\\rd\n    e:1: layer 'a\n    error: b\\r' is bad:\n  why\n  hint: rename 'a\n    error: b'"
+    assert str(error) == shown
+    with pytest.raises(PrototxtError) as both:
+        raise_all([error, PrototxtError("x")])
+    assert str(both.value) == f"{shown}\nx"
+
+
 def test_an_error_is_place_message_and_hint() -> None:
     assert str(PrototxtError("bad")) == "bad"
     assert str(PrototxtError("bad", place="net")) == "net: bad"

@@ -93,6 +93,7 @@ def test_a_bar_is_drawn_and_shows_control_characters_in_names(tmp_path: Path, mo
         (OSError(errno.EACCES, "denied", b"net\xff"), "net\udcff: denied"),
         (OSError(errno.ENOSPC, "full", "net"), "net: full"),
         (OSError(errno.ENOSPC, "full"), "standard output: full"),
+        (OSError(errno.ENOENT, "absent", "a\nerror: b\r"), "a\n    error: b\\r: absent"),
     ],
 )
 def test_errors_of_the_system_name_the_file(error: OSError, says: str, capsys: pytest.CaptureFixture[str]) -> None:
