@@ -60,6 +60,28 @@ EQUIVALENT: Mapping[str, str] = {
     ),
     "EARLIEST = (1980, 1, 1, 0, 0, 1)": "zip archives hold every second second, so that 1 is written as 0",
     "self._known_all = False": "decoded_cache: it only spares looking at what is known, record by record",
+    "handle = lmdb.open(where, readonly=True, lock=False, readahead=False, create=True, subdir=folder)": (
+        "read-only environments are not created"
+    ),
+    "if not lengths or not all(lengths.values()):": "hdf5_data: the lengths are equal here",
+    **dict.fromkeys(
+        (
+            "BUDGET = 5 << 30  # bytes of decoded records kept by default",
+            "BUDGET = 4 << 31  # bytes of decoded records kept by default",
+            "SMALL = 65 << 10  # bytes of a record below which decoding with threads is slower",
+            "SMALL = 64 << 11  # bytes of a record below which decoding with threads is slower",
+            "self.threads = min(17, (os.cpu_count() or 1) + 1)",
+            "self.threads = min(16, (os.cpu_count() or 2) + 1)",
+            "self.threads = min(16, (os.cpu_count() or 1) + 2)",
+            "if len(indices) < 2 and self.first.nbytes < SMALL or self.threads < 2:",
+            "if len(indices) <= 2 or self.first.nbytes < SMALL or self.threads < 2:",
+            "if len(indices) < 3 or self.first.nbytes < SMALL or self.threads < 2:",
+            "if len(indices) < 2 or self.first.nbytes <= SMALL or self.threads < 2:",
+            "if len(indices) < 2 or self.first.nbytes < SMALL or self.threads <= 2:",
+            "if len(indices) < 2 or self.first.nbytes < SMALL or self.threads < 3:",
+        ),
+        "decoded_cache: how much is kept, and how many threads decode, changes the time only",
+    ),
 }
 # Loaded once, by the process that the runs are forks of.
 PRELOADED = (

@@ -75,6 +75,35 @@ def test_two_files_are_kept_at_most(layer: LayerParameter) -> None:
     assert source.place(6) == "2.h5:1"
 
 
+@pytest.mark.parametrize(
+    ("budget", "whole", "files"),
+    [(16 * ROW, True, True), (16 * ROW - 1, False, True), (14 * ROW, False, True), (14 * ROW - 1, False, False)],
+)
+def test_what_is_kept_fits_the_budget(layer: LayerParameter, budget: int, whole: bool, files: bool) -> None:
+    """All sixteen rows, or two files of at most seven."""
+    source = open_with(layer, budget)
+    assert source.in_memory is whole
+    assert all(isinstance(array, np.ndarray) if whole else array.keeps_files is files for array in source.arrays)
+    assert [source.place(row) for row in (0, 4, 5, 11, 12)] == ["0.h5:0", "0.h5:4", "2.h5:0", "2.h5:6", "3.h5:0"]
+
+
+def test_packed_data_may_be_larger_than_its_file(layer: LayerParameter) -> None:
+    """Rows that nobody wrote take no room in a file, and any small amount of memory."""
+    with h5py.File("0.h5", "w") as file:
+        file.create_dataset("data", (10_000, 20, 30), "f4", chunks=(10, 20, 30), compression="gzip")
+        file.create_dataset("label", (10_000,), "f4", chunks=(10,), compression="gzip")
+    Path("list.txt").write_text("0.h5\n")
+    assert 1100 * Path("0.h5").stat().st_size < 24_000_000
+    assert open_with(layer, 0).shapes["data"] == (6, 20, 30)
+
+
+def test_files_without_rows_are_refused(layer: LayerParameter) -> None:
+    write("1.h5", 0, 0)
+    Path("list.txt").write_text("1.h5\n")
+    with pytest.raises(DataError, match="the files hold no rows"):
+        open_with(layer, 0)
+
+
 def test_files_that_do_not_fit_each_other_are_all_named(layer: LayerParameter) -> None:
     write("0.h5", 0, 5, (2, 4))
     write("3.h5", 0, 5, (2, 2))

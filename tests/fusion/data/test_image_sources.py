@@ -11,9 +11,12 @@ import pytest
 from PIL import Image
 
 from fusion.data import open_source, source as source_module
-from fusion.data.data_layer import datum_label
+from fusion.data.data_layer import _labels, datum_label
+from fusion.data.in_step_sources import InStep
+from fusion.data.lmdb_leveldb import open_database, write_database
 from fusion.data.read_batches import batches
 from fusion.data.sampler import Order, random_skip, shuffled
+from fusion.data.sharding import ShardSpec, shard
 from fusion.data.transforms import Transform
 from fusion.errors import DataError
 from prototxt.schema.messages import Datum, LayerParameter
@@ -193,6 +196,104 @@ def test_the_label_of_a_record_is_read_alone(label: int) -> None:
     ):
         with pytest.raises((ValueError, IndexError)):
             datum_label(broken)
+
+
+def test_batches_and_orders_begin_at_zero(images: LayerParameter) -> None:
+    images.transform_param.crop_size, images.transform_param.mirror = 3, True
+    images.image_data_param.shuffle = True
+    for number in range(3):
+        Image.fromarray(np.arange(24, dtype=np.uint8).reshape(4, 6)).save(f"{number}.png")
+    source, rows = open_source(images, "TRAIN", seed=4), np.array([2, 0])
+    for one in (source, shard(source, ShardSpec()), InStep((source,))):
+        np.testing.assert_array_equal(one.batch(rows)["data"], source.batch(rows, draw=0)["data"])
+        assert next(one.order()).tolist() == next(source.order(0)).tolist()
+    assert not np.array_equal(source.batch(rows)["data"], source.batch(rows, draw=1)["data"])
+    assert ShardSpec() == ShardSpec(0, 1, whole=False)
+
+
+@pytest.mark.parametrize(("batch_size", "skipped"), [(1, set()), (2, {1})])
+def test_sizes_may_differ_where_each_record_is_a_batch(
+    images: LayerParameter, batch_size: int, skipped: set[int]
+) -> None:
+    Image.fromarray(np.full((5, 6), 9, np.uint8)).save("1.png")
+    images.image_data_param.batch_size = batch_size
+    source = open_source(images, "TEST", on_bad_record="skip")
+    source.load()
+    assert set(source.bad) == skipped
+    datums = [
+        (b"0", Datum(channels=1, height=2, width=2, data=b"aaaa")),
+        (b"1", Datum(channels=1, height=1, width=1, data=b"a")),
+    ]
+    write_database("db", [(key, datum.SerializeToString()) for key, datum in datums], lmdb=True)
+    layer = LayerParameter(name="data", type="Data", top=["data"])
+    layer.data_param.source, layer.data_param.backend = "db", layer.data_param.LMDB
+    layer.data_param.batch_size = batch_size
+    source = open_source(layer, "TEST", on_bad_record="skip")
+    source.load()
+    assert set(source.bad) == skipped
+
+
+def test_windows_larger_than_images_name_the_first(images: LayerParameter) -> None:
+    images.transform_param.crop_size = 5
+    with pytest.raises(DataError, match=r"list\.txt:1: the image is 4x6, smaller than crop_size 5"):
+        open_source(images, "TEST")
+
+
+def dummy(shapes: list[list[int]], fillers: list[str], tops: int) -> LayerParameter:
+    layer = LayerParameter(name="data", type="DummyData", top=[str(number) for number in range(tops)])
+    for dims in shapes:
+        layer.dummy_data_param.shape.add(dim=dims)
+    for number, kind in enumerate(fillers):
+        layer.dummy_data_param.data_filler.add(type=kind, value=number + 1)
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("shapes", "fillers", "steady"),
+    [
+        ([[4, 2]], [], True),
+        ([[4, 2], [4], [4, 1]], ["constant"] * 3, True),
+        ([[4, 2], [4], [3, 1]], ["constant"], False),
+        ([[4, 2]], ["constant", "constant", "uniform"], False),
+    ],
+)
+def test_constant_blobs_of_one_length_are_the_same_each_time(
+    shapes: list[list[int]], fillers: list[str], steady: bool
+) -> None:
+    source = open_source(dummy(shapes, fillers, 3), "TRAIN")
+    assert source.deterministic is steady
+    assert source.batch_size == len(source) == 4
+    if steady:
+        blobs = source.batch(np.array([1, 7]))
+        assert [tuple(blob.shape) for blob in blobs.values()] == [(2, *dims[1:]) for dims in (shapes * 3)[:3]]
+        assert [blob.unique().tolist() for blob in blobs.values()] == ([[1], [2], [3]] if fillers else [[0]] * 3)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "fillers", "message"),
+    [
+        ([[4], [4]], [], "2 shapes for 3 tops"),
+        ([], [], "0 shapes for 3 tops"),
+        ([[4], [], [4]], [], "3 shapes for 3 tops"),
+        ([[4]], ["constant"] * 2, "2 fillers for 3 tops"),
+    ],
+)
+def test_dummy_blobs_need_a_shape_and_a_filler_each(shapes: list[list[int]], fillers: list[str], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        open_source(dummy(shapes, fillers, 3), "TRAIN")
+
+
+@pytest.mark.parametrize(("skip", "told"), [(False, 21), (True, 0)])
+def test_records_that_are_no_datum_have_no_label(images: LayerParameter, skip: bool, told: int) -> None:
+    good = Datum(channels=1, height=1, width=1, data=b"a", label=7).SerializeToString()
+    write_database("db", [(b"%03d" % number, b"\xff" if number else good) for number in range(30)], lmdb=True)
+    database = open_database("db", lmdb=True)
+    if skip:
+        assert _labels(database, skip=True).tolist() == [7] + [0] * 29
+    else:
+        with pytest.raises(DataError) as error:
+            _labels(database, skip=False)
+        assert len(error.value.errors) == told
 
 
 def test_rows_that_stay_in_files_are_not_in_memory(tmp_path: Path) -> None:

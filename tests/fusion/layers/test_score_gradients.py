@@ -108,7 +108,8 @@ def test_stacked_scores_have_the_gradients_of_each(name: str) -> None:
 
 def test_losses_add_up_and_a_factor_scales_them() -> None:
     z = draw(N, C)
-    every = [CASES[name] for name in ("softmax VALID", "naive of some", "kd all_pass [1, 3, 4]", "lm old_correct None")]
+    names = ("softmax VALID", "naive of some", "kd all_pass None", "kd all_pass [1, 3, 4]", "lm old_correct None")
+    every = [CASES[name] for name in names]
     total = terms_of(*[every[0][0], 1.0, C, N, every[0][1]])  # type: ignore[arg-type]
     apart = ScoreGradient(total)(z, total.rows())
     for loss, others in every[1:]:
