@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fusion import ComposeError
 from fusion.composition.list_checks import (
     RecordedLabels,
     _all_classes,
+    _in_hdf5,
     _in_step_note,
     _ListReader,
     _mismatch_error,
@@ -118,3 +120,27 @@ def test_lists_named_for_sources_without_data(tmp_path: Path, monkeypatch: pytes
             check_image_lists([first, same, other])
     assert image_list_labels("u") == RecordedLabels(("0", "1"), 2)
     assert image_list_labels("none") is None
+
+
+@pytest.mark.parametrize(
+    ("values", "labels"),
+    [
+        ([[0], [2]], ("0", "2")),
+        ([0, 2], ("0", "2")),
+        ([0, 0.5], None),
+        ([[0, 1], [2, 3]], None),
+        ([], None),
+    ],
+)
+def test_labels_of_hdf5_files(
+    values: Any, labels: tuple[str, ...] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    h5py = pytest.importorskip("h5py")
+    monkeypatch.chdir(tmp_path)
+    with h5py.File("a.h5", "w") as file:
+        file["label"] = np.array(values, np.float32)
+    Path("files.txt").write_text("a.h5\n\n a.h5 \n")
+    found = _in_hdf5("files.txt", ["label"])
+    assert found == (None if labels is None else RecordedLabels(labels * 2, 4))
+    assert _in_hdf5("files.txt", ["label", "more"]) is None
+    assert _in_hdf5("files.txt", []) is None

@@ -7,13 +7,14 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("lmdb")
 
 from fusion.data.lmdb_leveldb import Database, open_database, write_database
 from fusion.errors import DataError
-from prototxt.formats.lmdb_pages import check_lmdb_pages
+from prototxt.formats.lmdb_pages import _check_pages, check_lmdb_pages
 from prototxt.shapes.sources import database_record
 
 PAGE = 4096
@@ -54,6 +55,7 @@ def change(data: bytes, where: str) -> bytes:
         "root": (meta + 112, "<Q", 1 << 40),
         "last page": (meta + 120, "<Q", 1 << 40),
         "child": (root * PAGE + struct.unpack_from("<H", data, root * PAGE + 16)[0], "<H", 0xFFF0),
+        "head page": (root * PAGE + struct.unpack_from("<H", data, root * PAGE + 16)[0], "<H", 1),
         "circle": (root * PAGE + struct.unpack_from("<H", data, root * PAGE + 16)[0], "<H", root),
         "node": (root * PAGE + 16, "<H", 8),
         "count": (root * PAGE + 12, "<H", 18),
@@ -76,6 +78,7 @@ def change(data: bytes, where: str) -> bytes:
         ("root", "a page is referred to that it does not have"),
         ("last page", r"cut off: it has \d+ of \d+ bytes"),
         ("child", "a page is referred to that it does not have"),
+        ("head page", "a page is referred to that it does not have"),
         ("circle", "a page occurs twice"),
         ("node", "a record lies outside of its page"),
         ("count", "page [0-9]+ is damaged"),
@@ -114,3 +117,84 @@ def test_an_open_database_that_is_cut_off_does_not_end_the_process(data: Path, r
             read(found)
     with pytest.raises(DataError, match="db: the database is damaged"):
         open_database(str(data.parent), lmdb=True)
+
+
+SIZE = 64  # bytes of the pages written here by hand
+
+
+def page(number: int, *nodes: tuple[int, bytes], flags: int = 2, low: int = 0) -> bytes:
+    """Return a page of nodes (start, content); `low` is added to the end of the list of nodes."""
+    head = struct.pack(
+        "<QHHHH", number, 0, flags, 16 + 2 * len(nodes) + low, min((at for at, _ in nodes), default=SIZE)
+    )
+    content = bytearray(SIZE)
+    content[: len(head)] = head
+    for index, (at, node) in enumerate(nodes):
+        struct.pack_into("<H", content, 16 + 2 * index, at)
+        content[at : at + len(node)] = node
+    return bytes(content)
+
+
+def record(key: int, length: int, kind: int = 0) -> bytes:
+    return struct.pack("<HHHH", length & 0xFFFF, length >> 16, kind, key)
+
+
+def child(number: int) -> bytes:
+    return struct.pack("<HHHH", number & 0xFFFF, number >> 16 & 0xFFFF, number >> 32, 0)
+
+
+def far(number: int) -> bytes:
+    return struct.pack("<Q", number)
+
+
+@pytest.mark.parametrize(
+    ("pages", "leaf", "says"),
+    [
+        ([page(5, (56, record(0, 0)))], True, "a record lies outside of its page"),  # no key
+        ([page(5, (54, record(1, 1)))], True, None),
+        ([page(5, (54, record(1, 2)))], True, "a record lies outside of its page"),
+        ([page(5, (54, record(2, 0)))], True, None),
+        ([page(5, (18, record(1, 37)))], True, None),  # full
+        ([page(5, (54, record(3, 0)))], True, "a record lies outside of its page"),
+        ([page(5, (58, record(1, 0)[:6]))], True, "a record lies outside of its page"),
+        ([page(5, (53, record(1, 1)))], True, "a record lies outside of its page"),  # odd
+        ([page(5, (54, record(1, 1, 2)))], True, "a record lies outside of its page"),  # another kind
+        ([page(5, (40, record(8, 9, 1) + bytes(8) + far(5)))], True, None),
+        ([page(5, (40, record(9, 9, 1)))], True, "a record lies outside of its page"),
+        ([page(5, (54, record(1, 1)), (40, record(1, 1)))], True, None),
+        ([page(5, (54, record(1, 1))), page(6, (54, record(1, 1)), (40, record(9, 9)))], True,
+         "a record lies outside of its page"),
+        ([page(5, (54, record(1, 1))), page(6, (40, record(9, 9)), (54, record(1, 1)))], True,
+         "a record lies outside of its page"),
+        ([page(6, (54, record(1, 1)))], True, "page 5 is damaged"),
+        ([page(5, (54, record(1, 1)), flags=1)], True, "page 5 is damaged"),
+        ([page(5, (54, record(1, 1)), low=1)], True, "page 5 is damaged"),
+        ([page(5)], True, "page 5 is damaged"),
+        ([page(5, (56, child(7)), flags=1)], False, "page 5 is damaged"),
+        ([page(5, (48, child(7)), (56, child(1 << 33)), flags=1)], False, None),
+        ([page(5, (48, child(7)), (56, child(8)))], False, "page 5 is damaged"),
+        ([page(5, (56, child(7)), (48, struct.pack("<HHHH", 7, 0, 0, 9)), flags=1)], False, "a key lies outside"),
+    ],
+)  # fmt: skip
+def test_the_bounds_of_nodes_in_a_page(pages: list[bytes], leaf: bool, says: str | None) -> None:
+    content = np.frombuffer(b"".join(pages), np.uint8).reshape(-1, SIZE)
+    numbers = np.arange(5, 5 + len(pages))
+    if says is not None:
+        with pytest.raises(ValueError, match=says):
+            _check_pages(content, numbers, leaf, 99 * SIZE)
+    else:
+        found = _check_pages(content, numbers, leaf, 99 * SIZE)
+        assert found.tolist() == ([] if leaf else [7, 1 << 33])
+
+
+@pytest.mark.parametrize(
+    ("number", "length", "sound"),
+    [(8, 48, True), (8, 49, False), (8, 0, True), (9, 0, False), (7, 112, True), (7, 113, False), (1 << 60, 0, False)],
+)
+def test_values_with_pages_of_their_own_end_in_the_file(number: int, length: int, sound: bool) -> None:
+    content = np.frombuffer(page(5, (46, record(2, length, 1) + b"kk" + far(number))), np.uint8).reshape(1, SIZE)
+    if sound:
+        _check_pages(content, np.array([5]), True, 9 * SIZE)
+    else:
+        with pytest.raises(ValueError, match="a value lies outside of the file"):
+            _check_pages(content, np.array([5]), True, 9 * SIZE)

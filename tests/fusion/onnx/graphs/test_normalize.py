@@ -221,6 +221,8 @@ def test_nodes_keep_their_order_as_far_as_they_can() -> None:
     nodes = [node("Add", "b a", "y"), node("Relu", "x", "a"), node("Tanh", "a", "b"), node("Neg", "x", "z")]
     graph = from_model(model(nodes, outputs=("y", "z")))
     assert [item.op_type for item in graph.nodes] == ["Relu", "Tanh", "Add", "Neg"]
+    apart = [node("Add", "b a", "y"), node("Relu", "x", "a"), node("Tanh", "x", "b")]
+    assert [item.op_type for item in from_model(model(apart)).nodes] == ["Relu", "Tanh", "Add"]
 
 
 @pytest.mark.parametrize(

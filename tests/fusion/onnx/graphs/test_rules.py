@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from fusion.onnx.graphs.lower_opset import lower_node
 from fusion.onnx.graphs.read import from_model
 from fusion.onnx.graphs.shape_probe import Probe, scaled, shape_of
 from fusion.onnx.graphs.summary import overview_text
+from fusion.onnx.graphs.support import _limits, _resize_limits
 
 Shape = tuple[int | None, ...] | None
 
@@ -82,7 +84,8 @@ def test_the_sizes_that_a_target_stands_for(dims: Shape, sizes: list[int] | None
         ([(2, 12), (3, 12)], [(2, 3, 4), (3, 3, 4)], [0, 12]),
         ([(8, 3), (12, 3)], [(2, 3, 4), (3, 3, 4)], [-1, 3]),
         ([(6, 4), (6, 4)], [(2, 3), (3, 3)], [6, 4]),
-        ([(8, 2, 3), (12, 3, 2)], [(2, 3), (3, 3)], None),  # two sizes follow the batch
+        ([(8, 2, 3), (12, 3, 2)], [(2, 3), (3, 3)], None),
+        ([(8, 4), (12, 6)], [(2, 3), (3, 3)], None),  # two sizes follow the batch
         ([(4, 2), (6, 3)], [(1, 2), (1, 3)], [-1, 0]),
         ([(2, 0), (3, 0)], [(2, 3), (3, 3)], None),  # a size of 0 would be that of the input
         ([(2, 12), (2, 12, 1)], [(2, 3), (3, 3)], None),
@@ -126,6 +129,9 @@ def test_sizes_that_do_not_follow_the_batch_stay_and_others_on_another_axis_do_n
     assert known.constants[kept.input[1]].tolist() == [3, 8]
     for one in known.probes:
         one.shapes["x"] = (one.batch, 2 * one.batch)
+    assert static_reshape(RESHAPE, known, known.declared) is None
+    for one in known.probes:
+        one.shapes["x"] = (4, 2 * one.batch, 3)
     assert static_reshape(RESHAPE, known, known.declared) is None
 
 
@@ -247,6 +253,9 @@ def test_sizes_that_follow_the_batch_are_no_attribute() -> None:
     assert attributes(canonical_nodes(node("Resize", "x - - z", "y"), known)[0]) == {"sizes": [4, 4]}
     known.probes[1].values["z"] = np.array([3, 3, 4, 5])
     assert canonical_nodes(node("Resize", "x - - z", "y"), known)[0].domain == ""
+    half = facts((3, 8, 8), s=np.array([1, 1, 2, 2], np.float32))
+    del half.probes[1].shapes["x"]
+    assert canonical_nodes(node("Resize", "x - s", "y"), half)[0].domain == "", "not known for each batch"
 
 
 W, B = np.arange(6, dtype=np.float32).reshape(2, 3), np.array([1, 2, 3], np.float32)
@@ -452,3 +461,72 @@ def test_channels_last_enter_behind_their_transpose() -> None:
     both = [turned, node("Relu", "t", "y"), node("Neg", "x", "z")]
     graph = normalize_graph(from_model(model(both, shape=("N", 8, 8, 3), outputs=("y", "z"))))
     assert image_entries(graph) == {"x": "x"}
+
+
+@pytest.mark.parametrize(
+    ("item", "dims", "reasons"),
+    [
+        (
+            node("Conv", "x w", "y", auto_pad="SAME_UPPER"),
+            (None, 3, 8, 8),
+            ["auto_pad SAME where the size of its input"],
+        ),
+        (node("Conv", "x w", "y", auto_pad="NOTSET"), (None, 3, 8, 8), []),
+        (node("DepthToSpace", "x", "y", blocksize=2), (None, 4, 8, 8), ["mode DCR where the size of its input"]),
+        (node("DepthToSpace", "x", "y", blocksize=2, mode="CRD"), (None, 4, 8, 8), []),
+        (node("Reshape", "x s", "y", allowzero=1), (None, 4), ["a size of 0 computed at run time"]),
+        (node("Reshape", "x s", "y", allowzero=0), (None, 4), []),
+        (node("Reshape", "x s", "y"), (None, 4), []),
+        (node("Relu", "x", "y", allowzero=1), (None, 4), []),
+        (node("MaxPool", "x", "y i", kernel_shape=[2, 2]), (None, 3, 8, 8), ["indices of the maxima"]),
+        (node("MaxPool", "x", "y", kernel_shape=[2, 2], storage_order=1), (None, 3, 8, 8), ["indices of the maxima"]),
+        (node("MaxPool", "x", "y", kernel_shape=[2, 2], storage_order=0), (None, 3, 8, 8), []),
+        (node("Resize", "x s", "y"), (None, 3, 8, 8), ["sizes computed at run time, or of batch and channels"]),
+        (node("LRN", "x", "y", size=4), (None, 3, 8, 8), ["an even size"]),
+        (node("LRN", "x", "y", size=5), (None, 3, 8, 8), []),
+        (node("RoiAlign", "x b i", "y", mode="max"), (None, 3, 8, 8), ["mode max"]),
+        (node("RoiAlign", "x b i", "y", mode="avg"), (None, 3, 8, 8), []),
+        (node("RoiAlign", "x b i", "y"), (None, 3, 8, 8), []),
+    ],
+)
+def test_what_a_known_operator_cannot_do(item: onnx.NodeProto, dims: Shape, reasons: list[str]) -> None:
+    graph: Any = SimpleNamespace(shapes={"x": dims})
+    found = list(_limits(graph, item))
+    assert len(found) == len(reasons)
+    assert all(text.startswith(reason) for text, reason in zip(found, reasons, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("values", "dims", "reasons"),
+    [
+        ({"scales": [2.0, 1.5]}, (None, 3, 8, 8), []),
+        ({"coordinate_transformation_mode": "tf_crop_and_resize"}, (None, 3, 8, 8), ["it also crops"]),
+        ({"coordinate_transformation_mode": "align_corners", "scales": [2.0, 1.5]}, (None, 3, 8, 8), []),
+        ({"coordinate_transformation_mode": "align_corners", "scales": [2.0, 1.5]}, (None, 3, 8, 7),
+         ["align_corners by factors"]),
+        ({"coordinate_transformation_mode": "align_corners", "scales": [2.0, 1.5]}, (None, 3, None, 8),
+         ["align_corners by factors"]),
+        ({"coordinate_transformation_mode": "align_corners", "sizes": [3, 4]}, (None, 3, 8, 7), []),
+        ({"antialias": 1}, (None, 3, 8, 8), ["antialias"]),
+        ({"antialias": 0}, (None, 3, 8, 8), []),
+    ],
+)  # fmt: skip
+def test_what_an_own_resize_cannot_do(values: dict[str, Any], dims: Shape, reasons: list[str]) -> None:
+    graph: Any = SimpleNamespace(shapes={"x": dims})
+    found = list(_resize_limits(graph, node("Resize", "x", "y"), values))
+    assert [text[: len(reason)] for text, reason in zip(found, reasons, strict=True)] == reasons
+
+
+def test_scores_lie_before_what_ends_a_net() -> None:
+    ends = [node("Softmax", "s", "p"), node("ArgMax", "p", "i"), node("Cast", "i", "y", to=1)]
+    whole = normalize_graph(from_model(model([*CLASSIFIER[:-1], *ends], CONSTANTS)))
+    assert (scores_value(whole), classifier_input(whole)) == ("s", "f")
+    biased = [node("Conv", "x w", "c"), node("GlobalAveragePool", "c", "g"), node("Flatten", "g", "f"),
+              node("MatMul", "f k", "m"), node("Add", "m b", "y")]  # fmt: skip
+    constants = {**CONSTANTS, "b": np.ones(5)}
+    assert classifier_input(normalize_graph(from_model(model(biased, constants)))) == "f"
+    names = [
+        name for name, _ in feature_values(normalize_graph(from_model(model([*CLASSIFIER[:-1], *ends], CONSTANTS))))
+    ]
+    assert names[-6:] == ["p", "s", "f", "g", "r", "c"], "floats with a row per sample, the output's side first"
+    assert "i" not in names, "whole numbers are no features"
