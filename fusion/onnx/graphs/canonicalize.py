@@ -103,7 +103,7 @@ def _update(facts: Facts, name: str, old: NDArray[Any], new: NDArray[Any]) -> st
     """
     if new is old or (new.ndim == 1 and np.array_equal(new, old)):
         return name
-    if facts.uses.get(name, 0) != 1:
+    if facts.uses[name] != 1:
         return facts.add(f"{name}:rows", new, np.float32)
     facts.know(name, new)
     return name

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -27,7 +28,7 @@ class Facts:
     constants: dict[str, NDArray[Any]]
     probes: tuple[Probe, ...]
     opset: int
-    uses: Mapping[str, int]
+    uses: Counter[str]
     declared: Probe | None = None
     notes: dict[str, None] = field(default_factory=dict)
 

@@ -167,7 +167,7 @@ def _visit(state: _State, original: onnx.NodeProto) -> None:
     for index, name in enumerate(node.input):
         node.input[index] = state.aliases.get(name, name)
     if node.op_type == "Identity" and not node.domain:
-        state.aliases[node.output[0]] = node.input[0]
+        _rename(state, node)
         return
     if _folded(state, node):
         return
@@ -178,7 +178,7 @@ def _visit(state: _State, original: onnx.NodeProto) -> None:
         return
     for node in lowered:
         if node.op_type == "Identity" and not node.domain:
-            state.aliases[node.output[0]] = node.input[0]
+            _rename(state, node)
             continue
         parts = canonical_nodes(node, state.facts)
         computed = {name for part in parts for name in part.output}
@@ -189,6 +189,13 @@ def _visit(state: _State, original: onnx.NodeProto) -> None:
             if part.op_type == "Reshape" and not part.domain:
                 part = (static_reshape(part, state.facts, state.declared) or [part])[0]
             _append(state, part, state.facts.opset)
+
+
+def _rename(state: _State, identity: onnx.NodeProto) -> None:
+    """Let the readers of an Identity read its input instead."""
+    source, name = identity.input[0], identity.output[0]
+    state.aliases[name] = source
+    state.facts.uses[source] += max(state.facts.uses[name] - 1, 0)  # its readers in place of the node itself
 
 
 def _append(state: _State, node: onnx.NodeProto, opset: int) -> None:

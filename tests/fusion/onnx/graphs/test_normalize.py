@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from fusion.errors import OnnxError
 from fusion.onnx.graphs import normalize_graph
 from fusion.onnx.graphs.cast_to_float32 import to_float32
 from fusion.onnx.graphs.cut import cut, find_value
+from fusion.onnx.graphs.graph import to_model
 from fusion.onnx.graphs.initializers import graph_weights, is_weight, statistics
 from fusion.onnx.graphs.layer_graph import layer_graph
 from fusion.onnx.graphs.read import from_model, read_graph
-from fusion.onnx.graphs.support import check_support, support
+from fusion.onnx.graphs.support import _differs, check_support, support
 from prototxt.schema.load import load_net
 from prototxt.text.parser import parse
 
@@ -237,3 +239,47 @@ def test_files_that_are_none(content: bytes, says: str, tmp_path: Path) -> None:
     (tmp_path / "a.onnx").write_bytes(content)
     with pytest.raises(OnnxError, match=says):
         read_graph(tmp_path / "a.onnx")
+
+
+@pytest.mark.parametrize("way", ["w v", "v v", "v w", "v u", "u u"])
+def test_weights_that_are_shared_by_another_name_are_multiplied_once(way: str) -> None:
+    first, second = way.split()
+    nodes = [node("Identity", "w", "v"), node("Identity", "v", "u"),
+             node("Gemm", f"x {first}", "a", alpha=2.0), node("Gemm", f"a {second}", "y", alpha=2.0)]  # fmt: skip
+    graph = plain(nodes, {"w": np.array([[1.0, 2.0], [3.0, 4.0]])}, shape=("N", 2))
+    assert [graph.constants[item.input[1]].tolist() for item in graph.nodes] == [[[2, 6], [4, 8]]] * 2
+
+
+def test_weights_that_are_read_once_keep_their_name() -> None:
+    for name in ("w", "v"):
+        nodes = [node("Identity", "w", "v")] * (name == "v") + [node("Gemm", f"x {name}", "y", alpha=2.0)]
+        graph = plain(nodes, {"w": np.ones((2, 2))}, shape=("N", 2))
+        assert list(graph.nodes[0].input) == ["x", "w"]
+
+
+def test_values_of_unknown_shape_and_type() -> None:
+    graph = plain([node("Own", "x", "y", domain="me")])
+    result = to_model(graph).graph.output[0].type.tensor_type
+    assert (result.elem_type, result.HasField("shape")) == (TensorProto.FLOAT, False)
+    untyped = replace(from_model(model([node("Relu", "x", "y")])), types={})
+    assert normalize_graph(untyped).types["y"] == TensorProto.FLOAT
+
+
+def test_operators_that_onnx_defines_by_others_among_those_it_does_not() -> None:
+    graph = from_model(model([node("Relu", "x", "a"), node("Shrink", "a", "y", lambd=0.5)]))
+    assert {"Shrink", "Relu"} & {item.op_type for item in graph.nodes} == {"Relu"}
+
+
+@pytest.mark.parametrize(("rows", "unfit"), [(1, set()), (2, set()), (3, set()), (5, {"y"})])
+def test_a_node_is_unfit_only_if_it_fits_no_batch(rows: int, unfit: set[str]) -> None:
+    graph = plain([node("Reshape", "x s", "y")], {"s": np.array([rows, -1])}, shape=("N", 7))
+    assert graph.unfit == unfit
+
+
+@pytest.mark.parametrize(
+    ("op", "opset", "differs"),
+    [("Relu", 11, False), ("Relu", 6, True), ("Gelu", 11, True), ("Resize", 11, True),
+     ("Softmax", 11, True), ("Dropout", 10, True), ("MaxPool", 8, False), ("Clip", 6, True), ("Clip", 11, False)],
+)  # fmt: skip
+def test_what_may_mean_something_else_in_an_old_opset(op: str, opset: int, differs: bool) -> None:
+    assert _differs(op, opset) is differs
