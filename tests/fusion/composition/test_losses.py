@@ -326,3 +326,40 @@ def test_the_same_label_in_another_form_is_the_same(tmp_path: Path) -> None:
     compose([age, labelled(tmp_path, "b", "flat_age", "age", FLAT)], num_output=3, input_shape=(4,))
     slices = [labelled(tmp_path, name, "age", "labels", SLICE % "gender") for name in ("d", "e")]
     compose(slices, num_output=3, input_shape=(4,))
+
+
+@pytest.mark.parametrize(
+    ("kind", "one", "other", "same"),
+    [
+        ("SoftmaxWithLoss", {"loss_weight": "1"}, {}, True),
+        ("SoftmaxWithLoss", {"loss_weight": "2"}, {}, False),
+        ("SoftmaxWithLoss", {"loss_weight": ("1", "1")}, {}, False),
+        ("SoftmaxWithLoss", {"loss_param.normalize": "true"}, {}, True),
+        ("SoftmaxWithLoss", {"loss_param.normalize": "false"}, {}, False),
+        ("SoftmaxWithLoss", {"loss_param.normalize": "false"}, {"loss_param.normalization": "BATCH_SIZE"}, True),
+        ("SoftmaxWithLoss", {"loss_param.normalize": "false", "loss_param.normalization": "VALID"}, {}, True),
+        ("SoftmaxWithLoss", {"loss_param.normalization": "1"}, {}, True),
+        ("SoftmaxWithLoss", {"loss_param.normalization": "NONE"}, {}, False),
+        ("SigmoidCrossEntropyLoss", {"loss_param.normalization": "BATCH_SIZE"}, {}, True),
+        ("SigmoidCrossEntropyLoss", {"loss_param.normalization": "VALID"}, {}, False),
+        ("SoftmaxWithLoss", {"loss_param.ignore_label": "0"}, {}, False),
+        ("SoftmaxWithLoss", {"softmax_param.engine": "CUDNN"}, {}, True),
+        ("SoftmaxWithLoss", {"softmax_param.axis": "1"}, {}, True),
+        ("SoftmaxWithLoss", {"softmax_param.axis": "2"}, {}, False),
+        ("HingeLoss", {"hinge_loss_param.norm": "L1"}, {}, True),
+        ("HingeLoss", {"hinge_loss_param.norm": "2"}, {"hinge_loss_param.norm": "L2"}, True),
+        ("OwnLoss", {"own_param.alpha": "1"}, {}, False),
+        ("OwnLoss", {"own_param.alpha": "1"}, {"own_param.alpha": "1"}, True),
+        ("OwnLoss", {"own_param.engine": "A"}, {"own_param.engine": "B"}, False),
+    ],
+)
+def test_which_losses_compute_the_same(kind: str, one: dict[str, object], other: dict[str, object], same: bool) -> None:
+    assert (comparison_key(Loss(kind, one)) == comparison_key(Loss(kind, other))) is same
+
+
+def test_losses_of_other_types_or_further_bottoms_differ() -> None:
+    assert comparison_key(Loss("HingeLoss")) != comparison_key(Loss("SoftmaxWithLoss"))
+    assert comparison_key(Loss("InfogainLoss", bottoms=("h",))) != comparison_key(Loss("InfogainLoss"))
+    assert comparison_key(Loss("InfogainLoss", bottoms=("h",), label="a")) == comparison_key(
+        Loss("InfogainLoss", bottoms=("g",))
+    )
