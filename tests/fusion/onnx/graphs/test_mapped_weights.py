@@ -100,3 +100,13 @@ def test_damaged_files(tmp_path: Path, damage: str) -> None:
         (tmp_path / "net.data").symlink_to(tmp_path / "other")
     with pytest.raises(OnnxError, match="this is no readable ONNX file"):
         read_graph(path)
+
+
+def test_views_of_any_strides_are_read_from_the_file(tmp_path: Path) -> None:
+    onnx.save(large(), tmp_path / "net.onnx", save_as_external_data=True, location="net.data", size_threshold=4)
+    graph = read_graph(tmp_path / "net.onnx")
+    whole = graph.constants["w"]
+    for view in (whole[::-1], whole[:, ::-1], whole[::-1, ::-2].T, whole[::2], whole[3:5, 1:2], whole.T[-1:]):
+        made = payload(view, graph.files)
+        assert made.shape == view.shape
+        assert written(made) == np.ascontiguousarray(view).tobytes()

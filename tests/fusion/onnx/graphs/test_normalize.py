@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 from fusion.errors import OnnxError
 from fusion.onnx.graphs import normalize_graph
 from fusion.onnx.graphs.cast_to_float32 import to_float32
-from fusion.onnx.graphs.cut import cut, find_value
+from fusion.onnx.graphs.cut import classifier_input, cut, find_value
 from fusion.onnx.graphs.graph import to_model
 from fusion.onnx.graphs.initializers import graph_weights, is_weight, statistics
 from fusion.onnx.graphs.layer_graph import layer_graph
@@ -283,3 +283,16 @@ def test_a_node_is_unfit_only_if_it_fits_no_batch(rows: int, unfit: set[str]) ->
 )  # fmt: skip
 def test_what_may_mean_something_else_in_an_old_opset(op: str, opset: int, differs: bool) -> None:
     assert _differs(op, opset) is differs
+
+
+@pytest.mark.parametrize(
+    ("op", "found"), [("Relu", "f"), ("Flatten", "f"), ("Exp", None), ("Sigmoid", "f"), ("Neg", None)]
+)
+def test_what_may_follow_the_classifier(op: str, found: str | None) -> None:
+    nodes = [node("Relu", "x", "f"), node("Gemm", "f k", "g"), node(op, "g", "y")]
+    assert classifier_input(plain(nodes, {"k": np.ones((4, 5))}, shape=("N", 4))) == found
+
+
+def test_constants_of_unknown_size_are_not_folded() -> None:
+    graph = plain([node("NonZero", "c", "n"), node("Relu", "x", "y")], {"c": np.array([0.0, 1.0])}, outputs=("n", "y"))
+    assert ("n" in graph.constants, [item.op_type for item in graph.nodes]) == (False, ["NonZero", "Relu"])

@@ -67,6 +67,7 @@ RESHAPE = node("Reshape", "x s", "y")
         ((2, 3, 4), [5, -1], False, None),
         ((2, 0, 4), [0, -1], True, None),
         ((2, 0, 4), [2, 0, 4], True, (2, 0, 4)),
+        ((2, 0, 4), [0, 0, 4], False, (2, 0, 4)),
         (None, [2, 12], False, None),
         ((2, 3, 4), None, False, None),
     ],
