@@ -59,6 +59,7 @@ EQUIVALENT: Mapping[str, str] = {
         "weighted: all bottoms have one shape"
     ),
     "EARLIEST = (1980, 1, 1, 0, 0, 1)": "zip archives hold every second second, so that 1 is written as 0",
+    "print(json.dumps(_finite(record), allow_nan=True), file=self._file)": "json_log: _finite leaves no NaN",
     "self._known_all = False": "decoded_cache: it only spares looking at what is known, record by record",
     "handle = lmdb.open(where, readonly=True, lock=False, readahead=False, create=True, subdir=folder)": (
         "read-only environments are not created"

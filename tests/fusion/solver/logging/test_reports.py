@@ -20,7 +20,7 @@ from fusion.solver.logging.caffe_report import CaffeReport
 from fusion.solver.logging.console import Bar, Display, Lines, Quiet, for_stream, output_lines, six_digits
 from fusion.solver.logging.debug_info import Watched
 from fusion.solver.logging.json_log import JsonLog
-from fusion.solver.logging.layer_timing import Timing, time_net
+from fusion.solver.logging.layer_timing import Timing, _zeros, time_net
 from fusion.solver.logging.memory import peak_allocated, peak_memory, peak_resident
 from fusion.solver.logging.tensorboard import TensorBoard
 from fusion.solver.metrics import MeanOutputs, TrainMetrics
@@ -190,11 +190,15 @@ def test_lines_above_a_bar_are_as_they_are() -> None:
     screen = Terminal()
     bar = Bar(screen)
     bar.start(0, 10)
-    bar.say("[red]" + "long " * 60 + "[/red] :smile:")
-    assert "[red]" + "long " * 60 + "[/red] :smile:" in screen.getvalue()
-    before = len(screen.getvalue())
+    text = "[red]" + "long " * 60 + "[/red] :smile: 12 'a' True"
+    bar.say(text)
+    assert text in screen.getvalue()
+    bar.tick(3, 0.5)
+    assert [task.fields["state"] for task in bar._bars.tasks] == [""], "a loss without its rate"
+    bar.tick(3, 0.5, 0.1)
+    assert [task.fields["state"] for task in bar._bars.tasks] == ["loss 0.5  lr 0.1"]
     bar.close()
-    assert "\x1b[2K" in screen.getvalue()[before:], "the bar is wiped out at the end"
+    assert screen.getvalue().endswith("\x1b[2K"), "the bar is wiped out at the end"
 
 
 def test_a_bar_of_each_step_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,6 +253,7 @@ def test_json_has_a_record_per_event(tmp_path: Path) -> None:
     assert train["outputs"] == {"acc": 0.5, "loss": [2.0, 3.0]}
     assert (broken["loss"], broken["lr"], broken["it_s"], broken["outputs"]) == (None, None, None, {"x": [None, 1.0]})
     assert (test["test_net"], test["loss"], choose["loss"], snapshot["files"]) == (1, 1.25, 1.25, ["m", "f", "s"])
+    assert all(each[name] == round(each[name], 3) for each in found for name in ("time", "seconds"))
     assert all(0 <= each["seconds"] < 60 and each["memory"]["resident"] > 1 << 20 for each in found)
     again = JsonLog(str(path))
     again.run = run_of(iteration=7)
@@ -306,6 +311,11 @@ def test_memory_is_told_in_mebibytes(monkeypatch: pytest.MonkeyPatch) -> None:
     found = peak_resident()
     assert found is not None
     assert 10 << 20 < found < 1 << 40
+    for platform, size in (("linux", 5 << 10), ("darwin", 5)):
+        with monkeypatch.context() as patched:
+            patched.setattr("resource.getrusage", lambda _: SimpleNamespace(ru_maxrss=5))
+            patched.setattr(memory, "sys", SimpleNamespace(platform=platform))
+            assert peak_resident() == size
     monkeypatch.setattr(memory, "peak_resident", lambda: 3 << 20)
     assert peak_memory(CPU) == "3 MiB resident"
     monkeypatch.setattr(memory, "peak_allocated", lambda device: 5 << 20)
@@ -407,6 +417,39 @@ def test_debug_info_tells_of_gradients_without_their_scale() -> None:
     assert len([line for line in told[0][1] if "[Backward]" in line]) == 9
 
 
+def test_debug_info_has_no_gradient_of_a_blob_that_is_blocked() -> None:
+    text = TIMED.replace('bottom: "low" top: "up"', 'bottom: "low" propagate_down: false top: "up"') + LOSS
+    message, said = load_net(parse(text)), list[str]()
+    batch = {"data": torch.arange(12.0).reshape(4, 3) / 7, "label": torch.tensor([0.0, 2, 1, 1])}
+    watched = Watched(build(message, "TRAIN", seed=1), message, said.append, Precision())
+    watched.step(batch)
+    bottoms = [line.split(" diff")[0].split("Layer ")[1] for line in said if "bottom blob" in line]
+    assert bottoms == ["loss, bottom blob sum", "sum, bottom blob low", "sum, bottom blob up"]
+    with torch.no_grad():
+        assert watched(batch)["loss"].isfinite()
+
+
+def test_only_what_learns_below_a_layer_gets_gradients() -> None:
+    """Neither the data, nor a bottom that propagate_down blocks: they would cost time that training does not take."""
+    text = TIMED.replace('bottom: "low" top: "up"', 'bottom: "low" propagate_down: false top: "up"') + LOSS
+    job = open_net_with_data(load_net(parse(text)), "TRAIN", seed=1, device=CPU, arrays=_zeros(load_net(parse(text))))
+    asked: dict[str, list[bool]] = {}
+    for call in job.net.plan.calls:
+        asked[call.name] = []
+        module = job.net.get_submodule(call.path)
+        module.register_forward_pre_hook(
+            lambda _, given, name=call.name: asked[name].extend(x.requires_grad for x in given)
+        )
+    layer_timing._pass(job, next(job.batches), iter(range(100)).__next__)
+    assert asked == {"low": [False], "up": [False], "sum": [True, True], "loss": [True, False]}
+
+
+def test_inputs_of_zeros_have_the_net_s_shapes() -> None:
+    found = {top: values.shape for top, values in _zeros(load_net(parse(TIMED))).items()}
+    assert found == {"data": (4, 3), "label": (4,)}
+    assert _zeros(load_net(parse('layer { name: "d" type: "DummyData" top: "x" }'))) == {}
+
+
 def test_times_are_means_in_milliseconds(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(np.arange(0, 1000, 0.5))
     monkeypatch.setattr(layer_timing, "_stopwatch", lambda device: clock.__next__)
@@ -415,6 +458,7 @@ def test_times_are_means_in_milliseconds(monkeypatch: pytest.MonkeyPatch) -> Non
     assert timing.layers == [("in", 500.0, 0.0), *((name, 500.0, 500.0) for name in ("low", "up", "sum", "loss"))]
     assert timing.steps == [500.0 * 18] * 3
     assert timing.loss == pytest.approx(2 * np.log(3))
+    assert len(time_net(net, device="cpu").steps) == 50
 
 
 def test_lines_are_written_at_once(tmp_path: Path) -> None:
