@@ -63,8 +63,6 @@ class Store:
 
         Raises: DataError
         """
-        if self._pixels is None:
-            return
         missing = self.missing
         for at in range(0, len(missing), 20 * _CHUNK):
             self._decode(missing[at : at + 20 * _CHUNK])

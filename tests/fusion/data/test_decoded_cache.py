@@ -38,7 +38,9 @@ def numbers(found: Any) -> list[int]:
 
 
 @pytest.mark.parametrize("budget", [1 << 20, 0])
-@pytest.mark.parametrize("wanted", [[3], [1, 2, 3], [2, 1, 0], [0, 2], [0, 0, 2], [0, 2, 1, 3], [5, 5], [1, 3, 2]])
+@pytest.mark.parametrize(
+    "wanted", [[3], [1, 2, 3], [2, 1, 0], [0, 2], [0, 3], [1, 4], [0, 0, 2], [0, 2, 1, 3], [5, 5], [1, 3, 2]]
+)
 def test_records_come_in_the_order_that_is_asked_for(wanted: list[int], budget: int) -> None:
     records = Records()
     made = store(records, budget=budget)
@@ -66,12 +68,14 @@ def test_all_records_are_kept_or_none(budget: int, keeps: bool) -> None:
 
 
 def test_loading_reads_what_is_missing_and_tells_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoded_cache, "_CHUNK", 1)
+    monkeypatch.setattr(decoded_cache, "_CHUNK", 2)
     records, told = Records(), list[tuple[int, int]]()
-    made = Store(lambda index: np.full((1, 2, 3), index, np.uint8), 45, budget=1 << 20, skip=False)
+    made = Store(records, 90, budget=1 << 20, skip=False)
     made.load(lambda *counts: told.append(counts))
-    assert told == [(20, 45), (40, 45), (45, 45)]
+    assert told == [(40, 90), (80, 90), (90, 90)]
+    assert records.read == [0, *range(90)], "the first says how large they are"
     assert len(made.missing) == 0
+    records = Records()
     kept = store(records)
     kept.load()
     assert records.read == list(range(COUNT))

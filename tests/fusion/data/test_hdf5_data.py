@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -85,6 +86,13 @@ def test_what_is_kept_fits_the_budget(layer: LayerParameter, budget: int, whole:
     assert source.in_memory is whole
     assert all(isinstance(array, np.ndarray) if whole else array.keeps_files is files for array in source.arrays)
     assert [source.place(row) for row in (0, 4, 5, 11, 12)] == ["0.h5:0", "0.h5:4", "2.h5:0", "2.h5:6", "3.h5:0"]
+
+
+def test_rows_of_which_a_part_stays_in_files_are_not_in_memory(layer: LayerParameter) -> None:
+    source = open_with(layer, 0)
+    kept = np.zeros((16, 1), np.float32)
+    assert not replace(source, arrays=[kept, source.arrays[1]]).in_memory
+    assert replace(source, arrays=[kept, kept]).in_memory
 
 
 def test_packed_data_may_be_larger_than_its_file(layer: LayerParameter) -> None:
