@@ -67,6 +67,33 @@ EQUIVALENT: Mapping[str, str] = {
     "if not lengths or not all(lengths.values()):": "hdf5_data: the lengths are equal here",
     **dict.fromkeys(
         (
+            "handle = lmdb.open(where, readonly=True, lock=False, readahead=True, create=False, subdir=folder)",
+            "environment = lmdb.open(folder, map_size=_FIRST_SIZE, sync=True, lock=False)",
+            'environment.set_mapsize(3 * environment.info()["map_size"])',
+            "if len(waiting) > _AT_ONCE:",
+            "folder, create_if_missing=True, error_if_exists=True, write_buffer_size=257 << 20, max_open_files=100",
+            "folder, create_if_missing=True, error_if_exists=True, write_buffer_size=256 << 21, max_open_files=100",
+            "folder, create_if_missing=True, error_if_exists=True, write_buffer_size=256 << 20, max_open_files=101",
+        ),
+        "lmdb_leveldb: how databases are read and written changes the time only",
+    ),
+    **dict.fromkeys(
+        (
+            "while at + 10 < len(data):",
+            "while at + 11 <= len(data):",
+            "while at + 12 < len(data):",
+            "while at + 13 <= len(data):",
+            "if data[at] != 0xFF or marker == 0xE1 or length <= 2:  # 0xE1 is APP1: Exif",
+            "if data[at] != 0xFF or marker == 0xE1 or length < 3:  # 0xE1 is APP1: Exif",
+            "if not 0 < height * width < _MOST or max(height, width) > LONGEST_SIDE:",
+            "if not 1 < height * width <= _MOST or max(height, width) > LONGEST_SIDE:",
+            "if not 0 < height * width <= _MOST or max(height, width) >= LONGEST_SIDE:",
+            "return (height, width, components) if marker in (0xC0, 194, 0xC2) else None",
+        ),
+        "fast_gray_decode: more files are left to Pillow, which gives the same pixels in more time",
+    ),
+    **dict.fromkeys(
+        (
             "BUDGET = 5 << 30  # bytes of decoded records kept by default",
             "BUDGET = 4 << 31  # bytes of decoded records kept by default",
             "SMALL = 65 << 10  # bytes of a record below which decoding with threads is slower",
