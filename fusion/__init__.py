@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from fusion.merge.merge import MergePlan as MergePlan, apply_merge as apply_merge, plan_merge as plan_merge
     from fusion.nets.build import Net as Net, blobs as blobs, build as build, params as params
     from fusion.nets.weights import load_weights as load_weights, save_weights as save_weights
+    from fusion.onnx.to_caffe import to_caffe as to_caffe
     from fusion.solver import Solver as Solver
     from fusion.version import __version__ as __version__
 else:

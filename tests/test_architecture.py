@@ -40,6 +40,7 @@ TORCH_FREE = (
         "fusion.file_lock",
         "fusion.fillers",
         "fusion.onnx.graphs",
+        "fusion.onnx.to_caffe",
         "fusion.composition",
         "fusion.merge",
     ),

@@ -44,6 +44,8 @@ NOT_RUN = {  # the start of a command: the reason
     "fusion-test --model model.onnx": "as above",
     "fusion-report --old model.onnx": "as above",
     "fusion-predict net.onnx": "as above",
+    "fusion-convert net.onnx": "as above",
+    "fusion-convert resnet18.onnx": "as above",
     "fusion-convert images photos/train train_lmdb": "writes the same database as the command before it",
     "fusion-train --solver solver.prototxt --weights init.caffemodel --reference ...": "has a gap to fill",
     "fusion-report --old sweep/": "reads the result of the command before it",

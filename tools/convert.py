@@ -1,4 +1,7 @@
-"""fusion-convert: convert a Caffe file to another form: upgraded, deployed, text or binary, HDF5, safetensors."""
+"""fusion-convert: convert a Caffe file to another form: upgraded, deployed, text or binary, HDF5, safetensors.
+
+An ONNX file becomes a prototxt and a caffemodel.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,15 @@ import argparse
 import sys
 import warnings
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from . import convert_data
 from .arguments import add_options
 from .cli import run_command
 from .command_parser import CommandParser
+
+if TYPE_CHECKING:
+    from fusion.onnx.to_caffe import CaffeNet
 
 _EPILOG = """The kind of IN is detected from its content; the ending of OUT gives the new form:
   .prototxt .pbtxt .txt -        text (- is standard output)
@@ -19,6 +26,7 @@ _EPILOG = """The kind of IN is detected from its content; the ending of OUT give
   .h5                            HDF5, of weights or a solver state
   .safetensors                   weights
   .npy                           a mean image
+An ONNX file becomes two files: IN.onnx OUT.prototxt WEIGHTS.caffemodel (or .h5, .safetensors).
 
 examples:
   %(prog)s old.prototxt new.prototxt --upgrade              V0 or V1 text to the current form, comments kept
@@ -29,6 +37,7 @@ examples:
   %(prog)s solver.prototxt solver.binaryproto
   %(prog)s images list.txt images/ train_lmdb --lmdb        and `list` and `mean`: see their --help
   %(prog)s mean.binaryproto mean.npy
+  %(prog)s net.onnx net.prototxt net.caffemodel             checked in ONNX Runtime if that is installed
 """
 
 
@@ -40,13 +49,15 @@ def parser(prog: str = "fusion-convert") -> CommandParser:
         epilog=_EPILOG,
     )
     add = result.add_argument
-    add("input", metavar="IN", help="a net, solver, mean image, weights or solver state, in any form")
+    add("input", metavar="IN", help="a net, solver, mean image, weights or solver state, in any form; or an ONNX file")
     add("output", metavar="OUT", help="file to write; its ending gives the form")
+    add("weights", metavar="WEIGHTS", nargs="?", help="file for the weights of an ONNX file")
     add("--upgrade", action="store_true", help="upgrade V0 and V1, as Caffe does when it reads them")
     add("--deploy", action="store_true", help="make the deploy net: inputs for data layers, scores for losses")
     add_options(result, "--input-shape", "--output-blob", "--stage", note="with --deploy")
     add("--model", metavar="NET.prototxt", help="for weights: the net that gives the order, types, bottoms and tops of "
         "layers")  # fmt: skip
+    add("--only-bvlc", action="store_true", help="for an ONNX file: refuse layers that only forks of Caffe have")
     add_options(result, "--quiet")
     return result
 
@@ -59,10 +70,52 @@ def main(argv: Sequence[str] | None = None, prog: str = "fusion-convert") -> int
         return convert_data.main(given, prog)
     options = parser(prog)
     arguments = options.parse_args(given)
-    if not arguments.deploy and (arguments.input_shape or arguments.output_blob or arguments.stage):
+    from_onnx = arguments.input.lower().endswith(".onnx")
+    if not arguments.deploy and ((arguments.input_shape and not from_onnx) or arguments.output_blob or arguments.stage):
         options.error("--input-shape, --output-blob and --stage go with --deploy")
-    code: int = run_command(lambda: _convert(arguments))
+    if from_onnx and not arguments.weights:
+        options.error("an ONNX file becomes two files: IN.onnx OUT.prototxt WEIGHTS.caffemodel")
+    if not from_onnx and (arguments.weights or arguments.only_bvlc):
+        options.error("WEIGHTS and --only-bvlc go with an ONNX file")
+    if from_onnx and (arguments.deploy or arguments.upgrade or arguments.model):
+        options.error("an ONNX file is converted without --deploy, --upgrade and --model")
+    code: int = run_command(lambda: (_convert_onnx if from_onnx else _convert)(arguments))
     return code
+
+
+def _convert_onnx(arguments: argparse.Namespace) -> None:
+    """Write an ONNX file as a net and its weights, compared with it on noise before."""
+    from fusion.onnx.to_caffe import to_caffe
+    from prototxt.files import write_text
+    from prototxt.formats.weights import write_weights
+    from prototxt.schema.encode import to_text
+
+    made = to_caffe(arguments.input, shapes=dict(arguments.input_shape), only_bvlc=arguments.only_bvlc)
+    checked = _checked(arguments, made)
+    write_weights(arguments.weights, made.weights, net=made.net)
+    write_text(arguments.output, to_text(made.net))
+    if not arguments.quiet:
+        print(f"{arguments.output}, {arguments.weights}: {len(made.net.layer)} layers, {checked}")
+        for note in made.notes:
+            print(f"  {note}")
+
+
+def _checked(arguments: argparse.Namespace, made: CaffeNet) -> str:
+    """Compare a converted net with its ONNX file; return the result in words. Raises: OnnxError if they differ."""
+    from importlib.util import find_spec
+
+    from fusion.errors import OnnxError
+
+    if find_spec("onnxruntime") is None:
+        return "not checked, since onnxruntime is not installed"
+    from fusion.export import verify_onnx
+
+    found = verify_onnx(made.net, made.weights, arguments.input, inputs=dict(arguments.input_shape))
+    if found.first is not None:
+        hint = "the file has an operator that is converted wrongly: use it as a source in its own form, and report it"
+        message = f"the converted net differs from it by {found.largest:.1e} of its largest output; nothing was written"
+        raise OnnxError(message, place=arguments.input, hint=hint)
+    return f"within {found.largest:.1e} of ONNX Runtime's largest output"
 
 
 def _convert(arguments: argparse.Namespace) -> None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from caffe_fusion_tools import convert
+from onnx import TensorProto, helper, numpy_helper, save_model
 
-from prototxt.formats.weights import write_weights
+from fusion.onnx.to_caffe import CaffeNet, to_caffe
+from prototxt.formats.weights import read_weights, write_weights
+from prototxt.schema.load import load_net
 
 V1 = 'layers { name: "r" type: RELU bottom: "d" top: "r" } # kept\n'
 TRAIN = (
@@ -54,7 +60,13 @@ def test_deploy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [["--input-shape", "d=1"], ["--deploy", "--input-shape", "1,3,4,4"], ["--deploy", "--input-shape", "d=1,x"]],
+    [
+        ["--only-bvlc"],
+        ["w.caffemodel"],
+        ["--input-shape", "d=1"],
+        ["--deploy", "--input-shape", "1,3,4,4"],
+        ["--deploy", "--input-shape", "d=1,x"],
+    ],
 )
 def test_usage(old: Path, misused: Callable[..., object], wrong: list[str]) -> None:
     misused(convert.main, [str(old), "x.prototxt", *wrong])
@@ -73,3 +85,69 @@ def test_weights_are_not_written_as_text_named_pt(
     refused(convert.main, [str(tmp_path / "x.caffemodel"), str(tmp_path / "x.pt")], "or a PyTorch file")
     refused(convert.main, [str(tmp_path / "x.caffemodel"), str(tmp_path / "x.pth")], ".safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["x.caffemodel"]
+
+
+@pytest.fixture
+def conv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray[Any, Any]]:
+    """net.onnx: a convolution, turned; its weights."""
+    monkeypatch.chdir(tmp_path)
+    weights = {"c.weight": np.random.default_rng(0).random((2, 3, 3, 3), np.float32), "c.bias": np.ones(2, np.float32)}
+    nodes = [
+        helper.make_node("Conv", ["data", "c.weight", "c.bias"], ["h"]),
+        helper.make_node("Transpose", ["h"], ["scores"], perm=[0, 2, 3, 1]),
+    ]
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, size)
+        for name, size in (("data", ["N", 3, "h", "w"]), ("scores", None))
+    ]
+    tensors = [numpy_helper.from_array(array, name) for name, array in weights.items()]
+    graph = helper.make_graph(nodes, "small", ends[:1], ends[1:], tensors)
+    save_model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), "net.onnx")
+    return weights
+
+
+@pytest.mark.filterwarnings("ignore::prototxt.schema.decode.UnknownFieldWarning")
+def test_an_onnx_file(conv: dict[str, np.ndarray[Any, Any]], capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["net.onnx", "net.prototxt", "net.caffemodel"]
+    assert convert.main(words) == 1
+    assert "--input-shape data=1,3,224,224" in capsys.readouterr().err
+    sized = ["--input-shape", "data=1,3,5,6"]
+    assert convert.main([*words, *sized, "--only-bvlc"]) == 1
+    assert "only forks of Caffe have: Permute (SSD)" in capsys.readouterr().err
+    assert not Path("net.prototxt").exists()
+    assert convert.main([*words, *sized]) == 0
+    out = capsys.readouterr().out
+    assert re.match(r"net\.prototxt, net\.caffemodel: 3 layers, within \d\.\de-\d\d of ONNX Runtime's largest", out)
+    assert "BVLC Caffe has no Permute" in out
+    layers = [(layer.name, layer.type) for layer in load_net("net.prototxt").layer]
+    assert layers == [("data", "Input"), ("c", "Convolution"), ("scores", "Permute")]
+    stored = read_weights("net.caffemodel")
+    assert list(stored) == ["c"]
+    for blob, array in zip(stored["c"], conv.values(), strict=True):
+        np.testing.assert_array_equal(blob, array)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([], "an ONNX file becomes two files"),
+        (["net.caffemodel", "--deploy"], "without --deploy"),
+        (["net.caffemodel", "--output-blob", "h"], "go with --deploy"),
+    ],
+)
+def test_usage_with_an_onnx_file(words: list[str], says: str, misused: Callable[..., None]) -> None:
+    misused(convert.main, ["net.onnx", "net.prototxt", *words], says)
+
+
+def test_a_net_that_differs_is_not_written(
+    conv: dict[str, np.ndarray[Any, Any]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def wrong(*arguments: Any, **options: Any) -> CaffeNet:
+        made = to_caffe(*arguments, **options)
+        return replace(made, weights={"c": [1.01 * made.weights["c"][0], made.weights["c"][1]]})
+
+    monkeypatch.setattr("fusion.onnx.to_caffe.to_caffe", wrong)
+    assert convert.main(["net.onnx", "net.prototxt", "net.caffemodel", "--input-shape", "data=1,3,5,6"]) == 1
+    assert "of its largest output; nothing was written" in capsys.readouterr().err
+    assert not Path("net.prototxt").exists()
+    assert not Path("net.caffemodel").exists()

@@ -1,0 +1,100 @@
+"""An ONNX graph as a Caffe net with its weights; all that Caffe cannot compute is listed at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusion.errors import OnnxError
+from fusion.onnx.graphs.graph import Graph
+from fusion.onnx.graphs.normalize import load_graph
+from fusion.onnx.graphs.read import Path
+from fusion.onnx.to_caffe.net_writer import NetWriter, RefusedError
+from fusion.onnx.to_caffe.operators import write_node
+from prototxt.schema.messages import NetParameter
+
+
+@dataclass(frozen=True)
+class CaffeNet:
+    """A deploy net and its weights.
+
+    weights  layer -> float32 arrays, as in a caffemodel
+    notes    layer types that BVLC Caffe lacks, and what was changed to read the file, one sentence each
+    """
+
+    net: NetParameter
+    weights: Mapping[str, list[NDArray[np.float32]]]
+    notes: tuple[str, ...]
+
+
+def to_caffe(
+    source: Path | Graph, *, shapes: Mapping[str, tuple[int | None, ...]] | None = None, only_bvlc: bool = False
+) -> CaffeNet:
+    """Convert an ONNX file to a Caffe net that computes the same.
+
+    source     the file, or a graph in its plain form
+    shapes     of inputs whose sizes after the batch are open in the file
+    only_bvlc  refuse layers that BVLC Caffe lacks
+    Raises: OnnxError listing all operators that Caffe's layers cannot express, with the values before the first one.
+    """
+    graph = source if isinstance(source, Graph) else load_graph(source, shapes)
+    writer = NetWriter(graph)
+    _write_inputs(writer)
+    refused: dict[str, list[tuple[str, str]]] = {}
+    for node in graph.nodes:
+        try:
+            write_node(writer, node)
+        except RefusedError as reason:
+            refused.setdefault(node.op_type, []).append((node.output[0], str(reason)))
+            writer.blobs.update({value: value for value in node.output if value})
+    if refused:
+        raise _refusal(graph, refused)
+    if only_bvlc and writer.forks:
+        names = ", ".join(f"{kind} ({origin})" for kind, origin in writer.forks.items())
+        hint = "leave --only-bvlc out for a Caffe that has them"
+        raise OnnxError(f"it needs layers that only forks of Caffe have: {names}", place=graph.place, hint=hint)
+    writer.name_outputs()
+    _silence(writer)
+    forks = [f"BVLC Caffe has no {kind}; forks have it: {origin}" for kind, origin in writer.forks.items()]
+    return CaffeNet(writer.net, writer.weights, (*graph.notes, *forks))
+
+
+def _write_inputs(writer: NetWriter) -> None:
+    for value in writer.graph.inputs:
+        dims = writer.graph.shapes.get(value, ())
+        if not dims or None in dims[1:]:
+            shown = "x".join("?" if size is None else str(size) for size in dims)
+            hint = f"give --input-shape {value}=1,3,224,224"
+            raise OnnxError(f"the size of its input '{value}' is open: {shown}", place=writer.graph.place, hint=hint)
+        layer = writer.layer("Input", writer.unique(value.strip("/")), [], [value])
+        layer.input_param.shape.add().dim[:] = [dims[0] or 1, *(int(size or 0) for size in dims[1:])]
+        writer.blobs[value] = value
+
+
+def _silence(writer: NetWriter) -> None:
+    """Append a Silence layer for blobs that nothing reads."""
+    read = {blob for layer in writer.net.layer for blob in layer.bottom} | set(writer.graph.outputs)
+    unread = [top for layer in writer.net.layer for top in layer.top if top not in read]
+    if unread:
+        writer.net.layer.add(name=writer.unique("unread"), type="Silence").bottom[:] = unread
+
+
+def _refusal(graph: Graph, refused: Mapping[str, list[tuple[str, str]]]) -> OnnxError:
+    lines = []
+    for kind, found in refused.items():
+        reasons = list(dict.fromkeys(reason for _, reason in found))
+        more = (
+            f"; {len(reasons) - 1} more reasons" if len(reasons) > 2 else f"; {reasons[1]}" if len(reasons) == 2 else ""
+        )
+        lines.append(f"{kind} ({len(found)}x, first '{found[0][0]}'): {reasons[0]}{more}")
+    firsts = {value for found in refused.values() for value, _ in found}
+    before = next(node for node in graph.nodes if node.output[0] in firsts)
+    fed = [value for value in before.input if value and value not in graph.constants]
+    hint = f"cut the net before the first of them, at {' and '.join(fed)}" if fed else "export it in another form"
+    message = f"Caffe's layers cannot express {len(lines)} kinds of its operators:\n    " + "\n    ".join(lines)
+    if len(lines) == 1:
+        message = f"Caffe's layers cannot express one of its operators: {lines[0]}"
+    return OnnxError(message, place=graph.place, hint=hint)
