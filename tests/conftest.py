@@ -10,10 +10,13 @@ from typing import TypeVar
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 from prototxt.formats.weights import write_weights
 
+settings.register_profile("fusion", deadline=None)  # a busy machine is no mistake
+settings.load_profile("fusion")
 TESTS = Path(__file__).parent
 # OpenCV is another program that values are compared with, not a tool of the project.
 MISSING_TOOL = re.compile(r"could not import '(?!cv2)|there is no Chromium|needs a C\+\+ compiler|no JavaScript engine")

@@ -78,7 +78,7 @@ def _repeat(rng: random.Random, data: bytes, seeds: list[bytes]) -> bytes:
 
 def _splice(rng: random.Random, data: bytes, seeds: list[bytes]) -> bytes:
     other = rng.choice(seeds)
-    start, at = rng.randrange(len(other)), rng.randrange(len(data) + 1)
+    start, at = rng.randrange(len(other) or 1), rng.randrange(len(data) + 1)
     return data[:at] + other[start : start + rng.choice((4, 64, 1000, 10**6))] + data[at:]
 
 

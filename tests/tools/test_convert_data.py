@@ -21,6 +21,7 @@ ROOT = f"{FOLDER}/img/"
 
 @pytest.mark.parametrize("kind", ["--lmdb", "--leveldb"])
 def test_images_then_mean(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("plyvel" if kind == "--leveldb" else "lmdb")
     database, mean = str(tmp_path / "db"), tmp_path / "mean.binaryproto"
     assert convert.main(["images", str(FOLDER / "list.txt"), ROOT, database, kind]) == 0
     assert convert.main(["mean", database, str(mean)]) == 0

@@ -61,6 +61,7 @@ def test_leveldb_of_caffe_holds_the_same(case: str, tmp_path: Path) -> None:
     [("rgb_lmdb", "mean"), ("gray_lmdb", "mean_gray"), ("rgb_leveldb", "mean_leveldb"), ("list.txt", "mean")],
 )
 def test_means(source: str, mean: str, tmp_path: Path) -> None:
+    pytest.importorskip("plyvel" if source.endswith("leveldb") else "lmdb")
     written = write_mean_image(FOLDER / source, tmp_path / "mean.binaryproto", root=f"{FOLDER}/img/")
     assert written.records == 5
     assert (tmp_path / "mean.binaryproto").read_bytes() == (FOLDER / f"{mean}.binaryproto").read_bytes()

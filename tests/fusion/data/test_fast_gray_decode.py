@@ -96,7 +96,7 @@ def test_remarks_in_a_png_change_nothing() -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(at=st.floats(0, 0.999), byte=st.integers(0, 255), cut=st.booleans())
 def test_damage_is_never_taken_for_pixels_by_the_short_way_alone(kind: str, at: float, byte: int, cut: bool) -> None:
     data = bytearray(saved(SMOOTH, kind))

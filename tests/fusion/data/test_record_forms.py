@@ -46,6 +46,7 @@ def blobs(one: LayerParameter) -> tuple[np.ndarray, list[float]]:
 @pytest.mark.parametrize("options", [{}, {"gray": True}, {"encoded": True, "encode_type": "png"}])
 @pytest.mark.parametrize("lmdb", [True, False])
 def test_images_give_the_blobs_of_their_database(options: dict[str, object], lmdb: bool) -> None:
+    pytest.importorskip("lmdb" if lmdb else "plyvel")
     write_images("photos", "", "db", ImageOptions(size=(8, 7), **options), lmdb=lmdb)  # type: ignore[arg-type]
     database = layer("Data", f'source: "db" backend: {"LMDB" if lmdb else "LEVELDB"} rand_skip: 2')
     images, note = as_image_layer(database)

@@ -147,7 +147,7 @@ def graphs(draw: st.DrawFn) -> Diagram:
 
 
 @given(graphs())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_graph_is_laid_out(drawn: Diagram) -> None:
     layout = lay_out(drawn)
     check(layout, drawn)

@@ -133,7 +133,7 @@ def graphs(draw: st.DrawFn) -> Diagram:
 
 
 @given(graphs())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_every_box_and_arrow_is_in_the_overview(drawn: Diagram) -> None:
     found = fold_diagram(drawn)
     if found is None:

@@ -164,7 +164,7 @@ def test_a_missing_file_and_a_name_without_a_format(tmp_path: Path) -> None:
         write_weights(tmp_path / "out.pth", {"a": [np.zeros(1)]})
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_bit_flips_never_crash(tmp_path: Path, data: st.DataObject) -> None:
     kind = data.draw(st.sampled_from(["net.caffemodel", "net_legacy_dims.caffemodel", "net_double.caffemodel"]))
@@ -177,7 +177,7 @@ def test_bit_flips_never_crash(tmp_path: Path, data: st.DataObject) -> None:
         read_or_refuse(read, path)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=200))
 def test_any_bytes_are_read_or_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.caffemodel"
@@ -188,7 +188,7 @@ def test_any_bytes_are_read_or_refused(tmp_path: Path, content: bytes) -> None:
         read_datum(content)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(header=st.text(max_size=60), body=st.binary(max_size=40))
 def test_safetensors_headers_are_read_or_refused(tmp_path: Path, header: str, body: bytes) -> None:
     text = ("{" + header).encode()

@@ -12,6 +12,7 @@ from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 
 import prototxt
 from prototxt.schema import fork_messages, messages
+from prototxt.schema.scalars import is_repeated, is_required
 
 PACKAGE = Path(prototxt.__file__).parent / "schema"
 TYPES = {
@@ -28,9 +29,9 @@ OWN = {"onnx_param": 9001, "pct_param": 9002, "weighted_sum_param": 9003, "gate_
 
 
 def label(field: FieldDescriptor) -> str:
-    if field.is_repeated:
+    if is_repeated(field):
         return "repeated"
-    return "required" if field.is_required else "optional"
+    return "required" if is_required(field) else "optional"
 
 
 def type_name(field: FieldDescriptor) -> str:

@@ -73,6 +73,7 @@ def test_records_that_are_not_there(tmp_path: Path, forced: int | None) -> None:
 
 
 def test_a_leveldb_is_read_without_being_written(golden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("plyvel")
     source = next(path for path in (golden / "formats" / "data").iterdir() if path.name.endswith("_leveldb"))
     shutil.copytree(source, tmp_path / "db")
     before = {path.name: path.read_bytes() for path in (tmp_path / "db").iterdir()}

@@ -55,7 +55,7 @@ def scatter(message: Any, draw: st.DataObject) -> None:
                 break
 
 
-@settings(max_examples=250, deadline=2000, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=250, suppress_health_check=[HealthCheck.too_slow])
 @given(kind=st.sampled_from(sorted(LAYER_TYPES)), draw=st.data())
 def test_shapes_or_our_error(kind: str, draw: st.DataObject) -> None:
     net, shapes = NetParameter(), {}
