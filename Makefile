@@ -3,6 +3,7 @@ PYTHON      ?= python3.11
 VENV        ?= .venv
 CONSTRAINTS ?= constraints.txt
 PYTHONS     ?= 3.10 3.12 3.13 3.14
+WORKERS     ?= 2
 BIN     := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 COMPILE := $(BIN)/uv pip compile --quiet --no-header --no-annotate pyproject.toml
@@ -18,7 +19,7 @@ test: lint  ## Lint, types, and all tests except the slow ones.
 	$(MAKE) --no-print-directory -j2 types pytest
 
 pytest: $(VENV)/.installed-dev  ## All tests except the slow ones, in random order; ARGS="--random-order-seed=N" repeats one.
-	$(BIN)/python -m pytest -n 2 --dist worksteal --random-order -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --random-order -m "not slow" $(ARGS)
 
 test-slow: $(VENV)/.installed-dev  ## The slow tests.
 	$(BIN)/python -m pytest -m slow $(ARGS)
@@ -34,8 +35,11 @@ test-pythons:  ## The tests on each other Python that is here; each is installed
 	    rm -rf .venv-$$version; \
 	done
 
-test-lowest: build/lowest.txt  ## The tests with the lowest versions of all packages that pyproject.toml allows.
-	$(MAKE) --no-print-directory pytest VENV=.venv-lowest CONSTRAINTS=$<
+test-lowest:  ## The tests with the lowest versions of all packages that pyproject.toml allows.
+	@set -- --old-file=build/lowest.txt VENV=.venv-lowest CONSTRAINTS=build/lowest.txt; \
+	if timeout 480 sh -c '$(MAKE) -s build/lowest.txt && $(MAKE) -s "$$@" .venv-lowest/.installed-dev' - "$$@"; then \
+	    echo "The lowest versions:"; $(MAKE) -s "$$@" pytest; \
+	else echo "the lowest versions cannot be installed in 8 minutes: not tested"; fi
 
 build/lowest.txt: pyproject.toml | $(VENV)/.installed-dev
 	$(COMPILE) --resolution lowest-direct --extra dev --python-version 3.11 --output-file $@
