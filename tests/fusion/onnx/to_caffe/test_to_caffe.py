@@ -286,7 +286,7 @@ def test_outputs_have_their_names_and_blobs_of_their_own() -> None:
         node("Conv", "x w", "c"),
         node("Relu", "c", "y"),
         node("Identity", "y", "z"),
-        node("Split", "c", "p q", axis=1),
+        node("Split", "c", "p q", axis=1, num_outputs=2),
     ]
     made, file = converted(nodes, {"w": W}, outputs=("y", "q", "z", "p"))
     x = draw(2, 3, 8, 8, seed=9)
