@@ -13,7 +13,7 @@ from graphs import model, node
 
 from fusion.onnx.graphs import normalize_graph
 from fusion.onnx.graphs.batch_reshape import _common, _resolved, static_reshape
-from fusion.onnx.graphs.canonicalize import canonical_nodes
+from fusion.onnx.graphs.canonicalize import _first_output, canonical_nodes
 from fusion.onnx.graphs.constants import Facts
 from fusion.onnx.graphs.cut import classifier_input, feature_values, image_entries, list_features, scores_value
 from fusion.onnx.graphs.graph import attributes, prune, to_model
@@ -531,3 +531,46 @@ def test_scores_lie_before_what_ends_a_net() -> None:
     ]
     assert names[-6:] == ["p", "s", "f", "g", "r", "c"], "floats with a row per sample, the output's side first"
     assert "i" not in names, "whole numbers are no features"
+
+
+@pytest.mark.parametrize(
+    ("uses", "left"), [({}, False), ({"h": 1}, True), ({"c": 1}, True), ({"h": 1, "c": 2}, True), ({"y": 1}, False)]
+)
+def test_unread_outputs_are_left_out_together(uses: dict[str, int], left: bool) -> None:
+    found = _first_output(node("Own", "x", "y h c"), facts((3,), uses))
+    assert (found is None) is left
+    assert found is None or list(found[0].output) == ["y"]
+    assert _first_output(node("Own", "x", "y"), facts((3,))) is None
+    assert _first_output(node("Own", "x", "y - c"), facts((3,), {"": 1})) is not None
+
+
+def test_a_target_that_is_not_known_opens_no_batch() -> None:
+    for shape, sizes in (((3, 4), None), ((3, None), [5, 12]), (None, [5, 12])):
+        known = facts(shape)
+        known.declared = probe(5, x=(5, 3, 4))
+        if sizes is not None:
+            known.know("s", np.array(sizes))
+        assert static_reshape(RESHAPE, known, known.declared) is None
+
+
+def test_sizes_of_a_fixed_batch_are_taken_too() -> None:
+    item = node("Resize", "x - - s", "y", mode="nearest")
+    known = facts((3, 4, 4))
+    single = Facts({}, known.probes[:1], 17, Counter())
+    single.know("s", np.array([2, 3, 8, 6]))
+    (found,) = canonical_nodes(item, single)
+    assert attributes(found)["sizes"] == [8, 6]
+
+
+@pytest.mark.parametrize(
+    ("shapes", "axis", "joins"),
+    [
+        (((2, 3, 4), (2, 5, 4)), 1, True), (((2, 3, 4), (2, 5, 4)), -2, True), (((2, 3, 4), (2, 5, 6)), 1, False),
+        (((2, 3, 4), (1, 3, 4)), 1, False), (((2, 3, 4), (2, 3, 6)), -1, True), (((2, 3, 4), (2, 3, 6)), 2, True),
+        (((2, 3, 4), (2, 5, 6)), -1, False), (((2, None, 4), (2, 5, 6)), 2, True), (((2, 3, 4), (7, 3, 4)), 0, True),
+        (((2, 3, 4), (7, 3, 5)), 0, False),
+    ],
+)  # fmt: skip
+def test_inputs_of_a_concat_agree_on_all_other_axes(shapes: tuple[Shape, Shape], axis: int, joins: bool) -> None:
+    known = probe(2, a=shapes[0], b=shapes[1])
+    assert known.infer(node("Concat", "a b", "y", axis=axis), 17, {}) is joins
