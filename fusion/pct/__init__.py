@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         mean_interval as mean_interval,
         metric_interval as metric_interval,
         share_interval as share_interval,
+        t_test as t_test,
     )
     from fusion.pct.losses import (
         bct as bct,

@@ -12,10 +12,6 @@ import numpy as np
 from fusion.errors import ReportError
 from fusion.pct.metrics import FORMULAS, Outcomes
 
-# Student's t at 97.5 % for 1 to 20 degrees of freedom.
-_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
-      2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086)  # fmt: skip
-
 MCNEMAR = "McNemar's exact test, two-sided, that both nets are equally often right"  # the test of `mcnemar`
 # Metrics that are a share of samples: the indices of the counts in the denominator.
 _AMONG = {
@@ -131,18 +127,41 @@ def share_interval(count: int, total: int, *, level: float = 0.95) -> Interval:
     return Interval(share, low, high)
 
 
-def mean_interval(values: Sequence[float]) -> Interval:
-    """Return the mean of a figure over runs (seeds) with its 95 % interval by Student's t; no ends for a single run."""
+def mean_interval(values: Sequence[float], *, level: float = 0.95) -> Interval:
+    """Return the mean of a figure over runs (seeds) with its interval by Student's t; no ends for a single run."""
     runs = np.asarray(values, dtype=np.float64)
     if not len(runs):
         return Interval(None, None, None)
     mean = float(runs.mean())
     if len(runs) == 1:
         return Interval(mean, None, None)
-    free = len(runs) - 1
-    quantile = _T[free - 1] if free <= len(_T) else 1.96 + 2.4 / free
+    quantile = _crossing(lambda t: _beyond(t, len(runs) - 1), 1 - level, 0.0, 1e3)
     half = quantile * float(runs.std(ddof=1)) / math.sqrt(len(runs))
     return Interval(mean, mean - half, mean + half)
+
+
+def t_test(values: Sequence[float]) -> float | None:
+    """Return the two-sided p of Student's t-test that a figure, such as a difference of pairs, is 0 in the mean.
+
+    None where the values do not vary or are fewer than two.
+    """
+    runs = np.asarray(values, dtype=np.float64)
+    spread = float(runs.std(ddof=1)) if len(runs) > 1 else 0.0
+    return _beyond(abs(float(runs.mean())) * math.sqrt(len(runs)) / spread, len(runs) - 1) if spread else None
+
+
+def _beyond(t: float, free: int) -> float:
+    """Return the probability that Student's t with `free` degrees of freedom is beyond -t or t.
+
+    For whole degrees of freedom it is a finite sum (Abramowitz and Stegun, 26.7.3 and 26.7.4).
+    """
+    angle = math.atan(t / math.sqrt(free))
+    term, total = (math.cos(angle), 0.0) if free % 2 else (1.0, 0.0)
+    for k in range(free % 2, free - 1, 2):
+        total += term
+        term *= math.cos(angle) ** 2 * (k + 1) / (k + 2)
+    within = math.sin(angle) * total
+    return max(0.0, 1 - (2 / math.pi * (angle + within) if free % 2 else within))
 
 
 def mcnemar(counted: Outcomes) -> float | None:

@@ -82,12 +82,33 @@ def test_difference_of_two_new_nets() -> None:
 
 def test_the_mean_of_runs_has_students_interval() -> None:
     found = pct.mean_interval([1.0, 2.0, 3.0, 4.0, 5.0])
-    assert found == pytest.approx((3.0, 3 - 2.776 * math.sqrt(0.5), 3 + 2.776 * math.sqrt(0.5)))
+    assert found == pytest.approx((3.0, 3 - 2.776445 * math.sqrt(0.5), 3 + 2.776445 * math.sqrt(0.5)))
     assert pct.mean_interval([2.0]) == (2.0, None, None)
     assert pct.mean_interval([]) == (None, None, None)
     wide = pct.mean_interval([float(n) for n in range(100)])
     assert wide.high is not None
-    assert wide.high - 49.5 == pytest.approx(1.984 * 29.011 / 10, rel=1e-3)
+    assert wide.high - 49.5 == pytest.approx(1.98422 * 29.01149 / 10, rel=1e-5)
+
+
+@pytest.mark.parametrize(  # published tables: degrees of freedom, the 97.5 % and the 99.5 % quantile
+    ("free", "usual", "wide"), [(1, 12.7062, 63.6567), (2, 4.30265, 9.92484), (3, 3.18245, 5.84091),
+                                (9, 2.26216, 3.24984), (20, 2.08596, 2.84534), (99, 1.98422, 2.62641)]
+)  # fmt: skip
+def test_students_quantiles_and_p_are_those_of_the_tables(free: int, usual: float, wide: float) -> None:
+    runs = np.append(np.zeros(free), 1.0)  # the mean is 1 / n, and so is its standard error
+    for quantile, level in ((usual, 0.95), (wide, 0.99)):
+        low, high = pct.mean_interval(runs, level=level)[1:]
+        assert (low, high) == pytest.approx(((1 - quantile) / (free + 1), (1 + quantile) / (free + 1)), rel=1e-5)
+        shifted = runs + (quantile - 1) / (free + 1)  # the mean is as many standard errors from 0
+        assert pct.t_test(shifted) == pytest.approx(1 - level, rel=1e-4)
+        assert pct.t_test(-shifted) == pytest.approx(1 - level, rel=1e-4)
+
+
+def test_t_test_of_values_without_spread_has_no_p() -> None:
+    assert pct.t_test([]) is None
+    assert pct.t_test([0.3]) is None
+    assert pct.t_test([0.25, 0.25]) is None
+    assert pct.t_test([-1.0, 1.0]) == 1
 
 
 def test_tangos_interval_at_its_ends() -> None:
