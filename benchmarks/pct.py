@@ -10,23 +10,20 @@ reported; the report is on the 10,000 test images. Everything is seeded.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # a core per process
 
 from study.figures import Figures, choose, measure
-from study.plan import METHODS, SAME, Method, Pair, Size, candidates, fused_candidates, reported
+from study.plan import METHODS, SAME, Method, Size, candidates, fused_candidates, reported
+from study.processes import train, workers
 from study.tables import Chosen, page
-from study.training import Job, run
+from timing import replace_part
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,16 +44,16 @@ def study(size: Size, folder: Path, processes: int, write: Path | None = None) -
     start = time.perf_counter()
     folder.mkdir(parents=True, exist_ok=True)
     grids = [candidates(size), fused_candidates(size)]
-    with _workers(processes) as work:
+    with workers(processes) as work:
         all_pairs = [pairs for methods in grids for weights in methods.values() for pairs in weights.values()]
-        _train(work, [pair for pairs in all_pairs for pair in pairs], folder)
+        train(work, [pair for pairs in all_pairs for pair in pairs], folder)
         tried, tried_fused = (
             {m: {w: measure(pairs, folder) for w, pairs in weights.items()} for m, weights in methods.items()}
             for methods in grids
         )
         chosen, fused = choose(tried), choose(tried_fused)
         report_pairs = reported(size, chosen, fused)
-        _train(work, [pair for pairs in report_pairs.values() for pair in pairs], folder)
+        train(work, [pair for pairs in report_pairs.values() for pair in pairs], folder)
     figures = {key: measure(pairs, folder) for key, pairs in report_pairs.items()}
     print(f"\n{(time.perf_counter() - start) / 60:.1f} minutes in {processes} processes", file=sys.stderr)
     tables = page(size, Chosen(tried, chosen), Chosen(tried_fused, fused), figures)
@@ -66,41 +63,10 @@ def study(size: Size, folder: Path, processes: int, write: Path | None = None) -
     return tables
 
 
-@contextmanager
-def _workers(processes: int) -> Iterator[Callable[..., Iterable[str]]]:
-    """Return a `map` over processes; with one, in this process."""
-    if processes == 1:
-        yield map
-        return
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield pool.map
-
-
-def _train(work: Callable[..., Iterable[str]], pairs: Iterable[Pair], folder: Path) -> None:
-    """Train all nets of the pairs, references of others first."""
-    jobs = dict.fromkeys(job for pair in pairs for job in (*pair.old, *pair.new))
-    references = dict.fromkeys(old for job in jobs for old in job.needs)
-    for stage in (references, [job for job in jobs if job not in references]):
-        order = sorted(stage, key=_effort, reverse=True)
-        for number, name in enumerate(work(partial(run, folder=folder), order), 1):
-            if sys.stderr.isatty():
-                print(f"\r{number} of {len(order)} nets ({name})\033[K", end="", file=sys.stderr, flush=True)
-
-
-def _effort(job: Job) -> float:
-    """Return a measure of training time: the longest start first, so that the processes end together."""
-    return 0.0 if job.bodies else job.widths.conv1 + 2 * len(job.references)
-
-
 def _write(path: Path, tables: str, tried: Mapping[Method, Mapping[float, Figures]], found: Mapping) -> None:  # type: ignore[type-arg]
     from study.picture import draw
 
-    text = path.read_text(encoding="utf-8")
-    before, opening, rest = text.partition("<!-- tables -->\n")
-    _, closing, after = rest.partition("<!-- end of tables -->")
-    if not opening or not closing:
-        raise SystemExit(f"{path}: the marks <!-- tables --> and <!-- end of tables --> are missing")
-    path.write_text(before + opening + tables + closing + after, encoding="utf-8")
+    replace_part(path, "tables", tables)
     same = {method.title: found[SAME, method] for method in METHODS}
     draw(same, {m.title: list(w.values()) for m, w in tried.items()}, path.with_suffix(".png"))
 

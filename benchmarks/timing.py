@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,15 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     ]
     head = "| " + " | ".join(cell.ljust(width) for cell, width in zip(header, widths, strict=True)) + " |"
     return "\n".join([head, "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines])
+
+
+def replace_part(page: Path, mark: str, text: str) -> None:
+    """Replace what a page has between the lines `<!-- MARK -->` and `<!-- end of MARK -->`."""
+    before, opening, rest = page.read_text(encoding="utf-8").partition(f"<!-- {mark} -->\n")
+    _, closing, after = rest.partition(f"<!-- end of {mark} -->")
+    if not opening or not closing:
+        raise SystemExit(f"{page}: the marks <!-- {mark} --> and <!-- end of {mark} --> are missing")
+    page.write_text(before + opening + text + closing + after, encoding="utf-8")
 
 
 def machine() -> str:

@@ -19,7 +19,9 @@ settings.register_profile("fusion", deadline=None)  # a busy machine is no mista
 settings.load_profile("fusion")
 TESTS = Path(__file__).parent
 # OpenCV is another program that values are compared with, not a tool of the project.
-MISSING_TOOL = re.compile(r"could not import '(?!cv2)|there is no Chromium|needs a C\+\+ compiler|no JavaScript engine")
+MISSING_TOOL = re.compile(
+    r"could not import '(?!cv2|sklearn)|there is no Chromium|needs a C\+\+ compiler|no JavaScript engine"
+)
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 _NET = """name: "{name}"
 layer {{ name: "data" type: "ImageData" top: "data" top: "label"

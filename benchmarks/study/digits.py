@@ -1,4 +1,4 @@
-"""MNIST from the example's four files, split so that no image has two purposes."""
+"""MNIST from the example's four files, and scikit-learn's digits, both split so that no image has two purposes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 DATA = Path(__file__).resolve().parents[2] / "examples" / "mnist_odd_even" / "data"
 SUBSET = 8000  # images
 SELECTION = slice(50_000, 55_000)  # of the training images: those on which weights of losses are chosen
+SMALL_TRAINING, SMALL_SELECTION = 500, slice(500, 800)  # of scikit-learn's digits; the other 997 are reported
 
 
 class Digits(NamedTuple):
@@ -31,15 +32,31 @@ class Digits(NamedTuple):
         return self.take(np.isin(self.labels, classes))
 
 
-def training(subset: int, rows: int) -> Digits:
-    """Return the first `rows` images of a subset, 0 to 5; subsets of up to SUBSET images do not overlap."""
+def training(data: str, subset: int, rows: int) -> Digits:
+    """Return the first `rows` images of a subset of MNIST, 0 to 5, which do not overlap; of "digits" there is one."""
+    if data == "digits":
+        return _small().take(slice(min(rows, SMALL_TRAINING)))
     return _read("train", slice(subset * SUBSET, subset * SUBSET + rows))
 
 
-def evaluation(split: str, limit: int | None = None) -> Digits:
-    """Return 5,000 training images that no net is trained on (`selection`) or the 10,000 test images (`report`)."""
-    found = _read("train", SELECTION) if split == "selection" else _read("t10k", slice(None))
+def evaluation(data: str, split: str, limit: int | None = None) -> Digits:
+    """Return the images that no net is trained on: to choose by (`selection`), or to report on (`report`)."""
+    if data == "digits":
+        found = _small().take(SMALL_SELECTION if split == "selection" else slice(SMALL_SELECTION.stop, None))
+    else:
+        found = _read("train", SELECTION) if split == "selection" else _read("t10k", slice(None))
     return found.take(slice(limit))
+
+
+@cache
+def _small() -> Digits:
+    """Return scikit-learn's 1,797 images of 8 x 8, in an order that mixes the writers."""
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(labels))
+    pixels = (images[order].astype(np.float32) / 16 - 0.5).reshape(-1, 1, 8, 8)
+    return Digits(pixels, labels[order].astype(np.int64), np.array([f"digits/{number:04d}" for number in order]))
 
 
 def _read(name: str, rows: slice) -> Digits:

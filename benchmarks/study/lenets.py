@@ -1,4 +1,4 @@
-"""The nets of the study as prototxt: LeNets of several widths, and a loss that holds them to old ones."""
+"""The nets of the studies as prototxt: LeNets and a smaller net, and a loss that holds them to old ones."""
 
 from __future__ import annotations
 
@@ -32,6 +32,12 @@ def lenet(widths: Widths, classes: int) -> str:
     text += nets.pooling("pool2", "conv2", 2, 2)
     text += nets.dense("ip1", "pool2", widths.ip1) + nets.relu("ip1") + nets.dense("ip2", "ip1", classes)
     return text + nets.layer("loss", "SoftmaxWithLoss", ["ip2", "label"])
+
+
+def dense_net(widths: Widths, classes: int) -> str:
+    """Write a net without convolutions for the images of 8 x 8 pixels."""
+    text = nets.memory_data(BATCH, 1, 8) + nets.dense("ip1", "data", widths.ip1) + nets.relu("ip1")
+    return text + nets.dense("ip2", "ip1", classes) + nets.layer("loss", "SoftmaxWithLoss", ["ip2", "label"])
 
 
 def compatible(classes: int, weight: float) -> str:

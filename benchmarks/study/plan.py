@@ -39,12 +39,14 @@ class Method:
     spec     its loss towards references, where it has one
     weights  the candidates
     share    a: the loss is (1 - a) * task + a * weight * loss; None: task + weight * loss
+    longer   multiplies the iterations of the new net
     """
 
     title: str
     spec: str = ""
     weights: tuple[float, ...] = ()
     share: float | None = None
+    longer: int = 1
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Update:
     widths: Widths = SMALL
     more: int = 1
     fused: bool = False
+    data: str = "mnist"
 
 
 NONE, ENSEMBLE, ELODI = Method("none"), Method("ensemble"), Method("ELODI", "elodi", (10, 3, 1))
@@ -98,7 +101,7 @@ class Pair:
 def plain(size: Size, update: Update, subset: int, member: int = 0, *, old: bool, split: str = "report") -> list[Job]:
     """Return the plainly trained nets: the old one (or one per set of classes), or the new one."""
     kind = "old" if old else update.key
-    common = {"subset": subset, "split": split, "iterations": size.iterations, "limit": size.limit}
+    common = {"subset": subset, "split": split, "iterations": size.iterations, "limit": size.limit, "data": update.data}
     seed = 1 + 1000 * subset + 100 * (not old) + member
     if old:
         sets = [(f"{kind}{len(c)}{c[0]}", c) for c in update.old_classes]
@@ -120,6 +123,8 @@ def pair(
     if method == ENSEMBLE:
         numbers = range(size.members)
         return Pair(*(tuple(make(n, old=kind)[0] for n in numbers) for kind in (True, False)))
+    if method.longer > 1:
+        return Pair(old, (replace(new, name=f"{new.name}_longer", iterations=method.longer * new.iterations),))
     spec = f"{method.spec},weight={weight:g}"
     if method == ELODI:
         members = range(size.members)

@@ -55,6 +55,11 @@ def same_table(chosen: Mapping[Method, float], found: Found) -> str:
     return table([*_HEAD, "published cut, %"], rows)
 
 
+def digits_table(chosen: Mapping[Method, float], found: Mapping[Method, Figures]) -> str:
+    """Return the table of the methods on scikit-learn's digits."""
+    return table(["method", *_HEAD[1:]], [_row(m, chosen.get(m), f, found[NONE]) for m, f in found.items()])
+
+
 def others_table(most: Chosen, fused: Chosen, found: Found) -> str:
     """Return the table of the four methods that all updates have, and of those that do not apply."""
     rows = []

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from study.digits import Digits, evaluation, training
-from study.lenets import BATCH, SMALL, Widths, compatible, lenet, solver
+from study.lenets import BATCH, SMALL, Widths, compatible, dense_net, lenet, solver
 
 from fusion import Solver, Source, apply_merge, compose, plan_merge, save_weights
 from fusion.nets.build import Net, restrict_to_blobs
@@ -34,6 +34,7 @@ class Job:
     limit         number of images to evaluate on; None: all
     kd_alpha      a: its loss is (1 - a) * its own + a * weight * pct; None: both in full
     bodies        trained nets whose frozen bodies it uses instead of its own
+    data          "mnist" or "digits", scikit-learn's
     """
 
     name: str
@@ -48,6 +49,7 @@ class Job:
     pct: str = ""
     kd_alpha: float | None = None
     bodies: tuple[Job, ...] = ()
+    data: str = "mnist"
     limit: int | None = None
 
     @property
@@ -63,7 +65,8 @@ def run(job: Job, folder: Path) -> str:
         trained = _fused(job, folder) if job.bodies else _own(job, folder)
         trained.step(job.iterations)
         save_weights(trained.net, folder / f"{job.name}.caffemodel")
-        predict(job, trained.net, evaluation(job.split, job.limit).of(job.classes)).save(folder / f"{job.name}.npz")
+        images = evaluation(job.data, job.split, job.limit).of(job.classes)
+        predict(job, trained.net, images).save(folder / f"{job.name}.npz")
     return job.name
 
 
@@ -80,8 +83,8 @@ def predict(job: Job, net: Net, digits: Digits) -> Predictions:
 
 
 def _own(job: Job, folder: Path) -> Solver:
-    """Return the solver of a LeNet that starts from its fillers."""
-    text = lenet(job.widths, len(job.classes))
+    """Return the solver of a net that starts from its fillers."""
+    text = (dense_net if job.data == "digits" else lenet)(job.widths, len(job.classes))
     (folder / f"{job.name}.prototxt").write_text(text)
     kind, _, options = job.pct.partition(",")
     if kind == "bct":
@@ -113,7 +116,7 @@ def _fused(job: Job, folder: Path) -> Solver:
 
 def _solver(text: str, job: Job, weights: Sequence[Path], references: Sequence[Reference] = ()) -> Solver:
     """Return the solver on the job's images, in an order drawn from its seed."""
-    digits = training(job.subset, job.rows).of(job.classes)
+    digits = training(job.data, job.subset, job.rows).of(job.classes)
     whole = len(digits.labels) // BATCH * BATCH
     digits = digits.take(np.random.default_rng(job.seed).permutation(len(digits.labels))[:whole])
     labels = np.searchsorted(job.classes, digits.labels)

@@ -24,6 +24,7 @@ from ..cli import run_command
 from ..command_parser import CommandParser
 
 ODD, EVEN = "1,3,5,7,9", "0,2,4,6,8"
+THAWED = ("--thaw", "/ip1$", "--lr", "0.03", "--lr-policy", "cosine")
 TITLES = {
     "odd": "odd LeNet (odd digits)",
     "even": "even LeNet (even digits)",
@@ -106,16 +107,18 @@ def fuse(iterations: int) -> None:
 
 def train_heads(iterations: int, device: str) -> None:
     say("6. Train the new layer and ip1 of both bodies, plainly and with PCT; what is below ip1 is computed once")
+    originals = {parity: weights(parity, iterations) for parity in ("odd", "even")}
     start = ["train", "--solver", "fused/solver.prototxt", "--weights", "init.caffemodel", "--device", device]
-    start += ["--thaw", "/ip1$", "--lr", "0.03", "--lr-policy", "cosine"]
-    references = [
-        f"lenet_{parity}_train_val.prototxt:{weights(parity, iterations)},classes={classes}"
-        for parity, classes in (("odd", ODD), ("even", EVEN))
-    ]
-    losses = ["--pct", "focal,distance=L2,weight=0.002", "--pct", "naive"]
-    compared = [word for reference in references for word in ("--reference", reference)]
     prefix = ["--set", "snapshot_prefix=fused/fused_pct"]
-    side_by_side({"fused": start, "fused_pct": [*start, *compared, *losses, *prefix]})
+    side_by_side({"fused": [*start, *THAWED], "fused_pct": [*start, *THAWED, *keep_answers(originals), *prefix]})
+
+
+def keep_answers(originals: Mapping[str, str]) -> list[str]:
+    """Return the options that compare the new scores with those of the originals, given by their weights."""
+    classes = {"odd": ODD, "even": EVEN}
+    references = [f"lenet_{p}_train_val.prototxt:{file},classes={classes[p]}" for p, file in originals.items()]
+    losses = ["--pct", "focal,distance=L2,weight=0.002", "--pct", "naive"]
+    return [*(word for reference in references for word in ("--reference", reference)), *losses]
 
 
 def evaluate(iterations: int, device: str) -> None:

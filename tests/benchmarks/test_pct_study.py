@@ -1,9 +1,10 @@
-"""The study's machinery at a size that says nothing: every method, every update, tables and picture."""
+"""The studies' machinery at a size that says nothing: every method, every update, tables and picture."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -18,10 +19,9 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     before = set(sys.modules)
-    found = import_module("pct")
-    yield found
+    yield import_module("pct")
     for name in set(sys.modules) - before:
-        if name == "pct" or name.partition(".")[0] in ("study", "timing"):
+        if name.partition(".")[0] in ("pct", "pct_digits", "study", "timing"):
             del sys.modules[name]
 
 
@@ -46,9 +46,36 @@ def test_the_study_in_small(bench: ModuleType, tmp_path: Path) -> None:
         assert picture.size == (760, 520)
 
 
+@pytest.mark.slow  # trains every net of the study
+def test_the_study_of_the_small_digits_in_small(bench: ModuleType, tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    size = bench.Size(rows=100, iterations=2, members=2, seeds=2, fewer=1, candidates=1, limit=100)
+    tables = import_module("pct_digits").study(size, tmp_path, 1)
+    for method in ("none", "none, twice as long", "naive", "KD", "FD-KL", "FD-LM", "LDI", "ensemble"):
+        assert f"\n| {method} " in tables
+
+
+def test_a_net_that_is_trained_twice_as_long_differs_in_nothing_else(bench: ModuleType) -> None:
+    plan, digits = import_module("study.plan"), import_module("pct_digits")
+    (plain,), (longer,) = (digits.pairs(bench.Size(), method, 0.0, [3]) for method in (plan.NONE, digits.LONGER))
+    assert longer.old == plain.old
+    assert replace(longer.new[0], name=plain.new[0].name, iterations=400) == plain.new[0]
+    assert longer.new[0].iterations == 800
+    assert longer.new[0].name != plain.new[0].name
+
+
 def test_no_image_is_trained_on_and_judged_on(bench: ModuleType) -> None:
     digits = import_module("study.digits")
-    trained = {key for subset in range(6) for key in digits.training(subset, digits.SUBSET).keys}
+    trained = {key for subset in range(6) for key in digits.training("mnist", subset, digits.SUBSET).keys}
     assert len(trained) == 6 * digits.SUBSET
-    assert not trained & set(digits.evaluation("selection").keys)
-    assert not trained & set(digits.evaluation("report").keys)
+    assert not trained & set(digits.evaluation("mnist", "selection").keys)
+    assert not trained & set(digits.evaluation("mnist", "report").keys)
+
+
+def test_each_small_digit_has_one_purpose(bench: ModuleType) -> None:
+    pytest.importorskip("sklearn")
+    digits = import_module("study.digits")
+    parts = [digits.training("digits", 0, 10**6), *(digits.evaluation("digits", s) for s in ("selection", "report"))]
+    assert [len(part.labels) for part in parts] == [500, 300, 997]
+    assert len({key for part in parts for key in part.keys}) == 1797
+    assert all((part.images.min(), part.images.max()) == (-0.5, 0.5) for part in parts)
