@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +18,7 @@ from typing import NamedTuple
 os.environ["OMP_NUM_THREADS"] = "1"  # the trainings run side by side, a core each
 
 import numpy as np
+from caffe_fusion_tools.mnist_odd_even import tutorial  # its steps and settings are those that are measured
 from numpy.typing import NDArray
 from timing import replace_part, table
 
@@ -28,8 +28,6 @@ from fusion.report.format_numbers import p_value
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "examples" / "mnist_odd_even"
-sys.path.insert(0, str(EXAMPLE))
-import tutorial  # noqa: E402 - its steps and settings are those that are measured
 
 FROZEN = ("--lr", "0.05", "--lr-policy", "cosine")
 SHUFFLED = "fused/shuffled.prototxt"

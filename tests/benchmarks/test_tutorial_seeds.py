@@ -21,7 +21,7 @@ def seeds(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     before = set(sys.modules)
     yield import_module("tutorial_seeds")
-    for name in {"tutorial_seeds", "tutorial", "prepare", "timing"} - before:
+    for name in {"tutorial_seeds", "timing"} - before:
         del sys.modules[name]
 
 
