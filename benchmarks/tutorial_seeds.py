@@ -83,7 +83,7 @@ class Figures(NamedTuple):
 def main(argv: Sequence[str] | None = None) -> int:
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     options.add_argument("--seeds", type=int, default=5, metavar="N", help="number of seeds (default 5)")
-    options.add_argument("--retrain", action="store_true", help="train the originals anew for each seed")
+    options.add_argument("--retrain", action="store_true", help="train the originals again for each seed")
     options.add_argument("--work", type=Path, default=EXAMPLE / "work", metavar="DIR", help="the tutorial's folder")
     options.add_argument("--iterations", type=int, default=4000, metavar="N", help="as in the tutorial")
     options.add_argument("--limit", type=int, metavar="N", help="as in the tutorial")
