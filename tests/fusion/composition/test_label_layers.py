@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from fusion import ComposeError
 from fusion.composition import Source, compose
+from fusion.composition.labels import _label_name, _origin, _records
+from fusion.composition.lists import DataLists, ListChoice
 from fusion.composition.net_text import read_net
+from prototxt.text.parser import parse
 
 DATA = """
 layer { name: "data" type: "HDF5Data" top: "data" top: "labels" include { phase: TRAIN }
@@ -118,3 +123,36 @@ def test_whether_a_pair_is_alike_is_no_class(tmp_path: Path, loss: str | None) -
     with pytest.raises(ComposeError, match="'sim' says whether the two are alike, and is no class label") as error:
         compose([Source("a", written(tmp_path, PAIRS), at="feat")], num_output=2, loss=loss)
     assert "lists with class labels" in str(error.value)
+
+
+ORIGINS = """
+layer { name: "d" type: "ImageData" top: "data" top: "label" image_data_param { source: "l" } }
+layer { name: "e" type: "HDF5Data" top: "other" include { phase: TEST } hdf5_data_param { source: "h" } }
+layer { name: "f" type: "Flatten" bottom: "label" top: "flat" }
+layer { name: "s" type: "Split" bottom: "label" top: "one" top: "two" }
+layer { name: "p" type: "Power" bottom: "one" top: "power" power_param { shift: 1 } }
+layer { name: "q" type: "Power" bottom: "flat" top: "same" power_param { shift: 1 } }
+layer { name: "r" type: "Power" bottom: "flat" top: "third" power_param { shift: 2 } }
+layer { name: "c" type: "Slice" bottom: "label" top: "left" top: "right" }
+layer { name: "u" type: "Eltwise" bottom: "label" bottom: "other" top: "sum" }
+layer { name: "w" type: "Eltwise" bottom: "label" bottom: "none" top: "unknown" }
+"""
+
+
+def test_where_labels_come_from() -> None:
+    source: Any = SimpleNamespace(prefix="a", raw=read_net(parse(ORIGINS)))
+    label, flat, one, two, power, same, third, left, right, whole = (
+        _origin(source, blob, ListChoice(DataLists()))
+        for blob in ("label", "flat", "one", "two", "power", "same", "third", "left", "right", "sum")
+    )
+    assert label is not None
+    assert label[0] == "data"
+    assert label == flat == one == two
+    assert len({power, same, third, left, right, label}) == 5
+    assert power == same
+    assert [_origin(source, blob, ListChoice(DataLists())) for blob in ("unknown", "none")] == [None, None]
+    assert power is not None
+    assert whole is not None
+    assert _records(power) == _records(label) == frozenset((label[1],))
+    assert {str(records[0]) for records in _records(whole)} == {"ImageData", "HDF5Data"}  # type: ignore[index]
+    assert [_label_name(source, blob) for blob in ("label", "power")] == ["'label'", "'power' as 'p' computes it"]
