@@ -13,6 +13,7 @@ import argparse
 import os
 import tempfile
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # a core per process
@@ -34,6 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.add_argument("--work", type=Path, metavar="DIR", help="keep nets here, and reuse those from before")
     options.add_argument("--processes", type=int, default=2)
     arguments = options.parse_args(argv)
+    if find_spec("sklearn") is None:
+        print("not measured: scikit-learn is not installed (pip install 'caffe-fusion[bench]')")
+        return 0
     size = Size(rows=500, iterations=500, members=4, seeds=10, fewer=2)
     with tempfile.TemporaryDirectory() as temporary:
         tables = study(size, arguments.work or Path(temporary), arguments.processes)
