@@ -59,6 +59,8 @@ EQUIVALENT: Mapping[str, str] = {
     "return (torch.stack(bottoms, 1) * shares.reshape(shares.shape + (1,) * (bottoms[1].dim() - 1))).sum(1)": (
         "weighted: all bottoms have one shape"
     ),
+    "os.truncate(handle, 1)": "file_lock: a longer text is written over it",
+    "return os.path.samestat(os.stat(path), os.fstat(handle))": "file_lock: the comparison has no direction",
     "EARLIEST = (1980, 1, 1, 0, 0, 1)": "zip archives hold every second second, so that 1 is written as 0",
     "print(json.dumps(_finite(record), allow_nan=True), file=self._file)": "json_log: _finite leaves no NaN",
     "self._known_all = False": "decoded_cache: it only spares looking at what is known, record by record",

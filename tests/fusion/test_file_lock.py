@@ -5,8 +5,10 @@ from __future__ import annotations
 import fcntl
 import io
 import os
+import re
 import shutil
 import socket
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,7 +30,10 @@ def test_a_second_training_is_told_who_holds_the_prefix(tmp_path: Path) -> None:
     with locked(prefix, print):
         holder = f"{socket.gethostname()}, pid {os.getpid()}, since "
         assert (tmp_path / "net.lock").read_text().startswith(holder)
-        told = rf"net\.lock: another training .*, pid {os.getpid()}, since 20"
+        told = rf"net\.lock: another training writes snapshots of this prefix: {re.escape(holder)}20"
+        mask = os.umask(0o22)
+        os.umask(mask)
+        assert stat.S_IMODE((tmp_path / "net.lock").stat().st_mode) == 0o644 & ~mask
         with pytest.raises(TrainingError, match=told), locked(prefix, print):
             pytest.fail("locked twice")
         with locked(f"{prefix}2", print):
@@ -43,6 +48,28 @@ def test_the_lock_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
     with locked(str(tmp_path / "net"), print):
         assert f"pid {os.getpid()}," in (tmp_path / "net.lock").read_text()
         assert "longer" not in (tmp_path / "net.lock").read_text()
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_lock_file_that_is_removed_meanwhile_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replaced: bool
+) -> None:
+    """A process that ends may remove the file after this one has opened it, and a third one may make another."""
+    path, plain, calls = tmp_path / "net.lock", fcntl.flock, list[int]()
+
+    def late(handle: int, kind: int) -> None:
+        plain(handle, kind)
+        calls.append(handle)
+        if len(calls) == 1:
+            path.unlink()
+            if replaced:
+                path.touch()
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with locked(str(tmp_path / "net"), print):
+        assert path.read_text().startswith(f"{socket.gethostname()}, pid {os.getpid()}")
+    assert len(calls) == 2
+    assert not path.exists()
 
 
 def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
