@@ -59,6 +59,10 @@ EQUIVALENT: Mapping[str, str] = {
     "return (torch.stack(bottoms, 1) * shares.reshape(shares.shape + (1,) * (bottoms[1].dim() - 1))).sum(1)": (
         "weighted: all bottoms have one shape"
     ),
+    "if False and ((rows, columns) == (height, width)):": "cv_resize: the same size is interpolated to the same pixels",
+    "return bytes([first, second + (0x1F - ((first << 8) - second) % 0x1F)]) + packed[2:]": (
+        "encode_image: second is 0 at the level of best speed"
+    ),
     "os.truncate(handle, 1)": "file_lock: a longer text is written over it",
     "return os.path.samestat(os.stat(path), os.fstat(handle))": "file_lock: the comparison has no direction",
     "EARLIEST = (1980, 1, 1, 0, 0, 1)": "zip archives hold every second second, so that 1 is written as 0",

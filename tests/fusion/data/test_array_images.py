@@ -193,6 +193,8 @@ def test_pickles_run_no_code(function: object) -> None:
         {b"data": np.zeros((1, 3072), np.uint8)},
         {b"data": np.zeros((1, 3072), np.uint8), b"labels": [0, 1]},
         {b"data": np.zeros((1, 3072), np.uint8), b"labels": [0.5]},
+        {b"data": np.zeros((2, 3072), np.uint8), b"labels": [0, 0.5]},
+        {b"data": np.zeros((2, 3072), np.uint8), b"labels": [0, -1]},
         {b"data": np.zeros((1, 3072), np.uint8), b"labels": [-1]},
         {b"data": np.zeros((1, 3072), np.uint8), b"labels": [256]},
         {b"data": np.zeros((0, 3072), np.uint8), b"labels": []},
@@ -282,6 +284,23 @@ def test_states_that_are_no_array_of_bytes(stored: Stored) -> None:
         pickle.dumps({b"data": Stored((1, 3072), bytes(3072)), b"labels": [0]}, protocol=2)
     )
     assert not read("data_batch_1").pixels.any()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("photos.gz", gzip.compress(b"\0\0\x08\x01\0\0\0\0")),
+        ("photos", b"\0\0\x08\x01\0\0\0\0"),
+        ("train-images-idx3-ubyte", b"no idx file"),
+        ("train", b"no pickle"),
+        ("pickle", b"\x80\x02."),
+        ("a.bin", bytes(3072)),
+        ("bin", bytes(3073)),
+    ],
+)
+def test_name_and_content_say_what_a_file_is(name: str, content: bytes) -> None:
+    Path(name).write_bytes(content)
+    assert read_array_images(name) is None
 
 
 def test_lists_and_folders_are_no_arrays() -> None:

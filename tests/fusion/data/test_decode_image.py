@@ -26,6 +26,20 @@ def saved(pixels: np.ndarray, kind: str) -> bytes:
     return content.getvalue()
 
 
+@pytest.mark.parametrize(
+    ("kind", "weights", "rounding", "shift"),
+    [("PNG", (9797, 19234, 3737), 0, 15), ("BMP", (4899, 9617, 1868), 8192, 14)],
+)
+def test_gray_of_colours_is_opencv_s_to_the_last_bit(
+    kind: str, weights: tuple[int, int, int], rounding: int, shift: int
+) -> None:
+    """Also of colours whose sum lies one below the next gray; libpng's sums are truncated, OpenCV's rounded."""
+    pixels = np.random.default_rng(0).integers(0, 256, (400, 400, 3)).astype(np.uint8)
+    sums = pixels.astype(np.int64) @ np.array(weights) + rounding
+    assert {0, (1 << shift) - 1} <= set((sums & ((1 << shift) - 1)).ravel().tolist())
+    np.testing.assert_array_equal(decode_image(saved(pixels, kind), color=False)[0], sums >> shift)
+
+
 @pytest.mark.parametrize("kind", FORMATS)
 def test_every_format_that_is_meant_is_read(kind: str) -> None:
     pixels = np.full((5, 7, 3), 200, np.uint8)
