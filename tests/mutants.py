@@ -63,6 +63,13 @@ EQUIVALENT: Mapping[str, str] = {
     "return bytes([first, second + (0x1F - ((first << 8) - second) % 0x1F)]) + packed[2:]": (
         "encode_image: second is 0 at the level of best speed"
     ),
+    **dict.fromkeys(
+        (
+            "if workers > 0 and len(images) == len(read) and not any(member.store.keeps for member in images):",
+            "if workers > 1 and len(images) == len(read) and not all(member.store.keeps for member in images):",
+        ),
+        "read_batches: the batches are the same whoever reads them",
+    ),
     "os.truncate(handle, 1)": "file_lock: a longer text is written over it",
     "return os.path.samestat(os.stat(path), os.fstat(handle))": "file_lock: the comparison has no direction",
     "EARLIEST = (1980, 1, 1, 0, 0, 1)": "zip archives hold every second second, so that 1 is written as 0",
@@ -76,6 +83,7 @@ EQUIVALENT: Mapping[str, str] = {
         (
             "handle = lmdb.open(where, readonly=True, lock=False, readahead=True, create=False, subdir=folder)",
             "environment = lmdb.open(folder, map_size=_FIRST_SIZE, sync=True, lock=False)",
+            "with self.handle.begin(buffers=False) as transaction:",
             'environment.set_mapsize(3 * environment.info()["map_size"])',
             "if len(waiting) > _AT_ONCE:",
             "folder, create_if_missing=True, error_if_exists=True, write_buffer_size=257 << 20, max_open_files=100",

@@ -40,6 +40,16 @@ def test_gray_of_colours_is_opencv_s_to_the_last_bit(
     np.testing.assert_array_equal(decode_image(saved(pixels, kind), color=False)[0], sums >> shift)
 
 
+def test_numbers_of_a_palette_are_no_gray() -> None:
+    picture = Image.fromarray(np.arange(12, dtype=np.uint8).reshape(3, 4), "P")
+    picture.putpalette([255 - 20 * index for index in range(12) for _ in range(3)])
+    content = io.BytesIO()
+    picture.save(content, "PNG")
+    for color in (False, None):
+        found = decode_image(content.getvalue(), color=color)
+        np.testing.assert_array_equal(found[0].ravel(), 255 - 20 * np.arange(12))
+
+
 @pytest.mark.parametrize("kind", FORMATS)
 def test_every_format_that_is_meant_is_read(kind: str) -> None:
     pixels = np.full((5, 7, 3), 200, np.uint8)
