@@ -70,6 +70,9 @@ EQUIVALENT: Mapping[str, str] = {
         ),
         "read_batches: the batches are the same whoever reads them",
     ),
+    "if (time.perf_counter() - started) * (len(missing) * CHUNK - 1) < WORTH:": (
+        "parallel_decode: the pixels are the same whoever decodes them"
+    ),
     "os.truncate(handle, 1)": "file_lock: a longer text is written over it",
     "return os.path.samestat(os.stat(path), os.fstat(handle))": "file_lock: the comparison has no direction",
     "EARLIEST = (1980, 1, 1, 0, 0, 1)": "zip archives hold every second second, so that 1 is written as 0",
