@@ -87,6 +87,7 @@ EQUIVALENT: Mapping[str, str] = {
             "handle = lmdb.open(where, readonly=True, lock=False, readahead=True, create=False, subdir=folder)",
             "environment = lmdb.open(folder, map_size=_FIRST_SIZE, sync=True, lock=False)",
             "with self.handle.begin(buffers=False) as transaction:",
+            "keys = [bytes(key) for key in transaction.cursor().iternext(keys=False, values=False)]",
             'environment.set_mapsize(3 * environment.info()["map_size"])',
             "if len(waiting) > _AT_ONCE:",
             "folder, create_if_missing=True, error_if_exists=True, write_buffer_size=257 << 20, max_open_files=100",

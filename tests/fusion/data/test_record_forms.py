@@ -12,10 +12,11 @@ from fusion.data import open_source
 from fusion.data.convert_imageset import write_images
 from fusion.data.image_options import ImageOptions
 from fusion.data.record_forms import GivenShape, as_database_layer, as_image_layer, reading_layer, record_shapes
+from fusion.data.replaced_list import with_list
 from fusion.errors import DataError
 from prototxt.formats.datum import write_mean
 from prototxt.schema.load import load_net
-from prototxt.schema.messages import LayerParameter
+from prototxt.schema.messages import LayerParameter, NetParameter
 from prototxt.text.parser import parse
 
 TRANSFORM = "transform_param { crop_size: 5 mean_value: 100 scale: 0.5 }"
@@ -157,6 +158,27 @@ def test_images_of_two_channels_are_none() -> None:
     one = layer("Data", 'source: "gone" backend: LMDB', "transform_param { mean_value: 1 mean_value: 2 }")
     with pytest.raises(DataError, match="its images have 2 channels"):
         as_image_layer(one, GivenShape((7, 6)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "path", "becomes"),
+    [
+        ("Data", 'source: "db" backend: LMDB', "db2", "Data"),
+        ("Data", 'source: "db" backend: LMDB', "photos", "ImageData"),
+        ("ImageData", 'source: "photos" new_height: 8 new_width: 7', "db2", "Data"),
+        ("ImageData", 'source: "photos" root_folder: "x/"', "photos", "ImageData"),
+        ("ImageData", 'source: "photos" root_folder: "x/"', "list.txt", "ImageData"),
+    ],
+)
+def test_a_layer_becomes_the_one_that_reads_its_new_list(kind: str, fields: str, path: str, becomes: str) -> None:
+    for name in ("db", "db2"):
+        write_images("photos", "", name, ImageOptions(size=(8, 7)))
+    Path("list.txt").write_text("a.png 0\n")
+    found = with_list(NetParameter(layer=[layer(kind, fields)]), path).layer[0]
+    assert found.type == becomes
+    block = found.data_param if becomes == "Data" else found.image_data_param
+    assert (block.source, block.batch_size) == (path, 6)
+    assert found.image_data_param.root_folder == ("x/" if path == "list.txt" else "")
 
 
 def test_forms(tmp_path: Path) -> None:
