@@ -116,7 +116,7 @@ def _add_references(group: argparse._ArgumentGroup) -> None:
     add("--logits", action="append", default=[], metavar="P=BLOB",
         help="the blob with a source's class scores, where it is not the input of its loss")  # fmt: skip
     add("--pixels", action="append", default=[], metavar="P=KIND",
-        help="how an ONNX source expects images: rgb, unit (0 to 1), centered (-1 to 1), torchvision")  # fmt: skip
+        help="how a source without data layers expects images: rgb, unit (0 to 1), centered, torchvision")  # fmt: skip
     add("--pct", action="append", default=[], metavar="KIND[,weight=W,OPTION=VALUE...]",
         help="add a loss towards the references: kd, focal, lm, ldi, elodi or naive; options are the fields of "
         "pct_param (alpha, beta, temperature, filter, ...); none: omit those of the file")  # fmt: skip

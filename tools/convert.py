@@ -57,6 +57,7 @@ def parser(prog: str = "fusion-convert") -> CommandParser:
     add_options(result, "--input-shape", "--output-blob", "--stage", note="with --deploy")
     add("--model", metavar="NET.prototxt", help="for weights: the net that gives the order, types, bottoms and tops of "
         "layers")  # fmt: skip
+    add_options(result, "--pixels", note="with it the net takes 0 to 255, blue first, as Caffe's data layers give them")
     add("--only-bvlc", action="store_true", help="for an ONNX file: refuse layers that only forks of Caffe have")
     add_options(result, "--quiet")
     return result
@@ -75,8 +76,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "fusion-convert") -> int
         options.error("--input-shape, --output-blob and --stage go with --deploy")
     if from_onnx and not arguments.weights:
         options.error("an ONNX file becomes two files: IN.onnx OUT.prototxt WEIGHTS.caffemodel")
-    if not from_onnx and (arguments.weights or arguments.only_bvlc):
-        options.error("WEIGHTS and --only-bvlc go with an ONNX file")
+    if not from_onnx and (arguments.weights or arguments.only_bvlc or arguments.pixels):
+        options.error("WEIGHTS, --pixels and --only-bvlc go with an ONNX file")
     if from_onnx and (arguments.deploy or arguments.upgrade or arguments.model):
         options.error("an ONNX file is converted without --deploy, --upgrade and --model")
     code: int = run_command(lambda: (_convert_onnx if from_onnx else _convert)(arguments))
@@ -85,15 +86,20 @@ def main(argv: Sequence[str] | None = None, prog: str = "fusion-convert") -> int
 
 def _convert_onnx(arguments: argparse.Namespace) -> None:
     """Write an ONNX file as a net and its weights, compared with it on noise before."""
+    from fusion.composition.pixels import with_pixels
     from fusion.onnx.to_caffe import to_caffe
     from prototxt.files import write_text
     from prototxt.formats.weights import write_weights
     from prototxt.schema.encode import to_text
+    from prototxt.text.parser import parse
 
     made = to_caffe(arguments.input, shapes=dict(arguments.input_shape), only_bvlc=arguments.only_bvlc)
     checked = _checked(arguments, made)
+    document = parse(to_text(made.net), arguments.input)
+    if arguments.pixels:
+        document = with_pixels(document, arguments.pixels, made.net.name)
     write_weights(arguments.weights, made.weights, net=made.net)
-    write_text(arguments.output, to_text(made.net))
+    write_text(arguments.output, str(document))
     if not arguments.quiet:
         print(f"{arguments.output}, {arguments.weights}: {len(made.net.layer)} layers, {checked}")
         for note in made.notes:

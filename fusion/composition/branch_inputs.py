@@ -234,13 +234,9 @@ def feeds_from_main(source: PreparedSource, blobs: Sequence[str], layout: DataLa
         )
     if not source.data_layers:
         note = f"{source} has no data layer and is fed the data of '{main.prefix}'"
-        hint = f"; if it was trained on other values, say so: --pixels {source.prefix}=unit" if _onnx(source) else ""
-        layout.note(f"{note}, mean and scale included{hint}")
+        hint = f"if it was trained on other values, say so: --pixels {source.prefix}=unit"
+        layout.note(f"{note}, mean and scale included; {hint}")
     return {blob: blob if blob in tops else tops[0] for blob in blobs}
-
-
-def _onnx(source: PreparedSource) -> bool:
-    return is_onnx_path(str(source.spec.prototxt))
 
 
 def _check_size(source: PreparedSource, main: PreparedSource) -> None:
@@ -251,9 +247,9 @@ def _check_size(source: PreparedSource, main: PreparedSource) -> None:
     for layer in main.data_layers:
         given = stated_size(layer)
         if not _fits(shape, given):
-            hint = f"give the train_val prototxt of '{source.prefix}', whose data layer says how to prepare them"
-            if _onnx(source):
-                hint = f"name its pixels, which gives it a data layer of its own: --pixels {source.prefix}=unit"
+            hint = f"name its pixels, which gives it a data layer of its own: --pixels {source.prefix}=unit"
+            if not is_onnx_path(str(source.spec.prototxt)):
+                hint += "; or give its train_val prototxt, whose data layer prepares them"
             given_size = "x".join("?" if dim is None else str(dim) for dim in given)
             message = f"{source} takes images of {'x'.join(map(str, shape))}"
             raise main.error(f"{message}, but the data of '{main.prefix}' has {given_size}", hint, layer)

@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from fusion.composition.net_text import format_layer
+from fusion.composition.net_text import format_layer, quoted, read_net, reparse
 from fusion.composition.preprocessing import Affine
 from fusion.errors import ComposeError
+from prototxt.text.edits import Edits
+from prototxt.text.tree import Document
 
 _COLORS = 3
 _EXAMPLE = "mean:104,117,123,std:1,scale:1,order:bgr"
@@ -123,6 +125,37 @@ def preprocessing_layers(kind: str, prefix: str, blob: str, channels: int | None
     comment = f"From blue first, 0 to 255, to {known.description}."
     parts, affine = ["blue", "green", "red"], Affine(known.scale[::-1], known.shift[::-1])  # as Caffe's data layers
     return _by_channel("pixels", "colors", parts, blob, affine, comment, reverse=not known.blue_first), "pixels"
+
+
+def with_pixels(document: Document, kind: str, prefix: str) -> Document:
+    """Return a net of one Input layer with layers after it that prepare pixels as Caffe's data layers give them.
+
+    prefix  of the source, for errors
+    Raises: ComposeError for a net with other inputs, or pixels that do not fit.
+    """
+    net = read_net(document)
+    entries = [layer for layer in net.layers if layer.is_data]
+    if len(entries) != 1 or entries[0].type != "Input" or len(entries[0].tops) != 1 or net.inputs:
+        hint = "leave them out: its data layer prepares the images" if entries else "write its input as an Input layer"
+        message = f"source '{prefix}': pixels are for ONNX files and for nets with one Input layer"
+        raise ComposeError(message, place=document.name, hint=hint)
+    (blob,) = entries[0].tops
+    shapes = [shape for param in entries[0].message.messages("input_param") for shape in param.messages("shape")]
+    dims = [int(dim.value) for dim in shapes[0].scalars("dim")] if shapes else []
+    layers, prepared = preprocessing_layers(kind, prefix, blob, dims[1] if len(dims) == 4 else None)
+    added = read_net(reparse("".join(layers), document.name)).layers
+    taken = {layer.name for layer in net.layers} & {layer.name for layer in added}
+    if taken:
+        message = f"source '{prefix}': layer '{min(taken)}' has the name of one that prepares pixels"
+        raise ComposeError(message, place=document.name, hint="rename it first")
+    edits = Edits(document)
+    for layer in net.layers:
+        for scalar in layer.message.scalars("bottom") + (layer.message.scalars("top") if not layer.is_data else []):
+            if scalar.value == blob:
+                edits.replace(scalar, quoted(prepared))
+    text = str(edits.apply())
+    end = read_net(reparse(text, document.name)).layers[entries[0].number].end
+    return reparse("\n".join([text[:end], *layers, text[end:]]), document.name)
 
 
 def affine_layers(stem: str, blob: str, affine: Affine, comment: str) -> list[str]:

@@ -151,16 +151,15 @@ def _read_source(source: Source, *, reference: bool) -> SourceText:
     Raises: ComposeError, PrototxtError, OSError.
     """
     net = source.prototxt
-    if source.pixels is not None and (isinstance(net, Document) or not is_onnx_path(net)):
-        message = f"{source}: pixels are for ONNX files; a prototxt has the preparation in its data layer"
-        raise ComposeError(message, hint="give its train_val prototxt")
-    if isinstance(net, Document):
-        return SourceText(net, source.at, source.logits)
-    if is_onnx_path(net):
+    if not isinstance(net, Document) and is_onnx_path(net):
         return read_onnx(source, reference=reference)
+    from fusion.composition.pixels import with_pixels
     from prototxt.text.parser import parse_file
 
-    return SourceText(parse_file(net), source.at, source.logits)
+    document = net if isinstance(net, Document) else parse_file(net)
+    if source.pixels is not None:
+        document = with_pixels(document, source.pixels, source.prefix)
+    return SourceText(document, source.at, source.logits)
 
 
 def _unknown_fields(document: Document) -> tuple[str, ...]:

@@ -22,7 +22,8 @@ class Source:
     classes   for its own classifier as a reference: the fused classes that its scores stand for, in their order, by
               number or, where the fused net's class names are known, by name
     logits    the blob with its class scores, where its loss reads another one
-    pixels    for an ONNX file: how its images are prepared, one of `fusion.composition.pixels.PIXELS`
+    pixels    for an ONNX file, or a prototxt with an Input layer: how its images are prepared, one of
+              `fusion.composition.pixels.PIXELS`
     reads     the prefix of an earlier source, whose cut is its input instead of the data; None: it reads data
     share     its weight in the heads logits and probs; None is 1
     stages    of the net's state, as `fusion.composition.stages` reads them: "train", "val", "TEST=other"

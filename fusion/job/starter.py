@@ -97,7 +97,7 @@ def _add_source(job: _Starter, prefix: str, net: str, weights: str | None) -> No
     taken = (*found.plain, str(found.logits).removeprefix(f"{prefix}/"))
     others = ", ".join([blob for blob in candidates if blob not in taken][:_SHOWN])
     job.lines.append(f"at = {toml_literal(found.plain[0])}  # what its classifier reads{others and f'; or {others}'}")
-    if is_onnx_path(net):
+    if not found.data_layers:
         job.ask(prefix, "pixels", f"its images: {', '.join(toml_literal(name) for name in PIXELS)}, or mean:...")
     _add_classes(job, source, () if is_onnx_path(net) else class_names_of(parse_file(net)).names)
 

@@ -63,6 +63,9 @@ def divide(total: Tensor, mode: Normalization, batch: int, every: int, valid: Te
     return total / max({"VALID": every, "FULL": every, "BATCH_SIZE": batch, "NONE": 1}[mode], 1)
 
 
+_NO_LABEL = torch.iinfo(torch.int64).min  # torch would ignore -100 by default; it is an error as all labels outside are
+
+
 class SoftmaxWithLoss(nn.Module):
     """The mean of -log softmax(x)[label], with probabilities of at least FLT_MIN, a floor that the gradient ignores.
 
@@ -84,7 +87,7 @@ class SoftmaxWithLoss(nn.Module):
         if x.dim() > 2 or axis != 1:
             rows = rows.reshape(math.prod(x.shape[:axis]), x.shape[axis], -1)
         target = label.reshape(rows.shape[0], *rows.shape[2:]).long()
-        absent = -100 if self.ignore_label is None else self.ignore_label
+        absent = _NO_LABEL if self.ignore_label is None else self.ignore_label
         # As in softmax_loss_layer.cpp the value stops at -log(FLT_MIN), while the gradient stays that of the softmax.
         above = F.softshrink(F.nll_loss(rows.detach(), target, ignore_index=absent, reduction="none"), LARGEST)
         if rows.dim() == 2 and not self.smoothing and weight is None:  # fewer nodes for autograd: 1 % of a LeNet's step

@@ -242,7 +242,8 @@ def test_images_have_the_size_that_a_source_takes(shape: tuple[int, ...] | None,
             feeds_from_main(item, ("d",), layout)
         item.data_layers = layout.main.data_layers  # one with data layers says itself what it takes
     assert feeds_from_main(item, ("d",), layout) == {"d": "d"}
-    assert notes == ([] if given else ["'b' has no data layer and is fed the data of 'a', mean and scale included"])
+    fed = "'b' has no data layer and is fed the data of 'a', mean and scale included; if it was trained on other values"
+    assert notes == ([] if given else [f"{fed}, say so: --pixels b=unit"])
 
 
 def test_what_fits() -> None:

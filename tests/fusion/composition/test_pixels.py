@@ -143,8 +143,49 @@ def test_pixels_that_do_not_suit(tmp_path: Path, kind: str, channels: int, messa
         compose([source], num_output=3, train_list="t", val_list="v")
 
 
-def test_pixels_are_for_onnx_files(make: Make) -> None:
-    with pytest.raises(ComposeError, match="pixels are for ONNX files"):
+DEPLOY = """layer { name: "in" type: "Input" top: "x" input_param { shape { dim: 1 dim: 3 dim: 8 dim: 8 } } }
+layer { name: "twice" type: "Power" bottom: "x" top: "x" power_param { scale: 2 } }  # kept
+layer { name: "pool" type: "Pooling" bottom: "x" top: "pool" pooling_param { pool: AVE global_pooling: true } }
+layer { name: "fc" type: "InnerProduct" bottom: "pool" top: "fc" inner_product_param { num_output: 3 } }
+"""
+
+
+def test_a_deploy_net_gets_its_pixels_as_an_onnx_file_does(make: Make, tmp_path: Path) -> None:
+    path = tmp_path / "deploy.prototxt"
+    path.write_text(DEPLOY)
+    caffe = make("odd", transform="scale: 0.5 mean_value: 10", image="new_height: 8 new_width: 8")
+    composed = compose([Source("a", caffe), Source("b", path, "pool", pixels="torchvision")], num_output=3)
+    assert [note for note in composed.notes if "raw pixels" in note] == [
+        "data: source 'b' takes raw pixels (torchvision), computed from 'data'"
+    ]
+    assert "# kept" in str(composed.train_val)
+    assert composed.deploy is not None
+    pixels = torch.randint(0, 256, (2, 3, 8, 8)).float()  # blue first
+    found = blobs(build(composed.deploy, shapes={"data": (2, 3, 8, 8)}), {"data": (pixels - 10) * 0.5})
+    mean, std = (
+        torch.tensor(numbers)[None, :, None, None] for numbers in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    )
+    expected = 2 * ((pixels.flip(1) / 255 - mean) / std).mean((2, 3), keepdim=True)
+    torch.testing.assert_close(found["b/pool"], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('type: "Input" top: "x"', 'type: "Input" top: "x" top: "z"', "nets with one Input layer"),
+        ('name: "pool"', 'name: "pixels"', "layer 'pixels' has the name of one that prepares pixels"),
+        ("dim: 1 dim: 3 dim", "dim: 3 dim", r"pixels 'unit' have 3 channels, its input \?"),
+    ],
+)
+def test_deploy_nets_that_take_no_pixels(tmp_path: Path, old: str, new: str, says: str) -> None:
+    path = tmp_path / "deploy.prototxt"
+    path.write_text(DEPLOY.replace(old, new))
+    with pytest.raises(ComposeError, match=says):
+        compose([Source("b", path, "pool", pixels="unit")], num_output=3, train_list="t", val_list="v")
+
+
+def test_pixels_are_not_for_nets_with_data_layers(make: Make) -> None:
+    with pytest.raises(ComposeError, match="pixels are for ONNX files and for nets with one Input layer"):
         compose([Source("a", make("odd"), pixels="unit")], num_output=3)
 
 

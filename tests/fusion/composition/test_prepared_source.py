@@ -103,8 +103,8 @@ def test_nets_without_a_classifier(text: str, says: str, path: Path) -> None:
         prepare_source(Source("p", path), reference=False)
 
 
-def test_pixels_are_of_onnx_files(path: Path) -> None:
-    with pytest.raises(ComposeError, match="pixels are for ONNX files"):
+def test_pixels_are_not_of_nets_with_data_layers(path: Path) -> None:
+    with pytest.raises(ComposeError, match="pixels are for ONNX files and for nets with one Input layer"):
         prepare_source(Source("p", path, pixels="unit"), reference=False)
 
 

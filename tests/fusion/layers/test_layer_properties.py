@@ -425,3 +425,12 @@ def test_of_many_equal_elements_the_last_ones_are_the_greatest(size: int) -> Non
     assert ArgMax(3, 1, False)(x).flatten(1).tolist() == [last, last]
     x[0, 1] = 1
     assert ArgMax(2, None, True)(x).flatten(1).tolist() == [[1, size - 1, 1, 0], [size - 1, size - 2, 0, 0]]
+
+
+@pytest.mark.parametrize("label", [-100, -1, 3])
+@pytest.mark.parametrize("weight", [None, torch.ones(3)])
+def test_labels_that_are_no_class_are_errors(label: int, weight: torch.Tensor | None) -> None:
+    """-100 too, which torch's own losses ignore by default."""
+    loss = SoftmaxWithLoss(1, None, "VALID", probabilities=False)
+    with pytest.raises(IndexError, match="out of bounds"):
+        loss(torch.zeros(2, 3), torch.tensor([0, label]), weight)
