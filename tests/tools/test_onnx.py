@@ -157,6 +157,7 @@ subprocess.run([sys.executable, "-m", *sys.argv[1:]], check=True, stdout=subproc
 print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"""
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     peaks = {}

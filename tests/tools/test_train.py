@@ -91,6 +91,7 @@ def test_bad_usage(arguments: list[str], misused: Callable[..., object]) -> None
     misused(main, arguments)
 
 
+@pytest.mark.slow
 def test_ctrl_c_takes_a_snapshot() -> None:
     Path("solver.prototxt").write_text(SOLVER.replace("max_iter: 12", "max_iter: 100000000").replace("snapshot: 6", ""))
     command = [sys.executable, "-m", "caffe_fusion_tools.train", "--solver", "solver.prototxt"]

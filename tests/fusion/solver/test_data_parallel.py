@@ -121,6 +121,7 @@ def test_two_processes_in_mixed_precision(project: Make, starter: Starter, amp: 
     agree(stored("one"), stored("two"), 1e-2)
 
 
+@pytest.mark.slow
 def test_local_statistics_end_equal_and_go_on_exactly(project: Make, starter: Starter) -> None:
     project(frozen=False, shuffle=True)
     drop = 'layer { name: "drop" type: "Dropout" bottom: "trunk" top: "trunk" }\n'
