@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import onnx
 
 from fusion.onnx.graphs.constants import Facts
-from fusion.onnx.graphs.graph import make_node
+from fusion.onnx.graphs.graph import known_sizes, make_node
 from fusion.onnx.graphs.shape_probe import Probe
 
 
@@ -34,16 +34,15 @@ def _resolved(node: onnx.NodeProto, probe: Probe, zeros: bool) -> tuple[int, ...
     dims, sizes = probe.shapes.get(node.input[0]), probe.values.get(node.input[1])
     if dims is None or sizes is None:
         return None
-    target = [int(size) for size in sizes.reshape(-1)]
-    if not zeros:
-        if any(size == 0 and (axis >= len(dims) or dims[axis] is None) for axis, size in enumerate(target)):
-            return None
-        target = [int(dims[axis] or 0) if size == 0 else size for axis, size in enumerate(target)]
-    if -1 not in target:
-        return tuple(target)
-    if any(dim is None for dim in dims):
+    kept = dict(enumerate(dims))
+    numbers = enumerate(map(int, sizes.reshape(-1)))
+    target = known_sizes([size if size or zeros else kept.get(axis) for axis, size in numbers])
+    if target is None or -1 not in target:
+        return target
+    whole = known_sizes(dims)
+    if whole is None:
         return None
-    total, rest = math.prod(int(dim or 0) for dim in dims), math.prod(size for size in target if size != -1)
+    total, rest = math.prod(whole), math.prod(size for size in target if size != -1)
     if not rest or total % rest:
         return None
     return tuple(total // rest if size == -1 else size for size in target)
@@ -58,6 +57,8 @@ def _common(
         return None
     target: list[int] = []
     for axis, column in enumerate(zip(*known, strict=True)):
+        if set(column) == {0}:
+            return None  # it would be read as "keep the input's"
         if len(set(column)) == 1:
             target.append(column[0])
         elif all(
@@ -67,18 +68,15 @@ def _common(
             target.append(0)
         else:
             target.append(-1)
-    # A size that really is 0 would be read as "keep the input's".
-    empty = any(size == 0 and known[0][axis] == 0 for axis, size in enumerate(target))
-    return target if target.count(-1) < 2 and not empty else None
+    return target if target.count(-1) < 2 else None
 
 
 def _opened(node: onnx.NodeProto, facts: Facts, declared: Probe, zeros: bool) -> list[int] | None:
     """Return the file's sizes with the first one left to the batch if the input's first follows it; else None."""
     fixed = _resolved(node, declared, zeros)
-    dims = [probe.shapes.get(node.input[0]) for probe in facts.probes]
-    if fixed is None or any(shape is None or None in shape for shape in dims):
+    known = [sizes for probe in facts.probes if (sizes := known_sizes(probe.shapes.get(node.input[0]))) is not None]
+    if fixed is None or len(known) != len(facts.probes):
         return None
-    known = [tuple(int(dim or 0) for dim in shape or ()) for shape in dims]
     if len(set(known)) == 1:
         return list(fixed)
     if any(len(set(column)) > 1 for column in list(zip(*known, strict=True))[1:]):

@@ -9,7 +9,7 @@ import onnx
 from numpy.typing import NDArray
 
 from fusion.onnx.graphs.constants import Facts, Rule
-from fusion.onnx.graphs.graph import OWN, attributes, make_node
+from fusion.onnx.graphs.graph import OWN, attributes, known_sizes, make_node
 from fusion.onnx.graphs.shape_probe import Probe
 
 _WINDOWED: Final = frozenset(("Conv", "MaxPool", "AveragePool"))
@@ -37,15 +37,16 @@ def _explicit_pads(node: onnx.NodeProto, facts: Facts) -> onnx.NodeProto:
         return make_node(node.op_type, node.input, node.output, **values)
     dims = facts.dims(node.input[0])
     weight = facts.dims(node.input[1]) if node.op_type == "Conv" else None
-    kernel = values.get("kernel_shape") or (weight or ())[2:]
-    if dims is None or None in dims[2:] or None in kernel or not kernel:
+    sizes = known_sizes((dims or ())[2:])
+    kernel = known_sizes(values.get("kernel_shape") or (weight or ())[2:])
+    if not sizes or not kernel:
         return node
     count = len(kernel)
     strides, dilations = values.get("strides", [1] * count), values.get("dilations", [1] * count)
     pads = np.zeros((2, count), np.int64)
-    for axis, (size, reach, stride, spread) in enumerate(zip(dims[2:], kernel, strides, dilations, strict=True)):
-        span = (-(-int(size or 0) // stride) - 1) * stride + (int(reach or 0) - 1) * spread + 1
-        total = max(0, span - int(size or 0))
+    for axis, (size, reach, stride, spread) in enumerate(zip(sizes, kernel, strides, dilations, strict=True)):
+        span = (-(-size // stride) - 1) * stride + (reach - 1) * spread + 1
+        total = max(0, span - size)
         small, large = total // 2, total - total // 2
         pads[:, axis] = (small, large) if mode == "SAME_UPPER" else (large, small)
     return make_node(
@@ -118,20 +119,20 @@ def _global_max(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | No
 
 def _depth_to_space(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
     """Return Reshape, Transpose, Reshape: onnx2torch knows only the mode CRD."""
-    values, dims = attributes(node), facts.dims(node.input[0])
+    values, sizes = attributes(node), known_sizes((facts.dims(node.input[0]) or ())[1:])
     size = values["blocksize"]
-    if dims is None or None in dims[1:] or values.get("mode", "DCR") != "DCR":
+    if not sizes or values.get("mode", "DCR") != "DCR":
         return None
-    channels, height, width = (int(dim or 0) for dim in dims[1:])
+    channels, height, width = sizes
     split = [0, size, size, channels // size**2, height, width]
     return _permuted(node, facts, split, [0, 3, 4, 1, 5, 2], [0, channels // size**2, height * size, width * size])
 
 
 def _space_to_depth(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
-    size, dims = attributes(node)["blocksize"], facts.dims(node.input[0])
-    if dims is None or None in dims[1:]:
+    size, sizes = attributes(node)["blocksize"], known_sizes((facts.dims(node.input[0]) or ())[1:])
+    if not sizes:
         return None
-    channels, height, width = (int(dim or 0) for dim in dims[1:])
+    channels, height, width = sizes
     split = [0, channels, height // size, size, width // size, size]
     return _permuted(node, facts, split, [0, 3, 5, 1, 2, 4], [0, channels * size**2, height // size, width // size])
 
@@ -189,17 +190,15 @@ def _resize(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
     return [make_node("Resize", node.input[:1], node.output, domain=OWN, **values)]
 
 
-def _resized(node: onnx.NodeProto, probe: Probe, axes: list[int]) -> list[int] | None:
+def _resized(node: onnx.NodeProto, probe: Probe, axes: list[int]) -> tuple[int, ...] | None:
     """Return the spatial sizes for one batch; None if they are not known, or batch or channels change."""
     target, dims = probe.values.get(node.input[3]) if len(node.input) > 3 else None, probe.shapes[node.input[0]]
     if target is None:
         return None
     sizes = {axis % len(dims): int(size) for axis, size in zip(axes, target.reshape(-1), strict=True)}
-    if sizes.get(1, dims[1]) != dims[1] or any(
-        axis not in sizes and dims[axis] is None for axis in range(2, len(dims))
-    ):
+    if sizes.get(1, dims[1]) != dims[1]:
         return None
-    return [sizes.get(axis, dims[axis] or 0) for axis in range(2, len(dims))]
+    return known_sizes([sizes.get(axis, dims[axis]) for axis in range(2, len(dims))])
 
 
 _RULES: Final[dict[str, Rule]] = {

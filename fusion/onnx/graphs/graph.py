@@ -71,6 +71,12 @@ def make_node(
     return helper.make_node(op, list(inputs), list(outputs), domain=domain, **values)
 
 
+def known_sizes(dims: Sequence[int | None] | None) -> tuple[int, ...] | None:
+    """Return the sizes of a shape, or of a part of it; None if one of them is not known."""
+    sizes = [dim for dim in dims or () if dim is not None]
+    return None if dims is None or len(sizes) != len(dims) else tuple(sizes)
+
+
 def prune(nodes: Sequence[onnx.NodeProto], values: Iterable[str]) -> tuple[onnx.NodeProto, ...]:
     """Return the nodes that the values depend on, in their order."""
     needed = set(values)

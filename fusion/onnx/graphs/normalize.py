@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from fusion.errors import OnnxError
 from fusion.onnx.graphs.batch_reshape import static_reshape
 from fusion.onnx.graphs.canonicalize import canonical_nodes
 from fusion.onnx.graphs.constants import Facts
-from fusion.onnx.graphs.graph import Dims, Graph, attributes, prune
+from fusion.onnx.graphs.graph import Dims, Graph, attributes, known_sizes, prune
 from fusion.onnx.graphs.lower_opset import REDUCTIONS, lower_node
 from fusion.onnx.graphs.read import KEPT, Path, read_graph
 from fusion.onnx.graphs.shape_probe import Probe, evaluate, shape_of
@@ -210,9 +211,13 @@ def _append(state: _State, node: onnx.NodeProto, opset: int) -> None:
             all(name in probe.shapes for name in node.output if name) for probe in (*state.facts.probes, state.declared)
         ]
         if whole and not (all(sound) and all(known[:-1]) >= known[-1]):
-            raise _FixedError(f"node '{node.name or node.output[0]}' ({node.op_type})")
+            raise _FixedError(_called(node))
         _check_batch(state, node)
     state.nodes.append(node)
+
+
+def _called(node: onnx.NodeProto) -> str:
+    return f"node '{node.name or node.output[0]}' ({node.op_type})"
 
 
 def _check_batch(state: _State, node: onnx.NodeProto) -> None:
@@ -222,7 +227,7 @@ def _check_batch(state: _State, node: onnx.NodeProto) -> None:
     first = [probe.shapes.get(node.input[0]) for probe in state.facts.probes]
     then = [probe.shapes.get(node.output[0]) for probe in state.facts.probes]
     if first[0] != first[-1] and None not in (first[0], then[0]) and then[0] == then[-1]:
-        raise _FixedError(f"node '{node.name or node.output[0]}' ({node.op_type})")
+        raise _FixedError(_called(node))
 
 
 def _folded(state: _State, node: onnx.NodeProto) -> bool:
@@ -233,8 +238,6 @@ def _folded(state: _State, node: onnx.NodeProto) -> bool:
     if node.op_type in ("Shape", "Size") and not node.domain:
         return _store(state, node, [shape_of(node, probe) for probe in state.facts.probes])
     names = [name for name in node.input if name]
-    if node.domain or not names:
-        return False
     if all(name in state.facts.constants for name in names):
         return _fold_constants(state, node)
     if all(name in state.facts.constants or name in probe.values for name in names for probe in state.facts.probes):
@@ -251,8 +254,8 @@ def _fold_constants(state: _State, node: onnx.NodeProto) -> bool:
             probe.know(name, array)
     if not probe.infer(node, state.graph.opset, state.graph.imports):
         return False
-    dims = [probe.shapes.get(name) for name in node.output]
-    if any(shape is None or None in shape or np.prod([dim or 0 for dim in shape]) > _FOLDED for shape in dims):
+    shapes = [known_sizes(probe.shapes.get(name)) for name in node.output]
+    if any(sizes is None or math.prod(sizes) > _FOLDED for sizes in shapes):
         return False
     found = evaluate(node, arrays, state.graph.opset)
     if found is None:

@@ -16,7 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import checker, defs, helper, numpy_helper, shape_inference
 
-from fusion.onnx.graphs.graph import OWN, Dims, attributes
+from fusion.onnx.graphs.graph import OWN, Dims, attributes, known_sizes
 
 _DATA = 1024  # integers of this many elements at most are followed; shapes and indices are short
 _FEW = 8  # floats of this many elements at most are followed: factors of Resize and the like
@@ -142,8 +142,7 @@ def shape_of(node: onnx.NodeProto, probe: Probe) -> NDArray[np.int64] | None:
     if dims is None:
         return None
     limits = {item.name: item.i for item in node.attribute}
-    cut = dims[limits.get("start", 0) : limits.get("end", len(dims))]
-    if any(dim is None for dim in cut):
+    known = known_sizes(dims[limits.get("start", 0) : limits.get("end", len(dims))])
+    if known is None:
         return None
-    known = [int(dim or 0) for dim in cut]
     return np.asarray(math.prod(known) if node.op_type == "Size" else known, np.int64)
