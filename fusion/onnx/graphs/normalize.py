@@ -281,6 +281,9 @@ def _store(state: _State, node: onnx.NodeProto, found: list[NDArray[Any] | None]
     if state.declared is not None:
         _store_declared(state, node, state.declared)
     if all(array.shape == known[0].shape and np.array_equal(array, known[0]) for array in known):
+        mine = state.declared.values.get(name, known[0]) if state.declared is not None else known[0]
+        if not np.array_equal(mine, known[0]):
+            raise _FixedError(_called(node))  # such as the smaller of the batch and 2
         state.facts.know(name, known[0])
         return True
     for probe, array in zip(state.facts.probes, known, strict=True):

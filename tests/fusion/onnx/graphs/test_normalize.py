@@ -16,7 +16,7 @@ from fusion.errors import OnnxError
 from fusion.onnx.graphs import normalize_graph
 from fusion.onnx.graphs.cast_to_float32 import to_float32
 from fusion.onnx.graphs.cut import classifier_input, cut, find_value
-from fusion.onnx.graphs.graph import to_model
+from fusion.onnx.graphs.graph import attributes, to_model
 from fusion.onnx.graphs.initializers import graph_weights, is_weight, statistics
 from fusion.onnx.graphs.layer_graph import layer_graph
 from fusion.onnx.graphs.read import from_model, read_graph
@@ -87,7 +87,8 @@ def test_a_batch_that_an_output_does_not_have_stays() -> None:
 def test_sizes_that_a_file_leaves_open(given: Any, shape: Any) -> None:
     open_sizes = from_model(model([node("Relu", "x", "y")], shape=("N", 3, "h", "w")))
     if shape is not None:
-        assert normalize_graph(open_sizes, {"x": given}).inputs == {"x": shape}
+        filled = normalize_graph(open_sizes, {"x": given})
+        assert (filled.inputs, filled.notes, filled.batch) == ({"x": shape}, (), None)
     else:
         shown = "x".join(map(str, given[1:]))
         with pytest.raises(OnnxError, match=rf"its input 'x' takes 3x\?x\? per sample, not {shown}"):
@@ -296,3 +297,214 @@ def test_what_may_follow_the_classifier(op: str, found: str | None) -> None:
 def test_constants_of_unknown_size_are_not_folded() -> None:
     graph = plain([node("NonZero", "c", "n"), node("Relu", "x", "y")], {"c": np.array([0.0, 1.0])}, outputs=("n", "y"))
     assert ("n" in graph.constants, [item.op_type for item in graph.nodes]) == (False, ["NonZero", "Relu"])
+
+
+def inputs(file: onnx.ModelProto, **shapes: Any) -> Any:
+    """The graph of a file with more inputs."""
+    for name, dims in shapes.items():
+        file.graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, dims))
+    return normalize_graph(from_model(file))
+
+
+def test_the_batch_of_several_inputs() -> None:
+    add = [node("Add", "x z", "y")]
+    graph = inputs(model(add, shape=(4, 3)), z=["N", 3])
+    assert (graph.batch, graph.notes) == (None, ("the batch, 4 in the file, is open",))
+    assert graph.inputs == {"x": (None, 3), "z": (None, 3)}
+    graph = inputs(model(add, shape=(4, 3)), z=[])
+    assert (graph.batch, graph.inputs, graph.shapes["z"]) == (None, {"x": (None, 3), "z": ()}, ())
+    graph = inputs(model([node("Sum", "x z w", "y")], shape=("N", 3)), z=[4, 3], w=[1, 3])
+    assert (graph.batch, graph.inputs) == (4, {"x": (None, 3), "z": (4, 3), "w": (1, 3)})
+    assert graph.shapes["y"] == (None, 3)
+
+
+def test_constants_of_a_fixed_batch_keep_their_first_axis() -> None:
+    nodes = [node("ReduceMean", "x a", "m", keepdims=0), node("Add", "x k", "s"), node("Add", "s m", "y")]
+    graph = plain([*nodes, node("Identity", "m", "z")], {"a": np.array([0]), "k": np.ones((4, 3))}, shape=(4, 3),
+                  outputs=("y", "z"))  # fmt: skip
+    assert (graph.batch, graph.shapes["k"], graph.shapes["s"], graph.shapes["m"]) == (4, (4, 3), (None, 3), (3,))
+
+
+@pytest.mark.parametrize(("op", "batch"), [("Min", 1), ("Max", 4)])
+def test_sizes_that_are_the_same_for_other_batches_than_the_one_of_the_file(op: str, batch: int) -> None:
+    """The smaller of the batch and 2 is 2 for most batches, but not for the batch of the file."""
+    nodes = [
+        node("Shape", "x", "n", end=1),
+        node(op, "n bound", "m"),
+        node("Cast", "m", "f", to=1),
+        node("Mul", "x f", "y"),
+    ]
+    graph = plain(nodes, {"bound": np.array([2 if op == "Min" else 3])}, shape=(batch, 3))
+    assert graph.batch == batch
+    assert graph.notes[-1].startswith(f"the batch stays {batch}, because of node 'm' ({op})")
+    assert graph.constants["f"].tolist() == [batch]
+    same = plain(nodes, {"bound": np.array([2 if op == "Min" else 3])}, shape=(2 if op == "Min" else 3, 3))
+    assert same.batch is None
+
+
+@pytest.mark.parametrize("op", ["Constant", "Shape", "Size", "Identity", "Neg", "Reshape"])
+def test_operators_of_other_domains_are_not_folded(op: str) -> None:
+    values = {"value_int": 3} if op == "Constant" else {}
+    names = {"Constant": "", "Neg": "k", "Reshape": "x k"}.get(op, "x")
+    file = model([node(op, names, "c", domain="me", **values), node("Relu", "c", "y")], {"k": np.array([2, -1])})
+    file.opset_import.append(helper.make_opsetid("me", 1))
+    graph = normalize_graph(from_model(file))
+    assert [(item.domain, item.op_type) for item in graph.nodes] == [("me", op), ("", "Relu")]
+    assert (graph.aliases, graph.newer, list(graph.nodes[0].input)) == ({}, frozenset(), names.split())
+
+
+def test_remarks_on_nodes_go() -> None:
+    item = node("Relu", "x", "y", doc_string="of the exporter")
+    item.metadata_props.add(key="a", value="b")
+    (found,) = plain([item]).nodes
+    assert (found.doc_string, len(found.metadata_props)) == ("", 0)
+
+
+def test_only_small_values_are_folded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fusion.onnx.graphs.normalize._FOLDED", 6)
+    nodes = [node("Neg", "a", "c"), node("Neg", "b", "d"), node("Relu", "x", "y")]
+    graph = plain(nodes, {"a": np.ones((2, 3)), "b": np.ones((7, 1))}, outputs=("c", "d", "y"))
+    assert [item.output[0] for item in graph.nodes] == ["d", "y"]
+    assert graph.constants["c"].tolist() == [[-1, -1, -1]] * 2
+
+
+def test_sizes_in_parts_stay_to_be_computed_and_fixed_ones_do_not() -> None:
+    nodes = [node("Shape", "x", "s"), node("Split", "s", "n c", num_outputs=2), node("Slice", "s one two", "w")]
+    graph = plain(nodes, {"one": np.array([1]), "two": np.array([2])}, shape=("N", 3), outputs=("n", "c", "w"))
+    assert graph.constants["w"].tolist() == [3]
+    assert [item.op_type for item in graph.nodes] == ["Shape", "Split"]
+    assert graph.unfit == frozenset()
+
+
+def test_valid_nodes_that_the_inference_refuses_are_not_unfit() -> None:
+    nodes = [node("Cast", "x", "b", to=TensorProto.BOOL), node("ReduceMax", "b a", "y", keepdims=0)]
+    assert plain(nodes, {"a": np.array([1])}).unfit == frozenset()
+    assert (
+        plain([node("Split", "x", "y z w", axis=1, num_outputs=3)], shape=("N", 4), outputs=("y", "w")).unfit == set()
+    )
+
+
+def test_a_node_against_the_specification_is_named() -> None:
+    wrong = [node("Conv", "x", "y", auto_pad="SAME_UPPER", name="first")]
+    with pytest.raises(OnnxError, match=r"node 'first' \(Conv\) does not follow ONNX's specification"):
+        plain(wrong)
+
+
+@pytest.mark.parametrize("settings", ['file: "net.onnx"', 'file: "net.onnx" input: "a"'])
+def test_bottoms_fill_only_the_inputs_of_the_file(
+    settings: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    nodes = [node("Conv", "x k", "a"), node("Add", "a z", "y")]
+    file = model(nodes, {"k": np.ones((4, 3, 1, 1))}, shape=("N", 3, "h", 8))
+    file.graph.input.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, ["N", 4, 5, 8]))
+    if "input" in settings:
+        del file.graph.input[1]
+        file.graph.node[1].input[1] = "a"
+    onnx.save(file, "net.onnx")
+    ends = 'bottom: "x" top: "y"' if "input" in settings else 'bottom: "x" bottom: "z" top: "y"'
+    layer = load_net(parse(f'layer {{ name: "l" type: "Onnx" {ends} onnx_param {{ {settings} }} }}')).layer[0]
+    if "input" in settings:
+        assert layer_graph(layer, [(2, 4, 5, 8)]).inputs == {"a": (None, 4, None, 8)}
+    else:
+        found = layer_graph(layer, [(2, 3, 5, 8), (2, 4, 5, 8)])
+        assert found.inputs == {"x": (None, 3, 5, 8), "z": (None, 4, 5, 8)}
+
+
+@pytest.mark.parametrize("version", [10, 11])
+def test_the_coordinates_of_old_files(version: int) -> None:
+    inputs = "x s" if version == 10 else "x r s"
+    scales = {"s": np.array([1, 1, 2, 2], np.float32), "r": np.zeros(0, np.float32)}
+    graph = from_model(model([node("Resize", inputs, "y", mode="nearest")], scales, opset=version))
+    (resize,) = (item for item in graph.nodes if item.op_type == "Resize")
+    places = {name: attributes(resize).get(name) for name in ("coordinate_transformation_mode", "nearest_mode")}
+    assert (list(places.values()) == ["asymmetric", "floor"]) is (version == 10)
+    assert (graph.opset, graph.notes) == (17, (f"opset {version} was converted to 17",))
+
+
+def test_the_long_name_of_the_standard_domain() -> None:
+    file = model([node("Relu", "x", "y", domain="ai.onnx")])
+    file.opset_import[0].domain = "ai.onnx"
+    graph = from_model(file)
+    assert (graph.opset, graph.imports, graph.nodes[0].domain) == (20, {}, "")
+
+
+def test_a_cast_to_double_stays_one_node_and_branches_are_found() -> None:
+    wide = to_float32(model([node("Cast", "x", "h", to=TensorProto.DOUBLE), node("Relu", "h", "y")]))
+    assert attributes(wide.graph.node[0]) == {"to": TensorProto.FLOAT}
+    assert [list(item.output) for item in wide.graph.node] == [["h"], ["y"]]
+    drawn = to_float32(model([node("RandomNormal", "", "y", dtype=TensorProto.FLOAT16, shape=[2])]))
+    assert [list(item.output) for item in drawn.graph.node] == [["y"]]
+    double = helper.make_tensor("k", TensorProto.DOUBLE, [2], [1.5, 2.5])
+    body = [node("Add", "x k", "o")]
+    branch = helper.make_graph(body, "branch", [], [helper.make_tensor_value_info("o", 1, None)], [double])
+    notes: list[str] = []
+    nested = to_float32(model([node("If", "c", "y", then_branch=branch, else_branch=branch)]), notes)
+    assert notes == ["its float64 values are computed in float32"]
+    for item in nested.graph.node[0].attribute:
+        assert [tensor.data_type for tensor in item.g.initializer] == [TensorProto.FLOAT]
+
+
+@pytest.mark.parametrize(
+    ("opset", "item", "notes"),
+    [
+        (12, node("Relu", "x", "y"), ("opset 12 was converted to 17",)),
+        (13, node("Relu", "x", "y"), ()),
+        (7, node("PRelu", "x k", "y"), ("opset 7 was converted to 17",)),
+        (6, node("PRelu", "x k", "y"),
+         ("opset 6 stays, because onnx cannot convert it to 17: PRelu meant one slope per channel then",)),
+    ],
+)  # fmt: skip
+def test_old_files_are_converted_where_onnx_can(opset: int, item: onnx.NodeProto, notes: tuple[str, ...]) -> None:
+    file = model([item], {"k": np.ones((3, 1, 1))}, opset=opset)
+    file.ir_version = 4
+    graph = from_model(file)
+    assert (graph.notes, file.ir_version) == (notes, 4)
+    assert graph.opset == (6 if opset == 6 else 13 if opset == 13 else 17)
+
+
+def test_files_that_hold_no_net_or_sparse_weights() -> None:
+    for clear in ("node", "output"):
+        file = model([node("Relu", "x", "y")])
+        file.graph.ClearField(clear)  # type: ignore[arg-type]
+        with pytest.raises(OnnxError, match="this ONNX file holds no net"):
+            from_model(file)
+    file = model([node("Relu", "x", "y")])
+    file.graph.sparse_initializer.add()
+    with pytest.raises(OnnxError, match="its weights are sparse tensors"):
+        from_model(file)
+    file = model([node("Add", "x k", "y")], {"k": np.ones(8)})
+    file.graph.initializer[0].raw_data = b"123"
+    with pytest.raises(OnnxError, match=r"tensor 'k' of shape \(8,\) is damaged"):
+        from_model(file)
+
+
+@pytest.mark.parametrize("name", ["x", "k"])
+def test_a_node_does_not_compute_an_input_or_a_weight(name: str) -> None:
+    with pytest.raises(OnnxError, match=f"two nodes or tensors are called '{name}'"):
+        from_model(model([node("Relu", "x", name), node("Add", "x k", "y")], {"k": np.ones(8)}))
+
+
+def test_outputs_of_a_file_may_be_its_inputs_and_weights() -> None:
+    graph = from_model(model([node("Relu", "x", "y")], {"k": np.ones(8)}, outputs=("y", "x", "k")))
+    assert graph.outputs == ("y", "x", "k")
+
+
+def test_types_that_torch_lacks_are_named() -> None:
+    def reasons(*nodes: onnx.NodeProto) -> dict[str, tuple[str, ...]]:
+        return {row.name: row.reasons for row in support(plain(list(nodes))).unsupported}
+
+    half = [node("Cast", "x", "h", to=TensorProto.FLOAT16), node("Cast", "h", "y", to=TensorProto.FLOAT)]
+    assert reasons(*half) == {}
+    unsigned = [node("Cast", "x", "u", to=TensorProto.UINT16), node("Mul", "u u", "m"), node("Sub", "m u", "y")]
+    assert reasons(*unsigned) == {"Cast": ("values of type uint16",), "Sub": ("values of type uint16",)}
+    assert reasons(node("SequenceConstruct", "x x", "y")) == {
+        "SequenceConstruct": ("values of type sequence or the like", "no converter")
+    }
+
+
+def test_where_the_first_node_that_cannot_run_is() -> None:
+    nodes = [node("LRN", "x", "a", size=4, name="first"), node("LRN", "a", "b", size=5), node("LRN", "b", "y", size=2)]
+    (row,) = support(plain(nodes)).unsupported
+    assert (row.name, row.count, row.where) == ("LRN", 3, "first")
+    assert row.reasons == ("an even size, which ONNX Runtime does not run",)
