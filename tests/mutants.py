@@ -82,6 +82,10 @@ EQUIVALENT: Mapping[str, str] = {
         "read-only environments are not created"
     ),
     "if not lengths or not all(lengths.values()):": "hdf5_data: the lengths are equal here",
+    "@lru_cache(maxsize=5)": "normalize: how many graphs are kept changes the time only",
+    'model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)': (
+        "shape_probe: onnx's reference does not read the version of the format"
+    ),
     **dict.fromkeys(
         (
             "handle = lmdb.open(where, readonly=True, lock=False, readahead=True, create=False, subdir=folder)",

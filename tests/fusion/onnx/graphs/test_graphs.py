@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -21,9 +23,10 @@ from fusion.onnx.graphs import (
     scores_value,
     support,
 )
-from fusion.onnx.graphs.cut import list_features
+from fusion.onnx.graphs.cut import image_entries, list_features
 from fusion.onnx.graphs.read import from_model
-from fusion.onnx.graphs.support import KNOWN, OWN_KNOWN, REPLACED
+from fusion.onnx.graphs.summary import overview, overview_text
+from fusion.onnx.graphs.support import KNOWN, OWN_KNOWN, REPLACED, _limits
 
 
 def classifier(*, softmax: bool = True, opset: int = 20) -> onnx.ModelProto:
@@ -210,3 +213,76 @@ def test_unsigned_numbers_pass_where_torch_has_the_operator(op: str, known: bool
     nodes = [node("Cast", "x", "u", to=onnx.TensorProto.UINT32), node(op, "u u", "y")]
     found = {item.name for item in support(normalize_graph(from_model(model(nodes)))).unsupported}
     assert found == ({"Cast"} if known else {"Cast", op})
+
+
+def test_features_are_floats_with_a_row_per_sample_that_the_file_knows_too() -> None:
+    nodes = [
+        node("ReduceMean", "x first", "fixed"), node("ReduceMean", "x rest", "flat", keepdims=0),
+        node("DepthToSpace", "x", "d", blocksize=2), node("Relu", "d", "y"),
+    ]  # fmt: skip
+    constants = {"first": np.array([0]), "rest": np.array([1, 2, 3])}
+    graph = normalize_graph(from_model(model(nodes, constants, shape=("N", 4, 2, 2), outputs=("y", "fixed", "flat"))))
+    assert {"fixed", "flat", "d:apart", "d:turned"} <= set(graph.shapes)
+    assert feature_values(graph) == [("y", (None, 1, 4, 4)), ("d", (None, 1, 4, 4))]
+    assert scores_value(graph) == "y"
+    none = normalize_graph(from_model(model(nodes[1:2], constants, shape=("N", 4, 2, 2), outputs=("flat",))))
+    assert list_features(none) == "none"
+
+
+def test_lists_of_many_values_end_early() -> None:
+    nodes = [node("Relu", "x" if not n else f"v{n - 1}", f"v{n}") for n in range(14)]
+    graph = normalize_graph(from_model(model(nodes, shape=("N", 3, "h", 8), outputs=("v13",))))
+    assert list_features(graph).startswith("v13 (3x?x8), v12 (3x?x8), ")
+    assert list_features(graph).endswith("v2 (3x?x8) and 2 more")
+    lines = overview_text(graph).splitlines()
+    assert lines[1:5] == ["input   x  Nx3x?x8", "output  v13  Nx3x?x8", "cut     no classifier was found: name a value",
+                          "values to cut at, output side first:"]  # fmt: skip
+    assert lines[5:7] == ["  v13  Nx3x?x8", "  v12  Nx3x?x8"]
+    assert lines[16:19] == ["  v2  Nx3x?x8", "  and 2 more", "operators: all can be run"]
+    assert not any("more" in line for line in overview_text(graph, 14).splitlines())
+
+
+def test_an_overview_as_data_and_text() -> None:
+    nodes = [node("Flatten", "x", "f"), node("Gemm", "f k b", "g"), node("Own", "g", "y", domain="me")]
+    file = model(nodes, {"k": draw(12, 5), "b": draw(5)}, shape=(4, 3, 2, 2))
+    file.opset_import.append(onnx.helper.make_opsetid("me", 1))
+    graph = normalize_graph(from_model(file))
+    assert overview(graph) == {
+        "inputs": {"x": [None, 3, 2, 2]},
+        "outputs": ["y"],
+        "scores": "y",
+        "cut": None,
+        "candidates": {"g": [None, 5], "f": [None, 12]},
+        "weights": 2,
+        "values": 65,
+        "operators": {
+            "Flatten": {"count": 1, "reasons": []},
+            "Gemm": {"count": 1, "reasons": []},
+            "me::Own": {"count": 1, "reasons": ["the domain 'me' is not ONNX's own"]},
+        },
+        "notes": ["the batch, 4 in the file, is open"],
+    }
+    lines = overview_text(graph).splitlines()
+    assert lines[0] == "ONNX net 'small', 2 weights, 65 values"
+    assert lines[2:4] == ["output  y  ", "note    the batch, 4 in the file, is open"]
+    assert "operators: 1 cannot be run" in lines
+
+
+def test_inputs_that_are_outputs_too() -> None:
+    turned = [node("Transpose", "x", "t", perm=[0, 3, 1, 2]), node("Relu", "t", "y")]
+    graph = normalize_graph(from_model(model(turned, shape=("N", 8, 8, 3), outputs=("y", "x"))))
+    assert image_entries(graph) == {"x": "x"}
+    assert image_entries(normalize_graph(from_model(model([node("Transpose", "x", "y")])))) == {"x": "x"}
+    empty = cut(graph, ["x"])
+    assert (empty.nodes, empty.inputs, empty.outputs) == ((), {"x": (None, 8, 8, 3)}, ("x",))
+    start = cut(graph, ["t"], ["t"])
+    assert (start.nodes, start.inputs) == ((), {"t": (None, 3, 8, 8)})
+
+
+@pytest.mark.parametrize("op", ["AveragePool", "BatchNormalization", "Conv", "ConvTranspose", "MaxPool"])
+def test_the_numbers_of_axes_that_torch_has(op: str) -> None:
+    for axes in range(2, 8):
+        graph: Any = SimpleNamespace(shapes={"x": (None, 3, *[8] * (axes - 2))})
+        fits = axes < 6 and (axes > 2 or op == "BatchNormalization")
+        assert list(_limits(graph, node(op, "x w", "y"))) == ([] if fits else [f"an input of {axes} axes"])
+    assert list(_limits(SimpleNamespace(shapes={}), node(op, "x w", "y"))) == ["an input of unknown rank"]  # type: ignore[arg-type]

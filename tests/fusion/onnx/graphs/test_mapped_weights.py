@@ -18,6 +18,7 @@ from fusion.onnx.graphs.mapped_weights import payload, read_mapped
 from fusion.onnx.graphs.read import from_model
 from prototxt.errors import WeightsError
 from prototxt.formats.copy import FileSlice, LazyBlob, Payload, float_bytes
+from prototxt.formats.onnx_outline import LARGE
 
 
 def large(transposed: int = 1, opset: int = 20) -> onnx.ModelProto:
@@ -110,3 +111,18 @@ def test_views_of_any_strides_are_read_from_the_file(tmp_path: Path) -> None:
         made = payload(view, graph.files)
         assert made.shape == view.shape
         assert written(made) == np.ascontiguousarray(view).tobytes()
+
+
+@pytest.mark.parametrize(("rows", "mapped"), [(LARGE // 16, True), (LARGE // 16 - 1, False)])
+def test_a_tensor_alone_in_a_file_needs_no_place_in_it(tmp_path: Path, rows: int, mapped: bool) -> None:
+    values = draw(rows, 4)
+    file = model([node("Add", "x w", "y")], {"w": values}, shape=(rows, 4))
+    tensor = file.graph.initializer[0]
+    (tmp_path / "net.data").write_bytes(values.tobytes())
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="net.data")
+    (tmp_path / "net.onnx").write_bytes(file.SerializeToString())
+    found = read_graph(tmp_path / "net.onnx")
+    np.testing.assert_array_equal(found.constants["w"], values)
+    assert bool(found.files) is mapped

@@ -16,10 +16,10 @@ from fusion.onnx.graphs.batch_reshape import _common, _resolved, static_reshape
 from fusion.onnx.graphs.canonicalize import _first_output, canonical_nodes
 from fusion.onnx.graphs.constants import Facts
 from fusion.onnx.graphs.cut import classifier_input, feature_values, image_entries, list_features, scores_value
-from fusion.onnx.graphs.graph import attributes, prune, to_model
+from fusion.onnx.graphs.graph import attributes, known_sizes, prune, to_model
 from fusion.onnx.graphs.lower_opset import lower_node
 from fusion.onnx.graphs.read import from_model
-from fusion.onnx.graphs.shape_probe import Probe, scaled, shape_of
+from fusion.onnx.graphs.shape_probe import Probe, evaluate, scaled, shape_of
 from fusion.onnx.graphs.summary import overview_text
 from fusion.onnx.graphs.support import _limits, _resize_limits
 
@@ -70,6 +70,9 @@ RESHAPE = node("Reshape", "x s", "y")
         ((2, 0, 4), [0, 0, 4], False, (2, 0, 4)),
         (None, [2, 12], False, None),
         ((2, 3, 4), None, False, None),
+        ((2, 3, 4), [[0, 12]], False, (2, 12)),
+        ((2, 3, 4), [0, 12], True, (0, 12)),
+        ((2, None, 4), [0, 12], False, (2, 12)),
     ],
 )
 def test_the_sizes_that_a_target_stands_for(dims: Shape, sizes: list[int] | None, zeros: bool, found: Shape) -> None:
@@ -89,6 +92,7 @@ def test_the_sizes_that_a_target_stands_for(dims: Shape, sizes: list[int] | None
         ([(8, 4), (12, 6)], [(2, 3), (3, 3)], None),  # two sizes follow the batch
         ([(4, 2), (6, 3)], [(1, 2), (1, 3)], [-1, 0]),
         ([(2, 0), (3, 0)], [(2, 3), (3, 3)], None),  # a size of 0 would be that of the input
+        ([(0, 4), (1, 4)], [(0, 4), (1, 4)], [0, 4]),
         ([(2, 12), (2, 12, 1)], [(2, 3), (3, 3)], None),
         ([(2, 12), None], [(2, 3), (3, 3)], None),
         ([(2, 12), (3, 12)], [(2, 3), None], [-1, 12]),
@@ -162,6 +166,12 @@ AXES = np.array([1, -1])
         (node("Nonsense", "x", "y"), {}, None),
         (node("Split", "x", "a b", axis=1, num_outputs=2), {}, [("Split", {"axis": 1})]),
         (node("Split", "x", "a b", axis=0, num_outputs=2), {}, None),
+        (node("Split", "x", "a b", num_outputs=2), {}, None),
+        (node("Split", "x s", "a b", axis=1), {}, [("Split", {"axis": 1})]),
+        (node("Cast", "x", "y", to=7, saturate=1), {}, [("Cast", {"to": 7})]),
+        (node("Cast", "x", "y", to=7, saturate=0), {}, None),
+        (node("Pad", "x p - a", "y"), {"p": AXES}, None),
+        (node("Pad", "x p - a", "y"), {"a": AXES}, None),
     ],
 )  # fmt: skip
 def test_newer_operators_in_those_of_opset_17(
@@ -274,6 +284,9 @@ W, B = np.arange(6, dtype=np.float32).reshape(2, 3), np.array([1, 2, 3], np.floa
         ({}, np.stack([B, B]), None, None),
         ({}, B[:2], None, None),
         ({"transA": 1}, B, None, None),
+        ({}, B[None, None], None, None),
+        ({"alpha": 2.0}, B, W.T * 2, B),
+        ({"beta": 3.0}, B[:1], W.T, [3, 3, 3]),
     ],
 )
 def test_a_dense_layer_has_rows_of_weights(values: dict[str, Any], bias: Any, rows: Any, vector: Any) -> None:
@@ -574,3 +587,150 @@ def test_sizes_of_a_fixed_batch_are_taken_too() -> None:
 def test_inputs_of_a_concat_agree_on_all_other_axes(shapes: tuple[Shape, Shape], axis: int, joins: bool) -> None:
     known = probe(2, a=shapes[0], b=shapes[1])
     assert known.infer(node("Concat", "a b", "y", axis=axis), 17, {}) is joins
+
+
+@pytest.mark.parametrize(
+    ("dims", "sizes"),
+    [((2, 3), (2, 3)), ((), ()), ((0, 1), (0, 1)), ((2, None), None), ((None, None), None), (None, None)],
+)
+def test_sizes_are_known_together(dims: Shape, sizes: Shape) -> None:
+    assert known_sizes(dims) == sizes
+
+
+def test_operators_of_other_domains_are_left_alone() -> None:
+    for item in (
+        node("MaxPool", "x", "y i", kernel_shape=[2, 2], auto_pad="VALID", domain="me"),
+        node("Dropout", "x", "y", domain="me"),
+        node("GlobalMaxPool", "x", "y", domain="me"),
+    ):
+        assert canonical_nodes(item, facts((3, 8, 8))) == [item]
+        assert lower_node(item, facts((3, 8, 8)), 20) == [item]
+
+
+def test_a_batch_normalization_has_a_note_only_if_it_was_exported_in_training() -> None:
+    for training in (0, 1):
+        known = facts((3, 8, 8))
+        item = node("BatchNormalization", "x a b c d", "y", training_mode=training, epsilon=0.5, is_test=1, spatial=1)
+        (found,) = canonical_nodes(item, known)
+        assert attributes(found) == {"epsilon": 0.5}
+        assert list(found.input) == ["x", "a", "b", "c", "d"]
+        assert len(known.notes) == training
+    known = facts((3, 8, 8))
+    canonical_nodes(node("BatchNormalization", "x a b c d", "y"), known)
+    assert not known.notes
+
+
+def test_a_maximum_over_all_pixels_and_the_type_of_another_value() -> None:
+    (found,) = canonical_nodes(node("GlobalMaxPool", "x", "y"), facts((3, 4, 5, 6)))
+    assert (found.op_type, attributes(found)) == ("ReduceMax", {"axes": [2, 3, 4], "keepdims": 1})
+    unknown = node("GlobalMaxPool", "x", "y")
+    assert canonical_nodes(unknown, facts()) == [unknown]
+    single = Facts({}, (probe(2, x=(2, 3)),), 17, Counter())
+    single.probes[0].types["k"] = onnx.TensorProto.INT64
+    (found,) = canonical_nodes(node("CastLike", "x k", "y"), single)
+    assert (found.op_type, list(found.input), attributes(found)) == ("Cast", ["x"], {"to": onnx.TensorProto.INT64})
+    unknown = node("CastLike", "x z", "y")
+    assert canonical_nodes(unknown, single) == [unknown]
+
+
+def test_inputs_that_a_layer_normalization_leaves_out_go() -> None:
+    (found,) = canonical_nodes(node("LayerNormalization", "x a -", "y", axis=-1), facts((3, 8)))
+    assert (list(found.input), attributes(found)) == (["x", "a"], {"axis": -1})
+
+
+@pytest.mark.parametrize(
+    ("inputs", "found"),
+    [
+        ("x -", None), ("x", None), ("x r s", None), ("x - e", None), ("x - e z", {"sizes": [4, 5]}),
+        ("x - s q", {"scales": [2.0, 0.5]}), ("x c s", {"scales": [2.0, 0.5]}), ("x - - q", None),
+    ],
+)  # fmt: skip
+def test_where_the_sizes_of_a_resize_come_from(inputs: str, found: dict[str, Any] | None) -> None:
+    """The value r is computed, e is empty, and the sizes q change the channels."""
+    scales = np.array([1, 1, 2, 0.5], np.float32)
+    known = facts((3, 8, 8), s=scales, c=scales[:0], e=scales[:0], z=np.array([2, 3, 4, 5]))
+    for one in known.probes:
+        one.know("q", np.array([one.batch, 6, 8, 8]))
+    item = node("Resize", inputs, "y")
+    (result,) = canonical_nodes(item, known)
+    assert result == item if found is None else attributes(result) == found
+
+
+def test_weights_in_other_precisions_and_empty_pictures() -> None:
+    item = node("Gemm", "x w", "y")
+    assert canonical_nodes(item, facts((2,), {"w": 1}, w=W.astype(np.float64))) == [item]
+    assert canonical_nodes(item, facts((2,), {"w": 1})) == [item]
+    left_out = canonical_nodes(node("Gemm", "x w -", "y"), facts((2,), {"w": 1}, w=W))
+    assert list(left_out[0].input) == ["x", "w"]
+    pool = node("AveragePool", "x", "y", auto_pad="SAME_UPPER", kernel_shape=[2, 3])
+    assert attributes(canonical_nodes(pool, facts((3, 1, 1)))[0])["pads"] == [0, 1, 1, 1]
+    partly = facts((3, 5, 5))
+    for one in partly.probes:
+        one.types["k"], one.shapes["k"] = 1, (2, 3, None, 4)
+    conv = node("Conv", "x k", "y", auto_pad="SAME_UPPER")
+    assert canonical_nodes(conv, partly) == [conv]
+
+
+@pytest.mark.parametrize(("allowed", "found"), [(None, [0, 12]), (0, [0, 12]), (1, None)])
+def test_zeros_in_a_target_mean_the_size_of_the_input_unless_allowed(allowed: int | None, found: Any) -> None:
+    known = facts((3, 4), s=np.array([0, 12]))
+    nodes = static_reshape(
+        node("Reshape", "x s", "y", **({} if allowed is None else {"allowzero": allowed})), known, None
+    )
+    assert (nodes and known.constants[nodes[0].input[1]].tolist()) == found
+
+
+def test_a_sample_that_divides_one_batch_only_opens_none() -> None:
+    known = facts((3,), s=np.array([6, 2]))
+    known.declared = probe(4, x=(4, 3))
+    known.declared.know("s", np.array([6, 2]))
+    assert static_reshape(RESHAPE, known, known.declared) is None
+
+
+@pytest.mark.parametrize(("op", "version"), [("Mish", 18), ("Gelu", 20), ("GroupNormalization", 21),
+                                             ("RMSNormalization", 23), ("Swish", 24)])  # fmt: skip
+def test_the_first_version_of_newer_operators(op: str, version: int) -> None:
+    (found,) = lower_node(node(op, "x", "y"), facts((4,)), version) or ()
+    assert (found.op_type, found.domain) == (op, "caffe_fusion")
+    if op == "GroupNormalization":
+        assert lower_node(node(op, "x s b", "y"), facts((4,)), version - 1) is None, "it had one scale per group"
+
+
+def test_opset_18_is_the_first_that_is_lowered() -> None:
+    item = node("ReduceMax", "x a", "y")
+    assert written(lower_node(item, facts((4, 6), a=AXES), 18)) == [("ReduceMax", {"axes": [1, -1], "keepdims": 1})]
+    assert lower_node(item, facts((4, 6), a=AXES), 17) == [item]
+    assert lower_node(node("Pad", "x p - a", "y"), facts(None, p=AXES, a=AXES[:1]), 18) is None
+    assert lower_node(node("Split", "x", "a b", axis=1, num_outputs=2), facts(), 18) is None
+
+
+def test_what_a_probe_follows() -> None:
+    one = probe(x=(2, 3))
+    one.know("short", np.arange(1024))
+    one.know("long", np.arange(1025))
+    assert ("short" in one.values, "long" in one.values, one.shapes["long"]) == (True, False, (1025,))
+    assert one.types["short"] == onnx.TensorProto.INT64
+    assert one.infer(node("Own", "x", "y", domain="me"), 17, {}), "support refuses it by name"
+    assert "y" not in one.shapes
+    assert not one.infer(node("Add", "x unknown", "y"), 17, {})
+    assert one.infer(node("Clip", "x - x", "c"), 17, {}), "an input is left out"
+    assert one.shapes["c"] == (2, 3)
+    assert one.infer(node("Resize", "x - short", "y"), 17, {}) is False
+    assert one.infer(node("Scaler", "x", "y", offset=[0.0], scale=[1.0], domain="ai.onnx.ml"), 17, {"ai.onnx.ml": 1})
+    assert one.types["y"] == onnx.TensorProto.FLOAT
+    assert one.infer(node("Mish", "unknown", "z", domain="caffe_fusion"), 17, {})
+    assert "z" not in {*one.types, *one.shapes}
+
+
+def test_a_node_that_is_evaluated() -> None:
+    array = np.array([[1, 2], [3, 4]])
+    found = evaluate(node("Sub", "a b", "y"), [array, np.array([1, 0])], 17)
+    assert found is not None
+    assert found[0].tolist() == [[0, 2], [2, 4]]
+    assert evaluate(node("Clip", "a - b", "y"), [array, None, np.array(2)], 17)[0].tolist() == [[1, 2], [2, 2]]  # type: ignore[index]
+    assert evaluate(node("Sub", "a b", "y", domain="me"), [array, array], 17) is None
+    assert evaluate(node("Add", "a b", "y"), [array, np.arange(3)], 17) is None
+    assert evaluate(node("Bernoulli", "a", "y"), [np.ones(2, np.float32)], 17) is None
+    value = onnx.helper.make_tensor_value_info
+    body = onnx.helper.make_graph([node("Neg", "i", "o")], "body", [value("i", 7, [2])], [value("o", 7, [2])])
+    assert evaluate(node("Scan", "a", "y", body=body, num_scan_inputs=1), [array], 17) is None
