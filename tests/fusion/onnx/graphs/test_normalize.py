@@ -508,3 +508,46 @@ def test_where_the_first_node_that_cannot_run_is() -> None:
     (row,) = support(plain(nodes)).unsupported
     assert (row.name, row.count, row.where) == ("LRN", 3, "first")
     assert row.reasons == ("an even size, which ONNX Runtime does not run",)
+
+
+def test_a_node_that_waits_twice_comes_once() -> None:
+    nodes = [node("Add", "b a", "y"), node("Relu", "b", "a"), node("Tanh", "x", "b")]
+    assert [item.op_type for item in from_model(model(nodes)).nodes] == ["Tanh", "Relu", "Add"]
+
+
+def test_a_graph_as_a_model_names_its_versions() -> None:
+    nodes = [node("Gelu", "x", "g"), node("Own", "g", "o", domain="me"), node("Add", "o k", "y")]
+    file = model(nodes, {"k": np.array(2.5)})
+    file.opset_import.append(helper.make_opsetid("me", 7))
+    graph = normalize_graph(from_model(file))
+    written = to_model(graph)
+    assert {item.domain: item.version for item in written.opset_import} == {"": 17, "me": 7, "caffe_fusion": 1}
+    assert (written.graph.name, to_model(replace(graph, name="")).graph.name) == ("small", "net")
+    assert (written.ir_version, list(written.graph.initializer[0].dims)) == (8, [])
+    assert [info.name for info in written.graph.value_info] == ["g"]
+
+
+def test_long_messages_of_onnx_are_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise ValueError("a" * 300 + "\nmore")
+
+    monkeypatch.setattr("fusion.onnx.graphs.read.version_converter.convert_version", fail)
+    graph = from_model(model([node("Relu", "x", "y")], opset=12))
+    assert graph.notes == ("opset 12 stays, because onnx cannot convert it to 17: " + "a" * 120,)
+    assert graph.opset == 12
+    monkeypatch.setattr("fusion.onnx.graphs.read.read_mapped", fail)
+    (tmp_path / "n.onnx").write_bytes(b"\x08\x08")
+    with pytest.raises(OnnxError) as caught:
+        read_graph(tmp_path / "n.onnx")
+    assert f"this is no readable ONNX file: {'a' * 200}\n" in str(caught.value)
+
+
+@pytest.mark.parametrize(("version", "arrays"), [(12, False), (13, True)])
+def test_weights_are_mapped_unless_onnx_must_change_the_model(version: int, arrays: bool, tmp_path: Path) -> None:
+    file = model([node("Relu", "x", "f"), node("Gemm", "f w", "y")], {"w": np.ones((256, 64))}, opset=version,
+                 shape=("N", 256))  # fmt: skip
+    for name in ("net.ONNX", "net.bin"):
+        (tmp_path / name).write_bytes(file.SerializeToString())
+        graph = read_graph(tmp_path / name)
+        assert bool(graph.files) is (arrays and name == "net.ONNX")
+        assert graph.constants["w"].shape == (256, 64)
