@@ -96,7 +96,7 @@ def _further_dataset(source: PreparedSource, blob: str, needed: PhaseStreams, la
                 known = describe_stream(copy.layer, copy.layer.tops[0], path)
                 if phase not in needed or known.records == needed[phase].records:
                     copies.setdefault(phase, copy)
-    if set(copies) != set(PHASES) or any(item.records[0] != "HDF5Data" for item in needed.values()):
+    if set(copies) != set(PHASES):
         return None
     for phase, copy in copies.items():
         path = layout.choice.path(copy.source, copy.layer, phase) or ""
@@ -179,7 +179,8 @@ def _check_in_step(
 def _name_conflict(source: PreparedSource, layer: LayerText, blob: str, layout: DataLayout) -> ComposeError:
     """Return the error where the top of an HDF5Data layer, the dataset's name, is already a blob of the fused net."""
     p, main = source.prefix, layout.main
-    if any(other.type == "HDF5Data" for other in main.data_layers if blob in other.tops):
+    beside = [copy for copy in layout.copies if blob in (*copy.layer.tops, *copy.change.added)]
+    if any(copy.layer.type == "HDF5Data" for copy in beside):
         message = f"sources read the dataset '{blob}' from different HDF5 files, and only one blob can have this name"
         hint = "write both into one file under names of their own, or let all read one list (--train-list FILE)"
         return source.error(message, hint, layer)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -15,10 +15,7 @@ from fusion import ComposeError, ComposeWarning, DataError
 from fusion.composition import Composition, Source, compose
 from fusion.composition.net_text import LayerText, read_net
 from fusion.composition.preprocessing import Affine, MeanScale, affine_between
-from fusion.data.lmdb_leveldb import write_database
 from fusion.nets.build import blobs, build
-from fusion.solver.batches import open_sources
-from prototxt.schema.messages import Datum
 
 Make = Callable[..., Path]
 
@@ -161,6 +158,15 @@ layer {{ name: "fc2" type: "InnerProduct" bottom: "conv1" top: "fc2" inner_produ
 layer {{ name: "loss" type: "SoftmaxWithLoss" bottom: "fc2" bottom: "label" top: "loss" }}
 """
 
+IMAGES = """
+layer { name: "images" type: "ImageData" top: "left" top: "label"
+  image_data_param { source: "images.txt" batch_size: 8 new_height: 8 new_width: 8 } }
+layer { name: "conv1" type: "Convolution" bottom: "left" top: "conv1"
+  convolution_param { num_output: 4 kernel_size: 3 } }
+layer { name: "fc2" type: "InnerProduct" bottom: "conv1" top: "fc2" inner_product_param { num_output: 4 } }
+layer { name: "loss" type: "SoftmaxWithLoss" bottom: "fc2" bottom: "label" top: "loss" }
+"""
+
 
 def hdf5(folder: Path, name: str, top: str, files: str = "h5.txt") -> Path:
     path = folder / f"{name}.prototxt"
@@ -183,9 +189,40 @@ def test_datasets_of_other_files_are_not_mixed_up(tmp_path: Path) -> None:
     other = Source("b", hdf5(tmp_path, "two", "right", "other.txt"), train_list="p.txt", val_list="q.txt")
     composed = compose([first, other], num_output=4, input_shape=(3, 8, 8))
     assert data(composed) == [("data", ("left", "label"), "h5.txt"), ("b/data", ("right",), "p.txt")]
-    alike = Source("b", hdf5(tmp_path, "two", "left", "other.txt"), train_list="p.txt", val_list="q.txt")
+    alike = Source("b", hdf5(tmp_path, "five", "left", "other.txt"), train_list="p.txt", val_list="q.txt")
     with pytest.raises(ComposeError, match="the dataset 'left' from different HDF5 files"):
         compose([first, alike], num_output=4)
+    # Nor where a further source is the one that reads it: as a top of the first's layer, by its own, or beside images.
+    shared = Source("c", hdf5(tmp_path, "three", "right"))
+    third = Source("d", hdf5(tmp_path, "four", "right", "last.txt"), train_list="r.txt", val_list="s.txt")
+    (tmp_path / "images.prototxt").write_text(IMAGES)
+    images = Source("e", tmp_path / "images.prototxt", train_list="t.txt", val_list="u.txt")
+    for others, blob in (([shared, third], "right"), ([other, third], "right"), ([images, alike], "left")):
+        with pytest.raises(ComposeError, match=f"the dataset '{blob}' from different HDF5 files"):
+            compose([first, *others], num_output=4, input_shape=(3, 8, 8))
+
+
+def test_a_further_dataset_is_shared_and_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    first, *others = (
+        Source(name, hdf5(tmp_path, name, top)) for name, top in (("a", "left"), ("b", "right"), ("c", "right"))
+    )
+    composed = compose([first, *others], num_output=4, input_shape=(3, 8, 8), train_list="t.txt", val_list="v.txt")
+    assert data(composed) == [("data", ("left", "label", "right"), "t.txt")]
+    assert [bottom(composed, f"{name}/conv1") for name in "abc"] == [("left",), ("right",), ("right",)]
+    layers = HDF5.format(top="x", list="").strip().splitlines()[1:-1]
+    (tmp_path / "plain.prototxt").write_text("\n".join(['layer { name: "in" type: "Input" top: "x" }', *layers]))
+    plain = compose([first, Source("p", tmp_path / "plain.prototxt")], num_output=4, input_shape=(3, 8, 8))
+    assert bottom(plain, "p/conv1") == ("left",)
+    for name, sets in (("both", ("left", "right", "label")), ("one", ("left", "label"))):
+        with h5py.File(f"{name}.h5", "w") as file:
+            for key in sets:
+                file[key] = np.zeros((4, 3, 8, 8), np.float32) if key != "label" else np.arange(4.0)
+        Path(f"{name}.txt").write_text(f"{name}.h5\n")
+    both = compose([first, others[0]], num_output=4, train_list="both.txt", val_list="both.txt")
+    assert data(both) == [("data", ("left", "label", "right"), "both.txt")]
+    with pytest.raises(ComposeError, match=r"'right', which the HDF5 files of one.txt do not have\n.*--val-list b="):
+        compose([first, others[0]], num_output=4, train_list="both.txt", val_list="one.txt")
 
 
 def test_a_database_takes_no_list_and_a_list_no_folder(make: Make, tmp_path: Path) -> None:
@@ -311,62 +348,6 @@ def test_no_layer_stands_in_step_beside_one_whose_records_have_no_order(make: Ma
     for pair in ([python, listed], [listed, python]):
         with pytest.raises(ComposeError, match="a layer of type 'Python' cannot be held in step with others"):
             compose(pair, num_output=3)
-
-
-def write_lmdb(path: Path, labels: Sequence[int]) -> None:
-    records = [Datum(channels=1, height=4, width=4, data=bytes(16), label=label) for label in labels]
-    pairs = [(f"{number:08d}".encode(), record.SerializeToString()) for number, record in enumerate(records)]
-    write_database(path, pairs, lmdb=True)
-
-
-def database(make: Make, name: str) -> Path:
-    path = make(name, list=name)
-    text = path.read_text().replace("ImageData", "Data").replace("image_data_param {", "data_param { backend: LMDB")
-    path.write_text(re.sub(r"\.txt|(is_color|new_height|new_width|shuffle): \w+", "", text))
-    return path
-
-
-def test_labels_of_databases_are_compared(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for phase in ("train", "val"):
-        for name, labels in (("one", (0, 1, 2)), ("two", (0, 1, 2)), ("odd", (0, 2, 1)), ("short", (0, 1))):
-            write_lmdb(tmp_path / f"{phase}_{name}", labels)
-    paths = {name: database(make, name) for name in ("one", "two", "odd", "short")}
-    composed = compose([Source(name, paths[name]) for name in ("one", "two")], num_output=3)
-    assert sum("their labels are the same" in note for note in composed.notes) == 2
-    assert "in_step_with" not in str(composed.train_val)
-    for name, reason in (
-        ("odd", "record 2 has the label 1 in train_one and 2"),
-        ("short", "has 3 records and train_s"),
-    ):
-        with pytest.raises(ComposeError, match=reason):
-            compose([Source("one", paths["one"]), Source(name, paths[name])], num_output=3)
-        named = Source(name, paths[name], train_list=f"train_{name}", val_list=f"val_{name}")
-        with pytest.raises(ComposeError, match=f"not in step in phase TRAIN: .*{reason}"):
-            compose([Source("one", paths["one"]), named], num_output=3)
-
-
-def test_labels_that_are_not_here_are_compared_when_they_are_read(
-    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    one = Source("one", database(make, "one"))
-    two = Source("two", database(make, "two"), train_list="train_two", val_list="val_two")
-    composed = compose([one, two], num_output=3)
-    assert any("which compares their labels when they are read" in note for note in composed.notes)
-    net = prototxt.filter_net(prototxt.load_net(composed.train_val), phase="TEST")
-    write_lmdb(tmp_path / "val_one", (0, 1, 2))
-    write_lmdb(tmp_path / "val_two", (0, 2, 1))
-    with pytest.raises(DataError, match="its labels differ in 2 of 3 records"):
-        open_sources(net, "TEST", seed=1)
-
-
-def test_sources_of_other_kinds_are_offered_what_serves_both(make: Make) -> None:
-    with pytest.raises(ComposeError) as caught:
-        compose([Source("one", database(make, "one")), Source("two", make("two", list="two"))], num_output=3)
-    assert "--train-list two=train_two.txt" in str(caught.value)
-    assert "one list" not in str(caught.value)
-    assert "--data-from" not in str(caught.value)
 
 
 def test_a_dataset_that_is_called_as_pictures_are_is_read_first(make: Make, tmp_path: Path) -> None:
