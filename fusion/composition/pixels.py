@@ -144,9 +144,9 @@ def with_pixels(document: Document, kind: str, prefix: str) -> Document:
     dims = [int(dim.value) for dim in shapes[0].scalars("dim")] if shapes else []
     layers, prepared = preprocessing_layers(kind, prefix, blob, dims[1] if len(dims) == 4 else None)
     added = read_net(reparse("".join(layers), document.name)).layers
-    taken = {layer.name for layer in net.layers} & {layer.name for layer in added}
-    if taken:
-        message = f"source '{prefix}': layer '{min(taken)}' has the name of one that prepares pixels"
+    own, new = ({name for one in layers for name in (one.name, *one.tops)} for layers in (net.layers, added))
+    if taken := own & new:
+        message = f"source '{prefix}': '{min(taken)}' is the name of a layer or blob that prepares pixels, too"
         raise ComposeError(message, place=document.name, hint="rename it first")
     edits = Edits(document)
     for layer in net.layers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,12 +14,14 @@ import torch
 from PIL import Image
 
 from fusion.composition import Source, compose
-from fusion.composition.pixels import PIXELS, pixels_of
+from fusion.composition.onnx_net import onnx_net
+from fusion.composition.onnx_sources import read_onnx
+from fusion.composition.pixels import PIXELS, pixels_of, preprocessing_layers
 from fusion.data import batches
 from fusion.errors import ComposeError
 from fusion.nets.build import blobs, build
 from fusion.solver.batches import open_sources
-from prototxt import filter_net, load_net
+from prototxt import Document, filter_net, load_net
 
 sys.path.insert(
     0, str(Path(__file__).parents[2] / "fusion" / "onnx" / "graphs")
@@ -173,13 +176,19 @@ def test_a_deploy_net_gets_its_pixels_as_an_onnx_file_does(make: Make, tmp_path:
     ("old", "new", "says"),
     [
         ('type: "Input" top: "x"', 'type: "Input" top: "x" top: "z"', "nets with one Input layer"),
-        ('name: "pool"', 'name: "pixels"', "layer 'pixels' has the name of one that prepares pixels"),
+        ('name: "pool"', 'name: "pixels"', "'pixels' is the name of a layer or blob that prepares pixels"),
+        ('top: "fc"', 'top: "red"', "'red' is the name of a layer or blob that prepares pixels"),
+        ("", 'layer { name: "red_scaled" type: "ReLU" bottom: "fc" top: "y" } layer { name: "blue_scaled" '
+         'type: "ReLU" bottom: "fc" top: "z" }', "'blue_scaled' is the name of a layer or blob"),
+        ("", 'layer { name: "more" type: "Input" top: "y" }', "nets with one Input layer"),
+        ("layer", 'input: "y" input_shape { dim: 1 } layer', "nets with one Input layer"),
+        ('type: "Input"', 'type: "DummyData"', "nets with one Input layer"),
         ("dim: 1 dim: 3 dim", "dim: 3 dim", r"pixels 'unit' have 3 channels, its input \?"),
     ],
-)
+)  # fmt: skip
 def test_deploy_nets_that_take_no_pixels(tmp_path: Path, old: str, new: str, says: str) -> None:
     path = tmp_path / "deploy.prototxt"
-    path.write_text(DEPLOY.replace(old, new))
+    path.write_text(DEPLOY.replace(old, new, 1) if old else DEPLOY + new)
     with pytest.raises(ComposeError, match=says):
         compose([Source("b", path, "pool", pixels="unit")], num_output=3, train_list="t", val_list="v")
 
@@ -233,9 +242,13 @@ def test_pixels_of_ones_own(tmp_path: Path, kind: str, expected: Callable[[torch
         ("mean:104,nan,123", "mean is a number"),
         ("mean:inf", "mean is a number"),
         ("std:0", "scale and std are not 0"),
+        ("scale:0", "scale and std are not 0"),
+        ("std:1,0,1", "scale and std are not 0"),
         ("scale:1,2,3", "scale one number"),
+        ("scale:1,1,2", "scale one number"),
         ("order:rbg", "order is rgb or bgr"),
         ("mean:0.485,0.456,0.406,std:0.2", "means of at most 1 are of pixels from 0 to 1"),
+        ("mean:0,0,1", "means of at most 1 are of pixels from 0 to 1"),
         ("mean:104,mean:117", "'mean' is given twice"),
         ("deviation:1", "'deviation' is not a setting of pixels"),
     ],
@@ -245,8 +258,114 @@ def test_pixels_that_are_none(kind: str, message: str) -> None:
         pixels_of(kind, "source 'b'")
 
 
+def test_pixels_for_three_channels_are_not_for_one() -> None:
+    for kind in ("std:1,1,2", "mean:9,9,8"):
+        with pytest.raises(ComposeError, match="are for three channels, and its input has one"):
+            preprocessing_layers(kind, "b", "x", 1)
+    (text,), blob = preprocessing_layers("mean:9,std:2", "b", "x", 1)
+    assert (blob, "power_param { scale: 0.5 shift: -4.5 }" in text) == ("pixels", True)
+
+
 def test_means_of_small_pixels_may_be_meant() -> None:
+    assert pixels_of("mean:0.5,104,117", "x").shift == (-0.5, -104.0, -117.0)
+    assert pixels_of("mean:2", "x").shift == (-2.0, -2.0, -2.0)
     assert pixels_of("mean:0.5,scale:1", "x").shift == (-0.5, -0.5, -0.5)
     assert pixels_of("unit", "x") is PIXELS["unit"]
     own = pixels_of("mean:1,2,3,std:2,4,8,scale:2,order:bgr", "x")  # kept red first, whatever the order
     assert (own.scale, own.shift, own.blue_first) == ((0.25, 0.5, 1.0), (-0.375, -0.5, -0.5), True)
+
+
+def layer_lines(document: Document) -> list[str]:
+    """Return the layers after those that prepare pixels, each on a line, without file names."""
+    text = re.sub(r' file: "[^"]*"', "", " ".join(re.sub("#.*", "", str(document)).split()))
+    lines = [part.strip() for part in text.split("layer {")[1:]]
+    return [line for line in lines if not re.match('name: "(colors|pixels|blue|green|red)', line)]
+
+
+def test_an_onnx_file_is_described_as_a_net(tmp_path: Path) -> None:
+    path = part(tmp_path)
+    onnx_layer = 'name: "onnx" type: "Onnx" bottom: "pixels" top: "y" onnx_param { output: "y" } }'
+    served, measured = onnx_net(path, pixels="centered"), onnx_net(path, pixels="centered", measured=True)
+    assert layer_lines(served) == [
+        'name: "x" type: "Input" top: "x" input_param { shape { dim: 1 dim: 3 dim: 10 dim: 10 } } }',
+        onnx_layer,
+        'name: "prob" type: "Softmax" bottom: "y" top: "prob" }',
+    ]
+    assert layer_lines(measured) == [
+        'name: "data" type: "ImageData" top: "x" top: "label" image_data_param { source: "" batch_size: 32 '
+        "new_height: 10 new_width: 10 } }",
+        onnx_layer,
+        'name: "accuracy" type: "Accuracy" bottom: "y" bottom: "label" top: "accuracy" }',
+        'name: "loss" type: "SoftmaxWithLoss" bottom: "y" bottom: "label" top: "loss" }',
+    ]
+    gray = onnx_net(part(tmp_path, 1), pixels="unit", measured=True)
+    assert "new_height: 10 new_width: 10 is_color: false }" in layer_lines(gray)[0]
+    blue_first = torch.randint(0, 256, (1, 3, 10, 10)).float()
+    found = blobs(build(onnx_net(part(tmp_path), pixels="centered")), {"x": blue_first})
+    torch.testing.assert_close(found["pixels"], blue_first.flip(1) / 127.5 - 1)
+    torch.testing.assert_close(found["prob"], found["y"].softmax(1))
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "found"),
+    [
+        (("N", 3, "H", "W"), (5, 6), "dim: 1 dim: 3 dim: 5 dim: 6 }"),
+        (("N", 3, "H", 7), (5, 6), "dim: 1 dim: 3 dim: 5 dim: 7 }"),
+        (("N", 1, 4, "W"), (5, 6), "dim: 1 dim: 1 dim: 4 dim: 6 }"),
+        (("N", 3, "H", 7), None, "the size of its images open\n  hint: give --input-shape x=1,3,224,224"),
+        (("N", 1, 7, "W"), None, "the size of its images open\n  hint: give --input-shape x=1,1,224,224"),
+        (("N", 2, 7, 7), None, "pixels 'rgb' have 3 channels, its input 2"),
+        (("N", "C", 7, 7), (5, 6), r"pixels 'rgb' have 3 channels, its input \?"),
+    ],
+)
+def test_the_size_of_an_onnx_files_images(
+    tmp_path: Path, shape: tuple[int | str, ...], size: tuple[int, int] | None, found: str
+) -> None:
+    path = tmp_path / "net.onnx"
+    nodes = [node("GlobalAveragePool", "x", "g"), node("Flatten", "g", "f"), node("Gemm", "f k", "y", transB=1)]
+    onnx.save(model(nodes, {"k": draw(3, 3 if shape[1] == "C" else int(shape[1]))}, shape=shape), path)
+    if not found.startswith("dim"):
+        with pytest.raises(ComposeError, match=found):
+            onnx_net(path, pixels="rgb", size=size)
+        return
+    assert found in str(onnx_net(path, pixels="rgb", size=size))
+
+
+def test_onnx_files_that_take_no_images(tmp_path: Path) -> None:
+    path = part(tmp_path)
+    with pytest.raises(ComposeError, match="how this net expects the pixels of images is not known"):
+        onnx_net(path, pixels=None)
+    made = model([node("Add", "x z", "y")], shape=("N", 3, 4, 4))
+    made.graph.input.append(onnx.helper.make_tensor_value_info("z", onnx.TensorProto.FLOAT, ("N", 3, 4, 4)))
+    onnx.save(made, path)
+    with pytest.raises(ComposeError, match=r"a net with several inputs \(x, z\) takes no images"):
+        onnx_net(path, pixels="rgb")
+    onnx.save(model([node("Gemm", "x k", "y", transB=1)], {"k": draw(3, 3)}, shape=("N", 3)), path)
+    with pytest.raises(ComposeError, match="its input 'x' of shape \\?x3 takes no images"):
+        onnx_net(path, pixels="rgb")
+
+
+def test_an_onnx_file_as_a_source(tmp_path: Path) -> None:
+    path = part(tmp_path, size=9)
+    entry = 'name: "x" type: "Input" top: "x" input_param { shape { dim: 1 dim: 3 dim: 9 dim: 9 } } }'
+    to_f = 'name: "onnx" type: "Onnx" bottom: "x" top: "f" onnx_param { output: "f" } }'
+    rest = 'name: "classifier" type: "Onnx" bottom: "f" top: "y" onnx_param { input: "f" output: "y" } }'
+    whole = 'name: "onnx" type: "Onnx" bottom: "x" top: "y" onnx_param { output: "y" } }'
+    cut_before = ("source 'b': cut at 'f', which its classifier reads",)
+    for at, logits, reference, layers, scores, notes in (
+        (None, None, False, [entry, to_f], None, cut_before),
+        (None, None, True, [entry, to_f, rest], "y", cut_before),
+        ("b/f", "y", True, [entry, to_f, rest], "y", ()),
+        ("y", None, True, [entry, whole], "y", ()),
+        ("y", None, False, [entry, whole], None, ()),
+    ):
+        text = read_onnx(Source("b", path, at, logits=logits), reference=reference)
+        assert (layer_lines(text.document), text.logits, text.notes) == (layers, scores, notes)
+        assert text.at == ((at or "f").removeprefix("b/"),)
+        assert str(text.document).startswith('name: "net"\n')
+    for at, says in (("x", "cut blob 'x' is an input of the net"), ("q", "cut blob 'q': ")):
+        with pytest.raises(ComposeError, match=says):
+            read_onnx(Source("b", path, at), reference=False)
+    onnx.save(model([node("Relu", "x", "y")], shape=("N", "C", 4)), path)
+    (entry,) = layer_lines(read_onnx(Source("b", path, "y"), reference=False).document)[:1]
+    assert entry == 'name: "x" type: "Input" top: "x" }'
