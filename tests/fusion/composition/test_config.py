@@ -21,6 +21,8 @@ from fusion.composition import (
     read_config,
     to_toml,
 )
+from fusion.composition.config import toml_literal
+from fusion.data.parse_json_toml import parse_toml
 
 Make = Callable[..., Path]
 FULL = ComposeConfig(
@@ -87,6 +89,16 @@ def test_a_file_and_the_flags_compose_the_same(make: Make, tmp_path: Path) -> No
         ('num_output = "10"', "'num_output' is '10', not a whole number"),
         ("num_output = true", "not a whole number"),
         ("[source]\nprefix = 1", "'source' is a list of tables"),
+        ("source = [1]", "'source' is a list of tables"),
+        ('source = [{ prefix = "a", net = "n" }, 1]', "'source' is a list of tables"),
+        ('[[task]]\nname = "age"', "task 1 has no loss and no label"),
+        ('[[source]]\nprefix = "a"\nnet = "n"\nclasses = [1, 1.5]', "is a list of whole numbers or texts"),
+        (
+            '[[source]]\nprefix = "a"\nnet = "n"\ntrain_list = { d = 1 }',
+            "'source.train_list' has a text for each layer",
+        ),
+        ('[[source]]\nprefix = "a"\nnet = "n"\ntrain_list = 1', "'source.train_list' is 1, not a text or a table"),
+        ("pct = 3", "'pct' is a list of tables"),
         ("data = 3", "'data' is a table"),
         ('[[source]]\nprefix = "a"', "source 1 has no net"),
         ('[[source]]\nprefix = "a"\nnet = "n"\nclasses = [1.5]', "is a list of whole numbers or texts"),
@@ -112,6 +124,31 @@ def test_mistakes_are_found_by_their_lines(tmp_path: Path) -> None:
     with pytest.raises(ComposeError) as caught:
         read_config(path)
     assert [str(error.place) for error in caught.value.errors] == [f"{path}:{line}" for line in (6, 8, 9)]
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [("haed = 1", "did you mean 'head'"), ("sourc = 1", "did you mean 'source'"),
+     ("[data]\nzzz = 1", "one of data_from, train_list, val_list, train_batch, test_batch, val_share, test_list")],
+)  # fmt: skip
+def test_unknown_keys_are_answered_with_known_ones(tmp_path: Path, text: str, hint: str) -> None:
+    (tmp_path / "fusion.toml").write_text(text)
+    with pytest.raises(ComposeError) as caught:
+        read_config(tmp_path / "fusion.toml")
+    (error,) = caught.value.errors
+    assert hint in str(error.hint)
+
+
+def test_an_empty_file_has_the_defaults(tmp_path: Path) -> None:
+    (tmp_path / "fusion.toml").write_text("")
+    assert read_config(tmp_path / "fusion.toml") == ComposeConfig()
+
+
+@pytest.mark.parametrize(
+    "value", ['a\n\t"b"', "C:\\new\\tab", True, False, 3, -0.5, [1, "x"], {"d.e": "f", "g": [True]}]
+)
+def test_literals_are_read_as_they_were(value: object) -> None:
+    assert parse_toml(f"key = {toml_literal(value)}".encode(), "x", ComposeError) == {"key": value}
 
 
 def test_losses_chosen_automatically_compare_with_the_sources(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ import pytest
 import prototxt
 from fusion import ComposeError
 from fusion.composition import Source, compose
-from fusion.composition.heads import HEADS
+from fusion.composition.features import Features
+from fusion.composition.heads import HEADS, _joined_shape
 from prototxt.schema.encode import to_text
 
 Make = Callable[..., Path]
@@ -129,3 +130,31 @@ def test_the_layers_of_each_head(make: Make) -> None:
     cases += [("concat-mlp", 6, {"hidden": 7}), ("concat-fc", 4, {"project": 5, "batch_norm": True})]
     found = "".join(head_text(make, head, width, **options) for head, width, options in cases)
     assert found == (Path(__file__).parent / "heads.txt").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("shapes", "equal", "joined"),
+    [
+        ([(None, 3), (None, 4)], False, (None, 7)),
+        ([(None, 3, 5, 6), (None, 4, 5, 6)], False, (None, 7, 5, 6)),
+        ([(None, 3, 5, 6), (None, 4, 5, 7)], False, None),
+        ([(None, 3), (None, None)], False, (None, None)),
+        ([(None, 3), None], False, None),
+        ([None, (None, 3)], False, None),
+        ([(None, 3), (None, 3)], True, (None, 3)),
+        ([None, (None, 3)], True, None),
+    ],
+)
+def test_the_shape_of_joined_features(
+    shapes: list[tuple[int | None, ...] | None], equal: bool, joined: tuple[int | None, ...] | None
+) -> None:
+    assert _joined_shape([Features("a", "x", shape) for shape in shapes], equal) == joined
+
+
+def test_heads_that_cannot_be(make: Make) -> None:
+    sources = [Source("a", make("one"), at="fc", classes=(1, 0, 2)), Source("b", make("two"), at="fc")]
+    with pytest.raises(ComposeError, match="scores of source 'a', which must be those of all 3 classes in their order"):
+        compose(sources, "zero-init", num_output=3)
+    for options in ({"project": 4}, {"batch_norm": True}):
+        with pytest.raises(ComposeError, match="head 'probs' trains nothing, so it has no projection"):
+            compose(sources, "probs", num_output=3, **options)  # type: ignore[arg-type]

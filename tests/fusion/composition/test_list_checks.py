@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from fusion import ComposeError
 from fusion.composition.list_checks import (
     RecordedLabels,
     _all_classes,
+    _choice_error,
     _in_hdf5,
     _in_step_note,
     _ListReader,
@@ -91,6 +94,28 @@ def test_classes_that_a_list_lacks(one: Any, classes: int | None, whole: bool, w
     found = _missing_classes(one, classes)
     assert len(found) == bool(warned)
     assert warned is None or f"data: a.txt holds {warned}, so the others are never learned" in found[0]
+
+
+@pytest.mark.parametrize(
+    ("types", "reasons", "hint"),
+    [
+        (("Data", "Data", "ImageData", "ImageData"), [],
+         "one list with all classes for all: --train-list FILE --val-list FILE; each its own, with the same labels in "
+         "the same order: --train-list a=a.txt --train-list b=b.txt --val-list a=a.txt --val-list b=b.txt; or the list "
+         "of one source for all: --data-from main"),
+        (("Data", "ImageData", "Data", "Data"), ["why"],
+         "each its own, with the same labels in the same order: --train-list a=FILE --train-list b=FILE --val-list "
+         "a=FILE --val-list b=FILE"),
+    ],
+)  # fmt: skip
+def test_the_ways_out_of_different_lists(types: tuple[str, ...], reasons: list[str], hint: str) -> None:
+    readers = [replace(reader(None, name=name), type=kind) for name, kind in zip("abab", types, strict=True)]
+    main = SimpleNamespace(prefix="main", error=lambda message, hint: ComposeError(message, hint=hint))
+    layout: Any = SimpleNamespace(main=main)
+    error = _choice_error(layout, {"TRAIN": readers[:2], "TEST": readers[2:]}, reasons)
+    assert error.hint == hint
+    shown = "TRAIN: 'a' a.txt, 'b' b.txt; TEST: 'a' a.txt, 'b' b.txt" + (" (why)" if reasons else "")
+    assert error.message.endswith(f"it was not trained on: {shown}")
 
 
 def test_lists_named_for_sources_without_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

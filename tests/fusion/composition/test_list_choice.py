@@ -137,6 +137,10 @@ def test_the_list_of_each_layer(
         ([source("a", data("d", "a", kind="HDF5Data"))], None, DataLists("images.txt"),
          "of type 'HDF5Data' reads one HDF5 file per line, and images.txt begins 'a.png 0"),
         ([source("a", data("d", "a", kind="Data"))], None, DataLists("images.txt"), "images.txt is a list"),
+        ([source("a", data("d", "a", kind="Data"))], None, DataLists("photos"),
+         "photos is a folder of images\n  hint: make a database of it \\(fusion-convert images photos '' photos_lmdb"),
+        ([source("a", data("d", "", kind="DummyData", phase="TRAIN") + data("d", "a", phase="TEST"))], None,
+         DataLists("t"), "'a' takes no list in phase TRAIN: its data layer is of type DummyData\n"),
     ],
 )  # fmt: skip
 def test_lists_that_cannot_be_given(
@@ -145,6 +149,8 @@ def test_lists_that_cannot_be_given(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     Path("empty").mkdir()
+    Path("photos/cat").mkdir(parents=True)
+    Path("photos/cat/a.png").write_bytes(b"")
     Path("hdf5.txt").write_text("\none.h5\n")
     Path("images.txt").write_text("a.png 0\nb.png 1\n")
     with pytest.raises(ComposeError, match=says):
@@ -158,6 +164,14 @@ def test_databases_of_any_name_are_given(tmp_path: Path, monkeypatch: pytest.Mon
     assert [_is_lmdb_file(Path(name)) for name in ("file", "late")] == [True, False]
     for name in ("file", "missing", "missing_lmdb"):
         assert set(chosen([source("a", data("d", "a", kind="Data"))], None, DataLists(name, name)).values()) == {name}
+
+
+def test_a_source_is_chosen_lists_in_the_phases_of_its_layers() -> None:
+    assert not DataLists().split
+    train = source("a", data("d", "a.t", phase="TRAIN"))
+    assert chosen([train], None, DataLists("t", "v")) == {"a/d TRAIN": "t"}
+    choice = choose_lists([train], train, None, DataLists("t", "v", 3, 4))
+    assert choice.for_layer(train, train.data_layers[0]) == DataLists("t", None, 3, 4)
 
 
 def test_what_lists_hold(tmp_path: Path) -> None:

@@ -61,8 +61,17 @@ def test_without_its_stages_a_net_is_an_error_that_names_them(
 ) -> None:
     with pytest.raises(ComposeError, match=f"reads 'data', which in phase {phase} only layers of other") as caught:
         compose([Source("a", digits, stages=stages)], num_output=4)
+    assert len(caught.value.errors) == 1  # the other phase has the same
     assert caught.value.errors[0].hint is not None
     assert "--stage train --stage val; it names train, val, deploy" in caught.value.errors[0].hint
+
+
+def test_stages_of_ones_own_are_offered_one_by_one(tmp_path: Path) -> None:
+    path = tmp_path / "own.prototxt"
+    text = DIGITS.format(rule="").replace('stage: "train"', 'stage: "day"').replace('stage: "val"', 'stage: "night"')
+    path.write_text(text.replace('stage: "deploy"', 'stage: "use"'))
+    with pytest.raises(ComposeError, match="the stages that hold, such as --stage day; it names day, night, use"):
+        compose([Source("a", path)], num_output=4)
 
 
 def test_a_stage_that_no_source_names(digits: Path) -> None:
