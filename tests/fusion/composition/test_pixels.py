@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from fusion.composition import Source, compose
+from fusion.composition.net_text import read_net
 from fusion.composition.onnx_net import onnx_net
 from fusion.composition.onnx_sources import read_onnx
 from fusion.composition.pixels import PIXELS, pixels_of, preprocessing_layers
@@ -68,6 +69,9 @@ def test_it_gets_a_data_layer_without_the_other_nets_transform(make: Make, tmp_p
         pictures = layer.messages("image_data_param")[0]
         assert not layer.messages("transform_param")
         assert [pictures.string(name) for name in ("new_height", "new_width", "is_color")] == ["12", "12", "false"]
+        assert [scalar.value for scalar in layer.scalars("top")] == ["b/data", "b/label"]
+    silent = {layer.name: layer.bottoms for layer in read_net(composed.train_val).layers if layer.type == "Silence"}
+    assert silent == {"b/labels": ("b/label",)}  # of both phases, once
     assert own[0].messages("image_data_param")[0].string("source") == "train_all.txt"
     assert [layer.string("in_step_with") for layer in own] == ["data", "data"]  # which flips pictures
     assert any("'b' takes raw pixels" in note for note in composed.notes)
