@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
-from fusion.composition.data_layers import DataLayerChange, data_layer_texts, image_data_layers, silence_layer
-from fusion.composition.lists import DataLists
+from fusion.composition.data_layers import (
+    DataLayerChange,
+    DataLayout,
+    data_layer_texts,
+    image_data_layers,
+    map_blob,
+    silence_layer,
+)
+from fusion.composition.lists import DataLists, ListChoice
 from fusion.composition.net_text import read_net
-from fusion.composition.preprocessing import describe_stream
+from fusion.composition.preprocessing import Affine, describe_stream
 from fusion.errors import ComposeError
 from prototxt.text.parser import parse
 
@@ -162,3 +173,88 @@ def test_transforms_are_compared_by_value(one: str, other: str, same: bool) -> N
         net = read_net(parse(f'layer {{ name: "d" type: "Data" top: "data" {body} }}'))
         found.append(describe_stream(net.layers[0], "data", None))
     assert (found[0] == found[1]) is same
+
+
+def image_layer(name: str, lists: str, inner: str = "", more: str = "") -> str:
+    block = f'image_data_param {{ source: "{lists}" {more} }}'
+    return f'layer {{ name: "{name}" type: "ImageData" top: "{name}" top: "label" {inner} {block} }}\n'
+
+
+def source(text: str, *inputs: str, prefix: str = "a") -> Any:
+    net = read_net(parse(text))
+    return SimpleNamespace(prefix=prefix, data_layers=net.layers, branch=SimpleNamespace(inputs=inputs), net=net)
+
+
+def layout(text: str, *inputs: str, lists: DataLists | None = None) -> DataLayout:
+    return DataLayout(source(text, *inputs), ["label"], ListChoice(lists or DataLists()))
+
+
+MIRROR, CROP = "transform_param { mirror: true }", "transform_param { crop_size: 3 }"
+
+
+@pytest.mark.parametrize(
+    ("text", "other", "unseen", "followed"),
+    [
+        (image_layer("x", "l"), image_layer("z", "m"), "", {}),
+        (image_layer("x", "l", MIRROR), image_layer("z", "m"), "", {"TRAIN": "x", "TEST": "x"}),
+        (image_layer("x", "l", CROP), image_layer("z", "m"), "", {"TRAIN": "x"}),
+        (image_layer("x", "l"), image_layer("z", "m", CROP), "", {"TRAIN": "x"}),
+        (image_layer("x", "l"), image_layer("z", "m", CROP + TEST), "", {}),
+        (image_layer("x", "l"), image_layer("z", "m"), "TEST", {"TEST": "x"}),
+        (image_layer("x", "l", MIRROR + TRAIN), image_layer("z", "m"), "", {"TRAIN": "x"}),
+        (image_layer("y", "k", MIRROR) + image_layer("x", "l", MIRROR), image_layer("z", "m"), "",
+         {"TRAIN": "x", "TEST": "x"}),
+        (image_layer("y", "k", MIRROR) + image_layer("x", "l", MIRROR), image_layer("z", "k"), "",
+         {"TRAIN": "y", "TEST": "y"}),
+        (image_layer("y", "k", MIRROR) + image_layer("x", "l", MIRROR + ' in_step_with: "y"'), image_layer("z", "m"),
+         "", {"TRAIN": "y", "TEST": "y"}),
+        (image_layer("x", "photos"), image_layer("z", "m"), "", {"TRAIN": "x"}),
+    ],
+)  # fmt: skip
+def test_which_layer_is_followed(
+    text: str, other: str, unseen: str, followed: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("photos/cat").mkdir(parents=True)
+    Path("photos/cat/a.png").touch()
+    found, further = layout(text, "x"), source(other, prefix="b")
+    found.unseen = {("b", unseen)}
+    assert found.step(further, further.data_layers[0]) == followed
+
+
+def test_images_over_lists_follow_the_layer_of_the_first_input() -> None:
+    text = image_layer("y", "k", MIRROR) + image_layer("x", "l", MIRROR + TEST)
+    assert layout(text, "x").step() == {"TEST": "x"}
+    assert layout(image_layer("x", "l"), "x").step() == {}
+
+
+def test_layers_beside_a_shuffled_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("photos/cat").mkdir(parents=True)
+    Path("photos/cat/a.png").touch()
+    for folder, text in ((True, image_layer("x", "photos")), (False, image_layer("x", "l"))):
+        found = layout(text + image_layer("y", "photos") + image_layer("z", "photos", TEST), "x")
+        assert list(map(found.follows_shuffled, found.main.data_layers)) == [False, folder, False]
+
+
+def test_the_batch_size_of_a_phase() -> None:
+    text = image_layer("x", "l", TRAIN) + image_layer("y", "l", more="batch_size: 7")
+    text = image_layer("w", "l", TEST, "batch_size: 9") + text
+    assert [layout(text, "x").batch(phase) for phase in ("TRAIN", "TEST")] == [7, 9]
+    asked = layout(text, "x", lists=DataLists(train_batch=3, test_batch=4))
+    assert [asked.batch(phase) for phase in ("TRAIN", "TEST")] == [3, 4]
+    assert layout(image_layer("x", "l"), "x").batch("TRAIN") is None
+
+
+def test_a_mapped_blob_has_a_name_of_its_own() -> None:
+    found = layout(image_layer("x", "l"), "x")
+    other = source('layer { name: "b/q_prepared" type: "ReLU" bottom: "q" top: "b/q_prepared_" }', "q", prefix="b")
+    assert map_blob(other, "q", "x", Affine((1.0,), (0.0,)), found, "") == "x"
+    assert found.origins == {}
+    for blob in ("q", "b/q"):
+        assert map_blob(other, blob, "x", Affine((2.0,), (1.0,)), found, "") == "b/q_prepared__"
+    assert found.origins == {"b/q_prepared__": "x"}
+    assert [" ".join(text.split()) for text in found.front["b"]][:1] == [
+        'layer { name: "b/q_prepared__" type: "Power" bottom: "x" top: "b/q_prepared__" '
+        "power_param { scale: 2 shift: 1 } }"
+    ]

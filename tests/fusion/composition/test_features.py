@@ -61,6 +61,13 @@ def test_widths(shape: Shape | None, steps: bool, width: int | None, is_map: boo
     assert (item.width, item.is_map, item.axis) == (width, is_map, 2 if steps else 1)
 
 
+def test_features_are_of_one_level_without_steps_unless_said() -> None:
+    item = Features("s", "b", (None, 3))
+    assert (item.level, item.steps) == (0, False)
+    request = HeadRequest([item], {"fc": 2}, "j", ComposeOptions())
+    assert (request.positions, request.steps) == (False, False)
+
+
 def test_the_mean_of_a_map() -> None:
     item, text = global_average_pool(Features("s", "b", (None, 3, 4, 5), 2))
     assert item == Features("s", "s_flat", (None, 3), 2)
