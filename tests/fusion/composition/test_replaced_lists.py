@@ -90,6 +90,20 @@ def test_sources_of_one_list_may_get_any_other() -> None:
     assert doubts(fused(train_list="new.txt")) == []
 
 
+def test_the_list_of_the_main_source_named_for_another_needs_no_word() -> None:
+    write(a="x0 x1", b="y0 y1", val="v0 v1")
+    layers = Path("b.prototxt").read_text().splitlines(keepends=True)[4:-1]
+    shape = "input_param { shape { dim: 1 dim: 3 dim: 6 dim: 6 } }"
+    Path("c.prototxt").write_text(f'layer {{ name: "in" type: "Input" top: "data" {shape} }}\n' + "".join(layers))
+    for train, said in (
+        ("a.txt", []),
+        ("b.txt", ["data: in phase TRAIN 'c' b.txt is read in step with 'a' a.txt; their labels are the same"]),
+    ):
+        named = Source("c", "c.prototxt", at="f", train_list=train, val_list="val.txt")
+        composed = compose([Source("a", "a.prototxt", at="f"), named], num_output=2)
+        assert [note for note in composed.notes if "in step" in note] == said
+
+
 @pytest.mark.parametrize("label", ["+-1", "9" * 5000, "--", "\u0663"])
 def test_a_label_that_is_none_is_left_to_the_training(label: str, tmp_path: Path) -> None:
     path = tmp_path / "list.txt"
