@@ -75,6 +75,15 @@ EQUIVALENT: Mapping[str, str] = {
     ),
     "os.truncate(handle, 1)": "file_lock: a longer text is written over it",
     "return os.path.samestat(os.stat(path), os.fstat(handle))": "file_lock: the comparison has no direction",
+    **dict.fromkeys(
+        (
+            "if not scale[1] or not all(std):",
+            "factors = tuple(scale[1] / one for one in std)",
+            'return [_power("pixels", blob, "pixels", known.scale[1], known.shift[0])], "pixels"',
+            'return [_power("pixels", blob, "pixels", known.scale[0], known.shift[1])], "pixels"',
+        ),
+        "pixels: the three numbers are one here",
+    ),
     "EARLIEST = (1980, 1, 1, 0, 0, 1)": "zip archives hold every second second, so that 1 is written as 0",
     "print(json.dumps(_finite(record), allow_nan=True), file=self._file)": "json_log: _finite leaves no NaN",
     "self._known_all = False": "decoded_cache: it only spares looking at what is known, record by record",
