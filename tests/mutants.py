@@ -53,7 +53,6 @@ EQUIVALENT: Mapping[str, str] = {
     "fill(filler, (3, 2), np.random.default_rng(0))  # an unknown type is an error now, not during training": _VALID,
     "fill(filler, (2, 3), np.random.default_rng(0))  # an unknown type is an error now, not during training": _VALID,
     "fill(filler, (2, 2), np.random.default_rng(1))  # an unknown type is an error now, not during training": _VALID,
-    "if first[0] != first[-1] and None not in (first[0], then[0]) and then[0] == then[1]:": "there are two probes here",
     "return nn.Softplus(threshold=51)": "above 50, log(1 + exp(x)) is x even in float64",
     "fit = all(2 * p < k for p, k in zip(self.pad, self.kernel, strict=True)) and (": "pooling: slower, as right",
     "return (torch.stack(bottoms, 1) * shares.reshape(shares.shape + (1,) * (bottoms[1].dim() - 1))).sum(1)": (

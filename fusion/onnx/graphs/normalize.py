@@ -226,7 +226,7 @@ def _check_batch(state: _State, node: onnx.NodeProto) -> None:
         return
     first = [probe.shapes.get(node.input[0]) for probe in state.facts.probes]
     then = [probe.shapes.get(node.output[0]) for probe in state.facts.probes]
-    if first[0] != first[-1] and None not in (first[0], then[0]) and then[0] == then[-1]:
+    if first[0] != first[1] and None not in (first[0], then[0]) and then[0] == then[1]:
         raise _FixedError(_called(node))
 
 
