@@ -503,6 +503,20 @@ def test_types_that_torch_lacks_are_named() -> None:
     }
 
 
+def test_an_input_of_unknown_type_is_not_taken_for_a_float() -> None:
+    graph = plain([node("Own", "x", "i", domain="me"), node("Gather", "x i", "y")])
+    reasons = {row.name: row.reasons for row in support(graph).unsupported}
+    assert reasons == {
+        "me::Own": ("the domain 'me' is not ONNX's own",),
+        "Gather": ("its inputs do not fit each other",),
+    }
+
+
+def test_one_slope_per_channel_of_old_files_is_found_among_other_nodes() -> None:
+    graph = from_model(model([node("Relu", "x", "r"), node("PRelu", "r k", "y")], {"k": np.ones(3)}, opset=6))
+    assert (graph.opset, "PRelu meant one slope per channel then" in graph.notes[0]) == (6, True)
+
+
 def test_where_the_first_node_that_cannot_run_is() -> None:
     nodes = [node("LRN", "x", "a", size=4, name="first"), node("LRN", "a", "b", size=5), node("LRN", "b", "y", size=2)]
     (row,) = support(plain(nodes)).unsupported
