@@ -45,6 +45,8 @@ def open_memory_data(layer: LayerParameter, arrays: Mapping[str, ArrayLike] | No
 
 def _as_memory_data(values: Arrays, layer: LayerParameter, name: str) -> Arrays:
     param = layer.memory_data_param
+    if not param.batch_size:
+        raise DataError("batch_size must be at least 1", place=name, hint="give memory_data_param.batch_size")
     shape = (param.channels, param.height, param.width)
     if values[0].shape[1:] != shape:
         raise DataError(f"rows of shape {values[0].shape[1:]} do not fit {shape}", place=name)

@@ -357,3 +357,60 @@ def test_a_full_disk_is_told_with_the_folder_and_the_size(monkeypatch: pytest.Mo
     with pytest.raises(OSError, match=r"No space left on device \(at least 2.5 kB are needed\): 'digits'"):
         write_class_folders(path, "digits", ImageOptions())
     assert sorted(os.listdir()) == sorted([path, path.replace("images-idx3", "labels-idx1")])
+
+
+def test_a_pattern_names_batches_of_one_kind_only() -> None:
+    cifar("data_batch_1", [1])
+    Path("data_batch_folder").mkdir()
+    assert read_array_images("data_batch_*") is None
+    Path("data_batch_folder").rmdir()
+    Path("data_batch_x").write_text("a list")
+    assert read_array_images("data_batch_*") is None
+    mnist(part="a")
+    mnist(part="b")
+    assert read_array_images("*-images-idx3-ubyte") is None
+
+
+@pytest.mark.parametrize(
+    ("needed", "size", "fits"), [(200_000, 1000, True), (200_000, 999, False), (200_002, 1000, False)]
+)
+def test_packed_idx_files_expand_200_times_at_most(
+    needed: int, size: int, fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fusion.data.array_images._LARGE", 0)
+    Path("a").write_bytes(gzip.compress(idx(np.zeros(needed, np.uint8))).ljust(size, b"\0"))
+    if fits:
+        assert read_idx("a").shape == (needed,)
+    else:
+        with pytest.raises(DataError, match=f"states {needed}"):
+            read_idx("a")
+
+
+def test_damage_is_told_from_emptiness() -> None:
+    for content in (b"\0\0\x08", b"\0\0\x08\x03" + bytes(8)):
+        Path("a").write_bytes(content)
+        with pytest.raises(DataError, match="no idx file of bytes"):
+            read_idx("a")
+    for content, says in (
+        (b"\x80\x02]q\x03.", "no batch of CIFAR"),
+        (b"\x80\x02]q\x04.", "keeps a value as number 4 at byte 3"),
+        (pickle.dumps({b"data": np.zeros((0, 3072), np.uint8), b"labels": []}, protocol=4), "it holds no images"),
+        (pickle.dumps({b"data": Stored((-5, 0), b""), b"labels": []}, protocol=4), "no array of bytes"),
+    ):
+        Path("test_batch").write_bytes(content)
+        with pytest.raises(DataError, match=says):
+            read_array_images("test_batch")
+
+
+@pytest.mark.parametrize("gray", [False, True])
+@pytest.mark.parametrize("size", [None, (8, 9)])
+def test_arrays_are_prepared_as_image_files_are(gray: bool, size: tuple[int, int] | None) -> None:
+    path, digits = mnist()
+    photos = cifar("c/data_batch_1", [1, 0])
+    for number, (source, pixels) in enumerate(((path, digits[:, None]), ("c/data_batch_1", photos))):
+        write_images(source, "", f"db{number}", ImageOptions(size=size, gray=gray))
+        found = [read_datum(bytes(value), "db").array() for value in open_database(f"db{number}", lmdb=True).values()]
+        channels = 1 if gray or number == 0 else 3
+        assert {record.shape for record in found} == {(channels, *(size or pixels.shape[2:]))}
+        if size is None and channels == pixels.shape[1]:
+            np.testing.assert_array_equal(found, pixels)

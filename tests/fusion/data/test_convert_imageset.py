@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from fusion.data.encode_image import encode_image
 from fusion.data.image_options import ImageOptions
 from fusion.data.lmdb_leveldb import open_database, write_database
 from fusion.errors import DataError
-from prototxt.formats.datum import Datum, read_datum, write_datum
+from prototxt.formats.datum import Datum, read_datum, read_mean, write_datum
 
 FOLDER = Path(__file__).parents[2] / "golden" / "formats" / "data"
 CASES = {
@@ -167,3 +168,89 @@ def test_png_as_opencv(height: int, width: int, channels: int) -> None:
     np.testing.assert_array_equal(
         cv2.imdecode(np.frombuffer(data, np.uint8), -1).reshape(height, width, -1), pixels.transpose(1, 2, 0)
     )
+
+
+def picture_list(folder: Path, count: int, bad: set[int]) -> Path:
+    for index in range(count):
+        Image.new("L", (2, 2), index).save(folder / f"{index}.png")
+        if index in bad:
+            (folder / f"{index}.png").write_bytes(b"none")
+    (folder / "list.txt").write_text("".join(f"{index}.png {index}\n" for index in range(count)))
+    return folder / "list.txt"
+
+
+def test_records_after_bad_ones(tmp_path: Path) -> None:
+    images, root = ImageOptions(gray=True), f"{tmp_path}/"
+    listed = picture_list(tmp_path, 2, {0})
+    assert write_images(listed, root, tmp_path / "db", images, on_bad_record="skip").records == 1
+    assert open_database(str(tmp_path / "db"), lmdb=True).keys == [b"00000001_1.png"]
+    listed = picture_list(tmp_path, 21, set(range(21)))
+    for on_bad_record, message in (("skip", "no image of the list can be read"), ("fail", "cannot decode")):
+        with pytest.raises(DataError, match=message):
+            write_images(listed, root, tmp_path / "none", images, on_bad_record=on_bad_record)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="no record can be read"):
+        write_mean_image(listed, tmp_path / "m", root=root, on_bad_record="skip")
+    listed = picture_list(tmp_path, 40, set(range(40)))
+    with pytest.raises(DataError) as error:
+        write_images(listed, root, tmp_path / "none", images)
+    assert len(error.value.errors) == 21
+    written = write_mean_image(
+        picture_list(tmp_path, 40, set(range(30))), tmp_path / "m", root=root, on_bad_record="skip"
+    )
+    assert (written.records, len(written.skipped)) == (10, 30)
+
+
+def test_the_mean_of_floats_and_of_encoded_records(tmp_path: Path) -> None:
+    floats = [Datum(1, 1, 2, float_data=np.array(values, np.float32)) for values in ([0.5, 2], [1, 4])]
+    encoded = [Datum(encoded=True, data=encode_image(np.full((1, 1, 2), v, np.uint8), "png")) for v in (3, 4)]
+    for name, datums, mean in (("f", floats, [0.75, 3]), ("e", encoded, [3.5, 3.5])):
+        write_database(tmp_path / name, [(b"%d" % i, write_datum(one)) for i, one in enumerate(datums)], lmdb=True)
+        write_mean_image(tmp_path / name, tmp_path / "mean")
+        assert read_mean(tmp_path / "mean").ravel().tolist() == mean
+
+
+@pytest.mark.parametrize(("length", "fits"), [(511, True), (512, False)])
+def test_keys_of_an_lmdb_have_511_bytes(tmp_path: Path, length: int, fits: bool) -> None:
+    if fits:
+        assert write_database(tmp_path / "db", [(b"k" * length, b"v")], lmdb=True) == 1
+        assert [path.name for path in (tmp_path / "db").iterdir()] == ["data.mdb"]
+        assert (tmp_path / "db").stat().st_mode & 0o777 == 0o777 & ~umask()
+    else:
+        with pytest.raises(DataError, match="the key is 512 bytes long"):
+            write_database(tmp_path / "db", [(b"k" * length, b"v")], lmdb=True)
+
+
+def umask() -> int:
+    found = os.umask(0)
+    os.umask(found)
+    return found
+
+
+def test_what_is_no_database_is_told_with_the_remedy(tmp_path: Path) -> None:
+    pytest.importorskip("plyvel")
+    write_database(tmp_path / "db", [(b"k", b"v")], lmdb=True)
+    write_database(tmp_path / "empty", [], lmdb=True)
+    (tmp_path / "folder").mkdir()
+    for name, lmdb, message in (
+        ("db", False, "this is an LMDB: is backend: LMDB set"),
+        ("absent", False, "cannot open the database(.|\n)*source is a folder"),
+        ("absent", True, "cannot open the database(.|\n)*source is a folder"),
+        ("folder", False, "is the database of the kind"),
+        ("empty", True, "the database is empty"),
+    ):
+        with pytest.raises(DataError, match=message):
+            open_database(str(tmp_path / name), lmdb=lmdb)
+
+
+def test_the_hash_of_a_database_follows_its_files_and_the_settings(tmp_path: Path) -> None:
+    write_database(tmp_path / "db", [(b"k", b"v" * 9000)], lmdb=True)
+    database = open_database(str(tmp_path / "db"), lmdb=True)
+    seen = [database.fingerprint(b"a"), database.fingerprint(b"b")]
+    (tmp_path / "db" / "lock.mdb").write_bytes(b"")
+    assert database.fingerprint(b"a") == seen[0]
+    os.utime(tmp_path / "db" / "data.mdb", (5, 5))
+    seen.append(database.fingerprint(b"a"))
+    assert len(set(seen)) == 3
+    os.truncate(tmp_path / "db" / "data.mdb", 4096)
+    with pytest.raises(DataError, match=r"k: the database was cut off while it is read: from \d+ to 4096 bytes"):
+        database.get(0)

@@ -39,10 +39,13 @@ def test_rows(text: str, expected: tuple[object, ...]) -> None:
         ("path,label\n", "a header and no rows"),
         ("size,path,label\n1,a.png\n", "list.csv:2: the row has no path and label"),
         ("a.png\nb.png,\n,1\n", "list.csv:2: the row has no path and label"),
+        ("a.png,0\n,1\n", "list.csv:2: the row has no path and label"),
+        ("a.png,0\nb.png,\n", "list.csv:2: the row has no path and label"),
         ("a.png;1\n", "no column of paths"),
         ("id,label\n1,2\n", "list.csv:1: the first row names no column of paths"),
         ("path,class,label\na.png,1,1\n", "names several columns of labels"),
         ('a.png,"1\n', "this is no CSV"),
+        ('a.png,"1"0\n', "this is no CSV"),
     ],
 )
 def test_broken_lists(text: str, message: str) -> None:

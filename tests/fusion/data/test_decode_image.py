@@ -13,6 +13,8 @@ from PIL import EpsImagePlugin, Image
 from fusion.data import cv_resize
 from fusion.data.cv_resize import resize_bilinear
 from fusion.data.decode_image import UndecodableError, decode_image
+from fusion.data.encode_image import encode_image
+from fusion.errors import DataError
 from fusion.report.images import data_uri
 from fusion.serving.images import Refusal, check_picture
 from prototxt.formats.image_files import FORMATS, LONGEST_SIDE
@@ -103,3 +105,69 @@ def test_a_tall_picture_takes_memory_for_the_rows_that_it_needs() -> None:
         assert tracemalloc.get_traced_memory()[1] < 1 << 20  # working through all rows took 80 MB
     finally:
         tracemalloc.stop()
+
+
+def test_planes_of_colour_and_of_gray() -> None:
+    pixels = np.random.default_rng(2).integers(0, 256, (9, 13, 3)).astype(np.uint8)
+    data = saved(pixels, "JPEG")
+    with Image.open(io.BytesIO(data)) as picture:
+        expected = np.asarray(picture)
+    np.testing.assert_array_equal(decode_image(data, color=True), expected[:, :, ::-1].transpose(2, 0, 1))
+    np.testing.assert_array_equal(decode_image(data, color=None), expected[:, :, ::-1].transpose(2, 0, 1))
+    with Image.open(io.BytesIO(data)) as picture:
+        picture.draft("YCbCr", picture.size)
+        np.testing.assert_array_equal(decode_image(data, color=False)[0], np.asarray(picture)[:, :, 0])
+
+
+def test_deep_gray_keeps_its_upper_byte() -> None:
+    gray = np.random.default_rng(2).integers(0, 256, (9, 13)).astype(np.uint8)
+    data = saved(gray.astype(np.uint16) * 256 + 255, "PNG")
+    for color, planes in ((False, 1), (None, 1), (True, 3)):
+        np.testing.assert_array_equal(decode_image(data, color=color), np.stack([gray] * planes))
+
+
+@pytest.mark.parametrize(("kind", "shape"), [("JPEG", (13, 9)), ("PNG", (9, 13))])
+def test_only_jpegs_are_turned(kind: str, shape: tuple[int, int]) -> None:
+    exif, content = Image.Exif(), io.BytesIO()
+    exif[274] = 6
+    Image.fromarray(np.zeros((9, 13, 3), np.uint8)).save(content, kind, exif=exif)
+    for color in (True, False, None):
+        assert decode_image(content.getvalue(), color=color).shape[1:] == shape
+
+
+def test_sides_halve_alone_or_together() -> None:
+    """A third takes the middle line, a half the mean of two, double keeps a single line; both halves average four."""
+    pixels = np.random.default_rng(3).integers(0, 128, (6, 6)).astype(np.uint8) * 2
+    mean = pixels.astype(int).reshape(3, 2, 3, 2).sum((1, 3))
+    np.testing.assert_array_equal(resize_bilinear(pixels, 3, 3), (mean + 2) // 4)
+    pairs = pixels.astype(int).reshape(6, 3, 2).sum(2)
+    np.testing.assert_array_equal(resize_bilinear(pixels, 2, 3), (pairs[1::3] + 1) // 2)
+    np.testing.assert_array_equal(resize_bilinear(pixels.T, 3, 2), ((pairs[1::3] + 1) // 2).T)
+    np.testing.assert_array_equal(resize_bilinear(pixels[:1], 2, 3), np.repeat(pairs[:1], 2, 0) // 2)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_jpegs_are_written_at_opencv_s_quality(channels: int) -> None:
+    pixels = np.random.default_rng(4).integers(0, 256, (channels, 8, 9)).astype(np.uint8)
+    rows = pixels[0] if channels == 1 else pixels[::-1].transpose(1, 2, 0)
+    content = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(rows)).save(content, "JPEG", quality=95)
+    assert encode_image(pixels, "jpg") == content.getvalue()
+    with pytest.raises(DataError, match="images cannot be encoded as 'xyz'"):
+        encode_image(pixels, "xyz")
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "bits"), [(16, 15, 8), (1, 256, 9), (2, 255, 9), (128, 127, 14), (1, 16384, 15)]
+)
+def test_the_window_of_a_png_is_the_smallest_that_holds_its_rows(height: int, width: int, bits: int) -> None:
+    data = encode_image(np.zeros((1, height, width), np.uint8), "png")
+    assert data[41] == (bits - 8) << 4 | 8
+    assert not decode_image(data, color=False).any()
+
+
+def test_a_png_of_many_parts() -> None:
+    pixels = np.random.default_rng(5).integers(0, 256, (3, 90, 100)).astype(np.uint8)
+    data = encode_image(pixels, "png")
+    assert data.count(b"\0\0\x20\0IDAT") == 3
+    np.testing.assert_array_equal(decode_image(data, color=True), pixels)

@@ -142,3 +142,12 @@ def test_what_another_store_has_decoded_is_accepted() -> None:
     assert made.missing.tolist() == [0, 2, 4, 5]
     assert numbers(made.get(np.array([1, 3]))[0]) == [1, 3]
     assert records.read == []
+
+
+def test_threads_decode_large_records_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoded_cache, "SMALL", 0)
+    for budget in (1 << 20, 0):
+        made = store(Records(), budget=budget)
+        made.threads = 3
+        assert numbers(made.get(np.array([4, 1, 3, 0]))[0]) == [4, 1, 3, 0]
+        assert numbers(made.get(np.array([5, 2]))[0]) == [5, 2]

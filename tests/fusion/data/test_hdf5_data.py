@@ -73,6 +73,10 @@ def test_two_files_are_kept_at_most(layer: LayerParameter) -> None:
             assert isinstance(rows, Rows)
             assert sum(array.nbytes for array in rows.cached.values()) <= 2 * 7 * ROW
             assert len(rows.cached) <= 2
+    assert all(len(rows.cached) == 2 for rows in source.arrays)
+    single = open_with(layer, 0)
+    single.batch(np.arange(3))
+    assert not any(rows.cached for rows in single.arrays)
     assert source.place(6) == "2.h5:1"
 
 

@@ -10,16 +10,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fusion.data import open_source, source as source_module
+from fusion.data import check_label_range, open_source, source as source_module
+from fusion.data.class_order import sorted_classes_warning
 from fusion.data.data_layer import _labels, datum_label
 from fusion.data.in_step_sources import InStep
 from fusion.data.lmdb_leveldb import open_database, write_database
 from fusion.data.read_batches import batches
 from fusion.data.sampler import Order, random_skip, shuffled
 from fusion.data.sharding import ShardSpec, shard
+from fusion.data.source_config import ReadOptions
+from fusion.data.source_wrapper import SourceWrapper
 from fusion.data.transforms import Transform
 from fusion.errors import DataError
+from prototxt.schema.load import load_net
 from prototxt.schema.messages import Datum, LayerParameter
+from prototxt.text.parser import parse
 
 
 @pytest.fixture
@@ -204,7 +209,7 @@ def test_batches_and_orders_begin_at_zero(images: LayerParameter) -> None:
     for number in range(3):
         Image.fromarray(np.arange(24, dtype=np.uint8).reshape(4, 6)).save(f"{number}.png")
     source, rows = open_source(images, "TRAIN", seed=4), np.array([2, 0])
-    for one in (source, shard(source, ShardSpec()), InStep((source,))):
+    for one in (source, shard(source, ShardSpec()), InStep((source,)), SourceWrapper(source)):
         np.testing.assert_array_equal(one.batch(rows)["data"], source.batch(rows, draw=0)["data"])
         assert next(one.order()).tolist() == next(source.order(0)).tolist()
     assert not np.array_equal(source.batch(rows)["data"], source.batch(rows, draw=1)["data"])
@@ -309,3 +314,111 @@ def test_rows_that_stay_in_files_are_not_in_memory(tmp_path: Path) -> None:
         assert source.in_memory is in_memory
         rows = np.array([5, 0, 5, 2])
         np.testing.assert_array_equal(source.batch(rows)["data"], values[rows])
+
+
+def test_draws_are_those_of_the_seed_and_the_batch(images: LayerParameter) -> None:
+    images.transform_param.mirror = True
+    Image.fromarray(np.arange(24, dtype=np.uint8).reshape(4, 6)).save("0.png")
+    source, rows = open_source(images, "TRAIN", seed=4), np.zeros(20, np.int64)
+    flipped = np.random.default_rng((4, 1, 7)).random((20, 3))[:, 2] < 0.5
+    assert (source.batch(rows, draw=7)["data"].numpy()[:, 0, 0, 0] == np.where(flipped, 5, 0)).all()
+    images.image_data_param.rand_skip = 1000
+    expected = (random_skip(1000, 4) + np.arange(2)) % 3
+    assert next(open_source(images, "TRAIN", seed=4).order()).tolist() == expected.tolist()
+    assert random_skip(1000, 4) == np.random.default_rng((4, 0x5C1B)).integers(1000)
+
+
+def test_random_blobs_are_those_of_seed_top_and_draw() -> None:
+    source = open_source(dummy([[4, 2]], ["constant", "uniform", "uniform"], 3), "TRAIN", seed=2)
+    first, rows = source.batch(np.arange(4)), np.arange(4)
+    assert not np.array_equal(first["1"], first["2"])
+    np.testing.assert_array_equal(source.batch(rows, draw=0)["1"], first["1"])
+    assert not np.array_equal(source.batch(rows, draw=1)["1"], first["1"])
+    assert source.in_memory
+    assert source.fingerprint() == open_source(source.layer, "TRAIN").fingerprint()  # type: ignore[attr-defined]
+
+
+def test_arrays_have_places_a_length_and_a_hash_of_their_values() -> None:
+    layer = LayerParameter(name="in", type="Input", top=["data"])
+    rows = np.arange(6, dtype=np.float32).reshape(3, 2)
+    source, again, other = (open_source(layer, "TRAIN", arrays={"data": one}) for one in (rows, rows, rows + 1))
+    assert list(source.keys) == [f"layer 'in':{index}" for index in range(3)]
+    assert (len(source), source.batch_size, source.deterministic, source.labels) == (3, 3, True, None)
+    assert sorted_classes_warning(source) is None
+    check_label_range(source, 1)
+    assert source.fingerprint() == again.fingerprint() != other.fingerprint()
+    assert next(batches(source, workers=2))["data"].tolist() == rows.tolist(), "needs no processes"
+
+
+@pytest.mark.parametrize(("wrong", "listed"), [(20, 20), (21, 21), (30, 21)])
+def test_labels_that_are_no_classes_are_listed_up_to_a_number(images: LayerParameter, wrong: int, listed: int) -> None:
+    Path("list.txt").write_text("0.png 0\n" + "0.png -1\n" * wrong)
+    with pytest.raises(DataError, match=r"list\.txt:2: label -1 is out of range 0\.\.1") as error:
+        check_label_range(open_source(images, "TRAIN"), 2)
+    assert len(error.value.errors) == listed
+    assert (f"{wrong - 20} more labels" in str(error.value)) is (wrong > 20)
+
+
+@pytest.mark.parametrize(
+    ("kind", "block", "message"),
+    [
+        ("ImageData", "image_data_param { source: 'list.txt' batch_size: 0 }", "batch_size must be at least 1"),
+        ("Data", "data_param { source: 'db' batch_size: 0 }", "batch_size must be at least 1"),
+        ("HDF5Data", "hdf5_data_param { source: 'list.txt' batch_size: 0 }", "batch_size must be at least 1"),
+        ("MemoryData", "memory_data_param { channels: 1 height: 1 width: 2 }", "batch_size must be at least 1"),
+        ("ImageData", "image_data_param { source: 'list.txt' new_height: 3 }", "must be given together"),
+        (
+            "ImageData",
+            "image_data_param { source: 'list.txt' } transform_param { mean_file: 'm' }",
+            "m: this is no mean",
+        ),
+        ("ImageData", "image_data_param { source: 'list.txt' } transform_param { mean_file: '0.png' }", "no mean file"),
+        (
+            "ImageData",
+            "image_data_param { source: 'list.txt' } transform_param { mean_file: 'm' mean_value: 1 }",
+            "mean_file and mean_value are both given",
+        ),
+        (
+            "Data",
+            "data_param { source: 'db' batch_size: 1 } transform_param { force_color: true force_gray: true }",
+            "force_color and force_gray are both set",
+        ),
+        ("HDF5Data", "hdf5_data_param { source: 'list.txt' batch_size: 1 } transform_param { }", "does not transform"),
+        ("HDF5Data", "hdf5_data_param { source: 'absent' batch_size: 1 }", "cannot read the list of files"),
+        ("HDF5Data", "hdf5_data_param { source: 'list.txt' batch_size: 1 }", "0.png 0: cannot read the file"),
+        ("Convolution", "", "cannot be read as a data source"),
+    ],
+)
+def test_settings_that_do_not_fit(images: LayerParameter, kind: str, block: str, message: str) -> None:
+    layer = load_net(parse(f"layer {{ name: 'd' type: '{kind}' top: 'data' {block} }}")).layer[0]
+    with pytest.raises(DataError, match=message):
+        open_source(layer, "TRAIN", arrays={"data": np.zeros((2, 1, 1, 2), np.float32)})
+
+
+@pytest.mark.parametrize(
+    ("datum", "message"),
+    [
+        (Datum(channels=3, height=4, width=5, data=b"a" * 59), r"59 values for the shape \(3, 4, 5\)"),
+        (Datum(channels=0, height=4, width=5), r"0 values for the shape \(0, 4, 5\)"),
+        (Datum(encoded=True, data=b"none"), "cannot decode the image"),
+    ],
+)
+def test_records_of_other_lengths_than_they_state(images: LayerParameter, datum: Datum, message: str) -> None:
+    write_database("db", [(b"0", datum.SerializeToString())], lmdb=True)
+    layer = LayerParameter(name="data", type="Data", top=["data"])
+    layer.data_param.source, layer.data_param.backend, layer.data_param.batch_size = "db", layer.data_param.LMDB, 1
+    with pytest.raises(DataError, match=message):
+        open_source(layer, "TEST")
+
+
+def test_the_label_of_a_record_without_one_is_zero() -> None:
+    assert datum_label(Datum(channels=3).SerializeToString()) == datum_label(b"") == 0
+    with pytest.raises(ValueError, match="no Datum"):
+        datum_label(b"\x28" + b"\xff" * 10 + b"\1")
+
+
+@pytest.mark.parametrize(("cores", "processes"), [(None, 1), (1, 1), (6, 3), (40, 8)])
+def test_half_of_the_cores_read(cores: int | None, processes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    assert ReadOptions().processes == processes
+    assert ReadOptions(workers=0).processes == 0

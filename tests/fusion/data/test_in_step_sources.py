@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fusion.data import DataSource, bad_records, batches, image_data, open_layers
+from fusion.data import DataSource, bad_records, batches, image_data, open_layers, open_source
 from fusion.data.class_order import sorted_classes_warning
-from fusion.data.in_step_sources import InStep, UnpairedData, members_of, single_source
+from fusion.data.in_step_sources import InStep, UnpairedData, layer_seed, members_of, single_source
 from fusion.data.sharding import ShardSpec, shard
 from fusion.errors import DataError
 from prototxt.formats.datum import Datum, write_datum
@@ -227,6 +227,27 @@ def test_plain_layers_that_draw_are_independent_as_in_caffe_and_that_is_told() -
     assert len(open_layers([layer("a", shuffle=True), layer("b", shuffle=True)], "TRAIN")) == 2, "no word: no pairs"
 
 
+def test_a_member_that_draws_or_stays_on_disk_makes_the_whole_do_so() -> None:
+    drawn, steady = (open_layers([layer("a", **more)], "TRAIN")[0] for more in ({"crop_size": 5}, {}))
+    (far,) = open_layers([layer("a")], "TRAIN", budget=0)
+    assert [InStep(pair).deterministic for pair in ((drawn, steady), (steady, steady))] == [False, True]
+    assert [InStep(pair).in_memory for pair in ((far, steady), (steady, steady))] == [False, True]
+    with pytest.warns(UnpairedData):
+        assert len(open_layers([layer("a", crop_size=5), layer("b", crop_size=5)], "TRAIN")) == 2
+    with pytest.raises(DataError, match="mixup needs a data layer, and this net has none"):
+        single_source([], "mixup needs")
+
+
+def test_layers_draw_by_their_number_and_the_seed() -> None:
+    (alone,) = open_layers([layer("a", shuffle=True)], "TRAIN", seed=4)
+    assert next(alone.order()).tolist() == next(open_source(layer("a", shuffle=True), "TRAIN", seed=4).order()).tolist()
+    (default,) = open_layers([layer("a", shuffle=True)], "TRAIN")
+    for source in (default, open_source(layer("a", shuffle=True), "TRAIN")):
+        assert next(source.order()).tolist() == np.random.default_rng((0, 0)).permutation(COUNT)[:4].tolist()
+    assert layer_seed(7, 0) == 7
+    assert layer_seed(7, 2) == np.random.default_rng((7, 0xDA7A, 2)).integers(1 << 31)
+
+
 def test_constant_blobs_go_with_anything() -> None:
     net = NetParameter()
     dummy = net.layer.add(name="ones", type="DummyData", top=["ones"])
@@ -264,6 +285,10 @@ def test_a_database_is_in_step_with_a_shuffled_list() -> None:
         ([int(i == 60) for i in range(120)], False, None),
         ([i // 4 for i in range(120)], False, "hold 4.0 of 30 classes, and 12.6"),
         ([i // 15 for i in range(30)], False, None),
+        ([i // 16 for i in range(31)], False, None),
+        ([i // 16 for i in range(32)], False, "16 in a row hold 1.0 of 2 classes, and 2.0"),
+        ([i % 2 if i < 48 else i // 16 % 2 for i in range(128)], False, "16 in a row hold 1.4 of 2 classes"),
+        ([i % 2 if i < 64 else i // 16 % 2 for i in range(128)], False, None),
     ],
 )
 def test_a_list_sorted_by_class_is_told(labels: list[int], shuffle: bool, told: str | None) -> None:

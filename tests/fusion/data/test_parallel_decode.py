@@ -55,6 +55,12 @@ def test_children_decode_the_same_pixels(layer: LayerParameter) -> None:
     np.testing.assert_array_equal(pixels(helped), pixels(alone))
 
 
+def test_records_that_are_not_kept_are_not_decoded_before(layer: LayerParameter) -> None:
+    source = loaded(layer, budget=0)
+    source.load()
+    assert not source.store.keeps
+
+
 def test_unfit_records_are_left_to_the_store(layer: LayerParameter) -> None:
     Path("p20.png").write_bytes(b"no picture")
     Image.new("L", (9, 9)).save("p30.png")
@@ -72,6 +78,8 @@ def test_unfit_records_are_left_to_the_store(layer: LayerParameter) -> None:
     ("program", "reason"),
     [
         ("exit 1", r"one of them ended with code 1$"),
+        ("exit 0", r"one of them ended with code 0$"),
+        ("echo something else", r"one of them sent something other than data"),
         ("echo out of luck >&2; exit 3", r"ended with code 3: out of luck$"),
         ("kill -9 $$", r"was killed by signal 9 \(is there too little memory\?\)$"),
         ("", "No such file"),

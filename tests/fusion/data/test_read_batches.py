@@ -144,6 +144,8 @@ def test_bad_records(database: bool, workers: int | None, pictures: Path) -> Non
     np.testing.assert_array_equal(found[0]["data"][2], found[1]["data"][0])
     assert len(bad_records([source])) == 3
     assert skipped_lines([source])[0].startswith("warning: 3 bad records were skipped")
+    assert len(skipped_lines([source])) == 4
+    assert skipped_lines([strict]) == []
 
 
 def test_a_record_of_another_size_fails_by_default(pictures: Path) -> None:

@@ -62,6 +62,7 @@ def test_draws_differ(layer: LayerParameter) -> None:
     source = open_source(layer, "TRAIN", seed=5)
     one, other = (shard(source, ShardSpec(rank, 2)).batch(np.arange(4), draw=7)["data"] for rank in range(2))
     assert not np.array_equal(one.numpy(), other.numpy())
+    assert [ShardSpec(rank, 3).draw(5) for rank in range(3)] == [15, 16, 17]
 
 
 def test_the_rest_is_the_sources(layer: LayerParameter) -> None:
@@ -73,10 +74,11 @@ def test_the_rest_is_the_sources(layer: LayerParameter) -> None:
 
 
 def test_what_cannot_be_divided(layer: LayerParameter) -> None:
-    source = open_source(layer, "TRAIN")
-    with pytest.raises(DataError, match="batches of 4 cannot be divided among 3 processes") as error:
-        shard(source, ShardSpec(0, 3))
-    assert "set batch_size to 3, or take --auto-scale" in str(error.value)
+    for size, processes, fitting in ((4, 3, 3), (8, 3, 9), (1, 4, 4)):
+        layer.image_data_param.batch_size = size
+        with pytest.raises(DataError, match=f"batches of {size} cannot be divided among {processes}") as error:
+            shard(open_source(layer, "TRAIN"), ShardSpec(0, processes))
+        assert f"set batch_size to {fitting}, or take --auto-scale" in str(error.value)
     dummy = LayerParameter(name="data", type="DummyData", top=["a", "b"])
     for size in (4, 2):
         dummy.dummy_data_param.shape.add().dim.extend([size, 3])

@@ -11,6 +11,8 @@ from PIL import Image
 
 from fusion.data import open_source
 from fusion.data.source import ImageSource
+from fusion.data.window_data import _clipped, _round, _widened
+from fusion.data.window_files import WindowBox
 from fusion.errors import DataError
 from prototxt import load_net
 from prototxt.formats.datum import write_mean
@@ -188,6 +190,9 @@ def test_the_hash_is_that_of_settings_phase_and_windows(made: LayerParameter) ->
         ("# 0\na.png\n3\n20\n24\n1\n1 0.9 0 0 9 9\n", "no background window among 1"),
         ("# 1\na.png\n3\n20\n24\n0\n", "w.txt:1: the image's number is 1"),
         ("# 0\na.png\n1\n20\n24\n0\n", "the image has 1 channels here"),
+        ("% 0\na.png\n3\n20\n24\n0\n", "w.txt:1: an image's six lines were expected here"),
+        ("# 0\n\n3\n20\n24\n0\n", "w.txt:1: an image's six lines were expected here"),
+        ("# 0\na.png\n3\n20\n24\n-1\n", "w.txt:1: an image's six lines were expected here"),
         ("# 0\na.png\n3\n", "w.txt:1: an image's six lines were expected here"),
         ("# 0\na.png\n3\n20\n24\n2\n1 0.9 0 0 9 9\n", "w.txt:8: a window was expected here: ''"),
         ("# 0\na.png\n3\n20\n24\n999999999999\n1 0.9 0 0 9 9\n", "w.txt:8: a window was expected here: ''"),
@@ -207,6 +212,7 @@ def test_broken_files(text: str, message: str, made: LayerParameter) -> None:
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
+        ("source", "absent", "cannot read the window file"),
         ("crop_mode", "round", "unknown crop_mode"),
         ("context_pad", 4, "leaves nothing"),
         ("batch_size", 0, "at least 1"),
@@ -216,3 +222,40 @@ def test_bad_settings(field: str, value: object, message: str, made: LayerParame
     setattr(made.window_data_param, field, value)
     with pytest.raises(DataError, match=message):
         open_source(made, "TRAIN")
+
+
+def test_windows_need_a_size(made: LayerParameter) -> None:
+    made.transform_param.ClearField("crop_size")
+    with pytest.raises(DataError, match="crop_size must be given"):
+        open_source(made, "TRAIN")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "flip", "expected"),
+    [
+        ((-2, 9, 8, 24), False, (0, 7, 16, 4)),
+        ((-1, 9, 8, 24), False, (0, 7, 17, 2)),
+        ((-1, 9, 8, 24), True, (0, 7, 17, 4)),
+        ((-1, 0, 3, 5), False, (0, 0, 2, 3)),  # both halves round up
+        ((1, 2, 3, 8), True, (1, 2, 8, 0)),
+    ],
+)
+def test_the_part_of_a_window_inside_the_image(
+    arguments: tuple[int, int, int, int], flip: bool, expected: tuple[int, ...]
+) -> None:
+    assert _clipped(*arguments, flip=flip) == expected
+
+
+def test_windows_are_widened_around_their_middle() -> None:
+    box = WindowBox(0, 2, 3, 12, 14)
+    assert _widened(box, 8, 1, square=False) == (0, 1, 15, 17)
+    assert _widened(box, 8, 0, square=True) == (2, 3, 14, 15)
+    assert _widened(WindowBox(0, 2, 3, 13, 12), 8, 0, square=True) == (2, 2, 14, 14)
+    assert [_round(np.float32(value)) for value in (2.5, -2.5, 0.49, 3.5)] == [3, -3, 0, 4]
+
+
+def test_windows_are_drawn_by_seed_and_batch(made: LayerParameter) -> None:
+    made.window_data_param.batch_size, made.window_data_param.fg_fraction = 128, 0.3
+    rng = np.random.default_rng((3, 2, 5))
+    expected = [*np.array([1])[rng.integers(1, size=90)], *np.array([0, 2])[rng.integers(2, size=38)]]
+    assert next(open_source(made, "TRAIN", seed=3).order(5)).tolist() == expected
