@@ -110,6 +110,37 @@ EQUIVALENT: Mapping[str, str] = {
     ),
     **dict.fromkeys(
         (
+            "found.append(_Axis(before[axis - 2], reach, stride, begin, end, after[axis + 2], pad, "
+            "(pad - begin) // stride))",
+            "found.append(_Axis(before[axis + 2], reach, stride, begin, end, after[axis - 2], pad, "
+            "(pad - begin) // stride))",
+        ),
+        "to_caffe/windows: there are four axes, so that -2 and 2 are the same one",
+    ),
+    'if len(kinds) != 1 or kinds < {None, "idx"}:': "array_images: there is one kind here",
+    "if len(used) <= _WORTH * rows:": "cv_resize: copying the rows changes the time only",
+    "used = np.union1d(below, above)": "cv_resize: the union has no direction",
+    "if False and ((rows, columns) == (2 * height, 2 * width)):": "cv_resize: the general way gives the same pixels",
+    'return decode_image(encode_image(pixels, "png"), color=len(pixels) > 2 and not images.gray, size=images.size)': (
+        "array_writers: images have 1 or 3 channels"
+    ),
+    "return _datum(path, 1, images, place)[0].array()": "convert_imageset: a mean has no label",
+    "if shift > 64:": "data_layer: shifts are multiples of 7",
+    "if False and (not self.bad):": "decoded_cache: nothing is replaced where nothing is bad",
+    "if not self._known_all or not self._known[indices].all():": "decoded_cache: what is known is not decoded again",
+    "for _ in range(2 + sum(map(len, members))):": "in_step_sources: one more round ends in the same error",
+    "if len(known) == 1 and known < {_GRAY, _COLOR}:": "record_forms: one is less than two",
+    "def batches(self, start: int = 1) -> Iterator[NDArray[np.int64]]: ...": "source: the default of a protocol",
+    "os._exit(2)  # sys.exit would end this thread alone": "worker: nobody is left who would see it",
+    **dict.fromkeys(
+        (
+            "if False and (self.permutation is None and offset + self.batch_size <= self.records):",
+            "if self.permutation is None and offset + self.batch_size < self.records:",
+        ),
+        "sampler: the general way gives the same numbers",
+    ),
+    **dict.fromkeys(
+        (
             "while at + 10 < len(data):",
             "while at + 11 <= len(data):",
             "while at + 12 < len(data):",
@@ -132,6 +163,8 @@ EQUIVALENT: Mapping[str, str] = {
             "self.threads = min(17, (os.cpu_count() or 1) + 1)",
             "self.threads = min(16, (os.cpu_count() or 2) + 1)",
             "self.threads = min(16, (os.cpu_count() or 1) + 2)",
+            "if False and (len(indices) < 2 or self.first.nbytes < SMALL or self.threads < 2):",
+            "self.threads = max(16, (os.cpu_count() or 1) + 1)",
             "if len(indices) < 2 and self.first.nbytes < SMALL or self.threads < 2:",
             "if False and (last - first == len(indices) - 1 and (indices[1:] > indices[:-1]).all()):",
             "if last + first == len(indices) - 1 and (indices[1:] > indices[:-1]).all():",

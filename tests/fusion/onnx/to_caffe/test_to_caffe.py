@@ -225,6 +225,9 @@ def test_constants_of_the_graph_are_frozen_and_parameters_of_the_module_learn() 
     made, _ = converted(nodes, {"gate.factor": draw(3, 1, 1), "c": draw(3, 1, 1)})
     rates = {layer.name: [param.lr_mult for param in layer.param] for layer in made.net.layer}
     assert rates == {"x": [], "m": [], "y": [0.0]}
+    for name in ("repeated pixels", "repeated pixels, half"):
+        layer = converted(*CASES[name])[0].net.layer[-1]
+        assert (layer.type, [param.lr_mult for param in layer.param]) == ("Deconvolution", [0.0])
 
 
 def test_unread_parts_are_silenced() -> None:
@@ -245,6 +248,14 @@ REFUSED: dict[str, tuple[Nodes, dict[str, Any], str]] = {
     "no layer": ([node("Erf", "x", "e"), node("Erf", "e", "y")], {}, r"Erf \(2x, first 'e'\): Caffe has no such layer"),
     "product of values": ([node("MatMul", "x x", "y")], {}, "a product of two values"),
     "batch moved": ([node("Transpose", "x", "y", perm=[1, 0, 2, 3])], {}, "its batch becomes another axis"),
+    "axes reversed": ([node("Transpose", "x", "y")], {}, "its batch becomes another axis"),
+    "dilated pooling": ([node("MaxPool", "x", "y", kernel_shape=[3, 3], dilations=[2, 1])], {}, "a dilated pooling"),
+    "pads as wide as the kernel along one axis": (
+        [node("MaxPool", "x", "y", kernel_shape=[2, 2], strides=[3, 1], pads=[0, 0, 1, 0])], {},
+        "uneven pads as wide as its kernel"),
+    "a window in the pads along one axis": (
+        [node("MaxPool", "x", "y", kernel_shape=[3, 2], strides=[2, 1], pads=[0, 0, 2, 0], ceil_mode=1)], {},
+        "a last window that Caffe leaves out"),
     "half-pixel": ([node("Resize", "x - s", "y", mode="linear")], {"s": [1.0, 1.0, 2.0, 2.0]}, "Resize linear, half"),
     "pads of 1": ([node("Pad", "x p v", "y")], {"p": shape(0, 0, 1, 1, 0, 0, 1, 1), "v": 1.0}, "constant zeros"),
     "every second": ([node("Slice", "x s e a t", "y")],
