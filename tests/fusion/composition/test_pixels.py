@@ -125,6 +125,27 @@ def test_pixels_are_made_from_the_other_nets_data_where_the_size_is_the_same(mak
     torch.testing.assert_close(found["b/pixels"], pixels / 127.5 - 1, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("first", "transform", "shared"),
+    [((12, 12), "", True), ((12, 11), "", False), ((14, 15), "crop_size: 12", True), (None, "", False)],
+)
+def test_the_size_of_pictures_is_that_of_the_first(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: tuple[int, int] | None, transform: str,
+    shared: bool,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    if first is not None:
+        for number in range(3):
+            Image.fromarray(np.zeros(first, np.uint8)).save(f"{number}.png")
+        for phase in ("train", "val"):
+            Path(f"{phase}_own.txt").write_text("0.png 0\n1.png 1\n2.png 2\n")
+    caffe = make("odd", transform=transform, image="is_color: false", list="own")
+    net = Source("b", part(tmp_path, 1, 12), "c", pixels="unit")
+    composed = compose([Source("a", caffe, "conv"), net], num_output=3)
+    names = [layer.name for layer in read_net(composed.train_val).layers if layer.type == "ImageData"]
+    assert names == ["images"] * 2 + ([] if shared else ["b/data"] * 2)
+
+
 def test_without_them_it_is_said_what_it_is_fed(make: Make, tmp_path: Path) -> None:
     caffe = make("odd", transform="scale: 0.5")
     composed = compose([Source("a", caffe), Source("b", part(tmp_path, 1, 8))], num_output=3)
