@@ -112,7 +112,7 @@ class InStep:
 
 
 def read_values(
-    members: Sequence[ImageSource], indices: NDArray[np.int64], draw: int = 0
+    members: Sequence[ImageSource], indices: NDArray[np.int64], draw: int
 ) -> tuple[list[NDArray[np.float32]], NDArray[np.int64]]:
     """Return each layer's pixels for these records, and the records' numbers: a record bad in one is skipped in all.
 

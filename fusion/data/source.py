@@ -149,7 +149,7 @@ class ImageSource:
     def batch(self, indices: NDArray[np.int64], draw: int = 0) -> dict[str, Tensor]:
         return self.finish(*self.values(indices, draw))
 
-    def values(self, indices: NDArray[np.int64], draw: int = 0) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def values(self, indices: NDArray[np.int64], draw: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Return the images float32 [N, C, H, W], and their records' numbers: others where records were skipped."""
         # (0, 0, 0) is no record's shape, so a random crop counts as random whatever the size of the records.
         rng = None if self.transform.deterministic((0, 0, 0)) else np.random.default_rng((self.seed, 1, draw))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -157,4 +158,50 @@ def test_a_shape_that_no_file_of_this_size_can_have(layer: LayerParameter) -> No
         file.create_dataset("data", (1 << 40, 2, 3), "f4", chunks=(1, 2, 3))
         file.create_dataset("label", (1 << 40,), "f4", chunks=(1,))
     with pytest.raises(DataError, match=r"0\.h5: data set 'data' of shape .* has 26388279066624 bytes in a file of"):
+        open_with(layer, 0)
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        (None, r"0\.h5: no data set 'label'\n  hint: the file holds data"),
+        (np.float32(3), r"0\.h5: no data set 'label'"),
+        (np.array([b"a"] * 5), "data set 'label' holds .*, not numbers"),
+        (np.zeros(4, "f4"), "the data sets differ in length: {'data': 5, 'label': 4}"),
+    ],
+)
+def test_data_sets_that_are_none_of_a_top(layer: LayerParameter, label: object, message: str) -> None:
+    with h5py.File("0.h5", "w") as file:
+        file["data"] = np.zeros((5, 2), "f4")
+        if label is not None:
+            file["label"] = label
+    Path("list.txt").write_text("0.h5\n")
+    with pytest.raises(DataError, match=message):
+        open_with(layer, 0)
+
+
+def test_rows_are_shuffled_inside_files_that_are_shuffled(layer: LayerParameter) -> None:
+    layer.hdf5_data_param.shuffle, layer.hdf5_data_param.batch_size = True, sum(COUNTS)
+    orders = [next(open_with(layer, 0).order(number)) for number in range(2)]
+    files = np.repeat(np.arange(len(COUNTS)), COUNTS)
+    for order in orders:
+        assert sorted(order.tolist()) == list(range(sum(COUNTS)))
+        assert np.count_nonzero(np.diff(files[order])) == 2, "one file after the other"
+    assert orders[0].tolist() != orders[1].tolist()
+
+
+def test_the_hash_follows_the_files_alone(layer: LayerParameter) -> None:
+    before = open_with(layer, 1 << 20).fingerprint()
+    os.utime("0.h5", (5, 5))
+    assert open_with(layer, 1 << 20).fingerprint() != before
+
+
+def test_rows_that_nobody_wrote_are_in_no_piece(layer: LayerParameter) -> None:
+    with h5py.File("0.h5", "w") as file:
+        file.create_dataset("data", (1000, 20, 30), "f4")
+        file.create_dataset("label", (1000,), "f4")
+    Path("list.txt").write_text("0.h5\n")
+    assert open_with(layer, 0).shapes["data"] == (6, 20, 30)
+    Path("list.txt").write_text("\n")
+    with pytest.raises(DataError, match="the list of files is empty"):
         open_with(layer, 0)

@@ -140,6 +140,11 @@ def test_classes_that_differ_are_never_matched_by_place() -> None:
         common_classes([cat_dog], ("cat", "dog", "eel"))
     with pytest.raises(DataError, match=r"the same in another order: 'cat' is class 1 there"):
         common_classes([cat_dog], ("dog", "cat"))
+    for more in (20, 21):
+        names = ("cat", "dog", *map(str, range(10, 10 + more)))
+        with pytest.raises(DataError) as error:
+            common_classes([cat_dog], names)
+        assert (" more" in str(error.value)) is (more == 21)
     # Other words for as many classes are a translation by number; a single common word shows that they are not.
     assert common_classes([cat_dog], ("Katze", "Hund")) == ("cat", "dog")
     with pytest.raises(DataError, match="'Hund'"):

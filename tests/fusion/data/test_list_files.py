@@ -112,6 +112,8 @@ def test_labels_are_renumbered_and_others_left_out(tmp_path: Path) -> None:
     assert mapped.lines.tolist() == [1, 3, 4, 5, 6]
     with pytest.raises(DataError, match=r"no record has the label 3\n  hint: there are 0, 1, 2"):
         map_labels(images, {2: 0, 3: 1})
+    with pytest.raises(DataError, match=r"hint: there are 0, 1, .*, 18, 19$"):
+        map_labels(listed(*[1] * 25), {25: 0})
     write_list(tmp_path / "old.txt", images)
     (line,) = write_lists(tmp_path / "old.txt", [tmp_path / "new.txt"], label_map={1: 7})
     assert (tmp_path / "new.txt").read_text() == "1/0.png 7\n"

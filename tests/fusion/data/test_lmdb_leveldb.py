@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,19 @@ def test_records(database: Path) -> None:
     assert list(found.values()) == [bytes([number]) * 300 for number in range(120)]
     assert found.get(77) == bytes([77]) * 300
     assert {path.name: path.read_bytes() for path in database.iterdir()} == before
+
+
+def test_the_folder_of_links_goes_with_its_database(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (database.parent / "links").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(database.parent / "links"))
+    found = open_database(str(database), lmdb=False)
+    assert len(list((database.parent / "links").iterdir())) == 1
+    del found
+    gc.collect()
+    (database / "CURRENT").write_text("nothing")
+    with pytest.raises(DataError, match="cannot open the database"):
+        open_database(str(database), lmdb=False)
+    assert list((database.parent / "links").iterdir()) == []
 
 
 @pytest.mark.parametrize("pattern", ["*.ldb", "*.log", "MANIFEST-*", "CURRENT"])

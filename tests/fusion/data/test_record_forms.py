@@ -11,10 +11,11 @@ from PIL import Image
 from fusion.data import open_source
 from fusion.data.convert_imageset import write_images
 from fusion.data.image_options import ImageOptions
+from fusion.data.lmdb_leveldb import write_database
 from fusion.data.record_forms import GivenShape, as_database_layer, as_image_layer, reading_layer, record_shapes
 from fusion.data.replaced_list import with_list
-from fusion.errors import DataError
-from prototxt.formats.datum import write_mean
+from fusion.errors import DataError, TrainingError
+from prototxt.formats.datum import Datum, write_datum, write_mean
 from prototxt.schema.load import load_net
 from prototxt.schema.messages import LayerParameter, NetParameter
 from prototxt.text.parser import parse
@@ -187,3 +188,47 @@ def test_forms(tmp_path: Path) -> None:
     assert [reading_layer(path) for path in ("photos", "list.txt", "db", "db/data.mdb", "absent")] == [
         *("ImageData", "ImageData", "Data", "Data", None)
     ]
+
+
+def test_records_that_are_no_images_and_colours_that_differ() -> None:
+    floats = Datum(1, 2, 3, float_data=np.zeros(6, np.float32))
+    pairs, gray, colour = (Datum(count, 2, 3, data=bytes(6 * count)) for count in (2, 1, 3))
+    for name, datums in (("floats", [floats]), ("pairs", [pairs]), ("mixed", [gray, colour])):
+        write_database(name, [(b"%d" % n, write_datum(one)) for n, one in enumerate(datums)], lmdb=True)
+    for name, message in (
+        ("floats", "floats:0: the record is no image: values of 1x2x3"),
+        ("pairs", "pairs:0: the record is no image: channels of 2x2x3"),
+        ("mixed", "its images have 1 and 3 channels"),
+    ):
+        with pytest.raises(DataError, match=message):
+            as_image_layer(layer("Data", f'source: "{name}" backend: LMDB'))
+    with pytest.raises(DataError, match=r"size of its images is not known[\s\S]*the size of its records, such"):
+        as_image_layer(layer("Data", 'source: "gone" backend: LMDB', "transform_param { force_gray: true }"))
+    one_mean = layer("Data", 'source: "gone" backend: LMDB', "transform_param { mean_value: 1 }")
+    assert as_image_layer(one_mean, GivenShape((7, 6), (3, 9, 9)))[0].image_data_param.is_color, "one for all channels"
+
+
+def test_nets_of_several_lists_get_one_each() -> None:
+    def net(*sources: str) -> NetParameter:
+        made = NetParameter(name="n", layer=[layer("ImageData", f'source: "{source}"') for source in sources])
+        for number, one in enumerate(made.layer):
+            one.top[0] = f"data{number}"
+        made.layer.add(name="ip", type="InnerProduct", bottom=["data0"], top=["ip"])
+        made.layer.add(name="s", type="Silence", bottom=["ip"])
+        return made
+
+    for name in ("a", "b", "c", "d"):
+        Path(f"{name}.txt").write_text("a.png 0\n")
+
+    def sources(sought: NetParameter) -> list[str]:
+        return [one.image_data_param.source for one in sought.layer[:2]]
+
+    assert sources(with_list(net("a.txt", "b.txt"), "data0=c.txt,data1=d.txt")) == ["c.txt", "d.txt"]
+    assert sources(with_list(net("a.txt", "a.txt"), "c.txt")) == ["c.txt", "c.txt"]
+    for path in ("c.txt", "data0=c.txt", "data0=c.txt,data9=d.txt", "data0=c.txt,data1="):
+        with pytest.raises(
+            TrainingError, match=r"reads 'data0' from a\.txt, 'data1' from b\.txt, and .* cannot replace all"
+        ):
+            with_list(net("a.txt", "b.txt"), path)
+    with pytest.raises(TrainingError, match="net 'n' reads no list"):
+        with_list(net(), "c.txt")
