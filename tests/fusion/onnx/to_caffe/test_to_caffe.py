@@ -35,7 +35,7 @@ def shape(*sizes: int) -> np.ndarray[Any, Any]:
     return np.array(sizes, np.int64)
 
 
-# The nodes from x (N, 3, 8, 8) to y, and their constants.
+# The nodes from x (N, 3, 8, 9) to y, and their constants.
 CASES: dict[str, tuple[Nodes, dict[str, Any]]] = {
     "convolution": ([node("Conv", "x w b", "y", pads=[1, 2, 1, 2], strides=[2, 1], dilations=[1, 2])],
                     {"w": W, "b": draw(4)}),
@@ -70,14 +70,14 @@ CASES: dict[str, tuple[Nodes, dict[str, Any]]] = {
     "mean of all": ([node("ReduceMean", "x a", "y", keepdims=1)], {"a": shape(1, 2, 3)}),
     "sum of the last axis": ([node("ReduceSum", "x a", "y", keepdims=0)], {"a": shape(-1)}),
     "squares": ([node("ReduceSumSquare", "x a", "y", keepdims=0)], {"a": shape(-2, -1)}),
-    "dense": ([node("Flatten", "x", "f"), node("Gemm", "f w b", "y", transB=1)], {"w": draw(5, 192), "b": draw(5)}),
-    "dense, other order": ([node("Flatten", "x", "f"), node("Gemm", "f w", "y")], {"w": draw(192, 5)}),
+    "dense": ([node("Flatten", "x", "f"), node("Gemm", "f w b", "y", transB=1)], {"w": draw(5, 216), "b": draw(5)}),
+    "dense, other order": ([node("Flatten", "x", "f"), node("Gemm", "f w", "y")], {"w": draw(216, 5)}),
     "dense along the last axis": ([node("MatMul", "x w", "p"), node("Add", "p b", "y")],
-                                  {"w": draw(8, 5), "b": draw(5)}),
+                                  {"w": draw(9, 5), "b": draw(5)}),
     "a bias of a convolution": ([node("Conv", "x w", "c"), node("Add", "c b", "y")], {"w": W, "b": draw(4, 1, 1)}),
     "less a bias": ([node("Conv", "x w", "c"), node("Sub", "c b", "y")], {"w": W, "b": draw(4, 1, 1)}),
     "a bias less the value": ([node("Conv", "x w", "c"), node("Sub", "b c", "y")], {"w": W, "b": draw(4, 1, 1)}),
-    "a bias along the width": ([node("Conv", "x w", "c"), node("Add", "c b", "y")], {"w": W, "b": draw(6)}),
+    "a bias along the width": ([node("Conv", "x w", "c"), node("Add", "c b", "y")], {"w": W, "b": draw(7)}),
     "batch normalization": ([node("BatchNormalization", "x s b m v", "y", epsilon=0.1)],
                             {"s": draw(3), "b": draw(3, seed=1), "m": draw(3, seed=2), "v": POSITIVE}),
     "LRN": ([node("LRN", "x", "y", size=3, alpha=0.5, beta=0.6, bias=2.0)], {}),
@@ -112,8 +112,8 @@ CASES: dict[str, tuple[Nodes, dict[str, Any]]] = {
     "factors of channels": ([node("Mul", "x f", "y")], {"f": draw(3, 1, 1)}),
     "divisors of channels": ([node("Div", "x f", "y")], {"f": draw(1, 3, 1, 1)}),
     "shifts of rows": ([node("Add", "x f", "y")], {"f": draw(8, 1)}),
-    "shifts of every place": ([node("Sub", "x f", "y")], {"f": draw(1, 3, 8, 8)}),
-    "shifts of channels and columns": ([node("Add", "x f", "y")], {"f": draw(3, 1, 8)}),
+    "shifts of every place": ([node("Sub", "x f", "y")], {"f": draw(1, 3, 8, 9)}),
+    "shifts of channels and columns": ([node("Add", "x f", "y")], {"f": draw(3, 1, 9)}),
     "squeeze and excitation": ([node("GlobalAveragePool", "x", "p"), node("Sigmoid", "p", "s"),
                                 node("Mul", "s x", "y")], {}),
     "centred channels": ([node("GlobalAveragePool", "x", "p"), node("Sub", "x p", "y")], {}),
@@ -127,7 +127,7 @@ CASES: dict[str, tuple[Nodes, dict[str, Any]]] = {
     "two channels": ([node("Gather", "x i", "y", axis=1)], {"i": shape(1, 2)}),
     "shuffled channels": ([node("Concat", "x x", "c", axis=1), node("Reshape", "c s", "r"),
                            node("Transpose", "r", "t", perm=[0, 2, 1, 3, 4]), node("Reshape", "t z", "y")],
-                          {"s": shape(-1, 2, 3, 8, 8), "z": shape(-1, 6, 8, 8)}),
+                          {"s": shape(-1, 2, 3, 8, 9), "z": shape(-1, 6, 8, 9)}),
     "flat": ([node("Reshape", "x s", "y")], {"s": shape(0, -1)}),
     "without an axis": ([node("ReduceMean", "x a", "m", keepdims=1), node("Squeeze", "m b", "y")],
                         {"a": shape(2, 3), "b": shape(3)}),
@@ -141,7 +141,7 @@ CASES: dict[str, tuple[Nodes, dict[str, Any]]] = {
 
 
 def converted(nodes: Nodes, constants: dict[str, Any], **settings: Any) -> tuple[CaffeNet, onnx.ModelProto]:
-    file = model(nodes, constants, **settings)
+    file = model(nodes, constants, **{"shape": ("N", 3, 8, 9), **settings})
     return to_caffe(normalize_graph(from_model(file))), file
 
 
@@ -157,7 +157,7 @@ def computed(made: CaffeNet, x: np.ndarray[Any, Any], phase: str = "TEST") -> di
 def test_an_operator_gives_the_numbers_of_onnx_runtime(name: str) -> None:
     nodes, constants = CASES[name]
     made, file = converted(nodes, constants)
-    x = draw(2, 3, 8, 8, seed=9)
+    x = draw(2, 3, 8, 9, seed=9)
     (expected,) = inference_session(file.SerializeToString()).run(None, {"x": x})
     assert list(computed(made, x)) == ["y"]
     found = computed(made, x)["y"].numpy()
@@ -197,7 +197,7 @@ def test_layers_are_those_of_the_module() -> None:
     scale, shift, mean, variance = draw(3), draw(3, seed=1), draw(3, seed=2), POSITIVE
     weights = {"layer1.0.conv1.weight": draw(3, 3, 3, 3), "layer1.0.bn1.weight": scale, "layer1.0.bn1.bias": shift,
                "layer1.0.bn1.running_mean": mean, "layer1.0.bn1.running_var": variance,
-               "fc.weight": draw(5, 192), "fc.bias": draw(5)}  # fmt: skip
+               "fc.weight": draw(5, 216), "fc.bias": draw(5)}  # fmt: skip
     made, _ = converted(nodes, weights)
     assert [(layer.name, layer.type, *layer.bottom, *layer.top) for layer in made.net.layer] == [
         ("x", "Input", "x"),
@@ -216,7 +216,7 @@ def test_layers_are_those_of_the_module() -> None:
         np.testing.assert_array_equal(blob, array)
     for blob, array in zip(stored["layer1/0/bn1/scale"], (scale, shift), strict=True):
         np.testing.assert_array_equal(blob, array)
-    assert list(made.net.layer[0].input_param.shape[0].dim) == [1, 3, 8, 8]
+    assert list(made.net.layer[0].input_param.shape[0].dim) == [1, 3, 8, 9]
     assert [layer.name for layer in made.net.layer if layer.param] == []  # all of it can be trained
 
 
@@ -300,7 +300,7 @@ def test_outputs_have_their_names_and_blobs_of_their_own() -> None:
         node("Split", "c", "p q", axis=1, num_outputs=2),
     ]
     made, file = converted(nodes, {"w": W}, outputs=("y", "q", "z", "p"))
-    x = draw(2, 3, 8, 8, seed=9)
+    x = draw(2, 3, 8, 9, seed=9)
     net = build(made.net, "TEST", shapes={"x": x.shape}, seed=0)
     load_weights(net, made.weights)
     expected = inference_session(file.SerializeToString()).run(["y", "q", "p"], {"x": x})
@@ -311,8 +311,8 @@ def test_outputs_have_their_names_and_blobs_of_their_own() -> None:
 
 def test_a_value_in_the_middle_is_an_output() -> None:
     nodes = [node("Relu", "x", "r"), node("Reshape", "r s", "y")]
-    made, _ = converted(nodes, {"s": shape(0, 3, 8, 8)}, outputs=("y", "r"))
-    x = draw(2, 3, 8, 8, seed=9)
+    made, _ = converted(nodes, {"s": shape(0, 3, 8, 9)}, outputs=("y", "r"))
+    x = draw(2, 3, 8, 9, seed=9)
     found = computed(made, x)
     np.testing.assert_array_equal(found["y"].numpy(), np.maximum(x, 0))
     assert [layer.top[0] for layer in made.net.layer] == ["x", "r", "y"]
