@@ -120,6 +120,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copy(f"{parity}.caffemodel", f"lenet_{parity}_iter_4000.caffemodel")
         shutil.copy("odd.prototxt", "lenet.prototxt")
         compose_and_merge()
+        shutil.copy("init.caffemodel", "head_iter_4000.caffemodel")
         write_other_nets()
         write_images()
         shutil.copy(GOLDEN / "formats" / "data" / "mean.binaryproto", "mean.binaryproto")
