@@ -51,7 +51,7 @@ def split_list(images: ImageList, share: float, seed: int = 0) -> ListParts:
     file_of = np.array([files[name] for name in images.names])
     labels = np.empty(len(files), np.int64)
     labels[file_of[::-1]] = images.labels[::-1]  # of the first record of a file
-    number = round(share * len(files))
+    number = round(share * len(files)) if 0 < share < 1 else 0
     if not 0 < number < len(files):
         message = f"a share of {share:g} of {len(files)} images for validation leaves none for one of the parts"
         raise DataError(message, place=images.path, hint="give a share between 0 and 1, such as 0.1")

@@ -37,7 +37,7 @@ def validation_records(source: DataSource, select_on: Share, seed: int) -> NDArr
     if not isinstance(select_on, float):
         return np.empty(0, np.int64)
     count = len(source)
-    number = round(select_on * count)
+    number = round(select_on * count) if 0 < select_on < 1 else 0
     if not 0 < number < count:
         raise TrainingError(f"a share of {select_on:g} of {count} training records for validation", hint="e.g. 0.1")
     return class_share(source.labels, count, number, seed)

@@ -11,6 +11,7 @@ depth. Hidden files and folders are left out. Nothing is opened: 50,000 images a
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import Final
 
 # Of the formats that are decoded.
@@ -49,8 +50,7 @@ def images_below(path: str | os.PathLike[str]) -> list[str]:
 
     Raises: OSError for a folder that cannot be read.
     """
-    found: list[tuple[str, str]] = []
-    _walk(os.fspath(path), found, frozenset())
+    found = list(_walk(os.fspath(path)))
     return [os.path.join(folder, name) for folder, name in sorted(found)]
 
 
@@ -59,19 +59,23 @@ def first_image(path: str | os.PathLike[str]) -> str:
     return images_below(os.path.join(path, class_folders(path)[0]))[0]
 
 
-def _walk(folder: str, found: list[tuple[str, str]], above: frozenset[FileId]) -> None:
-    status = os.stat(folder)
-    here = (status.st_dev, status.st_ino)
-    if here in above:
-        return
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                _walk(entry.path, found, above | {here})
-            elif _is_image(entry.name):
-                found.append((folder, entry.name))
+def _walk(top: str) -> Iterator[tuple[str, str]]:
+    """Yield the folder and the name of each image."""
+    todo: list[tuple[str, frozenset[FileId]]] = [(top, frozenset())]  # with the folders above each
+    while todo:
+        folder, above = todo.pop()
+        status = os.stat(folder)
+        here = (status.st_dev, status.st_ino)
+        if here in above:
+            continue
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    todo.append((entry.path, above | {here}))
+                elif _is_image(entry.name):
+                    yield folder, entry.name
 
 
 def _is_image(name: str) -> bool:

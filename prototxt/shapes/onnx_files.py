@@ -44,7 +44,10 @@ def _key(shape: Shape) -> tuple[int | None, ...] | None:
 def _value_shapes(
     file: str, modified: int, size: int, inputs: tuple[str, ...], bottoms: tuple[tuple[int | None, ...] | None, ...]
 ) -> tuple[tuple[str, ...], dict[str, Shape]]:
-    model, own = _light(file)
+    try:
+        model, own = _light(file)
+    except Exception as error:  # protobuf's DecodeError derives from Exception alone
+        raise ShapeError(f"{file} is no readable ONNX file: {error}") from error
     outputs = tuple(value.name for value in model.graph.output)
     if not inputs:
         _feed(own, bottoms)
@@ -58,10 +61,7 @@ def _light(file: str) -> tuple[Any, list[Any]]:
     """Return the model with its weights turned into inputs of their shapes, and the names of its real inputs."""
     import onnx
 
-    try:
-        model = _model(file)
-    except Exception as error:  # protobuf's DecodeError derives from Exception alone
-        raise ShapeError(f"{file} is no readable ONNX file: {error}") from error
+    model = _model(file)
     graph = model.graph
     constants = {tensor.name for tensor in graph.initializer}
     own = [value for value in graph.input if value.name not in constants]

@@ -108,7 +108,7 @@ def _make_file(folder: bytes, line: bytes) -> None:
         else:
             with open(where, "xb") as file:
                 file.write(_PNG if target == b"image" else target)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):  # os.makedirs calls itself for each folder above
         return
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,7 @@ def test_a_rare_class_keeps_an_image_for_training() -> None:
         assert set(images.labels[parts.training]) == {0, 1, 2, 3}
 
 
-@pytest.mark.parametrize("share", [0.0, 0.004, 0.999, 1.0, -0.5, 2.0])
+@pytest.mark.parametrize("share", [0.0, 0.004, 0.999, 1.0, -0.5, 2.0, math.inf, math.nan])
 def test_shares_that_leave_nothing(share: float) -> None:
     with pytest.raises(DataError, match="leaves none for one of the parts"):
         split_list(listed(50, 50), share)

@@ -66,7 +66,7 @@ def test_shares_are_drawn_by_seed() -> None:
     assert np.array_equal(kept_back(every, 0.1, 7), kept_back(every, 0.1, 7))
     assert not np.array_equal(kept_back(every, 0.1, 7), kept_back(every, 0.1, 8))
     assert len(kept_back(every, "list.txt", 7)) == 0
-    for share in (0.0, 1.0, 0.001):
+    for share in (0.0, 1.0, 0.001, float("inf"), float("nan")):
         with pytest.raises(TrainingError, match="training records for validation"):
             kept_back(every, share, 7)
 

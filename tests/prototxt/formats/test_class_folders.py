@@ -63,6 +63,19 @@ def test_links_are_followed_once(folder: Path, tmp_path: Path) -> None:
     assert images_below(folder / "linked") == [str(folder / "linked/1.png")]
 
 
+def test_images_lie_at_any_depth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for _ in range(1200):  # Python calls no function that often within itself
+        os.mkdir("f")
+        os.chdir("f")
+    Path("1.png").touch()
+    monkeypatch.chdir(tmp_path)
+    (image,) = images_below("f")
+    assert image == os.path.join(*["f"] * 1200, "1.png")
+    os.unlink(image)
+    os.removedirs(os.path.dirname(image))  # shutil.rmtree, with which pytest removes it, calls itself
+
+
 def test_databases_are_no_folders_of_images(tmp_path: Path) -> None:
     assert is_image_folder(tmp_path)
     assert not is_image_folder(tmp_path / "absent")
