@@ -211,7 +211,8 @@ def _filter(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], l
         raise ShapeError(f"{len(values)} bottoms before the selector need as many tops, not {len(layer.top)}")
     if not agree(count(selector, 1), 1):
         raise ShapeError(f"the selector must hold one number per row, not {text(selector)}")
+    rows = selector[canonical_axis(selector, 0)]
     for value in values:
-        if not agree(value[canonical_axis(value, 0)], selector[0]):
+        if not agree(value[canonical_axis(value, 0)], rows):
             raise ShapeError(f"bottoms must have as many rows as the selector: {text(value)} and {text(selector)}")
     return [(None, *value[1:]) for value in values], []

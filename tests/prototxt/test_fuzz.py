@@ -29,6 +29,7 @@ def test_new_inputs(tmp_path: Path) -> None:
     assert ", 0 findings" in found
 
 
+@pytest.mark.slow
 def test_what_was_once_found_stays_fixed(tmp_path: Path) -> None:
     kept = sorted((TESTS / "fuzz" / "findings").iterdir())
     assert f"{len(kept)} inputs, 0 findings" in fuzz("--replay", *map(str, kept), folder=tmp_path)

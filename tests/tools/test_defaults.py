@@ -185,7 +185,7 @@ def test_a_sweep_runs_in_one_process(
 @pytest.mark.parametrize("module", sorted({*MODULES.values(), "convert_data"} - {"completion"}))
 def test_a_module_is_a_program(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     name = f"caffe_fusion_tools.{module}"
-    monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setattr(sys, "argv", [name, "--help"])
     with pytest.raises(SystemExit) as caught:
         runpy.run_module(name, run_name="__main__")

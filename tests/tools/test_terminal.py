@@ -74,6 +74,7 @@ def test_errors(tmp_path: Path) -> None:
     assert b"\x1b" not in shown
 
 
+@pytest.mark.slow
 def test_a_bar_is_drawn_and_shows_control_characters_in_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     shown = in_terminal(tmp_path, run_bar)

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 DOCUMENT = Path(__file__).parents[3] / "docs" / "layers.md"
 ENTRY_POINTS = """
 [caffe_fusion.layers]
@@ -42,6 +44,7 @@ def test_the_document_s_layer_has_ten_lines() -> None:
     assert len(lines) == 10
 
 
+@pytest.mark.slow
 def test_an_installed_package_brings_its_layer(tmp_path: Path) -> None:
     (tmp_path / "fade_layer.py").write_text(example())
     folder = tmp_path / "fade_layer-1.0.dist-info"

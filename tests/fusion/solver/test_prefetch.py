@@ -74,6 +74,7 @@ def test_a_reader_that_is_forgotten_leaves_no_thread(others: set[threading.Threa
     assert readers() <= others
 
 
+@pytest.mark.slow
 def test_a_process_that_ends_while_a_batch_is_computed_ends_well() -> None:
     """Without the join, every such process is aborted."""
     ended = subprocess.run([sys.executable, "-c", _ENDS_EARLY], capture_output=True, text=True, check=False)

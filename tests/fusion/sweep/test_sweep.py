@@ -61,7 +61,7 @@ def alone(
     return made.net.ip.weight.detach().clone()
 
 
-@pytest.mark.parametrize("kd_alpha", [None, 0.7])
+@pytest.mark.parametrize("kd_alpha", [None, pytest.param(0.7, marks=pytest.mark.slow)])
 def test_each_head_is_the_run_by_itself(solver: Path, kd_alpha: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
     trunk = Solver(solver, device="cpu", display=Silent())
     save_weights(trunk.net, "whole.caffemodel")

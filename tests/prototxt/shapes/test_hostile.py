@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from prototxt.errors import ShapeError
@@ -83,3 +84,11 @@ def test_shapes_or_our_error(kind: str, draw: st.DataObject) -> None:
 def test_most_types_have_parameters_to_scatter() -> None:
     found = [kind for kind in LAYER_TYPES if parameters(LayerParameter(type=kind)) is not None]
     assert len(found) >= 60
+
+
+def test_a_selector_without_axes_is_an_error() -> None:
+    net = NetParameter()
+    net.layer.add(name="in", type="Input", top=["a", "b"])
+    net.layer.add(name="l", type="Filter", bottom=["a", "b"], top=["t"])
+    with pytest.raises(ShapeError, match="axis 0 is out of range"):
+        infer(net, {"a": (None,), "b": ()})
