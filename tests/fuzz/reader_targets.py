@@ -18,6 +18,7 @@ from fusion.data.array_source import ArraySource
 from fusion.data.sampler import Order
 from fusion.onnx.graphs.normalize import load_graph
 from fusion.onnx.graphs.read import read_graph
+from fusion.onnx.to_caffe import to_caffe
 from fusion.onnx.to_torch.conversion import to_module
 from fusion.pct import Predictions
 from fusion.references.logit_cache import ReferencedSource
@@ -119,13 +120,14 @@ def onnx_shapes(path: Path) -> None:
 
 
 def onnx(path: Path) -> None:
-    """An ONNX file, whose external tensors lie in a sound file: all of its values, and its module."""
+    """An ONNX file, whose external tensors lie in a sound file: its values, its module and its Caffe net."""
     path.with_name("outside.bin").write_bytes(bytes(64))
     named = path.rename(path.with_suffix(".onnx"))
     for value in read_graph(named).constants.values():
         if value.dtype.kind == "f":
             value.max(initial=0)
     to_module(load_graph(named))
+    to_caffe(named)
 
 
 TARGETS: dict[str, Callable[[Path], None]] = {

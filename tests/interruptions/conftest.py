@@ -98,6 +98,7 @@ convert-hdf5         convert net.caffemodel OUT/w.h5
 convert-safetensors  convert net.caffemodel OUT/w.safetensors
 convert-caffemodel   convert net.h5 OUT/w.caffemodel
 convert-weights      convert net.caffemodel OUT/w.caffemodel --upgrade
+convert-onnx         convert net.onnx OUT/c.prototxt OUT/c.caffemodel
 convert-state        convert net.solverstate OUT/s.solverstate.h5
 convert-stdout       convert net.caffemodel - > OUT/net.txt
 convert-npy          convert mean.binaryproto OUT/mean.npy
@@ -361,6 +362,7 @@ compose {_TWO} --head softmax -o OUT/sums
 merge fused/train_val.prototxt {_SOURCES} -o OUT/merged.caffemodel
 merge sums/train_val.prototxt {_SOURCES} -o OUT/sums.caffemodel
 surgery convolve deploy.prototxt net.caffemodel -o OUT/full
+export net.prototxt net.caffemodel -o OUT/net.onnx
 {_TEST} OUT/old.npz
 {_TEST} OUT/new.npz
 """

@@ -87,7 +87,7 @@ def support(graph: Graph) -> Support:
     for node in graph.nodes:
         name = f"{node.domain}::{node.op_type}" if node.domain not in ("", OWN) else node.op_type
         counts[name] = counts.get(name, 0) + 1
-        for reason in _reasons(graph, node):
+        for reason in unsupported_reasons(graph, node):
             reasons.setdefault(name, {})[reason] = None
             where.setdefault(name, node.name or node.output[0])
     rows = (OperatorSupport(name, n, tuple(reasons.get(name, ())), where.get(name, "")) for name, n in counts.items())
@@ -106,7 +106,8 @@ def check_support(graph: Graph) -> None:
         raise OnnxError(message, place=graph.place, hint=hint)
 
 
-def _reasons(graph: Graph, node: onnx.NodeProto) -> Iterator[str]:
+def unsupported_reasons(graph: Graph, node: onnx.NodeProto) -> Iterator[str]:
+    """Yield why a node of a graph in its plain form cannot be run; nothing if it can."""
     # From the general to the particular: onnx's checker must not see domains and operators that it does not know.
     yield from _types(graph, node)
     if node.domain == OWN:

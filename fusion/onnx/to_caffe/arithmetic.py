@@ -34,7 +34,7 @@ def arithmetic(writer: NetWriter, node: onnx.NodeProto) -> None:
 
 
 def _equal(writer: NetWriter, node: onnx.NodeProto) -> None:
-    name, bottoms = writer.name(node), [writer.blobs[value] for value in node.input]
+    name, bottoms = writer.name(node), [writer.blob(value) for value in node.input]
     if node.op_type == "Div":
         bottoms[1] = _power(writer, f"{name}/inverse", bottoms[1], power=-1)
     param = writer.layer("Eltwise", name, bottoms).eltwise_param
@@ -57,7 +57,7 @@ def _power(writer: NetWriter, name: str, bottom: str, **values: float) -> str:
 
 def _broadcast(writer: NetWriter, node: onnx.NodeProto, shapes: list[tuple[int, ...]]) -> None:
     """Write the value with fewer entries as the scale or bias of the other: (N, C, 1, 1) for (N, C, H, W)."""
-    name, blobs = writer.name(node), [writer.blobs[value] for value in node.input]
+    name, blobs = writer.name(node), [writer.blob(value) for value in node.input]
     small = 0 if math.prod(shapes[0][1:]) < math.prod(shapes[1][1:]) else 1
     large = shapes[1 - small]
     if node.op_type in ("Sub", "Div"):  # x - y is x + (-y), x / y is x * y^-1
@@ -87,7 +87,7 @@ def _with_constant(writer: NetWriter, node: onnx.NodeProto, arrays: list[NDArray
     first = arrays[0] is not None
     value, other = (node.input[0], node.input[1]) if first else (node.input[1], node.input[0])
     array = np.asarray(writer.constant(value), np.float64)
-    dims, name, blob = writer.dims(other), writer.name(node), writer.blobs[other]
+    dims, name, blob = writer.dims(other), writer.name(node), writer.blob(other)
     if node.op_type == "Max":
         if array.size != 1 or array.item() != 0:
             raise RefusedError("the maximum with a constant other than 0")

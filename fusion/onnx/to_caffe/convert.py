@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from fusion.errors import OnnxError
 from fusion.onnx.graphs.graph import Graph
 from fusion.onnx.graphs.normalize import load_graph
 from fusion.onnx.graphs.read import Path
+from fusion.onnx.graphs.support import unsupported_reasons
 from fusion.onnx.to_caffe.net_writer import NetWriter, RefusedError
 from fusion.onnx.to_caffe.operators import write_node
 from prototxt.schema.messages import NetParameter
@@ -41,11 +43,16 @@ def to_caffe(
     Raises: OnnxError listing all operators that Caffe's layers cannot express, with the values before the first one.
     """
     graph = source if isinstance(source, Graph) else load_graph(source, shapes)
+    for value in graph.outputs:
+        if not value or value in graph.constants:
+            message = f"its output '{value}' is a constant" if value else "one of its outputs has no name"
+            raise OnnxError(message, place=graph.place, hint="export the net without this output")
     writer = NetWriter(graph)
     _write_inputs(writer)
     refused: dict[str, list[tuple[str, str]]] = {}
     for node in graph.nodes:
         try:
+            _check(graph, node)
             write_node(writer, node)
         except RefusedError as reason:
             refused.setdefault(node.op_type, []).append((node.output[0], str(reason)))
@@ -60,6 +67,15 @@ def to_caffe(
     _silence(writer)
     forks = [f"BVLC Caffe has no {kind}; forks have it: {origin}" for kind, origin in writer.forks.items()]
     return CaffeNet(writer.net, writer.weights, (*graph.notes, *forks))
+
+
+def _check(graph: Graph, node: onnx.NodeProto) -> None:
+    """Check that a node has a meaning that is known, and float values. Raises: RefusedError."""
+    for reason in unsupported_reasons(graph, node):
+        raise RefusedError(reason)
+    kind = graph.types.get(node.output[0], onnx.TensorProto.FLOAT)
+    if kind != onnx.TensorProto.FLOAT:
+        raise RefusedError(f"values of type {onnx.TensorProto.DataType.Name(kind).lower()}")
 
 
 def _write_inputs(writer: NetWriter) -> None:

@@ -15,7 +15,7 @@ from fusion.onnx.graphs.graph import Graph
 from prototxt.schema.messages import LayerParameter, NetParameter
 
 # As in Caffe's own nets: layers that may overwrite their bottom, on top of layers whose gradient does not need it.
-IN_PLACE = frozenset(("BatchNorm", "Bias", "Dropout", "ELU", "PReLU", "ReLU", "Scale", "Sigmoid", "TanH"))
+_IN_PLACE = frozenset(("BatchNorm", "Bias", "Dropout", "ELU", "PReLU", "ReLU", "Scale", "Sigmoid", "TanH"))
 _OVERWRITABLE = frozenset(("BatchNorm", "Bias", "Convolution", "Deconvolution", "InnerProduct", "Scale"))
 _PARAMETER = re.compile(r"(.+)[./](?:weight|bias|running_mean|running_var|gamma|beta)(?::\w+)?")
 _KEY = re.compile(r"[A-Za-z_]\w*(\.\w+)*(:\w+)?")
@@ -54,6 +54,12 @@ class NetWriter:
         if not dims:
             raise RefusedError(f"'{value}' is a single number")
         return (0 if dims[0] is None else dims[0], *(int(dim or 0) for dim in dims[1:]))
+
+    def blob(self, value: str) -> str:
+        """Return the blob that holds a value. Raises: RefusedError for a constant."""
+        if value not in self.blobs:
+            raise RefusedError(f"it reads the constant '{value}' as a value")
+        return self.blobs[value]
 
     def constant(self, value: str) -> NDArray[Any] | None:
         """Return the array of a constant, None for a value that is computed."""
@@ -123,18 +129,18 @@ class NetWriter:
     def step(self, kind: str, node: onnx.NodeProto, name: str, arrays: Sequence[NDArray[Any]] = (), *,
              bottom: str | None = None, learns: bool = True) -> LayerParameter:  # fmt: skip
         """Append the layer that computes a node from its first input (or from `bottom`), in place if safe."""
-        given = self.blobs[node.input[0]] if bottom is None else bottom
+        given = self.blob(node.input[0]) if bottom is None else bottom
         below = self.maker(given)
         free = below is not None and (below.type in _OVERWRITABLE or (kind, below.type) == ("Dropout", "ReLU"))
-        alone = bottom is not None or self.single(node.input[0])
-        top = given if kind in IN_PLACE and free and alone else name
+        alone = all(self._readers[value] <= 1 for value, held in self.blobs.items() if held == given)
+        top = given if kind in _IN_PLACE and free and alone else name
         self.blobs[node.output[0]] = top
         return self.layer(kind, name, [given], [top], arrays, learns=learns)
 
     def name_outputs(self) -> None:
         """Give the blobs of the graph's outputs the names of these values, and each output a blob of its own."""
         taken = {top for layer in self.net.layer if layer.type == "Input" for top in layer.top}
-        for value in self.graph.outputs:
+        for value in dict.fromkeys(self.graph.outputs):
             blob = self.blobs[value]
             if blob in taken:
                 blob = self.unique(f"{value}/copy")

@@ -86,7 +86,7 @@ def _normalization(writer: NetWriter, node: onnx.NodeProto) -> None:
     param = writer.step("BatchNorm", inner, name, [mean, variance, np.ones(1)]).batch_norm_param
     param.eps = values.get("epsilon", 1e-5)
     param.moving_average_fraction = values.get("momentum", 0.9)
-    below = writer.blobs[inner.output[0]]
+    below = writer.blob(inner.output[0])
     layer = writer.step("Scale", node, writer.unique(f"{name}/scale"), [scale, bias], bottom=below)
     layer.scale_param.bias_term = True
 
@@ -105,7 +105,7 @@ def _softmax(writer: NetWriter, node: onnx.NodeProto) -> None:
         layer = writer.step("Softmax", node, name)
     else:
         inner = writer.unique(f"{name}/softmax")
-        layer = writer.layer("Softmax", inner, [writer.blobs[node.input[0]]])
+        layer = writer.layer("Softmax", inner, [writer.blob(node.input[0])])
         writer.step("Log", node, name, bottom=inner)
     if axis != 1:
         layer.softmax_param.axis = axis
@@ -157,7 +157,7 @@ def _hard(writer: NetWriter, node: onnx.NodeProto) -> None:
     values, name, swish = attributes(node), writer.name(node), node.op_type == "HardSwish"
     alpha, beta = (1 / 6, 0.5) if swish else (values.get("alpha", 0.2), values.get("beta", 0.5))
     inner = writer.unique(f"{name}/line")
-    param = writer.layer("Power", inner, [writer.blobs[node.input[0]]]).power_param
+    param = writer.layer("Power", inner, [writer.blob(node.input[0])]).power_param
     param.scale, param.shift = alpha, beta
     if not swish:
         _clip_to(writer, node, name, 0, 1, bottom=inner)
@@ -173,7 +173,7 @@ def _swish(writer: NetWriter, node: onnx.NodeProto) -> None:
 
 
 def _product(writer: NetWriter, node: onnx.NodeProto, name: str, gate: str) -> None:
-    layer = writer.layer("Eltwise", name, [writer.blobs[node.input[0]], gate])
+    layer = writer.layer("Eltwise", name, [writer.blob(node.input[0]), gate])
     layer.eltwise_param.operation = EltwiseParameter.PROD
     writer.blobs[node.output[0]] = name
 
@@ -192,7 +192,7 @@ def _global(writer: NetWriter, node: onnx.NodeProto, kind: PoolingParameter.Pool
         raise RefusedError(f"an input of {len(before)} axes instead of 4")
     name = writer.name(node)
     inner = name if len(after) == 4 else writer.unique(f"{name}/pool")
-    param = writer.layer("Pooling", inner, [writer.blobs[node.input[0]]]).pooling_param
+    param = writer.layer("Pooling", inner, [writer.blob(node.input[0])]).pooling_param
     param.pool, param.global_pooling = kind, True
     writer.blobs[node.output[0]] = inner
     if len(after) != 4:
@@ -218,7 +218,7 @@ def _reduce(writer: NetWriter, node: onnx.NodeProto) -> None:
         raise RefusedError(f"a reduction over axes {axes or 'that are computed'} of {len(dims)}")
     name, keep = writer.name(node), bool(values.get("keepdims", 1))
     inner = writer.unique(f"{name}/reduced") if keep else name
-    param = writer.layer("Reduction", inner, [writer.blobs[node.input[0]]]).reduction_param
+    param = writer.layer("Reduction", inner, [writer.blob(node.input[0])]).reduction_param
     param.operation, param.axis = _REDUCTIONS[node.op_type], axes[0]
     writer.blobs[node.output[0]] = inner
     if keep:
@@ -232,7 +232,7 @@ def _concat(writer: NetWriter, node: onnx.NodeProto) -> None:
     if not axis:
         raise RefusedError("samples are joined into a longer batch")
     name = writer.name(node)
-    layer = writer.layer("Concat", name, [writer.blobs[value] for value in node.input])
+    layer = writer.layer("Concat", name, [writer.blob(value) for value in node.input])
     if axis != 1:
         layer.concat_param.axis = axis
     writer.blobs[node.output[0]] = name
@@ -245,8 +245,8 @@ def _split(writer: NetWriter, node: onnx.NodeProto) -> None:
     if not axis or sum(sizes) != dims[axis]:
         raise RefusedError("parts of a batch" if not axis else "parts of unknown size")
     name = writer.name(node)
-    tops = [f"{name}/{index}" for index in range(len(sizes))]
-    param = writer.layer("Slice", name, [writer.blobs[node.input[0]]], tops).slice_param
+    tops = [writer.unique(f"{name}/{index}") for index in range(len(sizes))]
+    param = writer.layer("Slice", name, [writer.blob(node.input[0])], tops).slice_param
     param.axis = axis
     param.slice_point[:] = [int(point) for point in np.cumsum(sizes)[:-1]]
     writer.blobs.update(zip(node.output, tops, strict=True))
@@ -287,7 +287,7 @@ def _gather(writer: NetWriter, node: onnx.NodeProto) -> None:
     if index.ndim == 1:
         _cut(writer, node, name, cuts)
         return
-    blob = writer.blobs[node.input[0]]
+    blob = writer.blob(node.input[0])
     for cut_axis, first, count in cuts:
         part = writer.unique(f"{name}/part")
         windows.cut_out(writer, part, blob, cut_axis, first, count, dims[cut_axis])
@@ -296,7 +296,7 @@ def _gather(writer: NetWriter, node: onnx.NodeProto) -> None:
 
 
 def _cut(writer: NetWriter, node: onnx.NodeProto, name: str, cuts: list[tuple[int, int, int]]) -> None:
-    dims, blob = writer.dims(node.input[0]), writer.blobs[node.input[0]]
+    dims, blob = writer.dims(node.input[0]), writer.blob(node.input[0])
     for number, (axis, first, count) in enumerate(cuts, 1):
         inner = name if number == len(cuts) else writer.unique(f"{name}/{number}")
         windows.cut_out(writer, inner, blob, axis, first, count, dims[axis])
@@ -305,7 +305,7 @@ def _cut(writer: NetWriter, node: onnx.NodeProto, name: str, cuts: list[tuple[in
 
 
 def _reshape(writer: NetWriter, node: onnx.NodeProto) -> None:
-    _reshape_to(writer, node, writer.name(node), writer.blobs[node.input[0]])
+    _reshape_to(writer, node, writer.name(node), writer.blob(node.input[0]))
 
 
 def _reshape_to(writer: NetWriter, node: onnx.NodeProto, name: str, bottom: str) -> None:

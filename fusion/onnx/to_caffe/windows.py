@@ -144,13 +144,14 @@ def _keep(writer: NetWriter, node: onnx.NodeProto, name: str, axes: list[_Axis],
     for number, (axis, count) in enumerate(zip(axes, full, strict=True)):
         if axis.first or axis.out != count:
             inner = writer.unique(f"{name}/{'rows' if number == 0 else 'columns'}")
-            cut_out(writer, inner, writer.blobs[node.output[0]], number + 2, axis.first, axis.out, count)
+            cut_out(writer, inner, writer.blob(node.output[0]), number + 2, axis.first, axis.out, count)
             writer.blobs[node.output[0]] = inner
 
 
 def cut_out(writer: NetWriter, name: str, blob: str, axis: int, first: int, count: int, size: int) -> None:
     """Write the Slice that keeps `count` entries from `first` on, of `size`; the others are silenced later."""
-    tops = [f"{name}/before"] * bool(first) + [name] + [f"{name}/after"] * (first + count < size)
+    before = [writer.unique(f"{name}/before")] if first else []
+    tops = [*before, name, *([writer.unique(f"{name}/after")] if first + count < size else [])]
     param = writer.layer("Slice", name, [blob], tops).slice_param
     param.axis = axis
     param.slice_point[:] = [point for point in (first, first + count) if 0 < point < size]
@@ -205,7 +206,7 @@ def _correct(writer: NetWriter, node: onnx.NodeProto, name: str, axes: list[_Axi
     if (ratio == 1).all():
         return
     inner = writer.unique(f"{name}/count")
-    scale = writer.layer("Scale", inner, [writer.blobs[node.output[0]]], arrays=[ratio], learns=False)
+    scale = writer.layer("Scale", inner, [writer.blob(node.output[0])], arrays=[ratio], learns=False)
     scale.scale_param.axis, scale.scale_param.num_axes = 2, 2
     writer.blobs[node.output[0]] = inner
 

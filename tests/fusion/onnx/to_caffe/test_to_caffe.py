@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,18 @@ CASES: dict[str, tuple[Nodes, dict[str, Any]]] = {
     "centred channels": ([node("GlobalAveragePool", "x", "p"), node("Sub", "x p", "y")], {}),
     "divided by their mean": ([node("Exp", "x", "e"), node("GlobalAveragePool", "e", "p"), node("Div", "e p", "y")],
                               {}),
+    "scaled beside itself": ([node("Conv", "x w", "c"), node("Mul", "c f", "m"), node("Add", "m c", "y")],
+                             {"w": W, "f": draw(4, 1, 1)}),
+    "shifted beside itself": ([node("Conv", "x w", "c"), node("Add", "c f", "m"), node("Mul", "m c", "y")],
+                              {"w": W, "f": draw(4, 1, 1)}),
+    "subtracted beside itself": ([node("Conv", "x w", "c"), node("Sub", "f c", "m"), node("Mul", "m c", "y")],
+                                 {"w": W, "f": draw(4, 1, 1)}),
+    "rectified beside itself": ([node("Conv", "x w", "c"), node("Max", "c z", "m"), node("Add", "m c", "y")],
+                                {"w": W, "z": 0.0}),
+    "normalized beside itself": ([node("Conv", "x w", "c"), node("BatchNormalization", "c s b m v", "n"),
+                                  node("Relu", "n", "r"), node("Add", "n r", "q"), node("Add", "q c", "y")],
+                                 {"w": draw(3, 3, 3, 3), "s": draw(3), "b": draw(3, seed=1), "m": draw(3, seed=2),
+                                  "v": POSITIVE}),
     "joined": ([node("Relu", "x", "r"), node("Concat", "x r", "y", axis=1)], {}),
     "joined along the width": ([node("Relu", "x", "r"), node("Concat", "r x", "y", axis=-1)], {}),
     "parts": ([node("Split", "x n", "a b c", axis=2), node("Concat", "c a", "y", axis=2)], {"n": shape(3, 4, 1)}),
@@ -246,7 +259,8 @@ def test_a_bias_joins_the_layer_below() -> None:
 
 REFUSED: dict[str, tuple[Nodes, dict[str, Any], str]] = {
     "no layer": ([node("Erf", "x", "e"), node("Erf", "e", "y")], {}, r"Erf \(2x, first 'e'\): Caffe has no such layer"),
-    "product of values": ([node("MatMul", "x x", "y")], {}, "a product of two values"),
+    "product of values": ([node("Transpose", "x", "t", perm=[0, 1, 3, 2]), node("MatMul", "x t", "y")], {},
+                          "a product of two values"),
     "batch moved": ([node("Transpose", "x", "y", perm=[1, 0, 2, 3])], {}, "its batch becomes another axis"),
     "axes reversed": ([node("Transpose", "x", "y")], {}, "its batch becomes another axis"),
     "dilated pooling": ([node("MaxPool", "x", "y", kernel_shape=[3, 3], dilations=[2, 1])], {}, "a dilated pooling"),
@@ -262,6 +276,10 @@ REFUSED: dict[str, tuple[Nodes, dict[str, Any], str]] = {
                      {"s": shape(0), "e": shape(8), "a": shape(2), "t": shape(2)}, "steps other than 1"),
     "spatial gate": ([node("ReduceMean", "x a", "m"), node("Mul", "x m", "y")], {"a": shape(1)},
                      r"a reduction over axes \[1\] of 4"),
+    "integers": ([node("Cast", "x", "i", to=7), node("Div", "i t", "d"), node("Cast", "d", "y", to=1)],
+                 {"t": np.array(2)}, "values of type int64"),
+    "indices of maxima": ([node("MaxPool", "x", "m k", kernel_shape=[2, 2]), node("Cast", "k", "c", to=1),
+                           node("Add", "m c", "y")], {}, "indices of the maxima"),
     "computed bound": ([node("ReduceMax", "x", "m", keepdims=0), node("Clip", "x - m", "y")], {}, "is computed"),
 }  # fmt: skip
 
@@ -365,3 +383,19 @@ def test_a_module_of_torchvision(name: str, tmp_path: Path) -> None:
     assert ours is not None
     scale = first.weight.grad.abs().max()
     assert (ours - first.weight.grad).abs().max() <= 1e-6 * scale
+
+
+def test_an_output_that_is_a_constant_is_refused() -> None:
+    with pytest.raises(OnnxError, match="its output 'k' is a constant"):
+        converted([node("Relu", "x", "y"), node("Relu", "w", "k")], {"w": W}, outputs=("y", "k"))
+
+
+def test_an_output_without_a_name_is_refused() -> None:
+    graph = replace(normalize_graph(from_model(model([node("Relu", "x", "y")]))), outputs=("y", ""))
+    with pytest.raises(OnnxError, match="one of its outputs has no name"):
+        to_caffe(graph)
+
+
+def test_an_output_that_is_given_twice_is_one_blob() -> None:
+    graph = normalize_graph(from_model(model([node("Relu", "x", "y")])))
+    assert [layer.name for layer in to_caffe(replace(graph, outputs=("y", "y"))).net.layer] == ["x", "y"]
