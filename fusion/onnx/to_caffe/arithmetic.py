@@ -67,11 +67,9 @@ def _broadcast(writer: NetWriter, node: onnx.NodeProto, shapes: list[tuple[int, 
     kept = next((axis for axis in range(len(large)) if set(sizes[axis:]) == {1}), len(large))
     if len(shapes[small]) != len(large) or sizes[:kept] != large[:kept]:
         raise RefusedError(f"values of shapes {_shown(shapes[0])} and {_shown(shapes[1])}")
-    if kept < len(sizes):
-        flat = writer.unique(f"{name}/flat")
-        shape = writer.layer("Reshape", flat, [blobs[small]]).reshape_param.shape
-        shape.dim[:] = [0, *sizes[1:kept]]
-        blobs[small] = flat
+    flat = writer.unique(f"{name}/flat")  # (N, C), as Caffe takes the factors of a prefix of the axes
+    writer.layer("Reshape", flat, [blobs[small]]).reshape_param.shape.dim[:] = [0, *sizes[1:kept]]
+    blobs[small] = flat
     kind = "Scale" if node.op_type in ("Mul", "Div") else "Bias"
     layer = writer.layer(kind, name, [blobs[1 - small], blobs[small]])
     (layer.scale_param if kind == "Scale" else layer.bias_param).axis = 0

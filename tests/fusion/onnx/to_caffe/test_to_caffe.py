@@ -76,6 +76,8 @@ CASES: dict[str, tuple[Nodes, dict[str, Any]]] = {
     "dense along the last axis": ([node("MatMul", "x w", "p"), node("Add", "p b", "y")],
                                   {"w": draw(9, 5), "b": draw(5)}),
     "a bias of a convolution": ([node("Conv", "x w", "c"), node("Add", "c b", "y")], {"w": W, "b": draw(4, 1, 1)}),
+    "a second bias": ([node("Conv", "x w b", "c"), node("Add", "c d", "y")],
+                      {"w": W, "b": draw(4), "d": draw(4, 1, 1)}),
     "less a bias": ([node("Conv", "x w", "c"), node("Sub", "c b", "y")], {"w": W, "b": draw(4, 1, 1)}),
     "a bias less the value": ([node("Conv", "x w", "c"), node("Sub", "b c", "y")], {"w": W, "b": draw(4, 1, 1)}),
     "a bias along the width": ([node("Conv", "x w", "c"), node("Add", "c b", "y")], {"w": W, "b": draw(7)}),
