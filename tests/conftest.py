@@ -73,6 +73,11 @@ def require_tools(report: Report) -> Report:
     return report
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name bytes in a test's id after their parameter: gzip and zip hold the time, and workers' ids must be equal."""
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     return require_tools((yield))
