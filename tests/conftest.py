@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TypeVar
@@ -15,6 +16,9 @@ from PIL import Image
 
 from prototxt.formats.weights import write_weights
 
+# A shell gives its background jobs ignored signals, and commands under test would inherit them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 settings.register_profile("fusion", deadline=None)  # a busy machine is no mistake
 settings.load_profile("fusion")
 TESTS = Path(__file__).parent
