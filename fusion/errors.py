@@ -24,6 +24,7 @@ __all__ = [
     "ComposeError",
     "ComposeWarning",
     "DataError",
+    "DeadShares",
     "ExportError",
     "FusionError",
     "MergeError",
@@ -58,6 +59,10 @@ class ComposeError(FusionError):
 
 class IgnoredSetting(UserWarning):
     """A setting that changes no number was ignored: a directory for results, for instance."""
+
+
+class DeadShares(UserWarning):
+    """All v of a fastnorm sum are 0 or less: its top is 0, and no gradient will ever change that."""
 
 
 class ComposeWarning(UserWarning):

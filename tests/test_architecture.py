@@ -28,9 +28,10 @@ PACKAGES = (
         "fusion.fillers",
         "fusion.onnx",
     ),
-    *("fusion.distributed", "fusion.data", "fusion.composition", "fusion.pct", "fusion.layers", "fusion.merge"),
-    *("fusion.surgery", "fusion.nets", "fusion.references", "fusion.report", "fusion.solver", "fusion.sweep"),
-    *("fusion.verification", "fusion.serving", "fusion.export", "fusion.job", "fusion", "tools", "fusion.__main__"),
+    *("fusion.distributed", "fusion.data", "fusion.pct", "fusion.layers", "fusion.nets", "fusion.verification"),
+    *("fusion.export", "fusion.conversion", "fusion.composition", "fusion.merge", "fusion.surgery"),
+    *("fusion.references", "fusion.report", "fusion.solver", "fusion.sweep", "fusion.serving", "fusion.job"),
+    *("fusion", "tools", "fusion.__main__"),
 )
 TORCH_FREE = (
     *(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
 
+from fusion.errors import DeadShares
 from fusion.export.graph_builder import Dims, GraphBuilder, Step, exporter
-from fusion.surgery.bake_weighted_sums import weighted_sum_shares
+from fusion.layers.weighted import WeightedSum
 from prototxt.shapes.fork_layers import fork_param
 
 _UNARY = {"AbsVal": "Abs", "BNLL": "Softplus", "Sigmoid": "Sigmoid", "TanH": "Tanh", "HardSwish": "HardSwish"}
@@ -117,7 +120,12 @@ def _eltwise(graph: GraphBuilder, step: Step) -> None:
 def _weighted_sum(graph: GraphBuilder, step: Step) -> None:
     """Write the trained shares as constants. Warns: DeadShares when all are 0."""
     softmax = step.layer.weighted_sum_param.normalization == step.layer.weighted_sum_param.SOFTMAX
-    _weighted(graph, step, weighted_sum_shares(step.weights[0], softmax=softmax, name=step.layer.name).tolist())
+    weight = torch.nn.Parameter(torch.from_numpy(np.asarray(step.weights[0], np.float64).ravel()))
+    shares = WeightedSum(weight, softmax).shares().tolist()
+    if not any(shares):
+        text = f"layer '{step.layer.name}': all shares are 0, so its top is 0"
+        warnings.warn(f"{text}; train it again at a lower rate, or take head softmax", DeadShares, stacklevel=2)
+    _weighted(graph, step, shares)
 
 
 def _weighted(graph: GraphBuilder, step: Step, coefficients: list[float]) -> None:

@@ -12,14 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fusion.errors import FusionError, WeightsMismatch, raise_all
+from fusion.errors import DeadShares, FusionError, WeightsMismatch, raise_all
 from fusion.layers.weighted import WeightedSum
 from fusion.nets.build import params
 from fusion.nets.graph import Net
 from fusion.nets.shared_memory import SHARED_MEMORY
 from fusion.nets.shared_params import set_tensor_by_path, tensor_by_path
 from fusion.onnx.sidecar import ONNX, read_pair, write_pair
-from fusion.surgery.bake_weighted_sums import DeadShares
 from prototxt.formats.index import shape_fits
 from prototxt.schema.messages import LayerParameter, NetParameter
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fusion.errors import FusionError, WeightsMismatch, raise_all
+from fusion.errors import DeadShares, FusionError, WeightsMismatch, raise_all
 from fusion.surgery.result import SurgeryResult, Weights
 from fusion.surgery.text_layers import NetLayer, net_layers
 from prototxt.schema.duplicate_names import check_layer_names
@@ -27,10 +27,6 @@ from prototxt.text.tree import Document
 
 Array = NDArray[Any]
 EPSILON = 1e-4  # of fastnorm: Tan et al. 2020, section 3.3
-
-
-class DeadShares(UserWarning):
-    """All v of a fastnorm sum are 0 or less: its top is 0, and no gradient will ever change that."""
 
 
 def bake(document: Document, weights: Weights) -> SurgeryResult:

@@ -21,6 +21,7 @@ from fusion.onnx.graphs.canonicalize import canonical_nodes
 from fusion.onnx.graphs.constants import Facts
 from fusion.onnx.graphs.graph import Dims, Graph, attributes, known_sizes, prune
 from fusion.onnx.graphs.lower_opset import REDUCTIONS, lower_node
+from fusion.onnx.graphs.module_path import module_path
 from fusion.onnx.graphs.read import KEPT, Path, read_graph
 from fusion.onnx.graphs.shape_probe import Probe, evaluate, shape_of
 
@@ -164,6 +165,7 @@ def _visit(state: _State, original: onnx.NodeProto) -> None:
     node = onnx.NodeProto()
     node.CopyFrom(original)
     node.doc_string = ""
+    node.name = module_path(node) or node.name
     del node.metadata_props[:]
     for index, name in enumerate(node.input):
         node.input[index] = state.aliases.get(name, name)
@@ -189,7 +191,8 @@ def _visit(state: _State, original: onnx.NodeProto) -> None:
         for part in parts:
             if part.op_type == "Reshape" and not part.domain:
                 part = (static_reshape(part, state.facts, state.declared) or [part])[0]
-            _append(state, part, state.facts.opset)
+            if not _folded(state, part):  # such as a Cast of a constant, which the file has as CastLike
+                _append(state, part, state.facts.opset)
 
 
 def _rename(state: _State, identity: onnx.NodeProto) -> None:

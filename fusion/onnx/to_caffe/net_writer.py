@@ -82,7 +82,8 @@ class NetWriter:
         for value in node.input[1:]:
             if value in self.graph.constants and (found := _PARAMETER.fullmatch(value)):
                 return self.unique(found[1].replace(".", "/"))
-        text = re.sub(r"_output_\d+$", "", node.output[0] or node.name)
+        named = node.name.startswith("/")  # by torch's exporters: the module's path
+        text = node.name if named else re.sub(r"_output_\d+$", "", node.output[0] or node.name)
         parts: list[str] = []
         for part in text.strip("/").split("/"):
             if parts and part.startswith(f"{parts[-1]}."):  # torch repeats the path of the parent: layer1/layer1.0

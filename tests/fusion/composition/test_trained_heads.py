@@ -16,9 +16,9 @@ import fusion
 import prototxt
 from fusion.composition import SolverSettings, Source, compose
 from fusion.composition.heads import HEADS
+from fusion.errors import DeadShares
 from fusion.export import to_onnx, verify_onnx
 from fusion.surgery import bake
-from fusion.surgery.bake_weighted_sums import DeadShares
 
 NETS = Path(__file__).parents[3] / "examples" / "mnist_odd_even"
 CLASSES = {"odd": (0, 2, 4), "even": (1, 3, 4)}  # overlapping on purpose

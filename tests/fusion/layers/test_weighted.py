@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import prototxt
+from fusion.errors import DeadShares
 from fusion.nets import build as nets
 from fusion.nets.graph import Net
 from fusion.nets.weights import load_weights, save_weights
-from fusion.surgery.bake_weighted_sums import DeadShares
 
 INPUTS = "".join(
     f'layer {{ name: "{name}" type: "Input" top: "{name}" input_param {{ shape {{ dim: 2 dim: 3 dim: 4 }} }} }}'

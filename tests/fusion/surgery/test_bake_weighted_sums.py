@@ -10,8 +10,8 @@ import torch
 import fusion
 import prototxt
 from fusion import FusionError
+from fusion.errors import DeadShares
 from fusion.surgery import bake
-from fusion.surgery.bake_weighted_sums import DeadShares
 
 INPUTS = """
 layer { name: "a" type: "Input" top: "a" input_param { shape { dim: 2 dim: 3 SIZE } } }

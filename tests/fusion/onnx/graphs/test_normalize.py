@@ -565,3 +565,35 @@ def test_weights_are_mapped_unless_onnx_must_change_the_model(version: int, arra
         graph = read_graph(tmp_path / name)
         assert bool(graph.files) is (arrays and name == "net.ONNX")
         assert graph.constants["w"].shape == (256, 64)
+
+
+def test_what_becomes_constant_by_rewriting_is_folded() -> None:
+    """torch's exporter writes a bias of zeros as a CastLike, expanded to the number of filters."""
+    nodes = [node("Shape", "w", "s"), node("Gather", "s i", "n"), node("CastLike", "zero x", "z"),
+             node("Expand", "z n", "b"), node("Conv", "x w b", "y")]  # fmt: skip
+    constants = {"w": np.ones((4, 3, 1, 1)), "i": np.array([0]), "zero": np.array([0])}
+    graph = plain(nodes, constants)
+    assert [node.op_type for node in graph.nodes] == ["Conv"]
+    assert (graph.constants["b"].dtype, graph.constants["b"].tolist()) == (np.float32, [0.0] * 4)
+
+
+@pytest.mark.parametrize(
+    ("scopes", "classes", "path"),
+    [
+        (["", "layer1", "layer1.0", "layer1.0.relu", "relu_3"],
+         ["n.Net", "torch.nn.modules.container.Sequential", "n.Block", "torch.nn.modules.activation.ReLU", "relu"],
+         "/layer1/0/relu"),
+        (["", "layer1", "layer1.0", "add_7"],
+         ["n.Net", "torch.nn.modules.container.Sequential", "n.Block", "add"], "/layer1/0/add"),
+        (["", "flatten"], ["n.Net", "flatten"], "/flatten"),
+        (["", "flatten"], ["n.Net", "block", "flatten"], "given"),  # lists that do not belong together
+        (["hook", "sym_size"], ["hook", "sym_size"], "given"),
+        ([], [], "given"),
+    ],
+)  # fmt: skip
+def test_nodes_have_the_names_of_their_modules(scopes: list[str], classes: list[str], path: str) -> None:
+    first = node("Relu", "x", "y", name="given")
+    for key, value in (("name_scopes", scopes), ("class_hierarchy", classes)):
+        if value:
+            first.metadata_props.add(key=f"pkg.torch.onnx.{key}", value=str(value))
+    assert plain([first]).nodes[0].name == path
