@@ -160,6 +160,12 @@ _SHARED: dict[str, dict[str, Any]] = {
     "--drop": {"metavar": "REGEX", "help": "give layers with these names (whole names) fresh weights"},
     "--dry-run": {"action": "store_true", "help": "print the plan and write nothing"},
     "--force": {"action": "store_true", "help": "let --output overwrite weights that are read"},
+    "--frozen-engine": {
+        "choices": ("auto", "torch", "onnxruntime"),
+        "default": "auto",
+        "help": "the engine of frozen ONNX layers that are computed once; auto: ONNX Runtime if it is installed, on a "
+        "CPU, and if it equals torch within 1e-5 of the largest value, or the engine of the resumed run",
+    },
     "--html": {"metavar": "OUT", "help": "write a page: one file that needs no network"},
     "--input-shape": {
         **_REPEATABLE,

@@ -112,7 +112,8 @@ def _add_settings(result: argparse.ArgumentParser) -> None:
 
 
 def _add_frozen(result: argparse.ArgumentParser) -> None:
-    add = result.add_argument_group("frozen and thawed layers").add_argument
+    group = result.add_argument_group("frozen and thawed layers")
+    add = group.add_argument
     add("--freeze", metavar="REGEX", help="freeze layers whose name matches")
     add("--thaw", metavar="REGEX", help="let frozen layers learn whose name matches; references inside the net that "
         "depend on them are kept as frozen copies")  # fmt: skip
@@ -124,6 +125,7 @@ def _add_frozen(result: argparse.ArgumentParser) -> None:
     add("--cache-dir", metavar="DIR", help="cache these outputs in files, for later runs too (default: only those "
         "beyond --cache-budget, beside the snapshots)")  # fmt: skip
     add("--no-cache", action="store_true", help="compute the frozen layers in each iteration")
+    add_options(group, "--frozen-engine")
 
 
 def _add_reports(result: argparse.ArgumentParser) -> None:

@@ -14,9 +14,10 @@ from fusion.errors import ExportError, OnnxError
 Path = str | os.PathLike[str]
 
 
-def inference_session(model: Path | bytes) -> Any:
+def inference_session(model: Path | bytes, threads: int | None = None) -> Any:
     """Open a session of ONNX Runtime for a model, on the CPU, without warnings.
 
+    threads  by default those of OMP_NUM_THREADS, or the runtime's choice
     Raises: ExportError when ONNX Runtime is not installed, or cannot load the model.
     """
     place = None if isinstance(model, bytes) else os.fspath(model)
@@ -27,7 +28,8 @@ def inference_session(model: Path | bytes) -> Any:
         raise ExportError("checking needs ONNX Runtime, which is not installed", hint=hint) from error
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", "0") or 0)  # which the runtime ignores
+    # the runtime ignores the variable
+    options.intra_op_num_threads = threads or int(os.environ.get("OMP_NUM_THREADS", "0") or 0)
     try:
         return ort.InferenceSession(model if isinstance(model, bytes) else place, options, ["CPUExecutionProvider"])
     except Exception as error:  # its exceptions have no base class of their own

@@ -39,6 +39,7 @@ class NetWithData:
     losses           the layer names of each loss towards them
     no_cache_reason  why the whole net must run in each iteration; "" where its frozen trunk may be computed once
     precision        of its forward passes
+    frozen_engine    that has computed its trunk's Onnx layers once; "" without such layers
     """
 
     message: NetParameter
@@ -51,6 +52,7 @@ class NetWithData:
     losses: tuple[tuple[str, ...], ...] = ()
     no_cache_reason: str = ""
     precision: Precision = field(default_factory=Precision)
+    frozen_engine: str = ""
 
 
 def open_net_with_data(

@@ -11,6 +11,7 @@ import torch
 
 from fusion.data.class_order import sorted_classes_warning
 from fusion.distributed.process_group import in_step
+from fusion.nets.frozen_engine import AUTO, RUNTIME, TORCH, EngineRequest
 from fusion.solver.batches import load_all
 from fusion.solver.evaluate_test_nets import TestNet, averages_records
 from fusion.solver.logging.debug_info import Watched
@@ -43,17 +44,21 @@ class PreparedRun:
     engine: Engine
 
 
-def prepare_run(run: Run, budget: int, files: TrunkFiles, compile: bool | None) -> PreparedRun:
+def prepare_run(run: Run, budget: int, files: TrunkFiles, frozen_engine: str, compile: bool | None) -> PreparedRun:
     """Decide precision, mixup, trunk cache, memory layout, step, threads and compilation; no position in data changes.
 
     budget   bytes of memory for the outputs of frozen trunks, and `files` for more of them
-    compile  as in `SolverOptions`
+    frozen_engine, compile  as in `SolverOptions`
     """
     settings, display, device, progress = run.settings, run.display, run.device, run.progress
     train, *tests = run.nets
     train = apply_options(train, run.extras, run.seed, device)
     log_class_order(train.sources, display)
-    train, *tests = [_with_cached_trunk(job, budget, files, display, device) for job in (train, *tests)]
+    train, *tests = [
+        _with_cached_trunk(job, budget, files, _engine_request(run, frozen_engine, number), display, device)
+        for number, job in enumerate((train, *tests))
+    ]
+    _compare_engines(run, (train, *tests), frozen_engine)
     debug = settings.debug_info
     watched = (watched_net(run, train), lambda: _is_due(run, settings.display)) if debug else None
     with in_step(None if run.data_parallel is None else run.data_parallel.group):
@@ -102,16 +107,38 @@ def _is_due(run: Run, interval: int) -> bool:
 
 
 def _with_cached_trunk(
-    job: NetWithData, budget: int, files: TrunkFiles, display: Display, device: torch.device
+    job: NetWithData, budget: int, files: TrunkFiles, request: EngineRequest, display: Display, device: torch.device
 ) -> NetWithData:
     """Read the data that fits into memory, and return the net with its trunk cached where that is possible."""
     phase = job.net.plan.phase
     if device.type == "cuda" and job.precision.dtype is not None:
         set_layout(job.net, channels_last=True)  # the layout of its matrix units; on a CPU the layout is measured
     load_all(job.sources, partial(display.progress, f"decoding ({phase})"))
-    job, decision = cache_trunk(job, budget, display, device, files)
+    job, decision = cache_trunk(job, budget, display, device, request, files)
     display.say(f"{phase} net: {decision}")
     return job
+
+
+def _engine_request(run: Run, name: str, number: int) -> EngineRequest:
+    """Return the engine for the frozen ONNX layers of a net; "auto" is that of the snapshot, if it names one."""
+    recorded = dict(enumerate(run.progress.frozen_engines)).get(number, "")
+    if name == AUTO and recorded:
+        return EngineRequest(recorded.partition(" ")[0], "as in the snapshot")
+    if name == AUTO and run.data_parallel is not None:
+        return EngineRequest(TORCH, "each process would choose for itself")
+    return EngineRequest(name)
+
+
+def _compare_engines(run: Run, nets: Sequence[NetWithData], name: str) -> None:
+    """Warn where a net's engine is not that of the snapshot, and where the one that was requested runs nothing."""
+    for job, recorded in zip(nets, run.progress.frozen_engines, strict=False):
+        if job.frozen_engine and recorded not in ("", job.frozen_engine):
+            run.display.say(
+                f"warning: {recorded} computed the frozen ONNX layers of the run that wrote the snapshot: the last "
+                "bits may differ"
+            )
+    if name == RUNTIME and not any(job.frozen_engine for job in nets):
+        run.display.say(f"warning: --frozen-engine {name} has no effect: no frozen ONNX layers are computed once")
 
 
 def _layout_setter(nets: Sequence[NetWithData], device: torch.device) -> Callable[[bool], None] | None:

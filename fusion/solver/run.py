@@ -34,6 +34,7 @@ class Progress:
     closed_form  whether the head runs in closed form; None: not decided yet
     compiled     whether torch's compiler has compiled the step; None where that was not requested
     cached       whether the frozen trunk's outputs are cached, not computed in each iteration
+    frozen_engines  of the run that wrote the snapshot: the engine that computed each net's cached ONNX layers, or ""
     """
 
     losses: Losses
@@ -43,6 +44,7 @@ class Progress:
     closed_form: bool | None = None
     compiled: bool | None = None
     cached: bool | None = None
+    frozen_engines: tuple[str, ...] = ()
 
     def compare(self, closed_form: bool, cached: bool, display: Display) -> None:
         """Record how the loop runs, and warn where the run of the snapshot did it differently."""

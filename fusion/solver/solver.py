@@ -19,6 +19,7 @@ from fusion.distributed.process_group import DataParallelOptions, join
 from fusion.errors import TrainingError
 from fusion.file_lock import locked
 from fusion.nets.build import loss_weights, params, total_loss
+from fusion.nets.frozen_engine import AUTO
 from fusion.nets.weights import share_weights
 from fusion.references import parse_references
 from fusion.solver.callbacks.callback import CallbackList
@@ -269,7 +270,8 @@ class Solver:
         if self._prepared is None:
             budget = self._options.get("cache_budget", DEFAULT_BUDGET)
             with preserved_generators():
-                prepared = prepare_run(self, budget, self._trunk_files, self._options.get("compile"))
+                engine = self._options.get("frozen_engine", AUTO)
+                prepared = prepare_run(self, budget, self._trunk_files, engine, self._options.get("compile"))
             self.nets, self._prepared = prepared.nets, prepared
             if self.data_parallel is not None:
                 self.data_parallel.broadcast()

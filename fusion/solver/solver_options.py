@@ -27,6 +27,8 @@ class SolverOptions(TypedDict, total=False):
                   more are taken for the values that losses need of each record
     cache_dir     folder in which they are kept for later runs; without one, only those beyond the budget are written,
                   beside the snapshots
+    frozen_engine "onnxruntime" or "torch" computes frozen ONNX layers once; "auto": ONNX Runtime if it is installed, on
+                  a CPU in float32, and equals torch within 1e-5 of the largest value; in a resumed run as before
     display       where to report; by default a progress bar on a terminal, Caffe's log elsewhere, on stderr
     all_outputs   whether the log has every value of outputs with several values, such as class scores
     arrays        rows for MemoryData and Input layers
@@ -47,6 +49,7 @@ class SolverOptions(TypedDict, total=False):
     max_iter: int | None
     cache_budget: int
     cache_dir: str | os.PathLike[str] | None
+    frozen_engine: str
     display: Display | None
     all_outputs: bool
     arrays: Mapping[str, ArrayLike] | None

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fusion.data import DataSource
+from fusion.nets.frozen_engine import EngineRequest, FrozenEngine, choose_engine
 from fusion.nets.split import TrunkAndHead, split_trunk
 from fusion.solver.batches import Blobs, CachedBatches
 from fusion.solver.step.memory_format import has_foreign, set_layout
@@ -31,13 +32,19 @@ _BYTES = 32 << 20  # of input at once
 
 
 def cache_trunk(
-    job: NetWithData, budget: int, display: Display, device: torch.device, files: TrunkFiles | None = None
+    job: NetWithData,
+    budget: int,
+    display: Display,
+    device: torch.device,
+    request: EngineRequest,
+    files: TrunkFiles | None = None,
 ) -> tuple[NetWithData, str]:
     """Return the net with its head on cached rows where that gives the same numbers, and the decision with its reason.
 
-    budget  bytes of rows to keep in memory; 0: none at all
-    files   where more rows are kept, and whether they are kept for later runs
-    Raises  TrainingError when a requested file cannot be written
+    budget   bytes of rows to keep in memory; 0: none at all
+    request  the engine of Onnx layers in the trunk
+    files    where more rows are kept, and whether they are kept for later runs
+    Raises   TrainingError when a requested file cannot be written; OnnxError when a requested engine cannot run them
     """
     found, reason = cacheable_trunk(job, budget)
     if found is None:
@@ -53,18 +60,20 @@ def cache_trunk(
             f"the frozen trunk runs in each iteration: its outputs take {size / 2**20:.0f} MiB, "
             f"the cache budget is {budget / 2**20:.0f} MiB (--cache-budget){where}"
         )
+    engine = _engine(job, found, request, display, device)
     # Hashed before the layout changes: a file is for these weights, whatever their layout in memory.
-    origin = None if on_disk is None else origin_of(job.message, found.trunk, source, device, job.precision)
+    origin = None if on_disk is None else origin_of(job.message, found.trunk, source, device, job.precision, engine)
     # convolutions are faster so; their outputs are laid out as usual again
     if device.type == "cpu" or job.precision.dtype is not None:
         set_layout(found.trunk, channels_last=True, whole=job.net)
     outputs = partial(_outputs, found, keys, device=device, precision=job.precision)
     fill = partial(_fill, split=found, outputs=outputs, source=source, display=display, device=device)
-    if on_disk is None or origin is None:
-        rows, where = _empty(first, len(source), device), "kept in memory"
-        fill(rows)
-    else:
-        rows, where = rows_in_file(on_disk, origin, first, len(source), fill)
+    with engine.running():
+        if on_disk is None or origin is None:
+            rows, where = _empty(first, len(source), device), "kept in memory"
+            fill(rows)
+        else:
+            rows, where = rows_in_file(on_disk, origin, first, len(source), fill)
     batches: CachedBatches = (
         MappedBatches(rows, source, device)
         if size > budget
@@ -72,7 +81,21 @@ def cache_trunk(
     )
     batches.position = job.batches.position
     text = f"{', '.join(found.boundary)} for {len(source)} records, {size / 2**20:.0f} MiB, {where}"
-    return replace(job, active_net=found.head, batches=batches), f"frozen trunk computed once: {text}"
+    job = replace(job, active_net=found.head, batches=batches, frozen_engine=engine.name)
+    return job, f"frozen trunk computed once: {text}"
+
+
+def _engine(
+    job: NetWithData, split: TrunkAndHead, request: EngineRequest, display: Display, device: torch.device
+) -> FrozenEngine:
+    """Return the engine of the trunk's Onnx layers, after a comparison on the first batch, and log it."""
+    source = job.sources[0]
+    batch = np.arange(min(source.batch_size, records_at_once(source), len(source)))
+    run = partial(_outputs, split, [], source.batch(batch), device, job.precision)
+    engine = choose_engine(split.trunk, request, run, device, job.precision.dtype)
+    if engine.name:
+        display.say(f"{job.net.plan.phase} net: {engine}")
+    return engine
 
 
 def cacheable_trunk(job: NetWithData, budget: int) -> tuple[TrunkAndHead | None, str]:

@@ -30,6 +30,7 @@ from prototxt.files import take_room, temporary_beside
 
 if TYPE_CHECKING:
     from fusion.data import DataSource
+    from fusion.nets.frozen_engine import FrozenEngine
     from fusion.solver.mixed_precision import Precision
     from prototxt.schema.messages import NetParameter
 
@@ -38,7 +39,7 @@ _PARTS = {
     "trunk": "another net",
     "weights": "other weights",
     "data": "other data",
-    "torch": "another torch, device or precision",
+    "torch": "another torch, device, precision or engine",
 }
 Rows = dict[str, Tensor]
 
@@ -73,7 +74,12 @@ class Origin:
 
 
 def origin_of(
-    message: NetParameter, trunk: nn.Module, source: DataSource, device: torch.device, precision: Precision
+    message: NetParameter,
+    trunk: nn.Module,
+    source: DataSource,
+    device: torch.device,
+    precision: Precision,
+    engine: FrozenEngine,
 ) -> Origin:
     """Return the origin of the trunk's outputs for this source.
 
@@ -92,11 +98,12 @@ def origin_of(
         # every dtype as bytes: NumPy lacks bfloat16
         weights.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    other = f" {engine.name}" if engine.programs else ""
     parts = {
         "trunk": layers.hexdigest(),
         "weights": weights.hexdigest(),
         "data": source.fingerprint(),
-        "torch": f"{torch.__version__} {kind} {precision.dtype or torch.get_default_dtype()}",
+        "torch": f"{torch.__version__} {kind} {precision.dtype or torch.get_default_dtype()}{other}",
     }
     return Origin(str(plan.phase), parts)
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from fusion.composition import Pct
 from fusion.nets.build import build, learnable, loss_weights
+from fusion.nets.frozen_engine import AUTO, EngineRequest
 from fusion.nets.weights import share_weights
 from fusion.references import Objective, Reference, References, parse_references
 from fusion.solver.batches import CachedBatches, load_all, shapes_of
@@ -48,6 +49,7 @@ class Opening:
     budget: int
     files: TrunkFiles
     display: Display
+    frozen_engine: str = AUTO
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +109,8 @@ def prepare(
 def _with_cached_trunk(job: NetWithData, opening: Opening) -> NetWithData:
     display = opening.display
     load_all(job.sources, partial(display.progress, f"decoding ({job.net.plan.phase})"))
-    job, decision = cache_trunk(job, opening.budget, display, opening.device, opening.files)
+    request = EngineRequest(opening.frozen_engine)
+    job, decision = cache_trunk(job, opening.budget, display, opening.device, request, opening.files)
     if not isinstance(job.batches, CachedBatches):
         raise NotSweepableError(
             f"a sweep needs a frozen trunk that is computed once; {decision}",

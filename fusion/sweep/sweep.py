@@ -13,6 +13,7 @@ import numpy as np
 
 from fusion.errors import TrainingError
 from fusion.file_lock import locked
+from fusion.nets.frozen_engine import AUTO
 from fusion.references import Reference
 from fusion.solver.callbacks.ema import EMA
 from fusion.solver.device import choose_device
@@ -66,6 +67,7 @@ class SweepOptions:
     extras: TrainOptions = field(default_factory=TrainOptions)
     cache_budget: int = DEFAULT_BUDGET
     cache_dir: PathLike | None = None
+    frozen_engine: str = AUTO
     reading: ReadOptions | None = None
     threads: int = 1
     display: Display | None = None
@@ -97,7 +99,8 @@ def sweep(solver: SolverParameter | PathLike, axes: Axes, options: SweepOptions 
         # locked only if files are written, and once for TRAIN and TEST
         claim = cache(lambda: closing.enter_context(locked(settings.prefix, display.say)))
         files = replace(trunk_files(options.cache_dir, settings.prefix), claim=claim)
-        opening = Opening(settings.seed or 0, chosen, extras, options.reading, options.cache_budget, files, display)
+        seed, budget = settings.seed or 0, options.cache_budget
+        opening = Opening(seed, chosen, extras, options.reading, budget, files, display, options.frozen_engine)
         bench = prepare(nets.train, trials, options.references, start, opening)
         reported = bench.open_test(nets.tests[0]) if options.report else None
         held = validation_records(bench.train.sources[0], options.select_on, settings.seed or 0)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
+from fusion.errors import OnnxError
 from fusion.onnx.graphs import Graph, graph_weights
 from fusion.onnx.graphs.initializers import statistics
 from fusion.onnx.to_torch.conversion import assign_tensor, to_module, weight_at
+from fusion.onnx.to_torch.runtime_program import RuntimeProgram
 
 
 class OnnxNet(nn.Module):
@@ -16,12 +20,14 @@ class OnnxNet(nn.Module):
     caffe_params  paths of its weights, in the order of `fusion.onnx.graphs.graph_weights`
     frozen        it computes the same in both phases: BatchNorm with its statistics, Dropout as the identity
     batch         the batch that the graph fixes; longer ones run in pieces of that size
+    runtime       runs instead of the conversion to torch while it is set (fusion.nets.frozen_engine)
     Raises: OnnxError listing all operators that cannot be run.
     """
 
     def __init__(self, graph: Graph, *, frozen: bool = False) -> None:
         super().__init__()
         self.frozen, self.batch = frozen, graph.batch
+        self.runtime: RuntimeProgram | None = None
         self.program, places = to_module(graph)
         for path, parameter in list(self.program.named_parameters()):
             assign_tensor(
@@ -34,6 +40,8 @@ class OnnxNet(nn.Module):
             learns = not frozen and name not in fixed
             assign_tensor(self.program, places, name, nn.Parameter(tensor) if learns else tensor)
         self.caffe_params = tuple(f"program.{places[name][0]}" for name in self.names)
+        settings = {name: array for name, array in graph.constants.items() if name not in self.names}
+        self._graph = replace(graph, constants=settings, files=())  # the weights are this module's tensors
         self._tied = tuple(tuple(paths) for paths in places.values() if len(paths) > 1)
         self.train(not frozen)
 
@@ -42,17 +50,29 @@ class OnnxNet(nn.Module):
         super().train(mode and not self.frozen)
         return self
 
+    def to_runtime(self) -> RuntimeProgram:
+        """Return the graph in ONNX Runtime with the present weights.
+
+        Raises: OnnxError, ExportError where the runtime cannot have it.
+        """
+        weights = {
+            name: weight_at(self, path).detach().cpu().numpy()
+            for name, path in zip(self.names, self.caffe_params, strict=True)
+        }
+        if other := {array.dtype.name for array in weights.values()} - {"float32"}:
+            raise OnnxError(f"its weights are {other.pop()}")
+        return RuntimeProgram(replace(self._graph, constants={**self._graph.constants, **weights}))
+
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Return one output or a tuple of them; inputs are float [N, ...]."""
         self._tie()
         inputs = tuple(x.float() if _is_other(x) else x for x in inputs)
+        run = self.program if self.runtime is None else self.runtime
         if self.batch is None or not inputs[0].dim() or len(inputs[0]) == self.batch:
-            return _plain(self.program(*inputs))
+            return _plain(run(*inputs))
         if len(inputs[0]) % self.batch:
             raise ValueError(f"the ONNX file fixes a batch of {self.batch}; {len(inputs[0])} is not a multiple of it")
-        pieces = [
-            _plain(self.program(*part)) for part in zip(*(torch.split(x, self.batch) for x in inputs), strict=True)
-        ]
+        pieces = [_plain(run(*part)) for part in zip(*(torch.split(x, self.batch) for x in inputs), strict=True)]
         if isinstance(pieces[0], Tensor):
             return torch.cat([piece for piece in pieces if isinstance(piece, Tensor)])
         return tuple(torch.cat(column) for column in zip(*pieces, strict=True))

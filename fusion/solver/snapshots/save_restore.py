@@ -65,6 +65,7 @@ def save_snapshot(run: Run, callbacks: Arrays) -> tuple[str, str, str]:
             "closed_form": str(progress.closed_form),
             "compiled": str(progress.compiled),
             "cached": str(progress.cached),
+            "frozen_engines": ",".join(job.frozen_engine for job in run.nets),
             "updates": str(run.optimizer.updates),
             "data": "\n".join(run.data),
             **run.extras.to_decisions(),
@@ -165,6 +166,8 @@ def _restore_exactly(run: Run, state: ResumeState) -> str:
     progress.closed_form = _BOOLS.get(decisions.get("closed_form", ""))
     progress.compiled = _BOOLS.get(decisions.get("compiled", ""))
     progress.cached = _BOOLS.get(decisions.get("cached", ""))
+    only_torch = ",".join(["torch"] * len(run.nets))  # snapshots from before there was a choice
+    progress.frozen_engines = tuple(decisions.get("frozen_engines", only_torch).split(","))
     processes = decisions.get("processes", "1")
     if processes != str(_processes(run)):
         return f"but not the random draws: {processes} processes wrote it"

@@ -117,7 +117,7 @@ def test_files_of_trunk_outputs_are_told_apart(project: Make) -> None:
         solver(path, amp, log, cache_dir="kept").step(1)
     assert len(list(Path("kept").glob("*TRAIN*"))) == 2
     assert len(list(Path("kept").glob("*TEST*"))) == 1, "tests are in float32 always"
-    assert "is for another torch, device or precision" in log.getvalue()
+    assert "is for another torch, device, precision or engine" in log.getvalue()
     assert "read from kept" in log.getvalue()
 
 

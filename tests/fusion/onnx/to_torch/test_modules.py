@@ -146,6 +146,32 @@ def test_an_idiom_computes_what_the_file_says(name: str) -> None:
         assert np.abs(found - expected).max() <= 1e-5 * max(1e-3, np.abs(expected).max())
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_the_runtime_in_place_of_torch_computes_the_same(name: str) -> None:
+    module = OnnxNet(opened(CASES[name]), frozen=True)
+    if name in ("gelu, both", "group norm", "rms norm"):
+        with pytest.raises(OnnxError, match=r"opset 17 cannot express its operator (Gelu|GroupNorm|RMSNorm)"):
+            module.to_runtime()
+        return
+    x = torch.from_numpy(draw(2, 3, 8, 8, seed=5))
+    expected = module(x)
+    module.runtime = module.to_runtime()
+    torch.testing.assert_close(module(x), expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+
+
+def test_the_runtime_has_the_present_weights_in_float32() -> None:
+    module = normalized().eval()
+    x = torch.from_numpy(draw(2, 3, 8, 8))
+    for parameter in module.parameters():
+        parameter.data += 0.5
+    expected = module(x).detach()
+    module.runtime = module.to_runtime()
+    torch.testing.assert_close(module(x), expected, rtol=1e-5, atol=1e-5)
+    assert not module(x).requires_grad
+    with pytest.raises(OnnxError, match="its weights are float64"):
+        module.double().to_runtime()
+
+
 def test_several_outputs_keep_their_order() -> None:
     file = model([node("Split", "x", "a b", axis=2, num_outputs=2), node("Relu", "b", "r")], outputs=("r", "b", "a"))
     x = draw(2, 3, 8, 8)
