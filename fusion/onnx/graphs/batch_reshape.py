@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import onnx
 
 from fusion.onnx.graphs.constants import Facts
-from fusion.onnx.graphs.graph import known_sizes, make_node
+from fusion.onnx.graphs.graph import Dims, known_sizes, make_node
 from fusion.onnx.graphs.shape_probe import Probe
 
 
@@ -80,9 +80,47 @@ def _opened(node: onnx.NodeProto, facts: Facts, declared: Probe, zeros: bool) ->
     if len(set(known)) == 1:
         return list(fixed)
     if any(len(set(column)) > 1 for column in list(zip(*known, strict=True))[1:]):
-        return None  # the batch is on another axis
+        return _opened_within(fixed, known, declared.shapes.get(node.input[0]), declared.batch)
     sample = math.prod(fixed[1:])
     if not sample or any(math.prod(shape) % sample for shape in known):
         return None
     before = declared.shapes.get(node.input[0])
     return [0 if before and before[0] == fixed[0] else -1, *fixed[1:]] if 0 not in fixed else None
+
+
+def _opened_within(
+    fixed: tuple[int, ...], known: Sequence[tuple[int, ...]], before: Dims | None, batch: int
+) -> list[int] | None:
+    """Return the file's sizes with the batch left open, where it is an axis after the first, as that of sequences."""
+    place, sizes = _batch_axis(known), known_sizes(before)
+    if place is None or sizes is None or sizes[place] != batch or 0 in fixed:
+        return None
+    found = _same_places(fixed, batch, math.prod(sizes[:place]))
+    return [-1 if axis == found[0] else size for axis, size in enumerate(fixed)] if len(found) == 1 else None
+
+
+def keeps_samples(before: Sequence[Dims | None], after: Sequence[Dims | None], batches: Sequence[int]) -> bool:
+    """Return whether a Reshape or Flatten leaves a batch that is not the first axis on an axis of its own.
+
+    before, after  the shapes for each of the batches
+    """
+    known = [known_sizes(dims) for dims in before]
+    if len({None if dims is None else dims[:1] for dims in before}) > 1 or len(set(before)) == 1:
+        return True  # the batch is outermost, or there is none
+    place = _batch_axis([sizes for sizes in known if sizes is not None])
+    if place is None or None in known:
+        return False
+    places = [_same_places(then, batch, math.prod(sizes[:place])) if sizes and then is not None else []
+              for sizes, then, batch in zip(known, map(known_sizes, after), batches, strict=True)]  # fmt: skip
+    return bool(set.intersection(*map(set, places)))
+
+
+def _batch_axis(shapes: Sequence[tuple[int, ...]]) -> int | None:
+    """Return the only axis on which shapes for several batches differ, None if there is not one."""
+    found = [axis for axis, column in enumerate(zip(*shapes, strict=True)) if len(set(column)) > 1]
+    return found[0] if len(found) == 1 else None
+
+
+def _same_places(sizes: Sequence[int], batch: int, outer: int) -> list[int]:
+    """Return the axes of the batch's size that have as many elements outside them."""
+    return [axis for axis, size in enumerate(sizes) if size == batch and math.prod(sizes[:axis]) == outer]

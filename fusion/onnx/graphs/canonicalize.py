@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fusion.onnx.graphs.constants import Facts, Rule
 from fusion.onnx.graphs.graph import OWN, attributes, known_sizes, make_node
+from fusion.onnx.graphs.recurrent_form import plain_recurrent
 from fusion.onnx.graphs.shape_probe import Probe
 
 _WINDOWED: Final = frozenset(("Conv", "MaxPool", "AveragePool"))
@@ -208,8 +209,11 @@ _RULES: Final[dict[str, Rule]] = {
     "Dropout": _dropout,
     "Gemm": _gemm,
     "GlobalMaxPool": _global_max,
+    "GRU": plain_recurrent,
+    "LSTM": plain_recurrent,
     "LayerNormalization": _layer_norm,
     "MaxPool": _first_output,
+    "RNN": plain_recurrent,
     "Resize": _resize,
     "SpaceToDepth": _space_to_depth,
 }

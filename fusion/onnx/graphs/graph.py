@@ -33,6 +33,7 @@ class Graph:
     aliases    names in the file -> names of the values that replaced them
     batch      the batch size that the graph fixes; None: any
     newer      first outputs of nodes that opset 17 cannot express
+    over_batch  first outputs of recurrent nodes whose sequence is the batch
     partial    first outputs of nodes of which more outputs are read than can be computed
     unfit      first outputs of nodes whose inputs contradict each other
     notes      changes, one sentence each
@@ -52,6 +53,7 @@ class Graph:
     aliases: Mapping[str, str] = field(default_factory=dict)
     batch: int | None = None
     newer: frozenset[str] = frozenset()
+    over_batch: frozenset[str] = frozenset()
     partial: frozenset[str] = frozenset()
     unfit: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()

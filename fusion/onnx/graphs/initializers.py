@@ -11,8 +11,8 @@ from fusion.onnx.graphs.graph import Graph
 
 # Operators whose constant inputs are weights even if they hold one value; for others a single value is a setting.
 _WEIGHTED_NAMES = """
-BatchNormalization Conv ConvTranspose Gemm GroupNormalization InstanceNormalization LayerNormalization PRelu
-RMSNormalization
+BatchNormalization Conv ConvTranspose GRU Gemm GroupNormalization InstanceNormalization LSTM LayerNormalization PRelu
+RMSNormalization RNN
 """
 _WEIGHTED: Final = frozenset(_WEIGHTED_NAMES.split())
 _SETTINGS: Final = frozenset(("Clip", "Max", "Min", "Pad", "Pow", "Range", "Resize", "Where"))

@@ -17,9 +17,9 @@ from fusion.onnx.graphs.graph import OWN, attributes, make_node
 # Versions after opset 17 of these only added element types, or attributes whose default is the old meaning.
 _SAME_NAMES = """
 Acos Acosh Asin Asinh Atan Atanh AveragePool BatchNormalization Cast CastLike Clip Concat Constant
-ConstantOfShape Conv ConvTranspose Cos Cosh CumSum DepthToSpace Dropout Elu Equal Expand EyeLike Flatten Gather
+ConstantOfShape Conv ConvTranspose Cos Cosh CumSum DepthToSpace Dropout Elu Equal Expand EyeLike Flatten GRU Gather
 GatherElements GatherND GlobalAveragePool GlobalMaxPool HardSigmoid HardSwish Identity InstanceNormalization
-IsInf IsNaN LayerNormalization LpNormalization MaxPool Mod NonZero OneHot Pad Reshape Resize RoiAlign Round
+IsInf IsNaN LSTM LayerNormalization LpNormalization MaxPool Mod NonZero OneHot Pad RNN Reshape Resize RoiAlign Round
 ScatterElements ScatterND Selu Shape Sin Sinh Size Slice Softplus Softsign SpaceToDepth Split Squeeze Tan
 ThresholdedRelu TopK Transpose Unsqueeze Where
 """

@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from fusion.errors import OnnxError
-from fusion.onnx.graphs.batch_reshape import static_reshape
+from fusion.onnx.graphs.batch_reshape import keeps_samples, static_reshape
 from fusion.onnx.graphs.canonicalize import canonical_nodes
 from fusion.onnx.graphs.constants import Facts
 from fusion.onnx.graphs.graph import Dims, Graph, attributes, known_sizes, prune
 from fusion.onnx.graphs.lower_opset import REDUCTIONS, lower_node
 from fusion.onnx.graphs.module_path import module_path
 from fusion.onnx.graphs.read import KEPT, Path, read_graph
+from fusion.onnx.graphs.recurrent import GATES
 from fusion.onnx.graphs.shape_probe import Probe, evaluate, shape_of
 
 _BATCHES = (2, 3)
@@ -64,15 +65,15 @@ def normalize_graph(graph: Graph, shapes: Mapping[str, Dims] | None = None) -> G
     except _FixedError as error:
         closed = _pass(graph, inputs, (fixed,), None)
         note = f"the batch stays {fixed}, because of {error.where}: longer ones run in pieces"
-        return replace(closed, batch=fixed, notes=(*closed.notes, note))
+        return replace(closed, batch=fixed, over_batch=error.over_batch, notes=(*closed.notes, note))
 
 
 class _FixedError(Exception):
-    """The batch cannot be opened."""
+    """The batch cannot be opened. `over_batch` are the nodes before it that run over the batch as a sequence."""
 
-    def __init__(self, where: str) -> None:
+    def __init__(self, where: str, over_batch: frozenset[str]) -> None:
         super().__init__(where)
-        self.where = where
+        self.where, self.over_batch = where, over_batch
 
 
 def _filled(graph: Graph, name: str, dims: Dims, given: Dims | None) -> Dims:
@@ -98,6 +99,7 @@ class _State:
     aliases: dict[str, str] = field(default_factory=dict)
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     newer: set[str] = field(default_factory=set)
+    over_batch: set[str] = field(default_factory=set)
     partial: set[str] = field(default_factory=set)
     unfit: set[str] = field(default_factory=set)
 
@@ -134,7 +136,7 @@ def _pass(graph: Graph, inputs: Mapping[str, Dims], batches: tuple[int, ...], de
     nodes = prune(state.nodes, outputs)
     fixed = [name for name in outputs if (_dims(state, name) or (None,))[0] is not None]
     if declared is not None and fixed:
-        raise _FixedError(f"the output '{fixed[0]}'")
+        raise _fixed(state, f"the output '{fixed[0]}'")
     used = {name for node in nodes for name in node.input} | set(outputs)
     return replace(
         graph,
@@ -147,6 +149,7 @@ def _pass(graph: Graph, inputs: Mapping[str, Dims], batches: tuple[int, ...], de
         shapes={name: known for name in probes[0].shapes if (known := _dims(state, name)) is not None},
         aliases=state.aliases,
         newer=frozenset(state.newer),
+        over_batch=frozenset(state.over_batch),
         partial=frozenset(state.partial),
         unfit=frozenset(state.unfit),
         notes=(*graph.notes, *state.facts.notes),
@@ -185,7 +188,7 @@ def _visit(state: _State, original: onnx.NodeProto) -> None:
             continue
         parts = canonical_nodes(node, state.facts)
         computed = {name for part in parts for name in part.output}
-        if any(state.facts.uses.get(name) and name not in computed for name in node.output):
+        if any(name and state.facts.uses.get(name) and name not in computed for name in node.output):
             state.partial.add(node.output[0])
             parts = [node]
         for part in parts:
@@ -207,6 +210,11 @@ def _append(state: _State, node: onnx.NodeProto, opset: int) -> None:
     sound = [probe.infer(node, opset, state.graph.imports) for probe in state.facts.probes]
     if not any(sound) and node.output and node.op_type not in _STRICT:
         state.unfit.add(node.output[0])
+    if (
+        node.op_type in GATES
+        and len({(probe.shapes.get(node.input[0]) or (None,))[0] for probe in state.facts.probes}) > 1
+    ):
+        state.over_batch.add(node.output[0])
     # A node that fits the file's batch but not the probes' batches has the batch written into one of its constants.
     if state.declared is not None:
         whole = state.declared.infer(node, opset, state.graph.imports)
@@ -214,9 +222,13 @@ def _append(state: _State, node: onnx.NodeProto, opset: int) -> None:
             all(name in probe.shapes for name in node.output if name) for probe in (*state.facts.probes, state.declared)
         ]
         if whole and not (all(sound) and all(known[:-1]) >= known[-1]):
-            raise _FixedError(_called(node))
+            raise _fixed(state, _called(node))
         _check_batch(state, node)
     state.nodes.append(node)
+
+
+def _fixed(state: _State, where: str) -> _FixedError:
+    return _FixedError(where, frozenset(state.over_batch))
 
 
 def _called(node: onnx.NodeProto) -> str:
@@ -224,13 +236,15 @@ def _called(node: onnx.NodeProto) -> str:
 
 
 def _check_batch(state: _State, node: onnx.NodeProto) -> None:
-    """Check that a Reshape or Expand follows the batch. Raises: _FixedError if its sizes fit one batch only."""
-    if node.op_type not in ("Reshape", "Expand") or state.declared is None:
+    """Check that a change of sizes follows the batch. Raises: _FixedError if its sizes fit one batch only."""
+    if node.op_type not in ("Reshape", "Expand", "Flatten") or state.declared is None:
         return
     first = [probe.shapes.get(node.input[0]) for probe in state.facts.probes]
     then = [probe.shapes.get(node.output[0]) for probe in state.facts.probes]
     if first[0] != first[1] and None not in (first[0], then[0]) and then[0] == then[1]:
-        raise _FixedError(_called(node))
+        raise _fixed(state, _called(node))
+    if node.op_type != "Expand" and not keeps_samples(first, then, [probe.batch for probe in state.facts.probes]):
+        raise _fixed(state, _called(node))
 
 
 def _folded(state: _State, node: onnx.NodeProto) -> bool:
@@ -286,11 +300,12 @@ def _store(state: _State, node: onnx.NodeProto, found: list[NDArray[Any] | None]
     if all(array.shape == known[0].shape and np.array_equal(array, known[0]) for array in known):
         mine = state.declared.values.get(name, known[0]) if state.declared is not None else known[0]
         if not np.array_equal(mine, known[0]):
-            raise _FixedError(_called(node))  # such as the smaller of the batch and 2
+            raise _fixed(state, _called(node))  # such as the smaller of the batch and 2
         state.facts.know(name, known[0])
         return True
     for probe, array in zip(state.facts.probes, known, strict=True):
         probe.know(name, array)
+        probe.zeros.update([name] * (not array.any()))
     state.nodes.append(node)
     return True
 

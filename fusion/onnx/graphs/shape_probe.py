@@ -17,13 +17,15 @@ from numpy.typing import NDArray
 from onnx import checker, defs, helper, numpy_helper, shape_inference
 
 from fusion.onnx.graphs.graph import OWN, Dims, attributes, known_sizes
+from fusion.onnx.graphs.recurrent import GATES, fits_together
 
 _DATA = 1024  # integers of this many elements at most are followed; shapes and indices are short
 _FEW = 8  # floats of this many elements at most are followed: factors of Resize and the like
 # The reference implementation is NumPy, and raises NumPy's errors for inputs that contradict each other; it lacks an
 # operator with a RuntimeError, and fails with an AttributeError for some that ONNX defines as functions (Gelu, Mish).
 _EVALUATION_ERRORS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-_RANDOM = frozenset(("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli"))
+# Not evaluated: random numbers, and operators whose attributes the reference implementation does not all follow.
+_SKIPPED = frozenset((*GATES, "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli"))
 
 
 @dataclass
@@ -32,12 +34,14 @@ class Probe:
 
     shapes  None for an axis whose size is not known; values of unknown rank are left out
     values  integers that are known for this batch size
+    zeros   computed values that are all zero
     """
 
     batch: int
     types: dict[str, int] = field(default_factory=dict)
     shapes: dict[str, Dims] = field(default_factory=dict)
     values: dict[str, NDArray[Any]] = field(default_factory=dict)
+    zeros: set[str] = field(default_factory=set)
 
     def know(self, name: str, array: NDArray[Any]) -> None:
         """Store a constant."""
@@ -45,6 +49,10 @@ class Probe:
         self.shapes[name] = tuple(array.shape)
         if array.size <= _DATA:
             self.values[name] = array
+
+    def is_zero(self, name: str) -> bool:
+        """Return whether all elements are known to be zero."""
+        return name in self.zeros or (name in self.values and not self.values[name].any())
 
     def infer(self, node: onnx.NodeProto, opset: int, imports: Mapping[str, int]) -> bool:
         """Infer the types and shapes of the node's outputs; return False if its inputs contradict each other."""
@@ -70,6 +78,8 @@ class Probe:
         except (shape_inference.InferenceError, checker.ValidationError, ValueError):
             return False  # contradicting shapes, an element type that the operator lacks, an element type of 0
         if node.op_type == "Concat" and not self._joinable(node):
+            return False
+        if node.op_type in GATES and not fits_together(node, self.shapes):
             return False
         for name, kind in found.items():
             tensor = kind.tensor_type
@@ -117,7 +127,7 @@ def scaled(size: int, scale: float) -> int:
 
 def evaluate(node: onnx.NodeProto, arrays: Sequence[NDArray[Any] | None], opset: int) -> list[NDArray[Any]] | None:
     """Return the node's outputs for known inputs, by onnx's reference implementation; None if that is not possible."""
-    if node.op_type in _RANDOM or node.domain or any(item.HasField("g") for item in node.attribute):
+    if node.op_type in _SKIPPED or node.domain or any(item.HasField("g") for item in node.attribute):
         return None
     from onnx.reference import ReferenceEvaluator
 

@@ -13,6 +13,7 @@ from onnx import TensorProto, checker, defs
 from fusion.errors import OnnxError
 from fusion.onnx.graphs.graph import IR, OWN, Graph, attributes
 from fusion.onnx.graphs.read import KEPT, OLDEST, OLDEST_RUN
+from fusion.onnx.graphs.recurrent import GATES, recurrent_limits
 from prototxt.summary.text_table import format_table
 
 # Operators that onnx2torch converts exactly in opset 17; tests compare both lists with its registry and ONNX Runtime.
@@ -24,10 +25,10 @@ Resize RoiAlign Round Shape Sigmoid Sign Sin Softmax Softplus Softsign Split Sqr
 Where Xor
 """
 _REPLACED_NAMES = """
-Acosh Asinh Atanh AveragePool Clip Conv ConvTranspose Cosh CumSum Flatten GatherElements GatherND Gemm Hardmax
-InstanceNormalization IsInf LRN LayerNormalization LpNormalization MaxPool Mod NonMaxSuppression NonZero OneHot PRelu
-Pad Pow Range ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum
-ReduceSumSquare ScatterElements ScatterND Selu Sinh Slice Squeeze ThresholdedRelu TopK Trilu Unsqueeze
+Acosh Asinh Atanh AveragePool Clip Conv ConvTranspose Cosh CumSum Flatten GRU GatherElements GatherND Gemm Hardmax
+InstanceNormalization IsInf LRN LSTM LayerNormalization LpNormalization MaxPool Mod NonMaxSuppression NonZero OneHot
+PRelu Pad Pow RNN Range ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd
+ReduceSum ReduceSumSquare ScatterElements ScatterND Selu Sinh Slice Squeeze ThresholdedRelu TopK Trilu Unsqueeze
 """
 REPLACED: Final = frozenset(_REPLACED_NAMES.split())
 """Standard operators that this package converts itself."""
@@ -215,6 +216,10 @@ def _limits(graph: Graph, node: onnx.NodeProto) -> Iterator[str]:
         yield "sizes computed at run time, or of batch and channels"
     if node.op_type == "LRN" and values["size"] % 2 == 0:
         yield "an even size, which ONNX Runtime does not run"
+    if node.op_type in GATES:
+        yield from recurrent_limits(node)
+        if node.output[0] in graph.over_batch:
+            yield "it runs over the first axis of the net's inputs, which is the batch"
     if node.op_type == "RoiAlign" and values.get("mode", "avg") != "avg":
         yield "mode max"
 

@@ -73,6 +73,10 @@ class OnnxNet(nn.Module):
         if len(inputs[0]) % self.batch:
             raise ValueError(f"the ONNX file fixes a batch of {self.batch}; {len(inputs[0])} is not a multiple of it")
         pieces = [_plain(run(*part)) for part in zip(*(torch.split(x, self.batch) for x in inputs), strict=True)]
+        rows = {len(top) for piece in pieces for top in ((piece,) if isinstance(piece, Tensor) else piece)}
+        if rows != {self.batch}:
+            message = f"the ONNX file fixes a batch of {self.batch}, which is not the first axis of its outputs"
+            raise ValueError(f"{message}: it runs no batch of {len(inputs[0])}")
         if isinstance(pieces[0], Tensor):
             return torch.cat([piece for piece in pieces if isinstance(piece, Tensor)])
         return tuple(torch.cat(column) for column in zip(*pieces, strict=True))
