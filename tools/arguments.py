@@ -163,8 +163,8 @@ _SHARED: dict[str, dict[str, Any]] = {
     "--frozen-engine": {
         "choices": ("auto", "torch", "onnxruntime"),
         "default": "auto",
-        "help": "the engine of frozen ONNX layers that are computed once; auto: ONNX Runtime if it is installed, on a "
-        "CPU, and if it equals torch within 1e-5 of the largest value, or the engine of the resumed run",
+        "help": "engine of ONNX layers that are frozen and computed once; auto: ONNX Runtime if it is installed, on a "
+        "CPU, and if it equals torch within 1e-5 of the largest value",
     },
     "--html": {"metavar": "OUT", "help": "write a page: one file that needs no network"},
     "--input-shape": {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from .arguments import add_options, classes_argument, net_or_onnx, positive_int, read_class_names, remark
@@ -41,6 +42,7 @@ def parser(prog: str = "fusion-test") -> CommandParser:
     add("--iterations", type=positive_int, metavar="N", help="batches to average (default: one pass over all records)")
     add_options(result, "--phase", default="TEST")
     add_options(result, "--level", "--stage", "--device")
+    add_options(result, "--frozen-engine", note="here all ONNX layers are")
     add_options(result, "--pixels", "--input-shape")
     add("--predictions", metavar="OUT", help="write logits and labels of every record, .npz, .csv or .parquet")
     add_options(result, "--logits", metavar="BLOB[,BLOB]", note="several with --heads")
@@ -89,7 +91,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         display=display,
         reading=read_options(options),
     )
-    try:
+    with closing(display), evaluation.frozen_engine(options.frozen_engine):
         average = evaluation.average(options.iterations)
         accuracies, predictions = _heads(evaluation, options) if options.heads else ([], None)
         if options.predictions:
@@ -101,8 +103,6 @@ def _evaluate(options: argparse.Namespace) -> int:
             predictions.save(options.predictions)
         for line in evaluation.skipped:
             display.say(line)
-    finally:
-        display.close()
     _print(average, options, accuracies)
     if options.predictions and predictions is not None:
         remark(f"{len(predictions)} predictions written to {options.predictions}", options)

@@ -125,7 +125,7 @@ def _add_frozen(result: argparse.ArgumentParser) -> None:
     add("--cache-dir", metavar="DIR", help="cache these outputs in files, for later runs too (default: only those "
         "beyond --cache-budget, beside the snapshots)")  # fmt: skip
     add("--no-cache", action="store_true", help="compute the frozen layers in each iteration")
-    add_options(group, "--frozen-engine")
+    add_options(group, "--frozen-engine", note="in a resumed run that of its snapshot")
 
 
 def _add_reports(result: argparse.ArgumentParser) -> None:

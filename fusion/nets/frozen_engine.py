@@ -47,7 +47,7 @@ class FrozenEngine:
     programs: Mapping[OnnxNet, RuntimeProgram] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        return f"frozen ONNX layers run in {self.name}: {self.reason}"
+        return f"ONNX layers run in {self.name}: {self.reason}"
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -86,7 +86,7 @@ def choose_engine(
     except FusionError as error:
         if request.name == AUTO:
             return FrozenEngine(TORCH, error.message)
-        message = f"frozen ONNX layers cannot run in ONNX Runtime, {request.why}: {error.message}"
+        message = f"the ONNX layers cannot run in ONNX Runtime, {request.why}: {error.message}"
         raise OnnxError(message, hint="--frozen-engine torch") from error
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -19,6 +20,7 @@ from fusion.data.replaced_list import with_list
 from fusion.errors import DataError, FusionError
 from fusion.layers.registry import Phase
 from fusion.nets.build import frozen_layers, restrict_to_blobs
+from fusion.nets.frozen_engine import AUTO, EngineRequest, choose_engine
 from fusion.nets.weights import load_weights
 from fusion.pct.predictions import Predictions
 from fusion.pct.provenance import file_hash
@@ -62,6 +64,27 @@ class Evaluation:
     def batches(self) -> int:
         """Return the number of batches that hold every record."""
         return max(-(-len(source) // source.batch_size) for source in self.job.sources)
+
+    @contextmanager
+    def frozen_engine(self, name: str = AUTO) -> Iterator[None]:
+        """Run all ONNX layers in this engine during the block, in which their weights must not change; log it.
+
+        Raises: OnnxError where it is requested and cannot run them.
+        """
+
+        def run() -> None:
+            self._load()
+            first: dict[str, Tensor] = {}
+            for source in self.job.sources:
+                first.update(source.batch(np.arange(min(source.batch_size, len(source)))))
+            with torch.no_grad():
+                self.job.net({top: tensor.to(self.device) for top, tensor in first.items()})
+
+        engine = choose_engine(self.job.net, EngineRequest(name), run, self.device)
+        if engine.name:
+            self.display.say(str(engine))
+        with engine.running():
+            yield
 
     def average(self, iterations: int | None = None) -> MeanOutputs:
         """Return the mean outputs over N batches from the start of the data; by default until every record was seen."""

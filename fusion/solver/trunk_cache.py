@@ -94,7 +94,7 @@ def _engine(
     run = partial(_outputs, split, [], source.batch(batch), device, job.precision)
     engine = choose_engine(split.trunk, request, run, device, job.precision.dtype)
     if engine.name:
-        display.say(f"{job.net.plan.phase} net: {engine}")
+        display.say(f"{job.net.plan.phase} net: frozen {engine}")
     return engine
 
 

@@ -52,8 +52,8 @@ NEEDED: dict[str, str] = {
 }
 DEFAULTS: dict[str, dict[str, Any]] = {
     "verify": {"--batch": 2, "--rtol": 1e-05},
-    "train": {"--device": "auto", "--iterations": 50, "--on-bad-record": "fail", "--batch-norm": "sync", "--select-on": 0.1, "--slack": 0.003, "--output": "sweep"},
-    "test": {"--phase": "TEST", "--device": "auto", "--on-bad-record": "fail"},
+    "train": {"--frozen-engine": "auto", "--device": "auto", "--iterations": 50, "--on-bad-record": "fail", "--batch-norm": "sync", "--select-on": 0.1, "--slack": 0.003, "--output": "sweep"},
+    "test": {"--frozen-engine": "auto", "--phase": "TEST", "--device": "auto", "--on-bad-record": "fail"},
     "report": {"--root": "", "--image-bytes": 2_500_000},
     "predict": {"--top": 5, "--batch": 32, "--host": "127.0.0.1", "--port": 8765},
     "export": {"--opset": 17, "--rtol": 1e-05},

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from caffe_fusion_tools import train
+from caffe_fusion_tools import evaluate, train
 from torch import Tensor
 
 from fusion.errors import OnnxError
@@ -22,6 +22,7 @@ from fusion.nets.build import build, params, restrict_to_blobs
 from fusion.nets.frozen_engine import EngineRequest, choose_engine
 from fusion.nets.weights import save_weights
 from fusion.onnx.to_torch.runtime_program import RuntimeProgram
+from fusion.pct import Predictions
 from fusion.solver import Solver, prepare
 from fusion.solver.logging.console import Lines
 from fusion.solver.snapshots.resume_state import read_resume_state, write_resume_state
@@ -247,3 +248,18 @@ def test_the_command_passes_it_on(
     assert "frozen ONNX layers run in torch: as requested" in capsys.readouterr().err
     assert train.main(command) == 0
     assert f"frozen ONNX layers run in {RUNTIME}: equals torch" in capsys.readouterr().err
+
+
+def test_a_net_is_measured_in_the_engine(
+    monkeypatch: pytest.MonkeyPatch, write_images: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_images(12, (8, 8), 3)
+    falsified(monkeypatch, 1 + 8e-6)
+    common = ["--model", "b.onnx", "--list", "list.txt", "--pixels", "unit", "--device", "cpu", "--predictions"]
+    found = {}
+    for engine, said in (("torch", "torch: as requested"), ("auto", f"{RUNTIME}: equals torch within 8e-06")):
+        assert evaluate.main([*common, f"{engine}.npz", "--frozen-engine", engine]) == 0
+        assert f"ONNX layers run in {said}" in capsys.readouterr().err
+        found[engine] = Predictions.load(f"{engine}.npz").logits
+    np.testing.assert_allclose(found["auto"], found["torch"], rtol=2e-5)
+    assert np.abs(found["auto"] / found["torch"] - 1).min() > 5e-6
