@@ -59,9 +59,15 @@ def _value(graph: Graph, name: str) -> str:
     if found is None:
         error = unknown_value(graph, name)
         raise OnnxError(f"cut blob '{name}': {error.message}", place=graph.place, hint=error.hint)
-    if found in graph.inputs:
-        message = f"cut blob '{name}' is an input of the net, so nothing of it would be left"
-        raise OnnxError(message, place=graph.place, hint=f"cut at one of (output side first): {list_features(graph)}")
+    dims = graph.shapes.get(found)
+    wrong = "an input of the net, so nothing of it would be left" if found in graph.inputs else None
+    if dims is not None and None not in dims[:1]:
+        wrong = (
+            f"of shape {'x'.join('N' if dim is None else str(dim) for dim in dims)}: its first axis is not the batch"
+        )
+    if wrong is not None:
+        hint = f"cut at one of (output side first): {list_features(graph)}"
+        raise OnnxError(f"cut blob '{name}' is {wrong}", place=graph.place, hint=hint)
     return found
 
 
