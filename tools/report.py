@@ -27,7 +27,8 @@ _EPILOG = """FILE is written by fusion-test (npz), or CSV or Parquet with the co
   0.9*FILE+0.1*FILE  is an ensemble with these weights
 
 examples:
-  %(prog)s --old odd.npz@1,3,5,7,9 even.npz@0,2,4,6,8 --new plain.npz focal.npz --html report.html
+  %(prog)s --old odd.npz@1,3,5,7,9 even.npz@0,2,4,6,8 --new plain.npz focal.npz \\
+    --html report.html --write-json report.json
   %(prog)s --old model.onnx --list val.txt --pixels torchvision --new fused.npz
   %(prog)s --old v1=old.npz --new v2=new.npz --max-nfr 0.5%% --min-accuracy 98%%      (exit code 3 if exceeded)
 """
@@ -56,6 +57,7 @@ def parser(prog: str = "fusion-report") -> CommandParser:
     add_options(result, "--labels", "--json")
     add_options(result, "--html", note="without scripts")
     add_options(result, "--root", note="with --html")
+    add("--write-json", metavar="OUT", help="write the result as JSON, whatever is printed")
     add("--image-bytes", type=int, default=2_500_000, metavar="N", help="size limit for images in the page "
         "(default %(default)s)")  # fmt: skip
     add("--log", nargs="+", default=[], metavar="[NAME=]LOG", help="training logs (Caffe's or fusion-train's) for the "
@@ -102,9 +104,11 @@ def _report(arguments: argparse.Namespace, command: str) -> int:
         album = report.Album(Path(arguments.root), arguments.image_bytes)
         curves = [report.read_log(path, name) for name, path, _ in map(split_file_text, arguments.log)]
         write_text(arguments.html, report.page(found, checks, album, command, curves))
+    if arguments.write_json:
+        write_text(arguments.write_json, report.report_json(found, checks))
     sys.stdout.write(report.report_json(found, checks) if arguments.json else report.report_text(found, checks))
-    if arguments.html:
-        remark(f"wrote {arguments.html}", arguments)
+    for path in filter(None, (arguments.html, arguments.write_json)):
+        remark(f"wrote {path}", arguments)
     return 0 if all(check.passed for check in checks) else BROKEN
 
 

@@ -185,14 +185,14 @@ def _execute(job: Job, record: Record, first: int, say: Callable[..., None]) -> 
             return code
     done = f"{len(job.steps) - skipped} steps in {_seconds(time.monotonic() - begin)}"
     say(f"{done}, {skipped} unchanged" if skipped else done)
-    say("  ".join(path for step in job.steps if step.name in ("report", "figures", "deploy", "export")
+    say("  ".join(path for step in job.steps if step.name in ("report", "deploy", "export")
         for path in step.outputs))  # fmt: skip
     return 0
 
 
 def _execute_step(job: Job, record: Record, step: JobStep, say: Callable[..., None], *, resume: bool) -> int:
     """Run a step, its command line and time on one line; return its exit code."""
-    from prototxt.files import open_log, write_text
+    from prototxt.files import open_log
 
     record.begin(step, resume=resume)
     log, start = Path(job.output, "log", f"{step.name.replace('/', '-')}.txt"), time.monotonic()
@@ -200,12 +200,12 @@ def _execute_step(job: Job, record: Record, step: JobStep, say: Callable[..., No
     more = ["--resume"] if resume else []
     bar = step.command == "train" and sys.stderr.isatty() and say is print
     say(_line(step, more), end="\n" if bar else "", flush=True)
-    with open_log(log, append=False) as file:
-        result = StringIO()
-        with redirect_stdout(result if step.stdout else file), nullcontext() if bar else redirect_stderr(file):
-            code = _call(step, more)
-    if step.stdout and not code:
-        write_text(step.stdout, result.getvalue())
+    with (
+        open_log(log, append=False) as file,
+        redirect_stdout(file),
+        nullcontext() if bar else redirect_stderr(file),
+    ):
+        code = _call(step, more)
     say(f"  # {_seconds(time.monotonic() - start)}" + (f", exit code {code}" if code else ""), flush=True)
     lines = log.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     _show_output(step, lines, code, say)
@@ -253,8 +253,7 @@ def _show_output(step: JobStep, lines: Sequence[str], code: int, say: Callable[.
 
 
 def _line(step: JobStep, more: Sequence[str] = ()) -> str:
-    line = shlex.join([f"fusion-{step.command}", *step.words, *more])
-    return f"{line} > {shlex.quote(step.stdout)}" if step.stdout else line
+    return shlex.join([f"fusion-{step.command}", *step.words, *more])
 
 
 def _seconds(seconds: float) -> str:

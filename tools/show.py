@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from .arguments import add_options
+from .arguments import add_options, remark
 from .cli import run_command
 from .command_parser import CommandParser
 
@@ -38,7 +38,7 @@ def parser(prog: str = "fusion-show") -> CommandParser:
     )
     add = result.add_argument
     add("input", metavar="FILE", help="file to show; its kind is detected from its content")
-    add_options(result, "--json")
+    add_options(result, "--json", "--quiet")
     net = result.add_argument_group("of a net")
     add = net.add_argument
     add_options(net, "--phase", note="both by default, drawings show TEST")
@@ -148,7 +148,7 @@ def _draw(arguments: argparse.Namespace, partial: PartialNet, listing: NetListin
 
         write_text(arguments.html, to_html(graph, note, listing.problems))
     for path in filter(None, (arguments.dot, arguments.svg, arguments.html)):
-        print(f"wrote {path}", file=sys.stderr)
+        remark(f"wrote {path}", arguments)
 
 
 def _show_solver(arguments: argparse.Namespace, content: Content) -> None:

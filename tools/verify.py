@@ -44,7 +44,7 @@ def parser(prog: str = "fusion-verify") -> CommandParser:
     add("--images", nargs="+", metavar="PATH", help="images (files or folders) as inputs, instead of noise")
     add_options(result, "--batch", default=2, note="of noise")
     add_options(result, "--seed", default=0)
-    add_options(result, "--input-shape", "--stage", "--rtol", "--json")
+    add_options(result, "--input-shape", "--stage", "--rtol", "--json", "--quiet")
     return result
 
 

@@ -12,11 +12,11 @@ from prototxt.errors import did_you_mean
 # The options that a job sets itself, or by which a command would do something else than its step.
 _OWN: Final[Mapping[str, str]] = {
     "merge": "output dry_run json verify stage drop num_output reinit net_output",
-    "verify": "against json",
+    "verify": "against json quiet",
     "train": "solver model weights snapshot resume dry_run time iterations log quiet sweep out reference pct kd_alpha "
     "max_iter lr",
     "test": "model weights predictions logits heads classes labels name list json quiet",
-    "report": "old new featured baseline html json log labels max_nfr max_nfr_upper min_accuracy budget",
+    "report": "old new featured baseline html json write_json log labels max_nfr max_nfr_upper min_accuracy budget",
     "export": "output_file json",
 }
 _ELSEWHERE: Final = {

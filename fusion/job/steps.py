@@ -47,7 +47,6 @@ class JobStep:
     data       the records that it reads
     depends    further text that its result depends on
     snapshots  of a training: the beginning of its snapshots' names
-    stdout     the file for what it prints
     """
 
     name: str
@@ -58,7 +57,6 @@ class JobStep:
     data: tuple[Data, ...] = ()
     depends: str = ""
     snapshots: str = ""
-    stdout: str | None = None
 
 
 @dataclass(frozen=True)
@@ -237,15 +235,13 @@ class StepPlanner:
         logs = {variant.name: f"{variant.folder}/train.log" for variant in variants if self._learns}
         html, figures = f"{self._output}/report.html", f"{self._output}/report.json"
         words = ["--old", *originals, "--new", answers[-1], *(["--baseline", answers[0]] if answers[1:] else [])]
-        self._add(
-            "figures", [*words, "--json"], "report", inputs=(*originals, *answers), outputs=(figures,), stdout=figures
-        )
-        words += ["--html", html, *(["--log", *(f"{name}={log}" for name, log in logs.items())] if logs else [])]
+        words += ["--html", html, "--write-json", figures]
+        words += ["--log", *(f"{name}={log}" for name, log in logs.items())] if logs else []
         words += ["--root", root] if (root := self._image_root(variants[-1])) else []
         gate = self._config.job.get("gate")
         words += ["--budget", self._path] if gate else []
         read = (*originals, *answers, *logs.values())
-        self._add("report", words, inputs=read, outputs=(html,), depends=repr(gate))
+        self._add("report", words, inputs=read, outputs=(html, figures), depends=repr(gate))
 
     def _image_root(self, variant: _Variant) -> str:
         """Return the folder that the names in the list of the test images are relative to, "" for the working one."""

@@ -126,6 +126,17 @@ def test_the_featured_net_and_the_baseline_are_listed_once(
     assert read["featured"] == "b"
 
 
+def test_one_call_writes_text_page_and_json(typed: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*typed, "--max-nfr", "0", "--html", "r.html", "--write-json", "r.json"]) == 3
+    out, err = capsys.readouterr()
+    assert err == "wrote r.html\nwrote r.json\n"
+    assert "BROKEN: NFR of fused is 10.00 %" in out
+    read = json.loads(Path("r.json").read_text("utf-8"))
+    assert read["featured"] == "fused"
+    assert main([*typed, "--max-nfr", "0", "--json"]) == 3
+    assert json.loads(capsys.readouterr().out) == read
+
+
 def test_json_to_stdout(typed: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*typed, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["featured"] == "fused"

@@ -59,6 +59,10 @@ def test_pictures(net: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     ElementTree.parse(names[1])
     assert "<!DOCTYPE html>" in names[2].read_text()
     assert capsys.readouterr().err.count("wrote") == 3
+    assert show.main([str(net), "-q", "--svg", str(names[1])]) == 0
+    out, err = capsys.readouterr()
+    assert "InnerProduct" in out
+    assert err == ""
 
 
 def test_binary_files(weights: Path, golden: Path, capsys: pytest.CaptureFixture[str]) -> None:

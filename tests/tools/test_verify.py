@@ -34,6 +34,8 @@ def test_agreement_is_exit_0_with_a_table(folder: Path, capsys: pytest.CaptureFi
     out = capsys.readouterr().out
     assert "odd/ip  odd/ip  2x4    0             0" in out
     assert "odd: 1 blob agrees bit for bit" in out
+    assert main(["fused.prototxt", "init.caffemodel", SOURCE, "-q"]) == 0
+    assert capsys.readouterr() == (out, "")
 
 
 def test_a_difference_is_exit_1_and_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

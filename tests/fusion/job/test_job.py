@@ -54,10 +54,9 @@ def test_the_steps_of_a_whole_job(job_folder: JobFile, monkeypatch: pytest.Monke
         "train-pct": f"train --solver out/pct/solver.prototxt {init} --log out/pct/train.log --keep 1",
         "test-pct": f"test --model out/pct/train_val.prototxt --weights out/pct/fused_iter_40.caffemodel {TEST} "
         "--logits ip2 --name fused-pct --predictions out/pct/predictions.npz",
-        "figures": "report --old out/low.npz out/high.npz --new out/pct/predictions.npz --baseline "
-        "out/plain/predictions.npz --json",
         "report": "report --old out/low.npz out/high.npz --new out/pct/predictions.npz --baseline "
-        "out/plain/predictions.npz --html out/report.html --log plain=out/plain/train.log pct=out/pct/train.log",
+        "out/plain/predictions.npz --html out/report.html --write-json out/report.json "
+        "--log plain=out/plain/train.log pct=out/pct/train.log",
         "deploy": "merge out/pct/deploy.prototxt =out/pct/fused_iter_40.caffemodel -o out/pct/deploy.caffemodel",
         "export": "export out/pct/deploy.prototxt out/pct/deploy.caffemodel -o out/pct/deploy.onnx",
     }
@@ -225,8 +224,7 @@ def test_the_files_that_steps_read_and_write(job_folder: JobFile) -> None:
         "verify": ([nets[1], *sources, init], []),
         "original-low": ([nets[1], init], old[:1]),
         "original-high": ([nets[1], init], old[1:]),
-        "figures": ([*old, *answers], ["out/report.json"]),
-        "report": ([*old, *answers, *logs], ["out/report.html"]),
+        "report": ([*old, *answers, *logs], ["out/report.html", "out/report.json"]),
         "deploy": (["out/pct/deploy.prototxt", weights[1]], ["out/pct/deploy.caffemodel"]),
         "export": (["out/pct/deploy.prototxt", "out/pct/deploy.caffemodel"], ["out/pct/deploy.onnx"]),
     }
@@ -245,7 +243,6 @@ def test_the_files_that_steps_read_and_write(job_folder: JobFile) -> None:
     assert {step.name: step.snapshots for step in job.steps if step.snapshots} == {
         f"train-{name}": f"out/{name}/fused" for name in ("plain", "pct")
     }
-    assert {step.name: step.stdout for step in job.steps if step.stdout} == {"figures": "out/report.json"}
     assert [step.name for step in job.steps if step.depends] == ["compose-plain", "compose-pct", "report"]
 
 
@@ -294,7 +291,6 @@ def test_images_of_the_report_are_found_below_their_root(job_folder: JobFile) ->
         warnings.simplefilter("ignore")
         assert "--root ./" in lines(planned(job_folder()))["report"]
     Path("low.prototxt").write_text(text)
-    assert "--root" not in lines(planned(job_folder()))["figures"]
     found = lines(planned(job_folder('[report]\nroot = "there"\n')))
     assert found["report"].endswith(" --root there")
     assert found["report"].count("--root") == 1
