@@ -77,6 +77,10 @@ def _widen(graph: onnx.GraphProto) -> None:
     nodes = []
     for node in graph.node:
         nodes.append(node)
+        for item in node.attribute:
+            if item.name.endswith("_as_tensor"):  # of trees; float32 has attributes without this ending
+                name = item.name.removesuffix("_as_tensor")
+                item.CopyFrom(helper.make_attribute(name, numpy_helper.to_array(item.t).tolist()))
         for item in _kinds(node):
             # A Cast to half rounds values on purpose: it stays, followed by a Cast back to float32.
             if node.op_type == "Cast" and item.i == TensorProto.FLOAT16:

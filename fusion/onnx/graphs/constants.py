@@ -23,6 +23,7 @@ class Facts:
     uses      how many nodes of the file read each value
     declared  the probe of the batch that the file fixes, if it is to be opened
     notes     decisions, one sentence each
+    softmaxes  values that a softmax computes, as far as its readers need to know
     """
 
     constants: dict[str, NDArray[Any]]
@@ -31,6 +32,7 @@ class Facts:
     uses: Counter[str]
     declared: Probe | None = None
     notes: dict[str, None] = field(default_factory=dict)
+    softmaxes: set[str] = field(default_factory=set)
 
     def constant(self, name: str) -> NDArray[Any] | None:
         """Return the value of a constant, None for any other value."""

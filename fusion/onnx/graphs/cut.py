@@ -10,9 +10,10 @@ import onnx
 
 from fusion.errors import OnnxError
 from fusion.onnx.graphs.graph import Dims, Graph, attributes, prune
+from fusion.onnx.graphs.ml_operators import SCORES
 from prototxt.errors import did_you_mean
 
-_STEPS: Final = (":apart", ":means", ":padded", ":turned")  # suffixes of values that only the plain form has
+_STEPS: Final = (":apart", ":means", ":padded", ":part", ":turned")  # suffixes of values that only the plain form has
 CHANNELS_FIRST: Final = [0, 3, 1, 2]
 _SCORING: Final = frozenset(("Gemm", "MatMul", "Conv"))
 _ENDS: Final = frozenset(("Softmax", "LogSoftmax", "ArgMax", "Sigmoid", "Cast"))
@@ -40,12 +41,12 @@ def feature_values(graph: Graph) -> list[tuple[str, Dims]]:
 
 
 def scores_value(graph: Graph) -> str:
-    """Return the value with the class scores: the first output, before any softmax, ArgMax or Cast."""
+    """Return the value with the class scores: the first output before softmax, ArgMax or Cast, or its logarithm."""
     makers = _makers(graph)
     name = graph.outputs[0]
     while name in makers and makers[name].op_type in _ENDS:
         name = makers[name].input[0]
-    return name
+    return name + SCORES if name + SCORES in makers else name
 
 
 def classifier_input(graph: Graph) -> str | None:

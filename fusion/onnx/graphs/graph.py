@@ -36,6 +36,8 @@ class Graph:
     over_batch  first outputs of recurrent nodes whose sequence is the batch
     partial    first outputs of nodes of which more outputs are read than can be computed
     unfit      first outputs of nodes whose inputs contradict each other
+    refused    first outputs of nodes of other domains -> why they cannot be run
+    classifier whether outputs with labels were left out, so that the first output has a score per class
     notes      changes, one sentence each
     files      the mapped files that large constants are views of, with their state at that time
     """
@@ -56,6 +58,8 @@ class Graph:
     over_batch: frozenset[str] = frozenset()
     partial: frozenset[str] = frozenset()
     unfit: frozenset[str] = frozenset()
+    refused: Mapping[str, str] = field(default_factory=dict)
+    classifier: bool = False
     notes: tuple[str, ...] = ()
     files: tuple[Scan, ...] = ()
 

@@ -15,7 +15,7 @@ BatchNormalization Conv ConvTranspose GRU Gemm GroupNormalization InstanceNormal
 RMSNormalization RNN
 """
 _WEIGHTED: Final = frozenset(_WEIGHTED_NAMES.split())
-_SETTINGS: Final = frozenset(("Clip", "Max", "Min", "Pad", "Pow", "Range", "Resize", "Where"))
+_SETTINGS: Final = frozenset(("Clip", "Max", "Min", "Pad", "Pow", "Range", "Resize", "TreeEnsemble", "Where"))
 STATISTICS: Final = {"BatchNormalization": (3, 4)}
 """Inputs that are statistics, not learned by gradients."""
 

@@ -18,9 +18,11 @@ from onnx import numpy_helper
 from fusion.errors import OnnxError
 from fusion.onnx.graphs.batch_reshape import keeps_samples, static_reshape
 from fusion.onnx.graphs.canonicalize import canonical_nodes
+from fusion.onnx.graphs.class_scores import with_class_scores
 from fusion.onnx.graphs.constants import Facts
 from fusion.onnx.graphs.graph import Dims, Graph, attributes, known_sizes, prune
 from fusion.onnx.graphs.lower_opset import REDUCTIONS, lower_node
+from fusion.onnx.graphs.ml_operators import ML, UnsupportedError, ml_nodes
 from fusion.onnx.graphs.module_path import module_path
 from fusion.onnx.graphs.read import KEPT, Path, read_graph
 from fusion.onnx.graphs.recurrent import GATES
@@ -49,7 +51,12 @@ def normalize_graph(graph: Graph, shapes: Mapping[str, Dims] | None = None) -> G
     shapes  of inputs, for sizes after the batch that the file leaves open
     Raises: OnnxError when a given shape contradicts that of the input.
     """
-    inputs = {name: _filled(graph, name, dims, (shapes or {}).get(name)) for name, dims in graph.inputs.items()}
+    found = _normalized(graph, shapes or {})
+    return with_class_scores(found) if graph.classifier else found
+
+
+def _normalized(graph: Graph, shapes: Mapping[str, Dims]) -> Graph:
+    inputs = {name: _filled(graph, name, dims, shapes.get(name)) for name, dims in graph.inputs.items()}
     sizes = [dims[0] for dims in inputs.values() if dims]
     fixed = next((size for size in sizes if size is not None), None)
     if fixed is None:
@@ -102,6 +109,7 @@ class _State:
     over_batch: set[str] = field(default_factory=set)
     partial: set[str] = field(default_factory=set)
     unfit: set[str] = field(default_factory=set)
+    refused: dict[str, str] = field(default_factory=dict)
 
     @property
     def declared(self) -> Probe | None:
@@ -152,6 +160,7 @@ def _pass(graph: Graph, inputs: Mapping[str, Dims], batches: tuple[int, ...], de
         over_batch=frozenset(state.over_batch),
         partial=frozenset(state.partial),
         unfit=frozenset(state.unfit),
+        refused=state.refused,
         notes=(*graph.notes, *state.facts.notes),
     )
 
@@ -177,7 +186,11 @@ def _visit(state: _State, original: onnx.NodeProto) -> None:
         return
     if _folded(state, node):
         return
-    lowered = lower_node(node, state.facts, state.graph.opset)
+    try:
+        lowered = ml_nodes(node, state.facts) if node.domain == ML else lower_node(node, state.facts, state.graph.opset)
+    except UnsupportedError as error:
+        state.refused[node.output[0]] = str(error)
+        lowered = [node]
     if lowered is None:
         state.newer.add(node.output[0])
         _append(state, node, state.graph.opset)

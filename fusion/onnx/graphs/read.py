@@ -15,8 +15,9 @@ from onnx import helper, numpy_helper, version_converter
 
 from fusion.errors import OnnxError
 from fusion.onnx.graphs.cast_to_float32 import to_float32
-from fusion.onnx.graphs.graph import IR, Dims, Graph
+from fusion.onnx.graphs.graph import IR, Dims, Graph, prune
 from fusion.onnx.graphs.mapped_weights import Mapped, read_mapped
+from fusion.onnx.graphs.ml_operators import ML
 from fusion.onnx.graphs.sort_nodes import check_names, expand_operators, inline_functions, topological_order
 from prototxt.errors import WeightsError
 from prototxt.sniff.weights_format import foreign_format
@@ -27,6 +28,7 @@ KEPT = 17
 """The opset in which graphs are kept: the newest that all of onnx2torch's converters support."""
 OLDEST = 13
 OLDEST_RUN = 7  # the oldest opset that ONNX Runtime runs
+_LABELS = (onnx.TensorProto.INT32, onnx.TensorProto.INT64, onnx.TensorProto.STRING)
 
 
 def read_graph(path: Path) -> Graph:
@@ -92,18 +94,30 @@ def from_model(
     for node in model.graph.node:
         if node.domain == "ai.onnx":
             node.domain = ""
+    outputs = _scores(model.graph, notes)
     return Graph(
         place=place,
         name=model.graph.name,
-        nodes=topological_order(model.graph, place),
+        nodes=prune(topological_order(model.graph, place), outputs),
         constants=constants,
         inputs={value.name: _dims(value) for value in given},
-        outputs=tuple(value.name for value in model.graph.output),
-        opset=imports.get("", imports.get("ai.onnx", 1)),
+        outputs=outputs,
+        opset=_version(model),
         imports={domain: version for domain, version in imports.items() if domain not in STANDARD},
         types={value.name: value.type.tensor_type.elem_type for value in given},
+        classifier=len(outputs) < len(model.graph.output),
         notes=tuple(notes),
     )
+
+
+def _scores(graph: onnx.GraphProto, notes: list[str]) -> tuple[str, ...]:
+    """Return the outputs; those of a classifier of `ai.onnx.ml` without its labels, if it has scores too."""
+    names = [value.name for value in graph.output]
+    labels = [value.name for value in graph.output if value.type.tensor_type.elem_type in _LABELS]
+    if len(labels) == len(names) or all(node.domain != ML for node in graph.node):
+        return tuple(names)
+    notes += [f"its output '{label}' is left out: labels are no scores" for label in labels]
+    return tuple(name for name in names if name not in labels)
 
 
 def _dims(value: onnx.ValueInfoProto) -> Dims:
@@ -155,4 +169,6 @@ def _set_coordinates(model: onnx.ModelProto) -> None:
 
 
 def _version(model: onnx.ModelProto) -> int:
-    return next((item.version for item in model.opset_import if item.domain in STANDARD), 1)
+    """Return the opset of the standard operators; the newest that is kept where only other domains are imported."""
+    found = (item.version for item in model.opset_import if item.domain in STANDARD)
+    return next(found, KEPT if len(model.opset_import) else 1)

@@ -99,7 +99,7 @@ class Probe:
         return all(len({dim for dim in column if dim is not None}) < 2 for column in columns)
 
     def _own(self, node: onnx.NodeProto) -> bool:
-        """Infer an operator of our own domain: all but Resize keep their input's shape; Dropout may have a mask."""
+        """Infer an operator of our own domain: most keep their input's shape; Dropout may have a mask."""
         first, top = node.input[0], node.output[0]
         if first in self.types:
             self.types[top] = self.types[first]
@@ -110,6 +110,8 @@ class Probe:
                     for dim, scale in zip(dims[2:], scales, strict=False)]  # fmt: skip
             resized = (*dims[:2], *values.get("sizes", rest))
             self.shapes[top] = resized if node.op_type == "Resize" else dims
+        if node.op_type == "TreeEnsemble":
+            self.shapes[top] = (self.shapes[first][0], self.shapes[node.input[-1]][1])
         for mask in node.output[1:]:
             self.types[mask] = onnx.TensorProto.BOOL
             if top in self.shapes:

@@ -33,7 +33,9 @@ ReduceSum ReduceSumSquare ScatterElements ScatterND Selu Sinh Slice Squeeze Thre
 REPLACED: Final = frozenset(_REPLACED_NAMES.split())
 """Standard operators that this package converts itself."""
 KNOWN: Final = frozenset(_KNOWN_NAMES.split()) | REPLACED
-OWN_KNOWN: Final = frozenset(("Dropout", "Gelu", "GroupNormalization", "Mish", "RMSNormalization", "Resize", "Swish"))
+OWN_KNOWN: Final = frozenset(
+    ("Dropout", "Gelu", "GroupNormalization", "Mish", "RMSNormalization", "Resize", "Swish", "TreeEnsemble")
+)
 
 _TYPES: Final = frozenset((TensorProto.FLOAT, TensorProto.UINT8, TensorProto.INT8, TensorProto.INT16,
                            TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL))  # fmt: skip
@@ -115,7 +117,7 @@ def unsupported_reasons(graph: Graph, node: onnx.NodeProto) -> Iterator[str]:
         yield from _resize_limits(graph, node, attributes(node)) if node.op_type == "Resize" else ()
         return
     if node.domain:
-        yield f"the domain '{node.domain}' is not ONNX's own"
+        yield graph.refused.get(node.output[0], f"the domain '{node.domain}' is not ONNX's own")
         return
     if any(item.HasField("g") or item.graphs for item in node.attribute):
         yield "its branches are graphs of their own, chosen at run time"

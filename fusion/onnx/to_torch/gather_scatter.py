@@ -1,4 +1,4 @@
-"""Operators of ONNX that gather and scatter elements by index, as functions of tensors."""
+"""Operators of ONNX that gather and scatter elements by index, and trees, as functions of tensors."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import torch
+import torch.nn.functional as F
 import torchvision
 from torch import Tensor
 
@@ -73,6 +74,37 @@ def _one_hot(index: Tensor, depth: Ints, values: Tensor, *, axis: int = -1) -> T
     shape = [1] * spread.dim()
     shape[axis] = count
     return torch.where(spread == torch.arange(count, device=index.device).reshape(shape), values[1], values[0])
+
+
+@operator("TreeEnsemble")
+def _tree_ensemble(
+    x: Tensor,
+    features: Tensor,
+    thresholds: Tensor,
+    following: Tensor,
+    roots: Tensor,
+    leaves: Tensor,
+    *,
+    depth: int,
+    aggregate: str,
+) -> Tensor:
+    """Return the sum, least or greatest over trees of the weights of the leaves that each sample reaches.
+
+    x        float [N, F]
+    others   arrays of `fusion.onnx.graphs.trees.Forest`
+    returns  float32 [N, K]; 0 for targets without a weight in these leaves
+    """
+    node = roots.expand(len(x), -1)  # [N, T]: a step down all trees at once; a leaf leads to itself
+    for _ in range(depth):
+        value, threshold = x.gather(1, features[node]), thresholds[node]
+        outcome = (value > threshold).long() + (value >= threshold)  # 0 less, 1 equal, 2 greater
+        node = following[node, outcome.masked_fill(value.isnan(), 3)]
+    reached = node - (len(following) - len(leaves))
+    if aggregate == "SUM":
+        return F.embedding_bag(reached, leaves, mode="sum")
+    weights = leaves[reached]
+    best = weights.amin(1) if aggregate == "MIN" else weights.amax(1)
+    return best.masked_fill(best.isinf(), 0)
 
 
 @operator("Hardmax")

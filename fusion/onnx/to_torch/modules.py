@@ -21,11 +21,14 @@ class OnnxNet(nn.Module):
     frozen        it computes the same in both phases: BatchNorm with its statistics, Dropout as the identity
     batch         the batch that the graph fixes; longer ones run in pieces of that size
     runtime       runs instead of the conversion to torch while it is set (fusion.nets.frozen_engine)
-    Raises: OnnxError listing all operators that cannot be run.
+    Raises: OnnxError listing all operators that cannot be run, and for trees that are not frozen.
     """
 
     def __init__(self, graph: Graph, *, frozen: bool = False) -> None:
         super().__init__()
+        if not frozen and any(node.op_type == "TreeEnsemble" for node in graph.nodes):
+            hint = "freeze the layer: onnx_param { frozen: true }, and no --thaw that finds it"
+            raise OnnxError("its trees cannot learn", place=graph.place, hint=hint)
         self.frozen, self.batch = frozen, graph.batch
         self.runtime: RuntimeProgram | None = None
         self.program, places = to_module(graph)

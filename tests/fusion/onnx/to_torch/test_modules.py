@@ -263,19 +263,20 @@ def test_settings_are_no_weights() -> None:
 def test_all_that_cannot_be_run_is_told_at_once() -> None:
     file = model(
         [node("GRU", "x q r", "g", hidden_size=2), node("Det", "g", "h"), node("MaxPool", "h", "c"),
-         onnx.helper.make_node("TreeEnsembleClassifier", ["c"], ["y"], domain="ai.onnx.ml")],
+         onnx.helper.make_node("SVMRegressor", ["c"], ["s"], domain="ai.onnx.ml"),
+         onnx.helper.make_node("Own", ["s"], ["y"], domain="com.example")],
         {"q": draw(1, 6, 3), "r": draw(1, 6, 2)}, ml=True,
     )  # fmt: skip
     with pytest.raises(OnnxError) as caught:
         OnnxNet(opened(file))
     text = str(caught.value)
     for part in (
-        "4 kinds of its operators",
+        "5 kinds of its operators",
         "GRU (1x",
         "Det",
         "Required attribute 'kernel_shape' is missing",
-        "ai.onnx.ml::TreeEnsembleClassifier",
-        "the domain 'ai.onnx.ml' is not ONNX's own",
+        "ai.onnx.ml::SVMRegressor (1x, first 's'): no converter",
+        "com.example::Own (1x, first 'y'): the domain 'com.example' is not ONNX's own",
         "hint: cut the net",
     ):
         assert part in text  # fmt: skip
