@@ -17,9 +17,9 @@ _STEPS: Final = (":apart", ":means", ":padded", ":part", ":turned")  # suffixes 
 CHANNELS_FIRST: Final = [0, 3, 1, 2]
 _SCORING: Final = frozenset(("Gemm", "MatMul", "Conv"))
 _ENDS: Final = frozenset(("Softmax", "LogSoftmax", "ArgMax", "Sigmoid", "Cast"))
-_PASSING: Final = frozenset(
-    ("Add", "AveragePool", "Dropout", "Flatten", "GlobalAveragePool", "MaxPool", "ReduceMean", "ReduceMax", "Relu")
-) | {"Reshape", "Squeeze", "Transpose", "Unsqueeze"}
+_PASSING: Final = frozenset(("FakeQuantize", "Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze")) | {
+    "Add", "AveragePool", "Dropout", "GlobalAveragePool", "MaxPool", "ReduceMax", "ReduceMean", "Relu"
+}  # fmt: skip
 
 
 def find_value(graph: Graph, name: str) -> str | None:
@@ -55,7 +55,7 @@ def classifier_input(graph: Graph) -> str | None:
     # From the scores backwards through pooling, flattening and biases to the first layer with weights.
     while name in makers:
         node = makers[name]
-        features = [value for value in node.input if value and value not in graph.constants]
+        features = [value for value in node.input if value and not _is_constant(graph, makers.get(value), value)]
         if len(features) != 1:
             return None
         if node.op_type in _SCORING and len(features) < len(node.input):
@@ -64,6 +64,12 @@ def classifier_input(graph: Graph) -> str | None:
             return None
         name = features[0]
     return None
+
+
+def _is_constant(graph: Graph, maker: onnx.NodeProto | None, name: str) -> bool:
+    """Return whether a value is a constant, or a quantized one."""
+    fake = maker is not None and maker.op_type == "FakeQuantize" and maker.input[0] in graph.constants
+    return fake or name in graph.constants
 
 
 def image_entries(graph: Graph) -> dict[str, str]:

@@ -15,7 +15,10 @@ BatchNormalization Conv ConvTranspose GRU Gemm GroupNormalization InstanceNormal
 RMSNormalization RNN
 """
 _WEIGHTED: Final = frozenset(_WEIGHTED_NAMES.split())
-_SETTINGS: Final = frozenset(("Clip", "Max", "Min", "Pad", "Pow", "Range", "Resize", "TreeEnsemble", "Where"))
+_SETTINGS: Final = frozenset(
+    ("Clip", "GridSample", "Max", "Min", "Pad", "Pow", "Range", "Resize", "TreeEnsemble", "Where")
+)
+_QUANTIZING: Final = frozenset(("DequantizeLinear", "FakeQuantize", "QuantizeLinear"))  # their scales are settings
 STATISTICS: Final = {"BatchNormalization": (3, 4)}
 """Inputs that are statistics, not learned by gradients."""
 
@@ -24,7 +27,7 @@ def graph_weights(graph: Graph) -> dict[str, NDArray[np.float32]]:
     """Return the graph's weights and statistics by name, float32, in the order in which its nodes read them."""
     found: dict[str, NDArray[Any]] = {}
     for node in graph.nodes:
-        for name in node.input:
+        for name in node.input[:1] if node.op_type in _QUANTIZING else node.input:
             array = graph.constants.get(name)
             if array is not None and array.dtype == np.float32 and is_weight(node.op_type, array):
                 found.setdefault(name, array)

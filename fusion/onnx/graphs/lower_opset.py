@@ -16,12 +16,12 @@ from fusion.onnx.graphs.graph import OWN, attributes, make_node
 
 # Versions after opset 17 of these only added element types, or attributes whose default is the old meaning.
 _SAME_NAMES = """
-Acos Acosh Asin Asinh Atan Atanh AveragePool BatchNormalization Cast CastLike Clip Concat Constant
-ConstantOfShape Conv ConvTranspose Cos Cosh CumSum DepthToSpace Dropout Elu Equal Expand EyeLike Flatten GRU Gather
-GatherElements GatherND GlobalAveragePool GlobalMaxPool HardSigmoid HardSwish Identity InstanceNormalization
-IsInf IsNaN LSTM LayerNormalization LpNormalization MaxPool Mod NonZero OneHot Pad RNN Reshape Resize RoiAlign Round
-ScatterElements ScatterND Selu Shape Sin Sinh Size Slice Softplus Softsign SpaceToDepth Split Squeeze Tan
-ThresholdedRelu TopK Transpose Unsqueeze Where
+Acos Acosh Asin Asinh Atan Atanh AveragePool BatchNormalization Cast CastLike Celu Clip Concat Constant
+ConstantOfShape Conv ConvTranspose Cos Cosh CumSum DepthToSpace DequantizeLinear Dropout Einsum Elu Equal Expand
+EyeLike Flatten GRU Gather GatherElements GatherND GlobalAveragePool GlobalMaxPool GridSample HardSigmoid HardSwish
+Identity InstanceNormalization IsInf IsNaN LSTM LayerNormalization LpNormalization MaxPool Mod NonZero OneHot Pad
+QuantizeLinear RNN Range Reshape Resize RoiAlign Round ScatterElements ScatterND Selu Shape Sin Sinh Size Slice
+Softplus Softsign SpaceToDepth Split Squeeze Tan ThresholdedRelu TopK Transpose Unsqueeze Where
 """
 SAME: Final = frozenset(_SAME_NAMES.split())
 _REDUCTIONS = "ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSumSquare"
@@ -50,7 +50,7 @@ def lower_node(node: onnx.NodeProto, facts: Facts, opset: int) -> list[onnx.Node
         return _reduction(node, facts)
     if node.op_type == "Resize":
         return _resize(node, facts)
-    if node.op_type in ("Pad", "Split"):
+    if node.op_type in _RULES:
         node = _RULES[node.op_type](node, facts) or node
     return _checked(node, opset) if node.op_type in SAME else None
 
@@ -133,4 +133,12 @@ def _resize(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
     return [make_node("Resize", node.input, node.output, **values)]
 
 
-_RULES = {"Pad": _pad, "Split": _split}
+def _grid_sample(node: onnx.NodeProto, facts: Facts) -> onnx.NodeProto | None:
+    """Return GridSample with the names of its modes before opset 20."""
+    values = attributes(node)
+    mode = values.pop("mode", "linear")
+    older = {"linear": "bilinear", "cubic": "bicubic"}.get(mode, mode)
+    return make_node("GridSample", node.input, node.output, mode=older, **values)
+
+
+_RULES = {"GridSample": _grid_sample, "Pad": _pad, "Split": _split}

@@ -24,6 +24,7 @@ from fusion.onnx.graphs.graph import Dims, Graph, attributes, known_sizes, prune
 from fusion.onnx.graphs.lower_opset import REDUCTIONS, lower_node
 from fusion.onnx.graphs.ml_operators import ML, UnsupportedError, ml_nodes
 from fusion.onnx.graphs.module_path import module_path
+from fusion.onnx.graphs.quantized import pair_quantization
 from fusion.onnx.graphs.read import KEPT, Path, read_graph
 from fusion.onnx.graphs.recurrent import GATES
 from fusion.onnx.graphs.shape_probe import Probe, evaluate, shape_of
@@ -141,7 +142,7 @@ def _pass(graph: Graph, inputs: Mapping[str, Dims], batches: tuple[int, ...], de
             message = f"{name} does not follow ONNX's specification: {error!r}"
             raise OnnxError(message, place=graph.place, hint="export the net again") from error
     outputs = tuple(state.aliases.get(name, name) for name in graph.outputs)
-    nodes = prune(state.nodes, outputs)
+    nodes = prune(tuple(pair_quantization(state.nodes, state.facts)), outputs)
     fixed = [name for name in outputs if (_dims(state, name) or (None,))[0] is not None]
     if declared is not None and fixed:
         raise _fixed(state, f"the output '{fixed[0]}'")
@@ -292,6 +293,8 @@ def _fold_constants(state: _State, node: onnx.NodeProto) -> bool:
         return False
     for name, array in zip(node.output, found, strict=True):
         state.facts.know(name, array)
+    if node.op_type == "DequantizeLinear":
+        state.facts.notes["quantized weights are read as the float32 numbers that they stand for"] = None
     return True
 
 

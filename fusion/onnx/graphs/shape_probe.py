@@ -24,8 +24,11 @@ _FEW = 8  # floats of this many elements at most are followed: factors of Resize
 # The reference implementation is NumPy, and raises NumPy's errors for inputs that contradict each other; it lacks an
 # operator with a RuntimeError, and fails with an AttributeError for some that ONNX defines as functions (Gelu, Mish).
 _EVALUATION_ERRORS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-# Not evaluated: random numbers, and operators whose attributes the reference implementation does not all follow.
-_SKIPPED = frozenset((*GATES, "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli"))
+# Not evaluated: random numbers, operators whose attributes the reference implementation does not all follow, and
+# QuantizeLinear, because the weight that it reads could not be trained.
+_SKIPPED = frozenset(
+    (*GATES, "QuantizeLinear", "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli")
+)
 
 
 @dataclass
@@ -131,6 +134,9 @@ def evaluate(node: onnx.NodeProto, arrays: Sequence[NDArray[Any] | None], opset:
     """Return the node's outputs for known inputs, by onnx's reference implementation; None if that is not possible."""
     if node.op_type in _SKIPPED or node.domain or any(item.HasField("g") for item in node.attribute):
         return None
+    if node.op_type == "DequantizeLinear":
+        array = _dequantized(node, arrays)
+        return None if array is None else [array]
     from onnx.reference import ReferenceEvaluator
 
     given = {name: array for name, array in zip(node.input, arrays, strict=True) if name and array is not None}
@@ -146,6 +152,25 @@ def evaluate(node: onnx.NodeProto, arrays: Sequence[NDArray[Any] | None], opset:
     except _EVALUATION_ERRORS:
         return None
     return [np.asarray(array) for array in found]
+
+
+def _dequantized(node: onnx.NodeProto, arrays: Sequence[NDArray[Any] | None]) -> NDArray[np.float32] | None:
+    """Return a constant in float32, None for other forms than those of opset 13.
+
+    onnx's reference implementation has this operator from opset 19 on.
+    """
+    q, scale, zero, *_ = (*arrays, None)
+    values = attributes(node)
+    if q is None or scale is None or q.dtype.name not in ("int8", "uint8", "int32") or scale.ndim > 1:
+        return None
+    if values.get("block_size") or values.get("output_dtype"):
+        return None
+    shape = [1] * q.ndim
+    if scale.size > 1:
+        shape[values.get("axis", 1)] = -1
+    steps = q.astype(np.int32) - (0 if zero is None else zero.astype(np.int32).reshape(shape))
+    found: NDArray[np.float32] = steps.astype(np.float32) * scale.reshape(shape)
+    return found
 
 
 def shape_of(node: onnx.NodeProto, probe: Probe) -> NDArray[np.int64] | None:

@@ -20,6 +20,9 @@ def standard_nodes(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
         yield node
     elif node.op_type == "Dropout" and len(node.output) == 1:
         yield make_node("Identity", [x], [y])
+    elif node.op_type == "FakeQuantize":
+        yield make_node("QuantizeLinear", node.input, [f"{y}:quantized"], **values)
+        yield make_node("DequantizeLinear", [f"{y}:quantized", *node.input[1:]], [y], **values)
     elif node.op_type == "Mish":
         yield make_node("Softplus", [x], [f"{y}:softplus"])
         yield make_node("Tanh", [f"{y}:softplus"], [f"{y}:tanh"])

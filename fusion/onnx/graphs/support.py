@@ -12,6 +12,7 @@ from onnx import TensorProto, checker, defs
 
 from fusion.errors import OnnxError
 from fusion.onnx.graphs.graph import IR, OWN, Graph, attributes
+from fusion.onnx.graphs.quantized import QUANTIZED, quantization_limits
 from fusion.onnx.graphs.read import KEPT, OLDEST, OLDEST_RUN
 from fusion.onnx.graphs.recurrent import GATES, recurrent_limits
 from prototxt.summary.text_table import format_table
@@ -19,22 +20,32 @@ from prototxt.summary.text_table import format_table
 # Operators that onnx2torch converts exactly in opset 17; tests compare both lists with its registry and ONNX Runtime.
 _KNOWN_NAMES = """
 Abs Acos Add And ArgMax ArgMin Asin Atan BatchNormalization Cast Ceil Celu Concat ConstantOfShape Cos DepthToSpace Div
-Einsum Elu Equal Erf Exp Expand EyeLike Floor Gather GlobalAveragePool Greater GreaterOrEqual HardSigmoid
-HardSwish IsNaN LeakyRelu Less LessOrEqual Log LogSoftmax MatMul Max Mean Min Mul Neg Not Or Reciprocal Relu Reshape
-Resize RoiAlign Round Shape Sigmoid Sign Sin Softmax Softplus Softsign Split Sqrt Sub Sum Tan Tanh Tile Transpose
-Where Xor
+Einsum Elu Equal Erf Exp Expand EyeLike Floor Gather GlobalAveragePool Greater GreaterOrEqual HardSigmoid HardSwish
+IsNaN LeakyRelu Less LessOrEqual Log LogSoftmax MatMul Max Mean Min Mul Neg Not Or Reciprocal Relu Reshape Resize
+RoiAlign Round Shape Sigmoid Sign Sin Softmax Softplus Softsign Split Sqrt Sub Sum Tan Tanh Tile Transpose Where Xor
 """
 _REPLACED_NAMES = """
-Acosh Asinh Atanh AveragePool Clip Conv ConvTranspose Cosh CumSum Flatten GRU GatherElements GatherND Gemm Hardmax
-InstanceNormalization IsInf LRN LSTM LayerNormalization LpNormalization MaxPool Mod NonMaxSuppression NonZero OneHot
-PRelu Pad Pow RNN Range ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd
-ReduceSum ReduceSumSquare ScatterElements ScatterND Selu Sinh Slice Squeeze ThresholdedRelu TopK Trilu Unsqueeze
+Acosh Asinh Atanh AveragePool Clip Conv ConvTranspose Cosh CumSum DequantizeLinear Flatten GRU GatherElements GatherND
+Gemm GridSample Hardmax InstanceNormalization IsInf LRN LSTM LayerNormalization LpNormalization MaxPool Mod
+NonMaxSuppression NonZero OneHot PRelu Pad Pow QuantizeLinear RNN Range ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp
+ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare ScatterElements ScatterND Selu Sinh Slice Squeeze
+ThresholdedRelu TopK Trilu Unsqueeze
 """
 REPLACED: Final = frozenset(_REPLACED_NAMES.split())
 """Standard operators that this package converts itself."""
 KNOWN: Final = frozenset(_KNOWN_NAMES.split()) | REPLACED
 OWN_KNOWN: Final = frozenset(
-    ("Dropout", "Gelu", "GroupNormalization", "Mish", "RMSNormalization", "Resize", "Swish", "TreeEnsemble")
+    (
+        "Dropout",
+        "FakeQuantize",
+        "Gelu",
+        "GroupNormalization",
+        "Mish",
+        "RMSNormalization",
+        "Resize",
+        "Swish",
+        "TreeEnsemble",
+    )
 )
 
 _TYPES: Final = frozenset((TensorProto.FLOAT, TensorProto.UINT8, TensorProto.INT8, TensorProto.INT16,
@@ -42,7 +53,8 @@ _TYPES: Final = frozenset((TensorProto.FLOAT, TensorProto.UINT8, TensorProto.INT
 _UNSIGNED: Final = frozenset((TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64))
 _ANY_INTEGER: Final = frozenset(("Equal", "Mul", "Pow"))  # torch has few operators for unsigned numbers
 _RANKS: Final = {op: range(3, 6) for op in ("AveragePool", "Conv", "ConvTranspose", "MaxPool")} | {
-    "BatchNormalization": range(2, 6)
+    "BatchNormalization": range(2, 6),
+    "GridSample": range(4, 5),
 }
 
 
@@ -222,6 +234,8 @@ def _limits(graph: Graph, node: onnx.NodeProto) -> Iterator[str]:
         yield from recurrent_limits(node)
         if node.output[0] in graph.over_batch:
             yield "it runs over the first axis of the net's inputs, which is the batch"
+    if node.op_type in QUANTIZED:
+        yield from quantization_limits(node, graph.types, graph.shapes.get)
     if node.op_type == "RoiAlign" and values.get("mode", "avg") != "avg":
         yield "mode max"
 
