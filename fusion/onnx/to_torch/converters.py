@@ -13,6 +13,12 @@ from onnx2torch.node_converters.registry import add_converter
 from onnx2torch.utils.common import OnnxMapping, OperationConverterResult
 from torch import Tensor, nn
 
+# Each of these adds its functions to OPERATORS.
+import fusion.onnx.to_torch.conv_pool
+import fusion.onnx.to_torch.gather_scatter
+import fusion.onnx.to_torch.grid_sample
+import fusion.onnx.to_torch.quantized
+import fusion.onnx.to_torch.recurrent  # noqa: F401
 from fusion.onnx.graphs.graph import OWN
 from fusion.onnx.to_torch.functions import OPERATORS
 from fusion.onnx.to_torch.resize import Resize
