@@ -22,9 +22,9 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 settings.register_profile("fusion", deadline=None)  # a busy machine is no mistake
 settings.load_profile("fusion")
 TESTS = Path(__file__).parent
-# OpenCV is another program that values are compared with, not a tool of the project.
+# OpenCV and scikit-learn with its exporter are other programs that values are compared with, not tools of the project.
 MISSING_TOOL = re.compile(
-    r"could not import '(?!cv2|sklearn)|there is no Chromium|needs a C\+\+ compiler|no JavaScript engine"
+    r"could not import '(?!cv2|sklearn|skl2onnx)|there is no Chromium|needs a C\+\+ compiler|no JavaScript engine"
 )
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 _NET = """name: "{name}"

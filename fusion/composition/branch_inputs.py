@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -33,6 +34,7 @@ from fusion.errors import ComposeError
 from prototxt.shapes.sources import hdf5_rows
 
 PhaseStreams = Mapping[str, Stream]
+Size = tuple[int | None, ...]
 
 
 def resolve_feeds(source: PreparedSource, layout: DataLayout) -> dict[str, str]:
@@ -190,9 +192,6 @@ def _name_conflict(source: PreparedSource, layer: LayerText, blob: str, layout: 
     return source.error(f"{message}, and '{main.prefix}' calls another one '{blob}'", hint, layer)
 
 
-Size = tuple[int | None, ...]
-
-
 def feeds_from_lists(source: PreparedSource, lists: DataLists, layout: DataLayout) -> dict[str, str]:
     """Add image layers over the lists named for this source. Raises: ComposeError for several inputs."""
     blob, size = only_input(source), image_shape(source)
@@ -212,10 +211,13 @@ def only_input(source: PreparedSource) -> str:
     return source.branch.inputs[0]
 
 
-def image_shape(source: PreparedSource) -> tuple[int, ...] | None:
-    """Return channels, height and width of the images that a source takes, None if its file does not give them."""
-    shape = source.input_shape
-    return shape[1:] if shape is not None and len(shape) == 4 else None
+def image_shape(source: PreparedSource) -> Size | None:
+    """Return channels, height and width of the images that a source takes, None if its file does not give them.
+
+    A source of rows takes grey images of any size, as far as is known here.
+    """
+    shape = source.input_shape or ()
+    return shape[1:] if len(shape) == 4 else (1, None, None) if len(shape) == 2 else None
 
 
 def feeds_from_main(source: PreparedSource, blobs: Sequence[str], layout: DataLayout) -> dict[str, str]:
@@ -243,11 +245,12 @@ def feeds_from_main(source: PreparedSource, blobs: Sequence[str], layout: DataLa
 def _check_size(source: PreparedSource, main: PreparedSource) -> None:
     """Check that images have the shape that a source without data layers takes. Raises: ComposeError."""
     shape = image_shape(source)
-    if source.data_layers or shape is None:
+    if source.data_layers:
         return
     for layer in main.data_layers:
+        _check_order(source, layer)
         given = stated_size(layer)
-        if not _fits(shape, given):
+        if shape is not None and not _fits(shape, given):
             hint = f"name its pixels, which gives it a data layer of its own: --pixels {source.prefix}=unit"
             if not is_onnx_path(str(source.spec.prototxt)):
                 hint += "; or give its train_val prototxt, whose data layer prepares them"
@@ -256,8 +259,17 @@ def _check_size(source: PreparedSource, main: PreparedSource) -> None:
             raise main.error(f"{message}, but the data of '{main.prefix}' has {given_size}", hint, layer)
 
 
+def _check_order(source: PreparedSource, layer: LayerText) -> None:
+    """Check that a source that takes rows of numbers reads no colour images. Raises: ComposeError."""
+    shape, channels = source.input_shape, stated_size(layer)[0]
+    if shape is not None and len(shape) == 2 and channels not in (None, 1):
+        message = f"{source} takes {shape[1]} numbers per record, and the data layer '{layer.name}' gives colour images"
+        hint = "their order in such a row is not known: write the rows into HDF5 files, or read grey images"
+        raise source.error(f"{message} of {channels} channels", hint)
+
+
 def _fits(needed: Size, given: Size) -> bool:
-    return all(one == other or other is None for one, other in zip(needed, given, strict=True))
+    return all(one == other or None in (one, other) for one, other in zip(needed, given, strict=True))
 
 
 def raw_pixels_blob(source: PreparedSource, blob: str, layout: DataLayout) -> str:
@@ -273,9 +285,15 @@ def raw_pixels_blob(source: PreparedSource, blob: str, layout: DataLayout) -> st
         raise main.error(message, hint)
     (given,) = tops
     layers = [layer for layer in main.data_layers if given in layer.tops]
+    for layer in layers:
+        _check_order(source, layer)
     size = image_shape(source)
     affine = _to_pixels(layout.streams[given])
-    if affine is not None and all(_same_size(size, layer, layout) for layer in layers):
+    if (
+        affine is not None
+        and (len(source.input_shape or ()) != 2 or _is_exact(affine))
+        and all(_same_size(size, layer, layout) for layer in layers)
+    ):
         kind = source.spec.pixels
         layout.note(f"{source} takes raw pixels ({kind}), computed from '{given}'")
         return map_blob(source, blob, given, affine, layout, f"Raw pixels, 0 to 255, from '{given}'.")
@@ -288,13 +306,19 @@ def _to_pixels(known: PhaseStreams) -> Affine | None:
     return maps.pop() if len(maps) == 1 else None
 
 
+def _is_exact(affine: Affine) -> bool:
+    """Return whether floats do not round: trees compare rows with thresholds that some pixels equal."""
+    return not any(affine.shift) and all(math.frexp(scale)[0] == 0.5 for scale in affine.scale)
+
+
 def _same_size(size: Size | None, layer: LayerText, layout: DataLayout) -> bool:
     """Return whether a data layer is known to give images of this size; a net of no fixed size takes any."""
     if size is None or size == (given := stated_size(layer)):
         return True
     if not _fits(size, given):
         return False
-    return layer.type != "ImageData" or size == _first_image_shape(layer, layout)
+    first = _first_image_shape(layer, layout) if layer.type == "ImageData" else given
+    return first is not None and all(one in (None, other) for one, other in zip(size, first, strict=True))
 
 
 def _first_image_shape(layer: LayerText, layout: DataLayout) -> Size | None:

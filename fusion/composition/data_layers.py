@@ -138,14 +138,18 @@ def _remove_transform(edits: Edits, layer: LayerText, found: Message, shape: Seq
         edits.set(block, "is_color", "true" if shape[1] > 1 else "false")
 
 
-def image_data_layers(lists: DataLists, top: str, size: tuple[int, ...] | None, step: Mapping[str, str]) -> list[str]:
+def image_data_layers(
+    lists: DataLists, top: str, size: Sequence[int | None] | None, step: Mapping[str, str]
+) -> list[str]:
     """Return ImageData layers for both phases; labels are silenced except for those of the first blob, `data`.
 
+    size  channels, height and width, as far as they are known
     step  per phase the blob of the layer that they follow; a layer that trains on a folder and follows none shuffles
     """
     body = []
     if size is not None:
-        body = [f"  new_height: {size[1]}", f"  new_width: {size[2]}", *(["  is_color: false"] if size[0] == 1 else [])]
+        sides = zip(("new_height", "new_width"), size[1:], strict=True)
+        body = [f"  {name}: {side}" for name, side in sides if side] + ["  is_color: false"] * (size[0] == 1)
     label = "label" if top == "data" else f"{top}_label"
     text = []
     for phase in ("TRAIN", "TEST"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 
 from fusion.composition.net_text import format_layer, read_net, reparse
@@ -27,7 +28,7 @@ def onnx_net(
     """Describe an ONNX file's net: raw pixels, blue first, to probabilities `prob`, and if `measured` with its data.
 
     pixels    how it expects images: a name of PIXELS or custom ones (`fusion.composition.pixels`)
-    size      (height, width) of its images, where the file leaves them open
+    size      (height, width) of its images, where the file leaves them open, or takes their values as a row
     measured  read images and labels from a list that is still to be given, and compare the class scores with the labels
     Raises: ComposeError without pixels or sizes, and for a net that takes no images or cannot be run; OSError.
     """
@@ -59,8 +60,19 @@ def onnx_net(
 
 
 def _sizes(graph: Graph, entry: str, size: tuple[int, int] | None) -> tuple[int, int, int]:
-    """Return channels, height and width of the image input. Raises: ComposeError."""
+    """Return channels, height and width of the image input; a row of values is a grey image. Raises: ComposeError."""
     dims = next((dims for name, dims in {**graph.shapes, **graph.inputs}.items() if name.lstrip("/") == entry), ())
+    if len(dims) == 2 and dims[1] is not None:
+        if size is None or math.prod(size) != dims[1]:
+            side = math.isqrt(dims[1])
+            example = f"1,1,{side},{dims[1] // side}" if dims[1] % side == 0 else "1,1,H,W"
+            message = f"its input '{entry}' takes {dims[1]} numbers per image"
+            raise ComposeError(
+                f"{message}, not {size[0]}x{size[1]}" if size else f"{message}; the size of the images is not known",
+                place=graph.place,
+                hint=f"give the size of its grey images: --input-shape {entry}={example}",
+            )
+        return 1, *size
     if len(dims) != 4 or dims[1] not in (1, 3):
         shown = "x".join("?" if dim is None else str(dim) for dim in dims)
         raise ComposeError(f"its input '{entry}' of shape {shown} takes no images", place=graph.place)

@@ -38,7 +38,7 @@ def read_onnx(source: Source, *, reference: bool) -> SourceText:
 
 def _cuts(source: Source, graph: Graph) -> tuple[list[str], list[str]]:
     """Return the values to cut at, and notes. Raises: OnnxError with the values at which the net can be cut."""
-    from fusion.onnx.graphs import classifier_input
+    from fusion.onnx.graphs import classifier_input, scores_value
     from fusion.onnx.graphs.cut import list_features
 
     if source.at is None:
@@ -46,7 +46,8 @@ def _cuts(source: Source, graph: Graph) -> tuple[list[str], list[str]]:
         if found is None:
             hint = f"name the value: '{source.prefix}=...@VALUE', one of {list_features(graph)}"
             raise OnnxError("no classifier was found to cut before", place=graph.place, hint=hint)
-        return [found], [f"cut at '{_blob(found)}', which its classifier reads"]
+        what = "its class scores" if found == scores_value(graph) else "which its classifier reads"
+        return [found], [f"cut at '{_blob(found)}', {what}"]
     names: Sequence[str] = (source.at,) if isinstance(source.at, str) else source.at
     return [_value(graph, name.removeprefix(f"{source.prefix}/")) for name in names], []
 
@@ -91,12 +92,17 @@ def _document(
     text = [f"name: {quoted(name)}\n"]
     text += [_input(value, dims) for value, dims in body.inputs.items()]
     fed = {value: _blob(value) for value in body.inputs}
-    for value in fed if source.pixels else ():
-        channels = (*body.inputs[value], None, None)[1]
-        layers, fed[value] = preprocessing_layers(source.pixels or "", source.prefix, _blob(value), channels)
-        text += layers
+    for value, dims in body.inputs.items():
+        if source.pixels:
+            channels = 1 if _are_features(dims) else (*dims, None, None)[1]
+            layers, fed[value] = preprocessing_layers(source.pixels, source.prefix, fed[value], channels)
+            text += layers
+        if _are_features(dims):  # like Caffe's InnerProduct, it takes images by their values
+            flat = f"{_blob(value)}_flat"
+            text.append(format_layer(flat, "Flatten", [fed[value]], [flat]))
+            fed[value] = flat
     inputs = list(graph.inputs) != list(body.inputs)
-    text.append(_layer("onnx", path, fed, cuts, explicit=inputs))
+    text.append(_layer("onnx", body, fed, cuts, explicit=inputs))
     if logits is None or logits in cuts:
         return reparse("\n".join(text), path), _blob(logits) if logits else None
     try:
@@ -105,8 +111,13 @@ def _document(
         rest = cut(graph, [logits], starts)  # it needs more than the cut values: the whole net runs again
     check_support(rest)
     bottoms = {value: fed.get(value, _blob(value)) for value in rest.inputs}
-    text.append(_layer("classifier", path, bottoms, [logits], explicit=True))
+    text.append(_layer("classifier", rest, bottoms, [logits], explicit=True))
     return reparse("\n".join(text), path), _blob(logits)
+
+
+def _are_features(dims: Sequence[int | None]) -> bool:
+    """Return whether an input is a row of several numbers per sample."""
+    return len(dims) == 2 and dims[1] != 1
 
 
 def _input(value: str, dims: Sequence[int | None]) -> str:
@@ -116,11 +127,14 @@ def _input(value: str, dims: Sequence[int | None]) -> str:
     return format_layer(_blob(value), "Input", [], [_blob(value)], body)
 
 
-def _layer(name: str, path: str, fed: Mapping[str, str], outputs: list[str], *, explicit: bool) -> str:
+def _layer(name: str, part: Graph, fed: Mapping[str, str], outputs: list[str], *, explicit: bool) -> str:
     """Return an Onnx layer; fed: the values of the graph at which it starts -> the blobs with their values."""
-    lines = [f"  file: {quoted(path)}"]
+    from fusion.onnx.graphs.initializers import has_trees
+
+    lines = [f"  file: {quoted(part.place)}"]
     lines += [f"  input: {quoted(value)}" for value in fed] if explicit else []
     lines += [f"  output: {quoted(value)}" for value in outputs]
+    lines += ["  frozen: true"] if has_trees(part) else []
     body = "\n".join(["onnx_param {", *lines, "}"])
     return format_layer(name, "Onnx", list(fed.values()), list(map(_blob, outputs)), body)
 

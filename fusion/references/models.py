@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,6 +29,7 @@ from prototxt.schema.load import load_net
 
 if TYPE_CHECKING:
     from fusion.data import DataSource
+    from fusion.onnx.graphs import Graph
     from prototxt.schema.messages import LayerParameter, NetParameter
 
 Blobs = dict[str, Tensor]
@@ -289,12 +291,26 @@ def _onnx(spec: Reference, path: str, shapes: _InputShapes) -> nn.Module:
     from fusion.onnx.to_torch import OnnxNet
 
     graph = load_graph(path)
+    shape = shapes[shapes.first(spec)][1:]
+    if _takes_rows(graph):
+        if len(shape) == 3 and shape[0] != 1:
+            size = "x".join(map(str, shape))
+            message = f"reference '{spec.name}' takes rows of numbers, and the data are colour images of {size}"
+            hint = "the order of their values in such a row is not known: read grey images, or rows from HDF5 files"
+            raise TrainingError(message, place=path, hint=hint)
+        shape = (math.prod(shape),)
     if len(graph.inputs) == 1 and image_entries(graph).keys() == set(image_entries(graph).values()):
-        graph = load_graph(path, {next(iter(graph.inputs)): (None, *shapes[shapes.first(spec)][1:])})
+        graph = load_graph(path, {next(iter(graph.inputs)): (None, *shape)})
     blob = spec.blob or scores_value(graph)
     if blob.isdecimal() and int(blob) < len(graph.outputs) and blob not in graph.shapes:
         blob = graph.outputs[int(blob)]  # outputs may be given by index
-    return OnnxNet(cut(graph, [blob], [image_entries(graph)[name] for name in cut(graph, [blob]).inputs]), frozen=True)
+    net = OnnxNet(cut(graph, [blob], [image_entries(graph)[name] for name in cut(graph, [blob]).inputs]), frozen=True)
+    return nn.Sequential(nn.Flatten(), net) if _takes_rows(graph) else net
+
+
+def _takes_rows(graph: Graph) -> bool:
+    """Return whether each sample of the graph's only input is a row of numbers."""
+    return len(graph.inputs) == 1 and len(next(iter(graph.inputs.values()))) == 2
 
 
 def class_scores_blob(

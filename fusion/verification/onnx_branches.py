@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from onnx.helper import tensor_dtype_to_np_dtype
 from torch import Tensor
 
 from fusion.nets.graph import Net
 from fusion.nets.inputs import integer_noise
-from fusion.onnx.graphs import image_entries, load_graph
+from fusion.onnx.graphs import Graph, image_entries, load_graph
 from fusion.onnx.graphs.layer_graph import layer_graph
+from fusion.onnx.graphs.ml_operators import SCORES
 from fusion.onnx.sidecar import ONNX
 from prototxt.schema.messages import NetParameter
 
@@ -21,6 +23,7 @@ from prototxt.schema.messages import NetParameter
 class BranchValue:
     """A value of the net that an Onnx layer computes, and its counterpart in the file.
 
+    then    maps the net's value to that of the file, where the file has not the same one
     inputs  the file's inputs, the values of the net that feed them, and whether the file takes channels last
     """
 
@@ -28,6 +31,7 @@ class BranchValue:
     top: str
     value: str
     inputs: tuple[tuple[str, str, bool], ...]
+    then: Callable[[Tensor], Tensor] = Tensor.detach
 
 
 def branch_values(
@@ -49,9 +53,26 @@ def branch_values(
     found = []
     for call in calls:
         names = list(described[call.name].onnx_param.output) or list(graphs[call.name].outputs)
-        found += [BranchValue(call.name, top, name, inputs)
+        found += [_branch_value(call.name, top, name, inputs, graphs[call.name])
                   for top, name in zip(call.tops, names, strict=True)]  # fmt: skip
     return found
+
+
+def _branch_value(
+    layer: str, top: str, name: str, inputs: tuple[tuple[str, str, bool], ...], part: Graph
+) -> BranchValue:
+    """Return the match of a top; of scores that only the plain form has, with what the file computes from them."""
+    if not name.endswith(SCORES):
+        return BranchValue(layer, top, name, inputs)
+    value = name.removesuffix(SCORES)
+    maker = next((node.op_type for node in load_graph(part.place).nodes if value in node.output), "")
+    activations: dict[str, Callable[[Tensor], Tensor]] = {"Sigmoid": torch.sigmoid, "Softmax": _softmax}
+    then = activations.get(maker, torch.exp)
+    return BranchValue(layer, top, value, inputs, then)
+
+
+def _softmax(scores: Tensor) -> Tensor:
+    return scores.softmax(1)
 
 
 def whole_numbers(

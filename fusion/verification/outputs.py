@@ -138,7 +138,7 @@ def _verify_onnx(prefix: str, path: Path, whole: Side, feed: Feed, rtol: float, 
     fed = {name: (found[value].movedim(1, -1) if last else found[value]).numpy()
            for match in matches for name, value, last in match.inputs}  # fmt: skip
     expected = run_file(path, [match.value for match in matches], fed)
-    rows = [compare_arrays(match.layer, _blob(match.top), expected[match.value], found[match.top].numpy())
+    rows = [compare_arrays(match.layer, _blob(match.top), expected[match.value], match.then(found[match.top]).numpy())
             for match in matches]  # fmt: skip
     title = f"ONNX Runtime on {os.fspath(path)} against {whole.label}, on {feed.words}"
     return Comparison(prefix, title, tuple(rows), rtol=rtol)

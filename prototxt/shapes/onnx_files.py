@@ -63,6 +63,7 @@ def _light(file: str) -> tuple[Any, list[Any]]:
 
     model = _model(file)
     graph = model.graph
+    _infer_ml(graph)
     constants = {tensor.name for tensor in graph.initializer}
     own = [value for value in graph.input if value.name not in constants]
     large = [tensor for tensor in graph.initializer
@@ -86,6 +87,28 @@ def _model(file: str) -> Any:
             return onnx.ModelProto.FromString(outline(opened).content)
     except (WeightsError, DecodeError):
         return onnx.load(file, load_external_data=False)
+
+
+def _infer_ml(graph: Any) -> None:
+    """Write the shapes of values of `ai.onnx.ml` that onnx's inference does not know into the graph."""
+    import onnx
+
+    for node in graph.node:
+        if node.domain != "ai.onnx.ml":
+            continue
+        given = {item.name: item for item in node.attribute}
+        if node.op_type in ("Binarizer", "Imputer", "Normalizer", "Scaler", "ZipMap"):  # of the shape of their input
+            node.op_type, node.domain = "Identity", ""
+            del node.attribute[:]
+            for value in graph.output:
+                if value.name == node.output[0]:
+                    value.ClearField("type")  # a sequence of maps
+        elif node.op_type.startswith("TreeEnsemble"):
+            labels = [*(given[name] for name in given if name.startswith("classlabels_"))]
+            count = len(labels[0].ints) or len(labels[0].strings) if labels else given["n_targets"].i
+            graph.value_info.append(
+                onnx.helper.make_tensor_value_info(node.output[-1], onnx.TensorProto.FLOAT, [None, count])
+            )
 
 
 def _feed(values: Sequence[Any], bottoms: Sequence[tuple[int | None, ...] | None]) -> None:

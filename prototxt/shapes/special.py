@@ -51,7 +51,10 @@ def _onnx(layer: LayerParameter, bottoms: list[Shape]) -> tuple[list[Shape], lis
             hint="name them in onnx_param.output",
         )
     batch = None if bottoms[0] is UNKNOWN or not bottoms[0] else bottoms[0][0]
-    shapes = [known.get(name, UNKNOWN) for name in names] or [UNKNOWN] * len(layer.top)
+    # Scores before the softmax or logarithm of a value of the file are called `NAME:scores`.
+    shapes = [known.get(name, known.get(name.removesuffix(":scores"), UNKNOWN)) for name in names] or [UNKNOWN] * len(
+        layer.top
+    )
     return [(batch, *shape[1:]) if shape and shape is not UNKNOWN else shape for shape in shapes], []
 
 

@@ -50,20 +50,25 @@ def scores_value(graph: Graph) -> str:
 
 
 def classifier_input(graph: Graph) -> str | None:
-    """Return the value that the layer with the class scores reads; None if no such layer is found."""
-    makers, name = _makers(graph), scores_value(graph)
+    """Return the value that the layer with the class scores reads, None if there is no such layer.
+
+    Of a classifier of `ai.onnx.ml` without such a layer, as a forest, that is its class scores.
+    """
+    makers, scores = _makers(graph), scores_value(graph)
+    none = scores if graph.classifier else None
+    name = scores
     # From the scores backwards through pooling, flattening and biases to the first layer with weights.
     while name in makers:
         node = makers[name]
         features = [value for value in node.input if value and not _is_constant(graph, makers.get(value), value)]
         if len(features) != 1:
-            return None
+            return none
         if node.op_type in _SCORING and len(features) < len(node.input):
-            return None if features[0] in graph.inputs else features[0]
+            return none if features[0] in graph.inputs else features[0]
         if node.op_type not in _PASSING:
-            return None
+            return none
         name = features[0]
-    return None
+    return none
 
 
 def _is_constant(graph: Graph, maker: onnx.NodeProto | None, name: str) -> bool:

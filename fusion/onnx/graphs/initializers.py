@@ -47,3 +47,8 @@ def statistics(graph: Graph) -> frozenset[str]:
         for index in STATISTICS.get(node.op_type, ())
         if index < len(node.input)
     )
+
+
+def has_trees(graph: Graph) -> bool:
+    """Return whether a part of the graph is trees, which cannot learn."""
+    return any(node.op_type == "TreeEnsemble" for node in graph.nodes)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fusion.errors import OnnxError
 from fusion.onnx.graphs import Graph, graph_weights
-from fusion.onnx.graphs.initializers import statistics
+from fusion.onnx.graphs.initializers import has_trees, statistics
 from fusion.onnx.to_torch.conversion import assign_tensor, to_module, weight_at
 from fusion.onnx.to_torch.runtime_program import RuntimeProgram
 
@@ -26,7 +26,7 @@ class OnnxNet(nn.Module):
 
     def __init__(self, graph: Graph, *, frozen: bool = False) -> None:
         super().__init__()
-        if not frozen and any(node.op_type == "TreeEnsemble" for node in graph.nodes):
+        if not frozen and has_trees(graph):
             hint = "freeze the layer: onnx_param { frozen: true }, and no --thaw that finds it"
             raise OnnxError("its trees cannot learn", place=graph.place, hint=hint)
         self.frozen, self.batch = frozen, graph.batch

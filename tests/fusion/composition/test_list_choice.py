@@ -241,7 +241,12 @@ def test_a_source_without_data_is_fed_that_of_the_main_one(inputs: tuple[str, ..
         ((1, 3, 8, 9), "new_height: 8 new_width: 9", None),
         ((1, 3, 8, 9), "", None),
         (None, "new_height: 8 new_width: 8", None),
-        ((1, 3), "new_height: 8 new_width: 8", None),
+        ((1, 64), "is_color: false", None),
+        (
+            (1, 192),
+            "new_height: 8 new_width: 8",
+            "'b' takes 192 numbers per record, .* gives colour images of 3 channels",
+        ),
         ((1, 3, 8, 9), "new_height: 8 new_width: 8", "images of 3x8x9, but the data of 'a' has 3x8x8"),
         ((1, 3, 8, 9), "new_height: 9 new_width: 9", "images of 3x8x9, but the data of 'a' has 3x9x9"),
         ((1, 1, 8, 9), "", r"images of 1x8x9, but the data of 'a' has 3x\?x\?"),
@@ -263,7 +268,8 @@ def test_images_have_the_size_that_a_source_takes(shape: tuple[int, ...] | None,
 def test_what_fits() -> None:
     sizes = [(3, 8, 9), (None, 8, 9), (3, None, None), (3, 9, 9), (1, None, 9)]
     assert [_fits((3, 8, 9), given) for given in sizes] == [True, True, True, False, False]
-    assert (image_shape(source("a", shape=(1, 3, 8, 9))), image_shape(source("a", shape=(1, 3)))) == ((3, 8, 9), None)
+    assert (image_shape(source("a", shape=(1, 3, 8, 9))), image_shape(source("a", shape=(1,)))) == ((3, 8, 9), None)
+    assert image_shape(source("a", shape=(1, 64))) == (1, None, None), "a row of a grey image's values"
     assert only_input(source("a", inputs=("x",))) == "x"
     with pytest.raises(ComposeError, match="'a' has several inputs and no data layer"):
         only_input(source("a", inputs=("x", "y")))

@@ -171,7 +171,7 @@ def test_votes_are_probabilities_and_their_logarithms_scores() -> None:
     tree = ml("TreeEnsembleClassifier", "x", "label p", classlabels_int64s=[0, 1, 2], **values)
     file = file_of([tree, ml("ZipMap", "p", "y", classlabels_int64s=[0, 1, 2])], outputs={"label": 7, "y": None})
     graph = opened(file)
-    assert (graph.outputs, scores_value(graph), classifier_input(graph)) == (("p",), "p:scores", None)
+    assert (graph.outputs, scores_value(graph), classifier_input(graph)) == (("p",), "p:scores", "p:scores")
     assert graph.notes == ("its output 'label' is left out: labels are no scores",
                            "its class scores are the logarithms of 'p'")  # fmt: skip
     rows = inference_session(file.SerializeToString()).run(["y"], {"x": X})[0]
