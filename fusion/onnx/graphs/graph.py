@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -33,7 +33,8 @@ class Graph:
     aliases    names in the file -> names of the values that replaced them
     batch      the batch size that the graph fixes; None: any
     newer      first outputs of nodes that opset 17 cannot express
-    over_batch  first outputs of recurrent nodes whose sequence is the batch
+    over_batch first outputs of recurrent nodes whose sequence is the batch
+    branches   first outputs of If nodes that were replaced by a branch -> the condition
     partial    first outputs of nodes of which more outputs are read than can be computed
     unfit      first outputs of nodes whose inputs contradict each other
     refused    first outputs of nodes of other domains -> why they cannot be run
@@ -56,6 +57,7 @@ class Graph:
     batch: int | None = None
     newer: frozenset[str] = frozenset()
     over_batch: frozenset[str] = frozenset()
+    branches: Mapping[str, bool] = field(default_factory=dict)
     partial: frozenset[str] = frozenset()
     unfit: frozenset[str] = frozenset()
     refused: Mapping[str, str] = field(default_factory=dict)
@@ -89,9 +91,31 @@ def prune(nodes: Sequence[onnx.NodeProto], values: Iterable[str]) -> tuple[onnx.
     result = []
     for node in reversed(nodes):
         if needed.intersection(node.output):
-            needed.update(node.input)
+            needed.update(all_reads([node]))
             result.append(node)
     return tuple(reversed(result))
+
+
+def inner_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """Yield the nodes of the graphs in the attributes of nodes, at any depth."""
+    waiting = [graph for node in nodes for graph in graphs_of(node)]
+    while waiting:
+        for node in waiting.pop().node:
+            yield node
+            waiting += graphs_of(node)
+
+
+def all_reads(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:
+    """Yield each name as often as nodes, and graphs within them, read it."""
+    every = list(nodes)
+    for node in (*every, *inner_nodes(every)):
+        yield from node.input
+        yield from (item.name for graph in graphs_of(node) for item in graph.output)
+
+
+def graphs_of(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """Return the graphs in the attributes of a node: the branches of If, the bodies of Loop and Scan."""
+    return [graph for item in node.attribute for graph in ([item.g] if item.HasField("g") else item.graphs)]
 
 
 def to_model(graph: Graph) -> onnx.ModelProto:

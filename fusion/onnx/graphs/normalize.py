@@ -17,10 +17,11 @@ from onnx import numpy_helper
 
 from fusion.errors import OnnxError
 from fusion.onnx.graphs.batch_reshape import keeps_samples, static_reshape
+from fusion.onnx.graphs.branches import branch_nodes
 from fusion.onnx.graphs.canonicalize import canonical_nodes
 from fusion.onnx.graphs.class_scores import with_class_scores
 from fusion.onnx.graphs.constants import Facts
-from fusion.onnx.graphs.graph import Dims, Graph, attributes, known_sizes, prune
+from fusion.onnx.graphs.graph import Dims, Graph, all_reads, attributes, known_sizes, prune
 from fusion.onnx.graphs.lower_opset import REDUCTIONS, lower_node
 from fusion.onnx.graphs.ml_operators import ML, UnsupportedError, ml_nodes
 from fusion.onnx.graphs.module_path import module_path
@@ -108,6 +109,7 @@ class _State:
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     newer: set[str] = field(default_factory=set)
     over_batch: set[str] = field(default_factory=set)
+    branches: dict[str, bool] = field(default_factory=dict)
     partial: set[str] = field(default_factory=set)
     unfit: set[str] = field(default_factory=set)
     refused: dict[str, str] = field(default_factory=dict)
@@ -123,7 +125,7 @@ class _State:
 
 def _pass(graph: Graph, inputs: Mapping[str, Dims], batches: tuple[int, ...], declared: int | None) -> Graph:
     probes = tuple(Probe(batch) for batch in batches)
-    uses = Counter(name for node in graph.nodes for name in node.input)
+    uses = Counter(all_reads(graph.nodes))
     uses.update(graph.outputs)
     opened = Probe(declared) if declared is not None else None
     state = _State(graph, Facts(dict(graph.constants), probes, min(graph.opset, KEPT), uses, opened))
@@ -146,6 +148,8 @@ def _pass(graph: Graph, inputs: Mapping[str, Dims], batches: tuple[int, ...], de
     fixed = [name for name in outputs if (_dims(state, name) or (None,))[0] is not None]
     if declared is not None and fixed:
         raise _fixed(state, f"the output '{fixed[0]}'")
+    if state.branches and len(batches) > 1:
+        _check_branches(state, inputs)
     used = {name for node in nodes for name in node.input} | set(outputs)
     return replace(
         graph,
@@ -159,6 +163,7 @@ def _pass(graph: Graph, inputs: Mapping[str, Dims], batches: tuple[int, ...], de
         aliases=state.aliases,
         newer=frozenset(state.newer),
         over_batch=frozenset(state.over_batch),
+        branches=state.branches,
         partial=frozenset(state.partial),
         unfit=frozenset(state.unfit),
         refused=state.refused,
@@ -185,6 +190,10 @@ def _visit(state: _State, original: onnx.NodeProto) -> None:
     if node.op_type == "Identity" and not node.domain:
         _rename(state, node)
         return
+    condition = state.facts.constant(node.input[0]) if node.op_type == "If" and not node.domain else None
+    if condition is not None:
+        _enter(state, node, bool(condition))
+        return
     if _folded(state, node):
         return
     try:
@@ -210,6 +219,31 @@ def _visit(state: _State, original: onnx.NodeProto) -> None:
                 part = (static_reshape(part, state.facts, state.declared) or [part])[0]
             if not _folded(state, part):  # such as a Cast of a constant, which the file has as CastLike
                 _append(state, part, state.facts.opset)
+
+
+def _enter(state: _State, node: onnx.NodeProto, condition: bool) -> None:
+    """Visit the nodes of a branch in place of the If."""
+    state.branches[node.output[0]] = condition
+    known = {*state.facts.probes[0].types, *state.aliases}
+    parts = list(
+        branch_nodes(node, condition, known.union(name for other in state.graph.nodes for name in other.output))
+    )
+    uses = state.facts.uses
+    uses.update([name for name in all_reads(parts) if name not in uses])  # values that were renamed
+    for part in parts:
+        _visit(state, part)
+
+
+def _check_branches(state: _State, inputs: Mapping[str, Dims]) -> None:
+    """Check that a batch of one takes the same branches. Raises: _FixedError if the file fixes the batch; OnnxError."""
+    single = _pass(state.graph, {name: dims and (None, *dims[1:]) for name, dims in inputs.items()}, (1,), None)
+    other = next((name for name, chosen in state.branches.items() if single.branches.get(name) != chosen), None)
+    if other is None:
+        return
+    if state.declared is not None:
+        raise _fixed(state, f"node '{other}' (If)")
+    message = f"node '{other}' (If) takes another branch for a batch of one than for larger ones"
+    raise OnnxError(message, place=state.graph.place, hint="export the net with a fixed batch, or without this If")
 
 
 def _rename(state: _State, identity: onnx.NodeProto) -> None:

@@ -9,6 +9,7 @@ import onnx
 from onnx import defs, helper, shape_inference
 
 from fusion.errors import OnnxError
+from fusion.onnx.graphs.graph import inner_nodes
 
 _MOST = 1 << 18  # nodes of a graph with its functions written out; the largest nets have some ten thousand
 _WRITTEN_OUT = (
@@ -85,7 +86,9 @@ def inline_functions(model: onnx.ModelProto, place: str) -> onnx.ModelProto:
     """
     if not model.functions:
         return model
-    bodies = {(function.domain, function.name): list(_nodes(function.node)) for function in model.functions}
+    bodies = {
+        (function.domain, function.name): [*function.node, *inner_nodes(function.node)] for function in model.functions
+    }
     # Count before inlining: a few nested functions can stand for more nodes than fit into memory.
     sizes: dict[tuple[str, str], int] = {}
     for start in bodies:
@@ -102,7 +105,8 @@ def inline_functions(model: onnx.ModelProto, place: str) -> onnx.ModelProto:
                 raise OnnxError(f"its function '{key[1]}' calls itself", place=place, hint=hint)
             else:
                 stack.append(waiting[0])
-    total = sum(sizes.get((node.domain, node.op_type), 1) for node in _nodes(model.graph.node))
+    every = [*model.graph.node, *inner_nodes(model.graph.node)]
+    total = sum(sizes.get((node.domain, node.op_type), 1) for node in every)
     if total > _MOST:
         message = f"its functions call each other so often that they are {total:,} nodes; {_MOST:,} are read at most"
         raise OnnxError(message, place=place, hint="export the net without functions")
@@ -147,16 +151,6 @@ def _typed(model: onnx.ModelProto) -> onnx.ModelProto:
         if tensor.name not in known
     )
     return found
-
-
-def _nodes(nodes: object) -> Iterator[onnx.NodeProto]:
-    """Yield the nodes and those of the graphs in their attributes, at any depth."""
-    waiting = list(nodes)  # type: ignore[call-overload]
-    while waiting:
-        yield (node := waiting.pop())
-        for item in node.attribute:
-            for graph in [item.g] if item.HasField("g") else item.graphs:
-                waiting += graph.node
 
 
 def _title(node: onnx.NodeProto) -> str:
