@@ -49,8 +49,31 @@ CASES: dict[str, tuple[list[onnx.NodeProto], dict[str, Any]]] = {
                             {"w": draw(192, 4), "m": draw(2, 4)}),
     "selu of its own": ([node("Selu", "x", "y", alpha=2.0, gamma=3.0)], {}),
     "negative places": ([node("GatherElements", "x i", "y", axis=3)], {"i": np.full((2, 3, 8, 2), -2)}),
+    "sums from one end": ([node("CumSum", "x a", "y", reverse=1)], {"a": np.array(-1)}),
+    "sums of those before": ([node("CumSum", "x a", "y", exclusive=1)], {"a": np.array(2)}),
+    "upper triangle": ([node("Trilu", "x k", "y")], {"k": np.array(-2)}),
+    "lower triangle": ([node("Trilu", "x k", "y", upper=0)], {"k": np.array(3)}),
+    **{f"scatter elements, {way}": ([node("ScatterElements", "x i u", "y", axis=-1, reduction=way)],
+                                    {"i": np.array([0, -1, 0, 3] * 12).reshape(2, 3, 2, 4), "u": draw(2, 3, 2, 4)})
+       for way in ("add", "mul", "max", "min")},
+    **{f"scatter slices, {way}": ([node("ScatterND", "x i u", "y", reduction=way)],
+                                  {"i": np.array([[0, 1], [1, -1], [0, 1]]), "u": draw(3, 8, 8)})
+       for way in ("add", "mul", "max", "min")},
+    "places of a constant": ([node("NonZero", "k", "n"), node("Transpose", "n", "p", perm=[1, 0]),
+                              node("Squeeze", "p o", "i"), node("Gather", "x i", "y", axis=2)],
+                             {"k": [0.0, 1.0, 0.0, -2.0, 0.5, 0.0], "o": np.array([1])}),
     "uneven pads": ([node("ConvTranspose", "x w", "y", pads=[0, 1, 2, 0], strides=[2, 2])], {"w": draw(3, 2, 3, 3)}),
 }  # fmt: skip
+
+
+ATTENTION: dict[str, tuple[dict[str, Any], np.ndarray[Any, Any] | None]] = {
+    "without mask": ({}, None),
+    "causal": ({"is_causal": 1}, None),
+    "added": ({}, draw(8, 8)),
+    "added per head": ({"scale": 0.3, "softcap": 2.0}, draw(3, 8, 8)),
+    "of truth values": ({}, np.tril(np.ones((8, 8), bool))),
+    "of truth values per sample": ({}, draw(2, 1, 8, 8) > -0.5),
+}
 
 
 def expected(file: onnx.ModelProto, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -92,6 +115,17 @@ def test_its_gradient(name: str) -> None:
         ends = [float((module(x + sign * step) * weights).sum()) for sign in (1, -1)]
     assert float((slope * step).sum()) == pytest.approx((ends[0] - ends[1]) / 2, rel=0.02, abs=2e-4)
     assert slope.abs().sum() > 0
+
+
+@pytest.mark.parametrize("opset", [23, 24])
+@pytest.mark.parametrize("name", ATTENTION)
+def test_attention(name: str, opset: int) -> None:
+    values, mask = ATTENTION[name]
+    inputs = "x x x" if mask is None else "x x x m"
+    file = model([node("Attention", inputs, "y", **values)], shape=(2, 3, 8, 8), opset=opset)
+    if mask is not None:
+        file.graph.initializer.append(numpy_helper.from_array(mask, "m"))
+    check(file, draw(2, 3, 8, 8))
 
 
 @pytest.mark.parametrize("op", ["Upsample", "Resize"])
