@@ -44,6 +44,8 @@ def lower_node(node: onnx.NodeProto, facts: Facts, opset: int) -> list[onnx.Node
         return None
     if version <= 17:
         return [node]
+    if node.op_type == "AffineGrid":
+        return _affine_grid(node, facts)
     if node.op_type in NEWER:
         return _own(node) if version >= NEWER[node.op_type] else None
     if node.op_type in REDUCTIONS:
@@ -131,6 +133,24 @@ def _resize(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
     if values.pop("antialias", 0) or values.pop("keep_aspect_ratio_policy", "stretch") != "stretch":
         return None
     return [make_node("Resize", node.input, node.output, **values)]
+
+
+def _affine_grid(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
+    """Return AffineGrid of maps with their height and width as an attribute, for any number of matrices."""
+    every = (*facts.probes, *([facts.declared] if facts.declared else []))
+    sizes = [probe.values.get(node.input[1]) for probe in every]
+    known = [[int(size) for size in found] for found in sizes if found is not None]
+    if len(known) != len(every) or any(len(found) != 4 or found[2:] != known[0][2:] for found in known):
+        return None
+    if attributes(node).get("align_corners") and 1 in known[0][2:]:
+        return None  # ONNX Runtime puts the only element at the start, torch in the middle
+    # The batch of the file may be written into the sizes: then they need to fit that batch alone.
+    judged = -1 if facts.declared else 0
+    counts = [(probe.shapes.get(node.input[0]) or (None,))[0] for probe in every[judged:]]
+    if counts != [found[0] for found in known[judged:]]:
+        return None
+    values = {**attributes(node), "size": known[0][2:]}
+    return [make_node("AffineGrid", node.input[:1], node.output, domain=OWN, **values)]
 
 
 def _grid_sample(node: onnx.NodeProto, facts: Facts) -> onnx.NodeProto | None:

@@ -113,6 +113,8 @@ class Probe:
                     for dim, scale in zip(dims[2:], scales, strict=False)]  # fmt: skip
             resized = (*dims[:2], *values.get("sizes", rest))
             self.shapes[top] = resized if node.op_type == "Resize" else dims
+            if node.op_type == "AffineGrid":
+                self.shapes[top] = (dims[0], *values["size"], 2)
         if node.op_type == "TreeEnsemble":
             self.shapes[top] = (self.shapes[first][0], self.shapes[node.input[-1]][1])
         for mask in node.output[1:]:

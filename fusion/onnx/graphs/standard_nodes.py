@@ -20,6 +20,8 @@ def standard_nodes(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
         yield node
     elif node.op_type == "Dropout" and len(node.output) == 1:
         yield make_node("Identity", [x], [y])
+    elif node.op_type == "AffineGrid":
+        yield from _affine_grid(x, y, values)
     elif node.op_type == "FakeQuantize":
         yield make_node("QuantizeLinear", node.input, [f"{y}:quantized"], **values)
         yield make_node("DequantizeLinear", [f"{y}:quantized", *node.input[1:]], [y], **values)
@@ -49,6 +51,23 @@ def _resize(x: str, y: str, values: dict[str, Any]) -> Iterator[onnx.NodeProto]:
     yield make_node("Shape", [x], [f"{y}:front"], end=2)
     yield make_node("Concat", [f"{y}:front", f"{y}:space"], [f"{y}:sizes"], axis=0)
     yield make_node("Resize", [x, "", "", f"{y}:sizes"], [y], **values)
+
+
+def _affine_grid(x: str, y: str, values: dict[str, Any]) -> Iterator[onnx.NodeProto]:
+    """Yield the product of each matrix and all places of a map, from -1 to 1 between its borders or corner elements."""
+    height, width = values["size"]
+    axes = [_places(size, corners=bool(values.get("align_corners"))) for size in (width, height)]
+    base = np.stack([*np.meshgrid(*axes), np.ones((height, width), np.float32)], -1).reshape(-1, 3)
+    yield _fixed(f"{y}:places", base)
+    yield _fixed(f"{y}:shape", np.asarray([-1, height, width, 2], np.int64))
+    yield make_node("Transpose", [x], [f"{y}:turned"], perm=[0, 2, 1])
+    yield make_node("MatMul", [f"{y}:places", f"{y}:turned"], [f"{y}:moved"])
+    yield make_node("Reshape", [f"{y}:moved", f"{y}:shape"], [y])
+
+
+def _places(size: int, *, corners: bool) -> np.ndarray[Any, np.dtype[np.float32]]:
+    steps = np.arange(size, dtype=np.float32)
+    return (2 * steps / max(size - 1, 1) - 1 if corners else (2 * steps + 1) / size - 1).astype(np.float32)
 
 
 def _fixed(name: str, array: np.ndarray[Any, Any]) -> onnx.NodeProto:

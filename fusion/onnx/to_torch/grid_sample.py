@@ -1,12 +1,20 @@
-"""GridSample of ONNX: torch's, which differs in one corner."""
+"""AffineGrid and GridSample of ONNX: torch's, which differs in one corner."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fusion.onnx.to_torch.functions import operator
+
+
+@operator("AffineGrid")
+def _affine_grid(theta: Tensor, *, size: Sequence[int], align_corners: int = 0) -> Tensor:
+    """Return the places [N, h, w, 2] of the elements of maps that are moved by matrices, float [N, 2, 3]."""
+    return F.affine_grid(theta, [len(theta), 1, *size], bool(align_corners))
 
 
 @operator("GridSample")

@@ -1,4 +1,4 @@
-"""GridSample against ONNX Runtime in every mode, also halfway between elements, and its gradients."""
+"""GridSample and AffineGrid against ONNX Runtime, also halfway between elements, and their gradients."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from fusion.onnx.graphs import normalize_graph, support
 from fusion.onnx.graphs.read import from_model
 from fusion.onnx.runtime import inference_session
 from fusion.onnx.to_torch import OnnxNet
+from fusion.onnx.to_torch.runtime_program import RuntimeProgram
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "fusion" / "onnx" / "graphs"))  # the other room's helper
 from graphs import draw, model, node
@@ -89,3 +90,32 @@ def test_places_for_one_image_keep_the_batch() -> None:
     np.testing.assert_allclose(
         OnnxNet(graph)(torch.from_numpy(x)).numpy(), np.concatenate(expected), rtol=1e-5, atol=1e-5
     )
+
+
+def turned(corners: int, batch: int | str, size: tuple[int, int] = (5, 6)) -> onnx.ModelProto:
+    """Maps moved by matrices that are computed from them, as in a spatial transformer by torch's exporter."""
+    constants = {"w": draw(6, 3 * size[0] * size[1]) * 0.1, "b": [1.0, 0, 0, 0, 1, 0], "t": np.array([-1, 2, 3]),
+                 "s": np.array([batch, 3, *size]) if batch != "N" else np.array([0])}  # fmt: skip
+    nodes = [node("Flatten", "x", "f"), node("Gemm", "f w b", "m", transB=1), node("Reshape", "m t", "theta"),
+             node("Shape", "x", "shape"), node("AffineGrid", f"theta {'shape' if batch == 'N' else 's'}", "g",
+                                               align_corners=corners),
+             node("GridSample", "x g", "y", align_corners=corners)]  # fmt: skip
+    return model(nodes, constants, shape=(batch, 3, *size), opset=20)
+
+
+@pytest.mark.parametrize("batch", ["N", 1])
+@pytest.mark.parametrize("corners", [0, 1])
+def test_maps_moved_by_matrices(corners: int, batch: int | str) -> None:
+    made, x = turned(corners, batch), draw(3, 3, 5, 6)
+    graph = normalize_graph(from_model(made))
+    assert graph.batch is None
+    expected = np.concatenate([inference_session(made.SerializeToString()).run(None, {"x": row[None]})[0] for row in x])
+    net = OnnxNet(graph)
+    assert len(list(net.parameters())) == 2
+    for found in (net(torch.from_numpy(x)), RuntimeProgram(graph)(torch.from_numpy(x))):
+        np.testing.assert_allclose(found.detach().numpy(), expected, rtol=1e-5, atol=1e-5)  # type: ignore[union-attr]
+
+
+def test_matrices_of_maps_of_one_row_are_refused_where_torch_differs() -> None:
+    assert support(normalize_graph(from_model(turned(1, 1, size=(1, 6))))).unsupported
+    assert not support(normalize_graph(from_model(turned(0, 1, size=(1, 6))))).unsupported
