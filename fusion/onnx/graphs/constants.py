@@ -23,7 +23,9 @@ class Facts:
     uses      how many nodes of the file read each value
     declared  the probe of the batch that the file fixes, if it is to be opened
     notes     decisions, one sentence each
-    softmaxes  values that a softmax computes, as far as its readers need to know
+    rows      values that dense layers read, whose last axis has the features
+    merged    values on whose axis the batch lies inside other elements -> the number of elements outside the batch
+    softmaxes values that a softmax computes, as far as its readers need to know
     """
 
     constants: dict[str, NDArray[Any]]
@@ -32,6 +34,8 @@ class Facts:
     uses: Counter[str]
     declared: Probe | None = None
     notes: dict[str, None] = field(default_factory=dict)
+    rows: frozenset[str] = frozenset()
+    merged: dict[str, int] = field(default_factory=dict)
     softmaxes: set[str] = field(default_factory=set)
 
     def constant(self, name: str) -> NDArray[Any] | None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from fusion.errors import OnnxError
-from fusion.onnx.graphs.batch_reshape import keeps_samples, static_reshape
+from fusion.onnx.graphs.batch_reshape import expanded_rows, keeps_merged, keeps_samples, mixes_batch, static_reshape
 from fusion.onnx.graphs.branches import branch_nodes
 from fusion.onnx.graphs.canonicalize import canonical_nodes
 from fusion.onnx.graphs.class_scores import with_class_scores
@@ -129,6 +129,8 @@ def _pass(graph: Graph, inputs: Mapping[str, Dims], batches: tuple[int, ...], de
     uses.update(graph.outputs)
     opened = Probe(declared) if declared is not None else None
     state = _State(graph, Facts(dict(graph.constants), probes, min(graph.opset, KEPT), uses, opened))
+    state.facts.rows = frozenset(node.input[0] for node in graph.nodes if node.op_type in ("Gemm", "MatMul")
+                                 and node.input[1] in graph.constants)  # fmt: skip
     for probe in state.every:
         for name, dims in inputs.items():
             probe.types[name] = graph.types.get(name, 1)
@@ -145,7 +147,7 @@ def _pass(graph: Graph, inputs: Mapping[str, Dims], batches: tuple[int, ...], de
             raise OnnxError(message, place=graph.place, hint="export the net again") from error
     outputs = tuple(state.aliases.get(name, name) for name in graph.outputs)
     nodes = prune(tuple(pair_quantization(state.nodes, state.facts)), outputs)
-    fixed = [name for name in outputs if (_dims(state, name) or (None,))[0] is not None]
+    fixed = [name for name in outputs if (_dims(state, name) or (None,))[0] is not None or name in state.facts.merged]
     if declared is not None and fixed:
         raise _fixed(state, f"the output '{fixed[0]}'")
     if state.branches and len(batches) > 1:
@@ -214,9 +216,7 @@ def _visit(state: _State, original: onnx.NodeProto) -> None:
         if any(name and state.facts.uses.get(name) and name not in computed for name in node.output):
             state.partial.add(node.output[0])
             parts = [node]
-        for part in parts:
-            if part.op_type == "Reshape" and not part.domain:
-                part = (static_reshape(part, state.facts, state.declared) or [part])[0]
+        for part in [each for item in parts for each in _open_sizes(state, item)]:
             if not _folded(state, part):  # such as a Cast of a constant, which the file has as CastLike
                 _append(state, part, state.facts.opset)
 
@@ -246,6 +246,18 @@ def _check_branches(state: _State, inputs: Mapping[str, Dims]) -> None:
     raise OnnxError(message, place=state.graph.place, hint="export the net with a fixed batch, or without this If")
 
 
+def _open_sizes(state: _State, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """Return the node with sizes that hold for every batch, as far as it has any. Raises: _FixedError."""
+    if node.op_type == "Reshape" and not node.domain:
+        found = static_reshape(node, state.facts, state.declared)
+        if found is None and node.input[0] in state.facts.merged:
+            raise _fixed(state, _called(node))
+        return found or [node]
+    if node.op_type == "Concat" and state.declared is not None:
+        return expanded_rows(node, state.facts, state.declared)
+    return [node]
+
+
 def _rename(state: _State, identity: onnx.NodeProto) -> None:
     """Let the readers of an Identity read its input instead."""
     source, name = identity.input[0], identity.output[0]
@@ -271,6 +283,8 @@ def _append(state: _State, node: onnx.NodeProto, opset: int) -> None:
         ]
         if whole and not (all(sound) and all(known[:-1]) >= known[-1]):
             raise _fixed(state, _called(node))
+        if mixes_batch(node, state.facts) or not keeps_merged(node, state.facts):
+            raise _fixed(state, _called(node))
         _check_batch(state, node)
     state.nodes.append(node)
 
@@ -291,7 +305,12 @@ def _check_batch(state: _State, node: onnx.NodeProto) -> None:
     then = [probe.shapes.get(node.output[0]) for probe in state.facts.probes]
     if first[0] != first[1] and None not in (first[0], then[0]) and then[0] == then[1]:
         raise _fixed(state, _called(node))
-    if node.op_type != "Expand" and not keeps_samples(first, then, [probe.batch for probe in state.facts.probes]):
+    merged = node.output[0] in state.facts.merged
+    if (
+        node.op_type != "Expand"
+        and not merged
+        and not keeps_samples(first, then, [probe.batch for probe in state.facts.probes])
+    ):
         raise _fixed(state, _called(node))
 
 

@@ -63,9 +63,13 @@ def test_the_weights_are_those_that_the_net_has_now(net: Path) -> None:
 
 def test_a_fixed_batch_cannot_be_exported_open(net: Path) -> None:
     nodes = [node("Reshape", "x s", "r"), node("Concat", "r t", "y", axis=1)]
-    onnx.save(model(nodes, {"s": np.array([1, 3, 64]), "t": draw(1, 1, 64)}, shape=(1, 3, 8, 8)), "part.onnx")
-    with pytest.raises(ExportError, match="its file fixes the batch at 1"):
+    onnx.save(model(nodes, {"s": np.array([2, 3, 64]), "t": draw(2, 1, 64)}, shape=(2, 3, 8, 8)), "part.onnx")
+    with pytest.raises(ExportError, match="its file fixes the batch at 2"):
         to_onnx(net, {})
+    onnx.save(model(nodes, {"s": np.array([1, 3, 64]), "t": draw(1, 1, 64)}, shape=(1, 3, 8, 8)), "part.onnx")
+    exported = to_onnx(net, {})
+    assert exported.model.graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    assert verify_onnx(exported.net, {}, exported.model.SerializeToString()).first is None
 
 
 def test_what_opset_17_cannot_say_is_refused(net: Path) -> None:

@@ -181,9 +181,14 @@ def test_several_outputs_keep_their_order() -> None:
 
 
 def test_a_fixed_batch_runs_in_pieces() -> None:
-    graph = opened(CASES["a token for one sample"])
+    file = model(
+        [node("Reshape", "x s", "r"), node("ReduceSum", "r a", "y", keepdims=0)],
+        {"s": np.array([3, 64]), "a": np.array([0])}, shape=(1, 3, 8, 8), outputs=("y",),
+    )  # fmt: skip
+    graph = opened(file)
     assert graph.batch == 1
     assert "the batch stays 1" in graph.notes[-1]
+    assert opened(CASES["a token for one sample"]).batch is None
     file = CASES["a batch of two written in"]
     assert opened(file).batch is None
     assert "2 in the file, is open" in opened(file).notes[-1]

@@ -213,6 +213,9 @@ LAST = node("Transpose", "z", "y", perm=[1, 0, 2])
         through(node("Reshape", "t a", "z"), LAST, a=[0, 0, -1]),
         through(node("Reshape", "t a", "u"), node("Reshape", "u b", "z"), LAST, a=[TIME, 1, 2, 2],
                 b=[TIME, -1, FEATURES]),
+        through(node("Reshape", "t a", "u"), node("MatMul", "u w", "v"), node("Reshape", "v b", "z"), LAST,
+                a=[-1, FEATURES], b=[TIME, 1, 2]),
+        through(node("Reshape", "t a", "u"), node("Reshape", "u b", "z"), LAST, a=[TIME, -1], b=[TIME, 1, FEATURES]),
     ],
 )  # fmt: skip
 def test_a_batch_between_other_axes_is_opened(file: onnx.ModelProto) -> None:
@@ -224,11 +227,10 @@ def test_a_batch_between_other_axes_is_opened(file: onnx.ModelProto) -> None:
 @pytest.mark.parametrize(
     "file",
     [
-        through(node("Reshape", "t a", "u"), node("MatMul", "u w", "v"), node("Reshape", "v b", "z"), LAST,
-                a=[-1, FEATURES], b=[TIME, 1, 2]),
+        through(node("Reshape", "t a", "u"), node("MatMul", "u w", "v"), node("Softmax", "v", "s", axis=0),
+                node("Reshape", "s b", "z"), LAST, a=[-1, FEATURES], b=[TIME, 1, 2]),
         through(node("Flatten", "t", "u", axis=2), node("MatMul", "u w", "v"), node("Reshape", "v b", "z"), LAST,
                 b=[TIME, 1, 2]),
-        through(node("Reshape", "t a", "u"), node("Reshape", "u b", "z"), LAST, a=[TIME, -1], b=[TIME, 1, FEATURES]),
         through(node("Reshape", "t a", "y"), a=[1, TIME, FEATURES]),
     ],
 )  # fmt: skip
