@@ -21,8 +21,12 @@ from fusion.solver.batches import Batches, Blobs, CachedBatches, LiveBatches
 RequestedConfig = int | Literal["auto"] | None
 _SHARE = 0.05  # seconds of a measurement, one per configuration and round
 _ROUNDS = 3
-_LONG = 0.25  # seconds of a trial that is left to all threads: so large a net keeps them busy
-_TOO_LONG = 5.0  # seconds of a trial that is not worth repeating in another layout
+# Seconds of a step from which fewer threads are tried only while they make it shorter. A net that large keeps all
+# threads busy, unless other processes do: a LeNet's step of 14 ms takes two threads half a second on two busy cores.
+_LONG = 0.25
+_DOUBTFUL = 1.0  # seconds that other processes can hardly be the reason for
+_TOO_LONG = 5.0  # seconds of a step that is not worth repeating in another layout
+_SLOW = 2.0  # times the least at once: not measured again
 # Times the least: as good. More threads have to gain more, because they take the CPU from those that read data and lose
 # most when the machine is busy: an MLP head that two threads were chosen for ran at 0.77 of a loop with one.
 _ALIKE = 1.1
@@ -97,19 +101,28 @@ class Autotuner:
         return f"threads: {chosen.threads} of {most}{layout} (time of a step by threads: {times})"
 
     def _measured(self, step: Callable[[], object], configs: Sequence[RunConfig]) -> dict[RunConfig, float]:
-        """Return seconds of a step by configuration, the best of a few rounds in turn; long steps: all threads only."""
-        found = dict.fromkeys(configs, math.inf)
+        """Return seconds of a step by configuration: the mean of a few rounds in turn, or of a single step where long.
+
+        configs  of each layout, the most threads first
+        """
+        found: dict[RunConfig, float] = {}
+        fewest = 1
         for config in configs:
-            elapsed = self._once(step, config)
-            if elapsed > _LONG:
-                alike = [other for other in configs if other.threads == config.threads and other != config]
-                others = alike if elapsed <= _TOO_LONG else []
-                return {config: elapsed, **{other: self._once(step, other) for other in others}}
+            if config.threads < fewest or (config.channels_last and found[configs[0]] > _TOO_LONG):
+                continue
+            found[config] = elapsed = self._once(step, config)
+            least = min(value for other, value in found.items() if other.channels_last == config.channels_last)
+            shorter = elapsed <= _LONG or (elapsed == least and elapsed <= _DOUBTFUL)
+            fewest = 1 if shorter else config.threads
+        if min(found.values()) > _LONG:
+            return found
+        # The mean: a step of many threads waits for all of them, and is short by luck only where processors are busy.
+        rounds = {config: 0.0 for config, value in found.items() if value <= _SLOW * min(found.values())}
         for _ in range(_ROUNDS):
-            for config in configs:
+            for config in rounds:
                 self._set(config)
-                found[config] = min(found[config], timed(step, _SHARE))
-        return found
+                rounds[config] += timed(step, _SHARE) / _ROUNDS
+        return found | rounds
 
     def _once(self, step: Callable[[], object], config: RunConfig) -> float:
         """Return seconds of the second step with this configuration."""

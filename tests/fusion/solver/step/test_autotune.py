@@ -69,6 +69,53 @@ def test_the_faster_layout_is_taken_and_told() -> None:
     assert layouts[-1]
 
 
+class Clock:
+    """A clock that steps advance, each by the seconds of its threads and layout, or by the next of several."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: dict[str, float | list[float]]) -> None:
+        self.now, self.last, self.seconds, self.steps = 0.0, False, seconds, dict.fromkeys(seconds, 0)
+        torch.set_num_threads(4)
+        monkeypatch.setattr("fusion.solver.step.autotune.time.perf_counter", lambda: self.now)
+
+    def step(self) -> None:
+        config = str(RunConfig(torch.get_num_threads(), self.last))
+        each = self.seconds[config]
+        self.now += each[self.steps[config] % len(each)] if isinstance(each, list) else each
+        self.steps[config] += 1
+
+    def settle(self) -> str:
+        """Return the chosen threads and layout."""
+        tuner = Autotuner("auto")
+        tuner.settle(lambda: Measurement(self.step), lambda last: setattr(self, "last", last))
+        return str(RunConfig(torch.get_num_threads(), tuner.channels_last))
+
+
+def test_all_threads_of_a_busy_machine_are_no_large_net(monkeypatch: pytest.MonkeyPatch) -> None:
+    last = ", channels last"
+    times: dict[str, float | list[float]] = {"4": 0.6, "2": 0.3, "1": 0.04}
+    clock = Clock(monkeypatch, {**times, f"4{last}": 0.9, f"2{last}": 0.8, f"1{last}": 0.03})
+    assert clock.settle() == f"1{last}"
+    assert {key: count for key, count in clock.steps.items() if count > 2}.keys() == {"1", f"1{last}"}
+
+
+def test_fewer_threads_of_a_large_net_are_tried_while_they_help(monkeypatch: pytest.MonkeyPatch) -> None:
+    last = ", channels last"
+    clock = Clock(monkeypatch, {"4": 0.5, "2": 0.7, f"4{last}": 0.4, f"2{last}": 0.6})  # none with one thread
+    assert clock.settle() == f"4{last}"
+    assert set(clock.steps.values()) == {2}
+    clock = Clock(monkeypatch, {"4": 1.1, f"4{last}": 1.02})
+    assert clock.settle() == f"4{last}"
+    clock = Clock(monkeypatch, {"4": 5.1})
+    assert clock.settle() == "4"
+
+
+def test_a_step_that_is_short_by_luck_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    last = ", channels last"
+    lucky: dict[str, float | list[float]] = {key: [0.01, 0.01, 0.06, 0.06, 0.01] for key in ("4", "2")}
+    slow = {f"{key}{last}": 0.2 for key in "421"}
+    assert Clock(monkeypatch, {**lucky, "1": 0.02, **slow}).settle() == "1"
+
+
 def test_a_snapshots_layout_is_taken_over() -> None:
     layouts: list[bool] = []
     pacemaker = Autotuner(None)

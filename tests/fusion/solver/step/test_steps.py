@@ -191,15 +191,17 @@ class Clock:
     [
         ({2: 0.0078125, 1: 0.015625}, False, RunConfig(2), None),
         ({2: 0.015625, 1: 0.0078125}, False, RunConfig(1), None),
-        ({2: 0.3, 1: 0.01}, False, RunConfig(2), 2),
-        ({2: 0.3, 1: 0.01}, True, RunConfig(2, True), 4),
+        ({2: 0.3, 1: 0.4}, False, RunConfig(2), 4),
+        ({2: 0.3, 1: 0.01}, False, RunConfig(1), None),
+        ({2: 0.3, 1: 0.01}, True, RunConfig(1, True), None),
+        ({2: 2.0, 1: 0.01}, True, RunConfig(2, True), 4),
         ({2: 6.0, 1: 0.01}, True, RunConfig(2), 2),
     ],
 )
 def test_long_steps_are_not_tried_in_every_way(
     monkeypatch: pytest.MonkeyPatch, times: dict[int, float], layout: bool, chosen: RunConfig, runs: int | None
 ) -> None:
-    """A step of over a quarter of a second is left to all threads; one of over 5 s to the usual layout too."""
+    """A step of over a second is left to all threads; one of over 5 s to the usual layout too."""
     before, layouts = torch.get_num_threads(), [False]
     clock = Clock(lambda: times[torch.get_num_threads()] * (0.5 if layouts[0] else 1.0))
     monkeypatch.setattr(autotune, "time", SimpleNamespace(perf_counter=lambda: clock.now))
