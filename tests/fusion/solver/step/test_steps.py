@@ -194,7 +194,7 @@ class Clock:
         ({2: 0.3, 1: 0.4}, False, RunConfig(2), 4),
         ({2: 0.3, 1: 0.01}, False, RunConfig(1), None),
         ({2: 0.3, 1: 0.01}, True, RunConfig(1, True), None),
-        ({2: 2.0, 1: 0.01}, True, RunConfig(2, True), 4),
+        ({2: 3.0, 1: 0.01}, True, RunConfig(2, True), 4),
         ({2: 6.0, 1: 0.01}, True, RunConfig(2), 2),
     ],
 )
