@@ -18,7 +18,10 @@ from prototxt.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from fusion import pct as pct
-    from fusion.composition import Composition as Composition, Source as Source, compose as compose
+    from fusion.composition.compose import Composition as Composition, compose as compose
+    from fusion.composition.source import Source as Source
+    from fusion.conversion.caffe_nets import to_caffe as to_caffe
+    from fusion.conversion.state_dicts import to_state_dict as to_state_dict
     from fusion.errors import (
         BuildError as BuildError,
         ComposeError as ComposeError,
@@ -34,7 +37,6 @@ if TYPE_CHECKING:
     from fusion.merge.merge import MergePlan as MergePlan, apply_merge as apply_merge, plan_merge as plan_merge
     from fusion.nets.build import Net as Net, blobs as blobs, build as build, params as params
     from fusion.nets.weights import load_weights as load_weights, save_weights as save_weights
-    from fusion.onnx.to_caffe import to_caffe as to_caffe
     from fusion.solver import Solver as Solver
     from fusion.version import __version__ as __version__
 else:

@@ -120,13 +120,14 @@ def size_argument(text: str) -> tuple[int, int]:
 
 
 def net_or_onnx(path: str, arguments: argparse.Namespace, *, measured: bool = False) -> str | Document:
-    """Return the path of a prototxt, or the description of an ONNX file (`fusion.composition.onnx_net`).
+    """Return the path of a prototxt, or the description of an ONNX file or PyTorch net (`fusion.composition.onnx_net`).
 
     Raises: FusionError for --pixels with a prototxt; ComposeError for an ONNX file, see `onnx_net`.
     """
-    from fusion.composition.onnx_net import is_onnx, onnx_net
+    from fusion.composition.onnx_net import onnx_net
+    from fusion.conversion.net_names import holds_its_weights
 
-    if is_onnx(path):
+    if holds_its_weights(path):
         shapes = [shape for _, shape in arguments.input_shape if len(shape) == 4]
         size = (shapes[0][2], shapes[0][3]) if shapes else None
         found: Document = onnx_net(path, pixels=arguments.pixels, size=size, measured=measured)

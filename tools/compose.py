@@ -44,8 +44,11 @@ def parser(prog: str = "fusion-compose") -> CommandParser:
     add = result.add_argument
     add("recipe", nargs="?", metavar="FUSION.toml", help="a file with the same settings as these flags")
     add("--source", action="append", default=[], metavar="P=NET[@BLOB,...]",
-        help="a net, its prefix, and the blob to cut it at (default: its classifier's input); a pattern or a folder "
-        "of nets gives branches P1, P2, ...")  # fmt: skip
+        help="a net, its prefix, and the blob to cut it at (default: its classifier's input); a prototxt, an ONNX "
+        "file, or a PyTorch net: torchvision:NAME:WEIGHTS, timm:NAME:WEIGHTS, FILE.py:NAME:WEIGHTS, FILE.pt2; a "
+        "pattern or a folder of nets gives branches P1, P2, ...")  # fmt: skip
+    add("--as-caffe", action="store_true",
+        help="make plain Caffe layers of ONNX files and PyTorch nets; by default each runs as one layer")  # fmt: skip
     add("--weights", action="append", default=[], metavar="P=WEIGHTS",
         help="a source's weights, to freeze layers whose type does not fix their number of blobs; a pattern or a "
         "folder of weights gives branches P1, P2, ... of one net")  # fmt: skip
@@ -170,9 +173,12 @@ def _config(arguments: argparse.Namespace) -> ComposeConfig:
     from fusion.composition import ComposeConfig, SolverSettings, read_config
     from fusion.composition.references import parse_pct_loss
     from fusion.composition.tasks import parse_task
+    from fusion.conversion.net_names import holds_its_weights
 
     base = read_config(arguments.recipe) if arguments.recipe else ComposeConfig()
     sources, lists = apply_list_options(_sources(arguments) or base.sources, arguments)
+    if arguments.as_caffe:
+        sources = tuple(replace(source, as_caffe=holds_its_weights(str(source.prototxt))) for source in sources)
     if arguments.stage:
         sources = tuple(replace(source, stages=tuple(arguments.stage)) for source in sources)
     named = (*_SOLVER, "base_lr", "lr_policy", "max_iter", "random_seed")

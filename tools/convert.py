@@ -9,15 +9,11 @@ import argparse
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from . import convert_data
-from .arguments import add_options
+from .arguments import add_options, remark
 from .cli import run_command
 from .command_parser import CommandParser
-
-if TYPE_CHECKING:
-    from fusion.onnx.to_caffe import CaffeNet
 
 _EPILOG = """The kind of IN is detected from its content; the ending of OUT gives the new form:
   .prototxt .pbtxt .txt -        text (- is standard output)
@@ -26,7 +22,9 @@ _EPILOG = """The kind of IN is detected from its content; the ending of OUT give
   .h5                            HDF5, of weights or a solver state
   .safetensors                   weights
   .npy                           a mean image
-An ONNX file becomes two files: IN.onnx OUT.prototxt WEIGHTS.caffemodel (or .h5, .safetensors).
+  .pth                           weights as the state dict of a PyTorch module
+An ONNX file or a PyTorch net (torchvision:NAME:WEIGHTS, timm:NAME:WEIGHTS, FILE.py:NAME:WEIGHTS, FILE.pt2) becomes two
+files, IN OUT.prototxt WEIGHTS.caffemodel (or .h5, .safetensors); a PyTorch net also an ONNX file, IN OUT.onnx.
 
 examples:
   %(prog)s old.prototxt new.prototxt --upgrade              V0 or V1 text to the current form, comments kept
@@ -38,6 +36,8 @@ examples:
   %(prog)s images list.txt images/ train_lmdb --lmdb        and `list` and `mean`: see their --help
   %(prog)s mean.binaryproto mean.npy
   %(prog)s net.onnx net.prototxt net.caffemodel             checked in ONNX Runtime if that is installed
+  %(prog)s torchvision:resnet18:r18.pth net.prototxt net.caffemodel
+  %(prog)s net.caffemodel net.pth --model net.prototxt      its weights, for the module that it was
 """
 
 
@@ -49,16 +49,22 @@ def parser(prog: str = "fusion-convert") -> CommandParser:
         epilog=_EPILOG,
     )
     add = result.add_argument
-    add("input", metavar="IN", help="a net, solver, mean image, weights or solver state, in any form; or an ONNX file")
+    add("input", metavar="IN",
+        help="a net, solver, mean image, weights or solver state in any form, an ONNX file, a PyTorch net")  # fmt: skip
     add("output", metavar="OUT", help="file to write; its ending gives the form")
-    add("weights", metavar="WEIGHTS", nargs="?", help="file for the weights of an ONNX file")
+    add("weights", metavar="WEIGHTS", nargs="?", help="file for the weights of an ONNX file or PyTorch net")
     add("--upgrade", action="store_true", help="upgrade V0 and V1, as Caffe does when it reads them")
     add("--deploy", action="store_true", help="make the deploy net: inputs for data layers, scores for losses")
     add_options(result, "--input-shape", "--output-blob", "--stage", note="with --deploy")
     add("--model", metavar="NET.prototxt", help="for weights: the net that gives the order, types, bottoms and tops of "
         "layers")  # fmt: skip
+    add("--prefix", metavar="P", help="for weights that become a state dict: the branch to write, without its prefix")
     add_options(result, "--pixels", note="with it the net takes 0 to 255, blue first, as Caffe's data layers give them")
-    add("--only-bvlc", action="store_true", help="for an ONNX file: refuse layers that only forks of Caffe have")
+    add(
+        "--only-bvlc",
+        action="store_true",
+        help="for an ONNX file or PyTorch net: refuse layers that only forks of Caffe have",
+    )
     add_options(result, "--quiet")
     return result
 
@@ -71,57 +77,67 @@ def main(argv: Sequence[str] | None = None, prog: str = "fusion-convert") -> int
         return convert_data.main(given, prog)
     options = parser(prog)
     arguments = options.parse_args(given)
-    from_onnx = arguments.input.lower().endswith(".onnx")
+    from fusion.conversion.net_names import holds_its_weights, is_onnx_path
+
+    from_onnx = holds_its_weights(arguments.input) and not arguments.prefix
     if not arguments.deploy and ((arguments.input_shape and not from_onnx) or arguments.output_blob or arguments.stage):
         options.error("--input-shape, --output-blob and --stage go with --deploy")
-    if from_onnx and not arguments.weights:
-        options.error("an ONNX file becomes two files: IN.onnx OUT.prototxt WEIGHTS.caffemodel")
+    if from_onnx and not arguments.weights and (is_onnx_path(arguments.input) or not is_onnx_path(arguments.output)):
+        options.error("such a net becomes two files: IN OUT.prototxt WEIGHTS.caffemodel")
     if not from_onnx and (arguments.weights or arguments.only_bvlc or arguments.pixels):
-        options.error("WEIGHTS, --pixels and --only-bvlc go with an ONNX file")
+        options.error("WEIGHTS, --pixels and --only-bvlc go with an ONNX file or PyTorch net")
     if from_onnx and (arguments.deploy or arguments.upgrade or arguments.model):
-        options.error("an ONNX file is converted without --deploy, --upgrade and --model")
-    code: int = run_command(lambda: (_convert_onnx if from_onnx else _convert)(arguments))
+        options.error("such a net is converted without --deploy, --upgrade and --model")
+    to_torch = arguments.output.lower().endswith(".pth")
+    if to_torch and not arguments.model:
+        options.error("a state dict is written with the net's prototxt: --model NET.prototxt")
+    if arguments.prefix and not to_torch:
+        options.error("--prefix goes with an OUT that ends in .pth")
+    work = _to_caffe if arguments.weights else _to_onnx if from_onnx else _to_state_dict if to_torch else _convert
+    code: int = run_command(lambda: work(arguments))
     return code
 
 
-def _convert_onnx(arguments: argparse.Namespace) -> None:
-    """Write an ONNX file as a net and its weights, compared with it on noise before."""
+def _to_caffe(arguments: argparse.Namespace) -> None:
+    """Write an ONNX file or PyTorch net as a net and its weights, compared with it on noise before."""
     from fusion.composition.pixels import with_pixels
-    from fusion.onnx.to_caffe import to_caffe
+    from fusion.conversion.caffe_nets import to_caffe
     from prototxt.files import write_text
     from prototxt.formats.weights import write_weights
     from prototxt.schema.encode import to_text
     from prototxt.text.parser import parse
 
     made = to_caffe(arguments.input, shapes=dict(arguments.input_shape), only_bvlc=arguments.only_bvlc)
-    checked = _checked(arguments, made)
     document = parse(to_text(made.net), arguments.input)
     if arguments.pixels:
         document = with_pixels(document, arguments.pixels, made.net.name)
     write_weights(arguments.weights, made.weights, net=made.net)
     write_text(arguments.output, str(document))
     if not arguments.quiet:
+        checked, *notes = made.notes
         print(f"{arguments.output}, {arguments.weights}: {len(made.net.layer)} layers, {checked}")
-        for note in made.notes:
+        for note in notes:
             print(f"  {note}")
 
 
-def _checked(arguments: argparse.Namespace, made: CaffeNet) -> str:
-    """Compare a converted net with its ONNX file; return the result in words. Raises: OnnxError if they differ."""
-    from importlib.util import find_spec
+def _to_onnx(arguments: argparse.Namespace) -> None:
+    """Write a PyTorch net as an ONNX file."""
+    from fusion.conversion.export_module import export_module
+    from fusion.conversion.torch_nets import open_torch_net
 
-    from fusion.errors import OnnxError
+    shape = next((shape[1:] for _, shape in arguments.input_shape), None)
+    export_module(open_torch_net(arguments.input, shape), arguments.output)
+    remark(f"wrote {arguments.output}", arguments)
 
-    if find_spec("onnxruntime") is None:
-        return "not checked, since onnxruntime is not installed"
-    from fusion.export import verify_onnx
 
-    found = verify_onnx(made.net, made.weights, arguments.input, inputs=dict(arguments.input_shape))
-    if found.first is not None:
-        hint = "the file has an operator that is converted wrongly: use it as a source in its own form, and report it"
-        message = f"the converted net differs from it by {found.largest:.1e} of its largest output; nothing was written"
-        raise OnnxError(message, place=arguments.input, hint=hint)
-    return f"within {found.largest:.1e} of ONNX Runtime's largest output"
+def _to_state_dict(arguments: argparse.Namespace) -> None:
+    """Write weights as a state dict."""
+    from fusion.conversion.state_dicts import to_state_dict, write_state_dict
+
+    state = to_state_dict(arguments.model, arguments.input, prefix=arguments.prefix or "")
+    write_state_dict(arguments.output, state)
+    if not arguments.quiet:
+        print(f"{arguments.output}: {len(state)} tensors")
 
 
 def _convert(arguments: argparse.Namespace) -> None:

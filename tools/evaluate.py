@@ -61,9 +61,11 @@ def parser(prog: str = "fusion-test") -> CommandParser:
 def main(argv: Sequence[str] | None = None, prog: str = "fusion-test") -> int:
     """Measure; return 0 on success, 1 for bad input, 2 for bad usage."""
     options = parser(prog).parse_args(argv)
-    usage, is_onnx = parser(prog), options.model.lower().endswith(".onnx")
+    from fusion.conversion.net_names import holds_its_weights
+
+    usage, is_onnx = parser(prog), holds_its_weights(options.model)
     if bool(options.weights) == is_onnx:
-        usage.error("an ONNX file has its weights: no --weights" if is_onnx else "give --weights WEIGHTS")
+        usage.error("this net has its weights: no --weights" if is_onnx else "give --weights WEIGHTS")
     if options.input_shape and not is_onnx:
         usage.error("--input-shape is for an ONNX file; a prototxt's data fixes its shape")
     if is_onnx and not options.list:

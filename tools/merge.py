@@ -87,7 +87,7 @@ def _merge(arguments: argparse.Namespace) -> int:
     from prototxt.schema.load import load_net
     from prototxt.text.parser import parse_file
 
-    arguments.sources = named_sources(arguments.sources)
+    arguments.sources = named_sources(arguments.sources, arguments.fused)
     if arguments.output:
         format_by_name(arguments.output)  # a wrong ending is an error before the weights are read
         files = [path for _, source in arguments.sources for path in ([source] if isinstance(source, str) else source)]

@@ -81,7 +81,9 @@ def main(argv: Sequence[str] | None = None, prog: str = "fusion-predict") -> int
     """Run the command; return 0 on success, 1 for bad input or images that could not be read."""
     options = parser(prog)
     arguments = options.parse_intermixed_args(argv)  # options may stand between the net and its weights
-    if arguments.net.lower().endswith(".onnx"):
+    from fusion.conversion.net_names import holds_its_weights
+
+    if holds_its_weights(arguments.net):
         arguments.images = [*filter(None, [arguments.weights]), *arguments.images]
         arguments.weights = None
         if arguments.mean is not None or arguments.scale is not None or arguments.rgb:
@@ -284,8 +286,10 @@ def _entry(answer: Answer) -> dict[str, object]:
 
 
 def _beside(text: str) -> tuple[str, tuple[str, str | None]]:
+    from fusion.conversion.net_names import holds_its_weights
+
     name, found = source_argument(text)
-    if name and isinstance(found, str) and found.lower().endswith(".onnx"):
+    if name and isinstance(found, str) and holds_its_weights(found):
         return name, (found, None)
     if not name or isinstance(found, str):
         raise argparse.ArgumentTypeError(f"'{text}' is not NAME=NET.prototxt:WEIGHTS or NAME=NET.onnx")

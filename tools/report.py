@@ -117,11 +117,11 @@ def _predictions(name: str, arguments: argparse.Namespace) -> Predictions:
 
     Raises: ReportError for an ONNX file without a list; the errors of predictions files, of `onnx_net` and of lists.
     """
-    from fusion.composition.onnx_net import is_onnx
+    from fusion.conversion.net_names import holds_its_weights
     from fusion.report.load_predictions import load_predictions, split_file_text
 
     label, path, classes = split_file_text(name)
-    if not is_onnx(path):
+    if not holds_its_weights(path):
         return load_predictions(name)
     from dataclasses import replace
     from pathlib import Path

@@ -58,7 +58,13 @@ def parser(prog: str = "fusion-run") -> CommandParser:
     add_options(result, "--quiet")
     group = result.add_argument_group("writing a job from nets and data")
     add = group.add_argument
-    add("--init", nargs="+", default=[], metavar="NET.prototxt:WEIGHTS|NET.onnx", help="the nets to fuse")
+    add(
+        "--init",
+        nargs="+",
+        default=[],
+        metavar="NET.prototxt:WEIGHTS|NET.onnx|torchvision:NAME:WEIGHTS",
+        help="the nets to fuse",
+    )
     add("--data", metavar="LIST|FOLDER", help="the images to train on, of all classes: a list, or a folder per class")
     add_options(group, "--output", note="here JOB.toml")
     return result

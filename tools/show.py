@@ -60,9 +60,10 @@ def main(argv: Sequence[str] | None = None, prog: str = "fusion-show") -> int:
 
 
 def _show(arguments: argparse.Namespace) -> None:
+    from fusion.conversion.net_names import holds_its_weights
     from prototxt.conversion.file_content import BINARY, NET, SOLVER, TEXT, contents_of
 
-    if arguments.input.lower().endswith(".onnx"):
+    if holds_its_weights(arguments.input):
         _show_onnx(arguments)
         return
     content = contents_of(arguments.input)
@@ -180,10 +181,12 @@ def _show_binary(arguments: argparse.Namespace, content: Content) -> None:
 
 def _show_onnx(arguments: argparse.Namespace) -> None:
     """Print where an ONNX file can be cut, and the operators that cannot be run."""
+    from fusion.conversion.onnx_files import onnx_path
     from fusion.onnx.graphs import load_graph
     from fusion.onnx.graphs.summary import overview, overview_text
 
-    graph = load_graph(arguments.input, {name: tuple(shape) for name, shape in arguments.input_shape})
+    shapes = {name: tuple(shape) for name, shape in arguments.input_shape}
+    graph = load_graph(onnx_path(arguments.input, next((shape[1:] for shape in shapes.values()), None)), shapes)
     _print(arguments, {"file": arguments.input, "kind": "onnx", **overview(graph)}, overview_text(graph))
 
 

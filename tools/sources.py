@@ -27,9 +27,10 @@ def check_apart(options: argparse.ArgumentParser, sources: Sequence[SourceFiles]
         options.error(f"prefix given twice: {', '.join(twice)}")
 
 
-def named_sources(arguments: Sequence[SourceFiles]) -> list[SourceFiles]:
+def named_sources(arguments: Sequence[SourceFiles], fused: str) -> list[SourceFiles]:
     """Return all sources, with fusion files, patterns and folders expanded.
 
+    fused  the fused net, beside which composing wrote the sources that it converted
     Raises: MergeError for a source without weights; ComposeError, as `fusion.composition.folds.folds`; OSError.
     """
     from fusion.errors import MergeError
@@ -41,14 +42,23 @@ def named_sources(arguments: Sequence[SourceFiles]) -> list[SourceFiles]:
             found[prefix] = source
             continue
         from fusion.composition import read_config
+        from fusion.conversion.net_names import is_onnx_path, is_torch_net
 
         for part in read_config(str(source)).sources:
             net = str(part.prototxt)
-            if part.weights is None and not (os.path.isdir(net) or net.lower().endswith(".onnx")):
+            if part.as_caffe or is_torch_net(net):
+                found[part.prefix] = _converted(part.prefix, fused, as_caffe=part.as_caffe)
+                continue
+            if part.weights is None and not (os.path.isdir(net) or is_onnx_path(net)):
                 hint = f'add weights = "..." to it, or give {part.prefix}=WEIGHTS here'
                 raise MergeError(f"source '{part.prefix}' has no weights", place=str(source), hint=hint)
             found[part.prefix] = net if part.weights is None else (net, str(part.weights))
     return [(prefix, _paths(source)) for prefix, source in expand_merge_sources(found).items()]
+
+
+def _converted(prefix: str, fused: str, *, as_caffe: bool) -> str | tuple[str, str]:
+    beside = os.path.join(os.path.dirname(fused), prefix)
+    return (f"{beside}.prototxt", f"{beside}.caffemodel") if as_caffe else f"{beside}.onnx"
 
 
 def check_not_a_source(output: str, sources: Sequence[str], *, force: bool) -> None:

@@ -72,7 +72,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     shapes = dict(arguments.input_shape)
     feed = Feed(find_images(arguments.images or ()), arguments.batch, arguments.seed, shapes, arguments.stage)
     if not arguments.against:
-        sources = named_sources(arguments.sources)
+        sources = named_sources(arguments.sources, arguments.net)
         comparisons = compare_sources(arguments.net, arguments.weights, sources, feed, arguments.rtol)
     elif arguments.against.lower().endswith(".onnx"):
         comparisons = [_against_onnx(arguments, shapes)]

@@ -29,7 +29,7 @@ from fusion.composition.preprocessing import (
     stated_size,
     stream_affine,
 )
-from fusion.composition.source import is_onnx_path
+from fusion.conversion.net_names import is_onnx_path
 from fusion.errors import ComposeError
 from prototxt.shapes.sources import hdf5_rows
 

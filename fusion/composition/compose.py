@@ -14,6 +14,7 @@ from typing import Concatenate, ParamSpec
 
 from fusion.composition.chains import chain_inputs, last_sources
 from fusion.composition.classifiers import FusedClassifier, classifiers_of, label_blobs
+from fusion.composition.converted_sources import ConvertedNets, convert_source
 from fusion.composition.features import Features, HeadRequest
 from fusion.composition.folds import expand_patterns
 from fusion.composition.fused_classes import fused_classes, with_classes
@@ -56,6 +57,7 @@ class Composition:
     deploy     the same without them; None if the shape of its input is not known
     solver     how to train the head
     lists      the image lists that are written beside the nets
+    nets       the sources that were converted, written beside them too
     notes      every choice that was made, one sentence each
     overview   the branches and the head at a glance
     """
@@ -66,6 +68,12 @@ class Composition:
     notes: tuple[str, ...]
     overview: Overview
     lists: WrittenLists = field(default_factory=WrittenLists)
+    nets: ConvertedNets = field(default_factory=ConvertedNets)
+
+    def with_nets(self, nets: ConvertedNets) -> Composition:
+        """Return the composition with sources that were converted, under the names of their files."""
+        deploy = self.deploy and nets.with_own_names(self.deploy)
+        return replace(self, train_val=nets.with_own_names(self.train_val), deploy=deploy, nets=nets)
 
     def write(self, directory: PathLike) -> tuple[Path, ...]:
         """Write the files into a directory, made if needed; their paths then are relative to the working one.
@@ -77,13 +85,13 @@ class Composition:
         folder = Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
         texts = {
-            "train_val.prototxt": str(self.lists.in_folder(self.train_val, folder)),
-            "deploy.prototxt": str(self.deploy) if self.deploy is not None else None,
+            "train_val.prototxt": str(self.nets.in_folder(self.lists.in_folder(self.train_val, folder), folder)),
+            "deploy.prototxt": str(self.nets.in_folder(self.deploy, folder)) if self.deploy is not None else None,
             "solver.prototxt": str(_with_paths_in(self.solver, folder)),
         }
         if self.deploy is None:
             (folder / "deploy.prototxt").unlink(missing_ok=True)  # an earlier one would belong to another net
-        written = [*self.lists.write(folder)]
+        written = [*self.lists.write(folder), *self.nets.write(folder)]
         for name, text in texts.items():
             if text is not None:
                 write_text(folder / name, text)
@@ -101,7 +109,8 @@ def compose_with(sources: Sequence[Source], options: ComposeOptions) -> Composit
     loss, tasks, pct = options.parsed_loss(), options.parsed_tasks(), options.parsed_pct()
     check_request(sources, options, pct, check_tasks(loss, tasks))
     reference = options.references or bool(pct) or options.head in NEEDS_SCORES
-    prepared = _prepare_all(sources, reference=reference)
+    nets = ConvertedNets()
+    prepared = _prepare_all(sources, nets, options.input_shape, reference=reference)
     with _unknown_fields_in_hints(prepared):
         chosen: list[str] = []
         prepared = with_record_forms(prepared, options, chosen)
@@ -113,7 +122,8 @@ def compose_with(sources: Sequence[Source], options: ComposeOptions) -> Composit
         for text in inputs.warnings:
             warnings.warn(text, ComposeWarning, stacklevel=3)
         prepared, goals = with_classes(prepared, goals, classes, notes, scored=reference)
-        return _write(_plan(prepared, goals, inputs, options, classes.names, notes), notes)
+        composition = _write(_plan(prepared, goals, inputs, options, classes.names, notes), notes)
+    return composition.with_nets(nets)
 
 
 def _with_keywords(options: Callable[P, ComposeOptions]) -> Callable[Concatenate[Sequence[Source], P], Composition]:
@@ -240,12 +250,16 @@ def _unknown_fields_in_hints(sources: Sequence[PreparedSource]) -> Iterator[None
         raise
 
 
-def _prepare_all(sources: Sequence[Source], *, reference: bool) -> list[PreparedSource]:
-    """Prepare all sources. Raises: ComposeError with the errors of all of them."""
+def _prepare_all(
+    sources: Sequence[Source], nets: ConvertedNets, input_shape: Sequence[int] | None, *, reference: bool
+) -> list[PreparedSource]:
+    """Prepare all sources; adds those that are converted to `nets`. Raises: ComposeError with the errors of all."""
     prepared, errors = [], []
     for source in sources:
         try:
-            prepared.append(prepare_source(source, reference=reference))
+            converted, notes = convert_source(source, nets, input_shape)
+            made = prepare_source(converted, reference=reference)
+            prepared.append(replace(made, notes=(*notes, *made.notes)))
         except PrototxtError as error:
             errors += [ComposeError(one.message, place=one.place, hint=_own_hint(one.hint)) for one in error.errors]
         except FileNotFoundError as error:

@@ -25,6 +25,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -57,7 +58,10 @@ _OPTIONS: Final = {
     item.name: str(item.type) for item in fields(ComposeOptions) if item.name not in ("tasks", "pct", "schedule")
 }
 _TOP: Final = {name: kind for name, kind in {**_OPTIONS, "output": "str", "plain": "bool"}.items() if name not in _DATA}
-_SOURCE: Final = {item.name.replace("prototxt", "net"): str(item.type) for item in fields(Source)}
+_IN_PYTHON: Final = ("module", "example")  # fields of a source that no file can hold
+_SOURCE: Final = {
+    item.name.replace("prototxt", "net"): str(item.type) for item in fields(Source) if item.name not in _IN_PYTHON
+}
 _TASK: Final = {"name": "str", "loss": "str", "label": "str", "num_output": "int"}
 
 
@@ -144,14 +148,22 @@ class _ConfigFile:
 
 def place_of_key(data: bytes, path: str, key: str) -> str:
     """Return `file:line` of the first line that sets a key such as `num_output` or `source.at`, else the file."""
-    table, _, name = key.rpartition(".")
-    inside = ""
+    number = _lines_of_keys(data).get(key)
+    return path if number is None else f"{path}:{number}"
+
+
+@lru_cache(maxsize=1)
+def _lines_of_keys(data: bytes) -> dict[str, int]:
+    """Return the number of the first line that sets each key."""
+    found: dict[str, int] = {}
+    table = ""
     for number, line in enumerate(data.decode("utf-8", "replace").splitlines(), 1):
+        name, equals, _ = line.partition("=")
         if header := re.match(r"\s*\[\[?\s*([\w.-]+)\s*\]", line):
-            inside = header[1]
-        elif name and inside == table and re.match(rf"\s*[\"']?{re.escape(name)}[\"']?\s*=", line):
-            return f"{path}:{number}"
-    return path
+            table = f"{header[1]}."
+        elif equals:
+            found.setdefault(table + name.strip().strip("\"'"), number)
+    return found
 
 
 def _type_error(value: Any, annotation: str) -> str | None:
@@ -230,7 +242,7 @@ def to_toml(config: ComposeConfig) -> str:
     lines = _lines({**own, "output": config.output, **others})
     for source in config.sources:
         entries = {key: getattr(source, key.replace("net", "prototxt")) for key in _SOURCE}
-        lines += ["", "[[source]]", *_lines({key: value for key, value in entries.items() if value != ()})]
+        lines += ["", "[[source]]", *_lines({key: value for key, value in entries.items() if value not in ((), False)})]
     data = _lines({**{key: value for key, value in given.items() if key in _DATA}, "test_list": test_list})
     lines += ["", "[data]", *data] if data else []
     for task in options.parsed_tasks():

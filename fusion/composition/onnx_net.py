@@ -9,6 +9,7 @@ from fusion.composition.net_text import format_layer, read_net, reparse
 from fusion.composition.onnx_sources import read_onnx
 from fusion.composition.pixels import PIXELS
 from fusion.composition.source import Source
+from fusion.conversion.onnx_files import onnx_path
 from fusion.errors import ComposeError
 from fusion.onnx.graphs import Graph, load_graph, scores_value
 from prototxt.text.tree import Document
@@ -17,22 +18,17 @@ PathLike = str | os.PathLike[str]
 _BATCH = 32
 
 
-def is_onnx(path: PathLike) -> bool:
-    """Return whether a path names an ONNX file."""
-    return os.fspath(path).lower().endswith(".onnx")
-
-
 def onnx_net(
     path: PathLike, *, pixels: str | None, size: tuple[int, int] | None = None, measured: bool = False
 ) -> Document:
-    """Describe an ONNX file's net: raw pixels, blue first, to probabilities `prob`, and if `measured` with its data.
+    """Describe the net of a file or PyTorch net: raw pixels, blue first, to probabilities, if `measured` with its data.
 
     pixels    how it expects images: a name of PIXELS or custom ones (`fusion.composition.pixels`)
     size      (height, width) of its images, where the file leaves them open, or takes their values as a row
     measured  read images and labels from a list that is still to be given, and compare the class scores with the labels
     Raises: ComposeError without pixels or sizes, and for a net that takes no images or cannot be run; OSError.
     """
-    place = os.fspath(path)
+    place = onnx_path(path, (3, *size) if size else None)
     if pixels is None:
         hint = f"give --pixels, one of {', '.join(PIXELS)}, or such as mean:104,117,123,std:1,order:bgr"
         raise ComposeError("how this net expects the pixels of images is not known", place=place, hint=hint)

@@ -17,8 +17,9 @@ from fusion.composition.branches import (
 )
 from fusion.composition.net_text import LayerText, NetText, keep_layers, read_net, reparse
 from fusion.composition.onnx_sources import read_onnx
-from fusion.composition.source import Source, SourceText, is_onnx_path
+from fusion.composition.source import Source, SourceText
 from fusion.composition.stages import resolve_stages
+from fusion.conversion.net_names import is_onnx_path
 from fusion.errors import ComposeError, raise_all
 from prototxt.errors import did_you_mean
 from prototxt.schema.layer_types import not_run

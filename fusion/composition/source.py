@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from prototxt.text.tree import Document
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 PathLike = str | os.PathLike[str]
 
@@ -16,7 +20,8 @@ class Source:
     """A net to be fused.
 
     prefix    its layers and blobs become `prefix/name`
-    prototxt  its file (raw, or already renamed with the prefix), a parsed document, or an ONNX file
+    prototxt  its file (raw, or already renamed with the prefix), a parsed document, an ONNX file, or the name of a
+              PyTorch net, such as "torchvision:resnet18:weights.pth" (`fusion.conversion.net_names.TORCH_NET`)
     at        the blob where it is cut, or several; None cuts before its classifier
     weights   its trained weights; composing only counts the blobs of each layer, where its type does not determine them
     classes   for its own classifier as a reference: the fused classes that its scores stand for, in their order, by
@@ -29,10 +34,12 @@ class Source:
     stages    of the net's state, as `fusion.composition.stages` reads them: "train", "val", "TEST=other"
     train_list, val_list  replace the lists of its data layers: one list, folder of class folders or database where it
               has one data layer per phase, else one for each by the name of the layer or of its top
+    as_caffe  convert an ONNX file or a PyTorch net to Caffe's layers, instead of running it as an `Onnx` layer
+    module, example  a PyTorch module instead of `prototxt`, and an input of it, or a tuple of its inputs
     """
 
     prefix: str
-    prototxt: PathLike | Document
+    prototxt: PathLike | Document = ""
     at: str | Sequence[str] | None = None
     weights: PathLike | None = None
     classes: Sequence[int | str] = ()
@@ -43,6 +50,9 @@ class Source:
     stages: Sequence[str] = ()
     train_list: str | Mapping[str, str] | None = None
     val_list: str | Mapping[str, str] | None = None
+    as_caffe: bool = False
+    module: nn.Module | None = None
+    example: Tensor | tuple[Tensor, ...] | None = None
 
     def __str__(self) -> str:
         return f"source '{self.prefix}'"
@@ -62,8 +72,3 @@ class SourceText:
     at: str | Sequence[str] | None = None
     logits: str | None = None
     notes: tuple[str, ...] = ()
-
-
-def is_onnx_path(path: str | os.PathLike[str]) -> bool:
-    """Return whether the name is that of an ONNX file."""
-    return os.fspath(path).lower().endswith(".onnx")

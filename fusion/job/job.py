@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fusion.composition.config import ComposeConfig, place_of_key, read_config
 from fusion.composition.folds import expand_patterns
-from fusion.composition.source import is_onnx_path
+from fusion.conversion.net_names import holds_its_weights
 from fusion.errors import ComposeError, raise_all
 from fusion.file_lock import locked
 from fusion.job.option_words import check_words, option_words
@@ -80,7 +80,7 @@ def _checked_options(path: str, config: ComposeConfig, parsers: Parsers) -> dict
         hint = 'write [[source]] with prefix = "a", net = "a.prototxt" and weights = "a.caffemodel"'
         errors.append(ComposeError("there are no sources to fuse", place=path, hint=hint))
     for source in expand_patterns(config.sources):
-        if source.weights is None and not is_onnx_path(str(source.prototxt)):
+        if source.weights is None and not holds_its_weights(str(source.prototxt)):
             hint = 'add weights = "..." to its [[source]]'
             errors.append(ComposeError(f"{source} has no weights", place=path, hint=hint))
     for key in ("train_list", "val_list", "test_list"):

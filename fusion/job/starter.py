@@ -11,16 +11,27 @@ from pathlib import Path
 from fusion.composition.branches import cut_candidates
 from fusion.composition.compose import compose_with
 from fusion.composition.config import toml_literal
+from fusion.composition.converted_sources import ConvertedNets, convert_source
 from fusion.composition.options import ComposeOptions
 from fusion.composition.pixels import PIXELS
 from fusion.composition.prepared_source import prepare_source
-from fusion.composition.source import Source, is_onnx_path
+from fusion.composition.source import Source
+from fusion.conversion.net_names import holds_its_weights, net_files
+from fusion.conversion.onnx_files import onnx_path
 from fusion.data.image_list import ImageList, read_list
 from fusion.errors import ComposeError
 from prototxt.text.class_names import class_names_of
 from prototxt.text.parser import parse_file
 
-_COMMON = ("train_val", "train", "deploy", "net", "model")  # names of files that do not tell one net from another
+_COMMON = (
+    "train_val",
+    "train",
+    "deploy",
+    "net",
+    "model",
+    "weights",
+    "best",
+)  # names of files that do not tell one net from another
 _SHOWN = 8
 _PASSES, _LEAST = 20, 1000  # over the training records; iterations
 _BATCH = 50
@@ -50,7 +61,7 @@ class _Starter:
 def starter_text(nets: Sequence[tuple[str, str | None]], data: str, output: str) -> tuple[str, tuple[str, ...]]:
     """Return a job as TOML, and the decisions that are left, such as "even: classes".
 
-    nets    prototxt and weights, or an ONNX file and None
+    nets    prototxt and weights, or an ONNX file or PyTorch net and None
     data    a list of training images or a folder of class folders
     output  the job's folder
     Raises: ComposeError, PrototxtError, DataError, OSError for files that cannot be read.
@@ -89,7 +100,7 @@ def _add_source(job: _Starter, prefix: str, net: str, weights: str | None) -> No
     job.lines += [f"weights = {toml_literal(weights)}"] if weights else []
     source = Source(prefix, net, weights=weights)
     try:
-        found = prepare_source(source, reference=True)
+        found = prepare_source(convert_source(source, ConvertedNets(), None)[0], reference=True)
     except ComposeError as error:
         job.ask(prefix, "at", f"{error.message}; {error.hint}")
         return
@@ -99,7 +110,7 @@ def _add_source(job: _Starter, prefix: str, net: str, weights: str | None) -> No
     job.lines.append(f"at = {toml_literal(found.plain[0])}  # what its classifier reads{others and f'; or {others}'}")
     if not found.data_layers:
         job.ask(prefix, "pixels", f"its images: {', '.join(toml_literal(name) for name in PIXELS)}, or mean:...")
-    _add_classes(job, source, () if is_onnx_path(net) else class_names_of(parse_file(net)).names)
+    _add_classes(job, source, () if holds_its_weights(net) else class_names_of(parse_file(net)).names)
 
 
 def _add_classes(job: _Starter, source: Source, names: Sequence[str]) -> None:
@@ -125,7 +136,7 @@ def prefixes_of(nets: Sequence[str]) -> list[str]:
     """Return a name for each net: its file's, or that of its folder if the file has a common name."""
     found: list[str] = []
     for net in nets:
-        path = Path(net)
+        path = Path(net_files(net)[-1] if net_files(net) else net)
         stem = path.parent.name if path.stem in _COMMON and path.parent.name else path.stem
         stem = re.sub(rf"[_.-]({'|'.join(_COMMON)})$", "", stem)
         name = re.sub(r"\W+", "_", stem).strip("_") or "net"
@@ -141,10 +152,10 @@ def _beside(data: str, words: Sequence[str]) -> str | None:
 
 
 def _candidates(net: str) -> list[str]:
-    """Return the values of an ONNX file at which it can be cut."""
-    if not is_onnx_path(net):
+    """Return the values of an ONNX file or PyTorch net at which it can be cut."""
+    if not holds_its_weights(net):
         return []
     from fusion.onnx.graphs import load_graph
     from fusion.onnx.graphs.cut import feature_values
 
-    return [name.lstrip("/") for name, _ in feature_values(load_graph(net))]
+    return [name.lstrip("/") for name, _ in feature_values(load_graph(onnx_path(net)))]

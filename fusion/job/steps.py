@@ -15,6 +15,7 @@ from fusion.composition.heads import ENSEMBLES
 from fusion.composition.options import ComposeOptions
 from fusion.composition.references import format_classes
 from fusion.composition.solver_text import SolverSettings
+from fusion.conversion.net_names import holds_its_weights, net_files
 from fusion.errors import ComposeError
 from prototxt.formats.class_folders import is_image_folder
 from prototxt.schema.filter import filter_net
@@ -159,10 +160,20 @@ class StepPlanner:
         lists = [
             (key, composed.lists.records(key), one.names, *one.labels) for key, one in composed.lists.images.items()
         ]
-        outputs = (*(f"{folder}/{key}.prototxt" for key in written), *(f"{folder}/{key}" for key, *_ in lists))
+        outputs = (
+            *(f"{folder}/{key}.prototxt" for key in written),
+            *(f"{folder}/{name}" for name in (*(key for key, *_ in lists), *composed.nets.names())),
+        )
+        converted = [
+            path
+            for one in self._config.sources
+            if composed.nets.names() and holds_its_weights(str(one.prototxt))
+            for path in net_files(str(one.prototxt))
+        ]
         self._add(
             f"compose-{name}",
             [self._path, *words, "-o", folder],
+            inputs=tuple(converted),
             outputs=outputs,
             depends="\0".join([*written.values(), repr(lists)]),
         )
@@ -176,7 +187,11 @@ class StepPlanner:
         sources = expand_patterns(self._config.sources)
         read = (
             variant.net,
-            *(str(path) for one in sources for path in (one.prototxt, one.weights) if path is not None),
+            *(
+                path
+                for one in sources
+                for path in (*net_files(str(one.prototxt)), *([str(one.weights)] if one.weights is not None else []))
+            ),
         )
         self._add("merge", [variant.net, self._path, "-o", self._init], inputs=read, outputs=(self._init,))
         if self._config.job.get("verify") is not False:

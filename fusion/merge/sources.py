@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusion.composition.folds import folds
+from fusion.conversion.net_names import is_onnx_path, is_torch_net
 from fusion.errors import FusionError, MergeError
 from fusion.onnx.sidecar import MergedWeights, read_pair
 from prototxt.errors import PrototxtError
@@ -115,11 +116,17 @@ def open_merge_sources(sources: Mapping[str, SourceLike]) -> tuple[dict[str, Mer
 
 
 def _opened(prefix: str, source: SourceLike) -> MergeSource:
+    if not isinstance(source, (Mapping, tuple)) and is_torch_net(source):
+        pair = f"{prefix}=FOLDER/{prefix}.prototxt:FOLDER/{prefix}.caffemodel"
+        hint = f"give the file that composing wrote beside the fused net: {prefix}=FOLDER/{prefix}.onnx, or {pair}"
+        raise MergeError(
+            "the weights of a PyTorch net are merged from its converted form", place=str(source), hint=hint
+        )
     if isinstance(source, Mapping):
         label = source.scan.path if isinstance(source, Weights) else f"arrays of '{prefix}'"
         return MergeSource(prefix, label, source)
     if not isinstance(source, tuple):
-        if os.fspath(source).lower().endswith(".onnx"):
+        if is_onnx_path(source):
             os.stat(source)
             return MergeSource(prefix, os.fspath(source), {}, onnx=os.fspath(source))
         return MergeSource(prefix, os.fspath(source), read_pair(source))

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from fusion.conversion.net_names import TORCH_NET, holds_its_weights, is_onnx_path, net_files
+from fusion.conversion.onnx_files import onnx_path
 from fusion.data.in_step_sources import as_follower, leader_of
 from fusion.data.net_classes import classes_of_nets
 from fusion.errors import DataError, TrainingError
@@ -36,7 +38,7 @@ Blobs = dict[str, Tensor]
 Shapes = dict[str, tuple[int, ...]]
 Answer = Callable[[Blobs], Tensor]
 _TABLES = (".npz", ".csv", ".parquet")
-_WEIGHTS = (".caffemodel", ".h5", ".safetensors", ".pt", ".pth")
+_WEIGHTS = (".caffemodel", ".h5", ".safetensors")
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,12 +196,15 @@ def _open(spec: Reference, shapes: _InputShapes, device: torch.device) -> Ensemb
     path = os.fspath(net)
     if path.endswith(_TABLES):
         return EnsembleMember(spec, file=Predictions.load(path))
-    if path.lower().endswith(".onnx"):
+    if holds_its_weights(path):
         answer = _from_module(_onnx(spec, path, shapes), spec, shapes, device)
-        hashes = {"net": file_hash(path), "weights": file_hash(path)}
+        files = [file_hash(file) for file in net_files(path)]
+        # the name of a PyTorch net belongs to it: its class and options are in there
+        net_hash = files[0] if is_onnx_path(path) else hashlib.sha256("".join([path, *files]).encode()).hexdigest()
+        hashes = {"net": net_hash, "weights": files[-1]}
         return _with_pixels(spec, answer, hashes, shapes, {shapes.first(spec): None})
     if path.lower().endswith(_WEIGHTS):
-        hint = "give NET.prototxt:WEIGHTS or NET.onnx; in Python a Reference takes any module"
+        hint = f"give NET.prototxt:WEIGHTS, NET.onnx or {TORCH_NET}; in Python a Reference takes any module"
         raise TrainingError("a reference needs its net, not its weights alone", place=path, hint=hint)
     return _caffe(spec, path, shapes, device)
 
@@ -290,6 +295,7 @@ def _onnx(spec: Reference, path: str, shapes: _InputShapes) -> nn.Module:
     from fusion.onnx.graphs import cut, image_entries, load_graph, scores_value
     from fusion.onnx.to_torch import OnnxNet
 
+    path = onnx_path(path, tuple(shapes[shapes.first(spec)][1:]))
     graph = load_graph(path)
     shape = shapes[shapes.first(spec)][1:]
     if _takes_rows(graph):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from fusion.composition import Pct
+from fusion.conversion.net_names import TORCH_NET, is_torch_net
 from fusion.errors import TrainingError
 from prototxt.errors import did_you_mean
 
@@ -18,15 +19,15 @@ if TYPE_CHECKING:
     from fusion.pct.predictions import Predictions
 
 Path = str | os.PathLike[str]
-_FORM = "NET.prototxt:WEIGHTS[@BLOB], NET.onnx[@OUTPUT], FILE.npz or @BLOB, each with [,OPTION=VALUE]"
+_FORM = f"NET.prototxt:WEIGHTS[@BLOB], NET.onnx[@OUTPUT], {TORCH_NET}, FILE.npz or @BLOB, each with [,OPTION=VALUE]"
 
 
 @dataclass(frozen=True, eq=False)
 class Reference:
     """A net whose outputs the net in training should keep.
 
-    net        a prototxt, an ONNX model, a predictions file, a module that maps data to logits [N, K], predictions;
-               None: a blob of the graph in training
+    net        a prototxt, an ONNX model, a PyTorch net by name (TORCH_NET), a predictions file, a module that maps data
+               to logits [N, K], predictions; None: a blob of the graph in training
     weights    of a prototxt; later ones win
     blob       with the logits; default: the bottom of the net's loss
     classes    the new net's class of each logit, in their order; default: the same classes
@@ -111,7 +112,7 @@ def parse_reference(text: str) -> Reference:
     path, _, blob = place.partition("@") if not os.path.exists(place) else (place, "", "")
     if not path:
         return Reference(None, blob=blob or _refuse(text, "it names neither a file nor a blob"), **options)
-    net, _, weights = (path, "", "") if os.path.exists(path) else path.partition(":")
+    net, _, weights = (path, "", "") if os.path.exists(path) or is_torch_net(path) else path.partition(":")
     files = tuple(weights.split("+")) if weights else ()
     if net.endswith(".prototxt") and not files:
         _refuse(text, "a prototxt needs trained weights")

@@ -24,7 +24,7 @@ from prototxt.text.tree import Document
 
 _NAMES: Final = "class-names"
 _NUMBERS: Final = "class-numbers"
-_COMMENT: Final = re.compile(rf"^#[ \t]*({_NAMES}|{_NUMBERS}):[ \t]*(.*?)[ \t\r]*$", re.MULTILINE)
+_COMMENT: Final = re.compile(rf"^#[ \t]*({_NAMES}|{_NUMBERS}):(.*)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def class_names_of(document: Document) -> ClassNames:
     for match in _COMMENT.finditer(document.text):
         key, place = match[1], document.place(match.start())
         try:
-            value = json.loads(match[2])
+            value = json.loads(match[2])  # JSON allows blanks around a value
         except (ValueError, RecursionError):
             value = None
         if not _is_valid(key, value):

@@ -14,11 +14,11 @@ from onnx import TensorProto, helper, numpy_helper
 from pyarrow import parquet
 
 from fusion.composition.config import read_config
+from fusion.conversion.caffe_nets import to_caffe
 from fusion.data.array_source import ArraySource
 from fusion.data.sampler import Order
 from fusion.onnx.graphs.normalize import load_graph
 from fusion.onnx.graphs.read import read_graph
-from fusion.onnx.to_caffe import to_caffe
 from fusion.onnx.to_torch.conversion import to_module
 from fusion.pct import Predictions
 from fusion.references.logit_cache import ReferencedSource

@@ -47,6 +47,7 @@ SAMPLES = {
     "--pixels": ["b/c=torchvision"],
     "--share": ["a=2.5"],
     "--reads": ["b/c=a"],
+    "--as-caffe": [],
     "--pct": ["focal,weight=0.25,temperature=2"],
     "--lr": ["1e-5"],
     "--momentum": ["0.8"],

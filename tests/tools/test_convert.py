@@ -13,7 +13,7 @@ import pytest
 from caffe_fusion_tools import convert
 from onnx import TensorProto, helper, numpy_helper, save_model
 
-from fusion.onnx.to_caffe import CaffeNet, to_caffe
+from fusion.onnx.to_caffe import CaffeNet, convert_graph
 from prototxt.formats.weights import read_weights, write_weights
 from prototxt.schema.load import load_net
 
@@ -83,7 +83,6 @@ def test_weights_are_not_written_as_text_named_pt(
 ) -> None:
     write_weights(tmp_path / "x.caffemodel", {"ip": [np.ones((2, 2), np.float32)]})
     refused(convert.main, [str(tmp_path / "x.caffemodel"), str(tmp_path / "x.pt")], "or a PyTorch file")
-    refused(convert.main, [str(tmp_path / "x.caffemodel"), str(tmp_path / "x.pth")], ".safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["x.caffemodel"]
 
 
@@ -130,23 +129,27 @@ def test_an_onnx_file(conv: dict[str, np.ndarray[Any, Any]], capsys: pytest.Capt
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ([], "an ONNX file becomes two files"),
-        (["net.caffemodel", "--deploy"], "without --deploy"),
-        (["net.caffemodel", "--output-blob", "h"], "go with --deploy"),
+        (["net.onnx", "net.prototxt"], "such a net becomes two files"),
+        (["net.onnx", "net.prototxt", "net.caffemodel", "--deploy"], "without --deploy"),
+        (["net.onnx", "net.prototxt", "net.caffemodel", "--output-blob", "h"], "go with --deploy"),
+        (["nets.py:Net:w.pth", "net.prototxt"], "such a net becomes two files"),
+        (["net.caffemodel", "net.pth"], "--model NET.prototxt"),
+        (["net.caffemodel", "net.h5", "--prefix", "a"], "--prefix goes with"),
+        (["net.caffemodel", "net.h5", "--only-bvlc"], "go with an ONNX file or PyTorch net"),
     ],
 )
-def test_usage_with_an_onnx_file(words: list[str], says: str, misused: Callable[..., None]) -> None:
-    misused(convert.main, ["net.onnx", "net.prototxt", *words], says)
+def test_usage_with_nets_of_other_frameworks(words: list[str], says: str, misused: Callable[..., None]) -> None:
+    misused(convert.main, words, says)
 
 
 def test_a_net_that_differs_is_not_written(
     conv: dict[str, np.ndarray[Any, Any]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def wrong(*arguments: Any, **options: Any) -> CaffeNet:
-        made = to_caffe(*arguments, **options)
+        made = convert_graph(*arguments, **options)
         return replace(made, weights={"c": [1.01 * made.weights["c"][0], made.weights["c"][1]]})
 
-    monkeypatch.setattr("fusion.onnx.to_caffe.to_caffe", wrong)
+    monkeypatch.setattr("fusion.conversion.caffe_nets.convert_graph", wrong)
     assert convert.main(["net.onnx", "net.prototxt", "net.caffemodel", "--input-shape", "data=1,3,5,6"]) == 1
     assert "of its largest output; nothing was written" in capsys.readouterr().err
     assert not Path("net.prototxt").exists()

@@ -158,7 +158,7 @@ def test_bad_usage(extra: list[str], says: str, misused: Check) -> None:
 
 def test_weights_and_data_belong_to_a_prototxt_or_an_onnx_file(misused: Check) -> None:
     misused(main, ["--model", "net.prototxt"], "give --weights WEIGHTS")
-    misused(main, ["--model", "net.ONNX", "--weights", "w"], "an ONNX file has its weights")
+    misused(main, ["--model", "net.ONNX", "--weights", "w"], "this net has its weights")
     misused(main, ["--model", "net.onnx"], "an ONNX file names no data")
 
 

@@ -192,11 +192,11 @@ def test_sources_by_file_or_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     check_apart(parser(), [("", "a.toml"), ("", "b.toml"), ("odd", "w.toml")])
     misused(main, ["f", "=a.h5", "=b.h5", "-o", "o"], "prefix given twice: ")
     monkeypatch.chdir(tmp_path)
-    assert named_sources([("odd", "w.toml"), ("", "w.h5")]) == [("odd", "w.toml"), ("", "w.h5")]
+    assert named_sources([("odd", "w.toml"), ("", "w.h5")], "net.prototxt") == [("odd", "w.toml"), ("", "w.h5")]
     Path("fusion.toml").write_text(
         '[[source]]\nprefix = "a"\nnet = "a.onnx"\n[[source]]\nprefix = "b"\nnet = "b.prototxt"\nweights = "b.h5"\n'
     )
-    found = named_sources([("", "fusion.toml")])
+    found = named_sources([("", "fusion.toml")], "net.prototxt")
     assert [prefix for prefix, _ in found] == ["a", "b"]
     assert [Path(str(files)).name if isinstance(files, str) else [Path(file).name for file in files]
             for _, files in found] == ["a.onnx", ["b.prototxt", "b.h5"]]  # fmt: skip

@@ -65,6 +65,30 @@ def _normalization(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] |
     return [make_node("BatchNormalization", node.input, node.output[:1], **values)]
 
 
+def _split_to_sequence(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
+    """Return Split, where nothing but single elements of the sequence is read: torch writes `chunk` in this way."""
+    values, sequence = attributes(node), node.output[0]
+    given = facts.constant(node.input[1]) if len(node.input) > 1 else np.int64(1)
+    axis, dims = values.get("axis", 0), facts.dims(node.input[0])
+    size = dims[axis] if dims is not None and -len(dims) <= axis < len(dims) else None
+    listed = facts.elements[sequence] == facts.uses[sequence]
+    if size is None or given is None or not listed or (len(node.input) == 1 and not values.get("keepdims", 1)):
+        return None
+    step = int(np.max(given))
+    sizes = np.reshape(given, -1) if np.ndim(given) else np.diff([*range(0, size, step), size])
+    names = [f"{sequence}:{number}" for number in range(len(sizes))]
+    facts.sequences[sequence] = names
+    return [make_node("Split", [node.input[0], facts.add(f"{sequence}:sizes", sizes)], names, axis=axis)]
+
+
+def _sequence_at(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
+    names, index = facts.sequences.get(node.input[0]), facts.constant(node.input[1])
+    if names is None or index is None or not -len(names) <= int(index) < len(names):
+        return None
+    facts.uses[names[int(index)]] += 1
+    return [make_node("Identity", [names[int(index)]], node.output)]
+
+
 def _dropout(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
     """Return Dropout with its ratio as an attribute and a mask only if it is read; None for seeded training mode."""
     names = [*node.input, "", ""]
@@ -215,5 +239,7 @@ _RULES: Final[dict[str, Rule]] = {
     "MaxPool": _first_output,
     "RNN": plain_recurrent,
     "Resize": _resize,
+    "SequenceAt": _sequence_at,
     "SpaceToDepth": _space_to_depth,
+    "SplitToSequence": _split_to_sequence,
 }

@@ -26,6 +26,8 @@ class Facts:
     rows      values that dense layers read, whose last axis has the features
     merged    values on whose axis the batch lies inside other elements -> the number of elements outside the batch
     softmaxes values that a softmax computes, as far as its readers need to know
+    elements   how many nodes of the file read one element of each sequence
+    sequences  the values of each sequence that is replaced by them
     """
 
     constants: dict[str, NDArray[Any]]
@@ -36,6 +38,8 @@ class Facts:
     notes: dict[str, None] = field(default_factory=dict)
     rows: frozenset[str] = frozenset()
     merged: dict[str, int] = field(default_factory=dict)
+    elements: Counter[str] = field(default_factory=Counter)
+    sequences: dict[str, list[str]] = field(default_factory=dict)
     softmaxes: set[str] = field(default_factory=set)
 
     def constant(self, name: str) -> NDArray[Any] | None:

@@ -127,9 +127,11 @@ def _pass(graph: Graph, inputs: Mapping[str, Dims], batches: tuple[int, ...], de
     probes = tuple(Probe(batch) for batch in batches)
     uses = Counter(all_reads(graph.nodes))
     uses.update(graph.outputs)
+    elements = Counter(node.input[0] for node in graph.nodes if node.op_type == "SequenceAt")
     opened = Probe(declared) if declared is not None else None
-    state = _State(graph, Facts(dict(graph.constants), probes, min(graph.opset, KEPT), uses, opened))
-    state.facts.rows = frozenset(node.input[0] for node in graph.nodes if node.op_type in ("Gemm", "MatMul")
+    facts = Facts(dict(graph.constants), probes, min(graph.opset, KEPT), uses, opened, elements=elements)
+    state = _State(graph, facts)
+    facts.rows = frozenset(node.input[0] for node in graph.nodes if node.op_type in ("Gemm", "MatMul")
                                  and node.input[1] in graph.constants)  # fmt: skip
     for probe in state.every:
         for name, dims in inputs.items():
@@ -198,6 +200,7 @@ def _visit(state: _State, original: onnx.NodeProto) -> None:
         return
     if _folded(state, node):
         return
+    _drop_zero_bias(state, node)
     try:
         lowered = ml_nodes(node, state.facts) if node.domain == ML else lower_node(node, state.facts, state.graph.opset)
     except UnsupportedError as error:
@@ -212,12 +215,15 @@ def _visit(state: _State, original: onnx.NodeProto) -> None:
             _rename(state, node)
             continue
         parts = canonical_nodes(node, state.facts)
-        computed = {name for part in parts for name in part.output}
+        computed = {name for part in parts for name in part.output} | state.facts.sequences.keys()
         if any(name and state.facts.uses.get(name) and name not in computed for name in node.output):
             state.partial.add(node.output[0])
             parts = [node]
         for part in [each for item in parts for each in _open_sizes(state, item)]:
-            if not _folded(state, part):  # such as a Cast of a constant, which the file has as CastLike
+            part.name = part.name or node.name
+            if part.op_type == "Identity" and not part.domain:
+                _rename(state, part)
+            elif not _folded(state, part):  # such as a Cast of a constant, which the file has as CastLike
                 _append(state, part, state.facts.opset)
 
 
@@ -256,6 +262,14 @@ def _open_sizes(state: _State, node: onnx.NodeProto) -> list[onnx.NodeProto]:
     if node.op_type == "Concat" and state.declared is not None:
         return expanded_rows(node, state.facts, state.declared)
     return [node]
+
+
+def _drop_zero_bias(state: _State, node: onnx.NodeProto) -> None:
+    """Remove a bias of zeros that the file computes: exporters write it for a convolution without one."""
+    if node.op_type in ("Conv", "ConvTranspose") and not node.domain and len(node.input) == 3:
+        bias = state.facts.constant(node.input[2])
+        if bias is not None and node.input[2] not in state.graph.constants and not bias.any():
+            del node.input[2]
 
 
 def _rename(state: _State, identity: onnx.NodeProto) -> None:
@@ -348,6 +362,11 @@ def _fold_constants(state: _State, node: onnx.NodeProto) -> bool:
         state.facts.know(name, array)
     if node.op_type == "DequantizeLinear":
         state.facts.notes["quantized weights are read as the float32 numbers that they stand for"] = None
+    first = node.input[0] if node.input else ""
+    reshaped = node.op_type in ("Reshape", "Squeeze", "Unsqueeze") and first in state.graph.constants
+    if reshaped and state.facts.uses[first] == 1:  # a parameter in another shape is still that parameter
+        state.facts.know(first, found[0])
+        state.aliases[node.output[0]] = first
     return True
 
 

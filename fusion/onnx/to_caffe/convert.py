@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 
 from fusion.errors import OnnxError
 from fusion.onnx.graphs.graph import Graph
-from fusion.onnx.graphs.normalize import load_graph
-from fusion.onnx.graphs.read import Path
 from fusion.onnx.graphs.support import unsupported_reasons
 from fusion.onnx.to_caffe.net_writer import NetWriter, RefusedError
 from fusion.onnx.to_caffe.operators import write_node
@@ -32,17 +30,12 @@ class CaffeNet:
     notes: tuple[str, ...]
 
 
-def to_caffe(
-    source: Path | Graph, *, shapes: Mapping[str, tuple[int | None, ...]] | None = None, only_bvlc: bool = False
-) -> CaffeNet:
-    """Convert an ONNX file to a Caffe net that computes the same.
+def convert_graph(graph: Graph, *, only_bvlc: bool = False) -> CaffeNet:
+    """Convert an ONNX graph in its plain form to a Caffe net that computes the same.
 
-    source     the file, or a graph in its plain form
-    shapes     of inputs whose sizes after the batch are open in the file
     only_bvlc  refuse layers that BVLC Caffe lacks
     Raises: OnnxError listing all operators that Caffe's layers cannot express, with the values before the first one.
     """
-    graph = source if isinstance(source, Graph) else load_graph(source, shapes)
     for value in graph.outputs:
         if not value or value in graph.constants:
             message = f"its output '{value}' is a constant" if value else "one of its outputs has no name"

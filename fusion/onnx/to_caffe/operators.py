@@ -122,7 +122,10 @@ def _elu(writer: NetWriter, node: onnx.NodeProto) -> None:
 
 def _prelu(writer: NetWriter, node: onnx.NodeProto) -> None:
     slope, dims = writer.constant(node.input[1]), writer.dims(node.input[0])
-    if slope is None or slope.size not in (1, dims[1]) or (slope.size > 1 and slope.size != slope.shape[0]):
+    if slope is None:
+        raise RefusedError("slopes that are computed")
+    axis = slope.ndim - len(dims) + 1  # of channels: shapes are aligned at the last axis, as (C, 1, 1) or (1, C, 1, 1)
+    if slope.size != 1 and (axis < 0 or not slope.size == slope.shape[axis] == dims[1]):
         raise RefusedError("slopes that are not one per channel")
     layer = writer.step("PReLU", node, writer.name(node), [slope.reshape(-1)])
     if slope.size == 1 and dims[1] != 1:

@@ -247,7 +247,6 @@ def test_a_blob_of_the_graph(solver: Path) -> None:
         ([SPEC + ",classes=0,1"], ["kd"], "3] values per record for 2 classes"),
         (["old.prototxt"], ["kd"], "needs trained weights"),
         (["old.caffemodel"], ["kd"], "needs its net, not its weights alone"),
-        (["old.pt"], ["kd"], "in Python a Reference takes any module"),
         ([SPEC + ",color=red"], ["kd"], "unknown option 'color'"),
         ([SPEC + ",weight=red"], ["kd"], "weight is a number"),
         ([SPEC + ",weight=-1"], ["kd"], "weight is 0 or more, not -1"),

@@ -571,10 +571,14 @@ def test_what_becomes_constant_by_rewriting_is_folded() -> None:
     """torch's exporter writes a bias of zeros as a CastLike, expanded to the number of filters."""
     nodes = [node("Shape", "w", "s"), node("Gather", "s i", "n"), node("CastLike", "zero x", "z"),
              node("Expand", "z n", "b"), node("Conv", "x w b", "y")]  # fmt: skip
-    constants = {"w": np.ones((4, 3, 1, 1)), "i": np.array([0]), "zero": np.array([0])}
+    constants = {"w": np.ones((4, 3, 1, 1)), "i": np.array([0]), "zero": np.array([2])}
     graph = plain(nodes, constants)
     assert [node.op_type for node in graph.nodes] == ["Conv"]
-    assert (graph.constants["b"].dtype, graph.constants["b"].tolist()) == (np.float32, [0.0] * 4)
+    assert (graph.constants["b"].dtype, graph.constants["b"].tolist()) == (np.float32, [2.0] * 4)
+    # A bias of zeros is none of the net's parameters; one that the file stores may learn.
+    assert plain(nodes, {**constants, "zero": np.array([0])}).nodes[0].input == ["x", "w"]
+    stored = plain([node("Conv", "x w b", "y")], {"w": constants["w"], "b": np.zeros(4)})
+    assert stored.nodes[0].input == ["x", "w", "b"]
 
 
 @pytest.mark.parametrize(
@@ -597,3 +601,37 @@ def test_nodes_have_the_names_of_their_modules(scopes: list[str], classes: list[
         if value:
             first.metadata_props.add(key=f"pkg.torch.onnx.{key}", value=str(value))
     assert plain([first]).nodes[0].name == path
+
+
+def test_a_parameter_in_another_shape_keeps_its_name() -> None:
+    nodes = [node("Reshape", "slope s", "val_1"), node("PRelu", "x val_1", "y")]
+    constants = {"slope": np.array([0.1, 0.2, 0.3]), "s": np.array([3, 1, 1])}
+    graph = plain(nodes, constants)
+    assert list(graph.nodes[0].input) == ["x", "slope"]
+    assert {name: array.shape for name, array in graph_weights(graph).items()} == {"slope": (3, 1, 1)}
+    # Read in both shapes, it stays as it is stored.
+    both = plain([*nodes, node("Mul", "y slope", "z")], constants, outputs=("z",), shape=("N", 3, 8, 3))
+    assert both.constants["slope"].shape == (3,)
+
+
+@pytest.mark.parametrize(
+    ("split", "sizes"), [(np.array(3), [3, 3, 2]), (np.array([5, 3]), [5, 3]), (np.array(8), [8]), (None, [1] * 8)]
+)
+def test_a_sequence_of_parts_becomes_a_split(split: Any, sizes: list[int]) -> None:
+    """torch's exporter writes `chunk` as SplitToSequence, of which SequenceAt reads the parts."""
+    names = "x" if split is None else "x k"
+    nodes = [node("SplitToSequence", names, "s", axis=-1), node("SequenceAt", "s last", "a"), node("Relu", "a", "y")]
+    graph = plain(nodes, {"last": np.array(-1), **({} if split is None else {"k": split})})
+    assert [each.op_type for each in graph.nodes] == ["Split", "Relu"]
+    assert graph.constants[graph.nodes[0].input[1]].tolist() == sizes
+    assert (graph.nodes[1].input[0], graph.shapes["y"]) == (graph.nodes[0].output[-1], (None, 3, 8, sizes[-1]))
+
+
+def test_a_sequence_that_is_read_as_a_whole_stays() -> None:
+    nodes = [node("SplitToSequence", "x", "s", axis=3), node("SequenceAt", "s i", "a"),
+             node("ConcatFromSequence", "s", "y", axis=1)]  # fmt: skip
+    graph = plain(nodes, {"i": np.array(0)}, outputs=("a", "y"))
+    assert [each.op_type for each in graph.nodes] == ["SplitToSequence", "SequenceAt", "ConcatFromSequence"]
+    squeezed = plain([node("SplitToSequence", "x", "s", keepdims=0, axis=3), node("SequenceAt", "s i", "y")],
+                     {"i": np.array(0)})  # fmt: skip
+    assert squeezed.nodes[0].op_type == "SplitToSequence"

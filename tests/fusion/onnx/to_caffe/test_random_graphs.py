@@ -21,7 +21,7 @@ from fusion.nets.weights import load_weights
 from fusion.onnx.graphs import normalize_graph
 from fusion.onnx.graphs.read import from_model
 from fusion.onnx.runtime import inference_session
-from fusion.onnx.to_caffe import to_caffe
+from fusion.onnx.to_caffe import convert_graph
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "fusion" / "onnx" / "graphs"))  # the other room's helper
 from graphs import model, node
@@ -113,7 +113,7 @@ def test_a_random_graph(seed: int) -> None:
     file = model(drawn.nodes, drawn.constants, shape=("N", *SIZES), outputs=outputs)
     x = drawn.numbers.standard_normal((2, *SIZES)).astype(np.float32)
     expected = inference_session(file.SerializeToString()).run(outputs, {"x": x})
-    made = to_caffe(normalize_graph(from_model(file)))
+    made = convert_graph(normalize_graph(from_model(file)))
     net = build(made.net, "TEST", shapes={"x": x.shape}, seed=0)
     load_weights(net, made.weights)
     found = restrict_to_blobs(net, outputs)({"x": torch.from_numpy(x)})

@@ -13,13 +13,14 @@ import onnx
 import pytest
 import torch
 
+from fusion.conversion.caffe_nets import to_caffe
 from fusion.errors import OnnxError
 from fusion.nets.build import build, params, restrict_to_blobs
 from fusion.nets.weights import load_weights
 from fusion.onnx.graphs import normalize_graph
 from fusion.onnx.graphs.read import from_model
 from fusion.onnx.runtime import inference_session
-from fusion.onnx.to_caffe import CaffeNet, to_caffe
+from fusion.onnx.to_caffe import CaffeNet, convert_graph
 from prototxt.schema.forks import has_fields
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "fusion" / "onnx" / "graphs"))  # the other room's helper
@@ -88,6 +89,7 @@ CASES: dict[str, tuple[Nodes, dict[str, Any]]] = {
     "leaky": ([node("LeakyRelu", "x", "y", alpha=0.3)], {}),
     "ELU": ([node("Elu", "x", "y", alpha=0.7)], {}),
     "a slope per channel": ([node("PRelu", "x s", "y")], {"s": draw(3, 1, 1)}),
+    "a slope per channel, with a batch of one": ([node("PRelu", "x s", "y")], {"s": draw(1, 3, 1, 1)}),
     "one slope": ([node("PRelu", "x s", "y")], {"s": draw(1)}),
     "clipped to 6": ([node("Clip", "x l h", "y")], {"l": 0.0, "h": 0.6}),
     "clipped from below": ([node("Clip", "x l", "y")], {"l": 0.0}),
@@ -157,7 +159,7 @@ CASES: dict[str, tuple[Nodes, dict[str, Any]]] = {
 
 def converted(nodes: Nodes, constants: dict[str, Any], **settings: Any) -> tuple[CaffeNet, onnx.ModelProto]:
     file = model(nodes, constants, **{"shape": ("N", 3, 8, 9), **settings})
-    return to_caffe(normalize_graph(from_model(file))), file
+    return convert_graph(normalize_graph(from_model(file))), file
 
 
 def computed(made: CaffeNet, x: np.ndarray[Any, Any], phase: str = "TEST") -> dict[str, torch.Tensor]:
@@ -193,7 +195,7 @@ def test_only_what_needs_a_fork_is_noted_as_one() -> None:
         if own:
             forks[name] = own
             with pytest.raises(OnnxError, match=f"only forks of Caffe have: {next(iter(own))}"):
-                to_caffe(normalize_graph(from_model(file)), only_bvlc=True)
+                convert_graph(normalize_graph(from_model(file)), only_bvlc=True)
     assert forks == {"shuffled channels": {"Permute"}, "interpolated between corners": {"Interp"}}
 
 
@@ -395,9 +397,9 @@ def test_an_output_that_is_a_constant_is_refused() -> None:
 def test_an_output_without_a_name_is_refused() -> None:
     graph = replace(normalize_graph(from_model(model([node("Relu", "x", "y")]))), outputs=("y", ""))
     with pytest.raises(OnnxError, match="one of its outputs has no name"):
-        to_caffe(graph)
+        convert_graph(graph)
 
 
 def test_an_output_that_is_given_twice_is_one_blob() -> None:
     graph = normalize_graph(from_model(model([node("Relu", "x", "y")])))
-    assert [layer.name for layer in to_caffe(replace(graph, outputs=("y", "y"))).net.layer] == ["x", "y"]
+    assert [layer.name for layer in convert_graph(replace(graph, outputs=("y", "y"))).net.layer] == ["x", "y"]

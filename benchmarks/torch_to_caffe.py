@@ -1,0 +1,143 @@
+"""Hold the conversion of torchvision's classifiers to Caffe to torch itself, net by net, and print a table.
+
+    python benchmarks/torch_to_caffe.py                   # all classifiers without attention and LayerNorm
+    python benchmarks/torch_to_caffe.py resnet18 mnasnet0_5 --write
+
+For each net, with random weights and calibrated statistics: the class scores in phase TEST, the gradients of a loss in
+phase TRAIN (float64, without dropout), and whether the state dict made from the Caffe weights is the module's again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torchvision
+from timing import machine, replace_part, table
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import StochasticDepth
+
+import fusion
+from fusion.conversion.export_module import module_onnx
+from fusion.conversion.state_dicts import to_state_dict
+from fusion.nets.build import build, params
+from fusion.nets.weights import load_weights
+from prototxt.formats.weights import read_weights, write_weights
+from prototxt.schema.encode import to_text
+from prototxt.text.parser import parse
+
+PAGE = Path(__file__).parent.parent / "docs" / "pytorch.md"
+FAMILIES = """alexnet vgg googlenet inception resnet resnext wide_resnet densenet squeezenet mobilenet shufflenet
+mnasnet efficientnet regnet"""
+SIZE, CLASSES = 96, 10
+LARGE = 400e6  # parameters: float64 copies of such nets need more memory than a small machine has
+
+
+def names() -> list[str]:
+    """Return the classifiers of torchvision in the families that Caffe's layers can express."""
+    known = torchvision.models.list_models(torchvision.models)
+    return [name for name in known if name.startswith(tuple(FAMILIES.split()))]
+
+
+def module_of(name: str) -> nn.Module:
+    """Return a net with random weights, whose statistics are those of random images."""
+    torch.manual_seed(0)
+    options = {"aux_logits": False, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    module: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=CLASSES, **options)
+    for part in module.modules():
+        if isinstance(part, (nn.Dropout, StochasticDepth)):
+            part.p = 0.0
+        if isinstance(part, nn.BatchNorm2d):
+            part.momentum = None
+    with torch.no_grad():
+        module.train()(torch.randn(4, 3, SIZE, SIZE))
+    return module.eval()
+
+
+def measure(name: str) -> list[str]:
+    """Return the row of a net: its layers, the differences of scores and gradients, and whether its keys return."""
+    module = module_of(name)
+    path = module_onnx(module, torch.zeros(1, 3, SIZE, SIZE))
+    made = fusion.to_caffe(path)
+    bvlc = "yes" if all("forks" not in note for note in made.notes) else "no"
+    text = to_text(made.net)
+    with tempfile.TemporaryDirectory() as folder:
+        write_weights(f"{folder}/net.caffemodel", made.weights, net=made.net)
+        stored = read_weights(f"{folder}/net.caffemodel")
+        state = to_state_dict(parse(text), stored)
+        images = torch.randn(2, 3, SIZE, SIZE)
+        net = build(made.net, "TEST", shapes={"data": tuple(images.shape)})
+        load_weights(net, stored, strict=True)
+        with torch.no_grad():
+            scores, expected = next(iter(net({"data": images}).values())), module(images)
+        test = float((scores - expected).abs().max() / expected.abs().max())
+        del net
+        own = module.state_dict()
+        keys = [key for key in own if "num_batches" not in key]
+        returns = own.keys() == state.keys() and all(torch.equal(own[key], state[key]) for key in keys)
+        train = f"{_gradients(module, text, made.net, stored):.1e}" if _size(module) < LARGE else "not measured"
+    return [name, str(len(made.net.layer)), bvlc, f"{test:.1e}", train, "yes" if returns else "no"]
+
+
+def _size(module: nn.Module) -> int:
+    return sum(tensor.numel() for tensor in module.parameters())
+
+
+def _gradients(module: nn.Module, text: str, message: object, stored: object) -> float:
+    """Return the largest difference of the gradients of a training step, over each parameter's largest gradient."""
+    net = build(message, "TRAIN", shapes={"data": (4, 3, SIZE, SIZE)})  # type: ignore[arg-type]
+    load_weights(net, stored)  # type: ignore[arg-type]
+    images, labels = torch.randn(4, 3, SIZE, SIZE, dtype=torch.float64), torch.tensor([0, 3, 7, 9])
+    F.cross_entropy(module.double().train()(images), labels).backward()
+    F.cross_entropy(next(iter(net.double()({"data": images}).values())), labels).backward()
+    found = {
+        layer: [torch.zeros_like(one) if one.grad is None else one.grad for one in tensors]
+        for layer, tensors in params(net).items()
+    }
+    by_key = to_state_dict(parse(text), found)
+    worst = 0.0
+    total = max(float(one.grad.abs().max()) for one in module.parameters() if one.grad is not None)
+    for key, own in module.named_parameters():
+        if own.grad is not None:
+            # A bias below a BatchNorm has a gradient of rounding alone.
+            scale = max(float(own.grad.abs().max()), 1e-6 * total)
+            worst = max(worst, float((_like(by_key[key], own) - own.grad).abs().max()) / scale)
+    return worst
+
+
+def _like(found: Tensor, own: Tensor) -> Tensor:
+    return found.double().reshape(own.shape)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the table; each net is measured in a process of its own."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("nets", nargs="*", help="names of torchvision's nets (default: all of these families)")
+    parser.add_argument("--write", action="store_true", help=f"write the table into {PAGE.name}")
+    parser.add_argument("--row", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args(argv)
+    if arguments.row:
+        print("\t".join(measure(arguments.nets[0])))
+        return 0
+    rows = []
+    for name in arguments.nets or names():
+        done = subprocess.run([sys.executable, __file__, "--row", name], capture_output=True, text=True, check=False)
+        lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
+        rows.append(lines[-1].split("\t") if done.returncode == 0 else [name, "", "", lines[-1][:80], "", "no"])
+        print(*rows[-1], flush=True)
+    head = ["net", "layers", "BVLC", "scores, TEST", "gradients, TRAIN", "state dict returns"]
+    text = f"{table(head, rows)}\n\n{machine()}, torch {torch.__version__}, torchvision {torchvision.__version__}.\n"
+    print(text)
+    if arguments.write:
+        replace_part(PAGE, "torchvision", text)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""PyTorch nets as ONNX files, ONNX files as Caffe nets, and Caffe weights as state dicts."""

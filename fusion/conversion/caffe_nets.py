@@ -1,0 +1,60 @@
+"""ONNX files and PyTorch nets as Caffe nets, compared with the original before they are used."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from fusion.conversion.onnx_files import onnx_path
+from fusion.errors import OnnxError
+from fusion.onnx.graphs.normalize import load_graph
+from fusion.onnx.to_caffe import CaffeNet, convert_graph
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+PathLike = str | os.PathLike[str]
+_RTOL = 1e-4  # deep nets in torch and in ONNX Runtime differ by up to 2e-5 through rounding
+
+
+def to_caffe(
+    source: PathLike | nn.Module,
+    *,
+    example: Tensor | tuple[Tensor, ...] | None = None,
+    shapes: Mapping[str, tuple[int | None, ...]] | None = None,
+    only_bvlc: bool = False,
+) -> CaffeNet:
+    """Convert an ONNX file or a PyTorch net to a Caffe net that computes the same.
+
+    source     an ONNX file, the name of a PyTorch net such as `torchvision:resnet18:weights.pth`, or a module
+    example    an input of the module, or a tuple of its inputs
+    shapes     of inputs whose sizes after the batch are open in the file; for a PyTorch net: of its input `data`
+    only_bvlc  refuse layers that BVLC Caffe lacks
+    Raises: OnnxError listing all operators that Caffe's layers cannot express, with the values before the first one; or
+    if ONNX Runtime is installed and the converted net's outputs differ by more than 1e-4 of the largest.
+    """
+    path = _onnx_path(source, example, shapes)
+    made = convert_graph(load_graph(path, shapes), only_bvlc=only_bvlc)
+    if find_spec("onnxruntime") is None:
+        return replace(made, notes=("not checked, since onnxruntime is not installed", *made.notes))
+    from fusion.export.verify import verify_onnx
+
+    found = verify_onnx(made.net, made.weights, path, rtol=_RTOL, inputs=shapes)
+    if found.first is not None:
+        hint = "an operator is converted wrongly: use the net in its own form, and report it"
+        text = f"the converted net differs from it by {found.largest:.1e} of its largest output; nothing was written"
+        raise OnnxError(text, place=path, hint=hint)
+    return replace(made, notes=(f"within {found.largest:.1e} of ONNX Runtime's largest output", *made.notes))
+
+
+def _onnx_path(source: PathLike | nn.Module, example: Tensor | tuple[Tensor, ...] | None,
+               shapes: Mapping[str, tuple[int | None, ...]] | None) -> str:  # fmt: skip
+    if isinstance(source, (str, os.PathLike)):
+        given = next(iter((shapes or {}).values()), None)
+        return onnx_path(source, tuple(int(size or 1) for size in given[1:]) if given else None)
+    from fusion.conversion.export_module import module_onnx
+
+    return module_onnx(source, example)

@@ -1,0 +1,138 @@
+"""PyTorch modules as ONNX files, by torch's own exporter, with the names and all parameters of the module."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import io
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from fusion.conversion.net_names import net_files
+from fusion.conversion.torch_nets import TorchNet, open_torch_net
+from fusion.errors import OnnxError
+
+_RTOL = 1e-4  # of the largest output: two programs that compute the same in float32
+
+
+def export_module(net: TorchNet, path: str | os.PathLike[str]) -> None:
+    """Write a net as an ONNX file, as it answers in eval mode: BatchNorm apart from its convolution, names kept.
+
+    If onnxruntime is installed, the file's answers to noise are compared with the module's.
+    Raises: OnnxError where torch cannot export the net, or the file answers differently; OSError.
+    """
+    if find_spec("onnxscript") is None:
+        raise OnnxError(
+            "exporting PyTorch nets needs onnxscript", place=net.name, hint="pip install caffe-fusion[pytorch]"
+        )
+    names = ["data"] if len(net.example) == 1 else None
+    with _evaluating(net.module), _quiet():
+        try:
+            program = torch.onnx.export(
+                net.module, net.example, dynamo=True, optimize=False, input_names=names, verbose=False
+            )
+        except Exception as error:  # the exporter raises errors of every kind, with pages of text
+            text = str(error.__cause__ or error).strip().partition("\n")[0]
+            hint = "write it as an ONNX file with torch.onnx.export in the way that suits it, and give that"
+            raise OnnxError(f"torch cannot export it: {text}", place=net.name, hint=hint) from error
+        if program is None:
+            raise OnnxError("torch gives no ONNX model for it", place=net.name)
+        program.save(os.fspath(path))
+        _check(net, os.fspath(path))
+
+
+def _check(net: TorchNet, path: str) -> None:
+    """Compare the file with the module on noise. Raises: OnnxError if they differ."""
+    if find_spec("onnxruntime") is None or not isinstance(net.module, nn.Module):
+        return
+    from fusion.onnx.runtime import inference_session
+
+    noise = torch.Generator().manual_seed(0)
+    fed = [torch.randn(one.shape, generator=noise) if one.is_floating_point() else one for one in net.example]
+    session = inference_session(path)
+    found = session.run(None, {item.name: one.numpy() for item, one in zip(session.get_inputs(), fed, strict=True)})
+    with torch.no_grad():
+        given = net.module(*fed)
+    expected = list(_tensors(given))
+    for one, other in zip(expected, found, strict=True):
+        scale = float(np.abs(other).max(initial=0)) or 1.0
+        if one.shape != other.shape or not np.abs(one.numpy() - other).max(initial=0) <= _RTOL * scale:
+            hint = "its answers depend on chance or on data: write it as an ONNX file yourself"
+            raise OnnxError("the exported net answers differently from the module", place=net.name, hint=hint)
+
+
+def _tensors(value: object) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _tensors(item)
+
+
+@contextlib.contextmanager
+def _evaluating(module: object) -> Iterator[None]:
+    """Put a module into eval mode, and each part of it back afterwards."""
+    parts = [part for part in module.modules() if part.training] if isinstance(module, nn.Module) else []
+    for part in parts:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.training = True
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep back the exporter's progress and warnings: what matters of them becomes an error here."""
+    known = logging.root.manager.disable
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        logging.disable(logging.ERROR)
+        try:
+            yield
+        finally:
+            logging.disable(known)
+
+
+def exported(text: str, shape: tuple[int, ...] | None) -> str:
+    """Export a PyTorch net to a temporary ONNX file, once while its files are unchanged; return the path."""
+    return _exported(text, shape, tuple((os.stat(file).st_mtime_ns, os.stat(file).st_size) for file in net_files(text)))
+
+
+@lru_cache(maxsize=8)
+def _exported(text: str, shape: tuple[int, ...] | None, stamps: tuple[tuple[int, int], ...]) -> str:
+    del stamps  # part of the key: a file that changes is exported again
+    net = open_torch_net(text, shape)
+    return temporary_onnx(net)
+
+
+def module_onnx(module: nn.Module, example: torch.Tensor | tuple[torch.Tensor, ...] | None) -> str:
+    """Export a module to a temporary ONNX file; return its path. Raises: OnnxError."""
+    name = type(module).__name__
+    if example is None:
+        hint = "such as example=torch.zeros(1, 3, 224, 224)"
+        raise OnnxError("a module is converted with an example of its input", place=name, hint=hint)
+    return temporary_onnx(TorchNet(name, module, example if isinstance(example, tuple) else (example,)))
+
+
+def temporary_onnx(net: TorchNet) -> str:
+    """Export a net to a temporary file, which is removed when the process ends; return its path."""
+    folder = tempfile.TemporaryDirectory(prefix="fusion-")
+    atexit.register(folder.cleanup)
+    path = Path(folder.name) / f"{net.name}.onnx"
+    export_module(net, path)
+    return str(path)
