@@ -28,8 +28,9 @@ def static_reshape(node: onnx.NodeProto, facts: Facts, declared: Probe | None) -
     if declared is not None:
         target = _opened(node, facts, declared, zeros)
     else:
-        resolved = [_resolved(node, probe, zeros) for probe in facts.probes]
-        target = _common(resolved, [probe.shapes.get(node.input[0]) for probe in facts.probes])
+        known = [probe for probe in facts.witnesses if _resolved(node, probe, zeros) is not None]
+        resolved = [_resolved(node, probe, zeros) for probe in (*facts.probes, *known)]
+        target = _common(resolved, [probe.shapes.get(node.input[0]) for probe in (*facts.probes, *known)])
     if target is None:
         return None
     name = facts.add(f"{node.output[0]}:shape", target)

@@ -208,20 +208,21 @@ def _resize(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
             return None
         values["scales"] = [factors.get(axis, 1.0) for axis in range(2, len(shape))]
     else:
-        found = [_resized(node, probe, axes) for probe in facts.probes]
+        found = [_resized(node, probe, axes, facts.declared) for probe in facts.probes]
         if found[0] is None or any(sizes != found[0] for sizes in found):
             return None
         values["sizes"] = found[0]
     return [make_node("Resize", node.input[:1], node.output, domain=OWN, **values)]
 
 
-def _resized(node: onnx.NodeProto, probe: Probe, axes: list[int]) -> tuple[int, ...] | None:
+def _resized(node: onnx.NodeProto, probe: Probe, axes: list[int], declared: Probe | None) -> tuple[int, ...] | None:
     """Return the spatial sizes for one batch; None if they are not known, or batch or channels change."""
     target, dims = probe.values.get(node.input[3]) if len(node.input) > 3 else None, probe.shapes[node.input[0]]
     if target is None:
         return None
     sizes = {axis % len(dims): int(size) for axis, size in zip(axes, target.reshape(-1), strict=True)}
-    if sizes.get(1, dims[1]) != dims[1]:
+    batches = (dims[0], declared.shapes[node.input[0]][0] if declared is not None else dims[0])
+    if sizes.get(0, dims[0]) not in batches or sizes.get(1, dims[1]) != dims[1]:
         return None
     return known_sizes([sizes.get(axis, dims[axis]) for axis in range(2, len(dims))])
 

@@ -22,6 +22,7 @@ class Facts:
     probes    one per batch size; one alone where the batch is fixed
     uses      how many nodes of the file read each value
     declared  the probe of the batch that the file fixes, if it is to be opened
+    witnesses probes of further batches, of which less is known: a constant must be theirs too
     notes     decisions, one sentence each
     rows      values that dense layers read, whose last axis has the features
     merged    values on whose axis the batch lies inside other elements -> the number of elements outside the batch
@@ -35,12 +36,18 @@ class Facts:
     opset: int
     uses: Counter[str]
     declared: Probe | None = None
+    witnesses: tuple[Probe, ...] = ()
     notes: dict[str, None] = field(default_factory=dict)
     rows: frozenset[str] = frozenset()
     merged: dict[str, int] = field(default_factory=dict)
     elements: Counter[str] = field(default_factory=Counter)
     sequences: dict[str, list[str]] = field(default_factory=dict)
     softmaxes: set[str] = field(default_factory=set)
+
+    @property
+    def every(self) -> tuple[Probe, ...]:
+        """Return all probes."""
+        return (*self.probes, *([self.declared] if self.declared else []), *self.witnesses)
 
     def constant(self, name: str) -> NDArray[Any] | None:
         """Return the value of a constant, None for any other value."""
@@ -51,9 +58,14 @@ class Facts:
         shapes = [probe.shapes.get(name) for probe in self.probes]
         if any(shape is None or len(shape) != len(shapes[0] or ()) for shape in shapes):
             return None
-        return tuple(
+        found = tuple(
             column[0] if len(set(column)) == 1 else None for column in zip(*(s or () for s in shapes), strict=True)
         )
+        for witness in self.witnesses:
+            other = witness.shapes.get(name, ())
+            if len(other) == len(found):
+                found = tuple(mine if size in (mine, None) else None for mine, size in zip(found, other, strict=True))
+        return found
 
     def add(self, name: str, values: Any, dtype: Any = np.int64) -> str:
         """Add a constant; return its name, with a number appended where the name is taken."""
@@ -67,7 +79,7 @@ class Facts:
     def know(self, name: str, array: NDArray[Any]) -> None:
         """Store a constant, or a new value of it, for all probes."""
         self.constants[name] = array
-        for probe in (*self.probes, *([self.declared] if self.declared else [])):
+        for probe in self.every:
             probe.know(name, array)
 
 

@@ -34,7 +34,6 @@ class Graph:
     batch      the batch size that the graph fixes; None: any
     newer      first outputs of nodes that opset 17 cannot express
     over_batch first outputs of recurrent nodes whose sequence is the batch
-    branches   first outputs of If nodes that were replaced by a branch -> the condition
     partial    first outputs of nodes of which more outputs are read than can be computed
     unfit      first outputs of nodes whose inputs contradict each other
     refused    first outputs of nodes of other domains -> why they cannot be run
@@ -57,7 +56,6 @@ class Graph:
     batch: int | None = None
     newer: frozenset[str] = frozenset()
     over_batch: frozenset[str] = frozenset()
-    branches: Mapping[str, bool] = field(default_factory=dict)
     partial: frozenset[str] = frozenset()
     unfit: frozenset[str] = frozenset()
     refused: Mapping[str, str] = field(default_factory=dict)

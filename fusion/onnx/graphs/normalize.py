@@ -28,9 +28,12 @@ from fusion.onnx.graphs.module_path import module_path
 from fusion.onnx.graphs.quantized import pair_quantization
 from fusion.onnx.graphs.read import KEPT, Path, read_graph
 from fusion.onnx.graphs.recurrent import GATES
-from fusion.onnx.graphs.shape_probe import Probe, evaluate, shape_of
+from fusion.onnx.graphs.shape_probe import DATA, Probe, evaluate, shape_of
 
 _BATCHES = (2, 3)
+# Constants are the same for these batches too, unlike the smaller of the batch and 2, a quarter of the batch, or the
+# larger of the batch and 64.
+_WITNESSES = (1, 13, 1009)
 _STRICT = REDUCTIONS | {"Split"}  # onnx's inference refuses valid nodes of these: bool values, empty parts
 _FOLDED = 1 << 26  # most elements of a folded constant
 
@@ -109,7 +112,6 @@ class _State:
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     newer: set[str] = field(default_factory=set)
     over_batch: set[str] = field(default_factory=set)
-    branches: dict[str, bool] = field(default_factory=dict)
     partial: set[str] = field(default_factory=set)
     unfit: set[str] = field(default_factory=set)
     refused: dict[str, str] = field(default_factory=dict)
@@ -117,10 +119,6 @@ class _State:
     @property
     def declared(self) -> Probe | None:
         return self.facts.declared
-
-    @property
-    def every(self) -> tuple[Probe, ...]:
-        return (*self.facts.probes, *([self.declared] if self.declared else []))
 
 
 def _pass(graph: Graph, inputs: Mapping[str, Dims], batches: tuple[int, ...], declared: int | None) -> Graph:
@@ -133,7 +131,9 @@ def _pass(graph: Graph, inputs: Mapping[str, Dims], batches: tuple[int, ...], de
     state = _State(graph, facts)
     facts.rows = frozenset(node.input[0] for node in graph.nodes if node.op_type in ("Gemm", "MatMul")
                                  and node.input[1] in graph.constants)  # fmt: skip
-    for probe in state.every:
+    if len(batches) > 1 and any(node.op_type in ("If", "Shape", "Size") for node in graph.nodes):
+        state.facts.witnesses = tuple(map(Probe, _WITNESSES))
+    for probe in state.facts.every:
         for name, dims in inputs.items():
             probe.types[name] = graph.types.get(name, 1)
             opens = dims and (declared is not None or dims[0] is None)
@@ -152,8 +152,6 @@ def _pass(graph: Graph, inputs: Mapping[str, Dims], batches: tuple[int, ...], de
     fixed = [name for name in outputs if (_dims(state, name) or (None,))[0] is not None or name in state.facts.merged]
     if declared is not None and fixed:
         raise _fixed(state, f"the output '{fixed[0]}'")
-    if state.branches and len(batches) > 1:
-        _check_branches(state, inputs)
     used = {name for node in nodes for name in node.input} | set(outputs)
     return replace(
         graph,
@@ -167,7 +165,6 @@ def _pass(graph: Graph, inputs: Mapping[str, Dims], batches: tuple[int, ...], de
         aliases=state.aliases,
         newer=frozenset(state.newer),
         over_batch=frozenset(state.over_batch),
-        branches=state.branches,
         partial=frozenset(state.partial),
         unfit=frozenset(state.unfit),
         refused=state.refused,
@@ -194,8 +191,12 @@ def _visit(state: _State, original: onnx.NodeProto) -> None:
     if node.op_type == "Identity" and not node.domain:
         _rename(state, node)
         return
-    condition = state.facts.constant(node.input[0]) if node.op_type == "If" and not node.domain else None
-    if condition is not None:
+    if node.op_type == "If" and not node.domain and node.input[0] in state.facts.probes[0].values:
+        condition = state.facts.constant(node.input[0])
+        if condition is None:
+            message = f"node '{node.output[0]}' (If) takes another branch for some batches than for others"
+            hint = "export the net with a fixed batch, or without this If"
+            raise OnnxError(message, place=state.graph.place, hint=hint)
         _enter(state, node, bool(condition))
         return
     if _folded(state, node):
@@ -229,7 +230,6 @@ def _visit(state: _State, original: onnx.NodeProto) -> None:
 
 def _enter(state: _State, node: onnx.NodeProto, condition: bool) -> None:
     """Visit the nodes of a branch in place of the If."""
-    state.branches[node.output[0]] = condition
     known = {*state.facts.probes[0].types, *state.aliases}
     parts = list(
         branch_nodes(node, condition, known.union(name for other in state.graph.nodes for name in other.output))
@@ -238,18 +238,6 @@ def _enter(state: _State, node: onnx.NodeProto, condition: bool) -> None:
     uses.update([name for name in all_reads(parts) if name not in uses])  # values that were renamed
     for part in parts:
         _visit(state, part)
-
-
-def _check_branches(state: _State, inputs: Mapping[str, Dims]) -> None:
-    """Check that a batch of one takes the same branches. Raises: _FixedError if the file fixes the batch; OnnxError."""
-    single = _pass(state.graph, {name: dims and (None, *dims[1:]) for name, dims in inputs.items()}, (1,), None)
-    other = next((name for name, chosen in state.branches.items() if single.branches.get(name) != chosen), None)
-    if other is None:
-        return
-    if state.declared is not None:
-        raise _fixed(state, f"node '{other}' (If)")
-    message = f"node '{other}' (If) takes another branch for a batch of one than for larger ones"
-    raise OnnxError(message, place=state.graph.place, hint="export the net with a fixed batch, or without this If")
 
 
 def _open_sizes(state: _State, node: onnx.NodeProto) -> list[onnx.NodeProto]:
@@ -282,6 +270,8 @@ def _rename(state: _State, identity: onnx.NodeProto) -> None:
 def _append(state: _State, node: onnx.NodeProto, opset: int) -> None:
     """Append the node and infer its shapes. Raises: _FixedError if it depends on the batch of the file."""
     sound = [probe.infer(node, opset, state.graph.imports) for probe in state.facts.probes]
+    for witness in state.facts.witnesses:
+        witness.infer(node, opset, state.graph.imports)
     if not any(sound) and node.output and node.op_type not in _STRICT:
         state.unfit.add(node.output[0])
     if (
@@ -383,14 +373,15 @@ def _store(state: _State, node: onnx.NodeProto, found: list[NDArray[Any] | None]
         return False
     known = [array for array in found if array is not None]
     name = node.output[0]
-    if state.declared is not None:
-        _store_declared(state, node, state.declared)
+    others = [*([state.declared] if state.declared else []), *state.facts.witnesses]
+    for probe in others:
+        _store_apart(state, node, probe)
     if all(array.shape == known[0].shape and np.array_equal(array, known[0]) for array in known):
-        mine = state.declared.values.get(name, known[0]) if state.declared is not None else known[0]
-        if not np.array_equal(mine, known[0]):
+        if all(np.array_equal(probe.values.get(name, known[0]), known[0]) for probe in others):
+            state.facts.know(name, known[0])
+            return True
+        if state.declared is not None:
             raise _fixed(state, _called(node))  # such as the smaller of the batch and 2
-        state.facts.know(name, known[0])
-        return True
     for probe, array in zip(state.facts.probes, known, strict=True):
         probe.know(name, array)
         probe.zeros.update([name] * (not array.any()))
@@ -398,12 +389,15 @@ def _store(state: _State, node: onnx.NodeProto, found: list[NDArray[Any] | None]
     return True
 
 
-def _store_declared(state: _State, node: onnx.NodeProto, probe: Probe) -> None:
+def _store_apart(state: _State, node: onnx.NodeProto, probe: Probe) -> None:
+    """Store the value for a probe of which less is known, if it is known and small."""
     array = None
     if node.op_type in ("Shape", "Size"):
         array = shape_of(node, probe)
     elif all(not name or name in probe.values or name in state.facts.constants for name in node.input):
-        array = _evaluated(state, node, probe)
+        probe.infer(node, state.graph.opset, state.graph.imports)
+        sizes = known_sizes(probe.shapes.get(node.output[0]))
+        array = None if sizes is None or math.prod(sizes) > DATA else _evaluated(state, node, probe)
     if array is not None:
         probe.know(node.output[0], array)
 

@@ -19,7 +19,7 @@ from onnx import checker, defs, helper, numpy_helper, shape_inference
 from fusion.onnx.graphs.graph import OWN, Dims, attributes, known_sizes
 from fusion.onnx.graphs.recurrent import GATES, fits_together
 
-_DATA = 1024  # integers of this many elements at most are followed; shapes and indices are short
+DATA = 1024  # integers of this many elements at most are followed; shapes and indices are short
 _FEW = 8  # floats of this many elements at most are followed: factors of Resize and the like
 # The reference implementation is NumPy, and raises NumPy's errors for inputs that contradict each other; it lacks an
 # operator with a RuntimeError, and fails with an AttributeError for some that ONNX defines as functions (Gelu, Mish).
@@ -50,7 +50,7 @@ class Probe:
         """Store a constant."""
         self.types[name] = helper.np_dtype_to_tensor_dtype(array.dtype)
         self.shapes[name] = tuple(array.shape)
-        if array.size <= _DATA:
+        if array.size <= DATA:
             self.values[name] = array
 
     def is_zero(self, name: str) -> bool:

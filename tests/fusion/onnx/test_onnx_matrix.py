@@ -36,10 +36,11 @@ def write(name: str, path: str, *, dynamo: bool) -> None:
     net = getattr(models, name)(weights=None).train()
     if name == "vit_b_32":
         torch.nn.init.normal_(net.heads.head.weight, std=0.05)  # torchvision starts with zeros
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with torch.no_grad():
         for _ in range(2):
             net(torch.randn(4, 3, SIZE, SIZE))
+    with warnings.catch_warnings():  # with gradients, without which torch's attention is one operator
+        warnings.simplefilter("ignore")
         torch.onnx.export(net.eval(), (torch.zeros(1, 3, SIZE, SIZE),), path, dynamo=dynamo, verbose=False)
 
 

@@ -327,7 +327,7 @@ def test_constants_of_a_fixed_batch_keep_their_first_axis() -> None:
 
 @pytest.mark.parametrize(("op", "batch"), [("Min", 1), ("Max", 4)])
 def test_sizes_that_are_the_same_for_other_batches_than_the_one_of_the_file(op: str, batch: int) -> None:
-    """The smaller of the batch and 2 is 2 for most batches, but not for the batch of the file."""
+    """The smaller of the batch and 2 is 2 for most batches, but not for one, nor the larger of it and 3 for many."""
     nodes = [
         node("Shape", "x", "n", end=1),
         node(op, "n bound", "m"),
@@ -339,7 +339,14 @@ def test_sizes_that_are_the_same_for_other_batches_than_the_one_of_the_file(op: 
     assert graph.notes[-1].startswith(f"the batch stays {batch}, because of node 'm' ({op})")
     assert graph.constants["f"].tolist() == [batch]
     same = plain(nodes, {"bound": np.array([2 if op == "Min" else 3])}, shape=(2 if op == "Min" else 3, 3))
-    assert same.batch is None
+    assert same.batch in (2, 3)
+
+
+@pytest.mark.parametrize(("op", "number", "size"), [("Min", 2, None), ("Max", 64, None), ("Mul", 0, 0)])
+def test_a_slice_by_what_is_computed_from_an_open_batch(op: str, number: int, size: int | None) -> None:
+    nodes = [node("Shape", "x", "n", end=1), node(op, "n k", "m"), node("Slice", "x o m", "s"), node("Relu", "s", "y")]
+    graph = normalize_graph(from_model(model(nodes, {"k": np.array([number]), "o": np.array([0])}, shape=("N", 3))))
+    assert graph.shapes["y"] == (size, 3)
 
 
 @pytest.mark.parametrize("op", ["Constant", "Shape", "Size", "Identity", "Neg", "Reshape"])

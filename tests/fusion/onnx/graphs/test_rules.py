@@ -641,15 +641,16 @@ def test_inputs_that_a_layer_normalization_leaves_out_go() -> None:
 @pytest.mark.parametrize(
     ("inputs", "found"),
     [
-        ("x -", None), ("x", None), ("x r s", None), ("x - e", None), ("x - e z", {"sizes": [4, 5]}),
+        ("x -", None), ("x", None), ("x r s", None), ("x - e", None), ("x - e o", None),
         ("x - s q", {"scales": [2.0, 0.5]}), ("x c s", {"scales": [2.0, 0.5]}), ("x - - q", None),
     ],
 )  # fmt: skip
 def test_where_the_sizes_of_a_resize_come_from(inputs: str, found: dict[str, Any] | None) -> None:
     """The value r is computed, e is empty, and the sizes q change the channels."""
     scales = np.array([1, 1, 2, 0.5], np.float32)
-    known = facts((3, 8, 8), s=scales, c=scales[:0], e=scales[:0], z=np.array([2, 3, 4, 5]))
+    known = facts((3, 8, 8), s=scales, c=scales[:0], e=scales[:0], o=np.array([2, 3, 4, 5]))
     for one in known.probes:
+        one.know("z", np.array([one.batch, 3, 4, 5]))
         one.know("q", np.array([one.batch, 6, 8, 8]))
     item = node("Resize", inputs, "y")
     (result,) = canonical_nodes(item, known)

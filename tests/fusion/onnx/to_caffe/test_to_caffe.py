@@ -151,9 +151,9 @@ CASES: dict[str, tuple[Nodes, dict[str, Any]]] = {
     "repeated pixels": ([node("Resize", "x - s", "y", mode="nearest", nearest_mode="floor",
                               coordinate_transformation_mode="asymmetric")], {"s": [1.0, 1.0, 2.0, 3.0]}),
     "repeated pixels, half": ([node("Resize", "x - s", "y", mode="nearest")], {"s": [1.0, 1.0, 2.0, 2.0]}),
-    "interpolated between corners": ([node("Resize", "x - - z", "y", mode="linear",
+    "interpolated between corners": ([node("Resize", "x - - z", "y", mode="linear", axes=[2, 3],
                                            coordinate_transformation_mode="align_corners")],
-                                     {"z": shape(2, 3, 15, 22)}),
+                                     {"z": shape(15, 22)}),
 }  # fmt: skip
 
 

@@ -151,3 +151,25 @@ def test_a_vision_transformer(tmp_path: Path, batch: int, dynamo: bool) -> None:
     graph = load_graph(path)
     assert graph.batch is None
     check(path, graph, batch)
+
+
+@pytest.mark.parametrize(
+    ("op", "values"),
+    [("Min", {"k": 2}), ("Max", {"k": 64}), ("Div", {"k": 8}), ("Div", {"k": 16}), ("Max", {"k": 1}), ("Mod", {"k": 2}),
+     ("Mul", {"k": 0}), ("Sub", {})],
+)  # fmt: skip
+def test_what_is_computed_from_an_open_batch(op: str, values: dict[str, int]) -> None:
+    """It is a constant only if it is the same for all batches; else it is computed for each."""
+    second = "k" if values else "n"
+    nodes = [node("Shape", "x", "n", end=1), node(op, f"n {second}", "m"), node("Cast", "m", "f", to=1),
+             node("Mul", "x f", "y")]  # fmt: skip
+    file = model(nodes, {name: np.array([number]) for name, number in values.items()}, shape=("N", 3))
+    graph = normalize_graph(from_model(file))
+    assert ("f" in graph.constants) == (op in ("Mul", "Sub"))
+    assert graph.shapes["y"] == (None, 3)
+    for batch in (1, 2, 3, 15, 16, 100):
+        x = draw(batch, 3)
+        session = inference_session(file.SerializeToString())
+        with torch.no_grad():
+            found = OnnxNet(graph)(torch.from_numpy(x))
+        np.testing.assert_allclose(found.numpy(), session.run(None, {"x": x})[0])
