@@ -49,6 +49,10 @@ class BuildError(FusionError):
     """A net cannot be built from its description."""
 
 
+class UnknownSizeError(BuildError):
+    """The size of a blob is not known, maybe because of another error."""
+
+
 class WeightsMismatch(FusionError):  # noqa: N818 - the public name
     """Trained weights do not fit the net they are given to."""
 

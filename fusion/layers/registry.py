@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from fusion.errors import BuildError
+from fusion.errors import BuildError, UnknownSizeError
 from prototxt.errors import did_you_mean
 from prototxt.schema.layer_types import not_run
 from prototxt.shapes.dimensions import is_known
@@ -80,15 +80,15 @@ class Context:
         return np.random.default_rng([self.seed, crc32(self.name.encode("utf-8", "surrogateescape")), index])
 
     def known_shape(self, index: int) -> tuple[int, ...]:
-        """Return the shape of blob `index`. Raises: BuildError where a size is not known without data."""
+        """Return the shape of blob `index`. Raises: UnknownSizeError where it is not known without data."""
         if index >= len(self.params):
-            raise BuildError(
+            raise UnknownSizeError(
                 f"layer '{self.name}': the shapes of its bottoms are not known, and so neither are those of its blobs",
                 hint="give the net's input shapes, or the shape of its bottom",
             )
         shape = self.params[index]
         if not is_known(shape):
-            raise BuildError(
+            raise UnknownSizeError(
                 f"layer '{self.name}': the size of its blob {index} depends on data that is not known yet",
                 hint="give the net's input shapes, e.g. shapes={'data': (1, 3, 224, 224)}",
             )

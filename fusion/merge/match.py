@@ -27,6 +27,7 @@ class Matching:
     offered  the layers with weights of each source
     orphans  frozen layers by prefixes that no source has
     differing  layers with settings other than in their source, as far as the weights do not depend on them
+    unread   whether an ONNX file cannot be read, so that the shapes after it are not known
     """
 
     found: dict[str, ShapesAndOrigins] = field(default_factory=dict)
@@ -35,6 +36,7 @@ class Matching:
     errors: list[MergeError] = field(default_factory=list)
     differing: dict[str, tuple[str, ...]] = field(default_factory=dict)
     allowed: tuple[str, ...] = ()
+    unread: bool = False
 
 
 Missing = tuple[TargetLayer, MergeError, bool]
@@ -57,6 +59,7 @@ def match_layers(
         if item.layer.type == ONNX:
             found, errors = match_onnx(item, source_of(item.layer.name, sources))
             result.errors += errors
+            result.unread |= bool(errors)
             if found is None or item.layer.name in fresh or not _given(item, sources):
                 result.found.update({item.layer.name: found} if found else {})
                 continue
@@ -174,6 +177,8 @@ def _fill(item: TargetLayer, result: Matching) -> None:
             result.errors.append(layer_error(item, "has blobs of unknown shapes", hint))
         return
     unknown = [index for index, shape in enumerate(item.shapes) if None in shape]
+    if unknown and result.unread:
+        return
     if unknown:
         result.errors.append(
             layer_error(

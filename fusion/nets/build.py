@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import fusion.layers  # noqa: F401 - registers every type that comes with the package
-from fusion.errors import FusionError, raise_all
+from fusion.errors import FusionError, OnnxError, UnknownSizeError, raise_all
 from fusion.layers import pct, python
 from fusion.layers.axes import full
 from fusion.layers.forks.added_fields import vary
@@ -75,7 +75,10 @@ def _build(message: NetParameter, phase: Phase, shapes: Mapping[str, Sequence[in
             context = _context(layer, inferred, index, phase, seed)
             _add_layer(parts, index, layer, kind, next(paths), context, message.force_backward)
             _add_changes(parts, index, layer, memory_paths)
-    raise_all([*parts.errors, *(pct.check_classifiers(message) if phase == "TRAIN" else [])])
+    errors = parts.errors
+    if any(isinstance(error, OnnxError) for error in errors):  # whose shapes are then unknown
+        errors = [error for error in errors if not isinstance(error, UnknownSizeError)]
+    raise_all([*errors, *(pct.check_classifiers(message) if phase == "TRAIN" else [])])
     if phase == "TRAIN":
         learning = {
             param.path for param in resolve_rates(parts.params, parts.modules, parts.owners) if param.lr_mult != 0

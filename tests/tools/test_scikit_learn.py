@@ -211,6 +211,26 @@ def test_trees_are_not_thawed(refused: Check) -> None:
     refused(train.main, words, "forest.onnx: its trees cannot learn\n  hint: freeze the layer")
 
 
+def test_a_missing_file_is_one_error(capsys: pytest.CaptureFixture[str]) -> None:
+    """The layers after it have blobs of unknown sizes, which is no error of its own."""
+    sources = ["--source", "n=net.prototxt", "--source", "f=forest.onnx", "--pixels", "f=unit"]
+    assert compose.main([*sources, "--num-output", "3", "-o", "fused", "-q"]) == 0
+    weights = ["fused/train_val.prototxt", "n=net.prototxt:net.caffemodel", "f=forest.onnx"]
+    assert merge.main([*weights, "-o", "init.caffemodel", "-q"]) == 0
+    Path("forest.onnx").unlink()
+    says = (
+        "error: forest.onnx: layer 'f/onnx': No such file or directory\n  hint: paths are relative to the working dir"
+    )
+    for main, words in (
+        (merge.main, [*weights[:2], "-o", "other.caffemodel"]),
+        (evaluate.main, ["--model", "fused/train_val.prototxt", "--weights", "init.caffemodel"]),
+    ):
+        assert main(words) == 1
+        err = capsys.readouterr().err
+        assert err.startswith(says)
+        assert len(err.splitlines()) == 2, err
+
+
 def test_colour_images_and_unknown_sizes_are_refused(refused: Check) -> None:
     net("colour.prototxt", image="")
     for pixels in (["--pixels", "f=unit"], []):
