@@ -143,7 +143,7 @@ def _global_max(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | No
 
 
 def _depth_to_space(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto] | None:
-    """Return Reshape, Transpose, Reshape: onnx2torch knows only the mode CRD."""
+    """Return Reshape, Transpose, Reshape for blocks of mode DCR, of which torch has no function."""
     values, sizes = attributes(node), known_sizes((facts.dims(node.input[0]) or ())[1:])
     size = values["blocksize"]
     if not sizes or values.get("mode", "DCR") != "DCR":

@@ -66,8 +66,13 @@ class Graph:
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:
     """Return the node's attributes as Python values; strings are str."""
-    found = {item.name: helper.get_attribute_value(item) for item in node.attribute}
-    return {name: value.decode() if isinstance(value, bytes) else value for name, value in found.items()}
+    return {item.name: _text(helper.get_attribute_value(item)) for item in node.attribute}
+
+
+def _text(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_text(item) for item in value]
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def make_node(

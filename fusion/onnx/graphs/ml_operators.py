@@ -122,8 +122,7 @@ def ml_nodes(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto]:
 def _labels(nodes: _Nodes) -> int:
     """Return the number of classes, and note labels that are not the numbers of the scores."""
     names = ("classlabels_ints", "classlabels_int64s", "classlabels_strings")
-    found: list[int] | list[bytes] = next((labels for name in names if (labels := nodes.values.get(name))), [])
-    labels = [label.decode() if isinstance(label, bytes) else label for label in found]
+    labels: list[int] | list[str] = next((found for name in names if (found := nodes.values.get(name))), [])
     if labels and labels != list(range(len(labels))):
         shown = ", ".join(map(str, labels[:20])) + (", ..." if len(labels) > 20 else "")
         nodes.facts.notes[f"its scores stand for the labels {shown}, in this order"] = None

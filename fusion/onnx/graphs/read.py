@@ -25,7 +25,7 @@ from prototxt.sniff.weights_format import foreign_format
 Path = str | os.PathLike[str]
 STANDARD = ("", "ai.onnx")
 KEPT = 17
-"""The opset in which graphs are kept: the newest that all of onnx2torch's converters support."""
+"""The opset in which graphs are kept, so that each operator has one meaning here."""
 OLDEST = 13
 OLDEST_RUN = 7  # the oldest opset that ONNX Runtime runs
 _LABELS = (onnx.TensorProto.INT32, onnx.TensorProto.INT64, onnx.TensorProto.STRING)

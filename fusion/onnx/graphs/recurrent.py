@@ -23,7 +23,7 @@ DIRECTIONS: Final = {"forward": 1, "reverse": 1, "bidirectional": 2}
 def activations(op: str, values: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the activations of all directions."""
     default = ACTIVATIONS[op] * DIRECTIONS.get(values.get("direction", "forward"), 1)
-    return tuple(name.decode() if isinstance(name, bytes) else name for name in values.get("activations", default))
+    return tuple(values.get("activations", default))
 
 
 def fits_together(node: onnx.NodeProto, shapes: Mapping[str, Dims]) -> bool:

@@ -50,7 +50,7 @@ def topological_order(graph: onnx.GraphProto, place: str) -> tuple[onnx.NodeProt
         if missing is not None:
             message = f"node '{_title(graph.node[index])}' reads '{missing}', which no node computes"
             raise OnnxError(message, place=place, hint=_BROKEN)
-    lost = [value.name for value in graph.output if value.name not in makers and value.name not in outside]
+    lost = [value.name for value in graph.output if value.name not in makers and value.name not in outside - {""}]
     if lost:
         raise OnnxError(f"no node computes its output '{lost[0]}'", place=place, hint=_BROKEN)
     return tuple(graph.node[index] for index in _sorted(graph, makers, place))

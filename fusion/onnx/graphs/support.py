@@ -17,25 +17,22 @@ from fusion.onnx.graphs.read import KEPT, OLDEST, OLDEST_RUN
 from fusion.onnx.graphs.recurrent import GATES, recurrent_limits
 from prototxt.summary.text_table import format_table
 
-# Operators that onnx2torch converts exactly in opset 17; tests compare both lists with its registry and ONNX Runtime.
 _KNOWN_NAMES = """
-Abs Acos Add And ArgMax ArgMin Asin Atan BatchNormalization Cast Ceil Celu Concat ConstantOfShape Cos DepthToSpace Div
-Einsum Elu Equal Erf Exp Expand EyeLike Floor Gather GlobalAveragePool Greater GreaterOrEqual HardSigmoid HardSwish
-IsNaN LeakyRelu Less LessOrEqual Log LogSoftmax MatMul Max Mean Min Mul Neg Not Or Reciprocal Relu Reshape Resize
-RoiAlign Round Shape Sigmoid Sign Sin Softmax Softplus Softsign Split Sqrt Sub Sum Tan Tanh Tile Transpose Where Xor
+Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization Cast Ceil Celu Clip Concat
+ConstantOfShape Conv ConvTranspose Cos Cosh CumSum DepthToSpace DequantizeLinear Div Einsum Elu Equal Erf Exp Expand
+EyeLike Flatten Floor GRU Gather GatherElements GatherND Gemm GlobalAveragePool Greater GreaterOrEqual GridSample
+HardSigmoid HardSwish Hardmax InstanceNormalization IsInf IsNaN LRN LSTM LayerNormalization LeakyRelu Less LessOrEqual
+Log LogSoftmax LpNormalization MatMul Max MaxPool Mean Min Mod Mul Neg NonMaxSuppression NonZero Not OneHot Or PRelu
+Pad Pow QuantizeLinear RNN Range Reciprocal ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean
+ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize RoiAlign Round ScatterElements ScatterND Selu Shape
+Sigmoid Sign Sin Sinh Slice Softmax Softplus Softsign Split Sqrt Squeeze Sub Sum Tan Tanh ThresholdedRelu Tile TopK
+Transpose Trilu Unsqueeze Where Xor
 """
-_REPLACED_NAMES = """
-Acosh Asinh Atanh AveragePool Clip Conv ConvTranspose Cosh CumSum DequantizeLinear Flatten GRU GatherElements GatherND
-Gemm GridSample Hardmax InstanceNormalization IsInf LRN LSTM LayerNormalization LpNormalization MaxPool Mod
-NonMaxSuppression NonZero OneHot PRelu Pad Pow QuantizeLinear RNN Range ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp
-ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare ScatterElements ScatterND Selu Sinh Slice Squeeze
-ThresholdedRelu TopK Trilu Unsqueeze
-"""
-REPLACED: Final = frozenset(_REPLACED_NAMES.split())
-"""Standard operators that this package converts itself."""
-KNOWN: Final = frozenset(_KNOWN_NAMES.split()) | REPLACED
+KNOWN: Final = frozenset(_KNOWN_NAMES.split())
+"""Operators of opset 17 that `fusion.onnx.to_torch` converts; a test compares the list with its register."""
 OWN_KNOWN: Final = frozenset(
     (
+        "AffineGrid",
         "Dropout",
         "FakeQuantize",
         "Gelu",

@@ -226,10 +226,10 @@ def _leaf_weights(
     return leaves, given
 
 
-def _mode(name: bytes) -> int:
-    if name.decode() not in _MODES:
-        raise ValueError(f"there is no comparison '{name.decode()}'")
-    return _MODES.index(name.decode())
+def _mode(name: str) -> int:
+    if name not in _MODES:
+        raise ValueError(f"there is no comparison '{name}'")
+    return _MODES.index(name)
 
 
 def _ints(values: Sequence[int] | NDArray[Any] | Any) -> Ints:

@@ -1,4 +1,4 @@
-"""ONNX graphs as torch modules, by onnx2torch: imported only for nets with Onnx layers, as the import takes seconds."""
+"""ONNX graphs as torch modules: imported only for nets with Onnx layers, as the import takes seconds."""
 
 from fusion.onnx.to_torch.modules import OnnxNet
 

@@ -1,4 +1,4 @@
-"""Converters for onnx2torch's registry: operators that opset 17 lacks or onnx2torch gets wrong, in our own domain."""
+"""The modules of the nodes of a graph in its plain form."""
 
 from __future__ import annotations
 
@@ -7,24 +7,38 @@ from collections.abc import Callable, Mapping, Sequence
 from types import BuiltinFunctionType
 from typing import Any, Final
 
+import onnx
 import torch
-from onnx2torch.node_converters import get_converter
-from onnx2torch.node_converters.registry import add_converter
-from onnx2torch.utils.common import OnnxMapping, OperationConverterResult
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 # Each of these adds its functions to OPERATORS.
+import fusion.onnx.to_torch.arrangement
 import fusion.onnx.to_torch.conv_pool
+import fusion.onnx.to_torch.elementwise
 import fusion.onnx.to_torch.gather_scatter
 import fusion.onnx.to_torch.grid_sample
 import fusion.onnx.to_torch.quantized
 import fusion.onnx.to_torch.recurrent  # noqa: F401
-from fusion.onnx.graphs.graph import OWN
+from fusion.onnx.graphs import Graph
+from fusion.onnx.graphs.graph import attributes
 from fusion.onnx.to_torch.functions import OPERATORS
 from fusion.onnx.to_torch.resize import Resize
 
 TENSOR: Final = Ellipsis
-"""Stands for an input that is computed while the net runs."""
+"""Stands for an input that is a tensor."""
+
+
+class BatchNormalization(nn.Module):
+    """Normalization per channel, by the statistics of the batch in TRAIN, which then change the stored ones."""
+
+    def __init__(self, *, epsilon: float = 1e-5, momentum: float = 0.9) -> None:
+        super().__init__()
+        self.epsilon, self.momentum = epsilon, 1 - momentum  # ONNX has the share of the old statistics
+
+    def forward(self, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+        """Normalize float [N, C, ...]."""
+        return F.batch_norm(x, mean, variance, scale, bias, self.training, self.momentum, self.epsilon)
 
 
 class MaskedDropout(nn.Module):
@@ -45,7 +59,7 @@ class MaskedDropout(nn.Module):
 class Computed(nn.Module):
     """A function of tensors as a module.
 
-    slots   the inputs: None for an absent one, TENSOR for the next computed one, else a constant setting
+    slots   the inputs: None for an absent one, TENSOR for the next tensor, else a constant setting
     values  further arguments by name
     """
 
@@ -59,40 +73,27 @@ class Computed(nn.Module):
         return self.compute(*(next(given) if slot is TENSOR else slot for slot in self.slots), **self.values)
 
 
-def _computed(node: Any, graph: Any) -> Any:
-    """Convert a node to a function of `OPERATORS`; constant settings become numbers, so that no tensor is read."""
-    compute, settings = OPERATORS[node.operation_type]
-    slots: list[Any] = []
-    for index, name in enumerate(node.input_values):
-        setting = name in graph.initializers and index in settings
-        slots.append(graph.initializers[name].to_torch().tolist() if setting else TENSOR if name else None)
+def node_module(node: onnx.NodeProto, graph: Graph) -> tuple[nn.Module, list[str]]:
+    """Return the module of a node, and the names of the values that it takes as tensors, in order."""
+    values = attributes(node)
+    if node.op_type == "BatchNormalization":
+        return BatchNormalization(**values), list(node.input)
+    if node.op_type == "Dropout":
+        ratio = values.get("ratio", 0.5)
+        return nn.Dropout(ratio) if len(node.output) == 1 else MaskedDropout(ratio), list(node.input)
+    if node.op_type == "Resize":
+        return Resize(values.pop("sizes", None), values.pop("scales", None), **values), list(node.input)
+    compute, settings = OPERATORS[node.op_type]
+    # Constant settings become numbers, so that no tensor is read while the net runs.
+    slots: list[Any] = [TENSOR if name else None for name in node.input]
+    for index in settings:
+        if index < len(slots) and node.input[index] in graph.constants:
+            slots[index] = graph.constants[node.input[index]].tolist()
     known = {} if isinstance(compute, BuiltinFunctionType) else dict(inspect.signature(compute).parameters)
     every = any(item.kind is inspect.Parameter.VAR_KEYWORD for item in known.values())
-    values = {name: value for name, value in node.attributes.items() if every or name in known}
-    if "outputs" in known:  # the number of outputs decides which ones the function computes
-        values["outputs"] = len(node.output_values)
-    names = tuple(name for name, slot in zip(node.input_values, slots, strict=True) if slot is TENSOR)
-    return OperationConverterResult(Computed(compute, slots, values), OnnxMapping(names, node.output_values))
-
-
-def _result(node: Any, module: nn.Module) -> Any:
-    return OperationConverterResult(module, OnnxMapping(inputs=node.input_values, outputs=node.output_values))
-
-
-def _dropout(node: Any, graph: Any) -> Any:
-    ratio = node.attributes.get("ratio", 0.5)
-    return _result(node, nn.Dropout(ratio) if len(node.output_values) == 1 else MaskedDropout(ratio))
-
-
-def _resize(node: Any, graph: Any) -> Any:
-    values = dict(node.attributes)
-    return _result(node, Resize(values.pop("sizes", None), values.pop("scales", None), **values))
-
-
-for _name, _convert in {**dict.fromkeys(OPERATORS, _computed), "Dropout": _dropout, "Resize": _resize}.items():
-    add_converter(operation_type=_name, version=1, domain=OWN)(_convert)
-for _name in ("GreaterOrEqual", "LessOrEqual"):  # opset 16 only added bfloat16 to them
-    try:
-        get_converter(operation_type=_name, version=16)
-    except NotImplementedError:
-        add_converter(operation_type=_name, version=16)(get_converter(operation_type=_name, version=12))
+    # The number of outputs decides which ones are computed; the meaning of RoiAlign depends on the opset.
+    values.update({"outputs": len(node.output), "opset": graph.opset})
+    values = {name: value for name, value in values.items() if name in known or (every and name != "opset")}
+    return Computed(compute, slots, values), [
+        name for name, slot in zip(node.input, slots, strict=True) if slot is TENSOR
+    ]

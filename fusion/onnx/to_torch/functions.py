@@ -1,4 +1,4 @@
-"""Operators of ONNX as functions of tensors, where onnx2torch has none or differs from ONNX in a corner case.
+"""Operators of ONNX as functions of tensors, with the register of them all.
 
 Absent inputs are None; settings are numbers and lists, or tensors if the graph computes them.
 Sources: the operators' definitions at https://onnx.ai/onnx/operators/.
@@ -20,7 +20,7 @@ Ints: TypeAlias = "Tensor | Sequence[int] | int"
 
 
 OPERATORS: Final[dict[str, tuple[Callable[..., Any], tuple[int, ...]]]] = {}
-"""Standard operators with functions of our own, and which of their inputs are settings."""
+"""The functions of all operators but those that need modules, and which of their inputs are settings."""
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
@@ -90,11 +90,6 @@ def _gelu(x: Tensor, *, approximate: str = "none") -> Tensor:
     return F.gelu(x, approximate=approximate)
 
 
-@operator("Mish")
-def _mish(x: Tensor) -> Tensor:
-    return F.mish(x)
-
-
 @operator("Swish")
 def _swish(x: Tensor, *, alpha: float = 1.0) -> Tensor:
     return x * torch.sigmoid(alpha * x)
@@ -137,11 +132,10 @@ def _flatten(x: Tensor, *, axis: int = 1) -> Tensor:
     return x.reshape(math.prod(x.shape[:axis]), math.prod(x.shape[axis:]))
 
 
-@operator("Reshape")
-def _reshape(x: Tensor, *, shape: Sequence[int] = (), scalar: int = 0) -> Tensor:
-    """Reshape to known sizes; 0 keeps a size, -1 is computed. `scalar` stands for an empty shape."""
-    sizes = [] if scalar else shape
-    return x.reshape([x.shape[axis] if size == 0 else size for axis, size in enumerate(sizes)])
+@operator("Reshape", settings=(1,))
+def _reshape(x: Tensor, shape: Ints, *, allowzero: int = 0) -> Tensor:
+    """Reshape; a size of 0 keeps that of x, unless `allowzero`, and -1 is computed."""
+    return x.reshape([size or (0 if allowzero else x.shape[axis]) for axis, size in enumerate(integers(shape))])
 
 
 @operator("Squeeze", settings=(1,))
@@ -341,6 +335,3 @@ def _reduce(
 
 for _kind in _REDUCTIONS:
     operator(_kind, settings=(1,))(partial(_reduce, _kind))
-for _name, _compute in (("Acosh", torch.acosh), ("Asinh", torch.asinh), ("Atanh", torch.atanh), ("Cosh", torch.cosh),
-                        ("Sinh", torch.sinh)):  # fmt: skip
-    operator(_name)(_compute)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from operator import attrgetter
 
 import torch
 from torch import Tensor, nn
 
 from fusion.errors import OnnxError
-from fusion.onnx.graphs import Graph, graph_weights
+from fusion.onnx.graphs import Graph
 from fusion.onnx.graphs.initializers import has_trees, statistics
-from fusion.onnx.to_torch.conversion import assign_tensor, to_module, weight_at
+from fusion.onnx.to_torch.conversion import to_module
 from fusion.onnx.to_torch.runtime_program import RuntimeProgram
 
 
@@ -31,21 +32,17 @@ class OnnxNet(nn.Module):
             raise OnnxError("its trees cannot learn", place=graph.place, hint=hint)
         self.frozen, self.batch = frozen, graph.batch
         self.runtime: RuntimeProgram | None = None
-        self.program, places = to_module(graph)
-        for path, parameter in list(self.program.named_parameters()):
-            assign_tensor(
-                self.program, {"": [path]}, "", parameter.detach()
-            )  # such as a bias of zeros that no file has
+        self.program, paths = to_module(graph)
         fixed = statistics(graph)
-        self.names = tuple(graph_weights(graph))
-        for name, array in graph_weights(graph).items():
-            tensor = torch.from_numpy(array.copy())
-            learns = not frozen and name not in fixed
-            assign_tensor(self.program, places, name, nn.Parameter(tensor) if learns else tensor)
-        self.caffe_params = tuple(f"program.{places[name][0]}" for name in self.names)
+        self.names = tuple(paths)
+        for name, path in paths.items():
+            if not frozen and name not in fixed:
+                tensor = self.program.get_buffer(path)
+                delattr(self.program, path)
+                self.program.register_parameter(path, nn.Parameter(tensor))
+        self.caffe_params = tuple(f"program.{path}" for path in paths.values())
         settings = {name: array for name, array in graph.constants.items() if name not in self.names}
         self._graph = replace(graph, constants=settings, files=())  # the weights are this module's tensors
-        self._tied = tuple(tuple(paths) for paths in places.values() if len(paths) > 1)
         self.train(not frozen)
 
     def train(self, mode: bool = True) -> OnnxNet:
@@ -59,7 +56,7 @@ class OnnxNet(nn.Module):
         Raises: OnnxError, ExportError where the runtime cannot have it.
         """
         weights = {
-            name: weight_at(self, path).detach().cpu().numpy()
+            name: attrgetter(path)(self).detach().cpu().numpy()
             for name, path in zip(self.names, self.caffe_params, strict=True)
         }
         if other := {array.dtype.name for array in weights.values()} - {"float32"}:
@@ -68,7 +65,6 @@ class OnnxNet(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Return one output or a tuple of them; inputs are float [N, ...]."""
-        self._tie()
         inputs = tuple(x.float() if _is_other(x) else x for x in inputs)
         run = self.program if self.runtime is None else self.runtime
         if self.batch is None or not inputs[0].dim() or len(inputs[0]) == self.batch:
@@ -83,14 +79,6 @@ class OnnxNet(nn.Module):
         if isinstance(pieces[0], Tensor):
             return torch.cat([piece for piece in pieces if isinstance(piece, Tensor)])
         return tuple(torch.cat(column) for column in zip(*pieces, strict=True))
-
-    def _tie(self) -> None:
-        """Give all places of a weight the tensor of its first place, which other code may have replaced."""
-        for first, *others in self._tied:
-            tensor = weight_at(self.program, first)
-            for path in others:
-                if weight_at(self.program, path) is not tensor:
-                    assign_tensor(self.program, {"": [path]}, "", tensor)
 
 
 def _is_other(x: Tensor) -> bool:

@@ -26,7 +26,7 @@ from fusion.onnx.graphs import (
 from fusion.onnx.graphs.cut import image_entries, list_features
 from fusion.onnx.graphs.read import from_model
 from fusion.onnx.graphs.summary import overview, overview_text
-from fusion.onnx.graphs.support import KNOWN, OWN_KNOWN, REPLACED, _limits
+from fusion.onnx.graphs.support import KNOWN, OWN_KNOWN, _limits
 
 
 def classifier(*, softmax: bool = True, opset: int = 20) -> onnx.ModelProto:
@@ -166,15 +166,11 @@ def test_the_last_part_of_a_split_is_the_rest(size: int, count: int, sizes: list
     ]
 
 
-def test_the_list_of_operators_is_that_of_onnx2torch() -> None:
-    from onnx2torch.node_converters import get_converter
+def test_the_lists_of_operators_are_those_of_the_converters() -> None:
+    import fusion.onnx.to_torch.converters  # noqa: F401 - fills the register
+    from fusion.onnx.to_torch.functions import OPERATORS
 
-    import fusion.onnx.to_torch.converters  # noqa: F401 - fills the registry
-
-    for name in KNOWN - REPLACED:
-        get_converter(operation_type=name, version=17)
-    for name in OWN_KNOWN | REPLACED:
-        get_converter(operation_type=name, version=1, domain="caffe_fusion")
+    assert {*OPERATORS, "BatchNormalization", "Dropout", "Resize"} == KNOWN | OWN_KNOWN
 
 
 def test_what_is_no_onnx_file_is_told(tmp_path: Path) -> None:

@@ -246,6 +246,11 @@ def test_graphs_that_are_none(nodes: list[onnx.NodeProto], reason: str) -> None:
         normalize_graph(from_model(model(nodes)))
 
 
+def test_an_output_without_a_name() -> None:
+    with pytest.raises(OnnxError, match=r"no node computes its output ''"):
+        from_model(model([node("Relu", "x", "y")], outputs=("y", "")))
+
+
 @pytest.mark.parametrize("opset", [9, 20])
 def test_a_tensor_of_another_size(opset: int) -> None:
     file = model([node("Conv", "x w", "y")], {"w": draw(2, 3, 1, 1)}, opset=opset)

@@ -13,7 +13,6 @@ import onnx
 import pytest
 import torch
 import torch.fx.experimental.proxy_tensor
-from torch import nn
 
 from fusion.errors import OnnxError
 from fusion.onnx.graphs import Graph, graph_weights, normalize_graph, support
@@ -218,7 +217,7 @@ def normalized() -> OnnxNet:
 def test_batch_norm_learns_in_train_and_rests_in_eval() -> None:
     module = normalized().train()
     names = dict(zip(module.names, module.caffe_params, strict=True))
-    mean = module.get_submodule(names["m"].rpartition(".")[0]).running_mean
+    mean = module.get_buffer(names["m"])
     before = mean.clone()
     x = torch.from_numpy(draw(6, 3, 8, 8))
     module(x).square().sum().backward()
@@ -247,8 +246,6 @@ def test_a_weight_that_two_nodes_read_is_one_parameter() -> None:
     with torch.no_grad():
         next(iter(module.parameters())).zero_()
     assert module(torch.ones(1, 3, 8, 8)).abs().max() == 0
-    module.program.n1_Conv.weight = nn.Parameter(torch.ones(3, 3, 3, 3))
-    assert module(torch.ones(1, 3, 8, 8)).abs().max() == 0  # the first place counts
 
 
 def test_it_can_be_traced_and_copied() -> None:
