@@ -88,11 +88,11 @@ def test_an_onnx_file_is_shown(folder: Path, capsys: pytest.CaptureFixture[str])
     found = json.loads(capsys.readouterr().out)
     assert found["cut"] == "f"
     assert found["operators"]["Conv"] == {"count": 1, "reasons": []}
-    onnx.save(model([node("Det", "x", "y")]), "g.onnx")
+    onnx.save(model([node("Unique", "x", "y")]), "g.onnx")
     assert show.main(["g.onnx"]) == 0
     out = capsys.readouterr().out
     assert "operators: 1 cannot be run\n" in out
-    assert "  Det           1  no converter (y)\n" in out
+    assert "  Unique        1  no converter (y)\n" in out
 
 
 def test_errors_are_one_line_each(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,12 +16,12 @@ from fusion.onnx.graphs.graph import OWN, attributes, make_node
 
 # Versions after opset 17 of these only added element types, or attributes whose default is the old meaning.
 _SAME_NAMES = """
-Acos Acosh Asin Asinh Atan Atanh AveragePool BatchNormalization Cast CastLike Celu Clip Concat Constant
-ConstantOfShape Conv ConvTranspose Cos Cosh CumSum DepthToSpace DequantizeLinear Dropout Einsum Elu Equal Expand
-EyeLike Flatten GRU Gather GatherElements GatherND GlobalAveragePool GlobalMaxPool GridSample HardSigmoid HardSwish
-Identity InstanceNormalization IsInf IsNaN LSTM LayerNormalization LpNormalization MaxPool Mod NonZero OneHot Pad
-QuantizeLinear RNN Range Reshape Resize RoiAlign Round ScatterElements ScatterND Selu Shape Sin Sinh Size Slice
-Softplus Softsign SpaceToDepth Split Squeeze Tan ThresholdedRelu TopK Transpose Unsqueeze Where
+Acos Acosh Asin Asinh Atan Atanh AveragePool BatchNormalization BitShift Cast CastLike Celu Clip Concat Constant
+ConstantOfShape Conv ConvTranspose Cos Cosh CumSum DepthToSpace DequantizeLinear Det Dropout Einsum Elu Equal Expand
+EyeLike Flatten GRU Gather GatherElements GatherND GlobalAveragePool GlobalLpPool GlobalMaxPool GridSample HardSigmoid
+HardSwish Identity InstanceNormalization IsInf IsNaN LSTM LayerNormalization LpNormalization MaxPool Mod NonZero
+OneHot Pad QuantizeLinear RNN Range Reshape Resize ReverseSequence RoiAlign Round ScatterElements ScatterND Selu Shape
+Sin Sinh Size Slice Softplus Softsign SpaceToDepth Split Squeeze Tan ThresholdedRelu TopK Transpose Unsqueeze Where
 """
 SAME: Final = frozenset(_SAME_NAMES.split())
 _REDUCTIONS = "ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSumSquare"

@@ -82,6 +82,8 @@ class Probe:
             return False  # contradicting shapes, an element type that the operator lacks, an element type of 0
         if node.op_type == "Concat" and not self._joinable(node):
             return False
+        if node.op_type == "ReverseSequence" and not self._has_lengths(node):
+            return False
         if node.op_type in GATES and not fits_together(node, self.shapes):
             return False
         for name, kind in found.items():
@@ -100,6 +102,12 @@ class Probe:
         rest = [dims[:axis] + (dims[axis + 1 :] if axis != -1 else ()) for dims in shapes]
         columns = zip(*rest, strict=False)
         return all(len({dim for dim in column if dim is not None}) < 2 for column in columns)
+
+    def _has_lengths(self, node: onnx.NodeProto) -> bool:
+        """Return whether there is a length for each sample, which onnx's inference does not check."""
+        dims, lengths = (self.shapes.get(name) for name in node.input)
+        batch = None if dims is None else dims[attributes(node).get("batch_axis", 1)]
+        return lengths is None or None in (batch, lengths[0]) or batch == lengths[0]
 
     def _own(self, node: onnx.NodeProto) -> bool:
         """Infer an operator of our own domain: most keep their input's shape; Dropout may have a mask."""

@@ -46,6 +46,23 @@ def _gather(x: Tensor, index: Tensor, *, axis: int = 0) -> Tensor:
     return x[(slice(None),) * axis + (index.long(),)]
 
 
+@operator("ReverseSequence")
+def _reverse_sequence(x: Tensor, lengths: Tensor, *, batch_axis: int = 1, time_axis: int = 0) -> Tensor:
+    """Reverse the first `lengths` steps of each sample, an axis each; steps after them stay."""
+    steps = torch.arange(x.shape[time_axis], device=x.device)
+    ends = lengths.long().unsqueeze(1)
+    index = torch.where(steps < ends, ends - 1 - steps, steps)  # [batch, time]
+    shape = [1] * x.dim()
+    shape[batch_axis], shape[time_axis] = index.shape
+    index = (index if batch_axis < time_axis else index.T).reshape(shape)
+    return torch.gather(x, time_axis, index.expand_as(x))
+
+
+@operator("Size")
+def _size(x: Tensor) -> Tensor:
+    return torch.tensor(x.numel(), dtype=torch.int64, device=x.device)
+
+
 @operator("Shape")
 def _shape(x: Tensor, *, start: int = 0, end: int | None = None) -> Tensor:
     return torch.tensor(x.shape[start:end], dtype=torch.int64, device=x.device)

@@ -17,8 +17,9 @@ from fusion.onnx.to_torch.functions import operator
 _SAME: Final[dict[str, Callable[..., Tensor]]] = {
     "Abs": torch.abs, "Acos": torch.acos, "Acosh": torch.acosh, "Add": torch.add, "And": torch.logical_and,
     "Asin": torch.asin, "Asinh": torch.asinh, "Atan": torch.atan, "Atanh": torch.atanh, "Ceil": torch.ceil,
-    "Celu": F.celu, "Cos": torch.cos, "Cosh": torch.cosh, "Elu": F.elu, "Equal": torch.eq, "Erf": torch.erf,
-    "Exp": torch.exp, "Floor": torch.floor, "Greater": torch.gt, "GreaterOrEqual": torch.ge,
+    "Celu": F.celu, "Cos": torch.cos, "Cosh": torch.cosh, "Det": torch.linalg.det, "Elu": F.elu,
+    "Equal": torch.eq, "Erf": torch.erf, "Exp": torch.exp, "Floor": torch.floor, "Greater": torch.gt,
+    "GreaterOrEqual": torch.ge,
     "HardSwish": F.hardswish, "IsNaN": torch.isnan, "Less": torch.lt, "LessOrEqual": torch.le, "Log": torch.log,
     "MatMul": torch.matmul, "Mish": F.mish, "Mul": torch.mul, "Neg": torch.neg, "Not": torch.logical_not,
     "Or": torch.logical_or, "Reciprocal": torch.reciprocal, "Relu": torch.relu, "Round": torch.round,
@@ -39,6 +40,11 @@ def dtype_of(kind: int) -> torch.dtype:
 @operator("Cast")
 def _cast(x: Tensor, *, to: int) -> Tensor:
     return x.to(dtype_of(to))
+
+
+@operator("BitShift")
+def _bit_shift(x: Tensor, y: Tensor, *, direction: str) -> Tensor:
+    return (torch.bitwise_left_shift if direction == "LEFT" else torch.bitwise_right_shift)(x, y)
 
 
 @operator("Div")
@@ -102,6 +108,12 @@ operator("ArgMin")(partial(_place_of_extreme, torch.argmin))
 @operator("GlobalAveragePool")
 def _global_average(x: Tensor) -> Tensor:
     return x.mean(tuple(range(2, x.dim())), keepdim=True)
+
+
+@operator("GlobalLpPool")
+def _global_norm(x: Tensor, *, p: int = 2) -> Tensor:
+    found: Tensor = torch.linalg.vector_norm(x, p, tuple(range(2, x.dim())), keepdim=True)
+    return found
 
 
 @operator("EyeLike")

@@ -264,7 +264,7 @@ def test_settings_are_no_weights() -> None:
 
 def test_all_that_cannot_be_run_is_told_at_once() -> None:
     file = model(
-        [node("GRU", "x q r", "g", hidden_size=2), node("Det", "g", "h"), node("MaxPool", "h", "c"),
+        [node("GRU", "x q r", "g", hidden_size=2), node("Unique", "g", "h"), node("MaxPool", "h", "c"),
          onnx.helper.make_node("SVMRegressor", ["c"], ["s"], domain="ai.onnx.ml"),
          onnx.helper.make_node("Own", ["s"], ["y"], domain="com.example")],
         {"q": draw(1, 6, 3), "r": draw(1, 6, 2)}, ml=True,
@@ -275,7 +275,7 @@ def test_all_that_cannot_be_run_is_told_at_once() -> None:
     for part in (
         "5 kinds of its operators",
         "GRU (1x",
-        "Det",
+        "Unique",
         "Required attribute 'kernel_shape' is missing",
         "ai.onnx.ml::SVMRegressor (1x, first 's'): no converter",
         "com.example::Own (1x, first 'y'): the domain 'com.example' is not ONNX's own",
