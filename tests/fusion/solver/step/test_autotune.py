@@ -95,7 +95,16 @@ def test_all_threads_of_a_busy_machine_are_no_large_net(monkeypatch: pytest.Monk
     times: dict[str, float | list[float]] = {"4": 0.6, "2": 0.3, "1": 0.04}
     clock = Clock(monkeypatch, {**times, f"4{last}": 0.9, f"2{last}": 0.8, f"1{last}": 0.03})
     assert clock.settle() == f"1{last}"
-    assert {key: count for key, count in clock.steps.items() if count > 2}.keys() == {"1", f"1{last}"}
+    assert {key for key, count in clock.steps.items() if count > 2} == {"1", f"1{last}"}
+
+
+def test_clearly_slow_ways_are_measured_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    last = ", channels last"
+    seconds = {"4": 0.0625, "2": 0.125, "1": 0.1875, **{f"{key}{last}": 0.09375 for key in "421"}}
+    clock = Clock(monkeypatch, {**seconds})
+    assert clock.settle() == "4"
+    rounds = {"4": 3, "2": 1, "1": 0, **{f"{key}{last}": 3 for key in "421"}}
+    assert clock.steps == {key: 2 + count for key, count in rounds.items()}
 
 
 def test_fewer_threads_of_a_large_net_are_tried_while_they_help(monkeypatch: pytest.MonkeyPatch) -> None:
