@@ -77,9 +77,12 @@ def _by_kernel(
     ordered = [torch.cat([part.chunk(GATES[kind])[gate] for gate in _ORDER[kind]]) for part in parts]
     rnn = torch.rnn_relu if "activations" in values else torch.rnn_tanh
     kernel: Any = {"GRU": torch.gru, "LSTM": torch.lstm, "RNN": rnn}[kind]
-    state = states if kind == "LSTM" else states[0]
     reverse = values.get("direction") == "reverse"
     x = x.flip(0) if reverse else x
+    if torch.is_autocast_enabled(x.device.type):  # kernels take one precision, and autocast casts the weights alone
+        x = x.to(torch.get_autocast_dtype(x.device.type))
+        states = [state.to(x.dtype) for state in states]
+    state = states if kind == "LSTM" else states[0]
     # One layer has nothing to drop; in evaluation cuDNN would have no gradients.
     settings = {"has_biases": True, "num_layers": 1, "dropout": 0.0, "train": torch.is_grad_enabled()}
     y, *ends = kernel(x, state, ordered, **settings, bidirectional=directions == 2, batch_first=False)

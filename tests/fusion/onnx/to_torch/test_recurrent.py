@@ -127,6 +127,21 @@ def test_gradients_of_weights_and_input(kind: str, setting: str, direction: str)
         assert slope.abs().sum() > 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("setting", ["plain", "states", "lengths"])
+@pytest.mark.parametrize("kind", GATES)
+def test_mixed_precision(kind: str, setting: str, dtype: torch.dtype) -> None:
+    """The input comes in either precision, as operators before leave it."""
+    net = OnnxNet(normalize_graph(from_model(recurrent(kind, setting, "bidirectional"))))
+    x = torch.from_numpy(draw(BATCH, TIME, FEATURES))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = net(x.to(dtype))
+    sum(top.float().sum() for top in found).backward()  # type: ignore[union-attr]
+    for top, exact in zip(found, net(x), strict=True):
+        assert (top.float() - exact).abs().max() <= 0.03 * exact.abs().max()
+    assert all(parameter.grad is not None for parameter in net.parameters())
+
+
 @pytest.mark.parametrize(
     ("kind", "dropped"), [("LSTM", "y"), ("LSTM", "yh"), ("LSTM", "c"), ("GRU", "y"), ("RNN", "h")]
 )
