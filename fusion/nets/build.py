@@ -222,7 +222,9 @@ def total_loss(net: Net, out: Mapping[str, Tensor]) -> Tensor:
     weights = loss_weights(net)
     if not weights:
         raise FusionError(f"net '{net.plan.name}' has no loss", hint="add a loss layer, or a loss_weight to a top")
-    sums = {key: full(out[key]).sum() for key in weights}
+    losses = {key: full(out[key]) for key in weights}
+    # the sum of a scalar would take a tenth of the time of a small net's loss and its gradient
+    sums = {key: loss.sum() if loss.dim() else loss for key, loss in losses.items()}
     terms = [sums[key] if weight == 1 else sums[key] * weight for key, weight in weights.items()]
     return functools.reduce(torch.add, terms)
 
