@@ -3,8 +3,9 @@
     python benchmarks/torch_to_caffe.py                   # all classifiers without attention and LayerNorm
     python benchmarks/torch_to_caffe.py resnet18 mnasnet0_5 --write
 
-For each net, with random weights and calibrated statistics: the class scores in phase TEST, the gradients of a loss in
-phase TRAIN (float64, without dropout), and whether the state dict made from the Caffe weights is the module's again.
+For each net, with random weights and calibrated statistics: the class scores in phase TEST, in torch and, if it is
+installed, in OpenCV 4, whose importer reads Caffe nets; the gradients of a loss in phase TRAIN (float64, without
+dropout); and whether the state dict made from the Caffe weights is the module's again.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -28,14 +30,16 @@ from fusion.conversion.export_module import module_onnx
 from fusion.conversion.state_dicts import to_state_dict
 from fusion.nets.build import build, params
 from fusion.nets.weights import load_weights
-from prototxt.formats.weights import read_weights, write_weights
+from prototxt.formats.weights import Weights, read_weights, write_weights
 from prototxt.schema.encode import to_text
+from prototxt.schema.messages import NetParameter
 from prototxt.text.parser import parse
 
 PAGE = Path(__file__).parent.parent / "docs" / "pytorch.md"
 FAMILIES = """alexnet vgg googlenet inception resnet resnext wide_resnet densenet squeezenet mobilenet shufflenet
 mnasnet efficientnet regnet"""
-SIZE, CLASSES = 96, 10
+CLASSES = 10
+WHOLE = ("alexnet", "vgg")  # their adaptive pooling is a plain one at 224x224 alone; the others are measured at 96x96
 LARGE = 400e6  # parameters: float64 copies of such nets need more memory than a small machine has
 
 
@@ -43,6 +47,11 @@ def names() -> list[str]:
     """Return the classifiers of torchvision in the families that Caffe's layers can express."""
     known = torchvision.models.list_models(torchvision.models)
     return [name for name in known if name.startswith(tuple(FAMILIES.split()))]
+
+
+def size_of(name: str) -> int:
+    """Return the height and width of a net's images."""
+    return 224 if name.startswith(WHOLE) else 96
 
 
 def module_of(name: str) -> nn.Module:
@@ -56,51 +65,71 @@ def module_of(name: str) -> nn.Module:
         if isinstance(part, nn.BatchNorm2d):
             part.momentum = None
     with torch.no_grad():
-        module.train()(torch.randn(4, 3, SIZE, SIZE))
+        module.train()(torch.randn(4, 3, size_of(name), size_of(name)))
     return module.eval()
 
 
 def measure(name: str) -> list[str]:
     """Return the row of a net: its layers, the differences of scores and gradients, and whether its keys return."""
-    module = module_of(name)
-    path = module_onnx(module, torch.zeros(1, 3, SIZE, SIZE))
+    module, size = module_of(name), size_of(name)
+    path = module_onnx(module, torch.zeros(1, 3, size, size))
     made = fusion.to_caffe(path)
     bvlc = "yes" if all("forks" not in note for note in made.notes) else "no"
-    text = to_text(made.net)
     with tempfile.TemporaryDirectory() as folder:
         write_weights(f"{folder}/net.caffemodel", made.weights, net=made.net)
         stored = read_weights(f"{folder}/net.caffemodel")
-        state = to_state_dict(parse(text), stored)
-        images = torch.randn(2, 3, SIZE, SIZE)
+        state = to_state_dict(parse(to_text(made.net)), stored)
+        images = torch.randn(2, 3, size, size)
         net = build(made.net, "TEST", shapes={"data": tuple(images.shape)})
         load_weights(net, stored, strict=True)
         with torch.no_grad():
             scores, expected = next(iter(net({"data": images}).values())), module(images)
         test = float((scores - expected).abs().max() / expected.abs().max())
         del net
+        Path(f"{folder}/net.prototxt").write_text(to_text(made.net))
+        opencv = _opencv(f"{folder}/net.prototxt", f"{folder}/net.caffemodel", images[:1], expected[:1])
         own = module.state_dict()
         keys = [key for key in own if "num_batches" not in key]
         returns = own.keys() == state.keys() and all(torch.equal(own[key], state[key]) for key in keys)
-        train = f"{_gradients(module, text, made.net, stored):.1e}" if _size(module) < LARGE else "not measured"
-    return [name, str(len(made.net.layer)), bvlc, f"{test:.1e}", train, "yes" if returns else "no"]
+        train = "not measured"
+        if _size(module) < LARGE:
+            train = f"{_gradients(module, made.net, stored, torch.randn(4, *images.shape[1:])):.1e}"
+    return [name, str(len(made.net.layer)), bvlc, f"{test:.1e}", opencv, train, "yes" if returns else "no"]
+
+
+def _opencv(prototxt: str, caffemodel: str, image: Tensor, expected: Tensor) -> str:
+    """Return how far OpenCV's scores are from torch's, or that its importer does not read the net."""
+    if find_spec("cv2") is None:
+        return ""
+    import cv2
+
+    if not hasattr(cv2.dnn, "readNetFromCaffe"):
+        return ""
+    try:
+        net = cv2.dnn.readNetFromCaffe(prototxt, caffemodel)
+        net.setInput(image.numpy())
+        found = torch.from_numpy(net.forward())
+    except cv2.error as error:
+        return f"not read ({str(error).strip().splitlines()[-1][:60]})"
+    return f"{float((found.reshape(expected.shape) - expected).abs().max() / expected.abs().max()):.1e}"
 
 
 def _size(module: nn.Module) -> int:
     return sum(tensor.numel() for tensor in module.parameters())
 
 
-def _gradients(module: nn.Module, text: str, message: object, stored: object) -> float:
+def _gradients(module: nn.Module, net: NetParameter, weights: Weights, images: Tensor) -> float:
     """Return the largest difference of the gradients of a training step, over each parameter's largest gradient."""
-    net = build(message, "TRAIN", shapes={"data": (4, 3, SIZE, SIZE)})  # type: ignore[arg-type]
-    load_weights(net, stored)  # type: ignore[arg-type]
-    images, labels = torch.randn(4, 3, SIZE, SIZE, dtype=torch.float64), torch.tensor([0, 3, 7, 9])
+    images, labels = images.double(), torch.tensor([0, 3, 7, 9])
+    built = build(net, "TRAIN", shapes={"data": tuple(images.shape)})
+    load_weights(built, weights)
     F.cross_entropy(module.double().train()(images), labels).backward()
-    F.cross_entropy(next(iter(net.double()({"data": images}).values())), labels).backward()
+    F.cross_entropy(next(iter(built.double()({"data": images}).values())), labels).backward()
     found = {
         layer: [torch.zeros_like(one) if one.grad is None else one.grad for one in tensors]
-        for layer, tensors in params(net).items()
+        for layer, tensors in params(built).items()
     }
-    by_key = to_state_dict(parse(text), found)
+    by_key = to_state_dict(parse(to_text(net)), found)
     worst = 0.0
     total = max(float(one.grad.abs().max()) for one in module.parameters() if one.grad is not None)
     for key, own in module.named_parameters():
@@ -129,9 +158,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in arguments.nets or names():
         done = subprocess.run([sys.executable, __file__, "--row", name], capture_output=True, text=True, check=False)
         lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
-        rows.append(lines[-1].split("\t") if done.returncode == 0 else [name, "", "", lines[-1][:80], "", "no"])
+        rows.append(lines[-1].split("\t") if done.returncode == 0 else [name, "", "", lines[-1][:80], "", "", "no"])
         print(*rows[-1], flush=True)
-    head = ["net", "layers", "BVLC", "scores, TEST", "gradients, TRAIN", "state dict returns"]
+    head = ["net", "layers", "BVLC", "scores, TEST", "scores, OpenCV", "gradients, TRAIN", "state dict returns"]
     text = f"{table(head, rows)}\n\n{machine()}, torch {torch.__version__}, torchvision {torchvision.__version__}.\n"
     print(text)
     if arguments.write:

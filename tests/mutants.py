@@ -45,6 +45,8 @@ TESTS = {"tools": ("tests/tools",), "fusion/onnx/graphs": ("tests/fusion/onnx",)
 _VALID = "only whether the filler is valid counts"
 # Mutants that compute the same, as the stripped line after the change, with the reason. They are not drawn.
 EQUIVALENT: Mapping[str, str] = {
+    "param.dilation[:] = dilations if dilations[0] != dilations[1] else dilations[:2]": "two equal numbers are as one",
+    "learns: bool = False,": "net_writer.layer: callers with weights say whether they learn",
     "if False and (slope.dim() == 2):": "head_layers: the copies that follow hold the same, and cost time only",
     "if _is_statistics(layers[1]):": "the blobs of all nets have one shape here",
     'if first.type == "InnerProduct" and not shared and blobs[1]:': "the weights of all branches have one shape here",

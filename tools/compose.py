@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -178,7 +179,11 @@ def _config(arguments: argparse.Namespace) -> ComposeConfig:
     base = read_config(arguments.recipe) if arguments.recipe else ComposeConfig()
     sources, lists = apply_list_options(_sources(arguments) or base.sources, arguments)
     if arguments.as_caffe:
-        sources = tuple(replace(source, as_caffe=holds_its_weights(str(source.prototxt))) for source in sources)
+        nets = [str(source.prototxt) for source in sources]
+        foreign = [holds_its_weights(net) or os.path.isdir(net) for net in nets]
+        if not any(foreign):
+            _refuse("--as-caffe is for ONNX files and PyTorch nets, and no source is one", "leave it out")
+        sources = tuple(replace(one, as_caffe=known) for one, known in zip(sources, foreign, strict=True))
     if arguments.stage:
         sources = tuple(replace(source, stages=tuple(arguments.stage)) for source in sources)
     named = (*_SOLVER, "base_lr", "lr_policy", "max_iter", "random_seed")

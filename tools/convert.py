@@ -22,7 +22,7 @@ _EPILOG = """The kind of IN is detected from its content; the ending of OUT give
   .h5                            HDF5, of weights or a solver state
   .safetensors                   weights
   .npy                           a mean image
-  .pth                           weights as the state dict of a PyTorch module
+  .pth                           weights as the state dict of a PyTorch module (.safetensors with --state-dict)
 An ONNX file or a PyTorch net (torchvision:NAME:WEIGHTS, timm:NAME:WEIGHTS, FILE.py:NAME:WEIGHTS, FILE.pt2) becomes two
 files, IN OUT.prototxt WEIGHTS.caffemodel (or .h5, .safetensors); a PyTorch net also an ONNX file, IN OUT.onnx.
 
@@ -58,7 +58,9 @@ def parser(prog: str = "fusion-convert") -> CommandParser:
     add_options(result, "--input-shape", "--output-blob", "--stage", note="with --deploy")
     add("--model", metavar="NET.prototxt", help="for weights: the net that gives the order, types, bottoms and tops of "
         "layers")  # fmt: skip
-    add("--prefix", metavar="P", help="for weights that become a state dict: the branch to write, without its prefix")
+    add("--state-dict", action="store_true", help="for weights: write them under the keys of a PyTorch module, as .pth "
+        "files always are")  # fmt: skip
+    add("--prefix", metavar="P", help="for a state dict: the branch to write, without its prefix")
     add_options(result, "--pixels", note="with it the net takes 0 to 255, blue first, as Caffe's data layers give them")
     add(
         "--only-bvlc",
@@ -88,11 +90,13 @@ def main(argv: Sequence[str] | None = None, prog: str = "fusion-convert") -> int
         options.error("WEIGHTS, --pixels and --only-bvlc go with an ONNX file or PyTorch net")
     if from_onnx and (arguments.deploy or arguments.upgrade or arguments.model):
         options.error("such a net is converted without --deploy, --upgrade and --model")
-    to_torch = arguments.output.lower().endswith(".pth")
+    to_torch = arguments.state_dict or arguments.output.lower().endswith(".pth")
     if to_torch and not arguments.model:
         options.error("a state dict is written with the net's prototxt: --model NET.prototxt")
+    if to_torch and not arguments.output.lower().endswith((".pth", ".safetensors")):
+        options.error("a state dict is a .pth or .safetensors file")
     if arguments.prefix and not to_torch:
-        options.error("--prefix goes with an OUT that ends in .pth")
+        options.error("--prefix goes with a state dict: an OUT that ends in .pth, or --state-dict")
     work = _to_caffe if arguments.weights else _to_onnx if from_onnx else _to_state_dict if to_torch else _convert
     code: int = run_command(lambda: work(arguments))
     return code

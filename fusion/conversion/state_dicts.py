@@ -113,6 +113,18 @@ def _as_in_torch(layer: LayerParameter, array: NDArray[Any]) -> NDArray[Any]:
 
 
 def write_state_dict(path: str | os.PathLike[str], state: Mapping[str, Tensor]) -> None:
-    """Write a state dict as torch.save does, atomically. Raises: OSError."""
+    """Write a .safetensors file, or else one as torch.save does, atomically. Raises: WeightsMismatch, OSError."""
+    if os.fspath(path).lower().endswith(".safetensors"):
+        try:
+            from safetensors.torch import save
+        except ImportError as error:
+            hint = "pip install caffe-fusion[pytorch], or write .pth"
+            raise WeightsMismatch(
+                "writing it needs the package safetensors", place=os.fspath(path), hint=hint
+            ) from error
+        content = save(dict(state))
+        with atomic_write(path) as file:
+            file.write(content)
+        return
     with atomic_write(path) as file:
         torch.save(dict(state), file)

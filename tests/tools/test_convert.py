@@ -135,6 +135,7 @@ def test_an_onnx_file(conv: dict[str, np.ndarray[Any, Any]], capsys: pytest.Capt
         (["nets.py:Net:w.pth", "net.prototxt"], "such a net becomes two files"),
         (["net.caffemodel", "net.pth"], "--model NET.prototxt"),
         (["net.caffemodel", "net.h5", "--prefix", "a"], "--prefix goes with"),
+        (["net.caffemodel", "net.h5", "--state-dict", "--model", "net.prototxt"], "is a .pth or .safetensors file"),
         (["net.caffemodel", "net.h5", "--only-bvlc"], "go with an ONNX file or PyTorch net"),
     ],
 )

@@ -56,13 +56,14 @@ def _dense(writer: NetWriter, node: onnx.NodeProto) -> None:
     values, weight = attributes(node), writer.constant(node.input[1])
     if weight is None or weight.ndim != 2:
         raise RefusedError("a product of two values" if weight is None else "weights of more than two axes")
-    if values.get("transA") or values.get("alpha", 1) != 1 or values.get("beta", 1) != 1:
-        raise RefusedError("a Gemm with alpha, beta or a transposed input")
+    if values.get("transA"):
+        raise RefusedError("a Gemm with a transposed input")
     arrays = [weight if values.get("transB") else weight.T]
     if len(node.input) > 2 and node.input[2]:
         bias = writer.constant(node.input[2])
-        if bias is None:
-            raise RefusedError("its bias is computed")
+        # In the plain form alpha and beta are multiplied in, but where the bias is one of these.
+        if bias is None or bias.size not in (1, len(arrays[0])) or bias.ndim > 2 or (bias.ndim == 2 and len(bias) > 1):
+            raise RefusedError("its bias is computed" if bias is None else "a bias that is not one per output")
         arrays.append(np.broadcast_to(bias.reshape(-1), arrays[0].shape[:1]))
     rank = len(writer.dims(node.input[0]))
     param = writer.step("InnerProduct", node, writer.name(node), arrays).inner_product_param

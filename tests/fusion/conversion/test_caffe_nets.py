@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from caffe_fusion_tools import compose, convert, merge, verify
+from caffe_fusion_tools.run import _plan
 from nets import Small
 from torch.nn import functional as F
 
@@ -20,7 +22,6 @@ from prototxt.formats.weights import read_weights, write_weights
 from prototxt.schema.encode import to_text
 from prototxt.schema.load import load_net
 from prototxt.text.parser import parse
-from tools import compose, convert, merge, verify
 
 pytest.importorskip("onnxruntime")
 NOISE = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -90,6 +91,11 @@ def test_weights_return_under_the_modules_keys(small: Small, capsys: pytest.Capt
         assert (state[key].shape, state[key].dtype) == (value.shape, value.dtype)
         assert "num_batches" in key or torch.equal(state[key], value)
     Small().load_state_dict(state, strict=True)
+    load_file = pytest.importorskip("safetensors.torch").load_file
+    assert convert.main(["net.caffemodel", "b.safetensors", "--model", "net.prototxt", "--state-dict"]) == 0
+    again = load_file("b.safetensors")
+    assert again.keys() == state.keys()
+    assert all(torch.equal(again[key], value) for key, value in state.items())
 
 
 def test_statistics_are_divided_by_their_factor() -> None:
@@ -218,3 +224,26 @@ def test_a_pytorch_net_as_an_onnx_file(small: Small, capsys: pytest.CaptureFixtu
     assert "fc" in to_text(made.net)
     with pytest.raises(OnnxError, match="an example of its input"):
         to_caffe(small)
+
+
+def test_a_job_converts_once_and_hands_on_what_it_wrote(small: Small) -> None:
+    Path("own.prototxt").write_text(OWN)
+    fusion.save_weights(build(load_net("own.prototxt"), "TEST", seed=1), "own.caffemodel")
+    Path("job.toml").write_text("""output = "out"
+num_output = 5
+input_shape = [3, 8, 8]
+[[source]]
+prefix = "own"
+net = "own.prototxt"
+weights = "own.caffemodel"
+at = "f"
+[[source]]
+prefix = "net"
+net = "nets.py:Small:small.pth"
+""")
+    job = _plan("job.toml")
+    steps = {step.name: step for step in job.steps}
+    assert "out/plain/net.onnx" in steps["compose-plain"].outputs
+    assert steps["compose-plain"].inputs == ("nets.py", "small.pth")
+    assert {"nets.py", "small.pth", "own.caffemodel"} <= set(steps["merge"].inputs)
+    assert "fusion-" not in steps["compose-plain"].depends  # the temporary file has another name in each process

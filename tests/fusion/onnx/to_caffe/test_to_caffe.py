@@ -242,9 +242,11 @@ def test_constants_of_the_graph_are_frozen_and_parameters_of_the_module_learn() 
     made, _ = converted(nodes, {"gate.factor": draw(3, 1, 1), "c": draw(3, 1, 1)})
     rates = {layer.name: [param.lr_mult for param in layer.param] for layer in made.net.layer}
     assert rates == {"x": [], "m": [], "y": [0.0]}
-    for name in ("repeated pixels", "repeated pixels, half"):
-        layer = converted(*CASES[name])[0].net.layer[-1]
-        assert (layer.type, [param.lr_mult for param in layer.param]) == ("Deconvolution", [0.0])
+    frozen = {"repeated pixels": "Deconvolution", "repeated pixels, half": "Deconvolution",
+              "pads of their own": "Convolution", "average, padded": "Scale"}  # fmt: skip
+    for name, kind in frozen.items():
+        layers = [layer for layer in converted(*CASES[name])[0].net.layer if layer.type == kind]
+        assert [[param.lr_mult for param in layer.param] for layer in layers] == [[0.0]], name
 
 
 def test_unread_parts_are_silenced() -> None:
@@ -280,6 +282,14 @@ REFUSED: dict[str, tuple[Nodes, dict[str, Any], str]] = {
                      {"s": shape(0), "e": shape(8), "a": shape(2), "t": shape(2)}, "steps other than 1"),
     "spatial gate": ([node("ReduceMean", "x a", "m"), node("Mul", "x m", "y")], {"a": shape(1)},
                      r"a reduction over axes \[1\] of 4"),
+    "a maximum with 2": ([node("Max", "x c", "y")], {"c": 2.0}, "the maximum with a constant other than 0"),
+    "maxima with several": ([node("Max", "x c", "y")], {"c": np.zeros((3, 1, 1))}, "a constant other than 0"),
+    "a bias per sample": (
+        [node("ReduceMax", "x a", "m", keepdims=0), node("Gemm", "m w b", "y", transB=1, alpha=2.0)],
+        {"a": shape(2, 3), "w": draw(3, 3), "b": draw(3, 1)}, "a bias that is not one per output"),
+    "a transposed input": (
+        [node("ReduceMax", "x a", "m", keepdims=0), node("Gemm", "m w", "g", transA=1), node("Gemm", "m g", "y")],
+        {"a": shape(2, 3), "w": draw(5, 3)}, r"Gemm \(\dx"),
     "integers": ([node("Cast", "x", "i", to=7), node("Div", "i t", "d"), node("Cast", "d", "y", to=1)],
                  {"t": np.array(2)}, "values of type int64"),
     "indices of maxima": ([node("MaxPool", "x", "m k", kernel_shape=[2, 2]), node("Cast", "k", "c", to=1),
