@@ -22,6 +22,7 @@ from fusion.composition.heads import HEADS, NEEDS_SCORES, Head
 from fusion.composition.inputs import Inputs, main_source, resolve_inputs
 from fusion.composition.lists import DataLists, labels_in_list
 from fusion.composition.net_text import quoted, read_net, reparse
+from fusion.composition.onnx_sources import check_sizes
 from fusion.composition.options import ComposeOptions
 from fusion.composition.overview import Overview, overview_of
 from fusion.composition.prepared_source import PreparedSource, prepare_source
@@ -181,6 +182,8 @@ def _plan(
     blobs = [blob for source in sources for blob in inputs.blobs(source.prefix)] if options.input_shape else []
     given: dict[str, Shape] = dict.fromkeys(blobs, (None, *(options.input_shape or ())))
     shapes = blob_shapes(sources, inputs, branches, given)
+    for source in sources:
+        check_sizes(source.spec, {blob: shapes.get(fed, ()) for blob, fed in inputs.feeds[source.prefix].items()})
     classifiers = classifiers_of(goals, inputs, shapes, notes)
     pct = options.parsed_pct()
     check_goals(classifiers, options, pct)

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING
 from fusion.composition.net_text import format_layer, quoted, reparse
 from fusion.composition.pixels import preprocessing_layers
 from fusion.composition.source import SourceText
+from fusion.conversion.net_names import is_onnx_path
 from fusion.errors import ComposeError, OnnxError
 from prototxt.text.tree import Document
+
+_SIDE = 224  # of images, where neither file nor data give it: the size of ImageNet's
 
 if TYPE_CHECKING:
     from fusion.composition.source import Source
@@ -87,7 +90,7 @@ def _document(
     entered = image_entries(graph)
     starts = [name if entered[name] in cuts else entered[name] for name in cut(graph, cuts).inputs]
     body = cut(graph, cuts, starts)
-    check_support(body)
+    check_support(body if _is_sized(graph) else cut(_example(graph), cuts, starts))
     name = os.path.splitext(os.path.basename(path))[0]
     text = [f"name: {quoted(name)}\n"]
     text += [_input(value, dims) for value, dims in body.inputs.items()]
@@ -109,10 +112,48 @@ def _document(
         rest = cut(graph, [logits], cuts)
     except OnnxError:
         rest = cut(graph, [logits], starts)  # it needs more than the cut values: the whole net runs again
-    check_support(rest)
+    check_support(rest if _is_sized(graph) else cut(_example(graph), list(rest.outputs), list(rest.inputs)))
     bottoms = {value: fed.get(value, _blob(value)) for value in rest.inputs}
     text.append(_layer("classifier", rest, bottoms, [logits], explicit=True))
     return reparse("\n".join(text), path), _blob(logits)
+
+
+def _is_sized(graph: Graph) -> bool:
+    return all(None not in dims[1:] for dims in graph.inputs.values())
+
+
+def _example(graph: Graph) -> Graph:
+    """Return the graph for images of some size, where it leaves the size open: that of the data is not known yet."""
+    from fusion.onnx.graphs import load_graph
+
+    given = {name: (None, *dims[1:2], *(_SIDE if dim is None else dim for dim in dims[2:]))
+             for name, dims in graph.inputs.items()}  # fmt: skip
+    return load_graph(graph.place, given)
+
+
+def check_sizes(source: Source, shapes: Mapping[str, Sequence[int | None]]) -> None:
+    """Check that the net of an ONNX file that leaves sizes open can be run on those of the data.
+
+    shapes  of the blobs that feed its inputs, by the inputs' names; empty where they are not known
+    Raises: ComposeError.
+    """
+    from fusion.onnx.graphs import check_support, cut, find_value, load_graph
+
+    if isinstance(source.prototxt, Document) or not is_onnx_path(source.prototxt):
+        return
+    path, names = os.fspath(source.prototxt), [*(source.at or ()), *([source.logits] if source.logits else [])]
+    graph = load_graph(path)
+    given = {name: tuple(dims) for name in graph.inputs if (dims := shapes.get(_blob(name)))}
+    if _is_sized(graph):
+        return
+    try:
+        sized = load_graph(path, given)
+        check_support(cut(sized, [found for name in names if (found := find_value(sized, name))]))
+    except OnnxError as error:
+        unknown = any(None in given.get(name, (None,) * 2)[1:] for name in graph.inputs)
+        hint = "give the size of the images: new_height and new_width of the data layer, or --input-shape 3,224,224"
+        hint = hint if unknown else error.hint or ""
+        raise ComposeError(f"{source}: {error.message}", place=error.place, hint=hint or None) from error
 
 
 def _are_features(dims: Sequence[int | None]) -> bool:

@@ -49,8 +49,9 @@ def _value_shapes(
     except Exception as error:  # protobuf's DecodeError derives from Exception alone
         raise ShapeError(f"{file} is no readable ONNX file: {error}") from error
     outputs = tuple(value.name for value in model.graph.output)
-    if not inputs:
-        _feed(own, bottoms)
+    named = {value.name: value for value in own}
+    if not inputs or all(name in named for name in inputs):
+        _feed([named[name] for name in inputs] or own, bottoms)
     shapes = {value.name: _dims(value) for value in _inferred(model)}
     for name, bottom in zip(inputs, bottoms, strict=False):
         _check_fits(name, shapes.get(name, UNKNOWN), bottom)

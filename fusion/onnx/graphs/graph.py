@@ -37,6 +37,7 @@ class Graph:
     partial    first outputs of nodes of which more outputs are read than can be computed
     unfit      first outputs of nodes whose inputs contradict each other
     refused    first outputs of nodes of other domains -> why they cannot be run
+    settings   constants that are no weights, because they come from sizes that the file leaves open
     classifier whether outputs with labels were left out, so that the first output has a score per class
     notes      changes, one sentence each
     files      the mapped files that large constants are views of, with their state at that time
@@ -59,6 +60,7 @@ class Graph:
     partial: frozenset[str] = frozenset()
     unfit: frozenset[str] = frozenset()
     refused: Mapping[str, str] = field(default_factory=dict)
+    settings: frozenset[str] = frozenset()
     classifier: bool = False
     notes: tuple[str, ...] = ()
     files: tuple[Scan, ...] = ()

@@ -29,7 +29,9 @@ def graph_weights(graph: Graph) -> dict[str, NDArray[np.float32]]:
     for node in graph.nodes:
         for name in node.input[:1] if node.op_type in _QUANTIZING else node.input:
             array = graph.constants.get(name)
-            if array is not None and array.dtype == np.float32 and is_weight(node.op_type, array):
+            if array is None or array.dtype != np.float32 or name in graph.settings:
+                continue
+            if is_weight(node.op_type, array):
                 found.setdefault(name, array)
     return found
 

@@ -42,6 +42,9 @@ def overview_text(graph: Graph, most: int = 12) -> str:
     lines += [f"  and {len(values) - most} more"] if len(values) > most else []
     wrong = len(operators.unsupported)
     lines.append(f"operators: {'all can be run' if not wrong else f'{wrong} cannot be run'}")
+    open_sizes = [name for name, dims in graph.inputs.items() if None in dims[1:]]
+    if wrong and open_sizes:
+        lines[-1] += f", sizes are open: try --input-shape {open_sizes[0]}=N,..."
     return "\n".join([*lines, *(f"  {line}" for line in operators.table().splitlines())]) + "\n"
 
 
